@@ -7,7 +7,7 @@ use benches::samples::json;
 use bytes::BytesMut;
 use gungraun::{library_benchmark, library_benchmark_group};
 use shared::framing::websocket::{
-    Assembler, Event, FrameHeader, Inflater, Limits, Opcode, Role, encode_masked,
+    Assembler, FrameEvent, FrameHeader, Inflater, Limits, Opcode, Role, encode_masked,
 };
 
 struct Sample {
@@ -36,7 +36,7 @@ fn read(mut sample: Sample) -> (Sample, usize) {
     let limits = Limits::default();
     let mut unread = black_box(&mut sample.bytes[..]);
     let mut bytes = 0;
-    while let Ok(Some(Event::Message(message))) =
+    while let Ok(Some(FrameEvent::Message(message))) =
         sample.assembler.next(&mut unread, &limits, &mut sample.inflater)
     {
         bytes += black_box(message).data.len();

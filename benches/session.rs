@@ -8,7 +8,9 @@ use benches::samples::{info, json, position, text};
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
 use gateway_core::effect::{Effect, Identity, Outcome, OutcomeResult};
 use gateway_core::history::HistoryPage;
-use gateway_core::session::{Application, Context, Opening, Session, Settings, Unobserved, Way};
+use gateway_core::session::{
+    Application, ConnectionWay, Context, NoObserver, Opening, Session, SessionSettings,
+};
 use gungraun::{library_benchmark, library_benchmark_group};
 use shared::moment::Moment;
 use shared::protocol::centrifuge::json::CentrifugeJson;
@@ -27,13 +29,13 @@ fn context() -> Arc<Context> {
     };
     let namespaces = [("prices".into(), Arc::new(options))].into();
     Arc::new(Context {
-        settings: Settings::default(),
+        settings: SessionSettings::default(),
         rules: ChannelRules { namespaces, ..ChannelRules::default() },
         insecure: false,
         application: Application::default(),
         node: "node-1".into(),
         version: "0.1.0",
-        observer: Arc::new(Unobserved),
+        observer: Arc::new(NoObserver),
     })
 }
 
@@ -69,8 +71,14 @@ fn hear(session: &mut Session, now: Moment, message: &str) -> u32 {
 #[bench::connect_and_subscribe(args = (), setup = context, config = counted(20_898))]
 fn opened(context: Arc<Context>) -> (Session, u32) {
     let protocol = Arc::new(CentrifugeJson::default());
-    let opening =
-        Opening { client: info().client, protocol, context, way: Way::Both, connect: None, seed: 7 };
+    let opening = Opening {
+        client: info().client,
+        protocol,
+        context,
+        way: ConnectionWay::Both,
+        connect: None,
+        seed: 7,
+    };
     let mut session = Session::open(Moment(1), opening);
     let effects = hear(&mut session, Moment(2), black_box(CONNECT));
     let effects = effects + hear(&mut session, Moment(3), black_box(SUBSCRIBE));
@@ -103,7 +111,7 @@ fn an_open_one() -> (Session, u32) {
         client: info().client,
         protocol: Arc::new(CentrifugeJson::default()),
         context: context(),
-        way: Way::Both,
+        way: ConnectionWay::Both,
         connect: None,
         seed: 7,
     };

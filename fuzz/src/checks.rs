@@ -6,9 +6,9 @@ use bytes::{Bytes, BytesMut};
 use shared::channel::Channel;
 use shared::command::{Command, Request};
 use shared::error::ErrorCode;
-use shared::framing::engine_io::{self, Packet, put_message};
+use shared::framing::engine_io::{self, EnginePacket, put_message};
 use shared::framing::websocket::{
-    Assembler, DeflatePolicy, Deflater, Event, FrameError, Inflater, Limits, Role, offer, read_upgrade,
+    Assembler, DeflatePolicy, Deflater, FrameError, FrameEvent, Inflater, Limits, Role, offer, read_upgrade,
 };
 use shared::framing::{Message, MessageKind};
 use shared::id::ClientId;
@@ -16,16 +16,17 @@ use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::centrifuge::json::client::{decode_frame, encode_command};
 use shared::protocol::centrifuge::protobuf::{self, CentrifugeProtobuf};
 use shared::protocol::centrifuge::uni::{CentrifugeUniJson, CentrifugeUniProtobuf};
-use shared::protocol::event_source::{Asked, Positions, Types};
+use shared::protocol::event_source::{EventSourceRequest, Positions, Types};
 use shared::protocol::graphql::{
-    Asked as AskedOperation, Complete, Dialect, GraphQl, GraphQlError, Of, Plan, Planned, Planner, Records,
-    Selected, Selection,
+    Dialect, FieldSelection, GraphQl, GraphQlError, GraphQlRecords, Plan, PlannedSubscription, Planner,
+    RequestedOperation, Selected, ValueRule, ValueType,
 };
 use shared::protocol::mercure;
-use shared::protocol::pusher::{Kind, Names, Pusher, parse_socket_id, socket_id};
+use shared::protocol::pusher::{Pusher, PusherChannelKind, PusherNames, parse_socket_id, socket_id};
 use shared::protocol::raw::Raw;
 use shared::protocol::socketio::{
-    BINARY_TAG, Common, Door, Forward, Namespaces, Route, Routes, SocketIo, To, parse_sid, sid,
+    BINARY_TAG, Destination, ForwardRule, NamespaceAccess, Namespaces, Route, Routes, SocketIo,
+    SocketIoShared, parse_sid, sid,
 };
 use shared::protocol::{Encoded, Protocol};
 use shared::publication::{EVENT_TAG, Payload, Publication};
@@ -95,23 +96,26 @@ pub fn centrifuge_json(data: &[u8]) {
 /// again from a body that it is put into.
 pub fn engine_io(data: &[u8]) {
     let mut body = data.to_vec();
-    let read: Result<Vec<_>, _> = engine_io::Payload::read(&mut body).collect();
-    assert_eq!(read.as_ref().err(), engine_io::Payload::check(data).err().as_ref());
+    let read: Result<Vec<_>, _> = engine_io::PollingPayload::read(&mut body).collect();
+    assert_eq!(read.as_ref().err(), engine_io::PollingPayload::check(data).err().as_ref());
     for packet in read.into_iter().flatten() {
-        let Packet::Message(message) = packet else { continue };
+        let EnginePacket::Message(message) = packet else { continue };
         let mut put = BytesMut::new();
         put_message(message, &mut put);
-        assert_eq!(engine_io::Payload::read(&mut put).collect::<Vec<_>>(), [Ok(Packet::Message(message))]);
+        assert_eq!(
+            engine_io::PollingPayload::read(&mut put).collect::<Vec<_>>(),
+            [Ok(EnginePacket::Message(message))]
+        );
     }
     for kind in [MessageKind::Text, MessageKind::Binary] {
-        let _ = Packet::read(Message { kind, data });
+        let _ = EnginePacket::read(Message { kind, data });
     }
 }
 
 /// Any bytes of a Pusher client are at most one command, of a channel of its app if of any; an event is no longer than
 /// allowed, and for a channel that takes such.
 pub fn pusher(data: &[u8]) {
-    let names = Names::new("app", ":", "#");
+    let names = PusherNames::new("app", ":", "#");
     let pusher = Pusher { names: names.clone(), activity_timeout_s: 120, event_data_bytes_max: 100 };
     let mut commands = Vec::new();
     let _ = pusher.decode(Message { kind: MessageKind::Text, data }, &mut commands);
@@ -122,7 +126,9 @@ pub fn pusher(data: &[u8]) {
             Request::Unsubscribe { channel } => channel,
             Request::Emit { channel, data, .. } => {
                 assert!(data.bytes.len() <= 100);
-                assert!(Kind::of(&names.name_of(channel).expect("of the app")).takes_client_events());
+                assert!(
+                    PusherChannelKind::of(&names.name_of(channel).expect("of the app")).takes_client_events()
+                );
                 channel
             }
             _ => continue,
@@ -140,10 +146,14 @@ pub fn pusher(data: &[u8]) {
 struct ByFirstLetter;
 
 impl Planner for ByFirstLetter {
-    fn plan(&self, asked: &AskedOperation<'_>) -> Result<Plan, Vec<GraphQlError>> {
-        let selection = || Selection { key: "m".into(), value: Complete { non_null: false, of: Of::Any } };
-        let planned =
-            |channel: &str, ask| Planned { channel: channel.into(), ask, selection: selection().into() };
+    fn plan(&self, asked: &RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>> {
+        let selection =
+            || FieldSelection { key: "m".into(), value: ValueRule { non_null: false, of: ValueType::Any } };
+        let planned = |channel: &str, ask| PlannedSubscription {
+            channel: channel.into(),
+            ask,
+            selection: selection().into(),
+        };
         Ok(match asked.query.chars().next() {
             Some('!') => return Err(vec![GraphQlError::new("BAD", &*asked.query)]),
             Some('?') => Plan::Answer(Bytes::from_static(b"\"data\":{}")),
@@ -193,7 +203,7 @@ pub fn graphql(data: &[u8]) {
     }
     let publication = Publication::new(Payload::json("{\n}"));
     let mut record = BytesMut::new();
-    Records.encode_push(Push::to(&channel, PushEvent::plain(&publication)), &mut record);
+    GraphQlRecords.encode_push(Push::to(&channel, PushEvent::plain(&publication)), &mut record);
     let mut told = BytesMut::new();
     let lengths = client.deliver(&record.freeze(), &mut Selected::default(), &mut told);
     assert!(lengths.len() <= 8);
@@ -268,10 +278,10 @@ pub fn socketio(data: &[u8]) {
 
 fn socketio_connection(attachments_max: u32) -> SocketIo {
     let mut routes = Routes::default();
-    routes.add("*", Route::Publish(Forward { to: To::Namespace, event: None, to_sender: true }));
+    routes.add("*", Route::Publish(ForwardRule { to: Destination::Namespace, event: None, to_sender: true }));
     let mut namespaces = Namespaces::new(":");
-    namespaces.add("/", "io", Door::default(), routes);
-    SocketIo::new(Arc::new(Common {
+    namespaces.add("/", "io", NamespaceAccess::default(), routes);
+    SocketIo::new(Arc::new(SocketIoShared {
         token_key: "token".into(),
         namespaces,
         attachments_max,
@@ -349,7 +359,7 @@ pub fn event_source(data: &[u8]) {
     let (query, last_id) = (parts.next().unwrap_or_default(), parts.next());
     let events = parts.next().unwrap_or_default();
     if let Ok(query) = std::str::from_utf8(query)
-        && let Ok(asked) = Asked::read(query, last_id)
+        && let Ok(asked) = EventSourceRequest::read(query, last_id)
     {
         let is_of_several = asked.types() == Types::Channel;
         let connect = asked.connect();
@@ -374,7 +384,7 @@ pub fn mercure(data: &[u8]) {
     let split = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (query, form) = (&data[..split], data.get(split + 1..).unwrap_or_default());
     if let Ok(query) = std::str::from_utf8(query)
-        && let Ok(asked) = mercure::Asked::read(query, Some(form))
+        && let Ok(asked) = mercure::MercureRequest::read(query, Some(form))
     {
         let connect = asked.connect("", |topic| format!("m:{}", topic.unwrap_or("*")));
         assert!(connect.exact && connect.subs.len() == 1);
@@ -429,14 +439,14 @@ fn heard(role: Role, deflate: bool, stream: &[u8], piece_bytes: usize) -> Vec<He
         loop {
             all.push(match assembler.next(&mut unread, &LIMITS, &mut inflater) {
                 Ok(None) => break,
-                Ok(Some(Event::Message(message))) => {
+                Ok(Some(FrameEvent::Message(message))) => {
                     assert!(message.data.len() <= LIMITS.message_bytes_max);
                     assert!(message.kind == MessageKind::Binary || std::str::from_utf8(message.data).is_ok());
                     Heard::Message(message.kind, message.data.to_vec())
                 }
-                Ok(Some(Event::Ping(data))) => Heard::Ping(data.to_vec()),
-                Ok(Some(Event::Pong(data))) => Heard::Pong(data.to_vec()),
-                Ok(Some(Event::Close(close))) => Heard::Close(close.code, close.reason.to_owned()),
+                Ok(Some(FrameEvent::Ping(data))) => Heard::Ping(data.to_vec()),
+                Ok(Some(FrameEvent::Pong(data))) => Heard::Pong(data.to_vec()),
+                Ok(Some(FrameEvent::Close(close))) => Heard::Close(close.code, close.reason.to_owned()),
                 Err(error) => Heard::Error(error),
             });
         }

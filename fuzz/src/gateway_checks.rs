@@ -3,16 +3,16 @@
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Uri};
-use shared::protocol::graphql::{Asked, Plan, Planner};
+use shared::protocol::graphql::{Plan, Planner, RequestedOperation};
 use tidegate::admission::client_ip::TrustedProxies;
-use tidegate::auth::{AuthConfig, Authenticator, Verdict};
+use tidegate::auth::{AuthConfig, Authenticator, TokenVerdict};
 use tidegate::clock::Clock;
 use tidegate::graphql::graphql_config::Subscription;
 use tidegate::graphql::{Catalog, GraphqlConfig};
 use tidegate::http::http_config::HttpConfig;
 use tidegate::http::origin::OriginPolicy;
 use tidegate::node::control::{CONTROL_BYTES_MAX, ControlCommand, NodeInfo};
-use tidegate::node::question::{TOLD_BYTES_MAX, Told};
+use tidegate::node::node_message::{NodeMessage, TOLD_BYTES_MAX};
 use tidegate::readers;
 use tidegate::secret::Secret;
 
@@ -77,7 +77,7 @@ pub fn graphql_document(data: &[u8]) {
             .expect("a schema")
     });
     let Ok(document) = std::str::from_utf8(data) else { return };
-    match catalog.plan(&Asked::of(document)) {
+    match catalog.plan(&RequestedOperation::of(document)) {
         Err(errors) => assert!(!errors.is_empty() && errors.iter().all(|error| !error.message.is_empty())),
         Ok(Plan::Answer(result)) => assert!(is_members(&result)),
         Ok(Plan::Subscribe(planned)) => {
@@ -162,12 +162,12 @@ pub fn control(data: &[u8]) {
 /// What one node says to another is refused, or reads back when it is written again. A question that is not understood is
 /// answered, and never asked again.
 pub fn told(data: &[u8]) {
-    let Ok(told) = Told::decode(&Bytes::copy_from_slice(data)) else { return };
-    if let Told::Question { question: None, .. } = told {
+    let Ok(told) = NodeMessage::decode(&Bytes::copy_from_slice(data)) else { return };
+    if let NodeMessage::Question { question: None, .. } = told {
         return;
     }
     match told.encode() {
-        Ok(again) => assert_eq!(Told::decode(&again).ok(), Some(told)),
+        Ok(again) => assert_eq!(NodeMessage::decode(&again).ok(), Some(told)),
         Err(error) => assert!(data.len() > TOLD_BYTES_MAX / 2, "{error}"),
     }
 }
@@ -196,7 +196,7 @@ pub fn token(data: &[u8]) {
     let authenticator = Authenticator::new(&config, Clock::start()).expect("no file is read");
     let now = i64::from(choice) * 10_000_000;
     if let Ok(text) = std::str::from_utf8(bytes) {
-        assert!(matches!(authenticator.authenticate(now, text), Verdict::Now(Err(_))));
+        assert!(matches!(authenticator.authenticate(now, text), TokenVerdict::Now(Err(_))));
     }
     let Ok(claims) = readers::token_claims(now, bytes) else { return };
     assert_eq!(readers::token_claims(now, bytes).as_ref(), Ok(&claims));

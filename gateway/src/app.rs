@@ -26,42 +26,42 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::console::Console;
 use crate::demo;
-use crate::emitters::{self, Emitters};
+use crate::emitters::{self, EmitterListener};
 use crate::engine_io::EngineIo;
 use crate::feeds::{self, Feeds};
-use crate::graphql::Unusable;
+use crate::graphql::FieldConfigError;
 use crate::http::origin::OriginPolicy;
 use crate::http::raw_paths::RawPaths;
-use crate::http::{Handed, Reception, Router, Told, graphql};
+use crate::http::{ClientEntry, DeliveryOutcome, EmulatedCommands, HttpRouter, graphql};
 use crate::listener::from_nodes::{self, FromNodes};
 use crate::listener::internal::Internal;
-use crate::listener::tls::Tls;
-use crate::listener::{Listener, descriptors, internal};
-use crate::memory::Memory;
-use crate::node::question::{Answer, Question};
-use crate::node::{AskError, FromBroker, Node, Parts};
+use crate::listener::tls::ListenerTls;
+use crate::listener::{ClientListener, descriptors, internal};
+use crate::memory_budget::Memory;
+use crate::node::node_message::{NodeRequest, NodeResponse};
+use crate::node::{AskError, FromBroker, Node, NodeParts};
 use crate::pusher::Apps;
 use crate::pusher_api::{self, PusherApi};
-use crate::sessions::Sessions;
+use crate::sessions::SessionKeeper;
 use crate::telemetry::metrics::catch_up;
 use crate::telemetry::traces::failed_exports;
 use crate::telemetry::{Metrics, Readiness};
 use crate::transport::encodings::Encodings;
 use crate::webhooks::{self, Webhooks};
-use crate::worker::inbox::{Event, Inbox};
-use crate::worker::{self, Seat, Worker};
+use crate::worker::inbox::{Inbox, WorkerEvent};
+use crate::worker::{self, Worker, WorkerSeat};
 
-mod canary;
+mod canary_probe;
 mod connect;
-mod open_door;
+mod open_listener;
 mod reload;
 
-pub use reload::{Load, ReloadError, Reloaded};
+pub use reload::{LoadConfigFn, ReloadError, ReloadReport};
 
-use canary::keep_canary;
+use canary_probe::keep_canary;
 use connect::Connected;
-use open_door::{listen, local_address, open_door};
-use reload::Reload;
+use open_listener::{listen, local_address, open_listener};
+use reload::Reloader;
 
 /// How old the last one that came back may be before clients are sent elsewhere.
 const CANARY_AGE_MAX: Duration = Duration::from_secs(4);
@@ -69,7 +69,7 @@ const CANARY_AGE_MAX: Duration = Duration::from_secs(4);
 /// A node that runs.
 #[derive(Debug)]
 pub struct App {
-    reload: Arc<Reload>,
+    reload: Arc<Reloader>,
     clock: Clock,
     client_address: SocketAddr,
     api_address: SocketAddr,
@@ -79,11 +79,11 @@ pub struct App {
     node: Arc<Node>,
     inboxes: Vec<Arc<Inbox>>,
     workers: Vec<thread::JoinHandle<()>>,
-    /// Each ends when its door is shut.
+    /// Each ends when its listener closes.
     accepting: Vec<JoinHandle<()>>,
     api: Arc<Api>,
     pusher_api: Option<Arc<PusherApi>>,
-    emitters: Option<Emitters>,
+    emitters: Option<EmitterListener>,
     feeds: Option<Feeds>,
     /// Connections on which HTTP is spoken.
     http: TaskTracker,
@@ -105,7 +105,7 @@ pub enum StartError {
 impl App {
     /// Starts every part. When this returns, clients are served. With `load` the configuration is read again on SIGHUP
     /// and when the API is asked to.
-    pub fn start(config: Config, load: Option<Load>, runtime: Handle) -> Result<Self, StartError> {
+    pub fn start(config: Config, load: Option<LoadConfigFn>, runtime: Handle) -> Result<Self, StartError> {
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::new());
         metrics.refresh_with(|metrics| {
@@ -114,7 +114,7 @@ impl App {
         let stop = CancellationToken::new();
 
         // Everything that can fail for want of a right setting comes before anything runs.
-        let tls = Tls::load(&config.tls).map_err(setup)?.map(Arc::new);
+        let tls = ListenerTls::load(&config.tls).map_err(setup)?.map(Arc::new);
         let authenticator = Authenticator::counted_by(&config.auth, clock, Some(metrics.clone()));
         let authenticator = Arc::new(authenticator.map_err(setup)?);
         let origins = OriginPolicy::new(&config.http).map_err(|faults| setup(faults[0].1.clone()))?;
@@ -129,13 +129,13 @@ impl App {
         let entered = runtime.enter();
         // Heeded before anybody knows that this node serves: until then it would end the process.
         let hangups = signal(SignalKind::hangup()).map_err(setup)?;
-        let (client_socket, client_address) = open_door(config.server.listen, config.server.backlog)?;
+        let (client_socket, client_address) = open_listener(config.server.listen, config.server.backlog)?;
         let internal_socket = listen(config.internal.listen, INTERNAL_BACKLOG)?;
         let cluster_socket =
             config.cluster.listen.map(|address| listen(address, CLUSTER_BACKLOG)).transpose()?;
         let console_at = config.console.listen.filter(|_| config.console.enabled);
         let console_socket = console_at.map(|address| listen(address, INTERNAL_BACKLOG)).transpose()?;
-        let api_socket = config.api.listen.map(|address| open_door(address, API_BACKLOG)).transpose()?;
+        let api_socket = config.api.listen.map(|address| open_listener(address, API_BACKLOG)).transpose()?;
         drop(entered);
         let console_address = match (&console_socket, console_at) {
             (Some(socket), Some(address)) => Some(local_address(socket, address)?),
@@ -151,8 +151,8 @@ impl App {
         let workers = config.workers.count_for(processors);
         let memory = Memory::new(config.limits.memory_bytes_max, workers);
         metrics.memory_budget_bytes.set(i64::try_from(memory.budget()).unwrap_or(i64::MAX));
-        let seats: Vec<Seat> = (0..workers)
-            .map(|_| Seat::new(&config.workers, &memory))
+        let seats: Vec<WorkerSeat> = (0..workers)
+            .map(|_| WorkerSeat::new(&config.workers, &memory))
             .collect::<Result<_, _>>()
             .map_err(setup)?;
         let inboxes: Vec<Arc<Inbox>> = seats.iter().map(|seat| seat.inbox.clone()).collect();
@@ -173,7 +173,7 @@ impl App {
             let Connected { broker, presence, ledger, sessions } =
                 connect::connect(&config, &id.0, from_broker.clone(), &metrics).await.map_err(setup)?;
             let webhooks = apps.clone().map(|apps| {
-                Webhooks::start(webhooks::Parts {
+                Webhooks::start(webhooks::WebhooksParts {
                     settings: config.pusher.webhooks.clone(),
                     apps,
                     ledger,
@@ -186,7 +186,7 @@ impl App {
                 .map_err(setup)
             });
             let webhooks = webhooks.transpose()?.flatten().map(Arc::new);
-            Ok::<_, StartError>(Node::start(Parts {
+            Ok::<_, StartError>(Node::start(NodeParts {
                 id,
                 name: name.clone(),
                 clock,
@@ -205,7 +205,7 @@ impl App {
                 engine_io: engine_io.clone(),
                 takes_in_at,
                 shared_poll: config.shared_poll.clone(),
-                sessions: Sessions::new(sessions),
+                sessions: SessionKeeper::new(sessions),
             }))
         })?;
 
@@ -215,7 +215,7 @@ impl App {
         let websocket = Arc::new(config.websocket.clone());
         let mut workers = Vec::new();
         for (index, seat) in seats.into_iter().enumerate() {
-            let parts = worker::Parts {
+            let parts = worker::WorkerParts {
                 index,
                 clock,
                 node: node.clone(),
@@ -239,7 +239,7 @@ impl App {
             api.know_socketio(socketio.clone());
         }
         let spare_max = if api_socket.is_some() { 0 } else { config.api.connections_max };
-        let limits = pusher_api::Limits {
+        let limits = pusher_api::PusherApiLimits {
             requests_max: config.api.requests_max,
             deadline: config.api.deadline(),
             list_max: config.api.list_limit_max as usize,
@@ -251,9 +251,9 @@ impl App {
         let graphql = graphql.map_err(|unusable| setup(graphql_fault(unusable)))?;
         let graphql = graphql.map(|catalog| {
             let operations_max = config.session.channels_max as usize;
-            Arc::new(graphql::Endpoint::new(Arc::new(catalog), operations_max, metrics.clone()))
+            Arc::new(graphql::GraphqlEndpoint::new(Arc::new(catalog), operations_max, metrics.clone()))
         });
-        let router = Router {
+        let router = HttpRouter {
             origins: origins.clone(),
             raw_paths: raw_paths.clone(),
             proxies,
@@ -287,7 +287,7 @@ impl App {
             pusher_api: pusher_api.clone().filter(|_| api_socket.is_none()),
             apps: apps.clone(),
         };
-        let api_router = Router {
+        let api_router = HttpRouter {
             admission: Admission::new(
                 &AdmissionConfig::default(),
                 config.api.connections_max,
@@ -302,7 +302,7 @@ impl App {
             pages: false,
             ..router.clone()
         };
-        let reload = Arc::new(Reload {
+        let reload = Arc::new(Reloader {
             load,
             metrics: metrics.clone(),
             node: node.clone(),
@@ -327,8 +327,8 @@ impl App {
             runtime.spawn(tls.clone().watch(interval, metrics.clone(), stop.clone()));
         }
         let (http, leaving) = (TaskTracker::new(), CancellationToken::new());
-        let listener = |router: Router| {
-            Arc::new(Listener {
+        let listener = |router: HttpRouter| {
+            Arc::new(ClientListener {
                 admission: router.admission.clone(),
                 tls: tls.clone(),
                 tls_timeout: config.tls.handshake_timeout(),
@@ -377,7 +377,7 @@ impl App {
             runtime.spawn(async move { demo::run(&node.rules(), |request| node.publish(request)).await });
         }
         let emitters = (config.socketio.enabled && config.socketio.emitters.enabled).then(|| {
-            Emitters::start(emitters::Parts {
+            EmitterListener::start(emitters::EmitterParts {
                 settings: &config.socketio.emitters,
                 redis: &config.redis,
                 common: socketio,
@@ -386,7 +386,7 @@ impl App {
             })
         });
         let emitters = emitters.transpose().map_err(setup)?;
-        let feeds = Feeds::start(feeds::Parts {
+        let feeds = Feeds::start(feeds::FeedsParts {
             feeds: &config.feeds,
             servers: (&config.redis, &config.nats),
             api: &config.api,
@@ -448,7 +448,7 @@ impl App {
         &self.node
     }
 
-    /// Stops in an order that loses nobody: unready, then closed doors, then one client after the other over the
+    /// Stops in an order that loses nobody: unready, then closed listeners, then one client after the other over the
     /// grace period, then the parts. A second signal is the caller's to watch for.
     pub fn drain(mut self) {
         let drain = self.reload.running.lock().drain.clone();
@@ -463,12 +463,12 @@ impl App {
         self.runtime.block_on(async {
             let shut = futures_util::future::join_all(self.accepting.drain(..));
             if tokio::time::timeout(SHUT_TIMEOUT, shut).await.is_err() {
-                tracing::warn!("the door is still open");
+                tracing::warn!("a listener is still open");
             }
         });
         let until = self.clock.now() + Duration::from_millis(drain.grace_ms);
         for inbox in &self.inboxes {
-            inbox.push(Event::Drain { until });
+            inbox.push(WorkerEvent::Drain { until });
         }
         self.node.engine_io.let_go(Instant::now() + Duration::from_millis(drain.grace_ms));
         let last = until + Duration::from_millis(drain.linger_ms);
@@ -496,7 +496,7 @@ impl App {
             self.runtime.block_on(emitters.shut_down());
         }
         for inbox in &self.inboxes {
-            inbox.push(Event::Stop);
+            inbox.push(WorkerEvent::Stop);
         }
         for worker in self.workers.drain(..) {
             if worker.join().is_err() {
@@ -558,39 +558,39 @@ fn encodings(config: &Config) -> Encodings {
 }
 
 /// Gives new clients to the workers in turn, so that each gets its share, and what clients send apart to their nodes.
-fn reception(inboxes: &[Arc<Inbox>], node: &Arc<Node>) -> Reception {
+fn reception(inboxes: &[Arc<Inbox>], node: &Arc<Node>) -> ClientEntry {
     let next = || {
         let (inboxes, next) = (inboxes.to_vec(), AtomicUsize::new(0));
         move || inboxes[next.fetch_add(1, Ordering::Relaxed) % inboxes.len()].clone()
     };
     let (for_client, for_caller, node, asking) = (next(), next(), node.clone(), node.clone());
-    let receive = move |new| for_client().push(Event::Open(new));
-    let call = move |new| for_caller().push(Event::Call(new));
-    let tell = move |told: Told| {
+    let receive = move |new| for_client().push(WorkerEvent::Open(new));
+    let call = move |new| for_caller().push(WorkerEvent::Call(new));
+    let tell = move |told: EmulatedCommands| {
         let node = node.clone();
         Box::pin(async move {
-            let question = Question::Message { session: told.session, data: told.data };
+            let question = NodeRequest::Message { session: told.session, data: told.data };
             match node.ask(&told.node, question).await {
-                Ok(Answer::NoSuchSession) => Handed::NoSuchSession,
-                Ok(Answer::Repeated) => Handed::Repeated,
-                Ok(_) => Handed::Done,
-                Err(AskError::UnknownNode) => Handed::NoSuchNode,
-                Err(AskError::Unsendable(_)) => Handed::TooLong,
+                Ok(NodeResponse::NoSuchSession) => DeliveryOutcome::NoSuchSession,
+                Ok(NodeResponse::Repeated) => DeliveryOutcome::Repeated,
+                Ok(_) => DeliveryOutcome::Done,
+                Err(AskError::UnknownNode) => DeliveryOutcome::NoSuchNode,
+                Err(AskError::Unsendable(_)) => DeliveryOutcome::TooLong,
                 Err(error) => {
                     tracing::debug!(%error, "commands could not be passed on");
-                    Handed::Failed
+                    DeliveryOutcome::Failed
                 }
             }
-        }) as BoxFuture<'static, Handed>
+        }) as BoxFuture<'static, DeliveryOutcome>
     };
     let find_node = move |other: Box<str>| {
         let node = asking.clone();
         Box::pin(async move { node.address_of(&other).await }) as BoxFuture<'static, Option<Box<str>>>
     };
-    Reception::new(receive, tell, call, find_node)
+    ClientEntry::new(receive, tell, call, find_node)
 }
 
-fn graphql_fault(unusable: Vec<Unusable>) -> String {
+fn graphql_fault(unusable: Vec<FieldConfigError>) -> String {
     let each = unusable.into_iter().map(|one| format!("graphql.{}: {}", one.key, one.problem));
     each.collect::<Vec<_>>().join("; ")
 }

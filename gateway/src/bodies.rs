@@ -35,13 +35,13 @@ pub(crate) enum BodyError {
 
 /// A body that has come. Its bytes count for as long as this is there.
 #[derive(Debug)]
-pub(crate) struct Come {
+pub(crate) struct ReceivedBody {
     bytes: Bytes,
-    _room: Room,
+    _room: BodyPermit,
 }
 
 /// So many bytes of a node's.
-pub(crate) struct Room {
+pub(crate) struct BodyPermit {
     bodies: Arc<Bodies>,
     bytes: usize,
 }
@@ -62,8 +62,8 @@ impl Bodies {
     }
 
     /// Room for nothing, which may become more.
-    pub(crate) fn room(self: &Arc<Self>) -> Room {
-        Room { bodies: self.clone(), bytes: 0 }
+    pub(crate) fn room(self: &Arc<Self>) -> BodyPermit {
+        BodyPermit { bodies: self.clone(), bytes: 0 }
     }
 
     /// Reads a body of at most `max` bytes to its end, within that time.
@@ -72,7 +72,7 @@ impl Bodies {
         body: B,
         max: usize,
         within: Duration,
-    ) -> Result<Come, BodyError>
+    ) -> Result<ReceivedBody, BodyError>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -81,7 +81,7 @@ impl Bodies {
         reading.await.unwrap_or(Err(BodyError::Late))
     }
 
-    async fn collect<B>(self: &Arc<Self>, body: B, max: usize) -> Result<Come, BodyError>
+    async fn collect<B>(self: &Arc<Self>, body: B, max: usize) -> Result<ReceivedBody, BodyError>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -112,11 +112,11 @@ impl Bodies {
             }
         }
         let bytes = if all.is_empty() { first } else { all.freeze() };
-        Ok(Come { bytes, _room: room })
+        Ok(ReceivedBody { bytes, _room: room })
     }
 }
 
-impl Deref for Come {
+impl Deref for ReceivedBody {
     type Target = Bytes;
 
     fn deref(&self) -> &Bytes {
@@ -124,7 +124,7 @@ impl Deref for Come {
     }
 }
 
-impl Room {
+impl BodyPermit {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -152,13 +152,13 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for BodyPermit {
     fn drop(&mut self) {
         self.bodies.kept.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-impl fmt::Debug for Room {
+impl fmt::Debug for BodyPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Room").field(&self.bytes).finish()
     }

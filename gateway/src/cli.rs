@@ -49,7 +49,7 @@ pub enum Verb {
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, Default, Args)]
-pub struct Settings {
+pub struct ConfigArgs {
     /// The configuration, in TOML. Variables `TIDEGATE_SECTION__KEY` go over it, flags over both.
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     pub config: Option<PathBuf>,
@@ -67,13 +67,13 @@ pub struct Settings {
 #[derive(Clone, Debug, Default, Args)]
 pub struct Serve {
     #[command(flatten)]
-    pub settings: Settings,
+    pub settings: ConfigArgs,
 }
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct Check {
     #[command(flatten)]
-    pub settings: Settings,
+    pub settings: ConfigArgs,
     /// Show only what differs from the defaults.
     #[arg(long)]
     pub changed: bool,
@@ -82,7 +82,7 @@ pub struct Check {
     pub json: bool,
 }
 
-impl Settings {
+impl ConfigArgs {
     /// Where to read the configuration from: this process's environment included.
     pub fn sources(&self) -> Sources<'_> {
         let mut flags = Vec::new();

@@ -22,7 +22,7 @@ use crate::authorities::{AuthoritiesError, authorities};
 
 /// Where a document is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Source {
+pub(crate) struct DocumentSource {
     is_tls: bool,
     host: Box<str>,
     port: u16,
@@ -62,7 +62,7 @@ pub(crate) struct Fetcher {
     tls: TlsConnector,
 }
 
-impl Source {
+impl DocumentSource {
     /// An address that begins with `https://`, or with `http://` if that is allowed.
     pub(crate) fn parse(text: &str, http_allowed: bool) -> Result<Self, String> {
         let uri: Uri = text.parse().map_err(|_| format!("is \"{text}\", which is no URL"))?;
@@ -116,7 +116,7 @@ impl Fetcher {
     /// The body of the answer, if it is 200 and of so many bytes at most.
     pub(crate) async fn get(
         &self,
-        source: &Source,
+        source: &DocumentSource,
         timeout: Duration,
         bytes_max: usize,
     ) -> Result<Bytes, FetchError> {
@@ -140,7 +140,7 @@ impl std::fmt::Debug for Fetcher {
     }
 }
 
-async fn connect(source: &Source) -> Result<TcpStream, FetchError> {
+async fn connect(source: &DocumentSource) -> Result<TcpStream, FetchError> {
     let found = tokio::net::lookup_host((&*source.host, source.port)).await;
     let addresses: Vec<SocketAddr> = found.map_err(FetchError::Unreachable)?.collect();
     let mut failed = FetchError::NoAddress;
@@ -157,7 +157,7 @@ async fn connect(source: &Source) -> Result<TcpStream, FetchError> {
     Err(failed)
 }
 
-async fn ask<S>(stream: S, source: &Source, bytes_max: usize) -> Result<Bytes, FetchError>
+async fn ask<S>(stream: S, source: &DocumentSource, bytes_max: usize) -> Result<Bytes, FetchError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -207,14 +207,17 @@ mod tests {
 
     #[test]
     fn a_source_is_https_unless_it_is_near_and_allowed() {
-        let source = Source::parse("https://login.example.org/keys?a=1", false).unwrap();
+        let source = DocumentSource::parse("https://login.example.org/keys?a=1", false).unwrap();
         assert_eq!((&*source.host, source.port, &*source.path), ("login.example.org", 443, "/keys?a=1"));
-        assert_eq!(Source::parse("https://[::1]:9/", false).map(|source| source.host).as_deref(), Ok("::1"));
-        assert!(Source::parse("http://127.0.0.1:80/keys", false).is_err());
+        assert_eq!(
+            DocumentSource::parse("https://[::1]:9/", false).map(|source| source.host).as_deref(),
+            Ok("::1")
+        );
+        assert!(DocumentSource::parse("http://127.0.0.1:80/keys", false).is_err());
         for near in
             ["http://127.0.0.1/", "http://10.0.0.1:8080/k", "http://[fd00::1]/", "http://keycloak:8080/"]
         {
-            assert!(Source::parse(near, true).is_ok(), "{near}");
+            assert!(DocumentSource::parse(near, true).is_ok(), "{near}");
         }
         for bad in [
             "http://8.8.8.8/",
@@ -226,12 +229,12 @@ mod tests {
             "https://user:password@a/",
             "https://",
         ] {
-            assert!(Source::parse(bad, true).is_err(), "{bad}");
+            assert!(DocumentSource::parse(bad, true).is_err(), "{bad}");
         }
     }
 
     /// Says this to whoever asks, then nothing more.
-    async fn server(answer: String) -> Source {
+    async fn server(answer: String) -> DocumentSource {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());
         tokio::spawn(async move {
@@ -244,7 +247,7 @@ mod tests {
                 tokio::spawn(async move { stream.read(&mut request).await });
             }
         });
-        Source::parse(&url, true).unwrap()
+        DocumentSource::parse(&url, true).unwrap()
     }
 
     async fn fetched(answer: &str, timeout: Duration) -> Result<Bytes, FetchError> {

@@ -17,7 +17,7 @@ pub mod faults;
 mod fetch;
 pub mod ledger;
 pub mod listener;
-mod memory;
+mod memory_budget;
 
 pub mod api;
 pub mod auth;

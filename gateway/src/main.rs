@@ -9,10 +9,10 @@ use std::time::Duration;
 use clap::Parser;
 use tidegate::app::App;
 use tidegate::auth;
-use tidegate::cli::{Check, Cli, Settings, Verb};
+use tidegate::cli::{Check, Cli, ConfigArgs, Verb};
 use tidegate::config::{Config, Loaded, Mistakes, Sources};
 use tidegate::health;
-use tidegate::inspect::{self, Listing, Of, Via};
+use tidegate::inspect::{self, GatewayAddress, GatewayArgs, ListCommand};
 use tidegate::publisher;
 use tidegate::telemetry::logs;
 use tokio::runtime::Builder;
@@ -47,13 +47,13 @@ fn main() -> ExitCode {
             }
         }
         Verb::Publish(publish) => publisher::command(&publish),
-        Verb::Channels(args) => list(Listing::Channels(&args), &args.via),
-        Verb::Connections(args) => list(Listing::Connections(&args), &args.via),
+        Verb::Channels(args) => list(ListCommand::Channels(&args), &args.via),
+        Verb::Connections(args) => list(ListCommand::Connections(&args), &args.via),
         Verb::Health(args) => health::command(&args),
         Verb::Completions(args) => args.print(),
         Verb::Man(args) => args.print(),
         Verb::Token(token) => {
-            let settings = Settings { config: token.config().cloned(), ..Settings::default() };
+            let settings = ConfigArgs { config: token.config().cloned(), ..ConfigArgs::default() };
             let sources = settings.sources();
             match told(Config::load(&sources), &sources) {
                 Ok(config) => auth::command(&token, &config.auth),
@@ -64,12 +64,13 @@ fn main() -> ExitCode {
 }
 
 /// Asks a running cluster, as its configuration or the flags say.
-fn list(listing: Listing<'_>, via: &Via) -> ExitCode {
-    let settings = Settings { config: via.config.clone(), ..Settings::default() };
+fn list(listing: ListCommand<'_>, via: &GatewayArgs) -> ExitCode {
+    let settings = ConfigArgs { config: via.config.clone(), ..ConfigArgs::default() };
     let sources = settings.sources();
     match told(Config::load(&sources), &sources) {
         Ok(config) => {
-            let of = Of { api: &config.api, server: config.server.listen, tls: config.tls.is_on() };
+            let of =
+                GatewayAddress { api: &config.api, server: config.server.listen, tls: config.tls.is_on() };
             inspect::command(listing, of)
         }
         Err(code) => code,
@@ -88,7 +89,7 @@ fn told<T>(loaded: Result<T, Mistakes>, sources: &Sources<'_>) -> Result<T, Exit
 
 fn serve_until_signalled(
     config: Config,
-    settings: Settings,
+    settings: ConfigArgs,
     advice: &[String],
 ) -> Result<ExitCode, Box<dyn Error>> {
     let runtime = Builder::new_multi_thread().enable_all().thread_name("io").build()?;

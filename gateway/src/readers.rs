@@ -37,7 +37,7 @@ pub fn emulation(body: &[u8], in_protobuf: bool) -> Result<(Box<str>, Box<str>, 
 /// The PROXY header that a connection begins with, and how many bytes were taken. The pieces arrive one by one.
 pub fn proxy_header(pieces: &[&[u8]]) -> (Result<Option<SocketAddr>, String>, usize) {
     let sent = pieces.iter().map(|piece| piece.len()).sum::<usize>();
-    let mut arriving = Arriving(pieces.iter().copied().filter(|piece| !piece.is_empty()).collect());
+    let mut arriving = ChunkedReader(pieces.iter().copied().filter(|piece| !piece.is_empty()).collect());
     // Nothing is waited for: what has not arrived by now has ended.
     let read = proxy_protocol::read_header(&mut arriving).now_or_never();
     let left = arriving.0.iter().map(|piece| piece.len()).sum::<usize>();
@@ -87,9 +87,9 @@ pub fn emitted(message: &[u8]) -> [Result<String, String>; 3] {
 }
 
 /// Bytes that arrive in pieces, and then no more.
-struct Arriving<'a>(VecDeque<&'a [u8]>);
+struct ChunkedReader<'a>(VecDeque<&'a [u8]>);
 
-impl AsyncRead for Arriving<'_> {
+impl AsyncRead for ChunkedReader<'_> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -107,7 +107,7 @@ impl AsyncRead for Arriving<'_> {
     }
 }
 
-impl Peek for Arriving<'_> {
+impl Peek for ChunkedReader<'_> {
     async fn peek(&mut self, mut into: &mut [u8]) -> io::Result<usize> {
         let piece = self.0.front().copied().unwrap_or_default();
         let seen = piece.len().min(into.len());

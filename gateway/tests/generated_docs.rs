@@ -14,7 +14,7 @@ use tidegate::http::raw_paths::RawPath;
 use tidegate::pusher::pusher_config::PusherAppConfig;
 use tidegate::pusher::webhook::Webhook;
 use tidegate::socketio::namespaces::{EventRule, Namespace};
-use tidegate::telemetry::names::{self, Kind};
+use tidegate::telemetry::names::{self, MetricKind};
 
 /// Where the settings of each section are written down: section, file under `gateway`, type.
 const SECTIONS: &[(&str, &str, &str)] = &[
@@ -34,26 +34,26 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("graphql", "src/graphql/graphql_config.rs", "GraphqlConfig"),
     (GRAPHQL_FIELD, "src/graphql/graphql_config.rs", "Subscription"),
     ("websocket", "src/client/client_config.rs", "WebSocketConfig"),
-    ("session", "core/src/session/settings.rs", "Settings"),
+    ("session", "core/src/session/settings.rs", "SessionSettings"),
     ("auth", "src/auth/auth_config.rs", "AuthConfig"),
     ("api", "src/api/api_config.rs", "ApiConfig"),
     ("workers", "src/worker/worker_config.rs", "WorkerConfig"),
     ("channel_names", "core/src/channel_names.rs", "ChannelNames"),
     ("channels", "core/src/channel_rules.rs", "ChannelOptions"),
-    ("channels.shared_poll", "core/src/poll/options.rs", "PollOptions"),
+    ("channels.shared_poll", "core/src/poll/poll_options.rs", "PollOptions"),
     ("pusher", "src/pusher/pusher_config.rs", "PusherConfig"),
     (PUSHER_APP, "src/pusher/pusher_config.rs", "PusherAppConfig"),
     (PUSHER_WEBHOOK, "src/pusher/webhook.rs", "Webhook"),
-    ("pusher.webhooks", "src/pusher/webhook.rs", "Webhooks"),
+    ("pusher.webhooks", "src/pusher/webhook.rs", "WebhooksConfig"),
     ("socketio", "src/socketio/socketio_config.rs", "SocketioConfig"),
-    ("socketio.emitters", "src/socketio/emitters.rs", "Emitters"),
+    ("socketio.emitters", "src/socketio/emitters_config.rs", "EmittersConfig"),
     (NAMESPACE, "src/socketio/namespaces.rs", "Namespace"),
     (EVENT, "src/socketio/namespaces.rs", "EventRule"),
     ("backend", "src/backend/backend_config.rs", "BackendConfig"),
     ("backend.connect", "src/backend/backend_config.rs", "HookConfig"),
     ("backend.events", "src/backend/backend_config.rs", "EventsConfig"),
-    ("channels.map", "core/src/map/options.rs", "MapOptions"),
-    ("channels.newest", "core/src/newest/options.rs", "NewestOptions"),
+    ("channels.map", "core/src/map/map_options.rs", "MapOptions"),
+    ("channels.newest", "core/src/newest/newest_options.rs", "NewestOptions"),
     ("shared_poll", "src/poll/poll_config.rs", "PollConfig"),
     ("broker", "src/broker/broker_config.rs", "BrokerConfig"),
     ("broker.memory", "src/broker/memory/memory_broker_config.rs", "MemoryBrokerConfig"),
@@ -66,7 +66,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     (FEED_POSTGRES, "src/feeds/postgres/postgres_config.rs", "PostgresConfig"),
     (FEED_KAFKA, "src/feeds/kafka/kafka_config.rs", "KafkaConfig"),
     ("demo", "src/demo/demo_config.rs", "DemoConfig"),
-    ("drain", "core/src/drain.rs", "Settings"),
+    ("drain", "core/src/drain.rs", "DrainSettings"),
     ("telemetry", "src/telemetry/telemetry_config.rs", "TelemetryConfig"),
 ];
 
@@ -194,9 +194,9 @@ fn metrics() -> String {
         page.push_str("| name | kind | labels | meaning |\n| --- | --- | --- | --- |\n");
         for metric in *metrics {
             let kind = match metric.kind {
-                Kind::Counter => "counter",
-                Kind::Gauge => "gauge",
-                Kind::Histogram => "histogram",
+                MetricKind::Counter => "counter",
+                MetricKind::Gauge => "gauge",
+                MetricKind::Histogram => "histogram",
             };
             let labels = metric.labels.iter().map(|(label, values)| format!("`{label}`: {values}"));
             let labels = labels.collect::<Vec<_>>().join("; ");

@@ -97,7 +97,7 @@ const ABSENCES: &[Absence] = &[
         never: &["unsafe"],
         except: &[
             "gateway/src/transport/direct.rs",
-            "gateway/src/transport/together.rs",
+            "gateway/src/transport/send_batch.rs",
             "gateway/src/allocator.rs",
         ],
     },
@@ -236,6 +236,102 @@ fn every_file_says_what_it_holds_and_is_not_too_long() {
         }
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// The crates whose types and files stand once each, and where their sources are.
+const CRATES: [&str; 3] = ["shared/src", "gateway/core/src", "gateway/src"];
+
+/// Files that may have the same name as others of their crate: below this folder, with these names (none: with any).
+struct SameName {
+    inside: &'static str,
+    names: &'static [&'static str],
+}
+
+const SAME_NAMES: &[SameName] = &[
+    // Every protocol and every framing has a folder with a file for each step, and the steps are the same.
+    SameName { inside: "shared/src/protocol", names: &[] },
+    SameName { inside: "shared/src/framing", names: &[] },
+    // The same is kept in memory, or over several servers, for presence, for the ledger and for sessions.
+    SameName { inside: "gateway/src", names: &["memory.rs", "shards.rs"] },
+];
+
+/// What Rust calls the file of a folder, of a crate, or of a module's tests.
+const FILES_OF_RUST: [&str; 4] = ["mod.rs", "lib.rs", "main.rs", "tests.rs"];
+
+#[test]
+fn a_type_and_a_file_have_names_that_stand_once_in_their_crate() {
+    let mut broken = Vec::new();
+    for inside in CRATES {
+        let sources = sources(inside);
+        let tests: Vec<String> =
+            sources.iter().flat_map(|(path, text)| code::modules_of_tests(path, text)).collect();
+        let (mut types, mut files) = (BTreeMap::<String, Vec<&str>>::new(), BTreeMap::new());
+        for (path, text) in &sources {
+            if tests.iter().any(|tests| path.starts_with(&**tests)) {
+                continue;
+            }
+            for name in types_of(&code::code_of(path, text)) {
+                types.entry(name).or_default().push(path);
+            }
+            let name = path.rsplit('/').next().unwrap_or_default();
+            let may_recur = |same: &SameName| {
+                path.starts_with(same.inside) && (same.names.is_empty() || same.names.contains(&name))
+            };
+            if !FILES_OF_RUST.contains(&name) && !SAME_NAMES.iter().any(may_recur) {
+                files.entry(name.to_owned()).or_insert_with(Vec::new).push(&**path);
+            }
+        }
+        assert!(types.len() > 100 && files.len() > 10, "{inside}: {} and {}", types.len(), files.len());
+        let recurring = types.iter().chain(&files).filter(|(_, paths)| paths.len() > 1);
+        broken.extend(recurring.map(|(name, paths)| format!("{name}: {}", paths.join(", "))));
+    }
+    assert!(broken.is_empty(), "these names stand more than once:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn types_are_found_wherever_they_are_written_down_and_those_of_traits_are_not_meant() {
+    let code = code::code_of(
+        "gateway/src/a.rs",
+        "pub(crate) struct A<T>(T);\nimpl<T> B for A<T> { type C = D; fn e() -> impl F { struct G; } }
+        enum H { I } trait J { type K; } type L = M; const N: &str = \"struct O\";
+        macro_rules! p { ($q:ident) => { struct $q; }; } #[cfg(test)] mod r { struct S; }",
+    );
+    assert_eq!(types_of(&code), ["A", "G", "H", "J", "L"], "{code}");
+}
+
+/// Returns the names of the types that a piece of code defines, in their order; not those that traits leave open.
+fn types_of(code: &str) -> Vec<String> {
+    let is_word = |found: char| found.is_alphanumeric() || found == '_';
+    let (mut names, mut rest) = (Vec::new(), code);
+    // Whether each block that is open is that of a trait or an implementation, and whether the next one will be.
+    let (mut blocks, mut header) = (Vec::new(), None);
+    while let Some(first) = rest.chars().next() {
+        let end = match is_word(first) {
+            true => rest.find(|found| !is_word(found)).unwrap_or(rest.len()),
+            false => first.len_utf8(),
+        };
+        let (token, behind) = rest.split_at(end);
+        rest = behind;
+        match token {
+            "{" => blocks.push(header.take() == Some(true)),
+            "}" => (header, _) = (None, blocks.pop()),
+            ";" => header = None,
+            "fn" => header = Some(false),
+            "impl" | "trait" if header.is_none() => header = Some(true),
+            _ => {}
+        }
+        let defines = match token {
+            "struct" | "enum" | "union" | "trait" => true,
+            "type" => blocks.last() != Some(&true),
+            _ => false,
+        };
+        let name = rest.strip_prefix(' ').unwrap_or_default();
+        let name = &name[..name.find(|found| !is_word(found)).unwrap_or(name.len())];
+        if defines && name.starts_with(char::is_uppercase) {
+            names.push(name.to_owned());
+        }
+    }
+    names
 }
 
 #[test]

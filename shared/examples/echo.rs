@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 
 use bytes::BytesMut;
 use shared::framing::websocket::{
-    Assembler, DeflateParams, DeflatePolicy, Deflater, Event, Inflater, Limits, Role, encode_close,
+    Assembler, DeflateParams, DeflatePolicy, Deflater, FrameEvent, Inflater, Limits, Role, encode_close,
     encode_disconnect, encode_message, encode_pong, read_upgrade,
 };
 
@@ -51,7 +51,7 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
         let open = loop {
             match assembler.next(&mut unread, &LIMITS, &mut inflater) {
                 Ok(None) => break true,
-                Ok(Some(Event::Message(message))) => {
+                Ok(Some(FrameEvent::Message(message))) => {
                     compressed.clear();
                     // Everything is compressed, even where it gains nothing: the cases of groups 12 and 13 want it.
                     let deflated = params.is_some_and(|params| {
@@ -64,9 +64,9 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
                     let payload = if deflated { &compressed[..] } else { message.data };
                     encode_message(message.kind, payload, deflated, &mut out);
                 }
-                Ok(Some(Event::Ping(data))) => encode_pong(data, &mut out),
-                Ok(Some(Event::Pong(_))) => {}
-                Ok(Some(Event::Close(close))) => {
+                Ok(Some(FrameEvent::Ping(data))) => encode_pong(data, &mut out),
+                Ok(Some(FrameEvent::Pong(_))) => {}
+                Ok(Some(FrameEvent::Close(close))) => {
                     encode_close(close.code.map(|code| (code, close.reason)), &mut out);
                     break false;
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::delivery::{DeliveryWanted, Unreadable};
+use crate::delivery::{DeliveryWanted, InvalidDelivery};
 use crate::error::ErrorCode;
 use crate::publication::{Payload, Selection, Tagged};
 use crate::topic_selector::Selector;
@@ -12,6 +12,64 @@ use crate::topic_selector::Selector;
 pub struct Command {
     pub id: u32,
     pub request: Request,
+}
+
+impl Command {
+    /// Returns about how many bytes the command takes while it waits, itself included.
+    pub fn bytes(&self) -> usize {
+        let held = match &self.request {
+            Request::Connect(connect) => connect_bytes(connect),
+            Request::Enter(enter) => connect_bytes(&enter.connect) + enter.channel.len(),
+            Request::Forward(forward) => {
+                forward.channel.len()
+                    + forward.event.len()
+                    + tagged_bytes(&forward.said)
+                    + size_of::<Forward>()
+            }
+            Request::Event(event) => {
+                event.channel.len()
+                    + event.event.len()
+                    + tagged_bytes(&event.said)
+                    + size_of::<EventCommand>()
+            }
+            Request::Subscribe(subscribe) => {
+                let filter = subscribe.filter.as_ref().map_or(0, |filter| filter.weight());
+                let page = subscribe.page.as_ref().map_or(0, |page| page.cursor.len());
+                let texts = subscribe.channel.len() + subscribe.token.len() + subscribe.epoch.len();
+                let data = payload_bytes(subscribe.data.as_deref()) + payload_bytes(subscribe.ask.as_deref());
+                texts + subscribe.delta.len() + data + filter + page
+            }
+            Request::Publish { channel, data } => channel.len() + data.bytes.len(),
+            Request::PublishKey { channel, key, data, .. } => channel.len() + key.len() + data.bytes.len(),
+            Request::Track { channel, batches, untrack } => {
+                let items = batches.iter().flat_map(|batch| &batch.items);
+                let keys: usize = items.map(|item| item.0.len() + size_of_val(item)).sum();
+                let untrack: usize = untrack.iter().map(|key| key.len() + size_of_val(key)).sum();
+                channel.len()
+                    + keys
+                    + untrack
+                    + batches.iter().map(|batch| batch.signature.len()).sum::<usize>()
+            }
+            Request::Untrack { channel, keys } => {
+                channel.len() + keys.iter().map(|key| key.len() + size_of_val(key)).sum::<usize>()
+            }
+            Request::History(history) => {
+                history.channel.len() + history.since.as_ref().map_or(0, |since| since.epoch.len())
+            }
+            Request::Unsubscribe { channel }
+            | Request::Presence { channel }
+            | Request::PresenceStats { channel } => channel.len(),
+            Request::Refresh { token } => token.len(),
+            Request::SubRefresh { channel, token } => channel.len() + token.len(),
+            Request::Send { data } => data.bytes.len(),
+            Request::Ask { channel, data } => channel.len() + data.bytes.len(),
+            Request::Rpc { method, data } => method.len() + data.bytes.len(),
+            Request::Emit { channel, event, data } => channel.len() + event.len() + data.bytes.len(),
+            Request::SignIn { token, data } => token.len() + data.bytes.len(),
+            Request::Ping | Request::Pong | Request::Refused(_) | Request::Unknown => 0,
+        };
+        held + size_of::<Command>()
+    }
 }
 
 /// Channel names are as the client wrote them: the session decides whether they are valid.
@@ -35,10 +93,10 @@ pub enum Request {
     /// The same where the configuration says what becomes of it.
     Forward(Box<Forward>),
     /// An event for the application, which may acknowledge it and do more.
-    Event(Box<Event>),
+    Event(Box<EventCommand>),
     /// Comes into one of several parts of the server on one connection: connects, if the client has not yet, and
     /// subscribes.
-    Enter(Box<Enter>),
+    Enter(Box<EnterNamespace>),
     /// Sets a key of a channel that keeps state by key, or takes it away.
     PublishKey {
         channel: Box<str>,
@@ -132,6 +190,20 @@ impl Request {
     }
 }
 
+fn connect_bytes(connect: &Connect) -> usize {
+    let subs: usize = connect.subs.keys().map(|channel| channel.len() + size_of::<Command>()).sum();
+    let headers: usize = connect.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    connect.token.len() + payload_bytes(connect.data.as_ref()) + subs + headers
+}
+
+fn tagged_bytes(said: &Tagged) -> usize {
+    said.data.bytes.len() + said.tags.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+}
+
+fn payload_bytes(data: Option<&Payload>) -> usize {
+    data.map_or(0, |data| data.bytes.len())
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Connect {
     pub token: Box<str>,
@@ -163,7 +235,7 @@ pub struct Forward {
 
 /// An event that the application is asked about.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Event {
+pub struct EventCommand {
     /// Of the part of the server that it was sent to.
     pub channel: Box<str>,
     pub event: Box<str>,
@@ -172,7 +244,7 @@ pub struct Event {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Enter {
+pub struct EnterNamespace {
     /// With what the client shows and says, each time.
     pub connect: Connect,
     /// The channel of all who are there.
@@ -200,11 +272,11 @@ pub struct Subscribe {
     pub filter: Option<Box<FilterNode>>,
     pub kind: SubscriptionKind,
     /// Which part of a channel that keeps state by key is asked for.
-    pub page: Option<Box<Page>>,
+    pub page: Option<Box<StateRequest>>,
     /// To be told which users are there, now and as they come and go. For protocols that tell of users and not of clients.
     pub members: bool,
     /// Ask to be given what came after an update, in place of (`epoch`, `offset`).
-    pub after: Option<After>,
+    pub after: Option<ResumeAfter>,
     /// In a channel of updates of many topics: those that are followed. Empty: all that come.
     pub topics: Box<[Selector]>,
     /// The client may read the channel already, and reads it once more beside that: what it missed is read for all of it.
@@ -218,7 +290,7 @@ pub struct Subscribe {
 
 impl Subscribe {
     /// How the client wants to be served: as its protocol says it, or its data.
-    pub fn delivery(&self) -> Result<Option<DeliveryWanted>, Unreadable> {
+    pub fn delivery(&self) -> Result<Option<DeliveryWanted>, InvalidDelivery> {
         match (&self.delivery, &self.data) {
             (Some(wanted), _) => Ok(Some(*wanted)),
             (None, Some(data)) => DeliveryWanted::in_data(data),
@@ -229,7 +301,7 @@ impl Subscribe {
 
 /// Where a client of updates stopped reading.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum After {
+pub enum ResumeAfter {
     /// Nowhere: all that there is.
     Everything,
     /// At the update of this id.
@@ -290,7 +362,7 @@ impl Phase {
 
 /// A page of a channel's state.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Page {
+pub struct StateRequest {
     pub phase: Phase,
     /// Where it begins; empty for the first.
     pub cursor: Box<str>,

@@ -24,18 +24,18 @@ pub struct DeliveryWanted {
 /// What was said of it makes no sense.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("delivery is all or latest, with times_per_s and bytes_per_s for latest alone")]
-pub struct Unreadable;
+pub struct InvalidDelivery;
 
 /// A part of what an application may say of its own.
 #[derive(Deserialize)]
-struct Data {
-    tidegate: Option<Wanted>,
+struct DeliveryData {
+    tidegate: Option<DeliveryOptions>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
-    delivery: Kind,
+struct DeliveryOptions {
+    delivery: DeliveryKind,
     times_per_s: Option<u32>,
     bytes_per_s: Option<u32>,
 }
@@ -43,41 +43,43 @@ struct Wanted {
 /// The question to change it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Change {
+struct DeliveryChange {
     channel: Box<str>,
-    delivery: Kind,
+    delivery: DeliveryKind,
     times_per_s: Option<u32>,
     bytes_per_s: Option<u32>,
 }
 
 #[derive(Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+enum DeliveryKind {
     All,
     Latest,
 }
 
 impl DeliveryWanted {
     /// What data says of it. What is no JSON object, or has no such part, says nothing.
-    pub fn in_data(data: &Payload) -> Result<Option<Self>, Unreadable> {
+    pub fn in_data(data: &Payload) -> Result<Option<Self>, InvalidDelivery> {
         let is_there = data.kind != PayloadKind::Binary || data.bytes.first() == Some(&b'{');
         if !is_there || memchr::memmem::find(&data.bytes, NAME).is_none() {
             return Ok(None);
         }
         let is_object = |value: &serde_json::Value| value.get("tidegate").is_some_and(|own| !own.is_null());
-        match serde_json::from_slice::<Data>(&data.bytes) {
+        match serde_json::from_slice::<DeliveryData>(&data.bytes) {
             Ok(data) => data.tidegate.map(Self::try_from).transpose(),
             // An application may use the word elsewhere.
-            Err(_) if serde_json::from_slice(&data.bytes).as_ref().is_ok_and(is_object) => Err(Unreadable),
+            Err(_) if serde_json::from_slice(&data.bytes).as_ref().is_ok_and(is_object) => {
+                Err(InvalidDelivery)
+            }
             Err(_) => Ok(None),
         }
     }
 
     /// The channel of a subscription that is live, and how it is to be served from now on.
-    pub fn of_change(data: &[u8]) -> Result<(Box<str>, Self), Unreadable> {
-        let Change { channel, delivery, times_per_s, bytes_per_s } =
-            serde_json::from_slice(data).map_err(|_| Unreadable)?;
-        Ok((channel, Wanted { delivery, times_per_s, bytes_per_s }.try_into()?))
+    pub fn of_change(data: &[u8]) -> Result<(Box<str>, Self), InvalidDelivery> {
+        let DeliveryChange { channel, delivery, times_per_s, bytes_per_s } =
+            serde_json::from_slice(data).map_err(|_| InvalidDelivery)?;
+        Ok((channel, DeliveryOptions { delivery, times_per_s, bytes_per_s }.try_into()?))
     }
 
     /// What the parameters of an address say, each as it stands there if it does. `None` if none of them does.
@@ -85,27 +87,28 @@ impl DeliveryWanted {
         delivery: Option<&str>,
         times_per_s: Option<&str>,
         bytes_per_s: Option<&str>,
-    ) -> Result<Option<Self>, Unreadable> {
-        let number = |text: Option<&str>| text.map(|text| text.parse().map_err(|_| Unreadable)).transpose();
+    ) -> Result<Option<Self>, InvalidDelivery> {
+        let number =
+            |text: Option<&str>| text.map(|text| text.parse().map_err(|_| InvalidDelivery)).transpose();
         let (times_per_s, bytes_per_s) = (number(times_per_s)?, number(bytes_per_s)?);
         let delivery = match delivery {
-            Some("all") => Kind::All,
-            Some("latest") => Kind::Latest,
+            Some("all") => DeliveryKind::All,
+            Some("latest") => DeliveryKind::Latest,
             None if times_per_s.is_none() && bytes_per_s.is_none() => return Ok(None),
-            _ => return Err(Unreadable),
+            _ => return Err(InvalidDelivery),
         };
-        Wanted { delivery, times_per_s, bytes_per_s }.try_into().map(Some)
+        DeliveryOptions { delivery, times_per_s, bytes_per_s }.try_into().map(Some)
     }
 }
 
-impl TryFrom<Wanted> for DeliveryWanted {
-    type Error = Unreadable;
+impl TryFrom<DeliveryOptions> for DeliveryWanted {
+    type Error = InvalidDelivery;
 
-    fn try_from(wanted: Wanted) -> Result<Self, Unreadable> {
-        let Wanted { delivery, times_per_s, bytes_per_s } = wanted;
-        let latest = delivery == Kind::Latest;
+    fn try_from(wanted: DeliveryOptions) -> Result<Self, InvalidDelivery> {
+        let DeliveryOptions { delivery, times_per_s, bytes_per_s } = wanted;
+        let latest = delivery == DeliveryKind::Latest;
         if !latest && (times_per_s.is_some() || bytes_per_s.is_some()) {
-            return Err(Unreadable);
+            return Err(InvalidDelivery);
         }
         Ok(Self { latest, times_per_s, bytes_per_s })
     }
@@ -140,7 +143,7 @@ mod tests {
             r#"{"tidegate":{"delivery":"latest","times_per_s":-1}}"#,
             r#"{"tidegate":{"delivery":"all","times_per_s":5}}"#,
         ] {
-            assert_eq!(read(wrong), Err(Unreadable), "{wrong}");
+            assert_eq!(read(wrong), Err(InvalidDelivery), "{wrong}");
         }
         let bytes = Payload::binary(&br#"{"tidegate":{"delivery":"latest"}}"#[..]);
         assert_eq!(DeliveryWanted::in_data(&bytes), Ok(Some(wanted(true, None, None))), "as protobuf has it");
@@ -150,7 +153,7 @@ mod tests {
     fn a_change_names_its_channel() {
         let change = DeliveryWanted::of_change(br#"{"channel":"a:b","delivery":"latest","times_per_s":2}"#);
         assert_eq!(change, Ok(("a:b".into(), wanted(true, Some(2), None))));
-        assert_eq!(DeliveryWanted::of_change(br#"{"delivery":"all"}"#), Err(Unreadable));
+        assert_eq!(DeliveryWanted::of_change(br#"{"delivery":"all"}"#), Err(InvalidDelivery));
     }
 
     #[test]
@@ -162,7 +165,7 @@ mod tests {
         for (delivery, times) in
             [(Some("newest"), None), (None, Some("5")), (Some("latest"), Some("x")), (Some("all"), Some("5"))]
         {
-            assert_eq!(read(delivery, times, None), Err(Unreadable), "{delivery:?} {times:?}");
+            assert_eq!(read(delivery, times, None), Err(InvalidDelivery), "{delivery:?} {times:?}");
         }
     }
 }

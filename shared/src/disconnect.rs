@@ -110,6 +110,55 @@ impl Disconnect {
     }
 }
 
+/// Why a client counts as too slow. Each cause closes it with [`Disconnect::SLOW`], which is all that the client is told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum SlowCause {
+    /// More bytes wait for the client than its outbox holds.
+    OutboxFull,
+    /// The client's socket has taken nothing for as long as a write may take.
+    WriteTimeout,
+    /// The node is short of memory, and keeps more for this client than for others.
+    MemoryShort,
+    /// The client has asked for the next page of a channel's state after the time for that.
+    PageTimeout,
+}
+
+impl SlowCause {
+    pub const ALL: [Self; 4] = [Self::OutboxFull, Self::WriteTimeout, Self::MemoryShort, Self::PageTimeout];
+
+    /// Returns the cause as a value of a metric's label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::OutboxFull => "outbox_full",
+            Self::WriteTimeout => "write_timeout",
+            Self::MemoryShort => "memory_short",
+            Self::PageTimeout => "page_timeout",
+        }
+    }
+
+    /// Returns the cause in words, for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::OutboxFull => "its outbox is full",
+            Self::WriteTimeout => "its socket took nothing for too long",
+            Self::MemoryShort => "the node is short of memory, and the client owes most",
+            Self::PageTimeout => "it asked too late for the next page of a channel's state",
+        }
+    }
+
+    /// Returns how a client is closed for this cause.
+    pub fn disconnect(self) -> Disconnect {
+        Disconnect::SLOW.because(self.words())
+    }
+
+    /// Returns for which of these causes a client is closed. `None` for any other close, also for one with the same code
+    /// that the application has chosen.
+    pub fn of(disconnect: &Disconnect) -> Option<Self> {
+        let why = disconnect.why().filter(|_| disconnect.code == Disconnect::SLOW.code)?;
+        Self::ALL.into_iter().find(|cause| cause.words() == why)
+    }
+}
+
 /// As much of a reason as a close frame has room for.
 fn cut(reason: &str) -> &str {
     let mut end = reason.len().min(REASON_BYTES_MAX);
@@ -122,6 +171,18 @@ fn cut(reason: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_cause_of_a_slow_close_is_known_by_the_close_and_not_told_to_clients() {
+        for cause in SlowCause::ALL {
+            let disconnect = cause.disconnect();
+            assert_eq!(SlowCause::of(&disconnect), Some(cause));
+            assert_eq!((disconnect.plain(), disconnect.label()), (Disconnect::SLOW, "slow"));
+        }
+        assert_eq!(SlowCause::of(&Disconnect::SLOW), None);
+        let other = Disconnect::INTERNAL.because(SlowCause::OutboxFull.words());
+        assert_eq!(SlowCause::of(&other), None);
+    }
 
     #[test]
     fn what_brought_a_close_about_can_be_said_and_left_out() {

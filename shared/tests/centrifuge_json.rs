@@ -164,21 +164,21 @@ fn a_client_reads_what_the_server_writes() {
                 format!("{id} {} {} {}", refusal.code, refusal.message, refusal.temporary)
             }
             Received::Reply { id, outcome: Ok(answer) } => match answer {
-                client::Answer::Connect(result) => {
+                client::ClientResult::Connect(result) => {
                     format!(
                         "{id} {} {} {} {} {}",
                         result.client, result.ping, result.pong, result.ttl, result.node
                     )
                 }
-                client::Answer::Subscribe(result) => {
+                client::ClientResult::Subscribe(result) => {
                     let publications: Vec<_> = result.publications.iter().map(|one| one.data).collect();
                     format!("{id} {}@{} {publications:?} {}", result.offset, result.epoch, result.recovered)
                 }
-                client::Answer::History(result) => {
+                client::ClientResult::History(result) => {
                     format!("{id} {}@{} {}", result.offset, result.epoch, result.publications.len())
                 }
-                client::Answer::PresenceStats { clients, users } => format!("{id} {clients} {users}"),
-                client::Answer::Other => format!("{id} other"),
+                client::ClientResult::PresenceStats { clients, users } => format!("{id} {clients} {users}"),
+                client::ClientResult::Other => format!("{id} other"),
             },
             Received::Other => "other".to_owned(),
         });

@@ -109,7 +109,7 @@ fn what_is_written_one_after_the_other_is_one_message() {
 
 #[test]
 fn a_ping_is_a_reply_of_nothing_and_a_pong_a_command_of_nothing() {
-    assert_eq!(decode_frame(PING), Ok(vec![client::Reply::default()]));
+    assert_eq!(decode_frame(PING), Ok(vec![client::ReplyMessage::default()]));
     assert_eq!(decode(PING), (vec![Command { id: 0, request: Request::Pong }], Ok(())));
 }
 

@@ -1,21 +1,23 @@
 //! Engine.IO's payloads held to vectors: bodies of requests that libraries sent.
 
-use shared::framing::engine_io::{Packet, PacketError, Payload};
+use shared::framing::engine_io::{EnginePacket, PacketError, PollingPayload};
 use shared::framing::{Message, MessageKind};
 
 #[path = "support/vectors.rs"]
 mod vectors;
 
 /// As the vectors show it.
-fn shown(packet: Result<Packet<'_>, PacketError>) -> String {
+fn shown(packet: Result<EnginePacket<'_>, PacketError>) -> String {
     let text = |data: &[u8]| String::from_utf8(data.to_vec()).expect("text");
     let line = match packet {
-        Ok(Packet::Message(Message { kind: MessageKind::Text, data })) => format!("text {}", text(data)),
-        Ok(Packet::Message(Message { kind: MessageKind::Binary, data })) => {
+        Ok(EnginePacket::Message(Message { kind: MessageKind::Text, data })) => {
+            format!("text {}", text(data))
+        }
+        Ok(EnginePacket::Message(Message { kind: MessageKind::Binary, data })) => {
             data.iter().fold("bytes ".to_owned(), |all, byte| format!("{all}{byte:02x}"))
         }
-        Ok(Packet::Close) => "close".to_owned(),
-        Ok(Packet::Pong(data)) => format!("pong {}", text(data)),
+        Ok(EnginePacket::Close) => "close".to_owned(),
+        Ok(EnginePacket::Pong(data)) => format!("pong {}", text(data)),
         Ok(other) => panic!("{other:?}"),
         Err(error) => format!("! {error:?}"),
     };
@@ -27,9 +29,9 @@ fn bodies_of_libraries_are_understood() {
     for case in vectors::cases(include_str!("vectors/engine_io/from_clients.txt")) {
         let body = case.frame.replace('␞', "\u{1e}").replace('␤', "\n");
         let is_sound = case.expected.iter().all(|line| !line.starts_with('!'));
-        assert_eq!(Payload::check(body.as_bytes()).is_ok(), is_sound, "{}", case.name);
+        assert_eq!(PollingPayload::check(body.as_bytes()).is_ok(), is_sound, "{}", case.name);
         let mut body = body.into_bytes();
-        let found: Vec<String> = Payload::read(&mut body).map(shown).collect();
+        let found: Vec<String> = PollingPayload::read(&mut body).map(shown).collect();
         assert_eq!(found, case.expected, "{}", case.name);
     }
 }

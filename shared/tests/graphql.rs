@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use shared::command::{Command, Request};
 use shared::framing::{Message, MessageKind};
 use shared::id::ClientId;
-use shared::protocol::graphql::{Asked, Dialect, GraphQl, GraphQlError, Plan, Planner};
+use shared::protocol::graphql::{Dialect, GraphQl, GraphQlError, Plan, Planner, RequestedOperation};
 use shared::protocol::{DecodeError, Protocol};
 use shared::reply::{Answer, Connected, Reply};
 
@@ -18,7 +18,7 @@ mod vectors;
 struct Noting(Mutex<Vec<String>>);
 
 impl Planner for Noting {
-    fn plan(&self, asked: &Asked<'_>) -> Result<Plan, Vec<GraphQlError>> {
+    fn plan(&self, asked: &RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>> {
         let mut noted = self.0.lock().expect("nobody panics");
         noted.push(asked.query.replace('\n', "␤"));
         noted.extend(asked.operation_name.as_ref().map(|name| format!("operation {name}")));

@@ -7,7 +7,7 @@ use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::framing::{Message, MessageKind};
 use shared::id::{ClientId, UserId};
-use shared::protocol::pusher::{Names, Pusher};
+use shared::protocol::pusher::{Pusher, PusherNames};
 use shared::protocol::{Encoded, Protocol};
 use shared::publication::{ClientInfo, EVENT_TAG, Payload, Publication, Tags};
 use shared::push::{Event, Push, UnsubscribeCode};
@@ -25,7 +25,7 @@ const EMIT: u32 = 4;
 const SIGN_IN: u32 = 5;
 
 fn pusher() -> Pusher {
-    Pusher { names: Names::new("shop", ":", "#"), activity_timeout_s: 120, event_data_bytes_max: 1_000 }
+    Pusher { names: PusherNames::new("shop", ":", "#"), activity_timeout_s: 120, event_data_bytes_max: 1_000 }
 }
 
 fn text(payload: &Payload) -> String {

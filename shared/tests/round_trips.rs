@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, RngSeed};
 use serde_json::Value;
 use shared::channel::Channel;
 use shared::command::{
-    Command, Connect, FilterNode, History, Page, Phase, Request, Since, Subscribe, SubscriptionKind,
+    Command, Connect, FilterNode, History, Phase, Request, Since, StateRequest, Subscribe, SubscriptionKind,
     TrackBatch,
 };
 use shared::framing::{Message, MessageKind};
@@ -86,7 +86,7 @@ fn subscribe() -> impl Strategy<Value = Subscribe> {
             data: data.map(Box::new),
             filter,
             kind,
-            page: (page != Page::default()).then(|| Box::new(page)),
+            page: (page != StateRequest::default()).then(|| Box::new(page)),
             members: false,
             after: None,
             topics: Box::default(),
@@ -116,12 +116,9 @@ fn kind() -> impl Strategy<Value = SubscriptionKind> {
     (0..5).prop_map(|number| SubscriptionKind::of(number).expect("one of the five"))
 }
 
-fn page() -> impl Strategy<Value = Page> {
-    (0..3, text(), 0..=i32::MAX as u32, any::<bool>()).prop_map(|(phase, cursor, limit, ascending)| Page {
-        phase: Phase::of(phase).expect("one of the three"),
-        cursor,
-        limit,
-        ascending,
+fn page() -> impl Strategy<Value = StateRequest> {
+    (0..3, text(), 0..=i32::MAX as u32, any::<bool>()).prop_map(|(phase, cursor, limit, ascending)| {
+        StateRequest { phase: Phase::of(phase).expect("one of the three"), cursor, limit, ascending }
     })
 }
 

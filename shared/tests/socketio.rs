@@ -10,7 +10,8 @@ use shared::error::ErrorCode;
 use shared::framing::{Message, MessageKind};
 use shared::id::ClientId;
 use shared::protocol::socketio::{
-    Common, Door, Entry, Forward as Forwarded, Named, Namespaces, Route, Routes, SocketIo, To, sid,
+    Destination, ForwardRule, NamespaceAccess, Namespaces, RoomName, RoomRule, Route, Routes, SocketIo,
+    SocketIoShared, sid,
 };
 use shared::protocol::{DecodeError, Encoded, Protocol};
 use shared::publication::{Payload, Publication, Tagged, Tags};
@@ -23,15 +24,15 @@ mod vectors;
 const CLIENT: u128 = 7;
 
 fn routes() -> Routes {
-    let argument = |tell: Option<&str>, rooms: &[&str]| Entry {
-        room: Named::Argument(0),
+    let argument = |tell: Option<&str>, rooms: &[&str]| RoomRule {
+        room: RoomName::Argument(0),
         rooms: rooms.iter().map(|&room| room.into()).collect(),
         tell: tell.map(Into::into),
     };
     let mut routes = Routes::default();
-    let all = Forwarded { to: To::Namespace, event: Some("said".into()), to_sender: true };
+    let all = ForwardRule { to: Destination::Namespace, event: Some("said".into()), to_sender: true };
     routes.add("say", Route::Publish(all));
-    let room = Forwarded { to: To::Room(Named::Argument(0)), event: None, to_sender: false };
+    let room = ForwardRule { to: Destination::Room(RoomName::Argument(0)), event: None, to_sender: false };
     routes.add("whisper", Route::Publish(room));
     routes.add("join", Route::Join(argument(Some("joined"), &["game:*"])));
     routes.add("leave", Route::Leave(argument(None, &[])));
@@ -39,11 +40,16 @@ fn routes() -> Routes {
     routes
 }
 
-fn common() -> Arc<Common> {
+fn common() -> Arc<SocketIoShared> {
     let mut namespaces = Namespaces::new(":");
-    namespaces.add("/", "socketio", Door::default(), routes());
-    namespaces.add("/admin", "admin", Door::default(), Routes::default());
-    Arc::new(Common { namespaces, token_key: "token".into(), attachments_max: 2, packet_bytes_max: 1_000 })
+    namespaces.add("/", "socketio", NamespaceAccess::default(), routes());
+    namespaces.add("/admin", "admin", NamespaceAccess::default(), Routes::default());
+    Arc::new(SocketIoShared {
+        namespaces,
+        token_key: "token".into(),
+        attachments_max: 2,
+        packet_bytes_max: 1_000,
+    })
 }
 
 struct Connection(SocketIo);
@@ -357,12 +363,12 @@ fn open_to_all() -> Connection {
     let mut namespaces = Namespaces::new(":");
     for (name, channels) in [("/", "socketio"), ("/custom", "custom")] {
         let mut routes = Routes::default();
-        let all = Forwarded { to: To::Namespace, event: None, to_sender: true };
+        let all = ForwardRule { to: Destination::Namespace, event: None, to_sender: true };
         routes.add("*", Route::Publish(all));
-        namespaces.add(name, channels, Door::default(), routes);
+        namespaces.add(name, channels, NamespaceAccess::default(), routes);
     }
     let common =
-        Common { namespaces, token_key: "token".into(), attachments_max: 2, packet_bytes_max: 1_000 };
+        SocketIoShared { namespaces, token_key: "token".into(), attachments_max: 2, packet_bytes_max: 1_000 };
     Connection(SocketIo::new(Arc::new(common)))
 }
 

@@ -6,7 +6,7 @@ use shared::topic_selector::Selector;
 
 /// What one subscriber is given, of one channel.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Audience {
+pub struct SubscriberAudience {
     /// The topic of what says nothing of topics; empty where there is none.
     pub own: Box<str>,
     /// The topics that the subscriber follows. `None`: all that come to the channel.
@@ -17,7 +17,7 @@ pub struct Audience {
     pub open: bool,
 }
 
-impl Audience {
+impl SubscriberAudience {
     /// Whether that is everything that comes to the channel.
     pub fn is_everything(&self) -> bool {
         self.follows.is_none() && self.open && self.authorized.iter().any(Selector::is_all)
@@ -48,11 +48,11 @@ mod tests {
 
     #[test]
     fn what_is_private_is_for_those_who_show_a_right_to_one_of_its_topics() {
-        let ann = Audience {
+        let ann = SubscriberAudience {
             own: "/books/1".into(),
             authorized: selectors(&["/users/ann/{?topic}"]),
             open: true,
-            ..Audience::default()
+            ..SubscriberAudience::default()
         };
         assert!(ann.includes(&tags("/books/1", false)));
         assert!(!ann.includes(&tags("/books/1", true)));
@@ -60,21 +60,28 @@ mod tests {
         assert!(!ann.includes(&tags("/books/1\n/users/bob/?topic=1", true)));
         assert!(!ann.includes(&tags("", true)));
         assert!(!ann.is_everything());
-        let all = Audience { authorized: selectors(&["*"]), ..ann };
+        let all = SubscriberAudience { authorized: selectors(&["*"]), ..ann };
         assert!(all.includes(&tags("/books/1", true)) && all.is_everything());
     }
 
     #[test]
     fn topics_are_picked_out_of_all() {
-        let some =
-            Audience { follows: Some(selectors(&["a", "/b/{id}"])), open: true, ..Audience::default() };
+        let some = SubscriberAudience {
+            follows: Some(selectors(&["a", "/b/{id}"])),
+            open: true,
+            ..SubscriberAudience::default()
+        };
         assert!(some.includes(&tags("x\n/b/1", false)) && some.includes(&tags("a", false)));
         assert!(!some.includes(&tags("x", false)) && !some.includes(&tags("", false)));
     }
 
     #[test]
     fn where_not_all_may_follow_nothing_is_for_those_without_a_right() {
-        let closed = Audience { own: "a".into(), authorized: selectors(&["a"]), ..Audience::default() };
+        let closed = SubscriberAudience {
+            own: "a".into(),
+            authorized: selectors(&["a"]),
+            ..SubscriberAudience::default()
+        };
         assert!(closed.includes(&tags("", false)) && closed.includes(&tags("a", true)));
         assert!(!closed.includes(&tags("b", false)));
     }

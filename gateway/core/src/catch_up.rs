@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::command::After;
+use shared::command::ResumeAfter;
 use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::protocol::mercure;
@@ -29,29 +29,29 @@ pub const FRESH: Duration = Duration::from_secs(5);
 pub const KEPT_PUBLICATIONS_MAX: usize = 1024;
 /// Payload bytes kept in one channel. The oldest publications go first.
 pub const KEPT_BYTES_MAX: usize = 1 << 20;
-/// Numbers of reads that one life has before those of the next: more than anyone makes while a read is under way.
+/// Numbers of reads that one life has before those of the next: more than anyone makes while a read is in flight.
 const READS_BITS: u32 = 20;
 /// What a kept publication costs beside its payload, roughly, in bytes.
 const OVERHEAD_BYTES: usize = 256;
 
 /// What someone who joins asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Want<'a> {
+pub struct CatchUpRequest<'a> {
     /// Where they stopped reading; `None` asks for the stream's position.
-    pub since: Option<Stopped>,
+    pub since: Option<ClientPosition>,
     /// The most publications they take, or look through.
     pub limit: u32,
     /// Not what they missed since a place in the stream, but the newest publications, which they may have.
     pub newest: bool,
     /// What they look for among the newest.
-    pub sought: Option<&'a After>,
+    pub sought: Option<&'a ResumeAfter>,
     /// How many reads had been begun when they first asked.
     after: u64,
 }
 
 /// A place in the stream as a client names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stopped {
+pub struct ClientPosition {
     pub offset: u64,
     /// `None` for one that cannot be of any stream here, empty for any.
     pub epoch: Option<Epoch>,
@@ -59,18 +59,18 @@ pub struct Stopped {
 
 /// What is to be done for someone who asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Asked {
+pub enum CatchUpAnswer {
     /// Here it is.
     Answered(HistoryPage),
     /// Read this and give it to [`CatchUp::read`].
-    Read(Reading),
+    Read(ReadRequest),
     /// Somebody is reading: ask again when they have.
     Wait,
 }
 
 /// Names one read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Reading {
+pub struct ReadRequest {
     pub number: u64,
     pub filter: HistoryFilter,
 }
@@ -82,8 +82,8 @@ pub struct CatchUp {
     retention: Retention,
     /// The number of the last read that was begun.
     begun: u64,
-    kept: Option<Arc<Kept>>,
-    reading: Option<Box<UnderWay>>,
+    kept: Option<Arc<RetainedTail>>,
+    reading: Option<Box<ReadInFlight>>,
     /// The earliest offset that anyone who waits for the present read asked for, and the most they take.
     earliest: Option<(u64, u32)>,
     /// How many of the newest publications someone who waits for it wants, at most.
@@ -92,9 +92,9 @@ pub struct CatchUp {
     take_newest: bool,
 }
 
-/// A read that is under way, and what was handed out since it was begun.
+/// A read that is in flight, and what was handed out since it was begun.
 #[derive(Debug)]
-struct UnderWay {
+struct ReadInFlight {
     number: u64,
     handed_out: VecDeque<Publication>,
     bytes: usize,
@@ -104,7 +104,7 @@ struct UnderWay {
 
 /// A part of the stream up to where this node has handed it out, or further.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Kept {
+struct RetainedTail {
     number: u64,
     read_at: Moment,
     /// Everything after this offset is in `publications`.
@@ -121,19 +121,19 @@ struct Kept {
 
 /// What came of a read, for those who waited for it.
 #[derive(Clone, Debug)]
-pub enum Shared {
+pub enum ReadResult {
     /// Ask this first, and [`CatchUp::ask`] if it cannot answer.
-    Past(Past),
+    Past(RetainedHistory),
     /// It is good for nobody else: everyone who waited reads for themselves.
     Unshared,
 }
 
 /// A read that can be told to many.
 #[derive(Clone, Debug)]
-pub struct Past(Arc<Kept>);
+pub struct RetainedHistory(Arc<RetainedTail>);
 
-impl Past {
-    pub fn answer(&self, want: &Want<'_>) -> Option<HistoryPage> {
+impl RetainedHistory {
+    pub fn answer(&self, want: &CatchUpRequest<'_>) -> Option<HistoryPage> {
         self.0.answer(want)
     }
 }
@@ -151,30 +151,34 @@ impl CatchUp {
     }
 
     /// Someone asks for the first time. From before this call on, what comes in the channel is held back for them.
-    pub fn want(&self, since: Option<Stopped>, limit: u32) -> Want<'static> {
-        Want { since, limit, newest: false, sought: None, after: self.begun }
+    pub fn want(&self, since: Option<ClientPosition>, limit: u32) -> CatchUpRequest<'static> {
+        CatchUpRequest { since, limit, newest: false, sought: None, after: self.begun }
     }
 
     /// The same for someone who wants the newest publication and nothing before it.
-    pub fn want_newest(&self) -> Want<'static> {
-        Want { newest: true, ..self.want(None, 1) }
+    pub fn want_newest(&self) -> CatchUpRequest<'static> {
+        CatchUpRequest { newest: true, ..self.want(None, 1) }
     }
 
     /// The same for someone who looks for an update among so many of the newest publications, to have what came after it.
-    pub fn want_after<'a>(&self, sought: &'a After, limit: u32) -> Want<'a> {
+    pub fn want_after<'a>(&self, sought: &'a ResumeAfter, limit: u32) -> CatchUpRequest<'a> {
         // There are no more than the stream keeps.
-        Want { newest: true, sought: Some(sought), ..self.want(None, limit.min(self.retention.size)) }
+        CatchUpRequest {
+            newest: true,
+            sought: Some(sought),
+            ..self.want(None, limit.min(self.retention.size))
+        }
     }
 
     /// What is kept already, if it is an answer.
-    pub fn known(&mut self, now: Moment, want: &Want<'_>) -> Option<HistoryPage> {
+    pub fn known(&mut self, now: Moment, want: &CatchUpRequest<'_>) -> Option<HistoryPage> {
         self.forget_old(now);
         self.kept.as_ref()?.answer(want)
     }
 
-    pub fn ask(&mut self, now: Moment, want: &Want<'_>) -> Asked {
+    pub fn ask(&mut self, now: Moment, want: &CatchUpRequest<'_>) -> CatchUpAnswer {
         if let Some(page) = self.known(now, want) {
-            return Asked::Answered(page);
+            return CatchUpAnswer::Answered(page);
         }
         if want.newest {
             self.newest = self.newest.max(want.limit);
@@ -184,12 +188,12 @@ impl CatchUp {
             self.earliest = Some((earliest.min(since.offset), limit.max(want.limit)));
         }
         if self.reading.is_some() {
-            return Asked::Wait;
+            return CatchUpAnswer::Wait;
         }
         self.begun += 1;
         let number = self.begun;
         self.reading =
-            Some(Box::new(UnderWay { number, handed_out: VecDeque::new(), bytes: 0, broken: false }));
+            Some(Box::new(ReadInFlight { number, handed_out: VecDeque::new(), bytes: 0, broken: false }));
         let newest = std::mem::take(&mut self.newest);
         let backwards = |limit| HistoryFilter { since: None, limit, reverse: true, enough_bytes: None };
         let filter = match self.earliest.take() {
@@ -201,23 +205,23 @@ impl CatchUp {
             }
             None => HistoryFilter { since: None, limit: 0, reverse: false, enough_bytes: None },
         };
-        Asked::Read(Reading { number, filter })
+        CatchUpAnswer::Read(ReadRequest { number, filter })
     }
 
-    /// Whether this is the read that is under way.
-    pub fn is_reading(&self, reading: Reading) -> bool {
-        self.reading.as_ref().is_some_and(|under_way| under_way.number == reading.number)
+    /// Whether this is the read that is in flight.
+    pub fn is_reading(&self, reading: ReadRequest) -> bool {
+        self.reading.as_ref().is_some_and(|in_flight| in_flight.number == reading.number)
     }
 
     /// A read came back; `page` is what was asked for. To be told to everyone who waits for it.
-    pub fn read(&mut self, now: Moment, reading: Reading, page: &HistoryPage) -> Shared {
-        let Some(under_way) = self.reading.take_if(|under_way| under_way.number == reading.number) else {
-            return Shared::Unshared;
+    pub fn read(&mut self, now: Moment, reading: ReadRequest, page: &HistoryPage) -> ReadResult {
+        let Some(in_flight) = self.reading.take_if(|in_flight| in_flight.number == reading.number) else {
+            return ReadResult::Unshared;
         };
-        let mut past = Kept::new(now, reading, page);
-        if under_way.broken || !under_way.handed_out.iter().all(|next| past.add(next)) {
+        let mut past = RetainedTail::new(now, reading, page);
+        if in_flight.broken || !in_flight.handed_out.iter().all(|next| past.add(next)) {
             self.kept = None;
-            return Shared::Unshared;
+            return ReadResult::Unshared;
         }
         let past = Arc::new(past);
         let is_newest_alone = reading.filter.reverse && reading.filter.limit == 1;
@@ -237,27 +241,27 @@ impl CatchUp {
                 Arc::make_mut(kept).trim(self.retention);
             }
         }
-        Shared::Past(Past(past))
+        ReadResult::Past(RetainedHistory(past))
     }
 
     /// A read failed. Everyone who waits for it fails with it.
-    pub fn read_failed(&mut self, reading: Reading) {
-        if self.reading.take_if(|under_way| under_way.number == reading.number).is_some() {
+    pub fn read_failed(&mut self, reading: ReadRequest) {
+        if self.reading.take_if(|in_flight| in_flight.number == reading.number).is_some() {
             (self.earliest, self.newest) = (None, 0);
         }
     }
 
     /// This was handed out on this node.
     pub fn handed_out(&mut self, now: Moment, publication: &Publication) {
-        if let Some(under_way) = &mut self.reading {
-            under_way.bytes += cost(publication);
-            under_way.broken |= publication.position.is_none()
-                || under_way.handed_out.len() >= KEPT_PUBLICATIONS_MAX
-                || under_way.bytes > KEPT_BYTES_MAX;
-            if under_way.broken {
-                under_way.handed_out = VecDeque::new();
+        if let Some(in_flight) = &mut self.reading {
+            in_flight.bytes += cost(publication);
+            in_flight.broken |= publication.position.is_none()
+                || in_flight.handed_out.len() >= KEPT_PUBLICATIONS_MAX
+                || in_flight.bytes > KEPT_BYTES_MAX;
+            if in_flight.broken {
+                in_flight.handed_out = VecDeque::new();
             } else {
-                under_way.handed_out.push_back(publication.clone());
+                in_flight.handed_out.push_back(publication.clone());
             }
         }
         if self.kept.is_some() {
@@ -274,12 +278,12 @@ impl CatchUp {
     }
 
     /// What is known is no longer what the stream holds, or publications were missed: nobody starts from it any more,
-    /// nor from a read that is under way.
+    /// nor from a read that is in flight.
     pub fn forget(&mut self) {
         self.kept = None;
-        if let Some(under_way) = &mut self.reading {
-            under_way.broken = true;
-            under_way.handed_out = VecDeque::new();
+        if let Some(in_flight) = &mut self.reading {
+            in_flight.broken = true;
+            in_flight.handed_out = VecDeque::new();
         }
     }
 
@@ -291,13 +295,13 @@ impl CatchUp {
 
     /// What is kept, in bytes.
     pub fn bytes(&self) -> usize {
-        self.kept.as_ref().map_or(0, |kept| kept.bytes + size_of::<Kept>())
+        self.kept.as_ref().map_or(0, |kept| kept.bytes + size_of::<RetainedTail>())
     }
 }
 
-impl Kept {
-    fn new(now: Moment, reading: Reading, page: &HistoryPage) -> Self {
-        let Reading { number, filter } = reading;
+impl RetainedTail {
+    fn new(now: Moment, reading: ReadRequest, page: &HistoryPage) -> Self {
+        let ReadRequest { number, filter } = reading;
         let mut publications: VecDeque<_> = page.publications.iter().cloned().collect();
         if filter.reverse {
             publications.make_contiguous().reverse();
@@ -334,7 +338,7 @@ impl Kept {
         Self { number, read_at: now, from, gone_before, is_cut_off, publications, bytes, top }
     }
 
-    fn answer(&self, want: &Want<'_>) -> Option<HistoryPage> {
+    fn answer(&self, want: &CatchUpRequest<'_>) -> Option<HistoryPage> {
         // Whoever was here before the read was begun takes it as it is.
         let is_newer = self.number > want.after;
         if let Some(sought) = want.sought {
@@ -379,21 +383,21 @@ impl Kept {
     }
 
     /// What came after an update, newest first, and that update as the last of it. Nothing if it is not among so many.
-    fn behind(&self, sought: &After, limit: usize, is_newer: bool) -> Option<HistoryPage> {
+    fn behind(&self, sought: &ResumeAfter, limit: usize, is_newer: bool) -> Option<HistoryPage> {
         let newest = || self.publications.iter().rev().take(limit);
         let found = match sought {
-            After::Everything => None,
-            After::Id(id) => newest().position(|publication| mercure::has_id(publication, id)),
+            ResumeAfter::Everything => None,
+            ResumeAfter::Id(id) => newest().position(|publication| mercure::has_id(publication, id)),
         };
         // Of what came before the publications that are kept here, nothing is left, or nobody looks that far.
         let is_enough = self.gone_before >= self.from || self.publications.len() >= limit;
         let count = match (sought, found) {
             (_, Some(at)) => at + 1,
             _ if !is_enough => return None,
-            (After::Everything, None) => limit,
+            (ResumeAfter::Everything, None) => limit,
             // It may be newer than what is kept, and known to another node already.
-            (After::Id(_), None) if !is_newer => return None,
-            (After::Id(_), None) => 0,
+            (ResumeAfter::Id(_), None) if !is_newer => return None,
+            (ResumeAfter::Id(_), None) => 0,
         };
         Some(HistoryPage { publications: newest().take(count).cloned().collect(), top: self.top })
     }

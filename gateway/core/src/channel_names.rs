@@ -37,14 +37,14 @@ impl Default for ChannelNames {
 
 /// Whom a channel's name keeps out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Audience<'a> {
+pub struct NameAudience<'a> {
     pub private: bool,
     /// The users as they are written, if the name says who.
     pub users: Option<&'a str>,
     pub client: Option<ClientId>,
 }
 
-impl Audience<'_> {
+impl NameAudience<'_> {
     /// Whether the name keeps nobody out.
     pub fn is_everyone(&self) -> bool {
         !self.private && self.users.is_none() && self.client.is_none()
@@ -62,9 +62,9 @@ pub(crate) struct Parts<'a> {
 }
 
 impl ChannelNames {
-    pub fn audience<'a>(&self, channel: &'a str) -> Audience<'a> {
+    pub fn audience<'a>(&self, channel: &'a str) -> NameAudience<'a> {
         let (before_users, users) = cut_last(channel, &self.user_boundary);
-        Audience {
+        NameAudience {
             private: self.is_private(channel),
             users,
             client: cut_last(before_users, &self.client_boundary).1.and_then(ClientId::parse),

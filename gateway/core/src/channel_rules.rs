@@ -13,7 +13,7 @@ use shared::publication::{Payload, PayloadKind, Publication};
 use crate::channel_names::ChannelNames;
 use crate::channel_pattern::{ChannelPattern, SEPARATOR};
 use crate::history::Retention;
-use crate::map::{Keeping, MapOptions};
+use crate::map::{MapOptions, MapRetention};
 use crate::name_rule::NameRule;
 use crate::newest::NewestOptions;
 use crate::poll::PollOptions;
@@ -228,7 +228,7 @@ impl ChannelOptions {
         self.subscription_type == SubscriptionType::SharedPoll
     }
 
-    /// What is kept of the past that this publication is a part of: whom it was for has to be known when it is read again.
+    /// What is kept of the retained history that this publication is a part of: whom it was for has to be known when it is read again.
     pub fn retention_of(&self, publication: &Publication) -> Retention {
         match publication.only.as_deref() {
             Some(only) if only.volatile || !self.keeps_sessions => Retention::default(),
@@ -236,7 +236,7 @@ impl ChannelOptions {
         }
     }
 
-    /// What a channel keeps of its past, also beside its keys.
+    /// What a channel retains of its history, also beside its keys.
     pub fn retention(&self) -> Retention {
         if self.subscription_type.keeps_keys() {
             return self.map.keeping().stream;
@@ -245,7 +245,7 @@ impl ChannelOptions {
     }
 
     /// What a channel of publications keeps of their keys. `None`: nothing.
-    pub fn newest_kept(&self) -> Option<Keeping> {
+    pub fn newest_kept(&self) -> Option<MapRetention> {
         self.newest.keeping(self.retention())
     }
 

@@ -188,7 +188,7 @@ fn write_changed(
     delta: &mut Writer<'_>,
 ) -> Option<()> {
     let target = delta.target;
-    let windows = Windows::of(origin);
+    let windows = PayloadWindows::of(origin);
     // Everything before `done` is written. Where the last copy would go on, if as many bytes were replaced as there were.
     let (mut done, mut at) = (from, from);
     let mut shift = 0_isize;
@@ -225,13 +225,13 @@ fn write_changed(
 }
 
 /// Where the windows of a payload are.
-struct Windows {
+struct PayloadWindows {
     /// Offset and one; 0 for none.
     offsets: Vec<u32>,
     bits: u32,
 }
 
-impl Windows {
+impl PayloadWindows {
     fn of(origin: &[u8]) -> Self {
         let count = (origin.len() / STEP).max(1);
         let bits = (usize::BITS - count.leading_zeros()).clamp(4, TABLE_BITS_MAX);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How a node stops.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Settings {
+pub struct DrainSettings {
     /// How long `/readyz` says no before the node stops accepting, in milliseconds: the time a load balancer
     /// takes to notice.
     pub notice_ms: u64,
@@ -17,7 +17,7 @@ pub struct Settings {
     pub linger_ms: u64,
 }
 
-impl Default for Settings {
+impl Default for DrainSettings {
     fn default() -> Self {
         Self { notice_ms: 1000, grace_ms: 20_000, linger_ms: 2000 }
     }

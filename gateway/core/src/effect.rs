@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shared::channel::Channel;
-use shared::command::{After, Connect, Since, TrackBatch};
+use shared::command::{Connect, ResumeAfter, Since, TrackBatch};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::framing::OwnedMessage;
@@ -22,8 +22,8 @@ use shared::refusal::Refusal;
 use shared::topic_selector::Selector;
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
-use crate::map::{Change, Keeping, StateFilter, StatePage};
-use crate::newest::Latest;
+use crate::map::{MapChange, MapRetention, StateFilter, StatePage};
+use crate::newest::NewestTerms;
 use crate::tag_filter::TagFilter;
 
 /// Names an effect whose outcome is awaited. Unique within one session.
@@ -144,7 +144,7 @@ pub enum Effect {
         ticket: Ticket,
         channel: Channel,
         /// `None`: it is sent all.
-        latest: Option<Latest>,
+        latest: Option<NewestTerms>,
     },
     Publish {
         ticket: Ticket,
@@ -156,21 +156,21 @@ pub enum Effect {
     ChangeKey {
         ticket: Ticket,
         channel: Channel,
-        change: Box<Change>,
-        keeping: Keeping,
+        change: Box<MapChange>,
+        keeping: MapRetention,
     },
     /// Read a part of such a state.
     ReadState {
         ticket: Ticket,
         channel: Channel,
         filter: Box<StateFilter>,
-        keeping: Keeping,
+        keeping: MapRetention,
     },
     /// Show this subscriber as keys of other channels, from now until it is hidden.
-    ShowSubscriber(Box<Shown>),
+    ShowSubscriber(Box<PublishedSubscriber>),
     /// Take them back. Whoever leaves by closing is told of by
     /// [`Session::take_shown`](crate::session::Session::take_shown).
-    HideSubscriber(Box<Shown>),
+    HideSubscriber(Box<PublishedSubscriber>),
     History {
         ticket: Ticket,
         channel: Channel,
@@ -219,7 +219,7 @@ pub struct EventQuestion {
 
 /// What the application wants done for an event, in this order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Handled {
+pub struct EventActions {
     pub leave: Vec<Channel>,
     /// Channels that the client comes into. Those that it is in are none.
     pub join: Vec<ServerSubscription>,
@@ -272,7 +272,7 @@ impl Ended {
 
 /// A subscriber as others see it among the keys of channels that are made for that.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Shown {
+pub struct PublishedSubscriber {
     pub info: ClientInfo,
     /// Where its client id is a key.
     pub clients: Option<Channel>,
@@ -286,21 +286,21 @@ pub struct Shown {
 pub struct Join {
     pub ticket: Ticket,
     pub channel: Channel,
-    pub terms: Terms,
+    pub terms: DeliveryTerms,
     pub retention: Retention,
     /// Read history on the way: `None` in channels without a stream.
-    pub past: Option<PastWanted>,
+    pub past: Option<HistoryRequest>,
     /// Show this in the channel's presence from now until the leave.
     pub presence: Option<ClientInfo>,
     /// Answer with who is there ([`OutcomeResult::JoinedAmong`]).
     pub members: bool,
     /// In place of `past`: read the newest value of each key, as they are kept by this.
-    pub newest: Option<Keeping>,
+    pub newest: Option<MapRetention>,
 }
 
 /// How a subscriber is told what comes to the channel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Terms {
+pub struct DeliveryTerms {
     /// It is told of gaps in the channel's stream.
     pub positioned: bool,
     /// It is told who comes and who goes.
@@ -312,10 +312,10 @@ pub struct Terms {
     /// Of the changes of who is there, as the node counts them, those up to this one are known to it.
     pub members_known: u64,
     /// It is sent the newest value of each key, in place of all.
-    pub latest: Option<Latest>,
+    pub latest: Option<NewestTerms>,
 }
 
-impl Terms {
+impl DeliveryTerms {
     pub fn lets_through(&self, publication: &Publication) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter.matches(&publication.tags))
     }
@@ -327,7 +327,7 @@ pub struct GoLive {
     /// `None` where publications are not numbered.
     pub position: Option<StreamPosition>,
     /// As the join said.
-    pub terms: Terms,
+    pub terms: DeliveryTerms,
     /// If what was held back does not join on, more may be read from history. Not where that was tried just now and
     /// brought nothing.
     pub may_read_on: bool,
@@ -342,16 +342,16 @@ impl GoLive {
     }
 }
 
-/// What someone who joins is to be told of the channel's past.
+/// What someone who joins is to be told of the channel's retained history.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PastWanted {
+pub struct HistoryRequest {
     /// A limit of 0 asks for the position only. The newest publication is one in reverse, from no offset on.
     pub filter: HistoryFilter,
     /// The epoch of `filter.since`: empty if any will do, `None` if it cannot be of any stream here.
     pub epoch: Option<Epoch>,
     /// What is looked for in what `filter` says: of what came before it nothing is wanted. If it is not there, nothing need be
     /// told but the position.
-    pub sought: Option<After>,
+    pub sought: Option<ResumeAfter>,
     /// It is to be read for this one: any part that begins there is welcome, up to what there is now.
     pub part: bool,
 }
@@ -372,13 +372,13 @@ pub enum OutcomeResult {
     /// The history asked for; `None` if none was.
     Joined(Result<Option<HistoryPage>, ErrorCode>),
     /// The same for a join that asks who is there.
-    JoinedAmong(Result<(Option<HistoryPage>, Members), ErrorCode>),
+    JoinedAmong(Result<(Option<HistoryPage>, ChannelMembers), ErrorCode>),
     /// Who the client is, and what it is subscribed to as such.
     SignedIn(Result<Identity, Denial>),
     /// For `Refresh` and `SubRefresh`.
     Renewed(Result<Renewal, Denial>),
     /// For `Event`.
-    Handled(Result<Box<Handled>, Denial>),
+    Handled(Result<Box<EventActions>, Denial>),
     /// For `Message`: what goes back to the client, if anything does.
     Messaged(Result<Option<Payload>, Denial>),
     Rpc(Result<Payload, Denial>),
@@ -397,7 +397,7 @@ pub enum OutcomeResult {
 
 /// Who is in a channel: one client of each user.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Members {
+pub struct ChannelMembers {
     pub clients: Vec<ClientInfo>,
     /// How many changes of that the node has seen.
     pub version: u64,
@@ -530,7 +530,7 @@ pub struct Grant {
     /// Who the client is, where it has shown that only now.
     pub identity: Option<Box<Identity>>,
     /// What is done once the client has been told that it is a subscriber.
-    pub then: Option<Box<Handled>>,
+    pub then: Option<Box<EventActions>>,
     /// The client comes back to a session that it had.
     pub resumed: Option<Box<Resumed>>,
 }

@@ -32,19 +32,19 @@ pub const MEND_FAILURES_MAX: u32 = 40;
 /// of the last publication is not that publication.
 #[derive(Debug, Default)]
 pub struct Feed {
-    known: Known,
+    known: FeedPosition,
     /// Tells the publication at `known` from another one; 0 if none was given out there.
     fingerprint: u64,
     /// Only what a loss or a new epoch has left.
-    aside: Option<Box<Aside>>,
+    aside: Option<Box<FeedRareState>>,
 }
 
 #[derive(Debug, Default)]
-struct Aside {
+struct FeedRareState {
     /// Where a check found the stream, ahead of this node. If it is real, the next check finds it again.
     suspicion: Option<StreamPosition>,
     /// History brought these, or someone said that they are lost: they may yet come.
-    echo: Echo,
+    echo: EchoRange,
     /// The epoch that an answer of the broker replaced: what still comes of it is of no stream any more.
     left: Option<Epoch>,
     /// Where history was compared with what was given out because something came twice, and was found to be the same.
@@ -54,7 +54,7 @@ struct Aside {
 
 /// Offsets after the first, up to the second, each of which may come once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Echo {
+struct EchoRange {
     after: u64,
     until: u64,
 }
@@ -87,7 +87,7 @@ pub enum Admission {
     reason = "a publication is moved here once, which is cheaper than a box"
 )]
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Delivery {
+pub enum FeedDelivery {
     Publication(Publication),
     /// What did not come up to here will not come.
     Lost(StreamPosition),
@@ -96,7 +96,7 @@ pub enum Delivery {
 /// What came of an attempt to mend a gap.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Mended {
-    pub deliveries: Vec<Delivery>,
+    pub deliveries: Vec<FeedDelivery>,
     /// Not all is mended: read history after this offset and call again.
     pub again: Option<u64>,
     /// Offsets of this epoch are given out again: have the broker leave it, and call [`Feed::left`] with the position
@@ -106,7 +106,7 @@ pub struct Mended {
 
 /// How sure it is that what has not come by now will not come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Look {
+pub enum GapCheck {
     /// Nothing is known to be wrong. What is ahead of this node may still be on its way.
     Routine,
     /// The link was lost and is back.
@@ -115,7 +115,7 @@ pub enum Look {
 
 /// What came of comparing this node with the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Check {
+pub enum GapState {
     Fine,
     /// The stream is ahead. Look again, once what is on its way must have come.
     Suspicious,
@@ -145,9 +145,9 @@ impl Feed {
             }
         }
         match self.known {
-            Known::Arrived(at) if self.known.includes(comes) => return self.again(at, comes),
+            FeedPosition::Arrived(at) if self.known.includes(comes) => return self.again(at, comes),
             // What a subscriber knows from history may come to this node later.
-            Known::Arrived(at) | Known::Anchored(at)
+            FeedPosition::Arrived(at) | FeedPosition::Anchored(at)
                 if at.epoch == comes.epoch && comes.offset > at.offset.saturating_add(1) =>
             {
                 let since = self.joint(at);
@@ -168,14 +168,14 @@ impl Feed {
 
     /// Whether everything up to there was given out.
     pub fn has_given_out(&self, position: StreamPosition) -> bool {
-        matches!(self.known, Known::Arrived(_)) && self.known.includes(position)
+        matches!(self.known, FeedPosition::Arrived(_)) && self.known.includes(position)
     }
 
     /// A subscriber starts from here, by history that was read after the channel's publications began to come: as
     /// long as none has come, the first one must be the next.
     pub fn anchor(&mut self, top: StreamPosition) {
-        if self.known == Known::Nothing {
-            self.known = Known::Anchored(top);
+        if self.known == FeedPosition::Nothing {
+            self.known = FeedPosition::Anchored(top);
         }
     }
 
@@ -203,15 +203,15 @@ impl Feed {
             let Some(stands) = publication.position else { continue };
             if stands.epoch == at.epoch && stands.offset > at.offset {
                 if stands.offset > at.offset + 1 {
-                    deliveries.push(Delivery::Lost(StreamPosition { offset: stands.offset - 1, ..at }));
+                    deliveries.push(FeedDelivery::Lost(StreamPosition { offset: stands.offset - 1, ..at }));
                 }
                 at = stands;
-                deliveries.push(Delivery::Publication(publication));
+                deliveries.push(FeedDelivery::Publication(publication));
             }
         }
         if at == before && page.top.offset > at.offset && is_nothing_left {
             at = page.top;
-            deliveries.push(Delivery::Lost(at));
+            deliveries.push(FeedDelivery::Lost(at));
         }
         self.join_held(mending, deliveries, before, at, page.top)
     }
@@ -235,11 +235,11 @@ impl Feed {
     /// Compares with the top of the stream as the broker just answered it: finds what was lost in a channel that is
     /// quiet since. What is missing for one look only was on its way. `before` is where this feed stood when the broker
     /// was asked, for what has come since then may be newer than the answer.
-    pub fn check(&mut self, before: Option<StreamPosition>, top: StreamPosition, look: Look) -> Check {
-        let Some(at) = self.known.position() else { return Check::Fine };
+    pub fn check(&mut self, before: Option<StreamPosition>, top: StreamPosition, look: GapCheck) -> GapState {
+        let Some(at) = self.known.position() else { return GapState::Fine };
         if let Some(mending) = self.aside.as_mut().and_then(|aside| aside.mending.as_mut()) {
             mending.expect(top);
-            return Check::Fine;
+            return GapState::Fine;
         }
         let is_behind = before.is_some_and(|before| {
             before.epoch == top.epoch && top.offset < before.offset && before.epoch == at.epoch
@@ -247,28 +247,28 @@ impl Feed {
         if is_behind {
             let since = self.joint(at);
             self.begin_mending();
-            return Check::Missing { since };
+            return GapState::Missing { since };
         }
         if self.known.includes(top) {
             if let Some(aside) = &mut self.aside {
                 aside.suspicion = None;
             }
-            return Check::Fine;
+            return GapState::Fine;
         }
         let aside = self.aside.get_or_insert_default();
         let seen = aside.suspicion.take();
         let again = seen.is_some_and(|seen| seen.epoch == top.epoch && !self.known.includes(seen));
-        if look == Look::Routine && !again {
+        if look == GapCheck::Routine && !again {
             aside.suspicion = Some(top);
-            return Check::Suspicious;
+            return GapState::Suspicious;
         }
         if at.epoch == top.epoch {
             let since = self.joint(at);
             self.begin_mending().expect(top);
-            Check::Missing { since }
+            GapState::Missing { since }
         } else {
             self.take_over(at.epoch, top);
-            Check::Lost(top)
+            GapState::Lost(top)
         }
     }
 
@@ -302,7 +302,7 @@ impl Feed {
     }
 
     fn stand_at(&mut self, publication: &Publication, at: StreamPosition) {
-        self.known = Known::Arrived(at);
+        self.known = FeedPosition::Arrived(at);
         self.fingerprint = fingerprint(publication);
     }
 
@@ -331,11 +331,11 @@ impl Feed {
 
     /// The stream is another one, and ends here: nobody is given more of it than comes from now on.
     fn take_over(&mut self, left: Epoch, top: StreamPosition) {
-        self.known = Known::Arrived(top);
+        self.known = FeedPosition::Arrived(top);
         self.fingerprint = 0;
         let aside = self.aside.get_or_insert_default();
         aside.left = Some(left);
-        aside.echo = Echo { after: 0, until: top.offset };
+        aside.echo = EchoRange { after: 0, until: top.offset };
         aside.assured = None;
     }
 
@@ -345,14 +345,14 @@ impl Feed {
         let mut deliveries = Vec::new();
         // What came of the old stream goes out as it is.
         while let Some(publication) = mending.next_if(|stands| stands.epoch == before.epoch) {
-            deliveries.push(Delivery::Publication(publication));
+            deliveries.push(FeedDelivery::Publication(publication));
         }
         let first =
             mending.held.front().and_then(|held| held.position).filter(|held| held.epoch == top.epoch);
         let begins = first.map_or(top.offset, |first| first.offset.saturating_sub(1).min(top.offset));
         let at = StreamPosition { offset: begins, ..top };
         self.take_over(before.epoch, at);
-        deliveries.push(Delivery::Lost(at));
+        deliveries.push(FeedDelivery::Lost(at));
         let mending =
             Mending { fruitless: 0, failed: 0, doubtful: false, leave: false, is_joined: true, ..mending };
         self.join_held(mending, deliveries, before, at, top)
@@ -362,7 +362,7 @@ impl Feed {
     fn join_held(
         &mut self,
         mut mending: Mending,
-        mut deliveries: Vec<Delivery>,
+        mut deliveries: Vec<FeedDelivery>,
         before: StreamPosition,
         mut at: StreamPosition,
         top: StreamPosition,
@@ -374,7 +374,7 @@ impl Feed {
             false => top == at,
         }) {
             at = publication.position.unwrap_or(at);
-            deliveries.push(Delivery::Publication(publication));
+            deliveries.push(FeedDelivery::Publication(publication));
             mending.forget(at);
         }
         let of_this =
@@ -382,13 +382,13 @@ impl Feed {
         let heard = mending.heard.map_or(0, of_this);
         self.aside.get_or_insert_default().echo.extend(of_this(before), read.offset, heard);
         match deliveries.last() {
-            Some(Delivery::Publication(last)) if last.position == Some(at) => {
+            Some(FeedDelivery::Publication(last)) if last.position == Some(at) => {
                 self.fingerprint = fingerprint(last);
             }
             Some(_) => self.fingerprint = 0,
             None => {}
         }
-        self.known = Known::Arrived(at);
+        self.known = FeedPosition::Arrived(at);
         let behind = |other: StreamPosition| other.epoch == at.epoch && other.offset > at.offset;
         if mending.held.is_empty() && !behind(top) && !mending.expected.is_some_and(behind) {
             return Mended { deliveries, ..Mended::default() };
@@ -398,7 +398,7 @@ impl Feed {
         self.go_on(mending, deliveries)
     }
 
-    fn go_on(&mut self, mending: Mending, deliveries: Vec<Delivery>) -> Mended {
+    fn go_on(&mut self, mending: Mending, deliveries: Vec<FeedDelivery>) -> Mended {
         let failures_max = if mending.leave { MEND_ATTEMPTS_MAX } else { MEND_FAILURES_MAX };
         match self.known.position() {
             Some(at) if mending.fruitless < MEND_ATTEMPTS_MAX && mending.failed < failures_max => {
@@ -416,29 +416,29 @@ impl Feed {
     }
 
     /// Gives out what there is. Workers see the holes in it themselves, all but one at the end.
-    fn give_up(&mut self, mending: Mending, mut deliveries: Vec<Delivery>) -> Mended {
+    fn give_up(&mut self, mending: Mending, mut deliveries: Vec<FeedDelivery>) -> Mended {
         if mending.leave || mending.doubtful {
             // Nobody can be sure of what they have, and there is no place in a stream to name. An epoch that is none
             // says so to everyone.
-            deliveries.push(Delivery::Lost(StreamPosition::default()));
+            deliveries.push(FeedDelivery::Lost(StreamPosition::default()));
             *self = Self::default();
         } else if let Some(lost) =
             mending.expected.filter(|&lost| mending.held.is_empty() && !self.known.includes(lost))
         {
-            deliveries.push(Delivery::Lost(lost));
+            deliveries.push(FeedDelivery::Lost(lost));
             let of_this =
                 |position: StreamPosition| if position.epoch == lost.epoch { position.offset } else { 0 };
             let (before, heard) =
                 (self.known.position().map_or(0, of_this), mending.heard.map_or(0, of_this));
             self.aside.get_or_insert_default().echo.extend(before, lost.offset, heard);
-            self.known = Known::Arrived(lost);
+            self.known = FeedPosition::Arrived(lost);
             self.fingerprint = 0;
         }
         for publication in mending.held {
             if let Some(stands) = publication.position {
                 self.stand_at(&publication, stands);
             }
-            deliveries.push(Delivery::Publication(publication));
+            deliveries.push(FeedDelivery::Publication(publication));
         }
         Mended { deliveries, ..Mended::default() }
     }
@@ -451,7 +451,7 @@ fn fingerprint(publication: &Publication) -> u64 {
     hasher.finish() | 1
 }
 
-impl Echo {
+impl EchoRange {
     /// Answers whether this was to be expected. Each is expected once, in order.
     fn takes(&mut self, offset: u64) -> bool {
         let is_expected = offset > self.after && offset <= self.until;
@@ -470,7 +470,7 @@ impl Echo {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Known {
+enum FeedPosition {
     /// Nothing came yet, and nobody who follows the stream asked for it.
     #[default]
     Nothing,
@@ -480,7 +480,7 @@ enum Known {
     Arrived(StreamPosition),
 }
 
-impl Known {
+impl FeedPosition {
     fn position(self) -> Option<StreamPosition> {
         match self {
             Self::Nothing => None,

@@ -20,13 +20,13 @@ pub const WAITING_MAX: usize = 256;
 /// The open windows, by channel. `T` is what is delivered.
 #[derive(Debug)]
 pub struct FlushWindows<T> {
-    open: FxHashMap<Channel, Window<T>>,
+    open: FxHashMap<Channel, FlushWindow<T>>,
     /// When each of them closes, soonest first.
     closing: BinaryHeap<Reverse<(Moment, Channel)>>,
 }
 
 #[derive(Debug)]
-struct Window<T> {
+struct FlushWindow<T> {
     interval: Duration,
     waiting: Vec<T>,
     bytes: usize,
@@ -50,7 +50,7 @@ impl<T> FlushWindows<T> {
         bytes: usize,
     ) {
         let Some(window) = self.open.get_mut(channel.as_str()) else {
-            let window = Window { interval, waiting: Vec::new(), bytes: 0 };
+            let window = FlushWindow { interval, waiting: Vec::new(), bytes: 0 };
             self.open.insert(channel.clone(), window);
             self.closing.push(Reverse((now + interval, channel.clone())));
             return;
@@ -73,7 +73,7 @@ impl<T> FlushWindows<T> {
     /// Takes what waits anywhere.
     pub fn take_all(&mut self) -> Vec<(Channel, Vec<T>)> {
         let waiting = self.open.iter_mut().filter(|(_, window)| !window.waiting.is_empty());
-        let take = |(channel, window): (&Channel, &mut Window<T>)| {
+        let take = |(channel, window): (&Channel, &mut FlushWindow<T>)| {
             window.bytes = 0;
             (channel.clone(), std::mem::take(&mut window.waiting))
         };

@@ -16,21 +16,21 @@ const MARKS_MAX: usize = 256;
 
 /// Where a message stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Place {
+pub struct MessagePlace {
     /// The last mark before it.
     pub mark: u64,
     /// Which message since then: the first is 1. 0 is the mark itself.
     pub number: u64,
 }
 
-impl Place {
+impl MessagePlace {
     pub fn parse(text: &str) -> Option<Self> {
         let (mark, number) = text.split_once('.')?;
         Some(Self { mark: u64::from_str_radix(mark, 16).ok()?, number: number.parse().ok()? })
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for MessagePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}.{}", self.mark, self.number)
     }
@@ -38,8 +38,8 @@ impl fmt::Display for Place {
 
 /// A message that waits.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Waiting<T> {
-    pub place: Place,
+pub struct WaitingMessage<T> {
+    pub place: MessagePlace,
     pub since: Moment,
     pub message: T,
     /// Counted from the first that this node has heard of anything.
@@ -49,7 +49,7 @@ pub struct Waiting<T> {
 
 /// What came of a message that was heard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kept {
+pub enum HeardOutcome {
     Waits,
     /// It waits, and so many of the oldest do not any more: there is no room.
     InPlaceOf(usize),
@@ -59,8 +59,8 @@ pub enum Kept {
 
 /// The messages that one node has heard, and that are not known to be done.
 #[derive(Debug)]
-pub struct Heard<T> {
-    waiting: VecDeque<Waiting<T>>,
+pub struct HeardMessages<T> {
+    waiting: VecDeque<WaitingMessage<T>>,
     /// Each with when it was heard, in the order of these.
     marks: VecDeque<(u64, u64)>,
     /// How much was heard, marks included.
@@ -70,12 +70,12 @@ pub struct Heard<T> {
     /// When the first mark on this connection was heard: from there on nothing was missed.
     unbroken: u64,
     /// Everything up to here is done.
-    done: Option<Place>,
+    done: Option<MessagePlace>,
     bytes: usize,
     bytes_max: usize,
 }
 
-impl<T> Heard<T> {
+impl<T> HeardMessages<T> {
     /// `bytes_max`: what may wait.
     pub fn new(bytes_max: usize) -> Self {
         Self {
@@ -116,35 +116,35 @@ impl<T> Heard<T> {
     }
 
     /// Whether this node has heard all that came after this place, and can go on from there. `None`: nothing was ever done.
-    pub fn covers(&self, place: Option<Place>) -> bool {
-        let is_of_this_connection = |place: Place| {
+    pub fn covers(&self, place: Option<MessagePlace>) -> bool {
+        let is_of_this_connection = |place: MessagePlace| {
             self.marks.iter().any(|(mark, marked)| *mark == place.mark && *marked >= self.unbroken)
         };
         self.is_placed() && place.is_none_or(is_of_this_connection)
     }
 
     /// Whether this node has heard of this place at all, so that it can tell what was done before it.
-    pub fn knows(&self, place: Place) -> bool {
+    pub fn knows(&self, place: MessagePlace) -> bool {
         self.marks.iter().any(|(mark, _)| *mark == place.mark)
     }
 
     /// `bytes`: what it takes.
-    pub fn hear(&mut self, now: Moment, bytes: usize, message: T) -> Kept {
-        let Some((mark, marked)) = self.current else { return Kept::Unplaced };
+    pub fn hear(&mut self, now: Moment, bytes: usize, message: T) -> HeardOutcome {
+        let Some((mark, marked)) = self.current else { return HeardOutcome::Unplaced };
         self.heard += 1;
-        let place = Place { mark, number: self.heard - marked };
+        let place = MessagePlace { mark, number: self.heard - marked };
         self.bytes += bytes;
-        self.waiting.push_back(Waiting { place, since: now, message, at: self.heard, bytes });
+        self.waiting.push_back(WaitingMessage { place, since: now, message, at: self.heard, bytes });
         let mut dropped = 0;
         while self.bytes > self.bytes_max && self.waiting.len() > 1 {
             self.pop();
             dropped += 1;
         }
-        if dropped == 0 { Kept::Waits } else { Kept::InPlaceOf(dropped) }
+        if dropped == 0 { HeardOutcome::Waits } else { HeardOutcome::InPlaceOf(dropped) }
     }
 
     /// The first of those that wait, in their order.
-    pub fn first(&self) -> impl Iterator<Item = &Waiting<T>> {
+    pub fn first(&self) -> impl Iterator<Item = &WaitingMessage<T>> {
         self.waiting.iter()
     }
 
@@ -164,7 +164,7 @@ impl<T> Heard<T> {
     }
 
     /// Everything up to this place is done, by whoever it was. Where this node does not know the place nothing is changed.
-    pub fn done_until(&mut self, place: Place) {
+    pub fn done_until(&mut self, place: MessagePlace) {
         let Some((_, marked)) = self.marks.iter().rev().find(|(mark, _)| *mark == place.mark) else { return };
         let until = marked.saturating_add(place.number);
         while self.waiting.front().is_some_and(|first| first.at <= until) {
@@ -183,10 +183,12 @@ impl<T> Heard<T> {
     }
 
     /// Up to where everything that this node has heard is done. `None`: it has heard of no place yet.
-    pub fn done(&self) -> Option<Place> {
+    pub fn done(&self) -> Option<MessagePlace> {
         match (self.waiting.front(), self.current) {
-            (Some(Waiting { place, .. }), _) => Some(Place { number: place.number - 1, ..*place }),
-            (None, Some((mark, marked))) => Some(Place { mark, number: self.heard - marked }),
+            (Some(WaitingMessage { place, .. }), _) => {
+                Some(MessagePlace { number: place.number - 1, ..*place })
+            }
+            (None, Some((mark, marked))) => Some(MessagePlace { mark, number: self.heard - marked }),
             (None, None) => self.done,
         }
     }
@@ -207,21 +209,22 @@ mod tests {
 
     use super::*;
 
-    fn heard() -> Heard<u32> {
-        Heard::new(1_000)
+    fn heard() -> HeardMessages<u32> {
+        HeardMessages::new(1_000)
     }
 
-    fn places(heard: &Heard<u32>) -> Vec<(u64, u64, u32)> {
+    fn places(heard: &HeardMessages<u32>) -> Vec<(u64, u64, u32)> {
         heard.first().map(|one| (one.place.mark, one.place.number, one.message)).collect()
     }
 
     #[test]
     fn a_place_reads_back_as_it_is_written() {
-        for place in [Place { mark: 0, number: 0 }, Place { mark: u64::MAX, number: u64::MAX }] {
-            assert_eq!(Place::parse(&place.to_string()), Some(place));
+        for place in [MessagePlace { mark: 0, number: 0 }, MessagePlace { mark: u64::MAX, number: u64::MAX }]
+        {
+            assert_eq!(MessagePlace::parse(&place.to_string()), Some(place));
         }
         for none in ["", "1", "x.1", "1.x", "1.-1"] {
-            assert_eq!(Place::parse(none), None, "{none}");
+            assert_eq!(MessagePlace::parse(none), None, "{none}");
         }
     }
 
@@ -230,7 +233,7 @@ mod tests {
         let (mut early, mut late) = (heard(), heard());
         early.mark(7);
         early.hear(Moment::ZERO, 1, 1);
-        assert_eq!(late.hear(Moment::ZERO, 1, 1), Kept::Unplaced, "it came before any mark");
+        assert_eq!(late.hear(Moment::ZERO, 1, 1), HeardOutcome::Unplaced, "it came before any mark");
         for one in [&mut early, &mut late] {
             one.mark(8);
             one.hear(Moment::ZERO, 1, 2);
@@ -238,16 +241,16 @@ mod tests {
         }
         assert_eq!(places(&early), [(7, 1, 1), (8, 1, 2), (8, 2, 3)]);
         assert_eq!(places(&late), [(8, 1, 2), (8, 2, 3)]);
-        assert_eq!(late.done(), Some(Place { mark: 8, number: 0 }));
+        assert_eq!(late.done(), Some(MessagePlace { mark: 8, number: 0 }));
         early.finish(2);
-        assert_eq!(early.done(), Some(Place { mark: 8, number: 1 }));
+        assert_eq!(early.done(), Some(MessagePlace { mark: 8, number: 1 }));
         late.done_until(early.done().unwrap());
         assert_eq!(places(&late), [(8, 2, 3)]);
-        late.done_until(Place { mark: 9, number: 9 });
+        late.done_until(MessagePlace { mark: 9, number: 9 });
         assert_eq!(places(&late), [(8, 2, 3)], "a place that it has not heard of");
         early.finish(1);
         early.mark(9);
-        assert_eq!(early.done(), Some(Place { mark: 9, number: 0 }));
+        assert_eq!(early.done(), Some(MessagePlace { mark: 9, number: 0 }));
         late.mark(9);
         late.done_until(early.done().unwrap());
         assert!(late.is_empty());
@@ -260,9 +263,9 @@ mod tests {
         heard.hear(Moment::ZERO, 1, 1);
         heard.lose();
         assert!(!heard.is_placed());
-        assert_eq!(heard.hear(Moment::ZERO, 1, 2), Kept::Unplaced);
+        assert_eq!(heard.hear(Moment::ZERO, 1, 2), HeardOutcome::Unplaced);
         heard.finish(1);
-        assert_eq!(heard.done(), Some(Place { mark: 1, number: 1 }));
+        assert_eq!(heard.done(), Some(MessagePlace { mark: 1, number: 1 }));
         heard.mark(2);
         heard.hear(Moment::ZERO, 1, 3);
         assert_eq!(places(&heard), [(2, 1, 3)]);
@@ -270,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_node_goes_on_only_from_where_it_has_missed_nothing_since() {
-        let place = |mark, number| Some(Place { mark, number });
+        let place = |mark, number| Some(MessagePlace { mark, number });
         let mut heard = heard();
         assert!(!heard.covers(None), "it has no place itself");
         heard.mark(1);
@@ -288,9 +291,13 @@ mod tests {
     fn what_waits_is_bounded_in_bytes_and_in_time() {
         let mut heard = heard();
         heard.mark(1);
-        assert_eq!(heard.hear(Moment::ZERO, 600, 1), Kept::Waits);
-        assert_eq!(heard.hear(Moment(1), 600, 2), Kept::InPlaceOf(1));
-        assert_eq!(heard.hear(Moment(2), 5_000, 3), Kept::InPlaceOf(1), "the newest is kept, however long");
+        assert_eq!(heard.hear(Moment::ZERO, 600, 1), HeardOutcome::Waits);
+        assert_eq!(heard.hear(Moment(1), 600, 2), HeardOutcome::InPlaceOf(1));
+        assert_eq!(
+            heard.hear(Moment(2), 5_000, 3),
+            HeardOutcome::InPlaceOf(1),
+            "the newest is kept, however long"
+        );
         assert_eq!((heard.bytes(), places(&heard)), (5_000, vec![(1, 3, 3)]));
         assert_eq!(heard.forget(Moment(2), Duration::from_millis(0)), 0);
         assert_eq!(heard.forget(Moment(4), Duration::from_millis(1)), 1);
@@ -328,21 +335,21 @@ mod tests {
         /// for the first time in its order.
         #[test]
         fn each_message_is_done_once_for_as_long_as_one_node_hears_all(steps in steps()) {
-            let mut nodes: Vec<Heard<u32>> = (0..3).map(|_| Heard::new(1 << 20)).collect();
+            let mut nodes: Vec<HeardMessages<u32>> = (0..3).map(|_| HeardMessages::new(1 << 20)).collect();
             let (mut sent, mut marks) = (0, 0);
             // The first node has begun.
-            let mut written = Some(Place { mark: 0, number: 0 });
+            let mut written = Some(MessagePlace { mark: 0, number: 0 });
             let mut done = Vec::new();
             let mut once = BTreeSet::new();
             let mut connected = [true, false, false];
-            let mut turn = |nodes: &mut Vec<Heard<u32>>, node: usize, count: usize, tells: bool, written: &mut Option<Place>| {
+            let mut turn = |nodes: &mut Vec<HeardMessages<u32>>, node: usize, count: usize, tells: bool, written: &mut Option<MessagePlace>| {
                 if !nodes[node].covers(*written) {
                     return done.clone();
                 }
                 if let Some(place) = *written {
                     nodes[node].done_until(place);
                 }
-                let first: Vec<(Place, u32)> =
+                let first: Vec<(MessagePlace, u32)> =
                     nodes[node].first().take(count).map(|one| (one.place, one.message)).collect();
                 for (place, message) in &first {
                     // What the broker knows by its key it does not publish again.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::position::StreamPosition;
 use shared::publication::Publication;
 
-/// How much of a channel's past is kept.
+/// How much of a channel's retained history is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Retention {
     /// The number of publications kept. 0: none, and the channel has no offsets.

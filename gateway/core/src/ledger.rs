@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 /// What a holder does, in its order.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Change {
+pub enum LedgerChange {
     /// Takes hold of something. It may hold it already.
     Hold(Box<str>),
     Release(Box<str>),
@@ -19,7 +19,7 @@ pub enum Change {
     Say(Box<str>),
 }
 
-impl Change {
+impl LedgerChange {
     /// The letter and the text of it, as the scripts take it.
     pub fn written(&self) -> (&'static str, String) {
         match self {
@@ -40,7 +40,7 @@ impl Change {
 
 /// What is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum News {
+pub enum LedgerEvent {
     /// Somebody holds it, and nobody did.
     Taken(Box<str>),
     /// Nobody holds it any more.
@@ -49,7 +49,7 @@ pub enum News {
     Said(Box<str>),
 }
 
-impl News {
+impl LedgerEvent {
     /// Reads what a script has kept: a letter and a text.
     pub fn read(written: &str) -> Option<Self> {
         let letter = written.chars().next()?;
@@ -78,7 +78,7 @@ impl News {
 
 /// How much news are kept for readers that are behind. Past it the oldest are dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Room {
+pub struct LedgerCapacity {
     pub news_max: usize,
     pub bytes_max: usize,
 }
@@ -86,19 +86,19 @@ pub struct Room {
 /// What a reader has done with. It counts only where it began: a reader that meets a ledger which was lost or is an older one
 /// has done with nothing of that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Done {
-    /// [`Page::from`], of the page that it was on.
+pub struct ReaderProgress {
+    /// [`LedgerPage::from`], of the page that it was on.
     pub from: u64,
     pub until: u64,
 }
 
 /// What a reader is given.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Page {
+pub struct LedgerPage {
     /// The number of the last that it has done with.
     pub from: u64,
     /// In order, each with its number, which the reader says when it has done with it.
-    pub news: Vec<(u64, News)>,
+    pub news: Vec<(u64, LedgerEvent)>,
     /// So many were dropped before the first of these, and were never read by this reader.
     pub dropped: u64,
 }
@@ -108,7 +108,7 @@ pub struct Ledger {
     held: BTreeMap<Box<str>, BTreeSet<Box<str>>>,
     holders: FxHashMap<Box<str>, u32>,
     counts: FxHashMap<Box<str>, u32>,
-    log: VecDeque<(u64, News)>,
+    log: VecDeque<(u64, LedgerEvent)>,
     last: u64,
     bytes: usize,
     /// Up to where each reader has done with the news.
@@ -116,41 +116,47 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub fn change(&mut self, holder: &str, change: Change, room: Room) {
+    pub fn change(&mut self, holder: &str, change: LedgerChange, room: LedgerCapacity) {
         match change {
-            Change::Hold(subject) => {
+            LedgerChange::Hold(subject) => {
                 if self.held.entry(holder.into()).or_default().insert(subject.clone()) {
                     let holders = self.holders.entry(subject.clone()).or_default();
                     *holders += 1;
                     if *holders == 1 {
-                        self.tell(News::Taken(subject), room);
+                        self.tell(LedgerEvent::Taken(subject), room);
                     }
                 }
             }
-            Change::Release(subject) => self.release(holder, &subject, room),
-            Change::Count(subject, 0) => {
+            LedgerChange::Release(subject) => self.release(holder, &subject, room),
+            LedgerChange::Count(subject, 0) => {
                 if self.counts.remove(&subject).is_some() {
-                    self.tell(News::Counted(subject, 0), room);
+                    self.tell(LedgerEvent::Counted(subject, 0), room);
                 }
             }
-            Change::Count(subject, count) => {
+            LedgerChange::Count(subject, count) => {
                 if self.counts.insert(subject.clone(), count) != Some(count) {
-                    self.tell(News::Counted(subject, count), room);
+                    self.tell(LedgerEvent::Counted(subject, count), room);
                 }
             }
-            Change::Say(text) => self.tell(News::Said(text), room),
+            LedgerChange::Say(text) => self.tell(LedgerEvent::Said(text), room),
         }
     }
 
     /// A holder is gone: it lets go of everything.
-    pub fn end(&mut self, holder: &str, room: Room) {
+    pub fn end(&mut self, holder: &str, room: LedgerCapacity) {
         for subject in self.held.get(holder).cloned().unwrap_or_default() {
             self.release(holder, &subject, room);
         }
     }
 
     /// The next news for a reader, which may have done with some. News that all of `readers` have done with are forgotten.
-    pub fn read(&mut self, reader: &str, done: Option<Done>, limit: usize, readers: &[&str]) -> Page {
+    pub fn read(
+        &mut self,
+        reader: &str,
+        done: Option<ReaderProgress>,
+        limit: usize,
+        readers: &[&str],
+    ) -> LedgerPage {
         let known = self.readers.get(reader).copied();
         let done = done.filter(|done| known == Some(done.from)).map(|done| done.until);
         let at = done.or(known).unwrap_or(0);
@@ -159,13 +165,13 @@ impl Ledger {
         while self.log.front().is_some_and(|(number, _)| Some(*number) <= slowest) {
             self.drop_oldest();
         }
-        let news: Vec<(u64, News)> =
+        let news: Vec<(u64, LedgerEvent)> =
             self.log.iter().filter(|(number, _)| *number > at).take(limit).cloned().collect();
         let first = news.first().map_or(at + 1, |(number, _)| *number);
-        Page { from: at, news, dropped: if known.is_some() { first - at - 1 } else { 0 } }
+        LedgerPage { from: at, news, dropped: if known.is_some() { first - at - 1 } else { 0 } }
     }
 
-    fn release(&mut self, holder: &str, subject: &str, room: Room) {
+    fn release(&mut self, holder: &str, subject: &str, room: LedgerCapacity) {
         let Some(held) = self.held.get_mut(holder) else { return };
         if !held.remove(subject) {
             return;
@@ -178,13 +184,13 @@ impl Ledger {
         if *holders == 0 {
             self.holders.remove(subject);
             if self.counts.remove(subject).is_some() {
-                self.tell(News::Counted(subject.into(), 0), room);
+                self.tell(LedgerEvent::Counted(subject.into(), 0), room);
             }
-            self.tell(News::Free(subject.into()), room);
+            self.tell(LedgerEvent::Free(subject.into()), room);
         }
     }
 
-    fn tell(&mut self, news: News, room: Room) {
+    fn tell(&mut self, news: LedgerEvent, room: LedgerCapacity) {
         self.last += 1;
         self.bytes += news.bytes();
         self.log.push_back((self.last, news));
@@ -206,22 +212,22 @@ mod tests {
 
     use super::*;
 
-    const ROOM: Room = Room { news_max: 1_000, bytes_max: 1 << 20 };
+    const ROOM: LedgerCapacity = LedgerCapacity { news_max: 1_000, bytes_max: 1 << 20 };
 
-    fn hold(subject: &str) -> Change {
-        Change::Hold(subject.into())
+    fn hold(subject: &str) -> LedgerChange {
+        LedgerChange::Hold(subject.into())
     }
 
-    fn release(subject: &str) -> Change {
-        Change::Release(subject.into())
+    fn release(subject: &str) -> LedgerChange {
+        LedgerChange::Release(subject.into())
     }
 
-    fn read_after(ledger: &mut Ledger, reader: &str, until: Option<u64>, readers: &[&str]) -> Page {
+    fn read_after(ledger: &mut Ledger, reader: &str, until: Option<u64>, readers: &[&str]) -> LedgerPage {
         let from = ledger.read(reader, None, 0, readers).from;
-        ledger.read(reader, until.map(|until| Done { from, until }), 100, readers)
+        ledger.read(reader, until.map(|until| ReaderProgress { from, until }), 100, readers)
     }
 
-    fn read(ledger: &mut Ledger, reader: &str, until: Option<u64>) -> Vec<News> {
+    fn read(ledger: &mut Ledger, reader: &str, until: Option<u64>) -> Vec<LedgerEvent> {
         read_after(ledger, reader, until, &[reader]).news.into_iter().map(|(_, news)| news).collect()
     }
 
@@ -239,7 +245,10 @@ mod tests {
         ] {
             ledger.change(holder, change, ROOM);
         }
-        assert_eq!(read(&mut ledger, "r", None), [News::Taken("a".into()), News::Free("a".into())]);
+        assert_eq!(
+            read(&mut ledger, "r", None),
+            [LedgerEvent::Taken("a".into()), LedgerEvent::Free("a".into())]
+        );
         assert!(ledger.held.is_empty() && ledger.holders.is_empty());
     }
 
@@ -251,7 +260,7 @@ mod tests {
         }
         ledger.end("one", ROOM);
         ledger.end("one", ROOM);
-        assert_eq!(read(&mut ledger, "r", Some(2)), [News::Free("a".into())]);
+        assert_eq!(read(&mut ledger, "r", Some(2)), [LedgerEvent::Free("a".into())]);
     }
 
     #[test]
@@ -259,23 +268,23 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.change("one", hold("a"), ROOM);
         for count in [0, 2, 2, 3, 0, 0, 1] {
-            ledger.change("one", Change::Count("a".into(), count), ROOM);
+            ledger.change("one", LedgerChange::Count("a".into(), count), ROOM);
         }
-        let counted = |count| News::Counted("a".into(), count);
+        let counted = |count| LedgerEvent::Counted("a".into(), count);
         assert_eq!(read(&mut ledger, "r", Some(1)), [counted(2), counted(3), counted(0), counted(1)]);
         ledger.end("one", ROOM);
-        assert_eq!(read(&mut ledger, "r", Some(5)), [counted(0), News::Free("a".into())]);
+        assert_eq!(read(&mut ledger, "r", Some(5)), [counted(0), LedgerEvent::Free("a".into())]);
     }
 
     #[test]
     fn each_reader_goes_on_where_it_stood_and_what_all_have_done_with_is_forgotten() {
         let mut ledger = Ledger::default();
         for number in 0..4 {
-            ledger.change("one", Change::Say(format!("{number}").into()), ROOM);
+            ledger.change("one", LedgerChange::Say(format!("{number}").into()), ROOM);
         }
         let page = ledger.read("fast", None, 2, &["fast", "slow"]);
         assert_eq!(page.news.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2]);
-        let stale = ledger.read("fast", Some(Done { from: 1, until: 2 }), 9, &["fast", "slow"]);
+        let stale = ledger.read("fast", Some(ReaderProgress { from: 1, until: 2 }), 9, &["fast", "slow"]);
         assert_eq!(stale.news.len(), 4, "that was another ledger");
         assert_eq!(read_after(&mut ledger, "fast", Some(2), &["fast", "slow"]).news.len(), 2);
         assert_eq!(ledger.read("fast", None, 9, &["fast", "slow"]).news.len(), 2, "it is asked again");
@@ -288,50 +297,50 @@ mod tests {
     #[test]
     fn a_reader_that_is_far_behind_is_told_how_much_it_has_missed() {
         let mut ledger = Ledger::default();
-        let room = Room { news_max: 3, bytes_max: 10 };
+        let room = LedgerCapacity { news_max: 3, bytes_max: 10 };
         ledger.read("r", None, 9, &["r"]);
         for _ in 0..5 {
-            ledger.change("one", Change::Say("x".into()), room);
+            ledger.change("one", LedgerChange::Say("x".into()), room);
         }
         let page = ledger.read("r", None, 9, &["r"]);
         assert_eq!((page.news.len(), page.dropped), (3, 2));
-        ledger.change("one", Change::Say("12345678".into()), room);
+        ledger.change("one", LedgerChange::Say("12345678".into()), room);
         let page = ledger.read("r", None, 9, &["r"]);
         assert_eq!((page.news.len(), page.dropped), (1, 5), "bytes are bounded, too");
-        ledger.change("one", Change::Say("1234567890".into()), room);
+        ledger.change("one", LedgerChange::Say("1234567890".into()), room);
         assert_eq!(ledger.log.len(), 0, "what has no room at all is not kept");
     }
 
     #[test]
     fn what_scripts_keep_is_read_as_what_it_was() {
         for (written, news) in [
-            ("+cnews", Some(News::Taken("cnews".into()))),
-            ("-", Some(News::Free("".into()))),
-            ("#3 cnews", Some(News::Counted("cnews".into(), 3))),
-            ("={}", Some(News::Said("{}".into()))),
+            ("+cnews", Some(LedgerEvent::Taken("cnews".into()))),
+            ("-", Some(LedgerEvent::Free("".into()))),
+            ("#3 cnews", Some(LedgerEvent::Counted("cnews".into(), 3))),
+            ("={}", Some(LedgerEvent::Said("{}".into()))),
             ("#x y", None),
             ("#3", None),
             ("é", None),
             ("", None),
         ] {
-            assert_eq!(News::read(written), news, "{written}");
+            assert_eq!(LedgerEvent::read(written), news, "{written}");
         }
     }
 
     proptest! {
         #[test]
         fn what_is_said_comes_back_and_nothing_that_is_written_can_do_harm(text in ".*", count in 0_u32..) {
-            let written = |change: Change| {
+            let written = |change: LedgerChange| {
                 let (letter, text) = change.written();
-                News::read(&format!("{letter}{text}"))
+                LedgerEvent::read(&format!("{letter}{text}"))
             };
             let subject: Box<str> = text.as_str().into();
-            prop_assert_eq!(written(Change::Hold(subject.clone())), Some(News::Taken(subject.clone())));
-            prop_assert_eq!(written(Change::Release(subject.clone())), Some(News::Free(subject.clone())));
-            prop_assert_eq!(written(Change::Say(subject.clone())), Some(News::Said(subject.clone())));
-            let counted = Some(News::Counted(subject.clone(), count));
-            prop_assert_eq!(written(Change::Count(subject, count)), counted);
-            let _ = News::read(&text);
+            prop_assert_eq!(written(LedgerChange::Hold(subject.clone())), Some(LedgerEvent::Taken(subject.clone())));
+            prop_assert_eq!(written(LedgerChange::Release(subject.clone())), Some(LedgerEvent::Free(subject.clone())));
+            prop_assert_eq!(written(LedgerChange::Say(subject.clone())), Some(LedgerEvent::Said(subject.clone())));
+            let counted = Some(LedgerEvent::Counted(subject.clone(), count));
+            prop_assert_eq!(written(LedgerChange::Count(subject, count)), counted);
+            let _ = LedgerEvent::read(&text);
         }
 
         #[test]
@@ -360,8 +369,8 @@ mod tests {
             let mut told: BTreeSet<Box<str>> = BTreeSet::new();
             for news in read(&mut ledger, "r", None) {
                 match news {
-                    News::Taken(subject) => prop_assert!(told.insert(subject), "told twice"),
-                    News::Free(subject) => prop_assert!(told.remove(&subject), "told twice"),
+                    LedgerEvent::Taken(subject) => prop_assert!(told.insert(subject), "told twice"),
+                    LedgerEvent::Free(subject) => prop_assert!(told.remove(&subject), "told twice"),
                     other => prop_assert!(false, "{other:?}"),
                 }
             }

@@ -12,7 +12,7 @@ use shared::moment::Moment;
 use shared::publication::ClientInfo;
 use shared::push::OwnedEvent;
 
-use crate::effect::Members;
+use crate::effect::ChannelMembers;
 
 /// For so long what was said of a client counts more than what is read about it: a read can have begun before that.
 pub const TRUSTED: Duration = Duration::from_secs(10);
@@ -54,10 +54,10 @@ impl Roster {
     }
 
     /// Who is there, in the order of their users.
-    pub fn members(&self) -> Members {
+    pub fn members(&self) -> ChannelMembers {
         let mut clients: Vec<ClientInfo> = self.users.values().map(|user| user.info.clone()).collect();
         clients.sort_by(|one, other| one.user.cmp(&other.user));
-        Members { clients, version: self.version }
+        ChannelMembers { clients, version: self.version }
     }
 
     /// Whether nobody is there.

@@ -1,4 +1,4 @@
-//! A channel's past in memory: its latest publications, in order, under one epoch.
+//! A channel's retained history in memory: its latest publications, in order, under one epoch.
 
 use std::collections::VecDeque;
 use std::mem::size_of;
@@ -16,23 +16,23 @@ pub struct Stream {
     epoch: Epoch,
     top: u64,
     /// The publications `top - len + 1 ..= top`.
-    kept: VecDeque<Kept>,
+    kept: VecDeque<StreamEntry>,
     bytes: usize,
     expires: Moment,
 }
 
 /// A publication without what most have none of: there can be one in every channel, and a million channels.
 #[derive(Debug)]
-struct Kept {
+struct StreamEntry {
     data: Payload,
     time_ms: u64,
     /// The rest of it, if there is any.
     rest: Option<Box<Publication>>,
 }
 
-const _: () = assert!(size_of::<Kept>() <= 56, "most histories hold few, and short ones");
+const _: () = assert!(size_of::<StreamEntry>() <= 56, "most histories hold few, and short ones");
 
-impl Kept {
+impl StreamEntry {
     fn new(publication: &Publication) -> Self {
         let Publication { data, position: _, info, tags, time_ms, delta, keyed, except, only } = publication;
         let is_for_some = except.is_some() || only.is_some();
@@ -92,7 +92,7 @@ impl Stream {
         self.top += 1;
         let position = self.position();
         publication.position = Some(position);
-        let kept = Kept::new(publication);
+        let kept = StreamEntry::new(publication);
         self.bytes += kept.footprint();
         if self.kept.capacity() == 0 {
             // A queue would begin with room for several.
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn bytes_are_bounded_by_dropping_the_oldest() {
         let mut stream = Stream::new(Epoch::from_random(7));
-        let one = Kept::new(&Publication::new(Payload::binary(vec![0; 1000]))).footprint();
+        let one = StreamEntry::new(&Publication::new(Payload::binary(vec![0; 1000]))).footprint();
         for _ in 0..10 {
             let mut publication = Publication::new(Payload::binary(vec![0; 1000]));
             stream.append(Moment(0), &mut publication, retention(100, 60), 3 * one);

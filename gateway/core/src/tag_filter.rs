@@ -7,7 +7,7 @@ use rustc_hash::FxHasher;
 use shared::command::FilterNode;
 use shared::publication::Tags;
 
-use crate::audience::Audience;
+use crate::audience::SubscriberAudience;
 
 /// Most nodes of one filter.
 pub const FILTER_NODES_MAX: usize = 64;
@@ -34,7 +34,7 @@ enum Node {
     Any(Box<[Node]>),
     Not(Box<Node>),
     Leaf { key: Box<str>, test: Test },
-    Audience(Audience),
+    Audience(SubscriberAudience),
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -73,12 +73,13 @@ pub enum FilterError {
 impl TagFilter {
     /// Checks a filter as a client sent it.
     pub fn new(root: &FilterNode) -> Result<Self, FilterError> {
-        let root = Room { nodes: FILTER_NODES_MAX, bytes: FILTER_BYTES_MAX }.check(root, FILTER_DEPTH_MAX)?;
+        let root = FilterBudget { nodes: FILTER_NODES_MAX, bytes: FILTER_BYTES_MAX }
+            .check(root, FILTER_DEPTH_MAX)?;
         Ok(Self::of(root))
     }
 
     /// Lets through what is for this audience, and of that what the client's own filter does.
-    pub fn of_audience(audience: Audience, own: Option<&Self>) -> Self {
+    pub fn of_audience(audience: SubscriberAudience, own: Option<&Self>) -> Self {
         let audience = Node::Audience(audience);
         Self::of(match own {
             Some(own) => Node::All([audience, own.root.clone()].into()),
@@ -113,12 +114,12 @@ impl Hash for TagFilter {
 }
 
 /// What a filter may still have.
-struct Room {
+struct FilterBudget {
     nodes: usize,
     bytes: usize,
 }
 
-impl Room {
+impl FilterBudget {
     fn check(&mut self, node: &FilterNode, depth: usize) -> Result<Node, FilterError> {
         self.nodes = self.nodes.checked_sub(1).ok_or(FilterError::Nodes)?;
         let depth = depth.checked_sub(1).ok_or(FilterError::Depth)?;

@@ -15,18 +15,18 @@ pub(super) struct Bucket {
 
 /// How fast a bucket fills, and to where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Rate {
+pub(super) struct BucketRate {
     pub(super) per_s: u32,
     pub(super) burst: u32,
 }
 
 impl Bucket {
-    pub(super) fn full(rate: Rate, now: Moment) -> Self {
+    pub(super) fn full(rate: BucketRate, now: Moment) -> Self {
         Self { thousandths: u64::from(rate.burst) * TOKEN, at: now }
     }
 
     /// Takes a token, or tells how long it is until there is one.
-    pub(super) fn take(&mut self, rate: Rate, now: Moment) -> Result<(), Duration> {
+    pub(super) fn take(&mut self, rate: BucketRate, now: Moment) -> Result<(), Duration> {
         self.fill(rate, now);
         if self.thousandths >= TOKEN {
             self.thousandths -= TOKEN;
@@ -36,7 +36,7 @@ impl Bucket {
         Err(Duration::from_millis(missing.div_ceil(u64::from(rate.per_s.max(1)))))
     }
 
-    fn fill(&mut self, rate: Rate, now: Moment) {
+    fn fill(&mut self, rate: BucketRate, now: Moment) {
         let passed = u64::try_from(now.since(self.at).as_millis()).unwrap_or(u64::MAX);
         let filled = self.thousandths.saturating_add(passed.saturating_mul(u64::from(rate.per_s)));
         self.thousandths = filled.min(u64::from(rate.burst) * TOKEN);
@@ -48,7 +48,7 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    const RATE: Rate = Rate { per_s: 10, burst: 3 };
+    const RATE: BucketRate = BucketRate { per_s: 10, burst: 3 };
 
     #[test]
     fn a_burst_passes_and_then_the_rate_holds() {
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn over_a_long_time_the_rate_is_exact() {
-        let rate = Rate { per_s: 7, burst: 1 };
+        let rate = BucketRate { per_s: 7, burst: 1 };
         let mut bucket = Bucket::full(rate, Moment(0));
         let passed = (0..=100_000).filter(|ms| bucket.take(rate, Moment(*ms)).is_ok()).count();
         assert!((694..=701).contains(&passed), "{passed}");

@@ -1,6 +1,6 @@
 //! Who may connect: how many at once, how many from one address, how fast.
 //!
-//! Two doors. [`Admission::admit_handshake`] counts every accepted connection for the node, before anything is
+//! Two limiter. [`Admission::admit_handshake`] counts every accepted connection for the node, before anything is
 //! read from it. [`Admission::admit_client`] counts a client for its address, once that is known: a PROXY header
 //! or `X-Forwarded-For` may tell it only later. What was counted is given back when the permit is dropped.
 
@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::Handshake;
 use client_ip::TrustedProxies;
-use doors::{AddressKey, Doors, Seat};
+use connection_limiter::{AddressKey, ConnectionLimiter, PlaceKind};
 
 pub use admission_config::AdmissionConfig;
 
@@ -24,12 +24,12 @@ pub mod client_ip;
 
 mod admission_config;
 mod bucket;
-mod doors;
+mod connection_limiter;
 
 /// The limits of one node and what counts against them.
 #[derive(Debug)]
 pub struct Admission {
-    doors: Mutex<Doors>,
+    limiter: Mutex<ConnectionLimiter>,
     /// Told when a handshake ends.
     room: Notify,
     clock: Clock,
@@ -40,7 +40,7 @@ pub struct Admission {
 
 /// Why someone may not connect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum AdmissionRefusal {
     #[error("this node has as many connections as it takes")]
     NodeFull,
     #[error("too many connections are being made")]
@@ -51,7 +51,7 @@ pub enum Refusal {
     AddressRate { wait: Duration },
 }
 
-impl Refusal {
+impl AdmissionRefusal {
     pub fn handshake(self) -> Handshake {
         match self {
             Self::NodeFull => Handshake::NodeFull,
@@ -82,14 +82,14 @@ impl Admission {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let doors = Doors::new(config.clone(), connections_max, spare_max, clock.now());
-        Arc::new(Self { doors: Mutex::new(doors), room: Notify::new(), clock, proxies, metrics })
+        let limiter = ConnectionLimiter::new(config.clone(), connections_max, spare_max, clock.now());
+        Arc::new(Self { limiter: Mutex::new(limiter), room: Notify::new(), clock, proxies, metrics })
     }
 
     /// Other limits for what comes from now on.
     pub fn set_limits(&self, config: &AdmissionConfig, connections_max: u32) {
-        self.doors.lock().set_limits(config.clone(), connections_max);
-        // More handshakes may be under way than before.
+        self.limiter.lock().set_limits(config.clone(), connections_max);
+        // More handshakes may be in flight than before.
         self.room.notify_waiters();
     }
 
@@ -98,13 +98,13 @@ impl Admission {
     pub async fn turn(&self) {
         loop {
             let room = self.room.notified();
-            if self.doors.lock().has_room_for_a_handshake() {
+            if self.limiter.lock().has_room_for_a_handshake() {
                 break;
             }
             room.await;
         }
         loop {
-            let turn = self.doors.lock().take_turn(self.clock.now());
+            let turn = self.limiter.lock().take_turn(self.clock.now());
             match turn {
                 Ok(()) => return,
                 Err(wait) => tokio::time::sleep(wait).await,
@@ -113,74 +113,85 @@ impl Admission {
     }
 
     /// A connection from `peer` was accepted: a place for it on the node until the permit is dropped.
-    pub fn admit_handshake(self: &Arc<Self>, peer: IpAddr) -> Result<HandshakePermit, Refusal> {
+    pub fn admit_handshake(self: &Arc<Self>, peer: IpAddr) -> Result<HandshakePermit, AdmissionRefusal> {
         let address = (!self.proxies.contains(peer)).then(|| AddressKey::of(peer));
-        let seat = self.doors.lock().enter(address)?;
+        let kind = self.limiter.lock().enter(address)?;
         self.metrics.handshakes_pending.inc();
-        let place = Arc::new(Place { admission: self.clone(), spare: AtomicBool::new(seat == Seat::Spare) });
+        let place = Arc::new(ConnectionPermit {
+            admission: self.clone(),
+            spare: AtomicBool::new(kind == PlaceKind::Spare),
+        });
         Ok(HandshakePermit { place, address })
     }
 
     /// A client of this address wants in. Takes its place on the node over from the handshake.
-    pub fn admit_client(self: &Arc<Self>, client: IpAddr, place: &HeldPlace) -> Result<Admitted, Refusal> {
+    pub fn admit_client(
+        self: &Arc<Self>,
+        client: IpAddr,
+        place: &HeldPlace,
+    ) -> Result<Admitted, AdmissionRefusal> {
         let address = AddressKey::of(client);
-        let mut doors = self.doors.lock();
-        doors.admit(address, self.clock.now())?;
-        if let Err(refusal) = doors.sit_down(place.0.seat()) {
-            doors.leave_address(address, self.clock.now());
+        let mut limiter = self.limiter.lock();
+        limiter.admit(address, self.clock.now())?;
+        if let Err(refusal) = limiter.take_place(place.0.kind()) {
+            limiter.leave_address(address, self.clock.now());
             return Err(refusal);
         }
         place.0.spare.store(false, Ordering::Relaxed);
-        drop(doors);
+        drop(limiter);
         Ok(Admitted { place: place.0.clone(), address, _shared: None })
     }
 
     /// The same for one of several clients over a connection that has this place: it takes another.
-    pub fn admit_beside(self: &Arc<Self>, client: IpAddr, shared: &HeldPlace) -> Result<Admitted, Refusal> {
+    pub fn admit_beside(
+        self: &Arc<Self>,
+        client: IpAddr,
+        shared: &HeldPlace,
+    ) -> Result<Admitted, AdmissionRefusal> {
         let mut admitted = self.admit_apart(client)?;
         admitted._shared = Some(shared.clone());
         Ok(admitted)
     }
 
     /// The same for a client that stays when the connection goes over which it came.
-    pub fn admit_apart(self: &Arc<Self>, client: IpAddr) -> Result<Admitted, Refusal> {
+    pub fn admit_apart(self: &Arc<Self>, client: IpAddr) -> Result<Admitted, AdmissionRefusal> {
         let address = AddressKey::of(client);
-        let mut doors = self.doors.lock();
-        doors.admit(address, self.clock.now())?;
-        if let Err(refusal) = doors.sit_beside() {
-            doors.leave_address(address, self.clock.now());
+        let mut limiter = self.limiter.lock();
+        limiter.admit(address, self.clock.now())?;
+        if let Err(refusal) = limiter.take_place_beside() {
+            limiter.leave_address(address, self.clock.now());
             return Err(refusal);
         }
-        drop(doors);
-        let place = Arc::new(Place { admission: self.clone(), spare: AtomicBool::new(false) });
+        drop(limiter);
+        let place = Arc::new(ConnectionPermit { admission: self.clone(), spare: AtomicBool::new(false) });
         Ok(Admitted { place, address, _shared: None })
     }
 }
 
 /// A connection's place among those of the node, for as long as anything holds it.
 #[derive(Debug)]
-struct Place {
+struct ConnectionPermit {
     admission: Arc<Admission>,
-    /// Changed with the doors locked.
+    /// Changed with the limiter locked.
     spare: AtomicBool,
 }
 
-impl Place {
-    fn seat(&self) -> Seat {
-        if self.spare.load(Ordering::Relaxed) { Seat::Spare } else { Seat::Client }
+impl ConnectionPermit {
+    fn kind(&self) -> PlaceKind {
+        if self.spare.load(Ordering::Relaxed) { PlaceKind::Spare } else { PlaceKind::Client }
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.admission.doors.lock().leave(self.seat());
+        self.admission.limiter.lock().leave(self.kind());
     }
 }
 
 /// Held while a connection is in its handshake. Dropping it ends the handshake.
 #[derive(Debug)]
 pub struct HandshakePermit {
-    place: Arc<Place>,
+    place: Arc<ConnectionPermit>,
     address: Option<AddressKey>,
 }
 
@@ -194,7 +205,7 @@ impl HandshakePermit {
 impl Drop for HandshakePermit {
     fn drop(&mut self) {
         let admission = &self.place.admission;
-        admission.doors.lock().end_handshake(self.address);
+        admission.limiter.lock().end_handshake(self.address);
         admission.metrics.handshakes_pending.dec();
         admission.room.notify_one();
     }
@@ -202,7 +213,7 @@ impl Drop for HandshakePermit {
 
 /// Holds a connection's place on the node.
 #[derive(Clone, Debug)]
-pub struct HeldPlace(Arc<Place>);
+pub struct HeldPlace(Arc<ConnectionPermit>);
 
 impl HeldPlace {
     /// Whether nobody else holds it.
@@ -212,7 +223,7 @@ impl HeldPlace {
 
     /// Whether it is one that no client gets.
     pub fn is_spare(&self) -> bool {
-        self.0.seat() == Seat::Spare
+        self.0.kind() == PlaceKind::Spare
     }
 }
 
@@ -229,7 +240,7 @@ pub(crate) struct Peer {
 /// Held for a client's life: its place on the node and among those of its address.
 #[derive(Debug)]
 pub struct Admitted {
-    place: Arc<Place>,
+    place: Arc<ConnectionPermit>,
     address: AddressKey,
     /// The place of the connection that it shares with others.
     _shared: Option<HeldPlace>,
@@ -238,7 +249,7 @@ pub struct Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         let admission = &self.place.admission;
-        admission.doors.lock().leave_address(self.address, admission.clock.now());
+        admission.limiter.lock().leave_address(self.address, admission.clock.now());
     }
 }
 
@@ -264,7 +275,7 @@ mod tests {
         let admitted = admission.admit_client(PEER, &place).unwrap();
         drop((handshake, place));
         assert_eq!(admission.metrics.handshakes_pending.get(), 0);
-        assert_eq!(admission.admit_handshake(PEER).unwrap_err(), Refusal::NodeFull);
+        assert_eq!(admission.admit_handshake(PEER).unwrap_err(), AdmissionRefusal::NodeFull);
         drop(admitted);
         let handshake = admission.admit_handshake(PEER).unwrap();
         assert!(admission.admit_client(PEER, &handshake.place()).is_ok());
@@ -291,6 +302,6 @@ mod tests {
         assert!(held.iter().all(Result::is_ok));
         let stranger = IpAddr::from([198, 51, 100, 1]);
         let _first = admission.admit_handshake(stranger).unwrap();
-        assert_eq!(admission.admit_handshake(stranger).unwrap_err(), Refusal::HandshakesFull);
+        assert_eq!(admission.admit_handshake(stranger).unwrap_err(), AdmissionRefusal::HandshakesFull);
     }
 }

@@ -11,11 +11,11 @@ use shared::error::ErrorCode;
 use shared::id::ClientId;
 use shared::publication::is_json;
 
-use super::refused::Refused;
-use super::request::{self, Text};
-use super::run::Call;
-use crate::node::control::{CONTROL_BYTES_MAX, ControlCommand, EXCEPT_MAX, NodeInfo, Target};
-use crate::node::question::{Act, Answer, Question, Refreshing, Subscribing};
+use super::api_error::ApiError;
+use super::api_request::{self, RequestText};
+use super::run_command::ApiCall;
+use crate::node::control::{CONTROL_BYTES_MAX, ControlCommand, ControlTarget, EXCEPT_MAX, NodeInfo};
+use crate::node::node_message::{ClientCommand, ConnectionExpiry, NodeRequest, NodeResponse, Subscribing};
 use crate::node::{AskError, SessionId};
 
 /// The reason of an application that gives none.
@@ -27,8 +27,8 @@ const JSON_BYTES_MAX: usize = 64 * 1024;
 /// So many nodes that have not answered are named.
 const NAMED_MAX: usize = 8;
 
-impl Call<'_> {
-    pub(super) async fn disconnect(&self, request: &request::Disconnect<'_>) -> Result<(), Refused> {
+impl ApiCall<'_> {
+    pub(super) async fn disconnect(&self, request: &api_request::Disconnect<'_>) -> Result<(), ApiError> {
         let disconnect = match &request.disconnect {
             Some(close) if close.code != 0 => u16::try_from(close.code)
                 .ok()
@@ -37,38 +37,39 @@ impl Call<'_> {
                     let reason = if close.reason.is_empty() { NO_REASON } else { &close.reason };
                     Disconnect::custom(code, reason)
                 })
-                .ok_or(Refused::bad_request(
+                .ok_or(ApiError::bad_request(
                     "a disconnect has a code from 3000 to 4999 and a reason of at most 123 bytes",
                 ))?,
             _ => Disconnect::FORCE_DISCONNECT,
         };
         if request.whitelist.len() > EXCEPT_MAX {
-            return Err(Refused::bad_request(format!("the whitelist holds more than {EXCEPT_MAX} clients")));
+            return Err(ApiError::bad_request(format!("the whitelist holds more than {EXCEPT_MAX} clients")));
         }
         let Some(mut target) = target(&request.user, &request.client, &request.session)? else {
             return Ok(());
         };
         // What is no id of ours is no client that could be spared.
         target.except = request.whitelist.iter().filter_map(|client| ClientId::parse(client)).collect();
-        self.act(target, Act::Disconnect(disconnect)).await
+        self.act(target, ClientCommand::Disconnect(disconnect)).await
     }
 
-    pub(super) async fn unsubscribe(&self, request: &request::Unsubscribe<'_>) -> Result<(), Refused> {
+    pub(super) async fn unsubscribe(&self, request: &api_request::Unsubscribe<'_>) -> Result<(), ApiError> {
         let (channel, _) = self.channel(&request.channel)?;
         let Some(target) = target(&request.user, &request.client, &request.session)? else { return Ok(()) };
-        self.act(target, Act::Unsubscribe(channel)).await
+        self.act(target, ClientCommand::Unsubscribe(channel)).await
     }
 
-    pub(super) async fn subscribe(&self, request: &request::Subscribe<'_>) -> Result<(), Refused> {
+    pub(super) async fn subscribe(&self, request: &api_request::Subscribe<'_>) -> Result<(), ApiError> {
         let (channel, options) = self.channel(&request.channel)?;
         if options.is_polled() {
-            return Err(Refused::bad_request("clients alone subscribe to polled channels"));
+            return Err(ApiError::bad_request("clients alone subscribe to polled channels"));
         }
         let info = json("info", request.info, &request.b64info)?;
         let data = json("data", request.data, &request.b64data)?;
         let Some(target) = target(&request.user, &request.client, &request.session)? else { return Ok(()) };
-        let since = |since: &request::Since<'_>| Since { offset: since.offset, epoch: (*since.epoch).into() };
-        let flag = |flag: Option<request::Flag>| flag.map(|flag| flag.value);
+        let since =
+            |since: &api_request::Since<'_>| Since { offset: since.offset, epoch: (*since.epoch).into() };
+        let flag = |flag: Option<api_request::FlagOverride>| flag.map(|flag| flag.value);
         let overrides = &request.overrides;
         let wanted = Subscribing {
             channel,
@@ -84,33 +85,34 @@ impl Call<'_> {
                 force_push_join_leave: flag(overrides.force_push_join_leave),
             },
         };
-        self.act(target, Act::Subscribe(Box::new(wanted))).await
+        self.act(target, ClientCommand::Subscribe(Box::new(wanted))).await
     }
 
-    pub(super) async fn refresh(&self, request: &request::Refresh<'_>) -> Result<(), Refused> {
+    pub(super) async fn refresh(&self, request: &api_request::Refresh<'_>) -> Result<(), ApiError> {
         let info = json("info", request.info, "")?;
         let Some(target) = target(&request.user, &request.client, &request.session)? else { return Ok(()) };
-        let wanted = Refreshing {
+        let wanted = ConnectionExpiry {
             expired: request.expired,
             expires_at: (request.expire_at != 0).then_some(request.expire_at),
             info,
         };
-        self.act(target, Act::Refresh(Box::new(wanted))).await
+        self.act(target, ClientCommand::Refresh(Box::new(wanted))).await
     }
 
     /// Has every node do it. Done once each that can have one of these clients has said so.
-    pub(super) async fn act(&self, target: Target, act: Act) -> Result<(), Refused> {
+    pub(super) async fn act(&self, target: ControlTarget, act: ClientCommand) -> Result<(), ApiError> {
         self.in_time()?;
         // A client is in one place.
         let is_one = target.client.is_some() || target.session.is_some();
         // Where there are no questions there are no sessions either.
         let is_of_session = target.session.is_some();
         let command = for_earlier_releases(&target, &act);
-        let answers = self.node.ask_all(Question::Act(target, act)).await?;
-        let is_found =
-            |answer: &Result<Answer, AskError>| matches!(answer, Ok(Answer::Done { clients: 1.., .. }));
-        let failed = |answer: &Result<Answer, AskError>| match answer {
-            Ok(Answer::Done { failed, full, .. }) => (*failed, *full),
+        let answers = self.node.ask_all(NodeRequest::Act(target, act)).await?;
+        let is_found = |answer: &Result<NodeResponse, AskError>| {
+            matches!(answer, Ok(NodeResponse::Done { clients: 1.., .. }))
+        };
+        let failed = |answer: &Result<NodeResponse, AskError>| match answer {
+            Ok(NodeResponse::Done { failed, full, .. }) => (*failed, *full),
             _ => (0, 0),
         };
         let (failed, full) = answers
@@ -120,17 +122,18 @@ impl Call<'_> {
         if failed > 0 && failed == full {
             let problem =
                 format!("{failed} clients have as many channels as they may, and were not subscribed");
-            return Err(Refused::with_detail(ErrorCode::LimitExceeded, problem));
+            return Err(ApiError::with_detail(ErrorCode::LimitExceeded, problem));
         }
         if failed > 0 {
-            return Err(Refused::internal(format!("{failed} clients could not be subscribed")));
+            return Err(ApiError::internal(format!("{failed} clients could not be subscribed")));
         }
         if is_one && answers.iter().any(|(_, answer)| is_found(answer)) {
             return Ok(());
         }
         let is_met = command.is_some() || is_of_session;
-        let is_earlier =
-            |answer: &Result<Answer, AskError>| is_met && matches!(answer, Err(AskError::NotUnderstood));
+        let is_earlier = |answer: &Result<NodeResponse, AskError>| {
+            is_met && matches!(answer, Err(AskError::NotUnderstood))
+        };
         if let Some(command) = command
             && answers.iter().any(|(_, answer)| is_earlier(answer))
         {
@@ -145,24 +148,28 @@ impl Call<'_> {
         let names = |nodes: Vec<&(NodeInfo, _)>| -> Vec<Box<str>> {
             nodes.into_iter().map(|(node, _)| node.name.clone()).collect()
         };
-        Err(Refused::not_acknowledged(&names(silent), &names(unable)))
+        Err(ApiError::not_acknowledged(&names(silent), &names(unable)))
     }
 }
 
 /// What nodes that cannot be asked are told, where there is a word for it.
-fn for_earlier_releases(target: &Target, act: &Act) -> Option<ControlCommand> {
+fn for_earlier_releases(target: &ControlTarget, act: &ClientCommand) -> Option<ControlCommand> {
     if target.session.is_some() || target.among.is_some() {
         return None;
     }
     let target = target.clone();
     Some(match act {
-        Act::Disconnect(disconnect) => ControlCommand::Disconnect { target, disconnect: disconnect.clone() },
-        Act::Unsubscribe(channel) => ControlCommand::Unsubscribe { target, channel: channel.clone() },
-        Act::Subscribe(_) | Act::Refresh(_) => return None,
+        ClientCommand::Disconnect(disconnect) => {
+            ControlCommand::Disconnect { target, disconnect: disconnect.clone() }
+        }
+        ClientCommand::Unsubscribe(channel) => {
+            ControlCommand::Unsubscribe { target, channel: channel.clone() }
+        }
+        ClientCommand::Subscribe(_) | ClientCommand::Refresh(_) => return None,
     })
 }
 
-impl Refused {
+impl ApiError {
     /// By nodes that do not answer, and by those that have no word for it.
     fn not_acknowledged(silent: &[Box<str>], unable: &[Box<str>]) -> Self {
         let named = |nodes: &[Box<str>]| {
@@ -185,33 +192,38 @@ impl Refused {
 }
 
 /// What clients are shown: JSON, in base64 or as it is.
-fn json(field: &str, written: Option<&RawValue>, base64: &str) -> Result<Option<Bytes>, Refused> {
+fn json(field: &str, written: Option<&RawValue>, base64: &str) -> Result<Option<Bytes>, ApiError> {
     let bytes: Bytes = match (base64, written) {
         ("", None) => return Ok(None),
         ("", Some(written)) => written.get().to_owned().into(),
         (base64, _) => STANDARD
             .decode(base64)
-            .map_err(|error| Refused::bad_request(format!("b64{field}: {error}")))?
+            .map_err(|error| ApiError::bad_request(format!("b64{field}: {error}")))?
             .into(),
     };
     if bytes.len() > JSON_BYTES_MAX {
-        return Err(Refused::bad_request(format!("{field} is longer than {JSON_BYTES_MAX} bytes")));
+        return Err(ApiError::bad_request(format!("{field} is longer than {JSON_BYTES_MAX} bytes")));
     }
     if !is_json(&bytes) {
-        return Err(Refused::bad_request(format!("{field} is no JSON, or nested too deep")));
+        return Err(ApiError::bad_request(format!("{field} is no JSON, or nested too deep")));
     }
     Ok(Some(bytes))
 }
 
 /// Whom a command is about. `None`: a client that cannot exist, because its id or session is none of ours.
-fn target(user: &Text<'_>, client: &Text<'_>, session: &Text<'_>) -> Result<Option<Target>, Refused> {
+fn target(
+    user: &RequestText<'_>,
+    client: &RequestText<'_>,
+    session: &RequestText<'_>,
+) -> Result<Option<ControlTarget>, ApiError> {
     if user.is_empty() && client.is_empty() && session.is_empty() {
-        return Err(Refused::bad_request("neither a user, a client nor a session is given"));
+        return Err(ApiError::bad_request("neither a user, a client nor a session is given"));
     }
     if user.len() > CONTROL_BYTES_MAX / 2 {
-        return Err(Refused::bad_request("the user's name is longer than any"));
+        return Err(ApiError::bad_request("the user's name is longer than any"));
     }
-    let mut target = Target { user: (!user.is_empty()).then(|| (**user).into()), ..Target::default() };
+    let mut target =
+        ControlTarget { user: (!user.is_empty()).then(|| (**user).into()), ..ControlTarget::default() };
     if !client.is_empty() {
         let Some(client) = ClientId::parse(client) else { return Ok(None) };
         target.client = Some(client);

@@ -7,8 +7,8 @@ use shared::id::ClientId;
 use shared::protocol::ProtocolId;
 
 use super::by_client::TRANSPORT;
-use super::update::{Hub, Refused};
-use crate::backend::{Asker, Origin};
+use super::update::{Hub, UpdateError};
+use crate::backend::{ClientOrigin, HookSubject};
 use crate::broker::PublishRequest;
 use crate::node::of_topic;
 
@@ -24,10 +24,10 @@ impl Hub {
         mut requests: Vec<PublishRequest>,
         topics: &[String],
         identity: &Identity,
-        origin: &Origin,
-    ) -> Result<Vec<PublishRequest>, Refused> {
+        origin: &ClientOrigin,
+    ) -> Result<Vec<PublishRequest>, UpdateError> {
         let rules = self.node().rules();
-        let asker = Asker {
+        let asker = HookSubject {
             // Of no connection, and so of nobody else's id.
             client: ClientId::from_random(rand::random()),
             transport: TRANSPORT,
@@ -67,14 +67,14 @@ fn take_over(answer: &PublishRequest, request: &mut PublishRequest) {
     request.idempotency.clone_from(idempotency);
 }
 
-fn denied(denial: Denial) -> Refused {
+fn denied(denial: Denial) -> UpdateError {
     match denial {
         Denial::Error(refusal) => match refusal.known() {
             Some(ErrorCode::Internal | ErrorCode::NotAvailable | ErrorCode::TooManyRequests) => {
-                Refused::Failed
+                UpdateError::Failed
             }
-            _ => Refused::Denied(refusal.message.into_owned()),
+            _ => UpdateError::Denied(refusal.message.into_owned()),
         },
-        Denial::Disconnect(disconnect) => Refused::Denied(disconnect.plain().reason.into_owned()),
+        Denial::Disconnect(disconnect) => UpdateError::Denied(disconnect.plain().reason.into_owned()),
     }
 }

@@ -11,12 +11,12 @@ use shared::protocol::socketio::{
 };
 use shared::publication::is_too_deep;
 
-use super::answer::list;
-use super::refused::Refused;
-use super::request::SocketioAsk;
-use super::run::Call;
+use super::api_error::ApiError;
+use super::api_request::SocketioAsk;
+use super::api_response::list;
+use super::run_command::ApiCall;
 use crate::node::control::Among;
-use crate::node::question::{Answer, AskClients, Asked};
+use crate::node::node_message::{AskClients, AskOutcome, NodeResponse};
 use crate::node::{ASK_CLIENTS_TIMEOUT_MAX, AskError};
 use crate::socketio::addressed::{all, selection};
 
@@ -27,55 +27,55 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct AskedSockets {
     /// The id of each in the namespace, and what came of it.
-    sockets: Vec<(String, Asked)>,
+    sockets: Vec<(String, AskOutcome)>,
     /// Names of nodes that have not told what theirs have said.
     missing_nodes: Vec<Box<str>>,
 }
 
-impl Call<'_> {
-    pub(super) async fn socketio_ask(&self, request: &SocketioAsk<'_>) -> Result<AskedSockets, Refused> {
+impl ApiCall<'_> {
+    pub(super) async fn socketio_ask(&self, request: &SocketioAsk<'_>) -> Result<AskedSockets, ApiError> {
         let namespace = self.namespace(&request.namespace)?;
         let SocketioAsk { rooms, except, event, args, binary, timeout_ms, .. } = request;
         if event.is_empty() || event.len() > EVENT_BYTES_MAX || RESERVED.contains(&&**event) {
             let problem =
                 format!("an event has a name of 1 to {EVENT_BYTES_MAX} bytes, none of the library's own");
-            return Err(Refused::bad_request(problem));
+            return Err(ApiError::bad_request(problem));
         }
         if args.len() > ARGUMENTS_MAX {
-            return Err(Refused::bad_request(format!("there are more than {ARGUMENTS_MAX} arguments")));
+            return Err(ApiError::bad_request(format!("there are more than {ARGUMENTS_MAX} arguments")));
         }
         let said = listed_by_server(args, binary);
         let max = self.config.publication_bytes_max;
         if said.data.bytes.len() > max {
-            return Err(Refused::bad_request(format!("the arguments are longer than {max} bytes")));
+            return Err(ApiError::bad_request(format!("the arguments are longer than {max} bytes")));
         }
         if is_too_deep(&said.data.bytes) {
-            return Err(Refused::bad_request("the arguments are nested too deep"));
+            return Err(ApiError::bad_request("the arguments are nested too deep"));
         }
         if let Some(fault) = binary_fault(args, binary) {
-            return Err(Refused::bad_request(fault));
+            return Err(ApiError::bad_request(fault));
         }
         let timeout = match Duration::from_millis(*timeout_ms) {
             Duration::ZERO => TIMEOUT,
             timeout if timeout <= ASK_CLIENTS_TIMEOUT_MAX => timeout,
             _ => {
                 let max = ASK_CLIENTS_TIMEOUT_MAX.as_millis();
-                return Err(Refused::bad_request(format!("timeout_ms is at most {max}")));
+                return Err(ApiError::bad_request(format!("timeout_ms is at most {max}")));
             }
         };
-        let only = selection(namespace, rooms, except).map_err(Refused::bad_request)?;
-        let channel = all(namespace).map_err(Refused::bad_request)?;
+        let only = selection(namespace, rooms, except).map_err(ApiError::bad_request)?;
+        let channel = all(namespace).map_err(ApiError::bad_request)?;
         let named: BTreeSet<_> = only.clients.iter().copied().collect();
         let ask = AskClients { namespace: namespace.name().into(), event: (&**event).into(), said, timeout };
         self.in_time()?;
         let answers = self.node.ask_clients_everywhere(Among { channel, only }, ask).await;
         let answers = answers.map_err(|error| match error {
-            AskError::Broker(error) => Refused::not_read(error),
-            error => Refused::with_detail(ErrorCode::LimitExceeded, error.to_string()),
+            AskError::Broker(error) => ApiError::not_read(error),
+            error => ApiError::with_detail(ErrorCode::LimitExceeded, error.to_string()),
         })?;
         let (mut asked, mut told) = (AskedSockets::default(), BTreeSet::new());
         for (node, answer) in answers {
-            let Ok(Answer::Asked(clients)) = answer else {
+            let Ok(NodeResponse::Asked(clients)) = answer else {
                 asked.missing_nodes.push(node.name);
                 continue;
             };
@@ -87,7 +87,7 @@ impl Call<'_> {
         if asked.missing_nodes.is_empty() {
             // Who was meant by its id, and is nowhere.
             let gone = named.difference(&told);
-            asked.sockets.extend(gone.map(|client| (sid(*client, namespace.name()), Asked::Gone)));
+            asked.sockets.extend(gone.map(|client| (sid(*client, namespace.name()), AskOutcome::Gone)));
         }
         Ok(asked)
     }
@@ -95,7 +95,9 @@ impl Call<'_> {
 
 impl AskedSockets {
     pub(super) fn bytes(&self) -> usize {
-        let said = |asked: &Asked| if let Asked::Answered(said) = asked { said.data.bytes.len() } else { 0 };
+        let said = |asked: &AskOutcome| {
+            if let AskOutcome::Answered(said) = asked { said.data.bytes.len() } else { 0 }
+        };
         self.sockets.iter().map(|(id, asked)| id.len() + 40 + said(asked)).sum()
     }
 
@@ -106,7 +108,7 @@ impl AskedSockets {
             write_string(id, out);
             out.put_slice(b",\"status\":");
             write_string(asked.label(), out);
-            if let Asked::Answered(said) = asked {
+            if let AskOutcome::Answered(said) = asked {
                 out.put_slice(b",\"args\":");
                 out.put_slice(&said.data.bytes);
                 if let Some(pointers) = said.tags.get(BINARY_TAG) {

@@ -20,10 +20,10 @@ use shared::publication::{ClientInfo, Payload, Publication, is_too_deep};
 use tokio::sync::Semaphore;
 
 use crate::auth::Authenticator;
-use crate::backend::{Asker, Origin};
+use crate::backend::{ClientOrigin, HookSubject};
 use crate::broker::PublishRequest;
 use crate::node::Node;
-use crate::telemetry::labels::Source;
+use crate::telemetry::labels::PublicationSource;
 
 /// Requests of clients that are served at once, apart from those of the server API. Others are told to come back.
 const AT_ONCE_MAX: usize = 1_024;
@@ -43,7 +43,7 @@ pub struct ByClient {
 }
 
 #[derive(Deserialize)]
-struct Wanted<'a> {
+struct ClientPublish<'a> {
     channel: String,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
@@ -51,13 +51,13 @@ struct Wanted<'a> {
 
 /// Why nothing was published: a code of the protocol under a status of HTTP.
 #[derive(Debug)]
-struct No {
+struct PublishRefusal {
     status: StatusCode,
     code: u32,
     message: String,
 }
 
-impl From<ErrorCode> for No {
+impl From<ErrorCode> for PublishRefusal {
     fn from(code: ErrorCode) -> Self {
         let status = match code {
             ErrorCode::PermissionDenied => StatusCode::FORBIDDEN,
@@ -70,7 +70,7 @@ impl From<ErrorCode> for No {
     }
 }
 
-impl No {
+impl PublishRefusal {
     /// The token does not say who it is.
     fn unknown(denial: Denial) -> Self {
         Self { status: StatusCode::UNAUTHORIZED, ..Self::denied(denial) }
@@ -101,14 +101,19 @@ impl ByClient {
     }
 
     /// Publishes what the body says, if whoever shows the token could do so over a connection, without being subscribed.
-    pub async fn publish(&self, headers: &HeaderMap, origin: &Origin, body: &Bytes) -> Response<Full<Bytes>> {
+    pub async fn publish(
+        &self,
+        headers: &HeaderMap,
+        origin: &ClientOrigin,
+        body: &Bytes,
+    ) -> Response<Full<Bytes>> {
         let mut out = BytesMut::with_capacity(64);
         let status = match self.try_publish(headers, origin, body).await {
             Ok(()) => {
                 out.put_slice(b"{\"result\":{}}");
                 StatusCode::OK
             }
-            Err(No { status, code, message }) => {
+            Err(PublishRefusal { status, code, message }) => {
                 out.put_slice(format!("{{\"error\":{{\"code\":{code},\"message\":").as_bytes());
                 write_string(&message, &mut out);
                 out.put_slice(b"}}");
@@ -121,17 +126,24 @@ impl ByClient {
         response
     }
 
-    async fn try_publish(&self, headers: &HeaderMap, origin: &Origin, body: &Bytes) -> Result<(), No> {
+    async fn try_publish(
+        &self,
+        headers: &HeaderMap,
+        origin: &ClientOrigin,
+        body: &Bytes,
+    ) -> Result<(), PublishRefusal> {
         let _room = self.room.try_acquire().map_err(|_| ErrorCode::TooManyRequests)?;
-        let token = token(headers)
-            .ok_or_else(|| No { status: StatusCode::UNAUTHORIZED, ..ErrorCode::Unauthorized.into() })?;
+        let token = token(headers).ok_or_else(|| PublishRefusal {
+            status: StatusCode::UNAUTHORIZED,
+            ..ErrorCode::Unauthorized.into()
+        })?;
         let identity = self
             .authenticator
             .authenticate(self.node.clock.unix_seconds(), token)
             .wait()
             .await
-            .map_err(No::unknown)?;
-        let wanted: Wanted<'_> = serde_json::from_slice(body).map_err(|_| ErrorCode::BadRequest)?;
+            .map_err(PublishRefusal::unknown)?;
+        let wanted: ClientPublish<'_> = serde_json::from_slice(body).map_err(|_| ErrorCode::BadRequest)?;
         let data = wanted.data.ok_or(ErrorCode::BadRequest)?;
         let data = body.slice_ref(data.get().as_bytes());
         if is_too_deep(&data) {
@@ -139,17 +151,17 @@ impl ByClient {
         }
         let request = self.request(identity, origin, &wanted.channel, data).await?;
         self.node.publish(request).await.map_err(|_| ErrorCode::Internal)?;
-        self.node.metrics.publication_in(Source::Client);
+        self.node.metrics.publication_in(PublicationSource::Client);
         Ok(())
     }
 
     async fn request(
         &self,
         identity: Identity,
-        origin: &Origin,
+        origin: &ClientOrigin,
         channel: &str,
         data: Bytes,
-    ) -> Result<PublishRequest, No> {
+    ) -> Result<PublishRequest, PublishRefusal> {
         let rules = self.node.rules();
         let channel = rules.channel(channel, CHANNEL_BYTES_MAX).map_err(|_| ErrorCode::BadRequest)?;
         if !rules.admits_name(&channel) {
@@ -183,8 +195,8 @@ impl ByClient {
             return Ok(request);
         }
         let protocol = ProtocolId::CENTRIFUGE_JSON.format();
-        let asker = Asker { client, transport: TRANSPORT, protocol, user: &user, meta: meta.as_ref() };
-        self.node.ask_publish_hook(origin, &asker, request).await.map_err(No::by_hook)
+        let asker = HookSubject { client, transport: TRANSPORT, protocol, user: &user, meta: meta.as_ref() };
+        self.node.ask_publish_hook(origin, &asker, request).await.map_err(PublishRefusal::by_hook)
     }
 }
 

@@ -7,16 +7,16 @@ use shared::channel::Channel;
 use shared::id::ClientId;
 use shared::publication::Publication;
 
+use super::api_error::ApiError;
+use super::api_request;
 use super::inspect::{FoundClient, close_in_words, with_missing};
-use super::refused::Refused;
-use super::request;
-use super::run::Call;
+use super::run_command::ApiCall;
 use crate::node::ClosesWanted;
-use crate::node::question::{ConnectionDetail, ConnectionInfo, DetailWanted, SubscriptionDetail};
+use crate::node::node_message::{ConnectionDetail, ConnectionInfo, DetailWanted, SubscriptionDetail};
 
 /// What can be said in the end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Verdict {
+enum DeliveryVerdict {
     /// It was written to the client's socket.
     Sent,
     /// It is on its way there.
@@ -26,7 +26,7 @@ enum Verdict {
     Unknown,
 }
 
-impl Verdict {
+impl DeliveryVerdict {
     fn as_str(self) -> &'static str {
         match self {
             Self::Sent => "sent",
@@ -40,21 +40,21 @@ impl Verdict {
 /// What was found, one after the other. What is found last decides.
 #[derive(Debug)]
 struct Findings {
-    verdict: Verdict,
+    verdict: DeliveryVerdict,
     findings: Vec<Value>,
 }
 
 impl Findings {
-    fn add(&mut self, verdict: Verdict, finding: &'static str, text: impl Into<String>) {
+    fn add(&mut self, verdict: DeliveryVerdict, finding: &'static str, text: impl Into<String>) {
         self.verdict = verdict;
         self.findings.push(json!({ "finding": finding, "text": text.into() }));
     }
 }
 
-impl Call<'_> {
-    pub(super) async fn explain(&self, request: &request::Explain<'_>) -> Result<Value, Refused> {
+impl ApiCall<'_> {
+    pub(super) async fn explain(&self, request: &api_request::Explain<'_>) -> Result<Value, ApiError> {
         let (channel, options) = self.channel(&request.channel)?;
-        let mut found = Findings { verdict: Verdict::Unknown, findings: Vec::new() };
+        let mut found = Findings { verdict: DeliveryVerdict::Unknown, findings: Vec::new() };
         let (publication, is_there) = self.look_up(&mut found, &channel, &options, request).await?;
         let tags = publication.as_ref().map(|publication| publication.tags.clone());
         let client = self.find_client(&request.client, DetailWanted { tags }).await?;
@@ -75,7 +75,7 @@ impl Call<'_> {
             }
             FoundClient { missing_nodes, .. } if !missing_nodes.is_empty() => {
                 found.add(
-                    Verdict::Unknown,
+                    DeliveryVerdict::Unknown,
                     "unknown_client",
                     "the client may be at a node that did not answer",
                 );
@@ -92,14 +92,14 @@ impl Call<'_> {
         found: &mut Findings,
         channel: &Channel,
         options: &ChannelOptions,
-        request: &request::Explain<'_>,
-    ) -> Result<(Option<Publication>, bool), Refused> {
+        request: &api_request::Explain<'_>,
+    ) -> Result<(Option<Publication>, bool), ApiError> {
         if request.offset == 0 {
             return Ok((None, true));
         }
         if !options.retention().keeps_history() || options.keeps_keys() {
             let text = "the channel keeps no history: which publications there were cannot be told";
-            found.add(Verdict::Unknown, "no_history", text);
+            found.add(DeliveryVerdict::Unknown, "no_history", text);
             return Ok((None, true));
         }
         let filter = HistoryFilter { since: Some(request.offset - 1), limit: 1, ..HistoryFilter::default() };
@@ -112,28 +112,28 @@ impl Call<'_> {
                 "the channel's stream has begun anew since: its epoch is {}",
                 page.top.epoch.as_str()
             );
-            found.add(Verdict::Unknown, "other_epoch", text);
+            found.add(DeliveryVerdict::Unknown, "other_epoch", text);
             return Ok((None, false));
         }
         if request.offset > page.top.offset {
             let text =
                 format!("there is no such publication: the last one has the offset {}", page.top.offset);
-            found.add(Verdict::NotSent, "not_published", text);
+            found.add(DeliveryVerdict::NotSent, "not_published", text);
             return Ok((None, false));
         }
         if kept.is_none() {
-            found.add(Verdict::Unknown, "not_kept", "history does not hold the publication any more");
+            found.add(DeliveryVerdict::Unknown, "not_kept", "history does not hold the publication any more");
         }
         Ok((kept, true))
     }
 
-    async fn explain_absence(&self, found: &mut Findings, client: &str) -> Result<(), Refused> {
-        found.add(Verdict::NotSent, "not_connected", "no node has this client now");
+    async fn explain_absence(&self, found: &mut Findings, client: &str) -> Result<(), ApiError> {
+        found.add(DeliveryVerdict::NotSent, "not_connected", "no node has this client now");
         let wanted = ClosesWanted { client: Some(client.into()), limit: 1, ..ClosesWanted::default() };
         let (closes, _) = self.closes_everywhere(wanted).await?;
         if let Some((node, close)) = closes.first() {
             let text = format!("it was closed with {} ({})", close.code, close.reason);
-            found.add(Verdict::Unknown, "closed", text);
+            found.add(DeliveryVerdict::Unknown, "closed", text);
             if let Some(last) = found.findings.last_mut() {
                 last["close"] = close_in_words(node, close);
             }
@@ -151,20 +151,26 @@ fn explain_subscription(
     now_ms: u64,
 ) {
     let Some(detail) = info.detail.as_deref() else {
-        return found.add(Verdict::Unknown, "earlier_release", "its node is of a release that cannot tell");
+        return found.add(
+            DeliveryVerdict::Unknown,
+            "earlier_release",
+            "its node is of a release that cannot tell",
+        );
     };
     let is_it = |one: &&SubscriptionDetail| *one.channel == *channel.as_str();
     let Some(subscription) = detail.subscriptions.iter().find(is_it) else {
         let all = info.num_channels as usize;
         return match all > detail.subscriptions.len() {
             true => found.add(
-                Verdict::Unknown,
+                DeliveryVerdict::Unknown,
                 "too_many_channels",
                 format!("it has {all}, of which some are told"),
             ),
-            false => {
-                found.add(Verdict::NotSent, "not_subscribed", "the client is not subscribed to the channel")
-            }
+            false => found.add(
+                DeliveryVerdict::NotSent,
+                "not_subscribed",
+                "the client is not subscribed to the channel",
+            ),
         };
     };
     if let Some(publication) = publication
@@ -176,7 +182,7 @@ fn explain_subscription(
     if publication.is_some_and(|publication| publication.time_ms > 0 && publication.time_ms < came_ms) {
         let text =
             "the publication was made before the client connected: it comes with a recovery, or not at all";
-        return found.add(Verdict::Unknown, "before_it_connected", text);
+        return found.add(DeliveryVerdict::Unknown, "before_it_connected", text);
     }
     explain_position(found, detail, subscription, offset);
 }
@@ -192,7 +198,7 @@ fn explain_choice(
     let is_in = |channel: &Channel| info.channels.iter().any(|one| **one == *channel.as_str());
     if publication.except.as_deref() == Some(&client) {
         found.add(
-            Verdict::NotSent,
+            DeliveryVerdict::NotSent,
             "spared",
             "the publication is for all but this client, which has caused it",
         );
@@ -200,13 +206,13 @@ fn explain_choice(
         && info.num_channels as usize == info.channels.len()
     {
         found.add(
-            Verdict::NotSent,
+            DeliveryVerdict::NotSent,
             "not_for_it",
             "the publication is for some subscribers, and this is none of them",
         );
     } else if subscription.passes == Some(false) {
         found.add(
-            Verdict::NotSent,
+            DeliveryVerdict::NotSent,
             "filtered",
             "the subscription has a filter that the publication's tags do not match",
         );
@@ -226,28 +232,28 @@ fn explain_position(
         "joining" => {
             let text =
                 "the subscription is being made: what is published meanwhile is held back and comes with it";
-            return found.add(Verdict::Waiting, "joining", text);
+            return found.add(DeliveryVerdict::Waiting, "joining", text);
         }
         "insufficient" => {
             let text = "the client was told that it missed something (code 2500), and is to subscribe again";
-            return found.add(Verdict::NotSent, "insufficient", text);
+            return found.add(DeliveryVerdict::NotSent, "insufficient", text);
         }
         _ => {}
     }
     if subscription.newest {
         let text = "the client is sent the newest value of each key: a newer one may have taken the place of this one";
-        found.add(Verdict::Unknown, "newest", text);
+        found.add(DeliveryVerdict::Unknown, "newest", text);
     }
     let stands = subscription.position.as_ref().map(|(offset, _)| *offset);
     match stands {
         Some(stands) if offset > stands => {
             let text =
                 format!("its node has come to the offset {stands} of the channel: this one is still to come");
-            return found.add(Verdict::Waiting, "behind", text);
+            return found.add(DeliveryVerdict::Waiting, "behind", text);
         }
         None if offset > 0 => {
             let text = "nothing was published to the channel since its node listens to it: what came before is recovered, not sent";
-            found.add(Verdict::Unknown, "before_it_came", text);
+            found.add(DeliveryVerdict::Unknown, "before_it_came", text);
         }
         _ => {}
     }
@@ -256,12 +262,12 @@ fn explain_position(
         let text = format!(
             "{outbox_bytes} bytes wait in the client's outbox, of which its socket has taken nothing for {stalled_ms} ms"
         );
-        found.add(Verdict::Waiting, "outbox", text);
+        found.add(DeliveryVerdict::Waiting, "outbox", text);
     } else if stands.is_some() && !subscription.newest {
         let text = "all that came to the channel since the client subscribed was written to its socket: this too, if it was subscribed by then";
-        found.add(Verdict::Sent, "sent", text);
+        found.add(DeliveryVerdict::Sent, "sent", text);
     } else if stands.is_none() && found.findings.is_empty() {
         let text = "the client is subscribed, and nothing waits for it; a channel without a stream keeps no more than that";
-        found.add(Verdict::Unknown, "subscribed", text);
+        found.add(DeliveryVerdict::Unknown, "subscribed", text);
     }
 }

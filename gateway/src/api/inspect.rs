@@ -3,12 +3,14 @@
 use serde_json::{Map, Value, json};
 use shared::id::ClientId;
 
-use super::list::Listing;
-use super::refused::Refused;
-use super::request;
-use super::run::Call;
-use crate::node::question::{Answer, ConnectionInfo, DetailWanted, Question, SubscriptionDetail};
-use crate::node::{Close, ClosesWanted};
+use super::api_error::ApiError;
+use super::api_request;
+use super::list_command::ConnectionsQuery;
+use super::run_command::ApiCall;
+use crate::node::node_message::{
+    ConnectionInfo, DetailWanted, NodeRequest, NodeResponse, SubscriptionDetail,
+};
+use crate::node::{CloseRecord, ClosesWanted};
 
 /// A client that was asked for, if it is connected.
 #[derive(Debug, Default)]
@@ -19,15 +21,15 @@ pub(super) struct FoundClient {
     pub(super) missing_nodes: Vec<Box<str>>,
 }
 
-impl Call<'_> {
-    pub(super) async fn inspect(&self, request: &request::Inspect<'_>) -> Result<Value, Refused> {
+impl ApiCall<'_> {
+    pub(super) async fn inspect(&self, request: &api_request::Inspect<'_>) -> Result<Value, ApiError> {
         let found = self.find_client(&request.client, DetailWanted::default()).await?;
         let connection = found.connection.map(|(node, info)| connection_in_words(&node, &info));
         Ok(with_missing(json!({ "connection": connection }), &found.missing_nodes))
     }
 
     /// The latest first.
-    pub(super) async fn closes(&self, request: &request::Closes<'_>) -> Result<Value, Refused> {
+    pub(super) async fn closes(&self, request: &api_request::ClosesRequest<'_>) -> Result<Value, ApiError> {
         let (user, client) = (&*request.user, &*request.client);
         let wanted = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Into::into);
         let limit = if request.limit == 0 { self.config.list_limit_max } else { request.limit };
@@ -42,14 +44,14 @@ impl Call<'_> {
     pub(super) async fn closes_everywhere(
         &self,
         wanted: ClosesWanted,
-    ) -> Result<(Vec<(Box<str>, Close)>, Vec<Box<str>>), Refused> {
+    ) -> Result<(Vec<(Box<str>, CloseRecord)>, Vec<Box<str>>), ApiError> {
         self.in_time()?;
         let limit = wanted.limit as usize;
-        let asked = self.node.ask_all(Question::Closes(wanted)).await.map_err(Refused::not_read)?;
+        let asked = self.node.ask_all(NodeRequest::Closes(wanted)).await.map_err(ApiError::not_read)?;
         let (mut closes, mut missing) = (Vec::new(), Vec::new());
         for (node, answer) in asked {
             match answer {
-                Ok(Answer::Closes(some)) => {
+                Ok(NodeResponse::Closes(some)) => {
                     closes.extend(some.into_iter().map(|close| (node.uid.clone(), close)));
                 }
                 _ => missing.push(node.name),
@@ -60,13 +62,22 @@ impl Call<'_> {
         Ok((closes, missing))
     }
 
-    pub(super) async fn find_client(&self, name: &str, detail: DetailWanted) -> Result<FoundClient, Refused> {
+    pub(super) async fn find_client(
+        &self,
+        name: &str,
+        detail: DetailWanted,
+    ) -> Result<FoundClient, ApiError> {
         if name.is_empty() {
-            return Err(Refused::bad_request("no client is given"));
+            return Err(ApiError::bad_request("no client is given"));
         }
         // What is no id of ours is nobody's.
         let Some(client) = ClientId::parse(name) else { return Ok(FoundClient::default()) };
-        let listing = Listing { client: Some(client), limit: 1, detail: Some(detail), ..Listing::default() };
+        let listing = ConnectionsQuery {
+            client: Some(client),
+            limit: 1,
+            detail: Some(detail),
+            ..ConnectionsQuery::default()
+        };
         let list = self.list(listing).await?;
         Ok(FoundClient {
             connection: list.connections.into_iter().next(),
@@ -106,8 +117,8 @@ fn subscription_in_words(subscription: &SubscriptionDetail) -> Value {
     words.into()
 }
 
-pub(super) fn close_in_words(node: &str, close: &Close) -> Value {
-    let Close { client, user, protocol, code, reason, time_ms, lived } = close;
+pub(super) fn close_in_words(node: &str, close: &CloseRecord) -> Value {
+    let CloseRecord { client, user, protocol, code, reason, time_ms, lived } = close;
     json!({
         "client": client, "user": user, "node": node, "protocol": protocol, "code": code, "reason": reason,
         "time": time_ms, "lived": lived,

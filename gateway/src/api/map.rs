@@ -2,31 +2,34 @@
 
 use gateway_core::history::{HistoryFilter, HistoryPage};
 use gateway_core::map::{
-    Action, Change, Changed, KEY_BYTES_MAX, Keeping, Set, SetMode, StateFilter, StatePage,
+    ChangedKey, KEY_BYTES_MAX, KeyAction, MapChange, MapRetention, SetKey, SetMode, StateFilter, StatePage,
 };
 use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::{Payload, Publication};
 
-use super::message::{idempotency, version};
-use super::refused::Refused;
-use super::request;
-use super::run::Call;
+use super::api_error::ApiError;
+use super::api_request;
+use super::published_message::{idempotency, version};
+use super::run_command::ApiCall;
 use crate::broker::ChangeRequest;
-use crate::telemetry::labels::Source;
+use crate::telemetry::labels::PublicationSource;
 
 /// A page of state ends behind the key with which it holds so many bytes.
 const PAGE_BYTES_MAX: u32 = 4 << 20;
 
-impl Call<'_> {
-    pub(super) async fn map_publish(&self, request: &request::MapPublish<'_>) -> Result<Changed, Refused> {
+impl ApiCall<'_> {
+    pub(super) async fn map_publish(
+        &self,
+        request: &api_request::MapPublish<'_>,
+    ) -> Result<ChangedKey, ApiError> {
         let (channel, keeping) = self.map(&request.channel)?;
         let mode = match &*request.key_mode {
             "" => SetMode::Any,
             "if_new" => SetMode::IfNew,
             "if_exists" => SetMode::IfExists,
-            _ => return Err(Refused::bad_request("key_mode is neither if_new nor if_exists")),
+            _ => return Err(ApiError::bad_request("key_mode is neither if_new nor if_exists")),
         };
         let data = match request.has_data() {
             true => self.payload(request.data, &request.b64data)?,
@@ -36,41 +39,45 @@ impl Call<'_> {
         let rules = self.node.rules();
         let options = rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
         if !data.bytes.is_empty() && !options.publication_data_format.admits(&data) {
-            return Err(Refused::bad_request("the data is not of the format that the channel is set to"));
+            return Err(ApiError::bad_request("the data is not of the format that the channel is set to"));
         }
         let version = version(request.version, &request.version_epoch)?;
         if version.is_some() && !keeping.stream.keeps_history() {
-            return Err(Refused::bad_request("a version needs a channel with a stream"));
+            return Err(ApiError::bad_request("a version needs a channel with a stream"));
         }
         let mut publication = Publication::new(data);
         publication.tags = request.tags.clone();
         publication.delta = request.delta || options.delta_publish;
-        let set = Set { publication, score: request.score, mode, refreshes: false, version };
-        let action = Action::Set(Box::new(set));
+        let set = SetKey { publication, score: request.score, mode, refreshes: false, version };
+        let action = KeyAction::Set(Box::new(set));
         let expected = expected(request.expected.as_ref(), &keeping)?;
-        let change = Change { key: key(&request.key)?, action, expected };
+        let change = MapChange { key: key(&request.key)?, action, expected };
         self.change(channel, change, keeping, &request.idempotency_key).await
     }
 
-    pub(super) async fn map_remove(&self, request: &request::MapRemove<'_>) -> Result<Changed, Refused> {
+    pub(super) async fn map_remove(
+        &self,
+        request: &api_request::MapRemove<'_>,
+    ) -> Result<ChangedKey, ApiError> {
         let (channel, keeping) = self.map(&request.channel)?;
         let expected = expected(request.expected.as_ref(), &keeping)?;
-        let change = Change { key: key(&request.key)?, action: Action::Remove { tags: None }, expected };
+        let change =
+            MapChange { key: key(&request.key)?, action: KeyAction::Remove { tags: None }, expected };
         self.change(channel, change, keeping, &request.idempotency_key).await
     }
 
     async fn change(
         &self,
         channel: Channel,
-        change: Change,
-        keeping: Keeping,
+        change: MapChange,
+        keeping: MapRetention,
         idempotency_key: &str,
-    ) -> Result<Changed, Refused> {
+    ) -> Result<ChangedKey, ApiError> {
         let idempotency = idempotency(idempotency_key, self.config)?;
         self.in_time()?;
         let request = ChangeRequest { channel, change, keeping, idempotency };
-        let mut changed = self.node.change_key(request).await.map_err(Refused::not_published)?;
-        self.node.metrics.publication_in(Source::Api);
+        let mut changed = self.node.change_key(request).await.map_err(ApiError::not_published)?;
+        self.node.metrics.publication_in(PublicationSource::Api);
         if !keeping.stream.keeps_history() {
             changed.position = changed.position.map(unnumbered);
         }
@@ -79,8 +86,8 @@ impl Call<'_> {
 
     pub(super) async fn map_read_state(
         &self,
-        request: &request::MapReadState<'_>,
-    ) -> Result<StatePage, Refused> {
+        request: &api_request::MapReadState<'_>,
+    ) -> Result<StatePage, ApiError> {
         let (channel, keeping) = self.map(&request.channel)?;
         self.in_time()?;
         let max = self.config.history_limit_max;
@@ -91,7 +98,7 @@ impl Call<'_> {
             key: (!request.key.is_empty()).then(|| (*request.key).into()),
             enough_bytes: PAGE_BYTES_MAX.min(self.share()),
         };
-        let mut page = self.node.read_state(channel, filter, keeping).await.map_err(Refused::not_read)?;
+        let mut page = self.node.read_state(channel, filter, keeping).await.map_err(ApiError::not_read)?;
         if !keeping.stream.keeps_history() {
             page.top = page.top.map(unnumbered);
             page.entries.iter_mut().for_each(|entry| entry.position = None);
@@ -105,11 +112,11 @@ impl Call<'_> {
 
     pub(super) async fn map_read_stream(
         &self,
-        request: &request::MapReadStream<'_>,
-    ) -> Result<HistoryPage, Refused> {
+        request: &api_request::MapReadStream<'_>,
+    ) -> Result<HistoryPage, ApiError> {
         let (channel, keeping) = self.map(&request.channel)?;
         if !keeping.stream.keeps_history() {
-            return Err(Refused::not_available("the channel has no stream"));
+            return Err(ApiError::not_available("the channel has no stream"));
         }
         self.in_time()?;
         let max = self.config.history_limit_max;
@@ -129,23 +136,23 @@ impl Call<'_> {
         }
     }
 
-    pub(super) async fn map_stats(&self, request: &request::OneChannel<'_>) -> Result<u64, Refused> {
+    pub(super) async fn map_stats(&self, request: &api_request::ChannelRequest<'_>) -> Result<u64, ApiError> {
         let (channel, _) = self.map(&request.channel)?;
         self.in_time()?;
-        self.node.count_keys(channel).await.map_err(Refused::not_read)
+        self.node.count_keys(channel).await.map_err(ApiError::not_read)
     }
 
-    pub(super) async fn map_clear(&self, request: &request::OneChannel<'_>) -> Result<(), Refused> {
+    pub(super) async fn map_clear(&self, request: &api_request::ChannelRequest<'_>) -> Result<(), ApiError> {
         let (channel, _) = self.map(&request.channel)?;
         self.in_time()?;
         Ok(self.node.clear_state(channel).await?)
     }
 
     /// A channel that keeps state by key.
-    fn map(&self, name: &str) -> Result<(Channel, Keeping), Refused> {
+    fn map(&self, name: &str) -> Result<(Channel, MapRetention), ApiError> {
         let (channel, options) = self.channel(name)?;
         if !options.keeps_keys() {
-            return Err(Refused::bad_request("the channel keeps no state by key"));
+            return Err(ApiError::bad_request("the channel keeps no state by key"));
         }
         Ok((channel, options.map.keeping()))
     }
@@ -156,22 +163,22 @@ fn unnumbered(position: StreamPosition) -> StreamPosition {
     StreamPosition { offset: 0, ..position }
 }
 
-pub(super) fn key(key: &str) -> Result<Box<str>, Refused> {
+pub(super) fn key(key: &str) -> Result<Box<str>, ApiError> {
     match key.len() {
-        0 => Err(Refused::bad_request("no key is given")),
+        0 => Err(ApiError::bad_request("no key is given")),
         1..=KEY_BYTES_MAX => Ok(key.into()),
-        _ => Err(Refused::bad_request(format!("the key is longer than {KEY_BYTES_MAX} bytes"))),
+        _ => Err(ApiError::bad_request(format!("the key is longer than {KEY_BYTES_MAX} bytes"))),
     }
 }
 
 fn expected(
-    since: Option<&request::Since<'_>>,
-    keeping: &Keeping,
-) -> Result<Option<StreamPosition>, Refused> {
+    since: Option<&api_request::Since<'_>>,
+    keeping: &MapRetention,
+) -> Result<Option<StreamPosition>, ApiError> {
     let Some(since) = since else { return Ok(None) };
     if !keeping.stream.keeps_history() {
-        return Err(Refused::bad_request("an expected position needs a channel with a stream"));
+        return Err(ApiError::bad_request("an expected position needs a channel with a stream"));
     }
-    let epoch = Epoch::parse(&since.epoch).ok_or_else(|| Refused::bad_request("there is no such epoch"))?;
+    let epoch = Epoch::parse(&since.epoch).ok_or_else(|| ApiError::bad_request("there is no such epoch"))?;
     Ok(Some(StreamPosition { offset: since.offset, epoch }))
 }

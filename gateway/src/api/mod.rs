@@ -5,48 +5,49 @@
 //! `answer` writes.
 
 mod act;
-mod answer;
 mod api_config;
+mod api_error;
+mod api_keys;
+mod api_request;
+mod api_response;
 mod ask_about_update;
 mod ask_sockets;
 mod by_client;
 mod explain;
 mod inspect;
-mod keys;
-mod list;
+mod list_command;
 mod map;
-mod message;
+mod mercure_subscriptions;
 mod openapi;
-mod poll;
-mod publish;
-mod query;
-mod refused;
-mod request;
-mod room;
+mod poll_command;
+mod publish_command;
+mod published_message;
+mod query_command;
+mod response_budget;
 mod rpc;
-mod run;
+mod run_command;
 mod serve;
-mod socketio;
-mod subscriptions;
+mod socket_commands;
 pub mod update;
 
 pub use api_config::{ApiConfig, ErrorMode};
 pub use by_client::ByClient;
-pub(crate) use message::{Content, Message, channel};
-pub(crate) use serve::Reload;
+pub(crate) use published_message::{Content, PublishedMessage, channel};
+pub(crate) use serve::ReloadFn;
 pub use serve::{Api, PREFIX};
 
 /// What a body asks of a method, if there is such a method: for [`crate::readers`].
 pub(crate) fn command_in_words(method: &str, body: &[u8]) -> Option<Result<String, String>> {
-    let read = request::Method::parse(method)?.read(body);
+    let read = api_request::Method::parse(method)?.read(body);
     Some(read.map(|command| format!("{command:?}")).map_err(|error| error.to_string()))
 }
 
 /// The same of each command of a batch.
 pub(crate) fn batch_in_words(body: &[u8]) -> Result<Vec<(Option<&'static str>, String)>, String> {
-    let batch: request::Batch<'_> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let in_words = |command: &request::Command<'_>| {
-        (command.method().map(request::Method::name), format!("{command:?}"))
+    let batch: api_request::BatchRequest<'_> =
+        serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let in_words = |command: &api_request::Command<'_>| {
+        (command.method().map(api_request::Method::name), format!("{command:?}"))
     };
     Ok(batch.commands.iter().map(in_words).collect())
 }

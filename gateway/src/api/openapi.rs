@@ -2,9 +2,9 @@
 //!
 //! Tests hold requests and answers of every method against it, so what it says is so.
 
-mod inspect;
+mod inspect_schemas;
 mod schemas;
-mod socketio;
+mod socketio_schemas;
 
 use std::sync::OnceLock;
 
@@ -14,7 +14,7 @@ use http::{HeaderValue, Method as HttpMethod, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Map, Value, json};
 
-use super::request::Method;
+use super::api_request::Method;
 
 /// Where it is. No key is asked for: it is the same everywhere.
 pub(super) const PATH: &str = "/api/openapi.json";

@@ -12,20 +12,20 @@ use hyper::body::Body;
 use parking_lot::RwLock;
 use serde_json::json;
 use shared::error::ErrorCode;
-use shared::protocol::socketio::Common;
+use shared::protocol::socketio::SocketIoShared;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::answer;
 use super::api_config::{ApiConfig, ErrorMode};
-use super::keys::Keys;
+use super::api_error::ApiError;
+use super::api_keys::ApiKeys;
+use super::api_request::{BatchRequest, Method, OlderCommand};
+use super::api_response;
 use super::openapi;
-use super::refused::Refused;
-use super::request::{Batch, Method, Older};
-use super::room::Room;
-use super::run::Call;
-use crate::bodies::{BodyError, Come};
+use super::response_budget::ResponseBudget;
+use super::run_command::ApiCall;
+use crate::bodies::{BodyError, ReceivedBody};
 use crate::node::Node;
 use crate::secret::SecretFileError;
 use crate::telemetry::traces::{SPANS, join_callers_trace};
@@ -43,13 +43,13 @@ const BATCH: &str = "batch";
 const RELOAD: &str = "reload";
 
 /// Reads the configuration again, and answers what has changed as JSON, or why nothing has. May wait for files.
-pub(crate) trait Reload: Send + Sync + fmt::Debug {
+pub(crate) trait ReloadFn: Send + Sync + fmt::Debug {
     fn reload(&self) -> Result<serde_json::Value, String>;
 }
 
 /// What a path asks for.
 #[derive(Clone, Copy, Debug)]
-enum Asked {
+enum ApiEndpoint {
     One(Method),
     Batch,
     /// Commands that name their methods themselves.
@@ -58,7 +58,7 @@ enum Asked {
     Reload,
 }
 
-impl Asked {
+impl ApiEndpoint {
     fn of(path: &str) -> Option<Self> {
         if path == OLDER_PATH {
             return Some(Self::Older);
@@ -91,9 +91,9 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub struct Api {
     config: ApiConfig,
     /// Others can be set while the node runs.
-    keys: RwLock<Keys>,
-    reload: OnceLock<Arc<dyn Reload>>,
-    socketio: OnceLock<Arc<Common>>,
+    keys: RwLock<ApiKeys>,
+    reload: OnceLock<Arc<dyn ReloadFn>>,
+    socketio: OnceLock<Arc<SocketIoShared>>,
     node: Arc<Node>,
     /// One permit for each request that may be served at once.
     room: Semaphore,
@@ -102,15 +102,15 @@ pub struct Api {
 }
 
 /// Why a request was not even read.
-struct Unread {
+struct ApiBodyError {
     status: StatusCode,
-    refused: Refused,
+    refused: ApiError,
 }
 
 impl Api {
     pub fn new(config: &ApiConfig, node: Arc<Node>) -> Result<Self, SecretFileError> {
         Ok(Self {
-            keys: RwLock::new(Keys::new(config)?),
+            keys: RwLock::new(ApiKeys::new(config)?),
             reload: OnceLock::new(),
             socketio: OnceLock::new(),
             room: Semaphore::new(config.requests_max),
@@ -121,22 +121,22 @@ impl Api {
     }
 
     /// The keys of another configuration.
-    pub(crate) fn read_keys(&self, config: &ApiConfig) -> Result<Keys, SecretFileError> {
-        Keys::new(config)
+    pub(crate) fn read_keys(&self, config: &ApiConfig) -> Result<ApiKeys, SecretFileError> {
+        ApiKeys::new(config)
     }
 
     /// They open the API from now on, and no others do.
-    pub(crate) fn set_keys(&self, keys: Keys) {
+    pub(crate) fn set_keys(&self, keys: ApiKeys) {
         *self.keys.write() = keys;
     }
 
     /// What is to be done when a reload of the configuration is asked for. Once.
-    pub(crate) fn reload_with(&self, reload: Arc<dyn Reload>) {
+    pub(crate) fn reload_with(&self, reload: Arc<dyn ReloadFn>) {
         let _ = self.reload.set(reload);
     }
 
     /// Clients of Socket.IO are served, in these namespaces. Once.
-    pub(crate) fn know_socketio(&self, common: Arc<Common>) {
+    pub(crate) fn know_socketio(&self, common: Arc<SocketIoShared>) {
         let _ = self.socketio.set(common);
     }
 
@@ -155,7 +155,7 @@ impl Api {
             return openapi::serve(request.method());
         }
         let admitted = self.keys.read().admit(request.uri(), request.headers());
-        self.serve_asked(Asked::of(request.uri().path()), admitted, request).await
+        self.serve_asked(ApiEndpoint::of(request.uri().path()), admitted, request).await
     }
 
     /// The same for a method that is asked by whoever has been let in elsewhere.
@@ -164,12 +164,12 @@ impl Api {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        self.serve_asked(Method::parse(method).map(Asked::One), Ok(()), request).await
+        self.serve_asked(Method::parse(method).map(ApiEndpoint::One), Ok(()), request).await
     }
 
     async fn serve_asked<B>(
         &self,
-        asked: Option<Asked>,
+        asked: Option<ApiEndpoint>,
         admitted: Result<(), &'static str>,
         request: Request<B>,
     ) -> Response<Full<Bytes>>
@@ -178,13 +178,13 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let begun = Instant::now();
-        let label = Asked::label(asked);
+        let label = ApiEndpoint::label(asked);
         let span = tracing::info_span!(target: SPANS, "api", method = label);
         join_callers_trace(&span, request.headers());
         let response = match self.answer(asked, admitted, request).instrument(span).await {
             Ok(response) => response,
             Err(unread) => {
-                let mut response = respond(unread.status, answer::error(&unread.refused));
+                let mut response = respond(unread.status, api_response::error(&unread.refused));
                 match unread.status {
                     StatusCode::METHOD_NOT_ALLOWED => {
                         response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
@@ -203,27 +203,27 @@ impl Api {
 
     async fn answer<B>(
         &self,
-        asked: Option<Asked>,
+        asked: Option<ApiEndpoint>,
         admitted: Result<(), &'static str>,
         request: Request<B>,
-    ) -> Result<Response<Full<Bytes>>, Unread>
+    ) -> Result<Response<Full<Bytes>>, ApiBodyError>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
         admitted.map_err(|reason| {
-            unread(StatusCode::UNAUTHORIZED, Refused::with_detail(ErrorCode::Unauthorized, reason))
+            unread(StatusCode::UNAUTHORIZED, ApiError::with_detail(ErrorCode::Unauthorized, reason))
         })?;
         let Some(asked) = asked else {
             return Err(unread(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound.into()));
         };
         if head.method != http::Method::POST {
-            let refused = Refused::bad_request("the server API is used with POST");
+            let refused = ApiError::bad_request("the server API is used with POST");
             return Err(unread(StatusCode::METHOD_NOT_ALLOWED, refused));
         }
         if head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-            let refused = Refused::bad_request("compressed bodies are not read");
+            let refused = ApiError::bad_request("compressed bodies are not read");
             return Err(unread(StatusCode::UNSUPPORTED_MEDIA_TYPE, refused));
         }
         let Ok(_permit) = self.room.try_acquire() else {
@@ -231,7 +231,7 @@ impl Api {
                 "{} requests are being served; nothing of this one was done",
                 self.config.requests_max
             );
-            let refused = Refused::with_detail(ErrorCode::TooManyRequests, detail);
+            let refused = ApiError::with_detail(ErrorCode::TooManyRequests, detail);
             return Err(unread(StatusCode::SERVICE_UNAVAILABLE, refused));
         };
         let deadline = Instant::now() + self.config.deadline();
@@ -240,8 +240,8 @@ impl Api {
             () = self.closed.cancelled() => return Err(going_away()),
             body = self.read(&head.headers, body) => body?,
         };
-        let room = Room::of(self.config.answer_bytes_max);
-        let call = Call {
+        let room = ResponseBudget::of(self.config.answer_bytes_max);
+        let call = ApiCall {
             config: &self.config,
             node: &self.node,
             body: &body,
@@ -253,37 +253,40 @@ impl Api {
         let json: &[u8] = if body.is_empty() { b"{}" } else { &body };
         // serde would also take a list of fields in their order, which is nobody's API.
         if json.trim_ascii_start().first() != Some(&b'{') {
-            return Err(unread(StatusCode::BAD_REQUEST, Refused::bad_request("the body is no JSON object")));
+            return Err(unread(StatusCode::BAD_REQUEST, ApiError::bad_request("the body is no JSON object")));
         }
         let malformed = |error: serde_json::Error| {
-            unread(StatusCode::BAD_REQUEST, Refused::bad_request(format!("the body cannot be read: {error}")))
+            unread(
+                StatusCode::BAD_REQUEST,
+                ApiError::bad_request(format!("the body cannot be read: {error}")),
+            )
         };
         let mut out = BytesMut::with_capacity(256);
         let refused = match asked {
-            Asked::One(method) => {
+            ApiEndpoint::One(method) => {
                 let command = method.read(json).map_err(malformed)?;
                 let answer = call.run(&command).await;
-                answer::write(&answer, &mut out);
+                api_response::write(&answer, &mut out);
                 answer.err()
             }
-            Asked::Batch => {
-                let batch: Batch<'_> = serde_json::from_slice(json).map_err(malformed)?;
+            ApiEndpoint::Batch => {
+                let batch: BatchRequest<'_> = serde_json::from_slice(json).map_err(malformed)?;
                 let answers = call
                     .run_batch(&batch)
                     .await
                     .map_err(|refused| unread(StatusCode::BAD_REQUEST, refused))?;
-                answer::write_batch(&batch.commands, &answers, &mut out);
+                api_response::write_batch(&batch.commands, &answers, &mut out);
                 None
             }
-            Asked::Reload => {
+            ApiEndpoint::Reload => {
                 let reloaded = self.reload().await;
                 match &reloaded {
                     Ok(done) => out.put_slice(json!({ "result": done }).to_string().as_bytes()),
-                    Err(refused) => out.extend_from_slice(&answer::error(refused)),
+                    Err(refused) => out.extend_from_slice(&api_response::error(refused)),
                 }
                 reloaded.err()
             }
-            Asked::Older => {
+            ApiEndpoint::Older => {
                 let (ids, batch) = read_older(json, self.config.batch_commands_max)?;
                 let answers = call
                     .run_batch(&batch)
@@ -293,7 +296,7 @@ impl Api {
                     if at > 0 {
                         out.put_u8(b'\n');
                     }
-                    answer::write_older(id, answer, &mut out);
+                    api_response::write_older(id, answer, &mut out);
                 }
                 // The status can tell of one only.
                 answers.into_iter().next().filter(|_| batch.commands.len() == 1).and_then(Result::err)
@@ -309,12 +312,12 @@ impl Api {
         })
     }
 
-    async fn reload(&self) -> Result<serde_json::Value, Refused> {
+    async fn reload(&self) -> Result<serde_json::Value, ApiError> {
         let Some(reload) = self.reload.get().cloned() else {
-            return Err(Refused::not_available("nothing can be read again here"));
+            return Err(ApiError::not_available("nothing can be read again here"));
         };
         let reloaded = tokio::task::spawn_blocking(move || reload.reload()).await;
-        reloaded.map_err(|_| Refused::from(ErrorCode::Internal))?.map_err(Refused::bad_request)
+        reloaded.map_err(|_| ApiError::from(ErrorCode::Internal))?.map_err(ApiError::bad_request)
     }
 
     fn tells_by_status(&self, headers: &HeaderMap) -> bool {
@@ -323,20 +326,20 @@ impl Api {
     }
 
     /// Reads the body, no longer than allowed and no later.
-    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Come, Unread>
+    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<ReceivedBody, ApiBodyError>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let max = self.config.body_bytes_max;
         let told = |error: BodyError| {
-            let refused = Refused::bad_request(error.to_string());
+            let refused = ApiError::bad_request(error.to_string());
             match error {
                 BodyError::TooLong(_) => unread(StatusCode::PAYLOAD_TOO_LARGE, refused),
                 BodyError::Broken(_) => unread(StatusCode::BAD_REQUEST, refused),
                 BodyError::Late => unread(StatusCode::REQUEST_TIMEOUT, refused),
                 BodyError::Crowded => {
-                    let refused = Refused::with_detail(ErrorCode::TooManyRequests, error.to_string());
+                    let refused = ApiError::with_detail(ErrorCode::TooManyRequests, error.to_string());
                     unread(StatusCode::SERVICE_UNAVAILABLE, refused)
                 }
             }
@@ -350,20 +353,20 @@ impl Api {
     }
 }
 
-fn going_away() -> Unread {
+fn going_away() -> ApiBodyError {
     let detail = "this node is stopping; nothing of this request was done, and another node can be asked";
-    unread(StatusCode::SERVICE_UNAVAILABLE, Refused::with_detail(ErrorCode::Internal, detail))
+    unread(StatusCode::SERVICE_UNAVAILABLE, ApiError::with_detail(ErrorCode::Internal, detail))
 }
 
-fn unread(status: StatusCode, refused: Refused) -> Unread {
-    Unread { status, refused }
+fn unread(status: StatusCode, refused: ApiError) -> ApiBodyError {
+    ApiBodyError { status, refused }
 }
 
 /// Commands that follow each other, and their ids. All of them are read before any is carried out.
-fn read_older(json: &[u8], max: usize) -> Result<(Vec<u32>, Batch<'_>), Unread> {
-    let bad = |detail: String| unread(StatusCode::BAD_REQUEST, Refused::bad_request(detail));
-    let (mut ids, mut batch) = (Vec::new(), Batch::default());
-    for older in serde_json::Deserializer::from_slice(json).into_iter::<Older<'_>>() {
+fn read_older(json: &[u8], max: usize) -> Result<(Vec<u32>, BatchRequest<'_>), ApiBodyError> {
+    let bad = |detail: String| unread(StatusCode::BAD_REQUEST, ApiError::bad_request(detail));
+    let (mut ids, mut batch) = (Vec::new(), BatchRequest::default());
+    for older in serde_json::Deserializer::from_slice(json).into_iter::<OlderCommand<'_>>() {
         let older = older.map_err(|error| bad(format!("the body cannot be read: {error}")))?;
         if ids.len() >= max {
             return Err(bad(format!("the body holds more than {max} commands")));

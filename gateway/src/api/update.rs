@@ -7,19 +7,19 @@ use gateway_core::effect::{Denial, Identity};
 use gateway_core::history::Retention;
 use serde::{Deserialize, Serialize};
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
-use shared::protocol::mercure::{ALL_TOPICS, Invalid, Update};
+use shared::protocol::mercure::{ALL_TOPICS, InvalidUpdate, Update};
 use shared::topic_selector::Selector;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::subscriptions::{self, Subscriber};
+use super::mercure_subscriptions::{self, Subscriber};
 use crate::auth::Authenticator;
-use crate::backend::Origin;
+use crate::backend::ClientOrigin;
 use crate::broker::PublishRequest;
-use crate::client::Watcher;
+use crate::client::StreamWatcher;
 use crate::node::Node;
 use crate::setting::Faults;
-use crate::telemetry::labels::Source;
+use crate::telemetry::labels::PublicationSource;
 
 /// Updates that are published at once. Others are told to come back.
 const AT_ONCE_MAX: usize = 1_024;
@@ -87,9 +87,9 @@ pub(crate) struct Hub {
 
 /// Why an update is not published.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum UpdateError {
     #[error(transparent)]
-    Invalid(#[from] Invalid),
+    Invalid(#[from] InvalidUpdate),
     #[error("the topic {0:?} cannot be a channel's name: {1}")]
     Topic(String, String),
     #[error("its data is not what publications of {0} may hold")]
@@ -135,24 +135,24 @@ impl Hub {
 
     /// Whether subscriptions are listed at this path.
     pub(crate) fn lists(&self, path: &str) -> bool {
-        let below = path.strip_prefix(subscriptions::PATH);
+        let below = path.strip_prefix(mercure_subscriptions::PATH);
         self.config.subscriptions && below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
     }
 
     /// Who is to be told that a client follows these topics, if anyone is.
-    pub(crate) fn watch(self: &Arc<Self>, topics: &[String]) -> Option<Arc<dyn Watcher>> {
+    pub(crate) fn watch(self: &Arc<Self>, topics: &[String]) -> Option<Arc<dyn StreamWatcher>> {
         self.config
             .subscriptions
-            .then(|| -> Arc<dyn Watcher> { Arc::new(Subscriber::new(self.clone(), topics.to_vec())) })
+            .then(|| -> Arc<dyn StreamWatcher> { Arc::new(Subscriber::new(self.clone(), topics.to_vec())) })
     }
 
     /// In the presence of which channel subscribers are. None of them follows it.
-    pub(super) fn presence_channel(&self) -> Result<Channel, Refused> {
-        channel(&self.config.namespace, &self.node.rules(), Some(subscriptions::PATH))
+    pub(super) fn presence_channel(&self) -> Result<Channel, UpdateError> {
+        channel(&self.config.namespace, &self.node.rules(), Some(mercure_subscriptions::PATH))
     }
 
     /// The channel of all topics, and what it keeps.
-    pub(super) fn all_topics(&self) -> Result<(Channel, Retention), Refused> {
+    pub(super) fn all_topics(&self) -> Result<(Channel, Retention), UpdateError> {
         let rules = self.node.rules();
         let channel = channel(&self.config.namespace, &rules, None)?;
         let retention = rules.options(&channel).map(|options| options.retention()).unwrap_or_default();
@@ -160,20 +160,22 @@ impl Hub {
     }
 
     /// Publishes an update of the hub's own. It is not in a channel of its topic, which few could name beforehand.
-    pub(super) async fn publish_own(&self, update: &Update) -> Result<(), Refused> {
+    pub(super) async fn publish_own(&self, update: &Update) -> Result<(), UpdateError> {
         let (channel, retention) = self.all_topics()?;
         let publication = update.publication(&new_id());
         let request = PublishRequest { channel, publication, retention, idempotency: None, version: None };
-        self.node.publish(request).await.map(|_| ()).map_err(|_| Refused::Failed)
+        self.node.publish(request).await.map(|_| ()).map_err(|_| UpdateError::Failed)
     }
 
     /// Who shows this token.
-    pub(super) async fn identify(&self, token: Option<&str>) -> Result<Identity, Refused> {
+    pub(super) async fn identify(&self, token: Option<&str>) -> Result<Identity, UpdateError> {
         let is_shown = token.filter(|token| !token.is_empty());
-        let Some(token) = is_shown.or(self.is_insecure().then_some("")) else { return Err(Refused::NoToken) };
+        let Some(token) = is_shown.or(self.is_insecure().then_some("")) else {
+            return Err(UpdateError::NoToken);
+        };
         let now = self.node.clock.unix_seconds();
         self.authenticator.authenticate(now, token).wait().await.map_err(|denial| {
-            Refused::Token(match denial {
+            UpdateError::Token(match denial {
                 Denial::Error(refusal) => refusal.message.into_owned(),
                 Denial::Disconnect(disconnect) => disconnect.plain().reason.into_owned(),
             })
@@ -186,9 +188,9 @@ impl Hub {
         &self,
         token: Option<&str>,
         form: &[u8],
-        origin: &Origin,
-    ) -> Result<String, Refused> {
-        let _room = self.room.try_acquire().map_err(|_| Refused::Busy)?;
+        origin: &ClientOrigin,
+    ) -> Result<String, UpdateError> {
+        let _room = self.room.try_acquire().map_err(|_| UpdateError::Busy)?;
         let update = Update::read(form)?;
         let identity = self.identify(token).await?;
         if !self.is_insecure() {
@@ -198,14 +200,14 @@ impl Hub {
         let requests =
             self.ask_about(self.requests(&update, &id)?, update.topics(), &identity, origin).await?;
         for published in self.node.publish_in_order(requests).await {
-            published.map_err(|_| Refused::Failed)?;
+            published.map_err(|_| UpdateError::Failed)?;
         }
-        self.node.metrics.publication_in(Source::Client);
+        self.node.metrics.publication_in(PublicationSource::Client);
         Ok(id)
     }
 
     /// One for the channel of each topic, and one for that of all.
-    fn requests(&self, update: &Update, id: &str) -> Result<Vec<PublishRequest>, Refused> {
+    fn requests(&self, update: &Update, id: &str) -> Result<Vec<PublishRequest>, UpdateError> {
         let rules = self.node.rules();
         let topics = update.topics().iter().map(|topic| Some(&**topic));
         let request = |topic: Option<&str>| {
@@ -214,7 +216,7 @@ impl Hub {
             let mut publication = update.publication(id);
             publication.delta = options.delta_publish;
             if !options.publication_data_format.admits(&publication.data) {
-                return Err(Refused::Data(self.config.namespace.clone()));
+                return Err(UpdateError::Data(self.config.namespace.clone()));
             }
             let retention = options.retention();
             Ok(PublishRequest { channel, publication, retention, idempotency: None, version: None })
@@ -231,8 +233,8 @@ fn name(namespace: &str, rules: &ChannelRules, topic: Option<&str>) -> String {
     format!("{namespace}{}{}", rules.names.namespace_boundary, topic.unwrap_or(ALL_TOPICS))
 }
 
-fn channel(namespace: &str, rules: &ChannelRules, topic: Option<&str>) -> Result<Channel, Refused> {
-    let unfit = |why: String| Refused::Topic(topic.unwrap_or_default().to_owned(), why);
+fn channel(namespace: &str, rules: &ChannelRules, topic: Option<&str>) -> Result<Channel, UpdateError> {
+    let unfit = |why: String| UpdateError::Topic(topic.unwrap_or_default().to_owned(), why);
     let name = name(namespace, rules, topic);
     let channel = rules.channel(&name, CHANNEL_BYTES_MAX).map_err(|invalid| unfit(invalid.to_string()))?;
     if !rules.names.audience(channel.as_str()).is_everyone() {
@@ -245,12 +247,12 @@ fn channel(namespace: &str, rules: &ChannelRules, topic: Option<&str>) -> Result
 }
 
 /// All of the topics have to be allowed, or nothing is published.
-fn check_rights(identity: &Identity, topics: &[String]) -> Result<(), Refused> {
+fn check_rights(identity: &Identity, topics: &[String]) -> Result<(), UpdateError> {
     let allowed = identity.updates.as_deref().map_or(&[][..], |updates| &updates.publish);
     let is_allowed = |topic: &&String| allowed.iter().any(|selector: &Selector| selector.matches(topic));
     match topics.iter().find(|topic| !is_allowed(topic)) {
         None => Ok(()),
-        Some(topic) => Err(Refused::Forbidden(topic.clone())),
+        Some(topic) => Err(UpdateError::Forbidden(topic.clone())),
     }
 }
 
@@ -269,7 +271,7 @@ mod tests {
         assert_eq!(named(Some("https://a.example/1?b=c")).unwrap(), "mercure:https://a.example/1?b=c");
         assert_eq!(named(None).unwrap(), "mercure:*");
         for bad in ["https://a.example/#ann", "a b", "é", &"x".repeat(CHANNEL_BYTES_MAX)] {
-            assert!(matches!(named(Some(bad)), Err(Refused::Topic(..))), "{bad}");
+            assert!(matches!(named(Some(bad)), Err(UpdateError::Topic(..))), "{bad}");
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::broker::export_broker_metrics::{shown_by_shard, shown_in};
 use crate::broker::memory::MemoryBroker;
 use crate::broker::nats::{self, NatsBroker};
-use crate::broker::redis::{DialError, Mode, RedisBroker};
+use crate::broker::redis::{DialError, RedisBroker, RedisMode};
 use crate::broker::shards::ShardedBroker;
-use crate::broker::show::{shown_by_shard, shown_in};
 use crate::broker::{Broker, BrokerEvents, BrokerKind};
 use crate::config::Config;
 use crate::ledger::Ledger;
@@ -34,11 +34,11 @@ pub(crate) struct Connected {
 
 /// Why none can be begun with.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ConnectError {
+pub(crate) enum BrokerConnectError {
     #[error(transparent)]
     Redis(#[from] DialError),
     #[error(transparent)]
-    Nats(#[from] nats::ConnectError),
+    Nats(#[from] nats::NatsConnectError),
 }
 
 /// The broker that the configuration names, and what belongs to it. `node` is unique to this run of the node. Must be
@@ -48,7 +48,7 @@ pub(crate) async fn connect(
     node: &str,
     events: Arc<dyn BrokerEvents>,
     metrics: &Metrics,
-) -> Result<Connected, ConnectError> {
+) -> Result<Connected, BrokerConnectError> {
     Ok(match config.broker.kind {
         BrokerKind::Memory => {
             let broker = MemoryBroker::start(&config.broker.memory, events, shown_in(metrics, false));
@@ -56,7 +56,7 @@ pub(crate) async fn connect(
             let sessions = Arc::new(MemorySessions::default());
             Connected { broker, presence, ledger, sessions }
         }
-        BrokerKind::Redis if config.redis.mode == Mode::Shards => {
+        BrokerKind::Redis if config.redis.mode == RedisMode::Shards => {
             let broker = ShardedBroker::start(&config.redis, node, events, shown_by_shard(metrics))?;
             let shards = broker.shards();
             let presence = ShardedPresence::new(shards.map(|shard| {
@@ -74,7 +74,7 @@ pub(crate) async fn connect(
         }
         BrokerKind::Redis => {
             let broker = match config.redis.mode {
-                Mode::Cluster => {
+                RedisMode::Cluster => {
                     RedisBroker::start_in_cluster(&config.redis, node, events, shown_by_shard(metrics))?
                 }
                 _ => RedisBroker::start(&config.redis, node, events, shown_in(metrics, true))?,

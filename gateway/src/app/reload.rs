@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gateway_core::session::{Application, Context};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
-use shared::protocol::socketio::Common;
+use shared::protocol::socketio::SocketIoShared;
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
@@ -14,29 +14,29 @@ use crate::admission::Admission;
 use crate::api::{self, Api};
 use crate::auth::Authenticator;
 use crate::backend::HookKind;
-use crate::config::{Change, Config, Mistakes};
+use crate::config::{Config, ConfigChange, Mistakes};
 use crate::http::graphql;
 use crate::http::origin::OriginPolicy;
 use crate::http::raw_paths::RawPaths;
 use crate::listener::descriptors::Descriptors;
-use crate::listener::tls::Tls;
+use crate::listener::tls::ListenerTls;
 use crate::node::Node;
 use crate::pusher::Apps;
-use crate::telemetry::labels::Reloaded as Outcome;
+use crate::telemetry::labels::ReloadOutcome;
 use crate::telemetry::{Metrics, logs};
 use crate::worker::Contexts;
-use crate::worker::inbox::{Event, Inbox};
+use crate::worker::inbox::{Inbox, WorkerEvent};
 
 /// Reads the configuration once more, from where it was read at the start.
-pub type Load = Box<dyn Fn() -> Result<Config, Mistakes> + Send + Sync>;
+pub type LoadConfigFn = Box<dyn Fn() -> Result<Config, Mistakes> + Send + Sync>;
 
 /// What a reload has done.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-pub struct Reloaded {
+pub struct ReloadReport {
     /// What holds from now on.
-    pub changed: Vec<Change>,
+    pub changed: Vec<ConfigChange>,
     /// What was changed too and waits for the next start.
-    pub needs_restart: Vec<Change>,
+    pub needs_restart: Vec<ConfigChange>,
 }
 
 /// Why nothing was changed.
@@ -51,9 +51,9 @@ pub enum ReloadError {
 }
 
 /// The parts of a node that can be told of another configuration.
-pub(super) struct Reload {
+pub(super) struct Reloader {
     /// None where the node was given its configuration as it is.
-    pub(super) load: Option<Load>,
+    pub(super) load: Option<LoadConfigFn>,
     /// What the node goes by. Held for as long as a reload takes: there is one at a time.
     pub(super) running: Mutex<Config>,
     pub(super) metrics: Arc<Metrics>,
@@ -65,42 +65,42 @@ pub(super) struct Reload {
     pub(super) admission: Arc<Admission>,
     pub(super) descriptors: Descriptors,
     pub(super) api: Arc<Api>,
-    pub(super) tls: Option<Arc<Tls>>,
+    pub(super) tls: Option<Arc<ListenerTls>>,
     pub(super) apps: Option<Arc<Apps>>,
-    pub(super) socketio: Arc<Common>,
-    pub(super) graphql: Option<Arc<graphql::Endpoint>>,
+    pub(super) socketio: Arc<SocketIoShared>,
+    pub(super) graphql: Option<Arc<graphql::GraphqlEndpoint>>,
 }
 
-impl Reload {
+impl Reloader {
     /// Reads, checks and swaps, and leaves a line in the log for each change. May wait for files.
-    pub(super) fn reload(&self) -> Result<Reloaded, ReloadError> {
+    pub(super) fn reload(&self) -> Result<ReloadReport, ReloadError> {
         let mut running = self.running.lock();
         let done = self.try_reload(&mut running);
         match &done {
             Ok(reloaded) => {
-                for Change { key, old, new } in &reloaded.changed {
+                for ConfigChange { key, old, new } in &reloaded.changed {
                     tracing::info!(key, %old, %new, "a setting has changed");
                 }
-                for Change { key, old, new } in &reloaded.needs_restart {
+                for ConfigChange { key, old, new } in &reloaded.needs_restart {
                     tracing::warn!(key, %old, %new, "a setting has changed that needs a restart");
                 }
                 let (changed, needs_restart) = (reloaded.changed.len(), reloaded.needs_restart.len());
                 tracing::info!(changed, needs_restart, "the configuration was read again");
                 self.metrics.config_reloaded(match changed {
-                    0 => Outcome::Unchanged,
-                    _ => Outcome::Applied,
+                    0 => ReloadOutcome::Unchanged,
+                    _ => ReloadOutcome::Applied,
                 });
                 self.metrics.config_applied(&running.to_toml());
             }
             Err(error) => {
                 tracing::error!(%error, "the configuration was read again and changes nothing");
-                self.metrics.config_reloaded(Outcome::Refused);
+                self.metrics.config_reloaded(ReloadOutcome::Refused);
             }
         }
         done
     }
 
-    fn try_reload(&self, running: &mut Config) -> Result<Reloaded, ReloadError> {
+    fn try_reload(&self, running: &mut Config) -> Result<ReloadReport, ReloadError> {
         let read = self.load.as_ref().ok_or(ReloadError::NoSource)?()?;
         let merged = running.with_live_of(&read);
         let (changed, needs_restart) = (running.changes(&merged), merged.changes(&read));
@@ -143,7 +143,7 @@ impl Reload {
             tracing::error!(error, "webhooks cannot be begun with");
         }
         for inbox in &self.inboxes {
-            inbox.push(Event::Renew(contexts.clone()));
+            inbox.push(WorkerEvent::Renew(contexts.clone()));
         }
         *self.origins.write() = origins;
         self.raw_paths.set(&merged.raw);
@@ -160,7 +160,7 @@ impl Reload {
         self.admission.set_limits(&merged.limits, connections_max);
         self.metrics.connections_max.set(i64::from(connections_max));
         *running = merged;
-        Ok(Reloaded { changed, needs_restart })
+        Ok(ReloadReport { changed, needs_restart })
     }
 
     /// Reloads whenever SIGHUP comes, until told to stop.
@@ -179,14 +179,14 @@ impl Reload {
     }
 }
 
-impl api::Reload for Reload {
+impl api::ReloadFn for Reloader {
     fn reload(&self) -> Result<serde_json::Value, String> {
         let reloaded = Self::reload(self).map_err(|error| error.to_string())?;
         Ok(serde_json::to_value(reloaded).expect("changes are plain values"))
     }
 }
 
-impl fmt::Debug for Reload {
+impl fmt::Debug for Reloader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Reload")
     }

@@ -21,7 +21,7 @@ pub enum Algorithm {
 
 /// What a key must be to go with an algorithm. There is no key for two of these, and no algorithm for two keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Family {
+pub(super) enum KeyFamily {
     Hmac,
     Rsa,
     P256,
@@ -67,13 +67,15 @@ impl Algorithm {
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
     }
 
-    pub(super) fn family(self) -> Family {
+    pub(super) fn family(self) -> KeyFamily {
         match self {
-            Self::HS256 | Self::HS384 | Self::HS512 => Family::Hmac,
-            Self::RS256 | Self::RS384 | Self::RS512 | Self::PS256 | Self::PS384 | Self::PS512 => Family::Rsa,
-            Self::ES256 => Family::P256,
-            Self::ES384 => Family::P384,
-            Self::EdDSA => Family::Ed25519,
+            Self::HS256 | Self::HS384 | Self::HS512 => KeyFamily::Hmac,
+            Self::RS256 | Self::RS384 | Self::RS512 | Self::PS256 | Self::PS384 | Self::PS512 => {
+                KeyFamily::Rsa
+            }
+            Self::ES256 => KeyFamily::P256,
+            Self::ES384 => KeyFamily::P384,
+            Self::EdDSA => KeyFamily::Ed25519,
         }
     }
 }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::algorithm::{Algorithm, Family};
-use super::keys::public_keys;
+use super::algorithm::{Algorithm, KeyFamily};
+use super::token_keys::public_keys;
 use crate::authorities::authorities;
-use crate::fetch::Source;
+use crate::fetch::DocumentSource;
 use crate::secret::{Secret, SecretFileError};
 use crate::setting::Faults;
 
@@ -187,37 +187,37 @@ impl Default for AuthConfig {
 
 /// The keys for one kind of token, as they are configured.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Keys<'a> {
-    pub(super) secret: Text<'a>,
-    pub(super) previous_secret: Text<'a>,
+pub(super) struct KeysConfig<'a> {
+    pub(super) secret: TextOrFile<'a>,
+    pub(super) previous_secret: TextOrFile<'a>,
     pub(super) previous_secret_until: (&'static str, i64),
-    pub(super) rsa: Text<'a>,
-    pub(super) ecdsa: Text<'a>,
-    pub(super) ed25519: Text<'a>,
-    pub(super) previous: Text<'a>,
+    pub(super) rsa: TextOrFile<'a>,
+    pub(super) ecdsa: TextOrFile<'a>,
+    pub(super) ed25519: TextOrFile<'a>,
+    pub(super) previous: TextOrFile<'a>,
     pub(super) previous_until: (&'static str, i64),
     pub(super) jwks_url: (&'static str, &'a str),
 }
 
 /// A text that is configured, or in a file that is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Text<'a> {
+pub(super) struct TextOrFile<'a> {
     pub(super) key: &'static str,
-    pub(super) given: Given<'a>,
+    pub(super) given: GivenKey<'a>,
     pub(super) file: Option<&'a Path>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Given<'a> {
+pub(super) enum GivenKey<'a> {
     Secret(&'a Secret),
     Public(&'a str),
 }
 
-impl Text<'_> {
+impl TextOrFile<'_> {
     pub(super) fn is_given(&self) -> bool {
         let is_empty = match self.given {
-            Given::Secret(secret) => secret.is_empty(),
-            Given::Public(text) => text.is_empty(),
+            GivenKey::Secret(secret) => secret.is_empty(),
+            GivenKey::Public(text) => text.is_empty(),
         };
         !is_empty || self.file.is_some()
     }
@@ -225,29 +225,29 @@ impl Text<'_> {
     pub(super) fn read(&self) -> Result<Secret, SecretFileError> {
         match (self.file, self.given) {
             (Some(file), _) => Secret::from_file(file),
-            (None, Given::Secret(secret)) => Ok(secret.clone()),
-            (None, Given::Public(text)) => Ok(Secret::new(text)),
+            (None, GivenKey::Secret(secret)) => Ok(secret.clone()),
+            (None, GivenKey::Public(text)) => Ok(Secret::new(text)),
         }
     }
 }
 
-impl<'a> Keys<'a> {
-    pub(super) fn secrets(&self) -> [Text<'a>; 2] {
+impl<'a> KeysConfig<'a> {
+    pub(super) fn secrets(&self) -> [TextOrFile<'a>; 2] {
         [self.secret, self.previous_secret]
     }
 
-    pub(super) fn public_keys(&self) -> [(Text<'a>, Option<&'static [Family]>); 4] {
+    pub(super) fn public_keys(&self) -> [(TextOrFile<'a>, Option<&'static [KeyFamily]>); 4] {
         [
-            (self.rsa, Some(&[Family::Rsa])),
-            (self.ecdsa, Some(&[Family::P256, Family::P384])),
-            (self.ed25519, Some(&[Family::Ed25519])),
+            (self.rsa, Some(&[KeyFamily::Rsa])),
+            (self.ecdsa, Some(&[KeyFamily::P256, KeyFamily::P384])),
+            (self.ed25519, Some(&[KeyFamily::Ed25519])),
             (self.previous, None),
         ]
     }
 
     /// Whether there is a present one.
     pub(super) fn are_given(&self) -> bool {
-        [self.secret, self.rsa, self.ecdsa, self.ed25519].iter().any(Text::is_given)
+        [self.secret, self.rsa, self.ecdsa, self.ed25519].iter().any(TextOrFile::is_given)
             || !self.jwks_url.1.is_empty()
     }
 }
@@ -256,7 +256,7 @@ macro_rules! keys {
     ($config:ident, $secret:ident $secret_file:ident, $old_secret:ident $old_secret_file:ident $old_secret_until:ident,
      $rsa:ident $rsa_file:ident, $ecdsa:ident $ecdsa_file:ident, $ed25519:ident $ed25519_file:ident,
      $old:ident $old_file:ident $old_until:ident, $jwks:ident) => {
-        Keys {
+        KeysConfig {
             secret: keys!(Secret $config, $secret, $secret_file),
             previous_secret: keys!(Secret $config, $old_secret, $old_secret_file),
             previous_secret_until: (stringify!($old_secret_until), $config.$old_secret_until),
@@ -269,12 +269,12 @@ macro_rules! keys {
         }
     };
     ($kind:ident $config:ident, $key:ident, $file:ident) => {
-        Text { key: stringify!($key), given: Given::$kind(&$config.$key), file: $config.$file.as_deref() }
+        TextOrFile { key: stringify!($key), given: GivenKey::$kind(&$config.$key), file: $config.$file.as_deref() }
     };
 }
 
 impl AuthConfig {
-    pub(super) fn connection_keys(&self) -> Keys<'_> {
+    pub(super) fn connection_keys(&self) -> KeysConfig<'_> {
         keys!(
             self, hmac_secret hmac_secret_file,
             previous_hmac_secret previous_hmac_secret_file previous_hmac_secret_until,
@@ -285,7 +285,7 @@ impl AuthConfig {
     }
 
     /// Those of subscription tokens alone.
-    pub(super) fn subscription_keys(&self) -> Keys<'_> {
+    pub(super) fn subscription_keys(&self) -> KeysConfig<'_> {
         keys!(
             self, subscription_hmac_secret subscription_hmac_secret_file,
             subscription_previous_hmac_secret subscription_previous_hmac_secret_file
@@ -324,24 +324,24 @@ impl AuthConfig {
         faults.outside("key_files_interval_ms", self.key_files_interval_ms, KEY_FILES_INTERVAL_MS);
     }
 
-    fn check_keys(&self, keys: &Keys<'_>, faults: &mut Faults) {
+    fn check_keys(&self, keys: &KeysConfig<'_>, faults: &mut Faults) {
         let texts = keys.secrets().into_iter().chain(keys.public_keys().map(|(text, _)| text));
         for text in texts {
-            let is_given_twice = Text { file: None, ..text }.is_given() && text.file.is_some();
+            let is_given_twice = TextOrFile { file: None, ..text }.is_given() && text.file.is_some();
             if is_given_twice {
                 faults
                     .add(format!("{}_file", text.key), format!("must not be set together with {}", text.key));
             }
         }
         for text in keys.secrets() {
-            if let Given::Secret(secret) = text.given
+            if let GivenKey::Secret(secret) = text.given
                 && let Some(problem) = self.too_short(secret)
             {
                 faults.add(text.key, problem);
             }
         }
         for (text, families) in keys.public_keys() {
-            if let Given::Public(pem) = text.given
+            if let GivenKey::Public(pem) = text.given
                 && !pem.is_empty()
                 && let Err(problem) = public_keys(pem, families)
             {
@@ -367,7 +367,7 @@ impl AuthConfig {
         }
         let (key, url) = keys.jwks_url;
         if !url.is_empty()
-            && let Err(problem) = Source::parse(url, self.jwks_allow_http)
+            && let Err(problem) = DocumentSource::parse(url, self.jwks_allow_http)
         {
             faults.add(key, problem);
         }

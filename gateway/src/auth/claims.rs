@@ -8,12 +8,12 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::granted::{CapabilityClaim, Ill, SubscriptionClaim, UpdatesClaim, json_of, rights_of};
+use super::granted::{CapabilityClaim, InvalidClaim, SubscriptionClaim, UpdatesClaim, json_of, rights_of};
 
 /// The claims that mean something here. Others are passed over, as RFC 7519 §4 asks. `null` is the same as nothing.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Claims {
+pub(super) struct TokenClaims {
     /// The user, unless another claim says who that is. Empty: anonymous.
     #[serde(deserialize_with = "user")]
     pub(super) sub: Box<str>,
@@ -44,7 +44,7 @@ pub(super) struct Claims {
 
 /// What is wrong with a token's times, though its signature is right. In seconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Untimely {
+pub(super) enum TokenTimeError {
     /// Its `exp` is past: a fresh token may do.
     Expired(i64),
     /// Its `nbf` is to come.
@@ -53,7 +53,7 @@ pub(super) enum Untimely {
     Ended(i64),
 }
 
-impl Claims {
+impl TokenClaims {
     /// Whether one of the audiences that the token names is the right one.
     pub(super) fn is_for(&self, is_right: impl Fn(&str) -> bool) -> bool {
         let names_it = |named: &Value| named.as_str().is_some_and(&is_right);
@@ -73,12 +73,12 @@ impl Claims {
     }
 
     /// When what the token grants ends, in seconds since 1970; `None` if it does not end.
-    pub(super) fn expires_at(&self, now: i64, leeway: i64) -> Result<Option<i64>, Untimely> {
+    pub(super) fn expires_at(&self, now: i64, leeway: i64) -> Result<Option<i64>, TokenTimeError> {
         if let Some(exp) = self.exp.filter(|exp| exp.plus(leeway) <= now) {
-            return Err(Untimely::Expired(exp.0));
+            return Err(TokenTimeError::Expired(exp.0));
         }
         if let Some(nbf) = self.nbf.filter(|nbf| nbf.0 > now.saturating_add(leeway)) {
-            return Err(Untimely::Early(nbf.0));
+            return Err(TokenTimeError::Early(nbf.0));
         }
         let end = match self.expire_at {
             Some(Seconds(0)) => None,
@@ -87,19 +87,19 @@ impl Claims {
         };
         match (end, self.expire_at) {
             (Some(end), expire_at) if end <= now => {
-                Err(Untimely::Ended(expire_at.map_or(end, |expire_at| expire_at.0)))
+                Err(TokenTimeError::Ended(expire_at.map_or(end, |expire_at| expire_at.0)))
             }
             (end, _) => Ok(end),
         }
     }
 
     /// The JSON shown to others.
-    pub(super) fn info(&self) -> Result<Option<Bytes>, Ill> {
+    pub(super) fn info(&self) -> Result<Option<Bytes>, InvalidClaim> {
         json_of("info", self.info.as_deref(), self.b64info.as_deref())
     }
 
     /// The JSON for the client itself, beside its subscription.
-    pub(super) fn data(&self) -> Result<Option<Bytes>, Ill> {
+    pub(super) fn data(&self) -> Result<Option<Bytes>, InvalidClaim> {
         json_of("data", self.data.as_deref(), self.b64data.as_deref())
     }
 
@@ -108,20 +108,20 @@ impl Claims {
     }
 
     /// What a subscriber may do in the channel, beside what that allows.
-    pub(super) fn allow(&self) -> Result<Rights, Ill> {
+    pub(super) fn allow(&self) -> Result<Rights, InvalidClaim> {
         rights_of(self.allow.as_deref().unwrap_or_default())
     }
 
     /// The JSON object for the application's own servers.
-    pub(super) fn meta(&self) -> Result<Option<Bytes>, Ill> {
+    pub(super) fn meta(&self) -> Result<Option<Bytes>, InvalidClaim> {
         match json_of("meta", self.meta.as_deref(), None)? {
-            Some(meta) if !meta.starts_with(b"{") => Err(Ill::Meta),
+            Some(meta) if !meta.starts_with(b"{") => Err(InvalidClaim::Meta),
             meta => Ok(meta),
         }
     }
 
     /// What the server subscribes the client to. `channels` counts for nothing where there are `subs`.
-    pub(super) fn server_subscriptions(&self) -> Result<Vec<ServerSubscription>, Ill> {
+    pub(super) fn server_subscriptions(&self) -> Result<Vec<ServerSubscription>, InvalidClaim> {
         let plain = |channel: &str| ServerSubscription { channel: channel.into(), ..Default::default() };
         if let Some(subs) = self.subs.as_ref().filter(|subs| !subs.is_empty()) {
             let subscriptions = subs.iter().map(|(channel, claim)| match claim {
@@ -136,11 +136,11 @@ impl Claims {
         Ok(channels.into_iter().map(plain).collect())
     }
 
-    pub(super) fn updates(&self) -> Result<Option<Box<Updates>>, Ill> {
+    pub(super) fn updates(&self) -> Result<Option<Box<Updates>>, InvalidClaim> {
         self.mercure.as_ref().map(UpdatesClaim::updates).transpose()
     }
 
-    pub(super) fn capabilities(&self) -> Result<Box<[Capability]>, Ill> {
+    pub(super) fn capabilities(&self) -> Result<Box<[Capability]>, InvalidClaim> {
         super::granted::capabilities(self.caps.as_deref().unwrap_or_default())
     }
 }
@@ -191,7 +191,7 @@ impl<'de> Deserialize<'de> for Seconds {
 mod tests {
     use super::*;
 
-    fn claims(json: &str) -> Claims {
+    fn claims(json: &str) -> TokenClaims {
         serde_json::from_str(json).unwrap()
     }
 
@@ -203,28 +203,28 @@ mod tests {
         assert_eq!(end(r#"{"exp":1001.9}"#), Ok(Some(1_001)));
         assert_eq!(end(r#"{"exp":1001,"expire_at":2000}"#), Ok(Some(2_000)));
         assert_eq!(end(r#"{"exp":1001,"expire_at":0}"#), Ok(None));
-        assert_eq!(end(r#"{"exp":1000}"#), Err(Untimely::Expired(1_000)));
-        assert_eq!(end(r#"{"exp":1000,"expire_at":0}"#), Err(Untimely::Expired(1_000)));
-        assert_eq!(end(r#"{"expire_at":1000}"#), Err(Untimely::Ended(1_000)));
-        assert_eq!(end(r#"{"exp":2000,"expire_at":-5}"#), Err(Untimely::Ended(-5)));
+        assert_eq!(end(r#"{"exp":1000}"#), Err(TokenTimeError::Expired(1_000)));
+        assert_eq!(end(r#"{"exp":1000,"expire_at":0}"#), Err(TokenTimeError::Expired(1_000)));
+        assert_eq!(end(r#"{"expire_at":1000}"#), Err(TokenTimeError::Ended(1_000)));
+        assert_eq!(end(r#"{"exp":2000,"expire_at":-5}"#), Err(TokenTimeError::Ended(-5)));
         assert_eq!(end(r#"{"nbf":1000}"#), Ok(None));
-        assert_eq!(end(r#"{"nbf":1001}"#), Err(Untimely::Early(1_001)));
+        assert_eq!(end(r#"{"nbf":1001}"#), Err(TokenTimeError::Early(1_001)));
     }
 
     #[test]
     fn leeway_widens_a_tokens_time_at_both_ends() {
         let end = |json: &str| claims(json).expires_at(1_000, 30);
         assert_eq!(end(r#"{"exp":971}"#), Ok(Some(1_001)));
-        assert_eq!(end(r#"{"exp":970}"#), Err(Untimely::Expired(970)));
+        assert_eq!(end(r#"{"exp":970}"#), Err(TokenTimeError::Expired(970)));
         assert_eq!(end(r#"{"nbf":1030}"#), Ok(None));
-        assert_eq!(end(r#"{"nbf":1031}"#), Err(Untimely::Early(1_031)));
+        assert_eq!(end(r#"{"nbf":1031}"#), Err(TokenTimeError::Early(1_031)));
         assert_eq!(end(&format!(r#"{{"exp":{}}}"#, i64::MAX)), Ok(Some(i64::MAX)));
     }
 
     #[test]
     fn a_time_is_a_number_within_bounds() {
         for bad in [r#"{"exp":"1000"}"#, r#"{"exp":1e300}"#, r#"{"exp":true}"#, r#"{"nbf":[]}"#] {
-            assert!(serde_json::from_str::<Claims>(bad).is_err(), "{bad}");
+            assert!(serde_json::from_str::<TokenClaims>(bad).is_err(), "{bad}");
         }
     }
 
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(&*user(r#"{"sub":123456789012345678901234567890}"#), "123456789012345678901234567890");
         assert_eq!(&*user("{}"), "");
         for bad in [r#"{"sub":true}"#, r#"{"sub":["a"]}"#, r#"{"sub":{"a":1}}"#] {
-            assert!(serde_json::from_str::<Claims>(bad).is_err(), "{bad}");
+            assert!(serde_json::from_str::<TokenClaims>(bad).is_err(), "{bad}");
         }
     }
 
@@ -313,7 +313,7 @@ mod tests {
             r#"{"subs":["news"]}"#,
             r#"{"channels":"news"}"#,
         ] {
-            assert!(serde_json::from_str::<Claims>(bad).is_err(), "{bad}");
+            assert!(serde_json::from_str::<TokenClaims>(bad).is_err(), "{bad}");
         }
     }
 
@@ -321,8 +321,8 @@ mod tests {
     fn meta_is_an_object() {
         let meta = |json: &str| claims(json).meta();
         assert_eq!(meta(r#"{"meta":{"a": 1}}"#), Ok(Some(Bytes::from_static(br#"{"a": 1}"#))));
-        assert_eq!(meta(r#"{"meta":[1]}"#), Err(Ill::Meta));
-        assert_eq!(meta(r#"{"meta":"a"}"#), Err(Ill::Meta));
+        assert_eq!(meta(r#"{"meta":[1]}"#), Err(InvalidClaim::Meta));
+        assert_eq!(meta(r#"{"meta":"a"}"#), Err(InvalidClaim::Meta));
     }
 
     #[test]
@@ -331,9 +331,9 @@ mod tests {
         assert_eq!(info(r#"{"info":{"a": 1}}"#), Ok(Some(br#"{"a": 1}"#.to_vec())));
         assert_eq!(info(r#"{"info":null}"#), Ok(None));
         assert_eq!(info(r#"{"b64info":"eyJhIjoxfQ==","info":7}"#), Ok(Some(br#"{"a":1}"#.to_vec())));
-        assert_eq!(info(r#"{"b64info":"AAAA"}"#), Err(Ill::NotJson("info")));
-        assert_eq!(info(r#"{"b64info":"?"}"#), Err(Ill::NotJson("info")));
+        assert_eq!(info(r#"{"b64info":"AAAA"}"#), Err(InvalidClaim::NotJson("info")));
+        assert_eq!(info(r#"{"b64info":"?"}"#), Err(InvalidClaim::NotJson("info")));
         let deep = format!(r#"{{"info":{}{}}}"#, "[".repeat(1_000), "]".repeat(1_000));
-        assert_eq!(info(&deep), Err(Ill::NotJson("info")));
+        assert_eq!(info(&deep), Err(InvalidClaim::NotJson("info")));
     }
 }

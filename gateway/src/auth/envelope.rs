@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::algorithm::Algorithm;
-use super::claims::{Claims, user_of};
-use super::sign::{SignError, SigningKey};
+use super::claims::{TokenClaims, user_of};
+use super::sign_token::{SignError, SigningKey};
 
 /// The longest name of a key that is looked for, in bytes.
 const KID_BYTES_MAX: usize = 256;
 
 /// A token taken apart. Nothing of it is to be believed before its signature is checked.
 #[derive(Debug)]
-pub(super) struct Envelope<'a> {
+pub(super) struct UnverifiedToken<'a> {
     /// What the signature is over.
     pub(super) signed: &'a [u8],
     pub(super) signature: Vec<u8>,
@@ -34,7 +34,7 @@ pub(super) enum EnvelopeError {
     #[error("it is no JWT: three parts in base64url, with dots between them")]
     Shape,
     #[error("its header cannot be read: {0}")]
-    Header(NoObject),
+    Header(NotAnObject),
     #[error("its header demands what is not understood (crit)")]
     Critical,
     #[error("it is signed with {0:?}, which is not served")]
@@ -42,11 +42,11 @@ pub(super) enum EnvelopeError {
     #[error("it is signed with ES512, whose curve P-521 is not served: take ES256, ES384 or EdDSA")]
     Es512,
     #[error("its claims cannot be read: {0}")]
-    Claims(NoObject),
+    Claims(NotAnObject),
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoObject {
+pub(super) enum NotAnObject {
     #[error("it must be a JSON object")]
     Another,
     #[error("{0}")]
@@ -64,7 +64,7 @@ struct Header<'a> {
     crit: Option<IgnoredAny>,
 }
 
-impl<'a> Envelope<'a> {
+impl<'a> UnverifiedToken<'a> {
     pub(super) fn take_apart(token: &'a str) -> Result<Self, EnvelopeError> {
         let (signed, signature) = token.rsplit_once('.').ok_or(EnvelopeError::Shape)?;
         let (header, claims) = signed.split_once('.').ok_or(EnvelopeError::Shape)?;
@@ -85,8 +85,8 @@ impl<'a> Envelope<'a> {
     }
 
     /// What it says, with the user out of the claim of this name.
-    pub(super) fn claims(&self, user_claim: &str) -> Result<Claims, EnvelopeError> {
-        let mut claims: Claims = object(&self.claims).map_err(EnvelopeError::Claims)?;
+    pub(super) fn claims(&self, user_claim: &str) -> Result<TokenClaims, EnvelopeError> {
+        let mut claims: TokenClaims = object(&self.claims).map_err(EnvelopeError::Claims)?;
         if user_claim != "sub" {
             let all: HashMap<String, &RawValue> = object(&self.claims).map_err(EnvelopeError::Claims)?;
             let user = all.get(user_claim).map(|user| user_of(user, user_claim)).transpose();
@@ -104,13 +104,13 @@ pub(super) fn seal(
     claims: &impl Serialize,
 ) -> Result<String, SignError> {
     #[derive(Serialize)]
-    struct Header<'a> {
+    struct WrittenHeader<'a> {
         alg: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
         kid: Option<&'a str>,
         typ: &'static str,
     }
-    let header = serde_json::to_vec(&Header { alg: algorithm.name(), kid, typ: "JWT" })?;
+    let header = serde_json::to_vec(&WrittenHeader { alg: algorithm.name(), kid, typ: "JWT" })?;
     let claims = serde_json::to_vec(claims)?;
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
     let signature = key.sign(algorithm, signed.as_bytes())?;
@@ -122,9 +122,9 @@ fn decoded(part: &str) -> Result<Vec<u8>, EnvelopeError> {
 }
 
 /// A list would do for serde, its elements in the order of the fields.
-fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, NoObject> {
+fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, NotAnObject> {
     if json.trim_ascii_start().first() != Some(&b'{') {
-        return Err(NoObject::Another);
+        return Err(NotAnObject::Another);
     }
     Ok(serde_json::from_slice(json)?)
 }
@@ -151,7 +151,7 @@ mod tests {
             (json!({"alg": "HS256", "kid": "x".repeat(KID_BYTES_MAX + 1)}), None),
         ] {
             let token = token(&header, b"{\"sub\":\"a\"}");
-            let envelope = Envelope::take_apart(&token).expect("opens");
+            let envelope = UnverifiedToken::take_apart(&token).expect("opens");
             assert_eq!(envelope.kid.as_deref(), kid, "{header}");
             assert_eq!(&*envelope.claims("sub").unwrap().sub, "a", "{header}");
         }
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_an_envelope_is_named() {
-        let open = |token: &str| Envelope::take_apart(token).unwrap_err();
+        let open = |token: &str| UnverifiedToken::take_apart(token).unwrap_err();
         let with = |header: Value| open(&token(&header, b"{}"));
         assert!(matches!(with(json!({"alg": "HS256", "crit": ["b64"]})), EnvelopeError::Critical));
         assert!(matches!(with(json!({"alg": "none"})), EnvelopeError::Algorithm(name) if name == "none"));
@@ -167,10 +167,10 @@ mod tests {
         assert!(matches!(with(json!({"alg": "hs256"})), EnvelopeError::Algorithm(_)));
         assert!(matches!(with(json!({"alg": 7})), EnvelopeError::Header(_)));
         assert!(matches!(with(json!({})), EnvelopeError::Header(_)));
-        assert!(matches!(with(json!(["HS256", null])), EnvelopeError::Header(NoObject::Another)));
+        assert!(matches!(with(json!(["HS256", null])), EnvelopeError::Header(NotAnObject::Another)));
         for claims in [&b"{"[..], b"[]", b"7", b""] {
             let token = token(&json!({"alg": "HS256"}), claims);
-            let read = Envelope::take_apart(&token).unwrap().claims("sub");
+            let read = UnverifiedToken::take_apart(&token).unwrap().claims("sub");
             assert!(matches!(read, Err(EnvelopeError::Claims(_))), "{claims:?}");
         }
         let good = token(&json!({"alg": "HS256"}), b"{}");
@@ -188,7 +188,7 @@ mod tests {
     fn the_user_may_stand_in_another_claim() {
         let user = |claims: &str, name: &str| {
             let token = token(&json!({"alg": "HS256"}), claims.as_bytes());
-            Envelope::take_apart(&token).unwrap().claims(name).map(|claims| claims.sub)
+            UnverifiedToken::take_apart(&token).unwrap().claims(name).map(|claims| claims.sub)
         };
         let claims = r#"{"sub":"a","user_id":42,"email":"a@example.org","list":["a"],"none":null}"#;
         assert_eq!(user(claims, "sub").as_deref().unwrap(), "a");

@@ -10,11 +10,11 @@ use gateway_core::effect::{Matching, Overrides, Rights, ServerSubscription};
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 
 use super::auth_config::AuthConfig;
-use super::keys::{Opened, Unopened};
-use super::refused::Refused;
 use super::rules::Rules;
+use super::token_error::TokenError;
+use super::token_keys::{OpenTokenError, VerifiedToken};
 use super::utc::utc;
-use super::verify::Purpose;
+use super::verify::TokenPurpose;
 use crate::clock::Clock;
 
 /// The most that is read of a token on standard input, in bytes.
@@ -55,7 +55,7 @@ pub(super) fn examine(args: &ExamineArgs, config: &AuthConfig) -> ExitCode {
             let _ = std::io::stdout().write_all(report.as_bytes());
             ExitCode::SUCCESS
         }
-        Ok(Err(refused @ Refused::Unavailable(_))) => {
+        Ok(Err(refused @ TokenError::Unavailable(_))) => {
             eprintln!("cannot be told: {refused}");
             ExitCode::from(EXIT_UNKNOWN)
         }
@@ -92,25 +92,25 @@ pub(super) fn refusal(config: &AuthConfig, token: &str, channel: Option<&str>) -
     let rules = Rules::new(config, None, None).ok()?;
     let refused = match rules.examine(now, token, &purpose) {
         Ok((opened, end)) => describe(&opened, end, now, &purpose).err()?,
-        Err(Unopened::Refused(refused)) => refused,
-        Err(Unopened::Wait(_)) => return None,
+        Err(OpenTokenError::Refused(refused)) => refused,
+        Err(OpenTokenError::Wait(_)) => return None,
     };
     Some(reason(&refused, now))
 }
 
-fn purpose(channel: Option<&str>) -> Result<Purpose, String> {
-    let Some(channel) = channel else { return Ok(Purpose::Connection) };
+fn purpose(channel: Option<&str>) -> Result<TokenPurpose, String> {
+    let Some(channel) = channel else { return Ok(TokenPurpose::Connection) };
     let channel = Channel::parse_unicode(channel, CHANNEL_BYTES_MAX).map_err(|error| error.to_string())?;
-    Ok(Purpose::Subscription { client: None, channel })
+    Ok(TokenPurpose::Subscription { client: None, channel })
 }
 
-type Examined = Result<(Opened, Option<i64>), Refused>;
+type Examined = Result<(VerifiedToken, Option<i64>), TokenError>;
 
-fn waited_for(rules: &Rules, now: i64, token: &str, purpose: &Purpose) -> Result<Examined, String> {
+fn waited_for(rules: &Rules, now: i64, token: &str, purpose: &TokenPurpose) -> Result<Examined, String> {
     match rules.examine(now, token, purpose) {
         Ok(opened) => Ok(Ok(opened)),
-        Err(Unopened::Refused(refused)) => Ok(Err(refused)),
-        Err(Unopened::Wait(wait)) => {
+        Err(OpenTokenError::Refused(refused)) => Ok(Err(refused)),
+        Err(OpenTokenError::Wait(wait)) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.map_err(|error| error.to_string())?.block_on(wait);
             Ok(rules.examine_at_last(now, token, purpose))
@@ -119,32 +119,39 @@ fn waited_for(rules: &Rules, now: i64, token: &str, purpose: &Purpose) -> Result
 }
 
 /// The reason, with times as people read them.
-fn reason(refused: &Refused, now: i64) -> String {
-    use super::claims::Untimely;
+fn reason(refused: &TokenError, now: i64) -> String {
+    use super::claims::TokenTimeError;
     match refused {
-        Refused::Untimely(Untimely::Expired(at)) => {
+        TokenError::Untimely(TokenTimeError::Expired(at)) => {
             format!("it has expired (exp): at {}, {} ago", utc(*at), lasting(now.saturating_sub(*at)))
         }
-        Refused::Untimely(Untimely::Early(at)) => {
+        TokenError::Untimely(TokenTimeError::Early(at)) => {
             format!("it is not valid yet (nbf): from {}, in {}", utc(*at), lasting(at.saturating_sub(now)))
         }
-        Refused::Untimely(Untimely::Ended(at)) => {
+        TokenError::Untimely(TokenTimeError::Ended(at)) => {
             format!("what it grants has ended (expire_at): at {}", utc(*at))
         }
-        Refused::IsForSubscription => "it is a subscription token: give its channel by --channel".to_owned(),
-        Refused::NoChannel => {
+        TokenError::IsForSubscription => {
+            "it is a subscription token: give its channel by --channel".to_owned()
+        }
+        TokenError::NoChannel => {
             "it names no channel, so it is a connection token: leave out --channel".to_owned()
         }
         other => other.to_string(),
     }
 }
 
-fn describe(opened: &Opened, end: Option<i64>, now: i64, purpose: &Purpose) -> Result<String, Refused> {
+fn describe(
+    opened: &VerifiedToken,
+    end: Option<i64>,
+    now: i64,
+    purpose: &TokenPurpose,
+) -> Result<String, TokenError> {
     let claims = &opened.claims;
     let mut lines: Vec<(&str, String)> = Vec::new();
     let user = if claims.sub.is_empty() { "(anonymous)" } else { &claims.sub };
     lines.push(("user", user.to_owned()));
-    if let Purpose::Subscription { channel, .. } = purpose {
+    if let TokenPurpose::Subscription { channel, .. } = purpose {
         lines.push(("channel", channel.to_string()));
         lines.extend(claims.only_for().map(|client| ("client", client.to_owned())));
     }
@@ -160,7 +167,7 @@ fn describe(opened: &Opened, end: Option<i64>, now: i64, purpose: &Purpose) -> R
     let text = |json: bytes::Bytes| String::from_utf8_lossy(&json).into_owned();
     lines.extend(claims.info()?.map(|info| ("info", text(info))));
     let kind = match purpose {
-        Purpose::Connection => {
+        TokenPurpose::Connection => {
             lines.extend(claims.server_subscriptions()?.iter().map(|sub| ("subscribes", subscription(sub))));
             lines.extend(claims.meta()?.map(|meta| ("meta", text(meta))));
             for capability in claims.capabilities()? {
@@ -170,7 +177,7 @@ fn describe(opened: &Opened, end: Option<i64>, now: i64, purpose: &Purpose) -> R
             }
             "connection"
         }
-        Purpose::Subscription { .. } => {
+        TokenPurpose::Subscription { .. } => {
             lines.extend(claims.data()?.map(|data| ("data", text(data))));
             lines.extend(overrides(claims.overrides()).map(|said| ("overrides", said)));
             let allow = claims.allow()?;

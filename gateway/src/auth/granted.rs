@@ -19,7 +19,7 @@ const TOPICS_MAX: usize = 256;
 
 /// What of the claims makes no sense.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum Ill {
+pub(super) enum InvalidClaim {
     #[error("its {0} is no JSON, or nested too deep")]
     NotJson(&'static str),
     #[error("its meta is no JSON object")]
@@ -51,16 +51,16 @@ pub(super) struct SubscriptionClaim {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct OverrideClaim {
-    presence: Option<Flag>,
-    join_leave: Option<Flag>,
-    force_recovery: Option<Flag>,
-    force_positioning: Option<Flag>,
-    force_push_join_leave: Option<Flag>,
+    presence: Option<FlagClaim>,
+    join_leave: Option<FlagClaim>,
+    force_recovery: Option<FlagClaim>,
+    force_positioning: Option<FlagClaim>,
+    force_push_join_leave: Option<FlagClaim>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
-struct Flag {
+struct FlagClaim {
     value: bool,
 }
 
@@ -84,11 +84,11 @@ pub(super) struct UpdatesClaim {
 }
 
 impl UpdatesClaim {
-    pub(super) fn updates(&self) -> Result<Box<Updates>, Ill> {
+    pub(super) fn updates(&self) -> Result<Box<Updates>, InvalidClaim> {
         let selectors = |texts: &Option<Vec<Box<str>>>| {
             let texts = texts.as_deref().unwrap_or_default();
             if texts.len() > TOPICS_MAX {
-                return Err(Ill::Topics);
+                return Err(InvalidClaim::Topics);
             }
             Ok(texts.iter().map(|text| Selector::new(text)).collect())
         };
@@ -101,7 +101,7 @@ impl UpdatesClaim {
 }
 
 impl SubscriptionClaim {
-    pub(super) fn subscription(&self, channel: &str) -> Result<ServerSubscription, Ill> {
+    pub(super) fn subscription(&self, channel: &str) -> Result<ServerSubscription, InvalidClaim> {
         Ok(ServerSubscription {
             channel: channel.into(),
             info: json_of("info", self.info.as_deref(), self.b64info.as_deref())?,
@@ -115,7 +115,7 @@ impl SubscriptionClaim {
 
 impl OverrideClaim {
     pub(super) fn overrides(&self) -> Overrides {
-        let value = |flag: Option<Flag>| flag.map(|flag| flag.value);
+        let value = |flag: Option<FlagClaim>| flag.map(|flag| flag.value);
         Overrides {
             presence: value(self.presence),
             join_leave: value(self.join_leave),
@@ -126,18 +126,18 @@ impl OverrideClaim {
     }
 }
 
-pub(super) fn capabilities(claims: &[CapabilityClaim]) -> Result<Box<[Capability]>, Ill> {
+pub(super) fn capabilities(claims: &[CapabilityClaim]) -> Result<Box<[Capability]>, InvalidClaim> {
     if claims.len() > CAPABILITIES_MAX {
-        return Err(Ill::Capabilities);
+        return Err(InvalidClaim::Capabilities);
     }
     if claims.iter().map(|claim| claim.channels.len()).sum::<usize>() > CAPABILITY_CHANNELS_MAX {
-        return Err(Ill::CapabilityChannels);
+        return Err(InvalidClaim::CapabilityChannels);
     }
     let capability = |claim: &CapabilityClaim| {
         let matching = match claim.matching.as_deref() {
             None | Some("" | "exact") => Matching::Exact,
             Some("wildcard") => Matching::Wildcard,
-            Some(other) => return Err(Ill::Matching(shortened(other))),
+            Some(other) => return Err(InvalidClaim::Matching(shortened(other))),
         };
         let channels = claim.channels.clone().into_boxed_slice();
         Ok(Capability { channels, matching, allow: rights_of(&claim.allow)? })
@@ -146,7 +146,7 @@ pub(super) fn capabilities(claims: &[CapabilityClaim]) -> Result<Box<[Capability
 }
 
 /// What is misspelled would otherwise be missed without a word.
-pub(super) fn rights_of(names: &[Box<str>]) -> Result<Rights, Ill> {
+pub(super) fn rights_of(names: &[Box<str>]) -> Result<Rights, InvalidClaim> {
     let mut rights = Rights::default();
     for name in names {
         match &**name {
@@ -154,7 +154,7 @@ pub(super) fn rights_of(names: &[Box<str>]) -> Result<Rights, Ill> {
             "pub" => rights.publish = true,
             "prs" => rights.presence = true,
             "hst" => rights.history = true,
-            other => return Err(Ill::Right(shortened(other))),
+            other => return Err(InvalidClaim::Right(shortened(other))),
         }
     }
     Ok(rights)
@@ -165,13 +165,13 @@ pub(super) fn json_of(
     claim: &'static str,
     plain: Option<&RawValue>,
     base64: Option<&str>,
-) -> Result<Option<Bytes>, Ill> {
+) -> Result<Option<Bytes>, InvalidClaim> {
     let json = match (base64.filter(|text| !text.is_empty()), plain) {
-        (Some(text), _) => STANDARD.decode(text).map_err(|_| Ill::NotJson(claim))?,
+        (Some(text), _) => STANDARD.decode(text).map_err(|_| InvalidClaim::NotJson(claim))?,
         (None, Some(json)) => json.get().as_bytes().to_vec(),
         (None, None) => return Ok(None),
     };
-    if is_json(&json) { Ok(Some(json.into())) } else { Err(Ill::NotJson(claim)) }
+    if is_json(&json) { Ok(Some(json.into())) } else { Err(InvalidClaim::NotJson(claim)) }
 }
 
 fn shortened(text: &str) -> Box<str> {
@@ -182,7 +182,7 @@ fn shortened(text: &str) -> Box<str> {
 mod tests {
     use super::*;
 
-    fn read(json: &str) -> Result<Box<[Capability]>, Ill> {
+    fn read(json: &str) -> Result<Box<[Capability]>, InvalidClaim> {
         capabilities(&serde_json::from_str::<Vec<CapabilityClaim>>(json).unwrap())
     }
 
@@ -203,17 +203,17 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_in_capabilities_is_said_and_not_passed_over() {
-        assert_eq!(read(r#"[{"match":"regex"}]"#), Err(Ill::Matching("regex".into())));
-        assert_eq!(read(r#"[{"allow":["subscribe"]}]"#), Err(Ill::Right("subscribe".into())));
+        assert_eq!(read(r#"[{"match":"regex"}]"#), Err(InvalidClaim::Matching("regex".into())));
+        assert_eq!(read(r#"[{"allow":["subscribe"]}]"#), Err(InvalidClaim::Right("subscribe".into())));
     }
 
     #[test]
     fn capabilities_are_bounded() {
         let many = |count: usize, one: &str| format!("[{}]", vec![one; count].join(","));
         assert!(read(&many(CAPABILITIES_MAX, "{}")).is_ok());
-        assert_eq!(read(&many(CAPABILITIES_MAX + 1, "{}")), Err(Ill::Capabilities));
+        assert_eq!(read(&many(CAPABILITIES_MAX + 1, "{}")), Err(InvalidClaim::Capabilities));
         let names = |count: usize| format!(r#"[{{"channels":{}}}]"#, many(count, r#""a""#));
         assert!(read(&names(CAPABILITY_CHANNELS_MAX)).is_ok());
-        assert_eq!(read(&names(CAPABILITY_CHANNELS_MAX + 1)), Err(Ill::CapabilityChannels));
+        assert_eq!(read(&names(CAPABILITY_CHANNELS_MAX + 1)), Err(InvalidClaim::CapabilityChannels));
     }
 }

@@ -9,7 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::algorithm::Algorithm;
 use super::auth_config::AuthConfig;
 use super::envelope::seal;
-use super::sign::{SignError, SigningKey};
+use super::sign_token::{SignError, SigningKey};
 use crate::secret::{Secret, SecretFileError};
 
 /// What a token should say.
@@ -66,9 +66,9 @@ pub enum IssueError {
 
 /// In the order they were said.
 #[derive(Default)]
-struct Claims<'a>(Vec<(&'a str, Box<RawValue>)>);
+struct IssuedClaims<'a>(Vec<(&'a str, Box<RawValue>)>);
 
-impl<'a> Claims<'a> {
+impl<'a> IssuedClaims<'a> {
     fn say(&mut self, name: &'a str, value: &(impl Serialize + ?Sized)) -> Result<(), IssueError> {
         let value = to_raw_value(value).map_err(|error| IssueError::Json("claim", error))?;
         self.0.push((name, value));
@@ -85,7 +85,7 @@ impl<'a> Claims<'a> {
     }
 }
 
-impl Serialize for Claims<'_> {
+impl Serialize for IssuedClaims<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
@@ -98,7 +98,7 @@ pub fn issue(config: &AuthConfig, now_unix_s: i64, request: &TokenRequest) -> Re
         Some(file) => SigningKey::from_pem(&Secret::from_file(file)?)?,
         None => SigningKey::Hmac(secret(config, request.channel.is_some())?),
     };
-    let mut claims = Claims::default();
+    let mut claims = IssuedClaims::default();
     claims.say(&config.user_id_claim, &request.user)?;
     if let Some(channel) = &request.channel {
         claims.say("channel", channel)?;
@@ -165,7 +165,7 @@ mod tests {
     use shared::error::ErrorCode;
     use shared::id::ClientId;
 
-    use super::super::{Authenticator, Verdict};
+    use super::super::{Authenticator, TokenVerdict};
     use super::*;
     use crate::clock::Clock;
     use crate::secret::Secret;
@@ -189,8 +189,8 @@ mod tests {
         };
         let token = issue(&config, 1_000, &request).unwrap();
         let now = |verdict| match verdict {
-            Verdict::Now(result) => result,
-            Verdict::Later(_) => panic!("the key is there"),
+            TokenVerdict::Now(result) => result,
+            TokenVerdict::Later(_) => panic!("the key is there"),
         };
         let identity = now(auth.authenticate(1_059, &token)).unwrap();
         assert_eq!((identity.user.as_str(), identity.info.as_deref()), ("alice", Some(&b"{\"a\": 1}"[..])));
@@ -200,7 +200,7 @@ mod tests {
         let token = issue(&config, 1_000, &request).unwrap();
         let channel = Channel::parse("$news", 255).unwrap();
         let granted = auth.authorize(1_000, ClientId::from_random(1), &channel, &token);
-        assert!(matches!(granted, Verdict::Now(Ok(_))));
+        assert!(matches!(granted, TokenVerdict::Now(Ok(_))));
     }
 
     #[test]

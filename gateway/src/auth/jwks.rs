@@ -15,7 +15,7 @@ use super::algorithm::Algorithm;
 use super::auth_config::AuthConfig;
 use super::public_key::{Members, PublicKey};
 use crate::authorities::AuthoritiesError;
-use crate::fetch::{FetchError, Fetcher, Source};
+use crate::fetch::{DocumentSource, FetchError, Fetcher};
 use crate::telemetry::{Metrics, Reminder};
 
 /// Longest set that is read, in bytes.
@@ -28,16 +28,16 @@ const WAITING_MAX: usize = 4_096;
 /// The keys of one issuer.
 #[derive(Debug)]
 pub(super) struct Jwks {
-    settings: Settings,
+    settings: JwksSettings,
     fetcher: Fetcher,
     metrics: Option<Arc<Metrics>>,
-    state: Mutex<State>,
+    state: Mutex<JwksState>,
 }
 
 /// What a set is fetched by. Of two that are the same one is enough.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Settings {
-    source: Source,
+pub(super) struct JwksSettings {
+    source: DocumentSource,
     ca_file: Option<std::path::PathBuf>,
     refresh: Duration,
     interval: Duration,
@@ -45,31 +45,31 @@ pub(super) struct Settings {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct JwksState {
     keys: Arc<KeysByName>,
     /// When the keys came, and when they were last asked for.
     fetched: Option<Instant>,
     asked: Option<Instant>,
     /// Why the last fetch failed, if it did.
     trouble: Option<Arc<str>>,
-    under_way: Option<UnderWay>,
+    in_flight: Option<FetchInFlight>,
     waiting: usize,
     reminder: Reminder,
 }
 
-type KeysByName = HashMap<Box<str>, Vec<Key>>;
+type KeysByName = HashMap<Box<str>, Vec<JwkEntry>>;
 
-struct UnderWay(Shared<BoxFuture<'static, ()>>);
+struct FetchInFlight(Shared<BoxFuture<'static, ()>>);
 
 #[derive(Clone, Debug)]
-struct Key {
+struct JwkEntry {
     key: Arc<PublicKey>,
     /// The only one it is for, if its issuer says so.
     only: Option<Algorithm>,
 }
 
 /// What is known of a key.
-pub(super) enum Lookup {
+pub(super) enum KeyLookup {
     Found(Arc<PublicKey>),
     /// The issuer has none of this name for this algorithm, or had none a moment ago.
     Unknown,
@@ -87,11 +87,11 @@ enum SetError {
     Json(#[from] serde_json::Error),
 }
 
-impl Settings {
+impl JwksSettings {
     /// `None` where the URL is none, which the check of the configuration has told.
     pub(super) fn new(url: &str, config: &AuthConfig) -> Option<Self> {
         Some(Self {
-            source: Source::parse(url, config.jwks_allow_http).ok()?,
+            source: DocumentSource::parse(url, config.jwks_allow_http).ok()?,
             ca_file: config.jwks_ca_file.clone(),
             refresh: Duration::from_millis(config.jwks_refresh_ms),
             interval: Duration::from_millis(config.jwks_interval_ms),
@@ -101,34 +101,37 @@ impl Settings {
 }
 
 impl Jwks {
-    pub(super) fn new(settings: Settings, metrics: Option<Arc<Metrics>>) -> Result<Self, AuthoritiesError> {
+    pub(super) fn new(
+        settings: JwksSettings,
+        metrics: Option<Arc<Metrics>>,
+    ) -> Result<Self, AuthoritiesError> {
         let fetcher = Fetcher::new(settings.ca_file.as_deref())?;
         Ok(Self { settings, fetcher, metrics, state: Mutex::default() })
     }
 
-    pub(super) fn settings(&self) -> &Settings {
+    pub(super) fn settings(&self) -> &JwksSettings {
         &self.settings
     }
 
     /// The key of this name for this algorithm. Whether the set as it is has it is known at once.
-    pub(super) fn find(self: &Arc<Self>, kid: &str, algorithm: Algorithm, now: Instant) -> Lookup {
+    pub(super) fn find(self: &Arc<Self>, kid: &str, algorithm: Algorithm, now: Instant) -> KeyLookup {
         let mut state = self.state.lock();
-        let fitting = |key: &&Key| {
+        let fitting = |key: &&JwkEntry| {
             key.key.family() == algorithm.family() && key.only.is_none_or(|only| only == algorithm)
         };
         if let Some(key) = state.keys.get(kid).and_then(|keys| keys.iter().find(fitting)) {
-            return Lookup::Found(key.key.clone());
+            return KeyLookup::Found(key.key.clone());
         }
-        if state.under_way.is_none() && state.asked.is_some_and(|at| now < at + self.settings.interval) {
-            return state.trouble.clone().map_or(Lookup::Unknown, Lookup::Unavailable);
+        if state.in_flight.is_none() && state.asked.is_some_and(|at| now < at + self.settings.interval) {
+            return state.trouble.clone().map_or(KeyLookup::Unknown, KeyLookup::Unavailable);
         }
         if state.waiting >= WAITING_MAX {
-            return Lookup::Unavailable("too many tokens wait for the keys of their issuer".into());
+            return KeyLookup::Unavailable("too many tokens wait for the keys of their issuer".into());
         }
         let asking = self.ask(&mut state, now);
         state.waiting += 1;
-        let waiting = Waiting(self.clone());
-        Lookup::Wait(
+        let waiting = WaitingToken(self.clone());
+        KeyLookup::Wait(
             async move {
                 asking.await;
                 drop(waiting);
@@ -165,18 +168,18 @@ impl Jwks {
         Some(format!("the keys of tokens are missing: {why}"))
     }
 
-    fn ask(self: &Arc<Self>, state: &mut State, now: Instant) -> Shared<BoxFuture<'static, ()>> {
-        if let Some(UnderWay(asking)) = &state.under_way {
+    fn ask(self: &Arc<Self>, state: &mut JwksState, now: Instant) -> Shared<BoxFuture<'static, ()>> {
+        if let Some(FetchInFlight(asking)) = &state.in_flight {
             return asking.clone();
         }
         state.asked = Some(now);
         let asking = self.clone().fetch().boxed().shared();
-        state.under_way = Some(UnderWay(asking.clone()));
+        state.in_flight = Some(FetchInFlight(asking.clone()));
         asking
     }
 
     async fn fetch(self: Arc<Self>) {
-        let Settings { source, timeout, .. } = &self.settings;
+        let JwksSettings { source, timeout, .. } = &self.settings;
         let set = self.fetcher.get(source, *timeout, SET_BYTES_MAX).await.map_err(SetError::from);
         let keys = set.and_then(|set| Ok(read_set(&set)?));
         if let Some(metrics) = &self.metrics {
@@ -185,7 +188,7 @@ impl Jwks {
         let now = Instant::now();
         let mut state = self.state.lock();
         // Cleared first: whoever asks after this asks anew.
-        state.under_way = None;
+        state.in_flight = None;
         state.asked = Some(now);
         match keys {
             Ok(keys) => {
@@ -217,15 +220,15 @@ impl Jwks {
 }
 
 /// A token that waits for the keys.
-struct Waiting(Arc<Jwks>);
+struct WaitingToken(Arc<Jwks>);
 
-impl Drop for Waiting {
+impl Drop for WaitingToken {
     fn drop(&mut self) {
         self.0.state.lock().waiting -= 1;
     }
 }
 
-impl std::fmt::Debug for UnderWay {
+impl std::fmt::Debug for FetchInFlight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("UnderWay")
     }
@@ -236,7 +239,7 @@ fn same_names(one: &KeysByName, other: &KeysByName) -> bool {
 }
 
 #[derive(Deserialize)]
-struct Set {
+struct JwkSet {
     keys: Vec<Value>,
 }
 
@@ -259,7 +262,7 @@ struct Jwk<'a> {
 /// The keys that can be used. Those of other kinds, for other purposes or without a name are passed over, and so are
 /// secrets: what anybody can fetch is none.
 fn read_set(json: &[u8]) -> Result<KeysByName, serde_json::Error> {
-    let Set { keys } = serde_json::from_slice(json)?;
+    let JwkSet { keys } = serde_json::from_slice(json)?;
     let mut by_name = KeysByName::new();
     let (all, mut used) = (keys.len(), 0);
     for (kid, key) in keys.iter().filter_map(usable) {
@@ -276,7 +279,7 @@ fn read_set(json: &[u8]) -> Result<KeysByName, serde_json::Error> {
     Ok(by_name)
 }
 
-fn usable(json: &Value) -> Option<(Box<str>, Key)> {
+fn usable(json: &Value) -> Option<(Box<str>, JwkEntry)> {
     let jwk = Jwk::deserialize(json).ok()?;
     let is_for_signatures = jwk.purpose.is_none_or(|purpose| purpose == "sig")
         && jwk.key_ops.as_ref().is_none_or(|operations| operations.contains(&"verify"));
@@ -290,7 +293,7 @@ fn usable(json: &Value) -> Option<(Box<str>, Key)> {
         Some("Ed25519") => Some(Algorithm::EdDSA),
         Some(name) => Some(Algorithm::by_name(name).filter(|only| only.family() == key.family())?),
     };
-    Some((jwk.kid.into(), Key { key: Arc::new(key), only }))
+    Some((jwk.kid.into(), JwkEntry { key: Arc::new(key), only }))
 }
 
 /// What a set of keys says, for [`crate::readers`]: the names of those that can be used.

@@ -3,29 +3,29 @@
 mod algorithm;
 mod auth_config;
 mod claims;
-mod command;
 mod der;
 mod envelope;
 mod examine;
 mod granted;
 mod issue;
 mod jwks;
-mod keys;
 mod public_key;
-mod refused;
 mod rules;
-mod sign;
+mod sign_token;
 #[cfg(test)]
 mod signed_elsewhere;
+mod token_cli;
+mod token_error;
+mod token_keys;
 mod utc;
 mod verify;
 
 pub use algorithm::Algorithm;
 pub use auth_config::AuthConfig;
-pub use command::{TokenArgs, command};
 pub use issue::{IssueError, TokenRequest, issue};
-pub use keys::KeyError;
-pub use verify::{Authenticator, Verdict};
+pub use token_cli::{TokenArgs, command};
+pub use token_keys::KeyError;
+pub use verify::{Authenticator, TokenVerdict};
 
 /// What claims say and grant at some moment, for [`crate::readers`].
 #[derive(PartialEq, Debug)]
@@ -38,7 +38,7 @@ pub struct ReadClaims {
 }
 
 pub(crate) fn read_claims(now_unix_s: i64, claims: &[u8]) -> Result<ReadClaims, String> {
-    let claims: claims::Claims = serde_json::from_slice(claims).map_err(|error| error.to_string())?;
+    let claims: claims::TokenClaims = serde_json::from_slice(claims).map_err(|error| error.to_string())?;
     let (end, info) = (claims.expires_at(now_unix_s, 0), claims.info());
     let granted = (claims.server_subscriptions(), claims.meta(), claims.capabilities());
     let subscribed = (claims.data(), claims.overrides(), claims.allow());
@@ -53,5 +53,5 @@ pub(crate) fn read_key_set(json: &[u8]) -> Result<Vec<String>, String> {
 
 /// How many public keys a text holds.
 pub(crate) fn read_public_keys(pem: &str) -> Result<usize, String> {
-    keys::public_keys(pem, None).map(|keys| keys.len()).map_err(|error| error.to_string())
+    token_keys::public_keys(pem, None).map(|keys| keys.len()).map_err(|error| error.to_string())
 }

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey};
 use rustls_pki_types::pem::{PemObject, SectionKind};
 
-use super::algorithm::{Algorithm, Family};
+use super::algorithm::{Algorithm, KeyFamily};
 use super::der::{Der, OBJECT_IDENTIFIER, without_zeros};
 
 /// The most keys that one setting may hold.
@@ -104,8 +104,8 @@ impl PublicKey {
                 let (n, e) = (numbers.unsigned(), numbers.unsigned());
                 Self::rsa(n.ok_or(PublicKeyError::Malformed)?, e.ok_or(PublicKeyError::Malformed)?)
             }
-            (OID_EC, Some(OID_P256)) => Self::point(Family::P256, key),
-            (OID_EC, Some(OID_P384)) => Self::point(Family::P384, key),
+            (OID_EC, Some(OID_P256)) => Self::point(KeyFamily::P256, key),
+            (OID_EC, Some(OID_P384)) => Self::point(KeyFamily::P384, key),
             (OID_EC, Some(OID_P521)) => Err(PublicKeyError::P521),
             (OID_ED25519, None) => Self::ed25519(key),
             _ => Err(PublicKeyError::Kind),
@@ -119,7 +119,8 @@ impl PublicKey {
         match (members.kty, members.crv) {
             ("RSA", _) => Self::rsa(&decoded(members.n)?, &decoded(members.e)?),
             ("EC", Some(curve @ ("P-256" | "P-384"))) => {
-                let (family, length) = if curve == "P-256" { (Family::P256, 32) } else { (Family::P384, 48) };
+                let (family, length) =
+                    if curve == "P-256" { (KeyFamily::P256, 32) } else { (KeyFamily::P384, 48) };
                 let (x, y) = (decoded(members.x)?, decoded(members.y)?);
                 if x.len() != length || y.len() != length {
                     return Err(PublicKeyError::Malformed);
@@ -143,10 +144,10 @@ impl PublicKey {
         if is_sound { Ok(Self::Rsa { n: n.into(), e: e.into() }) } else { Err(PublicKeyError::Malformed) }
     }
 
-    fn point(family: Family, point: &[u8]) -> Result<Self, PublicKeyError> {
+    fn point(family: KeyFamily, point: &[u8]) -> Result<Self, PublicKeyError> {
         match (family, point.len(), point.first()) {
-            (Family::P256, 65, Some(4)) => Ok(Self::P256(point.into())),
-            (Family::P384, 97, Some(4)) => Ok(Self::P384(point.into())),
+            (KeyFamily::P256, 65, Some(4)) => Ok(Self::P256(point.into())),
+            (KeyFamily::P384, 97, Some(4)) => Ok(Self::P384(point.into())),
             _ => Err(PublicKeyError::Malformed),
         }
     }
@@ -155,12 +156,12 @@ impl PublicKey {
         if key.len() == 32 { Ok(Self::Ed25519(key.into())) } else { Err(PublicKeyError::Malformed) }
     }
 
-    pub(super) fn family(&self) -> Family {
+    pub(super) fn family(&self) -> KeyFamily {
         match self {
-            Self::Rsa { .. } => Family::Rsa,
-            Self::P256(_) => Family::P256,
-            Self::P384(_) => Family::P384,
-            Self::Ed25519(_) => Family::Ed25519,
+            Self::Rsa { .. } => KeyFamily::Rsa,
+            Self::P256(_) => KeyFamily::P256,
+            Self::P384(_) => KeyFamily::P384,
+            Self::Ed25519(_) => KeyFamily::Ed25519,
         }
     }
 

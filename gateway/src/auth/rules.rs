@@ -8,9 +8,9 @@ use shared::id::ClientId;
 
 use super::auth_config::AuthConfig;
 use super::jwks::Jwks;
-use super::keys::{KeyError, KeySet, Opened, Unopened};
-use super::refused::Refused;
-use super::verify::{Purpose, is_too_long};
+use super::token_error::TokenError;
+use super::token_keys::{KeyError, KeySet, OpenTokenError, VerifiedToken};
+use super::verify::{TokenPurpose, is_too_long};
 use crate::telemetry::Metrics;
 
 /// What one configuration says of tokens, its keys read.
@@ -60,34 +60,34 @@ impl Rules {
         &self,
         now: i64,
         token: &str,
-        purpose: &Purpose,
-    ) -> Result<(Opened, Option<i64>), Unopened> {
+        purpose: &TokenPurpose,
+    ) -> Result<(VerifiedToken, Option<i64>), OpenTokenError> {
         let keys = match purpose {
-            Purpose::Connection => self.connections.as_ref(),
-            Purpose::Subscription { .. } => self.subscriptions.as_ref().or(self.connections.as_ref()),
+            TokenPurpose::Connection => self.connections.as_ref(),
+            TokenPurpose::Subscription { .. } => self.subscriptions.as_ref().or(self.connections.as_ref()),
         };
-        let keys = keys.ok_or(Refused::NoKeys)?;
+        let keys = keys.ok_or(TokenError::NoKeys)?;
         if is_too_long(token) {
-            return Err(Refused::TooLong.into());
+            return Err(TokenError::TooLong.into());
         }
         let opened = keys.open(now, token)?;
         match (purpose, &opened.claims.channel) {
-            (Purpose::Connection, Some(_)) => return Err(Refused::IsForSubscription.into()),
-            (Purpose::Connection, None) => {}
-            (Purpose::Subscription { .. }, None) => return Err(Refused::NoChannel.into()),
-            (Purpose::Subscription { channel, client }, Some(granted)) => {
+            (TokenPurpose::Connection, Some(_)) => return Err(TokenError::IsForSubscription.into()),
+            (TokenPurpose::Connection, None) => {}
+            (TokenPurpose::Subscription { .. }, None) => return Err(TokenError::NoChannel.into()),
+            (TokenPurpose::Subscription { channel, client }, Some(granted)) => {
                 if **granted != *channel.as_str() {
                     let (granted, asked) = (granted.clone(), channel.as_str().into());
-                    return Err(Refused::Channel { granted, asked }.into());
+                    return Err(TokenError::Channel { granted, asked }.into());
                 }
                 if let (Some(only), Some(client)) = (opened.claims.only_for(), client)
                     && ClientId::parse(only) != Some(*client)
                 {
-                    return Err(Refused::Client.into());
+                    return Err(TokenError::Client.into());
                 }
             }
         }
-        let end = opened.claims.expires_at(now, self.leeway_s).map_err(Refused::Untimely)?;
+        let end = opened.claims.expires_at(now, self.leeway_s).map_err(TokenError::Untimely)?;
         Ok((opened, end))
     }
 
@@ -96,11 +96,13 @@ impl Rules {
         &self,
         now: i64,
         token: &str,
-        purpose: &Purpose,
-    ) -> Result<(Opened, Option<i64>), Refused> {
+        purpose: &TokenPurpose,
+    ) -> Result<(VerifiedToken, Option<i64>), TokenError> {
         self.examine(now, token, purpose).map_err(|unopened| match unopened {
-            Unopened::Refused(refused) => refused,
-            Unopened::Wait(_) => Refused::Unavailable("it was looked for, and did not come in time".into()),
+            OpenTokenError::Refused(refused) => refused,
+            OpenTokenError::Wait(_) => {
+                TokenError::Unavailable("it was looked for, and did not come in time".into())
+            }
         })
     }
 
@@ -137,7 +139,7 @@ impl Rules {
     }
 }
 
-fn texts(config: &AuthConfig) -> impl Iterator<Item = super::auth_config::Text<'_>> {
+fn texts(config: &AuthConfig) -> impl Iterator<Item = super::auth_config::TextOrFile<'_>> {
     [config.connection_keys(), config.subscription_keys()]
         .into_iter()
         .flat_map(|keys| keys.secrets().into_iter().chain(keys.public_keys().map(|(text, _)| text)))

@@ -13,9 +13,9 @@ use shared::id::{ClientId, UserId};
 use tokio_util::sync::CancellationToken;
 
 use super::auth_config::AuthConfig;
-use super::keys::{KeyError, Opened, Unopened};
-use super::refused::{Refused, TOKEN_BYTES_MAX};
 use super::rules::Rules;
+use super::token_error::{TOKEN_BYTES_MAX, TokenError};
+use super::token_keys::{KeyError, OpenTokenError, VerifiedToken};
 use crate::clock::Clock;
 use crate::telemetry::{Metrics, Readiness, Reminder, Sparingly};
 
@@ -24,13 +24,13 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What came of a token, or what will.
 #[expect(missing_debug_implementations, reason = "a boxed future has nothing to show")]
-pub enum Verdict<T> {
+pub enum TokenVerdict<T> {
     Now(Result<T, Denial>),
     /// Its key has to be fetched first. Ends by itself, with a refusal if the fetch takes too long.
     Later(BoxFuture<'static, Result<T, Denial>>),
 }
 
-impl<T> Verdict<T> {
+impl<T> TokenVerdict<T> {
     pub async fn wait(self) -> Result<T, Denial> {
         match self {
             Self::Now(result) => result,
@@ -42,12 +42,12 @@ impl<T> Verdict<T> {
 /// Checks the tokens of clients, by rules that can be exchanged while it runs.
 pub struct Authenticator {
     rules: RwLock<Arc<Rules>>,
-    teller: Arc<Teller>,
+    teller: Arc<VerdictReporter>,
 }
 
 /// What one token is checked for.
 #[derive(Clone)]
-pub(super) enum Purpose {
+pub(super) enum TokenPurpose {
     Connection,
     Subscription { client: Option<ClientId>, channel: Channel },
 }
@@ -64,7 +64,7 @@ impl Authenticator {
         metrics: Option<Arc<Metrics>>,
     ) -> Result<Self, KeyError> {
         let rules = Rules::new(config, None, metrics.as_ref())?;
-        let teller = Teller { clock, told: Sparingly::default(), metrics };
+        let teller = VerdictReporter { clock, told: Sparingly::default(), metrics };
         Ok(Self { rules: RwLock::new(Arc::new(rules)), teller: Arc::new(teller) })
     }
 
@@ -90,15 +90,15 @@ impl Authenticator {
     }
 
     /// Finds out who a client is. An empty token asks to be let in anonymously.
-    pub fn authenticate(&self, now_unix_s: i64, token: &str) -> Verdict<Identity> {
+    pub fn authenticate(&self, now_unix_s: i64, token: &str) -> TokenVerdict<Identity> {
         if token.is_empty() {
             let rules = self.rules();
-            return Verdict::Now(match rules.allow_anonymous {
+            return TokenVerdict::Now(match rules.allow_anonymous {
                 true => Ok(Identity::default()),
-                false => Err(self.teller.refuse(&rules, &Purpose::Connection, &Refused::Missing)),
+                false => Err(self.teller.refuse(&rules, &TokenPurpose::Connection, &TokenError::Missing)),
             });
         }
-        self.judge(now_unix_s, token, Purpose::Connection, identity)
+        self.judge(now_unix_s, token, TokenPurpose::Connection, identity)
     }
 
     /// Finds out what a subscription token grants in a channel to a client.
@@ -108,8 +108,8 @@ impl Authenticator {
         client: ClientId,
         channel: &Channel,
         token: &str,
-    ) -> Verdict<Grant> {
-        let purpose = Purpose::Subscription { client: Some(client), channel: channel.clone() };
+    ) -> TokenVerdict<Grant> {
+        let purpose = TokenPurpose::Subscription { client: Some(client), channel: channel.clone() };
         self.judge(now_unix_s, token, purpose, grant)
     }
 
@@ -117,16 +117,16 @@ impl Authenticator {
         &self,
         now: i64,
         token: &str,
-        purpose: Purpose,
-        make: fn(&Teller, &Opened, Option<i64>, i64) -> Result<T, Refused>,
-    ) -> Verdict<T> {
+        purpose: TokenPurpose,
+        make: fn(&VerdictReporter, &VerifiedToken, Option<i64>, i64) -> Result<T, TokenError>,
+    ) -> TokenVerdict<T> {
         let (rules, teller) = (self.rules(), &self.teller);
         let refused = match rules.examine(now, token, &purpose) {
             Ok((opened, end)) => {
-                return Verdict::Now(teller.tell(&rules, &purpose, make(teller, &opened, end, now)));
+                return TokenVerdict::Now(teller.tell(&rules, &purpose, make(teller, &opened, end, now)));
             }
-            Err(Unopened::Refused(refused)) => refused,
-            Err(Unopened::Wait(wait)) => {
+            Err(OpenTokenError::Refused(refused)) => refused,
+            Err(OpenTokenError::Wait(wait)) => {
                 let (token, teller, since) = (token.to_owned(), teller.clone(), Instant::now());
                 let later = async move {
                     wait.await;
@@ -135,10 +135,10 @@ impl Authenticator {
                     let made = examined.and_then(|(opened, end)| make(&teller, &opened, end, now));
                     teller.tell(&rules, &purpose, made)
                 };
-                return Verdict::Later(later.boxed());
+                return TokenVerdict::Later(later.boxed());
             }
         };
-        Verdict::Now(Err(teller.refuse(&rules, &purpose, &refused)))
+        TokenVerdict::Now(Err(teller.refuse(&rules, &purpose, &refused)))
     }
 
     fn rules(&self) -> Arc<Rules> {
@@ -222,7 +222,12 @@ impl fmt::Debug for Authenticator {
     }
 }
 
-fn identity(teller: &Teller, opened: &Opened, end: Option<i64>, now: i64) -> Result<Identity, Refused> {
+fn identity(
+    teller: &VerdictReporter,
+    opened: &VerifiedToken,
+    end: Option<i64>,
+    now: i64,
+) -> Result<Identity, TokenError> {
     let claims = &opened.claims;
     Ok(Identity {
         user: UserId::new(&claims.sub),
@@ -236,7 +241,12 @@ fn identity(teller: &Teller, opened: &Opened, end: Option<i64>, now: i64) -> Res
     })
 }
 
-fn grant(teller: &Teller, opened: &Opened, end: Option<i64>, now: i64) -> Result<Grant, Refused> {
+fn grant(
+    teller: &VerdictReporter,
+    opened: &VerifiedToken,
+    end: Option<i64>,
+    now: i64,
+) -> Result<Grant, TokenError> {
     let claims = &opened.claims;
     Ok(Grant {
         user: UserId::new(&claims.sub),
@@ -250,14 +260,19 @@ fn grant(teller: &Teller, opened: &Opened, end: Option<i64>, now: i64) -> Result
 }
 
 /// Tells what came of tokens: the client by a code, who runs the gateway by the log and by metrics.
-struct Teller {
+struct VerdictReporter {
     clock: Clock,
     told: Sparingly,
     metrics: Option<Arc<Metrics>>,
 }
 
-impl Teller {
-    fn tell<T>(&self, rules: &Rules, purpose: &Purpose, made: Result<T, Refused>) -> Result<T, Denial> {
+impl VerdictReporter {
+    fn tell<T>(
+        &self,
+        rules: &Rules,
+        purpose: &TokenPurpose,
+        made: Result<T, TokenError>,
+    ) -> Result<T, Denial> {
         match made {
             Ok(made) => {
                 self.count(purpose, "accepted");
@@ -269,7 +284,7 @@ impl Teller {
 
     /// The client learns only the code, unless this is a place to try things out. Who runs the gateway is told why, now
     /// and then, for anyone can bring tokens; the token itself is never shown.
-    fn refuse(&self, rules: &Rules, purpose: &Purpose, refused: &Refused) -> Denial {
+    fn refuse(&self, rules: &Rules, purpose: &TokenPurpose, refused: &TokenError) -> Denial {
         self.count(purpose, refused.label());
         let (kind, reason) = (purpose.name(), refused);
         match (!refused.is_of_time()).then(|| self.told.now()).flatten() {
@@ -277,8 +292,8 @@ impl Teller {
             None => tracing::debug!(kind, %reason, "a token was refused"),
         }
         let mut refusal = match purpose {
-            Purpose::Connection => refused.of_connection(),
-            Purpose::Subscription { .. } => refused.of_subscription(),
+            TokenPurpose::Connection => refused.of_connection(),
+            TokenPurpose::Subscription { .. } => refused.of_subscription(),
         };
         if let Denial::Disconnect(disconnect) = &mut refusal
             && rules.explain_refusals
@@ -288,7 +303,7 @@ impl Teller {
         refusal
     }
 
-    fn count(&self, purpose: &Purpose, result: &'static str) {
+    fn count(&self, purpose: &TokenPurpose, result: &'static str) {
         if let Some(metrics) = &self.metrics {
             metrics.token(purpose.name(), result);
         }
@@ -300,7 +315,7 @@ impl Teller {
     }
 }
 
-impl Purpose {
+impl TokenPurpose {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Connection => "connection",

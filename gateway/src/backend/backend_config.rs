@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use shared::error::ErrorCode;
 use shared::refusal::CUSTOM_CODES;
 
-use super::event::EventType;
+use super::backend_event::EventType;
 use super::hook::HookKind;
-use super::sign::{HOOK, SIGNATURE, TIMESTAMP};
+use super::sign_request::{HOOK, SIGNATURE, TIMESTAMP};
 use crate::secret::Secret;
 use crate::setting::Faults;
 

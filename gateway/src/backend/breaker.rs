@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Settings {
+pub(super) struct BreakerSettings {
     /// 0: never opens.
     pub(super) failures: usize,
     pub(super) window: Duration,
@@ -16,12 +16,12 @@ pub(super) struct Settings {
 
 #[derive(Debug)]
 pub(super) struct Breaker {
-    settings: Settings,
-    state: Mutex<State>,
+    settings: BreakerSettings,
+    state: Mutex<BreakerState>,
 }
 
 #[derive(Debug)]
-enum State {
+enum BreakerState {
     /// When the last failures were: at most as many as would open it.
     Closed(VecDeque<Instant>),
     Open(Instant),
@@ -47,61 +47,61 @@ pub(super) enum Health {
 
 /// What came of a report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Change {
+pub(super) enum BreakerTransition {
     None,
     Opened,
     Closed,
 }
 
 impl Breaker {
-    pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, state: Mutex::new(State::Closed(VecDeque::new())) }
+    pub(super) fn new(settings: BreakerSettings) -> Self {
+        Self { settings, state: Mutex::new(BreakerState::Closed(VecDeque::new())) }
     }
 
     /// `None`: not now.
     pub(super) fn enter(&self, now: Instant) -> Option<Pass> {
         let mut state = self.state.lock();
         match *state {
-            State::Closed(_) => Some(Pass::Usual),
-            State::Open(until) if now < until => None,
-            State::Open(_) => {
-                *state = State::Probing;
+            BreakerState::Closed(_) => Some(Pass::Usual),
+            BreakerState::Open(until) if now < until => None,
+            BreakerState::Open(_) => {
+                *state = BreakerState::Probing;
                 Some(Pass::Probe)
             }
-            State::Probing => None,
+            BreakerState::Probing => None,
         }
     }
 
     /// To be called once for every pass.
-    pub(super) fn report(&self, pass: Pass, health: Health, now: Instant) -> Change {
+    pub(super) fn report(&self, pass: Pass, health: Health, now: Instant) -> BreakerTransition {
         let mut state = self.state.lock();
         match (pass, health, &mut *state) {
-            (Pass::Probe, Health::Well, State::Probing) => {
-                *state = State::Closed(VecDeque::new());
-                Change::Closed
+            (Pass::Probe, Health::Well, BreakerState::Probing) => {
+                *state = BreakerState::Closed(VecDeque::new());
+                BreakerTransition::Closed
             }
-            (Pass::Probe, Health::Failing, State::Probing) => {
-                *state = State::Open(now + self.settings.open_for);
-                Change::None
+            (Pass::Probe, Health::Failing, BreakerState::Probing) => {
+                *state = BreakerState::Open(now + self.settings.open_for);
+                BreakerTransition::None
             }
             // Whoever comes next is the probe.
-            (Pass::Probe, Health::Unknown, State::Probing) => {
-                *state = State::Open(now);
-                Change::None
+            (Pass::Probe, Health::Unknown, BreakerState::Probing) => {
+                *state = BreakerState::Open(now);
+                BreakerTransition::None
             }
-            (Pass::Usual, Health::Failing, State::Closed(failures)) if self.settings.failures > 0 => {
+            (Pass::Usual, Health::Failing, BreakerState::Closed(failures)) if self.settings.failures > 0 => {
                 while failures.front().is_some_and(|&at| now.duration_since(at) > self.settings.window) {
                     failures.pop_front();
                 }
                 failures.push_back(now);
                 if failures.len() < self.settings.failures {
-                    return Change::None;
+                    return BreakerTransition::None;
                 }
-                *state = State::Open(now + self.settings.open_for);
-                Change::Opened
+                *state = BreakerState::Open(now + self.settings.open_for);
+                BreakerTransition::Opened
             }
             // What was asked before it opened says nothing of now.
-            _ => Change::None,
+            _ => BreakerTransition::None,
         }
     }
 }
@@ -110,10 +110,10 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    const SETTINGS: Settings =
-        Settings { failures: 3, window: Duration::from_secs(10), open_for: Duration::from_secs(5) };
+    const SETTINGS: BreakerSettings =
+        BreakerSettings { failures: 3, window: Duration::from_secs(10), open_for: Duration::from_secs(5) };
 
-    fn fail(breaker: &Breaker, at: Instant) -> Change {
+    fn fail(breaker: &Breaker, at: Instant) -> BreakerTransition {
         let pass = breaker.enter(at).expect("closed");
         breaker.report(pass, Health::Failing, at)
     }
@@ -124,20 +124,20 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(
             [0, 1, 2].map(|second| fail(&breaker, at(second))),
-            [Change::None, Change::None, Change::Opened]
+            [BreakerTransition::None, BreakerTransition::None, BreakerTransition::Opened]
         );
         assert_eq!([2, 6].map(|second| breaker.enter(at(second))), [None, None]);
         assert_eq!(breaker.enter(at(7)), Some(Pass::Probe));
         assert_eq!(breaker.enter(at(8)), None, "there is one probe, not many");
-        assert_eq!(breaker.report(Pass::Probe, Health::Well, at(8)), Change::Closed);
-        assert_eq!(fail(&breaker, at(8)), Change::None, "it counts anew");
+        assert_eq!(breaker.report(Pass::Probe, Health::Well, at(8)), BreakerTransition::Closed);
+        assert_eq!(fail(&breaker, at(8)), BreakerTransition::None, "it counts anew");
     }
 
     #[test]
     fn failures_that_are_long_ago_do_not_count() {
         let (breaker, start) = (Breaker::new(SETTINGS), Instant::now());
         for second in [0, 6, 12, 18, 24] {
-            assert_eq!(fail(&breaker, start + Duration::from_secs(second)), Change::None);
+            assert_eq!(fail(&breaker, start + Duration::from_secs(second)), BreakerTransition::None);
         }
     }
 
@@ -149,7 +149,7 @@ mod tests {
             fail(&breaker, at(0));
         }
         assert_eq!(breaker.enter(at(5)), Some(Pass::Probe));
-        assert_eq!(breaker.report(Pass::Probe, Health::Failing, at(6)), Change::None);
+        assert_eq!(breaker.report(Pass::Probe, Health::Failing, at(6)), BreakerTransition::None);
         assert_eq!(breaker.enter(at(10)), None);
         assert_eq!(breaker.enter(at(11)), Some(Pass::Probe));
         breaker.report(Pass::Probe, Health::Unknown, at(12));
@@ -163,14 +163,17 @@ mod tests {
         for _ in 0..3 {
             fail(&breaker, now);
         }
-        assert_eq!(breaker.report(early, Health::Well, now), Change::None);
-        assert_eq!(breaker.report(early, Health::Failing, now + Duration::from_secs(4)), Change::None);
+        assert_eq!(breaker.report(early, Health::Well, now), BreakerTransition::None);
+        assert_eq!(
+            breaker.report(early, Health::Failing, now + Duration::from_secs(4)),
+            BreakerTransition::None
+        );
         assert_eq!(breaker.enter(now + Duration::from_secs(5)), Some(Pass::Probe));
     }
 
     #[test]
     fn without_a_number_of_failures_it_never_opens() {
-        let breaker = Breaker::new(Settings { failures: 0, ..SETTINGS });
-        assert!((0..1_000).all(|_| fail(&breaker, Instant::now()) == Change::None));
+        let breaker = Breaker::new(BreakerSettings { failures: 0, ..SETTINGS });
+        assert!((0..1_000).all(|_| fail(&breaker, Instant::now()) == BreakerTransition::None));
     }
 }

@@ -25,9 +25,9 @@ use rustls_pki_types::pem::PemObject;
 use tokio::sync::Semaphore;
 use tower_service::Service;
 
-use super::address::is_private;
+use super::allowed_address::is_private;
 use super::backend_config::LOCALHOST;
-use super::failure::Failure;
+use super::failure::HookFailure;
 
 /// Names that are looked up at once. The system's resolver holds a thread for each.
 const LOOKUPS_MAX: usize = 16;
@@ -44,19 +44,19 @@ pub enum ClientError {
 }
 
 /// How names become addresses.
-pub(super) type Lookup = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
+pub(super) type ResolveFuture = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 /// What a client is made of.
-pub(super) struct Parts<'a> {
+pub(super) struct HookClientParts<'a> {
     pub(super) ca_file: Option<&'a Path>,
     pub(super) allow_private_addresses: bool,
     pub(super) idle_connections_max: usize,
     pub(super) idle_timeout: Duration,
-    pub(super) lookup: Lookup,
+    pub(super) lookup: ResolveFuture,
 }
 
 #[derive(Clone)]
-pub(super) struct HttpClient(Client<HttpsConnector<HttpConnector<Guarded>>, Full<Bytes>>);
+pub(super) struct HttpClient(Client<HttpsConnector<HttpConnector<GuardedResolver>>, Full<Bytes>>);
 
 impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,20 +66,20 @@ impl fmt::Debug for HttpClient {
 
 /// What a backend said.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct HookResponse {
     pub(super) status: StatusCode,
     pub(super) content_type: Option<HeaderValue>,
     pub(super) body: Bytes,
 }
 
 impl HttpClient {
-    pub(super) fn new(parts: Parts<'_>) -> Result<Self, ClientError> {
+    pub(super) fn new(parts: HookClientParts<'_>) -> Result<Self, ClientError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(authorities(parts.ca_file)?)
             .with_no_client_auth();
-        let mut tcp = HttpConnector::new_with_resolver(Guarded {
+        let mut tcp = HttpConnector::new_with_resolver(GuardedResolver {
             allow_private: parts.allow_private_addresses,
             lookup: parts.lookup,
             turns: Arc::new(Semaphore::new(LOOKUPS_MAX)),
@@ -104,7 +104,7 @@ impl HttpClient {
         headers: HeaderMap,
         body: Bytes,
         answer_bytes_max: usize,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<HookResponse, HookFailure> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = url.clone();
@@ -113,12 +113,12 @@ impl HttpClient {
         let (head, body) = response.into_parts();
         let body = Limited::new(body, answer_bytes_max).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() {
-                Failure::TooLong { bytes_max: answer_bytes_max }
+                HookFailure::TooLong { bytes_max: answer_bytes_max }
             } else {
-                Failure::Broken(error.to_string())
+                HookFailure::Broken(error.to_string())
             }
         })?;
-        Ok(Answer {
+        Ok(HookResponse {
             status: head.status,
             content_type: head.headers.get(header::CONTENT_TYPE).cloned(),
             body: body.to_bytes(),
@@ -127,22 +127,22 @@ impl HttpClient {
 }
 
 /// Where the system looks names up.
-pub(super) fn system_lookup() -> Lookup {
+pub(super) fn system_lookup() -> ResolveFuture {
     Arc::new(|name| Ok((name, 0).to_socket_addrs()?.collect()))
 }
 
 /// What kept a request from being answered, by the errors that led to it.
-fn not_answered(error: &hyper_util::client::legacy::Error) -> Failure {
+fn not_answered(error: &hyper_util::client::legacy::Error) -> HookFailure {
     let mut innermost = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        if error.is::<Refused>() {
-            return Failure::PrivateAddress(error.to_string());
+        if error.is::<NoAllowedAddress>() {
+            return HookFailure::PrivateAddress(error.to_string());
         }
         innermost = error.to_string();
         cause = error.source();
     }
-    if error.is_connect() { Failure::Unreachable(innermost) } else { Failure::Broken(innermost) }
+    if error.is_connect() { HookFailure::Unreachable(innermost) } else { HookFailure::Broken(innermost) }
 }
 
 fn authorities(file: Option<&Path>) -> Result<RootCertStore, ClientError> {
@@ -172,18 +172,18 @@ fn authorities(file: Option<&Path>) -> Result<RootCertStore, ClientError> {
 /// A name led to no address that may be gone to.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} leads to private addresses only (backend.allow_private_addresses)")]
-struct Refused(String);
+struct NoAllowedAddress(String);
 
 /// Looks names up, and leaves out addresses that may not be gone to. It is asked right before the connection is made,
 /// so a name cannot lead elsewhere in between. Addresses that stand in a URL are never looked up.
 #[derive(Clone)]
-struct Guarded {
+struct GuardedResolver {
     allow_private: bool,
-    lookup: Lookup,
+    lookup: ResolveFuture,
     turns: Arc<Semaphore>,
 }
 
-impl Service<Name> for Guarded {
+impl Service<Name> for GuardedResolver {
     type Response = std::vec::IntoIter<SocketAddr>;
     type Error = Box<dyn StdError + Send + Sync>;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
@@ -207,7 +207,7 @@ impl Service<Name> for Guarded {
                 let some = !found.is_empty();
                 found.retain(|address| !is_private(address.ip()));
                 if some && found.is_empty() {
-                    return Err(Refused(name.as_str().to_owned()).into());
+                    return Err(NoAllowedAddress(name.as_str().to_owned()).into());
                 }
             }
             Ok(found.into_iter())

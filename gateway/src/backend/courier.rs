@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use super::backend_config::{parse_line, parse_url};
 use super::client::HttpClient;
-use super::failure::Failure;
+use super::failure::HookFailure;
 use crate::secret::Secret;
 use crate::telemetry::Reminder;
-use crate::telemetry::backend::{EventsMetrics, Lost};
+use crate::telemetry::backend_metrics::{EventsMetrics, LostEvent};
 use crate::telemetry::traces::{SPANS, pass_trace_on};
 
 /// How long to wait before a batch is sent again: doubled each time, up to the longest.
@@ -23,7 +23,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Where batches go, and how long they may take.
 #[derive(Clone, Debug)]
-pub(crate) struct Errand<'a> {
+pub(crate) struct BatchDestination<'a> {
     /// Whom they are for, in logs and traces.
     pub(crate) to: &'static str,
     pub(crate) url: &'a str,
@@ -51,8 +51,8 @@ pub(crate) struct Courier {
 }
 
 impl Courier {
-    pub(super) fn new(client: HttpClient, errand: Errand<'_>) -> Result<Self, String> {
-        let Errand { to, url, static_headers, timeout, deadline, stop, metrics } = errand;
+    pub(super) fn new(client: HttpClient, errand: BatchDestination<'_>) -> Result<Self, String> {
+        let BatchDestination { to, url, static_headers, timeout, deadline, stop, metrics } = errand;
         let mut headers: HeaderMap = static_headers.iter().map(parse_line).collect::<Result<_, _>>()?;
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let url = parse_url(url)?;
@@ -73,7 +73,7 @@ impl Courier {
         events: usize,
         body: Bytes,
         sign: impl Fn(&mut HeaderMap, &Bytes),
-    ) -> Result<(), Lost> {
+    ) -> Result<(), LostEvent> {
         let own_deadline = Instant::now() + self.deadline;
         let mut pause = PAUSE;
         let reason = loop {
@@ -95,13 +95,13 @@ impl Courier {
                 tracing::warn!(to = self.to, reason = failure.label(), %failure, "events are not taken");
             }
             if is_final(&failure) {
-                break Lost::Refused;
+                break LostEvent::Refused;
             }
             if self.stop_at().is_some_and(|stop| stop <= Instant::now()) {
-                break Lost::Stopping;
+                break LostEvent::Stopping;
             }
             if own_deadline <= Instant::now() {
-                break Lost::Deadline;
+                break LostEvent::Deadline;
             }
             let wait = pause.mul_f64(rand::random_range(0.5..=1.0));
             pause = (pause * 2).min(PAUSE_MAX);
@@ -123,13 +123,18 @@ impl Courier {
         }
     }
 
-    async fn attempt(&self, mut headers: HeaderMap, body: Bytes, deadline: Instant) -> Result<(), Failure> {
+    async fn attempt(
+        &self,
+        mut headers: HeaderMap,
+        body: Bytes,
+        deadline: Instant,
+    ) -> Result<(), HookFailure> {
         let span = tracing::info_span!(target: SPANS, "hook", hook = self.to);
         pass_trace_on(&span, &mut headers);
         let until = deadline.min(Instant::now() + self.timeout);
         let posted = self.client.post(&self.url, headers, body, ANSWER_BYTES_MAX);
-        let answer = tokio::time::timeout_at(until, posted).await.unwrap_or(Err(Failure::Timeout))?;
-        if answer.status.is_success() { Ok(()) } else { Err(Failure::Status(answer.status)) }
+        let answer = tokio::time::timeout_at(until, posted).await.unwrap_or(Err(HookFailure::Timeout))?;
+        if answer.status.is_success() { Ok(()) } else { Err(HookFailure::Status(answer.status)) }
     }
 }
 
@@ -140,7 +145,7 @@ pub(crate) async fn stopping(stop: &mut watch::Receiver<Option<Instant>>) {
 }
 
 /// Whether the other side says that it will never take this batch.
-fn is_final(failure: &Failure) -> bool {
+fn is_final(failure: &HookFailure) -> bool {
     let never = [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY];
-    matches!(failure, Failure::Status(status) if never.contains(status))
+    matches!(failure, HookFailure::Status(status) if never.contains(status))
 }

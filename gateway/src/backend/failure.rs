@@ -5,7 +5,7 @@ use http::StatusCode;
 use super::breaker::Health;
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum HookFailure {
     #[error("as many requests as concurrency_max allows are on their way")]
     TooMany,
     #[error("it has failed too often and is left alone for a while")]
@@ -26,7 +26,7 @@ pub(super) enum Failure {
     Malformed(String),
 }
 
-impl Failure {
+impl HookFailure {
     /// A bounded label for metrics.
     pub(super) fn label(&self) -> &'static str {
         match self {

@@ -14,15 +14,15 @@ use shared::refusal::Refusal;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 
-use super::answer::{self, Fault};
 use super::backend_config::{BackendConfig, HookConfig, parse_line, parse_url};
-use super::breaker::{Breaker, Change, Health, Pass, Settings as BreakerSettings};
-use super::client::{Answer, HttpClient};
-use super::failure::Failure;
-use super::request::Request;
-use super::sign::{HOOK, Signer};
+use super::breaker::{Breaker, BreakerSettings, BreakerTransition, Health, Pass};
+use super::client::{HookResponse, HttpClient};
+use super::failure::HookFailure;
+use super::hook_request::HookRequest;
+use super::hook_response::{self, InvalidResult};
+use super::sign_request::{HOOK, HookSigner};
 use crate::clock::Clock;
-use crate::telemetry::backend::HookMetrics;
+use crate::telemetry::backend_metrics::HookMetrics;
 use crate::telemetry::traces::{SPANS, pass_trace_on};
 use crate::telemetry::{Metrics, Sparingly};
 
@@ -75,7 +75,7 @@ impl HookKind {
 
 /// Where a client comes from, as far as hooks are told.
 #[derive(Clone, Debug, Default)]
-pub struct Origin {
+pub struct ClientOrigin {
     pub address: Option<IpAddr>,
     /// Headers of its handshake.
     pub headers: HeaderMap,
@@ -85,9 +85,9 @@ pub struct Origin {
 
 /// What all hooks of a node share.
 #[derive(Clone, Debug)]
-pub(super) struct Common {
+pub(super) struct HookContext {
     pub(super) client: HttpClient,
-    pub(super) signer: Option<Arc<Signer>>,
+    pub(super) signer: Option<Arc<HookSigner>>,
     pub(super) client_ip_header: Option<HeaderName>,
     pub(super) clock: Clock,
     pub(super) metrics: Arc<Metrics>,
@@ -97,7 +97,7 @@ pub(super) struct Common {
 pub(super) struct Hook {
     kind: HookKind,
     url: Uri,
-    common: Common,
+    common: HookContext,
     timeout: Duration,
     retries: u32,
     retry_delay: Duration,
@@ -113,22 +113,22 @@ pub(super) struct Hook {
 }
 
 /// Counts down and reports even if whoever asks lets go of the question.
-struct Asked<'a> {
+struct HookInFlight<'a> {
     hook: &'a Hook,
     pass: Pass,
     health: Health,
 }
 
-impl Drop for Asked<'_> {
+impl Drop for HookInFlight<'_> {
     fn drop(&mut self) {
         self.hook.metrics.in_flight.dec();
         match self.hook.breaker.report(self.pass, self.health, Instant::now()) {
-            Change::None => {}
-            Change::Opened => {
+            BreakerTransition::None => {}
+            BreakerTransition::Opened => {
                 self.hook.metrics.breakers_open.inc();
                 tracing::warn!(hook = self.hook.kind.name(), "a backend fails and is left alone for a while");
             }
-            Change::Closed => {
+            BreakerTransition::Closed => {
                 self.hook.metrics.breakers_open.dec();
                 tracing::info!(hook = self.hook.kind.name(), "a backend answers again");
             }
@@ -142,7 +142,7 @@ impl Hook {
         kind: HookKind,
         config: &BackendConfig,
         own: &HookConfig,
-        common: &Common,
+        common: &HookContext,
     ) -> Result<Self, String> {
         let names = |own: &Option<Vec<String>>, all: &Vec<String>| {
             let names = own.as_ref().unwrap_or(all).iter();
@@ -172,7 +172,7 @@ impl Hook {
                 window: Duration::from_millis(config.breaker_window_ms),
                 open_for: Duration::from_millis(config.breaker_open_ms),
             }),
-            metrics: common.metrics.hook(kind.name(), &Failure::LABELS),
+            metrics: common.metrics.hook(kind.name(), &HookFailure::LABELS),
             told: Sparingly::default(),
             common: common.clone(),
         })
@@ -190,9 +190,9 @@ impl Hook {
     /// `None` where the backend has nothing to say.
     pub(super) async fn ask<T: DeserializeOwned, U>(
         &self,
-        origin: &Origin,
-        question: &Request<'_>,
-        mean: impl Fn(Option<T>) -> Result<U, Fault>,
+        origin: &ClientOrigin,
+        question: &HookRequest<'_>,
+        mean: impl Fn(Option<T>) -> Result<U, InvalidResult>,
     ) -> Result<U, Denial> {
         match self.question(origin, question, mean).await {
             Ok(answered) => answered,
@@ -203,19 +203,19 @@ impl Hook {
     /// The same for whoever has something better to do about a failure, which is not counted yet.
     pub(super) async fn question<T: DeserializeOwned, U>(
         &self,
-        origin: &Origin,
+        origin: &ClientOrigin,
         question: &impl Serialize,
-        mean: impl Fn(Option<T>) -> Result<U, Fault>,
-    ) -> Result<Result<U, Denial>, Failure> {
+        mean: impl Fn(Option<T>) -> Result<U, InvalidResult>,
+    ) -> Result<Result<U, Denial>, HookFailure> {
         let body = serde_json::to_vec(question).expect("questions are made of texts, numbers and JSON");
         let mut headers = self.headers_for(origin);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let read = |answer: Answer| match answer.status {
-            StatusCode::OK => match answer::read_envelope::<T>(&answer.body)? {
-                Ok(result) => mean(result).map(Ok).map_err(Failure::Malformed),
+        let read = |answer: HookResponse| match answer.status {
+            StatusCode::OK => match hook_response::read_envelope::<T>(&answer.body)? {
+                Ok(result) => mean(result).map(Ok).map_err(HookFailure::Malformed),
                 Err(denial) => Ok(Err(denial)),
             },
-            status => Err(Failure::Status(status)),
+            status => Err(HookFailure::Status(status)),
         };
         let answered = self.exchange(headers, &[], body.into(), read).await?;
         self.metrics.result(if answered.is_ok() { "answered" } else { "denied" });
@@ -223,21 +223,21 @@ impl Hook {
     }
 
     /// Counts, tells and words a failure.
-    pub(super) fn denied(&self, failure: &Failure) -> Denial {
+    pub(super) fn denied(&self, failure: &HookFailure) -> Denial {
         self.metrics.result(failure.label());
         if let Some(untold) = self.told.now() {
             let reason = failure.label();
             tracing::warn!(hook = self.kind.name(), reason, %failure, untold, "a backend did not answer as it should");
         }
         Denial::Error(match failure {
-            Failure::TooMany => ErrorCode::TooManyRequests.into(),
-            Failure::Malformed(_) | Failure::TooLong { .. } => ErrorCode::Internal.into(),
+            HookFailure::TooMany => ErrorCode::TooManyRequests.into(),
+            HookFailure::Malformed(_) | HookFailure::TooLong { .. } => ErrorCode::Internal.into(),
             _ => self.failure.clone(),
         })
     }
 
     /// What a client's request is sent with.
-    pub(super) fn headers_for(&self, origin: &Origin) -> HeaderMap {
+    pub(super) fn headers_for(&self, origin: &ClientOrigin) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let passed = [(&self.emulated_headers, &origin.emulated), (&self.http_headers, &origin.headers)];
         for (names, given) in passed {
@@ -271,12 +271,12 @@ impl Hook {
         mut headers: HeaderMap,
         context: &[&[u8]],
         body: Bytes,
-        read: impl Fn(Answer) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        let Ok(_permit) = self.permits.try_acquire() else { return Err(Failure::TooMany) };
-        let Some(pass) = self.breaker.enter(Instant::now()) else { return Err(Failure::Open) };
+        read: impl Fn(HookResponse) -> Result<T, HookFailure>,
+    ) -> Result<T, HookFailure> {
+        let Ok(_permit) = self.permits.try_acquire() else { return Err(HookFailure::TooMany) };
+        let Some(pass) = self.breaker.enter(Instant::now()) else { return Err(HookFailure::Open) };
         self.metrics.in_flight.inc();
-        let mut asked = Asked { hook: self, pass, health: Health::Unknown };
+        let mut asked = HookInFlight { hook: self, pass, health: Health::Unknown };
         headers.insert(HOOK, HeaderValue::from_static(self.kind.name()));
 
         let started = Instant::now();
@@ -284,9 +284,9 @@ impl Hook {
         let span = tracing::info_span!(target: SPANS, "hook", hook = self.kind.name());
         pass_trace_on(&span, &mut headers);
         let tried = self.try_often(headers, context, body, &read, deadline).instrument(span);
-        let outcome = tokio::time::timeout_at(deadline, tried).await.unwrap_or(Err(Failure::Timeout));
+        let outcome = tokio::time::timeout_at(deadline, tried).await.unwrap_or(Err(HookFailure::Timeout));
         self.metrics.seconds.observe(started.elapsed().as_secs_f64());
-        asked.health = outcome.as_ref().err().map_or(Health::Well, Failure::health);
+        asked.health = outcome.as_ref().err().map_or(Health::Well, HookFailure::health);
         outcome
     }
 
@@ -295,9 +295,9 @@ impl Hook {
         headers: HeaderMap,
         context: &[&[u8]],
         body: Bytes,
-        read: &impl Fn(Answer) -> Result<T, Failure>,
+        read: &impl Fn(HookResponse) -> Result<T, HookFailure>,
         deadline: tokio::time::Instant,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, HookFailure> {
         let mut delay = self.retry_delay;
         let mut tried = 0;
         loop {

@@ -1,16 +1,16 @@
 //! What the gateway asks of the application's own servers over HTTP, and what it tells them.
 //!
 //! A [`Backend`] has a method for each question. Every one has a deadline, a number at once and a patience with
-//! failures, and none is asked on a worker. [`hook`] is what they have in common, [`client`] the way there, [`request`]
-//! and [`answer`] the words, and [`tell`] what is told after it has happened.
+//! failures, and none is asked on a worker. [`hook`] is what they have in common, [`client`] the way there, [`hook_request`]
+//! and [`hook_response`] the words, and [`tell`] what is told after it has happened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gateway_core::effect::{Denial, Grant, Handled, Identity, Renewal};
-use gateway_core::poll::Asked;
+use gateway_core::effect::{Denial, EventActions, Grant, Identity, Renewal};
+use gateway_core::poll::PolledKey;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use shared::error::ErrorCode;
 use shared::protocol::socketio::Namespace;
@@ -22,40 +22,40 @@ use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::telemetry::Metrics;
 
-mod address;
-mod answer;
+mod allowed_address;
 mod backend_config;
+mod backend_event;
 mod breaker;
 mod client;
 mod courier;
-mod event;
 mod failure;
 mod hook;
-mod message;
-mod poll;
-mod request;
+mod hook_request;
+mod hook_response;
+mod message_hook;
+mod poll_hook;
 mod resolve;
-mod sign;
-mod socketio;
+mod sign_request;
+mod socketio_hook;
 mod tell;
 
-pub(crate) use answer::answers_in_words;
-pub use answer::{KeyAnswer, PublishAnswer};
 pub use backend_config::{BackendConfig, EventsConfig, HookConfig};
 pub(crate) use backend_config::{check_post, secret_fault};
+pub use backend_event::{BackendEvent, EventType};
 pub use client::ClientError;
-pub(crate) use courier::{Courier, Errand, stopping};
-pub use event::{Event, EventType};
-pub use hook::{HookKind, Origin};
-pub use message::BareMessage;
-pub use poll::Polled;
-pub use request::{Asker, ConnectQuestion};
-pub use socketio::Happened;
+pub(crate) use courier::{BatchDestination, Courier, stopping};
+pub use hook::{ClientOrigin, HookKind};
+pub use hook_request::{ConnectQuestion, HookSubject};
+pub(crate) use hook_response::answers_in_words;
+pub use hook_response::{KeyAnswer, PublishAnswer};
+pub use message_hook::BareMessage;
+pub use poll_hook::PollResponse;
+pub use socketio_hook::SocketIoEvent;
 
-use answer::{ConnectResult, KeyResult, PublishResult, RefreshResult, RpcResult, SubscribeResult};
-use client::{HttpClient, Lookup};
-use hook::{Common, Hook};
-use request::{Request, Style};
+use client::{HttpClient, ResolveFuture};
+use hook::{Hook, HookContext};
+use hook_request::{HookRequest, RequestStyle};
+use hook_response::{ConnectResult, KeyResult, PublishResult, RefreshResult, RpcResult, SubscribeResult};
 use tell::Events;
 
 /// Between the namespace of a method and the rest of its name.
@@ -63,7 +63,7 @@ const METHOD_SEPARATOR: char = ':';
 
 /// Why there can be no backend.
 #[derive(Debug, thiserror::Error)]
-pub enum SetupError {
+pub enum BackendSetupError {
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("backend.signing_secret_file: {0}")]
@@ -82,13 +82,13 @@ impl Outbound {
         http_client(config, client::system_lookup()).map(Self)
     }
 
-    pub(crate) fn courier(&self, errand: Errand<'_>) -> Result<Courier, String> {
+    pub(crate) fn courier(&self, errand: BatchDestination<'_>) -> Result<Courier, String> {
         Courier::new(self.0.clone(), errand)
     }
 }
 
-fn http_client(config: &BackendConfig, lookup: Lookup) -> Result<HttpClient, ClientError> {
-    HttpClient::new(client::Parts {
+fn http_client(config: &BackendConfig, lookup: ResolveFuture) -> Result<HttpClient, ClientError> {
+    HttpClient::new(client::HookClientParts {
         ca_file: config.ca_file.as_deref(),
         allow_private_addresses: config.allow_private_addresses,
         idle_connections_max: config.idle_connections_max,
@@ -117,7 +117,7 @@ pub struct Backend {
     /// What some hook passes on of a handshake, and of a connect command.
     http_headers: Vec<HeaderName>,
     emulated_headers: Vec<HeaderName>,
-    style: Style,
+    style: RequestStyle,
     clock: Clock,
     connect_always: bool,
     refresh_grace: Duration,
@@ -131,7 +131,7 @@ impl Backend {
         clock: Clock,
         metrics: &Arc<Metrics>,
         runtime: &Handle,
-    ) -> Result<Option<Self>, SetupError> {
+    ) -> Result<Option<Self>, BackendSetupError> {
         Self::start_with(config, node, clock, metrics, runtime, client::system_lookup())
     }
 
@@ -141,8 +141,8 @@ impl Backend {
         clock: Clock,
         metrics: &Arc<Metrics>,
         runtime: &Handle,
-        lookup: Lookup,
-    ) -> Result<Option<Self>, SetupError> {
+        lookup: ResolveFuture,
+    ) -> Result<Option<Self>, BackendSetupError> {
         let on = config.hooks().into_iter().filter(|(_, _, hook)| hook.is_on());
         let on: Vec<_> = on.collect();
         if on.is_empty() && config.events.url.is_empty() {
@@ -151,15 +151,15 @@ impl Backend {
         let secret = match &config.signing_secret_file {
             Some(file) => {
                 let secret =
-                    Secret::from_file(file).map_err(|error| SetupError::Secret(error.to_string()))?;
+                    Secret::from_file(file).map_err(|error| BackendSetupError::Secret(error.to_string()))?;
                 backend_config::secret_fault(&secret)
-                    .map_or(Ok(secret), |problem| Err(SetupError::Secret(problem)))?
+                    .map_or(Ok(secret), |problem| Err(BackendSetupError::Secret(problem)))?
             }
             None => config.signing_secret.clone(),
         };
-        let common = Common {
+        let common = HookContext {
             client: http_client(config, lookup)?,
-            signer: (!secret.is_empty()).then(|| Arc::new(sign::Signer::new(&secret))),
+            signer: (!secret.is_empty()).then(|| Arc::new(sign_request::HookSigner::new(&secret))),
             client_ip_header: HeaderName::from_bytes(config.client_ip_header.as_bytes()).ok(),
             clock,
             metrics: metrics.clone(),
@@ -181,7 +181,10 @@ impl Backend {
             events: None,
             http_headers: Vec::new(),
             emulated_headers: Vec::new(),
-            style: Style { include_meta: config.include_meta, binary_encoding: config.binary_encoding },
+            style: RequestStyle {
+                include_meta: config.include_meta,
+                binary_encoding: config.binary_encoding,
+            },
             clock,
             connect_always: config.connect_always,
             refresh_grace: Duration::from_secs(config.refresh_grace_s),
@@ -189,7 +192,7 @@ impl Backend {
         let (mut passed, mut emulated) = (BTreeSet::new(), BTreeSet::new());
         for (kind, section, own) in on {
             let hook = Hook::new(kind, config, own, &common)
-                .map_err(|problem| SetupError::Hook { section: section.clone(), problem })?;
+                .map_err(|problem| BackendSetupError::Hook { section: section.clone(), problem })?;
             passed.extend(hook.http_headers().iter().map(|name| name.as_str().to_owned()));
             emulated.extend(hook.emulated_headers().iter().map(|name| name.as_str().to_owned()));
             if let Some(namespace) = section.strip_prefix("rpc_namespaces.") {
@@ -220,7 +223,7 @@ impl Backend {
         (backend.http_headers, backend.emulated_headers) = (names(passed), names(emulated));
         if !config.events.url.is_empty() {
             let events = Events::start(config, node, common, runtime)
-                .map_err(|problem| SetupError::Hook { section: "events".to_owned(), problem })?;
+                .map_err(|problem| BackendSetupError::Hook { section: "events".to_owned(), problem })?;
             backend.events = Some(events);
         }
         Ok(Some(backend))
@@ -262,7 +265,11 @@ impl Backend {
     }
 
     /// What hooks are told of where a client comes from, by the headers of its handshake.
-    pub fn origin<'a>(&self, address: IpAddr, headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Origin {
+    pub fn origin<'a>(
+        &self,
+        address: IpAddr,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) -> ClientOrigin {
         let mut kept = HeaderMap::new();
         for (name, value) in headers {
             let known = self.http_headers.iter().find(|known| known.as_str().eq_ignore_ascii_case(name));
@@ -270,7 +277,7 @@ impl Backend {
                 kept.append(name.clone(), value);
             }
         }
-        Origin { address: Some(address), headers: kept, ..Origin::default() }
+        ClientOrigin { address: Some(address), headers: kept, ..ClientOrigin::default() }
     }
 
     /// Whether the connect hook is asked about a client.
@@ -295,13 +302,14 @@ impl Backend {
     /// Who a client is. `None`: the backend does not know it, and it is what clients without a token are.
     pub async fn connect(
         &self,
-        origin: &Origin,
-        asker: &Asker<'_>,
+        origin: &ClientOrigin,
+        asker: &HookSubject<'_>,
         question: ConnectQuestion<'_>,
     ) -> Result<Option<Identity>, Denial> {
         let hook = self.connect.as_ref().ok_or_else(not_available)?;
         let ConnectQuestion { data, name, version, channels } = question;
-        let mut request = Request { name, version, channels, ..Request::new(asker, data, self.style) };
+        let mut request =
+            HookRequest { name, version, channels, ..HookRequest::new(asker, data, self.style) };
         request.user = Some(asker.user.as_str()).filter(|user| !user.is_empty());
         let mean =
             |result: Option<ConnectResult>| result.map(|result| result.into_identity(self.clock)).transpose();
@@ -312,23 +320,23 @@ impl Backend {
     }
 
     /// Whether a connection that expires may stay.
-    pub async fn refresh(&self, origin: &Origin, asker: &Asker<'_>) -> Result<Renewal, Denial> {
+    pub async fn refresh(&self, origin: &ClientOrigin, asker: &HookSubject<'_>) -> Result<Renewal, Denial> {
         let hook = self.refresh.as_ref().ok_or_else(not_available)?;
-        let request = Request::new(asker, None, self.style);
+        let request = HookRequest::new(asker, None, self.style);
         self.refreshed(hook, origin, &request).await
     }
 
     /// Whether a client may subscribe, and how.
     pub async fn subscribe(
         &self,
-        origin: &Origin,
-        asker: &Asker<'_>,
+        origin: &ClientOrigin,
+        asker: &HookSubject<'_>,
         channel: &str,
         token: &str,
         data: Option<&[u8]>,
     ) -> Result<Grant, Denial> {
         let hook = self.subscribe.as_ref().ok_or_else(not_available)?;
-        let request = Request { channel, token, ..Request::new(asker, data, self.style) };
+        let request = HookRequest { channel, token, ..HookRequest::new(asker, data, self.style) };
         let mean = |result: Option<SubscribeResult>| {
             result.unwrap_or_default().into_grant(asker.user.clone(), self.clock)
         };
@@ -338,25 +346,25 @@ impl Backend {
     /// Whether a subscription that expires may stay.
     pub async fn sub_refresh(
         &self,
-        origin: &Origin,
-        asker: &Asker<'_>,
+        origin: &ClientOrigin,
+        asker: &HookSubject<'_>,
         channel: &str,
     ) -> Result<Renewal, Denial> {
         let hook = self.sub_refresh.as_ref().ok_or_else(not_available)?;
-        let request = Request { channel, ..Request::new(asker, None, self.style) };
+        let request = HookRequest { channel, ..HookRequest::new(asker, None, self.style) };
         self.refreshed(hook, origin, &request).await
     }
 
     /// Whether a client's publication is published, and as what.
     pub async fn publish(
         &self,
-        origin: &Origin,
-        asker: &Asker<'_>,
+        origin: &ClientOrigin,
+        asker: &HookSubject<'_>,
         channel: &str,
         data: &[u8],
     ) -> Result<PublishAnswer, Denial> {
         let hook = self.publish.as_ref().ok_or_else(not_available)?;
-        let request = Request { channel, ..Request::new(asker, Some(data), self.style) };
+        let request = HookRequest { channel, ..HookRequest::new(asker, Some(data), self.style) };
         let mean = |result: Option<PublishResult>| result.unwrap_or_default().into_answer();
         hook.ask(origin, &request, mean).await
     }
@@ -364,15 +372,15 @@ impl Backend {
     /// Whether a client sets a key, which, and to what; without `data`, whether and which it removes.
     pub async fn change_key(
         &self,
-        origin: &Origin,
-        asker: &Asker<'_>,
+        origin: &ClientOrigin,
+        asker: &HookSubject<'_>,
         channel: &str,
         key: &str,
         data: Option<&[u8]>,
     ) -> Result<KeyAnswer, Denial> {
         let hook = if data.is_some() { &self.map_publish } else { &self.map_remove };
         let hook = hook.as_ref().ok_or_else(not_available)?;
-        let request = Request { channel, key, ..Request::new(asker, data, self.style) };
+        let request = HookRequest { channel, key, ..HookRequest::new(asker, data, self.style) };
         let mean = |result: Option<KeyResult>| result.unwrap_or_default().into_answer();
         hook.ask(origin, &request, mean).await
     }
@@ -380,8 +388,8 @@ impl Backend {
     /// A call of a client: the data of its reply, if there is any.
     pub async fn rpc(
         &self,
-        origin: &Origin,
-        asker: &Asker<'_>,
+        origin: &ClientOrigin,
+        asker: &HookSubject<'_>,
         method: &str,
         data: Option<&[u8]>,
     ) -> Result<Option<Payload>, Denial> {
@@ -392,31 +400,35 @@ impl Backend {
             }
             None => self.rpc.as_ref().ok_or_else(not_available)?,
         };
-        let request = Request { method, ..Request::new(asker, data, self.style) };
+        let request = HookRequest { method, ..HookRequest::new(asker, data, self.style) };
         hook.ask(origin, &request, |result: Option<RpcResult>| result.unwrap_or_default().into_data()).await
     }
 
     /// A message of a client that expects no reply, such as one of a bare endpoint: what goes back to it, if anything does.
-    pub async fn message(&self, origin: &Origin, sent: BareMessage<'_>) -> Result<Option<Payload>, Denial> {
+    pub async fn message(
+        &self,
+        origin: &ClientOrigin,
+        sent: BareMessage<'_>,
+    ) -> Result<Option<Payload>, Denial> {
         let hook = self.message.as_ref().ok_or_else(not_available)?;
-        message::send(hook, origin, sent).await
+        message_hook::send(hook, origin, sent).await
     }
 
     /// What is to be done for a client of Socket.IO.
     pub async fn socketio(
         &self,
-        origin: &Origin,
-        asker: &Asker<'_>,
+        origin: &ClientOrigin,
+        asker: &HookSubject<'_>,
         namespace: &Namespace,
-        happened: Happened<'_>,
-    ) -> Result<Handled, Denial> {
+        happened: SocketIoEvent<'_>,
+    ) -> Result<EventActions, Denial> {
         let hook = self.socketio.as_ref().ok_or_else(not_available)?;
-        socketio::ask(hook, origin, asker, self.style, namespace, happened).await
+        socketio_hook::ask(hook, origin, asker, self.style, namespace, happened).await
     }
 
     /// What there is of these keys of a polled channel, according to the backend of this name. `None`: there is no answer.
-    pub async fn poll(&self, name: &str, channel: &str, asked: &[Asked]) -> Option<Polled> {
-        poll::ask(self.polls.get(name)?, channel, asked).await
+    pub async fn poll(&self, name: &str, channel: &str, asked: &[PolledKey]) -> Option<PollResponse> {
+        poll_hook::ask(self.polls.get(name)?, channel, asked).await
     }
 
     /// Whether events of this kind are told, so that nobody need put one together for nothing.
@@ -425,7 +437,7 @@ impl Backend {
     }
 
     /// Tells what has happened, later. Waits for nothing.
-    pub fn tell(&self, event: &Event<'_>) {
+    pub fn tell(&self, event: &BackendEvent<'_>) {
         if let Some(events) = &self.events {
             events.push(event, self.clock.unix_millis());
         }
@@ -441,8 +453,8 @@ impl Backend {
     async fn refreshed(
         &self,
         hook: &Hook,
-        origin: &Origin,
-        request: &Request<'_>,
+        origin: &ClientOrigin,
+        request: &HookRequest<'_>,
     ) -> Result<Renewal, Denial> {
         // Nothing to say about it is what Centrifugo takes for its end.
         let mean = |result: Option<RefreshResult>| {

@@ -4,9 +4,9 @@ use gateway_core::effect::{Denial, Resolved};
 use serde::Deserialize;
 use shared::id::UserId;
 
-use super::answer::{Fault, SubscribeResult};
-use super::request::{Asker, Request};
-use super::{Backend, Origin, expired, not_available};
+use super::hook_request::{HookRequest, HookSubject};
+use super::hook_response::{InvalidResult, SubscribeResult};
+use super::{Backend, ClientOrigin, expired, not_available};
 use crate::clock::Clock;
 
 #[derive(Debug, Default, Deserialize)]
@@ -21,13 +21,13 @@ impl Backend {
     /// Whether an operation may be carried out, and in which channel. `channel`: what the configuration says, or empty.
     pub async fn resolve(
         &self,
-        origin: &Origin,
-        asker: &Asker<'_>,
+        origin: &ClientOrigin,
+        asker: &HookSubject<'_>,
         channel: &str,
         asked: &[u8],
     ) -> Result<Resolved, Denial> {
         let hook = self.graphql.as_ref().ok_or_else(not_available)?;
-        let request = Request { channel, ..Request::new(asker, Some(asked), self.style) };
+        let request = HookRequest { channel, ..HookRequest::new(asker, Some(asked), self.style) };
         let mean = |result: Option<ResolveResult>| {
             result.unwrap_or_default().into_resolved(channel, asker.user.clone(), self.clock)
         };
@@ -37,7 +37,12 @@ impl Backend {
 
 impl ResolveResult {
     /// `channel`: where there is none in the answer. `Ok(None)`: what it grants is over already.
-    fn into_resolved(self, channel: &str, user: UserId, clock: Clock) -> Result<Option<Resolved>, Fault> {
+    fn into_resolved(
+        self,
+        channel: &str,
+        user: UserId,
+        clock: Clock,
+    ) -> Result<Option<Resolved>, InvalidResult> {
         let channel = if self.channel.is_empty() { channel.into() } else { self.channel };
         if channel.is_empty() {
             return Err("channel is missing: the configuration names none either".to_owned());

@@ -13,12 +13,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::backend_config::{BackendConfig, EventsConfig};
-use super::courier::{Courier, Errand, stopping};
-use super::event::{Event, EventType};
-use super::hook::{Common, HookKind};
-use super::sign::HOOK;
+use super::backend_event::{BackendEvent, EventType};
+use super::courier::{BatchDestination, Courier, stopping};
+use super::hook::{HookContext, HookKind};
+use super::sign_request::HOOK;
 use crate::telemetry::Sparingly;
-use crate::telemetry::backend::{EventsMetrics, Lost};
+use crate::telemetry::backend_metrics::{EventsMetrics, LostEvent};
 
 /// What a queued event costs beside its text, in bytes.
 const EVENT_BYTES: usize = 48;
@@ -32,7 +32,7 @@ pub(super) const BATCH: &str = "tidegate-batch";
 pub(super) struct Events {
     types: Vec<EventType>,
     queue: mpsc::Sender<Bytes>,
-    shared: Arc<Shared>,
+    shared: Arc<EventQueueState>,
     bytes_max: usize,
     stop: watch::Sender<Option<Instant>>,
     sending: Mutex<Option<JoinHandle<()>>>,
@@ -40,7 +40,7 @@ pub(super) struct Events {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct EventQueueState {
     /// Of the events that wait.
     bytes: AtomicUsize,
     /// Since the last batch that was taken.
@@ -53,18 +53,18 @@ impl Events {
     pub(super) fn start(
         config: &BackendConfig,
         node: &str,
-        common: Common,
+        common: HookContext,
         runtime: &Handle,
     ) -> Result<Self, String> {
         let events = &config.events;
         let (queue, waiting) = mpsc::channel(events.queue_events_max);
         let (stop, stopped) = watch::channel(None);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(EventQueueState {
             bytes: AtomicUsize::new(0),
             lost: AtomicU64::new(0),
             metrics: common.metrics.events(),
         });
-        let errand = Errand {
+        let errand = BatchDestination {
             to: HookKind::Events.name(),
             url: &events.url,
             static_headers: events.static_headers.as_ref().unwrap_or(&config.static_headers),
@@ -73,7 +73,7 @@ impl Events {
             stop: stopped.clone(),
             metrics: shared.metrics.clone(),
         };
-        let sender = Sender {
+        let sender = EventSender {
             courier: Courier::new(common.client.clone(), errand)?,
             node: node.to_owned(),
             settings: events.clone(),
@@ -98,7 +98,7 @@ impl Events {
     }
 
     /// Waits for nothing: an event that finds no room is lost, counted and told.
-    pub(super) fn push(&self, event: &Event<'_>, time_ms: u64) {
+    pub(super) fn push(&self, event: &BackendEvent<'_>, time_ms: u64) {
         if !self.wants(event.kind()) {
             return;
         }
@@ -106,15 +106,15 @@ impl Events {
         let cost = json.len() + EVENT_BYTES;
         let before = self.shared.bytes.fetch_add(cost, Ordering::Relaxed);
         let reason = match before + cost > self.bytes_max {
-            true => Lost::Full,
+            true => LostEvent::Full,
             false => match self.queue.try_send(json) {
                 Ok(()) => {
                     self.shared.metrics.queued.inc();
                     self.shared.metrics.queued_bytes.add(cost as i64);
                     return;
                 }
-                Err(mpsc::error::TrySendError::Full(_)) => Lost::Full,
-                Err(mpsc::error::TrySendError::Closed(_)) => Lost::Stopping,
+                Err(mpsc::error::TrySendError::Full(_)) => LostEvent::Full,
+                Err(mpsc::error::TrySendError::Closed(_)) => LostEvent::Stopping,
             },
         };
         self.shared.bytes.fetch_sub(cost, Ordering::Relaxed);
@@ -135,8 +135,8 @@ impl Events {
     }
 }
 
-impl Shared {
-    fn lose(&self, reason: Lost, count: u64) {
+impl EventQueueState {
+    fn lose(&self, reason: LostEvent, count: u64) {
         self.lost.fetch_add(count, Ordering::Relaxed);
         self.metrics.lost(reason, count);
     }
@@ -150,17 +150,17 @@ impl Shared {
 }
 
 /// The one task that sends: one batch after the other, so that they arrive in order.
-struct Sender {
+struct EventSender {
     courier: Courier,
     node: String,
     settings: EventsConfig,
-    common: Common,
+    common: HookContext,
     waiting: mpsc::Receiver<Bytes>,
     stop: watch::Receiver<Option<Instant>>,
-    shared: Arc<Shared>,
+    shared: Arc<EventQueueState>,
 }
 
-impl Sender {
+impl EventSender {
     async fn run(mut self) {
         for number in 1_u64.. {
             let Some(events) = self.gather().await else { return };
@@ -204,7 +204,7 @@ impl Sender {
         let body = self.batch(number, lost, &events);
         let batch = HeaderValue::from_str(&format!("{}/{number}", self.node));
         let batch = batch.expect("a node's id and a number are a header's value");
-        let Common { signer, clock, .. } = &self.common;
+        let HookContext { signer, clock, .. } = &self.common;
         let sign = |headers: &mut HeaderMap, body: &Bytes| {
             headers.insert(HOOK, HeaderValue::from_static(HookKind::Events.name()));
             headers.insert(BATCH, batch.clone());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{BrokerError, Refusal};
+use super::{BrokerError, BrokerRefusal};
 use crate::telemetry::Reminder;
 
 /// Is told of every finished round trip: which call it served, and how long it took.
@@ -16,29 +16,29 @@ pub type RoundTripHook = Box<dyn Fn(Operation, Duration) + Send + Sync>;
 #[derive(Default)]
 pub struct BrokerMetrics {
     /// Publications accepted from this node, duplicates not counted.
-    pub published: Counter,
+    pub published: SharedCounter,
     /// Publications not made because their idempotency key had been used.
-    pub duplicates: Counter,
+    pub duplicates: SharedCounter,
     /// Publications handed to this node's subscribers' side.
-    pub received: Counter,
+    pub received: SharedCounter,
     /// Bytes of what was received.
-    pub received_bytes: Counter,
+    pub received_bytes: SharedCounter,
     /// Messages that arrived but could not be read, and so were dropped.
-    pub undecodable: Counter,
+    pub undecodable: SharedCounter,
     /// Streams emptied or forgotten before their time, because memory was full.
-    pub evicted_streams: Counter,
+    pub evicted_streams: SharedCounter,
     /// Idempotency keys forgotten before their time, because there were too many.
-    pub evicted_keys: Counter,
+    pub evicted_keys: SharedCounter,
     /// Calls that failed without having been sent: there was no connection.
-    pub unreachable: Counter,
+    pub unreachable: SharedCounter,
     /// Calls that failed without having been sent: they found no place in time.
-    pub timeouts: Counter,
+    pub timeouts: SharedCounter,
     /// Calls that were sent and not answered.
-    pub unanswered: Counter,
+    pub unanswered: SharedCounter,
     /// Calls that were answered with something they should not be.
-    pub unexpected: Counter,
+    pub unexpected: SharedCounter,
     /// Calls that the server refused, by the kind of refusal.
-    refused: [Counter; Refusal::ALL.len()],
+    refused: [SharedCounter; BrokerRefusal::ALL.len()],
     refusals_told: Mutex<Reminder>,
     /// The link that carries commands.
     pub command_link: LinkMetrics,
@@ -47,15 +47,15 @@ pub struct BrokerMetrics {
     /// The link that carries subscriptions.
     pub subscriber_link: LinkMetrics,
     /// Times another server became the master that Sentinel names.
-    pub master_changes: Counter,
+    pub master_changes: SharedCounter,
     /// Sentinels that answer: goes up and down.
-    pub sentinels_up: Counter,
+    pub sentinels_up: SharedCounter,
     /// Times so many presence changes waited for Redis that all of this node's presence was written anew instead.
-    pub presence_overflows: Counter,
+    pub presence_overflows: SharedCounter,
     /// Channels subscribed at this moment: goes up and down.
-    pub subscribed_channels: Counter,
+    pub subscribed_channels: SharedCounter,
     /// Microseconds that the last canary took: goes up and down.
-    pub canary_micros: Counter,
+    pub canary_micros: SharedCounter,
     round_trip: Option<RoundTripHook>,
 }
 
@@ -63,9 +63,9 @@ pub struct BrokerMetrics {
 #[derive(Debug, Default)]
 pub struct LinkMetrics {
     /// 1 while it is up: goes up and down.
-    pub up: Counter,
+    pub up: SharedCounter,
     /// Times it was made again after it was lost.
-    pub reconnects: Counter,
+    pub reconnects: SharedCounter,
 }
 
 /// What a round trip was for.
@@ -137,7 +137,7 @@ impl BrokerMetrics {
         let together = Self::default();
         let all: Vec<&Self> = all.into_iter().collect();
         for one in &all {
-            let counters: [(&Counter, &Counter); 15] = [
+            let counters: [(&SharedCounter, &SharedCounter); 15] = [
                 (&together.published, &one.published),
                 (&together.duplicates, &one.duplicates),
                 (&together.received, &one.received),
@@ -172,11 +172,11 @@ impl BrokerMetrics {
 
     /// Calls that failed, and times a link was made again.
     pub(crate) fn failures(&self) -> (u64, u64) {
-        let refused: u64 = self.refused.iter().map(Counter::get).sum();
+        let refused: u64 = self.refused.iter().map(SharedCounter::get).sum();
         let failed = [&self.unreachable, &self.timeouts, &self.unanswered, &self.unexpected];
         let links = [&self.command_link, &self.read_link, &self.subscriber_link];
         (
-            refused + failed.into_iter().map(Counter::get).sum::<u64>(),
+            refused + failed.into_iter().map(SharedCounter::get).sum::<u64>(),
             links.into_iter().map(|link| link.reconnects.get()).sum(),
         )
     }
@@ -204,7 +204,7 @@ impl BrokerMetrics {
     }
 
     /// Calls that the server refused for this reason.
-    pub fn refused(&self, kind: Refusal) -> &Counter {
+    pub fn refused(&self, kind: BrokerRefusal) -> &SharedCounter {
         &self.refused[kind as usize]
     }
 
@@ -228,9 +228,9 @@ impl fmt::Debug for BrokerMetrics {
 
 /// A number that many threads count in.
 #[derive(Default)]
-pub struct Counter(AtomicU64);
+pub struct SharedCounter(AtomicU64);
 
-impl Counter {
+impl SharedCounter {
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -252,7 +252,7 @@ impl Counter {
     }
 }
 
-impl fmt::Debug for Counter {
+impl fmt::Debug for SharedCounter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.get())
     }

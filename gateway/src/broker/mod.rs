@@ -4,13 +4,13 @@
 //! through the [`BrokerEvents`] it was made with.
 
 mod broker_config;
+pub mod export_broker_metrics;
 pub mod measure;
 pub mod memory;
 pub mod nats;
 pub mod redis;
 mod refusal;
 pub mod shards;
-pub mod show;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
-use gateway_core::map::{Change, Changed, Keeping, StateFilter, StatePage};
+use gateway_core::map::{ChangedKey, MapChange, MapRetention, StateFilter, StatePage};
 pub use gateway_core::version::Version;
 use shared::channel::Channel;
 use shared::position::{Epoch, StreamPosition};
@@ -27,7 +27,7 @@ use shared::publication::Publication;
 use shared::push::OwnedEvent;
 
 pub use broker_config::{BrokerConfig, BrokerKind};
-pub use refusal::Refusal;
+pub use refusal::BrokerRefusal;
 
 /// Whether something that was asked for has taken effect, or when it will have.
 #[expect(missing_debug_implementations, reason = "a boxed future has nothing to show")]
@@ -138,7 +138,7 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
 
     /// Changes a key of a channel that keeps state by key: its state, its stream if it has one, and what every interested
     /// node is told, atomically. Changes have offsets as publications of streams do, also where no stream is kept. What was called first is done first, also if nobody waits for its answer yet.
-    fn change_key(&self, _request: ChangeRequest) -> BoxFuture<'_, Result<Changed, BrokerError>> {
+    fn change_key(&self, _request: ChangeRequest) -> BoxFuture<'_, Result<ChangedKey, BrokerError>> {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
@@ -147,7 +147,7 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         &self,
         _channel: Channel,
         _filter: StateFilter,
-        _keeping: Keeping,
+        _keeping: MapRetention,
     ) -> BoxFuture<'_, Result<StatePage, BrokerError>> {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
@@ -186,9 +186,9 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
 
     /// Has this node be the only one of all nodes that does something, if nobody else is. Answers whether it is. The turn
     /// holds for a time from the call on; it is given back by a call with no time.
-    fn take_turn<'a>(&'a self, _taking: Taking<'a>) -> BoxFuture<'a, Result<Turn, BrokerError>> {
+    fn take_turn<'a>(&'a self, _taking: TurnRequest<'a>) -> BoxFuture<'a, Result<TurnLease, BrokerError>> {
         // Of a broker with one node: nobody else could.
-        ready(Ok(Turn { held: true, done: "".into(), over: Duration::ZERO })).boxed()
+        ready(Ok(TurnLease { held: true, done: "".into(), over: Duration::ZERO })).boxed()
     }
 
     /// Announces this node to the others, for `lease`, with a description they can read. Answers the descriptions of all
@@ -210,7 +210,7 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
 
 /// What a node asks for that wants to be the only one to do something.
 #[derive(Clone, Copy, Debug)]
-pub struct Taking<'a> {
+pub struct TurnRequest<'a> {
     /// What is done.
     pub what: &'a str,
     pub node: &'a str,
@@ -222,7 +222,7 @@ pub struct Taking<'a> {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Turn {
+pub struct TurnLease {
     /// Whether it is this node's.
     pub held: bool,
     /// How far whoever had it before this call had got. Empty: nobody had it, or there is no telling.
@@ -271,8 +271,8 @@ pub struct PublishRequest {
 #[derive(Clone, Debug)]
 pub struct ChangeRequest {
     pub channel: Channel,
-    pub change: Change,
-    pub keeping: Keeping,
+    pub change: MapChange,
+    pub keeping: MapRetention,
     pub idempotency: Option<Idempotency>,
 }
 
@@ -302,7 +302,7 @@ pub enum BrokerError {
     Unanswered(Arc<str>),
     /// The server said no, in its own words: it was not done.
     #[error("the broker's server refuses: {text}")]
-    Refused { kind: Refusal, text: Arc<str> },
+    Refused { kind: BrokerRefusal, text: Arc<str> },
     /// The broker was not asked.
     #[error("a worker of this node has been behind for {} ms, so this was not published", .0.as_millis())]
     Behind(Duration),
@@ -326,7 +326,7 @@ impl BrokerError {
     /// What a server's refusal means.
     pub(crate) fn refused(text: impl Into<Arc<str>>) -> Self {
         let text = text.into();
-        Self::Refused { kind: Refusal::read(&text), text }
+        Self::Refused { kind: BrokerRefusal::read(&text), text }
     }
 
     /// It was sent, and no answer has come in this time.

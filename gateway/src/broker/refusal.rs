@@ -2,7 +2,7 @@
 
 /// A bounded set: these are values of a label.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Refusal {
+pub enum BrokerRefusal {
     /// It is a replica now, and takes no writes.
     ReadOnly,
     /// Its memory is full, and nothing may be evicted.
@@ -30,7 +30,7 @@ pub enum Refusal {
     Other,
 }
 
-impl Refusal {
+impl BrokerRefusal {
     pub const ALL: [Self; 13] = [
         Self::ReadOnly,
         Self::OutOfMemory,
@@ -73,21 +73,21 @@ impl Refusal {
 
     /// Reads what a Redis says, which begins with a code. What a script met may stand in the middle.
     pub fn read(text: &str) -> Self {
-        const CODES: [(&str, Refusal); 14] = [
-            ("READONLY", Refusal::ReadOnly),
-            ("OOM", Refusal::OutOfMemory),
-            ("MISCONF", Refusal::CannotSave),
-            ("NOREPLICAS", Refusal::TooFewReplicas),
-            ("NOPERM", Refusal::Rights),
-            ("LOADING", Refusal::Loading),
-            ("MOVED", Refusal::Moved),
-            ("ASK", Refusal::Moved),
-            ("TRYAGAIN", Refusal::Moved),
-            ("CROSSSLOT", Refusal::Moved),
-            ("CLUSTERDOWN", Refusal::ClusterDown),
-            ("MASTERDOWN", Refusal::MasterDown),
-            ("NOSCRIPT", Refusal::NoScript),
-            ("BUSY", Refusal::Busy),
+        const CODES: [(&str, BrokerRefusal); 14] = [
+            ("READONLY", BrokerRefusal::ReadOnly),
+            ("OOM", BrokerRefusal::OutOfMemory),
+            ("MISCONF", BrokerRefusal::CannotSave),
+            ("NOREPLICAS", BrokerRefusal::TooFewReplicas),
+            ("NOPERM", BrokerRefusal::Rights),
+            ("LOADING", BrokerRefusal::Loading),
+            ("MOVED", BrokerRefusal::Moved),
+            ("ASK", BrokerRefusal::Moved),
+            ("TRYAGAIN", BrokerRefusal::Moved),
+            ("CROSSSLOT", BrokerRefusal::Moved),
+            ("CLUSTERDOWN", BrokerRefusal::ClusterDown),
+            ("MASTERDOWN", BrokerRefusal::MasterDown),
+            ("NOSCRIPT", BrokerRefusal::NoScript),
+            ("BUSY", BrokerRefusal::Busy),
         ];
         let first = text.split([' ', ':']).next().unwrap_or_default();
         if let Some((_, known)) = CODES.iter().find(|(code, _)| *code == first) {
@@ -115,51 +115,54 @@ mod tests {
     #[test]
     fn refusals_are_told_apart_in_the_words_of_every_version() {
         for (text, expected) in [
-            ("READONLY You can't write against a read only replica.", Refusal::ReadOnly),
+            ("READONLY You can't write against a read only replica.", BrokerRefusal::ReadOnly),
             (
                 "READONLY You can't write against a read only replica. script: 4c5f, on @user_script:41.",
-                Refusal::ReadOnly,
+                BrokerRefusal::ReadOnly,
             ),
             (
                 "ERR Error running script (call to f_4c5f): @user_script:1: @user_script: 1: -OOM command not \
                  allowed when used memory > 'maxmemory'.",
-                Refusal::OutOfMemory,
+                BrokerRefusal::OutOfMemory,
             ),
             (
                 "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to",
-                Refusal::CannotSave,
+                BrokerRefusal::CannotSave,
             ),
-            ("NOREPLICAS Not enough good replicas to write.", Refusal::TooFewReplicas),
-            ("NOPERM User gate has no permissions to run the 'evalsha' command", Refusal::Rights),
+            ("NOREPLICAS Not enough good replicas to write.", BrokerRefusal::TooFewReplicas),
+            ("NOPERM User gate has no permissions to run the 'evalsha' command", BrokerRefusal::Rights),
             (
                 "ERR The user executing the script can't run this command or subcommand script: 4c5f, on",
-                Refusal::Rights,
+                BrokerRefusal::Rights,
             ),
             (
                 "NOPERM ACL failure in script: User gate has no permissions to run the 'time' command",
-                Refusal::Rights,
+                BrokerRefusal::Rights,
             ),
-            ("LOADING Redis is loading the dataset in memory", Refusal::Loading),
-            ("MOVED 866 127.0.0.1:7001", Refusal::Moved),
-            ("CLUSTERDOWN Hash slot not served", Refusal::ClusterDown),
+            ("LOADING Redis is loading the dataset in memory", BrokerRefusal::Loading),
+            ("MOVED 866 127.0.0.1:7001", BrokerRefusal::Moved),
+            ("CLUSTERDOWN Hash slot not served", BrokerRefusal::ClusterDown),
             (
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-                Refusal::MasterDown,
+                BrokerRefusal::MasterDown,
             ),
-            ("NOSCRIPT No matching script. Please use EVAL.", Refusal::NoScript),
-            ("BUSY Redis is busy running a script.", Refusal::Busy),
-            ("ERR unknown command 'EVALSHA', with args beginning with: '4c5f'", Refusal::UnknownCommand),
-            ("ERR value is not an integer or out of range", Refusal::Other),
-            ("", Refusal::Other),
+            ("NOSCRIPT No matching script. Please use EVAL.", BrokerRefusal::NoScript),
+            ("BUSY Redis is busy running a script.", BrokerRefusal::Busy),
+            (
+                "ERR unknown command 'EVALSHA', with args beginning with: '4c5f'",
+                BrokerRefusal::UnknownCommand,
+            ),
+            ("ERR value is not an integer or out of range", BrokerRefusal::Other),
+            ("", BrokerRefusal::Other),
         ] {
-            assert_eq!(Refusal::read(text), expected, "{text}");
+            assert_eq!(BrokerRefusal::read(text), expected, "{text}");
         }
     }
 
     #[test]
     fn every_refusal_has_a_label_of_its_own() {
         let labels: std::collections::HashSet<_> =
-            Refusal::ALL.iter().map(|refusal| refusal.label()).collect();
-        assert_eq!(labels.len(), Refusal::ALL.len());
+            BrokerRefusal::ALL.iter().map(|refusal| refusal.label()).collect();
+        assert_eq!(labels.len(), BrokerRefusal::ALL.len());
     }
 }

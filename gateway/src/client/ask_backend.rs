@@ -10,27 +10,27 @@ use shared::error::ErrorCode;
 use shared::id::{ClientId, UserId};
 use shared::publication::Payload;
 
-use crate::backend::{Asker, Backend, BareMessage, ConnectQuestion, Origin};
+use crate::backend::{Backend, BareMessage, ClientOrigin, ConnectQuestion, HookSubject};
 use crate::broker::{ChangeRequest, PublishRequest};
 use crate::client::Client;
 use crate::client::perform::refused;
 use crate::node::Node;
-use crate::webhooks::Said;
-use crate::worker::Local;
+use crate::webhooks::PendingClientEvent;
+use crate::worker::WorkerLocal;
 
 /// A client as it is told to a backend, for a question that outlives the turn.
 #[derive(Clone, Debug)]
-pub(super) struct Caller {
+pub(super) struct HookCaller {
     client: ClientId,
     transport: &'static str,
     protocol: &'static str,
     user: UserId,
     meta: Option<Bytes>,
-    pub(super) origin: Arc<Origin>,
+    pub(super) origin: Arc<ClientOrigin>,
 }
 
-impl Caller {
-    pub(super) fn origin(&self) -> &Origin {
+impl HookCaller {
+    pub(super) fn origin(&self) -> &ClientOrigin {
         &self.origin
     }
 
@@ -44,8 +44,8 @@ impl Caller {
         (self.user, self.meta) = (user.clone(), meta.cloned());
     }
 
-    pub(super) fn asker(&self) -> Asker<'_> {
-        Asker {
+    pub(super) fn asker(&self) -> HookSubject<'_> {
+        HookSubject {
             client: self.client,
             transport: self.transport,
             protocol: self.protocol,
@@ -56,8 +56,8 @@ impl Caller {
 }
 
 impl Client {
-    pub(super) fn caller(&self) -> Caller {
-        Caller {
+    pub(super) fn caller(&self) -> HookCaller {
+        HookCaller {
             client: self.session.client(),
             transport: self.transport(),
             protocol: self.protocol.format(),
@@ -71,7 +71,7 @@ impl Client {
     /// or nobody.
     pub(super) fn ask_to_connect(
         &mut self,
-        local: &Local,
+        local: &WorkerLocal,
         ticket: Ticket,
         backend: Arc<Backend>,
         connect: Box<Connect>,
@@ -82,7 +82,7 @@ impl Client {
         let verdict = (!connect.token.is_empty()).then(|| authenticator.authenticate(now, &connect.token));
         if !connect.headers.is_empty() {
             let given = connect.headers.iter().map(|(name, value)| (&**name, &**value));
-            let mut origin = self.origin().map(|origin| Origin::clone(origin)).unwrap_or_default();
+            let mut origin = self.origin().map(|origin| ClientOrigin::clone(origin)).unwrap_or_default();
             origin.emulated = backend.emulated(given);
             self.rare.get_or_insert_default().origin = Some(Arc::new(origin));
         }
@@ -117,7 +117,7 @@ impl Client {
     /// Asks whether a client may subscribe that has no token for it.
     pub(super) fn ask_to_subscribe(
         &mut self,
-        local: &Local,
+        local: &WorkerLocal,
         ticket: Ticket,
         channel: Channel,
         data: Option<Payload>,
@@ -135,7 +135,7 @@ impl Client {
     }
 
     /// Asks whether a connection that expires may stay.
-    pub(super) fn ask_to_refresh(&mut self, local: &Local, ticket: Ticket) {
+    pub(super) fn ask_to_refresh(&mut self, local: &WorkerLocal, ticket: Ticket) {
         let Some(backend) = local.node.backend.clone() else {
             return self.answer(local, ticket, OutcomeResult::Renewed(not_available()));
         };
@@ -146,7 +146,7 @@ impl Client {
     }
 
     /// The same of a subscription.
-    pub(super) fn ask_to_sub_refresh(&mut self, local: &Local, ticket: Ticket, channel: Channel) {
+    pub(super) fn ask_to_sub_refresh(&mut self, local: &WorkerLocal, ticket: Ticket, channel: Channel) {
         let Some(backend) = local.node.backend.clone() else {
             return self.answer(local, ticket, OutcomeResult::Renewed(not_available()));
         };
@@ -158,7 +158,7 @@ impl Client {
     }
 
     /// A client calls a method of the application.
-    pub(super) fn ask_rpc(&mut self, local: &Local, ticket: Ticket, method: Box<str>, data: Payload) {
+    pub(super) fn ask_rpc(&mut self, local: &WorkerLocal, ticket: Ticket, method: Box<str>, data: Payload) {
         let Some(backend) = local.node.backend.clone() else {
             return self.answer(local, ticket, OutcomeResult::Rpc(not_available()));
         };
@@ -174,7 +174,7 @@ impl Client {
     /// A client says something to the application, which may say something in return.
     pub(super) fn ask_with_message(
         &mut self,
-        local: &Local,
+        local: &WorkerLocal,
         ticket: Ticket,
         channel: Box<str>,
         data: Payload,
@@ -193,23 +193,30 @@ impl Client {
     /// `said`: what is told of it besides.
     pub(super) fn publish_as_allowed(
         &mut self,
-        local: &Local,
+        local: &WorkerLocal,
         ticket: Ticket,
         request: PublishRequest,
-        said: Option<Said>,
+        said: Option<PendingClientEvent>,
     ) {
         let caller = self.caller();
         self.ask(local, ticket, |node| async move {
             let allowed = node.ask_publish_hook(&caller.origin, &caller.asker(), request).await;
             OutcomeResult::Published(match allowed {
-                Ok(request) => publish(&node, request).await.map(|()| said.into_iter().for_each(Said::say)),
+                Ok(request) => {
+                    publish(&node, request).await.map(|()| said.into_iter().for_each(PendingClientEvent::say))
+                }
                 Err(denial) => Err(denial),
             })
         });
     }
 
     /// Changes a key as a client wants it, in a channel whose hook says whether, and how.
-    pub(super) fn change_key_as_allowed(&mut self, local: &Local, ticket: Ticket, request: ChangeRequest) {
+    pub(super) fn change_key_as_allowed(
+        &mut self,
+        local: &WorkerLocal,
+        ticket: Ticket,
+        request: ChangeRequest,
+    ) {
         let caller = self.caller();
         self.ask(local, ticket, |node| async move {
             let allowed = node.ask_key_hook(&caller.origin, &caller.asker(), request).await;

@@ -2,19 +2,19 @@
 
 use bytes::{BufMut, BytesMut};
 use gateway_core::hub::{EnginePollingFrames, PushFraming};
-use shared::framing::engine_io::{MESSAGE, OPEN, PING, Packet, Payload};
+use shared::framing::engine_io::{EnginePacket, MESSAGE, OPEN, PING, PollingPayload};
 use shared::framing::websocket::{encode_message, encode_message_with};
 use shared::framing::{Message, MessageKind};
 
 use crate::client::framing::Framing;
-use crate::client::{Client, Link};
-use crate::transport::encodings::Wire;
-use crate::transport::handed::Attached;
-use crate::worker::Local;
+use crate::client::{Client, ClientLink};
+use crate::transport::encodings::ClientWire;
+use crate::transport::task_pipe::Attached;
+use crate::worker::WorkerLocal;
 
 impl Client {
     /// What waits to be fetched is made ready for the other wire, in its order.
-    pub(crate) fn attach(&mut self, local: &mut Local, attached: Attached) {
+    pub(crate) fn attach(&mut self, local: &mut WorkerLocal, attached: Attached) {
         let Attached { socket, deflate, .. } = attached;
         let mut waiting = self.link.stream.take_back();
         self.outbox.take_all().for_each(|frame| waiting.extend_from_slice(frame.bytes()));
@@ -22,11 +22,12 @@ impl Client {
         if !frames.is_empty() {
             self.outbox.push_last(frames.freeze());
         }
-        let framing = Framing::new(Wire::EngineWebSocket, deflate.is_some(), None);
-        self.link = Link { stream: socket.into(), framing };
+        let framing = Framing::new(ClientWire::EngineWebSocket, deflate.is_some(), None);
+        self.link = ClientLink { stream: socket.into(), framing };
         // What is made for it alone is laid out as it is made.
         if self.keeper().is_none() {
-            self.variant = local.encodings.variant(self.protocol, Wire::EngineWebSocket, deflate.as_ref());
+            self.variant =
+                local.encodings.variant(self.protocol, ClientWire::EngineWebSocket, deflate.as_ref());
             local.hub.change_wire(self.key.index, self.variant);
         }
         self.keep_little_unsent();
@@ -43,18 +44,19 @@ fn into_frames(waiting: &mut BytesMut) -> BytesMut {
     if waiting.is_empty() {
         return frames;
     }
-    for packet in Payload::read(waiting) {
+    for packet in PollingPayload::read(waiting) {
         match packet {
-            Ok(Packet::Message(Message { kind: MessageKind::Text, data })) => {
+            Ok(EnginePacket::Message(Message { kind: MessageKind::Text, data })) => {
                 put_text(MESSAGE, data, &mut frames)
             }
-            Ok(Packet::Ping(data)) => put_text(PING, data, &mut frames),
-            Ok(Packet::Open(data)) => put_text(OPEN, data, &mut frames),
-            Ok(Packet::Message(Message { kind: MessageKind::Binary, data })) => {
+            Ok(EnginePacket::Ping(data)) => put_text(PING, data, &mut frames),
+            Ok(EnginePacket::Open(data)) => put_text(OPEN, data, &mut frames),
+            Ok(EnginePacket::Message(Message { kind: MessageKind::Binary, data })) => {
                 encode_message(MessageKind::Binary, data, false, &mut frames);
             }
             // They say something to a request alone, and a WebSocket just ends; and this node has written no other.
-            Ok(Packet::Close | Packet::Noop | Packet::Pong(_) | Packet::Upgrade) | Err(_) => {}
+            Ok(EnginePacket::Close | EnginePacket::Noop | EnginePacket::Pong(_) | EnginePacket::Upgrade)
+            | Err(_) => {}
         }
     }
     frames

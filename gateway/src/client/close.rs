@@ -2,27 +2,27 @@
 
 use gateway_core::effect::Ended;
 use shared::channel::Channel;
-use shared::disconnect::Disconnect;
+use shared::disconnect::{Disconnect, SlowCause};
 
-use crate::backend::{Event, EventType};
-use crate::client::finish::{Finishing, Leaving};
-use crate::client::framing::Goodbye;
+use crate::backend::{BackendEvent, EventType};
+use crate::client::finish::{Departure, Finishing};
+use crate::client::framing::CloseMessage;
 use crate::client::{Client, Closing, Gone, Incoming};
-use crate::node::Close;
+use crate::node::CloseRecord;
 use crate::telemetry::metrics::CLOSE_BY_PEER;
-use crate::worker::Local;
+use crate::worker::WorkerLocal;
 
 impl Client {
     /// Says goodbye: the client leaves all its channels now, and its socket goes when it has answered, or soon.
-    pub(crate) fn begin_close(&mut self, local: &mut Local, disconnect: &Disconnect) {
+    pub(crate) fn begin_close(&mut self, local: &mut WorkerLocal, disconnect: &Disconnect) {
         if self.is_closing() {
             return;
         }
-        self.log_closing(local, disconnect);
+        self.note_cause(local, disconnect);
         self.leave_all(local, disconnect);
         let plain = disconnect.plain();
         let told = if local.authenticator.explains() { disconnect } else { &plain };
-        let goodbye = self.goodbye(local, Goodbye::Closed(told));
+        let goodbye = self.goodbye(local, CloseMessage::Closed(told));
         if self.link.framing.reads_goodbye(disconnect) {
             // After what was sent before: replies are read before the goodbye. On overflow that has been given up.
             self.outbox.push_last(goodbye);
@@ -33,9 +33,17 @@ impl Client {
         self.start_closing(local, disconnect.label());
     }
 
-    /// A client that breaks the protocol is someone's to mend, who sees it here; not all of it, for any client can.
-    fn log_closing(&self, local: &Local, disconnect: &Disconnect) {
+    /// A client that breaks the protocol is someone's to mend, who sees it here, and so does who gives slow clients time or
+    /// room; not all of it, for any client can.
+    fn note_cause(&self, local: &WorkerLocal, disconnect: &Disconnect) {
         let (client, code, reason) = (self.session.client(), disconnect.code, &disconnect.reason);
+        if let Some(cause) = SlowCause::of(disconnect) {
+            local.node.metrics.slow_consumer(cause);
+            if let Some(untold) = local.slow_told[cause as usize].now() {
+                let words = cause.words();
+                tracing::info!(%client, cause = cause.label(), untold, "closing a slow client: {words}");
+            }
+        }
         let breaks_protocol = code == Disconnect::BAD_REQUEST.code && disconnect.why().is_some();
         match if breaks_protocol { local.refusals_told.now() } else { None } {
             Some(untold) => tracing::info!(%client, code, %reason, untold, "a client was refused"),
@@ -44,7 +52,7 @@ impl Client {
     }
 
     /// The peer says goodbye, first or in answer.
-    pub(super) fn handle_peer_close(&mut self, local: &mut Local, code: Option<u16>) {
+    pub(super) fn handle_peer_close(&mut self, local: &mut WorkerLocal, code: Option<u16>) {
         self.incoming = Incoming::Nothing;
         if self.is_closing() {
             // The handshake is complete once our own frame is out.
@@ -52,29 +60,29 @@ impl Client {
             return;
         }
         if self.session.is_busy() || self.finishing.is_some() {
-            return self.begin_finishing(local, Leaving::Goodbye(code));
+            return self.begin_finishing(local, Departure::Goodbye(code));
         }
         self.leave_all(local, &Disconnect::CONNECTION_CLOSED);
-        let goodbye = self.goodbye(local, Goodbye::Answered(code));
+        let goodbye = self.goodbye(local, CloseMessage::Answered(code));
         self.outbox.push_last(goodbye);
         self.start_closing(local, CLOSE_BY_PEER);
     }
 
     /// Nothing of this connection is trusted any more but its socket: the client is told so, and not heard again.
-    pub(crate) fn condemn(&mut self, local: &mut Local) {
+    pub(crate) fn condemn(&mut self, local: &mut WorkerLocal) {
         self.incoming = Incoming::Rubbish;
         self.finishing = None;
         self.leave_all(local, &Disconnect::INTERNAL);
         local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
-        let goodbye = self.goodbye(local, Goodbye::Closed(&Disconnect::INTERNAL));
+        let goodbye = self.goodbye(local, CloseMessage::Closed(&Disconnect::INTERNAL));
         self.outbox.push_last(goodbye);
         self.start_closing(local, Disconnect::INTERNAL.label());
     }
 
     /// Says a last word, if the socket takes it at once.
-    pub(crate) fn say_last(&mut self, local: &mut Local, disconnect: &Disconnect) {
+    pub(crate) fn say_last(&mut self, local: &mut WorkerLocal, disconnect: &Disconnect) {
         self.outbox.discard_waiting();
-        let goodbye = self.goodbye(local, Goodbye::Closed(disconnect));
+        let goodbye = self.goodbye(local, CloseMessage::Closed(disconnect));
         self.outbox.push_last(goodbye);
         let stream = &mut self.link.stream;
         let _ = self.outbox.flush(|slices| stream.write_vectored(slices));
@@ -82,7 +90,7 @@ impl Client {
     }
 
     /// From here on nothing is done but writing what waits.
-    pub(super) fn start_closing(&mut self, local: &mut Local, reason: &'static str) {
+    pub(super) fn start_closing(&mut self, local: &mut WorkerLocal, reason: &'static str) {
         self.note_closing(local, reason);
         if self.incoming == Incoming::Open && !self.link.framing.answers_goodbye() {
             self.incoming = Incoming::Rubbish;
@@ -95,13 +103,13 @@ impl Client {
         }
     }
 
-    pub(super) fn note_closing(&mut self, local: &Local, reason: &'static str) {
+    pub(super) fn note_closing(&mut self, local: &WorkerLocal, reason: &'static str) {
         let until = local.now + local.websocket.close_timeout();
         self.closing = Some(Box::new(Closing { until, reason }));
     }
 
     /// Stops being a subscriber of anything. Safe to call again.
-    pub(crate) fn leave_all(&mut self, local: &mut Local, why: &Disconnect) {
+    pub(crate) fn leave_all(&mut self, local: &mut WorkerLocal, why: &Disconnect) {
         self.tell_gone();
         let client = self.session.client();
         if let Some(permit) = self.user_permit.take() {
@@ -110,11 +118,11 @@ impl Client {
             if local.node.tells(EventType::Unsubscribe) {
                 for (channel, ended) in self.session.take_ended() {
                     let channel = channel.as_str();
-                    local.node.tell(&Event::Unsubscribe { client, user, channel, ended });
+                    local.node.tell(&BackendEvent::Unsubscribe { client, user, channel, ended });
                 }
             }
             let (code, reason) = (plain.code, &*plain.reason);
-            local.node.closes.note(Close {
+            local.node.closes.note(CloseRecord {
                 client: client.to_string().into(),
                 user: user.as_str().into(),
                 protocol: self.protocol.format().into(),
@@ -123,7 +131,7 @@ impl Client {
                 time_ms: local.clock.unix_millis(),
                 lived: local.now.since(self.opened).as_secs(),
             });
-            local.node.tell(&Event::Disconnect { client, user, code, reason });
+            local.node.tell(&BackendEvent::Disconnect { client, user, code, reason });
             local.directory.leave(permit.user(), self.key.index);
         }
         if self.app().is_some() {
@@ -145,20 +153,20 @@ impl Client {
     }
 
     /// A subscription has ended under a connection. After its end there is nothing more to tell of a client.
-    pub(super) fn tell_ended(&self, local: &Local, channel: &Channel, ended: Option<Ended>) {
+    pub(super) fn tell_ended(&self, local: &WorkerLocal, channel: &Channel, ended: Option<Ended>) {
         if let (Some(ended), Some(permit)) = (ended, &self.user_permit) {
             let (client, user, channel) = (self.session.client(), permit.user(), channel.as_str());
-            local.node.tell(&Event::Unsubscribe { client, user, channel, ended });
+            local.node.tell(&BackendEvent::Unsubscribe { client, user, channel, ended });
         }
     }
 
-    fn is_stalled_for_too_long(&self, local: &Local) -> bool {
+    fn is_stalled_for_too_long(&self, local: &WorkerLocal) -> bool {
         let is_over = |since| since + local.websocket.write_timeout() <= local.now;
         !self.is_mute() && self.stalled_since.is_some_and(is_over)
     }
 
     /// Time has passed: what does that change?
-    pub(crate) fn handle_timeout(&mut self, local: &mut Local) -> Result<(), Gone> {
+    pub(crate) fn handle_timeout(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
         if self.closing.as_ref().is_some_and(|closing| closing.until <= local.now) {
             return Err(Gone::Closed);
         }
@@ -175,7 +183,7 @@ impl Client {
             if self.is_closing() {
                 return Err(Gone::Closed);
             }
-            self.handle_overflow(local);
+            self.handle_overflow(local, SlowCause::WriteTimeout);
         } else if !self.is_closing() && !self.is_finishing() {
             self.session.handle_timeout(local.now);
             self.perform(local);

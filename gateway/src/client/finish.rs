@@ -10,24 +10,24 @@ use gateway_core::effect::{Outcome, OutcomeResult};
 use shared::disconnect::Disconnect;
 use shared::moment::Moment;
 
-use crate::client::framing::Goodbye;
+use crate::client::framing::CloseMessage;
 use crate::client::{Client, Gone, Incoming, Outbox};
 use crate::telemetry::metrics::{CLOSE_BY_PEER, CLOSE_LOST};
-use crate::worker::Local;
-use crate::worker::inbox::Event;
+use crate::worker::WorkerLocal;
+use crate::worker::inbox::WorkerEvent;
 
-/// The client has left, and its commands are still under way.
+/// The client has left, and its commands are still in flight.
 #[derive(Debug)]
 pub(super) struct Finishing {
     /// What is not carried out by then is given up.
     until: Moment,
-    leaving: Leaving,
-    mute: Option<Mute>,
+    leaving: Departure,
+    mute: Option<StoppedWriting>,
 }
 
 /// How a client left.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Leaving {
+pub(super) enum Departure {
     /// With a goodbye, which is answered with the same code (RFC 6455 §5.5.1).
     Goodbye(Option<u16>),
     /// Its stream ended or broke without one.
@@ -36,7 +36,7 @@ pub(super) enum Leaving {
 
 /// Why nothing more is written to a client that has left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Mute {
+enum StoppedWriting {
     /// Its socket takes nothing any more.
     Unreachable,
     /// It did not read the answers, and some were given up: those after them would come behind a hole.
@@ -59,8 +59,8 @@ impl Client {
         self.finishing.as_ref().is_some_and(|finishing| finishing.mute.is_some())
     }
 
-    /// The client leaves with commands under way.
-    pub(super) fn begin_finishing(&mut self, local: &mut Local, leaving: Leaving) {
+    /// The client leaves with commands in flight.
+    pub(super) fn begin_finishing(&mut self, local: &mut WorkerLocal, leaving: Departure) {
         match &mut self.finishing {
             // Lost for writing, it may still be read from, and its goodbye may come.
             Some(finishing) => finishing.leaving = leaving,
@@ -71,7 +71,7 @@ impl Client {
                 // What it has asked for besides waits no longer for it to take a long answer.
                 if let Some(ticket) = self.awaits_room.take() {
                     let outcome = Outcome { ticket, result: OutcomeResult::Room };
-                    local.inbox.push(Event::Outcome(self.key, outcome));
+                    local.inbox.push(WorkerEvent::Outcome(self.key, outcome));
                 }
             }
         }
@@ -79,7 +79,11 @@ impl Client {
     }
 
     /// The stream brings nothing more: it has ended, or it is broken.
-    pub(super) fn handle_end_of_stream(&mut self, local: &mut Local, how: io::ErrorKind) -> Result<(), Gone> {
+    pub(super) fn handle_end_of_stream(
+        &mut self,
+        local: &mut WorkerLocal,
+        how: io::ErrorKind,
+    ) -> Result<(), Gone> {
         if self.is_closing() {
             return Err(Gone::Closed);
         }
@@ -88,23 +92,27 @@ impl Client {
             if !self.session.is_busy() && self.outbox.is_empty() {
                 return Err(Gone::Lost(how));
             }
-            self.begin_finishing(local, Leaving::Lost(how));
+            self.begin_finishing(local, Departure::Lost(how));
         }
         self.finish(local)
     }
 
     /// The socket takes nothing more. What the client has sent before that may still lie in it.
-    pub(crate) fn handle_unwritable(&mut self, local: &mut Local, how: io::ErrorKind) -> Result<(), Gone> {
+    pub(crate) fn handle_unwritable(
+        &mut self,
+        local: &mut WorkerLocal,
+        how: io::ErrorKind,
+    ) -> Result<(), Gone> {
         if self.is_closing() {
             return Err(Gone::Lost(how));
         }
         self.outbox = Outbox::default();
         self.stalled_since = None;
         if self.finishing.is_none() {
-            self.begin_finishing(local, Leaving::Lost(how));
+            self.begin_finishing(local, Departure::Lost(how));
         }
         if let Some(finishing) = &mut self.finishing {
-            finishing.mute = Some(Mute::Unreachable);
+            finishing.mute = Some(StoppedWriting::Unreachable);
         }
         if self.incoming == Incoming::Open && !self.paused {
             local.unread.push(self.key.index);
@@ -113,14 +121,14 @@ impl Client {
     }
 
     /// A client that has left does not read its answers. What it asked for is done nevertheless.
-    pub(super) fn handle_overflow_while_finishing(&mut self, local: &mut Local) {
+    pub(super) fn handle_overflow_while_finishing(&mut self, local: &mut WorkerLocal) {
         let Some(finishing) = &mut self.finishing else { return };
-        finishing.mute.get_or_insert(Mute::Behind);
+        finishing.mute.get_or_insert(StoppedWriting::Behind);
         local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
     }
 
     /// Ends a client that has left, once all is done that it had asked for.
-    pub(crate) fn finish(&mut self, local: &mut Local) -> Result<(), Gone> {
+    pub(crate) fn finish(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
         if !self.is_finishing() || self.incoming != Incoming::Nothing || self.session.is_busy() {
             return Ok(());
         }
@@ -128,7 +136,7 @@ impl Client {
     }
 
     /// The time for that is over.
-    pub(super) fn give_up(&mut self, local: &mut Local) -> Result<(), Gone> {
+    pub(super) fn give_up(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
         local.tally.commands_given_up += self.session.unfinished() as u64;
         if self.incoming == Incoming::Open {
             // Nobody counts what was never read, but it is not nothing.
@@ -141,30 +149,30 @@ impl Client {
         self.conclude(local)
     }
 
-    fn conclude(&mut self, local: &mut Local) -> Result<(), Gone> {
+    fn conclude(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
         let Some(finishing) = &self.finishing else { return Ok(()) };
         let (leaving, mute) = (finishing.leaving, finishing.mute);
         match leaving {
-            Leaving::Goodbye(_) if mute == Some(Mute::Unreachable) => {
+            Departure::Goodbye(_) if mute == Some(StoppedWriting::Unreachable) => {
                 self.note_closing(local, CLOSE_BY_PEER);
                 Err(Gone::Closed)
             }
-            Leaving::Goodbye(code) => {
+            Departure::Goodbye(code) => {
                 let goodbye = match mute {
                     // In place of its own code: answers are missing before this.
-                    Some(_) => self.goodbye(local, Goodbye::Closed(&Disconnect::SLOW)),
-                    None => self.goodbye(local, Goodbye::Answered(code)),
+                    Some(_) => self.goodbye(local, CloseMessage::Closed(&Disconnect::SLOW)),
+                    None => self.goodbye(local, CloseMessage::Answered(code)),
                 };
                 self.outbox.push_last(goodbye);
                 self.start_closing(local, CLOSE_BY_PEER);
                 Ok(())
             }
-            Leaving::Lost(_) if mute.is_none() && !self.outbox.is_empty() => {
+            Departure::Lost(_) if mute.is_none() && !self.outbox.is_empty() => {
                 // Who has only ended its own side reads the last answers.
                 self.start_closing(local, CLOSE_LOST);
                 Ok(())
             }
-            Leaving::Lost(how) => Err(Gone::Lost(how)),
+            Departure::Lost(how) => Err(Gone::Lost(how)),
         }
     }
 }

@@ -8,18 +8,18 @@ use shared::protocol::Header;
 
 use crate::client::{Client, Incoming};
 use crate::telemetry::labels::Handshake;
-use crate::transport::encodings::{Encodings, Wire};
-use crate::worker::Local;
+use crate::transport::encodings::{ClientWire, Encodings};
+use crate::worker::WorkerLocal;
 
 mod packets;
+mod pending_response;
 mod polling;
-mod unanswered;
 mod websocket;
 
-pub(crate) use unanswered::{Begins, Unanswered};
+pub(crate) use pending_response::{PendingResponse, ResponseBeginning};
 
-use polling::Polling;
-use unanswered::Answered;
+use pending_response::ResponseHead;
+use polling::PartialPacket;
 use websocket::WebSocket;
 
 #[derive(Debug)]
@@ -28,17 +28,17 @@ pub(super) enum Framing {
     /// Each message is a packet of Engine.IO.
     EngineWebSocket(WebSocket),
     /// Requests bring packets of Engine.IO and fetch them.
-    EnginePolling(Polling),
+    EnginePolling(PartialPacket),
     /// A response that never ends: what the client says comes another way.
     Response {
         frames: StreamFrames,
-        unanswered: Option<Box<Unanswered>>,
+        unanswered: Option<Box<PendingResponse>>,
     },
 }
 
 /// The last that a client is told.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Goodbye<'a> {
+pub(super) enum CloseMessage<'a> {
     /// The server ends it.
     Closed(&'a Disconnect),
     /// The client has said goodbye, with this code.
@@ -46,20 +46,24 @@ pub(super) enum Goodbye<'a> {
 }
 
 impl Framing {
-    pub(super) fn new(wire: Wire, deflates: bool, unanswered: Option<Box<Unanswered>>) -> Self {
+    pub(super) fn new(wire: ClientWire, deflates: bool, unanswered: Option<Box<PendingResponse>>) -> Self {
         match wire {
-            Wire::WebSocket => Self::WebSocket(WebSocket::new(deflates)),
-            Wire::EngineWebSocket => Self::EngineWebSocket(WebSocket::new(deflates)),
-            Wire::EnginePolling => Self::EnginePolling(Polling::default()),
-            Wire::Response(frames) => Self::Response { frames, unanswered },
+            ClientWire::WebSocket => Self::WebSocket(WebSocket::new(deflates)),
+            ClientWire::EngineWebSocket => Self::EngineWebSocket(WebSocket::new(deflates)),
+            ClientWire::EnginePolling => Self::EnginePolling(PartialPacket::default()),
+            ClientWire::Response(frames) => Self::Response { frames, unanswered },
             // Of a client's own row, never of its link.
-            Wire::Bare => Self::WebSocket(WebSocket::new(deflates)),
+            ClientWire::Bare => Self::WebSocket(WebSocket::new(deflates)),
         }
     }
 
     /// How packets of Engine.IO lie in it.
-    pub(super) fn engine_io_wire(&self) -> Wire {
-        if matches!(self, Self::EnginePolling(_)) { Wire::EnginePolling } else { Wire::EngineWebSocket }
+    pub(super) fn engine_io_wire(&self) -> ClientWire {
+        if matches!(self, Self::EnginePolling(_)) {
+            ClientWire::EnginePolling
+        } else {
+            ClientWire::EngineWebSocket
+        }
     }
 
     /// A ping of the transport's own, where it has one.
@@ -75,7 +79,7 @@ impl Framing {
     /// The last bytes that are written.
     pub(super) fn goodbye(
         &mut self,
-        goodbye: Goodbye<'_>,
+        goodbye: CloseMessage<'_>,
         variant: Variant,
         encodings: &Encodings,
         scratch: &mut BytesMut,
@@ -83,7 +87,7 @@ impl Framing {
         match self {
             Self::WebSocket(_) => {
                 // Some protocols say so in a message too, as on the wires that have no close.
-                if let Goodbye::Closed(disconnect) = goodbye
+                if let CloseMessage::Closed(disconnect) = goodbye
                     && encodings.tells_of_close(variant)
                 {
                     scratch.extend_from_slice(&encodings.disconnect_push(variant, disconnect));
@@ -93,19 +97,19 @@ impl Framing {
             Self::EngineWebSocket(_) => match goodbye {
                 // Engine.IO has no reasons: its clients know an end of their stream, and no more. Some wait for that
                 // behind a close frame too, and do not answer it: on Android that is a ping's time and more.
-                Goodbye::Closed(_) => Bytes::new(),
-                answered @ Goodbye::Answered(_) => websocket::goodbye(answered, scratch),
+                CloseMessage::Closed(_) => Bytes::new(),
+                answered @ CloseMessage::Answered(_) => websocket::goodbye(answered, scratch),
             },
             Self::EnginePolling(_) => polling::goodbye(goodbye),
             Self::Response { frames, unanswered } => {
-                if let Goodbye::Closed(disconnect) = goodbye {
+                if let CloseMessage::Closed(disconnect) = goodbye {
                     if let Some(unanswered) = unanswered.take() {
                         match unanswered.refuse_or_begin(disconnect) {
-                            Answered::Begun(head) => scratch.extend_from_slice(&head),
-                            Answered::Refused(whole) => return whole,
+                            ResponseHead::Begun(head) => scratch.extend_from_slice(&head),
+                            ResponseHead::Refused(whole) => return whole,
                         }
                     }
-                    let variant = encodings.on_wire(variant, Wire::Response(*frames));
+                    let variant = encodings.on_wire(variant, ClientWire::Response(*frames));
                     scratch.extend_from_slice(&encodings.disconnect_push(variant, disconnect));
                 }
                 scratch.extend_from_slice(frames.end());
@@ -188,7 +192,7 @@ impl Framing {
             Self::WebSocket(websocket) | Self::EngineWebSocket(websocket) => {
                 *websocket = WebSocket::new(false);
             }
-            Self::EnginePolling(polling) => *polling = Polling::default(),
+            Self::EnginePolling(polling) => *polling = PartialPacket::default(),
             Self::Response { .. } => {}
         }
     }
@@ -196,7 +200,7 @@ impl Framing {
 
 impl Client {
     /// Begins the answer to the client's request, where that has waited for its session to say so.
-    pub(super) fn begin_answer(&mut self, local: &mut Local, header: Option<Header>) {
+    pub(super) fn begin_answer(&mut self, local: &mut WorkerLocal, header: Option<Header>) {
         if let Framing::Response { unanswered, .. } = &mut self.link.framing
             && let Some(unanswered) = unanswered.take()
         {
@@ -223,7 +227,7 @@ impl Client {
     }
 
     /// Handles bytes of the client's.
-    pub(crate) fn handle_bytes(&mut self, local: &mut Local, bytes: &mut [u8]) {
+    pub(crate) fn handle_bytes(&mut self, local: &mut WorkerLocal, bytes: &mut [u8]) {
         match &self.link.framing {
             Framing::WebSocket(_) | Framing::EngineWebSocket(_) => self.handle_frames(local, bytes),
             Framing::EnginePolling(_) => self.handle_payload(local, bytes),
@@ -241,29 +245,29 @@ impl Client {
     }
 
     /// The last bytes for this client.
-    pub(super) fn goodbye(&mut self, local: &mut Local, goodbye: Goodbye<'_>) -> Bytes {
+    pub(super) fn goodbye(&mut self, local: &mut WorkerLocal, goodbye: CloseMessage<'_>) -> Bytes {
         let translated = match goodbye {
             // Its codes are those of a WebSocket's close.
-            Goodbye::Closed(disconnect) if self.link.framing.answers_goodbye() => {
+            CloseMessage::Closed(disconnect) if self.link.framing.answers_goodbye() => {
                 Some(local.encodings.close(self.variant, disconnect))
             }
-            Goodbye::Closed(_) | Goodbye::Answered(_) => None,
+            CloseMessage::Closed(_) | CloseMessage::Answered(_) => None,
         };
-        let goodbye = translated.as_ref().map_or(goodbye, Goodbye::Closed);
+        let goodbye = translated.as_ref().map_or(goodbye, CloseMessage::Closed);
         // Whoever is told to leave closes by itself. Libraries hear of a close before they hear of what stands before it in the
         // same answer, and would take it for a lost connection.
         if matches!(self.link.framing, Framing::EnginePolling(_))
-            && matches!(goodbye, Goodbye::Closed(_))
+            && matches!(goodbye, CloseMessage::Closed(_))
             && self.socketio().is_some_and(|socketio| socketio.was_told_to_leave())
         {
             return Bytes::new();
         }
         let framing = &mut self.link.framing;
-        if let (Framing::Response { unanswered: Some(unanswered), .. }, Goodbye::Closed(disconnect)) =
+        if let (Framing::Response { unanswered: Some(unanswered), .. }, CloseMessage::Closed(disconnect)) =
             (&*framing, goodbye)
             && unanswered.is_here()
         {
-            let is_refused = unanswered::status_of(disconnect).is_some();
+            let is_refused = pending_response::status_of(disconnect).is_some();
             local.metrics.handshake(if is_refused { Handshake::Request } else { Handshake::Accepted });
         }
         framing.goodbye(goodbye, self.variant, &local.encodings, &mut local.scratch)

@@ -2,24 +2,24 @@
 
 use bytes::Bytes;
 use gateway_core::effect::GoLive;
-use gateway_core::hub::{Bundles, End, Knows, Prepared, Sink, Subscriber, Writable};
-use gateway_core::newest::{Full, Put};
+use gateway_core::hub::{BundleEnd, Bundles, KnownPosition, Prepared, Sink, Subscriber, Writable};
+use gateway_core::newest::{LaneFull, LanePut};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::id::ClientId;
 use shared::push::UnsubscribeCode;
 
 use crate::client::Client;
-use crate::worker::Local;
+use crate::worker::WorkerLocal;
 
 impl Client {
-    pub(super) fn go_live(&mut self, local: &mut Local, go_live: &GoLive) {
+    pub(super) fn go_live(&mut self, local: &mut WorkerLocal, go_live: &GoLive) {
         let channel = &go_live.channel;
         self.note_position(channel, go_live.position);
         let is_handed_out = local.hub.has_seen_nothing(channel.as_str())
             && go_live.position.is_some_and(|position| local.node.has_handed_out(channel, position));
-        let knows = Knows { position: go_live.position, has_last: go_live.has_last, is_handed_out };
-        let mut held_back = HeldBack {
+        let knows = KnownPosition { position: go_live.position, has_last: go_live.has_last, is_handed_out };
+        let mut held_back = HeldBackSink {
             can_wait: go_live.can_read_on() && !self.is_closing(),
             bytes_max: local.websocket.outbox_bytes_max,
             frames: Vec::new(),
@@ -33,7 +33,7 @@ impl Client {
         };
         let key = held_back.client.key.index;
         local.hub.go_live(channel.as_str(), key, knows, &mut held_back);
-        let HeldBack { frames, publications, close, is_insufficient, superseded, .. } = held_back;
+        let HeldBackSink { frames, publications, close, is_insufficient, superseded, .. } = held_back;
         if is_insufficient {
             // What comes from now on is held back until the client has read on.
             if !self.is_closing() && !self.session.handle_hole(go_live) {
@@ -59,7 +59,7 @@ impl Client {
 
 /// Takes what the hub held back for one subscriber while it joined.
 #[derive(Debug)]
-struct HeldBack<'a> {
+struct HeldBackSink<'a> {
     client: &'a mut Client,
     id: ClientId,
     /// Changes of who is there that the client knows of.
@@ -75,7 +75,7 @@ struct HeldBack<'a> {
     superseded: u64,
 }
 
-impl HeldBack<'_> {
+impl HeldBackSink<'_> {
     /// What is not for the client, or known to it.
     fn is_spared(&self, prepared: &Prepared) -> bool {
         prepared.except() == Some(self.id)
@@ -91,8 +91,8 @@ impl HeldBack<'_> {
             }
             if prepared.publication().is_some() {
                 match self.client.put_newest(prepared.clone(), self.bytes_max) {
-                    Ok(put) => self.superseded += u64::from(put == Put::Instead),
-                    Err(Full) => return false,
+                    Ok(put) => self.superseded += u64::from(put == LanePut::Instead),
+                    Err(LaneFull) => return false,
                 }
             } else if let Writable::Frame(frame) = prepared.writable(subscriber.variant) {
                 self.frames.push(frame.clone());
@@ -102,7 +102,7 @@ impl HeldBack<'_> {
     }
 }
 
-impl Sink for HeldBack<'_> {
+impl Sink for HeldBackSink<'_> {
     fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         for subscriber in subscribers {
             self.catch_up(*subscriber, bundles);
@@ -126,9 +126,9 @@ impl Sink for HeldBack<'_> {
             self.publications += u64::from(part.publications);
             match &part.end {
                 None => {}
-                Some(End::Close(disconnect)) => self.close = Some(disconnect.clone()),
-                Some(End::Broken(_)) if subscriber.is_positioned() => is_broken = true,
-                Some(End::Broken(rest)) => bundle = Some(rest),
+                Some(BundleEnd::Close(disconnect)) => self.close = Some(disconnect.clone()),
+                Some(BundleEnd::Broken(_)) if subscriber.is_positioned() => is_broken = true,
+                Some(BundleEnd::Broken(rest)) => bundle = Some(rest),
             }
         }
         let bytes = self.frames.iter().map(Bytes::len).sum();

@@ -17,21 +17,20 @@ use gateway_core::hub::Variant;
 use gateway_core::session::Session;
 
 use crate::admission::Admitted;
-use crate::backend::Origin;
-use crate::node::{Awaited, SessionId, UserPermit};
+use crate::backend::ClientOrigin;
+use crate::node::{AwaitedClient, SessionId, UserPermit};
 use crate::pusher::PusherApp;
-use crate::sessions::{Connection, Holder};
+use crate::sessions::{Holder, SessionHolder};
 use crate::telemetry::metrics::CLOSE_LOST;
-use crate::transport::{Direct, Stream};
-use crate::worker::Local;
+use crate::transport::{ClientStream, Direct};
+use crate::worker::WorkerLocal;
 
 mod ask_backend;
-mod asked;
 mod attach;
 pub mod client_config;
 mod close;
 mod finish;
-mod follow;
+mod follow_keys;
 mod framing;
 mod go_live;
 mod newest;
@@ -41,23 +40,25 @@ mod of_namespace;
 mod of_session;
 pub(crate) mod open;
 mod outbox;
+mod pending_acks;
 mod perform;
 pub(crate) mod read;
-mod watch;
+mod stream_watcher;
 mod write;
 
-pub(crate) use outbox::{Outbox, Queued};
-pub(crate) use watch::Watcher;
+pub(crate) use outbox::{Outbox, QueuedBytes};
+pub(crate) use stream_watcher::StreamWatcher;
 
 pub(crate) use crate::client_key::ClientKey;
 
-pub(crate) use framing::{Begins, Unanswered};
+pub(crate) use framing::{PendingResponse, ResponseBeginning};
 
 use framing::Framing;
 
+/// A connected client, owned by one worker from its request to its last byte.
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub(crate) link: Link,
+    pub(crate) link: ClientLink,
     pub(crate) session: Session,
     pub(crate) outbox: Outbox,
     pub(crate) key: ClientKey,
@@ -65,66 +66,66 @@ pub(crate) struct Client {
     pub(crate) variant: Variant,
     pub(crate) protocol: ProtocolId,
     pub(crate) opened: Moment,
-    /// Not read until the session has caught up with what it was asked.
+    /// The socket is not read until the session has answered enough of what it was asked.
     pub(crate) paused: bool,
     incoming: Incoming,
     finishing: Option<Box<finish::Finishing>>,
     closing: Option<Box<Closing>>,
-    /// The session has more to say once the socket has taken all there is.
+    /// Names the effect by which the session is told that the socket has taken all there is.
     awaits_room: Option<Ticket>,
-    /// Set while bytes wait for the socket: since when none has been taken.
+    /// Since when the socket has taken no byte, while any wait for it.
     stalled_since: Option<Moment>,
-    rare: Option<Box<Rare>>,
-    /// Held for the connection's life: its place among those allowed.
+    rare: Option<Box<RareClientState>>,
+    /// The connection's place among those allowed, held for its life.
     _admitted: Admitted,
     user_permit: Option<UserPermit>,
     /// What the node's memory counts for this client alone, in bytes.
     accounted: usize,
 }
 
-/// What few clients have, in a box of its own for those.
+/// The state that few clients have, in a box of its own so that all others are smaller.
 #[derive(Debug, Default)]
-struct Rare {
-    /// By which its commands find it, where they come apart from its stream.
+struct RareClientState {
+    /// The name by which commands find the client, where they come apart from its stream.
     name: Option<SessionId>,
-    /// Where it stands in each of its channels, if every event is to say so.
+    /// The client's position in each of its channels, if every event is to say it.
     positions: Option<Positions>,
-    /// Who is told that it comes and goes.
-    watcher: Option<Arc<dyn Watcher>>,
-    /// What hooks are told of where it comes from.
-    origin: Option<Arc<Origin>>,
-    /// Whose client it is, if it speaks Pusher.
+    /// The part of the node that is told when the stream begins and ends.
+    watcher: Option<Arc<dyn StreamWatcher>>,
+    /// Address and headers of the client, as hooks are told them.
+    origin: Option<Arc<ClientOrigin>>,
+    /// The app that the client belongs to, if it speaks Pusher.
     app: Option<Arc<PusherApp>>,
-    /// What it has under way, if it speaks GraphQL.
+    /// The operations in flight, if the client speaks GraphQL.
     graphql: Option<Arc<GraphQl>>,
-    /// What there is beside its session, if it speaks Socket.IO.
+    /// The state beside the session, if the client speaks Socket.IO.
     socketio: Option<Box<OfSocketIo>>,
-    /// What waits of values of which only the newest counts, if it is sent any.
+    /// The newest values that wait for the client, if it is sent any.
     newest: Option<Box<newest::Newest>>,
 }
 
-/// What a client of Socket.IO has.
+/// The state of a client that speaks Socket.IO, beside its session.
 #[derive(Debug)]
 struct OfSocketIo {
-    /// What it speaks, also as its session knows it.
+    /// The protocol's value of this connection, which the session has too.
     protocol: Arc<SocketIo>,
-    /// Which connection this is, among those that have held a session. `None`: its sessions are not kept.
-    connection: Option<Connection>,
-    /// The acknowledgements that it is asked for, by their numbers.
-    asked: Vec<(u32, Awaited)>,
-    /// The namespaces that it is counted in, a bit for each.
+    /// This connection, among those that have held a session. `None`: sessions of this client are not kept.
+    connection: Option<SessionHolder>,
+    /// The acknowledgements that the client is asked for, by their numbers.
+    asked: Vec<(u32, AwaitedClient)>,
+    /// The namespaces in which the client is counted, a bit for each.
     counted: u64,
 }
 
 impl OfSocketIo {
     fn new(protocol: Arc<SocketIo>, key: ClientKey) -> Self {
-        let connection = protocol.tells_offsets().then(|| Connection::new(Holder(rand::random()), key));
+        let connection = protocol.tells_offsets().then(|| SessionHolder::new(Holder(rand::random()), key));
         Self { protocol, connection, asked: Vec::new(), counted: 0 }
     }
 }
 
-impl Rare {
-    /// `None` if there is nothing of it.
+impl RareClientState {
+    /// Returns the state in a box, or `None` if the client has none of it.
     fn boxed(self) -> Option<Box<Self>> {
         let Self { name, positions, watcher, origin, app, graphql, socketio, newest: _ } = &self;
         let of_streams = positions.is_some() || watcher.is_some();
@@ -134,10 +135,10 @@ impl Rare {
     }
 }
 
-/// How a client is reached.
+/// The way to a client: its bytes, and how messages are laid out in them.
 #[derive(Debug)]
-pub(crate) struct Link {
-    pub(crate) stream: Stream,
+pub(crate) struct ClientLink {
+    pub(crate) stream: ClientStream,
     framing: Framing,
 }
 
@@ -152,7 +153,7 @@ enum Incoming {
     Nothing,
 }
 
-/// The goodbye is said, and the peer may still answer.
+/// A closing handshake that has begun: the close frame is queued, and the peer may still answer it.
 #[derive(Debug)]
 struct Closing {
     /// When the socket goes, whether the peer has answered or not.
@@ -173,7 +174,7 @@ pub(crate) enum Gone {
 }
 
 impl Client {
-    /// When this connection next wants to be looked at, if nothing happens before.
+    /// Returns when [`Client::handle_timeout`] is next to be called, if nothing happens before. `None`: never.
     pub(crate) fn poll_timeout(&self, write_timeout: std::time::Duration) -> Option<Moment> {
         let stalled = self.stalled_since.map(|since| since + write_timeout);
         let earlier = |until: Moment| Some(stalled.map_or(until, |stalled| stalled.min(until)));
@@ -199,7 +200,7 @@ impl Client {
     }
 
     /// Counts what is kept for this client alone. What the socket takes at once was never kept.
-    pub(crate) fn account(&mut self, local: &mut Local) {
+    pub(crate) fn account(&mut self, local: &mut WorkerLocal) {
         let outbox = if self.is_stalled() { self.outbox.own_bytes() } else { 0 };
         let now = outbox + self.newest_bytes() + self.commands_bytes();
         if now != self.accounted {
@@ -208,14 +209,14 @@ impl Client {
         }
     }
 
-    pub(crate) fn forget_account(&mut self, local: &Local) {
+    pub(crate) fn forget_account(&mut self, local: &WorkerLocal) {
         local.memory.recount(std::mem::take(&mut self.accounted), 0);
     }
 
     /// The way past this client for deliveries, if there is one and nothing of them is to be made for it alone.
     pub(crate) fn direct(&self) -> Option<Direct> {
         let tells_offsets = |own: &OfSocketIo| own.protocol.tells_offsets();
-        let alone = |rare: &Rare| {
+        let alone = |rare: &RareClientState| {
             rare.positions.is_some()
                 || rare.graphql.is_some()
                 || rare.socketio.as_deref().is_some_and(tells_offsets)
@@ -225,7 +226,7 @@ impl Client {
     }
 
     /// What hooks are told of where it comes from.
-    fn origin(&self) -> Option<&Arc<Origin>> {
+    fn origin(&self) -> Option<&Arc<ClientOrigin>> {
         self.rare.as_ref()?.origin.as_ref()
     }
 

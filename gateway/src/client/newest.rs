@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway_core::effect::{OutcomeResult, Ticket};
-use gateway_core::hub::{Bundles, Changed, Prepared, Sink, Subscriber, Writable};
-use gateway_core::newest::{Full, Lanes, Latest, Next, Put};
+use gateway_core::hub::{Bundles, DeliveryChangeOutcome, Prepared, Sink, Subscriber, Writable};
+use gateway_core::newest::{LaneFull, LanePut, Lanes, NewestTerms, NextWrite};
 use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
 use shared::publication::Payload;
 use shared::push::UnsubscribeCode;
 
-use crate::client::{Client, Queued};
+use crate::client::{Client, QueuedBytes};
 use crate::telemetry::labels::Drop;
-use crate::worker::Local;
+use crate::worker::WorkerLocal;
 
 /// What is put into an empty outbox at first, in bytes of frames, or one value. Twice as much each time that a socket takes
 /// all of it at once: that one is quick.
@@ -36,7 +36,7 @@ pub(crate) struct Newest {
 
 impl Client {
     /// A subscription is sent newest values by these terms from now on.
-    pub(super) fn open_lane(&mut self, local: &mut Local, channel: &Channel, latest: Latest) {
+    pub(super) fn open_lane(&mut self, local: &mut WorkerLocal, channel: &Channel, latest: NewestTerms) {
         let rare = self.rare.get_or_insert_default();
         rare.newest.get_or_insert_default().lanes.open(channel, latest);
         self.keep_little_unsent();
@@ -51,7 +51,11 @@ impl Client {
     }
 
     /// A subscription has ended, or is sent all from now on. Answers what waits for it.
-    pub(super) fn close_lane(&mut self, local: &mut Local, channel: &Channel) -> Vec<(Arc<Prepared>, u32)> {
+    pub(super) fn close_lane(
+        &mut self,
+        local: &mut WorkerLocal,
+        channel: &Channel,
+    ) -> Vec<(Arc<Prepared>, u32)> {
         let Some(newest) = self.newest_mut() else { return Vec::new() };
         let mut stale = 0;
         let waiting = newest.lanes.close(channel, local.clock.micros(), &mut stale);
@@ -66,7 +70,7 @@ impl Client {
     }
 
     /// All subscriptions have ended.
-    pub(super) fn close_lanes(&mut self, local: &mut Local) {
+    pub(super) fn close_lanes(&mut self, local: &mut WorkerLocal) {
         if let Some(newest) = self.rare.as_mut().and_then(|rare| rare.newest.take()) {
             local.tally.frames_discarded += newest.lanes.len() as u64;
             self.note_lanes(local);
@@ -92,43 +96,43 @@ impl Client {
     }
 
     /// Deliveries look at this, and not at the lanes.
-    fn note_lanes(&self, local: &mut Local) {
+    fn note_lanes(&self, local: &mut WorkerLocal) {
         local.note_lanes(self.key.index, self.newest().is_some_and(|newest| newest.lanes.is_needed()));
     }
 
     /// A value that cannot be written now. Answers whether it took the place of an older one.
-    pub(crate) fn put_newest(&mut self, value: Arc<Prepared>, bytes_max: usize) -> Result<Put, Full> {
+    pub(crate) fn put_newest(&mut self, value: Arc<Prepared>, bytes_max: usize) -> Result<LanePut, LaneFull> {
         let channel = value.channel().clone();
-        self.newest_mut().ok_or(Full)?.lanes.put(&channel, value, bytes_max)
+        self.newest_mut().ok_or(LaneFull)?.lanes.put(&channel, value, bytes_max)
     }
 
     /// Something was put into lanes: it goes behind what the outbox holds.
-    pub(super) fn serve_lanes(&mut self, local: &mut Local) {
+    pub(super) fn serve_lanes(&mut self, local: &mut WorkerLocal) {
         self.note_lanes(local);
         local.mark_unwritten(self.key.index);
     }
 
     /// Puts what may go next into the outbox, which is empty. Answers whether there was anything.
-    pub(super) fn refill(&mut self, local: &mut Local, quantum: usize) -> bool {
+    pub(super) fn refill(&mut self, local: &mut WorkerLocal, quantum: usize) -> bool {
         let Some(mut newest) = self.rare.as_mut().and_then(|rare| rare.newest.take()) else { return false };
         let was_waiting = !newest.lanes.is_empty();
         let (now, mut stale, mut bytes) = (local.clock.micros(), 0, 0);
         newest.next = None;
         while bytes < quantum {
             let (channel, taken) = match newest.lanes.next(now, &mut stale) {
-                Next::Value { channel, taken } => (channel, taken),
-                Next::At(micros) => {
+                NextWrite::Value { channel, taken } => (channel, taken),
+                NextWrite::At(micros) => {
                     newest.next = Some(Moment(micros.div_ceil(1_000)));
                     break;
                 }
-                Next::Nothing => break,
+                NextWrite::Nothing => break,
             };
             if let Some(frame) = self.newest_frame(local, &taken.value, taken.superseded) {
                 newest.lanes.spent(&channel, frame.len(), now);
                 bytes += frame.len();
                 local.tally.deliveries += 1;
                 // It is empty, or has less than a quantum in it, and one value is never too long.
-                let _ = self.queue(Queued::Shared { bytes: frame }, usize::MAX, &mut local.selected);
+                let _ = self.queue(QueuedBytes::Shared { bytes: frame }, usize::MAX, &mut local.selected);
             }
         }
         local.tally.stale += stale;
@@ -142,7 +146,7 @@ impl Client {
         !self.outbox.is_empty()
     }
 
-    fn newest_frame(&self, local: &Local, value: &Arc<Prepared>, superseded: u32) -> Option<Bytes> {
+    fn newest_frame(&self, local: &WorkerLocal, value: &Arc<Prepared>, superseded: u32) -> Option<Bytes> {
         match value.superseding(superseded).writable(self.variant) {
             Writable::Frame(frame) => Some(frame.clone()),
             Writable::Nothing | Writable::Close(_) => None,
@@ -156,30 +160,35 @@ impl Client {
     /// A subscription is to be served otherwise, if it is still the one for which that was asked.
     pub(crate) fn answer_delivery_change(
         &mut self,
-        local: &mut Local,
+        local: &mut WorkerLocal,
         ticket: Ticket,
         channel: &Channel,
-        latest: Option<Latest>,
+        latest: Option<NewestTerms>,
     ) {
         let changed = match self.session.chooses_delivery(channel) {
             true => self.change_delivery(local, channel, latest),
-            false => Changed::NotNow,
+            false => DeliveryChangeOutcome::NotNow,
         };
         let result = match changed {
-            Changed::Done => Ok(Payload::json("{}")),
+            DeliveryChangeOutcome::Done => Ok(Payload::json("{}")),
             // It still joins: it may ask again.
-            Changed::NotNow => Err(ErrorCode::TooManyRequests.into()),
-            Changed::Never => Err(ErrorCode::BadRequest.into()),
+            DeliveryChangeOutcome::NotNow => Err(ErrorCode::TooManyRequests.into()),
+            DeliveryChangeOutcome::Never => Err(ErrorCode::BadRequest.into()),
         };
         self.answer(local, ticket, OutcomeResult::Rpc(result));
     }
 
     /// A live subscription is served otherwise from now on.
-    fn change_delivery(&mut self, local: &mut Local, channel: &Channel, latest: Option<Latest>) -> Changed {
-        let mut passed = Passed(Vec::new());
+    fn change_delivery(
+        &mut self,
+        local: &mut WorkerLocal,
+        channel: &Channel,
+        latest: Option<NewestTerms>,
+    ) -> DeliveryChangeOutcome {
+        let mut passed = WaitingNewest(Vec::new());
         let key = self.key.index;
         let changed = local.hub.change_latest(channel.as_str(), key, latest, &mut passed);
-        if changed != Changed::Done {
+        if changed != DeliveryChangeOutcome::Done {
             return changed;
         }
         if let Some(latest) = latest {
@@ -192,8 +201,8 @@ impl Client {
             }
             // Behind older values that wait in the lane, or in the place of one.
             match self.put_newest(value, max) {
-                Ok(put) => local.tally.superseded += u64::from(put == Put::Instead),
-                Err(Full) => {
+                Ok(put) => local.tally.superseded += u64::from(put == LanePut::Instead),
+                Err(LaneFull) => {
                     self.end_for_fullness(local, channel);
                     break;
                 }
@@ -210,7 +219,7 @@ impl Client {
         changed
     }
 
-    fn send_value(&mut self, local: &mut Local, value: &Arc<Prepared>, superseded: u32) {
+    fn send_value(&mut self, local: &mut WorkerLocal, value: &Arc<Prepared>, superseded: u32) {
         if let Some(frame) = self.newest_frame(local, value, superseded) {
             local.tally.deliveries += 1;
             self.send_frame(local, frame);
@@ -218,7 +227,7 @@ impl Client {
     }
 
     /// More keys wait than may: the client subscribes anew.
-    pub(crate) fn end_for_fullness(&mut self, local: &mut Local, channel: &Channel) {
+    pub(crate) fn end_for_fullness(&mut self, local: &mut WorkerLocal, channel: &Channel) {
         local.tally.insufficient += 1;
         self.session.handle_unsubscribe(channel, UnsubscribeCode::InsufficientState);
     }
@@ -226,9 +235,9 @@ impl Client {
 
 /// What waited in the hub for all who were served as this one was.
 #[derive(Debug)]
-struct Passed(Vec<Arc<Prepared>>);
+struct WaitingNewest(Vec<Arc<Prepared>>);
 
-impl Sink for Passed {
+impl Sink for WaitingNewest {
     fn deliver(&mut self, _subscribers: &[Subscriber], bundles: &mut Bundles) {
         self.0.extend_from_slice(bundles.publications());
     }

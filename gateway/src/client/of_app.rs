@@ -14,15 +14,15 @@ use shared::refusal::Refusal;
 use crate::client::Client;
 use crate::client::perform::refused;
 use crate::node::Node;
-use crate::pusher::Entry;
-use crate::worker::Local;
+use crate::pusher::SubscriptionEntry;
+use crate::worker::WorkerLocal;
 
 /// As clients are told that name no app at all: they stay away.
 const APP_GONE: (u16, &str) = (4001, "there is no app with this key any more");
 
 impl Client {
     /// Nobody in particular, until it signs in.
-    pub(super) fn let_in(&mut self, local: &mut Local, ticket: Ticket) {
+    pub(super) fn let_in(&mut self, local: &mut WorkerLocal, ticket: Ticket) {
         let admitted = self.admit(local, Ok(Identity::default()));
         self.answer(local, ticket, OutcomeResult::Authenticated(admitted));
     }
@@ -38,7 +38,7 @@ impl Client {
     /// Lets it into a channel that its app has signed for, as long as there is room.
     pub(super) fn let_into(
         &mut self,
-        local: &Local,
+        local: &WorkerLocal,
         ticket: Ticket,
         channel: Channel,
         auth: &str,
@@ -49,7 +49,7 @@ impl Client {
         let admitted = app.admit(client, user, channel.as_str(), auth, data.map(text));
         let max = app.terms().settings.presence_members_max;
         match admitted {
-            Ok(Entry { grant, member: Some(member) }) if max > 0 => {
+            Ok(SubscriptionEntry { grant, member: Some(member) }) if max > 0 => {
                 self.ask(local, ticket, |node| async move {
                     let room = has_room(&node, channel, &member, max).await;
                     OutcomeResult::Authorized(room.map(|()| grant).map_err(Denial::Error))
@@ -63,20 +63,20 @@ impl Client {
     }
 
     /// It has come to a channel, or is about to leave it.
-    pub(super) fn note_count(&self, local: &Local, channel: &Channel) {
+    pub(super) fn note_count(&self, local: &WorkerLocal, channel: &Channel) {
         if self.app().is_some_and(|app| app.counts(channel.as_str())) {
             local.node.count_changed(channel);
         }
     }
 
     /// A channel that should have kept its last event for this client, where its app's servers are told if it has none.
-    pub(super) fn awaits_cache(&self, local: &Local, channel: &Channel) -> Option<Channel> {
+    pub(super) fn awaits_cache(&self, local: &WorkerLocal, channel: &Channel) -> Option<Channel> {
         let webhooks = local.node.webhooks.as_ref().filter(|_| self.app().is_some())?;
         webhooks.tells_cache_misses(channel.as_str()).then(|| channel.clone())
     }
 
     /// It says who it is.
-    pub(super) fn sign_in(&mut self, local: &mut Local, ticket: Ticket, auth: &str, data: &Payload) {
+    pub(super) fn sign_in(&mut self, local: &mut WorkerLocal, ticket: Ticket, auth: &str, data: &Payload) {
         let refused = || Err(Denial::of(ErrorCode::NotAvailable));
         let signed_in = self.app().map_or_else(refused, |app| {
             app.sign_in(self.session.client(), auth, text(data)).map_err(Denial::Error)

@@ -3,12 +3,12 @@
 use bytes::{Bytes, BytesMut};
 use gateway_core::effect::{Denial, OutcomeResult, Resolved, Ticket};
 use shared::error::ErrorCode;
-use shared::protocol::graphql::{GraphQl, Record, Selected, Wishes};
+use shared::protocol::graphql::{GraphQl, PayloadRecord, Selected, SessionActions};
 use shared::publication::Payload;
 
 use crate::client::Client;
 use crate::client::framing::Framing;
-use crate::worker::Local;
+use crate::worker::WorkerLocal;
 
 impl Framing {
     /// What goes out to a client with these operations of something that is for it alone, or that all share. `None`: nothing.
@@ -18,7 +18,7 @@ impl Framing {
         bytes: &Bytes,
         selected: &mut Selected,
     ) -> Option<Bytes> {
-        if !Record::is_first_in(bytes) {
+        if !PayloadRecord::is_first_in(bytes) {
             return (!bytes.is_empty()).then(|| self.enclose_message(bytes));
         }
         let mut messages = BytesMut::new();
@@ -41,10 +41,11 @@ impl Framing {
 
 impl Client {
     /// What follows from what its operations were answered. Answers whether anything does.
-    pub(super) fn follow_up(&mut self, local: &Local) -> bool {
+    pub(super) fn follow_up(&mut self, local: &WorkerLocal) -> bool {
         self.take_answers(local);
         let graphql = self.rare.as_ref().and_then(|rare| rare.graphql.as_ref());
-        let Some(Wishes { commands, close }) = graphql.and_then(|graphql| graphql.take_wishes()) else {
+        let Some(SessionActions { commands, close }) = graphql.and_then(|graphql| graphql.take_wishes())
+        else {
             return false;
         };
         self.session.handle_commands(local.now, commands);
@@ -57,7 +58,7 @@ impl Client {
     /// Asks whether an operation is carried out, and in which channel.
     pub(super) fn ask_to_resolve(
         &mut self,
-        local: &Local,
+        local: &WorkerLocal,
         ticket: Ticket,
         channel: Box<str>,
         asked: Payload,

@@ -5,22 +5,22 @@ use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::id::UserId;
-use shared::protocol::socketio::{Common, Door};
+use shared::protocol::socketio::{NamespaceAccess, SocketIoShared};
 use shared::publication::Payload;
 use shared::refusal::Refusal;
 
-use crate::auth::Verdict;
-use crate::backend::{Backend, Happened};
+use crate::auth::TokenVerdict;
+use crate::backend::{Backend, SocketIoEvent};
 use crate::client::Client;
-use crate::client::ask_backend::Caller;
-use crate::worker::Local;
+use crate::client::ask_backend::HookCaller;
+use crate::worker::WorkerLocal;
 
 impl Client {
     /// Lets it into a namespace, or into a room that an event of it leads to. `token`: what it shows to come into a further
     /// namespace than its first; `auth`: what it says.
     pub(super) fn let_into_namespace(
         &mut self,
-        local: &mut Local,
+        local: &mut WorkerLocal,
         ticket: Ticket,
         channel: Channel,
         token: &str,
@@ -29,10 +29,10 @@ impl Client {
         let user = self.session.user().clone();
         let common = local.encodings.socketio_common().clone();
         let mut returning = None;
-        let door = match common.namespaces.seen(channel.as_str()) {
+        let access = match common.namespaces.seen(channel.as_str()) {
             Some(seen) if seen.is_of_all() => {
                 returning = self.returning(local, seen.namespace);
-                *seen.namespace.door.get()
+                *seen.namespace.access.get()
             }
             // A rule leads clients into any room but those of another wire that ask for a signature.
             Some(_) if local.node.rules().options(&channel).is_some_and(|options| options.only_signed) => {
@@ -40,7 +40,7 @@ impl Client {
                 return self.answer(local, ticket, OutcomeResult::Authorized(refused));
             }
             // What rules lead there has said that it may.
-            Some(_) => Door::default(),
+            Some(_) => NamespaceAccess::default(),
             None => {
                 let refused = Err(Denial::of(ErrorCode::NotAvailable));
                 return self.answer(local, ticket, OutcomeResult::Authorized(refused));
@@ -48,16 +48,16 @@ impl Client {
         };
         let shown =
             (!token.is_empty()).then(|| local.authenticator.authenticate(local.clock.unix_seconds(), token));
-        let backend = local.node.backend.clone().filter(|_| door.asks);
+        let backend = local.node.backend.clone().filter(|_| access.asks);
         let passed = match (shown, backend) {
-            (None, None) if returning.is_none() => pass(door, user, None),
-            (Some(Verdict::Now(shown)), None) if returning.is_none() => shown_at(door, user, shown),
+            (None, None) if returning.is_none() => pass(access, user, None),
+            (Some(TokenVerdict::Now(shown)), None) if returning.is_none() => shown_at(access, user, shown),
             (shown, backend) => {
                 let mut caller = self.caller();
                 return self.ask(local, ticket, move |node| async move {
                     let passed = match shown {
-                        Some(shown) => shown_at(door, user, shown.wait().await),
-                        None => pass(door, user, None),
+                        Some(shown) => shown_at(access, user, shown.wait().await),
+                        None => pass(access, user, None),
                     };
                     let mut grant = match passed {
                         Ok(grant) => grant,
@@ -66,14 +66,14 @@ impl Client {
                     if let Some(returning) = &returning {
                         grant.resumed = returning.resume(&node, &common, grant.user.as_str()).await;
                     }
-                    let asks = !door.recovered_unasked || grant.resumed.is_none();
+                    let asks = !access.recovered_unasked || grant.resumed.is_none();
                     let Some(backend) = backend.filter(|_| asks) else {
                         return OutcomeResult::Authorized(Ok(grant));
                     };
                     if let Some(resumed) = &grant.resumed {
                         caller.become_client(resumed.client);
                     }
-                    let asked = ask_at_the_door(&backend, &common, caller, &channel, auth.as_ref(), grant);
+                    let asked = ask_for_access(&backend, &common, caller, &channel, auth.as_ref(), grant);
                     let passed = asked.await;
                     if let (Err(_), Some(returning)) = (&passed, &returning) {
                         returning.turn_back(&node, &common);
@@ -87,7 +87,7 @@ impl Client {
     }
 
     /// An event goes to the application.
-    pub(super) fn ask_about_event(&mut self, local: &Local, ticket: Ticket, question: EventQuestion) {
+    pub(super) fn ask_about_event(&mut self, local: &WorkerLocal, ticket: Ticket, question: EventQuestion) {
         let Some(backend) = local.node.backend.clone() else {
             let refused = Err(Denial::of(ErrorCode::NotAvailable));
             return self.answer(local, ticket, OutcomeResult::Handled(refused));
@@ -101,14 +101,14 @@ impl Client {
             let Some(namespace) = names.seen(channel.as_str()).map(|seen| seen.namespace) else {
                 return OutcomeResult::Handled(Err(Denial::of(ErrorCode::NotAvailable)));
             };
-            let happened = Happened::Event { event: &event, said: &said, rooms: &rooms };
+            let happened = SocketIoEvent::Event { event: &event, said: &said, rooms: &rooms };
             let handled = backend.socketio(caller.origin(), &caller.asker(), namespace, happened).await;
             OutcomeResult::Handled(handled.map(Box::new))
         });
     }
 
     /// A client of nobody in particular has shown who it is: its connection counts for that user from now on.
-    pub(super) fn become_shown(&mut self, local: &mut Local, grant: Grant) -> Result<Grant, Denial> {
+    pub(super) fn become_shown(&mut self, local: &mut WorkerLocal, grant: Grant) -> Result<Grant, Denial> {
         let Some(identity) = grant.identity.filter(|_| self.session.user().is_anonymous()) else {
             return Ok(Grant { identity: None, ..grant });
         };
@@ -125,10 +125,10 @@ impl Client {
 }
 
 /// Whether the application lets a client in, and what it wants done then.
-async fn ask_at_the_door(
+async fn ask_for_access(
     backend: &Backend,
-    common: &Common,
-    mut caller: Caller,
+    common: &SocketIoShared,
+    mut caller: HookCaller,
     channel: &Channel,
     auth: Option<&Payload>,
     grant: Grant,
@@ -138,25 +138,25 @@ async fn ask_at_the_door(
     if let Some(identity) = &grant.identity {
         caller.become_user(&identity.user, identity.meta.as_ref());
     }
-    let happened = Happened::Connect { auth, recovered: grant.resumed.is_some() };
+    let happened = SocketIoEvent::Connect { auth, recovered: grant.resumed.is_some() };
     match backend.socketio(caller.origin(), &caller.asker(), namespace, happened).await {
         Ok(then) => Ok(Grant { then: Some(Box::new(then)), ..grant }),
         Err(denial) => Err(Denial::Error(refusal(denial))),
     }
 }
 
-/// With what a client has shown at the door of a namespace. A connection is of one user in all of them.
-fn shown_at(door: Door, user: UserId, shown: Result<Identity, Denial>) -> Result<Grant, Denial> {
+/// With what a client has shown to come into a namespace. A connection is of one user in all of them.
+fn shown_at(access: NamespaceAccess, user: UserId, shown: Result<Identity, Denial>) -> Result<Grant, Denial> {
     let identity = shown.map_err(|denial| Denial::Error(refusal(denial)))?;
     if user.is_anonymous() || identity.user == user {
-        return pass(door, identity.user.clone(), user.is_anonymous().then(|| Box::new(identity)));
+        return pass(access, identity.user.clone(), user.is_anonymous().then(|| Box::new(identity)));
     }
     let message = "the connection is of another user: a namespace for this one takes a connection of its own";
     Err(Denial::Error(Refusal { message: message.into(), ..ErrorCode::Unauthorized.into() }))
 }
 
-fn pass(door: Door, user: UserId, identity: Option<Box<Identity>>) -> Result<Grant, Denial> {
-    if door.users_only && user.is_anonymous() {
+fn pass(access: NamespaceAccess, user: UserId, identity: Option<Box<Identity>>) -> Result<Grant, Denial> {
+    if access.users_only && user.is_anonymous() {
         let message = "only clients with a token may connect to this namespace";
         return Err(Denial::Error(Refusal { message: message.into(), ..ErrorCode::Unauthorized.into() }));
     }
@@ -186,20 +186,24 @@ mod tests {
 
     #[test]
     fn a_connection_is_of_one_user_in_all_of_its_namespaces() {
-        let at = |own: &str, shown: &str| shown_at(Door::default(), UserId::new(own), Ok(user(shown)));
+        let at =
+            |own: &str, shown: &str| shown_at(NamespaceAccess::default(), UserId::new(own), Ok(user(shown)));
         assert_eq!(at("ann", "ann").unwrap().identity, None);
         assert_eq!(at("", "ann").unwrap().identity, Some(Box::new(user("ann"))));
         assert!(at("ann", "bob").is_err() && at("ann", "").is_err());
-        let wrong =
-            shown_at(Door::default(), UserId::new("ann"), Err(Denial::Disconnect(Disconnect::INVALID_TOKEN)));
+        let wrong = shown_at(
+            NamespaceAccess::default(),
+            UserId::new("ann"),
+            Err(Denial::Disconnect(Disconnect::INVALID_TOKEN)),
+        );
         assert!(matches!(wrong, Err(Denial::Error(_))), "the connection stays");
     }
 
     #[test]
     fn a_namespace_of_users_is_closed_to_all_others() {
-        let door = Door { users_only: true, ..Door::default() };
-        assert!(pass(door, UserId::ANONYMOUS, None).is_err());
-        assert!(pass(door, UserId::new("ann"), None).is_ok());
-        assert!(shown_at(door, UserId::ANONYMOUS, Ok(user(""))).is_err());
+        let access = NamespaceAccess { users_only: true, ..NamespaceAccess::default() };
+        assert!(pass(access, UserId::ANONYMOUS, None).is_err());
+        assert!(pass(access, UserId::new("ann"), None).is_ok());
+        assert!(shown_at(access, UserId::ANONYMOUS, Ok(user(""))).is_err());
     }
 }

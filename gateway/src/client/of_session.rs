@@ -11,22 +11,22 @@ use shared::error::ErrorCode;
 use shared::framing::MessageKind;
 use shared::id::ClientId;
 use shared::position::StreamPosition;
-use shared::protocol::socketio::{Common, Kept, Namespace, Resume, SocketIo};
+use shared::protocol::socketio::{Namespace, Resume, SessionOffsets, SocketIo, SocketIoShared};
 
 use crate::client::Client;
 use crate::client::framing::Framing;
-use crate::node::{Found, Node, Wanted};
-use crate::sessions::{Connection, Ended, Record};
-use crate::worker::Local;
+use crate::node::{Node, ResumableSession, ResumeRequest};
+use crate::sessions::{HoldEnd, SessionHolder, SessionRecord};
+use crate::worker::WorkerLocal;
 
 /// Bytes of random bits in the secret name of a session.
 const PID_BYTES: usize = 21;
 
 /// A client's part in its sessions, for what outlives the turn.
 #[derive(Clone, Debug)]
-pub(super) struct Keeper {
+pub(super) struct ClientSessions {
     pub(super) socketio: Arc<SocketIo>,
-    connection: Connection,
+    connection: SessionHolder,
     client: ClientId,
     user: Box<str>,
 }
@@ -42,7 +42,7 @@ pub(super) fn recovery(namespace: &Namespace) -> Duration {
     Duration::from_millis(namespace.recovery_ms)
 }
 
-impl Keeper {
+impl ClientSessions {
     /// The client follows a channel from here on. What is kept says so before the client is told.
     pub(super) async fn follow(
         &self,
@@ -55,7 +55,7 @@ impl Keeper {
             Ok(()) => Ok(()),
             Err(_) if namespace.channel() == channel.as_str() => {
                 // It comes in all the same, and has no session to come back to.
-                self.end(node, namespace, Ended::ForGood);
+                self.end(node, namespace, HoldEnd::ForGood);
                 Ok(())
             }
             Err(_) => Err(ErrorCode::Internal),
@@ -64,7 +64,7 @@ impl Keeper {
 
     async fn write(&self, node: &Node, namespace: &Namespace) -> Result<(), crate::broker::BrokerError> {
         let Some((pid, version, kept)) = self.socketio.kept(namespace.name()) else { return Ok(()) };
-        let record = Record {
+        let record = SessionRecord {
             client: self.client,
             user: self.user.clone(),
             namespace: namespace.name().into(),
@@ -81,7 +81,7 @@ impl Keeper {
     }
 
     /// Answers whether there was one.
-    fn end(&self, node: &Node, namespace: &Namespace, ended: Ended) -> bool {
+    fn end(&self, node: &Node, namespace: &Namespace, ended: HoldEnd) -> bool {
         let pid = self.socketio.end_session(namespace.name());
         if let Some(pid) = &pid {
             node.sessions.end(pid, self.connection.holder, ended);
@@ -92,8 +92,8 @@ impl Keeper {
 
 /// A client that comes into a namespace where sessions are kept.
 #[derive(Debug)]
-pub(super) struct Returning {
-    keeper: Keeper,
+pub(super) struct ReturningClient {
+    keeper: ClientSessions,
     namespace: Box<str>,
     /// What it says of one that it had.
     resume: Resume,
@@ -103,13 +103,18 @@ pub(super) struct Returning {
     bytes_max: usize,
 }
 
-impl Returning {
+impl ReturningClient {
     /// The session that it had is its own again, if that can be. If not, one begins.
-    pub(super) async fn resume(&self, node: &Node, common: &Common, user: &str) -> Option<Box<Resumed>> {
+    pub(super) async fn resume(
+        &self,
+        node: &Node,
+        common: &SocketIoShared,
+        user: &str,
+    ) -> Option<Box<Resumed>> {
         let namespace = common.namespaces.named(&self.namespace)?;
         let Self { keeper, resume, own, limit, bytes_max, .. } = self;
         let (own, limit, bytes_max, by) = (*own, *limit, *bytes_max, &keeper.connection);
-        let wanted = Wanted { namespace, resume, user, own, by, limit, bytes_max };
+        let wanted = ResumeRequest { namespace, resume, user, own, by, limit, bytes_max };
         let found = match node.find_session(&wanted).await {
             Ok(found) => {
                 node.take_session(&resume.pid, &found, by, recovery(namespace)).await.map(|()| found)
@@ -117,8 +122,8 @@ impl Returning {
             Err(why) => Err(why),
         };
         node.metrics.socketio.recovery(found.as_ref().map_or_else(|why| why.label(), |_| "recovered"));
-        let Ok(Found { record, resumed, positions, .. }) = found else {
-            keeper.socketio.keep_session(namespace.name(), &draw_pid(), Kept::default());
+        let Ok(ResumableSession { record, resumed, positions, .. }) = found else {
+            keeper.socketio.keep_session(namespace.name(), &draw_pid(), SessionOffsets::default());
             return None;
         };
         keeper.socketio.keep_session(namespace.name(), &resume.pid, record.kept);
@@ -129,24 +134,24 @@ impl Returning {
     }
 
     /// The application does not let it in: it may try again.
-    pub(super) fn turn_back(&self, node: &Node, common: &Common) {
+    pub(super) fn turn_back(&self, node: &Node, common: &SocketIoShared) {
         if let Some(namespace) = common.namespaces.named(&self.namespace) {
-            self.keeper.end(node, namespace, Ended::Away);
+            self.keeper.end(node, namespace, HoldEnd::Away);
         }
     }
 }
 
 impl Client {
     /// A client comes into a namespace where sessions are kept. `None`: a new one begins, or none.
-    pub(super) fn returning(&self, local: &Local, namespace: &Namespace) -> Option<Returning> {
+    pub(super) fn returning(&self, local: &WorkerLocal, namespace: &Namespace) -> Option<ReturningClient> {
         let keeper = self.keeper().filter(|_| namespace.keeps_sessions())?;
         let Some(resume) = keeper.socketio.take_resume(namespace.name()) else {
-            keeper.socketio.keep_session(namespace.name(), &draw_pid(), Kept::default());
+            keeper.socketio.keep_session(namespace.name(), &draw_pid(), SessionOffsets::default());
             return None;
         };
         let settings = &local.context_of(true).settings;
         let is_known = self.session.subscriptions().next().is_some();
-        Some(Returning {
+        Some(ReturningClient {
             keeper,
             namespace: namespace.name().into(),
             resume,
@@ -161,9 +166,9 @@ impl Client {
     }
 
     /// `None` for clients whose sessions are not kept.
-    pub(super) fn keeper(&self) -> Option<Keeper> {
+    pub(super) fn keeper(&self) -> Option<ClientSessions> {
         let own = self.rare.as_ref()?.socketio.as_ref()?;
-        Some(Keeper {
+        Some(ClientSessions {
             socketio: own.protocol.clone(),
             connection: own.connection.clone()?,
             client: self.session.client(),
@@ -172,7 +177,7 @@ impl Client {
     }
 
     /// The same, if a channel is of a namespace where the client has a session.
-    pub(super) fn keeper_of(&self, local: &Local, channel: &Channel) -> Option<Keeper> {
+    pub(super) fn keeper_of(&self, local: &WorkerLocal, channel: &Channel) -> Option<ClientSessions> {
         let keeper = self.keeper()?;
         let names = &local.encodings.socketio_common().namespaces;
         let namespace = names.seen(channel.as_str())?.namespace;
@@ -180,7 +185,7 @@ impl Client {
     }
 
     /// A client that was let in may be one that was here before. It is that for all who know it from now on.
-    pub(super) fn become_resumed(&mut self, local: &Local, grant: Grant) -> Grant {
+    pub(super) fn become_resumed(&mut self, local: &WorkerLocal, grant: Grant) -> Grant {
         let own = self.rare.as_ref().and_then(|rare| rare.socketio.as_ref());
         if let (Some(resumed), Some(own)) = (&grant.resumed, own) {
             if resumed.client != self.session.client() {
@@ -199,12 +204,12 @@ impl Client {
     }
 
     /// The client has left a channel: what is kept of its session says so soon.
-    pub(super) fn note_left(&self, local: &Local, channel: &Channel) {
+    pub(super) fn note_left(&self, local: &WorkerLocal, channel: &Channel) {
         let Some(keeper) = self.keeper() else { return };
         let names = &local.encodings.socketio_common().namespaces;
         let Some(seen) = names.seen(channel.as_str()) else { return };
         if seen.is_of_all() {
-            if keeper.end(&local.node, seen.namespace, Ended::ForGood) {
+            if keeper.end(&local.node, seen.namespace, HoldEnd::ForGood) {
                 let node = local.node.clone();
                 local.node.spawn(async move { node.settle_sessions().await });
             }
@@ -221,12 +226,12 @@ impl Client {
     }
 
     /// The connection is over: its client may come back to its sessions, unless it was told to stay away.
-    pub(crate) fn leave_sessions(&self, local: &Local, why: &Disconnect) {
+    pub(crate) fn leave_sessions(&self, local: &WorkerLocal, why: &Disconnect) {
         let client = self.session.client();
         local.node.client_ids.release(client, local.index, self.key.index);
         let Some(keeper) = self.keeper() else { return };
         let may_return = why.invites_reconnect() || why.code == Disconnect::CONNECTION_CLOSED.code;
-        let ended = if may_return { Ended::Away } else { Ended::ForGood };
+        let ended = if may_return { HoldEnd::Away } else { HoldEnd::ForGood };
         local.node.sessions.leave(&keeper.connection, ended);
     }
 

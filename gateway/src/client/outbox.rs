@@ -11,7 +11,7 @@ const SLICES: usize = 32;
 /// What will be written, in its order. Owns no memory while empty.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    waiting: VecDeque<Queued>,
+    waiting: VecDeque<QueuedBytes>,
     bytes: usize,
     /// Those of them that are kept for nobody else.
     own_bytes: usize,
@@ -24,14 +24,14 @@ pub(crate) struct Outbox {
 
 /// What is written whole, if it is written.
 #[derive(Clone, Debug)]
-pub(crate) enum Queued {
+pub(crate) enum QueuedBytes {
     /// For one client alone.
     Own(Bytes),
     /// Others may wait for the same bytes.
     Shared { bytes: Bytes },
 }
 
-impl Queued {
+impl QueuedBytes {
     pub(super) fn bytes(&self) -> &Bytes {
         let (Self::Own(bytes) | Self::Shared { bytes }) = self;
         bytes
@@ -53,7 +53,7 @@ impl Queued {
 
 /// There was no room: the client reads more slowly than it is sent to.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Full;
+pub(crate) struct OutboxFull;
 
 impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
@@ -70,16 +70,16 @@ impl Outbox {
 
     /// An empty outbox takes one frame of any size, so that a limit below the largest message refuses no message
     /// to a client that keeps up.
-    pub(crate) fn push(&mut self, frame: Queued, bytes_max: usize) -> Result<(), Full> {
+    pub(crate) fn push(&mut self, frame: QueuedBytes, bytes_max: usize) -> Result<(), OutboxFull> {
         if !self.waiting.is_empty() && self.bytes + frame.bytes().len() > bytes_max {
-            return Err(Full);
+            return Err(OutboxFull);
         }
         self.count(&frame);
         self.waiting.push_back(frame);
         Ok(())
     }
 
-    fn count(&mut self, frame: &Queued) {
+    fn count(&mut self, frame: &QueuedBytes) {
         self.bytes += frame.bytes().len();
         self.own_bytes += frame.own_bytes();
     }
@@ -88,7 +88,7 @@ impl Outbox {
     pub(crate) fn push_rest(&mut self, rest: Bytes) {
         debug_assert!(self.waiting.is_empty(), "a frame was written past those that wait");
         self.partial = true;
-        let rest = Queued::Shared { bytes: rest };
+        let rest = QueuedBytes::Shared { bytes: rest };
         self.count(&rest);
         self.waiting.push_back(rest);
     }
@@ -96,7 +96,7 @@ impl Outbox {
     /// Control frames go before waiting data (RFC 6455 §5.4 lets them), so that a slow client still sees pings and
     /// learns why it is closed. They are not bounded here: each answers something bounded.
     pub(crate) fn push_control(&mut self, frame: Bytes) {
-        let frame = Queued::Own(frame);
+        let frame = QueuedBytes::Own(frame);
         self.count(&frame);
         let place = (self.urgent as usize).max(usize::from(self.partial));
         self.waiting.insert(place, frame);
@@ -105,13 +105,13 @@ impl Outbox {
 
     /// The close frame goes behind everything that was promised before it, and always fits.
     pub(crate) fn push_last(&mut self, frame: Bytes) {
-        let frame = Queued::Own(frame);
+        let frame = QueuedBytes::Own(frame);
         self.count(&frame);
         self.waiting.push_back(frame);
     }
 
     /// Takes all that waits, in its order.
-    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Queued> {
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = QueuedBytes> {
         std::mem::take(self).waiting.into_iter()
     }
 
@@ -122,7 +122,7 @@ impl Outbox {
         self.waiting.truncate(keep);
         self.urgent = 0;
         self.bytes = self.waiting.iter().map(|frame| frame.bytes().len()).sum();
-        self.own_bytes = self.waiting.iter().map(Queued::own_bytes).sum();
+        self.own_bytes = self.waiting.iter().map(QueuedBytes::own_bytes).sum();
         dropped
     }
 
@@ -202,7 +202,7 @@ mod tests {
         for step in 1..12 {
             let mut outbox = Outbox::default();
             for frame in ["abc", "d", "efghi", "jk"] {
-                outbox.push(Queued::Own(Bytes::from_static(frame.as_bytes())), 100).unwrap();
+                outbox.push(QueuedBytes::Own(Bytes::from_static(frame.as_bytes())), 100).unwrap();
             }
             assert_eq!((outbox.bytes(), outbox.own_bytes()), (11, 11));
             assert_eq!(flush(&mut outbox, &[step; 12]), b"abcdefghijk", "steps of {step}");
@@ -213,13 +213,13 @@ mod tests {
     #[test]
     fn control_frames_overtake_data_but_never_split_a_frame() {
         let mut outbox = Outbox::default();
-        outbox.push(Queued::Own(Bytes::from_static(b"first")), 100).unwrap();
-        outbox.push(Queued::Own(Bytes::from_static(b"second")), 100).unwrap();
+        outbox.push(QueuedBytes::Own(Bytes::from_static(b"first")), 100).unwrap();
+        outbox.push(QueuedBytes::Own(Bytes::from_static(b"second")), 100).unwrap();
         let mut written = flush(&mut outbox, &[2]);
         outbox.push_control(Bytes::from_static(b"!"));
         written.extend(flush(&mut outbox, &[100, 100]));
         assert_eq!(written, b"first!second");
-        outbox.push(Queued::Own(Bytes::from_static(b"third")), 100).unwrap();
+        outbox.push(QueuedBytes::Own(Bytes::from_static(b"third")), 100).unwrap();
         outbox.push_control(Bytes::from_static(b"!"));
         assert_eq!(flush(&mut outbox, &[100]), b"!third");
     }
@@ -233,12 +233,12 @@ mod tests {
         for frame in ["1", "2", "3"] {
             control(&mut outbox, frame);
         }
-        outbox.push(Queued::Own(Bytes::from_static(b"data")), 100).unwrap();
+        outbox.push(QueuedBytes::Own(Bytes::from_static(b"data")), 100).unwrap();
         control(&mut outbox, "4");
         let mut written = flush(&mut outbox, &[6]);
         control(&mut outbox, "5");
         control(&mut outbox, "6");
-        outbox.push(Queued::Own(Bytes::from_static(b"more")), 100).unwrap();
+        outbox.push(QueuedBytes::Own(Bytes::from_static(b"more")), 100).unwrap();
         control(&mut outbox, "7");
         written.extend(flush(&mut outbox, &[2, 1]));
         control(&mut outbox, "8");
@@ -249,12 +249,12 @@ mod tests {
     #[test]
     fn a_full_outbox_refuses_but_an_empty_one_takes_any_frame() {
         let mut outbox = Outbox::default();
-        outbox.push(Queued::Own(Bytes::from(vec![0; 50])), 10).unwrap();
-        assert_eq!(outbox.push(Queued::Own(Bytes::from_static(b"x")), 10), Err(Full));
-        let frame = |bytes| Queued::Own(Bytes::from(vec![0; bytes]));
+        outbox.push(QueuedBytes::Own(Bytes::from(vec![0; 50])), 10).unwrap();
+        assert_eq!(outbox.push(QueuedBytes::Own(Bytes::from_static(b"x")), 10), Err(OutboxFull));
+        let frame = |bytes| QueuedBytes::Own(Bytes::from(vec![0; bytes]));
         let mut outbox = Outbox::default();
         outbox.push(frame(6), 10).unwrap();
-        assert_eq!(outbox.push(frame(5), 10), Err(Full), "it would be over its bound");
+        assert_eq!(outbox.push(frame(5), 10), Err(OutboxFull), "it would be over its bound");
         outbox.push(frame(4), 10).unwrap();
     }
 
@@ -262,7 +262,7 @@ mod tests {
     fn discarding_keeps_the_rest_of_a_frame_that_has_begun() {
         let mut outbox = Outbox::default();
         outbox.push_rest(Bytes::from_static(b"rest"));
-        outbox.push(Queued::Own(Bytes::from_static(b"gone")), 100).unwrap();
+        outbox.push(QueuedBytes::Own(Bytes::from_static(b"gone")), 100).unwrap();
         assert_eq!(outbox.discard_waiting(), 1);
         outbox.push_control(Bytes::from_static(b"bye"));
         assert_eq!((outbox.bytes(), outbox.own_bytes()), (7, 3), "the rest is of a frame for all");

@@ -7,39 +7,41 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use gateway_core::effect::{Denial, Effect, Grant, Identity, Join, Outcome, OutcomeResult, Terms, Ticket};
+use gateway_core::effect::{
+    DeliveryTerms, Denial, Effect, Grant, Identity, Join, Outcome, OutcomeResult, Ticket,
+};
 use gateway_core::history::HistoryPage;
 use gateway_core::hub::Subscriber;
-use gateway_core::map::Action;
+use gateway_core::map::KeyAction;
 use shared::channel::Channel;
 use shared::command::Connect;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::protocol::ProtocolId;
 
-use crate::auth::Verdict;
+use crate::auth::TokenVerdict;
 use crate::backend::HookKind;
 use crate::broker::{BrokerError, ChangeRequest, Effective, PublishRequest};
 use crate::client::Client;
 use crate::client::of_app::note_cache;
 use crate::node::Node;
 use crate::telemetry::Metrics;
-use crate::telemetry::labels::{Panic, Source};
-use crate::webhooks::Said;
-use crate::worker::Local;
+use crate::telemetry::labels::{PanicSite, PublicationSource};
+use crate::webhooks::PendingClientEvent;
+use crate::worker::WorkerLocal;
 use crate::worker::change_delivery::DeliveryChange;
-use crate::worker::inbox::Event;
+use crate::worker::inbox::WorkerEvent;
 
 impl Client {
     /// Performs effects until the session has no more.
-    pub(crate) fn perform(&mut self, local: &mut Local) {
+    pub(crate) fn perform(&mut self, local: &mut WorkerLocal) {
         self.perform_effects(local);
         while self.follow_up(local) {
             self.perform_effects(local);
         }
     }
 
-    fn perform_effects(&mut self, local: &mut Local) {
+    fn perform_effects(&mut self, local: &mut WorkerLocal) {
         while let Some(effect) = self.session.poll_effect() {
             match effect {
                 Effect::Begin(header) => self.begin_answer(local, header),
@@ -134,7 +136,7 @@ impl Client {
                     local.delivery_changes.push(DeliveryChange { of: self.key, ticket, channel, latest });
                 }
                 Effect::Publish { ticket, channel, publication, retention } => {
-                    local.metrics.publication_in(Source::Client);
+                    local.metrics.publication_in(PublicationSource::Client);
                     let publication = *publication;
                     let request =
                         PublishRequest { channel, publication, retention, idempotency: None, version: None };
@@ -150,17 +152,17 @@ impl Client {
                     self.begin(local, ticket, |node| async move {
                         let published = node.publish(request).await;
                         if published.is_ok() {
-                            said.into_iter().for_each(Said::say);
+                            said.into_iter().for_each(PendingClientEvent::say);
                         }
                         OutcomeResult::Published(published.map(|_| ()).map_err(|error| refused(error).into()))
                     });
                 }
                 Effect::ChangeKey { ticket, channel, change, keeping } => {
-                    local.metrics.publication_in(Source::Client);
+                    local.metrics.publication_in(PublicationSource::Client);
                     let options = local.context.rules.options(&channel);
                     let is_asked_for = options.is_some_and(|options| match &change.action {
-                        Action::Set(_) => options.map.publish_hook,
-                        Action::Remove { .. } => options.map.remove_hook,
+                        KeyAction::Set(_) => options.map.publish_hook,
+                        KeyAction::Remove { .. } => options.map.remove_hook,
                     });
                     let request = ChangeRequest { channel, change: *change, keeping, idempotency: None };
                     if is_asked_for {
@@ -209,7 +211,7 @@ impl Client {
         }
     }
 
-    fn authenticate(&mut self, local: &mut Local, ticket: Ticket, connect: Box<Connect>) {
+    fn authenticate(&mut self, local: &mut WorkerLocal, ticket: Ticket, connect: Box<Connect>) {
         let has_token = !connect.token.is_empty();
         let backend = local.node.backend.clone();
         if let Some(backend) = backend.filter(|backend| backend.is_asked_to_connect(has_token)) {
@@ -217,14 +219,14 @@ impl Client {
         }
         let verdict = local.authenticator.authenticate(local.clock.unix_seconds(), &connect.token);
         let verdict = match verdict {
-            Verdict::Now(result) => Verdict::Now(self.admit(local, result)),
+            TokenVerdict::Now(result) => TokenVerdict::Now(self.admit(local, result)),
             later => later,
         };
         self.answer_with(local, ticket, verdict, OutcomeResult::Authenticated);
     }
 
     /// An outcome that came later, as the session is to be told it.
-    pub(crate) fn taken_in(&mut self, local: &mut Local, outcome: Outcome) -> Outcome {
+    pub(crate) fn taken_in(&mut self, local: &mut WorkerLocal, outcome: Outcome) -> Outcome {
         let result = match outcome.result {
             // Whoever renews its token is in already.
             OutcomeResult::Authenticated(result) if self.user_permit.is_none() => {
@@ -242,7 +244,7 @@ impl Client {
     /// Takes a user in whose token is right, if it may have one connection more.
     pub(super) fn admit(
         &mut self,
-        local: &mut Local,
+        local: &mut WorkerLocal,
         result: Result<Identity, Denial>,
     ) -> Result<Identity, Denial> {
         let identity = result?;
@@ -256,21 +258,21 @@ impl Client {
     /// Most tokens are judged at once; some wait for a key.
     fn answer_with<T: Send + 'static>(
         &mut self,
-        local: &Local,
+        local: &WorkerLocal,
         ticket: Ticket,
-        verdict: Verdict<T>,
+        verdict: TokenVerdict<T>,
         result: impl FnOnce(Result<T, Denial>) -> OutcomeResult + Send + 'static,
     ) {
         match verdict {
-            Verdict::Now(judged) => self.answer(local, ticket, result(judged)),
-            Verdict::Later(judged) => {
+            TokenVerdict::Now(judged) => self.answer(local, ticket, result(judged)),
+            TokenVerdict::Later(judged) => {
                 self.ask(local, ticket, move |_| async move { result(judged.await) });
             }
         }
     }
 
     /// The user's other connections go, wherever they are.
-    fn close_others(&self, local: &mut Local) {
+    fn close_others(&self, local: &mut WorkerLocal) {
         let (user, client) = (self.session.user().as_str().into(), self.session.client());
         let came_back = local.contenders.enter(self.key.index);
         let node = local.node.clone();
@@ -278,12 +280,12 @@ impl Client {
     }
 
     /// An answer that needed no waiting. What the session makes of it is performed by the loop in progress.
-    pub(super) fn answer(&mut self, local: &Local, ticket: Ticket, result: OutcomeResult) {
+    pub(super) fn answer(&mut self, local: &WorkerLocal, ticket: Ticket, result: OutcomeResult) {
         self.session.handle_outcome(local.now, Outcome { ticket, result });
     }
 
     /// Asks the node something; the answer comes as an event of this worker's inbox.
-    pub(super) fn ask<F>(&self, local: &Local, ticket: Ticket, question: impl FnOnce(Arc<Node>) -> F)
+    pub(super) fn ask<F>(&self, local: &WorkerLocal, ticket: Ticket, question: impl FnOnce(Arc<Node>) -> F)
     where
         F: Future<Output = OutcomeResult> + Send + 'static,
     {
@@ -291,12 +293,12 @@ impl Client {
         let asking = guarded(question(local.node.clone()), local.metrics.clone());
         local.node.spawn(async move {
             let result = asking.await;
-            inbox.push(Event::Outcome(key, Outcome { ticket, result }));
+            inbox.push(WorkerEvent::Outcome(key, Outcome { ticket, result }));
         });
     }
 
     /// The same for what is short work: it is begun here, and where nothing has to be waited for it is done with that.
-    fn begin<F>(&mut self, local: &Local, ticket: Ticket, question: impl FnOnce(Arc<Node>) -> F)
+    fn begin<F>(&mut self, local: &WorkerLocal, ticket: Ticket, question: impl FnOnce(Arc<Node>) -> F)
     where
         F: Future<Output = OutcomeResult> + Send + 'static,
     {
@@ -307,7 +309,7 @@ impl Client {
         }
     }
 
-    fn join(&mut self, local: &mut Local, join: Join) {
+    fn join(&mut self, local: &mut WorkerLocal, join: Join) {
         if self.is_finishing() && join.past.as_ref().is_some_and(|past| past.part) {
             // It has left before it had taken all.
             return self.answer(local, join.ticket, OutcomeResult::Joined(Err(ErrorCode::Internal)));
@@ -385,7 +387,7 @@ impl Client {
         });
     }
 
-    pub(super) fn subscriber(&self, terms: &Terms) -> Subscriber {
+    pub(super) fn subscriber(&self, terms: &DeliveryTerms) -> Subscriber {
         let variant = if terms.patches { self.variant.with_patches() } else { self.variant };
         Subscriber::new(self.key.index, variant)
             .positioned(terms.positioned)
@@ -397,12 +399,12 @@ impl Client {
 async fn guarded(asking: impl Future<Output = OutcomeResult>, metrics: Arc<Metrics>) -> OutcomeResult {
     AssertUnwindSafe(asking).catch_unwind().await.unwrap_or_else(|_| {
         // The session refuses whatever it was that waits for this.
-        metrics.panicked(Panic::Request);
+        metrics.panicked(PanicSite::Request);
         OutcomeResult::Published(Err(ErrorCode::Internal.into()))
     })
 }
 
-/// What a subscriber is told of the past of a channel without a stream: in a polled one, by what its versions count.
+/// What a subscriber is told of the retained history of a channel without a stream: in a polled one, by what its versions count.
 fn polled_past(node: &Node, channel: &Channel) -> Option<HistoryPage> {
     let options = node.rules().options(channel).filter(|options| options.is_polled()).cloned()?;
     let top = node.poll_position(channel, &options.shared_poll)?;

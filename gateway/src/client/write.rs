@@ -2,18 +2,18 @@
 
 use bytes::Bytes;
 use gateway_core::effect::{Outcome, OutcomeResult};
-use shared::disconnect::Disconnect;
+use shared::disconnect::SlowCause;
 use shared::framing::OwnedMessage;
 use shared::protocol::graphql::Selected;
 
 use crate::client::newest::{QUANTUM_BYTES, QUANTUM_BYTES_MAX};
-use crate::client::{Client, Gone, Incoming, Queued, Rare, outbox};
-use crate::worker::Local;
-use crate::worker::inbox::Event;
+use crate::client::{Client, Gone, Incoming, QueuedBytes, RareClientState, outbox};
+use crate::worker::WorkerLocal;
+use crate::worker::inbox::WorkerEvent;
 
 impl Client {
     /// Queues a message for this client alone; it is written at the end of the worker's turn.
-    pub(crate) fn send_message(&mut self, local: &mut Local, message: &OwnedMessage) {
+    pub(crate) fn send_message(&mut self, local: &mut WorkerLocal, message: &OwnedMessage) {
         let variant = match self.keeper().is_some() {
             // What all share is made into its own.
             true => local.encodings.variant(self.protocol, self.link.framing.engine_io_wire(), None),
@@ -24,16 +24,16 @@ impl Client {
     }
 
     /// Queues a whole frame. A client that has too much waiting already is closed.
-    pub(crate) fn send_frame(&mut self, local: &mut Local, frame: Bytes) {
+    pub(crate) fn send_frame(&mut self, local: &mut WorkerLocal, frame: Bytes) {
         if self.is_closing() || self.is_mute() {
             // The goodbye is in the outbox, and nothing may follow it; or nobody reads it.
             return;
         }
-        match self.queue(Queued::Own(frame), local.websocket.outbox_bytes_max, &mut local.selected) {
+        match self.queue(QueuedBytes::Own(frame), local.websocket.outbox_bytes_max, &mut local.selected) {
             Ok(()) => local.mark_unwritten(self.key.index),
-            Err(outbox::Full) => {
+            Err(outbox::OutboxFull) => {
                 local.tally.frames_discarded += 1;
-                self.handle_overflow(local);
+                self.handle_overflow(local, SlowCause::OutboxFull);
             }
         }
     }
@@ -42,30 +42,30 @@ impl Client {
     /// the turn, and who is slow is for the socket to say.
     pub(crate) fn queue(
         &mut self,
-        frame: Queued,
+        frame: QueuedBytes,
         bytes_max: usize,
         selected: &mut Selected,
-    ) -> Result<(), outbox::Full> {
+    ) -> Result<(), outbox::OutboxFull> {
         let frame = match self.rare.as_deref_mut() {
-            Some(Rare { positions: Some(positions), .. }) => {
+            Some(RareClientState { positions: Some(positions), .. }) => {
                 let (events, bytes) = (frame.bytes(), frame.bytes().len() + positions.id_bytes());
-                Queued::Own(self.link.framing.enclose(bytes, |out| positions.amend(events, out)))
+                QueuedBytes::Own(self.link.framing.enclose(bytes, |out| positions.amend(events, out)))
             }
-            Some(Rare { graphql: Some(graphql), .. }) => {
+            Some(RareClientState { graphql: Some(graphql), .. }) => {
                 match self.link.framing.of_operations(graphql, frame.bytes(), selected) {
-                    Some(frames) => Queued::Own(frames),
+                    Some(frames) => QueuedBytes::Own(frames),
                     None => return Ok(()),
                 }
             }
-            Some(Rare { socketio: Some(own), .. }) => {
+            Some(RareClientState { socketio: Some(own), .. }) => {
                 match self.link.framing.of_session(&own.protocol, frame.bytes()) {
-                    Some(frames) => Queued::Own(frames),
+                    Some(frames) => QueuedBytes::Own(frames),
                     None => frame,
                 }
             }
             _ => frame,
         };
-        let Err(outbox::Full) = self.outbox.push(frame.clone(), bytes_max) else { return Ok(()) };
+        let Err(outbox::OutboxFull) = self.outbox.push(frame.clone(), bytes_max) else { return Ok(()) };
         let stream = &mut self.link.stream;
         // A socket that fails here fails again at the end of the turn, where that ends the connection.
         let _ = self.outbox.flush(|slices| stream.write_vectored(slices));
@@ -83,13 +83,13 @@ impl Client {
         self.outbox.bytes() + bytes <= bytes_max
     }
 
-    pub(crate) fn send_control(&mut self, local: &mut Local, frame: Bytes) {
+    pub(crate) fn send_control(&mut self, local: &mut WorkerLocal, frame: Bytes) {
         if self.is_closing() || self.is_mute() {
             return;
         }
         if self.outbox.bytes() > local.websocket.outbox_bytes_max + CONTROL_BYTES_MAX {
             // A peer that pings without reading what it is answered.
-            self.handle_overflow(local);
+            self.handle_overflow(local, SlowCause::OutboxFull);
             return;
         }
         self.outbox.push_control(frame);
@@ -98,7 +98,7 @@ impl Client {
 
     /// The slow-consumer policy: what waits is given up, and the client is told why and closed, so that it comes
     /// back and recovers from the last publication it did get.
-    pub(crate) fn handle_overflow(&mut self, local: &mut Local) {
+    pub(crate) fn handle_overflow(&mut self, local: &mut WorkerLocal, cause: SlowCause) {
         if self.is_closing() {
             return;
         }
@@ -107,13 +107,14 @@ impl Client {
         }
         local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
         // At once: what the session still had to say would go out behind a hole.
-        self.begin_close(local, &Disconnect::SLOW);
-        self.session.handle_disconnect(Disconnect::SLOW);
+        let disconnect = cause.disconnect();
+        self.begin_close(local, &disconnect);
+        self.session.handle_disconnect(disconnect);
         self.perform(local);
     }
 
     /// Writes what waits, as much as the socket takes.
-    pub(crate) fn flush(&mut self, local: &mut Local) -> Result<(), Gone> {
+    pub(crate) fn flush(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
         self.flush_outbox(local)?;
         // Room that is left is for newest values, a little at a time.
         let mut quantum = QUANTUM_BYTES;
@@ -127,7 +128,7 @@ impl Client {
         Ok(())
     }
 
-    fn flush_outbox(&mut self, local: &mut Local) -> Result<(), Gone> {
+    fn flush_outbox(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
         let stream = &mut self.link.stream;
         let flushed = self.outbox.flush(|slices| stream.write_vectored(slices));
         let flushed = flushed.and_then(|written| Ok((written, stream.flush()?)));
@@ -142,7 +143,7 @@ impl Client {
             local.mark_written(self.key.index);
             if let Some(ticket) = self.awaits_room.take() {
                 let outcome = Outcome { ticket, result: OutcomeResult::Room };
-                local.inbox.push(Event::Outcome(self.key, outcome));
+                local.inbox.push(WorkerEvent::Outcome(self.key, outcome));
             }
             match self.incoming {
                 Incoming::Nothing if self.is_closing() => return Err(Gone::Closed),

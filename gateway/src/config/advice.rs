@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::read::distance;
-use super::{Config, LEVEL_SEPARATOR, Sources, VARIABLE_PREFIX, gather};
+use super::read_value::distance;
+use super::{Config, LEVEL_SEPARATOR, Sources, VARIABLE_PREFIX, collect_values};
 
 /// Variables of this program that set no key.
 const OTHER_VARIABLES: [&str; 2] = ["TIDEGATE_CONFIG", "TIDEGATE_API_KEY"];
@@ -33,7 +33,7 @@ pub(super) fn of_variables(sources: &Sources<'_>) -> Vec<String> {
     let keys = keys();
     for name in sources.environment.keys() {
         let Some(given) = name.strip_prefix(VARIABLE_PREFIX) else { continue };
-        if gather::sets_a_key(name) || OTHER_VARIABLES.contains(&name.as_str()) {
+        if collect_values::sets_a_key(name) || OTHER_VARIABLES.contains(&name.as_str()) {
             continue;
         }
         match meant(given, &keys) {

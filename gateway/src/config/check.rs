@@ -2,11 +2,11 @@
 
 use gateway_core::channel_pattern::ChannelPattern;
 use gateway_core::channel_rules::{ChannelOptions, RecoveryMode, SubscriptionType};
-use gateway_core::session::Settings;
+use gateway_core::session::SessionSettings;
 use shared::channel::CHANNEL_BYTES_MAX;
 
 use super::{Config, check_channels, check_nats};
-use crate::broker::redis::Mode;
+use crate::broker::redis::RedisMode;
 use crate::feeds;
 use crate::http::raw_paths::Messages;
 use crate::http::{event_stream, graphql, pages};
@@ -140,11 +140,11 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
 }
 
 /// The mode, if it is one in which Redis is several servers.
-fn several(mode: Mode) -> Option<&'static str> {
+fn several(mode: RedisMode) -> Option<&'static str> {
     match mode {
-        Mode::Shards => Some("shards"),
-        Mode::Cluster => Some("cluster"),
-        Mode::Single | Mode::Sentinel => None,
+        RedisMode::Shards => Some("shards"),
+        RedisMode::Cluster => Some("cluster"),
+        RedisMode::Single | RedisMode::Sentinel => None,
     }
 }
 
@@ -157,7 +157,7 @@ fn largest_message(config: &Config, faults: &mut Faults) {
     }
     let subscribes = session.channels_max as usize * SUBSCRIBE_BYTES;
     // Whoever leaves it as it is has clients of fewer channels, and may have small messages.
-    if subscribes > largest && session.channels_max > Settings::default().channels_max {
+    if subscribes > largest && session.channels_max > SessionSettings::default().channels_max {
         let problem = format!(
             "is {}, and a client subscribes to all of them in one message: that needs websocket.message_bytes_max of at \
              least {subscribes}",
@@ -366,7 +366,7 @@ fn mercure(config: &Config, faults: &mut Faults) {
     }
 }
 
-fn drain(drain: &gateway_core::drain::Settings, faults: &mut Faults) {
+fn drain(drain: &gateway_core::drain::DrainSettings, faults: &mut Faults) {
     faults.outside("notice_ms", drain.notice_ms, 0..=300_000);
     faults.outside("grace_ms", drain.grace_ms, 0..=3_600_000);
     faults.outside("linger_ms", drain.linger_ms, 0..=300_000);

@@ -3,7 +3,7 @@
 use gateway_core::channel_names::ChannelNames;
 use gateway_core::channel_rules::{ChannelOptions, RecoveryMode, SubscriptionType};
 use gateway_core::map::{MapMode, MapOptions};
-use gateway_core::newest::{Delivery, NewestOptions};
+use gateway_core::newest::{DeliveryMode, NewestOptions};
 use gateway_core::poll::{PollMode, PollOptions};
 use shared::channel::CHANNEL_BYTES_MAX;
 
@@ -210,7 +210,7 @@ fn newest(options: &ChannelOptions, faults: &mut Faults) {
             faults.add(key(name), format!("must be from 1 to newest.{name}_max, which is {max}"));
         }
     }
-    let is_anyone_sent_latest = newest.delivery == Delivery::Latest || newest.allow_choice;
+    let is_anyone_sent_latest = newest.delivery == DeliveryMode::Latest || newest.allow_choice;
     for (name, set) in [
         ("times_per_s", newest.times_per_s > 0),
         ("bytes_per_s", newest.bytes_per_s > 0),

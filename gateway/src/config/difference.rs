@@ -11,7 +11,7 @@ use crate::secret;
 
 /// One key whose value is another one. A secret is told to have changed and never shown.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-pub struct Change {
+pub struct ConfigChange {
     /// `section.key`.
     pub key: String,
     /// `null` where there was none.
@@ -20,7 +20,7 @@ pub struct Change {
 }
 
 /// Every key that differs. A namespace that comes or goes is one, with those of its options that are not the defaults.
-pub(super) fn changes(old: &Config, new: &Config) -> Vec<Change> {
+pub(super) fn changes(old: &Config, new: &Config) -> Vec<ConfigChange> {
     let is_in_both = |name: &String| old.namespaces.contains_key(name) && new.namespaces.contains_key(name);
     let shown = |config: &Config| {
         let leaves = origins::leaves(config).into_iter();
@@ -34,18 +34,19 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let (before, after) = (compared(old), compared(new));
     let (mut shown_before, mut shown_after) = (shown(old), shown(new));
     let paths: BTreeSet<&Vec<String>> = before.keys().chain(after.keys()).collect();
-    let values = paths.into_iter().filter(|path| before.get(*path) != after.get(*path)).map(|path| Change {
-        key: path.join("."),
-        old: shown_before.remove(path).unwrap_or_default(),
-        new: shown_after.remove(path).unwrap_or_default(),
-    });
+    let values =
+        paths.into_iter().filter(|path| before.get(*path) != after.get(*path)).map(|path| ConfigChange {
+            key: path.join("."),
+            old: shown_before.remove(path).unwrap_or_default(),
+            new: shown_after.remove(path).unwrap_or_default(),
+        });
     let namespaces: BTreeSet<&String> = old.namespaces.keys().chain(new.namespaces.keys()).collect();
-    let come_or_gone = namespaces.into_iter().filter(|name| !is_in_both(name)).map(|name| Change {
+    let come_or_gone = namespaces.into_iter().filter(|name| !is_in_both(name)).map(|name| ConfigChange {
         key: format!("namespaces.{name}"),
         old: old.namespaces.get(name).map(set_options).unwrap_or_default(),
         new: new.namespaces.get(name).map(set_options).unwrap_or_default(),
     });
-    let mut changes: Vec<Change> = values.chain(come_or_gone).collect();
+    let mut changes: Vec<ConfigChange> = values.chain(come_or_gone).collect();
     changes.sort_by(|one, other| one.key.cmp(&other.key));
     changes
 }
@@ -123,7 +124,8 @@ mod tests {
         new.session.queued_commands_max = 4_000;
         new.limits.accepts_per_s = 7;
         let merged = with_live_of(&Config::default(), &new);
-        let keys = |changes: Vec<Change>| changes.into_iter().map(|change| change.key).collect::<Vec<_>>();
+        let keys =
+            |changes: Vec<ConfigChange>| changes.into_iter().map(|change| change.key).collect::<Vec<_>>();
         let taken = keys(changes(&Config::default(), &merged));
         assert_eq!(taken, ["limits.accepts_per_s", "session.channels_max"]);
         let left = keys(changes(&merged, &new));

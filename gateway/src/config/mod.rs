@@ -8,7 +8,7 @@ use std::path::Path;
 
 use gateway_core::channel_names::ChannelNames;
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
-use gateway_core::session::Settings;
+use gateway_core::session::SessionSettings;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -18,23 +18,23 @@ use crate::{
     pusher, socketio, telemetry, worker,
 };
 
-pub use difference::Change;
-pub use gather::{LEVEL_SEPARATOR, VARIABLE_PREFIX};
+pub use collect_values::{LEVEL_SEPARATOR, VARIABLE_PREFIX};
+pub use difference::ConfigChange;
 pub use mistake::{Mistake, Mistakes};
-pub use origins::Set;
+pub use origins::KeyOrigin;
 
 mod advice;
 mod changed;
 mod check;
 mod check_channels;
 mod check_nats;
+mod collect_values;
+mod config_files;
 mod difference;
-mod files;
-mod gather;
 mod lines;
 mod mistake;
 mod origins;
-mod read;
+mod read_value;
 mod tree;
 
 /// Everything that can be set.
@@ -56,7 +56,7 @@ pub struct Config {
     pub mercure: api::update::MercureConfig,
     pub graphql: graphql::GraphqlConfig,
     pub websocket: client::client_config::WebSocketConfig,
-    pub session: Settings,
+    pub session: SessionSettings,
     pub auth: auth::AuthConfig,
     pub api: api::ApiConfig,
     pub workers: worker::worker_config::WorkerConfig,
@@ -78,7 +78,7 @@ pub struct Config {
     /// Records that are published as they come into a source outside.
     pub feeds: BTreeMap<String, feeds::feed_config::FeedConfig>,
     pub demo: demo::demo_config::DemoConfig,
-    pub drain: gateway_core::drain::Settings,
+    pub drain: gateway_core::drain::DrainSettings,
     pub telemetry: telemetry::TelemetryConfig,
 }
 
@@ -98,7 +98,7 @@ pub struct Sources<'a> {
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub config: Config,
-    tree: tree::Node,
+    tree: tree::ConfigNode,
 }
 
 impl Loaded {
@@ -109,7 +109,7 @@ impl Loaded {
     }
 
     /// Every key that has a value, and who said it.
-    pub fn sets(&self) -> Vec<Set> {
+    pub fn sets(&self) -> Vec<KeyOrigin> {
         origins::all(&self.config, &self.tree)
     }
 }
@@ -129,12 +129,12 @@ impl Config {
 
     /// The same for a node that is to run with it: the files that are named must be of use.
     pub fn load_to_serve(sources: &Sources<'_>) -> Result<Self, Mistakes> {
-        Self::load_and(sources, files::faults)
+        Self::load_and(sources, config_files::faults)
     }
 
     /// The same, with who said what.
     pub fn load_with_origins(sources: &Sources<'_>) -> Result<Loaded, Mistakes> {
-        Self::load_all(sources, files::faults)
+        Self::load_all(sources, config_files::faults)
     }
 
     fn load_and(
@@ -149,14 +149,14 @@ impl Config {
         check_more: impl Fn(&Self) -> Vec<(String, String)>,
     ) -> Result<Loaded, Mistakes> {
         let mut mistakes = Vec::new();
-        let tree = gather::gather(sources, &mut mistakes);
-        let config: Self = read::read(tree.clone(), &mut mistakes);
+        let tree = collect_values::gather(sources, &mut mistakes);
+        let config: Self = read_value::read(tree.clone(), &mut mistakes);
 
         let misread: Vec<String> = mistakes.iter().map(|mistake| mistake.path.clone()).collect();
         for (path, problem) in check::faults(&config).into_iter().chain(check_more(&config)) {
             // A key that could not be read has its default here, about which nothing should be said.
             if !misread.contains(&path) {
-                let source = gather::source_of(&tree, &path);
+                let source = collect_values::source_of(&tree, &path);
                 mistakes.push(Mistake { path, problem, source });
             }
         }
@@ -195,7 +195,7 @@ impl Config {
     }
 
     /// Every key that is another one in `new`.
-    pub fn changes(&self, new: &Self) -> Vec<Change> {
+    pub fn changes(&self, new: &Self) -> Vec<ConfigChange> {
         difference::changes(self, new)
     }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Config;
 use super::lines::Lines;
-use super::tree::Node;
+use super::tree::ConfigNode;
 use crate::feeds::feed_config::FeedConfig;
 use crate::graphql::graphql_config::Subscription;
 use crate::http::raw_paths::RawPath;
@@ -17,7 +17,7 @@ use crate::socketio::namespaces::{EventRule, Namespace};
 
 /// One key.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-pub struct Set {
+pub struct KeyOrigin {
     /// `section.key`.
     pub key: String,
     /// Secrets are left out.
@@ -32,7 +32,7 @@ pub struct Set {
 const DEFAULT: &str = "default";
 
 /// Every key that has a value.
-pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
+pub(super) fn all(config: &Config, tree: &ConfigNode) -> Vec<KeyOrigin> {
     let defaults = leaves(&Config::default());
     let defaults: HashMap<&[String], &Value> =
         defaults.iter().map(|(path, value)| (path.as_slice(), value)).collect();
@@ -72,13 +72,13 @@ pub(super) fn all(config: &Config, tree: &Node) -> Vec<Set> {
         let is_default = of_default == Some(&value);
         let node = tree.find(&path);
         let origin = node.map_or_else(|| DEFAULT.to_owned(), |node| node.origin.describe(&path));
-        Set { key: path.join("."), value, origin, is_default }
+        KeyOrigin { key: path.join("."), value, origin, is_default }
     };
     leaves(config).into_iter().filter(|(_, value)| !value.is_null()).map(set).collect()
 }
 
 /// Writes behind each line of a configuration in TOML who said what stands there.
-pub(super) fn annotate(toml: &str, tree: &Node) -> String {
+pub(super) fn annotate(toml: &str, tree: &ConfigNode) -> String {
     let lines = Lines::of(toml, 0).paths();
     let mut shown = String::with_capacity(2 * toml.len());
     for (at, line) in toml.lines().enumerate() {

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 
 /// Who said a value.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Origin {
+pub(super) enum ValueOrigin {
     File(String),
     Environment,
     Flag,
 }
 
-impl Origin {
+impl ValueOrigin {
     /// For the person who must find the value at `path`.
     pub(super) fn describe(&self, path: &[String]) -> String {
         match self {
             Self::File(file) => file.clone(),
-            Self::Environment => super::gather::variable(path),
+            Self::Environment => super::collect_values::variable(path),
             Self::Flag => format!("the flag --{}", flag(path)),
         }
     }
@@ -30,33 +30,33 @@ fn flag(path: &[String]) -> String {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) origin: Origin,
-    pub(super) kind: Kind,
+pub(super) struct ConfigNode {
+    pub(super) origin: ValueOrigin,
+    pub(super) kind: ValueKind,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Kind {
+pub(super) enum ValueKind {
     Nothing,
     Bool(bool),
     Whole(i64),
     Float(f64),
     Text(String),
     /// Each element with its place in the source, which stays when others are pruned.
-    List(Vec<(usize, Node)>),
-    Table(BTreeMap<String, Node>),
+    List(Vec<(usize, ConfigNode)>),
+    Table(BTreeMap<String, ConfigNode>),
 }
 
-impl Node {
+impl ConfigNode {
     pub(super) fn empty() -> Self {
-        Self { origin: Origin::Flag, kind: Kind::Table(BTreeMap::new()) }
+        Self { origin: ValueOrigin::Flag, kind: ValueKind::Table(BTreeMap::new()) }
     }
 
     /// The value at `path`.
     pub(super) fn find(&self, path: &[String]) -> Option<&Self> {
         path.iter().try_fold(self, |node, step| match &node.kind {
-            Kind::Table(entries) => entries.get(step),
-            Kind::List(elements) => {
+            ValueKind::Table(entries) => entries.get(step),
+            ValueKind::List(elements) => {
                 elements.iter().find(|(index, _)| step == &index.to_string()).map(|(_, element)| element)
             }
             _ => None,
@@ -66,7 +66,7 @@ impl Node {
     /// Who said this value, which is the one at `path`. Of a section, who said its first value: sources are merged
     /// value by value, so that a section itself is nobody's. `None` for an empty one.
     pub(super) fn said_by(&self, path: &[String]) -> Option<String> {
-        let Kind::Table(entries) = &self.kind else { return Some(self.origin.describe(path)) };
+        let ValueKind::Table(entries) = &self.kind else { return Some(self.origin.describe(path)) };
         let (key, entry) = entries.first_key_value()?;
         let path: Vec<String> = path.iter().chain([key]).cloned().collect();
         entry.said_by(&path)
@@ -74,7 +74,7 @@ impl Node {
 
     /// The path that is meant by steps with dots between them: names of namespaces may have dots in them.
     pub(super) fn resolve(&self, dotted: &str) -> Option<Vec<String>> {
-        if let Kind::Table(entries) = &self.kind {
+        if let ValueKind::Table(entries) = &self.kind {
             for (step, node) in entries {
                 if step == dotted {
                     return Some(vec![step.clone()]);
@@ -95,9 +95,9 @@ impl Node {
     pub(super) fn prune(&mut self, path: &[String]) -> bool {
         let Some((step, rest)) = path.split_first() else { return false };
         match &mut self.kind {
-            Kind::Table(entries) if rest.is_empty() => entries.remove(step).is_some(),
-            Kind::Table(entries) => entries.get_mut(step).is_some_and(|node| node.prune(rest)),
-            Kind::List(elements) => {
+            ValueKind::Table(entries) if rest.is_empty() => entries.remove(step).is_some(),
+            ValueKind::Table(entries) => entries.get_mut(step).is_some_and(|node| node.prune(rest)),
+            ValueKind::List(elements) => {
                 let Some(place) = elements.iter().position(|(index, _)| step == &index.to_string()) else {
                     return false;
                 };
@@ -113,28 +113,28 @@ impl Node {
     }
 }
 
-impl From<config::Value> for Node {
+impl From<config::Value> for ConfigNode {
     fn from(value: config::Value) -> Self {
         let origin = match value.origin() {
-            Some(super::gather::ENVIRONMENT) => Origin::Environment,
-            Some(file) => Origin::File(file.to_owned()),
-            None => Origin::Flag,
+            Some(super::collect_values::ENVIRONMENT) => ValueOrigin::Environment,
+            Some(file) => ValueOrigin::File(file.to_owned()),
+            None => ValueOrigin::Flag,
         };
         let kind = match value.kind {
-            config::ValueKind::Nil => Kind::Nothing,
-            config::ValueKind::Boolean(value) => Kind::Bool(value),
-            config::ValueKind::I64(value) => Kind::Whole(value),
+            config::ValueKind::Nil => ValueKind::Nothing,
+            config::ValueKind::Boolean(value) => ValueKind::Bool(value),
+            config::ValueKind::I64(value) => ValueKind::Whole(value),
             // No source that is read makes these; as text they are refused with their value.
-            config::ValueKind::I128(value) => Kind::Text(value.to_string()),
-            config::ValueKind::U64(value) => Kind::Text(value.to_string()),
-            config::ValueKind::U128(value) => Kind::Text(value.to_string()),
-            config::ValueKind::Float(value) => Kind::Float(value),
-            config::ValueKind::String(text) => Kind::Text(text),
+            config::ValueKind::I128(value) => ValueKind::Text(value.to_string()),
+            config::ValueKind::U64(value) => ValueKind::Text(value.to_string()),
+            config::ValueKind::U128(value) => ValueKind::Text(value.to_string()),
+            config::ValueKind::Float(value) => ValueKind::Float(value),
+            config::ValueKind::String(text) => ValueKind::Text(text),
             config::ValueKind::Array(values) => {
-                Kind::List(values.into_iter().map(Self::from).enumerate().collect())
+                ValueKind::List(values.into_iter().map(Self::from).enumerate().collect())
             }
             config::ValueKind::Table(entries) => {
-                Kind::Table(entries.into_iter().map(|(key, value)| (key, Self::from(value))).collect())
+                ValueKind::Table(entries.into_iter().map(|(key, value)| (key, Self::from(value))).collect())
             }
         };
         Self { origin, kind }

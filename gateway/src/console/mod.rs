@@ -1,12 +1,12 @@
 //! The console: a page for operators, carried inside the program, and what it asks of this node.
 //!
-//! It asks what the server API answers too, and no more than it needs. Whoever may use it is decided by [`admit`], and no page of
+//! It asks what the server API answers too, and no more than it needs. Whoever may use it is decided by [`admit_operator`], and no page of
 //! another origin can use what a browser remembers: each question carries a header that only this page's script can send.
 
 pub mod console_config;
 
-mod admit;
-mod files;
+mod admit_operator;
+mod console_files;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::secret::SecretFileError;
 use crate::telemetry::{Metrics, Readiness, answer};
 
-use admit::{Gate, Refusal};
+use admit_operator::{ConsoleRefusal, Gate};
 use console_config::ConsoleConfig;
 
 /// Where it is.
@@ -72,13 +72,13 @@ impl Console {
         }
         match self.gate.admit(request.headers(), peer).await {
             Ok(()) => {}
-            Err(Refusal::Unauthorized) => {
+            Err(ConsoleRefusal::Unauthorized) => {
                 let mut response = plain(StatusCode::UNAUTHORIZED, "a password is needed\n");
                 let ask = HeaderValue::from_static("Basic realm=\"Tidegate\", charset=\"UTF-8\"");
                 response.headers_mut().insert(WWW_AUTHENTICATE, ask);
                 return response;
             }
-            Err(Refusal::TooMany) => {
+            Err(ConsoleRefusal::TooMany) => {
                 let mut response =
                     plain(StatusCode::TOO_MANY_REQUESTS, "too many wrong passwords are tried\n");
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
@@ -97,10 +97,10 @@ impl Console {
             "/metrics" | "/readyz" => {
                 answer(&Method::GET, &path, self.clock.now(), &self.readiness, &self.metrics)
             }
-            "/settings" => {
-                files::json(&serde_json::json!({ "read_only": self.read_only, "version": crate::VERSION }))
-            }
-            _ => files::find(&path).unwrap_or_else(|| plain(StatusCode::NOT_FOUND, "not found\n")),
+            "/settings" => console_files::json(
+                &serde_json::json!({ "read_only": self.read_only, "version": crate::VERSION }),
+            ),
+            _ => console_files::find(&path).unwrap_or_else(|| plain(StatusCode::NOT_FOUND, "not found\n")),
         }
     }
 

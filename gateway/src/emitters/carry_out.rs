@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use gateway_core::heard::{Place, Waiting};
+use gateway_core::heard::{MessagePlace, WaitingMessage};
 use shared::disconnect::Disconnect;
 use shared::protocol::socketio::Namespace;
 
-use super::said::{Kind, Of, Said, What};
-use super::{Listening, Message};
+use super::emitter_message::{EmitterCommand, EmitterMessage, EmitterMessageKind, EmitterTarget};
+use super::{EmitterContext, UnreadMessage};
 use crate::broker::{BrokerError, Idempotency, PublishRequest};
-use crate::node::control::{Among, Target};
-use crate::node::question::{Act, Answer, Question, Subscribing};
-use crate::socketio::addressed::{Addressed, Fault, all, rooms, selection};
-use crate::telemetry::labels::Source;
+use crate::node::control::{Among, ControlTarget};
+use crate::node::node_message::{ClientCommand, NodeRequest, NodeResponse, Subscribing};
+use crate::socketio::addressed::{AddressError, AddressedEvent, all, rooms, selection};
+use crate::telemetry::labels::PublicationSource;
 
 /// How long it is known that something was published: longer than another node may take until it comes to the same message.
 const KNOWN: Duration = Duration::from_secs(60);
@@ -21,24 +21,24 @@ const KNOWN: Duration = Duration::from_secs(60);
 const COMMAND_MAX: Duration = Duration::from_secs(1);
 
 /// What came of a message.
-struct Outcome(Kind, &'static str);
+struct EmitOutcome(EmitterMessageKind, &'static str);
 
 /// Something that is to be done.
-enum Step {
+enum EmitStep {
     Publish(Box<PublishRequest>),
     /// What is to be done to whom, one after the other.
-    Acts(Kind, Target, Vec<Act>),
-    Nothing(Outcome),
+    Acts(EmitterMessageKind, ControlTarget, Vec<ClientCommand>),
+    Nothing(EmitOutcome),
 }
 
-impl Listening {
+impl EmitterContext {
     /// Answers how many of these are done, or will never be: those before the first that could not be done now.
-    pub(super) async fn carry_out(&self, batch: &[Waiting<Message>]) -> usize {
+    pub(super) async fn carry_out(&self, batch: &[WaitingMessage<UnreadMessage>]) -> usize {
         let mut done = 0;
         let mut row: Vec<PublishRequest> = Vec::new();
         for waiting in batch {
             match self.step(waiting) {
-                Step::Publish(request) => row.push(*request),
+                EmitStep::Publish(request) => row.push(*request),
                 other => {
                     // In their order with what is published.
                     let published = self.publish(std::mem::take(&mut row)).await;
@@ -47,11 +47,11 @@ impl Listening {
                         return done;
                     }
                     match other {
-                        Step::Acts(kind, target, acts) => self.act(kind, target, acts).await,
-                        Step::Nothing(Outcome(kind, result)) => {
+                        EmitStep::Acts(kind, target, acts) => self.act(kind, target, acts).await,
+                        EmitStep::Nothing(EmitOutcome(kind, result)) => {
                             self.metrics.message(kind.label(), result, 1);
                         }
-                        Step::Publish(_) => {}
+                        EmitStep::Publish(_) => {}
                     }
                     done += 1;
                 }
@@ -61,14 +61,14 @@ impl Listening {
     }
 
     /// What is to be done about a message. What cannot be done is told.
-    fn step(&self, waiting: &Waiting<Message>) -> Step {
-        let Said { namespace, what } = match waiting.message.read() {
+    fn step(&self, waiting: &WaitingMessage<UnreadMessage>) -> EmitStep {
+        let EmitterMessage { namespace, what } = match waiting.message.read() {
             Ok(said) => said,
             Err(unread) => {
                 if let Some(untold) = self.told.unread.now() {
                     tracing::warn!(reason = %unread, untold, "a message of an emitter is not carried out");
                 }
-                return Step::Nothing(Outcome(waiting.message.kind(), unread.label()));
+                return EmitStep::Nothing(EmitOutcome(waiting.message.kind(), unread.label()));
             }
         };
         let kind = what.kind();
@@ -76,53 +76,59 @@ impl Listening {
             if let Some(untold) = self.told.unread.now() {
                 tracing::warn!(untold, "a message of an emitter is for a namespace that is not served");
             }
-            return Step::Nothing(Outcome(kind, "unknown_namespace"));
+            return EmitStep::Nothing(EmitOutcome(kind, "unknown_namespace"));
         };
         self.meant(namespace, what, waiting.place).unwrap_or_else(|fault| {
             if let Some(untold) = self.told.unread.now() {
                 let (namespace, kind) = (namespace.name(), kind.label());
                 tracing::warn!(%fault, namespace, kind, untold, "what an emitter says cannot be done");
             }
-            Step::Nothing(Outcome(kind, "refused"))
+            EmitStep::Nothing(EmitOutcome(kind, "refused"))
         })
     }
 
-    fn meant(&self, namespace: &Namespace, what: What, place: Place) -> Result<Step, Fault> {
+    fn meant(
+        &self,
+        namespace: &Namespace,
+        what: EmitterCommand,
+        place: MessagePlace,
+    ) -> Result<EmitStep, AddressError> {
         let kind = what.kind();
         Ok(match what {
-            What::Emit { event, said, of: Of { rooms, except }, volatile } => {
-                let addressed = Addressed { event: &event, said, rooms: &rooms, except: &except, volatile };
+            EmitterCommand::Emit { event, said, of: EmitterTarget { rooms, except }, volatile } => {
+                let addressed =
+                    AddressedEvent { event: &event, said, rooms: &rooms, except: &except, volatile };
                 let (channel, publication) = addressed.publication(namespace)?;
                 let once = Idempotency { key: place.to_string().into(), ttl: KNOWN };
                 let request = self.node.event_request(channel, publication, Some(once));
-                Step::Publish(Box::new(request.map_err(|code| code.message().to_owned())?))
+                EmitStep::Publish(Box::new(request.map_err(|code| code.message().to_owned())?))
             }
-            What::Join { of, rooms: names } => {
-                let join = |channel| Act::Subscribe(Box::new(Subscribing::to(channel)));
+            EmitterCommand::Join { of, rooms: names } => {
+                let join = |channel| ClientCommand::Subscribe(Box::new(Subscribing::to(channel)));
                 let acts = rooms(namespace, &names)?.into_iter().map(join).collect();
-                Step::Acts(kind, among(namespace, &of)?, acts)
+                EmitStep::Acts(kind, among(namespace, &of)?, acts)
             }
-            What::Leave { of, rooms: names } => {
+            EmitterCommand::Leave { of, rooms: names } => {
                 let target = among(namespace, &of)?;
                 // Whoever is meant by a room is meant until it has left all that it is to leave: that room last.
                 let named =
                     target.among.as_ref().map(|among| among.only.channels.clone()).unwrap_or_default();
                 let mut channels = rooms(namespace, &names)?;
                 channels.sort_by_key(|channel| named.contains(channel));
-                Step::Acts(kind, target, channels.into_iter().map(Act::Unsubscribe).collect())
+                EmitStep::Acts(kind, target, channels.into_iter().map(ClientCommand::Unsubscribe).collect())
             }
-            What::Disconnect { of, close } => {
+            EmitterCommand::Disconnect { of, close } => {
                 let act = match close {
-                    true => Act::Disconnect(Disconnect::FORCE_DISCONNECT),
-                    false => Act::Unsubscribe(all(namespace)?),
+                    true => ClientCommand::Disconnect(Disconnect::FORCE_DISCONNECT),
+                    false => ClientCommand::Unsubscribe(all(namespace)?),
                 };
-                Step::Acts(kind, among(namespace, &of)?, vec![act])
+                EmitStep::Acts(kind, among(namespace, &of)?, vec![act])
             }
         })
     }
 
-    async fn publish(&self, row: Vec<PublishRequest>) -> Published {
-        let mut published = Published { count: 0, is_stuck: false };
+    async fn publish(&self, row: Vec<PublishRequest>) -> PublishProgress {
+        let mut published = PublishProgress { count: 0, is_stuck: false };
         if row.is_empty() {
             return published;
         }
@@ -130,7 +136,7 @@ impl Listening {
             let result = match result {
                 Ok(made) if made.duplicate => "repeated",
                 Ok(_) => {
-                    self.node.metrics.publication_in(Source::Api);
+                    self.node.metrics.publication_in(PublicationSource::Api);
                     "done"
                 }
                 Err(error) if is_for_good(&error) => {
@@ -145,7 +151,7 @@ impl Listening {
                 }
             };
             published.count += 1;
-            self.metrics.message(Kind::Emit.label(), result, 1);
+            self.metrics.message(EmitterMessageKind::Emit.label(), result, 1);
         }
         published
     }
@@ -156,14 +162,14 @@ impl Listening {
         }
     }
 
-    async fn act(&self, kind: Kind, target: Target, acts: Vec<Act>) {
+    async fn act(&self, kind: EmitterMessageKind, target: ControlTarget, acts: Vec<ClientCommand>) {
         let mut result = "done";
         for act in acts {
-            let asked = self.node.ask_all(Question::Act(target.clone(), act));
+            let asked = self.node.ask_all(NodeRequest::Act(target.clone(), act));
             let is_done = match tokio::time::timeout(COMMAND_MAX, asked).await {
-                Ok(Ok(answers)) => {
-                    answers.iter().all(|(_, answer)| matches!(answer, Ok(Answer::Done { failed: 0, .. })))
-                }
+                Ok(Ok(answers)) => answers
+                    .iter()
+                    .all(|(_, answer)| matches!(answer, Ok(NodeResponse::Done { failed: 0, .. }))),
                 Ok(Err(_)) | Err(_) => false,
             };
             if !is_done {
@@ -178,7 +184,7 @@ impl Listening {
     }
 }
 
-struct Published {
+struct PublishProgress {
     count: usize,
     /// The next of them can not be published now.
     is_stuck: bool,
@@ -189,7 +195,10 @@ fn is_for_good(error: &BrokerError) -> bool {
     matches!(error, BrokerError::NotAvailable | BrokerError::Full | BrokerError::Abandoned)
 }
 
-fn among(namespace: &Namespace, of: &Of) -> Result<Target, Fault> {
+fn among(namespace: &Namespace, of: &EmitterTarget) -> Result<ControlTarget, AddressError> {
     let only = selection(namespace, &of.rooms, &of.except)?;
-    Ok(Target { among: Some(Box::new(Among { channel: all(namespace)?, only })), ..Target::default() })
+    Ok(ControlTarget {
+        among: Some(Box::new(Among { channel: all(namespace)?, only })),
+        ..ControlTarget::default()
+    })
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gateway_core::heard::{Place, Waiting};
+use gateway_core::heard::{MessagePlace, WaitingMessage};
 use tokio_util::sync::CancellationToken;
 
-use super::{Listening, Message};
+use super::{EmitterContext, UnreadMessage};
 
 /// What all nodes call the turn by.
 const WHAT: &str = "socketio-emitters";
@@ -28,15 +28,15 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// What this node knows of the turn.
 #[derive(Debug, Default)]
-struct Turn {
+struct Leadership {
     /// Until when it is this node's.
     until: Option<Instant>,
     asked: Option<Instant>,
     /// How far another node has got, once that was asked.
-    seen: Option<Option<Place>>,
+    seen: Option<Option<MessagePlace>>,
 }
 
-impl Turn {
+impl Leadership {
     fn is_held(&self) -> bool {
         self.until.is_some_and(|until| Instant::now() < until)
     }
@@ -46,10 +46,10 @@ impl Turn {
     }
 }
 
-impl Listening {
+impl EmitterContext {
     /// Until it is to stop, and then until what was heard is done.
     pub(super) async fn lead(self: Arc<Self>, stop: CancellationToken) {
-        let mut turn = Turn::default();
+        let mut turn = Leadership::default();
         loop {
             let is_stopping = stop.is_cancelled();
             if turn.is_due() {
@@ -58,9 +58,9 @@ impl Listening {
             let mut pause = INTERVAL;
             if turn.is_held() {
                 match self.carry_on().await {
-                    Progress::All => {}
-                    Progress::Some => continue,
-                    Progress::Stuck => pause = RETRY,
+                    TakeOverProgress::All => {}
+                    TakeOverProgress::Some => continue,
+                    TakeOverProgress::Stuck => pause = RETRY,
                 }
             }
             let is_done = !turn.is_held() || self.heard.lock().is_empty();
@@ -76,7 +76,7 @@ impl Listening {
     }
 
     /// Takes the turn if nobody else has it, or looks how far whoever has it has got.
-    async fn take(&self, turn: &mut Turn) {
+    async fn take(&self, turn: &mut Leadership) {
         turn.asked = Some(Instant::now());
         let was_held = turn.is_held();
         let (is_placed, is_empty, covers, done) = {
@@ -105,7 +105,7 @@ impl Listening {
         let begun = Instant::now();
         match self.node.take_cluster_turn(WHAT, lease, patience, &done).await {
             Ok(taken) => {
-                let place = Place::parse(&taken.done);
+                let place = MessagePlace::parse(&taken.done);
                 let is_held = taken.held && !lease.is_zero();
                 if !was_held {
                     turn.seen = Some(place);
@@ -134,7 +134,7 @@ impl Listening {
     }
 
     /// Others need not wait until the turn is over.
-    async fn give_back(&self, turn: &Turn) {
+    async fn give_back(&self, turn: &Leadership) {
         self.metrics.leads.set(0);
         if !turn.is_held() {
             return;
@@ -146,7 +146,7 @@ impl Listening {
     }
 
     /// What nobody has carried out for too long is let go of.
-    fn forget(&self, heard: &mut gateway_core::heard::Heard<Message>) {
+    fn forget(&self, heard: &mut gateway_core::heard::HeardMessages<UnreadMessage>) {
         let forgotten = heard.forget(self.node.clock.now(), WAITS_MAX);
         if forgotten > 0 {
             self.metrics.message("other", "late", forgotten as u64);
@@ -157,11 +157,11 @@ impl Listening {
     }
 
     /// Carries out the first of those that wait.
-    async fn carry_on(&self) -> Progress {
-        let batch: Vec<Waiting<Message>> = {
+    async fn carry_on(&self) -> TakeOverProgress {
+        let batch: Vec<WaitingMessage<UnreadMessage>> = {
             let heard = self.heard.lock();
             let mut bytes = 0;
-            let within = |one: &&Waiting<Message>| {
+            let within = |one: &&WaitingMessage<UnreadMessage>| {
                 let is_first = bytes == 0;
                 bytes += one.message.bytes() + 1;
                 is_first || bytes <= BATCH_BYTES
@@ -169,7 +169,7 @@ impl Listening {
             heard.first().take(BATCH).take_while(within).cloned().collect()
         };
         if batch.is_empty() {
-            return Progress::All;
+            return TakeOverProgress::All;
         }
         let done = self.carry_out(&batch).await;
         let mut heard = self.heard.lock();
@@ -178,11 +178,11 @@ impl Listening {
             heard.done_until(last.place);
         }
         self.metrics.waiting_bytes.set(i64::try_from(heard.bytes()).unwrap_or(i64::MAX));
-        if done < batch.len() { Progress::Stuck } else { Progress::Some }
+        if done < batch.len() { TakeOverProgress::Stuck } else { TakeOverProgress::Some }
     }
 }
 
-enum Progress {
+enum TakeOverProgress {
     /// Nothing waits.
     All,
     /// A part of it is done.

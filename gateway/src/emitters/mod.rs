@@ -5,14 +5,14 @@
 //! that reach all nodes, and writes down how far it is. If it dies, one of the others goes on from there. What is done
 //! twice in between is told apart by the place that all nodes call a message by ([`gateway_core::heard`]).
 
-mod arguments;
 mod carry_out;
+mod emitter_channels;
+mod emitter_message;
+mod event_arguments;
 mod lead;
-mod names;
 mod read_packet;
 mod read_python;
 mod read_request;
-mod said;
 #[cfg(test)]
 mod tests;
 
@@ -20,22 +20,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway_core::heard::{Heard, Kept};
+use gateway_core::heard::{HeardMessages, HeardOutcome};
 use parking_lot::Mutex;
-use shared::protocol::socketio::Common;
+use shared::protocol::socketio::SocketIoShared;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::names::{Names, Source};
-use self::said::{Kind, Said, Unread, What};
-use crate::broker::redis::follow::{Follow, Follower, Following};
+use self::emitter_channels::{EmitterChannels, EmitterSource};
+use self::emitter_message::{EmitterCommand, EmitterMessage, EmitterMessageError, EmitterMessageKind};
+use crate::broker::redis::follow_patterns::{Follow, Follower, Following};
 use crate::broker::redis::{DialError, RedisConfig};
 use crate::node::Node;
-use crate::socketio::Emitters as Settings;
+use crate::socketio::EmittersConfig;
 use crate::telemetry::Sparingly;
-use crate::telemetry::emitters::EmittersMetrics;
+use crate::telemetry::emitters_metrics::EmittersMetrics;
 
 /// What it is in logs.
 const WHAT: &str = "emitters";
@@ -48,7 +48,7 @@ const OVERHEAD_BYTES: usize = 128;
 
 /// A message that nobody has read yet.
 #[derive(Clone, Debug)]
-enum Message {
+enum UnreadMessage {
     Packet(Arc<str>, Bytes),
     Request(Arc<str>, Bytes),
     Python(Bytes),
@@ -56,22 +56,22 @@ enum Message {
 }
 
 #[derive(Debug)]
-struct Listening {
+struct EmitterContext {
     node: Arc<Node>,
-    common: Arc<Common>,
-    names: Names,
+    common: Arc<SocketIoShared>,
+    names: EmitterChannels,
     /// What the marks of nodes begin with that listen to the same.
     digest: u64,
     message_bytes_max: usize,
-    heard: Mutex<Heard<Message>>,
+    heard: Mutex<HeardMessages<UnreadMessage>>,
     news: Notify,
     metrics: EmittersMetrics,
-    told: Told,
+    told: EmitterLogs,
 }
 
 /// What is written sparingly.
 #[derive(Debug, Default)]
-struct Told {
+struct EmitterLogs {
     unread: Sparingly,
     undone: Sparingly,
     dropped: Sparingly,
@@ -79,7 +79,7 @@ struct Told {
 }
 
 #[derive(Debug)]
-pub(crate) struct Emitters {
+pub(crate) struct EmitterListener {
     stop: CancellationToken,
     leading: tokio::task::JoinHandle<()>,
     _following: AbortOnDropHandle<()>,
@@ -87,20 +87,20 @@ pub(crate) struct Emitters {
 
 /// What it is made of.
 #[derive(Debug)]
-pub(crate) struct Parts<'a> {
-    pub(crate) settings: &'a Settings,
+pub(crate) struct EmitterParts<'a> {
+    pub(crate) settings: &'a EmittersConfig,
     /// The section `redis`.
     pub(crate) redis: &'a RedisConfig,
-    pub(crate) common: Arc<Common>,
+    pub(crate) common: Arc<SocketIoShared>,
     pub(crate) node: Arc<Node>,
     pub(crate) runtime: &'a Handle,
 }
 
-impl Emitters {
+impl EmitterListener {
     /// Begins to connect and returns at once.
-    pub(crate) fn start(parts: Parts<'_>) -> Result<Self, DialError> {
-        let Parts { settings, redis, common, node, runtime } = parts;
-        let names = Names::new(settings, &common.namespaces);
+    pub(crate) fn start(parts: EmitterParts<'_>) -> Result<Self, DialError> {
+        let EmitterParts { settings, redis, common, node, runtime } = parts;
+        let names = EmitterChannels::new(settings, &common.namespaces);
         // Nodes that listen to other channels number messages in another way.
         let digest = u64::from(names.digest()) << 32;
         let mark = move || format!("{:016x}", digest | u64::from(rand::random::<u32>()));
@@ -108,11 +108,11 @@ impl Emitters {
             Following { patterns: names.patterns(), hello: (names.marks().to_owned(), Box::new(mark)) };
         let name = format!("{}:{}:{WHAT}", redis.prefix, node.id.0);
         let metrics = node.metrics.emitters().clone();
-        let listening = Arc::new(Listening {
+        let listening = Arc::new(EmitterContext {
             message_bytes_max: settings.message_bytes_max,
-            heard: Mutex::new(Heard::new(settings.waiting_bytes_max)),
+            heard: Mutex::new(HeardMessages::new(settings.waiting_bytes_max)),
             news: Notify::new(),
-            told: Told::default(),
+            told: EmitterLogs::default(),
             metrics,
             digest: digest >> 32,
             names,
@@ -137,7 +137,7 @@ impl Emitters {
     }
 }
 
-impl Follow for Listening {
+impl Follow for EmitterContext {
     fn opened(&self, again: bool) {
         self.metrics.link_up.set(1);
         if again {
@@ -156,7 +156,7 @@ impl Follow for Listening {
         let bytes = |data: &[u8]| Bytes::copy_from_slice(data);
         let message = match self.names.source(name) {
             None => return,
-            Some(Source::Mark) => {
+            Some(EmitterSource::Mark) => {
                 let mark = std::str::from_utf8(data).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
                 if let Some(mark) = mark.filter(|mark| mark >> 32 == self.digest) {
                     self.heard.lock().mark(mark);
@@ -164,10 +164,10 @@ impl Follow for Listening {
                 }
                 return;
             }
-            Some(_) if data.len() > self.message_bytes_max => Message::TooLong,
-            Some(Source::Packet(namespace)) => Message::Packet(namespace.into(), bytes(data)),
-            Some(Source::Request(namespace)) => Message::Request(namespace.into(), bytes(data)),
-            Some(Source::Python) => Message::Python(bytes(data)),
+            Some(_) if data.len() > self.message_bytes_max => UnreadMessage::TooLong,
+            Some(EmitterSource::Packet(namespace)) => UnreadMessage::Packet(namespace.into(), bytes(data)),
+            Some(EmitterSource::Request(namespace)) => UnreadMessage::Request(namespace.into(), bytes(data)),
+            Some(EmitterSource::Python) => UnreadMessage::Python(bytes(data)),
         };
         let size = message.bytes() + OVERHEAD_BYTES;
         let kept = {
@@ -177,9 +177,9 @@ impl Follow for Listening {
             kept
         };
         match kept {
-            Kept::Waits => {}
-            Kept::InPlaceOf(dropped) => {
-                self.metrics.message(Kind::Other.label(), "dropped", dropped as u64);
+            HeardOutcome::Waits => {}
+            HeardOutcome::InPlaceOf(dropped) => {
+                self.metrics.message(EmitterMessageKind::Other.label(), "dropped", dropped as u64);
                 if let Some(untold) = self.told.dropped.now() {
                     tracing::warn!(
                         dropped,
@@ -188,8 +188,8 @@ impl Follow for Listening {
                     );
                 }
             }
-            Kept::Unplaced => {
-                self.metrics.message(Kind::Other.label(), "unplaced", 1);
+            HeardOutcome::Unplaced => {
+                self.metrics.message(EmitterMessageKind::Other.label(), "unplaced", 1);
                 if let Some(untold) = self.told.unplaced.now() {
                     tracing::warn!(untold, "a message of an emitter came before this node was ready for any");
                 }
@@ -199,7 +199,7 @@ impl Follow for Listening {
     }
 }
 
-impl Message {
+impl UnreadMessage {
     fn bytes(&self) -> usize {
         match self {
             Self::Packet(_, data) | Self::Request(_, data) | Self::Python(data) => data.len(),
@@ -208,22 +208,23 @@ impl Message {
     }
 
     /// Of what kind it is if it cannot be read.
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> EmitterMessageKind {
         match self {
-            Self::Packet(..) => Kind::Emit,
-            _ => Kind::Other,
+            Self::Packet(..) => EmitterMessageKind::Emit,
+            _ => EmitterMessageKind::Other,
         }
     }
 
-    fn read(&self) -> Result<Said, Unread> {
-        let said = |namespace: &str, what: What| Said { namespace: namespace.to_owned(), what };
+    fn read(&self) -> Result<EmitterMessage, EmitterMessageError> {
+        let said =
+            |namespace: &str, what: EmitterCommand| EmitterMessage { namespace: namespace.to_owned(), what };
         match self {
             Self::Packet(namespace, data) => {
                 read_packet::read(data, namespace).map(|what| said(namespace, what))
             }
             Self::Request(namespace, data) => read_request::read(data).map(|what| said(namespace, what)),
             Self::Python(data) => read_python::read(data),
-            Self::TooLong => Err(Unread::TooLong),
+            Self::TooLong => Err(EmitterMessageError::TooLong),
         }
     }
 }
@@ -232,9 +233,9 @@ impl Message {
 pub(crate) fn in_words(message: &[u8]) -> [Result<String, String>; 3] {
     let data = Bytes::copy_from_slice(message);
     [
-        Message::Packet("/".into(), data.clone()),
-        Message::Request("/".into(), data.clone()),
-        Message::Python(data),
+        UnreadMessage::Packet("/".into(), data.clone()),
+        UnreadMessage::Request("/".into(), data.clone()),
+        UnreadMessage::Python(data),
     ]
     .map(|message| message.read().map(|said| format!("{said:?}")).map_err(|unread| unread.to_string()))
 }

@@ -8,16 +8,16 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use shared::publication::JSON_DEPTH_MAX;
 
-use super::arguments::{Arguments, Key, ListOfArguments};
-use super::said::{Of, Unread, What};
+use super::emitter_message::{EmitterCommand, EmitterMessageError, EmitterTarget};
+use super::event_arguments::{EventArguments, ListOfArguments, ObjectKey};
 use crate::socketio::addressed::PARTS_MAX;
 
 /// An event, and one that libraries before the protocol's version 5 say has bytes in it.
 const EVENTS: [u64; 2] = [2, 5];
 
 /// Reads a message that was published for this namespace.
-pub(super) fn read(message: &[u8], namespace: &str) -> Result<What, Unread> {
-    let malformed = |error: String| Unread::Malformed(error);
+pub(super) fn read(message: &[u8], namespace: &str) -> Result<EmitterCommand, EmitterMessageError> {
+    let malformed = |error: String| EmitterMessageError::Malformed(error);
     let packet = match message.first() {
         Some(b'[') => {
             let mut json = serde_json::Deserializer::from_slice(message);
@@ -34,27 +34,27 @@ pub(super) fn read(message: &[u8], namespace: &str) -> Result<What, Unread> {
     };
     let Packet { kind, namespace: own, data, options } = packet;
     if kind.is_none_or(|kind| !EVENTS.contains(&kind)) {
-        return Err(Unread::Unsupported("a packet that is no event"));
+        return Err(EmitterMessageError::Unsupported("a packet that is no event"));
     }
     if own.as_deref().unwrap_or("/") != namespace {
         return Err(malformed("it is for another namespace than its channel".to_owned()));
     }
     let arguments = data.ok_or_else(|| malformed("there is no event in it".to_owned()))?;
     let (event, said) = arguments.into_said().map_err(malformed)?;
-    let Options { rooms, except, volatile } = options;
-    Ok(What::Emit { event, said, of: Of { rooms, except }, volatile })
+    let BroadcastOptions { rooms, except, volatile } = options;
+    Ok(EmitterCommand::Emit { event, said, of: EmitterTarget { rooms, except }, volatile })
 }
 
 #[derive(Debug, Default)]
 struct Packet {
     kind: Option<u64>,
     namespace: Option<String>,
-    data: Option<Arguments>,
-    options: Options,
+    data: Option<EventArguments>,
+    options: BroadcastOptions,
 }
 
 #[derive(Debug, Default)]
-struct Options {
+struct BroadcastOptions {
     rooms: Vec<String>,
     except: Vec<String>,
     volatile: bool,
@@ -73,8 +73,8 @@ impl<'de> Visitor<'de> for Triple {
     fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Packet, A::Error> {
         let broken = || A::Error::custom("a part is missing");
         parts.next_element::<IgnoredAny>()?.ok_or_else(broken)?;
-        let mut packet = parts.next_element_seed(Fields(PhantomData::<Packet>))?.ok_or_else(broken)?;
-        if let Some(options) = parts.next_element_seed(Fields(PhantomData::<Options>))? {
+        let mut packet = parts.next_element_seed(ByNameSeed(PhantomData::<Packet>))?.ok_or_else(broken)?;
+        if let Some(options) = parts.next_element_seed(ByNameSeed(PhantomData::<BroadcastOptions>))? {
             packet.options = options;
         }
         while parts.next_element::<IgnoredAny>()?.is_some() {}
@@ -87,9 +87,9 @@ trait ByName: Default {
     fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error>;
 }
 
-struct Fields<T>(PhantomData<T>);
+struct ByNameSeed<T>(PhantomData<T>);
 
-impl<'de, T: ByName> DeserializeSeed<'de> for Fields<T> {
+impl<'de, T: ByName> DeserializeSeed<'de> for ByNameSeed<T> {
     type Value = T;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
@@ -97,7 +97,7 @@ impl<'de, T: ByName> DeserializeSeed<'de> for Fields<T> {
     }
 }
 
-impl<'de, T: ByName> Visitor<'de> for Fields<T> {
+impl<'de, T: ByName> Visitor<'de> for ByNameSeed<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -106,7 +106,7 @@ impl<'de, T: ByName> Visitor<'de> for Fields<T> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
         let mut read = T::default();
-        while let Some(name) = map.next_key_seed(Key)? {
+        while let Some(name) = map.next_key_seed(ObjectKey)? {
             read.take(&name, &mut map)?;
         }
         Ok(read)
@@ -134,12 +134,12 @@ impl ByName for Packet {
     }
 }
 
-impl ByName for Options {
+impl ByName for BroadcastOptions {
     fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
-            "rooms" => self.rooms = map.next_value::<Names>()?.or_none(),
-            "except" => self.except = map.next_value::<Names>()?.or_none(),
-            "flags" => self.volatile = map.next_value_seed(Fields(PhantomData::<Flags>))?.0,
+            "rooms" => self.rooms = map.next_value::<RoomNames>()?.or_none(),
+            "except" => self.except = map.next_value::<RoomNames>()?.or_none(),
+            "flags" => self.volatile = map.next_value_seed(ByNameSeed(PhantomData::<PacketFlags>))?.0,
             _ => drop(map.next_value::<IgnoredAny>()?),
         }
         Ok(())
@@ -147,9 +147,9 @@ impl ByName for Options {
 }
 
 #[derive(Default)]
-struct Flags(bool);
+struct PacketFlags(bool);
 
-impl ByName for Flags {
+impl ByName for PacketFlags {
     fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
         match name {
             "volatile" => self.0 = map.next_value::<Option<bool>>()?.unwrap_or_default(),
@@ -161,16 +161,16 @@ impl ByName for Flags {
 
 /// Names of rooms: a list, one alone, or none. Numbers are names, too.
 #[derive(Debug, Default)]
-pub(super) struct Names(pub(super) Vec<String>);
+pub(super) struct RoomNames(pub(super) Vec<String>);
 
-impl Names {
+impl RoomNames {
     /// Where an empty text alone stands for none.
     fn or_none(self) -> Vec<String> {
         if self.0 == [""] { Vec::new() } else { self.0 }
     }
 }
 
-impl<'de> Deserialize<'de> for Names {
+impl<'de> Deserialize<'de> for RoomNames {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(NamesVisitor)
     }
@@ -179,36 +179,36 @@ impl<'de> Deserialize<'de> for Names {
 struct NamesVisitor;
 
 impl<'de> Visitor<'de> for NamesVisitor {
-    type Value = Names;
+    type Value = RoomNames;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("names of rooms")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Names, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<RoomNames, A::Error> {
         let mut names = Vec::new();
-        while let Some(name) = list.next_element_seed(Key)? {
+        while let Some(name) = list.next_element_seed(ObjectKey)? {
             names.push(name);
             if names.len() > PARTS_MAX {
                 return Err(A::Error::custom(format!("more than {PARTS_MAX} rooms")));
             }
         }
-        Ok(Names(names))
+        Ok(RoomNames(names))
     }
 
-    fn visit_unit<E>(self) -> Result<Names, E> {
-        Ok(Names::default())
+    fn visit_unit<E>(self) -> Result<RoomNames, E> {
+        Ok(RoomNames::default())
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Names, E> {
-        Key.visit_str(text).map(|name| Names(vec![name]))
+    fn visit_str<E: Error>(self, text: &str) -> Result<RoomNames, E> {
+        ObjectKey.visit_str(text).map(|name| RoomNames(vec![name]))
     }
 
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Names, E> {
-        Key.visit_u64(value).map(|name| Names(vec![name]))
+    fn visit_u64<E: Error>(self, value: u64) -> Result<RoomNames, E> {
+        ObjectKey.visit_u64(value).map(|name| RoomNames(vec![name]))
     }
 
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Names, E> {
-        Key.visit_i64(value).map(|name| Names(vec![name]))
+    fn visit_i64<E: Error>(self, value: i64) -> Result<RoomNames, E> {
+        ObjectKey.visit_i64(value).map(|name| RoomNames(vec![name]))
     }
 }

@@ -8,14 +8,14 @@ use serde_json::value::RawValue;
 use shared::protocol::socketio::{ARGUMENTS_MAX, said_by_server, said_with_attachments};
 use shared::publication::{Tagged, is_too_deep};
 
-use super::read_packet::Names;
-use super::said::{Of, Said, Unread, What};
+use super::emitter_message::{EmitterCommand, EmitterMessage, EmitterMessageError, EmitterTarget};
+use super::read_packet::RoomNames;
 
 /// What every pickle begins with since Python 2.3.
 const PICKLE: u8 = 0x80;
 
 #[derive(Debug, Deserialize)]
-struct Message<'a> {
+struct PythonMessage<'a> {
     method: String,
     #[serde(default)]
     namespace: Option<String>,
@@ -27,25 +27,25 @@ struct Message<'a> {
     #[serde(default)]
     binary: Option<bool>,
     #[serde(default)]
-    room: Option<Names>,
+    room: Option<RoomNames>,
     #[serde(default)]
-    skip_sid: Option<Names>,
+    skip_sid: Option<RoomNames>,
     #[serde(default)]
     sid: Option<String>,
 }
 
-pub(super) fn read(message: &[u8]) -> Result<Said, Unread> {
+pub(super) fn read(message: &[u8]) -> Result<EmitterMessage, EmitterMessageError> {
     if message.first() == Some(&PICKLE) {
-        return Err(Unread::Pickle);
+        return Err(EmitterMessageError::Pickle);
     }
-    let malformed = |what: &str| Unread::Malformed(what.to_owned());
-    let unreadable = |error: serde_json::Error| Unread::Malformed(error.to_string());
-    let message: Message<'_> = serde_json::from_slice(message).map_err(unreadable)?;
-    let Message { method, namespace, event, data, binary, room, skip_sid, sid } = message;
+    let malformed = |what: &str| EmitterMessageError::Malformed(what.to_owned());
+    let unreadable = |error: serde_json::Error| EmitterMessageError::Malformed(error.to_string());
+    let message: PythonMessage<'_> = serde_json::from_slice(message).map_err(unreadable)?;
+    let PythonMessage { method, namespace, event, data, binary, room, skip_sid, sid } = message;
     let rooms = room.unwrap_or_default().0;
-    let one = || -> Result<Of, Unread> {
+    let one = || -> Result<EmitterTarget, EmitterMessageError> {
         let sid = sid.clone().ok_or_else(|| malformed("there is no sid"))?;
-        Ok(Of { rooms: vec![sid], except: Vec::new() })
+        Ok(EmitterTarget { rooms: vec![sid], except: Vec::new() })
     };
     let what = match &*method {
         "emit" => {
@@ -55,22 +55,24 @@ pub(super) fn read(message: &[u8]) -> Result<Said, Unread> {
             }
             let event = event.ok_or_else(|| malformed("there is no event"))?;
             let except = skip_sid.unwrap_or_default().0;
-            What::Emit { event, said, of: Of { rooms, except }, volatile: false }
+            EmitterCommand::Emit { event, said, of: EmitterTarget { rooms, except }, volatile: false }
         }
-        "enter_room" => What::Join { of: one()?, rooms },
-        "leave_room" => What::Leave { of: one()?, rooms },
+        "enter_room" => EmitterCommand::Join { of: one()?, rooms },
+        "leave_room" => EmitterCommand::Leave { of: one()?, rooms },
         "close_room" if rooms.is_empty() => return Err(malformed("there is no room")),
-        "close_room" => What::Leave { of: Of { rooms: rooms.clone(), except: Vec::new() }, rooms },
-        "disconnect" => What::Disconnect { of: one()?, close: false },
-        "callback" => return Err(Unread::Unsupported("an answer to another server")),
-        _ => return Err(Unread::Unsupported("a method of a later release")),
+        "close_room" => {
+            EmitterCommand::Leave { of: EmitterTarget { rooms: rooms.clone(), except: Vec::new() }, rooms }
+        }
+        "disconnect" => EmitterCommand::Disconnect { of: one()?, close: false },
+        "callback" => return Err(EmitterMessageError::Unsupported("an answer to another server")),
+        _ => return Err(EmitterMessageError::Unsupported("a method of a later release")),
     };
-    Ok(Said { namespace: namespace.unwrap_or_else(|| "/".to_owned()), what })
+    Ok(EmitterMessage { namespace: namespace.unwrap_or_else(|| "/".to_owned()), what })
 }
 
 /// The arguments of an event. None alone, which stands for nothing, is none.
-fn said(data: Option<&RawValue>, binary: Option<bool>) -> Result<Tagged, Unread> {
-    let unreadable = |error: serde_json::Error| Unread::Malformed(error.to_string());
+fn said(data: Option<&RawValue>, binary: Option<bool>) -> Result<Tagged, EmitterMessageError> {
+    let unreadable = |error: serde_json::Error| EmitterMessageError::Malformed(error.to_string());
     let data = data.map_or("null", RawValue::get);
     let list = |json| serde_json::from_str::<Vec<&RawValue>>(json).map_err(unreadable);
     let is_null = |value: &&RawValue| value.get() == "null";
@@ -88,26 +90,31 @@ fn said(data: Option<&RawValue>, binary: Option<bool>) -> Result<Tagged, Unread>
         }
         Some(true) => {
             let parts = list(data)?;
-            let (values, attachments) =
-                parts.split_first().ok_or_else(|| Unread::Malformed("its data is empty".to_owned()))?;
+            let (values, attachments) = parts
+                .split_first()
+                .ok_or_else(|| EmitterMessageError::Malformed("its data is empty".to_owned()))?;
             let values = list(values.get())?;
             check(&values)?;
             check(attachments)?;
             let decoded = attachments.iter().map(|part| {
                 let text: String = serde_json::from_str(part.get()).map_err(unreadable)?;
-                let bytes = STANDARD.decode(text).map_err(|error| Unread::Malformed(error.to_string()))?;
+                let bytes = STANDARD
+                    .decode(text)
+                    .map_err(|error| EmitterMessageError::Malformed(error.to_string()))?;
                 Ok(Bytes::from(bytes))
             });
-            let attachments = decoded.collect::<Result<Vec<Bytes>, Unread>>()?;
+            let attachments = decoded.collect::<Result<Vec<Bytes>, EmitterMessageError>>()?;
             let said = said_with_attachments(&values, &attachments);
-            said.ok_or_else(|| Unread::Malformed("its arguments name attachments that it has not".to_owned()))
+            said.ok_or_else(|| {
+                EmitterMessageError::Malformed("its arguments name attachments that it has not".to_owned())
+            })
         }
     }
 }
 
-fn check(values: &[&RawValue]) -> Result<(), Unread> {
+fn check(values: &[&RawValue]) -> Result<(), EmitterMessageError> {
     match values.len() > ARGUMENTS_MAX {
-        true => Err(Unread::Malformed(format!("more than {ARGUMENTS_MAX} arguments"))),
+        true => Err(EmitterMessageError::Malformed(format!("more than {ARGUMENTS_MAX} arguments"))),
         false => Ok(()),
     }
 }

@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::read_packet::Names;
-use super::said::{Of, Unread, What};
+use super::emitter_message::{EmitterCommand, EmitterMessageError, EmitterTarget};
+use super::read_packet::RoomNames;
 
 /// The kinds of commands that servers and emitters have.
 mod kind {
@@ -16,52 +16,54 @@ mod kind {
 }
 
 #[derive(Debug, Deserialize)]
-struct Request {
+struct EmitterRequest {
     r#type: u8,
     #[serde(default)]
-    opts: Option<Options>,
+    opts: Option<RequestOptions>,
     #[serde(default)]
-    rooms: Names,
+    rooms: RoomNames,
     #[serde(default)]
     close: bool,
     /// Of one client, in place of options: as servers ask each other.
     #[serde(default)]
     sid: Option<String>,
     #[serde(default)]
-    room: Option<Names>,
+    room: Option<RoomNames>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Options {
+struct RequestOptions {
     #[serde(default)]
-    rooms: Names,
+    rooms: RoomNames,
     #[serde(default)]
-    except: Names,
+    except: RoomNames,
 }
 
-pub(super) fn read(message: &[u8]) -> Result<What, Unread> {
+pub(super) fn read(message: &[u8]) -> Result<EmitterCommand, EmitterMessageError> {
     if message.first() != Some(&b'{') {
-        return Err(Unread::Unsupported("a question of servers to each other"));
+        return Err(EmitterMessageError::Unsupported("a question of servers to each other"));
     }
-    let request: Request =
-        serde_json::from_slice(message).map_err(|error| Unread::Malformed(error.to_string()))?;
-    let Request { r#type, opts, rooms, close, sid, room } = request;
+    let request: EmitterRequest =
+        serde_json::from_slice(message).map_err(|error| EmitterMessageError::Malformed(error.to_string()))?;
+    let EmitterRequest { r#type, opts, rooms, close, sid, room } = request;
     let kind = r#type.checked_sub(kind::DIGIT_0).unwrap_or(r#type);
     if kind == kind::SERVER_SIDE_EMIT {
-        return Err(Unread::Unsupported("serverSideEmit"));
+        return Err(EmitterMessageError::Unsupported("serverSideEmit"));
     }
     if !(kind::JOIN..=kind::DISCONNECT).contains(&kind) {
-        return Err(Unread::Unsupported("a question of servers to each other"));
+        return Err(EmitterMessageError::Unsupported("a question of servers to each other"));
     }
     let of = match (opts, sid) {
-        (Some(Options { rooms, except }), _) => Of { rooms: rooms.0, except: except.0 },
-        (None, Some(sid)) => Of { rooms: vec![sid], except: Vec::new() },
-        (None, None) => return Err(Unread::Malformed("it says of nobody whom it is about".to_owned())),
+        (Some(RequestOptions { rooms, except }), _) => EmitterTarget { rooms: rooms.0, except: except.0 },
+        (None, Some(sid)) => EmitterTarget { rooms: vec![sid], except: Vec::new() },
+        (None, None) => {
+            return Err(EmitterMessageError::Malformed("it says of nobody whom it is about".to_owned()));
+        }
     };
     let rooms = room.unwrap_or(rooms).0;
     Ok(match kind {
-        kind::JOIN => What::Join { of, rooms },
-        kind::LEAVE => What::Leave { of, rooms },
-        _ => What::Disconnect { of, close },
+        kind::JOIN => EmitterCommand::Join { of, rooms },
+        kind::LEAVE => EmitterCommand::Leave { of, rooms },
+        _ => EmitterCommand::Disconnect { of, close },
     })
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use shared::publication::{Payload, PayloadKind, Tagged};
 
-use super::said::{Of, Unread, What};
+use super::emitter_message::{EmitterCommand, EmitterMessageError, EmitterTarget};
 use super::{read_packet, read_python, read_request};
 
 fn hex(text: &str) -> Vec<u8> {
@@ -12,14 +12,14 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 /// An event's name, its payload as it is shown, its tags, and whom it is for.
-fn emitted(what: What) -> (String, Tagged, Of, bool) {
+fn emitted(what: EmitterCommand) -> (String, Tagged, EmitterTarget, bool) {
     match what {
-        What::Emit { event, said, of, volatile } => (event, said, of, volatile),
+        EmitterCommand::Emit { event, said, of, volatile } => (event, said, of, volatile),
         other => panic!("no event: {other:?}"),
     }
 }
 
-fn packet(text: &str) -> (String, Tagged, Of, bool) {
+fn packet(text: &str) -> (String, Tagged, EmitterTarget, bool) {
     emitted(read_packet::read(&hex(text), "/").unwrap())
 }
 
@@ -27,9 +27,9 @@ fn json_of(said: &Tagged) -> serde_json::Value {
     serde_json::from_slice(&said.data.bytes).unwrap()
 }
 
-fn of(rooms: &[&str], except: &[&str]) -> Of {
+fn of(rooms: &[&str], except: &[&str]) -> EmitterTarget {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    Of { rooms: names(rooms), except: names(except) }
+    EmitterTarget { rooms: names(rooms), except: names(except) }
 }
 
 /// As `@socket.io/redis-emitter` 5.1.0 sends them.
@@ -41,7 +41,7 @@ fn events_of_the_emitter_for_node_are_read() {
          83a5726f6f6d7390a5666c61677380a665786365707490",
     );
     assert_eq!((&*event, json_of(&said)), ("hello", json!(["world", 1, 2.5, null, null, true])));
-    assert_eq!((&*said.tags["args"], whom, volatile), ("6", Of::default(), false));
+    assert_eq!((&*said.tags["args"], whom, volatile), ("6", EmitterTarget::default(), false));
 
     // io.to('room 1').emit('one', { a: [1, { b: 'é' }], u: undefined })
     let (event, said, whom, _) = packet(
@@ -81,7 +81,7 @@ fn dates_and_numbers_are_what_javascript_makes_of_them_in_json() {
          6d7390a5666c61677381a8636f6d7072657373c2a665786365707490",
     );
     assert!(
-        matches!(read_packet::read(&bytes, "/"), Err(Unread::Malformed(_))),
+        matches!(read_packet::read(&bytes, "/"), Err(EmitterMessageError::Malformed(_))),
         "it is for another namespace"
     );
     let (_, said, ..) = emitted(read_packet::read(&bytes, "/admin").unwrap());
@@ -118,7 +118,7 @@ fn what_emitters_of_other_kinds_send_is_read_too() {
     let (_, said, whom, _) = packet(
         "93a7656d697474657283a46461746192a165c40101a47479706505a36e7370a12f82a5666c616773a0a5726f6f6d73a0",
     );
-    assert_eq!((said.data.kind, whom), (PayloadKind::Binary, Of::default()));
+    assert_eq!((said.data.kind, whom), (PayloadKind::Binary, EmitterTarget::default()));
     // A parser of JSON.
     let message =
         br#"["emitter",{"type":2,"data":["e",{"a":1}],"nsp":"/"},{"rooms":["r"],"flags":{},"except":[]}]"#;
@@ -130,7 +130,7 @@ fn what_emitters_of_other_kinds_send_is_read_too() {
             .replace(' ', "")
             .as_str(),
     );
-    assert_eq!((whom, volatile), (Of::default(), true));
+    assert_eq!((whom, volatile), (EmitterTarget::default(), true));
 }
 
 #[test]
@@ -142,13 +142,16 @@ fn beside_bytes_nothing_may_look_like_the_place_of_other_bytes() {
     let (_, said, ..) = emitted(with("81a16ec3").unwrap());
     assert_eq!(json_of(&said), json!(["CQ==", { "n": true }]));
     let refused = with("81ac5f706c616365686f6c646572c3");
-    assert!(matches!(&refused, Err(Unread::Malformed(why)) if why.contains("_placeholder")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(EmitterMessageError::Malformed(why)) if why.contains("_placeholder")),
+        "{refused:?}"
+    );
 }
 
 #[test]
 fn packets_that_are_no_events_of_this_namespace_are_told_apart() {
     let read = |json: &str| read_packet::read(json.as_bytes(), "/");
-    assert!(matches!(read(r#"["e",{"type":3,"data":["e"]},{}]"#), Err(Unread::Unsupported(_))));
+    assert!(matches!(read(r#"["e",{"type":3,"data":["e"]},{}]"#), Err(EmitterMessageError::Unsupported(_))));
     for malformed in [
         r#"["e",{"type":2},{}]"#,
         r#"["e",{"type":2,"data":[]},{}]"#,
@@ -161,7 +164,7 @@ fn packets_that_are_no_events_of_this_namespace_are_told_apart() {
         "",
         "\u{93}",
     ] {
-        assert!(matches!(read(malformed), Err(Unread::Malformed(_))), "{malformed}");
+        assert!(matches!(read(malformed), Err(EmitterMessageError::Malformed(_))), "{malformed}");
     }
 }
 
@@ -202,21 +205,21 @@ fn commands_are_read() {
     let read = |json: &str| read_request::read(json.as_bytes());
     let join = read(r#"{"type":2,"opts":{"rooms":["r1"],"except":["r2"]},"rooms":["a","b"]}"#).unwrap();
     assert!(
-        matches!(&join, What::Join { of: whom, rooms } if *whom == of(&["r1"], &["r2"]) && *rooms == ["a", "b"]),
+        matches!(&join, EmitterCommand::Join { of: whom, rooms } if *whom == of(&["r1"], &["r2"]) && *rooms == ["a", "b"]),
         "{join:?}"
     );
     let leave = read(r#"{"type":3,"opts":{"rooms":["r1"],"except":[]},"rooms":["a"]}"#).unwrap();
-    assert!(matches!(&leave, What::Leave { rooms, .. } if *rooms == ["a"]), "{leave:?}");
+    assert!(matches!(&leave, EmitterCommand::Leave { rooms, .. } if *rooms == ["a"]), "{leave:?}");
     let disconnect = read(r#"{"type":4,"opts":{"rooms":[],"except":[]},"close":true}"#).unwrap();
     assert!(
-        matches!(&disconnect, What::Disconnect { of: whom, close: true } if *whom == Of::default()),
+        matches!(&disconnect, EmitterCommand::Disconnect { of: whom, close: true } if *whom == EmitterTarget::default()),
         "{disconnect:?}"
     );
     // As emitters in Go number it, and as servers ask about one client.
-    assert!(matches!(read(r#"{"type":50,"opts":{},"rooms":["a"]}"#), Ok(What::Join { .. })));
+    assert!(matches!(read(r#"{"type":50,"opts":{},"rooms":["a"]}"#), Ok(EmitterCommand::Join { .. })));
     let one = read(r#"{"requestId":"x","type":3,"sid":"s","room":"a"}"#).unwrap();
     assert!(
-        matches!(&one, What::Leave { of: whom, rooms } if *whom == of(&["s"], &[]) && *rooms == ["a"]),
+        matches!(&one, EmitterCommand::Leave { of: whom, rooms } if *whom == of(&["s"], &[]) && *rooms == ["a"]),
         "{one:?}"
     );
     for unsupported in [
@@ -225,12 +228,12 @@ fn commands_are_read() {
         r#"{"type":9}"#,
         "\u{84}",
     ] {
-        assert!(matches!(read(unsupported), Err(Unread::Unsupported(_))), "{unsupported}");
+        assert!(matches!(read(unsupported), Err(EmitterMessageError::Unsupported(_))), "{unsupported}");
     }
     for malformed in
         [r#"{"type":2,"rooms":["a"]}"#, r#"{"rooms":[]}"#, "{", r#"{"type":4,"opts":{"rooms":{}}}"#]
     {
-        assert!(matches!(read(malformed), Err(Unread::Malformed(_))), "{malformed}");
+        assert!(matches!(read(malformed), Err(EmitterMessageError::Malformed(_))), "{malformed}");
     }
 }
 
@@ -260,7 +263,7 @@ fn what_managers_of_python_send_is_read() {
     let said = read(r#"{"method":"close_room","room":"r","namespace":"/admin","host_id":"x"}"#).unwrap();
     assert_eq!(said.namespace, "/admin");
     assert!(
-        matches!(&said.what, What::Leave { of: whom, rooms } if *whom == of(&["r"], &[]) && *rooms == ["r"])
+        matches!(&said.what, EmitterCommand::Leave { of: whom, rooms } if *whom == of(&["r"], &[]) && *rooms == ["r"])
     );
     for (method, expected) in [("enter_room", "Join"), ("leave_room", "Leave"), ("disconnect", "Disconnect")]
     {
@@ -274,7 +277,7 @@ fn what_managers_of_python_send_is_read() {
 fn a_pickle_is_never_read() {
     // As python-socketio 5.13.0 sends them.
     let pickle = b"\x80\x04\x95\x92\x00\x00\x00\x00\x00\x00\x00}\x94(\x8c\x06method\x94\x8c\x04emit\x94\x8c\x05event\x94u.";
-    assert!(matches!(read_python::read(pickle), Err(Unread::Pickle)));
+    assert!(matches!(read_python::read(pickle), Err(EmitterMessageError::Pickle)));
     let read = |json: &str| read_python::read(json.as_bytes());
     for malformed in [
         "{}",
@@ -286,9 +289,12 @@ fn a_pickle_is_never_read() {
         r#"{"method":"disconnect"}"#,
         r#"{"method":"close_room"}"#,
     ] {
-        assert!(matches!(read(malformed), Err(Unread::Malformed(_))), "{malformed}");
+        assert!(matches!(read(malformed), Err(EmitterMessageError::Malformed(_))), "{malformed}");
     }
-    assert!(matches!(read(r#"{"method":"callback","host_id":"x"}"#), Err(Unread::Unsupported(_))));
+    assert!(matches!(
+        read(r#"{"method":"callback","host_id":"x"}"#),
+        Err(EmitterMessageError::Unsupported(_))
+    ));
 }
 
 proptest! {
@@ -309,7 +315,7 @@ proptest! {
             message[at] = byte;
         }
         message.truncate(cut % (message.len() + 1));
-        if let Ok(What::Emit { said, .. }) = read_packet::read(&message, "/")
+        if let Ok(EmitterCommand::Emit { said, .. }) = read_packet::read(&message, "/")
             && said.data.kind == PayloadKind::Json
         {
             prop_assert!(serde_json::from_slice::<serde_json::Value>(&said.data.bytes).is_ok());

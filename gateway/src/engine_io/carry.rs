@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::opening::{Opening, Purpose};
+use super::node_opening::{NodeOpening, OpeningPurpose};
 use super::{Elsewhere, EngineIo};
 
 /// The longest that a connection to another node may take to stand.
@@ -70,8 +70,8 @@ impl Elsewhere {
         let connecting = async {
             let mut stream = TcpStream::connect(&*address).await?;
             stream.set_nodelay(true)?;
-            let purpose = Purpose::WebSocket { deflate: deflate.copied() };
-            let opening = Opening { session: self.session.clone(), purpose };
+            let purpose = OpeningPurpose::WebSocket { deflate: deflate.copied() };
+            let opening = NodeOpening { session: self.session.clone(), purpose };
             opening.write(&mut stream).await?;
             Ok(stream)
         };
@@ -109,7 +109,7 @@ struct Carrying<C, N> {
     outward: OneWay,
 }
 
-enum Step {
+enum CarryStep {
     /// The client has said all, and the node knows.
     InwardOver,
     /// The client knows all that the node will ever say.
@@ -134,8 +134,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin, N: AsyncRead + AsyncWrite + Unpin> Carry
         loop {
             tokio::select! {
                 step = std::future::poll_fn(|context| self.poll_step(context)) => match step? {
-                    Step::OutwardOver => return Ok(()),
-                    Step::InwardOver => {
+                    CarryStep::OutwardOver => return Ok(()),
+                    CarryStep::InwardOver => {
                         patience = LAST_WORDS_TIMEOUT;
                         silent.as_mut().reset((self.moved() + patience).into());
                     }
@@ -156,15 +156,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin, N: AsyncRead + AsyncWrite + Unpin> Carry
         self.inward.moved.max(self.outward.moved)
     }
 
-    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Step>> {
+    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<io::Result<CarryStep>> {
         let Self { client, node, inward, outward } = self;
         let (mut client, mut node) = (Pin::new(client), Pin::new(node));
         if outward.poll(context, node.as_mut(), client.as_mut())?.is_ready() {
-            return Poll::Ready(Ok(Step::OutwardOver));
+            return Poll::Ready(Ok(CarryStep::OutwardOver));
         }
         if !inward.is_over && inward.poll(context, client, node)?.is_ready() {
             inward.is_over = true;
-            return Poll::Ready(Ok(Step::InwardOver));
+            return Poll::Ready(Ok(CarryStep::InwardOver));
         }
         Poll::Pending
     }

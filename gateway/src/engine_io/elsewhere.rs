@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use shared::framing::engine_io::Payload;
+use shared::framing::engine_io::PollingPayload;
 
-use super::session::{Fault, NOOP, Session};
+use super::polling_session::{NOOP, PollingError, PollingSession};
 use super::{EngineIo, Sid};
 
 /// How long one question waits for packets.
@@ -26,7 +26,7 @@ const WHOLE_BYTES_MAX: usize = 256 << 20;
 
 /// What a request asks of a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Polled {
+pub enum RemotePollRequest {
     /// The packets that wait, or come in that time.
     Fetch { wait_ms: u32 },
     /// What did not go into the answer before.
@@ -41,7 +41,7 @@ pub enum Polled {
 
 /// What comes of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Answered {
+pub(crate) enum RemotePollReply {
     /// Empty: none have come.
     Packets(Bytes),
     /// A part of them, of which there is more.
@@ -59,7 +59,12 @@ pub(crate) trait Nodes: Send + Sync + fmt::Debug {
     fn address(&self, node: &str) -> BoxFuture<'static, Option<Box<str>>>;
 
     /// Asks a node something of a session, by the secret of its name.
-    fn ask(&self, node: &str, session: Box<str>, polled: Polled) -> BoxFuture<'static, Answered>;
+    fn ask(
+        &self,
+        node: &str,
+        session: Box<str>,
+        polled: RemotePollRequest,
+    ) -> BoxFuture<'static, RemotePollReply>;
 }
 
 /// A session on another node.
@@ -73,8 +78,8 @@ pub(crate) struct Elsewhere {
 }
 
 impl Elsewhere {
-    /// As [`super::Session::fetch`].
-    pub(crate) async fn fetch(&self, patience: Duration) -> Result<Bytes, Fault> {
+    /// As [`super::PollingSession::fetch`].
+    pub(crate) async fn fetch(&self, patience: Duration) -> Result<Bytes, PollingError> {
         let unanswered = self.unanswered();
         let begun = Instant::now();
         while let Some(left) = patience.checked_sub(begun.elapsed()) {
@@ -82,22 +87,22 @@ impl Elsewhere {
                 break;
             }
             let wait_ms = u32::try_from(left.min(TURN).as_millis()).unwrap_or(u32::MAX);
-            match self.ask(Polled::Fetch { wait_ms }).await {
-                Answered::Packets(packets) if packets.is_empty() => {}
-                Answered::Packets(packets) => {
+            match self.ask(RemotePollRequest::Fetch { wait_ms }).await {
+                RemotePollReply::Packets(packets) if packets.is_empty() => {}
+                RemotePollReply::Packets(packets) => {
                     unanswered.done();
                     return Ok(packets);
                 }
-                Answered::Part(first) => {
+                RemotePollReply::Part(first) => {
                     let packets = self.fetch_rest(first).await?;
                     unanswered.done();
                     return Ok(packets);
                 }
-                Answered::Over => {
+                RemotePollReply::Over => {
                     unanswered.done();
-                    return Err(Fault::Over);
+                    return Err(PollingError::Over);
                 }
-                Answered::Done | Answered::Unknown => return Err(Fault::Unreachable),
+                RemotePollReply::Done | RemotePollReply::Unknown => return Err(PollingError::Unreachable),
             }
         }
         unanswered.done();
@@ -105,19 +110,19 @@ impl Elsewhere {
     }
 
     /// Packets of which no answer holds all.
-    async fn fetch_rest(&self, first: Bytes) -> Result<Bytes, Fault> {
+    async fn fetch_rest(&self, first: Bytes) -> Result<Bytes, PollingError> {
         let mut packets = BytesMut::from(first);
         while packets.len() <= WHOLE_BYTES_MAX {
-            match self.ask(Polled::FetchRest).await {
-                Answered::Part(part) => packets.put(part),
-                Answered::Packets(last) => {
+            match self.ask(RemotePollRequest::FetchRest).await {
+                RemotePollReply::Part(part) => packets.put(part),
+                RemotePollReply::Packets(last) => {
                     packets.put(last);
                     return Ok(packets.freeze());
                 }
-                Answered::Over | Answered::Done | Answered::Unknown => break,
+                RemotePollReply::Over | RemotePollReply::Done | RemotePollReply::Unknown => break,
             }
         }
-        Err(Fault::Unreachable)
+        Err(PollingError::Unreachable)
     }
 
     /// A request brings packets: it ends the session unless it is carried out.
@@ -125,97 +130,99 @@ impl Elsewhere {
         BringingElsewhere(self.unanswered())
     }
 
-    async fn ask(&self, polled: Polled) -> Answered {
+    async fn ask(&self, polled: RemotePollRequest) -> RemotePollReply {
         self.nodes.ask(&self.node, self.session.clone(), polled).await
     }
 
-    fn unanswered(&self) -> Unanswered<'_> {
-        Unanswered { elsewhere: self, is_done: false }
+    fn unanswered(&self) -> RemoteRequestGuard<'_> {
+        RemoteRequestGuard { elsewhere: self, is_done: false }
     }
 }
 
-pub(crate) struct BringingElsewhere<'e>(Unanswered<'e>);
+pub(crate) struct BringingElsewhere<'e>(RemoteRequestGuard<'e>);
 
 impl BringingElsewhere<'_> {
-    /// As [`super::session::Bringing::bring`].
-    pub(crate) async fn bring(self, body: Bytes) -> Result<(), Fault> {
-        if Payload::check(&body).is_err() {
-            return Err(Fault::Malformed);
+    /// As [`super::polling_session::PacketUpload::bring`].
+    pub(crate) async fn bring(self, body: Bytes) -> Result<(), PollingError> {
+        if PollingPayload::check(&body).is_err() {
+            return Err(PollingError::Malformed);
         }
         let mut rest = body;
         while rest.len() > PART_BYTES_MAX {
             let part = rest.split_to(PART_BYTES_MAX);
-            match self.0.elsewhere.ask(Polled::BringPart(part)).await {
-                Answered::Done => {}
-                Answered::Over => {
+            match self.0.elsewhere.ask(RemotePollRequest::BringPart(part)).await {
+                RemotePollReply::Done => {}
+                RemotePollReply::Over => {
                     self.0.done();
-                    return Err(Fault::Over);
+                    return Err(PollingError::Over);
                 }
-                Answered::Packets(_) | Answered::Part(_) | Answered::Unknown => {
-                    return Err(Fault::Unreachable);
+                RemotePollReply::Packets(_) | RemotePollReply::Part(_) | RemotePollReply::Unknown => {
+                    return Err(PollingError::Unreachable);
                 }
             }
         }
-        let answered = self.0.elsewhere.ask(Polled::Bring(rest)).await;
+        let answered = self.0.elsewhere.ask(RemotePollRequest::Bring(rest)).await;
         match answered {
-            Answered::Done => {
+            RemotePollReply::Done => {
                 self.0.done();
                 Ok(())
             }
-            Answered::Over => {
+            RemotePollReply::Over => {
                 self.0.done();
-                Err(Fault::Over)
+                Err(PollingError::Over)
             }
-            Answered::Packets(_) | Answered::Part(_) | Answered::Unknown => Err(Fault::Unreachable),
+            RemotePollReply::Packets(_) | RemotePollReply::Part(_) | RemotePollReply::Unknown => {
+                Err(PollingError::Unreachable)
+            }
         }
     }
 }
 
 /// A request of another node's session. If it is dropped before it is done, the session is to end.
-struct Unanswered<'e> {
+struct RemoteRequestGuard<'e> {
     elsewhere: &'e Elsewhere,
     is_done: bool,
 }
 
-impl Unanswered<'_> {
+impl RemoteRequestGuard<'_> {
     fn done(mut self) {
         self.is_done = true;
     }
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for RemoteRequestGuard<'_> {
     fn drop(&mut self) {
         if !self.is_done {
             let Elsewhere { nodes, node, session, .. } = self.elsewhere;
             // Bounded by the time that a question may take. If it fails too, the missing pong ends the session.
-            tokio::spawn(nodes.ask(node, session.clone(), Polled::End));
+            tokio::spawn(nodes.ask(node, session.clone(), RemotePollRequest::End));
         }
     }
 }
 
-impl Session {
+impl PollingSession {
     /// As much of these packets as one answer has room for. The rest is kept for the next.
-    fn begin_parts(&self, mut packets: Bytes) -> Answered {
+    fn begin_parts(&self, mut packets: Bytes) -> RemotePollReply {
         if packets.len() <= PART_BYTES_MAX {
-            return Answered::Packets(packets);
+            return RemotePollReply::Packets(packets);
         }
         let first = packets.split_to(PART_BYTES_MAX);
         *self.unfetched.lock() = packets;
-        Answered::Part(first)
+        RemotePollReply::Part(first)
     }
 
-    fn next_part(&self) -> Answered {
+    fn next_part(&self) -> RemotePollReply {
         let rest = std::mem::take(&mut *self.unfetched.lock());
-        if rest.is_empty() { Answered::Over } else { self.begin_parts(rest) }
+        if rest.is_empty() { RemotePollReply::Over } else { self.begin_parts(rest) }
     }
 
     /// A part of what a request brings, of which the rest follows.
-    fn hold_part(&self, part: &[u8], bytes_max: usize) -> Result<(), Fault> {
+    fn hold_part(&self, part: &[u8], bytes_max: usize) -> Result<(), PollingError> {
         let mut brought = self.brought.lock();
         if brought.len() + part.len() > bytes_max {
             drop(brought);
             self.end();
-            return Err(Fault::Malformed);
+            return Err(PollingError::Malformed);
         }
         brought.put_slice(part);
         Ok(())
@@ -233,29 +240,29 @@ impl Session {
 
 impl EngineIo {
     /// What another node's request asks of a session that is here.
-    pub(crate) async fn answer(&self, session: &str, polled: Polled) -> Answered {
+    pub(crate) async fn answer(&self, session: &str, polled: RemotePollRequest) -> RemotePollReply {
         let found = Sid::parse_secret(session).and_then(|secret| self.find_here(secret));
-        let Some(session) = found else { return Answered::Over };
+        let Some(session) = found else { return RemotePollReply::Over };
         let done = match polled {
-            Polled::Fetch { wait_ms } => {
+            RemotePollRequest::Fetch { wait_ms } => {
                 let waited = session.fetch_in_turn(Duration::from_millis(wait_ms.into())).await;
                 match waited {
                     Ok(packets) => return session.begin_parts(packets),
                     Err(fault) => Err(fault),
                 }
             }
-            Polled::FetchRest => return session.next_part(),
-            Polled::BringPart(part) => session.hold_part(&part, self.settings.payload_bytes_max),
-            Polled::Bring(packets) => match session.begin_bringing() {
+            RemotePollRequest::FetchRest => return session.next_part(),
+            RemotePollRequest::BringPart(part) => session.hold_part(&part, self.settings.payload_bytes_max),
+            RemotePollRequest::Bring(packets) => match session.begin_bringing() {
                 Ok(bringing) => bringing.bring(session.behind_parts(packets)).await,
                 Err(fault) => Err(fault),
             },
-            Polled::End => {
+            RemotePollRequest::End => {
                 session.end();
                 Ok(())
             }
         };
-        if done.is_ok() { Answered::Done } else { Answered::Over }
+        if done.is_ok() { RemotePollReply::Done } else { RemotePollReply::Over }
     }
 }
 
@@ -265,9 +272,9 @@ mod tests {
     use shared::framing::engine_io::SEPARATOR;
 
     use super::*;
-    use crate::engine_io::{Found, Polling};
+    use crate::engine_io::{FoundSession, PollingClient};
     use crate::socketio::SocketioConfig;
-    use crate::transport::Stream;
+    use crate::transport::ClientStream;
 
     /// Another node, that is asked without a network.
     #[derive(Debug)]
@@ -282,19 +289,25 @@ mod tests {
             Box::pin(async { None })
         }
 
-        fn ask(&self, _node: &str, session: Box<str>, polled: Polled) -> BoxFuture<'static, Answered> {
-            let (node, is_lost) = (self.node.clone(), *self.is_lost.lock() && polled != Polled::End);
+        fn ask(
+            &self,
+            _node: &str,
+            session: Box<str>,
+            polled: RemotePollRequest,
+        ) -> BoxFuture<'static, RemotePollReply> {
+            let (node, is_lost) =
+                (self.node.clone(), *self.is_lost.lock() && polled != RemotePollRequest::End);
             Box::pin(async move {
                 let answered = node.answer(&session, polled).await;
-                if is_lost { Answered::Unknown } else { answered }
+                if is_lost { RemotePollReply::Unknown } else { answered }
             })
         }
     }
 
     struct Pair {
         other: Arc<Other>,
-        worker: Stream,
-        found: Found,
+        worker: ClientStream,
+        found: FoundSession,
     }
 
     fn pair() -> Pair {
@@ -303,21 +316,21 @@ mod tests {
 
     fn pair_of(config: &SocketioConfig) -> Pair {
         let node = Arc::new(EngineIo::new(config, "node-2"));
-        let Polling { pipe, session, greeting } = node.begin_polling();
+        let PollingClient { pipe, session, greeting } = node.begin_polling();
         drop(session);
         let other = Arc::new(Other { node, is_lost: Mutex::new(false) });
         let here = EngineIo::new(&SocketioConfig::default(), "node-1");
         here.connect(other.clone());
         let sid = std::str::from_utf8(&greeting).unwrap().split('"').nth(3).unwrap().to_owned();
         let found = here.find(Sid::parse(&sid).unwrap()).unwrap();
-        Pair { other, worker: Stream::Handed(pipe), found }
+        Pair { other, worker: ClientStream::Handed(pipe), found }
     }
 
-    fn write(worker: &mut Stream, packets: &[u8]) {
+    fn write(worker: &mut ClientStream, packets: &[u8]) {
         worker.write_vectored(&[std::io::IoSlice::new(packets)]).unwrap();
     }
 
-    async fn is_told_of_its_end(worker: &mut Stream) -> bool {
+    async fn is_told_of_its_end(worker: &mut ClientStream) -> bool {
         for _ in 0..1_000 {
             if matches!(worker.read(&mut [0; 8]), Ok(0)) {
                 return true;
@@ -340,7 +353,7 @@ mod tests {
         assert_eq!(found.fetch(Duration::from_millis(1)).await.unwrap(), "6", "nothing comes");
         worker.shut_down_writing();
         drop(worker);
-        assert_eq!(found.fetch(PATIENCE).await, Err(Fault::Over));
+        assert_eq!(found.fetch(PATIENCE).await, Err(PollingError::Over));
     }
 
     #[tokio::test]
@@ -348,12 +361,12 @@ mod tests {
         let Pair { mut worker, found, other } = pair();
         *other.is_lost.lock() = true;
         write(&mut worker, b"4a\x1e");
-        assert_eq!(found.fetch(PATIENCE).await, Err(Fault::Unreachable));
+        assert_eq!(found.fetch(PATIENCE).await, Err(PollingError::Unreachable));
         assert!(is_told_of_its_end(&mut worker).await);
         let Pair { mut worker, found, other } = pair();
         *other.is_lost.lock() = true;
         let bringing = found.begin_bringing().unwrap();
-        assert_eq!(bringing.bring(Bytes::from_static(b"4a")).await, Err(Fault::Unreachable));
+        assert_eq!(bringing.bring(Bytes::from_static(b"4a")).await, Err(PollingError::Unreachable));
         worker.read(&mut [0; 8]).unwrap();
         assert!(is_told_of_its_end(&mut worker).await);
     }
@@ -395,7 +408,7 @@ mod tests {
         let bringing = found.begin_bringing().unwrap();
         assert_eq!(
             bringing.bring(body.into()).await,
-            Err(Fault::Over),
+            Err(PollingError::Over),
             "the node that has the session lets in less"
         );
         assert!(is_told_of_its_end(&mut worker).await);

@@ -11,40 +11,40 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use shared::framing::MessageKind;
-use shared::framing::engine_io::{Handshake, SEPARATOR};
+use shared::framing::engine_io::{EngineHandshake, SEPARATOR};
 use shared::framing::websocket::encode_message;
 use tokio::sync::watch;
 
 use crate::socketio::SocketioConfig;
-use crate::transport::Handed;
-use crate::transport::handed::handed_in_slices;
+use crate::transport::PipeStream;
+use crate::transport::task_pipe::handed_in_slices;
 
 mod carry;
 mod elsewhere;
-mod opening;
-mod probe;
-mod session;
+mod node_opening;
+mod polling_session;
 mod take_in;
+mod transport_probe;
 
-pub use elsewhere::Polled;
-pub(crate) use elsewhere::{Answered, Elsewhere, Nodes};
+pub use elsewhere::RemotePollRequest;
+pub(crate) use elsewhere::{Elsewhere, Nodes, RemotePollReply};
 
 pub(crate) use carry::Carried;
-pub(crate) use opening::{Opening, Purpose};
-pub(crate) use probe::{PROBE_TIMEOUT, ProbeError, probe, say_goodbye};
-pub(crate) use session::{Fault, Session};
+pub(crate) use node_opening::{NodeOpening, OpeningPurpose};
+pub(crate) use polling_session::{PollingError, PollingSession};
+pub(crate) use transport_probe::{PROBE_TIMEOUT, ProbeError, probe, say_goodbye};
 
 use elsewhere::BringingElsewhere;
-use session::Bringing;
+use polling_session::PacketUpload;
 
 /// What another node says first, for [`crate::readers`]: session, whether it asks for a stream, agreed compression, and how
 /// many bytes are behind it.
 pub(crate) fn read_opening(bytes: &[u8]) -> Result<(Box<str>, bool, Option<String>, usize), String> {
-    let read = Opening::read(bytes).now_or_never().ok_or("it waits for more")?;
-    let (Opening { session, purpose }, rest) = read.map_err(|error| error.to_string())?;
+    let read = NodeOpening::read(bytes).now_or_never().ok_or("it waits for more")?;
+    let (NodeOpening { session, purpose }, rest) = read.map_err(|error| error.to_string())?;
     let (is_stream, agreed) = match purpose {
-        Purpose::WebSocket { deflate } => (false, deflate.map(|agreed| agreed.response())),
-        Purpose::Stream => (true, None),
+        OpeningPurpose::WebSocket { deflate } => (false, deflate.map(|agreed| agreed.response())),
+        OpeningPurpose::Stream => (true, None),
     };
     Ok((session, is_stream, agreed, rest.len()))
 }
@@ -54,7 +54,7 @@ pub(crate) fn read_opening(bytes: &[u8]) -> Result<(Box<str>, bool, Option<Strin
 pub(crate) struct EngineIo {
     settings: SocketioConfig,
     node: Box<str>,
-    polling: Arc<Sessions>,
+    polling: Arc<PollingSessions>,
     /// For sessions that are on other nodes.
     nodes: OnceLock<Arc<dyn Nodes>>,
     /// This node is being stopped.
@@ -65,37 +65,37 @@ pub(crate) struct EngineIo {
 
 /// A session that a request names.
 #[derive(Debug)]
-pub(crate) enum Found {
-    Here(Arc<Session>),
+pub(crate) enum FoundSession {
+    Here(Arc<PollingSession>),
     Elsewhere(Elsewhere),
 }
 
 /// A request that brings packets. If it is dropped its session ends.
-pub(crate) enum BringingThere<'s> {
-    Here(Bringing<'s>),
+pub(crate) enum RemotePacketUpload<'s> {
+    Here(PacketUpload<'s>),
     Elsewhere(BringingElsewhere<'s>),
 }
 
-impl Found {
-    /// As [`Session::fetch`].
-    pub(crate) async fn fetch(&self, patience: Duration) -> Result<Bytes, Fault> {
+impl FoundSession {
+    /// As [`PollingSession::fetch`].
+    pub(crate) async fn fetch(&self, patience: Duration) -> Result<Bytes, PollingError> {
         match self {
             Self::Here(session) => session.fetch(patience).await,
             Self::Elsewhere(elsewhere) => elsewhere.fetch(patience).await,
         }
     }
 
-    /// As [`Session::begin_bringing`].
-    pub(crate) fn begin_bringing(&self) -> Result<BringingThere<'_>, Fault> {
+    /// As [`PollingSession::begin_bringing`].
+    pub(crate) fn begin_bringing(&self) -> Result<RemotePacketUpload<'_>, PollingError> {
         match self {
-            Self::Here(session) => session.begin_bringing().map(BringingThere::Here),
-            Self::Elsewhere(elsewhere) => Ok(BringingThere::Elsewhere(elsewhere.begin_bringing())),
+            Self::Here(session) => session.begin_bringing().map(RemotePacketUpload::Here),
+            Self::Elsewhere(elsewhere) => Ok(RemotePacketUpload::Elsewhere(elsewhere.begin_bringing())),
         }
     }
 }
 
-impl BringingThere<'_> {
-    pub(crate) async fn bring(self, body: Bytes) -> Result<(), Fault> {
+impl RemotePacketUpload<'_> {
+    pub(crate) async fn bring(self, body: Bytes) -> Result<(), PollingError> {
         match self {
             Self::Here(bringing) => bringing.bring(body).await,
             Self::Elsewhere(bringing) => bringing.bring(body).await,
@@ -107,7 +107,7 @@ impl BringingThere<'_> {
 ///
 /// Where a secret is looked for does not show how much of it is right: the table hides its order.
 #[derive(Debug, Default)]
-struct Sessions(Mutex<HashMap<u128, Arc<Session>>>);
+struct PollingSessions(Mutex<HashMap<u128, Arc<PollingSession>>>);
 
 /// A session's name: which one it is, and on which node. Whoever knows it can speak for its client.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -118,10 +118,10 @@ pub(crate) struct Sid<'a> {
 
 /// A client that is to be opened.
 #[derive(Debug)]
-pub(crate) struct Polling {
+pub(crate) struct PollingClient {
     /// Its worker's end.
-    pub(crate) pipe: Handed,
-    pub(crate) session: Arc<Session>,
+    pub(crate) pipe: PipeStream,
+    pub(crate) session: Arc<PollingSession>,
     /// What it is told first.
     pub(crate) greeting: Bytes,
 }
@@ -178,16 +178,16 @@ impl EngineIo {
     }
 
     /// Begins a session whose client polls.
-    pub(crate) fn begin_polling(&self) -> Polling {
+    pub(crate) fn begin_polling(&self) -> PollingClient {
         let secret = rand::random();
         let sessions = Arc::downgrade(&self.polling);
-        let (pipe, far) = handed_in_slices(move || Sessions::forget(&sessions, secret));
-        let session = Arc::new(Session::new(far));
+        let (pipe, far) = handed_in_slices(move || PollingSessions::forget(&sessions, secret));
+        let session = Arc::new(PollingSession::new(far));
         self.polling.0.lock().insert(secret, session.clone());
         let mut greeting = BytesMut::new();
         self.put_handshake(secret, self.settings.upgrades, &mut greeting);
         greeting.put_u8(SEPARATOR);
-        Polling { pipe, session, greeting: greeting.freeze() }
+        PollingClient { pipe, session, greeting: greeting.freeze() }
     }
 
     /// This node is being stopped: requests whose sessions are elsewhere do not wait here any longer.
@@ -201,13 +201,13 @@ impl EngineIo {
     }
 
     /// The session of this name, if its client polls here, or if another node has to know.
-    pub(crate) fn find(&self, sid: Sid<'_>) -> Option<Found> {
+    pub(crate) fn find(&self, sid: Sid<'_>) -> Option<FoundSession> {
         if *sid.node == *self.node {
-            return self.find_here(sid.secret).map(Found::Here);
+            return self.find_here(sid.secret).map(FoundSession::Here);
         }
         // All names of nodes are of one length: no other is worth a question.
         let nodes = self.nodes.get().filter(|_| sid.node.len() == self.node.len())?.clone();
-        Some(Found::Elsewhere(Elsewhere {
+        Some(FoundSession::Elsewhere(Elsewhere {
             nodes,
             node: sid.node.into(),
             session: sid.secret_to_text().into(),
@@ -215,7 +215,7 @@ impl EngineIo {
         }))
     }
 
-    fn find_here(&self, secret: u128) -> Option<Arc<Session>> {
+    fn find_here(&self, secret: u128) -> Option<Arc<PollingSession>> {
         self.polling.0.lock().get(&secret).cloned()
     }
 
@@ -227,11 +227,11 @@ impl EngineIo {
     fn put_handshake(&self, secret: u128, upgrades: bool, packet: &mut BytesMut) {
         let SocketioConfig { ping_interval_ms, ping_timeout_ms, payload_bytes_max, .. } = self.settings;
         let sid = &*Sid { secret, node: &self.node }.to_text();
-        Handshake { sid, upgrades, ping_interval_ms, ping_timeout_ms, payload_bytes_max }.put(packet);
+        EngineHandshake { sid, upgrades, ping_interval_ms, ping_timeout_ms, payload_bytes_max }.put(packet);
     }
 }
 
-impl Sessions {
+impl PollingSessions {
     fn forget(sessions: &Weak<Self>, secret: u128) {
         // Whoever goes first of those that share it is dropped with the lock open.
         let forgotten = sessions.upgrade().and_then(|sessions| sessions.0.lock().remove(&secret));
@@ -261,11 +261,13 @@ mod tests {
     #[test]
     fn a_session_is_found_by_the_name_that_its_client_is_told_until_its_worker_lets_go() {
         let engine_io = engine_io();
-        let Polling { pipe, session, greeting } = engine_io.begin_polling();
+        let PollingClient { pipe, session, greeting } = engine_io.begin_polling();
         let text = sid_of(&greeting);
         let sid = Sid::parse(&text).unwrap();
         assert_eq!(sid.node, "node-1");
-        assert!(matches!(engine_io.find(sid), Some(Found::Here(found)) if Arc::ptr_eq(&found, &session)));
+        assert!(
+            matches!(engine_io.find(sid), Some(FoundSession::Here(found)) if Arc::ptr_eq(&found, &session))
+        );
         let elsewhere = Sid { node: "node-2", ..sid };
         assert!(engine_io.find(elsewhere).is_none());
         assert!(engine_io.find(Sid { secret: sid.secret ^ 1, ..sid }).is_none());

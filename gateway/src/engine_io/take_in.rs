@@ -4,10 +4,10 @@ use bytes::Bytes;
 use shared::framing::websocket::DeflateParams;
 use tokio::net::TcpStream;
 
-use super::probe::{PROBE_TIMEOUT, ProbeError, probe};
+use super::transport_probe::{PROBE_TIMEOUT, ProbeError, probe};
 use super::{EngineIo, Sid};
-use crate::transport::Socket;
-use crate::transport::handed::Attached;
+use crate::transport::IncomingSocket;
+use crate::transport::task_pipe::Attached;
 
 impl EngineIo {
     /// Has the client of this session reached by a connection of another node, if it changes over. `unread` has come on that
@@ -22,7 +22,7 @@ impl EngineIo {
         let session = Sid::parse_secret(session).and_then(|secret| self.find_here(secret));
         let session = session.as_deref();
         let unread = probe(&mut stream, unread, deflate.is_some(), session, PROBE_TIMEOUT).await?;
-        let socket = Socket::Plain(stream.into_std()?);
+        let socket = IncomingSocket::Plain(stream.into_std()?);
         let is_there = session.is_some_and(|session| session.attach(Attached { socket, unread, deflate }));
         if is_there { Ok(()) } else { Err(ProbeError::NotPolling) }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::source::{Bounds, Word};
+use super::source::{Bounds, FieldKey};
 use super::{kafka, nats, postgres, redis_stream};
 use crate::setting::Faults;
 
@@ -106,38 +106,38 @@ pub struct FieldNames {
 
 impl Default for FieldNames {
     fn default() -> Self {
-        let name = |word: Word| word.name().to_owned();
+        let name = |word: FieldKey| word.name().to_owned();
         Self {
-            channel: name(Word::Channel),
-            channels: name(Word::Channels),
-            data: name(Word::Data),
-            b64data: name(Word::B64data),
-            tags: name(Word::Tags),
-            key: name(Word::Key),
-            idempotency_key: name(Word::IdempotencyKey),
-            version: name(Word::Version),
-            version_epoch: name(Word::VersionEpoch),
-            skip_history: name(Word::SkipHistory),
-            delta: name(Word::Delta),
+            channel: name(FieldKey::Channel),
+            channels: name(FieldKey::Channels),
+            data: name(FieldKey::Data),
+            b64data: name(FieldKey::B64data),
+            tags: name(FieldKey::Tags),
+            key: name(FieldKey::Key),
+            idempotency_key: name(FieldKey::IdempotencyKey),
+            version: name(FieldKey::Version),
+            version_epoch: name(FieldKey::VersionEpoch),
+            skip_history: name(FieldKey::SkipHistory),
+            delta: name(FieldKey::Delta),
         }
     }
 }
 
 impl FieldNames {
     /// What each of them is called.
-    pub(super) fn names(&self) -> [(Word, &str); Word::COUNT] {
+    pub(super) fn names(&self) -> [(FieldKey, &str); FieldKey::COUNT] {
         [
-            (Word::Channel, &self.channel),
-            (Word::Channels, &self.channels),
-            (Word::Data, &self.data),
-            (Word::B64data, &self.b64data),
-            (Word::Tags, &self.tags),
-            (Word::Key, &self.key),
-            (Word::IdempotencyKey, &self.idempotency_key),
-            (Word::Version, &self.version),
-            (Word::VersionEpoch, &self.version_epoch),
-            (Word::SkipHistory, &self.skip_history),
-            (Word::Delta, &self.delta),
+            (FieldKey::Channel, &self.channel),
+            (FieldKey::Channels, &self.channels),
+            (FieldKey::Data, &self.data),
+            (FieldKey::B64data, &self.b64data),
+            (FieldKey::Tags, &self.tags),
+            (FieldKey::Key, &self.key),
+            (FieldKey::IdempotencyKey, &self.idempotency_key),
+            (FieldKey::Version, &self.version),
+            (FieldKey::VersionEpoch, &self.version_epoch),
+            (FieldKey::SkipHistory, &self.skip_history),
+            (FieldKey::Delta, &self.delta),
         ]
     }
 

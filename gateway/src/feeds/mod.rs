@@ -2,17 +2,17 @@
 //!
 //! Each feed is read by one node at a time, which its source sees to ([`source`]). What a record says is read as the server
 //! API reads it ([`record`]), what is read goes out channel by channel ([`work`]), and a record is let go of only when it is
-//! published, or was put where the source keeps what cannot be ([`run`]).
+//! published, or was put where the source keeps what cannot be ([`run_feed`]).
 
 pub mod feed_config;
 pub mod kafka;
-mod keep;
 pub mod nats;
 pub mod postgres;
 mod record;
 pub mod redis_stream;
-mod run;
+mod run_feed;
 mod source;
+mod supervise_feed;
 mod work;
 
 use std::collections::BTreeMap;
@@ -24,9 +24,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::feed_config::{FeedConfig, FeedKind};
-use self::keep::Kept;
-use self::run::Running;
-use self::source::Source;
+use self::run_feed::Running;
+use self::source::FeedSource;
+use self::supervise_feed::FeedParts;
 use crate::api;
 use crate::broker::nats::NatsConfig;
 use crate::broker::redis::RedisConfig;
@@ -44,7 +44,7 @@ pub(crate) struct Feeds {
 
 /// What they are made of.
 #[derive(Debug)]
-pub(crate) struct Parts<'a> {
+pub(crate) struct FeedsParts<'a> {
     pub(crate) feeds: &'a BTreeMap<String, FeedConfig>,
     /// The sections `redis` and `nats`.
     pub(crate) servers: (&'a RedisConfig, &'a NatsConfig),
@@ -57,29 +57,29 @@ pub(crate) struct Parts<'a> {
 /// Why a feed cannot be begun with.
 #[derive(Debug, thiserror::Error)]
 #[error("feeds.{feed}: {problem}")]
-pub(crate) struct Unusable {
+pub(crate) struct FeedSetupError {
     feed: Box<str>,
     problem: String,
 }
 
 impl Feeds {
     /// Begins to connect and returns at once.
-    pub(crate) fn start(parts: Parts<'_>) -> Result<Self, Unusable> {
-        let Parts { feeds, servers, api, node, runtime } = parts;
+    pub(crate) fn start(parts: FeedsParts<'_>) -> Result<Self, FeedSetupError> {
+        let FeedsParts { feeds, servers, api, node, runtime } = parts;
         // Where Sentinel says who is master, it is asked from now on.
         let _entered = runtime.enter();
         let stop = CancellationToken::new();
         let mut all = Vec::new();
         for (name, feed) in feeds {
-            let unusable = |problem: String| Unusable { feed: (&**name).into(), problem };
+            let unusable = |problem: String| FeedSetupError { feed: (&**name).into(), problem };
             let servers = (servers.0.clone(), servers.1.clone());
             let (api, node) = (api.clone(), node.clone());
-            let kept = Kept { name: (&**name).into(), feed: feed.clone(), servers, api, node };
+            let kept = FeedParts { name: (&**name).into(), feed: feed.clone(), servers, api, node };
             let running = kept.running().map_err(unusable)?;
             all.push((kept, running));
         }
         // None runs unless all can.
-        let run = |(kept, running): (Kept, Running)| {
+        let run = |(kept, running): (FeedParts, Running)| {
             (kept.name.clone(), runtime.spawn(kept.keep(running, stop.clone())))
         };
         let running = all.into_iter().map(run).collect();
@@ -106,7 +106,7 @@ fn source(
     feed: &FeedConfig,
     (redis, nats): (&RedisConfig, &NatsConfig),
     node: &Node,
-) -> Result<Box<dyn Source>, String> {
+) -> Result<Box<dyn FeedSource>, String> {
     match feed.kind {
         Some(FeedKind::RedisStream) => {
             let stream = redis_stream::RedisStream::new(name, feed, redis, &node.id.0);

@@ -6,48 +6,49 @@ use std::fmt::Display;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::source::{Record, Said, Word};
-use crate::api::{ApiConfig, Content, Message};
+use super::source::{FeedRecord, FieldKey, RecordFields};
+use crate::api::{ApiConfig, Content, PublishedMessage};
 
 /// What a record asks for.
 #[derive(Debug)]
-pub(super) struct Wanted {
-    pub(super) message: Message,
+pub(super) struct RecordRequest {
+    pub(super) message: PublishedMessage,
     pub(super) channels: Vec<Box<str>>,
 }
 
 /// Reads it, or says why nothing can be published of it.
-pub(super) fn read(record: &Record, api: &ApiConfig) -> Result<Wanted, String> {
+pub(super) fn read(record: &FeedRecord, api: &ApiConfig) -> Result<RecordRequest, String> {
     let said = record.said.as_ref().map_err(ToString::to_string)?;
     #[cfg(debug_assertions)]
-    said.get(Word::Data).iter().for_each(|data| crate::faults::trip(crate::faults::READING_PANICS, data));
+    said.get(FieldKey::Data).iter().for_each(|data| crate::faults::trip(crate::faults::READING_PANICS, data));
     let channels = channels(said, api.broadcast_channels_max)?;
-    let tags: BTreeMap<Box<str>, Box<str>> = json(said, Word::Tags)?.unwrap_or_default();
-    let (data, body) = match said.get(Word::Data) {
+    let tags: BTreeMap<Box<str>, Box<str>> = json(said, FieldKey::Tags)?.unwrap_or_default();
+    let (data, body) = match said.get(FieldKey::Data) {
         Some(bytes) if !bytes.is_empty() => {
-            let data: &RawValue = serde_json::from_slice(bytes).map_err(|error| wrong(Word::Data, error))?;
+            let data: &RawValue =
+                serde_json::from_slice(bytes).map_err(|error| wrong(FieldKey::Data, error))?;
             (Some(data), bytes.clone())
         }
         _ => (None, Bytes::new()),
     };
     let content = Content {
         data,
-        b64data: text(said, Word::B64data)?,
-        skip_history: truth(said, Word::SkipHistory)?,
+        b64data: text(said, FieldKey::B64data)?,
+        skip_history: truth(said, FieldKey::SkipHistory)?,
         tags: &tags,
-        idempotency_key: text(said, Word::IdempotencyKey)?,
-        version: number(said, Word::Version)?,
-        version_epoch: text(said, Word::VersionEpoch)?,
-        delta: truth(said, Word::Delta)?,
-        key: Some(text(said, Word::Key)?).filter(|key| !key.is_empty()),
+        idempotency_key: text(said, FieldKey::IdempotencyKey)?,
+        version: number(said, FieldKey::Version)?,
+        version_epoch: text(said, FieldKey::VersionEpoch)?,
+        delta: truth(said, FieldKey::Delta)?,
+        key: Some(text(said, FieldKey::Key)?).filter(|key| !key.is_empty()),
     };
-    let message = Message::read(content, &body, api).map_err(|refused| refused.told())?;
-    Ok(Wanted { message, channels })
+    let message = PublishedMessage::read(content, &body, api).map_err(|refused| refused.told())?;
+    Ok(RecordRequest { message, channels })
 }
 
-fn channels(said: &Said, max: usize) -> Result<Vec<Box<str>>, String> {
-    let one = text(said, Word::Channel)?;
-    let several: Vec<Box<str>> = json(said, Word::Channels)?.unwrap_or_default();
+fn channels(said: &RecordFields, max: usize) -> Result<Vec<Box<str>>, String> {
+    let one = text(said, FieldKey::Channel)?;
+    let several: Vec<Box<str>> = json(said, FieldKey::Channels)?.unwrap_or_default();
     match (one, several.len()) {
         ("", 0) => Err("it names no channel".to_owned()),
         (one, 0) => Ok(vec![one.into()]),
@@ -57,31 +58,31 @@ fn channels(said: &Said, max: usize) -> Result<Vec<Box<str>>, String> {
     }
 }
 
-fn wrong(word: Word, problem: impl Display) -> String {
+fn wrong(word: FieldKey, problem: impl Display) -> String {
     format!("{}: {problem}", word.name())
 }
 
-fn text(said: &Said, word: Word) -> Result<&str, String> {
+fn text(said: &RecordFields, word: FieldKey) -> Result<&str, String> {
     let bytes = said.get(word).map_or(&b""[..], |bytes| bytes);
     std::str::from_utf8(bytes).map_err(|error| wrong(word, error))
 }
 
 /// Nothing where the field is missing, empty or null.
-fn json<'a, T: serde::Deserialize<'a>>(said: &'a Said, word: Word) -> Result<Option<T>, String> {
+fn json<'a, T: serde::Deserialize<'a>>(said: &'a RecordFields, word: FieldKey) -> Result<Option<T>, String> {
     match said.get(word) {
         Some(bytes) if !bytes.is_empty() => serde_json::from_slice(bytes).map_err(|error| wrong(word, error)),
         _ => Ok(None),
     }
 }
 
-fn number(said: &Said, word: Word) -> Result<u64, String> {
+fn number(said: &RecordFields, word: FieldKey) -> Result<u64, String> {
     match text(said, word)? {
         "" => Ok(0),
         text => text.parse().map_err(|_| wrong(word, "is no whole number of at least 0")),
     }
 }
 
-fn truth(said: &Said, word: Word) -> Result<bool, String> {
+fn truth(said: &RecordFields, word: FieldKey) -> Result<bool, String> {
     match text(said, word)? {
         "" | "false" | "f" | "0" => Ok(false),
         "true" | "t" | "1" => Ok(true),
@@ -97,31 +98,31 @@ mod tests {
     use super::*;
     use crate::broker::PublishRequest;
 
-    const WORDS: [Word; Word::COUNT] = [
-        Word::Channel,
-        Word::Channels,
-        Word::Data,
-        Word::B64data,
-        Word::Tags,
-        Word::Key,
-        Word::IdempotencyKey,
-        Word::Version,
-        Word::VersionEpoch,
-        Word::SkipHistory,
-        Word::Delta,
+    const WORDS: [FieldKey; FieldKey::COUNT] = [
+        FieldKey::Channel,
+        FieldKey::Channels,
+        FieldKey::Data,
+        FieldKey::B64data,
+        FieldKey::Tags,
+        FieldKey::Key,
+        FieldKey::IdempotencyKey,
+        FieldKey::Version,
+        FieldKey::VersionEpoch,
+        FieldKey::SkipHistory,
+        FieldKey::Delta,
     ];
 
-    fn record(fields: &[(&str, &str)]) -> Record {
-        let mut said = Said::default();
+    fn record(fields: &[(&str, &str)]) -> FeedRecord {
+        let mut said = RecordFields::default();
         for (name, value) in fields {
             let word = WORDS.into_iter().find(|word| word.name() == *name).unwrap();
             said.set(word, Bytes::copy_from_slice(value.as_bytes()));
         }
-        Record { position: "1-0".into(), said: Ok(said) }
+        FeedRecord { position: "1-0".into(), said: Ok(said) }
     }
 
     fn asked(fields: &[(&str, &str)]) -> (Vec<Box<str>>, PublishRequest) {
-        let Wanted { message, channels } = read(&record(fields), &ApiConfig::default()).unwrap();
+        let RecordRequest { message, channels } = read(&record(fields), &ApiConfig::default()).unwrap();
         let channel = Channel::parse("x", 255).unwrap();
         (channels, message.to(channel, &ChannelOptions::default()).unwrap())
     }
@@ -176,7 +177,7 @@ mod tests {
             let told = read(&record(fields), &ApiConfig::default()).unwrap_err();
             assert!(told.contains(why), "{why}: {told}");
         }
-        let unread = Record { said: Err(super::super::source::Unread::Gone), ..record(&[]) };
+        let unread = FeedRecord { said: Err(super::super::source::RecordError::Gone), ..record(&[]) };
         assert!(read(&unread, &ApiConfig::default()).is_err());
     }
 }

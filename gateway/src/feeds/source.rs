@@ -19,7 +19,7 @@ pub(super) struct Bounds {
 
 /// What a record can say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Word {
+pub(super) enum FieldKey {
     Channel,
     Channels,
     Data,
@@ -33,7 +33,7 @@ pub(super) enum Word {
     Delta,
 }
 
-impl Word {
+impl FieldKey {
     pub(super) const COUNT: usize = 11;
 
     pub(super) fn name(self) -> &'static str {
@@ -55,29 +55,29 @@ impl Word {
 
 /// What a record says, as it was found.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Said([Option<Bytes>; Word::COUNT]);
+pub(super) struct RecordFields([Option<Bytes>; FieldKey::COUNT]);
 
-impl Said {
-    pub(super) fn set(&mut self, word: Word, value: Bytes) {
+impl RecordFields {
+    pub(super) fn set(&mut self, word: FieldKey, value: Bytes) {
         self.0[word as usize] = Some(value);
     }
 
-    pub(super) fn get(&self, word: Word) -> Option<&Bytes> {
+    pub(super) fn get(&self, word: FieldKey) -> Option<&Bytes> {
         self.0[word as usize].as_ref()
     }
 }
 
 /// One record.
 #[derive(Clone, Debug)]
-pub(super) struct Record {
+pub(super) struct FeedRecord {
     /// What the source calls it: the same each time, and never that of another.
     pub(super) position: Box<str>,
     /// What it says, or why it was not handed out.
-    pub(super) said: Result<Said, Unread>,
+    pub(super) said: Result<RecordFields, RecordError>,
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum Unread {
+pub(super) enum RecordError {
     #[error("it is of {bytes} bytes, and record_bytes_max is {max}")]
     TooLong { bytes: u64, max: usize },
     #[error("it is no JSON object: {0}")]
@@ -90,16 +90,16 @@ pub(super) enum Unread {
 
 /// What a source hands out.
 #[derive(Debug)]
-pub(super) enum Taken {
+pub(super) enum SourceItem {
     /// In their order. None: nothing waits.
-    Records(Vec<Record>),
+    Records(Vec<FeedRecord>),
     /// Another node reads.
     NotOurs,
 }
 
 /// What came of a record that was handed out.
 #[derive(Debug)]
-pub(super) struct Settled {
+pub(super) struct SettledRecord {
     pub(super) position: Box<str>,
     /// Why it will never be published, if so.
     pub(super) dead: Option<String>,
@@ -115,7 +115,7 @@ pub(super) struct Lag {
 
 /// What a look at a source has shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Look {
+pub(super) enum SourceCheck {
     Ours(Lag),
     /// The turn is over: what was handed out is another node's now.
     NotOurs,
@@ -128,15 +128,15 @@ pub(super) enum Look {
 pub(super) struct SourceError(pub(super) String);
 
 /// Every call but `wait` ends by a deadline of its own. All but `settle` may be dropped before they end.
-pub(super) trait Source: Send + std::fmt::Debug {
+pub(super) trait FeedSource: Send + std::fmt::Debug {
     /// Connects if it has to, takes this node's turn if nobody has it, and hands out what comes next.
-    fn take(&mut self) -> BoxFuture<'_, Result<Taken, SourceError>>;
+    fn take(&mut self) -> BoxFuture<'_, Result<SourceItem, SourceError>>;
 
     /// Lets go of records that are done with. Those that are dead go to where the source keeps such.
-    fn settle(&mut self, settled: Vec<Settled>) -> BoxFuture<'_, Result<(), SourceError>>;
+    fn settle(&mut self, settled: Vec<SettledRecord>) -> BoxFuture<'_, Result<(), SourceError>>;
 
     /// Keeps this node's turn while it publishes, and tells how far behind it is.
-    fn look(&mut self) -> BoxFuture<'_, Result<Look, SourceError>>;
+    fn look(&mut self) -> BoxFuture<'_, Result<SourceCheck, SourceError>>;
 
     /// Returns when something may have come since nothing was handed out, or after about so long.
     fn wait(&mut self, at_most: Duration) -> BoxFuture<'_, Result<(), SourceError>>;

@@ -7,28 +7,28 @@ use futures_util::StreamExt;
 use rustc_hash::FxHashMap;
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 
-use super::record::Wanted;
-use super::source::Settled;
+use super::record::RecordRequest;
+use super::source::SettledRecord;
 use crate::api;
 use crate::broker::{BrokerError, Published};
 use crate::node::Node;
-use crate::telemetry::labels::Source;
+use crate::telemetry::labels::PublicationSource;
 
 /// Channels that are published to at once.
 const CONCURRENT: usize = 64;
 
 /// Records on their way.
 #[derive(Debug)]
-pub(super) struct Work {
-    records: Vec<OnItsWay>,
+pub(super) struct RecordsInFlight {
+    records: Vec<PendingRecord>,
     chains: Vec<Chain>,
 }
 
 #[derive(Debug)]
-struct OnItsWay {
+struct PendingRecord {
     position: Box<str>,
     /// None: nothing can be published of it.
-    wanted: Option<Wanted>,
+    wanted: Option<RecordRequest>,
     /// Channels it was not published to yet.
     open: usize,
     /// Whether any channel got it that had not had it before.
@@ -46,7 +46,7 @@ struct Chain {
 }
 
 /// How far a chain has come.
-struct Came {
+struct ChainProgress {
     chain: Chain,
     outcomes: Vec<(usize, Result<Published, String>)>,
     /// Why it has come no further, for now.
@@ -55,16 +55,16 @@ struct Came {
 
 /// Records that are done with, for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct RecordCounts {
     pub(super) published: u64,
     /// They had been published before.
     pub(super) repeated: u64,
     pub(super) dead: u64,
 }
 
-impl Work {
+impl RecordsInFlight {
     /// `records`: the position of each, and what is to become of it.
-    pub(super) fn new(records: impl Iterator<Item = (Box<str>, Result<Wanted, String>)>) -> Self {
+    pub(super) fn new(records: impl Iterator<Item = (Box<str>, Result<RecordRequest, String>)>) -> Self {
         let mut work = Self { records: Vec::new(), chains: Vec::new() };
         let mut chains: FxHashMap<Box<str>, usize> = FxHashMap::default();
         for (at, (position, wanted)) in records.enumerate() {
@@ -82,7 +82,7 @@ impl Work {
             }
             let open = channels.len();
             let is_settled = false;
-            work.records.push(OnItsWay { position, wanted, open, is_new: false, dead, is_settled });
+            work.records.push(PendingRecord { position, wanted, open, is_new: false, dead, is_settled });
         }
         work
     }
@@ -98,7 +98,7 @@ impl Work {
         // Once one channel has to wait, others of that part of the broker need not find out one after the other that they
         // have to.
         let stuck: Vec<AtomicBool> = (0..node.parts().max(1)).map(|_| AtomicBool::new(false)).collect();
-        let came: Vec<Came> = {
+        let came: Vec<ChainProgress> = {
             let records = &self.records;
             let running = chains.into_iter().map(|chain| {
                 let channel = Channel::parse_unicode(&chain.channel, CHANNEL_BYTES_MAX).ok();
@@ -109,7 +109,7 @@ impl Work {
             futures_util::stream::iter(running).buffer_unordered(CONCURRENT).collect().await
         };
         let mut failure = None;
-        for Came { chain, outcomes, failure: failed } in came {
+        for ChainProgress { chain, outcomes, failure: failed } in came {
             for (at, outcome) in outcomes {
                 let record = &mut self.records[at];
                 record.open -= 1;
@@ -127,8 +127,8 @@ impl Work {
     }
 
     /// What is done with and was not told before.
-    pub(super) fn take_settled(&mut self) -> (Vec<Settled>, Counts) {
-        let mut counts = Counts::default();
+    pub(super) fn take_settled(&mut self) -> (Vec<SettledRecord>, RecordCounts) {
+        let mut counts = RecordCounts::default();
         let mut settled = Vec::new();
         for record in self.records.iter_mut().filter(|record| record.open == 0 && !record.is_settled) {
             record.is_settled = true;
@@ -139,14 +139,19 @@ impl Work {
             }
             // What it holds is needed no more.
             record.wanted = None;
-            settled.push(Settled { position: record.position.clone(), dead: record.dead.take() });
+            settled.push(SettledRecord { position: record.position.clone(), dead: record.dead.take() });
         }
         (settled, counts)
     }
 }
 
 /// Publishes one after the other, until one cannot be now. What follows that in the same channel has to wait.
-async fn follow(mut chain: Chain, records: &[OnItsWay], node: &Node, is_stuck: &AtomicBool) -> Came {
+async fn follow(
+    mut chain: Chain,
+    records: &[PendingRecord],
+    node: &Node,
+    is_stuck: &AtomicBool,
+) -> ChainProgress {
     let mut outcomes = Vec::with_capacity(chain.waiting.len());
     let mut failure = None;
     while let Some(&at) = chain.waiting.front() {
@@ -164,13 +169,13 @@ async fn follow(mut chain: Chain, records: &[OnItsWay], node: &Node, is_stuck: &
         }
         chain.waiting.pop_front();
     }
-    Came { chain, outcomes, failure }
+    ChainProgress { chain, outcomes, failure }
 }
 
 /// What came of it for good, or why it has to be tried again.
 async fn publish(
     channel: &str,
-    wanted: &Wanted,
+    wanted: &RecordRequest,
     node: &Node,
 ) -> Result<Result<Published, String>, BrokerError> {
     let request = api::channel(&node.rules(), channel)
@@ -181,7 +186,7 @@ async fn publish(
     };
     match node.publish(request).await {
         Ok(published) => {
-            node.metrics.publication_in(Source::Feed);
+            node.metrics.publication_in(PublicationSource::Feed);
             Ok(Ok(published))
         }
         Err(error) if is_for_good(&error) => Ok(Err(error.to_string())),

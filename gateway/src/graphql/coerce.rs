@@ -7,24 +7,24 @@ use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use shared::protocol::graphql::GraphQlError;
 
-use super::schema::{Field, Input, Kind, Schema};
+use super::schema::{Field, Input, Schema, SchemaTypeKind};
 use super::{BAD_USER_INPUT, Errors, VALIDATION_FAILED, one};
 
 /// Values by name. One that is not there was not given and has no default.
-pub(super) type Arguments = serde_json::Map<String, Json>;
+pub(super) type ArgumentValues = serde_json::Map<String, Json>;
 
 /// The variables of an operation, of what its client has sent.
 pub(super) fn variables(
     schema: &Schema,
     operation: &OperationDefinition,
     given: Option<&RawValue>,
-) -> Result<Arguments, Errors> {
-    let given: Arguments = match given.map(|given| serde_json::from_str(given.get())) {
-        None => Arguments::new(),
+) -> Result<ArgumentValues, Errors> {
+    let given: ArgumentValues = match given.map(|given| serde_json::from_str(given.get())) {
+        None => ArgumentValues::new(),
         Some(Ok(Json::Object(given))) => given,
         Some(_) => return Err(one(BAD_USER_INPUT, "the variables are no object")),
     };
-    let mut found = Arguments::new();
+    let mut found = ArgumentValues::new();
     for definition in &operation.variable_definitions {
         let (variable, at) = (&definition.node, definition.pos);
         let (name, ty) = (&*variable.name.node, &variable.var_type.node);
@@ -57,14 +57,14 @@ pub(super) fn arguments(
     schema: &Schema,
     field: &Field,
     given: &[(Positioned<Name>, Positioned<Value>)],
-    variables: &Arguments,
-) -> Result<Arguments, String> {
+    variables: &ArgumentValues,
+) -> Result<ArgumentValues, String> {
     if let Some((name, _)) =
         given.iter().find(|(name, _)| !field.arguments.iter().any(|one| *one.name == *name.node))
     {
         return Err(format!("{} takes no argument {}", field.name, name.node));
     }
-    let mut found = Arguments::new();
+    let mut found = ArgumentValues::new();
     for input in &field.arguments {
         let value = given.iter().find(|(name, _)| *name.node == *input.name).map(|(_, value)| &value.node);
         let value = value.map(|value| literal(schema, &input.ty, value, variables)).transpose();
@@ -87,13 +87,18 @@ fn or_default(schema: &Schema, input: &Input, value: Option<Json>) -> Result<Opt
 
 /// A value of a document that holds no variable.
 pub(super) fn constant(schema: &Schema, ty: &Type, value: &ConstValue) -> Result<Json, String> {
-    let none = Arguments::new();
+    let none = ArgumentValues::new();
     let missing = || "there is no value".to_owned();
     literal(schema, ty, &value.clone().into_value(), &none)?.ok_or_else(missing)
 }
 
 /// A value of a document. `None`: it is a variable that was not given.
-fn literal(schema: &Schema, ty: &Type, value: &Value, variables: &Arguments) -> Result<Option<Json>, String> {
+fn literal(
+    schema: &Schema,
+    ty: &Type,
+    value: &Value,
+    variables: &ArgumentValues,
+) -> Result<Option<Json>, String> {
     if let Value::Variable(name) = value {
         let Some(value) = variables.get(&**name) else { return Ok(None) };
         // It was held to a type of its own, and must be good for this one too.
@@ -113,11 +118,13 @@ fn literal(schema: &Schema, ty: &Type, value: &Value, variables: &Arguments) -> 
         BaseType::Named(name) => name,
     };
     match (schema.kind(name), value) {
-        (Some(Kind::Enum(values)), Value::Enum(one)) if values.iter().any(|known| *known.name == **one) => {
+        (Some(SchemaTypeKind::Enum(values)), Value::Enum(one))
+            if values.iter().any(|known| *known.name == **one) =>
+        {
             Ok(Some((**one).into()))
         }
-        (Some(Kind::Enum(_)), _) => Err(format!("the value is none of {name}")),
-        (Some(Kind::Input(fields)), Value::Object(members)) => {
+        (Some(SchemaTypeKind::Enum(_)), _) => Err(format!("the value is none of {name}")),
+        (Some(SchemaTypeKind::Input(fields)), Value::Object(members)) => {
             let given = |input: &Input| match members.get(&*input.name) {
                 Some(value) => literal(schema, &input.ty, value, variables),
                 None => Ok(None),
@@ -125,7 +132,7 @@ fn literal(schema: &Schema, ty: &Type, value: &Value, variables: &Arguments) -> 
             let names = members.keys().map(|name| &**name);
             object(schema, name, fields, names, given).map(Some)
         }
-        (Some(Kind::Scalar), _) => {
+        (Some(SchemaTypeKind::Scalar), _) => {
             let json = substituted(value, variables).ok_or("the value is none")?;
             scalar(name, json).map(Some)
         }
@@ -151,18 +158,20 @@ fn of_json(schema: &Schema, ty: &Type, value: &Json) -> Result<Json, String> {
         BaseType::Named(name) => name,
     };
     match (schema.kind(name), value) {
-        (Some(Kind::Enum(values)), Json::String(one)) if values.iter().any(|known| *known.name == **one) => {
+        (Some(SchemaTypeKind::Enum(values)), Json::String(one))
+            if values.iter().any(|known| *known.name == **one) =>
+        {
             Ok(value.clone())
         }
-        (Some(Kind::Enum(_)), _) => Err(format!("the value is none of {name}")),
-        (Some(Kind::Input(fields)), Json::Object(members)) => {
+        (Some(SchemaTypeKind::Enum(_)), _) => Err(format!("the value is none of {name}")),
+        (Some(SchemaTypeKind::Input(fields)), Json::Object(members)) => {
             let given = |input: &Input| match members.get(&*input.name) {
                 Some(value) => of_json(schema, &input.ty, value).map(Some),
                 None => Ok(None),
             };
             object(schema, name, fields, members.keys().map(|name| &**name), given)
         }
-        (Some(Kind::Scalar), value) => scalar(name, value.clone()),
+        (Some(SchemaTypeKind::Scalar), value) => scalar(name, value.clone()),
         _ => Err(format!("the value is no {name}")),
     }
 }
@@ -181,7 +190,7 @@ fn object<'n>(
     if let Some(unknown) = given.find(|given| !fields.iter().any(|input| *input.name == **given)) {
         return Err(format!("{name} has no field {unknown}"));
     }
-    let mut found = Arguments::new();
+    let mut found = ArgumentValues::new();
     for input in fields {
         if let Some(value) = or_default(schema, input, value(input)?)? {
             found.insert(input.name.to_string(), value);
@@ -211,7 +220,7 @@ fn scalar(name: &str, value: Json) -> Result<Json, String> {
 }
 
 /// A value of a document as JSON, whatever its type. `None`: a variable in it was not given.
-pub(super) fn substituted(value: &Value, variables: &Arguments) -> Option<Json> {
+pub(super) fn substituted(value: &Value, variables: &ArgumentValues) -> Option<Json> {
     Some(match value {
         Value::Variable(name) => variables.get(&**name)?.clone(),
         Value::Null | Value::Binary(_) => Json::Null,
@@ -234,6 +243,6 @@ impl Schema {
     /// Whether a value can be given for this type.
     fn takes(&self, ty: &Type) -> bool {
         let kind = self.kind(super::fields::innermost(ty));
-        matches!(kind, Some(Kind::Scalar | Kind::Enum(_) | Kind::Input(_)))
+        matches!(kind, Some(SchemaTypeKind::Scalar | SchemaTypeKind::Enum(_) | SchemaTypeKind::Input(_)))
     }
 }

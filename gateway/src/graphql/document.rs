@@ -12,9 +12,9 @@ use async_graphql_value::{Name, Value};
 use serde_json::Value as Json;
 use shared::protocol::graphql::{GraphQlError, LIMIT_EXCEEDED};
 
-use super::coerce::{self, Arguments};
+use super::coerce::{self, ArgumentValues};
 use super::schema::Schema;
-use super::{BAD_USER_INPUT, Errors, Limits, VALIDATION_FAILED, one};
+use super::{BAD_USER_INPUT, DocumentLimits, Errors, VALIDATION_FAILED, one};
 
 /// Fragments that one selection may go through: each may be inside of the last.
 const FRAGMENTS_MAX: usize = 500;
@@ -44,20 +44,20 @@ pub(super) fn operation_of<'a>(
 
 /// What goes by one name in a result: a field, maybe selected several times, and all that is selected of it.
 #[derive(Debug)]
-pub(super) struct Group<'a> {
+pub(super) struct FieldGroup<'a> {
     pub(super) first: &'a Positioned<Field>,
     pub(super) sets: Vec<&'a SelectionSet>,
 }
 
-pub(super) type Groups<'a> = Vec<(&'a str, Group<'a>)>;
+pub(super) type Groups<'a> = Vec<(&'a str, FieldGroup<'a>)>;
 
 /// A document, with the values of its variables.
 #[derive(Debug)]
 pub(super) struct Document<'a> {
     pub(super) schema: &'a Schema,
     fragments: &'a HashMap<Name, Positioned<FragmentDefinition>>,
-    pub(super) variables: &'a Arguments,
-    pub(super) limits: Limits,
+    pub(super) variables: &'a ArgumentValues,
+    pub(super) limits: DocumentLimits,
     /// Selections that may still be looked at.
     left: Cell<usize>,
 }
@@ -66,8 +66,8 @@ impl<'a> Document<'a> {
     pub(super) fn new(
         schema: &'a Schema,
         fragments: &'a HashMap<Name, Positioned<FragmentDefinition>>,
-        variables: &'a Arguments,
-        limits: Limits,
+        variables: &'a ArgumentValues,
+        limits: DocumentLimits,
     ) -> Self {
         Self { schema, fragments, variables, limits, left: Cell::new(limits.fields_max) }
     }
@@ -174,7 +174,7 @@ fn add<'a>(groups: &mut Groups<'a>, field: &'a Positioned<Field>) -> Result<(), 
     let key = field.node.response_key().node.as_str();
     let set = &field.node.selection_set.node;
     match groups.iter_mut().find(|(known, _)| *known == key) {
-        None => groups.push((key, Group { first: field, sets: vec![set] })),
+        None => groups.push((key, FieldGroup { first: field, sets: vec![set] })),
         Some((_, group)) => {
             let first = &group.first.node;
             let is_same = first.name.node == field.node.name.node

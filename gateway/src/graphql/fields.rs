@@ -14,26 +14,29 @@ const JSON: &str = "JSON";
 
 /// What of a configuration cannot be used. `key`: inside its section.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Unusable {
+pub struct FieldConfigError {
     pub key: String,
     pub problem: String,
 }
 
 /// The fields that are served.
 #[derive(Debug)]
-pub(super) struct Fields(BTreeMap<Box<str>, Mapped>);
+pub(super) struct SubscriptionFields(BTreeMap<Box<str>, MappedField>);
 
 #[derive(Debug)]
-pub(super) struct Mapped {
+pub(super) struct MappedField {
     pub(super) template: Template,
     pub(super) hook: bool,
 }
 
-impl Fields {
+impl SubscriptionFields {
     /// `sdl`: a schema that says what the fields are, if there is one.
-    pub(super) fn read(config: &GraphqlConfig, sdl: Option<&str>) -> Result<(Schema, Self), Vec<Unusable>> {
+    pub(super) fn read(
+        config: &GraphqlConfig,
+        sdl: Option<&str>,
+    ) -> Result<(Schema, Self), Vec<FieldConfigError>> {
         let mut found = Vec::new();
-        let mut add = |key: String, problem: String| found.push(Unusable { key, problem });
+        let mut add = |key: String, problem: String| found.push(FieldConfigError { key, problem });
         let mut fields = BTreeMap::new();
         for (name, subscription) in &config.subscriptions {
             let section = format!("subscriptions.{name}");
@@ -57,7 +60,7 @@ impl Fields {
             }
             match Template::parse(&subscription.channel) {
                 Ok(template) if template.arguments().all(is_name) => {
-                    fields.insert((**name).into(), Mapped { template, hook: subscription.hook });
+                    fields.insert((**name).into(), MappedField { template, hook: subscription.hook });
                 }
                 Ok(_) => {
                     add(format!("{section}.channel"), "must name an argument between { and }".to_owned())
@@ -73,33 +76,33 @@ impl Fields {
         }
         let schema = match sdl {
             Some(sdl) => Schema::parse(sdl)
-                .map_err(|problem| vec![Unusable { key: "schema_file".to_owned(), problem }])?,
+                .map_err(|problem| vec![FieldConfigError { key: "schema_file".to_owned(), problem }])?,
             // What it is made of has been looked at.
             None => Schema::parse(&generated(config))
-                .map_err(|problem| vec![Unusable { key: "subscriptions".to_owned(), problem }])?,
+                .map_err(|problem| vec![FieldConfigError { key: "subscriptions".to_owned(), problem }])?,
         };
         let fields = Self(fields);
         let found = fields.unusable_in(&schema);
         if found.is_empty() { Ok((schema, fields)) } else { Err(found) }
     }
 
-    pub(super) fn find(&self, name: &str) -> Option<&Mapped> {
+    pub(super) fn find(&self, name: &str) -> Option<&MappedField> {
         self.0.get(name)
     }
 
     /// Whether the schema has each field, with arguments that a channel can be named by.
-    fn unusable_in(&self, schema: &Schema) -> Vec<Unusable> {
+    fn unusable_in(&self, schema: &Schema) -> Vec<FieldConfigError> {
         let mut found = Vec::new();
         for (name, mapped) in &self.0 {
             let root = schema.subscription.as_deref();
             let Some(field) = root.and_then(|root| schema.field(root, name)) else {
                 let problem = "is no field of the schema's subscription type".to_owned();
-                found.push(Unusable { key: format!("subscriptions.{name}"), problem });
+                found.push(FieldConfigError { key: format!("subscriptions.{name}"), problem });
                 continue;
             };
             for argument in mapped.template.arguments() {
                 if let Err(problem) = names_a_channel(schema, field, argument) {
-                    found.push(Unusable { key: format!("subscriptions.{name}.channel"), problem });
+                    found.push(FieldConfigError { key: format!("subscriptions.{name}.channel"), problem });
                 }
             }
         }
@@ -120,17 +123,17 @@ fn names_a_channel(schema: &Schema, field: &Field, argument: &str) -> Result<(),
 }
 
 /// What of a field's section is wrong, where there is no schema to say it.
-fn unusable(name: &str, subscription: &Subscription) -> Vec<Unusable> {
+fn unusable(name: &str, subscription: &Subscription) -> Vec<FieldConfigError> {
     let mut found = Vec::new();
     let section = format!("subscriptions.{name}");
     if !subscription.payload.is_empty() && !is_name(&subscription.payload) {
         let problem = "must be the name of a scalar, such as JSON".to_owned();
-        found.push(Unusable { key: format!("{section}.payload"), problem });
+        found.push(FieldConfigError { key: format!("{section}.payload"), problem });
     }
     for (argument, ty) in &subscription.arguments {
         let key = format!("{section}.arguments.{argument}");
         if !is_name(argument) || argument.starts_with("__") {
-            found.push(Unusable { key, problem: "must be a name of GraphQL's".to_owned() });
+            found.push(FieldConfigError { key, problem: "must be a name of GraphQL's".to_owned() });
             continue;
         }
         let alone = format!("type Query {{ f({argument}: {ty}): Boolean }}");
@@ -138,14 +141,14 @@ fn unusable(name: &str, subscription: &Subscription) -> Vec<Unusable> {
         let field = schema.as_ref().ok().and_then(|schema| schema.field("Query", "f"));
         let [input] = field.map_or(&[][..], |field| &field.arguments[..]) else {
             let problem = "must be a type such as String!, with a default if it has one: Int = 1".to_owned();
-            found.push(Unusable { key, problem });
+            found.push(FieldConfigError { key, problem });
             continue;
         };
         if let Some(default) = &input.default
             && let Ok(schema) = &schema
             && let Err(problem) = coerce::constant(schema, &input.ty, default)
         {
-            found.push(Unusable { key, problem: format!("has a default that is none: {problem}") });
+            found.push(FieldConfigError { key, problem: format!("has a default that is none: {problem}") });
             continue;
         }
         let is_used = subscription.channel.contains(&format!("{{{argument}}}"));
@@ -154,7 +157,7 @@ fn unusable(name: &str, subscription: &Subscription) -> Vec<Unusable> {
         if is_used && !is_one {
             let problem =
                 "names a channel: it must be one value that cannot be missing, such as String!".to_owned();
-            found.push(Unusable { key, problem });
+            found.push(FieldConfigError { key, problem });
         }
     }
     found

@@ -100,9 +100,10 @@ impl GraphqlConfig {
     }
 
     /// The operations that clients may ask for, or what makes the schema's file or what is said beside it useless.
-    pub(crate) fn catalog(&self) -> Result<Catalog, Vec<super::Unusable>> {
+    pub(crate) fn catalog(&self) -> Result<Catalog, Vec<super::FieldConfigError>> {
         let Some(file) = &self.schema_file else { return Catalog::new(self, None) };
-        let unreadable = |problem: String| vec![super::Unusable { key: "schema_file".to_owned(), problem }];
+        let unreadable =
+            |problem: String| vec![super::FieldConfigError { key: "schema_file".to_owned(), problem }];
         match std::fs::metadata(file) {
             Ok(found) if found.len() > SCHEMA_BYTES_MAX => {
                 return Err(unreadable(format!("is longer than {SCHEMA_BYTES_MAX} bytes")));

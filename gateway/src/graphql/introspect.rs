@@ -5,9 +5,9 @@ use bytes::Bytes;
 use serde_json::Value as Json;
 use shared::protocol::graphql::{GraphQlError, LIMIT_EXCEEDED};
 
-use super::coerce::{self, Arguments};
-use super::document::{Document, Group};
-use super::schema::{Definition, Directive, EnumValue, Field, Input, Kind, Schema};
+use super::coerce::{self, ArgumentValues};
+use super::document::{Document, FieldGroup};
+use super::schema::{Definition, Directive, EnumValue, Field, Input, Schema, SchemaTypeKind};
 use super::select::TYPE_NAME;
 use super::{Errors, NOT_SUPPORTED, VALIDATION_FAILED, one};
 
@@ -18,7 +18,7 @@ const DEPTH_MIN: usize = 20;
 
 /// What there is to be asked about.
 #[derive(Clone, Copy)]
-enum Thing<'s> {
+enum SchemaItem<'s> {
     Schema,
     Named(&'s Definition),
     /// A type around others: a list, or one without null.
@@ -31,14 +31,14 @@ enum Thing<'s> {
     Directive(&'s Directive),
 }
 
-enum Answer<'s> {
+enum IntrospectionValue<'s> {
     None,
     Leaf(Json),
-    One(Thing<'s>),
-    Many(Vec<Thing<'s>>),
+    One(SchemaItem<'s>),
+    Many(Vec<SchemaItem<'s>>),
 }
 
-struct Answering<'d, 's> {
+struct IntrospectionContext<'d, 's> {
     schema: &'s Schema,
     document: &'d Document<'s>,
 }
@@ -49,8 +49,8 @@ pub(super) fn answer<'s>(
     document: &Document<'s>,
     operation: &'s OperationDefinition,
 ) -> Result<Bytes, Errors> {
-    let answering = Answering { schema, document };
-    let mut data = Arguments::new();
+    let answering = IntrospectionContext { schema, document };
+    let mut data = ArgumentValues::new();
     for (key, group) in document.collect(&schema.query, &[&operation.selection_set.node])? {
         let name = &*group.first.node.name.node;
         let at = group.first.pos;
@@ -59,7 +59,7 @@ pub(super) fn answer<'s>(
             "__schema" | "__type" if !document.limits.introspection => {
                 return Err(one(NOT_SUPPORTED, "the schema is not told here"));
             }
-            "__schema" => answering.tell(Thing::Schema, &group, 1)?,
+            "__schema" => answering.tell(SchemaItem::Schema, &group, 1)?,
             "__type" => {
                 let named = group.first.node.get_argument("name").map(|name| &name.node);
                 let named = named.and_then(|name| coerce::substituted(name, document.variables));
@@ -67,7 +67,7 @@ pub(super) fn answer<'s>(
                     return Err(one(VALIDATION_FAILED, "__type takes a name"));
                 };
                 match schema.types.get(&*named) {
-                    Some(definition) => answering.tell(Thing::Named(definition), &group, 1)?,
+                    Some(definition) => answering.tell(SchemaItem::Named(definition), &group, 1)?,
                     None => Json::Null,
                 }
             }
@@ -82,14 +82,14 @@ pub(super) fn answer<'s>(
     Ok(format!("\"data\":{}", Json::Object(data)).into())
 }
 
-impl<'s> Answering<'_, 's> {
-    fn tell(&self, thing: Thing<'s>, group: &Group<'s>, depth: usize) -> Result<Json, Errors> {
+impl<'s> IntrospectionContext<'_, 's> {
+    fn tell(&self, thing: SchemaItem<'s>, group: &FieldGroup<'s>, depth: usize) -> Result<Json, Errors> {
         let max = self.document.limits.depth_max.max(DEPTH_MIN);
         if depth > max {
             return Err(one(LIMIT_EXCEEDED, format!("fields are selected more than {max} deep")));
         }
         let of = thing.type_name();
-        let mut found = Arguments::new();
+        let mut found = ArgumentValues::new();
         for (key, group) in self.document.collect(of, &group.sets)? {
             let field = group.first;
             let (name, at) = (&*field.node.name.node, field.pos);
@@ -104,10 +104,10 @@ impl<'s> Answering<'_, 's> {
             let arguments = coerce::arguments(self.schema, known, given, variables).map_err(fails)?;
             let with_old = arguments.get("includeDeprecated") == Some(&Json::Bool(true));
             let value = match thing.answer(self.schema, name, with_old) {
-                Answer::Leaf(value) => value,
-                Answer::None => Json::Null,
-                Answer::One(thing) => self.tell(thing, &group, depth + 1)?,
-                Answer::Many(things) => {
+                IntrospectionValue::Leaf(value) => value,
+                IntrospectionValue::None => Json::Null,
+                IntrospectionValue::One(thing) => self.tell(thing, &group, depth + 1)?,
+                IntrospectionValue::Many(things) => {
                     let each = things.into_iter().map(|thing| self.tell(thing, &group, depth + 1));
                     Json::Array(each.collect::<Result<_, _>>()?)
                 }
@@ -118,7 +118,7 @@ impl<'s> Answering<'_, 's> {
     }
 }
 
-impl<'s> Thing<'s> {
+impl<'s> SchemaItem<'s> {
     fn type_name(self) -> &'static str {
         match self {
             Self::Schema => "__Schema",
@@ -131,38 +131,38 @@ impl<'s> Thing<'s> {
     }
 
     /// What one of its fields is. `with_old`: what is deprecated counts too.
-    fn answer(self, schema: &'s Schema, name: &str, with_old: bool) -> Answer<'s> {
+    fn answer(self, schema: &'s Schema, name: &str, with_old: bool) -> IntrospectionValue<'s> {
         match self {
             Self::Schema => of_schema(schema, name),
             Self::Named(definition) => of_type(schema, definition, name, with_old),
             Self::Around(ty) => match name {
                 "kind" => text(if ty.nullable { "LIST" } else { "NON_NULL" }),
                 "ofType" => match (&ty.base, ty.nullable) {
-                    (BaseType::List(item), true) => Answer::One(type_of(schema, item)),
+                    (BaseType::List(item), true) => IntrospectionValue::One(type_of(schema, item)),
                     // What is inside of it without the mark.
-                    (BaseType::List(_), false) => Answer::One(Self::List(ty)),
-                    (BaseType::Named(named), _) => {
-                        schema.types.get(&**named).map_or(Answer::None, |one| Answer::One(Self::Named(one)))
-                    }
+                    (BaseType::List(_), false) => IntrospectionValue::One(Self::List(ty)),
+                    (BaseType::Named(named), _) => schema
+                        .types
+                        .get(&**named)
+                        .map_or(IntrospectionValue::None, |one| IntrospectionValue::One(Self::Named(one))),
                 },
-                _ => Answer::None,
+                _ => IntrospectionValue::None,
             },
             Self::List(ty) => match (name, &ty.base) {
                 ("kind", _) => text("LIST"),
-                ("ofType", BaseType::List(item)) => Answer::One(type_of(schema, item)),
-                _ => Answer::None,
+                ("ofType", BaseType::List(item)) => IntrospectionValue::One(type_of(schema, item)),
+                _ => IntrospectionValue::None,
             },
             Self::Field(field) => match name {
                 "args" => inputs(&field.arguments, with_old),
-                "type" => Answer::One(type_of(schema, &field.ty)),
+                "type" => IntrospectionValue::One(type_of(schema, &field.ty)),
                 _ => of_any(&field.name, &field.description, &field.deprecated, name),
             },
             Self::Input(input) => match name {
-                "type" => Answer::One(type_of(schema, &input.ty)),
-                "defaultValue" => input
-                    .default
-                    .as_ref()
-                    .map_or(Answer::None, |value| Answer::Leaf(value.to_string().into())),
+                "type" => IntrospectionValue::One(type_of(schema, &input.ty)),
+                "defaultValue" => input.default.as_ref().map_or(IntrospectionValue::None, |value| {
+                    IntrospectionValue::Leaf(value.to_string().into())
+                }),
                 _ => of_any(&input.name, &input.description, &input.deprecated, name),
             },
             Self::Value(value) => of_any(&value.name, &value.description, &value.deprecated, name),
@@ -171,8 +171,8 @@ impl<'s> Thing<'s> {
     }
 }
 
-fn text(text: &str) -> Answer<'static> {
-    Answer::Leaf(text.into())
+fn text(text: &str) -> IntrospectionValue<'static> {
+    IntrospectionValue::Leaf(text.into())
 }
 
 fn of_any<'s>(
@@ -180,83 +180,93 @@ fn of_any<'s>(
     description: &Option<Box<str>>,
     deprecated: &Option<Box<str>>,
     name: &str,
-) -> Answer<'s> {
-    let maybe = |text: &Option<Box<str>>| Answer::Leaf(text.as_deref().map_or(Json::Null, Json::from));
+) -> IntrospectionValue<'s> {
+    let maybe =
+        |text: &Option<Box<str>>| IntrospectionValue::Leaf(text.as_deref().map_or(Json::Null, Json::from));
     match name {
-        "name" => Answer::Leaf(own.into()),
+        "name" => IntrospectionValue::Leaf(own.into()),
         "description" => maybe(description),
-        "isDeprecated" => Answer::Leaf(deprecated.is_some().into()),
+        "isDeprecated" => IntrospectionValue::Leaf(deprecated.is_some().into()),
         "deprecationReason" => maybe(deprecated),
-        _ => Answer::None,
+        _ => IntrospectionValue::None,
     }
 }
 
-fn of_schema<'s>(schema: &'s Schema, name: &str) -> Answer<'s> {
+fn of_schema<'s>(schema: &'s Schema, name: &str) -> IntrospectionValue<'s> {
     let named = |name: Option<&Box<str>>| {
         name.and_then(|name| schema.types.get(name))
-            .map_or(Answer::None, |one| Answer::One(Thing::Named(one)))
+            .map_or(IntrospectionValue::None, |one| IntrospectionValue::One(SchemaItem::Named(one)))
     };
     match name {
-        "types" => Answer::Many(schema.types.values().map(Thing::Named).collect()),
+        "types" => IntrospectionValue::Many(schema.types.values().map(SchemaItem::Named).collect()),
         "queryType" => named(Some(&schema.query)),
         "mutationType" => named(schema.mutation.as_ref()),
         "subscriptionType" => named(schema.subscription.as_ref()),
-        "directives" => Answer::Many(schema.directives.iter().map(Thing::Directive).collect()),
-        _ => Answer::None,
+        "directives" => {
+            IntrospectionValue::Many(schema.directives.iter().map(SchemaItem::Directive).collect())
+        }
+        _ => IntrospectionValue::None,
     }
 }
 
-fn of_type<'s>(schema: &'s Schema, of: &'s Definition, name: &str, with_old: bool) -> Answer<'s> {
+fn of_type<'s>(schema: &'s Schema, of: &'s Definition, name: &str, with_old: bool) -> IntrospectionValue<'s> {
     let all = |names: &[Box<str>]| {
-        Answer::Many(names.iter().filter_map(|name| schema.types.get(name).map(Thing::Named)).collect())
+        IntrospectionValue::Many(
+            names.iter().filter_map(|name| schema.types.get(name).map(SchemaItem::Named)).collect(),
+        )
     };
     let kept = |deprecated: &Option<Box<str>>| with_old || deprecated.is_none();
     match (name, &of.kind) {
         ("kind", kind) => text(match kind {
-            Kind::Scalar => "SCALAR",
-            Kind::Object { .. } => "OBJECT",
-            Kind::Interface { .. } => "INTERFACE",
-            Kind::Union(_) => "UNION",
-            Kind::Enum(_) => "ENUM",
-            Kind::Input(_) => "INPUT_OBJECT",
+            SchemaTypeKind::Scalar => "SCALAR",
+            SchemaTypeKind::Object { .. } => "OBJECT",
+            SchemaTypeKind::Interface { .. } => "INTERFACE",
+            SchemaTypeKind::Union(_) => "UNION",
+            SchemaTypeKind::Enum(_) => "ENUM",
+            SchemaTypeKind::Input(_) => "INPUT_OBJECT",
         }),
         ("name" | "description", _) => of_any(&of.name, &of.description, &None, name),
-        ("fields", Kind::Object { fields, .. } | Kind::Interface { fields, .. }) => {
-            Answer::Many(fields.iter().filter(|field| kept(&field.deprecated)).map(Thing::Field).collect())
+        ("fields", SchemaTypeKind::Object { fields, .. } | SchemaTypeKind::Interface { fields, .. }) => {
+            IntrospectionValue::Many(
+                fields.iter().filter(|field| kept(&field.deprecated)).map(SchemaItem::Field).collect(),
+            )
         }
-        ("interfaces", Kind::Object { interfaces, .. } | Kind::Interface { interfaces, .. }) => {
-            all(interfaces)
-        }
-        ("possibleTypes", Kind::Interface { .. } | Kind::Union(_)) => {
+        (
+            "interfaces",
+            SchemaTypeKind::Object { interfaces, .. } | SchemaTypeKind::Interface { interfaces, .. },
+        ) => all(interfaces),
+        ("possibleTypes", SchemaTypeKind::Interface { .. } | SchemaTypeKind::Union(_)) => {
             let possible = schema.possible(&of.name).into_iter();
-            Answer::Many(possible.filter_map(|name| schema.types.get(name).map(Thing::Named)).collect())
+            IntrospectionValue::Many(
+                possible.filter_map(|name| schema.types.get(name).map(SchemaItem::Named)).collect(),
+            )
         }
-        ("enumValues", Kind::Enum(values)) => {
-            Answer::Many(values.iter().filter(|value| kept(&value.deprecated)).map(Thing::Value).collect())
-        }
-        ("inputFields", Kind::Input(fields)) => inputs(fields, with_old),
-        _ => Answer::None,
+        ("enumValues", SchemaTypeKind::Enum(values)) => IntrospectionValue::Many(
+            values.iter().filter(|value| kept(&value.deprecated)).map(SchemaItem::Value).collect(),
+        ),
+        ("inputFields", SchemaTypeKind::Input(fields)) => inputs(fields, with_old),
+        _ => IntrospectionValue::None,
     }
 }
 
-fn inputs(inputs: &[Input], with_old: bool) -> Answer<'_> {
+fn inputs(inputs: &[Input], with_old: bool) -> IntrospectionValue<'_> {
     let kept = inputs.iter().filter(|input| with_old || input.deprecated.is_none());
-    Answer::Many(kept.map(Thing::Input).collect())
+    IntrospectionValue::Many(kept.map(SchemaItem::Input).collect())
 }
 
-fn type_of<'s>(schema: &'s Schema, ty: &'s Type) -> Thing<'s> {
+fn type_of<'s>(schema: &'s Schema, ty: &'s Type) -> SchemaItem<'s> {
     match &ty.base {
         BaseType::Named(name) if ty.nullable => {
-            schema.types.get(&**name).map_or(Thing::Around(ty), Thing::Named)
+            schema.types.get(&**name).map_or(SchemaItem::Around(ty), SchemaItem::Named)
         }
-        _ => Thing::Around(ty),
+        _ => SchemaItem::Around(ty),
     }
 }
 
-fn of_directive<'s>(directive: &'s Directive, name: &str, with_old: bool) -> Answer<'s> {
+fn of_directive<'s>(directive: &'s Directive, name: &str, with_old: bool) -> IntrospectionValue<'s> {
     match name {
-        "isRepeatable" => Answer::Leaf(directive.is_repeatable.into()),
-        "locations" => Answer::Leaf(Json::from(directive.locations.clone())),
+        "isRepeatable" => IntrospectionValue::Leaf(directive.is_repeatable.into()),
+        "locations" => IntrospectionValue::Leaf(Json::from(directive.locations.clone())),
         "args" => inputs(&directive.arguments, with_old),
         _ => of_any(&directive.name, &directive.description, &None, name),
     }

@@ -10,7 +10,9 @@ use async_graphql_parser::parse_query;
 use async_graphql_parser::types::{ExecutableDocument, OperationType};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use shared::protocol::graphql::{Asked, GraphQlError, LIMIT_EXCEEDED, Plan, Planned, Planner, Selection};
+use shared::protocol::graphql::{
+    FieldSelection, GraphQlError, LIMIT_EXCEEDED, Plan, PlannedSubscription, Planner, RequestedOperation,
+};
 use shared::publication::Payload;
 
 mod coerce;
@@ -22,11 +24,11 @@ mod schema;
 mod select;
 mod template;
 
-pub(crate) use fields::Unusable;
+pub(crate) use fields::FieldConfigError;
 pub use graphql_config::GraphqlConfig;
 
 use document::{Document, operation_of};
-use fields::Fields;
+use fields::SubscriptionFields;
 use schema::Schema;
 
 /// What a client did that makes no sense.
@@ -46,15 +48,15 @@ type Errors = Vec<GraphQlError>;
 #[derive(Debug)]
 pub struct Catalog {
     schema: Schema,
-    fields: Fields,
-    limits: Limits,
+    fields: SubscriptionFields,
+    limits: DocumentLimits,
     /// Those that clients have, so that who selects the same shares what is made of payloads.
     selections: Mutex<Selections>,
 }
 
 /// How large a document may be, and what it asks for.
 #[derive(Clone, Copy, Debug)]
-struct Limits {
+struct DocumentLimits {
     query_bytes_max: usize,
     depth_max: usize,
     fields_max: usize,
@@ -63,18 +65,18 @@ struct Limits {
 
 #[derive(Debug)]
 struct Selections {
-    known: HashSet<Arc<Selection>>,
+    known: HashSet<Arc<FieldSelection>>,
     looks_at: usize,
 }
 
 impl Catalog {
     /// `sdl`: the text of `schema_file`, if there is one.
-    pub fn new(config: &GraphqlConfig, sdl: Option<&str>) -> Result<Self, Vec<Unusable>> {
-        let (schema, fields) = Fields::read(config, sdl)?;
+    pub fn new(config: &GraphqlConfig, sdl: Option<&str>) -> Result<Self, Vec<FieldConfigError>> {
+        let (schema, fields) = SubscriptionFields::read(config, sdl)?;
         Ok(Self {
             schema,
             fields,
-            limits: Limits {
+            limits: DocumentLimits {
                 query_bytes_max: config.query_bytes_max,
                 depth_max: config.depth_max as usize,
                 fields_max: config.fields_max as usize,
@@ -84,7 +86,7 @@ impl Catalog {
         })
     }
 
-    fn read(&self, asked: &Asked<'_>) -> Result<ExecutableDocument, Errors> {
+    fn read(&self, asked: &RequestedOperation<'_>) -> Result<ExecutableDocument, Errors> {
         let max = self.limits.query_bytes_max;
         if asked.query.len() > max {
             return Err(one(LIMIT_EXCEEDED, format!("the document is longer than {max} bytes")));
@@ -104,7 +106,7 @@ impl Catalog {
         })
     }
 
-    fn share(&self, selection: Selection) -> Arc<Selection> {
+    fn share(&self, selection: FieldSelection) -> Arc<FieldSelection> {
         let mut selections = self.selections.lock();
         if let Some(known) = selections.known.get(&selection) {
             return known.clone();
@@ -120,7 +122,7 @@ impl Catalog {
 }
 
 impl Planner for Catalog {
-    fn plan(&self, asked: &Asked<'_>) -> Result<Plan, Errors> {
+    fn plan(&self, asked: &RequestedOperation<'_>) -> Result<Plan, Errors> {
         let parsed = self.read(asked)?;
         let operation = operation_of(&parsed, asked.operation_name.as_deref())?;
         if operation.ty == OperationType::Mutation {
@@ -129,7 +131,7 @@ impl Planner for Catalog {
         let variables = coerce::variables(&self.schema, operation, asked.variables)?;
         if operation.ty == OperationType::Query {
             // The schema is as long as it is.
-            let limits = Limits { fields_max: introspect::VALUES_MAX, ..self.limits };
+            let limits = DocumentLimits { fields_max: introspect::VALUES_MAX, ..self.limits };
             let document = Document::new(&self.schema, &parsed.fragments, &variables, limits);
             return introspect::answer(&self.schema, &document, operation).map(Plan::Answer);
         }
@@ -157,13 +159,13 @@ impl Planner for Catalog {
         let channel = mapped.template.fill(&arguments);
         let channel = channel.map_err(|why| here(GraphQlError::new(BAD_USER_INPUT, why)))?;
         let ask = mapped.hook.then(|| question(name, &arguments, asked));
-        let selection = self.share(Selection { key: (*key).into(), value });
-        Ok(Plan::Subscribe(Planned { channel, ask, selection }))
+        let selection = self.share(FieldSelection { key: (*key).into(), value });
+        Ok(Plan::Subscribe(PlannedSubscription { channel, ask, selection }))
     }
 }
 
 /// What the application is told that says whether.
-fn question(field: &str, arguments: &coerce::Arguments, asked: &Asked<'_>) -> Payload {
+fn question(field: &str, arguments: &coerce::ArgumentValues, asked: &RequestedOperation<'_>) -> Payload {
     let mut told = serde_json::Map::new();
     told.insert("field".to_owned(), field.into());
     told.insert("arguments".to_owned(), arguments.clone().into());

@@ -65,11 +65,11 @@ pub(super) struct Directive {
 pub(super) struct Definition {
     pub(super) name: Box<str>,
     pub(super) description: Option<Box<str>>,
-    pub(super) kind: Kind,
+    pub(super) kind: SchemaTypeKind,
 }
 
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum SchemaTypeKind {
     Scalar,
     Object { fields: Vec<Field>, interfaces: Vec<Box<str>> },
     Interface { fields: Vec<Field>, interfaces: Vec<Box<str>> },
@@ -118,7 +118,7 @@ impl Schema {
             directives: Vec::new(),
         };
         for name in BUILTINS {
-            let kind = Kind::Scalar;
+            let kind = SchemaTypeKind::Scalar;
             schema.types.insert(name.into(), Definition { name: name.into(), description: None, kind });
         }
         let mut roots = None;
@@ -203,7 +203,7 @@ impl Schema {
             false => Err(format!("names the type {name} in {of}, which is not there")),
         };
         let is_output =
-            |name: &str| !matches!(self.types.get(name).map(|one| &one.kind), Some(Kind::Input(_)));
+            |name: &str| !matches!(self.types.get(name).map(|one| &one.kind), Some(SchemaTypeKind::Input(_)));
         for (name, definition) in &self.types {
             for field in definition.kind.fields() {
                 let of = format!("{name}.{}", field.name);
@@ -216,20 +216,21 @@ impl Schema {
                 }
             }
             match &definition.kind {
-                Kind::Input(fields) => {
+                SchemaTypeKind::Input(fields) => {
                     for input in fields {
                         self.check_input(input, name)?;
                     }
                 }
-                Kind::Union(members) => {
+                SchemaTypeKind::Union(members) => {
                     for member in members {
                         is_there(member, name)?;
-                        if !matches!(self.types[member].kind, Kind::Object { .. }) {
+                        if !matches!(self.types[member].kind, SchemaTypeKind::Object { .. }) {
                             return Err(format!("has {member} in the union {name}, which is no object type"));
                         }
                     }
                 }
-                Kind::Object { interfaces, fields } | Kind::Interface { interfaces, fields } => {
+                SchemaTypeKind::Object { interfaces, fields }
+                | SchemaTypeKind::Interface { interfaces, fields } => {
                     for interface in interfaces {
                         is_there(interface, name)?;
                         let missing = self.types[interface].kind.fields().iter();
@@ -243,13 +244,13 @@ impl Schema {
                         }
                     }
                 }
-                Kind::Scalar | Kind::Enum(_) => {}
+                SchemaTypeKind::Scalar | SchemaTypeKind::Enum(_) => {}
             }
         }
         let roots = [Some(&self.query), self.mutation.as_ref(), self.subscription.as_ref()];
         for root in roots.into_iter().flatten() {
             is_there(root, "schema")?;
-            if !matches!(self.types[root].kind, Kind::Object { .. }) {
+            if !matches!(self.types[root].kind, SchemaTypeKind::Object { .. }) {
                 return Err(format!("has {root} as a root, which is no object type"));
             }
         }
@@ -259,13 +260,13 @@ impl Schema {
     fn check_input(&self, input: &Input, of: &str) -> Result<(), String> {
         let name = innermost(&input.ty);
         match self.types.get(name).map(|one| &one.kind) {
-            Some(Kind::Scalar | Kind::Enum(_) | Kind::Input(_)) => Ok(()),
+            Some(SchemaTypeKind::Scalar | SchemaTypeKind::Enum(_) | SchemaTypeKind::Input(_)) => Ok(()),
             Some(_) => Err(format!("has the type {name} in {of}, which is for results")),
             None => Err(format!("names the type {name} in {of}, which is not there")),
         }
     }
 
-    pub(super) fn kind(&self, name: &str) -> Option<&Kind> {
+    pub(super) fn kind(&self, name: &str) -> Option<&SchemaTypeKind> {
         self.types.get(name).map(|definition| &definition.kind)
     }
 
@@ -275,19 +276,19 @@ impl Schema {
 
     /// Whether nothing can be selected of its values.
     pub(super) fn is_leaf(&self, name: &str) -> bool {
-        matches!(self.kind(name), Some(Kind::Scalar | Kind::Enum(_)))
+        matches!(self.kind(name), Some(SchemaTypeKind::Scalar | SchemaTypeKind::Enum(_)))
     }
 
     /// The object types that a value of this type may be of.
     pub(super) fn possible(&self, name: &str) -> Vec<&str> {
         match self.types.get(name) {
-            Some(Definition { name, kind: Kind::Object { .. }, .. }) => vec![name],
-            Some(Definition { kind: Kind::Union(members), .. }) => {
+            Some(Definition { name, kind: SchemaTypeKind::Object { .. }, .. }) => vec![name],
+            Some(Definition { kind: SchemaTypeKind::Union(members), .. }) => {
                 members.iter().map(|name| &**name).collect()
             }
-            Some(Definition { kind: Kind::Interface { .. }, .. }) => {
+            Some(Definition { kind: SchemaTypeKind::Interface { .. }, .. }) => {
                 let implements = |one: &&Definition| match &one.kind {
-                    Kind::Object { interfaces, .. } => {
+                    SchemaTypeKind::Object { interfaces, .. } => {
                         interfaces.iter().any(|interface| **interface == *name)
                     }
                     _ => false,
@@ -302,7 +303,7 @@ impl Schema {
 /// Of queries, mutations and subscriptions.
 type Roots = (Option<Box<str>>, Option<Box<str>>, Option<Box<str>>);
 
-impl Kind {
+impl SchemaTypeKind {
     pub(super) fn fields(&self) -> &[Field] {
         match self {
             Self::Object { fields, .. } | Self::Interface { fields, .. } => fields,
@@ -330,31 +331,32 @@ impl Kind {
     }
 }
 
-fn kind(found: TypeKind) -> Kind {
+fn kind(found: TypeKind) -> SchemaTypeKind {
     let names = |names: Vec<Positioned<async_graphql_value::Name>>| {
         names.into_iter().map(|name| (*name.node).into()).collect()
     };
     let fields =
         |fields: Vec<Positioned<FieldDefinition>>| fields.into_iter().map(|one| field(one.node)).collect();
     match found {
-        TypeKind::Scalar => Kind::Scalar,
+        TypeKind::Scalar => SchemaTypeKind::Scalar,
         TypeKind::Object(object) => {
-            Kind::Object { fields: fields(object.fields), interfaces: names(object.implements) }
+            SchemaTypeKind::Object { fields: fields(object.fields), interfaces: names(object.implements) }
         }
-        TypeKind::Interface(interface) => {
-            Kind::Interface { fields: fields(interface.fields), interfaces: names(interface.implements) }
-        }
-        TypeKind::Union(union) => Kind::Union(names(union.members)),
+        TypeKind::Interface(interface) => SchemaTypeKind::Interface {
+            fields: fields(interface.fields),
+            interfaces: names(interface.implements),
+        },
+        TypeKind::Union(union) => SchemaTypeKind::Union(names(union.members)),
         TypeKind::Enum(values) => {
             let value = |value: Positioned<async_graphql_parser::types::EnumValueDefinition>| EnumValue {
                 name: (*value.node.value.node).into(),
                 description: value.node.description.map(|text| text.node.into()),
                 deprecated: deprecated(&value.node.directives),
             };
-            Kind::Enum(values.values.into_iter().map(value).collect())
+            SchemaTypeKind::Enum(values.values.into_iter().map(value).collect())
         }
         TypeKind::InputObject(object) => {
-            Kind::Input(object.fields.into_iter().map(|one| input(one.node)).collect())
+            SchemaTypeKind::Input(object.fields.into_iter().map(|one| input(one.node)).collect())
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use async_graphql_parser::types::{BaseType, Type};
 use shared::protocol::graphql::{
-    Complete, Field, FieldOf, GraphQlError, LIMIT_EXCEEDED, Objects, Of, Scalar, Typed,
+    Field, FieldOf, GraphQlError, LIMIT_EXCEEDED, Objects, Scalar, Typed, ValueRule, ValueType,
 };
 
-use super::document::{Document, Group};
-use super::schema::Kind;
+use super::document::{Document, FieldGroup};
+use super::schema::SchemaTypeKind;
 use super::{Errors, NOT_SUPPORTED, VALIDATION_FAILED, one};
 
 /// The field that every object has.
@@ -16,44 +16,54 @@ pub(super) const TYPE_NAME: &str = "__typename";
 pub(super) fn complete(
     document: &Document<'_>,
     ty: &Type,
-    group: &Group<'_>,
+    group: &FieldGroup<'_>,
     depth: usize,
-) -> Result<Complete, Errors> {
+) -> Result<ValueRule, Errors> {
     let max = document.limits.depth_max;
     if depth > max {
         return Err(one(LIMIT_EXCEEDED, format!("fields are selected more than {max} deep")));
     }
     let of = match &ty.base {
-        BaseType::List(item) => Of::List(Box::new(complete(document, item, group, depth)?)),
+        BaseType::List(item) => ValueType::List(Box::new(complete(document, item, group, depth)?)),
         BaseType::Named(name) => of(document, name, group, depth)?,
     };
-    Ok(Complete { non_null: !ty.nullable, of })
+    Ok(ValueRule { non_null: !ty.nullable, of })
 }
 
-fn of(document: &Document<'_>, name: &str, group: &Group<'_>, depth: usize) -> Result<Of, Errors> {
+fn of(
+    document: &Document<'_>,
+    name: &str,
+    group: &FieldGroup<'_>,
+    depth: usize,
+) -> Result<ValueType, Errors> {
     let at = group.first.pos;
     let here = |why: String| vec![GraphQlError::new(VALIDATION_FAILED, why).at(at.line, at.column)];
     let is_bare = group.sets.iter().all(|set| set.items.is_empty());
     let field = &group.first.node.name.node;
     let kind = document.schema.kind(name).ok_or_else(|| here(format!("there is no type {name}")))?;
     match kind {
-        Kind::Scalar | Kind::Enum(_) if !is_bare => {
+        SchemaTypeKind::Scalar | SchemaTypeKind::Enum(_) if !is_bare => {
             Err(here(format!("nothing can be selected of {field}, which is a {name}")))
         }
-        Kind::Scalar => Ok(scalar(name).map_or(Of::Any, Of::Scalar)),
-        Kind::Enum(values) => Ok(Of::Enum(values.iter().map(|value| value.name.clone()).collect())),
-        Kind::Input(_) => Err(here(format!("{name} is no type of results"))),
+        SchemaTypeKind::Scalar => Ok(scalar(name).map_or(ValueType::Any, ValueType::Scalar)),
+        SchemaTypeKind::Enum(values) => {
+            Ok(ValueType::Enum(values.iter().map(|value| value.name.clone()).collect()))
+        }
+        SchemaTypeKind::Input(_) => Err(here(format!("{name} is no type of results"))),
         _ if is_bare => Err(here(format!("something must be selected of {field}, which is a {name}"))),
-        Kind::Object { .. } | Kind::Interface { .. } | Kind::Union(_) => {
+        SchemaTypeKind::Object { .. } | SchemaTypeKind::Interface { .. } | SchemaTypeKind::Union(_) => {
             let possible = document.schema.possible(name);
             let types =
                 possible.iter().map(|name| typed(document, name, group, depth)).collect::<Result<_, _>>()?;
-            Ok(Of::Object(Objects { is_abstract: !matches!(kind, Kind::Object { .. }), types }))
+            Ok(ValueType::Object(Objects {
+                is_abstract: !matches!(kind, SchemaTypeKind::Object { .. }),
+                types,
+            }))
         }
     }
 }
 
-fn typed(document: &Document<'_>, name: &str, group: &Group<'_>, depth: usize) -> Result<Typed, Errors> {
+fn typed(document: &Document<'_>, name: &str, group: &FieldGroup<'_>, depth: usize) -> Result<Typed, Errors> {
     let mut fields = Vec::new();
     for (key, group) in document.collect(name, &group.sets)? {
         let field = group.first;

@@ -2,14 +2,14 @@
 
 use serde_json::Value;
 
-use super::coerce::Arguments;
+use super::coerce::ArgumentValues;
 
 /// A name with places for arguments.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Template(Vec<Part>);
+pub(super) struct Template(Vec<TemplatePart>);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Part {
+enum TemplatePart {
     Text(Box<str>),
     Argument(Box<str>),
 }
@@ -23,37 +23,37 @@ impl Template {
                 return Err("must name an argument between { and }".to_owned());
             }
             if !before.is_empty() {
-                parts.push(Part::Text(before.into()));
+                parts.push(TemplatePart::Text(before.into()));
             }
-            parts.push(Part::Argument(name.into()));
+            parts.push(TemplatePart::Argument(name.into()));
             rest = behind;
         }
         if rest.contains('}') {
             return Err("has a } without a {".to_owned());
         }
         if !rest.is_empty() {
-            parts.push(Part::Text(rest.into()));
+            parts.push(TemplatePart::Text(rest.into()));
         }
         Ok(Self(parts))
     }
 
     pub(super) fn arguments(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| match part {
-            Part::Argument(name) => Some(&**name),
-            Part::Text(_) => None,
+            TemplatePart::Argument(name) => Some(&**name),
+            TemplatePart::Text(_) => None,
         })
     }
 
     /// The channel's name. Whether there may be such a channel is for others to say.
-    pub(super) fn fill(&self, arguments: &Arguments) -> Result<Box<str>, String> {
+    pub(super) fn fill(&self, arguments: &ArgumentValues) -> Result<Box<str>, String> {
         let mut channel = String::new();
         for part in &self.0 {
             let value = match part {
-                Part::Text(text) => {
+                TemplatePart::Text(text) => {
                     channel.push_str(text);
                     continue;
                 }
-                Part::Argument(name) => (name, arguments.get(&**name)),
+                TemplatePart::Argument(name) => (name, arguments.get(&**name)),
             };
             match value {
                 (_, Some(Value::String(text))) if !text.is_empty() => channel.push_str(text),

@@ -1,7 +1,7 @@
 //! Documents against schemas: which channel, what selection, which mistake.
 
 use serde_json::json;
-use shared::protocol::graphql::Selection;
+use shared::protocol::graphql::FieldSelection;
 
 use super::graphql_config::Subscription;
 use super::*;
@@ -59,7 +59,7 @@ fn plan_with(catalog: &Catalog, query: &str, more: serde_json::Value) -> Result<
     catalog.plan(&serde_json::from_str(&text).unwrap())
 }
 
-fn planned(catalog: &Catalog, query: &str, variables: serde_json::Value) -> Planned {
+fn planned(catalog: &Catalog, query: &str, variables: serde_json::Value) -> PlannedSubscription {
     match plan_with(catalog, query, json!({ "variables": variables })) {
         Ok(Plan::Subscribe(planned)) => planned,
         other => panic!("{query}: {other:?}"),
@@ -87,7 +87,7 @@ fn asked(catalog: &Catalog, query: &str) -> serde_json::Value {
     }
 }
 
-fn applied(selection: &Selection, payload: serde_json::Value) -> String {
+fn applied(selection: &FieldSelection, payload: serde_json::Value) -> String {
     String::from_utf8(selection.apply(payload.to_string().as_bytes()).to_vec()).unwrap()
 }
 

@@ -5,7 +5,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Response, StatusCode};
 
 use crate::http::Body;
-use crate::http::head::Head;
+use crate::http::head::ConnectHead;
 
 /// How long a browser may go by an answer to a preflight, in seconds.
 const PREFLIGHT_SECONDS: &str = "300";
@@ -13,7 +13,7 @@ const PREFLIGHT_SECONDS: &str = "300";
 const ASKED_BYTES_MAX: usize = 512;
 
 /// What an answer to this request says. Its origin has been let in.
-pub(super) fn headers(head: &Head<'_>) -> HeaderMap {
+pub(super) fn headers(head: &ConnectHead<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let origin = head.header("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok());
     if let Some(origin) = origin {
@@ -30,7 +30,7 @@ pub(super) fn lines(headers: HeaderMap) -> impl Iterator<Item = (HeaderName, Hea
 }
 
 /// The answer to a preflight of a request with one of these methods.
-pub(super) fn preflight(head: &Head<'_>, methods: &'static str) -> Response<Body> {
+pub(super) fn preflight(head: &ConnectHead<'_>, methods: &'static str) -> Response<Body> {
     let mut response = Response::new(super::whole(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers_of_answer = response.headers_mut();

@@ -12,8 +12,8 @@ use hyper::{Request, Response, StatusCode};
 use prost::Message;
 use serde::Deserialize;
 
-use crate::http::head::Head;
-use crate::http::{Body, Handed, Refused, Router, Told, cors, whole};
+use crate::http::head::ConnectHead;
+use crate::http::{Body, DeliveryOutcome, EmulatedCommands, HttpRefusal, HttpRouter, cors, whole};
 use crate::telemetry::labels::Handshake;
 
 /// The content type of Protobuf.
@@ -45,25 +45,25 @@ struct WireEmulation {
 }
 
 /// Reads the body of a request, or tells what is wrong with it.
-pub(super) fn read_emulation(body: Bytes, in_protobuf: bool) -> Result<Told, String> {
+pub(super) fn read_emulation(body: Bytes, in_protobuf: bool) -> Result<EmulatedCommands, String> {
     if in_protobuf {
         let WireEmulation { node, session, data } =
             WireEmulation::decode(body).map_err(|error| error.to_string())?;
-        return Ok(Told { node: node.into(), session: session.into(), data });
+        return Ok(EmulatedCommands { node: node.into(), session: session.into(), data });
     }
     let emulation = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
     let Emulation { session, node, data } = emulation;
-    Ok(Told { node: node.into(), session: session.into(), data: Bytes::from(data.into_owned()) })
+    Ok(EmulatedCommands { node: node.into(), session: session.into(), data: Bytes::from(data.into_owned()) })
 }
 
-impl Router {
+impl HttpRouter {
     /// Has the session that is named take the commands of this request.
     pub(super) async fn emulate(
         self: &Arc<Self>,
         request: Request<Incoming>,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, HttpRefusal> {
         let (cors, in_protobuf) = {
-            let head = Head::of(&request);
+            let head = ConnectHead::of(&request);
             self.check_request(&head, METHODS)?;
             (cors::headers(&head), is_protobuf(&head))
         };
@@ -72,11 +72,15 @@ impl Router {
             let told = read_emulation(body.clone(), in_protobuf);
             let told = told.map_err(|error| refused(StatusCode::BAD_REQUEST, &error))?;
             match (self.reception.tell)(told).await {
-                Handed::Done | Handed::NoSuchSession => Ok(()),
-                Handed::Repeated => Err(refused(StatusCode::CONFLICT, "that is under way already")),
-                Handed::NoSuchNode => Err(refused(StatusCode::NOT_FOUND, "there is no such node")),
-                Handed::TooLong => Err(refused(StatusCode::PAYLOAD_TOO_LARGE, "the commands are too long")),
-                Handed::Failed => Err(refused(StatusCode::INTERNAL_SERVER_ERROR, "the node does not answer")),
+                DeliveryOutcome::Done | DeliveryOutcome::NoSuchSession => Ok(()),
+                DeliveryOutcome::Repeated => Err(refused(StatusCode::CONFLICT, "that is under way already")),
+                DeliveryOutcome::NoSuchNode => Err(refused(StatusCode::NOT_FOUND, "there is no such node")),
+                DeliveryOutcome::TooLong => {
+                    Err(refused(StatusCode::PAYLOAD_TOO_LARGE, "the commands are too long"))
+                }
+                DeliveryOutcome::Failed => {
+                    Err(refused(StatusCode::INTERNAL_SERVER_ERROR, "the node does not answer"))
+                }
             }
         };
         match emulated.await {
@@ -92,22 +96,22 @@ impl Router {
 }
 
 /// Whether the body of a request holds Protobuf.
-pub(super) fn is_protobuf(head: &Head<'_>) -> bool {
+pub(super) fn is_protobuf(head: &ConnectHead<'_>) -> bool {
     head.header("content-type").is_some_and(|kind| {
         let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
         kind.trim_ascii().eq_ignore_ascii_case(PROTOBUF)
     })
 }
 
-fn refused(status: StatusCode, why: &str) -> Refused {
-    Refused::new(Handshake::Request, status, why)
+fn refused(status: StatusCode, why: &str) -> HttpRefusal {
+    HttpRefusal::new(Handshake::Request, status, why)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read_json(body: &str) -> Result<Told, String> {
+    fn read_json(body: &str) -> Result<EmulatedCommands, String> {
         read_emulation(Bytes::copy_from_slice(body.as_bytes()), false)
     }
 

@@ -16,21 +16,21 @@ use shared::protocol::raw::Raw;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::admission::{Admitted, Peer};
-use crate::backend::Origin;
+use crate::backend::ClientOrigin;
 use crate::client::open::NewClient;
 use crate::engine_io::{
-    Carried, Elsewhere, Fault as SessionFault, Found, PROBE_TIMEOUT, Polling, ProbeError, Session, Sid,
-    probe, say_goodbye,
+    Carried, Elsewhere, FoundSession, PROBE_TIMEOUT, PollingClient, PollingError, PollingSession, ProbeError,
+    Sid, probe, say_goodbye,
 };
 use crate::http::emulate::is_protobuf as is_octet_stream;
-use crate::http::head::Head;
-use crate::http::raw_paths::{RawPath, Transport as OfPath};
-use crate::http::upgrade::{self, Opening};
-use crate::http::{Body, Refused, Router, cors, whole};
+use crate::http::head::ConnectHead;
+use crate::http::raw_paths::{RawPath, RawTransport};
+use crate::http::upgrade::{self, UpgradeOpening};
+use crate::http::{Body, HttpRefusal, HttpRouter, cors, whole};
 use crate::telemetry::labels::Handshake;
-use crate::transport::Socket;
-use crate::transport::encodings::{Encodings, Wire};
-use crate::transport::handed::{Attached, carry, handed};
+use crate::transport::IncomingSocket;
+use crate::transport::encodings::{ClientWire, Encodings};
+use crate::transport::task_pipe::{Attached, carry, handed};
 
 const METHODS: &str = "GET, POST, OPTIONS";
 
@@ -44,14 +44,14 @@ pub(super) enum EngineIoPath {
 
 /// By what its client is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Transport {
+enum EngineIoTransport {
     Polling,
     WebSocket,
 }
 
 /// Why a request is refused, in the words of the reference server: clients show them as they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fault {
+enum EngineIoError {
     UnknownTransport,
     UnknownSid,
     BadMethod,
@@ -59,7 +59,7 @@ enum Fault {
     UnsupportedVersion,
 }
 
-impl Fault {
+impl EngineIoError {
     fn told(self) -> &'static str {
         match self {
             Self::UnknownTransport => r#"{"code":0,"message":"Transport unknown"}"#,
@@ -70,8 +70,8 @@ impl Fault {
         }
     }
 
-    fn refused(self, head: &Head<'_>) -> Refused {
-        let refused = Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, self.told());
+    fn refused(self, head: &ConnectHead<'_>) -> HttpRefusal {
+        let refused = HttpRefusal::new(Handshake::Request, StatusCode::BAD_REQUEST, self.told());
         refused.with([self.content_type()]).with(cors::lines(cors::headers(head)))
     }
 
@@ -80,43 +80,43 @@ impl Fault {
     }
 }
 
-fn transport(head: &Head<'_>) -> Result<Transport, Fault> {
+fn transport(head: &ConnectHead<'_>) -> Result<EngineIoTransport, EngineIoError> {
     match head.query("transport").as_deref() {
-        Some("polling") => Ok(Transport::Polling),
-        Some("websocket") => Ok(Transport::WebSocket),
-        _ => Err(Fault::UnknownTransport),
+        Some("polling") => Ok(EngineIoTransport::Polling),
+        Some("websocket") => Ok(EngineIoTransport::WebSocket),
+        _ => Err(EngineIoError::UnknownTransport),
     }
 }
 
-fn check_version(head: &Head<'_>) -> Result<(), Fault> {
+fn check_version(head: &ConnectHead<'_>) -> Result<(), EngineIoError> {
     match head.query("EIO").as_deref() {
         Some(PROTOCOL) => Ok(()),
-        _ => Err(Fault::UnsupportedVersion),
+        _ => Err(EngineIoError::UnsupportedVersion),
     }
 }
 
 /// A client that polls and tries a WebSocket. `None`: there is no such session, or not any more.
 #[derive(Debug)]
-pub(super) struct Probing(Option<Found>);
+pub(super) struct ProbeRequest(Option<FoundSession>);
 
 /// What a request that polls asks for.
-enum Asked {
+enum PollRequest {
     /// A session, which the answer begins.
-    Open(Opened),
+    Open(AdmittedPoller),
     /// Packets of this one.
-    Fetch(Found),
+    Fetch(FoundSession),
     /// To give it the packets in the body.
-    Bring(Found),
+    Bring(FoundSession),
 }
 
 /// A client that is let in.
-struct Opened {
+struct AdmittedPoller {
     protocol: Arc<dyn Protocol>,
     admitted: Admitted,
-    origin: Option<Arc<Origin>>,
+    origin: Option<Arc<ClientOrigin>>,
 }
 
-impl Router {
+impl HttpRouter {
     /// What is spoken over Engine.IO at this path, if anything is.
     pub(super) fn engine_io_at(&self, path: &str) -> Option<EngineIoPath> {
         if !self.clients {
@@ -126,14 +126,18 @@ impl Router {
             return Some(EngineIoPath::SocketIo);
         }
         let bound = self.raw_paths.find(path)?;
-        (bound.transport == OfPath::EngineIo).then_some(EngineIoPath::Bound(bound))
+        (bound.transport == RawTransport::EngineIo).then_some(EngineIoPath::Bound(bound))
     }
 
     /// A request to become a WebSocket with packets in it.
-    pub(super) fn read_engine_io(&self, path: &EngineIoPath, head: &Head<'_>) -> Result<Opening, Refused> {
-        let refused = |fault: Fault| fault.refused(head);
-        if transport(head).map_err(refused)? != Transport::WebSocket {
-            return Err(refused(Fault::BadRequest));
+    pub(super) fn read_engine_io(
+        &self,
+        path: &EngineIoPath,
+        head: &ConnectHead<'_>,
+    ) -> Result<UpgradeOpening, HttpRefusal> {
+        let refused = |fault: EngineIoError| fault.refused(head);
+        if transport(head).map_err(refused)? != EngineIoTransport::WebSocket {
+            return Err(refused(EngineIoError::BadRequest));
         }
         let sid = head.query("sid");
         if sid.is_none() {
@@ -143,14 +147,14 @@ impl Router {
         let protocol = spoken_at(&self.encodings, path, upgrade::token(head, &upgrade)?);
         let opening = self.opening(upgrade, upgrade::RAW, protocol);
         let Some(sid) = sid else {
-            return Ok(opening.over(Wire::EngineWebSocket, self.engine_io.greeting()));
+            return Ok(opening.over(ClientWire::EngineWebSocket, self.engine_io.greeting()));
         };
         if !self.engine_io.settings().upgrades {
-            return Err(refused(Fault::BadRequest));
+            return Err(refused(EngineIoError::BadRequest));
         }
         // Who names a session that is over, or has changed over, learns that from the WebSocket: libraries expect no status.
-        let sid = Sid::parse(&sid).ok_or_else(|| refused(Fault::UnknownSid))?;
-        Ok(opening.probing(Probing(self.engine_io.find(sid))))
+        let sid = Sid::parse(&sid).ok_or_else(|| refused(EngineIoError::UnknownSid))?;
+        Ok(opening.probing(ProbeRequest(self.engine_io.find(sid))))
     }
 
     /// Answers a request that polls.
@@ -159,9 +163,9 @@ impl Router {
         peer: &Peer,
         request: Request<Incoming>,
         path: &EngineIoPath,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, HttpRefusal> {
         let (asked, cors, in_octets) = {
-            let head = Head::of(&request);
+            let head = ConnectHead::of(&request);
             self.check_asker(&head)?;
             if request.method() == Method::OPTIONS {
                 return Ok(cors::preflight(&head, METHODS));
@@ -169,9 +173,9 @@ impl Router {
             (self.read_polling(peer, path, &head)?, cors::headers(&head), is_octet_stream(&head))
         };
         let answered = match asked {
-            Asked::Open(opened) => self.begin_polling(opened).await,
-            Asked::Fetch(session) => self.fetch(&session).await,
-            Asked::Bring(session) => self.bring(request.into_body(), in_octets, &session).await,
+            PollRequest::Open(opened) => self.begin_polling(opened).await,
+            PollRequest::Fetch(session) => self.fetch(&session).await,
+            PollRequest::Bring(session) => self.bring(request.into_body(), in_octets, &session).await,
         };
         let packets = answered.map_err(|refused| refused.with(cors::lines(cors.clone())))?;
         let mut response = Response::new(whole(packets));
@@ -182,44 +186,49 @@ impl Router {
         Ok(response)
     }
 
-    fn read_polling(&self, peer: &Peer, path: &EngineIoPath, head: &Head<'_>) -> Result<Asked, Refused> {
-        let refused = |fault: Fault| fault.refused(head);
+    fn read_polling(
+        &self,
+        peer: &Peer,
+        path: &EngineIoPath,
+        head: &ConnectHead<'_>,
+    ) -> Result<PollRequest, HttpRefusal> {
+        let refused = |fault: EngineIoError| fault.refused(head);
         match transport(head).map_err(refused)? {
-            Transport::Polling if self.engine_io.settings().polling => {}
-            Transport::Polling => return Err(refused(Fault::UnknownTransport)),
-            Transport::WebSocket => return Err(refused(Fault::BadRequest)),
+            EngineIoTransport::Polling if self.engine_io.settings().polling => {}
+            EngineIoTransport::Polling => return Err(refused(EngineIoError::UnknownTransport)),
+            EngineIoTransport::WebSocket => return Err(refused(EngineIoError::BadRequest)),
         }
         // Polling by scripts that call back, which version 4 has given up.
         if head.query("j").is_some() {
-            return Err(refused(Fault::BadRequest));
+            return Err(refused(EngineIoError::BadRequest));
         }
         if let Some(sid) = head.query("sid") {
             let session = Sid::parse(&sid).and_then(|sid| self.engine_io.find(sid));
-            let session = session.ok_or_else(|| refused(Fault::UnknownSid))?;
+            let session = session.ok_or_else(|| refused(EngineIoError::UnknownSid))?;
             return match head.method {
-                "GET" => Ok(Asked::Fetch(session)),
-                "POST" => Ok(Asked::Bring(session)),
-                _ => Err(refused(Fault::BadRequest)),
+                "GET" => Ok(PollRequest::Fetch(session)),
+                "POST" => Ok(PollRequest::Bring(session)),
+                _ => Err(refused(EngineIoError::BadRequest)),
             };
         }
         if head.method != "GET" {
-            return Err(refused(Fault::BadMethod));
+            return Err(refused(EngineIoError::BadMethod));
         }
         check_version(head).map_err(refused)?;
-        let token = head.bearer().map_err(|why| Refused::malformed(why, &cors::headers(head)))?;
+        let token = head.bearer().map_err(|why| HttpRefusal::malformed(why, &cors::headers(head)))?;
         let protocol = spoken_at(&self.encodings, path, token.unwrap_or_default().to_owned());
         let admitted = self.admit_apart(peer, head)?;
         let origin = self.origin(head, self.address_of(peer, head));
-        Ok(Asked::Open(Opened { protocol, admitted, origin }))
+        Ok(PollRequest::Open(AdmittedPoller { protocol, admitted, origin }))
     }
 
-    async fn begin_polling(&self, opened: Opened) -> Result<Bytes, Refused> {
-        let Opened { protocol, admitted, origin } = opened;
-        let Polling { pipe, session, greeting } = self.engine_io.begin_polling();
+    async fn begin_polling(&self, opened: AdmittedPoller) -> Result<Bytes, HttpRefusal> {
+        let AdmittedPoller { protocol, admitted, origin } = opened;
+        let PollingClient { pipe, session, greeting } = self.engine_io.begin_polling();
         self.reception.receive(NewClient {
-            socket: Socket::Handed(pipe),
+            socket: IncomingSocket::Handed(pipe),
             unread: Bytes::new(),
-            wire: Wire::EnginePolling,
+            wire: ClientWire::EnginePolling,
             head: greeting,
             unanswered: None,
             watcher: None,
@@ -234,19 +243,24 @@ impl Router {
             turned_away: None,
         });
         self.metrics.handshake(Handshake::Accepted);
-        self.fetch(&Found::Here(session)).await
+        self.fetch(&FoundSession::Here(session)).await
     }
 
-    async fn fetch(&self, session: &Found) -> Result<Bytes, Refused> {
-        let _waiting = Counted::one_more(&self.metrics.engine_io_waiting);
+    async fn fetch(&self, session: &FoundSession) -> Result<Bytes, HttpRefusal> {
+        let _waiting = GaugeGuard::one_more(&self.metrics.engine_io_waiting);
         session.fetch(self.engine_io.patience()).await.map_err(ended)
     }
 
-    async fn bring(&self, body: Incoming, in_octets: bool, session: &Found) -> Result<Bytes, Refused> {
+    async fn bring(
+        &self,
+        body: Incoming,
+        in_octets: bool,
+        session: &FoundSession,
+    ) -> Result<Bytes, HttpRefusal> {
         let bringing = session.begin_bringing().map_err(ended)?;
         // Packets of binary data are text too.
         if in_octets {
-            return Err(ended(SessionFault::Malformed));
+            return Err(ended(PollingError::Malformed));
         }
         let body = self.read_body_of(body, self.engine_io.settings().payload_bytes_max).await?;
         bringing.bring(body.clone()).await.map_err(ended)?;
@@ -259,14 +273,14 @@ impl Router {
         &self,
         upgraded: Upgraded,
         version: Version,
-        Probing(found): Probing,
+        ProbeRequest(found): ProbeRequest,
         deflate: Option<DeflateParams>,
     ) {
         let session = match &found {
-            Some(Found::Elsewhere(elsewhere)) => {
+            Some(FoundSession::Elsewhere(elsewhere)) => {
                 return self.carry_over(upgraded, version, elsewhere, deflate).await;
             }
-            Some(Found::Here(session)) => Some(&**session),
+            Some(FoundSession::Here(session)) => Some(&**session),
             None => None,
         };
         let changed = match version {
@@ -275,8 +289,10 @@ impl Router {
                 match probe(&mut stream, Bytes::new(), deflate.is_some(), session, PROBE_TIMEOUT).await {
                     Ok(unread) => {
                         let (near, far) = handed();
-                        let attached =
-                            self.attach(session, Attached { socket: Socket::Handed(near), unread, deflate });
+                        let attached = self.attach(
+                            session,
+                            Attached { socket: IncomingSocket::Handed(near), unread, deflate },
+                        );
                         self.note_change(&attached);
                         return carry(stream, far).await;
                     }
@@ -320,7 +336,7 @@ impl Router {
             }
         };
         self.metrics.engine_io_upgrade("carried");
-        let _counted = Counted::one_more(&self.metrics.engine_io_carried);
+        let _counted = GaugeGuard::one_more(&self.metrics.engine_io_carried);
         let [to_session, to_client] = self.metrics.engine_io_carried_bytes_total.clone();
         if let Err(error) =
             self.engine_io.carry(stream, unread, node, Carried { to_session, to_client }).await
@@ -332,7 +348,7 @@ impl Router {
     async fn change_over_to_socket(
         &self,
         upgraded: Upgraded,
-        session: Option<&Session>,
+        session: Option<&PollingSession>,
         deflate: Option<DeflateParams>,
     ) -> Result<(), ProbeError> {
         let (mut stream, unread) = upgrade::own_stream(upgraded)?;
@@ -340,7 +356,7 @@ impl Router {
         self.attach(session, Attached { socket: stream.into_socket()?, unread, deflate })
     }
 
-    fn attach(&self, session: Option<&Session>, attached: Attached) -> Result<(), ProbeError> {
+    fn attach(&self, session: Option<&PollingSession>, attached: Attached) -> Result<(), ProbeError> {
         let is_there = session.is_some_and(|session| session.attach(attached));
         if is_there { Ok(()) } else { Err(ProbeError::NotPolling) }
     }
@@ -354,16 +370,16 @@ impl Router {
 }
 
 /// Counts what it is made for, until it is dropped.
-struct Counted<'m>(&'m IntGauge);
+struct GaugeGuard<'m>(&'m IntGauge);
 
-impl<'m> Counted<'m> {
+impl<'m> GaugeGuard<'m> {
     fn one_more(gauge: &'m IntGauge) -> Self {
         gauge.inc();
         Self(gauge)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for GaugeGuard<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -381,15 +397,15 @@ fn spoken_at(encodings: &Encodings, path: &EngineIoPath, token: String) -> Arc<d
     }
 }
 
-fn ended(fault: SessionFault) -> Refused {
+fn ended(fault: PollingError) -> HttpRefusal {
     let status = match fault {
-        SessionFault::Congested | SessionFault::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
-        SessionFault::Over | SessionFault::Overlap | SessionFault::Malformed => StatusCode::BAD_REQUEST,
+        PollingError::Congested | PollingError::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
+        PollingError::Over | PollingError::Overlap | PollingError::Malformed => StatusCode::BAD_REQUEST,
     };
     let told = match fault {
-        SessionFault::Over => Fault::UnknownSid,
-        _ => Fault::BadRequest,
+        PollingError::Over => EngineIoError::UnknownSid,
+        _ => EngineIoError::BadRequest,
     };
     tracing::debug!(%fault, "a request over Engine.IO was refused");
-    Refused::new(Handshake::Request, status, told.told()).with([told.content_type()])
+    HttpRefusal::new(Handshake::Request, status, told.told()).with([told.content_type()])
 }

@@ -6,12 +6,12 @@ use gateway_core::hub::Layout;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use serde::{Deserialize, Serialize};
-use shared::protocol::event_source::Asked;
+use shared::protocol::event_source::EventSourceRequest;
 
 use crate::admission::Peer;
-use crate::http::head::Head;
-use crate::http::respond::{Opening, Waits, headers_of_stream};
-use crate::http::{Body, Refused, Router, TakeOver, cors};
+use crate::http::head::ConnectHead;
+use crate::http::respond::{RefusalResponse, StreamOpening, headers_of_stream};
+use crate::http::{Body, HttpRefusal, HttpRouter, TakeOver, cors};
 use crate::setting::Faults;
 
 pub(crate) const PATH: &str = "/sse";
@@ -41,7 +41,7 @@ impl EventStreamConfig {
     }
 }
 
-impl Router {
+impl HttpRouter {
     /// Opens a client that follows what its address says. Whoever may not is told so by a status, after which
     /// `EventSource` does not come back.
     pub(super) async fn follow_channels(
@@ -49,21 +49,22 @@ impl Router {
         peer: &Peer,
         take_over: &TakeOver,
         request: Request<Incoming>,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, HttpRefusal> {
         let opening = {
-            let head = Head::of(&request);
+            let head = ConnectHead::of(&request);
             self.check_request(&head, METHODS)?;
             let cors = cors::headers(&head);
-            let malformed = |why: String| Refused::malformed(why, &cors);
-            let asked = Asked::read(head.query.unwrap_or_default(), head.header("last-event-id"))
-                .map_err(|unreadable| malformed(unreadable.to_string()))?;
+            let malformed = |why: String| HttpRefusal::malformed(why, &cors);
+            let asked =
+                EventSourceRequest::read(head.query.unwrap_or_default(), head.header("last-event-id"))
+                    .map_err(|unreadable| malformed(unreadable.to_string()))?;
             let asked = asked.with_token(head.bearer().map_err(|why| malformed(why.to_owned()))?);
             let admitted = self.admit(peer, &head)?;
             let types = asked.types();
-            Opening {
+            StreamOpening {
                 layout: Layout::Events,
                 headers: headers_of_stream(Layout::Events, cors.clone()),
-                waits: Some(Waits::with(cors)),
+                waits: Some(RefusalResponse::with(cors)),
                 watcher: None,
                 first: None,
                 connect: Some(Box::new(asked.connect())),

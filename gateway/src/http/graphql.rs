@@ -21,11 +21,13 @@ use shared::protocol::graphql::{self as wire, Dialect, GraphQl, GraphQlError, Pl
 
 use crate::admission::Peer;
 use crate::graphql::Catalog;
-use crate::http::head::Head;
-use crate::http::reserved::{Reserved, Taken};
+use crate::http::head::ConnectHead;
+use crate::http::reserved::{ReserveOutcome, StreamReservations};
 use crate::http::reserved_elsewhere;
-use crate::http::respond::{Opening, Waits, headers_of_stream};
-use crate::http::{Body, Handed, Refused, Router, TakeOver, Told, cors, upgrade, whole};
+use crate::http::respond::{RefusalResponse, StreamOpening, headers_of_stream};
+use crate::http::{
+    Body, DeliveryOutcome, EmulatedCommands, HttpRefusal, HttpRouter, TakeOver, cors, upgrade, whole,
+};
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::Handshake;
 
@@ -43,23 +45,23 @@ const EVENT_STREAM: &str = "text/event-stream";
 
 /// What is served at [`PATH`].
 #[derive(Debug)]
-pub(crate) struct Endpoint {
+pub(crate) struct GraphqlEndpoint {
     /// Another can hold for clients that come after it.
     catalog: RwLock<Arc<Catalog>>,
     operations_max: usize,
-    pub(super) reserved: Arc<Reserved>,
+    pub(super) reserved: Arc<StreamReservations>,
     metrics: Arc<Metrics>,
 }
 
 /// Counts what is asked for.
 #[derive(Debug)]
-struct Counted {
+struct CountedOperations {
     catalog: Arc<Catalog>,
     metrics: Arc<Metrics>,
 }
 
-impl Planner for Counted {
-    fn plan(&self, asked: &wire::Asked<'_>) -> Result<Plan, Vec<GraphQlError>> {
+impl Planner for CountedOperations {
+    fn plan(&self, asked: &wire::RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>> {
         let plan = self.catalog.plan(asked);
         self.metrics.graphql_operation(match &plan {
             Ok(Plan::Subscribe(_)) => "subscription",
@@ -70,8 +72,8 @@ impl Planner for Counted {
     }
 }
 
-impl Endpoint {
-    /// `operations_max`: how many a client may have under way.
+impl GraphqlEndpoint {
+    /// `operations_max`: how many a client may have in flight.
     pub(crate) fn new(catalog: Arc<Catalog>, operations_max: usize, metrics: Arc<Metrics>) -> Self {
         Self { catalog: RwLock::new(catalog), operations_max, reserved: Arc::default(), metrics }
     }
@@ -82,14 +84,15 @@ impl Endpoint {
     }
 
     fn client(&self, dialect: Dialect) -> Arc<GraphQl> {
-        let planner = Counted { catalog: self.catalog.read().clone(), metrics: self.metrics.clone() };
+        let planner =
+            CountedOperations { catalog: self.catalog.read().clone(), metrics: self.metrics.clone() };
         Arc::new(GraphQl::new(dialect, Arc::new(planner), self.operations_max))
     }
 }
 
 /// What stands beside the rest of an operation where all have one stream.
 #[derive(Deserialize)]
-struct Named<'a> {
+struct NamedOperation<'a> {
     #[serde(borrow, default)]
     extensions: Option<NamedExtensions<'a>>,
 }
@@ -102,7 +105,7 @@ struct NamedExtensions<'a> {
 }
 
 /// What a request is for.
-enum Wanted {
+enum GraphqlRequestKind {
     /// A stream of this operation.
     Stream,
     /// The stream that is reserved under this name.
@@ -114,13 +117,13 @@ enum Wanted {
     End(String, String),
 }
 
-impl Router {
+impl HttpRouter {
     /// A WebSocket in one of the subprotocols. Whoever offers none of them is let in to be told so.
     pub(super) fn read_graphql(
         &self,
-        endpoint: &Endpoint,
-        head: &Head<'_>,
-    ) -> Result<upgrade::Opening, Refused> {
+        endpoint: &GraphqlEndpoint,
+        head: &ConnectHead<'_>,
+    ) -> Result<upgrade::UpgradeOpening, HttpRefusal> {
         let offered = upgrade::read(head)?;
         // Some clients offer both, the older one first.
         let chosen = [
@@ -146,10 +149,10 @@ impl Router {
         peer: &Peer,
         take_over: &TakeOver,
         request: Request<Incoming>,
-        endpoint: &Arc<Endpoint>,
-    ) -> Result<Response<Body>, Refused> {
+        endpoint: &Arc<GraphqlEndpoint>,
+    ) -> Result<Response<Body>, HttpRefusal> {
         let (wanted, cors) = {
-            let head = Head::of(&request);
+            let head = ConnectHead::of(&request);
             self.check_request(&head, METHODS)?;
             let cors = cors::headers(&head);
             match wanted(request.method(), &head) {
@@ -158,10 +161,12 @@ impl Router {
             }
         };
         match wanted {
-            Wanted::Stream => self.stream_operation(peer, take_over, request, endpoint, cors).await,
-            Wanted::Reserved(name) => Ok(self.open_reserved(endpoint, &name, cors).await),
-            Wanted::Reserve => self.reserve(peer, request, endpoint, cors).await,
-            Wanted::Operation(name) => {
+            GraphqlRequestKind::Stream => {
+                self.stream_operation(peer, take_over, request, endpoint, cors).await
+            }
+            GraphqlRequestKind::Reserved(name) => Ok(self.open_reserved(endpoint, &name, cors).await),
+            GraphqlRequestKind::Reserve => self.reserve(peer, request, endpoint, cors).await,
+            GraphqlRequestKind::Operation(name) => {
                 let operation = match self.read_operation(request).await {
                     Ok(operation) => operation,
                     Err(refused) => return Err(refused.with(cors::lines(cors))),
@@ -173,7 +178,7 @@ impl Router {
                 let message = message("subscribe", &id, Some(&operation));
                 Ok(self.tell_stream(&name, message, StatusCode::ACCEPTED, cors).await)
             }
-            Wanted::End(name, id) => {
+            GraphqlRequestKind::End(name, id) => {
                 Ok(self.tell_stream(&name, message("complete", &id, None), StatusCode::OK, cors).await)
             }
         }
@@ -185,9 +190,9 @@ impl Router {
         peer: &Peer,
         take_over: &TakeOver,
         request: Request<Incoming>,
-        endpoint: &Endpoint,
+        endpoint: &GraphqlEndpoint,
         cors: HeaderMap,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, HttpRefusal> {
         let version = request.version();
         let graphql = endpoint.client(Dialect::StreamEach);
         let opening = self.opening_of_stream(peer, &request, graphql, &cors)?;
@@ -195,7 +200,7 @@ impl Router {
             Ok(operation) => operation,
             Err(refused) => return Err(refused.with(cors::lines(cors))),
         };
-        let opening = Opening { first: Some(message("subscribe", "", Some(&operation))), ..opening };
+        let opening = StreamOpening { first: Some(message("subscribe", "", Some(&operation))), ..opening };
         self.open_stream(take_over, opening, version).await
     }
 
@@ -204,13 +209,13 @@ impl Router {
         self: &Arc<Self>,
         peer: &Peer,
         request: Request<Incoming>,
-        endpoint: &Arc<Endpoint>,
+        endpoint: &Arc<GraphqlEndpoint>,
         cors: HeaderMap,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, HttpRefusal> {
         let graphql = endpoint.client(Dialect::OneStream);
         let reservation = endpoint.reserved.begin();
         let opening = self.opening_of_stream(peer, &request, graphql, &cors)?;
-        let opening = Opening { watcher: Some(reservation.clone()), ..opening };
+        let opening = StreamOpening { watcher: Some(reservation.clone()), ..opening };
         let (far, found) = self.open_apart(opening).await?;
         let name = found.map(|header| header.value.to_string()).unwrap_or_default();
         reservation.keep(&name, far);
@@ -228,19 +233,19 @@ impl Router {
         Ok(response)
     }
 
-    async fn open_reserved(&self, endpoint: &Endpoint, name: &str, cors: HeaderMap) -> Response<Body> {
+    async fn open_reserved(&self, endpoint: &GraphqlEndpoint, name: &str, cors: HeaderMap) -> Response<Body> {
         let taken = match endpoint.reserved.take(name) {
-            Taken::Unknown => self.take_elsewhere(name).await,
+            ReserveOutcome::Unknown => self.take_elsewhere(name).await,
             taken => taken,
         };
         match taken {
-            Taken::Stream(far) => {
+            ReserveOutcome::Stream(far) => {
                 let mut response = Response::new(Either::Right(far));
                 response.headers_mut().extend(headers_of_stream(Layout::Events, cors));
                 response
             }
-            Taken::Already => told(StatusCode::CONFLICT, "the stream is open already", cors),
-            Taken::Unknown => told(
+            ReserveOutcome::Already => told(StatusCode::CONFLICT, "the stream is open already", cors),
+            ReserveOutcome::Unknown => told(
                 StatusCode::NOT_FOUND,
                 "no stream is reserved under this name where this node can reach it",
                 cors,
@@ -249,17 +254,19 @@ impl Router {
     }
 
     /// The stream of this name, of the node that the name tells: if that takes in what other nodes ask.
-    async fn take_elsewhere(&self, name: &str) -> Taken {
-        let Some((node, session)) = name.rsplit_once('.') else { return Taken::Unknown };
+    async fn take_elsewhere(&self, name: &str) -> ReserveOutcome {
+        let Some((node, session)) = name.rsplit_once('.') else { return ReserveOutcome::Unknown };
         // What no session is called is not worth a connection to another node.
         if session.len() > SESSION_BYTES_MAX {
-            return Taken::Unknown;
+            return ReserveOutcome::Unknown;
         }
-        let Some(address) = (self.reception.find_node)(node.into()).await else { return Taken::Unknown };
+        let Some(address) = (self.reception.find_node)(node.into()).await else {
+            return ReserveOutcome::Unknown;
+        };
         let asked = reserved_elsewhere::ask_node(&address, name, self.engine_io.clone()).await;
         asked.unwrap_or_else(|error| {
             tracing::debug!(%error, "the node where a stream is reserved does not give it");
-            Taken::Unknown
+            ReserveOutcome::Unknown
         })
     }
 
@@ -275,18 +282,24 @@ impl Router {
         let Some((node, session)) = name.rsplit_once('.') else {
             return told(StatusCode::NOT_FOUND, NOT_FOUND, cors);
         };
-        let message = Told { node: node.into(), session: session.into(), data: message };
+        let message = EmulatedCommands { node: node.into(), session: session.into(), data: message };
         match (self.reception.tell)(message).await {
-            Handed::Done => {
+            DeliveryOutcome::Done => {
                 let mut response = Response::new(whole(Bytes::new()));
                 *response.status_mut() = done;
                 response.headers_mut().extend(cors);
                 response
             }
-            Handed::Repeated => told(StatusCode::CONFLICT, "an operation with this id is under way", cors),
-            Handed::NoSuchNode | Handed::NoSuchSession => told(StatusCode::NOT_FOUND, NOT_FOUND, cors),
-            Handed::TooLong => told(StatusCode::PAYLOAD_TOO_LARGE, "the operation is too long", cors),
-            Handed::Failed => {
+            DeliveryOutcome::Repeated => {
+                told(StatusCode::CONFLICT, "an operation with this id is under way", cors)
+            }
+            DeliveryOutcome::NoSuchNode | DeliveryOutcome::NoSuchSession => {
+                told(StatusCode::NOT_FOUND, NOT_FOUND, cors)
+            }
+            DeliveryOutcome::TooLong => {
+                told(StatusCode::PAYLOAD_TOO_LARGE, "the operation is too long", cors)
+            }
+            DeliveryOutcome::Failed => {
                 told(StatusCode::INTERNAL_SERVER_ERROR, "the stream's node does not answer", cors)
             }
         }
@@ -298,14 +311,14 @@ impl Router {
         request: &Request<Incoming>,
         graphql: Arc<GraphQl>,
         cors: &HeaderMap,
-    ) -> Result<Opening, Refused> {
-        let head = Head::of(request);
-        let token = head.bearer().map_err(|why| Refused::malformed(why, cors))?.unwrap_or_default();
+    ) -> Result<StreamOpening, HttpRefusal> {
+        let head = ConnectHead::of(request);
+        let token = head.bearer().map_err(|why| HttpRefusal::malformed(why, cors))?.unwrap_or_default();
         let connect = Connect { token: token.into(), name: "graphql".into(), ..Connect::default() };
-        Ok(Opening {
+        Ok(StreamOpening {
             layout: Layout::Events,
             headers: headers_of_stream(Layout::Events, cors.clone()),
-            waits: Some(Waits::with(cors.clone())),
+            waits: Some(RefusalResponse::with(cors.clone())),
             watcher: None,
             first: None,
             connect: Some(Box::new(connect)),
@@ -317,24 +330,24 @@ impl Router {
     }
 
     /// An operation as JSON: the body of a POST, or what the address of a GET says.
-    async fn read_operation(&self, request: Request<Incoming>) -> Result<Box<RawValue>, Refused> {
-        let malformed = |why: String| Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, why);
+    async fn read_operation(&self, request: Request<Incoming>) -> Result<Box<RawValue>, HttpRefusal> {
+        let malformed = |why: String| HttpRefusal::new(Handshake::Request, StatusCode::BAD_REQUEST, why);
         if request.method() == Method::GET {
-            let head = Head::of(&request);
+            let head = ConnectHead::of(&request);
             let operation = operation_in(&head).map_err(malformed)?;
             return RawValue::from_string(operation).map_err(|error| malformed(error.to_string()));
         }
         let body = self.read_body(request.into_body()).await?;
         let operation: Box<RawValue> = serde_json::from_slice(&body)
             .map_err(|error| malformed(format!("the body is no JSON: {error}")))?;
-        serde_json::from_str::<wire::Asked<'_>>(operation.get())
+        serde_json::from_str::<wire::RequestedOperation<'_>>(operation.get())
             .map_err(|error| malformed(format!("the body is no operation: {error}")))?;
         Ok(operation)
     }
 }
 
 /// What a request is for, or what is answered because it makes no sense.
-fn wanted(method: &Method, head: &Head<'_>) -> Result<Wanted, (StatusCode, &'static str)> {
+fn wanted(method: &Method, head: &ConnectHead<'_>) -> Result<GraphqlRequestKind, (StatusCode, &'static str)> {
     let accepts = |kind: &str| {
         let given = head.header("accept").map(|accept| String::from_utf8_lossy(accept).to_ascii_lowercase());
         let given = given.filter(|accept| !accept.trim().is_empty());
@@ -349,28 +362,30 @@ fn wanted(method: &Method, head: &Head<'_>) -> Result<Wanted, (StatusCode, &'sta
     let token =
         token.map(str::to_owned).or_else(|| head.form_query("token")).filter(|token| !token.is_empty());
     match (method, token) {
-        (&Method::GET | &Method::POST, Some(token)) if asks_for_stream => Ok(Wanted::Reserved(token)),
-        (&Method::GET | &Method::POST, None) if asks_for_stream => Ok(Wanted::Stream),
-        (&Method::PUT, _) if accepts("text/plain") => Ok(Wanted::Reserve),
+        (&Method::GET | &Method::POST, Some(token)) if asks_for_stream => {
+            Ok(GraphqlRequestKind::Reserved(token))
+        }
+        (&Method::GET | &Method::POST, None) if asks_for_stream => Ok(GraphqlRequestKind::Stream),
+        (&Method::PUT, _) if accepts("text/plain") => Ok(GraphqlRequestKind::Reserve),
         (&Method::PUT, _) => Err((StatusCode::NOT_ACCEPTABLE, "the name of a stream is text/plain")),
         (_, None) => Err((
             StatusCode::NOT_FOUND,
             "operations are served over a WebSocket, and as text/event-stream to whoever accepts that",
         )),
         (&Method::DELETE, Some(token)) => match head.form_query("operationId").filter(|id| !id.is_empty()) {
-            Some(id) => Ok(Wanted::End(token, id)),
+            Some(id) => Ok(GraphqlRequestKind::End(token, id)),
             None => Err((StatusCode::BAD_REQUEST, "operationId is missing")),
         },
         (_, Some(_)) if !accepts("application/json") => {
             Err((StatusCode::NOT_ACCEPTABLE, "the answer to an operation of a stream is empty"))
         }
-        (_, Some(token)) => Ok(Wanted::Operation(token)),
+        (_, Some(token)) => Ok(GraphqlRequestKind::Operation(token)),
     }
 }
 
 /// What the client calls an operation.
 fn id_of(operation: &RawValue) -> Result<String, &'static str> {
-    let named: Named<'_> =
+    let named: NamedOperation<'_> =
         serde_json::from_str(operation.get()).map_err(|_| "the operation cannot be read")?;
     let id = named.extensions.and_then(|extensions| extensions.operation_id);
     match id {
@@ -390,7 +405,7 @@ fn message(kind: &str, id: &str, payload: Option<&RawValue>) -> Bytes {
 }
 
 /// The operation that an address holds.
-fn operation_in(head: &Head<'_>) -> Result<String, String> {
+fn operation_in(head: &ConnectHead<'_>) -> Result<String, String> {
     let query = head.form_query("query").ok_or("query is missing")?;
     let mut operation = json!({ "query": query });
     if let Some(name) = head.form_query("operationName") {
@@ -417,7 +432,7 @@ fn told(status: StatusCode, why: &str, cors: HeaderMap) -> Response<Body> {
 }
 
 /// Whether a request asks for a WebSocket, so that it is no other that is served at the same path.
-pub(super) fn asks_for_websocket(head: &Head<'_>) -> bool {
+pub(super) fn asks_for_websocket(head: &ConnectHead<'_>) -> bool {
     head.asks_in_http2() || head.header("upgrade").is_some()
 }
 
@@ -431,12 +446,12 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(()).unwrap();
-        match wanted(method, &Head::of(&request)) {
-            Ok(Wanted::Stream) => "stream".to_owned(),
-            Ok(Wanted::Reserve) => "reserve".to_owned(),
-            Ok(Wanted::Reserved(name)) => format!("open {name}"),
-            Ok(Wanted::Operation(name)) => format!("operation in {name}"),
-            Ok(Wanted::End(name, id)) => format!("end {id} in {name}"),
+        match wanted(method, &ConnectHead::of(&request)) {
+            Ok(GraphqlRequestKind::Stream) => "stream".to_owned(),
+            Ok(GraphqlRequestKind::Reserve) => "reserve".to_owned(),
+            Ok(GraphqlRequestKind::Reserved(name)) => format!("open {name}"),
+            Ok(GraphqlRequestKind::Operation(name)) => format!("operation in {name}"),
+            Ok(GraphqlRequestKind::End(name, id)) => format!("end {id} in {name}"),
             Err((status, _)) => status.as_str().to_owned(),
         }
     }
@@ -472,11 +487,12 @@ mod tests {
     fn an_operation_in_an_address_is_the_same_as_one_in_a_body() {
         let path = "/graphql?query=%7Ba%7D&variables=%7B%22b%22%3A1%7D&operationName=c";
         let request = Request::get(path).body(()).unwrap();
-        let operation: Value = serde_json::from_str(&operation_in(&Head::of(&request)).unwrap()).unwrap();
+        let operation: Value =
+            serde_json::from_str(&operation_in(&ConnectHead::of(&request)).unwrap()).unwrap();
         assert_eq!(operation, json!({ "query": "{a}", "variables": {"b": 1}, "operationName": "c" }));
         for wrong in ["/graphql", "/graphql?query=a&variables=%7B"] {
             let request = Request::get(wrong).body(()).unwrap();
-            assert!(operation_in(&Head::of(&request)).is_err(), "{wrong}");
+            assert!(operation_in(&ConnectHead::of(&request)).is_err(), "{wrong}");
         }
     }
 

@@ -14,7 +14,7 @@ const HEADERS_MAX: usize = 32;
 
 /// What decides about a request to connect.
 #[derive(Debug)]
-pub(crate) struct Head<'a> {
+pub(crate) struct ConnectHead<'a> {
     pub(super) method: &'a str,
     pub(super) path: &'a str,
     pub(super) query: Option<&'a str>,
@@ -25,7 +25,7 @@ pub(crate) struct Head<'a> {
     headers: SmallVec<[(&'a str, &'a [u8]); HEADERS_MAX]>,
 }
 
-impl<'a> Head<'a> {
+impl<'a> ConnectHead<'a> {
     pub(super) fn of<B>(request: &'a Request<B>) -> Self {
         let headers = request.headers().iter();
         Self {
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn a_plain_head_is_read_and_what_follows_it_is_not() {
         let bytes = format!("{HEAD}\u{1}\u{0}");
-        let (head, length) = Head::read(bytes.as_bytes()).unwrap();
+        let (head, length) = ConnectHead::read(bytes.as_bytes()).unwrap();
         assert_eq!(length, HEAD.len());
         assert_eq!((head.method, head.path), ("GET", "/raw/news"));
         assert_eq!(head.query("offset").as_deref(), Some("7"));
@@ -183,15 +183,15 @@ mod tests {
     #[test]
     fn a_head_reads_the_same_through_hyper() {
         let request = Request::get("/raw/news?offset=7&epoch=a%20b").header("Host", "x").body(()).unwrap();
-        let head = Head::of(&request);
-        let (read, _) = Head::read(HEAD.as_bytes()).unwrap();
+        let head = ConnectHead::of(&request);
+        let (read, _) = ConnectHead::read(HEAD.as_bytes()).unwrap();
         assert_eq!((head.method, head.path, head.query), (read.method, read.path, read.query));
         assert_eq!(head.header("host"), read.header("host"));
     }
 
     #[test]
     fn a_head_says_once_who_asks_whom() {
-        let ambiguity = |head: &str| Head::read(head.as_bytes()).unwrap().0.ambiguity();
+        let ambiguity = |head: &str| ConnectHead::read(head.as_bytes()).unwrap().0.ambiguity();
         assert_eq!(ambiguity(HEAD), None);
         assert_eq!(ambiguity(&HEAD.replace("X-Two: 1", "Origin: http://x")), None);
         assert_eq!(ambiguity(&HEAD.replace("Host", "Hosts")), Some("there is no Host header"));
@@ -203,16 +203,16 @@ mod tests {
         assert_eq!(ambiguity(&twice), Some("there is more than one Origin header"));
         let old = Request::get("/raw/news").version(Version::HTTP_10).header("Host", "x").body(()).unwrap();
         assert_eq!(
-            Head::of(&old).version_fault(),
+            ConnectHead::of(&old).version_fault(),
             Some("a WebSocket is opened with HTTP/1.1, or by CONNECT in HTTP/2")
         );
     }
 
     #[test]
     fn whatever_is_not_plain_is_left_to_hyper() {
-        assert!(Head::read(HEAD.as_bytes()).is_some());
+        assert!(ConnectHead::read(HEAD.as_bytes()).is_some());
         for end in 0..HEAD.len() {
-            assert!(Head::read(&HEAD.as_bytes()[..end]).is_none(), "{end} bytes of it");
+            assert!(ConnectHead::read(&HEAD.as_bytes()[..end]).is_none(), "{end} bytes of it");
         }
         for other in [
             HEAD.replace("GET", "POST"),
@@ -228,7 +228,7 @@ mod tests {
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
             "\x16\x03\x01 no HTTP at all".to_owned(),
         ] {
-            assert!(Head::read(other.as_bytes()).is_none(), "{other}");
+            assert!(ConnectHead::read(other.as_bytes()).is_none(), "{other}");
         }
     }
 }

@@ -6,13 +6,13 @@ use gateway_core::hub::Layout;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use shared::protocol::mercure::Asked;
+use shared::protocol::mercure::MercureRequest;
 
 use crate::admission::Peer;
-use crate::api::update::{Hub, Refused as NotPublished};
-use crate::http::head::Head;
-use crate::http::respond::{Opening, Waits, headers_of_stream};
-use crate::http::{Body, Refused, Router, TakeOver, cors, whole};
+use crate::api::update::{Hub, UpdateError};
+use crate::http::head::ConnectHead;
+use crate::http::respond::{RefusalResponse, StreamOpening, headers_of_stream};
+use crate::http::{Body, HttpRefusal, HttpRouter, TakeOver, cors, whole};
 use crate::telemetry::labels::Handshake;
 
 pub(crate) const PATH: &str = "/.well-known/mercure";
@@ -26,15 +26,15 @@ const LINK: &str = "</.well-known/mercure>; rel=\"mercure\"";
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-impl Router {
+impl HttpRouter {
     pub(super) async fn serve_updates(
         self: &Arc<Self>,
         peer: &Peer,
         take_over: &TakeOver,
         request: Request<Incoming>,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, HttpRefusal> {
         let Some(hub) = self.hub.clone() else {
-            return Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here"));
+            return Err(HttpRefusal::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here"));
         };
         if request.uri().path() != PATH {
             return self.list_subscriptions(peer, request, &hub).await;
@@ -52,13 +52,13 @@ impl Router {
         take_over: &TakeOver,
         request: Request<Incoming>,
         hub: &Arc<Hub>,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, HttpRefusal> {
         let opening = {
-            let head = Head::of(&request);
+            let head = ConnectHead::of(&request);
             self.check_request(&head, METHODS)?;
             let cors = cors::headers(&head);
-            let malformed = |why: String| Refused::malformed(why, &cors);
-            let asked = Asked::read(head.query.unwrap_or_default(), head.header("last-event-id"))
+            let malformed = |why: String| HttpRefusal::malformed(why, &cors);
+            let asked = MercureRequest::read(head.query.unwrap_or_default(), head.header("last-event-id"))
                 .map_err(|unreadable| malformed(unreadable.to_string()))?;
             let bearer = head.bearer().map_err(|why| malformed(why.to_owned()))?;
             let token = bearer.or(asked.token()).or_else(|| head.cookie(hub.cookie())).unwrap_or_default();
@@ -66,10 +66,10 @@ impl Router {
             let admitted = self.admit(peer, &head)?;
             let mut headers = headers_of_stream(Layout::Events, cors.clone());
             headers.insert(header::LINK, HeaderValue::from_static(LINK));
-            Opening {
+            StreamOpening {
                 layout: Layout::Events,
                 headers,
-                waits: Some(Waits::with(cors)),
+                waits: Some(RefusalResponse::with(cors)),
                 watcher: hub.watch(asked.topics()),
                 first: None,
                 connect: Some(Box::new(asked.connect(&token, |topic| hub.channel_of(topic)))),
@@ -88,11 +88,11 @@ impl Router {
         peer: &Peer,
         request: Request<Incoming>,
         hub: &Hub,
-    ) -> Result<Response<Body>, Refused> {
-        let head = Head::of(&request);
+    ) -> Result<Response<Body>, HttpRefusal> {
+        let head = ConnectHead::of(&request);
         self.check_request(&head, LIST_METHODS)?;
         let cors = cors::headers(&head);
-        let malformed = |why: &str| Refused::malformed(why, &cors);
+        let malformed = |why: &str| HttpRefusal::malformed(why, &cors);
         let bearer = head.bearer().map_err(malformed)?.map(str::to_owned);
         let token = bearer
             .or_else(|| head.form_query("authorization"))
@@ -104,7 +104,7 @@ impl Router {
             Err(why) => Err(refused(&why).with(cors::lines(cors))),
             Ok(None) => {
                 let refused =
-                    Refused::new(Handshake::Path, StatusCode::NOT_FOUND, "there is no such subscription");
+                    HttpRefusal::new(Handshake::Path, StatusCode::NOT_FOUND, "there is no such subscription");
                 Err(refused.with(cors::lines(cors)))
             }
             Ok(Some(document)) => {
@@ -125,13 +125,13 @@ impl Router {
         peer: &Peer,
         request: Request<Incoming>,
         hub: &Hub,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, HttpRefusal> {
         let (cors, _admitted, token, origin) = {
-            let head = Head::of(&request);
+            let head = ConnectHead::of(&request);
             self.check_request(&head, METHODS)?;
             let cors = cors::headers(&head);
             let refused = |status, why: &str| {
-                let refused = Refused::new(Handshake::Request, status, why);
+                let refused = HttpRefusal::new(Handshake::Request, status, why);
                 Err(refused.with(cors::lines(cors.clone())))
             };
             let bearer = match head.bearer() {
@@ -173,16 +173,14 @@ fn is_form(content_type: &[u8]) -> bool {
     kind.trim_ascii().eq_ignore_ascii_case(FORM.as_bytes())
 }
 
-fn refused(why: &NotPublished) -> Refused {
+fn refused(why: &UpdateError) -> HttpRefusal {
     let status = match why {
-        NotPublished::Invalid(_) | NotPublished::Topic(..) | NotPublished::Data(_) => StatusCode::BAD_REQUEST,
-        NotPublished::NoToken | NotPublished::Token(_) => StatusCode::UNAUTHORIZED,
-        NotPublished::Forbidden(_) | NotPublished::Unlisted | NotPublished::Denied(_) => {
-            StatusCode::FORBIDDEN
-        }
-        NotPublished::Busy | NotPublished::Failed => StatusCode::SERVICE_UNAVAILABLE,
+        UpdateError::Invalid(_) | UpdateError::Topic(..) | UpdateError::Data(_) => StatusCode::BAD_REQUEST,
+        UpdateError::NoToken | UpdateError::Token(_) => StatusCode::UNAUTHORIZED,
+        UpdateError::Forbidden(_) | UpdateError::Unlisted | UpdateError::Denied(_) => StatusCode::FORBIDDEN,
+        UpdateError::Busy | UpdateError::Failed => StatusCode::SERVICE_UNAVAILABLE,
     };
     let challenge = (status == StatusCode::UNAUTHORIZED)
         .then(|| (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
-    Refused::new(Handshake::Request, status, why.to_string()).with(challenge)
+    HttpRefusal::new(Handshake::Request, status, why.to_string()).with(challenge)
 }

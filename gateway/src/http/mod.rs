@@ -23,7 +23,7 @@ use crate::pusher_api::PusherApi;
 use crate::telemetry::labels::Handshake;
 use crate::telemetry::{Metrics, Sparingly};
 use crate::transport::encodings::Encodings;
-use crate::transport::handed::HandedBody;
+use crate::transport::task_pipe::HandedBody;
 use crate::worker::callers::NewCaller;
 
 pub mod event_stream;
@@ -37,17 +37,17 @@ mod cors;
 mod emulate;
 mod engine_io;
 mod head;
+mod http_stream;
 mod mercure;
 mod reserved;
 mod reserved_elsewhere;
 mod respond;
 mod route;
-mod stream;
 mod take_over;
 mod upgrade;
 
-pub(crate) use route::OpenedAtOnce;
-pub(crate) use stream::Stream;
+pub(crate) use http_stream::HttpStream;
+pub(crate) use route::GrantedUpgrade;
 pub(crate) use take_over::TakeOver;
 
 use origin::OriginPolicy;
@@ -64,7 +64,7 @@ pub struct ReadHead<'a> {
 }
 
 pub(crate) fn read_head(bytes: &[u8]) -> Option<ReadHead<'_>> {
-    let (head, bytes) = head::Head::read(bytes)?;
+    let (head, bytes) = head::ConnectHead::read(bytes)?;
     Some(ReadHead { path: head.path, query: head.query, headers: head.headers().collect(), bytes })
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn read_emulation(body: &[u8], in_protobuf: bool) -> Result<(Box<str>
 
 /// Where every request of a client goes.
 #[derive(Clone, Debug)]
-pub(crate) struct Router {
+pub(crate) struct HttpRouter {
     /// Others can be set while the node runs.
     pub(crate) origins: Arc<RwLock<OriginPolicy>>,
     /// These too.
@@ -94,7 +94,7 @@ pub(crate) struct Router {
     pub(crate) by_client: Arc<ByClient>,
     pub(crate) encodings: Arc<Encodings>,
     pub(crate) engine_io: Arc<EngineIo>,
-    pub(crate) reception: Reception,
+    pub(crate) reception: ClientEntry,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) url_bytes_max: usize,
@@ -106,7 +106,7 @@ pub(crate) struct Router {
     pub(crate) backend: Option<Arc<Backend>>,
     pub(crate) refusals_told: Arc<Sparingly>,
     /// Where GraphQL is served.
-    pub(crate) graphql: Option<Arc<graphql::Endpoint>>,
+    pub(crate) graphql: Option<Arc<graphql::GraphqlEndpoint>>,
     /// Where Pusher is served: whose clients connect.
     pub(crate) apps: Option<Arc<Apps>>,
     /// What their servers ask of the gateway. `None` where the API has an address of its own.
@@ -125,16 +125,16 @@ type FindNode = dyn Fn(Box<str>) -> BoxFuture<'static, Option<Box<str>>> + Send 
 
 /// Where those go who have been let in, and what they send apart.
 #[derive(Clone)]
-pub(crate) struct Reception {
+pub(crate) struct ClientEntry {
     receive: Arc<dyn Fn(Box<NewClient>) + Send + Sync>,
-    tell: Arc<dyn Fn(Told) -> BoxFuture<'static, Handed> + Send + Sync>,
+    tell: Arc<dyn Fn(EmulatedCommands) -> BoxFuture<'static, DeliveryOutcome> + Send + Sync>,
     call: Arc<dyn Fn(Box<NewCaller>) + Send + Sync>,
     find_node: Arc<FindNode>,
 }
 
 /// Commands of a client, with the names of its node and session.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct EmulatedCommands {
     pub(crate) node: Box<str>,
     pub(crate) session: Box<str>,
     pub(crate) data: Bytes,
@@ -142,12 +142,12 @@ pub(crate) struct Told {
 
 /// What has become of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Handed {
+pub(crate) enum DeliveryOutcome {
     /// The session has taken them.
     Done,
     /// It has, and the session was not there.
     NoSuchSession,
-    /// It has not, for they would begin what is under way already.
+    /// It has not, for they would begin what is in flight already.
     Repeated,
     NoSuchNode,
     /// Longer than one node tells another.
@@ -156,10 +156,10 @@ pub(crate) enum Handed {
     Failed,
 }
 
-impl Reception {
+impl ClientEntry {
     pub(crate) fn new(
         receive: impl Fn(Box<NewClient>) + Send + Sync + 'static,
-        tell: impl Fn(Told) -> BoxFuture<'static, Handed> + Send + Sync + 'static,
+        tell: impl Fn(EmulatedCommands) -> BoxFuture<'static, DeliveryOutcome> + Send + Sync + 'static,
         call: impl Fn(Box<NewCaller>) + Send + Sync + 'static,
         find_node: impl Fn(Box<str>) -> BoxFuture<'static, Option<Box<str>>> + Send + Sync + 'static,
     ) -> Self {
@@ -177,7 +177,7 @@ impl Reception {
     }
 }
 
-impl fmt::Debug for Reception {
+impl fmt::Debug for ClientEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Reception")
     }
@@ -185,14 +185,14 @@ impl fmt::Debug for Reception {
 
 /// Why a request goes no further, for the client and for the metrics.
 #[derive(Debug)]
-pub(crate) struct Refused {
+pub(crate) struct HttpRefusal {
     result: Handshake,
     status: StatusCode,
     why: String,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-impl Refused {
+impl HttpRefusal {
     pub(crate) fn new(result: Handshake, status: StatusCode, why: impl Into<String>) -> Self {
         Self { result, status, why: why.into(), headers: Vec::new() }
     }

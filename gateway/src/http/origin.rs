@@ -68,7 +68,8 @@ impl OriginPolicy {
         if self.any || self.nameless.contains(&origin) {
             return true;
         }
-        let Some(origin) = (origin.len() <= ORIGIN_BYTES_MAX).then(|| Parts::parse(origin)).flatten() else {
+        let Some(origin) = (origin.len() <= ORIGIN_BYTES_MAX).then(|| OriginParts::parse(origin)).flatten()
+        else {
             return false;
         };
         let is_same = || host.and_then(|host| origin.is_served_by(host)).unwrap_or(false);
@@ -79,7 +80,7 @@ impl OriginPolicy {
 /// An entry of the list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Pattern {
-    parts: Parts,
+    parts: OriginParts,
     /// The host is what follows one label of any name.
     any_first_label: bool,
     any_port: bool,
@@ -102,11 +103,11 @@ impl Pattern {
             Some(host) => (true, host),
             None => (false, authority),
         };
-        let parts = Parts::parse(&format!("{scheme}://{authority}"))?;
+        let parts = OriginParts::parse(&format!("{scheme}://{authority}"))?;
         Some(Self { parts, any_first_label, any_port })
     }
 
-    fn matches(&self, origin: &Parts) -> bool {
+    fn matches(&self, origin: &OriginParts) -> bool {
         let host = if self.any_first_label {
             match origin.host.split_once('.') {
                 Some((label, rest)) if !label.is_empty() => rest,
@@ -122,14 +123,14 @@ impl Pattern {
 
 /// Scheme, host and port of an origin, in lower case.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Parts {
+struct OriginParts {
     scheme: String,
     host: String,
     /// The scheme's own port where none is written; 0 for schemes that have none.
     port: u16,
 }
 
-impl Parts {
+impl OriginParts {
     fn parse(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let in_scheme = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');

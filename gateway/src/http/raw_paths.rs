@@ -31,12 +31,12 @@ pub struct RawPath {
     pub messages: Messages,
     /// How clients reach it: `websocket`, or `engine_io` for the libraries of Engine.IO 4 and their pings, of which
     /// `[socketio]` says how often they come.
-    pub transport: Transport,
+    pub transport: RawTransport,
 }
 
 /// What messages come in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
-pub enum Transport {
+pub enum RawTransport {
     #[default]
     #[serde(rename = "websocket")]
     WebSocket,
@@ -54,7 +54,7 @@ pub enum Messages {
     None,
 }
 
-impl From<Messages> for raw::Messages {
+impl From<Messages> for raw::MessageHandling {
     fn from(messages: Messages) -> Self {
         match messages {
             Messages::Publish => Self::Publish,
@@ -67,7 +67,7 @@ impl From<Messages> for raw::Messages {
 impl RawPathsConfig {
     /// Whether any of them is reached over Engine.IO.
     pub fn has_engine_io(&self) -> bool {
-        self.paths.values().any(|path| path.transport == Transport::EngineIo)
+        self.paths.values().any(|path| path.transport == RawTransport::EngineIo)
     }
 
     /// What is wrong with the paths themselves.

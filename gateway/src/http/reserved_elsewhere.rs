@@ -9,10 +9,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::graphql::Endpoint;
-use super::reserved::Taken;
-use crate::engine_io::{EngineIo, Opening, Purpose};
-use crate::transport::handed::{HandedBody, carry, fill, handed};
+use super::graphql::GraphqlEndpoint;
+use super::reserved::ReserveOutcome;
+use crate::engine_io::{EngineIo, NodeOpening, OpeningPurpose};
+use crate::transport::task_pipe::{HandedBody, carry, fill, handed};
 
 /// How long the other node may take to say whether it has the stream.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -25,7 +25,7 @@ const KEEPALIVE_STEP: Duration = Duration::from_secs(5);
 const GIVEN: u8 = b'+';
 const OPEN_ALREADY: u8 = b'=';
 
-impl Endpoint {
+impl GraphqlEndpoint {
     /// Gives the stream of this name to the node at the other end. Answers what goes on until the stream is over.
     pub(crate) async fn give_to_node(
         &self,
@@ -33,9 +33,9 @@ impl Endpoint {
         mut stream: TcpStream,
     ) -> Option<impl Future<Output = ()> + use<>> {
         let (taken, answer) = match self.reserved.take(name) {
-            Taken::Stream(far) => (Some(far), GIVEN),
-            Taken::Already => (None, OPEN_ALREADY),
-            Taken::Unknown => (None, b'-'),
+            ReserveOutcome::Stream(far) => (Some(far), GIVEN),
+            ReserveOutcome::Already => (None, OPEN_ALREADY),
+            ReserveOutcome::Unknown => (None, b'-'),
         };
         let said = async {
             watch_silence(&stream)?;
@@ -50,12 +50,16 @@ impl Endpoint {
 }
 
 /// Asks the node at this address for the stream of this name.
-pub(super) async fn ask_node(address: &str, name: &str, engine_io: Arc<EngineIo>) -> io::Result<Taken> {
+pub(super) async fn ask_node(
+    address: &str,
+    name: &str,
+    engine_io: Arc<EngineIo>,
+) -> io::Result<ReserveOutcome> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         watch_silence(&stream)?;
-        let opening = Opening { session: name.into(), purpose: Purpose::Stream };
+        let opening = NodeOpening { session: name.into(), purpose: OpeningPurpose::Stream };
         opening.write(&mut stream).await?;
         let answer = stream.read_u8().await?;
         Ok((stream, answer))
@@ -63,9 +67,9 @@ pub(super) async fn ask_node(address: &str, name: &str, engine_io: Arc<EngineIo>
     let (stream, answer) =
         tokio::time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or_else(|_| Err(late()))?;
     Ok(match answer {
-        GIVEN => Taken::Stream(hand_on(stream, engine_io)),
-        OPEN_ALREADY => Taken::Already,
-        _ => Taken::Unknown,
+        GIVEN => ReserveOutcome::Stream(hand_on(stream, engine_io)),
+        OPEN_ALREADY => ReserveOutcome::Already,
+        _ => ReserveOutcome::Unknown,
     })
 }
 

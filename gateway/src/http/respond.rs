@@ -21,17 +21,17 @@ use shared::protocol::{Header, Protocol};
 use tokio::sync::oneshot;
 
 use crate::admission::{Admitted, Peer};
-use crate::backend::Origin;
-use crate::bodies::{BodyError, Come};
+use crate::backend::ClientOrigin;
+use crate::bodies::{BodyError, ReceivedBody};
 use crate::client::open::NewClient;
-use crate::client::{Begins, Unanswered, Watcher};
+use crate::client::{PendingResponse, ResponseBeginning, StreamWatcher};
 use crate::http::emulate::is_protobuf;
-use crate::http::head::Head;
-use crate::http::{Body, Refused, Router, TakeOver, cors};
+use crate::http::head::ConnectHead;
+use crate::http::{Body, HttpRefusal, HttpRouter, TakeOver, cors};
 use crate::telemetry::labels::Handshake;
-use crate::transport::Socket;
-use crate::transport::encodings::Wire;
-use crate::transport::handed::{HandedBody, handed};
+use crate::transport::IncomingSocket;
+use crate::transport::encodings::ClientWire;
+use crate::transport::task_pipe::{HandedBody, handed};
 
 /// How long the body of a request may take to come.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,39 +92,39 @@ impl Streamed {
 
 /// A client that is let in, and how its response begins.
 #[derive(Debug)]
-pub(super) struct Opening {
+pub(super) struct StreamOpening {
     pub(super) layout: Layout,
     /// Those of a stream.
     pub(super) headers: HeaderMap,
     /// Whether there is to be one is for the client's session to say. Otherwise there is one in any case.
-    pub(super) waits: Option<Waits>,
-    pub(super) watcher: Option<Arc<dyn Watcher>>,
+    pub(super) waits: Option<RefusalResponse>,
+    pub(super) watcher: Option<Arc<dyn StreamWatcher>>,
     pub(super) first: Option<Bytes>,
     pub(super) connect: Option<Box<Connect>>,
     pub(super) protocol: Arc<dyn Protocol>,
     /// The same value, if it speaks GraphQL.
     pub(super) graphql: Option<Arc<GraphQl>>,
     pub(super) admitted: Admitted,
-    pub(super) origin: Option<Arc<Origin>>,
+    pub(super) origin: Option<Arc<ClientOrigin>>,
 }
 
 /// What a refusal needs of a response that is one or a stream.
 #[derive(Debug, Default)]
-pub(super) struct Waits {
+pub(super) struct RefusalResponse {
     pub(super) headers: HeaderMap,
     /// Where somebody else than the worker writes the head.
-    tell: Option<oneshot::Sender<Begins>>,
+    tell: Option<oneshot::Sender<ResponseBeginning>>,
 }
 
-impl Waits {
+impl RefusalResponse {
     pub(super) fn with(headers: HeaderMap) -> Self {
         Self { headers, tell: None }
     }
 }
 
-impl Opening {
+impl StreamOpening {
     /// Has the session tell whether there is a stream, where that is for it to say.
-    fn asks(&mut self) -> Option<Told> {
+    fn asks(&mut self) -> Option<AwaitedBeginning> {
         let waits = self.waits.as_mut()?;
         let (tell, told) = oneshot::channel();
         waits.tell = Some(tell);
@@ -132,8 +132,8 @@ impl Opening {
     }
 
     /// For a worker that writes to `socket`, or through a task.
-    fn into_client(self, socket: Socket, unread: Bytes, version: Version) -> NewClient {
-        let is_handed = matches!(socket, Socket::Handed(_));
+    fn into_client(self, socket: IncomingSocket, unread: Bytes, version: Version) -> NewClient {
+        let is_handed = matches!(socket, IncomingSocket::Handed(_));
         // What HTTP/1.0 does not know: its responses end with their connection.
         let chunked = version == Version::HTTP_11 && !is_handed;
         let frames = StreamFrames { layout: self.layout, chunked };
@@ -148,16 +148,16 @@ impl Opening {
                 }
                 None
             }
-            Some(Waits { tell: Some(tell), .. }) => Some(Unanswered::Elsewhere(tell)),
-            Some(Waits { headers, tell: None }) => {
+            Some(RefusalResponse { tell: Some(tell), .. }) => Some(PendingResponse::Elsewhere(tell)),
+            Some(RefusalResponse { headers, tell: None }) => {
                 let stream = std::mem::take(&mut head).into();
-                Some(Unanswered::Here { stream, refusal: lines_of_refusal(&headers).into() })
+                Some(PendingResponse::Here { stream, refusal: lines_of_refusal(&headers).into() })
             }
         };
         NewClient {
             socket,
             unread,
-            wire: Wire::Response(frames),
+            wire: ClientWire::Response(frames),
             head: head.into(),
             unanswered: unanswered.map(Box::new),
             watcher: self.watcher,
@@ -212,7 +212,7 @@ pub(super) fn headers_of_stream(layout: Layout, cors: HeaderMap) -> HeaderMap {
     headers
 }
 
-impl Router {
+impl HttpRouter {
     /// Opens a client that is reached through the answer to this request.
     pub(super) async fn respond(
         self: &Arc<Self>,
@@ -220,9 +220,9 @@ impl Router {
         take_over: &TakeOver,
         request: Request<Incoming>,
         streamed: Streamed,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, HttpRefusal> {
         let (cors, admitted, in_query, layout, origin) = {
-            let head = Head::of(&request);
+            let head = ConnectHead::of(&request);
             self.check_request(&head, streamed.methods())?;
             let (admitted, in_query) = (self.admit(peer, &head)?, head.form_query(COMMANDS_PARAMETER));
             let origin = self.origin(&head, self.address_of(peer, &head));
@@ -235,7 +235,7 @@ impl Router {
             (&Method::GET, None) if streamed.only_tells() => Bytes::from_static(b"{}"),
             (&Method::GET, None) => {
                 let why = format!("{COMMANDS_PARAMETER} is to hold the first commands");
-                return Err(Refused::malformed(why, &cors));
+                return Err(HttpRefusal::malformed(why, &cors));
             }
             _ => match self.read_body(request.into_body()).await {
                 Ok(body) => body.clone(),
@@ -247,15 +247,25 @@ impl Router {
         let protocol = match streamed.only_tells() {
             // In chunks or not, it is told the same.
             true => {
-                let wire = Wire::Response(StreamFrames { layout, chunked: false });
+                let wire = ClientWire::Response(StreamFrames { layout, chunked: false });
                 self.encodings.centrifuge_uni(in_protobuf, wire, false)
             }
             false => self.encodings.centrifuge(in_protobuf, false),
         };
         let first = Some(first);
         let (waits, watcher, connect, graphql) = (None, None, None, None);
-        let opening =
-            Opening { layout, headers, waits, watcher, first, connect, protocol, graphql, admitted, origin };
+        let opening = StreamOpening {
+            layout,
+            headers,
+            waits,
+            watcher,
+            first,
+            connect,
+            protocol,
+            graphql,
+            admitted,
+            origin,
+        };
         self.open_stream(take_over, opening, version).await
     }
 
@@ -263,9 +273,9 @@ impl Router {
     pub(super) async fn open_stream(
         self: &Arc<Self>,
         take_over: &TakeOver,
-        opening: Opening,
+        opening: StreamOpening,
         version: Version,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, HttpRefusal> {
         let left = match version {
             Version::HTTP_10 | Version::HTTP_11 => self.take_connection(take_over, opening, version).await,
             _ => Some(opening),
@@ -276,7 +286,7 @@ impl Router {
         let mut response = Response::new(Either::Right(far));
         response.headers_mut().extend(opening.headers.clone());
         let told = opening.asks();
-        self.reception.receive(opening.into_client(Socket::Handed(near), Bytes::new(), version));
+        self.reception.receive(opening.into_client(IncomingSocket::Handed(near), Bytes::new(), version));
         if let Some(told) = told {
             let line = begun(told).await?.and_then(|Header { name, value }| {
                 Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
@@ -291,11 +301,15 @@ impl Router {
     /// for a header.
     pub(super) async fn open_apart(
         &self,
-        mut opening: Opening,
-    ) -> Result<(HandedBody, Option<Header>), Refused> {
+        mut opening: StreamOpening,
+    ) -> Result<(HandedBody, Option<Header>), HttpRefusal> {
         let (near, far) = handed();
         let told = opening.asks();
-        self.reception.receive(opening.into_client(Socket::Handed(near), Bytes::new(), Version::HTTP_2));
+        self.reception.receive(opening.into_client(
+            IncomingSocket::Handed(near),
+            Bytes::new(),
+            Version::HTTP_2,
+        ));
         let found = match told {
             Some(told) => begun(told).await?,
             None => None,
@@ -307,13 +321,13 @@ impl Router {
     async fn take_connection(
         self: &Arc<Self>,
         take_over: &TakeOver,
-        opening: Opening,
+        opening: StreamOpening,
         version: Version,
-    ) -> Option<Opening> {
+    ) -> Option<StreamOpening> {
         let slot = Arc::new(Mutex::new(Some(opening)));
         let (router, taken) = (self.clone(), slot.clone());
         take_over
-            .ask(move |connection: io::Result<(Socket, Bytes)>| {
+            .ask(move |connection: io::Result<(IncomingSocket, Bytes)>| {
                 let Some(opening) = taken.lock().take() else { return };
                 match connection {
                     Ok((socket, unread)) => {
@@ -331,12 +345,12 @@ impl Router {
     }
 
     /// Reads the body of a request that is short.
-    pub(super) async fn read_body(&self, body: Incoming) -> Result<Come, Refused> {
+    pub(super) async fn read_body(&self, body: Incoming) -> Result<ReceivedBody, HttpRefusal> {
         self.read_body_of(body, self.message_bytes_max).await
     }
 
     /// Reads the body of a request that has at most `max` bytes.
-    pub(super) async fn read_body_of(&self, body: Incoming, max: usize) -> Result<Come, Refused> {
+    pub(super) async fn read_body_of(&self, body: Incoming, max: usize) -> Result<ReceivedBody, HttpRefusal> {
         self.bodies.read(body, max, BODY_TIMEOUT).await.map_err(|error| {
             let (status, retry_after) = match error {
                 BodyError::TooLong(_) => (StatusCode::PAYLOAD_TOO_LARGE, None),
@@ -347,30 +361,30 @@ impl Router {
                     (StatusCode::SERVICE_UNAVAILABLE, Some(line))
                 }
             };
-            Refused::new(Handshake::Request, status, error.to_string()).with(retry_after)
+            HttpRefusal::new(Handshake::Request, status, error.to_string()).with(retry_after)
         })
     }
 }
 
 /// What a session will say of a stream, and what a refusal has beside its status.
-type Told = (oneshot::Receiver<Begins>, HeaderMap);
+type AwaitedBeginning = (oneshot::Receiver<ResponseBeginning>, HeaderMap);
 
 /// The header that a session has found out, or its refusal. It has a deadline, and what it comes to is told in any case.
-async fn begun((told, cors): Told) -> Result<Option<Header>, Refused> {
+async fn begun((told, cors): AwaitedBeginning) -> Result<Option<Header>, HttpRefusal> {
     match told.await.map_err(|_| gone())? {
-        Begins::Refusal { status, why } => Err(refused(status, why).with(cors::lines(cors))),
-        Begins::Stream(found) => Ok(found),
+        ResponseBeginning::Refusal { status, why } => Err(refused(status, why).with(cors::lines(cors))),
+        ResponseBeginning::Stream(found) => Ok(found),
     }
 }
 
 /// What a session says in place of a stream.
-fn refused(status: u16, why: String) -> Refused {
+fn refused(status: u16, why: String) -> HttpRefusal {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
     let challenge = (status == StatusCode::UNAUTHORIZED)
         .then(|| (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
-    Refused::new(Handshake::Request, status, why).with(challenge)
+    HttpRefusal::new(Handshake::Request, status, why).with(challenge)
 }
 
-fn gone() -> Refused {
-    Refused::new(Handshake::Request, StatusCode::INTERNAL_SERVER_ERROR, "the connection was given away")
+fn gone() -> HttpRefusal {
+    HttpRefusal::new(Handshake::Request, StatusCode::INTERNAL_SERVER_ERROR, "the connection was given away")
 }

@@ -10,14 +10,14 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use crate::admission::client_ip::X_FORWARDED_FOR;
-use crate::admission::{Admitted, Peer, Refusal};
+use crate::admission::{AdmissionRefusal, Admitted, Peer};
 use crate::http::engine_io::EngineIoPath;
-use crate::http::head::Head;
-use crate::http::raw_paths::{RawPath, Transport};
+use crate::http::head::ConnectHead;
+use crate::http::raw_paths::{RawPath, RawTransport};
 use crate::http::respond::Streamed;
-use crate::http::upgrade::Opening;
+use crate::http::upgrade::UpgradeOpening;
 use crate::http::{
-    Body, Refused, Router, TakeOver, cors, emulate, event_stream, graphql, mercure, pages, whole,
+    Body, HttpRefusal, HttpRouter, TakeOver, cors, emulate, event_stream, graphql, mercure, pages, whole,
 };
 use crate::pusher::Apps;
 use crate::pusher_api::PusherApi;
@@ -34,7 +34,7 @@ const API_PATH: &str = "/api";
 /// So many characters of an origin that is refused are shown.
 const ORIGIN_SHOWN_MAX: usize = 120;
 
-impl Router {
+impl HttpRouter {
     /// Answers one request. Nothing goes wrong that is not an answer.
     pub(crate) async fn handle(
         self: &Arc<Self>,
@@ -54,12 +54,12 @@ impl Router {
         peer: &Peer,
         take_over: &TakeOver,
         request: Request<Incoming>,
-    ) -> Result<Response<Body>, Refused> {
+    ) -> Result<Response<Body>, HttpRefusal> {
         let granted = {
-            let head = Head::of(&request);
+            let head = ConnectHead::of(&request);
             if head.url_bytes() > self.url_bytes_max {
                 let why = format!("the path and query are longer than {} bytes", self.url_bytes_max);
-                return Err(Refused::new(Handshake::Request, StatusCode::URI_TOO_LONG, why));
+                return Err(HttpRefusal::new(Handshake::Request, StatusCode::URI_TOO_LONG, why));
             }
             match self.endpoint_of(&head) {
                 Some(endpoint) => {
@@ -83,7 +83,7 @@ impl Router {
         if path.starts_with(API_PREFIX) || path == API_PATH {
             let Some(api) = &self.api else {
                 let why = "the server API is at an address of its own; see api.listen";
-                return Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, why));
+                return Err(HttpRefusal::new(Handshake::Path, StatusCode::NOT_FOUND, why));
             };
             return Ok(api.serve(request).await.map(Either::Left));
         }
@@ -97,7 +97,7 @@ impl Router {
         {
             return Ok(page.map(Either::Left));
         }
-        Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here"))
+        Err(HttpRefusal::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here"))
     }
 
     /// What clients ask for beside WebSockets.
@@ -106,25 +106,25 @@ impl Router {
         peer: &Peer,
         take_over: &TakeOver,
         request: Request<Incoming>,
-        apart: Apart,
-    ) -> Result<Response<Body>, Refused> {
+        apart: SeparateEndpoint,
+    ) -> Result<Response<Body>, HttpRefusal> {
         if request.method() == Method::OPTIONS {
-            let head = Head::of(&request);
+            let head = ConnectHead::of(&request);
             self.check_request(&head, apart.methods())?;
             return Ok(cors::preflight(&head, apart.methods()));
         }
         match apart {
-            Apart::Streamed(streamed) => self.respond(peer, take_over, request, streamed).await,
-            Apart::Channels => self.follow_channels(peer, take_over, request).await,
-            Apart::Updates => self.serve_updates(peer, take_over, request).await,
-            Apart::GraphQl => match &self.graphql {
+            SeparateEndpoint::Streamed(streamed) => self.respond(peer, take_over, request, streamed).await,
+            SeparateEndpoint::Channels => self.follow_channels(peer, take_over, request).await,
+            SeparateEndpoint::Updates => self.serve_updates(peer, take_over, request).await,
+            SeparateEndpoint::GraphQl => match &self.graphql {
                 Some(endpoint) => self.serve_graphql(peer, take_over, request, endpoint).await,
-                None => Err(Refused::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here")),
+                None => Err(HttpRefusal::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here")),
             },
-            Apart::Emulation => self.emulate(request).await,
-            Apart::Publish => self.publish(peer, request).await,
-            Apart::Init => {
-                let head = Head::of(&request);
+            SeparateEndpoint::Emulation => self.emulate(request).await,
+            SeparateEndpoint::Publish => self.publish(peer, request).await,
+            SeparateEndpoint::Init => {
+                let head = ConnectHead::of(&request);
                 self.check_request(&head, apart.methods())?;
                 let mut response = Response::new(whole("{}"));
                 let headers = response.headers_mut();
@@ -136,10 +136,10 @@ impl Router {
     }
 
     /// Publishes for a client. It counts as one that is connected while it is served.
-    async fn publish(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+    async fn publish(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, HttpRefusal> {
         let (cors, _admitted, origin) = {
-            let head = Head::of(&request);
-            self.check_request(&head, Apart::Publish.methods())?;
+            let head = ConnectHead::of(&request);
+            self.check_request(&head, SeparateEndpoint::Publish.methods())?;
             let admitted = self.admit(peer, &head)?;
             let origin = self.origin(&head, self.address_of(peer, &head));
             (cors::headers(&head), admitted, origin.unwrap_or_default())
@@ -157,8 +157,8 @@ impl Router {
     /// The way of a connection whose first bytes are a request to connect, to be answered 101: past the same checks,
     /// without HTTP's machinery. `None` for whatever else it may be, refusals included, which is decided when the
     /// bytes have gone through hyper; nothing has been counted then.
-    pub(crate) fn open_at_once(&self, peer: &Peer, bytes: &[u8]) -> Option<OpenedAtOnce> {
-        let (head, length) = Head::read(bytes)?;
+    pub(crate) fn open_at_once(&self, peer: &Peer, bytes: &[u8]) -> Option<GrantedUpgrade> {
+        let (head, length) = ConnectHead::read(bytes)?;
         if head.url_bytes() > self.url_bytes_max {
             return None;
         }
@@ -166,39 +166,43 @@ impl Router {
         let opening = self.read_opening(&endpoint, &head).ok().filter(|opening| !opening.has_to_probe())?;
         let admitted = self.let_in(peer, &head).ok()?;
         let opening = opening.from(self.origin(&head, self.address_of(peer, &head)));
-        Some(OpenedAtOnce { head_bytes: length, opening, admitted })
+        Some(GrantedUpgrade { head_bytes: length, opening, admitted })
     }
 
     /// Every check that a client must pass before the handshake itself is looked at.
-    fn let_in(&self, peer: &Peer, head: &Head<'_>) -> Result<Admitted, Refused> {
+    fn let_in(&self, peer: &Peer, head: &ConnectHead<'_>) -> Result<Admitted, HttpRefusal> {
         if let Some(why) = head.ambiguity().or_else(|| head.version_fault()) {
-            return Err(Refused::new(Handshake::Upgrade, StatusCode::BAD_REQUEST, why));
+            return Err(HttpRefusal::new(Handshake::Upgrade, StatusCode::BAD_REQUEST, why));
         }
         self.check_origin(head)?;
         self.admit(peer, head)
     }
 
     /// Every check of who asks, where the request is not to become a WebSocket.
-    pub(super) fn check_asker(&self, head: &Head<'_>) -> Result<(), Refused> {
+    pub(super) fn check_asker(&self, head: &ConnectHead<'_>) -> Result<(), HttpRefusal> {
         if let Some(why) = head.ambiguity() {
-            return Err(Refused::new(Handshake::Request, StatusCode::BAD_REQUEST, why));
+            return Err(HttpRefusal::new(Handshake::Request, StatusCode::BAD_REQUEST, why));
         }
         self.check_origin(head)
     }
 
     /// The same, and that the request is of one of these methods.
-    pub(super) fn check_request(&self, head: &Head<'_>, methods: &'static str) -> Result<(), Refused> {
+    pub(super) fn check_request(
+        &self,
+        head: &ConnectHead<'_>,
+        methods: &'static str,
+    ) -> Result<(), HttpRefusal> {
         self.check_asker(head)?;
         if methods.split(", ").any(|method| method == head.method) {
             return Ok(());
         }
         let why = format!("the methods of this path are {methods}");
-        let refused = Refused::new(Handshake::Request, StatusCode::METHOD_NOT_ALLOWED, why);
+        let refused = HttpRefusal::new(Handshake::Request, StatusCode::METHOD_NOT_ALLOWED, why);
         Err(refused.with([(header::ALLOW, HeaderValue::from_static(methods))]))
     }
 
     /// A place for the client among those of its address.
-    pub(super) fn admit(&self, peer: &Peer, head: &Head<'_>) -> Result<Admitted, Refused> {
+    pub(super) fn admit(&self, peer: &Peer, head: &ConnectHead<'_>) -> Result<Admitted, HttpRefusal> {
         let address = self.address_of(peer, head);
         let admitted = match peer.is_shared {
             true => self.admission.admit_beside(address, &peer.place),
@@ -208,17 +212,17 @@ impl Router {
     }
 
     /// The same for a client that stays when its connection goes.
-    pub(super) fn admit_apart(&self, peer: &Peer, head: &Head<'_>) -> Result<Admitted, Refused> {
+    pub(super) fn admit_apart(&self, peer: &Peer, head: &ConnectHead<'_>) -> Result<Admitted, HttpRefusal> {
         self.admission.admit_apart(self.address_of(peer, head)).map_err(not_admitted)
     }
 
-    pub(super) fn address_of(&self, peer: &Peer, head: &Head<'_>) -> IpAddr {
+    pub(super) fn address_of(&self, peer: &Peer, head: &ConnectHead<'_>) -> IpAddr {
         self.proxies.client_ip(peer.address, head.all(X_FORWARDED_FOR))
     }
 
     /// Whoever sets a gateway up must see why a page cannot connect. What anyone can cause as often as they like is
     /// told now and then.
-    fn log_refusal(&self, peer: &Peer, refused: &Refused) {
+    fn log_refusal(&self, peer: &Peer, refused: &HttpRefusal) {
         let (status, client) = (refused.status.as_u16(), peer.address);
         let untold = if refused.result == Handshake::Origin { self.refusals_told.now() } else { None };
         match untold {
@@ -229,38 +233,39 @@ impl Router {
         }
     }
 
-    fn endpoint_of<'a>(&'a self, head: &Head<'a>) -> Option<Endpoint<'a>> {
+    fn endpoint_of<'a>(&'a self, head: &ConnectHead<'a>) -> Option<ClientEndpoint<'a>> {
         let path = head.path;
         if path == graphql::PATH {
             let asks = self.clients && graphql::asks_for_websocket(head);
-            return self.graphql.as_deref().filter(|_| asks).map(Endpoint::GraphQl);
+            return self.graphql.as_deref().filter(|_| asks).map(ClientEndpoint::GraphQl);
         }
         let pusher = || {
             let apps = self.apps.as_ref()?;
-            Some(Endpoint::Pusher(apps, path.strip_prefix(PUSHER_PREFIX)?))
+            Some(ClientEndpoint::Pusher(apps, path.strip_prefix(PUSHER_PREFIX)?))
         };
-        let engine_io =
-            || head.asks_to_upgrade().then(|| self.engine_io_at(path)).flatten().map(Endpoint::EngineIo);
+        let engine_io = || {
+            head.asks_to_upgrade().then(|| self.engine_io_at(path)).flatten().map(ClientEndpoint::EngineIo)
+        };
         let bound = || {
-            let bound = self.raw_paths.find(path).filter(|bound| bound.transport == Transport::WebSocket);
-            bound.map(Endpoint::Bound)
+            let bound = self.raw_paths.find(path).filter(|bound| bound.transport == RawTransport::WebSocket);
+            bound.map(ClientEndpoint::Bound)
         };
         let named = || pusher().or_else(bound).or_else(engine_io);
-        self.clients.then(|| Endpoint::of(path).or_else(named)).flatten()
+        self.clients.then(|| ClientEndpoint::of(path).or_else(named)).flatten()
     }
 
-    fn apart_of(&self, path: &str) -> Option<Apart> {
+    fn apart_of(&self, path: &str) -> Option<SeparateEndpoint> {
         let named = || match path {
-            event_stream::PATH => self.sse.then_some(Apart::Channels),
-            mercure::PATH => self.hub.is_some().then_some(Apart::Updates),
-            graphql::PATH => self.graphql.is_some().then_some(Apart::GraphQl),
-            _ if self.hub.as_ref().is_some_and(|hub| hub.lists(path)) => Some(Apart::Updates),
+            event_stream::PATH => self.sse.then_some(SeparateEndpoint::Channels),
+            mercure::PATH => self.hub.is_some().then_some(SeparateEndpoint::Updates),
+            graphql::PATH => self.graphql.is_some().then_some(SeparateEndpoint::GraphQl),
+            _ if self.hub.as_ref().is_some_and(|hub| hub.lists(path)) => Some(SeparateEndpoint::Updates),
             _ => None,
         };
-        self.clients.then(|| Apart::of(path).or_else(named)).flatten()
+        self.clients.then(|| SeparateEndpoint::of(path).or_else(named)).flatten()
     }
 
-    fn check_origin(&self, head: &Head<'_>) -> Result<(), Refused> {
+    fn check_origin(&self, head: &ConnectHead<'_>) -> Result<(), HttpRefusal> {
         let text = |name| head.header(name).map(|value| std::str::from_utf8(value).unwrap_or("null"));
         if self.origins.read().allows(text("origin"), text("host")) {
             return Ok(());
@@ -273,22 +278,22 @@ impl Router {
             }
             None => "whoever sends no Origin may not connect: http.allow_missing_origin is off".to_owned(),
         };
-        Err(Refused::new(Handshake::Origin, StatusCode::FORBIDDEN, why))
+        Err(HttpRefusal::new(Handshake::Origin, StatusCode::FORBIDDEN, why))
     }
 }
 
-fn not_admitted(refusal: Refusal) -> Refused {
+fn not_admitted(refusal: AdmissionRefusal) -> HttpRefusal {
     let status = match refusal {
-        Refusal::NodeFull => StatusCode::SERVICE_UNAVAILABLE,
+        AdmissionRefusal::NodeFull => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::TOO_MANY_REQUESTS,
     };
-    let refused = Refused::new(refusal.handshake(), status, refusal.to_string());
+    let refused = HttpRefusal::new(refusal.handshake(), status, refusal.to_string());
     refused.with([(header::RETRY_AFTER, HeaderValue::from(refusal.retry_after_seconds()))])
 }
 
 /// Where clients connect.
 #[derive(Debug)]
-pub(super) enum Endpoint<'a> {
+pub(super) enum ClientEndpoint<'a> {
     Centrifuge,
     /// For those who say who they are, and no more.
     CentrifugeUni,
@@ -296,14 +301,14 @@ pub(super) enum Endpoint<'a> {
     Raw(&'a str),
     /// The key of an app, as it is written in the path.
     Pusher(&'a Apps, &'a str),
-    GraphQl(&'a graphql::Endpoint),
+    GraphQl(&'a graphql::GraphqlEndpoint),
     /// A path that the configuration names.
     Bound(Arc<RawPath>),
     /// A path at which packets of Engine.IO are exchanged.
     EngineIo(EngineIoPath),
 }
 
-impl<'a> Endpoint<'a> {
+impl<'a> ClientEndpoint<'a> {
     fn of(path: &'a str) -> Option<Self> {
         if path == CENTRIFUGE_PATH {
             return Some(Self::Centrifuge);
@@ -317,7 +322,7 @@ impl<'a> Endpoint<'a> {
 
 /// What clients ask for beside WebSockets.
 #[derive(Clone, Copy, Debug)]
-enum Apart {
+enum SeparateEndpoint {
     Streamed(Streamed),
     /// Channels as events, named in the address.
     Channels,
@@ -333,7 +338,7 @@ enum Apart {
     Init,
 }
 
-impl Apart {
+impl SeparateEndpoint {
     fn of(path: &str) -> Option<Self> {
         match path {
             "/connection/sse" => Some(Self::Streamed(Streamed::EventStream)),
@@ -361,13 +366,13 @@ impl Apart {
 
 /// A request to connect that was granted from its bytes alone. The head takes so many of them.
 #[derive(Debug)]
-pub(crate) struct OpenedAtOnce {
+pub(crate) struct GrantedUpgrade {
     pub(crate) head_bytes: usize,
-    pub(crate) opening: Opening,
+    pub(crate) opening: UpgradeOpening,
     pub(crate) admitted: Admitted,
 }
 
-impl Refused {
+impl HttpRefusal {
     fn into_response(self) -> Response<Body> {
         let mut response = Response::new(whole(self.why + "\n"));
         *response.status_mut() = self.status;

@@ -13,30 +13,30 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use crate::http::Stream;
-use crate::transport::Socket;
+use crate::http::HttpStream;
+use crate::transport::IncomingSocket;
 
 /// What is done with a connection that was taken, and what has been read from it behind the request.
-type Receive = Box<dyn FnOnce(io::Result<(Socket, Bytes)>) + Send>;
+type TakeOverFn = Box<dyn FnOnce(io::Result<(IncomingSocket, Bytes)>) + Send>;
 
 /// Stands between whoever answers the requests of a connection and the task that drives it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TakeOver(Arc<Shared>);
+pub(crate) struct TakeOver(Arc<TakeOverState>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    asked: Mutex<Option<Asked>>,
+struct TakeOverState {
+    asked: Mutex<Option<TakeOverRequest>>,
     told: Notify,
     /// The socket has refused bytes that HTTP's machinery still holds.
     unwritten: AtomicBool,
 }
 
-struct Asked {
-    receive: Receive,
+struct TakeOverRequest {
+    receive: TakeOverFn,
     refused: oneshot::Sender<()>,
 }
 
-impl fmt::Debug for Asked {
+impl fmt::Debug for TakeOverRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Asked")
     }
@@ -44,9 +44,12 @@ impl fmt::Debug for Asked {
 
 impl TakeOver {
     /// Asks for the connection. Goes on only if it cannot be had; otherwise `receive` gets it.
-    pub(crate) async fn ask(&self, receive: impl FnOnce(io::Result<(Socket, Bytes)>) + Send + 'static) {
+    pub(crate) async fn ask(
+        &self,
+        receive: impl FnOnce(io::Result<(IncomingSocket, Bytes)>) + Send + 'static,
+    ) {
         let (refused, refusal) = oneshot::channel();
-        *self.0.asked.lock() = Some(Asked { receive: Box::new(receive), refused });
+        *self.0.asked.lock() = Some(TakeOverRequest { receive: Box::new(receive), refused });
         self.0.told.notify_one();
         if refusal.await.is_err() {
             // It is ours, and whoever waits here is about to be dropped with what is left of the connection.
@@ -70,7 +73,7 @@ impl TakeOver {
     }
 
     /// For the driver: gives the connection away.
-    pub(crate) fn hand_over(&self, stream: Stream, unread: Bytes) {
+    pub(crate) fn hand_over(&self, stream: HttpStream, unread: Bytes) {
         if let Some(asked) = self.0.asked.lock().take() {
             (asked.receive)(stream.into_socket().map(|socket| (socket, unread)));
         }
@@ -90,10 +93,10 @@ mod tests {
     use super::*;
 
     /// A connection whose other end is held too.
-    async fn connection() -> (Stream, TcpStream) {
+    async fn connection() -> (HttpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Stream::plain(listener.accept().await.unwrap().0, Bytes::new()), far)
+        (HttpStream::plain(listener.accept().await.unwrap().0, Bytes::new()), far)
     }
 
     /// Asks, and shows what was received.

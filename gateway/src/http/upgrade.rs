@@ -18,20 +18,20 @@ use shared::framing::websocket::{DeflateParams, Upgrade};
 use shared::protocol::Protocol;
 use shared::protocol::graphql::GraphQl;
 use shared::protocol::pusher;
-use shared::protocol::raw::{Messages, Raw};
+use shared::protocol::raw::{MessageHandling, Raw};
 
 use crate::admission::Admitted;
-use crate::backend::Origin;
+use crate::backend::ClientOrigin;
 use crate::client::open::NewClient;
-use crate::http::engine_io::Probing;
-use crate::http::head::Head;
-use crate::http::route::Endpoint;
-use crate::http::{Refused, Router, Stream};
+use crate::http::engine_io::ProbeRequest;
+use crate::http::head::ConnectHead;
+use crate::http::route::ClientEndpoint;
+use crate::http::{HttpRefusal, HttpRouter, HttpStream};
 use crate::pusher::{Apps, PusherApp};
 use crate::telemetry::labels::Handshake;
-use crate::transport::Socket;
-use crate::transport::encodings::Wire;
-use crate::transport::handed::{carry, handed};
+use crate::transport::IncomingSocket;
+use crate::transport::encodings::ClientWire;
+use crate::transport::task_pipe::{carry, handed};
 
 /// Centrifuge clients may name the protocol or say nothing.
 const CENTRIFUGE_JSON: &str = "centrifuge-json";
@@ -40,20 +40,20 @@ const CENTRIFUGE_PROTOBUF: &str = "centrifuge-protobuf";
 /// Where a client that says nothing later puts who it is.
 const CONNECT_PARAMETER: &str = "cf_connect";
 
-/// What a bare client may name, so that it can offer its token beside it.
+/// The subprotocol that a client of a raw endpoint may name, so that it can offer its token beside it.
 pub(super) const RAW: &str = "tidegate.raw";
 /// Browsers cannot set headers: they offer their token as a protocol that is never chosen.
 const TOKEN_PREFIX: &str = "tidegate.token.";
 
 /// What a request to connect comes to: how it is answered, and how its client is spoken to.
 #[derive(Debug)]
-pub(crate) struct Opening {
+pub(crate) struct UpgradeOpening {
     accept: String,
     subprotocol: Option<&'static str>,
     deflate: Option<DeflateParams>,
     protocol: Arc<dyn Protocol>,
     /// For the application's own servers, where any is asked.
-    origin: Option<Arc<Origin>>,
+    origin: Option<Arc<ClientOrigin>>,
     /// What the client says in the address.
     first: Option<Bytes>,
     /// Whose client it is, if it speaks Pusher.
@@ -61,31 +61,31 @@ pub(crate) struct Opening {
     /// The same value as `protocol`, if it speaks GraphQL.
     graphql: Option<Arc<GraphQl>>,
     turned_away: Option<Disconnect>,
-    wire: Wire,
+    wire: ClientWire,
     /// Frames that it begins with, behind the answer.
     greeting: Bytes,
     /// It has a session already, and tries a WebSocket.
-    probing: Option<Probing>,
+    probing: Option<ProbeRequest>,
 }
 
-impl Opening {
+impl UpgradeOpening {
     /// For a client of GraphQL. What it is told is made for it alone, and goes out as it is.
     pub(super) fn of_operations(self, graphql: Arc<GraphQl>, turned_away: Option<Disconnect>) -> Self {
         Self { graphql: Some(graphql), turned_away, deflate: None, ..self }
     }
 
     /// With what is known of where the client comes from.
-    pub(super) fn from(self, origin: Option<Arc<Origin>>) -> Self {
+    pub(super) fn from(self, origin: Option<Arc<ClientOrigin>>) -> Self {
         Self { origin, ..self }
     }
 
     /// The same over another framing, beginning with these frames.
-    pub(super) fn over(self, wire: Wire, greeting: Bytes) -> Self {
+    pub(super) fn over(self, wire: ClientWire, greeting: Bytes) -> Self {
         Self { wire, greeting, ..self }
     }
 
     /// The same for a client that has a session already.
-    pub(super) fn probing(self, probing: Probing) -> Self {
+    pub(super) fn probing(self, probing: ProbeRequest) -> Self {
         Self { probing: Some(probing), ..self }
     }
 
@@ -142,27 +142,31 @@ impl Opening {
     }
 }
 
-impl Router {
+impl HttpRouter {
     /// Reads a request to connect. Changes nothing.
-    pub(super) fn read_opening(&self, endpoint: &Endpoint<'_>, head: &Head<'_>) -> Result<Opening, Refused> {
+    pub(super) fn read_opening(
+        &self,
+        endpoint: &ClientEndpoint<'_>,
+        head: &ConnectHead<'_>,
+    ) -> Result<UpgradeOpening, HttpRefusal> {
         match endpoint {
-            Endpoint::Centrifuge => self.read_centrifuge(head),
-            Endpoint::CentrifugeUni => self.read_centrifuge_uni(head),
-            Endpoint::Raw(channel) => {
+            ClientEndpoint::Centrifuge => self.read_centrifuge(head),
+            ClientEndpoint::CentrifugeUni => self.read_centrifuge_uni(head),
+            ClientEndpoint::Raw(channel) => {
                 let channel = percent_encoding::percent_decode_str(channel)
                     .decode_utf8()
                     .map_err(|_| malformed("the channel in the path is not UTF-8"))?;
-                self.read_raw(&channel, Messages::Publish, head)
+                self.read_raw(&channel, MessageHandling::Publish, head)
             }
-            Endpoint::Pusher(apps, key) => self.read_pusher(apps, key, head),
-            Endpoint::EngineIo(path) => self.read_engine_io(path, head),
-            Endpoint::GraphQl(endpoint) => self.read_graphql(endpoint, head),
-            Endpoint::Bound(bound) => self.read_raw(&bound.channel, bound.messages.into(), head),
+            ClientEndpoint::Pusher(apps, key) => self.read_pusher(apps, key, head),
+            ClientEndpoint::EngineIo(path) => self.read_engine_io(path, head),
+            ClientEndpoint::GraphQl(endpoint) => self.read_graphql(endpoint, head),
+            ClientEndpoint::Bound(bound) => self.read_raw(&bound.channel, bound.messages.into(), head),
         }
     }
 
     /// `/connection/websocket`: the Centrifuge protocol.
-    fn read_centrifuge(&self, head: &Head<'_>) -> Result<Opening, Refused> {
+    fn read_centrifuge(&self, head: &ConnectHead<'_>) -> Result<UpgradeOpening, HttpRefusal> {
         let upgrade = read(head)?;
         let (in_protobuf, with_transport_pings) =
             (wants_protobuf(head, &upgrade), wants_transport_pings(head));
@@ -172,7 +176,7 @@ impl Router {
 
     /// `/connection/uni_websocket`: what the client is told, once it has said who it is, in its first message or in the
     /// address.
-    fn read_centrifuge_uni(&self, head: &Head<'_>) -> Result<Opening, Refused> {
+    fn read_centrifuge_uni(&self, head: &ConnectHead<'_>) -> Result<UpgradeOpening, HttpRefusal> {
         let upgrade = read(head)?;
         let (in_protobuf, with_transport_pings) =
             (wants_protobuf(head, &upgrade), wants_transport_pings(head));
@@ -180,13 +184,19 @@ impl Router {
         if in_protobuf && first.is_some() {
             return Err(malformed(format!("{CONNECT_PARAMETER} is for those who speak JSON")));
         }
-        let protocol = self.encodings.centrifuge_uni(in_protobuf, Wire::WebSocket, with_transport_pings);
+        let protocol =
+            self.encodings.centrifuge_uni(in_protobuf, ClientWire::WebSocket, with_transport_pings);
         let opening = self.opening(upgrade, known(in_protobuf), protocol);
-        Ok(Opening { first: first.map(Bytes::from), ..opening })
+        Ok(UpgradeOpening { first: first.map(Bytes::from), ..opening })
     }
 
     /// `/raw/{channel}`, and the paths that stand for a channel.
-    fn read_raw(&self, channel: &str, messages: Messages, head: &Head<'_>) -> Result<Opening, Refused> {
+    fn read_raw(
+        &self,
+        channel: &str,
+        messages: MessageHandling,
+        head: &ConnectHead<'_>,
+    ) -> Result<UpgradeOpening, HttpRefusal> {
         let since = match head.query("offset") {
             None => None,
             Some(offset) => {
@@ -205,7 +215,12 @@ impl Router {
     }
 
     /// `/app/{key}`: Pusher. Its clients go by close codes: a request that is wrong is let in to be told so.
-    fn read_pusher(&self, apps: &Apps, key: &str, head: &Head<'_>) -> Result<Opening, Refused> {
+    fn read_pusher(
+        &self,
+        apps: &Apps,
+        key: &str,
+        head: &ConnectHead<'_>,
+    ) -> Result<UpgradeOpening, HttpRefusal> {
         let upgrade = read(head)?;
         let found = pusher_protocol(head).and_then(|()| {
             let unknown = || turned_away(4001, "there is no app with this key");
@@ -215,11 +230,11 @@ impl Router {
         Ok(match found {
             Ok(app) => {
                 let opening = self.opening(upgrade, "", app.protocol.clone());
-                Opening { app: Some(app), ..opening }
+                UpgradeOpening { app: Some(app), ..opening }
             }
             Err(turned_away) => {
                 let opening = self.opening(upgrade, "", apps.nobodys.clone());
-                Opening { turned_away: Some(turned_away), ..opening }
+                UpgradeOpening { turned_away: Some(turned_away), ..opening }
             }
         })
     }
@@ -229,8 +244,8 @@ impl Router {
         upgrade: Upgrade<'_>,
         known: &'static str,
         protocol: Arc<dyn Protocol>,
-    ) -> Opening {
-        Opening {
+    ) -> UpgradeOpening {
+        UpgradeOpening {
             subprotocol: upgrade.select_subprotocol(&[known]).map(|_| known),
             deflate: upgrade.negotiate_deflate(self.encodings.deflate_policy()),
             accept: upgrade.accept,
@@ -240,14 +255,14 @@ impl Router {
             app: None,
             graphql: None,
             turned_away: None,
-            wire: Wire::WebSocket,
+            wire: ClientWire::WebSocket,
             greeting: Bytes::new(),
             probing: None,
         }
     }
 
     /// What the application's servers may be told of a client, if they are asked anything.
-    pub(super) fn origin(&self, head: &Head<'_>, address: IpAddr) -> Option<Arc<Origin>> {
+    pub(super) fn origin(&self, head: &ConnectHead<'_>, address: IpAddr) -> Option<Arc<ClientOrigin>> {
         let backend = self.backend.as_ref().filter(|backend| backend.asks())?;
         Some(Arc::new(backend.origin(address, head.headers())))
     }
@@ -257,7 +272,7 @@ impl Router {
     pub(super) fn open(
         self: &Arc<Self>,
         request: Request<Incoming>,
-        opening: Opening,
+        opening: UpgradeOpening,
         admitted: Admitted,
     ) -> Response<Full<Bytes>> {
         let version = request.version();
@@ -275,7 +290,7 @@ impl Router {
             }
             if version == Version::HTTP_2 {
                 let (near, far) = handed();
-                router.hand_over(Socket::Handed(near), Bytes::new(), opening, admitted);
+                router.hand_over(IncomingSocket::Handed(near), Bytes::new(), opening, admitted);
                 return carry(TokioIo::new(upgraded), far).await;
             }
             let opened =
@@ -289,10 +304,25 @@ impl Router {
     }
 
     /// Gives a connection that has been answered 101 to a worker.
-    pub(crate) fn hand_over(&self, socket: Socket, unread: Bytes, opening: Opening, admitted: Admitted) {
+    pub(crate) fn hand_over(
+        &self,
+        socket: IncomingSocket,
+        unread: Bytes,
+        opening: UpgradeOpening,
+        admitted: Admitted,
+    ) {
         self.metrics.handshake(Handshake::Accepted);
-        let Opening {
-            protocol, deflate, origin, first, app, graphql, turned_away, wire, greeting: head, ..
+        let UpgradeOpening {
+            protocol,
+            deflate,
+            origin,
+            first,
+            app,
+            graphql,
+            turned_away,
+            wire,
+            greeting: head,
+            ..
         } = opening;
         let (unanswered, connect, watcher) = (None, None, None);
         let new = NewClient {
@@ -323,15 +353,15 @@ impl Router {
 }
 
 /// The connection itself, and what was read from it behind the request.
-pub(super) fn own_stream(upgraded: Upgraded) -> io::Result<(Stream, Bytes)> {
+pub(super) fn own_stream(upgraded: Upgraded) -> io::Result<(HttpStream, Bytes)> {
     let parts = upgraded
-        .downcast::<TokioIo<Stream>>()
+        .downcast::<TokioIo<HttpStream>>()
         .map_err(|_| io::Error::other("the connection is none of this listener's"))?;
     Ok((parts.io.into_inner(), parts.read_buf))
 }
 
 /// Whether the version of the protocol that a client asks for is spoken here.
-fn pusher_protocol(head: &Head<'_>) -> Result<(), Disconnect> {
+fn pusher_protocol(head: &ConnectHead<'_>) -> Result<(), Disconnect> {
     let Some(version) = head.query("protocol") else {
         return Err(turned_away(4008, "no protocol version is given"));
     };
@@ -346,13 +376,13 @@ fn turned_away(code: u16, why: &'static str) -> Disconnect {
     Disconnect { code, reason: why.into() }
 }
 
-fn wants_protobuf(head: &Head<'_>, upgrade: &Upgrade<'_>) -> bool {
+fn wants_protobuf(head: &ConnectHead<'_>, upgrade: &Upgrade<'_>) -> bool {
     let offers = |name| upgrade.subprotocols.contains(&name);
     offers(CENTRIFUGE_PROTOBUF) && !offers(CENTRIFUGE_JSON)
         || ["format", "cf_protocol"].iter().any(|name| head.query(name).as_deref() == Some("protobuf"))
 }
 
-fn wants_transport_pings(head: &Head<'_>) -> bool {
+fn wants_transport_pings(head: &ConnectHead<'_>) -> bool {
     head.query("cf_ws_frame_ping_pong").as_deref() == Some("true")
 }
 
@@ -361,18 +391,18 @@ fn known(in_protobuf: bool) -> &'static str {
     if in_protobuf { CENTRIFUGE_PROTOBUF } else { CENTRIFUGE_JSON }
 }
 
-pub(super) fn read<'h>(head: &Head<'h>) -> Result<Upgrade<'h>, Refused> {
+pub(super) fn read<'h>(head: &ConnectHead<'h>) -> Result<Upgrade<'h>, HttpRefusal> {
     head.upgrade().map_err(|error| {
         let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
         let header = error.header();
         let header =
             header.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        Refused::new(Handshake::Upgrade, status, error.to_string()).with(header)
+        HttpRefusal::new(Handshake::Upgrade, status, error.to_string()).with(header)
     })
 }
 
-/// The token of a bare client: from its `Authorization` header, or offered as a subprotocol. Empty if there is none.
-pub(super) fn token(head: &Head<'_>, upgrade: &Upgrade<'_>) -> Result<String, Refused> {
+/// Returns the token of a client of a raw endpoint: from its `Authorization` header, or offered as a subprotocol. Empty if there is none.
+pub(super) fn token(head: &ConnectHead<'_>, upgrade: &Upgrade<'_>) -> Result<String, HttpRefusal> {
     if let Some(token) = head.bearer().map_err(malformed)? {
         return Ok(token.to_owned());
     }
@@ -380,6 +410,6 @@ pub(super) fn token(head: &Head<'_>, upgrade: &Upgrade<'_>) -> Result<String, Re
     Ok(offered.unwrap_or_default().to_owned())
 }
 
-fn malformed(why: impl Into<String>) -> Refused {
-    Refused::new(Handshake::Upgrade, StatusCode::BAD_REQUEST, why.into())
+fn malformed(why: impl Into<String>) -> HttpRefusal {
+    HttpRefusal::new(Handshake::Upgrade, StatusCode::BAD_REQUEST, why.into())
 }

@@ -41,25 +41,25 @@ pub(super) enum CallError {
     Answer(Uri, String),
 }
 
-pub(super) struct Caller {
+pub(super) struct ApiClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     url: String,
     key: Option<http::HeaderValue>,
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct CallResponse {
     result: Option<Value>,
-    error: Option<Complaint>,
+    error: Option<ApiErrorBody>,
 }
 
 #[derive(Deserialize)]
-struct Complaint {
+struct ApiErrorBody {
     code: u32,
     message: String,
 }
 
-impl Caller {
+impl ApiClient {
     pub(super) fn new(url: &str, key: Option<&Secret>) -> Result<Self, CallError> {
         let parsed: Uri = url.parse().map_err(|_| CallError::Url(url.to_owned()))?;
         if !matches!(parsed.scheme_str(), Some("http" | "https")) || parsed.host().is_none() {
@@ -104,10 +104,10 @@ impl Caller {
             .map_err(|_| CallError::Late { url: url.clone() })?
             .map_err(|problem| CallError::Unreachable { url: url.clone(), problem })?;
         match serde_json::from_slice(&answer) {
-            Ok(Answer { error: Some(Complaint { code, message }), .. }) => {
+            Ok(CallResponse { error: Some(ApiErrorBody { code, message }), .. }) => {
                 Err(CallError::Refused { code, message })
             }
-            Ok(Answer { result: Some(result), .. }) if status == StatusCode::OK => Ok(result),
+            Ok(CallResponse { result: Some(result), .. }) if status == StatusCode::OK => Ok(result),
             _ if status != StatusCode::OK => {
                 let said = String::from_utf8_lossy(&answer[..answer.len().min(200)]).trim().to_owned();
                 Err(CallError::Status { url, status, said })
@@ -125,10 +125,10 @@ mod tests {
     #[test]
     fn the_path_of_the_api_need_not_be_spelled_out() {
         for given in ["http://host:1", "http://host:1/", "http://host:1/api", "http://host:1/api/"] {
-            assert_eq!(Caller::new(given, None).unwrap().url, "http://host:1/api", "{given}");
+            assert_eq!(ApiClient::new(given, None).unwrap().url, "http://host:1/api", "{given}");
         }
         for none in ["", "host", "/api", "ftp://host/"] {
-            assert!(matches!(Caller::new(none, None), Err(CallError::Url(_))), "{none}");
+            assert!(matches!(ApiClient::new(none, None), Err(CallError::Url(_))), "{none}");
         }
     }
 }

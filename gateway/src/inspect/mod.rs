@@ -2,10 +2,10 @@
 //!
 //! `arguments` says what is asked and of whom, `call` asks, and `show` writes a table or JSON.
 
-mod arguments;
 mod call;
-mod command;
-mod show;
+mod gateway_args;
+mod inspect_cli;
+mod print_listing;
 
-pub use arguments::{ChannelsArgs, ConnectionsArgs, Of, Via};
-pub use command::{Listing, command};
+pub use gateway_args::{ChannelsArgs, ConnectionsArgs, GatewayAddress, GatewayArgs};
+pub use inspect_cli::{ListCommand, command};

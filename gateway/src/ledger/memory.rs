@@ -6,25 +6,25 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
-use gateway_core::ledger::{Change, Ledger as Table, Page, Room};
+use gateway_core::ledger::{Ledger as Table, LedgerCapacity, LedgerChange, LedgerPage};
 use parking_lot::Mutex;
 
-use super::{Held, Ledger, Reading};
+use super::{HoldOutcome, Ledger, LedgerQuery};
 use crate::broker::BrokerError;
 
 const LEASE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
-pub struct MemoryLedger(Mutex<HashMap<Box<str>, Kept>>);
+pub struct MemoryLedger(Mutex<HashMap<Box<str>, MemoryLedgerState>>);
 
 #[derive(Debug, Default)]
-struct Kept {
+struct MemoryLedgerState {
     table: Table,
     /// Until when each holder holds what it does. One that is over stays until it has heard of it.
     leases: BTreeMap<Box<str>, Instant>,
 }
 
-impl Kept {
+impl MemoryLedgerState {
     /// Whether this holder has begun. `None`: it has, and is over, of which it is told once.
     fn holds(&mut self, holder: &str, now: Instant) -> Option<bool> {
         match self.leases.get(holder) {
@@ -36,7 +36,7 @@ impl Kept {
         }
     }
 
-    fn free(&mut self, now: Instant, room: Room) {
+    fn free(&mut self, now: Instant, room: LedgerCapacity) {
         for (holder, _) in self.leases.iter().filter(|(_, until)| **until <= now) {
             self.table.end(holder, room);
         }
@@ -44,7 +44,7 @@ impl Kept {
 }
 
 impl MemoryLedger {
-    fn with<T>(&self, ledger: &str, act: impl FnOnce(&mut Kept) -> T) -> T {
+    fn with<T>(&self, ledger: &str, act: impl FnOnce(&mut MemoryLedgerState) -> T) -> T {
         let mut ledgers = self.0.lock();
         match ledgers.get_mut(ledger) {
             Some(kept) => act(kept),
@@ -58,17 +58,17 @@ impl Ledger for MemoryLedger {
         &'a self,
         ledger: &'a str,
         holder: &'a str,
-        changes: &'a [Change],
-        room: Room,
-    ) -> BoxFuture<'a, Result<Held, BrokerError>> {
+        changes: &'a [LedgerChange],
+        room: LedgerCapacity,
+    ) -> BoxFuture<'a, Result<HoldOutcome, BrokerError>> {
         let held = self.with(ledger, |kept| {
             let now = Instant::now();
             kept.free(now, room);
             if kept.holds(holder, now) != Some(true) {
-                return Held::Over;
+                return HoldOutcome::Over;
             }
             changes.iter().for_each(|change| kept.table.change(holder, change.clone(), room));
-            Held::Done
+            HoldOutcome::Done
         });
         ready(Ok(held)).boxed()
     }
@@ -78,16 +78,16 @@ impl Ledger for MemoryLedger {
         ledger: &'a str,
         holder: &'a str,
         lease: Duration,
-        room: Room,
-    ) -> BoxFuture<'a, Result<Held, BrokerError>> {
+        room: LedgerCapacity,
+    ) -> BoxFuture<'a, Result<HoldOutcome, BrokerError>> {
         let held = self.with(ledger, |kept| {
             let now = Instant::now();
             kept.free(now, room);
             if kept.holds(holder, now).is_none() {
-                return Held::Over;
+                return HoldOutcome::Over;
             }
             kept.leases.insert(holder.into(), now + lease);
-            Held::Done
+            HoldOutcome::Done
         });
         ready(Ok(held)).boxed()
     }
@@ -97,7 +97,7 @@ impl Ledger for MemoryLedger {
         ledger: &'a str,
         holder: &'a str,
         _after: Duration,
-        room: Room,
+        room: LedgerCapacity,
     ) -> BoxFuture<'a, Result<(), BrokerError>> {
         self.with(ledger, |kept| {
             kept.leases.remove(holder);
@@ -106,8 +106,11 @@ impl Ledger for MemoryLedger {
         ready(Ok(())).boxed()
     }
 
-    fn read<'a>(&'a self, reading: Reading<'a>) -> BoxFuture<'a, Result<Option<Page>, BrokerError>> {
-        let Reading { ledger, reader, done, limit, readers, .. } = reading;
+    fn read<'a>(
+        &'a self,
+        reading: LedgerQuery<'a>,
+    ) -> BoxFuture<'a, Result<Option<LedgerPage>, BrokerError>> {
+        let LedgerQuery { ledger, reader, done, limit, readers, .. } = reading;
         let page = self.with(ledger, |kept| kept.table.read(reader, done, limit, readers));
         ready(Ok(Some(page))).boxed()
     }

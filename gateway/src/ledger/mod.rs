@@ -10,14 +10,14 @@ pub mod shards;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use gateway_core::ledger::{Change, Done, Page, Room};
+use gateway_core::ledger::{LedgerCapacity, LedgerChange, LedgerPage, ReaderProgress};
 
 use crate::broker::BrokerError;
 
 /// What came of what a holder did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
-pub enum Held {
+pub enum HoldOutcome {
     Done,
     /// The same, and there is more to be freed of what dead holders held: to be prolonged again soon.
     Freeing,
@@ -28,7 +28,7 @@ pub enum Held {
 
 /// What a reader asks for.
 #[derive(Clone, Copy, Debug)]
-pub struct Reading<'a> {
+pub struct LedgerQuery<'a> {
     pub ledger: &'a str,
     pub reader: &'a str,
     /// All who read this ledger: news are kept until each has done with them.
@@ -37,7 +37,7 @@ pub struct Reading<'a> {
     pub by: &'a str,
     pub lease: Duration,
     /// What it has done with, if it has.
-    pub done: Option<Done>,
+    pub done: Option<ReaderProgress>,
     pub limit: usize,
 }
 
@@ -48,9 +48,9 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
         &'a self,
         ledger: &'a str,
         holder: &'a str,
-        changes: &'a [Change],
-        room: Room,
-    ) -> BoxFuture<'a, Result<Held, BrokerError>>;
+        changes: &'a [LedgerChange],
+        room: LedgerCapacity,
+    ) -> BoxFuture<'a, Result<HoldOutcome, BrokerError>>;
 
     /// Has a holder keep what it holds for `lease` from now on, the first time as every time, and frees some of what those
     /// held whose lease is over.
@@ -59,8 +59,8 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
         ledger: &'a str,
         holder: &'a str,
         lease: Duration,
-        room: Room,
-    ) -> BoxFuture<'a, Result<Held, BrokerError>>;
+        room: LedgerCapacity,
+    ) -> BoxFuture<'a, Result<HoldOutcome, BrokerError>>;
 
     /// A holder ends: what it held is free after a while, or at once where nobody else could hold it meanwhile.
     fn retire<'a>(
@@ -68,11 +68,12 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
         ledger: &'a str,
         holder: &'a str,
         after: Duration,
-        room: Room,
+        room: LedgerCapacity,
     ) -> BoxFuture<'a, Result<(), BrokerError>>;
 
     /// Reads on, if nobody else reads for this reader: `None` if somebody does.
-    fn read<'a>(&'a self, reading: Reading<'a>) -> BoxFuture<'a, Result<Option<Page>, BrokerError>>;
+    fn read<'a>(&'a self, reading: LedgerQuery<'a>)
+    -> BoxFuture<'a, Result<Option<LedgerPage>, BrokerError>>;
 
     /// Whether news are still there for other nodes when this one has ended.
     fn outlives_node(&self) -> bool;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use gateway_core::ledger::{Change, Page, Room};
+use gateway_core::ledger::{LedgerCapacity, LedgerChange, LedgerPage};
 
-use super::{Held, Ledger, Reading};
+use super::{HoldOutcome, Ledger, LedgerQuery};
 use crate::broker::BrokerError;
 use crate::broker::shards::Shards;
 
@@ -28,9 +28,9 @@ impl Ledger for ShardedLedger {
         &'a self,
         ledger: &'a str,
         holder: &'a str,
-        changes: &'a [Change],
-        room: Room,
-    ) -> BoxFuture<'a, Result<Held, BrokerError>> {
+        changes: &'a [LedgerChange],
+        room: LedgerCapacity,
+    ) -> BoxFuture<'a, Result<HoldOutcome, BrokerError>> {
         self.shards.of(ledger).change(ledger, holder, changes, room)
     }
 
@@ -39,8 +39,8 @@ impl Ledger for ShardedLedger {
         ledger: &'a str,
         holder: &'a str,
         lease: Duration,
-        room: Room,
-    ) -> BoxFuture<'a, Result<Held, BrokerError>> {
+        room: LedgerCapacity,
+    ) -> BoxFuture<'a, Result<HoldOutcome, BrokerError>> {
         self.shards.of(ledger).prolong(ledger, holder, lease, room)
     }
 
@@ -49,12 +49,15 @@ impl Ledger for ShardedLedger {
         ledger: &'a str,
         holder: &'a str,
         after: Duration,
-        room: Room,
+        room: LedgerCapacity,
     ) -> BoxFuture<'a, Result<(), BrokerError>> {
         self.shards.of(ledger).retire(ledger, holder, after, room)
     }
 
-    fn read<'a>(&'a self, reading: Reading<'a>) -> BoxFuture<'a, Result<Option<Page>, BrokerError>> {
+    fn read<'a>(
+        &'a self,
+        reading: LedgerQuery<'a>,
+    ) -> BoxFuture<'a, Result<Option<LedgerPage>, BrokerError>> {
         self.shards.of(reading.ledger).read(reading)
     }
 

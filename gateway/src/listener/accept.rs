@@ -26,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admission, HandshakePermit, Peer};
-use crate::http::{Router, Stream};
+use crate::http::{HttpRouter, HttpStream};
 use crate::listener::first_bytes::{FirstBytes, read_first_bytes};
 use crate::listener::proxy_protocol;
-use crate::listener::tls::Tls;
+use crate::listener::tls::ListenerTls;
 use crate::telemetry::Metrics;
-use crate::telemetry::labels::{Handshake, Panic};
-use crate::worker::callers::{Host, NewCaller};
+use crate::telemetry::labels::{Handshake, PanicSite};
+use crate::worker::callers::{CallerHost, NewCaller};
 use crate::worker::read_call::is_call;
 
 /// How long to wait after the kernel refuses to hand out a connection: it has no descriptor to spare.
@@ -43,15 +43,15 @@ const ACCEPTS_IN_A_ROW: usize = 32;
 
 /// What the client listener needs to take a connection from the kernel to the router.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub(crate) struct ClientListener {
     pub(crate) admission: Arc<Admission>,
-    pub(crate) tls: Option<Arc<Tls>>,
+    pub(crate) tls: Option<Arc<ListenerTls>>,
     pub(crate) tls_timeout: Duration,
     pub(crate) proxy_protocol: proxy_protocol::ProxyProtocolConfig,
     pub(crate) http: crate::http::http_config::HttpConfig,
     /// The most requests and clients at once of one HTTP/2 connection.
     pub(crate) http2_streams_max: u32,
-    pub(crate) router: Arc<Router>,
+    pub(crate) router: Arc<HttpRouter>,
     pub(crate) metrics: Arc<Metrics>,
     /// Told when no more is to come: what is asked for is answered, and each answer is the last on its connection.
     pub(crate) leaving: CancellationToken,
@@ -64,8 +64,8 @@ pub(crate) struct Listener {
 /// How long a connection in a spare place may take to say what it wants: others may want the place.
 const SPARE_TIMEOUT: Duration = Duration::from_secs(2);
 
-impl Listener {
-    /// Accepts until told to stop. Connections that are under way go on.
+impl ClientListener {
+    /// Accepts until told to stop. Connections that are in flight go on.
     pub(crate) async fn accept(self: Arc<Self>, socket: AsyncFd<mio::net::TcpListener>) {
         let mut in_a_row = 0;
         let mut stopped = pin!(self.stop.cancelled());
@@ -122,7 +122,7 @@ impl Listener {
             }
             FirstBytes::Other(read) => match TcpStream::from_std(socket) {
                 Ok(stream) => {
-                    let stream = Stream::plain(stream, read);
+                    let stream = HttpStream::plain(stream, read);
                     return Box::pin(async move { self.serve(stream, peer, Some(permit)).await }).await;
                 }
                 Err(error) => return self.router.lost(&error),
@@ -171,7 +171,7 @@ impl Listener {
                     };
                 }
                 FirstBytes::Other(read) => {
-                    let stream = Stream::plain(stream, read);
+                    let stream = HttpStream::plain(stream, read);
                     return Box::pin(self.serve(stream, peer, Some(permit))).await;
                 }
             }
@@ -198,11 +198,11 @@ impl Listener {
             Ok((stream, address)) => {
                 let peer = Peer { address: address.ip(), place, is_shared: false };
                 match stream {
-                    Secured::Plain(stream) => self.wait_for_request(stream, peer, permit).await,
-                    Secured::Tls(stream) if stream.is_http2() => {
+                    AcceptedStream::Plain(stream) => self.wait_for_request(stream, peer, permit).await,
+                    AcceptedStream::Tls(stream) if stream.is_http2() => {
                         Box::pin(self.clone().serve_http2(stream, peer, permit)).await;
                     }
-                    Secured::Tls(stream) => self.serve(stream, peer, Some(permit)).await,
+                    AcceptedStream::Tls(stream) => self.serve(stream, peer, Some(permit)).await,
                 }
             }
             Err(result) => self.metrics.handshake(result),
@@ -214,16 +214,16 @@ impl Listener {
         &self,
         mut stream: TcpStream,
         peer: SocketAddr,
-    ) -> Result<(Secured, SocketAddr), Handshake> {
+    ) -> Result<(AcceptedStream, SocketAddr), Handshake> {
         let address = proxy_protocol::client_address(&self.proxy_protocol, &mut stream, peer).await;
         let address = address.map_err(|error| {
             tracing::debug!(%peer, %error, "a connection was refused");
             Handshake::ProxyHeader
         })?;
-        let Some(tls) = &self.tls else { return Ok((Secured::Plain(stream), address)) };
+        let Some(tls) = &self.tls else { return Ok((AcceptedStream::Plain(stream), address)) };
         let handshake = TlsAcceptor::from(tls.server()).accept(stream);
         match tokio::time::timeout(self.tls_timeout, handshake).await {
-            Ok(Ok(stream)) => Ok((Secured::Tls(Stream::tls(stream)), address)),
+            Ok(Ok(stream)) => Ok((AcceptedStream::Tls(HttpStream::tls(stream)), address)),
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "a TLS handshake failed");
                 Err(Handshake::Tls)
@@ -243,7 +243,7 @@ impl Listener {
         self.router.reception.call(NewCaller { socket, read, peer, host, counted });
     }
 
-    async fn serve(&self, stream: Stream, peer: Peer, permit: Option<HandshakePermit>) {
+    async fn serve(&self, stream: HttpStream, peer: Peer, permit: Option<HandshakePermit>) {
         // The handshake is over when the first request's head is here. Later ones only have their deadline.
         let handshake = Mutex::new(permit);
         let take_over = stream.take_over();
@@ -255,7 +255,7 @@ impl Listener {
                 let mut response = match answering.await {
                     Ok(answered) => answered?,
                     Err(_) => {
-                        self.metrics.panicked(Panic::Request);
+                        self.metrics.panicked(PanicSite::Request);
                         let mut response =
                             Response::new(Either::Left(Full::from("this request made the gateway fail\n")));
                         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
@@ -324,7 +324,7 @@ impl Listener {
     }
 }
 
-impl Host for Listener {
+impl CallerHost for ClientListener {
     fn answer(&self, request: Request<Full<Bytes>>) -> BoxFuture<'static, Response<Full<Bytes>>> {
         let api = self.router.api.clone();
         async move {
@@ -343,7 +343,7 @@ impl Host for Listener {
     fn take_back(self: Arc<Self>, socket: std::net::TcpStream, read: Bytes, peer: Peer) {
         match TcpStream::from_std(socket) {
             Ok(stream) => {
-                let stream = Stream::plain(stream, read);
+                let stream = HttpStream::plain(stream, read);
                 let listener = self.clone();
                 self.connections.spawn(async move { listener.serve(stream, peer, None).await });
             }
@@ -356,9 +356,9 @@ impl Host for Listener {
     }
 }
 
-enum Secured {
+enum AcceptedStream {
     Plain(TcpStream),
-    Tls(Stream),
+    Tls(HttpStream),
 }
 
 /// Whether an error of `accept` speaks of the connection that was next, and not of this process.

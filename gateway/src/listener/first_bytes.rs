@@ -6,8 +6,8 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use crate::http::{OpenedAtOnce, Router};
-use crate::transport::Socket;
+use crate::http::{GrantedUpgrade, HttpRouter};
+use crate::transport::IncomingSocket;
 
 /// The most bytes of a first read. Requests of browsers take 500 to 2,000.
 const FIRST_BYTES_MAX: usize = 4096;
@@ -21,7 +21,7 @@ pub(super) enum FirstBytes {
     /// The peer is gone.
     Ended,
     /// A client may come in. What it sent behind its request is still to be read.
-    Granted(Bytes, OpenedAtOnce),
+    Granted(Bytes, GrantedUpgrade),
     /// Something else, or not all of it: to be read on by HTTP.
     Other(Bytes),
 }
@@ -29,7 +29,7 @@ pub(super) enum FirstBytes {
 /// Reads what is there, without waiting. `grant` judges whether it is a request that can be answered at once.
 pub(super) fn read_first_bytes(
     socket: &impl AsFd,
-    grant: impl FnOnce(&[u8]) -> Option<OpenedAtOnce>,
+    grant: impl FnOnce(&[u8]) -> Option<GrantedUpgrade>,
 ) -> FirstBytes {
     let mut buffer = [0; FIRST_BYTES_MAX];
     let read = loop {
@@ -47,16 +47,16 @@ pub(super) fn read_first_bytes(
     }
 }
 
-impl Router {
+impl HttpRouter {
     /// Answers a client that may come in, and gives its socket to a worker.
-    pub(super) fn answer(&self, socket: std::net::TcpStream, unread: &Bytes, granted: OpenedAtOnce) {
+    pub(super) fn answer(&self, socket: std::net::TcpStream, unread: &Bytes, granted: GrantedUpgrade) {
         let mut response = Vec::with_capacity(RESPONSE_BYTES);
         granted.opening.write_response(&mut response);
         // The socket's buffer is empty, and no socket has one that is smaller than this answer.
         match send(&socket, &response, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(sent) if sent == response.len() => {
-                let OpenedAtOnce { opening, admitted, .. } = granted;
-                self.hand_over(Socket::Plain(socket), unread.clone(), opening, admitted);
+                let GrantedUpgrade { opening, admitted, .. } = granted;
+                self.hand_over(IncomingSocket::Plain(socket), unread.clone(), opening, admitted);
             }
             Ok(_) => self.lost(&std::io::ErrorKind::WriteZero.into()),
             Err(error) => self.lost(&error.into()),

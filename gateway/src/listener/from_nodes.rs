@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine_io::{EngineIo, Opening, ProbeError, Purpose};
+use crate::engine_io::{EngineIo, NodeOpening, OpeningPurpose, ProbeError};
 use crate::http::graphql;
 use crate::telemetry::Metrics;
 
@@ -26,7 +26,7 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct FromNodes {
     pub(crate) engine_io: Arc<EngineIo>,
-    pub(crate) graphql: Option<Arc<graphql::Endpoint>>,
+    pub(crate) graphql: Option<Arc<graphql::GraphqlEndpoint>>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -67,17 +67,17 @@ impl FromNodes {
     async fn take_in_one(&self, mut stream: TcpStream) -> Option<impl Future<Output = ()> + use<>> {
         let (opening, unread) = self.read_opening(&mut stream).await?;
         match opening.purpose {
-            Purpose::WebSocket { deflate } => {
+            OpeningPurpose::WebSocket { deflate } => {
                 let taken = self.engine_io.take_in(&opening.session, deflate, stream, unread).await;
                 self.note_upgrade(&taken);
                 None
             }
-            Purpose::Stream => self.graphql.as_ref()?.give_to_node(&opening.session, stream).await,
+            OpeningPurpose::Stream => self.graphql.as_ref()?.give_to_node(&opening.session, stream).await,
         }
     }
 
-    async fn read_opening(&self, stream: &mut TcpStream) -> Option<(Opening, Bytes)> {
-        match tokio::time::timeout(OPENING_TIMEOUT, Opening::read(stream)).await {
+    async fn read_opening(&self, stream: &mut TcpStream) -> Option<(NodeOpening, Bytes)> {
+        match tokio::time::timeout(OPENING_TIMEOUT, NodeOpening::read(stream)).await {
             Ok(Ok(read)) => Some(read),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "a connection of another node does not say what it is for");

@@ -22,9 +22,9 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{HandshakePermit, Peer};
-use crate::http::{Body, Stream, TakeOver};
-use crate::listener::accept::Listener;
-use crate::telemetry::labels::{Handshake, Panic};
+use crate::http::{Body, HttpStream, TakeOver};
+use crate::listener::accept::ClientListener;
+use crate::telemetry::labels::{Handshake, PanicSite};
 
 /// What one stream may have sent that nobody has read, in bytes.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
@@ -44,7 +44,7 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Tracked {
 }
 
 /// What the requests of one connection have in common.
-struct Connection {
+struct Http2Connection {
     peer: Peer,
     /// The handshake is over when the first request's head is here.
     handshake: Mutex<Option<HandshakePermit>>,
@@ -54,17 +54,17 @@ struct Connection {
     requests: AtomicUsize,
 }
 
-impl Listener {
+impl ClientListener {
     /// Serves all requests of a connection.
     pub(super) async fn serve_http2(
         self: Arc<Self>,
-        stream: Stream,
+        stream: HttpStream,
         mut peer: Peer,
         permit: HandshakePermit,
     ) {
         peer.is_shared = true;
         let head_timeout = self.head_timeout(&peer);
-        let connection = Arc::new(Connection {
+        let connection = Arc::new(Http2Connection {
             peer,
             handshake: Mutex::new(Some(permit)),
             answering: AtomicUsize::new(0),
@@ -128,11 +128,11 @@ impl Listener {
         }
     }
 
-    async fn answer(&self, connection: &Connection, mut request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, connection: &Http2Connection, mut request: Request<Incoming>) -> Response<Body> {
         drop(connection.handshake.lock().take());
         connection.requests.fetch_add(1, Ordering::Relaxed);
         connection.answering.fetch_add(1, Ordering::Relaxed);
-        let _answered = Answered(&connection.answering);
+        let _answered = InFlightGuard(&connection.answering);
         name_host(&mut request);
         // There is no connection to be taken over: others use it too.
         let take_over = TakeOver::default();
@@ -141,7 +141,7 @@ impl Listener {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
             Err(_) => {
-                self.metrics.panicked(Panic::Request);
+                self.metrics.panicked(PanicSite::Request);
                 let mut response =
                     Response::new(Either::Left(Full::from("this request made the gateway fail\n")));
                 *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
@@ -151,16 +151,16 @@ impl Listener {
     }
 }
 
-impl Connection {
+impl Http2Connection {
     /// Whether nobody is answered, and no client holds on to it.
     fn is_idle(&self) -> bool {
         self.answering.load(Ordering::Relaxed) == 0 && self.peer.place.is_held_once()
     }
 }
 
-struct Answered<'a>(&'a AtomicUsize);
+struct InFlightGuard<'a>(&'a AtomicUsize);
 
-impl Drop for Answered<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -11,4 +11,4 @@ pub(crate) mod from_nodes;
 mod http2;
 pub(crate) mod internal;
 
-pub(crate) use accept::Listener;
+pub(crate) use accept::ClientListener;

@@ -33,13 +33,13 @@ const TOGETHER: usize = 256;
 
 #[derive(Debug, Default)]
 pub(crate) struct Announcements {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingAnnouncements>,
     wake: Notify,
     failed_told: Sparingly,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct WaitingAnnouncements {
     /// On their way.
     prompt: VecDeque<(Channel, OwnedEvent)>,
     /// Held back: the last of each client.
@@ -48,7 +48,7 @@ struct Waiting {
     held_count: usize,
 }
 
-impl Waiting {
+impl WaitingAnnouncements {
     /// False if there is no room.
     fn add(&mut self, channel: Channel, client: ClientId, event: OwnedEvent, is_large: bool) -> bool {
         if !is_large && !self.held.contains_key(&channel) {
@@ -146,13 +146,17 @@ mod tests {
         (client, if joined { OwnedEvent::Joined(info) } else { OwnedEvent::Left(info) })
     }
 
-    fn add(waiting: &mut Waiting, (client, event): (ClientId, OwnedEvent), is_large: bool) -> bool {
+    fn add(
+        waiting: &mut WaitingAnnouncements,
+        (client, event): (ClientId, OwnedEvent),
+        is_large: bool,
+    ) -> bool {
         waiting.add(Channel::parse("news", 255).unwrap(), client, event, is_large)
     }
 
     #[test]
     fn in_a_small_channel_everything_is_told_at_once_and_in_order() {
-        let mut waiting = Waiting::default();
+        let mut waiting = WaitingAnnouncements::default();
         assert!(add(&mut waiting, event(1, true), false) && add(&mut waiting, event(1, false), false));
         let told: Vec<_> = waiting.prompt.iter().map(|(_, event)| event.clone()).collect();
         assert_eq!(told, [event(1, true).1, event(1, false).1]);
@@ -160,7 +164,7 @@ mod tests {
 
     #[test]
     fn who_comes_and_goes_in_a_large_one_is_not_told_of() {
-        let mut waiting = Waiting::default();
+        let mut waiting = WaitingAnnouncements::default();
         for number in 1..=3 {
             add(&mut waiting, event(number, true), true);
         }
@@ -180,7 +184,7 @@ mod tests {
 
     #[test]
     fn no_more_wait_than_there_is_room_for() {
-        let mut waiting = Waiting::default();
+        let mut waiting = WaitingAnnouncements::default();
         let added = (0..WAITING_MAX as u128 + 5)
             .filter(|number| add(&mut waiting, event(*number, true), number % 2 == 0));
         assert_eq!(added.count(), WAITING_MAX);

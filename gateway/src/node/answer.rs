@@ -10,17 +10,17 @@ use shared::channel::Channel;
 use shared::moment::Moment;
 use tokio::sync::oneshot;
 
-use crate::client::read::Heard;
-use crate::engine_io::Answered;
-use crate::node::control::Target;
+use crate::client::read::CommandOutcome;
+use crate::engine_io::RemotePollReply;
+use crate::node::control::ControlTarget;
 use crate::node::glob::Glob;
 use crate::node::interest::SHARDS;
-use crate::node::question::{
-    Act, Answer, ChannelsPage, ChannelsWanted, ConnectionsPage, ConnectionsWanted, PAGE_MAX, Place, Question,
-    Refreshing, Subscribing, Unanswered,
+use crate::node::node_message::{
+    ChannelsPage, ChannelsWanted, ClientCommand, ConnectionCursor, ConnectionExpiry, ConnectionsPage,
+    ConnectionsWanted, NodeRequest, NodeRequestError, NodeResponse, PAGE_MAX, Subscribing,
 };
 use crate::node::{ClosesWanted, Node, SessionId};
-use crate::worker::inbox::{Acted, Done, Event, Inbox};
+use crate::worker::inbox::{ActResult, ActTally, Inbox, WorkerEvent};
 
 /// The most clients that were closed of one answer: with the longest of names they fit into a message.
 const CLOSES_MAX: u32 = 500;
@@ -29,58 +29,61 @@ const CLOSES_MAX: u32 = 500;
 const PAGE_BYTES_MAX: usize = 256 * 1024;
 
 impl Node {
-    pub(super) async fn answer(&self, question: Question) -> Result<Answer, Unanswered> {
+    pub(super) async fn answer(&self, question: NodeRequest) -> Result<NodeResponse, NodeRequestError> {
         Ok(match question {
-            Question::Message { session, data } => self.hand_to_session(&session, data).await,
-            Question::Channels(wanted) => Answer::Channels(self.list_channels(wanted).await?),
-            Question::Connections(wanted) => Answer::Connections(self.list_connections(wanted).await?),
-            Question::Closes(wanted) => {
+            NodeRequest::Message { session, data } => self.hand_to_session(&session, data).await,
+            NodeRequest::Channels(wanted) => NodeResponse::Channels(self.list_channels(wanted).await?),
+            NodeRequest::Connections(wanted) => {
+                NodeResponse::Connections(self.list_connections(wanted).await?)
+            }
+            NodeRequest::Closes(wanted) => {
                 let limit = wanted.limit.clamp(1, CLOSES_MAX);
-                Answer::Closes(self.closes.list(&ClosesWanted { limit, ..wanted }))
+                NodeResponse::Closes(self.closes.list(&ClosesWanted { limit, ..wanted }))
             }
-            Question::Poll { session, polled } => match self.engine_io.answer(&session, polled).await {
-                Answered::Packets(packets) => Answer::Packets(packets),
-                Answered::Part(part) => Answer::PacketsPart(part),
-                Answered::Done => Answer::Handled,
-                Answered::Over | Answered::Unknown => Answer::NoSuchSession,
+            NodeRequest::Poll { session, polled } => match self.engine_io.answer(&session, polled).await {
+                RemotePollReply::Packets(packets) => NodeResponse::Packets(packets),
+                RemotePollReply::Part(part) => NodeResponse::PacketsPart(part),
+                RemotePollReply::Done => NodeResponse::Handled,
+                RemotePollReply::Over | RemotePollReply::Unknown => NodeResponse::NoSuchSession,
             },
-            Question::AskClients(wanted) => {
+            NodeRequest::AskClients(wanted) => {
                 let (among, ask) = *wanted;
-                Answer::Asked(self.ask_clients(among, ask).await)
+                NodeResponse::Asked(self.ask_clients(among, ask).await)
             }
-            Question::Act(target, act) => {
-                let Done { clients, failed, full } = self.act(target, act).await;
-                Answer::Done { clients, failed, full }
+            NodeRequest::Act(target, act) => {
+                let ActResult { clients, failed, full } = self.act(target, act).await;
+                NodeResponse::Done { clients, failed, full }
             }
         })
     }
 
     /// Has the worker of this session take it as if its client had sent it.
-    async fn hand_to_session(&self, session: &str, data: Bytes) -> Answer {
-        let Some(session) = SessionId::parse(session) else { return Answer::NoSuchSession };
+    async fn hand_to_session(&self, session: &str, data: Bytes) -> NodeResponse {
+        let Some(session) = SessionId::parse(session) else { return NodeResponse::NoSuchSession };
         let (worker, _) = self.session_ids.place(session);
-        let Some(inbox) = self.inboxes.get(worker) else { return Answer::NoSuchSession };
+        let Some(inbox) = self.inboxes.get(worker) else { return NodeResponse::NoSuchSession };
         let (taken, heard) = oneshot::channel();
-        inbox.push(Event::Message(session, data, taken));
+        inbox.push(WorkerEvent::Message(session, data, taken));
         // A worker that has stopped has no clients.
-        match heard.await.unwrap_or(Heard::Gone) {
-            Heard::Taken => Answer::Handled,
-            Heard::Repeated => Answer::Repeated,
-            Heard::Gone => Answer::NoSuchSession,
+        match heard.await.unwrap_or(CommandOutcome::Gone) {
+            CommandOutcome::Taken => NodeResponse::Handled,
+            CommandOutcome::Repeated => NodeResponse::Repeated,
+            CommandOutcome::Gone => NodeResponse::NoSuchSession,
         }
     }
 
     /// Has the workers do it, and counts the clients once all have.
-    async fn act(&self, target: Target, act: Act) -> Done {
+    async fn act(&self, target: ControlTarget, act: ClientCommand) -> ActResult {
         let target = Arc::new(target);
-        let (acted, done) = Acted::new();
+        let (acted, done) = ActTally::new();
         match act {
-            Act::Disconnect(disconnect) => self.tell_workers(&target, || {
-                Event::Disconnect(target.clone(), disconnect.clone(), acted.clone())
+            ClientCommand::Disconnect(disconnect) => self.tell_workers(&target, || {
+                WorkerEvent::Disconnect(target.clone(), disconnect.clone(), acted.clone())
             }),
-            Act::Unsubscribe(channel) => self
-                .tell_workers(&target, || Event::Unsubscribe(target.clone(), channel.clone(), acted.clone())),
-            Act::Subscribe(wanted) => {
+            ClientCommand::Unsubscribe(channel) => self.tell_workers(&target, || {
+                WorkerEvent::Unsubscribe(target.clone(), channel.clone(), acted.clone())
+            }),
+            ClientCommand::Subscribe(wanted) => {
                 let Subscribing { channel, expires_at, info, data, since, overrides } = *wanted;
                 let expires = expires_at.map(|at| self.moment_of(at));
                 let channel = channel.as_str().into();
@@ -88,15 +91,17 @@ impl Node {
                     ServerSubscription { channel, info, data, expires, overrides, members: false };
                 let wanted = Arc::new((subscription, since));
                 self.tell_workers(&target, || {
-                    Event::Subscribe(target.clone(), wanted.clone(), acted.clone())
+                    WorkerEvent::Subscribe(target.clone(), wanted.clone(), acted.clone())
                 });
             }
-            Act::Refresh(wanted) => {
-                let Refreshing { expired, expires_at, info } = *wanted;
+            ClientCommand::Refresh(wanted) => {
+                let ConnectionExpiry { expired, expires_at, info } = *wanted;
                 let expires = expires_at.map(|at| self.moment_of(at));
                 let renewal =
                     if expired { Renewal::Expired } else { Renewal::Stays { expires, info, meta: None } };
-                self.tell_workers(&target, || Event::Refresh(target.clone(), renewal.clone(), acted.clone()));
+                self.tell_workers(&target, || {
+                    WorkerEvent::Refresh(target.clone(), renewal.clone(), acted.clone())
+                });
             }
         }
         drop(acted);
@@ -109,8 +114,8 @@ impl Node {
         self.clock.now() + Duration::from_secs(left.unsigned_abs())
     }
 
-    async fn list_channels(&self, wanted: ChannelsWanted) -> Result<ChannelsPage, Unanswered> {
-        let glob = Glob::parse(&wanted.pattern).map_err(|_| Unanswered::NotUnderstood)?;
+    async fn list_channels(&self, wanted: ChannelsWanted) -> Result<ChannelsPage, NodeRequestError> {
+        let glob = Glob::parse(&wanted.pattern).map_err(|_| NodeRequestError::NotUnderstood)?;
         let limit = wanted.limit.clamp(1, PAGE_MAX) as usize;
         // The first of all, in order: one more than asked for shows that there are others.
         let mut first: BTreeSet<Channel> = BTreeSet::new();
@@ -143,7 +148,7 @@ impl Node {
         let until = names.last().filter(|_| is_more).map(|name| name.as_str().into());
         let count = |inbox: &Arc<Inbox>| {
             let (counted, counts) = oneshot::channel();
-            inbox.push(Event::Count(names.clone(), counted));
+            inbox.push(WorkerEvent::Count(names.clone(), counted));
             counts
         };
         let counting: Vec<_> = self.inboxes.iter().map(count).collect();
@@ -161,9 +166,10 @@ impl Node {
         })
     }
 
-    async fn list_connections(&self, wanted: ConnectionsWanted) -> Result<ConnectionsPage, Unanswered> {
+    async fn list_connections(&self, wanted: ConnectionsWanted) -> Result<ConnectionsPage, NodeRequestError> {
         let limit = wanted.limit.clamp(1, PAGE_MAX) as usize;
-        let target = Target { user: wanted.user.clone(), client: wanted.client, ..Target::default() };
+        let target =
+            ControlTarget { user: wanted.user.clone(), client: wanted.client, ..ControlTarget::default() };
         let (workers, mut from) = (self.workers_of(&target), wanted.from);
         let wanted = Arc::new(wanted);
         let mut page = ConnectionsPage::default();
@@ -173,15 +179,15 @@ impl Node {
             if workers & (1 << from.worker) != 0 {
                 let (listed, listing) = oneshot::channel();
                 let left = limit - page.connections.len();
-                inbox.push(Event::List(wanted.clone(), from.index, left, listed));
+                inbox.push(WorkerEvent::List(wanted.clone(), from.index, left, listed));
                 let listed = listing.await.unwrap_or_default();
                 bytes += listed.bytes;
                 page.connections.extend(listed.connections);
                 next = listed.next;
             }
             from = match next {
-                Some(index) => Place { index, ..from },
-                None => Place { worker: from.worker + 1, index: 0 },
+                Some(index) => ConnectionCursor { index, ..from },
+                None => ConnectionCursor { worker: from.worker + 1, index: 0 },
             };
             let is_full = page.connections.len() >= limit || bytes >= PAGE_BYTES_MAX;
             if is_full && usize::from(from.worker) < self.inboxes.len() {

@@ -13,7 +13,10 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::broker::BrokerError;
 use crate::node::Node;
 use crate::node::control::{Among, NodeInfo};
-use crate::node::question::{Answer, AskClients, Polled, Question, Told, ToldError, Unanswered, VERSION};
+use crate::node::node_message::{
+    AskClients, NodeMessage, NodeRequest, NodeRequestError, NodeResponse, RemotePollRequest, ToldError,
+    VERSION,
+};
 use crate::telemetry::Sparingly;
 
 /// How long an answer may take.
@@ -69,8 +72,8 @@ pub enum AskError {
 
 /// What this node has asked and been asked.
 #[derive(Debug)]
-pub(super) struct Asking {
-    open: Mutex<FxHashMap<u64, oneshot::Sender<Result<Answer, Unanswered>>>>,
+pub(super) struct PendingNodeRequests {
+    open: Mutex<FxHashMap<u64, oneshot::Sender<Result<NodeResponse, NodeRequestError>>>>,
     next: AtomicU64,
     answering: Arc<Semaphore>,
     /// For requests that wait for packets, here and elsewhere.
@@ -85,7 +88,7 @@ pub(super) struct Asking {
     unreadable_told: Sparingly,
 }
 
-impl Default for Asking {
+impl Default for PendingNodeRequests {
     fn default() -> Self {
         Self {
             open: Mutex::default(),
@@ -103,20 +106,20 @@ impl Default for Asking {
 }
 
 /// A question that waits for its answer. Nobody does when this is gone.
-struct Open<'a> {
-    asking: &'a Asking,
+struct PendingNodeRequest<'a> {
+    asking: &'a PendingNodeRequests,
     id: u64,
-    answer: oneshot::Receiver<Result<Answer, Unanswered>>,
+    answer: oneshot::Receiver<Result<NodeResponse, NodeRequestError>>,
 }
 
-impl Drop for Open<'_> {
+impl Drop for PendingNodeRequest<'_> {
     fn drop(&mut self) {
         self.asking.open.lock().remove(&self.id);
     }
 }
 
-impl Asking {
-    fn open(&self) -> Result<Open<'_>, AskError> {
+impl PendingNodeRequests {
+    fn open(&self) -> Result<PendingNodeRequest<'_>, AskError> {
         let (sender, answer) = oneshot::channel();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open.lock();
@@ -124,13 +127,13 @@ impl Asking {
             return Err(AskError::TooMany);
         }
         open.insert(id, sender);
-        Ok(Open { asking: self, id, answer })
+        Ok(PendingNodeRequest { asking: self, id, answer })
     }
 }
 
 impl Node {
     /// Asks one node, this one included, and waits for its answer for as long as the question says.
-    pub async fn ask(&self, node: &str, question: Question) -> Result<Answer, AskError> {
+    pub async fn ask(&self, node: &str, question: NodeRequest) -> Result<NodeResponse, AskError> {
         let patience = question.patience();
         let asked = async {
             if *node == *self.id.0 {
@@ -140,7 +143,8 @@ impl Node {
                 return Err(AskError::UnknownNode);
             }
             let mut open = self.asking.open()?;
-            let told = Told::Question { id: open.id, from: (*self.id.0).into(), question: Some(question) };
+            let told =
+                NodeMessage::Question { id: open.id, from: (*self.id.0).into(), question: Some(question) };
             let message = told.encode().map_err(|error| AskError::Unsendable(Arc::new(error)))?;
             if self.broker.tell_node(node, message).await? == 0 {
                 let is_announced = self.nodes().await?.iter().any(|known| *known.uid == *node);
@@ -163,18 +167,18 @@ impl Node {
         &self,
         among: Among,
         ask: AskClients,
-    ) -> Result<Vec<(NodeInfo, Result<Answer, AskError>)>, AskError> {
+    ) -> Result<Vec<(NodeInfo, Result<NodeResponse, AskError>)>, AskError> {
         let nodes = u32::try_from(self.nodes().await?.len()).unwrap_or(u32::MAX);
         let _permits = self.asking.clients_asked.try_acquire_many(nodes).map_err(|_| AskError::TooMany)?;
-        Ok(self.ask_all(Question::AskClients(Box::new((among, ask)))).await?)
+        Ok(self.ask_all(NodeRequest::AskClients(Box::new((among, ask)))).await?)
     }
 
     /// Asks every node that there is, at the same time. Those that do not answer keep nobody from the answers of
     /// others.
     pub async fn ask_all(
         &self,
-        question: Question,
-    ) -> Result<Vec<(NodeInfo, Result<Answer, AskError>)>, BrokerError> {
+        question: NodeRequest,
+    ) -> Result<Vec<(NodeInfo, Result<NodeResponse, AskError>)>, BrokerError> {
         let asked = self.nodes().await?.into_iter().map(|node| {
             let question = question.clone();
             async move {
@@ -194,14 +198,14 @@ impl Node {
 
     /// What was sent to this node alone. Runs where messages arrive, and so leaves the work to others.
     pub(super) fn receive_told(self: &Arc<Self>, message: Bytes) {
-        match Told::decode(&message) {
-            Ok(Told::Answer { id, answer }) => {
+        match NodeMessage::decode(&message) {
+            Ok(NodeMessage::Answer { id, answer }) => {
                 // Whoever asked may have given up.
                 if let Some(open) = self.asking.open.lock().remove(&id) {
                     let _ = open.send(answer);
                 }
             }
-            Ok(Told::Question { id, from, question }) => self.receive_question(id, from, question),
+            Ok(NodeMessage::Question { id, from, question }) => self.receive_question(id, from, question),
             Err(error) => {
                 if let Some(untold) = self.asking.unreadable_told.now() {
                     tracing::warn!(%error, untold, "a message of another node cannot be read");
@@ -210,11 +214,12 @@ impl Node {
         }
     }
 
-    fn receive_question(self: &Arc<Self>, id: u64, from: Box<str>, question: Option<Question>) {
-        let waits = matches!(question, Some(Question::Poll { polled: Polled::Fetch { .. }, .. }));
+    fn receive_question(self: &Arc<Self>, id: u64, from: Box<str>, question: Option<NodeRequest>) {
+        let waits =
+            matches!(question, Some(NodeRequest::Poll { polled: RemotePollRequest::Fetch { .. }, .. }));
         let permits = match question {
             _ if waits => &self.asking.fetched,
-            Some(Question::AskClients(_)) => &self.asking.asked_for_clients,
+            Some(NodeRequest::AskClients(_)) => &self.asking.asked_for_clients,
             _ => &self.asking.answering,
         };
         let permit = permits.clone().try_acquire_owned();
@@ -228,11 +233,11 @@ impl Node {
         let node = self.clone();
         self.runtime.spawn(async move {
             let answer = match (&permit, question) {
-                (Err(_), _) => Err(Unanswered::Busy),
-                (_, None) => Err(Unanswered::NotUnderstood),
+                (Err(_), _) => Err(NodeRequestError::Busy),
+                (_, None) => Err(NodeRequestError::NotUnderstood),
                 (Ok(_), Some(question)) => tokio::time::timeout(question.patience(), node.answer(question))
                     .await
-                    .unwrap_or(Err(Unanswered::Late)),
+                    .unwrap_or(Err(NodeRequestError::Late)),
             };
             if let Err(error) = node.reply(id, &from, answer).await {
                 tracing::debug!(%error, "an answer did not reach the node that asked");
@@ -245,9 +250,9 @@ impl Node {
         &self,
         id: u64,
         to: &str,
-        answer: Result<Answer, Unanswered>,
+        answer: Result<NodeResponse, NodeRequestError>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let message = Told::Answer { id, answer }.encode()?;
+        let message = NodeMessage::Answer { id, answer }.encode()?;
         // None: it has gone meanwhile.
         self.broker.tell_node(to, message).await?;
         Ok(())
@@ -273,12 +278,12 @@ impl AskError {
     }
 }
 
-impl From<Unanswered> for AskError {
-    fn from(unanswered: Unanswered) -> Self {
+impl From<NodeRequestError> for AskError {
+    fn from(unanswered: NodeRequestError) -> Self {
         match unanswered {
-            Unanswered::NotUnderstood => Self::NotUnderstood,
-            Unanswered::Busy => Self::Busy,
-            Unanswered::Late => Self::Late(ASK_TIMEOUT),
+            NodeRequestError::NotUnderstood => Self::NotUnderstood,
+            NodeRequestError::Busy => Self::Busy,
+            NodeRequestError::Late => Self::Late(ASK_TIMEOUT),
         }
     }
 }

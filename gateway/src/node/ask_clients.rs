@@ -11,8 +11,8 @@ use shared::publication::Tagged;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::node::Node;
-use crate::node::control::{Among, Target};
-use crate::worker::inbox::Event;
+use crate::node::control::{Among, ControlTarget};
+use crate::worker::inbox::WorkerEvent;
 
 /// Longest time that answers are waited for.
 pub(crate) const ASK_CLIENTS_TIMEOUT_MAX: Duration = Duration::from_secs(60);
@@ -36,7 +36,7 @@ pub struct AskClients {
 
 /// What came of asking one client.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Asked {
+pub enum AskOutcome {
     /// What it says: a JSON array.
     Answered(Tagged),
     /// It has not answered in time.
@@ -49,7 +49,7 @@ pub enum Asked {
     TooLong,
 }
 
-impl Asked {
+impl AskOutcome {
     /// A word for labels, and for whoever asks.
     pub(crate) fn label(&self) -> &'static str {
         match self {
@@ -64,9 +64,9 @@ impl Asked {
 
 /// One event on its way to the clients of all workers.
 #[derive(Debug)]
-pub(crate) struct Asking {
+pub(crate) struct ClientsRequest {
     pub(crate) ask: AskClients,
-    heard: mpsc::UnboundedSender<(ClientId, Heard)>,
+    heard: mpsc::UnboundedSender<(ClientId, ClientReply)>,
     /// How many more clients may be asked.
     left: AtomicUsize,
     /// For all events.
@@ -74,54 +74,54 @@ pub(crate) struct Asking {
 }
 
 #[derive(Debug)]
-enum Heard {
+enum ClientReply {
     /// It was sent the event, and is waited for with this: whoever asks has that back when its time is over.
     Sent(OwnedSemaphorePermit),
-    Ended(Asked),
+    Ended(AskOutcome),
 }
 
 /// A client is waited for. When this is gone without an answer, so is the client.
 #[derive(Debug)]
-pub(crate) struct Awaited {
+pub(crate) struct AwaitedClient {
     client: ClientId,
-    heard: mpsc::UnboundedSender<(ClientId, Heard)>,
+    heard: mpsc::UnboundedSender<(ClientId, ClientReply)>,
     is_answered: bool,
 }
 
 /// What has come of asking so far. When this is gone nobody waits for more, and those who have not answered are told so.
-struct Collected<'n> {
+struct CollectedReplies<'n> {
     node: &'n Node,
-    hear: mpsc::UnboundedReceiver<(ClientId, Heard)>,
-    ended: FxHashMap<ClientId, Asked>,
+    hear: mpsc::UnboundedReceiver<(ClientId, ClientReply)>,
+    ended: FxHashMap<ClientId, AskOutcome>,
     waiting: FxHashMap<ClientId, OwnedSemaphorePermit>,
     bytes: usize,
 }
 
-impl Asking {
+impl ClientsRequest {
     /// Whether one client more may be asked. It is told of as sent then, or as not asked.
-    pub(crate) fn begin(&self, client: ClientId) -> Option<Awaited> {
+    pub(crate) fn begin(&self, client: ClientId) -> Option<AwaitedClient> {
         let took = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         let permit = took.ok().and_then(|_| self.pending.clone().try_acquire_owned().ok());
         let Some(permit) = permit else {
             self.refuse(client);
             return None;
         };
-        let _ = self.heard.send((client, Heard::Sent(permit)));
-        Some(Awaited { client, heard: self.heard.clone(), is_answered: false })
+        let _ = self.heard.send((client, ClientReply::Sent(permit)));
+        Some(AwaitedClient { client, heard: self.heard.clone(), is_answered: false })
     }
 
     /// It is asked for so much already that it is not asked.
     pub(crate) fn refuse(&self, client: ClientId) {
         // Whoever asked may have given up.
-        let _ = self.heard.send((client, Heard::Ended(Asked::TooMany)));
+        let _ = self.heard.send((client, ClientReply::Ended(AskOutcome::TooMany)));
     }
 }
 
-impl Awaited {
+impl AwaitedClient {
     /// The client has said this. Answers whether anybody still waits for it.
     pub(crate) fn answer(mut self, said: Tagged) -> bool {
         self.is_answered = true;
-        self.heard.send((self.client, Heard::Ended(Asked::Answered(said)))).is_ok()
+        self.heard.send((self.client, ClientReply::Ended(AskOutcome::Answered(said)))).is_ok()
     }
 
     /// Nobody waits for it any more.
@@ -130,19 +130,19 @@ impl Awaited {
     }
 }
 
-impl Drop for Awaited {
+impl Drop for AwaitedClient {
     fn drop(&mut self) {
         if !self.is_answered {
-            let _ = self.heard.send((self.client, Heard::Ended(Asked::Gone)));
+            let _ = self.heard.send((self.client, ClientReply::Ended(AskOutcome::Gone)));
         }
     }
 }
 
 /// What this node's clients are asked, all in all.
 #[derive(Debug)]
-pub(super) struct Pending(Arc<Semaphore>);
+pub(super) struct PendingAcks(Arc<Semaphore>);
 
-impl Default for Pending {
+impl Default for PendingAcks {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(PENDING_MAX)))
     }
@@ -155,20 +155,20 @@ impl Node {
     }
 
     /// Asks those of these clients that are here.
-    pub(super) async fn ask_clients(&self, among: Among, ask: AskClients) -> Vec<(ClientId, Asked)> {
+    pub(super) async fn ask_clients(&self, among: Among, ask: AskClients) -> Vec<(ClientId, AskOutcome)> {
         let timeout = ask.timeout.min(ASK_CLIENTS_TIMEOUT_MAX);
         let (heard, hear) = mpsc::unbounded_channel();
         let left = AtomicUsize::new(CLIENTS_ASKED_MAX);
-        let asking = Arc::new(Asking { ask, heard, left, pending: self.clients_asked.0.clone() });
-        let mut collected = Collected {
+        let asking = Arc::new(ClientsRequest { ask, heard, left, pending: self.clients_asked.0.clone() });
+        let mut collected = CollectedReplies {
             node: self,
             hear,
             ended: FxHashMap::default(),
             waiting: FxHashMap::default(),
             bytes: 0,
         };
-        let target = Arc::new(Target { among: Some(Box::new(among)), ..Target::default() });
-        self.tell_workers(&target, || Event::AskClients(target.clone(), asking.clone()));
+        let target = Arc::new(ControlTarget { among: Some(Box::new(among)), ..ControlTarget::default() });
+        self.tell_workers(&target, || WorkerEvent::AskClients(target.clone(), asking.clone()));
         drop(asking);
         // What has not come by then does not come.
         let _ = tokio::time::timeout(timeout, collected.collect()).await;
@@ -180,47 +180,47 @@ impl Node {
     }
 }
 
-impl Collected<'_> {
+impl CollectedReplies<'_> {
     /// Until all have answered or are gone: then nobody is left who could tell more.
     async fn collect(&mut self) {
         while let Some((client, heard)) = self.hear.recv().await {
             let ended = match heard {
-                Heard::Sent(permit) => {
+                ClientReply::Sent(permit) => {
                     self.waiting.insert(client, permit);
                     continue;
                 }
-                Heard::Ended(Asked::Answered(said)) => self.keep(said),
-                Heard::Ended(ended) => ended,
+                ClientReply::Ended(AskOutcome::Answered(said)) => self.keep(said),
+                ClientReply::Ended(ended) => ended,
             };
             self.waiting.remove(&client);
             self.ended.insert(client, ended);
         }
     }
 
-    fn keep(&mut self, said: Tagged) -> Asked {
+    fn keep(&mut self, said: Tagged) -> AskOutcome {
         let more = said.data.bytes.len() + said.tags.values().map(|tag| tag.len()).sum::<usize>();
         if self.bytes + more > ANSWERS_BYTES_MAX {
-            return Asked::TooLong;
+            return AskOutcome::TooLong;
         }
         self.bytes += more;
-        Asked::Answered(said)
+        AskOutcome::Answered(said)
     }
 
-    fn take(mut self) -> Vec<(ClientId, Asked)> {
+    fn take(mut self) -> Vec<(ClientId, AskOutcome)> {
         let mut asked: Vec<_> = std::mem::take(&mut self.ended).into_iter().collect();
-        asked.extend(self.waiting.keys().map(|client| (*client, Asked::Timeout)));
+        asked.extend(self.waiting.keys().map(|client| (*client, AskOutcome::Timeout)));
         asked
     }
 }
 
-impl Drop for Collected<'_> {
+impl Drop for CollectedReplies<'_> {
     fn drop(&mut self) {
         // First: clients look whether anybody still hears them.
         self.hear.close();
         for (client, permit) in std::mem::take(&mut self.waiting) {
             drop(permit);
-            let target = Arc::new(Target { client: Some(client), ..Target::default() });
-            self.node.tell_workers(&target, || Event::ForgetAsks(target.clone()));
+            let target = Arc::new(ControlTarget { client: Some(client), ..ControlTarget::default() });
+            self.node.tell_workers(&target, || WorkerEvent::ForgetAsks(target.clone()));
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use gateway_core::catch_up::{Asked, CatchUp, Reading, Shared, Stopped, Want};
-use gateway_core::effect::PastWanted;
+use gateway_core::catch_up::{
+    CatchUp, CatchUpAnswer, CatchUpRequest, ClientPosition, ReadRequest, ReadResult,
+};
+use gateway_core::effect::HistoryRequest;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
 use shared::channel::Channel;
 use shared::position::StreamPosition;
@@ -11,40 +13,41 @@ use tokio::sync::oneshot;
 
 use crate::broker::BrokerError;
 use crate::node::Node;
-use crate::node::interest::{Aside, LocalChannel};
-use crate::telemetry::labels::PastFrom;
+use crate::node::interest::{ChannelRareState, LocalChannel};
+use crate::telemetry::labels::HistorySource;
 
 /// How often someone asks again before they read for themselves: each round but the last is a read that others made
 /// for those who came before.
 const ROUNDS_MAX: u32 = 4;
 
-/// The most bytes of all channels' pasts that are kept to be told again. Beyond it, a read serves those who waited for
+/// The most bytes of all history that channels retain that are kept to be told again. Beyond it, a read serves those who waited for
 /// it and nobody after them.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
 /// Told to everyone who waits for a read.
-pub(crate) type Told = Result<Shared, BrokerError>;
+pub(crate) type CatchUpResult = Result<ReadResult, BrokerError>;
 
 /// What came of asking.
-enum Turn {
+enum CatchUpTurn {
     Answered(HistoryPage),
-    Read(Reading),
-    Wait(oneshot::Receiver<Told>),
+    Read(ReadRequest),
+    Wait(oneshot::Receiver<CatchUpResult>),
 }
 
 impl Node {
     /// The past for someone from whom publications of the channel are held back already, if it is known.
-    pub(crate) fn known_past(&self, channel: &Channel, wanted: &PastWanted) -> Option<HistoryPage> {
+    pub(crate) fn known_past(&self, channel: &Channel, wanted: &HistoryRequest) -> Option<HistoryPage> {
         if wanted.part {
             return None;
         }
         let now = self.clock.now();
         let mut shard = self.interest.shard(channel.as_str());
         let aside = shard.get_mut(channel.as_str())?.aside();
-        let known = aside.and_then(|Aside { catch_up, .. }| catch_up.known(now, &want(catch_up, wanted)));
+        let known =
+            aside.and_then(|ChannelRareState { catch_up, .. }| catch_up.known(now, &want(catch_up, wanted)));
         drop(shard);
         if known.is_some() {
-            self.metrics.past_told(PastFrom::EarlierRead);
+            self.metrics.past_told(HistorySource::EarlierRead);
             return known;
         }
         // Whoever begins here needs no more than that.
@@ -52,7 +55,7 @@ impl Node {
             wanted.filter.since.is_none() && wanted.sought.is_none() && !is_for_newest(&wanted.filter);
         let top = begins.then(|| self.broker.position_now(channel)).flatten()?;
         self.with_channel(channel, |local| local.feed.anchor(top));
-        self.metrics.past_told(PastFrom::Read);
+        self.metrics.past_told(HistorySource::Read);
         Some(HistoryPage { publications: Vec::new(), top })
     }
 
@@ -60,7 +63,7 @@ impl Node {
     pub(crate) async fn past(
         self: &Arc<Self>,
         channel: &Channel,
-        wanted: &PastWanted,
+        wanted: &HistoryRequest,
         retention: Retention,
     ) -> Result<HistoryPage, BrokerError> {
         // Parts are of different clients at different places: sharing them serves nobody.
@@ -70,32 +73,32 @@ impl Node {
             for _ in 0..ROUNDS_MAX {
                 let told = match self.take_turn(channel, &want) {
                     None => break,
-                    Some(Turn::Answered(page)) => {
-                        self.metrics.past_told(PastFrom::EarlierRead);
+                    Some(CatchUpTurn::Answered(page)) => {
+                        self.metrics.past_told(HistorySource::EarlierRead);
                         return Ok(page);
                     }
-                    Some(Turn::Wait(told)) => match told.await {
-                        Ok(told) => (told?, PastFrom::EarlierRead),
+                    Some(CatchUpTurn::Wait(told)) => match told.await {
+                        Ok(told) => (told?, HistorySource::EarlierRead),
                         // Whoever read has gone without a word.
                         Err(_) => break,
                     },
-                    Some(Turn::Read(reading)) => {
-                        let under_way = UnderWay { node: self, channel, reading };
-                        (under_way.read(retention).await?, PastFrom::Read)
+                    Some(CatchUpTurn::Read(reading)) => {
+                        let in_flight = CatchUpReadInFlight { node: self, channel, reading };
+                        (in_flight.read(retention).await?, HistorySource::Read)
                     }
                 };
                 match told {
-                    (Shared::Past(past), from) => {
+                    (ReadResult::Past(past), from) => {
                         if let Some(page) = past.answer(&want) {
                             self.metrics.past_told(from);
                             return Ok(page);
                         }
                     }
-                    (Shared::Unshared, _) => break,
+                    (ReadResult::Unshared, _) => break,
                 }
             }
         }
-        self.metrics.past_told(PastFrom::Read);
+        self.metrics.past_told(HistorySource::Read);
         let page = self.history(channel.clone(), wanted.filter, retention).await?;
         self.with_channel(channel, |local| local.feed.anchor(page.top));
         Ok(page)
@@ -109,7 +112,7 @@ impl Node {
         }
     }
 
-    /// What is known of a channel's past is not what the broker has.
+    /// What is known of a channel's retained history is not what the broker has.
     pub(super) fn forget_past(&self, channel: &Channel) {
         self.with_channel(channel, |local| {
             if let Some(aside) = local.aside() {
@@ -131,21 +134,21 @@ impl Node {
         });
     }
 
-    fn take_turn(&self, channel: &Channel, want: &Want<'_>) -> Option<Turn> {
+    fn take_turn(&self, channel: &Channel, want: &CatchUpRequest<'_>) -> Option<CatchUpTurn> {
         let now = self.clock.now();
         self.with_aside(channel, |aside| match aside.catch_up.ask(now, want) {
-            Asked::Answered(page) => Turn::Answered(page),
-            Asked::Read(reading) => Turn::Read(reading),
-            Asked::Wait => {
+            CatchUpAnswer::Answered(page) => CatchUpTurn::Answered(page),
+            CatchUpAnswer::Read(reading) => CatchUpTurn::Read(reading),
+            CatchUpAnswer::Wait => {
                 let (sender, receiver) = oneshot::channel();
                 aside.past_waiting.push(sender);
-                Turn::Wait(receiver)
+                CatchUpTurn::Wait(receiver)
             }
         })
     }
 
-    /// The same where the past is to be asked for.
-    fn with_aside<T>(&self, channel: &Channel, act: impl FnOnce(&mut Aside) -> T) -> Option<T> {
+    /// The same where history is to be asked for.
+    fn with_aside<T>(&self, channel: &Channel, act: impl FnOnce(&mut ChannelRareState) -> T) -> Option<T> {
         self.with_channel(channel, |local| act(self.interest.aside(local)))
     }
 
@@ -158,7 +161,12 @@ impl Node {
     }
 
     /// Tells everyone who waits what came of a read.
-    fn told(&self, channel: &Channel, reading: Reading, result: Result<&HistoryPage, &BrokerError>) -> Told {
+    fn told(
+        &self,
+        channel: &Channel,
+        reading: ReadRequest,
+        result: Result<&HistoryPage, &BrokerError>,
+    ) -> CatchUpResult {
         let now = self.clock.now();
         let told = self.with_channel(channel, |local| {
             // Those who wait here wait for another: the channel was let go and came back meanwhile.
@@ -185,19 +193,19 @@ impl Node {
             }
             Some(told)
         });
-        told.flatten().unwrap_or_else(|| result.map(|_| Shared::Unshared).map_err(Clone::clone))
+        told.flatten().unwrap_or_else(|| result.map(|_| ReadResult::Unshared).map_err(Clone::clone))
     }
 }
 
 /// A read that others may wait for. If it is given up, they are told.
-struct UnderWay<'n> {
+struct CatchUpReadInFlight<'n> {
     node: &'n Arc<Node>,
     channel: &'n Channel,
-    reading: Reading,
+    reading: ReadRequest,
 }
 
-impl UnderWay<'_> {
-    async fn read(self, retention: Retention) -> Told {
+impl CatchUpReadInFlight<'_> {
+    async fn read(self, retention: Retention) -> CatchUpResult {
         let page = self.node.history(self.channel.clone(), self.reading.filter, retention).await;
         let told = self.node.told(self.channel, self.reading, page.as_ref());
         std::mem::forget(self);
@@ -205,7 +213,7 @@ impl UnderWay<'_> {
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for CatchUpReadInFlight<'_> {
     fn drop(&mut self) {
         let given_up = BrokerError::Unexpected("a read of history was given up".into());
         let _ = self.node.told(self.channel, self.reading, Err(&given_up));
@@ -217,7 +225,7 @@ fn is_for_newest(filter: &HistoryFilter) -> bool {
     filter.reverse && filter.since.is_none() && filter.limit == 1
 }
 
-fn want<'a>(catch_up: &CatchUp, wanted: &'a PastWanted) -> Want<'a> {
+fn want<'a>(catch_up: &CatchUp, wanted: &'a HistoryRequest) -> CatchUpRequest<'a> {
     let HistoryFilter { since, limit, .. } = wanted.filter;
     if let Some(sought) = &wanted.sought {
         return catch_up.want_after(sought, limit);
@@ -225,6 +233,6 @@ fn want<'a>(catch_up: &CatchUp, wanted: &'a PastWanted) -> Want<'a> {
     if is_for_newest(&wanted.filter) {
         return catch_up.want_newest();
     }
-    let stopped = since.map(|offset| Stopped { offset, epoch: wanted.epoch });
+    let stopped = since.map(|offset| ClientPosition { offset, epoch: wanted.epoch });
     catch_up.want(stopped, limit)
 }

@@ -14,7 +14,7 @@ const REASON_BYTES_MAX: usize = 123;
 /// A client that was closed.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Close {
+pub struct CloseRecord {
     pub client: Box<str>,
     pub user: Box<str>,
     pub protocol: Box<str>,
@@ -41,10 +41,10 @@ pub struct ClosesWanted {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Closes(Mutex<VecDeque<Close>>);
+pub(crate) struct RecentCloses(Mutex<VecDeque<CloseRecord>>);
 
-impl Closes {
-    pub(crate) fn note(&self, close: Close) {
+impl RecentCloses {
+    pub(crate) fn note(&self, close: CloseRecord) {
         let reason = match close.reason.char_indices().find(|(at, _)| *at >= REASON_BYTES_MAX) {
             Some((at, _)) => close.reason[..at].into(),
             None => close.reason,
@@ -53,11 +53,11 @@ impl Closes {
         if kept.len() >= KEPT_MAX {
             kept.pop_front();
         }
-        kept.push_back(Close { reason, ..close });
+        kept.push_back(CloseRecord { reason, ..close });
     }
 
-    pub(super) fn list(&self, wanted: &ClosesWanted) -> Vec<Close> {
-        let is_wanted = |close: &&Close| {
+    pub(super) fn list(&self, wanted: &ClosesWanted) -> Vec<CloseRecord> {
+        let is_wanted = |close: &&CloseRecord| {
             wanted.user.as_ref().is_none_or(|user| *user == close.user)
                 && wanted.client.as_ref().is_none_or(|client| *client == close.client)
         };
@@ -70,17 +70,17 @@ impl Closes {
 mod tests {
     use super::*;
 
-    fn close(client: usize, user: &str) -> Close {
-        Close { client: client.to_string().into(), user: user.into(), ..Close::default() }
+    fn close(client: usize, user: &str) -> CloseRecord {
+        CloseRecord { client: client.to_string().into(), user: user.into(), ..CloseRecord::default() }
     }
 
-    fn clients(closes: &Closes, wanted: &ClosesWanted) -> Vec<usize> {
+    fn clients(closes: &RecentCloses, wanted: &ClosesWanted) -> Vec<usize> {
         closes.list(wanted).iter().map(|close| close.client.parse().unwrap()).collect()
     }
 
     #[test]
     fn the_latest_come_first_and_the_oldest_make_room() {
-        let closes = Closes::default();
+        let closes = RecentCloses::default();
         (0..KEPT_MAX + 10)
             .for_each(|client| closes.note(close(client, if client % 2 == 0 { "ann" } else { "" })));
         let all = clients(&closes, &ClosesWanted { limit: u32::MAX, ..ClosesWanted::default() });
@@ -95,8 +95,8 @@ mod tests {
 
     #[test]
     fn a_long_reason_is_cut_between_characters() {
-        let closes = Closes::default();
-        closes.note(Close { reason: "é".repeat(200).into(), ..close(1, "") });
+        let closes = RecentCloses::default();
+        closes.note(CloseRecord { reason: "é".repeat(200).into(), ..close(1, "") });
         let kept = &closes.list(&ClosesWanted { limit: 1, ..ClosesWanted::default() })[0];
         assert!(
             (REASON_BYTES_MAX..REASON_BYTES_MAX + 4).contains(&kept.reason.len()),

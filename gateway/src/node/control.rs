@@ -23,9 +23,9 @@ const VERSION: u32 = 1;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ControlCommand {
     /// Close their connections.
-    Disconnect { target: Target, disconnect: Disconnect },
+    Disconnect { target: ControlTarget, disconnect: Disconnect },
     /// End their subscription to a channel.
-    Unsubscribe { target: Target, channel: Channel },
+    Unsubscribe { target: ControlTarget, channel: Channel },
     /// Close the user's connections but this client's, and those that have commanded the same for themselves and whose
     /// command comes later.
     KeepOnly { user: Box<str>, client: ClientId },
@@ -37,7 +37,7 @@ pub enum ControlCommand {
 
 /// Which clients a command is about: those for which everything given here holds.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Target {
+pub struct ControlTarget {
     /// Clients of this user. Empty: of anonymous users.
     pub user: Option<Box<str>>,
     /// This client only.
@@ -90,14 +90,18 @@ impl ControlCommand {
             keeps_only,
         };
         let kept;
-        let everyone = Target::default();
+        let everyone = ControlTarget::default();
         let (target, action) = match self {
             Self::Disconnect { target, disconnect } => (target, close(disconnect, false)),
             Self::Unsubscribe { target, channel } => {
                 (target, WireAction::Unsubscribe { channel: channel.as_str().into() })
             }
             Self::KeepOnly { user, client } => {
-                kept = Target { user: Some(user.clone()), except: vec![*client], ..Target::default() };
+                kept = ControlTarget {
+                    user: Some(user.clone()),
+                    except: vec![*client],
+                    ..ControlTarget::default()
+                };
                 (&kept, close(&Disconnect::CONNECTION_LIMIT, true))
             }
             Self::Compare { channel } => {
@@ -136,7 +140,7 @@ impl ControlCommand {
             return Err(ControlError::TooManyExcepted);
         }
         let client = |text: Box<str>| ClientId::parse(&text).ok_or(ControlError::Client(text));
-        let target = Target {
+        let target = ControlTarget {
             user: wire.user,
             client: wire.client.map(client).transpose()?,
             except: wire.except.into_iter().map(client).collect::<Result<_, _>>()?,
@@ -181,7 +185,7 @@ pub struct NodeInfo {
     pub num_channels: u32,
     /// Seconds since the node started.
     pub uptime: u64,
-    /// Questions of which version it answers: see [`super::question`]. 0: none.
+    /// Questions of which version it answers: see [`super::node_message`]. 0: none.
     pub questions: u32,
     /// Host and port at which it takes in WebSockets that other nodes carry to it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -251,7 +255,7 @@ mod tests {
 
     #[test]
     fn every_command_reads_back_as_it_was_sent() {
-        let target = Target {
+        let target = ControlTarget {
             user: Some("alice".into()),
             client: Some(client(1)),
             session: None,
@@ -263,7 +267,7 @@ mod tests {
         for command in [
             ControlCommand::Disconnect { target: target.clone(), disconnect: Disconnect::FORCE_DISCONNECT },
             ControlCommand::Disconnect {
-                target: Target { user: Some("".into()), ..Target::default() },
+                target: ControlTarget { user: Some("".into()), ..ControlTarget::default() },
                 disconnect: Disconnect::custom(4500, "banned \"for good\"").unwrap(),
             },
             ControlCommand::Unsubscribe { target, channel: channel.clone() },
@@ -278,7 +282,7 @@ mod tests {
     #[test]
     fn the_wire_stays_what_other_nodes_of_this_version_read() {
         let command = ControlCommand::Unsubscribe {
-            target: Target { user: Some("bob".into()), ..Target::default() },
+            target: ControlTarget { user: Some("bob".into()), ..ControlTarget::default() },
             channel: Channel::parse("news", 255).unwrap(),
         };
         let wire = br#"[1,{"user":"bob","action":{"unsubscribe":{"channel":"news"}}}]"#;
@@ -317,11 +321,15 @@ mod tests {
 
     #[test]
     fn no_command_grows_past_its_bound() {
-        let target = Target { except: (0..=EXCEPT_MAX as u128).map(client).collect(), ..Target::default() };
+        let target = ControlTarget {
+            except: (0..=EXCEPT_MAX as u128).map(client).collect(),
+            ..ControlTarget::default()
+        };
         let command = ControlCommand::Disconnect { target, disconnect: Disconnect::FORCE_DISCONNECT };
         assert!(matches!(command.encode(), Err(ControlError::TooManyExcepted)));
 
-        let target = Target { user: Some("u".repeat(CONTROL_BYTES_MAX).into()), ..Target::default() };
+        let target =
+            ControlTarget { user: Some("u".repeat(CONTROL_BYTES_MAX).into()), ..ControlTarget::default() };
         let command = ControlCommand::Disconnect { target, disconnect: Disconnect::FORCE_DISCONNECT };
         assert!(matches!(command.encode(), Err(ControlError::TooLong(_))));
         assert!(matches!(

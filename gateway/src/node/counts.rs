@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::node::Node;
 use crate::node::interest::SHARDS;
-use crate::node::question::PAGE_MAX;
+use crate::node::node_message::PAGE_MAX;
 use crate::telemetry::Sparingly;
 use crate::telemetry::labels::Drop;
 
@@ -28,7 +28,7 @@ const CHANGED_MAX: usize = 65_536;
 const TOGETHER: usize = 256;
 
 #[derive(Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct ChangedCounts {
     changed: Mutex<FxHashSet<Channel>>,
     wake: Notify,
     /// Whether anybody has ever been counted here.

@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
-use gateway_core::feed::{Admission, Delivery};
-use gateway_core::hub::{Prepared, Previous};
+use gateway_core::feed::{Admission, FeedDelivery};
+use gateway_core::hub::{Prepared, PreviousPublication};
 use shared::channel::Channel;
 use shared::publication::Publication;
 use shared::push::OwnedEvent;
@@ -13,9 +13,9 @@ use shared::push::OwnedEvent;
 use crate::broker::BrokerEvents;
 use crate::node::interest::LocalChannel;
 use crate::node::{Node, repair};
-use crate::telemetry::labels::{Drop, Panic, Source};
+use crate::telemetry::labels::{Drop, PanicSite, PublicationSource};
 use crate::telemetry::traces::SPANS;
-use crate::worker::inbox::Event;
+use crate::worker::inbox::WorkerEvent;
 
 /// What a broker is made with, before there is a node.
 #[derive(Debug, Default)]
@@ -37,12 +37,12 @@ impl BrokerEvents for FromBroker {
         let Some(node) = self.node() else { return };
         let position = publication.position;
         if catch_unwind(AssertUnwindSafe(|| node.receive(channel, publication))).is_err() {
-            node.metrics.panicked(Panic::Delivery);
+            node.metrics.panicked(PanicSite::Delivery);
             tracing::error!(channel, "taking a publication in panicked; it is told as lost");
             let lose = || {
                 let mut shard = node.interest.shard(channel);
                 if let (Some(local), Some(position)) = (shard.get_mut(channel), position) {
-                    node.hand_out(local, Delivery::Lost(position));
+                    node.hand_out(local, FeedDelivery::Lost(position));
                 }
             };
             // Whatever comes of that: the link that brought it lives on.
@@ -53,7 +53,7 @@ impl BrokerEvents for FromBroker {
     fn event(&self, channel: &str, event: OwnedEvent) {
         let Some(node) = self.node() else { return };
         if catch_unwind(AssertUnwindSafe(|| node.receive_event(channel, event))).is_err() {
-            node.metrics.panicked(Panic::Delivery);
+            node.metrics.panicked(PanicSite::Delivery);
             tracing::error!(channel, "taking a join or leave in panicked; it is dropped");
         }
     }
@@ -90,7 +90,7 @@ impl BrokerEvents for FromBroker {
 
 impl Node {
     fn receive(self: &Arc<Self>, channel: &str, publication: Publication) {
-        self.metrics.publication_in(Source::Node);
+        self.metrics.publication_in(PublicationSource::Node);
         if let Some(keyed) = &publication.keyed
             && self.take_published(channel, keyed, &publication)
         {
@@ -102,7 +102,7 @@ impl Node {
         let Some(local) = shard.get_mut(channel) else { return };
         local.checked = self.clock.now();
         match local.feed.admit(publication) {
-            Admission::Deliver(publication) => self.hand_out(local, Delivery::Publication(publication)),
+            Admission::Deliver(publication) => self.hand_out(local, FeedDelivery::Publication(publication)),
             Admission::Duplicate => self.metrics.duplicates_total.inc(),
             Admission::Held => {}
             Admission::Gap { since } => {
@@ -143,9 +143,9 @@ impl Node {
 
     /// Gives something to every worker with subscribers of the channel. The caller holds the channel's shard, so
     /// that what comes later cannot overtake it.
-    pub(super) fn hand_out(&self, local: &mut LocalChannel, delivery: Delivery) {
+    pub(super) fn hand_out(&self, local: &mut LocalChannel, delivery: FeedDelivery) {
         match delivery {
-            Delivery::Publication(mut publication) => {
+            FeedDelivery::Publication(mut publication) => {
                 // Nobody but the patch is to hold it.
                 let before = publication.keyed.as_mut().and_then(|keyed| keyed.before.take());
                 let checked = local.checked;
@@ -153,9 +153,10 @@ impl Node {
                     aside.catch_up.handed_out(checked, &publication);
                 }
                 let previous = match publication.keyed {
-                    Some(_) => {
-                        publication.position.zip(before).map(|(position, data)| Previous { position, data })
-                    }
+                    Some(_) => publication
+                        .position
+                        .zip(before)
+                        .map(|(position, data)| PreviousPublication { position, data }),
                     None => local.go_on_to(&publication, &self.interest),
                 };
                 self.interest.weigh(local);
@@ -168,13 +169,13 @@ impl Node {
                 };
                 self.hand_to_workers(local, &prepared);
             }
-            Delivery::Lost(position) => {
+            FeedDelivery::Lost(position) => {
                 if let Some(aside) = local.aside() {
                     aside.forget();
                     self.interest.weigh(local);
                 }
                 self.for_each_worker(local, |worker| {
-                    self.inboxes[worker].push(Event::Lost(local.channel.clone(), position));
+                    self.inboxes[worker].push(WorkerEvent::Lost(local.channel.clone(), position));
                 });
             }
         }

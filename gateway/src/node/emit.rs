@@ -7,9 +7,9 @@ use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::publication::Publication;
 
-use crate::broker::{BrokerError, Idempotency, PublishRequest, Taking, Turn};
+use crate::broker::{BrokerError, Idempotency, PublishRequest, TurnLease, TurnRequest};
 use crate::node::Node;
-use crate::node::question::Subscribing;
+use crate::node::node_message::Subscribing;
 
 impl Node {
     /// What is published, if the channel takes it. What is not for all of the channel is in its history only where sessions
@@ -41,8 +41,8 @@ impl Node {
         lease: Duration,
         patience: Duration,
         done: &str,
-    ) -> Result<Turn, BrokerError> {
-        self.broker.take_turn(Taking { what, node: &self.id.0, lease, patience, done }).await
+    ) -> Result<TurnLease, BrokerError> {
+        self.broker.take_turn(TurnRequest { what, node: &self.id.0, lease, patience, done }).await
     }
 }
 

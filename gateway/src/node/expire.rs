@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use gateway_core::map::{Keeping, StateFilter};
+use gateway_core::map::{MapRetention, StateFilter};
 use shared::channel::Channel;
 use shared::position::StreamPosition;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::node::Node;
-use crate::node::interest::{Link, SHARDS};
-use crate::node::parts::by_part;
+use crate::node::interest::{ChannelLink, SHARDS};
+use crate::node::per_part::by_part;
 
 /// How often each channel is asked for, as long as there are not too many.
 const ROUND: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ pub(super) async fn keep_expiring(node: Arc<Node>) {
 
 impl Node {
     /// Of channels in one part of the broker.
-    async fn take_out_expired(self: &Arc<Self>, channels: Vec<(Channel, Keeping)>) {
+    async fn take_out_expired(self: &Arc<Self>, channels: Vec<(Channel, MapRetention)>) {
         for batch in channels.chunks(TOGETHER) {
             let asked = batch.iter().map(|(channel, keeping)| {
                 // The position alone: nothing is carried here.
@@ -64,7 +64,7 @@ impl Node {
     }
 
     /// The channels of a shard that have subscribers here and keys that expire.
-    fn with_keys_that_expire(&self, shard: usize) -> Vec<(Channel, Keeping)> {
+    fn with_keys_that_expire(&self, shard: usize) -> Vec<(Channel, MapRetention)> {
         let rules = self.rules();
         let mut found = Vec::new();
         self.interest.for_each_of(shard, |local| {
@@ -72,7 +72,7 @@ impl Node {
             let options = rules.options(channel).filter(|options| options.keeps_keys());
             let keeping = options.map(|options| options.map.keeping());
             let expires = keeping.filter(|keeping| keeping.key_ttl.is_some());
-            if let Some(keeping) = expires.filter(|_| local.workers != 0 && local.link == Link::Up) {
+            if let Some(keeping) = expires.filter(|_| local.workers != 0 && local.link == ChannelLink::Up) {
                 found.push((channel.clone(), keeping));
             }
         });

@@ -8,10 +8,10 @@ const ALTERNATIVES_MAX: usize = 64;
 
 /// A pattern that was read. Matching takes at most the product of both lengths, for each alternative.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Glob(Vec<Vec<Part>>);
+pub struct Glob(Vec<Vec<GlobPart>>);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Part {
+enum GlobPart {
     Any,
     One,
     Of { not: bool, ranges: Vec<(char, char)> },
@@ -38,7 +38,7 @@ impl Glob {
             return Err(InvalidGlob::TooLong);
         }
         if pattern.is_empty() {
-            return Ok(Self(vec![vec![Part::Any]]));
+            return Ok(Self(vec![vec![GlobPart::Any]]));
         }
         let mut rest = pattern.chars().collect::<Vec<_>>().into_iter().peekable();
         let patterns = read_sequence(&mut rest, false)?;
@@ -51,7 +51,7 @@ impl Glob {
     /// The one name that it is for, if it is for one.
     pub fn literal(&self) -> Option<String> {
         let [parts] = &self.0[..] else { return None };
-        let exactly = |part: &Part| if let Part::Exactly(char) = part { Some(*char) } else { None };
+        let exactly = |part: &GlobPart| if let GlobPart::Exactly(char) = part { Some(*char) } else { None };
         parts.iter().map(exactly).collect()
     }
 
@@ -61,31 +61,31 @@ impl Glob {
     }
 }
 
-type Rest = std::iter::Peekable<std::vec::IntoIter<char>>;
+type GlobChars = std::iter::Peekable<std::vec::IntoIter<char>>;
 
 /// All that a sequence can stand for. `inner`: it ends before a comma or a closing brace.
-fn read_sequence(rest: &mut Rest, inner: bool) -> Result<Vec<Vec<Part>>, InvalidGlob> {
-    let mut so_far: Vec<Vec<Part>> = vec![Vec::new()];
+fn read_sequence(rest: &mut GlobChars, inner: bool) -> Result<Vec<Vec<GlobPart>>, InvalidGlob> {
+    let mut so_far: Vec<Vec<GlobPart>> = vec![Vec::new()];
     while let Some(&next) = rest.peek() {
         if inner && (next == ',' || next == '}') {
             break;
         }
         rest.next();
         let part = match next {
-            '*' => Part::Any,
-            '?' => Part::One,
+            '*' => GlobPart::Any,
+            '?' => GlobPart::One,
             '[' => read_set(rest)?,
             '{' => {
                 so_far = read_alternatives(rest, &so_far)?;
                 continue;
             }
             '}' | ']' => return Err(InvalidGlob::Unbalanced),
-            '\\' => Part::Exactly(rest.next().ok_or(InvalidGlob::Unfinished)?),
-            other => Part::Exactly(other),
+            '\\' => GlobPart::Exactly(rest.next().ok_or(InvalidGlob::Unfinished)?),
+            other => GlobPart::Exactly(other),
         };
         for pattern in &mut so_far {
             // Several in a row are one.
-            if part != Part::Any || pattern.last() != Some(&Part::Any) {
+            if part != GlobPart::Any || pattern.last() != Some(&GlobPart::Any) {
                 pattern.push(part.clone());
             }
         }
@@ -94,7 +94,10 @@ fn read_sequence(rest: &mut Rest, inner: bool) -> Result<Vec<Vec<Part>>, Invalid
 }
 
 /// After an opening brace: every pattern so far, followed by each of the alternatives.
-fn read_alternatives(rest: &mut Rest, so_far: &[Vec<Part>]) -> Result<Vec<Vec<Part>>, InvalidGlob> {
+fn read_alternatives(
+    rest: &mut GlobChars,
+    so_far: &[Vec<GlobPart>],
+) -> Result<Vec<Vec<GlobPart>>, InvalidGlob> {
     let mut all = Vec::new();
     loop {
         let alternatives = read_sequence(rest, true)?;
@@ -114,12 +117,12 @@ fn read_alternatives(rest: &mut Rest, so_far: &[Vec<Part>]) -> Result<Vec<Vec<Pa
     }
 }
 
-fn read_set(rest: &mut Rest) -> Result<Part, InvalidGlob> {
+fn read_set(rest: &mut GlobChars) -> Result<GlobPart, InvalidGlob> {
     let not = rest.next_if(|&first| first == '!' || first == '^').is_some();
     let mut ranges = Vec::new();
     loop {
         let first = match rest.next().ok_or(InvalidGlob::Unbalanced)? {
-            ']' if !ranges.is_empty() => return Ok(Part::Of { not, ranges }),
+            ']' if !ranges.is_empty() => return Ok(GlobPart::Of { not, ranges }),
             '\\' => rest.next().ok_or(InvalidGlob::Unfinished)?,
             other => other,
         };
@@ -140,12 +143,12 @@ fn read_set(rest: &mut Rest) -> Result<Part, InvalidGlob> {
 }
 
 /// Tries the shortest text for the last `*` first, and goes back to no other.
-fn fits(parts: &[Part], name: &[char]) -> bool {
+fn fits(parts: &[GlobPart], name: &[char]) -> bool {
     let (mut part, mut at) = (0, 0);
     let mut last_any: Option<(usize, usize)> = None;
     while at < name.len() {
         match parts.get(part) {
-            Some(Part::Any) => {
+            Some(GlobPart::Any) => {
                 last_any = Some((part, at));
                 part += 1;
             }
@@ -163,17 +166,17 @@ fn fits(parts: &[Part], name: &[char]) -> bool {
             },
         }
     }
-    parts[part..].iter().all(|part| *part == Part::Any)
+    parts[part..].iter().all(|part| *part == GlobPart::Any)
 }
 
-fn is_one(part: &Part, character: char) -> bool {
+fn is_one(part: &GlobPart, character: char) -> bool {
     match part {
-        Part::One => true,
-        Part::Exactly(wanted) => *wanted == character,
-        Part::Of { not, ranges } => {
+        GlobPart::One => true,
+        GlobPart::Exactly(wanted) => *wanted == character,
+        GlobPart::Of { not, ranges } => {
             ranges.iter().any(|(first, last)| (*first..=*last).contains(&character)) != *not
         }
-        Part::Any => false,
+        GlobPart::Any => false,
     }
 }
 

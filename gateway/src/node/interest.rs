@@ -12,7 +12,7 @@ use bytes::Bytes;
 use gateway_core::catch_up::CatchUp;
 use gateway_core::feed::Feed;
 use gateway_core::history::Retention;
-use gateway_core::hub::Previous;
+use gateway_core::hub::PreviousPublication;
 use gateway_core::roster::Roster;
 use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
@@ -23,7 +23,7 @@ use shared::publication::{Payload, Publication};
 use tokio::sync::oneshot;
 
 use crate::broker::BrokerError;
-use crate::node::catch_up::Told;
+use crate::node::catch_up::CatchUpResult;
 
 /// Locks the channels are spread over.
 pub(super) const SHARDS: usize = 64;
@@ -34,19 +34,19 @@ pub(crate) struct LocalChannel {
     pub(crate) channel: Channel,
     /// Bit N: worker N has subscribers.
     pub(crate) workers: u64,
-    pub(crate) link: Link,
+    pub(crate) link: ChannelLink,
     pub(crate) feed: Feed,
-    retention: Kept,
+    retention: PackedRetention,
     /// When a publication last arrived or the position was last checked.
     pub(crate) checked: Moment,
-    aside: Option<Box<Aside>>,
+    aside: Option<Box<ChannelRareState>>,
 }
 
 const _: () = assert!(size_of::<LocalChannel>() <= 112, "there can be many for each connection");
 
 /// What a channel keeps, in a third of a [`Retention`]'s bytes.
 #[derive(Clone, Copy, Debug)]
-struct Kept {
+struct PackedRetention {
     publications: u32,
     /// Rounded up: namespaces say it in seconds.
     seconds: u32,
@@ -54,24 +54,24 @@ struct Kept {
 
 /// What few channels have, or none for long: in a box of its own while there is any of it.
 #[derive(Debug)]
-pub(crate) struct Aside {
+pub(crate) struct ChannelRareState {
     /// Joins that wait for the broker to deliver the channel.
     pub(crate) waiting: Vec<oneshot::Sender<Result<(), BrokerError>>>,
-    /// What those who join are told of the channel's past.
+    /// What those who join are told of the channel's retained history.
     pub(crate) catch_up: CatchUp,
     /// Joins that wait for somebody's read of it.
-    pub(crate) past_waiting: Vec<oneshot::Sender<Told>>,
+    pub(crate) past_waiting: Vec<oneshot::Sender<CatchUpResult>>,
     /// In a channel with patches: the last publication that was handed out.
-    previous: Option<Previous>,
+    previous: Option<PreviousPublication>,
     /// Who is there, where subscribers are told of users.
     pub(crate) roster: Option<Box<Roster>>,
     /// What `catch_up` and `previous` keep, as it was last counted.
-    weight: Weight,
+    weight: RetainedBytes,
 }
 
 /// Whether the broker delivers a channel to this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Link {
+pub(crate) enum ChannelLink {
     /// Not subscribed; in the queue of what should be.
     Queued,
     Subscribing,
@@ -83,7 +83,7 @@ pub(crate) enum Link {
 
 impl LocalChannel {
     pub(crate) fn retention(&self) -> Retention {
-        let Kept { publications: size, seconds } = self.retention;
+        let PackedRetention { publications: size, seconds } = self.retention;
         Retention { size, ttl: Duration::from_secs(seconds.into()) }
     }
 
@@ -91,11 +91,11 @@ impl LocalChannel {
     /// are any.
     pub(super) fn is_followed(&self) -> bool {
         let is_numbered = self.retention().keeps_history() || self.feed.position().is_some();
-        self.workers != 0 && self.link == Link::Up && is_numbered
+        self.workers != 0 && self.link == ChannelLink::Up && is_numbered
     }
 
     /// What there is of it. To be weighed when it has changed.
-    pub(super) fn aside(&mut self) -> Option<&mut Aside> {
+    pub(super) fn aside(&mut self) -> Option<&mut ChannelRareState> {
         self.aside.as_deref_mut()
     }
 
@@ -106,7 +106,11 @@ impl LocalChannel {
 
     /// Answers what a patch of this publication can be made from, and keeps this one for the next. A channel begins to
     /// keep with the first publication that may be sent as a patch, or a whole one would always be missing before it.
-    pub(super) fn go_on_to(&mut self, publication: &Publication, interest: &Interest) -> Option<Previous> {
+    pub(super) fn go_on_to(
+        &mut self,
+        publication: &Publication,
+        interest: &Interest,
+    ) -> Option<PreviousPublication> {
         let previous = self.aside.as_mut().and_then(|aside| aside.previous.take());
         if (publication.delta || previous.is_some())
             && let Some(position) = publication.position
@@ -114,13 +118,13 @@ impl LocalChannel {
             let Payload { kind, bytes } = &publication.data;
             // A copy, since the payload may be a small part of something large that was read.
             let data = Payload { kind: *kind, bytes: Bytes::copy_from_slice(bytes) };
-            interest.aside(self).previous = Some(Previous { position, data });
+            interest.aside(self).previous = Some(PreviousPublication { position, data });
         }
         previous
     }
 }
 
-impl Aside {
+impl ChannelRareState {
     /// Nothing that was handed out is known any more.
     pub(super) fn forget(&mut self) {
         self.catch_up.forget();
@@ -139,19 +143,19 @@ impl Aside {
 /// The channels of one shard by their names. A table of boxes: there can be as many as connections and more, and what is
 /// free of a table costs no more than a pointer each.
 #[derive(Debug, Default)]
-struct Channels(HashTable<Box<LocalChannel>>);
+struct ChannelTable(HashTable<Box<LocalChannel>>);
 
 #[derive(Debug)]
 pub(crate) struct Interest {
-    shards: Box<[Mutex<Channels>]>,
+    shards: Box<[Mutex<ChannelTable>]>,
     /// What all channels keep to tell those who join.
     kept_bytes: Arc<AtomicUsize>,
     lives: AtomicU64,
 }
 
 /// One shard, locked, to look at the channel that it was asked for with.
-pub(crate) struct Shard<'a> {
-    channels: MutexGuard<'a, Channels>,
+pub(crate) struct InterestShard<'a> {
+    channels: MutexGuard<'a, ChannelTable>,
     hash: u64,
 }
 
@@ -162,7 +166,7 @@ fn hash(name: &str) -> u64 {
     FxBuildHasher.hash_one(name)
 }
 
-impl Shard<'_> {
+impl InterestShard<'_> {
     pub(crate) fn get(&self, name: &str) -> Option<&LocalChannel> {
         self.channels.0.find(self.hash, |local| local.channel.as_str() == name).map(|local| &**local)
     }
@@ -200,12 +204,12 @@ impl Shard<'_> {
 
 /// A channel's part in what all of them keep, in bytes; taken back with the channel.
 #[derive(Debug)]
-struct Weight {
+struct RetainedBytes {
     bytes: usize,
     total: Arc<AtomicUsize>,
 }
 
-impl Drop for Weight {
+impl Drop for RetainedBytes {
     fn drop(&mut self) {
         self.total.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -224,13 +228,13 @@ impl Interest {
     pub(crate) fn channel(
         &self,
         channel: Channel,
-        link: Link,
+        link: ChannelLink,
         retention: Retention,
         now: Moment,
     ) -> LocalChannel {
         let feed = Feed::default();
         let seconds = retention.ttl.as_secs_f64().ceil() as u32;
-        let retention = Kept { publications: retention.size, seconds };
+        let retention = PackedRetention { publications: retention.size, seconds };
         LocalChannel { channel, workers: 0, link, feed, retention, checked: now, aside: None }
     }
 
@@ -238,7 +242,7 @@ impl Interest {
     /// themselves.
     pub(crate) fn begin_anew(&self, local: &mut LocalChannel) {
         local.feed = Feed::default();
-        if let Some(Aside { waiting, roster, .. }) = local.aside.take().map(|aside| *aside)
+        if let Some(ChannelRareState { waiting, roster, .. }) = local.aside.take().map(|aside| *aside)
             && (roster.is_some() || !waiting.is_empty())
         {
             let aside = self.aside(local);
@@ -247,18 +251,18 @@ impl Interest {
     }
 
     /// What few channels have. To be weighed when it has changed.
-    pub(crate) fn aside<'l>(&self, local: &'l mut LocalChannel) -> &'l mut Aside {
+    pub(crate) fn aside<'l>(&self, local: &'l mut LocalChannel) -> &'l mut ChannelRareState {
         let retention = local.retention();
         local.aside.get_or_insert_with(|| {
             let life = self.lives.fetch_add(1, Ordering::Relaxed);
-            Box::new(Aside {
+            Box::new(ChannelRareState {
                 waiting: Vec::new(),
-                // Nothing is known of the channel's past.
+                // Nothing is known of the channel's retained history.
                 catch_up: CatchUp::new(life, retention),
                 past_waiting: Vec::new(),
                 previous: None,
                 roster: None,
-                weight: Weight { bytes: 0, total: self.kept_bytes.clone() },
+                weight: RetainedBytes { bytes: 0, total: self.kept_bytes.clone() },
             })
         })
     }
@@ -283,11 +287,11 @@ impl Interest {
         self.kept_bytes.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn shard(&self, channel: &str) -> Shard<'_> {
+    pub(crate) fn shard(&self, channel: &str) -> InterestShard<'_> {
         let hash = hash(channel);
         // The high bits: the tables inside use the low ones.
         let at = (hash >> 32) as usize % SHARDS;
-        Shard { channels: self.shards[at].lock(), hash }
+        InterestShard { channels: self.shards[at].lock(), hash }
     }
 
     /// Bit N: worker N has subscribers of the channel.

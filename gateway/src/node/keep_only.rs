@@ -11,8 +11,8 @@ use shared::id::ClientId;
 use tokio::sync::oneshot;
 
 use crate::node::Node;
-use crate::node::control::{ControlCommand, Target};
-use crate::worker::inbox::Event;
+use crate::node::control::{ControlCommand, ControlTarget};
+use crate::worker::inbox::WorkerEvent;
 
 /// How long a command may take to come back before it is sent again: it may have been lost with a link.
 const COMES_BACK: Duration = Duration::from_secs(2);
@@ -44,10 +44,10 @@ impl Node {
     }
 
     pub(super) fn receive_keep_only(&self, user: Box<str>, client: ClientId) {
-        let target = Target { user: Some(user), ..Target::default() };
+        let target = ControlTarget { user: Some(user), ..ControlTarget::default() };
         let user: Arc<str> = target.user.as_deref().unwrap_or_default().into();
         // Where nodes do not come between, commands come from many threads: all workers are to hear of them in one order.
         let _turn = self.keeping_only.lock();
-        self.tell_workers(&target, || Event::KeepOnly(user.clone(), client));
+        self.tell_workers(&target, || WorkerEvent::KeepOnly(user.clone(), client));
     }
 }

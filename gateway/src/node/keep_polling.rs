@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use gateway_core::poll::{Asked, Step};
+use gateway_core::poll::{PolledKey, PollerStep};
 use shared::moment::Moment;
 
 use super::poll::PolledChannel;
 use super::{Node, RESTART_DELAY};
-use crate::telemetry::labels::{Panic, Polled};
+use crate::telemetry::labels::{PanicSite, PollSource};
 
-/// Requests of one channel that are under way at once.
+/// Requests of one channel that are in flight at once.
 const IN_FLIGHT_MAX: usize = 4;
 /// The longest that the task looks at nothing.
 const IDLE_MAX: Duration = Duration::from_secs(3600);
@@ -21,7 +21,7 @@ const IDLE_MAX: Duration = Duration::from_secs(3600);
 /// Ends when nobody has followed a key of the channel for a while.
 pub(super) async fn keep_polling(node: Arc<Node>, polled: Arc<PolledChannel>) {
     while AssertUnwindSafe(poll(&node, &polled)).catch_unwind().await.is_err() {
-        node.metrics.panicked(Panic::Delivery);
+        node.metrics.panicked(PanicSite::Delivery);
         tracing::error!(channel = %polled.channel, "polling a channel panicked; it begins anew");
         polled.poller.lock().forget_asked();
         tokio::time::sleep(RESTART_DELAY).await;
@@ -29,37 +29,37 @@ pub(super) async fn keep_polling(node: Arc<Node>, polled: Arc<PolledChannel>) {
 }
 
 async fn poll(node: &Arc<Node>, polled: &Arc<PolledChannel>) {
-    let mut under_way = FuturesUnordered::new();
+    let mut in_flight = FuturesUnordered::new();
     loop {
         let now = node.clock.now();
-        let step = match under_way.len() < IN_FLIGHT_MAX {
+        let step = match in_flight.len() < IN_FLIGHT_MAX {
             true => polled.poller.lock().next(now),
-            false => Step::Wait(now + IDLE_MAX),
+            false => PollerStep::Wait(now + IDLE_MAX),
         };
         let until: Moment = match step {
-            Step::Ask(asked) => {
-                under_way.push(ask(node, polled, asked));
+            PollerStep::Ask(asked) => {
+                in_flight.push(ask(node, polled, asked));
                 continue;
             }
-            Step::End if under_way.is_empty() => match node.polls.forget(polled) {
+            PollerStep::End if in_flight.is_empty() => match node.polls.forget(polled) {
                 true => return,
                 false => continue,
             },
-            // Nobody waits for what is still under way, and it is bounded by its deadline.
-            Step::End => now + IDLE_MAX,
-            Step::Wait(until) => until,
+            // Nobody waits for what is still in flight, and it is bounded by its deadline.
+            PollerStep::End => now + IDLE_MAX,
+            PollerStep::Wait(until) => until,
         };
         // A millisecond is as exact as the clock is.
         let idle = until.since(now).clamp(Duration::from_millis(1), IDLE_MAX);
         tokio::select! {
             () = polled.changed.notified() => {}
-            Some(()) = under_way.next() => {}
+            Some(()) = in_flight.next() => {}
             () = tokio::time::sleep(idle) => {}
         }
     }
 }
 
-async fn ask(node: &Arc<Node>, polled: &Arc<PolledChannel>, asked: Vec<Asked>) {
+async fn ask(node: &Arc<Node>, polled: &Arc<PolledChannel>, asked: Vec<PolledKey>) {
     // Nothing closes it.
     let Ok(permit) = node.polls.permits.acquire().await else { return };
     let answer = match &node.backend {
@@ -73,5 +73,5 @@ async fn ask(node: &Arc<Node>, polled: &Arc<PolledChannel>, asked: Vec<Asked>) {
     let mut poller = polled.poller.lock();
     let (now, next_version) = (node.clock.now(), || node.polls.next_version());
     let taken = poller.answered(now, &asked, answer.epoch, answer.items, next_version);
-    node.spread(polled, &mut poller, Polled::Round, taken);
+    node.spread(polled, &mut poller, PollSource::Round, taken);
 }

@@ -8,7 +8,7 @@ use shared::channel::Channel;
 use crate::broker::BrokerError;
 use crate::node::Node;
 use crate::node::ask::ASK_TIMEOUT;
-use crate::node::question::{Answer, ChannelsWanted, PAGE_MAX, Question};
+use crate::node::node_message::{ChannelsWanted, NodeRequest, NodeResponse, PAGE_MAX};
 
 /// Channels with their subscribers on all nodes.
 #[derive(Debug, Default)]
@@ -30,8 +30,8 @@ impl Node {
         let names: Vec<Box<str>> = channels.iter().map(|channel| channel.as_str().into()).collect();
         let wanted = ChannelsWanted { limit: PAGE_MAX, names, ..ChannelsWanted::default() };
         let mut counted: BTreeMap<Box<str>, u64> = BTreeMap::new();
-        for (_, answer) in self.ask_all(Question::Channels(wanted)).await? {
-            let Ok(Answer::Channels(page)) = answer else { continue };
+        for (_, answer) in self.ask_all(NodeRequest::Channels(wanted)).await? {
+            let Ok(NodeResponse::Channels(page)) = answer else { continue };
             for (name, count) in page.channels {
                 *counted.entry(name).or_default() += u64::from(count);
             }
@@ -58,9 +58,9 @@ impl Node {
             let wanted =
                 ChannelsWanted { pattern: pattern.into(), after, limit: left, ..ChannelsWanted::default() };
             let mut pages = Vec::new();
-            for (node, answer) in self.ask_all(Question::Channels(wanted)).await? {
+            for (node, answer) in self.ask_all(NodeRequest::Channels(wanted)).await? {
                 match answer {
-                    Ok(Answer::Channels(page)) => pages.push(page),
+                    Ok(NodeResponse::Channels(page)) => pages.push(page),
                     _ if !list.missing_nodes.contains(&node.name) => list.missing_nodes.push(node.name),
                     _ => {}
                 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use gateway_core::effect::Members;
+use gateway_core::effect::ChannelMembers;
 use shared::channel::Channel;
 use shared::id::ClientId;
 use shared::moment::Moment;
@@ -20,7 +20,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::broker::BrokerError;
 use crate::node::Node;
-use crate::node::interest::{Link, LocalChannel, SHARDS};
+use crate::node::interest::{ChannelLink, LocalChannel, SHARDS};
 
 /// How often is looked whether something may have been missed.
 const ROUND: Duration = Duration::from_secs(1);
@@ -63,11 +63,11 @@ fn bit(part: usize) -> u64 {
 
 impl Node {
     /// Who is there. From now on this node keeps it, for as long as it has subscribers of the channel.
-    pub(crate) async fn members(&self, channel: &Channel) -> Result<Members, BrokerError> {
+    pub(crate) async fn members(&self, channel: &Channel) -> Result<ChannelMembers, BrokerError> {
         self.members_missed.want();
         let known = {
             let mut shard = self.interest.shard(channel.as_str());
-            let Some(local) = shard.get_mut(channel.as_str()) else { return Ok(Members::default()) };
+            let Some(local) = shard.get_mut(channel.as_str()) else { return Ok(ChannelMembers::default()) };
             let roster = self.interest.aside(local).roster.get_or_insert_default();
             roster.is_complete().then(|| roster.members())
         };
@@ -90,10 +90,10 @@ impl Node {
         }
     }
 
-    fn take_presence(&self, channel: &Channel, present: BTreeMap<ClientId, ClientInfo>) -> Members {
+    fn take_presence(&self, channel: &Channel, present: BTreeMap<ClientId, ClientInfo>) -> ChannelMembers {
         let mut shard = self.interest.shard(channel.as_str());
-        let Some(local) = shard.get_mut(channel.as_str()) else { return Members::default() };
-        let Some(roster) = local.roster() else { return Members::default() };
+        let Some(local) = shard.get_mut(channel.as_str()) else { return ChannelMembers::default() };
+        let Some(roster) = local.roster() else { return ChannelMembers::default() };
         let changes = roster.read(self.clock.now(), present);
         let members = roster.members();
         for change in changes {
@@ -106,7 +106,7 @@ impl Node {
     async fn read_members_of(&self, shard: usize, parts: u64) {
         let mut channels = Vec::new();
         self.interest.for_each_of(shard, |local| {
-            let is_told = local.workers != 0 && local.link == Link::Up && local.roster().is_some();
+            let is_told = local.workers != 0 && local.link == ChannelLink::Up && local.roster().is_some();
             if is_told && parts & bit(self.broker.part_of(&local.channel)) != 0 {
                 channels.push(local.channel.clone());
             }

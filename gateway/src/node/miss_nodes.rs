@@ -26,16 +26,16 @@ const UID_BYTES_MAX: usize = 64;
 
 /// The other nodes, by the name of each run.
 #[derive(Debug, Default)]
-pub(super) struct Others(Mutex<State>);
+pub(super) struct Others(Mutex<SeenNodes>);
 
 #[derive(Debug, Default)]
-struct State {
-    seen: FxHashMap<Box<str>, Seen>,
+struct SeenNodes {
+    seen: FxHashMap<Box<str>, SeenNode>,
     looked: Moment,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct SeenNode {
     name: Box<str>,
     missed_since: Option<Moment>,
     has_retired: bool,
@@ -44,12 +44,12 @@ struct Seen {
 impl Others {
     /// All that are announced now. Answers the names of those that are lost since the last look.
     fn look(&self, announced: &[NodeInfo], now: Moment) -> Vec<Box<str>> {
-        let State { seen, looked } = &mut *self.0.lock();
+        let SeenNodes { seen, looked } = &mut *self.0.lock();
         *looked = now;
-        let mut missing: FxHashMap<Box<str>, Seen> = std::mem::take(seen);
+        let mut missing: FxHashMap<Box<str>, SeenNode> = std::mem::take(seen);
         for node in announced.iter().take(REMEMBERED_MAX) {
             let has_retired = missing.remove(&node.uid).is_some_and(|before| before.has_retired);
-            let here = Seen { name: node.name.clone(), missed_since: None, has_retired };
+            let here = SeenNode { name: node.name.clone(), missed_since: None, has_retired };
             seen.insert(node.uid.clone(), here);
         }
         let mut lost = Vec::new();
@@ -70,7 +70,7 @@ impl Others {
     /// Nobody could be looked for: who is missed from here on may only not have been able to announce itself. Answers
     /// whether that has been so for so long that nothing is known.
     fn look_failed(&self, now: Moment) -> bool {
-        let State { seen, looked } = &mut *self.0.lock();
+        let SeenNodes { seen, looked } = &mut *self.0.lock();
         seen.values_mut().for_each(|node| node.missed_since = None);
         now.since(*looked) >= BLIND_MAX
     }
@@ -82,7 +82,7 @@ impl Others {
             node.has_retired = true;
         } else if seen.len() < REMEMBERED_MAX && uid.len() <= UID_BYTES_MAX {
             // A look that began before may still find it.
-            seen.insert(uid.into(), Seen { has_retired: true, ..Seen::default() });
+            seen.insert(uid.into(), SeenNode { has_retired: true, ..SeenNode::default() });
         }
     }
 }

@@ -19,11 +19,11 @@ use crate::bodies::Bodies;
 use crate::broker::{Broker, PARTS_MAX};
 use crate::clock::Clock;
 use crate::engine_io::EngineIo;
-use crate::memory::Memory;
+use crate::memory_budget::Memory;
 use crate::presence::Presence;
 use crate::pusher::Apps;
-use crate::sessions::Sessions;
-use crate::telemetry::labels::Panic;
+use crate::sessions::SessionKeeper;
+use crate::telemetry::labels::PanicSite;
 use crate::telemetry::metrics::catch_up;
 use crate::telemetry::{Metrics, Sparingly};
 use crate::webhooks::Webhooks;
@@ -46,60 +46,60 @@ mod expire;
 pub mod glob;
 mod hidden_places;
 mod interest;
+mod keep_keys;
 mod keep_only;
 mod keep_polling;
-mod keys;
 mod list_channels;
+mod map_commands;
 mod members;
 mod miss_nodes;
 mod neighbors;
-mod newest;
 pub mod node_config;
+pub mod node_message;
 mod owed_copies;
-mod parts;
 mod peers;
+mod per_part;
 mod poll;
 mod poll_elsewhere;
 mod publish;
 mod query;
-pub mod question;
+mod read_newest;
 mod receive_control;
 mod repair;
 mod resume;
 mod session_ids;
-mod show;
 mod subscribe;
 mod users;
 mod wire_target;
 
 pub(crate) use among_all_topics::of_topic;
 pub use ask::{ASK_TIMEOUT, AskError};
-pub(crate) use ask_clients::{ASK_CLIENTS_TIMEOUT_MAX, Asking, Awaited};
+pub(crate) use ask_clients::{ASK_CLIENTS_TIMEOUT_MAX, AwaitedClient, ClientsRequest};
 pub(crate) use client_ids::ClientIds;
-pub use closes::{Close, ClosesWanted};
+pub use closes::{CloseRecord, ClosesWanted};
 pub(crate) use deliver::FromBroker;
 pub(crate) use list_channels::ChannelsEverywhere;
-pub(crate) use resume::{Found, Wanted};
+pub(crate) use resume::{ResumableSession, ResumeRequest};
 pub use session_ids::SessionId;
 pub(crate) use users::UserPermit;
 
 use announce::Announcements;
-use closes::Closes;
+use closes::RecentCloses;
 use control::ControlCommand;
-use counts::Counts;
+use counts::ChangedCounts;
 use interest::Interest;
+use keep_keys::KeptKeys;
 use members::MembersMissed;
 use miss_nodes::Others;
-use neighbors::Neighborhood;
-use newest::NewestReads;
+use neighbors::NeighborsCell;
 use owed_copies::OwedCopies;
-use parts::Parts as PerPart;
 use peers::Peers;
+use per_part::PerPart;
 use poll::Polls;
 use poll_elsewhere::Addresses;
+use read_newest::NewestReads;
 use repair::Repairs;
 use session_ids::SessionIds;
-use show::Showing;
 use subscribe::SubscribeQueue;
 use users::Users;
 
@@ -129,30 +129,30 @@ pub struct Node {
     /// The apps of clients that speak Pusher, and what their servers are told, if there are any.
     apps: Option<Arc<Apps>>,
     pub(crate) webhooks: Option<Arc<Webhooks>>,
-    /// Channels whose keys are asked for.
+    /// Channels of the type `shared_poll`, whose keys the backend is asked for.
     polls: Polls,
-    asking: ask::Asking,
-    clients_asked: ask_clients::Pending,
+    asking: ask::PendingNodeRequests,
+    clients_asked: ask_clients::PendingAcks,
     pub(crate) client_ids: ClientIds,
-    /// Who was closed lately.
-    pub(crate) closes: Closes,
+    /// The clients that were closed lately, and why.
+    pub(crate) closes: RecentCloses,
     pub(crate) session_ids: SessionIds,
     announcements: PerPart<Announcements>,
     members_missed: MembersMissed,
     peers: Peers,
-    counts: Counts,
-    showing: PerPart<Showing>,
+    counts: ChangedCounts,
+    showing: PerPart<KeptKeys>,
     memory: Arc<Memory>,
-    /// Whose clients poll here, perhaps at other nodes.
+    /// The sessions of clients that poll over Engine.IO.
     pub(crate) engine_io: Arc<EngineIo>,
     takes_in_at: Option<Box<str>>,
-    /// Where others do that.
+    /// The addresses at which other nodes take in WebSockets.
     addresses: Addresses,
     /// Sessions that clients may come back to.
-    pub(crate) sessions: Sessions,
+    pub(crate) sessions: SessionKeeper,
     runtime: Handle,
     repairs: PerPart<Repairs>,
-    neighbors: Neighborhood,
+    neighbors: NeighborsCell,
     others: Others,
     newest_reads: NewestReads,
     owed_copies: OwedCopies,
@@ -167,9 +167,9 @@ pub struct Node {
     tasks: TaskTracker,
 }
 
-/// What a node is made of.
+/// The parts that a node is made of.
 #[derive(Debug)]
-pub(crate) struct Parts {
+pub(crate) struct NodeParts {
     pub(crate) id: NodeId,
     pub(crate) name: Arc<str>,
     pub(crate) clock: Clock,
@@ -179,7 +179,7 @@ pub(crate) struct Parts {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) presence: Arc<dyn Presence>,
     pub(crate) inboxes: Vec<Arc<Inbox>>,
-    /// What the broker was made with.
+    /// The events that the broker was made with.
     pub(crate) from_broker: Arc<FromBroker>,
     /// Connections one user may have on this node. 0: any number.
     pub(crate) user_connections_max: u32,
@@ -191,24 +191,28 @@ pub(crate) struct Parts {
     /// Where other nodes bring the WebSockets of clients that poll here: host and port.
     pub(crate) takes_in_at: Option<Box<str>>,
     pub(crate) shared_poll: crate::poll::PollConfig,
-    pub(crate) sessions: Sessions,
+    pub(crate) sessions: SessionKeeper,
 }
 
 /// How long a task that has panicked is left alone.
 const RESTART_DELAY: Duration = Duration::from_millis(100);
 
-/// Runs a task that nobody would miss at once, and everybody soon. If it panics it begins anew.
+/// Runs a task of the node to its end. One that panics begins anew after [`RESTART_DELAY`].
 async fn keep_running<F: Future<Output = ()>>(node: Arc<Node>, task: impl Fn(Arc<Node>) -> F) {
     while AssertUnwindSafe(task(node.clone())).catch_unwind().await.is_err() {
-        node.metrics.panicked(Panic::Delivery);
+        node.metrics.panicked(PanicSite::Delivery);
         tracing::error!("a task of the node panicked; it begins anew");
         tokio::time::sleep(RESTART_DELAY).await;
     }
 }
 
 impl Node {
-    /// Must be called inside a tokio runtime: the node's tasks run there.
-    pub(crate) fn start(parts: Parts) -> Arc<Self> {
+    /// Starts a node. Its tasks run on the tokio runtime inside which this is called.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub(crate) fn start(parts: NodeParts) -> Arc<Self> {
         let of_broker = parts.broker.parts().clamp(1, PARTS_MAX);
         let node = Arc::new(Self {
             id: parts.id,
@@ -227,15 +231,15 @@ impl Node {
             apps: parts.apps,
             webhooks: parts.webhooks,
             polls: Polls::new(&parts.shared_poll),
-            asking: ask::Asking::default(),
-            clients_asked: ask_clients::Pending::default(),
+            asking: ask::PendingNodeRequests::default(),
+            clients_asked: ask_clients::PendingAcks::default(),
             client_ids: ClientIds::default(),
-            closes: Closes::default(),
+            closes: RecentCloses::default(),
             session_ids: SessionIds::default(),
             announcements: PerPart::new(of_broker),
             members_missed: MembersMissed::default(),
             peers: Peers::default(),
-            counts: Counts::default(),
+            counts: ChangedCounts::default(),
             showing: PerPart::new(of_broker),
             memory: parts.memory,
             engine_io: parts.engine_io,
@@ -244,7 +248,7 @@ impl Node {
             sessions: parts.sessions,
             runtime: Handle::current(),
             repairs: PerPart::new(of_broker),
-            neighbors: Neighborhood::default(),
+            neighbors: NeighborsCell::default(),
             others: Others::default(),
             newest_reads: NewestReads::default(),
             owed_copies: OwedCopies::default(),
@@ -262,7 +266,7 @@ impl Node {
             node.tasks.spawn(keep_running(node.clone(), move |node| subscribe::keep_subscribed(node, part)));
             node.tasks.spawn(keep_running(node.clone(), move |node| repair::compare_all(node, part)));
             node.tasks.spawn(keep_running(node.clone(), move |node| announce::keep_announcing(node, part)));
-            node.tasks.spawn(keep_running(node.clone(), move |node| show::keep_showing(node, part)));
+            node.tasks.spawn(keep_running(node.clone(), move |node| keep_keys::keep_showing(node, part)));
         }
         node.tasks.spawn(keep_running(node.clone(), repair::check_positions));
         node.tasks.spawn(keep_running(node.clone(), describe::keep_announced));
@@ -294,17 +298,17 @@ impl Node {
         node
     }
 
-    /// The rules as they are now: whoever does one thing asks once.
+    /// Returns the rules as they are now. An operation asks once and goes by the same rules to its end.
     pub fn rules(&self) -> Arc<ChannelRules> {
         self.rules.read().clone()
     }
 
-    /// Others hold for what begins after this.
+    /// Sets the rules for operations that begin after this.
     pub(crate) fn set_rules(&self, rules: Arc<ChannelRules>) {
         *self.rules.write() = rules;
     }
 
-    /// What comes in requests.
+    /// Returns the budget for the bodies of requests.
     pub(crate) fn bodies(&self) -> &Arc<Bodies> {
         &self.memory.bodies
     }
@@ -323,7 +327,7 @@ impl Node {
         self.runtime.spawn(task);
     }
 
-    /// What people call the parts of the broker. One name, and an empty one, if there is only one part.
+    /// Returns the names of the broker's parts, as people read them. A broker of one part has one name, which is empty.
     pub(crate) fn broker_parts(&self) -> Vec<Arc<str>> {
         (0..self.broker.parts().clamp(1, PARTS_MAX)).map(|part| self.broker.part_name(part)).collect()
     }

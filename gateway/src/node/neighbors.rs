@@ -15,7 +15,7 @@ use crate::telemetry::{Neighbors, Sparingly};
 const NAMES_MAX: usize = 3;
 
 #[derive(Debug)]
-pub(super) struct Neighborhood {
+pub(super) struct NeighborsCell {
     /// `None`: nobody was heard yet, this node neither.
     heard: Mutex<Option<Arc<Neighbors>>>,
     /// Bit N: this node cannot use part N of the broker, or has yet to see that it can.
@@ -23,14 +23,14 @@ pub(super) struct Neighborhood {
     apart_told: Sparingly,
 }
 
-impl Default for Neighborhood {
+impl Default for NeighborsCell {
     /// Others go by what this node says it can use: that it can is said once it is known.
     fn default() -> Self {
         Self { heard: Mutex::default(), lacks: AtomicU64::new(u64::MAX), apart_told: Sparingly::default() }
     }
 }
 
-impl Neighborhood {
+impl NeighborsCell {
     fn set_usable(&self, part: usize, is_usable: bool) {
         let bit = 1_u64.checked_shl(part as u32).unwrap_or(0);
         if is_usable {
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_node_can_use_no_part_until_it_has_seen_that_it_can() {
-        let neighborhood = Neighborhood::default();
+        let neighborhood = NeighborsCell::default();
         let lacking = || neighborhood.lacking(3).collect::<Vec<_>>();
         assert_eq!(lacking(), [0, 1, 2], "whoever has just started has seen nothing");
         assert_eq!(neighborhood.lacking(PARTS_MAX).count(), PARTS_MAX);

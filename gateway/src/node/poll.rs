@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gateway_core::effect::Verified;
 use gateway_core::hub::Prepared;
-use gateway_core::poll::{News, PollMode, PollOptions, Poller, Taken};
+use gateway_core::poll::{KeyUpdate, PollMode, PollOptions, Poller, PollerUpdate};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use shared::channel::Channel;
@@ -21,8 +21,8 @@ use super::Node;
 use super::keep_polling::keep_polling;
 use crate::broker::{BrokerError, PublishRequest};
 use crate::poll::{PollConfig, Problem, Signatures};
-use crate::telemetry::labels::{Drop, Polled};
-use crate::worker::inbox::{self, Event};
+use crate::telemetry::labels::{Drop, PollSource};
+use crate::worker::inbox::{self, WorkerEvent};
 
 /// Under which tag the epoch of a published key travels between nodes: no client sees it.
 const EPOCH_TAG: &str = "epoch";
@@ -34,7 +34,7 @@ pub(super) struct Polls {
     /// The last of those.
     versions: AtomicU64,
     channels: RwLock<FxHashMap<Channel, Arc<PolledChannel>>>,
-    /// Requests that are under way.
+    /// Requests that are in flight.
     pub(super) permits: Semaphore,
     signatures: RwLock<Signatures>,
 }
@@ -121,7 +121,7 @@ impl Node {
         verified.collect()
     }
 
-    /// Whether so many keys more may be followed in this channel. Commands that are under way together may go over what
+    /// Whether so many keys more may be followed in this channel. Commands that are in flight together may go over what
     /// is left by what they bring.
     pub(crate) fn room_for(&self, channel: &Channel, keys: usize) -> Result<(), ErrorCode> {
         let has_room = match self.polls.find(channel.as_str()) {
@@ -205,27 +205,33 @@ impl Node {
         let epoch = publication.tags.get(EPOCH_TAG).and_then(|epoch| Epoch::parse(epoch)).unwrap_or_default();
         let mut poller = polled.poller.lock();
         let taken = poller.published(&keyed.key, keyed.version, epoch, publication.data.clone());
-        self.spread(&polled, &mut poller, Polled::Published, taken);
+        self.spread(&polled, &mut poller, PollSource::Published, taken);
         true
     }
 
     /// Gives news to the workers, under the lock of their channel: so they are in order.
-    pub(super) fn spread(&self, polled: &PolledChannel, poller: &mut Poller, source: Polled, taken: Taken) {
-        let Taken { reset, news, changed, unchanged, removed } = taken;
+    pub(super) fn spread(
+        &self,
+        polled: &PolledChannel,
+        poller: &mut Poller,
+        source: PollSource,
+        taken: PollerUpdate,
+    ) {
+        let PollerUpdate { reset, news, changed, unchanged, removed } = taken;
         self.metrics.polled(source, changed, unchanged, removed);
         if reset {
             self.metrics.poll_resets_total.inc();
-            self.inboxes.iter().for_each(|inbox| inbox.push(Event::Anew(polled.channel.clone())));
+            self.inboxes.iter().for_each(|inbox| inbox.push(WorkerEvent::Anew(polled.channel.clone())));
         }
         let received = self.clock.micros();
-        for News { key, version, data, workers } in news {
+        for KeyUpdate { key, version, data, workers } in news {
             let removed = data.is_none();
             // No JSON is empty: it stands for nothing at all.
             let mut publication = Publication::new(data.unwrap_or_else(|| Payload::json("")));
             publication.keyed =
                 Some(Box::new(Keyed { key: (&*key).into(), removed, version, ..Keyed::default() }));
             let prepared = Prepared::new(polled.channel.clone(), publication, received, &self.variants);
-            let news = Arc::new(inbox::News { prepared, key: key.clone(), version, removed });
+            let news = Arc::new(inbox::KeyUpdate { prepared, key: key.clone(), version, removed });
             let full = self
                 .inboxes
                 .iter()

@@ -7,9 +7,9 @@ use futures_util::future::BoxFuture;
 use rustc_hash::FxHashMap;
 use tokio::sync::Mutex;
 
-use crate::engine_io::{Answered, Nodes, Polled};
+use crate::engine_io::{Nodes, RemotePollReply, RemotePollRequest};
 use crate::node::control::NodeInfo;
-use crate::node::question::{Answer, Question};
+use crate::node::node_message::{NodeRequest, NodeResponse};
 use crate::node::{AskError, Node};
 
 /// For how long addresses that were asked for are taken as they are.
@@ -17,10 +17,10 @@ const ADDRESSES_AGE_MAX: Duration = Duration::from_secs(2);
 
 /// Where other nodes take in WebSockets, as they were last asked.
 #[derive(Debug, Default)]
-pub(super) struct Addresses(Mutex<Option<Asked>>);
+pub(super) struct Addresses(Mutex<Option<PeerAddresses>>);
 
 #[derive(Debug)]
-struct Asked {
+struct PeerAddresses {
     at: Instant,
     /// By the nodes' ids.
     addresses: FxHashMap<Box<str>, Box<str>>,
@@ -35,12 +35,17 @@ impl Nodes for OtherNodes {
         Box::pin(async move { here?.address_of(&node).await })
     }
 
-    fn ask(&self, node: &str, session: Box<str>, polled: Polled) -> BoxFuture<'static, Answered> {
+    fn ask(
+        &self,
+        node: &str,
+        session: Box<str>,
+        polled: RemotePollRequest,
+    ) -> BoxFuture<'static, RemotePollReply> {
         let (here, node) = (self.0.upgrade(), Box::<str>::from(node));
         Box::pin(async move {
             match here {
                 Some(here) => here.ask_of_session(&node, session, polled).await,
-                None => Answered::Unknown,
+                None => RemotePollReply::Unknown,
             }
         })
     }
@@ -59,7 +64,7 @@ impl Node {
         }
         // Whoever comes meanwhile waits for the same answer.
         let mut known = self.addresses.0.lock().await;
-        if let Some(Asked { at, addresses }) = &*known
+        if let Some(PeerAddresses { at, addresses }) = &*known
             && at.elapsed() < ADDRESSES_AGE_MAX
         {
             return addresses.get(node).cloned();
@@ -69,7 +74,7 @@ impl Node {
                 let of = |node: NodeInfo| Some((node.uid, node.takes_in_at?));
                 let addresses: FxHashMap<_, _> = nodes.into_iter().filter_map(of).collect();
                 let address = addresses.get(node).cloned();
-                *known = Some(Asked { at: Instant::now(), addresses });
+                *known = Some(PeerAddresses { at: Instant::now(), addresses });
                 address
             }
             Err(error) => {
@@ -79,21 +84,26 @@ impl Node {
         }
     }
 
-    async fn ask_of_session(&self, node: &str, session: Box<str>, polled: Polled) -> Answered {
-        let waits = matches!(polled, Polled::Fetch { .. });
+    async fn ask_of_session(
+        &self,
+        node: &str,
+        session: Box<str>,
+        polled: RemotePollRequest,
+    ) -> RemotePollReply {
+        let waits = matches!(polled, RemotePollRequest::Fetch { .. });
         let permit = waits.then(|| self.asking.fetching.try_acquire());
         if let Some(Err(_)) = permit {
-            return Answered::Unknown;
+            return RemotePollReply::Unknown;
         }
-        match self.ask(node, Question::Poll { session, polled }).await {
-            Ok(Answer::Packets(packets)) => Answered::Packets(packets),
-            Ok(Answer::PacketsPart(part)) => Answered::Part(part),
-            Ok(Answer::Handled) => Answered::Done,
-            Ok(Answer::NoSuchSession) | Err(AskError::UnknownNode) => Answered::Over,
-            Ok(_) => Answered::Unknown,
+        match self.ask(node, NodeRequest::Poll { session, polled }).await {
+            Ok(NodeResponse::Packets(packets)) => RemotePollReply::Packets(packets),
+            Ok(NodeResponse::PacketsPart(part)) => RemotePollReply::Part(part),
+            Ok(NodeResponse::Handled) => RemotePollReply::Done,
+            Ok(NodeResponse::NoSuchSession) | Err(AskError::UnknownNode) => RemotePollReply::Over,
+            Ok(_) => RemotePollReply::Unknown,
             Err(error) => {
                 tracing::debug!(%error, "a request over Engine.IO could not be passed on");
-                Answered::Unknown
+                RemotePollReply::Unknown
             }
         }
     }

@@ -7,14 +7,14 @@ use futures_util::future::{BoxFuture, join_all};
 use gateway_core::channel_rules::ChannelOptions;
 use gateway_core::effect::Denial;
 use gateway_core::history::Retention;
-use gateway_core::map::{Action, Change, Changed, Keeping, Set, SetMode};
+use gateway_core::map::{ChangedKey, KeyAction, MapChange, MapRetention, SetKey, SetMode};
 use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::publication::EVENT_TAG;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::backend::{Asker, Origin, PublishAnswer};
+use crate::backend::{ClientOrigin, HookSubject, PublishAnswer};
 use crate::broker::{BrokerError, ChangeRequest, Idempotency, PublishRequest, Published, Version};
 use crate::node::owed_copies::OWED_FOR;
 use crate::node::{Node, ROOM_DEADLINE};
@@ -27,8 +27,8 @@ impl Node {
     /// What a client wants published, as the hook of its channel has it.
     pub(crate) async fn ask_publish_hook(
         &self,
-        origin: &Origin,
-        asker: &Asker<'_>,
+        origin: &ClientOrigin,
+        asker: &HookSubject<'_>,
         request: PublishRequest,
     ) -> Result<PublishRequest, Denial> {
         let backend = self.backend.as_ref().ok_or(Denial::of(ErrorCode::NotAvailable))?;
@@ -77,15 +77,15 @@ impl Node {
     fn set_newest(
         &self,
         request: PublishRequest,
-        keeping: Keeping,
+        keeping: MapRetention,
     ) -> BoxFuture<'_, Result<Published, BrokerError>> {
         let PublishRequest { channel, publication, retention: _, idempotency, version } = request;
         let key = publication.keyed.as_ref().map(|keyed| keyed.key.clone()).unwrap_or_default();
-        let set = Set { publication, score: 0, mode: SetMode::Any, refreshes: false, version };
-        let change = Change { key, action: Action::Set(Box::new(set)), expected: None };
+        let set = SetKey { publication, score: 0, mode: SetMode::Any, refreshes: false, version };
+        let change = MapChange { key, action: KeyAction::Set(Box::new(set)), expected: None };
         let changing = self.broker.change_key(ChangeRequest { channel, change, keeping, idempotency });
         async move {
-            let Changed { position, suppressed } = changing.await?;
+            let ChangedKey { position, suppressed } = changing.await?;
             let position = position.filter(|_| keeping.stream.keeps_history());
             Ok(Published { position, duplicate: suppressed.is_some() })
         }
@@ -146,7 +146,7 @@ impl Node {
 }
 
 /// What is kept of the key of a publication, beside what is kept of all: nothing of one that is to be kept nowhere.
-fn newest_kept(options: &ChannelOptions, request: &PublishRequest) -> Option<Keeping> {
+fn newest_kept(options: &ChannelOptions, request: &PublishRequest) -> Option<MapRetention> {
     request.publication.keyed.as_ref()?;
     options.newest_kept().filter(|keeping| keeping.stream == request.retention)
 }
@@ -183,9 +183,9 @@ mod tests {
     use super::*;
     use crate::broker::memory::{MemoryBroker, MemoryBrokerConfig};
     use crate::clock::Clock;
-    use crate::node::{FromBroker, Parts};
+    use crate::node::{FromBroker, NodeParts};
     use crate::presence::memory::MemoryPresence;
-    use crate::worker::inbox::{Inbox, Queue};
+    use crate::worker::inbox::{Inbox, InboxQueue};
 
     fn request(channel: &Channel) -> PublishRequest {
         PublishRequest {
@@ -200,7 +200,7 @@ mod tests {
     /// A node whose workers take nothing.
     fn node(inboxes: Vec<Arc<Inbox>>) -> Arc<Node> {
         let from_broker = Arc::new(FromBroker::default());
-        Node::start(Parts {
+        Node::start(NodeParts {
             id: NodeId("test".into()),
             name: "test".into(),
             clock: Clock::start(),
@@ -215,14 +215,14 @@ mod tests {
             backend: None,
             apps: None,
             webhooks: None,
-            memory: crate::memory::Memory::new(0, 1),
+            memory: crate::memory_budget::Memory::new(0, 1),
             engine_io: Arc::new(crate::engine_io::EngineIo::new(
                 &crate::socketio::SocketioConfig::default(),
                 "node",
             )),
             takes_in_at: None,
             shared_poll: crate::poll::PollConfig::default(),
-            sessions: crate::sessions::Sessions::new(Arc::new(
+            sessions: crate::sessions::SessionKeeper::new(Arc::new(
                 crate::sessions::memory::MemorySessions::default(),
             )),
         })
@@ -278,7 +278,7 @@ mod tests {
             let waited = tokio::time::timeout(ROOM_DEADLINE / 40, waits).await;
             assert!(waited.is_err(), "this one waits");
         }
-        let mut queue = Queue::default();
+        let mut queue = InboxQueue::default();
         inboxes[0].take(&mut queue);
         inboxes[0].served(queue.events.len(), queue.events.len());
         for waits in waiting {

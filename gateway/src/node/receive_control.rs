@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::broker::BrokerError;
 use crate::node::Node;
-use crate::node::control::{Among, ControlCommand, Target};
-use crate::worker::inbox::{Acted, Event};
+use crate::node::control::{Among, ControlCommand, ControlTarget};
+use crate::worker::inbox::{ActTally, WorkerEvent};
 
 impl Node {
     /// Has every node carry the command out. Answered when the broker has handed it to them.
@@ -31,13 +31,13 @@ impl Node {
             ControlCommand::Disconnect { target, disconnect } => {
                 let target = Arc::new(target);
                 self.tell_workers(&target, || {
-                    Event::Disconnect(target.clone(), disconnect.clone(), Acted::untold())
+                    WorkerEvent::Disconnect(target.clone(), disconnect.clone(), ActTally::untold())
                 });
             }
             ControlCommand::Unsubscribe { target, channel } => {
                 let target = Arc::new(target);
                 self.tell_workers(&target, || {
-                    Event::Unsubscribe(target.clone(), channel.clone(), Acted::untold())
+                    WorkerEvent::Unsubscribe(target.clone(), channel.clone(), ActTally::untold())
                 });
             }
             ControlCommand::KeepOnly { user, client } => self.receive_keep_only(user, client),
@@ -49,11 +49,11 @@ impl Node {
     /// A worker has no debtor left as large as those of others.
     pub(crate) fn have_others_shed(&self, worker: usize) {
         let others = self.inboxes.iter().enumerate().filter(|(index, _)| *index != worker);
-        others.for_each(|(_, inbox)| inbox.push(Event::Shed));
+        others.for_each(|(_, inbox)| inbox.push(WorkerEvent::Shed));
     }
 
     /// Only those who can have one of these clients are woken.
-    pub(super) fn tell_workers(&self, target: &Target, event: impl Fn() -> Event) {
+    pub(super) fn tell_workers(&self, target: &ControlTarget, event: impl Fn() -> WorkerEvent) {
         let workers = self.workers_of(target);
         for (worker, inbox) in self.inboxes.iter().enumerate() {
             if workers & (1 << worker) != 0 {
@@ -63,7 +63,7 @@ impl Node {
     }
 
     /// Bit N: worker N can have one of these clients.
-    pub(super) fn workers_of(&self, target: &Target) -> u64 {
+    pub(super) fn workers_of(&self, target: &ControlTarget) -> u64 {
         let only_of = |worker: usize| 1_u64.checked_shl(worker as u32).unwrap_or(0);
         if let Some(connection) = target.holder.and_then(|holder| self.sessions.connection(holder)) {
             return only_of(connection.worker.into());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use gateway_core::feed::{Check, Delivery, Feed, Look, Mended};
+use gateway_core::feed::{Feed, FeedDelivery, GapCheck, GapState, Mended};
 use gateway_core::history::{HistoryFilter, Retention};
 use shared::channel::Channel;
 use shared::moment::Moment;
@@ -18,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::node::Node;
 use crate::node::interest::{LocalChannel, SHARDS};
-use crate::node::parts::by_part;
+use crate::node::per_part::by_part;
 use crate::telemetry::Reminder;
 
 /// How often a quiet channel is looked at, as long as there are not too many of them.
@@ -60,7 +60,7 @@ impl Default for Repairs {
 
 /// A channel whose position is compared with the broker's.
 #[derive(Debug)]
-struct Looked {
+struct CheckedChannel {
     channel: Channel,
     retention: Retention,
     /// Where its feed stood before the broker was asked.
@@ -106,7 +106,7 @@ pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention
                 }
             });
             let Some(then) = then else { return };
-            mended = Going { lost: mended.lost || then.lost, ..then };
+            mended = MendRemainder { lost: mended.lost || then.lost, ..then };
         }
         match mended.again {
             Some(next) => since = next,
@@ -124,7 +124,7 @@ pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention
 }
 
 /// What is left to do of a mend.
-struct Going {
+struct MendRemainder {
     again: Option<u64>,
     leave: Option<Epoch>,
     lost: bool,
@@ -132,15 +132,15 @@ struct Going {
 
 impl Node {
     /// Hands out what comes of it. `None` if nobody here wants the channel any more.
-    fn go_on(&self, channel: &Channel, step: impl FnOnce(&mut Feed) -> Mended) -> Option<Going> {
+    fn go_on(&self, channel: &Channel, step: impl FnOnce(&mut Feed) -> Mended) -> Option<MendRemainder> {
         let mut shard = self.interest.shard(channel.as_str());
         let local = shard.get_mut(channel.as_str())?;
         let Mended { deliveries, again, leave } = step(&mut local.feed);
-        let lost = deliveries.iter().any(|delivery| matches!(delivery, Delivery::Lost(_)));
+        let lost = deliveries.iter().any(|delivery| matches!(delivery, FeedDelivery::Lost(_)));
         for delivery in deliveries {
             self.hand_out(local, delivery);
         }
-        Some(Going { again, leave, lost })
+        Some(MendRemainder { again, leave, lost })
     }
 }
 
@@ -151,7 +151,7 @@ pub(super) async fn compare_all(node: Arc<Node>, part: usize) {
         let is_there = |local: &LocalChannel| node.broker.part_of(&local.channel) == part;
         let all = (0..SHARDS).flat_map(|shard| node.followed(shard, is_there));
         let all = all.map(|(_, looked)| looked).collect();
-        node.look_at(all, Look::AfterLoss).await;
+        node.look_at(all, GapCheck::AfterLoss).await;
     }
 }
 
@@ -160,7 +160,7 @@ pub(super) async fn check_positions(node: Arc<Node>) {
     let mut turn = tokio::time::interval(ROUND / SHARDS as u32);
     turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shards = (0..SHARDS).cycle();
-    let mut suspicious: VecDeque<(Moment, Looked)> = VecDeque::new();
+    let mut suspicious: VecDeque<(Moment, CheckedChannel)> = VecDeque::new();
     loop {
         turn.tick().await;
         let quiet = node.quiet(shards.next().unwrap_or_default());
@@ -173,7 +173,7 @@ pub(super) async fn check_positions(node: Arc<Node>) {
     }
 }
 
-impl Looked {
+impl CheckedChannel {
     fn new(local: &LocalChannel) -> Self {
         Self { channel: local.channel.clone(), retention: local.retention(), before: local.feed.position() }
     }
@@ -181,7 +181,7 @@ impl Looked {
 
 impl Node {
     /// The channels of a shard that have been quiet for long enough, those looked at longest ago.
-    fn quiet(&self, shard: usize) -> Vec<Looked> {
+    fn quiet(&self, shard: usize) -> Vec<CheckedChannel> {
         let now = self.clock.now();
         self.interest.for_each_of(shard, |local| {
             if let Some(aside) = local.aside() {
@@ -199,11 +199,15 @@ impl Node {
     }
 
     /// The channels of a shard whose publications are numbered and followed, and when each was looked at.
-    fn followed(&self, shard: usize, wanted: impl Fn(&LocalChannel) -> bool) -> Vec<(Moment, Looked)> {
+    fn followed(
+        &self,
+        shard: usize,
+        wanted: impl Fn(&LocalChannel) -> bool,
+    ) -> Vec<(Moment, CheckedChannel)> {
         let mut followed = Vec::new();
         self.interest.for_each_of(shard, |local| {
             if local.is_followed() && wanted(local) {
-                followed.push((local.checked, Looked::new(local)));
+                followed.push((local.checked, CheckedChannel::new(local)));
             }
         });
         followed
@@ -213,9 +217,9 @@ impl Node {
     pub(super) fn compare(self: &Arc<Self>, channel: &Channel) {
         let shard = self.interest.shard(channel.as_str());
         let looked = shard.get(channel.as_str()).filter(|local| local.is_followed());
-        if let Some(looked) = looked.map(Looked::new) {
+        if let Some(looked) = looked.map(CheckedChannel::new) {
             let node = self.clone();
-            self.runtime.spawn(async move { drop(node.look_at(vec![looked], Look::AfterLoss).await) });
+            self.runtime.spawn(async move { drop(node.look_at(vec![looked], GapCheck::AfterLoss).await) });
         }
     }
 
@@ -223,29 +227,33 @@ impl Node {
     pub(super) fn compare_these(self: &Arc<Self>, channels: &[Channel]) {
         let looked = channels.iter().filter_map(|channel| {
             let shard = self.interest.shard(channel.as_str());
-            shard.get(channel.as_str()).filter(|local| local.is_followed()).map(Looked::new)
+            shard.get(channel.as_str()).filter(|local| local.is_followed()).map(CheckedChannel::new)
         });
-        let (looked, node): (Vec<Looked>, _) = (looked.collect(), self.clone());
+        let (looked, node): (Vec<CheckedChannel>, _) = (looked.collect(), self.clone());
         if !looked.is_empty() {
-            self.runtime.spawn(async move { drop(node.look_at(looked, Look::AfterLoss).await) });
+            self.runtime.spawn(async move { drop(node.look_at(looked, GapCheck::AfterLoss).await) });
         }
     }
 
-    fn looked_at_again(&self, looked: Looked) -> Looked {
+    fn looked_at_again(&self, looked: CheckedChannel) -> CheckedChannel {
         let shard = self.interest.shard(looked.channel.as_str());
         let before = shard.get(looked.channel.as_str()).and_then(|local| local.feed.position());
-        Looked { before, ..looked }
+        CheckedChannel { before, ..looked }
     }
 
     /// Compares positions in each part of the broker at the same time. Answers those to look at once more.
-    async fn look_at_each(self: &Arc<Self>, channels: Vec<Looked>) -> Vec<Looked> {
+    async fn look_at_each(self: &Arc<Self>, channels: Vec<CheckedChannel>) -> Vec<CheckedChannel> {
         let parts = by_part(channels, self.broker.parts(), |looked| self.broker.part_of(&looked.channel));
-        let looked = join_all(parts.into_iter().map(|part| self.look_at(part, Look::Routine))).await;
+        let looked = join_all(parts.into_iter().map(|part| self.look_at(part, GapCheck::Routine))).await;
         looked.into_iter().flatten().collect()
     }
 
     /// Compares positions of channels in one part of the broker. Answers those to look at once more.
-    async fn look_at(self: &Arc<Self>, mut channels: Vec<Looked>, look: Look) -> Vec<Looked> {
+    async fn look_at(
+        self: &Arc<Self>,
+        mut channels: Vec<CheckedChannel>,
+        look: GapCheck,
+    ) -> Vec<CheckedChannel> {
         let mut suspicious = Vec::new();
         while !channels.is_empty() {
             let batch = channels.split_off(channels.len().saturating_sub(BATCH));
@@ -255,7 +263,7 @@ impl Node {
             let tops = loop {
                 match self.broker.positions(asked.clone()).await {
                     Ok(tops) => break tops,
-                    Err(error) if look == Look::AfterLoss => {
+                    Err(error) if look == GapCheck::AfterLoss => {
                         if reminder.is_due(&error.to_string(), Instant::now()) {
                             tracing::warn!(%error, "positions could not be compared after a loss; trying again");
                         }
@@ -273,15 +281,15 @@ impl Node {
                 let Some(local) = shard.get_mut(looked.channel.as_str()) else { continue };
                 local.checked = self.clock.now();
                 match local.feed.check(looked.before, top, look) {
-                    Check::Fine => {}
-                    Check::Suspicious => suspicious.push(looked),
-                    Check::Missing { since } => {
+                    GapState::Fine => {}
+                    GapState::Suspicious => suspicious.push(looked),
+                    GapState::Missing { since } => {
                         self.metrics.gaps_total.inc();
                         self.mend(local, since);
                     }
-                    Check::Lost(position) => {
+                    GapState::Lost(position) => {
                         self.metrics.gaps_total.inc();
-                        self.hand_out(local, Delivery::Lost(position));
+                        self.hand_out(local, FeedDelivery::Lost(position));
                     }
                 }
             }

@@ -13,15 +13,15 @@ use shared::command::Since;
 use shared::disconnect::Disconnect;
 use shared::id::ClientId;
 use shared::position::StreamPosition;
-use shared::protocol::socketio::{Namespace, Resume, Unusable};
+use shared::protocol::socketio::{Namespace, Resume, UnusableOffset};
 use shared::publication::Publication;
 
 use crate::client::ClientKey;
 use crate::node::Node;
-use crate::node::control::Target;
-use crate::node::question::{Act, Question};
-use crate::sessions::{Connection, Holder, Record, Stored};
-use crate::worker::inbox::Event;
+use crate::node::control::ControlTarget;
+use crate::node::node_message::{ClientCommand, NodeRequest};
+use crate::sessions::{Holder, SessionHolder, SessionRecord, StoredSession};
+use crate::worker::inbox::WorkerEvent;
 
 /// Histories that are read at once for one client.
 const READ_AT_ONCE: usize = 8;
@@ -32,13 +32,13 @@ const CHECKS_MAX: u32 = 5;
 
 /// Who asks, and for what.
 #[derive(Debug)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct ResumeRequest<'a> {
     pub(crate) namespace: &'a Namespace,
     pub(crate) resume: &'a Resume,
     pub(crate) user: &'a str,
     /// Who the client is already, where others know it as that.
     pub(crate) own: Option<ClientId>,
-    pub(crate) by: &'a Connection,
+    pub(crate) by: &'a SessionHolder,
     /// Publications of a channel that are read, at most.
     pub(crate) limit: u32,
     /// What more was missed than this is read piece by piece, channel by channel.
@@ -47,8 +47,8 @@ pub(crate) struct Wanted<'a> {
 
 /// A session that can be come back to.
 #[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) record: Record,
+pub(crate) struct ResumableSession {
+    pub(crate) record: SessionRecord,
     pub(crate) resumed: Resumed,
     /// Where the client stands before that.
     pub(crate) positions: Vec<(Channel, StreamPosition)>,
@@ -91,25 +91,29 @@ impl Unrecovered {
     }
 }
 
-impl From<Unusable> for Unrecovered {
-    fn from(unusable: Unusable) -> Self {
+impl From<UnusableOffset> for Unrecovered {
+    fn from(unusable: UnusableOffset) -> Self {
         match unusable {
-            Unusable::Malformed => Self::Offset,
-            Unusable::Newer => Self::Stale,
+            UnusableOffset::Malformed => Self::Offset,
+            UnusableOffset::Newer => Self::Stale,
         }
     }
 }
 
 impl Node {
     /// Reads a session and all that its client missed. Nothing is changed by that.
-    pub(crate) async fn find_session(&self, wanted: &Wanted<'_>) -> Result<Found, Unrecovered> {
-        let Wanted { namespace, resume, user, own, by, .. } = wanted;
+    pub(crate) async fn find_session(
+        &self,
+        wanted: &ResumeRequest<'_>,
+    ) -> Result<ResumableSession, Unrecovered> {
+        let ResumeRequest { namespace, resume, user, own, by, .. } = wanted;
         let stored = self.sessions.read(&resume.pid).await.map_err(|_| Unrecovered::Unreachable)?;
         // Its own, if the application has not let it in before, on the same connection.
-        let may_take =
-            |stored: &Stored| stored.holder != by.holder || self.sessions.may_take_up(&resume.pid, by.holder);
+        let may_take = |stored: &StoredSession| {
+            stored.holder != by.holder || self.sessions.may_take_up(&resume.pid, by.holder)
+        };
         let stored = stored.filter(may_take).ok_or(Unrecovered::Unknown)?;
-        let record = Record::decode(&stored.value).ok_or(Unrecovered::Unknown)?;
+        let record = SessionRecord::decode(&stored.value).ok_or(Unrecovered::Unknown)?;
         if *record.namespace != *namespace.name() {
             return Err(Unrecovered::Unknown);
         }
@@ -128,7 +132,7 @@ impl Node {
         let positions: Vec<_> = positions.collect::<Option<_>>().ok_or(Unrecovered::Unknown)?;
         let pages = self.read_missed(&rules, &positions, wanted.limit).await?;
         let resumed = resumed(namespace, record.client, pages, &positions, wanted.bytes_max)?;
-        Ok(Found { record, resumed, positions, before: stored.holder })
+        Ok(ResumableSession { record, resumed, positions, before: stored.holder })
     }
 
     async fn read_missed(
@@ -159,11 +163,11 @@ impl Node {
     pub(crate) async fn take_session(
         &self,
         pid: &str,
-        found: &Found,
-        by: &Connection,
+        found: &ResumableSession,
+        by: &SessionHolder,
         recovery: Duration,
     ) -> Result<(), Unrecovered> {
-        let record = Record { node: (*self.id.0).into(), ..found.record.clone() };
+        let record = SessionRecord { node: (*self.id.0).into(), ..found.record.clone() };
         let taken = self.sessions.take(pid, found.before, by, record.encode(), recovery).await;
         if !taken.map_err(|_| Unrecovered::Unreachable)? {
             return Err(Unrecovered::Taken);
@@ -173,8 +177,8 @@ impl Node {
         }
         // Not any other that is this client by now: of several that come back at once the last is the client.
         let (client, before) = (Some(record.client), Some(found.before));
-        let target = Target { client, holder: before, ..Target::default() };
-        let close = Question::Act(target, Act::Disconnect(Disconnect::CONNECTION_LIMIT));
+        let target = ControlTarget { client, holder: before, ..ControlTarget::default() };
+        let close = NodeRequest::Act(target, ClientCommand::Disconnect(Disconnect::CONNECTION_LIMIT));
         // A node that is gone has closed it; one that hangs does so before anything else it does for it.
         let closed = tokio::time::timeout(DISPLACE_TIMEOUT, self.ask(&found.record.node, close)).await;
         if !matches!(closed, Ok(Ok(_))) {
@@ -190,7 +194,7 @@ impl Node {
     pub(crate) async fn close_unless_holder(
         &self,
         pids: &[Box<str>],
-        Connection { holder, key, .. }: &Connection,
+        SessionHolder { holder, key, .. }: &SessionHolder,
     ) {
         for pid in pids {
             for _ in 0..CHECKS_MAX {
@@ -216,7 +220,7 @@ impl Node {
     /// The session of this connection is another's now.
     pub(crate) fn displace(&self, key: ClientKey) {
         if let Some(inbox) = self.inboxes.get(key.worker as usize) {
-            inbox.push(Event::Displaced(key));
+            inbox.push(WorkerEvent::Displaced(key));
         }
     }
 }
@@ -272,7 +276,7 @@ fn resumed(
 #[cfg(test)]
 mod tests {
     use shared::position::Epoch;
-    use shared::protocol::socketio::{Door, Namespaces, Routes};
+    use shared::protocol::socketio::{NamespaceAccess, Namespaces, Routes};
     use shared::publication::{Payload, Selection};
 
     use super::*;
@@ -297,7 +301,7 @@ mod tests {
 
     fn of(pages: Vec<HistoryPage>, bytes_max: usize) -> Resumed {
         let mut namespaces = Namespaces::new(":");
-        namespaces.add("/", "socketio", Door::default(), Routes::default());
+        namespaces.add("/", "socketio", NamespaceAccess::default(), Routes::default());
         let positions = [(channel("socketio:*"), at(3)), (channel("socketio:room"), at(7))];
         let namespace = namespaces.named("/").unwrap();
         resumed(namespace, ClientId::from_random(1), pages, &positions, bytes_max).unwrap()

@@ -12,9 +12,9 @@ use shared::channel::Channel;
 use shared::moment::Moment;
 use tokio::sync::{Notify, oneshot};
 
-use crate::backend::{Event, EventType, HookKind};
+use crate::backend::{BackendEvent, EventType, HookKind};
 use crate::broker::{BrokerError, Effective};
-use crate::node::interest::{Link, LocalChannel};
+use crate::node::interest::{ChannelLink, LocalChannel};
 use crate::node::{LINGER, Node};
 
 /// The most channels of one subscribe call to the broker.
@@ -39,20 +39,20 @@ impl Node {
         let mut shard = self.interest.shard(channel.as_str());
         let local = shard.get_or_insert_with(channel.as_str(), || {
             is_new = true;
-            self.interest.channel(channel.clone(), Link::Subscribing, retention, now)
+            self.interest.channel(channel.clone(), ChannelLink::Subscribing, retention, now)
         });
         if local.workers == 0 {
             // Under the lock: a channel's events stand in the order in which they happened.
-            self.tell(&Event::Occupied { channel: channel.as_str() });
+            self.tell(&BackendEvent::Occupied { channel: channel.as_str() });
             if let Some(webhooks) = &self.webhooks {
                 webhooks.occupied(channel.as_str());
             }
         }
         local.workers |= 1 << worker;
         match local.link {
-            Link::Up => Effective::Now,
-            Link::Lingering(_) => {
-                local.link = Link::Up;
+            ChannelLink::Up => Effective::Now,
+            ChannelLink::Lingering(_) => {
+                local.link = ChannelLink::Up;
                 Effective::Now
             }
             _ if !is_new => self.delivered_later(local),
@@ -64,18 +64,18 @@ impl Node {
         }
     }
 
-    /// For a channel that was noted as [`Link::Subscribing`] just now, by its first worker.
+    /// For a channel that was noted as [`ChannelLink::Subscribing`] just now, by its first worker.
     fn subscribe_new(&self, channel: &Channel) -> Effective {
         let is_up = self.broker.subscribe_at_once(channel);
         let mut shard = self.interest.shard(channel.as_str());
         // It is there for as long as its worker has not released it, which is this one.
         let Some(local) = shard.get_mut(channel.as_str()) else { return Effective::Now };
         if is_up {
-            local.link = Link::Up;
+            local.link = ChannelLink::Up;
             self.tell_waiting(local, &Ok(()));
             return Effective::Now;
         }
-        local.link = Link::Queued;
+        local.link = ChannelLink::Queued;
         self.subscribe_queue(channel).want(channel.clone());
         self.delivered_later(local)
     }
@@ -83,7 +83,7 @@ impl Node {
     /// A further subscriber on a worker that has some already: waits for what the first one waits for.
     pub(crate) fn delivered(&self, channel: &Channel) -> Effective {
         match self.interest.shard(channel.as_str()).get_mut(channel.as_str()) {
-            Some(local) if !matches!(local.link, Link::Up | Link::Lingering(_)) => {
+            Some(local) if !matches!(local.link, ChannelLink::Up | ChannelLink::Lingering(_)) => {
                 self.delivered_later(local)
             }
             _ => Effective::Now,
@@ -97,14 +97,14 @@ impl Node {
         let was_occupied = local.workers != 0;
         local.workers &= !(1 << worker);
         if was_occupied && local.workers == 0 {
-            self.tell(&Event::Vacated { channel: channel.as_str() });
+            self.tell(&BackendEvent::Vacated { channel: channel.as_str() });
             if let Some(webhooks) = &self.webhooks {
                 webhooks.vacated(channel.as_str());
             }
         }
-        if local.workers == 0 && local.link == Link::Up {
+        if local.workers == 0 && local.link == ChannelLink::Up {
             let until = self.clock.now() + LINGER;
-            local.link = Link::Lingering(until);
+            local.link = ChannelLink::Lingering(until);
             drop(shard);
             self.subscribe_queue(channel).unwant(until, channel.clone());
         }
@@ -147,7 +147,7 @@ impl Node {
     }
 
     /// Tells the application what has happened, if it wants to know.
-    pub(crate) fn tell(&self, event: &Event<'_>) {
+    pub(crate) fn tell(&self, event: &BackendEvent<'_>) {
         if let Some(backend) = &self.backend {
             backend.tell(event);
         }
@@ -217,12 +217,12 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
     channels.retain(|channel| {
         let mut shard = node.interest.shard(channel.as_str());
         match shard.get_mut(channel.as_str()) {
-            Some(local) if local.link == Link::Queued && local.workers != 0 => {
-                local.link = Link::Subscribing;
+            Some(local) if local.link == ChannelLink::Queued && local.workers != 0 => {
+                local.link = ChannelLink::Subscribing;
                 true
             }
             // Nobody wants it any more, before it was asked for.
-            Some(local) if local.link == Link::Queued => {
+            Some(local) if local.link == ChannelLink::Queued => {
                 node.tell_waiting(local, &Err(BrokerError::Abandoned));
                 shard.remove(channel.as_str());
                 false
@@ -245,12 +245,12 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
         match &result {
             Ok(()) if local.workers == 0 => {
                 let until = now + LINGER;
-                local.link = Link::Lingering(until);
+                local.link = ChannelLink::Lingering(until);
                 node.subscribe_queue(&channel).unwant(until, channel.clone());
             }
-            Ok(()) => local.link = Link::Up,
+            Ok(()) => local.link = ChannelLink::Up,
             Err(_) => {
-                local.link = Link::Queued;
+                local.link = ChannelLink::Queued;
                 again.push(channel.clone());
             }
         }
@@ -277,8 +277,8 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
         let mut shard = node.interest.shard(channel.as_str());
         match shard.get_mut(channel.as_str()) {
             // Someone who came back and left again has put it in the queue a second time, for later.
-            Some(local) if matches!(local.link, Link::Lingering(until) if until <= now) => {
-                local.link = Link::Unsubscribing;
+            Some(local) if matches!(local.link, ChannelLink::Lingering(until) if until <= now) => {
+                local.link = ChannelLink::Unsubscribing;
                 true
             }
             _ => false,
@@ -295,7 +295,7 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
         let mut shard = node.interest.shard(channel.as_str());
         match shard.get_mut(channel.as_str()) {
             Some(local) if local.workers != 0 => {
-                local.link = Link::Queued;
+                local.link = ChannelLink::Queued;
                 // What was published while nobody listened was not missed by anybody.
                 node.interest.begin_anew(local);
                 node.subscribe_queue(&channel).want(channel.clone());

@@ -13,12 +13,12 @@ use crate::node::Node;
 pub(crate) struct Users {
     /// 0: no cap.
     connections_max: AtomicU32,
-    connections: Mutex<FxHashMap<UserId, Here>>,
+    connections: Mutex<FxHashMap<UserId, LocalUser>>,
 }
 
 /// What a user has on this node.
 #[derive(Debug, Default)]
-struct Here {
+struct LocalUser {
     connections: u32,
     /// Bit N: a connection has been on worker N since the user had none.
     workers: u64,

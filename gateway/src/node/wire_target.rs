@@ -5,7 +5,7 @@ use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 use shared::id::ClientId;
 use shared::publication::Selection;
 
-use super::control::{Among, EXCEPT_MAX, Target};
+use super::control::{Among, ControlTarget, EXCEPT_MAX};
 use super::session_ids::SessionId;
 use crate::sessions::Holder;
 
@@ -24,8 +24,8 @@ pub(super) struct WireTarget {
     except: Vec<Box<str>>,
 }
 
-impl From<Target> for WireTarget {
-    fn from(target: Target) -> Self {
+impl From<ControlTarget> for WireTarget {
+    fn from(target: ControlTarget) -> Self {
         let text = |id: ClientId| id.to_string().into();
         Self {
             user: target.user,
@@ -39,13 +39,13 @@ impl From<Target> for WireTarget {
 
 impl WireTarget {
     /// `None` for what no node of any release says.
-    pub(super) fn read(self) -> Option<Target> {
+    pub(super) fn read(self) -> Option<ControlTarget> {
         if self.except.len() > EXCEPT_MAX {
             return None;
         }
         let client = |text: Box<str>| ClientId::parse(&text);
         let (one, session) = (self.client.map(client), self.session.map(|name| SessionId::parse(&name)));
-        Some(Target {
+        Some(ControlTarget {
             user: self.user,
             client: if let Some(one) = one { Some(one?) } else { None },
             session: if let Some(session) = session { Some(session?) } else { None },

@@ -2,7 +2,7 @@
 //! at once.
 
 mod poll_config;
-mod signature;
+mod poll_signature;
 
 pub use poll_config::PollConfig;
-pub(crate) use signature::{Problem, Signatures};
+pub(crate) use poll_signature::{Problem, Signatures};

@@ -19,7 +19,7 @@ pub struct PollConfig {
     pub previous_hmac_secret: Secret,
     /// What was signed with the previous secret after this time is not accepted, in seconds since 1970. 0: all is.
     pub previous_hmac_secret_until: i64,
-    /// Requests for keys that are under way at once, of all channels together. Others wait.
+    /// Requests for keys that are in flight at once, of all channels together. Others wait.
     pub concurrency_max: usize,
 }
 

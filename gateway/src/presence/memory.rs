@@ -13,7 +13,7 @@ use shared::id::{ClientId, UserId};
 use shared::publication::ClientInfo;
 
 use super::Presence;
-use super::room::{Member, Room};
+use super::room::{PresenceRoom, RoomMember};
 use crate::broker::{BrokerError, Effective};
 
 /// Locks the channels are spread over.
@@ -25,9 +25,9 @@ pub struct MemoryPresence {
     hasher: RandomState,
 }
 
-type Rooms = HashMap<Channel, Room<ClientInfo>>;
+type Rooms = HashMap<Channel, PresenceRoom<ClientInfo>>;
 
-impl Member for ClientInfo {
+impl RoomMember for ClientInfo {
     fn client(&self) -> ClientId {
         self.client
     }
@@ -74,7 +74,7 @@ impl Presence for MemoryPresence {
         channel: Channel,
     ) -> BoxFuture<'_, Result<BTreeMap<ClientId, ClientInfo>, BrokerError>> {
         let shard = self.shard(&channel).lock();
-        let clients = shard.get(&channel).into_iter().flat_map(Room::members);
+        let clients = shard.get(&channel).into_iter().flat_map(PresenceRoom::members);
         ready(Ok(clients.map(|info| (info.client, info.clone())).collect())).boxed()
     }
 

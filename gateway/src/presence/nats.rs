@@ -37,13 +37,13 @@ const RETRY: Duration = Duration::from_millis(250);
 /// For so long it is believed which nodes there are, unless another one appears.
 const NODES_KNOWN: Duration = Duration::from_secs(1);
 
-type Waiter = oneshot::Sender<Result<(), BrokerError>>;
-type Key = (Channel, ClientId);
+type NatsPresenceWaiter = oneshot::Sender<Result<(), BrokerError>>;
+type NatsMemberKey = (Channel, ClientId);
 
 #[derive(Debug)]
 pub struct NatsPresence {
     broker: Arc<NatsBroker>,
-    shared: Arc<Shared>,
+    shared: Arc<NatsPresenceShared>,
     live: Mutex<Option<(Instant, Arc<BTreeSet<String>>)>>,
     timeout: Duration,
     lease: Duration,
@@ -51,23 +51,23 @@ pub struct NatsPresence {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    local: Mutex<Local>,
+struct NatsPresenceShared {
+    local: Mutex<NatsPresenceTable>,
     changed: Notify,
 }
 
 /// Who is to be present, and what was written of it.
 #[derive(Debug, Default)]
-struct Local {
-    entries: HashMap<Key, Entry>,
+struct NatsPresenceTable {
+    entries: HashMap<NatsMemberKey, NatsMemberEntry>,
     /// Of these it is not written yet what is wanted.
-    unwritten: HashSet<Key>,
-    waiting: HashMap<Key, Vec<Waiter>>,
-    retiring: Option<Waiter>,
+    unwritten: HashSet<NatsMemberKey>,
+    waiting: HashMap<NatsMemberKey, Vec<NatsPresenceWaiter>>,
+    retiring: Option<NatsPresenceWaiter>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Entry {
+struct NatsMemberEntry {
     /// None: to be removed.
     info: Option<ClientInfo>,
     /// The subject under which it stands.
@@ -79,7 +79,7 @@ struct Entry {
 impl NatsPresence {
     /// Must be called within a tokio runtime.
     pub fn start(broker: Arc<NatsBroker>, lease: Duration) -> Arc<Self> {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::<NatsPresenceShared>::default();
         let writing = write(broker.clone(), shared.clone());
         Arc::new(Self {
             timeout: broker.link().timeout(),
@@ -91,7 +91,7 @@ impl NatsPresence {
         })
     }
 
-    fn change(&self, key: Key, info: Option<ClientInfo>, waiter: Option<Waiter>) {
+    fn change(&self, key: NatsMemberKey, info: Option<ClientInfo>, waiter: Option<NatsPresenceWaiter>) {
         let mut local = self.shared.local.lock();
         if info.is_none() && !local.entries.contains_key(&key) {
             return;
@@ -221,7 +221,7 @@ impl Presence for NatsPresence {
 }
 
 /// Writes what is wanted, and tries again what could not be, until the node retires.
-async fn write(broker: Arc<NatsBroker>, shared: Arc<Shared>) {
+async fn write(broker: Arc<NatsBroker>, shared: Arc<NatsPresenceShared>) {
     let mut anew = broker.put_anew();
     loop {
         let pause = {
@@ -229,7 +229,7 @@ async fn write(broker: Arc<NatsBroker>, shared: Arc<Shared>) {
             if anew.has_changed().unwrap_or(false) {
                 anew.borrow_and_update();
                 // The server may have lost it, and who read another name than this one counts it no more.
-                let all: Vec<Key> = local.entries.keys().cloned().collect();
+                let all: Vec<NatsMemberKey> = local.entries.keys().cloned().collect();
                 local.unwritten.extend(all);
             }
             local.retiring.is_none() && local.unwritten.is_empty()
@@ -259,10 +259,10 @@ async fn write(broker: Arc<NatsBroker>, shared: Arc<Shared>) {
 }
 
 /// Answers whether all of it could be written.
-async fn write_round(broker: &NatsBroker, shared: &Shared) -> bool {
-    let round: Vec<(Key, Entry)> = {
+async fn write_round(broker: &NatsBroker, shared: &NatsPresenceShared) -> bool {
+    let round: Vec<(NatsMemberKey, NatsMemberEntry)> = {
         let mut local = shared.local.lock();
-        let keys: Vec<Key> = local.unwritten.iter().take(ROUND_MAX).cloned().collect();
+        let keys: Vec<NatsMemberKey> = local.unwritten.iter().take(ROUND_MAX).cloned().collect();
         let taken = keys.into_iter().filter_map(|key| {
             local.unwritten.remove(&key);
             let entry = local.entries.get(&key)?.clone();
@@ -319,8 +319,8 @@ async fn write_round(broker: &NatsBroker, shared: &Shared) -> bool {
 async fn write_one(
     broker: &NatsBroker,
     node: &str,
-    (channel, client): &Key,
-    entry: &Entry,
+    (channel, client): &NatsMemberKey,
+    entry: &NatsMemberEntry,
 ) -> Result<Option<String>, BrokerError> {
     let client = format!("{:032x}", client.bits());
     let Some(info) = &entry.info else {

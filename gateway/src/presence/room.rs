@@ -11,17 +11,17 @@ const LISTED_MAX: usize = 8;
 const LISTED_AGAIN: usize = LISTED_MAX / 2;
 
 /// One who is in a channel.
-pub(super) trait Member {
+pub(super) trait RoomMember {
     fn client(&self) -> ClientId;
     fn user(&self) -> &UserId;
 }
 
 /// Each client once. Its users are those of its clients.
 #[derive(Debug)]
-pub(super) struct Room<M>(Held<M>);
+pub(super) struct PresenceRoom<M>(RoomMembers<M>);
 
 #[derive(Debug)]
-enum Held<M> {
+enum RoomMembers<M> {
     Listed(Vec<M>),
     InTables(Box<Tables<M>>),
 }
@@ -33,28 +33,28 @@ struct Tables<M> {
     users: HashMap<UserId, u32>,
 }
 
-impl<M> Default for Room<M> {
+impl<M> Default for PresenceRoom<M> {
     fn default() -> Self {
-        Self(Held::Listed(Vec::new()))
+        Self(RoomMembers::Listed(Vec::new()))
     }
 }
 
-impl<M: Member> Room<M> {
+impl<M: RoomMember> PresenceRoom<M> {
     /// Adds a client, or replaces it. Answers the user that it had before.
     pub(super) fn add(&mut self, member: M) -> Option<UserId> {
         let replaced = self.remove(member.client());
         match &mut self.0 {
-            Held::Listed(list) if list.len() < LISTED_MAX => {
+            RoomMembers::Listed(list) if list.len() < LISTED_MAX => {
                 // Most channels of a client's own never have another: no room is made for more at first.
                 list.reserve_exact(usize::from(list.is_empty()));
                 list.push(member);
             }
-            Held::Listed(list) => {
+            RoomMembers::Listed(list) => {
                 let mut tables = Tables { clients: HashMap::new(), users: HashMap::new() };
                 std::mem::take(list).into_iter().chain([member]).for_each(|one| tables.add(one));
-                self.0 = Held::InTables(Box::new(tables));
+                self.0 = RoomMembers::InTables(Box::new(tables));
             }
-            Held::InTables(tables) => tables.add(member),
+            RoomMembers::InTables(tables) => tables.add(member),
         }
         replaced
     }
@@ -62,14 +62,14 @@ impl<M: Member> Room<M> {
     /// Answers the user of the client, if it was here.
     pub(super) fn remove(&mut self, client: ClientId) -> Option<UserId> {
         match &mut self.0 {
-            Held::Listed(list) => {
+            RoomMembers::Listed(list) => {
                 let place = list.iter().position(|member| member.client() == client)?;
                 Some(list.swap_remove(place).user().clone())
             }
-            Held::InTables(tables) => {
+            RoomMembers::InTables(tables) => {
                 let user = tables.remove(client)?;
                 if tables.clients.len() <= LISTED_AGAIN {
-                    self.0 = Held::Listed(tables.clients.drain().map(|(_, member)| member).collect());
+                    self.0 = RoomMembers::Listed(tables.clients.drain().map(|(_, member)| member).collect());
                 }
                 Some(user)
             }
@@ -78,16 +78,16 @@ impl<M: Member> Room<M> {
 
     pub(super) fn get(&self, client: ClientId) -> Option<&M> {
         match &self.0 {
-            Held::Listed(list) => list.iter().find(|member| member.client() == client),
-            Held::InTables(tables) => tables.clients.get(&client),
+            RoomMembers::Listed(list) => list.iter().find(|member| member.client() == client),
+            RoomMembers::InTables(tables) => tables.clients.get(&client),
         }
     }
 
     /// In no order.
     pub(super) fn members(&self) -> impl Iterator<Item = &M> {
         let (listed, in_tables) = match &self.0 {
-            Held::Listed(list) => (Some(list), None),
-            Held::InTables(tables) => (None, Some(tables.clients.values())),
+            RoomMembers::Listed(list) => (Some(list), None),
+            RoomMembers::InTables(tables) => (None, Some(tables.clients.values())),
         };
         listed.into_iter().flatten().chain(in_tables.into_iter().flatten())
     }
@@ -99,28 +99,28 @@ impl<M: Member> Room<M> {
     /// How many clients there are, and how many users.
     pub(super) fn counts(&self) -> (usize, usize) {
         match &self.0 {
-            Held::Listed(list) => (list.len(), self.users().len()),
-            Held::InTables(tables) => (tables.clients.len(), tables.users.len()),
+            RoomMembers::Listed(list) => (list.len(), self.users().len()),
+            RoomMembers::InTables(tables) => (tables.clients.len(), tables.users.len()),
         }
     }
 
     pub(super) fn has_user(&self, user: &UserId) -> bool {
         match &self.0 {
-            Held::Listed(list) => list.iter().any(|member| member.user() == user),
-            Held::InTables(tables) => tables.users.contains_key(user),
+            RoomMembers::Listed(list) => list.iter().any(|member| member.user() == user),
+            RoomMembers::InTables(tables) => tables.users.contains_key(user),
         }
     }
 
     /// Each once.
     pub(super) fn users(&self) -> BTreeSet<&UserId> {
         match &self.0 {
-            Held::Listed(list) => list.iter().map(Member::user).collect(),
-            Held::InTables(tables) => tables.users.keys().collect(),
+            RoomMembers::Listed(list) => list.iter().map(RoomMember::user).collect(),
+            RoomMembers::InTables(tables) => tables.users.keys().collect(),
         }
     }
 }
 
-impl<M: Member> Tables<M> {
+impl<M: RoomMember> Tables<M> {
     fn add(&mut self, member: M) {
         *self.users.entry(member.user().clone()).or_default() += 1;
         self.clients.insert(member.client(), member);
@@ -149,7 +149,7 @@ mod tests {
     #[derive(Clone, PartialEq, Debug)]
     struct One(ClientId, UserId);
 
-    impl Member for One {
+    impl RoomMember for One {
         fn client(&self) -> ClientId {
             self.0
         }
@@ -163,7 +163,7 @@ mod tests {
         /// However many come and go, a room says what a plain table of clients and their users says.
         #[test]
         fn a_room_is_what_a_table_is(steps in proptest::collection::vec((any::<bool>(), 0_u128..24, 0..6_u8), 0..200)) {
-            let (mut room, mut table) = (Room::default(), BTreeMap::new());
+            let (mut room, mut table) = (PresenceRoom::default(), BTreeMap::new());
             for (comes, client, user) in steps {
                 let (client, user) = (ClientId::from_random(client), UserId::new(&user.to_string()));
                 let before = if comes {
@@ -180,7 +180,7 @@ mod tests {
                 prop_assert_eq!(room.has_user(&user), users.contains(&user));
                 prop_assert_eq!(room.get(client).map(|one| &one.1), table.get(&client));
                 prop_assert_eq!(room.is_empty(), table.is_empty());
-                let (is_listed, length) = (matches!(room.0, Held::Listed(_)), table.len());
+                let (is_listed, length) = (matches!(room.0, RoomMembers::Listed(_)), table.len());
                 prop_assert!(length <= LISTED_MAX || !is_listed);
                 prop_assert!(length > LISTED_AGAIN || is_listed);
             }

@@ -3,12 +3,12 @@
 //! `read` gets publications out of a file or standard input, `pace` says when, `send` carries them over HTTP, and
 //! `run` holds these together.
 
-mod command;
 mod pace;
-mod read;
-mod run;
-mod send;
+mod publish_cli;
+mod publish_client;
+mod read_lines;
+mod run_publisher;
 
-pub use command::command;
-pub use pace::Rate;
-pub use run::{PublishArgs, PublishError, Report, publish};
+pub use pace::PublishRate;
+pub use publish_cli::command;
+pub use run_publisher::{PublishArgs, PublishError, Report, publish};

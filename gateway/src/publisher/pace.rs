@@ -8,7 +8,7 @@ const TOGETHER: Duration = Duration::from_millis(5);
 
 /// How many publications a second.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Rate {
+pub enum PublishRate {
     PerSecond(f64),
     /// As fast as the gateway takes them.
     Unlimited,
@@ -18,7 +18,7 @@ pub enum Rate {
 #[error("a rate is a number with /s, /m or /h, such as 100/s, or max")]
 pub struct BadRate;
 
-impl FromStr for Rate {
+impl FromStr for PublishRate {
     type Err = BadRate;
 
     fn from_str(text: &str) -> Result<Self, BadRate> {
@@ -39,7 +39,7 @@ impl FromStr for Rate {
 /// Counts what is due against what was taken. Times are measured from the start by the caller.
 #[derive(Debug)]
 pub(super) struct Pace {
-    rate: Rate,
+    rate: PublishRate,
     taken: u64,
     /// Time in which there was nothing to publish: nothing became due in it.
     idle: Duration,
@@ -48,13 +48,13 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(rate: Rate) -> Self {
+    pub(super) fn new(rate: PublishRate) -> Self {
         Self { rate, taken: 0, idle: Duration::ZERO, late_max: Duration::ZERO }
     }
 
     /// How many are due now, or how long nothing worth a request will be.
     pub(super) fn due(&self, elapsed: Duration) -> Result<usize, Duration> {
-        let Rate::PerSecond(rate) = self.rate else { return Ok(usize::MAX) };
+        let PublishRate::PerSecond(rate) = self.rate else { return Ok(usize::MAX) };
         let running = elapsed.saturating_sub(self.idle).as_secs_f64();
         // The first is due at once.
         let due = (running * rate) as u64 + 1;
@@ -72,7 +72,7 @@ impl Pace {
 
     /// This many were taken.
     pub(super) fn take(&mut self, elapsed: Duration, count: usize) {
-        if let Rate::PerSecond(rate) = self.rate {
+        if let PublishRate::PerSecond(rate) = self.rate {
             let at = Duration::try_from_secs_f64(self.taken as f64 / rate).unwrap_or(Duration::MAX);
             self.late_max = self.late_max.max(elapsed.saturating_sub(self.idle).saturating_sub(at));
         }
@@ -95,18 +95,18 @@ mod tests {
 
     #[test]
     fn rates_are_read_by_unit() {
-        assert_eq!("100".parse(), Ok(Rate::PerSecond(100.0)));
-        assert_eq!("2.5/s".parse(), Ok(Rate::PerSecond(2.5)));
-        assert_eq!("30/m".parse(), Ok(Rate::PerSecond(0.5)));
-        assert_eq!("max".parse(), Ok(Rate::Unlimited));
+        assert_eq!("100".parse(), Ok(PublishRate::PerSecond(100.0)));
+        assert_eq!("2.5/s".parse(), Ok(PublishRate::PerSecond(2.5)));
+        assert_eq!("30/m".parse(), Ok(PublishRate::PerSecond(0.5)));
+        assert_eq!("max".parse(), Ok(PublishRate::Unlimited));
         for bad in ["", "0", "-1", "x/s", "1/d", "inf", "NaN"] {
-            assert_eq!(bad.parse::<Rate>(), Err(BadRate), "{bad}");
+            assert_eq!(bad.parse::<PublishRate>(), Err(BadRate), "{bad}");
         }
     }
 
     #[test]
     fn a_slow_rate_takes_one_at_a_time() {
-        let mut pace = Pace::new(Rate::PerSecond(10.0));
+        let mut pace = Pace::new(PublishRate::PerSecond(10.0));
         assert_eq!(pace.due(ms(0)), Ok(1));
         pace.take(ms(0), 1);
         assert_eq!(pace.due(ms(40)), Err(ms(60)));
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_fast_rate_takes_several_together() {
-        let mut pace = Pace::new(Rate::PerSecond(10_000.0));
+        let mut pace = Pace::new(PublishRate::PerSecond(10_000.0));
         assert_eq!(pace.due(ms(0)), Err(Duration::from_micros(4_900)));
         assert_eq!(pace.due(ms(5)), Ok(51));
         pace.take(ms(5), 51);
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn what_was_held_up_stays_due_and_counts_as_late() {
-        let mut pace = Pace::new(Rate::PerSecond(10.0));
+        let mut pace = Pace::new(PublishRate::PerSecond(10.0));
         pace.take(ms(0), 1);
         assert_eq!(pace.due(ms(1_000)), Ok(10));
         pace.take(ms(1_000), 10);
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn time_without_input_brings_no_burst() {
-        let mut pace = Pace::new(Rate::PerSecond(10.0));
+        let mut pace = Pace::new(PublishRate::PerSecond(10.0));
         pace.take(ms(0), 1);
         pace.idle(ms(5_000));
         assert_eq!(pace.due(ms(5_050)), Err(ms(50)));

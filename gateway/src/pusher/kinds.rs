@@ -3,7 +3,7 @@
 
 use gateway_core::channel_names::ChannelNames;
 use gateway_core::channel_rules::{ChannelOptions, RecoveryMode};
-use shared::protocol::pusher::{Access, Kind, Names};
+use shared::protocol::pusher::{Access, PusherChannelKind, PusherNames};
 
 use super::pusher_config;
 
@@ -18,12 +18,16 @@ pub(crate) fn kinds(
     names: &ChannelNames,
 ) -> Vec<(Box<str>, ChannelOptions)> {
     let online = ChannelOptions { presence: true, join_leave: true, ..closed(&ChannelOptions::default()) };
-    let online = (Names::new("", "", &names.user_boundary).online("").into(), online);
-    let of = |prefix: &str| (prefix.into(), options(app, base, Kind::of(prefix)));
+    let online = (PusherNames::new("", "", &names.user_boundary).online("").into(), online);
+    let of = |prefix: &str| (prefix.into(), options(app, base, PusherChannelKind::of(prefix)));
     PREFIXES.into_iter().map(of).chain([online]).collect()
 }
 
-fn options(app: &pusher_config::PusherAppConfig, base: &ChannelOptions, kind: Kind) -> ChannelOptions {
+fn options(
+    app: &pusher_config::PusherAppConfig,
+    base: &ChannelOptions,
+    kind: PusherChannelKind,
+) -> ChannelOptions {
     let mut options = match kind.access {
         Access::Public => base.clone(),
         Access::Private | Access::User => closed(base),

@@ -1,6 +1,6 @@
 //! The apps of clients that speak Pusher: what they are called, how they sign, and what their channels are.
 //!
-//! Nothing here asks the node for anything: clients are let in by [`admit`], and what servers ask for over HTTP is
+//! Nothing here asks the node for anything: clients are let in by [`admit_subscription`], and what servers ask for over HTTP is
 //! `pusher_api`'s.
 
 use std::collections::HashMap;
@@ -10,42 +10,42 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use gateway_core::channel_names::ChannelNames;
 use parking_lot::RwLock;
 use shared::protocol::Protocol;
-use shared::protocol::pusher::{Access, Kind, Names, Pusher};
+use shared::protocol::pusher::{Access, Pusher, PusherChannelKind, PusherNames};
 
 use crate::secret::SecretFileError;
 
 pub mod pusher_config;
 pub mod webhook;
 
-mod admit;
+mod admit_subscription;
 mod kinds;
 mod signer;
 
-pub(crate) use admit::Entry;
+pub(crate) use admit_subscription::SubscriptionEntry;
 pub(crate) use kinds::kinds;
 pub use pusher_config::PusherConfig;
-pub(crate) use signer::Signer;
+pub(crate) use signer::AppSigner;
 
 /// An app of a node that runs. It is the same one for as long as its key and its namespace are: its clients hold it.
 #[derive(Debug)]
 pub(crate) struct PusherApp {
     pub(crate) key: Box<str>,
-    pub(crate) names: Names,
+    pub(crate) names: PusherNames,
     pub(crate) protocol: Arc<dyn Protocol>,
-    terms: RwLock<Arc<Terms>>,
+    terms: RwLock<Arc<AppSettings>>,
     is_removed: AtomicBool,
 }
 
 /// What can change of an app while the node runs.
 #[derive(Debug)]
-pub(crate) struct Terms {
-    pub(crate) signer: Signer,
+pub(crate) struct AppSettings {
+    pub(crate) signer: AppSigner,
     pub(crate) settings: pusher_config::PusherAppConfig,
 }
 
 impl PusherApp {
     /// What holds now: whoever does one thing asks once.
-    pub(crate) fn terms(&self) -> Arc<Terms> {
+    pub(crate) fn terms(&self) -> Arc<AppSettings> {
         self.terms.read().clone()
     }
 
@@ -56,7 +56,7 @@ impl PusherApp {
 
     /// Whether the subscribers of a channel are told how many they are.
     pub(crate) fn counts(&self, channel: &str) -> bool {
-        let kind = || self.names.name_of(channel).map(|name| Kind::of(&name).access);
+        let kind = || self.names.name_of(channel).map(|name| PusherChannelKind::of(&name).access);
         self.terms().settings.subscription_counts && matches!(kind(), Some(Access::Public | Access::Private))
     }
 }
@@ -64,7 +64,7 @@ impl PusherApp {
 /// All apps of a node.
 #[derive(Debug)]
 pub(crate) struct Apps {
-    known: RwLock<Known>,
+    known: RwLock<AppIndex>,
     /// For those who name no app: they are told so, and no more.
     pub(crate) nobodys: Arc<dyn Protocol>,
     pub(crate) config: PusherConfig,
@@ -72,7 +72,7 @@ pub(crate) struct Apps {
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct AppIndex {
     by_key: HashMap<Box<str>, Arc<PusherApp>>,
     by_id: HashMap<Box<str>, Arc<PusherApp>>,
     by_namespace: HashMap<Box<str>, Arc<PusherApp>>,
@@ -80,7 +80,7 @@ struct Known {
 
 /// Apps as a configuration has them, whose secrets have been read.
 #[derive(Debug)]
-pub(crate) struct Read(Vec<(Box<str>, Terms)>);
+pub(crate) struct LoadedApps(Vec<(Box<str>, AppSettings)>);
 
 impl Apps {
     /// `None` where Pusher is not served.
@@ -99,20 +99,20 @@ impl Apps {
     }
 
     /// Reads what can fail.
-    pub(crate) fn read(config: &PusherConfig) -> Result<Read, SecretFileError> {
+    pub(crate) fn read(config: &PusherConfig) -> Result<LoadedApps, SecretFileError> {
         let read = |(name, settings): (&String, &pusher_config::PusherAppConfig)| {
-            let signer = Signer::new(&settings.key, &settings.read_secrets()?);
+            let signer = AppSigner::new(&settings.key, &settings.read_secrets()?);
             let settings = settings.clone();
-            Ok((settings.namespace_or(name).into(), Terms { signer, settings }))
+            Ok((settings.namespace_or(name).into(), AppSettings { signer, settings }))
         };
-        config.apps.iter().map(read).collect::<Result<_, _>>().map(Read)
+        config.apps.iter().map(read).collect::<Result<_, _>>().map(LoadedApps)
     }
 
     /// These are the apps from now on. One that has kept its key and its namespace goes on under its new terms; the clients
     /// of one that has not are to go. Answers whether any is gone.
-    pub(crate) fn go_by(&self, read: Read) -> bool {
+    pub(crate) fn go_by(&self, read: LoadedApps) -> bool {
         let mut known = self.known.write();
-        let mut fresh = Known::default();
+        let mut fresh = AppIndex::default();
         for (namespace, terms) in read.0 {
             let (key, id) = (Box::from(&*terms.settings.key), Box::from(&*terms.settings.id));
             let app = match known.by_namespace.get(&namespace).filter(|app| app.key == key) {
@@ -134,7 +134,7 @@ impl Apps {
         is_any_gone
     }
 
-    fn app(&self, namespace: &str, terms: Terms) -> Arc<PusherApp> {
+    fn app(&self, namespace: &str, terms: AppSettings) -> Arc<PusherApp> {
         let names = named(namespace, &self.channel_names);
         Arc::new(PusherApp {
             key: (*terms.settings.key).into(),
@@ -194,11 +194,11 @@ impl PusherConfig {
     }
 }
 
-fn named(namespace: &str, names: &ChannelNames) -> Names {
-    Names::new(namespace, &names.namespace_boundary, &names.user_boundary)
+fn named(namespace: &str, names: &ChannelNames) -> PusherNames {
+    PusherNames::new(namespace, &names.namespace_boundary, &names.user_boundary)
 }
 
-fn protocol(config: &PusherConfig, names: Names) -> Arc<dyn Protocol> {
+fn protocol(config: &PusherConfig, names: PusherNames) -> Arc<dyn Protocol> {
     let PusherConfig { activity_timeout_s, event_data_bytes_max, .. } = *config;
     Arc::new(Pusher { names, activity_timeout_s, event_data_bytes_max })
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use shared::protocol::pusher::CHANNEL_BYTES_MAX;
 
 use super::signer::Secrets;
-use super::webhook::{Webhook, Webhooks};
+use super::webhook::{Webhook, WebhooksConfig};
 use crate::secret::{Secret, SecretFileError};
 use crate::setting::Faults;
 
@@ -35,7 +35,7 @@ pub struct PusherConfig {
     /// Seconds by which the clock of a server that signs requests may differ.
     pub timestamp_tolerance_s: u32,
     /// What holds for the webhooks of all apps.
-    pub webhooks: Webhooks,
+    pub webhooks: WebhooksConfig,
     /// Each app with its section, such as `[pusher.apps.shop]`.
     pub apps: BTreeMap<String, PusherAppConfig>,
 }
@@ -49,7 +49,7 @@ impl Default for PusherConfig {
             event_channels_max: 100,
             batch_events_max: 10,
             timestamp_tolerance_s: 600,
-            webhooks: Webhooks::default(),
+            webhooks: WebhooksConfig::default(),
             apps: BTreeMap::new(),
         }
     }

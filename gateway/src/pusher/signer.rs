@@ -18,14 +18,14 @@ pub(crate) struct Secrets {
 }
 
 #[derive(Clone)]
-pub(crate) struct Signer {
+pub(crate) struct AppSigner {
     key: Box<str>,
     secret: hmac::Key,
     /// What is signed with it holds, too.
     previous: Option<hmac::Key>,
 }
 
-impl Signer {
+impl AppSigner {
     pub(crate) fn new(key: &str, Secrets { secret, previous }: &Secrets) -> Self {
         let of = |secret: &Secret| hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes());
         let previous = (!previous.is_empty()).then(|| of(previous));
@@ -55,7 +55,7 @@ impl Signer {
     }
 }
 
-impl fmt::Debug for Signer {
+impl fmt::Debug for AppSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Signer").field(&self.key).finish()
     }
@@ -77,9 +77,9 @@ mod tests {
 
     const KEY: &str = "278d425bdf160c739803";
 
-    fn signer() -> Signer {
+    fn signer() -> AppSigner {
         let secret = Secret::new("7ad3773142a6692b25b8");
-        Signer::new(KEY, &Secrets { secret, previous: Secret::default() })
+        AppSigner::new(KEY, &Secrets { secret, previous: Secret::default() })
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Webhook {
 /// What holds for the webhooks of all apps.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Webhooks {
+pub struct WebhooksConfig {
     /// How long a channel has to be without subscribers, and without a user, before that is told, in milliseconds: a page that
     /// is loaded again comes back sooner.
     pub vacated_delay_ms: u64,
@@ -88,7 +88,7 @@ pub struct Webhooks {
     pub queue_bytes_max: usize,
 }
 
-impl Default for Webhooks {
+impl Default for WebhooksConfig {
     fn default() -> Self {
         Self {
             vacated_delay_ms: 3_000,
@@ -101,7 +101,7 @@ impl Default for Webhooks {
     }
 }
 
-impl Webhooks {
+impl WebhooksConfig {
     pub(super) fn check(&self, faults: &mut Faults) {
         faults.outside("webhooks.vacated_delay_ms", self.vacated_delay_ms, 0..=600_000);
         faults.outside("webhooks.timeout_ms", self.timeout_ms, 10..=60_000);

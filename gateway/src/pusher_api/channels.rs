@@ -5,26 +5,28 @@ use std::collections::BTreeMap;
 use futures_util::StreamExt;
 use gateway_core::history::HistoryFilter;
 use serde_json::{Map, Value, json};
-use shared::protocol::pusher::{Access, Kind, check_channel};
+use shared::protocol::pusher::{Access, PusherChannelKind, check_channel};
 use shared::publication::PayloadKind;
 
-use super::refused::Refused;
-use super::request::{Info, check_name};
-use super::serve::Call;
+use super::pusher_api_error::PusherApiError;
+use super::pusher_request::{ChannelAttributes, check_name};
+use super::serve_pusher_api::PusherApiCall;
 
 /// Channels that are asked about at once.
 const TOGETHER: usize = 64;
 
-impl Call<'_> {
+impl PusherApiCall<'_> {
     /// Those that have subscribers, by name.
-    pub(super) async fn channels(&self) -> Result<Value, Refused> {
+    pub(super) async fn channels(&self) -> Result<Value, PusherApiError> {
         let prefix = self.parameters.get("filter_by_prefix").unwrap_or_default();
         if !prefix.is_empty() && check_channel(prefix).is_err() {
-            return Err(Refused::bad_request("filter_by_prefix is not the beginning of a channel's name"));
+            return Err(PusherApiError::bad_request(
+                "filter_by_prefix is not the beginning of a channel's name",
+            ));
         }
-        let info = Info::read(self.parameters.get("info"))?;
+        let info = ChannelAttributes::read(self.parameters.get("info"))?;
         if info.user_count && !prefix.starts_with("presence-") {
-            return Err(Refused::bad_request(
+            return Err(PusherApiError::bad_request(
                 "user_count is of presence channels: it needs filter_by_prefix=presence-",
             ));
         }
@@ -32,14 +34,14 @@ impl Call<'_> {
         let list = self.node.channels_everywhere(&pattern, "", self.limits.list_max, self.deadline).await?;
         let own = list.channels.iter().filter_map(|(channel, count)| {
             let name = self.app.names.name_of(channel)?;
-            (Kind::of(&name).access != Access::User).then_some((name, *count))
+            (PusherChannelKind::of(&name).access != Access::User).then_some((name, *count))
         });
         let told = own.map(|(name, count)| async move {
             let mut told = Map::new();
             if info.subscription_count {
                 told.insert("subscription_count".to_owned(), count.into());
             }
-            let users = Info { user_count: info.user_count, ..Info::default() };
+            let users = ChannelAttributes { user_count: info.user_count, ..ChannelAttributes::default() };
             self.tell(&name, users, &mut told).await.map(|()| (name, Value::from(told)))
         });
         // Made before they are run: a stream of closures would borrow for too long.
@@ -54,14 +56,14 @@ impl Call<'_> {
         })
     }
 
-    pub(super) async fn channel(&self, name: &str) -> Result<Value, Refused> {
+    pub(super) async fn channel(&self, name: &str) -> Result<Value, PusherApiError> {
         check_name(name)?;
-        let info = Info::read(self.parameters.get("info"))?;
-        if info.user_count && Kind::of(name).access != Access::Presence {
-            return Err(Refused::bad_request("user_count is of presence channels"));
+        let info = ChannelAttributes::read(self.parameters.get("info"))?;
+        if info.user_count && PusherChannelKind::of(name).access != Access::Presence {
+            return Err(PusherApiError::bad_request("user_count is of presence channels"));
         }
-        if info.cache && !Kind::of(name).cache {
-            return Err(Refused::bad_request("cache is of cache channels"));
+        if info.cache && !PusherChannelKind::of(name).cache {
+            return Err(PusherApiError::bad_request("cache is of cache channels"));
         }
         let mut told = Map::new();
         let count = self.count(name).await?;
@@ -69,15 +71,15 @@ impl Call<'_> {
         if info.subscription_count {
             told.insert("subscription_count".to_owned(), count.into());
         }
-        self.tell(name, Info { subscription_count: false, ..info }, &mut told).await?;
+        self.tell(name, ChannelAttributes { subscription_count: false, ..info }, &mut told).await?;
         Ok(told.into())
     }
 
     /// The users of a presence channel.
-    pub(super) async fn users(&self, name: &str) -> Result<Value, Refused> {
+    pub(super) async fn users(&self, name: &str) -> Result<Value, PusherApiError> {
         check_name(name)?;
-        if Kind::of(name).access != Access::Presence {
-            return Err(Refused::bad_request("only presence channels have users"));
+        if PusherChannelKind::of(name).access != Access::Presence {
+            return Err(PusherApiError::bad_request("only presence channels have users"));
         }
         self.in_time()?;
         let present = self.node.presence(self.named(name)?).await?;
@@ -93,11 +95,11 @@ impl Call<'_> {
     pub(super) async fn tell(
         &self,
         name: &str,
-        info: Info,
+        info: ChannelAttributes,
         told: &mut Map<String, Value>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), PusherApiError> {
         self.in_time()?;
-        let kind = Kind::of(name);
+        let kind = PusherChannelKind::of(name);
         if info.user_count && kind.access == Access::Presence {
             let stats = self.node.presence_stats(self.named(name)?).await?;
             told.insert("user_count".to_owned(), stats.users.into());
@@ -112,14 +114,14 @@ impl Call<'_> {
     }
 
     /// How many are subscribed, on all nodes.
-    async fn count(&self, name: &str) -> Result<u64, Refused> {
+    async fn count(&self, name: &str) -> Result<u64, PusherApiError> {
         let channel = self.named(name)?;
         let counted = self.node.count_everywhere(std::slice::from_ref(&channel)).await?;
         Ok(counted.get(channel.as_str()).copied().unwrap_or(0))
     }
 
     /// What a cache channel has kept, and for how many seconds it still does.
-    async fn cached(&self, name: &str) -> Result<Value, Refused> {
+    async fn cached(&self, name: &str) -> Result<Value, PusherApiError> {
         let channel = self.named(name)?;
         let rules = self.node.rules();
         let Some(options) = rules.options(&channel) else { return Ok(Value::Null) };

@@ -1,14 +1,14 @@
 //! Pusher's HTTP API: what the servers of an app ask of the gateway, signed with the app's secret.
 //!
-//! [`serve`](PusherApi::serve) is the way in: `signature` says who may, `request` reads, and the others do: `trigger`
+//! [`serve_pusher_api`](PusherApi::serve) is the way in: `signature` says who may, `request` reads, and the others do: `trigger`
 //! publishes, `channels` tells who is where, `users` ends connections.
 
+mod channel_users;
 mod channels;
-mod refused;
-mod request;
-mod serve;
-mod signature;
+mod pusher_api_error;
+mod pusher_request;
+mod request_signature;
+mod serve_pusher_api;
 mod trigger;
-mod users;
 
-pub(crate) use serve::{Limits, PusherApi};
+pub(crate) use serve_pusher_api::{PusherApi, PusherApiLimits};

@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 use shared::publication::{EVENT_TAG, Publication, Tags};
 
-use super::refused::Refused;
-use super::request::{Info, Trigger};
-use super::serve::Call;
+use super::pusher_api_error::PusherApiError;
+use super::pusher_request::{ChannelAttributes, Trigger};
+use super::serve_pusher_api::PusherApiCall;
 use crate::broker::PublishRequest;
-use crate::telemetry::labels::Source;
+use crate::telemetry::labels::PublicationSource;
 
-impl Call<'_> {
-    pub(super) async fn trigger(&self, trigger: Trigger) -> Result<Value, Refused> {
+impl PusherApiCall<'_> {
+    pub(super) async fn trigger(&self, trigger: Trigger) -> Result<Value, PusherApiError> {
         let requests = self.requests(&trigger)?;
         self.publish(requests).await?;
         if trigger.info.is_empty() {
@@ -27,7 +27,7 @@ impl Call<'_> {
     }
 
     /// All of them are read before any is published.
-    pub(super) async fn trigger_batch(&self, batch: Vec<Trigger>) -> Result<Value, Refused> {
+    pub(super) async fn trigger_batch(&self, batch: Vec<Trigger>) -> Result<Value, PusherApiError> {
         let mut requests = Vec::with_capacity(batch.len());
         for trigger in &batch {
             requests.extend(self.requests(trigger)?);
@@ -44,7 +44,7 @@ impl Call<'_> {
         Ok(json!({ "batch": told }))
     }
 
-    fn requests(&self, trigger: &Trigger) -> Result<Vec<PublishRequest>, Refused> {
+    fn requests(&self, trigger: &Trigger) -> Result<Vec<PublishRequest>, PusherApiError> {
         let rules = self.node.rules();
         let publication = Publication {
             tags: Tags::from([(EVENT_TAG.into(), trigger.name.clone())]),
@@ -53,10 +53,13 @@ impl Call<'_> {
         };
         let request = |name: &String| {
             let channel = self.named(name)?;
-            let options =
-                rules.options(&channel).ok_or_else(|| Refused::bad_request("the app has no namespace"))?;
+            let options = rules
+                .options(&channel)
+                .ok_or_else(|| PusherApiError::bad_request("the app has no namespace"))?;
             if !options.publication_data_format.admits(&publication.data) {
-                return Err(Refused::bad_request("the data is not of the format that the channel is set to"));
+                return Err(PusherApiError::bad_request(
+                    "the data is not of the format that the channel is set to",
+                ));
             }
             let mut publication = publication.clone();
             publication.delta |= options.delta_publish;
@@ -67,25 +70,25 @@ impl Call<'_> {
     }
 
     /// The gateway's channel of this name.
-    pub(super) fn named(&self, name: &str) -> Result<Channel, Refused> {
+    pub(super) fn named(&self, name: &str) -> Result<Channel, PusherApiError> {
         let channel = self.app.names.channel(name);
         let named = self.node.rules().channel(&channel, CHANNEL_BYTES_MAX);
-        named.map_err(|error| Refused::bad_request(format!("{name}: {error}")))
+        named.map_err(|error| PusherApiError::bad_request(format!("{name}: {error}")))
     }
 
-    async fn publish(&self, requests: Vec<PublishRequest>) -> Result<(), Refused> {
+    async fn publish(&self, requests: Vec<PublishRequest>) -> Result<(), PusherApiError> {
         self.in_time()?;
         for published in self.node.publish_in_order(requests).await {
             published?;
-            self.node.metrics.publication_in(Source::Api);
+            self.node.metrics.publication_in(PublicationSource::Api);
         }
         Ok(())
     }
 
     /// What is asked about a channel that an event was sent to.
-    async fn told(&self, name: &str, info: Info) -> Result<Value, Refused> {
+    async fn told(&self, name: &str, info: ChannelAttributes) -> Result<Value, PusherApiError> {
         let mut told = serde_json::Map::new();
-        self.tell(name, Info { cache: false, ..info }, &mut told).await?;
+        self.tell(name, ChannelAttributes { cache: false, ..info }, &mut told).await?;
         Ok(told.into())
     }
 }

@@ -8,28 +8,28 @@ use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
-use super::{Holder, SessionKey, SessionStore, State, Stored};
+use super::{Holder, RenewOutcome, SessionKey, SessionStore, StoredSession};
 use crate::broker::BrokerError;
 
 /// The most sessions that are kept. Past it those go first that would go soonest.
 const SESSIONS_MAX: usize = 1 << 20;
 
 #[derive(Debug, Default)]
-pub struct MemorySessions(Mutex<Table>);
+pub struct MemorySessions(Mutex<SessionTable>);
 
 #[derive(Debug, Default)]
-struct Table {
-    sessions: FxHashMap<SessionKey, (Stored, Instant)>,
+struct SessionTable {
+    sessions: FxHashMap<SessionKey, (StoredSession, Instant)>,
     ends: BTreeSet<(Instant, SessionKey)>,
 }
 
-impl Table {
-    fn find(&mut self, key: &SessionKey) -> Option<&Stored> {
+impl SessionTable {
+    fn find(&mut self, key: &SessionKey) -> Option<&StoredSession> {
         self.expire();
         self.sessions.get(key).map(|(stored, _)| stored)
     }
 
-    fn put(&mut self, key: &SessionKey, stored: Stored, ttl: Duration) {
+    fn put(&mut self, key: &SessionKey, stored: StoredSession, ttl: Duration) {
         self.take_out(key);
         if self.sessions.len() >= SESSIONS_MAX
             && let Some((_, soonest)) = self.ends.first().cloned()
@@ -41,7 +41,7 @@ impl Table {
         self.sessions.insert(key.clone(), (stored, end));
     }
 
-    fn take_out(&mut self, key: &SessionKey) -> Option<Stored> {
+    fn take_out(&mut self, key: &SessionKey) -> Option<StoredSession> {
         let (stored, end) = self.sessions.remove(key)?;
         self.ends.remove(&(end, key.clone()));
         Some(stored)
@@ -59,7 +59,7 @@ impl SessionStore for MemorySessions {
     fn write<'a>(
         &'a self,
         key: &'a SessionKey,
-        stored: Stored,
+        stored: StoredSession,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>> {
         let mut table = self.0.lock();
@@ -75,7 +75,7 @@ impl SessionStore for MemorySessions {
         &'a self,
         key: &'a SessionKey,
         from: Holder,
-        stored: Stored,
+        stored: StoredSession,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>> {
         let mut table = self.0.lock();
@@ -86,22 +86,22 @@ impl SessionStore for MemorySessions {
         ready(Ok(is_of_that)).boxed()
     }
 
-    fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<Stored>, BrokerError>> {
+    fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<StoredSession>, BrokerError>> {
         ready(Ok(self.0.lock().find(key).cloned())).boxed()
     }
 
     fn prolong<'a>(
         &'a self,
         sessions: &'a [(SessionKey, Holder, Duration)],
-    ) -> BoxFuture<'a, Result<Vec<State>, BrokerError>> {
+    ) -> BoxFuture<'a, Result<Vec<RenewOutcome>, BrokerError>> {
         let mut table = self.0.lock();
         let states = sessions.iter().map(|(key, holder, ttl)| match table.find(key).cloned() {
             Some(stored) if stored.holder == *holder => {
                 table.put(key, stored, *ttl);
-                State::Prolonged
+                RenewOutcome::Prolonged
             }
-            Some(_) => State::Taken,
-            None => State::Lost,
+            Some(_) => RenewOutcome::Taken,
+            None => RenewOutcome::Lost,
         });
         ready(Ok(states.collect())).boxed()
     }

@@ -8,7 +8,7 @@ pub mod memory;
 pub mod redis;
 pub mod shards;
 
-mod keep;
+mod session_keeper;
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -19,12 +19,12 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use shared::id::ClientId;
 use shared::position::{Epoch, StreamPosition};
-use shared::protocol::socketio::{Followed, Kept};
+use shared::protocol::socketio::{FollowedChannel, SessionOffsets};
 
 use crate::broker::BrokerError;
 use crate::client_key::ClientKey;
 
-pub(crate) use keep::{Ended, Sessions};
+pub(crate) use session_keeper::{HoldEnd, SessionKeeper};
 
 /// Under what a session is kept.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -36,14 +36,14 @@ pub struct Holder(pub u64);
 
 /// A connection of this node, as one that holds sessions. Its clones are the same connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Connection {
+pub(crate) struct SessionHolder {
     pub(crate) holder: Holder,
     pub(crate) key: ClientKey,
     /// Set once it is gone: what becomes of its sessions, also of one that is only noted after that.
-    gone: Arc<OnceLock<Ended>>,
+    gone: Arc<OnceLock<HoldEnd>>,
 }
 
-impl Connection {
+impl SessionHolder {
     pub(crate) fn new(holder: Holder, key: ClientKey) -> Self {
         Self { holder, key, gone: Arc::default() }
     }
@@ -51,7 +51,7 @@ impl Connection {
 
 /// What became of a session that its holder wants to keep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
+pub enum RenewOutcome {
     Prolonged,
     /// It is not there: Redis has lost it, or forgotten it.
     Lost,
@@ -63,7 +63,7 @@ pub enum State {
 
 /// A session as it is kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Stored {
+pub struct StoredSession {
     pub holder: Holder,
     /// How often it was changed by this holder: what is older is not written over what is newer.
     pub version: u64,
@@ -76,7 +76,7 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
     fn write<'a>(
         &'a self,
         key: &'a SessionKey,
-        stored: Stored,
+        stored: StoredSession,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>>;
 
@@ -85,17 +85,17 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
         &'a self,
         key: &'a SessionKey,
         from: Holder,
-        stored: Stored,
+        stored: StoredSession,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>>;
 
-    fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<Stored>, BrokerError>>;
+    fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<StoredSession>, BrokerError>>;
 
     /// Keeps these for so long from now on, as far as they are of these holders.
     fn prolong<'a>(
         &'a self,
         sessions: &'a [(SessionKey, Holder, Duration)],
-    ) -> BoxFuture<'a, Result<Vec<State>, BrokerError>>;
+    ) -> BoxFuture<'a, Result<Vec<RenewOutcome>, BrokerError>>;
 
     /// Forgets a session, if this holder holds it.
     fn remove<'a>(&'a self, key: &'a SessionKey, holder: Holder) -> BoxFuture<'a, Result<(), BrokerError>>;
@@ -119,19 +119,19 @@ impl SessionKey {
 
 /// What is kept of a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Record {
+pub struct SessionRecord {
     /// Who the client was, and is again.
     pub client: ClientId,
     pub user: Box<str>,
     pub namespace: Box<str>,
     /// Where its connection is, or was.
     pub node: Box<str>,
-    pub kept: Kept,
+    pub kept: SessionOffsets,
 }
 
 /// The written form, so that a rename above cannot change what other releases read.
 #[derive(Serialize, Deserialize)]
-struct Written {
+struct SessionRecordBody {
     v: u32,
     client: Box<str>,
     user: Box<str>,
@@ -145,12 +145,12 @@ struct Written {
 /// Raised whenever an older node would misread a session. Those of another version are none.
 const VERSION: u32 = 1;
 
-impl Record {
+impl SessionRecord {
     pub fn encode(&self) -> Bytes {
-        let followed = self.kept.followed.iter().map(|Followed { number, channel, since }| {
+        let followed = self.kept.followed.iter().map(|FollowedChannel { number, channel, since }| {
             (*number, channel.clone(), since.offset, since.epoch.as_str().into())
         });
-        let written = Written {
+        let written = SessionRecordBody {
             v: VERSION,
             client: self.client.to_string().into(),
             user: self.user.clone(),
@@ -164,14 +164,18 @@ impl Record {
 
     /// `None` for what this release does not understand.
     pub fn decode(value: &[u8]) -> Option<Self> {
-        let written: Written = serde_json::from_slice(value).ok()?;
+        let written: SessionRecordBody = serde_json::from_slice(value).ok()?;
         if written.v != VERSION {
             return None;
         }
         let followed = written.followed.into_iter().map(|(number, channel, offset, epoch)| {
-            Some(Followed { number, channel, since: StreamPosition { offset, epoch: Epoch::parse(&epoch)? } })
+            Some(FollowedChannel {
+                number,
+                channel,
+                since: StreamPosition { offset, epoch: Epoch::parse(&epoch)? },
+            })
         });
-        let kept = Kept { followed: followed.collect::<Option<_>>()?, next: written.next };
+        let kept = SessionOffsets { followed: followed.collect::<Option<_>>()?, next: written.next };
         let client = ClientId::parse(&written.client)?;
         Some(Self { client, user: written.user, namespace: written.namespace, node: written.node, kept })
     }
@@ -184,18 +188,18 @@ mod tests {
     #[test]
     fn a_session_reads_back_as_it_was_written() {
         let since = StreamPosition { offset: 7, epoch: Epoch::parse("life").unwrap() };
-        let followed = vec![Followed { number: 3, channel: "socketio:a%20b".into(), since }];
-        let record = Record {
+        let followed = vec![FollowedChannel { number: 3, channel: "socketio:a%20b".into(), since }];
+        let record = SessionRecord {
             client: ClientId::from_random(5),
             user: "ann \"x\"".into(),
             namespace: "/".into(),
             node: "n".into(),
-            kept: Kept { followed, next: 9 },
+            kept: SessionOffsets { followed, next: 9 },
         };
         let written = record.encode();
-        assert_eq!(Record::decode(&written), Some(record));
+        assert_eq!(SessionRecord::decode(&written), Some(record));
         for other in ["", "{}", "[]", r#"{"v":2}"#] {
-            assert_eq!(Record::decode(other.as_bytes()), None, "{other}");
+            assert_eq!(SessionRecord::decode(other.as_bytes()), None, "{other}");
         }
     }
 

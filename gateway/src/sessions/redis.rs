@@ -8,11 +8,11 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use redis::{Cmd, Pipeline, Value};
 
-use super::{Holder, SessionKey, SessionStore, State, Stored};
+use super::{Holder, RenewOutcome, SessionKey, SessionStore, StoredSession};
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 use crate::broker::redis::RedisBroker;
-use crate::broker::redis::link::Up;
+use crate::broker::redis::redis_link::OpenLink;
 use crate::broker::redis::script::Script;
 
 static WRITE: Script = Script::new(include_str!("scripts/write.lua"));
@@ -37,11 +37,11 @@ impl RedisSessions {
         &self,
         key: &SessionKey,
         from: Option<Holder>,
-        stored: Stored,
+        stored: StoredSession,
         ttl: Duration,
     ) -> Result<bool, BrokerError> {
         let key = self.key(key);
-        let fill = |command: &mut Cmd, _: &Up| {
+        let fill = |command: &mut Cmd, _: &OpenLink| {
             command.arg(1).arg(&key).arg(digits(from.unwrap_or(stored.holder).0));
             command.arg(u8::from(from.is_some())).arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
             command.arg(digits(stored.holder.0)).arg(digits(stored.version)).arg(&stored.value[..]);
@@ -57,7 +57,7 @@ impl SessionStore for RedisSessions {
     fn write<'a>(
         &'a self,
         key: &'a SessionKey,
-        stored: Stored,
+        stored: StoredSession,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>> {
         self.put(key, None, stored, ttl).boxed()
@@ -67,13 +67,13 @@ impl SessionStore for RedisSessions {
         &'a self,
         key: &'a SessionKey,
         from: Holder,
-        stored: Stored,
+        stored: StoredSession,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>> {
         self.put(key, Some(from), stored, ttl).boxed()
     }
 
-    fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<Stored>, BrokerError>> {
+    fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<StoredSession>, BrokerError>> {
         async move {
             let command = redis::cmd("GET").arg(self.key(key)).to_owned();
             match self.0.link().call(Operation::SessionRead, &command).await? {
@@ -88,7 +88,7 @@ impl SessionStore for RedisSessions {
     fn prolong<'a>(
         &'a self,
         sessions: &'a [(SessionKey, Holder, Duration)],
-    ) -> BoxFuture<'a, Result<Vec<State>, BrokerError>> {
+    ) -> BoxFuture<'a, Result<Vec<RenewOutcome>, BrokerError>> {
         async move {
             // What turns out to be another's is kept a little shorter than that wanted, and prolonged by it before that shows.
             let mut pipeline = Pipeline::with_capacity(2 * sessions.len());
@@ -105,12 +105,12 @@ impl SessionStore for RedisSessions {
                 [Ok(Value::Int(1)), Ok(Value::BulkString(there))]
                     if *there == digits(holder.0).as_bytes() =>
                 {
-                    State::Prolonged
+                    RenewOutcome::Prolonged
                 }
-                [Ok(Value::Int(1)), Ok(_)] => State::Taken,
+                [Ok(Value::Int(1)), Ok(_)] => RenewOutcome::Taken,
                 // Of several masters one that is away keeps nobody from prolonging what is at others.
-                [Err(_), _] | [_, Err(_)] => State::Untold,
-                _ => State::Lost,
+                [Err(_), _] | [_, Err(_)] => RenewOutcome::Untold,
+                _ => RenewOutcome::Lost,
             });
             Ok(states.collect())
         }
@@ -120,7 +120,7 @@ impl SessionStore for RedisSessions {
     fn remove<'a>(&'a self, key: &'a SessionKey, holder: Holder) -> BoxFuture<'a, Result<(), BrokerError>> {
         async move {
             let key = self.key(key);
-            let fill = |command: &mut Cmd, _: &Up| {
+            let fill = |command: &mut Cmd, _: &OpenLink| {
                 command.arg(1).arg(&key).arg(digits(holder.0));
             };
             self.0.link().eval(Operation::SessionWrite, &REMOVE, &key, fill).await.map(drop)
@@ -133,13 +133,13 @@ fn digits(number: u64) -> String {
     format!("{number:016x}")
 }
 
-fn read(written: Bytes) -> Option<Stored> {
+fn read(written: Bytes) -> Option<StoredSession> {
     let number = |at: usize| {
         let digits = std::str::from_utf8(written.get(at..at + DIGITS)?).ok()?;
         u64::from_str_radix(digits, 16).ok()
     };
     let (holder, version) = (Holder(number(0)?), number(DIGITS)?);
-    Some(Stored { holder, version, value: written.slice(2 * DIGITS..) })
+    Some(StoredSession { holder, version, value: written.slice(2 * DIGITS..) })
 }
 
 fn unexpected() -> BrokerError {

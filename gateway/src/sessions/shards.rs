@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 
-use super::{Holder, SessionKey, SessionStore, State, Stored};
+use super::{Holder, RenewOutcome, SessionKey, SessionStore, StoredSession};
 use crate::broker::BrokerError;
 use crate::broker::shards::{Shards, divide, restore};
 
@@ -27,7 +27,7 @@ impl SessionStore for ShardedSessions {
     fn write<'a>(
         &'a self,
         key: &'a SessionKey,
-        stored: Stored,
+        stored: StoredSession,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>> {
         self.of(key).write(key, stored, ttl)
@@ -37,21 +37,21 @@ impl SessionStore for ShardedSessions {
         &'a self,
         key: &'a SessionKey,
         from: Holder,
-        stored: Stored,
+        stored: StoredSession,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>> {
         self.of(key).take(key, from, stored, ttl)
     }
 
-    fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<Stored>, BrokerError>> {
+    fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<StoredSession>, BrokerError>> {
         self.of(key).read(key)
     }
 
-    /// Those of a server that cannot be asked are [`State::Untold`], and the others are prolonged.
+    /// Those of a server that cannot be asked are [`RenewOutcome::Untold`], and the others are prolonged.
     fn prolong<'a>(
         &'a self,
         sessions: &'a [(SessionKey, Holder, Duration)],
-    ) -> BoxFuture<'a, Result<Vec<State>, BrokerError>> {
+    ) -> BoxFuture<'a, Result<Vec<RenewOutcome>, BrokerError>> {
         let place = |(key, ..): &(SessionKey, Holder, Duration)| self.0.place(key.as_str());
         let parts = divide(sessions.to_vec(), place, self.0.iter().len()).into_iter();
         let asked = parts.map(|(shard, places, its)| async move {
@@ -59,8 +59,8 @@ impl SessionStore for ShardedSessions {
                 Some(shard) => shard.prolong(&its).await.unwrap_or_default(),
                 None => Vec::new(),
             };
-            let untold = std::iter::repeat(State::Untold);
-            let states: Vec<State> = states.into_iter().chain(untold).take(its.len()).collect();
+            let untold = std::iter::repeat(RenewOutcome::Untold);
+            let states: Vec<RenewOutcome> = states.into_iter().chain(untold).take(its.len()).collect();
             (places, states)
         });
         let asked: Vec<_> = asked.collect();
@@ -88,7 +88,7 @@ mod tests {
         fn write<'a>(
             &'a self,
             _: &'a SessionKey,
-            _: Stored,
+            _: StoredSession,
             _: Duration,
         ) -> BoxFuture<'a, Result<bool, BrokerError>> {
             away()
@@ -98,20 +98,23 @@ mod tests {
             &'a self,
             _: &'a SessionKey,
             _: Holder,
-            _: Stored,
+            _: StoredSession,
             _: Duration,
         ) -> BoxFuture<'a, Result<bool, BrokerError>> {
             away()
         }
 
-        fn read<'a>(&'a self, _: &'a SessionKey) -> BoxFuture<'a, Result<Option<Stored>, BrokerError>> {
+        fn read<'a>(
+            &'a self,
+            _: &'a SessionKey,
+        ) -> BoxFuture<'a, Result<Option<StoredSession>, BrokerError>> {
             away()
         }
 
         fn prolong<'a>(
             &'a self,
             _: &'a [(SessionKey, Holder, Duration)],
-        ) -> BoxFuture<'a, Result<Vec<State>, BrokerError>> {
+        ) -> BoxFuture<'a, Result<Vec<RenewOutcome>, BrokerError>> {
             away()
         }
 
@@ -135,14 +138,16 @@ mod tests {
         let (holder, ttl) = (Holder(1), Duration::from_secs(60));
         let mut there = Vec::new();
         for name in &names {
-            let stored = Stored { holder, version: 0, value: Bytes::new() };
+            let stored = StoredSession { holder, version: 0, value: Bytes::new() };
             there.push(sessions.write(&SessionKey::of(name), stored, ttl).await.is_ok());
         }
         assert!(there.contains(&true) && there.contains(&false), "{there:?}");
         let asked: Vec<_> = names.iter().map(|name| (SessionKey::of(name), holder, ttl)).collect();
         let states = sessions.prolong(&asked).await.unwrap();
-        let expected: Vec<State> =
-            there.iter().map(|is_there| if *is_there { State::Prolonged } else { State::Untold }).collect();
+        let expected: Vec<RenewOutcome> = there
+            .iter()
+            .map(|is_there| if *is_there { RenewOutcome::Prolonged } else { RenewOutcome::Untold })
+            .collect();
         assert_eq!(states, expected);
     }
 }

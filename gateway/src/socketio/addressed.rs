@@ -8,11 +8,11 @@ use shared::publication::{EVENT_TAG, Publication, Selection, Tagged};
 pub const PARTS_MAX: usize = 256;
 
 /// Why something cannot be sent as it was said.
-pub type Fault = String;
+pub type AddressError = String;
 
 /// An event, and for whom it is.
 #[derive(Debug)]
-pub struct Addressed<'a, T> {
+pub struct AddressedEvent<'a, T> {
     pub event: &'a str,
     /// Its arguments.
     pub said: Tagged,
@@ -23,9 +23,9 @@ pub struct Addressed<'a, T> {
     pub volatile: bool,
 }
 
-impl<T: AsRef<str>> Addressed<'_, T> {
+impl<T: AsRef<str>> AddressedEvent<'_, T> {
     /// What is published, and in which channel.
-    pub fn publication(self, namespace: &Namespace) -> Result<(Channel, Publication), Fault> {
+    pub fn publication(self, namespace: &Namespace) -> Result<(Channel, Publication), AddressError> {
         let Self { event, said: Tagged { data, mut tags }, rooms, except, volatile } = self;
         if event.is_empty() || event.len() > EVENT_BYTES_MAX || RESERVED.contains(&event) {
             let problem =
@@ -44,7 +44,7 @@ pub fn selection<T: AsRef<str>>(
     namespace: &Namespace,
     rooms: &[T],
     except: &[T],
-) -> Result<Selection, Fault> {
+) -> Result<Selection, AddressError> {
     if rooms.len() + except.len() > PARTS_MAX {
         return Err(format!("there are more than {PARTS_MAX} rooms"));
     }
@@ -69,7 +69,7 @@ fn channel_and_selection<T: AsRef<str>>(
     rooms: &[T],
     except: &[T],
     volatile: bool,
-) -> Result<(Channel, Option<Box<Selection>>), Fault> {
+) -> Result<(Channel, Option<Box<Selection>>), AddressError> {
     let mut only = Selection { volatile, ..selection(namespace, rooms, except)? };
     // Mostly it is one room, whose channel is for that.
     let channel = match (&only.channels[..], only.clients.is_empty()) {
@@ -80,12 +80,12 @@ fn channel_and_selection<T: AsRef<str>>(
 }
 
 /// The channel of all who are in a namespace.
-pub fn all(namespace: &Namespace) -> Result<Channel, Fault> {
+pub fn all(namespace: &Namespace) -> Result<Channel, AddressError> {
     channel(&namespace.channel())
 }
 
 /// The channel of a room.
-pub fn room(namespace: &Namespace, name: &str) -> Result<Channel, Fault> {
+pub fn room(namespace: &Namespace, name: &str) -> Result<Channel, AddressError> {
     if name.is_empty() {
         return Err("a room has a name".to_owned());
     }
@@ -93,14 +93,14 @@ pub fn room(namespace: &Namespace, name: &str) -> Result<Channel, Fault> {
 }
 
 /// The channels of rooms that somebody comes into or leaves.
-pub fn rooms<T: AsRef<str>>(namespace: &Namespace, names: &[T]) -> Result<Vec<Channel>, Fault> {
+pub fn rooms<T: AsRef<str>>(namespace: &Namespace, names: &[T]) -> Result<Vec<Channel>, AddressError> {
     match names.len() > PARTS_MAX {
         true => Err(format!("there are more than {PARTS_MAX} rooms")),
         false => names.iter().map(|name| room(namespace, name.as_ref())).collect(),
     }
 }
 
-fn channel(name: &str) -> Result<Channel, Fault> {
+fn channel(name: &str) -> Result<Channel, AddressError> {
     Channel::parse(name, CHANNEL_BYTES_MAX).map_err(|error| format!("a room cannot be called so: {error}"))
 }
 
@@ -120,7 +120,7 @@ mod tests {
 
     fn sent(rooms: &[&str], except: &[&str], volatile: bool) -> (String, Option<Selection>) {
         let said = Tagged { data: Payload::json("1"), tags: Tags::new() };
-        let addressed = Addressed { event: "e", said, rooms, except, volatile };
+        let addressed = AddressedEvent { event: "e", said, rooms, except, volatile };
         let namespaces = namespaces();
         let (channel, publication) = addressed.publication(namespaces.named("/").unwrap()).unwrap();
         assert_eq!(publication.event(), Some("e"));
@@ -153,7 +153,7 @@ mod tests {
         assert!(rooms(main, &["x".repeat(300)]).is_err());
         for event in ["", "connect", &"x".repeat(EVENT_BYTES_MAX + 1)] {
             let said = Tagged { data: Payload::json("1"), tags: Tags::new() };
-            let addressed = Addressed::<&str> { event, said, rooms: &[], except: &[], volatile: false };
+            let addressed = AddressedEvent::<&str> { event, said, rooms: &[], except: &[], volatile: false };
             assert!(addressed.publication(main).is_err(), "{event}");
         }
     }

@@ -1,9 +1,9 @@
 //! Socket.IO, and the transport that it brings along.
 
 pub mod addressed;
-pub mod emitters;
+pub mod emitters_config;
 pub mod namespaces;
 pub mod socketio_config;
 
-pub use emitters::Emitters;
+pub use emitters_config::EmittersConfig;
 pub use socketio_config::SocketioConfig;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use shared::channel::CHANNEL_BYTES_MAX;
 use shared::protocol::socketio::{
-    ARGUMENTS_MAX, Door, EVENT_BYTES_MAX, Entry, Forward, NAMESPACES_MAX, Named, Namespaces, RESERVED, Route,
-    Routes, To,
+    ARGUMENTS_MAX, Destination, EVENT_BYTES_MAX, ForwardRule, NAMESPACES_MAX, NamespaceAccess, Namespaces,
+    RESERVED, RoomName, RoomRule, Route, Routes,
 };
 
 use crate::setting::Faults;
@@ -108,9 +108,9 @@ impl Namespace {
         }
     }
 
-    pub(super) fn door(&self) -> Door {
+    pub(super) fn access(&self) -> NamespaceAccess {
         let Self { users_only, connect_hook: asks, recovery_skips_hook: recovered_unasked, .. } = *self;
-        Door { users_only, asks, recovered_unasked }
+        NamespaceAccess { users_only, asks, recovered_unasked }
     }
 
     pub(super) fn routes(&self) -> Routes {
@@ -215,20 +215,20 @@ impl EventRule {
     fn route(&self) -> Route {
         let event = Some(&*self.event).filter(|event| !event.is_empty()).map(Into::into);
         let named = match (self.room_argument, &*self.room) {
-            (Some(at), _) => Some(Named::Argument(at as usize)),
+            (Some(at), _) => Some(RoomName::Argument(at as usize)),
             (None, "") => None,
-            (None, room) => Some(Named::Always(room.into())),
+            (None, room) => Some(RoomName::Always(room.into())),
         };
-        let entry = |room| Entry {
+        let entry = |room| RoomRule {
             room,
             rooms: self.rooms.iter().map(|room| (**room).into()).collect(),
             tell: event.clone(),
         };
         match (self.action, named) {
             (Action::Publish, named) => {
-                let to_client = self.client_argument.map(|at| To::Client(at as usize));
-                let to = to_client.or(named.map(To::Room)).unwrap_or(To::Namespace);
-                Route::Publish(Forward { to, event, to_sender: self.to_sender })
+                let to_client = self.client_argument.map(|at| Destination::Client(at as usize));
+                let to = to_client.or(named.map(Destination::Room)).unwrap_or(Destination::Namespace);
+                Route::Publish(ForwardRule { to, event, to_sender: self.to_sender })
             }
             (Action::Join, Some(room)) => Route::Join(entry(room)),
             (Action::Leave, Some(room)) => Route::Leave(entry(room)),
@@ -278,7 +278,7 @@ pub(super) fn with_live_of(
 pub(super) fn namespaces(sections: &BTreeMap<String, Namespace>, boundary: &str) -> Namespaces {
     let mut namespaces = Namespaces::new(boundary);
     for (name, section) in sections {
-        namespaces.add(name, section.channels_or(name), section.door(), section.routes());
+        namespaces.add(name, section.channels_or(name), section.access(), section.routes());
         namespaces.keep_sessions(name, section.recovery_ms);
     }
     namespaces
@@ -342,10 +342,10 @@ mod tests {
         .unwrap();
         let namespaces = namespaces(&sections, ":");
         let routes = namespaces.named("/").unwrap().routes.get();
-        let to = To::Room(Named::Argument(1));
+        let to = Destination::Room(RoomName::Argument(1));
         assert_eq!(
             routes.find("game:move"),
-            Some(&Route::Publish(Forward { to, event: None, to_sender: true }))
+            Some(&Route::Publish(ForwardRule { to, event: None, to_sender: true }))
         );
         assert_eq!(routes.find("game:end"), Some(&Route::Refuse));
         assert_eq!(routes.find("other"), None);

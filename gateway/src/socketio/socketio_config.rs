@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use gateway_core::channel_names::ChannelNames;
-use gateway_core::session::Settings;
+use gateway_core::session::SessionSettings;
 use serde::{Deserialize, Serialize};
-use shared::protocol::socketio::Common;
+use shared::protocol::socketio::SocketIoShared;
 
-use super::emitters::Emitters;
+use super::emitters_config::EmittersConfig;
 use super::namespaces::{self, Namespace};
 use crate::setting::{Faults, check_path};
 
@@ -44,7 +44,7 @@ pub struct SocketioConfig {
     /// Each namespace with its section, such as `[socketio.namespaces."/"]`, at most 64.
     pub namespaces: BTreeMap<String, Namespace>,
     /// Servers that send events through Redis.
-    pub emitters: Emitters,
+    pub emitters: EmittersConfig,
 }
 
 impl Default for SocketioConfig {
@@ -61,7 +61,7 @@ impl Default for SocketioConfig {
             token_key: "token".to_owned(),
             attachments_max: 10,
             namespaces: BTreeMap::new(),
-            emitters: Emitters::default(),
+            emitters: EmittersConfig::default(),
         }
     }
 }
@@ -93,8 +93,8 @@ impl SocketioConfig {
     }
 
     /// What all connections have in common.
-    pub(crate) fn common(&self, names: &ChannelNames) -> Common {
-        Common {
+    pub(crate) fn common(&self, names: &ChannelNames) -> SocketIoShared {
+        SocketIoShared {
             namespaces: namespaces::namespaces(&self.served(), &names.namespace_boundary),
             token_key: (*self.token_key).into(),
             attachments_max: self.attachments_max,
@@ -108,10 +108,10 @@ impl SocketioConfig {
     }
 
     /// Has clients go by these rules from now on.
-    pub(crate) fn set_rules(&self, common: &Common) {
+    pub(crate) fn set_rules(&self, common: &SocketIoShared) {
         for (name, section) in self.served() {
             if let Some(namespace) = common.namespaces.named(&name) {
-                namespace.door.set(section.door());
+                namespace.access.set(section.access());
                 namespace.routes.set(section.routes());
             }
         }
@@ -123,10 +123,10 @@ impl SocketioConfig {
     }
 
     /// What sessions over Engine.IO go by where others go by `settings`.
-    pub(crate) fn session_settings(&self, settings: &Settings) -> Settings {
+    pub(crate) fn session_settings(&self, settings: &SessionSettings) -> SessionSettings {
         // Once half of it waits, a connection is not read from: the other half is for the message just read.
         let queued = u32::try_from(self.payload_bytes_max * 2).unwrap_or(u32::MAX);
-        Settings {
+        SessionSettings {
             ping_interval_ms: self.ping_interval_ms,
             pong_timeout_ms: self.ping_timeout_ms,
             connect_timeout_ms: self.connect_timeout_ms,

@@ -68,7 +68,7 @@ impl Handshake {
 
 /// Where a publication came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
+pub enum PublicationSource {
     Api,
     Client,
     /// Through the broker, from any node.
@@ -76,7 +76,7 @@ pub enum Source {
     Feed,
 }
 
-impl Source {
+impl PublicationSource {
     pub const ALL: [Self; 4] = [Self::Api, Self::Client, Self::Node, Self::Feed];
 
     pub fn label(self) -> &'static str {
@@ -110,14 +110,14 @@ pub enum Drop {
 
 /// Who has said something of a key that is followed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Polled {
+pub enum PollSource {
     /// A backend that was asked.
     Round,
     /// The server API.
     Published,
 }
 
-impl Polled {
+impl PollSource {
     pub fn label(self) -> &'static str {
         match self {
             Self::Round => "round",
@@ -128,7 +128,7 @@ impl Polled {
 
 /// What panicked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Panic {
+pub enum PanicSite {
     /// Serving one client, which is closed.
     Client,
     /// A request to the API, or a command that is carried out beside the workers; it is refused.
@@ -141,7 +141,7 @@ pub enum Panic {
     Feed,
 }
 
-impl Panic {
+impl PanicSite {
     pub const ALL: [Self; 5] = [Self::Client, Self::Request, Self::Delivery, Self::Worker, Self::Feed];
 
     pub fn label(self) -> &'static str {
@@ -179,16 +179,16 @@ impl Drop {
     }
 }
 
-/// Where what a subscriber is told of a channel's past comes from.
+/// Where what a subscriber is told of a channel's retained history comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PastFrom {
+pub enum HistorySource {
     /// History was read for it.
     Read,
     /// Somebody else's read told it too.
     EarlierRead,
 }
 
-impl PastFrom {
+impl HistorySource {
     pub const ALL: [Self; 2] = [Self::Read, Self::EarlierRead];
 
     pub fn label(self) -> &'static str {
@@ -201,7 +201,7 @@ impl PastFrom {
 
 /// What came of reading the configuration again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reloaded {
+pub enum ReloadOutcome {
     Applied,
     /// Nothing in it is another one.
     Unchanged,
@@ -209,7 +209,7 @@ pub enum Reloaded {
     Refused,
 }
 
-impl Reloaded {
+impl ReloadOutcome {
     pub const ALL: [Self; 3] = [Self::Applied, Self::Unchanged, Self::Refused];
 
     pub fn label(self) -> &'static str {

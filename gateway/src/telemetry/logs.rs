@@ -16,7 +16,7 @@ use super::{LogFormat, TelemetryConfig};
 
 /// Why logs cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub enum SetupError {
+pub enum LogSetupError {
     #[error("telemetry.log_level is no log filter: {0}")]
     Filter(#[from] ParseError),
     #[error(transparent)]
@@ -27,7 +27,7 @@ pub enum SetupError {
 
 /// Sends everything logged in this process to standard error, and what panics too. Call it once, inside the runtime
 /// that is to send traces; flush the traces at the end.
-pub fn init(config: &TelemetryConfig) -> Result<Option<Traces>, SetupError> {
+pub fn init(config: &TelemetryConfig) -> Result<Option<Traces>, LogSetupError> {
     let (logs, level) = log_layer(config, std::io::stderr)?;
     let traces = Traces::start(config)?;
     listeners(logs, traces.as_ref()).try_init()?;

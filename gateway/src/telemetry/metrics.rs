@@ -2,29 +2,31 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gateway_core::session::Observe;
+use gateway_core::session::SessionObserver;
 use parking_lot::Mutex;
 use prometheus::{
     Counter, Encoder, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Registry, TextEncoder,
 };
-use shared::disconnect::Disconnect;
+use shared::disconnect::{Disconnect, SlowCause};
 use shared::protocol::ProtocolId;
 use shared::refusal::Refusal;
 
-use super::backend::{BackendMetrics, EventsMetrics, HookMetrics};
-use super::cluster::ClusterMetrics;
-use super::emitters::EmittersMetrics;
-use super::feeds::FeedsMetrics;
-use super::labels::{Drop, Handshake, Panic, PastFrom, Polled, Reloaded, Source};
+use super::backend_metrics::{BackendMetrics, EventsMetrics, HookMetrics};
+use super::cluster_metrics::ClusterMetrics;
+use super::emitters_metrics::EmittersMetrics;
+use super::feeds_metrics::FeedsMetrics;
+use super::labels::{
+    Drop, Handshake, HistorySource, PanicSite, PollSource, PublicationSource, ReloadOutcome,
+};
 use super::names;
 use super::node_label::NodeLabel;
 use super::register::{
-    by_protocol, counter, counters, gauge, gauges, histogram, histograms, options, register,
+    by_protocol, counter, counters, gauge, gauges, histogram, histograms, options, register, shown_counters,
 };
-use super::shards::ShardMetrics;
-use super::socketio::SocketIoMetrics;
-use super::workers::{WorkerMetrics, WorkersMetrics};
+use super::shards_metrics::ShardMetrics;
+use super::socketio_metrics::SocketIoMetrics;
+use super::workers_metrics::{WorkerMetrics, WorkersMetrics};
 
 /// Upper ends of the buckets of everything that is a network round trip or less, in seconds.
 const FAST_BUCKETS: &[f64] = &[
@@ -68,7 +70,7 @@ pub struct Metrics {
     graphql_operations_total: IntCounterVec,
     pub handshakes_pending: IntGauge,
     closes_total: IntCounterVec,
-    pub slow_consumers_total: IntCounter,
+    slow_consumers_total: IntCounterVec,
     pub shed_total: IntCounter,
     pub kept_bytes: IntGauge,
     pub memory_budget_bytes: IntGauge,
@@ -82,18 +84,18 @@ pub struct Metrics {
     jwks_fetches_total: IntCounterVec,
     pub jwks_age_seconds: Gauge,
     pub commands_given_up_total: IntCounter,
-    publications_in_total: [IntCounter; Source::ALL.len()],
+    publications_in_total: [IntCounter; PublicationSource::ALL.len()],
     publications_refused_total: IntCounterVec,
     pub deliveries_out_total: IntCounter,
     pub publish_to_socket_seconds: Histogram,
     drops_total: [IntCounter; Drop::ALL.len()],
-    panics_total: [IntCounter; Panic::ALL.len()],
+    panics_total: [IntCounter; PanicSite::ALL.len()],
     pub duplicates_total: IntCounter,
     pub gaps_total: IntCounter,
     pub repairs_total: IntCounter,
     pub insufficient_total: IntCounter,
     pub superseded_total: IntCounter,
-    pasts_total: [IntCounter; PastFrom::ALL.len()],
+    pasts_total: [IntCounter; HistorySource::ALL.len()],
     recoveries_total: IntCounterVec,
     pub subscriptions: IntGauge,
     pub channels: IntGauge,
@@ -120,7 +122,7 @@ pub struct Metrics {
     api_requests_total: IntCounterVec,
     api_seconds: HistogramVec,
     tls_reloads_total: IntCounterVec,
-    config_reloads_total: [IntCounter; Reloaded::ALL.len()],
+    config_reloads_total: [IntCounter; ReloadOutcome::ALL.len()],
     config_applied_seconds: IntGauge,
     config_hash: IntGauge,
     backend: BackendMetrics,
@@ -165,11 +167,8 @@ impl Metrics {
     pub fn new() -> Self {
         let registry = Registry::new();
         let r = &registry;
-        let closes_total = counters(r, names::CLOSES_TOTAL);
-        for reason in Disconnect::ALL.iter().map(Disconnect::label).chain([CLOSE_BY_PEER, CLOSE_LOST]) {
-            // Shown as 0 before the first, so that a rate over it is right from the start.
-            closes_total.with_label_values(&[reason]);
-        }
+        let close_reasons = Disconnect::ALL.iter().map(Disconnect::label).chain([CLOSE_BY_PEER, CLOSE_LOST]);
+        let slow_causes = SlowCause::ALL.into_iter().map(SlowCause::label);
         let handshakes_total = counters(r, names::HANDSHAKES_TOTAL);
         for result in Handshake::ALL {
             handshakes_total.with_label_values(&[result.label()]);
@@ -203,8 +202,8 @@ impl Metrics {
             cluster: ClusterMetrics::new(r),
             graphql_operations_total: counters(r, names::GRAPHQL_OPERATIONS_TOTAL),
             handshakes_pending: gauge(r, names::HANDSHAKES_PENDING),
-            closes_total,
-            slow_consumers_total: counter(r, names::SLOW_CONSUMERS_TOTAL),
+            closes_total: shown_counters(r, names::CLOSES_TOTAL, close_reasons),
+            slow_consumers_total: shown_counters(r, names::SLOW_CONSUMERS_TOTAL, slow_causes),
             shed_total: counter(r, names::SHED_TOTAL),
             kept_bytes: gauge(r, names::KEPT_BYTES),
             memory_budget_bytes: gauge(r, names::MEMORY_BUDGET_BYTES),
@@ -220,7 +219,7 @@ impl Metrics {
             commands_given_up_total: counter(r, names::COMMANDS_GIVEN_UP_TOTAL),
             publications_in_total: {
                 let publications = counters(r, names::PUBLICATIONS_IN_TOTAL);
-                Source::ALL.map(|source| publications.with_label_values(&[source.label()]))
+                PublicationSource::ALL.map(|source| publications.with_label_values(&[source.label()]))
             },
             publications_refused_total,
             deliveries_out_total: counter(r, names::DELIVERIES_OUT_TOTAL),
@@ -231,7 +230,7 @@ impl Metrics {
             },
             panics_total: {
                 let panics = counters(r, names::PANICS_TOTAL);
-                Panic::ALL.map(|what| panics.with_label_values(&[what.label()]))
+                PanicSite::ALL.map(|what| panics.with_label_values(&[what.label()]))
             },
             duplicates_total: counter(r, names::DUPLICATES_TOTAL),
             gaps_total: counter(r, names::GAPS_TOTAL),
@@ -240,7 +239,7 @@ impl Metrics {
             superseded_total: counter(r, names::SUPERSEDED_TOTAL),
             pasts_total: {
                 let pasts = counters(r, names::PASTS_TOTAL);
-                PastFrom::ALL.map(|from| pasts.with_label_values(&[from.label()]))
+                HistorySource::ALL.map(|from| pasts.with_label_values(&[from.label()]))
             },
             recoveries_total: counters(r, names::RECOVERIES_TOTAL),
             subscriptions: gauge(r, names::SUBSCRIPTIONS),
@@ -270,7 +269,7 @@ impl Metrics {
             tls_reloads_total: counters(r, names::TLS_RELOADS_TOTAL),
             config_reloads_total: {
                 let family = counters(r, names::CONFIG_RELOADS_TOTAL);
-                Reloaded::ALL.map(|result| family.with_label_values(&[result.label()]))
+                ReloadOutcome::ALL.map(|result| family.with_label_values(&[result.label()]))
             },
             config_applied_seconds: gauge(r, names::CONFIG_APPLIED_SECONDS),
             config_hash: gauge(r, names::CONFIG_HASH),
@@ -310,9 +309,11 @@ impl Metrics {
         self.connections[usize::from(protocol.0)].dec();
         self.closes_total.with_label_values(&[reason]).inc();
         self.connection_seconds.observe(lived.as_secs_f64());
-        if reason == Disconnect::SLOW.label() {
-            self.slow_consumers_total.inc();
-        }
+    }
+
+    /// A client is closed because it is too slow.
+    pub fn slow_consumer(&self, cause: SlowCause) {
+        self.slow_consumers_total.with_label_values(&[cause.label()]).inc();
     }
 
     pub fn handshake(&self, result: Handshake) {
@@ -338,7 +339,7 @@ impl Metrics {
         self.messages_in_total[usize::from(protocol.0)].inc_by(count);
     }
 
-    pub fn publication_in(&self, source: Source) {
+    pub fn publication_in(&self, source: PublicationSource) {
         self.publications_in_total[source as usize].inc();
     }
 
@@ -346,7 +347,7 @@ impl Metrics {
         self.publications_refused_total.with_label_values(&[reason]).inc();
     }
 
-    pub fn past_told(&self, from: PastFrom) {
+    pub fn past_told(&self, from: HistorySource) {
         self.pasts_total[from as usize].inc();
     }
 
@@ -354,7 +355,7 @@ impl Metrics {
         self.drops_total[reason as usize].inc_by(count);
     }
 
-    pub fn panicked(&self, what: Panic) {
+    pub fn panicked(&self, what: PanicSite) {
         self.panics_total[what as usize].inc();
     }
 
@@ -388,7 +389,7 @@ impl Metrics {
         self.tls_reloads_total.with_label_values(&[result]).inc();
     }
 
-    pub fn config_reloaded(&self, result: Reloaded) {
+    pub fn config_reloaded(&self, result: ReloadOutcome) {
         self.config_reloads_total[result as usize].inc();
     }
 
@@ -403,7 +404,7 @@ impl Metrics {
     }
 
     /// What was said of keys that are followed.
-    pub fn polled(&self, source: Polled, changed: usize, unchanged: usize, removed: usize) {
+    pub fn polled(&self, source: PollSource, changed: usize, unchanged: usize, removed: usize) {
         for (result, count) in [("changed", changed), ("unchanged", unchanged), ("removed", removed)] {
             self.poll_results.with_label_values(&[source.label(), result]).inc_by(count as u64);
         }
@@ -495,7 +496,7 @@ fn status_label(status: u16) -> &'static str {
 /// Shown as 0 from the start, so that a rate is right from there on.
 fn poll_results(registry: &Registry) -> IntCounterVec {
     let family = counters(registry, names::POLL_RESULTS_TOTAL);
-    for source in [Polled::Round, Polled::Published] {
+    for source in [PollSource::Round, PollSource::Published] {
         for result in ["changed", "unchanged", "removed"] {
             family.with_label_values(&[source.label(), result]);
         }
@@ -503,7 +504,7 @@ fn poll_results(registry: &Registry) -> IntCounterVec {
     family
 }
 
-impl Observe for Metrics {
+impl SessionObserver for Metrics {
     fn command(&self, name: &'static str) {
         self.commands_total.with_label_values(&[name]).inc();
     }
@@ -579,9 +580,10 @@ mod tests {
         let metrics = Metrics::new();
         metrics.connected(ProtocolId::CENTRIFUGE_JSON);
         metrics.handshake(Handshake::Origin);
-        metrics.publication_in(Source::Client);
+        metrics.publication_in(PublicationSource::Client);
         metrics.dropped(Drop::OutboxFull, 3);
         metrics.disconnected(ProtocolId::CENTRIFUGE_JSON, Disconnect::SLOW.label(), Duration::from_secs(1));
+        metrics.slow_consumer(SlowCause::WriteTimeout);
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
         for line in [
             "tidegate_connections{protocol=\"centrifuge_json\"} 0",
@@ -590,7 +592,7 @@ mod tests {
             "tidegate_publications_in_total{source=\"client\"} 1",
             "tidegate_drops_total{reason=\"outbox_full\"} 3",
             "tidegate_closes_total{reason=\"slow\"} 1",
-            "tidegate_slow_consumers_total 1",
+            "tidegate_slow_consumers_total{cause=\"write_timeout\"} 1",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in:\n{text}");
         }

@@ -1,10 +1,9 @@
 //! What a node tells of itself: metrics, logs, traces, and whether it is ready.
 
-mod answer;
-pub mod backend;
-mod cluster;
-pub mod emitters;
-pub mod feeds;
+pub mod backend_metrics;
+mod cluster_metrics;
+pub mod emitters_metrics;
+pub mod feeds_metrics;
 pub mod labels;
 pub mod logs;
 pub mod metrics;
@@ -14,18 +13,19 @@ mod process;
 mod readiness;
 mod register;
 mod reminder;
-mod shards;
-mod socketio;
+mod serve_metrics;
+mod shards_metrics;
+mod socketio_metrics;
 mod sparingly;
 mod telemetry_config;
 pub mod traces;
-mod workers;
+mod workers_metrics;
 
-pub use answer::answer;
 pub use metrics::Metrics;
-pub use readiness::{Readiness, Verdict};
+pub use readiness::{Readiness, ReadinessReport};
 pub(crate) use reminder::Reminder;
-pub use shards::Neighbors;
+pub use serve_metrics::answer;
+pub use shards_metrics::Neighbors;
 pub use sparingly::Sparingly;
 pub use telemetry_config::{LogFormat, TelemetryConfig};
-pub use workers::WorkerMetrics;
+pub use workers_metrics::WorkerMetrics;

@@ -5,7 +5,7 @@
 
 /// What a metric is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum MetricKind {
     Counter,
     Gauge,
     Histogram,
@@ -15,7 +15,7 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub struct Name {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: MetricKind,
     pub help: &'static str,
     /// Each label and what its values are.
     pub labels: &'static [(&'static str, &'static str)],
@@ -33,7 +33,7 @@ macro_rules! metrics {
             #[doc = $help]
             pub const $constant: Name = Name {
                 name: concat!("tidegate_", $name),
-                kind: Kind::$kind,
+                kind: MetricKind::$kind,
                 help: $help,
                 labels: &[$(($label, $values)),*],
             };
@@ -70,8 +70,8 @@ metrics! {
         "Requests over Engine.IO that wait for packets.";
     CLOSES_TOTAL Counter "closes_total" ["reason": "the gateway's own close reasons, `custom reconnect`, `custom terminal`, `peer`, `lost`"]
         "Connections closed, by the close code's reason or by how the client left.";
-    SLOW_CONSUMERS_TOTAL Counter "slow_consumers_total" []
-        "Connections closed with 3008 because their outbox was full or their socket took nothing for too long.";
+    SLOW_CONSUMERS_TOTAL Counter "slow_consumers_total" ["cause": "`outbox_full`, `write_timeout` (the socket took nothing for too long), `memory_short` (the node's memory, of which the client owed most), `page_timeout` (the next page of a channel's state was asked for too late)"]
+        "Connections closed with 3008, by what the client was too slow for.";
     SHED_TOTAL Counter "shed_total" []
         "Connections closed with 3008 because they owed the most when the node was short of memory.";
     CONNECTION_SECONDS Histogram "connection_seconds" []
@@ -119,7 +119,7 @@ metrics! {
     SUPERSEDED_TOTAL Counter "superseded_total" []
         "Newest values that gave way to newer ones before a subscriber was sent them, once for each subscriber. Each is told of with the value that it is sent.";
     PASTS_TOTAL Counter "pasts_total" ["from": "`read`, `earlier_read`"]
-        "Times someone who subscribes was told of a channel's past, by whether history was read for it or an earlier read told them too.";
+        "Times someone who subscribes was told of a channel's retained history, by whether history was read for it or an earlier read told them too.";
     RECOVERIES_TOTAL Counter "recoveries_total" ["result": "`recovered`, `unrecovered`"]
         "Subscriptions that asked to be brought up to date.";
 
@@ -346,8 +346,13 @@ mod tests {
         let mut seen = BTreeSet::new();
         for metric in ALL.iter().flat_map(|(_, metrics)| *metrics) {
             assert!(seen.insert(metric.name), "{} is there twice", metric.name);
-            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
-            if metric.kind == Kind::Histogram {
+            assert_eq!(
+                metric.kind == MetricKind::Counter,
+                metric.name.ends_with("_total"),
+                "{}",
+                metric.name
+            );
+            if metric.kind == MetricKind::Histogram {
                 assert!(metric.name.ends_with("_seconds"), "{}", metric.name);
             }
             assert!(metric.help.ends_with('.'), "{}: {}", metric.name, metric.help);

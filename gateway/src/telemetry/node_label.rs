@@ -30,13 +30,13 @@ impl NodeLabel {
 #[cfg(test)]
 mod tests {
     use crate::telemetry::Metrics;
-    use crate::telemetry::labels::Source;
+    use crate::telemetry::labels::PublicationSource;
 
     #[test]
     fn every_metric_says_which_node_it_is_of_if_that_is_wanted() {
         let metrics = Metrics::new();
         metrics.place_node(Some("edge \"1\""), 3);
-        metrics.publication_in(Source::Api);
+        metrics.publication_in(PublicationSource::Api);
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
         let of_node = r#"node="edge \"1\"""#;
         let shown: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();

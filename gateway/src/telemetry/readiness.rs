@@ -9,7 +9,7 @@ use serde::Serialize;
 use shared::moment::Moment;
 
 use super::metrics::Metrics;
-use super::shards::Neighbors;
+use super::shards_metrics::Neighbors;
 
 /// What `/readyz` goes by. Red until the node has started and a first message has come back through the broker, from
 /// the moment it begins to drain, and while messages do not come back.
@@ -22,7 +22,7 @@ pub struct Readiness {
     draining: AtomicBool,
     /// How old the last canary that came back may be.
     canary_age_max: Duration,
-    parts: Box<[Part]>,
+    parts: Box<[BrokerPart]>,
     /// What other nodes say, once they were asked.
     neighbors: Mutex<Option<Arc<Neighbors>>>,
     /// Whether there has been a moment in which all nodes placed channels alike. One that has served since then does not stop
@@ -34,19 +34,19 @@ pub struct Readiness {
 
 /// A part of the broker.
 #[derive(Debug)]
-struct Part {
+struct BrokerPart {
     /// Empty, if there is only one.
     name: Mutex<Arc<str>>,
     /// None is at this place at the moment.
     is_absent: AtomicBool,
     /// The millisecond of the node's clock after the one in which the canary last came back. 0: it never did.
     canary_at: AtomicU64,
-    trouble: Mutex<Option<Trouble>>,
+    trouble: Mutex<Option<CanaryFailure>>,
 }
 
 /// Why canaries do not come back, and since when.
 #[derive(Debug)]
-struct Trouble {
+struct CanaryFailure {
     since: Moment,
     reason: String,
 }
@@ -63,7 +63,7 @@ const START_BORNE: Duration = Duration::from_secs(10);
 
 /// The answer of `/readyz`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Verdict {
+pub struct ReadinessReport {
     pub ready: bool,
     /// Why not, for the person who reads it.
     pub reasons: Vec<String>,
@@ -82,7 +82,7 @@ impl Readiness {
 
     /// For a broker whose parts are called so.
     pub fn of_parts(canary_age_max: Duration, names: Vec<Arc<str>>) -> Self {
-        let part = |name| Part {
+        let part = |name| BrokerPart {
             name: Mutex::new(name),
             is_absent: AtomicBool::new(false),
             canary_at: AtomicU64::new(0),
@@ -142,7 +142,7 @@ impl Readiness {
         if let Some(part) = self.parts.get(part) {
             let mut trouble = part.trouble.lock();
             let since = trouble.as_ref().map_or(now, |trouble| trouble.since);
-            *trouble = Some(Trouble { since, reason });
+            *trouble = Some(CanaryFailure { since, reason });
         }
     }
 
@@ -159,7 +159,7 @@ impl Readiness {
         *self.keys_missing.lock() = reason;
     }
 
-    pub fn verdict(&self, now: Moment) -> Verdict {
+    pub fn verdict(&self, now: Moment) -> ReadinessReport {
         let mut reasons = Vec::new();
         if !self.started.load(Ordering::Acquire) {
             reasons.push("the node has not started yet".to_owned());
@@ -183,7 +183,7 @@ impl Readiness {
         let there = self.parts.iter().filter(|part| !part.is_absent.load(Ordering::Acquire));
         let ages = there.map(|part| part.age(now));
         let canary_age_ms = u64::try_from(ages.max().unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
-        Verdict { ready: reasons.is_empty(), reasons, notes, canary_age_ms }
+        ReadinessReport { ready: reasons.is_empty(), reasons, notes, canary_age_ms }
     }
 
     /// What is wrong with the parts of the broker: reasons not to be ready, and what is none.
@@ -195,11 +195,11 @@ impl Readiness {
         notes: &mut Vec<String>,
     ) {
         let there = self.parts.iter().enumerate().filter(|(_, part)| !part.is_absent.load(Ordering::Acquire));
-        let wrong: Vec<(usize, &Part, Option<Wrong>)> =
+        let wrong: Vec<(usize, &BrokerPart, Option<PartFailure>)> =
             there.map(|(index, part)| (index, part, part.wrong(now, self.canary_age_max))).collect();
         let none_works = wrong.iter().all(|(.., wrong)| wrong.is_some());
         for (index, part, wrong) in wrong {
-            let Some(Wrong { why, lasts }) = wrong else { continue };
+            let Some(PartFailure { why, lasts }) = wrong else { continue };
             let name = part.name.lock().clone();
             if name.is_empty() {
                 reasons.push(why);
@@ -225,18 +225,18 @@ impl Readiness {
 }
 
 /// Why a part of the broker cannot be used, and for how long that has been so.
-struct Wrong {
+struct PartFailure {
     why: String,
     lasts: Duration,
 }
 
-impl Part {
+impl BrokerPart {
     /// How long ago a canary last came back.
     fn age(&self, now: Moment) -> Duration {
         now.since(Moment(self.canary_at.load(Ordering::Acquire).saturating_sub(1)))
     }
 
-    fn wrong(&self, now: Moment, age_max: Duration) -> Option<Wrong> {
+    fn wrong(&self, now: Moment, age_max: Duration) -> Option<PartFailure> {
         let never = self.canary_at.load(Ordering::Acquire) == 0;
         let age = self.age(now);
         let trouble = self.trouble.lock();
@@ -249,7 +249,7 @@ impl Part {
             None if never => "no message has come back through the broker yet".to_owned(),
             None => format!("no message came back through the broker for {} ms", age.as_millis()),
         };
-        Some(Wrong { why, lasts: lasts.max(age) })
+        Some(PartFailure { why, lasts: lasts.max(age) })
     }
 }
 

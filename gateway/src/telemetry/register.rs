@@ -37,6 +37,17 @@ pub(super) fn counters(registry: &Registry, name: Name) -> IntCounterVec {
     register(registry, IntCounterVec::new(options(name), &name.label_names()))
 }
 
+/// Registers counters that are shown as 0 before the first, so that a rate over them is right from the start.
+pub(super) fn shown_counters<'l>(
+    registry: &Registry,
+    name: Name,
+    labels: impl Iterator<Item = &'l str>,
+) -> IntCounterVec {
+    let family = counters(registry, name);
+    labels.for_each(|label| drop(family.with_label_values(&[label])));
+    family
+}
+
 pub(super) fn float_counters(registry: &Registry, name: Name) -> CounterVec {
     register(registry, CounterVec::new(options(name), &name.label_names()))
 }

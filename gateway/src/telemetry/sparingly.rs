@@ -11,10 +11,10 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Says when to log a line of one kind.
 #[derive(Debug, Default)]
-pub struct Sparingly(Mutex<State>);
+pub struct Sparingly(Mutex<SparingState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct SparingState {
     /// Lines let through for which no interval has gone by yet.
     told: u32,
     since: Option<Instant>,

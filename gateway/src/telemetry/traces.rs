@@ -74,7 +74,7 @@ impl Traces {
         let resource = Resource::builder().with_service_name(config.service_name.clone()).build();
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.trace_ratio)));
         let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(Told { exporter, reminder: Mutex::new(Reminder::new()) })
+            .with_batch_exporter(ReportingExporter { exporter, reminder: Mutex::new(Reminder::new()) })
             .with_resource(resource)
             .with_sampler(sampler)
             .build();
@@ -112,12 +112,14 @@ pub fn failed_exports() -> u64 {
 
 /// Says when spans cannot be sent: once, and once a minute while it lasts.
 #[derive(Debug)]
-struct Told<E> {
+struct ReportingExporter<E> {
     exporter: E,
     reminder: Mutex<Reminder>,
 }
 
-impl<E: opentelemetry_sdk::trace::SpanExporter> opentelemetry_sdk::trace::SpanExporter for Told<E> {
+impl<E: opentelemetry_sdk::trace::SpanExporter> opentelemetry_sdk::trace::SpanExporter
+    for ReportingExporter<E>
+{
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let sent = self.exporter.export(batch).await;

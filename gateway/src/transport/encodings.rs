@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use gateway_core::hub::{
-    Bare, DeflateOptions, Encoding, EncodingId, EnginePollingFrames, EngineWebSocketFrames, Layout,
+    BareMessages, DeflateOptions, Encoding, EncodingId, EnginePollingFrames, EngineWebSocketFrames, Layout,
     PushFraming, StreamFrames, Variant, Variants, WebSocketFrames,
 };
 use shared::disconnect::Disconnect;
@@ -18,7 +18,7 @@ use shared::protocol::event_source::{EventSource, Types};
 use shared::protocol::graphql;
 use shared::protocol::mercure::Mercure;
 use shared::protocol::raw::Raw;
-use shared::protocol::socketio::{Common, Records, SocketIo};
+use shared::protocol::socketio::{EventRecords, SocketIo, SocketIoShared};
 use shared::protocol::{Encoded, Protocol, ProtocolId};
 use shared::push::{Event, Push};
 
@@ -34,9 +34,9 @@ pub(crate) struct Encodings {
     /// By what the types of events say.
     event_source: [Arc<dyn Protocol>; 3],
     mercure: Arc<dyn Protocol>,
-    socketio: Arc<Common>,
+    socketio: Arc<SocketIoShared>,
     /// By protocol and wire.
-    ids: [[EncodingId; Wire::COUNT]; ProtocolId::COUNT],
+    ids: [[EncodingId; ClientWire::COUNT]; ProtocolId::COUNT],
     /// By their ids.
     rows: Vec<Encoding>,
     /// Whether pushes to clients that are only told share WebSocket messages.
@@ -46,7 +46,7 @@ pub(crate) struct Encodings {
 
 /// How messages to a client are laid out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Wire {
+pub(crate) enum ClientWire {
     WebSocket,
     /// A packet of Engine.IO in each WebSocket message.
     EngineWebSocket,
@@ -58,7 +58,7 @@ pub(crate) enum Wire {
     Bare,
 }
 
-impl Wire {
+impl ClientWire {
     /// Those that are no responses.
     const OTHERS: [Self; 4] = [Self::WebSocket, Self::EngineWebSocket, Self::EnginePolling, Self::Bare];
     const COUNT: usize = Self::OTHERS.len() + StreamFrames::COUNT;
@@ -103,7 +103,7 @@ impl Encodings {
         joins: bool,
         sse_retry_ms: u32,
         pusher: Arc<dyn Protocol>,
-        socketio: Arc<Common>,
+        socketio: Arc<SocketIoShared>,
     ) -> Self {
         let websocket: Arc<dyn PushFraming> = Arc::new(WebSocketFrames::new(options));
         let engine_websocket: Arc<dyn PushFraming> = Arc::new(EngineWebSocketFrames::new(options));
@@ -133,27 +133,29 @@ impl Encodings {
                     Arc::new(CentrifugeUniProtobuf { joins, transport_pings: false })
                 }
                 ProtocolId::PUSHER => pusher.clone(),
-                ProtocolId::SOCKET_IO if wire == Wire::Bare => Arc::new(Records::new(socketio.clone())),
+                ProtocolId::SOCKET_IO if wire == ClientWire::Bare => {
+                    Arc::new(EventRecords::new(socketio.clone()))
+                }
                 ProtocolId::SOCKET_IO => Arc::new(SocketIo::new(socketio.clone())),
                 ProtocolId::RAW => Arc::new(Raw::new("".into(), "".into(), None)),
                 ProtocolId::SSE => event_source[0].clone(),
                 ProtocolId::SSE_CHANNELS => event_source[1].clone(),
                 ProtocolId::SSE_NAMES => event_source[2].clone(),
                 ProtocolId::MERCURE => mercure.clone(),
-                ProtocolId::GRAPHQL => Arc::new(graphql::Records),
+                ProtocolId::GRAPHQL => Arc::new(graphql::GraphQlRecords),
                 _ => centrifuge_json[0].clone(),
             }
         };
         let (mut variants, mut rows) = (Variants::default(), Vec::new());
-        let mut ids = [[EncodingId::default(); Wire::COUNT]; ProtocolId::COUNT];
+        let mut ids = [[EncodingId::default(); ClientWire::COUNT]; ProtocolId::COUNT];
         for (protocol, ids) in ids.iter_mut().enumerate() {
-            for (wire, id) in Wire::all().zip(ids) {
+            for (wire, id) in ClientWire::all().zip(ids) {
                 let framing = match wire {
-                    Wire::WebSocket => websocket.clone(),
-                    Wire::EngineWebSocket => engine_websocket.clone(),
-                    Wire::EnginePolling => engine_polling.clone(),
-                    Wire::Response(frames) => Arc::new(frames),
-                    Wire::Bare => Arc::new(Bare),
+                    ClientWire::WebSocket => websocket.clone(),
+                    ClientWire::EngineWebSocket => engine_websocket.clone(),
+                    ClientWire::EnginePolling => engine_polling.clone(),
+                    ClientWire::Response(frames) => Arc::new(frames),
+                    ClientWire::Bare => Arc::new(BareMessages),
                 };
                 let encoding = Encoding { protocol: on(ProtocolId(protocol as u8), wire), framing };
                 debug_assert_eq!(usize::from(encoding.protocol.id().0), protocol, "each has its own rows");
@@ -180,7 +182,7 @@ impl Encodings {
     pub(crate) fn centrifuge_uni(
         &self,
         in_protobuf: bool,
-        wire: Wire,
+        wire: ClientWire,
         with_transport_pings: bool,
     ) -> Arc<dyn Protocol> {
         let (joins, transport_pings) = (may_join(wire, self.joins), with_transport_pings);
@@ -217,7 +219,7 @@ impl Encodings {
     }
 
     /// What clients of Socket.IO have in common.
-    pub(crate) fn socketio_common(&self) -> &Arc<Common> {
+    pub(crate) fn socketio_common(&self) -> &Arc<SocketIoShared> {
         &self.socketio
     }
 
@@ -231,7 +233,7 @@ impl Encodings {
     pub(crate) fn variant(
         &self,
         protocol: ProtocolId,
-        wire: Wire,
+        wire: ClientWire,
         deflate: Option<&DeflateParams>,
     ) -> Variant {
         let id = self.ids[usize::from(protocol.0)][wire.index()];
@@ -242,7 +244,7 @@ impl Encodings {
     }
 
     /// The same protocol's on this wire, not deflated.
-    pub(crate) fn on_wire(&self, variant: Variant, wire: Wire) -> Variant {
+    pub(crate) fn on_wire(&self, variant: Variant, wire: ClientWire) -> Variant {
         self.variant(self.rows[variant.encoding()].protocol.id(), wire, None)
     }
 
@@ -290,12 +292,12 @@ impl Encodings {
 
 /// Whether pushes to clients that are only told share messages on this wire. An event is one push: whoever reads it need not
 /// look for line breaks in it.
-fn may_join(wire: Wire, in_websocket: bool) -> bool {
+fn may_join(wire: ClientWire, in_websocket: bool) -> bool {
     match wire {
-        Wire::WebSocket => in_websocket,
-        Wire::EngineWebSocket | Wire::EnginePolling => false,
-        Wire::Response(frames) => !matches!(frames.layout, Layout::EventStream | Layout::Events),
-        Wire::Bare => false,
+        ClientWire::WebSocket => in_websocket,
+        ClientWire::EngineWebSocket | ClientWire::EnginePolling => false,
+        ClientWire::Response(frames) => !matches!(frames.layout, Layout::EventStream | Layout::Events),
+        ClientWire::Bare => false,
     }
 }
 

@@ -9,50 +9,50 @@ use mio::{Interest, Registry, Token};
 
 pub(crate) mod direct;
 pub(crate) mod encodings;
-pub(crate) mod handed;
-mod tls;
-mod together;
+mod send_batch;
+pub(crate) mod task_pipe;
+mod tls_stream;
 
 pub(crate) use direct::Direct;
-pub(crate) use handed::{Handed, Wake};
-pub(crate) use tls::TlsStream;
-pub(crate) use together::{TOGETHER_MAX, Together};
+pub(crate) use send_batch::{SendBatch, TOGETHER_MAX};
+pub(crate) use task_pipe::{PipeStream, Wake};
+pub(crate) use tls_stream::TlsStream;
 
-use handed::Attached;
+use task_pipe::Attached;
 
 /// What HTTP/2 is called where TLS agrees on a protocol (RFC 9113 §3.2).
 pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
 
 /// A client's socket on its way to a worker, in nobody's poll.
 #[derive(Debug)]
-pub(crate) enum Socket {
+pub(crate) enum IncomingSocket {
     Plain(std::net::TcpStream),
     Tls(std::net::TcpStream, Box<rustls::ServerConnection>),
     /// No socket, but a task that has one.
-    Handed(Handed),
+    Handed(PipeStream),
 }
 
 /// The bytes of one client.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) enum ClientStream {
     Plain(TcpStream),
     Tls(Box<TlsStream>),
-    Handed(Handed),
+    Handed(PipeStream),
 }
 
-impl From<Socket> for Stream {
-    fn from(socket: Socket) -> Self {
+impl From<IncomingSocket> for ClientStream {
+    fn from(socket: IncomingSocket) -> Self {
         match socket {
-            Socket::Handed(handed) => Self::Handed(handed),
-            Socket::Plain(socket) => Self::Plain(TcpStream::from_std(socket)),
-            Socket::Tls(socket, tls) => {
+            IncomingSocket::Handed(handed) => Self::Handed(handed),
+            IncomingSocket::Plain(socket) => Self::Plain(TcpStream::from_std(socket)),
+            IncomingSocket::Tls(socket, tls) => {
                 Self::Tls(Box::new(TlsStream::new(TcpStream::from_std(socket), *tls)))
             }
         }
     }
 }
 
-impl Stream {
+impl ClientStream {
     /// Leave for a fan-out to send past this object, to be dropped before it; `None` if bytes must pass through it.
     pub(crate) fn direct(&self) -> Option<Direct> {
         match self {
@@ -76,7 +76,7 @@ impl Stream {
         matches!(self, Self::Plain(_)) && count < room
     }
 
-    /// For a plain socket, bytes the kernel took; those the pipe took on their way to a task. Under TLS, bytes taken in; call [`Stream::flush`] after the last.
+    /// For a plain socket, bytes the kernel took; those the pipe took on their way to a task. Under TLS, bytes taken in; call [`ClientStream::flush`] after the last.
     pub(crate) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match (self, slices) {
             // Cheaper for the kernel than a list of one.

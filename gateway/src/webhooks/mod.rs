@@ -1,18 +1,18 @@
 //! What the servers of Pusher's apps are told of what happens in their channels: once, whatever the number of nodes, also of a
 //! node that dies.
 //!
-//! A node notes what it has ([`watch`]) and writes that to the app's ledger ([`keep`]), which knows what is news over all
-//! nodes. One node at a time sends the news for each webhook ([`send`]). Nothing of it costs anything in apps without webhooks.
+//! A node notes what it has ([`watch_occupancy`]) and writes that to the app's ledger ([`record_events`]), which knows what is news over all
+//! nodes. One node at a time sends the news for each webhook ([`send_webhooks`]). Nothing of it costs anything in apps without webhooks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_core::ledger::{Change, Room};
+use gateway_core::ledger::{LedgerCapacity, LedgerChange};
 use parking_lot::{Mutex, RwLock};
 use shared::id::ClientId;
 use shared::moment::Moment;
-use shared::protocol::pusher::{Access, Kind, socket_id};
+use shared::protocol::pusher::{Access, PusherChannelKind, socket_id};
 use shared::publication::{ClientInfo, Publication};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch as signal};
@@ -22,21 +22,21 @@ use tokio::time::Instant;
 use crate::backend::Outbound;
 use crate::clock::Clock;
 use crate::ledger::Ledger;
-use crate::pusher::webhook::{Webhook, WebhookEvent, Webhooks as Settings};
+use crate::pusher::webhook::{Webhook, WebhookEvent, WebhooksConfig};
 use crate::pusher::{Apps, PusherApp};
-use crate::telemetry::backend::{EventsMetrics, Lost};
-use crate::telemetry::labels::Panic;
+use crate::telemetry::backend_metrics::{EventsMetrics, LostEvent};
+use crate::telemetry::labels::PanicSite;
 use crate::telemetry::{Metrics, Sparingly};
 
-mod event;
-mod keep;
-mod send;
-mod watch;
+mod record_events;
+mod send_webhooks;
+mod watch_occupancy;
+mod webhook_event;
 
-use event::ClientEvent;
-use keep::Keeper;
-use send::Sender;
-use watch::Watch;
+use record_events::EventRecorder;
+use send_webhooks::WebhookSender;
+use watch_occupancy::OccupancyWatch;
+use webhook_event::ClientEvent;
 
 /// What is given to tasks to stop by themselves, after their deadline.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -45,8 +45,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Webhooks {
     /// Those of apps that are gone too: their last channels are still vacated.
-    by_namespace: RwLock<HashMap<Box<str>, Arc<Watched>>>,
-    parts: Parts,
+    by_namespace: RwLock<HashMap<Box<str>, Arc<WebhookApp>>>,
+    parts: WebhooksParts,
     keeping: Tasks,
     sending: Tasks,
 }
@@ -63,8 +63,8 @@ struct Tasks {
 
 /// What webhooks are made of.
 #[derive(Debug)]
-pub(crate) struct Parts {
-    pub(crate) settings: Settings,
+pub(crate) struct WebhooksParts {
+    pub(crate) settings: WebhooksConfig,
     pub(crate) apps: Arc<Apps>,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) outbound: Outbound,
@@ -77,12 +77,12 @@ pub(crate) struct Parts {
 
 /// One app that has webhooks.
 #[derive(Debug)]
-struct Watched {
+struct WebhookApp {
     namespace: Box<str>,
     app: Arc<PusherApp>,
     apps: Arc<Apps>,
     hooks: Vec<(Box<str>, Webhook)>,
-    watch: Mutex<Watch>,
+    watch: Mutex<OccupancyWatch>,
     /// The ledger is to be told something.
     changed: Notify,
     /// There may be news to send, for each webhook.
@@ -95,7 +95,7 @@ struct Watched {
 
 impl Webhooks {
     /// `None` if no app has any.
-    pub(crate) fn start(parts: Parts) -> Result<Option<Self>, String> {
+    pub(crate) fn start(parts: WebhooksParts) -> Result<Option<Self>, String> {
         let (by_namespace, keeping, sending) = (RwLock::default(), Tasks::new(), Tasks::new());
         let webhooks = Self { by_namespace, parts, keeping, sending };
         webhooks.watch_apps()?;
@@ -108,31 +108,32 @@ impl Webhooks {
     pub(crate) fn watch_apps(&self) -> Result<(), String> {
         let Self { parts, .. } = self;
         let settings = &parts.settings;
-        let room = Room { news_max: settings.queue_events_max, bytes_max: settings.queue_bytes_max };
+        let room =
+            LedgerCapacity { news_max: settings.queue_events_max, bytes_max: settings.queue_bytes_max };
         let delay = Duration::from_millis(settings.vacated_delay_ms);
         for (namespace, app) in parts.apps.all() {
             let hooks = app.terms().settings.webhooks.clone();
             if hooks.is_empty() || self.by_namespace.read().contains_key(&namespace) {
                 continue;
             }
-            let watched = Arc::new(Watched {
+            let watched = Arc::new(WebhookApp {
                 namespace: namespace.clone(),
                 app,
                 apps: parts.apps.clone(),
                 news: hooks.iter().map(|_| Notify::new()).collect(),
                 hooks: hooks.into_iter().map(|(name, hook)| (name.into(), hook)).collect(),
-                watch: Mutex::new(Watch::new(room, delay)),
+                watch: Mutex::new(OccupancyWatch::new(room, delay)),
                 changed: Notify::new(),
                 metrics: parts.metrics.webhooks(),
                 of_node: parts.metrics.clone(),
                 lost_told: Sparingly::default(),
             });
-            let senders: Result<Vec<Sender>, String> = (0..watched.hooks.len())
-                .map(|index| Sender::new(parts, watched.clone(), index, self.sending.stopped()))
+            let senders: Result<Vec<WebhookSender>, String> = (0..watched.hooks.len())
+                .map(|index| WebhookSender::new(parts, watched.clone(), index, self.sending.stopped()))
                 .collect();
             let senders =
                 senders.map_err(|problem| format!("a webhook of the app in {namespace}: {problem}"))?;
-            let keeper = Keeper::new(parts, watched.clone(), room, delay, self.keeping.stopped());
+            let keeper = EventRecorder::new(parts, watched.clone(), room, delay, self.keeping.stopped());
             self.keeping.spawn(&parts.runtime, keeper.run());
             senders.into_iter().for_each(|sender| self.sending.spawn(&parts.runtime, sender.run()));
             self.by_namespace.write().insert(namespace, watched);
@@ -173,7 +174,7 @@ impl Webhooks {
         if let Some((watched, name)) = self.of(channel)
             && watched.wants(WebhookEvent::SubscriptionCount, &name)
         {
-            watched.say(Change::Count(event::channel(&name), subscribers));
+            watched.say(LedgerChange::Count(webhook_event::channel(&name), subscribers));
         }
     }
 
@@ -182,7 +183,7 @@ impl Webhooks {
         if let Some((watched, name)) = self.of(channel)
             && watched.wants(WebhookEvent::CacheMiss, &name)
         {
-            let told = event::Told {
+            let told = webhook_event::BatchEvent {
                 name: WebhookEvent::CacheMiss.name(),
                 channel: &name,
                 user_id: None,
@@ -195,12 +196,16 @@ impl Webhooks {
     /// Whether that is told of this channel.
     pub(crate) fn tells_cache_misses(&self, channel: &str) -> bool {
         self.of(channel).is_some_and(|(watched, name)| {
-            Kind::of(&name).cache && watched.wants(WebhookEvent::CacheMiss, &name)
+            PusherChannelKind::of(&name).cache && watched.wants(WebhookEvent::CacheMiss, &name)
         })
     }
 
     /// A client's own event, as it is to be told once it is published.
-    pub(crate) fn client_event(&self, channel: &str, publication: &Publication) -> Option<Said> {
+    pub(crate) fn client_event(
+        &self,
+        channel: &str,
+        publication: &Publication,
+    ) -> Option<PendingClientEvent> {
         let (watched, name) = self.of(channel)?;
         let (event, client) = (publication.event()?, publication.except.as_deref()?);
         if !watched.wants(WebhookEvent::ClientEvent, &name) {
@@ -213,10 +218,11 @@ impl Webhooks {
             event,
             data: String::from_utf8_lossy(&publication.data.bytes),
             socket_id: socket_id(*client),
-            user_id: user.filter(|user| !user.is_empty() && Kind::of(&name).access == Access::Presence),
+            user_id: user
+                .filter(|user| !user.is_empty() && PusherChannelKind::of(&name).access == Access::Presence),
         };
         let json = serde_json::to_string(&told).expect("texts are JSON");
-        Some(Said { watched, json: json.into() })
+        Some(PendingClientEvent { watched, json: json.into() })
     }
 
     /// Writes what is yet to be written and lets others have what this node held, then sends what is still to be sent.
@@ -227,26 +233,26 @@ impl Webhooks {
     }
 
     /// The app of a channel, and the channel's name in it.
-    fn of(&self, channel: &str) -> Option<(Arc<Watched>, String)> {
+    fn of(&self, channel: &str) -> Option<(Arc<WebhookApp>, String)> {
         let namespace = self.parts.apps.namespace_of(channel)?;
         let watched = self.by_namespace.read().get(namespace)?.clone();
         let name = watched.app.names.name_of(channel)?;
         Some((watched, name))
     }
 
-    fn holding(&self, channel: &str) -> Option<(Arc<Watched>, String)> {
+    fn holding(&self, channel: &str) -> Option<(Arc<WebhookApp>, String)> {
         let wanted =
             [WebhookEvent::ChannelOccupied, WebhookEvent::ChannelVacated, WebhookEvent::SubscriptionCount];
         self.of(channel).filter(|(watched, name)| {
-            Kind::of(name).access != Access::User
+            PusherChannelKind::of(name).access != Access::User
                 && wanted.into_iter().any(|event| watched.wants(event, name))
         })
     }
 
-    fn with_members(&self, channel: &str) -> Option<(Arc<Watched>, String)> {
+    fn with_members(&self, channel: &str) -> Option<(Arc<WebhookApp>, String)> {
         let wanted = [WebhookEvent::MemberAdded, WebhookEvent::MemberRemoved];
         self.of(channel).filter(|(watched, name)| {
-            Kind::of(name).access == Access::Presence
+            PusherChannelKind::of(name).access == Access::Presence
                 && wanted.into_iter().any(|event| watched.wants(event, name))
         })
     }
@@ -254,39 +260,39 @@ impl Webhooks {
 
 /// An event of a client that is on its way.
 #[derive(Debug)]
-pub(crate) struct Said {
-    watched: Arc<Watched>,
+pub(crate) struct PendingClientEvent {
+    watched: Arc<WebhookApp>,
     json: Box<str>,
 }
 
-impl Said {
+impl PendingClientEvent {
     /// It has been published.
     pub(crate) fn say(self) {
-        self.watched.say(Change::Say(self.json));
+        self.watched.say(LedgerChange::Say(self.json));
     }
 }
 
-impl Watched {
+impl WebhookApp {
     fn wants(&self, event: WebhookEvent, name: &str) -> bool {
         self.hooks.iter().any(|(_, hook)| hook.wants(event, name))
     }
 
-    fn note(&self, note: impl FnOnce(&mut Watch)) {
+    fn note(&self, note: impl FnOnce(&mut OccupancyWatch)) {
         note(&mut self.watch.lock());
         self.changed.notify_one();
     }
 
-    fn say_as_json(&self, told: &event::Told<'_>) {
-        self.say(Change::Say(serde_json::to_string(told).expect("texts are JSON").into()));
+    fn say_as_json(&self, told: &webhook_event::BatchEvent<'_>) {
+        self.say(LedgerChange::Say(serde_json::to_string(told).expect("texts are JSON").into()));
     }
 
-    fn say(&self, change: Change) {
+    fn say(&self, change: LedgerChange) {
         let lost = self.watch.lock().say(change);
         self.changed.notify_one();
-        self.lose(Lost::Full, lost);
+        self.lose(LostEvent::Full, lost);
     }
 
-    fn lose(&self, why: Lost, count: u64) {
+    fn lose(&self, why: LostEvent, count: u64) {
         if count == 0 {
             return;
         }
@@ -304,7 +310,7 @@ impl Watched {
 
     /// One of its tasks has panicked, and begins anew.
     async fn panicked(&self, task: &'static str) {
-        self.of_node.panicked(Panic::Delivery);
+        self.of_node.panicked(PanicSite::Delivery);
         tracing::error!(app = &*self.namespace, task, "a task of webhooks panicked; it begins anew");
         tokio::time::sleep(RESTART_DELAY).await;
     }

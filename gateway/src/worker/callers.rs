@@ -24,11 +24,11 @@ use slab::Slab;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::admission::Peer;
-use crate::bodies::Room;
-use crate::telemetry::labels::Panic;
+use crate::bodies::BodyPermit;
+use crate::telemetry::labels::PanicSite;
 use crate::worker::Worker;
-use crate::worker::inbox::Event;
-use crate::worker::read_call::{CALL_BYTES_MAX, Read, read_call, write_answer};
+use crate::worker::inbox::WorkerEvent;
+use crate::worker::read_call::{CALL_BYTES_MAX, ParsedCall, read_call, write_answer};
 
 /// Their tokens in the poll begin here. Clients have theirs below.
 pub(super) const CALLERS: usize = 1 << 40;
@@ -43,7 +43,7 @@ const QUIET: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where callers come from, and go back to.
-pub(crate) trait Host: Send + Sync + fmt::Debug {
+pub(crate) trait CallerHost: Send + Sync + fmt::Debug {
     /// Answers a request. What can be done without waiting is done when this is first polled.
     fn answer(&self, request: Request<Full<Bytes>>) -> BoxFuture<'static, Response<Full<Bytes>>>;
 
@@ -60,7 +60,7 @@ pub(crate) struct NewCaller {
     pub(crate) socket: TcpStream,
     pub(crate) read: Bytes,
     pub(crate) peer: Peer,
-    pub(crate) host: Arc<dyn Host>,
+    pub(crate) host: Arc<dyn CallerHost>,
     /// Counts it among the connections on which HTTP is spoken.
     pub(crate) counted: TaskTrackerToken,
 }
@@ -73,15 +73,15 @@ pub(crate) struct CallerKey {
 }
 
 #[derive(Debug)]
-struct Caller {
+struct CallerConnection {
     socket: mio::net::TcpStream,
     key: CallerKey,
     peer: Peer,
-    host: Arc<dyn Host>,
+    host: Arc<dyn CallerHost>,
     /// Read, and not a whole request yet.
     unanswered: Vec<u8>,
     /// What of that waits for more.
-    room: Room,
+    room: BodyPermit,
     /// Answers that the socket has not taken.
     unsent: Vec<u8>,
     /// Nothing is left to read until the poll tells of more.
@@ -105,7 +105,7 @@ struct Caller {
 /// Those of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Callers {
-    table: Slab<Box<Caller>>,
+    table: Slab<Box<CallerConnection>>,
     made: u64,
     /// Those who may have more to read, of which no edge tells.
     unread: Vec<usize>,
@@ -115,7 +115,7 @@ pub(super) struct Callers {
 }
 
 /// What is to be done with a caller after its turn.
-enum Then {
+enum AfterCall {
     Stay,
     /// There may be more to read.
     ReadOn,
@@ -160,7 +160,7 @@ impl Worker {
             // Dropped, as it would be if it could not be taken elsewhere.
             return tracing::warn!(%error, "a connection of the server API cannot be polled");
         }
-        entry.insert(Box::new(Caller {
+        entry.insert(Box::new(CallerConnection {
             socket,
             key,
             peer,
@@ -186,7 +186,7 @@ impl Worker {
         let Some(caller) = self.callers.table.get_mut(index) else { return };
         caller.drained = false;
         caller.hung_up |= hung_up;
-        let then = if caller.send().is_err() { Then::Gone } else { self.serve_caller(index, buffer) };
+        let then = if caller.send().is_err() { AfterCall::Gone } else { self.serve_caller(index, buffer) };
         self.settle_caller(index, then);
     }
 
@@ -218,15 +218,15 @@ impl Worker {
         }
         self.callers.looked = self.local.now;
         let (now, write_timeout) = (self.local.now, self.local.websocket.write_timeout());
-        let quiet: Vec<(usize, Then)> = self
+        let quiet: Vec<(usize, AfterCall)> = self
             .callers
             .table
             .iter()
             .filter(|(_, caller)| !caller.waits && now.since(caller.moved) >= QUIET)
             .filter_map(|(index, caller)| match caller.unsent.is_empty() {
-                true => Some((index, Then::Back)),
+                true => Some((index, AfterCall::Back)),
                 // It does not read its answers.
-                false => (now.since(caller.moved) >= write_timeout).then_some((index, Then::Gone)),
+                false => (now.since(caller.moved) >= write_timeout).then_some((index, AfterCall::Gone)),
             })
             .collect();
         for (index, then) in quiet {
@@ -244,25 +244,25 @@ impl Worker {
             .map(|(index, _)| index)
             .collect();
         for index in idle {
-            self.settle_caller(index, Then::Back);
+            self.settle_caller(index, AfterCall::Back);
         }
     }
 
     /// Reads and answers what a caller sends, its share of a turn.
-    fn serve_caller(&mut self, index: usize, buffer: &mut [u8]) -> Then {
+    fn serve_caller(&mut self, index: usize, buffer: &mut [u8]) -> AfterCall {
         for _ in 0..TURN_MAX {
-            let Some(caller) = self.callers.table.get_mut(index) else { return Then::Stay };
+            let Some(caller) = self.callers.table.get_mut(index) else { return AfterCall::Stay };
             if caller.waits || !caller.unsent.is_empty() {
-                return Then::Stay;
+                return AfterCall::Stay;
             }
             if caller.is_last || caller.ended && caller.unanswered.is_empty() {
-                return Then::Gone;
+                return AfterCall::Gone;
             }
             if caller.host.is_leaving() && !caller.ended {
-                return Then::Back;
+                return AfterCall::Back;
             }
             match read_call(&caller.unanswered) {
-                Read::Whole(request, bytes) => {
+                ParsedCall::Whole(request, bytes) => {
                     caller.unanswered.drain(..bytes);
                     if caller.unanswered.is_empty() {
                         // One that is large now and then is no reason to keep as much for ever.
@@ -276,15 +276,15 @@ impl Worker {
                     }
                     continue;
                 }
-                Read::Other => return Then::Back,
+                ParsedCall::Other => return AfterCall::Back,
                 // Not all of a request will ever come.
-                Read::Partial if caller.ended => return Then::Gone,
+                ParsedCall::Partial if caller.ended => return AfterCall::Gone,
                 // Where there is no room, that is told where HTTP is spoken in full.
-                Read::Partial if caller.drained => {
+                ParsedCall::Partial if caller.drained => {
                     let fits = caller.room.resize(caller.unanswered.len());
-                    return if fits { Then::Stay } else { Then::Back };
+                    return if fits { AfterCall::Stay } else { AfterCall::Back };
                 }
-                Read::Partial => {}
+                ParsedCall::Partial => {}
             }
             let room = buffer.len().min(CALL_BYTES_MAX);
             match caller.socket.read(&mut buffer[..room]) {
@@ -299,10 +299,10 @@ impl Worker {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => caller.drained = true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Then::Gone,
+                Err(_) => return AfterCall::Gone,
             }
         }
-        Then::ReadOn
+        AfterCall::ReadOn
     }
 
     /// Has a request answered: at once, if nothing has to be waited for.
@@ -311,7 +311,7 @@ impl Worker {
         let host = caller.host.clone();
         let metrics = self.metrics.clone();
         let failed = move || {
-            metrics.panicked(Panic::Request);
+            metrics.panicked(PanicSite::Request);
             let mut answer = Response::new(Full::from("this request made the gateway fail\n"));
             *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             answer
@@ -331,7 +331,7 @@ impl Worker {
                 self.local.node.spawn(async move {
                     let answer =
                         AssertUnwindSafe(answering).catch_unwind().await.unwrap_or_else(|_| failed());
-                    inbox.push(Event::Answered(key, Box::new(answer)));
+                    inbox.push(WorkerEvent::Answered(key, Box::new(answer)));
                 });
                 None
             }
@@ -356,25 +356,27 @@ impl Worker {
         }
     }
 
-    fn settle_caller(&mut self, index: usize, then: Then) {
+    fn settle_caller(&mut self, index: usize, then: AfterCall) {
         match then {
-            Then::Stay => {}
-            Then::ReadOn => {
+            AfterCall::Stay => {}
+            AfterCall::ReadOn => {
                 let Some(caller) = self.callers.table.get_mut(index) else { return };
                 // Once, or its share of a turn would grow with every edge.
                 if !std::mem::replace(&mut caller.is_unread, true) {
                     self.callers.unread.push(index);
                 }
             }
-            Then::Back | Then::Gone => {
+            AfterCall::Back | AfterCall::Gone => {
                 let Some(mut caller) = self.callers.table.try_remove(index) else { return };
                 if caller.is_unread {
                     self.callers.unread.retain(|unread| *unread != index);
                 }
                 self.metrics.api_connections_on_workers.dec();
                 // Closing the socket takes it out of the poll; one that lives on must not be told of here.
-                if self.poll.registry().deregister(&mut caller.socket).is_ok() && matches!(then, Then::Back) {
-                    let Caller { socket, unanswered, peer, host, counted, .. } = *caller;
+                if self.poll.registry().deregister(&mut caller.socket).is_ok()
+                    && matches!(then, AfterCall::Back)
+                {
+                    let CallerConnection { socket, unanswered, peer, host, counted, .. } = *caller;
                     host.take_back(OwnedFd::from(socket).into(), unanswered.into(), peer);
                     drop(counted);
                 }
@@ -386,7 +388,7 @@ impl Worker {
     }
 }
 
-impl Caller {
+impl CallerConnection {
     /// Writes what waits, as much as the socket takes.
     fn send(&mut self) -> io::Result<()> {
         while !self.unsent.is_empty() {

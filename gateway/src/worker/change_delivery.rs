@@ -6,7 +6,7 @@ use shared::channel::Channel;
 use crate::client::{Client, ClientKey};
 use crate::worker::Worker;
 use gateway_core::effect::Ticket;
-use gateway_core::newest::Latest;
+use gateway_core::newest::NewestTerms;
 
 /// What a client has asked for in this turn.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(crate) struct DeliveryChange {
     pub(crate) of: ClientKey,
     pub(crate) ticket: Ticket,
     pub(crate) channel: Channel,
-    pub(crate) latest: Option<Latest>,
+    pub(crate) latest: Option<NewestTerms>,
 }
 
 impl Worker {
@@ -30,7 +30,13 @@ impl Worker {
         }
     }
 
-    fn change_delivery(&mut self, of: ClientKey, ticket: Ticket, channel: &Channel, latest: Option<Latest>) {
+    fn change_delivery(
+        &mut self,
+        of: ClientKey,
+        ticket: Ticket,
+        channel: &Channel,
+        latest: Option<NewestTerms>,
+    ) {
         let index = of.index as usize;
         let is_there = |client: &Client| client.key == of && !client.is_closing();
         let Some(client) = self.clients.get_mut(index).filter(|client| is_there(client)) else { return };

@@ -12,16 +12,16 @@ pub(crate) struct Directory {
     /// The client of each user that came last.
     last: FxHashMap<UserId, u32>,
     /// For each place in the table of connections: who came before and after it, of the same user.
-    links: Vec<Link>,
+    links: Vec<ClientKeyLinks>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Link {
+struct ClientKeyLinks {
     before: u32,
     after: u32,
 }
 
-const ALONE: Link = Link { before: NONE, after: NONE };
+const ALONE: ClientKeyLinks = ClientKeyLinks { before: NONE, after: NONE };
 
 impl Directory {
     pub(crate) fn enter(&mut self, user: &UserId, index: u32) {
@@ -33,7 +33,7 @@ impl Directory {
             self.links.resize(at + 1, ALONE);
         }
         let before = self.last.insert(user.clone(), index).unwrap_or(NONE);
-        self.links[at] = Link { before, after: NONE };
+        self.links[at] = ClientKeyLinks { before, after: NONE };
         if let Some(link) = self.links.get_mut(before as usize) {
             link.after = index;
         }
@@ -45,7 +45,7 @@ impl Directory {
             return;
         }
         let Some(link) = self.links.get_mut(index as usize) else { return };
-        let Link { before, after } = std::mem::replace(link, ALONE);
+        let ClientKeyLinks { before, after } = std::mem::replace(link, ALONE);
         if let Some(link) = self.links.get_mut(before as usize) {
             link.after = after;
         }

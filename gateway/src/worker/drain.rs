@@ -14,13 +14,13 @@ pub(super) const DRAIN_STEP: Duration = Duration::from_millis(20);
 
 /// Closing every client by a given time.
 #[derive(Debug)]
-pub(super) struct Drain {
+pub(super) struct WorkerDrain {
     began: Moment,
     pacing: Pacing,
     /// Places in the table, last to close first.
     left: Vec<ClientKey>,
     closed: usize,
-    /// Whose turn it was while a command of theirs was under way: that is answered first.
+    /// Whose turn it was while a command of theirs was in flight: that is answered first.
     busy: Vec<ClientKey>,
     until: Moment,
 }
@@ -35,7 +35,8 @@ impl Worker {
             .map(|(_, c)| c.key)
             .collect();
         let pacing = Pacing::new(left.len(), until.since(self.local.now));
-        self.drain = Some(Drain { began: self.local.now, pacing, left, closed: 0, busy: Vec::new(), until });
+        self.drain =
+            Some(WorkerDrain { began: self.local.now, pacing, left, closed: 0, busy: Vec::new(), until });
     }
 
     /// Closes as many as should be closed by now.

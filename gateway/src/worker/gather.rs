@@ -19,8 +19,8 @@ const GROUP_BYTES: usize = 64 << 10;
 
 /// Publications that are delivered together, in one turn or, if they are many, in several.
 #[derive(Debug, Default)]
-pub(super) struct Gathered {
-    groups: VecDeque<Group>,
+pub(super) struct GatheredPublications {
+    groups: VecDeque<ChannelGroup>,
     /// Where each channel's open group is.
     by_channel: FxHashMap<Channel, usize>,
     /// Of those gathered, how many have not been served yet, and their bytes.
@@ -29,13 +29,13 @@ pub(super) struct Gathered {
 
 /// Publications of one channel, in order.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(super) struct ChannelGroup {
     channel: Channel,
     publications: Vec<Arc<Prepared>>,
     bytes: usize,
 }
 
-impl Gathered {
+impl GatheredPublications {
     pub(super) fn add(&mut self, prepared: Arc<Prepared>) {
         let bytes = prepared.bytes();
         let index = self.place_for(prepared.channel(), bytes);
@@ -52,7 +52,7 @@ impl Gathered {
 
     /// The group that takes `bytes` more of this channel: its last one, or a new one behind it.
     fn place_for(&mut self, channel: &Channel, bytes: usize) -> usize {
-        let has_room = |group: &Group| group.bytes + bytes <= GROUP_BYTES;
+        let has_room = |group: &ChannelGroup| group.bytes + bytes <= GROUP_BYTES;
         // A burst is mostly of one channel, which then needs no search.
         if let Some(last) = self.groups.back()
             && last.channel == *channel
@@ -65,7 +65,7 @@ impl Gathered {
         {
             return index;
         }
-        self.groups.push_back(Group { channel: channel.clone(), publications: Vec::new(), bytes: 0 });
+        self.groups.push_back(ChannelGroup { channel: channel.clone(), publications: Vec::new(), bytes: 0 });
         self.by_channel.insert(channel.clone(), self.groups.len() - 1);
         self.groups.len() - 1
     }
@@ -82,7 +82,7 @@ impl Worker {
             }
         }
         while let Some((channel, publications)) = self.windows.close_next(self.local.now) {
-            gathered.groups.push_back(Group { channel, publications, bytes: 0 });
+            gathered.groups.push_back(ChannelGroup { channel, publications, bytes: 0 });
         }
         if gathered.groups.len() > 1 {
             self.join_writes(&gathered.groups);
@@ -115,7 +115,7 @@ impl Worker {
     }
 
     /// Leaves in each group what its namespace's flush interval lets through.
-    fn let_wait(&mut self, groups: &mut VecDeque<Group>) {
+    fn let_wait(&mut self, groups: &mut VecDeque<ChannelGroup>) {
         for group in groups.iter_mut() {
             let Some(interval) = self.flush_interval(&group.channel) else { continue };
             let (channel, bytes) = (&group.channel, group.bytes);
@@ -140,7 +140,7 @@ impl Worker {
     /// Finds the connections that are in more than one of these channels: for them, all that comes waits for the end
     /// of the turn. One look at each subscriber's flags is nothing beside a system call. Channels of many are not served
     /// in one turn: the hub finds who is in several of those.
-    fn join_writes(&mut self, groups: &VecDeque<Group>) {
+    fn join_writes(&mut self, groups: &VecDeque<ChannelGroup>) {
         self.turn = self.turn.wrapping_add(1);
         let (hub, flags) = (&self.local.hub, &mut self.local.flags);
         let mut joined = Vec::new();
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_channel_keeps_its_order_through_groups_that_are_full() {
-        let mut gathered = Gathered::default();
+        let mut gathered = GatheredPublications::default();
         let large = GROUP_BYTES - 10;
         // Where the last would fit beside the first, something stands between them.
         for (name, offset, bytes) in [("a", 1, large), ("a", 2, large), ("b", 1, 1), ("a", 3, 1)] {

@@ -22,23 +22,23 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::client::ClientKey;
 use crate::client::open::NewClient;
-use crate::client::read::Heard;
-use crate::node::control::Target;
-use crate::node::question::ConnectionsWanted;
-use crate::node::{Asking, SessionId};
-use crate::transport::handed::Turned;
+use crate::client::read::CommandOutcome;
+use crate::node::control::ControlTarget;
+use crate::node::node_message::ConnectionsWanted;
+use crate::node::{ClientsRequest, SessionId};
+use crate::transport::task_pipe::PipeReadiness;
 use crate::worker::Contexts;
 use crate::worker::callers::{CallerKey, NewCaller};
-use crate::worker::list::Listed;
+use crate::worker::list_connections::WorkerConnections;
 
 /// What a worker can be told.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum WorkerEvent {
     /// A client that has been let in: its socket is this worker's from now on.
     Open(Box<NewClient>),
     Publication(Arc<Prepared>),
     /// News of a key of a polled channel.
-    News(Arc<News>),
+    News(Arc<KeyUpdate>),
     /// Versions of this polled channel count anew: its subscribers are to come back.
     Anew(Channel),
     /// What did not come of this channel up to here will not come.
@@ -49,29 +49,29 @@ pub(crate) enum Event {
     /// What such a connection has asked for is done.
     Answered(CallerKey, Box<Response<Full<Bytes>>>),
     /// A client's pipe has something to read, or room again.
-    Turned(ClientKey, Turned),
+    Turned(ClientKey, PipeReadiness),
     /// What a client sends apart from the stream it is reached through, and whom to tell what has become of that.
-    Message(SessionId, Bytes, oneshot::Sender<Heard>),
+    Message(SessionId, Bytes, oneshot::Sender<CommandOutcome>),
     /// Close those of these clients that are here.
-    Disconnect(Arc<Target>, Disconnect, Acted),
+    Disconnect(Arc<ControlTarget>, Disconnect, ActTally),
     /// Close this client: its session is another connection's.
     Displaced(ClientKey),
     /// End the subscription of those of these clients that are here.
-    Unsubscribe(Arc<Target>, Channel, Acted),
+    Unsubscribe(Arc<ControlTarget>, Channel, ActTally),
     /// Close the user's clients that are here, but this one and those whose command comes later.
     KeepOnly(Arc<str>, ClientId),
     /// Make subscribers of those of these clients that are here. It is done once they are live.
-    Subscribe(Arc<Target>, Arc<(ServerSubscription, Option<Since>)>, Acted),
+    Subscribe(Arc<ControlTarget>, Arc<(ServerSubscription, Option<Since>)>, ActTally),
     /// Send those of these clients that are here an event that asks for acknowledgements.
-    AskClients(Arc<Target>, Arc<Asking>),
+    AskClients(Arc<ControlTarget>, Arc<ClientsRequest>),
     /// Forget of those of these clients that are here what nobody waits for any more.
-    ForgetAsks(Arc<Target>),
+    ForgetAsks(Arc<ControlTarget>),
     /// Say how long the connections of those of these clients that are here are good for.
-    Refresh(Arc<Target>, Renewal, Acted),
+    Refresh(Arc<ControlTarget>, Renewal, ActTally),
     /// Tell how many subscribers these channels have here.
     Count(Arc<[Channel]>, oneshot::Sender<Vec<u32>>),
     /// Tell of these connections, from this place on, at most so many.
-    List(Arc<ConnectionsWanted>, u32, usize, oneshot::Sender<Listed>),
+    List(Arc<ConnectionsWanted>, u32, usize, oneshot::Sender<WorkerConnections>),
     /// Look for debtors to close: the node is short of memory.
     Shed,
     /// Another configuration holds.
@@ -85,7 +85,7 @@ pub(crate) enum Event {
 
 /// What is new of a key, for those who follow it.
 #[derive(Debug)]
-pub(crate) struct News {
+pub(crate) struct KeyUpdate {
     pub(crate) prepared: Arc<Prepared>,
     pub(crate) key: Arc<str>,
     /// Whoever has this version or a newer one knows it.
@@ -97,19 +97,19 @@ pub(crate) struct News {
 /// Counts the clients that workers have done something to. Tells when the last of them has, or never will: when all
 /// clones are gone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Acted(Option<Arc<Count>>);
+pub(crate) struct ActTally(Option<Arc<ActCount>>);
 
 #[derive(Debug)]
-struct Count {
+struct ActCount {
     clients: AtomicU32,
     failed: AtomicU32,
     full: AtomicU32,
-    done: Option<oneshot::Sender<Done>>,
+    done: Option<oneshot::Sender<ActResult>>,
 }
 
 /// What came of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Done {
+pub(crate) struct ActResult {
     /// The clients that were meant.
     pub(crate) clients: u32,
     /// Those of them for whom it failed.
@@ -118,11 +118,11 @@ pub(crate) struct Done {
     pub(crate) full: u32,
 }
 
-impl Acted {
-    pub(crate) fn new() -> (Self, oneshot::Receiver<Done>) {
+impl ActTally {
+    pub(crate) fn new() -> (Self, oneshot::Receiver<ActResult>) {
         let (done, told) = oneshot::channel();
         let none = || AtomicU32::new(0);
-        let count = Count { clients: none(), failed: none(), full: none(), done: Some(done) };
+        let count = ActCount { clients: none(), failed: none(), full: none(), done: Some(done) };
         (Self(Some(Arc::new(count))), told)
     }
 
@@ -153,11 +153,11 @@ impl Acted {
     }
 }
 
-impl Drop for Count {
+impl Drop for ActCount {
     fn drop(&mut self) {
         if let Some(done) = self.done.take() {
             // Whoever asked may have given up.
-            let _ = done.send(Done {
+            let _ = done.send(ActResult {
                 clients: self.clients.load(Ordering::Relaxed),
                 failed: self.failed.load(Ordering::Relaxed),
                 full: self.full.load(Ordering::Relaxed),
@@ -179,7 +179,7 @@ pub(crate) struct Inbox {
     publications_max: usize,
     /// The same in payload bytes.
     bytes_max: usize,
-    queue: Mutex<Queue>,
+    queue: Mutex<InboxQueue>,
     waker: mio::Waker,
     /// Whether the worker has been woken and has not looked yet: one wake-up serves all that came before it.
     woken: AtomicBool,
@@ -190,8 +190,8 @@ pub(crate) struct Inbox {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Queue {
-    pub(crate) events: VecDeque<Event>,
+pub(crate) struct InboxQueue {
+    pub(crate) events: VecDeque<WorkerEvent>,
     /// The last publication that did not fit, by channel.
     pub(crate) lost: FxHashMap<Channel, Option<StreamPosition>>,
     /// The worker has stopped: what comes now is dropped, and sockets among it are closed by that.
@@ -214,7 +214,7 @@ impl Inbox {
 
     /// Queues anything but a publication. What comes this way is bounded by its cause: a connection each, an
     /// outcome for each effect, a message for each request that waits.
-    pub(crate) fn push(&self, event: Event) {
+    pub(crate) fn push(&self, event: WorkerEvent) {
         {
             let mut queue = self.queue.lock();
             if queue.closed {
@@ -231,7 +231,7 @@ impl Inbox {
             let mut queue = self.queue.lock();
             let fits = self.take_room(&queue, prepared.bytes());
             if fits {
-                queue.events.push_back(Event::Publication(prepared));
+                queue.events.push_back(WorkerEvent::Publication(prepared));
             } else {
                 // A join that finds no room after a publication says nothing of where that stood.
                 let lost = queue.lost.entry(prepared.channel().clone()).or_default();
@@ -245,7 +245,7 @@ impl Inbox {
 
     /// Queues news, if there is room. Answers whether there was. A removal finds room always: it has no payload, there is
     /// one for each key, and nobody would ask for the key again to tell of it.
-    pub(crate) fn push_news(&self, news: Arc<News>) -> bool {
+    pub(crate) fn push_news(&self, news: Arc<KeyUpdate>) -> bool {
         {
             let mut queue = self.queue.lock();
             if news.removed && !queue.closed {
@@ -253,14 +253,14 @@ impl Inbox {
             } else if !self.take_room(&queue, news.prepared.bytes()) {
                 return false;
             }
-            queue.events.push_back(Event::News(news));
+            queue.events.push_back(WorkerEvent::News(news));
         }
         self.wake();
         true
     }
 
     /// Counts one more in, if there is room for it.
-    fn take_room(&self, queue: &Queue, bytes: usize) -> bool {
+    fn take_room(&self, queue: &InboxQueue, bytes: usize) -> bool {
         let fits = !queue.closed
             && self.waiting.load(Ordering::Relaxed) < self.publications_max
             && self.waiting_bytes.load(Ordering::Relaxed) + bytes <= self.bytes_max;
@@ -288,7 +288,7 @@ impl Inbox {
 
     /// Takes all that waits. `into` must be empty; its room is reused. What was taken counts as waiting until it has been
     /// served: a queue that is emptied at leisure would hide from publishers that the worker is behind.
-    pub(crate) fn take(&self, into: &mut Queue) {
+    pub(crate) fn take(&self, into: &mut InboxQueue) {
         // Cleared first: whatever is pushed after this wakes again.
         self.woken.store(false, Ordering::SeqCst);
         std::mem::swap(&mut *self.queue.lock(), into);
@@ -315,8 +315,8 @@ impl Inbox {
             std::mem::take(&mut queue.events)
         };
         let waiting = left.iter().filter_map(|event| match event {
-            Event::Publication(prepared) => Some(prepared.bytes()),
-            Event::News(news) => Some(news.prepared.bytes()),
+            WorkerEvent::Publication(prepared) => Some(prepared.bytes()),
+            WorkerEvent::News(news) => Some(news.prepared.bytes()),
             _ => None,
         });
         let (publications, bytes) = waiting.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
@@ -386,7 +386,7 @@ mod tests {
             .map(|(channel, offset)| inbox.push_publication(publication(channel, offset)))
             .into();
         assert_eq!(fits, [true, true, false, false, false]);
-        let mut queue = Queue::default();
+        let mut queue = InboxQueue::default();
         inbox.take(&mut queue);
         assert_eq!(queue.events.len(), 2);
         let mut lost: Vec<(&str, u64)> = Vec::new();
@@ -415,7 +415,7 @@ mod tests {
         inbox.push_publication(join.clone());
         inbox.push_publication(publication("a", 3));
         inbox.push_publication(join);
-        let mut queue = Queue::default();
+        let mut queue = InboxQueue::default();
         inbox.take(&mut queue);
         assert_eq!(queue.lost["a"].map(|position| position.offset), Some(3));
     }
@@ -424,8 +424,9 @@ mod tests {
     fn a_removal_of_a_followed_key_finds_room_where_its_content_does_not() {
         let poll = mio::Poll::new().unwrap();
         let inbox = Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 0, BYTES_MAX);
-        let news =
-            |removed| Arc::new(News { prepared: publication("a", 1), key: "k".into(), version: 1, removed });
+        let news = |removed| {
+            Arc::new(KeyUpdate { prepared: publication("a", 1), key: "k".into(), version: 1, removed })
+        };
         assert!(!inbox.push_news(news(false)));
         assert!(inbox.push_news(news(true)));
         assert_eq!(inbox.depth(), 1);
@@ -460,7 +461,7 @@ mod tests {
             async move { inbox.wait_for_room(Duration::from_secs(30)).await }
         });
         tokio::task::yield_now().await;
-        inbox.take(&mut Queue::default());
+        inbox.take(&mut InboxQueue::default());
         inbox.served(3, 3);
         assert!(waiting.await.unwrap());
     }

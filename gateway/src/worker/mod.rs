@@ -17,6 +17,7 @@ use gateway_core::session::Context;
 use gateway_core::timer_wheel::TimerWheel;
 use rustc_hash::FxHashSet;
 use shared::channel::Channel;
+use shared::disconnect::SlowCause;
 use shared::framing::websocket::{Inflater, Limits};
 use shared::id::ClientId;
 use shared::moment::Moment;
@@ -27,28 +28,28 @@ use crate::auth::Authenticator;
 use crate::client::Client;
 use crate::client::client_config::WebSocketConfig;
 use crate::clock::Clock;
-use crate::memory::{Memory, SharedFrames};
+use crate::memory_budget::{Memory, SharedFrames};
 use crate::node::Node;
 use crate::telemetry::{Metrics, Sparingly, WorkerMetrics};
 use crate::transport::encodings::Encodings;
-use crate::transport::{Direct, Together};
+use crate::transport::{Direct, SendBatch};
 
 mod among;
+mod await_subscriptions;
 pub(crate) mod callers;
 pub(crate) mod change_delivery;
 mod directory;
 mod drain;
 mod gather;
 pub(crate) mod inbox;
-mod keep_only;
-mod list;
+mod keep_one_connection;
+mod list_connections;
 mod quarantine;
 pub(crate) mod read_call;
 mod renew;
 mod report;
 mod shed;
 mod shrink;
-mod subscribe;
 mod sweep;
 mod sweep_newest;
 mod sweep_together;
@@ -62,17 +63,17 @@ pub(crate) use renew::Contexts;
 pub(crate) use tally::Tally;
 
 use directory::Directory;
-use inbox::{Inbox, Queue};
+use inbox::{Inbox, InboxQueue};
 
 /// The poll's token for the inbox. Connections have their place in the table.
 const INBOX: mio::Token = mio::Token(usize::MAX);
 
-/// One read of one client at most: the worker's only read buffer.
+/// The worker's only read buffer, and with it the most that one read of one client takes, in bytes.
 const READ_BYTES: usize = 64 << 10;
 
-/// What connections of this worker use and share, beside themselves.
+/// The state of a worker beside its table of clients: what all of them use and share.
 #[derive(Debug)]
-pub(crate) struct Local {
+pub(crate) struct WorkerLocal {
     pub(crate) index: usize,
     pub(crate) clock: Clock,
     pub(crate) now: Moment,
@@ -81,18 +82,18 @@ pub(crate) struct Local {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) context: Arc<Context>,
-    /// The same for clients that are reached over Engine.IO.
+    /// The context of sessions that are reached over Engine.IO.
     engine_io: Arc<Context>,
-    /// Options have changed since a client joined, perhaps.
+    /// Whether options may have changed since a client joined.
     renewed: bool,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) encodings: Arc<Encodings>,
     pub(crate) limits: Limits,
-    /// The same for packets of Engine.IO.
+    /// The limits for packets of Engine.IO.
     pub(crate) packet_limits: Limits,
     pub(crate) websocket: Arc<WebSocketConfig>,
     pub(crate) inflater: Inflater,
-    /// Where control frames are written before they are queued.
+    /// The buffer in which control frames are written before they are queued.
     pub(crate) scratch: BytesMut,
     /// Results of GraphQL that several clients are sent, as long as a sweep takes.
     pub(crate) selected: Selected,
@@ -102,35 +103,38 @@ pub(crate) struct Local {
     pub(crate) given_up_told: Sparingly,
     /// Clients that are in the presence of a channel which keeps none for others.
     pub(crate) shown: FxHashSet<(ClientId, Channel)>,
-    /// Which clients are about to be their user's only one.
-    pub(crate) contenders: keep_only::Contenders,
-    /// Who waits for subscriptions that the server makes.
-    awaited: subscribe::Awaited,
+    /// Clients that are about to be their user's only one.
+    pub(crate) contenders: keep_one_connection::Contenders,
+    /// Subscriptions made by the server that somebody waits for.
+    awaited: await_subscriptions::PendingSubscriptions,
     pub(crate) refusals_told: Sparingly,
-    /// Who follows which keys of polled channels.
+    /// When to log that a client was too slow: one for each [`SlowCause`], in the order of [`SlowCause::ALL`].
+    pub(crate) slow_told: [Sparingly; SlowCause::ALL.len()],
+    /// The clients that follow keys of polled channels, by key.
     pub(crate) trackers: Trackers,
     pub(crate) memory: Arc<Memory>,
     shared_frames: SharedFrames,
-    /// For each place in the table: whether a delivery may go straight to the socket.
-    flags: Vec<Flags>,
+    /// One for each place in the table of clients.
+    flags: Vec<ClientFlags>,
     /// Connections with something in their outbox that no write has been tried for yet.
     unwritten: Vec<u32>,
     /// Connections that have more to read, of which no edge will tell.
     pub(crate) unread: Vec<u32>,
-    /// Who is to be served otherwise from the end of the turn on.
+    /// Subscribers whose delivery changes at the end of the turn.
     pub(crate) delivery_changes: Vec<change_delivery::DeliveryChange>,
 }
 
-/// Densely packed beside the hub's tables, because a sweep looks at one for each subscriber.
+/// How a delivery reaches one client. Packed densely beside the hub's tables, because a sweep looks at one for each
+/// subscriber.
 #[derive(Debug, Default)]
-struct Flags {
-    /// The way past the client itself, if there is one.
+struct ClientFlags {
+    /// Sends straight to the socket, without touching the client. `None` where the stream has no such way.
     direct: Option<Direct>,
     /// Something waits in the outbox: what comes now must wait behind it.
     waiting: bool,
-    /// In the list of those to write at the end of the turn.
+    /// The client is in the list of those to write at the end of the turn.
     listed: bool,
-    /// Found to be closed, and not told yet.
+    /// The socket was found to be closed, and the client has not been ended yet.
     doomed: bool,
     /// Newest values wait, or are counted: those that come go the same way.
     lanes: bool,
@@ -138,9 +142,9 @@ struct Flags {
     turn: u32,
 }
 
-/// What a worker is made of.
+/// The parts that a worker is made of.
 #[derive(Debug)]
-pub(crate) struct Parts {
+pub(crate) struct WorkerParts {
     pub(crate) index: usize,
     pub(crate) clock: Clock,
     pub(crate) node: Arc<Node>,
@@ -155,14 +159,14 @@ pub(crate) struct Parts {
     pub(crate) io_uring: worker_config::IoUring,
 }
 
-/// A worker's poll and inbox, made before the node that pushes to it.
+/// A worker's poll and inbox, made before the node that pushes into the inbox.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct WorkerSeat {
     poll: mio::Poll,
     pub(crate) inbox: Arc<Inbox>,
 }
 
-impl Seat {
+impl WorkerSeat {
     pub(crate) fn new(config: &worker_config::WorkerConfig, memory: &Memory) -> std::io::Result<Self> {
         let poll = mio::Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), INBOX)?;
@@ -170,40 +174,41 @@ impl Seat {
     }
 }
 
+/// A thread that holds connections: its poll, their table, and the hub with their subscriptions.
 #[derive(Debug)]
 pub(crate) struct Worker {
     poll: mio::Poll,
     clock: Clock,
-    /// Each in an allocation of its own: the table is small, grows without moving them, and every one that closes gives
-    /// its memory back. A sweep does not touch them.
+    /// The connections, each in an allocation of its own: the table is small, grows without moving them, and every one
+    /// that closes gives its memory back. A sweep does not touch them.
     clients: Slab<Box<Client>>,
     /// How many connections each place in the table has had.
     generations: Vec<u32>,
-    ebb: shrink::Ebb,
-    local: Local,
+    shrink_policy: shrink::ShrinkPolicy,
+    local: WorkerLocal,
     metrics: Arc<Metrics>,
     own_metrics: WorkerMetrics,
-    reported: report::Reported,
+    reported: report::ReportedTotals,
     /// Whether any namespace has a flush interval.
     paced: bool,
     windows: FlushWindows<Arc<Prepared>>,
     /// Counts turns that deliver to more than one channel.
     turn: u32,
     /// These are kept between turns for their room.
-    taken: Queue,
+    taken: InboxQueue,
     /// The last turn had no time to look into the inbox.
     untaken: bool,
-    gathered: gather::Gathered,
+    gathered: gather::GatheredPublications,
     /// News of keys that not everyone has been told yet.
-    telling: VecDeque<tell_followers::Telling>,
-    share: take::Share,
+    telling: VecDeque<tell_followers::KeyUpdateInFlight>,
+    share: take::TurnBudget,
     io_uring: worker_config::IoUring,
     /// The way to many sockets at once, where the kernel has one.
-    together: Option<Together>,
-    aftermath: Vec<sweep::Aftermath>,
+    together: Option<SendBatch>,
+    aftermath: Vec<sweep::AfterSweep>,
     due: Vec<u32>,
-    shedding: shed::Shedding,
-    drain: Option<drain::Drain>,
+    shedding: shed::SheddingState,
+    drain: Option<drain::WorkerDrain>,
     callers: callers::Callers,
     hold_limits: HoldLimits,
     stopping: bool,
@@ -211,7 +216,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts the thread. It ends after [`Event::Stop`].
-    pub(crate) fn spawn(seat: Seat, parts: Parts) -> std::io::Result<thread::JoinHandle<()>> {
+    pub(crate) fn spawn(seat: WorkerSeat, parts: WorkerParts) -> std::io::Result<thread::JoinHandle<()>> {
         let name = format!("worker-{}", parts.index);
         let mut worker = Self::new(seat, parts);
         thread::Builder::new().name(name).spawn(move || {
@@ -232,7 +237,7 @@ impl Worker {
         })
     }
 
-    fn new(seat: Seat, parts: Parts) -> Self {
+    fn new(seat: WorkerSeat, parts: WorkerParts) -> Self {
         let now = parts.clock.now();
         let limits = Limits {
             message_bytes_max: parts.websocket.message_bytes_max,
@@ -254,8 +259,8 @@ impl Worker {
             clock: parts.clock,
             clients: Slab::new(),
             generations: Vec::new(),
-            ebb: shrink::Ebb::default(),
-            local: Local {
+            shrink_policy: shrink::ShrinkPolicy::default(),
+            local: WorkerLocal {
                 index: parts.index,
                 clock: parts.clock,
                 now,
@@ -279,9 +284,10 @@ impl Worker {
                 directory: Directory::default(),
                 given_up_told: Sparingly::default(),
                 shown: FxHashSet::default(),
-                contenders: keep_only::Contenders::default(),
-                awaited: subscribe::Awaited::default(),
+                contenders: keep_one_connection::Contenders::default(),
+                awaited: await_subscriptions::PendingSubscriptions::default(),
                 refusals_told: Sparingly::default(),
+                slow_told: Default::default(),
                 trackers: Trackers::default(),
                 shared_frames: SharedFrames::new(parts.memory.clone()),
                 memory: parts.memory,
@@ -292,20 +298,20 @@ impl Worker {
             },
             own_metrics: parts.metrics.worker(parts.index),
             metrics: parts.metrics,
-            reported: report::Reported::default(),
+            reported: report::ReportedTotals::default(),
             paced,
             windows: FlushWindows::default(),
             turn: 0,
-            taken: Queue::default(),
+            taken: InboxQueue::default(),
             untaken: false,
-            gathered: gather::Gathered::default(),
+            gathered: gather::GatheredPublications::default(),
             telling: VecDeque::new(),
-            share: take::Share::default(),
+            share: take::TurnBudget::default(),
             io_uring: parts.io_uring,
             together: None,
             aftermath: Vec::new(),
             due: Vec::new(),
-            shedding: shed::Shedding::default(),
+            shedding: shed::SheddingState::default(),
             drain: None,
             callers: callers::Callers::default(),
             hold_limits,
@@ -314,7 +320,7 @@ impl Worker {
     }
 }
 
-impl Local {
+impl WorkerLocal {
     /// Something waits in this client's outbox: write it when the turn ends.
     pub(crate) fn mark_unwritten(&mut self, index: u32) {
         let flags = &mut self.flags[index as usize];

@@ -12,8 +12,8 @@ use shared::disconnect::Disconnect;
 use shared::framing::websocket::Inflater;
 
 use crate::client::Gone;
-use crate::telemetry::labels::Panic;
-use crate::worker::{Flags, Worker};
+use crate::telemetry::labels::PanicSite;
+use crate::worker::{ClientFlags, Worker};
 
 impl Worker {
     /// Does something for one client alone.
@@ -38,7 +38,7 @@ impl Worker {
     /// Serving this client panicked: nothing it holds is trusted any more but its socket.
     #[cold]
     fn quarantine(&mut self, index: usize) {
-        self.metrics.panicked(Panic::Client);
+        self.metrics.panicked(PanicSite::Client);
         // These are used by one after the other, and may have been left in the middle of something.
         self.local.inflater = Inflater::new();
         self.local.scratch.clear();
@@ -57,13 +57,13 @@ impl Worker {
 
     /// Closes all clients of this worker, and begins with empty tables: some of them may be wrong.
     pub(super) fn begin_anew(&mut self) {
-        self.metrics.panicked(Panic::Worker);
+        self.metrics.panicked(PanicSite::Worker);
         tracing::error!(clients = self.clients.len(), "a worker panicked; its clients are closed");
         let clients = std::mem::take(&mut self.clients);
         self.local.scratch.clear();
         for (index, mut client) in clients {
             // Before the socket closes: the flags hold leave to send to it.
-            self.local.flags[index] = Flags::default();
+            self.local.flags[index] = ClientFlags::default();
             let last_words = catch_unwind(AssertUnwindSafe(|| {
                 for channel in client.session.subscriptions() {
                     self.local.node.leave_presence(channel.clone(), client.session.client());
@@ -84,8 +84,8 @@ impl Worker {
             self.local.node.release(self.local.index, &channel);
         }
         self.local.hub = Hub::new(self.hold_limits);
-        self.local.contenders = super::keep_only::Contenders::default();
-        self.local.awaited = super::subscribe::Awaited::default();
+        self.local.contenders = super::keep_one_connection::Contenders::default();
+        self.local.awaited = super::await_subscriptions::PendingSubscriptions::default();
         self.forget_followers();
         self.local.inflater = Inflater::new();
         self.local.wheel = TimerWheel::new(self.local.now);

@@ -26,7 +26,7 @@ const HEADERS_MAX: usize = 32;
 /// What lies in what was read.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a request is moved once, which is cheaper than a box")]
-pub(super) enum Read {
+pub(super) enum ParsedCall {
     /// A request, which takes so many bytes.
     Whole(Request<Full<Bytes>>, usize),
     /// The beginning of one, as far as can be seen.
@@ -37,29 +37,29 @@ pub(super) enum Read {
 
 /// Whether these first bytes of a connection are such a request's, with a whole head.
 pub(crate) fn is_call(bytes: &[u8]) -> bool {
-    memchr::memmem::find(bytes, b"\r\n\r\n").is_some() && !matches!(read_call(bytes), Read::Other)
+    memchr::memmem::find(bytes, b"\r\n\r\n").is_some() && !matches!(read_call(bytes), ParsedCall::Other)
 }
 
-pub(super) fn read_call(bytes: &[u8]) -> Read {
+pub(super) fn read_call(bytes: &[u8]) -> ParsedCall {
     let may_be = BEGINS.starts_with(&bytes[..bytes.len().min(BEGINS.len())]);
     if !may_be {
-        return Read::Other;
+        return ParsedCall::Other;
     }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Request::new(&mut headers);
     let head_bytes = match head.parse(bytes) {
         Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
-        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Read::Partial,
-        _ => return Read::Other,
+        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return ParsedCall::Partial,
+        _ => return ParsedCall::Other,
     };
     let fits =
         |length: &usize| head_bytes <= HEAD_BYTES_MAX && length.saturating_add(head_bytes) <= CALL_BYTES_MAX;
-    let Some(body_bytes) = body_bytes(&head).filter(fits) else { return Read::Other };
+    let Some(body_bytes) = body_bytes(&head).filter(fits) else { return ParsedCall::Other };
     let whole = head_bytes + body_bytes;
-    let Some(body) = bytes.get(head_bytes..whole) else { return Read::Partial };
+    let Some(body) = bytes.get(head_bytes..whole) else { return ParsedCall::Partial };
     match request(&head, Bytes::copy_from_slice(body)) {
-        Some(request) => Read::Whole(request, whole),
-        None => Read::Other,
+        Some(request) => ParsedCall::Whole(request, whole),
+        None => ParsedCall::Other,
     }
 }
 
@@ -126,13 +126,15 @@ mod tests {
     const PLAIN: &str =
         "POST /api/publish HTTP/1.1\r\nHost: x\r\nX-API-Key: k\r\nContent-Length: 2\r\n\r\n{}";
 
-    fn read(text: &str) -> Read {
+    fn read(text: &str) -> ParsedCall {
         read_call(text.as_bytes())
     }
 
     #[test]
     fn a_plain_request_is_read_whole_and_what_follows_it_is_not() {
-        let Read::Whole(request, bytes) = read(&format!("{PLAIN}POST /")) else { panic!("it is whole") };
+        let ParsedCall::Whole(request, bytes) = read(&format!("{PLAIN}POST /")) else {
+            panic!("it is whole")
+        };
         assert_eq!((bytes, request.uri().path()), (PLAIN.len(), "/api/publish"));
         assert_eq!(request.method(), Method::POST);
         assert_eq!(request.headers()["x-api-key"], "k");
@@ -143,13 +145,13 @@ mod tests {
     #[test]
     fn however_much_follows_it_a_plain_request_is_one() {
         let many = PLAIN.repeat(2 * CALL_BYTES_MAX / PLAIN.len());
-        assert!(matches!(read(&many), Read::Whole(_, bytes) if bytes == PLAIN.len()));
+        assert!(matches!(read(&many), ParsedCall::Whole(_, bytes) if bytes == PLAIN.len()));
     }
 
     #[test]
     fn of_a_beginning_the_rest_is_waited_for() {
         for end in 0..PLAIN.len() {
-            assert!(matches!(read(&PLAIN[..end]), Read::Partial), "{end} bytes of it");
+            assert!(matches!(read(&PLAIN[..end]), ParsedCall::Partial), "{end} bytes of it");
         }
     }
 
@@ -176,7 +178,7 @@ mod tests {
             PLAIN.replace("Host: x\r\n", &"X: y\r\n".repeat(HEADERS_MAX)),
             format!("POST /api/publish HTTP/1.1\r\nX: {}", "x".repeat(HEAD_BYTES_MAX)),
         ] {
-            assert!(matches!(read(&other), Read::Other), "{}", &other[..other.len().min(200)]);
+            assert!(matches!(read(&other), ParsedCall::Other), "{}", &other[..other.len().min(200)]);
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use gateway_core::session::Context;
 
-use crate::worker::{Local, Worker};
+use crate::worker::{Worker, WorkerLocal};
 
 /// What sessions go by, which depends on how their clients are reached.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct Contexts {
     pub(crate) engine_io: Arc<Context>,
 }
 
-impl Local {
+impl WorkerLocal {
     /// What a client's session goes by.
     pub(crate) fn context_of(&self, over_engine_io: bool) -> &Arc<Context> {
         if over_engine_io { &self.engine_io } else { &self.context }

@@ -15,7 +15,7 @@ const GIVEN_UP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What the metrics have been told of the hub.
 #[derive(Debug, Default)]
-pub(super) struct Reported {
+pub(super) struct ReportedTotals {
     subscriptions: usize,
     client_keys: usize,
     duplicates: u64,
@@ -40,7 +40,7 @@ impl Worker {
         self.metrics.dropped(Drop::HeldBackFull, counts.held_overflow - self.reported.held_overflow);
         self.local.tally.superseded += counts.superseded - self.reported.superseded;
         self.local.tally.stale += counts.stale - self.reported.stale;
-        self.reported = Reported {
+        self.reported = ReportedTotals {
             subscriptions: interest.subscriptions,
             client_keys,
             duplicates: counts.duplicates,

@@ -7,10 +7,11 @@
 use std::io;
 use std::time::Duration;
 
+use shared::disconnect::SlowCause;
 use shared::moment::Moment;
 
 use crate::client::Gone;
-use crate::memory::UNKNOWN;
+use crate::memory_budget::UNKNOWN;
 use crate::telemetry::Sparingly;
 use crate::worker::Worker;
 
@@ -22,7 +23,7 @@ const GOODBYE_BYTES_MAX: usize = 16 << 10;
 
 /// What a worker remembers of its last look.
 #[derive(Debug, Default)]
-pub(super) struct Shedding {
+pub(super) struct SheddingState {
     tried_at: Option<Moment>,
     /// Since memory is short, the others have been asked.
     asked: bool,
@@ -110,7 +111,7 @@ impl Worker {
             }
             return;
         }
-        client.handle_overflow(&mut self.local);
+        client.handle_overflow(&mut self.local, SlowCause::MemoryShort);
         // It would be held until the socket goes, and others would be closed in its place.
         client.drop_incoming();
         if client.outbox.bytes() > GOODBYE_BYTES_MAX {

@@ -9,14 +9,14 @@ const SHRINK_FROM: usize = 256;
 /// quarter of the most, then at each half of that, and once more when nobody is left: a table can only be cut behind
 /// its last tenant, who may be anywhere.
 #[derive(Debug, Default)]
-pub(super) struct Ebb {
+pub(super) struct ShrinkPolicy {
     /// The most there were since there were none.
     most: usize,
     /// Shrink when there are fewer than this.
     below: usize,
 }
 
-impl Ebb {
+impl ShrinkPolicy {
     pub(super) fn opened(&mut self, connections: usize) {
         self.most = self.most.max(connections);
         self.below = self.below.max(connections / 4);
@@ -57,20 +57,20 @@ mod tests {
 
     #[test]
     fn memory_is_given_back_at_a_quarter_of_the_most_and_at_each_half_after_that() {
-        let mut ebb = Ebb::default();
+        let mut shrink_policy = ShrinkPolicy::default();
         for count in 1..=10_000 {
-            ebb.opened(count);
+            shrink_policy.opened(count);
         }
-        let shrunk: Vec<usize> = (0..10_000).rev().filter(|&count| ebb.closed(count)).collect();
+        let shrunk: Vec<usize> = (0..10_000).rev().filter(|&count| shrink_policy.closed(count)).collect();
         assert_eq!(shrunk, [2_499, 1_248, 623, 310, 154, 76, 0]);
     }
 
     #[test]
     fn a_few_who_come_and_go_cost_nothing() {
-        let mut ebb = Ebb::default();
+        let mut shrink_policy = ShrinkPolicy::default();
         for count in (1..SHRINK_FROM).chain((1..SHRINK_FROM).rev()) {
-            ebb.opened(count);
-            assert!(!ebb.closed(count - 1));
+            shrink_policy.opened(count);
+            assert!(!shrink_policy.closed(count - 1));
         }
     }
 }

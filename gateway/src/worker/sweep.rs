@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway_core::hub::{Bundle, Bundles, End, Prepared, Sink, Subscriber};
+use gateway_core::hub::{Bundle, BundleEnd, Bundles, Prepared, Sink, Subscriber};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::id::ClientId;
@@ -16,23 +16,23 @@ use shared::publication::Selection;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::client::{Client, Queued};
+use crate::client::{Client, QueuedBytes};
 use crate::clock::Clock;
 #[cfg(debug_assertions)]
 use crate::faults;
-use crate::memory::SharedFrames;
+use crate::memory_budget::SharedFrames;
 use crate::node::ClientIds;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::Drop;
-use crate::transport::{Together, direct};
-use crate::worker::take::Share;
-use crate::worker::{Flags, Tally};
+use crate::transport::{SendBatch, direct};
+use crate::worker::take::TurnBudget;
+use crate::worker::{ClientFlags, Tally};
 
 /// What a sweep may touch of a worker.
 #[derive(Debug)]
-pub(super) struct Sweep<'w> {
+pub(super) struct WorkerSweep<'w> {
     pub(super) clients: &'w mut Slab<Box<Client>>,
-    pub(super) flags: &'w mut [Flags],
+    pub(super) flags: &'w mut [ClientFlags],
     pub(super) unwritten: &'w mut Vec<u32>,
     pub(super) tally: &'w mut Tally,
     pub(super) metrics: &'w Metrics,
@@ -41,20 +41,20 @@ pub(super) struct Sweep<'w> {
     pub(super) client_ids: &'w ClientIds,
     pub(super) worker: usize,
     pub(super) outbox_bytes_max: usize,
-    pub(super) share: &'w mut Share,
+    pub(super) share: &'w mut TurnBudget,
     pub(super) shared_frames: &'w mut SharedFrames,
     /// Results of GraphQL that several clients are sent.
     pub(super) selected: &'w mut Selected,
     /// Who follows the stream and cannot have one of the publications.
     pub(super) missing: Vec<u32>,
     /// The way to many sockets at once, if there is one.
-    pub(super) together: &'w mut Option<Together>,
-    pub(super) aftermath: &'w mut Vec<Aftermath>,
+    pub(super) together: &'w mut Option<SendBatch>,
+    pub(super) aftermath: &'w mut Vec<AfterSweep>,
 }
 
 /// What a sweep found that can only be dealt with after it.
 #[derive(Debug)]
-pub(super) enum Aftermath {
+pub(super) enum AfterSweep {
     /// Its outbox ran over.
     Overflown(u32),
     Failed(u32, io::Error),
@@ -66,7 +66,7 @@ pub(super) enum Aftermath {
     Full(u32, Channel),
 }
 
-impl Aftermath {
+impl AfterSweep {
     /// The client it is about.
     pub(super) fn index(&self) -> u32 {
         let (Self::Overflown(index)
@@ -88,7 +88,7 @@ pub(super) struct Audience<'p> {
 }
 
 impl Audience<'_> {
-    pub(super) fn includes(&self, sweep: &Sweep<'_>, subscriber: &Subscriber) -> bool {
+    pub(super) fn includes(&self, sweep: &WorkerSweep<'_>, subscriber: &Subscriber) -> bool {
         let key = subscriber.key;
         if self.spared == Some(key) && !subscriber.variant.takes_patches() {
             return false;
@@ -109,7 +109,7 @@ impl Audience<'_> {
     }
 }
 
-impl Sink for Sweep<'_> {
+impl Sink for WorkerSweep<'_> {
     fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         self.share.take(subscribers.len(), bundles.publications());
         #[cfg(debug_assertions)]
@@ -141,11 +141,11 @@ impl Sink for Sweep<'_> {
     }
 
     fn insufficient(&mut self, key: u32, channel: &Channel) {
-        self.aftermath.push(Aftermath::Insufficient(key, channel.clone()));
+        self.aftermath.push(AfterSweep::Insufficient(key, channel.clone()));
     }
 }
 
-impl Sweep<'_> {
+impl WorkerSweep<'_> {
     #[inline]
     pub(super) fn hand(&mut self, subscriber: &Subscriber, bundle: &Bundle) {
         // What does not fit any more must not be followed by something that does.
@@ -154,10 +154,10 @@ impl Sweep<'_> {
             self.tally.deliveries += u64::from(bundle.publications);
             match &bundle.end {
                 None => {}
-                Some(End::Close(disconnect)) => {
-                    self.doom(Aftermath::Close(subscriber.key, disconnect.clone()), subscriber.key);
+                Some(BundleEnd::Close(disconnect)) => {
+                    self.doom(AfterSweep::Close(subscriber.key, disconnect.clone()), subscriber.key);
                 }
-                Some(End::Broken(rest)) => self.pass_over(subscriber, rest),
+                Some(BundleEnd::Broken(rest)) => self.pass_over(subscriber, rest),
             }
         }
     }
@@ -210,7 +210,7 @@ impl Sweep<'_> {
     #[inline]
     fn send(&mut self, subscriber: &Subscriber, frames: &Bytes) -> bool {
         let direct = match &self.flags[subscriber.key as usize] {
-            Flags { direct: Some(direct), waiting: false, .. } => direct,
+            ClientFlags { direct: Some(direct), waiting: false, .. } => direct,
             _ => return self.queue(subscriber.key, frames.clone()),
         };
         self.sent(subscriber.key, frames, direct::send(direct, frames))
@@ -230,7 +230,7 @@ impl Sweep<'_> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.queue(key, frames.clone()),
             Err(error) => {
-                self.doom(Aftermath::Failed(key, error), key);
+                self.doom(AfterSweep::Failed(key, error), key);
                 false
             }
         }
@@ -243,13 +243,13 @@ impl Sweep<'_> {
         }
         self.shared_frames.note(&frames);
         let client = &mut self.clients[key as usize];
-        let shared = Queued::Shared { bytes: frames };
+        let shared = QueuedBytes::Shared { bytes: frames };
         let queued = client.queue(shared, self.outbox_bytes_max, self.selected).is_ok();
         match queued {
             true => self.list(key),
             false => {
                 self.tally.frames_discarded += 1;
-                self.doom(Aftermath::Overflown(key), key);
+                self.doom(AfterSweep::Overflown(key), key);
             }
         }
         queued
@@ -257,7 +257,7 @@ impl Sweep<'_> {
 
     /// Nothing more is written to one that is about to be closed: it would come behind a hole, or behind the end.
     #[cold]
-    pub(super) fn doom(&mut self, aftermath: Aftermath, key: u32) {
+    pub(super) fn doom(&mut self, aftermath: AfterSweep, key: u32) {
         self.aftermath.push(aftermath);
         let flags = &mut self.flags[key as usize];
         flags.doomed = true;
@@ -278,7 +278,7 @@ impl Sweep<'_> {
     /// Those who follow the stream are told of what was passed over.
     fn tell_who_miss(&mut self, bundles: &Bundles) {
         let Some(first) = bundles.publications().first().filter(|_| !self.missing.is_empty()) else { return };
-        let told = self.missing.drain(..).map(|key| Aftermath::Insufficient(key, first.channel().clone()));
+        let told = self.missing.drain(..).map(|key| AfterSweep::Insufficient(key, first.channel().clone()));
         self.aftermath.extend(told);
     }
 

@@ -5,14 +5,14 @@ use std::io;
 use std::sync::Arc;
 
 use gateway_core::hub::{Bundles, Prepared, Subscriber, Writable};
-use gateway_core::newest::{Full, Put};
+use gateway_core::newest::{LaneFull, LanePut};
 
 use crate::telemetry::labels::Drop;
 use crate::transport::direct;
-use crate::worker::Flags;
-use crate::worker::sweep::{Aftermath, Sweep};
+use crate::worker::ClientFlags;
+use crate::worker::sweep::{AfterSweep, WorkerSweep};
 
-impl Sweep<'_> {
+impl WorkerSweep<'_> {
     pub(super) fn deliver_newest(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         let spares_anyone = bundles.spares_anyone();
         for subscriber in subscribers {
@@ -29,7 +29,9 @@ impl Sweep<'_> {
     /// Sends as much as the connection takes at once. Answers with how many of the values that deals.
     fn send_newest(&mut self, subscriber: &Subscriber, bundles: &mut Bundles) -> usize {
         let key = subscriber.key as usize;
-        let Flags { direct: Some(_), waiting: false, lanes: false, .. } = &self.flags[key] else { return 0 };
+        let ClientFlags { direct: Some(_), waiting: false, lanes: false, .. } = &self.flags[key] else {
+            return 0;
+        };
         let count = bundles.publications().len();
         let bundle = bundles.get(subscriber.variant);
         if bundle.end.is_some() {
@@ -53,7 +55,7 @@ impl Sweep<'_> {
                     break;
                 }
                 Err(error) => {
-                    self.doom(Aftermath::Failed(subscriber.key, error), subscriber.key);
+                    self.doom(AfterSweep::Failed(subscriber.key, error), subscriber.key);
                     return count;
                 }
             }
@@ -77,7 +79,7 @@ impl Sweep<'_> {
                 Writable::Frame(frame) => self.queue(key, frame.clone()),
                 Writable::Nothing => true,
                 Writable::Close(disconnect) => {
-                    self.doom(Aftermath::Close(key, disconnect.clone()), key);
+                    self.doom(AfterSweep::Close(key, disconnect.clone()), key);
                     false
                 }
                 Writable::Broken => {
@@ -89,15 +91,15 @@ impl Sweep<'_> {
         let client = &mut self.clients[key as usize];
         match client.put_newest(prepared.clone(), self.outbox_bytes_max) {
             Ok(put) => {
-                self.tally.superseded += u64::from(put == Put::Instead);
+                self.tally.superseded += u64::from(put == LanePut::Instead);
                 self.flags[key as usize].lanes = true;
                 if !self.flags[key as usize].waiting {
                     self.list(key);
                 }
                 true
             }
-            Err(Full) => {
-                self.aftermath.push(Aftermath::Full(key, prepared.channel().clone()));
+            Err(LaneFull) => {
+                self.aftermath.push(AfterSweep::Full(key, prepared.channel().clone()));
                 false
             }
         }

@@ -2,10 +2,10 @@
 
 use gateway_core::hub::{Bundles, Subscriber};
 
-use crate::transport::{TOGETHER_MAX, Together};
-use crate::worker::sweep::Sweep;
+use crate::transport::{SendBatch, TOGETHER_MAX};
+use crate::worker::sweep::WorkerSweep;
 use crate::worker::worker_config::IoUring;
-use crate::worker::{Flags, Worker};
+use crate::worker::{ClientFlags, Worker};
 
 /// Fewer are sent to one by one, which is as cheap (decision 30).
 const TOGETHER_MIN: usize = 4;
@@ -16,7 +16,7 @@ impl Worker {
         if self.io_uring == IoUring::Off || self.together.is_some() {
             return;
         }
-        let opened = Together::open();
+        let opened = SendBatch::open();
         // One speaks for all: what one may have they all may.
         match &opened {
             Ok(_) if self.local.index == 0 => {
@@ -32,7 +32,7 @@ impl Worker {
     }
 }
 
-impl Sweep<'_> {
+impl WorkerSweep<'_> {
     /// Hands it to as many as can be sent to together, and to whoever stands among them. Answers who is left. A list has
     /// nobody twice, so that no send here has to wait for what came of another.
     pub(super) fn hand_together<'s>(
@@ -53,7 +53,7 @@ impl Sweep<'_> {
                 let bundle = bundles.get(subscriber.variant);
                 let flags = &self.flags[subscriber.key as usize];
                 match (flags, &bundle.writes[..], &bundle.end) {
-                    (Flags { direct: Some(direct), waiting: false, .. }, [frames], None) => {
+                    (ClientFlags { direct: Some(direct), waiting: false, .. }, [frames], None) => {
                         together.add(direct, frames, at as u32);
                     }
                     _ => self.hand(subscriber, bundle),

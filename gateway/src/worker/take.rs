@@ -4,10 +4,10 @@ use gateway_core::hub::Prepared;
 use shared::disconnect::Disconnect;
 use shared::push::UnsubscribeCode;
 
-use crate::client::read::Heard;
-use crate::node::control::Target;
+use crate::client::read::CommandOutcome;
+use crate::node::control::ControlTarget;
 use crate::worker::Worker;
-use crate::worker::inbox::Event;
+use crate::worker::inbox::WorkerEvent;
 
 /// The most writes to subscribers in one turn: some four milliseconds.
 const WRITES_MAX: usize = 1_024;
@@ -16,12 +16,12 @@ const BYTES_MAX: usize = 4 << 20;
 
 /// What may still be handed to subscribers in this turn.
 #[derive(Debug, Default)]
-pub(super) struct Share {
+pub(super) struct TurnBudget {
     writes: usize,
     bytes: usize,
 }
 
-impl Share {
+impl TurnBudget {
     pub(super) fn renew(&mut self) {
         *self = Self { writes: WRITES_MAX, bytes: BYTES_MAX };
     }
@@ -61,7 +61,7 @@ impl Worker {
                 return;
             }
             match self.taken.events.pop_front() {
-                Some(Event::Publication(prepared)) => {
+                Some(WorkerEvent::Publication(prepared)) => {
                     self.gathered.add(prepared);
                     self.gather_on();
                     self.close_gathered();
@@ -84,8 +84,8 @@ impl Worker {
     }
 
     fn gather_on(&mut self) {
-        while matches!(self.taken.events.front(), Some(Event::Publication(_))) {
-            if let Some(Event::Publication(prepared)) = self.taken.events.pop_front() {
+        while matches!(self.taken.events.front(), Some(WorkerEvent::Publication(_))) {
+            if let Some(WorkerEvent::Publication(prepared)) = self.taken.events.pop_front() {
                 self.gathered.add(prepared);
             }
         }
@@ -99,12 +99,12 @@ impl Worker {
             self.tell_followers();
             if self.gathered.is_empty() && self.telling.is_empty() {
                 match self.taken.events.pop_front() {
-                    Some(Event::Publication(prepared)) => {
+                    Some(WorkerEvent::Publication(prepared)) => {
                         self.gathered.add(prepared);
                         self.gather_on();
                         self.close_gathered();
                     }
-                    Some(Event::News(news)) => self.begin_telling(news),
+                    Some(WorkerEvent::News(news)) => self.begin_telling(news),
                     // Whoever is meant is about to be closed.
                     Some(_) => {}
                     None => return,
@@ -113,46 +113,48 @@ impl Worker {
         }
     }
 
-    fn handle_event(&mut self, event: Event, buffer: &mut [u8]) {
+    fn handle_event(&mut self, event: WorkerEvent, buffer: &mut [u8]) {
         match event {
-            Event::Open(new) => {
+            WorkerEvent::Open(new) => {
                 let index = self.clients.vacant_key();
                 self.serve(index, |worker| worker.open(*new, buffer));
             }
-            Event::Publication(prepared) => self.deliver(prepared.channel(), std::slice::from_ref(&prepared)),
-            Event::News(news) => self.begin_telling(news),
-            Event::Anew(channel) => {
-                let everyone = Target::default();
+            WorkerEvent::Publication(prepared) => {
+                self.deliver(prepared.channel(), std::slice::from_ref(&prepared))
+            }
+            WorkerEvent::News(news) => self.begin_telling(news),
+            WorkerEvent::Anew(channel) => {
+                let everyone = ControlTarget::default();
                 self.for_each_target(&everyone, Some(&channel), |client| {
                     client.session.handle_unsubscribe(&channel, UnsubscribeCode::InsufficientState);
                 });
             }
-            Event::Lost(channel, position) => {
+            WorkerEvent::Lost(channel, position) => {
                 self.deliver_waiting(&channel);
                 self.sweep(|hub, sweep| hub.lost(channel.as_str(), position, sweep))
             }
-            Event::Outcome(key, outcome) => {
+            WorkerEvent::Outcome(key, outcome) => {
                 self.serve(key.index as usize, |worker| worker.handle_outcome(key, outcome));
             }
-            Event::Call(new) => self.open_caller(*new),
-            Event::Answered(key, answer) => self.answer_caller(key, *answer, buffer),
-            Event::Turned(key, turned) => {
+            WorkerEvent::Call(new) => self.open_caller(*new),
+            WorkerEvent::Answered(key, answer) => self.answer_caller(key, *answer, buffer),
+            WorkerEvent::Turned(key, turned) => {
                 self.serve(key.index as usize, |worker| worker.handle_turned(key, turned, buffer));
             }
-            Event::Message(session, message, taken) => {
+            WorkerEvent::Message(session, message, taken) => {
                 let index = self.local.node.session_ids.place(session).1 as usize;
-                let mut heard = Heard::Gone;
+                let mut heard = CommandOutcome::Gone;
                 self.serve(index, |worker| heard = worker.handle_message(index, session, message));
                 // Whoever asked may have given up.
                 let _ = taken.send(heard);
             }
-            Event::Disconnect(target, disconnect, acted) => {
+            WorkerEvent::Disconnect(target, disconnect, acted) => {
                 let count = self.for_each_target(&target, None, |client| {
                     client.session.handle_disconnect(disconnect.clone());
                 });
                 acted.add(count);
             }
-            Event::Displaced(key) => {
+            WorkerEvent::Displaced(key) => {
                 let index = key.index as usize;
                 // Another may be in its place.
                 if self.clients.get(index).is_some_and(|client| client.key == key) {
@@ -161,32 +163,34 @@ impl Worker {
                     });
                 }
             }
-            Event::Unsubscribe(target, channel, acted) => {
+            WorkerEvent::Unsubscribe(target, channel, acted) => {
                 let count = self.for_each_target(&target, Some(&channel), |client| {
                     client.session.handle_unsubscribe(&channel, UnsubscribeCode::Server);
                 });
                 acted.add(count);
             }
-            Event::KeepOnly(user, client) => self.keep_only(&user, client),
-            Event::Subscribe(target, wanted, acted) => self.subscribe(&target, &wanted, &acted),
-            Event::AskClients(target, asking) => {
+            WorkerEvent::KeepOnly(user, client) => self.keep_only(&user, client),
+            WorkerEvent::Subscribe(target, wanted, acted) => self.subscribe(&target, &wanted, &acted),
+            WorkerEvent::AskClients(target, asking) => {
                 self.for_each_of(&target, |client, local| client.ask_client(local, &asking));
             }
-            Event::ForgetAsks(target) => {
+            WorkerEvent::ForgetAsks(target) => {
                 self.for_each_of(&target, |client, _| client.forget_asks());
             }
-            Event::Refresh(target, renewal, acted) => {
+            WorkerEvent::Refresh(target, renewal, acted) => {
                 acted.add(self.for_each_of(&target, |client, local| {
                     client.session.handle_refresh(local.now, renewal.clone());
                 }));
             }
             // Whoever asked may have given up.
-            Event::Count(channels, counted) => drop(counted.send(self.count_subscribers(&channels))),
-            Event::List(wanted, from, limit, listed) => drop(listed.send(self.list(&wanted, from, limit))),
-            Event::Renew(contexts) => self.renew(contexts),
-            Event::Shed => self.look_at_debtors(),
-            Event::Drain { until } => self.begin_drain(until),
-            Event::Stop => self.stopping = true,
+            WorkerEvent::Count(channels, counted) => drop(counted.send(self.count_subscribers(&channels))),
+            WorkerEvent::List(wanted, from, limit, listed) => {
+                drop(listed.send(self.list(&wanted, from, limit)))
+            }
+            WorkerEvent::Renew(contexts) => self.renew(contexts),
+            WorkerEvent::Shed => self.look_at_debtors(),
+            WorkerEvent::Drain { until } => self.begin_drain(until),
+            WorkerEvent::Stop => self.stopping = true,
         }
     }
 }
@@ -209,7 +213,7 @@ mod tests {
     #[test]
     fn a_turn_is_bounded_in_writes_and_in_bytes() {
         let times = |subscribers: usize, bytes: usize| {
-            let (mut share, publication) = (Share::default(), publication(bytes));
+            let (mut share, publication) = (TurnBudget::default(), publication(bytes));
             assert!(share.is_used_up(), "there is none before a turn begins");
             share.renew();
             let mut times = 0;

@@ -6,27 +6,27 @@ use gateway_core::hub::{Bundles, Prepared, SWEEP_PIECE, Sink};
 use gateway_core::poll::Trackers;
 
 use crate::worker::Worker;
-use crate::worker::inbox::News;
+use crate::worker::inbox::KeyUpdate;
 
 /// News on its way.
 #[derive(Debug)]
-pub(super) struct Telling {
-    news: Arc<News>,
+pub(super) struct KeyUpdateInFlight {
+    news: Arc<KeyUpdate>,
     /// Those who stand before this in the key's list have not been told.
     rest: usize,
 }
 
 impl Worker {
-    pub(super) fn begin_telling(&mut self, news: Arc<News>) {
+    pub(super) fn begin_telling(&mut self, news: Arc<KeyUpdate>) {
         let channel = news.prepared.channel().as_str();
         let rest = self.local.trackers.followers(channel, &news.key);
-        self.telling.push_back(Telling { news, rest });
+        self.telling.push_back(KeyUpdateInFlight { news, rest });
     }
 
     /// Tells what is new, in the order in which it came, as far as this turn's share goes.
     pub(super) fn tell_followers(&mut self) {
         while !self.share.is_used_up()
-            && let Some(Telling { news, rest }) = self.telling.pop_front()
+            && let Some(KeyUpdateInFlight { news, rest }) = self.telling.pop_front()
         {
             let left = match news.removed {
                 true => self.tell_of_removal(&news),
@@ -37,13 +37,13 @@ impl Worker {
                     self.sweep(|_, sweep| sweep.delivered(std::slice::from_ref(&news.prepared)));
                     self.local.inbox.served(1, news.prepared.bytes());
                 }
-                rest => self.telling.push_front(Telling { news, rest }),
+                rest => self.telling.push_front(KeyUpdateInFlight { news, rest }),
             }
         }
     }
 
     /// How many are still to be told.
-    fn tell_piece(&mut self, news: &News, rest: usize) -> usize {
+    fn tell_piece(&mut self, news: &KeyUpdate, rest: usize) -> usize {
         let channel = news.prepared.channel().as_str();
         let (outdated, rest) =
             self.local.trackers.outdated(channel, &news.key, news.version, rest, SWEEP_PIECE);
@@ -52,7 +52,7 @@ impl Worker {
     }
 
     /// Whoever is told that a key is there no more does not follow it any more. How many are still to be told.
-    fn tell_of_removal(&mut self, news: &News) -> usize {
+    fn tell_of_removal(&mut self, news: &KeyUpdate) -> usize {
         let channel = news.prepared.channel();
         let (dismissed, any_left) = self.local.trackers.dismiss(channel.as_str(), &news.key, SWEEP_PIECE);
         for subscriber in &dismissed {
@@ -81,7 +81,7 @@ impl Worker {
             let keys: Vec<Arc<str>> = keys.cloned().collect();
             self.local.node.unfollow(self.local.index, channel, &keys);
         }
-        for Telling { news, .. } in self.telling.drain(..) {
+        for KeyUpdateInFlight { news, .. } in self.telling.drain(..) {
             self.local.inbox.served(1, news.prepared.bytes());
         }
     }

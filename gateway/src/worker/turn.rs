@@ -7,21 +7,21 @@ use bytes::Bytes;
 use gateway_core::effect::Outcome;
 use gateway_core::hub::Prepared;
 use shared::channel::Channel;
-use shared::disconnect::Disconnect;
+use shared::disconnect::{Disconnect, SlowCause};
 use shared::push::UnsubscribeCode;
 
 use crate::client::open::NewClient;
-use crate::client::read::{Heard, Readiness};
+use crate::client::read::{CommandOutcome, ReadProgress};
 use crate::client::{Client, ClientKey, Gone};
 use crate::node::SessionId;
-use crate::node::control::Target;
+use crate::node::control::ControlTarget;
 use crate::transport::Wake;
-use crate::transport::handed::{Attached, Turned};
+use crate::transport::task_pipe::{Attached, PipeReadiness};
 use crate::worker::callers::CALLERS;
 use crate::worker::drain::DRAIN_STEP;
-use crate::worker::inbox::Event;
-use crate::worker::sweep::{Aftermath, Sweep};
-use crate::worker::{Flags, INBOX, Local, READ_BYTES, Worker};
+use crate::worker::inbox::WorkerEvent;
+use crate::worker::sweep::{AfterSweep, WorkerSweep};
+use crate::worker::{ClientFlags, INBOX, READ_BYTES, Worker, WorkerLocal};
 
 /// The most sockets looked at in one turn.
 const EVENTS: usize = 1_024;
@@ -98,14 +98,14 @@ impl Worker {
     }
 
     /// The same for a client that is reached through a pipe to a task.
-    pub(super) fn handle_turned(&mut self, key: ClientKey, turned: Turned, buffer: &mut [u8]) {
+    pub(super) fn handle_turned(&mut self, key: ClientKey, turned: PipeReadiness, buffer: &mut [u8]) {
         let index = key.index as usize;
         if self.clients.get(index).is_none_or(|client| client.key != key) {
             return;
         }
         match turned {
-            Turned::Readable => self.read(index, buffer, false),
-            Turned::Writable => drop(self.write(index)),
+            PipeReadiness::Readable => self.read(index, buffer, false),
+            PipeReadiness::Writable => drop(self.write(index)),
         }
     }
 
@@ -125,9 +125,14 @@ impl Worker {
     }
 
     /// A message that was not sent through the client's stream.
-    pub(super) fn handle_message(&mut self, index: usize, session: SessionId, message: Bytes) -> Heard {
+    pub(super) fn handle_message(
+        &mut self,
+        index: usize,
+        session: SessionId,
+        message: Bytes,
+    ) -> CommandOutcome {
         let Some(client) = self.clients.get_mut(index).filter(|client| client.is_session(session)) else {
-            return Heard::Gone;
+            return CommandOutcome::Gone;
         };
         let taken = client.handle_message(&mut self.local, message);
         match client.finish(&mut self.local) {
@@ -146,11 +151,11 @@ impl Worker {
         match read.and_then(|readiness| client.finish(&mut self.local).map(|()| readiness)) {
             Ok(readiness) => {
                 client.account(&mut self.local);
-                if readiness == Readiness::More {
+                if readiness == ReadProgress::More {
                     self.local.unread.push(index as u32);
                 }
                 self.local.schedule(&self.clients[index]);
-                if readiness == Readiness::Drained
+                if readiness == ReadProgress::Drained
                     && let Some(attached) = self.clients[index].link.stream.take_attached()
                 {
                     self.attach(index, *attached, buffer);
@@ -168,15 +173,15 @@ impl Worker {
     }
 
     pub(super) fn open(&mut self, new: NewClient, buffer: &mut [u8]) {
-        self.ebb.opened(self.clients.len() + 1);
+        self.shrink_policy.opened(self.clients.len() + 1);
         let entry = self.clients.vacant_entry();
         let index = entry.key();
         if self.generations.len() <= index {
             self.generations.push(0);
-            self.local.flags.push(Flags::default());
+            self.local.flags.push(ClientFlags::default());
         }
         self.generations[index] = self.generations[index].wrapping_add(1);
-        self.local.flags[index] = Flags::default();
+        self.local.flags[index] = ClientFlags::default();
         let key = ClientKey {
             worker: self.local.index as u16,
             index: index as u32,
@@ -218,7 +223,7 @@ impl Worker {
         let (key, inbox) = (client.key, &self.local.inbox);
         let wake = || {
             let inbox = inbox.clone();
-            Arc::new(move |turned| inbox.push(Event::Turned(key, turned))) as Wake
+            Arc::new(move |turned| inbox.push(WorkerEvent::Turned(key, turned))) as Wake
         };
         let watched = client.link.stream.register(self.poll.registry(), mio::Token(index), wake);
         if let Err(error) = &watched {
@@ -325,10 +330,10 @@ impl Worker {
     }
 
     /// Lets the hub hand something to many connections, then deals with what came of it for single ones.
-    pub(super) fn sweep(&mut self, work: impl FnOnce(&mut gateway_core::hub::Hub, &mut Sweep<'_>)) {
+    pub(super) fn sweep(&mut self, work: impl FnOnce(&mut gateway_core::hub::Hub, &mut WorkerSweep<'_>)) {
         let local = &mut self.local;
         let mut aftermath = std::mem::take(&mut self.aftermath);
-        let mut sweep = Sweep {
+        let mut sweep = WorkerSweep {
             clients: &mut self.clients,
             flags: &mut local.flags,
             unwritten: &mut local.unwritten,
@@ -354,28 +359,28 @@ impl Worker {
         self.local.selected.clear();
     }
 
-    fn settle(&mut self, after: Aftermath) {
+    fn settle(&mut self, after: AfterSweep) {
         let index = after.index();
         // One client can be named twice in one sweep, and gone after the first.
         let Some(client) = self.clients.get_mut(index as usize) else { return };
         match after {
-            Aftermath::Overflown(_) => client.handle_overflow(&mut self.local),
-            Aftermath::Failed(_, error) => {
+            AfterSweep::Overflown(_) => client.handle_overflow(&mut self.local, SlowCause::OutboxFull),
+            AfterSweep::Failed(_, error) => {
                 if let Err(gone) = client.handle_unwritable(&mut self.local, error.kind()) {
                     self.remove(index as usize, &gone);
                     return;
                 }
             }
-            Aftermath::Insufficient(_, channel) => {
+            AfterSweep::Insufficient(_, channel) => {
                 self.local.tally.insufficient += 1;
                 client.session.handle_unsubscribe(&channel, UnsubscribeCode::InsufficientState);
                 client.perform(&mut self.local);
             }
-            Aftermath::Full(_, channel) => {
+            AfterSweep::Full(_, channel) => {
                 client.end_for_fullness(&mut self.local, &channel);
                 client.perform(&mut self.local);
             }
-            Aftermath::Close(_, disconnect) => {
+            AfterSweep::Close(_, disconnect) => {
                 client.session.handle_disconnect(disconnect);
                 client.perform(&mut self.local);
             }
@@ -387,7 +392,7 @@ impl Worker {
     /// there were.
     pub(super) fn for_each_target(
         &mut self,
-        target: &Target,
+        target: &ControlTarget,
         channel: Option<&Channel>,
         act: impl Fn(&mut Client),
     ) -> u32 {
@@ -402,7 +407,11 @@ impl Worker {
     }
 
     /// Does something to each of the clients that are meant. Answers how many there were.
-    pub(super) fn for_each_of(&mut self, target: &Target, act: impl Fn(&mut Client, &mut Local)) -> u32 {
+    pub(super) fn for_each_of(
+        &mut self,
+        target: &ControlTarget,
+        act: impl Fn(&mut Client, &mut WorkerLocal),
+    ) -> u32 {
         let mut clients = 0;
         for index in self.candidates(target) {
             if self.is_meant(target, index) {
@@ -415,7 +424,7 @@ impl Worker {
     }
 
     /// Where clients that are meant can be.
-    fn candidates(&self, target: &Target) -> Vec<usize> {
+    fn candidates(&self, target: &ControlTarget) -> Vec<usize> {
         if let Some(session) = target.session {
             return vec![self.local.node.session_ids.place(session).1 as usize];
         }
@@ -435,7 +444,7 @@ impl Worker {
         }
     }
 
-    fn is_meant(&self, target: &Target, index: usize) -> bool {
+    fn is_meant(&self, target: &ControlTarget, index: usize) -> bool {
         let Some(client) = self.clients.get(index) else { return false };
         let session = &client.session;
         if let Some(holder) = target.holder {
@@ -521,9 +530,9 @@ impl Worker {
         self.metrics.disconnected(client.protocol, client.close_reason(), lived);
         self.local.wheel.remove(index as u32);
         // Before the socket closes: the flags hold leave to send to it.
-        self.local.flags[index] = Flags::default();
+        self.local.flags[index] = ClientFlags::default();
         self.clients.remove(index);
-        if self.ebb.closed(self.clients.len()) {
+        if self.shrink_policy.closed(self.clients.len()) {
             self.shrink();
         }
     }

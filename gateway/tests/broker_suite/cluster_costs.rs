@@ -17,7 +17,7 @@ use crate::redis_server::RedisServer;
 
 const PUBLICATIONS: u64 = 20_000;
 const CHANNELS: usize = 300;
-/// Under way at once for each master.
+/// In flight at once for each master.
 const TOGETHER: usize = 64;
 const ROUNDS: usize = 5;
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use shared::channel::Channel;
-use tidegate::broker::redis::{Mode, RedisConfig, RedisUrl};
-use tidegate::broker::{BrokerError, Taking};
+use tidegate::broker::redis::{RedisConfig, RedisMode, RedisUrl};
+use tidegate::broker::{BrokerError, TurnRequest};
 
 use crate::cluster_moves::channels_at;
 use crate::harness::{ALL, Backend, Cluster, Node, Redis, channel, eventually, request};
@@ -201,7 +201,8 @@ async fn what_is_no_cluster_and_who_may_not_use_one_is_told() {
 async fn a_cluster_that_is_not_there_is_told_by_each_call_and_heals_when_it_comes() {
     let ports = [crate::redis_server::free_port(), crate::redis_server::free_port()];
     let addresses = ports.map(|port| format!("127.0.0.1:{port}")).into();
-    let config = RedisConfig { mode: Mode::Cluster, addresses, timeout_ms: 300, ..RedisConfig::default() };
+    let config =
+        RedisConfig { mode: RedisMode::Cluster, addresses, timeout_ms: 300, ..RedisConfig::default() };
     let cluster = Cluster::new();
     let node = cluster.node_with(&config);
     let news = channel("news");
@@ -213,7 +214,7 @@ async fn a_cluster_that_is_not_there_is_told_by_each_call_and_heals_when_it_come
         node.broker.nodes().await.expect_err("nobody is there"),
         node.broker.send_control(Bytes::new()).await.expect_err("nobody is there"),
         node.broker
-            .take_turn(Taking {
+            .take_turn(TurnRequest {
                 what: "w",
                 node: "n",
                 lease: Duration::ZERO,

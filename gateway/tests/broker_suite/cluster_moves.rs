@@ -20,7 +20,7 @@ use crate::redis_server::RedisServer;
 
 /// All of it stays.
 const LONG: Retention = Retention { size: 1_000_000, ttl: Duration::from_secs(600) };
-/// Publications of a channel that are under way at once.
+/// Publications of a channel that are in flight at once.
 const TOGETHER: usize = 16;
 
 /// The slot of a channel, with as many partitions as there are unless said otherwise.
@@ -53,9 +53,9 @@ fn publish_on(
     stop: Arc<AtomicBool>,
 ) -> tokio::task::JoinHandle<Vec<StreamPosition>> {
     tokio::spawn(async move {
-        let (mut number, mut under_way, mut positions) = (0, FuturesOrdered::new(), Vec::new());
-        while !stop.load(Ordering::Relaxed) || !under_way.is_empty() {
-            while under_way.len() < TOGETHER && !stop.load(Ordering::Relaxed) {
+        let (mut number, mut in_flight, mut positions) = (0, FuturesOrdered::new(), Vec::new());
+        while !stop.load(Ordering::Relaxed) || !in_flight.is_empty() {
+            while in_flight.len() < TOGETHER && !stop.load(Ordering::Relaxed) {
                 number += 1;
                 let mut made = request(&channel, number);
                 made.retention = LONG;
@@ -64,9 +64,9 @@ fn publish_on(
                     let key = number.to_string().into();
                     made.idempotency = Some(Idempotency { key, ttl: Duration::from_secs(60) });
                 }
-                under_way.push_back(broker.publish(made));
+                in_flight.push_back(broker.publish(made));
             }
-            if let Some(published) = under_way.next().await {
+            if let Some(published) = in_flight.next().await {
                 positions.push(published.expect("published").position.expect("a position"));
             }
             tokio::time::sleep(Duration::from_millis(1)).await;

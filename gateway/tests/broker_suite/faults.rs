@@ -307,7 +307,7 @@ async fn publications_that_find_no_room_wait_for_it() {
     redis.config.timeout_ms = 30_000;
     let node = redis.node();
     let a = channel("a");
-    // More than the 64 MiB that may be under way at once.
+    // More than the 64 MiB that may be in flight at once.
     let text = "x".repeat(100 << 10);
     let answers: Vec<_> = (0..800).map(|_| node.broker.publish(request(&a, &text))).collect();
     let mut offsets = Vec::new();

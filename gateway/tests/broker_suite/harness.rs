@@ -14,7 +14,7 @@ use shared::push::OwnedEvent;
 use tidegate::broker::measure::BrokerMetrics;
 use tidegate::broker::memory::{self, MemoryBroker};
 use tidegate::broker::nats::{self, NatsBroker, NatsUrl};
-use tidegate::broker::redis::{self, Mode, RedisBroker, RedisUrl};
+use tidegate::broker::redis::{self, RedisBroker, RedisMode, RedisUrl};
 use tidegate::broker::shards::ShardedBroker;
 use tidegate::broker::{Broker, BrokerEvents, PublishRequest, Published};
 use tidegate::ledger::Ledger;
@@ -239,7 +239,8 @@ impl Shards {
     pub fn with(options: &[&str]) -> Self {
         let servers: Vec<_> = (0..3).map(|_| RedisServer::start_with(options)).collect();
         let addresses = servers.iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
-        let config = redis::RedisConfig { mode: Mode::Shards, addresses, ..redis::RedisConfig::default() };
+        let config =
+            redis::RedisConfig { mode: RedisMode::Shards, addresses, ..redis::RedisConfig::default() };
         Self { servers, config, nodes: AtomicU64::new(0) }
     }
 
@@ -347,8 +348,12 @@ impl Cluster {
     fn over(servers: Arc<RedisCluster>) -> Self {
         let prefix = format!("t{}", PREFIXES.fetch_add(1, Ordering::SeqCst));
         let addresses = servers.addresses();
-        let config =
-            redis::RedisConfig { mode: Mode::Cluster, addresses, prefix, ..redis::RedisConfig::default() };
+        let config = redis::RedisConfig {
+            mode: RedisMode::Cluster,
+            addresses,
+            prefix,
+            ..redis::RedisConfig::default()
+        };
         Self { servers, config, nodes: AtomicU64::new(0) }
     }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use gateway_core::history::Retention;
-use gateway_core::map::{Action, Change, Changed, Keeping, Set, SetMode, StateFilter, StatePage, Suppressed};
+use gateway_core::map::{
+    ChangedKey, KeyAction, MapChange, MapRetention, SetKey, SetMode, StateFilter, StatePage, Suppressed,
+};
 use gateway_core::version::Version;
 use shared::channel::Channel;
 use shared::publication::{Payload, Publication};
@@ -11,8 +13,9 @@ use tidegate::broker::{BrokerError, ChangeRequest, Idempotency};
 
 use crate::harness::{ALL, Backend, KEPT, Node, channel, eventually, texts};
 
-const STAYING: Keeping = Keeping { stream: KEPT, key_ttl: None, ordered: false, keys_max: 100, quiet: false };
-const BRIEF: Keeping = Keeping {
+const STAYING: MapRetention =
+    MapRetention { stream: KEPT, key_ttl: None, ordered: false, keys_max: 100, quiet: false };
+const BRIEF: MapRetention = MapRetention {
     stream: Retention { size: 0, ttl: Duration::ZERO },
     key_ttl: Some(Duration::from_millis(300)),
     ordered: false,
@@ -20,31 +23,31 @@ const BRIEF: Keeping = Keeping {
     quiet: false,
 };
 
-fn set(key: &str, data: &str) -> Change {
+fn set(key: &str, data: &str) -> MapChange {
     let publication = Publication::new(Payload::json(data.to_owned()));
-    let set = Set { publication, score: 0, mode: SetMode::Any, refreshes: false, version: None };
-    Change { key: key.into(), action: Action::Set(Box::new(set)), expected: None }
+    let set = SetKey { publication, score: 0, mode: SetMode::Any, refreshes: false, version: None };
+    MapChange { key: key.into(), action: KeyAction::Set(Box::new(set)), expected: None }
 }
 
 /// The same, with something else about it.
-fn set_with(key: &str, with: impl FnOnce(&mut Set)) -> Change {
+fn set_with(key: &str, with: impl FnOnce(&mut SetKey)) -> MapChange {
     let mut change = set(key, "9");
-    if let Action::Set(set) = &mut change.action {
+    if let KeyAction::Set(set) = &mut change.action {
         with(set);
     }
     change
 }
 
-fn remove(key: &str) -> Change {
-    Change { key: key.into(), action: Action::Remove { tags: None }, expected: None }
+fn remove(key: &str) -> MapChange {
+    MapChange { key: key.into(), action: KeyAction::Remove { tags: None }, expected: None }
 }
 
-async fn change(node: &Node, channel: &Channel, change: Change, keeping: Keeping) -> Changed {
+async fn change(node: &Node, channel: &Channel, change: MapChange, keeping: MapRetention) -> ChangedKey {
     let request = ChangeRequest { channel: channel.clone(), change, keeping, idempotency: None };
     node.broker.change_key(request).await.expect("changed")
 }
 
-async fn read(node: &Node, channel: &Channel, filter: StateFilter, keeping: Keeping) -> StatePage {
+async fn read(node: &Node, channel: &Channel, filter: StateFilter, keeping: MapRetention) -> StatePage {
     node.broker.read_state(channel.clone(), filter, keeping).await.expect("read")
 }
 
@@ -92,7 +95,7 @@ pub async fn keys_are_read_in_pages_by_name_or_by_score<B: Backend>() {
         ("rising", true, true, ["a", "c", "d", "e", "b"]),
     ] {
         let channel = channel(name);
-        let keeping = Keeping { ordered, ..STAYING };
+        let keeping = MapRetention { ordered, ..STAYING };
         for (key, score) in [("a", -1), ("b", 9), ("c", 3), ("d", 3), ("e", 3)] {
             change(&node, &channel, set_with(key, |set| set.score = score), keeping).await;
         }
@@ -119,7 +122,7 @@ pub async fn a_change_is_made_only_on_its_conditions<B: Backend>() {
     let backend = B::new();
     let node = backend.node();
     let a = channel("a");
-    let suppressed = async |made: Change| change(&node, &a, made, STAYING).await.suppressed;
+    let suppressed = async |made: MapChange| change(&node, &a, made, STAYING).await.suppressed;
     let with_mode = |key: &str, mode| set_with(key, |set| set.mode = mode);
     let version = |number| set_with("v", |set| set.version = Some(Version { number, epoch: "".into() }));
     assert_eq!(suppressed(with_mode("k", SetMode::IfExists)).await, Some(Suppressed::KeyNotFound));
@@ -147,7 +150,7 @@ pub async fn a_change_is_made_only_on_its_conditions<B: Backend>() {
     let request = ChangeRequest { channel: a.clone(), change: set("k", "6"), keeping: STAYING, idempotency };
     let made = node.broker.change_key(request.clone()).await.expect("changed");
     let again = node.broker.change_key(request).await.expect("changed");
-    assert_eq!(again, Changed { suppressed: Some(Suppressed::Idempotency), ..made });
+    assert_eq!(again, ChangedKey { suppressed: Some(Suppressed::Idempotency), ..made });
 }
 
 pub async fn a_quiet_state_keeps_the_newest_and_tells_nobody_that_a_key_has_gone<B: Backend>() {
@@ -156,7 +159,7 @@ pub async fn a_quiet_state_keeps_the_newest_and_tells_nobody_that_a_key_has_gone
     let a = channel("a");
     node.listens().await;
     node.subscribe(&a).await;
-    let quiet = Keeping { quiet: true, stream: KEPT, key_ttl: Some(Duration::from_secs(1)), ..BRIEF };
+    let quiet = MapRetention { quiet: true, stream: KEPT, key_ttl: Some(Duration::from_secs(1)), ..BRIEF };
     let tagged = |tag: &str| {
         let tag = tag.to_owned();
         set_with("k", move |set| drop(set.publication.tags.insert("tag".into(), tag.into())))
@@ -197,7 +200,7 @@ pub async fn a_channel_has_only_so_many_keys<B: Backend>() {
     let backend = B::new();
     let node = backend.node();
     let a = channel("a");
-    let two = Keeping { keys_max: 2, ..STAYING };
+    let two = MapRetention { keys_max: 2, ..STAYING };
     change(&node, &a, set("k", "1"), two).await;
     change(&node, &a, set("l", "1"), two).await;
     let request =

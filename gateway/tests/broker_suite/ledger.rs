@@ -2,50 +2,52 @@
 
 use std::time::Duration;
 
-use gateway_core::ledger::{Change, Done, Ledger as Table, News, Page, Room};
-use tidegate::ledger::{Held, Reading};
+use gateway_core::ledger::{
+    Ledger as Table, LedgerCapacity, LedgerChange, LedgerEvent, LedgerPage, ReaderProgress,
+};
+use tidegate::ledger::{HoldOutcome, LedgerQuery};
 
 use crate::harness::{Backend, Node, eventually};
 
-pub const ROOM: Room = Room { news_max: 1_000, bytes_max: 1 << 20 };
+pub const ROOM: LedgerCapacity = LedgerCapacity { news_max: 1_000, bytes_max: 1 << 20 };
 pub const LEASE: Duration = Duration::from_secs(60);
 
-pub fn hold(subject: &str) -> Change {
-    Change::Hold(subject.into())
+pub fn hold(subject: &str) -> LedgerChange {
+    LedgerChange::Hold(subject.into())
 }
 
-pub fn release(subject: &str) -> Change {
-    Change::Release(subject.into())
+pub fn release(subject: &str) -> LedgerChange {
+    LedgerChange::Release(subject.into())
 }
 
-pub fn reading<'a>(reader: &'a str, done: Option<Done>, limit: usize) -> Reading<'a> {
+pub fn reading<'a>(reader: &'a str, done: Option<ReaderProgress>, limit: usize) -> LedgerQuery<'a> {
     const READERS: &[&str] = &["main", "other"];
-    Reading { ledger: "shop", reader, readers: READERS, by: "n", lease: LEASE, done, limit }
+    LedgerQuery { ledger: "shop", reader, readers: READERS, by: "n", lease: LEASE, done, limit }
 }
 
 impl Node {
     pub async fn begin(&self, holder: &str) {
         eventually("the ledger can be used", async || {
-            matches!(self.ledger.prolong("shop", holder, LEASE, ROOM).await, Ok(Held::Done))
+            matches!(self.ledger.prolong("shop", holder, LEASE, ROOM).await, Ok(HoldOutcome::Done))
         })
         .await;
     }
 
-    pub async fn change(&self, holder: &str, changes: &[Change]) {
+    pub async fn change(&self, holder: &str, changes: &[LedgerChange]) {
         let changed = self.ledger.change("shop", holder, changes, ROOM).await.expect("changed");
-        assert_eq!(changed, Held::Done);
+        assert_eq!(changed, HoldOutcome::Done);
     }
 
-    pub async fn page(&self, reader: &str, done: Option<u64>, limit: usize) -> Page {
+    pub async fn page(&self, reader: &str, done: Option<u64>, limit: usize) -> LedgerPage {
         let read = async |done, limit| {
             self.ledger.read(reading(reader, done, limit)).await.expect("read").expect("nobody else reads")
         };
         let from = if done.is_some() { read(None, 0).await.from } else { 0 };
-        read(done.map(|until| Done { from, until }), limit).await
+        read(done.map(|until| ReaderProgress { from, until }), limit).await
     }
 
     /// All news after some.
-    pub async fn news(&self, done: Option<u64>) -> Vec<News> {
+    pub async fn news(&self, done: Option<u64>) -> Vec<LedgerEvent> {
         self.page("main", done, 10_000).await.news.into_iter().map(|(_, news)| news).collect()
     }
 }
@@ -59,10 +61,15 @@ pub async fn the_first_who_holds_and_the_last_who_lets_go_are_news<B: Backend>()
     node.change("two", &[hold("a"), release("b\né"), release("c")]).await;
     node.change("one", &[release("a"), release("a")]).await;
     node.change("two", &[release("a")]).await;
-    node.change("one", &[Change::Say("{\"x\": 1}".into()), hold("a")]).await;
-    let taken = |subject: &str| News::Taken(subject.into());
-    let expected =
-        [taken("a"), taken("b\né"), News::Free("a".into()), News::Said("{\"x\": 1}".into()), taken("a")];
+    node.change("one", &[LedgerChange::Say("{\"x\": 1}".into()), hold("a")]).await;
+    let taken = |subject: &str| LedgerEvent::Taken(subject.into());
+    let expected = [
+        taken("a"),
+        taken("b\né"),
+        LedgerEvent::Free("a".into()),
+        LedgerEvent::Said("{\"x\": 1}".into()),
+        taken("a"),
+    ];
     assert_eq!(node.news(None).await, expected);
 }
 
@@ -71,24 +78,27 @@ pub async fn a_holder_that_ends_lets_go_of_what_nobody_else_holds<B: Backend>() 
     let node = backend.node();
     node.begin("one").await;
     node.begin("two").await;
-    let many: Vec<Change> = (0..1_200).map(|number| hold(&number.to_string())).collect();
+    let many: Vec<LedgerChange> = (0..1_200).map(|number| hold(&number.to_string())).collect();
     node.change("one", &many).await;
     node.change("two", &[hold("7")]).await;
-    node.change("one", &[Change::Count("7".into(), 2), Change::Count("8".into(), 1)]).await;
-    node.ledger.retire("shop", "one", Duration::ZERO, Room { news_max: 9_999, ..ROOM }).await.expect("ended");
-    let room = Room { news_max: 9_999, ..ROOM };
+    node.change("one", &[LedgerChange::Count("7".into(), 2), LedgerChange::Count("8".into(), 1)]).await;
+    node.ledger
+        .retire("shop", "one", Duration::ZERO, LedgerCapacity { news_max: 9_999, ..ROOM })
+        .await
+        .expect("ended");
+    let room = LedgerCapacity { news_max: 9_999, ..ROOM };
     eventually("all is free", async || {
         // Whoever is left frees a part of it each time.
         let held = node.ledger.prolong("shop", "two", LEASE, room).await.expect("prolonged");
-        assert_ne!(held, Held::Over);
+        assert_ne!(held, HoldOutcome::Over);
         node.news(Some(1_202)).await.len() == 1_200
     })
     .await;
     let news = node.news(None).await;
-    assert!(!news.contains(&News::Free("7".into())), "another holds it");
-    let at = |wanted: &News| news.iter().position(|news| news == wanted).expect("it is told");
-    assert_eq!(at(&News::Counted("8".into(), 0)) + 1, at(&News::Free("8".into())));
-    assert!(!news.contains(&News::Counted("7".into(), 0)));
+    assert!(!news.contains(&LedgerEvent::Free("7".into())), "another holds it");
+    let at = |wanted: &LedgerEvent| news.iter().position(|news| news == wanted).expect("it is told");
+    assert_eq!(at(&LedgerEvent::Counted("8".into(), 0)) + 1, at(&LedgerEvent::Free("8".into())));
+    assert!(!news.contains(&LedgerEvent::Counted("7".into(), 0)));
 }
 
 pub async fn a_holder_whose_lease_is_over_holds_nothing_any_more_and_hears_of_it<B: Backend>() {
@@ -98,29 +108,32 @@ pub async fn a_holder_whose_lease_is_over_holds_nothing_any_more_and_hears_of_it
     node.begin("other").await;
     node.change("slow", &[hold("a")]).await;
     let short = Duration::from_millis(50);
-    assert_eq!(node.ledger.prolong("shop", "slow", short, ROOM).await.expect("prolonged"), Held::Done);
+    assert_eq!(node.ledger.prolong("shop", "slow", short, ROOM).await.expect("prolonged"), HoldOutcome::Done);
     eventually("a is free", async || {
-        assert_eq!(node.ledger.prolong("shop", "other", LEASE, ROOM).await.expect("prolonged"), Held::Done);
+        assert_eq!(
+            node.ledger.prolong("shop", "other", LEASE, ROOM).await.expect("prolonged"),
+            HoldOutcome::Done
+        );
         node.news(None).await.len() == 2
     })
     .await;
     let prolonged = node.ledger.prolong("shop", "slow", LEASE, ROOM).await.expect("an answer");
-    assert_eq!(prolonged, Held::Over);
+    assert_eq!(prolonged, HoldOutcome::Over);
     let changed = node.ledger.change("shop", "slow", &[hold("b")], ROOM).await.expect("an answer");
-    assert_eq!(changed, Held::Over);
+    assert_eq!(changed, HoldOutcome::Over);
     node.begin("slow.2").await;
     node.change("slow.2", &[hold("a")]).await;
-    let taken = News::Taken("a".into());
-    assert_eq!(node.news(None).await, [taken.clone(), News::Free("a".into()), taken]);
+    let taken = LedgerEvent::Taken("a".into());
+    assert_eq!(node.news(None).await, [taken.clone(), LedgerEvent::Free("a".into()), taken]);
 }
 
 pub async fn each_reader_goes_on_where_it_stood<B: Backend>() {
     let backend = B::new();
     let node = backend.node();
     node.begin("one").await;
-    let said: Vec<Change> = (0..5).map(|number| Change::Say(number.to_string().into())).collect();
+    let said: Vec<LedgerChange> = (0..5).map(|number| LedgerChange::Say(number.to_string().into())).collect();
     node.change("one", &said).await;
-    let numbers = |page: Page| page.news.into_iter().map(|(number, _)| number).collect::<Vec<_>>();
+    let numbers = |page: LedgerPage| page.news.into_iter().map(|(number, _)| number).collect::<Vec<_>>();
     assert_eq!(numbers(node.page("main", None, 2).await), [1, 2]);
     assert_eq!(numbers(node.page("main", None, 2).await), [1, 2], "nothing was done with them");
     assert_eq!(numbers(node.page("main", Some(2), 9).await), [3, 4, 5]);
@@ -135,19 +148,22 @@ pub async fn a_reader_that_is_far_behind_is_told_how_much_it_missed<B: Backend>(
     let node = backend.node();
     node.begin("one").await;
     node.page("main", None, 9).await;
-    let say = async |text: &str, room: Room| {
-        let change = [Change::Say(text.into())];
-        assert_eq!(node.ledger.change("shop", "one", &change, room).await.expect("changed"), Held::Done);
+    let say = async |text: &str, room: LedgerCapacity| {
+        let change = [LedgerChange::Say(text.into())];
+        assert_eq!(
+            node.ledger.change("shop", "one", &change, room).await.expect("changed"),
+            HoldOutcome::Done
+        );
     };
     for _ in 0..5 {
-        say("x", Room { news_max: 3, ..ROOM }).await;
+        say("x", LedgerCapacity { news_max: 3, ..ROOM }).await;
     }
     let page = node.page("main", None, 9).await;
     assert_eq!((page.news.len(), page.dropped), (3, 2));
-    say("123456789", Room { bytes_max: 11, ..ROOM }).await;
+    say("123456789", LedgerCapacity { bytes_max: 11, ..ROOM }).await;
     let page = node.page("main", None, 9).await;
     assert_eq!((page.news.len(), page.dropped), (1, 5));
-    assert_eq!(node.page("main", Some(6), 9).await, Page { from: 6, ..Page::default() });
+    assert_eq!(node.page("main", Some(6), 9).await, LedgerPage { from: 6, ..LedgerPage::default() });
 }
 
 pub async fn it_is_what_the_table_says_whatever_happens<B: Backend>() {
@@ -165,14 +181,14 @@ pub async fn it_is_what_the_table_says_whatever_happens<B: Backend>() {
     };
     for _ in 0..60 {
         let holder = draw(3).to_string();
-        let changes: Vec<Change> = (0..draw(8))
+        let changes: Vec<LedgerChange> = (0..draw(8))
             .map(|_| {
                 let subject = draw(5).to_string();
                 match draw(4) {
                     0 => hold(&subject),
                     1 => release(&subject),
-                    2 => Change::Count(subject.into(), draw(3) as u32),
-                    _ => Change::Say(subject.into()),
+                    2 => LedgerChange::Count(subject.into(), draw(3) as u32),
+                    _ => LedgerChange::Say(subject.into()),
                 }
             })
             .collect();

@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use gateway_core::ledger::{Change, Done, News};
-use tidegate::ledger::{Held, Reading};
+use gateway_core::ledger::{LedgerChange, LedgerEvent, ReaderProgress};
+use tidegate::ledger::{HoldOutcome, LedgerQuery};
 
 use crate::harness::{Backend, Redis, eventually};
 use crate::ledger::{LEASE, ROOM, hold, reading, release};
 
 const SHORT: Duration = Duration::from_millis(100);
 
-fn free(subject: &str) -> News {
-    News::Free(subject.into())
+fn free(subject: &str) -> LedgerEvent {
+    LedgerEvent::Free(subject.into())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -24,20 +24,26 @@ async fn what_a_dead_node_held_is_free_once_and_only_what_nobody_else_holds() {
     dying.begin("dying").await;
     dying.change("dying", &[hold("a"), hold("b")]).await;
     living.change("living", &[hold("b")]).await;
-    assert_eq!(dying.ledger.prolong("shop", "dying", SHORT, ROOM).await.expect("prolonged"), Held::Done);
+    assert_eq!(
+        dying.ledger.prolong("shop", "dying", SHORT, ROOM).await.expect("prolonged"),
+        HoldOutcome::Done
+    );
     eventually("a is free", async || {
         for (node, name) in [(&living, "living"), (&third, "third")] {
-            assert_eq!(node.ledger.prolong("shop", name, LEASE, ROOM).await.expect("prolonged"), Held::Done);
+            assert_eq!(
+                node.ledger.prolong("shop", name, LEASE, ROOM).await.expect("prolonged"),
+                HoldOutcome::Done
+            );
         }
         living.news(None).await.contains(&free("a"))
     })
     .await;
-    let taken = |subject: &str| News::Taken(subject.into());
+    let taken = |subject: &str| LedgerEvent::Taken(subject.into());
     assert_eq!(living.news(None).await, [taken("a"), taken("b"), free("a")]);
 
     // It was only slow: nothing that it does counts any more, and it knows that.
     let changed = dying.ledger.change("shop", "dying", &[hold("c")], ROOM).await.expect("an answer");
-    assert_eq!(changed, Held::Over);
+    assert_eq!(changed, HoldOutcome::Over);
     dying.begin("dying.2").await;
     dying.change("dying.2", &[hold("a"), hold("b")]).await;
     living.change("living", &[release("b")]).await;
@@ -52,7 +58,7 @@ async fn one_node_reads_for_a_reader_until_its_lease_is_over_or_it_leaves() {
     let (one, other) = (redis.node(), redis.node());
     one.begin("one").await;
     one.change("one", &[hold("a")]).await;
-    let reading = |by: &'static str, lease| Reading { by, lease, ..reading("main", None, 9) };
+    let reading = |by: &'static str, lease| LedgerQuery { by, lease, ..reading("main", None, 9) };
     let reads = async |node: &crate::harness::Node, by, lease| {
         node.ledger.read(reading(by, lease)).await.expect("an answer").map(|page| page.news.len())
     };
@@ -63,8 +69,11 @@ async fn one_node_reads_for_a_reader_until_its_lease_is_over_or_it_leaves() {
     eventually("the other reads", async || reads(&other, "other", LEASE).await == Some(1)).await;
     assert_eq!(reads(&one, "one", LEASE).await, None);
     // What it had done with counts for nothing where another reads by now.
-    let late =
-        Reading { by: "one", done: Some(Done { from: 0, until: 1 }), ..self::reading("main", None, 9) };
+    let late = LedgerQuery {
+        by: "one",
+        done: Some(ReaderProgress { from: 0, until: 1 }),
+        ..self::reading("main", None, 9)
+    };
     assert_eq!(one.ledger.read(late).await.expect("an answer"), None);
     assert_eq!(reads(&other, "other", Duration::ZERO).await, Some(1));
     assert_eq!(reads(&one, "one", LEASE).await, Some(1), "it has left");
@@ -81,17 +90,17 @@ async fn who_meets_an_emptied_redis_or_another_process_begins_anew() {
     assert_eq!(node.news(None).await.len(), 1);
     redis.server.ask::<()>(&["FLUSHALL"]);
     let changed = async |name| node.ledger.change("shop", name, &[hold("b")], ROOM).await;
-    assert_eq!(changed("one").await.expect("an answer"), Held::Over);
+    assert_eq!(changed("one").await.expect("an answer"), HoldOutcome::Over);
     node.begin("two").await;
     node.change("two", &[hold("a")]).await;
     // What was read before it was emptied says nothing of what is there now.
-    let done = Some(Done { from: 0, until: 1 });
+    let done = Some(ReaderProgress { from: 0, until: 1 });
     let page = node.ledger.read(reading("main", done, 9)).await.expect("read").expect("nobody else reads");
-    assert_eq!(page.news, [(1, News::Taken("a".into()))]);
+    assert_eq!(page.news, [(1, LedgerEvent::Taken("a".into()))]);
     redis.server.ask::<()>(&["SAVE"]);
     redis.server.kill();
     redis.server.restart();
-    eventually("it is over", async || matches!(changed("two").await, Ok(Held::Over))).await;
+    eventually("it is over", async || matches!(changed("two").await, Ok(HoldOutcome::Over))).await;
     node.begin("three").await;
     node.change("three", &[hold("a")]).await;
     // By a connection of its own, which may be made later.
@@ -109,16 +118,19 @@ async fn a_full_redis_refuses_changes_whole_and_lets_leases_and_readers_go_on() 
     node.change("one", &[hold("a")]).await;
     node.change("two", &[hold("b")]).await;
     redis.server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
-    let changes = [hold("c"), release("a"), Change::Say("x".into())];
+    let changes = [hold("c"), release("a"), LedgerChange::Say("x".into())];
     let refused = node.ledger.change("shop", "one", &changes, ROOM).await.unwrap_err();
     assert_eq!(refused.label(), "oom");
     assert_eq!(node.news(None).await.len(), 2, "nothing of it was done");
-    assert_eq!(node.ledger.prolong("shop", "one", LEASE, ROOM).await.expect("prolonged"), Held::Done);
+    assert_eq!(node.ledger.prolong("shop", "one", LEASE, ROOM).await.expect("prolonged"), HoldOutcome::Done);
     node.ledger.retire("shop", "two", Duration::ZERO, ROOM).await.expect("ended");
     assert_eq!(node.news(Some(2)).await, [free("b")]);
     redis.server.ask::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
     node.change("one", &changes).await;
-    assert_eq!(node.news(Some(3)).await, [News::Taken("c".into()), free("a"), News::Said("x".into())]);
+    assert_eq!(
+        node.news(Some(3)).await,
+        [LedgerEvent::Taken("c".into()), free("a"), LedgerEvent::Said("x".into())]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -142,13 +154,13 @@ async fn whoever_dies_and_whenever_news_take_turns_and_all_is_free_in_the_end() 
             // It dies, and another comes in its place before or after that is known.
             0 => {
                 let dying = node.ledger.prolong("shop", &holder, Duration::from_millis(draw(4)), ROOM);
-                assert_ne!(dying.await.expect("prolonged"), Held::Over);
+                assert_ne!(dying.await.expect("prolonged"), HoldOutcome::Over);
                 lives[number] += 1;
                 node.begin(&name(number, lives[number])).await;
             }
             1 => {
                 let prolonged = node.ledger.prolong("shop", &holder, LEASE, ROOM).await;
-                assert_ne!(prolonged.expect("prolonged"), Held::Over);
+                assert_ne!(prolonged.expect("prolonged"), HoldOutcome::Over);
             }
             _ => {
                 let subject = draw(4).to_string();
@@ -162,7 +174,7 @@ async fn whoever_dies_and_whenever_news_take_turns_and_all_is_free_in_the_end() 
     }
     nodes[0].begin("last").await;
     eventually("all is freed", async || {
-        nodes[0].ledger.prolong("shop", "last", LEASE, ROOM).await.expect("prolonged") == Held::Done
+        nodes[0].ledger.prolong("shop", "last", LEASE, ROOM).await.expect("prolonged") == HoldOutcome::Done
             && redis.server.ask::<u64>(&["HLEN", "tidegate:ledger:{shop}:holders"]) == 0
     })
     .await;
@@ -171,8 +183,8 @@ async fn whoever_dies_and_whenever_news_take_turns_and_all_is_free_in_the_end() 
     let mut held = BTreeSet::new();
     for one in news {
         match one {
-            News::Taken(subject) => assert!(held.insert(subject), "told twice"),
-            News::Free(subject) => assert!(held.remove(&subject), "told twice"),
+            LedgerEvent::Taken(subject) => assert!(held.insert(subject), "told twice"),
+            LedgerEvent::Free(subject) => assert!(held.remove(&subject), "told twice"),
             other => panic!("{other:?}"),
         }
     }

@@ -11,11 +11,11 @@ use crate::harness::{ALL, Backend, KEPT, NOT_KEPT, Nats, Node, channel, eventual
 
 const PUBLICATIONS: usize = 20_000;
 
-/// Publishes this many, so many under way, over so many channels. Answers how many a second, and the median milliseconds.
+/// Publishes this many, so many in flight, over so many channels. Answers how many a second, and the median milliseconds.
 async fn publish(
     node: &Node,
     channels: usize,
-    under_way: usize,
+    in_flight: usize,
     retention: Retention,
     with_key: bool,
 ) -> (f64, f64) {
@@ -23,7 +23,7 @@ async fn publish(
     let began = Instant::now();
     let publishing = (0..PUBLICATIONS).map(|number| {
         let ttl = Duration::from_secs(60);
-        let key = format!("{}-{under_way}-{number}", retention.size).into();
+        let key = format!("{}-{in_flight}-{number}", retention.size).into();
         let idempotency = with_key.then_some(Idempotency { key, ttl });
         let request = request(&channels[number % channels.len()], "x".repeat(128));
         let request = PublishRequest { retention, idempotency, ..request };
@@ -33,7 +33,7 @@ async fn publish(
             sent.elapsed()
         }
     });
-    let mut took: Vec<Duration> = stream::iter(publishing).buffer_unordered(under_way).collect().await;
+    let mut took: Vec<Duration> = stream::iter(publishing).buffer_unordered(in_flight).collect().await;
     took.sort_unstable();
     (PUBLICATIONS as f64 / began.elapsed().as_secs_f64(), took[took.len() / 2].as_secs_f64() * 1e3)
 }
@@ -57,9 +57,9 @@ async fn what_it_costs() {
         ("with history, 100 channels", 100, KEPT, false),
         ("with history and keys, 100 channels", 100, KEPT, true),
     ] {
-        for under_way in [1, 64] {
-            let (a_second, median) = publish(&node, channels, under_way, retention, with_key).await;
-            println!("{what}, {under_way} under way: {a_second:.0} a second, median {median:.2} ms");
+        for in_flight in [1, 64] {
+            let (a_second, median) = publish(&node, channels, in_flight, retention, with_key).await;
+            println!("{what}, {in_flight} in flight: {a_second:.0} a second, median {median:.2} ms");
         }
     }
     let long = channel("long");

@@ -108,7 +108,7 @@ async fn of_a_server_that_is_killed_under_load_no_position_names_two_publication
     let publishing = publish_from_all(&nodes, &channels, EACH);
     for kills in 1..=3 {
         let goes_on = || nodes[0].metrics.published.get() >= kills * 60;
-        eventually("it is under way", async || goes_on()).await;
+        eventually("it is in flight", async || goes_on()).await;
         nats.server.restart();
     }
     let made: Vec<Made> = publishing.join_all().await.concat();

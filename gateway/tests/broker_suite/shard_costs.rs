@@ -11,7 +11,7 @@ use crate::harness::{Backend, Node, Redis, Shards, channel, request};
 use crate::redis_server::RedisServer;
 
 const PUBLICATIONS: u64 = 20_000;
-/// Under way at once at each server.
+/// In flight at once at each server.
 const TOGETHER: usize = 32;
 const ROUNDS: usize = 5;
 

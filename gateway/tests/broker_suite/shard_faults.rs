@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use shared::channel::Channel;
 use tidegate::broker::redis::RedisConfig;
-use tidegate::broker::{BrokerError, Taking};
+use tidegate::broker::{BrokerError, TurnRequest};
 use tidegate::secret::Secret;
 
 use crate::harness::{ALL, Backend, KEPT, Node, Shards, channel, eventually, request};
@@ -61,7 +61,8 @@ async fn the_rest_goes_on(nodes: &[Node; 2], lost: usize, round: &str) {
     assert_eq!(named, ["node-0", "node-1"]);
     for what in ["a", "b", "c", "d"] {
         let what = format!("{round}-{what}");
-        let taking = |node| Taking { what: &what, node, lease: LEASE, patience: Duration::ZERO, done: "" };
+        let taking =
+            |node| TurnRequest { what: &what, node, lease: LEASE, patience: Duration::ZERO, done: "" };
         // Of a server that hangs nobody knows at first whether it has given the turn.
         let asked = async |node: &Node, name| node.broker.take_turn(taking(name)).await;
         eventually("one has the turn", async || asked(one, "node-0").await.is_ok_and(|turn| turn.held)).await;

@@ -89,7 +89,7 @@ pub async fn a_reader_with_enough_bytes_is_given_these_at_least_and_in_order<B: 
         assert!(offsets.eq(1..=page.publications.len() as u64));
         page.publications.len()
     };
-    // More at once than may be under way: they take turns.
+    // More at once than may be in flight: they take turns.
     let all = futures_util::future::join_all((0..12).map(|_| read(None))).await;
     assert_eq!(all, [24; 12]);
     assert!(read(Some(256 << 10)).await >= 8);

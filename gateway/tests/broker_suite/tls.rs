@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tidegate::broker::BrokerEvents;
 use tidegate::broker::nats::{self, NatsUrl};
-use tidegate::broker::redis::{Mode, RedisBroker, RedisConfig, RedisUrl};
+use tidegate::broker::redis::{RedisBroker, RedisConfig, RedisMode, RedisUrl};
 
 use crate::harness::{Backend, Heard, Nats, Redis, channel, eventually};
 use crate::redis_server::RedisServer;
@@ -123,7 +123,7 @@ async fn sentinels_and_their_master_behind_tls_are_used_and_names_in_certificate
         server.key.display(),
     );
     let _sentinel = RedisServer::start_sentinel_with(redis.server.program(), &settings);
-    redis.config.mode = Mode::Sentinel;
+    redis.config.mode = RedisMode::Sentinel;
     redis.config.url = RedisConfig::default().url;
     redis.config.addresses = vec![format!("localhost:{port}")];
     redis.config.sentinel_master = "watched".to_owned();

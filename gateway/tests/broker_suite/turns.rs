@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-use tidegate::broker::{Taking, Turn};
+use tidegate::broker::{TurnLease, TurnRequest};
 
 use crate::harness::{Backend, Memory, Node, Redis, eventually};
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(50);
 
-async fn take(node: &Node, name: &str, lease: Duration, patience: Duration, done: &str) -> Turn {
-    let taking = Taking { what: "something", node: name, lease, patience, done };
+async fn take(node: &Node, name: &str, lease: Duration, patience: Duration, done: &str) -> TurnLease {
+    let taking = TurnRequest { what: "something", node: name, lease, patience, done };
     let turn = node.broker.take_turn(taking).await.expect("an answer");
     assert!(turn.over < LONG, "no turn has been over for so long here");
-    Turn { over: Duration::ZERO, ..turn }
+    TurnLease { over: Duration::ZERO, ..turn }
 }
 
-fn turn(held: bool, done: &str) -> Turn {
-    Turn { held, done: done.into(), over: Duration::ZERO }
+fn turn(held: bool, done: &str) -> TurnLease {
+    TurnLease { held, done: done.into(), over: Duration::ZERO }
 }
 
 pub async fn a_turn_is_one_nodes_until_it_is_given_back_and_who_follows_knows_how_far_it_got<B: Backend>() {
@@ -31,7 +31,7 @@ pub async fn a_turn_is_one_nodes_until_it_is_given_back_and_who_follows_knows_ho
     assert_eq!(take(&other, "other", LONG, Duration::ZERO, "x").await, turn(false, ""));
     assert_eq!(take(&one, "one", LONG, Duration::ZERO, "1").await, turn(true, "1"));
     assert_eq!(take(&other, "other", LONG, Duration::ZERO, "x").await, turn(false, "1"));
-    let elsewhere = Taking { what: "another", node: "other", lease: LONG, patience: LONG, done: "" };
+    let elsewhere = TurnRequest { what: "another", node: "other", lease: LONG, patience: LONG, done: "" };
     assert!(other.broker.take_turn(elsewhere).await.expect("an answer").held);
     // Given back.
     assert_eq!(take(&one, "one", Duration::ZERO, Duration::ZERO, "2").await, turn(true, "2"));
@@ -50,7 +50,7 @@ async fn a_turn_that_is_not_prolonged_goes_to_another_node() {
     let (one, other) = (redis.node(), redis.node());
     assert!(take(&one, "one", SHORT, Duration::ZERO, "").await.held);
     assert!(take(&one, "one", SHORT, Duration::ZERO, "1").await.held);
-    let taking = Taking { what: "something", node: "other", lease: LONG, patience: SHORT, done: "" };
+    let taking = TurnRequest { what: "something", node: "other", lease: LONG, patience: SHORT, done: "" };
     eventually("it is over", async || {
         let turn = other.broker.take_turn(taking).await.expect("an answer");
         assert!(!turn.held || &*turn.done == "1" && turn.over >= SHORT, "{turn:?}");

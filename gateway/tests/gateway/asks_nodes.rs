@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use serde_json::json;
 use tidegate::node::AskError;
-use tidegate::node::control::{NodeInfo, Target};
-use tidegate::node::question::{
-    Act, Answer, ChannelsWanted, ConnectionsWanted, PAGE_MAX, Question, TOLD_BYTES_MAX,
+use tidegate::node::control::{ControlTarget, NodeInfo};
+use tidegate::node::node_message::{
+    ChannelsWanted, ClientCommand, ConnectionsWanted, NodeRequest, NodeResponse, PAGE_MAX, TOLD_BYTES_MAX,
 };
 
 use crate::gateway::{eventually, gateway};
@@ -21,8 +21,8 @@ fn announce(redis: &RedisServer, uid: &str, questions: u32) {
     redis.ask::<i64>(&["HSET", "tidegate:{nodes}:descriptions", uid, &description]);
 }
 
-fn message(session: &str, data: impl Into<Bytes>) -> Question {
-    Question::Message { session: session.into(), data: data.into() }
+fn message(session: &str, data: impl Into<Bytes>) -> NodeRequest {
+    NodeRequest::Message { session: session.into(), data: data.into() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -34,9 +34,9 @@ async fn one_node_is_asked_by_its_name_and_who_is_not_there_is_told_apart() {
         other.nodes().await.expect("nodes").iter().find(|node| &*node.name == "node-1").unwrap().uid.clone();
     let nobodys = message("nobody's", "{}");
     eventually("it listens", async || there.is_ready().await).await;
-    assert_eq!(here.ask(&uid, nobodys.clone()).await.unwrap(), Answer::NoSuchSession);
+    assert_eq!(here.ask(&uid, nobodys.clone()).await.unwrap(), NodeResponse::NoSuchSession);
     let own = here.nodes().await.unwrap().iter().find(|node| &*node.name == "node-0").unwrap().uid.clone();
-    assert_eq!(here.ask(&own, nobodys.clone()).await.unwrap(), Answer::NoSuchSession);
+    assert_eq!(here.ask(&own, nobodys.clone()).await.unwrap(), NodeResponse::NoSuchSession);
     for unknown in ["", "another", &"x".repeat(1_000)] {
         let error = here.ask(unknown, nobodys.clone()).await.unwrap_err();
         assert!(matches!(error, AskError::UnknownNode), "{error}");
@@ -64,20 +64,22 @@ async fn all_are_asked_and_those_who_do_not_answer_hold_nobody_up() {
     eventually("both are announced", async || node.nodes().await.is_ok_and(|nodes| nodes.len() == 4)).await;
 
     let wanted = ChannelsWanted { pattern: "c*".into(), limit: PAGE_MAX, ..ChannelsWanted::default() };
-    let answers = node.ask_all(Question::Channels(wanted)).await.expect("nodes");
+    let answers = node.ask_all(NodeRequest::Channels(wanted)).await.expect("nodes");
     let by_name = |name: &str| &answers.iter().find(|(node, _)| &*node.name == name).unwrap().1;
     assert!(matches!(by_name("deaf"), Err(AskError::Deaf)));
     assert!(matches!(by_name("of an earlier release"), Err(AskError::NotUnderstood)));
     for name in ["node-0", "node-1"] {
-        let Ok(Answer::Channels(page)) = by_name(name) else { panic!("{:?}", by_name(name)) };
+        let Ok(NodeResponse::Channels(page)) = by_name(name) else { panic!("{:?}", by_name(name)) };
         assert_eq!((&page.channels[..], page.until.as_deref()), (&[("chat".into(), 1)][..], None));
     }
 
-    let target = Target { user: Some("ann".into()), ..Target::default() };
+    let target = ControlTarget { user: Some("ann".into()), ..ControlTarget::default() };
     let channel = shared::channel::Channel::parse("chat", 255).unwrap();
-    let answers = node.ask_all(Question::Act(target, Act::Unsubscribe(channel))).await.expect("nodes");
-    let done =
-        answers.iter().filter(|(_, answer)| matches!(answer, Ok(Answer::Done { clients: 1, failed: 0, .. })));
+    let answers =
+        node.ask_all(NodeRequest::Act(target, ClientCommand::Unsubscribe(channel))).await.expect("nodes");
+    let done = answers
+        .iter()
+        .filter(|(_, answer)| matches!(answer, Ok(NodeResponse::Done { clients: 1, failed: 0, .. })));
     assert_eq!(done.count(), 2);
     for client in [&mut one, &mut two] {
         assert_eq!(client.unsubscribed().await, ("chat".to_owned(), 2000));
@@ -100,8 +102,8 @@ async fn connections_are_listed_page_by_page_and_each_once() {
     let list = async |wanted: ConnectionsWanted| {
         let (mut wanted, mut all) = (wanted, Vec::new());
         loop {
-            let answer = node.ask(&uid, Question::Connections(wanted.clone())).await.expect("an answer");
-            let Answer::Connections(page) = answer else { panic!("{answer:?}") };
+            let answer = node.ask(&uid, NodeRequest::Connections(wanted.clone())).await.expect("an answer");
+            let NodeResponse::Connections(page) = answer else { panic!("{answer:?}") };
             assert!(page.connections.len() <= wanted.limit as usize);
             all.extend(page.connections);
             match page.next {
@@ -219,7 +221,7 @@ async fn nodes_that_know_no_questions_are_commanded_as_before() {
         listening.on_message().next().await.expect("a command")
     };
     let command = tidegate::node::control::ControlCommand::decode(command.get_payload_bytes());
-    let target = Target { user: Some("ann".into()), ..Target::default() };
+    let target = ControlTarget { user: Some("ann".into()), ..ControlTarget::default() };
     let disconnect = shared::disconnect::Disconnect::FORCE_DISCONNECT;
     let expected = tidegate::node::control::ControlCommand::Disconnect { target, disconnect };
     assert_eq!(command.expect("it reads"), expected);

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use serde_json::{Value, json};
 use shared::framing::websocket::{
-    Assembler, Deflater, Event, FrameHeader, Inflater, Limits, Opcode, Role, encode_masked,
+    Assembler, Deflater, FrameEvent, FrameHeader, Inflater, Limits, Opcode, Role, encode_masked,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -81,7 +81,7 @@ impl Deflating {
                     let mut inflater = Inflater::new();
                     let event =
                         self.assembler.next(&mut unread, &LIMITS, &mut inflater).expect("a sound frame");
-                    let Some(Event::Message(message)) = event else { continue };
+                    let Some(FrameEvent::Message(message)) = event else { continue };
                     let text = String::from_utf8(message.data.to_vec()).expect("text");
                     return Frame { text, wire_bytes: whole, compressed: header.rsv1 };
                 }

@@ -52,7 +52,7 @@ async fn hundreds_of_clients_leave_in_every_way_there_is() {
                 }
                 // Half closed: it could still read.
                 3 => client.socket.into_inner().shutdown().await.expect("shut down"),
-                // Goodbye and end of stream at once, with commands under way.
+                // Goodbye and end of stream at once, with commands in flight.
                 4 => {
                     client.ask("history", json!({ "channel": "stream:1", "limit": 10 })).await;
                     let mut stream = client.socket.into_inner();

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use serde_json::{Value, json};
 use shared::command::{Command, Request, Subscribe};
-use shared::protocol::centrifuge::protobuf::client::{Reply, decode_frame, encode_command};
+use shared::protocol::centrifuge::protobuf::client::{ReplyMessage, decode_frame, encode_command};
 
 use crate::gateway::{Gateway, eventually, gateway};
 use crate::http;
@@ -272,7 +272,7 @@ async fn a_stream_in_protobuf_carries_messages_behind_their_lengths() {
     assert_eq!(&publication.data[..], b"{\"n\":1}");
 }
 
-async fn reply(stream: &mut Response<tokio::net::TcpStream>) -> Reply {
+async fn reply(stream: &mut Response<tokio::net::TcpStream>) -> ReplyMessage {
     let message = stream.delimited().await.expect("a message");
     decode_frame(&message).expect("it reads").remove(0)
 }

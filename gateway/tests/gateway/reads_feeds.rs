@@ -138,7 +138,7 @@ async fn of_two_nodes_one_reads_and_when_it_is_killed_the_other_goes_on(outside:
     let first = nodes.swap_remove(reader.expect("one reads"));
     let second = nodes.remove(0);
     add_to(&outside, &CHANNELS, &numbers[..EACH / 2]).await;
-    eventually("it is under way", async || first.metric(PUBLISHED).await >= 64.0).await;
+    eventually("it is in flight", async || first.metric(PUBLISHED).await >= 64.0).await;
     first.signal(Signal::KILL);
     first.ended().await;
     add_to(&outside, &CHANNELS, &numbers[EACH / 2..]).await;
@@ -222,7 +222,7 @@ async fn a_node_that_stops_lets_another_go_on_at_once(outside: Outside) {
     let second = describe().start().await;
     let numbers = numbers(400);
     add_to(&outside, &["stream:a"], &numbers[..200]).await;
-    eventually("it is under way", async || first.metric(PUBLISHED).await > 0.0).await;
+    eventually("it is in flight", async || first.metric(PUBLISHED).await > 0.0).await;
     assert_eq!(second.metric(READER).await, 0.0);
     first.drain().await;
     second.metric_becomes(READER, 1.0).await;
@@ -270,7 +270,7 @@ async fn a_reader_that_stood_still_reads_nothing_more_once_another_reads(outside
     let second = describe().run().await;
     let numbers = numbers(900);
     add_to(&outside, &["stream:a"], &numbers[..450]).await;
-    eventually("it is under way", async || first.metric(PUBLISHED).await > 8.0).await;
+    eventually("it is in flight", async || first.metric(PUBLISHED).await > 8.0).await;
     // Long enough to lose its turn, with records in its hands.
     first.signal(Signal::STOP);
     second.metric_becomes(READER, 1.0).await;

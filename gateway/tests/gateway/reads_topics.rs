@@ -50,7 +50,7 @@ async fn partitions_are_read_side_by_side_and_those_of_a_dead_node_by_the_other(
     };
     write(0..60).await;
     for node in [&first, &second] {
-        eventually("it is under way", async || node.metric(PUBLISHED).await >= 32.0).await;
+        eventually("it is in flight", async || node.metric(PUBLISHED).await >= 32.0).await;
     }
     first.signal(Signal::KILL);
     write(60..120).await;

@@ -6,7 +6,9 @@ use bytes::{Bytes, BytesMut};
 use serde_json::json;
 use shared::command::{Command, Connect, History, Request, Subscribe};
 use shared::protocol::centrifuge::protobuf::PING;
-use shared::protocol::centrifuge::protobuf::client::{Publication, Reply, decode_frame, encode_command};
+use shared::protocol::centrifuge::protobuf::client::{
+    PublicationMessage, ReplyMessage, decode_frame, encode_command,
+};
 use shared::publication::Payload;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -21,7 +23,7 @@ const PATH: &str = "/connection/websocket?cf_protocol=protobuf";
 /// One that reads with a reader that shares nothing with the gateway's writer.
 struct Client {
     socket: Socket,
-    unread: VecDeque<Reply>,
+    unread: VecDeque<ReplyMessage>,
     next_id: u32,
 }
 
@@ -37,7 +39,7 @@ impl Client {
         client
     }
 
-    async fn command(&mut self, request: Request) -> Reply {
+    async fn command(&mut self, request: Request) -> ReplyMessage {
         let id = self.next_id;
         self.next_id += 1;
         let mut frame = BytesMut::new();
@@ -52,16 +54,16 @@ impl Client {
         }
     }
 
-    async fn subscribe(&mut self, subscribe: Subscribe) -> Reply {
+    async fn subscribe(&mut self, subscribe: Subscribe) -> ReplyMessage {
         self.command(Request::Subscribe(subscribe)).await
     }
 
-    async fn publish(&mut self, channel: &str, data: &[u8]) -> Reply {
+    async fn publish(&mut self, channel: &str, data: &[u8]) -> ReplyMessage {
         let data = Payload::of_unknown(Bytes::copy_from_slice(data));
         self.command(Request::Publish { channel: channel.into(), data }).await
     }
 
-    async fn reply(&mut self) -> Reply {
+    async fn reply(&mut self) -> ReplyMessage {
         while self.unread.is_empty() {
             match self.socket.data().await {
                 Message::Binary(frame) => self.unread.extend(decode_frame(&frame).expect("it reads")),
@@ -71,7 +73,7 @@ impl Client {
         self.unread.pop_front().expect("there is one")
     }
 
-    async fn publication(&mut self) -> Publication {
+    async fn publication(&mut self) -> PublicationMessage {
         loop {
             let push = self.reply().await.push;
             if let Some(publication) = push.and_then(|push| push.publication) {

@@ -146,7 +146,7 @@ async fn private_updates_are_for_those_whose_token_names_a_topic_of_them() {
     }
     assert_eq!(native.publication().await.data, "public");
     assert_eq!(native.refused("history", json!({ "channel": "mercure:/books/1", "limit": 10 })).await, 103);
-    // Nor is it found in the past.
+    // Nor is it found in the retained history.
     for (headers, expected) in [(&*in_header, "secret"), ("", "public")] {
         let mut stream =
             follow(&gateway, &[("topic", "/books/1"), ("lastEventID", "earliest")], headers).await;

@@ -20,7 +20,7 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct Losses {
-    under_way: u32,
+    in_flight: u32,
     ended: Option<Instant>,
 }
 
@@ -44,10 +44,10 @@ impl Ledger {
 
     /// Acts while data may be lost.
     pub async fn losing<T>(&self, act: impl Future<Output = T>) -> T {
-        self.losses.lock().under_way += 1;
+        self.losses.lock().in_flight += 1;
         let result = act.await;
         let mut losses = self.losses.lock();
-        losses.under_way -= 1;
+        losses.in_flight -= 1;
         losses.ended = Some(Instant::now());
         result
     }
@@ -56,7 +56,7 @@ impl Ledger {
     pub fn may_have_lost(&self, since: Instant) -> bool {
         let losses = self.losses.lock();
         self.links_cost_epochs
-            || losses.under_way > 0
+            || losses.in_flight > 0
             || losses.ended.is_some_and(|ended| ended + FOUND_OUT > since)
     }
 }

@@ -5,7 +5,7 @@ use shared::command::{Command, Connect, Request, Subscribe};
 use shared::framing::MessageKind;
 use shared::position::{Epoch, StreamPosition};
 use shared::protocol::centrifuge::json::client::{
-    Answer, Received, SubscribeResult, decode_frame, encode_command,
+    ClientResult, Received, ReceivedSubscribeResult, decode_frame, encode_command,
 };
 use shared::publication::Payload;
 
@@ -59,10 +59,10 @@ pub(super) fn hear(kind: MessageKind, message: &[u8], mut hear: impl FnMut(Event
                 recovered: false,
             })),
             Ok(Received::Ping) => hear(Event::Ping),
-            Ok(Received::Reply { outcome: Ok(Answer::Connect(result)), .. }) => {
+            Ok(Received::Reply { outcome: Ok(ClientResult::Connect(result)), .. }) => {
                 hear(Event::Welcome { pong: result.pong });
             }
-            Ok(Received::Reply { id, outcome: Ok(Answer::Subscribe(result)) }) => {
+            Ok(Received::Reply { id, outcome: Ok(ClientResult::Subscribe(result)) }) => {
                 confirm(id, &result, &mut hear);
             }
             Ok(Received::Reply { id, outcome: Ok(_) }) => hear(Event::Done { id: id & !PUBLISH_BIT }),
@@ -88,7 +88,7 @@ pub(super) fn hear(kind: MessageKind, message: &[u8], mut hear: impl FnMut(Event
     malformed
 }
 
-fn confirm(id: u32, result: &SubscribeResult<'_>, hear: &mut impl FnMut(Event<'_>)) {
+fn confirm(id: u32, result: &ReceivedSubscribeResult<'_>, hear: &mut impl FnMut(Event<'_>)) {
     let has_stream = result.positioned || result.recoverable;
     let epoch = Epoch::parse(&result.epoch).filter(|_| has_stream);
     let position = epoch.map(|epoch| StreamPosition { offset: result.offset, epoch });

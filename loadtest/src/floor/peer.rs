@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use bytes::{Buf, BytesMut};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
-use shared::framing::websocket::{Assembler, Event, Role, encode_close, encode_pong};
+use shared::framing::websocket::{Assembler, FrameEvent, Role, encode_close, encode_pong};
 
 use super::listeners::{Listeners, Slot};
 use super::requests::{LIMITS, PeerReader, Request, execute};
@@ -163,16 +163,16 @@ fn handle_messages(
     loop {
         match assembler.next(&mut bytes, &LIMITS, &mut reader.inflater) {
             Ok(None) => break,
-            Ok(Some(Event::Message(message))) => {
+            Ok(Some(FrameEvent::Message(message))) => {
                 match execute(message.data, &mut reader.answers, &mut reader.backlog) {
                     Some(Some(channel)) => effect = MessageEffect::Subscribes(channel),
                     Some(None) => {}
                     None => return MessageEffect::Goes,
                 }
             }
-            Ok(Some(Event::Ping(data))) => encode_pong(data, &mut reader.answers),
-            Ok(Some(Event::Pong(_))) => {}
-            Ok(Some(Event::Close(close))) => {
+            Ok(Some(FrameEvent::Ping(data))) => encode_pong(data, &mut reader.answers),
+            Ok(Some(FrameEvent::Pong(_))) => {}
+            Ok(Some(FrameEvent::Close(close))) => {
                 encode_close(close.code.map(|code| (code, "")), &mut reader.answers);
                 effect = MessageEffect::Goes;
                 break;

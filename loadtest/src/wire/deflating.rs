@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use hyper::Request;
 use hyper::header::{HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 use shared::framing::websocket::{
-    Assembler, Event, FrameHeader, Inflater, Limits, Opcode, Role, accept_key, encode_masked,
+    Assembler, FrameEvent, FrameHeader, Inflater, Limits, Opcode, Role, accept_key, encode_masked,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio_tungstenite::tungstenite::handshake::client::generate_request;
@@ -138,13 +138,13 @@ impl DeflatingWire {
         loop {
             match self.assembler.next(&mut unread, &LIMITS, inflater) {
                 Ok(None) => return Ok(()),
-                Ok(Some(Event::Message(message))) => {
+                Ok(Some(FrameEvent::Message(message))) => {
                     self.queue
                         .push_back(Incoming::Message(message.kind, Bytes::copy_from_slice(message.data)));
                 }
-                Ok(Some(Event::Ping(data))) => put_frame(Opcode::Pong, data, &mut self.outgoing),
-                Ok(Some(Event::Pong(_))) => {}
-                Ok(Some(Event::Close(close))) => self.queue.push_back(Incoming::Close {
+                Ok(Some(FrameEvent::Ping(data))) => put_frame(Opcode::Pong, data, &mut self.outgoing),
+                Ok(Some(FrameEvent::Pong(_))) => {}
+                Ok(Some(FrameEvent::Close(close))) => self.queue.push_back(Incoming::Close {
                     code: close.code.unwrap_or(1005),
                     reason: close.reason.to_owned(),
                 }),

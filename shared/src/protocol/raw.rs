@@ -27,12 +27,12 @@ pub struct Raw {
     token: Box<str>,
     recover: Option<Since>,
     delivery: Option<DeliveryWanted>,
-    messages: Messages,
+    messages: MessageHandling,
 }
 
-/// What becomes of what a bare client sends.
+/// How messages are handled that a client of a raw endpoint (`/raw/…`) sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Messages {
+pub enum MessageHandling {
     /// Each is published in the connection's channel.
     #[default]
     Publish,
@@ -46,7 +46,7 @@ impl Raw {
     /// With `recover`, the connection begins with the publications after that position, or is closed with
     /// [`Disconnect::INSUFFICIENT_STATE`] if they are no longer there: a gap must not go unseen.
     pub fn new(channel: Box<str>, token: Box<str>, recover: Option<Since>) -> Self {
-        Self { channel, token, recover, delivery: None, messages: Messages::default() }
+        Self { channel, token, recover, delivery: None, messages: MessageHandling::default() }
     }
 
     /// The same for a client that says whether it wants all publications or the newest values.
@@ -56,13 +56,13 @@ impl Raw {
 
     /// The same for an endpoint that takes messages otherwise. If it does not publish them, its channel may be empty,
     /// and then there is none.
-    pub fn taking(self, messages: Messages) -> Self {
+    pub fn taking(self, messages: MessageHandling) -> Self {
         Self { messages, ..self }
     }
 
     /// `/raw/` without a name is a mistake of the client's. An endpoint that needs no channel may have none.
     fn subscribes(&self) -> bool {
-        !self.channel.is_empty() || self.messages == Messages::Publish
+        !self.channel.is_empty() || self.messages == MessageHandling::Publish
     }
 }
 
@@ -99,9 +99,9 @@ impl Protocol for Raw {
         };
         let channel = self.channel.clone();
         let request = match self.messages {
-            Messages::Publish => Request::Publish { channel, data },
-            Messages::Ask => Request::Ask { channel, data },
-            Messages::Refuse => Request::Refused(ErrorCode::PermissionDenied),
+            MessageHandling::Publish => Request::Publish { channel, data },
+            MessageHandling::Ask => Request::Ask { channel, data },
+            MessageHandling::Refuse => Request::Refused(ErrorCode::PermissionDenied),
         };
         commands.push(Command { id: MESSAGE_ID, request });
         Ok(())
@@ -219,11 +219,11 @@ mod tests {
             (opened, commands.pop().unwrap().request)
         };
         let ask = |channel: &str| Request::Ask { channel: channel.into(), data: Payload::text("hello") };
-        assert_eq!(opened("", Messages::Ask), (1, ask("")));
-        assert_eq!(opened("news", Messages::Ask), (2, ask("news")));
+        assert_eq!(opened("", MessageHandling::Ask), (1, ask("")));
+        assert_eq!(opened("news", MessageHandling::Ask), (2, ask("news")));
         let refused = Request::Refused(ErrorCode::PermissionDenied);
-        assert_eq!(opened("news", Messages::Refuse), (2, refused));
-        assert_eq!(opened("", Messages::Publish).0, 2, "the session says that there is no name");
+        assert_eq!(opened("news", MessageHandling::Refuse), (2, refused));
+        assert_eq!(opened("", MessageHandling::Publish).0, 2, "the session says that there is no name");
     }
 
     #[test]

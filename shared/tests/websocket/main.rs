@@ -8,7 +8,7 @@ mod text_and_close;
 
 use bytes::BytesMut;
 use shared::framing::websocket::{
-    Assembler, Deflater, Event, FrameError, FrameHeader, Inflater, Limits, Opcode, Role, encode_masked,
+    Assembler, Deflater, FrameError, FrameEvent, FrameHeader, Inflater, Limits, Opcode, Role, encode_masked,
 };
 use shared::framing::{Message, MessageKind};
 
@@ -23,13 +23,13 @@ enum Seen {
     Error(FrameError),
 }
 
-impl From<Result<Event<'_>, FrameError>> for Seen {
-    fn from(event: Result<Event<'_>, FrameError>) -> Self {
+impl From<Result<FrameEvent<'_>, FrameError>> for Seen {
+    fn from(event: Result<FrameEvent<'_>, FrameError>) -> Self {
         match event {
-            Ok(Event::Message(Message { kind, data })) => Self::Message(kind, data.to_vec()),
-            Ok(Event::Ping(data)) => Self::Ping(data.to_vec()),
-            Ok(Event::Pong(data)) => Self::Pong(data.to_vec()),
-            Ok(Event::Close(close)) => Self::Close(close.code, close.reason.to_owned()),
+            Ok(FrameEvent::Message(Message { kind, data })) => Self::Message(kind, data.to_vec()),
+            Ok(FrameEvent::Ping(data)) => Self::Ping(data.to_vec()),
+            Ok(FrameEvent::Pong(data)) => Self::Pong(data.to_vec()),
+            Ok(FrameEvent::Close(close)) => Self::Close(close.code, close.reason.to_owned()),
             Err(error) => Self::Error(error),
         }
     }

@@ -23,7 +23,7 @@ fn a_message_that_is_whole_is_not_copied() {
     let (mut assembler, mut inflater) = (Assembler::new(Role::Server, true), Inflater::new());
     let mut unread = &mut buffer[..];
     match assembler.next(&mut unread, &LIMITS, &mut inflater) {
-        Ok(Some(Event::Message(message))) => assert!(range.contains(&message.data.as_ptr())),
+        Ok(Some(FrameEvent::Message(message))) => assert!(range.contains(&message.data.as_ptr())),
         other => panic!("{other:?}"),
     }
 }

@@ -34,40 +34,44 @@ fn append(stream: &mut Stream, kept: u32) -> Publication {
     publication
 }
 
-fn stopped(offset: u64) -> Option<Stopped> {
-    Some(Stopped { offset, epoch: Some(epoch()) })
+fn stopped(offset: u64) -> Option<ClientPosition> {
+    Some(ClientPosition { offset, epoch: Some(epoch()) })
 }
 
 fn offsets(page: &HistoryPage) -> Vec<u64> {
     page.publications.iter().map(Publication::offset).collect()
 }
 
-fn begin(catch_up: &mut CatchUp, want: &Want<'_>) -> Reading {
+fn begin(catch_up: &mut CatchUp, want: &CatchUpRequest<'_>) -> ReadRequest {
     match catch_up.ask(NOW, want) {
-        Asked::Read(reading) => reading,
+        CatchUpAnswer::Read(reading) => reading,
         other => panic!("no read: {other:?}"),
     }
 }
 
-fn answered(catch_up: &mut CatchUp, want: &Want<'_>) -> Vec<u64> {
+fn answered(catch_up: &mut CatchUp, want: &CatchUpRequest<'_>) -> Vec<u64> {
     match catch_up.ask(NOW, want) {
-        Asked::Answered(page) => offsets(&page),
+        CatchUpAnswer::Answered(page) => offsets(&page),
         other => panic!("no answer: {other:?}"),
     }
 }
 
 /// Reads until this one has an answer, and counts the reads.
-fn read_until_answered(catch_up: &mut CatchUp, stream: &Stream, want: &Want<'_>) -> (Vec<u64>, u32) {
+fn read_until_answered(
+    catch_up: &mut CatchUp,
+    stream: &Stream,
+    want: &CatchUpRequest<'_>,
+) -> (Vec<u64>, u32) {
     let mut reads = 0;
     loop {
         match catch_up.ask(NOW, want) {
-            Asked::Answered(page) => return (offsets(&page), reads),
-            Asked::Read(reading) => {
+            CatchUpAnswer::Answered(page) => return (offsets(&page), reads),
+            CatchUpAnswer::Read(reading) => {
                 reads += 1;
                 assert!(reads < 4, "an answer is found");
                 let _ = catch_up.read(NOW, reading, &stream.page(reading.filter));
             }
-            Asked::Wait => panic!("nobody else reads"),
+            CatchUpAnswer::Wait => panic!("nobody else reads"),
         }
     }
 }
@@ -78,9 +82,9 @@ fn a_storm_of_recoveries_is_one_read() {
     let wants: Vec<_> = (5..=8).map(|offset| catch_up.want(stopped(offset), LIMIT)).collect();
     let reading = begin(&mut catch_up, &wants[0]);
     for want in &wants[1..] {
-        assert_eq!(catch_up.ask(NOW, want), Asked::Wait);
+        assert_eq!(catch_up.ask(NOW, want), CatchUpAnswer::Wait);
     }
-    let Shared::Past(past) = catch_up.read(NOW, reading, &stream.page(reading.filter)) else { panic!() };
+    let ReadResult::Past(past) = catch_up.read(NOW, reading, &stream.page(reading.filter)) else { panic!() };
     for (want, expected) in wants.iter().zip([&[6, 7, 8][..], &[7, 8], &[8], &[]]) {
         assert_eq!(offsets(&past.answer(want).unwrap()), expected);
     }
@@ -96,11 +100,11 @@ fn all_who_want_the_newest_share_a_read_of_it() {
     let wants = [catch_up.want_newest(), catch_up.want_newest()];
     let reading = begin(&mut catch_up, &wants[0]);
     assert_eq!(reading.filter, HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() });
-    assert_eq!(catch_up.ask(NOW, &wants[1]), Asked::Wait);
+    assert_eq!(catch_up.ask(NOW, &wants[1]), CatchUpAnswer::Wait);
     let page = stream.page(reading.filter);
     // Handed out meanwhile: it is newer than what was read.
     catch_up.handed_out(NOW, &append(&mut stream, 100));
-    let Shared::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
+    let ReadResult::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
     for want in &wants {
         assert_eq!(offsets(&past.answer(want).unwrap()), [4]);
     }
@@ -131,23 +135,23 @@ fn a_position_alone_does_not_say_what_is_newest() {
 }
 
 /// The id of what was published without one, at this offset.
-fn update(offset: u64) -> After {
-    After::Id(format!("#{}:{offset}", epoch().as_str()).into())
+fn update(offset: u64) -> ResumeAfter {
+    ResumeAfter::Id(format!("#{}:{offset}", epoch().as_str()).into())
 }
 
 #[test]
 fn all_who_look_for_an_update_share_a_read_and_are_given_what_came_after_theirs() {
     let (mut catch_up, mut stream) = (fresh(), stream(8, 100));
-    let sought = [update(6), update(8), After::Everything];
+    let sought = [update(6), update(8), ResumeAfter::Everything];
     let wants = sought.each_ref().map(|sought| catch_up.want_after(sought, LIMIT));
     let reading = begin(&mut catch_up, &wants[0]);
     assert_eq!(reading.filter, HistoryFilter { limit: LIMIT, reverse: true, ..HistoryFilter::default() });
     for want in &wants[1..] {
-        assert_eq!(catch_up.ask(NOW, want), Asked::Wait);
+        assert_eq!(catch_up.ask(NOW, want), CatchUpAnswer::Wait);
     }
     let page = stream.page(reading.filter);
     catch_up.handed_out(NOW, &append(&mut stream, 100));
-    let Shared::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
+    let ReadResult::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
     let told = |want| offsets(&past.answer(want).unwrap());
     assert_eq!(told(&wants[0]), [9, 8, 7, 6]);
     assert_eq!(told(&wants[1]), [9, 8]);
@@ -184,7 +188,7 @@ fn an_update_is_looked_for_among_so_many_of_the_newest_and_no_more() {
         let want = catch_up.want_after(sought, LIMIT);
         assert_eq!(read_until_answered(&mut catch_up, &stream, &want).0, told);
     }
-    let all = catch_up.want_after(&After::Everything, LIMIT);
+    let all = catch_up.want_after(&ResumeAfter::Everything, LIMIT);
     assert_eq!(answered(&mut catch_up, &all), (11..=20).rev().collect::<Vec<_>>());
 }
 
@@ -218,8 +222,8 @@ fn what_is_handed_out_during_a_read_is_part_of_it() {
     catch_up.handed_out(NOW, &append(&mut stream, 100));
     // This one joined after the fourth was handed out: a past without it would be a gap.
     let meanwhile = catch_up.want(stopped(3), LIMIT);
-    assert_eq!(catch_up.ask(NOW, &meanwhile), Asked::Wait);
-    let Shared::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
+    assert_eq!(catch_up.ask(NOW, &meanwhile), CatchUpAnswer::Wait);
+    let ReadResult::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
     assert_eq!(offsets(&past.answer(&meanwhile).unwrap()), [4]);
 }
 
@@ -236,7 +240,7 @@ fn what_does_not_hang_together_is_shared_with_nobody() {
         } else {
             catch_up.handed_out(NOW, &append(&mut stream, 100));
         }
-        assert!(matches!(catch_up.read(NOW, reading, &page), Shared::Unshared));
+        assert!(matches!(catch_up.read(NOW, reading, &page), ReadResult::Unshared));
         assert_eq!(catch_up.known(NOW, &want), None);
     }
 }
@@ -268,11 +272,11 @@ fn one_who_is_ahead_of_what_is_kept_makes_a_new_read() {
     // A place that the stream never had is told so after one read.
     let nowhere = catch_up.want(stopped(99), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &stream, &nowhere), (vec![], 1));
-    let other = catch_up.want(Some(Stopped { offset: 4, epoch: Some(Epoch::from_random(9)) }), LIMIT);
+    let other = catch_up.want(Some(ClientPosition { offset: 4, epoch: Some(Epoch::from_random(9)) }), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &stream, &other), (vec![], 1));
-    let unreadable = catch_up.want(Some(Stopped { offset: 4, epoch: None }), LIMIT);
+    let unreadable = catch_up.want(Some(ClientPosition { offset: 4, epoch: None }), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &stream, &unreadable), (vec![], 1));
-    let any = catch_up.want(Some(Stopped { offset: 4, epoch: Some(Epoch::EMPTY) }), LIMIT);
+    let any = catch_up.want(Some(ClientPosition { offset: 4, epoch: Some(Epoch::EMPTY) }), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &stream, &any), (vec![5], 0));
 }
 
@@ -282,14 +286,14 @@ fn whoever_begins_here_is_told_of_a_read_begun_after_they_came() {
     let recovers = catch_up.want(stopped(1), LIMIT);
     let reading = begin(&mut catch_up, &recovers);
     let begins = catch_up.want(None, 0);
-    assert_eq!(catch_up.ask(NOW, &begins), Asked::Wait);
+    assert_eq!(catch_up.ask(NOW, &begins), CatchUpAnswer::Wait);
     let page = stream.page(reading.filter);
     append(&mut stream, 100);
-    let Shared::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
+    let ReadResult::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
     assert_eq!(past.answer(&begins), None, "the fourth may have come before them");
     let second = begin(&mut catch_up, &begins);
     assert_eq!(second.filter, HistoryFilter::default());
-    let Shared::Past(past) = catch_up.read(NOW, second, &stream.page(second.filter)) else { panic!() };
+    let ReadResult::Past(past) = catch_up.read(NOW, second, &stream.page(second.filter)) else { panic!() };
     assert_eq!(past.answer(&begins).unwrap().top.offset, 4);
     // The more that was kept is not given up for it.
     let recovers = catch_up.want(stopped(1), LIMIT);
@@ -349,7 +353,7 @@ fn a_read_goes_back_as_far_as_anyone_who_waits_needs() {
     };
     let wants = [7, 3, 5].map(|offset| catch_up.want(stopped(offset), LIMIT));
     for want in &wants {
-        assert_eq!(catch_up.ask(NOW, want), Asked::Wait);
+        assert_eq!(catch_up.ask(NOW, want), CatchUpAnswer::Wait);
     }
     let _ = catch_up.read(NOW, reading, &stream.page(reading.filter));
     let reading = begin(&mut catch_up, &wants[0]);
@@ -367,7 +371,7 @@ fn a_read_brings_as_many_as_anyone_who_waits_takes() {
     let [first, much, little] = [(7, LIMIT), (2, LIMIT), (6, 2)].map(|(at, n)| catch_up.want(stopped(at), n));
     let reading = begin(&mut catch_up, &first);
     for want in [&much, &little] {
-        assert_eq!(catch_up.ask(NOW, want), Asked::Wait);
+        assert_eq!(catch_up.ask(NOW, want), CatchUpAnswer::Wait);
     }
     let _ = catch_up.read(NOW, reading, &stream.page(reading.filter));
     // Asked for by the one that takes little, in both their names.
@@ -387,8 +391,8 @@ fn after_a_failed_read_another_may_be_made() {
     let again = begin(&mut catch_up, &want);
     assert!(again.number > failed.number);
     // The first comes back after all: too late to be told to anyone.
-    assert!(matches!(catch_up.read(NOW, failed, &stream(3, 9).page(failed.filter)), Shared::Unshared));
-    assert_eq!(catch_up.ask(NOW, &want), Asked::Wait);
+    assert!(matches!(catch_up.read(NOW, failed, &stream(3, 9).page(failed.filter)), ReadResult::Unshared));
+    assert_eq!(catch_up.ask(NOW, &want), CatchUpAnswer::Wait);
 }
 
 #[test]
@@ -425,6 +429,6 @@ fn what_is_kept_is_bounded_in_number_and_in_bytes() {
         let mut large = Publication::new(Payload::binary(vec![0; KEPT_BYTES_MAX / 2]));
         large.position = Some(StreamPosition { offset: top.offset + number, ..top });
         catch_up.handed_out(NOW, &large);
-        assert!(catch_up.bytes() <= KEPT_BYTES_MAX + size_of::<Kept>());
+        assert!(catch_up.bytes() <= KEPT_BYTES_MAX + size_of::<RetainedTail>());
     }
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use shared::position::Epoch;
 use shared::publication::Payload;
 
+use super::GapCheck::{AfterLoss, Routine};
 use super::*;
 
 fn at(offset: u64) -> StreamPosition {
@@ -30,8 +31,8 @@ fn offsets(mended: &Mended) -> Vec<i64> {
         .deliveries
         .iter()
         .map(|delivery| match delivery {
-            Delivery::Publication(publication) => offset(publication.position.unwrap()),
-            Delivery::Lost(position) => -offset(*position),
+            FeedDelivery::Publication(publication) => offset(publication.position.unwrap()),
+            FeedDelivery::Lost(position) => -offset(*position),
         })
         .collect()
 }
@@ -78,9 +79,9 @@ fn a_stream_that_stands_behind_is_left_and_whoever_follows_it_told() {
     assert!((1..=10).all(|offset| delivered(&mut feed, at(offset))));
     let before = feed.position();
     assert!(delivered(&mut feed, at(11)));
-    assert_eq!(feed.check(before, at(10), Look::Routine), Check::Fine, "11 came after it was asked");
+    assert_eq!(feed.check(before, at(10), Routine), GapState::Fine, "11 came after it was asked");
     let before = feed.position();
-    assert_eq!(feed.check(before, at(7), Look::Routine), Check::Missing { since: 10 });
+    assert_eq!(feed.check(before, at(7), Routine), GapState::Missing { since: 10 });
     assert_eq!(feed.admit(publication(at(12))), Admission::Held);
     let mended = feed.mend(HistoryPage { publications: vec![], top: at(7) });
     assert_eq!((offsets(&mended), mended.leave, mended.again), (vec![], Some(at(0).epoch), Some(10)));
@@ -139,10 +140,10 @@ fn what_history_brought_may_come_once_more_but_not_twice() {
 fn where_the_epoch_cannot_be_left_everybody_is_told_nonetheless() {
     let mut feed = Feed::default();
     assert!((1..=5).all(|offset| delivered(&mut feed, at(offset))));
-    feed.check(feed.position(), at(3), Look::AfterLoss);
+    feed.check(feed.position(), at(3), AfterLoss);
     feed.mend(page(1..=3, at(3)));
     let given_up = (0..MEND_ATTEMPTS_MAX).map(|_| feed.mend_failed()).last().unwrap();
-    assert_eq!(given_up.deliveries, [Delivery::Lost(StreamPosition::default())]);
+    assert_eq!(given_up.deliveries, [FeedDelivery::Lost(StreamPosition::default())]);
     assert_eq!(given_up.again, None);
     assert!(delivered(&mut feed, at(4)), "and it starts from nothing");
 }
@@ -153,7 +154,7 @@ fn a_channel_without_a_stream_passes_through() {
     let plain = Publication::new(Payload::text("text"));
     assert_eq!(feed.admit(plain.clone()), Admission::Deliver(plain));
     assert_eq!(feed.position(), None);
-    assert_eq!(feed.check(None, at(7), Look::AfterLoss), Check::Fine);
+    assert_eq!(feed.check(None, at(7), AfterLoss), GapState::Fine);
 }
 
 #[test]
@@ -212,7 +213,7 @@ fn a_gap_that_cannot_be_read_is_given_up_after_some_attempts() {
     assert_eq!(offsets(&feed.mend_failed()), [3], "with its hole, which workers see");
     assert!(delivered(&mut feed, at(4)));
 
-    assert_eq!(feed.check(None, at(6), Look::AfterLoss), Check::Missing { since: 3 });
+    assert_eq!(feed.check(None, at(6), AfterLoss), GapState::Missing { since: 3 });
     for _ in 1..MEND_FAILURES_MAX {
         feed.mend_failed();
     }
@@ -273,8 +274,8 @@ fn a_suspicion_ends_with_a_look_that_finds_nothing() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(5)));
     for _ in 0..2 {
-        assert_eq!(feed.check(None, in_epoch("two", 3), Look::Routine), Check::Suspicious);
-        assert_eq!(feed.check(None, at(5), Look::Routine), Check::Fine);
+        assert_eq!(feed.check(None, in_epoch("two", 3), Routine), GapState::Suspicious);
+        assert_eq!(feed.check(None, at(5), Routine), GapState::Fine);
     }
 }
 
@@ -282,12 +283,12 @@ fn a_suspicion_ends_with_a_look_that_finds_nothing() {
 fn a_quiet_channel_is_found_behind_at_the_second_look_only() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(1)));
-    assert_eq!(feed.check(None, at(1), Look::Routine), Check::Fine);
-    assert_eq!(feed.check(None, at(3), Look::Routine), Check::Suspicious);
+    assert_eq!(feed.check(None, at(1), Routine), GapState::Fine);
+    assert_eq!(feed.check(None, at(3), Routine), GapState::Suspicious);
     assert!(delivered(&mut feed, at(2)) && delivered(&mut feed, at(3)));
-    assert_eq!(feed.check(None, at(4), Look::Routine), Check::Suspicious, "the first one was on its way");
-    assert_eq!(feed.check(None, at(4), Look::Routine), Check::Missing { since: 2 });
-    assert_eq!(feed.check(None, at(5), Look::Routine), Check::Fine, "being mended");
+    assert_eq!(feed.check(None, at(4), Routine), GapState::Suspicious, "the first one was on its way");
+    assert_eq!(feed.check(None, at(4), Routine), GapState::Missing { since: 2 });
+    assert_eq!(feed.check(None, at(5), Routine), GapState::Fine, "being mended");
     let mended = feed.mend(page(4..=4, at(4)));
     assert_eq!((offsets(&mended), mended.again), (vec![4], Some(4)), "5 is known to be there");
     assert_eq!(offsets(&feed.mend(page(5..=5, at(5)))), [5]);
@@ -303,7 +304,7 @@ fn what_a_subscriber_knows_from_history_shows_that_the_first_publication_is_miss
 
     let mut quiet = Feed::default();
     quiet.anchor(at(5));
-    assert_eq!(quiet.check(None, at(6), Look::AfterLoss), Check::Missing { since: 5 });
+    assert_eq!(quiet.check(None, at(6), AfterLoss), GapState::Missing { since: 5 });
 
     let mut late = Feed::default();
     late.anchor(at(5));
@@ -314,11 +315,11 @@ fn what_a_subscriber_knows_from_history_shows_that_the_first_publication_is_miss
 fn a_new_epoch_passes_and_a_check_finds_a_quiet_one() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(5)) && delivered(&mut feed, in_epoch("two", 1)));
-    assert_eq!(feed.check(None, in_epoch("three", 2), Look::Routine), Check::Suspicious);
-    assert_eq!(feed.check(None, in_epoch("three", 2), Look::Routine), Check::Lost(in_epoch("three", 2)));
-    assert_eq!(feed.check(None, in_epoch("three", 2), Look::AfterLoss), Check::Fine);
+    assert_eq!(feed.check(None, in_epoch("three", 2), Routine), GapState::Suspicious);
+    assert_eq!(feed.check(None, in_epoch("three", 2), Routine), GapState::Lost(in_epoch("three", 2)));
+    assert_eq!(feed.check(None, in_epoch("three", 2), AfterLoss), GapState::Fine);
     assert_eq!(feed.admit(publication(in_epoch("three", 2))), Admission::Duplicate, "it was on its way");
-    assert_eq!(feed.check(None, in_epoch("three", 3), Look::AfterLoss), Check::Missing { since: 2 });
+    assert_eq!(feed.check(None, in_epoch("three", 3), AfterLoss), GapState::Missing { since: 2 });
     assert_eq!(offsets(&feed.mend(page(3..=3, in_epoch("three", 3)))), [3]);
 }
 
@@ -373,10 +374,10 @@ proptest! {
             *wanted = mended.again;
             Some(mended.deliveries)
         };
-        let follow = |seen: &mut StreamPosition, delivery: &Delivery| {
+        let follow = |seen: &mut StreamPosition, delivery: &FeedDelivery| {
             let (to, lost) = match delivery {
-                Delivery::Lost(to) => (*to, true),
-                Delivery::Publication(publication) => (publication.position.unwrap(), false),
+                FeedDelivery::Lost(to) => (*to, true),
+                FeedDelivery::Publication(publication) => (publication.position.unwrap(), false),
             };
             let forward = to.epoch != seen.epoch || to.offset > seen.offset;
             let hole = to.epoch != seen.epoch || to.offset > seen.offset + 1;
@@ -394,7 +395,7 @@ proptest! {
                         continue;
                     }
                     match feed.admit(publication(top)) {
-                        Admission::Deliver(publication) => vec![Delivery::Publication(publication)],
+                        Admission::Deliver(publication) => vec![FeedDelivery::Publication(publication)],
                         Admission::Gap { since } => {
                             prop_assert_eq!(wanted.replace(since), None);
                             vec![]
@@ -442,14 +443,14 @@ proptest! {
         for _ in 0..1000 {
             let deliveries = match wanted {
                 Some(_) => ask(&mut feed, &mut wanted, top, retained.clone(), 10).unwrap_or_default(),
-                None => match feed.check(None, top, Look::Routine) {
-                    Check::Fine => break,
-                    Check::Suspicious => vec![],
-                    Check::Missing { since } => {
+                None => match feed.check(None, top, Routine) {
+                    GapState::Fine => break,
+                    GapState::Suspicious => vec![],
+                    GapState::Missing { since } => {
                         wanted = Some(since);
                         vec![]
                     }
-                    Check::Lost(lost) => vec![Delivery::Lost(lost)],
+                    GapState::Lost(lost) => vec![FeedDelivery::Lost(lost)],
                 },
             };
             for delivery in &deliveries {
@@ -508,11 +509,11 @@ impl Follower {
     }
 
     /// As a hub does, and a client that comes back and cannot recover.
-    fn take(&mut self, deliveries: &[Delivery], broker: &Forgetful) {
+    fn take(&mut self, deliveries: &[FeedDelivery], broker: &Forgetful) {
         for delivery in deliveries {
             let (comes, data) = match delivery {
-                Delivery::Lost(position) => (*position, None),
-                Delivery::Publication(publication) => {
+                FeedDelivery::Lost(position) => (*position, None),
+                FeedDelivery::Publication(publication) => {
                     (publication.position.unwrap(), Some(&publication.data.bytes))
                 }
             };
@@ -554,7 +555,7 @@ proptest! {
         for turn in turns.into_iter().chain(quiet) {
             let deliveries = match turn {
                 Turn::Publish => match feed.admit(broker.publish()) {
-                    Admission::Deliver(publication) => vec![Delivery::Publication(publication)],
+                    Admission::Deliver(publication) => vec![FeedDelivery::Publication(publication)],
                     Admission::Gap { since } | Admission::Doubtful { since } => {
                         prop_assert_eq!(wanted.replace(since), None);
                         vec![]
@@ -580,13 +581,13 @@ proptest! {
                         mended.deliveries
                     }
                 },
-                Turn::Check => match feed.check(feed.position(), broker.top(), Look::Routine) {
-                    Check::Fine | Check::Suspicious => vec![],
-                    Check::Missing { since } => {
+                Turn::Check => match feed.check(feed.position(), broker.top(), Routine) {
+                    GapState::Fine | GapState::Suspicious => vec![],
+                    GapState::Missing { since } => {
                         wanted = Some(since);
                         vec![]
                     }
-                    Check::Lost(lost) => vec![Delivery::Lost(lost)],
+                    GapState::Lost(lost) => vec![FeedDelivery::Lost(lost)],
                 },
             };
             follower.take(&deliveries, &broker);

@@ -15,39 +15,39 @@ use smallvec::SmallVec;
 
 use super::bundle::Bundles;
 use super::members::Members;
-use super::places::At;
+use super::places::ListPosition;
 use super::prepared::Prepared;
 use super::subscriber::{Sink, Subscriber};
 use super::{Counts, Hub};
-use crate::newest::{self, Latest, Window};
+use crate::newest::{self, NewestTerms, NewestWindow};
 use crate::tag_filter::TagFilter;
 
 /// What the subscribers of one list get.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub(super) struct Wants {
+pub(super) struct ListTerms {
     filter: Option<Arc<TagFilter>>,
     joins_and_leaves: bool,
     patches: bool,
-    newest: Option<Pace>,
+    newest: Option<NewestPace>,
 }
 
 /// How those are served who are sent the newest values.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Pace {
+pub(super) struct NewestPace {
     times_per_s: u32,
     value_ttl_ms: u32,
 }
 
-impl From<Latest> for Pace {
-    fn from(latest: Latest) -> Self {
+impl From<NewestTerms> for NewestPace {
+    fn from(latest: NewestTerms) -> Self {
         Self { times_per_s: latest.times_per_s, value_ttl_ms: latest.value_ttl_ms }
     }
 }
 
 /// What sets a list apart from the channel's first.
 #[derive(Debug)]
-pub(super) struct Apart {
-    wants: Wants,
+pub(super) struct SeparateList {
+    wants: ListTerms,
     /// The channel's first list.
     first: u32,
     /// Where it is named there.
@@ -57,17 +57,17 @@ pub(super) struct Apart {
     /// How many of the live are fresh: they get the next publication whole.
     fresh: usize,
     /// For those who are sent the newest values: what waits for all of them.
-    pub(super) window: Option<Window<Arc<Prepared>>>,
+    pub(super) window: Option<NewestWindow<Arc<Prepared>>>,
 }
 
 /// The lists beside a channel's first.
 #[derive(Debug, Default)]
-pub(super) struct Others {
+pub(super) struct SeparateLists {
     ids: Vec<u32>,
-    by_wants: FxHashMap<Wants, u32>,
+    by_wants: FxHashMap<ListTerms, u32>,
 }
 
-impl Others {
+impl SeparateLists {
     pub(super) fn ids(&self) -> &[u32] {
         &self.ids
     }
@@ -80,13 +80,13 @@ impl Members {
     }
 }
 
-impl Wants {
+impl ListTerms {
     /// `None` for what most want: every publication, whole, and nothing else.
     #[inline]
     pub(super) fn of(
         subscriber: Subscriber,
         filter: Option<Arc<TagFilter>>,
-        newest: Option<Pace>,
+        newest: Option<NewestPace>,
     ) -> Option<Self> {
         let joins_and_leaves = subscriber.wants_joins_and_leaves();
         let patches = subscriber.variant.takes_patches();
@@ -96,7 +96,7 @@ impl Wants {
 
     /// The same for those who are sent the newest values, or all. `None` for what most want, or for those who have agreed to
     /// patches.
-    pub(super) fn with_newest(&self, newest: Option<Pace>) -> Self {
+    pub(super) fn with_newest(&self, newest: Option<NewestPace>) -> Self {
         Self { newest, ..self.clone() }
     }
 
@@ -110,7 +110,7 @@ impl Wants {
 }
 
 /// Whether this event is for the subscribers of a list.
-pub(super) fn wants(apart: Option<&Apart>, prepared: &Prepared) -> bool {
+pub(super) fn wants(apart: Option<&SeparateList>, prepared: &Prepared) -> bool {
     match prepared.event() {
         OwnedEvent::Publication(publication) => apart
             .and_then(|apart| apart.wants.filter.as_deref())
@@ -123,13 +123,13 @@ pub(super) fn wants(apart: Option<&Apart>, prepared: &Prepared) -> bool {
     }
 }
 
-pub(super) fn wants_joins_and_leaves(apart: Option<&Apart>) -> bool {
+pub(super) fn wants_joins_and_leaves(apart: Option<&SeparateList>) -> bool {
     apart.is_some_and(|apart| apart.wants.joins_and_leaves)
 }
 
 /// Those of these that are for a list, for who was given the one at `given` last. `None` if there is none.
 pub(super) fn bundles<'a>(
-    apart: Option<&Apart>,
+    apart: Option<&SeparateList>,
     given: Option<StreamPosition>,
     publications: impl IntoIterator<Item = &'a Arc<Prepared>>,
 ) -> Option<Bundles> {
@@ -142,15 +142,15 @@ pub(super) fn bundles<'a>(
     })
 }
 
-impl Apart {
-    pub(super) fn wants(&self) -> &Wants {
+impl SeparateList {
+    pub(super) fn wants(&self) -> &ListTerms {
         &self.wants
     }
 }
 
 impl Members {
     /// What waits for all who are sent the newest values here, if this is a list of those.
-    pub(super) fn window(&mut self) -> Option<&mut Window<Arc<Prepared>>> {
+    pub(super) fn window(&mut self) -> Option<&mut NewestWindow<Arc<Prepared>>> {
         self.apart.as_mut()?.window.as_mut()
     }
 
@@ -210,7 +210,7 @@ impl Members {
         self.apart.as_ref().is_some_and(|apart| apart.fresh > 0)
     }
 
-    /// These of the live have been given what is under way. Joins and leaves say nothing of any payload.
+    /// These of the live have been given what is in flight. Joins and leaves say nothing of any payload.
     pub(super) fn have_been_given(&mut self, from: usize, until: usize, bundles: &Bundles) {
         let Some(apart) = self.apart.as_mut().filter(|apart| apart.fresh > 0) else { return };
         if bundles.last_publication().is_none() {
@@ -243,7 +243,7 @@ pub(super) fn hand(
 impl Hub {
     /// Where a connection stands in a channel, whose first list is `first`.
     #[inline]
-    pub(super) fn find_place(&self, first: u32, key: u32) -> Option<(u32, At)> {
+    pub(super) fn find_place(&self, first: u32, key: u32) -> Option<(u32, ListPosition)> {
         match self.places.get(key, first) {
             Some(at) => Some((first, at)),
             None => self.find_apart(first, key),
@@ -252,7 +252,7 @@ impl Hub {
 
     /// The same, and it stands there no more.
     #[inline]
-    pub(super) fn take_place(&mut self, first: u32, key: u32) -> Option<(u32, At)> {
+    pub(super) fn take_place(&mut self, first: u32, key: u32) -> Option<(u32, ListPosition)> {
         if let Some(at) = self.places.remove(key, first) {
             return Some((first, at));
         }
@@ -261,7 +261,7 @@ impl Hub {
         Some((id, at))
     }
 
-    fn find_apart(&self, first: u32, key: u32) -> Option<(u32, At)> {
+    fn find_apart(&self, first: u32, key: u32) -> Option<(u32, ListPosition)> {
         self.channels.get(first as usize)?.others.as_ref()?;
         let is_of_this_channel = |id: u32| {
             let apart = self.channels.get(id as usize).and_then(|members| members.apart.as_ref());
@@ -272,7 +272,7 @@ impl Hub {
     }
 
     /// The list for those who want this, made if there is none.
-    pub(super) fn list_for(&mut self, first: u32, wants: Wants) -> u32 {
+    pub(super) fn list_for(&mut self, first: u32, wants: ListTerms) -> u32 {
         let members = &mut self.channels[first as usize];
         if let Some(&id) = members.others.as_ref().and_then(|others| others.by_wants.get(&wants)) {
             return id;
@@ -281,9 +281,9 @@ impl Hub {
         let index = others.ids.len();
         let window = wants.newest.map(|pace| {
             let ttl = Duration::from_millis(pace.value_ttl_ms.into());
-            Window::new(newest::interval(pace.times_per_s), ttl)
+            NewestWindow::new(newest::interval(pace.times_per_s), ttl)
         });
-        let apart = Apart { wants: wants.clone(), first, index, given: None, fresh: 0, window };
+        let apart = SeparateList { wants: wants.clone(), first, index, given: None, fresh: 0, window };
         let id =
             self.channels.insert(Box::new(Members { apart: Some(Box::new(apart)), ..Members::new(channel) }))
                 as u32;
@@ -328,7 +328,7 @@ impl Hub {
         }
     }
 
-    fn take_from_others(&mut self, first: u32, index: usize, dropped: Option<&Apart>) {
+    fn take_from_others(&mut self, first: u32, index: usize, dropped: Option<&SeparateList>) {
         let Some(others) = &mut self.channels[first as usize].others else { return };
         others.ids.swap_remove(index);
         if let Some(apart) = dropped {

@@ -32,14 +32,14 @@ pub struct Bundle {
     /// Of several newest values: how many of them are dealt with once each of the writes is.
     pub reach: SmallVec<[u32; 4]>,
     /// What keeps the rest from being written.
-    pub end: Option<End>,
+    pub end: Option<BundleEnd>,
     /// How many publications are in the writes.
     pub publications: u32,
 }
 
 /// Why a bundle holds fewer publications than there are.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum End {
+pub enum BundleEnd {
     /// The protocol can say what comes next only by closing.
     Close(Disconnect),
     /// What comes next cannot be encoded. Whoever was to have every publication is to be told; the others may have what
@@ -56,18 +56,18 @@ pub struct Bundles {
     made: SmallVec<[(Variant, Bundle); 2]>,
     /// The one asked for last.
     last: usize,
-    writes: Writes,
+    writes: WriteSizes,
 }
 
 /// How long writes may be that hold more than one publication.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Writes {
+enum WriteSizes {
     Long,
     /// The first are short.
     Growing,
 }
 
-impl Writes {
+impl WriteSizes {
     /// Of one that comes behind so many.
     fn bytes_max(self, behind: usize) -> usize {
         match self {
@@ -86,12 +86,12 @@ impl Bundles {
 
     /// For those whom the publication at `given` was the last they were given: what follows it can come as a patch.
     pub(super) fn after(given: Option<StreamPosition>, publications: SmallVec<[Arc<Prepared>; 1]>) -> Self {
-        Self { publications, given, made: SmallVec::new(), last: 0, writes: Writes::Long }
+        Self { publications, given, made: SmallVec::new(), last: 0, writes: WriteSizes::Long }
     }
 
     /// Newest values, in few writes that are not long.
     pub(super) fn newest(publications: SmallVec<[Arc<Prepared>; 1]>) -> Self {
-        Self { writes: Writes::Growing, ..Self::after(None, publications) }
+        Self { writes: WriteSizes::Growing, ..Self::after(None, publications) }
     }
 
     pub fn publications(&self) -> &[Arc<Prepared>] {
@@ -127,7 +127,7 @@ impl Bundles {
 
     /// Whether one of the publications cannot be encoded for all who were to have it.
     pub(super) fn is_broken(&self) -> bool {
-        self.made.iter().any(|(_, bundle)| matches!(bundle.end, Some(End::Broken(_))))
+        self.made.iter().any(|(_, bundle)| matches!(bundle.end, Some(BundleEnd::Broken(_))))
     }
 
     fn find(&mut self, variant: Variant) {
@@ -154,7 +154,7 @@ impl Bundle {
         publications: &[Arc<Prepared>],
         variant: Variant,
         mut given: Option<StreamPosition>,
-        how: Writes,
+        how: WriteSizes,
     ) -> Self {
         let mut bundle = Self::default();
         if let [only] = publications {
@@ -176,7 +176,7 @@ impl Bundle {
                 given = given_after(first, given);
                 rest = after;
             }
-            if how == Writes::Growing {
+            if how == WriteSizes::Growing {
                 // What has no write of its own is dealt with in that before it.
                 bundle.reach.truncate(bundle.writes.len().saturating_sub(1));
                 bundle.reach.resize(bundle.writes.len(), (publications.len() - rest.len()) as u32);
@@ -187,12 +187,12 @@ impl Bundle {
     }
 
     /// What comes after this one only matters where the bundle ends with it.
-    fn add(&mut self, variant: Variant, prepared: &Prepared, after: &[Arc<Prepared>], how: Writes) {
+    fn add(&mut self, variant: Variant, prepared: &Prepared, after: &[Arc<Prepared>], how: WriteSizes) {
         match prepared.writable(variant) {
             Writable::Nothing => {}
-            Writable::Close(disconnect) => self.end = Some(End::Close(disconnect.clone())),
+            Writable::Close(disconnect) => self.end = Some(BundleEnd::Close(disconnect.clone())),
             Writable::Broken => {
-                self.end = Some(End::Broken(Box::new(Self::of(after, variant.unpatched(), None, how))));
+                self.end = Some(BundleEnd::Broken(Box::new(Self::of(after, variant.unpatched(), None, how))));
             }
             Writable::Frame(frame) => {
                 self.writes.push(frame.clone());
@@ -202,7 +202,7 @@ impl Bundle {
     }
 
     /// Puts small writes that follow each other together.
-    fn gather(&mut self, how: Writes) {
+    fn gather(&mut self, how: WriteSizes) {
         let mut gathered: SmallVec<[Bytes; 1]> = SmallVec::new();
         let mut frames = std::mem::take(&mut self.writes).into_iter().peekable();
         let (reach, mut taken) = (std::mem::take(&mut self.reach), 0);

@@ -1,7 +1,7 @@
 //! A connection is reached another way from now on, and takes another encoding in all of its channels.
 
 use super::Hub;
-use super::places::List;
+use super::places::PlaceList;
 use super::subscriber::Subscriber;
 use super::variants::Variant;
 
@@ -12,15 +12,15 @@ impl Hub {
             let Some(members) = self.channels.get_mut(place.channel as usize) else { continue };
             let (index, aside) = (place.at.index(), members.aside.as_mut());
             let subscriber = match (place.at.list(), aside) {
-                (List::Live, _) => members.live.get_mut(index),
-                (List::Joining, Some(aside)) => {
+                (PlaceList::Live, _) => members.live.get_mut(index),
+                (PlaceList::Joining, Some(aside)) => {
                     aside.joining.get_mut(index).map(|joining| &mut joining.subscriber)
                 }
-                (List::Waiting, Some(aside)) => {
+                (PlaceList::Waiting, Some(aside)) => {
                     aside.waiting.get_mut(index).map(|waiting| &mut waiting.subscriber)
                 }
                 // It is given nothing more.
-                (List::Told, _) | (_, None) => None,
+                (PlaceList::Told, _) | (_, None) => None,
             };
             if let Some(subscriber) = subscriber {
                 *subscriber = subscriber.taking(variant);

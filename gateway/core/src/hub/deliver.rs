@@ -6,8 +6,8 @@ use shared::position::StreamPosition;
 
 use super::apart;
 use super::hold_back::follows;
-use super::members::{Members, Waiting, swap_out};
-use super::places::{At, List, Places};
+use super::members::{Members, WaitingMember, swap_out};
+use super::places::{ListPosition, PlaceList, Places};
 use super::prepared::Prepared;
 use super::subscriber::Sink;
 use super::{Counts, Hub};
@@ -45,9 +45,9 @@ impl Hub {
                 }
             } else {
                 match classify(members.stream, next.position()) {
-                    Step::Duplicate => self.counts.duplicates += 1,
-                    Step::Next => self.advance(id, What::Publication(next), false, sink),
-                    Step::Gap => self.advance(id, What::Publication(next), true, sink),
+                    StreamStep::Duplicate => self.counts.duplicates += 1,
+                    StreamStep::Next => self.advance(id, StreamEvent::Publication(next), false, sink),
+                    StreamStep::Gap => self.advance(id, StreamEvent::Publication(next), true, sink),
                 }
                 rest = &rest[1..];
             }
@@ -64,14 +64,14 @@ impl Hub {
         self.for_each_list(id, |hub, id| {
             hub.finish_sweep(id, sink);
             let Some(members) = hub.channels.get_mut(id as usize) else { return };
-            if classify(members.stream, Some(position)) != Step::Duplicate {
-                hub.advance(id, What::Lost(position), true, sink);
+            if classify(members.stream, Some(position)) != StreamStep::Duplicate {
+                hub.advance(id, StreamEvent::Lost(position), true, sink);
             }
         });
     }
 
     /// Goes one publication forward with care: someone is waiting, or there is a hole before it.
-    fn advance(&mut self, id: u32, what: What<'_>, hole: bool, sink: &mut impl Sink) {
+    fn advance(&mut self, id: u32, what: StreamEvent<'_>, hole: bool, sink: &mut impl Sink) {
         let Some(members) = self.channels.get_mut(id as usize) else { return };
         let mut told = Vec::new();
         if hole {
@@ -88,43 +88,43 @@ impl Hub {
             }
         }
 
-        let (comes, is_lost) = (what.position(), matches!(what, What::Lost(_)));
+        let (comes, is_lost) = (what.position(), matches!(what, StreamEvent::Lost(_)));
         let mut afterwards = Vec::new();
         let mut due = 0;
         let mut index = 0;
         while let Some(waiting) = members.aside.as_ref().and_then(|aside| aside.waiting.get(index).copied()) {
             let turn = turn(waiting.position, waiting.subscriber.is_positioned(), comes, is_lost);
-            if matches!(turn, Turn::Stay | Turn::StayWith) {
-                if turn == Turn::StayWith {
+            if matches!(turn, SubscriberStep::Stay | SubscriberStep::StayWith) {
+                if turn == SubscriberStep::StayWith {
                     members.make_due(index);
                     due += 1;
                 }
                 index += 1;
                 continue;
             }
-            members.take_out(At::new(List::Waiting, index), id, &mut self.places);
+            members.take_out(ListPosition::new(PlaceList::Waiting, index), id, &mut self.places);
             match turn {
-                Turn::Before => {
+                SubscriberStep::Before => {
                     members.make_live(waiting.subscriber, Some(waiting.position), id, &mut self.places);
                 }
-                Turn::After => afterwards.push(waiting),
+                SubscriberStep::After => afterwards.push(waiting),
                 _ => told.push(waiting.subscriber.key),
             }
         }
 
-        if let (What::Lost(position), Some(aside)) = (what, members.aside.as_mut()) {
+        if let (StreamEvent::Lost(position), Some(aside)) = (what, members.aside.as_mut()) {
             for joining in &mut aside.joining {
                 joining.lost = Some(position);
             }
         }
-        if let What::Publication(prepared) = what {
+        if let StreamEvent::Publication(prepared) = what {
             let now = std::slice::from_ref(prepared);
             hold_back(members, now, &self.limits, &mut self.held_bytes, &mut self.counts);
             self.begin_sweep(id, now, due, sink);
         }
         let Some(members) = self.channels.get_mut(id as usize) else { return };
         members.stream = comes.or(members.stream);
-        for Waiting { subscriber, position } in afterwards {
+        for WaitingMember { subscriber, position } in afterwards {
             members.make_live(subscriber, Some(position), id, &mut self.places);
         }
         self.counts.insufficient += told.len() as u64;
@@ -137,12 +137,12 @@ impl Hub {
 
 /// What a stream goes forward by.
 #[derive(Clone, Copy)]
-enum What<'a> {
+enum StreamEvent<'a> {
     Publication(&'a Arc<Prepared>),
     Lost(StreamPosition),
 }
 
-impl What<'_> {
+impl StreamEvent<'_> {
     fn position(&self) -> Option<StreamPosition> {
         match self {
             Self::Publication(prepared) => prepared.position(),
@@ -152,7 +152,7 @@ impl What<'_> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+enum StreamStep {
     Next,
     Duplicate,
     Gap,
@@ -160,7 +160,7 @@ enum Step {
 
 /// What a publication means for a subscriber that waits for the stream to reach it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Turn {
+enum SubscriberStep {
     /// It knows this one, and not all of the next ones may be new to it.
     Stay,
     /// It gets this one, which says nothing about where the stream is.
@@ -174,16 +174,21 @@ enum Turn {
 }
 
 /// `comes`: where the stream comes to, if anywhere; `lost`: without what stands there.
-fn turn(position: StreamPosition, positioned: bool, comes: Option<StreamPosition>, lost: bool) -> Turn {
-    let Some(comes) = comes else { return Turn::StayWith };
+fn turn(
+    position: StreamPosition,
+    positioned: bool,
+    comes: Option<StreamPosition>,
+    lost: bool,
+) -> SubscriberStep {
+    let Some(comes) = comes else { return SubscriberStep::StayWith };
     if comes.epoch == position.epoch && comes.offset < position.offset {
-        Turn::Stay
+        SubscriberStep::Stay
     } else if comes == position {
-        Turn::After
+        SubscriberStep::After
     } else if positioned && (lost || !follows(position, comes)) {
-        Turn::Told
+        SubscriberStep::Told
     } else {
-        Turn::Before
+        SubscriberStep::Before
     }
 }
 
@@ -191,9 +196,9 @@ impl Members {
     /// How many of these simply continue the stream, up to the first that someone has waited for. Moves it behind them.
     fn follow(&mut self, publications: &[Arc<Prepared>]) -> usize {
         let until = match self.waited_for() {
-            WaitedFor::Nothing => None,
-            WaitedFor::Position(until) => Some(until),
-            WaitedFor::Several => return 0,
+            AwaitedPosition::Nothing => None,
+            AwaitedPosition::Position(until) => Some(until),
+            AwaitedPosition::Several => return 0,
         };
         let mut run = 0;
         for prepared in publications {
@@ -201,7 +206,7 @@ impl Members {
             let is_known_to_those = |until: StreamPosition| {
                 comes.is_some_and(|comes| comes.epoch == until.epoch && comes.offset <= until.offset)
             };
-            if classify(self.stream, comes) != Step::Next || !until.is_none_or(is_known_to_those) {
+            if classify(self.stream, comes) != StreamStep::Next || !until.is_none_or(is_known_to_those) {
                 break;
             }
             self.stream = comes.or(self.stream);
@@ -214,17 +219,17 @@ impl Members {
     }
 
     /// The nearest position that someone waits for the stream to reach.
-    fn waited_for(&self) -> WaitedFor {
+    fn waited_for(&self) -> AwaitedPosition {
         let waiting = self.aside.as_ref().map_or(&[][..], |aside| &aside.waiting);
-        let Some(first) = waiting.first() else { return WaitedFor::Nothing };
+        let Some(first) = waiting.first() else { return AwaitedPosition::Nothing };
         let mut nearest = first.position;
         for waiting in waiting {
             if waiting.position.epoch != nearest.epoch {
-                return WaitedFor::Several;
+                return AwaitedPosition::Several;
             }
             nearest.offset = nearest.offset.min(waiting.position.offset);
         }
-        WaitedFor::Position(nearest)
+        AwaitedPosition::Position(nearest)
     }
 
     /// Those who waited for the stream to come to where it is now wait no more. They know the last publication.
@@ -233,8 +238,8 @@ impl Members {
         for index in (0..self.waiting()).rev() {
             let Some(aside) = &mut self.aside else { return };
             if aside.waiting.get(index).is_some_and(|waiting| self.stream == Some(waiting.position))
-                && let Some(Waiting { subscriber, position }) =
-                    swap_out(&mut aside.waiting, index, List::Waiting, id, places)
+                && let Some(WaitingMember { subscriber, position }) =
+                    swap_out(&mut aside.waiting, index, PlaceList::Waiting, id, places)
             {
                 self.make_live(subscriber, Some(position), id, places);
             }
@@ -252,9 +257,9 @@ impl Members {
         let mut after = Vec::new();
         for prepared in publications {
             match classify(stream, prepared.position()) {
-                Step::Duplicate => {}
-                Step::Gap if positioned => break,
-                Step::Next | Step::Gap => {
+                StreamStep::Duplicate => {}
+                StreamStep::Gap if positioned => break,
+                StreamStep::Next | StreamStep::Gap => {
                     stream = prepared.position().or(stream);
                     after.push(prepared.clone());
                 }
@@ -265,21 +270,21 @@ impl Members {
 }
 
 /// What those wait for who know more than this worker has seen.
-enum WaitedFor {
+enum AwaitedPosition {
     Nothing,
     Position(StreamPosition),
     /// In several epochs, which have no order.
     Several,
 }
 
-fn classify(stream: Option<StreamPosition>, comes: Option<StreamPosition>) -> Step {
+fn classify(stream: Option<StreamPosition>, comes: Option<StreamPosition>) -> StreamStep {
     match (stream, comes) {
-        (None, _) | (_, None) => Step::Next,
-        (Some(stream), Some(comes)) if follows(stream, comes) => Step::Next,
+        (None, _) | (_, None) => StreamStep::Next,
+        (Some(stream), Some(comes)) if follows(stream, comes) => StreamStep::Next,
         (Some(stream), Some(comes)) if stream.epoch == comes.epoch && comes.offset <= stream.offset => {
-            Step::Duplicate
+            StreamStep::Duplicate
         }
-        _ => Step::Gap,
+        _ => StreamStep::Gap,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use shared::position::StreamPosition;
 
-use super::members::Joining;
+use super::members::JoiningMember;
 use super::prepared::Prepared;
 
 /// Publications held back in one channel.
@@ -35,8 +35,8 @@ impl Default for HoldLimits {
 
 /// What came since the oldest joining subscriber did, numbered by arrival.
 #[derive(Debug, Default)]
-pub(super) struct Held {
-    entries: VecDeque<Entry>,
+pub(super) struct HoldBackQueue {
+    entries: VecDeque<HeldEvent>,
     /// How many of them are publications.
     publications: usize,
     /// The number that the next will get.
@@ -45,7 +45,7 @@ pub(super) struct Held {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct HeldEvent {
     number: u64,
     is_publication: bool,
     prepared: Arc<Prepared>,
@@ -59,7 +59,7 @@ pub(super) struct CaughtUp<'a> {
     pub(super) now_at: Option<StreamPosition>,
 }
 
-impl Held {
+impl HoldBackQueue {
     /// The number that the next will get.
     pub(super) fn next(&self) -> u64 {
         self.next
@@ -80,7 +80,11 @@ impl Held {
             self.bytes += bytes;
             *total += bytes;
             self.publications += usize::from(is_publication);
-            self.entries.push_back(Entry { number: self.next, is_publication, prepared: prepared.clone() });
+            self.entries.push_back(HeldEvent {
+                number: self.next,
+                is_publication,
+                prepared: prepared.clone(),
+            });
             self.next += 1;
             while self.publications > limits.publications
                 || self.bytes > limits.bytes
@@ -98,7 +102,7 @@ impl Held {
     /// Answers how many bytes that frees.
     fn give_up(&mut self) -> Option<usize> {
         let oldest = self.entries.iter().position(|entry| entry.is_publication).unwrap_or(0);
-        let Entry { is_publication, prepared, .. } = self.entries.remove(oldest)?;
+        let HeldEvent { is_publication, prepared, .. } = self.entries.remove(oldest)?;
         self.publications -= usize::from(is_publication);
         self.bytes -= cost(&prepared);
         Some(cost(&prepared))
@@ -108,13 +112,13 @@ impl Held {
     /// not here.
     pub(super) fn catch_up(
         &self,
-        joining: &Joining,
+        joining: &JoiningMember,
         position: Option<StreamPosition>,
     ) -> Option<CaughtUp<'_>> {
-        let Joining { subscriber, from, since, .. } = *joining;
+        let JoiningMember { subscriber, from, since, .. } = *joining;
         let (mut publications, mut now_at) = (Vec::new(), position);
         let skipped = self.entries.partition_point(|entry| entry.number < since);
-        for Entry { number, prepared, .. } in self.entries.range(skipped..) {
+        for HeldEvent { number, prepared, .. } in self.entries.range(skipped..) {
             match (prepared.position(), now_at) {
                 // It has no place in the stream, and can stand before something that is known.
                 (None, _) => {}

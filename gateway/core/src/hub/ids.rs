@@ -12,7 +12,7 @@ use super::members::Members;
 pub(super) type Lists = Slab<Box<Members>>;
 
 #[derive(Debug, Default)]
-pub(super) struct Ids(HashTable<u32>);
+pub(super) struct ListIds(HashTable<u32>);
 
 fn hash(name: &str) -> u64 {
     FxBuildHasher.hash_one(name)
@@ -22,7 +22,7 @@ fn name(lists: &Lists, id: u32) -> &str {
     lists.get(id as usize).map_or("", |members| members.channel.as_str())
 }
 
-impl Ids {
+impl ListIds {
     #[inline]
     pub(super) fn find(&self, lists: &Lists, channel: &str) -> Option<u32> {
         self.0.find(hash(channel), |&id| name(lists, id) == channel).copied()

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use shared::position::StreamPosition;
 
 use super::Hub;
-use super::places::List;
+use super::places::PlaceList;
 use super::subscriber::Subscriber;
 use crate::tag_filter::TagFilter;
 
 /// How far a subscription has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stage {
+pub enum SubscriptionStage {
     /// It gets publications as they come.
     Live,
     /// Publications are held back until its client is told that it has begun.
@@ -25,7 +25,7 @@ pub enum Stage {
 /// One subscription.
 #[derive(Clone, Debug)]
 pub struct Inspected {
-    pub stage: Stage,
+    pub stage: SubscriptionStage,
     /// It follows the stream, and is told of gaps.
     pub positioned: bool,
     /// It is sent the newest value of each key.
@@ -50,14 +50,16 @@ impl Hub {
         };
         let aside = members.aside.as_deref();
         Some(match at.list() {
-            List::Live => of(Stage::Live, *members.live.get(at.index())?, members.stream),
-            List::Joining => of(Stage::Joining, aside?.joining.get(at.index())?.subscriber, None),
-            List::Waiting => {
-                let waiting = aside?.waiting.get(at.index())?;
-                of(Stage::Ahead, waiting.subscriber, Some(waiting.position))
+            PlaceList::Live => of(SubscriptionStage::Live, *members.live.get(at.index())?, members.stream),
+            PlaceList::Joining => {
+                of(SubscriptionStage::Joining, aside?.joining.get(at.index())?.subscriber, None)
             }
-            List::Told => Inspected {
-                stage: Stage::Insufficient,
+            PlaceList::Waiting => {
+                let waiting = aside?.waiting.get(at.index())?;
+                of(SubscriptionStage::Ahead, waiting.subscriber, Some(waiting.position))
+            }
+            PlaceList::Told => Inspected {
+                stage: SubscriptionStage::Insufficient,
                 positioned: true,
                 newest: false,
                 position: None,

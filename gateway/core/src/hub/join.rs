@@ -6,24 +6,24 @@ use shared::channel::Channel;
 use shared::position::StreamPosition;
 
 use super::Hub;
-use super::apart::{self, Wants};
-use super::hold_back::{CaughtUp, Held};
-use super::members::{Aside, Joining, Members, swap_out};
-use super::places::List;
+use super::apart::{self, ListTerms};
+use super::hold_back::{CaughtUp, HoldBackQueue};
+use super::members::{JoiningMember, Members, MembersRareState, swap_out};
+use super::places::PlaceList;
 use super::subscriber::{Sink, Subscriber};
-use crate::newest::Latest;
+use crate::newest::NewestTerms;
 use crate::tag_filter::TagFilter;
 
 /// What came of a join.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Joined {
+pub struct JoinOutcome {
     /// Nobody on this worker listened to the channel before.
     pub first: bool,
 }
 
 /// What a subscriber has when it goes live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Knows {
+pub struct KnownPosition {
     /// It knows the stream up to here. `None`: the channel has no stream.
     pub position: Option<StreamPosition>,
     /// It was given the publication at that position, so that the next one may come to it as a patch of that.
@@ -33,7 +33,7 @@ pub struct Knows {
     pub is_handed_out: bool,
 }
 
-impl From<Option<StreamPosition>> for Knows {
+impl From<Option<StreamPosition>> for KnownPosition {
     /// Of a position up to which everything is handed out.
     fn from(position: Option<StreamPosition>) -> Self {
         Self { position, has_last: false, is_handed_out: true }
@@ -55,7 +55,7 @@ impl Hub {
         channel: &Channel,
         subscriber: Subscriber,
         filter: Option<Arc<TagFilter>>,
-    ) -> Joined {
+    ) -> JoinOutcome {
         self.join_apart(channel, subscriber, filter, None)
     }
 
@@ -65,8 +65,8 @@ impl Hub {
         channel: &Channel,
         subscriber: Subscriber,
         filter: Option<Arc<TagFilter>>,
-        latest: Latest,
-    ) -> Joined {
+        latest: NewestTerms,
+    ) -> JoinOutcome {
         self.join_apart(channel, subscriber.newest(true), filter, Some(latest))
     }
 
@@ -75,22 +75,23 @@ impl Hub {
         channel: &Channel,
         subscriber: Subscriber,
         filter: Option<Arc<TagFilter>>,
-        latest: Option<Latest>,
-    ) -> Joined {
+        latest: Option<NewestTerms>,
+    ) -> JoinOutcome {
         let known = self.ids.find(&self.channels, channel.as_str());
         let first = known.unwrap_or_else(|| {
             let id = self.channels.insert(Box::new(Members::new(channel.clone()))) as u32;
             self.ids.insert(&self.channels, id);
             id
         });
-        let id = match Wants::of(subscriber, filter, latest.map(Latest::into)) {
+        let id = match ListTerms::of(subscriber, filter, latest.map(NewestTerms::into)) {
             None => first,
             Some(wants) => self.list_for(first, wants),
         };
         let before = known.and_then(|first| self.find_place(first, subscriber.key));
-        if let Some((_, at)) = before.filter(|(before, at)| *before == id && at.list() == List::Joining) {
+        if let Some((_, at)) = before.filter(|(before, at)| *before == id && at.list() == PlaceList::Joining)
+        {
             self.held_bytes -= self.channels[id as usize].join_again(subscriber, at.index());
-            return Joined { first: false };
+            return JoinOutcome { first: false };
         }
         if let Some((before, at)) = before {
             self.places.remove(subscriber.key, before);
@@ -103,16 +104,23 @@ impl Hub {
         {
             self.drop_empty(before);
         }
-        Joined { first: known.is_none() }
+        JoinOutcome { first: known.is_none() }
     }
 
     /// What the subscriber knows has been told to its client. It gets what was held back and is not known to it, then
     /// everything that comes; or it is told that something in between is not there, and joins on, until it leaves or joins
     /// again. Does nothing for one that is not joining.
     /// On a worker that has seen nothing of the stream, it says where that stands if `is_handed_out`.
-    pub fn go_live(&mut self, channel: &str, key: u32, knows: impl Into<Knows>, sink: &mut impl Sink) {
+    pub fn go_live(
+        &mut self,
+        channel: &str,
+        key: u32,
+        knows: impl Into<KnownPosition>,
+        sink: &mut impl Sink,
+    ) {
         let Some(first) = self.ids.find(&self.channels, channel) else { return };
-        let Some((id, at)) = self.find_place(first, key).filter(|(_, at)| at.list() == List::Joining) else {
+        let Some((id, at)) = self.find_place(first, key).filter(|(_, at)| at.list() == PlaceList::Joining)
+        else {
             return;
         };
         let Some(members) = self.channels.get_mut(id as usize) else { return };
@@ -126,10 +134,10 @@ impl Hub {
         };
         let subscriber = subscriber.given_last(has_last);
         if let Some(aside) = members.aside.as_mut() {
-            swap_out(&mut aside.joining, at.index(), List::Joining, id, &mut self.places);
+            swap_out(&mut aside.joining, at.index(), PlaceList::Joining, id, &mut self.places);
             self.held_bytes -= aside.let_go();
         }
-        if let Next::Waiting(position) = next
+        if let JoinNext::Waiting(position) = next
             && knows.is_handed_out
             && members.is_first_at(position)
         {
@@ -138,8 +146,8 @@ impl Hub {
             return members.end_waiting(id, &mut self.places);
         }
         match next {
-            Next::Live(position) => members.make_live(subscriber, position, id, &mut self.places),
-            Next::Waiting(position) => members.make_waiting(subscriber, position, id, &mut self.places),
+            JoinNext::Live(position) => members.make_live(subscriber, position, id, &mut self.places),
+            JoinNext::Waiting(position) => members.make_waiting(subscriber, position, id, &mut self.places),
         }
         members.drop_unused_aside();
     }
@@ -150,7 +158,7 @@ impl Members {
     /// handed out is in its inbox at the latest. What is in there and stands before this place is known to whoever is live or
     /// waits; those who are joining may have been told of less.
     fn is_first_at(&self, position: StreamPosition) -> bool {
-        let is_first = |aside: &Aside| {
+        let is_first = |aside: &MembersRareState| {
             aside.joining.is_empty() && aside.waiting.iter().all(|waiting| waiting.position == position)
         };
         self.stream.is_none() && self.live.is_empty() && self.aside.as_deref().is_none_or(is_first)
@@ -160,12 +168,12 @@ impl Members {
     /// publication; `None` if it misses something.
     fn catch_up(
         &self,
-        joining: &Joining,
-        held: &Held,
-        knows: Knows,
+        joining: &JoiningMember,
+        held: &HoldBackQueue,
+        knows: KnownPosition,
         sink: &mut impl Sink,
-    ) -> Option<(Next, bool)> {
-        let Knows { position, has_last, .. } = knows;
+    ) -> Option<(JoinNext, bool)> {
+        let KnownPosition { position, has_last, .. } = knows;
         let subscriber = joining.subscriber;
         // History was read for it before that was lost, or of a stream that is gone.
         let is_outdated = joining.lost.zip(position).is_some_and(|(lost, knows)| {
@@ -193,23 +201,27 @@ impl Members {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Next {
+enum JoinNext {
     Live(Option<StreamPosition>),
     Waiting(StreamPosition),
 }
 
 /// Where a subscriber goes that has got everything up to `now_at`, on a worker that has seen `stream`. `None`: it misses
 /// something.
-fn next(now_at: Option<StreamPosition>, stream: Option<StreamPosition>, positioned: bool) -> Option<Next> {
-    let Some(now_at) = now_at else { return Some(Next::Live(None)) };
+fn next(
+    now_at: Option<StreamPosition>,
+    stream: Option<StreamPosition>,
+    positioned: bool,
+) -> Option<JoinNext> {
+    let Some(now_at) = now_at else { return Some(JoinNext::Live(None)) };
     match stream {
-        Some(stream) if stream == now_at => Some(Next::Live(Some(now_at))),
+        Some(stream) if stream == now_at => Some(JoinNext::Live(Some(now_at))),
         // Everything since the join was held back, so what is missing was lost before it came here.
         Some(stream) if stream.epoch == now_at.epoch && stream.offset > now_at.offset => {
-            (!positioned).then_some(Next::Live(Some(now_at)))
+            (!positioned).then_some(JoinNext::Live(Some(now_at)))
         }
         // The worker is behind, or in another epoch, or has seen nothing yet: what the subscriber knows already
         // may still be on its way, and must not be given to it a second time.
-        _ => Some(Next::Waiting(now_at)),
+        _ => Some(JoinNext::Waiting(now_at)),
     }
 }

@@ -6,36 +6,36 @@ use super::Hub;
 
 /// What came of a leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Left {
+pub struct LeaveOutcome {
     /// Nobody on this worker listens to the channel any more.
     pub last: bool,
 }
 
 impl Hub {
     /// Ends a subscription in any state. `None` if there is none.
-    pub fn leave(&mut self, channel: &str, key: u32) -> Option<Left> {
+    pub fn leave(&mut self, channel: &str, key: u32) -> Option<LeaveOutcome> {
         let (id, at) = self.take_place(self.ids.find(&self.channels, channel)?, key)?;
         let members = &mut self.channels[id as usize];
         self.held_bytes -= members.take_out(at, id, &mut self.places);
         if !members.is_empty() {
-            return Some(Left { last: false });
+            return Some(LeaveOutcome { last: false });
         }
         let last = self.is_last(id);
         self.drop_empty(id);
-        Some(Left { last })
+        Some(LeaveOutcome { last })
     }
 
     /// Ends all subscriptions of a connection. Linear in their number, whatever the number of other subscribers.
-    pub fn remove_all(&mut self, key: u32, mut left: impl FnMut(&Channel, Left)) {
+    pub fn remove_all(&mut self, key: u32, mut left: impl FnMut(&Channel, LeaveOutcome)) {
         for place in self.places.take(key) {
             let members = &mut self.channels[place.channel as usize];
             self.held_bytes -= members.take_out(place.at, place.channel, &mut self.places);
             if !members.is_empty() {
-                left(&members.channel, Left { last: false });
+                left(&members.channel, LeaveOutcome { last: false });
                 continue;
             }
             let last = self.is_last(place.channel);
-            left(&self.channels[place.channel as usize].channel, Left { last });
+            left(&self.channels[place.channel as usize].channel, LeaveOutcome { last });
             self.drop_empty(place.channel);
         }
     }

@@ -4,9 +4,9 @@ use shared::channel::Channel;
 use shared::position::StreamPosition;
 use smallvec::SmallVec;
 
-use super::apart::{Apart, Others};
-use super::hold_back::Held;
-use super::places::{At, List, Places};
+use super::apart::{SeparateList, SeparateLists};
+use super::hold_back::HoldBackQueue;
+use super::places::{ListPosition, PlaceList, Places};
 use super::subscriber::Subscriber;
 
 /// Lists shorter than this keep their memory.
@@ -22,26 +22,26 @@ pub(super) struct Members {
     /// While the channel is swept: so many at the front of `live` are still to be served.
     pub(super) unserved: u32,
     /// The others. Most channels have none most of the time.
-    pub(super) aside: Option<Box<Aside>>,
+    pub(super) aside: Option<Box<MembersRareState>>,
     /// What these want that is not what most want.
-    pub(super) apart: Option<Box<Apart>>,
+    pub(super) apart: Option<Box<SeparateList>>,
     /// On a channel's first list: the others.
-    pub(super) others: Option<Box<Others>>,
+    pub(super) others: Option<Box<SeparateLists>>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Aside {
+pub(super) struct MembersRareState {
     /// Publications are held back for these until they go live.
-    pub(super) joining: Vec<Joining>,
-    pub(super) held: Held,
+    pub(super) joining: Vec<JoiningMember>,
+    pub(super) held: HoldBackQueue,
     /// These know more than this worker has seen: what they know already is still on its way here.
-    pub(super) waiting: Vec<Waiting>,
+    pub(super) waiting: Vec<WaitingMember>,
     /// These were told that their stream has a hole.
-    pub(super) told: Vec<Told>,
+    pub(super) told: Vec<ToldMember>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Joining {
+pub(super) struct JoiningMember {
     pub(super) subscriber: Subscriber,
     /// The number in `held` of what came first after the join, of the stream.
     pub(super) from: u64,
@@ -52,13 +52,13 @@ pub(super) struct Joining {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Waiting {
+pub(super) struct WaitingMember {
     pub(super) subscriber: Subscriber,
     pub(super) position: StreamPosition,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Told {
+pub(super) struct ToldMember {
     pub(super) key: u32,
 }
 
@@ -77,7 +77,7 @@ impl Members {
         }
     }
 
-    pub(super) fn aside(&mut self) -> &mut Aside {
+    pub(super) fn aside(&mut self) -> &mut MembersRareState {
         self.aside.get_or_insert_default()
     }
 
@@ -95,7 +95,7 @@ impl Members {
         places: &mut Places,
     ) {
         let subscriber = self.freshness(subscriber, position);
-        places.set(subscriber.key, id, At::new(List::Live, self.live.len()));
+        places.set(subscriber.key, id, ListPosition::new(PlaceList::Live, self.live.len()));
         self.live.push(subscriber);
         if let Some(window) = self.window() {
             window.join(subscriber.key);
@@ -104,18 +104,18 @@ impl Members {
 
     pub(super) fn make_joining(&mut self, subscriber: Subscriber, id: u32, places: &mut Places) {
         let aside = self.aside();
-        places.set(subscriber.key, id, At::new(List::Joining, aside.joining.len()));
+        places.set(subscriber.key, id, ListPosition::new(PlaceList::Joining, aside.joining.len()));
         let from = aside.held.next();
-        aside.joining.push(Joining { subscriber, from, since: from, lost: None });
+        aside.joining.push(JoiningMember { subscriber, from, since: from, lost: None });
     }
 
     /// One that is joining reads on in history, up to what comes from now on. Answers how many held bytes nobody waits for
     /// any more.
     pub(super) fn join_again(&mut self, subscriber: Subscriber, index: usize) -> usize {
-        let Some(Aside { joining, held, .. }) = self.aside.as_deref_mut() else { return 0 };
+        let Some(MembersRareState { joining, held, .. }) = self.aside.as_deref_mut() else { return 0 };
         let is_alone = joining.len() == 1;
         if let Some(joining) = joining.get_mut(index) {
-            *joining = Joining { subscriber, from: held.next(), since: joining.since, lost: None };
+            *joining = JoiningMember { subscriber, from: held.next(), since: joining.since, lost: None };
         }
         if is_alone { held.let_go_of_stream() } else { 0 }
     }
@@ -128,8 +128,8 @@ impl Members {
         places: &mut Places,
     ) {
         let waiting = &mut self.aside().waiting;
-        places.set(subscriber.key, id, At::new(List::Waiting, waiting.len()));
-        waiting.push(Waiting { subscriber, position });
+        places.set(subscriber.key, id, ListPosition::new(PlaceList::Waiting, waiting.len()));
+        waiting.push(WaitingMember { subscriber, position });
     }
 
     /// How many wait for the stream to reach them.
@@ -162,25 +162,25 @@ impl Members {
 
     pub(super) fn make_told(&mut self, key: u32, id: u32, places: &mut Places) {
         let told = &mut self.aside().told;
-        places.set(key, id, At::new(List::Told, told.len()));
-        told.push(Told { key });
+        places.set(key, id, ListPosition::new(PlaceList::Told, told.len()));
+        told.push(ToldMember { key });
     }
 
     /// Takes an entry out of its list, wherever it is. Its own place is the caller's to change.
     /// Answers how many held bytes nobody waits for any more.
-    pub(super) fn take_out(&mut self, at: At, id: u32, places: &mut Places) -> usize {
+    pub(super) fn take_out(&mut self, at: ListPosition, id: u32, places: &mut Places) -> usize {
         let mut freed = 0;
         match (at.list(), self.aside.as_mut()) {
-            (List::Live, _) => self.take_live(at.index(), id, places),
-            (List::Joining, Some(aside)) => {
-                swap_out(&mut aside.joining, at.index(), List::Joining, id, places);
+            (PlaceList::Live, _) => self.take_live(at.index(), id, places),
+            (PlaceList::Joining, Some(aside)) => {
+                swap_out(&mut aside.joining, at.index(), PlaceList::Joining, id, places);
                 freed = aside.let_go();
             }
-            (List::Waiting, Some(aside)) => {
-                swap_out(&mut aside.waiting, at.index(), List::Waiting, id, places);
+            (PlaceList::Waiting, Some(aside)) => {
+                swap_out(&mut aside.waiting, at.index(), PlaceList::Waiting, id, places);
             }
-            (List::Told, Some(aside)) => {
-                swap_out(&mut aside.told, at.index(), List::Told, id, places);
+            (PlaceList::Told, Some(aside)) => {
+                swap_out(&mut aside.told, at.index(), PlaceList::Told, id, places);
             }
             (_, None) => {}
         }
@@ -201,7 +201,7 @@ impl Members {
         }
         let taken = self.live.swap_remove(index);
         if let Some(moved) = self.live.get(index) {
-            places.set(moved.key, id, At::new(List::Live, index));
+            places.set(moved.key, id, ListPosition::new(PlaceList::Live, index));
         }
         if is_sparse(self.live.len(), self.live.capacity()) {
             // To this many, not to more.
@@ -218,7 +218,7 @@ impl Members {
         let last = (self.unserved as usize).checked_sub(1).filter(|&last| index <= last)?;
         self.unserved -= 1;
         self.swap_live(index, last, id, places);
-        places.set(self.live[last].key, id, At::new(List::Live, last));
+        places.set(self.live[last].key, id, ListPosition::new(PlaceList::Live, last));
         Some(last)
     }
 
@@ -226,7 +226,7 @@ impl Members {
     fn swap_live(&mut self, index: usize, other: usize, id: u32, places: &mut Places) {
         if index != other {
             self.live.swap(index, other);
-            places.set(self.live[index].key, id, At::new(List::Live, index));
+            places.set(self.live[index].key, id, ListPosition::new(PlaceList::Live, index));
         }
     }
 
@@ -237,7 +237,7 @@ impl Members {
     }
 }
 
-impl Aside {
+impl MembersRareState {
     fn is_unused(&self) -> bool {
         self.joining.is_empty() && self.waiting.is_empty() && self.told.is_empty()
     }
@@ -253,19 +253,19 @@ pub(super) trait Keyed {
     fn key(&self) -> u32;
 }
 
-impl Keyed for Joining {
+impl Keyed for JoiningMember {
     fn key(&self) -> u32 {
         self.subscriber.key
     }
 }
 
-impl Keyed for Waiting {
+impl Keyed for WaitingMember {
     fn key(&self) -> u32 {
         self.subscriber.key
     }
 }
 
-impl Keyed for Told {
+impl Keyed for ToldMember {
     fn key(&self) -> u32 {
         self.key
     }
@@ -276,7 +276,7 @@ impl Keyed for Told {
 pub(super) fn swap_out<T: Keyed>(
     entries: &mut Vec<T>,
     index: usize,
-    list: List,
+    list: PlaceList,
     id: u32,
     places: &mut Places,
 ) -> Option<T> {
@@ -285,7 +285,7 @@ pub(super) fn swap_out<T: Keyed>(
     }
     let taken = entries.swap_remove(index);
     if let Some(moved) = entries.get(index) {
-        places.set(moved.key(), id, At::new(list, index));
+        places.set(moved.key(), id, ListPosition::new(list, index));
     }
     if is_sparse(entries.len(), entries.capacity()) {
         entries.shrink_to(entries.len() * 2);

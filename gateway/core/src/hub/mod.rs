@@ -1,4 +1,4 @@
-//! Who, on one worker, listens to what.
+//! The subscriptions of one worker: which connections listen to which channels.
 //!
 //! One hub belongs to one worker thread: no locks, nothing shared but the [`Prepared`] publications. A connection
 //! is a number, a channel is a dense list of subscribers that is handed to the [`Sink`] as it is, piece by piece if it
@@ -9,6 +9,7 @@
 
 mod apart;
 mod bundle;
+mod change_delivery;
 mod change_wire;
 mod deliver;
 mod engine_frames;
@@ -18,7 +19,6 @@ mod inspect;
 mod join;
 mod leave;
 mod members;
-mod newest;
 mod places;
 mod prepared;
 mod stream_frames;
@@ -30,22 +30,24 @@ mod websocket_frames;
 use shared::channel::Channel;
 use shared::moment::Moment;
 
-pub use bundle::{BUNDLED_BYTES_MAX, BUNDLED_MESSAGES_MAX, Bundle, Bundles, End};
+pub use bundle::{BUNDLED_BYTES_MAX, BUNDLED_MESSAGES_MAX, Bundle, BundleEnd, Bundles};
+pub use change_delivery::DeliveryChangeOutcome;
 pub use engine_frames::{EnginePollingFrames, EngineWebSocketFrames};
 pub use hold_back::{HELD_BYTES_MAX, HELD_BYTES_TOTAL_MAX, HELD_PUBLICATIONS_MAX, HoldLimits};
-pub use inspect::{Inspected, Stage};
-pub use join::{Joined, Knows};
-pub use leave::Left;
-pub use newest::Changed;
-pub use prepared::{Prepared, Previous, Writable};
+pub use inspect::{Inspected, SubscriptionStage};
+pub use join::{JoinOutcome, KnownPosition};
+pub use leave::LeaveOutcome;
+pub use prepared::{Prepared, PreviousPublication, Writable};
 pub use stream_frames::{Layout, StreamFrames};
 pub use subscriber::{Sink, Subscriber};
 pub use sweep::SWEEP_PIECE;
-pub use variants::{Bare, ENCODINGS_MAX, Encoding, EncodingId, PushFraming, Variant, Variants, WINDOW_BITS};
+pub use variants::{
+    BareMessages, ENCODINGS_MAX, Encoding, EncodingId, PushFraming, Variant, Variants, WINDOW_BITS,
+};
 pub use websocket_frames::{DEFLATE_LEVEL, DEFLATE_MIN_BYTES, DeflateOptions, WebSocketFrames};
 
-use crate::newest::Windows;
-use ids::{Ids, Lists};
+use crate::newest::WindowTimers;
+use ids::{ListIds, Lists};
 use members::Members;
 use places::Places;
 use sweep::Sweeps;
@@ -53,7 +55,7 @@ use sweep::Sweeps;
 /// The subscriptions of one worker's connections.
 #[derive(Debug, Default)]
 pub struct Hub {
-    ids: Ids,
+    ids: ListIds,
     channels: Lists,
     places: Places,
     sweeps: Sweeps,
@@ -63,10 +65,10 @@ pub struct Hub {
     /// As it was last told.
     now: Moment,
     /// What waits for those who want newest values so many times a second.
-    windows: Windows,
+    windows: WindowTimers,
 }
 
-/// How much there is in a hub now.
+/// The size of a hub at this moment. Bytes are those of publications held back for joining subscribers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Interest {
     pub channels: usize,
@@ -74,7 +76,7 @@ pub struct Interest {
     pub held_bytes: usize,
 }
 
-/// What happened in a hub since it was made.
+/// Counts of what has happened in a hub since it was made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
     /// Publications dropped because this worker had them already.
@@ -104,17 +106,17 @@ impl Hub {
         self.counts
     }
 
-    /// The channels of one connection, in no particular order.
+    /// Returns the channels of one connection, in no particular order.
     pub fn channels_of(&self, key: u32) -> impl Iterator<Item = &Channel> + '_ {
         self.places.channels(key).filter_map(|id| Some(&self.channels.get(id as usize)?.channel))
     }
 
-    /// The channels that anyone on this worker listens to.
+    /// Returns the channels that have a subscriber on this worker.
     pub fn channels(&self) -> impl Iterator<Item = &Channel> + '_ {
         self.ids.iter().filter_map(|id| Some(&self.channels.get(id as usize)?.channel))
     }
 
-    /// How many subscriptions a channel has here.
+    /// Returns how many subscribers a channel has on this worker, those included that are still joining.
     pub fn subscribers(&self, channel: &str) -> usize {
         let count = |members: &Members| {
             let aside = members
@@ -126,7 +128,7 @@ impl Hub {
         self.lists(channel).map(count).sum()
     }
 
-    /// Those who get what comes to a channel as it comes, in one or several lists.
+    /// Returns the subscribers that are live, and so get publications as they come, in one or several lists.
     pub fn live(&self, channel: &str) -> impl Iterator<Item = &[Subscriber]> {
         self.lists(channel).map(|members| &members.live[..])
     }

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 /// Which of a channel's lists a subscription is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
-pub(super) enum List {
+pub(super) enum PlaceList {
     Live = 0,
     Joining = 1,
     Waiting = 2,
@@ -14,23 +14,23 @@ pub(super) enum List {
 
 /// A list and an index in it, in four bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct At(u32);
+pub(super) struct ListPosition(u32);
 
 const INDEX_BITS: u32 = 30;
 
-impl At {
+impl ListPosition {
     /// An index over 2^30 cannot be: a list holds a connection once, and a process has no room for so many.
-    pub(super) fn new(list: List, index: usize) -> Self {
+    pub(super) fn new(list: PlaceList, index: usize) -> Self {
         debug_assert!(index < 1 << INDEX_BITS);
         Self((list as u32) << INDEX_BITS | index as u32)
     }
 
-    pub(super) fn list(self) -> List {
+    pub(super) fn list(self) -> PlaceList {
         match self.0 >> INDEX_BITS {
-            0 => List::Live,
-            1 => List::Joining,
-            2 => List::Waiting,
-            _ => List::Told,
+            0 => PlaceList::Live,
+            1 => PlaceList::Joining,
+            2 => PlaceList::Waiting,
+            _ => PlaceList::Told,
         }
     }
 
@@ -40,13 +40,13 @@ impl At {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(super) struct SubscriptionPlace {
     pub(super) channel: u32,
-    pub(super) at: At,
+    pub(super) at: ListPosition,
 }
 
 /// The places of one connection, by channel. Most connections have one or two, which need no allocation.
-type Row = SmallVec<[Place; 2]>;
+type Row = SmallVec<[SubscriptionPlace; 2]>;
 
 const _: () = assert!(size_of::<Row>() <= 32, "every connection has one");
 
@@ -62,14 +62,14 @@ impl Places {
         self.count
     }
 
-    pub(super) fn get(&self, key: u32, channel: u32) -> Option<At> {
+    pub(super) fn get(&self, key: u32, channel: u32) -> Option<ListPosition> {
         let row = self.rows.get(key as usize)?;
         let found = row.binary_search_by_key(&channel, |place| place.channel).ok()?;
         Some(row[found].at)
     }
 
     /// Adds a place, or changes the one there is.
-    pub(super) fn set(&mut self, key: u32, channel: u32, at: At) {
+    pub(super) fn set(&mut self, key: u32, channel: u32, at: ListPosition) {
         let key = key as usize;
         if key >= self.rows.len() {
             self.rows.resize_with(key + 1, Row::new);
@@ -78,13 +78,13 @@ impl Places {
         match row.binary_search_by_key(&channel, |place| place.channel) {
             Ok(found) => row[found].at = at,
             Err(free) => {
-                row.insert(free, Place { channel, at });
+                row.insert(free, SubscriptionPlace { channel, at });
                 self.count += 1;
             }
         }
     }
 
-    pub(super) fn remove(&mut self, key: u32, channel: u32) -> Option<At> {
+    pub(super) fn remove(&mut self, key: u32, channel: u32) -> Option<ListPosition> {
         let row = self.rows.get_mut(key as usize)?;
         let found = row.binary_search_by_key(&channel, |place| place.channel).ok()?;
         let place = row.remove(found);
@@ -106,7 +106,7 @@ impl Places {
         self.rows.get(key as usize).into_iter().flatten().map(|place| place.channel)
     }
 
-    pub(super) fn row(&self, key: u32) -> &[Place] {
+    pub(super) fn row(&self, key: u32) -> &[SubscriptionPlace] {
         self.rows.get(key as usize).map_or(&[], |row| row)
     }
 

@@ -17,14 +17,14 @@ use shared::push::{Form, OwnedEvent, Push};
 
 use super::variants::{Variant, Variants};
 use crate::delta;
-use crate::newest::{SUPERSEDED_TAG, Value};
+use crate::newest::{NewestValue, SUPERSEDED_TAG};
 
 /// What a message is expected to add to its payload: names, quotes, an offset. Only a guess at a buffer's size.
 const ENVELOPE_BYTES_GUESS: usize = 96;
 
 /// The publication before another one in a channel's stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Previous {
+pub struct PreviousPublication {
     pub position: StreamPosition,
     pub data: Payload,
 }
@@ -54,7 +54,7 @@ pub struct Prepared {
     /// How many values of its key it stands for beside itself.
     superseded: u32,
     variants: Arc<Variants>,
-    first: OnceLock<Slot>,
+    first: OnceLock<EncodingSlot>,
 }
 
 impl Prepared {
@@ -73,7 +73,7 @@ impl Prepared {
     pub fn of(
         channel: Channel,
         event: OwnedEvent,
-        previous: Option<Previous>,
+        previous: Option<PreviousPublication>,
         received_micros: u64,
         variants: &Arc<Variants>,
     ) -> Arc<Self> {
@@ -115,7 +115,7 @@ impl Prepared {
     pub fn unnumbered(
         channel: Channel,
         mut publication: Publication,
-        previous: Option<Previous>,
+        previous: Option<PreviousPublication>,
         received_micros: u64,
         variants: &Arc<Variants>,
     ) -> Arc<Self> {
@@ -201,10 +201,10 @@ impl Prepared {
     pub fn writable(&self, variant: Variant) -> Writable<'_> {
         let slot = self.slot(variant);
         match &slot.plain {
-            Plain::Nothing => Writable::Nothing,
-            Plain::Broken => Writable::Broken,
-            Plain::Close(disconnect) => Writable::Close(disconnect),
-            Plain::Frames { frames, message } => {
+            PlainEncoding::Nothing => Writable::Nothing,
+            PlainEncoding::Broken => Writable::Broken,
+            PlainEncoding::Close(disconnect) => Writable::Close(disconnect),
+            PlainEncoding::Frames { frames, message } => {
                 if let Some((kind, range)) = message
                     && variant.takes_deflated(range.len())
                     && let Some(deflated) = slot.deflated.get_or_init(|| {
@@ -221,7 +221,7 @@ impl Prepared {
     /// The message itself, if it is one in this variant's protocol.
     pub(super) fn message(&self, variant: Variant) -> Option<(MessageKind, &[u8])> {
         match &self.slot(variant).plain {
-            Plain::Frames { frames, message: Some((kind, range)) } => {
+            PlainEncoding::Frames { frames, message: Some((kind, range)) } => {
                 Some((*kind, frames.get(range.clone())?))
             }
             _ => None,
@@ -262,7 +262,7 @@ impl Prepared {
 
     /// An encoding, made if it is not there. They stand in a row that begins with the one that was asked for first. There
     /// are few: nearly always all that is asked for is the same, or one of two or three.
-    fn slot(&self, variant: Variant) -> &Slot {
+    fn slot(&self, variant: Variant) -> &EncodingSlot {
         let variant = variant.undeflated();
         let mut slot = self.first.get_or_init(|| self.make(variant));
         while slot.variant != variant {
@@ -271,18 +271,18 @@ impl Prepared {
         slot
     }
 
-    fn make(&self, variant: Variant) -> Slot {
+    fn make(&self, variant: Variant) -> EncodingSlot {
         let plain = self.encode_or_break(variant);
-        Slot { variant, plain, deflated: OnceLock::new(), next: OnceLock::new() }
+        EncodingSlot { variant, plain, deflated: OnceLock::new(), next: OnceLock::new() }
     }
 
     /// A panic while one event is encoded costs that event, and only those who take this encoding.
-    fn encode_or_break(&self, variant: Variant) -> Plain {
-        catch_unwind(AssertUnwindSafe(|| self.encode(variant))).unwrap_or(Plain::Broken)
+    fn encode_or_break(&self, variant: Variant) -> PlainEncoding {
+        catch_unwind(AssertUnwindSafe(|| self.encode(variant))).unwrap_or(PlainEncoding::Broken)
     }
 
-    fn encode(&self, variant: Variant) -> Plain {
-        let Some(encoding) = self.variants.get(variant.encoding()) else { return Plain::Nothing };
+    fn encode(&self, variant: Variant) -> PlainEncoding {
+        let Some(encoding) = self.variants.get(variant.encoding()) else { return PlainEncoding::Nothing };
         let headroom = encoding.framing.headroom();
         let patch = if variant.is_patched() { self.patch() } else { None };
         let (form, payload) = match patch {
@@ -295,13 +295,13 @@ impl Prepared {
         buffer.resize(headroom, 0);
         let push = Push::to(&self.channel, self.event.as_event(form));
         match encoding.protocol.encode_push(push, &mut buffer) {
-            Encoded::Nothing | Encoded::Begin(_) => Plain::Nothing,
-            Encoded::Close(disconnect) => Plain::Close(disconnect),
+            Encoded::Nothing | Encoded::Begin(_) => PlainEncoding::Nothing,
+            Encoded::Close(disconnect) => PlainEncoding::Close(disconnect),
             Encoded::Message(kind) => {
                 let end = buffer.len();
                 let start = encoding.framing.seal(kind, &mut buffer);
                 let message = Some((kind, headroom - start..end - start));
-                Plain::Frames { frames: buffer.freeze().slice(start..), message }
+                PlainEncoding::Frames { frames: buffer.freeze().slice(start..), message }
             }
             Encoded::Messages(messages) => {
                 let mut encoded = buffer.split_off(headroom);
@@ -313,7 +313,7 @@ impl Prepared {
                     let start = encoding.framing.seal(kind, &mut buffer);
                     frames.extend_from_slice(buffer.get(start..).unwrap_or_default());
                 }
-                Plain::Frames { frames: frames.freeze(), message: None }
+                PlainEncoding::Frames { frames: frames.freeze(), message: None }
             }
         }
     }
@@ -325,7 +325,7 @@ impl Prepared {
     }
 }
 
-impl Value for Arc<Prepared> {
+impl NewestValue for Arc<Prepared> {
     fn key(&self) -> &str {
         self.publication().and_then(|publication| publication.keyed.as_ref()).map_or("", |keyed| &keyed.key)
     }
@@ -345,7 +345,7 @@ impl Value for Arc<Prepared> {
 
 #[derive(Debug)]
 struct Patch {
-    previous: Previous,
+    previous: PreviousPublication,
     /// It is what the key held before: everyone who takes patches has that, for they have the whole state.
     of_key: bool,
     /// `None` inside: it would not be shorter than the payload.
@@ -354,17 +354,17 @@ struct Patch {
 
 /// One encoding, in one form.
 #[derive(Debug)]
-struct Slot {
+struct EncodingSlot {
     /// Without what deflating depends on.
     variant: Variant,
-    plain: Plain,
+    plain: PlainEncoding,
     /// `None` inside: deflating does not pay.
     deflated: OnceLock<Option<Bytes>>,
-    next: OnceLock<Box<Slot>>,
+    next: OnceLock<Box<EncodingSlot>>,
 }
 
 #[derive(Debug)]
-enum Plain {
+enum PlainEncoding {
     Frames {
         frames: Bytes,
         /// If it is one message, its kind and where it lies in its frame: then it can be deflated.

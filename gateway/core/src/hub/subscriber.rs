@@ -16,13 +16,13 @@ pub struct Subscriber {
     pub key: u32,
     /// Which encoding the connection takes, in this channel.
     pub variant: Variant,
-    flags: Flags,
+    flags: SubscriberFlags,
 }
 
 const _: () = assert!(size_of::<Subscriber>() == 8, "it is read for every publication");
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Flags(u8);
+struct SubscriberFlags(u8);
 
 const POSITIONED: u8 = 1;
 const JOINS_AND_LEAVES: u8 = 1 << 1;
@@ -37,7 +37,7 @@ const NEWEST: u8 = 1 << 5;
 
 impl Subscriber {
     pub fn new(key: u32, variant: Variant) -> Self {
-        Self { key, variant, flags: Flags::default() }
+        Self { key, variant, flags: SubscriberFlags::default() }
     }
 
     /// This subscription follows a stream and is told of gaps.

@@ -1,7 +1,7 @@
 //! What comes to a channel of many subscribers goes out in pieces, so that others get their turn in between.
 //!
 //! While a channel is swept, its list of live subscribers has two parts: those in front are still to be served, those
-//! behind them have been. Whoever goes live meanwhile is put behind, being past what is under way. What comes to the
+//! behind them have been. Whoever goes live meanwhile is put behind, being past what is in flight. What comes to the
 //! channel meanwhile waits until all are served; a subscriber who came after it gets it nonetheless, where the channel
 //! has no stream whose position would tell. A channel with lists apart is swept list by list.
 
@@ -16,8 +16,8 @@ use smallvec::SmallVec;
 use super::Hub;
 use super::apart;
 use super::bundle::Bundles;
-use super::members::{Members, Waiting};
-use super::places::{List, Place};
+use super::members::{Members, WaitingMember};
+use super::places::{PlaceList, SubscriptionPlace};
 use super::prepared::Prepared;
 use super::subscriber::{Sink, Subscriber};
 
@@ -42,7 +42,7 @@ pub(super) struct Sweeps {
     piece: usize,
     /// How many of a piece were served at once in other lists of the channel that something comes to.
     served_before: usize,
-    under_way: FxHashMap<u32, Box<UnderWay>>,
+    in_flight: FxHashMap<u32, Box<SweepInFlight>>,
     /// The first goes on next.
     order: VecDeque<u32>,
     /// What one who is in all of them would be sent of payload, in bytes.
@@ -50,7 +50,7 @@ pub(super) struct Sweeps {
 }
 
 #[derive(Debug)]
-struct UnderWay {
+struct SweepInFlight {
     id: u32,
     now: Bundles,
     /// The same for those who get the first of them whole, once anyone does.
@@ -71,7 +71,7 @@ impl Default for Sweeps {
         Self {
             piece: SWEEP_PIECE,
             served_before: 0,
-            under_way: FxHashMap::default(),
+            in_flight: FxHashMap::default(),
             order: VecDeque::new(),
             bytes: 0,
         }
@@ -88,7 +88,7 @@ impl Hub {
 
     /// Whether a channel is being swept: [`Hub::sweep_on`] has something to do.
     pub fn is_sweeping(&self) -> bool {
-        !self.sweeps.under_way.is_empty()
+        !self.sweeps.in_flight.is_empty()
     }
 
     /// Serves the next piece: of one list, or of several of one channel if they are short.
@@ -97,7 +97,7 @@ impl Hub {
         let mut served = 0;
         while let Some(&id) = self.sweeps.order.front() {
             let first = self.first_of(id);
-            let Some(sweep) = self.sweeps.under_way.get(&id) else { return };
+            let Some(sweep) = self.sweeps.in_flight.get(&id) else { return };
             let piece = self.sweeps.piece_of(sweep.bytes).saturating_sub(served);
             if piece == 0 || of_channel.is_some_and(|channel| channel != first) {
                 return;
@@ -108,7 +108,7 @@ impl Hub {
         }
     }
 
-    /// Serves all that is under way.
+    /// Serves all that is in flight.
     pub fn finish_sweeps(&mut self, sink: &mut impl Sink) {
         while let Some(&id) = self.sweeps.order.front() {
             let Some(sweep) = self.sweeps.take(id) else { return };
@@ -120,18 +120,18 @@ impl Hub {
     /// published before that, and then nothing more.
     pub fn serve_last(&mut self, key: u32, channel: Option<&Channel>, sink: &mut impl Sink) {
         let only = channel.map(|channel| self.ids.find(&self.channels, channel.as_str()));
-        let row: SmallVec<[Place; 4]> = self.places.row(key).into();
-        for Place { channel: id, at } in row {
+        let row: SmallVec<[SubscriptionPlace; 4]> = self.places.row(key).into();
+        for SubscriptionPlace { channel: id, at } in row {
             if only.is_some_and(|only| only != Some(self.first_of(id))) {
                 continue;
             }
             let (Some(sweep), Some(members)) =
-                (self.sweeps.under_way.get_mut(&id), self.channels.get_mut(id as usize))
+                (self.sweeps.in_flight.get_mut(&id), self.channels.get_mut(id as usize))
             else {
                 continue;
             };
             match at.list() {
-                List::Live => {
+                PlaceList::Live => {
                     let subscriber = members.live[at.index()];
                     if at.index() < members.unserved as usize {
                         apart::hand(&[subscriber], &mut sweep.now, &mut sweep.whole, sink);
@@ -141,9 +141,9 @@ impl Hub {
                         sweep.deliver_next(members, subscriber, sink);
                     }
                 }
-                List::Waiting => {
+                PlaceList::Waiting => {
                     let waiting = members.aside.as_ref().and_then(|aside| aside.waiting.get(at.index()));
-                    let Some(&Waiting { subscriber, position }) = waiting else { continue };
+                    let Some(&WaitingMember { subscriber, position }) = waiting else { continue };
                     if subscriber.is_due() {
                         sink.deliver(&[subscriber], &mut sweep.now);
                     }
@@ -153,7 +153,7 @@ impl Hub {
                         sink.deliver(&[subscriber], &mut bundles);
                     }
                 }
-                List::Joining | List::Told => continue,
+                PlaceList::Joining | PlaceList::Told => continue,
             }
             self.held_bytes -= members.take_out(at, id, &mut self.places);
             members.make_told(key, id, &mut self.places);
@@ -225,7 +225,7 @@ impl Hub {
             return;
         }
         members.unserved = live as u32;
-        self.sweeps.add(Box::new(UnderWay::new(id, now, due_before)));
+        self.sweeps.add(Box::new(SweepInFlight::new(id, now, due_before)));
     }
 
     /// Has publications wait behind the sweep of their channel. Answers whether they do: there may be none, or none any
@@ -251,7 +251,7 @@ impl Hub {
     }
 
     /// Answers how many were served, of all that there are in one turn.
-    fn serve(&mut self, mut sweep: Box<UnderWay>, count: usize, sink: &mut impl Sink) -> usize {
+    fn serve(&mut self, mut sweep: Box<SweepInFlight>, count: usize, sink: &mut impl Sink) -> usize {
         let id = sweep.id;
         let Some(members) = self.channels.get_mut(id as usize) else { return 0 };
         let unserved = members.unserved as usize;
@@ -304,7 +304,7 @@ impl Hub {
         sink: &mut impl Sink,
     ) -> Vec<(u32, Vec<Subscriber>)> {
         let mut together: Vec<(u32, Vec<Subscriber>)> = Vec::new();
-        if self.sweeps.under_way.is_empty() {
+        if self.sweeps.in_flight.is_empty() {
             return together;
         }
         // The most that one of them can be sent beside this. Mostly that need not be looked at more closely.
@@ -312,28 +312,28 @@ impl Hub {
         for index in piece.take(keys.max(1)) {
             let key = self.channels[id as usize].live[index].key;
             let channels = &self.channels;
-            let is_unserved = |place: &Place| {
+            let is_unserved = |place: &SubscriptionPlace| {
                 place.channel != id
-                    && place.at.list() == List::Live
+                    && place.at.list() == PlaceList::Live
                     && channels
                         .get(place.channel as usize)
                         .is_some_and(|members| place.at.index() < members.unserved as usize)
             };
-            let (row, under_way) = (self.places.row(key), &self.sweeps.under_way);
-            let others: SmallVec<[Place; 4]> = if row.len() <= under_way.len() {
+            let (row, in_flight) = (self.places.row(key), &self.sweeps.in_flight);
+            let others: SmallVec<[SubscriptionPlace; 4]> = if row.len() <= in_flight.len() {
                 row.iter().copied().filter(is_unserved).collect()
             } else {
-                let place = |channel| Some(Place { channel, at: self.places.get(key, channel)? });
-                under_way.keys().filter_map(|id| place(*id)).filter(is_unserved).collect()
+                let place = |channel| Some(SubscriptionPlace { channel, at: self.places.get(key, channel)? });
+                in_flight.keys().filter_map(|id| place(*id)).filter(is_unserved).collect()
             };
             if !others.is_empty() {
                 sink.gather(key);
             }
-            for Place { channel, at } in others {
+            for SubscriptionPlace { channel, at } in others {
                 let members = &mut self.channels[channel as usize];
                 let Some(served) = members.take_turn(at.index(), channel, &mut self.places) else { continue };
                 let subscriber = members.live[served];
-                if let Some(other) = self.sweeps.under_way.get(&channel) {
+                if let Some(other) = self.sweeps.in_flight.get(&channel) {
                     members.have_been_given(served, served + 1, &other.now);
                 }
                 match together.iter_mut().find(|(of, _)| *of == channel) {
@@ -362,25 +362,25 @@ impl Sweeps {
         self.served_before = served;
     }
 
-    fn add(&mut self, sweep: Box<UnderWay>) {
+    fn add(&mut self, sweep: Box<SweepInFlight>) {
         self.bytes += sweep.bytes;
         self.order.push_back(sweep.id);
-        self.under_way.insert(sweep.id, sweep);
+        self.in_flight.insert(sweep.id, sweep);
     }
 
     pub(super) fn is_under_way(&self, id: u32) -> bool {
-        self.under_way.contains_key(&id)
+        self.in_flight.contains_key(&id)
     }
 
-    fn find(&mut self, id: u32) -> Option<&mut UnderWay> {
-        if self.under_way.is_empty() { None } else { self.under_way.get_mut(&id).map(|sweep| &mut **sweep) }
+    fn find(&mut self, id: u32) -> Option<&mut SweepInFlight> {
+        if self.in_flight.is_empty() { None } else { self.in_flight.get_mut(&id).map(|sweep| &mut **sweep) }
     }
 
-    fn take(&mut self, id: u32) -> Option<Box<UnderWay>> {
-        if self.under_way.is_empty() {
+    fn take(&mut self, id: u32) -> Option<Box<SweepInFlight>> {
+        if self.in_flight.is_empty() {
             return None;
         }
-        let sweep = self.under_way.remove(&id)?;
+        let sweep = self.in_flight.remove(&id)?;
         self.bytes -= sweep.bytes;
         // Mostly it is the first.
         if let Some(index) = self.order.iter().position(|of| *of == id) {
@@ -397,7 +397,7 @@ impl Sweeps {
     /// How many publications wait behind the sweep of a list. `None` if it is not swept.
     #[cfg(test)]
     pub(super) fn waiting(&self, id: u32) -> Option<usize> {
-        self.under_way.get(&id).map(|sweep| sweep.next.len())
+        self.in_flight.get(&id).map(|sweep| sweep.next.len())
     }
 }
 
@@ -405,14 +405,14 @@ fn bytes(publications: &[Arc<Prepared>]) -> usize {
     publications.iter().map(|prepared| prepared.bytes()).sum()
 }
 
-impl UnderWay {
+impl SweepInFlight {
     fn new(id: u32, now: Bundles, due_before: usize) -> Self {
         let bytes = bytes(now.publications());
         let next_bundles = [None, None];
         Self { id, now, whole: None, bytes, due_before, next: Vec::new(), next_bytes: 0, next_bundles }
     }
 
-    /// Delivers what waits to one who is live and has been given what is under way.
+    /// Delivers what waits to one who is live and has been given what is in flight.
     fn deliver_next(&mut self, members: &Members, subscriber: Subscriber, sink: &mut impl Sink) {
         if self.next.is_empty() {
             return;

@@ -108,9 +108,9 @@ pub trait PushFraming: Send + Sync + fmt::Debug {
 
 /// Messages as they are: for clients that put together themselves what goes out to them.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Bare;
+pub struct BareMessages;
 
-impl PushFraming for Bare {
+impl PushFraming for BareMessages {
     fn headroom(&self) -> usize {
         0
     }

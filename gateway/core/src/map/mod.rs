@@ -1,14 +1,14 @@
 //! Channels that keep state by key: what is kept, how it is changed, and what is read of it.
 //!
-//! A channel's state holds one publication for each key. A change is checked against it ([`Change`]), written, and told
+//! A channel's state holds one publication for each key. A change is checked against it ([`MapChange`]), written, and told
 //! to subscribers as a publication of its key; where the channel has a stream beside its state, that publication is also
 //! the stream's next. Where it has none, changes are numbered all the same, so that nodes know when one is missing and
-//! subscribers are told to read anew; clients do not see these numbers. [`State`] is all of it for one channel, without a
+//! subscribers are told to read anew; clients do not see these numbers. [`MapState`] is all of it for one channel, without a
 //! clock; brokers that keep state elsewhere use the same words.
 
 mod cursor;
-mod options;
-mod state;
+mod map_options;
+mod map_state;
 #[cfg(test)]
 mod tests;
 
@@ -21,15 +21,15 @@ use crate::history::Retention;
 use crate::version::Version;
 
 pub use cursor::Cursor;
-pub use options::{ClientKey, MapMode, MapOptions};
-pub use state::{State, Told};
+pub use map_options::{ClientKey, MapMode, MapOptions};
+pub use map_state::{MapPublications, MapState};
 
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 255;
 
 /// What a channel keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Keeping {
+pub struct MapRetention {
     /// Of the stream beside the state. None where no size is set.
     pub stream: Retention,
     /// How long a key is kept after it was last written; `None`: until it is removed.
@@ -45,16 +45,16 @@ pub struct Keeping {
 
 /// A change of one key.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Change {
+pub struct MapChange {
     pub key: Box<str>,
-    pub action: Action,
+    pub action: KeyAction,
     /// In a channel with a stream: nothing is done unless the key was last written there.
     pub expected: Option<StreamPosition>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Action {
-    Set(Box<Set>),
+pub enum KeyAction {
+    Set(Box<SetKey>),
     /// `tags`: those of the publication that tells of it. `None`: those that the key had.
     Remove {
         tags: Option<Tags>,
@@ -63,7 +63,7 @@ pub enum Action {
 
 /// What a key is set to, and when.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Set {
+pub struct SetKey {
     /// What the key holds then. Its `keyed` is filled in.
     pub publication: Publication,
     pub score: i64,
@@ -120,7 +120,7 @@ impl Suppressed {
 
 /// What came of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Changed {
+pub struct ChangedKey {
     /// How many changes there were after it. In a channel without a stream that is for nodes to know.
     pub position: Option<StreamPosition>,
     pub suppressed: Option<Suppressed>,

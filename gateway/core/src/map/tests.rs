@@ -43,9 +43,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 struct Tried {
-    state: State,
+    state: MapState,
     stream: Stream,
-    keeping: Keeping,
+    keeping: MapRetention,
     model: BTreeMap<String, Known>,
     now: u64,
     told: u64,
@@ -53,9 +53,17 @@ struct Tried {
 }
 
 impl Tried {
-    fn new(keeping: Keeping) -> Self {
+    fn new(keeping: MapRetention) -> Self {
         let stream = Stream::new(Epoch::from_random(3));
-        Self { state: State::default(), stream, keeping, model: BTreeMap::new(), now: 0, told: 0, value: 0 }
+        Self {
+            state: MapState::default(),
+            stream,
+            keeping,
+            model: BTreeMap::new(),
+            now: 0,
+            told: 0,
+            value: 0,
+        }
     }
 
     fn has_stream(&self) -> bool {
@@ -115,8 +123,9 @@ impl Tried {
             Step::Remove { key, expected } => {
                 let key = format!("k{key}");
                 let expectation = self.expect(&key, *expected, None);
-                let action = Action::Remove { tags: None };
-                let change = Change { key: key.as_str().into(), action, expected: self.position(*expected) };
+                let action = KeyAction::Remove { tags: None };
+                let change =
+                    MapChange { key: key.as_str().into(), action, expected: self.position(*expected) };
                 let told = self.change(change);
                 assert_eq!(told.as_ref().map(|_| ()).map_err(|error| *error), expectation);
                 if let Ok(told) = told {
@@ -134,9 +143,10 @@ impl Tried {
                 let version = (*version > 0).then(|| Version { number: *version, epoch: "".into() });
                 let number = version.as_ref().map_or(0, |version| version.number);
                 let (score, mode, refreshes) = (*score, *mode, *refreshes);
-                let set = Set { publication, score, mode, refreshes, version };
-                let action = Action::Set(Box::new(set));
-                let change = Change { key: key.as_str().into(), action, expected: self.position(*expected) };
+                let set = SetKey { publication, score, mode, refreshes, version };
+                let action = KeyAction::Set(Box::new(set));
+                let change =
+                    MapChange { key: key.as_str().into(), action, expected: self.position(*expected) };
                 let told = self.change(change);
                 assert_eq!(told.as_ref().map(|_| ()).map_err(|error| *error), expectation);
                 match told {
@@ -164,7 +174,7 @@ impl Tried {
         }
     }
 
-    fn change(&mut self, change: Change) -> Result<Told, NotMade> {
+    fn change(&mut self, change: MapChange) -> Result<MapPublications, NotMade> {
         self.state.change(Moment(self.now), change, &self.keeping, &mut self.stream, PLENTY)
     }
 
@@ -206,16 +216,16 @@ impl Tried {
     }
 }
 
-fn only(told: &Told) -> &Publication {
+fn only(told: &MapPublications) -> &Publication {
     assert_eq!(told.len(), 1);
     &told[0]
 }
 
-fn keeping() -> impl Strategy<Value = Keeping> {
+fn keeping() -> impl Strategy<Value = MapRetention> {
     (any::<bool>(), any::<bool>(), any::<bool>(), 3_u32..8).prop_map(
         |(stream, expires, ordered, keys_max)| {
             let size = if stream { 4 } else { 0 };
-            Keeping {
+            MapRetention {
                 stream: Retention { size, ttl: Duration::from_secs(60) },
                 key_ttl: expires.then(|| Duration::from_secs(5)),
                 ordered,
@@ -242,15 +252,15 @@ proptest! {
     }
 }
 
-fn set(key: &str, data: &'static str) -> Change {
+fn set(key: &str, data: &'static str) -> MapChange {
     let publication = Publication::new(Payload::json(data));
-    let set = Set { publication, score: 0, mode: SetMode::Any, refreshes: false, version: None };
-    Change { key: key.into(), action: Action::Set(Box::new(set)), expected: None }
+    let set = SetKey { publication, score: 0, mode: SetMode::Any, refreshes: false, version: None };
+    MapChange { key: key.into(), action: KeyAction::Set(Box::new(set)), expected: None }
 }
 
 #[test]
 fn a_page_ends_where_it_has_enough_bytes_and_the_next_goes_on_there() {
-    let keeping = Keeping { keys_max: 10, ..Keeping::default() };
+    let keeping = MapRetention { keys_max: 10, ..MapRetention::default() };
     let mut tried = Tried::new(keeping);
     for key in ["a", "b", "c"] {
         tried.change(set(key, "1")).unwrap();
@@ -268,14 +278,14 @@ fn a_page_ends_where_it_has_enough_bytes_and_the_next_goes_on_there() {
 
 #[test]
 fn a_removal_is_told_with_the_tags_of_what_was_there() {
-    let mut tried = Tried::new(Keeping { keys_max: 1, ..Keeping::default() });
+    let mut tried = Tried::new(MapRetention { keys_max: 1, ..MapRetention::default() });
     let mut first = set("a", "1");
-    if let Action::Set(set) = &mut first.action {
+    if let KeyAction::Set(set) = &mut first.action {
         set.publication.tags.insert("team".into(), "x".into());
     }
     tried.change(first).unwrap();
     assert_eq!(tried.change(set("b", "1")), Err(NotMade::Full));
-    let remove = Change { key: "a".into(), action: Action::Remove { tags: None }, expected: None };
+    let remove = MapChange { key: "a".into(), action: KeyAction::Remove { tags: None }, expected: None };
     let told = tried.change(remove.clone()).unwrap();
     assert_eq!(only(&told).tags.get("team").map(|value| &**value), Some("x"));
     assert_eq!(tried.change(remove), Err(NotMade::Suppressed(Suppressed::KeyNotFound)));
@@ -284,10 +294,10 @@ fn a_removal_is_told_with_the_tags_of_what_was_there() {
 
 #[test]
 fn whoever_a_filter_shows_a_key_to_is_told_when_it_gets_other_tags() {
-    let mut tried = Tried::new(Keeping { keys_max: 1, ..Keeping::default() });
+    let mut tried = Tried::new(MapRetention { keys_max: 1, ..MapRetention::default() });
     let tagged = |team: Option<&str>| {
         let mut change = set("a", "1");
-        if let Action::Set(set) = &mut change.action {
+        if let KeyAction::Set(set) = &mut change.action {
             set.publication.delta = true;
             set.publication.tags.extend(team.map(|team| ("team".into(), team.into())));
         }

@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashMap;
 use shared::channel::Channel;
 
-use super::Latest;
-use super::waiting::{Taken, Value, Waiting};
+use super::NewestTerms;
+use super::waiting::{DueValue, NewestQueue, NewestValue};
 
 /// The lanes of one client.
 #[derive(Debug)]
@@ -27,8 +27,8 @@ pub struct Lanes<T> {
 
 #[derive(Debug)]
 struct Lane<T> {
-    latest: Latest,
-    waiting: Waiting<T>,
+    latest: NewestTerms,
+    waiting: NewestQueue<T>,
     /// When it may have more, in microseconds on the owner's clock.
     may_at: u64,
     /// Values that were dropped, and of which the next one is to tell.
@@ -37,11 +37,11 @@ struct Lane<T> {
 
 /// A client has more waiting in one channel than it may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Full;
+pub struct LaneFull;
 
 /// What came of putting a value into a lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Put {
+pub enum LanePut {
     /// It waits behind others.
     Behind,
     /// It waits in the place of an older one.
@@ -50,10 +50,10 @@ pub enum Put {
 
 /// What can be written now.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Next<T> {
+pub enum NextWrite<T> {
     Value {
         channel: Channel,
-        taken: Taken<T>,
+        taken: DueValue<T>,
     },
     /// Nothing before so many microseconds on the owner's clock.
     At(u64),
@@ -67,10 +67,10 @@ impl<T> Default for Lanes<T> {
     }
 }
 
-impl<T: Value> Lanes<T> {
+impl<T: NewestValue> Lanes<T> {
     /// A lane for this subscription, or other terms for the one that it has.
-    pub fn open(&mut self, channel: &Channel, latest: Latest) {
-        let is_paced = |latest: Latest| usize::from(latest.bytes_per_s > 0);
+    pub fn open(&mut self, channel: &Channel, latest: NewestTerms) {
+        let is_paced = |latest: NewestTerms| usize::from(latest.bytes_per_s > 0);
         match self.lanes.get_mut(channel) {
             Some(lane) => {
                 self.paced = self.paced - is_paced(lane.latest) + is_paced(latest);
@@ -81,7 +81,7 @@ impl<T: Value> Lanes<T> {
             }
             None => {
                 self.paced += is_paced(latest);
-                let lane = Lane { latest, waiting: Waiting::default(), may_at: 0, dropped: 0 };
+                let lane = Lane { latest, waiting: NewestQueue::default(), may_at: 0, dropped: 0 };
                 self.lanes.insert(channel.clone(), lane);
             }
         }
@@ -89,7 +89,7 @@ impl<T: Value> Lanes<T> {
 
     /// The subscription has ended, or is to be sent all. Answers what still waits and has not become too old, in its order.
     /// `stale` counts the others, of which these tell.
-    pub fn close(&mut self, channel: &Channel, now_micros: u64, stale: &mut u64) -> Vec<Taken<T>> {
+    pub fn close(&mut self, channel: &Channel, now_micros: u64, stale: &mut u64) -> Vec<DueValue<T>> {
         let Some(mut lane) = self.lanes.remove(channel) else { return Vec::new() };
         self.bytes -= lane.waiting.bytes();
         self.paced -= usize::from(lane.latest.bytes_per_s > 0);
@@ -130,15 +130,15 @@ impl<T: Value> Lanes<T> {
     }
 
     /// `bytes_max`: what may wait in one lane.
-    pub fn put(&mut self, channel: &Channel, value: T, bytes_max: usize) -> Result<Put, Full> {
+    pub fn put(&mut self, channel: &Channel, value: T, bytes_max: usize) -> Result<LanePut, LaneFull> {
         // Whoever is sent newest values has a lane.
-        let Some(lane) = self.lanes.get_mut(channel) else { return Err(Full) };
+        let Some(lane) = self.lanes.get_mut(channel) else { return Err(LaneFull) };
         let waiting = &mut lane.waiting;
         let is_new = !waiting.has(value.key());
         let is_full = is_new && waiting.len() >= lane.latest.keys_max as usize
             || !waiting.is_empty() && waiting.bytes() + value.bytes() > bytes_max;
         if is_full {
-            return Err(Full);
+            return Err(LaneFull);
         }
         if waiting.is_empty() {
             self.turns.push_back(channel.clone());
@@ -146,11 +146,11 @@ impl<T: Value> Lanes<T> {
         let before = waiting.bytes();
         let has_superseded = waiting.put(value);
         self.bytes = self.bytes - before + waiting.bytes();
-        Ok(if has_superseded { Put::Instead } else { Put::Behind })
+        Ok(if has_superseded { LanePut::Instead } else { LanePut::Behind })
     }
 
     /// The value that is to be written next. `stale` counts those that came too long ago and are dropped.
-    pub fn next(&mut self, now_micros: u64, stale: &mut u64) -> Next<T> {
+    pub fn next(&mut self, now_micros: u64, stale: &mut u64) -> NextWrite<T> {
         let mut earliest: Option<u64> = None;
         for _ in 0..self.turns.len() {
             let Some(channel) = self.turns.pop_front() else { break };
@@ -169,13 +169,13 @@ impl<T: Value> Lanes<T> {
                 self.turns.push_back(channel.clone());
             }
             if let Some(taken) = taken {
-                return Next::Value { channel, taken };
+                return NextWrite::Value { channel, taken };
             }
         }
         if self.turns.is_empty() {
             self.turns = VecDeque::new();
         }
-        earliest.map_or(Next::Nothing, Next::At)
+        earliest.map_or(NextWrite::Nothing, NextWrite::At)
     }
 
     /// So many bytes of this lane were written.
@@ -188,9 +188,9 @@ impl<T: Value> Lanes<T> {
     }
 }
 
-impl<T: Value> Lane<T> {
+impl<T: NewestValue> Lane<T> {
     /// The next that has not become too old.
-    fn take(&mut self, now_micros: u64, stale: &mut u64) -> Option<Taken<T>> {
+    fn take(&mut self, now_micros: u64, stale: &mut u64) -> Option<DueValue<T>> {
         let ttl_micros = u64::from(self.latest.value_ttl_ms) * 1_000;
         while let Some(mut taken) = self.waiting.pop() {
             let waited = now_micros.saturating_sub(taken.value.came_micros());
@@ -213,7 +213,7 @@ mod tests {
     #[derive(Clone, PartialEq, Eq, Debug)]
     struct Quote(&'static str, u64);
 
-    impl Value for Quote {
+    impl NewestValue for Quote {
         fn key(&self) -> &str {
             self.0
         }
@@ -235,15 +235,15 @@ mod tests {
         Channel::parse(name, 255).unwrap()
     }
 
-    const LATEST: Latest = Latest { times_per_s: 0, bytes_per_s: 0, value_ttl_ms: 0, keys_max: 3 };
+    const LATEST: NewestTerms = NewestTerms { times_per_s: 0, bytes_per_s: 0, value_ttl_ms: 0, keys_max: 3 };
 
     /// The channel, the key and what it has superseded.
     fn next(lanes: &mut Lanes<Quote>, now: u64) -> Option<(String, &'static str, u32)> {
         match lanes.next(now, &mut 0) {
-            Next::Value { channel, taken } => {
+            NextWrite::Value { channel, taken } => {
                 Some((channel.as_str().to_owned(), taken.value.0, taken.superseded))
             }
-            Next::At(_) | Next::Nothing => None,
+            NextWrite::At(_) | NextWrite::Nothing => None,
         }
     }
 
@@ -254,11 +254,11 @@ mod tests {
             lanes.open(&channel(name), LATEST);
         }
         for (name, key, expected) in [
-            ("a", "x", Put::Behind),
-            ("a", "y", Put::Behind),
-            ("a", "x", Put::Instead),
-            ("b", "z", Put::Behind),
-            ("a", "x", Put::Instead),
+            ("a", "x", LanePut::Behind),
+            ("a", "y", LanePut::Behind),
+            ("a", "x", LanePut::Instead),
+            ("b", "z", LanePut::Behind),
+            ("a", "x", LanePut::Instead),
         ] {
             assert_eq!(lanes.put(&channel(name), Quote(key, 0), 1_000), Ok(expected));
         }
@@ -276,18 +276,18 @@ mod tests {
         for key in ["x", "y", "z"] {
             lanes.put(&a, Quote(key, 0), 1_000).unwrap();
         }
-        assert_eq!(lanes.put(&a, Quote("w", 0), 1_000), Err(Full));
-        assert_eq!(lanes.put(&a, Quote("y", 0), 1_000), Ok(Put::Instead));
-        assert_eq!(lanes.put(&a, Quote("y", 0), lanes.bytes() + 9), Err(Full));
+        assert_eq!(lanes.put(&a, Quote("w", 0), 1_000), Err(LaneFull));
+        assert_eq!(lanes.put(&a, Quote("y", 0), 1_000), Ok(LanePut::Instead));
+        assert_eq!(lanes.put(&a, Quote("y", 0), lanes.bytes() + 9), Err(LaneFull));
         assert_eq!(lanes.close(&a, 0, &mut 0).len(), 3);
         assert!(lanes.is_unused() && lanes.bytes() == 0);
-        assert_eq!(lanes.put(&a, Quote("x", 0), 1_000), Err(Full), "there is no such subscription");
+        assert_eq!(lanes.put(&a, Quote("x", 0), 1_000), Err(LaneFull), "there is no such subscription");
     }
 
     #[test]
     fn bytes_are_spread_over_the_second_and_others_do_not_wait_for_that() {
         let mut lanes = Lanes::default();
-        lanes.open(&channel("slow"), Latest { bytes_per_s: 100, ..LATEST });
+        lanes.open(&channel("slow"), NewestTerms { bytes_per_s: 100, ..LATEST });
         lanes.open(&channel("quick"), LATEST);
         assert!(lanes.is_needed(), "what is sent past it is not counted");
         let mut sent = Vec::new();
@@ -296,7 +296,7 @@ mod tests {
             for name in ["slow", "quick"] {
                 lanes.put(&channel(name), Quote("x", now), 1_000).unwrap();
             }
-            while let Next::Value { channel, taken } = lanes.next(now, &mut 0) {
+            while let NextWrite::Value { channel, taken } = lanes.next(now, &mut 0) {
                 lanes.spent(&channel, 10, now);
                 sent.push((channel.as_str().to_owned(), taken.superseded));
             }
@@ -305,7 +305,7 @@ mod tests {
         let (slow, quick): (Vec<u32>, Vec<u32>) = (of("slow"), of("quick"));
         assert_eq!((slow.len(), quick.len()), (10, 1_000));
         assert!(slow[1..].iter().all(|&superseded| superseded == 99));
-        assert_eq!(lanes.next(999_999, &mut 0), Next::At(1_000_000));
+        assert_eq!(lanes.next(999_999, &mut 0), NextWrite::At(1_000_000));
         lanes.open(&channel("slow"), LATEST);
         assert!(next(&mut lanes, 999_999).is_some(), "it need not wait any more");
         assert!(!lanes.is_needed());
@@ -314,32 +314,34 @@ mod tests {
     #[test]
     fn a_lane_that_is_closed_gives_out_nothing_that_is_too_old_and_tells_of_it() {
         let (mut lanes, a, mut stale) = (Lanes::default(), channel("a"), 0);
-        lanes.open(&a, Latest { value_ttl_ms: 5, ..LATEST });
+        lanes.open(&a, NewestTerms { value_ttl_ms: 5, ..LATEST });
         for quote in [Quote("x", 0), Quote("y", 3_000), Quote("y", 4_000), Quote("z", 0)] {
             lanes.put(&a, quote, 1_000).unwrap();
         }
         let given = lanes.close(&a, 6_000, &mut stale);
-        assert_eq!(given, [Taken { value: Quote("y", 4_000), superseded: 3 }]);
+        assert_eq!(given, [DueValue { value: Quote("y", 4_000), superseded: 3 }]);
         assert_eq!((stale, lanes.is_needed(), lanes.is_unused()), (2, false, true));
     }
 
     #[test]
     fn a_value_that_is_too_old_is_dropped_and_the_next_tells_of_it() {
         let (mut lanes, a, mut stale) = (Lanes::default(), channel("a"), 0);
-        lanes.open(&a, Latest { value_ttl_ms: 5, ..LATEST });
+        lanes.open(&a, NewestTerms { value_ttl_ms: 5, ..LATEST });
         for quote in [Quote("x", 0), Quote("y", 0), Quote("x", 3_000), Quote("z", 3_000)] {
             lanes.put(&a, quote, 1_000).unwrap();
         }
-        let Next::Value { taken, .. } = lanes.next(5_001, &mut stale) else { panic!("x is young enough") };
+        let NextWrite::Value { taken, .. } = lanes.next(5_001, &mut stale) else {
+            panic!("x is young enough")
+        };
         assert_eq!((taken.value.0, taken.superseded, stale), ("x", 1, 0));
-        let Next::Value { taken, .. } = lanes.next(5_001, &mut stale) else { panic!("z is, too") };
+        let NextWrite::Value { taken, .. } = lanes.next(5_001, &mut stale) else { panic!("z is, too") };
         assert_eq!((taken.value.0, taken.superseded, stale), ("z", 1, 1));
         lanes.put(&a, Quote("x", 6_000), 1_000).unwrap();
-        assert_eq!(lanes.next(20_000, &mut stale), Next::Nothing);
+        assert_eq!(lanes.next(20_000, &mut stale), NextWrite::Nothing);
         assert_eq!((stale, lanes.bytes(), lanes.is_empty()), (2, 0, true));
         assert!(lanes.is_needed(), "what goes past it would not tell of what was dropped");
         lanes.put(&a, Quote("z", 20_000), 1_000).unwrap();
-        let Next::Value { taken, .. } = lanes.next(20_000, &mut stale) else { panic!("it is new") };
+        let NextWrite::Value { taken, .. } = lanes.next(20_000, &mut stale) else { panic!("it is new") };
         assert_eq!((taken.superseded, lanes.is_needed()), (1, false));
     }
 }

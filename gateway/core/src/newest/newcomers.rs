@@ -3,7 +3,7 @@
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 
-use super::waiting::{Taken, Value};
+use super::waiting::{DueValue, NewestValue};
 
 /// Groups that are told apart in one window: each is sent values of its own, which are encoded for it alone. Whoever comes
 /// after so many joins the last of them, and can be sent again what came between.
@@ -20,11 +20,11 @@ pub(super) struct Newcomers {
     has_come: bool,
     /// By key: the group that was the last one when a value came, if it was the first since that, and how many values of
     /// the key had come before.
-    marks: FxHashMap<Box<str>, SmallVec<[Mark; 1]>>,
+    marks: FxHashMap<Box<str>, SmallVec<[NewcomerMark; 1]>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Mark {
+struct NewcomerMark {
     group: u8,
     before: u32,
 }
@@ -53,7 +53,7 @@ impl Newcomers {
     pub(super) fn note(&mut self, key: &str, before: u32) -> usize {
         self.has_come = true;
         let last = self.counts.len().saturating_sub(1) as u8;
-        let mark = Mark { group: last, before };
+        let mark = NewcomerMark { group: last, before };
         let since = match self.marks.get_mut(key) {
             Some(marks) => {
                 let since = marks.last().map_or(0, |mark| usize::from(mark.group) + 1);
@@ -71,27 +71,30 @@ impl Newcomers {
     }
 
     /// What of all that waits is for those of one group.
-    fn share_of<T: Value + Clone>(&self, group: u8, waiting: &[Taken<T>]) -> Vec<Taken<T>> {
-        let share = |taken: &Taken<T>| {
+    fn share_of<T: NewestValue + Clone>(&self, group: u8, waiting: &[DueValue<T>]) -> Vec<DueValue<T>> {
+        let share = |taken: &DueValue<T>| {
             let marks = self.marks.get(taken.value.key())?;
             let mark = marks.iter().find(|mark| mark.group >= group)?;
             let superseded = taken.superseded.saturating_sub(mark.before);
-            Some(Taken { value: taken.value.clone(), superseded })
+            Some(DueValue { value: taken.value.clone(), superseded })
         };
         waiting.iter().filter_map(share).collect()
     }
 
     /// The same for one member. `None` if it is no newcomer.
-    pub(super) fn share_for<T: Value + Clone>(
+    pub(super) fn share_for<T: NewestValue + Clone>(
         &self,
         member: u32,
-        waiting: &[Taken<T>],
-    ) -> Option<Vec<Taken<T>>> {
+        waiting: &[DueValue<T>],
+    ) -> Option<Vec<DueValue<T>>> {
         Some(self.share_of(*self.groups.get(&member)?, waiting))
     }
 
     /// The members of each group, and what is for them.
-    pub(super) fn shares<T: Value + Clone>(&self, waiting: &[Taken<T>]) -> Vec<(Vec<u32>, Vec<Taken<T>>)> {
+    pub(super) fn shares<T: NewestValue + Clone>(
+        &self,
+        waiting: &[DueValue<T>],
+    ) -> Vec<(Vec<u32>, Vec<DueValue<T>>)> {
         let mut members: Vec<Vec<u32>> = vec![Vec::new(); self.counts.len()];
         for (&member, &group) in &self.groups {
             members[usize::from(group)].push(member);

@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 
 /// Something of which only the newest counts.
-pub trait Value {
+pub trait NewestValue {
     /// Values of the same key take each other's place.
     fn key(&self) -> &str;
 
@@ -26,31 +26,31 @@ const ENTRY_BYTES: usize = 64;
 
 /// First come, first served, by key: a newer value stands where the older one stood. Owns no memory while empty.
 #[derive(Debug)]
-pub struct Waiting<T> {
+pub struct NewestQueue<T> {
     /// The number of each key's entry.
     places: HashTable<u64>,
     /// `None`: it was taken out of turn.
-    queue: VecDeque<Option<Entry<T>>>,
+    queue: VecDeque<Option<WaitingValue<T>>>,
     /// The number of the first in the queue.
     first: u64,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Entry<T> {
+struct WaitingValue<T> {
     value: T,
     superseded: u32,
 }
 
 /// A value whose turn it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Taken<T> {
+pub struct DueValue<T> {
     pub value: T,
     /// How many values it has superseded, here and before.
     pub superseded: u32,
 }
 
-impl<T> Default for Waiting<T> {
+impl<T> Default for NewestQueue<T> {
     fn default() -> Self {
         Self { places: HashTable::new(), queue: VecDeque::new(), first: 0, bytes: 0 }
     }
@@ -60,12 +60,12 @@ fn hash(key: &str) -> u64 {
     FxBuildHasher.hash_one(key)
 }
 
-fn key<T: Value>(queue: &VecDeque<Option<Entry<T>>>, first: u64, number: u64) -> &str {
+fn key<T: NewestValue>(queue: &VecDeque<Option<WaitingValue<T>>>, first: u64, number: u64) -> &str {
     let index = usize::try_from(number.wrapping_sub(first)).unwrap_or(usize::MAX);
     queue.get(index).and_then(Option::as_ref).map_or("", |entry| entry.value.key())
 }
 
-impl<T: Value> Waiting<T> {
+impl<T: NewestValue> NewestQueue<T> {
     /// How many keys wait.
     pub fn len(&self) -> usize {
         self.places.len()
@@ -90,13 +90,13 @@ impl<T: Value> Waiting<T> {
         {
             let superseded = entry.superseded.saturating_add(1).saturating_add(value.superseded());
             self.bytes -= entry.value.bytes();
-            *entry = Entry { value, superseded };
+            *entry = WaitingValue { value, superseded };
             return true;
         }
         self.bytes += ENTRY_BYTES;
         let superseded = value.superseded();
         let number = first + queue.len() as u64;
-        queue.push_back(Some(Entry { value, superseded }));
+        queue.push_back(Some(WaitingValue { value, superseded }));
         self.places.insert_unique(hash, number, |&number| self::hash(key(queue, first, number)));
         false
     }
@@ -115,7 +115,7 @@ impl<T: Value> Waiting<T> {
     }
 
     /// The value that has waited longest for its turn.
-    pub fn pop(&mut self) -> Option<Taken<T>> {
+    pub fn pop(&mut self) -> Option<DueValue<T>> {
         while let Some(front) = self.queue.front() {
             if let Some(entry) = front {
                 let (hash, number) = (hash(entry.value.key()), self.first);
@@ -124,21 +124,21 @@ impl<T: Value> Waiting<T> {
                 }
             }
             self.first += 1;
-            if let Some(Entry { value, superseded }) = self.queue.pop_front().flatten() {
+            if let Some(WaitingValue { value, superseded }) = self.queue.pop_front().flatten() {
                 self.bytes -= value.bytes() + ENTRY_BYTES;
                 if self.places.is_empty() {
                     *self = Self { first: self.first, ..Self::default() };
                 }
-                return Some(Taken { value, superseded });
+                return Some(DueValue { value, superseded });
             }
         }
         None
     }
 
     /// All of them, in their order.
-    pub fn take_all(&mut self) -> Vec<Taken<T>> {
+    pub fn take_all(&mut self) -> Vec<DueValue<T>> {
         let entries = std::mem::take(&mut self.queue).into_iter().flatten();
-        let all = entries.map(|Entry { value, superseded }| Taken { value, superseded }).collect();
+        let all = entries.map(|WaitingValue { value, superseded }| DueValue { value, superseded }).collect();
         *self = Self::default();
         all
     }
@@ -149,12 +149,12 @@ impl<T: Value> Waiting<T> {
     }
 
     /// The same, with how many each has superseded.
-    pub fn all(&self) -> Vec<Taken<T>>
+    pub fn all(&self) -> Vec<DueValue<T>>
     where
         T: Clone,
     {
         let entries = self.queue.iter().flatten();
-        entries.map(|entry| Taken { value: entry.value.clone(), superseded: entry.superseded }).collect()
+        entries.map(|entry| DueValue { value: entry.value.clone(), superseded: entry.superseded }).collect()
     }
 
     /// Lets go of those that are not to wait any more. Answers how many that are.
@@ -192,7 +192,7 @@ mod tests {
         superseded: u32,
     }
 
-    impl Value for Quote {
+    impl NewestValue for Quote {
         fn key(&self) -> &str {
             &self.key
         }
@@ -233,8 +233,8 @@ mod tests {
         fn each_key_waits_once_in_its_turn_and_all_that_was_superseded_is_counted(
             steps in proptest::collection::vec(step(), 0..200),
         ) {
-            let mut waiting = Waiting::default();
-            let mut model: Vec<Taken<Quote>> = Vec::new();
+            let mut waiting = NewestQueue::default();
+            let mut model: Vec<DueValue<Quote>> = Vec::new();
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Put { key, superseded } => {
@@ -245,9 +245,9 @@ mod tests {
                         match older {
                             Some(older) => {
                                 let superseded = older.superseded + 1 + superseded;
-                                *older = Taken { value, superseded };
+                                *older = DueValue { value, superseded };
                             }
-                            None => model.push(Taken { value, superseded }),
+                            None => model.push(DueValue { value, superseded }),
                         }
                     }
                     Step::Pop => {
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_when_nothing_waits() {
-        let mut waiting = Waiting::default();
+        let mut waiting = NewestQueue::default();
         for number in 0..1_000 {
             waiting.put(Quote { key: number.to_string(), number, superseded: 0 });
         }

@@ -10,15 +10,15 @@ use std::time::Duration;
 use shared::moment::Moment;
 
 use super::newcomers::Newcomers;
-use super::waiting::{Taken, Value, Waiting};
+use super::waiting::{DueValue, NewestQueue, NewestValue};
 
 /// The window of those who want something as many times a second.
 #[derive(Debug)]
-pub struct Window<T> {
+pub struct NewestWindow<T> {
     interval: Duration,
     /// A value that has waited for longer is dropped; zero: none is.
     ttl: Duration,
-    waiting: Waiting<T>,
+    waiting: NewestQueue<T>,
     closes: Option<Moment>,
     /// Who came while something waited. Mostly nobody.
     newcomers: Option<Box<Newcomers>>,
@@ -28,35 +28,35 @@ pub struct Window<T> {
 #[derive(Debug)]
 pub struct Closed<T> {
     /// For those who were there before anything waited.
-    pub values: Vec<Taken<T>>,
+    pub values: Vec<DueValue<T>>,
     /// How many of these values were too old.
     pub stale: usize,
     /// The same for those who came later, in groups that are to have the same.
-    pub newcomers: Vec<Share<T>>,
+    pub newcomers: Vec<WindowShare<T>>,
 }
 
 /// What is for those of the members who came at about the same time.
 #[derive(Debug)]
-pub struct Share<T> {
+pub struct WindowShare<T> {
     pub members: Vec<u32>,
-    pub values: Vec<Taken<T>>,
+    pub values: Vec<DueValue<T>>,
     /// How many values for them were too old.
     pub stale: usize,
 }
 
 /// What came of putting a value into a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PutIn {
+pub struct WindowPut {
     /// An older value of its key gave way.
     pub has_superseded: bool,
     /// To how many of the members that was nothing, having come after it.
     pub unaware: usize,
 }
 
-impl<T: Value + Clone> Window<T> {
+impl<T: NewestValue + Clone> NewestWindow<T> {
     /// `interval`: zero for a window that is never open. `ttl`: zero for values that do not age.
     pub fn new(interval: Duration, ttl: Duration) -> Self {
-        Self { interval, ttl, waiting: Waiting::default(), closes: None, newcomers: None }
+        Self { interval, ttl, waiting: NewestQueue::default(), closes: None, newcomers: None }
     }
 
     /// Whether what comes now waits.
@@ -70,12 +70,12 @@ impl<T: Value + Clone> Window<T> {
     }
 
     /// For an open window.
-    pub fn put(&mut self, value: T) -> PutIn {
+    pub fn put(&mut self, value: T) -> WindowPut {
         let unaware = match &mut self.newcomers {
             Some(newcomers) => newcomers.note(value.key(), self.waiting.count(value.key())),
             None => 0,
         };
-        PutIn { has_superseded: self.waiting.put(value), unaware }
+        WindowPut { has_superseded: self.waiting.put(value), unaware }
     }
 
     /// A member comes, who is to have nothing of what waits already.
@@ -92,7 +92,7 @@ impl<T: Value + Clone> Window<T> {
     }
 
     /// What waits for one of the members, in its order. It goes on waiting.
-    pub fn waiting_for(&self, member: u32) -> Vec<Taken<T>> {
+    pub fn waiting_for(&self, member: u32) -> Vec<DueValue<T>> {
         let all = self.waiting.all();
         let share = self.newcomers.as_ref().and_then(|newcomers| newcomers.share_for(member, &all));
         share.unwrap_or(all)
@@ -102,7 +102,7 @@ impl<T: Value + Clone> Window<T> {
     pub fn clear(&mut self) {
         self.closes = None;
         self.newcomers = None;
-        self.waiting = Waiting::default();
+        self.waiting = NewestQueue::default();
     }
 
     /// Whether it closes now.
@@ -117,7 +117,7 @@ impl<T: Value + Clone> Window<T> {
         let shares = self.newcomers.take().map(|newcomers| newcomers.shares(&all)).unwrap_or_default();
         let newcomers = shares.into_iter().map(|(members, share)| {
             let (values, stale) = self.young(now, share);
-            Share { members, values, stale }
+            WindowShare { members, values, stale }
         });
         let newcomers = newcomers.collect();
         let (values, stale) = self.young(now, all);
@@ -125,7 +125,7 @@ impl<T: Value + Clone> Window<T> {
     }
 
     /// Those that are not too old, and how many are.
-    fn young(&self, now: Moment, mut taken: Vec<Taken<T>>) -> (Vec<Taken<T>>, usize) {
+    fn young(&self, now: Moment, mut taken: Vec<DueValue<T>>) -> (Vec<DueValue<T>>, usize) {
         if self.ttl.is_zero() {
             return (taken, 0);
         }
@@ -147,9 +147,9 @@ impl<T: Value + Clone> Window<T> {
 
 /// When windows close, soonest first, each by a number of its owner.
 #[derive(Debug, Default)]
-pub struct Windows(BinaryHeap<Reverse<(Moment, u32)>>);
+pub struct WindowTimers(BinaryHeap<Reverse<(Moment, u32)>>);
 
-impl Windows {
+impl WindowTimers {
     pub fn add(&mut self, closes: Moment, id: u32) {
         self.0.push(Reverse((closes, id)));
     }

@@ -22,7 +22,7 @@ pub const EPOCH_LINGER: Duration = Duration::from_secs(60);
 const JITTER: u64 = 10;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Settings {
+pub struct PollerSettings {
     /// The backend numbers what it answers.
     pub versioned: bool,
     /// From one round to the next.
@@ -37,16 +37,16 @@ pub struct Settings {
 
 /// A key that is asked for, and the version that is known of it. 0: content is wanted whatever its version.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Asked {
+pub struct PolledKey {
     pub key: Arc<str>,
     pub version: u64,
 }
 
 /// What is to be done next.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Step {
+pub enum PollerStep {
     /// Ask for these. The answer is told to [`Poller::answered`], and if there is none, to [`Poller::failed`].
-    Ask(Vec<Asked>),
+    Ask(Vec<PolledKey>),
     /// Nothing before this, unless a key comes.
     Wait(Moment),
     /// Nobody has followed anything for long enough: the channel can be forgotten.
@@ -55,7 +55,7 @@ pub enum Step {
 
 /// What the backend says of a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Item {
+pub struct PolledItem {
     pub key: Box<str>,
     pub data: Payload,
     pub version: u64,
@@ -65,7 +65,7 @@ pub struct Item {
 
 /// What those who follow a key are to be told.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct News {
+pub struct KeyUpdate {
     pub key: Arc<str>,
     /// Whoever has this version or a newer one knows it.
     pub version: u64,
@@ -77,10 +77,10 @@ pub struct News {
 
 /// What came of an answer or a publication.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Taken {
+pub struct PollerUpdate {
     /// Versions count anew: what any client has cannot be compared any more. Told first.
     pub reset: bool,
-    pub news: Vec<News>,
+    pub news: Vec<KeyUpdate>,
     pub changed: usize,
     pub unchanged: usize,
     pub removed: usize,
@@ -88,7 +88,7 @@ pub struct Taken {
 
 /// A key that somebody follows.
 #[derive(Debug)]
-struct Entry {
+struct FollowedKey {
     /// Of the newest content that is known. 0: none is.
     version: u64,
     /// Of that content, where nothing else tells it from others.
@@ -104,10 +104,10 @@ struct Entry {
 
 #[derive(Debug)]
 pub struct Poller {
-    settings: Settings,
+    settings: PollerSettings,
     /// Of versions. Only where the backend counts them; otherwise they are of the node.
     epoch: Epoch,
-    keys: FxHashMap<Arc<str>, Entry>,
+    keys: FxHashMap<Arc<str>, FollowedKey>,
     /// To be asked for before the next round.
     urgent: BTreeSet<Arc<str>>,
     urgent_at: Moment,
@@ -125,7 +125,7 @@ pub struct Poller {
 
 impl Poller {
     /// `seed`: random bits, for when rounds begin.
-    pub fn new(now: Moment, settings: Settings, seed: u64) -> Self {
+    pub fn new(now: Moment, settings: PollerSettings, seed: u64) -> Self {
         let mut poller = Self {
             settings,
             epoch: Epoch::EMPTY,
@@ -168,7 +168,7 @@ impl Poller {
             None => {
                 let key: Arc<str> = key.into();
                 self.make_urgent(now, key.clone());
-                self.keys.entry(key).or_insert(Entry {
+                self.keys.entry(key).or_insert(FollowedKey {
                     version: 0,
                     hash: 0,
                     workers: 0,
@@ -201,14 +201,14 @@ impl Poller {
     }
 
     /// What is to be done now. To be called again after everything that happens, and when what it says is done.
-    pub fn next(&mut self, now: Moment) -> Step {
+    pub fn next(&mut self, now: Moment) -> PollerStep {
         if let Some(since) = self.empty_since {
             let linger = self.settings.linger;
             let end = since + if self.epoch.is_empty() { linger } else { linger.max(EPOCH_LINGER) };
-            return if now >= end { Step::End } else { Step::Wait(end) };
+            return if now >= end { PollerStep::End } else { PollerStep::Wait(end) };
         }
         if now < self.paused_until {
-            return Step::Wait(self.paused_until);
+            return PollerStep::Wait(self.paused_until);
         }
         if now >= self.urgent_at
             && let Some(step) = self.ask_for_urgent()
@@ -224,28 +224,28 @@ impl Poller {
             return step;
         }
         let batch = if self.round.is_empty() { self.next_round } else { self.next_batch };
-        Step::Wait(if self.urgent.is_empty() { batch } else { batch.min(self.urgent_at) })
+        PollerStep::Wait(if self.urgent.is_empty() { batch } else { batch.min(self.urgent_at) })
     }
 
     /// The backend has answered. `next_version` numbers contents where the backend does not: ever higher.
     pub fn answered(
         &mut self,
         now: Moment,
-        asked: &[Asked],
+        asked: &[PolledKey],
         epoch: Epoch,
-        items: Vec<Item>,
+        items: Vec<PolledItem>,
         mut next_version: impl FnMut() -> u64,
-    ) -> Taken {
+    ) -> PollerUpdate {
         self.failures = 0;
         self.put_back(asked);
         let mut taken = self.go_on_in(epoch);
-        for Item { key, data, version, removed } in items {
+        for PolledItem { key, data, version, removed } in items {
             // Nobody follows it, any more or ever.
             let Some((name, entry)) = self.keys.get_key_value(&*key) else { continue };
             let (name, workers) = (name.clone(), entry.workers);
             if removed {
                 taken.removed += 1;
-                taken.news.push(News { key: name, version, data: None, workers });
+                taken.news.push(KeyUpdate { key: name, version, data: None, workers });
                 self.forget(now, &key);
                 continue;
             }
@@ -265,14 +265,14 @@ impl Poller {
             // What is older than what was published meanwhile is of no use to anybody.
             if is_new || entry.again && version == entry.version && version > 0 {
                 (entry.version, entry.again) = (version, false);
-                taken.news.push(News { key: name, version, data: Some(data), workers });
+                taken.news.push(KeyUpdate { key: name, version, data: Some(data), workers });
             }
         }
         taken
     }
 
     /// There is no answer: the backend is left alone for a while, longer each time.
-    pub fn failed(&mut self, now: Moment, asked: &[Asked]) {
+    pub fn failed(&mut self, now: Moment, asked: &[PolledKey]) {
         self.put_back(asked);
         let doubled = self.settings.interval.min(Duration::from_secs(1)).max(BACKOFF_MIN);
         let pause = doubled.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MAX);
@@ -280,7 +280,7 @@ impl Poller {
         let pause = self.about(pause);
         self.paused_until = self.paused_until.max(now + pause);
         // Those of whom somebody waits for the first content do not wait for the next round.
-        for Asked { key, .. } in asked {
+        for PolledKey { key, .. } in asked {
             if self.keys.get(key).is_some_and(|entry| entry.version == 0 || entry.again) {
                 self.urgent.insert(key.clone());
             }
@@ -293,9 +293,9 @@ impl Poller {
     }
 
     /// The application has published newer content.
-    pub fn published(&mut self, key: &str, version: u64, epoch: Epoch, data: Payload) -> Taken {
+    pub fn published(&mut self, key: &str, version: u64, epoch: Epoch, data: Payload) -> PollerUpdate {
         if !self.settings.versioned {
-            return Taken::default();
+            return PollerUpdate::default();
         }
         let mut taken = self.go_on_in(epoch);
         let Some((name, _)) = self.keys.get_key_value(key) else { return taken };
@@ -307,7 +307,7 @@ impl Poller {
         }
         (entry.version, entry.fresh, entry.again) = (version, true, false);
         taken.changed = 1;
-        taken.news.push(News { key: name, version, data: Some(data), workers: entry.workers });
+        taken.news.push(KeyUpdate { key: name, version, data: Some(data), workers: entry.workers });
         taken
     }
 
@@ -335,7 +335,7 @@ impl Poller {
         self.urgent.insert(key);
     }
 
-    fn ask_for_urgent(&mut self) -> Option<Step> {
+    fn ask_for_urgent(&mut self) -> Option<PollerStep> {
         let keys = take(&mut self.urgent, self.settings.batch);
         self.ask_for(keys)
     }
@@ -354,27 +354,27 @@ impl Poller {
         (self.round, self.next_round, self.next_batch) = (round, now + interval, now);
     }
 
-    fn ask_for_round(&mut self, now: Moment) -> Option<Step> {
+    fn ask_for_round(&mut self, now: Moment) -> Option<PollerStep> {
         let keys = take(&mut self.round, self.settings.batch);
         let step = self.ask_for(keys)?;
         self.next_batch = now + self.spacing;
         Some(step)
     }
 
-    fn ask_for(&mut self, keys: Vec<Arc<str>>) -> Option<Step> {
+    fn ask_for(&mut self, keys: Vec<Arc<str>>) -> Option<PollerStep> {
         let versioned = self.settings.versioned;
         let asked = keys.into_iter().filter_map(|key| {
             let entry = self.keys.get_mut(&key)?;
             entry.asked = true;
             let version = if versioned && !entry.again { entry.version } else { 0 };
-            Some(Asked { key, version })
+            Some(PolledKey { key, version })
         });
-        let asked: Vec<Asked> = asked.collect();
-        (!asked.is_empty()).then_some(Step::Ask(asked))
+        let asked: Vec<PolledKey> = asked.collect();
+        (!asked.is_empty()).then_some(PollerStep::Ask(asked))
     }
 
-    fn put_back(&mut self, asked: &[Asked]) {
-        for Asked { key, .. } in asked {
+    fn put_back(&mut self, asked: &[PolledKey]) {
+        for PolledKey { key, .. } in asked {
             if let Some(entry) = self.keys.get_mut(key) {
                 entry.asked = false;
             }
@@ -383,7 +383,7 @@ impl Poller {
 
     /// Versions of another epoch say nothing about those of this one. Also at first: clients have been told of no epoch,
     /// and need to know it when they come back.
-    fn go_on_in(&mut self, epoch: Epoch) -> Taken {
+    fn go_on_in(&mut self, epoch: Epoch) -> PollerUpdate {
         let reset = self.settings.versioned && epoch != self.epoch;
         if reset {
             self.epoch = epoch;
@@ -391,7 +391,7 @@ impl Poller {
                 (entry.version, entry.fresh, entry.again) = (0, false, false);
             }
         }
-        Taken { reset, ..Taken::default() }
+        PollerUpdate { reset, ..PollerUpdate::default() }
     }
 
     /// A tenth more or less.

@@ -12,26 +12,26 @@ use slab::Slab;
 use crate::hub::Subscriber;
 
 /// A channel and a key of it, by their places.
-type Place = (u32, u32);
+type TrackerPlace = (u32, u32);
 
 #[derive(Debug, Default)]
 pub struct Trackers {
     ids: FxHashMap<Channel, u32>,
-    channels: Slab<Followed>,
+    channels: Slab<FollowedChannel>,
     /// What each client follows, and where it stands in the key's list.
-    rows: FxHashMap<u32, FxHashMap<Place, u32>>,
+    rows: FxHashMap<u32, FxHashMap<TrackerPlace, u32>>,
     count: usize,
 }
 
 #[derive(Debug)]
-struct Followed {
+struct FollowedChannel {
     channel: Channel,
     ids: FxHashMap<Arc<str>, u32>,
-    keys: Slab<Key>,
+    keys: Slab<TrackedKey>,
 }
 
 #[derive(Debug)]
-struct Key {
+struct TrackedKey {
     name: Arc<str>,
     trackers: Vec<Tracker>,
 }
@@ -57,7 +57,7 @@ impl Trackers {
             Some(&id) => id,
             None => {
                 let (ids, keys) = (FxHashMap::default(), Slab::new());
-                let id = self.channels.insert(Followed { channel: channel.clone(), ids, keys }) as u32;
+                let id = self.channels.insert(FollowedChannel { channel: channel.clone(), ids, keys }) as u32;
                 self.ids.insert(channel.clone(), id);
                 id
             }
@@ -67,7 +67,8 @@ impl Trackers {
             Some(&key) => key,
             None => {
                 let name: Arc<str> = key.into();
-                let key_id = followed.keys.insert(Key { name: name.clone(), trackers: Vec::new() }) as u32;
+                let key_id =
+                    followed.keys.insert(TrackedKey { name: name.clone(), trackers: Vec::new() }) as u32;
                 followed.ids.insert(name, key_id);
                 key_id
             }
@@ -95,7 +96,7 @@ impl Trackers {
     pub fn leave(&mut self, channel: &str, client: u32) -> Vec<Arc<str>> {
         let Some(&id) = self.ids.get(channel) else { return Vec::new() };
         let Some(row) = self.rows.get(&client) else { return Vec::new() };
-        let places: Vec<Place> = row.keys().filter(|place| place.0 == id).copied().collect();
+        let places: Vec<TrackerPlace> = row.keys().filter(|place| place.0 == id).copied().collect();
         places.into_iter().filter_map(|place| self.take_out(place, client)).collect()
     }
 
@@ -160,17 +161,17 @@ impl Trackers {
         (dismissed, any_left)
     }
 
-    fn place(&self, channel: &str, key: &str) -> Option<Place> {
+    fn place(&self, channel: &str, key: &str) -> Option<TrackerPlace> {
         let id = *self.ids.get(channel)?;
         Some((id, *self.channels.get(id as usize)?.ids.get(key)?))
     }
 
-    fn key(&self, (id, key): Place) -> Option<&Key> {
+    fn key(&self, (id, key): TrackerPlace) -> Option<&TrackedKey> {
         self.channels.get(id as usize)?.keys.get(key as usize)
     }
 
     /// Takes a client out of a key's list. The key, if nobody is left in it.
-    fn take_out(&mut self, place: Place, client: u32) -> Option<Arc<str>> {
+    fn take_out(&mut self, place: TrackerPlace, client: u32) -> Option<Arc<str>> {
         let row = self.rows.get_mut(&client)?;
         let at = row.remove(&place)?;
         if row.is_empty() {

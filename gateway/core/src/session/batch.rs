@@ -11,7 +11,7 @@ use shared::refusal::Refusal;
 use shared::reply::{Answer, Reply};
 
 use super::Session;
-use super::state::Phase;
+use super::session_state::Phase;
 use crate::effect::{Denial, Effect};
 
 /// Most replies that share a message.
@@ -22,7 +22,7 @@ pub const BATCH_BYTES_MAX: usize = 16 * 1024;
 
 /// Replies that will leave as one message, and the channels that go live after it.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct ReplyBatch {
     bytes: BytesMut,
     kind: MessageKind,
     replies: u16,
@@ -103,7 +103,7 @@ impl Session {
     /// Ends the message that is being put together.
     pub(super) fn flush(&mut self) {
         let Some(batch) = self.batch.take() else { return };
-        let Batch { bytes, kind, replies, after } = *batch;
+        let ReplyBatch { bytes, kind, replies, after } = *batch;
         if replies > 0 {
             self.effects.push_back(Effect::Send(OwnedMessage { kind, data: bytes.freeze() }));
         }
@@ -124,7 +124,7 @@ impl Session {
         if delimiter.is_none() {
             self.flush();
         }
-        let batch = self.batch.get_or_insert_with(|| Box::new(Batch::new()));
+        let batch = self.batch.get_or_insert_with(|| Box::new(ReplyBatch::new()));
         let before = batch.bytes.len();
         if batch.replies > 0 {
             batch.bytes.put_slice(delimiter.unwrap_or_default());
@@ -136,7 +136,7 @@ impl Session {
                     let bytes = batch.bytes.split_off(start);
                     batch.bytes.truncate(before);
                     self.flush();
-                    self.batch = Some(Box::new(Batch { bytes, kind, replies: 1, after: Vec::new() }));
+                    self.batch = Some(Box::new(ReplyBatch { bytes, kind, replies: 1, after: Vec::new() }));
                     return;
                 }
                 batch.kind = kind;
@@ -178,7 +178,7 @@ impl Session {
     }
 }
 
-impl Batch {
+impl ReplyBatch {
     fn new() -> Self {
         Self { bytes: BytesMut::new(), kind: MessageKind::Text, replies: 0, after: Vec::new() }
     }

@@ -17,7 +17,7 @@ use shared::push::{Event, Form, Push, UnsubscribeCode};
 use super::Session;
 use super::batch::BATCH_BYTES_MAX;
 use crate::delta;
-use crate::effect::{Effect, GoLive, Join, OutcomeResult, PastWanted, Terms, Ticket};
+use crate::effect::{DeliveryTerms, Effect, GoLive, HistoryRequest, Join, OutcomeResult, Ticket};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::recovery::reads_on;
 use crate::reply_bytes::{fitting, publication_bytes, publications_bytes};
@@ -27,13 +27,13 @@ pub const READS_FAILED_MAX: u8 = 3;
 
 /// The broker could not be asked.
 #[derive(Clone, Copy, Debug)]
-struct ReadFailed;
+struct HistoryReadFailed;
 
 /// Those who read on, at most one for each subscription. While there is one, something is awaited.
 #[derive(Debug)]
-pub(super) struct Behind {
+pub(super) struct BehindReaders {
     /// The first is served, the others wait for it.
-    readers: VecDeque<Reader>,
+    readers: VecDeque<BehindReader>,
     /// Room, or a piece for the first.
     awaited: Ticket,
     /// Whether the first of them is the one for whom a piece is read.
@@ -42,32 +42,32 @@ pub(super) struct Behind {
 
 /// A subscription that reads on.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(super) struct BehindReader {
     pub(super) channel: Channel,
     /// What the client has been sent up to.
     pub(super) position: StreamPosition,
-    pub(super) terms: Terms,
+    pub(super) terms: DeliveryTerms,
     /// How many publications to read for the next piece.
     pub(super) limit: u32,
     /// Reads in a row that failed.
     failures: u8,
 }
 
-impl Reader {
-    pub(super) fn new(channel: Channel, position: StreamPosition, terms: Terms, limit: u32) -> Self {
+impl BehindReader {
+    pub(super) fn new(channel: Channel, position: StreamPosition, terms: DeliveryTerms, limit: u32) -> Self {
         Self { channel, position, terms, limit, failures: 0 }
     }
 }
 
 /// What is left of a recovery.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rest {
+pub(super) struct RecoveryRest {
     /// The offset before its first publication.
     pub(super) before: u64,
     pub(super) limit: u32,
 }
 
-impl Behind {
+impl BehindReaders {
     pub(super) fn awaits(&self, ticket: Ticket) -> bool {
         self.awaited == ticket
     }
@@ -90,7 +90,7 @@ impl Session {
             return false;
         }
         let limit = self.context.settings.recovery_limit_max;
-        self.read_on(Reader::new(go_live.channel.clone(), position, go_live.terms.clone(), limit));
+        self.read_on(BehindReader::new(go_live.channel.clone(), position, go_live.terms.clone(), limit));
         true
     }
 
@@ -105,7 +105,7 @@ impl Session {
         let much = BATCH_BYTES_MAX.min(self.context.settings.reply_bytes_max as usize);
         if self.sent_bytes as usize > much && self.behind.is_none() {
             let awaited = self.await_room();
-            self.behind = Some(Box::new(Behind { readers: VecDeque::new(), awaited, reading: false }));
+            self.behind = Some(Box::new(BehindReaders { readers: VecDeque::new(), awaited, reading: false }));
         }
     }
 
@@ -115,7 +115,7 @@ impl Session {
         &self,
         publications: &mut Vec<Publication>,
         used: usize,
-    ) -> (usize, Option<Rest>) {
+    ) -> (usize, Option<RecoveryRest>) {
         let Some(first) = publications.first().map(Publication::offset) else { return (0, None) };
         let room = (self.context.settings.reply_bytes_max as usize).saturating_sub(used);
         let is_full = self.behind.is_some() || used > 0 && publication_bytes(&publications[0]) > room;
@@ -126,17 +126,20 @@ impl Session {
         let limit = self.piece_limit(publications);
         publications.truncate(count);
         let before = publications.last().map_or(first.saturating_sub(1), Publication::offset);
-        (bytes, Some(Rest { before, limit }))
+        (bytes, Some(RecoveryRest { before, limit }))
     }
 
     /// From now on the subscription reads on.
-    pub(super) fn read_on(&mut self, reader: Reader) {
+    pub(super) fn read_on(&mut self, reader: BehindReader) {
         match &mut self.behind {
             Some(behind) => behind.readers.push_back(reader),
             None => {
                 let awaited = self.await_room();
-                self.behind =
-                    Some(Box::new(Behind { readers: VecDeque::from([reader]), awaited, reading: false }));
+                self.behind = Some(Box::new(BehindReaders {
+                    readers: VecDeque::from([reader]),
+                    awaited,
+                    reading: false,
+                }));
             }
         }
     }
@@ -146,7 +149,7 @@ impl Session {
         match result {
             OutcomeResult::Room => self.on_room(),
             OutcomeResult::Joined(Ok(Some(page))) => self.on_piece(Ok(page)),
-            _ => self.on_piece(Err(ReadFailed)),
+            _ => self.on_piece(Err(HistoryReadFailed)),
         }
     }
 
@@ -165,7 +168,7 @@ impl Session {
             reverse: false,
             enough_bytes: Some(self.context.settings.reply_bytes_max),
         };
-        let past = PastWanted { filter, epoch: Some(reader.position.epoch), sought: None, part: true };
+        let past = HistoryRequest { filter, epoch: Some(reader.position.epoch), sought: None, part: true };
         let terms = reader.terms.clone();
         (behind.awaited, behind.reading) = (ticket, true);
         // Its namespace was there when it was subscribed to.
@@ -184,7 +187,7 @@ impl Session {
         self.effects.push_back(Effect::Join(Box::new(join)));
     }
 
-    fn on_piece(&mut self, page: Result<HistoryPage, ReadFailed>) {
+    fn on_piece(&mut self, page: Result<HistoryPage, HistoryReadFailed>) {
         let Some(behind) = &mut self.behind else { return };
         // Its subscription may have ended meanwhile.
         if std::mem::take(&mut behind.reading)
@@ -192,8 +195,8 @@ impl Session {
         {
             match page {
                 Ok(page) if reads_on(reader.position, &page) => self.send_piece(reader, page),
-                Err(ReadFailed) if reader.failures + 1 < READS_FAILED_MAX => {
-                    behind.readers.push_front(Reader { failures: reader.failures + 1, ..reader });
+                Err(HistoryReadFailed) if reader.failures + 1 < READS_FAILED_MAX => {
+                    behind.readers.push_front(BehindReader { failures: reader.failures + 1, ..reader });
                 }
                 _ => self.end_reading(&reader.channel),
             }
@@ -206,7 +209,7 @@ impl Session {
         }
     }
 
-    fn send_piece(&mut self, mut reader: Reader, page: HistoryPage) {
+    fn send_piece(&mut self, mut reader: BehindReader, page: HistoryPage) {
         let room = self.context.settings.reply_bytes_max as usize;
         let (count, bytes) = fitting(&page.publications, room);
         let piece = &page.publications[..count];
@@ -227,7 +230,7 @@ impl Session {
         if reader.position == page.top {
             let is_sent = |one: &Publication| reader.terms.lets_through(one) && self.is_meant(one);
             let has_last = piece.last().is_some_and(is_sent);
-            let Reader { channel, position, terms, .. } = reader;
+            let BehindReader { channel, position, terms, .. } = reader;
             let go_live =
                 GoLive { channel, position: Some(position), terms, may_read_on: count > 0, has_last };
             return self.after_replies(Effect::GoLive(go_live));

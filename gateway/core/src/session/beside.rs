@@ -9,8 +9,8 @@ use shared::moment::Moment;
 use shared::reply::{Answer, Subscribed};
 
 use super::Session;
-use super::state::{Joining, Live, Stage};
-use super::terms::Asked;
+use super::session_state::{JoiningStage, JoiningSubscription, LiveSubscription};
+use super::terms::RecoveryRequest;
 use crate::effect::{Denial, Grant};
 
 impl Session {
@@ -33,7 +33,7 @@ impl Session {
             let subscribed = Subscribed { was_recovering, ..Subscribed::default() };
             return self.answer_in(Some(channel), id, Answer::Subscribe(subscribed));
         }
-        let mut asked = match Asked::of(request, options) {
+        let mut asked = match RecoveryRequest::of(request, options) {
             Ok(asked) => asked,
             Err(Denial::Error(refusal)) => return self.refuse_in(now, Some(&channel), id, refusal),
             Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
@@ -41,11 +41,12 @@ impl Session {
         self.narrow_to_audience(options, &channel, &mut asked, true);
         let ticket = self.ticket();
         let subscription = &mut self.subscriptions[at];
-        let Stage::Live(mut live) = std::mem::replace(&mut subscription.stage, Stage::Live(Live::default()))
+        let JoiningStage::Live(mut live) =
+            std::mem::replace(&mut subscription.stage, JoiningStage::Live(LiveSubscription::default()))
         else {
             return;
         };
-        let joining = Joining {
+        let joining = JoiningSubscription {
             ticket,
             id,
             server_side: live.server_side,
@@ -53,9 +54,9 @@ impl Session {
             overrides: grant.map(|grant| grant.overrides).unwrap_or_default(),
             granted: live.granted.take(),
             before: Some(live),
-            ..Joining::default()
+            ..JoiningSubscription::default()
         };
-        subscription.stage = Stage::Joining(Box::new(joining));
+        subscription.stage = JoiningStage::Joining(Box::new(joining));
         self.joining += 1;
         self.join(at, options);
     }

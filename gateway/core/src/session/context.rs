@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use shared::refusal::Refusal;
 
-use super::settings::Settings;
+use super::settings::SessionSettings;
 use crate::channel_rules::ChannelRules;
 
 /// Is told what sessions do, to count it. Nothing they decide depends on it.
-pub trait Observe: Send + Sync + std::fmt::Debug {
+pub trait SessionObserver: Send + Sync + std::fmt::Debug {
     /// A command was begun. `name` is the protocol's word for it.
     fn command(&self, name: &'static str);
     /// A command was answered with an error.
@@ -19,9 +19,9 @@ pub trait Observe: Send + Sync + std::fmt::Debug {
 
 /// Counts nothing.
 #[derive(Clone, Copy, Debug)]
-pub struct Unobserved;
+pub struct NoObserver;
 
-impl Observe for Unobserved {
+impl SessionObserver for NoObserver {
     fn command(&self, _name: &'static str) {}
     fn refused(&self, _refusal: &Refusal) {}
     fn recovery(&self, _recovered: bool) {}
@@ -37,7 +37,7 @@ pub struct Application {
 
 #[derive(Clone, Debug)]
 pub struct Context {
-    pub settings: Settings,
+    pub settings: SessionSettings,
     pub rules: ChannelRules,
     /// For development: every client may do everything that the channel's options make possible.
     pub insecure: bool,
@@ -46,5 +46,5 @@ pub struct Context {
     pub node: Arc<str>,
     /// The gateway's version, told to clients.
     pub version: &'static str,
-    pub observer: Arc<dyn Observe>,
+    pub observer: Arc<dyn SessionObserver>,
 }

@@ -2,7 +2,7 @@
 
 use shared::moment::Moment;
 
-use super::settings::Settings;
+use super::settings::SessionSettings;
 
 /// A token bucket told by one number: when it will be full again (the generic cell rate algorithm), in nanoseconds
 /// since the origin of [`Moment`]. It takes no timer to fill.
@@ -34,7 +34,7 @@ impl Bucket {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Limits {
+pub(super) struct SessionLimits {
     messages: Bucket,
     bytes: Bucket,
     errors: Bucket,
@@ -45,26 +45,31 @@ pub(super) struct Limits {
 pub(super) struct EventLimit(Bucket);
 
 impl EventLimit {
-    pub(super) fn allow(&mut self, now: Moment, settings: &Settings) -> bool {
+    pub(super) fn allow(&mut self, now: Moment, settings: &SessionSettings) -> bool {
         let rate = settings.client_events_per_second;
         self.0.take(now, 1, rate, rate, SECOND_MS)
     }
 }
 
-impl Limits {
+impl SessionLimits {
     /// Whether the client may send one more message of this many bytes. Asked before the message is decoded, so
     /// that decoding is limited too.
-    pub(super) fn allow_message(&mut self, now: Moment, settings: &Settings, bytes: usize) -> bool {
+    pub(super) fn allow_message(&mut self, now: Moment, settings: &SessionSettings, bytes: usize) -> bool {
         self.allow_commands(now, settings, 1)
             && self.bytes.take(now, bytes as u64, settings.bytes_per_second, settings.bytes_burst, SECOND_MS)
     }
 
-    pub(super) fn allow_commands(&mut self, now: Moment, settings: &Settings, commands: usize) -> bool {
+    pub(super) fn allow_commands(
+        &mut self,
+        now: Moment,
+        settings: &SessionSettings,
+        commands: usize,
+    ) -> bool {
         let (rate, burst) = (settings.messages_per_second, settings.messages_burst);
         self.messages.take(now, commands as u64, rate, burst, SECOND_MS)
     }
 
-    pub(super) fn allow_error(&mut self, now: Moment, settings: &Settings) -> bool {
+    pub(super) fn allow_error(&mut self, now: Moment, settings: &SessionSettings) -> bool {
         self.errors.take(now, 1, settings.errors_max, settings.errors_max, settings.errors_window_ms)
     }
 }

@@ -6,7 +6,7 @@
 //! out of `poll_effect`, to be polled until it is empty after each of them; `poll_timeout` says when to call again.
 //!
 //! Commands are carried out in their order, one awaited effect at a time. The exception is a row of subscribe
-//! commands, of which up to [`JOINS_MAX`] are under way at once, so that a client with many subscriptions does not
+//! commands, of which up to [`JOINS_MAX`] are in flight at once, so that a client with many subscriptions does not
 //! pay a round trip for each.
 //!
 //! The files are named for the events: each `on_*.rs` holds what one of them starts and how that ends.
@@ -29,20 +29,20 @@ use crate::effect::{Effect, Identity, Ticket};
 
 pub use batch::{BATCH_BYTES_MAX, REPLIES_PER_MESSAGE_MAX};
 pub use behind::READS_FAILED_MAX;
-pub use context::{Application, Context, Observe, Unobserved};
+pub use context::{Application, Context, NoObserver, SessionObserver};
 pub use on_change_delivery::CHANGE_DELIVERY;
 pub use on_renewal::RENEWAL_RETRY;
-pub use settings::{Mistake, Settings};
-pub use way::Way;
+pub use settings::{SessionSettings, SettingError};
+pub use way::ConnectionWay;
 
 use backlog::Backlog;
-use batch::Batch;
-use behind::Behind;
-use limits::{EventLimit, Limits};
+use batch::ReplyBatch;
+use behind::BehindReaders;
+use limits::{EventLimit, SessionLimits};
 use loading::Loadings;
 use on_renewal::Renewals;
 use on_track::Tracking;
-use state::{Pending, Phase, Subscription};
+use session_state::{PendingCommand, Phase, Subscription};
 
 mod context;
 mod settings;
@@ -54,7 +54,7 @@ mod beside;
 mod limits;
 mod loading;
 mod rights;
-mod state;
+mod session_state;
 mod terms;
 mod way;
 
@@ -81,17 +81,17 @@ mod on_timeout;
 mod on_track;
 mod on_unsubscribe;
 
-/// Most subscribe commands of one connection that are under way at once.
+/// Most subscribe commands of one connection that are in flight at once.
 pub const JOINS_MAX: usize = 16;
 
-/// Of a connect command that came with the request.
+/// The id of a connect command that came with the request.
 const CONNECT_ID: u32 = 1;
 /// The least that a command takes on the wire: a masked frame of the bare endpoint without a payload.
 const COMMAND_BYTES_MIN: usize = 6;
 /// No token outlives this: a longer expiry is cut to it, and asked to be refreshed then. 365 days.
 const EXPIRY_MAX: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
-/// Later than any timeout.
+/// A moment later than any timeout.
 const NEVER: Moment = Moment(u64::MAX);
 
 /// What a session begins with.
@@ -101,14 +101,14 @@ pub struct Opening {
     pub client: ClientId,
     pub protocol: Arc<dyn Protocol>,
     pub context: Arc<Context>,
-    pub way: Way,
+    pub way: ConnectionWay,
     /// The connect command, where the request that opened the connection says it all.
     pub connect: Option<Box<Connect>>,
     /// Random bits, for the moment of the first ping.
     pub seed: u64,
 }
 
-/// There is one for each connection, most of them idle, so every byte of it counts: what is rare is boxed, and no
+/// The state of one client's connection. Most connections are idle, so every byte counts: what is rare is boxed, and no
 /// queue keeps memory while it is empty.
 #[derive(Debug)]
 pub struct Session {
@@ -121,20 +121,20 @@ pub struct Session {
     subscriptions: SmallVec<[Subscription; 1]>,
     effects: VecDeque<Effect>,
     /// Replies that will leave as one message.
-    batch: Option<Box<Batch>>,
-    pending: Option<Box<Pending>>,
+    batch: Option<Box<ReplyBatch>>,
+    pending: Option<Box<PendingCommand>>,
     backlog: Option<Box<Backlog>>,
     /// Subscriptions to channels that keep state by key, whose clients read that page by page.
     loading: Option<Box<Loadings>>,
     /// What is still to be read for the client, as it takes what it was sent.
-    behind: Option<Box<Behind>>,
+    behind: Option<Box<BehindReaders>>,
     /// What the application is asked about, now and again.
     renewals: Option<Box<Renewals>>,
     /// Which keys of polled channels the client follows.
     tracking: Option<Box<Tracking>>,
     /// What few sessions have, or none for long.
-    rare: Option<Box<Rare>>,
-    limits: Limits,
+    rare: Option<Box<RareSessionState>>,
+    limits: SessionLimits,
     /// Until connected: when it is too late for that, unless pings do not wait for it. Then: when the next ping is due, or the pong to the last one.
     deadline: Moment,
     /// When the first token has been expired for too long, of the connection or of a subscription.
@@ -164,9 +164,9 @@ pub struct Session {
 
 /// What a session holds in a box of its own, and only if it has any of it.
 #[derive(Debug, Default)]
-struct Rare {
+struct RareSessionState {
     /// Until connected: what the client is to be told of the way.
-    told_of_way: Way,
+    told_of_way: ConnectionWay,
     /// Where pings do not wait for it: when it is too late for the connect command's success.
     connect_by: Option<Moment>,
     events: EventLimit,
@@ -175,7 +175,7 @@ struct Rare {
 }
 
 impl Session {
-    /// Begins with what the protocol says by being opened.
+    /// Opens a session. Its first effect is what the protocol says as a connection opens.
     pub fn open(now: Moment, opening: Opening) -> Self {
         let Opening { client, protocol, context, way, connect, seed } = opening;
         let half = context.settings.ping_interval_ms / 2;
@@ -199,12 +199,13 @@ impl Session {
             behind: None,
             renewals: None,
             tracking: None,
-            one_way: matches!(way, Way::OneWay { .. }),
+            one_way: matches!(way, ConnectionWay::OneWay { .. }),
             fixed: false,
             asks_of_all: false,
             has_rooms: false,
-            rare: (!matches!(way, Way::Both)).then(|| Box::new(Rare { told_of_way: way, ..Rare::default() })),
-            limits: Limits::default(),
+            rare: (!matches!(way, ConnectionWay::Both))
+                .then(|| Box::new(RareSessionState { told_of_way: way, ..RareSessionState::default() })),
+            limits: SessionLimits::default(),
             deadline,
             expiry: NEVER,
             first_ping_ms,
@@ -244,7 +245,7 @@ impl Session {
         Self { has_rooms: true, ..self.asking_of_all() }
     }
 
-    /// What should be done next, in this order. `None` until something happens again.
+    /// Returns what is to be done next, in order. `None`: nothing until something happens again.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         if self.effects.is_empty() {
             self.flush();
@@ -256,14 +257,14 @@ impl Session {
         effect
     }
 
-    /// Goes by another context from now on, if this is one. What was granted stays granted.
+    /// Replaces the context, if it is another one. What was granted before stays granted.
     pub fn set_context(&mut self, context: &Arc<Context>) {
         if !Arc::ptr_eq(&self.context, context) {
             self.context = context.clone();
         }
     }
 
-    /// The server ends the connection.
+    /// Closes the connection on behalf of the server.
     pub fn handle_disconnect(&mut self, disconnect: Disconnect) {
         self.close(disconnect);
     }
@@ -272,23 +273,23 @@ impl Session {
         self.client
     }
 
-    /// Anonymous until connected.
+    /// Returns the user of the connection, who is anonymous until it is connected.
     pub fn user(&self) -> &UserId {
         static ANONYMOUS: UserId = UserId::ANONYMOUS;
         self.identity.as_ref().map_or(&ANONYMOUS, |identity| &identity.user)
     }
 
-    /// What its token or its connect hook said of the client for the application's own servers.
+    /// Returns what the token or the connect hook says of the client for the application's own servers.
     pub fn meta(&self) -> Option<&Bytes> {
         self.identity.as_ref()?.meta.as_ref()
     }
 
-    /// What its token says of it for those who are told who follows which topics.
+    /// Returns what the token says of the client for those who are told who follows which topics.
     pub fn payload(&self) -> Option<&Bytes> {
         self.identity.as_ref()?.updates.as_ref()?.payload.as_ref()
     }
 
-    /// Whether the connect command has succeeded and the connection is not closed.
+    /// Returns whether the connect command has succeeded and the connection is not closed.
     pub fn is_connected(&self) -> bool {
         self.phase == Phase::Connected
     }
@@ -297,60 +298,62 @@ impl Session {
         self.phase == Phase::Closed
     }
 
-    /// Whether the client is ahead of the answers by so much that its socket should not be read for now.
+    /// Returns whether so many commands wait that the client's socket should not be read for now.
     pub fn is_congested(&self) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| backlog.is_half_full(&self.context.settings))
     }
 
-    /// Whether a command is under way or waits for its turn.
+    /// Returns whether a command is in flight or waits for its turn.
     pub fn is_busy(&self) -> bool {
         self.pending.is_some() || self.backlog.is_some() || self.joining > 0
     }
 
-    /// How many bytes are kept of commands that wait for their turn, and of one that has come in part.
+    /// Returns how many bytes are kept of commands that wait for their turn, and of one that has come in part.
     pub fn queued_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.size().1) + self.protocol.held_bytes()
     }
 
-    /// How many commands are under way or wait for their turn.
+    /// Returns how many commands are in flight or wait for their turn.
     pub fn unfinished(&self) -> usize {
         let waiting = self.backlog.as_ref().map_or(0, |backlog| backlog.size().0);
         waiting + usize::from(self.pending.is_some()) + usize::from(self.joining)
     }
 
-    /// About as many bytes as can be read at once without more commands than may wait for earlier ones: a client is only
+    /// Returns about as many bytes as can be read at once without more commands than may wait for earlier ones: a client is only
     /// to blame for those that it sends after it is no longer read from.
     pub fn bytes_wanted(&self) -> usize {
-        let Settings { queued_commands_max, queued_bytes_max, .. } = self.context.settings;
+        let SessionSettings { queued_commands_max, queued_bytes_max, .. } = self.context.settings;
         let (commands, bytes) = self.backlog.as_ref().map_or((0, 0), |backlog| backlog.size());
         let commands_left = (queued_commands_max as usize).saturating_sub(commands);
         let bytes_left = (queued_bytes_max as usize).saturating_sub(bytes);
         commands_left.saturating_mul(COMMAND_BYTES_MIN).min(bytes_left)
     }
 
-    /// The channels that have been joined and not left, those included whose join is not answered yet. After the
+    /// Returns the channels that have been joined and not left, those included whose join is not answered yet. After the
     /// close they are what the shell has to leave.
     pub fn subscriptions(&self) -> impl Iterator<Item = &Channel> {
-        let joined =
-            self.subscriptions.iter().filter(|one| !matches!(one.stage, state::Stage::Authorizing(_)));
+        let joined = self
+            .subscriptions
+            .iter()
+            .filter(|one| !matches!(one.stage, session_state::JoiningStage::Authorizing(_)));
         joined.map(|one| &one.channel)
     }
 
-    /// Whether publications of a channel are delivered to it, or will be once it is back there.
+    /// Returns whether publications of a channel are delivered to the client, or will be once it is back there.
     pub fn is_in(&self, channel: &Channel) -> bool {
         let returning = || self.rare.as_ref().is_some_and(|rare| rare.returning.contains(channel));
         self.find_live(channel.as_str()).is_some() || returning()
     }
 
-    /// Whether a publication of one of its channels is for this client.
+    /// Returns whether a publication of one of its channels is for this client.
     pub fn is_meant(&self, publication: &Publication) -> bool {
         let only = publication.only.as_deref();
         publication.except.as_deref() != Some(&self.client)
             && only.is_none_or(|only| only.includes(self.client, |channel| self.is_in(channel)))
     }
 
-    /// What others see of this client in a channel that has given it this.
-    fn info(&self, granted: Option<&state::Granted>) -> ClientInfo {
+    /// Returns what others see of the client in a channel that has granted it this.
+    fn info(&self, granted: Option<&session_state::Granted>) -> ClientInfo {
         let identity = self.identity.as_deref();
         let user = granted.and_then(|granted| granted.user.as_ref());
         ClientInfo {
@@ -361,22 +364,22 @@ impl Session {
         }
     }
 
-    /// What others see of this client in one of its channels.
+    /// Returns what others see of the client in one of its channels.
     fn info_in(&self, at: usize) -> ClientInfo {
         self.info(self.subscriptions[at].granted())
     }
 
-    /// When it is too late to connect, where pings do not wait for that.
+    /// Returns when it is too late to connect, where pings do not wait for that.
     fn connect_by(&self) -> Option<Moment> {
         self.rare.as_ref()?.connect_by
     }
 
-    /// Where the subscription to a channel is, or where it would be.
+    /// Returns where the subscription to a channel is (`Ok`), or where it would be (`Err`).
     fn find(&self, channel: &str) -> Result<usize, usize> {
         self.subscriptions.binary_search_by(|one| one.channel.as_str().cmp(channel))
     }
 
-    /// The subscription to a channel, if publications are delivered.
+    /// Returns the subscription to a channel, if publications are delivered.
     fn find_live(&self, channel: &str) -> Option<&Subscription> {
         let at = self.find(channel).ok()?;
         self.subscriptions.get(at).filter(|one| one.is_live())
@@ -387,9 +390,9 @@ impl Session {
         Ticket(self.next_ticket)
     }
 
-    /// Waits for the outcome of an effect before the next command.
-    fn wait(&mut self, ticket: Ticket, id: u32, awaited: state::Awaited) {
-        self.pending = Some(Box::new(Pending { ticket, id, awaited }));
+    /// Makes the next command wait for the outcome of an effect.
+    fn wait(&mut self, ticket: Ticket, id: u32, awaited: session_state::PendingEffect) {
+        self.pending = Some(Box::new(PendingCommand { ticket, id, awaited }));
     }
 
     /// Keeps a command for later.
@@ -400,7 +403,7 @@ impl Session {
         }
     }
 
-    /// Nothing is done or said after this.
+    /// Closes the session: nothing is done or said after this.
     fn close(&mut self, disconnect: Disconnect) {
         if self.phase == Phase::Closed {
             return;

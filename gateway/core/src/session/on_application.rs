@@ -8,7 +8,7 @@ use shared::push::{Event, Push};
 
 use super::Session;
 use super::on_change_delivery::CHANGE_DELIVERY;
-use super::state::Awaited;
+use super::session_state::PendingEffect;
 use crate::effect::{Denial, Effect};
 
 impl Session {
@@ -20,7 +20,7 @@ impl Session {
             return self.refuse(now, id, ErrorCode::NotAvailable);
         }
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::Rpc);
+        self.wait(ticket, id, PendingEffect::Rpc);
         self.effects.push_back(Effect::Rpc { ticket, method, data });
     }
 
@@ -30,7 +30,7 @@ impl Session {
             return self.close(Disconnect::NOT_AVAILABLE);
         }
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::Message);
+        self.wait(ticket, id, PendingEffect::Message);
         self.effects.push_back(Effect::Message { ticket, channel, data });
     }
 

@@ -14,29 +14,31 @@ use shared::refusal::Refusal;
 use shared::reply::Subscribed;
 
 use super::on_connect::{Greeting, expiry};
-use super::on_subscribe::Taken;
-use super::state::{Awaited, Granted, Joining, Pending, Stage, Subscription};
-use super::terms::Asked;
+use super::on_subscribe::AcceptedSubscription;
+use super::session_state::{
+    Granted, JoiningStage, JoiningSubscription, PendingCommand, PendingEffect, Subscription,
+};
+use super::terms::RecoveryRequest;
 use super::{JOINS_MAX, Session};
 use crate::effect::{Denial, Effect, ServerSubscription};
 use crate::history::HistoryPage;
 
 /// Those that are still to be joined, and those that are.
 #[derive(Debug, Default)]
-pub(super) struct Arriving {
+pub(super) struct ServerSubscriptions {
     greeting: Greeting,
-    waiting: VecDeque<Wanted>,
+    waiting: VecDeque<WantedSubscription>,
     told: BTreeMap<Channel, Subscribed>,
-    taken: Vec<(Channel, Taken)>,
+    taken: Vec<(Channel, AcceptedSubscription)>,
     /// Of publications in `told`.
     bytes: usize,
 }
 
 /// A subscription that the server wants.
 #[derive(Debug)]
-pub(super) struct Wanted {
+pub(super) struct WantedSubscription {
     channel: Channel,
-    joining: Box<Joining>,
+    joining: Box<JoiningSubscription>,
     /// The application says whether the client may.
     asks: bool,
 }
@@ -48,14 +50,14 @@ impl Session {
         now: Moment,
         mut by_server: Vec<ServerSubscription>,
         mut by_client: BTreeMap<Box<str>, Subscribe>,
-    ) -> Result<VecDeque<Wanted>, Denial> {
+    ) -> Result<VecDeque<WantedSubscription>, Denial> {
         if self.fixed {
             by_server.retain(|subscription| by_client.contains_key(&subscription.channel));
         }
         if by_server.is_empty() && by_client.is_empty() && !self.context.settings.personal_channel {
             return Ok(VecDeque::new());
         }
-        let mut wanted: BTreeMap<Channel, Wanted> = BTreeMap::new();
+        let mut wanted: BTreeMap<Channel, WantedSubscription> = BTreeMap::new();
         for subscription in by_server.into_iter().chain(self.personal()) {
             let asked = by_client.remove(&subscription.channel).unwrap_or_default();
             let mut one = self.server_side(now, subscription, asked)?;
@@ -105,7 +107,7 @@ impl Session {
         now: Moment,
         subscription: ServerSubscription,
         asked: Subscribe,
-    ) -> Result<Wanted, Denial> {
+    ) -> Result<WantedSubscription, Denial> {
         let ServerSubscription { channel, info, data, expires, overrides, members } = subscription;
         let asked = Subscribe { members, ..asked };
         let bytes_max = self.context.settings.channel_bytes_max as usize;
@@ -115,19 +117,19 @@ impl Session {
         // Whatever a client calls it: only its own command can read the state of keys.
         let kind = if options.keeps_keys() { options.subscription_type.kind() } else { asked.kind };
         let asked = Subscribe { kind, ..asked };
-        let joining = Joining {
+        let joining = JoiningSubscription {
             server_side: true,
-            asked: Asked::of(asked, options)?,
+            asked: RecoveryRequest::of(asked, options)?,
             overrides,
             granted: Granted { info, expires, ..Granted::default() }.boxed(),
             data: data.map(Payload::of_unknown),
-            ..Joining::default()
+            ..JoiningSubscription::default()
         };
-        Ok(Wanted { channel, joining: Box::new(joining), asks: false })
+        Ok(WantedSubscription { channel, joining: Box::new(joining), asks: false })
     }
 
     /// Leaves to it what is for this client. `granted`: somebody has said, or is to say, that it may subscribe.
-    pub(super) fn narrow(&self, wanted: &mut Wanted, granted: bool) {
+    pub(super) fn narrow(&self, wanted: &mut WantedSubscription, granted: bool) {
         let Some(options) = self.context.rules.options(&wanted.channel) else { return };
         self.narrow_to_audience(options, &wanted.channel, &mut wanted.joining.asked, granted);
     }
@@ -146,13 +148,19 @@ impl Session {
     }
 
     /// Joins all of these, and answers the connect command after that.
-    pub(super) fn arrive(&mut self, now: Moment, id: u32, waiting: VecDeque<Wanted>, greeting: Greeting) {
+    pub(super) fn arrive(
+        &mut self,
+        now: Moment,
+        id: u32,
+        waiting: VecDeque<WantedSubscription>,
+        greeting: Greeting,
+    ) {
         if waiting.is_empty() {
             return self.welcome(now, id, greeting, BTreeMap::new());
         }
         let ticket = self.ticket();
-        let arriving = Arriving { greeting, waiting, ..Arriving::default() };
-        self.wait(ticket, id, Awaited::Arrival(Box::new(arriving)));
+        let arriving = ServerSubscriptions { greeting, waiting, ..ServerSubscriptions::default() };
+        self.wait(ticket, id, PendingEffect::Arrival(Box::new(arriving)));
         self.join_further(now);
     }
 
@@ -197,7 +205,7 @@ impl Session {
         if self.joining > 0 {
             return;
         }
-        let Some(Pending { id, awaited: Awaited::Arrival(arriving), .. }) =
+        let Some(PendingCommand { id, awaited: PendingEffect::Arrival(arriving), .. }) =
             self.pending.take().map(|pending| *pending)
         else {
             return;
@@ -210,8 +218,8 @@ impl Session {
         }
     }
 
-    pub(super) fn begin_joining(&mut self, wanted: Wanted, context: &super::Context) {
-        let Wanted { channel, mut joining, asks } = wanted;
+    pub(super) fn begin_joining(&mut self, wanted: WantedSubscription, context: &super::Context) {
+        let WantedSubscription { channel, mut joining, asks } = wanted;
         let (Err(at), Some(options)) = (self.find(channel.as_str()), context.rules.options(&channel)) else {
             return;
         };
@@ -221,9 +229,9 @@ impl Session {
         if asks {
             let token = Box::default();
             self.effects.push_back(Effect::Authorize { ticket, channel: channel.clone(), token, data: None });
-            return self.insert(at, Subscription { channel, stage: Stage::Authorizing(joining) });
+            return self.insert(at, Subscription { channel, stage: JoiningStage::Authorizing(joining) });
         }
-        self.insert(at, Subscription { channel, stage: Stage::Joining(joining) });
+        self.insert(at, Subscription { channel, stage: JoiningStage::Joining(joining) });
         self.join(at, options);
     }
 
@@ -237,15 +245,15 @@ impl Session {
         self.refuse_connect(now, pending.id, error);
     }
 
-    fn arriving(&mut self) -> Option<&mut Arriving> {
+    fn arriving(&mut self) -> Option<&mut ServerSubscriptions> {
         match &mut self.pending.as_deref_mut()?.awaited {
-            Awaited::Arrival(arriving) => Some(arriving),
+            PendingEffect::Arrival(arriving) => Some(arriving),
             _ => None,
         }
     }
 }
 
-impl Wanted {
+impl WantedSubscription {
     pub(super) fn channel(&self) -> &Channel {
         &self.channel
     }

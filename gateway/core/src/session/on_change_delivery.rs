@@ -8,7 +8,7 @@ use shared::moment::Moment;
 use shared::publication::Payload;
 
 use super::Session;
-use super::state::{Awaited, Stage};
+use super::session_state::{JoiningStage, PendingEffect};
 use super::terms;
 use crate::effect::Effect;
 
@@ -19,7 +19,7 @@ impl Session {
     /// Whether the client has a live subscription to a channel that it has made as one that may be served otherwise.
     pub fn chooses_delivery(&self, channel: &Channel) -> bool {
         let subscription = self.find_live(channel.as_str());
-        subscription.is_some_and(|one| matches!(&one.stage, Stage::Live(live) if live.chooses))
+        subscription.is_some_and(|one| matches!(&one.stage, JoiningStage::Live(live) if live.chooses))
     }
 
     pub(super) fn on_change_delivery(&mut self, now: Moment, id: u32, data: &Payload) {
@@ -40,7 +40,7 @@ impl Session {
         match latest {
             Ok(latest) => {
                 let ticket = self.ticket();
-                self.wait(ticket, id, Awaited::Rpc);
+                self.wait(ticket, id, PendingEffect::Rpc);
                 self.effects.push_back(Effect::ChangeDelivery { ticket, channel, latest });
             }
             Err(error) => self.refuse(now, id, error),

@@ -13,8 +13,8 @@ use shared::publication::Payload;
 use shared::refusal::Refusal;
 use shared::reply::{Answer, Connected, Expiry, Subscribed};
 
-use super::state::{Awaited, Phase};
-use super::{EXPIRY_MAX, Session, Way};
+use super::session_state::{PendingEffect, Phase};
+use super::{ConnectionWay, EXPIRY_MAX, Session};
 use crate::effect::{Denial, Effect, Identity};
 
 /// What the reply holds that the session does not know by itself.
@@ -29,7 +29,7 @@ impl Session {
         self.phase = Phase::Connecting;
         self.fixed = connect.exact;
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::Connect { subs: connect.subs.clone() });
+        self.wait(ticket, id, PendingEffect::Connect { subs: connect.subs.clone() });
         self.effects.push_back(Effect::Authenticate { ticket, connect });
     }
 
@@ -88,7 +88,7 @@ impl Session {
         subs: BTreeMap<Channel, Subscribed>,
     ) {
         self.phase = Phase::Connected;
-        let super::Rare { told_of_way, connect_by, .. } =
+        let super::RareSessionState { told_of_way, connect_by, .. } =
             self.rare.take().map(|rare| *rare).unwrap_or_default();
         if connect_by.is_none() {
             self.deadline = now + Duration::from_millis(self.first_ping_ms.into());
@@ -102,9 +102,9 @@ impl Session {
         let by_client = self.identity.as_ref().filter(|identity| !identity.refreshed_by_server);
         let expires = by_client.and_then(|identity| identity.expires);
         let (session, node) = match told_of_way {
-            Way::Apart { session, node } => (Some(session), node),
-            Way::OneWay { session } => (Some(session), self.context.node.clone()),
-            Way::Both => (None, self.context.node.clone()),
+            ConnectionWay::Apart { session, node } => (Some(session), node),
+            ConnectionWay::OneWay { session } => (Some(session), self.context.node.clone()),
+            ConnectionWay::Both => (None, self.context.node.clone()),
         };
         let connected = Connected {
             expires: expires.map(|expires| remaining(now, expires)),

@@ -6,7 +6,7 @@ use shared::moment::Moment;
 use shared::publication::{EVENT_TAG, Payload, Publication, Tagged, Tags};
 
 use super::Session;
-use super::state::Awaited;
+use super::session_state::PendingEffect;
 use crate::effect::Effect;
 use crate::history::Retention;
 
@@ -56,7 +56,7 @@ impl Session {
             return self.refuse(now, id, ErrorCode::TooManyRequests);
         }
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::Publish);
+        self.wait(ticket, id, PendingEffect::Publish);
         let retention = if is_passing { Retention::default() } else { options.retention_of(&publication) };
         self.effects.push_back(Effect::Publish {
             ticket,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use shared::channel::Channel;
-use shared::command::Event;
+use shared::command::EventCommand;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
 use shared::publication::{Selection, Tagged};
@@ -12,12 +12,12 @@ use shared::refusal::Refusal;
 use shared::reply::Answer;
 
 use super::Session;
-use super::state::{Awaited, Pending};
-use crate::effect::{Denial, Effect, Emitted, Ended, EventQuestion, Handled, Ticket};
+use super::session_state::{PendingCommand, PendingEffect};
+use crate::effect::{Denial, Effect, Emitted, Ended, EventActions, EventQuestion, Ticket};
 
 /// What is still to be done of what the application wants.
 #[derive(Debug)]
-pub(super) struct Handling {
+pub(super) struct EventInFlight {
     /// Of the part of the server that the event was sent to.
     channel: Channel,
     emit: VecDeque<Emitted>,
@@ -30,8 +30,8 @@ pub(super) struct Handling {
 }
 
 impl Session {
-    pub(super) fn on_event(&mut self, now: Moment, id: u32, event: Event) {
-        let Event { channel, event, said } = event;
+    pub(super) fn on_event(&mut self, now: Moment, id: u32, event: EventCommand) {
+        let EventCommand { channel, event, said } = event;
         if !self.context.application.events {
             return self.refuse(now, id, ErrorCode::NotAvailable);
         }
@@ -40,7 +40,7 @@ impl Session {
         };
         let rooms = self.rooms_of(&channel);
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::Event { channel: channel.clone() });
+        self.wait(ticket, id, PendingEffect::Event { channel: channel.clone() });
         let question = Box::new(EventQuestion { channel, event, said, rooms });
         self.effects.push_back(Effect::Event { ticket, question });
     }
@@ -51,9 +51,9 @@ impl Session {
         now: Moment,
         id: u32,
         channel: Channel,
-        result: Result<Box<Handled>, Denial>,
+        result: Result<Box<EventActions>, Denial>,
     ) {
-        let Handled { leave, join, emit, acknowledge, end } = match result {
+        let EventActions { leave, join, emit, acknowledge, end } = match result {
             Ok(handled) => *handled,
             Err(denial) => return self.deny(now, id, denial),
         };
@@ -72,11 +72,11 @@ impl Session {
             }
         }
         let joins = self.joining > 0;
-        let handling = Handling { channel, emit: emit.into(), acknowledge, end, failed, joins };
+        let handling = EventInFlight { channel, emit: emit.into(), acknowledge, end, failed, joins };
         match joins {
             true => {
                 let ticket = self.ticket();
-                self.wait(ticket, id, Awaited::Handling(Box::new(handling)));
+                self.wait(ticket, id, PendingEffect::Handling(Box::new(handling)));
             }
             false => self.go_on(now, id, Box::new(handling)),
         }
@@ -87,8 +87,8 @@ impl Session {
         if self.joining > 0 {
             return;
         }
-        let waits = |pending: &mut Box<Pending>| matches!(&pending.awaited, Awaited::Handling(handling) if handling.joins);
-        if let Some(Pending { id, awaited: Awaited::Handling(mut handling), .. }) =
+        let waits = |pending: &mut Box<PendingCommand>| matches!(&pending.awaited, PendingEffect::Handling(handling) if handling.joins);
+        if let Some(PendingCommand { id, awaited: PendingEffect::Handling(mut handling), .. }) =
             self.pending.take_if(waits).map(|pending| *pending)
         {
             handling.joins = false;
@@ -104,7 +104,7 @@ impl Session {
         &mut self,
         now: Moment,
         id: u32,
-        mut handling: Box<Handling>,
+        mut handling: Box<EventInFlight>,
         result: Result<(), Denial>,
     ) {
         match result {
@@ -119,7 +119,7 @@ impl Session {
         self.context.rules.options(channel).is_some_and(|options| options.keeps_sessions)
     }
 
-    fn go_on(&mut self, now: Moment, id: u32, mut handling: Box<Handling>) {
+    fn go_on(&mut self, now: Moment, id: u32, mut handling: Box<EventInFlight>) {
         while let Some(emitted) = handling.emit.pop_front() {
             match emitted {
                 Emitted::Own { channel, publication } if !self.keeps_sessions(&channel) => {
@@ -133,7 +133,7 @@ impl Session {
                 }
                 Emitted::Published { channel, publication } => {
                     let ticket: Ticket = self.ticket();
-                    self.wait(ticket, id, Awaited::Handling(handling));
+                    self.wait(ticket, id, PendingEffect::Handling(handling));
                     let options = self.context.rules.options(&channel);
                     let retention =
                         options.map(|options| options.retention_of(&publication)).unwrap_or_default();
@@ -146,7 +146,7 @@ impl Session {
                 }
             }
         }
-        let Handling { channel, acknowledge, end, failed, .. } = *handling;
+        let EventInFlight { channel, acknowledge, end, failed, .. } = *handling;
         match failed {
             Some(refusal) => self.refuse(now, id, refusal),
             None => self.answer(id, Answer::Acknowledged(acknowledge)),

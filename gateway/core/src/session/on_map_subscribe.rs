@@ -8,7 +8,7 @@
 
 use shared::channel::Channel;
 use shared::command::{Phase, Since, Subscribe, SubscriptionKind};
-use shared::disconnect::Disconnect;
+use shared::disconnect::{Disconnect, SlowCause};
 use shared::error::ErrorCode;
 use shared::moment::Moment;
 use shared::position::StreamPosition;
@@ -18,11 +18,13 @@ use shared::refusal::Refusal;
 use shared::reply::{Answer, KeyedAnswer, Subscribed};
 
 use super::Session;
-use super::loading::{Arrived, Awaited, Busy, Entry, Loading, Step, Wanted};
+use super::loading::{
+    LoadedState, Loading, LoadingAwaited, LoadingChannel, LoadingStep, PageInFlight, PageRequest,
+};
 use super::on_connect::expiry;
 use super::on_subscribe::granted;
-use super::state::{Joining, Stage, Subscription};
-use super::terms::{Asked, Given};
+use super::session_state::{JoiningStage, JoiningSubscription, Subscription};
+use super::terms::{RecoveryRequest, SubscriptionTerms};
 use crate::channel_rules::ChannelOptions;
 use crate::effect::{Denial, Effect, Grant, Join, OutcomeResult};
 use crate::history::{HistoryFilter, HistoryPage};
@@ -52,13 +54,15 @@ impl Session {
         }
         let page = request.page.take().map(|page| *page).unwrap_or_default();
         let since = Since { offset: request.offset, epoch: request.epoch.clone() };
-        let wanted = Wanted { page, since, recovers: request.recover };
+        let wanted = PageRequest { page, since, recovers: request.recover };
         let has_stream = options.retention().keeps_history();
         let loading = self.loading.as_ref().and_then(|loading| loading.find(channel.as_str()));
         if let Some(at) = loading {
             match self.loading_mut(at).map(|loading| &loading.step) {
-                Some(Step::Busy(_)) => return self.refuse(now, id, ErrorCode::ConcurrentPagination),
-                Some(Step::Late) if !wanted.begins() => return self.close(Disconnect::SLOW),
+                Some(LoadingStep::Busy(_)) => return self.refuse(now, id, ErrorCode::ConcurrentPagination),
+                Some(LoadingStep::Late) if !wanted.begins() => {
+                    return self.close(SlowCause::PageTimeout.disconnect());
+                }
                 _ => {}
             }
             if !wanted.begins() {
@@ -90,13 +94,13 @@ impl Session {
         id: u32,
         channel: Channel,
         mut request: Subscribe,
-        wanted: Wanted,
+        wanted: PageRequest,
         options: &ChannelOptions,
     ) {
         let token = std::mem::take(&mut request.token);
         let data = request.data.as_deref().cloned();
-        let asked = match Asked::of(request, options) {
-            Ok(asked) => Asked { since: None, ..asked },
+        let asked = match RecoveryRequest::of(request, options) {
+            Ok(asked) => RecoveryRequest { since: None, ..asked },
             Err(denial) => return self.deny(now, id, denial),
         };
         // As for a stream: the application is asked where its channels say so.
@@ -115,17 +119,17 @@ impl Session {
         let loadings = &mut self.loading.get_or_insert_default().0;
         loadings.push(Loading {
             channel,
-            entry: Entry { asked, ..Entry::default() },
+            entry: LoadingChannel { asked, ..LoadingChannel::default() },
             began_at: None,
             has_changed: false,
             held_back: false,
             until: now + options.map.catch_up_timeout(),
-            step: Step::Idle,
+            step: LoadingStep::Idle,
             ended: false,
         });
         let at = loadings.len() - 1;
         if is_asked {
-            return self.await_page(at, Busy { ticket, id, wanted, awaited: Awaited::Token });
+            return self.await_page(at, PageInFlight { ticket, id, wanted, awaited: LoadingAwaited::Token });
         }
         self.serve_page(now, at, id, wanted, options);
     }
@@ -134,9 +138,9 @@ impl Session {
     pub(super) fn on_loaded(&mut self, now: Moment, at: usize, result: OutcomeResult) {
         let Some(loading) = self.loading_mut(at) else { return };
         let ended = loading.ended;
-        let Step::Busy(busy) = std::mem::replace(&mut loading.step, Step::Idle) else { return };
+        let LoadingStep::Busy(busy) = std::mem::replace(&mut loading.step, LoadingStep::Idle) else { return };
         self.joining -= 1;
-        let Busy { id, wanted, awaited, .. } = busy;
+        let PageInFlight { id, wanted, awaited, .. } = busy;
         let context = self.context.clone();
         let options = self.loading_mut(at).and_then(|loading| context.rules.options(&loading.channel));
         let Some(options) = options.filter(|_| !ended) else {
@@ -144,33 +148,35 @@ impl Session {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         };
         let failed = match (awaited, result) {
-            (Awaited::Token, OutcomeResult::Authorized(result)) => match self.let_in(now, at, result) {
-                Ok(()) => return self.serve_page(now, at, id, wanted, options),
-                Err(Denial::Error(refusal)) => refusal,
-                Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
-            },
-            (Awaited::Join, OutcomeResult::Joined(Ok(_))) => {
+            (LoadingAwaited::Token, OutcomeResult::Authorized(result)) => {
+                match self.let_in(now, at, result) {
+                    Ok(()) => return self.serve_page(now, at, id, wanted, options),
+                    Err(Denial::Error(refusal)) => refusal,
+                    Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
+                }
+            }
+            (LoadingAwaited::Join, OutcomeResult::Joined(Ok(_))) => {
                 if let Some(loading) = self.loading_mut(at) {
                     loading.held_back = true;
                 }
                 return self.serve_page(now, at, id, wanted, options);
             }
-            (Awaited::State, OutcomeResult::State(Ok(page))) => {
+            (LoadingAwaited::State, OutcomeResult::State(Ok(page))) => {
                 return self.on_state_read(now, at, id, wanted, page, options);
             }
-            (Awaited::Stream, OutcomeResult::History(Ok(page))) => {
+            (LoadingAwaited::Stream, OutcomeResult::History(Ok(page))) => {
                 return self.on_stream_read(now, at, id, wanted, page);
             }
-            (Awaited::Join, OutcomeResult::Joined(Err(error)))
-            | (Awaited::State, OutcomeResult::State(Err(error)))
-            | (Awaited::Stream, OutcomeResult::History(Err(error))) => error.into(),
+            (LoadingAwaited::Join, OutcomeResult::Joined(Err(error)))
+            | (LoadingAwaited::State, OutcomeResult::State(Err(error)))
+            | (LoadingAwaited::Stream, OutcomeResult::History(Err(error))) => error.into(),
             _ => ErrorCode::Internal.into(),
         };
         self.fail_loading(now, at, id, awaited, failed);
     }
 
     /// Begins what the client wants next.
-    fn serve_page(&mut self, now: Moment, at: usize, id: u32, wanted: Wanted, options: &ChannelOptions) {
+    fn serve_page(&mut self, now: Moment, at: usize, id: u32, wanted: PageRequest, options: &ChannelOptions) {
         let has_stream = options.retention().keeps_history();
         let Some(loading) = self.loading_mut(at) else { return };
         match wanted.page.phase {
@@ -198,22 +204,23 @@ impl Session {
         }
     }
 
-    fn hold_back(&mut self, at: usize, id: u32, wanted: Wanted, options: &ChannelOptions) {
+    fn hold_back(&mut self, at: usize, id: u32, wanted: PageRequest, options: &ChannelOptions) {
         let ticket = self.ticket();
         let Some(loading) = self.loading_mut(at) else { return };
         let channel = loading.channel.clone();
         let (asked, overrides) = (loading.entry.asked.clone(), loading.entry.overrides);
         let granted = loading.entry.granted.clone();
-        let given = Given::new(options, &asked, overrides, self.rights(&channel), self.context.insecure);
+        let given =
+            SubscriptionTerms::new(options, &asked, overrides, self.rights(&channel), self.context.insecure);
         let presence = given.presence.then(|| self.info(granted.as_deref()));
         let (terms, retention) = (given.terms(asked.filter), options.retention());
-        self.await_page(at, Busy { ticket, id, wanted, awaited: Awaited::Join });
+        self.await_page(at, PageInFlight { ticket, id, wanted, awaited: LoadingAwaited::Join });
         let join =
             Join { ticket, channel, terms, retention, past: None, presence, members: false, newest: None };
         self.effects.push_back(Effect::Join(Box::new(join)));
     }
 
-    fn read_state(&mut self, at: usize, id: u32, wanted: Wanted, limit: u32, options: &ChannelOptions) {
+    fn read_state(&mut self, at: usize, id: u32, wanted: PageRequest, limit: u32, options: &ChannelOptions) {
         let ticket = self.ticket();
         let enough_bytes = self.context.settings.reply_bytes_max;
         let Some(loading) = self.loading_mut(at) else { return };
@@ -225,7 +232,7 @@ impl Session {
             key: None,
             enough_bytes,
         });
-        self.await_page(at, Busy { ticket, id, wanted, awaited: Awaited::State });
+        self.await_page(at, PageInFlight { ticket, id, wanted, awaited: LoadingAwaited::State });
         let keeping = options.map.keeping();
         self.effects.push_back(Effect::ReadState { ticket, channel, filter, keeping });
     }
@@ -235,7 +242,7 @@ impl Session {
         now: Moment,
         at: usize,
         id: u32,
-        wanted: Wanted,
+        wanted: PageRequest,
         page: StatePage,
         options: &ChannelOptions,
     ) {
@@ -299,7 +306,7 @@ impl Session {
         now: Moment,
         at: usize,
         id: u32,
-        (wanted, state): (Wanted, Vec<Publication>),
+        (wanted, state): (PageRequest, Vec<Publication>),
         since: Option<Since>,
         options: &ChannelOptions,
     ) {
@@ -308,21 +315,21 @@ impl Session {
         let Err(place) = self.find(channel.as_str()) else { return };
         let has_stream = since.is_some();
         let stands_at = began_at.filter(|_| !has_stream);
-        let Entry { asked, overrides, granted, data } = entry;
+        let LoadingChannel { asked, overrides, granted, data } = entry;
         let ticket = self.ticket();
         let state_bytes = publications_bytes(&state);
-        let joining = Joining {
+        let joining = JoiningSubscription {
             ticket,
             id,
-            asked: Asked { since, ..asked },
+            asked: RecoveryRequest { since, ..asked },
             overrides,
             granted,
             data,
-            keyed: Some(Box::new(Arrived { wanted, state, state_bytes, has_changed, stands_at, until })),
-            ..Joining::default()
+            keyed: Some(Box::new(LoadedState { wanted, state, state_bytes, has_changed, stands_at, until })),
+            ..JoiningSubscription::default()
         };
         self.joining += 1;
-        self.insert(place, Subscription { channel, stage: Stage::Joining(Box::new(joining)) });
+        self.insert(place, Subscription { channel, stage: JoiningStage::Joining(Box::new(joining)) });
         if has_stream {
             return self.join(place, options);
         }
@@ -348,12 +355,12 @@ impl Session {
         let options = self.context.rules.options(&self.subscriptions[at].channel).cloned();
         let Some(options) = options else { return false };
         let Subscription { channel, stage } = self.remove(at);
-        let Stage::Joining(joining) = stage else { return false };
-        let Joining { id, asked, overrides, granted, data, keyed, ended, .. } = *joining;
+        let JoiningStage::Joining(joining) = stage else { return false };
+        let JoiningSubscription { id, asked, overrides, granted, data, keyed, ended, .. } = *joining;
         let Some(arrived) = keyed else { return false };
         self.leave(channel.clone(), None);
         let ticket = self.ticket();
-        let Arrived { wanted, until, .. } = *arrived;
+        let LoadedState { wanted, until, .. } = *arrived;
         let filter = HistoryFilter {
             since: Some(wanted.since.offset),
             limit: options.map.page_limit(wanted.page.limit),
@@ -362,7 +369,8 @@ impl Session {
         };
         let read =
             Effect::History { ticket, channel: channel.clone(), filter, retention: options.retention() };
-        let entry = Entry { asked: Asked { since: None, ..asked }, overrides, granted, data };
+        let entry =
+            LoadingChannel { asked: RecoveryRequest { since: None, ..asked }, overrides, granted, data };
         let loadings = &mut self.loading.get_or_insert_default().0;
         loadings.push(Loading {
             channel,
@@ -371,16 +379,16 @@ impl Session {
             has_changed: arrived.has_changed,
             held_back: false,
             until,
-            step: Step::Idle,
+            step: LoadingStep::Idle,
             ended: ended.is_some(),
         });
         let at = loadings.len() - 1;
-        self.await_page(at, Busy { ticket, id, wanted, awaited: Awaited::Stream });
+        self.await_page(at, PageInFlight { ticket, id, wanted, awaited: LoadingAwaited::Stream });
         self.effects.push_back(read);
         true
     }
 
-    fn on_stream_read(&mut self, now: Moment, at: usize, id: u32, wanted: Wanted, page: HistoryPage) {
+    fn on_stream_read(&mut self, now: Moment, at: usize, id: u32, wanted: PageRequest, page: HistoryPage) {
         let HistoryPage { mut publications, top } = page;
         let goes_on = publications.first().map(Publication::offset) == wanted.since.offset.checked_add(1);
         if !goes_on || *top.epoch.as_str() != *wanted.since.epoch {
@@ -423,21 +431,28 @@ impl Session {
     }
 
     /// Whether the subscriber will be sent patches, so that the form of what it has before is theirs.
-    fn gives_patches(&self, channel: &Channel, asked: &Asked, options: &ChannelOptions) -> bool {
+    fn gives_patches(&self, channel: &Channel, asked: &RecoveryRequest, options: &ChannelOptions) -> bool {
         let rights = self.rights(channel);
-        Given::new(options, asked, crate::effect::Overrides::default(), rights, self.context.insecure).delta
+        SubscriptionTerms::new(
+            options,
+            asked,
+            crate::effect::Overrides::default(),
+            rights,
+            self.context.insecure,
+        )
+        .delta
     }
 
-    /// The client's request is under way.
-    fn await_page(&mut self, at: usize, busy: Busy) {
+    /// The client's request is in flight.
+    fn await_page(&mut self, at: usize, busy: PageInFlight) {
         if let Some(loading) = self.loading_mut(at) {
-            loading.step = Step::Busy(busy);
+            loading.step = LoadingStep::Busy(busy);
             self.joining += 1;
         }
     }
 
-    fn fail_loading(&mut self, now: Moment, at: usize, id: u32, awaited: Awaited, refusal: Refusal) {
-        if awaited == Awaited::Join
+    fn fail_loading(&mut self, now: Moment, at: usize, id: u32, awaited: LoadingAwaited, refusal: Refusal) {
+        if awaited == LoadingAwaited::Join
             && let Some(loading) = self.loading_mut(at)
         {
             // The hub has begun to.
@@ -450,10 +465,11 @@ impl Session {
     /// Those whose client does not come back in time hold nothing back any more.
     pub(super) fn end_late_loadings(&mut self, now: Moment) {
         let Some(loadings) = &mut self.loading else { return };
-        let late = loadings.0.iter_mut().filter(|one| matches!(one.step, Step::Idle) && one.until <= now);
+        let late =
+            loadings.0.iter_mut().filter(|one| matches!(one.step, LoadingStep::Idle) && one.until <= now);
         let mut left = Vec::new();
         for loading in late {
-            loading.step = Step::Late;
+            loading.step = LoadingStep::Late;
             if std::mem::take(&mut loading.held_back) {
                 left.push(loading.channel.clone());
             }

@@ -8,7 +8,7 @@ use shared::framing::Message;
 use shared::moment::Moment;
 use shared::reply::Answer;
 
-use super::state::Phase;
+use super::session_state::Phase;
 use super::{JOINS_MAX, Session};
 
 impl Session {

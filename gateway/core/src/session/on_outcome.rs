@@ -7,7 +7,7 @@ use shared::refusal::Refusal;
 use shared::reply::Answer;
 
 use super::Session;
-use super::state::{Awaited, Pending, Phase, Stage};
+use super::session_state::{JoiningStage, PendingCommand, PendingEffect, Phase};
 use crate::effect::{Denial, Outcome, OutcomeResult, Ticket};
 
 impl Session {
@@ -23,11 +23,11 @@ impl Session {
             self.on_loaded(now, at, result);
         } else if let Some(at) = self.joining_with(ticket) {
             match (&self.subscriptions[at].stage, result) {
-                (Stage::Authorizing(_), OutcomeResult::Authorized(result)) => {
+                (JoiningStage::Authorizing(_), OutcomeResult::Authorized(result)) => {
                     self.on_authorized(now, at, result);
                 }
-                (Stage::Joining(_), OutcomeResult::Joined(result)) => self.on_joined(now, at, result),
-                (Stage::Joining(_), OutcomeResult::JoinedAmong(result)) => {
+                (JoiningStage::Joining(_), OutcomeResult::Joined(result)) => self.on_joined(now, at, result),
+                (JoiningStage::Joining(_), OutcomeResult::JoinedAmong(result)) => {
                     let result = result.map(|(past, members)| {
                         if let Some(joining) = self.subscriptions[at].joining_mut() {
                             joining.members = Some(members);
@@ -55,49 +55,51 @@ impl Session {
         }
     }
 
-    fn finish(&mut self, now: Moment, pending: Pending, result: OutcomeResult) {
+    fn finish(&mut self, now: Moment, pending: PendingCommand, result: OutcomeResult) {
         let id = pending.id;
         match (pending.awaited, result) {
-            (Awaited::Connect { subs }, OutcomeResult::Authenticated(result)) => {
+            (PendingEffect::Connect { subs }, OutcomeResult::Authenticated(result)) => {
                 self.on_authenticated(now, id, subs, result)
             }
-            (Awaited::Connect { .. }, _) => self.close(Disconnect::INTERNAL),
-            (Awaited::Message, OutcomeResult::Messaged(result)) => self.on_messaged(now, id, result),
-            (Awaited::Message, _) => self.on_messaged(now, id, Err(ErrorCode::Internal.into())),
-            (Awaited::Rpc, OutcomeResult::Rpc(result)) => {
+            (PendingEffect::Connect { .. }, _) => self.close(Disconnect::INTERNAL),
+            (PendingEffect::Message, OutcomeResult::Messaged(result)) => self.on_messaged(now, id, result),
+            (PendingEffect::Message, _) => self.on_messaged(now, id, Err(ErrorCode::Internal.into())),
+            (PendingEffect::Rpc, OutcomeResult::Rpc(result)) => {
                 self.conclude_or_close(now, id, result.map(|data| Answer::Rpc { data }));
             }
-            (Awaited::Resolve { request }, OutcomeResult::Resolved(result)) => {
+            (PendingEffect::Resolve { request }, OutcomeResult::Resolved(result)) => {
                 self.on_resolved(now, id, *request, result);
             }
-            (Awaited::Refresh, OutcomeResult::Authenticated(result)) => {
+            (PendingEffect::Refresh, OutcomeResult::Authenticated(result)) => {
                 self.on_reauthenticated(now, id, result)
             }
-            (Awaited::SubRefresh { channel }, OutcomeResult::Authorized(result)) => {
+            (PendingEffect::SubRefresh { channel }, OutcomeResult::Authorized(result)) => {
                 self.on_reauthorized(now, id, &channel, result);
             }
-            (Awaited::SignIn { data }, OutcomeResult::SignedIn(result)) => {
+            (PendingEffect::SignIn { data }, OutcomeResult::SignedIn(result)) => {
                 self.on_signed_in(now, id, data, result);
             }
-            (Awaited::Event { channel }, OutcomeResult::Handled(result)) => {
+            (PendingEffect::Event { channel }, OutcomeResult::Handled(result)) => {
                 self.on_handled(now, id, channel, result);
             }
-            (Awaited::Handling(handling), OutcomeResult::Published(result)) => {
+            (PendingEffect::Handling(handling), OutcomeResult::Published(result)) => {
                 self.on_emitted(now, id, handling, result);
             }
-            (Awaited::Publish, OutcomeResult::Published(result)) => {
+            (PendingEffect::Publish, OutcomeResult::Published(result)) => {
                 self.conclude_or_close(now, id, result.map(|()| Answer::Publish));
             }
-            (Awaited::History { since }, OutcomeResult::History(result)) => {
+            (PendingEffect::History { since }, OutcomeResult::History(result)) => {
                 self.on_history_read(now, id, since, result);
             }
-            (Awaited::Presence, OutcomeResult::Presence(result)) => self.on_presence_read(now, id, result),
-            (Awaited::PresenceStats, OutcomeResult::PresenceStats(result)) => {
+            (PendingEffect::Presence, OutcomeResult::Presence(result)) => {
+                self.on_presence_read(now, id, result)
+            }
+            (PendingEffect::PresenceStats, OutcomeResult::PresenceStats(result)) => {
                 let answer =
                     result.map(|stats| Answer::PresenceStats { clients: stats.clients, users: stats.users });
                 self.conclude(now, id, answer);
             }
-            (Awaited::Track { channel, untrack }, OutcomeResult::Verified(result)) => {
+            (PendingEffect::Track { channel, untrack }, OutcomeResult::Verified(result)) => {
                 self.on_verified(now, id, &channel, untrack, result);
             }
             // The outcome of another kind of effect.
@@ -124,7 +126,7 @@ impl Session {
         if self.joining == 0 {
             return None;
         }
-        let is_it = |joining: &super::state::Joining| joining.ticket == ticket;
+        let is_it = |joining: &super::session_state::JoiningSubscription| joining.ticket == ticket;
         self.subscriptions.iter().position(|one| one.joining().is_some_and(is_it))
     }
 }

@@ -5,7 +5,7 @@ use shared::moment::Moment;
 use shared::publication::{Keyed, Payload, PayloadKind, Publication};
 
 use super::Session;
-use super::state::Awaited;
+use super::session_state::PendingEffect;
 use crate::effect::Effect;
 
 impl Session {
@@ -43,7 +43,7 @@ impl Session {
         let publication =
             Publication { info: Some(info), delta: options.delta_publish, keyed, ..Publication::new(data) };
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::Publish);
+        self.wait(ticket, id, PendingEffect::Publish);
         self.effects.push_back(Effect::Publish {
             ticket,
             channel,

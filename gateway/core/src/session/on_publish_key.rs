@@ -6,10 +6,10 @@ use shared::moment::Moment;
 use shared::publication::{Payload, Publication};
 
 use super::Session;
-use super::state::Awaited;
+use super::session_state::PendingEffect;
 use crate::channel_rules::{ChannelOptions, SubscriptionType};
 use crate::effect::Effect;
-use crate::map::{Action, Change, ClientKey, KEY_BYTES_MAX, Set, SetMode};
+use crate::map::{ClientKey, KEY_BYTES_MAX, KeyAction, MapChange, SetKey, SetMode};
 
 impl Session {
     /// `data`: `None` takes the key away.
@@ -47,11 +47,11 @@ impl Session {
         }
         let action = match data {
             Some(data) => self.setting(&channel, options, data),
-            None => Action::Remove { tags: None },
+            None => KeyAction::Remove { tags: None },
         };
-        let change = Box::new(Change { key, action, expected: None });
+        let change = Box::new(MapChange { key, action, expected: None });
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::Publish);
+        self.wait(ticket, id, PendingEffect::Publish);
         self.effects.push_back(Effect::ChangeKey { ticket, channel, change, keeping: options.map.keeping() });
     }
 
@@ -66,11 +66,11 @@ impl Session {
         }
     }
 
-    fn setting(&self, channel: &Channel, options: &ChannelOptions, data: Payload) -> Action {
+    fn setting(&self, channel: &Channel, options: &ChannelOptions, data: Payload) -> KeyAction {
         let info = Some(self.info(self.find_live(channel.as_str()).and_then(|one| one.granted())));
         let publication = Publication { info, delta: options.delta_publish, ..Publication::new(data) };
         let mode = SetMode::Any;
-        Action::Set(Box::new(Set { publication, score: 0, mode, refreshes: false, version: None }))
+        KeyAction::Set(Box::new(SetKey { publication, score: 0, mode, refreshes: false, version: None }))
     }
 
     /// The key that the client writes when it names this one. `None` if it has none.

@@ -8,7 +8,7 @@ use shared::publication::ClientInfo;
 use shared::reply::Answer;
 
 use super::Session;
-use super::state::Awaited;
+use super::session_state::PendingEffect;
 use crate::effect::Effect;
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::reply_bytes::{client_bytes, fitting};
@@ -39,7 +39,7 @@ impl Session {
         let enough_bytes = Some(context.settings.reply_bytes_max);
         let filter = HistoryFilter { since, limit, reverse: request.reverse, enough_bytes };
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::History { since: request.since });
+        self.wait(ticket, id, PendingEffect::History { since: request.since });
         self.effects.push_back(Effect::History { ticket, channel, filter, retention });
     }
 
@@ -90,14 +90,14 @@ impl Session {
     pub(super) fn on_presence(&mut self, now: Moment, id: u32, channel: &str) {
         let Some(channel) = self.presence_channel(now, id, channel) else { return };
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::Presence);
+        self.wait(ticket, id, PendingEffect::Presence);
         self.effects.push_back(Effect::Presence { ticket, channel });
     }
 
     pub(super) fn on_presence_stats(&mut self, now: Moment, id: u32, channel: &str) {
         let Some(channel) = self.presence_channel(now, id, channel) else { return };
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::PresenceStats);
+        self.wait(ticket, id, PendingEffect::PresenceStats);
         self.effects.push_back(Effect::PresenceStats { ticket, channel });
     }
 

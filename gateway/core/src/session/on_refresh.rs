@@ -9,7 +9,7 @@ use shared::reply::Answer;
 use super::Session;
 use super::on_connect::{expiry, remaining};
 use super::on_subscribe::granted;
-use super::state::Awaited;
+use super::session_state::PendingEffect;
 use crate::effect::{Denial, Effect, Grant, Identity};
 
 impl Session {
@@ -21,7 +21,7 @@ impl Session {
             return self.close(Disconnect::BAD_REQUEST.because("the application renews this connection"));
         }
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::Refresh);
+        self.wait(ticket, id, PendingEffect::Refresh);
         self.effects.push_back(Effect::Reauthenticate { ticket, token });
     }
 
@@ -75,7 +75,7 @@ impl Session {
         }
         let channel = subscription.channel.clone();
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::SubRefresh { channel: channel.clone() });
+        self.wait(ticket, id, PendingEffect::SubRefresh { channel: channel.clone() });
         self.effects.push_back(Effect::Authorize { ticket, channel, token, data: None });
     }
 

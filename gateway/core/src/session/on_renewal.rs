@@ -9,7 +9,7 @@ use shared::push::{Event, Push, UnsubscribeCode};
 
 use super::Session;
 use super::on_connect::{expiry, remaining};
-use super::state::Phase;
+use super::session_state::Phase;
 use crate::effect::{Denial, Effect, Renewal, Ticket};
 
 /// Between two questions about the same, if there is no answer to the first.
@@ -17,10 +17,10 @@ pub const RENEWAL_RETRY: Duration = Duration::from_secs(3);
 
 /// What is being asked, or is to be asked again. At most one for each subscription, and one for the connection.
 #[derive(Debug, Default)]
-pub(super) struct Renewals(Vec<Renewing>);
+pub(super) struct Renewals(Vec<RenewalInFlight>);
 
 #[derive(Debug)]
-struct Renewing {
+struct RenewalInFlight {
     /// `None`: the connection.
     channel: Option<Channel>,
     /// The question that waits for its answer.
@@ -36,7 +36,7 @@ impl Renewals {
         self.0.iter().any(|one| one.ticket == Some(ticket))
     }
 
-    fn of(&self, channel: Option<&Channel>) -> Option<&Renewing> {
+    fn of(&self, channel: Option<&Channel>) -> Option<&RenewalInFlight> {
         self.0.iter().find(|one| one.channel.as_ref() == channel)
     }
 }
@@ -64,7 +64,7 @@ impl Session {
         }
         match self.renewals.as_ref().and_then(|renewals| renewals.of(channel)) {
             None => expires,
-            Some(Renewing { ticket: Some(_), .. }) => end,
+            Some(RenewalInFlight { ticket: Some(_), .. }) => end,
             Some(renewing) => renewing.again.min(end),
         }
     }
@@ -86,10 +86,10 @@ impl Session {
         let ticket = self.ticket();
         let renewals = self.renewals.get_or_insert_default();
         match renewals.0.iter_mut().find(|one| one.channel == channel) {
-            Some(Renewing { ticket: Some(_), .. }) => return,
+            Some(RenewalInFlight { ticket: Some(_), .. }) => return,
             Some(renewing) if renewing.again > now => return,
             Some(renewing) => renewing.ticket = Some(ticket),
-            None => renewals.0.push(Renewing {
+            None => renewals.0.push(RenewalInFlight {
                 channel: channel.clone(),
                 ticket: Some(ticket),
                 again: now,

@@ -5,15 +5,15 @@ use shared::error::ErrorCode;
 use shared::moment::Moment;
 
 use super::Session;
-use super::state::{Awaited, Joining, Stage, Subscription};
-use super::terms::Asked;
+use super::session_state::{JoiningStage, JoiningSubscription, PendingEffect, Subscription};
+use super::terms::RecoveryRequest;
 use crate::effect::{Denial, Effect, Resolved};
 
 impl Session {
     pub(super) fn resolve(&mut self, id: u32, mut request: Subscribe) {
         let Some(asked) = request.ask.take() else { return };
         let (ticket, channel) = (self.ticket(), request.channel.clone());
-        self.wait(ticket, id, Awaited::Resolve { request: Box::new(request) });
+        self.wait(ticket, id, PendingEffect::Resolve { request: Box::new(request) });
         self.effects.push_back(Effect::Resolve { ticket, channel, asked: *asked });
     }
 
@@ -47,14 +47,14 @@ impl Session {
         if options.keeps_keys() {
             return self.refuse_in(now, Some(&channel), id, ErrorCode::NotAvailable);
         }
-        let mut asked = match Asked::of(request, options) {
+        let mut asked = match RecoveryRequest::of(request, options) {
             Ok(asked) => asked,
             Err(denial) => return self.deny(now, id, denial),
         };
         self.narrow_to_audience(options, &channel, &mut asked, true);
-        let joining = Box::new(Joining { id, asked, ..Joining::default() });
+        let joining = Box::new(JoiningSubscription { id, asked, ..JoiningSubscription::default() });
         self.joining += 1;
-        self.insert(at, Subscription { channel, stage: Stage::Authorizing(joining) });
+        self.insert(at, Subscription { channel, stage: JoiningStage::Authorizing(joining) });
         self.on_authorized(now, at, Ok(grant));
     }
 }

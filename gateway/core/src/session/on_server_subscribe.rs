@@ -10,11 +10,11 @@ use shared::push::{Event, Form, Push};
 use shared::reply::Subscribed;
 
 use super::Session;
-use super::state::Phase;
+use super::session_state::Phase;
 use crate::effect::{Denial, Resumed, ServerSubscription};
 
 impl Session {
-    /// Joins the channel, tells the client, and is live then. `since`: what it is to be given of the past, if the channel
+    /// Joins the channel, tells the client, and is live then. `since`: what it is to be given of the retained history, if the channel
     /// allows it. An error says why nothing comes of it.
     pub fn handle_subscribe(
         &mut self,

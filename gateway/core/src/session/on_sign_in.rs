@@ -6,13 +6,13 @@ use shared::publication::Payload;
 use shared::reply::Answer;
 
 use super::Session;
-use super::state::Awaited;
+use super::session_state::PendingEffect;
 use crate::effect::{Denial, Effect, Identity};
 
 impl Session {
     pub(super) fn on_sign_in(&mut self, id: u32, token: Box<str>, data: Payload) {
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::SignIn { data: data.clone() });
+        self.wait(ticket, id, PendingEffect::SignIn { data: data.clone() });
         self.effects.push_back(Effect::SignIn { ticket, token, data });
     }
 

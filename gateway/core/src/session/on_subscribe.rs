@@ -1,7 +1,7 @@
 //! The subscribe command: allowed? joined, caught up, answered, live.
 
 use shared::channel::Channel;
-use shared::command::{After, Subscribe, SubscriptionKind};
+use shared::command::{ResumeAfter, Subscribe, SubscriptionKind};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::moment::Moment;
@@ -13,14 +13,18 @@ use shared::refusal::Refusal;
 use shared::reply::{Answer, KeyedAnswer, Subscribed};
 
 use super::Session;
-use super::behind::Reader;
+use super::behind::BehindReader;
 use super::on_connect::{expiry, remaining};
 use super::on_map_subscribe::unnumbered;
-use super::state::{Granted, Joining, Live, Phase, Stage, Subscription};
-use super::terms::{Asked, Given, Past};
+use super::session_state::{
+    Granted, JoiningStage, JoiningSubscription, LiveSubscription, Phase, Subscription,
+};
+use super::terms::{PastGiven, RecoveryRequest, SubscriptionTerms};
 use crate::channel_rules::ChannelOptions;
 use crate::delta;
-use crate::effect::{Denial, Effect, Ended, GoLive, Grant, Handled, Join, Overrides, PastWanted, Resumed};
+use crate::effect::{
+    Denial, Effect, Ended, EventActions, GoLive, Grant, HistoryRequest, Join, Overrides, Resumed,
+};
 use crate::history::{HistoryFilter, HistoryPage};
 use crate::recovery::{is_newest, is_recovered, stands_at};
 use crate::reply_bytes::publications_bytes;
@@ -30,24 +34,24 @@ const NEWEST_BYTES_MAX: usize = 8 << 20;
 
 /// A subscription that is live as soon as its client has been told.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct AcceptedSubscription {
     pub(super) id: u32,
-    pub(super) given: Given,
-    pub(super) next: Next,
+    pub(super) given: SubscriptionTerms,
+    pub(super) next: AfterReply,
     /// The server has ended it already.
     pub(super) ended: Option<UnsubscribeCode>,
     /// Bytes of publications in what the client is told.
     pub(super) bytes: usize,
     /// What is done once the client has been told.
-    pub(super) then: Option<Box<Handled>>,
+    pub(super) then: Option<Box<EventActions>>,
     /// What it is told and where it goes after that.
     pub(super) resumed: Option<Box<Resumed>>,
 }
 
 /// What comes after the client has been told.
 #[derive(Debug)]
-pub(super) enum Next {
-    ReadOn(Reader),
+pub(super) enum AfterReply {
+    ReadOn(BehindReader),
     GoLive(GoLive),
 }
 
@@ -84,7 +88,7 @@ impl Session {
         }
         let token = std::mem::take(&mut request.token);
         let data = request.data.as_deref().cloned();
-        let mut asked = match Asked::of(request, options) {
+        let mut asked = match RecoveryRequest::of(request, options) {
             Ok(asked) => asked,
             Err(Denial::Error(refusal)) => return self.refuse_in(now, Some(&channel), id, refusal),
             Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
@@ -107,9 +111,9 @@ impl Session {
             return self.ask_about(at, channel, id, asked, token, data);
         }
         let ticket = self.ticket();
-        let joining = Box::new(Joining { ticket, id, asked, ..Joining::default() });
+        let joining = Box::new(JoiningSubscription { ticket, id, asked, ..JoiningSubscription::default() });
         self.joining += 1;
-        self.insert(at, Subscription { channel, stage: Stage::Joining(joining) });
+        self.insert(at, Subscription { channel, stage: JoiningStage::Joining(joining) });
         self.join(at, options);
     }
 
@@ -119,15 +123,15 @@ impl Session {
         at: usize,
         channel: Channel,
         id: u32,
-        asked: Asked,
+        asked: RecoveryRequest,
         token: Box<str>,
         data: Option<Payload>,
     ) {
         let ticket = self.ticket();
-        let joining = Box::new(Joining { ticket, id, asked, ..Joining::default() });
+        let joining = Box::new(JoiningSubscription { ticket, id, asked, ..JoiningSubscription::default() });
         self.joining += 1;
         self.effects.push_back(Effect::Authorize { ticket, channel: channel.clone(), token, data });
-        self.insert(at, Subscription { channel, stage: Stage::Authorizing(joining) });
+        self.insert(at, Subscription { channel, stage: JoiningStage::Authorizing(joining) });
     }
 
     pub(super) fn on_authorized(&mut self, now: Moment, at: usize, result: Result<Grant, Denial>) {
@@ -162,8 +166,8 @@ impl Session {
         }
         let ticket = self.ticket();
         let subscription = &mut self.subscriptions[at];
-        let Stage::Authorizing(mut joining) =
-            std::mem::replace(&mut subscription.stage, Stage::Live(Live::default()))
+        let JoiningStage::Authorizing(mut joining) =
+            std::mem::replace(&mut subscription.stage, JoiningStage::Live(LiveSubscription::default()))
         else {
             return;
         };
@@ -176,7 +180,7 @@ impl Session {
         }
         joining.resumed = resumed;
         joining.granted = granted(grant, expires).boxed();
-        subscription.stage = Stage::Joining(joining);
+        subscription.stage = JoiningStage::Joining(joining);
         self.join(at, options);
     }
 
@@ -228,30 +232,30 @@ impl Session {
         at: usize,
         mut page: Option<HistoryPage>,
         used: usize,
-    ) -> Result<(Subscribed, Taken), Refusal> {
+    ) -> Result<(Subscribed, AcceptedSubscription), Refusal> {
         let subscription = &mut self.subscriptions[at];
         let Some(joining) = subscription.joining() else { return Err(ErrorCode::Internal.into()) };
-        if joining.given.past == Past::NewestOfKeys
+        if joining.given.past == PastGiven::NewestOfKeys
             && page.as_ref().is_some_and(|page| publications_bytes(&page.publications) > NEWEST_BYTES_MAX)
         {
             return Err(ErrorCode::LimitExceeded.into());
         }
-        let Given { past, was_recovering, recoverable, positioned, .. } = joining.given;
+        let SubscriptionTerms { past, was_recovering, recoverable, positioned, .. } = joining.given;
         let since = joining.asked.since.as_ref();
         let is_up_to_date = |page: &HistoryPage| since.is_some_and(|since| is_recovered(since, page));
         let mut after = None;
-        if past == Past::After
+        if past == PastGiven::After
             && let Some(page) = &mut page
         {
             page.publications.reverse();
             after = joining.asked.after.as_ref().and_then(|wanted| begin_after(wanted, page));
         }
         let recovered = page.as_ref().is_some_and(|page| match past {
-            Past::Nothing => false,
-            Past::After => after.is_some(),
-            Past::Missed => is_up_to_date(page),
-            Past::Newest => is_newest(since, page),
-            Past::NewestOfKeys => true,
+            PastGiven::Nothing => false,
+            PastGiven::After => after.is_some(),
+            PastGiven::Missed => is_up_to_date(page),
+            PastGiven::Newest => is_newest(since, page),
+            PastGiven::NewestOfKeys => true,
         });
         // Whoever comes in by reading the state has missed nothing.
         let was_recovering =
@@ -269,10 +273,11 @@ impl Session {
             return Err(ErrorCode::UnrecoverablePosition.into());
         }
 
-        let stage = std::mem::replace(&mut subscription.stage, Stage::Live(Live::default()));
-        let Stage::Joining(joining) = stage else { return Err(ErrorCode::Internal.into()) };
+        let stage =
+            std::mem::replace(&mut subscription.stage, JoiningStage::Live(LiveSubscription::default()));
+        let JoiningStage::Joining(joining) = stage else { return Err(ErrorCode::Internal.into()) };
         self.joining -= 1;
-        let Joining {
+        let JoiningSubscription {
             id,
             server_side,
             asked,
@@ -292,7 +297,8 @@ impl Session {
         let present = given.presence;
         let before = before.unwrap_or_default();
         let chooses = given.floats;
-        subscription.stage = Stage::Live(Live { granted, server_side, present, chooses, ..before });
+        subscription.stage =
+            JoiningStage::Live(LiveSubscription { granted, server_side, present, chooses, ..before });
         let channel = subscription.channel.clone();
 
         let top = page.as_ref().map(|page| page.top);
@@ -302,15 +308,17 @@ impl Session {
         let mut publications = page.filter(|_| recovered).map(|page| page.publications).unwrap_or_default();
         // A client that is given what it missed counts on from where it stood.
         let counts_from = match (past, &asked.since, publications.first()) {
-            _ if !recovered || past == Past::NewestOfKeys => None,
-            (Past::Newest, Some(since), Some(newest))
+            _ if !recovered || past == PastGiven::NewestOfKeys => None,
+            (PastGiven::Newest, Some(since), Some(newest))
                 if newest.position.is_some_and(|position| stands_at(since, position)) =>
             {
                 // It has this one.
                 publications.clear();
                 None
             }
-            (Past::Newest | Past::After, _, first) => first.map(|first| first.offset().saturating_sub(1)),
+            (PastGiven::Newest | PastGiven::After, _, first) => {
+                first.map(|first| first.offset().saturating_sub(1))
+            }
             (_, since, _) => since.as_ref().map(|since| since.offset),
         };
         let filter = asked.filter;
@@ -318,7 +326,7 @@ impl Session {
         let stands_at = keyed.as_ref().and_then(|arrived| arrived.stands_at);
         let (bytes, rest) = match past {
             // They are in no order in which they could be read on.
-            Past::NewestOfKeys => (publications_bytes(&publications), None),
+            PastGiven::NewestOfKeys => (publications_bytes(&publications), None),
             _ => self.leave_for_later(&mut publications, used + state_bytes),
         };
         let wants = |publication: &Publication| {
@@ -352,13 +360,13 @@ impl Session {
         let next = match rest.zip(top) {
             Some((rest, top)) => {
                 let position = StreamPosition { offset: rest.before, ..top };
-                Next::ReadOn(Reader::new(channel, position, terms, rest.limit))
+                AfterReply::ReadOn(BehindReader::new(channel, position, terms, rest.limit))
             }
             None => {
                 // Without a stream there is nothing to wait for, and nothing to read on from.
                 let position = top.filter(|_| !is_polled).or(stands_at);
-                let may_read_on = top.is_some() && (past != Past::NewestOfKeys || is_streamed);
-                Next::GoLive(GoLive { channel, position, terms, may_read_on, has_last })
+                let may_read_on = top.is_some() && (past != PastGiven::NewestOfKeys || is_streamed);
+                AfterReply::GoLive(GoLive { channel, position, terms, may_read_on, has_last })
             }
         };
         let subscribed = Subscribed {
@@ -373,19 +381,22 @@ impl Session {
             delta: given.delta,
             patches: if given.delta { delta::chain(&publications) } else { Vec::new() },
             publications,
-            recovered: recovered && (was_recovering || !is_keyed && past != Past::NewestOfKeys),
+            recovered: recovered && (was_recovering || !is_keyed && past != PastGiven::NewestOfKeys),
             was_recovering,
             after: after.flatten(),
             data: data.map(Box::new),
             keyed: keyed.or_else(|| is_polled.then(polled)),
             members,
         };
-        Ok((subscribed, Taken { id, given, next, ended, bytes: bytes + state_bytes, then, resumed }))
+        Ok((
+            subscribed,
+            AcceptedSubscription { id, given, next, ended, bytes: bytes + state_bytes, then, resumed },
+        ))
     }
 
     /// The client has been told.
-    pub(super) fn begin_following(&mut self, at: usize, taken: Taken) {
-        let Taken { given, next, ended, bytes, .. } = taken;
+    pub(super) fn begin_following(&mut self, at: usize, taken: AcceptedSubscription) {
+        let AcceptedSubscription { given, next, ended, bytes, .. } = taken;
         if let Some(live) = self.subscriptions[at].live_mut() {
             live.known = true;
         }
@@ -403,8 +414,8 @@ impl Session {
             live.announced = given.announced || live.announced;
         }
         match next {
-            Next::ReadOn(reader) => self.read_on(reader),
-            Next::GoLive(go_live) => self.after_replies(Effect::GoLive(go_live)),
+            AfterReply::ReadOn(reader) => self.read_on(reader),
+            AfterReply::GoLive(go_live) => self.after_replies(Effect::GoLive(go_live)),
         }
         if given.announced && is_new {
             let info = Box::new(self.info_in(at));
@@ -443,17 +454,17 @@ impl Session {
         let channel = subscription.channel.clone();
         let had_readers = subscription.is_known();
         let (id, is_returning) = match &subscription.stage {
-            Stage::Authorizing(joining) | Stage::Joining(joining) => {
+            JoiningStage::Authorizing(joining) | JoiningStage::Joining(joining) => {
                 let is_to_be_whole = joining.id == 0 && joining.asked.reject_unrecovered;
                 (joining.id, joining.resumed.is_some() || is_to_be_whole)
             }
-            Stage::Live(_) => return,
+            JoiningStage::Live(_) => return,
         };
         if is_returning {
             // It is back with all that it missed, or not at all.
             return self.close(Disconnect::INSUFFICIENT_STATE);
         }
-        if matches!(subscription.stage, Stage::Joining(_)) {
+        if matches!(subscription.stage, JoiningStage::Joining(_)) {
             self.part(subscription, Ended::ByServer(UnsubscribeCode::InsufficientState));
         }
         match id {
@@ -475,7 +486,7 @@ impl Session {
                 true => Overrides { force_recovery: Some(true), ..joining.overrides },
                 false => joining.overrides,
             };
-            let given = Given::new(options, &joining.asked, overrides, rights, insecure);
+            let given = SubscriptionTerms::new(options, &joining.asked, overrides, rights, insecure);
             let is_without_state = joining.server_side && options.keeps_keys();
             joining.given = if is_without_state { given.changes_alone() } else { given };
         }
@@ -495,12 +506,12 @@ impl Session {
         let (ticket, asked) = (joining.ticket, &joining.asked);
         // What others were told may end before what this one has read of the state.
         let part = given.delta && joining.keyed.as_ref().is_some_and(|arrived| arrived.has_changed);
-        let past = |filter| PastWanted { filter, epoch: Some(Epoch::EMPTY), sought: None, part };
+        let past = |filter| HistoryRequest { filter, epoch: Some(Epoch::EMPTY), sought: None, part };
         let retention = options.retention();
-        let newest = options.newest_kept().filter(|_| given.past == Past::NewestOfKeys);
+        let newest = options.newest_kept().filter(|_| given.past == PastGiven::NewestOfKeys);
         let past =
             (retention.keeps_history() && newest.is_none()).then(|| match (given.past, &asked.since) {
-                (Past::Missed, Some(since)) => PastWanted {
+                (PastGiven::Missed, Some(since)) => HistoryRequest {
                     epoch: Epoch::parse(&since.epoch),
                     ..past(HistoryFilter {
                         since: Some(since.offset),
@@ -508,7 +519,7 @@ impl Session {
                         ..HistoryFilter::default()
                     })
                 },
-                (Past::After, _) => PastWanted {
+                (PastGiven::After, _) => HistoryRequest {
                     sought: asked.after.clone(),
                     ..past(HistoryFilter {
                         limit: self.context.settings.recovery_limit_max,
@@ -516,7 +527,7 @@ impl Session {
                         ..HistoryFilter::default()
                     })
                 },
-                (Past::Newest, _) => {
+                (PastGiven::Newest, _) => {
                     past(HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() })
                 }
                 _ => past(HistoryFilter::default()),
@@ -537,8 +548,8 @@ impl Session {
 
 /// Leaves out of a page, oldest first, what came up to where a client stopped. Answers the id of the last of these, if it
 /// has one; `None` if the client stopped at something that is not there.
-fn begin_after(wanted: &After, page: &mut HistoryPage) -> Option<Option<Box<str>>> {
-    let After::Id(id) = wanted else { return Some(None) };
+fn begin_after(wanted: &ResumeAfter, page: &mut HistoryPage) -> Option<Option<Box<str>>> {
+    let ResumeAfter::Id(id) = wanted else { return Some(None) };
     let at = page.publications.iter().rposition(|publication| mercure::has_id(publication, id))?;
     page.publications.drain(..=at);
     Some(Some(id.clone()))

@@ -8,8 +8,8 @@ use shared::moment::Moment;
 use shared::protocol::Heartbeat;
 use shared::push::UnsubscribeCode;
 
-use super::state::{Phase, Subscription};
-use super::{NEVER, Session, Settings};
+use super::session_state::{Phase, Subscription};
+use super::{NEVER, Session, SessionSettings};
 use crate::effect::Effect;
 
 impl Session {
@@ -67,7 +67,7 @@ impl Session {
     fn take_pong(&mut self) {
         self.awaits_pong = false;
         // From the last ping to the next is one interval, however long the pong took, or may take.
-        let Settings { ping_interval_ms, pong_timeout_ms, .. } = self.context.settings;
+        let SessionSettings { ping_interval_ms, pong_timeout_ms, .. } = self.context.settings;
         self.deadline = Moment((self.deadline.0 + ping_interval_ms).saturating_sub(pong_timeout_ms));
     }
 

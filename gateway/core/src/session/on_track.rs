@@ -11,24 +11,24 @@ use shared::reply::Answer;
 use smallvec::SmallVec;
 
 use super::on_connect::remaining;
-use super::state::Awaited;
+use super::session_state::PendingEffect;
 use super::{EXPIRY_MAX, NEVER, Session};
 use crate::effect::{Effect, Verified};
 use crate::poll::KEY_BYTES_MAX;
 
 /// When the signature of each key ends.
-type Ends = BTreeMap<Box<str>, Moment>;
+type SignatureEnds = BTreeMap<Box<str>, Moment>;
 
 /// What is followed of each channel.
 #[derive(Debug, Default)]
-pub(super) struct Tracking(SmallVec<[(Channel, Ends); 1]>);
+pub(super) struct Tracking(SmallVec<[(Channel, SignatureEnds); 1]>);
 
 impl Tracking {
-    fn keys(&self, channel: &Channel) -> Option<&Ends> {
+    fn keys(&self, channel: &Channel) -> Option<&SignatureEnds> {
         self.0.iter().find(|(of, _)| of == channel).map(|(_, keys)| keys)
     }
 
-    fn keys_mut(&mut self, channel: &Channel) -> Option<&mut Ends> {
+    fn keys_mut(&mut self, channel: &Channel) -> Option<&mut SignatureEnds> {
         self.0.iter_mut().find(|(of, _)| of == channel).map(|(_, keys)| keys)
     }
 }
@@ -49,7 +49,7 @@ impl Session {
             return self.refuse(now, id, ErrorCode::BadRequest);
         }
         let ticket = self.ticket();
-        self.wait(ticket, id, Awaited::Track { channel: channel.clone(), untrack });
+        self.wait(ticket, id, PendingEffect::Track { channel: channel.clone(), untrack });
         self.effects.push_back(Effect::Verify { ticket, channel, batches });
     }
 
@@ -85,7 +85,7 @@ impl Session {
         let known = self.tracking.as_ref().and_then(|tracking| tracking.keys(channel));
         let more = wanted.keys().filter(|key| known.is_none_or(|known| !known.contains_key(*key))).count();
         let keys_max = self.keys_max(channel);
-        if known.map_or(0, Ends::len) + more > keys_max {
+        if known.map_or(0, SignatureEnds::len) + more > keys_max {
             self.refuse(now, id, ErrorCode::LimitExceeded);
         } else {
             let expires = first_end.map(|end| remaining(now, end));
@@ -159,7 +159,7 @@ impl Session {
         }
         let tracking = self.tracking.get_or_insert_default();
         if tracking.keys(channel).is_none() {
-            tracking.0.push((channel.clone(), Ends::new()));
+            tracking.0.push((channel.clone(), SignatureEnds::new()));
         }
         let Some(known) = tracking.keys_mut(channel) else { return };
         known.extend(wanted.iter().map(|(key, (_, end))| (key.clone(), *end)));

@@ -8,8 +8,8 @@ use shared::reply::Answer;
 use smallvec::SmallVec;
 
 use super::Session;
-use super::state::{Phase, Subscription};
-use crate::effect::{Effect, Ended, Shown};
+use super::session_state::{Phase, Subscription};
+use crate::effect::{Effect, Ended, PublishedSubscriber};
 
 /// Behind the name of a part of the server: the channel of all who are there.
 const ALL: char = '*';
@@ -106,18 +106,18 @@ impl Session {
     /// The subscriptions that have ended now that the connection is gone, and those whose end is still to be carried out.
     /// That is not told again with them.
     pub fn take_ended(&mut self) -> Vec<(Channel, Ended)> {
-        let under_way = self.effects.iter_mut().filter_map(|effect| match effect {
+        let in_flight = self.effects.iter_mut().filter_map(|effect| match effect {
             Effect::Leave { channel, ended } => ended.take().map(|ended| (channel.clone(), ended)),
             _ => None,
         });
-        let mut all: Vec<_> = under_way.collect();
+        let mut all: Vec<_> = in_flight.collect();
         let known = self.subscriptions.iter().filter(|one| one.is_known());
         all.extend(known.map(|one| (one.channel.clone(), Ended::Disconnected)));
         all
     }
 
     /// How this client is shown elsewhere, now that its connection is gone. Each once.
-    pub fn take_shown(&mut self) -> Vec<Shown> {
+    pub fn take_shown(&mut self) -> Vec<PublishedSubscriber> {
         let shown: SmallVec<[usize; 4]> = (0..self.subscriptions.len())
             .filter_map(|at| {
                 let live = self.subscriptions[at].live_mut()?;
@@ -128,7 +128,7 @@ impl Session {
     }
 
     /// How a subscriber is shown elsewhere, if its channel's namespace says that it is.
-    pub(super) fn shown(&self, subscription: &Subscription) -> Option<Shown> {
+    pub(super) fn shown(&self, subscription: &Subscription) -> Option<PublishedSubscriber> {
         let channel = &subscription.channel;
         let options = self.context.rules.options(channel)?;
         let bytes_max = self.context.settings.channel_bytes_max as usize;
@@ -137,7 +137,7 @@ impl Session {
             self.context.rules.channel(&name, bytes_max).ok()
         };
         let users = elsewhere(&options.map_users_presence_channel_prefix);
-        let shown = Shown {
+        let shown = PublishedSubscriber {
             info: self.info(subscription.granted()),
             clients: elsewhere(&options.map_clients_presence_channel_prefix),
             users: users.filter(|_| !self.user().is_anonymous()),

@@ -7,8 +7,8 @@ use shared::channel::Channel;
 use shared::topic_selector::Selector;
 
 use super::Session;
-use super::terms::Asked;
-use crate::audience::Audience;
+use super::terms::RecoveryRequest;
+use crate::audience::SubscriberAudience;
 use crate::channel_rules::ChannelOptions;
 use crate::effect::Rights;
 use crate::permission::{
@@ -71,7 +71,7 @@ impl Session {
         &self,
         options: &ChannelOptions,
         channel: &Channel,
-        asked: &mut Asked,
+        asked: &mut RecoveryRequest,
         granted: bool,
     ) {
         let topics = std::mem::take(&mut asked.topics);
@@ -89,13 +89,13 @@ impl Session {
         channel: &Channel,
         topics: Box<[Selector]>,
         open: bool,
-    ) -> Option<Audience> {
+    ) -> Option<SubscriberAudience> {
         let insecure = self.context.insecure;
         if !options.has_private_publications || insecure && topics.is_empty() {
             return None;
         }
         let name = self.context.rules.own_name(channel);
-        let audience = Audience {
+        let audience = SubscriberAudience {
             own: if name == ALL_TOPICS { "".into() } else { name.into() },
             follows: (!topics.is_empty() && !topics.iter().any(Selector::is_all)).then_some(topics),
             authorized: if insecure { [Selector::new(ALL_TOPICS)].into() } else { self.authorized().into() },

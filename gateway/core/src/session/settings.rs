@@ -9,7 +9,7 @@ use shared::channel::CHANNEL_BYTES_MAX;
 /// Times are in milliseconds. A rate of 0 is no limit.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Settings {
+pub struct SessionSettings {
     /// Milliseconds between the server's pings. The first comes after a random part of it, at least half, so that
     /// clients which came together are not pinged together.
     pub ping_interval_ms: u64,
@@ -73,7 +73,7 @@ pub struct Settings {
     pub presence_bytes_max: u32,
 }
 
-impl Default for Settings {
+impl Default for SessionSettings {
     fn default() -> Self {
         Self {
             ping_interval_ms: 25_000,
@@ -107,14 +107,14 @@ impl Default for Settings {
 /// A value that cannot be worked with.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{key}: {problem}")]
-pub struct Mistake {
+pub struct SettingError {
     pub key: &'static str,
     pub problem: String,
 }
 
-impl Settings {
+impl SessionSettings {
     /// Every mistake there is, so that an operator can correct them at once.
-    pub fn validate(&self) -> Vec<Mistake> {
+    pub fn validate(&self) -> Vec<SettingError> {
         let mut mistakes = Mistakes(Vec::new());
         mistakes.bound("ping_interval_ms", self.ping_interval_ms, 1_000, HOUR_MS);
         mistakes.bound("pong_timeout_ms", self.pong_timeout_ms, 1, HOUR_MS);
@@ -169,11 +169,11 @@ impl Settings {
 
 const HOUR_MS: u64 = 3_600_000;
 
-struct Mistakes(Vec<Mistake>);
+struct Mistakes(Vec<SettingError>);
 
 impl Mistakes {
     fn add(&mut self, key: &'static str, problem: impl fmt::Display) {
-        self.0.push(Mistake { key, problem: problem.to_string() });
+        self.0.push(SettingError { key, problem: problem.to_string() });
     }
 
     fn bound(&mut self, key: &'static str, value: impl Into<u64>, min: u64, max: u64) {
@@ -190,12 +190,12 @@ mod tests {
 
     #[test]
     fn the_defaults_are_valid() {
-        assert_eq!(Settings::default().validate(), []);
+        assert_eq!(SessionSettings::default().validate(), []);
     }
 
     #[test]
     fn every_mistake_is_listed_with_its_key() {
-        let settings = Settings {
+        let settings = SessionSettings {
             ping_interval_ms: 5_000,
             pong_timeout_ms: 5_000,
             channels_max: 0,
@@ -203,9 +203,9 @@ mod tests {
             messages_burst: 0,
             bytes_burst: 0,
             recovery_limit_max: 0,
-            ..Settings::default()
+            ..SessionSettings::default()
         };
-        let mistakes: Vec<String> = settings.validate().iter().map(Mistake::to_string).collect();
+        let mistakes: Vec<String> = settings.validate().iter().map(SettingError::to_string).collect();
         assert_eq!(
             mistakes,
             [
@@ -221,21 +221,25 @@ mod tests {
 
     #[test]
     fn a_client_can_subscribe_to_all_its_channels_at_once() {
-        let mistakes = |settings: Settings| {
+        let mistakes = |settings: SessionSettings| {
             settings.validate().into_iter().map(|mistake| mistake.key).collect::<Vec<_>>()
         };
-        let many = Settings { channels_max: 10_000, queued_commands_max: 10_000, ..Settings::default() };
+        let many = SessionSettings {
+            channels_max: 10_000,
+            queued_commands_max: 10_000,
+            ..SessionSettings::default()
+        };
         assert_eq!(mistakes(many.clone()), ["messages_burst"], "the connect command comes before them");
-        assert_eq!(mistakes(Settings { messages_burst: 10_001, ..many.clone() }), [""; 0]);
-        assert_eq!(mistakes(Settings { messages_per_second: 0, ..many.clone() }), [""; 0]);
-        let impatient = Settings { queued_commands_max: 9_999, messages_burst: 10_001, ..many };
+        assert_eq!(mistakes(SessionSettings { messages_burst: 10_001, ..many.clone() }), [""; 0]);
+        assert_eq!(mistakes(SessionSettings { messages_per_second: 0, ..many.clone() }), [""; 0]);
+        let impatient = SessionSettings { queued_commands_max: 9_999, messages_burst: 10_001, ..many };
         assert_eq!(mistakes(impatient), ["queued_commands_max"]);
     }
 
     #[test]
     fn an_unknown_key_is_refused_and_a_missing_one_has_its_default() {
-        let read = |text| serde_json::from_str::<Settings>(text);
-        assert_eq!(read("{}").unwrap(), Settings::default());
+        let read = |text| serde_json::from_str::<SessionSettings>(text);
+        assert_eq!(read("{}").unwrap(), SessionSettings::default());
         assert_eq!(read(r#"{"channels_max":7}"#).unwrap().channels_max, 7);
         assert!(read(r#"{"chanels_max":7}"#).is_err());
     }

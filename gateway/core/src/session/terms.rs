@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use shared::command::{After, Since, Subscribe};
+use shared::command::{ResumeAfter, Since, Subscribe};
 use shared::delivery::DeliveryWanted;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 
 use crate::channel_rules::{ChannelOptions, DeltaType, RecoveryMode};
-use crate::effect::{Denial, Overrides, Rights, Terms};
-use crate::newest::{Delivery, Latest, NewestOptions};
+use crate::effect::{DeliveryTerms, Denial, Overrides, Rights};
+use crate::newest::{DeliveryMode, NewestOptions, NewestTerms};
 use crate::permission::may_recover;
 use crate::tag_filter::TagFilter;
 use shared::topic_selector::Selector;
@@ -18,11 +18,11 @@ use shared::topic_selector::Selector;
 const DELTA_FOSSIL: &str = "fossil";
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct RecoveryRequest {
     /// Where the client stopped reading, if it asks to recover.
     pub(super) since: Option<Since>,
     /// The same as the id of an update.
-    pub(super) after: Option<After>,
+    pub(super) after: Option<ResumeAfter>,
     /// Of which topics updates are asked for, in a channel of many.
     pub(super) topics: Box<[Selector]>,
     pub(super) reject_unrecovered: bool,
@@ -34,12 +34,12 @@ pub(super) struct Asked {
     /// To be told which users are there.
     pub(super) members: bool,
     /// To be sent the newest value of each key.
-    pub(super) latest: Option<Latest>,
+    pub(super) latest: Option<NewestTerms>,
     /// It has said whether it wants the newest values or all, and may say so again.
     pub(super) chooses: bool,
 }
 
-impl Asked {
+impl RecoveryRequest {
     /// What a subscribe command asks for in a channel with these options.
     pub(super) fn of(request: Subscribe, options: &ChannelOptions) -> Result<Self, Denial> {
         if !request.delta.is_empty() && *request.delta != *DELTA_FOSSIL {
@@ -77,10 +77,10 @@ impl Asked {
 pub(super) fn latest(
     wanted: Option<DeliveryWanted>,
     options: &NewestOptions,
-) -> Result<Option<Latest>, ErrorCode> {
+) -> Result<Option<NewestTerms>, ErrorCode> {
     let usual = options.latest();
     match wanted {
-        None => Ok((options.delivery == Delivery::Latest).then_some(usual)),
+        None => Ok((options.delivery == DeliveryMode::Latest).then_some(usual)),
         Some(_) if !options.allow_choice => Err(ErrorCode::BadRequest),
         Some(DeliveryWanted { latest: false, .. }) => Ok(None),
         Some(DeliveryWanted { times_per_s, bytes_per_s, .. }) => {
@@ -89,7 +89,7 @@ pub(super) fn latest(
                 (0, max) | (max, 0) => max,
                 (wanted, max) => wanted.min(max),
             };
-            Ok(Some(Latest {
+            Ok(Some(NewestTerms {
                 times_per_s: within(times_per_s.unwrap_or(usual.times_per_s), options.times_per_s_max),
                 bytes_per_s: within(bytes_per_s.unwrap_or(usual.bytes_per_s), options.bytes_per_s_max),
                 ..usual
@@ -98,9 +98,9 @@ pub(super) fn latest(
     }
 }
 
-/// Which part of the past a subscriber is given.
+/// Which part of the retained history a subscriber is given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) enum Past {
+pub(super) enum PastGiven {
     #[default]
     Nothing,
     /// All since it stopped reading.
@@ -114,9 +114,9 @@ pub(super) enum Past {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Given {
-    pub(super) past: Past,
-    /// Its reply says so: it asked for the past, or is given it unasked.
+pub(super) struct SubscriptionTerms {
+    pub(super) past: PastGiven,
+    /// Its reply says so: it asked for history, or is given it unasked.
     pub(super) was_recovering: bool,
     pub(super) recoverable: bool,
     pub(super) positioned: bool,
@@ -125,23 +125,23 @@ pub(super) struct Given {
     /// The others are told when it comes and goes.
     pub(super) announced: bool,
     pub(super) presence: bool,
-    pub(super) latest: Option<Latest>,
+    pub(super) latest: Option<NewestTerms>,
     /// It is sent the newest values, or may be: values of other keys than those it was sent last may be missing behind them,
     /// so that no position says what it has.
     pub(super) floats: bool,
 }
 
-impl Given {
+impl SubscriptionTerms {
     /// For one that the server subscribes to a channel of keys, and that is not given its state: it is told of changes as
     /// they come, and follows nothing.
     pub(super) fn changes_alone(self) -> Self {
-        let past = Past::Nothing;
+        let past = PastGiven::Nothing;
         Self { past, was_recovering: false, recoverable: false, positioned: false, delta: false, ..self }
     }
 
     /// How it follows the channel.
-    pub(super) fn terms(self, filter: Option<Arc<TagFilter>>) -> Terms {
-        Terms {
+    pub(super) fn terms(self, filter: Option<Arc<TagFilter>>) -> DeliveryTerms {
+        DeliveryTerms {
             positioned: self.positioned,
             joins_and_leaves: self.joins,
             patches: self.delta,
@@ -155,7 +155,7 @@ impl Given {
     /// make possible.
     pub(super) fn new(
         options: &ChannelOptions,
-        asked: &Asked,
+        asked: &RecoveryRequest,
         overrides: Overrides,
         rights: Rights,
         insecure: bool,
@@ -184,11 +184,11 @@ impl Given {
             asked.since.is_some() || seeks || recoverable && cached && options.auto_cache_recover;
         Self {
             past: match (was_recovering && may_recover, cached) {
-                _ if has_snapshot && (floats || asked.since.is_none()) => Past::NewestOfKeys,
-                (false, _) => Past::Nothing,
-                (true, _) if seeks => Past::After,
-                (true, false) => Past::Missed,
-                (true, true) => Past::Newest,
+                _ if has_snapshot && (floats || asked.since.is_none()) => PastGiven::NewestOfKeys,
+                (false, _) => PastGiven::Nothing,
+                (true, _) if seeks => PastGiven::After,
+                (true, false) => PastGiven::Missed,
+                (true, true) => PastGiven::Newest,
             },
             was_recovering,
             recoverable,

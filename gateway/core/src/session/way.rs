@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub enum Way {
+pub enum ConnectionWay {
     /// Both ways over one connection.
     #[default]
     Both,

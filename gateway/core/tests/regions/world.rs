@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use gateway_core::feed::{Admission, Check, Delivery, Feed, Look, Mended};
+use gateway_core::feed::{Admission, Feed, FeedDelivery, GapCheck, GapState, Mended};
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
 use gateway_core::stream::Stream;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -268,10 +268,10 @@ impl World {
                 self.send(self.home(stream), region, Event::Top { stream, region, before, top });
             }
             Event::Top { stream, region, before, top } => {
-                match self.feeds[region][stream].check(before, top, Look::AfterLoss) {
-                    Check::Missing { since } => self.read(stream, region, since),
-                    Check::Lost(_) => panic!("the epoch is the same"),
-                    Check::Fine | Check::Suspicious => {}
+                match self.feeds[region][stream].check(before, top, GapCheck::AfterLoss) {
+                    GapState::Missing { since } => self.read(stream, region, since),
+                    GapState::Lost(_) => panic!("the epoch is the same"),
+                    GapState::Fine | GapState::Suspicious => {}
                 }
             }
             Event::Read { stream, region, since } => {
@@ -294,11 +294,11 @@ impl World {
         let mut stands = None;
         for delivery in mended.deliveries {
             match delivery {
-                Delivery::Publication(publication) => {
+                FeedDelivery::Publication(publication) => {
                     stands = publication.position;
                     self.deliver(stream, region, publication, true);
                 }
-                Delivery::Lost(up_to) => {
+                FeedDelivery::Lost(up_to) => {
                     let missing = self.named.keys().filter(|(of, at)| {
                         *of == stream
                             && at.offset <= up_to.offset

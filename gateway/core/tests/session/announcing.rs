@@ -57,7 +57,7 @@ fn whoever_leaves_by_closing_is_announced_by_whom_the_session_names() {
     for name in ["told:a", "forced:b", "silent:c"] {
         subscribe(&mut client, &format!(r#""channel":"{name}""#));
     }
-    client.says(r#"{"id":9,"subscribe":{"channel":"told:under_way"}}"#);
+    client.says(r#"{"id":9,"subscribe":{"channel":"told:in_flight"}}"#);
     client.did();
     client.session.handle_disconnect(shared::disconnect::Disconnect::SHUTDOWN);
     assert_eq!(client.did(), ["close 3001"]);

@@ -9,7 +9,9 @@ use gateway_core::effect::{
 };
 use gateway_core::history::HistoryPage;
 use gateway_core::map::StatePage;
-use gateway_core::session::{Application, Context, JOINS_MAX, Opening, Session, Settings, Way};
+use gateway_core::session::{
+    Application, ConnectionWay, Context, JOINS_MAX, Opening, Session, SessionSettings,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -22,7 +24,7 @@ use shared::id::{ClientId, UserId};
 use shared::moment::Moment;
 use shared::protocol::Protocol;
 use shared::protocol::centrifuge::json::CentrifugeJson;
-use shared::protocol::raw::{Messages, Raw};
+use shared::protocol::raw::{MessageHandling, Raw};
 use shared::publication::Payload;
 use shared::push::UnsubscribeCode;
 
@@ -150,8 +152,12 @@ struct Observed {
 impl Observed {
     fn open(protocol: Arc<dyn Protocol>, is_json: bool) -> Self {
         // Every publication is a piece of its own.
-        let settings =
-            Settings { errors_max: 20, queued_commands_max: 40, reply_bytes_max: 1, ..Settings::default() };
+        let settings = SessionSettings {
+            errors_max: 20,
+            queued_commands_max: 40,
+            reply_bytes_max: 1,
+            ..SessionSettings::default()
+        };
         let application = Application { rpc: true, messages: true, events: true };
         let mut context = Context { settings, application, ..context() };
         for name in ["log", "recover"] {
@@ -163,7 +169,7 @@ impl Observed {
             client: ClientId::from_random(7),
             protocol,
             context: Arc::new(context),
-            way: Way::Both,
+            way: ConnectionWay::Both,
             connect: None,
             seed: 3,
         };
@@ -523,7 +529,7 @@ proptest! {
         events in vec(event(), 0..60),
         name in select(CHANNELS.to_vec()),
         recovers: bool,
-        messages in select(vec![Messages::Publish, Messages::Ask, Messages::Refuse]),
+        messages in select(vec![MessageHandling::Publish, MessageHandling::Ask, MessageHandling::Refuse]),
     ) {
         let recover = recovers.then(|| Since { offset: 2, epoch: "life".into() });
         let raw = Raw::new(name.into(), "".into(), recover).taking(messages);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::effect::{Identity, OutcomeResult, Overrides, ServerSubscription};
-use gateway_core::session::{Context, JOINS_MAX, Settings, Way};
+use gateway_core::session::{ConnectionWay, Context, JOINS_MAX, SessionSettings};
 use shared::command::Since;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -72,7 +72,7 @@ fn a_client_that_comes_back_is_given_what_it_missed_of_them() {
 
 #[test]
 fn what_does_not_fit_into_the_answer_follows_it() {
-    let context = with_settings(Settings { reply_bytes_max: 1_024, ..Settings::default() });
+    let context = with_settings(SessionSettings { reply_bytes_max: 1_024, ..SessionSettings::default() });
     let recover = |name: &str| format!(r#""recover:{name}":{{"recover":true,"epoch":"life","offset":0}}"#);
     let connect = format!(r#""subs":{{{},{}}}"#, recover("a"), recover("b"));
     let mut client = connecting(context, &connect, vec![to("recover:a"), to("recover:b")]);
@@ -104,7 +104,7 @@ fn a_client_may_ask_for_channels_that_it_may_subscribe_to() {
 
 #[test]
 fn more_than_a_connection_may_have_are_too_many() {
-    let context = || with_settings(Settings { channels_max: 2, ..Settings::default() });
+    let context = || with_settings(SessionSettings { channels_max: 2, ..SessionSettings::default() });
     let mut client = connecting(context(), "", vec![to("a"), to("b"), to("c")]);
     assert_eq!(client.did(), ["close 3505"]);
     let mut client = connecting(context(), "", vec![to("a"), to("b"), to("a")]);
@@ -163,17 +163,17 @@ fn one_that_is_ended_on_the_way_is_not_told_of() {
 #[test]
 fn every_user_has_a_channel_where_that_is_set() {
     let personal = |namespace: &str| {
-        let settings = Settings {
+        let settings = SessionSettings {
             personal_channel: true,
             personal_channel_namespace: namespace.into(),
-            ..Settings::default()
+            ..SessionSettings::default()
         };
         connecting(with_settings(settings), "", vec![to("news")]).did()
     };
     assert_eq!(personal(""), ["join #ann", "join news"]);
     assert_eq!(personal("log"), ["join log:#ann limit 0 present", "join news"]);
     assert_eq!(personal("nowhere"), [error(1, ErrorCode::UnknownChannel)]);
-    let settings = Settings { personal_channel: true, ..Settings::default() };
+    let settings = SessionSettings { personal_channel: true, ..SessionSettings::default() };
     let mut nobody = Client::connected(with_settings(settings), Identity::default());
     assert_eq!(nobody.did(), [""; 0]);
     assert_eq!(nobody.session.subscriptions().count(), 0);
@@ -181,7 +181,7 @@ fn every_user_has_a_channel_where_that_is_set() {
 
 #[test]
 fn who_comes_anew_closes_the_users_other_connections_where_that_is_set() {
-    let context = || with_settings(Settings { single_connection: true, ..Settings::default() });
+    let context = || with_settings(SessionSettings { single_connection: true, ..SessionSettings::default() });
     let mut client = connecting(context(), "", Vec::new());
     assert_eq!(client.did()[0], "close others");
     let mut nobody = Client::connected(context(), Identity::default());
@@ -284,7 +284,7 @@ fn what_it_is_to_be_given_of_the_past_follows_the_push() {
 
 #[test]
 fn a_server_that_subscribes_a_client_to_too_much_closes_it() {
-    let context = with_settings(Settings { channels_max: 1, ..Settings::default() });
+    let context = with_settings(SessionSettings { channels_max: 1, ..SessionSettings::default() });
     let mut client = Client::connected(context, Identity::default());
     client.session.handle_subscribe(client.now, to("a"), None).unwrap();
     client.did();
@@ -297,7 +297,7 @@ fn a_server_that_subscribes_a_client_to_too_much_closes_it() {
 
 #[test]
 fn where_commands_come_apart_the_answer_says_with_what_they_come() {
-    let way = Way::Apart { session: "secret".into(), node: "id-7".into() };
+    let way = ConnectionWay::Apart { session: "secret".into(), node: "id-7".into() };
     let mut client = Client::coming(way, std::sync::Arc::new(CentrifugeJson::default()), context());
     client.says(r#"{"id":1,"connect":{}}"#);
     client.did();
@@ -309,7 +309,7 @@ fn where_commands_come_apart_the_answer_says_with_what_they_come() {
 #[test]
 fn where_nothing_comes_back_no_pong_is_expected_and_nothing_is_heard() {
     let one_way = || {
-        let way = Way::OneWay { session: "s".into() };
+        let way = ConnectionWay::OneWay { session: "s".into() };
         let mut client = Client::coming(way, std::sync::Arc::new(CentrifugeJson::default()), context());
         client.says(r#"{"id":1,"connect":{}}"#);
         client.did();

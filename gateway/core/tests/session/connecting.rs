@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::effect::{Denial, Identity, OutcomeResult};
-use gateway_core::session::Settings;
+use gateway_core::session::SessionSettings;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::id::UserId;
@@ -49,7 +49,7 @@ fn no_expiry_is_further_away_than_a_year() {
 #[test]
 fn the_clock_is_told_to_those_who_connect_where_that_is_wanted() {
     for (tell_time, time) in [(true, r#","time":1700000000123}"#), (false, "}")] {
-        let settings = Settings { tell_time, ..Settings::default() };
+        let settings = SessionSettings { tell_time, ..SessionSettings::default() };
         let mut client = Client::open(with_settings(settings));
         client.says(r#"{"id":1,"connect":{}}"#);
         client.did();

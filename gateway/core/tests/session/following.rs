@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use gateway_core::effect::{Identity, OutcomeResult, ServerSubscription};
-use gateway_core::session::{Context, Settings, Way};
+use gateway_core::session::{ConnectionWay, Context, SessionSettings};
 use shared::command::Connect;
 use shared::error::ErrorCode;
 use shared::id::UserId;
 use shared::moment::Moment;
-use shared::protocol::event_source::{Asked, EventSource};
+use shared::protocol::event_source::{EventSource, EventSourceRequest};
 
 use crate::support::{CLIENT, Client, context, joined, page, with_settings};
 
 fn asking(context: Context, query: &str, last_event_id: &str) -> Client {
-    let asked = Asked::read(query, Some(last_event_id.as_bytes())).unwrap();
+    let asked = EventSourceRequest::read(query, Some(last_event_id.as_bytes())).unwrap();
     let protocol = EventSource { types: asked.types(), retry_ms: 1_000 };
     let connect: Connect = asked.connect();
-    let way = Way::OneWay { session: "s".into() };
+    let way = ConnectionWay::OneWay { session: "s".into() };
     Client::that_asks(way, Arc::new(protocol), context, Some(Box::new(connect)))
 }
 
@@ -92,7 +92,7 @@ fn one_channel_that_may_not_be_had_refuses_all() {
     client.answer_for("news", joined(None));
     client.answer_for("other", OutcomeResult::Joined(Err(ErrorCode::Internal)));
     assert_eq!(client.did(), ["leave other", "leave news", "close 3004"]);
-    let few = with_settings(Settings { channels_max: 1, ..Settings::default() });
+    let few = with_settings(SessionSettings { channels_max: 1, ..SessionSettings::default() });
     let mut client = asking(few, "channel=news&channel=other", "");
     client.did();
     client.answer(ann(&[], None));

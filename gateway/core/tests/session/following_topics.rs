@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use gateway_core::channel_rules::ChannelOptions;
 use gateway_core::effect::{Effect, Grant, Identity, OutcomeResult, Updates};
-use gateway_core::session::{Context, Way};
+use gateway_core::session::{ConnectionWay, Context};
 use shared::id::UserId;
-use shared::protocol::mercure::{Asked, Mercure, Update};
+use shared::protocol::mercure::{Mercure, MercureRequest, Update};
 use shared::publication::Publication;
 use shared::topic_selector::Selector;
 
@@ -26,9 +26,9 @@ fn with_hub(open: bool) -> Context {
 }
 
 fn asking(context: Context, query: &str) -> Client {
-    let connect = Asked::read(query, None).unwrap();
+    let connect = MercureRequest::read(query, None).unwrap();
     let connect = connect.connect("t", |topic| format!("m:{}", topic.unwrap_or("*")));
-    let way = Way::OneWay { session: "s".into() };
+    let way = ConnectionWay::OneWay { session: "s".into() };
     let mut client = Client::that_asks(way, Arc::new(Mercure), context, Some(Box::new(connect)));
     assert_eq!(client.did(), ["authenticate t"]);
     client

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use gateway_core::effect::{Denial, Grant, Identity, OutcomeResult, Resolved};
 use shared::error::ErrorCode;
 use shared::protocol::graphql::{
-    Asked, Complete, Dialect, GraphQl, GraphQlError, Of, Plan, Planned, Planner, Selection,
+    Dialect, FieldSelection, GraphQl, GraphQlError, Plan, PlannedSubscription, Planner, RequestedOperation,
+    ValueRule, ValueType,
 };
 use shared::publication::Payload;
 
@@ -16,14 +17,14 @@ use crate::support::{Client, context, joined, page};
 struct ByName;
 
 impl Planner for ByName {
-    fn plan(&self, asked: &Asked<'_>) -> Result<Plan, Vec<GraphQlError>> {
-        let value = Complete { non_null: false, of: Of::Any };
-        let selection = Arc::new(Selection { key: "m".into(), value });
+    fn plan(&self, asked: &RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>> {
+        let value = ValueRule { non_null: false, of: ValueType::Any };
+        let selection = Arc::new(FieldSelection { key: "m".into(), value });
         let (channel, ask) = match asked.query.strip_prefix('@') {
             Some(question) => ("", Some(Payload::text(question.to_owned()))),
             None => (&*asked.query, None),
         };
-        Ok(Plan::Subscribe(Planned { channel: channel.into(), ask, selection }))
+        Ok(Plan::Subscribe(PlannedSubscription { channel: channel.into(), ask, selection }))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_core::effect::{Effect, Identity, Outcome, OutcomeResult};
-use gateway_core::session::{Opening, Session, Settings, Way};
+use gateway_core::session::{ConnectionWay, Opening, Session, SessionSettings};
 use shared::disconnect::Disconnect;
 use shared::framing::{Message, MessageKind};
 use shared::id::ClientId;
@@ -32,7 +32,8 @@ fn a_ping_comes_every_interval_and_is_answered() {
 
 #[test]
 fn pings_come_every_interval_also_where_an_answer_may_take_longer() {
-    let settings = Settings { ping_interval_ms: 1_000, pong_timeout_ms: 5_000, ..Settings::default() };
+    let settings =
+        SessionSettings { ping_interval_ms: 1_000, pong_timeout_ms: 5_000, ..SessionSettings::default() };
     let mut client = Client::connected(with_settings(settings), Identity::default());
     client.waits_ms(500);
     for delay in [0, 300, 1_000, 3_000] {
@@ -132,7 +133,7 @@ fn a_pong_does_not_wait_behind_a_slow_command() {
 
 #[test]
 fn a_client_that_is_not_read_from_has_time_for_its_pong_afterwards() {
-    let settings = Settings { queued_commands_max: 4, ..Settings::default() };
+    let settings = SessionSettings { queued_commands_max: 4, ..SessionSettings::default() };
     let mut client = Client::connected(with_settings(settings), Identity::default());
     client.says(&[r#"{"id":2,"publish":{"channel":"a","data":1}}"#; 3].join("\n"));
     assert!(client.session.is_congested());
@@ -167,7 +168,7 @@ fn first_pings_are_spread_over_half_an_interval() {
             client: ClientId::from_random(7),
             protocol: Arc::new(CentrifugeJson::default()),
             context: context.clone(),
-            way: Way::Both,
+            way: ConnectionWay::Both,
             connect: None,
             seed,
         };
@@ -195,12 +196,12 @@ fn asked_at_once() -> Session {
 }
 
 fn asked_at_once_by(seed: u64) -> Session {
-    let settings = Settings { connect_timeout_ms: 45_000, ..Settings::default() };
+    let settings = SessionSettings { connect_timeout_ms: 45_000, ..SessionSettings::default() };
     let opening = Opening {
         client: ClientId::from_random(7),
         protocol: Arc::new(CentrifugeJson { transport_pings: true, ..CentrifugeJson::default() }),
         context: Arc::new(with_settings(settings)),
-        way: Way::Both,
+        way: ConnectionWay::Both,
         connect: None,
         seed,
     };

@@ -1,12 +1,12 @@
 //! What a client may not do too much of.
 
 use gateway_core::effect::{Identity, OutcomeResult};
-use gateway_core::session::Settings;
+use gateway_core::session::SessionSettings;
 use shared::error::ErrorCode;
 
 use crate::support::{Client, error, joined, page, refused, with_settings};
 
-fn client(settings: Settings) -> Client {
+fn client(settings: SessionSettings) -> Client {
     Client::connected(with_settings(settings), Identity::default())
 }
 
@@ -14,7 +14,8 @@ const RPC: &str = r#"{"id":2,"rpc":{"method":"m"}}"#;
 
 #[test]
 fn a_client_that_sends_too_many_messages_is_closed() {
-    let settings = Settings { messages_per_second: 10, messages_burst: 5, ..Settings::default() };
+    let settings =
+        SessionSettings { messages_per_second: 10, messages_burst: 5, ..SessionSettings::default() };
     let mut client = client(settings);
     for _ in 0..4 {
         client.says(RPC);
@@ -29,7 +30,8 @@ fn a_client_that_sends_too_many_messages_is_closed() {
 
 #[test]
 fn each_command_of_a_message_counts() {
-    let settings = Settings { messages_per_second: 10, messages_burst: 5, ..Settings::default() };
+    let settings =
+        SessionSettings { messages_per_second: 10, messages_burst: 5, ..SessionSettings::default() };
     let mut client = client(settings);
     client.says(&[RPC; 5].join("\n"));
     assert_eq!(client.did(), ["close 3013"], "none of them is carried out");
@@ -37,7 +39,8 @@ fn each_command_of_a_message_counts() {
 
 #[test]
 fn a_client_that_sends_too_many_bytes_is_closed() {
-    let settings = Settings { bytes_per_second: 1_000, bytes_burst: 300, ..Settings::default() };
+    let settings =
+        SessionSettings { bytes_per_second: 1_000, bytes_burst: 300, ..SessionSettings::default() };
     let mut client = client(settings);
     let long = format!(r#"{{"id":2,"rpc":{{"method":"{}"}}}}"#, "m".repeat(200));
     client.says(&long);
@@ -49,7 +52,7 @@ fn a_client_that_sends_too_many_bytes_is_closed() {
 
 #[test]
 fn a_client_that_is_refused_too_often_is_closed_for_good() {
-    let settings = Settings { errors_max: 3, errors_window_ms: 3_000, ..Settings::default() };
+    let settings = SessionSettings { errors_max: 3, errors_window_ms: 3_000, ..SessionSettings::default() };
     let mut client = client(settings);
     for _ in 0..3 {
         client.says(RPC);
@@ -64,7 +67,7 @@ fn a_client_that_is_refused_too_often_is_closed_for_good() {
 
 #[test]
 fn errors_of_the_server_are_not_held_against_the_client() {
-    let settings = Settings { errors_max: 1, ..Settings::default() };
+    let settings = SessionSettings { errors_max: 1, ..SessionSettings::default() };
     let mut client = client(settings);
     for _ in 0..5 {
         client.says(r#"{"id":2,"publish":{"channel":"a","data":1}}"#);
@@ -76,7 +79,7 @@ fn errors_of_the_server_are_not_held_against_the_client() {
 
 #[test]
 fn refusals_that_no_client_can_foresee_are_not_held_against_it() {
-    let context = with_settings(Settings { errors_max: 1, ..Settings::default() });
+    let context = with_settings(SessionSettings { errors_max: 1, ..SessionSettings::default() });
     let mut client = Client::connected(context, Identity::default());
     let recover =
         r#"{"id":2,"subscribe":{"channel":"log:a","recover":true,"epoch":"old","offset":9,"flag":2}}"#;
@@ -97,13 +100,13 @@ fn refusals_that_no_client_can_foresee_are_not_held_against_it() {
 
 #[test]
 fn zero_is_no_limit() {
-    let settings = Settings {
+    let settings = SessionSettings {
         messages_per_second: 0,
         bytes_per_second: 0,
         errors_max: 0,
         messages_burst: 0,
         bytes_burst: 0,
-        ..Settings::default()
+        ..SessionSettings::default()
     };
     let mut client = client(settings);
     for _ in 0..10_000 {
@@ -114,7 +117,7 @@ fn zero_is_no_limit() {
 
 #[test]
 fn waiting_commands_are_bounded_and_a_client_ahead_of_them_is_not_read_from() {
-    let settings = Settings { queued_commands_max: 4, ..Settings::default() };
+    let settings = SessionSettings { queued_commands_max: 4, ..SessionSettings::default() };
     let mut client = client(settings);
     client.says(r#"{"id":2,"publish":{"channel":"a","data":1}}"#);
     client.did();
@@ -131,7 +134,7 @@ fn waiting_commands_are_bounded_and_a_client_ahead_of_them_is_not_read_from() {
 
 #[test]
 fn what_has_waited_is_carried_out_and_no_longer_counted() {
-    let settings = Settings { queued_commands_max: 4, ..Settings::default() };
+    let settings = SessionSettings { queued_commands_max: 4, ..SessionSettings::default() };
     let mut client = client(settings);
     for _ in 0..10 {
         client.says(r#"{"id":2,"publish":{"channel":"a","data":1}}"#);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gateway_core::effect::{Denial, Identity, OutcomeResult};
-use gateway_core::session::Way;
+use gateway_core::session::ConnectionWay;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::protocol::centrifuge::uni::CentrifugeUniJson;
@@ -11,7 +11,7 @@ use shared::protocol::centrifuge::uni::CentrifugeUniJson;
 use crate::support::{CLIENT, Client, context};
 
 fn stranger() -> Client {
-    let way = Way::OneWay { session: "s3cret".into() };
+    let way = ConnectionWay::OneWay { session: "s3cret".into() };
     Client::coming(way, Arc::new(CentrifugeUniJson::default()), context())
 }
 

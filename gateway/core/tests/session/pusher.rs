@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules, RecoveryMode};
 use gateway_core::effect::{
-    Effect, Grant, Identity, Members, OutcomeResult, Overrides, Rights, ServerSubscription,
+    ChannelMembers, Effect, Grant, Identity, OutcomeResult, Overrides, Rights, ServerSubscription,
 };
-use gateway_core::session::{Context, Settings};
+use gateway_core::session::{Context, SessionSettings};
 use shared::error::ErrorCode;
 use shared::id::{ClientId, UserId};
-use shared::protocol::pusher::{Names, Pusher};
+use shared::protocol::pusher::{Pusher, PusherNames};
 use shared::publication::ClientInfo;
 
 use crate::support::{Client, authenticated, context, joined, page};
@@ -27,11 +27,15 @@ fn shop() -> Context {
     };
     let namespaces = [("shop".into(), plain), ("kept".into(), cache)];
     let rules = ChannelRules::new(ChannelOptions::default(), namespaces, Default::default(), false);
-    Context { rules, settings: Settings { client_events_per_second: 2, ..Settings::default() }, ..context() }
+    Context {
+        rules,
+        settings: SessionSettings { client_events_per_second: 2, ..SessionSettings::default() },
+        ..context()
+    }
 }
 
 fn speaking(namespace: &str) -> Client {
-    let names = Names::new(namespace, ":", "#");
+    let names = PusherNames::new(namespace, ":", "#");
     let pusher = Pusher { names, activity_timeout_s: 120, event_data_bytes_max: 1_000 };
     let mut client = Client::speaking(Arc::new(pusher), shop());
     client.session = client.session.asking_of_all();
@@ -161,7 +165,7 @@ fn a_presence_channel_tells_who_is_there_and_the_newcomer_is_among_them() {
     };
     client.answer(OutcomeResult::Authorized(Ok(grant)));
     assert_eq!(client.did(), ["join shop:presence-room joins present among"]);
-    let members = Members { clients: vec![member(1, "ann")], version: 3 };
+    let members = ChannelMembers { clients: vec![member(1, "ann")], version: 3 };
     client.answer(OutcomeResult::JoinedAmong(Ok((None, members))));
     assert_eq!(
         client.did(),
@@ -212,7 +216,7 @@ fn who_signs_in_is_told_and_subscribed_to_what_comes_with_it() {
     let told = r#"< {"event":"pusher:signin_success","data":"{\"user_data\":\"{\\\"id\\\":\\\"1\\\"}\"}"}"#;
     assert_eq!(client.did(), ["join shop:online#2 joins among", told]);
     assert_eq!(client.session.user().as_str(), "shop:1");
-    let members = Members { clients: vec![member(9, "shop:2")], version: 1 };
+    let members = ChannelMembers { clients: vec![member(9, "shop:2")], version: 1 };
     client.answer(OutcomeResult::JoinedAmong(Ok((None, members))));
     assert_eq!(
         client.did(),

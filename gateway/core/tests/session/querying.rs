@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gateway_core::channel_rules::ChannelOptions;
 use gateway_core::effect::{Identity, OutcomeResult, PresenceStats};
-use gateway_core::session::{Context, Settings};
+use gateway_core::session::{Context, SessionSettings};
 use shared::error::ErrorCode;
 use shared::id::{ClientId, UserId};
 use shared::publication::ClientInfo;
@@ -38,7 +38,7 @@ fn history_is_read_and_told() {
 
 #[test]
 fn a_limit_of_zero_asks_for_the_position_and_a_negative_one_for_all_that_is_allowed() {
-    let context = with_settings(Settings { history_limit_max: 50, ..Settings::default() });
+    let context = with_settings(SessionSettings { history_limit_max: 50, ..SessionSettings::default() });
     let mut client = Client::connected(Context { insecure: true, ..context }, Identity::default());
     for (rest, limit) in [("", 0), (r#","limit":-1"#, 50), (r#","limit":51"#, 50), (r#","limit":49"#, 49)] {
         assert_eq!(history(&mut client, rest), [format!("history log:a limit {limit}")]);

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use gateway_core::effect::{Denial, OutcomeResult};
-use gateway_core::session::{Application, Context, Settings};
+use gateway_core::session::{Application, Context, SessionSettings};
 use shared::command::Since;
 use shared::error::ErrorCode;
 use shared::framing::{Message, MessageKind};
-use shared::protocol::raw::{Messages, Raw};
+use shared::protocol::raw::{MessageHandling, Raw};
 use shared::publication::Payload;
 use shared::push::UnsubscribeCode;
 
@@ -50,8 +50,10 @@ fn what_is_sent_is_published_and_not_answered() {
 fn what_is_sent_to_the_application_is_answered_in_order_and_a_refusal_closes() {
     let application = Application { messages: true, ..Application::default() };
     let context = Context { application, ..context() };
-    let mut client =
-        Client::speaking(Arc::new(Raw::new("".into(), "".into(), None).taking(Messages::Ask)), context);
+    let mut client = Client::speaking(
+        Arc::new(Raw::new("".into(), "".into(), None).taking(MessageHandling::Ask)),
+        context,
+    );
     assert_eq!(client.did(), ["authenticate "]);
     client.answer(authenticated("ann"));
     assert_eq!(client.did(), [""; 0], "there is no channel to subscribe to");
@@ -69,7 +71,7 @@ fn what_is_sent_to_the_application_is_answered_in_order_and_a_refusal_closes() {
 
 #[test]
 fn what_is_sent_where_nothing_is_taken_closes() {
-    let raw = Raw::new("news".into(), "".into(), None).taking(Messages::Refuse);
+    let raw = Raw::new("news".into(), "".into(), None).taking(MessageHandling::Refuse);
     let mut client = Client::speaking(Arc::new(raw), context());
     client.did();
     client.answer(authenticated("ann"));
@@ -162,7 +164,7 @@ fn the_transport_pings_and_its_pong_counts() {
 
 #[test]
 fn limits_hold_here_too() {
-    let settings = Settings { bytes_per_second: 10, bytes_burst: 10, ..Settings::default() };
+    let settings = SessionSettings { bytes_per_second: 10, bytes_burst: 10, ..SessionSettings::default() };
     let raw = Arc::new(Raw::new("news".into(), "".into(), None));
     let mut client = Client::speaking(raw, Context { settings, ..context() });
     client.says("far too long");

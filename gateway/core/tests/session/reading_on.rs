@@ -1,9 +1,9 @@
 //! Answers of many bytes, and clients that take them slowly.
 
 use bytes::Bytes;
-use gateway_core::effect::{Effect, GoLive, Identity, OutcomeResult, Terms};
+use gateway_core::effect::{DeliveryTerms, Effect, GoLive, Identity, OutcomeResult};
 use gateway_core::history::HistoryPage;
-use gateway_core::session::{READS_FAILED_MAX, Settings};
+use gateway_core::session::{READS_FAILED_MAX, SessionSettings};
 use shared::error::ErrorCode;
 use shared::publication::{ClientInfo, Payload, Publication};
 use shared::push::UnsubscribeCode;
@@ -14,7 +14,8 @@ use crate::support::{Client, channel, error, joined, page, position, with_settin
 const LARGE: usize = 900;
 
 fn client() -> Client {
-    let settings = Settings { reply_bytes_max: 1_100, recovery_limit_max: 10, ..Settings::default() };
+    let settings =
+        SessionSettings { reply_bytes_max: 1_100, recovery_limit_max: 10, ..SessionSettings::default() };
     Client::connected(with_settings(settings), Identity::default())
 }
 
@@ -168,7 +169,7 @@ fn what_was_held_back_without_joining_on_is_read_from_history() {
         channel: channel("recover:a"),
         position,
         has_last: false,
-        terms: Terms { positioned: true, ..Terms::default() },
+        terms: DeliveryTerms { positioned: true, ..DeliveryTerms::default() },
         may_read_on,
     };
     assert!(!client.session.handle_hole(&go_live(Some(position(7)), false)));
@@ -194,7 +195,7 @@ fn a_piece_with_nothing_in_it_is_the_last() {
         channel: channel("recover:a"),
         position: Some(position(at)),
         has_last: false,
-        terms: Terms { positioned: true, ..Terms::default() },
+        terms: DeliveryTerms { positioned: true, ..DeliveryTerms::default() },
         may_read_on: true,
     };
     for (at, read, may_read_on) in [(7, page(&[8], 8), true), (8, page(&[], 8), false)] {
@@ -240,7 +241,7 @@ fn a_history_of_many_bytes_is_answered_with_a_part() {
 
 #[test]
 fn one_publication_of_any_size_is_a_piece() {
-    let context = with_settings(Settings { reply_bytes_max: 10, ..Settings::default() });
+    let context = with_settings(SessionSettings { reply_bytes_max: 10, ..SessionSettings::default() });
     let mut client = Client::connected(context, Identity::default());
     client.says(FROM_TWO);
     did(&mut client);
@@ -251,7 +252,7 @@ fn one_publication_of_any_size_is_a_piece() {
 
 #[test]
 fn the_presence_of_more_than_a_reply_holds_is_refused() {
-    let settings = Settings { presence_bytes_max: 1_024, ..Settings::default() };
+    let settings = SessionSettings { presence_bytes_max: 1_024, ..SessionSettings::default() };
     let mut client = Client::connected(with_settings(settings), Identity::default());
     client.says(r#"{"id":2,"subscribe":{"channel":"log:a"}}"#);
     client.did();

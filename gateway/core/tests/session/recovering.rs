@@ -2,7 +2,7 @@
 
 use gateway_core::effect::OutcomeResult;
 use gateway_core::history::HistoryPage;
-use gateway_core::session::Settings;
+use gateway_core::session::SessionSettings;
 use shared::error::ErrorCode;
 
 use crate::support::{Client, error, joined, page, with_settings};
@@ -56,7 +56,7 @@ fn what_is_gone_is_said_to_be_gone() {
 
 #[test]
 fn the_number_of_recovered_publications_is_a_setting() {
-    let context = with_settings(Settings { recovery_limit_max: 5, ..Settings::default() });
+    let context = with_settings(SessionSettings { recovery_limit_max: 5, ..SessionSettings::default() });
     let mut client = Client::connected(context, Default::default());
     client.says(r#"{"id":2,"subscribe":{"channel":"recover:a","recover":true}}"#);
     assert_eq!(client.did(), ["join recover:a since 0 limit 5 positioned"]);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::effect::{Denial, Effect, Grant, Identity, OutcomeResult};
-use gateway_core::session::{Context, Settings};
+use gateway_core::session::{Context, SessionSettings};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::id::UserId;
@@ -14,7 +14,7 @@ use crate::support::{CLIENT, Client, context, error, joined, page, refused};
 
 /// Heartbeats would only be in the way.
 fn quiet() -> Context {
-    let settings = Settings { ping_interval_ms: 3_600_000, ..Settings::default() };
+    let settings = SessionSettings { ping_interval_ms: 3_600_000, ..SessionSettings::default() };
     Context { settings, ..context() }
 }
 

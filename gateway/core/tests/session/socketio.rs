@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
 use gateway_core::effect::{
-    Denial, Emitted, Grant, Handled, Identity, OutcomeResult, Resumed, ServerSubscription,
+    Denial, Emitted, EventActions, Grant, Identity, OutcomeResult, Resumed, ServerSubscription,
 };
 use gateway_core::session::{Application, Context};
 use shared::command::Since;
@@ -14,7 +14,8 @@ use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::id::{ClientId, UserId};
 use shared::protocol::socketio::{
-    Common, Door, Entry, Forward, Named, Namespaces, Route, Routes, SocketIo, To, sid,
+    Destination, ForwardRule, NamespaceAccess, Namespaces, RoomName, RoomRule, Route, Routes, SocketIo,
+    SocketIoShared, sid,
 };
 use shared::publication::{Payload, Publication, Tagged, Tags};
 use shared::push::UnsubscribeCode;
@@ -32,11 +33,11 @@ fn namespaced() -> Context {
 
 fn opened() -> Client {
     let mut routes = Routes::default();
-    let said = |to, to_sender| Route::Publish(Forward { to, event: None, to_sender });
-    routes.add("say", said(To::Namespace, true));
-    routes.add("whisper", said(To::Room(Named::Argument(0)), false));
-    let entry = |tell: Option<&str>| Entry {
-        room: Named::Argument(0),
+    let said = |to, to_sender| Route::Publish(ForwardRule { to, event: None, to_sender });
+    routes.add("say", said(Destination::Namespace, true));
+    routes.add("whisper", said(Destination::Room(RoomName::Argument(0)), false));
+    let entry = |tell: Option<&str>| RoomRule {
+        room: RoomName::Argument(0),
         rooms: Vec::new(),
         tell: tell.map(Into::into),
     };
@@ -44,11 +45,15 @@ fn opened() -> Client {
     routes.add("leave", Route::Leave(entry(Some("left"))));
     routes.add("ask", Route::Backend);
     let mut namespaces = Namespaces::new(":");
-    namespaces.add("/", "io", Door::default(), routes.clone());
-    namespaces.add("/admin", "admin", Door::default(), routes.clone());
-    namespaces.add("/whole", "whole", Door::default(), routes);
-    let common =
-        Common { namespaces, token_key: "token".into(), attachments_max: 10, packet_bytes_max: 10_000 };
+    namespaces.add("/", "io", NamespaceAccess::default(), routes.clone());
+    namespaces.add("/admin", "admin", NamespaceAccess::default(), routes.clone());
+    namespaces.add("/whole", "whole", NamespaceAccess::default(), routes);
+    let common = SocketIoShared {
+        namespaces,
+        token_key: "token".into(),
+        attachments_max: 10,
+        packet_bytes_max: 10_000,
+    };
     let mut client = Client::speaking(Arc::new(SocketIo::new(Arc::new(common))), namespaced());
     client.session = client.session.with_rooms();
     client
@@ -86,7 +91,7 @@ fn in_room(client: &mut Client, room: &str) {
     client.answer(OutcomeResult::Published(Ok(())));
 }
 
-fn handled(handled: Handled) -> OutcomeResult {
+fn handled(handled: EventActions) -> OutcomeResult {
     OutcomeResult::Handled(Ok(Box::new(handled)))
 }
 
@@ -287,11 +292,11 @@ fn the_application_hears_of_an_event_and_where_the_client_is() {
     in_room(&mut client, "a");
     client.says(r#"24["ask",1,{"b":2}]"#);
     assert_eq!(client.did(), [r#"event io:* ask [1,{"b":2}] in io:a"#]);
-    client.answer(handled(Handled { acknowledge: Some(said("[1,2]", 2)), ..Handled::default() }));
+    client.answer(handled(EventActions { acknowledge: Some(said("[1,2]", 2)), ..EventActions::default() }));
     assert_eq!(client.did(), ["< 34[1,2]"]);
     client.says(r#"25["ask"]"#);
     client.did();
-    client.answer(handled(Handled::default()));
+    client.answer(handled(EventActions::default()));
     assert_eq!(client.did(), ["< 35[]"]);
     client.says(r#"26["ask"]"#);
     client.did();
@@ -309,7 +314,7 @@ fn what_the_application_wants_done_is_done_in_order_and_then_acknowledged() {
     let room = |room: &str| ServerSubscription { channel: room.into(), ..ServerSubscription::default() };
     let published =
         |room: &str, data: &str| Emitted::Published { channel: channel(room), publication: event("e", data) };
-    client.answer(handled(Handled {
+    client.answer(handled(EventActions {
         leave: vec![channel("io:a")],
         join: vec![room("io:b")],
         emit: vec![
@@ -335,7 +340,7 @@ fn what_goes_wrong_of_it_is_what_the_client_is_told() {
     client.says(r#"27["ask"]"#);
     client.did();
     let emit = vec![Emitted::Published { channel: channel("io:*"), publication: event("e", "1") }];
-    client.answer(handled(Handled { emit, ..Handled::default() }));
+    client.answer(handled(EventActions { emit, ..EventActions::default() }));
     client.did();
     client.answer(OutcomeResult::Published(Err(Denial::of(ErrorCode::Internal))));
     assert_eq!(client.did(), [r#"< 37[{"status":"error","code":100,"message":"internal server error"}]"#]);
@@ -346,7 +351,7 @@ fn the_application_may_end_a_clients_stay_in_a_namespace() {
     let mut client = entered();
     client.says(r#"27["ask"]"#);
     client.did();
-    client.answer(handled(Handled { end: true, ..Handled::default() }));
+    client.answer(handled(EventActions { end: true, ..EventActions::default() }));
     assert_eq!(client.did(), ["< 37[]", "leave io:*", "< 1"]);
     assert!(client.session.is_connected());
 }
@@ -360,7 +365,7 @@ fn what_follows_a_welcome_comes_behind_it() {
     client.did();
     let emit = vec![Emitted::Own { channel: channel("io:*"), publication: event("auth", "{\"a\":1}") }];
     let room = ServerSubscription { channel: "io:lobby".into(), ..ServerSubscription::default() };
-    let then = Some(Box::new(Handled { emit, join: vec![room], ..Handled::default() }));
+    let then = Some(Box::new(EventActions { emit, join: vec![room], ..EventActions::default() }));
     client.answer(OutcomeResult::Authorized(Ok(Grant { then, ..Grant::default() })));
     client.did();
     client.answer(joined(None));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use gateway_core::channel_rules::ChannelOptions;
 use gateway_core::effect::{Denial, Effect, Grant, Identity, OutcomeResult};
 use gateway_core::name_rule::NameRule;
-use gateway_core::session::{Context, Settings};
+use gateway_core::session::{Context, SessionSettings};
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::id::{ClientId, UserId};
@@ -71,7 +71,7 @@ fn a_missing_channel_name_breaks_the_protocol_and_an_invalid_one_does_not() {
 
 #[test]
 fn the_channel_length_is_a_setting() {
-    let context = with_settings(Settings { channel_bytes_max: 4, ..Settings::default() });
+    let context = with_settings(SessionSettings { channel_bytes_max: 4, ..SessionSettings::default() });
     let mut client = Client::connected(context, Default::default());
     assert_eq!(subscribe(&mut client, "12345"), [error(2, ErrorCode::BadRequest)]);
     assert_eq!(subscribe(&mut client, "1234"), ["join 1234"]);
@@ -92,7 +92,7 @@ fn a_second_subscription_to_a_channel_is_refused() {
 
 #[test]
 fn channels_are_limited() {
-    let context = with_settings(Settings { channels_max: 2, ..Settings::default() });
+    let context = with_settings(SessionSettings { channels_max: 2, ..SessionSettings::default() });
     let mut client = Client::connected(context, Default::default());
     client.subscribe("a");
     assert_eq!(subscribe(&mut client, "b"), ["join b"]);

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use gateway_core::channel_rules::{ChannelOptions, ChannelRules, SubscriptionType};
 use gateway_core::effect::{
-    Denial, Effect, Ended, GoLive, Grant, Identity, Outcome, OutcomeResult, Shown, Ticket,
+    Denial, Effect, Ended, GoLive, Grant, Identity, Outcome, OutcomeResult, PublishedSubscriber, Ticket,
 };
 use gateway_core::history::HistoryPage;
-use gateway_core::map::{Action, MapMode, MapOptions, StatePage};
-use gateway_core::newest::{Delivery, Latest, NewestOptions};
+use gateway_core::map::{KeyAction, MapMode, MapOptions, StatePage};
+use gateway_core::newest::{DeliveryMode, NewestOptions, NewestTerms};
 use gateway_core::poll::PollOptions;
-use gateway_core::session::{Application, Context, Opening, Session, Settings, Unobserved, Way};
+use gateway_core::session::{
+    Application, ConnectionWay, Context, NoObserver, Opening, Session, SessionSettings,
+};
 use shared::channel::Channel;
 use shared::command::Connect;
 use shared::error::ErrorCode;
@@ -41,16 +43,16 @@ impl Client {
     }
 
     pub(crate) fn speaking(protocol: Arc<dyn Protocol>, context: Context) -> Self {
-        Self::coming(Way::Both, protocol, context)
+        Self::coming(ConnectionWay::Both, protocol, context)
     }
 
-    pub(crate) fn coming(way: Way, protocol: Arc<dyn Protocol>, context: Context) -> Self {
+    pub(crate) fn coming(way: ConnectionWay, protocol: Arc<dyn Protocol>, context: Context) -> Self {
         Self::that_asks(way, protocol, context, None)
     }
 
     /// With a request that says it all.
     pub(crate) fn that_asks(
-        way: Way,
+        way: ConnectionWay,
         protocol: Arc<dyn Protocol>,
         context: Context,
         connect: Option<Box<Connect>>,
@@ -245,8 +247,8 @@ impl Client {
             Effect::ChangeKey { ticket, channel, change, .. } => {
                 self.ask(ticket, channel.as_str());
                 let action = match change.action {
-                    Action::Set(set) => String::from_utf8_lossy(&set.publication.data.bytes).into_owned(),
-                    Action::Remove { .. } => "removed".to_owned(),
+                    KeyAction::Set(set) => String::from_utf8_lossy(&set.publication.data.bytes).into_owned(),
+                    KeyAction::Remove { .. } => "removed".to_owned(),
                 };
                 format!("key {channel} {} {action}", change.key)
             }
@@ -342,7 +344,7 @@ pub(crate) fn context() -> Context {
     ];
     let namespaces = namespaces.map(|(name, options)| (name.into(), Arc::new(options)));
     Context {
-        settings: Settings::default(),
+        settings: SessionSettings::default(),
         rules: ChannelRules {
             default: Arc::new(open),
             namespaces: namespaces.into(),
@@ -352,14 +354,14 @@ pub(crate) fn context() -> Context {
         application: Application::default(),
         node: "node-1".into(),
         version: "1.2.3",
-        observer: Arc::new(Unobserved),
+        observer: Arc::new(NoObserver),
     }
 }
 
 /// Channels that keep state by key, whose subscribers are seen in those of `seen`.
 fn quotes(snapshot: bool) -> NewestOptions {
     NewestOptions {
-        delivery: if snapshot { Delivery::Latest } else { Delivery::All },
+        delivery: if snapshot { DeliveryMode::Latest } else { DeliveryMode::All },
         allow_choice: true,
         times_per_s: 5,
         times_per_s_max: 10,
@@ -398,16 +400,16 @@ pub(crate) fn keys(keys: &[(&str, u64)], top: Option<u64>, cursor: &str) -> Outc
     OutcomeResult::State(Ok(page))
 }
 
-fn told(latest: Option<Latest>) -> String {
+fn told(latest: Option<NewestTerms>) -> String {
     match latest {
         None => " all".to_owned(),
-        Some(Latest { times_per_s, bytes_per_s, .. }) => {
+        Some(NewestTerms { times_per_s, bytes_per_s, .. }) => {
             format!(" latest {times_per_s} times {bytes_per_s} bytes")
         }
     }
 }
 
-pub(crate) fn with_settings(settings: Settings) -> Context {
+pub(crate) fn with_settings(settings: SessionSettings) -> Context {
     Context { settings, ..context() }
 }
 
@@ -447,7 +449,7 @@ pub(crate) fn error(id: u32, code: ErrorCode) -> String {
 }
 
 /// Where a subscriber is shown.
-fn names(shown: &Shown) -> String {
+fn names(shown: &PublishedSubscriber) -> String {
     let names = [&shown.clients, &shown.users, &shown.own].into_iter().flatten();
     names.map(|channel| channel.as_str()).collect::<Vec<_>>().join(" ")
 }

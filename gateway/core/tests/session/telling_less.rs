@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gateway_core::channel_rules::{ChannelOptions, DataFormat, DeltaType, RecoveryMode};
 use gateway_core::effect::{Capability, Grant, Identity, Matching, Rights};
 use gateway_core::history::HistoryPage;
-use gateway_core::session::{Context, Settings};
+use gateway_core::session::{Context, SessionSettings};
 use shared::error::ErrorCode;
 use shared::publication::Payload;
 
@@ -123,7 +123,7 @@ fn what_was_missed_comes_whole_at_first_and_then_as_what_has_changed() {
 
 #[test]
 fn pieces_of_a_long_recovery_are_chains_of_their_own() {
-    let settings = Settings { reply_bytes_max: 1, ..Settings::default() };
+    let settings = SessionSettings { reply_bytes_max: 1, ..SessionSettings::default() };
     let mut client = Client::connected(Context { settings, ..with_more() }, Identity::default());
     client.says(r#"{"id":2,"subscribe":{"channel":"delta:a","delta":"fossil","recover":true,"epoch":"life","offset":2}}"#);
     client.did();

@@ -148,7 +148,7 @@ fn keys_whose_signature_has_expired_for_too_long_are_followed_no_more() {
 }
 
 fn client_grace() -> Duration {
-    Duration::from_millis(gateway_core::session::Settings::default().expired_close_delay_ms)
+    Duration::from_millis(gateway_core::session::SessionSettings::default().expired_close_delay_ms)
 }
 
 #[test]

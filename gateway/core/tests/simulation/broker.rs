@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_core::channel_rules::ChannelRules;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
-use gateway_core::map::State;
+use gateway_core::map::MapState;
 use gateway_core::recovery::is_recovered;
 use gateway_core::stream::Stream;
 use shared::channel::Channel;
@@ -48,7 +48,7 @@ pub(crate) struct Broker {
     pub(crate) rules: ChannelRules,
     pub(crate) streams: BTreeMap<Channel, Stream>,
     /// Of channels that keep state by key.
-    pub(crate) states: BTreeMap<Channel, State>,
+    pub(crate) states: BTreeMap<Channel, MapState>,
     pub(crate) links: Vec<Link>,
     next_number: u64,
     /// When all streams began anew.
@@ -307,7 +307,7 @@ impl Broker {
         self.stream(channel, net).page(filter)
     }
 
-    pub(crate) fn state_and_stream(&mut self, channel: &Channel) -> (&mut State, &mut Stream) {
+    pub(crate) fn state_and_stream(&mut self, channel: &Channel) -> (&mut MapState, &mut Stream) {
         let stream = self.streams.get_mut(channel).expect("it was looked at");
         (self.states.entry(channel.clone()).or_default(), stream)
     }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use shared::channel::Channel;
 use shared::moment::Moment;
 use shared::position::StreamPosition;
-use shared::protocol::centrifuge::json::client::{ReceivedPublication, SubscribeResult};
+use shared::protocol::centrifuge::json::client::{ReceivedPublication, ReceivedSubscribeResult};
 use shared::publication::Publication;
 use shared::push::OwnedEvent;
 
@@ -131,7 +131,11 @@ impl Reader {
 
     /// The reply to a subscribe command that asked to recover from `asked`. Answers whether the reader was told that
     /// it may have missed something.
-    pub(crate) fn begin(&mut self, asked: Option<&(String, u64)>, result: &SubscribeResult<'_>) -> bool {
+    pub(crate) fn begin(
+        &mut self,
+        asked: Option<&(String, u64)>,
+        result: &ReceivedSubscribeResult<'_>,
+    ) -> bool {
         self.last = None;
         assert_eq!(result.was_recovering, asked.is_some());
         let streamed = !result.epoch.is_empty();

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use shared::channel::Channel;
 use shared::command::{Command, Connect, FilterNode, Request, Subscribe};
 use shared::id::ClientId;
-use shared::protocol::centrifuge::json::client::{Answer, Received, decode_frame, encode_command};
+use shared::protocol::centrifuge::json::client::{ClientResult, Received, decode_frame, encode_command};
 
 use crate::broker::{Broker, TAG};
 use crate::checkers::{Checkers, Kind};
@@ -337,13 +337,13 @@ impl Client {
     fn on_answer(
         &mut self,
         asked: Asked,
-        answer: Answer<'_>,
+        answer: ClientResult<'_>,
         broker: &mut Broker,
         net: &mut Net,
         checkers: &Checkers,
     ) {
         match (asked, answer) {
-            (Asked::Connect { from }, Answer::Connect(mut result)) => {
+            (Asked::Connect { from }, ClientResult::Connect(mut result)) => {
                 self.connected = true;
                 let wire = self.wire.expect("it reads");
                 for (channel, subscription) in &mut self.subscriptions {
@@ -370,7 +370,7 @@ impl Client {
                 }
                 assert!(result.subs.is_empty(), "only what the server was to subscribe it to");
             }
-            (Asked::Subscribe { channel, from }, Answer::Subscribe(result)) => {
+            (Asked::Subscribe { channel, from }, ClientResult::Subscribe(result)) => {
                 let (_, subscription) = self.subscription(channel.as_str());
                 assert_eq!(subscription.state, State::Asked);
                 if subscription.begin(from.as_ref(), result, net, checkers) {
@@ -386,7 +386,7 @@ impl Client {
                     }
                 }
             }
-            (Asked::Unsubscribe { channel }, Answer::Other) => {
+            (Asked::Unsubscribe { channel }, ClientResult::Other) => {
                 let (channel, subscription) = self.subscription(channel.as_str());
                 // The node may have ended it first, and then it was asked for again already.
                 if subscription.state == State::On {
@@ -394,22 +394,24 @@ impl Client {
                 }
                 self.later(300..3000, ClientEvent::Subscribe(channel), net);
             }
-            (Asked::Map { channel }, Answer::Subscribe(result)) => {
+            (Asked::Map { channel }, ClientResult::Subscribe(result)) => {
                 let next = self.map(channel.as_str()).on_answer(result, net);
                 if let Some(next) = next {
                     self.ask_at_once(Request::Subscribe(next), Asked::Map { channel }, net);
                 }
             }
-            (Asked::UnsubscribeMap { channel }, Answer::Other) => {
+            (Asked::UnsubscribeMap { channel }, ClientResult::Other) => {
                 let map = self.map(channel.as_str());
                 if map.state == State::On {
                     map.state = State::Off;
                 }
                 self.later(300..3000, ClientEvent::Subscribe(channel), net);
             }
-            (Asked::SubscribePolled, Answer::Subscribe(result)) => self.on_polled_begun(&result.epoch, net),
-            (Asked::Track, Answer::Other) => net.stats.count("keys followed"),
-            (Asked::Publish, Answer::Other) => net.stats.count("publications by clients"),
+            (Asked::SubscribePolled, ClientResult::Subscribe(result)) => {
+                self.on_polled_begun(&result.epoch, net)
+            }
+            (Asked::Track, ClientResult::Other) => net.stats.count("keys followed"),
+            (Asked::Publish, ClientResult::Other) => net.stats.count("publications by clients"),
             (asked, answer) => panic!("{answer:?} does not answer {asked:?}"),
         }
     }

@@ -7,7 +7,7 @@ use gateway_core::channel_rules::{ChannelOptions, ChannelRules, DeltaType, Subsc
 use gateway_core::hub::{Encoding, Variants};
 use gateway_core::map::{MapMode, MapOptions};
 use gateway_core::poll::{PollMode, PollOptions};
-use gateway_core::session::{Application, Context, Settings, Unobserved};
+use gateway_core::session::{Application, Context, NoObserver, SessionSettings};
 use shared::channel::Channel;
 use shared::protocol::centrifuge::json::CentrifugeJson;
 
@@ -56,13 +56,13 @@ pub(crate) fn run(seed: u64) -> Stats {
     let protocol = Arc::new(CentrifugeJson::default());
     let mut variants = Variants::default();
     variants.add(Encoding { protocol: protocol.clone(), framing: Arc::new(Lines) }).expect("there is room");
-    let settings = Settings {
+    let settings = SessionSettings {
         ping_interval_ms: 4_000,
         pong_timeout_ms: 1_500,
         // A few publications are a piece.
         reply_bytes_max: 600,
         recovery_limit_max: RECOVERY_LIMIT,
-        ..Settings::default()
+        ..SessionSettings::default()
     };
     let context = Context {
         settings,
@@ -71,7 +71,7 @@ pub(crate) fn run(seed: u64) -> Stats {
         application: Application::default(),
         node: "simulated".into(),
         version: "0",
-        observer: Arc::new(Unobserved),
+        observer: Arc::new(NoObserver),
     };
     let common = Common { context: Arc::new(context), protocol, variants: Arc::new(variants) };
     let nodes = (0..NODES).map(|node| Some(Node::new(node, 0, &common, &mut net))).collect();

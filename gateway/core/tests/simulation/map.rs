@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use gateway_core::delta;
 use shared::channel::Channel;
-use shared::command::{FilterNode, Page, Phase, Subscribe, SubscriptionKind};
-use shared::protocol::centrifuge::json::client::{ReceivedPublication, SubscribeResult};
+use shared::command::{FilterNode, Phase, StateRequest, Subscribe, SubscriptionKind};
+use shared::protocol::centrifuge::json::client::{ReceivedPublication, ReceivedSubscribeResult};
 
 use crate::broker::TAG;
 use crate::checkers::number;
@@ -96,8 +96,12 @@ impl Map {
         let (key, val) = TAG;
         let filter =
             FilterNode { key: key.into(), cmp: "eq".into(), val: val.into(), ..FilterNode::default() };
-        let page =
-            Page { phase: self.phase, cursor: self.cursor.as_str().into(), limit: PAGE, ..Page::default() };
+        let page = StateRequest {
+            phase: self.phase,
+            cursor: self.cursor.as_str().into(),
+            limit: PAGE,
+            ..StateRequest::default()
+        };
         Subscribe {
             channel: self.channel.as_str().into(),
             kind: SubscriptionKind::Map,
@@ -112,7 +116,11 @@ impl Map {
     }
 
     /// The answer to what it asked for. Answers what it asks for next, if it is not live yet.
-    pub(crate) fn on_answer(&mut self, result: SubscribeResult<'_>, net: &mut Net) -> Option<Subscribe> {
+    pub(crate) fn on_answer(
+        &mut self,
+        result: ReceivedSubscribeResult<'_>,
+        net: &mut Net,
+    ) -> Option<Subscribe> {
         assert_eq!(self.state, State::Asked);
         assert!(!result.epoch.is_empty());
         assert!(self.has_stream() || result.offset == 0, "only a stream has positions that clients know");

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bytes::Bytes;
-use gateway_core::catch_up::Reading;
+use gateway_core::catch_up::ReadRequest;
 use gateway_core::effect::Ticket;
-use gateway_core::feed::Look;
+use gateway_core::feed::GapCheck;
 use gateway_core::history::{HistoryFilter, HistoryPage};
-use gateway_core::map::{Change, StateFilter, StatePage};
+use gateway_core::map::{MapChange, StateFilter, StatePage};
 use gateway_core::poll;
 use gateway_core::session::READS_FAILED_MAX;
 use shared::channel::Channel;
@@ -67,20 +67,20 @@ pub(crate) enum Question {
     Unsubscribe(Channel),
     History(Channel, HistoryFilter, Purpose),
     /// Each with where its feed stands.
-    Positions(Vec<(Channel, Option<StreamPosition>)>, Look),
+    Positions(Vec<(Channel, Option<StreamPosition>)>, GapCheck),
     LeaveEpoch(Channel, Epoch),
     Publish(Channel, Publication, u64, Ticket),
-    ChangeKey(Channel, Change, u64, Ticket),
+    ChangeKey(Channel, MapChange, u64, Ticket),
     State(Channel, Box<StateFilter>, u64, Ticket),
     /// The application is asked for keys.
-    Poll(Channel, Vec<poll::Asked>),
+    Poll(Channel, Vec<poll::PolledKey>),
     Announce(Channel, OwnedEvent),
 }
 
 /// What a read of history is for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purpose {
-    CatchUp(Reading),
+    CatchUp(ReadRequest),
     /// The next piece for a client that takes its recovery slowly.
     Piece {
         wire: u64,
@@ -120,7 +120,7 @@ pub(crate) enum NodeEvent {
         purpose: Purpose,
     },
     Positions {
-        look: Look,
+        look: GapCheck,
         tops: Vec<(Channel, Option<StreamPosition>, StreamPosition)>,
     },
     LeftEpoch {
@@ -141,8 +141,8 @@ pub(crate) enum NodeEvent {
     /// The application's answer, if there is one.
     Polled {
         channel: Channel,
-        asked: Vec<poll::Asked>,
-        answer: Option<(Epoch, Vec<poll::Item>)>,
+        asked: Vec<poll::PolledKey>,
+        answer: Option<(Epoch, Vec<poll::PolledItem>)>,
     },
     /// It is looked at what to ask for.
     PollDue {

@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gateway_core::catch_up::{Asked, CatchUp, Reading, Shared, Stopped, Want};
+use gateway_core::catch_up::{
+    CatchUp, CatchUpAnswer, CatchUpRequest, ClientPosition, ReadRequest, ReadResult,
+};
 use gateway_core::effect::{Join, Outcome, OutcomeResult, Ticket};
-use gateway_core::feed::{Admission, Check, Delivery, Feed, Look, Mended};
+use gateway_core::feed::{Admission, Feed, FeedDelivery, GapCheck, GapState, Mended};
 use gateway_core::history::{HistoryFilter, HistoryPage};
-use gateway_core::hub::{HELD_PUBLICATIONS_MAX, HoldLimits, Prepared, Previous, Variants};
+use gateway_core::hub::{HELD_PUBLICATIONS_MAX, HoldLimits, Prepared, PreviousPublication, Variants};
 use gateway_core::poll::Poller;
 use gateway_core::session::Context;
 use shared::channel::Channel;
@@ -34,22 +36,22 @@ struct Local {
     interest: [bool; WORKERS],
     subscribed: bool,
     /// The last publication that was handed out, for patches.
-    previous: Option<Previous>,
+    previous: Option<PreviousPublication>,
     /// Names the last change of interest, so that an unsubscription that is no longer wanted is not made.
     generation: u32,
     /// Joins that wait for the broker to deliver the channel.
     waiting: Vec<(u64, Join)>,
     catch_up: CatchUp,
-    /// Joins that wait for a read of the channel's past.
+    /// Joins that wait for a read of the channel's retained history.
     askers: Vec<Asker>,
 }
 
-/// One who joins and is to be told of the past.
+/// One who joins and is to be told of the retained history.
 #[derive(Debug)]
 struct Asker {
     wire: u64,
     ticket: Ticket,
-    want: Want<'static>,
+    want: CatchUpRequest<'static>,
 }
 
 #[derive(Debug)]
@@ -102,7 +104,7 @@ impl Node {
                 let Some(local) = self.channels.get_mut(&channel) else { return };
                 match local.feed.admit(publication) {
                     Admission::Deliver(publication) => {
-                        self.deliver(&channel, vec![Delivery::Publication(publication)], net);
+                        self.deliver(&channel, vec![FeedDelivery::Publication(publication)], net);
                     }
                     Admission::Gap { since } => {
                         net.stats.count("gaps found by a publication");
@@ -124,7 +126,7 @@ impl Node {
                 }
             }
             NodeEvent::Compare { link: over, channel } if over == link => {
-                self.look(Some(channel), Look::AfterLoss, net);
+                self.look(Some(channel), GapCheck::AfterLoss, net);
             }
             NodeEvent::PollDue { channel } => self.poll(&channel, net),
             NodeEvent::Polled { channel, asked, answer } => self.on_polled(&channel, &asked, answer, net),
@@ -140,29 +142,29 @@ impl Node {
             }
             NodeEvent::Resumed => {
                 self.channels.values_mut().for_each(|local| local.catch_up.forget());
-                self.look(None, Look::AfterLoss, net);
+                self.look(None, GapCheck::AfterLoss, net);
             }
             NodeEvent::Check => {
-                self.look(None, Look::Routine, net);
+                self.look(None, GapCheck::Routine, net);
                 net.send_to_node(self.index, self.life, CHECK_EVERY..CHECK_EVERY + 1, NodeEvent::Check);
             }
-            NodeEvent::LookAgain { channel } => self.look(Some(channel), Look::Routine, net),
+            NodeEvent::LookAgain { channel } => self.look(Some(channel), GapCheck::Routine, net),
             NodeEvent::Positions { look, tops } => {
                 for (channel, before, top) in tops {
                     let Some(local) = self.channels.get_mut(&channel) else { continue };
                     match local.feed.check(before, top, look) {
-                        Check::Fine => {}
-                        Check::Suspicious => {
+                        GapState::Fine => {}
+                        GapState::Suspicious => {
                             let again = NodeEvent::LookAgain { channel };
                             net.send_to_node(self.index, self.life, 500..501, again);
                         }
-                        Check::Missing { since } => {
+                        GapState::Missing { since } => {
                             net.stats.count("gaps found by a look");
                             self.read_missing(channel, since, net);
                         }
-                        Check::Lost(position) => {
+                        GapState::Lost(position) => {
                             net.stats.count("streams found replaced");
-                            self.deliver(&channel, vec![Delivery::Lost(position)], net);
+                            self.deliver(&channel, vec![FeedDelivery::Lost(position)], net);
                         }
                     }
                 }
@@ -352,7 +354,7 @@ impl Node {
             let question = Question::History(join.channel, wanted.filter, purpose);
             return net.ask_broker(self.index, self.life, question);
         }
-        let since = wanted.filter.since.map(|offset| Stopped { offset, epoch: wanted.epoch });
+        let since = wanted.filter.since.map(|offset| ClientPosition { offset, epoch: wanted.epoch });
         let local = self.channels.get(&join.channel).expect("a worker listens to it");
         let want = local.catch_up.want(since, wanted.filter.limit);
         self.ask_for_past(join.channel, Asker { wire, ticket: join.ticket, want }, net);
@@ -361,12 +363,12 @@ impl Node {
     fn ask_for_past(&mut self, channel: Channel, asker: Asker, net: &mut Net) {
         let Some(local) = self.channels.get_mut(&channel) else { return };
         match local.catch_up.ask(net.now, &asker.want) {
-            Asked::Answered(page) => {
+            CatchUpAnswer::Answered(page) => {
                 net.stats.count("pasts told without a read");
                 self.answer(asker.wire, asker.ticket, OutcomeResult::Joined(Ok(Some(page))), net);
             }
-            Asked::Wait => local.askers.push(asker),
-            Asked::Read(reading) => {
+            CatchUpAnswer::Wait => local.askers.push(asker),
+            CatchUpAnswer::Read(reading) => {
                 local.askers.push(asker);
                 let question = Question::History(channel, reading.filter, Purpose::CatchUp(reading));
                 net.ask_broker(self.index, self.life, question);
@@ -375,7 +377,13 @@ impl Node {
     }
 
     /// One read has come back for all who waited.
-    fn on_past_read(&mut self, channel: Channel, reading: Reading, page: Option<HistoryPage>, net: &mut Net) {
+    fn on_past_read(
+        &mut self,
+        channel: Channel,
+        reading: ReadRequest,
+        page: Option<HistoryPage>,
+        net: &mut Net,
+    ) {
         let Some(local) = self.channels.get_mut(&channel) else { return };
         // What was asked for in an earlier life of the channel is nobody's any more.
         if !local.catch_up.is_reading(reading) {
@@ -393,14 +401,14 @@ impl Node {
         };
         for asker in std::mem::take(&mut local.askers) {
             match &shared {
-                Ok(Shared::Past(past)) => match past.answer(&asker.want) {
+                Ok(ReadResult::Past(past)) => match past.answer(&asker.want) {
                     Some(page) => {
                         net.stats.count("pasts told by a read");
                         self.answer(asker.wire, asker.ticket, OutcomeResult::Joined(Ok(Some(page))), net);
                     }
                     None => self.ask_for_past(channel.clone(), asker, net),
                 },
-                Ok(Shared::Unshared) => {
+                Ok(ReadResult::Unshared) => {
                     net.stats.count("pasts that nobody could share");
                     self.ask_for_past(channel.clone(), asker, net);
                 }
@@ -419,7 +427,7 @@ impl Node {
         let Some(local) = self.channels.get_mut(channel).filter(|local| local.subscribed) else { return };
         local.feed.anchor(top);
         if let Some(at) = local.feed.position().filter(|at| at.epoch != top.epoch) {
-            self.deliver(channel, vec![Delivery::Lost(at)], net);
+            self.deliver(channel, vec![FeedDelivery::Lost(at)], net);
         }
     }
 
@@ -445,7 +453,7 @@ impl Node {
         net.ask_broker(self.index, self.life, Question::History(channel, filter, Purpose::Mend));
     }
 
-    fn look(&mut self, only: Option<Channel>, look: Look, net: &mut Net) {
+    fn look(&mut self, only: Option<Channel>, look: GapCheck, net: &mut Net) {
         let is_meant = |channel: &Channel| only.as_ref().is_none_or(|only| only == channel);
         let streamed = self.channels.iter().filter(|(channel, local)| {
             is_meant(channel) && (only.is_some() || local.feed.position().is_some())
@@ -461,35 +469,36 @@ impl Node {
     }
 
     /// Hands each delivery once to every worker with interest.
-    fn deliver(&mut self, channel: &Channel, deliveries: Vec<Delivery>, net: &mut Net) {
+    fn deliver(&mut self, channel: &Channel, deliveries: Vec<FeedDelivery>, net: &mut Net) {
         let Some(local) = self.channels.get_mut(channel) else { return };
         for delivery in deliveries {
             let position = match &delivery {
-                Delivery::Publication(publication) => publication.position,
-                Delivery::Lost(position) => Some(*position),
+                FeedDelivery::Publication(publication) => publication.position,
+                FeedDelivery::Lost(position) => Some(*position),
             };
             for (worker, position) in self.workers.iter_mut().zip(std::iter::repeat(position)) {
                 worker.handed_out.extend(position.map(|position| (channel.clone(), position)));
             }
             match &delivery {
-                Delivery::Publication(publication) => local.catch_up.handed_out(net.now, publication),
-                Delivery::Lost(_) => local.catch_up.forget(),
+                FeedDelivery::Publication(publication) => local.catch_up.handed_out(net.now, publication),
+                FeedDelivery::Lost(_) => local.catch_up.forget(),
             }
             let kept = match &delivery {
-                Delivery::Publication(Publication { keyed: Some(_), .. }) => None,
-                Delivery::Publication(publication) => {
-                    publication.position.map(|position| Previous { position, data: publication.data.clone() })
-                }
-                Delivery::Lost(_) => None,
+                FeedDelivery::Publication(Publication { keyed: Some(_), .. }) => None,
+                FeedDelivery::Publication(publication) => publication
+                    .position
+                    .map(|position| PreviousPublication { position, data: publication.data.clone() }),
+                FeedDelivery::Lost(_) => None,
             };
             let previous = std::mem::replace(&mut local.previous, kept);
             trace(net.now, || format!("node {} delivers {channel} {delivery:?}", self.index));
             let prepared = match delivery {
-                Delivery::Publication(mut publication) => {
+                FeedDelivery::Publication(mut publication) => {
                     let micros = net.now.0 * 1_000;
                     let before = publication.keyed.as_mut().and_then(|keyed| keyed.before.take());
                     let before = publication.position.zip(before);
-                    let previous = before.map(|(position, data)| Previous { position, data }).or(previous);
+                    let previous =
+                        before.map(|(position, data)| PreviousPublication { position, data }).or(previous);
                     let options = self.context.rules.options(channel).expect("only these are used");
                     if options.retention().keeps_history() {
                         let event = OwnedEvent::Publication(publication);
@@ -504,7 +513,7 @@ impl Node {
                         ))
                     }
                 }
-                Delivery::Lost(position) => Err(position),
+                FeedDelivery::Lost(position) => Err(position),
             };
             for worker in (0..WORKERS).filter(|&worker| local.interest[worker]) {
                 match &prepared {

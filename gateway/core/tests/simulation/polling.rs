@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gateway_core::history::HistoryPage;
 use gateway_core::hub::{Bundles, Prepared, Sink, Subscriber};
-use gateway_core::poll::{Asked, Item as PolledItem, Poller, Step, Taken};
+use gateway_core::poll::{PolledItem, PolledKey, Poller, PollerStep, PollerUpdate};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::moment::Moment;
@@ -54,16 +54,16 @@ impl Node {
     pub(crate) fn poll(&mut self, channel: &Channel, net: &mut Net) {
         while let Some(poller) = self.pollers.get_mut(channel) {
             match poller.next(net.now) {
-                Step::Ask(asked) => {
+                PollerStep::Ask(asked) => {
                     net.stats.count("polls");
                     net.ask_broker(self.index, self.life, Question::Poll(channel.clone(), asked));
                 }
-                Step::Wait(until) => {
+                PollerStep::Wait(until) => {
                     let delay = until.since(net.now).as_millis().max(1) as u64;
                     let what = NodeEvent::PollDue { channel: channel.clone() };
                     return net.send_to_node(self.index, self.life, delay..delay + 1, what);
                 }
-                Step::End => drop(self.pollers.remove(channel)),
+                PollerStep::End => drop(self.pollers.remove(channel)),
             }
         }
     }
@@ -71,7 +71,7 @@ impl Node {
     pub(crate) fn on_polled(
         &mut self,
         channel: &Channel,
-        asked: &[Asked],
+        asked: &[PolledKey],
         answer: Option<(Epoch, Vec<PolledItem>)>,
         net: &mut Net,
     ) {
@@ -110,7 +110,7 @@ impl Node {
         (!epoch.is_empty()).then(|| HistoryPage { publications: Vec::new(), top })
     }
 
-    fn spread(&mut self, channel: &Channel, taken: Taken, net: &mut Net) {
+    fn spread(&mut self, channel: &Channel, taken: PollerUpdate, net: &mut Net) {
         if taken.reset {
             for worker in &mut self.workers {
                 worker.inbox.push(Item::Anew(channel.clone()));

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gateway_core::poll::{Asked, Item};
+use gateway_core::poll::{PolledItem, PolledKey};
 use shared::channel::Channel;
 use shared::command::{Request, Subscribe, SubscriptionKind, TrackBatch};
 use shared::position::Epoch;
@@ -65,10 +65,14 @@ impl Application {
         }
     }
 
-    pub(crate) fn answer(&self, asked: &[Asked]) -> (Epoch, Vec<Item>) {
-        let items = asked.iter().filter_map(|Asked { key, version: known }| {
-            let item =
-                |version, removed| Item { key: (&**key).into(), data: content(version), version, removed };
+    pub(crate) fn answer(&self, asked: &[PolledKey]) -> (Epoch, Vec<PolledItem>) {
+        let items = asked.iter().filter_map(|PolledKey { key, version: known }| {
+            let item = |version, removed| PolledItem {
+                key: (&**key).into(),
+                data: content(version),
+                version,
+                removed,
+            };
             match (self.versions.get(key.as_ref()), self.removed.get(key.as_ref())) {
                 (Some(&version), _) => (version > *known || *known == 0).then(|| item(version, false)),
                 (None, Some(&version)) => Some(item(version, true)),

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use gateway_core::map::{Action, Change, Keeping, NotMade, Set, SetMode, StateFilter, StatePage};
+use gateway_core::map::{
+    KeyAction, MapChange, MapRetention, NotMade, SetKey, SetMode, StateFilter, StatePage,
+};
 use shared::channel::Channel;
 use shared::moment::Moment;
 use shared::publication::{Payload, Publication};
@@ -37,16 +39,16 @@ impl Broker {
             if net.dice.chance(333) {
                 publication.tags.insert(TAG.0.into(), TAG.1.into());
             }
-            let set = Set { publication, score: 0, mode: SetMode::Any, refreshes: false, version: None };
-            Action::Set(Box::new(set))
+            let set = SetKey { publication, score: 0, mode: SetMode::Any, refreshes: false, version: None };
+            KeyAction::Set(Box::new(set))
         } else {
-            Action::Remove { tags: None }
+            KeyAction::Remove { tags: None }
         };
-        self.change_key(channel, Change { key, action, expected: None }, net);
+        self.change_key(channel, MapChange { key, action, expected: None }, net);
     }
 
-    pub(crate) fn change_key(&mut self, channel: &Channel, mut change: Change, net: &mut Net) {
-        if let Action::Set(set) = &mut change.action {
+    pub(crate) fn change_key(&mut self, channel: &Channel, mut change: MapChange, net: &mut Net) {
+        if let KeyAction::Set(set) = &mut change.action {
             // In the order in which they come here, whoever made them.
             set.publication.data = Self::content(self.number());
         }
@@ -104,7 +106,7 @@ impl Broker {
         page.entries.into_iter().map(entry).collect()
     }
 
-    fn keeping(&self, channel: &Channel) -> Keeping {
+    fn keeping(&self, channel: &Channel) -> MapRetention {
         self.rules.options(channel).expect("only channels with options are used").map.keeping()
     }
 }

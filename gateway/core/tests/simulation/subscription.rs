@@ -2,7 +2,7 @@
 
 use gateway_core::delta;
 use shared::channel::Channel;
-use shared::protocol::centrifuge::json::client::{ReceivedPublication, SubscribeResult};
+use shared::protocol::centrifuge::json::client::{ReceivedPublication, ReceivedSubscribeResult};
 
 use crate::checkers::{Checkers, Kind, MemberList, Reader};
 use crate::network::Net;
@@ -78,7 +78,7 @@ impl Subscription {
     pub(crate) fn begin(
         &mut self,
         from: Option<&(String, u64)>,
-        mut result: SubscribeResult<'_>,
+        mut result: ReceivedSubscribeResult<'_>,
         net: &mut Net,
         checkers: &Checkers,
     ) -> bool {

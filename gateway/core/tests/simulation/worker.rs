@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use gateway_core::effect::{
-    Effect, GoLive, Identity, Join, Outcome, OutcomeResult, Overrides, ServerSubscription, Terms, Ticket,
-    Verified,
+    DeliveryTerms, Effect, GoLive, Identity, Join, Outcome, OutcomeResult, Overrides, ServerSubscription,
+    Ticket, Verified,
 };
 use gateway_core::history::HistoryFilter;
 use gateway_core::hub::{
-    Bundles, EncodingId, HoldLimits, Hub, Interest, Knows, Prepared, PushFraming, Sink, Subscriber, Variant,
+    Bundles, EncodingId, HoldLimits, Hub, Interest, KnownPosition, Prepared, PushFraming, Sink, Subscriber,
+    Variant,
 };
-use gateway_core::map::{Change, StateFilter};
+use gateway_core::map::{MapChange, StateFilter};
 use gateway_core::poll::Trackers;
-use gateway_core::session::{Opening, Session, Way};
+use gateway_core::session::{ConnectionWay, Opening, Session};
 use gateway_core::timer_wheel::TimerWheel;
 use shared::channel::Channel;
 use shared::command::TrackBatch;
@@ -37,7 +38,7 @@ pub(crate) enum Wish {
     Forget(Channel),
     Join(u64, Join),
     Publish(u64, Ticket, Channel, Publication),
-    ChangeKey(u64, Ticket, Channel, Change),
+    ChangeKey(u64, Ticket, Channel, MapChange),
     State(u64, Ticket, Channel, Box<StateFilter>),
     History(u64, Ticket, Channel, HistoryFilter),
     Follow(Channel, Vec<(Box<str>, u64)>),
@@ -139,7 +140,7 @@ impl Worker {
             client: ClientId::from_random(u128::from(wire)),
             protocol: self.common.protocol.clone(),
             context: self.common.context.clone(),
-            way: Way::Both,
+            way: ConnectionWay::Both,
             connect: None,
             seed: net.dice.roll(),
         };
@@ -405,7 +406,7 @@ impl Worker {
             let handed_out = self.handed_out.get(&go_live.channel);
             handed_out.is_some_and(|at| at.epoch == position.epoch && position.offset <= at.offset)
         });
-        let knows = Knows { position: go_live.position, has_last: go_live.has_last, is_handed_out };
+        let knows = KnownPosition { position: go_live.position, has_last: go_live.has_last, is_handed_out };
         self.hub.go_live(go_live.channel.as_str(), key, knows, &mut writer);
         let Writer { told, slow, .. } = writer;
         for (key, channel) in told {
@@ -440,7 +441,7 @@ fn server_subscription(channel: &Channel) -> ServerSubscription {
     ServerSubscription { channel: channel.as_str().into(), overrides, ..ServerSubscription::default() }
 }
 
-fn subscriber(key: u32, terms: &Terms) -> Subscriber {
+fn subscriber(key: u32, terms: &DeliveryTerms) -> Subscriber {
     let variant = Variant::plain(EncodingId::default());
     let variant = if terms.patches { variant.with_patches() } else { variant };
     Subscriber::new(key, variant).positioned(terms.positioned).joins_and_leaves(terms.joins_and_leaves)

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{inspect, object, reference, socketio};
-use crate::api::request::Method;
+use super::{inspect_schemas, object, reference, socketio_schemas};
+use crate::api::api_request::Method;
 
 pub(super) fn summary(method: Method) -> &'static str {
     match method {
@@ -152,7 +152,7 @@ pub(super) fn request(method: Method) -> Value {
                 ("cursor", text("The cursor of an answer, to go on behind it.", &["", "x", "test.0.1"])),
             ],
         ),
-        Method::Inspect | Method::Closes | Method::Explain => inspect::request(method),
+        Method::Inspect | Method::Closes | Method::Explain => inspect_schemas::request(method),
         Method::Info => fields(&[], []),
         Method::Disconnect => fields(
             &[],
@@ -230,7 +230,7 @@ pub(super) fn request(method: Method) -> Value {
         | Method::SocketioJoin
         | Method::SocketioLeave
         | Method::SocketioDisconnect
-        | Method::SocketioSockets => socketio::request(method),
+        | Method::SocketioSockets => socketio_schemas::request(method),
         Method::Rpc => fields(
             &["method"],
             [
@@ -257,7 +257,7 @@ pub(super) fn result(method: Method) -> Value {
         }
         Method::Channels => list("channels", fields(&["num_clients"], [("num_clients", number())])),
         Method::Connections => list("connections", reference("Connection")),
-        Method::Inspect | Method::Closes | Method::Explain => inspect::result(method),
+        Method::Inspect | Method::Closes | Method::Explain => inspect_schemas::result(method),
         Method::Info => object("nodes", json!({ "type": "array", "items": reference("Node") })),
         Method::MapPublish | Method::MapRemove => fields(
             &[],
@@ -288,8 +288,8 @@ pub(super) fn result(method: Method) -> Value {
         | Method::SocketioJoin
         | Method::SocketioLeave
         | Method::SocketioDisconnect => fields(&[], []),
-        Method::SocketioSockets => socketio::sockets(),
-        Method::SocketioAsk => socketio::asked(),
+        Method::SocketioSockets => socketio_schemas::sockets(),
+        Method::SocketioAsk => socketio_schemas::asked(),
         Method::Rpc => fields(&[], [("data", json!({ "description": "Any JSON." }))]),
     }
 }

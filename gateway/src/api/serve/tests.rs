@@ -16,8 +16,8 @@ use http_body_util::BodyExt;
 
 use super::*;
 use crate::node::SessionId;
-use crate::node::control::Target;
-use crate::node::question::Act;
+use crate::node::control::ControlTarget;
+use crate::node::node_message::ClientCommand;
 use crate::secret::Secret;
 
 mod http;
@@ -69,7 +69,7 @@ async fn with(change: impl FnOnce(&mut ApiConfig)) -> Fixture {
     for (name, channels) in [("/", "kept"), ("/admin", "map")] {
         assert!(namespaces.add(name, channels, Default::default(), Default::default()));
     }
-    api.know_socketio(Arc::new(Common { namespaces, ..Common::default() }));
+    api.know_socketio(Arc::new(SocketIoShared { namespaces, ..SocketIoShared::default() }));
     Fixture { api, node, received, told }
 }
 
@@ -419,19 +419,19 @@ async fn clients_are_disconnected_by_user_or_id_on_every_node() {
     );
     let session = &*gateway.node.session_ids.make(1, 0, 0).reveal();
     assert_eq!(gateway.result("disconnect", json!({"user": "bob", "session": session})).await, json!({}));
-    let bob = Target { user: Some("bob".into()), ..Target::default() };
+    let bob = ControlTarget { user: Some("bob".into()), ..ControlTarget::default() };
     let expected = [
         (
-            Target { except: vec![two], ..bob.clone() },
-            Act::Disconnect(shared::disconnect::Disconnect::custom(4500, "banned").unwrap()),
+            ControlTarget { except: vec![two], ..bob.clone() },
+            ClientCommand::Disconnect(shared::disconnect::Disconnect::custom(4500, "banned").unwrap()),
         ),
         (
-            Target { client: Some(one), ..bob.clone() },
-            Act::Disconnect(shared::disconnect::Disconnect::FORCE_DISCONNECT),
+            ControlTarget { client: Some(one), ..bob.clone() },
+            ClientCommand::Disconnect(shared::disconnect::Disconnect::FORCE_DISCONNECT),
         ),
         (
-            Target { session: SessionId::parse(session), ..bob },
-            Act::Disconnect(shared::disconnect::Disconnect::FORCE_DISCONNECT),
+            ControlTarget { session: SessionId::parse(session), ..bob },
+            ClientCommand::Disconnect(shared::disconnect::Disconnect::FORCE_DISCONNECT),
         ),
     ];
 
@@ -454,9 +454,9 @@ async fn clients_are_unsubscribed_from_a_channel() {
     let _bob = gateway.node.admit_user(&UserId::new("bob"), 0).unwrap();
     let params = json!({"user": "bob", "channel": "kept:a"});
     assert_eq!(gateway.result("unsubscribe", params).await, json!({}));
-    let target = Target { user: Some("bob".into()), ..Target::default() };
+    let target = ControlTarget { user: Some("bob".into()), ..ControlTarget::default() };
     let channel = Channel::parse("kept:a", 255).unwrap();
-    assert_eq!(gateway.told.acts(), [(target, Act::Unsubscribe(channel))]);
+    assert_eq!(gateway.told.acts(), [(target, ClientCommand::Unsubscribe(channel))]);
     assert_eq!(gateway.code("unsubscribe", json!({"user": "bob"})).await, 107);
     assert_eq!(gateway.code("unsubscribe", json!({"channel": "a"})).await, 107);
     assert_eq!(gateway.code("unsubscribe", json!({"channel": "unknown:a", "user": "bob"})).await, 102);
@@ -523,15 +523,22 @@ async fn nothing_is_begun_after_the_deadline() {
             {"channels":{}}, {"connections":{}}
         ]}"#,
     );
-    let batch: Batch<'_> = serde_json::from_slice(&body).unwrap();
+    let batch: BatchRequest<'_> = serde_json::from_slice(&body).unwrap();
     let config = ApiConfig::default();
-    let room = Room::of(config.answer_bytes_max);
+    let room = ResponseBudget::of(config.answer_bytes_max);
     let (node, deadline) = (&gateway.node, Instant::now());
-    let call =
-        Call { config: &config, node, body: &body, deadline, room: &room, namespaces: None, side_by_side: 1 };
+    let call = ApiCall {
+        config: &config,
+        node,
+        body: &body,
+        deadline,
+        room: &room,
+        namespaces: None,
+        side_by_side: 1,
+    };
     for (command, answer) in batch.commands.iter().zip(call.run_batch(&batch).await.unwrap()) {
         let refused = match answer {
-            Ok(answer::Answer::Broadcast(responses)) => responses[0].clone().unwrap_err(),
+            Ok(api_response::ApiResponse::Broadcast(responses)) => responses[0].clone().unwrap_err(),
             answer => answer.map(drop).unwrap_err(),
         };
         assert_eq!(refused.known(), Some(ErrorCode::Internal), "{command:?}");

@@ -57,24 +57,24 @@ impl Issuer {
             jwks_ca_file: Some(file.path().to_owned()),
             ..AuthConfig::default()
         };
-        let settings = Settings::new(&self.url, &config).unwrap();
+        let settings = JwksSettings::new(&self.url, &config).unwrap();
         Arc::new(Jwks::new(settings, None).unwrap())
     }
 }
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
-async fn waited(lookup: Lookup) {
-    let Lookup::Wait(wait) = lookup else { panic!("nothing is waited for") };
+async fn waited(lookup: KeyLookup) {
+    let KeyLookup::Wait(wait) = lookup else { panic!("nothing is waited for") };
     wait.await;
 }
 
 fn has(keys: &Arc<Jwks>, kid: &str, algorithm: Algorithm, now: Instant) -> &'static str {
     match keys.find(kid, algorithm, now) {
-        Lookup::Found(_) => "found",
-        Lookup::Unknown => "unknown",
-        Lookup::Unavailable(_) => "unavailable",
-        Lookup::Wait(_) => "wait",
+        KeyLookup::Found(_) => "found",
+        KeyLookup::Unknown => "unknown",
+        KeyLookup::Unavailable(_) => "unavailable",
+        KeyLookup::Wait(_) => "wait",
     }
 }
 
@@ -82,7 +82,7 @@ fn has(keys: &Arc<Jwks>, kid: &str, algorithm: Algorithm, now: Instant) -> &'sta
 async fn many_tokens_wait_for_one_fetch_and_what_it_did_not_bring_is_remembered() {
     let issuer = Issuer::start(Some(JWKS)).await;
     let (keys, now) = (issuer.keys(), Instant::now());
-    let waiting: Vec<Lookup> = (0..100).map(|_| keys.find("rsa", Algorithm::RS256, now)).collect();
+    let waiting: Vec<KeyLookup> = (0..100).map(|_| keys.find("rsa", Algorithm::RS256, now)).collect();
     for lookup in waiting {
         waited(lookup).await;
     }
@@ -141,7 +141,7 @@ async fn the_old_keys_serve_while_the_issuer_is_down_and_new_ones_are_to_come_ag
 async fn so_many_tokens_wait_and_no_more() {
     let issuer = Issuer::start(Some(JWKS)).await;
     let (keys, now) = (issuer.keys(), Instant::now());
-    let mut waiting: Vec<Lookup> =
+    let mut waiting: Vec<KeyLookup> =
         (0..WAITING_MAX).map(|_| keys.find("rsa", Algorithm::RS256, now)).collect();
     assert_eq!(has(&keys, "rsa", Algorithm::RS256, now), "unavailable");
     // One that is not waited for any more makes room.

@@ -8,7 +8,7 @@ use shared::error::ErrorCode;
 
 use super::super::algorithm::Algorithm;
 use super::super::envelope::seal;
-use super::super::sign::SigningKey;
+use super::super::sign_token::SigningKey;
 use super::super::signed_elsewhere;
 use super::*;
 use crate::secret::{Secret, SecretFileError};
@@ -38,10 +38,10 @@ fn sign(secret: &str, algorithm: Algorithm, claims: &Value) -> String {
 }
 
 /// What is known without waiting.
-fn now<T>(verdict: Verdict<T>) -> Result<T, Denial> {
+fn now<T>(verdict: TokenVerdict<T>) -> Result<T, Denial> {
     match verdict {
-        Verdict::Now(result) => result,
-        Verdict::Later(_) => panic!("the key is there"),
+        TokenVerdict::Now(result) => result,
+        TokenVerdict::Later(_) => panic!("the key is there"),
     }
 }
 

@@ -19,7 +19,7 @@ async fn a_client_that_connects_is_asked_about_with_the_headers_that_may_be_pass
     let origin = backend.origin("203.0.113.9".parse().unwrap(), given.into_iter());
     let emulated =
         backend.emulated([("Authorization", "Bearer said"), ("x-plan", "all"), ("Host", "h"), ("b d", "")]);
-    let origin = Origin { emulated, ..origin };
+    let origin = ClientOrigin { emulated, ..origin };
     assert!(!origin.headers.contains_key("user-agent") && !origin.emulated.contains_key("host"));
     let question =
         ConnectQuestion { data: Some(b"{\"t\":1}"), name: "js", version: "5", channels: vec!["news"] };
@@ -75,7 +75,7 @@ async fn each_question_goes_to_its_own_hook_and_what_has_none_is_not_available()
         ..patient()
     };
     let (backend, _) = backend(&config);
-    let (origin, ann) = (Origin::default(), UserId::new("ann"));
+    let (origin, ann) = (ClientOrigin::default(), UserId::new("ann"));
 
     let grant = backend.subscribe(&origin, &asker(&ann), "news", "tok", Some(b"{}")).await.unwrap();
     assert_eq!((grant.user.as_str(), grant.allow.publish), ("ann", true));
@@ -145,7 +145,7 @@ async fn requests_are_signed_over_their_time_their_hook_and_their_body() {
     let client = ClientId::from_random(7);
     let data = Payload::text("hi");
     let sent = BareMessage { client, user: &user, channel: "chat:\u{e4}", data };
-    assert_eq!(backend.message(&Origin::default(), sent).await, Ok(None));
+    assert_eq!(backend.message(&ClientOrigin::default(), sent).await, Ok(None));
 
     let [published, sent] = &application.asked()[..] else { panic!("two were asked") };
     assert_eq!(sent.header("tidegate-user"), Some("ann%20b"));
@@ -185,7 +185,7 @@ async fn an_answer_to_a_bare_message_goes_back_as_what_it_is() {
             channel: "echo",
             data: data.clone(),
         };
-        assert_eq!(backend.message(&Origin::default(), sent).await, Ok(Some(data)));
+        assert_eq!(backend.message(&ClientOrigin::default(), sent).await, Ok(Some(data)));
         assert_eq!(application.asked().pop().unwrap().header("content-type"), Some(content_type));
     }
 }

@@ -66,7 +66,7 @@ async fn a_backend_that_does_not_answer_costs_its_deadline_and_the_error_that_is
     assert_eq!(results(&metrics, "connect", "timeout"), "1");
     let ann = UserId::new("ann");
     assert_eq!(
-        backend.refresh(&Origin::default(), &asker(&ann)).await,
+        backend.refresh(&ClientOrigin::default(), &asker(&ann)).await,
         Ok(Renewal::Unanswered { grace: Duration::from_secs(60) })
     );
     assert_eq!(shown(&metrics, "tidegate_backend_in_flight{hook=\"connect\"}").as_deref(), Some("0"));

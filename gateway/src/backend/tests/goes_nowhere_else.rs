@@ -7,7 +7,7 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use super::*;
 
 /// Every name leads to these addresses.
-fn leads_to(addresses: &'static [&'static str]) -> Lookup {
+fn leads_to(addresses: &'static [&'static str]) -> ResolveFuture {
     Arc::new(move |_| {
         let addresses = addresses.iter().map(|address| address.parse().unwrap());
         Ok(addresses.map(|address| SocketAddr::new(address, 0)).collect())
@@ -68,7 +68,7 @@ async fn an_address_in_the_configuration_and_localhost_are_the_operators_own_wor
 
 #[tokio::test]
 async fn a_name_that_leads_nowhere_is_unreachable() {
-    let lost: Lookup = Arc::new(|_| Err(std::io::Error::other("no such name")));
+    let lost: ResolveFuture = Arc::new(|_| Err(std::io::Error::other("no such name")));
     let config = BackendConfig { connect: at("http://app.example/".into()), ..patient() };
     let (backend, metrics) = backend_with(&config, lost);
     assert_eq!(connect(&backend).await, refused(ErrorCode::Internal));

@@ -27,7 +27,7 @@ fn backend(config: &BackendConfig) -> (Backend, Arc<Metrics>) {
     backend_with(config, client::system_lookup())
 }
 
-fn backend_with(config: &BackendConfig, lookup: Lookup) -> (Backend, Arc<Metrics>) {
+fn backend_with(config: &BackendConfig, lookup: ResolveFuture) -> (Backend, Arc<Metrics>) {
     let mut faults = crate::setting::Faults::default();
     config.check(&mut faults);
     assert_eq!(faults.into_inner(), Vec::new());
@@ -45,16 +45,22 @@ fn patient() -> BackendConfig {
     BackendConfig { timeout_ms: 30_000, retry_delay_ms: 1, ..BackendConfig::default() }
 }
 
-fn asker(user: &UserId) -> Asker<'_> {
-    Asker { client: ClientId::from_random(7), transport: "websocket", protocol: "json", user, meta: None }
+fn asker(user: &UserId) -> HookSubject<'_> {
+    HookSubject {
+        client: ClientId::from_random(7),
+        transport: "websocket",
+        protocol: "json",
+        user,
+        meta: None,
+    }
 }
 
 async fn connect(backend: &Backend) -> Result<Option<Identity>, Denial> {
-    backend.connect(&Origin::default(), &asker(&UserId::ANONYMOUS), ConnectQuestion::default()).await
+    backend.connect(&ClientOrigin::default(), &asker(&UserId::ANONYMOUS), ConnectQuestion::default()).await
 }
 
 async fn publish(backend: &Backend) -> Result<PublishAnswer, Denial> {
-    backend.publish(&Origin::default(), &asker(&UserId::new("ann")), "news", b"1").await
+    backend.publish(&ClientOrigin::default(), &asker(&UserId::new("ann")), "news", b"1").await
 }
 
 fn refused<T>(code: ErrorCode) -> Result<T, Denial> {

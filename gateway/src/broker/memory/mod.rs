@@ -1,6 +1,6 @@
 //! The broker of a single node: everything in this process's memory, within bounds.
 
-mod expire;
+mod expiry_queue;
 mod memory_broker_config;
 mod remember;
 mod shard;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
-use gateway_core::map::{Changed, Keeping, StateFilter, StatePage};
+use gateway_core::map::{ChangedKey, MapRetention, StateFilter, StatePage};
 use parking_lot::Mutex;
 use shared::channel::Channel;
 use shared::moment::Moment;
@@ -25,7 +25,7 @@ use shared::push::OwnedEvent;
 
 pub use memory_broker_config::MemoryBrokerConfig;
 
-use self::shard::{Limits, Shard};
+use self::shard::{MemoryShard, ShardLimits};
 use super::measure::BrokerMetrics;
 use super::{Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published};
 
@@ -41,7 +41,7 @@ const SWEEP_BATCH: usize = 256;
 /// Delivers under the lock of the channel's shard: that is what keeps a channel's order, and costs little, for
 /// events are only pushed to inboxes.
 pub struct MemoryBroker {
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<MemoryShard>>,
     hasher: RandomState,
     nodes: Mutex<HashMap<Box<str>, (Bytes, Moment)>>,
     events: Arc<dyn BrokerEvents>,
@@ -56,7 +56,7 @@ impl MemoryBroker {
         events: Arc<dyn BrokerEvents>,
         metrics: Arc<BrokerMetrics>,
     ) -> Arc<Self> {
-        let limits = Limits {
+        let limits = ShardLimits {
             channels_max: config.channels_max.div_ceil(SHARDS),
             keys_max: config.idempotency_keys_max.div_ceil(SHARDS),
             position_ttl: config.position_ttl(),
@@ -68,7 +68,7 @@ impl MemoryBroker {
             state_bytes: Arc::new(AtomicUsize::new(0)),
         };
         let broker = Arc::new(Self {
-            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(limits.clone()))).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::new(MemoryShard::new(limits.clone()))).collect(),
             hasher: RandomState::new(),
             nodes: Mutex::default(),
             events,
@@ -79,7 +79,7 @@ impl MemoryBroker {
         broker
     }
 
-    fn shard(&self, channel: &Channel) -> &Mutex<Shard> {
+    fn shard(&self, channel: &Channel) -> &Mutex<MemoryShard> {
         &self.shards[self.hasher.hash_one(channel) as usize % SHARDS]
     }
 
@@ -183,7 +183,7 @@ impl Broker for MemoryBroker {
         ready(Ok(())).boxed()
     }
 
-    fn change_key(&self, request: ChangeRequest) -> BoxFuture<'_, Result<Changed, BrokerError>> {
+    fn change_key(&self, request: ChangeRequest) -> BoxFuture<'_, Result<ChangedKey, BrokerError>> {
         let channel = request.channel.clone();
         let mut shard = self.shard(&channel).lock();
         let (changed, told) = shard.change_key(self.now(), request, &self.metrics);
@@ -195,7 +195,7 @@ impl Broker for MemoryBroker {
         &self,
         channel: Channel,
         filter: StateFilter,
-        keeping: Keeping,
+        keeping: MapRetention,
     ) -> BoxFuture<'_, Result<StatePage, BrokerError>> {
         let mut shard = self.shard(&channel).lock();
         let (page, told) = shard.read_state(self.now(), &channel, &filter, &keeping, &self.metrics);

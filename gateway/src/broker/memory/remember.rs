@@ -7,18 +7,18 @@ use std::time::Duration;
 use shared::channel::Channel;
 use shared::moment::Moment;
 
-use super::expire::Deadlines;
+use super::expiry_queue::Deadlines;
 use crate::broker::Published;
 
 /// Answers by (channel, key), each for its time; the number is bounded.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(super) struct IdempotencyCache {
     by_key: HashMap<Arc<str>, (Published, Moment)>,
     expiring: Deadlines<Arc<str>>,
     keys_max: usize,
 }
 
-impl Answers {
+impl IdempotencyCache {
     pub(super) fn new(keys_max: usize) -> Self {
         Self { by_key: HashMap::new(), expiring: Deadlines::default(), keys_max }
     }
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn the_number_of_keys_is_bounded_and_the_first_to_expire_goes() {
         let channel = Channel::parse("a", 255).unwrap();
-        let mut answers = Answers::new(2);
+        let mut answers = IdempotencyCache::new(2);
         let seconds = Duration::from_secs;
         assert!(!answers.remember(Moment(0), &channel, "long", seconds(60), Published::default()));
         assert!(!answers.remember(Moment(0), &channel, "short", seconds(1), Published::default()));
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn a_key_counts_no_longer_than_its_time_even_before_a_sweep() {
         let channel = Channel::parse("a", 255).unwrap();
-        let mut answers = Answers::new(2);
+        let mut answers = IdempotencyCache::new(2);
         answers.remember(Moment(0), &channel, "key", Duration::from_secs(1), Published::default());
         assert!(answers.find(Moment(999), &channel, "key").is_some());
         assert!(answers.find(Moment(1000), &channel, "key").is_none());
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn a_key_that_is_used_anew_has_its_new_time() {
         let channel = Channel::parse("a", 255).unwrap();
-        let mut answers = Answers::new(2);
+        let mut answers = IdempotencyCache::new(2);
         for (now, seconds) in [(0, 1), (1_000, 60)] {
             let ttl = Duration::from_secs(seconds);
             answers.remember(Moment(now), &channel, "key", ttl, Published::default());

@@ -1,7 +1,7 @@
 //! A part of the channels: their streams, who wants them, and what may be forgotten. Told the time.
 
 mod first_epochs;
-mod keys;
+mod map_channel;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use shared::position::{Epoch, StreamPosition};
 use shared::publication::{Payload, Publication};
 
 use self::first_epochs::{FirstEpochs, HOLDS};
-use super::expire::Deadlines;
-use super::remember::Answers;
+use super::expiry_queue::Deadlines;
+use super::remember::IdempotencyCache;
 use crate::broker::measure::BrokerMetrics;
 use crate::broker::{PublishRequest, Published, Version};
 
@@ -26,7 +26,7 @@ const SHRINK_FROM: usize = 64;
 
 /// The bounds of one shard. Bytes are counted over all shards, so that one busy channel may use them all.
 #[derive(Clone, Debug)]
-pub(super) struct Limits {
+pub(super) struct ShardLimits {
     pub(super) channels_max: usize,
     pub(super) keys_max: usize,
     pub(super) position_ttl: Duration,
@@ -40,50 +40,50 @@ pub(super) struct Limits {
 }
 
 #[derive(Debug)]
-pub(super) struct Shard {
+pub(super) struct MemoryShard {
     /// In boxes: a table has many free places.
-    streams: HashMap<Channel, Box<Kept>>,
+    streams: HashMap<Channel, Box<ShardStream>>,
     /// Of the channels that have no stream: anyone who may ask can name many, and most of a million personal channels are
     /// quiet.
     first_epochs: FirstEpochs,
     subscribed: HashSet<Channel>,
-    answers: Answers,
+    answers: IdempotencyCache,
     /// Streams by when their publications have had their time.
     emptying: Deadlines<Channel>,
     /// Streams by when they are forgotten, position and all.
     forgetting: Deadlines<Channel>,
     /// Channels by when the first of their keys has had its time.
     expiring: Deadlines<Channel>,
-    limits: Limits,
+    limits: ShardLimits,
 }
 
 /// A stream with its places in the two queues. A place is not moved each time the deadline moves: it is looked
 /// at when it comes up.
 #[derive(Debug)]
-struct Kept {
+struct ShardStream {
     stream: Stream,
     /// Of the last publication that had one.
     version: Option<Box<Version>>,
     /// In a channel that keeps state by key. While there are any, it is not forgotten.
-    keys: Option<Box<keys::Keys>>,
+    keys: Option<Box<map_channel::MapChannel>>,
     forget: Moment,
     queued_to_forget: Moment,
     queued_to_empty: Option<Moment>,
 }
 
-impl Kept {
+impl ShardStream {
     fn has_keys(&self) -> bool {
         self.keys.as_ref().is_some_and(|keys| !keys.state.is_empty())
     }
 }
 
-impl Shard {
-    pub(super) fn new(limits: Limits) -> Self {
+impl MemoryShard {
+    pub(super) fn new(limits: ShardLimits) -> Self {
         Self {
             streams: HashMap::new(),
             first_epochs: FirstEpochs::new(limits.position_ttl),
             subscribed: HashSet::new(),
-            answers: Answers::new(limits.keys_max),
+            answers: IdempotencyCache::new(limits.keys_max),
             emptying: Deadlines::default(),
             forgetting: Deadlines::default(),
             expiring: Deadlines::default(),
@@ -231,7 +231,7 @@ impl Shard {
     }
 
     /// The channel's stream if there is one, with what has had its time already gone.
-    fn look(&mut self, now: Moment, channel: &Channel) -> Option<&mut Kept> {
+    fn look(&mut self, now: Moment, channel: &Channel) -> Option<&mut ShardStream> {
         if self.streams.get(channel)?.forget <= now && !self.streams.get(channel)?.has_keys() {
             self.forget(channel);
         }
@@ -247,7 +247,7 @@ impl Shard {
     }
 
     /// The same, made if there is none.
-    fn touch(&mut self, now: Moment, channel: &Channel, metrics: &BrokerMetrics) -> &mut Kept {
+    fn touch(&mut self, now: Moment, channel: &Channel, metrics: &BrokerMetrics) -> &mut ShardStream {
         if self.look(now, channel).is_none() {
             while self.streams.len() >= self.limits.channels_max && self.forget_one() {
                 metrics.evicted_streams.increment();
@@ -258,7 +258,7 @@ impl Shard {
         let forget = now + self.limits.position_ttl.min(HOLDS);
         let first_epochs = &self.first_epochs;
         self.streams.entry(channel.clone()).or_insert_with(|| {
-            Box::new(Kept {
+            Box::new(ShardStream {
                 stream: Stream::new(first_epochs.of(now, channel)),
                 version: None,
                 keys: None,

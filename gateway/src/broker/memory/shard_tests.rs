@@ -7,8 +7,8 @@ use crate::broker::Idempotency;
 
 const NONE: [u64; 0] = [];
 
-fn limits(channels_max: usize, bytes_max: usize) -> Limits {
-    Limits {
+fn limits(channels_max: usize, bytes_max: usize) -> ShardLimits {
+    ShardLimits {
         channels_max,
         keys_max: 10,
         position_ttl: Duration::from_secs(100),
@@ -25,7 +25,7 @@ fn channel(number: u64) -> Channel {
     Channel::parse(&format!("c{number}"), 255).unwrap()
 }
 
-fn publish(shard: &mut Shard, now: u64, number: u64, bytes: usize) -> StreamPosition {
+fn publish(shard: &mut MemoryShard, now: u64, number: u64, bytes: usize) -> StreamPosition {
     let request = PublishRequest {
         channel: channel(number),
         publication: Publication::new(Payload::binary(vec![0; bytes])),
@@ -37,7 +37,7 @@ fn publish(shard: &mut Shard, now: u64, number: u64, bytes: usize) -> StreamPosi
     published.position.unwrap()
 }
 
-fn offsets(shard: &mut Shard, now: u64, number: u64) -> Vec<u64> {
+fn offsets(shard: &mut MemoryShard, now: u64, number: u64) -> Vec<u64> {
     let filter = HistoryFilter { since: None, limit: 100, reverse: false, enough_bytes: None };
     let page = shard.history(Moment(now), &channel(number), filter, &BrokerMetrics::default());
     page.publications.iter().map(Publication::offset).collect()
@@ -45,7 +45,7 @@ fn offsets(shard: &mut Shard, now: u64, number: u64) -> Vec<u64> {
 
 #[test]
 fn bytes_stay_bounded_and_the_history_nearest_its_end_goes_first() {
-    let mut shard = Shard::new(limits(100, 10_000));
+    let mut shard = MemoryShard::new(limits(100, 10_000));
     publish(&mut shard, 0, 1, 4000);
     publish(&mut shard, 1000, 2, 4000);
     publish(&mut shard, 2000, 1, 1); // Channel 1 now expires after channel 2.
@@ -58,7 +58,7 @@ fn bytes_stay_bounded_and_the_history_nearest_its_end_goes_first() {
 
 #[test]
 fn sweeping_gives_everything_back() {
-    let mut shard = Shard::new(limits(100, 1 << 20));
+    let mut shard = MemoryShard::new(limits(100, 1 << 20));
     let first = publish(&mut shard, 0, 1, 4000);
     for number in 2..=50 {
         publish(&mut shard, number, number, 4000);
@@ -77,7 +77,7 @@ fn sweeping_gives_everything_back() {
 
 #[test]
 fn a_forgotten_position_begins_a_new_epoch_even_before_a_sweep() {
-    let mut shard = Shard::new(limits(100, 1 << 20));
+    let mut shard = MemoryShard::new(limits(100, 1 << 20));
     let first = publish(&mut shard, 0, 1, 10);
     let next = publish(&mut shard, 100_000, 1, 10);
     assert_eq!(next.offset, 1);
@@ -86,7 +86,7 @@ fn a_forgotten_position_begins_a_new_epoch_even_before_a_sweep() {
 
 #[test]
 fn a_position_lives_as_long_as_what_is_kept_under_it() {
-    let mut shard = Shard::new(limits(100, 1 << 20));
+    let mut shard = MemoryShard::new(limits(100, 1 << 20));
     let request = PublishRequest {
         channel: channel(1),
         publication: Publication::new(Payload::text("kept")),
@@ -102,11 +102,11 @@ fn a_position_lives_as_long_as_what_is_kept_under_it() {
 
 const HOUR: u64 = 3_600_000;
 
-fn a_day() -> Shard {
-    Shard::new(Limits { position_ttl: Duration::from_secs(86_400), ..limits(10_000, 1 << 20) })
+fn a_day() -> MemoryShard {
+    MemoryShard::new(ShardLimits { position_ttl: Duration::from_secs(86_400), ..limits(10_000, 1 << 20) })
 }
 
-fn position(shard: &mut Shard, now: u64, number: u64) -> StreamPosition {
+fn position(shard: &mut MemoryShard, now: u64, number: u64) -> StreamPosition {
     shard.position(Moment(now), &channel(number), &BrokerMetrics::default())
 }
 
@@ -148,7 +148,7 @@ fn an_epoch_that_was_published_in_does_not_come_back() {
 
 #[test]
 fn the_number_of_channels_is_bounded_and_the_longest_unused_goes() {
-    let mut shard = Shard::new(limits(3, 1 << 20));
+    let mut shard = MemoryShard::new(limits(3, 1 << 20));
     for number in 1..=3 {
         publish(&mut shard, number, number, 10);
     }
@@ -164,7 +164,7 @@ fn the_number_of_channels_is_bounded_and_the_longest_unused_goes() {
 
 #[test]
 fn removed_history_leaves_the_position_and_no_trace_in_the_queues() {
-    let mut shard = Shard::new(limits(3, 1 << 20));
+    let mut shard = MemoryShard::new(limits(3, 1 << 20));
     publish(&mut shard, 0, 1, 10);
     shard.remove_history(&channel(1));
     assert_eq!(offsets(&mut shard, 1, 1), NONE);
@@ -174,7 +174,7 @@ fn removed_history_leaves_the_position_and_no_trace_in_the_queues() {
 
 #[test]
 fn a_kept_payload_does_not_hold_the_buffer_it_came_in() {
-    let mut shard = Shard::new(limits(3, 1 << 20));
+    let mut shard = MemoryShard::new(limits(3, 1 << 20));
     shard.subscribe(channel(1));
     let buffer = bytes::Bytes::from(vec![7; 100_000]);
     let request = PublishRequest {

@@ -13,13 +13,13 @@ use shared::record::encode_record;
 use tokio::time::Instant;
 
 use super::NatsBroker;
-use super::block::{Block, BlockError, EARLIER_MAX, Entry, Place};
+use super::block::{Block, BlockEntry, BlockError, BlockPlace, EARLIER_MAX};
 use super::moment::now;
-use super::names::{Kept, class_of};
-use super::once::Reservation;
-use super::stored::{Failed, Stored, Which, code};
-use super::streams::{Life, SIZES};
-use super::tops::Top;
+use super::nats_names::{StreamKind, class_of};
+use super::once::KeyReservation;
+use super::stored::{JetStreamError, MessageSelector, StoredMessage, code};
+use super::streams::{LiveStream, SIZES};
+use super::tops::ChannelTop;
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, PublishRequest, Published, Version};
 
@@ -35,15 +35,15 @@ const BLOCK_OVERHEAD: usize = 8 << 10;
 
 /// A publication on its way to where it is kept.
 #[derive(Debug)]
-pub(super) struct Addition {
+pub(super) struct AppendRequest {
     pub(super) record: Bytes,
     pub(super) retention: Retention,
     pub(super) version: Option<Version>,
     /// The idempotency key, once it is reserved for this.
-    pub(super) reserved: Option<Reservation>,
+    pub(super) reserved: Option<KeyReservation>,
 }
 
-impl Addition {
+impl AppendRequest {
     pub(super) fn new(request: &PublishRequest) -> Self {
         let mut record = BytesMut::with_capacity(request.publication.data.bytes.len() + 16);
         encode_record(&request.publication, &mut record);
@@ -66,7 +66,7 @@ impl Addition {
 }
 
 /// What a message says, and what becomes of the publications by that: `None` for those that are not among them.
-struct Draft {
+struct AppendDraft {
     block: Block,
     /// Whether nothing before it is kept.
     alone: bool,
@@ -74,10 +74,13 @@ struct Draft {
 }
 
 /// How many of these go as one message.
-pub(super) fn together<'a>(additions: impl IntoIterator<Item = &'a Addition>, payload_max: usize) -> usize {
+pub(super) fn together<'a>(
+    additions: impl IntoIterator<Item = &'a AppendRequest>,
+    payload_max: usize,
+) -> usize {
     let bytes_max = BLOCK_BYTES_MAX.min(payload_max.saturating_sub(BLOCK_OVERHEAD));
     let (mut bytes, mut count) = (0, 0);
-    let mut first: Option<&Addition> = None;
+    let mut first: Option<&AppendRequest> = None;
     for addition in additions {
         bytes += addition.record.len() + 32;
         let fits = count == 0 || count < BLOCK_ENTRIES_MAX && bytes <= bytes_max;
@@ -95,12 +98,12 @@ impl NatsBroker {
     pub(super) async fn append(
         &self,
         channel: &Channel,
-        additions: &[Addition],
+        additions: &[AppendRequest],
         deadline: Instant,
     ) -> Result<Vec<Published>, BrokerError> {
         let Some(first) = additions.first() else { return Ok(Vec::new()) };
         let size = class_of(first.retention.size, &SIZES);
-        let kept = Kept::History(size);
+        let kept = StreamKind::History(size);
         loop {
             if Instant::now() >= deadline {
                 return Err(BrokerError::Timeout(self.timeout));
@@ -136,18 +139,18 @@ impl NatsBroker {
                     return Ok(draft.outcomes);
                 }
                 // Another node was first.
-                Err(Failed::Refused(code::WRONG_LAST_SEQUENCE, _)) => {
+                Err(JetStreamError::Refused(code::WRONG_LAST_SEQUENCE, _)) => {
                     self.tops.doubt(channel);
                     tokio::time::sleep(BEATEN_PAUSE).await;
                 }
                 // Another life of the stream has begun.
-                Err(Failed::NoStream) => {
+                Err(JetStreamError::NoStream) => {
                     self.streams.doubt(kept);
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 Err(failed) => {
                     self.tops.doubt(channel);
-                    if matches!(failed, Failed::Other(BrokerError::Unanswered(_))) {
+                    if matches!(failed, JetStreamError::Other(BrokerError::Unanswered(_))) {
                         self.streams.doubt(kept);
                     }
                     return Err(failed.into());
@@ -161,40 +164,40 @@ impl NatsBroker {
         &self,
         channel: &Channel,
         size: u32,
-        life: &Arc<Life>,
-    ) -> Result<(Top, Option<(Stored, Block)>), BrokerError> {
+        life: &Arc<LiveStream>,
+    ) -> Result<(ChannelTop, Option<(StoredMessage, Block)>), BrokerError> {
         self.load_over(&self.link, channel, size, life).await
     }
 
     pub(super) async fn load_over(
         &self,
-        link: &super::link::Link,
+        link: &super::nats_link::NatsLink,
         channel: &Channel,
         size: u32,
-        life: &Arc<Life>,
-    ) -> Result<(Top, Option<(Stored, Block)>), BrokerError> {
+        life: &Arc<LiveStream>,
+    ) -> Result<(ChannelTop, Option<(StoredMessage, Block)>), BrokerError> {
         let subject = self.names.history(size, channel, &life.name);
-        let stream = self.names.stream(Kept::History(size));
-        let last = match self.jetstream.get(link, &stream, &Which::Last(subject)).await {
+        let stream = self.names.stream(StreamKind::History(size));
+        let last = match self.jetstream.get(link, &stream, &MessageSelector::Last(subject)).await {
             Ok(last) => last,
             Err(failed) => {
                 // A stream that is gone does not answer.
-                self.streams.doubt(Kept::History(size));
+                self.streams.doubt(StreamKind::History(size));
                 return Err(failed.into());
             }
         };
-        let Some(stored) = last else { return Ok((Top::new(life.name.clone(), size, 0), None)) };
+        let Some(stored) = last else { return Ok((ChannelTop::new(life.name.clone(), size, 0), None)) };
         let block = self.block(channel, &stored)?;
         if self.tops.has_gone_back(channel, block.top) {
             tracing::warn!(%channel, "the channel stands before where it stood: it begins a new epoch");
-            return Ok((Top::new(life.name.clone(), size, stored.sequence), None));
+            return Ok((ChannelTop::new(life.name.clone(), size, stored.sequence), None));
         }
-        let top = Top::read(life.name.clone(), size, &stored, &block);
+        let top = ChannelTop::read(life.name.clone(), size, &stored, &block);
         Ok((top, Some((stored, block))))
     }
 
     /// What a message says.
-    pub(super) fn block(&self, channel: &Channel, stored: &Stored) -> Result<Block, BrokerError> {
+    pub(super) fn block(&self, channel: &Channel, stored: &StoredMessage) -> Result<Block, BrokerError> {
         Block::decode(stored.payload.clone()).map_err(|error| self.unreadable(channel, &error))
     }
 
@@ -206,7 +209,7 @@ impl NatsBroker {
 }
 
 /// What goes behind this top.
-fn draft(top: &Top, additions: &[Addition], now: u64) -> Draft {
+fn draft(top: &ChannelTop, additions: &[AppendRequest], now: u64) -> AppendDraft {
     let mut version = top.version.clone();
     let mut offset = top.position.offset;
     let (mut entries, mut outcomes) = (Vec::new(), Vec::new());
@@ -222,7 +225,7 @@ fn draft(top: &Top, additions: &[Addition], now: u64) -> Draft {
         offset += 1;
         let position = Some(StreamPosition { offset, ..top.position });
         outcomes.push(Published { position, duplicate: false });
-        entries.push(Entry { key: addition.key(), record: addition.record.clone() });
+        entries.push(BlockEntry { key: addition.key(), record: addition.record.clone() });
     }
     let retention = additions.first().map(|first| first.retention).unwrap_or_default();
     let first = offset + 1 - entries.len() as u64;
@@ -230,7 +233,7 @@ fn draft(top: &Top, additions: &[Addition], now: u64) -> Draft {
     let alone = top.places.is_empty() || top.over <= now;
     let kept_from = if alone { first } else { top.kept_from };
     let lowest = (offset + 1).saturating_sub(u64::from(retention.size)).max(kept_from);
-    let mut earlier: Vec<Place> = Vec::new();
+    let mut earlier: Vec<BlockPlace> = Vec::new();
     if !alone {
         // One that reaches over the edge is the last of use.
         let mut next_first = first;
@@ -244,7 +247,7 @@ fn draft(top: &Top, additions: &[Addition], now: u64) -> Draft {
     }
     let alone = alone && top.sequence > 0;
     let top = StreamPosition { offset, ..top.position };
-    Draft { block: Block { top, kept_from, retention, version, earlier, entries }, alone, outcomes }
+    AppendDraft { block: Block { top, kept_from, retention, version, earlier, entries }, alone, outcomes }
 }
 
 #[cfg(test)]
@@ -257,15 +260,20 @@ mod tests {
 
     const KEPT: Retention = Retention { size: 3, ttl: Duration::from_secs(60) };
 
-    fn addition(text: &'static str, version: Option<u64>) -> Addition {
+    fn addition(text: &'static str, version: Option<u64>) -> AppendRequest {
         let version = version.map(|number| Version { number, epoch: "".into() });
-        Addition { record: Bytes::from_static(text.as_bytes()), retention: KEPT, version, reserved: None }
+        AppendRequest {
+            record: Bytes::from_static(text.as_bytes()),
+            retention: KEPT,
+            version,
+            reserved: None,
+        }
     }
 
-    fn top() -> Top {
+    fn top() -> ChannelTop {
         let position = StreamPosition { offset: 5, epoch: Epoch::from_random(1) };
-        let places = VecDeque::from([4, 3, 1].map(|first| Place { sequence: first * 10, first }));
-        Top { position, places, over: 1_000, sequence: 40, ..Top::new("a".into(), 16, 40) }
+        let places = VecDeque::from([4, 3, 1].map(|first| BlockPlace { sequence: first * 10, first }));
+        ChannelTop { position, places, over: 1_000, sequence: 40, ..ChannelTop::new("a".into(), 16, 40) }
     }
 
     #[test]
@@ -297,11 +305,11 @@ mod tests {
 
     #[test]
     fn a_message_takes_so_many_publications_and_bytes_but_at_least_one() {
-        let large = Addition { record: Bytes::from(vec![0; BLOCK_BYTES_MAX + 1]), ..addition("", None) };
+        let large = AppendRequest { record: Bytes::from(vec![0; BLOCK_BYTES_MAX + 1]), ..addition("", None) };
         assert_eq!(together([&large, &large], 1 << 20), 1);
         let small = addition("a", None);
         assert_eq!(together(std::iter::repeat_n(&small, 1_000), 1 << 20), BLOCK_ENTRIES_MAX);
-        let other = Addition { retention: Retention { size: 9, ..KEPT }, ..addition("a", None) };
+        let other = AppendRequest { retention: Retention { size: 9, ..KEPT }, ..addition("a", None) };
         assert_eq!(together([&small, &small, &other], 1 << 20), 2);
     }
 }

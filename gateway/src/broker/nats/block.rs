@@ -12,7 +12,7 @@ use shared::position::{EPOCH_BYTES_MAX, Epoch, StreamPosition};
 use shared::publication::Publication;
 use shared::record::{RecordError, decode_record};
 
-use super::names::KEY_BYTES;
+use super::nats_names::KEY_BYTES;
 use crate::broker::Version;
 
 /// What a block begins with; a message that is not kept begins with a colon.
@@ -28,7 +28,7 @@ const VERSION_EPOCH_BYTES_MAX: usize = 4_096;
 
 /// Where a message is, and the offset of the first publication in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place {
+pub(super) struct BlockPlace {
     pub(super) sequence: u64,
     pub(super) first: u64,
 }
@@ -43,12 +43,12 @@ pub(super) struct Block {
     /// Of the last publication that had one.
     pub(super) version: Option<Version>,
     /// Newest first.
-    pub(super) earlier: Vec<Place>,
-    pub(super) entries: Vec<Entry>,
+    pub(super) earlier: Vec<BlockPlace>,
+    pub(super) entries: Vec<BlockEntry>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
+pub(super) struct BlockEntry {
     /// The digest of its idempotency key.
     pub(super) key: Option<[u8; KEY_BYTES]>,
     pub(super) record: Bytes,
@@ -123,7 +123,7 @@ impl Block {
         }
         let mut earlier = Vec::with_capacity(EARLIER_MAX);
         for _ in 0..count {
-            earlier.push(Place { sequence: number(&mut bytes)?, first: number(&mut bytes)? });
+            earlier.push(BlockPlace { sequence: number(&mut bytes)?, first: number(&mut bytes)? });
         }
         // The number is believed only as far as there are bytes: nothing is reserved for it.
         let count = number(&mut bytes)?;
@@ -138,7 +138,7 @@ impl Block {
                 _ => return Err(BlockError::Number),
             };
             let length = usize::try_from(number(&mut bytes)?).map_err(|_| BlockError::Number)?;
-            entries.push(Entry { key, record: take(&mut bytes, length)? });
+            entries.push(BlockEntry { key, record: take(&mut bytes, length)? });
         }
         if !bytes.is_empty() {
             return Err(BlockError::Number);
@@ -210,10 +210,10 @@ mod tests {
             kept_from: 3,
             retention: Retention { size: 100, ttl: Duration::from_secs(60) },
             version: Some(Version { number: u64::MAX, epoch: "day".into() }),
-            earlier: vec![Place { sequence: 70, first: 7 }, Place { sequence: 3, first: 6 }],
+            earlier: vec![BlockPlace { sequence: 70, first: 7 }, BlockPlace { sequence: 3, first: 6 }],
             entries: vec![
-                Entry { key: None, record: Bytes::from_static(b"one") },
-                Entry { key: Some([7; 16]), record: Bytes::new() },
+                BlockEntry { key: None, record: Bytes::from_static(b"one") },
+                BlockEntry { key: Some([7; 16]), record: Bytes::new() },
             ],
         }
     }

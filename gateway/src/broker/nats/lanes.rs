@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::NatsBroker;
-use super::append::{Addition, together};
-use super::once::Reserved;
+use super::append::{AppendRequest, together};
+use super::once::KeyReserveOutcome;
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, Idempotency, Published};
 
@@ -28,12 +28,12 @@ const ROUND_MAX: usize = 512;
 /// Messages that are answered together, of those that are not kept.
 const PASSING_MAX: usize = 512;
 
-type Answer = Result<Published, BrokerError>;
+type LaneResult = Result<Published, BrokerError>;
 
 /// What is to be done with a publication.
 #[derive(Debug)]
-pub(super) enum Task {
-    Append(Addition, Option<Idempotency>),
+pub(super) enum LaneTask {
+    Append(AppendRequest, Option<Idempotency>),
     /// Not kept, and not made again under the same key.
     Once(Bytes, Idempotency),
     /// Not kept.
@@ -42,7 +42,7 @@ pub(super) enum Task {
     Tell(Bytes),
 }
 
-impl Task {
+impl LaneTask {
     fn bytes(&self) -> usize {
         match self {
             Self::Append(addition, _) => addition.record.len(),
@@ -52,30 +52,30 @@ impl Task {
 }
 
 #[derive(Debug)]
-pub(super) struct One {
-    task: Task,
+pub(super) struct LanePublication {
+    task: LaneTask,
     deadline: Instant,
     /// Of what is not kept, so much was asked for before.
     behind: u64,
-    reply: oneshot::Sender<Answer>,
+    reply: oneshot::Sender<LaneResult>,
     _place: OwnedSemaphorePermit,
 }
 
 /// What is not kept, on its way out.
 #[derive(Debug)]
-struct Passing {
+struct UnkeptPublication {
     subject: String,
     message: Bytes,
     deadline: Instant,
-    reply: oneshot::Sender<Answer>,
+    reply: oneshot::Sender<LaneResult>,
     is_publication: bool,
     _place: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
 pub(super) struct Lanes {
-    lanes: Mutex<HashMap<Channel, VecDeque<One>>>,
-    passing: mpsc::UnboundedSender<Passing>,
+    lanes: Mutex<HashMap<Channel, VecDeque<LanePublication>>>,
+    passing: mpsc::UnboundedSender<UnkeptPublication>,
     asked: AtomicU64,
     sent: watch::Receiver<u64>,
     places: Arc<Semaphore>,
@@ -86,9 +86,9 @@ pub(super) struct Lanes {
 }
 
 /// Counts as waiting until it is dropped.
-struct InLine(Arc<NatsBroker>);
+struct LaneWaiting(Arc<NatsBroker>);
 
-impl Drop for InLine {
+impl Drop for LaneWaiting {
     fn drop(&mut self) {
         self.0.lanes.waiting.fetch_sub(1, Ordering::SeqCst);
     }
@@ -96,13 +96,13 @@ impl Drop for InLine {
 
 /// The other end of the queue of what is not kept.
 #[derive(Debug)]
-pub(super) struct Outlet {
-    passing: mpsc::UnboundedReceiver<Passing>,
+pub(super) struct UnkeptQueue {
+    passing: mpsc::UnboundedReceiver<UnkeptPublication>,
     sent: watch::Sender<u64>,
 }
 
 impl Lanes {
-    pub(super) fn new() -> (Self, Outlet) {
+    pub(super) fn new() -> (Self, UnkeptQueue) {
         // Bounded by the places.
         let (passing, taken) = mpsc::unbounded_channel();
         let (sender, sent) = watch::channel(0);
@@ -115,14 +115,18 @@ impl Lanes {
             waiting: AtomicUsize::new(0),
             line: tokio::sync::Mutex::default(),
         };
-        (lanes, Outlet { passing: taken, sent: sender })
+        (lanes, UnkeptQueue { passing: taken, sent: sender })
     }
 }
 
 impl NatsBroker {
     /// Is in its place when this returns, as long as there is one. Without one it waits in line from the first poll
     /// on, and nobody called later comes before it.
-    pub(super) fn push(&self, channel: Channel, task: Task) -> impl Future<Output = Answer> + Send + use<> {
+    pub(super) fn push(
+        &self,
+        channel: Channel,
+        task: LaneTask,
+    ) -> impl Future<Output = LaneResult> + Send + use<> {
         let deadline = Instant::now() + self.timeout;
         let places = 1 + u32::try_from(task.bytes() / 1_024).unwrap_or(u32::MAX).min(PLACES as u32 - 1);
         let broker = self.own();
@@ -135,7 +139,7 @@ impl NatsBroker {
             Some(place) => Ok(self.enter(channel, task, deadline, place)),
             None => {
                 lanes.waiting.fetch_add(1, Ordering::SeqCst);
-                Err((channel, task, InLine(broker.clone())))
+                Err((channel, task, LaneWaiting(broker.clone())))
             }
         };
         async move {
@@ -172,24 +176,31 @@ impl NatsBroker {
     fn enter(
         &self,
         channel: Channel,
-        task: Task,
+        task: LaneTask,
         deadline: Instant,
         place: OwnedSemaphorePermit,
-    ) -> oneshot::Receiver<Answer> {
+    ) -> oneshot::Receiver<LaneResult> {
         let (reply, answer) = oneshot::channel();
-        let is_publication = !matches!(task, Task::Tell(_));
+        let is_publication = !matches!(task, LaneTask::Tell(_));
         let mut lanes = self.lanes.lanes.lock();
         let task = match task {
-            Task::Append(..) | Task::Once(..) => task,
+            LaneTask::Append(..) | LaneTask::Once(..) => task,
             task if lanes.contains_key(&channel) => task,
-            Task::Pass(message) | Task::Tell(message) => {
+            LaneTask::Pass(message) | LaneTask::Tell(message) => {
                 let subject = self.names.passing(&channel);
-                self.pass(Passing { subject, message, deadline, reply, is_publication, _place: place });
+                self.pass(UnkeptPublication {
+                    subject,
+                    message,
+                    deadline,
+                    reply,
+                    is_publication,
+                    _place: place,
+                });
                 return answer;
             }
         };
         let behind = self.lanes.asked.load(Ordering::SeqCst);
-        let one = One { task, deadline, behind, reply, _place: place };
+        let one = LanePublication { task, deadline, behind, reply, _place: place };
         match lanes.get_mut(&channel) {
             Some(lane) => lane.push_back(one),
             None => {
@@ -201,7 +212,7 @@ impl NatsBroker {
         answer
     }
 
-    fn pass(&self, passing: Passing) {
+    fn pass(&self, passing: UnkeptPublication) {
         self.lanes.asked.fetch_add(1, Ordering::SeqCst);
         // Nobody is left to take it only when the broker ends.
         let _ = self.lanes.passing.send(passing);
@@ -210,7 +221,7 @@ impl NatsBroker {
     /// Until nothing is in it any more.
     async fn clear_lane(self: Arc<Self>, channel: Channel) {
         loop {
-            let round: Vec<One> = {
+            let round: Vec<LanePublication> = {
                 let mut lanes = self.lanes.lanes.lock();
                 let Some(lane) = lanes.get_mut(&channel) else { return };
                 if lane.is_empty() {
@@ -225,15 +236,15 @@ impl NatsBroker {
     }
 
     /// In order. What is kept waits until what is not, and was asked for before, is on its way.
-    async fn do_round(&self, channel: &Channel, round: Vec<One>) {
+    async fn do_round(&self, channel: &Channel, round: Vec<LanePublication>) {
         let behind = round.iter().map(|one| one.behind).max().unwrap_or_default();
         self.sent_up_to(behind).await;
         let mut left = VecDeque::from(round);
         while !left.is_empty() {
             let mut keys = HashSet::new();
             // One key at a time: the second is told what came of the first.
-            let is_new = |one: &One| match &one.task {
-                Task::Append(_, Some(idempotency)) => keys.insert(idempotency.key.clone()),
+            let is_new = |one: &LanePublication| match &one.task {
+                LaneTask::Append(_, Some(idempotency)) => keys.insert(idempotency.key.clone()),
                 _ => true,
             };
             let count = left.iter().map(is_new).take_while(|is_new| *is_new).count();
@@ -246,15 +257,15 @@ impl NatsBroker {
         let _sent = tokio::time::timeout(self.timeout, sent.wait_for(|sent| *sent >= count)).await;
     }
 
-    async fn do_in_order(&self, channel: &Channel, round: Vec<One>) {
-        let mut additions: Vec<(Addition, One)> = Vec::new();
+    async fn do_in_order(&self, channel: &Channel, round: Vec<LanePublication>) {
+        let mut additions: Vec<(AppendRequest, LanePublication)> = Vec::new();
         // All keys at once, in the order of the calls.
         let reserving = round.into_iter().map(|one| self.begin(channel, one));
         for begun in futures_util::future::join_all(reserving).await {
             match begun {
-                Begun::Append(addition, one) => additions.push((addition, one)),
-                Begun::Done => {}
-                Begun::Alone(one) => {
+                LaneStep::Append(addition, one) => additions.push((addition, one)),
+                LaneStep::Done => {}
+                LaneStep::Alone(one) => {
                     self.append_all(channel, std::mem::take(&mut additions)).await;
                     self.do_alone(channel, one).await;
                 }
@@ -264,32 +275,32 @@ impl NatsBroker {
     }
 
     /// What can be done without what comes before it: reserving a key.
-    async fn begin(&self, channel: &Channel, mut one: One) -> Begun {
-        let task = std::mem::replace(&mut one.task, Task::Pass(Bytes::new()));
+    async fn begin(&self, channel: &Channel, mut one: LanePublication) -> LaneStep {
+        let task = std::mem::replace(&mut one.task, LaneTask::Pass(Bytes::new()));
         match task {
-            Task::Append(addition, None) => Begun::Append(addition, one),
-            Task::Append(mut addition, Some(idempotency)) => {
+            LaneTask::Append(addition, None) => LaneStep::Append(addition, one),
+            LaneTask::Append(mut addition, Some(idempotency)) => {
                 match self.reserve(channel, &idempotency, one.deadline).await {
-                    Ok(Reserved::Ours(reservation)) => {
+                    Ok(KeyReserveOutcome::Ours(reservation)) => {
                         addition.reserved = Some(reservation);
-                        Begun::Append(addition, one)
+                        LaneStep::Append(addition, one)
                     }
-                    Ok(Reserved::Used(published)) => self.answer(one, Ok(published)),
+                    Ok(KeyReserveOutcome::Used(published)) => self.answer(one, Ok(published)),
                     Err(error) => self.answer(one, Err(error)),
                 }
             }
             task => {
                 one.task = task;
-                Begun::Alone(one)
+                LaneStep::Alone(one)
             }
         }
     }
 
-    async fn append_all(&self, channel: &Channel, additions: Vec<(Addition, One)>) {
+    async fn append_all(&self, channel: &Channel, additions: Vec<(AppendRequest, LanePublication)>) {
         let mut left = VecDeque::from(additions);
         while !left.is_empty() {
             let count = together(left.iter().map(|(addition, _)| addition), self.link.payload_max());
-            let (batch, ones): (Vec<Addition>, Vec<One>) = left.drain(..count).unzip();
+            let (batch, ones): (Vec<AppendRequest>, Vec<LanePublication>) = left.drain(..count).unzip();
             let deadline = ones.iter().map(|one| one.deadline).max().unwrap_or_else(Instant::now);
             match self.append(channel, &batch, deadline).await {
                 Ok(outcomes) => {
@@ -316,9 +327,9 @@ impl NatsBroker {
         }
     }
 
-    async fn do_alone(&self, channel: &Channel, mut one: One) {
-        match std::mem::replace(&mut one.task, Task::Pass(Bytes::new())) {
-            Task::Once(message, idempotency) => {
+    async fn do_alone(&self, channel: &Channel, mut one: LanePublication) {
+        match std::mem::replace(&mut one.task, LaneTask::Pass(Bytes::new())) {
+            LaneTask::Once(message, idempotency) => {
                 let sent = Instant::now();
                 let published = self.publish_once(channel, &idempotency, &message, one.deadline).await;
                 if published.is_ok() {
@@ -326,20 +337,20 @@ impl NatsBroker {
                 }
                 self.answer(one, published);
             }
-            task @ (Task::Pass(_) | Task::Tell(_)) => {
-                let is_publication = matches!(task, Task::Pass(_));
-                let (Task::Pass(message) | Task::Tell(message)) = task else { return };
-                let One { deadline, reply, _place, .. } = one;
+            task @ (LaneTask::Pass(_) | LaneTask::Tell(_)) => {
+                let is_publication = matches!(task, LaneTask::Pass(_));
+                let (LaneTask::Pass(message) | LaneTask::Tell(message)) = task else { return };
+                let LanePublication { deadline, reply, _place, .. } = one;
                 let subject = self.names.passing(channel);
-                self.pass(Passing { subject, message, deadline, reply, is_publication, _place });
+                self.pass(UnkeptPublication { subject, message, deadline, reply, is_publication, _place });
                 self.sent_up_to(self.lanes.asked.load(Ordering::SeqCst)).await;
             }
             // Those are not done alone.
-            Task::Append(..) => {}
+            LaneTask::Append(..) => {}
         }
     }
 
-    fn answer(&self, one: One, answer: Answer) -> Begun {
+    fn answer(&self, one: LanePublication, answer: LaneResult) -> LaneStep {
         if let Ok(published) = &answer {
             if published.duplicate {
                 self.metrics.duplicates.increment()
@@ -349,18 +360,18 @@ impl NatsBroker {
         }
         // Whoever asked may have given up.
         let _ = one.reply.send(answer);
-        Begun::Done
+        LaneStep::Done
     }
 }
 
-enum Begun {
-    Append(Addition, One),
-    Alone(One),
+enum LaneStep {
+    Append(AppendRequest, LanePublication),
+    Alone(LanePublication),
     Done,
 }
 
 /// Sends what is not kept, in the order in which it was asked for, until the broker ends.
-pub(super) async fn send_passing(broker: Weak<NatsBroker>, mut outlet: Outlet) {
+pub(super) async fn send_passing(broker: Weak<NatsBroker>, mut outlet: UnkeptQueue) {
     let mut batch = Vec::with_capacity(PASSING_MAX);
     while outlet.passing.recv_many(&mut batch, PASSING_MAX).await > 0 {
         let Some(broker) = broker.upgrade() else { return };

@@ -1,29 +1,29 @@
 //! The broker of several nodes over NATS: core subjects carry, and JetStream orders and keeps.
 //!
-//! Three connections, as to Redis: one [`link`] for what is published, one for reads, and one for what is heard. Each is opened
+//! Three connections, as to Redis: one [`nats_link`] for what is published, one for reads, and one for what is heard. Each is opened
 //! again for ever, and every call ends by its deadline whatever a server does. How channels get positions that name one
 //! publication for ever is told in decision 32.
 
 mod append;
 mod block;
-mod canary;
-mod control;
-mod dial;
-mod gather;
-mod history;
+mod fetch_messages;
 mod lanes;
-pub(crate) mod link;
-mod listen;
 pub(crate) mod moment;
-pub(crate) mod names;
+mod nats_canary;
 pub(crate) mod nats_config;
-mod nodes;
+mod nats_control;
+mod nats_dial;
+mod nats_history;
+pub(crate) mod nats_link;
+mod nats_listen;
+pub(crate) mod nats_names;
+mod nats_nodes;
+mod nats_turn;
 mod once;
 mod present;
 pub(crate) mod stored;
 mod streams;
 mod tops;
-mod turn;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -40,22 +40,22 @@ use shared::record::{encode_event, encode_position, encode_record};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
-pub(crate) use dial::Dialer;
-pub use nats_config::{ConnectError, NatsConfig, NatsUrl, Storage};
-pub(crate) use turn::take_turn_in;
+pub use nats_config::{NatsConfig, NatsConnectError, NatsUrl, Storage};
+pub(crate) use nats_dial::NatsDialer;
+pub(crate) use nats_turn::take_turn_in;
 
-use self::append::Addition;
-use self::canary::Canary;
-use self::lanes::{Lanes, Task};
-use self::link::{Link, Purpose};
-use self::listen::{Listening, Router};
-use self::names::Names;
-use self::nodes::Registered;
+use self::append::AppendRequest;
+use self::lanes::{LaneTask, Lanes};
+use self::nats_canary::Canary;
+use self::nats_link::{NatsLink, NatsLinkPurpose};
+use self::nats_listen::{FollowedSubjects, NatsRouter};
+use self::nats_names::NatsNames;
+use self::nats_nodes::NodeRegistration;
 use self::stored::JetStream;
 use self::streams::Streams;
-use self::tops::Tops;
+use self::tops::ChannelTops;
 use super::measure::BrokerMetrics;
-use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published, Taking, Turn};
+use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published, TurnLease, TurnRequest};
 
 /// Histories that are read at once. Whoever reads another waits for its turn, under its deadline.
 const READING_MAX: usize = 16;
@@ -64,19 +64,19 @@ const READING_MAX: usize = 16;
 pub struct NatsBroker {
     this: Weak<Self>,
     node: Arc<str>,
-    names: Names,
+    names: NatsNames,
     jetstream: JetStream,
     streams: Streams,
-    link: Arc<Link>,
-    reads: Arc<Link>,
-    listener: Arc<Link>,
+    link: Arc<NatsLink>,
+    reads: Arc<NatsLink>,
+    listener: Arc<NatsLink>,
     reading: Semaphore,
     lanes: Lanes,
-    tops: Arc<Tops>,
-    listening: Listening,
-    router: Arc<Router>,
+    tops: Arc<ChannelTops>,
+    listening: FollowedSubjects,
+    router: Arc<NatsRouter>,
     canary: Canary,
-    registered: Registered,
+    registered: NodeRegistration,
     lease: Duration,
     timeout: Duration,
     metrics: Arc<BrokerMetrics>,
@@ -91,31 +91,32 @@ impl NatsBroker {
         node: &str,
         events: Arc<dyn BrokerEvents>,
         metrics: Arc<BrokerMetrics>,
-    ) -> Result<Arc<Self>, ConnectError> {
-        let dialer = Dialer::new(config)?;
-        let open = async |purpose: Purpose| {
+    ) -> Result<Arc<Self>, NatsConnectError> {
+        let dialer = NatsDialer::new(config)?;
+        let open = async |purpose: NatsLinkPurpose| {
             let overflowed = events.clone();
             let overflowed = Box::new(move || overflowed.resumed(0));
             let options = dialer.options(&format!("{}:{node}:{}", config.prefix, purpose.word()))?;
             let metrics = metrics.clone();
-            let link = Link::start(dialer.servers(), options, purpose, config.timeout(), metrics, overflowed);
+            let link =
+                NatsLink::start(dialer.servers(), options, purpose, config.timeout(), metrics, overflowed);
             link.await.map(Arc::new)
         };
-        let link = open(Purpose::Commands).await?;
-        let reads = open(Purpose::Reads).await?;
-        let listener = open(Purpose::Subscriptions).await?;
-        let names = Names::new(&config.prefix);
+        let link = open(NatsLinkPurpose::Commands).await?;
+        let reads = open(NatsLinkPurpose::Reads).await?;
+        let listener = open(NatsLinkPurpose::Subscriptions).await?;
+        let names = NatsNames::new(&config.prefix);
         let jetstream = JetStream::new(&config.domain, config.replicas == 1);
-        let tops: Arc<Tops> = Arc::default();
-        let router = Router { events: events.clone(), metrics: metrics.clone(), tops: tops.clone() };
+        let tops: Arc<ChannelTops> = Arc::default();
+        let router = NatsRouter { events: events.clone(), metrics: metrics.clone(), tops: tops.clone() };
         let canary = Canary::start(&listener, &names, node).await?;
         let (lanes, outlet) = Lanes::new();
         let tasks = vec![
-            control::hear(listener.clone(), names.control(), events.clone(), |events, message| {
+            nats_control::hear(listener.clone(), names.control(), events.clone(), |events, message| {
                 events.control(message);
             })
             .await?,
-            control::hear(listener.clone(), names.told(node), events.clone(), |events, message| {
+            nats_control::hear(listener.clone(), names.told(node), events.clone(), |events, message| {
                 events.told(message);
             })
             .await?,
@@ -132,10 +133,10 @@ impl NatsBroker {
             reading: Semaphore::new(READING_MAX),
             lanes,
             tops,
-            listening: Listening::default(),
+            listening: FollowedSubjects::default(),
             router: Arc::new(router),
             canary,
-            registered: Registered::new(node),
+            registered: NodeRegistration::new(node),
             lease: config.presence_ttl(),
             timeout: config.timeout(),
             metrics,
@@ -145,15 +146,15 @@ impl NatsBroker {
             broker.tasks.lock().push(AbortOnDropHandle::new(tokio::spawn(task)));
         };
         for link in [&broker.link, &broker.listener] {
-            run(listen::tell_of_losses(link.clone(), events.clone()).boxed());
+            run(nats_listen::tell_of_losses(link.clone(), events.clone()).boxed());
         }
         run(lanes::send_passing(Arc::downgrade(&broker), outlet).boxed());
-        run(nodes::keep_lease(Arc::downgrade(&broker)).boxed());
+        run(nats_nodes::keep_lease(Arc::downgrade(&broker)).boxed());
         Ok(broker)
     }
 
     /// For what is kept beside it: the connection for commands, the one for reads, and what is there.
-    pub(crate) fn link(&self) -> &Arc<Link> {
+    pub(crate) fn link(&self) -> &Arc<NatsLink> {
         &self.link
     }
 
@@ -169,14 +170,14 @@ impl NatsBroker {
 impl Broker for NatsBroker {
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>> {
         let task = if request.retention.keeps_history() {
-            Task::Append(Addition::new(&request), request.idempotency)
+            LaneTask::Append(AppendRequest::new(&request), request.idempotency)
         } else {
             let mut message = BytesMut::with_capacity(request.publication.data.bytes.len() + 16);
             encode_position(None, &mut message);
             encode_record(&request.publication, &mut message);
             match request.idempotency {
-                Some(idempotency) => Task::Once(message.freeze(), idempotency),
-                None => Task::Pass(message.freeze()),
+                Some(idempotency) => LaneTask::Once(message.freeze(), idempotency),
+                None => LaneTask::Pass(message.freeze()),
             }
         };
         self.push(request.channel, task).boxed()
@@ -186,7 +187,7 @@ impl Broker for NatsBroker {
         let mut message = BytesMut::new();
         encode_position(None, &mut message);
         encode_event(&event, &mut message);
-        let answer = self.push(channel, Task::Tell(message.freeze()));
+        let answer = self.push(channel, LaneTask::Tell(message.freeze()));
         async move { answer.await.map(drop) }.boxed()
     }
 
@@ -237,10 +238,10 @@ impl Broker for NatsBroker {
     }
 
     fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>> {
-        self.sing().boxed()
+        self.send_canary().boxed()
     }
 
-    fn take_turn<'a>(&'a self, taking: Taking<'a>) -> BoxFuture<'a, Result<Turn, BrokerError>> {
+    fn take_turn<'a>(&'a self, taking: TurnRequest<'a>) -> BoxFuture<'a, Result<TurnLease, BrokerError>> {
         self.take_one_turn(taking).boxed()
     }
 

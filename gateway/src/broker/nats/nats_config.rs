@@ -23,7 +23,7 @@ const SERVERS_MAX: usize = 64;
 /// Why no connection can be begun with. Holds no secret.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("nats: {0}")]
-pub struct ConnectError(pub(crate) String);
+pub struct NatsConnectError(pub(crate) String);
 
 /// `[nats]`
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -134,7 +134,7 @@ impl NatsConfig {
                 None
             }
         };
-        let in_url = servers.as_ref().is_some_and(|servers| servers.login != Login::None);
+        let in_url = servers.as_ref().is_some_and(|servers| servers.login != NatsLogin::None);
         let ways = [
             ("url", in_url),
             ("user", !self.user.is_empty()),
@@ -221,18 +221,18 @@ fn named<'a>(files: [(&'static str, &'a Option<PathBuf>); 3]) -> Vec<(&'static s
 pub(super) struct Servers {
     /// Without users and passwords: a library may log them.
     pub(super) addresses: Vec<ServerAddr>,
-    pub(super) login: Login,
+    pub(super) login: NatsLogin,
 }
 
 #[derive(Clone, PartialEq, Eq, Default)]
-pub(super) enum Login {
+pub(super) enum NatsLogin {
     #[default]
     None,
     User(String, String),
     Token(String),
 }
 
-impl fmt::Debug for Login {
+impl fmt::Debug for NatsLogin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if *self == Self::None { "None" } else { "[redacted]" })
     }
@@ -250,7 +250,7 @@ impl NatsUrl {
 
     /// The error repeats nothing of it: it may hold what was meant to be a secret.
     pub(super) fn read(&self) -> Result<Servers, &'static str> {
-        let mut servers = Servers { addresses: Vec::new(), login: Login::None };
+        let mut servers = Servers { addresses: Vec::new(), login: NatsLogin::None };
         for text in self.0.split(',').map(str::trim) {
             let (scheme, rest) = text.split_once("://").unwrap_or(("nats", text));
             if !matches!(scheme, "nats" | "tls") {
@@ -258,7 +258,7 @@ impl NatsUrl {
             }
             let (login, place) = match rest.rsplit_once('@') {
                 Some((login, place)) => (read_login(login)?, place),
-                None => (Login::None, rest),
+                None => (NatsLogin::None, rest),
             };
             let place = place.strip_suffix('/').unwrap_or(place);
             if place.is_empty() || place.contains(|odd: char| odd.is_whitespace() || "/?#@".contains(odd)) {
@@ -269,8 +269,8 @@ impl NatsUrl {
             }
             let address = format!("{scheme}://{place}").parse();
             servers.addresses.push(address.map_err(|_| "has a host or a port that cannot be read")?);
-            if login != Login::None {
-                if servers.login != Login::None && servers.login != login {
+            if login != NatsLogin::None {
+                if servers.login != NatsLogin::None && servers.login != login {
                     return Err("has users that differ: all servers are logged in to alike");
                 }
                 servers.login = login;
@@ -283,14 +283,14 @@ impl NatsUrl {
     }
 }
 
-fn read_login(text: &str) -> Result<Login, &'static str> {
+fn read_login(text: &str) -> Result<NatsLogin, &'static str> {
     let decoded = |text: &str| {
         let decoded = percent_decode_str(text).decode_utf8();
         decoded.map(String::from).map_err(|_| "what is behind a % is no UTF-8")
     };
     Ok(match text.split_once(':') {
-        Some((user, password)) => Login::User(decoded(user)?, decoded(password)?),
-        None => Login::Token(decoded(text)?),
+        Some((user, password)) => NatsLogin::User(decoded(user)?, decoded(password)?),
+        None => NatsLogin::Token(decoded(text)?),
     })
 }
 
@@ -357,12 +357,12 @@ mod tests {
     #[test]
     fn several_servers_are_logged_in_to_alike() {
         let servers = NatsUrl::new("nats://me:p%40ss@a:1, tls://b:2, c").read().unwrap();
-        assert_eq!(servers.login, Login::User("me".into(), "p@ss".into()));
+        assert_eq!(servers.login, NatsLogin::User("me".into(), "p@ss".into()));
         let hosts: Vec<_> =
             servers.addresses.iter().map(|address| (address.host(), address.port())).collect();
         assert_eq!(hosts, [("a", 1), ("b", 2), ("c", 4222)]);
         assert!(servers.addresses.iter().all(|address| !address.has_user_pass()));
-        assert_eq!(NatsUrl::new("nats://t0ken@a").read().unwrap().login, Login::Token("t0ken".into()));
+        assert_eq!(NatsUrl::new("nats://t0ken@a").read().unwrap().login, NatsLogin::Token("t0ken".into()));
         for bad in
             ["", "nats://", "http://a", "nats://a/b", "nats://a,", "nats://u:p@a,nats://v:p@b", "nats://a:x"]
         {

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::NatsBroker;
 use super::moment::now;
-use super::names::{KEY_BYTES, Kept, class_of, digest_of};
-use super::stored::{Failed, Stored, Which, code, odd};
+use super::nats_names::{KEY_BYTES, StreamKind, class_of, digest_of};
+use super::stored::{JetStreamError, MessageSelector, StoredMessage, code, odd};
 use super::streams::KEY_SECONDS;
 use crate::broker::{BrokerError, Idempotency, Published};
 
@@ -30,7 +30,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A key that is reserved for a publication.
 #[derive(Clone, Debug)]
-pub(super) struct Reservation {
+pub(super) struct KeyReservation {
     pub(super) digest: [u8; KEY_BYTES],
     /// Somebody else had it reserved, and never said that it was used.
     pub(super) taken_over: bool,
@@ -41,14 +41,14 @@ pub(super) struct Reservation {
 }
 
 /// What is known of a key.
-enum Known {
+enum KeyState {
     Free { after: u64 },
     Reserved { after: u64, since: u64 },
     Used(Option<StreamPosition>),
 }
 
-pub(super) enum Reserved {
-    Ours(Reservation),
+pub(super) enum KeyReserveOutcome {
+    Ours(KeyReservation),
     Used(Published),
 }
 
@@ -77,12 +77,12 @@ impl NatsBroker {
         channel: &Channel,
         idempotency: &Idempotency,
         deadline: Instant,
-    ) -> Result<Reserved, BrokerError> {
+    ) -> Result<KeyReserveOutcome, BrokerError> {
         let (seconds, ttl_ms) = good_for(idempotency.ttl);
         let subject = self.names.key(seconds, channel, &idempotency.key);
         let payload = head(RESERVED, ttl_ms).freeze();
         Ok(match self.take_key(seconds, &subject, payload, deadline).await? {
-            Ok((sequence, taken_over)) => Reserved::Ours(Reservation {
+            Ok((sequence, taken_over)) => KeyReserveOutcome::Ours(KeyReservation {
                 digest: digest_of(&idempotency.key),
                 taken_over,
                 subject,
@@ -90,29 +90,29 @@ impl NatsBroker {
                 sequence,
                 ttl_ms,
             }),
-            Err(position) => Reserved::Used(Published { position, duplicate: true }),
+            Err(position) => KeyReserveOutcome::Used(Published { position, duplicate: true }),
         })
     }
 
     /// Says that these keys were used. A key of which nobody can be told is as one whose user died.
-    pub(super) async fn used(&self, used: Vec<(Reservation, StreamPosition)>) {
+    pub(super) async fn used(&self, used: Vec<(KeyReservation, StreamPosition)>) {
         let saying = used.into_iter().map(|(reservation, position)| async move {
             let mut payload = head(USED, reservation.ttl_ms);
             encode_varint(position.offset, &mut payload);
             payload.put_slice(position.epoch.as_str().as_bytes());
-            let Reservation { subject, sequence, .. } = reservation;
+            let KeyReservation { subject, sequence, .. } = reservation;
             let said = self.jetstream.add(&self.link, subject, sequence, false, payload.freeze()).await;
-            if let Err(Failed::NoStream) = said {
-                self.streams.doubt(Kept::Once(reservation.seconds));
+            if let Err(JetStreamError::NoStream) = said {
+                self.streams.doubt(StreamKind::Once(reservation.seconds));
             }
         });
         join_all(saying).await;
     }
 
     /// Lets go of keys that nothing came of.
-    pub(super) async fn release(&self, reserved: impl Iterator<Item = Reservation>) {
+    pub(super) async fn release(&self, reserved: impl Iterator<Item = KeyReservation>) {
         let releasing = reserved.map(|reservation| async move {
-            let stream = self.names.stream(Kept::Once(reservation.seconds));
+            let stream = self.names.stream(StreamKind::Once(reservation.seconds));
             // One that is left is as one whose user died.
             let _ = self.jetstream.delete(&self.link, &stream, reservation.sequence).await;
         });
@@ -127,7 +127,7 @@ impl NatsBroker {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<Result<(u64, bool), Option<StreamPosition>>, BrokerError> {
-        let kept = Kept::Once(seconds);
+        let kept = StreamKind::Once(seconds);
         // Most keys are new.
         let (mut after, mut taken_over) = (0, false);
         loop {
@@ -137,19 +137,19 @@ impl NatsBroker {
             self.streams.ready(kept).await?;
             match self.jetstream.add(&self.link, subject.to_owned(), after, false, payload.clone()).await {
                 Ok(sequence) => return Ok(Ok((sequence, taken_over))),
-                Err(Failed::Refused(code::WRONG_LAST_SEQUENCE, _)) => {}
-                Err(Failed::NoStream) => {
+                Err(JetStreamError::Refused(code::WRONG_LAST_SEQUENCE, _)) => {}
+                Err(JetStreamError::NoStream) => {
                     self.streams.doubt(kept);
                     continue;
                 }
                 Err(failed) => return Err(failed.into()),
             }
-            let which = Which::Last(subject.to_owned());
+            let which = MessageSelector::Last(subject.to_owned());
             let last = self.jetstream.get(&self.link, &self.names.stream(kept), &which).await?;
-            (after, taken_over) = match last.as_ref().map_or(Ok(Known::Free { after: 0 }), known)? {
-                Known::Free { after } => (after, false),
-                Known::Used(position) => return Ok(Err(position)),
-                Known::Reserved { after, since } => {
+            (after, taken_over) = match last.as_ref().map_or(Ok(KeyState::Free { after: 0 }), known)? {
+                KeyState::Free { after } => (after, false),
+                KeyState::Used(position) => return Ok(Err(position)),
+                KeyState::Reserved { after, since } => {
                     // Twice as long as anything that began then can take.
                     let patience =
                         u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX).saturating_mul(2);
@@ -180,22 +180,22 @@ fn head(what: u8, ttl_ms: u64) -> BytesMut {
 }
 
 /// What the last message of a key says of it.
-fn known(stored: &Stored) -> Result<Known, BrokerError> {
+fn known(stored: &StoredMessage) -> Result<KeyState, BrokerError> {
     let mut payload = stored.payload.clone();
     let what = payload.try_get_u8().map_err(|_| odd("an idempotency key"))?;
     let ttl_ms = decode_varint(&mut payload).map_err(|_| odd("an idempotency key"))?;
     if now() >= stored.written.saturating_add(ttl_ms) {
-        return Ok(Known::Free { after: stored.sequence });
+        return Ok(KeyState::Free { after: stored.sequence });
     }
     match what {
-        ONCE => Ok(Known::Used(None)),
-        RESERVED => Ok(Known::Reserved { after: stored.sequence, since: stored.written }),
+        ONCE => Ok(KeyState::Used(None)),
+        RESERVED => Ok(KeyState::Reserved { after: stored.sequence, since: stored.written }),
         USED => {
             let offset = decode_varint(&mut payload).map_err(|_| odd("an idempotency key"))?;
             let epoch = (payload.len() <= EPOCH_BYTES_MAX).then_some(&payload[..]);
             let epoch = epoch.and_then(|epoch| Epoch::parse(std::str::from_utf8(epoch).ok()?));
             let epoch = epoch.ok_or_else(|| odd("an idempotency key"))?;
-            Ok(Known::Used(Some(StreamPosition { offset, epoch })))
+            Ok(KeyState::Used(Some(StreamPosition { offset, epoch })))
         }
         _ => Err(odd("an idempotency key")),
     }
@@ -222,7 +222,8 @@ mod tests {
 
     #[test]
     fn what_a_key_says_is_read_until_its_time_is_over() {
-        let stored = |payload: BytesMut, written| Stored { sequence: 7, written, payload: payload.freeze() };
+        let stored =
+            |payload: BytesMut, written| StoredMessage { sequence: 7, written, payload: payload.freeze() };
         let used = || {
             let mut payload = head(USED, 1_000);
             encode_varint(3, &mut payload);
@@ -231,11 +232,11 @@ mod tests {
         };
         let position = StreamPosition { offset: 3, epoch: Epoch::parse("epoch").unwrap() };
         assert!(
-            matches!(known(&stored(used(), now())).unwrap(), Known::Used(Some(found)) if found == position)
+            matches!(known(&stored(used(), now())).unwrap(), KeyState::Used(Some(found)) if found == position)
         );
-        assert!(matches!(known(&stored(used(), now() - 1_000)).unwrap(), Known::Free { after: 7 }));
+        assert!(matches!(known(&stored(used(), now() - 1_000)).unwrap(), KeyState::Free { after: 7 }));
         let reserved = known(&stored(head(RESERVED, 1_000), now())).unwrap();
-        assert!(matches!(reserved, Known::Reserved { after: 7, .. }));
+        assert!(matches!(reserved, KeyState::Reserved { after: 7, .. }));
         assert!(known(&stored(BytesMut::from(&b"x"[..]), now())).is_err());
         let mut once = head(ONCE, 1_000);
         once.put_slice(b":record");

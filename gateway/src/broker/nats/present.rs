@@ -4,9 +4,9 @@ use bytes::Bytes;
 use shared::channel::Channel;
 
 use super::NatsBroker;
-use super::gather::Gathered;
-use super::names::Kept;
-use super::stored::Failed;
+use super::fetch_messages::FetchedMessage;
+use super::nats_names::StreamKind;
+use super::stored::JetStreamError;
 use crate::broker::BrokerError;
 
 impl NatsBroker {
@@ -19,7 +19,7 @@ impl NatsBroker {
     }
 
     pub(crate) async fn put_present(&self, subject: String, payload: Bytes) -> Result<(), BrokerError> {
-        self.streams.ready(Kept::Presence).await?;
+        self.streams.ready(StreamKind::Presence).await?;
         let put = self.jetstream.put(&self.link, subject, payload).await;
         put.map(drop).map_err(|failed| self.presence_failed(failed))
     }
@@ -40,32 +40,33 @@ impl NatsBroker {
 
     /// All that was put there under this name.
     pub(crate) async fn purge_present(&self, node: &str) -> Result<(), BrokerError> {
-        self.purge_from_presence(&self.names.present_at(&super::names::token(node))).await
+        self.purge_from_presence(&self.names.present_at(&super::nats_names::token(node))).await
     }
 
-    pub(crate) async fn gather_present(&self, channel: &Channel) -> Result<Vec<Gathered>, BrokerError> {
-        self.streams.ready(Kept::Presence).await?;
-        let (stream, subjects) = (self.names.stream(Kept::Presence), self.names.all_present(channel));
+    pub(crate) async fn gather_present(&self, channel: &Channel) -> Result<Vec<FetchedMessage>, BrokerError> {
+        self.streams.ready(StreamKind::Presence).await?;
+        let (stream, subjects) = (self.names.stream(StreamKind::Presence), self.names.all_present(channel));
         let gathered = self.jetstream.gather(&self.reads, &stream, &subjects).await;
         gathered.map_err(|failed| self.presence_failed(failed))
     }
 
     pub(crate) async fn subjects_present(&self, channel: &Channel) -> Result<Vec<String>, BrokerError> {
-        self.streams.ready(Kept::Presence).await?;
-        let (stream, subjects) = (self.names.stream(Kept::Presence), self.names.all_present(channel));
+        self.streams.ready(StreamKind::Presence).await?;
+        let (stream, subjects) = (self.names.stream(StreamKind::Presence), self.names.all_present(channel));
         let there = self.jetstream.subjects(&self.reads, &stream, &subjects).await;
         there.map_err(|failed| self.presence_failed(failed))
     }
 
     async fn purge_from_presence(&self, subjects: &str) -> Result<(), BrokerError> {
-        self.streams.ready(Kept::Presence).await?;
-        let purged = self.jetstream.purge(&self.link, &self.names.stream(Kept::Presence), subjects).await;
+        self.streams.ready(StreamKind::Presence).await?;
+        let purged =
+            self.jetstream.purge(&self.link, &self.names.stream(StreamKind::Presence), subjects).await;
         purged.map_err(|failed| self.presence_failed(failed))
     }
 
-    fn presence_failed(&self, failed: Failed) -> BrokerError {
-        self.streams.doubt(Kept::Presence);
-        if matches!(failed, Failed::NoStream) {
+    fn presence_failed(&self, failed: JetStreamError) -> BrokerError {
+        self.streams.doubt(StreamKind::Presence);
+        if matches!(failed, JetStreamError::NoStream) {
             // With the stream went what this node had in it.
             self.put_all_anew();
         }

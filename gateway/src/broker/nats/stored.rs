@@ -10,16 +10,16 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::link::{Link, is_unheard};
 use super::moment::milliseconds;
-use crate::broker::{BrokerError, Refusal};
+use super::nats_link::{NatsLink, is_unheard};
+use crate::broker::{BrokerError, BrokerRefusal};
 
 /// What the server calls its errors.
 pub(crate) mod code {
     pub(crate) const STREAM_NOT_FOUND: u64 = 10_059;
     pub(crate) const STREAM_NAME_TAKEN: u64 = 10_058;
     pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10_071;
-    /// In a stream of several servers, while another write of the subject is under way.
+    /// In a stream of several servers, while another write of the subject is in flight.
     pub(crate) const WRITTEN_MEANWHILE: [u64; 2] = [10_163, 10_164];
     pub(crate) const NO_MESSAGE: u64 = 10_037;
     pub(crate) const CONSUMER_NOT_FOUND: u64 = 10_014;
@@ -39,7 +39,7 @@ pub(crate) struct JetStream {
 
 /// A message as it is kept.
 #[derive(Clone, Debug)]
-pub(crate) struct Stored {
+pub(crate) struct StoredMessage {
     pub(crate) sequence: u64,
     /// When it was written, in milliseconds since 1970, by the server's clock.
     pub(crate) written: u64,
@@ -48,7 +48,7 @@ pub(crate) struct Stored {
 
 /// What was refused, by the server's number for it.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct ApiError {
+pub(crate) struct JetStreamApiError {
     #[serde(default)]
     err_code: u64,
     #[serde(default)]
@@ -57,7 +57,7 @@ pub(crate) struct ApiError {
 
 /// Why something could not be had.
 #[derive(Clone, Debug)]
-pub(crate) enum Failed {
+pub(crate) enum JetStreamError {
     /// By its number.
     Refused(u64, BrokerError),
     /// No stream takes what was sent.
@@ -65,33 +65,33 @@ pub(crate) enum Failed {
     Other(BrokerError),
 }
 
-impl From<Failed> for BrokerError {
-    fn from(failed: Failed) -> Self {
+impl From<JetStreamError> for BrokerError {
+    fn from(failed: JetStreamError) -> Self {
         match failed {
-            Failed::Refused(_, error) | Failed::Other(error) => error,
-            Failed::NoStream => {
+            JetStreamError::Refused(_, error) | JetStreamError::Other(error) => error,
+            JetStreamError::NoStream => {
                 Self::Unreachable("no stream takes it: JetStream is away, or not enabled".into())
             }
         }
     }
 }
 
-impl From<BrokerError> for Failed {
+impl From<BrokerError> for JetStreamError {
     fn from(error: BrokerError) -> Self {
         Self::Other(error)
     }
 }
 
-impl ApiError {
-    fn into_failed(mut self, link: &Link) -> Failed {
+impl JetStreamApiError {
+    fn into_failed(mut self, link: &NatsLink) -> JetStreamError {
         if code::WRITTEN_MEANWHILE.contains(&self.err_code) {
             self.err_code = code::WRONG_LAST_SEQUENCE;
         }
         let kind = match self.err_code {
-            10_023 | 10_028 | 10_047 | 10_077 | 10_054 => Refusal::OutOfMemory,
-            10_008 | 10_009 | 10_005 => Refusal::ClusterDown,
-            code::NOT_ENABLED | code::NOT_ENABLED_FOR_ACCOUNT => Refusal::UnknownCommand,
-            _ => Refusal::Other,
+            10_023 | 10_028 | 10_047 | 10_077 | 10_054 => BrokerRefusal::OutOfMemory,
+            10_008 | 10_009 | 10_005 => BrokerRefusal::ClusterDown,
+            code::NOT_ENABLED | code::NOT_ENABLED_FOR_ACCOUNT => BrokerRefusal::UnknownCommand,
+            _ => BrokerRefusal::Other,
         };
         let text = format!("{} ({})", self.description, self.err_code).into();
         let error = BrokerError::Refused { kind, text };
@@ -101,23 +101,23 @@ impl ApiError {
         ) {
             link.failed(&error);
         }
-        Failed::Refused(self.err_code, error)
+        JetStreamError::Refused(self.err_code, error)
     }
 }
 
 /// What every answer of the API may hold in place of what was asked for.
 #[derive(Deserialize)]
-struct Answer {
-    error: Option<ApiError>,
+struct JetStreamAnswer {
+    error: Option<JetStreamApiError>,
 }
 
 #[derive(Deserialize)]
-struct Acknowledged {
+struct PublishAck {
     seq: u64,
 }
 
 #[derive(Deserialize)]
-struct Found {
+struct GetMessageResponse {
     message: FoundMessage,
 }
 
@@ -131,7 +131,7 @@ struct FoundMessage {
 
 /// How a message is asked for.
 #[derive(Clone, Debug)]
-pub(crate) enum Which {
+pub(crate) enum MessageSelector {
     Sequence(u64),
     Last(String),
     /// The first of these subjects, from this sequence on.
@@ -141,7 +141,7 @@ pub(crate) enum Which {
     },
 }
 
-impl Which {
+impl MessageSelector {
     fn request(&self) -> serde_json::Value {
         match self {
             Self::Sequence(sequence) => json!({ "seq": sequence }),
@@ -165,17 +165,17 @@ impl JetStream {
     /// Asks the API.
     pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
-        link: &Link,
+        link: &NatsLink,
         what: &str,
         request: &serde_json::Value,
-    ) -> Result<T, Failed> {
+    ) -> Result<T, JetStreamError> {
         let subject = format!("{}.{what}", self.api);
         let answer = link.ask(subject, None, request.to_string().into()).await?;
         if is_unheard(&answer) {
             let text = "JetStream is not enabled at the server, or not reached";
-            let error = BrokerError::Refused { kind: Refusal::UnknownCommand, text: text.into() };
+            let error = BrokerError::Refused { kind: BrokerRefusal::UnknownCommand, text: text.into() };
             link.failed(&error);
-            return Err(Failed::Refused(code::NOT_ENABLED, error));
+            return Err(JetStreamError::Refused(code::NOT_ENABLED, error));
         }
         read(link, &answer)
     }
@@ -188,12 +188,12 @@ impl JetStream {
     /// Adds a message, if the last one of its subject is still this one. Answers its sequence.
     pub(crate) async fn add(
         &self,
-        link: &Link,
+        link: &NatsLink,
         subject: String,
         after: u64,
         alone: bool,
         payload: Bytes,
-    ) -> Result<u64, Failed> {
+    ) -> Result<u64, JetStreamError> {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Subject-Sequence", after.to_string());
         if alone {
@@ -204,63 +204,73 @@ impl JetStream {
     }
 
     /// Adds a message whatever came last.
-    pub(crate) async fn put(&self, link: &Link, subject: String, payload: Bytes) -> Result<u64, Failed> {
+    pub(crate) async fn put(
+        &self,
+        link: &NatsLink,
+        subject: String,
+        payload: Bytes,
+    ) -> Result<u64, JetStreamError> {
         self.send(link, subject, None, payload).await
     }
 
     /// The same with headers.
     pub(crate) async fn put_with(
         &self,
-        link: &Link,
+        link: &NatsLink,
         subject: String,
         headers: HeaderMap,
         payload: Bytes,
-    ) -> Result<u64, Failed> {
+    ) -> Result<u64, JetStreamError> {
         self.send(link, subject, Some(headers), payload).await
     }
 
     async fn send(
         &self,
-        link: &Link,
+        link: &NatsLink,
         subject: String,
         headers: Option<HeaderMap>,
         payload: Bytes,
-    ) -> Result<u64, Failed> {
+    ) -> Result<u64, JetStreamError> {
         let answer = link.ask(subject, headers, payload).await?;
         if is_unheard(&answer) {
-            return Err(Failed::NoStream);
+            return Err(JetStreamError::NoStream);
         }
-        read::<Acknowledged>(link, &answer).map(|acknowledged| acknowledged.seq)
+        read::<PublishAck>(link, &answer).map(|acknowledged| acknowledged.seq)
     }
 
     /// None: there is none.
     pub(crate) async fn get(
         &self,
-        link: &Link,
+        link: &NatsLink,
         stream: &str,
-        which: &Which,
-    ) -> Result<Option<Stored>, Failed> {
+        which: &MessageSelector,
+    ) -> Result<Option<StoredMessage>, JetStreamError> {
         if self.direct {
             return self.get_directly(link, stream, which).await;
         }
         let request = which.request();
-        match self.ask::<Found>(link, &format!("STREAM.MSG.GET.{stream}"), &request).await {
-            Ok(Found { message }) => {
+        match self.ask::<GetMessageResponse>(link, &format!("STREAM.MSG.GET.{stream}"), &request).await {
+            Ok(GetMessageResponse { message }) => {
                 let payload = BASE64_STANDARD.decode(&message.data).map_err(|_| odd("a message"))?;
                 let written = milliseconds(&message.time).ok_or_else(|| odd("the time of a message"))?;
-                Ok(Some(Stored { sequence: message.seq, written, payload: payload.into() }))
+                Ok(Some(StoredMessage { sequence: message.seq, written, payload: payload.into() }))
             }
-            Err(Failed::Refused(code::NO_MESSAGE, _)) => Ok(None),
+            Err(JetStreamError::Refused(code::NO_MESSAGE, _)) => Ok(None),
             Err(failed) => Err(failed),
         }
     }
 
-    async fn get_directly(&self, link: &Link, stream: &str, which: &Which) -> Result<Option<Stored>, Failed> {
+    async fn get_directly(
+        &self,
+        link: &NatsLink,
+        stream: &str,
+        which: &MessageSelector,
+    ) -> Result<Option<StoredMessage>, JetStreamError> {
         let request = which.request().to_string();
         let subject = format!("{}.DIRECT.GET.{stream}", self.api);
         let answer = link.ask(subject, None, request.into()).await?;
         if is_unheard(&answer) {
-            return Err(Failed::NoStream);
+            return Err(JetStreamError::NoStream);
         }
         if let Some(status) = answer.status {
             return match status.as_u16() {
@@ -277,28 +287,38 @@ impl JetStream {
         let (Some(sequence), Some(written)) = (sequence, written) else {
             return Err(odd("a message without its place").into());
         };
-        Ok(Some(Stored { sequence, written, payload: answer.payload }))
+        Ok(Some(StoredMessage { sequence, written, payload: answer.payload }))
     }
 
     /// Deletes one message, if it is still there.
-    pub(crate) async fn delete(&self, link: &Link, stream: &str, sequence: u64) -> Result<(), Failed> {
+    pub(crate) async fn delete(
+        &self,
+        link: &NatsLink,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<(), JetStreamError> {
         let request = json!({ "seq": sequence, "no_erase": true });
         match self.ask::<serde_json::Value>(link, &format!("STREAM.MSG.DELETE.{stream}"), &request).await {
-            Ok(_) | Err(Failed::Refused(code::NO_MESSAGE | code::NOT_DELETED, _)) => Ok(()),
+            Ok(_) | Err(JetStreamError::Refused(code::NO_MESSAGE | code::NOT_DELETED, _)) => Ok(()),
             Err(failed) => Err(failed),
         }
     }
 
     /// Deletes all that a stream has of these subjects.
-    pub(crate) async fn purge(&self, link: &Link, stream: &str, subjects: &str) -> Result<(), Failed> {
+    pub(crate) async fn purge(
+        &self,
+        link: &NatsLink,
+        stream: &str,
+        subjects: &str,
+    ) -> Result<(), JetStreamError> {
         let request = json!({ "filter": subjects });
         self.ask::<serde_json::Value>(link, &format!("STREAM.PURGE.{stream}"), &request).await.map(drop)
     }
 }
 
-fn read<T: DeserializeOwned>(link: &Link, answer: &Message) -> Result<T, Failed> {
-    let parse = |error: serde_json::Error| Failed::Other(odd(&error.to_string()));
-    if let Answer { error: Some(error) } = serde_json::from_slice(&answer.payload).map_err(parse)? {
+fn read<T: DeserializeOwned>(link: &NatsLink, answer: &Message) -> Result<T, JetStreamError> {
+    let parse = |error: serde_json::Error| JetStreamError::Other(odd(&error.to_string()));
+    if let JetStreamAnswer { error: Some(error) } = serde_json::from_slice(&answer.payload).map_err(parse)? {
         return Err(error.into_failed(link));
     }
     serde_json::from_slice(&answer.payload).map_err(parse)

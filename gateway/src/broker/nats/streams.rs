@@ -13,10 +13,10 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::link::Link;
-use super::names::{Kept, Names};
 use super::nats_config::{NatsConfig, Storage};
-use super::stored::{Failed, JetStream, code, nanoseconds};
+use super::nats_link::NatsLink;
+use super::nats_names::{NatsNames, StreamKind};
+use super::stored::{JetStream, JetStreamError, code, nanoseconds};
 use crate::broker::BrokerError;
 
 /// Publications that channels keep, by the least of these that is enough: each is a stream of its own.
@@ -36,14 +36,14 @@ const ATTEMPTS_MAX: u32 = 5;
 
 /// A stream that is there.
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct LiveStream {
     /// Of history: what its subjects end with.
     pub(super) name: Arc<str>,
     /// The highest sequence that this node knows to have been given out.
     seen: AtomicU64,
 }
 
-impl Life {
+impl LiveStream {
     /// This sequence was given out.
     pub(super) fn saw(&self, sequence: u64) {
         self.seen.fetch_max(sequence, Ordering::SeqCst);
@@ -52,8 +52,8 @@ impl Life {
 
 /// A stream, and on which connection it was looked at last.
 #[derive(Clone, Debug)]
-struct Known {
-    life: Arc<Life>,
+struct KnownStream {
+    life: Arc<LiveStream>,
     /// 0: it has to be looked at again.
     connection: u64,
     /// Since when it has been found to have gone back.
@@ -62,22 +62,22 @@ struct Known {
 
 #[derive(Debug)]
 pub(super) struct Streams {
-    names: Names,
+    names: NatsNames,
     jetstream: JetStream,
     /// Whose connection it is that counts: that of what is published.
-    link: Arc<Link>,
+    link: Arc<NatsLink>,
     storage: Storage,
     replicas: u8,
     history_bytes_max: u64,
     keys_max: u64,
     position_ttl: Duration,
-    known: Mutex<HashMap<Kept, Known>>,
+    known: Mutex<HashMap<StreamKind, KnownStream>>,
     /// Held while streams are found or made: one after the other.
     finding: tokio::sync::Mutex<()>,
 }
 
 #[derive(Deserialize)]
-struct Info {
+struct StreamInfoResponse {
     config: Value,
     state: InfoState,
 }
@@ -95,7 +95,12 @@ struct NamesPage {
 }
 
 impl Streams {
-    pub(super) fn new(config: &NatsConfig, names: Names, jetstream: JetStream, link: Arc<Link>) -> Self {
+    pub(super) fn new(
+        config: &NatsConfig,
+        names: NatsNames,
+        jetstream: JetStream,
+        link: Arc<NatsLink>,
+    ) -> Self {
         Self {
             names,
             jetstream,
@@ -111,7 +116,7 @@ impl Streams {
     }
 
     /// The stream, found or made on the connection there is.
-    pub(super) async fn ready(&self, kept: Kept) -> Result<Arc<Life>, BrokerError> {
+    pub(super) async fn ready(&self, kept: StreamKind) -> Result<Arc<LiveStream>, BrokerError> {
         let connection = self.link.opened().await?;
         if let Some(life) = self.known_on(kept, connection) {
             return Ok(life);
@@ -128,21 +133,21 @@ impl Streams {
     }
 
     /// It has to be looked at again: it did not take what was meant for it.
-    pub(super) fn doubt(&self, kept: Kept) {
+    pub(super) fn doubt(&self, kept: StreamKind) {
         if let Some(known) = self.known.lock().get_mut(&kept) {
             known.connection = 0;
         }
     }
 
-    fn known_on(&self, kept: Kept, connection: u64) -> Option<Arc<Life>> {
+    fn known_on(&self, kept: StreamKind, connection: u64) -> Option<Arc<LiveStream>> {
         let known = self.known.lock();
         known.get(&kept).filter(|known| known.connection == connection).map(|known| known.life.clone())
     }
 
     /// Looks whether streams of history have gone back, for whatever reason there can be while the connection stays.
     pub(super) async fn look_again(&self) -> Result<(), BrokerError> {
-        let used: Vec<Kept> = self.known.lock().keys().copied().collect();
-        for kept in used.into_iter().filter(|kept| matches!(kept, Kept::History(_))) {
+        let used: Vec<StreamKind> = self.known.lock().keys().copied().collect();
+        for kept in used.into_iter().filter(|kept| matches!(kept, StreamKind::History(_))) {
             let connection = self.link.connection()?;
             let _alone = self.finding.lock().await;
             self.find(kept, connection).await?;
@@ -165,15 +170,15 @@ impl Streams {
         }
     }
 
-    async fn find(&self, kept: Kept, connection: u64) -> Result<Arc<Life>, Failed> {
+    async fn find(&self, kept: StreamKind, connection: u64) -> Result<Arc<LiveStream>, JetStreamError> {
         for _ in 0..ATTEMPTS_MAX {
             let before = self.known.lock().get(&kept).map(|known| known.life.clone());
             let seen = before.as_ref().map_or(0, |life| life.seen.load(Ordering::SeqCst));
             let name = self.names.stream(kept);
-            let info: Info =
+            let info: StreamInfoResponse =
                 match self.jetstream.ask(&self.link, &format!("STREAM.INFO.{name}"), &json!({})).await {
                     Ok(info) => info,
-                    Err(Failed::Refused(code::STREAM_NOT_FOUND, _)) => {
+                    Err(JetStreamError::Refused(code::STREAM_NOT_FOUND, _)) => {
                         self.make(kept).await?;
                         continue;
                     }
@@ -181,7 +186,7 @@ impl Streams {
                 };
             let taken = info.config.get("subjects").and_then(|all| all.get(0)).and_then(Value::as_str);
             let life = match kept {
-                Kept::History(size) => taken.and_then(|taken| self.names.life_of(size, taken)),
+                StreamKind::History(size) => taken.and_then(|taken| self.names.life_of(size, taken)),
                 _ => taken
                     .filter(|taken| self.names.taken(kept, "").iter().any(|ours| ours == taken))
                     .map(|_| ""),
@@ -192,19 +197,20 @@ impl Streams {
                 return Err(BrokerError::Unexpected(text.into()).into());
             };
             let same = before.filter(|before| *before.name == *life);
-            if let (Some(_), Kept::History(size)) = (&same, kept)
+            if let (Some(_), StreamKind::History(size)) = (&same, kept)
                 && info.state.last_seq < seen
             {
                 if !self.has_gone_back_for_long(kept) {
-                    return same.ok_or(Failed::NoStream);
+                    return same.ok_or(JetStreamError::NoStream);
                 }
                 self.begin_anew(size, life, &info.config).await?;
                 continue;
             }
-            let life = same.unwrap_or_else(|| Arc::new(Life { name: life.into(), seen: AtomicU64::new(0) }));
+            let life =
+                same.unwrap_or_else(|| Arc::new(LiveStream { name: life.into(), seen: AtomicU64::new(0) }));
             life.saw(info.state.last_seq);
             self.set_limits(kept, info.config).await?;
-            let known = Known { life: life.clone(), connection, back_since: None };
+            let known = KnownStream { life: life.clone(), connection, back_since: None };
             self.known.lock().insert(kept, known);
             return Ok(life);
         }
@@ -213,14 +219,14 @@ impl Streams {
     }
 
     /// Whether it is no leader that has just begun.
-    fn has_gone_back_for_long(&self, kept: Kept) -> bool {
+    fn has_gone_back_for_long(&self, kept: StreamKind) -> bool {
         let mut known = self.known.lock();
         let Some(known) = known.get_mut(&kept) else { return true };
         let since = *known.back_since.get_or_insert_with(Instant::now);
         self.replicas == 1 || since.elapsed() >= LEADER_SETTLES
     }
 
-    async fn make(&self, kept: Kept) -> Result<(), Failed> {
+    async fn make(&self, kept: StreamKind) -> Result<(), JetStreamError> {
         let name = self.names.stream(kept);
         let config = self.wanted(kept, &new_life());
         match self.jetstream.ask::<Value>(&self.link, &format!("STREAM.CREATE.{name}"), &config).await {
@@ -229,14 +235,14 @@ impl Streams {
                 Ok(())
             }
             // Another node was first.
-            Err(Failed::Refused(code::STREAM_NAME_TAKEN, _)) => Ok(()),
+            Err(JetStreamError::Refused(code::STREAM_NAME_TAKEN, _)) => Ok(()),
             Err(failed) => Err(failed),
         }
     }
 
     /// Ends a life: what the stream has of it is found by nobody any more, and goes.
-    async fn begin_anew(&self, size: u32, life: &str, config: &Value) -> Result<(), Failed> {
-        let (kept, name) = (Kept::History(size), self.names.stream(Kept::History(size)));
+    async fn begin_anew(&self, size: u32, life: &str, config: &Value) -> Result<(), JetStreamError> {
+        let (kept, name) = (StreamKind::History(size), self.names.stream(StreamKind::History(size)));
         let mut config = config.clone();
         config["subjects"] = json!(self.names.taken(kept, &new_life()));
         self.jetstream.ask::<Value>(&self.link, &format!("STREAM.UPDATE.{name}"), &config).await?;
@@ -248,7 +254,7 @@ impl Streams {
     }
 
     /// What can be set of a stream that is there.
-    async fn set_limits(&self, kept: Kept, mut config: Value) -> Result<(), Failed> {
+    async fn set_limits(&self, kept: StreamKind, mut config: Value) -> Result<(), JetStreamError> {
         let wanted = self.wanted(kept, "");
         let mut differs = false;
         for key in
@@ -269,17 +275,19 @@ impl Streams {
         Ok(())
     }
 
-    fn wanted(&self, kept: Kept, life: &str) -> Value {
+    fn wanted(&self, kept: StreamKind, life: &str) -> Value {
         let unbounded = |count: u64| i64::try_from(count).ok().filter(|count| *count > 0).unwrap_or(-1);
         let (age, per_subject, messages, bytes, storage) = match kept {
-            Kept::History(size) => {
+            StreamKind::History(size) => {
                 let per_subject = u64::from(size) + MARKERS_MAX;
                 (self.position_ttl, per_subject, 0, self.history_bytes_max, self.storage)
             }
-            Kept::Once(seconds) => (Duration::from_secs(seconds.into()), 1, self.keys_max, 0, self.storage),
-            Kept::State => (Duration::ZERO, 1, 0, 0, self.storage),
+            StreamKind::Once(seconds) => {
+                (Duration::from_secs(seconds.into()), 1, self.keys_max, 0, self.storage)
+            }
+            StreamKind::State => (Duration::ZERO, 1, 0, 0, self.storage),
             // Nodes write it anew.
-            Kept::Presence => (Duration::ZERO, 1, 0, 0, Storage::Memory),
+            StreamKind::Presence => (Duration::ZERO, 1, 0, 0, Storage::Memory),
         };
         let mut config = json!({
             "name": self.names.stream(kept),

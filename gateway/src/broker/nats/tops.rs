@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use shared::channel::Channel;
 use shared::position::{Epoch, StreamPosition};
 
-use super::block::{Block, EARLIER_MAX, Place};
-use super::stored::Stored;
+use super::block::{Block, BlockPlace, EARLIER_MAX};
+use super::stored::StoredMessage;
 use crate::broker::Version;
 
 /// Channels of which it is known. Past it any of the others is forgotten, and asked for when it is needed.
@@ -17,7 +17,7 @@ const KNOWN_MAX: usize = 32_768;
 
 /// Where a channel stands.
 #[derive(Clone, Debug)]
-pub(super) struct Top {
+pub(super) struct ChannelTop {
     /// Of the stream that it is in.
     pub(super) life: Arc<str>,
     pub(super) size: u32,
@@ -27,12 +27,12 @@ pub(super) struct Top {
     pub(super) version: Option<Version>,
     pub(super) kept_from: u64,
     /// Newest first.
-    pub(super) places: VecDeque<Place>,
+    pub(super) places: VecDeque<BlockPlace>,
     /// When the history has had its time, in milliseconds since 1970.
     pub(super) over: u64,
 }
 
-impl Top {
+impl ChannelTop {
     /// Of a channel that nothing is known of, or whose epoch ends.
     pub(super) fn new(life: Arc<str>, size: u32, sequence: u64) -> Self {
         let position = StreamPosition { offset: 0, epoch: Epoch::from_random(rand::random()) };
@@ -40,10 +40,10 @@ impl Top {
     }
 
     /// As the last message says.
-    pub(super) fn read(life: Arc<str>, size: u32, stored: &Stored, block: &Block) -> Self {
-        let mut places: VecDeque<Place> = VecDeque::with_capacity(EARLIER_MAX + 1);
+    pub(super) fn read(life: Arc<str>, size: u32, stored: &StoredMessage, block: &Block) -> Self {
+        let mut places: VecDeque<BlockPlace> = VecDeque::with_capacity(EARLIER_MAX + 1);
         if !block.entries.is_empty() {
-            places.push_back(Place { sequence: stored.sequence, first: block.first() });
+            places.push_back(BlockPlace { sequence: stored.sequence, first: block.first() });
         }
         places.extend(block.earlier.iter().copied());
         places.truncate(EARLIER_MAX);
@@ -81,7 +81,7 @@ impl Top {
         self.over = now.saturating_add(u64::try_from(block.retention.ttl.as_millis()).unwrap_or(u64::MAX));
         self.places.clear();
         if !block.entries.is_empty() {
-            self.places.push_back(Place { sequence, first: block.first() });
+            self.places.push_back(BlockPlace { sequence, first: block.first() });
         }
         self.places.extend(block.earlier.iter().copied());
         self.places.truncate(EARLIER_MAX);
@@ -90,29 +90,29 @@ impl Top {
 
 /// What is known of a channel.
 #[derive(Debug)]
-struct Known {
-    top: Top,
+struct KnownTop {
+    top: ChannelTop,
     /// Whether somebody else has published since: it is good for nothing but to see that the channel went back.
     stale: bool,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Tops(Mutex<HashMap<Channel, Known>>);
+pub(super) struct ChannelTops(Mutex<HashMap<Channel, KnownTop>>);
 
-impl Tops {
-    pub(super) fn get(&self, channel: &Channel, life: &str, size: u32) -> Option<Top> {
+impl ChannelTops {
+    pub(super) fn get(&self, channel: &Channel, life: &str, size: u32) -> Option<ChannelTop> {
         let known = self.0.lock();
         let known = known.get(channel).filter(|known| !known.stale)?;
         (*known.top.life == *life && known.top.size == size).then(|| known.top.clone())
     }
 
-    pub(super) fn put(&self, channel: &Channel, top: Top) {
+    pub(super) fn put(&self, channel: &Channel, top: ChannelTop) {
         let mut known = self.0.lock();
         if known.len() >= KNOWN_MAX && !known.contains_key(channel) {
             let any = known.keys().next().cloned();
             any.and_then(|any| known.remove(&any));
         }
-        known.insert(channel.clone(), Known { top, stale: false });
+        known.insert(channel.clone(), KnownTop { top, stale: false });
     }
 
     pub(super) fn doubt(&self, channel: &Channel) {

@@ -8,18 +8,18 @@ use std::time::Duration;
 use redis::{ProtocolVersion, RedisConnectionInfo};
 use tokio_rustls::TlsConnector;
 
-use super::address::{self, Address};
-use super::dial::DialError;
-use super::mode::Mode;
+use super::mode::RedisMode;
+use super::redis_address::{self, RedisAddress};
 use super::redis_config::RedisConfig;
+use super::redis_dial::DialError;
 use super::sentinel::Sentinels;
-use super::{stream, tls};
+use super::{byte_stream, redis_tls};
 use crate::broker::measure::BrokerMetrics;
 use crate::secret::Secret;
 
 /// Shared by all connections to one server.
 pub(crate) struct Access {
-    pub(super) place: Place,
+    pub(super) place: ServerPlace,
     pub(super) login: RedisConnectionInfo,
     pub(super) tls: Option<TlsConnector>,
     /// The server must be a node of a cluster.
@@ -28,8 +28,8 @@ pub(crate) struct Access {
 
 /// Where a server is.
 #[derive(Debug)]
-pub(super) enum Place {
-    Fixed(Arc<Address>),
+pub(super) enum ServerPlace {
+    Fixed(Arc<RedisAddress>),
     /// Where the Sentinels say.
     Named(Sentinels),
 }
@@ -43,40 +43,40 @@ impl Access {
         metrics: &Arc<BrokerMetrics>,
     ) -> Result<Self, DialError> {
         match config.mode {
-            Mode::Single => {
-                let (address, from_url) = address::parse(&config.url)?;
+            RedisMode::Single => {
+                let (address, from_url) = redis_address::parse(&config.url)?;
                 let login = match &config.password_file {
                     None => from_url,
                     Some(file) => login(&config.user, &config.password, Some(file))?.set_db(from_url.db()),
                 };
-                let tls = match stream::name_in_certificate(&address)? {
-                    Some(_) => Some(tls::connector(config)?),
+                let tls = match byte_stream::name_in_certificate(&address)? {
+                    Some(_) => Some(redis_tls::connector(config)?),
                     None => None,
                 };
-                Ok(Self { place: Place::Fixed(Arc::new(address)), login, tls, in_cluster: false })
+                Ok(Self { place: ServerPlace::Fixed(Arc::new(address)), login, tls, in_cluster: false })
             }
-            Mode::Sentinel => {
-                let tls = config.tls.then(|| tls::connector(config)).transpose()?;
+            RedisMode::Sentinel => {
+                let tls = config.tls.then(|| redis_tls::connector(config)).transpose()?;
                 let login = login(&config.user, &config.password, config.password_file.as_deref())?;
                 let login = login.set_db(config.database.into());
                 let sentinels = Sentinels::start(config, (&login, tls.as_ref()), name, metrics)?;
-                Ok(Self { place: Place::Named(sentinels), login, tls, in_cluster: false })
+                Ok(Self { place: ServerPlace::Named(sentinels), login, tls, in_cluster: false })
             }
-            Mode::Shards | Mode::Cluster => {
+            RedisMode::Shards | RedisMode::Cluster => {
                 let [address] = &config.addresses[..] else {
                     return Err(DialError::Url("a server of several has one address".into()));
                 };
-                let (host, port) =
-                    address::host_and_port(address).map_err(|problem| DialError::Url(problem.into()))?;
-                let address = Address::Tcp { host, port, tls: config.tls };
-                let tls = match stream::name_in_certificate(&address)? {
-                    Some(_) => Some(tls::connector(config)?),
+                let (host, port) = redis_address::host_and_port(address)
+                    .map_err(|problem| DialError::Url(problem.into()))?;
+                let address = RedisAddress::Tcp { host, port, tls: config.tls };
+                let tls = match byte_stream::name_in_certificate(&address)? {
+                    Some(_) => Some(redis_tls::connector(config)?),
                     None => None,
                 };
                 let login = login(&config.user, &config.password, config.password_file.as_deref())?;
                 let login = login.set_db(config.database.into());
-                let in_cluster = config.mode == Mode::Cluster;
-                Ok(Self { place: Place::Fixed(Arc::new(address)), login, tls, in_cluster })
+                let in_cluster = config.mode == RedisMode::Cluster;
+                Ok(Self { place: ServerPlace::Fixed(Arc::new(address)), login, tls, in_cluster })
             }
         }
     }
@@ -103,9 +103,9 @@ pub(super) fn login(
     Ok(login)
 }
 
-impl Place {
+impl ServerPlace {
     /// Where it is now. Waits for the first answer of those who say it, for as long as the caller likes.
-    pub(super) async fn address(&self) -> Result<Arc<Address>, DialError> {
+    pub(super) async fn address(&self) -> Result<Arc<RedisAddress>, DialError> {
         match self {
             Self::Fixed(address) => Ok(address.clone()),
             Self::Named(sentinels) => sentinels.master().await.map_err(DialError::NoMaster),
@@ -113,7 +113,7 @@ impl Place {
     }
 
     /// Returns when it is known to be elsewhere, and says where.
-    pub(super) async fn another_than(&self, address: &Address) -> Arc<Address> {
+    pub(super) async fn another_than(&self, address: &RedisAddress) -> Arc<RedisAddress> {
         match self {
             Self::Fixed(_) => std::future::pending().await,
             Self::Named(sentinels) => sentinels.another_than(address).await,
@@ -132,7 +132,7 @@ impl Place {
     }
 
     /// What an error at this address means to whoever must act.
-    pub(super) fn explain(&self, at: &Address, error: DialError) -> DialError {
+    pub(super) fn explain(&self, at: &RedisAddress, error: DialError) -> DialError {
         match self {
             Self::Fixed(_) => error,
             Self::Named(sentinels) => {
@@ -143,7 +143,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ServerPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fixed(address) => address.fmt(f),

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use redis::{Cmd, Value};
 
-use super::link::Up;
-use super::publish::{Outgoing, unexpected};
+use super::publish_script::{OutgoingPublication, unexpected};
+use super::redis_link::OpenLink;
 use crate::broker::BrokerError;
 
 /// Publications that one call makes at most: Redis does nothing else meanwhile, a seventh of a millisecond.
@@ -15,7 +15,9 @@ const CALL_BYTES_MAX: usize = 64 << 10;
 
 /// What each command makes. The order stays: only neighbors travel together, and in a cluster those of one slot. `alone` says what
 /// travels with nobody.
-pub(super) fn divide<'a>(all: impl IntoIterator<Item = (&'a Outgoing, bool)>) -> Vec<Range<usize>> {
+pub(super) fn divide<'a>(
+    all: impl IntoIterator<Item = (&'a OutgoingPublication, bool)>,
+) -> Vec<Range<usize>> {
     let mut calls: Vec<Range<usize>> = Vec::new();
     let (mut bytes, mut open) = (0, None);
     for (index, (outgoing, alone)) in all.into_iter().enumerate() {
@@ -38,10 +40,13 @@ pub(super) fn divide<'a>(all: impl IntoIterator<Item = (&'a Outgoing, bool)>) ->
 }
 
 /// The command that makes these.
-pub(super) fn command<'a>(call: impl ExactSizeIterator<Item = &'a Outgoing> + Clone, up: &Up) -> Option<Cmd> {
+pub(super) fn command<'a>(
+    call: impl ExactSizeIterator<Item = &'a OutgoingPublication> + Clone,
+    up: &OpenLink,
+) -> Option<Cmd> {
     match call.len() {
         1 => call.clone().next().map(|outgoing| outgoing.command(up)),
-        _ => super::publish::command_of_several(call.filter_map(Outgoing::kept), up),
+        _ => super::publish_script::command_of_several(call.filter_map(OutgoingPublication::kept), up),
     }
 }
 

@@ -17,7 +17,7 @@ const PAUSE_FIRST_MAX: Duration = Duration::from_millis(50);
 
 /// What there is of a connection that is opened again and again.
 #[derive(Clone, Debug)]
-pub(crate) enum State<T> {
+pub(crate) enum HoldState<T> {
     /// The first attempt is being made.
     Opening,
     Up(T),
@@ -25,27 +25,27 @@ pub(crate) enum State<T> {
 }
 
 /// What is up, or why nothing is. Waits only for the outcome of the very first attempt.
-pub(super) async fn settled<T: Clone>(state: &watch::Receiver<State<T>>) -> Result<T, BrokerError> {
+pub(super) async fn settled<T: Clone>(state: &watch::Receiver<HoldState<T>>) -> Result<T, BrokerError> {
     let mut state = state.clone();
-    let settled = state.wait_for(|state| !matches!(state, State::Opening)).await;
+    let settled = state.wait_for(|state| !matches!(state, HoldState::Opening)).await;
     match settled.as_deref() {
-        Ok(State::Up(up)) => Ok(up.clone()),
-        Ok(State::Down(reason)) => Err(BrokerError::Unreachable(reason.clone())),
-        Ok(State::Opening) | Err(_) => Err(BrokerError::Unreachable("the link is closed".into())),
+        Ok(HoldState::Up(up)) => Ok(up.clone()),
+        Ok(HoldState::Down(reason)) => Err(BrokerError::Unreachable(reason.clone())),
+        Ok(HoldState::Opening) | Err(_) => Err(BrokerError::Unreachable("the link is closed".into())),
     }
 }
 
 /// By which a connection is given up that is open, but of no use.
 #[derive(Debug)]
-pub(super) struct GiveUp(watch::Sender<(u64, Arc<str>)>);
+pub(super) struct GiveUpSignal(watch::Sender<(u64, Arc<str>)>);
 
-impl Default for GiveUp {
+impl Default for GiveUpSignal {
     fn default() -> Self {
         Self(watch::channel((0, "".into())).0)
     }
 }
 
-impl GiveUp {
+impl GiveUpSignal {
     /// The connection of this number, and those before it.
     pub(super) fn connection(&self, number: u64, reason: &str) {
         self.0.send_if_modified(|given_up| {
@@ -114,12 +114,12 @@ pub(super) async fn hold<P: Future<Output = Result<Server, BrokerError>>>(
 /// Pauses between attempts: each random between nothing and a bound that doubles, so that many nodes do not come
 /// back at once.
 #[derive(Clone, Debug)]
-pub(super) struct Pauses {
+pub(super) struct ReconnectBackoff {
     bound: Duration,
     max: Duration,
 }
 
-impl Pauses {
+impl ReconnectBackoff {
     pub(super) fn new(max: Duration) -> Self {
         Self { bound: PAUSE_FIRST_MAX.min(max), max }
     }
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn pauses_grow_to_their_bound_and_start_again_after_a_connection_that_held() {
         let max = Duration::from_secs(3);
-        let mut pauses = Pauses::new(max);
+        let mut pauses = ReconnectBackoff::new(max);
         for _ in 0..20 {
             assert!(pauses.next() <= max);
         }
@@ -165,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_given_up_once_and_the_next_is_not() {
-        let give_up = GiveUp::default();
+        let give_up = GiveUpSignal::default();
         give_up.connection(2, "of no use");
         give_up.connection(1, "late");
         assert_eq!(&*give_up.wait(1).await, "of no use");

@@ -6,7 +6,8 @@
 
 use bytes::{Bytes, BytesMut};
 use gateway_core::map::{
-    Action, Change, Changed, Cursor, Keeping, SetMode, StateFilter, StatePage, Suppressed, removal,
+    ChangedKey, Cursor, KeyAction, MapChange, MapRetention, SetMode, StateFilter, StatePage, Suppressed,
+    removal,
 };
 use redis::{Cmd, FromRedisValue, Value};
 use shared::channel::Channel;
@@ -15,9 +16,9 @@ use shared::publication::{Keyed, Publication};
 use shared::record::{decode_record, encode_record};
 
 use super::RedisBroker;
-use super::keys::Keys;
-use super::link::Up;
-use super::publish::{Outgoing, read_position, ttl_millis, unexpected};
+use super::publish_script::{OutgoingPublication, read_position, ttl_millis, unexpected};
+use super::redis_keys::RedisKeys;
+use super::redis_link::OpenLink;
 use super::script;
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, ChangeRequest};
@@ -28,7 +29,7 @@ const PAGE_BYTES: u32 = 128 << 10;
 /// What the script that changes a key is given.
 #[derive(Debug)]
 pub(super) struct KeyChange {
-    common: Common,
+    common: MapScriptCommon,
     once: Option<(String, u64)>,
     key_ttl: u64,
     keys_max: u32,
@@ -47,7 +48,7 @@ pub(super) struct KeyChange {
 
 /// What scripts of these channels have in common.
 #[derive(Debug)]
-struct Common {
+struct MapScriptCommon {
     slot: u16,
     keys: Vec<String>,
     epoch: Epoch,
@@ -57,8 +58,8 @@ struct Common {
     position_ttl: u64,
 }
 
-impl Common {
-    fn new(keys: &Keys, position_ttl_ms: u64, channel: &Channel, keeping: &Keeping) -> Self {
+impl MapScriptCommon {
+    fn new(keys: &RedisKeys, position_ttl_ms: u64, channel: &Channel, keeping: &MapRetention) -> Self {
         let mut named: Vec<String> = keys.life().iter().map(|name| name.to_string()).collect();
         named.extend([
             keys.position(channel),
@@ -80,7 +81,7 @@ impl Common {
         }
     }
 
-    fn fill(&self, command: &mut Cmd, up: &Up, once: Option<&str>) {
+    fn fill(&self, command: &mut Cmd, up: &OpenLink, once: Option<&str>) {
         command.arg(self.keys.len() + usize::from(once.is_some())).arg(&self.keys).arg(once);
         command
             .arg(&*script::run_of(up))
@@ -93,10 +94,10 @@ impl Common {
 }
 
 impl KeyChange {
-    pub(super) fn new(keys: &Keys, position_ttl_ms: u64, request: ChangeRequest) -> Self {
-        let ChangeRequest { channel, change: Change { key, action, expected }, keeping, idempotency } =
+    pub(super) fn new(keys: &RedisKeys, position_ttl_ms: u64, request: ChangeRequest) -> Self {
+        let ChangeRequest { channel, change: MapChange { key, action, expected }, keeping, idempotency } =
             request;
-        let common = Common::new(keys, position_ttl_ms, &channel, &keeping);
+        let common = MapScriptCommon::new(keys, position_ttl_ms, &channel, &keeping);
         let once = idempotency.as_ref().map(|once| (keys.once(&channel, &once.key), ttl_millis(once.ttl)));
         let made = Self {
             common,
@@ -115,11 +116,11 @@ impl KeyChange {
             delta: false,
         };
         match action {
-            Action::Remove { tags } => {
+            KeyAction::Remove { tags } => {
                 let record = tags.map(|tags| encoded(&removal(&key, tags))).unwrap_or_default();
                 Self { record, ..made }
             }
-            Action::Set(set) => {
+            KeyAction::Set(set) => {
                 let version = set.version.map_or((0, "".into()), |version| (version.number, version.epoch));
                 // Where nobody is told, there is nothing to tell.
                 let removal = match keeping.quiet {
@@ -141,7 +142,7 @@ impl KeyChange {
         }
     }
 
-    pub(super) fn fill(&self, mut command: Cmd, up: &Up) -> Cmd {
+    pub(super) fn fill(&self, mut command: Cmd, up: &OpenLink) -> Cmd {
         let (once, once_ttl) = match &self.once {
             Some((once, ttl)) => (Some(&**once), *ttl),
             None => (None, 0),
@@ -188,10 +189,10 @@ impl RedisBroker {
     pub(super) fn change_one_key(
         &self,
         request: ChangeRequest,
-    ) -> impl Future<Output = Result<Changed, BrokerError>> + use<> {
+    ) -> impl Future<Output = Result<ChangedKey, BrokerError>> + use<> {
         let metrics = self.metrics_of(&request.channel);
         let change = KeyChange::new(&self.keys, self.position_ttl_ms, request);
-        let answer = self.ways.push(Outgoing::Key(Box::new(change)));
+        let answer = self.ways.push(OutgoingPublication::Key(Box::new(change)));
         async move {
             let changed = read_changed(answer.await?)?;
             match changed.suppressed {
@@ -207,9 +208,9 @@ impl RedisBroker {
         &self,
         channel: Channel,
         filter: StateFilter,
-        keeping: Keeping,
+        keeping: MapRetention,
     ) -> Result<StatePage, BrokerError> {
-        let common = Common::new(&self.keys, self.position_ttl_ms, &channel, &keeping);
+        let common = MapScriptCommon::new(&self.keys, self.position_ttl_ms, &channel, &keeping);
         let cursor = Cursor::parse(&filter.cursor, keeping.ordered);
         let (way, from) = match &filter.key {
             Some(key) => ("key", &**key),
@@ -217,7 +218,7 @@ impl RedisBroker {
             None if filter.ascending => ("ascending", &*cursor.key),
             None => ("score", &*cursor.key),
         };
-        let fill = |command: &mut Cmd, up: &Up| {
+        let fill = |command: &mut Cmd, up: &OpenLink| {
             common.fill(command, up, None);
             let enough = filter.enough_bytes.clamp(1, PAGE_BYTES);
             command.arg(filter.limit).arg(way).arg(cursor.score).arg(from).arg(enough);
@@ -254,24 +255,24 @@ fn encoded(publication: &Publication) -> BytesMut {
     record
 }
 
-fn read_changed(value: Value) -> Result<Changed, BrokerError> {
+fn read_changed(value: Value) -> Result<ChangedKey, BrokerError> {
     let Value::Array(parts) = value else { return Err(unexpected("change_key")) };
     let Ok([Value::BulkString(reason), offset, epoch]) = <[Value; 3]>::try_from(parts) else {
         return Err(unexpected("change_key"));
     };
     let position = Some(read_position(offset, epoch)?);
     match std::str::from_utf8(&reason) {
-        Ok("") => Ok(Changed { position, suppressed: None }),
+        Ok("") => Ok(ChangedKey { position, suppressed: None }),
         Ok("full") => Err(BrokerError::Full),
         Ok(reason) => {
             let suppressed = Some(Suppressed::parse(reason).ok_or_else(|| unexpected("change_key"))?);
-            Ok(Changed { position, suppressed })
+            Ok(ChangedKey { position, suppressed })
         }
         Err(_) => Err(unexpected("change_key")),
     }
 }
 
-fn read_page(value: Value, keeping: &Keeping) -> Result<StatePage, BrokerError> {
+fn read_page(value: Value, keeping: &MapRetention) -> Result<StatePage, BrokerError> {
     let Value::Array(parts) = value else { return Err(unexpected("read_state")) };
     let Ok([offset, epoch, score, key, Value::Array(listed)]) = <[Value; 5]>::try_from(parts) else {
         return Err(unexpected("read_state"));

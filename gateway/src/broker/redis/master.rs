@@ -5,27 +5,27 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::access::Access;
-use super::canary::Canaries;
-use super::cluster::OfCluster;
-use super::dial::{DialError, Dialer};
-use super::keys::Keys;
-use super::link::{Link, Purpose};
-use super::listen::{Leaving, Listener, Wanted};
+use super::cluster::ClusterMasterParts;
 use super::publications::Publications;
+use super::redis_canary::Canaries;
 use super::redis_config::RedisConfig;
-use super::route::Router;
+use super::redis_dial::{DialError, RedisDialer};
+use super::redis_keys::RedisKeys;
+use super::redis_link::{RedisLink, RedisLinkPurpose};
+use super::redis_listen::{MigratingChannels, RedisListener, WantedChannels};
+use super::route_pushes::PushRouter;
 use crate::broker::BrokerEvents;
 use crate::broker::measure::BrokerMetrics;
 
 /// The server there is, the one that Sentinel names at each time, or one of a cluster's.
 #[derive(Debug)]
 pub(super) struct Master {
-    pub(super) link: Arc<Link>,
-    pub(super) reads: Arc<Link>,
+    pub(super) link: Arc<RedisLink>,
+    pub(super) reads: Arc<RedisLink>,
     pub(super) publications: Publications,
-    pub(super) listener: Listener,
+    pub(super) listener: RedisListener,
     pub(super) canaries: Arc<Canaries>,
-    pub(super) router: Arc<Router>,
+    pub(super) router: Arc<PushRouter>,
     pub(super) timeout: Duration,
     pub(super) metrics: Arc<BrokerMetrics>,
 }
@@ -35,39 +35,40 @@ impl Master {
     pub(super) fn start(
         config: &RedisConfig,
         node: &str,
-        keys: Keys,
+        keys: RedisKeys,
         events: &Arc<dyn BrokerEvents>,
         metrics: Arc<BrokerMetrics>,
-        of_cluster: Option<OfCluster>,
+        of_cluster: Option<ClusterMasterParts>,
     ) -> Result<Self, DialError> {
         let name = |what: &str| format!("{}:{node}:{what}", config.prefix);
         let access = Arc::new(Access::new(config, &name("sentinel"), &metrics)?);
         let told = of_cluster.as_ref().map(|of_cluster| of_cluster.told.clone());
-        let link = |purpose: Purpose| {
-            let dialer = Dialer::new(config, &access, name(purpose.word()));
-            Arc::new(Link::start(config, purpose, dialer, told.clone(), events.clone(), metrics.clone()))
+        let link = |purpose: RedisLinkPurpose| {
+            let dialer = RedisDialer::new(config, &access, name(purpose.word()));
+            Arc::new(RedisLink::start(config, purpose, dialer, told.clone(), events.clone(), metrics.clone()))
         };
-        let (link, reads) = (link(Purpose::Commands), link(Purpose::Reads));
+        let (link, reads) = (link(RedisLinkPurpose::Commands), link(RedisLinkPurpose::Reads));
         let canaries = match &of_cluster {
             None => Canaries::new(keys.of_canaries(), node),
             Some(of_cluster) => Canaries::new(keys.of_canaries_in(of_cluster.home), node),
         };
         let canaries = Arc::new(canaries);
-        let wanted = Wanted::default();
-        let router = Arc::new(Router {
+        let wanted = WantedChannels::default();
+        let router = Arc::new(PushRouter {
             control: keys.control(),
             own: keys.node(node),
             keys,
             canaries: canaries.clone(),
-            leaving: of_cluster.map(|of_cluster| Leaving { wanted: wanted.clone(), moves: of_cluster.moves }),
+            leaving: of_cluster
+                .map(|of_cluster| MigratingChannels { wanted: wanted.clone(), moves: of_cluster.moves }),
             events: events.clone(),
             metrics: metrics.clone(),
             heard: AtomicU64::new(0),
         });
-        let dialer = Dialer::new(config, &access, name("subscriptions"));
+        let dialer = RedisDialer::new(config, &access, name("subscriptions"));
         Ok(Self {
             publications: Publications::start(link.clone(), config.timeout(), metrics.clone()),
-            listener: Listener::start(config, dialer, router.clone(), wanted),
+            listener: RedisListener::start(config, dialer, router.clone(), wanted),
             link,
             reads,
             canaries,

@@ -1,42 +1,42 @@
 //! The broker of several nodes: one Redis orders, keeps and carries.
 //!
-//! Three connections ([`master`]): one [`link`] for commands, one for reads that may be long, and [`listen`] for what arrives. All
+//! Three connections ([`master`]): one [`redis_link`] for commands, one for reads that may be long, and [`redis_listen`] for what arrives. All
 //! are opened again for ever; every call ends by its deadline whatever Redis does. Which server they end at, [`access`]
 //! knows: the one there is, or the master that [`sentinel`] follows. Or there are several masters, and [`cluster`] knows which of
 //! them has what.
 
 mod access;
-mod address;
-mod asked;
+mod byte_stream;
 mod calls;
-mod canary;
 mod cluster;
-mod control;
-mod dial;
 mod epochs;
-pub(crate) mod follow;
-mod history;
+pub(crate) mod follow_patterns;
 pub(crate) mod hold;
-pub(crate) mod keys;
 mod keys_of_maps;
-pub(crate) mod link;
-mod listen;
 mod master;
 mod mode;
-mod nodes;
+mod pending_requests;
 mod publications;
-mod publish;
+mod publish_script;
+mod redis_address;
+mod redis_canary;
 mod redis_config;
+mod redis_control;
+mod redis_dial;
+mod redis_history;
+pub(crate) mod redis_keys;
+pub(crate) mod redis_link;
+mod redis_listen;
+mod redis_nodes;
+mod redis_tls;
+mod redis_turn;
 mod requests;
 mod resp;
-mod route;
+mod route_pushes;
 pub(crate) mod script;
 mod sentinel;
 pub(crate) mod server;
-mod stream;
 mod subscriptions;
-mod tls;
-mod turn;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,28 +45,30 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
-use gateway_core::map::{Changed, Keeping, StateFilter, StatePage};
+use gateway_core::map::{ChangedKey, MapRetention, StateFilter, StatePage};
 use shared::channel::Channel;
 use shared::position::{Epoch, StreamPosition};
 use shared::push::OwnedEvent;
 use tokio::sync::Semaphore;
 
-pub use dial::DialError;
-pub(crate) use dial::{Dialer, Plain, is_for_want_of_a_right};
-pub use mode::Mode;
+pub use mode::RedisMode;
 pub use redis_config::{RedisConfig, RedisUrl};
-pub(crate) use tls::{client_config, tls_connector};
+pub use redis_dial::DialError;
+pub(crate) use redis_dial::{PlainConnection, RedisDialer, is_for_want_of_a_right};
+pub(crate) use redis_tls::{client_config, tls_connector};
 
-use self::cluster::{Cluster, Reads};
 pub(crate) use self::cluster::{Commands, MakeMetrics};
+use self::cluster::{RedisCluster, ReplySize};
 use self::epochs::KnownEpochs;
-use self::hold::State;
-use self::keys::Keys;
-use self::link::Up;
+use self::hold::HoldState;
 use self::master::Master;
-use self::publish::Outgoing;
+use self::publish_script::OutgoingPublication;
+use self::redis_keys::RedisKeys;
+use self::redis_link::OpenLink;
 use super::measure::BrokerMetrics;
-use super::{Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, Taking, Turn};
+use super::{
+    Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, TurnLease, TurnRequest,
+};
 
 /// Pages of history that are read at once. Whoever reads another waits for its turn, under its deadline.
 const READING_MAX: usize = 16;
@@ -78,7 +80,7 @@ const LONG_READS_MAX: usize = 4;
 pub(crate) fn read_in_words(buffer: &mut BytesMut) -> Result<Option<String>, String> {
     let said = resp::take(buffer).map_err(|malformed| malformed.to_string())?;
     Ok(said.map(|said| match said {
-        resp::Said::Message(message) => {
+        resp::RespReply::Message(message) => {
             format!("{:?} {:?}", Bytes::copy_from_slice(message.name()), message.data())
         }
         said => format!("{said:?}"),
@@ -87,7 +89,7 @@ pub(crate) fn read_in_words(buffer: &mut BytesMut) -> Result<Option<String>, Str
 
 /// Which process keeps which data set. In another one, what was kept may be lost or old.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Generation {
+pub(crate) struct ServerGeneration {
     run: Arc<str>,
     data_set: Arc<str>,
     /// A Redis that does not tell its run may be another one on each connection.
@@ -96,8 +98,8 @@ pub(crate) struct Generation {
 
 #[derive(Debug)]
 pub struct RedisBroker {
-    keys: Keys,
-    ways: Ways,
+    keys: RedisKeys,
+    ways: RedisTargets,
     link: Commands,
     reads: Commands,
     reading: Semaphore,
@@ -110,17 +112,17 @@ pub struct RedisBroker {
 
 /// To whom publications and subscriptions go.
 #[derive(Debug)]
-enum Ways {
+enum RedisTargets {
     One(Master),
     /// In a cluster: to the master of the channel's slot.
-    Many(Arc<Cluster>),
+    Many(Arc<RedisCluster>),
 }
 
-impl Ways {
+impl RedisTargets {
     /// What was called first is published first, if it is of one channel.
     fn push(
         &self,
-        outgoing: Outgoing,
+        outgoing: OutgoingPublication,
     ) -> impl Future<Output = Result<redis::Value, BrokerError>> + Send + use<> {
         match self {
             Self::One(master) => master.publications.push(outgoing, None).left_future(),
@@ -139,14 +141,14 @@ impl RedisBroker {
         metrics: Arc<BrokerMetrics>,
     ) -> Result<Arc<Self>, DialError> {
         let database = match config.mode {
-            Mode::Single => address::parse(&config.url)?.1.db(),
-            Mode::Sentinel | Mode::Shards | Mode::Cluster => config.database.into(),
+            RedisMode::Single => redis_address::parse(&config.url)?.1.db(),
+            RedisMode::Sentinel | RedisMode::Shards | RedisMode::Cluster => config.database.into(),
         };
-        let keys = Keys::new(&config.prefix, database);
+        let keys = RedisKeys::new(&config.prefix, database);
         let master = Master::start(config, node, keys.clone(), &events, metrics.clone(), None)?;
         let (link, reads) = (master.link.clone(), master.reads.clone());
         let links = (Commands::Server(link), Commands::Server(reads));
-        Ok(Self::with(config, keys, Ways::One(master), links, metrics))
+        Ok(Self::with(config, keys, RedisTargets::One(master), links, metrics))
     }
 
     /// The same over the masters of a cluster, each of which has numbers of its own. `metrics` is for what is none's.
@@ -156,17 +158,19 @@ impl RedisBroker {
         events: Arc<dyn BrokerEvents>,
         metrics: impl Fn(&str) -> Arc<BrokerMetrics> + Send + Sync + 'static,
     ) -> Result<Arc<Self>, DialError> {
-        let keys = Keys::of_cluster(&config.prefix, config.cluster_partitions);
+        let keys = RedisKeys::of_cluster(&config.prefix, config.cluster_partitions);
         let common = metrics("");
-        let cluster = Cluster::start(config, node, keys.clone(), events, Box::new(metrics) as MakeMetrics)?;
-        let links = [Reads::Short, Reads::Long].map(|reads| Commands::Cluster(cluster.clone(), reads));
-        Ok(Self::with(config, keys, Ways::Many(cluster), links.into(), common))
+        let cluster =
+            RedisCluster::start(config, node, keys.clone(), events, Box::new(metrics) as MakeMetrics)?;
+        let links =
+            [ReplySize::Short, ReplySize::Long].map(|reads| Commands::Cluster(cluster.clone(), reads));
+        Ok(Self::with(config, keys, RedisTargets::Many(cluster), links.into(), common))
     }
 
     fn with(
         config: &RedisConfig,
-        keys: Keys,
-        ways: Ways,
+        keys: RedisKeys,
+        ways: RedisTargets,
         (link, reads): (Commands, Commands),
         metrics: Arc<BrokerMetrics>,
     ) -> Arc<Self> {
@@ -196,47 +200,49 @@ impl RedisBroker {
 
     /// Where this node tries out whether it can do its work in a part: its own channel, and keys that are no client's. `None`: there
     /// is no such part at the moment.
-    pub(crate) fn trial(&self, part: usize) -> Option<(Keys, Channel)> {
-        let perch = match &self.ways {
-            Ways::One(master) => Some(master.canaries.perch()),
-            Ways::Many(cluster) => cluster.trial(part),
+    pub(crate) fn trial(&self, part: usize) -> Option<(RedisKeys, Channel)> {
+        let canary_channel = match &self.ways {
+            RedisTargets::One(master) => Some(master.canaries.canary_channel()),
+            RedisTargets::Many(cluster) => cluster.trial(part),
         };
-        perch.map(|perch| (perch.keys.clone(), perch.channel.clone()))
+        canary_channel.map(|canary_channel| (canary_channel.keys.clone(), canary_channel.channel.clone()))
     }
 
     /// Tries each right alone: one that is needed once in a while is missed only then, and by a script that says in
     /// which line. An error names all that lack.
     pub(crate) async fn look_at_rights(&self, part: usize) -> Result<(), BrokerError> {
         match &self.ways {
-            Ways::One(master) => master.look_at_rights().await,
-            Ways::Many(cluster) => cluster.look_at_rights(part).await,
+            RedisTargets::One(master) => master.look_at_rights().await,
+            RedisTargets::Many(cluster) => cluster.look_at_rights(part).await,
         }
     }
 
     /// What Redis is at this moment, for who keeps things there that others must not lose. Of a cluster: all of it.
-    pub(crate) fn generation(&self) -> Result<Generation, BrokerError> {
+    pub(crate) fn generation(&self) -> Result<ServerGeneration, BrokerError> {
         match &self.ways {
-            Ways::One(master) => {
+            RedisTargets::One(master) => {
                 let up = match &*master.link.watch().borrow() {
-                    State::Up(up) => up.clone(),
-                    State::Opening => return Err(BrokerError::Unreachable("not connected yet".into())),
-                    State::Down(reason) => return Err(BrokerError::Unreachable(reason.clone())),
+                    HoldState::Up(up) => up.clone(),
+                    HoldState::Opening => return Err(BrokerError::Unreachable("not connected yet".into())),
+                    HoldState::Down(reason) => return Err(BrokerError::Unreachable(reason.clone())),
                 };
-                Ok(Generation::of(&up))
+                Ok(ServerGeneration::of(&up))
             }
-            Ways::Many(cluster) => {
-                Ok(Generation { run: "".into(), data_set: "".into(), connection: cluster.generation()? })
-            }
+            RedisTargets::Many(cluster) => Ok(ServerGeneration {
+                run: "".into(),
+                data_set: "".into(),
+                connection: cluster.generation()?,
+            }),
         }
     }
 
     /// The same where a key is.
-    pub(crate) fn generation_of(&self, key: &str) -> Result<Generation, BrokerError> {
+    pub(crate) fn generation_of(&self, key: &str) -> Result<ServerGeneration, BrokerError> {
         match &self.ways {
-            Ways::One(_) => self.generation(),
-            Ways::Many(cluster) => {
+            RedisTargets::One(_) => self.generation(),
+            RedisTargets::Many(cluster) => {
                 let slot = cluster::slots::of_key(key.as_bytes());
-                Ok(Generation::of(&cluster.up_of(slot)?))
+                Ok(ServerGeneration::of(&cluster.up_of(slot)?))
             }
         }
     }
@@ -244,21 +250,21 @@ impl RedisBroker {
     /// Where a message for all nodes, or for one, is said.
     async fn say(&self, name: &str, message: &[u8]) -> Result<u32, BrokerError> {
         match &self.ways {
-            Ways::One(master) => master.publish_control(name, message).await,
-            Ways::Many(cluster) => cluster.say(name, message).await,
+            RedisTargets::One(master) => master.publish_control(name, message).await,
+            RedisTargets::Many(cluster) => cluster.say(name, message).await,
         }
     }
 
     /// What is counted where a channel is.
     fn metrics_of(&self, channel: &Channel) -> Arc<BrokerMetrics> {
         let of_master = match &self.ways {
-            Ways::One(_) => None,
-            Ways::Many(cluster) => cluster.metrics_of(self.keys.slot(channel)),
+            RedisTargets::One(_) => None,
+            RedisTargets::Many(cluster) => cluster.metrics_of(self.keys.slot(channel)),
         };
         of_master.unwrap_or_else(|| self.metrics.clone())
     }
 
-    pub(crate) fn keys(&self) -> &Keys {
+    pub(crate) fn keys(&self) -> &RedisKeys {
         &self.keys
     }
 
@@ -267,8 +273,8 @@ impl RedisBroker {
     }
 }
 
-impl Generation {
-    fn of(up: &Up) -> Self {
+impl ServerGeneration {
+    fn of(up: &OpenLink) -> Self {
         let connection = if up.server.run.is_empty() { up.number } else { 0 };
         Self { run: up.server.run.clone(), data_set: up.server.data_set.clone(), connection }
     }
@@ -277,36 +283,36 @@ impl Generation {
 impl Broker for RedisBroker {
     fn parts(&self) -> usize {
         match &self.ways {
-            Ways::One(_) => 1,
-            Ways::Many(cluster) => cluster.parts(),
+            RedisTargets::One(_) => 1,
+            RedisTargets::Many(cluster) => cluster.parts(),
         }
     }
 
     fn part_of(&self, channel: &Channel) -> usize {
         match &self.ways {
-            Ways::One(_) => 0,
-            Ways::Many(cluster) => cluster.part_of(self.keys.slot(channel)),
+            RedisTargets::One(_) => 0,
+            RedisTargets::Many(cluster) => cluster.part_of(self.keys.slot(channel)),
         }
     }
 
     fn part_name(&self, part: usize) -> Arc<str> {
         match &self.ways {
-            Ways::One(_) => "".into(),
-            Ways::Many(cluster) => cluster.part_name(part),
+            RedisTargets::One(_) => "".into(),
+            RedisTargets::Many(cluster) => cluster.part_name(part),
         }
     }
 
     fn has_part(&self, part: usize) -> bool {
         match &self.ways {
-            Ways::One(_) => true,
-            Ways::Many(cluster) => cluster.has_part(part),
+            RedisTargets::One(_) => true,
+            RedisTargets::Many(cluster) => cluster.has_part(part),
         }
     }
 
     fn layout(&self) -> &str {
         match &self.ways {
-            Ways::One(_) => "",
-            Ways::Many(cluster) => cluster.layout(),
+            RedisTargets::One(_) => "",
+            RedisTargets::Many(cluster) => cluster.layout(),
         }
     }
 
@@ -320,15 +326,15 @@ impl Broker for RedisBroker {
 
     fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
         match &self.ways {
-            Ways::One(master) => master.listener.subscribe(channels).boxed(),
-            Ways::Many(cluster) => cluster.subscribe(channels).boxed(),
+            RedisTargets::One(master) => master.listener.subscribe(channels).boxed(),
+            RedisTargets::Many(cluster) => cluster.subscribe(channels).boxed(),
         }
     }
 
     fn unsubscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
         match &self.ways {
-            Ways::One(master) => master.listener.unsubscribe(channels).boxed(),
-            Ways::Many(cluster) => cluster.unsubscribe(channels).boxed(),
+            RedisTargets::One(master) => master.listener.unsubscribe(channels).boxed(),
+            RedisTargets::Many(cluster) => cluster.unsubscribe(channels).boxed(),
         }
     }
 
@@ -360,7 +366,7 @@ impl Broker for RedisBroker {
         self.forget_history(channel).boxed()
     }
 
-    fn change_key(&self, request: ChangeRequest) -> BoxFuture<'_, Result<Changed, BrokerError>> {
+    fn change_key(&self, request: ChangeRequest) -> BoxFuture<'_, Result<ChangedKey, BrokerError>> {
         self.change_one_key(request).boxed()
     }
 
@@ -368,7 +374,7 @@ impl Broker for RedisBroker {
         &self,
         channel: Channel,
         filter: StateFilter,
-        keeping: Keeping,
+        keeping: MapRetention,
     ) -> BoxFuture<'_, Result<StatePage, BrokerError>> {
         self.read_keys(channel, filter, keeping).boxed()
     }
@@ -396,19 +402,19 @@ impl Broker for RedisBroker {
 
     fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>> {
         match &self.ways {
-            Ways::One(master) => master.sing().boxed(),
-            Ways::Many(cluster) => cluster.sing_everywhere().boxed(),
+            RedisTargets::One(master) => master.send_canary().boxed(),
+            RedisTargets::Many(cluster) => cluster.sing_everywhere().boxed(),
         }
     }
 
     fn canary_of(&self, part: usize) -> BoxFuture<'_, Result<Duration, BrokerError>> {
         match &self.ways {
-            Ways::One(master) => master.sing().boxed(),
-            Ways::Many(cluster) => cluster.sing(part).boxed(),
+            RedisTargets::One(master) => master.send_canary().boxed(),
+            RedisTargets::Many(cluster) => cluster.send_canary(part).boxed(),
         }
     }
 
-    fn take_turn<'a>(&'a self, taking: Taking<'a>) -> BoxFuture<'a, Result<Turn, BrokerError>> {
+    fn take_turn<'a>(&'a self, taking: TurnRequest<'a>) -> BoxFuture<'a, Result<TurnLease, BrokerError>> {
         self.take_one_turn(taking).boxed()
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::address::{self, Address};
 use super::cluster::slots::SLOTS;
+use super::redis_address::{self, RedisAddress};
 use super::redis_config::{RedisConfig, RedisUrl};
 use crate::secret::Secret;
 use crate::setting::Faults;
@@ -19,7 +19,7 @@ const NAME_CHARACTERS: &[u8] = b".-_";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Mode {
+pub enum RedisMode {
     #[default]
     Single,
     Sentinel,
@@ -27,7 +27,7 @@ pub enum Mode {
     Cluster,
 }
 
-impl Mode {
+impl RedisMode {
     fn word(self) -> &'static str {
         match self {
             Self::Single => "single",
@@ -41,8 +41,8 @@ impl Mode {
 /// What does not go with the mode, or lacks in it.
 pub(super) fn check(config: &RedisConfig, faults: &mut Faults) {
     match config.mode {
-        Mode::Single => {
-            let parsed = address::parse(&config.url);
+        RedisMode::Single => {
+            let parsed = redis_address::parse(&config.url);
             let is_tls = match &parsed {
                 Err(error) => {
                     faults.add("url", error.to_string());
@@ -56,7 +56,7 @@ pub(super) fn check(config: &RedisConfig, faults: &mut Faults) {
                             "must not be set together with a user or a password in url",
                         );
                     }
-                    Some(matches!(address, Address::Tcp { tls: true, .. }))
+                    Some(matches!(address, RedisAddress::Tcp { tls: true, .. }))
                 }
             };
             if is_tls == Some(false) {
@@ -64,7 +64,7 @@ pub(super) fn check(config: &RedisConfig, faults: &mut Faults) {
             }
             only_in_other_modes(config, faults);
         }
-        Mode::Sentinel => {
+        RedisMode::Sentinel => {
             no_url(config, faults);
             addresses(config, "each Sentinel", faults);
             login("", &config.user, &config.password, config.password_file.as_ref(), faults);
@@ -73,7 +73,7 @@ pub(super) fn check(config: &RedisConfig, faults: &mut Faults) {
                 files_without_tls(config, "tls or sentinel_tls must be true", faults);
             }
         }
-        Mode::Shards | Mode::Cluster => {
+        RedisMode::Shards | RedisMode::Cluster => {
             no_url(config, faults);
             addresses(config, "each server", faults);
             login("", &config.user, &config.password, config.password_file.as_ref(), faults);
@@ -82,7 +82,7 @@ pub(super) fn check(config: &RedisConfig, faults: &mut Faults) {
             }
         }
     }
-    if config.mode == Mode::Cluster {
+    if config.mode == RedisMode::Cluster {
         if config.database != 0 {
             faults.add("database", "must be 0: a cluster has no others");
         }
@@ -91,7 +91,7 @@ pub(super) fn check(config: &RedisConfig, faults: &mut Faults) {
     } else if config.cluster_partitions != RedisConfig::default().cluster_partitions {
         faults.add("cluster_partitions", "is for mode = \"cluster\"");
     }
-    if config.mode != Mode::Sentinel {
+    if config.mode != RedisMode::Sentinel {
         for key in of_sentinels(config) {
             faults.add(key, "is for mode = \"sentinel\"");
         }
@@ -148,7 +148,7 @@ fn addresses(config: &RedisConfig, whose: &str, faults: &mut Faults) {
     }
     for (number, text) in config.addresses.iter().enumerate() {
         let key = format!("addresses.{number}");
-        match address::host_and_port(text) {
+        match redis_address::host_and_port(text) {
             Err(problem) => faults.add(key, problem),
             Ok(_) if config.addresses[..number].iter().any(|other| other.eq_ignore_ascii_case(text)) => {
                 faults.add(key, "is there twice")

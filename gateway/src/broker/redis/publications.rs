@@ -16,9 +16,9 @@ use tokio::task::unconstrained;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::calls;
-use super::cluster::{Redirect, Ticket};
-use super::link::{Link, Up, explain, is_no_script};
-use super::publish::Outgoing;
+use super::cluster::{FlowTicket, Redirect};
+use super::publish_script::OutgoingPublication;
+use super::redis_link::{OpenLink, RedisLink, explain, is_no_script};
 use super::script;
 use crate::broker::BrokerError;
 use crate::broker::measure::{BrokerMetrics, Operation};
@@ -35,7 +35,7 @@ const PLACES: usize = 65_536;
 
 #[derive(Debug)]
 pub(super) struct Publications {
-    queue: Arc<Queue>,
+    queue: Arc<PublicationQueue>,
     places: Arc<Semaphore>,
     /// Held by whoever waits for a place, and asked for by the others in their order.
     line: Arc<Mutex<()>>,
@@ -46,24 +46,24 @@ pub(super) struct Publications {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    waiting: parking_lot::Mutex<Waiting>,
+struct PublicationQueue {
+    waiting: parking_lot::Mutex<WaitingPublications>,
     added: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
-    list: VecDeque<One>,
+struct WaitingPublications {
+    list: VecDeque<QueuedPublication>,
 }
 
 /// A publication that waits to be sent, or for its answer.
 #[derive(Debug)]
-pub(super) struct One {
-    pub(super) outgoing: Outgoing,
+pub(super) struct QueuedPublication {
+    pub(super) outgoing: OutgoingPublication,
     pub(super) begun: Instant,
     reply: oneshot::Sender<Result<Value, BrokerError>>,
     /// In a cluster: its place among those of its slot.
-    pub(super) ticket: Option<Ticket>,
+    pub(super) ticket: Option<FlowTicket>,
     /// It is sent to where its slot is on its way to.
     pub(super) asks: bool,
     /// How often somebody else was to be asked.
@@ -71,9 +71,13 @@ pub(super) struct One {
     _place: OwnedSemaphorePermit,
 }
 
-impl One {
+impl QueuedPublication {
     /// With the way to its answer.
-    pub(super) fn new(outgoing: Outgoing, begun: Instant, place: OwnedSemaphorePermit) -> (Self, Answer) {
+    pub(super) fn new(
+        outgoing: OutgoingPublication,
+        begun: Instant,
+        place: OwnedSemaphorePermit,
+    ) -> (Self, PendingReply) {
         let (reply, answer) = oneshot::channel();
         (Self { outgoing, begun, reply, ticket: None, asks: false, redirected: 0, _place: place }, answer)
     }
@@ -89,16 +93,16 @@ impl One {
 }
 
 /// Places that this publication takes.
-pub(super) fn places_of(outgoing: &Outgoing) -> u32 {
+pub(super) fn places_of(outgoing: &OutgoingPublication) -> u32 {
     1 + u32::try_from(outgoing.bytes() / 1024).unwrap_or(u32::MAX).min(PLACES as u32 - 1)
 }
 
 impl Publications {
-    pub(super) fn start(link: Arc<Link>, timeout: Duration, metrics: Arc<BrokerMetrics>) -> Self {
-        let queue = Arc::new(Queue::default());
+    pub(super) fn start(link: Arc<RedisLink>, timeout: Duration, metrics: Arc<BrokerMetrics>) -> Self {
+        let queue = Arc::new(PublicationQueue::default());
         // Unconstrained, here and below: whatever is told to come back later for having done much is woken last come
         // first, and pipelines would overtake each other. What is awaited bounds the work well enough.
-        let task = Sender { queue: queue.clone(), link, timeout, metrics };
+        let task = PublicationSender { queue: queue.clone(), link, timeout, metrics };
         let places = Arc::new(Semaphore::new(PLACES));
         Self {
             queue,
@@ -114,26 +118,26 @@ impl Publications {
     /// on, and nobody called later comes before it.
     pub(super) fn push(
         &self,
-        outgoing: Outgoing,
-        ticket: Option<Ticket>,
+        outgoing: OutgoingPublication,
+        ticket: Option<FlowTicket>,
     ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
         let begun = Instant::now();
         let places = places_of(&outgoing);
         if self.behind.load(Ordering::SeqCst) == 0
             && let Ok(place) = self.places.clone().try_acquire_many_owned(places)
         {
-            let (one, answer) = One::new(outgoing, begun, place);
-            self.queue.push(One { ticket, ..one });
+            let (one, answer) = QueuedPublication::new(outgoing, begun, place);
+            self.queue.push(QueuedPublication { ticket, ..one });
             return wait(answer).left_future();
         }
         let (queue, line, timeout) = (self.queue.clone(), self.line.clone(), self.timeout);
-        let (all, behind) = (self.places.clone(), Behind::join(&self.behind));
+        let (all, behind) = (self.places.clone(), QueuePlace::join(&self.behind));
         let push = async move {
             let in_line = unconstrained(async {
                 let _first = line.lock().await;
                 let place = all.acquire_many_owned(places).await.ok()?;
-                let (one, answer) = One::new(outgoing, begun, place);
-                queue.push(One { ticket, ..one });
+                let (one, answer) = QueuedPublication::new(outgoing, begun, place);
+                queue.push(QueuedPublication { ticket, ..one });
                 drop(behind);
                 Some(answer)
             });
@@ -148,35 +152,35 @@ impl Publications {
 
 impl Publications {
     /// What had a place already, and was to be sent to another master, or to this one later.
-    pub(super) fn push_again(&self, one: One) {
+    pub(super) fn push_again(&self, one: QueuedPublication) {
         self.queue.push(one);
     }
 }
 
 /// One that has found no place and is not in one yet, polled or not.
-struct Behind(Arc<AtomicUsize>);
+struct QueuePlace(Arc<AtomicUsize>);
 
-impl Behind {
+impl QueuePlace {
     fn join(all: &Arc<AtomicUsize>) -> Self {
         all.fetch_add(1, Ordering::SeqCst);
         Self(all.clone())
     }
 }
 
-impl Drop for Behind {
+impl Drop for QueuePlace {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-pub(super) type Answer = oneshot::Receiver<Result<Value, BrokerError>>;
+pub(super) type PendingReply = oneshot::Receiver<Result<Value, BrokerError>>;
 
-pub(super) async fn wait(answer: Answer) -> Result<Value, BrokerError> {
+pub(super) async fn wait(answer: PendingReply) -> Result<Value, BrokerError> {
     answer.await.unwrap_or_else(|_| Err(BrokerError::Unreachable("the link is closed".into())))
 }
 
-impl Queue {
-    fn push(&self, one: One) {
+impl PublicationQueue {
+    fn push(&self, one: QueuedPublication) {
         let was_empty = {
             let mut waiting = self.waiting.lock();
             waiting.list.push_back(one);
@@ -189,7 +193,7 @@ impl Queue {
     }
 
     /// Some of what waits, in its order; returns when there is something.
-    async fn take(&self) -> Vec<One> {
+    async fn take(&self) -> Vec<QueuedPublication> {
         loop {
             let added = self.added.notified();
             let taken = self.waiting.lock().take();
@@ -201,8 +205,8 @@ impl Queue {
     }
 }
 
-impl Waiting {
-    fn take(&mut self) -> Vec<One> {
+impl WaitingPublications {
+    fn take(&mut self) -> Vec<QueuedPublication> {
         let (mut taken, mut bytes) = (Vec::with_capacity(self.list.len().min(PIPELINE_MAX)), 0);
         while let Some(next) = self.list.front().map(|one| one.outgoing.bytes())
             && taken.len() < PIPELINE_MAX
@@ -215,39 +219,39 @@ impl Waiting {
     }
 }
 
-struct Sender {
-    queue: Arc<Queue>,
-    link: Arc<Link>,
+struct PublicationSender {
+    queue: Arc<PublicationQueue>,
+    link: Arc<RedisLink>,
     timeout: Duration,
     metrics: Arc<BrokerMetrics>,
 }
 
-impl Sender {
+impl PublicationSender {
     async fn run(self) {
-        let mut under_way = FuturesOrdered::new();
+        let mut in_flight = FuturesOrdered::new();
         // What a Redis without the script refused. It goes before anything new, so that the order holds.
-        let mut again: Vec<One> = Vec::new();
+        let mut again: Vec<QueuedPublication> = Vec::new();
         loop {
-            if under_way.is_empty() && !again.is_empty() {
+            if in_flight.is_empty() && !again.is_empty() {
                 let later = again.split_off(again.len().min(PIPELINE_MAX));
                 let batch = std::mem::replace(&mut again, later);
-                under_way.push_back(self.send(batch, self.connection().await, true));
+                in_flight.push_back(self.send(batch, self.connection().await, true));
             }
-            let room = under_way.len() < PIPELINES_MAX && again.is_empty();
+            let room = in_flight.len() < PIPELINES_MAX && again.is_empty();
             tokio::select! {
                 biased;
-                Some(refused) = under_way.next(), if !under_way.is_empty() => again.extend(refused),
+                Some(refused) = in_flight.next(), if !in_flight.is_empty() => again.extend(refused),
                 batch = self.queue.take(), if room => {
                     // Before the next is taken: those who wait for a first connection are woken in any order.
                     let connection = self.connection().await;
-                    under_way.push_back(self.send(batch, connection, false));
+                    in_flight.push_back(self.send(batch, connection, false));
                 }
             }
         }
     }
 
     /// Waits only for the outcome of the very first attempt to connect.
-    async fn connection(&self) -> Result<(MultiplexedConnection, Up), BrokerError> {
+    async fn connection(&self) -> Result<(MultiplexedConnection, OpenLink), BrokerError> {
         let connection = tokio::time::timeout(self.timeout, self.link.connection()).await;
         connection.unwrap_or(Err(BrokerError::Timeout(self.timeout)))
     }
@@ -255,11 +259,11 @@ impl Sender {
     /// Sends a pipeline, with the script before it if `load`, and hands its answers out. Gives back what was refused for want of the script.
     async fn send(
         &self,
-        batch: Vec<One>,
-        connection: Result<(MultiplexedConnection, Up), BrokerError>,
+        batch: Vec<QueuedPublication>,
+        connection: Result<(MultiplexedConnection, OpenLink), BrokerError>,
         load: bool,
-    ) -> Vec<One> {
-        let (late, mut batch): (Vec<One>, Vec<One>) =
+    ) -> Vec<QueuedPublication> {
+        let (late, mut batch): (Vec<QueuedPublication>, Vec<QueuedPublication>) =
             batch.into_iter().partition(|one| one.begun.elapsed() >= self.timeout);
         self.fail(late, &BrokerError::Timeout(self.timeout));
         let (mut connection, up) = match connection {
@@ -281,7 +285,7 @@ impl Sender {
         let calls = calls::divide(batch.iter().map(|one| (&one.outgoing, one.asks)));
         let sent = Instant::now();
         let answers = tokio::time::timeout_at(deadline.into(), async {
-            let changes_keys = batch.iter().any(|one| matches!(one.outgoing, Outgoing::Key(_)));
+            let changes_keys = batch.iter().any(|one| matches!(one.outgoing, OutgoingPublication::Key(_)));
             let scripts = [(&script::PUBLISH, true), (&script::CHANGE_KEY, changes_keys)];
             let loaded = scripts.into_iter().filter(|(_, is_needed)| load && *is_needed);
             let loaded: Vec<_> = loaded.map(|(script, _)| script.load(&up)).collect();
@@ -330,12 +334,12 @@ impl Sender {
 
     fn answer(
         &self,
-        batch: Vec<One>,
+        batch: Vec<QueuedPublication>,
         answers: impl Iterator<Item = Result<Value, BrokerError>>,
         number: u64,
         load: bool,
         not_loaded: Option<&BrokerError>,
-    ) -> Vec<One> {
+    ) -> Vec<QueuedPublication> {
         let mut refused = Vec::new();
         for (one, answer) in batch.into_iter().zip(answers) {
             let answer = match answer {
@@ -357,7 +361,7 @@ impl Sender {
         refused
     }
 
-    fn settle(&self, mut one: One, answer: Result<Value, BrokerError>, number: u64) {
+    fn settle(&self, mut one: QueuedPublication, answer: Result<Value, BrokerError>, number: u64) {
         if let Some(ticket) = one.ticket.take() {
             let redirect = answer.as_ref().err().and_then(Redirect::read);
             if let Some(redirect) = redirect.filter(|_| one.begun.elapsed() < self.timeout) {
@@ -377,7 +381,7 @@ impl Sender {
         one.answer(answer);
     }
 
-    fn fail(&self, batch: Vec<One>, error: &BrokerError) {
+    fn fail(&self, batch: Vec<QueuedPublication>, error: &BrokerError) {
         for one in batch {
             self.metrics.failed(error);
             one.answer(Err(error.clone()));
@@ -404,16 +408,16 @@ mod tests {
         }
     }
 
-    fn plain(name: &str, bytes: usize) -> Outgoing {
-        Outgoing::Plain { slot: 0, name: name.to_owned(), message: BytesMut::zeroed(bytes) }
+    fn plain(name: &str, bytes: usize) -> OutgoingPublication {
+        OutgoingPublication::Plain { slot: 0, name: name.to_owned(), message: BytesMut::zeroed(bytes) }
     }
 
     /// The names of all that have a place, in their order.
     fn placed(publications: &Publications) -> Vec<String> {
         let waiting = publications.queue.waiting.lock();
-        let name = |one: &One| match &one.outgoing {
-            Outgoing::Plain { name, .. } => name.clone(),
-            Outgoing::Kept(_) | Outgoing::Key(_) => unreachable!("none is kept here"),
+        let name = |one: &QueuedPublication| match &one.outgoing {
+            OutgoingPublication::Plain { name, .. } => name.clone(),
+            OutgoingPublication::Kept(_) | OutgoingPublication::Key(_) => unreachable!("none is kept here"),
         };
         waiting.list.iter().map(name).collect()
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::mode::{self, Mode};
+use super::mode::{self, RedisMode};
 use crate::secret::Secret;
 use crate::setting::Faults;
 
@@ -23,7 +23,7 @@ pub struct RedisConfig {
     /// `single`: the server of `url`. `sentinel`: the one that Redis Sentinel names as master, at each time. `shards`: all of
     /// `addresses`, among which channels are divided. `cluster`: the masters of a Redis Cluster or Valkey Cluster, each of
     /// which has some of the channels.
-    pub mode: Mode,
+    pub mode: RedisMode,
     /// With `mode = "single"`: `redis://[[user]:password@]host[:port][/database]`, `rediss://…` for TLS, or `unix:///path`.
     /// `?db=`, `?user=` and `?password=` do the same. The password is never shown.
     pub url: RedisUrl,
@@ -82,7 +82,7 @@ pub struct RedisConfig {
 impl Default for RedisConfig {
     fn default() -> Self {
         Self {
-            mode: Mode::Single,
+            mode: RedisMode::Single,
             url: RedisUrl("redis://127.0.0.1:6379".into()),
             addresses: Vec::new(),
             user: String::new(),

@@ -14,40 +14,40 @@ const SUBSCRIBE_WAITING_MAX: usize = 200_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    queue: Mutex<Queue>,
+    queue: Mutex<RequestQueue>,
     added: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    requests: VecDeque<Request>,
+struct RequestQueue {
+    requests: VecDeque<SubscriptionRequest>,
     /// Channels in the queue that wait to be subscribed.
     subscribing: usize,
 }
 
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) kind: Kind,
+pub(super) struct SubscriptionRequest {
+    pub(super) kind: SubscriptionRequestKind,
     pub(super) channels: Vec<Channel>,
     pub(super) reply: oneshot::Sender<Result<(), BrokerError>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(super) enum SubscriptionRequestKind {
     Subscribe,
     Unsubscribe,
 }
 
 impl Requests {
     /// Puts a request before all others.
-    pub(super) fn push_first(&self, request: Request) {
+    pub(super) fn push_first(&self, request: SubscriptionRequest) {
         self.queue.lock().requests.push_front(request);
         self.added.notify_one();
     }
 
-    pub(super) fn push(&self, request: Request) -> bool {
+    pub(super) fn push(&self, request: SubscriptionRequest) -> bool {
         let mut queue = self.queue.lock();
-        if request.kind == Kind::Subscribe {
+        if request.kind == SubscriptionRequestKind::Subscribe {
             if queue.subscribing + request.channels.len() > SUBSCRIBE_WAITING_MAX {
                 return false;
             }
@@ -60,7 +60,7 @@ impl Requests {
     }
 
     /// Everything that waits; returns when there is something.
-    pub(super) async fn take(&self) -> VecDeque<Request> {
+    pub(super) async fn take(&self) -> VecDeque<SubscriptionRequest> {
         loop {
             let added = self.added.notified();
             {
@@ -79,20 +79,20 @@ impl Requests {
 mod tests {
     use super::*;
 
-    fn request(kind: Kind, count: usize) -> Request {
+    fn request(kind: SubscriptionRequestKind, count: usize) -> SubscriptionRequest {
         let channel = Channel::parse("a", 255).unwrap();
-        Request { kind, channels: vec![channel; count], reply: oneshot::channel().0 }
+        SubscriptionRequest { kind, channels: vec![channel; count], reply: oneshot::channel().0 }
     }
 
     #[tokio::test]
     async fn only_so_many_channels_wait_to_be_subscribed_but_any_can_be_given_up() {
         let requests = Requests::default();
-        assert!(requests.push(request(Kind::Subscribe, SUBSCRIBE_WAITING_MAX)));
-        assert!(!requests.push(request(Kind::Subscribe, 1)));
-        assert!(requests.push(request(Kind::Unsubscribe, 1)));
-        requests.push_first(request(Kind::Unsubscribe, 2));
+        assert!(requests.push(request(SubscriptionRequestKind::Subscribe, SUBSCRIBE_WAITING_MAX)));
+        assert!(!requests.push(request(SubscriptionRequestKind::Subscribe, 1)));
+        assert!(requests.push(request(SubscriptionRequestKind::Unsubscribe, 1)));
+        requests.push_first(request(SubscriptionRequestKind::Unsubscribe, 2));
         let taken: Vec<_> = requests.take().await.iter().map(|taken| taken.channels.len()).collect();
         assert_eq!(taken, [2, SUBSCRIBE_WAITING_MAX, 1]);
-        assert!(requests.push(request(Kind::Subscribe, 1)));
+        assert!(requests.push(request(SubscriptionRequestKind::Subscribe, 1)));
     }
 }

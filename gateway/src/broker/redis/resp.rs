@@ -14,8 +14,8 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 
 /// One thing Redis said, whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Said {
-    Message(Message),
+pub(super) enum RespReply {
+    Message(RedisMessage),
     Subscribed,
     Unsubscribed,
     /// A shard's channel that is not subscribed any more: because it was asked for, or because its slot has left.
@@ -28,13 +28,13 @@ pub(super) enum Said {
 
 /// A message of a channel, still in one piece with its name.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Message {
+pub(super) struct RedisMessage {
     whole: Bytes,
     name: Range<usize>,
     data: Range<usize>,
 }
 
-impl Message {
+impl RedisMessage {
     pub(super) fn name(&self) -> &[u8] {
         self.whole.get(self.name.clone()).unwrap_or_default()
     }
@@ -51,7 +51,7 @@ impl Message {
 pub(super) struct Malformed;
 
 /// Takes the first thing out of the buffer; `None` while it is not all there.
-pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Said>, Malformed> {
+pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<RespReply>, Malformed> {
     let bytes = &buffer[..];
     let Some(first) = bytes.first() else { return Ok(None) };
     if *first != b'>' {
@@ -59,12 +59,12 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Said>, Malformed> {
         let whole = buffer.split_to(end).freeze();
         return Ok(Some(match whole[0] {
             // What belongs to what comes next, and is not asked for.
-            b'|' => Said::Other,
+            b'|' => RespReply::Other,
             b'-' | b'!' => {
                 let text = String::from_utf8_lossy(&whole[1..]);
-                Said::Answer(Err(text.trim().chars().take(200).collect()))
+                RespReply::Answer(Err(text.trim().chars().take(200).collect()))
             }
-            _ => Said::Answer(Ok(whole)),
+            _ => RespReply::Answer(Ok(whole)),
         }));
     }
     let Some((parts, start)) = length(bytes, 1)? else { return Ok(None) };
@@ -75,10 +75,10 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Said>, Malformed> {
     }
     let said = match &bytes[kind.clone()] {
         b"message" | b"smessage" if parts == 3 => return message(buffer, kind.end + 2),
-        b"subscribe" | b"psubscribe" | b"ssubscribe" if parts == 3 => Said::Subscribed,
-        b"unsubscribe" if parts == 3 => Said::Unsubscribed,
+        b"subscribe" | b"psubscribe" | b"ssubscribe" if parts == 3 => RespReply::Subscribed,
+        b"unsubscribe" if parts == 3 => RespReply::Unsubscribed,
         b"sunsubscribe" if parts == 3 => return left(buffer, kind.end + 2),
-        _ => Said::Other,
+        _ => RespReply::Other,
     };
     let Some(end) = end_of(bytes, 0, 0)? else { return Ok(None) };
     buffer.advance(end);
@@ -86,7 +86,7 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Said>, Malformed> {
 }
 
 /// Takes out that a shard's channel, whose name stands from `at` on, is not subscribed any more.
-fn left(buffer: &mut BytesMut, at: usize) -> Result<Option<Said>, Malformed> {
+fn left(buffer: &mut BytesMut, at: usize) -> Result<Option<RespReply>, Malformed> {
     let Some(end) = end_of(buffer, 0, 0)? else { return Ok(None) };
     // Where nothing was subscribed it has no name.
     let name = match buffer.get(at..at + 2) {
@@ -94,15 +94,15 @@ fn left(buffer: &mut BytesMut, at: usize) -> Result<Option<Said>, Malformed> {
         _ => text(buffer, at)?,
     };
     let whole = buffer.split_to(end).freeze();
-    Ok(Some(name.map_or(Said::Other, |name| Said::Left(whole.slice(name)))))
+    Ok(Some(name.map_or(RespReply::Other, |name| RespReply::Left(whole.slice(name)))))
 }
 
 /// Takes a message out of the buffer, whose name stands from `at` on.
-fn message(buffer: &mut BytesMut, at: usize) -> Result<Option<Said>, Malformed> {
+fn message(buffer: &mut BytesMut, at: usize) -> Result<Option<RespReply>, Malformed> {
     let Some(name) = text(buffer, at)? else { return Ok(None) };
     let Some(data) = text(buffer, name.end + 2)? else { return Ok(None) };
     let whole = buffer.split_to(data.end + 2).freeze();
-    Ok(Some(Said::Message(Message { whole, name, data })))
+    Ok(Some(RespReply::Message(RedisMessage { whole, name, data })))
 }
 
 /// Where a text stands whose `$` is at `at`, once all of it and the line break behind it are there.
@@ -228,11 +228,11 @@ mod tests {
     fn said(buffer: &mut BytesMut, into: &mut Vec<String>) {
         while let Some(said) = take(buffer).unwrap() {
             into.push(match said {
-                Said::Message(message) => {
+                RespReply::Message(message) => {
                     let (name, data) = (message.name().to_vec(), message.data());
                     format!("{} {:?}", String::from_utf8(name).unwrap(), data)
                 }
-                Said::Answer(Ok(whole)) => format!("Answer({})", whole.len()),
+                RespReply::Answer(Ok(whole)) => format!("Answer({})", whole.len()),
                 other => format!("{other:?}"),
             });
         }
@@ -272,10 +272,10 @@ mod tests {
     fn a_message_shares_the_memory_it_came_in() {
         let mut buffer = BytesMut::from(&b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$5\r\nhello\r\n+PONG\r\n"[..]);
         let start = buffer.as_ptr() as usize;
-        let Ok(Some(Said::Message(message))) = take(&mut buffer) else { panic!("no message") };
+        let Ok(Some(RespReply::Message(message))) = take(&mut buffer) else { panic!("no message") };
         assert_eq!(message.data(), "hello");
         assert_eq!(message.data().as_ptr() as usize - start, 28);
-        assert_eq!(take(&mut buffer), Ok(Some(Said::Answer(Ok(Bytes::from_static(b"+PONG\r\n"))))));
+        assert_eq!(take(&mut buffer), Ok(Some(RespReply::Answer(Ok(Bytes::from_static(b"+PONG\r\n"))))));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use redis::Cmd;
 
-use super::link::Up;
+use super::redis_link::OpenLink;
 
 /// A script that gives out positions, behind what finds out in which life of the data set that is: a text for one server, and one
 /// for the masters of a cluster.
@@ -50,7 +50,7 @@ const UNNAMED_RUN: &str = "----------------------------------------";
 const _: () = assert!(UNNAMED_RUN.len() == RUN_BYTES, "scripts cut it off by its length");
 
 /// What scripts are told of the process that runs them, and in a cluster of the other masters.
-pub(super) fn run_of(up: &Up) -> Cow<'_, str> {
+pub(super) fn run_of(up: &OpenLink) -> Cow<'_, str> {
     let run = if up.server.names_lives() { &*up.server.run } else { UNNAMED_RUN };
     match &up.of_cluster {
         None => run.into(),
@@ -60,17 +60,17 @@ pub(super) fn run_of(up: &Up) -> Cow<'_, str> {
 
 #[derive(Debug)]
 pub(crate) struct Script {
-    alone: Text,
-    in_cluster: Option<Text>,
+    alone: ScriptText,
+    in_cluster: Option<ScriptText>,
 }
 
 #[derive(Debug)]
-struct Text {
+struct ScriptText {
     text: &'static str,
     hash: OnceLock<String>,
 }
 
-impl Text {
+impl ScriptText {
     const fn new(text: &'static str) -> Self {
         Self { text, hash: OnceLock::new() }
     }
@@ -78,20 +78,20 @@ impl Text {
 
 impl Script {
     pub(crate) const fn new(text: &'static str) -> Self {
-        Self { alone: Text::new(text), in_cluster: None }
+        Self { alone: ScriptText::new(text), in_cluster: None }
     }
 
     const fn of_both(alone: &'static str, in_cluster: &'static str) -> Self {
-        Self { alone: Text::new(alone), in_cluster: Some(Text::new(in_cluster)) }
+        Self { alone: ScriptText::new(alone), in_cluster: Some(ScriptText::new(in_cluster)) }
     }
 
-    fn text(&self, up: &Up) -> &Text {
+    fn text(&self, up: &OpenLink) -> &ScriptText {
         self.in_cluster.as_ref().filter(|_| up.of_cluster.is_some()).unwrap_or(&self.alone)
     }
 
     /// For a Redis that has the script. The keys and arguments follow, the number of keys first.
-    pub(super) fn by_hash(&self, up: &Up) -> Cmd {
-        let Text { text, hash } = self.text(up);
+    pub(super) fn by_hash(&self, up: &OpenLink) -> Cmd {
+        let ScriptText { text, hash } = self.text(up);
         let hash = hash.get_or_init(|| redis::Script::new(text).get_hash().to_owned());
         let mut command = redis::cmd("EVALSHA");
         command.arg(hash);
@@ -99,7 +99,7 @@ impl Script {
     }
 
     /// Leaves it at a Redis that does not have it: the one way, so that one right is needed.
-    pub(super) fn load(&self, up: &Up) -> Cmd {
+    pub(super) fn load(&self, up: &OpenLink) -> Cmd {
         let mut command = redis::cmd("SCRIPT");
         command.arg("LOAD").arg(self.text(up).text);
         command

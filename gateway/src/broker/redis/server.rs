@@ -17,18 +17,18 @@ pub(crate) struct Server {
     /// Whether this user may call INFO, and so may scripts that run as this user.
     pub(crate) tells: bool,
     is_replica: bool,
-    mode: Mode,
+    mode: ServerMode,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Mode {
+enum ServerMode {
     #[default]
     Alone,
     Cluster,
     Sentinel,
 }
 
-impl Mode {
+impl ServerMode {
     fn read(word: &str) -> Self {
         match word {
             "cluster" => Self::Cluster,
@@ -50,7 +50,7 @@ impl Server {
             mode: [field(server, "server_mode"), field(server, "redis_mode")]
                 .into_iter()
                 .find(|mode| !mode.is_empty())
-                .map(Mode::read)
+                .map(ServerMode::read)
                 .unwrap_or_default(),
         }
     }
@@ -62,7 +62,7 @@ impl Server {
         while let Some(name) = words.next() {
             match name {
                 "role" => server.is_replica = matches!(words.next(), Some("replica" | "slave")),
-                "mode" => server.mode = Mode::read(words.next().unwrap_or_default()),
+                "mode" => server.mode = ServerMode::read(words.next().unwrap_or_default()),
                 _ => {}
             }
         }
@@ -87,28 +87,28 @@ impl Server {
     }
 
     pub(super) fn is_sentinel(&self) -> bool {
-        self.mode == Mode::Sentinel
+        self.mode == ServerMode::Sentinel
     }
 
     pub(super) fn is_of_cluster(&self) -> bool {
-        self.mode == Mode::Cluster
+        self.mode == ServerMode::Cluster
     }
 
     /// Why nothing can be kept at this server, for who must change the address. `in_cluster`: it is to be a node of one.
     pub(super) fn unusable(&self, in_cluster: bool) -> Option<&'static str> {
         match (self.mode, in_cluster) {
-            (Mode::Sentinel, _) => Some(
+            (ServerMode::Sentinel, _) => Some(
                 "this is a Sentinel, and not the Redis that it watches: with redis.mode = \"sentinel\" its place is in \
                  redis.addresses",
             ),
-            (Mode::Cluster, false) => Some(
+            (ServerMode::Cluster, false) => Some(
                 "this is a node of a Redis Cluster: with redis.mode = \"cluster\" its place is in redis.addresses",
             ),
-            (Mode::Alone, true) => {
+            (ServerMode::Alone, true) => {
                 Some("this Redis is in no cluster (its cluster-enabled is no), and redis.mode is \"cluster\"")
             }
             _ if self.is_replica => Some("this Redis is a read-only replica, and the master is needed"),
-            (Mode::Cluster, true) if !self.names_lives() => Some(
+            (ServerMode::Cluster, true) if !self.names_lives() => Some(
                 "this user may not call INFO, without which nobody can tell whether a master of a cluster still has what it \
                  had: `ACL SETUSER … +info` helps",
             ),

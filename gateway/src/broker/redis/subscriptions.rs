@@ -11,21 +11,21 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dial::is_for_want_of_a_right;
-use super::resp::{self, Message, Said};
+use super::byte_stream::RedisByteStream;
+use super::redis_dial::is_for_want_of_a_right;
+use super::resp::{self, RedisMessage, RespReply};
 use super::server::Server;
-use super::stream::Stream;
 use crate::broker::BrokerError;
 
 /// How much is read at once, in bytes. A publication keeps the memory of all that came with it.
 const READ_BYTES: usize = 64 << 10;
 
-/// Commands that wait to be written. Those who ask have few under way at once.
+/// Commands that wait to be written. Those who ask have few in flight at once.
 const ASKED_MAX: usize = 64;
 
 /// Where messages go. Called on the connection's task, which reads nothing else meanwhile: must not wait.
-pub(super) trait Receive: Send + Sync + 'static {
-    fn receive(&self, message: &Message);
+pub(super) trait ReceiveMessage: Send + Sync + 'static {
+    fn receive(&self, message: &RedisMessage);
 
     /// A shard's channel is not subscribed any more, asked for or not.
     fn left(&self, _name: &[u8]) {}
@@ -36,30 +36,33 @@ pub(super) trait Receive: Send + Sync + 'static {
 
 /// A way to ask. The connection ends with its driver, not with this.
 #[derive(Clone, Debug)]
-pub(super) struct Subscriptions(mpsc::Sender<Asked>);
+pub(super) struct Subscriptions(mpsc::Sender<SubscriptionCommand>);
 
 /// The connection is lost when this ends. It says why.
 pub(super) type Driver = AbortOnDropHandle<Arc<str>>;
 
 #[derive(Debug)]
-struct Asked {
+struct SubscriptionCommand {
     /// One or more commands.
     command: Vec<u8>,
     /// What is awaited for each: noted before anything of them is answered.
-    awaited: Vec<Awaited>,
+    awaited: Vec<AwaitedReply>,
 }
 
 #[derive(Debug)]
-struct Awaited {
+struct AwaitedReply {
     /// `None`: an answer like that of any command.
-    confirmations: Option<(Said, usize)>,
+    confirmations: Option<(RespReply, usize)>,
     /// Commands before it are answered only if they are refused, and then nobody cares.
     is_behind_refusals: bool,
     reply: oneshot::Sender<Result<Bytes, BrokerError>>,
 }
 
 impl Subscriptions {
-    pub(super) fn open<R: Receive>(stream: Box<dyn Stream>, receiver: Arc<R>) -> (Self, Driver) {
+    pub(super) fn open<R: ReceiveMessage>(
+        stream: Box<dyn RedisByteStream>,
+        receiver: Arc<R>,
+    ) -> (Self, Driver) {
         let (sender, asked) = mpsc::channel(ASKED_MAX);
         let drive = async move {
             let reason = drive(stream, asked, &*receiver).await;
@@ -69,11 +72,11 @@ impl Subscriptions {
     }
 
     pub(super) async fn subscribe(&self, names: Vec<String>) -> Result<(), BrokerError> {
-        self.names("SUBSCRIBE", names, Said::Subscribed).await
+        self.names("SUBSCRIBE", names, RespReply::Subscribed).await
     }
 
     pub(super) async fn unsubscribe(&self, names: Vec<String>) -> Result<(), BrokerError> {
-        self.names("UNSUBSCRIBE", names, Said::Unsubscribed).await
+        self.names("UNSUBSCRIBE", names, RespReply::Unsubscribed).await
     }
 
     /// Subscribes to channels of a shard. All names of a group are in one slot, and each group is confirmed or refused by itself.
@@ -81,11 +84,11 @@ impl Subscriptions {
         let (mut command, mut awaiting, mut answers) = (Vec::new(), Vec::new(), Vec::new());
         for names in groups {
             write_names("SSUBSCRIBE", names, &mut command);
-            let (awaited, answer) = awaited(Some((Said::Subscribed, names.len())));
+            let (awaited, answer) = awaited(Some((RespReply::Subscribed, names.len())));
             awaiting.push(awaited);
             answers.push(answer);
         }
-        if self.0.send(Asked { command, awaited: awaiting }).await.is_err() {
+        if self.0.send(SubscriptionCommand { command, awaited: awaiting }).await.is_err() {
             return groups.iter().map(|_| Err(lost())).collect();
         }
         let mut results = Vec::with_capacity(answers.len());
@@ -106,7 +109,7 @@ impl Subscriptions {
         resp::command(["HELLO"].iter(), &mut command);
         let (mut last, answer) = awaited(None);
         last.is_behind_refusals = true;
-        self.0.send(Asked { command, awaited: vec![last] }).await.map_err(|_| lost())?;
+        self.0.send(SubscriptionCommand { command, awaited: vec![last] }).await.map_err(|_| lost())?;
         answer.await.unwrap_or_else(|_| Err(lost())).map(drop)
     }
 
@@ -160,12 +163,12 @@ impl Subscriptions {
         parts.extend(patterns.iter().map(String::as_str));
         resp::command(parts.iter(), &mut command);
         resp::command(then.iter(), &mut command);
-        let confirmations = Some((Said::Subscribed, patterns.len()));
+        let confirmations = Some((RespReply::Subscribed, patterns.len()));
         let (subscribed, answered) = self.send_both(command, confirmations, None).await;
         subscribed.and(answered).map(drop)
     }
 
-    async fn names(&self, verb: &str, names: Vec<String>, confirmed: Said) -> Result<(), BrokerError> {
+    async fn names(&self, verb: &str, names: Vec<String>, confirmed: RespReply) -> Result<(), BrokerError> {
         // Without names, UNSUBSCRIBE would mean all.
         if names.is_empty() {
             return Ok(());
@@ -178,10 +181,10 @@ impl Subscriptions {
     async fn send(
         &self,
         command: Vec<u8>,
-        confirmations: Option<(Said, usize)>,
+        confirmations: Option<(RespReply, usize)>,
     ) -> Result<Bytes, BrokerError> {
         let (awaited, answer) = awaited(confirmations);
-        self.0.send(Asked { command, awaited: vec![awaited] }).await.map_err(|_| lost())?;
+        self.0.send(SubscriptionCommand { command, awaited: vec![awaited] }).await.map_err(|_| lost())?;
         answer.await.unwrap_or_else(|_| Err(lost()))
     }
 
@@ -189,11 +192,11 @@ impl Subscriptions {
     async fn send_both(
         &self,
         command: Vec<u8>,
-        of_first: Option<(Said, usize)>,
-        of_second: Option<(Said, usize)>,
+        of_first: Option<(RespReply, usize)>,
+        of_second: Option<(RespReply, usize)>,
     ) -> (Result<Bytes, BrokerError>, Result<Bytes, BrokerError>) {
         let ((first, first_answer), (second, second_answer)) = (awaited(of_first), awaited(of_second));
-        if self.0.send(Asked { command, awaited: vec![first, second] }).await.is_err() {
+        if self.0.send(SubscriptionCommand { command, awaited: vec![first, second] }).await.is_err() {
             return (Err(lost()), Err(lost()));
         }
         let (first, second) = tokio::join!(first_answer, second_answer);
@@ -212,11 +215,11 @@ fn lost() -> BrokerError {
     BrokerError::Unreachable("the connection was lost".into())
 }
 
-type Answer = oneshot::Receiver<Result<Bytes, BrokerError>>;
+type PendingConfirmation = oneshot::Receiver<Result<Bytes, BrokerError>>;
 
-fn awaited(confirmations: Option<(Said, usize)>) -> (Awaited, Answer) {
+fn awaited(confirmations: Option<(RespReply, usize)>) -> (AwaitedReply, PendingConfirmation) {
     let (reply, answer) = oneshot::channel();
-    (Awaited { confirmations, is_behind_refusals: false, reply }, answer)
+    (AwaitedReply { confirmations, is_behind_refusals: false, reply }, answer)
 }
 
 fn from_hello(answer: &Bytes) -> Server {
@@ -224,14 +227,14 @@ fn from_hello(answer: &Bytes) -> Server {
 }
 
 /// Reads and writes until the connection ends.
-async fn drive<R: Receive>(
-    stream: Box<dyn Stream>,
-    mut asked: mpsc::Receiver<Asked>,
+async fn drive<R: ReceiveMessage>(
+    stream: Box<dyn RedisByteStream>,
+    mut asked: mpsc::Receiver<SubscriptionCommand>,
     receiver: &R,
 ) -> std::io::Result<String> {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
-    let mut waiting: VecDeque<Awaited> = VecDeque::new();
+    let mut waiting: VecDeque<AwaitedReply> = VecDeque::new();
     let mut asking = true;
     loop {
         if buffer.capacity() - buffer.len() < READ_BYTES / 4 {
@@ -245,15 +248,15 @@ async fn drive<R: Receive>(
                 receiver.heard().fetch_add(1, Ordering::Relaxed);
                 while let Some(said) = resp::take(&mut buffer).map_err(std::io::Error::other)? {
                     match said {
-                        Said::Message(message) => receiver.receive(&message),
-                        Said::Left(name) => receiver.left(&name),
+                        RespReply::Message(message) => receiver.receive(&message),
+                        RespReply::Left(name) => receiver.left(&name),
                         said => settle(&mut waiting, said),
                     }
                 }
             }
             next = asked.recv(), if asking => match next {
                 // Redis reads whatever it has to write, so this does not wait for what is not read here meanwhile.
-                Some(Asked { command, awaited }) => {
+                Some(SubscriptionCommand { command, awaited }) => {
                     waiting.extend(awaited);
                     writer.write_all(&command).await?;
                     writer.flush().await?;
@@ -265,7 +268,7 @@ async fn drive<R: Receive>(
 }
 
 /// Tells whoever asked first. Redis answers in the order of the commands.
-fn settle(waiting: &mut VecDeque<Awaited>, said: Said) {
+fn settle(waiting: &mut VecDeque<AwaitedReply>, said: RespReply) {
     let Some(first) = waiting.front_mut() else { return };
     let result = match (&mut first.confirmations, said) {
         (Some((kind, left)), said) if *kind == said => {
@@ -275,9 +278,9 @@ fn settle(waiting: &mut VecDeque<Awaited>, said: Said) {
             }
             Ok(Bytes::new())
         }
-        (_, Said::Answer(Err(_))) if first.is_behind_refusals => return,
-        (_, Said::Answer(Err(refusal))) => Err(BrokerError::refused(refusal)),
-        (None, Said::Answer(Ok(answer))) => Ok(answer),
+        (_, RespReply::Answer(Err(_))) if first.is_behind_refusals => return,
+        (_, RespReply::Answer(Err(refusal))) => Err(BrokerError::refused(refusal)),
+        (None, RespReply::Answer(Ok(answer))) => Ok(answer),
         _ => return,
     };
     if let Some(first) = waiting.pop_front() {
@@ -290,27 +293,27 @@ fn settle(waiting: &mut VecDeque<Awaited>, said: Said) {
 mod tests {
     use std::time::Duration;
 
-    use super::super::route::Router;
+    use super::super::route_pushes::PushRouter;
     use super::*;
 
     #[test]
     fn whoever_asked_first_is_told_first_and_only_when_all_names_are_confirmed() {
         let (mut waiting, mut answers) = (VecDeque::new(), Vec::new());
-        for confirmations in [Some((Said::Subscribed, 3)), None, Some((Said::Unsubscribed, 1))] {
+        for confirmations in [Some((RespReply::Subscribed, 3)), None, Some((RespReply::Unsubscribed, 1))] {
             let (reply, answer) = oneshot::channel();
-            waiting.push_back(Awaited { confirmations, is_behind_refusals: false, reply });
+            waiting.push_back(AwaitedReply { confirmations, is_behind_refusals: false, reply });
             answers.push(answer);
         }
-        settle(&mut waiting, Said::Subscribed);
-        settle(&mut waiting, Said::Subscribed);
-        settle(&mut waiting, Said::Unsubscribed);
+        settle(&mut waiting, RespReply::Subscribed);
+        settle(&mut waiting, RespReply::Subscribed);
+        settle(&mut waiting, RespReply::Unsubscribed);
         assert!(answers[0].try_recv().is_err(), "one name is not confirmed yet");
-        settle(&mut waiting, Said::Subscribed);
+        settle(&mut waiting, RespReply::Subscribed);
         assert!(matches!(answers[0].try_recv(), Ok(Ok(_))));
         assert!(answers[1].try_recv().is_err());
-        settle(&mut waiting, Said::Answer(Ok(Bytes::from_static(b"pong"))));
+        settle(&mut waiting, RespReply::Answer(Ok(Bytes::from_static(b"pong"))));
         assert!(matches!(answers[1].try_recv(), Ok(Ok(answer)) if answer == "pong"));
-        settle(&mut waiting, Said::Answer(Err("NOPERM no".to_owned())));
+        settle(&mut waiting, RespReply::Answer(Err("NOPERM no".to_owned())));
         assert!(matches!(answers[2].try_recv(), Ok(Err(BrokerError::Refused { .. }))));
         assert!(waiting.is_empty());
     }
@@ -318,7 +321,7 @@ mod tests {
     #[tokio::test]
     async fn each_slot_is_subscribed_by_itself_and_what_has_left_already_is_given_up() {
         let (ours, mut redis) = tokio::io::duplex(1024);
-        let (connection, _driver) = Subscriptions::open(Box::new(ours), Router::to_nobody());
+        let (connection, _driver) = Subscriptions::open(Box::new(ours), PushRouter::to_nobody());
         let groups = [vec!["a".to_owned(), "b".to_owned()], vec!["c".to_owned()]];
         let server = async {
             let mut asked = [0; 1024];
@@ -342,7 +345,7 @@ mod tests {
     #[tokio::test]
     async fn both_answers_to_two_commands_in_one_go_find_who_asked_however_soon_they_come() {
         let (ours, mut redis) = tokio::io::duplex(1024);
-        let (connection, _driver) = Subscriptions::open(Box::new(ours), Router::to_nobody());
+        let (connection, _driver) = Subscriptions::open(Box::new(ours), PushRouter::to_nobody());
         let server = async {
             let mut asked = [0; 1024];
             assert!(redis.read(&mut asked).await.unwrap() > 0);
@@ -354,7 +357,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_are_a_sign_of_life_before_they_are_a_whole_message() {
-        let router = Router::to_nobody();
+        let router = PushRouter::to_nobody();
         let (ours, mut redis) = tokio::io::duplex(1024);
         let (_connection, _driver) = Subscriptions::open(Box::new(ours), router.clone());
         redis.write_all(b">3\r\n$7\r\nmess").await.unwrap();

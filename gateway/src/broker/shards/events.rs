@@ -9,35 +9,39 @@ use shared::channel::Channel;
 use shared::publication::Publication;
 use shared::push::OwnedEvent;
 
-use super::message;
+use super::shard_message;
 use crate::broker::BrokerEvents;
 use crate::telemetry::Sparingly;
 
 pub(in crate::broker) struct ShardEvents {
     shard: usize,
     events: Arc<dyn BrokerEvents>,
-    heard: Arc<Heard>,
+    heard: Arc<ShardMessages>,
 }
 
 /// What all servers brought of the messages between nodes.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Heard {
+pub(in crate::broker) struct ShardMessages {
     repeats: Mutex<Repeats>,
     unread_told: Sparingly,
     late_told: Sparingly,
 }
 
 impl ShardEvents {
-    pub(in crate::broker) fn new(shard: usize, events: Arc<dyn BrokerEvents>, heard: Arc<Heard>) -> Self {
+    pub(in crate::broker) fn new(
+        shard: usize,
+        events: Arc<dyn BrokerEvents>,
+        heard: Arc<ShardMessages>,
+    ) -> Self {
         Self { shard, events, heard }
     }
 }
 
-impl Heard {
+impl ShardMessages {
     /// Hands a message on if it comes for the first time. Others wait meanwhile, so that what was sent later is not handed on
     /// before.
     fn once(&self, written: Bytes, hand_on: impl FnOnce(Bytes)) {
-        let Some((sender, number, message)) = message::read(written) else {
+        let Some((sender, number, message)) = shard_message::read(written) else {
             if let Some(untold) = self.unread_told.now() {
                 tracing::warn!(
                     untold,

@@ -1,12 +1,12 @@
 //! Several Redis servers that do not know of each other: each channel is at one of them, with everything that belongs to it.
 //!
 //! A shard is a [`RedisBroker`] of its own, with its own links, pauses and numbers, so that what becomes of one server is felt
-//! by its channels alone. What concerns all nodes and no channel goes over every server: [`reach`].
+//! by its channels alone. What concerns all nodes and no channel goes over every server: [`reach_shard`].
 
+pub(crate) mod collect_answers;
 pub(in crate::broker) mod events;
-pub(crate) mod gather;
-pub(in crate::broker) mod message;
-mod reach;
+mod reach_shard;
+pub(in crate::broker) mod shard_message;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,17 +15,19 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
-use gateway_core::map::{Changed, Keeping, StateFilter, StatePage};
+use gateway_core::map::{ChangedKey, MapRetention, StateFilter, StatePage};
 use gateway_core::placement::Placement;
 use shared::channel::Channel;
 use shared::position::{Epoch, StreamPosition};
 use shared::push::OwnedEvent;
 
 use self::events::ShardEvents;
-use self::message::Numbers;
+use self::shard_message::Numbers;
 use super::measure::BrokerMetrics;
 use super::redis::{DialError, RedisBroker, RedisConfig};
-use super::{Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, Taking, Turn};
+use super::{
+    Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, TurnLease, TurnRequest,
+};
 
 /// Something at each server, and which of it has what.
 #[derive(Debug)]
@@ -71,7 +73,7 @@ impl<T> Shards<T> {
 
 /// One of the servers.
 #[derive(Debug)]
-pub struct Shard {
+pub struct BrokerShard {
     /// Its address, as it is configured.
     pub name: Arc<str>,
     pub broker: Arc<RedisBroker>,
@@ -81,7 +83,7 @@ pub struct Shard {
 /// The broker of several nodes over several servers.
 #[derive(Debug)]
 pub struct ShardedBroker {
-    shards: Shards<Shard>,
+    shards: Shards<BrokerShard>,
     numbers: Numbers,
     /// How long until another server is tried as well.
     patience: Duration,
@@ -103,7 +105,7 @@ impl ShardedBroker {
             let events = Arc::new(ShardEvents::new(number, events.clone(), Arc::clone(&repeats)));
             let metrics = metrics(name);
             let broker = RedisBroker::start(config, node, events, metrics.clone())?;
-            Ok(Shard { name: name.clone(), broker, metrics })
+            Ok(BrokerShard { name: name.clone(), broker, metrics })
         };
         let all = servers.iter().enumerate().map(shard).collect::<Result<_, DialError>>()?;
         Ok(Arc::new(Self {
@@ -113,7 +115,7 @@ impl ShardedBroker {
         }))
     }
 
-    pub fn shards(&self) -> &Shards<Shard> {
+    pub fn shards(&self) -> &Shards<BrokerShard> {
         &self.shards
     }
 
@@ -126,7 +128,7 @@ impl ShardedBroker {
         &self,
         things: Vec<T>,
         channel: impl Fn(&T) -> &Channel,
-    ) -> Vec<(&Shard, Vec<usize>, Vec<T>)> {
+    ) -> Vec<(&BrokerShard, Vec<usize>, Vec<T>)> {
         divide(things, |thing| self.shards.place(channel(thing).as_str()), self.shards.all.len())
             .into_iter()
             .map(|(shard, places, things)| (&self.shards.all[shard], places, things))
@@ -256,7 +258,7 @@ impl Broker for ShardedBroker {
         self.of(&channel).remove_history(channel)
     }
 
-    fn change_key(&self, request: ChangeRequest) -> BoxFuture<'_, Result<Changed, BrokerError>> {
+    fn change_key(&self, request: ChangeRequest) -> BoxFuture<'_, Result<ChangedKey, BrokerError>> {
         self.of(&request.channel).change_key(request)
     }
 
@@ -264,7 +266,7 @@ impl Broker for ShardedBroker {
         &self,
         channel: Channel,
         filter: StateFilter,
-        keeping: Keeping,
+        keeping: MapRetention,
     ) -> BoxFuture<'_, Result<StatePage, BrokerError>> {
         self.of(&channel).read_state(channel, filter, keeping)
     }
@@ -305,7 +307,7 @@ impl Broker for ShardedBroker {
         }
     }
 
-    fn take_turn<'a>(&'a self, taking: Taking<'a>) -> BoxFuture<'a, Result<Turn, BrokerError>> {
+    fn take_turn<'a>(&'a self, taking: TurnRequest<'a>) -> BoxFuture<'a, Result<TurnLease, BrokerError>> {
         self.take_turn_somewhere(taking).boxed()
     }
 

@@ -3,17 +3,17 @@
 use bytes::Bytes;
 use gateway_core::session::Session;
 use shared::disconnect::Disconnect;
-use shared::framing::engine_io::{Packet, PacketError};
+use shared::framing::engine_io::{EnginePacket, PacketError};
 use shared::moment::Moment;
 
 use crate::client::{Client, Incoming};
-use crate::worker::Local;
+use crate::worker::WorkerLocal;
 
 /// A text of the packet's one digit, as a server's frame.
 pub(super) const PING_IN_WEBSOCKET: Bytes = Bytes::from_static(b"\x81\x012");
 
 /// What is left to do about a packet once its session has it.
-pub(super) enum Heard {
+pub(super) enum PacketAction {
     Said,
     /// The client says goodbye.
     Close,
@@ -22,34 +22,38 @@ pub(super) enum Heard {
 }
 
 /// Has the session take in a packet of its client's.
-pub(super) fn hear(session: &mut Session, now: Moment, packet: Result<Packet<'_>, PacketError>) -> Heard {
+pub(super) fn hear(
+    session: &mut Session,
+    now: Moment,
+    packet: Result<EnginePacket<'_>, PacketError>,
+) -> PacketAction {
     match packet {
-        Ok(Packet::Message(message)) => session.handle_message(now, message),
-        Ok(Packet::Pong(data)) => {
+        Ok(EnginePacket::Message(message)) => session.handle_message(now, message),
+        Ok(EnginePacket::Pong(data)) => {
             session.handle_control_frame(now, data.len());
             session.handle_transport_pong();
         }
         // Left over from a change of transports: they say nothing here.
-        Ok(Packet::Upgrade | Packet::Noop) => session.handle_control_frame(now, 0),
-        Ok(Packet::Close) => return Heard::Close,
-        Ok(Packet::Ping(_)) => return broken("a ping, which only servers send"),
-        Ok(Packet::Open(_)) => return broken("an open packet, which only servers send"),
+        Ok(EnginePacket::Upgrade | EnginePacket::Noop) => session.handle_control_frame(now, 0),
+        Ok(EnginePacket::Close) => return PacketAction::Close,
+        Ok(EnginePacket::Ping(_)) => return broken("a ping, which only servers send"),
+        Ok(EnginePacket::Open(_)) => return broken("an open packet, which only servers send"),
         Err(error) => return broken(&error.to_string()),
     }
-    Heard::Said
+    PacketAction::Said
 }
 
-fn broken(why: &str) -> Heard {
-    Heard::Broken(Disconnect::BAD_REQUEST.because(why))
+fn broken(why: &str) -> PacketAction {
+    PacketAction::Broken(Disconnect::BAD_REQUEST.because(why))
 }
 
 impl Client {
     /// Does what is left to do.
-    pub(super) fn heed(&mut self, local: &mut Local, heard: Heard) {
+    pub(super) fn heed(&mut self, local: &mut WorkerLocal, heard: PacketAction) {
         match heard {
-            Heard::Said => self.perform(local),
-            Heard::Close => self.handle_peer_close(local, None),
-            Heard::Broken(disconnect) => {
+            PacketAction::Said => self.perform(local),
+            PacketAction::Close => self.handle_peer_close(local, None),
+            PacketAction::Broken(disconnect) => {
                 self.incoming = Incoming::Rubbish;
                 self.session.handle_disconnect(disconnect);
                 self.perform(local);

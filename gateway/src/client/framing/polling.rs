@@ -1,12 +1,12 @@
 //! Packets of Engine.IO that requests bring and fetch: one behind another through a pipe, each with a separator behind it.
 
 use bytes::Bytes;
-use shared::framing::engine_io::{Payload, SEPARATOR};
+use shared::framing::engine_io::{PollingPayload, SEPARATOR};
 
 use super::packets;
-use super::{Framing, Goodbye};
+use super::{CloseMessage, Framing};
 use crate::client::{Client, Incoming};
-use crate::worker::Local;
+use crate::worker::WorkerLocal;
 
 pub(super) const PING: Bytes = Bytes::from_static(b"2\x1e");
 const CLOSE: Bytes = Bytes::from_static(b"1\x1e");
@@ -14,30 +14,30 @@ const NOOP: Bytes = Bytes::from_static(b"6\x1e");
 
 /// What has come of a packet whose end has not. Empty between two requests: each brings whole packets.
 #[derive(Debug, Default)]
-pub(crate) struct Polling(Vec<u8>);
+pub(crate) struct PartialPacket(Vec<u8>);
 
-impl Polling {
+impl PartialPacket {
     pub(super) fn held_bytes(&self) -> usize {
         self.0.capacity()
     }
 }
 
-pub(super) fn goodbye(goodbye: Goodbye<'_>) -> Bytes {
+pub(super) fn goodbye(goodbye: CloseMessage<'_>) -> Bytes {
     match goodbye {
         // Who is told so stays away in the library of Python: the end of a session says that it can be begun again.
-        Goodbye::Closed(disconnect) if disconnect.invites_reconnect() => Bytes::new(),
-        Goodbye::Closed(_) => CLOSE,
+        CloseMessage::Closed(disconnect) if disconnect.invites_reconnect() => Bytes::new(),
+        CloseMessage::Closed(_) => CLOSE,
         // Whoever has said goodbye needs no answer, but for a request that may still wait.
-        Goodbye::Answered(_) => NOOP,
+        CloseMessage::Answered(_) => NOOP,
     }
 }
 
 impl Client {
     /// Handles packets that requests have brought. The requests were bounded when they were read.
-    pub(super) fn handle_payload(&mut self, local: &mut Local, bytes: &mut [u8]) {
+    pub(super) fn handle_payload(&mut self, local: &mut WorkerLocal, bytes: &mut [u8]) {
         self.session.handle_sign_of_life();
         for piece in bytes.split_inclusive_mut(|byte| *byte == SEPARATOR) {
-            let Framing::EnginePolling(Polling(held)) = &mut self.link.framing else { return };
+            let Framing::EnginePolling(PartialPacket(held)) = &mut self.link.framing else { return };
             if self.incoming != Incoming::Open {
                 return;
             }
@@ -54,7 +54,7 @@ impl Client {
                 }
             };
             let closing = self.is_closing();
-            for packet in Payload::read(packet) {
+            for packet in PollingPayload::read(packet) {
                 local.tally.messages_in[usize::from(self.protocol.0)] += 1;
                 if closing {
                     continue;

@@ -2,13 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 use shared::framing::MessageKind;
-use shared::framing::engine_io::Packet;
-use shared::framing::websocket::{self, Assembler, Event, Role};
+use shared::framing::engine_io::EnginePacket;
+use shared::framing::websocket::{self, Assembler, FrameEvent, Role};
 
-use super::packets::{self, Heard};
-use super::{Framing, Goodbye};
+use super::packets::{self, PacketAction};
+use super::{CloseMessage, Framing};
 use crate::client::{Client, Incoming};
-use crate::worker::Local;
+use crate::worker::WorkerLocal;
 
 /// Of a server's frame, which has no mask (RFC 6455 §5.2).
 const FRAME_HEADER_BYTES_MAX: usize = 10;
@@ -39,18 +39,18 @@ pub(super) fn text(message: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-pub(super) fn goodbye(goodbye: Goodbye<'_>, scratch: &mut BytesMut) -> Bytes {
+pub(super) fn goodbye(goodbye: CloseMessage<'_>, scratch: &mut BytesMut) -> Bytes {
     match goodbye {
-        Goodbye::Closed(disconnect) => websocket::encode_disconnect(disconnect, scratch),
+        CloseMessage::Closed(disconnect) => websocket::encode_disconnect(disconnect, scratch),
         // The same code back (RFC 6455 §5.5.1).
-        Goodbye::Answered(code) => websocket::encode_close(code.map(|code| (code, "")), scratch),
+        CloseMessage::Answered(code) => websocket::encode_close(code.map(|code| (code, "")), scratch),
     }
     scratch.split().freeze()
 }
 
 impl Client {
     /// Handles bytes of the client's: frames, and what is left of one.
-    pub(super) fn handle_frames(&mut self, local: &mut Local, bytes: &mut [u8]) {
+    pub(super) fn handle_frames(&mut self, local: &mut WorkerLocal, bytes: &mut [u8]) {
         self.session.handle_sign_of_life();
         let mut unread = bytes;
         let mut closing = self.is_closing();
@@ -75,20 +75,20 @@ impl Client {
                 }
             };
             match event {
-                Event::Message(message) => {
+                FrameEvent::Message(message) => {
                     local.tally.messages_in[usize::from(self.protocol.0)] += 1;
                     if !closing {
                         let heard = match in_packets {
-                            true => packets::hear(&mut self.session, local.now, Packet::read(message)),
+                            true => packets::hear(&mut self.session, local.now, EnginePacket::read(message)),
                             false => {
                                 self.session.handle_message(local.now, message);
-                                Heard::Said
+                                PacketAction::Said
                             }
                         };
                         self.heed(local, heard);
                     }
                 }
-                Event::Ping(data) => {
+                FrameEvent::Ping(data) => {
                     if !closing {
                         websocket::encode_pong(data, &mut local.scratch);
                         let frame = local.scratch.split().freeze();
@@ -99,14 +99,14 @@ impl Client {
                         }
                     }
                 }
-                Event::Pong(_) => {
+                FrameEvent::Pong(_) => {
                     if !self.is_closing() {
                         self.session.handle_control_frame(local.now, 0);
                         self.session.handle_transport_pong();
                         self.perform(local);
                     }
                 }
-                Event::Close(close) => {
+                FrameEvent::Close(close) => {
                     let code = close.code;
                     self.handle_peer_close(local, code);
                 }

@@ -5,14 +5,14 @@ use std::time::Duration;
 use krafka::error::ErrorCode;
 use krafka::{ConsumerRecord, KrafkaError, Record};
 
-use super::open::{Cluster, LETTER_BYTES_MAX, Open};
+use super::kafka_member::{KafkaCluster, KafkaMember, LETTER_BYTES_MAX};
 use super::says;
 
 /// What a dead letter needs beside the record.
 const SLACK_BYTES: usize = 64 << 10;
 
 /// The record as it was, and in headers why it is one and where it was.
-pub(super) fn letter(record: &ConsumerRecord, reason: &str, cluster: &Cluster) -> Record {
+pub(super) fn letter(record: &ConsumerRecord, reason: &str, cluster: &KafkaCluster) -> Record {
     let mut letter = Record::new(cluster.dead_letters(), "").without_value();
     letter.key = record.key.clone();
     letter.headers = record.headers.clone();
@@ -39,7 +39,7 @@ fn without_content(letter: Record) -> Record {
 }
 
 /// Answered once all replicas have it that must.
-pub(super) async fn write(open: &Open, letter: Record, timeout: Duration) -> Result<(), String> {
+pub(super) async fn write(open: &KafkaMember, letter: Record, timeout: Duration) -> Result<(), String> {
     let short = without_content(letter.clone());
     let written = tokio::time::timeout(timeout, async {
         match open.producer.send(letter).await {

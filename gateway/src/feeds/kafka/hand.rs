@@ -6,19 +6,22 @@ use krafka::{ConsumerRecord, Offset, PartitionId};
 
 /// By partition, in the order of offsets.
 #[derive(Debug, Default)]
-pub(super) struct Hand {
-    partitions: BTreeMap<PartitionId, VecDeque<Held>>,
+pub(super) struct DeliveredRecords {
+    partitions: BTreeMap<PartitionId, VecDeque<InFlightRecord>>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct InFlightRecord {
     record: ConsumerRecord,
     is_done: bool,
 }
 
-impl Hand {
+impl DeliveredRecords {
     pub(super) fn take_up(&mut self, record: ConsumerRecord) {
-        self.partitions.entry(record.partition).or_default().push_back(Held { record, is_done: false });
+        self.partitions
+            .entry(record.partition)
+            .or_default()
+            .push_back(InFlightRecord { record, is_done: false });
     }
 
     pub(super) fn clear(&mut self) {
@@ -50,7 +53,7 @@ impl Hand {
 
     /// Of each partition, the offset behind which nothing is left to do: those of which more is done than was told.
     pub(super) fn done_up_to(&self) -> Vec<(PartitionId, Offset)> {
-        let up_to = |held: &VecDeque<Held>| {
+        let up_to = |held: &VecDeque<InFlightRecord>| {
             let last = held.iter().take_while(|held| held.is_done).last()?;
             Some(last.record.offset + 1)
         };
@@ -68,7 +71,7 @@ impl Hand {
 
     /// Where each partition has to be read from again.
     pub(super) fn from(&self) -> BTreeMap<PartitionId, Offset> {
-        let first = |held: &VecDeque<Held>| held.front().map(|held| held.record.offset);
+        let first = |held: &VecDeque<InFlightRecord>| held.front().map(|held| held.record.offset);
         self.partitions.iter().filter_map(|(partition, held)| Some((*partition, first(held)?))).collect()
     }
 
@@ -104,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_partition_is_done_with_up_to_the_first_record_that_is_not() {
-        let mut hand = Hand::default();
+        let mut hand = DeliveredRecords::default();
         // Offsets have gaps where transactions end.
         for (partition, offset) in [(0, 5), (0, 6), (0, 9), (1, 0), (1, 1)] {
             hand.take_up(record(partition, offset));

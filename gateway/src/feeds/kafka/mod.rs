@@ -7,7 +7,7 @@
 mod dead;
 mod hand;
 mod kafka_config;
-mod open;
+mod kafka_member;
 mod says;
 
 use std::collections::VecDeque;
@@ -18,11 +18,13 @@ use futures_util::future::BoxFuture;
 use krafka::error::ErrorCode;
 use krafka::{ConsumerRecord, KrafkaError};
 
-use self::hand::{Hand, place, position};
+use self::hand::{DeliveredRecords, place, position};
 pub use self::kafka_config::{KafkaConfig, Sasl, Value};
-use self::open::{Cluster, Open};
+use self::kafka_member::{KafkaCluster, KafkaMember};
 use super::feed_config::FeedConfig;
-use super::source::{Lag, Look, Record, Settled, Source, SourceError, Taken, Word};
+use super::source::{
+    FeedRecord, FeedSource, FieldKey, Lag, SettledRecord, SourceCheck, SourceError, SourceItem,
+};
 
 /// How long a look lets the group go on: its members are asked to come together now and then, and wait for those who are not.
 const LOOK_FOR: Duration = Duration::from_millis(10);
@@ -35,11 +37,11 @@ const FAILURES_MAX: u32 = 3;
 
 /// The topic, and this node as one of its readers.
 pub(super) struct Kafka {
-    cluster: Cluster,
-    names: Vec<(Word, Box<str>)>,
-    open: Option<Open>,
+    cluster: KafkaCluster,
+    names: Vec<(FieldKey, Box<str>)>,
+    open: Option<KafkaMember>,
     /// What was handed out.
-    hand: Hand,
+    hand: DeliveredRecords,
     /// What was read and is still to be handed out.
     ahead: VecDeque<ConsumerRecord>,
     is_paused: bool,
@@ -50,10 +52,10 @@ impl Kafka {
     pub(super) fn new(name: &str, feed: &FeedConfig, prefix: &str) -> Result<Self, String> {
         let names = feed.fields.names().map(|(word, name)| (word, name.into())).into();
         Ok(Self {
-            cluster: Cluster::new(&feed.kafka, feed.bounds(), format!("{prefix}-feed-{name}"))?,
+            cluster: KafkaCluster::new(&feed.kafka, feed.bounds(), format!("{prefix}-feed-{name}"))?,
             names,
             open: None,
-            hand: Hand::default(),
+            hand: DeliveredRecords::default(),
             ahead: VecDeque::new(),
             is_paused: false,
             failures: 0,
@@ -121,7 +123,7 @@ impl Kafka {
         }
     }
 
-    async fn take_next(&mut self) -> Result<Taken, SourceError> {
+    async fn take_next(&mut self) -> Result<SourceItem, SourceError> {
         if self.open.is_none() {
             self.forget();
             let opening = tokio::time::timeout(self.cluster.timeout(), self.cluster.open()).await;
@@ -146,16 +148,16 @@ impl Kafka {
         if self.ahead.is_empty() {
             self.poll(Duration::ZERO).await?;
         }
-        let Some(open) = &self.open else { return Ok(Taken::NotOurs) };
+        let Some(open) = &self.open else { return Ok(SourceItem::NotOurs) };
         if !open.has_partitions().await {
             // Who reads proves it with each look.
             return match tokio::time::timeout(self.cluster.timeout(), open.prove()).await {
-                Ok(Ok(())) => Ok(Taken::NotOurs),
+                Ok(Ok(())) => Ok(SourceItem::NotOurs),
                 Ok(Err(error)) => Err(self.failed(error)),
                 Err(_) => Err(self.late()),
             };
         }
-        Ok(Taken::Records(self.hand_out()))
+        Ok(SourceItem::Records(self.hand_out()))
     }
 
     /// Has everything read again that was handed out and of which nothing was said.
@@ -169,7 +171,7 @@ impl Kafka {
         open.seek(&from).await.map_err(|error| self.failed(error))
     }
 
-    fn hand_out(&mut self) -> Vec<Record> {
+    fn hand_out(&mut self) -> Vec<FeedRecord> {
         let bounds = self.cluster.bounds();
         let (mut given, mut bytes) = (Vec::new(), 0);
         while given.len() < bounds.records_max
@@ -178,15 +180,15 @@ impl Kafka {
         {
             let said = says::read(&record, self.cluster.value(), &self.names, bounds.record_bytes_max);
             bytes += says::size(&record);
-            given.push(Record { position: position(&record), said });
+            given.push(FeedRecord { position: position(&record), said });
             self.hand.take_up(record);
         }
         given
     }
 
-    async fn let_go(&mut self, settled: Vec<Settled>) -> Result<(), SourceError> {
+    async fn let_go(&mut self, settled: Vec<SettledRecord>) -> Result<(), SourceError> {
         let mut letters = Vec::new();
-        for Settled { position, dead } in &settled {
+        for SettledRecord { position, dead } in &settled {
             let Some((partition, offset)) = place(position) else { continue };
             match dead {
                 None => self.hand.done(partition, offset),
@@ -240,7 +242,7 @@ impl Kafka {
         }
     }
 
-    async fn look_at(&mut self) -> Result<Look, SourceError> {
+    async fn look_at(&mut self) -> Result<SourceCheck, SourceError> {
         // Each time: partitions can have come from other nodes since.
         if !self.hand.is_empty()
             && let Some(open) = &self.open
@@ -249,9 +251,9 @@ impl Kafka {
             self.is_paused = true;
         }
         let is_taken = self.poll(LOOK_FOR).await?;
-        let Some(open) = &self.open else { return Ok(Look::NotOurs) };
+        let Some(open) = &self.open else { return Ok(SourceCheck::NotOurs) };
         if is_taken || !open.has_partitions().await {
-            return Ok(Look::NotOurs);
+            return Ok(SourceCheck::NotOurs);
         }
         let (left, oldest) = self.hand.left();
         let behind = match tokio::time::timeout(self.cluster.timeout(), open.behind(self.is_paused)).await {
@@ -262,7 +264,7 @@ impl Kafka {
         let records = behind.map(|behind| behind + left + self.ahead.len() as u64);
         let ahead = self.ahead.iter().map(|record| record.timestamp).filter(|at| *at > 0);
         let oldest = oldest.into_iter().chain(ahead).min().map(age);
-        Ok(Look::Ours(Lag { records, oldest }))
+        Ok(SourceCheck::Ours(Lag { records, oldest }))
     }
 
     async fn wait_for_more(&mut self, at_most: Duration) -> Result<(), SourceError> {
@@ -297,16 +299,16 @@ fn age(at: i64) -> Duration {
     now.saturating_sub(Duration::from_millis(at.unsigned_abs()))
 }
 
-impl Source for Kafka {
-    fn take(&mut self) -> BoxFuture<'_, Result<Taken, SourceError>> {
+impl FeedSource for Kafka {
+    fn take(&mut self) -> BoxFuture<'_, Result<SourceItem, SourceError>> {
         self.take_next().boxed()
     }
 
-    fn settle(&mut self, settled: Vec<Settled>) -> BoxFuture<'_, Result<(), SourceError>> {
+    fn settle(&mut self, settled: Vec<SettledRecord>) -> BoxFuture<'_, Result<(), SourceError>> {
         self.let_go(settled).boxed()
     }
 
-    fn look(&mut self) -> BoxFuture<'_, Result<Look, SourceError>> {
+    fn look(&mut self) -> BoxFuture<'_, Result<SourceCheck, SourceError>> {
         self.look_at().boxed()
     }
 

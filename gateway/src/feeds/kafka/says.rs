@@ -9,7 +9,7 @@ use krafka::ConsumerRecord;
 use serde_json::value::RawValue;
 
 use super::kafka_config::Value;
-use crate::feeds::source::{Said, Unread, Word};
+use crate::feeds::source::{FieldKey, RecordError, RecordFields};
 
 /// How many bytes a record is of: its key, its value and its headers.
 pub(super) fn size(record: &ConsumerRecord) -> usize {
@@ -22,19 +22,19 @@ pub(super) fn size(record: &ConsumerRecord) -> usize {
 pub(super) fn read(
     record: &ConsumerRecord,
     value: Value,
-    names: &[(Word, Box<str>)],
+    names: &[(FieldKey, Box<str>)],
     bytes_max: usize,
-) -> Result<Said, Unread> {
+) -> Result<RecordFields, RecordError> {
     let bytes = size(record);
     if bytes > bytes_max {
-        return Err(Unread::TooLong { bytes: bytes as u64, max: bytes_max });
+        return Err(RecordError::TooLong { bytes: bytes as u64, max: bytes_max });
     }
     let word = |name: &str| names.iter().find(|(_, known)| **known == *name).map(|(word, _)| *word);
-    let mut said = Said::default();
-    let Some(body) = &record.value else { return Err(Unread::Malformed("it has no value".to_owned())) };
+    let mut said = RecordFields::default();
+    let Some(body) = &record.value else { return Err(RecordError::Malformed("it has no value".to_owned())) };
     if value == Value::Fields {
         let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(body)
-            .map_err(|error| Unread::Malformed(format!("its value is no object in JSON: {error}")))?;
+            .map_err(|error| RecordError::Malformed(format!("its value is no object in JSON: {error}")))?;
         for (name, field) in fields {
             if let Some(word) = word(&name)
                 && let Some(text) = text(word, body, field)
@@ -49,26 +49,26 @@ pub(super) fn read(
             said.set(word, header.clone());
         }
     }
-    let is_channel_said = said.get(Word::Channel).is_some() || said.get(Word::Channels).is_some();
+    let is_channel_said = said.get(FieldKey::Channel).is_some() || said.get(FieldKey::Channels).is_some();
     if let (false, Some(key)) = (is_channel_said, &record.key) {
-        said.set(Word::Channel, key.clone());
+        said.set(FieldKey::Channel, key.clone());
     }
     match value {
-        Value::Bytes => said.set(Word::B64data, STANDARD.encode(body).into()),
-        _ => said.set(Word::Data, body.clone()),
+        Value::Bytes => said.set(FieldKey::B64data, STANDARD.encode(body).into()),
+        _ => said.set(FieldKey::Data, body.clone()),
     }
     Ok(said)
 }
 
 /// A member of the object as the text that other sources have: what is JSON as it is written, and of the rest a text without its
 /// quotes.
-fn text(word: Word, body: &Bytes, field: &RawValue) -> Option<Bytes> {
+fn text(word: FieldKey, body: &Bytes, field: &RawValue) -> Option<Bytes> {
     let written = field.get();
     let as_written = || Some(body.slice_ref(written.as_bytes()));
     match word {
-        Word::Data => as_written(),
+        FieldKey::Data => as_written(),
         _ if written == "null" => None,
-        Word::Tags | Word::Channels => as_written(),
+        FieldKey::Tags | FieldKey::Channels => as_written(),
         _ => match serde_json::from_str::<String>(written) {
             Ok(text) => Some(text.into()),
             Err(_) => as_written(),
@@ -80,16 +80,16 @@ fn text(word: Word, body: &Bytes, field: &RawValue) -> Option<Bytes> {
 mod tests {
     use super::*;
 
-    const NAMES: [(Word, &str); 6] = [
-        (Word::Channel, "channel"),
-        (Word::Data, "data"),
-        (Word::Tags, "tags"),
-        (Word::Version, "version"),
-        (Word::Delta, "delta"),
-        (Word::Key, "symbol"),
+    const NAMES: [(FieldKey, &str); 6] = [
+        (FieldKey::Channel, "channel"),
+        (FieldKey::Data, "data"),
+        (FieldKey::Tags, "tags"),
+        (FieldKey::Version, "version"),
+        (FieldKey::Delta, "delta"),
+        (FieldKey::Key, "symbol"),
     ];
 
-    fn read_as(value: Value, record: &ConsumerRecord, max: usize) -> Result<Said, String> {
+    fn read_as(value: Value, record: &ConsumerRecord, max: usize) -> Result<RecordFields, String> {
         let names: Vec<_> = NAMES.iter().map(|(word, name)| (*word, Box::from(*name))).collect();
         read(record, value, &names, max).map_err(|unread| unread.to_string())
     }
@@ -98,7 +98,7 @@ mod tests {
         ConsumerRecord::new("t", 0, 0, key.map(Bytes::from), value.map(Bytes::from))
     }
 
-    fn shown(said: &Said, word: Word) -> &str {
+    fn shown(said: &RecordFields, word: FieldKey) -> &str {
         std::str::from_utf8(said.get(word).map_or(&[], |bytes| bytes)).unwrap()
     }
 
@@ -108,18 +108,18 @@ mod tests {
                     \"symbol\":null,\"other\":[1]}";
         let said = read_as(Value::Fields, &record(Some("key"), Some(body)), 1_000).unwrap();
         let expected = [
-            (Word::Channel, "ab"),
-            (Word::Data, "{ \"x\" : 1 }"),
-            (Word::Tags, "{\"t\":\"1\"}"),
-            (Word::Version, "7"),
-            (Word::Delta, "true"),
-            (Word::Key, ""),
+            (FieldKey::Channel, "ab"),
+            (FieldKey::Data, "{ \"x\" : 1 }"),
+            (FieldKey::Tags, "{\"t\":\"1\"}"),
+            (FieldKey::Version, "7"),
+            (FieldKey::Delta, "true"),
+            (FieldKey::Key, ""),
         ];
         for (word, text) in expected {
             assert_eq!(shown(&said, word), text, "{word:?}");
         }
         let null = read_as(Value::Fields, &record(None, Some("{\"data\":null}")), 1_000).unwrap();
-        assert_eq!(shown(&null, Word::Data), "null", "data may be null");
+        assert_eq!(shown(&null, FieldKey::Data), "null", "data may be null");
     }
 
     #[test]
@@ -127,11 +127,12 @@ mod tests {
         let mut plain = record(Some("room"), Some("[1]"));
         plain.headers = vec![("version".to_owned(), Some(Bytes::from("7"))), ("tags".to_owned(), None)];
         let said = read_as(Value::Data, &plain, 1_000).unwrap();
-        let told = [Word::Channel, Word::Data, Word::Version, Word::Tags].map(|word| shown(&said, word));
+        let told = [FieldKey::Channel, FieldKey::Data, FieldKey::Version, FieldKey::Tags]
+            .map(|word| shown(&said, word));
         assert_eq!(told, ["room", "[1]", "7", ""]);
         plain.headers.push(("channel".to_owned(), Some(Bytes::from("other"))));
         let said = read_as(Value::Bytes, &plain, 1_000).unwrap();
-        let told = [Word::Channel, Word::Data, Word::B64data].map(|word| shown(&said, word));
+        let told = [FieldKey::Channel, FieldKey::Data, FieldKey::B64data].map(|word| shown(&said, word));
         assert_eq!(told, ["other", "", "WzFd"]);
     }
 

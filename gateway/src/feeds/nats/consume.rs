@@ -8,8 +8,8 @@ use tokio::time::{Duration, Instant};
 
 use super::nats_feed_config::NatsFeedConfig;
 use crate::broker::BrokerError;
-use crate::broker::nats::link::Link;
-use crate::broker::nats::stored::{Failed, JetStream, code, nanoseconds, odd};
+use crate::broker::nats::nats_link::NatsLink;
+use crate::broker::nats::stored::{JetStream, JetStreamError, code, nanoseconds, odd};
 use crate::feeds::redis_stream::From;
 use crate::feeds::source::Bounds;
 
@@ -21,7 +21,7 @@ const SLACK: Duration = Duration::from_secs(2);
 
 /// How far a consumer has got.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Progress {
+pub(super) struct ConsumerProgress {
     /// Messages that were handed out so far, whosever they were.
     pub(super) delivered: u64,
     /// Up to here everything is acknowledged.
@@ -67,7 +67,7 @@ pub(super) enum Keeps {
 /// What the stream keeps. One that keeps what somebody is interested in would lose it while the consumer is made anew.
 pub(super) async fn look_at_stream(
     jetstream: &JetStream,
-    link: &Link,
+    link: &NatsLink,
     settings: &NatsFeedConfig,
 ) -> Result<Keeps, String> {
     let name = format!("STREAM.INFO.{}", settings.stream);
@@ -82,12 +82,12 @@ pub(super) async fn look_at_stream(
 /// Takes the consumer away.
 pub(super) async fn unmake(
     jetstream: &JetStream,
-    link: &Link,
+    link: &NatsLink,
     settings: &NatsFeedConfig,
 ) -> Result<(), String> {
     let name = format!("CONSUMER.DELETE.{}.{}", settings.stream, settings.consumer);
     match jetstream.ask::<Value>(link, &name, &json!({})).await {
-        Ok(_) | Err(Failed::Refused(code::CONSUMER_NOT_FOUND, _)) => Ok(()),
+        Ok(_) | Err(JetStreamError::Refused(code::CONSUMER_NOT_FOUND, _)) => Ok(()),
         Err(failed) => Err(told(failed)),
     }
 }
@@ -95,7 +95,7 @@ pub(super) async fn unmake(
 /// Makes it, to begin behind this message, or where the settings say.
 pub(super) async fn make(
     jetstream: &JetStream,
-    link: &Link,
+    link: &NatsLink,
     settings: &NatsFeedConfig,
     bounds: Bounds,
     (keeps, done): (Keeps, Option<u64>),
@@ -132,27 +132,27 @@ pub(super) async fn make(
     Ok(())
 }
 
-pub(super) fn told(failed: Failed) -> String {
+pub(super) fn told(failed: JetStreamError) -> String {
     BrokerError::from(failed).to_string()
 }
 
 /// How far it has got. None: it is not there.
 pub(super) async fn look(
     jetstream: &JetStream,
-    link: &Link,
+    link: &NatsLink,
     settings: &NatsFeedConfig,
-) -> Result<Option<Progress>, String> {
+) -> Result<Option<ConsumerProgress>, String> {
     let name = format!("CONSUMER.INFO.{}.{}", settings.stream, settings.consumer);
     let info: ConsumerInfo = match jetstream.ask(link, &name, &json!({})).await {
         Ok(info) => info,
-        Err(Failed::Refused(code::CONSUMER_NOT_FOUND, _)) => return Ok(None),
+        Err(JetStreamError::Refused(code::CONSUMER_NOT_FOUND, _)) => return Ok(None),
         Err(failed) => return Err(told(failed)),
     };
     let filter = info.config.get("filter_subject").and_then(Value::as_str).unwrap_or_default().to_owned();
     if filter != settings.subject {
         return Err(format!("the consumer {} is there and reads other subjects", settings.consumer));
     }
-    Ok(Some(Progress {
+    Ok(Some(ConsumerProgress {
         delivered: info.delivered.consumer_seq,
         done: info.ack_floor.stream_seq,
         open: info.num_ack_pending,
@@ -163,7 +163,7 @@ pub(super) async fn look(
 /// Asks for the next messages: no more than so many and so many bytes, waiting for the first for so long.
 pub(super) async fn pull(
     jetstream: &JetStream,
-    link: &Link,
+    link: &NatsLink,
     settings: &NatsFeedConfig,
     batch: usize,
     bytes_max: usize,

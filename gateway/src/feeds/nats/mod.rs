@@ -5,7 +5,7 @@
 
 mod consume;
 mod nats_feed_config;
-mod read;
+mod parse_delivery;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,22 +17,22 @@ use futures_util::future::{BoxFuture, join_all};
 use serde_json::{Value, json};
 
 pub use self::nats_feed_config::{Format, NatsFeedConfig};
-use self::read::Received;
+use self::parse_delivery::ReceivedMessage;
 use super::feed_config::FeedConfig;
-use super::source::{Bounds, Lag, Look, Settled, Source, SourceError, Taken, Word};
-use crate::broker::nats::link::{Link, Purpose, is_unheard};
+use super::source::{Bounds, FeedSource, FieldKey, Lag, SettledRecord, SourceCheck, SourceError, SourceItem};
 use crate::broker::nats::moment::now;
-use crate::broker::nats::names::token;
-use crate::broker::nats::stored::{Failed, JetStream, Which, code};
-use crate::broker::nats::{ConnectError, Dialer, NatsConfig, take_turn_in};
-use crate::broker::{Taking, Turn};
+use crate::broker::nats::nats_link::{NatsLink, NatsLinkPurpose, is_unheard};
+use crate::broker::nats::nats_names::token;
+use crate::broker::nats::stored::{JetStream, JetStreamError, MessageSelector, code};
+use crate::broker::nats::{NatsConfig, NatsConnectError, NatsDialer, take_turn_in};
+use crate::broker::{TurnLease, TurnRequest};
 
 /// How long a turn holds from each time on that it is taken or kept.
 const TURN_HOLDS: Duration = Duration::from_secs(5);
 
 /// The stream, and this node as its reader.
 pub(super) struct NatsStream {
-    dialer: Dialer,
+    dialer: NatsDialer,
     name: String,
     reader: String,
     timeout: Duration,
@@ -40,7 +40,7 @@ pub(super) struct NatsStream {
     jetstream: JetStream,
     settings: NatsFeedConfig,
     bounds: Bounds,
-    words: Vec<(Word, String)>,
+    words: Vec<(FieldKey, String)>,
     /// The stream of turns, and this one's subject in it.
     turns: String,
     turn: String,
@@ -49,23 +49,23 @@ pub(super) struct NatsStream {
     /// Up to where everything is acknowledged, as far as is known. It stands with the turn, so that a consumer that is lost can be
     /// made anew where it was.
     done: u64,
-    open: Option<Open>,
+    open: Option<NatsConsumer>,
 }
 
 /// A connection that is open, and what is handed out.
-struct Open {
-    link: Link,
+struct NatsConsumer {
+    link: NatsLink,
     /// Whether the consumer is in order on this node's turn.
     reads: bool,
-    ahead: Vec<Received>,
-    held: HashMap<Box<str>, Received>,
+    ahead: Vec<ReceivedMessage>,
+    held: HashMap<Box<str>, ReceivedMessage>,
     /// Messages that the consumer has handed out, all of them to this node.
     delivered: u64,
 }
 
-impl Open {
+impl NatsConsumer {
     /// Who lost the turn without knowing it yet may still be handed out what is this node's: then it has to begin again.
-    fn next(&mut self, received: Received) -> Result<Received, String> {
+    fn next(&mut self, received: ReceivedMessage) -> Result<ReceivedMessage, String> {
         self.delivered += 1;
         if received.delivery != self.delivered {
             return Err("somebody else reads through the same consumer".to_owned());
@@ -81,13 +81,13 @@ impl NatsStream {
         feed: &FeedConfig,
         nats: &NatsConfig,
         node: &str,
-    ) -> Result<Self, ConnectError> {
+    ) -> Result<Self, NatsConnectError> {
         let settings = feed.nats.clone();
         let nats = settings.nats(nats);
         let (prefix, stream, consumer) = (&nats.prefix, token(&settings.stream), token(&settings.consumer));
         let words = feed.fields.names().map(|(word, name)| (word, name.to_owned()));
         Ok(Self {
-            dialer: Dialer::new(&nats)?,
+            dialer: NatsDialer::new(&nats)?,
             name: format!("{prefix}:{node}:feed:{name}"),
             reader: format!("{node}:{name}"),
             timeout: nats.timeout(),
@@ -104,12 +104,12 @@ impl NatsStream {
         })
     }
 
-    async fn take_next(&mut self) -> Result<Taken, SourceError> {
+    async fn take_next(&mut self) -> Result<SourceItem, SourceError> {
         let taken = self.try_to_take().await;
         taken.map_err(|problem| self.lost(&problem))
     }
 
-    async fn try_to_take(&mut self) -> Result<Taken, String> {
+    async fn try_to_take(&mut self) -> Result<SourceItem, String> {
         self.open().await?;
         let turn = self.take_turn(TURN_HOLDS).await?;
         let Some(open) = &mut self.open else { return Err("it is not open".to_owned()) };
@@ -117,7 +117,7 @@ impl NatsStream {
             open.reads = false;
             open.ahead.clear();
             open.held.clear();
-            return Ok(Taken::NotOurs);
+            return Ok(SourceItem::NotOurs);
         }
         if !open.reads {
             self.done = turn.done.parse().unwrap_or_default();
@@ -127,11 +127,11 @@ impl NatsStream {
         let mut received = std::mem::take(&mut open.ahead);
         let Bounds { records_max, bytes_max, .. } = self.bounds;
         if received.len() < records_max {
-            let left = bytes_max.saturating_sub(received.iter().map(Received::bytes).sum()).max(1_024);
+            let left = bytes_max.saturating_sub(received.iter().map(ReceivedMessage::bytes).sum()).max(1_024);
             let batch = records_max - received.len();
             let more = consume::pull(&self.jetstream, &open.link, &self.settings, batch, left, None).await;
             for message in more.map_err(|error| error.to_string())? {
-                received.push(open.next(Received::read(message)?)?);
+                received.push(open.next(ReceivedMessage::read(message)?)?);
             }
         }
         let record_bytes_max = self.bounds.record_bytes_max;
@@ -139,7 +139,7 @@ impl NatsStream {
             received.iter().map(|one| one.record(&self.words, self.settings.format, record_bytes_max));
         let records = records.collect();
         open.held = received.into_iter().map(|one| (one.position(), one)).collect();
-        Ok(Taken::Records(records))
+        Ok(SourceItem::Records(records))
     }
 
     /// Finds the consumer in such a state that it hands out what is not acknowledged, in order; makes it if need be.
@@ -183,7 +183,9 @@ impl NatsStream {
         let options = self.dialer.options(&self.name).map_err(|error| error.to_string())?;
         let (servers, metrics) = (self.dialer.servers(), std::sync::Arc::default());
         let nothing = Box::new(|| {});
-        let link = Link::start(servers, options, Purpose::Commands, self.timeout, metrics, nothing).await;
+        let link =
+            NatsLink::start(servers, options, NatsLinkPurpose::Commands, self.timeout, metrics, nothing)
+                .await;
         let link = link.map_err(|error| error.to_string())?;
         link.connected().await.map_err(|error| error.to_string())?;
         let turns = json!({
@@ -195,20 +197,22 @@ impl NatsStream {
             "max_msgs_per_subject": 1,
         });
         make(&self.jetstream, &link, &self.turns, &turns).await?;
-        self.open = Some(Open { link, reads: false, ahead: Vec::new(), held: HashMap::new(), delivered: 0 });
+        self.open =
+            Some(NatsConsumer { link, reads: false, ahead: Vec::new(), held: HashMap::new(), delivered: 0 });
         Ok(())
     }
 
-    async fn take_turn(&self, lease: Duration) -> Result<Turn, String> {
+    async fn take_turn(&self, lease: Duration) -> Result<TurnLease, String> {
         let Some(open) = &self.open else { return Err("it is not open".to_owned()) };
         let done = self.done.to_string();
-        let taking = Taking { what: "", node: &self.reader, lease, patience: Duration::ZERO, done: &done };
+        let taking =
+            TurnRequest { what: "", node: &self.reader, lease, patience: Duration::ZERO, done: &done };
         let taken = take_turn_in(&self.jetstream, &open.link, &self.turns, &self.turn, taking).await;
         taken.map_err(consume::told)
     }
 
     /// Those that are dead last: where they cannot be put aside, the others are done with.
-    async fn let_go(&mut self, settled: Vec<Settled>) -> Result<(), String> {
+    async fn let_go(&mut self, settled: Vec<SettledRecord>) -> Result<(), String> {
         let (dead, done): (Vec<_>, Vec<_>) = settled.into_iter().partition(|one| one.dead.is_some());
         self.acknowledge(&done).await?;
         if !dead.is_empty() {
@@ -218,7 +222,7 @@ impl NatsStream {
         Ok(())
     }
 
-    async fn acknowledge(&mut self, settled: &[Settled]) -> Result<(), String> {
+    async fn acknowledge(&mut self, settled: &[SettledRecord]) -> Result<(), String> {
         let Some(open) = &mut self.open else { return Err("it is not open".to_owned()) };
         let done = settled.iter().filter_map(|one| open.held.remove(&one.position));
         let replies: Vec<String> = done.map(|one| one.reply).collect();
@@ -236,7 +240,7 @@ impl NatsStream {
     }
 
     /// Dead letters, with why they are and all that they were.
-    async fn put_aside(&self, settled: &[Settled]) -> Result<(), String> {
+    async fn put_aside(&self, settled: &[SettledRecord]) -> Result<(), String> {
         let Some(open) = &self.open else { return Err("it is not open".to_owned()) };
         let name = self.settings.dead_letters();
         let stream = json!({
@@ -263,12 +267,12 @@ impl NatsStream {
         Ok(())
     }
 
-    async fn look_at(&mut self) -> Result<Look, String> {
+    async fn look_at(&mut self) -> Result<SourceCheck, String> {
         let turn = self.take_turn(TURN_HOLDS).await?;
         let Some(open) = &mut self.open else { return Err("it is not open".to_owned()) };
         if !turn.held {
             open.reads = false;
-            return Ok(Look::NotOurs);
+            return Ok(SourceCheck::NotOurs);
         }
         let looked = consume::look(&self.jetstream, &open.link, &self.settings).await?;
         let Some(progress) = looked else { return Err("the consumer is gone".to_owned()) };
@@ -278,14 +282,14 @@ impl NatsStream {
             0 => None,
             _ => self.oldest_after(progress.done).await,
         };
-        Ok(Look::Ours(Lag { records: Some(records), oldest }))
+        Ok(SourceCheck::Ours(Lag { records: Some(records), oldest }))
     }
 
     /// The age of the first message behind this one.
     async fn oldest_after(&self, done: u64) -> Option<Duration> {
         let open = self.open.as_ref()?;
         let subject = if self.settings.subject.is_empty() { ">" } else { &self.settings.subject };
-        let which = Which::Next { sequence: done + 1, subject: subject.to_owned() };
+        let which = MessageSelector::Next { sequence: done + 1, subject: subject.to_owned() };
         let stored = self.jetstream.get(&open.link, &self.settings.stream, &which).await.ok()??;
         Some(Duration::from_millis(now().saturating_sub(stored.written)))
     }
@@ -296,7 +300,7 @@ impl NatsStream {
         let wait = Some(at_most);
         let pulled = consume::pull(&self.jetstream, &open.link, &self.settings, 1, bytes_max, wait).await;
         for message in pulled.map_err(|error| error.to_string())? {
-            let received = open.next(Received::read(message)?)?;
+            let received = open.next(ReceivedMessage::read(message)?)?;
             open.ahead.push(received);
         }
         Ok(())
@@ -319,13 +323,13 @@ impl NatsStream {
 }
 
 /// Makes a stream, if it is not there.
-async fn make(jetstream: &JetStream, link: &Link, name: &str, config: &Value) -> Result<(), String> {
-    let told = |failed: Failed| format!("stream {name}: {}", consume::told(failed));
+async fn make(jetstream: &JetStream, link: &NatsLink, name: &str, config: &Value) -> Result<(), String> {
+    let told = |failed: JetStreamError| format!("stream {name}: {}", consume::told(failed));
     match jetstream.ask::<Value>(link, &format!("STREAM.INFO.{name}"), &json!({})).await {
         Ok(_) => Ok(()),
-        Err(Failed::Refused(code::STREAM_NOT_FOUND, _)) => {
+        Err(JetStreamError::Refused(code::STREAM_NOT_FOUND, _)) => {
             match jetstream.ask::<Value>(link, &format!("STREAM.CREATE.{name}"), config).await {
-                Ok(_) | Err(Failed::Refused(code::STREAM_NAME_TAKEN, _)) => Ok(()),
+                Ok(_) | Err(JetStreamError::Refused(code::STREAM_NAME_TAKEN, _)) => Ok(()),
                 Err(failed) => Err(told(failed)),
             }
         }
@@ -333,16 +337,16 @@ async fn make(jetstream: &JetStream, link: &Link, name: &str, config: &Value) ->
     }
 }
 
-impl Source for NatsStream {
-    fn take(&mut self) -> BoxFuture<'_, Result<Taken, SourceError>> {
+impl FeedSource for NatsStream {
+    fn take(&mut self) -> BoxFuture<'_, Result<SourceItem, SourceError>> {
         self.take_next().boxed()
     }
 
-    fn settle(&mut self, settled: Vec<Settled>) -> BoxFuture<'_, Result<(), SourceError>> {
+    fn settle(&mut self, settled: Vec<SettledRecord>) -> BoxFuture<'_, Result<(), SourceError>> {
         async move { self.let_go(settled).await.map_err(|problem| self.lost(&problem)) }.boxed()
     }
 
-    fn look(&mut self) -> BoxFuture<'_, Result<Look, SourceError>> {
+    fn look(&mut self) -> BoxFuture<'_, Result<SourceCheck, SourceError>> {
         async move { self.look_at().await.map_err(|problem| self.lost(&problem)) }.boxed()
     }
 

@@ -3,10 +3,10 @@
 //! The turn is an advisory lock of the session: it ends with the session, whatever becomes of the node. Nothing is read past
 //! rows that are still there, so a transaction that ends late is not missed. No transaction is open while rows are published.
 
-mod appetite;
+mod batch_size;
 mod postgres_config;
-mod session;
-mod tls;
+mod postgres_session;
+mod postgres_tls;
 
 use std::time::Duration;
 
@@ -14,36 +14,39 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_postgres::config::SslMode;
 
-use self::appetite::Appetite;
+use self::batch_size::BatchSize;
 pub use self::postgres_config::{PostgresConfig, PostgresUrl};
-use self::session::{Failed, Session};
-use self::tls::Tls;
+use self::postgres_session::{PostgresError, PostgresSession};
+use self::postgres_tls::PostgresTls;
 use super::feed_config::FeedConfig;
-use super::source::{Bounds, Lag, Look, Record, Settled, Source, SourceError, Taken, Unread, Word};
+use super::source::{
+    Bounds, FeedRecord, FeedSource, FieldKey, Lag, RecordError, SettledRecord, SourceCheck, SourceError,
+    SourceItem,
+};
 use crate::broker::redis::tls_connector;
 
 /// The table, and this node as its reader.
 pub(super) struct Postgres {
     server: tokio_postgres::Config,
-    tls: Option<Tls>,
+    tls: Option<PostgresTls>,
     settings: PostgresConfig,
     bounds: Bounds,
-    names: Vec<(Word, Box<str>)>,
-    session: Option<Session>,
-    appetite: Appetite,
+    names: Vec<(FieldKey, Box<str>)>,
+    session: Option<PostgresSession>,
+    appetite: BatchSize,
     /// A dead letter that could not be written, not even alone.
     unwritable: Option<Box<str>>,
 }
 
 /// Why calls came to nothing.
-struct Trouble {
+struct PostgresTrouble {
     error: SourceError,
     /// Of less there may be an answer.
     is_too_much: bool,
 }
 
-impl From<Trouble> for SourceError {
-    fn from(trouble: Trouble) -> Self {
+impl From<PostgresTrouble> for SourceError {
+    fn from(trouble: PostgresTrouble) -> Self {
         trouble.error
     }
 }
@@ -61,7 +64,7 @@ impl Postgres {
             SslMode::Require => {
                 let identity = settings.client_cert_file.as_deref().zip(settings.client_key_file.as_deref());
                 let connector = tls_connector(settings.ca_file.as_deref(), identity);
-                Some(Tls(connector.map_err(|error| error.to_string())?))
+                Some(PostgresTls(connector.map_err(|error| error.to_string())?))
             }
             // Over a socket nothing else is spoken.
             _ => {
@@ -71,21 +74,22 @@ impl Postgres {
         };
         let names = feed.fields.names().map(|(word, name)| (word, name.into())).into();
         let bounds = feed.bounds();
-        let appetite = Appetite::new(bounds.records_max);
+        let appetite = BatchSize::new(bounds.records_max);
         Ok(Self { server, tls, bounds, names, session: None, settings, appetite, unwritable: None })
     }
 
     /// Runs calls within the timeout, on a session that is opened if there is none. After a failure there is none.
     async fn within<T>(
         &mut self,
-        calls: impl AsyncFnOnce(&mut Session) -> Result<T, Failed>,
-    ) -> Result<T, Trouble> {
+        calls: impl AsyncFnOnce(&mut PostgresSession) -> Result<T, PostgresError>,
+    ) -> Result<T, PostgresTrouble> {
         let timeout = self.settings.timeout();
         let Self { server, tls, settings, names, bounds, session, .. } = self;
         let done = tokio::time::timeout(timeout, async {
             let session = match session {
                 Some(open) if !open.is_over() => open,
-                closed => closed.insert(Session::open(server, tls.as_ref(), settings, names, *bounds).await?),
+                closed => closed
+                    .insert(PostgresSession::open(server, tls.as_ref(), settings, names, *bounds).await?),
             };
             calls(session).await
         });
@@ -96,25 +100,25 @@ impl Postgres {
         };
         self.session = None;
         let error = SourceError(format!("table {} of PostgreSQL: {why}", self.settings.table));
-        Err(Trouble { error, is_too_much })
+        Err(PostgresTrouble { error, is_too_much })
     }
 
-    async fn take_next(&mut self) -> Result<Taken, SourceError> {
+    async fn take_next(&mut self) -> Result<SourceItem, SourceError> {
         if self.appetite.one_is_too_much()
             && let Some(record) = self.too_long_to_be_read().await?
         {
-            return Ok(Taken::Records(vec![record]));
+            return Ok(SourceItem::Records(vec![record]));
         }
         let (rows, record_bytes_max) = (self.appetite.rows(), self.bounds.record_bytes_max);
         let taken = self.within(async |session| {
             Ok(match session.take_turn().await? {
-                true => Taken::Records(session.take(rows, record_bytes_max).await?),
-                false => Taken::NotOurs,
+                true => SourceItem::Records(session.take(rows, record_bytes_max).await?),
+                false => SourceItem::NotOurs,
             })
         });
         let taken = taken.await;
         let taken = taken.inspect_err(|trouble| self.hold_back(trouble))?;
-        if let Taken::Records(records) = &taken
+        if let SourceItem::Records(records) = &taken
             && !records.is_empty()
         {
             self.appetite.was_in_time();
@@ -122,7 +126,7 @@ impl Postgres {
         Ok(taken)
     }
 
-    fn hold_back(&mut self, trouble: &Trouble) {
+    fn hold_back(&mut self, trouble: &PostgresTrouble) {
         if trouble.is_too_much {
             self.appetite.was_too_much();
             let (table, rows) = (&self.settings.table, self.appetite.rows());
@@ -132,17 +136,18 @@ impl Postgres {
 
     /// The next row, if what the table stores of it is more than a record may have: that much can be asked also where the
     /// row itself cannot be read in time.
-    async fn too_long_to_be_read(&mut self) -> Result<Option<Record>, SourceError> {
+    async fn too_long_to_be_read(&mut self) -> Result<Option<FeedRecord>, SourceError> {
         let max = self.bounds.record_bytes_max;
         let next = self.within(async |session| {
             Ok(if session.take_turn().await? { session.stored_next().await? } else { None })
         });
         let too_long = next.await?.filter(|(_, bytes)| *bytes > max as u64);
-        Ok(too_long.map(|(position, bytes)| Record { position, said: Err(Unread::TooLong { bytes, max }) }))
+        Ok(too_long
+            .map(|(position, bytes)| FeedRecord { position, said: Err(RecordError::TooLong { bytes, max }) }))
     }
 
-    async fn let_go(&mut self, settled: Vec<Settled>) -> Result<(), SourceError> {
-        let dead: Vec<&Settled> = settled.iter().filter(|one| one.dead.is_some()).collect();
+    async fn let_go(&mut self, settled: Vec<SettledRecord>) -> Result<(), SourceError> {
+        let dead: Vec<&SettledRecord> = settled.iter().filter(|one| one.dead.is_some()).collect();
         let without = match (&dead[..], &self.unwritable) {
             ([alone], Some(unwritable)) => alone.position == *unwritable,
             _ => false,
@@ -170,29 +175,29 @@ impl Postgres {
         }
     }
 
-    async fn look_at(&mut self) -> Result<Look, SourceError> {
+    async fn look_at(&mut self) -> Result<SourceCheck, SourceError> {
         let looked = self.within(async |session| {
             // Of a session that was opened anew it is not.
             if !session.reads {
-                return Ok(Look::NotOurs);
+                return Ok(SourceCheck::NotOurs);
             }
             let (records, oldest) = session.look().await?;
-            Ok(Look::Ours(Lag { records: Some(records), oldest }))
+            Ok(SourceCheck::Ours(Lag { records: Some(records), oldest }))
         });
         Ok(looked.await?)
     }
 }
 
-impl Source for Postgres {
-    fn take(&mut self) -> BoxFuture<'_, Result<Taken, SourceError>> {
+impl FeedSource for Postgres {
+    fn take(&mut self) -> BoxFuture<'_, Result<SourceItem, SourceError>> {
         self.take_next().boxed()
     }
 
-    fn settle(&mut self, settled: Vec<Settled>) -> BoxFuture<'_, Result<(), SourceError>> {
+    fn settle(&mut self, settled: Vec<SettledRecord>) -> BoxFuture<'_, Result<(), SourceError>> {
         self.let_go(settled).boxed()
     }
 
-    fn look(&mut self) -> BoxFuture<'_, Result<Look, SourceError>> {
+    fn look(&mut self) -> BoxFuture<'_, Result<SourceCheck, SourceError>> {
         self.look_at().boxed()
     }
 
@@ -210,7 +215,7 @@ impl Source for Postgres {
     fn leave(&mut self) -> BoxFuture<'_, ()> {
         async move {
             if self.session.is_some()
-                && let Err(Trouble { error, .. }) = self.within(async |session| session.leave().await).await
+                && let Err(PostgresTrouble { error, .. }) = self.within(async |session| session.leave().await).await
             {
                 tracing::debug!(%error, "the turn to read a table could not be given back; it ends with the session");
             }

@@ -16,8 +16,11 @@ use redis::{FromRedisValue, RedisError, Script, Value};
 
 pub use self::redis_stream_config::{From, RedisStreamConfig};
 use super::feed_config::FeedConfig;
-use super::source::{Bounds, Lag, Look, Record, Said, Settled, Source, SourceError, Taken, Unread, Word};
-use crate::broker::redis::{DialError, Dialer, Plain, RedisConfig};
+use super::source::{
+    Bounds, FeedRecord, FeedSource, FieldKey, Lag, RecordError, RecordFields, SettledRecord, SourceCheck,
+    SourceError, SourceItem,
+};
+use crate::broker::redis::{DialError, PlainConnection, RedisConfig, RedisDialer};
 
 /// How long a turn holds from each time on that it is taken or kept.
 const TURN_HOLDS: Duration = Duration::from_secs(5);
@@ -32,7 +35,7 @@ static LEAVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scri
 
 /// The stream, and this node as its reader.
 pub(super) struct RedisStream {
-    dialer: Dialer,
+    dialer: RedisDialer,
     timeout: Duration,
     /// What the turn is called by that this node has.
     reader: String,
@@ -42,15 +45,15 @@ pub(super) struct RedisStream {
     settings: RedisStreamConfig,
     bounds: Bounds,
     /// The fields that are listened to, and what they are called.
-    words: Vec<(Word, Box<[u8]>)>,
-    open: Option<Open>,
+    words: Vec<(FieldKey, Box<[u8]>)>,
+    open: Option<RedisStreamConnections>,
 }
 
 /// Connections that are open.
-struct Open {
-    calls: Plain,
+struct RedisStreamConnections {
+    calls: PlainConnection,
     /// Where records are waited for: a call that waits holds up those behind it.
-    waits: Option<Plain>,
+    waits: Option<PlainConnection>,
     /// Behind which id records are read that had been handed out before, until there are no more of them.
     again: Option<String>,
     /// The last id that was handed out, as far as is known.
@@ -67,7 +70,7 @@ impl RedisStream {
     ) -> Result<Self, DialError> {
         let settings = feed.redis_stream.clone();
         let redis = settings.redis(redis);
-        let dialer = Dialer::of_another(&redis, format!("{}:{node}:feed:{name}", redis.prefix))?;
+        let dialer = RedisDialer::of_another(&redis, format!("{}:{node}:feed:{name}", redis.prefix))?;
         let words = feed.fields.names().map(|(word, name)| (word, name.as_bytes().into()));
         Ok(Self {
             dialer,
@@ -83,10 +86,15 @@ impl RedisStream {
         })
     }
 
-    async fn take_next(&mut self) -> Result<Taken, SourceError> {
+    async fn take_next(&mut self) -> Result<SourceItem, SourceError> {
         if self.open.is_none() {
             let calls = self.dialer.dial_plain().await.map_err(|error| self.unreachable(&error))?;
-            self.open = Some(Open { calls, waits: None, again: Some("0-0".to_owned()), last: None });
+            self.open = Some(RedisStreamConnections {
+                calls,
+                waits: None,
+                again: Some("0-0".to_owned()),
+                last: None,
+            });
         }
         loop {
             let after = self.open.as_ref().and_then(|open| open.again.clone());
@@ -96,7 +104,7 @@ impl RedisStream {
             let Bounds { records_max, bytes_max, record_bytes_max } = self.bounds;
             call.arg(records_max).arg(bytes_max).arg(record_bytes_max);
             let answer = match self.within(async |connection| call.invoke_async(connection).await).await {
-                Err(Failed::Refused(error)) if error.code() == Some("NOGROUP") => {
+                Err(RedisStreamError::Refused(error)) if error.code() == Some("NOGROUP") => {
                     self.make_group().await?;
                     continue;
                 }
@@ -108,11 +116,11 @@ impl RedisStream {
                 }
                 continue;
             }
-            let given = self.given(answer).ok_or_else(|| self.lost(&Failed::Unexpected))?;
-            let Some(open) = &mut self.open else { return Err(self.lost(&Failed::Unexpected)) };
+            let given = self.given(answer).ok_or_else(|| self.lost(&RedisStreamError::Unexpected))?;
+            let Some(open) = &mut self.open else { return Err(self.lost(&RedisStreamError::Unexpected)) };
             let Some(records) = given else {
                 open.again = Some("0-0".to_owned());
-                return Ok(Taken::NotOurs);
+                return Ok(SourceItem::NotOurs);
             };
             match (records.last(), after) {
                 (Some(last), Some(_)) => open.again = Some(String::from(&*last.position)),
@@ -124,12 +132,12 @@ impl RedisStream {
                 }
                 (None, None) => {}
             }
-            return Ok(Taken::Records(records));
+            return Ok(SourceItem::Records(records));
         }
     }
 
     /// None: it is another node's turn.
-    fn given(&self, answer: Value) -> Option<Option<Vec<Record>>> {
+    fn given(&self, answer: Value) -> Option<Option<Vec<FeedRecord>>> {
         let Value::Array(answer) = answer else { return None };
         let mut answer = answer.into_iter();
         match answer.next()? {
@@ -139,18 +147,18 @@ impl RedisStream {
         }
     }
 
-    fn record(&self, record: Value) -> Option<Record> {
+    fn record(&self, record: Value) -> Option<FeedRecord> {
         let Value::Array(record) = record else { return None };
         let mut record = record.into_iter();
         let position = String::from_redis_value(record.next()?).ok()?.into_boxed_str();
         let said = match record.next() {
-            None => Err(Unread::Gone),
+            None => Err(RecordError::Gone),
             Some(Value::Int(bytes)) => {
                 let bytes = u64::try_from(bytes).unwrap_or(0);
-                Err(Unread::TooLong { bytes, max: self.bounds.record_bytes_max })
+                Err(RecordError::TooLong { bytes, max: self.bounds.record_bytes_max })
             }
             Some(Value::Array(fields)) => {
-                let mut said = Said::default();
+                let mut said = RecordFields::default();
                 let mut fields = fields.into_iter();
                 while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
                     let (Value::BulkString(name), Value::BulkString(value)) = (name, value) else {
@@ -164,7 +172,7 @@ impl RedisStream {
             }
             Some(_) => return None,
         };
-        Some(Record { position, said })
+        Some(FeedRecord { position, said })
     }
 
     async fn make_group(&mut self) -> Result<(), SourceError> {
@@ -181,43 +189,43 @@ impl RedisStream {
                 Ok(())
             }
             // Another node was first.
-            Err(Failed::Refused(error)) if error.code() == Some("BUSYGROUP") => Ok(()),
+            Err(RedisStreamError::Refused(error)) if error.code() == Some("BUSYGROUP") => Ok(()),
             Err(failed) => Err(self.lost(&failed)),
         }
     }
 
-    async fn let_go(&mut self, settled: Vec<Settled>) -> Result<(), SourceError> {
+    async fn let_go(&mut self, settled: Vec<SettledRecord>) -> Result<(), SourceError> {
         let (dead, done): (Vec<_>, Vec<_>) = settled.into_iter().partition(|one| one.dead.is_some());
         let mut call = SETTLE.key(&self.stream);
         call.key(&self.dead_letters).arg(&self.settings.group).arg(self.settings.dead_letters_max);
         call.arg(u8::from(self.settings.delete)).arg(done.len());
-        for Settled { position, .. } in &done {
+        for SettledRecord { position, .. } in &done {
             call.arg(&**position);
         }
-        for Settled { position, dead } in &dead {
+        for SettledRecord { position, dead } in &dead {
             call.arg(&**position).arg(dead.as_deref().unwrap_or_default());
         }
         let settled = self.within(async |connection| call.invoke_async::<Value>(connection).await).await;
         settled.map(drop).map_err(|failed| self.lost(&failed))
     }
 
-    async fn look_at(&mut self) -> Result<Look, SourceError> {
+    async fn look_at(&mut self) -> Result<SourceCheck, SourceError> {
         let mut call = LOOK.key(&self.stream);
         call.key(&self.turn).arg(&self.reader).arg(TURN_HOLDS.as_millis() as u64).arg(&self.settings.group);
         let answer = self.within(async |connection| call.invoke_async::<Value>(connection).await).await;
         let answer = answer.map_err(|failed| self.lost(&failed))?;
         let not_ours = matches!(&answer, Value::Array(parts) if parts[..] == [Value::Int(0)]);
-        let Some(open) = &mut self.open else { return Ok(Look::NotOurs) };
+        let Some(open) = &mut self.open else { return Ok(SourceCheck::NotOurs) };
         if not_ours {
             open.again = Some("0-0".to_owned());
-            return Ok(Look::NotOurs);
+            return Ok(SourceCheck::NotOurs);
         }
         let Ok((_, last, behind, age)) = <(i64, String, i64, i64)>::from_redis_value(answer) else {
-            return Err(self.lost(&Failed::Unexpected));
+            return Err(self.lost(&RedisStreamError::Unexpected));
         };
         open.last = Some(last);
         let oldest = u64::try_from(age).ok().map(Duration::from_millis);
-        Ok(Look::Ours(Lag { records: u64::try_from(behind).ok(), oldest }))
+        Ok(SourceCheck::Ours(Lag { records: u64::try_from(behind).ok(), oldest }))
     }
 
     async fn wait_for_more(&mut self, at_most: Duration) -> Result<(), SourceError> {
@@ -256,13 +264,13 @@ impl RedisStream {
     async fn within<T>(
         &mut self,
         call: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
-    ) -> Result<T, Failed> {
-        let Some(open) = &self.open else { return Err(Failed::Unexpected) };
+    ) -> Result<T, RedisStreamError> {
+        let Some(open) = &self.open else { return Err(RedisStreamError::Unexpected) };
         within(&self.dialer, &open.calls, self.timeout, call).await
     }
 
     /// Whatever was refused or late, the next call begins with a new connection and with what was handed out before.
-    fn lost(&mut self, failed: &Failed) -> SourceError {
+    fn lost(&mut self, failed: &RedisStreamError) -> SourceError {
         self.open = None;
         SourceError(format!("stream {} at {}: {}", self.stream, self.dialer.place(), failed.told()))
     }
@@ -274,25 +282,25 @@ impl RedisStream {
 
 /// Runs a call within a time, on a server that is still the one to use.
 async fn within<T>(
-    dialer: &Dialer,
-    open: &Plain,
+    dialer: &RedisDialer,
+    open: &PlainConnection,
     time: Duration,
     call: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
-) -> Result<T, Failed> {
+) -> Result<T, RedisStreamError> {
     let mut connection = open.connection.clone();
     tokio::select! {
         // Asked first: one that was left answers as it always did.
         biased;
-        another = dialer.moved_from(open) => Err(Failed::Moved(another)),
+        another = dialer.moved_from(open) => Err(RedisStreamError::Moved(another)),
         answer = tokio::time::timeout(time, call(&mut connection)) => match answer {
-            Ok(answer) => answer.map_err(Failed::Refused),
-            Err(_) => Err(Failed::Late(time)),
+            Ok(answer) => answer.map_err(RedisStreamError::Refused),
+            Err(_) => Err(RedisStreamError::Late(time)),
         },
     }
 }
 
 /// Why a call came to nothing.
-enum Failed {
+enum RedisStreamError {
     Refused(RedisError),
     Late(Duration),
     /// Another server is the one to use. What was asked of this one may have been done.
@@ -300,7 +308,7 @@ enum Failed {
     Unexpected,
 }
 
-impl Failed {
+impl RedisStreamError {
     fn told(&self) -> String {
         match self {
             Self::Refused(error) => error.to_string(),
@@ -311,16 +319,16 @@ impl Failed {
     }
 }
 
-impl Source for RedisStream {
-    fn take(&mut self) -> BoxFuture<'_, Result<Taken, SourceError>> {
+impl FeedSource for RedisStream {
+    fn take(&mut self) -> BoxFuture<'_, Result<SourceItem, SourceError>> {
         self.take_next().boxed()
     }
 
-    fn settle(&mut self, settled: Vec<Settled>) -> BoxFuture<'_, Result<(), SourceError>> {
+    fn settle(&mut self, settled: Vec<SettledRecord>) -> BoxFuture<'_, Result<(), SourceError>> {
         self.let_go(settled).boxed()
     }
 
-    fn look(&mut self) -> BoxFuture<'_, Result<Look, SourceError>> {
+    fn look(&mut self) -> BoxFuture<'_, Result<SourceCheck, SourceError>> {
         self.look_at().boxed()
     }
 

@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use gateway_core::ledger::{Change, News, Page, Room};
+use gateway_core::ledger::{LedgerCapacity, LedgerChange, LedgerEvent, LedgerPage};
 use parking_lot::Mutex;
 use redis::{Cmd, FromRedisValue, Value};
 
-use super::{Held, Ledger, Reading};
+use super::{HoldOutcome, Ledger, LedgerQuery};
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
-use crate::broker::redis::link::Up;
+use crate::broker::redis::redis_link::OpenLink;
 use crate::broker::redis::script::Script;
-use crate::broker::redis::{Generation, RedisBroker, RedisConfig};
+use crate::broker::redis::{RedisBroker, RedisConfig, ServerGeneration};
 
 /// A script of ledgers, behind what all of them have in common.
 macro_rules! of_ledgers {
@@ -38,14 +38,14 @@ const FREED_MAX: usize = 500;
 const UNUSED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A ledger, and one of its holders.
-type Holding = (Box<str>, Box<str>);
+type LedgerHolder = (Box<str>, Box<str>);
 
 #[derive(Debug)]
 pub struct RedisLedger {
     broker: Arc<RedisBroker>,
     lease: Duration,
     /// In which generation of Redis each holder of each ledger has begun, until it is over.
-    begun: Mutex<HashMap<Holding, Generation>>,
+    begun: Mutex<HashMap<LedgerHolder, ServerGeneration>>,
 }
 
 impl RedisLedger {
@@ -61,8 +61,8 @@ impl RedisLedger {
     }
 
     /// What is over is not asked about again: whoever held it has another name by then.
-    fn note(&self, ledger: &str, holder: &str, held: Held) -> Held {
-        if held == Held::Over {
+    fn note(&self, ledger: &str, holder: &str, held: HoldOutcome) -> HoldOutcome {
+        if held == HoldOutcome::Over {
             self.begun.lock().remove(&(ledger.into(), holder.into()));
         }
         held
@@ -76,14 +76,14 @@ impl RedisLedger {
         &self,
         ledger: &str,
         holder: &str,
-        changes: &[Change],
-        room: Room,
-    ) -> Result<Held, BrokerError> {
+        changes: &[LedgerChange],
+        room: LedgerCapacity,
+    ) -> Result<HoldOutcome, BrokerError> {
         if self.is_sound(ledger, holder)? != Some(true) {
-            return Ok(self.note(ledger, holder, Held::Over));
+            return Ok(self.note(ledger, holder, HoldOutcome::Over));
         }
         let keys = self.keys(ledger);
-        let fill = |command: &mut Cmd, _: &Up| {
+        let fill = |command: &mut Cmd, _: &OpenLink| {
             command.arg(keys.len()).arg(&keys).arg(room.news_max).arg(room.bytes_max).arg(holder);
             for change in changes {
                 let (letter, text) = change.written();
@@ -99,33 +99,33 @@ impl RedisLedger {
         ledger: &str,
         holder: &str,
         lease: Duration,
-        room: Room,
-    ) -> Result<Held, BrokerError> {
+        room: LedgerCapacity,
+    ) -> Result<HoldOutcome, BrokerError> {
         let begins = match self.is_sound(ledger, holder)? {
             Some(true) => false,
-            Some(false) => return Ok(self.note(ledger, holder, Held::Over)),
+            Some(false) => return Ok(self.note(ledger, holder, HoldOutcome::Over)),
             None => true,
         };
         let keys = self.keys(ledger);
         let generation = self.broker.generation_of(&keys[0])?;
-        let fill = |command: &mut Cmd, _: &Up| {
+        let fill = |command: &mut Cmd, _: &OpenLink| {
             command.arg(keys.len()).arg(&keys).arg(room.news_max).arg(room.bytes_max).arg(holder);
             command.arg(millis(lease)).arg(u8::from(begins)).arg(FREED_MAX).arg(millis(UNUSED_TTL));
         };
         let prolonged =
             held(&self.broker.link().eval(Operation::LedgerWrite, &PROLONG, &keys[0], fill).await?)?;
-        if begins && prolonged != Held::Over {
+        if begins && prolonged != HoldOutcome::Over {
             self.begun.lock().insert((ledger.into(), holder.into()), generation);
         }
         Ok(self.note(ledger, holder, prolonged))
     }
 
-    async fn read_on(&self, reading: Reading<'_>) -> Result<Option<Page>, BrokerError> {
-        let Reading { ledger, reader, readers, by, lease, done, limit } = reading;
+    async fn read_on(&self, reading: LedgerQuery<'_>) -> Result<Option<LedgerPage>, BrokerError> {
+        let LedgerQuery { ledger, reader, readers, by, lease, done, limit } = reading;
         let keys = self.keys(ledger);
         let done = done.map(|done| [done.from, done.until].map(|number| number.to_string()));
         let [from, until] = done.unwrap_or_default();
-        let fill = |command: &mut Cmd, _: &Up| {
+        let fill = |command: &mut Cmd, _: &OpenLink| {
             command.arg(keys.len()).arg(&keys).arg(0).arg(0).arg(reader).arg(by).arg(millis(lease));
             command.arg(&from).arg(&until).arg(limit).arg(readers);
         };
@@ -139,7 +139,7 @@ impl RedisLedger {
         let before = String::from_redis_value(before).map_err(|_| unexpected())?;
         let at: u64 = u64::from_redis_value(at).map_err(|_| unexpected())?;
         let written = Vec::<Vec<u8>>::from_redis_value(news).map_err(|_| unexpected())?;
-        let mut page = Page { from: at, ..Page::default() };
+        let mut page = LedgerPage { from: at, ..LedgerPage::default() };
         for entry in &written {
             page.news.push(read_entry(entry).ok_or_else(unexpected)?);
         }
@@ -155,9 +155,9 @@ impl Ledger for RedisLedger {
         &'a self,
         ledger: &'a str,
         holder: &'a str,
-        changes: &'a [Change],
-        room: Room,
-    ) -> BoxFuture<'a, Result<Held, BrokerError>> {
+        changes: &'a [LedgerChange],
+        room: LedgerCapacity,
+    ) -> BoxFuture<'a, Result<HoldOutcome, BrokerError>> {
         self.change_all(ledger, holder, changes, room).boxed()
     }
 
@@ -166,8 +166,8 @@ impl Ledger for RedisLedger {
         ledger: &'a str,
         holder: &'a str,
         lease: Duration,
-        room: Room,
-    ) -> BoxFuture<'a, Result<Held, BrokerError>> {
+        room: LedgerCapacity,
+    ) -> BoxFuture<'a, Result<HoldOutcome, BrokerError>> {
         self.prolong_one(ledger, holder, lease, room).boxed()
     }
 
@@ -176,12 +176,15 @@ impl Ledger for RedisLedger {
         ledger: &'a str,
         holder: &'a str,
         after: Duration,
-        room: Room,
+        room: LedgerCapacity,
     ) -> BoxFuture<'a, Result<(), BrokerError>> {
         async move { self.prolong_one(ledger, holder, after, room).await.map(|_| ()) }.boxed()
     }
 
-    fn read<'a>(&'a self, reading: Reading<'a>) -> BoxFuture<'a, Result<Option<Page>, BrokerError>> {
+    fn read<'a>(
+        &'a self,
+        reading: LedgerQuery<'a>,
+    ) -> BoxFuture<'a, Result<Option<LedgerPage>, BrokerError>> {
         self.read_on(reading).boxed()
     }
 
@@ -195,16 +198,16 @@ impl Ledger for RedisLedger {
 }
 
 /// A number, a colon, and what is told.
-fn read_entry(entry: &[u8]) -> Option<(u64, News)> {
+fn read_entry(entry: &[u8]) -> Option<(u64, LedgerEvent)> {
     let (number, news) = std::str::from_utf8(entry).ok()?.split_once(':')?;
-    Some((number.parse().ok()?, News::read(news)?))
+    Some((number.parse().ok()?, LedgerEvent::read(news)?))
 }
 
-fn held(answer: &Value) -> Result<Held, BrokerError> {
+fn held(answer: &Value) -> Result<HoldOutcome, BrokerError> {
     match answer {
-        Value::Int(1) => Ok(Held::Done),
-        Value::Int(2) => Ok(Held::Freeing),
-        Value::Int(0) => Ok(Held::Over),
+        Value::Int(1) => Ok(HoldOutcome::Done),
+        Value::Int(2) => Ok(HoldOutcome::Freeing),
+        Value::Int(0) => Ok(HoldOutcome::Over),
         _ => Err(unexpected()),
     }
 }

@@ -33,9 +33,9 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// TLS as the listener uses it.
 #[derive(Debug)]
-pub struct Tls {
+pub struct ListenerTls {
     server: Arc<ServerConfig>,
-    current: Arc<Current>,
+    current: Arc<ServingCertificate>,
     files: Files,
     /// What the files looked like when they were last read, usable or not.
     seen: Mutex<[Option<Fingerprint>; 2]>,
@@ -59,7 +59,7 @@ pub enum TlsError {
     Setup(rustls::Error),
 }
 
-impl Tls {
+impl ListenerTls {
     /// Reads the files of `config`. `None` if TLS is off.
     pub fn load(config: &TlsConfig) -> Result<Option<Self>, TlsError> {
         let (Some(certificate), Some(key)) = (&config.certificate_file, &config.key_file) else {
@@ -69,7 +69,7 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         // Before reading: a change in between is then seen as one.
         let seen = files.fingerprints();
-        let current = Arc::new(Current(RwLock::new(files.read(&provider)?)));
+        let current = Arc::new(ServingCertificate(RwLock::new(files.read(&provider)?)));
         let versions: &[_] = match config.version_min {
             TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             TlsVersion::Tls13 => &[&rustls::version::TLS13],
@@ -106,14 +106,14 @@ impl Tls {
     }
 
     /// Reads the files, changed or not, and leaves the certificate that serves as it is.
-    pub fn read(&self) -> Result<Fresh, TlsError> {
+    pub fn read(&self) -> Result<LoadedCertificate, TlsError> {
         // Before reading: a change in between is then seen as one.
         let seen = self.files.fingerprints();
-        Ok(Fresh { certified: self.files.read(self.server.crypto_provider())?, seen })
+        Ok(LoadedCertificate { certified: self.files.read(self.server.crypto_provider())?, seen })
     }
 
     /// Has new handshakes get what was read.
-    pub fn serve(&self, fresh: Fresh) {
+    pub fn serve(&self, fresh: LoadedCertificate) {
         *self.seen.lock() = fresh.seen;
         *self.current.0.write() = fresh.certified;
     }
@@ -154,16 +154,16 @@ impl Tls {
 
 /// A certificate and its key as they were read, not yet serving.
 #[derive(Debug)]
-pub struct Fresh {
+pub struct LoadedCertificate {
     certified: Arc<CertifiedKey>,
     seen: [Option<Fingerprint>; 2],
 }
 
 /// The certificate that new handshakes get.
 #[derive(Debug)]
-struct Current(RwLock<Arc<CertifiedKey>>);
+struct ServingCertificate(RwLock<Arc<CertifiedKey>>);
 
-impl ResolvesServerCert for Current {
+impl ResolvesServerCert for ServingCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.read().clone())
     }

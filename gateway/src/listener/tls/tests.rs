@@ -64,7 +64,7 @@ impl Certificates {
 
 type Pair = (client::TlsStream<TcpStream>, server::TlsStream<TcpStream>);
 
-async fn handshake(tls: &Tls, connector: &TlsConnector) -> std::io::Result<Pair> {
+async fn handshake(tls: &ListenerTls, connector: &TlsConnector) -> std::io::Result<Pair> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let client = TcpStream::connect(listener.local_addr()?).await?;
     let (server, _) = listener.accept().await?;
@@ -84,7 +84,7 @@ async fn echo((client, server): &mut Pair) {
 #[tokio::test]
 async fn a_new_certificate_serves_new_connections_and_old_ones_stay() {
     let certificates = Certificates::new();
-    let tls = Tls::load(&certificates.config()).unwrap().unwrap();
+    let tls = ListenerTls::load(&certificates.config()).unwrap().unwrap();
     let first_client = certificates.client(rustls::ALL_VERSIONS);
     let mut first = handshake(&tls, &first_client).await.unwrap();
     assert_eq!(first.0.get_ref().1.alpn_protocol(), Some(ALPN_HTTP1));
@@ -102,7 +102,7 @@ async fn a_new_certificate_serves_new_connections_and_old_ones_stay() {
 #[tokio::test]
 async fn files_that_cannot_be_used_leave_the_old_certificate_in_place() {
     let certificates = Certificates::new();
-    let tls = Tls::load(&certificates.config()).unwrap().unwrap();
+    let tls = ListenerTls::load(&certificates.config()).unwrap().unwrap();
     let client = certificates.client(rustls::ALL_VERSIONS);
     let certificate = std::fs::read_to_string(certificates.file("certificate.pem")).unwrap();
 
@@ -124,7 +124,7 @@ async fn files_that_cannot_be_used_leave_the_old_certificate_in_place() {
 #[tokio::test]
 async fn a_certificate_that_was_read_serves_from_when_it_is_told_to() {
     let certificates = Certificates::new();
-    let tls = Tls::load(&certificates.config()).unwrap().unwrap();
+    let tls = ListenerTls::load(&certificates.config()).unwrap().unwrap();
     let old = certificates.client(rustls::ALL_VERSIONS);
     certificates.renew();
     let fresh = tls.read().unwrap();
@@ -139,7 +139,7 @@ async fn a_certificate_that_was_read_serves_from_when_it_is_told_to() {
 async fn versions_older_than_the_oldest_allowed_are_refused() {
     let certificates = Certificates::new();
     let config = TlsConfig { version_min: TlsVersion::Tls13, ..certificates.config() };
-    let tls = Tls::load(&config).unwrap().unwrap();
+    let tls = ListenerTls::load(&config).unwrap().unwrap();
     assert!(handshake(&tls, &certificates.client(&[&rustls::version::TLS12])).await.is_err());
     assert!(handshake(&tls, &certificates.client(&[&rustls::version::TLS13])).await.is_ok());
 }
@@ -147,7 +147,7 @@ async fn versions_older_than_the_oldest_allowed_are_refused() {
 #[tokio::test]
 async fn the_watch_takes_changed_files_and_counts_them() {
     let certificates = Certificates::new();
-    let tls = Arc::new(Tls::load(&certificates.config()).unwrap().unwrap());
+    let tls = Arc::new(ListenerTls::load(&certificates.config()).unwrap().unwrap());
     let metrics = Arc::new(Metrics::new());
     let stop = CancellationToken::new();
     let watch = tokio::spawn(tls.clone().watch(Duration::from_millis(5), metrics.clone(), stop.clone()));
@@ -180,13 +180,13 @@ fn reloads(metrics: &Metrics, result: &str) -> u64 {
 
 #[test]
 fn tls_is_off_without_a_certificate() {
-    assert!(Tls::load(&TlsConfig::default()).unwrap().is_none());
+    assert!(ListenerTls::load(&TlsConfig::default()).unwrap().is_none());
 }
 
 #[tokio::test]
 async fn a_client_that_comes_back_brings_its_session() {
     let certificates = Certificates::new();
-    let tls = Tls::load(&certificates.config()).unwrap().unwrap();
+    let tls = ListenerTls::load(&certificates.config()).unwrap().unwrap();
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         let connector = certificates.client(&[version]);
         let mut kinds = Vec::new();

@@ -8,14 +8,14 @@ use redis::{Cmd, Value};
 use shared::channel::Channel;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::Shared;
-use super::local::Write;
-use super::read::read_leases;
+use super::RedisPresenceShared;
+use super::local::PresenceWrite;
+use super::read_presence::read_leases;
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
-use crate::broker::redis::link::Up;
+use crate::broker::redis::redis_link::OpenLink;
 use crate::broker::redis::script::Script;
-use crate::broker::redis::{Generation, RedisBroker};
+use crate::broker::redis::{RedisBroker, ServerGeneration};
 
 pub(super) static LEASE: Script = Script::new(include_str!("scripts/lease.lua"));
 pub(super) static WRITE: Script = Script::new(include_str!("scripts/write.lua"));
@@ -42,17 +42,22 @@ pub(super) struct Flusher {
     name: Arc<str>,
     lease: Duration,
     broker: Arc<RedisBroker>,
-    shared: Arc<Shared>,
+    shared: Arc<RedisPresenceShared>,
     /// How many names have been used.
     names: u64,
     /// Redis as it was when the lease was last prolonged.
-    leased_on: Option<Generation>,
+    leased_on: Option<ServerGeneration>,
     /// What is yet to be prolonged in this round.
     prolonging: Vec<Channel>,
 }
 
 impl Flusher {
-    pub(super) fn new(node: &str, lease: Duration, broker: Arc<RedisBroker>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        node: &str,
+        lease: Duration,
+        broker: Arc<RedisBroker>,
+        shared: Arc<RedisPresenceShared>,
+    ) -> Self {
         let mut flusher = Self {
             node: node.to_owned(),
             name: "".into(),
@@ -127,7 +132,8 @@ impl Flusher {
             .map(|write| {
                 let nodes = self.broker.keys().present(&write.channel);
                 let (name, key) = (name.clone(), nodes.clone());
-                let fill = move |command: &mut Cmd, _: &Up| fill_write(command, write, &nodes, &name, ttl);
+                let fill =
+                    move |command: &mut Cmd, _: &OpenLink| fill_write(command, write, &nodes, &name, ttl);
                 (key, fill)
             })
             .collect();
@@ -218,7 +224,7 @@ impl Flusher {
     }
 }
 
-pub(super) fn fill_write(command: &mut Cmd, write: &Write, nodes: &str, name: &str, ttl: u64) {
+pub(super) fn fill_write(command: &mut Cmd, write: &PresenceWrite, nodes: &str, name: &str, ttl: u64) {
     command
         .arg(3)
         .arg(nodes)

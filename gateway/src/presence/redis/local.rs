@@ -10,7 +10,7 @@ use shared::record::encode_record;
 use tokio::sync::oneshot;
 
 use crate::broker::BrokerError;
-use crate::presence::room::{Member, Room};
+use crate::presence::room::{PresenceRoom, RoomMember};
 
 /// Clients written by one call of the script.
 const WRITE_CLIENTS_MAX: usize = 1_000;
@@ -19,12 +19,12 @@ const WRITE_CLIENTS_MAX: usize = 1_000;
 /// another name and the old name's lease is given up, which removes them all at once.
 const EMPTIED_WAITING_MAX: usize = 100_000;
 
-pub(super) type Waiter = oneshot::Sender<Result<(), BrokerError>>;
+pub(super) type RedisPresenceWaiter = oneshot::Sender<Result<(), BrokerError>>;
 
 /// Bounded by the node's subscriptions, and by the constant above.
 #[derive(Debug, Default)]
-pub(super) struct Local {
-    rooms: HashMap<Channel, Room<Present>>,
+pub(super) struct RedisPresenceTable {
+    rooms: HashMap<Channel, PresenceRoom<LocalMember>>,
     changed: HashMap<Channel, Changed>,
     /// The changed channels, longest waiting first.
     order: VecDeque<Channel>,
@@ -32,13 +32,13 @@ pub(super) struct Local {
 }
 
 #[derive(Debug)]
-struct Present {
+struct LocalMember {
     client: ClientId,
     user: UserId,
     record: Bytes,
 }
 
-impl Member for Present {
+impl RoomMember for LocalMember {
     fn client(&self) -> ClientId {
         self.client
     }
@@ -54,27 +54,27 @@ struct Changed {
     whole: bool,
     clients: HashSet<ClientId>,
     users: HashSet<UserId>,
-    waiters: Vec<Waiter>,
+    waiters: Vec<RedisPresenceWaiter>,
 }
 
 /// A change of one channel, for one call of the script.
 #[derive(Debug)]
-pub(super) struct Write {
+pub(super) struct PresenceWrite {
     pub(super) channel: Channel,
     pub(super) whole: bool,
     pub(super) set: Vec<(ClientId, Bytes)>,
     pub(super) removed: Vec<ClientId>,
     pub(super) users_set: Vec<UserId>,
     pub(super) users_removed: Vec<UserId>,
-    pub(super) waiters: Vec<Waiter>,
+    pub(super) waiters: Vec<RedisPresenceWaiter>,
 }
 
-impl Local {
-    pub(super) fn add(&mut self, channel: Channel, info: ClientInfo, waiter: Waiter) {
+impl RedisPresenceTable {
+    pub(super) fn add(&mut self, channel: Channel, info: ClientInfo, waiter: RedisPresenceWaiter) {
         let (client, user) = (info.client, info.user.clone());
         let record = encode(info);
         let room = self.rooms.entry(channel.clone()).or_default();
-        let replaced = room.add(Present { client, user: user.clone(), record });
+        let replaced = room.add(LocalMember { client, user: user.clone(), record });
         let changed = self.change(channel);
         changed.clients.insert(client);
         changed.users.insert(user);
@@ -131,7 +131,7 @@ impl Local {
     }
 
     /// Takes the changes that have waited longest, of at most `channels_max` channels.
-    pub(super) fn take(&mut self, channels_max: usize) -> Vec<Write> {
+    pub(super) fn take(&mut self, channels_max: usize) -> Vec<PresenceWrite> {
         let mut writes = Vec::new();
         for _ in 0..channels_max {
             let Some(channel) = self.order.pop_front() else { break };
@@ -147,9 +147,9 @@ impl Local {
     }
 
     /// As much of a change as fits one call, and what is left for later.
-    fn make_write(&self, channel: Channel, changed: Changed) -> (Write, Option<Changed>) {
+    fn make_write(&self, channel: Channel, changed: Changed) -> (PresenceWrite, Option<Changed>) {
         let Changed { whole, mut clients, users, mut waiters } = changed;
-        let mut write = Write {
+        let mut write = PresenceWrite {
             channel,
             whole,
             set: Vec::new(),
@@ -240,13 +240,13 @@ mod tests {
         ClientInfo { client, user: UserId::new(user), conn_info: None, chan_info: None }
     }
 
-    fn add(local: &mut Local, number: usize, info: ClientInfo) {
+    fn add(local: &mut RedisPresenceTable, number: usize, info: ClientInfo) {
         local.add(channel(number), info, oneshot::channel().0);
     }
 
     #[test]
     fn a_user_goes_with_the_last_of_its_clients() {
-        let mut local = Local::default();
+        let mut local = RedisPresenceTable::default();
         add(&mut local, 1, info(1, "ann"));
         add(&mut local, 1, info(2, "ann"));
         let writes = local.take(10);
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_client_that_changes_its_user_leaves_the_old_one() {
-        let mut local = Local::default();
+        let mut local = RedisPresenceTable::default();
         add(&mut local, 1, info(1, "ann"));
         local.take(10);
         add(&mut local, 1, info(1, "bob"));
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn an_emptied_channel_is_removed_whole() {
-        let mut local = Local::default();
+        let mut local = RedisPresenceTable::default();
         add(&mut local, 1, info(1, "ann"));
         local.remove(channel(1), info(1, "").client);
         local.remove(channel(1), info(1, "").client);
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_large_room_is_written_in_parts_that_add_up() {
-        let mut local = Local::default();
+        let mut local = RedisPresenceTable::default();
         let count = WRITE_CLIENTS_MAX * 2 + 5;
         for number in 0..count {
             add(&mut local, 1, info(number as u128, &number.to_string()));
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn too_many_emptied_channels_are_given_up_together() {
-        let mut local = Local::default();
+        let mut local = RedisPresenceTable::default();
         add(&mut local, 0, info(1, "ann"));
         for number in 1..=EMPTIED_WAITING_MAX {
             add(&mut local, number, info(1, "ann"));

@@ -7,8 +7,8 @@
 
 mod flush;
 mod local;
-mod probe;
-mod read;
+mod probe_presence;
+mod read_presence;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::flush::Flusher;
-use self::local::{Local, Waiter};
-use self::read::LiveNodes;
+use self::local::{RedisPresenceTable, RedisPresenceWaiter};
+use self::read_presence::LiveNodes;
 use super::Presence;
 use crate::broker::redis::{RedisBroker, RedisConfig};
 use crate::broker::{Broker, BrokerError, Effective};
@@ -34,7 +34,7 @@ use crate::broker::{Broker, BrokerError, Effective};
 #[derive(Debug)]
 pub struct RedisPresence {
     broker: Arc<RedisBroker>,
-    shared: Arc<Shared>,
+    shared: Arc<RedisPresenceShared>,
     live: LiveNodes,
     timeout: Duration,
     lease: Duration,
@@ -43,18 +43,21 @@ pub struct RedisPresence {
 
 /// Between those who add and remove, and the task that writes.
 #[derive(Debug)]
-struct Shared {
-    local: Mutex<Local>,
+struct RedisPresenceShared {
+    local: Mutex<RedisPresenceTable>,
     changed: Notify,
     /// Asks the task to end, and waits for it.
-    retiring: Mutex<Option<Waiter>>,
+    retiring: Mutex<Option<RedisPresenceWaiter>>,
 }
 
 impl RedisPresence {
     /// `node` is unique to this process. Must be called within a tokio runtime.
     pub fn start(config: &RedisConfig, node: &str, broker: Arc<RedisBroker>) -> Arc<Self> {
-        let shared =
-            Arc::new(Shared { local: Mutex::default(), changed: Notify::new(), retiring: Mutex::new(None) });
+        let shared = Arc::new(RedisPresenceShared {
+            local: Mutex::default(),
+            changed: Notify::new(),
+            retiring: Mutex::new(None),
+        });
         let flusher = Flusher::new(node, config.presence_ttl(), broker.clone(), shared.clone());
         Arc::new(Self {
             broker,
@@ -111,12 +114,12 @@ impl Presence for RedisPresence {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
         let parts = (0..self.broker.parts()).filter(|part| self.broker.has_part(*part));
-        let all: Vec<_> = parts.map(|part| probe::try_out(&self.broker, part)).collect();
+        let all: Vec<_> = parts.map(|part| probe_presence::try_out(&self.broker, part)).collect();
         async move { join_all(all).await.into_iter().collect() }.boxed()
     }
 
     fn probe_of(&self, part: usize) -> BoxFuture<'_, Result<(), BrokerError>> {
-        probe::try_out(&self.broker, part).boxed()
+        probe_presence::try_out(&self.broker, part).boxed()
     }
 
     fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>> {

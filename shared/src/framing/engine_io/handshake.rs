@@ -9,7 +9,7 @@ pub const PROTOCOL: &str = "4";
 
 /// What a session begins with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Handshake<'a> {
+pub struct EngineHandshake<'a> {
     /// By which its client's further requests name it: letters, digits and `-._~`.
     pub sid: &'a str,
     /// Whether the client may change over to a WebSocket.
@@ -22,7 +22,7 @@ pub struct Handshake<'a> {
     pub payload_bytes_max: usize,
 }
 
-impl Handshake<'_> {
+impl EngineHandshake<'_> {
     /// Appends the packet.
     pub fn put(&self, out: &mut BytesMut) {
         let upgrades = if self.upgrades { "\"websocket\"" } else { "" };
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn a_session_begins_with_all_that_clients_go_by() {
-        let mut handshake = Handshake {
+        let mut handshake = EngineHandshake {
             sid: "a-b.c",
             upgrades: true,
             ping_interval_ms: 25_000,

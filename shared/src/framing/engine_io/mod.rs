@@ -8,8 +8,8 @@ use super::{Message, MessageKind};
 mod handshake;
 mod payload;
 
-pub use handshake::{Handshake, PROTOCOL};
-pub use payload::{Payload, SEPARATOR, put_message};
+pub use handshake::{EngineHandshake, PROTOCOL};
+pub use payload::{PollingPayload, SEPARATOR, put_message};
 
 /// The first packet, and only of a server's.
 pub const OPEN: u8 = b'0';
@@ -30,7 +30,7 @@ pub const PROBE: &[u8] = b"probe";
 
 /// One packet of the other side's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Packet<'a> {
+pub enum EnginePacket<'a> {
     Open(&'a [u8]),
     Close,
     Ping(&'a [u8]),
@@ -53,7 +53,7 @@ pub enum PacketError {
     NotUtf8,
 }
 
-impl<'a> Packet<'a> {
+impl<'a> EnginePacket<'a> {
     /// Reads what came as one WebSocket message.
     pub fn read(message: Message<'a>) -> Result<Self, PacketError> {
         match message.kind {
@@ -82,25 +82,28 @@ impl<'a> Packet<'a> {
 mod tests {
     use super::*;
 
-    fn text(data: &[u8]) -> Result<Packet<'_>, PacketError> {
-        Packet::read(Message { kind: MessageKind::Text, data })
+    fn text(data: &[u8]) -> Result<EnginePacket<'_>, PacketError> {
+        EnginePacket::read(Message { kind: MessageKind::Text, data })
     }
 
     #[test]
     fn a_text_says_by_its_first_digit_what_it_is() {
-        assert_eq!(text(b"0{}"), Ok(Packet::Open(b"{}")));
-        assert_eq!(text(b"1"), Ok(Packet::Close));
-        assert_eq!(text(b"2probe"), Ok(Packet::Ping(PROBE)));
-        assert_eq!(text(b"3"), Ok(Packet::Pong(b"")));
-        assert_eq!(text(b"4hello"), Ok(Packet::Message(Message { kind: MessageKind::Text, data: b"hello" })));
-        assert_eq!(text(b"4"), Ok(Packet::Message(Message { kind: MessageKind::Text, data: b"" })));
-        assert_eq!((text(b"5"), text(b"6")), (Ok(Packet::Upgrade), Ok(Packet::Noop)));
+        assert_eq!(text(b"0{}"), Ok(EnginePacket::Open(b"{}")));
+        assert_eq!(text(b"1"), Ok(EnginePacket::Close));
+        assert_eq!(text(b"2probe"), Ok(EnginePacket::Ping(PROBE)));
+        assert_eq!(text(b"3"), Ok(EnginePacket::Pong(b"")));
+        assert_eq!(
+            text(b"4hello"),
+            Ok(EnginePacket::Message(Message { kind: MessageKind::Text, data: b"hello" }))
+        );
+        assert_eq!(text(b"4"), Ok(EnginePacket::Message(Message { kind: MessageKind::Text, data: b"" })));
+        assert_eq!((text(b"5"), text(b"6")), (Ok(EnginePacket::Upgrade), Ok(EnginePacket::Noop)));
     }
 
     #[test]
     fn what_is_binary_is_a_message_as_it_is() {
         let message = Message { kind: MessageKind::Binary, data: b"4\x00\xff" };
-        assert_eq!(Packet::read(message), Ok(Packet::Message(message)));
+        assert_eq!(EnginePacket::read(message), Ok(EnginePacket::Message(message)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use bytes::{BufMut, BytesMut};
 use memchr::{memchr, memchr2};
 
-use super::{MESSAGE, Packet, PacketError};
+use super::{EnginePacket, MESSAGE, PacketError};
 use crate::framing::{Message, MessageKind};
 
 /// What stands between two packets, and therefore in none.
@@ -18,11 +18,11 @@ const BINARY: u8 = b'b';
 ///
 /// Binary data is decoded where it lies in base64: nothing is allocated for it.
 #[derive(Debug)]
-pub struct Payload<'b> {
+pub struct PollingPayload<'b> {
     rest: Option<&'b mut [u8]>,
 }
 
-impl<'b> Payload<'b> {
+impl<'b> PollingPayload<'b> {
     /// A body without any packet is one packet, and that is empty.
     pub fn read(body: &'b mut [u8]) -> Self {
         Self { rest: Some(body) }
@@ -34,13 +34,13 @@ impl<'b> Payload<'b> {
             Some((&BINARY, text)) if is_base64_in_lines(text) => Ok(()),
             Some((&BINARY, _)) => Err(PacketError::NotBase64),
             _ if simdutf8::basic::from_utf8(packet).is_err() => Err(PacketError::NotUtf8),
-            _ => Packet::read_text(packet).map(drop),
+            _ => EnginePacket::read_text(packet).map(drop),
         })
     }
 }
 
-impl<'b> Iterator for Payload<'b> {
-    type Item = Result<Packet<'b>, PacketError>;
+impl<'b> Iterator for PollingPayload<'b> {
+    type Item = Result<EnginePacket<'b>, PacketError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let rest = self.rest.take()?;
@@ -56,13 +56,13 @@ impl<'b> Iterator for Payload<'b> {
     }
 }
 
-fn read_in_place(packet: &mut [u8]) -> Result<Packet<'_>, PacketError> {
+fn read_in_place(packet: &mut [u8]) -> Result<EnginePacket<'_>, PacketError> {
     if packet.first() == Some(&BINARY) {
         let data = decode_in_place(&mut packet[1..])?;
-        return Ok(Packet::Message(Message { kind: MessageKind::Binary, data }));
+        return Ok(EnginePacket::Message(Message { kind: MessageKind::Binary, data }));
     }
     match simdutf8::basic::from_utf8(packet) {
-        Ok(_) => Packet::read_text(packet),
+        Ok(_) => EnginePacket::read_text(packet),
         Err(_) => Err(PacketError::NotUtf8),
     }
 }
@@ -152,21 +152,26 @@ mod tests {
 
     use super::*;
 
-    fn text(data: &[u8]) -> Packet<'_> {
-        Packet::Message(Message { kind: MessageKind::Text, data })
+    fn text(data: &[u8]) -> EnginePacket<'_> {
+        EnginePacket::Message(Message { kind: MessageKind::Text, data })
     }
 
-    fn binary(data: &[u8]) -> Packet<'_> {
-        Packet::Message(Message { kind: MessageKind::Binary, data })
+    fn binary(data: &[u8]) -> EnginePacket<'_> {
+        EnginePacket::Message(Message { kind: MessageKind::Binary, data })
     }
 
     #[test]
     fn packets_stand_one_behind_another() {
         let mut body = *b"4hello\x1ebAQIDBA==\x1e3\x1e1";
-        let packets: Vec<_> = Payload::read(&mut body).collect();
+        let packets: Vec<_> = PollingPayload::read(&mut body).collect();
         assert_eq!(
             packets,
-            [Ok(text(b"hello")), Ok(binary(&[1, 2, 3, 4])), Ok(Packet::Pong(b"")), Ok(Packet::Close)]
+            [
+                Ok(text(b"hello")),
+                Ok(binary(&[1, 2, 3, 4])),
+                Ok(EnginePacket::Pong(b"")),
+                Ok(EnginePacket::Close)
+            ]
         );
     }
 
@@ -178,13 +183,13 @@ mod tests {
             let lines: Vec<&str> =
                 encoded.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap()).collect();
             let body = format!("b{}{line_break}\x1ebAQ==\n\x1eb\n\x1e4a\nb", lines.join(line_break));
-            assert_eq!(Payload::check(body.as_bytes()), Ok(()));
+            assert_eq!(PollingPayload::check(body.as_bytes()), Ok(()));
             let mut body = body.into_bytes();
-            let packets: Vec<_> = Payload::read(&mut body).collect();
+            let packets: Vec<_> = PollingPayload::read(&mut body).collect();
             assert_eq!(packets, [Ok(binary(&data)), Ok(binary(&[1])), Ok(binary(&[])), Ok(text(b"a\nb"))]);
         }
         for wrong in [&b"bAQ=\n="[..], b"bA\n", b"bAQ= ="] {
-            assert_eq!(Payload::check(wrong).is_ok(), wrong == b"bAQ=\n=", "{wrong:?}");
+            assert_eq!(PollingPayload::check(wrong).is_ok(), wrong == b"bAQ=\n=", "{wrong:?}");
         }
     }
 
@@ -202,20 +207,24 @@ mod tests {
             (b"4\xff", PacketError::NotUtf8),
             (b"4a\x1e9", PacketError::UnknownType),
         ] {
-            assert_eq!(Payload::check(body), Err(fault), "{body:?}");
+            assert_eq!(PollingPayload::check(body), Err(fault), "{body:?}");
             let read: Result<Vec<_>, _> =
-                Payload::read(&mut body.to_vec()).map(|one| one.map(drop)).collect();
+                PollingPayload::read(&mut body.to_vec()).map(|one| one.map(drop)).collect();
             assert_eq!(read, Err(fault), "{body:?}");
         }
         let mut unpadded = *b"bAQ";
-        assert_eq!(Payload::read(&mut unpadded).next(), Some(Ok(binary(&[1]))), "some leave the padding out");
+        assert_eq!(
+            PollingPayload::read(&mut unpadded).next(),
+            Some(Ok(binary(&[1]))),
+            "some leave the padding out"
+        );
     }
 
     #[test]
     fn text_that_holds_a_separator_is_sent_as_data() {
         let mut out = BytesMut::new();
         put_message(Message { kind: MessageKind::Text, data: b"a\x1eb" }, &mut out);
-        assert_eq!(Payload::read(&mut out).collect::<Vec<_>>(), [Ok(binary(b"a\x1eb"))]);
+        assert_eq!(PollingPayload::read(&mut out).collect::<Vec<_>>(), [Ok(binary(b"a\x1eb"))]);
     }
 
     proptest! {
@@ -236,18 +245,18 @@ mod tests {
                 put_message(Message { kind: *kind, data }, &mut body);
             }
             if !messages.is_empty() {
-                prop_assert_eq!(Payload::check(&body), Ok(()));
-                let read: Vec<_> = Payload::read(&mut body).collect();
+                prop_assert_eq!(PollingPayload::check(&body), Ok(()));
+                let read: Vec<_> = PollingPayload::read(&mut body).collect();
                 let put: Vec<_> =
-                    messages.iter().map(|(kind, data)| Ok(Packet::Message(Message { kind: *kind, data }))).collect();
+                    messages.iter().map(|(kind, data)| Ok(EnginePacket::Message(Message { kind: *kind, data }))).collect();
                 prop_assert_eq!(read, put);
             }
         }
 
         #[test]
         fn reading_and_checking_agree_on_any_bytes(body: Vec<u8>) {
-            let checked = Payload::check(&body);
-            let read = Payload::read(&mut body.clone()).try_for_each(|packet| packet.map(drop));
+            let checked = PollingPayload::check(&body);
+            let read = PollingPayload::read(&mut body.clone()).try_for_each(|packet| packet.map(drop));
             prop_assert_eq!(read, checked);
         }
     }

@@ -27,7 +27,7 @@ impl Default for Limits {
 
 /// What a peer said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event<'a> {
+pub enum FrameEvent<'a> {
     /// A whole message. Text is UTF-8.
     Message(Message<'a>),
     /// To be answered with a pong that holds the same data.
@@ -48,7 +48,7 @@ pub struct CloseFrame<'a> {
 /// The incoming side of one connection.
 #[derive(Debug)]
 pub struct Assembler {
-    partial: Option<Box<Partial>>,
+    partial: Option<Box<PartialFrame>>,
     role: Role,
     deflate: bool,
     ended: bool,
@@ -69,7 +69,7 @@ impl Assembler {
         unread: &mut &'b mut [u8],
         limits: &Limits,
         inflater: &'e mut Inflater,
-    ) -> Result<Option<Event<'e>>, FrameError> {
+    ) -> Result<Option<FrameEvent<'e>>, FrameError> {
         self.drop_spent();
         let found = if self.ended { Ok(Found::Nothing) } else { self.find(unread, limits) };
         let Self { partial, ended, .. } = self;
@@ -82,14 +82,14 @@ impl Assembler {
             (Found::HeldMessage, Some(partial)) => {
                 partial.spent = Spent::Message;
                 let message = partial.message.as_ref();
-                message.map(|message| message.reveal(limits, inflater).map(Event::Message)).transpose()
+                message.map(|message| message.reveal(limits, inflater).map(FrameEvent::Message)).transpose()
             }
             _ => Ok(None),
         });
-        if !matches!(event, Ok(Some(Event::Message(_) | Event::Ping(_) | Event::Pong(_)))) {
+        if !matches!(event, Ok(Some(FrameEvent::Message(_) | FrameEvent::Ping(_) | FrameEvent::Pong(_)))) {
             *unread = &mut [];
         }
-        *ended |= matches!(event, Err(_) | Ok(Some(Event::Close(_))));
+        *ended |= matches!(event, Err(_) | Ok(Some(FrameEvent::Close(_))));
         event
     }
 
@@ -102,7 +102,7 @@ impl Assembler {
     pub fn held_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| {
             let message = partial.message.as_ref().map_or(0, |message| message.data.capacity());
-            size_of::<Partial>() + partial.control.capacity() + message
+            size_of::<PartialFrame>() + partial.control.capacity() + message
         })
     }
 
@@ -194,7 +194,7 @@ impl Assembler {
         Ok(length)
     }
 
-    fn partial_mut(&mut self) -> &mut Partial {
+    fn partial_mut(&mut self) -> &mut PartialFrame {
         self.partial.get_or_insert_default()
     }
 
@@ -219,7 +219,7 @@ pub fn is_close_code(code: u16) -> bool {
 
 /// What is incomplete.
 #[derive(Default, Debug)]
-struct Partial {
+struct PartialFrame {
     /// The first bytes of a header.
     header: [u8; HEADER_BYTES_MAX],
     header_length: usize,
@@ -228,7 +228,7 @@ struct Partial {
     /// The payload of a ping, pong or close so far. At most 125 bytes.
     control: Vec<u8>,
     /// The message whose frames are arriving. Control frames may come in between.
-    message: Option<Gathered>,
+    message: Option<PartialMessage>,
     /// What the last event borrowed.
     spent: Spent,
 }
@@ -241,7 +241,7 @@ struct Frame {
 }
 
 #[derive(Debug)]
-struct Gathered {
+struct PartialMessage {
     kind: MessageKind,
     compressed: bool,
     data: Vec<u8>,
@@ -265,7 +265,7 @@ enum Found<'b> {
     HeldMessage,
 }
 
-impl Partial {
+impl PartialFrame {
     /// A frame starts. Its header has been checked.
     fn start(&mut self, header: FrameHeader, length: usize) {
         self.frame = Some(Frame { header, length, received: 0 });
@@ -275,7 +275,13 @@ impl Partial {
         let kind = if header.opcode == Opcode::Text { MessageKind::Text } else { MessageKind::Binary };
         let compressed = header.rsv1;
         self.message
-            .get_or_insert_with(|| Gathered { kind, compressed, data: Vec::new(), checked: 0, fragments: 0 })
+            .get_or_insert_with(|| PartialMessage {
+                kind,
+                compressed,
+                data: Vec::new(),
+                checked: 0,
+                fragments: 0,
+            })
             .fragments += 1;
     }
 
@@ -301,7 +307,7 @@ impl Partial {
     }
 }
 
-impl Gathered {
+impl PartialMessage {
     /// Refuses text as soon as it cannot become UTF-8 any more.
     fn check_text(&mut self, whole: bool) -> Result<(), FrameError> {
         if self.kind == MessageKind::Binary || self.compressed {
@@ -332,18 +338,18 @@ fn reveal<'e>(
     payload: &'e [u8],
     limits: &Limits,
     inflater: &'e mut Inflater,
-) -> Result<Event<'e>, FrameError> {
+) -> Result<FrameEvent<'e>, FrameError> {
     let kind = match header.opcode {
-        Opcode::Ping => return Ok(Event::Ping(payload)),
-        Opcode::Pong => return Ok(Event::Pong(payload)),
-        Opcode::Close => return Ok(Event::Close(read_close(payload)?)),
+        Opcode::Ping => return Ok(FrameEvent::Ping(payload)),
+        Opcode::Pong => return Ok(FrameEvent::Pong(payload)),
+        Opcode::Close => return Ok(FrameEvent::Close(read_close(payload)?)),
         Opcode::Text => MessageKind::Text,
         Opcode::Binary | Opcode::Continuation => MessageKind::Binary,
     };
     if header.rsv1 {
-        return Ok(Event::Message(inflate(kind, payload, limits, inflater)?));
+        return Ok(FrameEvent::Message(inflate(kind, payload, limits, inflater)?));
     }
-    Ok(Event::Message(checked(kind, payload)?))
+    Ok(FrameEvent::Message(checked(kind, payload)?))
 }
 
 fn inflate<'e>(

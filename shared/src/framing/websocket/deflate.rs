@@ -41,9 +41,9 @@ impl Inflater {
         for _ in 0..FINAL_BLOCKS_MAX {
             rest = match self.feed(rest, bytes_max)? {
                 // The sender ended the stream with a final block instead of a flush (RFC 7692 §7.2.3.4).
-                Fed::Ended([]) => return Ok(&self.output),
-                Fed::Ended(after) => after,
-                Fed::Consumed => return self.end(bytes_max),
+                InflateEnd::Ended([]) => return Ok(&self.output),
+                InflateEnd::Ended(after) => after,
+                InflateEnd::Consumed => return self.end(bytes_max),
             };
             self.machine.reset(false);
         }
@@ -56,14 +56,14 @@ impl Inflater {
     fn end(&mut self, bytes_max: usize) -> Result<&[u8], FrameError> {
         let message_bytes = self.output.len();
         let fed = self.feed(&ENDING, bytes_max.saturating_add(MARK.len()))?;
-        if matches!(fed, Fed::Ended([])) && self.output.get(message_bytes..) == Some(&MARK) {
+        if matches!(fed, InflateEnd::Ended([])) && self.output.get(message_bytes..) == Some(&MARK) {
             self.output.truncate(message_bytes);
             return Ok(&self.output);
         }
         Err(FrameError::NotDeflate)
     }
 
-    fn feed<'c>(&mut self, mut rest: &'c [u8], bytes_max: usize) -> Result<Fed<'c>, FrameError> {
+    fn feed<'c>(&mut self, mut rest: &'c [u8], bytes_max: usize) -> Result<InflateEnd<'c>, FrameError> {
         loop {
             if self.output.len() == self.output.capacity() {
                 // Room for one byte over the limit shows that the limit is passed.
@@ -82,9 +82,9 @@ impl Inflater {
             let consumed = usize::try_from(self.machine.total_in() - consumed_before).unwrap_or(rest.len());
             rest = rest.get(consumed..).unwrap_or_default();
             match status {
-                Status::StreamEnd => return Ok(Fed::Ended(rest)),
+                Status::StreamEnd => return Ok(InflateEnd::Ended(rest)),
                 _ if rest.is_empty() && self.output.len() < self.output.capacity() => {
-                    return Ok(Fed::Consumed);
+                    return Ok(InflateEnd::Consumed);
                 }
                 // There was room and input, and nothing moved: it never will.
                 _ if consumed == 0 && self.output.len() == produced_before => {
@@ -187,7 +187,7 @@ const OUTPUT_KEPT_BYTES: usize = 256 * 1024;
 /// How many final blocks, each with a context of its own, one message may hold.
 const FINAL_BLOCKS_MAX: usize = 64;
 
-enum Fed<'c> {
+enum InflateEnd<'c> {
     /// All input is used up.
     Consumed,
     /// A final block ended the stream before these bytes.

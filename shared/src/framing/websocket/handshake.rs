@@ -82,7 +82,7 @@ pub fn read_upgrade<'h>(
     if method != "GET" {
         return Err(HandshakeError::Method);
     }
-    let asked = Asked::read(headers)?;
+    let asked = RequestedUpgrade::read(headers)?;
     if !asked.upgrade {
         return Err(HandshakeError::NoUpgrade);
     }
@@ -101,14 +101,14 @@ pub fn read_upgrade<'h>(
 pub fn read_connect<'h>(
     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
 ) -> Result<Upgrade<'h>, HandshakeError> {
-    let asked = Asked::read(headers)?;
+    let asked = RequestedUpgrade::read(headers)?;
     asked.check_version()?;
     asked.accepted(String::new())
 }
 
 /// What the headers of a request say.
 #[derive(Default)]
-struct Asked<'h> {
+struct RequestedUpgrade<'h> {
     upgrade: bool,
     connection: bool,
     versions: Vec<&'h str>,
@@ -117,7 +117,7 @@ struct Asked<'h> {
     extensions: Vec<&'h str>,
 }
 
-impl<'h> Asked<'h> {
+impl<'h> RequestedUpgrade<'h> {
     fn read(headers: impl IntoIterator<Item = (&'h str, &'h [u8])>) -> Result<Self, HandshakeError> {
         let mut asked = Self::default();
         for (name, value) in headers {

@@ -41,7 +41,7 @@ pub mod handshake;
 pub mod mask;
 pub mod offer;
 
-pub use assemble::{Assembler, CloseFrame, Event, Limits};
+pub use assemble::{Assembler, CloseFrame, FrameEvent, Limits};
 pub use deflate::{Deflater, Inflater};
 pub use encode::{
     encode_close, encode_disconnect, encode_masked, encode_message, encode_message_with, encode_ping,

@@ -87,7 +87,7 @@ fn accept(offer: &str, policy: DeflatePolicy) -> Option<DeflateParams> {
     if !parts.next()?.trim().eq_ignore_ascii_case(NAME) {
         return None;
     }
-    let mut seen = Seen::default();
+    let mut seen = OfferParams::default();
     for part in parts {
         let (name, value) = match part.split_once('=') {
             Some((name, value)) => (name.trim(), Some(unquoted(value.trim())?)),
@@ -117,7 +117,7 @@ fn accept(offer: &str, policy: DeflatePolicy) -> Option<DeflateParams> {
 
 /// The parameters of one offer, each of which may stand in it once.
 #[derive(Default)]
-struct Seen {
+struct OfferParams {
     server_no_context: Option<()>,
     client_no_context: Option<()>,
     server_bits: Option<u8>,

@@ -24,7 +24,7 @@ mod positions;
 mod request;
 
 pub use positions::Positions;
-pub use request::{Asked, Unreadable};
+pub use request::{EventSourceRequest, EventSourceRequestError};
 
 use positions::put_id;
 

@@ -16,7 +16,7 @@ const NO_EPOCH: &str = "?";
 const NAME: &str = "sse";
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Asked {
+pub struct EventSourceRequest {
     /// In their order, each once. Without any, what the token names is followed.
     channels: BTreeSet<Box<str>>,
     token: Box<str>,
@@ -38,7 +38,7 @@ enum LastId {
 
 /// Why an address asks for nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Unreadable {
+pub enum EventSourceRequestError {
     #[error("{0} is not UTF-8")]
     NotUtf8(&'static str),
     #[error("a channel has no name")]
@@ -54,12 +54,12 @@ pub enum Unreadable {
     )]
     NamesOfSeveral,
     #[error(transparent)]
-    Delivery(#[from] delivery::Unreadable),
+    Delivery(#[from] delivery::InvalidDelivery),
 }
 
-impl Asked {
+impl EventSourceRequest {
     /// Reads the query of an address, and the header `Last-Event-ID`, which goes before what the query says of it.
-    pub fn read(query: &str, last_event_id: Option<&[u8]>) -> Result<Self, Unreadable> {
+    pub fn read(query: &str, last_event_id: Option<&[u8]>) -> Result<Self, EventSourceRequestError> {
         let mut asked = Self::default();
         let mut last_id = None;
         let (mut delivery, mut times, mut bytes) = (None, None, None);
@@ -68,7 +68,7 @@ impl Asked {
                 "channel" => {
                     let channel = decode(value, "channel")?;
                     if channel.is_empty() {
-                        return Err(Unreadable::NoName);
+                        return Err(EventSourceRequestError::NoName);
                     }
                     asked.channels.insert(channel.into());
                 }
@@ -76,7 +76,7 @@ impl Asked {
                     asked.names = match value {
                         "true" => true,
                         "false" => false,
-                        _ => return Err(Unreadable::Names),
+                        _ => return Err(EventSourceRequestError::Names),
                     }
                 }
                 "token" => asked.token = decode(value, "token")?.into(),
@@ -90,16 +90,17 @@ impl Asked {
         }
         asked.delivery = DeliveryWanted::of_parameters(delivery, times, bytes)?;
         if let Some(header) = last_event_id {
-            let header = std::str::from_utf8(header).map_err(|_| Unreadable::NotUtf8("Last-Event-ID"))?;
+            let header =
+                std::str::from_utf8(header).map_err(|_| EventSourceRequestError::NotUtf8("Last-Event-ID"))?;
             last_id = Some(header.to_owned());
         }
         if asked.channels.len() > 1
             && let Some(reserved) = RESERVED.into_iter().find(|reserved| asked.channels.contains(*reserved))
         {
-            return Err(Unreadable::Reserved(reserved));
+            return Err(EventSourceRequestError::Reserved(reserved));
         }
         if asked.names && asked.channels.len() != 1 {
-            return Err(Unreadable::NamesOfSeveral);
+            return Err(EventSourceRequestError::NamesOfSeveral);
         }
         // Readers that have seen no id send none, or an empty one.
         asked.since = last_id.filter(|id| !id.is_empty()).map(|id| match positions::read(&id) {
@@ -160,9 +161,10 @@ impl Asked {
 }
 
 /// As forms write it: a plus stands for a space.
-fn decode(value: &str, of: &'static str) -> Result<String, Unreadable> {
+fn decode(value: &str, of: &'static str) -> Result<String, EventSourceRequestError> {
     let value = value.replace('+', " ");
-    let decoded = percent_decode_str(&value).decode_utf8().map_err(|_| Unreadable::NotUtf8(of))?;
+    let decoded =
+        percent_decode_str(&value).decode_utf8().map_err(|_| EventSourceRequestError::NotUtf8(of))?;
     Ok(decoded.into_owned())
 }
 
@@ -171,7 +173,7 @@ mod tests {
     use super::*;
 
     fn connect(query: &str, header: Option<&str>) -> Connect {
-        Asked::read(query, header.map(str::as_bytes)).unwrap().connect()
+        EventSourceRequest::read(query, header.map(str::as_bytes)).unwrap().connect()
     }
 
     #[test]
@@ -223,18 +225,24 @@ mod tests {
 
     #[test]
     fn an_address_that_makes_no_sense_says_why() {
-        let read = |query| Asked::read(query, None).map(|asked| asked.types());
-        assert_eq!(read("channel="), Err(Unreadable::NoName));
-        assert_eq!(read("channel=%ff"), Err(Unreadable::NotUtf8("channel")));
-        assert_eq!(read("channel=a&channel=open"), Err(Unreadable::Reserved("open")));
+        let read = |query| EventSourceRequest::read(query, None).map(|asked| asked.types());
+        assert_eq!(read("channel="), Err(EventSourceRequestError::NoName));
+        assert_eq!(read("channel=%ff"), Err(EventSourceRequestError::NotUtf8("channel")));
+        assert_eq!(read("channel=a&channel=open"), Err(EventSourceRequestError::Reserved("open")));
         assert_eq!(read("channel=error"), Ok(Types::Nothing), "its events have no type");
         assert_eq!(read("channel=a&channel=b&names=false"), Ok(Types::Channel));
         assert_eq!(read("channel=a&names=true"), Ok(Types::Name));
-        assert_eq!(read("channel=a&names=1"), Err(Unreadable::Names));
-        assert_eq!(read("channel=a&delivery=some"), Err(Unreadable::Delivery(delivery::Unreadable)));
+        assert_eq!(read("channel=a&names=1"), Err(EventSourceRequestError::Names));
+        assert_eq!(
+            read("channel=a&delivery=some"),
+            Err(EventSourceRequestError::Delivery(delivery::InvalidDelivery))
+        );
         for query in ["channel=a&channel=b&names=true", "names=true"] {
-            assert_eq!(read(query), Err(Unreadable::NamesOfSeveral), "{query}");
+            assert_eq!(read(query), Err(EventSourceRequestError::NamesOfSeveral), "{query}");
         }
-        assert_eq!(Asked::read("channel=a", Some(b"\xff")), Err(Unreadable::NotUtf8("Last-Event-ID")));
+        assert_eq!(
+            EventSourceRequest::read("channel=a", Some(b"\xff")),
+            Err(EventSourceRequestError::NotUtf8("Last-Event-ID"))
+        );
     }
 }

@@ -8,8 +8,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::encode::list;
-use super::operations::{Operation, Stage, State};
-use super::{Dialect, GraphQl, GraphQlError, ID_BYTES_MAX, LIMIT_EXCEEDED, Plan, Planned, close, number};
+use super::operations::{Operation, OperationStage, OperationState};
+use super::{
+    Dialect, GraphQl, GraphQlError, ID_BYTES_MAX, LIMIT_EXCEEDED, Plan, PlannedSubscription, close, number,
+};
 use crate::command::{Command, Connect, Request, Subscribe};
 use crate::error::ErrorCode;
 use crate::protocol::DecodeError;
@@ -19,7 +21,7 @@ use crate::publication::{Payload, is_too_deep};
 const NAME: &str = "graphql";
 
 #[derive(Deserialize)]
-struct Line<'a> {
+struct GraphQlMessage<'a> {
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -31,7 +33,7 @@ struct Line<'a> {
 /// An operation as its client asks for it.
 #[derive(Deserialize, Debug)]
 #[serde(rename_all = "camelCase")]
-pub struct Asked<'a> {
+pub struct RequestedOperation<'a> {
     #[serde(borrow)]
     pub query: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -46,13 +48,13 @@ pub struct Asked<'a> {
 #[derive(Deserialize, Default)]
 struct Extensions<'a> {
     #[serde(borrow, default)]
-    tidegate: Option<Own<'a>>,
+    tidegate: Option<GatewayExtension<'a>>,
 }
 
 /// What is said to this gateway in particular.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-struct Own<'a> {
+struct GatewayExtension<'a> {
     /// Each result is to say where it stands.
     #[serde(default)]
     positions: bool,
@@ -79,12 +81,12 @@ fn closes(code: u16, reason: &'static str) -> DecodeError {
     DecodeError::Closes { code, reason }
 }
 
-impl State {
+impl OperationState {
     pub(super) fn decode(&mut self, own: &GraphQl, message: &[u8]) -> Result<Vec<Command>, DecodeError> {
         if message.is_empty() {
             return Err(DecodeError::Empty);
         }
-        let line: Line<'_> = serde_json::from_slice(message).map_err(malformed)?;
+        let line: GraphQlMessage<'_> = serde_json::from_slice(message).map_err(malformed)?;
         if is_too_deep(message) {
             return Err(DecodeError::Malformed);
         }
@@ -126,18 +128,18 @@ impl State {
     }
 
     pub(super) fn would_repeat(&self, message: &[u8]) -> bool {
-        let line = serde_json::from_slice::<Line<'_>>(message).ok();
+        let line = serde_json::from_slice::<GraphQlMessage<'_>>(message).ok();
         let begins = line.filter(|line| matches!(&*line.kind, "subscribe" | "start"));
         begins.and_then(|line| self.find(line.id.as_deref()?)).is_some()
     }
 
     /// Begins an operation, or finds out why not. Either is told once all before it is.
-    fn begin(&mut self, own: &GraphQl, line: &Line<'_>) -> Result<Vec<Command>, DecodeError> {
+    fn begin(&mut self, own: &GraphQl, line: &GraphQlMessage<'_>) -> Result<Vec<Command>, DecodeError> {
         let id = line.id.as_deref().ok_or(DecodeError::Malformed)?;
         if id.is_empty() != (own.dialect == Dialect::StreamEach) || id.len() > ID_BYTES_MAX {
             return Err(DecodeError::Malformed);
         }
-        let asked: Asked<'_> =
+        let asked: RequestedOperation<'_> =
             serde_json::from_str(line.payload.ok_or(DecodeError::Malformed)?.get()).map_err(malformed)?;
         if let Some(at) = self.find(id) {
             if own.dialect == Dialect::TransportWs {
@@ -154,13 +156,13 @@ impl State {
         let (operation, request) = match planned {
             Err(errors) => {
                 let is_too_much = errors.iter().any(|error| error.code == LIMIT_EXCEEDED);
-                let operation = Operation::new(id, number, Stage::Errors(list(&errors)));
+                let operation = Operation::new(id, number, OperationStage::Errors(list(&errors)));
                 let counts_as = if is_too_much { ErrorCode::LimitExceeded } else { ErrorCode::BadRequest };
                 (operation, Request::Refused(counts_as))
             }
             // Nobody need be asked; but it is told in its turn.
             Ok((Plan::Answer(result), _)) => {
-                (Operation::new(id, number, Stage::Result(result)), Request::Ping)
+                (Operation::new(id, number, OperationStage::Result(result)), Request::Ping)
             }
             Ok((Plan::Subscribe(planned), own)) => self.subscribe(id, number, planned, own),
         };
@@ -170,13 +172,19 @@ impl State {
         Ok(commands)
     }
 
-    fn subscribe(&self, id: &str, number: u32, planned: Planned, own: Own<'_>) -> (Operation, Request) {
-        let Planned { channel, ask, selection } = planned;
+    fn subscribe(
+        &self,
+        id: &str,
+        number: u32,
+        planned: PlannedSubscription,
+        own: GatewayExtension<'_>,
+    ) -> (Operation, Request) {
+        let PlannedSubscription { channel, ask, selection } = planned;
         let operation = Operation {
             channel: if ask.is_some() { "".into() } else { channel.clone() },
             tells_positions: own.positions || own.recover.is_some(),
             since: own.recover.as_ref().map(|recover| recover.offset),
-            ..Operation::new(id, number, Stage::Asked(selection))
+            ..Operation::new(id, number, OperationStage::Asked(selection))
         };
         let (epoch, mut offset) =
             own.recover.map_or_else(Default::default, |recover| (recover.epoch, recover.offset));
@@ -204,21 +212,21 @@ impl State {
 }
 
 impl Operation {
-    fn new(id: &str, number: u32, stage: Stage) -> Self {
+    fn new(id: &str, number: u32, stage: OperationStage) -> Self {
         let channel = "".into();
         let id = id.into();
         Self { id, number, channel, stage, tells_positions: false, since: None, position: None }
     }
 }
 
-impl<'a> Asked<'a> {
+impl<'a> RequestedOperation<'a> {
     /// An operation without variables, for those who have only a document.
     pub fn of(query: &'a str) -> Self {
         Self { query: Cow::Borrowed(query), operation_name: None, variables: None, extensions: None }
     }
 
-    fn own(&self) -> Result<Own<'a>, Vec<GraphQlError>> {
-        let Some(extensions) = self.extensions else { return Ok(Own::default()) };
+    fn own(&self) -> Result<GatewayExtension<'a>, Vec<GraphQlError>> {
+        let Some(extensions) = self.extensions else { return Ok(GatewayExtension::default()) };
         match serde_json::from_str::<Extensions<'a>>(extensions.get()) {
             Ok(extensions) => Ok(extensions.tidegate.unwrap_or_default()),
             Err(error) => {

@@ -2,8 +2,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::operations::{Stage, State};
-use super::{Dialect, GraphQlError, LIMIT_EXCEEDED, Record, STREAM_TOKEN, close, number, record, texts};
+use super::operations::{OperationStage, OperationState};
+use super::{
+    Dialect, GraphQlError, LIMIT_EXCEEDED, PayloadRecord, STREAM_TOKEN, close, number, record, texts,
+};
 use crate::disconnect::Disconnect;
 use crate::error::ErrorCode;
 use crate::framing::MessageKind;
@@ -18,7 +20,7 @@ const UNRECOVERABLE: &str = "UNRECOVERABLE_POSITION";
 
 const TEXT: Encoded = Encoded::Message(MessageKind::Text);
 
-impl State {
+impl OperationState {
     pub(super) fn encode_reply(&mut self, dialect: Dialect, reply: &Reply, out: &mut BytesMut) -> Encoded {
         match (reply.id, &reply.outcome) {
             (number::CONNECT, Ok(Answer::Connect(connected))) => self.welcome(dialect, connected, out),
@@ -87,20 +89,22 @@ impl State {
     ) -> Encoded {
         let mut lengths = Vec::new();
         match (self.operations[at].stage.clone(), outcome) {
-            (Stage::Result(result), _) => {
+            (OperationStage::Result(result), _) => {
                 let (gone, start) = (self.remove(at), out.len());
                 next(dialect, &gone.id, &result, None, out);
                 lengths.push(out.len() - start);
                 self.complete(dialect, &gone.id, out, &mut lengths);
             }
-            (Stage::Errors(errors), _) => {
+            (OperationStage::Errors(errors), _) => {
                 let gone = self.remove(at);
                 self.fail(dialect, &gone.id, &errors, out, &mut lengths);
             }
-            (Stage::Asked(selection), Ok(Answer::Subscribe(subscribed))) => {
+            (OperationStage::Asked(selection), Ok(Answer::Subscribe(subscribed))) => {
                 let channel = reply.channel.as_ref().map_or("", |channel| channel.as_str());
                 let beside = self.operations.iter().find(|one| {
-                    *one.channel == *channel && matches!(one.stage, Stage::Live(_)) && one.position.is_some()
+                    *one.channel == *channel
+                        && matches!(one.stage, OperationStage::Live(_))
+                        && one.position.is_some()
                 });
                 let position = subscribed.position.or(beside.and_then(|one| one.position));
                 let one = &mut self.operations[at];
@@ -108,7 +112,7 @@ impl State {
                 let since = |offset| position.map(|position| StreamPosition { offset, ..position });
                 one.position = one.since.map_or(position, since);
                 one.channel = channel.into();
-                one.stage = Stage::Live(selection);
+                one.stage = OperationStage::Live(selection);
                 if one.since.is_some() && !subscribed.recovered {
                     let gone = self.remove(at);
                     let errors =
@@ -118,17 +122,17 @@ impl State {
                 self.catch_up(dialect, reply, subscribed, out, &mut lengths);
             }
             // An operation that fails is not asked for again, and a connection that is lost is. Where others live it fails alone.
-            (Stage::Asked(_), Err(refusal))
+            (OperationStage::Asked(_), Err(refusal))
                 if refusal.is_outage() && !dialect.is_streamed() && !self.has_live() =>
             {
                 return Encoded::Close(refusal.disconnect());
             }
-            (Stage::Asked(_), Err(refusal)) => {
+            (OperationStage::Asked(_), Err(refusal)) => {
                 let gone = self.remove(at);
                 self.fail(dialect, &gone.id, &refused(refusal), out, &mut lengths);
             }
             // Nothing else is asked for under an operation's number.
-            (Stage::Asked(_) | Stage::Live(_), _) => {}
+            (OperationStage::Asked(_) | OperationStage::Live(_), _) => {}
         }
         texts(lengths)
     }
@@ -146,7 +150,7 @@ impl State {
         for publication in &subscribed.publications {
             let mut shared = BytesMut::new();
             record::put(channel, publication, &mut shared);
-            if let Some((_, record)) = Record::take(&mut shared.freeze()) {
+            if let Some((_, record)) = PayloadRecord::take(&mut shared.freeze()) {
                 lengths
                     .extend(self.deliver(dialect, &record, out, |selection| selection.apply(&record.json)));
             }

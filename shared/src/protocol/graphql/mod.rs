@@ -2,7 +2,7 @@
 //!
 //! An operation is a reader of a channel. A client may have several, also of one channel, each with an id and a selection of
 //! its own: so unlike other protocols this one has a value per connection ([`GraphQl`]), which knows the operations. What
-//! all subscribers of a channel share is a [`Record`] ([`Records`]), of which each client's value makes its messages.
+//! all subscribers of a channel share is a [`PayloadRecord`] ([`GraphQlRecords`]), of which each client's value makes its messages.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,12 +24,12 @@ mod record;
 mod selected;
 mod selection;
 
-pub use decode::Asked;
-pub use record::{Record, Records};
+pub use decode::RequestedOperation;
+pub use record::{GraphQlRecords, PayloadRecord};
 pub use selected::Selected;
-pub use selection::{Complete, Field, FieldOf, Objects, Of, Scalar, Selection, Typed};
+pub use selection::{Field, FieldOf, FieldSelection, Objects, Scalar, Typed, ValueRule, ValueType};
 
-use operations::State;
+use operations::OperationState;
 
 /// The subprotocol of today, of `graphql-ws` on npm.
 pub const TRANSPORT_WS: &str = "graphql-transport-ws";
@@ -74,7 +74,7 @@ impl Dialect {
 /// Finds out what an operation is.
 pub trait Planner: Send + Sync + std::fmt::Debug {
     /// Changes nothing that anybody could see.
-    fn plan(&self, asked: &Asked<'_>) -> Result<Plan, Vec<GraphQlError>>;
+    fn plan(&self, asked: &RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>>;
 }
 
 /// What an operation comes to.
@@ -82,17 +82,17 @@ pub trait Planner: Send + Sync + std::fmt::Debug {
 pub enum Plan {
     /// This result, and nothing more.
     Answer(Bytes),
-    Subscribe(Planned),
+    Subscribe(PlannedSubscription),
 }
 
 /// A subscription.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Planned {
+pub struct PlannedSubscription {
     /// Empty where only the application knows it.
     pub channel: Box<str>,
     /// What the application is told that says whether and where, if it is asked.
     pub ask: Option<Payload>,
-    pub selection: Arc<Selection>,
+    pub selection: Arc<FieldSelection>,
 }
 
 /// Why an operation is not carried out.
@@ -123,18 +123,18 @@ pub struct GraphQl {
     dialect: Dialect,
     planner: Arc<dyn Planner>,
     operations_max: usize,
-    state: Mutex<State>,
+    state: Mutex<OperationState>,
 }
 
 /// What follows for the session from what it has answered.
 #[derive(Debug, Default)]
-pub struct Wishes {
+pub struct SessionActions {
     pub commands: Vec<Command>,
     pub close: Option<Disconnect>,
 }
 
 impl GraphQl {
-    /// `operations_max`: how many a client may have under way.
+    /// `operations_max`: how many a client may have in flight.
     pub fn new(dialect: Dialect, planner: Arc<dyn Planner>, operations_max: usize) -> Self {
         Self { dialect, planner, operations_max, state: Mutex::default() }
     }
@@ -143,26 +143,26 @@ impl GraphQl {
     pub fn deliver(&self, records: &Bytes, selected: &mut Selected, out: &mut BytesMut) -> Vec<usize> {
         let (mut rest, mut lengths) = (records.clone(), Vec::new());
         let mut state = self.state();
-        while let Some((bytes, record)) = Record::take(&mut rest) {
-            let result = |selection: &Arc<Selection>| selected.get(&bytes, &record, selection);
+        while let Some((bytes, record)) = PayloadRecord::take(&mut rest) {
+            let result = |selection: &Arc<FieldSelection>| selected.get(&bytes, &record, selection);
             lengths.append(&mut state.deliver(self.dialect, &record, out, result));
         }
         lengths
     }
 
-    /// Whether a message of this client would begin an operation under the id of one that is under way.
+    /// Whether a message of this client would begin an operation under the id of one that is in flight.
     pub fn would_repeat(&self, message: &[u8]) -> bool {
         self.state().would_repeat(message)
     }
 
     /// What follows from what was answered and decoded since this was last asked for, if anything does.
-    pub fn take_wishes(&self) -> Option<Wishes> {
+    pub fn take_wishes(&self) -> Option<SessionActions> {
         let mut state = self.state();
-        let wishes = Wishes { commands: state.settle(), close: state.close.take() };
+        let wishes = SessionActions { commands: state.settle(), close: state.close.take() };
         (!wishes.commands.is_empty() || wishes.close.is_some()).then_some(wishes)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, OperationState> {
         // What was half done when it panicked concerns one client.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::encode;
-use super::{Dialect, Record, Selection, number};
+use super::{Dialect, FieldSelection, PayloadRecord, number};
 use crate::command::{Command, Request};
 use crate::disconnect::Disconnect;
 use crate::position::StreamPosition;
@@ -13,7 +13,7 @@ use crate::protocol::Encoded;
 use crate::push::UnsubscribeCode;
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct OperationState {
     /// The client has said who it is.
     pub(super) initialised: bool,
     /// It has been let in.
@@ -34,7 +34,7 @@ pub(super) struct Operation {
     pub(super) number: u32,
     /// Empty as long as only the application knows it.
     pub(super) channel: Box<str>,
-    pub(super) stage: Stage,
+    pub(super) stage: OperationStage,
     /// Its client keeps count of where it is.
     pub(super) tells_positions: bool,
     /// Its client has asked for what it missed after this offset.
@@ -44,23 +44,23 @@ pub(super) struct Operation {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Stage {
+pub(super) enum OperationStage {
     /// It has not been answered yet.
-    Asked(Arc<Selection>),
-    Live(Arc<Selection>),
+    Asked(Arc<FieldSelection>),
+    Live(Arc<FieldSelection>),
     /// This is its result, and all of it.
     Result(Bytes),
     /// These errors are, as a JSON list.
     Errors(Bytes),
 }
 
-impl State {
+impl OperationState {
     pub(super) fn find(&self, id: &str) -> Option<usize> {
         self.operations.iter().position(|one| *one.id == *id)
     }
 
     pub(super) fn has_live(&self) -> bool {
-        self.operations.iter().any(|one| matches!(one.stage, Stage::Live(_)))
+        self.operations.iter().any(|one| matches!(one.stage, OperationStage::Live(_)))
     }
 
     /// Under which number the next operation is asked for.
@@ -73,7 +73,9 @@ impl State {
     /// Ends an operation. What comes for it from now on reaches nobody, whoever has its id then.
     pub(super) fn remove(&mut self, at: usize) -> Operation {
         let gone = self.operations.remove(at);
-        if matches!(gone.stage, Stage::Asked(_) | Stage::Live(_)) && !gone.channel.is_empty() {
+        if matches!(gone.stage, OperationStage::Asked(_) | OperationStage::Live(_))
+            && !gone.channel.is_empty()
+        {
             self.leave(gone.channel.clone());
         }
         gone
@@ -88,7 +90,8 @@ impl State {
 
     /// The channels that nobody reads any more. As long as the channel of some operation is not known, it may be any.
     pub(super) fn settle(&mut self) -> Vec<Command> {
-        let is_open = |one: &Operation| matches!(one.stage, Stage::Asked(_)) && one.channel.is_empty();
+        let is_open =
+            |one: &Operation| matches!(one.stage, OperationStage::Asked(_)) && one.channel.is_empty();
         if self.left.is_empty() || self.operations.iter().any(is_open) {
             return Vec::new();
         }
@@ -103,13 +106,13 @@ impl State {
     pub(super) fn deliver(
         &mut self,
         dialect: Dialect,
-        record: &Record,
+        record: &PayloadRecord,
         out: &mut BytesMut,
-        mut result: impl FnMut(&Arc<Selection>) -> Bytes,
+        mut result: impl FnMut(&Arc<FieldSelection>) -> Bytes,
     ) -> Vec<usize> {
         let mut lengths = Vec::new();
         for one in &mut self.operations {
-            let Stage::Live(selection) = &one.stage else { continue };
+            let OperationStage::Live(selection) = &one.stage else { continue };
             if one.channel.as_bytes() != &record.channel[..] || one.has(record.position) {
                 continue;
             }
@@ -134,7 +137,7 @@ impl State {
         let mut lengths = Vec::new();
         let mut at = 0;
         while let Some(one) = self.operations.get(at) {
-            if *one.channel != *channel || !matches!(one.stage, Stage::Live(_)) {
+            if *one.channel != *channel || !matches!(one.stage, OperationStage::Live(_)) {
                 at += 1;
                 continue;
             }

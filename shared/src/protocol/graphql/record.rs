@@ -22,7 +22,7 @@ const COMPLETE: &[u8] = b"event: complete\ndata:\n\n";
 
 /// A publication as each client's own messages are made of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Record {
+pub struct PayloadRecord {
     pub(super) channel: Bytes,
     pub(super) position: Option<StreamPosition>,
     /// One JSON value, without line breaks.
@@ -51,13 +51,13 @@ pub(super) fn put(channel: &Channel, publication: &Publication, out: &mut BytesM
     }
 }
 
-impl Record {
-    /// Whether these bytes are what [`Records`] has written, and not a message that is for a client as it is.
+impl PayloadRecord {
+    /// Whether these bytes are what [`GraphQlRecords`] has written, and not a message that is for a client as it is.
     pub fn is_first_in(bytes: &[u8]) -> bool {
         bytes.first() == Some(&MARK)
     }
 
-    /// Takes the first out of what [`Records`] has written, with its bytes. `None` if there is none left.
+    /// Takes the first out of what [`GraphQlRecords`] has written, with its bytes. `None` if there is none left.
     pub fn take(bytes: &mut Bytes) -> Option<(Bytes, Self)> {
         let header: [u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES)?.try_into().ok()?;
         let [MARK, length @ ..] = header else { return None };
@@ -92,9 +92,9 @@ fn take(rest: &mut Bytes) -> Option<Bytes> {
 
 /// What the hub encodes once for all clients, in whichever dialect.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Records;
+pub struct GraphQlRecords;
 
-impl Protocol for Records {
+impl Protocol for GraphQlRecords {
     fn id(&self) -> ProtocolId {
         ProtocolId::GRAPHQL
     }
@@ -148,9 +148,9 @@ mod tests {
         out.freeze()
     }
 
-    fn only(bytes: Bytes) -> Option<Record> {
+    fn only(bytes: Bytes) -> Option<PayloadRecord> {
         let mut rest = bytes;
-        let (_, record) = Record::take(&mut rest)?;
+        let (_, record) = PayloadRecord::take(&mut rest)?;
         assert!(rest.is_empty());
         Some(record)
     }
@@ -160,7 +160,7 @@ mod tests {
         let position = StreamPosition { offset: 7, epoch: Epoch::parse("life").unwrap() };
         for position in [None, Some(position)] {
             let read = only(record(Payload::json("{\n}"), position)).unwrap();
-            assert_eq!(read, Record { channel: "news:1".into(), position, json: "{ }".into() });
+            assert_eq!(read, PayloadRecord { channel: "news:1".into(), position, json: "{ }".into() });
         }
         assert_eq!(only(record(Payload::text("a\nb"), None)).unwrap().json, r#""a\nb""#);
         assert_eq!(only(record(Payload::binary(&b"\0"[..]), None)).unwrap().json, r#""AA==""#);
@@ -171,8 +171,8 @@ mod tests {
         let together = ["1", "22", "3"].map(|json| record(Payload::json(json), None)).concat();
         let mut rest = Bytes::from(together);
         let mut read = Vec::new();
-        while let Some((bytes, record)) = Record::take(&mut rest) {
-            assert!(Record::is_first_in(&bytes));
+        while let Some((bytes, record)) = PayloadRecord::take(&mut rest) {
+            assert!(PayloadRecord::is_first_in(&bytes));
             read.push(record.json);
         }
         assert_eq!((read, rest.len()), (vec!["1".into(), "22".into(), Bytes::from("3")], 0));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Record, Selection};
+use super::{FieldSelection, PayloadRecord};
 
 /// How many results are kept.
 const KEPT_MAX: usize = 64;
@@ -12,23 +12,23 @@ const KEPT_MAX: usize = 64;
 /// The results that were made last.
 #[derive(Debug, Default)]
 pub struct Selected {
-    kept: Vec<Kept>,
+    kept: Vec<SelectedResult>,
     /// Which makes room next.
     oldest: usize,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct SelectedResult {
     /// Held, so that no other is at its address.
     record: Bytes,
-    selection: Arc<Selection>,
+    selection: Arc<FieldSelection>,
     result: Bytes,
 }
 
 impl Selected {
     /// The result for a record that these are the bytes of.
-    pub fn get(&mut self, bytes: &Bytes, record: &Record, selection: &Arc<Selection>) -> Bytes {
-        let is_it = |kept: &&Kept| {
+    pub fn get(&mut self, bytes: &Bytes, record: &PayloadRecord, selection: &Arc<FieldSelection>) -> Bytes {
+        let is_it = |kept: &&SelectedResult| {
             kept.record.as_ptr() == bytes.as_ptr()
                 && kept.record.len() == bytes.len()
                 && Arc::ptr_eq(&kept.selection, selection)
@@ -37,7 +37,8 @@ impl Selected {
             return kept.result.clone();
         }
         let result = selection.apply(&record.json);
-        let kept = Kept { record: bytes.clone(), selection: selection.clone(), result: result.clone() };
+        let kept =
+            SelectedResult { record: bytes.clone(), selection: selection.clone(), result: result.clone() };
         match self.kept.get_mut(self.oldest) {
             Some(place) => *place = kept,
             None => self.kept.push(kept),
@@ -59,8 +60,8 @@ mod tests {
     use super::super::selection::tests::any;
     use super::*;
 
-    fn record(json: &'static str) -> Record {
-        Record { channel: "news".into(), position: None, json: json.into() }
+    fn record(json: &'static str) -> PayloadRecord {
+        PayloadRecord { channel: "news".into(), position: None, json: json.into() }
     }
 
     #[test]

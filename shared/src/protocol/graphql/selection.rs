@@ -21,27 +21,27 @@ const RESULT_BYTES_MIN: usize = 64 << 10;
 
 /// The field of a subscription, and what is selected of it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Selection {
+pub struct FieldSelection {
     /// What the client calls it.
     pub key: Box<str>,
-    pub value: Complete,
+    pub value: ValueRule,
 }
 
 /// How a value is made of what there is in the payload.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Complete {
+pub struct ValueRule {
     pub non_null: bool,
-    pub of: Of,
+    pub of: ValueType,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Of {
+pub enum ValueType {
     /// A scalar of the application's own: whatever JSON there is.
     Any,
     Scalar(Scalar),
     /// One of these texts.
     Enum(Box<[Box<str>]>),
-    List(Box<Complete>),
+    List(Box<ValueRule>),
     Object(Objects),
 }
 
@@ -80,16 +80,16 @@ pub struct Field {
 pub enum FieldOf {
     TypeName,
     /// The member of this name in the payload.
-    Member(Box<str>, Complete),
+    Member(Box<str>, ValueRule),
 }
 
 /// A value is missing where there must be one, so that what is around it is missing too.
 struct Null;
 
 #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
 
-type Members<'a> = BTreeMap<Key<'a>, &'a RawValue>;
+type Members<'a> = BTreeMap<MemberName<'a>, &'a RawValue>;
 
 enum Step<'s> {
     Key(&'s str),
@@ -107,7 +107,7 @@ struct Writer<'s> {
     errors_count: usize,
 }
 
-impl Selection {
+impl FieldSelection {
     /// The members of a result, `"data":...` and maybe `"errors":...`, of a payload that is one JSON value.
     pub fn apply(&self, payload: &[u8]) -> Bytes {
         let mut writer = Writer {
@@ -139,7 +139,7 @@ impl Selection {
     }
 }
 
-impl Complete {
+impl ValueRule {
     fn write<'s>(&'s self, value: &str, writer: &mut Writer<'s>) -> Result<(), Null> {
         let (start, depth) = (writer.out.len(), writer.path.len());
         let value = value.trim();
@@ -149,23 +149,23 @@ impl Complete {
             _ if start.saturating_add(value.len()) > writer.bytes_max => {
                 writer.fail("the result is too long with this value")
             }
-            (_, Of::Any) => {
+            (_, ValueType::Any) => {
                 json::raw(value.as_bytes(), &mut writer.out);
                 Ok(())
             }
-            (_, Of::Scalar(scalar)) => match scalar.write(value, &mut writer.out) {
+            (_, ValueType::Scalar(scalar)) => match scalar.write(value, &mut writer.out) {
                 Some(()) => Ok(()),
                 None => writer.fail(scalar.mismatch()),
             },
-            (_, Of::Enum(values)) => match serde_json::from_str::<Key<'_>>(value) {
-                Ok(Key(name)) if values.iter().any(|known| **known == *name) => {
+            (_, ValueType::Enum(values)) => match serde_json::from_str::<MemberName<'_>>(value) {
+                Ok(MemberName(name)) if values.iter().any(|known| **known == *name) => {
                     json::string(&name, &mut writer.out);
                     Ok(())
                 }
                 _ => writer.fail("the value is none of its enum"),
             },
-            (_, Of::List(item)) => item.write_list(value, writer),
-            (_, Of::Object(objects)) => objects.write(value, writer),
+            (_, ValueType::List(item)) => item.write_list(value, writer),
+            (_, ValueType::Object(objects)) => objects.write(value, writer),
         };
         writer.path.truncate(depth);
         match written {
@@ -204,9 +204,9 @@ impl Objects {
         let typed = match self.is_abstract {
             false => self.types.first(),
             true => {
-                let name = members.get(&Key(TYPE_NAME.into()));
-                let name = name.and_then(|name| serde_json::from_str::<Key<'_>>(name.get()).ok());
-                name.and_then(|Key(name)| self.types.iter().find(|typed| *typed.name == *name))
+                let name = members.get(&MemberName(TYPE_NAME.into()));
+                let name = name.and_then(|name| serde_json::from_str::<MemberName<'_>>(name.get()).ok());
+                name.and_then(|MemberName(name)| self.types.iter().find(|typed| *typed.name == *name))
             }
         };
         let Some(typed) = typed else {
@@ -222,7 +222,7 @@ impl Objects {
             match &field.of {
                 FieldOf::TypeName => json::string(&typed.name, &mut writer.out),
                 FieldOf::Member(name, complete) => {
-                    let value = members.get(&Key(Cow::Borrowed(name)));
+                    let value = members.get(&MemberName(Cow::Borrowed(name)));
                     writer.path.push(Step::Key(&field.key));
                     complete.write(value.map_or("null", |value| value.get()), writer)?;
                     writer.path.pop();
@@ -303,35 +303,35 @@ pub(super) mod tests {
     use super::*;
 
     /// Whatever the payload is.
-    pub(crate) fn any(key: &str) -> Selection {
-        Selection { key: key.into(), value: Complete { non_null: false, of: Of::Any } }
+    pub(crate) fn any(key: &str) -> FieldSelection {
+        FieldSelection { key: key.into(), value: ValueRule { non_null: false, of: ValueType::Any } }
     }
 
-    fn nullable(of: Of) -> Complete {
-        Complete { non_null: false, of }
+    fn nullable(of: ValueType) -> ValueRule {
+        ValueRule { non_null: false, of }
     }
 
-    fn non_null(of: Of) -> Complete {
-        Complete { non_null: true, of }
+    fn non_null(of: ValueType) -> ValueRule {
+        ValueRule { non_null: true, of }
     }
 
-    fn member(key: &str, name: &str, complete: Complete) -> Field {
+    fn member(key: &str, name: &str, complete: ValueRule) -> Field {
         Field { key: key.into(), of: FieldOf::Member(name.into(), complete) }
     }
 
-    fn object(name: &str, fields: Vec<Field>) -> Of {
+    fn object(name: &str, fields: Vec<Field>) -> ValueType {
         let typed = Typed { name: name.into(), fields: fields.into() };
-        Of::Object(Objects { is_abstract: false, types: [typed].into() })
+        ValueType::Object(Objects { is_abstract: false, types: [typed].into() })
     }
 
-    fn applied(value: Complete, payload: &str) -> String {
-        let selection = Selection { key: "m".into(), value };
+    fn applied(value: ValueRule, payload: &str) -> String {
+        let selection = FieldSelection { key: "m".into(), value };
         String::from_utf8(selection.apply(payload.as_bytes()).to_vec()).unwrap()
     }
 
     #[test]
     fn a_payload_is_given_as_it_is_where_nothing_is_known_of_it() {
-        let any = || nullable(Of::Any);
+        let any = || nullable(ValueType::Any);
         assert_eq!(applied(any(), r#"{"a": [1, 2.50]}"#), r#""data":{"m":{"a": [1, 2.50]}}"#);
         assert_eq!(applied(any(), "\"text\""), r#""data":{"m":"text"}"#);
         assert_eq!(applied(any(), "null"), r#""data":{"m":null}"#);
@@ -340,7 +340,7 @@ pub(super) mod tests {
 
     #[test]
     fn fields_are_selected_in_the_order_and_under_the_names_of_the_client() {
-        let string = || nullable(Of::Scalar(Scalar::String));
+        let string = || nullable(ValueType::Scalar(Scalar::String));
         let author = object("User", vec![member("name", "name", string())]);
         let fields = vec![
             member("by", "author", nullable(author)),
@@ -357,8 +357,8 @@ pub(super) mod tests {
 
     #[test]
     fn lists_hold_what_their_items_are() {
-        let item = object("Item", vec![member("n", "n", non_null(Of::Scalar(Scalar::Int)))]);
-        let list = || nullable(Of::List(Box::new(nullable(item.clone()))));
+        let item = object("Item", vec![member("n", "n", non_null(ValueType::Scalar(Scalar::Int)))]);
+        let list = || nullable(ValueType::List(Box::new(nullable(item.clone()))));
         assert_eq!(
             applied(list(), r#"[{"n":1},null,{"n":2,"x":[]}]"#),
             r#""data":{"m":[{"n":1},null,{"n":2}]}"#
@@ -375,8 +375,8 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_missing_and_must_be_there_takes_what_is_around_it_along() {
-        let inner = object("B", vec![member("c", "c", non_null(Of::Any))]);
-        let outer = |b| object("A", vec![member("a", "a", nullable(Of::Any)), member("b", "b", b)]);
+        let inner = object("B", vec![member("c", "c", non_null(ValueType::Any))]);
+        let outer = |b| object("A", vec![member("a", "a", nullable(ValueType::Any)), member("b", "b", b)]);
         let error =
             r#","errors":[{"message":"there is no value where there must be one","path":["m","b","c"]}]"#;
         let payload = r#"{"a":1,"b":{}}"#;
@@ -393,7 +393,7 @@ pub(super) mod tests {
 
     #[test]
     fn aliases_do_not_repeat_a_long_value_without_end() {
-        let string = || nullable(Of::Scalar(Scalar::String));
+        let string = || nullable(ValueType::Scalar(Scalar::String));
         let fields = (0..500).map(|number| member(&format!("a{number}"), "text", string())).collect();
         let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(RESULT_BYTES_MIN));
         let result = applied(nullable(object("Message", fields)), &payload);
@@ -405,7 +405,7 @@ pub(super) mod tests {
     #[test]
     fn scalars_are_held_to_their_types() {
         let one = |scalar, value: &str| {
-            let whole = applied(nullable(Of::Scalar(scalar)), value);
+            let whole = applied(nullable(ValueType::Scalar(scalar)), value);
             whole.strip_prefix("\"data\":{\"m\":").unwrap().split_once('}').unwrap().0.to_owned()
         };
         for (scalar, value, expected) in [
@@ -426,7 +426,7 @@ pub(super) mod tests {
         ] {
             assert_eq!(one(scalar, value), expected, "{scalar:?} {value}");
         }
-        let colour = nullable(Of::Enum(["RED".into(), "BLUE".into()].into()));
+        let colour = nullable(ValueType::Enum(["RED".into(), "BLUE".into()].into()));
         assert_eq!(applied(colour.clone(), "\"RED\""), r#""data":{"m":"RED"}"#);
         assert!(applied(colour, "\"GREEN\"").contains("none of its enum"));
     }
@@ -436,13 +436,13 @@ pub(super) mod tests {
         let typed = |name: &str, field: &str| Typed {
             name: name.into(),
             fields: [
-                member(field, field, nullable(Of::Any)),
+                member(field, field, nullable(ValueType::Any)),
                 Field { key: "t".into(), of: FieldOf::TypeName },
             ]
             .into(),
         };
         let types = || {
-            Of::Object(Objects {
+            ValueType::Object(Objects {
                 is_abstract: true,
                 types: [typed("Cat", "purrs"), typed("Dog", "barks")].into(),
             })
@@ -456,7 +456,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_payload_with_a_thousand_mistakes_does_not_make_a_thousand_errors() {
-        let list = nullable(Of::List(Box::new(nullable(Of::Scalar(Scalar::Int)))));
+        let list = nullable(ValueType::List(Box::new(nullable(ValueType::Scalar(Scalar::Int)))));
         let whole = applied(list, &format!("[{}\"x\"]", "\"x\",".repeat(999)));
         assert_eq!(whole.matches("message").count(), ERRORS_MAX);
     }

@@ -18,16 +18,16 @@ use crate::reply::{Answer, Connected, Subscribed};
 struct Simple;
 
 impl Planner for Simple {
-    fn plan(&self, asked: &Asked<'_>) -> Result<Plan, Vec<GraphQlError>> {
+    fn plan(&self, asked: &RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>> {
         match asked.query.split_at(1) {
             ("!", why) => Err(vec![GraphQlError::new("BAD", why).at(1, 2)]),
             ("?", _) => Ok(Plan::Answer(Bytes::from_static(br#""data":{"a":1}"#))),
-            ("@", question) => Ok(Plan::Subscribe(Planned {
+            ("@", question) => Ok(Plan::Subscribe(PlannedSubscription {
                 channel: "".into(),
                 ask: Some(Payload::text(question.to_owned())),
                 selection: Arc::new(any("m")),
             })),
-            _ => Ok(Plan::Subscribe(Planned {
+            _ => Ok(Plan::Subscribe(PlannedSubscription {
                 channel: (*asked.query).into(),
                 ask: None,
                 selection: Arc::new(any("m")),
@@ -425,6 +425,6 @@ fn in_one_stream_events_name_their_operation_and_in_a_stream_each_they_do_not() 
     assert!(told[0].starts_with("event: next\ndata: {\"errors\":[{\"message\":\"why\""), "{told:?}");
     assert_eq!(each.wishes().1, Some(1000), "its stream ends with it");
     let mut out = BytesMut::new();
-    Records.encode_push(Push::alone(Event::Disconnected(&Disconnect::NORMAL)), &mut out);
+    GraphQlRecords.encode_push(Push::alone(Event::Disconnected(&Disconnect::NORMAL)), &mut out);
     assert_eq!(text(&out), "event: complete\ndata:\n\n");
 }

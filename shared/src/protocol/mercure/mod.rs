@@ -16,8 +16,8 @@ use crate::reply::{Answer, Reply};
 mod request;
 mod update;
 
-pub use request::{Asked, OWN_TOPICS, Unreadable};
-pub use update::{Invalid, Update};
+pub use request::{MercureRequest, MercureRequestError, OWN_TOPICS};
+pub use update::{InvalidUpdate, Update};
 
 /// Set to anything: only those who show that they may are given the publication.
 pub const PRIVATE: &str = "mercure.private";

@@ -3,7 +3,7 @@
 use percent_encoding::percent_decode_str;
 
 use super::EARLIEST;
-use crate::command::{After, Connect, Subscribe};
+use crate::command::{Connect, ResumeAfter, Subscribe};
 use crate::topic_selector::Selector;
 
 /// Most topics of one request.
@@ -16,7 +16,7 @@ pub const OWN_TOPICS: &str = "/.well-known/mercure/";
 const NAME: &str = "mercure";
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Asked {
+pub struct MercureRequest {
     topics: Vec<String>,
     last_id: Option<String>,
     token: Option<String>,
@@ -24,7 +24,7 @@ pub struct Asked {
 
 /// Why an address asks for nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Unreadable {
+pub enum MercureRequestError {
     #[error("there is no parameter \"topic\"")]
     NoTopic,
     #[error("there are more than {TOPICS_MAX} topics")]
@@ -33,15 +33,15 @@ pub enum Unreadable {
     NotUtf8(&'static str),
 }
 
-impl Asked {
+impl MercureRequest {
     /// Reads the query of an address, and the header `Last-Event-ID`, which goes before what the query says of it.
-    pub fn read(query: &str, last_event_id: Option<&[u8]>) -> Result<Self, Unreadable> {
+    pub fn read(query: &str, last_event_id: Option<&[u8]>) -> Result<Self, MercureRequestError> {
         let mut asked = Self::default();
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             match key {
                 "topic" | "topic%5B%5D" | "topic[]" => {
                     if asked.topics.len() == TOPICS_MAX {
-                        return Err(Unreadable::TooMany);
+                        return Err(MercureRequestError::TooMany);
                     }
                     asked.topics.push(decode(value, "topic")?);
                 }
@@ -51,11 +51,12 @@ impl Asked {
             }
         }
         if let Some(header) = last_event_id.filter(|header| !header.is_empty()) {
-            let header = std::str::from_utf8(header).map_err(|_| Unreadable::NotUtf8("Last-Event-ID"))?;
+            let header =
+                std::str::from_utf8(header).map_err(|_| MercureRequestError::NotUtf8("Last-Event-ID"))?;
             asked.last_id = Some(header.to_owned());
         }
         asked.last_id = asked.last_id.filter(|id| !id.is_empty());
-        if asked.topics.iter().all(String::is_empty) { Err(Unreadable::NoTopic) } else { Ok(asked) }
+        if asked.topics.iter().all(String::is_empty) { Err(MercureRequestError::NoTopic) } else { Ok(asked) }
     }
 
     /// As they are written, one or more.
@@ -79,8 +80,8 @@ impl Asked {
         let channel: Box<str> = channel_of(only).into();
         let is_only = only.is_some();
         let after = self.last_id.map(|id| match &*id {
-            EARLIEST => After::Everything,
-            _ => After::Id(id.into()),
+            EARLIEST => ResumeAfter::Everything,
+            _ => ResumeAfter::Id(id.into()),
         });
         let subscribe = Subscribe {
             channel: channel.clone(),
@@ -101,9 +102,9 @@ impl Asked {
 }
 
 /// As forms write it: a plus stands for a space.
-pub(super) fn decode(value: &str, of: &'static str) -> Result<String, Unreadable> {
+pub(super) fn decode(value: &str, of: &'static str) -> Result<String, MercureRequestError> {
     let value = value.replace('+', " ");
-    let decoded = percent_decode_str(&value).decode_utf8().map_err(|_| Unreadable::NotUtf8(of))?;
+    let decoded = percent_decode_str(&value).decode_utf8().map_err(|_| MercureRequestError::NotUtf8(of))?;
     Ok(decoded.into_owned())
 }
 
@@ -112,7 +113,7 @@ mod tests {
     use super::*;
 
     fn connect(query: &str, header: Option<&str>) -> Connect {
-        let asked = Asked::read(query, header.map(str::as_bytes)).unwrap();
+        let asked = MercureRequest::read(query, header.map(str::as_bytes)).unwrap();
         asked.connect("t", |topic| format!("m:{}", topic.unwrap_or("*")))
     }
 
@@ -136,19 +137,19 @@ mod tests {
     fn the_header_goes_before_the_address() {
         let after = |query: &str, header| connect(query, header).subs["m:a"].after.clone();
         assert_eq!(after("topic=a", None), None);
-        assert_eq!(after("topic=a&lastEventID=x%20y", None), Some(After::Id("x y".into())));
-        assert_eq!(after("topic=a&lastEventID=x", Some("z")), Some(After::Id("z".into())));
-        assert_eq!(after("topic=a&lastEventID=x", Some("")), Some(After::Id("x".into())));
-        assert_eq!(after("topic=a&lastEventID=earliest", None), Some(After::Everything));
+        assert_eq!(after("topic=a&lastEventID=x%20y", None), Some(ResumeAfter::Id("x y".into())));
+        assert_eq!(after("topic=a&lastEventID=x", Some("z")), Some(ResumeAfter::Id("z".into())));
+        assert_eq!(after("topic=a&lastEventID=x", Some("")), Some(ResumeAfter::Id("x".into())));
+        assert_eq!(after("topic=a&lastEventID=earliest", None), Some(ResumeAfter::Everything));
     }
 
     #[test]
     fn an_address_that_makes_no_sense_says_why() {
-        let read = |query: &str| Asked::read(query, None).map(|_| ());
-        assert_eq!(read(""), Err(Unreadable::NoTopic));
-        assert_eq!(read("topic="), Err(Unreadable::NoTopic));
-        assert_eq!(read("topic=%ff"), Err(Unreadable::NotUtf8("topic")));
-        assert_eq!(read(&vec!["topic=a"; TOPICS_MAX + 1].join("&")), Err(Unreadable::TooMany));
+        let read = |query: &str| MercureRequest::read(query, None).map(|_| ());
+        assert_eq!(read(""), Err(MercureRequestError::NoTopic));
+        assert_eq!(read("topic="), Err(MercureRequestError::NoTopic));
+        assert_eq!(read("topic=%ff"), Err(MercureRequestError::NotUtf8("topic")));
+        assert_eq!(read(&vec!["topic=a"; TOPICS_MAX + 1].join("&")), Err(MercureRequestError::TooMany));
         assert_eq!(read("topic=a&authorization=x.y"), Ok(()));
     }
 }

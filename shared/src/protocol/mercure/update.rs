@@ -19,7 +19,7 @@ pub struct Update {
 
 /// Why a form is no update.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Invalid {
+pub enum InvalidUpdate {
     #[error("the form is not UTF-8")]
     NotUtf8,
     #[error("there is no \"topic\", or one is empty")]
@@ -42,12 +42,12 @@ pub enum Invalid {
 
 impl Update {
     /// Reads a form (`application/x-www-form-urlencoded`).
-    pub fn read(form: &[u8]) -> Result<Self, Invalid> {
-        let form = std::str::from_utf8(form).map_err(|_| Invalid::NotUtf8)?;
+    pub fn read(form: &[u8]) -> Result<Self, InvalidUpdate> {
+        let form = std::str::from_utf8(form).map_err(|_| InvalidUpdate::NotUtf8)?;
         let mut update = Self::default();
         for pair in form.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = || decode(value, "").map_err(|_| Invalid::NotUtf8);
+            let value = || decode(value, "").map_err(|_| InvalidUpdate::NotUtf8);
             match key {
                 "topic" => update.add_topic(value()?)?,
                 "data" => update.data = value()?,
@@ -57,32 +57,32 @@ impl Update {
                 "retry" => {
                     let retry = value()?;
                     if !retry.is_empty() {
-                        update.retry = Some(retry.parse().map_err(|_| Invalid::Retry)?);
+                        update.retry = Some(retry.parse().map_err(|_| InvalidUpdate::Retry)?);
                     }
                 }
                 _ => {}
             }
         }
         if update.topics.is_empty() {
-            return Err(Invalid::NoTopic);
+            return Err(InvalidUpdate::NoTopic);
         }
         let is_sound = |text: &str| text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control);
         if update.id.as_deref().is_some_and(|id| id.starts_with('#') || !is_sound(id)) {
-            return Err(Invalid::Id);
+            return Err(InvalidUpdate::Id);
         }
         if update.kind.as_deref().is_some_and(|kind| !is_sound(kind)) {
-            return Err(Invalid::Type);
+            return Err(InvalidUpdate::Type);
         }
         Ok(update)
     }
 
-    fn add_topic(&mut self, topic: String) -> Result<(), Invalid> {
+    fn add_topic(&mut self, topic: String) -> Result<(), InvalidUpdate> {
         match &*topic {
-            "" => Err(Invalid::NoTopic),
-            "*" => Err(Invalid::All),
-            _ if topic.starts_with(OWN_TOPICS) => Err(Invalid::Own),
-            _ if topic.chars().any(char::is_control) => Err(Invalid::Topic),
-            _ if self.topics.len() == TOPICS_MAX => Err(Invalid::TooManyTopics),
+            "" => Err(InvalidUpdate::NoTopic),
+            "*" => Err(InvalidUpdate::All),
+            _ if topic.starts_with(OWN_TOPICS) => Err(InvalidUpdate::Own),
+            _ if topic.chars().any(char::is_control) => Err(InvalidUpdate::Topic),
+            _ if self.topics.len() == TOPICS_MAX => Err(InvalidUpdate::TooManyTopics),
             _ => {
                 if !self.topics.contains(&topic) {
                     self.topics.push(topic);
@@ -143,23 +143,23 @@ mod tests {
         let long = format!("topic=a&id={}", "x".repeat(NAME_BYTES_MAX + 1));
         let many = (0..=TOPICS_MAX).map(|number| format!("topic={number}")).collect::<Vec<_>>().join("&");
         for (form, invalid) in [
-            ("", Invalid::NoTopic),
-            ("topic=", Invalid::NoTopic),
-            ("data=x", Invalid::NoTopic),
-            ("topic=*", Invalid::All),
-            ("topic=/.well-known/mercure/subscriptions/a/b", Invalid::Own),
-            ("topic=a%0Ab", Invalid::Topic),
-            ("topic=a&id=%23x", Invalid::Id),
-            ("topic=a&id=x%0Adata%3A+y", Invalid::Id),
-            (&long, Invalid::Id),
-            ("topic=a&type=x%0D", Invalid::Type),
-            ("topic=a&retry=soon", Invalid::Retry),
-            ("topic=a&retry=-1", Invalid::Retry),
-            ("topic=%ff", Invalid::NotUtf8),
-            (&many, Invalid::TooManyTopics),
+            ("", InvalidUpdate::NoTopic),
+            ("topic=", InvalidUpdate::NoTopic),
+            ("data=x", InvalidUpdate::NoTopic),
+            ("topic=*", InvalidUpdate::All),
+            ("topic=/.well-known/mercure/subscriptions/a/b", InvalidUpdate::Own),
+            ("topic=a%0Ab", InvalidUpdate::Topic),
+            ("topic=a&id=%23x", InvalidUpdate::Id),
+            ("topic=a&id=x%0Adata%3A+y", InvalidUpdate::Id),
+            (&long, InvalidUpdate::Id),
+            ("topic=a&type=x%0D", InvalidUpdate::Type),
+            ("topic=a&retry=soon", InvalidUpdate::Retry),
+            ("topic=a&retry=-1", InvalidUpdate::Retry),
+            ("topic=%ff", InvalidUpdate::NotUtf8),
+            (&many, InvalidUpdate::TooManyTopics),
         ] {
             assert_eq!(Update::read(form.as_bytes()), Err(invalid), "{form}");
         }
-        assert_eq!(Update::read(b"topic=\xff"), Err(Invalid::NotUtf8));
+        assert_eq!(Update::read(b"topic=\xff"), Err(InvalidUpdate::NotUtf8));
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::names::{Access, Kind, check_channel, check_event};
+use super::names::{Access, PusherChannelKind, check_channel, check_event};
 use super::{Pusher, id};
 use crate::command::{Command, Request, Subscribe};
 use crate::error::ErrorCode;
@@ -17,7 +17,7 @@ use crate::publication::{Payload, is_too_deep};
 const CLIENT_EVENT: &str = "client-";
 
 #[derive(Deserialize)]
-struct Line<'a> {
+struct PusherEvent<'a> {
     #[serde(borrow)]
     event: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -49,7 +49,7 @@ pub(super) fn decode(pusher: &Pusher, message: &[u8]) -> Result<Option<Command>,
     if message.is_empty() {
         return Err(DecodeError::Empty);
     }
-    let line: Line<'_> = serde_json::from_slice(message).map_err(|_| DecodeError::Malformed)?;
+    let line: PusherEvent<'_> = serde_json::from_slice(message).map_err(|_| DecodeError::Malformed)?;
     if is_too_deep(message) {
         return Err(DecodeError::Malformed);
     }
@@ -92,7 +92,7 @@ fn subscribe(
     if !is_name(name) {
         return Request::Refused(ErrorCode::BadRequest);
     }
-    let members = Kind::of(name).access == Access::Presence;
+    let members = PusherChannelKind::of(name).access == Access::Presence;
     Request::Subscribe(Subscribe {
         channel: pusher.names.channel(name).into(),
         token: auth.unwrap_or_default().into(),
@@ -103,12 +103,12 @@ fn subscribe(
     })
 }
 
-fn emit(pusher: &Pusher, line: &Line<'_>) -> Result<Request, DecodeError> {
+fn emit(pusher: &Pusher, line: &PusherEvent<'_>) -> Result<Request, DecodeError> {
     let channel = line.channel.as_deref().unwrap_or_default();
     if check_event(&line.event).is_err() || !is_name(channel) {
         return Ok(Request::Refused(ErrorCode::BadRequest));
     }
-    if !Kind::of(channel).takes_client_events() {
+    if !PusherChannelKind::of(channel).takes_client_events() {
         return Ok(Request::Refused(ErrorCode::PermissionDenied));
     }
     let data = match line.data {
@@ -131,22 +131,26 @@ fn emit(pusher: &Pusher, line: &Line<'_>) -> Result<Request, DecodeError> {
 }
 
 fn is_name(name: &str) -> bool {
-    Kind::of(name).access == Access::User || check_channel(name).is_ok()
+    PusherChannelKind::of(name).access == Access::User || check_channel(name).is_ok()
 }
 
 /// What a message says.
-fn data<'a, T: Deserialize<'a>>(line: &Line<'a>) -> Result<T, DecodeError> {
+fn data<'a, T: Deserialize<'a>>(line: &PusherEvent<'a>) -> Result<T, DecodeError> {
     let data = line.data.ok_or(DecodeError::Malformed)?.get();
     serde_json::from_str(data).map_err(|_| DecodeError::Malformed)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Names;
+    use super::super::PusherNames;
     use super::*;
 
     fn pusher() -> Pusher {
-        Pusher { names: Names::new("shop", ":", "#"), activity_timeout_s: 120, event_data_bytes_max: 64 }
+        Pusher {
+            names: PusherNames::new("shop", ":", "#"),
+            activity_timeout_s: 120,
+            event_data_bytes_max: 64,
+        }
     }
 
     fn decoded(message: &str) -> Result<Option<Command>, DecodeError> {

@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::encode_reply::{cached, subscribed};
-use super::names::{Access, Kind, Seen, is_reserved};
+use super::names::{Access, PusherChannelKind, SeenChannel, is_reserved};
 use super::{Pusher, UNNAMED_EVENT};
 use crate::disconnect::Disconnect;
 use crate::framing::MessageKind;
@@ -21,29 +21,29 @@ pub(super) fn encode(pusher: &Pusher, push: Push<'_>, out: &mut BytesMut) -> Enc
     let seen = push.channel.and_then(|channel| pusher.names.of(channel));
     match (push.event, seen) {
         (Event::Publication(publication, _), Some(seen)) => event(publication, &seen, out),
-        (Event::Subscribed(answer), Some(Seen::Channel(name))) => {
+        (Event::Subscribed(answer), Some(SeenChannel::Channel(name))) => {
             let start = out.len();
             subscribed(name, answer, out);
             cached(pusher, name, answer, start, out)
         }
-        (Event::Subscribed(answer), Some(Seen::Online(user))) => match answer.members.as_deref() {
+        (Event::Subscribed(answer), Some(SeenChannel::Online(user))) => match answer.members.as_deref() {
             Some([_, ..]) => watchlist("online", &user, out),
             _ => Encoded::Nothing,
         },
-        (Event::MemberAdded(_), Some(Seen::Online(user))) => watchlist("online", &user, out),
-        (Event::MemberRemoved(_), Some(Seen::Online(user))) => watchlist("offline", &user, out),
-        (Event::MemberAdded(info), Some(Seen::Channel(name))) => {
+        (Event::MemberAdded(_), Some(SeenChannel::Online(user))) => watchlist("online", &user, out),
+        (Event::MemberRemoved(_), Some(SeenChannel::Online(user))) => watchlist("offline", &user, out),
+        (Event::MemberAdded(info), Some(SeenChannel::Channel(name))) => {
             inner("pusher_internal:member_added", Some(name), out, |data| {
                 json::string(info.user.as_str(), data.field("user_id"));
                 data.raw("user_info", info.chan_info.as_deref());
             })
         }
-        (Event::MemberRemoved(user), Some(Seen::Channel(name))) => {
+        (Event::MemberRemoved(user), Some(SeenChannel::Channel(name))) => {
             inner("pusher_internal:member_removed", Some(name), out, |data| {
                 json::string(user.as_str(), data.field("user_id"));
             })
         }
-        (Event::Counted(subscribers), Some(Seen::Channel(name))) => {
+        (Event::Counted(subscribers), Some(SeenChannel::Channel(name))) => {
             inner("pusher_internal:subscription_count", Some(name), out, |data| {
                 data.count("subscription_count", u64::from(subscribers));
             })
@@ -63,7 +63,7 @@ pub(super) fn encode(pusher: &Pusher, push: Push<'_>, out: &mut BytesMut) -> Enc
 }
 
 /// A publication as an event.
-pub(super) fn event(publication: &Publication, seen: &Seen<'_>, out: &mut BytesMut) -> Encoded {
+pub(super) fn event(publication: &Publication, seen: &SeenChannel<'_>, out: &mut BytesMut) -> Encoded {
     let name = name(seen);
     out.reserve(ENVELOPE_BYTES_GUESS + name.len() + publication.data.bytes.len());
     let mut object = Object::begin(out);
@@ -73,17 +73,17 @@ pub(super) fn event(publication: &Publication, seen: &Seen<'_>, out: &mut BytesM
     json::text(&publication.data, object.field("data"));
     // Who has sent it, where everyone is told who is there.
     let by = publication.info.as_ref().map(|info| info.user.as_str()).filter(|user| !user.is_empty());
-    if let Some(user) = by.filter(|_| Kind::of(&name).access == Access::Presence) {
+    if let Some(user) = by.filter(|_| PusherChannelKind::of(&name).access == Access::Presence) {
         json::string(user, object.field("user_id"));
     }
     object.end();
     TEXT
 }
 
-fn name<'a>(seen: &'a Seen<'_>) -> std::borrow::Cow<'a, str> {
+fn name<'a>(seen: &'a SeenChannel<'_>) -> std::borrow::Cow<'a, str> {
     match seen {
-        Seen::Channel(name) => (*name).into(),
-        Seen::User(user) | Seen::Online(user) => format!("#server-to-user-{user}").into(),
+        SeenChannel::Channel(name) => (*name).into(),
+        SeenChannel::User(user) | SeenChannel::Online(user) => format!("#server-to-user-{user}").into(),
     }
 }
 

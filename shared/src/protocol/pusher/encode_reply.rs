@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use super::encode_push::{error, event, inner, subscription_error};
-use super::names::{Kind, Seen};
+use super::names::{PusherChannelKind, SeenChannel};
 use super::{Pusher, id, socket_id};
 use crate::disconnect::Disconnect;
 use crate::error::ErrorCode;
@@ -114,11 +114,11 @@ pub(super) fn cached(
         messages.push((MessageKind::Text, out.len() - before));
     };
     let name = pusher.names.channel(channel);
-    let seen = pusher.names.seen(&name).unwrap_or(Seen::Channel(channel));
+    let seen = pusher.names.seen(&name).unwrap_or(SeenChannel::Channel(channel));
     for publication in &answer.publications {
         next(out, &|out| drop(event(publication, &seen, out)));
     }
-    if answer.publications.is_empty() && Kind::of(channel).cache {
+    if answer.publications.is_empty() && PusherChannelKind::of(channel).cache {
         next(out, &|out| drop(inner("pusher:cache_miss", Some(channel), out, |_| {})));
     }
     match messages.len() {

@@ -21,8 +21,8 @@ mod names;
 mod socket_id;
 
 pub use names::{
-    Access, CHANNEL_BYTES_MAX, EVENT_BYTES_MAX, InvalidName, Kind, Names, USER_BYTES_MAX, check_channel,
-    check_event,
+    Access, CHANNEL_BYTES_MAX, EVENT_BYTES_MAX, InvalidName, PusherChannelKind, PusherNames, USER_BYTES_MAX,
+    check_channel, check_event,
 };
 pub use socket_id::{parse_socket_id, socket_id};
 
@@ -51,7 +51,7 @@ mod id {
 /// are named in the same way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pusher {
-    pub names: Names,
+    pub names: PusherNames,
     /// Seconds of silence after which a client asks whether the server is there.
     pub activity_timeout_s: u32,
     /// The longest data of a client's event, in bytes.

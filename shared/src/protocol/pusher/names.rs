@@ -28,7 +28,7 @@ pub enum Access {
 
 /// What a channel's name says about it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Kind {
+pub struct PusherChannelKind {
     pub access: Access,
     /// It keeps its last event.
     pub cache: bool,
@@ -36,7 +36,7 @@ pub struct Kind {
     pub encrypted: bool,
 }
 
-impl Kind {
+impl PusherChannelKind {
     /// By the name in this protocol.
     pub fn of(name: &str) -> Self {
         let kind = |access, cache, encrypted| Self { access, cache, encrypted };
@@ -103,7 +103,7 @@ pub(super) fn is_reserved(event: &str) -> bool {
 
 /// How the channels of an app are named in the gateway: in the app's namespace, and a user's own as everywhere.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Names {
+pub struct PusherNames {
     namespace: Box<str>,
     namespace_boundary: Box<str>,
     user_boundary: Box<str>,
@@ -111,7 +111,7 @@ pub struct Names {
 
 /// A channel of the gateway, as this protocol sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Seen<'a> {
+pub(super) enum SeenChannel<'a> {
     Channel(&'a str),
     /// A user's own.
     User(String),
@@ -119,7 +119,7 @@ pub(super) enum Seen<'a> {
     Online(String),
 }
 
-impl Names {
+impl PusherNames {
     /// `namespace` is the app's. The boundaries are those of the gateway's channel names.
     pub fn new(namespace: &str, namespace_boundary: &str, user_boundary: &str) -> Self {
         Self {
@@ -163,9 +163,9 @@ impl Names {
     /// The name in this protocol of a channel of any app. `None` for what is none of them.
     pub fn name_of(&self, channel: &str) -> Option<String> {
         match self.seen(channel)? {
-            Seen::Channel(name) => Some(name.to_owned()),
-            Seen::User(user) => Some(format!("{SERVER_TO_USER}{user}")),
-            Seen::Online(_) => None,
+            SeenChannel::Channel(name) => Some(name.to_owned()),
+            SeenChannel::User(user) => Some(format!("{SERVER_TO_USER}{user}")),
+            SeenChannel::Online(_) => None,
         }
     }
 
@@ -174,16 +174,16 @@ impl Names {
         user.strip_prefix(&*self.namespace)?.strip_prefix(&*self.namespace_boundary)
     }
 
-    pub(super) fn seen<'a>(&self, channel: &'a str) -> Option<Seen<'a>> {
+    pub(super) fn seen<'a>(&self, channel: &'a str) -> Option<SeenChannel<'a>> {
         let (_, name) = channel.split_once(&*self.namespace_boundary)?;
         if let Some(user) = name.strip_prefix(&*self.user_boundary) {
-            return Some(Seen::User(name_part::decode(user)));
+            return Some(SeenChannel::User(name_part::decode(user)));
         }
         let online = name.strip_prefix(ONLINE).and_then(|rest| rest.strip_prefix(&*self.user_boundary));
-        Some(online.map_or(Seen::Channel(name), |user| Seen::Online(name_part::decode(user))))
+        Some(online.map_or(SeenChannel::Channel(name), |user| SeenChannel::Online(name_part::decode(user))))
     }
 
-    pub(super) fn of<'a>(&self, channel: &'a Channel) -> Option<Seen<'a>> {
+    pub(super) fn of<'a>(&self, channel: &'a Channel) -> Option<SeenChannel<'a>> {
         self.seen(channel.as_str())
     }
 }
@@ -192,15 +192,15 @@ impl Names {
 mod tests {
     use super::*;
 
-    fn names() -> Names {
-        Names::new("shop", ":", "#")
+    fn names() -> PusherNames {
+        PusherNames::new("shop", ":", "#")
     }
 
     #[test]
     fn a_name_says_who_may_be_there_and_what_is_kept() {
         let kind = |name| {
-            let Kind { access, cache, encrypted } = Kind::of(name);
-            (access, cache, encrypted, Kind::of(name).takes_client_events())
+            let PusherChannelKind { access, cache, encrypted } = PusherChannelKind::of(name);
+            (access, cache, encrypted, PusherChannelKind::of(name).takes_client_events())
         };
         for (name, expected) in [
             ("news", (Access::Public, false, false, false)),
@@ -244,7 +244,7 @@ mod tests {
         }
         assert_eq!(names().name_of("news"), None, "a channel without a namespace is no app's");
         assert_eq!(names().name_of(&names().online("42")), None);
-        assert_eq!(names().seen("shop:online#4%2C2"), Some(Seen::Online("4,2".to_owned())));
+        assert_eq!(names().seen("shop:online#4%2C2"), Some(SeenChannel::Online("4,2".to_owned())));
     }
 
     #[test]

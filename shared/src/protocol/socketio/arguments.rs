@@ -20,22 +20,22 @@ pub const BINARY_TAG: &str = "binary";
 
 /// Why arguments could not be read: they name attachments that are not there, or one twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Unreadable;
+pub(super) struct ArgumentsError;
 
 /// The arguments of an event, for other clients.
-pub(super) fn shared(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagged, Unreadable> {
+pub(super) fn shared(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagged, ArgumentsError> {
     let [only] = values else { return listed(values, attachments) };
     if let Some(bytes) = whole(only.get()) {
-        let bytes = attachments.get(bytes).ok_or(Unreadable)?;
+        let bytes = attachments.get(bytes).ok_or(ArgumentsError)?;
         return Ok(Tagged { data: Payload::binary(bytes.clone()), tags: Tags::new() });
     }
     let (mut json, mut pointers) = (BytesMut::with_capacity(only.get().len()), Vec::new());
-    embed(only.get(), &mut unused(attachments), "", &mut json, &mut pointers).map_err(|_| Unreadable)?;
+    embed(only.get(), &mut unused(attachments), "", &mut json, &mut pointers).map_err(|_| ArgumentsError)?;
     Ok(Tagged { data: Payload::json(json.freeze()), tags: tags(None, &pointers) })
 }
 
 /// The same for whoever reads all arguments alike: always a JSON array.
-pub(super) fn listed(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagged, Unreadable> {
+pub(super) fn listed(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagged, ArgumentsError> {
     let guess = values.iter().map(|value| value.get().len() + 1).sum::<usize>() + 2;
     let (mut json, mut pointers) = (BytesMut::with_capacity(guess), Vec::new());
     let mut unused = unused(attachments);
@@ -45,7 +45,7 @@ pub(super) fn listed(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagg
             json.put_u8(b',');
         }
         embed(value.get(), &mut unused, &format!("/{index}"), &mut json, &mut pointers)
-            .map_err(|_| Unreadable)?;
+            .map_err(|_| ArgumentsError)?;
     }
     json.put_u8(b']');
     Ok(Tagged { data: Payload::json(json.freeze()), tags: tags(Some(values.len()), &pointers) })

@@ -27,7 +27,7 @@ pub struct Resume {
 
 /// A channel that a client follows.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Followed {
+pub struct FollowedChannel {
     /// Which of the session's channels it is.
     pub number: u32,
     pub channel: Box<str>,
@@ -37,15 +37,15 @@ pub struct Followed {
 
 /// What is kept of a session, as far as the protocol goes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Kept {
-    pub followed: Vec<Followed>,
+pub struct SessionOffsets {
+    pub followed: Vec<FollowedChannel>,
     /// No channel has had this number yet, nor a higher one.
     pub next: u32,
 }
 
 /// Why an offset says nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Unusable {
+pub enum UnusableOffset {
     /// It is none of ours.
     Malformed,
     /// It names channels that what is kept knows nothing of.
@@ -56,7 +56,7 @@ pub enum Unusable {
 #[derive(Debug)]
 pub(super) struct Cursor {
     pub(super) pid: Box<str>,
-    kept: Kept,
+    kept: SessionOffsets,
     /// Offsets up to which the client was sent everything, in the order of the channels.
     sent: Vec<u64>,
     /// How often what is kept has changed.
@@ -64,13 +64,13 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    pub(super) fn new(pid: Box<str>, kept: Kept) -> Self {
+    pub(super) fn new(pid: Box<str>, kept: SessionOffsets) -> Self {
         let sent = kept.followed.iter().map(|followed| followed.since.offset).collect();
         Self { pid, kept, sent, changes: 0 }
     }
 
     /// What is to be kept, and how many changes have led there.
-    pub(super) fn kept(&self) -> (u64, Kept) {
+    pub(super) fn kept(&self) -> (u64, SessionOffsets) {
         (self.changes, self.kept.clone())
     }
 
@@ -82,7 +82,7 @@ impl Cursor {
         self.unfollow(channel);
         let number = self.kept.next;
         self.kept.next += 1;
-        self.kept.followed.push(Followed { number, channel: channel.into(), since });
+        self.kept.followed.push(FollowedChannel { number, channel: channel.into(), since });
         self.sent.push(since.offset);
         self.changes += 1;
         true
@@ -134,29 +134,30 @@ impl Cursor {
     }
 }
 
-impl Kept {
+impl SessionOffsets {
     /// Where a client of this session stands in each of its channels, by the last offset that it was told.
-    pub fn positions(&self, resume: &Resume) -> Result<Vec<(&str, StreamPosition)>, Unusable> {
+    pub fn positions(&self, resume: &Resume) -> Result<Vec<(&str, StreamPosition)>, UnusableOffset> {
         let sent = match resume.offset.as_deref() {
             None => BTreeMap::new(),
             Some(offset) => self.read(&resume.pid, offset)?,
         };
-        let position = |followed: &Followed| {
+        let position = |followed: &FollowedChannel| {
             let since = sent.get(&followed.number).copied().unwrap_or(0);
-            let offset = followed.since.offset.checked_add(since).ok_or(Unusable::Malformed)?;
+            let offset = followed.since.offset.checked_add(since).ok_or(UnusableOffset::Malformed)?;
             Ok(StreamPosition { offset, ..followed.since })
         };
         self.followed.iter().map(|followed| Ok((&*followed.channel, position(followed)?))).collect()
     }
 
-    fn read(&self, pid: &str, offset: &str) -> Result<BTreeMap<u32, u64>, Unusable> {
+    fn read(&self, pid: &str, offset: &str) -> Result<BTreeMap<u32, u64>, UnusableOffset> {
         let mut parts = offset.split('.');
-        let whose = parts.next().filter(|whose| whose.len() == MARK_BYTES).ok_or(Unusable::Malformed)?;
+        let whose =
+            parts.next().filter(|whose| whose.len() == MARK_BYTES).ok_or(UnusableOffset::Malformed)?;
         let mut sent = BTreeMap::new();
         for part in parts {
-            let (number, since) = part.split_once('-').ok_or(Unusable::Malformed)?;
-            let read = |text| u64::from_str_radix(text, 36).map_err(|_| Unusable::Malformed);
-            let number = u32::try_from(read(number)?).map_err(|_| Unusable::Malformed)?;
+            let (number, since) = part.split_once('-').ok_or(UnusableOffset::Malformed)?;
+            let read = |text| u64::from_str_radix(text, 36).map_err(|_| UnusableOffset::Malformed);
+            let number = u32::try_from(read(number)?).map_err(|_| UnusableOffset::Malformed)?;
             sent.insert(number, read(since)?);
         }
         if whose != mark(pid) {
@@ -164,7 +165,7 @@ impl Kept {
             return Ok(BTreeMap::new());
         }
         match sent.keys().next_back() {
-            Some(last) if *last >= self.next => Err(Unusable::Newer),
+            Some(last) if *last >= self.next => Err(UnusableOffset::Newer),
             _ => Ok(sent),
         }
     }
@@ -205,7 +206,7 @@ mod tests {
     }
 
     fn cursor() -> Cursor {
-        let mut cursor = Cursor::new("AbCdEfGh".into(), Kept::default());
+        let mut cursor = Cursor::new("AbCdEfGh".into(), SessionOffsets::default());
         cursor.follow("a:*", at(100));
         cursor.follow("a:room", at(7));
         cursor
@@ -244,7 +245,7 @@ mod tests {
         cursor.advance("a:room", at(10));
         let resume = told(&cursor);
         assert_eq!(resume.offset.as_deref(), Some("AbCd.2-1"));
-        assert_eq!(before.positions(&resume), Err(Unusable::Newer));
+        assert_eq!(before.positions(&resume), Err(UnusableOffset::Newer));
         let (_, after) = cursor.kept();
         assert_eq!(after.positions(&resume).unwrap()[1], ("a:room", at(10)));
         let old = Resume { offset: Some("AbCd.1-5".into()), ..resume };
@@ -265,9 +266,9 @@ mod tests {
             "AbCd.0-zzzzzzzzzzzzzz",
         ] {
             let resume = Resume { pid: "AbCdEfGh".into(), offset: Some(offset.into()) };
-            assert_eq!(kept.positions(&resume), Err(Unusable::Malformed), "{offset:?}");
+            assert_eq!(kept.positions(&resume), Err(UnusableOffset::Malformed), "{offset:?}");
         }
         let far = Resume { pid: "AbCdEfGh".into(), offset: Some("AbCd.0-3w5e11264sgsf".into()) };
-        assert_eq!(kept.positions(&far), Err(Unusable::Malformed));
+        assert_eq!(kept.positions(&far), Err(UnusableOffset::Malformed));
     }
 }

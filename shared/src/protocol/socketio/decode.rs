@@ -9,12 +9,12 @@ use serde_json::value::RawValue;
 
 use super::arguments::{listed, shared};
 use super::cursor::{OFFSET_BYTES_MAX, PID_BYTES_MAX, Resume};
-use super::packet::{Kind, Packet};
-use super::routes::{Entry, Forward, Named, Route, To};
+use super::packet::{Packet, PacketKind};
+use super::routes::{Destination, ForwardRule, RoomName, RoomRule, Route};
 use super::sid::{parse_sid, sid};
-use super::state::{Arriving, Awaited, State, bit};
-use super::{Common, Namespace, id};
-use crate::command::{self, Command, Connect, Enter, Request, Subscribe};
+use super::state::{ConnectionState, PartialPacket, ReplyPurpose, bit};
+use super::{Namespace, SocketIoShared, id};
+use crate::command::{self, Command, Connect, EnterNamespace, Request, Subscribe};
 use crate::error::ErrorCode;
 use crate::protocol::{DecodeError, json};
 use crate::publication::{Payload, Selection, Tagged, is_too_deep};
@@ -39,7 +39,12 @@ struct Auth<'a>(#[serde(borrow)] BTreeMap<Cow<'a, str>, &'a RawValue>);
 type Decoded = Result<(), DecodeError>;
 
 /// A packet, at least the beginning of one.
-pub(super) fn text(common: &Common, state: &mut State, text: &[u8], commands: &mut Vec<Command>) -> Decoded {
+pub(super) fn text(
+    common: &SocketIoShared,
+    state: &mut ConnectionState,
+    text: &[u8],
+    commands: &mut Vec<Command>,
+) -> Decoded {
     if text.is_empty() {
         return Err(DecodeError::Empty);
     }
@@ -52,29 +57,29 @@ pub(super) fn text(common: &Common, state: &mut State, text: &[u8], commands: &m
         return Err(DecodeError::Malformed);
     }
     match packet.kind {
-        Kind::Connect => connect(common, state, &packet, commands),
-        Kind::Disconnect => disconnect(common, state, &packet, commands),
-        Kind::Event | Kind::Ack => whole(common, state, &packet, &[], commands),
-        Kind::BinaryEvent | Kind::BinaryAck if packet.attachments == 0 => {
+        PacketKind::Connect => connect(common, state, &packet, commands),
+        PacketKind::Disconnect => disconnect(common, state, &packet, commands),
+        PacketKind::Event | PacketKind::Ack => whole(common, state, &packet, &[], commands),
+        PacketKind::BinaryEvent | PacketKind::BinaryAck if packet.attachments == 0 => {
             whole(common, state, &packet, &[], commands)
         }
-        Kind::BinaryEvent | Kind::BinaryAck => {
+        PacketKind::BinaryEvent | PacketKind::BinaryAck => {
             if packet.attachments > common.attachments_max || text.len() > common.packet_bytes_max {
                 return Err(DecodeError::TooLarge);
             }
             let missing = packet.attachments;
-            state.begin(Arriving { text: text.into(), attachments: Vec::new(), missing });
+            state.begin(PartialPacket { text: text.into(), attachments: Vec::new(), missing });
             Ok(())
         }
         // Only the server says so.
-        Kind::ConnectError => Err(DecodeError::Malformed),
+        PacketKind::ConnectError => Err(DecodeError::Malformed),
     }
 }
 
 /// The next attachment of the packet that is arriving.
 pub(super) fn attachment(
-    common: &Common,
-    state: &mut State,
+    common: &SocketIoShared,
+    state: &mut ConnectionState,
     bytes: &[u8],
     commands: &mut Vec<Command>,
 ) -> Decoded {
@@ -87,12 +92,17 @@ pub(super) fn attachment(
     if arriving.missing > 0 {
         return Ok(());
     }
-    let Some(Arriving { text, attachments, .. }) = state.take_arriving() else { return Ok(()) };
+    let Some(PartialPacket { text, attachments, .. }) = state.take_arriving() else { return Ok(()) };
     let packet = Packet::parse(&text).ok_or(DecodeError::Malformed)?;
     whole(common, state, &packet, &attachments, commands)
 }
 
-fn connect(common: &Common, state: &mut State, packet: &Packet<'_>, commands: &mut Vec<Command>) -> Decoded {
+fn connect(
+    common: &SocketIoShared,
+    state: &mut ConnectionState,
+    packet: &Packet<'_>,
+    commands: &mut Vec<Command>,
+) -> Decoded {
     let auth = packet.data.trim();
     let object: Option<Auth<'_>> = match auth {
         "" => None,
@@ -107,7 +117,7 @@ fn connect(common: &Common, state: &mut State, packet: &Packet<'_>, commands: &m
         if !is_name {
             return Err(DecodeError::Malformed);
         }
-        let id = state.awaits(Awaited::Unknown(packet.namespace.into()));
+        let id = state.awaits(ReplyPurpose::Unknown(packet.namespace.into()));
         commands.push(Command { id, request: Request::Refused(ErrorCode::UnknownChannel) });
         return Ok(());
     };
@@ -132,7 +142,7 @@ fn connect(common: &Common, state: &mut State, packet: &Packet<'_>, commands: &m
         name: "socketio".into(),
         ..Connect::default()
     };
-    let enter = Enter { connect, channel: namespace.channel().into() };
+    let enter = EnterNamespace { connect, channel: namespace.channel().into() };
     commands.push(Command { id: id::ENTER | index as u32, request: Request::Enter(Box::new(enter)) });
     Ok(())
 }
@@ -157,8 +167,8 @@ fn without_resume(object: &Auth<'_>) -> String {
 }
 
 fn disconnect(
-    common: &Common,
-    state: &mut State,
+    common: &SocketIoShared,
+    state: &mut ConnectionState,
     packet: &Packet<'_>,
     commands: &mut Vec<Command>,
 ) -> Decoded {
@@ -176,8 +186,8 @@ fn disconnect(
 
 /// An event or an acknowledgement with all of its attachments.
 fn whole(
-    common: &Common,
-    state: &mut State,
+    common: &SocketIoShared,
+    state: &mut ConnectionState,
     packet: &Packet<'_>,
     attachments: &[Bytes],
     commands: &mut Vec<Command>,
@@ -191,7 +201,7 @@ fn whole(
     if values.len() > ARGUMENTS_MAX + 1 {
         return Err(DecodeError::TooLarge);
     }
-    if matches!(packet.kind, Kind::Ack | Kind::BinaryAck) {
+    if matches!(packet.kind, PacketKind::Ack | PacketKind::BinaryAck) {
         let number = packet.ack.ok_or(DecodeError::Malformed)?;
         let said = match state.awaits_answer(index, number) {
             true => Some(listed(&values, attachments).map_err(|_| DecodeError::Malformed)?),
@@ -208,16 +218,16 @@ fn whole(
         return Err(DecodeError::Malformed);
     }
     let id = match packet.ack {
-        Some(ack) => state.awaits(Awaited::Ack { namespace: index, ack }),
+        Some(ack) => state.awaits(ReplyPurpose::Ack { namespace: index, ack }),
         None => id::EVENT | index as u32,
     };
-    let event = Event { namespace, index, state, name: &name, values, attachments, id };
+    let event = NamespaceEvent { namespace, index, state, name: &name, values, attachments, id };
     let refused = |error| Command { id, request: Request::Refused(error) };
     let before = commands.len();
     match event.requests(commands) {
         Ok(()) => Ok(()),
-        Err(Fault::Malformed) => Err(DecodeError::Malformed),
-        Err(Fault::Refused(error)) => {
+        Err(EventError::Malformed) => Err(DecodeError::Malformed),
+        Err(EventError::Refused(error)) => {
             commands.truncate(before);
             commands.push(refused(error));
             Ok(())
@@ -226,16 +236,16 @@ fn whole(
 }
 
 /// Why an event goes nowhere.
-enum Fault {
+enum EventError {
     Malformed,
     Refused(ErrorCode),
 }
 
 /// An event of a client in a namespace.
-struct Event<'a> {
+struct NamespaceEvent<'a> {
     namespace: &'a Namespace,
     index: usize,
-    state: &'a State,
+    state: &'a ConnectionState,
     name: &'a str,
     values: &'a [&'a RawValue],
     attachments: &'a [Bytes],
@@ -243,40 +253,40 @@ struct Event<'a> {
     id: u32,
 }
 
-impl Event<'_> {
-    fn requests(&self, commands: &mut Vec<Command>) -> Result<(), Fault> {
+impl NamespaceEvent<'_> {
+    fn requests(&self, commands: &mut Vec<Command>) -> Result<(), EventError> {
         // It was on its way when the server put the client out.
         let is_in = self.state.is_in(self.index);
         if self.name.len() > EVENT_BYTES_MAX {
-            return Err(Fault::Refused(ErrorCode::BadRequest));
+            return Err(EventError::Refused(ErrorCode::BadRequest));
         }
         let routes = self.namespace.routes.get();
         let route = routes.find(self.name).filter(|_| is_in);
-        match route.ok_or(Fault::Refused(ErrorCode::PermissionDenied))? {
-            Route::Refuse => return Err(Fault::Refused(ErrorCode::PermissionDenied)),
+        match route.ok_or(EventError::Refused(ErrorCode::PermissionDenied))? {
+            Route::Refuse => return Err(EventError::Refused(ErrorCode::PermissionDenied)),
             Route::Backend => {
-                let said = listed(self.values, self.attachments).map_err(|_| Fault::Malformed)?;
+                let said = listed(self.values, self.attachments).map_err(|_| EventError::Malformed)?;
                 let (channel, event) = (self.namespace.channel().into(), self.name.into());
-                self.push(commands, Request::Event(Box::new(command::Event { channel, event, said })));
+                self.push(commands, Request::Event(Box::new(command::EventCommand { channel, event, said })));
             }
-            Route::Publish(Forward { to, event, to_sender }) => {
+            Route::Publish(ForwardRule { to, event, to_sender }) => {
                 let mut only = None;
                 let (channel, values) = match to {
-                    To::Namespace => (self.namespace.channel(), self.values.to_vec()),
-                    To::Room(named) => {
+                    Destination::Namespace => (self.namespace.channel(), self.values.to_vec()),
+                    Destination::Room(named) => {
                         let (room, values) = self.room(named)?;
                         (self.namespace.room(&room), values)
                     }
-                    To::Client(at) => {
-                        let (sid, values) = self.room(&Named::Argument(*at))?;
+                    Destination::Client(at) => {
+                        let (sid, values) = self.room(&RoomName::Argument(*at))?;
                         let client = parse_sid(&sid, self.namespace.name());
-                        let clients = vec![client.ok_or(Fault::Refused(ErrorCode::BadRequest))?];
+                        let clients = vec![client.ok_or(EventError::Refused(ErrorCode::BadRequest))?];
                         only = Some(Box::new(Selection { clients, ..Selection::default() }));
                         (self.namespace.channel(), values)
                     }
                 };
                 let event = event.as_deref().unwrap_or(self.name);
-                let said = shared(&values, self.attachments).map_err(|_| Fault::Malformed)?;
+                let said = shared(&values, self.attachments).map_err(|_| EventError::Malformed)?;
                 let (channel, event, to_sender) =
                     (channel.into(), event.into(), *to_sender || only.is_some());
                 let forward = command::Forward { channel, event, said, to_sender, only };
@@ -306,23 +316,23 @@ impl Event<'_> {
     }
 
     /// The channel of the room that the client comes into or goes out of, and what those who are there are told.
-    fn enter(&self, entry: &Entry) -> Result<(String, Option<Request>), Fault> {
+    fn enter(&self, entry: &RoomRule) -> Result<(String, Option<Request>), EventError> {
         let (room, values) = self.room(&entry.room)?;
         if !entry.admits(&room) {
-            return Err(Fault::Refused(ErrorCode::PermissionDenied));
+            return Err(EventError::Refused(ErrorCode::PermissionDenied));
         }
         let channel = self.namespace.room(&room);
         let told = entry.tell.as_ref().map(|event| match &values[..] {
             // Who it is, where it says no more.
             [] => {
-                let client = self.state.client.ok_or(Fault::Refused(ErrorCode::NotAvailable))?;
+                let client = self.state.client.ok_or(EventError::Refused(ErrorCode::NotAvailable))?;
                 let mut own = bytes::BytesMut::new();
                 json::string(&sid(client, self.namespace.name()), &mut own);
                 let said = Tagged { data: Payload::json(own.freeze()), tags: Default::default() };
                 Ok(forward(channel.clone(), event, said))
             }
             values => {
-                let said = shared(values, self.attachments).map_err(|_| Fault::Malformed)?;
+                let said = shared(values, self.attachments).map_err(|_| EventError::Malformed)?;
                 Ok(forward(channel.clone(), event, said))
             }
         });
@@ -331,15 +341,15 @@ impl Event<'_> {
     }
 
     /// Which room it is about, and the arguments that go further.
-    fn room(&self, named: &Named) -> Result<(String, Vec<&RawValue>), Fault> {
+    fn room(&self, named: &RoomName) -> Result<(String, Vec<&RawValue>), EventError> {
         let mut values = self.values.to_vec();
         match named {
-            Named::Always(room) => Ok((room.to_string(), values)),
-            Named::Argument(at) if *at < values.len() => {
+            RoomName::Always(room) => Ok((room.to_string(), values)),
+            RoomName::Argument(at) if *at < values.len() => {
                 let room = text_of(values.remove(*at), true).filter(|room| !room.is_empty());
-                Ok((room.ok_or(Fault::Refused(ErrorCode::BadRequest))?.into_owned(), values))
+                Ok((room.ok_or(EventError::Refused(ErrorCode::BadRequest))?.into_owned(), values))
             }
-            Named::Argument(_) => Err(Fault::Refused(ErrorCode::BadRequest)),
+            RoomName::Argument(_) => Err(EventError::Refused(ErrorCode::BadRequest)),
         }
     }
 }

@@ -7,8 +7,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::arguments;
 use super::cursor::Cursor;
 use super::names::Namespaces;
-use super::packet::{self, Kind};
-use super::state::{State, bit};
+use super::packet::{self, PacketKind};
+use super::state::{ConnectionState, bit};
 use super::{RESERVED, UNNAMED_EVENT};
 use crate::disconnect::Disconnect;
 use crate::framing::MessageKind;
@@ -20,7 +20,7 @@ use crate::push::{Event, Push, UnsubscribeCode};
 const ENVELOPE_BYTES_GUESS: usize = 64;
 
 /// `state` is that of one connection, to which nothing is said that others share.
-pub(super) fn encode<S: DerefMut<Target = State>>(
+pub(super) fn encode<S: DerefMut<Target = ConnectionState>>(
     namespaces: &Namespaces,
     state: impl FnOnce() -> S,
     push: Push<'_>,
@@ -46,7 +46,7 @@ pub(super) fn encode<S: DerefMut<Target = State>>(
             if !was_in {
                 return Encoded::Nothing;
             }
-            packet::begin(Kind::Disconnect, 0, seen.namespace.name(), None, out);
+            packet::begin(PacketKind::Disconnect, 0, seen.namespace.name(), None, out);
             Encoded::Message(MessageKind::Text)
         }
         // Who comes and goes is not said in this protocol, nor which rooms a client is in.
@@ -80,7 +80,7 @@ pub(super) fn event(
     let name = publication.event().filter(|name| !RESERVED.contains(name)).unwrap_or(UNNAMED_EVENT);
     out.reserve(ENVELOPE_BYTES_GUESS + namespace.len() + name.len() + data.bytes.len());
     let arguments = Arguments { event: Some(name), said: (data, tags), cursor };
-    with_arguments([Kind::Event, Kind::BinaryEvent], namespace, None, arguments, out)
+    with_arguments([PacketKind::Event, PacketKind::BinaryEvent], namespace, None, arguments, out)
 }
 
 /// What stands in a packet.
@@ -94,7 +94,7 @@ pub(super) struct Arguments<'a> {
 
 /// A packet with arguments: `kinds` are its kind without and with attachments.
 pub(super) fn with_arguments(
-    kinds: [Kind; 2],
+    kinds: [PacketKind; 2],
     namespace: &str,
     ack: Option<u64>,
     Arguments { event, said: (data, tags), cursor }: Arguments<'_>,
@@ -129,7 +129,7 @@ pub(super) fn with_arguments(
 
 /// What was written since `start`, a packet's head and so on, becomes one with attachments.
 fn attach(
-    kind: Kind,
+    kind: PacketKind,
     namespace: &str,
     ack: Option<u64>,
     start: usize,
@@ -151,7 +151,7 @@ fn attach(
 /// Clients come back by themselves after a connection is lost, and not after they were told to leave their namespaces.
 pub(super) fn last_words(
     namespaces: &Namespaces,
-    state: &mut State,
+    state: &mut ConnectionState,
     disconnect: &Disconnect,
     out: &mut BytesMut,
 ) -> Encoded {
@@ -163,7 +163,7 @@ pub(super) fn last_words(
     let mut messages = Vec::new();
     for (index, namespace) in namespaces.iter().enumerate().filter(|(index, _)| joined & bit(*index) != 0) {
         let start = out.len();
-        packet::begin(Kind::Disconnect, 0, namespace.name(), None, out);
+        packet::begin(PacketKind::Disconnect, 0, namespace.name(), None, out);
         messages.push((MessageKind::Text, out.len() - start));
         state.left |= bit(index);
     }

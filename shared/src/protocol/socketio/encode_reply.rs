@@ -6,9 +6,9 @@ use super::cursor::Cursor;
 use super::encode_push::{Arguments, followed_event, with_arguments};
 use super::id;
 use super::names::{Namespace, Namespaces};
-use super::packet::{self, Kind};
+use super::packet::{self, PacketKind};
 use super::sid::sid;
-use super::state::{Awaited, State, bit};
+use super::state::{ConnectionState, ReplyPurpose, bit};
 use crate::framing::MessageKind;
 use crate::protocol::Encoded;
 use crate::protocol::json::{self, Object};
@@ -23,7 +23,7 @@ const ERROR_EVENT: &str = "error";
 
 pub(super) fn encode(
     namespaces: &Namespaces,
-    state: &mut State,
+    state: &mut ConnectionState,
     reply: &Reply,
     out: &mut BytesMut,
 ) -> Encoded {
@@ -42,12 +42,12 @@ pub(super) fn encode(
             _ => Encoded::Nothing,
         },
         (0, _) => match state.take_awaited(rest) {
-            Some(Awaited::Ack { namespace, ack }) => {
+            Some(ReplyPurpose::Ack { namespace, ack }) => {
                 let Some(namespace) = namespaces.get(namespace) else { return Encoded::Nothing };
                 state.refused = state.refused.saturating_add(u32::from(reply.outcome.is_err()));
                 acknowledged(namespace, ack, &reply.outcome, out)
             }
-            Some(Awaited::Unknown(name)) => connect_error(&name, "Invalid namespace", None, out),
+            Some(ReplyPurpose::Unknown(name)) => connect_error(&name, "Invalid namespace", None, out),
             None => Encoded::Nothing,
         },
         _ => Encoded::Nothing,
@@ -56,7 +56,7 @@ pub(super) fn encode(
 
 /// A client has come into a namespace, or has not.
 fn entered(
-    state: &mut State,
+    state: &mut ConnectionState,
     namespace: &Namespace,
     index: usize,
     reply: &Reply,
@@ -98,7 +98,7 @@ fn welcome(
     out: &mut BytesMut,
 ) -> Encoded {
     let start = out.len();
-    packet::begin(Kind::Connect, 0, namespace.name(), None, out);
+    packet::begin(PacketKind::Connect, 0, namespace.name(), None, out);
     let mut object = Object::begin(out);
     object.string("sid", sid);
     if let Some(cursor) = &cursor {
@@ -121,7 +121,7 @@ fn welcome(
 }
 
 fn connect_error(namespace: &str, message: &str, refusal: Option<&Refusal>, out: &mut BytesMut) -> Encoded {
-    packet::begin(Kind::ConnectError, 0, namespace, None, out);
+    packet::begin(PacketKind::ConnectError, 0, namespace, None, out);
     let mut object = Object::begin(out);
     object.string("message", message);
     if let Some(refusal) = refusal {
@@ -136,7 +136,7 @@ fn connect_error(namespace: &str, message: &str, refusal: Option<&Refusal>, out:
 
 /// An event was refused that asked for no acknowledgement.
 fn refused(namespace: &Namespace, refusal: &Refusal, out: &mut BytesMut) -> Encoded {
-    packet::begin(Kind::Event, 0, namespace.name(), None, out);
+    packet::begin(PacketKind::Event, 0, namespace.name(), None, out);
     out.put_u8(b'[');
     json::string(ERROR_EVENT, out);
     out.put_u8(b',');
@@ -154,7 +154,7 @@ fn acknowledged(
     let said = match outcome {
         Ok(Answer::Acknowledged(said)) => said.as_deref(),
         _ => {
-            packet::begin(Kind::Ack, 0, namespace.name(), Some(ack), out);
+            packet::begin(PacketKind::Ack, 0, namespace.name(), Some(ack), out);
             out.put_u8(b'[');
             let mut object = Object::begin(out);
             match outcome {
@@ -175,7 +175,7 @@ fn acknowledged(
         Tagged { data: Payload::json("[]"), tags: Tags::from([(super::ARGUMENTS_TAG.into(), "0".into())]) };
     let Tagged { data, tags } = said.unwrap_or(&nothing);
     let arguments = Arguments { event: None, said: (data, tags), cursor: None };
-    with_arguments([Kind::Ack, Kind::BinaryAck], namespace.name(), Some(ack), arguments, out)
+    with_arguments([PacketKind::Ack, PacketKind::BinaryAck], namespace.name(), Some(ack), arguments, out)
 }
 
 fn write_refusal(mut object: Object<'_>, refusal: &Refusal) {

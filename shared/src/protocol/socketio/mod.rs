@@ -35,19 +35,19 @@ mod state;
 pub use arguments::{
     ARGUMENTS_TAG, BINARY_TAG, binary_fault, listed_by_server, said_by_server, said_with_attachments,
 };
-pub use cursor::{Followed, Kept, Resume, Unusable};
+pub use cursor::{FollowedChannel, Resume, SessionOffsets, UnusableOffset};
 pub use decode::{ARGUMENTS_MAX, EVENT_BYTES_MAX, RESERVED};
 pub use live::Live;
-pub use names::{NAMESPACES_MAX, Namespace, Namespaces, Seen};
-pub use record::Records;
-pub use routes::{Door, Entry, Forward, Named, Route, Routes, To};
+pub use names::{NAMESPACES_MAX, Namespace, Namespaces, SeenRoom};
+pub use record::EventRecords;
+pub use routes::{Destination, ForwardRule, NamespaceAccess, RoomName, RoomRule, Route, Routes};
 pub use sid::{parse_sid, sid};
-pub use state::Answered;
+pub use state::AckReceived;
 
 use cursor::Cursor;
 use encode_push::Arguments;
-use packet::Kind;
-use state::State;
+use packet::PacketKind;
+use state::ConnectionState;
 
 /// What events are called that were published without a name.
 pub const UNNAMED_EVENT: &str = "message";
@@ -70,7 +70,7 @@ mod id {
 
 /// What all connections have in common.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Common {
+pub struct SocketIoShared {
     pub namespaces: Namespaces,
     /// What holds the connection token in what a client says as it connects. Empty: nothing does.
     pub token_key: Box<str>,
@@ -82,9 +82,9 @@ pub struct Common {
 
 /// What is told of a client to whoever counts, and to whoever waits for it.
 #[derive(Debug)]
-pub struct News {
+pub struct ClientNews {
     /// What it has said to events that ask for it.
-    pub answered: Vec<Answered>,
+    pub answered: Vec<AckReceived>,
     /// Events that it has sent.
     pub events: u32,
     /// Those that were refused.
@@ -97,22 +97,22 @@ pub struct News {
 /// the same for all.
 #[derive(Debug)]
 pub struct SocketIo {
-    common: Arc<Common>,
-    state: Mutex<State>,
+    common: Arc<SocketIoShared>,
+    state: Mutex<ConnectionState>,
 }
 
 impl SocketIo {
-    pub fn new(common: Arc<Common>) -> Self {
+    pub fn new(common: Arc<SocketIoShared>) -> Self {
         Self { common, state: Mutex::default() }
     }
 
-    /// Whether its clients may be told how far they have come: then what all share is [`Records`], of which
+    /// Whether its clients may be told how far they have come: then what all share is [`EventRecords`], of which
     /// [`Self::deliver`] makes what they are told.
     pub fn tells_offsets(&self) -> bool {
         self.common.namespaces.keep_any()
     }
 
-    /// Has each message of what [`Records`] has written said to this client. Answers whether it was that: other bytes are for
+    /// Has each message of what [`EventRecords`] has written said to this client. Answers whether it was that: other bytes are for
     /// it as they are.
     pub fn deliver(&self, records: &Bytes, say: impl FnMut(MessageKind, &[u8])) -> bool {
         let are_records = record::is_first_in(records);
@@ -128,14 +128,14 @@ impl SocketIo {
     }
 
     /// The client may come back to a session of this secret name, of which this is known. It is told the name as it enters.
-    pub fn keep_session(&self, namespace: &str, pid: &str, kept: Kept) {
+    pub fn keep_session(&self, namespace: &str, pid: &str, kept: SessionOffsets) {
         if let Some(index) = self.common.namespaces.find(namespace) {
             self.state().set_cursor(index, Some(Cursor::new(pid.into(), kept)));
         }
     }
 
     /// The secret name of its session, and what is to be kept of it, with how many changes have led there.
-    pub fn kept(&self, namespace: &str) -> Option<(Box<str>, u64, Kept)> {
+    pub fn kept(&self, namespace: &str) -> Option<(Box<str>, u64, SessionOffsets)> {
         let state = self.state();
         let cursor = state.cursor(self.common.namespaces.find(namespace)?)?;
         let (changes, kept) = cursor.kept();
@@ -198,7 +198,7 @@ impl SocketIo {
         }
         let number = state.ask(index);
         let arguments = Arguments { event: Some(event), said: (&said.data, &said.tags), cursor: None };
-        let kinds = [Kind::Event, Kind::BinaryEvent];
+        let kinds = [PacketKind::Event, PacketKind::BinaryEvent];
         Some((number, encode_push::with_arguments(kinds, namespace, Some(number.into()), arguments, out)))
     }
 
@@ -213,14 +213,14 @@ impl SocketIo {
     }
 
     /// What has come of the client since this was asked last.
-    pub fn take_news(&self) -> News {
+    pub fn take_news(&self) -> ClientNews {
         let mut state = self.state();
         let (events, refused) = (std::mem::take(&mut state.events), std::mem::take(&mut state.refused));
-        News { answered: state.take_answered(), events, refused, joined: state.joined }
+        ClientNews { answered: state.take_answered(), events, refused, joined: state.joined }
     }
 
     /// Only the connection's own worker, and what it has others do for it, ask for it.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

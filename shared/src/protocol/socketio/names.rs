@@ -6,7 +6,7 @@ use crate::channel::Channel;
 use crate::protocol::name_part;
 
 use super::live::Live;
-use super::routes::{Door, Routes};
+use super::routes::{NamespaceAccess, Routes};
 
 /// The most namespaces there can be: a connection keeps a bit for each.
 pub const NAMESPACES_MAX: usize = 64;
@@ -31,7 +31,7 @@ pub struct Namespace {
     name: Box<str>,
     prefix: Box<str>,
     /// Others can hold from some moment on, for who comes and what is sent after it.
-    pub door: Live<Door>,
+    pub access: Live<NamespaceAccess>,
     pub routes: Live<Routes>,
     /// How long its clients may be away and come back to what they missed. 0: they begin anew.
     pub recovery_ms: u64,
@@ -39,7 +39,7 @@ pub struct Namespace {
 
 /// A channel as this protocol sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen<'a> {
+pub struct SeenRoom<'a> {
     pub namespace: &'a Namespace,
     pub(super) index: usize,
     /// The room as it is written in the channel's name; `None` for the channel of all who are in the namespace.
@@ -54,14 +54,14 @@ impl Namespaces {
 
     /// Adds the namespace that clients call `name` and whose channels lie in the gateway's namespace `channels`. Answers
     /// whether there was room for it; the caller sees to it that no name comes twice.
-    pub fn add(&mut self, name: &str, channels: &str, door: Door, routes: Routes) -> bool {
+    pub fn add(&mut self, name: &str, channels: &str, access: NamespaceAccess, routes: Routes) -> bool {
         if self.all.len() >= NAMESPACES_MAX {
             return false;
         }
         let index = self.all.len();
         let prefix = format!("{channels}{}", self.boundary).into();
-        let (door, routes) = (Live::new(door), Live::new(routes));
-        self.all.push(Namespace { name: name.into(), prefix, door, routes, recovery_ms: 0 });
+        let (access, routes) = (Live::new(access), Live::new(routes));
+        self.all.push(Namespace { name: name.into(), prefix, access, routes, recovery_ms: 0 });
         self.by_name.insert(name.into(), index);
         self.by_prefix.insert(channels.into(), index);
         true
@@ -84,14 +84,14 @@ impl Namespaces {
     }
 
     /// What a channel is here. `None`: nothing.
-    pub fn seen<'a>(&'a self, channel: &'a str) -> Option<Seen<'a>> {
+    pub fn seen<'a>(&'a self, channel: &'a str) -> Option<SeenRoom<'a>> {
         let (prefix, rest) = channel.split_once(&*self.boundary)?;
         let index = *self.by_prefix.get(prefix)?;
         let namespace = self.all.get(index)?;
-        Some(Seen { namespace, index, room: (rest != ALL).then_some(rest) })
+        Some(SeenRoom { namespace, index, room: (rest != ALL).then_some(rest) })
     }
 
-    pub(super) fn of<'a>(&'a self, channel: Option<&'a Channel>) -> Option<Seen<'a>> {
+    pub(super) fn of<'a>(&'a self, channel: Option<&'a Channel>) -> Option<SeenRoom<'a>> {
         self.seen(channel?.as_str())
     }
 
@@ -129,7 +129,7 @@ impl Namespace {
     }
 }
 
-impl Seen<'_> {
+impl SeenRoom<'_> {
     /// `None` for the channel of all who are in the namespace.
     pub fn room(&self) -> Option<String> {
         self.room.map(name_part::decode)
@@ -146,8 +146,8 @@ mod tests {
 
     fn namespaces() -> Namespaces {
         let mut namespaces = Namespaces::new(":");
-        assert!(namespaces.add("/", "socketio", Door::default(), Routes::default()));
-        assert!(namespaces.add("/admin", "admin", Door::default(), Routes::default()));
+        assert!(namespaces.add("/", "socketio", NamespaceAccess::default(), Routes::default()));
+        assert!(namespaces.add("/admin", "admin", NamespaceAccess::default(), Routes::default()));
         namespaces
     }
 
@@ -182,10 +182,10 @@ mod tests {
             assert!(namespaces.add(
                 &format!("/{number}"),
                 &format!("n{number}"),
-                Door::default(),
+                NamespaceAccess::default(),
                 Routes::default()
             ));
         }
-        assert!(!namespaces.add("/more", "more", Door::default(), Routes::default()));
+        assert!(!namespaces.add("/more", "more", NamespaceAccess::default(), Routes::default()));
     }
 }

@@ -9,7 +9,7 @@ use crate::protocol::json;
 pub(super) const MAIN: &str = "/";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(super) enum PacketKind {
     Connect = 0,
     Disconnect = 1,
     Event = 2,
@@ -19,7 +19,7 @@ pub(super) enum Kind {
     BinaryAck = 6,
 }
 
-impl Kind {
+impl PacketKind {
     fn of(digit: u8) -> Option<Self> {
         let all = [
             Self::Connect,
@@ -41,7 +41,7 @@ impl Kind {
 /// A packet without its attachments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Packet<'a> {
-    pub(super) kind: Kind,
+    pub(super) kind: PacketKind,
     /// How many binary messages follow.
     pub(super) attachments: u32,
     pub(super) namespace: &'a str,
@@ -53,7 +53,7 @@ pub(super) struct Packet<'a> {
 impl<'a> Packet<'a> {
     /// `None` for what is no packet.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
-        let kind = Kind::of(*text.as_bytes().first()?)?;
+        let kind = PacketKind::of(*text.as_bytes().first()?)?;
         let mut rest = &text[1..];
         let mut attachments = 0;
         if kind.has_attachments() {
@@ -75,7 +75,13 @@ impl<'a> Packet<'a> {
 }
 
 /// Writes what stands before the data.
-pub(super) fn begin(kind: Kind, attachments: usize, namespace: &str, ack: Option<u64>, out: &mut BytesMut) {
+pub(super) fn begin(
+    kind: PacketKind,
+    attachments: usize,
+    namespace: &str,
+    ack: Option<u64>,
+    out: &mut BytesMut,
+) {
     out.put_u8(b'0' + kind as u8);
     if kind.has_attachments() {
         json::number(attachments as u64, out);
@@ -103,17 +109,17 @@ mod tests {
     #[test]
     fn a_packet_is_read_as_it_is_written() {
         for (text, kind, attachments, namespace, ack, data) in [
-            ("0", Kind::Connect, 0, "/", None, ""),
-            ("0{\"token\":\"x\"}", Kind::Connect, 0, "/", None, "{\"token\":\"x\"}"),
-            ("0/admin,{}", Kind::Connect, 0, "/admin", None, "{}"),
-            ("1/admin,", Kind::Disconnect, 0, "/admin", None, ""),
-            ("2[\"foo\",1]", Kind::Event, 0, "/", None, "[\"foo\",1]"),
-            ("212[\"foo\"]", Kind::Event, 0, "/", Some(12), "[\"foo\"]"),
-            ("3/admin,0[]", Kind::Ack, 0, "/admin", Some(0), "[]"),
-            ("4{\"message\":\"no\"}", Kind::ConnectError, 0, "/", None, "{\"message\":\"no\"}"),
-            ("51-[\"baz\",1]", Kind::BinaryEvent, 1, "/", None, "[\"baz\",1]"),
-            ("52-/admin,7[\"baz\"]", Kind::BinaryEvent, 2, "/admin", Some(7), "[\"baz\"]"),
-            ("61-7[1]", Kind::BinaryAck, 1, "/", Some(7), "[1]"),
+            ("0", PacketKind::Connect, 0, "/", None, ""),
+            ("0{\"token\":\"x\"}", PacketKind::Connect, 0, "/", None, "{\"token\":\"x\"}"),
+            ("0/admin,{}", PacketKind::Connect, 0, "/admin", None, "{}"),
+            ("1/admin,", PacketKind::Disconnect, 0, "/admin", None, ""),
+            ("2[\"foo\",1]", PacketKind::Event, 0, "/", None, "[\"foo\",1]"),
+            ("212[\"foo\"]", PacketKind::Event, 0, "/", Some(12), "[\"foo\"]"),
+            ("3/admin,0[]", PacketKind::Ack, 0, "/admin", Some(0), "[]"),
+            ("4{\"message\":\"no\"}", PacketKind::ConnectError, 0, "/", None, "{\"message\":\"no\"}"),
+            ("51-[\"baz\",1]", PacketKind::BinaryEvent, 1, "/", None, "[\"baz\",1]"),
+            ("52-/admin,7[\"baz\"]", PacketKind::BinaryEvent, 2, "/admin", Some(7), "[\"baz\"]"),
+            ("61-7[1]", PacketKind::BinaryAck, 1, "/", Some(7), "[1]"),
         ] {
             let packet = Packet { kind, attachments, namespace, ack, data };
             assert_eq!(Packet::parse(text), Some(packet));

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::Common;
+use super::SocketIoShared;
 use super::encode_push;
 use super::names::Namespaces;
-use super::state::State;
+use super::state::ConnectionState;
 use crate::command::Command;
 use crate::disconnect::Disconnect;
 use crate::framing::{Message, MessageKind};
@@ -25,17 +25,17 @@ const END: u8 = b']';
 
 /// What is encoded once for all clients that are told offsets.
 #[derive(Debug)]
-pub struct Records {
-    common: Arc<Common>,
+pub struct EventRecords {
+    common: Arc<SocketIoShared>,
 }
 
-impl Records {
-    pub fn new(common: Arc<Common>) -> Self {
+impl EventRecords {
+    pub fn new(common: Arc<SocketIoShared>) -> Self {
         Self { common }
     }
 }
 
-impl Protocol for Records {
+impl Protocol for EventRecords {
     fn id(&self) -> ProtocolId {
         ProtocolId::SOCKET_IO
     }
@@ -109,20 +109,20 @@ fn put(
     }
 }
 
-/// Whether these bytes are what [`Records`] has written, and not what is for a client as it is.
+/// Whether these bytes are what [`EventRecords`] has written, and not what is for a client as it is.
 pub(super) fn is_first_in(bytes: &[u8]) -> bool {
     bytes.first() == Some(&MARK)
 }
 
-/// Has each message of what [`Records`] has written said to one client.
+/// Has each message of what [`EventRecords`] has written said to one client.
 pub(super) fn deliver(
     namespaces: &Namespaces,
-    state: &mut State,
+    state: &mut ConnectionState,
     records: &Bytes,
     mut say: impl FnMut(MessageKind, &[u8]),
 ) {
     let (mut rest, mut told) = (records.clone(), BytesMut::new());
-    while let Some(Record { channel, position, messages, mut packet }) = Record::take(&mut rest) {
+    while let Some(EventRecord { channel, position, messages, mut packet }) = EventRecord::take(&mut rest) {
         let channel = std::str::from_utf8(&channel).unwrap_or_default();
         let index = namespaces.seen(channel).map(|seen| seen.index);
         let cursor = index.and_then(|index| state.cursor_mut(index));
@@ -149,14 +149,14 @@ pub(super) fn deliver(
 }
 
 /// An event of a channel.
-struct Record {
+struct EventRecord {
     channel: Bytes,
     position: Option<StreamPosition>,
     messages: Vec<(MessageKind, usize)>,
     packet: Bytes,
 }
 
-impl Record {
+impl EventRecord {
     /// Takes the first out of what was written. `None` if there is none left.
     fn take(bytes: &mut Bytes) -> Option<Self> {
         let header: [u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES)?.try_into().ok()?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// Who may come into a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Door {
+pub struct NamespaceAccess {
     /// Only clients with a user.
     pub users_only: bool,
     /// The application is asked.
@@ -24,11 +24,11 @@ pub struct Routes {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
     /// It goes to other clients.
-    Publish(Forward),
+    Publish(ForwardRule),
     /// The client comes into a room.
-    Join(Entry),
+    Join(RoomRule),
     /// The client goes out of a room.
-    Leave(Entry),
+    Leave(RoomRule),
     /// The application is asked.
     Backend,
     /// Its sender is told no.
@@ -37,8 +37,8 @@ pub enum Route {
 
 /// Where an event goes, and as what.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Forward {
-    pub to: To,
+pub struct ForwardRule {
+    pub to: Destination,
     /// What it is called there; `None`: the same.
     pub event: Option<Box<str>>,
     /// Its sender gets it too.
@@ -46,19 +46,19 @@ pub struct Forward {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum To {
+pub enum Destination {
     /// All who are in the namespace.
     Namespace,
     /// Those who are in a room in which the sender is.
-    Room(Named),
+    Room(RoomName),
     /// The client whose id the argument at this place is, which goes no further then.
     Client(usize),
 }
 
 /// Which room a client comes into or goes out of.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Entry {
-    pub room: Named,
+pub struct RoomRule {
+    pub room: RoomName,
     /// What rooms may be called: names, or beginnings of names with a `*` behind them. Empty: anything.
     pub rooms: Vec<Box<str>>,
     /// The event that tells those who are in it, if they are told.
@@ -67,7 +67,7 @@ pub struct Entry {
 
 /// How the room of an event is known.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Named {
+pub enum RoomName {
     /// It is always this one.
     Always(Box<str>),
     /// The argument at this place names it, which goes no further then. The first is at 0.
@@ -95,7 +95,7 @@ impl Routes {
     }
 }
 
-impl Entry {
+impl RoomRule {
     pub(super) fn admits(&self, room: &str) -> bool {
         let fits = |pattern: &str| match pattern.strip_suffix('*') {
             Some(beginning) => room.starts_with(beginning),
@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn the_narrowest_name_counts() {
-        let publish = |to_sender| Route::Publish(Forward { to: To::Namespace, event: None, to_sender });
+        let publish =
+            |to_sender| Route::Publish(ForwardRule { to: Destination::Namespace, event: None, to_sender });
         let mut routes = Routes::default();
         routes.add("*", Route::Backend);
         routes.add("chat:*", publish(true));
@@ -130,8 +131,8 @@ mod tests {
 
     #[test]
     fn a_room_is_admitted_by_its_name_or_its_beginning() {
-        let entry = |rooms: &[&str]| Entry {
-            room: Named::Argument(0),
+        let entry = |rooms: &[&str]| RoomRule {
+            room: RoomName::Argument(0),
             rooms: rooms.iter().map(|&room| room.into()).collect(),
             tell: None,
         };

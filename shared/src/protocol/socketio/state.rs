@@ -8,7 +8,7 @@ use crate::publication::Tagged;
 
 /// One connection's memory. Most of it is empty for nearly all of a connection's life.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct ConnectionState {
     /// Known once the first namespace was entered.
     pub(super) client: Option<ClientId>,
     /// A bit for each namespace that it is in.
@@ -23,32 +23,32 @@ pub(super) struct State {
     /// Events that it has sent, and those that were refused, since they were counted last.
     pub(super) events: u32,
     pub(super) refused: u32,
-    rare: Option<Box<Rare>>,
+    rare: Option<Box<RareConnectionState>>,
 }
 
 #[derive(Debug, Default)]
-struct Rare {
-    awaited: Vec<(u32, Awaited)>,
-    arriving: Option<Arriving>,
+struct RareConnectionState {
+    awaited: Vec<(u32, ReplyPurpose)>,
+    arriving: Option<PartialPacket>,
     /// By namespace: how far the client has come, where it may return.
     cursors: Vec<(usize, Cursor)>,
     /// By namespace: what the client has said of a session that it comes back to.
     resumes: Vec<(usize, Resume)>,
-    asks: Asks,
+    asks: PendingAcks,
 }
 
 /// Acknowledgements that the client is asked for.
 #[derive(Debug, Default)]
-struct Asks {
+struct PendingAcks {
     /// Their numbers and namespaces.
     open: Vec<(u32, usize)>,
-    answered: Vec<Answered>,
+    answered: Vec<AckReceived>,
     answered_bytes: usize,
 }
 
 /// What a client says to an event that asks for it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Answered {
+pub struct AckReceived {
     pub number: u32,
     /// `None`: nobody asks for it, any more.
     pub said: Option<Tagged>,
@@ -56,7 +56,7 @@ pub struct Answered {
 
 /// What the answer to a command is for.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Awaited {
+pub(super) enum ReplyPurpose {
     /// An event that asks for an acknowledgement.
     Ack { namespace: usize, ack: u64 },
     /// A namespace that is none.
@@ -65,26 +65,26 @@ pub(super) enum Awaited {
 
 /// A packet whose attachments have not all come.
 #[derive(Debug)]
-pub(super) struct Arriving {
+pub(super) struct PartialPacket {
     pub(super) text: Box<str>,
     pub(super) attachments: Vec<Bytes>,
     pub(super) missing: u32,
 }
 
-impl State {
+impl ConnectionState {
     pub(super) fn is_in(&self, namespace: usize) -> bool {
         (self.joined | self.entering) & bit(namespace) != 0
     }
 
     /// A number for the command whose answer is awaited.
-    pub(super) fn awaits(&mut self, awaited: Awaited) -> u32 {
+    pub(super) fn awaits(&mut self, awaited: ReplyPurpose) -> u32 {
         // 0 is no number, and the highest bits say of what kind others are.
         self.next = self.next % super::id::NUMBER_MAX + 1;
         self.rare.get_or_insert_default().awaited.push((self.next, awaited));
         self.next
     }
 
-    pub(super) fn take_awaited(&mut self, number: u32) -> Option<Awaited> {
+    pub(super) fn take_awaited(&mut self, number: u32) -> Option<ReplyPurpose> {
         let rare = self.rare.as_mut()?;
         let at = rare.awaited.iter().position(|(of, _)| *of == number)?;
         let (_, awaited) = rare.awaited.swap_remove(at);
@@ -92,15 +92,15 @@ impl State {
         Some(awaited)
     }
 
-    pub(super) fn begin(&mut self, arriving: Arriving) {
+    pub(super) fn begin(&mut self, arriving: PartialPacket) {
         self.rare.get_or_insert_default().arriving = Some(arriving);
     }
 
-    pub(super) fn arriving(&mut self) -> Option<&mut Arriving> {
+    pub(super) fn arriving(&mut self) -> Option<&mut PartialPacket> {
         self.rare.as_mut()?.arriving.as_mut()
     }
 
-    pub(super) fn take_arriving(&mut self) -> Option<Arriving> {
+    pub(super) fn take_arriving(&mut self) -> Option<PartialPacket> {
         let arriving = self.rare.as_mut()?.arriving.take();
         self.drop_unused();
         arriving
@@ -164,10 +164,10 @@ impl State {
         let asks = &mut self.rare.get_or_insert_default().asks;
         asks.open.retain(|(open, _)| *open != number || said.is_none());
         asks.answered_bytes += said.as_ref().map_or(0, |said| said.data.bytes.len());
-        asks.answered.push(Answered { number, said });
+        asks.answered.push(AckReceived { number, said });
     }
 
-    pub(super) fn take_answered(&mut self) -> Vec<Answered> {
+    pub(super) fn take_answered(&mut self) -> Vec<AckReceived> {
         let Some(rare) = &mut self.rare else { return Vec::new() };
         rare.asks.answered_bytes = 0;
         let answered = std::mem::take(&mut rare.asks.answered);
@@ -178,12 +178,12 @@ impl State {
     /// Bytes that are kept of what is arriving and of what is awaited.
     pub(super) fn held_bytes(&self) -> usize {
         let Some(rare) = &self.rare else { return 0 };
-        let arriving = rare.arriving.as_ref().map_or(0, Arriving::bytes);
-        arriving + rare.awaited.len() * size_of::<(u32, Awaited)>() + rare.asks.answered_bytes
+        let arriving = rare.arriving.as_ref().map_or(0, PartialPacket::bytes);
+        arriving + rare.awaited.len() * size_of::<(u32, ReplyPurpose)>() + rare.asks.answered_bytes
     }
 
     fn drop_unused(&mut self) {
-        let is_unused = |rare: &Rare| {
+        let is_unused = |rare: &RareConnectionState| {
             let is_idle = rare.arriving.is_none() && rare.awaited.is_empty();
             let asks_nothing = rare.asks.open.is_empty() && rare.asks.answered.is_empty();
             is_idle && asks_nothing && rare.cursors.is_empty() && rare.resumes.is_empty()
@@ -194,7 +194,7 @@ impl State {
     }
 }
 
-impl Arriving {
+impl PartialPacket {
     pub(super) fn bytes(&self) -> usize {
         self.text.len() + self.attachments.iter().map(Bytes::len).sum::<usize>()
     }
@@ -210,16 +210,20 @@ mod tests {
 
     #[test]
     fn a_state_is_small_and_gives_back_what_it_took() {
-        assert!(size_of::<State>() <= 80, "{} bytes", size_of::<State>());
-        let mut state = State::default();
-        let first = state.awaits(Awaited::Ack { namespace: 0, ack: 7 });
-        let second = state.awaits(Awaited::Unknown("/x".into()));
-        state.begin(Arriving { text: "5".into(), attachments: vec![Bytes::from_static(b"abc")], missing: 1 });
+        assert!(size_of::<ConnectionState>() <= 80, "{} bytes", size_of::<ConnectionState>());
+        let mut state = ConnectionState::default();
+        let first = state.awaits(ReplyPurpose::Ack { namespace: 0, ack: 7 });
+        let second = state.awaits(ReplyPurpose::Unknown("/x".into()));
+        state.begin(PartialPacket {
+            text: "5".into(),
+            attachments: vec![Bytes::from_static(b"abc")],
+            missing: 1,
+        });
         assert!(state.held_bytes() > 4);
-        assert_eq!(state.take_awaited(first), Some(Awaited::Ack { namespace: 0, ack: 7 }));
+        assert_eq!(state.take_awaited(first), Some(ReplyPurpose::Ack { namespace: 0, ack: 7 }));
         assert_eq!(state.take_awaited(first), None);
         assert!(state.take_arriving().is_some());
-        assert_eq!(state.take_awaited(second), Some(Awaited::Unknown("/x".into())));
+        assert_eq!(state.take_awaited(second), Some(ReplyPurpose::Unknown("/x".into())));
         assert!(state.rare.is_none() && state.held_bytes() == 0);
     }
 }

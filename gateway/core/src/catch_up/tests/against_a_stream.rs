@@ -28,7 +28,7 @@ enum Step {
         behind: Option<i64>,
         limit: u32,
     },
-    /// The read that is under way has reached the broker.
+    /// The read that is in flight has reached the broker.
     Reach,
     /// It comes back, or fails.
     Return {
@@ -64,7 +64,7 @@ fn select_limit() -> impl Strategy<Value = u32> {
 /// Someone who waits.
 #[derive(Clone, Debug)]
 struct Asker {
-    want: Want<'static>,
+    want: CatchUpRequest<'static>,
     since: Option<Since>,
     /// The stream's end when they came.
     top: u64,
@@ -78,7 +78,7 @@ struct Model {
     /// Published and not handed out yet.
     on_their_way: VecDeque<Publication>,
     handed_out: u64,
-    reading: Option<(Reading, Option<HistoryPage>)>,
+    reading: Option<(ReadRequest, Option<HistoryPage>)>,
     waiting: Vec<Asker>,
     served: u32,
 }
@@ -124,7 +124,7 @@ impl Model {
                     _ => epoch(),
                 };
                 let since = Since { offset, epoch: of.as_str().into() };
-                let want = self.catch_up.want(Some(Stopped { offset, epoch: Some(of) }), limit);
+                let want = self.catch_up.want(Some(ClientPosition { offset, epoch: Some(of) }), limit);
                 self.asks(Asker { want, since: Some(since), top });
             }
             Step::Begin => {
@@ -141,7 +141,7 @@ impl Model {
                 let top = self.stream.position().offset;
                 let sought = match behind {
                     Some(behind) => update(top.saturating_add_signed(-behind)),
-                    None => After::Everything,
+                    None => ResumeAfter::Everything,
                 };
                 let want = self.catch_up.want_after(Box::leak(Box::new(sought)), limit);
                 self.asks(Asker { want, since: None, top });
@@ -164,12 +164,12 @@ impl Model {
                 };
                 for asker in std::mem::take(&mut self.waiting) {
                     match &past {
-                        Shared::Past(past) => match past.answer(&asker.want) {
+                        ReadResult::Past(past) => match past.answer(&asker.want) {
                             Some(page) => self.check(&asker, &page),
                             None => self.asks(asker),
                         },
                         // Everyone reads for themselves.
-                        Shared::Unshared => {}
+                        ReadResult::Unshared => {}
                     }
                 }
             }
@@ -187,13 +187,13 @@ impl Model {
 
     fn asks(&mut self, asker: Asker) {
         match self.catch_up.ask(self.now, &asker.want) {
-            Asked::Answered(page) => self.check(&asker, &page),
-            Asked::Read(reading) => {
+            CatchUpAnswer::Answered(page) => self.check(&asker, &page),
+            CatchUpAnswer::Read(reading) => {
                 assert!(self.reading.is_none(), "two reads at once");
                 self.reading = Some((reading, None));
                 self.waiting.push(asker);
             }
-            Asked::Wait => self.waiting.push(asker),
+            CatchUpAnswer::Wait => self.waiting.push(asker),
         }
     }
 
@@ -237,19 +237,19 @@ impl Model {
     }
 
     /// What is told is all there was since, and whoever is told of nothing could not have had it.
-    fn check_sought(&mut self, asker: &Asker, sought: &After, page: &HistoryPage) {
+    fn check_sought(&mut self, asker: &Asker, sought: &ResumeAfter, page: &HistoryPage) {
         let told = offsets(page);
         let limit = asker.want.limit as usize;
         let from_the_top = || (1..=page.top.offset).rev();
         assert!(told.len() <= limit && told.iter().copied().eq(from_the_top().take(told.len())), "{told:?}");
-        if let After::Id(_) = sought
+        if let ResumeAfter::Id(_) = sought
             && let Some(last) = page.publications.last()
         {
             assert!(mercure::has_id(last, id(sought)), "it is the last of them");
             return;
         }
         assert!(
-            page.top.offset >= asker.top || sought == &After::Everything,
+            page.top.offset >= asker.top || sought == &ResumeAfter::Everything,
             "it may have been published since"
         );
         self.stream.expire(self.now);
@@ -258,16 +258,18 @@ impl Model {
         could.retain(|publication| publication.offset() <= page.top.offset);
         could.truncate(limit);
         match sought {
-            After::Everything => assert!(could.len() <= told.len(), "more could be had"),
-            After::Id(_) => assert!(!could.iter().any(|one| mercure::has_id(one, id(sought))), "it is there"),
+            ResumeAfter::Everything => assert!(could.len() <= told.len(), "more could be had"),
+            ResumeAfter::Id(_) => {
+                assert!(!could.iter().any(|one| mercure::has_id(one, id(sought))), "it is there")
+            }
         }
     }
 }
 
-fn id(sought: &After) -> &str {
+fn id(sought: &ResumeAfter) -> &str {
     match sought {
-        After::Id(id) => id,
-        After::Everything => "",
+        ResumeAfter::Id(id) => id,
+        ResumeAfter::Everything => "",
     }
 }
 

@@ -7,7 +7,7 @@ use shared::position::StreamPosition;
 
 use super::clients::{Clients, Kind, joined, published};
 use super::{Seen, channel, in_epoch, subscriber};
-use crate::hub::{Hub, Interest, Knows};
+use crate::hub::{Hub, Interest, KnownPosition};
 
 /// What comes to the channel: a publication, or that somebody joined.
 type Comes = Option<StreamPosition>;
@@ -235,7 +235,7 @@ enum Step {
     },
     Vanish,
     VanishKnowingly,
-    /// The next few subscribers are served with what is under way.
+    /// The next few subscribers are served with what is in flight.
     SweepOn,
     /// It is about to leave.
     ServeLast {
@@ -305,7 +305,7 @@ proptest! {
                     if is_joining {
                         clients.answered(key, has_last.then_some(position));
                     }
-                    let knows = Knows { position: Some(position), has_last, is_handed_out };
+                    let knows = KnownPosition { position: Some(position), has_last, is_handed_out };
                     hub.go_live("news", key, knows, &mut clients);
                     model.go_live(key, position, is_handed_out);
                 }

@@ -15,7 +15,7 @@ struct Room {
 }
 
 impl Room {
-    fn join(&mut self, key: u32, kind: Kind) -> Joined {
+    fn join(&mut self, key: u32, kind: Kind) -> JoinOutcome {
         self.hub.join(&channel("news"), kind.subscriber(key, true), kind.filter())
     }
 
@@ -32,7 +32,7 @@ impl Room {
 
     fn go_live_recovered(&mut self, key: u32, offset: u64) {
         self.clients.answered(key, Some(at(offset)));
-        let knows = Knows { position: Some(at(offset)), has_last: true, is_handed_out: true };
+        let knows = KnownPosition { position: Some(at(offset)), has_last: true, is_handed_out: true };
         self.hub.go_live("news", key, knows, &mut self.clients);
     }
 
@@ -318,7 +318,7 @@ fn lists_go_with_their_last_and_the_channel_with_its_last() {
     assert!(!room.join(1, PATCHES).first, "from one list to another");
     assert_eq!(room.hub.channels.len(), 3);
     assert_eq!((room.hub.subscribers("news"), room.hub.interest().channels), (2, 1));
-    assert_eq!(room.hub.leave("news", 2), Some(Left { last: false }));
+    assert_eq!(room.hub.leave("news", 2), Some(LeaveOutcome { last: false }));
     assert_eq!(room.hub.channels_of(1).count(), 1);
     room.hub.remove_all(1, |_, left| assert!(left.last));
     assert_eq!((room.hub.interest(), room.hub.channels.len()), (Interest::default(), 0));
@@ -337,11 +337,15 @@ fn what_a_subscription_wants_and_where_it_stands_can_be_looked_at() {
         let found = room.hub.inspect("news", key).expect("it is there");
         (found.stage, found.position.map(|position| position.offset), found.filter.is_some())
     };
-    assert_eq!(look(&room, 1), (Stage::Live, Some(2), false));
-    assert_eq!(look(&room, 2), (Stage::Live, Some(2), true), "what the filter kept back is not missing");
-    assert_eq!(look(&room, 3), (Stage::Joining, None, false));
-    assert_eq!(look(&room, 4), (Stage::Ahead, Some(7), false));
+    assert_eq!(look(&room, 1), (SubscriptionStage::Live, Some(2), false));
+    assert_eq!(
+        look(&room, 2),
+        (SubscriptionStage::Live, Some(2), true),
+        "what the filter kept back is not missing"
+    );
+    assert_eq!(look(&room, 3), (SubscriptionStage::Joining, None, false));
+    assert_eq!(look(&room, 4), (SubscriptionStage::Ahead, Some(7), false));
     room.publish([5]);
-    assert_eq!(look(&room, 1), (Stage::Insufficient, None, false));
+    assert_eq!(look(&room, 1), (SubscriptionStage::Insufficient, None, false));
     assert!(room.hub.inspect("news", 5).is_none() && room.hub.inspect("other", 1).is_none());
 }

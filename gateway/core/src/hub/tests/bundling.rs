@@ -80,7 +80,7 @@ fn what_has_no_word_is_left_out_and_what_can_only_be_said_by_closing_ends_it() {
     let bundle = bundled(&batch, Variant::plain(bench.encoding));
     assert_eq!(texts(&bundle), ["<a\nb><t><wo><c\nd>"]);
     assert_eq!(bundle.publications, 5);
-    assert_eq!(bundle.end, Some(End::Close(Disconnect::INAPPROPRIATE_PROTOCOL)));
+    assert_eq!(bundle.end, Some(BundleEnd::Close(Disconnect::INAPPROPRIATE_PROTOCOL)));
 }
 
 #[test]

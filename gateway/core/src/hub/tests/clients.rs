@@ -128,7 +128,8 @@ pub(super) fn published(position: StreamPosition) -> Arc<Prepared> {
         Publication { position: Some(position), delta: true, ..Publication::new(payload(position)) };
     publication.tags.insert("odd".into(), (position.offset % 2).to_string().into());
     let before = StreamPosition { offset: position.offset - 1, ..position };
-    let previous = (before.offset > 0).then(|| Previous { position: before, data: payload(before) });
+    let previous =
+        (before.offset > 0).then(|| PreviousPublication { position: before, data: payload(before) });
     Prepared::of(channel("news"), OwnedEvent::Publication(publication), previous, 0, &VARIANTS)
 }
 

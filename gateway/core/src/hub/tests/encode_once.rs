@@ -196,7 +196,7 @@ fn a_publication_whose_encoding_panics_is_broken_for_all_and_tried_once() {
     let mut bundles = Bundles::new(&publications);
     let bundle = bundles.get(variant);
     assert_eq!((&bundle.writes[..], bundle.publications), (&[Bytes::from("<first>")][..], 1));
-    let Some(End::Broken(rest)) = &bundle.end else { panic!("{bundle:?}") };
+    let Some(BundleEnd::Broken(rest)) = &bundle.end else { panic!("{bundle:?}") };
     assert_eq!(
         (&rest.writes[..], &rest.end),
         (&[Bytes::from("<last>")][..], &None),

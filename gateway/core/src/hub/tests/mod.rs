@@ -85,7 +85,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn join(&mut self, key: u32, positioned: bool) -> Joined {
+    fn join(&mut self, key: u32, positioned: bool) -> JoinOutcome {
         self.hub.join(&channel("news"), subscriber(key, positioned), None)
     }
 
@@ -124,9 +124,9 @@ fn only_the_first_join_and_the_last_leave_say_so() {
     assert!(!hub.join(&news, subscriber(2, true), None).first);
     assert!(!hub.join(&news, subscriber(2, true), None).first, "again");
     assert_eq!(hub.leave("news", 3), None);
-    assert_eq!(hub.leave("news", 1), Some(Left { last: false }));
+    assert_eq!(hub.leave("news", 1), Some(LeaveOutcome { last: false }));
     assert_eq!(hub.leave("news", 1), None);
-    assert_eq!(hub.leave("news", 2), Some(Left { last: true }));
+    assert_eq!(hub.leave("news", 2), Some(LeaveOutcome { last: true }));
     assert_eq!(hub.leave("news", 2), None);
     assert_eq!(hub.interest(), Interest::default());
 }
@@ -188,7 +188,7 @@ fn a_gap_is_told_to_those_who_follow_the_stream_and_the_others_get_what_there_is
     assert_eq!(bench.seen.told, [1]);
     bench.publish([at(9)]);
     assert_eq!(bench.seen.told, [1], "told once");
-    assert_eq!(bench.hub.leave("news", 1), Some(Left { last: false }));
+    assert_eq!(bench.hub.leave("news", 1), Some(LeaveOutcome { last: false }));
     bench.live(1, at(9));
     bench.publish([at(10)]);
     assert_eq!(bench.seen.offsets(1), [1, 10]);

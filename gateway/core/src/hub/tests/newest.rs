@@ -8,9 +8,9 @@ use shared::moment::Moment;
 use shared::publication::Keyed;
 
 use super::*;
-use crate::newest::{Lanes, Latest, Next, SUPERSEDED_TAG};
+use crate::newest::{Lanes, NewestTerms, NextWrite, SUPERSEDED_TAG};
 
-const LATEST: Latest = Latest { times_per_s: 0, bytes_per_s: 0, value_ttl_ms: 0, keys_max: 100 };
+const LATEST: NewestTerms = NewestTerms { times_per_s: 0, bytes_per_s: 0, value_ttl_ms: 0, keys_max: 100 };
 
 fn value(key: u8, offset: u64, now: Moment) -> Arc<Prepared> {
     let keyed = Keyed { key: key.to_string().into(), ..Keyed::default() };
@@ -63,7 +63,7 @@ impl Reader {
 
     fn take(&mut self, now: Moment) -> bool {
         let mut stale = 0;
-        let Next::Value { taken, .. } = self.lanes.next(now.0 * 1_000, &mut stale) else { return false };
+        let NextWrite::Value { taken, .. } = self.lanes.next(now.0 * 1_000, &mut stale) else { return false };
         let prepared = taken.value.superseding(taken.superseded);
         self.receive(now, &prepared);
         true
@@ -127,7 +127,7 @@ impl World {
         }
     }
 
-    fn join(&mut self, key: u32, latest: Option<Latest>) {
+    fn join(&mut self, key: u32, latest: Option<NewestTerms>) {
         self.leave(key);
         let subscriber = subscriber(key, true);
         match latest {
@@ -157,11 +157,13 @@ impl World {
         self.readers.readers.remove(&key);
     }
 
-    fn change(&mut self, key: u32, latest: Option<Latest>) {
+    fn change(&mut self, key: u32, latest: Option<NewestTerms>) {
         let now = self.readers.now;
         self.hub.finish_sweeps_of("news", &mut self.readers);
         // What waits in the hub comes while it is still served as before.
-        if self.hub.change_latest("news", key, latest, &mut Passing(&mut self.readers)) != Changed::Done {
+        if self.hub.change_latest("news", key, latest, &mut Passing(&mut self.readers))
+            != DeliveryChangeOutcome::Done
+        {
             return;
         }
         let Some(reader) = self.readers.readers.get_mut(&key) else { return };
@@ -239,8 +241,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn latest(times: Option<u32>) -> Option<Latest> {
-    times.map(|times_per_s| Latest { times_per_s, ..LATEST })
+fn latest(times: Option<u32>) -> Option<NewestTerms> {
+    times.map(|times_per_s| NewestTerms { times_per_s, ..LATEST })
 }
 
 proptest! {
@@ -288,7 +290,7 @@ proptest! {
     }
 }
 
-fn world(latest: Latest) -> World {
+fn world(latest: NewestTerms) -> World {
     let mut world = World::default();
     world.join(1, Some(latest));
     world.go_live();
@@ -316,7 +318,7 @@ fn all_that_a_slow_reader_is_not_sent_is_counted_and_it_is_told() {
 
 #[test]
 fn so_many_times_a_second_is_a_window_and_what_comes_seldom_is_never_late() {
-    let mut world = world(Latest { times_per_s: 5, ..LATEST });
+    let mut world = world(NewestTerms { times_per_s: 5, ..LATEST });
     world.publish(1);
     world.deliver(1);
     assert_eq!(world.readers.readers[&1].received, [(0, 1, 1)], "the first goes at once");
@@ -373,7 +375,7 @@ fn values_of_one_batch_are_newest_values_too() {
 
 #[test]
 fn a_value_that_grew_too_old_in_its_window_does_not_leave_it() {
-    let mut world = world(Latest { times_per_s: 1, value_ttl_ms: 300, ..LATEST });
+    let mut world = world(NewestTerms { times_per_s: 1, value_ttl_ms: 300, ..LATEST });
     world.publish(1);
     world.deliver(1);
     world.pass(100);
@@ -397,12 +399,15 @@ fn a_subscription_with_patches_stays_as_it_is() {
     world.hub.join(&channel("news"), patched, None);
     assert_eq!(
         world.hub.change_latest("news", 7, Some(LATEST), &mut world.readers),
-        Changed::NotNow,
+        DeliveryChangeOutcome::NotNow,
         "it joins"
     );
     world.hub.go_live("news", 7, Some(at(0)), &mut world.readers);
-    assert_eq!(world.hub.change_latest("news", 7, Some(LATEST), &mut world.readers), Changed::Never);
-    assert_eq!(world.hub.change_latest("news", 8, None, &mut world.readers), Changed::NotNow);
+    assert_eq!(
+        world.hub.change_latest("news", 7, Some(LATEST), &mut world.readers),
+        DeliveryChangeOutcome::Never
+    );
+    assert_eq!(world.hub.change_latest("news", 8, None, &mut world.readers), DeliveryChangeOutcome::NotNow);
 }
 
 #[test]
@@ -451,7 +456,7 @@ fn nobody_misses_what_is_under_way_when_another_changes() {
     let changed = world.hub.change_latest("news", 3, Some(LATEST), &mut passed);
     assert_eq!(
         (changed, passed.got.len()),
-        (Changed::NotNow, 0),
+        (DeliveryChangeOutcome::NotNow, 0),
         "nothing is handed to one in place of others"
     );
     world.change(3, Some(LATEST));
@@ -462,7 +467,7 @@ fn nobody_misses_what_is_under_way_when_another_changes() {
 
 #[test]
 fn who_leaves_a_window_is_told_how_many_values_were_superseded_there() {
-    let mut world = world(Latest { times_per_s: 5, ..LATEST });
+    let mut world = world(NewestTerms { times_per_s: 5, ..LATEST });
     for _ in 0..4 {
         world.publish(1);
     }
@@ -475,7 +480,7 @@ fn who_leaves_a_window_is_told_how_many_values_were_superseded_there() {
 
 #[test]
 fn what_waited_for_those_who_have_gone_is_for_nobody_else() {
-    let latest = Latest { times_per_s: 5, ..LATEST };
+    let latest = NewestTerms { times_per_s: 5, ..LATEST };
     let mut world = world(latest);
     for key in [0, 4] {
         world.publish(key);

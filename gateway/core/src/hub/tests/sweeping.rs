@@ -192,7 +192,7 @@ fn who_is_about_to_leave_is_served_out_of_turn_and_gets_nothing_after_that() {
         let others = (0..5).filter(|&other| other != key && other != (key + 1) % 5);
         assert!(others.into_iter().all(|other| bench.seen.offsets(other) == [1, 2, 3, 4]));
         assert_eq!(bench.seen.told.len(), 3, "the others are told of the hole");
-        assert_eq!(bench.hub.leave("news", key), Some(Left { last: false }));
+        assert_eq!(bench.hub.leave("news", key), Some(LeaveOutcome { last: false }));
     }
 }
 

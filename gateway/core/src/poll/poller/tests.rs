@@ -3,7 +3,7 @@
 use super::*;
 
 const INTERVAL: Duration = Duration::from_millis(1_000);
-const SETTINGS: Settings = Settings {
+const SETTINGS: PollerSettings = PollerSettings {
     versioned: true,
     interval: INTERVAL,
     batch: 2,
@@ -19,7 +19,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(settings: Settings) -> Self {
+    fn new(settings: PollerSettings) -> Self {
         let now = Moment(1_000_000);
         Self { poller: Poller::new(now, settings, 7), now, versions: 0 }
     }
@@ -29,16 +29,16 @@ impl Rig {
     }
 
     /// Waits for the next question, and how long that took.
-    fn asked(&mut self) -> (Vec<Asked>, Duration) {
+    fn asked(&mut self) -> (Vec<PolledKey>, Duration) {
         let from = self.now;
         loop {
             match self.poller.next(self.now) {
-                Step::Ask(asked) => return (asked, self.now.since(from)),
-                Step::Wait(until) => {
+                PollerStep::Ask(asked) => return (asked, self.now.since(from)),
+                PollerStep::Wait(until) => {
                     assert!(until > self.now, "it would spin");
                     self.now = until;
                 }
-                Step::End => panic!("it has ended"),
+                PollerStep::End => panic!("it has ended"),
             }
         }
     }
@@ -47,11 +47,11 @@ impl Rig {
         self.asked().0.iter().map(|asked| asked.key.to_string()).collect()
     }
 
-    fn answer(&mut self, asked: &[Asked], items: Vec<Item>) -> Taken {
+    fn answer(&mut self, asked: &[PolledKey], items: Vec<PolledItem>) -> PollerUpdate {
         self.answer_in(Epoch::EMPTY, asked, items)
     }
 
-    fn answer_in(&mut self, epoch: Epoch, asked: &[Asked], items: Vec<Item>) -> Taken {
+    fn answer_in(&mut self, epoch: Epoch, asked: &[PolledKey], items: Vec<PolledItem>) -> PollerUpdate {
         let versions = &mut self.versions;
         self.poller.answered(self.now, asked, epoch, items, || {
             *versions += 1;
@@ -60,12 +60,12 @@ impl Rig {
     }
 }
 
-fn item(key: &str, data: &'static str, version: u64) -> Item {
-    Item { key: key.into(), data: Payload::json(data), version, removed: false }
+fn item(key: &str, data: &'static str, version: u64) -> PolledItem {
+    PolledItem { key: key.into(), data: Payload::json(data), version, removed: false }
 }
 
-fn told(taken: &Taken) -> Vec<(&str, u64, Option<&[u8]>, u64)> {
-    let of = |news: &News| news.data.as_ref().map(|data| data.bytes.clone());
+fn told(taken: &PollerUpdate) -> Vec<(&str, u64, Option<&[u8]>, u64)> {
+    let of = |news: &KeyUpdate| news.data.as_ref().map(|data| data.bytes.clone());
     let leaked = taken.news.iter().map(|news| {
         let data = of(news).map(|bytes| &*Box::leak(bytes.to_vec().into_boxed_slice()));
         (&*news.key, news.version, data, news.workers)
@@ -111,7 +111,7 @@ fn rounds_over_all_keys_are_spread_over_the_interval() {
 
 #[test]
 fn what_is_being_asked_for_is_not_asked_for_again() {
-    let mut rig = Rig::new(Settings { batch: 10, ..SETTINGS });
+    let mut rig = Rig::new(PollerSettings { batch: 10, ..SETTINGS });
     rig.track(0, "a", 0);
     let (asked, _) = rig.asked();
     rig.track(0, "b", 0);
@@ -143,7 +143,7 @@ fn who_comes_later_and_has_less_is_asked_for_at_once_and_once() {
     let (asked, _) = rig.asked();
     rig.answer(&asked, vec![item("a", "1", 4)]);
     rig.track(1, "a", 4);
-    assert!(matches!(rig.poller.next(rig.now), Step::Wait(until) if until > rig.now + COALESCE));
+    assert!(matches!(rig.poller.next(rig.now), PollerStep::Wait(until) if until > rig.now + COALESCE));
     for worker in [1, 2] {
         rig.track(worker, "a", 0);
     }
@@ -158,7 +158,7 @@ fn who_comes_later_and_has_less_is_asked_for_at_once_and_once() {
 
 #[test]
 fn without_versions_content_that_differs_is_news() {
-    let mut rig = Rig::new(Settings { versioned: false, ..SETTINGS });
+    let mut rig = Rig::new(PollerSettings { versioned: false, ..SETTINGS });
     rig.track(0, "a", 0);
     let mut versions = Vec::new();
     for data in ["1", "1", "2", "1"] {
@@ -175,7 +175,7 @@ fn a_removed_key_is_told_and_forgotten() {
     let mut rig = Rig::new(SETTINGS);
     rig.track(1, "a", 0);
     let (asked, _) = rig.asked();
-    let removed = Item { removed: true, ..item("a", "null", 9) };
+    let removed = PolledItem { removed: true, ..item("a", "null", 9) };
     let taken = rig.answer(&asked, vec![removed]);
     assert_eq!(told(&taken), [("a", 9, None, 0b10)]);
     assert_eq!(rig.poller.keys(), 0);
@@ -192,8 +192,8 @@ fn a_channel_without_followers_stops_asking_and_ends() {
     assert_eq!(rig.poller.keys(), 1);
     rig.poller.untrack(rig.now, 1, "a");
     let end = rig.now + SETTINGS.linger;
-    assert_eq!(rig.poller.next(rig.now), Step::Wait(end));
-    assert_eq!(rig.poller.next(end), Step::End);
+    assert_eq!(rig.poller.next(rig.now), PollerStep::Wait(end));
+    assert_eq!(rig.poller.next(end), PollerStep::End);
     rig.track(0, "a", 0);
     assert_eq!(rig.keys(), ["a"]);
 }
@@ -234,7 +234,7 @@ fn what_is_published_is_told_at_once_and_not_asked_for_in_the_next_round() {
     let older = rig.poller.published("a", 2, Epoch::EMPTY, Payload::json("3"));
     assert_eq!((older.news.len(), older.unchanged), (0, 1));
     let stranger = rig.poller.published("c", 2, Epoch::EMPTY, Payload::json("3"));
-    assert_eq!(stranger, Taken::default());
+    assert_eq!(stranger, PollerUpdate::default());
     assert_eq!(rig.keys(), ["a"], "the round after that");
 }
 
@@ -269,7 +269,7 @@ fn another_epoch_makes_versions_count_anew() {
     assert_eq!(rig.poller.epoch().as_str(), "two");
     rig.poller.untrack(rig.now, 0, "a");
     let end = rig.now + EPOCH_LINGER;
-    assert_eq!(rig.poller.next(rig.now), Step::Wait(end), "those who were told come back to it");
+    assert_eq!(rig.poller.next(rig.now), PollerStep::Wait(end), "those who were told come back to it");
 }
 
 #[test]

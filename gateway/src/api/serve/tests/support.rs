@@ -14,11 +14,11 @@ use shared::push::OwnedEvent;
 use crate::broker::memory::{MemoryBroker, MemoryBrokerConfig};
 use crate::broker::{Broker, BrokerEvents};
 use crate::clock::Clock;
-use crate::node::control::Target;
-use crate::node::question::Act;
-use crate::node::{Node, Parts};
+use crate::node::control::ControlTarget;
+use crate::node::node_message::ClientCommand;
+use crate::node::{Node, NodeParts};
 use crate::presence::memory::MemoryPresence;
-use crate::worker::inbox::{Event, Inbox, Queue};
+use crate::worker::inbox::{Inbox, InboxQueue, WorkerEvent};
 
 /// The broker delivers these to the node.
 const DELIVERED: [&str; 11] =
@@ -30,7 +30,7 @@ pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>, Told
     let broker = MemoryBroker::start(&MemoryBrokerConfig::default(), received.clone(), Arc::default());
     let channels = DELIVERED.iter().map(|name| Channel::parse(name, 255).unwrap()).collect();
     broker.subscribe(channels).await.unwrap();
-    let node = Node::start(Parts {
+    let node = Node::start(NodeParts {
         id: NodeId("test".into()),
         name: "test".into(),
         clock: Clock::start(),
@@ -45,16 +45,16 @@ pub(super) async fn node(rules: ChannelRules) -> (Arc<Node>, Arc<Received>, Told
         backend: None,
         apps: None,
         webhooks: None,
-        memory: crate::memory::Memory::new(0, 1),
+        memory: crate::memory_budget::Memory::new(0, 1),
         engine_io: Arc::new(crate::engine_io::EngineIo::new(
             &crate::socketio::SocketioConfig::default(),
             "node",
         )),
         takes_in_at: None,
         shared_poll: crate::poll::PollConfig::default(),
-        sessions: crate::sessions::Sessions::new(
-            Arc::new(crate::sessions::memory::MemorySessions::default()),
-        ),
+        sessions: crate::sessions::SessionKeeper::new(Arc::new(
+            crate::sessions::memory::MemorySessions::default(),
+        )),
     });
     (node, received, told)
 }
@@ -93,7 +93,7 @@ impl BrokerEvents for Received {
 #[derive(Debug)]
 pub(super) struct Told {
     inbox: Arc<Inbox>,
-    acts: Arc<Mutex<Vec<(Target, Act)>>>,
+    acts: Arc<Mutex<Vec<(ControlTarget, ClientCommand)>>>,
     worker: Option<JoinHandle<()>>,
 }
 
@@ -107,17 +107,17 @@ impl Told {
             let mut events = mio::Events::with_capacity(1);
             loop {
                 poll.poll(&mut events, None).unwrap();
-                let mut queue = Queue::default();
+                let mut queue = InboxQueue::default();
                 told.take(&mut queue);
                 for event in queue.events {
                     match event {
-                        Event::Disconnect(target, disconnect, _) => {
-                            heard.lock().push(((*target).clone(), Act::Disconnect(disconnect)));
+                        WorkerEvent::Disconnect(target, disconnect, _) => {
+                            heard.lock().push(((*target).clone(), ClientCommand::Disconnect(disconnect)));
                         }
-                        Event::Unsubscribe(target, channel, _) => {
-                            heard.lock().push(((*target).clone(), Act::Unsubscribe(channel)));
+                        WorkerEvent::Unsubscribe(target, channel, _) => {
+                            heard.lock().push(((*target).clone(), ClientCommand::Unsubscribe(channel)));
                         }
-                        Event::Stop => return,
+                        WorkerEvent::Stop => return,
                         _ => {}
                     }
                 }
@@ -126,14 +126,14 @@ impl Told {
         Self { inbox, acts, worker: Some(worker) }
     }
 
-    pub(super) fn acts(&self) -> Vec<(Target, Act)> {
+    pub(super) fn acts(&self) -> Vec<(ControlTarget, ClientCommand)> {
         self.acts.lock().clone()
     }
 }
 
 impl Drop for Told {
     fn drop(&mut self) {
-        self.inbox.push(Event::Stop);
+        self.inbox.push(WorkerEvent::Stop);
         self.worker.take().unwrap().join().unwrap();
     }
 }

@@ -10,12 +10,12 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::parts::Part;
-use super::{Cluster, Redirect, slots};
+use super::cluster_parts::ClusterPart;
+use super::{Redirect, RedisCluster, slots};
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
-use crate::broker::redis::hold::State;
-use crate::broker::redis::link::{Link, Up};
+use crate::broker::redis::hold::HoldState;
+use crate::broker::redis::redis_link::{OpenLink, RedisLink};
 use crate::broker::redis::script::Script;
 
 tokio::task_local! {
@@ -37,14 +37,14 @@ const AT_ONCE: u32 = 3;
 /// Where commands go whose key is known.
 #[derive(Clone, Debug)]
 pub(crate) enum Commands {
-    Server(Arc<Link>),
+    Server(Arc<RedisLink>),
     /// The connections of masters for commands, or those for reads that may be long.
-    Cluster(Arc<Cluster>, Reads),
+    Cluster(Arc<RedisCluster>, ReplySize),
 }
 
 /// Whether the answers may be long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Reads {
+pub(crate) enum ReplySize {
     Short,
     Long,
 }
@@ -52,7 +52,7 @@ pub(crate) enum Reads {
 /// When what is kept may have been lost.
 #[derive(Debug)]
 pub(crate) enum Changes {
-    Server(watch::Receiver<State<Up>>),
+    Server(watch::Receiver<HoldState<OpenLink>>),
     /// Whether anybody was asked yet, and which data sets there are.
     Cluster(watch::Receiver<bool>, watch::Receiver<u64>),
 }
@@ -62,7 +62,7 @@ impl Changes {
     pub(crate) async fn first(&mut self) {
         // What is closed will not change any more.
         match self {
-            Self::Server(link) => drop(link.wait_for(|state| !matches!(state, State::Opening)).await),
+            Self::Server(link) => drop(link.wait_for(|state| !matches!(state, HoldState::Opening)).await),
             Self::Cluster(settled, _) => drop(settled.wait_for(|settled| *settled).await),
         }
     }
@@ -95,12 +95,12 @@ impl Commands {
         operation: Operation,
         script: &Script,
         key: &str,
-        fill: impl Fn(&mut Cmd, &Up),
+        fill: impl Fn(&mut Cmd, &OpenLink),
     ) -> Result<Value, BrokerError> {
         match self {
             Self::Server(link) => link.eval(operation, script, fill).await,
             Self::Cluster(cluster, reads) => {
-                let send = |part: Arc<Part>| {
+                let send = |part: Arc<ClusterPart>| {
                     let fill = &fill;
                     async move { part.link(*reads).eval(operation, script, fill).await }
                 };
@@ -111,7 +111,7 @@ impl Commands {
 
     /// The same script several times, in as few round trips as can be, each with a key and what fills it as in
     /// [`Commands::eval`]. Answers what became of each.
-    pub(crate) async fn eval_each<F: Fn(&mut Cmd, &Up)>(
+    pub(crate) async fn eval_each<F: Fn(&mut Cmd, &OpenLink)>(
         &self,
         operation: Operation,
         script: &Script,
@@ -126,11 +126,11 @@ impl Commands {
             Self::Cluster(cluster, reads) => {
                 let slot = |(key, _): &(String, F)| slots::of_key(key.as_bytes());
                 let reads = *reads;
-                let together = |part: Arc<Part>, places: Vec<usize>| async move {
+                let together = |part: Arc<ClusterPart>, places: Vec<usize>| async move {
                     let its: Vec<&F> = places.iter().map(|place| &fills[*place].1).collect();
                     part.link(reads).eval_each(operation, script, &its).await
                 };
-                let alone = |part: Arc<Part>, place: usize| async move {
+                let alone = |part: Arc<ClusterPart>, place: usize| async move {
                     part.link(reads).eval(operation, script, &fills[place].1).await
                 };
                 cluster.each(fills.iter().map(slot).collect(), together, alone).await
@@ -139,7 +139,7 @@ impl Commands {
     }
 
     /// The same, where one that fails makes all of it fail.
-    pub(crate) async fn eval_many<F: Fn(&mut Cmd, &Up)>(
+    pub(crate) async fn eval_many<F: Fn(&mut Cmd, &OpenLink)>(
         &self,
         operation: Operation,
         script: &Script,
@@ -153,7 +153,8 @@ impl Commands {
         match self {
             Self::Server(link) => link.call(operation, command).await,
             Self::Cluster(cluster, reads) => {
-                let send = |part: Arc<Part>| async move { part.link(*reads).call(operation, command).await };
+                let send =
+                    |part: Arc<ClusterPart>| async move { part.link(*reads).call(operation, command).await };
                 cluster.routed(slot_of(command), send).await
             }
         }
@@ -173,14 +174,14 @@ impl Commands {
             }
             Self::Cluster(cluster, reads) => {
                 let (reads, commands) = (*reads, &commands);
-                let together = |part: Arc<Part>, places: Vec<usize>| async move {
+                let together = |part: Arc<ClusterPart>, places: Vec<usize>| async move {
                     let mut its = Pipeline::with_capacity(places.len());
                     for place in places {
                         its.add_command(commands[place].clone());
                     }
                     part.link(reads).call_each(operation, &its).await
                 };
-                let alone = |part: Arc<Part>, place: usize| async move {
+                let alone = |part: Arc<ClusterPart>, place: usize| async move {
                     part.link(reads).call(operation, commands[place]).await
                 };
                 cluster.each(commands.iter().map(|command| slot_of(command)).collect(), together, alone).await
@@ -205,28 +206,28 @@ fn slot_of(command: &Cmd) -> u16 {
     }
 }
 
-impl Part {
-    fn link(&self, reads: Reads) -> &Link {
+impl ClusterPart {
+    fn link(&self, reads: ReplySize) -> &RedisLink {
         match reads {
-            Reads::Short => &self.master.link,
-            Reads::Long => &self.master.reads,
+            ReplySize::Short => &self.master.link,
+            ReplySize::Long => &self.master.reads,
         }
     }
 }
 
-impl Cluster {
+impl RedisCluster {
     /// Asks the master of a slot, and whoever that says, within one deadline.
     async fn routed<F: Future<Output = Result<Value, BrokerError>>>(
         &self,
         slot: u16,
-        send: impl Fn(Arc<Part>) -> F,
+        send: impl Fn(Arc<ClusterPart>) -> F,
     ) -> Result<Value, BrokerError> {
         let deadline = Instant::now() + self.config.timeout();
         if !self.is_settled() {
             let settled = tokio::time::timeout_at(deadline, self.settle()).await;
             settled.map_err(|_| BrokerError::Timeout(self.config.timeout()))?;
         }
-        let mut next: Option<Arc<Part>> = None;
+        let mut next: Option<Arc<ClusterPart>> = None;
         let mut times = 0;
         loop {
             let asked = match next.take() {
@@ -253,8 +254,8 @@ impl Cluster {
     async fn each<A, B>(
         &self,
         wanted: Vec<u16>,
-        together: impl Fn(Arc<Part>, Vec<usize>) -> A,
-        alone: impl Fn(Arc<Part>, usize) -> B,
+        together: impl Fn(Arc<ClusterPart>, Vec<usize>) -> A,
+        alone: impl Fn(Arc<ClusterPart>, usize) -> B,
     ) -> Vec<Result<Value, BrokerError>>
     where
         A: Future<Output = Result<Vec<Result<Value, BrokerError>>, BrokerError>>,
@@ -266,7 +267,7 @@ impl Cluster {
             answers.fill_with(|| Err(BrokerError::Timeout(self.config.timeout())));
             return answers;
         }
-        let mut by_part: BTreeMap<usize, (Arc<Part>, Vec<usize>)> = BTreeMap::new();
+        let mut by_part: BTreeMap<usize, (Arc<ClusterPart>, Vec<usize>)> = BTreeMap::new();
         for (place, slot) in wanted.iter().enumerate() {
             match self.owner(*slot) {
                 Ok(owner) => by_part.entry(owner.place).or_insert((owner, Vec::new())).1.push(place),

@@ -11,12 +11,12 @@ use redis::Value;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use super::parts::Part;
+use super::cluster_parts::ClusterPart;
 use super::slots::SLOTS;
-use super::{Cluster, Redirect};
+use super::{Redirect, RedisCluster};
 use crate::broker::BrokerError;
-use crate::broker::redis::publications::{One, places_of, wait};
-use crate::broker::redis::publish::Outgoing;
+use crate::broker::redis::publications::{QueuedPublication, places_of, wait};
+use crate::broker::redis::publish_script::OutgoingPublication;
 
 /// Kibibytes of publications that wait for others of their slot, or because it moves, each counted as one more than it has, beside those that
 /// were sent before. More are refused.
@@ -29,22 +29,22 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_m
 const AT_ONCE: u32 = 3;
 
 #[derive(Debug)]
-pub(super) struct Flows {
-    slots: Box<[Mutex<Flow>]>,
+pub(super) struct SlotFlows {
+    slots: Box<[Mutex<SlotFlow>]>,
     waiting: Arc<Semaphore>,
-    cluster: Weak<Cluster>,
+    cluster: Weak<RedisCluster>,
     runtime: Handle,
     timeout: Duration,
 }
 
 /// The publications of a slot.
 #[derive(Debug, Default)]
-struct Flow {
+struct SlotFlow {
     /// Where those are that were sent and not answered.
-    at: Option<Arc<Part>>,
-    under_way: u32,
+    at: Option<Arc<ClusterPart>>,
+    in_flight: u32,
     /// Those that wait, in the order of the calls.
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<WaitingPublication>,
     /// How many there were.
     count: u64,
     /// Somebody sees to those that wait.
@@ -52,38 +52,38 @@ struct Flow {
     /// Somebody else was to be asked, and nothing was taken by the master of the slot since: what one is refused, the next may not be. So
     /// one is sent at a time.
     is_in_doubt: bool,
-    /// One with an idempotency key is under way. Its key is new, so it is refused for as long as its slot moves, while what is sent behind
+    /// One with an idempotency key is in flight. Its key is new, so it is refused for as long as its slot moves, while what is sent behind
     /// it would be taken: nothing is.
     is_keyed: bool,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct WaitingPublication {
     /// Which of the slot's it is, in the order of the calls.
     order: u64,
-    one: One,
+    one: QueuedPublication,
     /// Where its slot is on its way to, if it is to be sent there. Else it goes to the master of the slot.
-    next: Option<Arc<Part>>,
+    next: Option<Arc<ClusterPart>>,
     /// Who was asked said "later".
     is_later: bool,
 }
 
 /// A publication's place among those of its slot, until it was answered.
-pub(in crate::broker::redis) struct Ticket {
-    flows: Arc<Flows>,
+pub(in crate::broker::redis) struct FlowTicket {
+    flows: Arc<SlotFlows>,
     slot: u16,
     order: u64,
 }
 
-impl Flows {
+impl SlotFlows {
     /// Must be called within a tokio runtime.
-    pub(super) fn new(cluster: Weak<Cluster>, timeout: Duration) -> Self {
+    pub(super) fn new(cluster: Weak<RedisCluster>, timeout: Duration) -> Self {
         let slots = (0..SLOTS).map(|_| Mutex::default()).collect();
         let waiting = Arc::new(Semaphore::new(WAITING_MAX));
         Self { slots, waiting, cluster, runtime: Handle::current(), timeout }
     }
 
-    fn slot(&self, slot: u16) -> &Mutex<Flow> {
+    fn slot(&self, slot: u16) -> &Mutex<SlotFlow> {
         &self.slots[usize::from(slot % SLOTS)]
     }
 
@@ -92,8 +92,8 @@ impl Flows {
     /// [`Publications::push`]: crate::broker::redis::publications::Publications::push
     pub(super) fn push(
         self: &Arc<Self>,
-        cluster: &Cluster,
-        outgoing: Outgoing,
+        cluster: &RedisCluster,
+        outgoing: OutgoingPublication,
     ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
         let slot = outgoing.slot();
         let mut flow = self.slot(slot).lock();
@@ -101,9 +101,9 @@ impl Flows {
         let order = flow.count;
         match cluster.owner(slot) {
             Ok(owner) if flow.is_free_for(&owner) => {
-                flow.under_way += 1;
+                flow.in_flight += 1;
                 flow.is_keyed = outgoing.has_key();
-                let ticket = Some(Ticket { flows: self.clone(), slot, order });
+                let ticket = Some(FlowTicket { flows: self.clone(), slot, order });
                 let answer = owner.master.publications.push(outgoing, ticket);
                 flow.at = Some(owner);
                 return answer.left_future();
@@ -112,44 +112,45 @@ impl Flows {
                 return std::future::ready(Err(error)).right_future().right_future();
             }
             // Nobody knows yet who has it.
-            Err(_) if flow.under_way == 0 => self.see_to(&mut flow, slot),
+            Err(_) if flow.in_flight == 0 => self.see_to(&mut flow, slot),
             Ok(_) | Err(_) => {}
         }
         let Ok(place) = self.waiting.clone().try_acquire_many_owned(places_of(&outgoing)) else {
             let error = BrokerError::Unreachable("too much waits for its turn in the cluster".into());
             return std::future::ready(Err(error)).right_future().right_future();
         };
-        let (one, answer) = One::new(outgoing, Instant::now(), place);
-        flow.waiting.push_back(Waiting { order, one, next: None, is_later: false });
+        let (one, answer) = QueuedPublication::new(outgoing, Instant::now(), place);
+        flow.waiting.push_back(WaitingPublication { order, one, next: None, is_later: false });
         wait(answer).left_future().right_future()
     }
 
-    /// One less is under way.
+    /// One less is in flight.
     fn answered(self: &Arc<Self>, slot: u16) {
         let mut flow = self.slot(slot).lock();
-        flow.under_way = flow.under_way.saturating_sub(1);
-        if flow.under_way == 0 && !flow.waiting.is_empty() {
+        flow.in_flight = flow.in_flight.saturating_sub(1);
+        if flow.in_flight == 0 && !flow.waiting.is_empty() {
             self.see_to(&mut flow, slot);
         }
     }
 
-    fn see_to(self: &Arc<Self>, flow: &mut Flow, slot: u16) {
+    fn see_to(self: &Arc<Self>, flow: &mut SlotFlow, slot: u16) {
         if !std::mem::replace(&mut flow.is_seen_to, true) {
             let flows = self.clone();
             self.runtime.spawn(async move { flows.go_on(slot).await });
         }
     }
 
-    /// Sends what waits, until something is under way again.
+    /// Sends what waits, until something is in flight again.
     async fn go_on(self: Arc<Self>, slot: u16) {
         loop {
-            let pause = self.slot(slot).lock().waiting.front().map(Waiting::pause).unwrap_or_default();
+            let pause =
+                self.slot(slot).lock().waiting.front().map(WaitingPublication::pause).unwrap_or_default();
             tokio::time::sleep(pause).await;
             let cluster = self.cluster.upgrade();
             let (over, is_done) = {
                 let mut flow = self.slot(slot).lock();
-                let over = if flow.under_way == 0 { flow.take_over(self.timeout) } else { Vec::new() };
-                if flow.under_way == 0
+                let over = if flow.in_flight == 0 { flow.take_over(self.timeout) } else { Vec::new() };
+                if flow.in_flight == 0
                     && let Some(next) = flow.waiting.front().map(|first| first.next.clone())
                 {
                     let asks = next.is_some();
@@ -158,7 +159,7 @@ impl Flows {
                         self.send(&mut flow, slot, &to, asks);
                     }
                 }
-                let is_done = flow.under_way > 0 || flow.waiting.is_empty();
+                let is_done = flow.in_flight > 0 || flow.waiting.is_empty();
                 flow.is_seen_to = !is_done;
                 (over, is_done)
             };
@@ -174,17 +175,17 @@ impl Flows {
         }
     }
 
-    /// Sends those that go the way of the first, as many as may be under way together.
-    fn send(self: &Arc<Self>, flow: &mut Flow, slot: u16, to: &Arc<Part>, asks: bool) {
-        let goes_there = |waiting: &Waiting| match &waiting.next {
+    /// Sends those that go the way of the first, as many as may be in flight together.
+    fn send(self: &Arc<Self>, flow: &mut SlotFlow, slot: u16, to: &Arc<ClusterPart>, asks: bool) {
+        let goes_there = |waiting: &WaitingPublication| match &waiting.next {
             Some(next) => asks && Arc::ptr_eq(next, to),
             None => !asks,
         };
         while flow.waiting.front().is_some_and(goes_there)
-            && let Some(Waiting { order, mut one, .. }) = flow.waiting.pop_front()
+            && let Some(WaitingPublication { order, mut one, .. }) = flow.waiting.pop_front()
         {
-            flow.under_way += 1;
-            one.ticket = Some(Ticket { flows: self.clone(), slot, order });
+            flow.in_flight += 1;
+            one.ticket = Some(FlowTicket { flows: self.clone(), slot, order });
             one.asks = asks;
             flow.is_keyed = one.outgoing.has_key();
             to.master.publications.push_again(one);
@@ -196,27 +197,28 @@ impl Flows {
     }
 }
 
-impl Flow {
+impl SlotFlow {
     /// Whether what comes now may be sent there at once.
-    fn is_free_for(&self, owner: &Arc<Part>) -> bool {
+    fn is_free_for(&self, owner: &Arc<ClusterPart>) -> bool {
         let is_there = || {
             !self.is_in_doubt && !self.is_keyed && self.at.as_ref().is_some_and(|at| Arc::ptr_eq(at, owner))
         };
-        self.waiting.is_empty() && (self.under_way == 0 || is_there())
+        self.waiting.is_empty() && (self.in_flight == 0 || is_there())
     }
 
     /// Forgets those that nobody waits for any more, and takes out those whose time is over.
-    fn take_over(&mut self, timeout: Duration) -> Vec<One> {
+    fn take_over(&mut self, timeout: Duration) -> Vec<QueuedPublication> {
         self.waiting.retain(|waiting| !waiting.one.is_abandoned());
-        let (over, left): (VecDeque<Waiting>, VecDeque<Waiting>) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|waiting| waiting.one.begun.elapsed() >= timeout);
+        let (over, left): (VecDeque<WaitingPublication>, VecDeque<WaitingPublication>) =
+            std::mem::take(&mut self.waiting)
+                .into_iter()
+                .partition(|waiting| waiting.one.begun.elapsed() >= timeout);
         self.waiting = left;
         over.into_iter().map(|waiting| waiting.one).collect()
     }
 }
 
-impl Waiting {
+impl WaitingPublication {
     /// How long to wait before it is sent again.
     fn pause(&self) -> Duration {
         match self.one.redirected {
@@ -227,9 +229,9 @@ impl Waiting {
     }
 }
 
-impl Ticket {
+impl FlowTicket {
     /// It was not made, and somebody else is to be asked: before all that came after it.
-    pub(in crate::broker::redis) fn put_back(self, mut one: One, redirect: Redirect) {
+    pub(in crate::broker::redis) fn put_back(self, mut one: QueuedPublication, redirect: Redirect) {
         let cluster = self.flows.cluster.upgrade();
         let next = cluster.and_then(|cluster| cluster.redirected(self.slot, &redirect));
         // Where it is to be asked for is not known yet.
@@ -240,7 +242,7 @@ impl Ticket {
             one.redirected += 1;
             flow.is_in_doubt = true;
             let at = flow.waiting.partition_point(|waiting| waiting.order < self.order);
-            flow.waiting.insert(at, Waiting { order: self.order, one, next, is_later });
+            flow.waiting.insert(at, WaitingPublication { order: self.order, one, next, is_later });
         }
         // What this was the last of is gone on with now.
         drop(self);
@@ -252,7 +254,7 @@ impl Ticket {
     }
 
     /// A publication was made where its slot is on its way to. Subscribers are where it comes from until all of it has arrived.
-    pub(in crate::broker::redis) fn tell_the_others(&self, outgoing: &Outgoing, answer: &Value) {
+    pub(in crate::broker::redis) fn tell_the_others(&self, outgoing: &OutgoingPublication, answer: &Value) {
         let (Some(cluster), Some(message)) = (self.flows.cluster.upgrade(), outgoing.message(answer)) else {
             return;
         };
@@ -264,13 +266,13 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for FlowTicket {
     fn drop(&mut self) {
         self.flows.answered(self.slot);
     }
 }
 
-impl std::fmt::Debug for Ticket {
+impl std::fmt::Debug for FlowTicket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ticket").field("slot", &self.slot).finish_non_exhaustive()
     }

@@ -7,13 +7,13 @@ use parking_lot::Mutex;
 use redis::FromRedisValue;
 use tokio::sync::{Notify, watch};
 
-use super::Cluster;
-use super::parts::Part;
-use super::view::{Layout, View};
+use super::RedisCluster;
+use super::cluster_parts::ClusterPart;
+use super::view::{ClusterView, Layout};
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
-use crate::broker::redis::dial::Dialer;
-use crate::broker::shards::gather::gather;
+use crate::broker::redis::redis_dial::RedisDialer;
+use crate::broker::shards::collect_answers::gather;
 use crate::telemetry::Reminder;
 
 /// How often it is asked while nothing seems wrong, and while something does.
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const STRANGERS_MAX: usize = 64;
 
 #[derive(Debug)]
-pub(super) struct Looking {
+pub(super) struct SlotDiscovery {
     wanted: Notify,
     /// Why nobody knows anything.
     trouble: Mutex<Arc<str>>,
@@ -40,7 +40,7 @@ pub(super) struct Looking {
     looks: watch::Sender<u64>,
 }
 
-impl Default for Looking {
+impl Default for SlotDiscovery {
     fn default() -> Self {
         Self {
             wanted: Notify::new(),
@@ -51,7 +51,7 @@ impl Default for Looking {
     }
 }
 
-impl Looking {
+impl SlotDiscovery {
     /// Has it be asked soon.
     pub(super) fn look(&self) {
         self.wanted.notify_one();
@@ -64,7 +64,7 @@ impl Looking {
     /// Has it be asked, and returns when what was begun after this call has come to an end, or after the time.
     pub(super) async fn look_within(&self, time: Duration) {
         let mut looks = self.looks.subscribe();
-        // One that is under way may have begun before.
+        // One that is in flight may have begun before.
         let enough = *looks.borrow_and_update() + 2;
         let looking = async {
             loop {
@@ -80,7 +80,7 @@ impl Looking {
 }
 
 /// Asks again and again, for as long as there is a cluster.
-pub(super) async fn keep_looking(cluster: Weak<Cluster>, looking: Arc<Looking>) {
+pub(super) async fn keep_looking(cluster: Weak<RedisCluster>, looking: Arc<SlotDiscovery>) {
     let mut reminder = Reminder::new();
     loop {
         let pause = {
@@ -117,7 +117,7 @@ pub(super) async fn keep_looking(cluster: Weak<Cluster>, looking: Arc<Looking>) 
     }
 }
 
-impl Cluster {
+impl RedisCluster {
     /// Whether each slot has a master and each master a connection.
     fn is_calm(&self) -> bool {
         let places = self.places.read();
@@ -125,14 +125,15 @@ impl Cluster {
     }
 
     async fn look(&self) -> Result<Layout, Arc<str>> {
-        let parts: Vec<Arc<Part>> = self.parts_there().into_iter().filter(|part| part.is_up()).collect();
+        let parts: Vec<Arc<ClusterPart>> =
+            self.parts_there().into_iter().filter(|part| part.is_up()).collect();
         let asked = parts.iter().map(|part| async move {
             let mut command = redis::cmd("CLUSTER");
             command.arg("NODES");
             let answer = part.master.link.call(Operation::Nodes, &command).await?;
             let text = String::from_redis_value(answer)
                 .map_err(|_| BrokerError::Unexpected("CLUSTER NODES gave no text".into()))?;
-            Ok(View::read(&text, &part.member.host))
+            Ok(ClusterView::read(&text, &part.member.host))
         });
         if !parts.is_empty()
             && let Ok(views) = gather(asked, PATIENCE).await
@@ -175,20 +176,22 @@ impl Cluster {
         }
     }
 
-    async fn ask_stranger(&self, address: &str) -> Result<View, String> {
+    async fn ask_stranger(&self, address: &str) -> Result<ClusterView, String> {
         let config = super::RedisConfig { addresses: vec![address.to_owned()], ..self.config.clone() };
         let name = format!("{}:{}:looking", config.prefix, self.node);
-        let dialer = Dialer::of_another(&config, name).map_err(|error| error.to_string())?;
+        let dialer = RedisDialer::of_another(&config, name).map_err(|error| error.to_string())?;
         let plain = dialer.dial_plain().await.map_err(|error| error.to_string())?;
         let mut connection = plain.connection.clone();
         let mut command = redis::cmd("CLUSTER");
         command.arg("NODES");
         let asked = tokio::time::timeout(config.timeout(), command.query_async::<String>(&mut connection));
         let text = match asked.await {
-            Ok(answer) => answer.map_err(|error| crate::broker::redis::link::explain(error).to_string())?,
+            Ok(answer) => {
+                answer.map_err(|error| crate::broker::redis::redis_link::explain(error).to_string())?
+            }
             Err(_) => return Err(format!("no answer within {} ms", config.timeout_ms)),
         };
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
-        Ok(View::read(&text, host))
+        Ok(ClusterView::read(&text, host))
     }
 }

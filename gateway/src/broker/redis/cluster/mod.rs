@@ -1,16 +1,16 @@
 //! Redis Cluster and Valkey Cluster: who is master of which slots at this moment, and everything sent to that one.
 //!
-//! Each master is a part of the broker, with connections, queues and pauses of its own ([`parts`]). What a channel has is in one
+//! Each master is a part of the broker, with connections, queues and pauses of its own ([`cluster_parts`]). What a channel has is in one
 //! slot ([`slots`]). Who has a slot is asked of the masters themselves ([`look`]) now and then, and at once when one of them says
 //! that somebody else is to be asked ([`redirect`]). Publications keep their order over a move ([`flows`]), subscriptions follow
 //! their slots ([`moves`]), whatever else is asked is asked again where it belongs ([`commands`]).
 
+mod cluster_parts;
 mod commands;
 mod flows;
 mod look;
 mod moves;
-mod parts;
-mod reach;
+mod reach_slot;
 mod redirect;
 pub(in crate::broker::redis) mod slots;
 mod view;
@@ -26,26 +26,26 @@ use redis::Value;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) use self::cluster_parts::ClusterLives;
+use self::cluster_parts::{ClusterPart, MASTERS_MAX, Places};
 pub(in crate::broker::redis) use self::commands::with_asking;
-pub(crate) use self::commands::{Commands, Reads};
-use self::flows::Flows;
-pub(in crate::broker::redis) use self::flows::Ticket;
-use self::look::Looking;
+pub(crate) use self::commands::{Commands, ReplySize};
+pub(in crate::broker::redis) use self::flows::FlowTicket;
+use self::flows::SlotFlows;
+use self::look::SlotDiscovery;
 pub(in crate::broker::redis) use self::moves::Moves;
-pub(crate) use self::parts::Told;
-use self::parts::{MASTERS_MAX, Part, Places};
 pub(in crate::broker::redis) use self::redirect::Redirect;
-use self::view::{Layout, Member};
+use self::view::{ClusterNode, Layout};
 use super::access::Access;
-use super::dial::DialError;
-use super::hold::State;
-use super::keys::Keys;
+use super::hold::HoldState;
 use super::master::Master;
-use super::publish::Outgoing;
+use super::publish_script::OutgoingPublication;
 use super::redis_config::RedisConfig;
+use super::redis_dial::DialError;
+use super::redis_keys::RedisKeys;
 use crate::broker::measure::BrokerMetrics;
-use crate::broker::shards::events::{Heard, ShardEvents};
-use crate::broker::shards::message::Numbers;
+use crate::broker::shards::events::{ShardEvents, ShardMessages};
+use crate::broker::shards::shard_message::Numbers;
 use crate::broker::{BrokerError, BrokerEvents};
 
 /// How long connections to a master are kept that has no slots any more: for what is on its way, and to know that it lives.
@@ -58,26 +58,26 @@ const SEEN_MAX: usize = 4_096;
 pub(crate) type MakeMetrics = Box<dyn Fn(&str) -> Arc<BrokerMetrics> + Send + Sync>;
 
 /// What a master of a cluster is made with.
-pub(super) struct OfCluster {
-    pub(super) told: Arc<Told>,
+pub(super) struct ClusterMasterParts {
+    pub(super) told: Arc<ClusterLives>,
     pub(super) moves: Arc<Moves>,
     /// A slot that it has.
     pub(super) home: u16,
 }
 
-pub(crate) struct Cluster {
+pub(crate) struct RedisCluster {
     config: RedisConfig,
     node: Box<str>,
-    keys: Keys,
+    keys: RedisKeys,
     layout: Box<str>,
     events: Arc<dyn BrokerEvents>,
-    heard: Arc<Heard>,
+    heard: Arc<ShardMessages>,
     numbers: Numbers,
     make_metrics: MakeMetrics,
     places: RwLock<Places>,
-    flows: Arc<Flows>,
+    flows: Arc<SlotFlows>,
     moves: Arc<Moves>,
-    looking: Arc<Looking>,
+    looking: Arc<SlotDiscovery>,
     /// Whether it was asked who has what, with or without an answer.
     settled: watch::Sender<bool>,
     /// Grows whenever a data set comes that was not known: what was kept in another may not be in it.
@@ -88,12 +88,12 @@ pub(crate) struct Cluster {
     tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
 }
 
-impl Cluster {
+impl RedisCluster {
     /// Begins to ask and to connect and returns at once. Must be called within a tokio runtime.
     pub(super) fn start(
         config: &RedisConfig,
         node: &str,
-        keys: Keys,
+        keys: RedisKeys,
         events: Arc<dyn BrokerEvents>,
         make_metrics: MakeMetrics,
     ) -> Result<Arc<Self>, DialError> {
@@ -109,7 +109,7 @@ impl Cluster {
             numbers: Numbers::default(),
             make_metrics,
             places: RwLock::new(Places::new()),
-            flows: Arc::new(Flows::new(this.clone(), config.timeout())),
+            flows: Arc::new(SlotFlows::new(this.clone(), config.timeout())),
             moves: Arc::default(),
             looking: Arc::default(),
             settled: watch::channel(false).0,
@@ -129,7 +129,7 @@ impl Cluster {
     }
 
     /// The master of a slot.
-    fn owner(&self, slot: u16) -> Result<Arc<Part>, BrokerError> {
+    fn owner(&self, slot: u16) -> Result<Arc<ClusterPart>, BrokerError> {
         let places = self.places.read();
         if let Some(owner) = places.owner(slot) {
             return Ok(owner.clone());
@@ -180,32 +180,32 @@ impl Cluster {
         &self.layout
     }
 
-    fn part(&self, place: usize) -> Option<Arc<Part>> {
+    fn part(&self, place: usize) -> Option<Arc<ClusterPart>> {
         self.places.read().parts.get(place).cloned().flatten()
     }
 
-    fn parts_there(&self) -> Vec<Arc<Part>> {
+    fn parts_there(&self) -> Vec<Arc<ClusterPart>> {
         self.places.read().all().cloned().collect()
     }
 
     pub(super) fn push(
         &self,
-        outgoing: Outgoing,
+        outgoing: OutgoingPublication,
     ) -> impl Future<Output = Result<Value, BrokerError>> + Send + use<> {
         self.flows.push(self, outgoing)
     }
 
-    /// What this node can do with a part: see [`Master::sing`].
-    pub(super) async fn sing(&self, place: usize) -> Result<Duration, BrokerError> {
+    /// What this node can do with a part: see [`Master::send_canary`].
+    pub(super) async fn send_canary(&self, place: usize) -> Result<Duration, BrokerError> {
         let settled = tokio::time::timeout(self.config.timeout(), self.settle()).await;
         settled.map_err(|_| BrokerError::Timeout(self.config.timeout()))?;
         match self.part(place) {
             Some(part) => {
-                let sung = part.master.sing().await;
-                if sung.is_err() {
+                let round_trip = part.master.send_canary().await;
+                if round_trip.is_err() {
                     self.looking.look();
                 }
-                sung
+                round_trip
             }
             None if self.has_part(place) => Err(BrokerError::Unreachable(self.looking.trouble())),
             None => Ok(Duration::ZERO),
@@ -217,13 +217,13 @@ impl Cluster {
         let settled = tokio::time::timeout(self.config.timeout(), self.settle()).await;
         settled.map_err(|_| BrokerError::Timeout(self.config.timeout()))?;
         let places = (0..MASTERS_MAX).filter(|place| self.has_part(*place));
-        let took = join_all(places.map(|place| self.sing(place))).await;
+        let took = join_all(places.map(|place| self.send_canary(place))).await;
         Ok(took.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().max().unwrap_or_default())
     }
 
     /// Where this node tries out at a part whether it can do its work.
-    pub(super) fn trial(&self, place: usize) -> Option<Arc<super::canary::Perch>> {
-        Some(self.part(place)?.master.canaries.perch())
+    pub(super) fn trial(&self, place: usize) -> Option<Arc<super::redis_canary::CanaryChannel>> {
+        Some(self.part(place)?.master.canaries.canary_channel())
     }
 
     pub(super) async fn look_at_rights(&self, place: usize) -> Result<(), BrokerError> {
@@ -242,14 +242,14 @@ impl Cluster {
     }
 
     /// The connection to the master of a slot, as it is now.
-    pub(super) fn up_of(&self, slot: u16) -> Result<super::link::Up, BrokerError> {
+    pub(super) fn up_of(&self, slot: u16) -> Result<super::redis_link::OpenLink, BrokerError> {
         let owner = self.owner(slot)?;
         let down = || BrokerError::Unreachable(format!("no connection to {}", owner.name).into());
         owner.master.link.now().ok_or_else(down)
     }
 
     /// Takes note of who is to be asked. Answers who that is, if it is only for this time.
-    fn redirected(&self, slot: u16, redirect: &Redirect) -> Option<Arc<Part>> {
+    fn redirected(&self, slot: u16, redirect: &Redirect) -> Option<Arc<ClusterPart>> {
         self.looking.look();
         let (host, port) = match redirect {
             Redirect::Moved { host, port, .. } | Redirect::Ask { host, port } => (host, *port),
@@ -282,7 +282,8 @@ impl Cluster {
         let over: Vec<_> = places.retired.extract_if(.., is_over).collect();
         // Those that are gone, or elsewhere by now, make room.
         for place in 0..places.parts.len() {
-            let stays = |part: &Part| layout.masters.iter().any(|master| is_the_same(master, &part.member));
+            let stays =
+                |part: &ClusterPart| layout.masters.iter().any(|master| is_the_same(master, &part.member));
             if let Some(part) = places.parts[place].take_if(|part| !stays(part)) {
                 tracing::info!(redis = &*part.name, "a master of the cluster has no slots any more");
                 part.master.metrics.subscribed_channels.set(0);
@@ -320,7 +321,7 @@ impl Cluster {
     }
 
     /// A master that was not known. `None`: there are too many.
-    fn add(&self, places: &mut Places, member: &Member, home: u16) -> Option<usize> {
+    fn add(&self, places: &mut Places, member: &ClusterNode, home: u16) -> Option<usize> {
         let Some(place) = places.parts.iter().position(Option::is_none) else {
             if !self.told_too_many.swap(true, Ordering::Relaxed) {
                 tracing::error!(
@@ -332,8 +333,8 @@ impl Cluster {
         let host = if self.config.tls && !member.name.is_empty() { &member.name } else { &member.host };
         let config = self.config.of_member(host, member.port);
         let name: Arc<str> = config.addresses.first().map_or_else(|| "".into(), |name| name.as_str().into());
-        let told = Arc::new(Told::default());
-        let of_cluster = OfCluster { told: told.clone(), moves: self.moves.clone(), home };
+        let told = Arc::new(ClusterLives::default());
+        let of_cluster = ClusterMasterParts { told: told.clone(), moves: self.moves.clone(), home };
         let events: Arc<dyn BrokerEvents> =
             Arc::new(ShardEvents::new(place, self.events.clone(), self.heard.clone()));
         let metrics = (self.make_metrics)(&name);
@@ -346,7 +347,7 @@ impl Cluster {
         tracing::info!(redis = &*name, place, "a master of the cluster is known");
         let _watch = self.watch(&master);
         let home = AtomicU16::new(home);
-        let part = Part { place, member: member.clone(), name, master, told, home, _watch };
+        let part = ClusterPart { place, member: member.clone(), name, master, told, home, _watch };
         places.parts[place] = Some(Arc::new(part));
         Some(place)
     }
@@ -357,8 +358,8 @@ impl Cluster {
         AbortOnDropHandle::new(tokio::spawn(async move {
             while link.changed().await.is_ok() {
                 let up = match &*link.borrow_and_update() {
-                    State::Up(up) => Some((up.server.run.clone(), up.server.data_set.clone())),
-                    State::Opening | State::Down(_) => None,
+                    HoldState::Up(up) => Some((up.server.run.clone(), up.server.data_set.clone())),
+                    HoldState::Opening | HoldState::Down(_) => None,
                 };
                 let Some(cluster) = this.upgrade() else { return };
                 match up {
@@ -399,7 +400,7 @@ impl Cluster {
     fn follow_slots(&self) {
         let places = self.places.read();
         let owners: Vec<Option<usize>> = places.owners.iter().map(|owner| owner.map(usize::from)).collect();
-        let parts: Vec<(bool, Arc<Part>)> = places
+        let parts: Vec<(bool, Arc<ClusterPart>)> = places
             .all()
             .map(|part| (false, part.clone()))
             .chain(places.retired.iter().map(|(_, part)| (true, part.clone())))
@@ -416,11 +417,11 @@ impl Cluster {
 }
 
 /// Whether a master is the one that is known, and where it was.
-fn is_the_same(one: &Member, other: &Member) -> bool {
+fn is_the_same(one: &ClusterNode, other: &ClusterNode) -> bool {
     one.id == other.id && one.host == other.host && one.port == other.port && one.name == other.name
 }
 
-impl std::fmt::Debug for Cluster {
+impl std::fmt::Debug for RedisCluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cluster").field("layout", &self.layout).finish_non_exhaustive()
     }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use shared::channel::Channel;
 use tokio::sync::Notify;
 
-use super::{Cluster, Redirect};
+use super::{Redirect, RedisCluster};
 use crate::broker::BrokerError;
 
 /// How long others are waited for that leave with the first.
@@ -58,7 +58,7 @@ impl Moves {
 }
 
 /// Sees to channels on their way, for as long as there is a cluster.
-pub(super) async fn keep_moving(cluster: Weak<Cluster>, moves: Arc<Moves>) {
+pub(super) async fn keep_moving(cluster: Weak<RedisCluster>, moves: Arc<Moves>) {
     loop {
         if moves.all().is_empty() {
             moves.added.notified().await;
@@ -73,7 +73,7 @@ pub(super) async fn keep_moving(cluster: Weak<Cluster>, moves: Arc<Moves>) {
     }
 }
 
-impl Cluster {
+impl RedisCluster {
     /// Whether all of them have arrived.
     async fn move_all(&self, moves: &Moves) -> bool {
         let mut by_slot: BTreeMap<u16, Vec<Channel>> = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! The ways in which a node of a cluster says that somebody else is to be asked, or the same one later.
 
-use crate::broker::{BrokerError, Refusal};
+use crate::broker::{BrokerError, BrokerRefusal};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::broker::redis) enum Redirect {
@@ -17,8 +17,8 @@ impl Redirect {
     pub(in crate::broker::redis) fn read(error: &BrokerError) -> Option<Self> {
         let BrokerError::Refused { kind, text } = error else { return None };
         match kind {
-            Refusal::ClusterDown => Some(Self::Later),
-            Refusal::Moved => {
+            BrokerRefusal::ClusterDown => Some(Self::Later),
+            BrokerRefusal::Moved => {
                 let mut words = text.split_ascii_whitespace();
                 let (code, slot, place) = (words.next()?, words.next(), words.next());
                 let place = || {

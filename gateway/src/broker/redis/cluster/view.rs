@@ -7,13 +7,13 @@ use super::slots::SLOTS;
 
 /// What one node says of all.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct View {
-    pub(super) nodes: Vec<Member>,
+pub(super) struct ClusterView {
+    pub(super) nodes: Vec<ClusterNode>,
 }
 
 /// One node of a cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Member {
+pub(super) struct ClusterNode {
     pub(super) id: Box<str>,
     /// Where it is, as the cluster calls it.
     pub(super) host: Box<str>,
@@ -31,21 +31,21 @@ pub(super) struct Member {
 /// The masters that have slots, and of each slot which of them has it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Layout {
-    pub(super) masters: Vec<Member>,
+    pub(super) masters: Vec<ClusterNode>,
     /// The place of each slot's master in that list.
     pub(super) owners: Vec<Option<usize>>,
     /// Every node that can be asked.
     pub(super) known: Vec<(Box<str>, u16)>,
 }
 
-impl View {
+impl ClusterView {
     /// Reads the answer to CLUSTER NODES. `asked` is the host that gave it: a node may not know its own.
     pub(super) fn read(answer: &str, asked: &str) -> Self {
-        Self { nodes: answer.lines().filter_map(|line| Member::read(line, asked)).collect() }
+        Self { nodes: answer.lines().filter_map(|line| ClusterNode::read(line, asked)).collect() }
     }
 }
 
-impl Member {
+impl ClusterNode {
     /// `id host:port@bus[,name[,…]] flags master ping pong epoch link slots…`
     fn read(line: &str, asked: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
@@ -88,8 +88,8 @@ impl Member {
 
 impl Layout {
     /// What all of them say together.
-    pub(super) fn decide(views: &[View]) -> Self {
-        let mut latest: HashMap<&str, &Member> = HashMap::new();
+    pub(super) fn decide(views: &[ClusterView]) -> Self {
+        let mut latest: HashMap<&str, &ClusterNode> = HashMap::new();
         let mut claims: Vec<Option<(u64, &str)>> = vec![None; usize::from(SLOTS)];
         let mut known = Vec::new();
         for node in views.iter().flat_map(|view| &view.nodes) {
@@ -112,7 +112,7 @@ impl Layout {
             }
         }
         let mut places: HashMap<&str, usize> = HashMap::new();
-        let mut masters: Vec<Member> = Vec::new();
+        let mut masters: Vec<ClusterNode> = Vec::new();
         let owners = claims.into_iter().map(|claim| {
             let (_, id) = claim?;
             let place = *places.entry(id).or_insert(masters.len());
@@ -141,7 +141,7 @@ nonsense\n";
 
     #[test]
     fn what_a_node_says_is_read() {
-        let view = View::read(NODES, "10.0.0.9");
+        let view = ClusterView::read(NODES, "10.0.0.9");
         let read: Vec<_> = view.nodes.iter().map(|node| (&*node.id, &*node.host, node.port)).collect();
         assert_eq!(
             read,
@@ -168,9 +168,12 @@ nonsense\n";
 
     #[test]
     fn the_later_epoch_has_a_slot_whoever_says_so() {
-        let before =
-            View::read("a h:1@2 master - 0 0 1 connected 0-10\nb h:2@3 master - 0 0 2 connected 11", "h");
-        let after = View::read("a h:1@2 slave b 0 0 5 connected\nb h:2@3 master - 0 0 5 connected 5-11", "h");
+        let before = ClusterView::read(
+            "a h:1@2 master - 0 0 1 connected 0-10\nb h:2@3 master - 0 0 2 connected 11",
+            "h",
+        );
+        let after =
+            ClusterView::read("a h:1@2 slave b 0 0 5 connected\nb h:2@3 master - 0 0 5 connected 5-11", "h");
         for views in [[before.clone(), after.clone()], [after, before]] {
             let layout = Layout::decide(&views);
             let owner = |slot: usize| layout.owners[slot].map(|owner| &*layout.masters[owner].id);

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::address::Address;
+use super::super::redis_address::RedisAddress;
 
 /// How long a Sentinel that has fallen silent is taken at more than its word: by then those that are left have heard of the
 /// election that it was to end, for Sentinels greet each other every two seconds, or there is none.
@@ -13,19 +13,19 @@ const FORETOLD_FOR: Duration = Duration::from_secs(5);
 
 /// What a Sentinel says.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Word {
+pub(super) enum SentinelWord {
     /// It has been asked and may answer still.
     Awaited,
-    Names(Named),
+    Names(ReportedMaster),
     /// It knows no master of this name.
     Unknown,
     /// It does not answer, for this reason. What it named before.
-    Silent(Arc<str>, Option<Named>),
+    Silent(Arc<str>, Option<ReportedMaster>),
 }
 
 /// The master, as one Sentinel knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Named {
+pub(super) struct ReportedMaster {
     pub(super) host: String,
     pub(super) port: u16,
     /// Which election made it the master: grows with each, and only a majority of all Sentinels can hold one.
@@ -33,21 +33,21 @@ pub(super) struct Named {
     /// How many other Sentinels that one knows.
     pub(super) others: usize,
     /// Where the Sentinel did not say so itself, but the replica that it told to be master: what it said.
-    pub(super) instead_of: Option<Box<Named>>,
+    pub(super) instead_of: Option<Box<ReportedMaster>>,
 }
 
 /// What to make of all words together.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) enum Verdict<'a> {
+pub(super) enum MasterVerdict<'a> {
     /// It is too early to tell.
     Awaited,
     /// This is the master. `trouble`: that nobody says so now, and why.
-    Master { named: &'a Named, trouble: Option<String> },
+    Master { named: &'a ReportedMaster, trouble: Option<String> },
     /// Nobody names one, for these reasons.
     Nobody(String),
 }
 
-impl Word {
+impl SentinelWord {
     pub(super) fn is_answer(&self) -> bool {
         matches!(self, Self::Names(_) | Self::Unknown)
     }
@@ -63,9 +63,9 @@ impl Word {
     }
 }
 
-impl Named {
-    pub(super) fn address(&self, tls: bool) -> Address {
-        Address::Tcp { host: self.host.clone(), port: self.port, tls }
+impl ReportedMaster {
+    pub(super) fn address(&self, tls: bool) -> RedisAddress {
+        RedisAddress::Tcp { host: self.host.clone(), port: self.port, tls }
     }
 
     /// What still counts of it when whoever said it has been silent for this time: an election that was only to come may have
@@ -77,36 +77,42 @@ impl Named {
         }
     }
 
-    fn is_at(&self, address: &Address) -> bool {
-        matches!(address, Address::Tcp { host, port, .. } if *host == self.host && *port == self.port)
+    fn is_at(&self, address: &RedisAddress) -> bool {
+        matches!(address, RedisAddress::Tcp { host, port, .. } if *host == self.host && *port == self.port)
     }
 }
 
 /// The words of all Sentinels, each with where it is, become one. `followed`: the master that is known until now.
-pub(super) fn decide<'a>(name: &str, words: &'a [(String, Word)], followed: Option<&Address>) -> Verdict<'a> {
+pub(super) fn decide<'a>(
+    name: &str,
+    words: &'a [(String, SentinelWord)],
+    followed: Option<&RedisAddress>,
+) -> MasterVerdict<'a> {
     let answers = words.iter().filter(|(_, word)| word.is_answer()).count();
     let names = || {
-        words.iter().filter_map(|(_, word)| if let Word::Names(named) = word { Some(named) } else { None })
+        words
+            .iter()
+            .filter_map(|(_, word)| if let SentinelWord::Names(named) = word { Some(named) } else { None })
     };
     let known = names().map(|named| named.others + 1).max().unwrap_or(0).max(words.len());
     // Who was last at an election may be gone, while one who missed it is back. Most of them together have not missed it.
     let lasting = words.iter().filter_map(|(_, word)| match word {
-        Word::Silent(_, Some(last)) if answers * 2 <= known => Some(last),
+        SentinelWord::Silent(_, Some(last)) if answers * 2 <= known => Some(last),
         _ => None,
     });
-    let named: Vec<&Named> = names().chain(lasting).collect();
+    let named: Vec<&ReportedMaster> = names().chain(lasting).collect();
     let Some(epoch) = named.iter().map(|named| named.epoch).max() else {
-        let is_awaited = words.iter().any(|(_, word)| *word == Word::Awaited);
-        return if is_awaited { Verdict::Awaited } else { Verdict::Nobody(reasons(name, words)) };
+        let is_awaited = words.iter().any(|(_, word)| *word == SentinelWord::Awaited);
+        return if is_awaited { MasterVerdict::Awaited } else { MasterVerdict::Nobody(reasons(name, words)) };
     };
     // The first to answer need not be one of the well informed: so long as nothing is followed there is time for others.
     if followed.is_none()
         && answers * 2 <= words.len()
-        && words.iter().any(|(_, word)| *word == Word::Awaited)
+        && words.iter().any(|(_, word)| *word == SentinelWord::Awaited)
     {
-        return Verdict::Awaited;
+        return MasterVerdict::Awaited;
     }
-    let latest: Vec<&Named> = named.into_iter().filter(|named| named.epoch == epoch).collect();
+    let latest: Vec<&ReportedMaster> = named.into_iter().filter(|named| named.epoch == epoch).collect();
     let stays = followed.and_then(|followed| latest.iter().find(|named| named.is_at(followed)));
     let mut votes: HashMap<(&str, u16), usize> = HashMap::new();
     for named in &latest {
@@ -119,15 +125,15 @@ pub(super) fn decide<'a>(name: &str, words: &'a [(String, Word)], followed: Opti
     match named {
         Some(named) => {
             let trouble = (names().next().is_none()).then(|| reasons(name, words));
-            Verdict::Master { named, trouble }
+            MasterVerdict::Master { named, trouble }
         }
-        None => Verdict::Nobody(reasons(name, words)),
+        None => MasterVerdict::Nobody(reasons(name, words)),
     }
 }
 
 /// Why nobody names a master, in words.
-fn reasons(name: &str, words: &[(String, Word)]) -> String {
-    let knows_not = words.iter().any(|(_, word)| *word == Word::Unknown);
+fn reasons(name: &str, words: &[(String, SentinelWord)]) -> String {
+    let knows_not = words.iter().any(|(_, word)| *word == SentinelWord::Unknown);
     let mut text = if knows_not {
         format!("no Sentinel that answers knows a master {name:?} (redis.sentinel_master)")
     } else {
@@ -135,7 +141,7 @@ fn reasons(name: &str, words: &[(String, Word)]) -> String {
     };
     let mut separator = ": ";
     for (at, word) in words {
-        if let Word::Silent(why, _) = word {
+        if let SentinelWord::Silent(why, _) = word {
             let separator = std::mem::replace(&mut separator, "; ");
             // Writing to a text cannot fail.
             let _ = write!(text, "{separator}{at}: {why}");
@@ -148,32 +154,32 @@ fn reasons(name: &str, words: &[(String, Word)]) -> String {
 mod tests {
     use super::*;
 
-    fn names(port: u16, epoch: u64) -> Word {
-        Word::Names(named(port, epoch))
+    fn names(port: u16, epoch: u64) -> SentinelWord {
+        SentinelWord::Names(named(port, epoch))
     }
 
-    fn named(port: u16, epoch: u64) -> Named {
-        Named { host: "10.0.0.1".to_owned(), port, epoch, others: 2, instead_of: None }
+    fn named(port: u16, epoch: u64) -> ReportedMaster {
+        ReportedMaster { host: "10.0.0.1".to_owned(), port, epoch, others: 2, instead_of: None }
     }
 
-    fn silent(before: &Word) -> Word {
+    fn silent(before: &SentinelWord) -> SentinelWord {
         before.silenced("refused".into(), Duration::ZERO)
     }
 
-    fn at(port: u16) -> Address {
-        Address::Tcp { host: "10.0.0.1".to_owned(), port, tls: false }
+    fn at(port: u16) -> RedisAddress {
+        RedisAddress::Tcp { host: "10.0.0.1".to_owned(), port, tls: false }
     }
 
     /// The port that is decided for, where these say so and this port is followed: 0 if there is none yet, or `None` if
     /// nobody names one.
-    fn decided(words: &[Word], followed: u16) -> Option<u16> {
-        let words: Vec<(String, Word)> =
+    fn decided(words: &[SentinelWord], followed: u16) -> Option<u16> {
+        let words: Vec<(String, SentinelWord)> =
             words.iter().enumerate().map(|(number, word)| (format!("s{number}:1"), word.clone())).collect();
         let followed = (followed != 0).then(|| at(followed));
         match decide("main", &words, followed.as_ref()) {
-            Verdict::Awaited => Some(0),
-            Verdict::Master { named, .. } => Some(named.port),
-            Verdict::Nobody(_) => None,
+            MasterVerdict::Awaited => Some(0),
+            MasterVerdict::Master { named, .. } => Some(named.port),
+            MasterVerdict::Nobody(_) => None,
         }
     }
 
@@ -181,7 +187,7 @@ mod tests {
     fn who_has_heard_of_the_latest_election_is_believed_however_many_have_not() {
         assert_eq!(decided(&[names(1, 3), names(1, 3), names(2, 4)], 1), Some(2));
         assert_eq!(decided(&[names(2, 4), names(1, 3), names(1, 3)], 2), Some(2), "one is cut off and back");
-        assert_eq!(decided(&[names(1, 3), names(2, 4), Word::Unknown], 0), Some(2));
+        assert_eq!(decided(&[names(1, 3), names(2, 4), SentinelWord::Unknown], 0), Some(2));
     }
 
     #[test]
@@ -195,13 +201,13 @@ mod tests {
 
     #[test]
     fn the_first_to_answer_does_not_decide_alone_while_others_may_answer_still() {
-        let (awaited, silent) = (Word::Awaited, silent(&Word::Awaited));
+        let (awaited, silent) = (SentinelWord::Awaited, silent(&SentinelWord::Awaited));
         assert_eq!(decided(&[awaited.clone(), names(1, 3), awaited.clone()], 0), Some(0));
         assert_eq!(decided(&[awaited.clone(), names(1, 3), names(1, 3)], 0), Some(1));
         assert_eq!(decided(&[silent.clone(), names(1, 3), awaited.clone()], 0), Some(0));
         assert_eq!(decided(&[silent.clone(), names(1, 3), silent.clone()], 0), Some(1));
-        assert_eq!(decided(&[awaited.clone(), silent.clone(), Word::Unknown], 0), Some(0));
-        assert_eq!(decided(&[silent.clone(), silent, Word::Unknown], 0), None);
+        assert_eq!(decided(&[awaited.clone(), silent.clone(), SentinelWord::Unknown], 0), Some(0));
+        assert_eq!(decided(&[silent.clone(), silent, SentinelWord::Unknown], 0), None);
         assert_eq!(
             decided(&[names(2, 4), awaited.clone(), awaited], 1),
             Some(2),
@@ -221,9 +227,10 @@ mod tests {
 
     #[test]
     fn an_election_that_a_silent_sentinel_did_not_see_to_its_end_is_not_believed_for_long() {
-        let foretold = Word::Names(Named { instead_of: Some(Box::new(named(1, 3))), ..named(2, 4) });
+        let foretold =
+            SentinelWord::Names(ReportedMaster { instead_of: Some(Box::new(named(1, 3))), ..named(2, 4) });
         let others = [names(1, 3), silent(&names(1, 3))];
-        let after = |silence: Duration, word: &Word| {
+        let after = |silence: Duration, word: &SentinelWord| {
             let words = [word.silenced("refused".into(), silence), others[0].clone(), others[1].clone()];
             decided(&words, 2)
         };
@@ -237,20 +244,24 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told_in_words_for_each() {
-        let words = |words: &[Word]| -> Vec<(String, Word)> {
+        let words = |words: &[SentinelWord]| -> Vec<(String, SentinelWord)> {
             words.iter().map(|word| ("s:1".to_owned(), word.clone())).collect()
         };
-        let told = |list: &[Word], followed: Option<&Address>| match decide("main", &words(list), followed) {
-            Verdict::Nobody(why) => why,
-            Verdict::Master { trouble, .. } => trouble.unwrap_or_default(),
-            Verdict::Awaited => "awaited".to_owned(),
+        let told = |list: &[SentinelWord], followed: Option<&RedisAddress>| match decide(
+            "main",
+            &words(list),
+            followed,
+        ) {
+            MasterVerdict::Nobody(why) => why,
+            MasterVerdict::Master { trouble, .. } => trouble.unwrap_or_default(),
+            MasterVerdict::Awaited => "awaited".to_owned(),
         };
-        let mute = silent(&Word::Awaited);
+        let mute = silent(&SentinelWord::Awaited);
         assert_eq!(
             told(&[mute.clone(), mute.clone()], None),
             "no Sentinel answers: s:1: refused; s:1: refused"
         );
-        let unknown = told(&[mute, Word::Unknown], None);
+        let unknown = told(&[mute, SentinelWord::Unknown], None);
         assert!(
             unknown.contains("knows a master \"main\"") && unknown.ends_with("s:1: refused"),
             "{unknown}"

@@ -1,7 +1,7 @@
 //! Which server is the master, as Redis Sentinel says: every Sentinel is asked, and asked again at once when it tells of a
 //! change. A replica that a Sentinel has told to be master is asked itself.
 
-mod ask;
+mod ask_sentinel;
 mod decide;
 
 use std::fmt;
@@ -14,42 +14,42 @@ use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::ask::Asker;
-use self::decide::{Named, Verdict, Word, decide};
+use self::ask_sentinel::SentinelClient;
+use self::decide::{MasterVerdict, ReportedMaster, SentinelWord, decide};
 use super::access::login;
-use super::address::{self, Address};
-use super::dial::DialError;
+use super::redis_address::{self, RedisAddress};
 use super::redis_config::RedisConfig;
-use super::tls;
+use super::redis_dial::DialError;
+use super::redis_tls;
 use crate::broker::measure::BrokerMetrics;
 use crate::telemetry::Reminder;
 
 /// All Sentinels of the configuration, and what has come of asking them.
 pub(super) struct Sentinels {
-    board: Arc<Board>,
-    known: watch::Receiver<Known>,
+    board: Arc<SentinelBoard>,
+    known: watch::Receiver<KnownMaster>,
     _askers: Vec<AbortOnDropHandle<()>>,
 }
 
 /// What is known of the master.
 #[derive(Clone, Debug, Default)]
-struct Known {
+struct KnownMaster {
     /// Once one is known there always is: it is used until another takes its place, whatever becomes of the Sentinels.
-    master: Option<Arc<Address>>,
+    master: Option<Arc<RedisAddress>>,
     /// Why nobody says who it is. `None` with no master: it is not known yet.
     trouble: Option<Arc<str>>,
 }
 
 /// Where each Sentinel's last word is.
 #[derive(Debug)]
-struct Board {
+struct SentinelBoard {
     /// What the master is called.
     name: String,
     /// Whether it is reached over TLS.
     tls: bool,
     /// In the order of the configuration, each with the Sentinel's address.
-    words: Mutex<Vec<(String, Word)>>,
-    known: watch::Sender<Known>,
+    words: Mutex<Vec<(String, SentinelWord)>>,
+    known: watch::Sender<KnownMaster>,
     metrics: Arc<BrokerMetrics>,
     reminder: Mutex<Reminder>,
 }
@@ -65,10 +65,10 @@ impl Sentinels {
     ) -> Result<Self, DialError> {
         let file = config.sentinel_password_file.as_deref();
         let login = login(&config.sentinel_user, &config.sentinel_password, file)?;
-        let tls = config.sentinel_tls.then(|| tls::connector(config)).transpose()?;
-        let (sender, known) = watch::channel(Known::default());
-        let asked = config.addresses.iter().map(|address| (address.clone(), Word::Awaited)).collect();
-        let board = Arc::new(Board {
+        let tls = config.sentinel_tls.then(|| redis_tls::connector(config)).transpose()?;
+        let (sender, known) = watch::channel(KnownMaster::default());
+        let asked = config.addresses.iter().map(|address| (address.clone(), SentinelWord::Awaited)).collect();
+        let board = Arc::new(SentinelBoard {
             name: config.sentinel_master.clone(),
             tls: config.tls,
             words: Mutex::new(asked),
@@ -79,11 +79,11 @@ impl Sentinels {
         let mut askers = Vec::with_capacity(config.addresses.len());
         for (number, text) in config.addresses.iter().enumerate() {
             let (host, port) =
-                address::host_and_port(text).map_err(|problem| DialError::Url(problem.to_owned()))?;
-            let asker = Asker {
+                redis_address::host_and_port(text).map_err(|problem| DialError::Url(problem.to_owned()))?;
+            let asker = SentinelClient {
                 board: board.clone(),
                 number,
-                address: Address::Tcp { host, port, tls: config.sentinel_tls },
+                address: RedisAddress::Tcp { host, port, tls: config.sentinel_tls },
                 login: login.clone(),
                 tls: tls.clone(),
                 server_login: servers.0.clone(),
@@ -99,7 +99,7 @@ impl Sentinels {
     }
 
     /// The master, or why none is known. Waits while it may still become known by the first answers.
-    pub(super) async fn master(&self) -> Result<Arc<Address>, Arc<str>> {
+    pub(super) async fn master(&self) -> Result<Arc<RedisAddress>, Arc<str>> {
         let mut known = self.known.clone();
         let settled = known.wait_for(|known| known.master.is_some() || known.trouble.is_some()).await;
         let Ok(known) = settled.as_deref() else { return Err("Sentinel is not asked any more".into()) };
@@ -107,9 +107,10 @@ impl Sentinels {
     }
 
     /// Returns when another server is the master, and says which.
-    pub(super) async fn another_than(&self, address: &Address) -> Arc<Address> {
+    pub(super) async fn another_than(&self, address: &RedisAddress) -> Arc<RedisAddress> {
         let mut known = self.known.clone();
-        let is_another = |known: &Known| known.master.as_deref().is_some_and(|master| master != address);
+        let is_another =
+            |known: &KnownMaster| known.master.as_deref().is_some_and(|master| master != address);
         let another = known.wait_for(is_another).await;
         match another.ok().and_then(|known| known.master.clone()) {
             Some(another) => another,
@@ -124,9 +125,9 @@ impl Sentinels {
     }
 }
 
-impl Board {
+impl SentinelBoard {
     /// What a Sentinel says now, or that it says nothing.
-    fn note(&self, number: usize, say: impl FnOnce(&Word) -> Word) {
+    fn note(&self, number: usize, say: impl FnOnce(&SentinelWord) -> SentinelWord) {
         let mut words = self.words.lock();
         let Some((_, word)) = words.get_mut(number) else { return };
         *word = say(word);
@@ -134,9 +135,9 @@ impl Board {
         self.metrics.sentinels_up.set(answering as u64);
         let followed = self.known.borrow().master.clone();
         match decide(&self.name, &words, followed.as_deref()) {
-            Verdict::Awaited => {}
-            Verdict::Master { named, trouble } => self.follow(followed, named, trouble),
-            Verdict::Nobody(trouble) => {
+            MasterVerdict::Awaited => {}
+            MasterVerdict::Master { named, trouble } => self.follow(followed, named, trouble),
+            MasterVerdict::Nobody(trouble) => {
                 if self.reminder.lock().is_due(&trouble, Instant::now()) {
                     tracing::warn!(
                         master = self.name,
@@ -149,7 +150,7 @@ impl Board {
         }
     }
 
-    fn follow(&self, followed: Option<Arc<Address>>, named: &Named, trouble: Option<String>) {
+    fn follow(&self, followed: Option<Arc<RedisAddress>>, named: &ReportedMaster, trouble: Option<String>) {
         if trouble.is_none() {
             self.reminder.lock().over(Instant::now());
         }
@@ -167,7 +168,7 @@ impl Board {
         self.known.send_if_modified(|known| {
             let is_news = known.master.as_ref() != Some(&master) || known.trouble != trouble;
             if is_news {
-                *known = Known { master: Some(master), trouble };
+                *known = KnownMaster { master: Some(master), trouble };
             }
             is_news
         });

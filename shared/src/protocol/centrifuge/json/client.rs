@@ -148,7 +148,7 @@ pub enum Received<'a> {
     /// The server has made the client a subscriber.
     Subscribed {
         channel: Cow<'a, str>,
-        result: SubscribeResult<'a>,
+        result: ReceivedSubscribeResult<'a>,
     },
     Unsubscribed {
         channel: Cow<'a, str>,
@@ -165,14 +165,14 @@ pub enum Received<'a> {
     },
     Reply {
         id: u32,
-        outcome: Result<Answer<'a>, Refusal<'a>>,
+        outcome: Result<ClientResult<'a>, ReceivedRefusal<'a>>,
     },
     /// Something newer than this reader, such as a push of another kind.
     Other,
 }
 
 #[derive(Deserialize, Debug, PartialEq, Eq, Clone)]
-pub struct Refusal<'a> {
+pub struct ReceivedRefusal<'a> {
     pub code: u32,
     #[serde(borrow, default)]
     pub message: Cow<'a, str>,
@@ -182,16 +182,16 @@ pub struct Refusal<'a> {
 
 /// The results a client acts on. Of the others it is enough to know that they came.
 #[derive(Debug)]
-pub enum Answer<'a> {
-    Connect(ConnectResult<'a>),
-    Subscribe(SubscribeResult<'a>),
-    History(HistoryResult<'a>),
+pub enum ClientResult<'a> {
+    Connect(ReceivedConnectResult<'a>),
+    Subscribe(ReceivedSubscribeResult<'a>),
+    History(ReceivedHistoryResult<'a>),
     PresenceStats { clients: u32, users: u32 },
     Other,
 }
 
 #[derive(Deserialize, Debug)]
-pub struct ConnectResult<'a> {
+pub struct ReceivedConnectResult<'a> {
     #[serde(borrow)]
     pub client: Cow<'a, str>,
     /// Seconds between pings; 0 for none.
@@ -207,11 +207,11 @@ pub struct ConnectResult<'a> {
     pub node: Cow<'a, str>,
     /// What the server has subscribed the client to.
     #[serde(borrow, default)]
-    pub subs: BTreeMap<String, SubscribeResult<'a>>,
+    pub subs: BTreeMap<String, ReceivedSubscribeResult<'a>>,
 }
 
 #[derive(Deserialize, Debug)]
-pub struct SubscribeResult<'a> {
+pub struct ReceivedSubscribeResult<'a> {
     #[serde(default)]
     pub recoverable: bool,
     #[serde(default)]
@@ -241,7 +241,7 @@ pub struct SubscribeResult<'a> {
 }
 
 #[derive(Deserialize, Debug)]
-pub struct HistoryResult<'a> {
+pub struct ReceivedHistoryResult<'a> {
     #[serde(borrow, default)]
     pub publications: Vec<ReceivedPublication<'a>>,
     #[serde(borrow, default)]
@@ -288,9 +288,9 @@ fn decode_line(line: &str) -> Result<Received<'_>, DecodeError> {
     if let Some(publication) = decode_publication(line) {
         return Ok(publication);
     }
-    let line: Line<'_> = serde_json::from_str(line).map_err(|_| DecodeError::Malformed)?;
+    let line: ReceivedLine<'_> = serde_json::from_str(line).map_err(|_| DecodeError::Malformed)?;
     Ok(match line {
-        Line { push: Some(push), .. } => match push {
+        ReceivedLine { push: Some(push), .. } => match push {
             PushBody { channel, r#pub: Some(publication), .. } => {
                 Received::Publication { channel, publication }
             }
@@ -306,22 +306,22 @@ fn decode_line(line: &str) -> Result<Received<'_>, DecodeError> {
             }
             PushBody { .. } => Received::Other,
         },
-        Line { id: 0, .. } => Received::Ping,
-        Line { id, error: Some(refusal), .. } => Received::Reply { id, outcome: Err(refusal) },
-        Line { id, connect: Some(result), .. } => {
-            Received::Reply { id, outcome: Ok(Answer::Connect(result)) }
+        ReceivedLine { id: 0, .. } => Received::Ping,
+        ReceivedLine { id, error: Some(refusal), .. } => Received::Reply { id, outcome: Err(refusal) },
+        ReceivedLine { id, connect: Some(result), .. } => {
+            Received::Reply { id, outcome: Ok(ClientResult::Connect(result)) }
         }
-        Line { id, subscribe: Some(result), .. } => {
-            Received::Reply { id, outcome: Ok(Answer::Subscribe(result)) }
+        ReceivedLine { id, subscribe: Some(result), .. } => {
+            Received::Reply { id, outcome: Ok(ClientResult::Subscribe(result)) }
         }
-        Line { id, history: Some(result), .. } => {
-            Received::Reply { id, outcome: Ok(Answer::History(result)) }
+        ReceivedLine { id, history: Some(result), .. } => {
+            Received::Reply { id, outcome: Ok(ClientResult::History(result)) }
         }
-        Line { id, presence_stats: Some(counts), .. } => Received::Reply {
+        ReceivedLine { id, presence_stats: Some(counts), .. } => Received::Reply {
             id,
-            outcome: Ok(Answer::PresenceStats { clients: counts.num_clients, users: counts.num_users }),
+            outcome: Ok(ClientResult::PresenceStats { clients: counts.num_clients, users: counts.num_users }),
         },
-        Line { id, .. } => Received::Reply { id, outcome: Ok(Answer::Other) },
+        ReceivedLine { id, .. } => Received::Reply { id, outcome: Ok(ClientResult::Other) },
     })
 }
 
@@ -371,19 +371,19 @@ fn end_of_string(json: &[u8], mut at: usize) -> Option<usize> {
 }
 
 #[derive(Deserialize)]
-struct Line<'a> {
+struct ReceivedLine<'a> {
     #[serde(default)]
     id: u32,
     #[serde(borrow)]
     push: Option<PushBody<'a>>,
     #[serde(borrow)]
-    error: Option<Refusal<'a>>,
+    error: Option<ReceivedRefusal<'a>>,
     #[serde(borrow)]
-    connect: Option<ConnectResult<'a>>,
+    connect: Option<ReceivedConnectResult<'a>>,
     #[serde(borrow)]
-    subscribe: Option<SubscribeResult<'a>>,
+    subscribe: Option<ReceivedSubscribeResult<'a>>,
     #[serde(borrow)]
-    history: Option<HistoryResult<'a>>,
+    history: Option<ReceivedHistoryResult<'a>>,
     presence_stats: Option<Counts>,
 }
 
@@ -395,7 +395,7 @@ struct PushBody<'a> {
     r#pub: Option<ReceivedPublication<'a>>,
     unsubscribe: Option<UnsubscribeBody>,
     #[serde(borrow)]
-    subscribe: Option<SubscribeResult<'a>>,
+    subscribe: Option<ReceivedSubscribeResult<'a>>,
     #[serde(borrow)]
     join: Option<PresentBody<'a>>,
     #[serde(borrow)]

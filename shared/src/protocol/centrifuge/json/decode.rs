@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor
 use serde_json::value::RawValue;
 
 use crate::command::{
-    Command, Connect, FilterNode, History, Page, Phase, Request, Since, Subscribe, SubscriptionKind,
+    Command, Connect, FilterNode, History, Phase, Request, Since, StateRequest, Subscribe, SubscriptionKind,
     TrackBatch,
 };
 use crate::error::ErrorCode;
@@ -142,7 +142,7 @@ impl SubscribeBody<'_> {
     /// `None` for a kind or a phase that the protocol does not have.
     fn subscribe(self) -> Option<Subscribe> {
         let kind = SubscriptionKind::of(self.r#type.unwrap_or_default())?;
-        let page = Page {
+        let page = StateRequest {
             phase: Phase::of(self.phase.unwrap_or_default())?,
             cursor: or_empty(self.cursor),
             limit: u32::try_from(self.limit.unwrap_or_default()).unwrap_or_default(),
@@ -162,7 +162,7 @@ impl SubscribeBody<'_> {
             data: self.data.map(|data| Box::new(json(Some(data)))),
             filter: self.tf.map(|filter| Box::new((*filter).into())),
             kind,
-            page: (page != Page::default()).then(|| Box::new(page)),
+            page: (page != StateRequest::default()).then(|| Box::new(page)),
             members: false,
             after: None,
             topics: Box::default(),
@@ -388,34 +388,36 @@ impl<'de> Visitor<'de> for CommandVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut line = CommandLine { id: 0, bodies: 0, has_other_fields: false, request: None };
         let mut has_id = false;
-        while let Some(key) = map.next_key::<Key>()? {
+        while let Some(key) = map.next_key::<CommandKey>()? {
             // Made a request at once: the bodies are large, and would be carried about.
             let request = match key {
                 // Which of two is meant, nobody can tell.
-                Key::Id if has_id => return Err(A::Error::duplicate_field("id")),
-                Key::Id => {
+                CommandKey::Id if has_id => return Err(A::Error::duplicate_field("id")),
+                CommandKey::Id => {
                     has_id = true;
                     line.id = map.next_value::<Option<u32>>()?.unwrap_or_default();
                     continue;
                 }
-                Key::Other => {
+                CommandKey::Other => {
                     map.next_value::<IgnoredAny>()?;
                     line.has_other_fields = true;
                     continue;
                 }
-                Key::Connect => map.next_value::<Option<ConnectBody<'_>>>()?.map(Request::from),
-                Key::Subscribe => map.next_value::<Option<SubscribeBody<'_>>>()?.map(Request::from),
-                Key::Unsubscribe => channel(&mut map)?.map(|channel| Request::Unsubscribe { channel }),
-                Key::Publish => map.next_value::<Option<PublishBody<'_>>>()?.map(Request::from),
-                Key::Presence => channel(&mut map)?.map(|channel| Request::Presence { channel }),
-                Key::PresenceStats => channel(&mut map)?.map(|channel| Request::PresenceStats { channel }),
-                Key::History => map.next_value::<Option<HistoryBody>>()?.map(Request::from),
+                CommandKey::Connect => map.next_value::<Option<ConnectBody<'_>>>()?.map(Request::from),
+                CommandKey::Subscribe => map.next_value::<Option<SubscribeBody<'_>>>()?.map(Request::from),
+                CommandKey::Unsubscribe => channel(&mut map)?.map(|channel| Request::Unsubscribe { channel }),
+                CommandKey::Publish => map.next_value::<Option<PublishBody<'_>>>()?.map(Request::from),
+                CommandKey::Presence => channel(&mut map)?.map(|channel| Request::Presence { channel }),
+                CommandKey::PresenceStats => {
+                    channel(&mut map)?.map(|channel| Request::PresenceStats { channel })
+                }
+                CommandKey::History => map.next_value::<Option<HistoryBody>>()?.map(Request::from),
                 // In the protocol's schema, and in no server.
-                Key::Ping => map.next_value::<Option<IgnoredAny>>()?.map(|_| Request::Unknown),
-                Key::Send => map.next_value::<Option<SendBody<'_>>>()?.map(Request::from),
-                Key::Rpc => map.next_value::<Option<RpcBody<'_>>>()?.map(Request::from),
-                Key::Refresh => map.next_value::<Option<RefreshBody>>()?.map(Request::from),
-                Key::SubRefresh => map.next_value::<Option<SubRefreshBody>>()?.map(Request::from),
+                CommandKey::Ping => map.next_value::<Option<IgnoredAny>>()?.map(|_| Request::Unknown),
+                CommandKey::Send => map.next_value::<Option<SendBody<'_>>>()?.map(Request::from),
+                CommandKey::Rpc => map.next_value::<Option<RpcBody<'_>>>()?.map(Request::from),
+                CommandKey::Refresh => map.next_value::<Option<RefreshBody>>()?.map(Request::from),
+                CommandKey::SubRefresh => map.next_value::<Option<SubRefreshBody>>()?.map(Request::from),
             };
             if request.is_some() {
                 line.bodies += 1;
@@ -428,7 +430,7 @@ impl<'de> Visitor<'de> for CommandVisitor {
 
 #[derive(serde::Deserialize)]
 #[serde(field_identifier, rename_all = "snake_case")]
-enum Key {
+enum CommandKey {
     Id,
     Connect,
     Subscribe,

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::{decode, requests};
-use crate::command::{Command, FilterNode, Page, Request};
+use crate::command::{Command, FilterNode, Request, StateRequest};
 use crate::protocol::DecodeError;
 use crate::protocol::centrifuge::{FLAG_REJECT_UNRECOVERED, TYPE_KEYED, TYPE_TRACK, TYPE_UNTRACK};
 use crate::{command, publication};
@@ -17,7 +17,7 @@ use crate::{command, publication};
 /// [`Request::Refused`] and [`Request::Unknown`] have no bytes of their own: they name what a server makes of bytes
 /// it will not serve, and some requests are other protocols'. They are written as a `ping` command, which is one of those.
 pub fn encode_command(command: &Command, out: &mut BytesMut) {
-    let mut wire = requests::Command { id: command.id, ..Default::default() };
+    let mut wire = requests::CommandRequest { id: command.id, ..Default::default() };
     let of = |channel: &str| Some(requests::OfChannel { channel: channel.to_owned() });
     match &command.request {
         Request::Pong => {}
@@ -42,7 +42,7 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         }
         Request::History(history) => {
             let since = history.since.as_ref();
-            wire.history = Some(requests::History {
+            wire.history = Some(requests::HistoryRequest {
                 channel: history.channel.to_string(),
                 limit: history.limit,
                 since: since
@@ -52,16 +52,18 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
         }
         Request::Presence { channel } => wire.presence = of(channel),
         Request::PresenceStats { channel } => wire.presence_stats = of(channel),
-        Request::Refresh { token } => wire.refresh = Some(requests::Refresh { token: token.to_string() }),
+        Request::Refresh { token } => {
+            wire.refresh = Some(requests::RefreshRequest { token: token.to_string() })
+        }
         Request::SubRefresh { channel, token } => {
-            wire.sub_refresh = Some(requests::SubRefresh {
+            wire.sub_refresh = Some(requests::SubRefreshRequest {
                 channel: channel.to_string(),
                 token: token.to_string(),
                 ..Default::default()
             });
         }
         Request::Track { channel, batches, untrack } => {
-            wire.sub_refresh = Some(requests::SubRefresh {
+            wire.sub_refresh = Some(requests::SubRefreshRequest {
                 channel: channel.to_string(),
                 kind: TYPE_TRACK as i32,
                 track: batches.iter().map(track).collect(),
@@ -70,7 +72,7 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
             });
         }
         Request::Untrack { channel, keys } => {
-            wire.sub_refresh = Some(requests::SubRefresh {
+            wire.sub_refresh = Some(requests::SubRefreshRequest {
                 channel: channel.to_string(),
                 kind: TYPE_UNTRACK as i32,
                 untrack: keys.iter().map(ToString::to_string).collect(),
@@ -81,7 +83,7 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
             wire.send = Some(requests::Send { data: data.bytes.clone() })
         }
         Request::Rpc { method, data } => {
-            wire.rpc = Some(requests::Rpc { data: data.bytes.clone(), method: method.to_string() });
+            wire.rpc = Some(requests::RpcRequest { data: data.bytes.clone(), method: method.to_string() });
         }
         Request::Refused(_)
         | Request::Unknown
@@ -102,12 +104,12 @@ pub fn encode_connect(connect: &command::Connect) -> Vec<u8> {
 }
 
 /// Reads a message reply by reply: a ping is a reply of nothing.
-pub fn decode_frame(frame: &[u8]) -> Result<Vec<Reply>, DecodeError> {
+pub fn decode_frame(frame: &[u8]) -> Result<Vec<ReplyMessage>, DecodeError> {
     decode_all(frame)
 }
 
 /// Reads a message as transports that only tell write it.
-pub fn decode_pushes(frame: &[u8]) -> Result<Vec<Push>, DecodeError> {
+pub fn decode_pushes(frame: &[u8]) -> Result<Vec<PushMessage>, DecodeError> {
     decode_all(frame)
 }
 
@@ -121,12 +123,15 @@ fn decode_all<T: Message + Default>(mut frame: &[u8]) -> Result<Vec<T>, DecodeEr
     Ok(all)
 }
 
-fn connect_request(connect: &command::Connect) -> requests::Connect {
+fn connect_request(connect: &command::Connect) -> requests::ConnectRequest {
     let headers = connect.headers.iter().map(|(name, value)| (name.to_string(), value.to_string()));
     let subs = connect.subs.iter().map(|(channel, subscribe)| {
-        (channel.to_string(), requests::Subscribe { channel: String::new(), ..subscribe_request(subscribe) })
+        (
+            channel.to_string(),
+            requests::SubscribeRequest { channel: String::new(), ..subscribe_request(subscribe) },
+        )
     });
-    requests::Connect {
+    requests::ConnectRequest {
         token: connect.token.to_string(),
         data: bytes(connect.data.as_ref()),
         subs: subs.collect(),
@@ -136,10 +141,10 @@ fn connect_request(connect: &command::Connect) -> requests::Connect {
     }
 }
 
-fn subscribe_request(subscribe: &command::Subscribe) -> requests::Subscribe {
-    let none = Page::default();
+fn subscribe_request(subscribe: &command::Subscribe) -> requests::SubscribeRequest {
+    let none = StateRequest::default();
     let page = subscribe.page.as_deref().unwrap_or(&none);
-    requests::Subscribe {
+    requests::SubscribeRequest {
         channel: subscribe.channel.to_string(),
         token: subscribe.token.to_string(),
         recover: subscribe.recover,
@@ -187,21 +192,21 @@ fn bytes(payload: Option<&publication::Payload>) -> Bytes {
 
 /// What a server sent: an answer, a push, or a ping if there is nothing in it.
 #[derive(Message, Clone, PartialEq)]
-pub struct Reply {
+pub struct ReplyMessage {
     #[prost(uint32, tag = "1")]
     pub id: u32,
     #[prost(message, optional, tag = "2")]
     pub error: Option<Error>,
     #[prost(message, optional, tag = "4")]
-    pub push: Option<Push>,
+    pub push: Option<PushMessage>,
     #[prost(message, optional, tag = "5")]
     pub connect: Option<ConnectResult>,
     #[prost(message, optional, tag = "6")]
     pub subscribe: Option<SubscribeResult>,
     #[prost(message, optional, tag = "7")]
-    pub unsubscribe: Option<Empty>,
+    pub unsubscribe: Option<EmptyMessage>,
     #[prost(message, optional, tag = "8")]
-    pub publish: Option<Empty>,
+    pub publish: Option<EmptyMessage>,
     #[prost(message, optional, tag = "9")]
     pub presence: Option<PresenceResult>,
     #[prost(message, optional, tag = "10")]
@@ -209,7 +214,7 @@ pub struct Reply {
     #[prost(message, optional, tag = "11")]
     pub history: Option<HistoryResult>,
     #[prost(message, optional, tag = "13")]
-    pub rpc: Option<Data>,
+    pub rpc: Option<DataMessage>,
     #[prost(message, optional, tag = "14")]
     pub refresh: Option<RefreshResult>,
     #[prost(message, optional, tag = "15")]
@@ -217,27 +222,27 @@ pub struct Reply {
 }
 
 #[derive(Message, Clone, PartialEq)]
-pub struct Push {
+pub struct PushMessage {
     #[prost(string, tag = "2")]
     pub channel: String,
     #[prost(message, optional, tag = "4")]
-    pub publication: Option<Publication>,
+    pub publication: Option<PublicationMessage>,
     #[prost(message, optional, tag = "5")]
-    pub join: Option<About>,
+    pub join: Option<MemberChange>,
     #[prost(message, optional, tag = "6")]
-    pub leave: Option<About>,
+    pub leave: Option<MemberChange>,
     #[prost(message, optional, tag = "7")]
     pub unsubscribe: Option<Unsubscribe>,
     #[prost(message, optional, tag = "8")]
-    pub message: Option<Data>,
+    pub message: Option<DataMessage>,
     #[prost(message, optional, tag = "9")]
-    pub subscribe: Option<Subscribe>,
+    pub subscribe: Option<SubscribeMessage>,
     #[prost(message, optional, tag = "10")]
-    pub connect: Option<Connect>,
+    pub connect: Option<ConnectMessage>,
     #[prost(message, optional, tag = "11")]
-    pub disconnect: Option<Disconnect>,
+    pub disconnect: Option<DisconnectMessage>,
     #[prost(message, optional, tag = "12")]
-    pub refresh: Option<Refresh>,
+    pub refresh: Option<RefreshMessage>,
 }
 
 #[derive(Message, Clone, PartialEq)]
@@ -278,7 +283,7 @@ pub struct ConnectResult {
 
 /// The push, whose fields have other numbers.
 #[derive(Message, Clone, PartialEq)]
-pub struct Connect {
+pub struct ConnectMessage {
     #[prost(string, tag = "1")]
     pub client: String,
     #[prost(string, tag = "2")]
@@ -314,7 +319,7 @@ pub struct SubscribeResult {
     #[prost(string, tag = "6")]
     pub epoch: String,
     #[prost(message, repeated, tag = "7")]
-    pub publications: Vec<Publication>,
+    pub publications: Vec<PublicationMessage>,
     #[prost(bool, tag = "8")]
     pub recovered: bool,
     #[prost(uint64, tag = "9")]
@@ -334,17 +339,17 @@ pub struct SubscribeResult {
     #[prost(string, tag = "17")]
     pub cursor: String,
     #[prost(message, repeated, tag = "18")]
-    pub state: Vec<Publication>,
+    pub state: Vec<PublicationMessage>,
     #[prost(uint32, tag = "19")]
     pub publish_debounce: u32,
 }
 
 #[derive(Message, Clone, PartialEq)]
-pub struct Publication {
+pub struct PublicationMessage {
     #[prost(bytes = "bytes", tag = "4")]
     pub data: Bytes,
     #[prost(message, optional, tag = "5")]
-    pub info: Option<ClientInfo>,
+    pub info: Option<ClientInfoMessage>,
     #[prost(uint64, tag = "6")]
     pub offset: u64,
     #[prost(btree_map = "string, string", tag = "7")]
@@ -366,7 +371,7 @@ pub struct Publication {
 }
 
 #[derive(Message, Clone, PartialEq)]
-pub struct ClientInfo {
+pub struct ClientInfoMessage {
     #[prost(string, tag = "1")]
     pub user: String,
     #[prost(string, tag = "2")]
@@ -378,20 +383,20 @@ pub struct ClientInfo {
 }
 
 #[derive(Message, Clone, PartialEq)]
-pub struct Empty {}
+pub struct EmptyMessage {}
 
 /// Of a message, and of the answer to an rpc.
 #[derive(Message, Clone, PartialEq)]
-pub struct Data {
+pub struct DataMessage {
     #[prost(bytes = "bytes", tag = "1")]
     pub data: Bytes,
 }
 
 /// Who joins or leaves.
 #[derive(Message, Clone, PartialEq)]
-pub struct About {
+pub struct MemberChange {
     #[prost(message, optional, tag = "1")]
-    pub info: Option<ClientInfo>,
+    pub info: Option<ClientInfoMessage>,
 }
 
 #[derive(Message, Clone, PartialEq)]
@@ -403,7 +408,7 @@ pub struct Unsubscribe {
 }
 
 #[derive(Message, Clone, PartialEq)]
-pub struct Subscribe {
+pub struct SubscribeMessage {
     #[prost(bool, tag = "1")]
     pub recoverable: bool,
     #[prost(string, tag = "4")]
@@ -417,7 +422,7 @@ pub struct Subscribe {
 }
 
 #[derive(Message, Clone, PartialEq)]
-pub struct Disconnect {
+pub struct DisconnectMessage {
     #[prost(uint32, tag = "1")]
     pub code: u32,
     #[prost(string, tag = "2")]
@@ -425,7 +430,7 @@ pub struct Disconnect {
 }
 
 #[derive(Message, Clone, PartialEq)]
-pub struct Refresh {
+pub struct RefreshMessage {
     #[prost(bool, tag = "1")]
     pub expires: bool,
     #[prost(uint32, tag = "2")]
@@ -435,7 +440,7 @@ pub struct Refresh {
 #[derive(Message, Clone, PartialEq)]
 pub struct PresenceResult {
     #[prost(btree_map = "string, message", tag = "1")]
-    pub presence: BTreeMap<String, ClientInfo>,
+    pub presence: BTreeMap<String, ClientInfoMessage>,
 }
 
 #[derive(Message, Clone, PartialEq)]
@@ -449,7 +454,7 @@ pub struct PresenceStatsResult {
 #[derive(Message, Clone, PartialEq)]
 pub struct HistoryResult {
     #[prost(message, repeated, tag = "1")]
-    pub publications: Vec<Publication>,
+    pub publications: Vec<PublicationMessage>,
     #[prost(string, tag = "2")]
     pub epoch: String,
     #[prost(uint64, tag = "3")]
@@ -475,5 +480,5 @@ pub struct SubRefreshResult {
     #[prost(uint32, tag = "2")]
     pub ttl: u32,
     #[prost(message, repeated, tag = "3")]
-    pub items: Vec<Publication>,
+    pub items: Vec<PublicationMessage>,
 }

@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::requests;
 use crate::command::{
-    Command, Connect, FilterNode, History, Page, Phase, Request, Since, Subscribe, SubscriptionKind,
+    Command, Connect, FilterNode, History, Phase, Request, Since, StateRequest, Subscribe, SubscriptionKind,
     TrackBatch,
 };
 use crate::error::ErrorCode;
@@ -36,7 +36,7 @@ pub(super) fn decode(
 
 /// A connect request alone, without a length and without a command around it.
 pub(in crate::protocol::centrifuge) fn decode_connect(message: &[u8]) -> Result<Connect, DecodeError> {
-    requests::Connect::decode(message).map(Connect::from).map_err(|_| DecodeError::Malformed)
+    requests::ConnectRequest::decode(message).map(Connect::from).map_err(|_| DecodeError::Malformed)
 }
 
 /// What stands behind its length, and what follows it.
@@ -50,7 +50,7 @@ fn decode_command(bytes: &[u8]) -> Result<Command, DecodeError> {
     if bytes.is_empty() {
         return Ok(Command { id: 0, request: Request::Pong });
     }
-    let command = requests::Command::decode(bytes).map_err(|_| DecodeError::Malformed)?;
+    let command = requests::CommandRequest::decode(bytes).map_err(|_| DecodeError::Malformed)?;
     let id = command.id;
     let is_sent = command.send.is_some();
     let mut bodies = [
@@ -76,8 +76,8 @@ fn decode_command(bytes: &[u8]) -> Result<Command, DecodeError> {
     Ok(Command { id, request })
 }
 
-impl From<requests::Connect> for Connect {
-    fn from(body: requests::Connect) -> Self {
+impl From<requests::ConnectRequest> for Connect {
+    fn from(body: requests::ConnectRequest) -> Self {
         let headers = body.headers.into_iter().map(|(name, value)| (name.into(), value.into()));
         let subs = body.subs.into_iter().map(|(channel, body)| {
             let channel: Box<str> = channel.into();
@@ -95,13 +95,13 @@ impl From<requests::Connect> for Connect {
     }
 }
 
-fn subscribe(body: requests::Subscribe) -> Request {
+fn subscribe(body: requests::SubscribeRequest) -> Request {
     subscription(body).map_or(Request::Refused(ErrorCode::BadRequest), Request::Subscribe)
 }
 
 /// `None` for a kind or a phase that the protocol does not have.
-fn subscription(body: requests::Subscribe) -> Option<Subscribe> {
-    let page = Page {
+fn subscription(body: requests::SubscribeRequest) -> Option<Subscribe> {
+    let page = StateRequest {
         phase: Phase::of(body.phase)?,
         cursor: body.cursor.into(),
         limit: u32::try_from(body.limit).unwrap_or_default(),
@@ -121,7 +121,7 @@ fn subscription(body: requests::Subscribe) -> Option<Subscribe> {
         data: optional(body.data).map(Box::new),
         filter: body.filter.map(|filter| Box::new(filter.into())),
         kind: SubscriptionKind::of(body.kind)?,
-        page: (page != Page::default()).then(|| Box::new(page)),
+        page: (page != StateRequest::default()).then(|| Box::new(page)),
         members: false,
         after: None,
         topics: Box::default(),
@@ -159,7 +159,7 @@ fn publish(body: requests::Publish) -> Request {
     }
 }
 
-fn history(body: requests::History) -> Request {
+fn history(body: requests::HistoryRequest) -> Request {
     let since = body.since.map(|since| Since { offset: since.offset, epoch: since.epoch.into() });
     Request::History(History {
         channel: body.channel.into(),
@@ -169,7 +169,7 @@ fn history(body: requests::History) -> Request {
     })
 }
 
-fn sub_refresh(body: requests::SubRefresh) -> Request {
+fn sub_refresh(body: requests::SubRefreshRequest) -> Request {
     let channel = body.channel.into();
     match number(body.kind) {
         Some(0) => Request::SubRefresh { channel, token: body.token.into() },

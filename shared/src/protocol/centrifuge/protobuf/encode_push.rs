@@ -10,7 +10,7 @@ use crate::reply::{Expiry, Subscribed};
 
 /// As a reply to nothing.
 pub(super) fn encode(push: Push<'_>, out: &mut BytesMut) {
-    write::write_with_length(&Unasked(push), out);
+    write::write_with_length(&PushFields(push), out);
 }
 
 /// The push itself, as transports that only tell write it.
@@ -18,9 +18,9 @@ pub(in crate::protocol::centrifuge) fn encode_bare(push: Push<'_>, out: &mut Byt
     write::write_with_length(&push, out);
 }
 
-struct Unasked<'a>(Push<'a>);
+struct PushFields<'a>(Push<'a>);
 
-impl Fields for Unasked<'_> {
+impl Fields for PushFields<'_> {
     fn write(&self, out: &mut impl Sink) {
         out.message(4, &self.0);
     }
@@ -36,30 +36,30 @@ impl Fields for Push<'_> {
             Event::Publication(publication, form) => {
                 out.message(4, &Published { publication, form, with_epoch: publication.offset() == 1 });
             }
-            Event::Joined(info) => out.message(5, &About(info)),
-            Event::Left(info) => out.message(6, &About(info)),
+            Event::Joined(info) => out.message(5, &InfoField(info)),
+            Event::Left(info) => out.message(6, &InfoField(info)),
             // Not written: see `Event::is_of_members`.
             Event::MemberAdded(_) | Event::MemberRemoved(_) | Event::Counted(_) => {}
-            Event::Unsubscribed(code) => out.message(7, &Ended(code)),
+            Event::Unsubscribed(code) => out.message(7, &UnsubscribeFields(code)),
             Event::Message(data) => out.message(8, &Told(data)),
-            Event::Subscribed(subscribed) => out.message(9, &Unrequested(subscribed)),
+            Event::Subscribed(subscribed) => out.message(9, &SubscribePushFields(subscribed)),
             Event::Disconnected(disconnect) => out.message(11, disconnect),
             Event::Refreshed(expires) => out.message(12, &Refreshed(expires)),
         }
     }
 }
 
-struct About<'a>(&'a ClientInfo);
+struct InfoField<'a>(&'a ClientInfo);
 
-impl Fields for About<'_> {
+impl Fields for InfoField<'_> {
     fn write(&self, out: &mut impl Sink) {
         out.message(1, self.0);
     }
 }
 
-struct Ended(UnsubscribeCode);
+struct UnsubscribeFields(UnsubscribeCode);
 
-impl Fields for Ended {
+impl Fields for UnsubscribeFields {
     fn write(&self, out: &mut impl Sink) {
         out.number(2, u64::from(self.0.code()));
         out.string(3, self.0.reason());
@@ -75,9 +75,9 @@ impl Fields for Told<'_> {
 }
 
 /// Fewer fields than a subscribe reply has: whoever did not ask has nothing to recover.
-struct Unrequested<'a>(&'a Subscribed);
+struct SubscribePushFields<'a>(&'a Subscribed);
 
-impl Fields for Unrequested<'_> {
+impl Fields for SubscribePushFields<'_> {
     fn write(&self, out: &mut impl Sink) {
         out.flag(1, self.0.recoverable);
         out.position([4, 5], self.0.position);

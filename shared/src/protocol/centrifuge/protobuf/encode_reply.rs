@@ -26,20 +26,20 @@ impl Fields for Reply {
             Err(refusal) => out.message(2, refusal),
             Ok(Answer::Connect(connected)) => out.message(5, &**connected),
             Ok(Answer::Subscribe(subscribed)) => out.message(6, subscribed),
-            Ok(Answer::Unsubscribe) => out.message(7, &Empty),
+            Ok(Answer::Unsubscribe) => out.message(7, &NoFields),
             // No command of this protocol is answered so.
             Ok(Answer::Pong | Answer::SignedIn { .. } | Answer::Acknowledged(_)) => {}
-            Ok(Answer::Publish) => out.message(8, &Empty),
+            Ok(Answer::Publish) => out.message(8, &NoFields),
             Ok(Answer::Presence { clients }) => out.message(9, &Presence(clients)),
             Ok(Answer::PresenceStats { clients, users }) => {
                 out.message(10, &PresenceStats { clients: *clients, users: *users });
             }
-            Ok(Answer::History { publications, top }) => out.message(11, &History(publications, *top)),
-            Ok(Answer::Rpc { data }) => out.message(13, &Rpc(data)),
+            Ok(Answer::History { publications, top }) => out.message(11, &HistoryFields(publications, *top)),
+            Ok(Answer::Rpc { data }) => out.message(13, &RpcFields(data)),
             Ok(Answer::Refresh { client, version, expires }) => {
-                out.message(14, &Refresh { client: *client, version, expires: *expires });
+                out.message(14, &RefreshFields { client: *client, version, expires: *expires });
             }
-            Ok(Answer::SubRefresh { expires, items }) => out.message(15, &SubRefresh(*expires, items)),
+            Ok(Answer::SubRefresh { expires, items }) => out.message(15, &SubRefreshFields(*expires, items)),
         }
     }
 }
@@ -127,9 +127,9 @@ impl Fields for Subscribed {
     }
 }
 
-struct Empty;
+struct NoFields;
 
-impl Fields for Empty {
+impl Fields for NoFields {
     fn write(&self, _: &mut impl Sink) {}
 }
 
@@ -153,30 +153,30 @@ impl Fields for PresenceStats {
     }
 }
 
-struct History<'a>(&'a [Publication], StreamPosition);
+struct HistoryFields<'a>(&'a [Publication], StreamPosition);
 
-impl Fields for History<'_> {
+impl Fields for HistoryFields<'_> {
     fn write(&self, out: &mut impl Sink) {
         write::publications(1, self.0, out);
         out.position([2, 3], Some(self.1));
     }
 }
 
-struct Rpc<'a>(&'a Payload);
+struct RpcFields<'a>(&'a Payload);
 
-impl Fields for Rpc<'_> {
+impl Fields for RpcFields<'_> {
     fn write(&self, out: &mut impl Sink) {
         out.payload(1, Some(self.0));
     }
 }
 
-struct Refresh<'a> {
+struct RefreshFields<'a> {
     client: ClientId,
     version: &'a str,
     expires: Option<Expiry>,
 }
 
-impl Fields for Refresh<'_> {
+impl Fields for RefreshFields<'_> {
     fn write(&self, out: &mut impl Sink) {
         out.client_id(1, self.client);
         out.string(2, self.version);
@@ -184,9 +184,9 @@ impl Fields for Refresh<'_> {
     }
 }
 
-struct SubRefresh<'a>(Option<Expiry>, &'a [Publication]);
+struct SubRefreshFields<'a>(Option<Expiry>, &'a [Publication]);
 
-impl Fields for SubRefresh<'_> {
+impl Fields for SubRefreshFields<'_> {
     fn write(&self, out: &mut impl Sink) {
         out.expiry([1, 2], self.0);
         write::publications(3, self.1, out);

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use prost::Message;
 
 #[derive(Message, PartialEq)]
-pub(super) struct Command {
+pub(super) struct CommandRequest {
     #[prost(uint32, tag = "1")]
     pub(super) id: u32,
     #[prost(message, optional, tag = "4")]
-    pub(super) connect: Option<Connect>,
+    pub(super) connect: Option<ConnectRequest>,
     #[prost(message, optional, boxed, tag = "5")]
-    pub(super) subscribe: Option<Box<Subscribe>>,
+    pub(super) subscribe: Option<Box<SubscribeRequest>>,
     #[prost(message, optional, tag = "6")]
     pub(super) unsubscribe: Option<OfChannel>,
     #[prost(message, optional, tag = "7")]
@@ -23,28 +23,28 @@ pub(super) struct Command {
     #[prost(message, optional, tag = "9")]
     pub(super) presence_stats: Option<OfChannel>,
     #[prost(message, optional, tag = "10")]
-    pub(super) history: Option<History>,
+    pub(super) history: Option<HistoryRequest>,
     /// In the protocol's schema, and in no server.
     #[prost(message, optional, tag = "11")]
     pub(super) ping: Option<Ping>,
     #[prost(message, optional, tag = "12")]
     pub(super) send: Option<Send>,
     #[prost(message, optional, tag = "13")]
-    pub(super) rpc: Option<Rpc>,
+    pub(super) rpc: Option<RpcRequest>,
     #[prost(message, optional, tag = "14")]
-    pub(super) refresh: Option<Refresh>,
+    pub(super) refresh: Option<RefreshRequest>,
     #[prost(message, optional, tag = "15")]
-    pub(super) sub_refresh: Option<SubRefresh>,
+    pub(super) sub_refresh: Option<SubRefreshRequest>,
 }
 
 #[derive(Message, PartialEq)]
-pub(super) struct Connect {
+pub(super) struct ConnectRequest {
     #[prost(string, tag = "1")]
     pub(super) token: String,
     #[prost(bytes = "bytes", tag = "2")]
     pub(super) data: Bytes,
     #[prost(btree_map = "string, message", tag = "3")]
-    pub(super) subs: BTreeMap<String, Subscribe>,
+    pub(super) subs: BTreeMap<String, SubscribeRequest>,
     #[prost(string, tag = "4")]
     pub(super) name: String,
     #[prost(string, tag = "5")]
@@ -54,7 +54,7 @@ pub(super) struct Connect {
 }
 
 #[derive(Message, PartialEq)]
-pub(super) struct Subscribe {
+pub(super) struct SubscribeRequest {
     #[prost(string, tag = "1")]
     pub(super) channel: String,
     #[prost(string, tag = "2")]
@@ -129,7 +129,7 @@ pub(super) struct Publish {
 }
 
 #[derive(Message, PartialEq)]
-pub(super) struct History {
+pub(super) struct HistoryRequest {
     #[prost(string, tag = "1")]
     pub(super) channel: String,
     #[prost(int32, tag = "7")]
@@ -158,7 +158,7 @@ pub(super) struct Send {
 }
 
 #[derive(Message, PartialEq)]
-pub(super) struct Rpc {
+pub(super) struct RpcRequest {
     #[prost(bytes = "bytes", tag = "1")]
     pub(super) data: Bytes,
     #[prost(string, tag = "2")]
@@ -166,13 +166,13 @@ pub(super) struct Rpc {
 }
 
 #[derive(Message, PartialEq)]
-pub(super) struct Refresh {
+pub(super) struct RefreshRequest {
     #[prost(string, tag = "1")]
     pub(super) token: String,
 }
 
 #[derive(Message, PartialEq)]
-pub(super) struct SubRefresh {
+pub(super) struct SubRefreshRequest {
     #[prost(string, tag = "1")]
     pub(super) channel: String,
     #[prost(string, tag = "2")]

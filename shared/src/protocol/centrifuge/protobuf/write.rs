@@ -96,7 +96,7 @@ pub(super) fn write_with_length(message: &impl Fields, out: &mut BytesMut) {
 }
 
 fn length(message: &impl Fields) -> usize {
-    let mut counted = Counted(0);
+    let mut counted = LengthSink(0);
     message.write(&mut counted);
     counted.0
 }
@@ -115,9 +115,9 @@ impl Sink for BytesMut {
     }
 }
 
-struct Counted(usize);
+struct LengthSink(usize);
 
-impl Sink for Counted {
+impl Sink for LengthSink {
     fn put(&mut self, bytes: &[u8]) {
         self.0 += bytes.len();
     }
@@ -210,13 +210,13 @@ pub(super) fn map<K: AsRef<[u8]>, V: Fields>(
     out: &mut impl Sink,
 ) {
     for (key, value) in entries {
-        out.message(field, &Entry(key, value));
+        out.message(field, &MapEntryFields(key, value));
     }
 }
 
-struct Entry<K, V>(K, V);
+struct MapEntryFields<K, V>(K, V);
 
-impl<K: AsRef<[u8]>, V: Fields> Fields for Entry<K, V> {
+impl<K: AsRef<[u8]>, V: Fields> Fields for MapEntryFields<K, V> {
     fn write(&self, out: &mut impl Sink) {
         out.entry(1, self.0.as_ref());
         out.message(2, &self.1);
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn a_number_takes_as_many_bytes_as_were_counted() {
         for value in (0..64).map(|bit| 1_u64 << bit).flat_map(|power| [power - 1, power, power | 1]) {
-            let (mut out, mut counted) = (BytesMut::new(), Counted(0));
+            let (mut out, mut counted) = (BytesMut::new(), LengthSink(0));
             out.put_varint(value);
             counted.put_varint(value);
             assert_eq!(out.len(), counted.0, "{value}");

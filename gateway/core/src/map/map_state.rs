@@ -1,0 +1,272 @@
+//! The state of one channel in memory, and how a change goes into it and into the stream beside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use shared::moment::Moment;
+use shared::publication::{Keyed, Publication};
+use smallvec::{SmallVec, smallvec};
+
+use super::{
+    Cursor, KeyAction, MapChange, MapRetention, NotMade, SetKey, SetMode, StateFilter, StatePage, Suppressed,
+    removal,
+};
+use crate::stream::{Stream, footprint};
+use crate::version::Version;
+
+/// What a key costs beside its publication, roughly, in bytes: its places in the orders.
+const KEY_OVERHEAD_BYTES: usize = 128;
+
+/// What subscribers are told of one change, in this order.
+pub type MapPublications = SmallVec<[Publication; 1]>;
+
+/// Keys with what they hold, in the order of their names and, where the channel has one, of their scores.
+#[derive(Debug, Default)]
+pub struct MapState {
+    entries: BTreeMap<Arc<str>, KeyEntry>,
+    by_score: BTreeSet<(i64, Arc<str>)>,
+    expiring: BTreeSet<(Moment, Arc<str>)>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct KeyEntry {
+    publication: Publication,
+    score: i64,
+    expires: Option<Moment>,
+    version: Option<Box<Version>>,
+}
+
+impl MapState {
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What the keys take, their bookkeeping included.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// When the first key expires.
+    pub fn next_expiry(&self) -> Option<Moment> {
+        self.expiring.first().map(|(at, _)| *at)
+    }
+
+    /// Makes the change if it is to be made: in the state, and as the next publication of the stream, which counts changes
+    /// also where it keeps none. Answers what subscribers are to be told: of a key that had other tags, first that it is gone,
+    /// for those whose filters do not let the new ones through. Keys whose time is over must be gone: call [`MapState::expire`] first.
+    pub fn change(
+        &mut self,
+        now: Moment,
+        change: MapChange,
+        keeping: &MapRetention,
+        stream: &mut Stream,
+        stream_bytes_max: usize,
+    ) -> Result<MapPublications, NotMade> {
+        let MapChange { key, action, expected } = change;
+        let has_stream = keeping.stream.keeps_history();
+        let entry = self.entries.get(&*key);
+        if has_stream
+            && let Some(expected) = expected
+            && entry.and_then(|entry| entry.publication.position) != Some(expected)
+        {
+            return Err(NotMade::Suppressed(Suppressed::PositionMismatch));
+        }
+        match action {
+            KeyAction::Remove { tags } => {
+                let Some(entry) = self.take(&key) else {
+                    return Err(NotMade::Suppressed(Suppressed::KeyNotFound));
+                };
+                let mut told = removal(&key, tags.unwrap_or(entry.publication.tags));
+                append(now, &mut told, keeping, stream, stream_bytes_max);
+                Ok(smallvec![told])
+            }
+            KeyAction::Set(set) => {
+                self.admit(now, &key, &set, keeping)?;
+                Ok(self.set(now, key, *set, keeping, stream, stream_bytes_max))
+            }
+        }
+    }
+
+    /// Takes out the key that expired first, and answers what subscribers are to be told. `None` if none has. Those of
+    /// which nobody is told are taken out all at once.
+    pub fn expire(
+        &mut self,
+        now: Moment,
+        keeping: &MapRetention,
+        stream: &mut Stream,
+        stream_bytes_max: usize,
+    ) -> Option<Publication> {
+        let (key, entry) = loop {
+            let (_, key) = self.expiring.first().filter(|(at, _)| *at <= now)?.clone();
+            let entry = self.take(&key)?;
+            if !keeping.quiet {
+                break (key, entry);
+            }
+        };
+        let mut told = removal(&key, entry.publication.tags);
+        append(now, &mut told, keeping, stream, stream_bytes_max);
+        Some(told)
+    }
+
+    /// The part that the filter asks for. Its position is for the caller to say.
+    pub fn page(&self, filter: &StateFilter, ordered: bool) -> StatePage {
+        let mut page = StatePage::default();
+        if let Some(key) = &filter.key {
+            page.entries.extend(self.entries.get(&**key).map(|entry| entry.publication.clone()));
+            return page;
+        }
+        if filter.limit == 0 {
+            return page;
+        }
+        let mut bytes = 0;
+        let mut last: Option<(i64, &str)> = None;
+        for (key, entry) in self.from(filter, ordered) {
+            let is_full = page.entries.len() >= filter.limit as usize
+                || !page.entries.is_empty() && bytes >= filter.enough_bytes as usize;
+            if let Some((score, key)) = last.filter(|_| is_full) {
+                page.cursor = Cursor::write(score, key, ordered);
+                break;
+            }
+            bytes += footprint(&entry.publication);
+            last = Some((entry.score, key));
+            page.entries.push(entry.publication.clone());
+        }
+        page
+    }
+
+    /// The keys behind the cursor, in the order asked for.
+    fn from<'a>(
+        &'a self,
+        filter: &StateFilter,
+        ordered: bool,
+    ) -> Box<dyn Iterator<Item = (&'a str, &'a KeyEntry)> + 'a> {
+        let begins = filter.cursor.is_empty();
+        let cursor = Cursor::parse(&filter.cursor, ordered);
+        let key: Arc<str> = cursor.key.into();
+        if !ordered {
+            let after = if begins { Bound::Unbounded } else { Bound::Excluded(key) };
+            return Box::new(
+                self.entries.range((after, Bound::Unbounded)).map(|(key, entry)| (&**key, entry)),
+            );
+        }
+        let bound = if begins { Bound::Unbounded } else { Bound::Excluded((cursor.score, key)) };
+        let find = |(_, key): &'a (i64, Arc<str>)| self.entries.get(key).map(|entry| (&**key, entry));
+        match filter.ascending {
+            true => Box::new(self.by_score.range((bound, Bound::Unbounded)).filter_map(find)),
+            false => Box::new(self.by_score.range((Bound::Unbounded, bound)).rev().filter_map(find)),
+        }
+    }
+
+    fn admit(&mut self, now: Moment, key: &str, set: &SetKey, keeping: &MapRetention) -> Result<(), NotMade> {
+        let Some(entry) = self.entries.get(key) else {
+            return match set.mode {
+                SetMode::IfExists => Err(NotMade::Suppressed(Suppressed::KeyNotFound)),
+                SetMode::Any | SetMode::IfNew if self.entries.len() >= keeping.keys_max as usize => {
+                    Err(NotMade::Full)
+                }
+                SetMode::Any | SetMode::IfNew => Ok(()),
+            };
+        };
+        if set.mode == SetMode::IfNew {
+            if set.refreshes {
+                self.refresh(now, key, keeping);
+            }
+            return Err(NotMade::Suppressed(Suppressed::KeyExists));
+        }
+        let is_stale = set.version.as_ref().zip(entry.version.as_deref());
+        if keeping.stream.keeps_history() && is_stale.is_some_and(|(version, last)| version.is_stale(last)) {
+            return Err(NotMade::Suppressed(Suppressed::Version));
+        }
+        Ok(())
+    }
+
+    fn set(
+        &mut self,
+        now: Moment,
+        key: Box<str>,
+        set: SetKey,
+        keeping: &MapRetention,
+        stream: &mut Stream,
+        stream_bytes_max: usize,
+    ) -> MapPublications {
+        let SetKey { mut publication, score, version, .. } = set;
+        let before = self.take(&key);
+        let mut told = MapPublications::new();
+        let other_tags = |before: &&KeyEntry| !keeping.quiet && before.publication.tags != publication.tags;
+        if let Some(before) = before.as_ref().filter(other_tags) {
+            let mut gone = removal(&key, before.publication.tags.clone());
+            append(now, &mut gone, keeping, stream, stream_bytes_max);
+            told.push(gone);
+        }
+        let number = version.as_ref().map_or(0, |version| version.number);
+        publication.keyed =
+            Some(Box::new(Keyed { key: key.clone(), score, version: number, ..Keyed::default() }));
+        append(now, &mut publication, keeping, stream, stream_bytes_max);
+        let key: Arc<str> = key.into();
+        let expires = keeping.key_ttl.map(|ttl| now + ttl);
+        // A version that was given once still counts after a change that has none.
+        let version = version.map(Box::new).or_else(|| before.as_ref()?.version.clone());
+        self.bytes += cost(&key, &publication);
+        self.expiring.extend(expires.map(|at| (at, key.clone())));
+        if keeping.ordered {
+            self.by_score.insert((score, key.clone()));
+        }
+        self.entries.insert(key, KeyEntry { publication: publication.clone(), score, expires, version });
+        if publication.delta
+            && told.is_empty()
+            && let (Some(keyed), Some(before)) = (&mut publication.keyed, before)
+        {
+            keyed.before = Some(before.publication.data);
+        }
+        told.push(publication);
+        told
+    }
+
+    fn refresh(&mut self, now: Moment, key: &str, keeping: &MapRetention) {
+        let Some((key, entry)) = self.entries.get_key_value(key) else { return };
+        let (key, before) = (key.clone(), entry.expires);
+        if let Some(before) = before {
+            self.expiring.remove(&(before, key.clone()));
+        }
+        let expires = keeping.key_ttl.map(|ttl| now + ttl);
+        self.expiring.extend(expires.map(|at| (at, key.clone())));
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.expires = expires;
+        }
+    }
+
+    fn take(&mut self, key: &str) -> Option<KeyEntry> {
+        let (key, entry) = self.entries.remove_entry(key)?;
+        self.bytes -= cost(&key, &entry.publication);
+        if let Some(at) = entry.expires {
+            self.expiring.remove(&(at, key.clone()));
+        }
+        self.by_score.remove(&(entry.score, key));
+        Some(entry)
+    }
+}
+
+/// Gives a change its number, and keeps it where changes are kept.
+fn append(
+    now: Moment,
+    publication: &mut Publication,
+    keeping: &MapRetention,
+    stream: &mut Stream,
+    stream_bytes_max: usize,
+) {
+    if keeping.stream.keeps_history() {
+        stream.append(now, publication, keeping.stream, stream_bytes_max);
+    } else {
+        stream.pass(publication);
+    }
+}
+
+fn cost(key: &str, publication: &Publication) -> usize {
+    key.len() + footprint(publication) + KEY_OVERHEAD_BYTES
+}

@@ -1,0 +1,252 @@
+//! Who follows which topics of the Mercure hub: updates when a subscription begins and ends, and lists of those there are.
+//!
+//! A subscriber is in the presence of a channel that nobody can follow, so all nodes know of it, and forget it with its node.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway_core::history::HistoryFilter;
+use parking_lot::Mutex;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use shared::id::{ClientId, UserId};
+use shared::protocol::mercure::{EARLIEST, Update, id_of};
+use shared::publication::ClientInfo;
+use tokio::sync::oneshot;
+
+use super::update::{Hub, UpdateError};
+use crate::client::StreamWatcher;
+
+/// Where the lists are.
+pub(crate) const PATH: &str = "/.well-known/mercure/subscriptions";
+
+const CONTEXT: &str = "https://mercure.rocks/";
+
+/// What a variable of a URI template leaves as it is (RFC 6570 §3.2.2).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What the presence channel keeps of a subscriber.
+#[derive(Serialize, Deserialize)]
+struct SubscriberInfo {
+    topics: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    payload: Option<Box<RawValue>>,
+}
+
+/// One client of the hub, while its stream lasts.
+#[derive(Debug)]
+pub(crate) struct Subscriber {
+    hub: Arc<Hub>,
+    topics: Vec<String>,
+    begun: Mutex<Option<StreamBeginning>>,
+}
+
+#[derive(Debug)]
+struct StreamBeginning {
+    payload: Option<Bytes>,
+    /// Over when the beginning has been told.
+    told: oneshot::Receiver<()>,
+}
+
+impl Subscriber {
+    pub(crate) fn new(hub: Arc<Hub>, mut topics: Vec<String>) -> Self {
+        topics.sort_unstable();
+        topics.dedup();
+        Self { hub, topics, begun: Mutex::default() }
+    }
+}
+
+impl StreamWatcher for Subscriber {
+    fn begun(&self, client: ClientId, payload: Option<&Bytes>) {
+        let (telling, told) = oneshot::channel();
+        *self.begun.lock() = Some(StreamBeginning { payload: payload.cloned(), told });
+        let (hub, topics, payload) = (self.hub.clone(), self.topics.clone(), payload.cloned());
+        self.hub.node().spawn(async move {
+            hub.show(client, &topics, payload.as_ref()).await;
+            hub.tell(client, &topics, true, payload.as_ref()).await;
+            drop(telling);
+        });
+    }
+
+    fn ended(&self, client: ClientId) {
+        let Some(StreamBeginning { payload, told }) = self.begun.lock().take() else { return };
+        let (hub, topics) = (self.hub.clone(), self.topics.clone());
+        self.hub.node().spawn(async move {
+            // Whoever is told of the end has been told of the beginning.
+            let _ = told.await;
+            hub.hide(client);
+            hub.tell(client, &topics, false, payload.as_ref()).await;
+        });
+    }
+}
+
+/// What of the subscriptions is asked for.
+enum SubscriptionQuery {
+    All,
+    Of(String),
+    One(String, String),
+}
+
+impl SubscriptionQuery {
+    /// By a path. `None` for one that names nothing.
+    fn read(path: &str) -> Option<Self> {
+        let rest = path.strip_prefix(PATH)?;
+        let decode = |text: &str| percent_decode_str(text).decode_utf8().ok().map(|text| text.into_owned());
+        let mut parts = rest.strip_prefix('/').into_iter().flat_map(|rest| rest.split('/'));
+        match (parts.next(), parts.next(), parts.next()) {
+            (None, ..) if rest.is_empty() => Some(Self::All),
+            (Some(topic), None, _) if !topic.is_empty() => Some(Self::Of(decode(topic)?)),
+            (Some(topic), Some(subscriber), None) => Some(Self::One(decode(topic)?, decode(subscriber)?)),
+            _ => None,
+        }
+    }
+}
+
+impl Hub {
+    /// The document at a path, in JSON-LD. `None`: there is no such subscription.
+    pub(crate) async fn subscriptions(
+        &self,
+        token: Option<&str>,
+        path: &str,
+    ) -> Result<Option<String>, UpdateError> {
+        let identity = self.identify(token).await?;
+        let selectors = identity.updates.as_deref().map_or(&[][..], |updates| &updates.subscribe);
+        if !self.is_insecure() && !selectors.iter().any(|selector| selector.matches(path)) {
+            return Err(UpdateError::Unlisted);
+        }
+        let Some(wanted) = SubscriptionQuery::read(path) else { return Ok(None) };
+        // Read before the list is: whoever follows from there on misses no change of it.
+        let last_id = self.last_id().await?;
+        let present =
+            self.node().presence(self.presence_channel()?).await.map_err(|_| UpdateError::Failed)?;
+        let mut listed = Vec::new();
+        for (client, info) in &present {
+            let Some(kept) =
+                info.chan_info.as_ref().and_then(|kept| serde_json::from_slice::<SubscriberInfo>(kept).ok())
+            else {
+                continue;
+            };
+            let subscriber = name_of(*client);
+            for topic in &kept.topics {
+                let is_wanted = match &wanted {
+                    SubscriptionQuery::All => true,
+                    SubscriptionQuery::Of(of) => of == topic,
+                    SubscriptionQuery::One(of, by) => of == topic && *by == subscriber,
+                };
+                if is_wanted {
+                    listed.push(document(topic, &subscriber, true, kept.payload.as_deref()));
+                }
+            }
+        }
+        let mut answer = match wanted {
+            SubscriptionQuery::One(..) => match listed.pop() {
+                Some(only) => only,
+                None => return Ok(None),
+            },
+            _ => json!({ "id": path, "type": "Subscriptions", "subscriptions": listed }),
+        };
+        answer["@context"] = CONTEXT.into();
+        answer["lastEventID"] = last_id.into();
+        Ok(Some(answer.to_string()))
+    }
+
+    async fn last_id(&self) -> Result<String, UpdateError> {
+        let (channel, retention) = self.all_topics()?;
+        if !retention.keeps_history() {
+            return Ok(EARLIEST.to_owned());
+        }
+        let filter = HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() };
+        let page = self.node().history(channel, filter, retention).await.map_err(|_| UpdateError::Failed)?;
+        Ok(page.publications.first().and_then(id_of).unwrap_or_else(|| EARLIEST.to_owned()))
+    }
+
+    async fn show(&self, client: ClientId, topics: &[String], payload: Option<&Bytes>) {
+        let Ok(channel) = self.presence_channel() else { return };
+        let payload = payload.and_then(|payload| serde_json::from_slice(payload).ok());
+        let kept = SubscriberInfo { topics: topics.to_vec(), payload };
+        let chan_info = serde_json::to_vec(&kept).ok().map(Bytes::from);
+        let info = ClientInfo { client, user: UserId::ANONYMOUS, conn_info: None, chan_info };
+        if let Err(error) = self.node().enter_presence(channel, info).wait().await {
+            tracing::debug!(%error, %client, "a subscription is not listed yet");
+        }
+    }
+
+    fn hide(&self, client: ClientId) {
+        if let Ok(channel) = self.presence_channel() {
+            self.node().leave_presence(channel, client);
+        }
+    }
+
+    /// An update for each topic. Those who follow these know from the list what they may miss.
+    async fn tell(&self, client: ClientId, topics: &[String], active: bool, payload: Option<&Bytes>) {
+        let subscriber = name_of(client);
+        let payload = payload.and_then(|payload| serde_json::from_slice::<Box<RawValue>>(payload).ok());
+        for topic in topics {
+            let mut document = document(topic, &subscriber, active, payload.as_deref());
+            document["@context"] = CONTEXT.into();
+            let update = Update::own(path_of(topic, &subscriber), document.to_string());
+            if let Err(error) = self.publish_own(&update).await {
+                tracing::debug!(%error, %client, "nobody is told of a subscription");
+            }
+        }
+    }
+}
+
+fn name_of(client: ClientId) -> String {
+    let hyphenated = client.hyphenated();
+    format!("urn:uuid:{}", std::str::from_utf8(&hyphenated).unwrap_or_default())
+}
+
+fn path_of(topic: &str, subscriber: &str) -> String {
+    let (topic, subscriber) = (utf8_percent_encode(topic, ESCAPED), utf8_percent_encode(subscriber, ESCAPED));
+    format!("{PATH}/{topic}/{subscriber}")
+}
+
+fn document(topic: &str, subscriber: &str, active: bool, payload: Option<&RawValue>) -> Value {
+    let mut document = json!({
+        "id": path_of(topic, subscriber),
+        "type": "Subscription",
+        "topic": topic,
+        "subscriber": subscriber,
+        "active": active,
+    });
+    if let Some(payload) = payload.and_then(|payload| serde_json::from_str(payload.get()).ok()) {
+        document["payload"] = payload;
+    }
+    document
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscription_is_named_by_its_topic_and_its_subscriber() {
+        let subscriber = name_of(ClientId::from_random(7));
+        assert_eq!(subscriber, "urn:uuid:00000000-0000-4000-8000-000000000007");
+        let document = document("https://a.example/{id}", &subscriber, true, None);
+        assert_eq!(
+            document["id"],
+            "/.well-known/mercure/subscriptions/https%3A%2F%2Fa.example%2F%7Bid%7D/\
+             urn%3Auuid%3A00000000-0000-4000-8000-000000000007"
+        );
+        assert!(document.get("payload").is_none());
+    }
+
+    #[test]
+    fn paths_ask_for_all_for_those_of_a_topic_or_for_one() {
+        let read = |rest: &str| match SubscriptionQuery::read(&format!("{PATH}{rest}"))? {
+            SubscriptionQuery::All => Some("all".to_owned()),
+            SubscriptionQuery::Of(topic) => Some(format!("of {topic}")),
+            SubscriptionQuery::One(topic, subscriber) => Some(format!("of {topic} by {subscriber}")),
+        };
+        assert_eq!(read("").as_deref(), Some("all"));
+        assert_eq!(read("/a%2Fb").as_deref(), Some("of a/b"));
+        assert_eq!(read("/a/urn%3Ab").as_deref(), Some("of a by urn:b"));
+        for none in ["/", "s", "/a/b/c", "/%ff"] {
+            assert_eq!(read(none), None, "{none}");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Opens the sockets on which a node listens: in place before anybody serves behind them.
+
+use std::net::SocketAddr;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpListener, TcpSocket};
+
+use super::{StartError, setup};
+
+pub(super) fn open_listener(
+    address: SocketAddr,
+    backlog: u32,
+) -> Result<(AsyncFd<mio::net::TcpListener>, SocketAddr), StartError> {
+    let socket = listen(address, backlog)?;
+    let bound = local_address(&socket, address)?;
+    Ok((for_accepting(socket).map_err(setup)?, bound))
+}
+
+pub(super) fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, StartError> {
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restarted node must not wait for the connections of the last one to time out.
+        socket.set_reuseaddr(true)?;
+        // A publication is one write: nothing is gained by waiting for more. Accepted sockets take this over.
+        socket.set_nodelay(true)?;
+        socket.bind(address)?;
+        socket.listen(backlog)
+    };
+    bind().map_err(|error| StartError::Listen { address, error })
+}
+
+/// The listener as its own kind of event, so that a socket that is accepted is not put into a poll before anyone has
+/// to wait for it.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe for the sake of descriptors that change; a listener's does not"
+)]
+fn for_accepting(socket: TcpListener) -> std::io::Result<AsyncFd<mio::net::TcpListener>> {
+    AsyncFd::with_interest(mio::net::TcpListener::from_std(socket.into_std()?), Interest::READABLE)
+}
+
+pub(super) fn local_address(socket: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
+    socket.local_addr().map_err(|error| StartError::Listen { address, error })
+}

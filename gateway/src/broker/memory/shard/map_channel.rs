@@ -1,0 +1,218 @@
+//! Channels that keep state by key: their keys stand beside their stream, and expire one by one.
+
+use std::sync::atomic::Ordering;
+
+use gateway_core::map::{
+    ChangedKey, KeyAction, MapRetention, MapState, NotMade, StateFilter, StatePage, Suppressed,
+};
+use shared::channel::Channel;
+use shared::moment::Moment;
+use shared::publication::Publication;
+
+use super::{MemoryShard, ShardStream, own_bytes};
+use crate::broker::measure::BrokerMetrics;
+use crate::broker::{BrokerError, ChangeRequest, Published};
+
+/// The state of one channel, and what it is kept by.
+#[derive(Debug)]
+pub(super) struct MapChannel {
+    pub(super) state: MapState,
+    keeping: MapRetention,
+    /// When it is looked at for keys whose time is over.
+    queued: Option<Moment>,
+}
+
+/// What subscribers are to be told, oldest first.
+pub(in crate::broker::memory) type MapUpdates = Vec<Publication>;
+
+impl MemoryShard {
+    /// What subscribers of this node are told comes back too, also if the change is not made: keys may have expired.
+    pub(in crate::broker::memory) fn change_key(
+        &mut self,
+        now: Moment,
+        request: ChangeRequest,
+        metrics: &BrokerMetrics,
+    ) -> (Result<ChangedKey, BrokerError>, MapUpdates) {
+        let ChangeRequest { channel, mut change, keeping, idempotency } = request;
+        if let Some(idempotency) = &idempotency
+            && let Some(Published { position, .. }) = self.answers.find(now, &channel, &idempotency.key)
+        {
+            metrics.duplicates.increment();
+            return (
+                Ok(ChangedKey { position, suppressed: Some(Suppressed::Idempotency) }),
+                MapUpdates::new(),
+            );
+        }
+        if let KeyAction::Set(set) = &mut change.action {
+            own_bytes(&mut set.publication.data);
+        }
+        let mut told = self.expire_keys(now, &channel, usize::MAX);
+        let has_no_room = self.limits.keys.load(Ordering::Relaxed) >= self.limits.map_keys_max
+            || self.limits.state_bytes.load(Ordering::Relaxed) >= self.limits.state_bytes_max;
+        let stream_bytes_max = self.limits.bytes_max;
+        let position_ttl = self.limits.position_ttl;
+        let kept = self.touch(now, &channel, metrics);
+        let keys = kept.keys.get_or_insert_with(|| {
+            Box::new(MapChannel { state: MapState::default(), keeping, queued: None })
+        });
+        keys.keeping = keeping;
+        let before = (keys.state.len(), keys.state.bytes(), kept.stream.bytes());
+        // A key that is there may change: what it had before makes room.
+        let keeping = MapRetention { keys_max: if has_no_room { 0 } else { keeping.keys_max }, ..keeping };
+        let made = keys.state.change(now, change, &keeping, &mut kept.stream, stream_bytes_max);
+        let after = (keys.state.len(), keys.state.bytes(), kept.stream.bytes());
+        kept.forget = (now + position_ttl).max(kept.stream.expires());
+        let position = Some(kept.stream.position());
+        self.recount_keys((before.0, before.1), (after.0, after.1));
+        self.recount(before.2, after.2);
+        self.queue_to_empty(&channel);
+        self.queue_to_expire(&channel);
+        self.shed_bytes(metrics);
+        let changed = match made {
+            Ok(changed) => {
+                metrics.published.increment();
+                told.extend(changed);
+                Ok(ChangedKey { position, suppressed: None })
+            }
+            Err(NotMade::Suppressed(why)) => Ok(ChangedKey { position, suppressed: Some(why) }),
+            Err(NotMade::Full) => {
+                self.forget_if_unused(&channel);
+                Err(if has_no_room { BrokerError::NoRoom } else { BrokerError::Full })
+            }
+        };
+        if let Some(idempotency) =
+            idempotency.filter(|_| matches!(changed, Ok(ChangedKey { suppressed: None, .. })))
+        {
+            let published = Published { position, duplicate: false };
+            if self.answers.remember(now, &channel, &idempotency.key, idempotency.ttl, published) {
+                metrics.evicted_keys.increment();
+            }
+        }
+        if !self.is_subscribed(&channel) {
+            told.clear();
+        }
+        (changed, told)
+    }
+
+    pub(in crate::broker::memory) fn read_state(
+        &mut self,
+        now: Moment,
+        channel: &Channel,
+        filter: &StateFilter,
+        keeping: &MapRetention,
+        metrics: &BrokerMetrics,
+    ) -> (StatePage, MapUpdates) {
+        let mut told = self.expire_keys(now, channel, usize::MAX);
+        if !self.is_subscribed(channel) {
+            told.clear();
+        }
+        let top = Some(self.position(now, channel, metrics));
+        let keys = self.streams.get(channel).and_then(|kept| kept.keys.as_deref());
+        let page = keys.map(|keys| keys.state.page(filter, keeping.ordered)).unwrap_or_default();
+        (StatePage { top, ..page }, told)
+    }
+
+    pub(in crate::broker::memory) fn count_keys(&self, channel: &Channel) -> u64 {
+        let keys = self.streams.get(channel).and_then(|kept| kept.keys.as_deref());
+        keys.map_or(0, |keys| keys.state.len() as u64)
+    }
+
+    /// The next position in this channel is of a new epoch.
+    pub(in crate::broker::memory) fn clear_state(&mut self, channel: &Channel) {
+        if self.streams.contains_key(channel) {
+            self.first_epochs.leave(channel);
+            self.forget(channel);
+        }
+    }
+
+    /// Takes keys out whose time is over, at most `count` in all. Answers whether there may be more.
+    pub(in crate::broker::memory) fn sweep_keys(
+        &mut self,
+        now: Moment,
+        count: usize,
+        mut tell: impl FnMut(&Channel, Publication),
+    ) -> bool {
+        let mut left = count;
+        while left > 0 {
+            let Some(channel) = self.expiring.pop_due(now) else { return false };
+            if let Some(keys) = self.streams.get_mut(&channel).and_then(|kept| kept.keys.as_mut()) {
+                keys.queued = None;
+            }
+            let told = self.expire_keys(now, &channel, left);
+            left = left.saturating_sub(told.len().max(1));
+            self.queue_to_expire(&channel);
+            if self.is_subscribed(&channel) {
+                told.into_iter().for_each(|publication| tell(&channel, publication));
+            }
+        }
+        true
+    }
+
+    /// Takes out keys of this channel whose time is over.
+    fn expire_keys(&mut self, now: Moment, channel: &Channel, count: usize) -> MapUpdates {
+        let stream_bytes_max = self.limits.bytes_max;
+        let Some(ShardStream { stream, keys: Some(keys), .. }) =
+            self.streams.get_mut(channel).map(|kept| &mut **kept)
+        else {
+            return MapUpdates::new();
+        };
+        let before = (keys.state.len(), keys.state.bytes(), stream.bytes());
+        let MapChannel { state, keeping, .. } = &mut **keys;
+        let expired = std::iter::from_fn(|| state.expire(now, keeping, stream, stream_bytes_max));
+        let told: MapUpdates = expired.take(count).collect();
+        let after = (state.len(), state.bytes(), stream.bytes());
+        if before == after {
+            return told;
+        }
+        self.recount_keys((before.0, before.1), (after.0, after.1));
+        self.recount(before.2, after.2);
+        self.queue_to_empty(channel);
+        told
+    }
+
+    pub(super) fn recount_keys(&self, before: (usize, usize), after: (usize, usize)) {
+        for (total, before, after) in
+            [(&self.limits.keys, before.0, after.0), (&self.limits.state_bytes, before.1, after.1)]
+        {
+            total.fetch_add(after, Ordering::Relaxed);
+            total.fetch_sub(before, Ordering::Relaxed);
+        }
+    }
+
+    fn queue_to_empty(&mut self, channel: &Channel) {
+        let Some(kept) = self.streams.get_mut(channel) else { return };
+        if !kept.stream.is_empty() && kept.queued_to_empty.is_none() {
+            let expires = kept.stream.expires();
+            kept.queued_to_empty = Some(expires);
+            self.emptying.insert(expires, channel.clone());
+        }
+    }
+
+    /// A place that is too early is looked at and moved: only one that is too late is mended here.
+    fn queue_to_expire(&mut self, channel: &Channel) {
+        let Some(keys) = self.streams.get_mut(channel).and_then(|kept| kept.keys.as_mut()) else { return };
+        let Some(next) = keys.state.next_expiry() else { return };
+        if keys.queued.is_some_and(|queued| queued <= next) {
+            return;
+        }
+        if let Some(queued) = keys.queued.replace(next) {
+            self.expiring.remove(queued, channel.clone());
+        }
+        self.expiring.insert(next, channel.clone());
+    }
+
+    fn forget_if_unused(&mut self, channel: &Channel) {
+        if let Some(kept) = self.streams.get(channel)
+            && !kept.has_keys()
+            && kept.stream.position().offset == 0
+        {
+            self.forget(channel);
+        }
+    }
+}
+
+impl MapChannel {
+    pub(super) fn queued(&self) -> Option<Moment> {
+        self.queued
+    }
+}

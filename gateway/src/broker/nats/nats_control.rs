@@ -1,0 +1,76 @@
+//! What nodes send each other beside publications: heard by all, or by one, and each says that it has heard it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::NatsBroker;
+use super::nats_config::NatsConnectError;
+use super::nats_link::{NatsLink, is_unheard};
+use super::nats_names::StreamKind;
+use crate::broker::measure::Operation;
+use crate::broker::{BrokerError, BrokerEvents};
+
+/// How long it is waited for nodes that say nothing: they may be gone.
+const HEARD_WITHIN: Duration = Duration::from_millis(500);
+
+/// The most nodes whose answers are waited for.
+const NODES_MAX: usize = 4_096;
+
+impl NatsBroker {
+    /// Answers how many nodes have heard it.
+    pub(super) async fn tell_all(&self, message: Bytes) -> Result<u32, BrokerError> {
+        let began = Instant::now();
+        self.streams.ready(StreamKind::State).await?;
+        let leases = self.names.lease(None);
+        let nodes = self.jetstream.subjects(&self.link, &self.names.stream(StreamKind::State), &leases).await;
+        let nodes = nodes.map_err(|failed| self.state_failed(failed))?.len().clamp(1, NODES_MAX);
+        let mut answers = self.link.send_to_all(self.names.control(), message, NODES_MAX).await?;
+        let deadline = began + HEARD_WITHIN.min(self.timeout);
+        let mut heard = 0;
+        while heard < nodes
+            && let Some(answer) = answers.next_by(deadline).await
+            && !is_unheard(&answer)
+        {
+            heard += 1;
+        }
+        if heard == 0 {
+            self.link.connection()?;
+        }
+        self.metrics.observe_round_trip(Operation::Control, began.elapsed());
+        Ok(u32::try_from(heard).unwrap_or(u32::MAX))
+    }
+
+    /// Answers whether the node has heard it: 0 or 1.
+    pub(super) async fn tell_one(&self, node: &str, message: Bytes) -> Result<u32, BrokerError> {
+        let began = Instant::now();
+        let answer = self.link.ask(self.names.told(node), None, message).await?;
+        self.metrics.observe_round_trip(Operation::Control, began.elapsed());
+        Ok(u32::from(!is_unheard(&answer)))
+    }
+}
+
+/// Hears what is said on a subject until this is dropped, and says so.
+pub(super) async fn hear(
+    link: Arc<NatsLink>,
+    subject: String,
+    events: Arc<dyn BrokerEvents>,
+    take: fn(&dyn BrokerEvents, Bytes),
+) -> Result<AbortOnDropHandle<()>, NatsConnectError> {
+    let subscribed = link.client.subscribe(subject).await;
+    let mut messages = subscribed.map_err(|error| NatsConnectError(error.to_string()))?;
+    let hearing = async move {
+        while let Some(message) = messages.next().await {
+            take(&*events, message.payload);
+            if let Some(reply) = message.reply {
+                // Whoever asks notices that it does not come.
+                let _ = link.send(reply, Bytes::new()).await;
+            }
+        }
+    };
+    Ok(AbortOnDropHandle::new(tokio::spawn(hearing)))
+}

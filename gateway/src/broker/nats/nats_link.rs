@@ -1,0 +1,431 @@
+//! A connection to NATS, and what is asked over it: every question has a deadline, and fails at once when the connection
+//! is lost.
+//!
+//! The library opens it again for ever and subscribes anew what was subscribed; each time has a number. Answers come to an
+//! inbox of this connection's own, so that whoever gave up waiting leaves nothing behind.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::{
+    Client, ConnectOptions, Event, HeaderMap, Message, ServerAddr, StatusCode, Subject, Subscriber,
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::nats_config::NatsConnectError;
+use crate::broker::BrokerError;
+use crate::broker::measure::{BrokerMetrics, LinkMetrics};
+
+/// Longest text of a server that is kept to be shown.
+const SAID_BYTES_MAX: usize = 256;
+
+/// What became of the connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum NatsLinkState {
+    /// The first connection is being made.
+    Opening,
+    /// The number of this connection: 1 for the first.
+    Up(u64),
+    Down(Arc<str>),
+}
+
+/// Which of the links of a broker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NatsLinkPurpose {
+    Commands,
+    Reads,
+    Subscriptions,
+}
+
+impl NatsLinkPurpose {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Commands => "commands",
+            Self::Reads => "reads",
+            Self::Subscriptions => "subscriptions",
+        }
+    }
+
+    fn of(self, metrics: &BrokerMetrics) -> &LinkMetrics {
+        match self {
+            Self::Commands => &metrics.command_link,
+            Self::Reads => &metrics.read_link,
+            Self::Subscriptions => &metrics.subscriber_link,
+        }
+    }
+}
+
+/// Is told that messages of some subscription were dropped here, because nobody took them.
+pub(crate) type Overflowed = Box<dyn Fn() + Send + Sync>;
+
+pub(crate) struct NatsLink {
+    pub(crate) client: Client,
+    inbox: Arc<str>,
+    number: AtomicU64,
+    shared: Arc<NatsLinkShared>,
+    state: watch::Receiver<NatsLinkState>,
+    timeout: Duration,
+    metrics: Arc<BrokerMetrics>,
+    _reader: AbortOnDropHandle<()>,
+}
+
+/// What the connection's events change.
+struct NatsLinkShared {
+    waiting: Mutex<HashMap<u64, ReplyWaiter>>,
+    state: watch::Sender<NatsLinkState>,
+    /// Connections so far.
+    made: AtomicU64,
+    /// What the server said last that was no answer.
+    said: Mutex<Option<Arc<str>>>,
+    purpose: NatsLinkPurpose,
+    metrics: Arc<BrokerMetrics>,
+    overflowed: Overflowed,
+}
+
+enum ReplyWaiter {
+    One(oneshot::Sender<Result<Message, BrokerError>>),
+    Many(mpsc::Sender<Message>),
+}
+
+/// A place among those who wait for answers, free again when this is dropped.
+struct ReplySlot {
+    shared: Arc<NatsLinkShared>,
+    number: u64,
+}
+
+impl Drop for ReplySlot {
+    fn drop(&mut self) {
+        self.shared.waiting.lock().remove(&self.number);
+    }
+}
+
+/// Answers that come one after the other.
+pub(crate) struct ReplyStream {
+    place: ReplySlot,
+    messages: mpsc::Receiver<Message>,
+}
+
+impl ReplyStream {
+    /// None: not by then.
+    pub(crate) async fn next_by(&mut self, deadline: Instant) -> Option<Message> {
+        tokio::time::timeout_at(deadline, self.messages.recv()).await.ok().flatten()
+    }
+}
+
+/// A round trip that is on its way.
+#[must_use]
+pub(crate) struct RoundTripProbe {
+    place: ReplySlot,
+    returned: oneshot::Receiver<Result<Message, BrokerError>>,
+    timeout: Duration,
+}
+
+impl RoundTripProbe {
+    pub(crate) async fn wait(self) -> Result<(), BrokerError> {
+        let shared = self.place.shared.clone();
+        let returned = match tokio::time::timeout(self.timeout, self.returned).await {
+            Ok(Ok(returned)) => returned.map(drop),
+            Ok(Err(_)) => Err(BrokerError::Unreachable("the link has ended".into())),
+            Err(_) => Err(shared.unanswered(self.timeout)),
+        };
+        returned.inspect_err(|error| shared.metrics.failed(error))
+    }
+}
+
+impl NatsLink {
+    /// Begins to connect and returns soon, whether or not a server can be reached.
+    pub(crate) async fn start(
+        servers: Vec<ServerAddr>,
+        options: ConnectOptions,
+        purpose: NatsLinkPurpose,
+        timeout: Duration,
+        metrics: Arc<BrokerMetrics>,
+        overflowed: Overflowed,
+    ) -> Result<Self, NatsConnectError> {
+        let (sender, state) = watch::channel(NatsLinkState::Opening);
+        let shared = Arc::new(NatsLinkShared {
+            waiting: Mutex::default(),
+            state: sender,
+            made: AtomicU64::new(0),
+            said: Mutex::default(),
+            purpose,
+            metrics: metrics.clone(),
+            overflowed,
+        });
+        let heard = shared.clone();
+        let options = options.retry_on_initial_connect().event_callback(move |event| {
+            heard.happened(event);
+            async {}
+        });
+        let client = options.connect(servers).await.map_err(|error| NatsConnectError(error.to_string()))?;
+        let inbox: Arc<str> = format!("_INBOX.{}", uuid::Uuid::new_v4().simple()).into();
+        let mut answers = client
+            .subscribe(format!("{inbox}.*"))
+            .await
+            .map_err(|error| NatsConnectError(error.to_string()))?;
+        let (reader, prefix) = (shared.clone(), inbox.len() + 1);
+        let reader = tokio::spawn(async move {
+            while let Some(message) = answers.next().await {
+                reader.answered(prefix, message);
+            }
+        });
+        Ok(Self {
+            client,
+            inbox,
+            number: AtomicU64::new(0),
+            shared,
+            state,
+            timeout,
+            metrics,
+            _reader: AbortOnDropHandle::new(reader),
+        })
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<NatsLinkState> {
+        self.state.clone()
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The number of the connection there is.
+    pub(crate) fn connection(&self) -> Result<u64, BrokerError> {
+        match &*self.state.borrow() {
+            NatsLinkState::Up(number) => Ok(*number),
+            NatsLinkState::Opening => Err(BrokerError::Unreachable("not connected yet".into())),
+            NatsLinkState::Down(reason) => Err(BrokerError::Unreachable(reason.clone())),
+        }
+    }
+
+    /// Waits for the first connection, unless it cannot be made: whoever has just begun has not lost it.
+    pub(crate) async fn opened(&self) -> Result<u64, BrokerError> {
+        if *self.state.borrow() == NatsLinkState::Opening {
+            let mut state = self.watch();
+            let opened = state.wait_for(|state| *state != NatsLinkState::Opening);
+            let _opened = tokio::time::timeout(self.timeout, opened).await;
+        }
+        self.connection().inspect_err(|error| self.metrics.failed(error))
+    }
+
+    /// Waits for a connection, for as long as a call may take.
+    pub(crate) async fn connected(&self) -> Result<u64, BrokerError> {
+        let mut state = self.watch();
+        let up = state.wait_for(|state| matches!(state, NatsLinkState::Up(_)));
+        let _up = tokio::time::timeout(self.timeout, up).await;
+        self.connection()
+    }
+
+    /// Sends without an answer, in the order of calls.
+    pub(crate) async fn send(&self, subject: impl Into<Subject>, payload: Bytes) -> Result<(), BrokerError> {
+        self.put(subject.into(), None, None, payload).await
+    }
+
+    /// The same, and those who hear it may answer.
+    pub(crate) async fn send_to_all(
+        &self,
+        subject: impl Into<Subject>,
+        payload: Bytes,
+        answers_max: usize,
+    ) -> Result<ReplyStream, BrokerError> {
+        let (number, reply) = self.next_place();
+        let (sender, messages) = mpsc::channel(answers_max.max(1));
+        self.shared.waiting.lock().insert(number, ReplyWaiter::Many(sender));
+        let place = ReplySlot { shared: self.shared.clone(), number };
+        self.put(subject.into(), Some(reply.into()), None, payload).await?;
+        Ok(ReplyStream { place, messages })
+    }
+
+    /// Asks for messages of a stream, which come under their own subjects.
+    pub(crate) async fn pull(&self, subject: String, payload: Bytes) -> Result<Subscriber, BrokerError> {
+        self.opened().await?;
+        let inbox = self.client.new_inbox();
+        let subscribed = tokio::time::timeout(self.timeout, self.client.subscribe(inbox.clone())).await;
+        let messages = match subscribed {
+            Ok(Ok(messages)) => messages,
+            Ok(Err(error)) => return Err(BrokerError::Unreachable(error.to_string().into())),
+            Err(_) => return Err(BrokerError::Timeout(self.timeout)),
+        };
+        self.put(subject.into(), Some(inbox.into()), None, payload).await?;
+        Ok(messages)
+    }
+
+    /// Asks, and waits for the one answer. That nobody listens is an answer too.
+    pub(crate) async fn ask(
+        &self,
+        subject: impl Into<Subject>,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Result<Message, BrokerError> {
+        let (number, reply) = self.next_place();
+        let (sender, answer) = oneshot::channel();
+        self.shared.waiting.lock().insert(number, ReplyWaiter::One(sender));
+        let _place = ReplySlot { shared: self.shared.clone(), number };
+        self.put(subject.into(), Some(reply.into()), headers, payload).await?;
+        let answer = match tokio::time::timeout(self.timeout, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(BrokerError::Unreachable("the link has ended".into())),
+            Err(_) => Err(self.shared.unanswered(self.timeout)),
+        };
+        answer.inspect_err(|error| self.metrics.failed(error))
+    }
+
+    /// Sends something to this connection itself: when it returns, the server has taken all that was sent before.
+    pub(crate) async fn round_trip(&self) -> Result<RoundTripProbe, BrokerError> {
+        let (number, reply) = self.next_place();
+        let (sender, returned) = oneshot::channel();
+        self.shared.waiting.lock().insert(number, ReplyWaiter::One(sender));
+        let place = ReplySlot { shared: self.shared.clone(), number };
+        self.put(reply.into(), None, None, Bytes::new()).await?;
+        Ok(RoundTripProbe { place, returned, timeout: self.timeout })
+    }
+
+    fn next_place(&self) -> (u64, String) {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        (number, format!("{}.{number}", self.inbox))
+    }
+
+    /// Counts what the server refused.
+    pub(crate) fn failed(&self, error: &BrokerError) {
+        self.metrics.failed(error);
+    }
+
+    /// What the server takes at most, in bytes.
+    pub(crate) fn payload_max(&self) -> usize {
+        self.client.max_payload()
+    }
+
+    async fn put(
+        &self,
+        subject: Subject,
+        reply: Option<Subject>,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Result<(), BrokerError> {
+        // What is sent without a connection would be sent later, when nobody expects it any more.
+        self.opened().await?;
+        let sending = async {
+            match (reply, headers) {
+                (None, None) => self.client.publish(subject, payload).await,
+                (None, Some(headers)) => self.client.publish_with_headers(subject, headers, payload).await,
+                (Some(reply), None) => self.client.publish_with_reply(subject, reply, payload).await,
+                (Some(reply), Some(headers)) => {
+                    self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+                }
+            }
+        };
+        let sent = match tokio::time::timeout(self.timeout, sending).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.unsent(&error)),
+            Err(_) => Err(BrokerError::Timeout(self.timeout)),
+        };
+        sent.inspect_err(|error| self.metrics.failed(error))
+    }
+
+    fn unsent(&self, error: &async_nats::PublishError) -> BrokerError {
+        match error.kind() {
+            async_nats::PublishErrorKind::MaxPayloadExceeded => BrokerError::refused(format!(
+                "maximum payload exceeded: the server takes {} bytes at most",
+                self.payload_max()
+            )),
+            _ => BrokerError::Unreachable(error.to_string().into()),
+        }
+    }
+}
+
+impl NatsLinkShared {
+    fn happened(&self, event: Event) {
+        let counted = self.purpose.of(&self.metrics);
+        match event {
+            Event::Connected => {
+                counted.up.set(1);
+                *self.said.lock() = None;
+                let number = self.made.fetch_add(1, Ordering::SeqCst) + 1;
+                if number > 1 {
+                    counted.reconnects.increment();
+                }
+                self.state.send_replace(NatsLinkState::Up(number));
+            }
+            Event::Disconnected | Event::Closed => {
+                counted.up.set(0);
+                let reason: Arc<str> = "the connection was lost".into();
+                self.state.send_replace(NatsLinkState::Down(reason.clone()));
+                let waiting = std::mem::take(&mut *self.waiting.lock());
+                for waiting in waiting.into_values() {
+                    if let ReplyWaiter::One(sender) = waiting {
+                        // Whoever asked may have given up.
+                        let _ = sender.send(Err(BrokerError::Unanswered(reason.clone())));
+                    }
+                }
+            }
+            Event::SlowConsumer(_) => (self.overflowed)(),
+            Event::ServerError(error) => self.heard(&error.to_string()),
+            Event::ClientError(error) => self.heard(&error.to_string()),
+            Event::LameDuckMode | Event::Draining => {}
+        }
+    }
+
+    fn heard(&self, text: &str) {
+        let text: Arc<str> = text.chars().take(SAID_BYTES_MAX).collect::<String>().into();
+        *self.said.lock() = Some(text.clone());
+        self.state.send_if_modified(|state| match state {
+            NatsLinkState::Up(_) => false,
+            NatsLinkState::Opening | NatsLinkState::Down(_) => {
+                *state = NatsLinkState::Down(text);
+                true
+            }
+        });
+    }
+
+    fn answered(&self, prefix: usize, message: Message) {
+        let number = message.subject.get(prefix..).and_then(|number| number.parse::<u64>().ok());
+        let Some(number) = number else { return };
+        let mut waiting = self.waiting.lock();
+        if let Some(ReplyWaiter::Many(sender)) = waiting.get(&number) {
+            // There are no more than were asked for.
+            let _ = sender.try_send(message);
+            return;
+        }
+        if let Some(ReplyWaiter::One(sender)) = waiting.remove(&number) {
+            drop(waiting);
+            let _ = sender.send(Ok(message));
+        }
+    }
+
+    /// A server says what it refuses beside the answers, if it says it at all.
+    fn unanswered(&self, after: Duration) -> BrokerError {
+        match &*self.said.lock() {
+            Some(said) => BrokerError::Unanswered(
+                format!("nothing within {} ms; the server said: {said}", after.as_millis()).into(),
+            ),
+            None => BrokerError::unanswered(after),
+        }
+    }
+}
+
+/// Whether the answer is that nobody listens.
+pub(crate) fn is_unheard(message: &Message) -> bool {
+    message.status == Some(StatusCode::NO_RESPONDERS)
+}
+
+impl std::fmt::Debug for NatsLink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link")
+            .field("purpose", &self.shared.purpose)
+            .field("state", &*self.state.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for ReplyStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answers").field("number", &self.place.number).finish_non_exhaustive()
+    }
+}

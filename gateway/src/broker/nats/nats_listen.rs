@@ -1,0 +1,208 @@
+//! What this node hears: a subscription for each channel that it has subscribers of, the messages of all nodes, and its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_nats::{Message, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use shared::channel::Channel;
+use shared::push::OwnedEvent;
+use shared::record::decode_event_message;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::NatsBroker;
+use super::block::{BLOCK, Block};
+use super::moment::now;
+use super::nats_link::{NatsLink, NatsLinkState};
+use super::once::{ONCE, message_of};
+use super::tops::ChannelTops;
+use crate::broker::measure::{BrokerMetrics, Operation};
+use crate::broker::{BrokerError, BrokerEvents};
+
+/// Where what is heard goes.
+pub(super) struct NatsRouter {
+    pub(super) events: Arc<dyn BrokerEvents>,
+    pub(super) metrics: Arc<BrokerMetrics>,
+    pub(super) tops: Arc<ChannelTops>,
+}
+
+/// A channel that is heard.
+#[derive(Debug)]
+struct FollowedSubject {
+    is_wanted: Arc<AtomicBool>,
+    _task: AbortOnDropHandle<()>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct FollowedSubjects(Mutex<HashMap<Channel, FollowedSubject>>);
+
+impl NatsBroker {
+    pub(super) async fn listen_to(&self, channels: Vec<Channel>) -> Result<(), BrokerError> {
+        let began = tokio::time::Instant::now();
+        let listened = async {
+            for channel in &channels {
+                self.follow(channel).await?;
+            }
+            // The server takes things in their order: what comes back was behind all of these.
+            self.listener.round_trip().await?.wait().await
+        };
+        match listened.await {
+            Ok(()) => {
+                self.metrics.observe_round_trip(Operation::Subscribe, began.elapsed());
+                Ok(())
+            }
+            Err(error) => {
+                self.leave_all(&channels);
+                Err(error)
+            }
+        }
+    }
+
+    async fn follow(&self, channel: &Channel) -> Result<(), BrokerError> {
+        self.listener.opened().await?;
+        let subscribing = self.listener.client.subscribe(self.names.heard(channel));
+        let subscriber = match tokio::time::timeout(self.timeout, subscribing).await {
+            Ok(Ok(subscriber)) => subscriber,
+            Ok(Err(error)) => return Err(BrokerError::Unreachable(error.to_string().into())),
+            Err(_) => return Err(BrokerError::Timeout(self.timeout)),
+        };
+        let is_wanted = Arc::new(AtomicBool::new(true));
+        let task = hear(self.router.clone(), channel.clone(), subscriber, is_wanted.clone());
+        let followed = FollowedSubject { is_wanted, _task: AbortOnDropHandle::new(tokio::spawn(task)) };
+        if self.listening.0.lock().insert(channel.clone(), followed).is_none() {
+            self.metrics.subscribed_channels.increment();
+        }
+        Ok(())
+    }
+
+    /// Nothing is handed out any more when this returns.
+    pub(super) fn leave_all(&self, channels: &[Channel]) {
+        let mut listening = self.listening.0.lock();
+        for channel in channels {
+            if let Some(followed) = listening.remove(channel) {
+                followed.is_wanted.store(false, Ordering::SeqCst);
+                self.metrics.subscribed_channels.subtract(1);
+            }
+        }
+        let sparse = listening.capacity() > 64 && listening.len() < listening.capacity() / 4;
+        if sparse {
+            let twice = listening.len() * 2;
+            listening.shrink_to(twice);
+        }
+    }
+}
+
+/// Until the channel is left: in order, as it comes.
+async fn hear(
+    router: Arc<NatsRouter>,
+    channel: Channel,
+    mut subscriber: Subscriber,
+    is_wanted: Arc<AtomicBool>,
+) {
+    while let Some(message) = subscriber.next().await {
+        if !is_wanted.load(Ordering::SeqCst) {
+            return;
+        }
+        router.take(&channel, message);
+    }
+}
+
+impl NatsRouter {
+    fn take(&self, channel: &Channel, message: Message) {
+        match message.payload.first() {
+            Some(&BLOCK) => self.take_block(channel, &message),
+            Some(&ONCE) => match message_of(message.payload) {
+                Some(message) => self.take_event(channel, message),
+                None => self.metrics.undecodable.increment(),
+            },
+            _ => self.take_event(channel, message.payload),
+        }
+    }
+
+    fn take_event(&self, channel: &Channel, message: Bytes) {
+        match decode_event_message(message) {
+            Ok(OwnedEvent::Publication(publication)) => {
+                self.count(publication.data.bytes.len());
+                self.events.publication(channel.as_str(), publication);
+            }
+            Ok(event) => self.events.event(channel.as_str(), event),
+            Err(error) => self.cannot_read(channel, &error),
+        }
+    }
+
+    fn take_block(&self, channel: &Channel, message: &Message) {
+        let block = match Block::decode(message.payload.clone()) {
+            Ok(block) => block,
+            Err(error) => return self.cannot_read(channel, &error),
+        };
+        if let Some((life, sequence)) = place_of(message) {
+            self.tops.hear(channel, life, sequence, &block, now());
+        }
+        for publication in block.publications() {
+            match publication {
+                Ok(publication) => {
+                    self.count(publication.data.bytes.len());
+                    self.events.publication(channel.as_str(), publication);
+                }
+                Err(error) => self.cannot_read(channel, &error),
+            }
+        }
+    }
+
+    fn count(&self, bytes: usize) {
+        self.metrics.received.increment();
+        self.metrics.received_bytes.add(bytes as u64);
+    }
+
+    fn cannot_read(&self, channel: &Channel, error: &dyn std::fmt::Display) {
+        self.metrics.undecodable.increment();
+        tracing::debug!(%channel, %error, "a message cannot be read");
+    }
+}
+
+/// Of a message that was kept: the life of its stream, and its sequence there.
+fn place_of(message: &Message) -> Option<(&str, u64)> {
+    let headers = message.headers.as_ref()?;
+    let subject = headers.get_last("Nats-Subject")?.as_str();
+    let sequence = headers.get_last("Nats-Sequence")?.as_str().parse().ok()?;
+    Some((subject.rsplit_once('.')?.1, sequence))
+}
+
+/// Tells that anything may have been missed, whenever one of the links is another connection.
+pub(super) async fn tell_of_losses(link: Arc<NatsLink>, events: Arc<dyn BrokerEvents>) {
+    let mut state = link.watch();
+    let mut last = None;
+    loop {
+        let NatsLinkState::Up(number) = *state.borrow_and_update() else {
+            if state.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        if last.is_some_and(|last| last != number) || (last.is_none() && number > 1) {
+            // What was subscribed is so again when this comes back.
+            let back = match link.round_trip().await {
+                Ok(returning) => returning.wait().await,
+                Err(error) => Err(error),
+            };
+            if back.is_err() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                continue;
+            }
+            events.resumed(0);
+        }
+        last = Some(number);
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+impl std::fmt::Debug for NatsRouter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Router").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,249 @@
+//! What things are called in NATS: subjects, and the streams that keep them.
+//!
+//! A channel is one token of a subject, whatever its name holds. Everything that nodes hear of it comes with one token
+//! more, so that one subscription of a node hears publications that are kept, those that are not, and those that are
+//! known by a key.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use ring::digest::{SHA256, digest};
+use shared::channel::Channel;
+
+/// A token longer than this, in bytes, is told by its digest alone: a subject has its place in a line of 4,096.
+const TOKEN_BYTES_MAX: usize = 512;
+
+/// Behind a channel's token, where what is published is not kept.
+const PASSING: &str = "m";
+
+/// Which stream of JetStream.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum StreamKind {
+    /// Publications of channels that keep up to so many.
+    History(u32),
+    /// Idempotency keys that are good for up to so many seconds.
+    Once(u32),
+    /// Which nodes there are, and whose turn it is.
+    State,
+    /// Who is present.
+    Presence,
+}
+
+/// The names of one installation.
+#[derive(Clone, Debug)]
+pub(crate) struct NatsNames {
+    prefix: Arc<str>,
+}
+
+impl NatsNames {
+    pub(crate) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    /// The name of a stream, which holds no dots.
+    pub(crate) fn stream(&self, kept: StreamKind) -> String {
+        let prefix = &self.prefix;
+        match kept {
+            StreamKind::History(size) => format!("{prefix}_history_{size}"),
+            StreamKind::Once(seconds) => format!("{prefix}_once_{seconds}"),
+            StreamKind::State => format!("{prefix}_state"),
+            StreamKind::Presence => format!("{prefix}_presence"),
+        }
+    }
+
+    /// What a stream takes, in this life of it.
+    pub(crate) fn taken(&self, kept: StreamKind, life: &str) -> Vec<String> {
+        let prefix = &self.prefix;
+        match kept {
+            StreamKind::History(size) => vec![format!("{prefix}.h{size}.*.{life}")],
+            StreamKind::Once(seconds) => {
+                vec![format!("{prefix}.o{seconds}.k.*.*"), format!("{prefix}.o{seconds}.p.*.*")]
+            }
+            StreamKind::State => vec![format!("{prefix}.s.*.*")],
+            StreamKind::Presence => vec![format!("{prefix}.p.*.*.*.*")],
+        }
+    }
+
+    /// What of that is sent to nodes once it is kept, and where to.
+    pub(crate) fn republished(&self, kept: StreamKind) -> Option<(String, String)> {
+        let prefix = &self.prefix;
+        let source = match kept {
+            StreamKind::History(size) => format!("{prefix}.h{size}.>"),
+            StreamKind::Once(seconds) => format!("{prefix}.o{seconds}.p.>"),
+            StreamKind::State | StreamKind::Presence => return None,
+        };
+        Some((source, format!("{prefix}.c.>")))
+    }
+
+    /// The life that a stream of history is in, by what it takes.
+    pub(crate) fn life_of<'a>(&self, size: u32, taken: &'a str) -> Option<&'a str> {
+        taken.strip_prefix(&*self.prefix)?.strip_prefix(&format!(".h{size}.*."))
+    }
+
+    /// The subjects of streams of history, whatever their sizes and lives.
+    pub(crate) fn size_of(&self, stream: &str) -> Option<u32> {
+        stream.strip_prefix(&*self.prefix)?.strip_prefix("_history_")?.parse().ok()
+    }
+
+    /// Where a node hears all of a channel.
+    pub(crate) fn heard(&self, channel: &Channel) -> String {
+        format!("{}.c.{}.*", self.prefix, token(channel.as_str()))
+    }
+
+    /// Where what is not kept is published.
+    pub(crate) fn passing(&self, channel: &Channel) -> String {
+        format!("{}.c.{}.{PASSING}", self.prefix, token(channel.as_str()))
+    }
+
+    /// Where what is kept is.
+    pub(crate) fn history(&self, size: u32, channel: &Channel, life: &str) -> String {
+        format!("{}.h{size}.{}.{life}", self.prefix, token(channel.as_str()))
+    }
+
+    /// All that a stream of history had in a life of it.
+    pub(crate) fn whole_life(&self, size: u32, life: &str) -> String {
+        format!("{}.h{size}.*.{life}", self.prefix)
+    }
+
+    /// An idempotency key of a channel that has history.
+    pub(crate) fn key(&self, seconds: u32, channel: &Channel, key: &str) -> String {
+        format!("{}.o{seconds}.k.{}.{}", self.prefix, token(channel.as_str()), hash_of(key))
+    }
+
+    /// A publication that is known by its key, in a channel that has none.
+    pub(crate) fn published_once(&self, seconds: u32, channel: &Channel, key: &str) -> String {
+        format!("{}.o{seconds}.p.{}.{}", self.prefix, token(channel.as_str()), hash_of(key))
+    }
+
+    /// What a node says of itself; of all nodes if there is no name.
+    pub(crate) fn node(&self, node: Option<&str>) -> String {
+        format!("{}.s.node.{}", self.prefix, node.map_or_else(|| "*".to_owned(), token))
+    }
+
+    /// A node's lease; of all nodes if there is no name.
+    pub(crate) fn lease(&self, node: Option<&str>) -> String {
+        format!("{}.s.lease.{}", self.prefix, node.map_or_else(|| "*".to_owned(), token))
+    }
+
+    pub(crate) fn turn(&self, what: &str) -> String {
+        format!("{}.s.turn.{}", self.prefix, token(what))
+    }
+
+    /// A client that is present, at a node.
+    pub(crate) fn present(&self, channel: &Channel, node: &str, client: &str, user: &str) -> String {
+        let (prefix, channel) = (&self.prefix, token(channel.as_str()));
+        format!("{prefix}.p.{channel}.{}.{client}.{}", token(node), hash_of(user))
+    }
+
+    /// The same, of whichever user.
+    pub(crate) fn present_as_any(&self, channel: &Channel, node: &str, client: &str) -> String {
+        format!("{}.p.{}.{}.{client}.*", self.prefix, token(channel.as_str()), token(node))
+    }
+
+    /// Where a node tries out whether presence can be kept. No channel has this token.
+    pub(crate) fn trial(&self, node: &str) -> String {
+        format!("{}.p.%t.{}.0.0", self.prefix, token(node))
+    }
+
+    pub(crate) fn all_present(&self, channel: &Channel) -> String {
+        format!("{}.p.{}.*.*.*", self.prefix, token(channel.as_str()))
+    }
+
+    /// All that a node put there who is present. `node`: its token.
+    pub(crate) fn present_at(&self, node: &str) -> String {
+        format!("{}.p.*.{node}.*.*", self.prefix)
+    }
+
+    /// What all nodes hear.
+    pub(crate) fn control(&self) -> String {
+        format!("{}.control", self.prefix)
+    }
+
+    /// What one node hears.
+    pub(crate) fn told(&self, node: &str) -> String {
+        format!("{}.n.{}", self.prefix, token(node))
+    }
+}
+
+/// The least class of which this is no more.
+pub(crate) fn class_of(size: u32, classes: &[u32]) -> u32 {
+    classes.iter().copied().find(|class| size <= *class).unwrap_or(size)
+}
+
+/// A name as one token of a subject. No two names have the same.
+pub(crate) fn token(name: &str) -> String {
+    let mut token = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_graphic() && !matches!(byte, b'.' | b'*' | b'>' | b'%') {
+            token.push(byte.into());
+        } else {
+            let _never_fails = write!(token, "%{byte:02X}");
+        }
+    }
+    // What is behind a % is never this, but here.
+    if token.len() > TOKEN_BYTES_MAX || token.is_empty() { format!("%~{}", hex_of(name, 32)) } else { token }
+}
+
+/// Bytes that tell a text from others.
+pub(crate) const KEY_BYTES: usize = 16;
+
+pub(crate) fn digest_of(text: &str) -> [u8; KEY_BYTES] {
+    let digest = digest(&SHA256, text.as_bytes());
+    let mut bytes = [0; KEY_BYTES];
+    bytes.copy_from_slice(&digest.as_ref()[..KEY_BYTES]);
+    bytes
+}
+
+/// The same in letters and digits.
+pub(crate) fn hash_of(text: &str) -> String {
+    hex_of(text, KEY_BYTES)
+}
+
+fn hex_of(text: &str, bytes: usize) -> String {
+    let digest = digest(&SHA256, text.as_bytes());
+    digest.as_ref().iter().take(bytes).fold(String::with_capacity(bytes * 2), |mut hex, byte| {
+        let _never_fails = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_token_holds_nothing_that_means_something_in_a_subject() {
+        assert_eq!(token("prices:AAPL"), "prices:AAPL");
+        assert_eq!(token("a.b *>%\u{e4}"), "a%2Eb%20%2A%3E%25%C3%A4");
+        let long = "\u{1F600}".repeat(200);
+        assert_eq!(token(&long).len(), 66);
+        assert_ne!(token(&long), token(&long[4..]));
+        assert!(token("").starts_with("%~"));
+    }
+
+    proptest! {
+        #[test]
+        fn names_that_differ_have_tokens_that_differ(names in proptest::collection::btree_set(".{0,40}", 0..20)) {
+            let tokens: BTreeSet<String> = names.iter().map(|name| token(name)).collect();
+            prop_assert_eq!(tokens.len(), names.len());
+            for token in tokens {
+                prop_assert!(token.bytes().all(|byte| byte.is_ascii_graphic() && !b".*>".contains(&byte)), "{}", token);
+            }
+        }
+    }
+
+    #[test]
+    fn the_life_and_the_size_of_a_stream_are_read_from_what_it_is_called() {
+        let names = NatsNames::new("tidegate");
+        let taken = names.taken(StreamKind::History(64), "abc");
+        assert_eq!(names.life_of(64, &taken[0]), Some("abc"));
+        assert_eq!(names.life_of(16, &taken[0]), None);
+        assert_eq!(names.size_of(&names.stream(StreamKind::History(64))), Some(64));
+        assert_eq!(names.size_of("tidegate_once_64"), None);
+        assert_eq!(class_of(17, &[16, 64]), 64);
+    }
+}

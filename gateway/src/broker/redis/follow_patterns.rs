@@ -1,0 +1,174 @@
+//! Messages that others publish in a Redis, ours or another: a connection of its own, opened again for ever.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::access::Access;
+use super::hold::{ReconnectBackoff, hold};
+use super::redis_config::RedisConfig;
+use super::redis_dial::{DialError, PushConnection, RedisDialer};
+use super::resp::RedisMessage;
+use super::subscriptions::{Driver, ReceiveMessage, Subscriptions};
+use crate::telemetry::Reminder;
+
+/// What is told of it. Called on the connection's task, which reads nothing else meanwhile: must not wait.
+pub(crate) trait Follow: Send + Sync + 'static {
+    /// The connection is open, and everything is subscribed. `again`: it was before.
+    fn opened(&self, again: bool);
+
+    /// What was published after this is not told before it is open again.
+    fn lost(&self);
+
+    /// A message, and the name of the channel it was published in.
+    fn message(&self, name: &[u8], data: &[u8]);
+}
+
+/// What is followed.
+pub(crate) struct Following {
+    /// Patterns of names of channels.
+    pub(crate) patterns: Vec<String>,
+    /// In which channel something is published as soon as all is subscribed, before anybody else publishes anything, and what:
+    /// made each time.
+    pub(crate) hello: (String, Box<dyn Fn() -> String + Send + Sync>),
+}
+
+/// What `*` and the like are not to mean in a pattern.
+pub(crate) fn literally(name: &str) -> String {
+    let mut pattern = String::with_capacity(name.len());
+    for letter in name.chars() {
+        if matches!(letter, '*' | '?' | '[' | ']' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(letter);
+    }
+    pattern
+}
+
+/// Connects, and connects again. Ends when it is dropped.
+pub(crate) struct Follower {
+    config: RedisConfig,
+    dialer: RedisDialer,
+    following: Following,
+    told: Arc<FollowReceiver>,
+}
+
+struct FollowReceiver {
+    follow: Arc<dyn Follow>,
+    heard: AtomicU64,
+}
+
+impl ReceiveMessage for FollowReceiver {
+    fn receive(&self, message: &RedisMessage) {
+        self.follow.message(message.name(), &message.data());
+    }
+
+    fn heard(&self) -> &AtomicU64 {
+        &self.heard
+    }
+}
+
+impl Follower {
+    /// `name`: of the connection, where Redis lists them. Must be called within a tokio runtime.
+    pub(crate) fn new(
+        config: RedisConfig,
+        name: String,
+        following: Following,
+        follow: Arc<dyn Follow>,
+    ) -> Result<Self, DialError> {
+        let access = Arc::new(Access::new(&config, &name, &Arc::default())?);
+        let dialer = RedisDialer::new(&config, &access, name);
+        Ok(Self {
+            config,
+            dialer,
+            following,
+            told: Arc::new(FollowReceiver { follow, heard: AtomicU64::new(0) }),
+        })
+    }
+
+    /// `what`: whose messages they are, for logs.
+    pub(crate) async fn run(self, what: &'static str) {
+        let mut pauses = ReconnectBackoff::new(self.config.reconnect_max());
+        let mut reminder = Reminder::new();
+        let mut again = false;
+        loop {
+            let reason: Arc<str> = match self.dialer.dial_subscriptions(self.told.clone()).await {
+                Ok(dialed) => {
+                    let opened = Instant::now();
+                    let reason = match self.subscribe(&dialed.connection).await {
+                        Ok(()) => {
+                            let down_ms = reminder.over(opened).map(|down| down.as_millis() as u64);
+                            tracing::info!(down_ms, what, "connected to Redis");
+                            self.told.follow.opened(again);
+                            again = true;
+                            self.keep(dialed).await
+                        }
+                        Err(reason) => {
+                            end(dialed.driver).await;
+                            reason
+                        }
+                    };
+                    self.told.follow.lost();
+                    pauses.held(opened.elapsed());
+                    reason
+                }
+                Err(error) => error.to_string().into(),
+            };
+            if reminder.is_due(&reason, Instant::now()) {
+                tracing::warn!(redis = self.dialer.place(), %reason, what, "no connection to Redis");
+            }
+            self.dialer.rest(&mut pauses).await;
+        }
+    }
+
+    /// Subscribes and publishes in one go, so that Redis does nothing between the two.
+    async fn subscribe(&self, connection: &Subscriptions) -> Result<(), Arc<str>> {
+        let (channel, message) = &self.following.hello;
+        let message = message();
+        let hello = ["PUBLISH", channel, &*message];
+        let subscribed = connection.follow(&self.following.patterns, &hello);
+        match tokio::time::timeout(self.dialer.timeout(), subscribed).await {
+            Ok(subscribed) => subscribed.map_err(|error| error.to_string().into()),
+            Err(_) => Err(format!("no answer within {} ms", self.dialer.timeout().as_millis()).into()),
+        }
+    }
+
+    /// Until it is lost. Says why it was.
+    async fn keep(&self, dialed: PushConnection) -> Arc<str> {
+        let PushConnection { connection, mut driver, server, at } = dialed;
+        let lost = async {
+            tokio::select! {
+                ended = &mut driver => {
+                    ended.unwrap_or_else(|error| format!("reading from Redis failed: {error}").into())
+                }
+                reason = self.dialer.moved(&at) => reason,
+            }
+        };
+        let heard = || self.told.heard.load(Ordering::Relaxed);
+        let ask = || connection.identify();
+        let changed = |_: &super::server::Server| {};
+        let reason = hold(lost, self.config.ping(), self.dialer.timeout(), heard, ask, server, changed).await;
+        end(driver).await;
+        reason
+    }
+}
+
+/// Nothing of an old connection may arrive beside the new one's.
+async fn end(driver: Driver) {
+    driver.abort();
+    // One that has ended by itself may have been seen to, and must not be asked again.
+    if !driver.is_finished() {
+        let _ = driver.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_a_pattern_means_itself() {
+        assert_eq!(literally("socket.io#/#"), "socket.io#/#");
+        assert_eq!(literally(r"a*b?c[d]\e"), r"a\*b\?c\[d\]\\e");
+    }
+}

@@ -1,0 +1,18 @@
+//! What nodes send each other beside publications.
+
+use redis::FromRedisValue;
+
+use super::master::Master;
+use super::publish_script::unexpected;
+use crate::broker::BrokerError;
+use crate::broker::measure::Operation;
+
+impl Master {
+    /// Answers how many nodes listen to this name.
+    pub(super) async fn publish_control(&self, name: &str, message: &[u8]) -> Result<u32, BrokerError> {
+        let mut command = redis::cmd("PUBLISH");
+        command.arg(name).arg(message);
+        let receivers = self.link.call(Operation::Control, &command).await?;
+        u32::from_redis_value(receivers).map_err(|_| unexpected("control"))
+    }
+}

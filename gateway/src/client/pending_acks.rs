@@ -1,0 +1,103 @@
+//! A client of Socket.IO is asked for acknowledgements.
+
+use bytes::BytesMut;
+use shared::framing::OwnedMessage;
+use shared::protocol::Encoded;
+use shared::protocol::socketio::ClientNews;
+
+use crate::client::Client;
+use crate::node::ClientsRequest;
+use crate::worker::WorkerLocal;
+
+/// The most acknowledgements that one client is waited for.
+const PENDING_MAX: usize = 64;
+
+impl Client {
+    /// Sends it an event that asks for an acknowledgement.
+    pub(crate) fn ask_client(&mut self, local: &mut WorkerLocal, asking: &ClientsRequest) {
+        let client = self.session.client();
+        self.forget_asks();
+        let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) else { return };
+        let protocol = own.protocol.clone();
+        if own.asked.len() >= PENDING_MAX {
+            return asking.refuse(client);
+        }
+        let Some(awaited) = asking.begin(client) else { return };
+        let mut out = BytesMut::new();
+        let ask = &asking.ask;
+        let Some((number, encoded)) = protocol.ask(&ask.namespace, &ask.event, &ask.said, &mut out) else {
+            // It is on its way in or out.
+            return;
+        };
+        own.asked.push((number, awaited));
+        let messages = match encoded {
+            Encoded::Message(kind) => vec![(kind, out.len())],
+            Encoded::Messages(messages) => messages,
+            _ => Vec::new(),
+        };
+        for (kind, length) in messages {
+            let data = out.split_to(length.min(out.len())).freeze();
+            self.send_message(local, &OwnedMessage { kind, data });
+        }
+    }
+
+    /// What nobody waits for any more is awaited no longer.
+    pub(crate) fn forget_asks(&mut self) {
+        let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) else { return };
+        let protocol = &own.protocol;
+        own.asked.retain(|(number, awaited)| {
+            let is_given_up = awaited.is_given_up();
+            if is_given_up {
+                protocol.give_up_ask(*number);
+            }
+            !is_given_up
+        });
+        if own.asked.is_empty() {
+            own.asked = Vec::new();
+        }
+    }
+
+    /// Passes on what the client has said to such events.
+    pub(super) fn take_answers(&mut self, local: &WorkerLocal) {
+        let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) else { return };
+        let ClientNews { answered, events, refused, joined } = own.protocol.take_news();
+        if events > 0 || refused > 0 {
+            local.metrics.socketio.events(events, refused);
+        }
+        if joined != own.counted {
+            count_in_namespaces(local, &mut own.counted, joined);
+        }
+        for answered in answered {
+            // What was not asked there under this number leaves what was asked elsewhere as it is.
+            let is_in_time = answered.said.is_some_and(|said| {
+                let at = own.asked.iter().position(|(number, _)| *number == answered.number);
+                at.is_some_and(|at| own.asked.swap_remove(at).1.answer(said))
+            });
+            if !is_in_time {
+                local.metrics.socketio.asked("late");
+            }
+        }
+    }
+
+    /// Whoever waits for its answers need not wait any more, and it is in no namespace.
+    pub(super) fn give_up_answers(&mut self, local: &WorkerLocal) {
+        if let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) {
+            own.asked = Vec::new();
+            count_in_namespaces(local, &mut own.counted, 0);
+        }
+    }
+}
+
+/// A client is in other namespaces than it was counted in.
+#[cold]
+fn count_in_namespaces(local: &WorkerLocal, counted: &mut u64, joined: u64) {
+    for (index, namespace) in local.encodings.socketio_common().namespaces.iter().enumerate() {
+        let is_in = |bits: u64| bits & (1 << index) != 0;
+        match (is_in(*counted), is_in(joined)) {
+            (false, true) => local.metrics.socketio.entered(namespace.name(), 1),
+            (true, false) => local.metrics.socketio.entered(namespace.name(), -1),
+            _ => {}
+        }
+    }
+    *counted = joined;
+}

@@ -1,0 +1,178 @@
+//! What a message says, as a record.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use super::nats_feed_config::Format;
+use crate::feeds::source::{FeedRecord, FieldKey, RecordError, RecordFields};
+
+/// A message that was handed out.
+#[derive(Debug)]
+pub(super) struct ReceivedMessage {
+    pub(super) sequence: u64,
+    /// Which of the consumer's messages it is: they are counted as they are handed out.
+    pub(super) delivery: u64,
+    /// When it was stored, in nanoseconds since 1970.
+    stored: u64,
+    pub(super) subject: String,
+    /// Where it is acknowledged.
+    pub(super) reply: String,
+    pub(super) headers: Option<HeaderMap>,
+    pub(super) payload: Bytes,
+}
+
+impl ReceivedMessage {
+    /// Where it stands, it says in the subject at which it is acknowledged, which newer servers begin with two tokens more:
+    /// `$JS.ACK.stream.consumer.deliveries.sequence.of consumer.nanoseconds…`.
+    pub(super) fn read(message: Message) -> Result<Self, String> {
+        let reply = message.reply.map(|reply| reply.to_string()).unwrap_or_default();
+        let tokens: Vec<&str> = reply.split('.').collect();
+        let at = if tokens.len() >= 11 { 7 } else { 5 };
+        let number = |at: usize| tokens.get(at).and_then(|token| token.parse().ok());
+        let (Some(sequence), Some(delivery), Some(stored)) = (number(at), number(at + 1), number(at + 2))
+        else {
+            return Err("a message does not say where it stands".to_owned());
+        };
+        let (subject, headers, payload) = (message.subject.to_string(), message.headers, message.payload);
+        Ok(Self { sequence, delivery, stored, subject, reply, headers, payload })
+    }
+
+    /// A stream that is made anew counts from one again, and a copy that is put back gives out sequences twice.
+    pub(super) fn position(&self) -> Box<str> {
+        format!("{}-{}", self.sequence, self.stored).into()
+    }
+
+    /// With its headers, about.
+    pub(super) fn bytes(&self) -> usize {
+        let headers = self.headers.iter().flat_map(HeaderMap::iter);
+        let length = |(name, values): (&async_nats::HeaderName, &Vec<async_nats::HeaderValue>)| {
+            let name: &str = name.as_ref();
+            values.iter().map(|value| name.len() + value.as_str().len()).sum::<usize>()
+        };
+        self.payload.len() + headers.map(length).sum::<usize>()
+    }
+
+    pub(super) fn record(
+        &self,
+        words: &[(FieldKey, String)],
+        format: Format,
+        bytes_max: usize,
+    ) -> FeedRecord {
+        let bytes = self.bytes();
+        let said = if bytes > bytes_max {
+            Err(RecordError::TooLong { bytes: bytes as u64, max: bytes_max })
+        } else {
+            match format {
+                Format::Json => self.members(words),
+                Format::Headers => Ok(self.fields(words)),
+            }
+        };
+        FeedRecord { position: self.position(), said }
+    }
+
+    /// Members of an object: texts as they are meant, all else as it is written. Data is written as it is.
+    fn members(&self, words: &[(FieldKey, String)]) -> Result<RecordFields, RecordError> {
+        let members: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(&self.payload)
+            .map_err(|error| RecordError::NoObject(error.to_string()))?;
+        let mut said = RecordFields::default();
+        for (word, name) in words {
+            let Some(value) = members.get(&**name) else { continue };
+            let written = value.get();
+            if written == "null" && *word != FieldKey::Data {
+                continue;
+            }
+            let text = (*word != FieldKey::Data && written.starts_with('"'))
+                .then(|| serde_json::from_str::<String>(written))
+                .transpose()
+                .map_err(|error| RecordError::NoObject(error.to_string()))?;
+            said.set(*word, text.map_or_else(|| Bytes::copy_from_slice(written.as_bytes()), Bytes::from));
+        }
+        Ok(said)
+    }
+
+    /// Headers, and a body that is the data.
+    fn fields(&self, words: &[(FieldKey, String)]) -> RecordFields {
+        let mut said = RecordFields::default();
+        for (word, name) in words {
+            let value = self.headers.as_ref().and_then(|headers| headers.get_last(&**name));
+            if let Some(value) = value {
+                said.set(*word, Bytes::copy_from_slice(value.as_str().as_bytes()));
+            }
+        }
+        if said.get(FieldKey::Data).is_none() && said.get(FieldKey::B64data).is_none() {
+            said.set(FieldKey::Data, self.payload.clone());
+        }
+        said
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(payload: &'static str, headers: &[(&'static str, &str)]) -> ReceivedMessage {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, *value);
+        }
+        let payload = Bytes::from_static(payload.as_bytes());
+        ReceivedMessage {
+            sequence: 7,
+            delivery: 1,
+            stored: 9,
+            subject: "s".into(),
+            reply: String::new(),
+            headers: Some(map),
+            payload,
+        }
+    }
+
+    fn words() -> Vec<(FieldKey, String)> {
+        [FieldKey::Channel, FieldKey::Data, FieldKey::Tags, FieldKey::Version]
+            .map(|word| (word, word.name().to_owned()))
+            .into()
+    }
+
+    fn text(said: &RecordFields, word: FieldKey) -> Option<String> {
+        said.get(word).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn members_of_an_object_are_fields_and_data_is_as_it_was_written() {
+        let message = received(
+            r#"{"channel":"a\u0062", "data": "te\u0078t", "tags":{"x":"y"}, "version": 7, "other": [1]}"#,
+            &[],
+        );
+        let said = message.record(&words(), Format::Json, 1_000).said.unwrap();
+        assert_eq!(text(&said, FieldKey::Channel).as_deref(), Some("ab"));
+        assert_eq!(text(&said, FieldKey::Data).as_deref(), Some(r#""te\u0078t""#));
+        assert_eq!(text(&said, FieldKey::Tags).as_deref(), Some(r#"{"x":"y"}"#));
+        assert_eq!(text(&said, FieldKey::Version).as_deref(), Some("7"));
+        for bad in ["", "[1]", "x"] {
+            let said = received(bad, &[]).record(&words(), Format::Json, 1_000).said;
+            assert!(matches!(said, Err(RecordError::NoObject(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn headers_are_fields_and_the_body_is_the_data() {
+        let message = received("[1]", &[("channel", "a"), ("version", "3")]);
+        let said = message.record(&words(), Format::Headers, 1_000).said.unwrap();
+        let told =
+            [FieldKey::Channel, FieldKey::Data, FieldKey::Version].map(|word| text(&said, word).unwrap());
+        assert_eq!(told, ["a", "[1]", "3"]);
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_read() {
+        let message = received("{\"data\":1}", &[("channel", "a")]);
+        assert!(matches!(
+            message.record(&words(), Format::Json, 17).said,
+            Err(RecordError::TooLong { bytes: 18, max: 17 })
+        ));
+    }
+}

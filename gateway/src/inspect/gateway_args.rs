@@ -1,0 +1,127 @@
+//! What is asked, and of whom.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::api;
+use crate::secret::{Secret, SecretFileError};
+
+/// The gateway that is asked, by flags or by its configuration.
+#[derive(Clone, Debug, Default, Args)]
+pub struct GatewayArgs {
+    /// The configuration that the gateway reads: says where its server API is, and gives a key.
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where the server API is. Without it: where the configuration says, on this machine.
+    #[arg(long)]
+    pub url: Option<String>,
+    /// A key of the server API. Without it: the first of api.keys or api.keys_file.
+    #[arg(long, env = "TIDEGATE_API_KEY", hide_env_values = true)]
+    pub key: Option<String>,
+    /// The most that are listed. Without it: all, however many requests that takes.
+    #[arg(long, value_name = "COUNT")]
+    pub limit: Option<u64>,
+    /// How many are asked for in one request.
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub page: u32,
+    /// Where an earlier list was cut off.
+    #[arg(long, default_value = "")]
+    pub cursor: String,
+    /// Print a JSON object a line in place of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct ChannelsArgs {
+    #[command(flatten)]
+    pub via: GatewayArgs,
+    /// Only channels of such names: `*` any text, `?` any character, `[a-z]`, `{a,b}`.
+    #[arg(long, default_value = "")]
+    pub pattern: String,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct ConnectionsArgs {
+    #[command(flatten)]
+    pub via: GatewayArgs,
+    /// Only those of this user.
+    #[arg(long, default_value = "")]
+    pub user: String,
+    /// Only those that are subscribed to this channel.
+    #[arg(long, default_value = "")]
+    pub channel: String,
+    /// Only this client.
+    #[arg(long, default_value = "")]
+    pub client: String,
+}
+
+/// What a gateway's configuration says about how to reach it.
+#[derive(Clone, Copy, Debug)]
+pub struct GatewayAddress<'a> {
+    pub api: &'a api::ApiConfig,
+    /// Where clients connect.
+    pub server: SocketAddr,
+    /// Whether its listeners speak TLS.
+    pub tls: bool,
+}
+
+impl GatewayArgs {
+    /// Where to send requests.
+    pub(super) fn url(&self, of: GatewayAddress<'_>) -> String {
+        self.url.clone().unwrap_or_else(|| {
+            let mut address = of.api.listen.unwrap_or(of.server);
+            if address.ip().is_unspecified() {
+                let loopback: IpAddr = match address {
+                    SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                    SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+                };
+                address.set_ip(loopback);
+            }
+            format!("{}://{address}/api", if of.tls { "https" } else { "http" })
+        })
+    }
+
+    /// `None` where nothing names one: the gateway may ask for none.
+    pub(super) fn key(&self, of: GatewayAddress<'_>) -> Result<Option<Secret>, SecretFileError> {
+        if let Some(key) = &self.key {
+            return Ok(Some(Secret::new(key)));
+        }
+        if let Some(key) = of.api.keys.first() {
+            return Ok(Some(key.clone()));
+        }
+        let Some(file) = &of.api.keys_file else { return Ok(None) };
+        Secret::first_of_file(file).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_says_where_the_api_is_and_flags_say_it_before() {
+        let url = |listen: Option<&str>, server: &str, tls: bool, flag: Option<&str>| {
+            let listen = listen.map(|address| address.parse().unwrap());
+            let api = api::ApiConfig { listen, ..api::ApiConfig::default() };
+            let via = GatewayArgs { url: flag.map(str::to_owned), ..GatewayArgs::default() };
+            via.url(GatewayAddress { api: &api, server: server.parse().unwrap(), tls })
+        };
+        assert_eq!(url(None, "0.0.0.0:8000", false, None), "http://127.0.0.1:8000/api");
+        assert_eq!(url(None, "[::]:8000", false, None), "http://[::1]:8000/api");
+        assert_eq!(url(Some("10.0.0.1:9"), "0.0.0.0:8000", true, None), "https://10.0.0.1:9/api");
+        assert_eq!(url(None, "0.0.0.0:8000", false, Some("http://a/b")), "http://a/b");
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_keys_of_the_configuration() {
+        let api =
+            api::ApiConfig { keys: vec![Secret::new("first"), Secret::new("second")], ..Default::default() };
+        let of = GatewayAddress { api: &api, server: "127.0.0.1:8000".parse().unwrap(), tls: false };
+        let key = |via: &GatewayArgs| via.key(of).unwrap().unwrap().reveal().to_owned();
+        assert_eq!(key(&GatewayArgs::default()), "first");
+        assert_eq!(key(&GatewayArgs { key: Some("mine".into()), ..GatewayArgs::default() }), "mine");
+    }
+}

@@ -1,0 +1,261 @@
+//! What a node keeps in memory for others, against a budget.
+//!
+//! Seven sixteenths of the budget are for what waits for clients and from them: this is counted here, and when it is
+//! nearly used up the largest debtors are closed (`worker/shed`). The others are given away beforehand: one to bodies of
+//! requests, a quarter of the budget to the workers' inboxes, an eighth to what is held back for those who join, an eighth
+//! to what is kept of history that channels retain; each of these has its own rule for when it is full.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+
+use crate::bodies::Bodies;
+
+/// Where control groups are.
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
+
+/// More than anyone owes: a worker has not told yet.
+pub(crate) const UNKNOWN: usize = usize::MAX;
+
+/// A budget for the whole node, and what of it is used.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    budget: usize,
+    /// For clients and of them, in bytes.
+    kept: AtomicUsize,
+    /// What each worker's largest debtor was last known to owe.
+    largest: Box<[AtomicUsize]>,
+    /// What comes in requests.
+    pub(crate) bodies: Arc<Bodies>,
+}
+
+impl Memory {
+    /// `budget` in bytes; 0 for half of what this process may use.
+    pub(crate) fn new(budget: u64, workers: usize) -> Arc<Self> {
+        let budget = if budget > 0 { budget } else { allowed() / 2 };
+        let budget = usize::try_from(budget).unwrap_or(usize::MAX);
+        Arc::new(Self {
+            budget,
+            bodies: Bodies::new(budget / 16),
+            kept: AtomicUsize::new(0),
+            largest: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+        })
+    }
+
+    pub(crate) fn budget(&self) -> usize {
+        self.budget
+    }
+
+    /// For each worker's inbox, in payload bytes.
+    pub(crate) fn inbox_bytes_max(&self) -> usize {
+        self.budget / 4 / self.largest.len().max(1)
+    }
+
+    /// For what each worker holds back, in bytes.
+    pub(crate) fn held_bytes_max(&self) -> usize {
+        self.budget / 8 / self.largest.len().max(1)
+    }
+
+    /// For the retained history of all channels, in bytes.
+    pub(crate) fn pasts_bytes_max(&self) -> usize {
+        self.budget / 8
+    }
+
+    /// What may be kept for clients.
+    fn for_clients(&self) -> usize {
+        self.budget / 16 * 7
+    }
+
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    /// Whether so much is kept for clients that some have to go.
+    pub(crate) fn is_short(&self) -> bool {
+        self.kept() > self.for_clients() / 8 * 7
+    }
+
+    /// Whether there is no time to find out who owes the most on other workers.
+    pub(crate) fn is_out(&self) -> bool {
+        self.kept() > self.for_clients()
+    }
+
+    /// Whether enough have gone.
+    pub(crate) fn is_eased(&self) -> bool {
+        self.kept() <= self.for_clients() / 4 * 3
+    }
+
+    /// What was counted as `before` is `now`.
+    pub(crate) fn recount(&self, before: usize, now: usize) {
+        match now.checked_sub(before) {
+            Some(more) => self.kept.fetch_add(more, Ordering::Relaxed),
+            None => self.kept.fetch_sub(before - now, Ordering::Relaxed),
+        };
+    }
+
+    /// Forgets what the debtors of all other workers owe, which are about to be asked.
+    pub(crate) fn ask_others(&self, worker: usize) {
+        for (_, largest) in self.largest.iter().enumerate().filter(|(index, _)| *index != worker) {
+            largest.store(UNKNOWN, Ordering::Relaxed);
+        }
+    }
+
+    /// What the largest debtor of a worker owes. Answers what that of any other does, or [`UNKNOWN`].
+    pub(crate) fn compare(&self, worker: usize, owes: usize) -> usize {
+        let mut others = 0;
+        for (index, largest) in self.largest.iter().enumerate() {
+            match index == worker {
+                true => largest.store(owes, Ordering::Relaxed),
+                false => others = others.max(largest.load(Ordering::Relaxed)),
+            }
+        }
+        others
+    }
+}
+
+/// The frames of one worker that wait for any number of clients, each counted once.
+#[derive(Debug)]
+pub(crate) struct SharedFrames {
+    memory: Arc<Memory>,
+    /// By where their bytes lie and how many they are. Each is held here, so that nothing else comes to lie there.
+    frames: FxHashMap<(usize, usize), Bytes>,
+    /// Look for those that wait for nobody any more when there are so many.
+    prune_at: usize,
+}
+
+/// Below this many frames it is not worth the trouble.
+const PRUNE_FROM: usize = 64;
+
+impl SharedFrames {
+    pub(crate) fn new(memory: Arc<Memory>) -> Self {
+        Self { memory, frames: FxHashMap::default(), prune_at: PRUNE_FROM }
+    }
+
+    /// Counts a frame that is about to wait for one more client.
+    pub(crate) fn note(&mut self, frame: &Bytes) {
+        let key = (frame.as_ptr() as usize, frame.len());
+        if self.frames.contains_key(&key) {
+            return;
+        }
+        if self.frames.len() >= self.prune_at {
+            self.prune();
+        }
+        self.memory.recount(0, frame.len());
+        self.frames.insert(key, frame.clone());
+    }
+
+    /// Lets go of those that wait for nobody, of which nothing tells before.
+    pub(crate) fn prune(&mut self) {
+        let memory = &self.memory;
+        self.frames.retain(|_, frame| {
+            let waits = !frame.is_unique();
+            if !waits {
+                memory.recount(frame.len(), 0);
+            }
+            waits
+        });
+        self.prune_at = PRUNE_FROM.max(2 * self.frames.len());
+        if self.frames.is_empty() {
+            self.frames = FxHashMap::default();
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+}
+
+/// How much memory this process may use: what its control group allows, or what the machine has.
+fn allowed() -> u64 {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = allowed_by_group(&groups, Path::new(CONTROL_GROUPS));
+    let system = rustix::system::sysinfo();
+    let machine = system.totalram.saturating_mul(system.mem_unit.into());
+    group.map_or(machine, |group| group.min(machine))
+}
+
+/// The least that any of the groups allows in which this process is: `groups` as in `/proc/self/cgroup`.
+fn allowed_by_group(groups: &str, root: &Path) -> Option<u64> {
+    let read = |directory: &Path, file: &str| {
+        let text = fs::read_to_string(directory.join(file)).ok()?;
+        // `max` is no limit.
+        text.trim().parse::<u64>().ok()
+    };
+    let limits = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let (root, file) = match controllers {
+            "" => (root.to_owned(), "memory.max"),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                (root.join("memory"), "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        // Inside a container the path may be that of the host, of which only the root is seen.
+        let inside = root.join(path.trim_start_matches('/'));
+        inside
+            .ancestors()
+            .take_while(|group| group.starts_with(&root))
+            .filter_map(|group| read(group, file))
+            .min()
+    });
+    limits.min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tightest_group_counts_in_both_versions() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let allowed = |groups: &str| allowed_by_group(groups, root.path());
+        assert_eq!(allowed("0::/a/b\n"), None);
+        write("a/memory.max", "1000000\n");
+        write("a/b/memory.max", "max\n");
+        assert_eq!(allowed("0::/a/b\n"), Some(1_000_000));
+        write("memory.max", "700000\n");
+        assert_eq!(allowed("0::/elsewhere\n"), Some(700_000), "only the root is seen");
+        write("memory/c/memory.limit_in_bytes", "500000\n");
+        assert_eq!(allowed("5:cpu:/c\n4:hugetlb,memory:/c\n0::/a\n"), Some(500_000));
+        assert_eq!(allowed(""), None);
+    }
+
+    #[test]
+    fn a_frame_counts_once_however_many_wait_for_it_and_no_longer_than_any_does() {
+        let memory = Memory::new(1_000, 1);
+        let mut frames = SharedFrames::new(memory.clone());
+        let (one, other) = (Bytes::from(vec![1; 300]), Bytes::from(vec![2; 100]));
+        let mut waiting = Vec::new();
+        for frame in [&one, &one, &one, &one, &one, &other] {
+            frames.note(frame);
+            waiting.push(frame.clone());
+        }
+        // Of one the socket has taken a part.
+        waiting[5] = waiting[5].slice(50..);
+        drop((one, other));
+        assert_eq!(memory.kept(), 400);
+        waiting.drain(..5);
+        frames.prune();
+        assert_eq!(memory.kept(), 100);
+        assert!(!frames.is_empty());
+        drop(waiting);
+        frames.prune();
+        assert_eq!(memory.kept(), 0);
+        assert!(frames.is_empty());
+    }
+
+    #[test]
+    fn there_is_always_a_budget() {
+        assert!(Memory::new(0, 2).budget() > 0);
+    }
+}

@@ -1,0 +1,200 @@
+//! Who subscribes, as keys of other channels: set as subscribers come, kept alive while they stay, removed as they go.
+//!
+//! The keys expire by themselves, so that those of a node that dies do too. A user's key is never removed: it expires some
+//! time after the user's last client has left, and one that comes back within that time is not seen to have been gone.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use gateway_core::channel_rules::SubscriptionType;
+use gateway_core::effect::PublishedSubscriber;
+use gateway_core::map::{KeyAction, MapChange, MapRetention, SetKey, SetMode};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use shared::channel::Channel;
+use shared::moment::Moment;
+use shared::publication::{ClientInfo, Payload, Publication};
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::broker::ChangeRequest;
+use crate::node::Node;
+use crate::telemetry::Sparingly;
+use crate::telemetry::labels::Drop;
+
+/// How often it is looked at which keys must be kept alive.
+const ROUND: Duration = Duration::from_secs(1);
+/// A key is kept alive so many times before it would expire: one that fails may be tried again.
+const RENEWALS_PER_TTL: u32 = 3;
+/// Changes of one node that wait for a part of the broker. More are dropped and counted.
+const WAITING_MAX: usize = 65_536;
+/// How many go to the broker at once.
+const TOGETHER: usize = 256;
+
+/// The keys that this node keeps alive in a part of the broker: one or two for each subscription whose namespace asks for it.
+#[derive(Debug, Default)]
+pub(crate) struct KeptKeys {
+    leases: Mutex<FxHashMap<(Channel, Box<str>), KeptKey>>,
+    waiting: Mutex<VecDeque<ChangeRequest>>,
+    wake: Notify,
+    failed_told: Sparingly,
+}
+
+#[derive(Debug)]
+struct KeptKey {
+    info: Option<ClientInfo>,
+    keeping: MapRetention,
+    /// Clients for which it is kept.
+    holders: u32,
+    /// When it is set again, or kept alive. `None`: it does not expire, and is there.
+    due: Option<Moment>,
+}
+
+impl KeptKey {
+    /// Sets the key if it is not there, and has it live on if it is.
+    fn request(&self, channel: &Channel, key: &str) -> ChangeRequest {
+        let publication =
+            Publication { info: self.info.clone(), ..Publication::new(Payload::json(bytes::Bytes::new())) };
+        let mode = SetMode::IfNew;
+        let set = SetKey { publication, score: 0, mode, refreshes: true, version: None };
+        let change = MapChange { key: key.into(), action: KeyAction::Set(Box::new(set)), expected: None };
+        ChangeRequest { channel: channel.clone(), change, keeping: self.keeping, idempotency: None }
+    }
+}
+
+impl Node {
+    pub(crate) fn show(&self, shown: PublishedSubscriber) {
+        let PublishedSubscriber { info, clients, users, .. } = shown;
+        if let Some(channel) = users {
+            let user = info.user.as_str().into();
+            self.begin_showing(channel, user, None, SubscriptionType::MapUsers);
+        }
+        if let Some(channel) = clients {
+            let client = info.client.to_string().into();
+            self.begin_showing(channel, client, Some(info), SubscriptionType::MapClients);
+        }
+    }
+
+    pub(crate) fn hide(&self, shown: PublishedSubscriber) {
+        let PublishedSubscriber { info, clients, users, own } = shown;
+        if let Some(channel) = users {
+            let mut leases = self.showing(&channel).leases.lock();
+            if let Entry::Occupied(mut lease) = leases.entry((channel, info.user.as_str().into())) {
+                lease.get_mut().holders -= 1;
+                if lease.get().holders == 0 {
+                    lease.remove();
+                }
+            }
+        }
+        let key: Box<str> = info.client.to_string().into();
+        if let Some(channel) = clients {
+            let lease = self.showing(&channel).leases.lock().remove(&(channel.clone(), key.clone()));
+            if let Some(lease) = lease {
+                self.remove_key(channel, key.clone(), lease.keeping);
+            }
+        }
+        if let Some(channel) = own {
+            let keeping = self.rules().options(&channel).map(|options| options.map.keeping());
+            if let Some(keeping) = keeping {
+                self.remove_key(channel, key, keeping);
+            }
+        }
+    }
+
+    fn begin_showing(
+        &self,
+        channel: Channel,
+        key: Box<str>,
+        info: Option<ClientInfo>,
+        kind: SubscriptionType,
+    ) {
+        let rules = self.rules();
+        let options = rules.options(&channel).filter(|options| options.subscription_type == kind);
+        let Some(keeping) = options.map(|options| options.map.keeping()) else { return };
+        let due = keeping.key_ttl.map(|ttl| self.clock.now() + ttl / RENEWALS_PER_TTL);
+        let mut leases = self.showing(&channel).leases.lock();
+        let lease = leases.entry((channel.clone(), key.clone()));
+        let lease = lease.or_insert(KeptKey { info: None, keeping, holders: 0, due });
+        lease.holders += 1;
+        lease.info = info;
+        let request = lease.request(&channel, &key);
+        // Under the lock, so that what comes later is done later.
+        self.change_later(request);
+    }
+
+    fn remove_key(&self, channel: Channel, key: Box<str>, keeping: MapRetention) {
+        let change = MapChange { key, action: KeyAction::Remove { tags: None }, expected: None };
+        self.change_later(ChangeRequest { channel, change, keeping, idempotency: None });
+    }
+
+    /// Behind what waits already.
+    fn change_later(&self, request: ChangeRequest) {
+        let showing = self.showing(&request.channel);
+        let mut waiting = showing.waiting.lock();
+        if waiting.len() >= WAITING_MAX {
+            // What is to be set is set again before long, and what is to be removed expires.
+            return self.metrics.dropped(Drop::ShownFull, 1);
+        }
+        waiting.push_back(request);
+        drop(waiting);
+        showing.wake.notify_one();
+    }
+
+    fn showing(&self, channel: &Channel) -> &KeptKeys {
+        self.showing.of(self.broker.part_of(channel))
+    }
+
+    /// This part of the broker may have lost its data: the keys are set again, if they are not there.
+    pub(super) fn show_again(&self, part: usize) {
+        let now = self.clock.now();
+        self.showing.of(part).leases.lock().values_mut().for_each(|lease| lease.due = Some(now));
+    }
+
+    /// Takes those out whose turn it is, as many as there is room for, and puts off their next.
+    fn due_leases(&self, showing: &KeptKeys) -> Vec<ChangeRequest> {
+        let now = self.clock.now();
+        let room = WAITING_MAX - showing.waiting.lock().len();
+        let mut leases = showing.leases.lock();
+        let due = leases.iter_mut().filter(|(_, lease)| lease.due.is_some_and(|due| due <= now));
+        due.take(room)
+            .map(|((channel, key), lease)| {
+                lease.due = lease.keeping.key_ttl.map(|ttl| now + ttl / RENEWALS_PER_TTL);
+                lease.request(channel, key)
+            })
+            .collect()
+    }
+}
+
+/// Gives changes to a part of the broker in their order, and keeps the keys alive.
+pub(super) async fn keep_showing(node: Arc<Node>, part: usize) {
+    let showing = node.showing.of(part);
+    let mut round = interval(ROUND);
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = showing.wake.notified() => {}
+            _ = round.tick() => node.due_leases(showing).into_iter().for_each(|request| node.change_later(request)),
+        }
+        loop {
+            let batch: Vec<_> = {
+                let mut waiting = showing.waiting.lock();
+                let count = waiting.len().min(TOGETHER);
+                waiting.drain(..count).collect()
+            };
+            if batch.is_empty() {
+                break;
+            }
+            // Each is begun in its turn.
+            let changed = join_all(batch.into_iter().map(|request| node.broker.change_key(request))).await;
+            for error in changed.into_iter().filter_map(Result::err) {
+                node.metrics.publication_refused(error.label());
+                if let Some(untold) = showing.failed_told.now() {
+                    tracing::warn!(%error, untold, "who subscribes to a channel could not be shown in another");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Channels that keep state by key: changes of it, and questions about it.
+
+use gateway_core::effect::Denial;
+use gateway_core::feed::FeedDelivery;
+use gateway_core::map::{ChangedKey, KeyAction, MapRetention, StateFilter, StatePage};
+use shared::channel::Channel;
+use shared::error::ErrorCode;
+use shared::position::StreamPosition;
+use tracing::Instrument;
+
+use crate::backend::{ClientOrigin, HookSubject, KeyAnswer};
+use crate::broker::{BrokerError, ChangeRequest, Idempotency, Version};
+use crate::node::Node;
+use crate::node::control::ControlCommand;
+use crate::node::interest::ChannelLink;
+use crate::node::publish::HOOK_IDEMPOTENCY_TTL;
+use crate::telemetry::traces::SPANS;
+
+impl Node {
+    /// A change that a client wants, as the hook of its channel has it.
+    pub(crate) async fn ask_key_hook(
+        &self,
+        origin: &ClientOrigin,
+        asker: &HookSubject<'_>,
+        request: ChangeRequest,
+    ) -> Result<ChangeRequest, Denial> {
+        let backend = self.backend.as_ref().ok_or(Denial::of(ErrorCode::NotAvailable))?;
+        let data = match &request.change.action {
+            KeyAction::Set(set) => Some(&set.publication.data.bytes[..]),
+            KeyAction::Remove { .. } => None,
+        };
+        let (channel, key) = (request.channel.as_str(), &request.change.key);
+        let answer = backend.change_key(origin, asker, channel, key, data).await?;
+        if answer.version > 0 && !request.keeping.stream.keeps_history() {
+            tracing::warn!(channel, "a backend gives a version to a key of a channel without a stream");
+            return Err(Denial::of(ErrorCode::Internal));
+        }
+        Ok(answered(request, answer))
+    }
+
+    /// Answered when the broker has made the change, or says why it is not to be made.
+    pub async fn change_key(&self, request: ChangeRequest) -> Result<ChangedKey, BrokerError> {
+        self.wait_for_room(&[&request.channel]).await?;
+        self.change_key_now(request).await
+    }
+
+    /// On its way when this returns: what is called first is done first.
+    pub(super) fn change_key_now(
+        &self,
+        mut request: ChangeRequest,
+    ) -> impl Future<Output = Result<ChangedKey, BrokerError>> + Send + '_ {
+        let says_when =
+            self.rules().options(&request.channel).is_some_and(|options| options.publication_time);
+        if let KeyAction::Set(set) = &mut request.change.action
+            && says_when
+        {
+            set.publication.time_ms = self.clock.unix_millis();
+        }
+        let span = tracing::info_span!(target: SPANS, "change_key", channel = %request.channel);
+        // A broker begins before it is first polled.
+        let changing = span.in_scope(|| self.broker.change_key(request));
+        async move {
+            let changed = changing.instrument(span).await;
+            if let Err(error) = &changed {
+                self.metrics.publication_refused(error.label());
+            }
+            changed
+        }
+    }
+
+    pub async fn read_state(
+        &self,
+        channel: Channel,
+        filter: StateFilter,
+        keeping: MapRetention,
+    ) -> Result<StatePage, BrokerError> {
+        let page = self.broker.read_state(channel.clone(), filter, keeping).await;
+        if let Ok(StatePage { top: Some(top), .. }) = &page {
+            self.begin_from(&channel, *top);
+        }
+        page
+    }
+
+    /// Somebody here may go on from what was read: whatever comes after that and does not arrive is missing.
+    fn begin_from(&self, channel: &Channel, top: StreamPosition) {
+        let mut shard = self.interest.shard(channel.as_str());
+        if let Some(local) = shard.get_mut(channel.as_str()).filter(|local| local.link == ChannelLink::Up) {
+            local.feed.anchor(top);
+            if let Some(at) = local.feed.position().filter(|at| at.epoch != top.epoch) {
+                // Somebody else may have read the life that follows, and gone on from there: whoever goes on from this
+                // one must hear of it.
+                self.hand_out(local, FeedDelivery::Lost(at));
+            }
+        }
+    }
+
+    pub async fn count_keys(&self, channel: Channel) -> Result<u64, BrokerError> {
+        self.broker.count_keys(channel).await
+    }
+
+    /// Subscribers on all nodes are told to read anew, at once if every node hears of it, and else when positions are next
+    /// compared.
+    pub async fn clear_state(&self, channel: Channel) -> Result<(), BrokerError> {
+        let cleared = self.broker.clear_state(channel.clone()).await;
+        self.forget_past(&channel);
+        if cleared.is_ok()
+            && let Err(error) = self.control(ControlCommand::Compare { channel: channel.clone() }).await
+        {
+            tracing::warn!(%error, %channel, "nodes could not be told that a channel was cleared; each finds out by itself");
+        }
+        cleared
+    }
+}
+
+/// A client's change as its hook has it.
+fn answered(mut request: ChangeRequest, answer: KeyAnswer) -> ChangeRequest {
+    let KeyAnswer { key, data, tags, mode, idempotency_key, delta, version, version_epoch } = answer;
+    if let Some(key) = key {
+        request.change.key = key;
+    }
+    match &mut request.change.action {
+        KeyAction::Set(set) => {
+            if let Some(data) = data {
+                set.publication.data = data;
+            }
+            set.publication.tags = tags.unwrap_or_default();
+            set.publication.delta |= delta;
+            set.mode = mode;
+            set.version = (version > 0).then_some(Version { number: version, epoch: version_epoch });
+        }
+        KeyAction::Remove { tags: told } => *told = tags,
+    }
+    let key = idempotency_key;
+    request.idempotency = (!key.is_empty()).then_some(Idempotency { key, ttl: HOOK_IDEMPOTENCY_TTL });
+    request
+}

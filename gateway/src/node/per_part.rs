@@ -1,0 +1,44 @@
+//! What there is of something for each part of the broker, so that one that fails holds nobody up who wants another.
+
+/// One for each part.
+#[derive(Debug)]
+pub(super) struct PerPart<T>(Box<[T]>);
+
+impl<T: Default> PerPart<T> {
+    pub(super) fn new(parts: usize) -> Self {
+        Self((0..parts.max(1)).map(|_| T::default()).collect())
+    }
+}
+
+impl<T> PerPart<T> {
+    /// That of a part. One that is not there is taken for the last.
+    pub(super) fn of(&self, part: usize) -> &T {
+        &self.0[part.min(self.0.len() - 1)]
+    }
+}
+
+/// Divides things by their part, each part's in their order.
+pub(super) fn by_part<T>(things: Vec<T>, parts: usize, part_of: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    if parts <= 1 {
+        return vec![things];
+    }
+    let mut divided: Vec<Vec<T>> = (0..parts).map(|_| Vec::new()).collect();
+    for thing in things {
+        let part = part_of(&thing).min(parts - 1);
+        divided[part].push(thing);
+    }
+    divided.retain(|part| !part.is_empty());
+    divided
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn things_are_divided_and_keep_their_order() {
+        let by_rest = |parts: usize| by_part(vec![4, 1, 7, 3, 9], parts, |number| number % 3);
+        assert_eq!(by_rest(3), [vec![3, 9], vec![4, 1, 7]]);
+        assert_eq!(by_rest(1), [[4, 1, 7, 3, 9]]);
+    }
+}

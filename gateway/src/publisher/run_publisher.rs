@@ -1,0 +1,254 @@
+//! Reads, waits until it is time, sends, and counts.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use tokio::sync::mpsc;
+
+use super::pace::{Pace, PublishRate};
+use super::publish_client::{PublishClient, PublishOutcome, SendError};
+use super::read_lines::{InputItem, InputLine, InputOptions, InputSource};
+use crate::secret::{Secret, SecretFileError};
+
+/// Lines read ahead.
+const AHEAD_MAX: usize = 1_024;
+
+/// The most publications of one request, and about the most bytes.
+const BATCH_MAX: usize = 500;
+const BATCH_BYTES_MAX: usize = 512 * 1024;
+
+/// How long the answer to the last request is waited for once publishing should stop.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
+
+/// The most complaints of one kind that are printed; all are counted.
+const COMPLAINTS_MAX: u64 = 20;
+
+/// Publish prices, or lines of `channel<TAB>json`, to a running gateway.
+#[derive(Clone, Debug, Args)]
+pub struct PublishArgs {
+    /// Where the server API is.
+    #[arg(long, default_value = "http://127.0.0.1:8000/api")]
+    pub url: String,
+    /// A key of the server API (api.keys).
+    #[arg(long, env = "TIDEGATE_API_KEY", hide_env_values = true, default_value = "")]
+    pub key: String,
+    /// A file whose first line is that key, such as the one of api.keys_file.
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_API_KEY_FILE", conflicts_with = "key")]
+    pub key_file: Option<PathBuf>,
+    /// A file of prices (date,symbol,open,high,low,close,volume) or of lines; `-` for standard input. Without it:
+    /// the prices that come with the gateway.
+    #[arg(long)]
+    pub file: Option<PathBuf>,
+    /// Publications a second (100/s), a minute (30/m) or an hour, or `max`.
+    #[arg(long, default_value = "10/s")]
+    pub rate: PublishRate,
+    /// Begin again at the end of the file.
+    #[arg(long = "loop")]
+    pub again: bool,
+    /// Put this before every channel; by default `prices:` before symbols and nothing before channels.
+    #[arg(long, value_name = "PREFIX")]
+    pub channel_prefix: Option<String>,
+    /// How long to go on trying when the gateway does not answer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub retry_s: u64,
+    /// Do not send idempotency keys: saves the gateway's memory, but a retry may publish twice.
+    #[arg(long)]
+    pub without_idempotency: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("standard input cannot be read again: --loop needs a file")]
+    LoopOverInput,
+    #[error("{from} cannot be read: {error}")]
+    Read { from: String, error: std::io::Error },
+    #[error(transparent)]
+    Key(#[from] SecretFileError),
+    #[error(transparent)]
+    Send(#[from] SendError),
+}
+
+/// What became of everything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    pub published: u64,
+    /// The gateway said no.
+    pub refused: u64,
+    pub bad_lines: u64,
+    /// Read and not published, because publishing could not go on.
+    pub unsent: u64,
+    /// Requests that were sent again.
+    pub retries: u64,
+    pub took: Duration,
+    /// The longest a publication was behind its time.
+    pub late_max: Duration,
+}
+
+impl Report {
+    pub fn is_clean(&self) -> bool {
+        self.refused == 0 && self.bad_lines == 0 && self.unsent == 0
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.took.as_secs_f64();
+        write!(
+            f,
+            "published {} in {seconds:.1} s ({:.0}/s), refused {}, bad lines {}, unsent {}, retried {} requests, at \
+             most {} ms late",
+            self.published,
+            self.published as f64 / seconds.max(0.001),
+            self.refused,
+            self.bad_lines,
+            self.unsent,
+            self.retries,
+            self.late_max.as_millis(),
+        )
+    }
+}
+
+/// Publishes everything, until the end or until `stop` is ready. `complain` is told what goes wrong with single lines.
+/// What was done before an error is in the report beside it.
+pub async fn publish(
+    args: &PublishArgs,
+    stop: impl Future<Output = ()>,
+    mut complain: impl FnMut(&str),
+) -> (Report, Result<(), PublishError>) {
+    let mut report = Report::default();
+    let begun = Instant::now();
+    let result = run(args, stop, &mut complain, &mut report, begun).await;
+    report.took = begun.elapsed();
+    (report, result)
+}
+
+async fn run(
+    args: &PublishArgs,
+    stop: impl Future<Output = ()>,
+    complain: &mut impl FnMut(&str),
+    report: &mut Report,
+    begun: Instant,
+) -> Result<(), PublishError> {
+    let source = match &args.file {
+        None => InputSource::Shipped,
+        Some(path) if path.as_os_str() == "-" => InputSource::StandardInput,
+        Some(path) => InputSource::File(path.clone()),
+    };
+    if source == InputSource::StandardInput && args.again {
+        return Err(PublishError::LoopOverInput);
+    }
+    let retry_for = Duration::from_secs(args.retry_s);
+    let key = match &args.key_file {
+        Some(file) => Secret::first_of_file(file)?,
+        None => Secret::new(&args.key),
+    };
+    let mut sender = PublishClient::new(&args.url, &key, retry_for, !args.without_idempotency)?;
+    let (lines, mut taken) = mpsc::channel(AHEAD_MAX);
+    let reading = InputOptions { source, again: args.again, prefix: args.channel_prefix.clone() };
+    let from = args.file.as_ref().map_or("the shipped prices".to_owned(), |path| path.display().to_string());
+    // Reading may block for ever, on a terminal for instance: the thread is not waited for unless it has ended.
+    let reader = std::thread::spawn(move || reading.run(&lines));
+
+    let mut pace = Pace::new(args.rate);
+    let mut stop = std::pin::pin!(stop);
+    let ended = loop {
+        let due = match pace.due(begun.elapsed()) {
+            Ok(due) => due.min(BATCH_MAX),
+            Err(wait) => {
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => continue,
+                    () = &mut stop => break false,
+                }
+            }
+        };
+        let waiting = Instant::now();
+        let first = tokio::select! {
+            first = taken.recv() => first,
+            () = &mut stop => break false,
+        };
+        pace.idle(waiting.elapsed());
+        let Some(first) = first else { break true };
+        let batch = gather(first, due, &mut taken, report, complain);
+        if batch.is_empty() {
+            continue;
+        }
+        pace.take(begun.elapsed(), batch.len());
+        report.late_max = pace.late_max;
+        let (sent, stopped) = {
+            let mut sending = std::pin::pin!(sender.send(&batch, complain));
+            tokio::select! {
+                sent = &mut sending => (Some(sent), false),
+                // What is in flight is seen through, unless the gateway does not answer.
+                () = &mut stop => (tokio::time::timeout(LAST_ANSWER, &mut sending).await.ok(), true),
+            }
+        };
+        report.retries = sender.retries;
+        let Some(sent) = sent else {
+            report.unsent += batch.len() as u64;
+            break false;
+        };
+        let outcomes = sent.inspect_err(|_| report.unsent += batch.len() as u64)?;
+        count(&batch, outcomes, report, complain);
+        if stopped {
+            break false;
+        }
+    };
+    if ended && let Ok(Err(error)) = reader.join() {
+        return Err(PublishError::Read { from, error });
+    }
+    Ok(())
+}
+
+fn count(
+    batch: &[InputItem],
+    outcomes: Vec<PublishOutcome>,
+    report: &mut Report,
+    complain: &mut impl FnMut(&str),
+) {
+    for (item, outcome) in batch.iter().zip(outcomes) {
+        match outcome {
+            Ok(()) => report.published += 1,
+            Err(problem) => {
+                report.refused += 1;
+                if report.refused <= COMPLAINTS_MAX {
+                    complain(&format!("{}: {problem}", item.channel));
+                }
+            }
+        }
+    }
+}
+
+/// The first line and those that are there already, as far as they fit into one request.
+fn gather(
+    first: InputLine,
+    due: usize,
+    taken: &mut mpsc::Receiver<InputLine>,
+    report: &mut Report,
+    complain: &mut impl FnMut(&str),
+) -> Vec<InputItem> {
+    let mut batch = Vec::with_capacity(due.min(BATCH_MAX));
+    let mut bytes = 0;
+    let mut next = Some(first);
+    while let Some(line) = next {
+        match line {
+            InputLine::Item(item) => {
+                bytes += item.channel.len() + item.data.len();
+                batch.push(item);
+            }
+            InputLine::Bad(problem) => {
+                report.bad_lines += 1;
+                if report.bad_lines <= COMPLAINTS_MAX {
+                    complain(&problem);
+                }
+            }
+        }
+        let full = batch.len() >= due || bytes >= BATCH_BYTES_MAX;
+        next = if full { None } else { taken.try_recv().ok() };
+    }
+    batch
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,232 @@
+//! Keeps an app's ledger up to what this node has, and its lease from running out.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use gateway_core::ledger::LedgerCapacity;
+use prometheus::IntCounter;
+use tokio::sync::watch as signal;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+
+use super::{WebhookApp, WebhooksParts};
+use crate::backend::stopping;
+use crate::broker::BrokerError;
+use crate::clock::Clock;
+use crate::ledger::{HoldOutcome, Ledger};
+use crate::telemetry::Reminder;
+use crate::telemetry::backend_metrics::LostEvent;
+
+/// How long a change waits for others to be written with it.
+const GATHER: Duration = Duration::from_millis(20);
+/// The most changes of one step of the ledger, and about the most bytes.
+const STEP_CHANGES_MAX: usize = 500;
+const STEP_BYTES_MAX: usize = 1 << 20;
+/// A lease is prolonged this many times in its length.
+const PROLONGS_PER_LEASE: u32 = 4;
+/// Pause after the ledger refused or did not answer.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+pub(super) struct EventRecorder {
+    watched: Arc<WebhookApp>,
+    ledger: Arc<dyn Ledger>,
+    node: String,
+    /// The name under which this node holds things now, and how many names it has had.
+    holder: String,
+    names: u64,
+    has_begun: bool,
+    room: LedgerCapacity,
+    delay: Duration,
+    clock: Clock,
+    restarts: IntCounter,
+    /// What the metrics show of what waits.
+    shown: (usize, usize),
+    /// Something went wrong over what was being written.
+    has_failed: bool,
+    stop: signal::Receiver<Option<Instant>>,
+    reminder: Reminder,
+}
+
+impl EventRecorder {
+    pub(super) fn new(
+        parts: &WebhooksParts,
+        watched: Arc<WebhookApp>,
+        room: LedgerCapacity,
+        delay: Duration,
+        stop: signal::Receiver<Option<Instant>>,
+    ) -> Self {
+        let mut keeper = Self {
+            watched,
+            ledger: parts.ledger.clone(),
+            node: parts.node.to_string(),
+            holder: String::new(),
+            names: 0,
+            has_begun: false,
+            room,
+            delay,
+            clock: parts.clock,
+            restarts: parts.metrics.webhook_restarts(),
+            shown: (0, 0),
+            has_failed: false,
+            stop,
+            reminder: Reminder::new(),
+        };
+        keeper.take_new_name();
+        keeper
+    }
+
+    /// Runs until it is told to stop. Over a panic it gives up what was said and not written, and writes the rest anew.
+    pub(super) async fn run(mut self) {
+        while AssertUnwindSafe(self.keep_on()).catch_unwind().await.is_err() {
+            self.has_failed = true;
+            self.watched.panicked("keep").await;
+        }
+    }
+
+    async fn keep_on(&mut self) {
+        if std::mem::take(&mut self.has_failed) {
+            let lost = self.watched.watch.lock().give_up_said();
+            self.watched.lose(LostEvent::Failed, lost);
+            self.begin_anew();
+        }
+        let mut prolonging = interval(self.ledger.lease() / PROLONGS_PER_LEASE);
+        prolonging.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (watched, mut stop) = (self.watched.clone(), self.stop.clone());
+        loop {
+            let now = self.clock.now();
+            let next = watched.next_at().map(|at| at.since(now).max(Duration::from_millis(1)));
+            let mut is_due = false;
+            tokio::select! {
+                biased;
+                () = stopping(&mut stop) => return self.retire().await,
+                _ = prolonging.tick() => is_due = true,
+                () = watched.changed.notified() => tokio::time::sleep(GATHER).await,
+                () = tokio::time::sleep(next.unwrap_or_default()), if next.is_some() => {}
+            }
+            let kept = self.keep(is_due).await;
+            self.show();
+            self.note(kept, &mut prolonging);
+        }
+    }
+
+    /// Brings the ledger up to this node. `is_due`: the lease is to be prolonged.
+    async fn keep(&mut self, is_due: bool) -> Result<(), BrokerError> {
+        // Also while the ledger is out of reach: what has gone must not pile up.
+        self.watched.watch.lock().pass(self.clock.now());
+        if is_due || !self.has_begun {
+            self.prolong().await?;
+        }
+        loop {
+            let changes = {
+                let mut watch = self.watched.watch.lock();
+                watch.pass(self.clock.now());
+                match watch.take_overflowed() {
+                    true => None,
+                    false => Some(watch.first(STEP_CHANGES_MAX, STEP_BYTES_MAX)),
+                }
+            };
+            #[cfg(debug_assertions)]
+            crate::faults::trip_over(crate::faults::KEEPING_PANICS, &changes);
+            let Some(changes) = changes else {
+                self.begin_anew();
+                self.prolong().await?;
+                continue;
+            };
+            if changes.is_empty() {
+                return Ok(());
+            }
+            match self.ledger.change(&self.watched.namespace, &self.holder, &changes, self.room).await? {
+                HoldOutcome::Done | HoldOutcome::Freeing => {
+                    self.watched.watch.lock().done(changes.len());
+                    self.watched.news.iter().for_each(tokio::sync::Notify::notify_one);
+                }
+                HoldOutcome::Over => {
+                    self.begin_anew();
+                    self.prolong().await?;
+                    // Where that happens again and again, nobody is to be busy with nothing else.
+                    tokio::time::sleep(GATHER).await;
+                }
+            }
+        }
+    }
+
+    async fn prolong(&mut self) -> Result<(), BrokerError> {
+        loop {
+            let lease = self.ledger.lease();
+            let namespace = &self.watched.namespace;
+            let held = self.ledger.prolong(namespace, &self.holder, lease, self.room).await?;
+            if held == HoldOutcome::Over {
+                self.begin_anew();
+                continue;
+            }
+            self.has_begun = true;
+            // What others held may have been freed.
+            self.watched.news.iter().for_each(tokio::sync::Notify::notify_one);
+            if held == HoldOutcome::Done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Under a new name, everything again. What the old name held is free when its lease has run out, by when the new one
+    /// holds it.
+    fn begin_anew(&mut self) {
+        tracing::info!(app = &*self.watched.namespace, "writing anew for webhooks who is where");
+        self.restarts.inc();
+        self.take_new_name();
+        self.watched.watch.lock().begin_anew();
+    }
+
+    fn take_new_name(&mut self) {
+        self.names += 1;
+        self.holder = format!("{}.{}", self.node, self.names);
+        self.has_begun = false;
+    }
+
+    /// The last changes; then the others may have what this node held, once clients that went elsewhere have come there.
+    async fn retire(&mut self) {
+        let until = self.stop.borrow().unwrap_or_else(Instant::now);
+        let leaving = async {
+            if let Err(error) = self.keep(false).await {
+                tracing::debug!(%error, "the last changes could not be written for webhooks");
+            }
+            self.ledger.retire(&self.watched.namespace, &self.holder, self.delay, self.room).await
+        };
+        if !matches!(tokio::time::timeout_at(until, leaving).await, Ok(Ok(()))) {
+            tracing::warn!(
+                "what this node held for webhooks could not be given back; it is freed with its lease"
+            );
+        }
+        let lost = self.watched.watch.lock().said();
+        self.watched.lose(LostEvent::Stopping, lost);
+        self.show();
+        self.watched.news.iter().for_each(tokio::sync::Notify::notify_one);
+    }
+
+    fn show(&mut self) {
+        let now = self.watched.watch.lock().waiting();
+        let metrics = &self.watched.metrics;
+        metrics.queued.add(now.0 as i64 - self.shown.0 as i64);
+        metrics.queued_bytes.add(now.1 as i64 - self.shown.1 as i64);
+        self.shown = now;
+    }
+
+    /// Has what failed tried again soon.
+    fn note(&mut self, kept: Result<(), BrokerError>, prolonging: &mut Interval) {
+        let now = std::time::Instant::now();
+        match kept {
+            Ok(()) => {
+                if let Some(lasted) = self.reminder.over(now) {
+                    tracing::info!(after_s = lasted.as_secs(), "what webhooks tell is written again");
+                }
+            }
+            Err(error) => {
+                if self.reminder.is_due(error.label(), now) {
+                    tracing::warn!(%error, "what webhooks tell cannot be written");
+                }
+                prolonging.reset_after(RETRY_PAUSE);
+            }
+        }
+    }
+}

@@ -27,9 +27,9 @@ pub struct AdmissionConfig {
     /// The same from one address (IPv6: one /64), trusted proxies excepted: so that one slow client cannot keep
     /// the others waiting. More are closed. 0: no limit.
     pub handshakes_per_address_max: u32,
-    /// Memory for what waits: for clients that read slowly, of their commands, of requests, for workers, and of channels'
-    /// pasts. 7/16 of it are for clients; when that is nearly used up those who owe most are closed with 3008. In bytes.
-    /// 0: half of what the control group allows, or of what the machine has.
+    /// Memory for what waits: for clients that read slowly, of their commands, of requests, for workers, and of history
+    /// that channels retain. 7/16 of it are for clients; when that is nearly used up those who owe most are closed with
+    /// 3008. In bytes. 0: half of what the control group allows, or of what the machine has.
     pub memory_bytes_max: u64,
     /// Addresses without a connection that are remembered for the limits per address. The longest unseen are
     /// forgotten first.

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DEPLOY = ROOT / "deploy"
 COMPOSE = ROOT / "docker-compose.yml"
 ALERT_TESTS = ["alerts_test.yml", "budgets_test.yml"]
+WITH_NATS = ROOT / "deploy/nats/docker-compose.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "tidegate.json"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 GRAFANA_COLUMNS = 24
@@ -23,6 +24,7 @@ def checks(binaries, folder):
     return [
         ("the compose file is well formed", compose_is_well_formed),
         ("the environment of the compose file is a configuration", lambda: environment_is_a_configuration(binaries)),
+        ("the compose file with NATS is as good", lambda: nats_in_place_of_redis(binaries)),
         ("every service of the compose file may do what it needs and no more", services_are_confined),
         ("files over the compose file are well formed", overlays_are_well_formed),
         ("secrets are made once, and only their owner can look for them", lambda: secrets_are_made(folder)),
@@ -55,11 +57,11 @@ def composer():
     return None
 
 
-def compose_is_well_formed():
+def compose_is_well_formed(file=COMPOSE):
     command = composer()
     if command is None:
         return "not checked, for docker-compose is not installed"
-    return run(*command, "-f", COMPOSE, "config", "-q")
+    return run(*command, "-f", file, "config", "-q")
 
 
 def services():
@@ -68,32 +70,48 @@ def services():
 
 # Those that need more than the others, and what for.
 WRITES = {"grafana"}
-REACH_REDIS = {"gateway", "redis"}
 
 
-def services_are_confined():
-    compose = yaml.safe_load(COMPOSE.read_text())
+def services_are_confined(file=COMPOSE, broker="redis"):
+    compose = yaml.safe_load(file.read_text())
     version = re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.M).group(1)
     for name, service in compose["services"].items():
         assert service["cap_drop"] == ["ALL"], f"{name} has capabilities"
         assert service["security_opt"] == ["no-new-privileges:true"], f"{name} may gain privileges"
         assert service["read_only"] is not (name in WRITES), f"{name} writes where it should not"
         assert name == "loadtest" or all(key in service for key in ("mem_limit", "cpus", "pids_limit")), f"{name} has no limits"
-        assert ("redis" in service["networks"]) == (name in REACH_REDIS), f"{name} and the network of Redis"
+        assert (broker in service["networks"]) == (name in {"gateway", broker}), f"{name} and the network of {broker}"
         image, tag = service["image"].split(":", 1)
         assert tag != "latest", f"{name} is of no version"
         assert not image.startswith("tidegate") or f":-{version}}}" in tag, f"{name} is not of version {version}"
         for variable, value in (service.get("environment") or {}).items():
-            secret = re.search("PASSWORD|SECRET|KEY", variable) and name != "loadtest"
+            secret = re.search("PASSWORD|SECRET|KEY|TOKEN", variable) and name != "loadtest"
             assert not secret or str(value).startswith("/run/secrets/"), f"{variable} of {name} is no file"
-    assert compose["networks"]["redis"]["internal"] is True, "Redis can be reached from outside"
-    assert "ports" not in compose["services"]["redis"]
+    assert compose["networks"][broker]["internal"] is True, f"{broker} can be reached from outside"
+    assert "ports" not in compose["services"][broker]
     trusted = compose["services"]["gateway"]["environment"]["TIDEGATE_HTTP__TRUSTED_PROXIES"]
     assert trusted == compose["services"]["haproxy"]["networks"]["front"]["ipv4_address"] + "/32", "more than HAProxy is trusted"
     assert "ulimits" not in COMPOSE.read_text(), "an engine with fewer descriptors would start nothing"
     for made in re.findall(r"^ARG VERSION=(.*)$", (DEPLOY / "Dockerfile").read_text(), re.M):
         assert made == version, f"the image says {made}"
     return f"{len(compose['services'])} services"
+
+
+def nats_in_place_of_redis(binaries):
+    compose_is_well_formed(WITH_NATS)
+    services_are_confined(WITH_NATS, "nats")
+    environment_is_a_configuration(binaries, WITH_NATS)
+    # Whatever the gateways are told beside how to reach their broker is told both ways.
+    ours, theirs = gateway_environment(), gateway_environment(WITH_NATS)
+    same = {name: value for name, value in ours.items() if "REDIS__" not in name and name != "TIDEGATE_BROKER__KIND"}
+    differs = {name for name, value in theirs.items() if name in same and value != same[name]}
+    assert not differs, f"{differs} differ from docker-compose.yml"
+    conf = WITH_NATS.parent / "nats.conf"
+    assert theirs["TIDEGATE_BROKER__KIND"] == "nats" and "/nats.conf:ro" in WITH_NATS.read_text()
+    if shutil.which("nats-server") is None:
+        return "the server's settings not checked, for nats-server is not installed"
+    # As the container's shell has it: a token that begins with digits.
+    return run("nats-server", "-t", "-c", conf, env={**os.environ, "NATS_TOKEN": '"1e5"'})
 
 
 def overlays_are_well_formed():
@@ -110,7 +128,8 @@ def overlays_are_well_formed():
 
 def secrets_are_made(folder):
     """By the script, for each that the compose file reads."""
-    wanted = {Path(secret["file"]).name for secret in yaml.safe_load(COMPOSE.read_text())["secrets"].values()}
+    read = [yaml.safe_load(file.read_text())["secrets"].values() for file in (COMPOSE, WITH_NATS)]
+    wanted = {Path(secret["file"]).name for secrets in read for secret in secrets}
     shipped = {secret.name for secret in (DEPLOY / "secrets").iterdir()}
     assert shipped == wanted, f"{shipped} are shipped, {wanted} are read"
     place = folder / "secrets"
@@ -124,16 +143,16 @@ def secrets_are_made(folder):
     return f"{len(made)} secrets"
 
 
-def gateway_environment():
-    """The variables of the gateway in the compose file, with the defaults of their variables."""
-    text = COMPOSE.read_text()
+def gateway_environment(file=COMPOSE):
+    """The variables of the gateway in a compose file, with the defaults of their variables."""
+    text = file.read_text()
     block = re.search(r"^  gateway:\n(.*?)^  \w", text, re.M | re.S).group(1)
     variables = dict(re.findall(r"^      (TIDEGATE_\w+__\w+): \"?(.*?)\"?$", block, re.M))
     return {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for name, value in variables.items()}
 
 
-def environment_is_a_configuration(binaries):
-    variables = gateway_environment()
+def environment_is_a_configuration(binaries, file=COMPOSE):
+    variables = gateway_environment(file)
     assert len(variables) > 10, variables
     secrets = str(DEPLOY / "secrets")
     run(binaries["tidegate"], "check", env={name: value.replace("/run/secrets", secrets) for name, value in variables.items()})

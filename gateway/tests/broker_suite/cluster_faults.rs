@@ -149,6 +149,31 @@ async fn a_master_is_added_and_another_removed_while_everything_goes_on() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_without_slots_is_left_though_nobody_publishes_any_more_where_it_had_them() {
+    // The second has few of them, so that they are soon moved.
+    let cluster = Cluster::of(RedisCluster::start_with(&[0, 16_000], 0));
+    let node = cluster.node();
+    node.listens().await;
+    let mut channels = channels_at(&node, 2, 1, "quiet").into_iter();
+    let channel = channels.find(|channel| server_of(&cluster, &node, channel) == 1).expect("one of each");
+    node.publish(&channel, 1).await;
+    let connected = || {
+        let clients: String = cluster.servers.servers[1].ask(&["CLIENT", "LIST"]);
+        clients.lines().filter(|line| line.contains(":reads ")).count()
+    };
+    assert_eq!(connected(), 1);
+    let servers = cluster.servers.clone();
+    let slots: Vec<u16> = servers.slots(1);
+    tokio::task::spawn_blocking(move || servers.move_slots(slots, 0)).await.expect("moved");
+    // It is kept for half a minute, for what may be on its way to it.
+    let start = Instant::now();
+    while connected() > 0 {
+        assert!(start.elapsed() < Duration::from_secs(90), "the node stays connected");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// Why a node with this configuration cannot work.
 async fn trouble(config: &RedisConfig, cluster: &Cluster) -> String {
     let node = cluster.node_with(config);

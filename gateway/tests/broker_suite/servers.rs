@@ -91,6 +91,34 @@ async fn a_user_without_info_can_still_tell_a_replica() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_managed_server_that_has_no_config_client_and_info_is_enough() {
+    let forbidden = ["CONFIG", "CLIENT", "INFO"].map(|command| ["--rename-command", command, ""]).concat();
+    let mut redis = quick_with(&forbidden);
+    assert!(redis.server.try_ask::<String>(&["INFO"]).is_err(), "it has none");
+    let (node, other) = (redis.node(), redis.node());
+    node.listens().await;
+    other.listens().await;
+    assert!(crate::faults::works(&node).await);
+    node.presence.probe().await.expect("presence");
+    let a = channel("a");
+    other.subscribe(&a).await;
+    let before = node.publish(&a, "x").await.position.expect("a position");
+    eventually("it is heard", async || other.heard.texts(&a) == ["x"]).await;
+    node.enter(&a, &crate::presence::info(1, "ann")).await;
+    assert_eq!(other.counts(&a).await, (1, 1));
+    // It does not say who it is: whatever comes over another connection begins a new epoch, also where it has lost everything.
+    redis.server.restart();
+    let after = node.heard.resumed();
+    eventually("it goes on", async || node.broker.publish(request(&a, "y")).await.is_ok()).await;
+    let again = node.publish(&a, "z").await.position.expect("a position");
+    assert!(again.epoch != before.epoch && node.heard.resumed() >= after);
+    eventually("ann is there again", async || {
+        other.presence.stats(a.clone()).await.is_ok_and(|stats| stats.clients == 1)
+    })
+    .await;
+}
+
 /// A node whose connections there are end at the one server, and those to come at the other.
 async fn led_elsewhere() -> (Redis, RedisServer, Node, Relay) {
     let mut redis = quick();

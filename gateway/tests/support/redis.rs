@@ -37,7 +37,7 @@ impl RedisServer {
 
     /// With options as on the command line of `redis-server`.
     pub fn start_with(options: &[&str]) -> Self {
-        Self::start_program(Path::new("redis-server"), options)
+        Self::start_program(&program(), options)
     }
 
     /// Of another make that takes the same options.
@@ -105,7 +105,7 @@ impl RedisServer {
     /// At this port, which must be free.
     pub fn start_at(port: u16, options: &[&str]) -> Self {
         let mut server = Self {
-            program: "redis-server".into(),
+            program: program(),
             port,
             directory: tempfile::tempdir().expect("a directory for Redis"),
             process: None,
@@ -241,6 +241,11 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// What tests run that say nothing of it: `scripts/servers` runs them with others of its kind.
+pub fn program() -> PathBuf {
+    std::env::var_os("TIDEGATE_TEST_REDIS").map_or_else(|| "redis-server".into(), PathBuf::from)
 }
 
 /// A port that nobody listens on at the moment.

@@ -1,10 +1,11 @@
 //! A real Redis Cluster of a test's own: masters with slots, replicas, and an operator who moves slots as `redis-cli` does.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use redis::{Connection, FromRedisValue};
 
-use crate::redis_server::{RedisServer, free_port};
+use crate::redis_server::{RedisServer, free_port, program};
 
 /// Nodes agree much sooner; a loaded machine may take long.
 const AGREE_DEADLINE: Duration = Duration::from_secs(60);
@@ -14,6 +15,8 @@ const SLOTS: u16 = 16_384;
 #[derive(Debug)]
 pub struct RedisCluster {
     pub servers: Vec<RedisServer>,
+    /// What each of them runs.
+    program: PathBuf,
 }
 
 /// What one node is to the others.
@@ -28,15 +31,24 @@ pub struct Member {
 impl RedisCluster {
     /// As many masters with the same share of the slots each, and as many replicas of each.
     pub fn start(masters: usize, replicas: usize) -> Self {
+        Self::start_program(&program(), masters, replicas)
+    }
+
+    /// The same of another make that takes the same options.
+    pub fn start_program(program: &Path, masters: usize, replicas: usize) -> Self {
         let share = |part: usize| (usize::from(SLOTS) * part / masters) as u16;
         let firsts: Vec<u16> = (0..masters).map(share).collect();
-        Self::start_with(&firsts, replicas)
+        Self::start_parts(program, &firsts, replicas)
     }
 
     /// A master for each of these slots, which has it and those up to the next.
     pub fn start_with(firsts: &[u16], replicas: usize) -> Self {
+        Self::start_parts(&program(), firsts, replicas)
+    }
+
+    fn start_parts(program: &Path, firsts: &[u16], replicas: usize) -> Self {
         let masters = firsts.len();
-        let mut cluster = Self { servers: Vec::new() };
+        let mut cluster = Self { servers: Vec::new(), program: program.to_owned() };
         for _ in 0..masters * (1 + replicas) {
             cluster.add_server();
         }
@@ -71,18 +83,19 @@ impl RedisCluster {
         let mut all = vec!["--cluster-enabled", "yes", "--cluster-node-timeout", "1500"];
         all.extend(["--repl-diskless-sync-delay", "0", "--cluster-port", &bus]);
         all.extend(["--cluster-allow-replica-migration", "no", "--cluster-require-full-coverage", "no"]);
-        self.servers.push(RedisServer::start_with(&all));
+        self.servers.push(RedisServer::start_program(&self.program, &all));
         self.servers.len() - 1
     }
 
-    /// Has all of them know each other, and waits until they work.
+    /// Has all that run know each other, and waits until they work.
     pub fn meet_all(&self) {
-        let first = &self.servers[0];
-        for server in &self.servers[1..] {
+        let mut running = self.running();
+        let first = running.next().expect("one runs");
+        for server in running {
             let bus = option_of(server, "cluster-port");
             first.ask::<()>(&["CLUSTER", "MEET", "127.0.0.1", &server.port().to_string(), &bus]);
         }
-        let count = self.servers.len();
+        let count = self.running().count();
         self.agree("all know each other", |members| members.len() == count);
     }
 
@@ -122,9 +135,15 @@ impl RedisCluster {
 
     /// Which server has a slot, as the first that runs says.
     pub fn owner(&self, slot: u16) -> usize {
-        let members = members(self.running().next().expect("one runs"));
-        let owner = members.iter().find(|member| member.has(slot)).expect("somebody has it");
-        self.at_port(owner.port)
+        let (first, _) =
+            self.servers.iter().enumerate().find(|(_, server)| server.is_running()).expect("one runs");
+        self.owner_by(first, slot).expect("somebody has it")
+    }
+
+    /// Which server has a slot, as this one says. `None`: nobody.
+    pub fn owner_by(&self, server: usize, slot: u16) -> Option<usize> {
+        let members = members(&self.servers[server]);
+        members.iter().find(|member| member.has(slot)).map(|owner| self.at_port(owner.port))
     }
 
     /// The slots that a server has.
@@ -171,6 +190,46 @@ impl RedisCluster {
             at(to, &["CLUSTER", "SETSLOT", &number, "NODE", &id]);
             at(from, &["CLUSTER", "SETSLOT", &number, "NODE", &id]);
         }
+    }
+
+    /// Moves slots with all their keys at once, as Valkey can from version 9 on.
+    pub fn migrate_slots(&self, slots: impl IntoIterator<Item = u16>, to: usize) {
+        let id = self.id(to);
+        for slot in slots {
+            let from = self.owner(slot);
+            if from == to {
+                continue;
+            }
+            let number = slot.to_string();
+            self.servers[from].ask::<()>(&[
+                "CLUSTER",
+                "MIGRATESLOTS",
+                "SLOTSRANGE",
+                &number,
+                &number,
+                "NODE",
+                &id,
+            ]);
+            self.wait("a slot is migrated", || self.owner(slot) == to);
+        }
+    }
+
+    /// Takes a server that has no slots out of the cluster, and ends it.
+    pub fn remove_server(&mut self, server: usize) {
+        let id = self.id(server);
+        self.servers[server].kill();
+        for other in self.running() {
+            other.ask::<()>(&["CLUSTER", "FORGET", &id]);
+        }
+        self.agree("it is forgotten", |members| members.iter().all(|member| member.id != id));
+    }
+
+    /// Waits until a server is a replica that has all of what its master has.
+    pub fn is_replica(&self, server: usize) {
+        self.wait("it is a replica", || {
+            let info = self.servers[server].try_ask::<String>(&["INFO", "replication"]).unwrap_or_default();
+            info.contains("role:slave") && info.contains("master_link_status:up")
+        });
     }
 
     /// Waits until all say that a server has these slots.

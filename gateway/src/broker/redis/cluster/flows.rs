@@ -128,6 +128,10 @@ impl SlotFlows {
     fn answered(self: &Arc<Self>, slot: u16) {
         let mut flow = self.slot(slot).lock();
         flow.in_flight = flow.in_flight.saturating_sub(1);
+        if flow.in_flight == 0 {
+            // A master that is gone must not be held by a slot that nobody publishes in any more.
+            flow.at = None;
+        }
         if flow.in_flight == 0 && !flow.waiting.is_empty() {
             self.see_to(&mut flow, slot);
         }

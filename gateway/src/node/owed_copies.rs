@@ -1,11 +1,15 @@
 //! Copies of updates for the channel of all topics that could not be made when the update itself could be. Whoever publishes it
-//! again is told that it is there already: so it is the node that makes the copy, as soon as it can.
+//! again is told that it is there already: so it is the node that makes the copy, as soon as it can. Those of one channel are made
+//! in their order, and wait for nothing that is owed to another: that may be at a server that is away.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
+use shared::channel::Channel;
 use tokio::sync::Notify;
 
 use crate::broker::{BrokerError, PublishRequest};
@@ -18,24 +22,41 @@ const OWED_MAX: usize = 256;
 /// How long one is owed. What it is known by is known for as long.
 pub(super) const OWED_FOR: Duration = Duration::from_secs(300);
 
-/// The pause before the first of them is tried again.
+/// The pause before one is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
 pub(super) struct OwedCopies {
-    waiting: Mutex<VecDeque<(Instant, PublishRequest)>>,
+    waiting: Mutex<Waiting>,
     news: Notify,
     given_up_told: Sparingly,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    copies: VecDeque<OwedCopy>,
+    /// How many there were.
+    count: u64,
+}
+
+/// One that waits.
+#[derive(Clone, Debug)]
+struct OwedCopy {
+    number: u64,
+    until: Instant,
+    copy: PublishRequest,
 }
 
 impl OwedCopies {
     fn owe(&self, copy: PublishRequest, now: Instant) {
         let mut waiting = self.waiting.lock();
-        if waiting.len() == OWED_MAX {
+        if waiting.copies.len() == OWED_MAX {
             drop(waiting);
             return self.give_up(&copy, "too many wait");
         }
-        waiting.push_back((now + OWED_FOR, copy));
+        waiting.count += 1;
+        let number = waiting.count;
+        waiting.copies.push_back(OwedCopy { number, until: now + OWED_FOR, copy });
         self.news.notify_one();
     }
 
@@ -51,18 +72,24 @@ impl OwedCopies {
         }
     }
 
-    /// The one that has waited longest and may be made still.
-    fn first(&self, now: Instant) -> Option<PublishRequest> {
+    /// Of each channel that is not among these the one that has waited longest and may be made still.
+    fn firsts(&self, now: Instant, busy: &HashSet<Channel>) -> Vec<OwedCopy> {
         let mut waiting = self.waiting.lock();
-        while let Some((until, copy)) = waiting.front() {
-            if now < *until {
-                return Some(copy.clone());
-            }
-            if let Some((_, copy)) = waiting.pop_front() {
-                self.give_up(&copy, "it could not be made in time");
+        // All are owed for the same time.
+        while waiting.copies.front().is_some_and(|owed| owed.until <= now) {
+            if let Some(owed) = waiting.copies.pop_front() {
+                self.give_up(&owed.copy, "it could not be made in time");
             }
         }
-        None
+        let mut seen = HashSet::new();
+        let is_first =
+            |owed: &&OwedCopy| !busy.contains(&owed.copy.channel) && seen.insert(owed.copy.channel.clone());
+        waiting.copies.iter().filter(is_first).cloned().collect()
+    }
+
+    /// It is owed no more.
+    fn done(&self, number: u64) {
+        self.waiting.lock().copies.retain(|owed| owed.number != number);
     }
 }
 
@@ -81,43 +108,62 @@ fn may_succeed_later(error: &BrokerError) -> bool {
     !matches!(error, BrokerError::NotAvailable | BrokerError::Full)
 }
 
-/// Makes what is owed, one after the other, for as long as the node lives.
+/// Makes what is owed, those of one channel one after the other, for as long as the node lives.
 pub(super) async fn keep_copying(node: Arc<Node>) {
     let owed = &node.owed_copies;
+    let (mut busy, mut making) = (HashSet::new(), FuturesUnordered::new());
     loop {
-        let Some(copy) = owed.first(Instant::now()) else {
-            owed.news.notified().await;
-            continue;
-        };
-        match node.broker.publish(copy.clone()).await {
-            Err(error) if may_succeed_later(&error) => tokio::time::sleep(PAUSE).await,
-            done => {
-                // Only this task takes any away.
-                owed.waiting.lock().pop_front();
-                if let Err(error) = done {
-                    owed.give_up(&copy, &error.to_string());
-                }
+        for one in owed.firsts(Instant::now(), &busy) {
+            busy.insert(one.copy.channel.clone());
+            making.push(make(&node, one));
+        }
+        tokio::select! {
+            () = owed.news.notified() => {}
+            Some(channel) = making.next() => {
+                busy.remove(&channel);
             }
         }
     }
 }
 
+/// Tries once. Answers the channel, when the next one of it may be tried.
+async fn make(node: &Node, one: OwedCopy) -> Channel {
+    let OwedCopy { number, copy, .. } = one;
+    match node.broker.publish(copy.clone()).await {
+        Err(error) if may_succeed_later(&error) => tokio::time::sleep(PAUSE).await,
+        done => {
+            node.owed_copies.done(number);
+            if let Err(error) = done {
+                node.owed_copies.give_up(&copy, &error.to_string());
+            }
+        }
+    }
+    copy.channel
+}
+
 #[cfg(test)]
 mod tests {
     use gateway_core::history::Retention;
-    use shared::channel::Channel;
     use shared::publication::{Payload, Publication};
 
     use super::*;
 
-    fn copy(data: &str) -> PublishRequest {
+    fn copy_in(channel: &str, data: &str) -> PublishRequest {
         PublishRequest {
-            channel: Channel::parse("hub:*", 255).unwrap(),
+            channel: Channel::parse(channel, 255).unwrap(),
             publication: Publication::new(Payload::text(data.to_owned())),
             retention: Retention::default(),
             idempotency: None,
             version: None,
         }
+    }
+
+    fn copy(data: &str) -> PublishRequest {
+        copy_in("hub:*", data)
+    }
+
+    fn texts(owed: &[OwedCopy]) -> Vec<&[u8]> {
+        owed.iter().map(|one| &one.copy.publication.data.bytes[..]).collect()
     }
 
     #[test]
@@ -126,11 +172,29 @@ mod tests {
         for number in 0..=OWED_MAX {
             owed.owe(copy(&number.to_string()), start);
         }
-        assert_eq!(owed.waiting.lock().len(), OWED_MAX);
-        let first = |at: Duration| owed.first(start + at).map(|copy| copy.publication.data.bytes);
-        assert_eq!(first(OWED_FOR / 2).as_deref(), Some(&b"0"[..]));
-        assert_eq!(first(OWED_FOR), None);
+        assert_eq!(owed.waiting.lock().copies.len(), OWED_MAX);
+        let firsts = |at: Duration| owed.firsts(start + at, &HashSet::new());
+        assert_eq!(texts(&firsts(OWED_FOR / 2)), [b"0"]);
+        assert!(firsts(OWED_FOR).is_empty());
         owed.owe(copy("later"), start + OWED_FOR);
-        assert_eq!(first(OWED_FOR).as_deref(), Some(&b"later"[..]));
+        assert_eq!(texts(&firsts(OWED_FOR)), [b"later"]);
+    }
+
+    #[test]
+    fn what_is_owed_to_one_channel_waits_for_no_other() {
+        let (owed, now) = (OwedCopies::default(), Instant::now());
+        for (channel, data) in [("a:*", "1"), ("a:*", "2"), ("b:*", "3")] {
+            owed.owe(copy_in(channel, data), now);
+        }
+        let firsts = owed.firsts(now, &HashSet::new());
+        assert_eq!(texts(&firsts), [b"1", b"3"]);
+        // The first of them is at a server that is away.
+        let busy = HashSet::from([firsts[0].copy.channel.clone()]);
+        owed.done(firsts[1].number);
+        assert!(owed.firsts(now, &busy).is_empty());
+        owed.owe(copy_in("b:*", "4"), now);
+        assert_eq!(texts(&owed.firsts(now, &busy)), [b"4"]);
+        owed.done(firsts[0].number);
+        assert_eq!(texts(&owed.firsts(now, &HashSet::new())), [b"2", b"4"]);
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Flusher {
     names: u64,
     /// Redis as it was when the lease was last prolonged.
     leased_on: Option<ServerGeneration>,
+    /// Names that everything was written under before, and whose lease may hold still, with when it ends by itself.
+    left: Vec<(Instant, Arc<str>)>,
     /// What is yet to be prolonged in this round.
     prolonging: Vec<Channel>,
 }
@@ -66,6 +68,7 @@ impl Flusher {
             shared,
             names: 0,
             leased_on: None,
+            left: Vec::new(),
             prolonging: Vec::new(),
         };
         flusher.take_new_name();
@@ -188,6 +191,7 @@ impl Flusher {
 
     async fn prolong_lease(&mut self) -> Result<(), BrokerError> {
         let redis = self.broker.generation()?;
+        self.end_those_left().await?;
         if self.leased_on.as_ref().is_some_and(|earlier| *earlier != redis) {
             return self.start_anew().await;
         }
@@ -204,15 +208,25 @@ impl Flusher {
     /// Under a new name, everything again. The old name ends in the same step as the new one begins.
     async fn start_anew(&mut self) -> Result<(), BrokerError> {
         tracing::info!("writing all presence anew");
-        let old = self.name.clone();
+        self.left.push((Instant::now() + self.lease, self.name.clone()));
         self.take_new_name();
         self.leased_on = None;
         self.shared.local.lock().change_all();
-        let name = self.name.clone();
-        read_leases(&self.broker, &name, self.lease, &old).await.map(|_| ())
+        self.end_those_left().await
     }
 
-    async fn give_up_lease(&self) -> Result<(), BrokerError> {
+    /// Whoever left while one of them held would be present until it is over.
+    async fn end_those_left(&mut self) -> Result<(), BrokerError> {
+        let now = Instant::now();
+        self.left.retain(|(until, _)| now < *until);
+        while let Some((_, old)) = self.left.last() {
+            read_leases(&self.broker, &self.name, self.lease, old).await?;
+            self.left.pop();
+        }
+        Ok(())
+    }
+
+    async fn give_up_lease(&mut self) -> Result<(), BrokerError> {
         self.shared.local.lock().clear();
         let name = self.name.clone();
         read_leases(&self.broker, "", Duration::ZERO, &name).await.map(|_| ())

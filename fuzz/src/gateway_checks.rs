@@ -35,6 +35,13 @@ pub fn redis(data: &[u8]) {
     assert_eq!((readers::redis(&mut pushed), pushed.len()), (Ok(Some(expected)), 0));
 }
 
+/// What is read of a block is what it says when it is written anew.
+pub fn nats_block(data: &[u8]) {
+    let Ok((said, written, can_be_read)) = readers::nats_block(Bytes::copy_from_slice(data)) else { return };
+    let (again, rewritten, can_be_read_again) = readers::nats_block(written.clone()).expect("it was read");
+    assert_eq!((said, written, can_be_read), (again, rewritten, can_be_read_again));
+}
+
 /// A connection is understood the same however its bytes arrive, and of what follows the header nothing is taken. The
 /// first byte chooses the size of the pieces.
 pub fn proxy_header(data: &[u8]) {

@@ -24,6 +24,11 @@ pub fn redis(buffer: &mut BytesMut) -> Result<Option<String>, String> {
     crate::broker::redis::read_in_words(buffer)
 }
 
+/// What a message of a stream of NATS says, and the same written anew; with whether its publications can be read.
+pub fn nats_block(bytes: bytes::Bytes) -> Result<(String, bytes::Bytes, bool), String> {
+    crate::broker::nats::read_block_in_words(bytes)
+}
+
 /// The head of a request that these bytes begin with, if it is one that is read without hyper.
 pub fn http_head(bytes: &[u8]) -> Option<ReadHead<'_>> {
     crate::http::read_head(bytes)

@@ -47,6 +47,7 @@ macro_rules! smoke {
 
 smoke! {
     any_bytes_can_come_from_redis: redis;
+    any_bytes_can_be_in_a_stream_of_nats: nats_block;
     any_bytes_can_come_from_a_balancer: proxy_header;
     any_bytes_can_come_as_a_request: http_head;
     any_bytes_can_come_to_the_server_api: api_body;

@@ -32,6 +32,7 @@ mod ledger;
 mod ledger_faults;
 mod lives;
 mod nats_costs;
+mod nats_credentials;
 mod nats_faults;
 mod nats_kills;
 mod presence;

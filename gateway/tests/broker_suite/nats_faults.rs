@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gateway_core::history::HistoryFilter;
-use tidegate::broker::nats::{self, NatsUrl};
+use tidegate::broker::nats::{NatsConfig, NatsUrl};
 use tidegate::broker::{BrokerError, Idempotency, PublishRequest};
 use tidegate::secret::Secret;
 
@@ -141,6 +141,90 @@ async fn a_key_that_somebody_reserved_and_never_used_is_used_by_who_comes_later(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_somebody_else_has_reserved_holds_up_nothing_but_its_own_publication() {
+    let mut nats = Nats::new();
+    nats.config.timeout_ms = 10_000;
+    let node = nats.node();
+    node.listens().await;
+    let a = channel("a");
+    let keyed = |key: &str| PublishRequest {
+        idempotency: Some(Idempotency { key: key.into(), ttl: Duration::from_secs(30) }),
+        ..request(&a, key)
+    };
+    node.broker.publish(keyed("known")).await.expect("published");
+    let info = nats.server.ask("$JS.API.STREAM.INFO.tidegate_once_60", "{\"subjects_filter\":\">\"}");
+    let known =
+        info.split('"').find(|word| word.starts_with("tidegate.o60.k.a.")).expect("the key").to_owned();
+    // Another node has just reserved it anew, and says nothing more.
+    nats.server.add(&known, &[], &[0xB3, 0xB0, 0xEA, 0x01]);
+    let (broker, waiting) = (node.broker.clone(), keyed("known"));
+    let waits = tokio::spawn(async move { broker.publish(waiting).await });
+    for number in 0..5 {
+        node.broker.publish(keyed(&format!("other {number}"))).await.expect("published");
+        node.publish(&a, number).await;
+    }
+    assert!(!waits.is_finished(), "nobody knows yet what came of it");
+    waits.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_are_refused_where_servers_do_not_keep_to_conditions() {
+    // The server of Debian 12 is 2.9.
+    let nats = Nats::new();
+    let node = nats.node_with(&NatsConfig { replicas: 3, ..nats.config.clone() });
+    let a = channel("a");
+    let mut told = String::new();
+    eventually("it is connected", async || {
+        told = node.broker.publish(request(&a, 1)).await.expect_err("refused").to_string();
+        told.contains("nats-server")
+    })
+    .await;
+    assert!(told.contains("nats.replicas") && told.contains("2.11"), "{told}");
+    assert!(node.broker.canary().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn positions_may_be_remembered_for_a_shorter_time_from_some_day_on() {
+    let nats = Nats::new();
+    let before = nats.node();
+    before.listens().await;
+    let a = channel("a");
+    before.publish(&a, 1).await;
+    let shorter = nats.node_with(&NatsConfig { position_ttl_s: 60, ..nats.config.clone() });
+    shorter.listens().await;
+    assert_eq!(shorter.publish(&a, 2).await.position.expect("a position").offset, 2);
+    let info = nats.server.ask("$JS.API.STREAM.INFO.tidegate_history_256", "");
+    assert!(info.contains("\"max_age\":60000000000"), "{info}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_may_not_clear_up_after_others_writes_its_presence_once() {
+    // Nobody reads a stream whole without a consumer.
+    let denied = "authorization { users: [\
+        { user: operator, password: \"o\" }, \
+        { user: node, password: \"n\", permissions: { publish: { allow: \">\", deny: \"$JS.API.CONSUMER.CREATE.tidegate_state\" } } }] }";
+    let nats = Nats::with(denied, "\"user\":\"operator\",\"pass\":\"o\",");
+    let url = NatsUrl::new(format!("nats://node:n@127.0.0.1:{}", nats.server.port()));
+    let config = NatsConfig { url, timeout_ms: 200, presence_ttl_s: 2, ..nats.config.clone() };
+    let node = nats.node_with(&config);
+    node.listens().await;
+    let a = channel("a");
+    node.enter(&a, &info(1, "ann")).await;
+    let written = || {
+        let info = nats.server.ask("$JS.API.STREAM.INFO.tidegate_presence", "");
+        let last = info.split("\"last_seq\":").nth(1).and_then(|rest| rest.split(',').next()).expect("one");
+        last.parse::<u64>().expect("a number")
+    };
+    let (before, failures) = (written(), node.metrics.unanswered.get());
+    eventually("it could not clear up for some times", async || {
+        node.metrics.unanswered.get() >= failures + 3
+    })
+    .await;
+    assert_eq!(written(), before, "nothing of it was lost");
+    assert!(node.broker.canary().await.is_ok(), "it has its lease");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_history_is_read_from_any_place_forwards_and_backwards() {
     let nats = Nats::new();
     let node = nats.node();
@@ -237,11 +321,10 @@ async fn nodes_log_in_by_password_and_token_and_are_told_what_is_wrong() {
     ] {
         let nats = Nats::with(settings, login);
         let at = |url: &str| NatsUrl::new(format!("{url}127.0.0.1:{}", nats.server.port()));
-        let node = nats.node_with(&nats::NatsConfig { url: at(url), ..nats.config.clone() });
+        let node = nats.node_with(&NatsConfig { url: at(url), ..nats.config.clone() });
         node.listens().await;
         assert!(!format!("{node:?}").contains("s3cret"));
-        let stranger =
-            nats.node_with(&nats::NatsConfig { url: at(wrong), timeout_ms: 200, ..nats.config.clone() });
+        let stranger = nats.node_with(&NatsConfig { url: at(wrong), timeout_ms: 200, ..nats.config.clone() });
         let mut told = String::new();
         eventually("it is told why", async || {
             told = stranger.broker.canary().await.expect_err("refused").to_string();
@@ -251,7 +334,7 @@ async fn nodes_log_in_by_password_and_token_and_are_told_what_is_wrong() {
         assert!(!told.contains("wr0ng"), "{told}");
     }
     let nats = Nats::with("authorization { token: \"s3cret\" }", "\"auth_token\":\"s3cret\",");
-    nats.node_with(&nats::NatsConfig { token: Secret::new("s3cret"), ..nats.config.clone() }).listens().await;
+    nats.node_with(&NatsConfig { token: Secret::new("s3cret"), ..nats.config.clone() }).listens().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -262,13 +345,13 @@ async fn of_several_servers_another_one_will_do() {
         other.port()
     };
     let url = NatsUrl::new(format!("nats://127.0.0.1:{gone},{}", nats.server.url()));
-    nats.node_with(&nats::NatsConfig { url, ..nats.config.clone() }).listens().await;
+    nats.node_with(&NatsConfig { url, ..nats.config.clone() }).listens().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn installations_with_prefixes_of_their_own_do_not_hear_each_other() {
     let nats = Nats::new();
-    let other = nats::NatsConfig { prefix: "other".into(), ..nats.config.clone() };
+    let other = NatsConfig { prefix: "other".into(), ..nats.config.clone() };
     let (one, other) = (nats.node(), nats.node_with(&other));
     let a = channel("a.b*>%20");
     for node in [&one, &other] {

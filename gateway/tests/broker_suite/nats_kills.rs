@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use shared::channel::Channel;
 use shared::position::StreamPosition;
 use shared::publication::Publication;
-use tidegate::broker::nats::{self, NatsUrl};
+use tidegate::broker::nats::{NatsConfig, NatsUrl};
 use tidegate::broker::{Idempotency, PublishRequest};
 use tokio::task::JoinSet;
 
@@ -123,7 +123,7 @@ async fn of_a_cluster_whose_servers_are_killed_one_after_the_other_nothing_is_lo
     let mut servers = NatsServer::start_cluster(3);
     let urls: Vec<String> = servers.iter().map(NatsServer::url).collect();
     let url = NatsUrl::new(urls.join(","));
-    let config = nats::NatsConfig { url, replicas: 3, ..nats::NatsConfig::default() };
+    let config = NatsConfig { url, replicas: 3, ..NatsConfig::default() };
     let starter = Nats::of(servers.remove(0), config);
     let nodes: Vec<Node> = (0..2).map(|_| starter.node()).collect();
     let Nats { server, .. } = starter;

@@ -20,6 +20,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct NatsServer {
+    program: PathBuf,
     port: u16,
     directory: TempDir,
     process: Option<Child>,
@@ -47,6 +48,7 @@ impl NatsServer {
                 copy_all(copy, &directory.path().join("store"));
             }
             let mut server = Self {
+                program: "nats-server".into(),
                 port: free_port(),
                 directory,
                 process: None,
@@ -60,12 +62,18 @@ impl NatsServer {
         panic!("nats-server did not start on any of {START_ATTEMPTS} ports");
     }
 
-    /// So many that are a cluster, and answer as one.
+    /// So many that are a cluster, and answer as one: of the release that `scripts/test` brings, because those of Debian 12 do not keep to
+    /// the conditions of what they replicate.
     pub fn start_cluster(count: usize) -> Vec<Self> {
+        Self::start_cluster_of(&recent_program(), count)
+    }
+
+    pub fn start_cluster_of(program: &Path, count: usize) -> Vec<Self> {
         let routes: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let all: Vec<String> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let mut servers: Vec<Self> = (routes.iter().enumerate())
             .map(|(at, port)| Self {
+                program: program.to_owned(),
                 port: free_port(),
                 directory: tempfile::tempdir().expect("a directory for NATS"),
                 process: None,
@@ -178,7 +186,8 @@ impl NatsServer {
         (0..count).map(|_| session.answer().expect("a message")).collect()
     }
 
-    fn try_ask(&self, subject: &str, payload: &str) -> std::io::Result<String> {
+    /// As [`NatsServer::ask`], where there may be no answer.
+    pub fn try_ask(&self, subject: &str, payload: &str) -> std::io::Result<String> {
         self.exchange(subject, &[], payload.as_bytes())
     }
 
@@ -217,7 +226,7 @@ impl NatsServer {
             self.settings
         );
         std::fs::write(&file, settings).expect("a file of settings");
-        let process = Command::new("nats-server")
+        let process = Command::new(&self.program)
             .arg("--config")
             .arg(&file)
             .stdout(Stdio::null())
@@ -226,7 +235,7 @@ impl NatsServer {
         self.process = match process {
             Ok(process) => Some(process),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                panic!("nats-server is not there: `scripts/test setup rust` brings it")
+                panic!("{:?} is not there: `scripts/test setup rust` brings it", self.program)
             }
             Err(error) => panic!("nats-server cannot be started: {error}"),
         };
@@ -239,8 +248,8 @@ impl NatsServer {
             {
                 return false;
             }
-            if self.settings.contains("verify") {
-                // A test's own connections have no certificate.
+            if self.settings.contains("verify") || self.settings.contains("operator:") {
+                // A test's own connections have no certificate, and no key to sign with.
                 if TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok() {
                     return true;
                 }
@@ -316,6 +325,14 @@ fn copy_all(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), place).expect("a copy");
         }
     }
+}
+
+/// What `scripts/test` takes from a package of Python.
+fn recent_program() -> PathBuf {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(root).join("target"), PathBuf::from);
+    target.join("tools/nats-server")
 }
 
 fn free_port() -> u16 {

@@ -44,12 +44,21 @@ impl Ledger {
 
     /// Acts while data may be lost.
     pub async fn losing<T>(&self, act: impl Future<Output = T>) -> T {
-        self.losses.lock().in_flight += 1;
+        self.begin_losing();
         let result = act.await;
+        self.end_losing();
+        result
+    }
+
+    /// From now on data may be lost.
+    pub fn begin_losing(&self) {
+        self.losses.lock().in_flight += 1;
+    }
+
+    pub fn end_losing(&self) {
         let mut losses = self.losses.lock();
         losses.in_flight -= 1;
         losses.ended = Some(Instant::now());
-        result
     }
 
     /// Whether someone who has followed since then may be told that something is missing.

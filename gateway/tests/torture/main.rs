@@ -22,6 +22,12 @@ mod gateway;
 #[path = "../support/http.rs"]
 #[allow(dead_code, reason = "a small language is defined whole")]
 mod http;
+#[path = "../support/nats.rs"]
+#[allow(dead_code, reason = "each test program uses its part of what is shared")]
+mod nats_server;
+#[path = "../support/redis_cluster.rs"]
+#[allow(dead_code, reason = "each test program uses its part of what is shared")]
+mod redis_cluster;
 #[path = "../support/redis.rs"]
 #[allow(dead_code, reason = "each test program uses its part of what is shared")]
 mod redis_server;
@@ -31,8 +37,10 @@ mod relay;
 
 mod account;
 mod audience;
+mod cluster;
 mod events;
 mod ledger;
+mod nats;
 mod play;
 mod sentinel;
 mod shards;
@@ -46,6 +54,9 @@ use stage::Make;
 
 /// How long a short play takes, without its end.
 const SHORT: Duration = Duration::from_secs(7);
+
+/// How long each play of a long one takes.
+const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_untold_when_redis_servers_fail_and_go_back() {
@@ -83,26 +94,93 @@ async fn nothing_is_lost_untold_and_nobody_else_is_told_when_one_of_several_serv
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "as long as TORTURE_SECONDS says"]
-async fn a_long_play_of_any_seed() {
+async fn nothing_is_lost_untold_and_nobody_else_is_told_when_masters_of_a_cluster_fail() {
+    cluster::play(Make::Redis, cluster::Kind::Everything, 8, SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_told_of_a_loss_where_slots_of_a_cluster_move_and_masters_come_and_go() {
+    cluster::play(Make::Redis, cluster::Kind::Harmless, 9, SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_told_of_a_loss_where_slots_of_valkey_migrate_as_a_whole() {
+    cluster::play(Make::Valkey, cluster::Kind::Harmless, 10, SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_untold_when_nats_loses_streams_and_goes_back() {
+    nats::play(nats::Kind::Everything, 11, SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_told_of_a_loss_where_nats_dies_hangs_and_comes_back() {
+    nats::play(nats::Kind::Harmless, 12, SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_told_of_a_loss_where_a_cluster_of_nats_loses_its_leaders() {
+    nats::play_cluster(13, SHORT).await;
+}
+
+/// Plays with one seed after the other, until the time is over.
+async fn play_long(play: impl AsyncFn(u64)) {
     let number = |name: &str, default: u64| {
         std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
     };
     let until = std::time::Instant::now() + Duration::from_secs(number("TORTURE_SECONDS", 60));
     let mut seed = number("TORTURE_SEED", 100);
     while std::time::Instant::now() < until {
-        for make in [Make::Redis, Make::Valkey] {
-            for kind in [Kind::Everything, Kind::WithoutInfo, Kind::Harmless] {
-                println!("{make:?} {kind:?} seed {seed}");
-                play(make, kind, seed, Duration::from_secs(20)).await;
-            }
-            for way in [Way::Doors, Way::Asked] {
-                println!("{make:?} with Sentinel, {way:?}, seed {seed}");
-                sentinel::play(make, seed, way).await;
-            }
-            println!("{make:?}, several servers, seed {seed}");
-            shards::play(make, seed, Duration::from_secs(20)).await;
-        }
+        println!("seed {seed}");
+        play(seed).await;
         seed += 1;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "as long as TORTURE_SECONDS says"]
+async fn a_long_play_of_any_seed_with_servers_and_sentinel() {
+    play_long(async |seed| {
+        for make in [Make::Redis, Make::Valkey] {
+            for kind in [Kind::Everything, Kind::WithoutInfo, Kind::Harmless] {
+                println!("{make:?} {kind:?}");
+                play(make, kind, seed, LONG).await;
+            }
+            for way in [Way::Doors, Way::Asked] {
+                println!("{make:?} with Sentinel, {way:?}");
+                sentinel::play(make, seed, way).await;
+            }
+            println!("{make:?}, several servers");
+            shards::play(make, seed, LONG).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "as long as TORTURE_SECONDS says"]
+async fn a_long_play_of_any_seed_with_clusters() {
+    play_long(async |seed| {
+        for make in [Make::Redis, Make::Valkey] {
+            for kind in [cluster::Kind::Everything, cluster::Kind::Harmless] {
+                println!("{make:?} {kind:?}");
+                cluster::play(make, kind, seed, LONG).await;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "as long as TORTURE_SECONDS says"]
+async fn a_long_play_of_any_seed_with_nats() {
+    play_long(async |seed| {
+        for kind in [nats::Kind::Everything, nats::Kind::Harmless] {
+            println!("{kind:?}");
+            nats::play(kind, seed, LONG).await;
+        }
+        println!("three servers");
+        nats::play_cluster(seed, LONG).await;
+    })
+    .await;
 }

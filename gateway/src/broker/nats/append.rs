@@ -178,6 +178,8 @@ impl NatsBroker {
     ) -> Result<(ChannelTop, Option<(StoredMessage, Block)>), BrokerError> {
         let subject = self.names.history(size, channel, &life.name);
         let stream = self.names.stream(StreamKind::History(size));
+        // As it is before anybody is asked: what is published meanwhile may come after the answer, and is no reason to doubt it.
+        let stood = self.tops.stood(channel);
         let last = match self.jetstream.get(link, &stream, &MessageSelector::Last(subject)).await {
             Ok(last) => last,
             Err(failed) => {
@@ -188,7 +190,7 @@ impl NatsBroker {
         };
         let Some(stored) = last else { return Ok((ChannelTop::new(life.name.clone(), size, 0), None)) };
         let block = self.block(channel, &stored)?;
-        if self.tops.has_gone_back(channel, block.top) {
+        if stood.is_some_and(|stood| has_gone_back(stood, block.top)) {
             tracing::warn!(%channel, "the channel stands before where it stood: it begins a new epoch");
             return Ok((ChannelTop::new(life.name.clone(), size, stored.sequence), None));
         }
@@ -206,6 +208,11 @@ impl NatsBroker {
         self.metrics.undecodable.increment();
         BrokerError::Unexpected(format!("the history of {channel} cannot be read: {error}").into())
     }
+}
+
+/// Whether a channel stands before where it stood, in the same epoch.
+fn has_gone_back(stood: StreamPosition, now: StreamPosition) -> bool {
+    stood.epoch == now.epoch && stood.offset > now.offset
 }
 
 /// What goes behind this top.

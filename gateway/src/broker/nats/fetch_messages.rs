@@ -38,6 +38,12 @@ struct Consumer {
     num_pending: u64,
 }
 
+/// What a consumer has not handed out yet.
+#[derive(Deserialize)]
+struct Pending {
+    num_pending: u64,
+}
+
 #[derive(Deserialize)]
 struct WithSubjects {
     state: Subjects,
@@ -76,24 +82,38 @@ impl JetStream {
         let mut gathered = Vec::new();
         let mut left = consumer.num_pending;
         while left > 0 {
+            if Instant::now() >= deadline {
+                return Err(BrokerError::unanswered(link.timeout()).into());
+            }
             let batch = left.min(BATCH);
             let next = self.subject(&format!("CONSUMER.MSG.NEXT.{stream}.{}", consumer.name));
             let expires = nanoseconds(FEWER.min(link.timeout() / 4));
             let pull = json!({ "batch": batch, "expires": expires }).to_string();
             let mut messages = link.pull(next, pull.into()).await?;
+            let mut is_cut_short = false;
             for _ in 0..batch {
                 let Ok(Some(message)) = tokio::time::timeout_at(deadline, messages.next()).await else {
                     link.connection()?;
                     return Err(BrokerError::unanswered(link.timeout()).into());
                 };
-                if message.status.is_some() {
-                    // There are fewer than there were.
-                    left = batch;
-                    break;
+                match message.status.map(|status| status.as_u16()) {
+                    None => gathered.push(read(message)?),
+                    // There are fewer than there were, or what there is takes its time.
+                    Some(404 | 408) => {
+                        is_cut_short = true;
+                        break;
+                    }
+                    // The consumer or its leader is gone, and with it nobody knows how much of it.
+                    status => return Err(cut_off(status, message.description.as_deref()).into()),
                 }
-                gathered.push(read(message)?);
             }
-            left -= batch;
+            left = match is_cut_short {
+                true => {
+                    let name = format!("CONSUMER.INFO.{stream}.{}", consumer.name);
+                    self.ask::<Pending>(link, &name, &json!({})).await?.num_pending
+                }
+                false => left - batch,
+            };
         }
         // The server does it by itself, later.
         let delete = self.subject(&format!("CONSUMER.DELETE.{stream}.{}", consumer.name));
@@ -123,6 +143,12 @@ impl JetStream {
     }
 }
 
+fn cut_off(status: Option<u16>, description: Option<&str>) -> BrokerError {
+    let status = status.unwrap_or_default();
+    let said = description.unwrap_or("the consumer does not answer");
+    BrokerError::refused(format!("reading was ended by the server: {status} {said}"))
+}
+
 /// Where a message stands, it says in the subject that it would be acknowledged at, which newer servers begin with two tokens
 /// more: `$JS.ACK.stream.consumer.deliveries.sequence.of consumer.nanoseconds.left`.
 fn read(message: Message) -> Result<FetchedMessage, BrokerError> {
@@ -137,4 +163,76 @@ fn read(message: Message) -> Result<FetchedMessage, BrokerError> {
     };
     let (subject, payload) = (message.subject.to_string(), message.payload);
     Ok(FetchedMessage { subject, sequence, written: nanoseconds / 1_000_000, payload })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::super::fake::{Said, serve};
+    use super::super::nats_link::NatsLinkPurpose;
+    use super::super::{NatsConfig, NatsDialer, NatsUrl};
+    use super::*;
+
+    fn message(number: u32) -> Said {
+        Said::Message("p.x", format!("$JS.ACK.s.c.1.{number}.{number}.1700000000000000000.0"))
+    }
+
+    /// What is gathered of a consumer that has three messages, and whose pulls are answered so, one after the other.
+    async fn gathered(pulls: Vec<fn() -> Vec<Said>>, left: u32) -> Result<Vec<u64>, String> {
+        let count = AtomicU32::new(0);
+        let says = move |subject: &str| match subject {
+            "$JS.API.CONSUMER.CREATE.s" => {
+                vec![Said::Answer("{\"name\":\"c\",\"num_pending\":3}".to_owned())]
+            }
+            "$JS.API.CONSUMER.INFO.s.c" => vec![Said::Answer(format!("{{\"num_pending\":{left}}}"))],
+            "$JS.API.CONSUMER.MSG.NEXT.s.c" => {
+                let number = count.fetch_add(1, Ordering::SeqCst) as usize;
+                pulls.get(number).map(|pull| pull()).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        };
+        let (url, _server) = serve(says).await;
+        let config = NatsConfig { url: NatsUrl::new(url), timeout_ms: 2_000, ..NatsConfig::default() };
+        let dialer = NatsDialer::new(&config).unwrap();
+        let options = dialer.options("test").unwrap();
+        let (metrics, nothing) = (Arc::default(), Box::new(|| {}));
+        let link = NatsLink::start(
+            dialer.servers(),
+            options,
+            NatsLinkPurpose::Reads,
+            config.timeout(),
+            metrics,
+            nothing,
+        );
+        let link = link.await.unwrap();
+        let all = JetStream::new("", true).gather(&link, "s", "p.>").await;
+        let all = all.map_err(|failed| BrokerError::from(failed).to_string())?;
+        Ok(all.into_iter().map(|one| one.sequence).collect())
+    }
+
+    #[tokio::test]
+    async fn a_part_is_not_taken_for_the_whole() {
+        let all = gathered(vec![|| vec![message(1), message(2), message(3)]], 0).await;
+        assert_eq!(all.unwrap(), [1, 2, 3]);
+        for ended in ["409 Consumer Deleted", "409 Leadership Change", "503"] {
+            let pull: fn() -> Vec<Said> = match ended {
+                "503" => || vec![Said::Status("503")],
+                "409 Consumer Deleted" => || vec![message(1), Said::Status("409 Consumer Deleted")],
+                _ => || vec![message(1), Said::Status("409 Leadership Change")],
+            };
+            let told = gathered(vec![pull], 0).await.unwrap_err();
+            assert!(told.contains(&ended[..3]), "{ended}: {told}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_takes_its_time_is_waited_for_and_what_is_gone_is_not() {
+        let late: fn() -> Vec<Said> = || vec![message(1), Said::Status("408 Request Timeout")];
+        let rest: fn() -> Vec<Said> = || vec![message(2), message(3)];
+        assert_eq!(gathered(vec![late, rest], 2).await.unwrap(), [1, 2, 3]);
+        let fewer: fn() -> Vec<Said> = || vec![message(1), Said::Status("404 No Messages")];
+        assert_eq!(gathered(vec![fewer], 0).await.unwrap(), [1]);
+    }
 }

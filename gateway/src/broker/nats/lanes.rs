@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::NatsBroker;
 use super::append::{AppendRequest, together};
-use super::once::KeyReserveOutcome;
+use super::once::{KeyReserveOutcome, LOOK_AGAIN};
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, Idempotency, Published};
 
@@ -201,6 +201,16 @@ impl NatsBroker {
         };
         let behind = self.lanes.asked.load(Ordering::SeqCst);
         let one = LanePublication { task, deadline, behind, reply, _place: place };
+        self.enqueue(&mut lanes, channel, one);
+        answer
+    }
+
+    fn enqueue(
+        &self,
+        lanes: &mut HashMap<Channel, VecDeque<LanePublication>>,
+        channel: Channel,
+        one: LanePublication,
+    ) {
         match lanes.get_mut(&channel) {
             Some(lane) => lane.push_back(one),
             None => {
@@ -209,7 +219,15 @@ impl NatsBroker {
                 tokio::spawn(async move { broker.clear_lane(channel).await });
             }
         }
-        answer
+    }
+
+    /// Somebody else may be using its key: it goes back into its lane in a moment, and holds up nobody there.
+    fn set_aside(&self, channel: &Channel, one: LanePublication) {
+        let (broker, channel) = (self.own(), channel.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            broker.enqueue(&mut broker.lanes.lanes.lock(), channel, one);
+        });
     }
 
     fn pass(&self, passing: UnkeptPublication) {
@@ -286,6 +304,11 @@ impl NatsBroker {
                         LaneStep::Append(addition, one)
                     }
                     Ok(KeyReserveOutcome::Used(published)) => self.answer(one, Ok(published)),
+                    Ok(KeyReserveOutcome::Busy) => {
+                        one.task = LaneTask::Append(addition, Some(idempotency));
+                        self.set_aside(channel, one);
+                        LaneStep::Done
+                    }
                     Err(error) => self.answer(one, Err(error)),
                 }
             }

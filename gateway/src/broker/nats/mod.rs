@@ -6,6 +6,8 @@
 
 mod append;
 mod block;
+#[cfg(test)]
+mod fake;
 mod fetch_messages;
 mod lanes;
 pub(crate) mod moment;
@@ -45,6 +47,7 @@ pub(crate) use nats_dial::NatsDialer;
 pub(crate) use nats_turn::take_turn_in;
 
 use self::append::AppendRequest;
+use self::block::Block;
 use self::lanes::{LaneTask, Lanes};
 use self::nats_canary::Canary;
 use self::nats_link::{NatsLink, NatsLinkPurpose};
@@ -56,6 +59,13 @@ use self::streams::Streams;
 use self::tops::ChannelTops;
 use super::measure::BrokerMetrics;
 use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published, TurnLease, TurnRequest};
+
+/// What a block says, and the same written anew; with whether its publications can be read: for [`crate::readers`].
+pub(crate) fn read_block_in_words(bytes: Bytes) -> Result<(String, Bytes, bool), String> {
+    let block = Block::decode(bytes).map_err(|error| error.to_string())?;
+    let can_be_read = block.publications().all(|publication| publication.is_ok());
+    Ok((format!("{block:?}"), block.encode(), can_be_read))
+}
 
 /// Histories that are read at once. Whoever reads another waits for its turn, under its deadline.
 const READING_MAX: usize = 16;

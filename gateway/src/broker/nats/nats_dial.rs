@@ -71,11 +71,14 @@ impl NatsDialer {
         };
         let options = match &self.credentials {
             // What is wrong may stand in the error beside what is secret.
-            Some(credentials) => options.credentials(credentials.reveal()).map_err(|_| {
-                NatsConnectError(
-                    "credentials_file holds no JWT with the seed of an NKey behind it".to_owned(),
-                )
-            })?,
+            // The library wants the line break at the end, which a secret is read without.
+            Some(credentials) => {
+                options.credentials(&format!("{}\n", credentials.reveal())).map_err(|_| {
+                    NatsConnectError(
+                        "credentials_file holds no JWT with the seed of an NKey behind it".to_owned(),
+                    )
+                })?
+            }
             None => options,
         };
         let longest = Duration::from_millis(self.config.reconnect_max_ms);

@@ -292,6 +292,20 @@ impl NatsLink {
         (number, format!("{}.{number}", self.inbox))
     }
 
+    /// Whether so many replicas can be had of streams whose messages are taken only behind the last. Clusters of servers before 2.11 may
+    /// take two of them on one condition (decision 32).
+    pub(crate) fn can_replicate(&self, replicas: u8) -> Result<(), BrokerError> {
+        let version = self.client.server_info().version;
+        if replicas == 1 || !is_before_2_11(&version) {
+            return Ok(());
+        }
+        let text = format!(
+            "nats.replicas is {replicas}, and the server is nats-server {version}: before 2.11 those of a cluster take two conditional \
+             writes where one may be taken"
+        );
+        Err(BrokerError::Unexpected(text.into())).inspect_err(|error| self.metrics.failed(error))
+    }
+
     /// Counts what the server refused.
     pub(crate) fn failed(&self, error: &BrokerError) {
         self.metrics.failed(error);
@@ -410,6 +424,15 @@ impl NatsLinkShared {
     }
 }
 
+/// A version that cannot be read is somebody's own.
+fn is_before_2_11(version: &str) -> bool {
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
+    match (numbers.next().flatten(), numbers.next().flatten()) {
+        (Some(major), Some(minor)) => (major, minor) < (2, 11),
+        _ => false,
+    }
+}
+
 /// Whether the answer is that nobody listens.
 pub(crate) fn is_unheard(message: &Message) -> bool {
     message.status == Some(StatusCode::NO_RESPONDERS)
@@ -427,5 +450,20 @@ impl std::fmt::Debug for NatsLink {
 impl std::fmt::Debug for ReplyStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Answers").field("number", &self.place.number).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_told_apart_by_their_version() {
+        for old in ["2.9.10", "2.10.29", "1.4.1"] {
+            assert!(is_before_2_11(old), "{old}");
+        }
+        for new in ["2.11.0", "2.11.0-RC.1", "2.15.1", "3.0.0", "built here", ""] {
+            assert!(!is_before_2_11(new), "{new}");
+        }
     }
 }

@@ -38,7 +38,8 @@ pub(crate) struct NodeRegistration {
     name: Mutex<Arc<str>>,
     /// On which connection that was renewed last, or why it could not be.
     renewed: Mutex<Result<u64, BrokerError>>,
-    at: Mutex<Option<Instant>>,
+    /// When and on which connection that could be done last.
+    last: Mutex<Option<(Instant, u64)>>,
     /// Counts the times that everything has to be put there anew.
     anew: watch::Sender<u64>,
     retired: AtomicBool,
@@ -50,7 +51,7 @@ impl NodeRegistration {
         Self {
             name: Mutex::new(node.into()),
             renewed: Mutex::new(Err(not_yet)),
-            at: Mutex::new(None),
+            last: Mutex::new(None),
             anew: watch::channel(0).0,
             retired: AtomicBool::new(false),
         }
@@ -140,18 +141,23 @@ impl NatsBroker {
     /// This node listens, and keeps what it put there.
     async fn renew_lease(&self, connection: u64) -> Result<(), BrokerError> {
         let began = Instant::now();
-        let was_over = self.registered.at.lock().is_some_and(|at| at.elapsed() >= self.lease);
-        let is_another = !matches!(&*self.registered.renewed.lock(), Ok(last) if *last == connection);
+        let last = *self.registered.last.lock();
+        let was_over = last.is_some_and(|(at, _)| at.elapsed() >= self.lease);
+        let is_another = last.is_none_or(|(_, on)| on != connection);
         if was_over {
             let name = format!("{}~{}", self.node, *self.registered.anew.borrow() + 1);
             *self.registered.name.lock() = name.into();
         }
         self.put_state(self.names.lease(Some(&self.lease_name())), lease_of(self.lease).freeze()).await?;
-        *self.registered.at.lock() = Some(began);
+        *self.registered.last.lock() = Some((began, connection));
         if was_over || is_another {
             self.put_all_anew();
         }
-        // Whoever has no lease any more left things behind.
+        Ok(())
+    }
+
+    /// Takes away what those left behind who have no lease any more.
+    async fn clear_up(&self) -> Result<(), BrokerError> {
         for lease in self.read_leases().await? {
             if lease.over.is_some_and(|over| over >= OVER_FOR) && lease.node != token(&self.lease_name()) {
                 self.streams.ready(StreamKind::Presence).await?;
@@ -200,7 +206,7 @@ impl NatsBroker {
 
 /// Keeps this node's lease, until the broker ends.
 pub(super) async fn keep_lease(broker: Weak<NatsBroker>) {
-    let mut reminder = Reminder::new();
+    let (mut reminder, mut of_clearing) = (Reminder::new(), Reminder::new());
     loop {
         let (mut state, pause, registered) = {
             let Some(broker) = broker.upgrade() else { return };
@@ -224,6 +230,17 @@ pub(super) async fn keep_lease(broker: Weak<NatsBroker>) {
             }
             let registered = renewed.as_ref().ok().copied();
             *broker.registered.renewed.lock() = renewed;
+            if registered.is_some() {
+                // Others do it too, and this one again with its next renewal: what is left counts for nothing anyway.
+                match broker.clear_up().await {
+                    Ok(()) => drop(of_clearing.over(now)),
+                    Err(error) => {
+                        if of_clearing.is_due(error.label(), now) {
+                            tracing::warn!(%error, "what nodes that are gone left behind could not be taken away");
+                        }
+                    }
+                }
+            }
             (broker.link.watch(), pause, registered)
         };
         // Another connection is reason to register at once.

@@ -26,7 +26,7 @@ const RESERVED: u8 = 0xB3;
 const USED: u8 = 0xB4;
 
 /// How often it is looked again whether a key that somebody has reserved was used.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A key that is reserved for a publication.
 #[derive(Clone, Debug)]
@@ -47,9 +47,22 @@ enum KeyState {
     Used(Option<StreamPosition>),
 }
 
+/// What came of a try to take a key.
+enum TakenKey {
+    /// The message is there, and whether there was one before that was never used.
+    Ours {
+        sequence: u64,
+        taken_over: bool,
+    },
+    Used(Option<StreamPosition>),
+    /// Somebody else has reserved it, and may be using it at this moment.
+    Busy,
+}
+
 pub(super) enum KeyReserveOutcome {
     Ours(KeyReservation),
     Used(Published),
+    Busy,
 }
 
 impl NatsBroker {
@@ -65,9 +78,18 @@ impl NatsBroker {
         let subject = self.names.published_once(seconds, channel, &idempotency.key);
         let mut payload = head(ONCE, ttl_ms);
         payload.put_slice(message);
-        match self.take_key(seconds, &subject, payload.freeze(), deadline).await? {
-            Ok(_) => Ok(Published { position: None, duplicate: false }),
-            Err(_) => Ok(Published { position: None, duplicate: true }),
+        let payload = payload.freeze();
+        loop {
+            let duplicate = match self.take_key(seconds, &subject, payload.clone(), deadline).await? {
+                TakenKey::Ours { .. } => false,
+                TakenKey::Used(_) => true,
+                // Nobody reserves these.
+                TakenKey::Busy => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+            };
+            return Ok(Published { position: None, duplicate });
         }
     }
 
@@ -82,7 +104,7 @@ impl NatsBroker {
         let subject = self.names.key(seconds, channel, &idempotency.key);
         let payload = head(RESERVED, ttl_ms).freeze();
         Ok(match self.take_key(seconds, &subject, payload, deadline).await? {
-            Ok((sequence, taken_over)) => KeyReserveOutcome::Ours(KeyReservation {
+            TakenKey::Ours { sequence, taken_over } => KeyReserveOutcome::Ours(KeyReservation {
                 digest: digest_of(&idempotency.key),
                 taken_over,
                 subject,
@@ -90,7 +112,8 @@ impl NatsBroker {
                 sequence,
                 ttl_ms,
             }),
-            Err(position) => KeyReserveOutcome::Used(Published { position, duplicate: true }),
+            TakenKey::Used(position) => KeyReserveOutcome::Used(Published { position, duplicate: true }),
+            TakenKey::Busy => KeyReserveOutcome::Busy,
         })
     }
 
@@ -119,14 +142,14 @@ impl NatsBroker {
         join_all(releasing).await;
     }
 
-    /// `Ok`: the message is there, and whether there was one before that was never used. `Err`: the key was used.
+    /// Waits for nobody who has reserved it.
     async fn take_key(
         &self,
         seconds: u32,
         subject: &str,
         payload: Bytes,
         deadline: Instant,
-    ) -> Result<Result<(u64, bool), Option<StreamPosition>>, BrokerError> {
+    ) -> Result<TakenKey, BrokerError> {
         let kept = StreamKind::Once(seconds);
         // Most keys are new.
         let (mut after, mut taken_over) = (0, false);
@@ -136,7 +159,7 @@ impl NatsBroker {
             }
             self.streams.ready(kept).await?;
             match self.jetstream.add(&self.link, subject.to_owned(), after, false, payload.clone()).await {
-                Ok(sequence) => return Ok(Ok((sequence, taken_over))),
+                Ok(sequence) => return Ok(TakenKey::Ours { sequence, taken_over }),
                 Err(JetStreamError::Refused(code::WRONG_LAST_SEQUENCE, _)) => {}
                 Err(JetStreamError::NoStream) => {
                     self.streams.doubt(kept);
@@ -148,14 +171,13 @@ impl NatsBroker {
             let last = self.jetstream.get(&self.link, &self.names.stream(kept), &which).await?;
             (after, taken_over) = match last.as_ref().map_or(Ok(KeyState::Free { after: 0 }), known)? {
                 KeyState::Free { after } => (after, false),
-                KeyState::Used(position) => return Ok(Err(position)),
+                KeyState::Used(position) => return Ok(TakenKey::Used(position)),
                 KeyState::Reserved { after, since } => {
                     // Twice as long as anything that began then can take.
                     let patience =
                         u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX).saturating_mul(2);
                     if now().saturating_sub(since) < patience {
-                        tokio::time::sleep(LOOK_AGAIN).await;
-                        continue;
+                        return Ok(TakenKey::Busy);
                     }
                     (after, true)
                 }

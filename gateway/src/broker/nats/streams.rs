@@ -171,6 +171,7 @@ impl Streams {
     }
 
     async fn find(&self, kept: StreamKind, connection: u64) -> Result<Arc<LiveStream>, JetStreamError> {
+        self.link.can_replicate(self.replicas)?;
         for _ in 0..ATTEMPTS_MAX {
             let before = self.known.lock().get(&kept).map(|known| known.life.clone());
             let seen = before.as_ref().map_or(0, |life| life.seen.load(Ordering::SeqCst));
@@ -268,6 +269,13 @@ impl Streams {
         // Looked at once: a server that changes what it is told would be told again each time.
         if !differs || self.known.lock().contains_key(&kept) {
             return Ok(());
+        }
+        // A server refuses a window for duplicates that is longer than messages are kept. It was chosen when the stream was made.
+        let age = wanted["max_age"].as_u64().filter(|age| *age > 0);
+        if let (Some(age), Some(window)) = (age, config["duplicate_window"].as_u64())
+            && window > age
+        {
+            config["duplicate_window"] = json!(age);
         }
         let name = self.names.stream(kept);
         self.jetstream.ask::<Value>(&self.link, &format!("STREAM.UPDATE.{name}"), &config).await?;

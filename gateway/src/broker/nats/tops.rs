@@ -121,12 +121,9 @@ impl ChannelTops {
         }
     }
 
-    /// Whether the channel stands before where this node knows it to have stood, in the same epoch.
-    pub(super) fn has_gone_back(&self, channel: &Channel, top: StreamPosition) -> bool {
-        let known = self.0.lock();
-        known.get(channel).is_some_and(|known| {
-            known.top.position.epoch == top.epoch && known.top.position.offset > top.offset
-        })
+    /// Where this node knows the channel to have stood, at this moment.
+    pub(super) fn stood(&self, channel: &Channel) -> Option<StreamPosition> {
+        self.0.lock().get(channel).map(|known| known.top.position)
     }
 
     /// Of which size the stream is that this channel was last found in.

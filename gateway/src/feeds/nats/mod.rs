@@ -64,6 +64,13 @@ struct NatsConsumer {
 }
 
 impl NatsConsumer {
+    /// Somebody else reads: what was handed out here is handed out to that one.
+    fn lose_turn(&mut self) {
+        self.reads = false;
+        self.ahead.clear();
+        self.held.clear();
+    }
+
     /// Who lost the turn without knowing it yet may still be handed out what is this node's: then it has to begin again.
     fn next(&mut self, received: ReceivedMessage) -> Result<ReceivedMessage, String> {
         self.delivered += 1;
@@ -114,9 +121,7 @@ impl NatsStream {
         let turn = self.take_turn(TURN_HOLDS).await?;
         let Some(open) = &mut self.open else { return Err("it is not open".to_owned()) };
         if !turn.held {
-            open.reads = false;
-            open.ahead.clear();
-            open.held.clear();
+            open.lose_turn();
             return Ok(SourceItem::NotOurs);
         }
         if !open.reads {
@@ -188,6 +193,7 @@ impl NatsStream {
                 .await;
         let link = link.map_err(|error| error.to_string())?;
         link.connected().await.map_err(|error| error.to_string())?;
+        link.can_replicate(self.replicas).map_err(|error| error.to_string())?;
         let turns = json!({
             "name": self.turns,
             "subjects": [format!("{}.*.*", self.turn.rsplitn(3, '.').last().unwrap_or_default())],
@@ -271,7 +277,7 @@ impl NatsStream {
         let turn = self.take_turn(TURN_HOLDS).await?;
         let Some(open) = &mut self.open else { return Err("it is not open".to_owned()) };
         if !turn.held {
-            open.reads = false;
+            open.lose_turn();
             return Ok(SourceCheck::NotOurs);
         }
         let looked = consume::look(&self.jetstream, &open.link, &self.settings).await?;

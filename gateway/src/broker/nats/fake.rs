@@ -1,0 +1,73 @@
+//! A server that says what a test tells it to, for what a real one says at moments that nobody can choose.
+
+use std::net::Ipv4Addr;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+/// What is said to whoever asks.
+pub(super) enum Said {
+    /// Under this subject, with where it would be acknowledged.
+    Message(&'static str, String),
+    /// Without a body: a status and its description.
+    Status(&'static str),
+    /// An answer of the API.
+    Answer(String),
+}
+
+/// Where it is reached, and the server itself, which ends with this.
+pub(super) async fn serve(
+    says: impl Fn(&str) -> Vec<Said> + Send + Sync + 'static,
+) -> (String, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let url = format!("nats://{}", listener.local_addr().expect("its address"));
+    let serving = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a client");
+        let (read, mut write) = stream.into_split();
+        let mut read = BufReader::new(read);
+        let info =
+            "INFO {\"server_id\":\"f\",\"version\":\"2.11.0\",\"headers\":true,\"max_payload\":1048576}\r\n";
+        write.write_all(info.as_bytes()).await.expect("it is sent");
+        let mut subscribed: Vec<(String, String)> = Vec::new();
+        let mut line = String::new();
+        while read.read_line(&mut line).await.is_ok_and(|length| length > 0) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let mut answer = String::new();
+            match words.as_slice() {
+                ["PING"] => answer.push_str("PONG\r\n"),
+                ["SUB", subject, .., sid] => {
+                    subscribed.push((subject.trim_end_matches('*').to_owned(), (*sid).to_owned()));
+                }
+                ["PUB", subject, rest @ .., length] => {
+                    let length: usize = length.parse().expect("a length");
+                    let mut body = vec![0; length + 2];
+                    read.read_exact(&mut body).await.expect("a body");
+                    let inbox = rest.first().copied().unwrap_or_default();
+                    let sid = subscribed.iter().find(|(subject, _)| inbox.starts_with(&**subject));
+                    let sid = sid.map_or("0", |(_, sid)| sid);
+                    for said in says(subject) {
+                        answer.push_str(&written(&said, inbox, sid));
+                    }
+                }
+                _ => {}
+            }
+            write.write_all(answer.as_bytes()).await.expect("it is sent");
+            line.clear();
+        }
+    });
+    (url, AbortOnDropHandle::new(serving))
+}
+
+fn written(said: &Said, inbox: &str, sid: &str) -> String {
+    match said {
+        Said::Message(subject, acknowledged_at) => {
+            format!("MSG {subject} {sid} {acknowledged_at} 1\r\nx\r\n")
+        }
+        Said::Status(status) => {
+            let head = format!("NATS/1.0 {status}\r\n\r\n");
+            format!("HMSG {inbox} {sid} {length} {length}\r\n{head}\r\n", length = head.len())
+        }
+        Said::Answer(text) => format!("MSG {inbox} {sid} {}\r\n{text}\r\n", text.len()),
+    }
+}

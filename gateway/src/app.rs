@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use gateway_core::hub::DeflateOptions;
@@ -55,6 +55,7 @@ mod canary_probe;
 mod connect;
 mod open_listener;
 mod reload;
+mod shut_down;
 
 pub use reload::{LoadConfigFn, ReloadError, ReloadReport};
 
@@ -209,6 +210,7 @@ impl App {
             }))
         })?;
 
+        node.set_balance(&config.balance, &config.drain, config.limits.accepts_per_s);
         let broker_parts = node.broker_parts();
         let readiness = Arc::new(Readiness::of_parts(CANARY_AGE_MAX, broker_parts.clone()));
         let contexts = reload::contexts(&config, &node, &authenticator, metrics.clone());
@@ -447,100 +449,11 @@ impl App {
     pub fn node(&self) -> &Arc<Node> {
         &self.node
     }
-
-    /// Stops in an order that loses nobody: unready, then closed listeners, then one client after the other over the
-    /// grace period, then the parts. A second signal is the caller's to watch for.
-    pub fn drain(mut self) {
-        let drain = self.reload.running.lock().drain.clone();
-        self.readiness.set_draining();
-        self.leaving.cancel();
-        self.node.engine_io.leave();
-        tracing::info!(clients = self.metrics.connections(), "draining: this node is no longer ready");
-        thread::sleep(Duration::from_millis(drain.notice_ms));
-
-        self.stop.cancel();
-        // Whoever is closed comes back at once, and must not come back here.
-        self.runtime.block_on(async {
-            let shut = futures_util::future::join_all(self.accepting.drain(..));
-            if tokio::time::timeout(SHUT_TIMEOUT, shut).await.is_err() {
-                tracing::warn!("a listener is still open");
-            }
-        });
-        let until = self.clock.now() + Duration::from_millis(drain.grace_ms);
-        for inbox in &self.inboxes {
-            inbox.push(WorkerEvent::Drain { until });
-        }
-        self.node.engine_io.let_go(Instant::now() + Duration::from_millis(drain.grace_ms));
-        let last = until + Duration::from_millis(drain.linger_ms);
-        let has_clients = || self.metrics.connections() + self.metrics.engine_io_carried.get() > 0;
-        while (has_clients() || !self.http.is_empty()) && self.clock.now() < last {
-            thread::sleep(DRAIN_POLL);
-        }
-        // A request that has not begun by now is told so. What has begun may take as long as its answer takes.
-        self.api.close();
-        if let Some(api) = &self.pusher_api {
-            api.close();
-        }
-        let answered = self.clock.now() + ANSWERS_TIMEOUT;
-        while !self.http.is_empty() && self.clock.now() < answered {
-            thread::sleep(DRAIN_POLL);
-        }
-        if !self.http.is_empty() {
-            tracing::warn!(connections = self.http.len(), "requests are left without an answer");
-        }
-
-        if let Some(feeds) = self.feeds.take() {
-            self.runtime.block_on(feeds.shut_down());
-        }
-        if let Some(emitters) = self.emitters.take() {
-            self.runtime.block_on(emitters.shut_down());
-        }
-        for inbox in &self.inboxes {
-            inbox.push(WorkerEvent::Stop);
-        }
-        for worker in self.workers.drain(..) {
-            if worker.join().is_err() {
-                tracing::error!("a worker had failed");
-            }
-        }
-        // That everybody has left is told last.
-        let until = Instant::now() + Duration::from_millis(drain.linger_ms).max(EVENTS_TIMEOUT);
-        self.runtime.block_on(async {
-            let (backend, webhooks) = (self.node.backend.as_ref(), self.node.webhooks.as_ref());
-            let backend = async {
-                if let Some(backend) = backend {
-                    backend.shut_down(until).await
-                }
-            };
-            let webhooks = async {
-                if let Some(webhooks) = webhooks {
-                    webhooks.shut_down(until).await
-                }
-            };
-            tokio::join!(backend, webhooks);
-        });
-        self.runtime.block_on(async {
-            if tokio::time::timeout(RETIRE_TIMEOUT, self.node.retire()).await.is_err() {
-                tracing::warn!("this node's announcement could not be taken back; it expires by itself");
-            }
-        });
-        tracing::info!("stopped");
-    }
 }
 
-/// How often a drain looks whether everybody has left.
-const DRAIN_POLL: Duration = Duration::from_millis(20);
-/// How long events may take to reach the backend when all clients have left, at least.
-const EVENTS_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest the listener may take to end: it only drops its socket.
-const SHUT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest a stopping node waits for its broker.
-const RETIRE_TIMEOUT: Duration = Duration::from_secs(2);
 const INTERNAL_BACKLOG: u32 = 128;
 const API_BACKLOG: u32 = 1024;
 const CLUSTER_BACKLOG: u32 = 4096;
-/// The longest that the last answers of a stopping node may take.
-const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn encodings(config: &Config) -> Encodings {
     let websocket = &config.websocket;

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::auth::TokenArgs;
 use crate::config::Sources;
 use crate::health::HealthArgs;
-use crate::inspect::{ChannelsArgs, ConnectionsArgs};
+use crate::inspect::{ChannelsArgs, ConnectionsArgs, ShedArgs};
 use crate::publisher::PublishArgs;
 use crate::setting::parse_address;
 
@@ -37,6 +37,8 @@ pub enum Verb {
     Channels(ChannelsArgs),
     /// List who is connected to a running cluster, over its server API.
     Connections(ConnectionsArgs),
+    /// Have the nodes of a running cluster close the clients they have above the mean: they come back to the others.
+    Shed(ShedArgs),
     /// Print a token for a client, or say what a gateway makes of one (`tidegate token verify`).
     Token(Box<TokenArgs>),
     /// Ask a running node whether it is ready: for health checks of containers.

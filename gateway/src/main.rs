@@ -3,6 +3,7 @@
 mod allocator;
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Publish(publish) => publisher::command(&publish),
         Verb::Channels(args) => list(ListCommand::Channels(&args), &args.via),
         Verb::Connections(args) => list(ListCommand::Connections(&args), &args.via),
+        Verb::Shed(args) => over_the_api(args.config.as_ref(), |of| inspect::shed(&args, of)),
         Verb::Health(args) => health::command(&args),
         Verb::Completions(args) => args.print(),
         Verb::Man(args) => args.print(),
@@ -65,13 +67,17 @@ fn main() -> ExitCode {
 
 /// Asks a running cluster, as its configuration or the flags say.
 fn list(listing: ListCommand<'_>, via: &GatewayArgs) -> ExitCode {
-    let settings = ConfigArgs { config: via.config.clone(), ..ConfigArgs::default() };
+    over_the_api(via.config.as_ref(), |of| inspect::command(listing, of))
+}
+
+fn over_the_api(config: Option<&PathBuf>, command: impl FnOnce(GatewayAddress<'_>) -> ExitCode) -> ExitCode {
+    let settings = ConfigArgs { config: config.cloned(), ..ConfigArgs::default() };
     let sources = settings.sources();
     match told(Config::load(&sources), &sources) {
         Ok(config) => {
             let of =
                 GatewayAddress { api: &config.api, server: config.server.listen, tls: config.tls.is_on() };
-            inspect::command(listing, of)
+            command(of)
         }
         Err(code) => code,
     }

@@ -66,6 +66,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     (FEED_POSTGRES, "src/feeds/postgres/postgres_config.rs", "PostgresConfig"),
     (FEED_KAFKA, "src/feeds/kafka/kafka_config.rs", "KafkaConfig"),
     ("demo", "src/demo/demo_config.rs", "DemoConfig"),
+    ("balance", "core/src/balance.rs", "BalanceConfig"),
     ("drain", "core/src/drain.rs", "DrainSettings"),
     ("telemetry", "src/telemetry/telemetry_config.rs", "TelemetryConfig"),
 ];

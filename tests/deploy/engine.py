@@ -59,6 +59,8 @@ class Engine:
                 return self.scale(options)
             case ["exec", container, "/usr/local/bin/tidegate", "health"]:
                 return int(not self.stack.is_ready(self.containers[container])), ""
+            case ["exec", container, "/usr/local/bin/tidegate", "shed", *options]:
+                return self.stack.shed(self.containers[container], options)
             case ["inspect", "-f", what, container]:
                 return 0, self.inspect(what, container) + "\n"
             case ["stop", container]:

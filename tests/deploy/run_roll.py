@@ -45,7 +45,13 @@ class Rolled:
         before = set(self.engine.containers)
         self.stack.wait_until_sent_to(NODES)
         said = []
-        report = load(self.stack, 30, lambda: said.append(self.run_roll()))
+
+        def roll():
+            said.append(self.run_roll(ROLL_SHED_S="2"))
+            clients = lambda: [self.stack.clients(address) for address in self.engine.containers.values()]
+            until("the last new node has its share", lambda: min(clients()) >= CLIENTS // NODES - 3)
+
+        report = load(self.stack, 45, roll)
         status, text = said[0]
         assert status == 0, text
         assert not before & set(self.engine.containers), "an old node is left"

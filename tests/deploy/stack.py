@@ -146,6 +146,13 @@ class Stack:
         ask = [str(self.binaries["tidegate"]), "health", "--url", f"http://{address}:{self.internal}/readyz"]
         return subprocess.run(ask, capture_output=True).returncode == 0
 
+    def shed(self, address, options):
+        """Status and words of `tidegate shed` as within the container."""
+        settings = {"TIDEGATE_SERVER__LISTEN": f"{address}:{self.port}"}
+        asked = [str(self.binaries["tidegate"]), "shed", *options]
+        done = subprocess.run(asked, capture_output=True, text=True, env={**os.environ, **self.environment, **settings})
+        return done.returncode, done.stderr if done.returncode else done.stdout
+
     def appear(self, address):
         """Discovery tells of a container from its start on."""
         self.names.addresses.append(address)

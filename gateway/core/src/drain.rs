@@ -13,13 +13,19 @@ pub struct DrainSettings {
     pub notice_ms: u64,
     /// The time over which clients are closed with 3001, evenly, in milliseconds.
     pub grace_ms: u64,
+    /// The most that time may become where other nodes accept connections more slowly (`limits.accepts_per_s`), in
+    /// milliseconds. 0: it stays what `grace_ms` says, whatever others accept.
+    pub grace_max_ms: u64,
     /// How long the last clients may take to leave after that, in milliseconds, before the node exits.
     pub linger_ms: u64,
+    /// How long others still see a client in its channels after it was closed so that it comes back to another node, in
+    /// milliseconds: a user who is back by then was never away. Not beyond the end of the node itself. 0: not at all.
+    pub presence_hold_ms: u64,
 }
 
 impl Default for DrainSettings {
     fn default() -> Self {
-        Self { notice_ms: 1000, grace_ms: 20_000, linger_ms: 2000 }
+        Self { notice_ms: 1000, grace_ms: 20_000, grace_max_ms: 0, linger_ms: 2000, presence_hold_ms: 5000 }
     }
 }
 

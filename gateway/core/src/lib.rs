@@ -5,6 +5,7 @@
 //! the answers it asked for, and says what should be done; it does nothing itself.
 
 pub mod audience;
+pub mod balance;
 pub mod catch_up;
 pub mod channel_names;
 pub mod channel_pattern;

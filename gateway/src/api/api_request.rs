@@ -88,6 +88,7 @@ methods! {
     Closes "closes" ClosesRequest<'a>;
     Explain "explain" Explain<'a>;
     Info "info" IgnoredAny;
+    Shed "shed" Shed<'a>;
     Disconnect "disconnect" Disconnect<'a>;
     Unsubscribe "unsubscribe" Unsubscribe<'a>;
     Subscribe "subscribe" Subscribe<'a>;
@@ -386,6 +387,22 @@ pub(super) struct SharedPollPublish<'a> {
     pub(super) version: u64,
     #[serde(borrow)]
     pub(super) epoch: RequestText<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Shed<'a> {
+    /// Name or uid of one node. Empty: all of them.
+    #[serde(borrow)]
+    pub(super) node: RequestText<'a>,
+    /// In seconds. 0: as each node's configuration says.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) over_s: u32,
+    /// The same.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) tolerance_percent: u32,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) stop: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -27,6 +27,7 @@ mod response_budget;
 mod rpc;
 mod run_command;
 mod serve;
+mod shed_command;
 mod socket_commands;
 pub mod update;
 

@@ -73,6 +73,7 @@ impl<'a> ApiCall<'a> {
             Command::Closes(request) => ApiResponse::Found(self.closes(request).await?),
             Command::Explain(request) => ApiResponse::Found(self.explain(request).await?),
             Command::Info(_) => ApiResponse::Info(self.info().await?),
+            Command::Shed(request) => ApiResponse::Found(self.shed(request).await?),
             Command::Disconnect(request) => self.disconnect(request).await.map(|()| ApiResponse::Done)?,
             Command::Unsubscribe(request) => self.unsubscribe(request).await.map(|()| ApiResponse::Done)?,
             Command::Subscribe(request) => self.subscribe(request).await.map(|()| ApiResponse::Done)?,

@@ -134,6 +134,7 @@ impl Reloader {
         let rules = Arc::new(merged.channel_rules());
         let contexts = contexts(&merged, &self.node, &self.authenticator, self.metrics.clone());
         self.node.set_rules(rules);
+        self.node.set_balance(&merged.balance, &merged.drain, merged.limits.accepts_per_s);
         self.node.set_poll_secrets(&merged.shared_poll);
         self.node.set_user_connections_max(merged.limits.connections_per_user_max);
         if self.apps.as_ref().is_some_and(|own| own.go_by(apps)) {

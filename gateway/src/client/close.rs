@@ -3,12 +3,13 @@
 use gateway_core::effect::Ended;
 use shared::channel::Channel;
 use shared::disconnect::{Disconnect, SlowCause};
+use shared::publication::ClientInfo;
 
 use crate::backend::{BackendEvent, EventType};
 use crate::client::finish::{Departure, Finishing};
 use crate::client::framing::CloseMessage;
 use crate::client::{Client, Closing, Gone, Incoming};
-use crate::node::CloseRecord;
+use crate::node::{ClientTraces, CloseRecord};
 use crate::telemetry::metrics::CLOSE_BY_PEER;
 use crate::worker::WorkerLocal;
 
@@ -140,14 +141,15 @@ impl Client {
         let announced = self.session.take_announced();
         let shown = self.session.take_shown();
         self.close_lanes(local);
-        local.leave_all(self.key.index, client);
-        for (channel, info) in announced {
+        let present = local.leave_all(self.key.index, client);
+        let with_subscribers = |(channel, info): (Channel, ClientInfo)| {
             let subscribers = local.hub.subscribers(channel.as_str());
-            local.node.announce_left(channel, info, subscribers);
-        }
-        for shown in shown {
-            local.node.hide(shown);
-        }
+            (channel, info, subscribers)
+        };
+        let announced = announced.into_iter().map(with_subscribers).collect();
+        // One that may come back as the client it was would be told to have left after it has come.
+        let may_be_held = *why == Disconnect::SHUTDOWN && self.keeper().is_none();
+        local.node.depart(ClientTraces { client, present, announced, shown }, may_be_held);
         self.leave_sessions(local, why);
         self.give_up_answers(local);
     }

@@ -57,6 +57,11 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     });
     section("workers", &|faults| config.workers.check(faults));
     section("drain", &|faults| drain(&config.drain, faults));
+    section("balance", &|faults| {
+        faults.outside("auto_after_s", config.balance.auto_after_s, 1..=86_400);
+        faults.outside("tolerance_percent", config.balance.tolerance_percent, 1..=1_000);
+        faults.outside("over_s", config.balance.over_s, 1..=86_400);
+    });
     section("telemetry", &|faults| config.telemetry.check(faults));
 
     section("channel_names", &|faults| {
@@ -369,5 +374,9 @@ fn mercure(config: &Config, faults: &mut Faults) {
 fn drain(drain: &gateway_core::drain::DrainSettings, faults: &mut Faults) {
     faults.outside("notice_ms", drain.notice_ms, 0..=300_000);
     faults.outside("grace_ms", drain.grace_ms, 0..=3_600_000);
+    if drain.grace_max_ms > 0 {
+        faults.outside("grace_max_ms", drain.grace_max_ms, drain.grace_ms..=3_600_000);
+    }
     faults.outside("linger_ms", drain.linger_ms, 0..=300_000);
+    faults.outside("presence_hold_ms", drain.presence_hold_ms, 0..=60_000);
 }

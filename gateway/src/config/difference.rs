@@ -71,6 +71,7 @@ pub(super) fn with_live_of(present: &Config, new: &Config) -> Config {
     merged.shared_poll = new.shared_poll.clone();
     merged.shared_poll.concurrency_max = present.shared_poll.concurrency_max;
     merged.drain = new.drain.clone();
+    merged.balance = new.balance.clone();
     // How much a decoder may take is part of the protocols, which all clients share.
     merged.session = new.session.clone();
     merged.session.queued_commands_max = present.session.queued_commands_max;

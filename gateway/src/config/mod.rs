@@ -78,6 +78,7 @@ pub struct Config {
     /// Records that are published as they come into a source outside.
     pub feeds: BTreeMap<String, feeds::feed_config::FeedConfig>,
     pub demo: demo::demo_config::DemoConfig,
+    pub balance: gateway_core::balance::BalanceConfig,
     pub drain: gateway_core::drain::DrainSettings,
     pub telemetry: telemetry::TelemetryConfig,
 }

@@ -87,7 +87,7 @@ fn every_mistake_is_told_at_once_with_its_path_and_source() {
         mistakes(toml, &environment),
         [
             "colour: unknown key, known are node, server, internal, console, cluster, tls, proxy_protocol, limits, http, raw, sse, mercure, graphql, websocket, \
-             session, auth, api, workers, channel_names, channels, namespaces, pusher, socketio, backend, shared_poll, broker, redis, nats, feeds, demo, drain, telemetry (from gateway.toml:2)",
+             session, auth, api, workers, channel_names, channels, namespaces, pusher, socketio, backend, shared_poll, broker, redis, nats, feeds, demo, balance, drain, telemetry (from gateway.toml:2)",
             "limts: unknown key, did you mean `limits`? (from TIDEGATE_LIMTS__ADDRESSES_MAX)",
             "namespaces.prices.force_recovry: unknown key, did you mean `force_recovery`? (from gateway.toml:16)",
             "namespaces.prices.history_ttl_s: must be set when history_size is",

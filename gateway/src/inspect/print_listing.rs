@@ -71,7 +71,7 @@ pub(super) fn table(
 }
 
 /// Users and channels are named by others: nothing of theirs is to move a terminal's cursor.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|one| if one.is_control() { char::REPLACEMENT_CHARACTER } else { one }).collect()
 }
 

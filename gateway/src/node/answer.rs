@@ -40,6 +40,7 @@ impl Node {
                 let limit = wanted.limit.clamp(1, CLOSES_MAX);
                 NodeResponse::Closes(self.closes.list(&ClosesWanted { limit, ..wanted }))
             }
+            NodeRequest::Shed(wanted) => NodeResponse::Shed(self.shed(wanted).await),
             NodeRequest::Poll { session, polled } => match self.engine_io.answer(&session, polled).await {
                 RemotePollReply::Packets(packets) => NodeResponse::Packets(packets),
                 RemotePollReply::Part(part) => NodeResponse::PacketsPart(part),

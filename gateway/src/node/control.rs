@@ -196,6 +196,14 @@ pub struct NodeInfo {
     /// Names of parts of the broker that it cannot use.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lacks: Vec<Box<str>>,
+    /// It is being stopped, and takes in nobody.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
+    /// How many more clients it takes. A node of an earlier release does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room: Option<u32>,
+    /// How many connections it accepts in a second. 0: any number.
+    pub accepts_per_s: u32,
 }
 
 impl NodeInfo {

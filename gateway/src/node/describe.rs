@@ -45,6 +45,9 @@ impl Node {
             takes_in_at: self.takes_in_at.clone(),
             layout: self.broker.layout().into(),
             lacks: self.lacks(),
+            draining: self.balancing.is_leaving(),
+            room: self.room(),
+            accepts_per_s: self.balancing.accepts_per_s(),
         }
     }
 }
@@ -55,7 +58,11 @@ pub(super) async fn keep_announced(node: Arc<Node>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut reminder = Reminder::new();
     loop {
-        interval.tick().await;
+        tokio::select! {
+            _ = interval.tick() => {}
+            // Others are to know at once that nobody is taken in here.
+            () = node.balancing.told_to_leave() => {}
+        }
         let description = match node.describe().encode() {
             Ok(description) => description,
             Err(error) => {

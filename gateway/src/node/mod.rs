@@ -34,12 +34,14 @@ mod announce;
 mod answer;
 mod ask;
 mod ask_clients;
+mod balance;
 mod catch_up;
 mod client_ids;
 mod closes;
 pub mod control;
 mod counts;
 mod deliver;
+mod departures;
 mod describe;
 mod emit;
 mod expire;
@@ -78,15 +80,18 @@ pub(crate) use ask_clients::{ASK_CLIENTS_TIMEOUT_MAX, AwaitedClient, ClientsRequ
 pub(crate) use client_ids::ClientIds;
 pub use closes::{CloseRecord, ClosesWanted};
 pub(crate) use deliver::FromBroker;
+pub(crate) use departures::ClientTraces;
 pub(crate) use list_channels::ChannelsEverywhere;
 pub(crate) use resume::{ResumableSession, ResumeRequest};
 pub use session_ids::SessionId;
 pub(crate) use users::UserPermit;
 
 use announce::Announcements;
+use balance::Balancing;
 use closes::RecentCloses;
 use control::ControlCommand;
 use counts::ChangedCounts;
+use departures::Departures;
 use interest::Interest;
 use keep_keys::KeptKeys;
 use members::MembersMissed;
@@ -154,6 +159,8 @@ pub struct Node {
     repairs: PerPart<Repairs>,
     neighbors: NeighborsCell,
     others: Others,
+    balancing: Balancing,
+    departures: Departures,
     newest_reads: NewestReads,
     owed_copies: OwedCopies,
     /// There can be one in every channel, and one for every subscriber.
@@ -250,6 +257,8 @@ impl Node {
             repairs: PerPart::new(of_broker),
             neighbors: NeighborsCell::default(),
             others: Others::default(),
+            balancing: Balancing::default(),
+            departures: Departures::default(),
             newest_reads: NewestReads::default(),
             owed_copies: OwedCopies::default(),
             unmended_told: Sparingly::default(),
@@ -272,6 +281,8 @@ impl Node {
         node.tasks.spawn(keep_running(node.clone(), describe::keep_announced));
         node.tasks.spawn(keep_running(node.clone(), expire::keep_expiring));
         node.tasks.spawn(keep_running(node.clone(), members::keep_members));
+        node.tasks.spawn(keep_running(node.clone(), balance::keep_balanced));
+        node.tasks.spawn(keep_running(node.clone(), departures::keep_departing));
         node.tasks.spawn(keep_running(node.clone(), counts::keep_counting));
         node.tasks.spawn(keep_running(node.clone(), counts::keep_recounting));
         node.tasks.spawn(keep_running(node.clone(), peers::keep_looking));

@@ -65,6 +65,11 @@ impl Node {
         names.map(|name| Box::from(&*name)).collect()
     }
 
+    /// Whether this node can use every part of the broker.
+    pub(super) fn uses_all_parts(&self) -> bool {
+        self.neighbors.lacking(self.broker.parts()).next().is_none()
+    }
+
     /// Takes note of what all nodes say of themselves.
     pub(super) fn hear_neighbors(&self, descriptions: &[Bytes]) {
         let infos = descriptions.iter().filter_map(|description| NodeInfo::decode(description).ok());

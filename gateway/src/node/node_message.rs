@@ -23,6 +23,7 @@ use super::control::{Among, ControlTarget};
 use super::wire_target::{WireAmong, WireTarget};
 
 pub use super::ask_clients::{AskClients, AskOutcome};
+pub use super::balance::{ShedReport, ShedState, ShedWanted};
 pub use crate::engine_io::RemotePollRequest;
 pub use detail::{ConnectionDetail, ConnectionInfo, DetailWanted, SubscriptionDetail};
 
@@ -55,6 +56,8 @@ pub enum NodeRequest {
     Closes(ClosesWanted),
     /// Do something to those of the selected clients that are here.
     Act(ControlTarget, ClientCommand),
+    /// Let go of the clients that are above the mean of all nodes.
+    Shed(ShedWanted),
     /// What a request asks of a session of Engine.IO, by the secret of its name.
     Poll { session: Box<str>, polled: RemotePollRequest },
     /// Send an event to those of the selected clients that are here, and answer what they say to it.
@@ -156,6 +159,8 @@ pub enum NodeResponse {
     },
     /// What came of asking each of these clients.
     Asked(Vec<(ClientId, AskOutcome)>),
+    /// What is done about the clients that are above the mean.
+    Shed(ShedReport),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -268,6 +273,7 @@ enum WireQuestion {
         act: Box<WireQuestion>,
     },
     AskClients(WireAskClients),
+    Shed(ShedWanted),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -290,6 +296,7 @@ enum WireAnswer {
         full: u32,
     },
     Asked(Vec<WireAsked>),
+    Shed(ShedReport),
     Unanswered(NodeRequestError),
 }
 
@@ -339,6 +346,7 @@ impl NodeMessage {
                         WireAnswer::Done { clients, failed, full }
                     }
                     Ok(NodeResponse::Asked(asked)) => WireAnswer::Asked(ask_clients_wire::write_asked(asked)),
+                    Ok(NodeResponse::Shed(report)) => WireAnswer::Shed(report),
                     Err(unanswered) => WireAnswer::Unanswered(unanswered),
                 };
                 let answer = serde_json::value::to_raw_value(&wire)?;
@@ -425,6 +433,7 @@ fn write_question(question: NodeRequest, payload: &mut Bytes) -> WireQuestion {
             detail: wanted.detail,
         }),
         NodeRequest::Closes(wanted) => WireQuestion::Closes(wanted),
+        NodeRequest::Shed(wanted) => WireQuestion::Shed(wanted),
         NodeRequest::Act(mut target, act) => {
             let among = target.among.take();
             let target = target.into();
@@ -505,6 +514,7 @@ fn understand(question: WireQuestion, payload: Bytes) -> Option<NodeRequest> {
             detail: wanted.detail,
         }),
         WireQuestion::Closes(wanted) => NodeRequest::Closes(wanted),
+        WireQuestion::Shed(wanted) => NodeRequest::Shed(wanted),
         WireQuestion::Disconnect { target, code, reason } => {
             NodeRequest::Act(target.read()?, ClientCommand::Disconnect(Disconnect::custom(code, &reason)?))
         }
@@ -547,6 +557,7 @@ fn read_answer(answer: &RawValue, payload: Bytes) -> Option<Result<NodeResponse,
         WireAnswer::Closes(closes) => NodeResponse::Closes(closes),
         WireAnswer::Done { clients, failed, full } => NodeResponse::Done { clients, failed, full },
         WireAnswer::Asked(asked) => NodeResponse::Asked(ask_clients_wire::read_asked(asked)?),
+        WireAnswer::Shed(report) => NodeResponse::Shed(report),
         WireAnswer::Unanswered(unanswered) => return Some(Err(unanswered)),
     }))
 }

@@ -7,6 +7,7 @@ pub mod feeds_metrics;
 pub mod labels;
 pub mod logs;
 pub mod metrics;
+mod move_metrics;
 pub mod names;
 mod node_label;
 mod process;

@@ -74,6 +74,12 @@ metrics! {
         "Connections closed with 3008, by what the client was too slow for.";
     SHED_TOTAL Counter "shed_total" []
         "Connections closed with 3008 because they owed the most when the node was short of memory.";
+    BALANCE_CLOSES_TOTAL Counter "balance_closes_total" []
+        "Connections closed with 3001 because this node had more than the mean of all nodes: their clients come back to others.";
+    BALANCE_CLOSES_PENDING Gauge "balance_closes_pending" []
+        "Connections that are still to be closed for that.";
+    PRESENCE_HELD Gauge "presence_held" []
+        "Clients that were closed to come back to another node and are still shown in presence (`drain.presence_hold_ms`).";
     CONNECTION_SECONDS Histogram "connection_seconds" []
         "How long connections lived.";
 

@@ -17,7 +17,7 @@ pub(super) const DRAIN_STEP: Duration = Duration::from_millis(20);
 pub(super) struct WorkerDrain {
     began: Moment,
     pacing: Pacing,
-    /// Places in the table, last to close first.
+    /// Last to close first.
     left: Vec<ClientKey>,
     closed: usize,
     /// Whose turn it was while a command of theirs was in flight: that is answered first.
@@ -28,12 +28,9 @@ pub(super) struct WorkerDrain {
 impl Worker {
     pub(super) fn begin_drain(&mut self, until: Moment) {
         self.let_callers_go();
-        let left: Vec<ClientKey> = self
-            .clients
-            .iter()
-            .filter(|(_, client)| !client.is_closing() && !client.is_finishing())
-            .map(|(_, c)| c.key)
-            .collect();
+        self.letting_go = None;
+        let mut left = self.closing_order();
+        left.reverse();
         let pacing = Pacing::new(left.len(), until.since(self.local.now));
         self.drain =
             Some(WorkerDrain { began: self.local.now, pacing, left, closed: 0, busy: Vec::new(), until });

@@ -29,6 +29,7 @@ use crate::node::{ClientsRequest, SessionId};
 use crate::transport::task_pipe::PipeReadiness;
 use crate::worker::Contexts;
 use crate::worker::callers::{CallerKey, NewCaller};
+use crate::worker::let_go::LetGo;
 use crate::worker::list_connections::WorkerConnections;
 
 /// What a worker can be told.
@@ -72,6 +73,10 @@ pub(crate) enum WorkerEvent {
     Count(Arc<[Channel]>, oneshot::Sender<Vec<u32>>),
     /// Tell of these connections, from this place on, at most so many.
     List(Arc<ConnectionsWanted>, u32, usize, oneshot::Sender<WorkerConnections>),
+    /// Close so many of this worker's clients, which then come back to other nodes.
+    LetGo(LetGo),
+    /// No more are to be let go.
+    LetNobodyGo,
     /// Look for debtors to close: the node is short of memory.
     Shed,
     /// Another configuration holds.

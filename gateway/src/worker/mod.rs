@@ -43,6 +43,7 @@ mod drain;
 mod gather;
 pub(crate) mod inbox;
 mod keep_one_connection;
+pub(crate) mod let_go;
 mod list_connections;
 mod quarantine;
 pub(crate) mod read_call;
@@ -208,6 +209,7 @@ pub(crate) struct Worker {
     aftermath: Vec<sweep::AfterSweep>,
     due: Vec<u32>,
     shedding: shed::SheddingState,
+    letting_go: Option<let_go::LettingGo>,
     drain: Option<drain::WorkerDrain>,
     callers: callers::Callers,
     hold_limits: HoldLimits,
@@ -312,6 +314,7 @@ impl Worker {
             aftermath: Vec::new(),
             due: Vec::new(),
             shedding: shed::SheddingState::default(),
+            letting_go: None,
             drain: None,
             callers: callers::Callers::default(),
             hold_limits,
@@ -353,12 +356,14 @@ impl WorkerLocal {
         let unfollowed = self.trackers.leave(channel.as_str(), index);
         self.node.unfollow(self.index, channel, &unfollowed);
         if let Some(left) = self.hub.leave(channel.as_str(), index) {
-            self.left(client, channel, left.last);
+            if self.left(client, channel, left.last) {
+                self.node.leave_presence(channel.clone(), client);
+            }
         }
     }
 
-    /// Takes a client out of all its channels.
-    pub(crate) fn leave_all(&mut self, index: u32, client: ClientId) {
+    /// Takes a client out of all its channels. Answers in which of them it is present.
+    pub(crate) fn leave_all(&mut self, index: u32, client: ClientId) -> Vec<Channel> {
         self.awaited.forget(index);
         self.contenders.forget(index);
         for (channel, unfollowed) in self.trackers.remove_all(index) {
@@ -366,20 +371,18 @@ impl WorkerLocal {
         }
         let mut channels = Vec::new();
         self.hub.remove_all(index, |channel, left| channels.push((channel.clone(), left.last)));
-        for (channel, last) in channels {
-            self.left(client, &channel, last);
-        }
+        channels.retain(|(channel, last)| self.left(client, channel, *last));
+        channels.into_iter().map(|(channel, _)| channel).collect()
     }
 
-    fn left(&mut self, client: ClientId, channel: &Channel, last: bool) {
+    /// Answers whether the client may be in the channel's presence.
+    fn left(&mut self, client: ClientId, channel: &Channel, last: bool) -> bool {
         if last {
             self.node.release(self.index, channel);
         }
         let by_override = !self.shown.is_empty() && self.shown.remove(&(client, channel.clone()));
         // Whoever joined under other options may be present all the same.
         let keeps_presence = self.context.rules.options(channel).is_some_and(|options| options.presence);
-        if by_override || self.renewed || keeps_presence {
-            self.node.leave_presence(channel.clone(), client);
-        }
+        by_override || self.renewed || keeps_presence
     }
 }

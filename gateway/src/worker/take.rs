@@ -188,6 +188,8 @@ impl Worker {
                 drop(listed.send(self.list(&wanted, from, limit)))
             }
             WorkerEvent::Renew(contexts) => self.renew(contexts),
+            WorkerEvent::LetGo(wanted) => self.let_go(wanted),
+            WorkerEvent::LetNobodyGo => self.letting_go = None,
             WorkerEvent::Shed => self.look_at_debtors(),
             WorkerEvent::Drain { until } => self.begin_drain(until),
             WorkerEvent::Stop => self.stopping = true,

@@ -67,6 +67,7 @@ mod keeps_to_its_memory;
 mod leaves_nothing_behind;
 mod loses_a_pusher_node;
 mod loses_a_shard;
+mod moves_clients;
 mod notices_lost_data;
 mod polls_at_other_nodes;
 mod polls_backends;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::schemas::{CLIENTS, USERS, channel, count, count64, described, fields, number, plain, text};
+use super::schemas::{CLIENTS, USERS, channel, count, count64, described, fields, flag, number, plain, text};
 use crate::api::api_request::Method;
 
 pub(super) fn request(method: Method) -> Value {
@@ -22,6 +22,20 @@ pub(super) fn request(method: Method) -> Value {
                 ("channel", channel()),
                 ("offset", count64("Of the publication. 0: of any.")),
                 ("epoch", text("Of the publication. Empty: that of the channel.", &["", "x"])),
+            ],
+        ),
+        Method::Shed => fields(
+            &[],
+            [
+                ("node", text("The uid or the name of one node. Empty: all of them.", &["", "nobody"])),
+                ("over_s", count("Over how many seconds, at least. 0: as the node's `balance.over_s` says.")),
+                (
+                    "tolerance_percent",
+                    count(
+                        "Nothing is done unless a node has more than this above the mean. 0: `balance.tolerance_percent`.",
+                    ),
+                ),
+                ("stop", flag("Close no more of them.")),
             ],
         ),
         _ => fields(&["client"], [("client", text("The client.", CLIENTS))]),
@@ -45,6 +59,10 @@ pub(super) fn result(method: Method) -> Value {
             let findings = json!({ "type": "array", "items": finding });
             fields(&["verdict", "findings"], [("verdict", verdict), ("findings", findings), missing()])
         }
+        Method::Shed => {
+            let nodes = json!({ "type": "array", "items": shed() });
+            fields(&["nodes"], [("nodes", nodes), missing()])
+        }
         _ => {
             let connection = json!({ "oneOf": [connection(), { "type": "null" }] });
             let connection = described(connection, "null: no node that has answered has this client.");
@@ -67,6 +85,23 @@ fn connection() -> Value {
             ("outbox_bytes", described(number(), "What waits to be written to its socket.")),
             ("stalled_ms", described(number(), "For how long the socket has taken nothing of that.")),
             ("subscriptions", json!({ "type": "array", "items": subscription() })),
+        ],
+    )
+}
+
+fn shed() -> Value {
+    let states = ["started", "balanced", "running", "stopped", "draining", "unknown"];
+    fields(
+        &["uid", "name", "state", "before", "mean", "to_close", "closed", "over_ms"],
+        [
+            ("uid", plain()),
+            ("name", plain()),
+            ("state", json!({ "type": "string", "enum": states })),
+            ("before", described(number(), "The node's clients when it began.")),
+            ("mean", described(number(), "Of all nodes, rounded up. 0: it was not asked for.")),
+            ("to_close", number()),
+            ("closed", described(number(), "Of these.")),
+            ("over_ms", described(number(), "How long it takes, all in all.")),
         ],
     )
 }

@@ -19,6 +19,9 @@ pub(super) fn summary(method: Method) -> &'static str {
         Method::Closes => "Lists clients that were closed lately, and why.",
         Method::Explain => "Tells why a client did, or did not, get a publication.",
         Method::Info => "Tells of all nodes.",
+        Method::Shed => {
+            "Has nodes close the clients they have above the mean, so that these come back to others."
+        }
         Method::Disconnect => "Closes the connections of a user or a client.",
         Method::Unsubscribe => "Ends the subscriptions of a user or a client to a channel.",
         Method::Subscribe => "Makes subscribers of the clients of a user, or of one client.",
@@ -154,6 +157,7 @@ pub(super) fn request(method: Method) -> Value {
         ),
         Method::Inspect | Method::Closes | Method::Explain => inspect_schemas::request(method),
         Method::Info => fields(&[], []),
+        Method::Shed => inspect_schemas::request(method),
         Method::Disconnect => fields(
             &[],
             [
@@ -259,6 +263,7 @@ pub(super) fn result(method: Method) -> Value {
         Method::Connections => list("connections", reference("Connection")),
         Method::Inspect | Method::Closes | Method::Explain => inspect_schemas::result(method),
         Method::Info => object("nodes", json!({ "type": "array", "items": reference("Node") })),
+        Method::Shed => inspect_schemas::result(method),
         Method::MapPublish | Method::MapRemove => fields(
             &[],
             [

@@ -81,6 +81,7 @@ fn every_question() -> Vec<NodeRequest> {
             limit: 8,
             detail: Some(DetailWanted { tags: Some([("a".into(), "b".into())].into()) }),
         }),
+        NodeRequest::Shed(ShedWanted { over_s: Some(7), tolerance_percent: None, stop: true }),
         NodeRequest::Closes(ClosesWanted { user: Some("".into()), client: Some("c".into()), limit: 9 }),
         NodeRequest::Act(target.clone(), ClientCommand::Disconnect(Disconnect::FORCE_DISCONNECT)),
         NodeRequest::Act(target.clone(), ClientCommand::Unsubscribe(channel.clone())),
@@ -144,6 +145,7 @@ fn every_answer_reads_back_as_it_was_given() {
             connections: vec![connection],
             next: Some(ConnectionCursor { worker: 1, index: 2 }),
         })),
+        Ok(NodeResponse::Shed(ShedReport { state: ShedState::Running, before: 9, ..ShedReport::default() })),
         Ok(NodeResponse::Closes(vec![CloseRecord {
             client: "c".into(),
             code: 3012,

@@ -1,0 +1,190 @@
+//! How many clients a node lets go so that others have their share, how fast, and in which order.
+//!
+//! Clients stay where they are when nodes are added, and the last node of a rolling restart has none. A load balancer
+//! sends clients only when they connect: so a node with more than the mean closes what is above it, and they come back to
+//! nodes that have fewer.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use shared::moment::Moment;
+
+use crate::drain::Pacing;
+
+mod order;
+mod watch;
+
+pub use order::{closing_order, shares};
+pub use watch::{ImbalanceWatch, SeenNode};
+
+/// When and how fast a node lets clients go that others have room for.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BalanceConfig {
+    /// A node does it by itself, when it has had too many for `auto_after_s`. Only where the load balancer sends clients to
+    /// the node that has the fewest.
+    pub auto: bool,
+    /// For how long a node must have had too many before it does that, in seconds.
+    pub auto_after_s: u64,
+    /// Nothing is done unless a node has more clients than this above the mean of all nodes, in percent.
+    pub tolerance_percent: u32,
+    /// The time over which those above the mean are closed, evenly, in seconds. It takes longer where other nodes accept
+    /// fewer (`limits.accepts_per_s`).
+    pub over_s: u64,
+}
+
+impl Default for BalanceConfig {
+    fn default() -> Self {
+        Self { auto: false, auto_after_s: 60, tolerance_percent: 10, over_s: 60 }
+    }
+}
+
+/// What is known of another node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NodeLoad {
+    pub clients: u32,
+    /// It is being stopped: it takes nobody in, and its own clients are about to be the others'.
+    pub draining: bool,
+    /// How many more clients it takes. `None`: it has not said.
+    pub room: Option<u32>,
+    /// How many connections it accepts in a second. 0: any number.
+    pub accepts_per_s: u32,
+}
+
+/// What a node does about the clients it has above its share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShedPlan {
+    /// The clients it has.
+    pub before: u32,
+    /// The mean of all nodes that stay, rounded up: no node that keeps to its plan has fewer after it.
+    pub mean: u32,
+    /// 0: the node has not too many, or nobody has room for them.
+    pub to_close: u32,
+    pub over: Duration,
+}
+
+impl ShedPlan {
+    /// For a node with `own` clients beside `others`. `over`: the least time to take.
+    ///
+    /// Each node closes what it has itself above the mean, at most its part of what the others have room for: so several
+    /// nodes that do this at the same time close no more, all together, than those below the mean lack.
+    pub fn new(own: u32, others: &[NodeLoad], tolerance_percent: u32, over: Duration) -> Self {
+        let staying = || others.iter().filter(|node| !node.draining);
+        let count = staying().count() as u64 + 1;
+        // Clients of nodes that stop count: they are about to come.
+        let total = u64::from(own) + others.iter().map(|node| u64::from(node.clients)).sum::<u64>();
+        let mean = total.div_ceil(count);
+        let own_excess = u64::from(own).saturating_sub(mean);
+        let is_tolerable =
+            u64::from(own) * count * 100 <= total.saturating_mul(100 + u64::from(tolerance_percent));
+        let lacking = |node: &NodeLoad| {
+            let lacks = mean.saturating_sub(node.clients.into());
+            node.room.map_or(lacks, |room| lacks.min(room.into()))
+        };
+        let wanted: u64 = staying().map(lacking).sum();
+        let excess: u64 =
+            own_excess + staying().map(|node| u64::from(node.clients).saturating_sub(mean)).sum::<u64>();
+        let part = if wanted >= excess { own_excess } else { wanted * own_excess / excess };
+        let to_close = if is_tolerable { 0 } else { part };
+        let rate = rate_of(others, 0);
+        let needed = rate.map_or(Duration::ZERO, |rate| time_for(to_close, rate));
+        Self { before: own, mean: narrow(mean), to_close: narrow(to_close), over: over.max(needed) }
+    }
+}
+
+/// How many clients a second the nodes that stay accept from one node that closes some, while so many others close theirs,
+/// too. `None`: any number.
+fn rate_of(others: &[NodeLoad], beside: u32) -> Option<u64> {
+    let mut sum = 0_u64;
+    for node in others.iter().filter(|node| !node.draining) {
+        if node.accepts_per_s == 0 {
+            return None;
+        }
+        sum += u64::from(node.accepts_per_s);
+    }
+    (sum > 0).then(|| (sum / (u64::from(beside) + 1)).max(1))
+}
+
+fn time_for(clients: u64, per_s: u64) -> Duration {
+    Duration::from_millis(clients.saturating_mul(1000).div_ceil(per_s))
+}
+
+/// How long a node that stops takes to let its clients go, so that the others can take them in.
+///
+/// `grace` is the time that is set and `grace_max` the most it may become. Other nodes that stop at the same time have their
+/// part of what is accepted. The second part of the answer is how long it would have to be, if that is longer.
+pub fn drain_time(
+    clients: u32,
+    others: &[NodeLoad],
+    grace: Duration,
+    grace_max: Duration,
+) -> (Duration, Option<Duration>) {
+    let beside = others.iter().filter(|node| node.draining && node.clients > 0).count();
+    let needed = rate_of(others, u32::try_from(beside).unwrap_or(u32::MAX))
+        .map_or(Duration::ZERO, |rate| time_for(clients.into(), rate));
+    let time = needed.clamp(grace, grace_max.max(grace));
+    (time, (needed > time).then_some(needed))
+}
+
+/// How many clients the others have no room for, of so many.
+pub fn homeless(clients: u32, others: &[NodeLoad]) -> u32 {
+    let mut room = 0_u64;
+    for node in others.iter().filter(|node| !node.draining) {
+        let Some(more) = node.room else { return 0 };
+        room += u64::from(more);
+    }
+    narrow(u64::from(clients).saturating_sub(room))
+}
+
+fn narrow(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// A plan that is carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShedRun {
+    plan: ShedPlan,
+    pacing: Pacing,
+    began: Moment,
+    closed: u32,
+    goal: u32,
+}
+
+impl ShedRun {
+    pub fn new(now: Moment, plan: ShedPlan) -> Self {
+        let pacing = Pacing::new(plan.to_close as usize, plan.over);
+        Self { plan, pacing, began: now, closed: 0, goal: plan.mean }
+    }
+
+    pub fn plan(&self) -> ShedPlan {
+        self.plan
+    }
+
+    pub fn closed(&self) -> u32 {
+        self.closed
+    }
+
+    /// How many to close now, on a node that has `own` clients. Never so many that fewer than the mean are left.
+    pub fn due(&self, now: Moment, own: u32) -> u32 {
+        let due = self.pacing.due(now.since(self.began), self.closed as usize);
+        narrow(due as u64).min(own.saturating_sub(self.goal))
+    }
+
+    pub fn note_closed(&mut self, closed: u32) {
+        self.closed = self.closed.saturating_add(closed);
+    }
+
+    /// The others have other numbers by now. Only what raises the mean counts: clients that are on their way lower it for a
+    /// moment.
+    pub fn hear(&mut self, own: u32, others: &[NodeLoad]) {
+        self.goal = self.goal.max(ShedPlan::new(own, others, 0, Duration::ZERO).mean);
+    }
+
+    /// Whether nothing more is to be done, on a node that has `own` clients.
+    pub fn is_over(&self, own: u32) -> bool {
+        self.closed >= self.plan.to_close || own <= self.goal
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! When a node lets clients go by itself: after it has had too many for a while, and less often if that does not help.
+
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use shared::moment::Moment;
+
+use super::{BalanceConfig, NodeLoad, ShedPlan};
+
+/// A node that has not told anything new for so long may be gone: then nothing is known of the mean.
+const STALE: Duration = Duration::from_secs(7);
+
+/// If letting go has not helped, the next time is put off twice as long, so many times.
+const DOUBLINGS_MAX: u32 = 6;
+
+/// Another node, as it last announced itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SeenNode {
+    pub node: Box<str>,
+    /// Seconds since it started, as it says: how old the rest is.
+    pub uptime_s: u64,
+    pub load: NodeLoad,
+}
+
+/// What a node remembers of itself and the others.
+#[derive(Debug, Default)]
+pub struct ImbalanceWatch {
+    heard: FxHashMap<Box<str>, (u64, Moment)>,
+    above_since: Option<Moment>,
+    /// What was above the mean when clients were let go last.
+    tried: Option<u32>,
+    doublings: u32,
+}
+
+impl ImbalanceWatch {
+    /// Looks at all nodes. `others` is `None` where they are not known, or where this node should do nothing now. Answers
+    /// what to do, if there is something.
+    pub fn look(
+        &mut self,
+        now: Moment,
+        own: u32,
+        others: Option<&[SeenNode]>,
+        settings: &BalanceConfig,
+    ) -> Option<ShedPlan> {
+        let is_fresh = self.hear(now, others.unwrap_or_default());
+        let Some(others) = others.filter(|_| is_fresh && settings.auto) else {
+            self.above_since = None;
+            return None;
+        };
+        let loads: Vec<NodeLoad> = others.iter().map(|other| other.load).collect();
+        // A node that stops is about to give its clients to the others, and one that has just come has none yet.
+        let is_moving = loads.iter().any(|load| load.draining);
+        let over = Duration::from_secs(settings.over_s);
+        let plan = ShedPlan::new(own, &loads, settings.tolerance_percent, over);
+        if is_moving || plan.to_close == 0 {
+            self.above_since = None;
+            if !is_moving {
+                (self.tried, self.doublings) = (None, 0);
+            }
+            return None;
+        }
+        let excess = own.saturating_sub(plan.mean);
+        let since = *self.above_since.get_or_insert_with(|| {
+            // Those who were let go have come back to this node, or the others have taken nobody.
+            let in_vain = self.tried.take().is_some_and(|before| u64::from(excess) * 2 >= before.into());
+            self.doublings = if in_vain { (self.doublings + 1).min(DOUBLINGS_MAX) } else { 0 };
+            now
+        });
+        let patience = Duration::from_secs(settings.auto_after_s.saturating_mul(1 << self.doublings));
+        if now.since(since) < patience {
+            return None;
+        }
+        (self.above_since, self.tried) = (None, Some(excess));
+        Some(plan)
+    }
+
+    /// Whether letting go has not helped so far.
+    pub fn is_in_vain(&self) -> bool {
+        self.doublings > 0
+    }
+
+    /// Takes note of the others. Answers whether all of them have told something lately.
+    fn hear(&mut self, now: Moment, others: &[SeenNode]) -> bool {
+        self.heard.retain(|node, _| others.iter().any(|other| other.node == *node));
+        let mut is_fresh = true;
+        for other in others {
+            let heard = self.heard.entry(other.node.clone()).or_insert((other.uptime_s, now));
+            if heard.0 != other.uptime_s {
+                *heard = (other.uptime_s, now);
+            }
+            is_fresh &= now.since(heard.1) < STALE;
+        }
+        is_fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: BalanceConfig =
+        BalanceConfig { auto: true, auto_after_s: 60, tolerance_percent: 10, over_s: 60 };
+
+    fn seen(uptime_s: u64, clients: u32) -> SeenNode {
+        SeenNode { node: "other".into(), uptime_s, load: NodeLoad { clients, ..NodeLoad::default() } }
+    }
+
+    /// Looks once a second while the other node announces itself every third. Answers when something was done.
+    fn times(watch: &mut ImbalanceWatch, from: u64, until: u64, own: u32, other: u32) -> Vec<u64> {
+        let look = |second: &u64| {
+            let others = [seen(second / 3 * 3, other)];
+            watch.look(Moment(second * 1000), own, Some(&others), &SETTINGS).is_some()
+        };
+        (from..until).filter(look).collect()
+    }
+
+    #[test]
+    fn a_node_acts_when_it_has_had_too_many_for_long_enough() {
+        let mut watch = ImbalanceWatch::default();
+        assert!(times(&mut watch, 0, 50, 150, 50).is_empty());
+        assert!(times(&mut watch, 50, 51, 100, 100).is_empty(), "a moment without begins anew");
+        assert_eq!(times(&mut watch, 51, 120, 150, 50), [111]);
+        assert!(
+            times(&mut ImbalanceWatch::default(), 0, 500, 109, 91).is_empty(),
+            "within what is tolerated"
+        );
+    }
+
+    #[test]
+    fn nothing_is_done_while_others_are_unknown_silent_or_stopping() {
+        let mut watch = ImbalanceWatch::default();
+        for second in 0..300 {
+            let now = Moment(second * 1000);
+            assert_eq!(watch.look(now, 150, None, &SETTINGS), None, "the broker cannot be asked");
+        }
+        for second in 300..600 {
+            let silent = [seen(7, 50)];
+            assert_eq!(watch.look(Moment(second * 1000), 150, Some(&silent), &SETTINGS), None, "{second}");
+        }
+        for second in 600..900 {
+            let load = NodeLoad { clients: 50, draining: true, ..NodeLoad::default() };
+            let stopping =
+                [SeenNode { load, ..seen(second, 50) }, SeenNode { node: "b".into(), ..seen(second, 10) }];
+            assert_eq!(watch.look(Moment(second * 1000), 150, Some(&stopping), &SETTINGS), None);
+        }
+        let off = BalanceConfig { auto: false, ..SETTINGS };
+        for second in 900..1200 {
+            assert_eq!(watch.look(Moment(second * 1000), 150, Some(&[seen(second, 50)]), &off), None);
+        }
+    }
+
+    #[test]
+    fn what_does_not_help_is_done_less_and_less_often() {
+        let mut watch = ImbalanceWatch::default();
+        // A load balancer that sends everybody back to where they were.
+        let acted = times(&mut watch, 0, 20_000, 150, 50);
+        let pauses: Vec<u64> = acted.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(pauses[..3], [121, 241, 481]);
+        assert_eq!(pauses.last(), Some(&3841));
+        assert!(watch.is_in_vain());
+        assert!(times(&mut watch, 20_000, 20_003, 100, 100).is_empty());
+        assert_eq!(times(&mut watch, 20_003, 20_064, 150, 50), [20_063], "once it was well, as at first");
+    }
+}

@@ -1,0 +1,69 @@
+//! Has nodes let go of the clients that others have room for.
+
+use serde_json::{Value, json};
+use shared::error::ErrorCode;
+
+use super::api_error::ApiError;
+use super::api_request;
+use super::inspect::with_missing;
+use super::run_command::ApiCall;
+use crate::node::control::NodeInfo;
+use crate::node::node_message::{NodeRequest, NodeResponse, ShedReport, ShedWanted};
+
+/// The longest that it may be asked to take, in seconds.
+const OVER_S_MAX: u32 = 86_400;
+
+/// The most that a node may be asked to keep above the mean, in percent.
+const TOLERANCE_PERCENT_MAX: u32 = 1_000;
+
+impl ApiCall<'_> {
+    /// Answers what each node does from now on.
+    pub(super) async fn shed(&self, request: &api_request::Shed<'_>) -> Result<Value, ApiError> {
+        if request.over_s > OVER_S_MAX {
+            return Err(ApiError::bad_request(format!("over_s is longer than {OVER_S_MAX} s")));
+        }
+        if request.tolerance_percent > TOLERANCE_PERCENT_MAX {
+            let problem = format!("tolerance_percent is more than {TOLERANCE_PERCENT_MAX}");
+            return Err(ApiError::bad_request(problem));
+        }
+        self.in_time()?;
+        let wanted = ShedWanted {
+            over_s: Some(u64::from(request.over_s)).filter(|over| *over > 0),
+            tolerance_percent: Some(request.tolerance_percent).filter(|tolerance| *tolerance > 0),
+            stop: request.stop,
+        };
+        let question = NodeRequest::Shed(wanted);
+        let answers = match &*request.node {
+            "" => self.node.ask_all(question).await.map_err(ApiError::not_read)?,
+            node => {
+                let nodes = self.node.nodes().await.map_err(ApiError::not_read)?;
+                let mut meant = nodes.into_iter().filter(|one| *one.uid == *node || *one.name == *node);
+                let (Some(one), None) = (meant.next(), meant.next()) else {
+                    return Err(ApiError::bad_request("there is no such node, or several have this name"));
+                };
+                let answer = self.node.ask(&one.uid, question).await;
+                vec![(one, answer)]
+            }
+        };
+        let (mut nodes, mut missing) = (Vec::new(), Vec::new());
+        for (node, answer) in answers {
+            match answer {
+                Ok(NodeResponse::Shed(report)) => nodes.push(in_words(&node, report)),
+                _ => missing.push(node.name),
+            }
+        }
+        if nodes.is_empty() {
+            let problem = "no node has answered, or all of them are of an earlier release";
+            return Err(ApiError::with_detail(ErrorCode::Internal, problem));
+        }
+        Ok(with_missing(json!({ "nodes": nodes }), &missing))
+    }
+}
+
+fn in_words(node: &NodeInfo, report: ShedReport) -> Value {
+    let ShedReport { state, before, mean, to_close, closed, over_ms } = report;
+    json!({
+        "uid": node.uid, "name": node.name, "state": state, "before": before, "mean": mean, "to_close": to_close,
+        "closed": closed, "over_ms": over_ms,
+    })
+}

@@ -1,0 +1,142 @@
+//! `tidegate shed`: has the nodes of a running cluster close the clients that others have room for.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::call::{ApiClient, CallError};
+use super::gateway_args::{GatewayAddress, GatewayArgs};
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct ShedArgs {
+    /// The configuration that the gateway reads: says where its server API is, and gives a key.
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where the server API is. Without it: where the configuration says, on this machine.
+    #[arg(long)]
+    pub url: Option<String>,
+    /// A key of the server API. Without it: the first of api.keys or api.keys_file.
+    #[arg(long, env = "TIDEGATE_API_KEY", hide_env_values = true)]
+    pub key: Option<String>,
+    /// Only this node, by its name or uid. Without it: all of them.
+    #[arg(long, default_value = "")]
+    pub node: String,
+    /// Over how many seconds clients are closed, at least. Without it: as balance.over_s of each node says.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub over: u32,
+    /// Nothing is done at a node that has not more than this above the mean. Without it: balance.tolerance_percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    pub tolerance: u32,
+    /// Close no more of them.
+    #[arg(long)]
+    pub stop: bool,
+    /// Print the answer in JSON in place of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ShedError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("the key cannot be read: {0}")]
+    Key(#[from] crate::secret::SecretFileError),
+    #[error("it cannot be written: {0}")]
+    Write(#[from] io::Error),
+}
+
+/// Asks, and prints what each node does. Fails if not all of them have answered.
+pub fn shed(args: &ShedArgs, of: GatewayAddress<'_>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("tidegate shed cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = runtime.block_on(ask(args, of)).and_then(|answer| {
+        show(&answer, args.json, &mut io::stdout().lock())?;
+        Ok(answer)
+    });
+    match done {
+        Ok(answer) => match answer["missing_nodes"].as_array() {
+            None => ExitCode::SUCCESS,
+            Some(missing) => {
+                let names: Vec<&str> = missing.iter().filter_map(Value::as_str).collect();
+                eprintln!(
+                    "these nodes have not answered, or are of an earlier release: {}",
+                    names.join(", ")
+                );
+                ExitCode::FAILURE
+            }
+        },
+        // Whoever reads has seen enough.
+        Err(ShedError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tidegate shed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn ask(args: &ShedArgs, of: GatewayAddress<'_>) -> Result<Value, ShedError> {
+    let via = GatewayArgs { url: args.url.clone(), key: args.key.clone(), ..GatewayArgs::default() };
+    let caller = ApiClient::new(&via.url(of), via.key(of)?.as_ref())?;
+    let asked = json!({
+        "node": args.node, "over_s": args.over, "tolerance_percent": args.tolerance, "stop": args.stop,
+    });
+    Ok(caller.call("shed", &asked).await?)
+}
+
+fn show(answer: &Value, as_json: bool, out: &mut impl Write) -> io::Result<()> {
+    if as_json {
+        return writeln!(out, "{answer}");
+    }
+    writeln!(
+        out,
+        "{:>10}  {:>10}  {:>10}  {:>8}  {:<8}  node",
+        "clients", "mean", "to close", "over", "state"
+    )?;
+    for node in answer["nodes"].as_array().into_iter().flatten() {
+        let number = |field: &str| node[field].as_u64().unwrap_or(0);
+        let text = |field: &str| super::print_listing::plain(node[field].as_str().unwrap_or_default());
+        let over = format!("{} s", number("over_ms").div_ceil(1000));
+        writeln!(
+            out,
+            "{:>10}  {:>10}  {:>10}  {over:>8}  {:<8}  {}",
+            number("before"),
+            number("mean"),
+            number("to_close"),
+            text("state"),
+            text("name")
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_each_node_does_is_a_line() {
+        let answer = json!({ "nodes": [{
+            "uid": "1", "name": "a\u{7}", "state": "started", "before": 500, "mean": 334, "to_close": 166, "closed": 0,
+            "over_ms": 60_000,
+        }] });
+        let shown = |as_json| {
+            let mut out = Vec::new();
+            show(&answer, as_json, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let line = shown(false).lines().nth(1).unwrap().to_owned();
+        assert_eq!(
+            line.split_whitespace().collect::<Vec<_>>(),
+            ["500", "334", "166", "60", "s", "started", "a\u{fffd}"]
+        );
+        assert_eq!(serde_json::from_str::<Value>(&shown(true)).unwrap(), answer);
+    }
+}

@@ -1,0 +1,353 @@
+//! Letting clients go that other nodes have room for: when asked to, by itself, and all of them when the node stops.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use gateway_core::balance::{
+    BalanceConfig, ImbalanceWatch, NodeLoad, SeenNode, ShedPlan, ShedRun, drain_time, homeless, shares,
+};
+use gateway_core::drain;
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+use shared::moment::Moment;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::broker::BrokerError;
+use crate::node::Node;
+use crate::node::control::NodeInfo;
+use crate::worker::inbox::WorkerEvent;
+use crate::worker::let_go::{LetGo, LetGone};
+
+/// How often it is looked whether the next client's turn to close has come.
+const STEP: Duration = Duration::from_millis(50);
+/// How often the other nodes are looked at: as often as they announce themselves.
+const LOOK: Duration = Duration::from_secs(3);
+/// How much longer than planned it may take to close clients whose commands are under way.
+const OVERTIME: Duration = Duration::from_secs(10);
+/// How long a worker may take to close its part of a step.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a node that stops waits to hear of the others.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a node is asked to do about the clients that it has above the mean of all nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShedWanted {
+    /// `None`: as its configuration says, and so for the next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerance_percent: Option<u32>,
+    /// Close no more of them.
+    pub stop: bool,
+}
+
+/// What it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShedState {
+    /// It closes so many from now on.
+    Started,
+    /// Nothing: it has not too many, or the others have no room for them.
+    #[default]
+    Balanced,
+    /// It was doing so already, and goes on with that.
+    Running,
+    /// It was doing so, and does no more.
+    Stopped,
+    /// Nothing: it is being stopped, and closes all of them.
+    Draining,
+    /// Nothing: the broker does not say how many the others have.
+    Unknown,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShedReport {
+    pub state: ShedState,
+    /// The node's clients when it began.
+    pub before: u32,
+    /// Of all nodes, rounded up.
+    pub mean: u32,
+    pub to_close: u32,
+    /// So many of them are closed.
+    pub closed: u32,
+    /// How long it takes, all in all.
+    pub over_ms: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Balancing {
+    settings: RwLock<BalanceConfig>,
+    hold_ms: AtomicU64,
+    accepts_per_s: AtomicU32,
+    is_leaving: AtomicBool,
+    told_to_leave: Notify,
+    running: Mutex<Option<RunningShed>>,
+    begun: Notify,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct RunningShed {
+    shedding: ShedRun,
+    until: Moment,
+}
+
+impl RunningShed {
+    fn report(&self, state: ShedState) -> ShedReport {
+        let ShedPlan { before, mean, to_close, over } = self.shedding.plan();
+        let over_ms = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
+        ShedReport { state, before, mean, to_close, closed: self.shedding.closed(), over_ms }
+    }
+}
+
+/// Why a node does not begin, or goes on no longer.
+#[derive(Clone, Copy, Debug)]
+enum ShedEnd {
+    Done,
+    Late,
+    Leaving,
+    OthersUnknown,
+    Stopped,
+}
+
+impl Balancing {
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn accepts_per_s(&self) -> u32 {
+        self.accepts_per_s.load(Ordering::Relaxed)
+    }
+
+    /// Ends once the node is to be stopped.
+    pub(super) async fn told_to_leave(&self) {
+        self.told_to_leave.notified().await;
+    }
+}
+
+impl NodeInfo {
+    fn load(&self) -> NodeLoad {
+        NodeLoad {
+            clients: self.num_clients,
+            draining: self.draining,
+            room: self.room,
+            accepts_per_s: self.accepts_per_s,
+        }
+    }
+}
+
+impl Node {
+    /// What holds from now on, for the next time that clients are let go.
+    pub(crate) fn set_balance(
+        &self,
+        settings: &BalanceConfig,
+        drain: &drain::DrainSettings,
+        accepts_per_s: u32,
+    ) {
+        *self.balancing.settings.write() = settings.clone();
+        self.balancing.hold_ms.store(drain.presence_hold_ms, Ordering::Relaxed);
+        self.balancing.accepts_per_s.store(accepts_per_s, Ordering::Relaxed);
+    }
+
+    /// How many more clients this node takes. `None`: it has not begun to.
+    pub(super) fn room(&self) -> Option<u32> {
+        let max = Some(self.metrics.connections_max.get()).filter(|max| *max > 0)?;
+        Some(u32::try_from((max - self.metrics.connections()).max(0)).unwrap_or(u32::MAX))
+    }
+
+    fn own_clients(&self) -> u32 {
+        u32::try_from(self.metrics.connections()).unwrap_or(0)
+    }
+
+    /// Every other node, as it last announced itself.
+    async fn others_seen(&self) -> Result<Vec<SeenNode>, BrokerError> {
+        let nodes = self.nodes().await?.into_iter().filter(|node| *node.uid != *self.id.0);
+        Ok(nodes.map(|node| SeenNode { load: node.load(), uptime_s: node.uptime, node: node.uid }).collect())
+    }
+
+    /// The same, if this node can use the broker at all.
+    async fn loads(&self) -> Option<Vec<NodeLoad>> {
+        let others = self.others_seen().await.ok().filter(|_| self.uses_all_parts())?;
+        Some(others.into_iter().map(|other| other.load).collect())
+    }
+
+    /// Begins to close the clients that this node has above the mean, or stops it, and says what is done.
+    pub(super) async fn shed(&self, wanted: ShedWanted) -> ShedReport {
+        if wanted.stop {
+            return self.end_shedding(ShedEnd::Stopped).unwrap_or_default();
+        }
+        let nothing = |state| ShedReport { state, before: self.own_clients(), ..ShedReport::default() };
+        if self.balancing.is_leaving() {
+            return nothing(ShedState::Draining);
+        }
+        let Some(others) = self.loads().await else { return nothing(ShedState::Unknown) };
+        let settings = self.balancing.settings.read().clone();
+        let over = Duration::from_secs(wanted.over_s.unwrap_or(settings.over_s));
+        let tolerance = wanted.tolerance_percent.unwrap_or(settings.tolerance_percent);
+        self.begin_shedding(ShedPlan::new(self.own_clients(), &others, tolerance, over))
+    }
+
+    fn begin_shedding(&self, plan: ShedPlan) -> ShedReport {
+        let mut running = self.balancing.running.lock();
+        if let Some(running) = &*running {
+            return running.report(ShedState::Running);
+        }
+        let now = self.clock.now();
+        let begun = RunningShed { shedding: ShedRun::new(now, plan), until: now + plan.over + OVERTIME };
+        if plan.to_close == 0 {
+            return begun.report(ShedState::Balanced);
+        }
+        let ShedPlan { before, mean, to_close, over } = plan;
+        tracing::info!(before, mean, to_close, ?over, "closing clients that other nodes have room for");
+        self.hold_departures(Duration::from_millis(self.balancing.hold_ms.load(Ordering::Relaxed)));
+        self.metrics.moves.balance_closes_pending.set(to_close.into());
+        *running = Some(begun);
+        self.balancing.begun.notify_one();
+        begun.report(ShedState::Started)
+    }
+
+    /// Answers what was done until now, if anything was.
+    fn end_shedding(&self, end: ShedEnd) -> Option<ShedReport> {
+        let running = self.balancing.running.lock().take()?;
+        self.inboxes.iter().for_each(|inbox| inbox.push(WorkerEvent::LetNobodyGo));
+        self.metrics.moves.balance_closes_pending.set(0);
+        let closed = running.shedding.closed();
+        tracing::info!(closed, ?end, "no more clients are closed for other nodes");
+        Some(running.report(ShedState::Stopped))
+    }
+
+    /// Looks whether this node has had too many for long enough.
+    async fn look_around(&self, watch: &mut ImbalanceWatch) {
+        let settings = self.balancing.settings.read().clone();
+        let is_idle = settings.auto && !self.balancing.is_leaving() && self.uses_all_parts();
+        let others = if is_idle { self.others_seen().await.ok() } else { None };
+        let plan = watch.look(self.clock.now(), self.own_clients(), others.as_deref(), &settings);
+        if let Some(plan) = plan {
+            if watch.is_in_vain() {
+                tracing::warn!(
+                    "letting clients go has not helped so far: does the load balancer send them to the node that has the \
+                     fewest?"
+                );
+            }
+            self.begin_shedding(plan);
+        }
+    }
+
+    /// Closes clients step by step until the plan is carried out, or cannot be.
+    async fn carry_out_plan(&self, number: u64) {
+        let mut step = interval(STEP);
+        step.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut left = vec![0; self.inboxes.len()];
+        let mut looked = self.clock.now();
+        self.let_go(number, 0, &mut left).await;
+        loop {
+            step.tick().await;
+            let (now, own) = (self.clock.now(), self.own_clients());
+            if now.since(looked) >= LOOK {
+                looked = now;
+                let Some(others) = self.loads().await else {
+                    self.end_shedding(ShedEnd::OthersUnknown);
+                    return;
+                };
+                if let Some(running) = &mut *self.balancing.running.lock() {
+                    running.shedding.hear(own, &others);
+                }
+            }
+            let Some(RunningShed { shedding, until }) = *self.balancing.running.lock() else { return };
+            let end = match () {
+                () if self.balancing.is_leaving() => Some(ShedEnd::Leaving),
+                () if shedding.is_over(own) => Some(ShedEnd::Done),
+                () if now > until => Some(ShedEnd::Late),
+                () => None,
+            };
+            if let Some(end) = end {
+                self.end_shedding(end);
+                return;
+            }
+            let due = shedding.due(now, own);
+            if due == 0 {
+                continue;
+            }
+            let closed = self.let_go(number, due, &mut left).await;
+            if let Some(running) = &mut *self.balancing.running.lock() {
+                running.shedding.note_closed(closed);
+                let pending = running.shedding.plan().to_close.saturating_sub(running.shedding.closed());
+                self.metrics.moves.balance_closes_pending.set(pending.into());
+            }
+            self.metrics.moves.balance_closes_total.inc_by(closed.into());
+        }
+    }
+
+    /// Has the workers close so many, each its part of what it has left. Answers how many they have closed.
+    async fn let_go(&self, plan: u64, count: u32, left: &mut [u32]) -> u32 {
+        let asked = self.inboxes.iter().zip(shares(count, left)).map(|(inbox, count)| {
+            let (done, told) = oneshot::channel();
+            inbox.push(WorkerEvent::LetGo(LetGo { plan, count, done }));
+            async move {
+                let told = tokio::time::timeout(WORKER_TIMEOUT, told).await;
+                // A worker that has stopped has none.
+                told.ok().and_then(Result::ok).unwrap_or_default()
+            }
+        });
+        let gone: Vec<LetGone> = join_all(asked).await;
+        left.iter_mut().zip(&gone).for_each(|(left, gone)| *left = gone.left);
+        gone.iter().map(|gone| gone.closed).sum()
+    }
+
+    /// This node is to be stopped: nobody sends it clients any more.
+    pub(crate) fn begin_leaving(&self) {
+        self.balancing.is_leaving.store(true, Ordering::Relaxed);
+        self.balancing.told_to_leave.notify_one();
+    }
+
+    /// Over how long this node, which stops, lets its clients go. Others see those for a while longer, if there are others.
+    pub(crate) async fn time_to_drain(&self, drain: &drain::DrainSettings) -> Duration {
+        let millis = Duration::from_millis;
+        let grace = millis(drain.grace_ms);
+        let others = match tokio::time::timeout(OTHERS_TIMEOUT, self.loads()).await {
+            Ok(Some(others)) => others,
+            _ => {
+                tracing::warn!(
+                    "what other nodes take in is not known; clients are closed at the rate that was set"
+                );
+                return grace;
+            }
+        };
+        if others.iter().any(|other| !other.draining) {
+            self.hold_departures(millis(drain.presence_hold_ms));
+        }
+        let clients = self.own_clients();
+        let (time, needed) = drain_time(clients, &others, grace, millis(drain.grace_max_ms));
+        if let Some(needed) = needed {
+            tracing::warn!(clients, ?time, ?needed, "clients are closed faster than other nodes accept them");
+        }
+        let homeless = homeless(clients, &others);
+        if homeless > 0 && others.iter().any(|other| !other.draining) {
+            tracing::warn!(clients, homeless, "other nodes have no room for all clients of this one");
+        }
+        time
+    }
+}
+
+/// Carries out what was begun, and looks whether something is to be.
+pub(super) async fn keep_balanced(node: Arc<Node>) {
+    let mut watch = ImbalanceWatch::default();
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut number = 0;
+    loop {
+        tokio::select! {
+            () = node.balancing.begun.notified() => {}
+            _ = look.tick() => node.look_around(&mut watch).await,
+        }
+        let is_running = node.balancing.running.lock().is_some();
+        if is_running {
+            number += 1;
+            node.carry_out_plan(number).await;
+        }
+    }
+}

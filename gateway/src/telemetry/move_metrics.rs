@@ -1,0 +1,25 @@
+//! What is counted of clients that a node sends away: for want of memory, or to have them at other nodes.
+
+use prometheus::{IntCounter, IntGauge, Registry};
+
+use super::names;
+use super::register::{counter, gauge};
+
+#[derive(Debug)]
+pub struct MoveMetrics {
+    pub(crate) shed_total: IntCounter,
+    pub(crate) balance_closes_total: IntCounter,
+    pub(crate) balance_closes_pending: IntGauge,
+    pub(crate) presence_held: IntGauge,
+}
+
+impl MoveMetrics {
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self {
+            shed_total: counter(registry, names::SHED_TOTAL),
+            balance_closes_total: counter(registry, names::BALANCE_CLOSES_TOTAL),
+            balance_closes_pending: gauge(registry, names::BALANCE_CLOSES_PENDING),
+            presence_held: gauge(registry, names::PRESENCE_HELD),
+        }
+    }
+}

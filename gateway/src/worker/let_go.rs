@@ -1,0 +1,78 @@
+//! Letting some clients go, so that they come back to other nodes: as many as the node says, and whom by turns.
+
+use std::collections::VecDeque;
+
+use gateway_core::balance::closing_order;
+use shared::disconnect::Disconnect;
+use tokio::sync::oneshot;
+
+use crate::client::ClientKey;
+use crate::worker::Worker;
+
+/// So many clients of a worker are to be closed.
+#[derive(Debug)]
+pub(crate) struct LetGo {
+    /// Numbers what all of them belong to: the order is made once for each.
+    pub(crate) plan: u64,
+    pub(crate) count: u32,
+    pub(crate) done: oneshot::Sender<LetGone>,
+}
+
+/// What has come of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct LetGone {
+    pub(crate) closed: u32,
+    /// Clients that may still be closed.
+    pub(crate) left: u32,
+}
+
+/// Whose turn it is to be closed.
+#[derive(Debug)]
+pub(super) struct LettingGo {
+    plan: u64,
+    order: VecDeque<ClientKey>,
+}
+
+impl Worker {
+    /// All clients that can be closed, in the order in which they should be.
+    pub(super) fn closing_order(&self) -> Vec<ClientKey> {
+        let clients = self.clients.iter().map(|(_, client)| client);
+        let open = clients.filter(|client| !client.is_closing() && !client.is_finishing());
+        closing_order(open.map(|client| (client.protocol.format(), client.opened, client.key)))
+    }
+
+    pub(super) fn let_go(&mut self, wanted: LetGo) {
+        let LetGo { plan, count, done } = wanted;
+        // Of a worker that stops, all are being closed.
+        let gone = if self.drain.is_some() { LetGone::default() } else { self.close_some(plan, count) };
+        // Whoever asked may have given up.
+        let _ = done.send(gone);
+    }
+
+    fn close_some(&mut self, plan: u64, count: u32) -> LetGone {
+        let going_on = self.letting_go.take().filter(|letting_go| letting_go.plan == plan);
+        let mut order = going_on.map_or_else(|| self.closing_order().into(), |going_on| going_on.order);
+        let mut busy = Vec::new();
+        let mut closed = 0;
+        while closed < count
+            && let Some(key) = order.pop_front()
+        {
+            let index = key.index as usize;
+            let client = self.clients.get(index).filter(|client| client.key == key);
+            let Some(client) = client.filter(|client| !client.is_closing() && !client.is_finishing()) else {
+                continue;
+            };
+            // Its command is answered first; its turn comes again after that of all others.
+            if client.session.is_busy() {
+                busy.push(key);
+                continue;
+            }
+            self.end(index, None, |client| client.session.handle_disconnect(Disconnect::SHUTDOWN));
+            closed += 1;
+        }
+        order.extend(busy);
+        let left = u32::try_from(order.len()).unwrap_or(u32::MAX);
+        self.letting_go = Some(LettingGo { plan, order });
+        LetGone { closed, left }
+    }
+}

@@ -355,10 +355,10 @@ impl WorkerLocal {
     pub(crate) fn leave(&mut self, index: u32, client: ClientId, channel: &Channel) {
         let unfollowed = self.trackers.leave(channel.as_str(), index);
         self.node.unfollow(self.index, channel, &unfollowed);
-        if let Some(left) = self.hub.leave(channel.as_str(), index) {
-            if self.left(client, channel, left.last) {
-                self.node.leave_presence(channel.clone(), client);
-            }
+        if let Some(left) = self.hub.leave(channel.as_str(), index)
+            && self.left(client, channel, left.last)
+        {
+            self.node.leave_presence(channel.clone(), client);
         }
     }
 

@@ -2,6 +2,7 @@
 
 import { ask, metrics, readiness, settings } from './ask.js';
 import { parse, quantile, rate, total } from './figures.js';
+import { morph } from './morph.js';
 import { Plot } from './plot.js';
 import { address, age, ago, bytes, count, el, facts, field, form, json, link, seconds, table } from './show.js';
 
@@ -69,7 +70,7 @@ const missing = (answer) => answer.missing_nodes && el('p', { class: 'note wrong
 // A part of the page that is filled again and again.
 function live(refresh) {
   const part = el('div');
-  return { part, refresh: async () => part.replaceChildren(...(await refresh()).filter(Boolean)) };
+  return { part, refresh: async () => morph(part, (await refresh()).filter(Boolean)) };
 }
 
 // ---- Views. Each answers what it is made of, and how it is kept.
@@ -215,17 +216,17 @@ function client(id) {
         { title: 'Stage', cell: (one) => one.stage },
         { title: 'Stands at', cell: (one) => (one.offset === undefined ? '–' : `${one.offset} of ${one.epoch}`) },
         { title: 'Delivery', cell: (one) => [one.newest ? 'newest' : 'all', one.positioned && 'positioned', one.filtered && 'filtered'].filter(Boolean).join(', ') },
-        { title: '', cell: (one) => !may.read_only && action('Unsubscribe', () => ask('unsubscribe', { client: id, user: connection.user, channel: one.channel })) },
+        { title: '', cell: (one) => !may.read_only && action('Unsubscribe', one.channel, () => ask('unsubscribe', { client: id, user: connection.user, channel: one.channel })) },
       ], connection.subscriptions ?? [], 'None.'),
-      !may.read_only && action('Disconnect', () => ask('disconnect', { client: id, user: connection.user })),
+      !may.read_only && action('Disconnect', id, () => ask('disconnect', { client: id, user: connection.user })),
     ];
   });
   return { content: [el('h1', {}, 'Client ', el('code', {}, id)), part, el('h2', {}, 'Why did it not get that?'), explainForm(id)], refresh };
 }
 
-// What is done to a client is asked for twice.
-function action(title, act) {
-  const button = el('button', { type: 'button', class: 'harsh', click: async () => {
+// What is done to a client is asked for twice. `to`: what tells it from other buttons of its kind.
+function action(title, to, act) {
+  return el('button', { type: 'button', class: 'harsh', 'data-key': `${title} ${to}`, click: async () => {
     if (!confirm(`${title} this client?`)) return;
     try {
       await act();
@@ -235,7 +236,6 @@ function action(title, act) {
       alert(`${title}: ${error.message}`);
     }
   } }, title);
-  return button;
 }
 
 function explainForm(id) {
@@ -263,7 +263,7 @@ const closeRows = (closed) => table([
   { title: 'Spoke', cell: (one) => one.protocol },
   { title: 'Was there', number: true, cell: (one) => age(one.lived) },
   { title: 'Node', cell: (one) => nodeName(one.node) },
-], closed, 'Nobody was closed lately.');
+], closed, 'Nobody was closed lately.', (one) => one.client);
 
 function closes(user = '') {
   const { part, refresh } = live(async () => {

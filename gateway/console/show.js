@@ -12,12 +12,15 @@ export function el(name, attributes = {}, ...children) {
   return element;
 }
 
-// `columns`: a title, what of a row to show, and whether it is a number.
-export function table(columns, rows, nothing) {
+// `columns`: a title, what of a row to show, and whether it is a number. `key`: what a row is known by when the table is
+// shown again; what stands in its first cell, if not told.
+export function table(columns, rows, nothing, key = (_, [first]) => first.textContent) {
   if (rows.length === 0) return el('p', { class: 'note' }, nothing);
   const head = el('tr', {}, columns.map(({ title, number }) => el('th', { scope: 'col', class: number ? 'number' : undefined }, title)));
-  const body = rows.map((row) => el('tr', {}, columns.map(({ title, cell, number }) =>
-    el('td', { 'data-title': title, class: number ? 'number' : undefined }, cell(row)))));
+  const body = rows.map((row) => {
+    const cells = columns.map(({ title, cell, number }) => el('td', { 'data-title': title, class: number ? 'number' : undefined }, cell(row)));
+    return el('tr', { 'data-key': key(row, cells) }, cells);
+  });
   return el('div', { class: 'wide' }, el('table', {}, el('thead', {}, head), el('tbody', {}, body)));
 }
 

@@ -118,6 +118,28 @@ test('from a channel to its subscriber, and why it did or did not get a publicat
   assert.deepEqual(page.complaints, []);
 });
 
+test('what is looked at again and again keeps the focus and the selection that are in it', async (t) => {
+  const gateway = await startGateway(t, { config: CONSOLE + OPEN });
+  await listener(t, gateway, 'open:one');
+  const page = await openConsole(t, gateway, { part: '#channels' });
+  const link = page.getByRole('link', { name: 'open:one' });
+  await link.waitFor();
+  await page.evaluate(() => {
+    const link = document.querySelector('td a');
+    link.focus();
+    getSelection().selectAllChildren(link);
+  });
+  // One row before it, and one behind.
+  await listener(t, gateway, 'open:a');
+  await listener(t, gateway, 'open:z');
+  await cell(page, 'open:z').waitFor();
+  assert.deepEqual(await page.locator('td[data-title=Channel]').allTextContents(), ['open:a', 'open:one', 'open:z']);
+  assert.deepEqual(await page.evaluate(() => [document.activeElement.textContent, String(getSelection())]), ['open:one', 'open:one']);
+  await page.goto(`http://127.0.0.1:${gateway.internalPort}/console/#connections`);
+  await until('all three have rows', async () => (await page.locator('td[data-title=Client]').count()) === 3);
+  assert.deepEqual(page.complaints, []);
+});
+
 test('a password is asked for, scripts of other pages are not served, and a console that only shows changes nothing', async (t) => {
   const gateway = await startGateway(t, { config: `${CONSOLE}read_only = true\n${OPEN}` });
   const at = `http://127.0.0.1:${gateway.internalPort}/console`;

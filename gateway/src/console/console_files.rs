@@ -8,12 +8,13 @@ use http_body_util::Full;
 use crate::http::pages;
 
 /// The path, the kind and the content of each file.
-const FILES: [(&str, &str, &[u8]); 8] = [
+const FILES: [(&str, &str, &[u8]); 9] = [
     ("/", pages::HTML, include_bytes!("../../console/index.html")),
     ("/console.css", "text/css; charset=utf-8", include_bytes!("../../console/console.css")),
     ("/console.js", pages::JAVASCRIPT, include_bytes!("../../console/console.js")),
     ("/ask.js", pages::JAVASCRIPT, include_bytes!("../../console/ask.js")),
     ("/figures.js", pages::JAVASCRIPT, include_bytes!("../../console/figures.js")),
+    ("/morph.js", pages::JAVASCRIPT, include_bytes!("../../console/morph.js")),
     ("/plot.js", pages::JAVASCRIPT, include_bytes!("../../console/plot.js")),
     ("/show.js", pages::JAVASCRIPT, include_bytes!("../../console/show.js")),
     ("/favicon.svg", "image/svg+xml", include_bytes!("../../demo/favicon.svg")),

@@ -1,0 +1,43 @@
+// Brings a part of the page up to date in place: what is the same stays, with the focus and the selection in it.
+
+const keyOf = (node) => node.dataset?.key;
+const alike = (node, fresh) => node.nodeName === fresh.nodeName && keyOf(node) === keyOf(fresh);
+
+// The children of `part` become `fresh`. An element with a `data-key` (a row, a button that acts on something) stays only for
+// one of the same key; listeners of all others must not depend on what they stand for.
+export function morph(part, fresh) {
+  const wanted = new Set(fresh.map(keyOf).filter((key) => key !== undefined));
+  const byKey = new Map([...part.childNodes].map((node) => [keyOf(node), node]));
+  let at = part.firstChild;
+  for (const child of fresh) {
+    while (at && keyOf(at) !== undefined && !wanted.has(keyOf(at))) at = dropped(at);
+    const key = keyOf(child);
+    const match = key === undefined ? at : byKey.get(key);
+    if (!match || !alike(match, child)) {
+      part.insertBefore(child, at);
+      continue;
+    }
+    byKey.delete(key);
+    if (match === at) at = at.nextSibling;
+    else part.insertBefore(match, at);
+    update(match, child);
+  }
+  while (at) at = dropped(at);
+}
+
+function dropped(node) {
+  const next = node.nextSibling;
+  node.remove();
+  return next;
+}
+
+function update(node, fresh) {
+  if (node.isEqualNode(fresh)) return;
+  if (node.nodeType !== Node.ELEMENT_NODE) {
+    node.data = fresh.data;
+    return;
+  }
+  for (const { name } of [...node.attributes]) if (!fresh.hasAttribute(name)) node.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+  morph(node, [...fresh.childNodes]);
+}

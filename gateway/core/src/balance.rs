@@ -14,8 +14,8 @@ use crate::drain::Pacing;
 mod order;
 mod watch;
 
-pub use order::{closing_order, shares};
-pub use watch::{ImbalanceWatch, SeenNode};
+pub use order::{WorkerShares, closing_order};
+pub use watch::{ImbalanceWatch, NodeFreshness, SeenNode};
 
 /// When and how fast a node lets clients go that others have room for.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
@@ -61,6 +61,8 @@ pub struct ShedPlan {
     /// 0: the node has not too many, or nobody has room for them.
     pub to_close: u32,
     pub over: Duration,
+    /// The nodes that stay, with this one.
+    pub nodes: u32,
 }
 
 impl ShedPlan {
@@ -86,17 +88,20 @@ impl ShedPlan {
             own_excess + staying().map(|node| u64::from(node.clients).saturating_sub(mean)).sum::<u64>();
         let part = if wanted >= excess { own_excess } else { wanted * own_excess / excess };
         let to_close = if is_tolerable { 0 } else { part };
-        let rate = rate_of(others, 0);
-        let needed = rate.map_or(Duration::ZERO, |rate| time_for(to_close, rate));
-        Self { before: own, mean: narrow(mean), to_close: narrow(to_close), over: over.max(needed) }
+        // Only those that lack some get any, and from all nodes that close some at the same time.
+        let takers = others.iter().filter(|node| !node.draining && lacking(node) > 0);
+        let rate = rate_of(takers, 0);
+        let needed = rate.map_or(Duration::ZERO, |rate| time_for(wanted.min(excess), rate));
+        let over = if to_close == 0 { over } else { over.max(needed) };
+        Self { before: own, mean: narrow(mean), to_close: narrow(to_close), over, nodes: narrow(count) }
     }
 }
 
-/// How many clients a second the nodes that stay accept from one node that closes some, while so many others close theirs,
-/// too. `None`: any number.
-fn rate_of(others: &[NodeLoad], beside: u32) -> Option<u64> {
+/// How many clients a second these nodes accept from one node that closes some, while so many others close theirs, too.
+/// `None`: any number.
+fn rate_of<'a>(takers: impl Iterator<Item = &'a NodeLoad>, beside: u32) -> Option<u64> {
     let mut sum = 0_u64;
-    for node in others.iter().filter(|node| !node.draining) {
+    for node in takers {
         if node.accepts_per_s == 0 {
             return None;
         }
@@ -120,7 +125,8 @@ pub fn drain_time(
     grace_max: Duration,
 ) -> (Duration, Option<Duration>) {
     let beside = others.iter().filter(|node| node.draining && node.clients > 0).count();
-    let needed = rate_of(others, u32::try_from(beside).unwrap_or(u32::MAX))
+    let staying = others.iter().filter(|node| !node.draining);
+    let needed = rate_of(staying, u32::try_from(beside).unwrap_or(u32::MAX))
         .map_or(Duration::ZERO, |rate| time_for(clients.into(), rate));
     let time = needed.clamp(grace, grace_max.max(grace));
     (time, (needed > time).then_some(needed))
@@ -139,6 +145,9 @@ pub fn homeless(clients: u32, others: &[NodeLoad]) -> u32 {
 fn narrow(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
+
+/// By how much the mean may seem to have risen while clients are on their way.
+const SLACK_PERCENT: u64 = 5;
 
 /// A plan that is carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -175,9 +184,14 @@ impl ShedRun {
     }
 
     /// The others have other numbers by now. Only what raises the mean counts: clients that are on their way lower it for a
-    /// moment.
+    /// moment. And only what raises it by more than [`SLACK_PERCENT`], or that fewer nodes stay: of what nodes say, one number
+    /// is older than another, and who moved in between is counted twice.
     pub fn hear(&mut self, own: u32, others: &[NodeLoad]) {
-        self.goal = self.goal.max(ShedPlan::new(own, others, 0, Duration::ZERO).mean);
+        let now = ShedPlan::new(own, others, 0, Duration::ZERO);
+        let slack = (u64::from(self.goal) * SLACK_PERCENT).div_ceil(100);
+        if now.nodes < self.plan.nodes || u64::from(now.mean) > u64::from(self.goal) + slack {
+            self.goal = self.goal.max(now.mean);
+        }
     }
 
     /// Whether nothing more is to be done, on a node that has `own` clients.

@@ -8,6 +8,8 @@ use crate::worker::inbox::WorkerEvent;
 
 /// How often a drain looks whether everybody has left.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// How long it may take until the broker has all leaves.
+const LEAVES_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long events may take to reach the backend when all clients have left, at least.
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest the listener may take to end: it only drops its socket.
@@ -78,7 +80,14 @@ impl App {
                 tracing::error!("a worker had failed");
             }
         }
-        // That everybody has left is told last.
+        // That everybody has left is told last: to those who listen, and to the backend.
+        let told = self.clock.now() + LEAVES_TIMEOUT;
+        while self.node.tells_departures() && self.clock.now() < told {
+            thread::sleep(DRAIN_POLL);
+        }
+        if self.node.tells_departures() {
+            tracing::warn!("not all could be told who has left; presence ends with this node's lease");
+        }
         let until = Instant::now() + Duration::from_millis(drain.linger_ms).max(EVENTS_TIMEOUT);
         self.runtime.block_on(async {
             let (backend, webhooks) = (self.node.backend.as_ref(), self.node.webhooks.as_ref());

@@ -62,6 +62,16 @@ pub fn shed(args: &ShedArgs, of: GatewayAddress<'_>) -> ExitCode {
         Ok(answer)
     });
     match done {
+        Ok(answer)
+            if answer["nodes"]
+                .as_array()
+                .is_some_and(|nodes| nodes.iter().any(|node| node["state"] == "unknown")) =>
+        {
+            eprintln!(
+                "a node does not know how many clients the others have, and closes none: try again in some seconds"
+            );
+            ExitCode::FAILURE
+        }
         Ok(answer) => match answer["missing_nodes"].as_array() {
             None => ExitCode::SUCCESS,
             Some(missing) => {

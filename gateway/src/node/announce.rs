@@ -46,6 +46,8 @@ struct WaitingAnnouncements {
     held: FxHashMap<Channel, FxHashMap<ClientId, OwnedEvent>>,
     /// How many `held` has.
     held_count: usize,
+    /// Some were given to the broker, which has not answered.
+    in_flight: bool,
 }
 
 impl WaitingAnnouncements {
@@ -82,6 +84,22 @@ impl WaitingAnnouncements {
 }
 
 impl Node {
+    /// What is held back goes on at once.
+    pub(super) fn announce_now(&self) {
+        for announcements in self.announcements.all() {
+            announcements.waiting.lock().release();
+            announcements.wake.notify_one();
+        }
+    }
+
+    /// Whether joins or leaves wait, or the broker has not taken all.
+    pub(super) fn is_announcing(&self) -> bool {
+        self.announcements.all().any(|announcements| {
+            let waiting = announcements.waiting.lock();
+            waiting.in_flight || waiting.held_count > 0 || !waiting.prompt.is_empty()
+        })
+    }
+
     /// Tells the channel's subscribers that a client has come. `subscribers`: how many there are, as far as is known.
     pub(crate) fn announce_joined(&self, channel: Channel, info: ClientInfo, subscribers: usize) {
         self.announce(channel, info.client, OwnedEvent::Joined(info), subscribers);
@@ -117,6 +135,7 @@ pub(super) async fn keep_announcing(node: Arc<Node>, part: usize) {
             let batch: Vec<_> = {
                 let mut waiting = announcements.waiting.lock();
                 let count = waiting.prompt.len().min(TOGETHER);
+                waiting.in_flight = count > 0;
                 waiting.prompt.drain(..count).collect()
             };
             if batch.is_empty() {

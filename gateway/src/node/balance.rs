@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use gateway_core::balance::{
-    BalanceConfig, ImbalanceWatch, NodeLoad, SeenNode, ShedPlan, ShedRun, drain_time, homeless, shares,
+    BalanceConfig, ImbalanceWatch, NodeFreshness, NodeLoad, SeenNode, ShedPlan, ShedRun, WorkerShares,
+    drain_time, homeless,
 };
 use gateway_core::drain;
 use parking_lot::{Mutex, RwLock};
@@ -58,6 +59,8 @@ pub enum ShedState {
     Running,
     /// It was doing so, and does no more.
     Stopped,
+    /// Nothing: it was not doing so when it was told to stop that.
+    Idle,
     /// Nothing: it is being stopped, and closes all of them.
     Draining,
     /// Nothing: the broker does not say how many the others have.
@@ -85,6 +88,7 @@ pub(super) struct Balancing {
     hold_ms: AtomicU64,
     accepts_per_s: AtomicU32,
     is_leaving: AtomicBool,
+    freshness: Mutex<NodeFreshness>,
     told_to_leave: Notify,
     running: Mutex<Option<RunningShed>>,
     begun: Notify,
@@ -98,7 +102,7 @@ struct RunningShed {
 
 impl RunningShed {
     fn report(&self, state: ShedState) -> ShedReport {
-        let ShedPlan { before, mean, to_close, over } = self.shedding.plan();
+        let ShedPlan { before, mean, to_close, over, .. } = self.shedding.plan();
         let over_ms = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
         ShedReport { state, before, mean, to_close, closed: self.shedding.closed(), over_ms }
     }
@@ -134,9 +138,16 @@ impl NodeInfo {
         NodeLoad {
             clients: self.num_clients,
             draining: self.draining,
-            room: self.room,
+            // A node that cannot use a part of its broker is not ready: nobody sends it clients.
+            room: if self.lacks.is_empty() { self.room } else { Some(0) },
             accepts_per_s: self.accepts_per_s,
         }
+    }
+}
+
+impl NodeInfo {
+    fn seen(&self) -> SeenNode {
+        SeenNode { load: self.load(), uptime_s: self.uptime, node: self.uid.clone() }
     }
 }
 
@@ -165,22 +176,29 @@ impl Node {
 
     /// Every other node, as it last announced itself.
     async fn others_seen(&self) -> Result<Vec<SeenNode>, BrokerError> {
-        let nodes = self.nodes().await?.into_iter().filter(|node| *node.uid != *self.id.0);
-        Ok(nodes.map(|node| SeenNode { load: node.load(), uptime_s: node.uptime, node: node.uid }).collect())
+        let nodes = self.nodes().await?;
+        Ok(nodes.iter().filter(|node| *node.uid != *self.id.0).map(NodeInfo::seen).collect())
     }
 
-    /// The same, if this node can use the broker at all.
+    /// Takes note of when the others announce themselves. Answers whether all of them have lately.
+    pub(super) fn hear_loads<'a>(&self, others: impl Iterator<Item = &'a NodeInfo>) -> bool {
+        let others: Vec<SeenNode> = others.map(NodeInfo::seen).collect();
+        self.balancing.freshness.lock().hear(self.clock.now(), &others)
+    }
+
+    /// The same, if this node can use the broker at all, and all of them have said something lately.
     async fn loads(&self) -> Option<Vec<NodeLoad>> {
         let others = self.others_seen().await.ok().filter(|_| self.uses_all_parts())?;
-        Some(others.into_iter().map(|other| other.load).collect())
+        let is_fresh = self.balancing.freshness.lock().hear(self.clock.now(), &others);
+        is_fresh.then(|| others.into_iter().map(|other| other.load).collect())
     }
 
     /// Begins to close the clients that this node has above the mean, or stops it, and says what is done.
     pub(super) async fn shed(&self, wanted: ShedWanted) -> ShedReport {
-        if wanted.stop {
-            return self.end_shedding(ShedEnd::Stopped).unwrap_or_default();
-        }
         let nothing = |state| ShedReport { state, before: self.own_clients(), ..ShedReport::default() };
+        if wanted.stop {
+            return self.end_shedding(ShedEnd::Stopped).unwrap_or_else(|| nothing(ShedState::Idle));
+        }
         if self.balancing.is_leaving() {
             return nothing(ShedState::Draining);
         }
@@ -201,7 +219,7 @@ impl Node {
         if plan.to_close == 0 {
             return begun.report(ShedState::Balanced);
         }
-        let ShedPlan { before, mean, to_close, over } = plan;
+        let ShedPlan { before, mean, to_close, over, .. } = plan;
         tracing::info!(before, mean, to_close, ?over, "closing clients that other nodes have room for");
         self.hold_departures(Duration::from_millis(self.balancing.hold_ms.load(Ordering::Relaxed)));
         self.metrics.moves.balance_closes_pending.set(to_close.into());
@@ -213,7 +231,6 @@ impl Node {
     /// Answers what was done until now, if anything was.
     fn end_shedding(&self, end: ShedEnd) -> Option<ShedReport> {
         let running = self.balancing.running.lock().take()?;
-        self.inboxes.iter().for_each(|inbox| inbox.push(WorkerEvent::LetNobodyGo));
         self.metrics.moves.balance_closes_pending.set(0);
         let closed = running.shedding.closed();
         tracing::info!(closed, ?end, "no more clients are closed for other nodes");
@@ -237,13 +254,20 @@ impl Node {
         }
     }
 
-    /// Closes clients step by step until the plan is carried out, or cannot be.
     async fn carry_out_plan(&self, number: u64) {
+        self.close_by_plan(number).await;
+        // Behind all that they were asked to close.
+        self.inboxes.iter().for_each(|inbox| inbox.push(WorkerEvent::LetNobodyGo));
+    }
+
+    /// Closes clients step by step until the plan is carried out, or cannot be.
+    async fn close_by_plan(&self, number: u64) {
         let mut step = interval(STEP);
         step.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut left = vec![0; self.inboxes.len()];
         let mut looked = self.clock.now();
-        self.let_go(number, 0, &mut left).await;
+        self.let_go(number, vec![0; left.len()], &mut left).await;
+        let mut shares = WorkerShares::new(left.clone());
         loop {
             step.tick().await;
             let (now, own) = (self.clock.now(), self.own_clients());
@@ -268,11 +292,11 @@ impl Node {
                 self.end_shedding(end);
                 return;
             }
-            let due = shedding.due(now, own);
+            let due = shedding.due(now, own).min(step_max(shedding.plan()));
             if due == 0 {
                 continue;
             }
-            let closed = self.let_go(number, due, &mut left).await;
+            let closed = self.let_go(number, shares.next(due, &left), &mut left).await;
             if let Some(running) = &mut *self.balancing.running.lock() {
                 running.shedding.note_closed(closed);
                 let pending = running.shedding.plan().to_close.saturating_sub(running.shedding.closed());
@@ -282,9 +306,9 @@ impl Node {
         }
     }
 
-    /// Has the workers close so many, each its part of what it has left. Answers how many they have closed.
-    async fn let_go(&self, plan: u64, count: u32, left: &mut [u32]) -> u32 {
-        let asked = self.inboxes.iter().zip(shares(count, left)).map(|(inbox, count)| {
+    /// Has each worker close so many. Answers how many they have closed, and leaves how many each still has.
+    async fn let_go(&self, plan: u64, counts: Vec<u32>, left: &mut [u32]) -> u32 {
+        let asked = self.inboxes.iter().zip(counts).map(|(inbox, count)| {
             let (done, told) = oneshot::channel();
             inbox.push(WorkerEvent::LetGo(LetGo { plan, count, done }));
             async move {
@@ -317,9 +341,9 @@ impl Node {
                 return grace;
             }
         };
-        if others.iter().any(|other| !other.draining) {
-            self.hold_departures(millis(drain.presence_hold_ms));
-        }
+        // Where no other node is, nobody comes back before this one is gone.
+        let is_alone = others.iter().all(|other| other.draining);
+        self.hold_departures(if is_alone { Duration::ZERO } else { millis(drain.presence_hold_ms) });
         let clients = self.own_clients();
         let (time, needed) = drain_time(clients, &others, grace, millis(drain.grace_max_ms));
         if let Some(needed) = needed {
@@ -331,6 +355,13 @@ impl Node {
         }
         time
     }
+}
+
+/// The most clients that are closed in one step: what was not closed while others were asked comes back in steps, too.
+fn step_max(plan: ShedPlan) -> u32 {
+    let steps = (plan.over.as_millis() / STEP.as_millis()).max(1);
+    let each = u128::from(plan.to_close).div_ceil(steps);
+    u32::try_from(2 * each).unwrap_or(u32::MAX)
 }
 
 /// Carries out what was begun, and looks whether something is to be.

@@ -19,8 +19,9 @@ use tokio::sync::Notify;
 use crate::node::Node;
 use crate::telemetry::Sparingly;
 
-/// The most channels of such clients that are remembered. Who comes after that is gone at once.
-const CHANNELS_MAX: usize = 262_144;
+/// The most channels of such clients that are remembered: as many as may wait to be told of at once. Who comes after that
+/// is gone at once.
+const CHANNELS_MAX: usize = 65_536;
 
 /// A client that is gone, and where others see it.
 #[derive(Debug)]
@@ -82,6 +83,7 @@ impl Node {
     /// From now on those who are closed so that they come back to another node are seen for so long.
     pub(super) fn hold_departures(&self, hold: Duration) {
         let hold_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
+        let _held = self.departures.held.lock();
         self.departures.hold_ms.store(hold_ms, Ordering::Relaxed);
     }
 
@@ -90,14 +92,18 @@ impl Node {
         if departure.channels() == 0 {
             return;
         }
-        let hold_ms = if may_be_held { self.departures.hold_ms.load(Ordering::Relaxed) } else { 0 };
-        if hold_ms == 0 {
+        if !may_be_held {
             return self.carry_out(departure);
         }
-        let until = self.clock.now() + Duration::from_millis(hold_ms);
         let full = {
             let mut held = self.departures.held.lock();
-            let full = held.add(until, departure);
+            // Under the lock, so that nothing is added once all was carried out.
+            let hold_ms = self.departures.hold_ms.load(Ordering::Relaxed);
+            if hold_ms == 0 {
+                drop(held);
+                return self.carry_out(departure);
+            }
+            let full = held.add(self.clock.now() + Duration::from_millis(hold_ms), departure);
             self.metrics.moves.presence_held.set(held.waiting.len() as i64);
             full
         };
@@ -124,6 +130,12 @@ impl Node {
     pub(crate) fn end_departures(&self) {
         self.hold_departures(Duration::ZERO);
         self.carry_out_due(None);
+        self.announce_now();
+    }
+
+    /// Whether something is still on its way to the broker that says who has left.
+    pub(crate) fn tells_departures(&self) -> bool {
+        self.is_announcing() || self.is_changing_keys()
     }
 
     fn carry_out_due(&self, now: Option<Moment>) {

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -39,6 +40,8 @@ const TOGETHER: usize = 256;
 pub(crate) struct KeptKeys {
     leases: Mutex<FxHashMap<(Channel, Box<str>), KeptKey>>,
     waiting: Mutex<VecDeque<ChangeRequest>>,
+    /// Some were given to the broker, which has not answered. Changes under the lock of `waiting`.
+    in_flight: AtomicBool,
     wake: Notify,
     failed_told: Sparingly,
 }
@@ -143,6 +146,14 @@ impl Node {
         showing.wake.notify_one();
     }
 
+    /// Whether changes wait, or the broker has not taken all.
+    pub(super) fn is_changing_keys(&self) -> bool {
+        self.showing.all().any(|showing| {
+            let waiting = showing.waiting.lock();
+            showing.in_flight.load(Ordering::Relaxed) || !waiting.is_empty()
+        })
+    }
+
     fn showing(&self, channel: &Channel) -> &KeptKeys {
         self.showing.of(self.broker.part_of(channel))
     }
@@ -182,6 +193,7 @@ pub(super) async fn keep_showing(node: Arc<Node>, part: usize) {
             let batch: Vec<_> = {
                 let mut waiting = showing.waiting.lock();
                 let count = waiting.len().min(TOGETHER);
+                showing.in_flight.store(count > 0, Ordering::Relaxed);
                 waiting.drain(..count).collect()
             };
             if batch.is_empty() {

@@ -76,6 +76,7 @@ impl Node {
         let mut others: Vec<NodeInfo> = infos.filter(|info| *info.uid != *self.id.0).collect();
         keep_latest(&mut others);
         self.count_others(&others);
+        self.hear_loads(others.iter());
         let names: Vec<Arc<str>> = (0..self.broker.parts()).map(|part| self.broker.part_name(part)).collect();
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         let neighbors = read(&others, self.broker.layout(), &names);

@@ -15,6 +15,10 @@ impl<T> PerPart<T> {
     pub(super) fn of(&self, part: usize) -> &T {
         &self.0[part.min(self.0.len() - 1)]
     }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &T> {
+        self.0.iter()
+    }
 }
 
 /// Divides things by their part, each part's in their order.

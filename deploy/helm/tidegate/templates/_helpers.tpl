@@ -16,6 +16,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* The drain, and ten seconds for the last words to Redis, to backends and to traces. */}}
 {{- define "tidegate.grace" -}}
-{{- $drain := add .Values.drain.noticeMs .Values.drain.graceMs .Values.drain.lingerMs -}}
+{{- $drain := add .Values.drain.noticeMs (max .Values.drain.graceMs .Values.drain.graceMaxMs) .Values.drain.lingerMs -}}
 {{- add (div (add $drain 999) 1000) 10 -}}
 {{- end }}

@@ -28,21 +28,41 @@ pub fn closing_order<W: Ord, K>(clients: impl IntoIterator<Item = (W, Moment, K)
     placed.into_iter().map(|(_, key)| key).collect()
 }
 
-/// Divides a number in proportion to what each has. The parts are the whole, unless all of them have less.
-pub fn shares(whole: u32, each: &[u32]) -> Vec<u32> {
-    let total: u64 = each.iter().map(|have| u64::from(*have)).sum();
-    let whole = u64::from(whole).min(total);
-    let mut before = 0_u64;
-    let mut given = 0_u64;
-    let share = |have: &u32| {
-        before += u64::from(*have);
-        // What all up to here have together, without what was given to those before.
-        let upto = if total == 0 { 0 } else { (whole * before).div_ceil(total) };
-        let part = upto - given;
-        given = upto;
-        u32::try_from(part).unwrap_or(u32::MAX)
-    };
-    each.iter().map(share).collect()
+/// How many of a number each worker has had to close, in proportion to what it had at the beginning.
+///
+/// Numbers come in small steps, most of them 1. What was asked of each is remembered, so that they all come down side by side.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WorkerShares {
+    had: Vec<u32>,
+    asked: Vec<u64>,
+}
+
+impl WorkerShares {
+    /// `had`: the clients of each worker.
+    pub fn new(had: Vec<u32>) -> Self {
+        let asked = vec![0; had.len()];
+        Self { had, asked }
+    }
+
+    /// Divides the next `count` among the workers, of which each has so many `left`. The parts are the whole, unless all
+    /// of them have less.
+    pub fn next(&mut self, count: u32, left: &[u32]) -> Vec<u32> {
+        let total: i128 = self.had.iter().map(|had| i128::from(*had)).sum();
+        let mut asked: i128 = self.asked.iter().map(|asked| i128::from(*asked)).sum();
+        let mut parts = vec![0_u32; self.had.len()];
+        for _ in 0..count {
+            asked += 1;
+            // Whoever is furthest behind its part of all that was asked for.
+            let behind = |at: &usize| i128::from(self.had[*at]) * asked - i128::from(self.asked[*at]) * total;
+            let has_more = |at: &usize| left.get(*at).is_some_and(|left| parts[*at] < *left);
+            let next =
+                (0..parts.len()).filter(has_more).max_by_key(|at| (behind(at), std::cmp::Reverse(*at)));
+            let Some(next) = next else { break };
+            parts[next] += 1;
+            self.asked[next] += 1;
+        }
+        parts
+    }
 }
 
 #[cfg(test)]
@@ -81,11 +101,32 @@ mod tests {
         fn shares_are_the_whole_and_nobody_has_more_than_it_has(
             whole in 0_u32..200, each in prop::collection::vec(0_u32..50, 0..8),
         ) {
-            let parts = shares(whole, &each);
+            let parts = WorkerShares::new(each.clone()).next(whole, &each);
             let total: u32 = each.iter().sum();
             prop_assert_eq!(parts.iter().sum::<u32>(), whole.min(total));
             for (part, have) in parts.iter().zip(&each) {
                 prop_assert!(part <= have, "{:?} of {:?}", parts, each);
+            }
+        }
+
+        /// However small the steps are, all come down together.
+        #[test]
+        fn workers_close_side_by_side(
+            had in prop::collection::vec(0_u32..80, 1..9), steps in prop::collection::vec(0_u32..4, 0..80),
+        ) {
+            let mut shares = WorkerShares::new(had.clone());
+            let mut left = had.clone();
+            let total: f64 = had.iter().map(|had| f64::from(*had)).sum();
+            for step in steps {
+                let parts = shares.next(step, &left);
+                for (left, part) in left.iter_mut().zip(parts) {
+                    *left -= part;
+                }
+                let closed: u32 = had.iter().zip(&left).map(|(had, left)| had - left).sum();
+                for (had, left) in had.iter().zip(&left) {
+                    let expected = f64::from(closed) * f64::from(*had) / total.max(1.0);
+                    prop_assert!((f64::from(had - left) - expected).abs() < 2.0, "{left} left of {had} after {closed}");
+                }
             }
         }
     }

@@ -67,6 +67,10 @@ fn no_more_go_than_the_others_have_room_for_and_no_faster_than_they_accept() {
     let plan = ShedPlan::new(400, &[slow], 10, OVER);
     assert_eq!((plan.to_close, plan.over), (200, Duration::from_secs(100)));
     assert_eq!(ShedPlan::new(400, &[slow, load(0)], 10, OVER).over, OVER, "one of them takes any number");
+    // Two close at the same time for one that takes two a second: 200 clients, 100 seconds.
+    let full = NodeLoad { accepts_per_s: 1000, ..load(300) };
+    let plan = ShedPlan::new(300, &[full, slow], 0, OVER);
+    assert_eq!((plan.to_close, plan.over), (100, Duration::from_secs(100)));
 }
 
 #[test]
@@ -98,6 +102,8 @@ fn a_plan_ends_early_when_the_mean_has_risen_or_clients_have_left() {
         shedding.is_over(100) && shedding.due(Moment(60_000), 100) == 0,
         "others have left by themselves"
     );
+    shedding.hear(149, &[load(54)]);
+    assert!(!shedding.is_over(102), "who moved between two announcements is counted twice");
     shedding.hear(149, &[load(149)]);
     assert!(shedding.is_over(149), "the other has as many by now");
 }

@@ -22,11 +22,34 @@ pub struct SeenNode {
     pub load: NodeLoad,
 }
 
+/// When each of the others said something new last.
+#[derive(Debug, Default)]
+pub struct NodeFreshness {
+    heard: FxHashMap<Box<str>, (u64, Moment)>,
+}
+
+impl NodeFreshness {
+    /// Takes note of the others. Answers whether all of them have told something lately.
+    pub fn hear(&mut self, now: Moment, others: &[SeenNode]) -> bool {
+        self.heard.retain(|node, _| others.iter().any(|other| other.node == *node));
+        let mut is_fresh = true;
+        for other in others {
+            let heard = self.heard.entry(other.node.clone()).or_insert((other.uptime_s, now));
+            if heard.0 != other.uptime_s {
+                *heard = (other.uptime_s, now);
+            }
+            is_fresh &= now.since(heard.1) < STALE;
+        }
+        is_fresh
+    }
+}
+
 /// What a node remembers of itself and the others.
 #[derive(Debug, Default)]
 pub struct ImbalanceWatch {
-    heard: FxHashMap<Box<str>, (u64, Moment)>,
+    freshness: NodeFreshness,
     above_since: Option<Moment>,
+    balanced_since: Option<Moment>,
     /// What was above the mean when clients were let go last.
     tried: Option<u32>,
     doublings: u32,
@@ -42,7 +65,7 @@ impl ImbalanceWatch {
         others: Option<&[SeenNode]>,
         settings: &BalanceConfig,
     ) -> Option<ShedPlan> {
-        let is_fresh = self.hear(now, others.unwrap_or_default());
+        let is_fresh = self.freshness.hear(now, others.unwrap_or_default());
         let Some(others) = others.filter(|_| is_fresh && settings.auto) else {
             self.above_since = None;
             return None;
@@ -54,11 +77,14 @@ impl ImbalanceWatch {
         let plan = ShedPlan::new(own, &loads, settings.tolerance_percent, over);
         if is_moving || plan.to_close == 0 {
             self.above_since = None;
-            if !is_moving {
+            // Right after clients were let go they are nowhere: only what lasts has helped.
+            let since = *self.balanced_since.get_or_insert(now);
+            if !is_moving && now.since(since) >= Duration::from_secs(settings.auto_after_s) {
                 (self.tried, self.doublings) = (None, 0);
             }
             return None;
         }
+        self.balanced_since = None;
         let excess = own.saturating_sub(plan.mean);
         let since = *self.above_since.get_or_insert_with(|| {
             // Those who were let go have come back to this node, or the others have taken nobody.
@@ -77,20 +103,6 @@ impl ImbalanceWatch {
     /// Whether letting go has not helped so far.
     pub fn is_in_vain(&self) -> bool {
         self.doublings > 0
-    }
-
-    /// Takes note of the others. Answers whether all of them have told something lately.
-    fn hear(&mut self, now: Moment, others: &[SeenNode]) -> bool {
-        self.heard.retain(|node, _| others.iter().any(|other| other.node == *node));
-        let mut is_fresh = true;
-        for other in others {
-            let heard = self.heard.entry(other.node.clone()).or_insert((other.uptime_s, now));
-            if heard.0 != other.uptime_s {
-                *heard = (other.uptime_s, now);
-            }
-            is_fresh &= now.since(heard.1) < STALE;
-        }
-        is_fresh
     }
 }
 
@@ -158,7 +170,15 @@ mod tests {
         assert_eq!(pauses[..3], [121, 241, 481]);
         assert_eq!(pauses.last(), Some(&3841));
         assert!(watch.is_in_vain());
-        assert!(times(&mut watch, 20_000, 20_003, 100, 100).is_empty());
-        assert_eq!(times(&mut watch, 20_003, 20_064, 150, 50), [20_063], "once it was well, as at first");
+        assert!(times(&mut watch, 20_000, 20_061, 100, 100).is_empty());
+        assert_eq!(times(&mut watch, 20_061, 20_122, 150, 50), [20_121], "once it was well, as at first");
+    }
+
+    #[test]
+    fn clients_that_are_on_their_way_back_are_no_success() {
+        let mut watch = ImbalanceWatch::default();
+        assert_eq!(times(&mut watch, 0, 61, 150, 50), [60]);
+        assert!(times(&mut watch, 61, 64, 100, 100).is_empty(), "they are nowhere yet");
+        assert_eq!(times(&mut watch, 64, 200, 150, 50), [184], "and then where they were: twice as long");
     }
 }

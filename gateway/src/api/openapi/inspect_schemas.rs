@@ -90,7 +90,7 @@ fn connection() -> Value {
 }
 
 fn shed() -> Value {
-    let states = ["started", "balanced", "running", "stopped", "draining", "unknown"];
+    let states = ["started", "balanced", "running", "stopped", "idle", "draining", "unknown"];
     fields(
         &["uid", "name", "state", "before", "mean", "to_close", "closed", "over_ms"],
         [

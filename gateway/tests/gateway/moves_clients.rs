@@ -203,7 +203,7 @@ async fn letting_go_can_be_stopped_and_ends_when_the_others_cannot_be_asked() {
     for asked in [&a, &b] {
         knows(asked, &[10, 0]).await;
     }
-    assert_eq!(shed(&b, json!({ "tolerance_percent": 200 })).await["a"]["state"], "idle");
+    assert_eq!(shed(&b, json!({ "tolerance_percent": 200 })).await["a"]["state"], "balanced");
     assert_eq!(shed(&b, json!({ "over_s": 600 })).await["a"]["to_close"], 5);
     a.metric_becomes("tidegate_balance_closes_total", 1.0).await;
     let stopped = shed(&b, json!({ "stop": true })).await;

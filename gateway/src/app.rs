@@ -159,7 +159,7 @@ impl App {
         let inboxes: Vec<Arc<Inbox>> = seats.iter().map(|seat| seat.inbox.clone()).collect();
         let encodings = Arc::new(encodings(&config));
         let name = config.node.name_or(client_address);
-        metrics.place_node(config.telemetry.node_label.then_some(&*name), config.cluster.nodes_expected);
+        metrics.place_node(&name, &config.telemetry, config.cluster.nodes_expected);
         let rules = Arc::new(config.channel_rules());
 
         let id = NodeId(uuid::Uuid::new_v4().to_string().into());

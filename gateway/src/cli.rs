@@ -11,6 +11,7 @@ use crate::health::HealthArgs;
 use crate::inspect::{ChannelsArgs, ConnectionsArgs, ShedArgs};
 use crate::publisher::PublishArgs;
 use crate::setting::parse_address;
+use crate::top::TopArgs;
 
 mod print;
 
@@ -41,6 +42,8 @@ pub enum Verb {
     Shed(ShedArgs),
     /// Print a token for a client, or say what a gateway makes of one (`tidegate token verify`).
     Token(Box<TokenArgs>),
+    /// Show what nodes do at this moment, in a terminal: connections, rates, latencies by stage, the busiest channels.
+    Top(TopArgs),
     /// Ask a running node whether it is ready: for health checks of containers.
     Health(HealthArgs),
     /// Print a script that completes these arguments in a shell.

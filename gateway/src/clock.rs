@@ -29,6 +29,11 @@ impl Clock {
         i64::try_from(since_1970().as_secs()).unwrap_or(i64::MAX)
     }
 
+    /// Microseconds since 1970, as the wall clock says now.
+    pub fn unix_micros(&self) -> u64 {
+        u64::try_from(since_1970().as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// Milliseconds since 1970, as the wall clock says now.
     pub fn unix_millis(&self) -> u64 {
         u64::try_from(since_1970().as_millis()).unwrap_or(u64::MAX)

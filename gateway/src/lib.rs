@@ -54,6 +54,7 @@ pub mod sessions;
 pub mod setting;
 pub mod socketio;
 pub mod telemetry;
+pub mod top;
 mod webhooks;
 
 /// The version of this gateway, as clients and other nodes see it.

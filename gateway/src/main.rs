@@ -16,6 +16,7 @@ use tidegate::health;
 use tidegate::inspect::{self, GatewayAddress, GatewayArgs, ListCommand};
 use tidegate::publisher;
 use tidegate::telemetry::logs;
+use tidegate::top::{self, TopArgs};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Channels(args) => list(ListCommand::Channels(&args), &args.via),
         Verb::Connections(args) => list(ListCommand::Connections(&args), &args.via),
         Verb::Shed(args) => over_the_api(args.config.as_ref(), |of| inspect::shed(&args, of)),
+        Verb::Top(args) => show_top(&args),
         Verb::Health(args) => health::command(&args),
         Verb::Completions(args) => args.print(),
         Verb::Man(args) => args.print(),
@@ -78,6 +80,20 @@ fn over_the_api(config: Option<&PathBuf>, command: impl FnOnce(GatewayAddress<'_
             let of =
                 GatewayAddress { api: &config.api, server: config.server.listen, tls: config.tls.is_on() };
             command(of)
+        }
+        Err(code) => code,
+    }
+}
+
+/// Watches running nodes, as their configuration or the flags say.
+fn show_top(args: &TopArgs) -> ExitCode {
+    let settings = ConfigArgs { config: args.config.clone(), ..ConfigArgs::default() };
+    let sources = settings.sources();
+    match told(Config::load(&sources), &sources) {
+        Ok(config) => {
+            let of =
+                GatewayAddress { api: &config.api, server: config.server.listen, tls: config.tls.is_on() };
+            top::command(args, of, config.internal.listen)
         }
         Err(code) => code,
     }

@@ -313,7 +313,7 @@ const METRICS_INTRODUCTION: &str = "\
 
 <!-- Written from gateway/src/telemetry/names.rs by gateway/tests/generated_docs.rs. Change it there. -->
 
-`/metrics` on the internal listener (by default `127.0.0.1:8001`) tells them in the text format of Prometheus. The
-values of every label are bounded: no channel, user or address is one. Every counter begins at 0 with the node.
+`/metrics` on the internal listener (by default `127.0.0.1:8001`) tells them in the text format of Prometheus, as
+OpenMetrics 1.0 or as Prometheus' protobuf messages, as is asked for with `Accept`. The values of every label are bounded: no channel, user or address is one. Every counter begins at 0 with the node.
 Histograms come as `_bucket`, `_sum` and `_count`.
 ";

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use crate::channel::Channel;
 use crate::id::{ClientId, UserId};
 use crate::position::StreamPosition;
+use crate::stamp::Stamp;
 
 /// What kind of bytes a payload holds, so that each protocol can carry it without looking inside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,6 +132,8 @@ pub struct Publication {
     pub except: Option<Box<ClientId>>,
     /// Which of the subscribers get it, if not all of them. History keeps it only where sessions are kept.
     pub only: Option<Box<Selection>>,
+    /// What is measured of it, if it is one of those that are. No subscriber sees it.
+    pub stamp: Option<Box<Stamp>>,
 }
 
 /// Which of a channel's subscribers get a publication. Those whom it names have to be subscribers.
@@ -181,6 +184,7 @@ impl Publication {
             keyed: None,
             except: None,
             only: None,
+            stamp: None,
         }
     }
 

@@ -13,7 +13,8 @@
 //! selection         (2) 1 if it is volatile, or 0 · channels · clients · channels that are not to have it · such clients,
 //!                   each as their number and then length and bytes, or 16 bytes, of each
 //! info              client id (16 bytes, big-endian) · user · conn_info · chan_info, each as length and bytes
-//! tags              their number, then key and value of each as length and bytes, keys ascending
+//! tags              their number, then key and value of each as length and bytes, keys ascending. That of a stamp
+//!                   (`tidegate-stamp`) is none of the publication's own tags
 //! payload           all the rest
 //! ```
 //!
@@ -32,6 +33,7 @@ use crate::id::{ClientId, UserId};
 use crate::position::{EPOCH_BYTES_MAX, Epoch, StreamPosition};
 use crate::publication::{ClientInfo, Keyed, Payload, PayloadKind, Publication, Selection, Tags};
 use crate::push::OwnedEvent;
+use crate::stamp::{STAMP_TAG, Stamp};
 
 const VERSION: u8 = 1;
 /// Only where version 1 has no word for it.
@@ -107,6 +109,17 @@ pub fn encode_record(publication: &Publication, out: &mut BytesMut) {
         PayloadKind::Binary => 2,
     };
     out.reserve(2 + publication.data.bytes.len());
+    // One publication in many has a stamp.
+    let stamped;
+    let tags = match &publication.stamp {
+        None => &publication.tags,
+        Some(stamp) => {
+            let mut tags = publication.tags.clone();
+            tags.insert(STAMP_TAG.into(), stamp.to_string().into());
+            stamped = tags;
+            &stamped
+        }
+    };
     let needs_more = publication.time_ms != 0
         || publication.delta
         || publication.keyed.is_some()
@@ -120,7 +133,7 @@ pub fn encode_record(publication: &Publication, out: &mut BytesMut) {
         kind | flag(info.is_some(), HAS_INFO)
             | flag(conn_info.is_some(), HAS_CONN_INFO)
             | flag(chan_info.is_some(), HAS_CHAN_INFO)
-            | flag(!publication.tags.is_empty(), HAS_TAGS),
+            | flag(!tags.is_empty(), HAS_TAGS),
     );
     if needs_more {
         put_more(publication, out);
@@ -128,9 +141,9 @@ pub fn encode_record(publication: &Publication, out: &mut BytesMut) {
     if let Some(info) = info {
         put_info(info, out);
     }
-    if !publication.tags.is_empty() {
-        put_length(publication.tags.len(), out);
-        for (key, value) in &publication.tags {
+    if !tags.is_empty() {
+        put_length(tags.len(), out);
+        for (key, value) in tags {
             put_bytes(key.as_bytes(), out);
             put_bytes(value.as_bytes(), out);
         }
@@ -238,6 +251,7 @@ fn take_publication(
         has(HAS_INFO).then(|| take_info(has(HAS_CONN_INFO), has(HAS_CHAN_INFO), &mut record)).transpose()?;
     if has(HAS_TAGS) {
         publication.tags = take_tags(&mut record)?;
+        publication.stamp = take_stamp(&mut publication.tags);
     }
     if kind != PayloadKind::Binary {
         check_text(&record)?;
@@ -467,6 +481,12 @@ fn take_tags(record: &mut Bytes) -> Result<Tags, RecordError> {
         tags.insert(key, text(&value)?.into());
     }
     if tags.is_empty() { Err(RecordError::Tags) } else { Ok(tags) }
+}
+
+/// What is under its tag and cannot be read as a stamp, such as one of a later release, is nobody's tag either.
+fn take_stamp(tags: &mut Tags) -> Option<Box<Stamp>> {
+    let stamp = tags.remove(STAMP_TAG)?;
+    Stamp::parse(&stamp).map(Box::new)
 }
 
 fn put_bytes(bytes: &[u8], out: &mut BytesMut) {

@@ -264,6 +264,8 @@ def dashboard_is_well_formed():
     strangers = [found for found in sources if found != {"type": "prometheus", "uid": "${datasource}"}]
     assert sources and not strangers, f"not imported anywhere: {strangers}"
     assert not {"id", "__inputs"} & set(dashboard), "it would replace another one, or ask when it is provisioned"
+    exemplars = [target for panel in dashboard["panels"] for target in panel.get("targets", []) if target.get("exemplar")]
+    assert any("stage_seconds" in target["expr"] for target in exemplars), "no panel of stages shows exemplars"
     panels = dashboard["panels"]
     ids = [panel["id"] for panel in panels]
     assert len(set(ids)) == len(ids), "two panels have the same id"

@@ -15,7 +15,8 @@ impl ApiCall<'_> {
     pub(super) async fn publish(&self, request: &Publish<'_>) -> Result<Published, ApiError> {
         let request = self.publication(request)?;
         self.in_time()?;
-        let published = self.node.publish(request).await.map_err(ApiError::not_published)?;
+        let published = self.node.publish_since(self.came(), request).await;
+        let published = published.map_err(ApiError::not_published)?;
         self.node.metrics.publication_in(PublicationSource::Api);
         Ok(published)
     }
@@ -35,7 +36,7 @@ impl ApiCall<'_> {
                     Err(reason) => refused.push((at, reason)),
                 }
             }
-            let made = self.node.publish_in_order(requests).await;
+            let made = self.node.publish_in_order_since(self.came(), requests).await;
             for _ in made.iter().filter(|made| made.is_ok()) {
                 self.node.metrics.publication_in(PublicationSource::Api);
             }
@@ -82,7 +83,8 @@ impl ApiCall<'_> {
         let (channel, options) = self.channel(channel)?;
         self.in_time()?;
         let request = message.to(channel, &options)?;
-        let published = self.node.publish(request).await.map_err(ApiError::not_published)?;
+        let published = self.node.publish_since(self.came(), request).await;
+        let published = published.map_err(ApiError::not_published)?;
         self.node.metrics.publication_in(PublicationSource::Api);
         Ok(published)
     }

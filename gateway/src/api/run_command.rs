@@ -55,6 +55,11 @@ impl<'a> ApiCall<'a> {
         self.room.left().min(self.config.answer_bytes_max / side_by_side)
     }
 
+    /// When the request was let in.
+    pub(super) fn came(&self) -> Instant {
+        self.deadline.checked_sub(self.config.deadline()).unwrap_or_else(Instant::now)
+    }
+
     async fn answer(&self, command: &Command<'_>) -> Result<ApiResponse, ApiError> {
         Ok(match command {
             Command::Publish(request) => ApiResponse::Published(self.publish(request).await?),

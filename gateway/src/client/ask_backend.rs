@@ -1,6 +1,7 @@
 //! What the application's own servers are asked about a client. None of it is waited for on a worker.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use gateway_core::effect::{Denial, Grant, OutcomeResult, Ticket};
@@ -195,6 +196,7 @@ impl Client {
         &mut self,
         local: &WorkerLocal,
         ticket: Ticket,
+        came: Instant,
         request: PublishRequest,
         said: Option<PendingClientEvent>,
     ) {
@@ -202,9 +204,9 @@ impl Client {
         self.ask(local, ticket, |node| async move {
             let allowed = node.ask_publish_hook(&caller.origin, &caller.asker(), request).await;
             OutcomeResult::Published(match allowed {
-                Ok(request) => {
-                    publish(&node, request).await.map(|()| said.into_iter().for_each(PendingClientEvent::say))
-                }
+                Ok(request) => publish(&node, came, request)
+                    .await
+                    .map(|()| said.into_iter().for_each(PendingClientEvent::say)),
                 Err(denial) => Err(denial),
             })
         });
@@ -234,6 +236,6 @@ fn not_available<T>() -> Result<T, Denial> {
     Err(Denial::of(ErrorCode::NotAvailable))
 }
 
-async fn publish(node: &Node, request: PublishRequest) -> Result<(), Denial> {
-    node.publish(request).await.map(|_| ()).map_err(|error| refused(error).into())
+async fn publish(node: &Node, came: Instant, request: PublishRequest) -> Result<(), Denial> {
+    node.publish_since(came, request).await.map(|_| ()).map_err(|error| refused(error).into())
 }

@@ -5,6 +5,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use gateway_core::effect::{
@@ -137,6 +138,7 @@ impl Client {
                 }
                 Effect::Publish { ticket, channel, publication, retention } => {
                     local.metrics.publication_in(PublicationSource::Client);
+                    let came = Instant::now();
                     let publication = *publication;
                     let request =
                         PublishRequest { channel, publication, retention, idempotency: None, version: None };
@@ -146,11 +148,11 @@ impl Client {
                     // As the session saw it: who asked nobody must not be let through here either.
                     let options = local.context.rules.options(&request.channel);
                     if options.is_some_and(|options| options.publish_hook) {
-                        self.publish_as_allowed(local, ticket, request, said);
+                        self.publish_as_allowed(local, ticket, came, request, said);
                         continue;
                     }
                     self.begin(local, ticket, |node| async move {
-                        let published = node.publish(request).await;
+                        let published = node.publish_since(came, request).await;
                         if published.is_ok() {
                             said.into_iter().for_each(PendingClientEvent::say);
                         }

@@ -95,7 +95,7 @@ impl Console {
         }
         match &*path {
             "/metrics" | "/readyz" => {
-                answer(&Method::GET, &path, self.clock.now(), &self.readiness, &self.metrics)
+                answer(&Method::GET, &path, None, self.clock.now(), &self.readiness, &self.metrics)
             }
             "/settings" => console_files::json(
                 &serde_json::json!({ "read_only": self.read_only, "version": crate::VERSION }),

@@ -22,7 +22,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
+pub enum CallError {
     #[error("{0:?} is no URL of a server API, such as http://127.0.0.1:8000/api")]
     Url(String),
     #[error("the certificates that this system trusts cannot be read: {0}")]
@@ -41,7 +41,7 @@ pub(super) enum CallError {
     Answer(Uri, String),
 }
 
-pub(super) struct ApiClient {
+pub(crate) struct ApiClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     url: String,
     key: Option<http::HeaderValue>,
@@ -60,7 +60,7 @@ struct ApiErrorBody {
 }
 
 impl ApiClient {
-    pub(super) fn new(url: &str, key: Option<&Secret>) -> Result<Self, CallError> {
+    pub(crate) fn new(url: &str, key: Option<&Secret>) -> Result<Self, CallError> {
         let parsed: Uri = url.parse().map_err(|_| CallError::Url(url.to_owned()))?;
         if !matches!(parsed.scheme_str(), Some("http" | "https")) || parsed.host().is_none() {
             return Err(CallError::Url(url.to_owned()));
@@ -88,7 +88,25 @@ impl ApiClient {
     }
 
     /// The result of a method.
-    pub(super) async fn call(&self, method: &str, parameters: &Value) -> Result<Value, CallError> {
+    pub(crate) async fn call(&self, method: &str, parameters: &Value) -> Result<Value, CallError> {
+        let (url, answer) = self.ask(method, parameters).await?;
+        match serde_json::from_slice(&answer) {
+            Ok(CallResponse { error: Some(ApiErrorBody { code, message }), .. }) => {
+                Err(CallError::Refused { code, message })
+            }
+            Ok(CallResponse { result: Some(result), .. }) => Ok(result),
+            Ok(_) => Err(CallError::Answer(url, "it holds no result".to_owned())),
+            Err(error) => Err(CallError::Answer(url, error.to_string())),
+        }
+    }
+
+    /// The whole answer of a method that has no `result` in it, as `batch`.
+    pub(crate) async fn call_whole(&self, method: &str, parameters: &Value) -> Result<Value, CallError> {
+        let (url, answer) = self.ask(method, parameters).await?;
+        serde_json::from_slice(&answer).map_err(|error| CallError::Answer(url, error.to_string()))
+    }
+
+    async fn ask(&self, method: &str, parameters: &Value) -> Result<(Uri, Bytes), CallError> {
         let url: Uri =
             format!("{}/{method}", self.url).parse().map_err(|_| CallError::Url(self.url.clone()))?;
         let mut request = Request::post(&url).header("Content-Type", "application/json");
@@ -103,18 +121,16 @@ impl ApiClient {
             .await
             .map_err(|_| CallError::Late { url: url.clone() })?
             .map_err(|problem| CallError::Unreachable { url: url.clone(), problem })?;
-        match serde_json::from_slice(&answer) {
-            Ok(CallResponse { error: Some(ApiErrorBody { code, message }), .. }) => {
-                Err(CallError::Refused { code, message })
-            }
-            Ok(CallResponse { result: Some(result), .. }) if status == StatusCode::OK => Ok(result),
-            _ if status != StatusCode::OK => {
-                let said = String::from_utf8_lossy(&answer[..answer.len().min(200)]).trim().to_owned();
-                Err(CallError::Status { url, status, said })
-            }
-            Ok(_) => Err(CallError::Answer(url, "it holds no result".to_owned())),
-            Err(error) => Err(CallError::Answer(url, error.to_string())),
+        if status == StatusCode::OK {
+            return Ok((url, answer));
         }
+        if let Ok(CallResponse { error: Some(ApiErrorBody { code, message }), .. }) =
+            serde_json::from_slice(&answer)
+        {
+            return Err(CallError::Refused { code, message });
+        }
+        let said = String::from_utf8_lossy(&answer[..answer.len().min(200)]).trim().to_owned();
+        Err(CallError::Status { url, status, said })
     }
 }
 

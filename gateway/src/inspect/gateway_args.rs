@@ -70,7 +70,7 @@ pub struct GatewayAddress<'a> {
 
 impl GatewayArgs {
     /// Where to send requests.
-    pub(super) fn url(&self, of: GatewayAddress<'_>) -> String {
+    pub(crate) fn url(&self, of: GatewayAddress<'_>) -> String {
         self.url.clone().unwrap_or_else(|| {
             let mut address = of.api.listen.unwrap_or(of.server);
             if address.ip().is_unspecified() {
@@ -85,7 +85,7 @@ impl GatewayArgs {
     }
 
     /// `None` where nothing names one: the gateway may ask for none.
-    pub(super) fn key(&self, of: GatewayAddress<'_>) -> Result<Option<Secret>, SecretFileError> {
+    pub(crate) fn key(&self, of: GatewayAddress<'_>) -> Result<Option<Secret>, SecretFileError> {
         if let Some(key) = &self.key {
             return Ok(Some(Secret::new(key)));
         }

@@ -9,6 +9,8 @@ mod inspect_cli;
 mod print_listing;
 mod shed_cli;
 
+pub(crate) use call::ApiClient;
+pub use call::CallError;
 pub use gateway_args::{ChannelsArgs, ConnectionsArgs, GatewayAddress, GatewayArgs};
 pub use inspect_cli::{ListCommand, command};
 pub use shed_cli::{ShedArgs, shed};

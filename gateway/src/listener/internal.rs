@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -41,7 +42,10 @@ impl Internal {
             path.strip_prefix(console::PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         match &self.console {
             Some(console) if is_for_console || !self.health => console.answer(request, peer).await,
-            _ => answer(request.method(), path, self.clock.now(), &self.readiness, &self.metrics),
+            _ => {
+                let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+                answer(request.method(), path, accept, self.clock.now(), &self.readiness, &self.metrics)
+            }
         }
     }
 }

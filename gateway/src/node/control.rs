@@ -204,6 +204,8 @@ pub struct NodeInfo {
     pub room: Option<u32>,
     /// How many connections it accepts in a second. 0: any number.
     pub accepts_per_s: u32,
+    /// Whether it knows what a [`shared::stamp`] is.
+    pub stamps: bool,
 }
 
 impl NodeInfo {
@@ -352,5 +354,10 @@ mod tests {
         assert_eq!(NodeInfo::decode(&info.encode().unwrap()).unwrap(), info);
         let later = NodeInfo::decode(br#"{"uid":"a","num_clients":7,"colour":"red"}"#).unwrap();
         assert_eq!(later, info);
+    }
+
+    #[test]
+    fn a_node_of_an_earlier_release_knows_no_stamps() {
+        assert!(!NodeInfo::decode(br#"{"uid":"a","num_clients":7,"questions":3}"#).unwrap().stamps);
     }
 }

@@ -14,7 +14,6 @@ use crate::broker::BrokerEvents;
 use crate::node::interest::LocalChannel;
 use crate::node::{Node, repair};
 use crate::telemetry::labels::{Drop, PanicSite, PublicationSource};
-use crate::telemetry::traces::SPANS;
 use crate::worker::inbox::WorkerEvent;
 
 /// What a broker is made with, before there is a node.
@@ -89,14 +88,14 @@ impl BrokerEvents for FromBroker {
 }
 
 impl Node {
-    fn receive(self: &Arc<Self>, channel: &str, publication: Publication) {
+    fn receive(self: &Arc<Self>, channel: &str, mut publication: Publication) {
         self.metrics.publication_in(PublicationSource::Node);
         if let Some(keyed) = &publication.keyed
             && self.take_published(channel, keyed, &publication)
         {
             return;
         }
-        let _span = tracing::info_span!(target: SPANS, "deliver", channel).entered();
+        let _span = self.note_arrival(channel, &mut publication).entered();
         let mut shard = self.interest.shard(channel);
         // Nobody here wants it any more, and the broker has not been told yet.
         let Some(local) = shard.get_mut(channel) else { return };
@@ -161,6 +160,7 @@ impl Node {
                 };
                 self.interest.weigh(local);
                 let (channel, micros) = (local.channel.clone(), self.clock.micros());
+                self.note_handed_out(&publication, micros);
                 let prepared = if local.retention().keeps_history() {
                     let event = OwnedEvent::Publication(publication);
                     Prepared::of(channel, event, previous, micros, &self.variants)

@@ -48,6 +48,7 @@ impl Node {
             draining: self.balancing.is_leaving(),
             room: self.room(),
             accepts_per_s: self.balancing.accepts_per_s(),
+            stamps: true,
         }
     }
 }

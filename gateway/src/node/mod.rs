@@ -70,6 +70,7 @@ mod receive_control;
 mod repair;
 mod resume;
 mod session_ids;
+mod stamp;
 mod subscribe;
 mod users;
 mod wire_target;

@@ -1,7 +1,7 @@
 //! What this node knows of the others' way to the broker: whether they place channels as it does, and which parts they use.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -20,13 +20,20 @@ pub(super) struct NeighborsCell {
     heard: Mutex<Option<Arc<Neighbors>>>,
     /// Bit N: this node cannot use part N of the broker, or has yet to see that it can.
     lacks: AtomicU64,
+    /// All other nodes that were heard read stamps.
+    read_stamps: AtomicBool,
     apart_told: Sparingly,
 }
 
 impl Default for NeighborsCell {
     /// Others go by what this node says it can use: that it can is said once it is known.
     fn default() -> Self {
-        Self { heard: Mutex::default(), lacks: AtomicU64::new(u64::MAX), apart_told: Sparingly::default() }
+        Self {
+            heard: Mutex::default(),
+            lacks: AtomicU64::new(u64::MAX),
+            read_stamps: AtomicBool::new(false),
+            apart_told: Sparingly::default(),
+        }
     }
 }
 
@@ -38,6 +45,11 @@ impl NeighborsCell {
         } else {
             self.lacks.fetch_or(bit, Ordering::Relaxed);
         }
+    }
+
+    /// Whether publications may have stamps: to nodes of earlier releases these are tags, which their clients would see.
+    pub(super) fn read_stamps(&self) -> bool {
+        self.read_stamps.load(Ordering::Relaxed)
     }
 
     /// Which of so many parts this node cannot use.
@@ -75,6 +87,7 @@ impl Node {
         let infos = descriptions.iter().filter_map(|description| NodeInfo::decode(description).ok());
         let mut others: Vec<NodeInfo> = infos.filter(|info| *info.uid != *self.id.0).collect();
         keep_latest(&mut others);
+        self.neighbors.read_stamps.store(others.iter().all(|node| node.stamps), Ordering::Relaxed);
         self.count_others(&others);
         self.hear_loads(others.iter());
         let names: Vec<Arc<str>> = (0..self.broker.parts()).map(|part| self.broker.part_name(part)).collect();

@@ -1,6 +1,6 @@
 //! Publishing: the way in for every publication, whoever made it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
@@ -40,6 +40,16 @@ impl Node {
     /// Answered when the broker has the publication: it will then reach every subscriber that stays, or the
     /// subscriber will be told of a gap.
     pub async fn publish(&self, request: PublishRequest) -> Result<Published, BrokerError> {
+        self.publish_since(Instant::now(), request).await
+    }
+
+    /// The same of what was asked for at `came`, from when on it is measured.
+    pub(crate) async fn publish_since(
+        &self,
+        came: Instant,
+        mut request: PublishRequest,
+    ) -> Result<Published, BrokerError> {
+        self.stamp(&mut request.publication, came);
         self.wait_for_room(&[&request.channel]).await?;
         self.publish_now(request).await
     }
@@ -49,6 +59,18 @@ impl Node {
         &self,
         requests: Vec<PublishRequest>,
     ) -> Vec<Result<Published, BrokerError>> {
+        self.publish_in_order_since(Instant::now(), requests).await
+    }
+
+    /// The same of what was asked for at `came`.
+    pub(crate) async fn publish_in_order_since(
+        &self,
+        came: Instant,
+        mut requests: Vec<PublishRequest>,
+    ) -> Vec<Result<Published, BrokerError>> {
+        for request in &mut requests {
+            self.stamp(&mut request.publication, came);
+        }
         let channels: Vec<&Channel> = requests.iter().map(|request| &request.channel).collect();
         if let Err(error) = self.wait_for_room(&channels).await {
             return requests.iter().map(|_| Err(error.clone())).collect();
@@ -102,10 +124,11 @@ impl Node {
         if options.is_some_and(|options| options.publication_time) {
             request.publication.time_ms = self.clock.unix_millis();
         }
+        let span = tracing::info_span!(target: SPANS, "publish", channel = %request.channel);
+        self.seal_stamp(&mut request.publication, &span);
         let among_all = self.among_all_topics(&rules, &mut request);
         // Nodes of earlier releases read publications that say nothing of patches: where there are none, none says it.
         request.publication.delta &= options.is_some_and(|options| !options.allowed_delta_types.is_empty());
-        let span = tracing::info_span!(target: SPANS, "publish", channel = %request.channel);
         // What may not be newer than what is there has to be seen to be, before others are told of it.
         let (at_once, afterwards) = match among_all {
             Some(mut copy) if request.version.is_some() => {

@@ -1,5 +1,38 @@
 //! The values of labels that stand for no type of another part.
 
+/// A part of a publication's way from its publisher to a subscriber, and the last one back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// From the publisher's request to the broker.
+    Ingress,
+    /// Through the broker, to a node with subscribers.
+    Broker,
+    /// From there to the workers.
+    Node,
+    /// In a worker's inbox.
+    Queue,
+    /// From the first socket of a worker's subscribers to the last.
+    Socket,
+    /// From a ping behind what a client was sent to its answer.
+    Acknowledgement,
+}
+
+impl Stage {
+    pub const ALL: [Self; 6] =
+        [Self::Ingress, Self::Broker, Self::Node, Self::Queue, Self::Socket, Self::Acknowledgement];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Broker => "broker",
+            Self::Node => "node",
+            Self::Queue => "queue",
+            Self::Socket => "socket",
+            Self::Acknowledgement => "acknowledgement",
+        }
+    }
+}
+
 /// What came of an attempt to connect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Handshake {

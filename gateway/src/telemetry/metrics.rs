@@ -5,19 +5,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use gateway_core::session::SessionObserver;
 use parking_lot::Mutex;
 use prometheus::{
-    Counter, Encoder, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Registry, TextEncoder,
+    Counter, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
 use shared::disconnect::{Disconnect, SlowCause};
 use shared::protocol::ProtocolId;
 use shared::refusal::Refusal;
 
+use super::TelemetryConfig;
 use super::backend_metrics::{BackendMetrics, EventsMetrics, HookMetrics};
 use super::cluster_metrics::ClusterMetrics;
 use super::emitters_metrics::EmittersMetrics;
+use super::exposition::{self, Format};
 use super::feeds_metrics::FeedsMetrics;
 use super::labels::{
-    Drop, Handshake, HistorySource, PanicSite, PollSource, PublicationSource, ReloadOutcome,
+    Drop, Handshake, HistorySource, PanicSite, PollSource, PublicationSource, ReloadOutcome, Stage,
 };
 use super::names;
 use super::node_label::NodeLabel;
@@ -26,6 +27,7 @@ use super::register::{
 };
 use super::shards_metrics::ShardMetrics;
 use super::socketio_metrics::SocketIoMetrics;
+use super::stages::StageMetrics;
 use super::workers_metrics::{WorkerMetrics, WorkersMetrics};
 
 /// Upper ends of the buckets of everything that is a network round trip or less, in seconds.
@@ -37,6 +39,12 @@ const FAST_BUCKETS: &[f64] = &[
 /// The same of what an application's own server takes its time for.
 pub(super) const SLOW_BUCKETS: &[f64] =
     &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// The same of a publication's way, which may take as long as a broker is away.
+pub(super) const STAGE_BUCKETS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0,
+];
 
 /// Upper ends of the buckets of a connection's life, in seconds: from a second to a day.
 const LIFE_BUCKETS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
@@ -88,6 +96,7 @@ pub struct Metrics {
     publications_refused_total: IntCounterVec,
     pub deliveries_out_total: IntCounter,
     pub publish_to_socket_seconds: Histogram,
+    pub(crate) stages: StageMetrics,
     drops_total: [IntCounter; Drop::ALL.len()],
     panics_total: [IntCounter; PanicSite::ALL.len()],
     pub duplicates_total: IntCounter,
@@ -224,6 +233,7 @@ impl Metrics {
             publications_refused_total,
             deliveries_out_total: counter(r, names::DELIVERIES_OUT_TOTAL),
             publish_to_socket_seconds: histogram(r, names::PUBLISH_TO_SOCKET_SECONDS, FAST_BUCKETS),
+            stages: StageMetrics::new(r),
             drops_total: {
                 let drops = counters(r, names::DROPS_TOTAL);
                 Drop::ALL.map(|reason| drops.with_label_values(&[reason.label()]))
@@ -241,7 +251,7 @@ impl Metrics {
                 let pasts = counters(r, names::PASTS_TOTAL);
                 HistorySource::ALL.map(|from| pasts.with_label_values(&[from.label()]))
             },
-            recoveries_total: counters(r, names::RECOVERIES_TOTAL),
+            recoveries_total: recoveries(r),
             subscriptions: gauge(r, names::SUBSCRIPTIONS),
             channels: gauge(r, names::CHANNELS),
             workers: WorkersMetrics::new(r),
@@ -435,9 +445,11 @@ impl Metrics {
         self.backend.events()
     }
 
-    /// Says among how many nodes this one should be. Has every metric carry its name, if there is one, as the label `node`.
-    pub fn place_node(&self, name: Option<&str>, nodes_expected: u32) {
-        name.inspect(|name| self.node.set(name));
+    /// Says among how many nodes this one, of this name, should be. Has every metric carry the name as the label `node`, and
+    /// publications measured, as far as that is wanted.
+    pub fn place_node(&self, name: &str, config: &TelemetryConfig, nodes_expected: u32) {
+        config.node_label.then(|| self.node.set(name));
+        self.stages.set_samples_per_second(config.stage_samples_per_second);
         self.cluster.nodes_expected.set(nodes_expected.into());
     }
 
@@ -446,18 +458,21 @@ impl Metrics {
         self.refreshers.lock().push(Refresher(Box::new(refresh)));
     }
 
-    /// Everything, as Prometheus reads it. What others count is read first.
+    /// Everything, as all versions of Prometheus read it.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        self.render_as(Format::Text)
+    }
+
+    /// Everything, in one of the formats that Prometheus reads. What others count is read first.
+    pub fn render_as(&self, format: Format) -> Result<Vec<u8>, prometheus::Error> {
         let refreshers = self.refreshers.lock();
         self.process.refresh();
         refreshers.iter().for_each(|Refresher(refresh)| refresh(self));
         // Held until here, so that two scrapes at once do not add the same growth twice.
         drop(refreshers);
-        let mut text = Vec::with_capacity(16 * 1024);
         let mut families = self.registry.gather();
         self.node.add_to(&mut families);
-        TextEncoder::new().encode(&families, &mut text)?;
-        Ok(text)
+        exposition::write(format, &families, &self.stages.details())
     }
 }
 
@@ -492,7 +507,15 @@ fn status_label(status: u16) -> &'static str {
     })
 }
 
-/// What sessions say they do.
+/// Shown as 0 from the start, as below.
+fn recoveries(registry: &Registry) -> IntCounterVec {
+    let family = counters(registry, names::RECOVERIES_TOTAL);
+    for result in ["recovered", "unrecovered"] {
+        family.with_label_values(&[result]);
+    }
+    family
+}
+
 /// Shown as 0 from the start, so that a rate is right from there on.
 fn poll_results(registry: &Registry) -> IntCounterVec {
     let family = counters(registry, names::POLL_RESULTS_TOTAL);
@@ -504,6 +527,7 @@ fn poll_results(registry: &Registry) -> IntCounterVec {
     family
 }
 
+/// What sessions say they do.
 impl SessionObserver for Metrics {
     fn command(&self, name: &'static str) {
         self.commands_total.with_label_values(&[name]).inc();
@@ -513,6 +537,10 @@ impl SessionObserver for Metrics {
         self.refusals_total.with_label_values(&[refusal.label()]).inc();
     }
 
+    fn acknowledged(&self, took: Duration) {
+        self.stages.observe(Stage::Acknowledgement, took.as_micros() as u64, None);
+    }
+
     fn recovery(&self, recovered: bool) {
         let result = if recovered { "recovered" } else { "unrecovered" };
         self.recoveries_total.with_label_values(&[result]).inc();
@@ -520,81 +548,4 @@ impl SessionObserver for Metrics {
 }
 
 #[cfg(test)]
-mod tests {
-    use shared::error::ErrorCode;
-
-    use super::*;
-
-    #[test]
-    fn every_metric_of_the_list_exists_with_its_labels_and_no_other() {
-        let metrics = Metrics::new();
-        metrics.connected(ProtocolId::RAW);
-        metrics.command("publish");
-        metrics.refused(&Refusal::of(ErrorCode::PermissionDenied));
-        metrics.publication_refused("timeout");
-        metrics.recovery(true);
-        metrics.worker(3).busy_seconds_total.inc_by(0.5);
-        metrics.broker_seconds.with_label_values(&["publish"]).observe(0.001);
-        metrics.broker_errors_total.with_label_values(&["timeout"]).inc();
-        metrics.broker_link_up.with_label_values(&["command"]).set(1);
-        metrics.shards.name_one();
-        metrics.broker_reconnects_total.with_label_values(&["command"]).inc();
-        metrics.broker_evictions_total.with_label_values(&["key"]).inc();
-        metrics.api_request("publish", 200, Duration::from_millis(1));
-        metrics.tls_reload(true);
-        metrics.token("connection", "accepted");
-        metrics.jwks_fetch(true);
-        metrics.node_asked("answered");
-        metrics.socketio.entered("/", 1);
-        metrics.emitters().message("event", "sent", 1);
-        metrics.feed("orders").lag(Some(0), None);
-        metrics.graphql_operation("refused");
-        let hook = metrics.hook("connect", &["timeout"]);
-        hook.seconds.observe(0.1);
-        metrics.events().failed("timeout");
-        metrics.webhooks().failed("timeout");
-        metrics.disconnected(ProtocolId::RAW, Disconnect::SLOW.label(), Duration::from_secs(3));
-        let families = metrics.registry.gather();
-        let found: Vec<&str> = families.iter().map(prometheus::proto::MetricFamily::name).collect();
-        let mut listed: Vec<&str> =
-            names::ALL.iter().flat_map(|(_, metrics)| *metrics).map(|metric| metric.name).collect();
-        listed.sort_unstable();
-        assert_eq!(found, listed);
-        for family in &families {
-            let name = names::ALL
-                .iter()
-                .flat_map(|(_, metrics)| *metrics)
-                .find(|metric| metric.name == family.name())
-                .unwrap();
-            let mut labels = name.label_names();
-            labels.sort_unstable();
-            for metric in family.get_metric() {
-                let given: Vec<&str> = metric.get_label().iter().map(|label| label.name()).collect();
-                assert_eq!(given, labels, "{}", name.name);
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_counted_is_shown() {
-        let metrics = Metrics::new();
-        metrics.connected(ProtocolId::CENTRIFUGE_JSON);
-        metrics.handshake(Handshake::Origin);
-        metrics.publication_in(PublicationSource::Client);
-        metrics.dropped(Drop::OutboxFull, 3);
-        metrics.disconnected(ProtocolId::CENTRIFUGE_JSON, Disconnect::SLOW.label(), Duration::from_secs(1));
-        metrics.slow_consumer(SlowCause::WriteTimeout);
-        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
-        for line in [
-            "tidegate_connections{protocol=\"centrifuge_json\"} 0",
-            "tidegate_connections_total{protocol=\"centrifuge_json\"} 1",
-            "tidegate_handshakes_total{result=\"origin\"} 1",
-            "tidegate_publications_in_total{source=\"client\"} 1",
-            "tidegate_drops_total{reason=\"outbox_full\"} 3",
-            "tidegate_closes_total{reason=\"slow\"} 1",
-            "tidegate_slow_consumers_total{cause=\"write_timeout\"} 1",
-        ] {
-            assert!(text.lines().any(|shown| shown == line), "{line} is not in:\n{text}");
-        }
-    }
-}
+mod tests;

@@ -3,8 +3,10 @@
 pub mod backend_metrics;
 mod cluster_metrics;
 pub mod emitters_metrics;
+pub mod exposition;
 pub mod feeds_metrics;
 pub mod labels;
+pub(crate) mod latency;
 pub mod logs;
 pub mod metrics;
 mod move_metrics;
@@ -18,6 +20,7 @@ mod serve_metrics;
 mod shards_metrics;
 mod socketio_metrics;
 mod sparingly;
+mod stages;
 mod telemetry_config;
 pub mod traces;
 mod workers_metrics;

@@ -112,6 +112,10 @@ metrics! {
         "Publications handed to a subscriber's socket or outbox.";
     PUBLISH_TO_SOCKET_SECONDS Histogram "publish_to_socket_seconds" []
         "From a publication's acceptance on this node, or its arrival from the broker, to the last local socket write.";
+    DELIVERY_SECONDS Histogram "delivery_seconds" []
+        "From the publisher's request, at any node, to the last socket write of a worker's subscribers. Of the publications that are measured (`telemetry.stage_samples_per_second`). Between nodes it includes the difference of their clocks.";
+    STAGE_SECONDS Histogram "stage_seconds" ["stage": "`ingress`: from the publisher's request to the broker; `broker`: from there to a node with subscribers, the difference of the two nodes' clocks included; `node`: to the workers; `queue`: in a worker's inbox; `socket`: from a worker's first socket to its last; `acknowledgement`: from a ping behind what a client was sent to its answer, in whole milliseconds, of all clients that answer pings"]
+        "The parts of a publication's way, measured as `tidegate_delivery_seconds` is.";
     DROPS_TOTAL Counter "drops_total" ["reason": "`inbox_full`, `outbox_full`, `held_back_full`, `announcements_full`, `quarantined`, `stale`"]
         "Publications and control messages that did not reach someone. Each one is repaired or told to the client.";
     DUPLICATES_TOTAL Counter "duplicates_total" []

@@ -29,13 +29,14 @@ impl NodeLabel {
 
 #[cfg(test)]
 mod tests {
-    use crate::telemetry::Metrics;
     use crate::telemetry::labels::PublicationSource;
+    use crate::telemetry::{Metrics, TelemetryConfig};
 
     #[test]
     fn every_metric_says_which_node_it_is_of_if_that_is_wanted() {
         let metrics = Metrics::new();
-        metrics.place_node(Some("edge \"1\""), 3);
+        let config = TelemetryConfig { node_label: true, ..TelemetryConfig::default() };
+        metrics.place_node("edge \"1\"", &config, 3);
         metrics.publication_in(PublicationSource::Api);
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
         let of_node = r#"node="edge \"1\"""#;

@@ -5,16 +5,15 @@ use http::{Method, Response, StatusCode, header};
 use http_body_util::Full;
 use shared::moment::Moment;
 
+use super::exposition::Format;
 use super::metrics::Metrics;
 use super::readiness::Readiness;
 
-/// What Prometheus' text is called.
-const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// Answers a request to the internal listener.
+/// Answers a request to the internal listener. `accept`: which formats of metrics are wanted, as the header says.
 pub fn answer(
     method: &Method,
     path: &str,
+    accept: Option<&str>,
     now: Moment,
     readiness: &Readiness,
     metrics: &Metrics,
@@ -30,8 +29,13 @@ pub fn answer(
         "/readyz" => ready(now, readiness),
         _ => {
             readiness.show(now, metrics);
-            match metrics.render() {
-                Ok(body) => respond(StatusCode::OK, METRICS_TYPE, body.into()),
+            let format = Format::wanted(accept);
+            match metrics.render_as(format) {
+                Ok(body) => {
+                    let mut response = respond(StatusCode::OK, format.content_type(), body.into());
+                    response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("accept"));
+                    response
+                }
                 Err(error) => {
                     tracing::error!(%error, "metrics cannot be shown");
                     text(StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be shown: see the log\n")
@@ -69,7 +73,7 @@ mod tests {
     use super::*;
 
     fn ask(method: &Method, path: &str, readiness: &Readiness) -> (u16, String) {
-        let response = answer(method, path, Moment(0), readiness, &Metrics::new());
+        let response = answer(method, path, None, Moment(0), readiness, &Metrics::new());
         let status = response.status().as_u16();
         let body = futures_util::FutureExt::now_or_never(response.into_body().collect());
         let bytes = body.unwrap().unwrap().to_bytes();

@@ -22,6 +22,9 @@ pub struct TelemetryConfig {
     /// Whether every metric says which node it is of, in a label `node` with the value of `node.name`. For a Prometheus that
     /// knows nodes by their addresses alone.
     pub node_label: bool,
+    /// How many publications a second this node measures on their way from publisher to socket, of those that are published
+    /// through it: the stages of `tidegate_stage_seconds`. Evenly chosen of all, at most 10000. 0: none.
+    pub stage_samples_per_second: u32,
     /// How long traces may take to be sent when the node stops, in milliseconds.
     pub flush_timeout_ms: u64,
 }
@@ -43,6 +46,7 @@ impl Default for TelemetryConfig {
             trace_ratio: 0.01,
             service_name: "tidegate".to_owned(),
             node_label: false,
+            stage_samples_per_second: 50,
             flush_timeout_ms: 3000,
         }
     }
@@ -66,6 +70,7 @@ impl TelemetryConfig {
         if !(0.0..=1.0).contains(&self.trace_ratio) {
             faults.add("trace_ratio", format!("is {}, must be from 0 to 1", self.trace_ratio));
         }
+        faults.outside("stage_samples_per_second", self.stage_samples_per_second, 0..=10_000);
         faults.outside("flush_timeout_ms", self.flush_timeout_ms, 0..=60_000);
     }
 }

@@ -15,7 +15,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider,
+};
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
@@ -23,6 +25,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData};
 use parking_lot::Mutex;
+use shared::stamp::TraceContext;
 use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
@@ -161,6 +164,36 @@ pub fn join_callers_trace(span: &Span, headers: &HeaderMap) {
     let context = TraceContextPropagator::new().extract(&Headers(headers));
     if let Err(error) = span.set_parent(context) {
         tracing::debug!(%error, "the caller's trace could not be joined");
+    }
+}
+
+/// The place of `span` in a trace that is sampled, for what comes after it at other nodes.
+pub fn sampled_trace(span: &Span) -> Option<TraceContext> {
+    if span.is_disabled() {
+        return None;
+    }
+    let context = span.context();
+    let context = context.span().span_context().clone();
+    let (trace, span) = (context.trace_id().to_bytes(), context.span_id().to_bytes());
+    context
+        .is_sampled()
+        .then(|| TraceContext { trace: u128::from_be_bytes(trace), span: u64::from_be_bytes(span) })
+}
+
+/// Makes `span` a child of one that another node, or this one, has made.
+pub fn join_trace(span: &Span, parent: TraceContext) {
+    if span.is_disabled() {
+        return;
+    }
+    let parent = SpanContext::new(
+        TraceId::from_bytes(parent.trace.to_be_bytes()),
+        SpanId::from_bytes(parent.span.to_be_bytes()),
+        TraceFlags::SAMPLED,
+        true,
+        TraceState::NONE,
+    );
+    if let Err(error) = span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent)) {
+        tracing::debug!(%error, "a publication's trace could not be joined");
     }
 }
 

@@ -45,6 +45,7 @@ pub(crate) mod inbox;
 mod keep_one_connection;
 pub(crate) mod let_go;
 mod list_connections;
+mod measured;
 mod quarantine;
 pub(crate) mod read_call;
 mod renew;
@@ -207,6 +208,7 @@ pub(crate) struct Worker {
     /// The way to many sockets at once, where the kernel has one.
     together: Option<SendBatch>,
     aftermath: Vec<sweep::AfterSweep>,
+    measured: measured::Measured,
     due: Vec<u32>,
     shedding: shed::SheddingState,
     letting_go: Option<let_go::LettingGo>,
@@ -312,6 +314,7 @@ impl Worker {
             io_uring: parts.io_uring,
             together: None,
             aftermath: Vec::new(),
+            measured: measured::Measured::default(),
             due: Vec::new(),
             shedding: shed::SheddingState::default(),
             letting_go: None,

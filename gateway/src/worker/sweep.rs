@@ -23,8 +23,9 @@ use crate::faults;
 use crate::memory_budget::SharedFrames;
 use crate::node::ClientIds;
 use crate::telemetry::Metrics;
-use crate::telemetry::labels::Drop;
+use crate::telemetry::labels::{Drop, Stage};
 use crate::transport::{SendBatch, direct};
+use crate::worker::measured::Measured;
 use crate::worker::take::TurnBudget;
 use crate::worker::{ClientFlags, Tally};
 
@@ -50,6 +51,7 @@ pub(super) struct WorkerSweep<'w> {
     /// The way to many sockets at once, if there is one.
     pub(super) together: &'w mut Option<SendBatch>,
     pub(super) aftermath: &'w mut Vec<AfterSweep>,
+    pub(super) measured: &'w mut Measured,
 }
 
 /// What a sweep found that can only be dealt with after it.
@@ -136,8 +138,17 @@ impl Sink for WorkerSweep<'_> {
 
     fn delivered(&mut self, publications: &[Arc<Prepared>]) {
         let Some(first) = publications.iter().find(|one| one.publication().is_some()) else { return };
-        let micros = self.clock.micros().saturating_sub(first.received_micros());
+        let now = self.clock.micros();
+        let micros = now.saturating_sub(first.received_micros());
         self.metrics.publish_to_socket_seconds.observe(micros as f64 / 1e6);
+        let measured = publications.iter().find_map(|prepared| Some((prepared, prepared.stamp()?)));
+        if let Some((prepared, stamp)) = measured {
+            if let Some(begun) = self.measured.end(prepared) {
+                self.metrics.stages.observe(Stage::Socket, now.saturating_sub(begun), stamp.trace);
+            }
+            let since = self.clock.unix_micros().saturating_sub(stamp.came_micros);
+            self.metrics.stages.delivered(since, stamp.trace);
+        }
     }
 
     fn insufficient(&mut self, key: u32, channel: &Channel) {

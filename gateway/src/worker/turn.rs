@@ -15,6 +15,7 @@ use crate::client::read::{CommandOutcome, ReadProgress};
 use crate::client::{Client, ClientKey, Gone};
 use crate::node::SessionId;
 use crate::node::control::ControlTarget;
+use crate::telemetry::labels::Stage;
 use crate::transport::Wake;
 use crate::transport::task_pipe::{Attached, PipeReadiness};
 use crate::worker::callers::CALLERS;
@@ -281,7 +282,19 @@ impl Worker {
 
     pub(super) fn deliver(&mut self, channel: &Channel, publications: &[Arc<Prepared>]) {
         if !publications.is_empty() {
+            self.note_begun(publications);
             self.sweep(|hub, sweep| hub.deliver(channel.as_str(), publications, sweep));
+        }
+    }
+
+    /// The first of the publications that is measured has waited until now.
+    fn note_begun(&mut self, publications: &[Arc<Prepared>]) {
+        let measured = publications.iter().find_map(|prepared| Some((prepared, prepared.stamp()?)));
+        if let Some((prepared, stamp)) = measured {
+            let micros = self.clock.micros();
+            let waited = micros.saturating_sub(prepared.received_micros());
+            self.metrics.stages.observe(Stage::Queue, waited, stamp.trace);
+            self.measured.begin(prepared, micros);
         }
     }
 
@@ -349,6 +362,7 @@ impl Worker {
             missing: Vec::new(),
             together: &mut self.together,
             aftermath: &mut aftermath,
+            measured: &mut self.measured,
         };
         work(&mut local.hub, &mut sweep);
         for after in aftermath.drain(..) {

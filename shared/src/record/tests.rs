@@ -1,6 +1,7 @@
 //! What records hold, byte by byte.
 
 use super::*;
+use crate::stamp::TraceContext;
 
 fn record_of(publication: &Publication) -> Bytes {
     let mut out = BytesMut::new();
@@ -63,6 +64,25 @@ fn what_is_newer_is_said_in_version_2() {
     assert_eq!(record_of(&selected), expected);
     for publication in [timed, patched, keyed, not_for_all, selected] {
         assert_eq!(decode_record(record_of(&publication)), Ok(publication));
+    }
+}
+
+#[test]
+fn a_stamp_is_a_tag_to_earlier_releases_and_none_to_this_one() {
+    let trace = Some(TraceContext { trace: 5, span: 6 });
+    let stamp = Stamp { came_micros: 7, ingress_micros: 8, trace, arrived_micros: 9 };
+    for tags in [&[][..], &[("a", "b"), ("z", "y")]] {
+        let tags: Tags = tags.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        let plain = Publication { tags: tags.clone(), ..Publication::new(Payload::text("x")) };
+        let stamped = Publication { stamp: Some(Box::new(stamp)), ..plain.clone() };
+        let mut as_tag = plain.clone();
+        as_tag.tags.insert(STAMP_TAG.into(), stamp.to_string().into());
+        assert_eq!(record_of(&stamped), record_of(&as_tag));
+        let carried = Some(Box::new(Stamp { arrived_micros: 0, ..stamp }));
+        assert_eq!(decode_record(record_of(&stamped)), Ok(Publication { stamp: carried, ..plain.clone() }));
+        // One of a release that says more.
+        as_tag.tags.insert(STAMP_TAG.into(), "7,8,9,10".into());
+        assert_eq!(decode_record(record_of(&as_tag)), Ok(plain));
     }
 }
 

@@ -14,6 +14,7 @@ use shared::position::StreamPosition;
 use shared::protocol::Encoded;
 use shared::publication::{Payload, Publication, Selection};
 use shared::push::{Form, OwnedEvent, Push};
+use shared::stamp::Stamp;
 
 use super::variants::{Variant, Variants};
 use crate::delta;
@@ -194,6 +195,12 @@ impl Prepared {
 
     pub fn received_micros(&self) -> u64 {
         self.received_micros
+    }
+
+    /// What is measured of it, if it is one of those that are.
+    #[inline]
+    pub fn stamp(&self) -> Option<&Stamp> {
+        self.publication()?.stamp.as_deref()
     }
 
     /// What to write to subscribers of this variant. The first call for an encoding makes it, and its deflated

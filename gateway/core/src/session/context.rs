@@ -1,6 +1,7 @@
 //! What all sessions of a node share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shared::refusal::Refusal;
 
@@ -15,6 +16,9 @@ pub trait SessionObserver: Send + Sync + std::fmt::Debug {
     fn refused(&self, refusal: &Refusal);
     /// A subscriber asked to be brought up to date.
     fn recovery(&self, recovered: bool);
+    /// A client has answered a ping, and so has taken all that it was sent before it. `took`: since the ping was made, in
+    /// whole milliseconds.
+    fn acknowledged(&self, took: Duration);
 }
 
 /// Counts nothing.
@@ -25,6 +29,7 @@ impl SessionObserver for NoObserver {
     fn command(&self, _name: &'static str) {}
     fn refused(&self, _refusal: &Refusal) {}
     fn recovery(&self, _recovered: bool) {}
+    fn acknowledged(&self, _took: Duration) {}
 }
 
 /// What the application behind the gateway takes from clients.

@@ -158,6 +158,8 @@ pub struct Session {
     heard: bool,
     /// Pings that no pong has answered.
     pongs_owed: u8,
+    /// When the last ping was made, in milliseconds: what is left of it beyond 32 bits.
+    pinged_ms: u32,
     /// Bytes of long answers since the client was last known to have taken all.
     sent_bytes: u32,
 }
@@ -215,6 +217,7 @@ impl Session {
             awaits_pong: false,
             heard: false,
             pongs_owed: 0,
+            pinged_ms: 0,
             sent_bytes: 0,
         };
         session.accept(now, commands);

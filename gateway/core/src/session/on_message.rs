@@ -56,7 +56,7 @@ impl Session {
             }
             if command.request == Request::Pong {
                 // It answers the server, so it waits for nothing: a slow command must not cost the connection.
-                self.on_pong();
+                self.on_pong(now);
             } else if self.backlog.is_none() && self.is_next(&command) {
                 self.start(now, command);
             } else {

@@ -1,5 +1,7 @@
 //! Time passes: heartbeats, and ends that were set in advance.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
@@ -40,20 +42,24 @@ impl Session {
     }
 
     /// The transport's own pong. Unlike the protocol's it may come unasked (RFC 6455 §5.5.3), and then means nothing.
-    pub fn handle_transport_pong(&mut self) {
+    pub fn handle_transport_pong(&mut self, now: Moment) {
         if self.protocol.heartbeat() == Heartbeat::Transport && self.awaits_pong {
             self.pongs_owed = 0;
+            self.note_acknowledged(now);
             self.take_pong();
         }
     }
 
     /// The protocol's pong.
-    pub(super) fn on_pong(&mut self) {
+    pub(super) fn on_pong(&mut self, now: Moment) {
         let is_asked = self.pongs_owed > 0 && self.protocol.heartbeat() != Heartbeat::Transport;
         if self.phase != Phase::Connected || !is_asked {
             return self.close(Disconnect::BAD_REQUEST.because("a pong that nobody has asked for"));
         }
         self.pongs_owed -= 1;
+        if self.pongs_owed == 0 {
+            self.note_acknowledged(now);
+        }
         if self.awaits_pong {
             self.take_pong();
         }
@@ -62,6 +68,12 @@ impl Session {
     /// Something came from the client: whatever it is, there is one. One that is busy writing need not be asked.
     pub fn handle_sign_of_life(&mut self) {
         self.heard = true;
+    }
+
+    /// The last ping was answered now.
+    fn note_acknowledged(&self, now: Moment) {
+        let took_ms = (now.0 as u32).wrapping_sub(self.pinged_ms);
+        self.context.observer.acknowledged(Duration::from_millis(took_ms.into()));
     }
 
     fn take_pong(&mut self) {
@@ -101,6 +113,7 @@ impl Session {
             return;
         }
         self.awaits_pong = true;
+        self.pinged_ms = now.0 as u32;
         self.pongs_owed = self.pongs_owed.saturating_add(1);
         self.heard = false;
         self.deadline = now + self.context.settings.pong_timeout();

@@ -246,7 +246,7 @@ impl Observed {
                 let renewal = renewal(self.now, kind).unwrap_or(Renewal::Expired);
                 self.session.handle_refresh(self.now, renewal);
             }
-            Event::TransportPong => self.session.handle_transport_pong(),
+            Event::TransportPong => self.session.handle_transport_pong(self.now),
             Event::Disconnects => self.session.handle_disconnect(Disconnect::SHUTDOWN),
         }
         self.look();
@@ -341,7 +341,7 @@ impl Observed {
             if self.is_json {
                 self.session.handle_message(self.now, Message { kind: MessageKind::Text, data: b"{}" });
             } else {
-                self.session.handle_transport_pong();
+                self.session.handle_transport_pong(self.now);
             }
             self.look();
         }

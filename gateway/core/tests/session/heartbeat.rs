@@ -1,15 +1,16 @@
 //! Pings, pongs, and clients that are gone.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gateway_core::effect::{Effect, Identity, Outcome, OutcomeResult};
-use gateway_core::session::{ConnectionWay, Opening, Session, SessionSettings};
+use gateway_core::session::{ConnectionWay, Context, Opening, Session, SessionObserver, SessionSettings};
 use shared::disconnect::Disconnect;
 use shared::framing::{Message, MessageKind};
 use shared::id::ClientId;
 use shared::moment::Moment;
 use shared::protocol::centrifuge::json::CentrifugeJson;
+use shared::refusal::Refusal;
 
 use crate::support::{Client, context, with_settings};
 
@@ -155,7 +156,7 @@ fn the_transports_own_pong_is_no_pong_of_the_protocol() {
     let mut client = Client::anonymous();
     client.waits_ms(12_500);
     client.did();
-    client.session.handle_transport_pong();
+    client.session.handle_transport_pong(client.now);
     client.waits_ms(8_000);
     assert_eq!(client.did(), ["close 3012"]);
 }
@@ -221,7 +222,7 @@ fn a_client_that_is_asked_from_the_beginning_has_its_time_to_connect_nonetheless
         assert_eq!(session.poll_timeout(), Some(Moment(at)));
         session.handle_timeout(Moment(at));
         assert_eq!(session.poll_effect(), Some(Effect::Ping));
-        session.handle_transport_pong();
+        session.handle_transport_pong(Moment(at));
     }
     assert_eq!(session.poll_timeout(), Some(Moment(45_000)));
     session.handle_timeout(Moment(45_000));
@@ -249,4 +250,35 @@ fn pings_go_on_as_they_were_when_the_client_connects() {
     session.handle_outcome(Moment(6_000), Outcome { ticket, result });
     assert!(session.is_connected());
     assert_eq!(session.poll_timeout(), Some(Moment(12_500)), "and it need not connect any more");
+}
+
+/// Remembers how long clients took to answer their pings, in milliseconds.
+#[derive(Debug, Default)]
+struct Acknowledgements(Mutex<Vec<u128>>);
+
+impl SessionObserver for Acknowledgements {
+    fn command(&self, _name: &'static str) {}
+    fn refused(&self, _refusal: &Refusal) {}
+    fn recovery(&self, _recovered: bool) {}
+    fn acknowledged(&self, took: Duration) {
+        self.0.lock().unwrap().push(took.as_millis());
+    }
+}
+
+#[test]
+fn how_long_a_client_takes_to_answer_a_ping_is_told_and_a_late_pong_to_an_earlier_ping_is_not() {
+    let acknowledgements = Arc::new(Acknowledgements::default());
+    let observed = Context { observer: acknowledgements.clone(), ..context() };
+    let mut client = Client::connected(observed, Identity::default());
+    client.waits_ms(12_500);
+    client.waits_ms(70);
+    client.says("{}");
+    client.waits_ms(24_930);
+    // This ping goes unanswered for now: the client is busy writing.
+    client.says(r#"{"id":2,"unsubscribe":{"channel":"a"}}"#);
+    client.waits_ms(25_000);
+    client.says("{}");
+    client.waits_ms(30);
+    client.says("{}");
+    assert_eq!(*acknowledgements.0.lock().unwrap(), [70, 30]);
 }

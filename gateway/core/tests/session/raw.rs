@@ -149,11 +149,11 @@ fn the_end_of_the_subscription_is_the_end_of_the_connection() {
 #[test]
 fn the_transport_pings_and_its_pong_counts() {
     let mut client = subscribed("news");
-    client.session.handle_transport_pong();
+    client.session.handle_transport_pong(client.now);
     client.waits_ms(12_500);
     assert_eq!(client.did(), ["ping"], "a pong that was not asked for means nothing");
     client.waits_ms(3_000);
-    client.session.handle_transport_pong();
+    client.session.handle_transport_pong(client.now);
     client.waits_ms(21_999);
     assert_eq!(client.did(), [""; 0]);
     client.waits_ms(1);

@@ -31,7 +31,7 @@ pub(super) fn hear(
         Ok(EnginePacket::Message(message)) => session.handle_message(now, message),
         Ok(EnginePacket::Pong(data)) => {
             session.handle_control_frame(now, data.len());
-            session.handle_transport_pong();
+            session.handle_transport_pong(now);
         }
         // Left over from a change of transports: they say nothing here.
         Ok(EnginePacket::Upgrade | EnginePacket::Noop) => session.handle_control_frame(now, 0),

@@ -102,7 +102,7 @@ impl Client {
                 FrameEvent::Pong(_) => {
                     if !self.is_closing() {
                         self.session.handle_control_frame(local.now, 0);
-                        self.session.handle_transport_pong();
+                        self.session.handle_transport_pong(local.now);
                         self.perform(local);
                     }
                 }

@@ -148,8 +148,18 @@ pub(super) struct Published<'a> {
 
 impl Fields for Published<'_> {
     fn write(&self, out: &mut impl Sink) {
-        let Publication { data, position, info, tags, time_ms, delta: _, keyed, except: _, only: _ } =
-            self.publication;
+        let Publication {
+            data,
+            position,
+            info,
+            tags,
+            time_ms,
+            delta: _,
+            keyed,
+            except: _,
+            only: _,
+            stamp: _,
+        } = self.publication;
         match self.form {
             Form::Plain | Form::Whole => out.bytes(4, &data.bytes),
             Form::Patch(patch) => out.bytes(4, patch),

@@ -1,0 +1,101 @@
+//! The formats in which Prometheus reads metrics, and which of them is wanted.
+//!
+//! The library gathers families and writes the oldest format. The other two are written here, because it knows neither
+//! exemplars nor native histograms: decision 36.
+
+mod open_metrics;
+pub(crate) mod protobuf;
+
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, TextEncoder};
+
+use super::latency::Detail;
+
+/// What metrics are written as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// Prometheus' text, version 0.0.4.
+    Text,
+    /// OpenMetrics 1.0: the same with exemplars.
+    OpenMetrics,
+    /// `io.prometheus.client.MetricFamily`, each behind its length: with exemplars and native histograms.
+    Protobuf,
+}
+
+impl Format {
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+            }
+        }
+    }
+
+    /// The format that an `Accept` header likes best (RFC 9110, section 12.5.1). Of those that it likes alike, the one that
+    /// it names first. Text where it names none that there is, or there is no header.
+    pub fn wanted(accept: Option<&str>) -> Self {
+        let mut best = (Self::Text, 0.0);
+        for range in accept.unwrap_or_default().split(',') {
+            let mut parts = range.split(';').map(str::trim);
+            let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let parameters: Vec<(String, &str)> = parts
+                .filter_map(|part| part.split_once('='))
+                .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().trim_matches('"')))
+                .collect();
+            let says = |name: &str, known: &str| {
+                parameters.iter().find(|(given, _)| given == name).is_none_or(|(_, value)| *value == known)
+            };
+            let format = match &*media {
+                "text/plain" if says("version", "0.0.4") => Self::Text,
+                "text/*" | "*/*" => Self::Text,
+                "application/openmetrics-text" if says("version", "1.0.0") => Self::OpenMetrics,
+                "application/vnd.google.protobuf"
+                    if says("proto", "io.prometheus.client.MetricFamily")
+                        && says("encoding", "delimited") =>
+                {
+                    Self::Protobuf
+                }
+                _ => continue,
+            };
+            let quality = parameters.iter().find(|(name, _)| name == "q");
+            let quality = quality.map_or(Ok(1.0), |(_, value)| value.parse::<f64>()).unwrap_or(0.0);
+            if quality > best.1 {
+                best = (format, quality);
+            }
+        }
+        best.0
+    }
+}
+
+/// The details of one kind of latency, by its family and its label `stage`.
+pub(super) type Details = [(&'static str, Option<&'static str>, Detail)];
+
+pub(super) fn write(
+    format: Format,
+    families: &[MetricFamily],
+    details: &Details,
+) -> Result<Vec<u8>, prometheus::Error> {
+    let mut out = Vec::with_capacity(32 * 1024);
+    match format {
+        Format::Text => TextEncoder::new().encode(families, &mut out)?,
+        Format::OpenMetrics => open_metrics::write(families, details, &mut out),
+        Format::Protobuf => protobuf::write(families, details, &mut out),
+    }
+    Ok(out)
+}
+
+/// What is known beyond its buckets of a histogram of this family with these labels.
+fn detail_of<'d>(
+    details: &'d Details,
+    family: &MetricFamily,
+    metric: &prometheus::proto::Metric,
+) -> Option<&'d Detail> {
+    let stage = metric.get_label().iter().find(|label| label.name() == "stage").map(|label| label.value());
+    let found = details.iter().find(|(name, of, _)| *name == family.name() && *of == stage);
+    found.map(|(_, _, detail)| detail)
+}
+
+#[cfg(test)]
+mod tests;

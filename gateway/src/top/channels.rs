@@ -1,0 +1,157 @@
+//! The busiest channels, and nodes that are not read: what the server API says.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::inspect::{ApiClient, CallError};
+use crate::secret::Secret;
+
+/// Channels that are looked at: those with the most subscribers among the first so many, by name.
+const LISTED_MAX: u32 = 1_000;
+/// Of so many it is asked how far they are.
+const FOLLOWED_MAX: usize = 50;
+/// How often it is asked at most: every node has to answer.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Channel {
+    pub(super) name: String,
+    pub(super) clients: u64,
+    /// Publications a second. `None` without history, and at the first look.
+    pub(super) rate: Option<f64>,
+}
+
+pub(super) struct Channels {
+    caller: ApiClient,
+    pub(super) max: usize,
+    asked: Option<Instant>,
+    /// How often it was: there are rates from the second time on.
+    looks: u32,
+    /// Where channels stood when they were last looked at.
+    offsets: HashMap<String, (u64, Instant)>,
+    pub(super) busiest: Vec<Channel>,
+    /// All nodes and how many clients each has.
+    pub(super) cluster: Vec<(String, u64)>,
+    /// Why there is nothing new.
+    pub(super) problem: Option<String>,
+}
+
+impl Channels {
+    pub(super) fn new(url: &str, key: Option<&Secret>, max: usize) -> Result<Self, CallError> {
+        Ok(Self {
+            caller: ApiClient::new(url, key)?,
+            max,
+            asked: None,
+            looks: 0,
+            offsets: HashMap::new(),
+            busiest: Vec::new(),
+            cluster: Vec::new(),
+            problem: None,
+        })
+    }
+
+    /// Asks, if that was not a moment ago.
+    pub(super) async fn read(&mut self) {
+        if self.asked.is_some_and(|asked| asked.elapsed() < INTERVAL) && self.looks > 1 {
+            return;
+        }
+        self.asked = Some(Instant::now());
+        self.looks += 1;
+        let read = async {
+            let nodes = self.caller.call("info", &json!({})).await?;
+            let listed = self.caller.call("channels", &json!({ "limit": LISTED_MAX })).await?;
+            let channels = most_subscribed(&listed);
+            let of = |(name, _): &(String, u64)| json!({ "history": { "channel": name, "limit": 0 } });
+            let commands: Vec<Value> = channels.iter().map(of).collect();
+            let stand = match commands.is_empty() {
+                true => json!({ "replies": [] }),
+                false => {
+                    self.caller
+                        .call_whole("batch", &json!({ "commands": commands, "parallel": true }))
+                        .await?
+                }
+            };
+            Ok::<_, CallError>((nodes, channels, stand))
+        };
+        match tokio::time::timeout(INTERVAL, read).await {
+            Ok(Ok((nodes, channels, stand))) => {
+                self.problem = None;
+                self.cluster = cluster(&nodes);
+                self.take(channels, &stand, Instant::now());
+            }
+            Ok(Err(error)) => self.problem = Some(error.to_string()),
+            Err(_) => self.problem = Some(format!("no answer within {} s", INTERVAL.as_secs())),
+        }
+    }
+
+    fn take(&mut self, channels: Vec<(String, u64)>, stand: &Value, now: Instant) {
+        let before = std::mem::take(&mut self.offsets);
+        let replies = stand["replies"].as_array().map_or(&[][..], Vec::as_slice);
+        let mut found: Vec<Channel> = Vec::with_capacity(channels.len());
+        for (at, (name, clients)) in channels.into_iter().enumerate() {
+            let result = replies.get(at).map(|reply| &reply["history"]);
+            let offset = result.and_then(|history| history["offset"].as_u64());
+            let rate = offset.zip(before.get(&name)).map(|(offset, (then, at))| {
+                offset.saturating_sub(*then) as f64 / now.duration_since(*at).as_secs_f64().max(0.001)
+            });
+            if let Some(offset) = offset {
+                self.offsets.insert(name.clone(), (offset, now));
+            }
+            found.push(Channel { name, clients, rate });
+        }
+        let busy = |channel: &Channel| channel.rate.unwrap_or(0.0) * channel.clients as f64;
+        found.sort_by(|a, b| busy(b).total_cmp(&busy(a)).then(b.clients.cmp(&a.clients)));
+        found.truncate(self.max);
+        self.busiest = found;
+    }
+}
+
+fn most_subscribed(listed: &Value) -> Vec<(String, u64)> {
+    let entries = listed["channels"].as_object().into_iter().flatten();
+    let mut channels: Vec<(String, u64)> =
+        entries.map(|(name, entry)| (name.clone(), entry["num_clients"].as_u64().unwrap_or(0))).collect();
+    channels.sort_by_key(|(_, clients)| std::cmp::Reverse(*clients));
+    channels.truncate(FOLLOWED_MAX);
+    channels
+}
+
+fn cluster(nodes: &Value) -> Vec<(String, u64)> {
+    let nodes = nodes["nodes"].as_array().into_iter().flatten();
+    nodes
+        .map(|node| {
+            let name = node["name"].as_str().unwrap_or_default().to_owned();
+            (name, node["num_clients"].as_u64().unwrap_or(0))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_is_as_busy_as_what_goes_out_for_it() {
+        let mut channels = Channels::new("http://127.0.0.1:8000", None, 2).unwrap();
+        let listed = json!({ "channels": {
+            "a": { "num_clients": 1 }, "b": { "num_clients": 100 }, "c": { "num_clients": 20 }, "d": { "num_clients": 3 },
+        } });
+        let stand = |offsets: [Option<u64>; 4]| {
+            let reply = |offset: Option<u64>| match offset {
+                Some(offset) => json!({ "history": { "offset": offset } }),
+                None => json!({ "error": { "code": 108 } }),
+            };
+            json!({ "replies": offsets.map(reply) })
+        };
+        let now = Instant::now();
+        let order = most_subscribed(&listed);
+        assert_eq!(order.iter().map(|(name, _)| &**name).collect::<Vec<_>>(), ["b", "c", "d", "a"]);
+        channels.take(order.clone(), &stand([None, Some(5), Some(7), Some(9)]), now);
+        assert_eq!(channels.busiest.iter().map(|channel| channel.rate).collect::<Vec<_>>(), [None, None]);
+        channels.take(order, &stand([None, Some(5), Some(17), Some(9)]), now + Duration::from_secs(2));
+        let found: Vec<_> =
+            channels.busiest.iter().map(|channel| (&*channel.name, channel.clients, channel.rate)).collect();
+        assert_eq!(found, [("d", 3, Some(5.0)), ("b", 100, None)]);
+    }
+}

@@ -1,0 +1,184 @@
+//! What readings say: sums, rates between two of them, and quantiles of what came between them.
+
+use std::collections::BTreeMap;
+
+use super::read::{Node, Reading};
+use crate::telemetry::exposition::protobuf::{Histogram, Metric};
+use crate::telemetry::latency::end_of;
+
+/// The fine bucket of what is too short for the others.
+const ZERO: i32 = i32::MIN;
+
+/// How many are in each fine bucket.
+pub(super) type Buckets = BTreeMap<i32, u64>;
+
+fn metrics<'r>(reading: &'r Reading, name: &str) -> &'r [Metric] {
+    reading.families.get(name).map_or(&[], |family| &family.metric)
+}
+
+fn value(metric: &Metric) -> f64 {
+    let value = metric.gauge.or(metric.counter);
+    value.map_or(0.0, |value| value.value())
+}
+
+fn label<'m>(metric: &'m Metric, name: &str) -> Option<&'m str> {
+    metric.label.iter().find(|label| label.name() == name).map(|label| label.value())
+}
+
+/// What a counter or a gauge is, over all its labels.
+pub(super) fn sum(reading: &Reading, name: &str) -> f64 {
+    metrics(reading, name).iter().map(value).sum()
+}
+
+/// The least that a gauge is, if it is there.
+pub(super) fn least(reading: &Reading, name: &str) -> Option<f64> {
+    metrics(reading, name).iter().map(value).reduce(f64::min)
+}
+
+/// The same for each value of one label.
+fn by_label<'r>(reading: &'r Reading, name: &str, by: &str) -> BTreeMap<&'r str, f64> {
+    let mut sums = BTreeMap::new();
+    for metric in metrics(reading, name) {
+        *sums.entry(label(metric, by).unwrap_or_default()).or_default() += value(metric);
+    }
+    sums
+}
+
+/// The name of the node, where its metrics say it.
+pub(super) fn node_label(reading: &Reading) -> Option<String> {
+    let metric = metrics(reading, "tidegate_ready").first()?;
+    label(metric, "node").map(str::to_owned)
+}
+
+impl Node {
+    pub(super) fn last(&self) -> Option<&Reading> {
+        self.readings.back().filter(|_| self.gone.is_none())
+    }
+
+    /// The reading before the last, and the seconds between.
+    fn before(&self) -> Option<(&Reading, f64)> {
+        let last = self.last()?;
+        let before = self.readings.get(self.readings.len().checked_sub(2)?)?;
+        Some((before, last.at.duration_since(before.at).as_secs_f64().max(0.001)))
+    }
+
+    /// How much a counter grows in a second. `None` before there are two readings.
+    pub(super) fn rate(&self, name: &str) -> Option<f64> {
+        let (before, seconds) = self.before()?;
+        Some((sum(self.last()?, name) - sum(before, name)).max(0.0) / seconds)
+    }
+
+    /// The same for each value of one label that grows.
+    pub(super) fn rates(&self, name: &str, by: &str) -> Vec<(String, f64)> {
+        let (Some(last), Some((before, seconds))) = (self.last(), self.before()) else { return Vec::new() };
+        let before = by_label(before, name, by);
+        let rate = |(value, sum): (&str, f64)| {
+            let rate = (sum - before.get(value).copied().unwrap_or_default()) / seconds;
+            (rate > 0.0).then(|| (value.to_owned(), rate))
+        };
+        by_label(last, name, by).into_iter().filter_map(rate).collect()
+    }
+
+    /// What a histogram with fine buckets was told between the first reading that is kept and the last one.
+    pub(super) fn latencies(&self, name: &str, stage: Option<&str>) -> Buckets {
+        let of = |reading: &Reading| {
+            let is_it = |metric: &&Metric| label(metric, "stage") == stage;
+            let found = metrics(reading, name).iter().find(is_it);
+            found.and_then(|metric| metric.histogram.as_ref()).map(buckets).unwrap_or_default()
+        };
+        let (Some(last), Some(first)) = (self.last(), self.readings.front()) else { return Buckets::new() };
+        let before = of(first);
+        let grown = of(last).into_iter().map(|(bucket, count)| {
+            (bucket, count.saturating_sub(before.get(&bucket).copied().unwrap_or_default()))
+        });
+        grown.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// Unfolds the runs of buckets and the differences between them.
+fn buckets(histogram: &Histogram) -> Buckets {
+    let mut buckets = Buckets::from([(ZERO, histogram.zero_count())]);
+    let (mut bucket, mut count) = (0, 0);
+    let mut deltas = histogram.positive_delta.iter();
+    for span in &histogram.positive_span {
+        bucket += span.offset();
+        for _ in 0..span.length() {
+            let Some(delta) = deltas.next() else { return buckets };
+            count += delta;
+            buckets.insert(bucket, u64::try_from(count).unwrap_or(0));
+            bucket += 1;
+        }
+    }
+    buckets
+}
+
+/// Adds what others have.
+pub(super) fn add(sum: &mut Buckets, other: &Buckets) {
+    for (bucket, count) in other {
+        *sum.entry(*bucket).or_default() += count;
+    }
+}
+
+/// So long at most took this share of them, in seconds. `None` where there are none.
+pub(super) fn quantile(buckets: &Buckets, share: f64) -> Option<f64> {
+    let count: u64 = buckets.values().sum();
+    let rank = ((count as f64 * share).ceil() as u64).max(1);
+    let mut passed = 0;
+    buckets.iter().find_map(|(bucket, in_it)| {
+        passed += in_it;
+        (count > 0 && passed >= rank).then(|| if *bucket == ZERO { 0.0 } else { end_of(*bucket) })
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::VecDeque;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::telemetry::Metrics;
+    use crate::telemetry::exposition::Format;
+    use crate::telemetry::exposition::protobuf;
+    use crate::telemetry::labels::{PublicationSource, Stage};
+
+    pub(in crate::top) fn reading(metrics: &Metrics, at: Instant) -> Reading {
+        let families = protobuf::read(&metrics.render_as(Format::Protobuf).unwrap()).unwrap();
+        let families = families.into_iter().map(|family| (family.name().to_owned(), family)).collect();
+        Reading { at, families }
+    }
+
+    /// A node that was read twice, two seconds apart.
+    pub(in crate::top) fn node(name: &str, between: impl FnOnce(&Metrics)) -> Node {
+        let (metrics, at) = (Metrics::new(), Instant::now());
+        metrics.publication_in(PublicationSource::Api);
+        metrics.stages.observe(Stage::Queue, 900_000, None);
+        let first = reading(&metrics, at);
+        between(&metrics);
+        let second = reading(&metrics, at + Duration::from_secs(2));
+        Node::of(name, VecDeque::from([first, second]))
+    }
+
+    #[test]
+    fn rates_and_quantiles_are_of_what_came_between_two_readings() {
+        let node = node("a", |metrics| {
+            for _ in 0..6 {
+                metrics.publication_in(PublicationSource::Client);
+            }
+            for micros in [1_000, 1_000, 1_000, 50_000] {
+                metrics.stages.observe(Stage::Queue, micros, None);
+            }
+        });
+        assert_eq!(node.rate("tidegate_publications_in_total"), Some(3.0));
+        assert_eq!(node.rates("tidegate_publications_in_total", "source"), [("client".to_owned(), 3.0)]);
+        let latencies = node.latencies("tidegate_stage_seconds", Some("queue"));
+        let near = |share: f64, seconds: f64| {
+            let found = quantile(&latencies, share).unwrap();
+            assert!(found >= seconds && found < seconds * 1.1, "{share}: {found}");
+        };
+        near(0.5, 0.001);
+        near(0.75, 0.001);
+        near(0.99, 0.05);
+        assert_eq!(quantile(&node.latencies("tidegate_stage_seconds", Some("node")), 0.5), None);
+        assert_eq!(quantile(&Buckets::from([(ZERO, 2)]), 0.99), Some(0.0));
+    }
+}

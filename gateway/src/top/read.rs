@@ -1,0 +1,140 @@
+//! Readings of nodes' metrics, and what became of nodes that give none.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::header::ACCEPT;
+use http::{Request, StatusCode, Uri};
+use http_body_util::Full;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+
+use crate::exchange::exchange;
+use crate::telemetry::exposition::Format;
+use crate::telemetry::exposition::protobuf::{self, MetricFamily};
+
+/// How long one node may take to answer. The others are shown late by that.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest answer that is read, in bytes.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Quantiles are of what came between the oldest of so many readings and the newest.
+const READINGS_MAX: usize = 11;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no URL of an internal listener, such as http://127.0.0.1:8001")]
+pub(super) struct ReadError(String);
+
+/// All metrics of a node at one time, by their names.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    pub(super) at: Instant,
+    pub(super) families: HashMap<String, MetricFamily>,
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    url: Uri,
+    /// Its own, where its metrics say it, or else where it is.
+    pub(super) name: String,
+    /// The newest last.
+    pub(super) readings: VecDeque<Reading>,
+    /// Since when, and why, there are no new ones.
+    pub(super) gone: Option<(Instant, String)>,
+}
+
+pub(super) struct Reader {
+    client: Client<HttpConnector, Full<Bytes>>,
+    nodes: Vec<Node>,
+}
+
+impl Reader {
+    pub(super) fn new(urls: &[String]) -> Result<Self, ReadError> {
+        let node = |url: &String| {
+            let metrics = format!("{}/metrics", url.trim_end_matches('/').trim_end_matches("/metrics"));
+            let parsed: Uri = metrics.parse().map_err(|_| ReadError(url.clone()))?;
+            let authority = parsed.authority().filter(|_| parsed.scheme_str() == Some("http"));
+            let name = authority.ok_or_else(|| ReadError(url.clone()))?.to_string();
+            Ok(Node { url: parsed, name, readings: VecDeque::new(), gone: None })
+        };
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Ok(Self { client, nodes: urls.iter().map(node).collect::<Result<_, ReadError>>()? })
+    }
+
+    pub(super) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Asks all of them at once.
+    pub(super) async fn read(&mut self) {
+        let client = &self.client;
+        let asked = self.nodes.iter().map(|node| async move {
+            tokio::time::timeout(ANSWER_TIMEOUT, ask(client, &node.url))
+                .await
+                .unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))
+        });
+        let answers = join_all(asked).await;
+        for (node, answer) in self.nodes.iter_mut().zip(answers) {
+            match answer {
+                Ok(reading) => node.take(reading),
+                Err(problem) => {
+                    let since = node.gone.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+                    node.gone = Some((since, problem));
+                }
+            }
+        }
+    }
+}
+
+impl Node {
+    #[cfg(test)]
+    pub(super) fn of(name: &str, readings: VecDeque<Reading>) -> Self {
+        Self { url: Uri::default(), name: name.to_owned(), readings, gone: None }
+    }
+
+    fn take(&mut self, reading: Reading) {
+        self.gone = None;
+        let started = |reading: &Reading| super::figures::sum(reading, "tidegate_process_start_time_seconds");
+        // One that was started anew counts from zero.
+        if self.readings.back().is_some_and(|last| started(last) != started(&reading)) {
+            self.readings.clear();
+        }
+        if let Some(name) = super::figures::node_label(&reading) {
+            self.name = name;
+        }
+        self.readings.push_back(reading);
+        if self.readings.len() > READINGS_MAX {
+            self.readings.pop_front();
+        }
+    }
+}
+
+async fn ask(client: &Client<HttpConnector, Full<Bytes>>, url: &Uri) -> Result<Reading, String> {
+    let request = Request::get(url).header(ACCEPT, Format::Protobuf.content_type());
+    let request = request.body(Full::default()).map_err(|error| error.to_string())?;
+    let (status, body) = exchange(client, request, ANSWER_BYTES_MAX).await?;
+    if status != StatusCode::OK {
+        return Err(format!("it answers {status}"));
+    }
+    let families = protobuf::read(&body).ok_or("its metrics cannot be read: is it an earlier release?")?;
+    let families = families.into_iter().map(|family| (family.name().to_owned(), family));
+    Ok(Reading { at: Instant::now(), families: families.collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_named_by_where_it_is_and_its_path_need_not_be_spelled_out() {
+        let urls = ["http://10.0.0.7:8001", "http://10.0.0.7:8001/", "http://10.0.0.7:8001/metrics"];
+        for node in Reader::new(&urls.map(str::to_owned)).unwrap().nodes() {
+            assert_eq!((&*node.name, node.url.path()), ("10.0.0.7:8001", "/metrics"));
+        }
+        for none in ["", "10.0.0.7:8001", "https://a", "/metrics"] {
+            assert!(Reader::new(&[none.to_owned()]).is_err(), "{none}");
+        }
+    }
+}

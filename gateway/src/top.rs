@@ -55,12 +55,8 @@ pub struct TopArgs {
 
 #[derive(Debug, thiserror::Error)]
 enum TopError {
-    #[error("the key cannot be read: {0}")]
-    Key(#[from] crate::secret::SecretFileError),
     #[error(transparent)]
     Read(#[from] read::ReadError),
-    #[error(transparent)]
-    Call(#[from] crate::inspect::CallError),
     #[error("it cannot be shown: {0}")]
     Write(#[from] io::Error),
 }
@@ -89,17 +85,16 @@ pub fn command(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> 
 /// Answers whether a node has answered.
 async fn show(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> Result<bool, TopError> {
     let via = GatewayArgs { url: args.api.clone(), key: args.key.clone(), ..GatewayArgs::default() };
-    let key = via.key(of)?;
-    let mut channels = (args.channels > 0)
-        .then(|| Channels::new(&via.url(of), key.as_ref(), args.channels as usize))
-        .transpose()?;
+    let mut channels =
+        (args.channels > 0).then(|| Channels::new(&via.url(of), via.key(of), args.channels as usize));
     let own = [format!("http://{}", on_this_machine(internal))];
     let nodes = if args.nodes.is_empty() { &own[..] } else { &args.nodes };
     let mut reader = Reader::new(nodes)?;
     let is_terminal = io::stdout().is_terminal() && !args.once;
-    let mut screen = Screen::open(is_terminal)?;
+    // Before the screen: whoever interrupts it has it closed.
     let (mut interrupted, mut terminated) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut screen = Screen::open(is_terminal)?;
     let mut round = interval(Duration::from_millis(args.interval_ms));
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -164,11 +159,12 @@ impl Screen {
     fn show(&mut self, lines: &[String], height: Option<u16>) -> io::Result<()> {
         let mut text = String::with_capacity(8 * 1024);
         if self.is_terminal {
-            // From the top, each line over the one before, and nothing of the page before below the last.
+            // From the top, each line in place of the one before, and nothing of the page before below the last. What is
+            // there is cleared first: behind a line as wide as the terminal, its last character would be.
             let rows = height.map_or(lines.len(), usize::from).min(lines.len());
-            text.push_str("\x1b[H");
-            text.push_str(&lines[..rows].join("\x1b[K\r\n"));
-            text.push_str("\x1b[K\x1b[J");
+            text.push_str("\x1b[H\x1b[K");
+            text.push_str(&lines[..rows].join("\r\n\x1b[K"));
+            text.push_str("\x1b[J");
         } else {
             text.extend(lines.iter().flat_map(|line| [line, "\n"]));
             text.push('\n');

@@ -315,5 +315,6 @@ const METRICS_INTRODUCTION: &str = "\
 
 `/metrics` on the internal listener (by default `127.0.0.1:8001`) tells them in the text format of Prometheus, as
 OpenMetrics 1.0 or as Prometheus' protobuf messages, as is asked for with `Accept`. The values of every label are bounded: no channel, user or address is one. Every counter begins at 0 with the node.
-Histograms come as `_bucket`, `_sum` and `_count`.
+Histograms come as `_bucket`, `_sum` and `_count`; in protobuf `tidegate_stage_seconds` and `tidegate_delivery_seconds` are native
+histograms as well ([where the time goes](operations.md#where-the-time-goes)).
 ";

@@ -3,13 +3,19 @@
 use std::fmt;
 
 /// The tag under which brokers carry a stamp. Nodes of releases that know no stamps read it as a tag like any other, so
-/// that none of them loses a publication for it.
+/// that none of them loses a publication for it. Their clients can see it: of what was published in the seconds before the
+/// others heard of such a node, and of history from before a cluster was taken back to such a release.
 pub const STAMP_TAG: &str = "tidegate-stamp";
+
+/// A stamp whose time is further than this from the reader's clock, in microseconds (one hour), says nothing: it is of an
+/// old record, or one of the clocks is not set.
+const AGE_MICROS_MAX: u64 = 3_600_000_000;
 
 /// What is measured of one publication in many. Cloned with its publication, so it is kept small.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stamp {
-    /// When the publisher's request was taken up, in microseconds since 1970, by the clock of the node that took it.
+    /// When the publisher's request was taken up, in microseconds since 1970, by the clock of the node that took it. 0: it is
+    /// not measured, and the stamp carries its trace alone.
     pub came_micros: u64,
     /// From then until the broker was given the publication, in microseconds.
     pub ingress_micros: u64,
@@ -57,6 +63,16 @@ impl fmt::Display for Stamp {
 }
 
 impl Stamp {
+    /// Whether stages are observed of it.
+    pub fn is_measured(&self) -> bool {
+        self.came_micros > 0
+    }
+
+    /// Whether it can be what it says, at this time in microseconds since 1970.
+    pub fn is_credible(&self, now_micros: u64) -> bool {
+        !self.is_measured() || now_micros.abs_diff(self.came_micros) <= AGE_MICROS_MAX
+    }
+
     /// Reads the value of [`STAMP_TAG`]. `None` if it is no stamp that this release knows.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(',');
@@ -89,6 +105,19 @@ mod tests {
             Stamp { trace: Some(TRACE), ..Stamp::default() }.to_string(),
             "0,0,00-0af7651916cd43dd8448eb211c80319c-000000000000b7ad-01"
         );
+    }
+
+    #[test]
+    fn a_stamp_from_long_ago_or_of_a_clock_that_is_not_set_is_not_believed() {
+        let now = 1_700_000_000_000_000;
+        let came = |came_micros| Stamp { came_micros, ..Stamp::default() };
+        for believed in [0, now - AGE_MICROS_MAX, now, now + AGE_MICROS_MAX] {
+            assert!(came(believed).is_credible(now), "{believed}");
+        }
+        for not in [1, now - AGE_MICROS_MAX - 1, now + AGE_MICROS_MAX + 1, u64::MAX] {
+            assert!(!came(not).is_credible(now), "{not}");
+        }
+        assert!(!came(0).is_measured() && came(1).is_measured());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use gateway_core::channel_rules::ChannelRules;
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 use shared::protocol::mercure;
+use shared::publication::Publication;
 use uuid::Uuid;
 
 use crate::broker::{Idempotency, PublishRequest};
@@ -27,7 +28,8 @@ impl Node {
         let keeps_history = request.retention.keeps_history();
         let retention = rules.options(&channel).filter(|_| keeps_history).map(|options| options.retention());
         Some(PublishRequest {
-            publication: request.publication.clone(),
+            // One measurement of one update.
+            publication: Publication { stamp: None, ..request.publication.clone() },
             retention: retention.unwrap_or_default(),
             idempotency: request.idempotency.as_ref().map(|known| of_topic(topic, known)),
             version: None,

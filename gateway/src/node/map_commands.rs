@@ -14,6 +14,7 @@ use crate::node::Node;
 use crate::node::control::ControlCommand;
 use crate::node::interest::ChannelLink;
 use crate::node::publish::HOOK_IDEMPOTENCY_TTL;
+use crate::node::stamp::take_tag_off;
 use crate::telemetry::traces::SPANS;
 
 impl Node {
@@ -51,6 +52,7 @@ impl Node {
     ) -> impl Future<Output = Result<ChangedKey, BrokerError>> + Send + '_ {
         let says_when =
             self.rules().options(&request.channel).is_some_and(|options| options.publication_time);
+        take_stamp_off(&mut request.change.action);
         if let KeyAction::Set(set) = &mut request.change.action
             && says_when
         {
@@ -112,6 +114,17 @@ impl Node {
     }
 }
 
+/// Changes of keys are not measured, whatever tags whoever makes them gives them.
+fn take_stamp_off(action: &mut KeyAction) {
+    match action {
+        KeyAction::Set(set) => {
+            set.publication.stamp = None;
+            take_tag_off(&mut set.publication.tags);
+        }
+        KeyAction::Remove { tags } => tags.iter_mut().for_each(take_tag_off),
+    }
+}
+
 /// A client's change as its hook has it.
 fn answered(mut request: ChangeRequest, answer: KeyAnswer) -> ChangeRequest {
     let KeyAnswer { key, data, tags, mode, idempotency_key, delta, version, version_epoch } = answer;
@@ -133,4 +146,36 @@ fn answered(mut request: ChangeRequest, answer: KeyAnswer) -> ChangeRequest {
     let key = idempotency_key;
     request.idempotency = (!key.is_empty()).then_some(Idempotency { key, ttl: HOOK_IDEMPOTENCY_TTL });
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_core::map::{SetKey, SetMode};
+    use shared::publication::{Payload, Publication, Tags};
+    use shared::stamp::{STAMP_TAG, Stamp};
+
+    use super::*;
+
+    #[test]
+    fn a_stamp_that_comes_with_a_change_of_a_key_goes_no_further() {
+        let tags: Tags = [(STAMP_TAG.into(), "1,2".into()), ("by".into(), "me".into())].into();
+        let publication = Publication {
+            tags: tags.clone(),
+            stamp: Some(Box::new(Stamp::default())),
+            ..Publication::new(Payload::text("x"))
+        };
+        let set = SetKey { publication, score: 0, mode: SetMode::Any, refreshes: false, version: None };
+        let mut actions = [KeyAction::Set(Box::new(set)), KeyAction::Remove { tags: Some(tags) }];
+        for action in &mut actions {
+            take_stamp_off(action);
+            let left = match action {
+                KeyAction::Set(set) => {
+                    assert_eq!(set.publication.stamp, None);
+                    Some(&set.publication.tags)
+                }
+                KeyAction::Remove { tags } => tags.as_ref(),
+            };
+            assert_eq!(left.unwrap().keys().map(|tag| &**tag).collect::<Vec<_>>(), ["by"]);
+        }
+    }
 }

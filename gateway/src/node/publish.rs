@@ -142,6 +142,10 @@ impl Node {
         };
         // A broker begins before it is first polled.
         let keeping = options.and_then(|options| newest_kept(options, &request));
+        if keeping.is_some() {
+            // It is kept as a state, for as long as nothing newer comes.
+            request.publication.stamp = None;
+        }
         let publishing = span.in_scope(|| match keeping {
             Some(keeping) => self.set_newest(request, keeping),
             None => self.broker.publish(request),
@@ -195,7 +199,7 @@ fn answered(request: PublishRequest, answer: PublishAnswer) -> PublishRequest {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use gateway_core::channel_rules::ChannelRules;
@@ -221,7 +225,7 @@ mod tests {
     }
 
     /// A node whose workers take nothing.
-    fn node(inboxes: Vec<Arc<Inbox>>) -> Arc<Node> {
+    pub(in crate::node) fn node(inboxes: Vec<Arc<Inbox>>) -> Arc<Node> {
         let from_broker = Arc::new(FromBroker::default());
         Node::start(NodeParts {
             id: NodeId("test".into()),

@@ -15,6 +15,7 @@ use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::MissedTickBehavior;
+use tracing::Span;
 
 use crate::node::Node;
 use crate::node::interest::{LocalChannel, SHARDS};
@@ -137,7 +138,17 @@ impl Node {
         let local = shard.get_mut(channel.as_str())?;
         let Mended { deliveries, again, leave } = step(&mut local.feed);
         let lost = deliveries.iter().any(|delivery| matches!(delivery, FeedDelivery::Lost(_)));
-        for delivery in deliveries {
+        for mut delivery in deliveries {
+            // What has waited behind the gap was noted when it came.
+            let _span = match &mut delivery {
+                FeedDelivery::Publication(publication)
+                    if publication.stamp.as_ref().is_some_and(|stamp| stamp.arrived_micros == 0) =>
+                {
+                    self.note_arrival(channel.as_str(), publication)
+                }
+                _ => Span::none(),
+            }
+            .entered();
             self.hand_out(local, delivery);
         }
         Some(MendRemainder { again, leave, lost })

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use shared::publication::Publication;
+use shared::publication::{Publication, Tags};
 use shared::stamp::{STAMP_TAG, Stamp};
 use tracing::Span;
 
@@ -22,32 +22,30 @@ impl Node {
 
     /// The broker is about to be given the publication, within `span`: it takes its trace along, if that is sampled.
     pub(super) fn seal_stamp(&self, publication: &mut Publication, span: &Span) {
-        // Nobody but nodes makes stamps.
-        if !publication.tags.is_empty() {
-            publication.tags.remove(STAMP_TAG);
-        }
+        take_tag_off(&mut publication.tags);
         let trace = sampled_trace(span).filter(|_| self.neighbors.read_stamps());
         if let Some(stamp) = publication.stamp.as_deref_mut() {
             stamp.ingress_micros = self.clock.unix_micros().saturating_sub(stamp.came_micros);
             stamp.trace = trace;
             self.metrics.stages.observe(Stage::Ingress, stamp.ingress_micros, trace);
         } else if trace.is_some() {
-            let came_micros = self.clock.unix_micros();
-            publication.stamp = Some(Box::new(Stamp { came_micros, trace, ..Stamp::default() }));
+            // It is followed, and not measured: those that are have been chosen.
+            publication.stamp = Some(Box::new(Stamp { trace, ..Stamp::default() }));
         }
     }
 
-    /// The broker has brought a publication: answers the span of its delivery here, which is part of its trace.
+    /// The broker, or what history has of a gap, has brought a publication: answers the span of its delivery here, which is
+    /// part of its trace.
     pub(super) fn note_arrival(&self, channel: &str, publication: &mut Publication) -> Span {
+        let unix_micros = self.clock.unix_micros();
+        publication.stamp.take_if(|stamp| !stamp.is_credible(unix_micros));
         let Some(stamp) = publication.stamp.as_deref_mut() else { return Span::none() };
         // 0 would say that it has not come.
         stamp.arrived_micros = self.clock.micros().max(1);
-        let given = stamp.came_micros.saturating_add(stamp.ingress_micros);
-        self.metrics.stages.observe(
-            Stage::Broker,
-            self.clock.unix_micros().saturating_sub(given),
-            stamp.trace,
-        );
+        if stamp.is_measured() {
+            let given = stamp.came_micros.saturating_add(stamp.ingress_micros);
+            self.metrics.stages.observe(Stage::Broker, unix_micros.saturating_sub(given), stamp.trace);
+        }
         let Some(trace) = stamp.trace else { return Span::none() };
         let span = tracing::info_span!(target: SPANS, parent: None, "deliver", channel, node = &*self.name);
         join_trace(&span, trace);
@@ -57,6 +55,7 @@ impl Node {
     /// It is about to be handed to the workers, at this time of the node's own clock.
     pub(super) fn note_handed_out(&self, publication: &Publication, micros: u64) {
         if let Some(stamp) = publication.stamp.as_deref()
+            && stamp.is_measured()
             && stamp.arrived_micros > 0
         {
             self.metrics.stages.observe(
@@ -65,5 +64,74 @@ impl Node {
                 stamp.trace,
             );
         }
+    }
+}
+
+/// Nobody but nodes makes stamps: what a publisher sends under their name is not passed on.
+pub(super) fn take_tag_off(tags: &mut Tags) {
+    if !tags.is_empty() {
+        tags.remove(STAMP_TAG);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use shared::publication::Payload;
+
+    use super::*;
+    use crate::node::publish::tests::node;
+
+    fn tagged() -> Publication {
+        let tags = [(STAMP_TAG.into(), "1,2".into()), ("by".into(), "me".into())].into();
+        Publication { tags, ..Publication::new(Payload::text("x")) }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_stamped_while_there_is_a_node_that_reads_no_stamps() {
+        let node = node(Vec::new());
+        node.metrics.stages.set_samples_per_second(10_000);
+        let is_stamped = || {
+            let mut publication = Publication::new(Payload::text("x"));
+            node.stamp(&mut publication, Instant::now());
+            publication.stamp.is_some()
+        };
+        let hear = |others: &[&'static str]| {
+            let others: Vec<Bytes> = others.iter().map(|info| Bytes::from_static(info.as_bytes())).collect();
+            node.hear_neighbors(&others);
+        };
+        let (earlier, same) = (r#"{"uid":"a","num_clients":7}"#, r#"{"uid":"b","stamps":true}"#);
+        assert!(!is_stamped(), "nobody has been heard");
+        hear(&[]);
+        assert!(is_stamped(), "it is alone");
+        hear(&[same]);
+        assert!(is_stamped());
+        hear(&[same, earlier]);
+        assert!(!is_stamped());
+        node.metrics.stages.set_samples_per_second(0);
+        hear(&[same]);
+        assert!(!is_stamped(), "none are to be");
+    }
+
+    #[tokio::test]
+    async fn a_stamp_that_a_publisher_sends_goes_no_further() {
+        let node = node(Vec::new());
+        let mut publication = tagged();
+        node.seal_stamp(&mut publication, &Span::none());
+        assert_eq!(publication.stamp, None);
+        assert_eq!(publication.tags.keys().map(|tag| &**tag).collect::<Vec<_>>(), ["by"]);
+    }
+
+    #[tokio::test]
+    async fn a_stamp_from_long_ago_is_taken_off_and_one_of_a_trace_alone_is_not_measured() {
+        let node = node(Vec::new());
+        let arrived = |came_micros| {
+            let stamp = Some(Box::new(Stamp { came_micros, ..Stamp::default() }));
+            let mut publication = Publication { stamp, ..Publication::new(Payload::text("x")) };
+            let _ = node.note_arrival("a", &mut publication);
+            publication.stamp.map(|stamp| stamp.is_measured())
+        };
+        assert_eq!([arrived(1), arrived(0)], [None, Some(false)]);
+        assert_eq!(arrived(node.clock.unix_micros()), Some(true));
     }
 }

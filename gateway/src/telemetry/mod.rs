@@ -20,7 +20,7 @@ mod serve_metrics;
 mod shards_metrics;
 mod socketio_metrics;
 mod sparingly;
-mod stages;
+pub(crate) mod stages;
 mod telemetry_config;
 pub mod traces;
 mod workers_metrics;

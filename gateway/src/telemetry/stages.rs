@@ -31,7 +31,7 @@ impl StageMetrics {
     }
 
     /// At most so many publications a second are measured from now on.
-    pub(super) fn set_samples_per_second(&self, samples: u32) {
+    pub(crate) fn set_samples_per_second(&self, samples: u32) {
         self.sampler.per_second.store(samples.into(), Ordering::Relaxed);
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::inspect::{ApiClient, CallError};
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretFileError};
 
 /// Channels that are looked at: those with the most subscribers among the first so many, by name.
 const LISTED_MAX: u32 = 1_000;
@@ -24,7 +24,8 @@ pub(super) struct Channel {
 }
 
 pub(super) struct Channels {
-    caller: ApiClient,
+    /// Or why there is none.
+    caller: Result<ApiClient, String>,
     pub(super) max: usize,
     asked: Option<Instant>,
     /// How often it was: there are rates from the second time on.
@@ -39,9 +40,13 @@ pub(super) struct Channels {
 }
 
 impl Channels {
-    pub(super) fn new(url: &str, key: Option<&Secret>, max: usize) -> Result<Self, CallError> {
-        Ok(Self {
-            caller: ApiClient::new(url, key)?,
+    /// What is wrong with the URL or the key is told as the problem: nodes can be watched nonetheless.
+    pub(super) fn new(url: &str, key: Result<Option<Secret>, SecretFileError>, max: usize) -> Self {
+        let caller = key
+            .map_err(|error| format!("the key cannot be read: {error}"))
+            .and_then(|key| ApiClient::new(url, key.as_ref()).map_err(|error| error.to_string()));
+        Self {
+            caller,
             max,
             asked: None,
             looks: 0,
@@ -49,7 +54,7 @@ impl Channels {
             busiest: Vec::new(),
             cluster: Vec::new(),
             problem: None,
-        })
+        }
     }
 
     /// Asks, if that was not a moment ago.
@@ -59,18 +64,23 @@ impl Channels {
         }
         self.asked = Some(Instant::now());
         self.looks += 1;
+        let caller = match &self.caller {
+            Ok(caller) => caller,
+            Err(problem) => {
+                self.problem = Some(problem.clone());
+                return;
+            }
+        };
         let read = async {
-            let nodes = self.caller.call("info", &json!({})).await?;
-            let listed = self.caller.call("channels", &json!({ "limit": LISTED_MAX })).await?;
+            let nodes = caller.call("info", &json!({})).await?;
+            let listed = caller.call("channels", &json!({ "limit": LISTED_MAX })).await?;
             let channels = most_subscribed(&listed);
             let of = |(name, _): &(String, u64)| json!({ "history": { "channel": name, "limit": 0 } });
             let commands: Vec<Value> = channels.iter().map(of).collect();
             let stand = match commands.is_empty() {
                 true => json!({ "replies": [] }),
                 false => {
-                    self.caller
-                        .call_whole("batch", &json!({ "commands": commands, "parallel": true }))
-                        .await?
+                    caller.call_whole("batch", &json!({ "commands": commands, "parallel": true })).await?
                 }
             };
             Ok::<_, CallError>((nodes, channels, stand))
@@ -131,9 +141,16 @@ fn cluster(nodes: &Value) -> Vec<(String, u64)> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn what_is_wrong_with_the_api_is_a_problem_of_the_channels_alone() {
+        let mut channels = Channels::new("nowhere", Ok(None), 2);
+        channels.read().await;
+        assert!(channels.problem.is_some_and(|problem| problem.contains("nowhere")));
+    }
+
     #[test]
     fn a_channel_is_as_busy_as_what_goes_out_for_it() {
-        let mut channels = Channels::new("http://127.0.0.1:8000", None, 2).unwrap();
+        let mut channels = Channels::new("http://127.0.0.1:8000", Ok(None), 2);
         let listed = json!({ "channels": {
             "a": { "num_clients": 1 }, "b": { "num_clients": 100 }, "c": { "num_clients": 20 }, "d": { "num_clients": 3 },
         } });

@@ -98,15 +98,15 @@ impl Node {
 /// Unfolds the runs of buckets and the differences between them.
 fn buckets(histogram: &Histogram) -> Buckets {
     let mut buckets = Buckets::from([(ZERO, histogram.zero_count())]);
-    let (mut bucket, mut count) = (0, 0);
+    let (mut bucket, mut count) = (0_i32, 0_i64);
     let mut deltas = histogram.positive_delta.iter();
     for span in &histogram.positive_span {
-        bucket += span.offset();
+        bucket = bucket.saturating_add(span.offset());
         for _ in 0..span.length() {
             let Some(delta) = deltas.next() else { return buckets };
-            count += delta;
+            count = count.saturating_add(*delta);
             buckets.insert(bucket, u64::try_from(count).unwrap_or(0));
-            bucket += 1;
+            bucket = bucket.saturating_add(1);
         }
     }
     buckets

@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn channels_are_shown_with_what_is_known_of_them_and_names_do_nothing_to_the_terminal() {
-        let mut channels = Channels::new("http://127.0.0.1:8000", None, 2).unwrap();
+        let mut channels = Channels::new("http://127.0.0.1:8000", Ok(None), 2);
         channels.busiest = vec![
             Channel { name: "news".into(), clients: 1_500, rate: Some(2.0) },
             Channel { name: "x\u{1b}[2J".into(), clients: 3, rate: None },

@@ -56,7 +56,10 @@ impl Reader {
             let metrics = format!("{}/metrics", url.trim_end_matches('/').trim_end_matches("/metrics"));
             let parsed: Uri = metrics.parse().map_err(|_| ReadError(url.clone()))?;
             let authority = parsed.authority().filter(|_| parsed.scheme_str() == Some("http"));
-            let name = authority.ok_or_else(|| ReadError(url.clone()))?.to_string();
+            let authority = authority.ok_or_else(|| ReadError(url.clone()))?;
+            // Never what stands before them: that can be a password.
+            let port = authority.port().map_or(String::new(), |port| format!(":{port}"));
+            let name = format!("{}{port}", authority.host());
             Ok(Node { url: parsed, name, readings: VecDeque::new(), gone: None })
         };
         let client = Client::builder(TokioExecutor::new()).build_http();
@@ -129,7 +132,12 @@ mod tests {
 
     #[test]
     fn a_node_is_named_by_where_it_is_and_its_path_need_not_be_spelled_out() {
-        let urls = ["http://10.0.0.7:8001", "http://10.0.0.7:8001/", "http://10.0.0.7:8001/metrics"];
+        let urls = [
+            "http://10.0.0.7:8001",
+            "http://10.0.0.7:8001/",
+            "http://10.0.0.7:8001/metrics",
+            "http://me:secret@10.0.0.7:8001",
+        ];
         for node in Reader::new(&urls.map(str::to_owned)).unwrap().nodes() {
             assert_eq!((&*node.name, node.url.path()), ("10.0.0.7:8001", "/metrics"));
         }

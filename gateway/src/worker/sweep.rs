@@ -23,7 +23,7 @@ use crate::faults;
 use crate::memory_budget::SharedFrames;
 use crate::node::ClientIds;
 use crate::telemetry::Metrics;
-use crate::telemetry::labels::{Drop, Stage};
+use crate::telemetry::labels::Drop;
 use crate::transport::{SendBatch, direct};
 use crate::worker::measured::Measured;
 use crate::worker::take::TurnBudget;
@@ -141,13 +141,9 @@ impl Sink for WorkerSweep<'_> {
         let now = self.clock.micros();
         let micros = now.saturating_sub(first.received_micros());
         self.metrics.publish_to_socket_seconds.observe(micros as f64 / 1e6);
-        let measured = publications.iter().find_map(|prepared| Some((prepared, prepared.stamp()?)));
-        if let Some((prepared, stamp)) = measured {
-            if let Some(begun) = self.measured.end(prepared) {
-                self.metrics.stages.observe(Stage::Socket, now.saturating_sub(begun), stamp.trace);
-            }
+        for (prepared, stamp) in publications.iter().filter_map(|one| Some((one, one.stamp()?))) {
             let since = self.clock.unix_micros().saturating_sub(stamp.came_micros);
-            self.metrics.stages.delivered(since, stamp.trace);
+            self.measured.note_written(prepared, now, since);
         }
     }
 

@@ -64,6 +64,7 @@ impl Worker {
             self.take_inbox(&mut buffer);
             self.close_windows();
             self.sweep_on();
+            self.note_delivered();
             self.handle_timers();
             self.look_at_callers();
             self.step_drain();
@@ -294,7 +295,16 @@ impl Worker {
             let micros = self.clock.micros();
             let waited = micros.saturating_sub(prepared.received_micros());
             self.metrics.stages.observe(Stage::Queue, waited, stamp.trace);
-            self.measured.begin(prepared, micros);
+            if let Some(delivered) = self.measured.begin(prepared, micros) {
+                delivered.observe(&self.metrics.stages);
+            }
+        }
+    }
+
+    /// Tells of the publications that are measured and have come to all of their subscribers.
+    fn note_delivered(&mut self) {
+        if !self.local.hub.is_sweeping() {
+            self.measured.take_delivered(|delivered| delivered.observe(&self.metrics.stages));
         }
     }
 

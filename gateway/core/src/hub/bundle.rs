@@ -12,6 +12,7 @@ use shared::publication::Publication;
 use smallvec::SmallVec;
 
 use super::prepared::{Prepared, Writable};
+use super::subscriber::Sink;
 use super::variants::Variant;
 
 /// Publications that travel in one message. Client libraries are tried with this many by other gateways.
@@ -57,6 +58,8 @@ pub struct Bundles {
     /// The one asked for last.
     last: usize,
     writes: WriteSizes,
+    /// They have waited for as long as those who get them wish.
+    has_waited: bool,
 }
 
 /// How long writes may be that hold more than one publication.
@@ -86,12 +89,25 @@ impl Bundles {
 
     /// For those whom the publication at `given` was the last they were given: what follows it can come as a patch.
     pub(super) fn after(given: Option<StreamPosition>, publications: SmallVec<[Arc<Prepared>; 1]>) -> Self {
-        Self { publications, given, made: SmallVec::new(), last: 0, writes: WriteSizes::Long }
+        let (made, writes) = (SmallVec::new(), WriteSizes::Long);
+        Self { publications, given, made, last: 0, writes, has_waited: false }
     }
 
     /// Newest values, in few writes that are not long.
     pub(super) fn newest(publications: SmallVec<[Arc<Prepared>; 1]>) -> Self {
         Self { writes: WriteSizes::Growing, ..Self::after(None, publications) }
+    }
+
+    /// Newest values that leave as a window closes. How late they are says nothing of the node.
+    pub(super) fn after_window(publications: SmallVec<[Arc<Prepared>; 1]>) -> Self {
+        Self { has_waited: true, ..Self::newest(publications) }
+    }
+
+    /// Tells the sink that these have come to the last of a list, if that is to be measured.
+    pub(super) fn tell_delivered(&self, sink: &mut impl Sink) {
+        if !self.has_waited {
+            sink.delivered(&self.publications);
+        }
     }
 
     pub fn publications(&self) -> &[Arc<Prepared>] {

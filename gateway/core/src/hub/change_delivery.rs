@@ -60,7 +60,7 @@ impl Hub {
             }
             let front = self.serve_newcomers(id, newcomers, sink);
             if is_for_others {
-                self.sweep_front(id, front, Bundles::newest(told(values)), 0, sink);
+                self.sweep_front(id, front, Bundles::after_window(told(values)), 0, sink);
             }
         }
     }

@@ -197,10 +197,11 @@ impl Prepared {
         self.received_micros
     }
 
-    /// What is measured of it, if it is one of those that are.
+    /// What is measured of it, if it is one of those that are. What no broker has brought is none.
     #[inline]
     pub fn stamp(&self) -> Option<&Stamp> {
-        self.publication()?.stamp.as_deref()
+        let stamp = self.publication()?.stamp.as_deref()?;
+        (stamp.is_measured() && stamp.arrived_micros > 0).then_some(stamp)
     }
 
     /// What to write to subscribers of this variant. The first call for an encoding makes it, and its deflated

@@ -221,7 +221,7 @@ impl Hub {
             if now.is_broken() {
                 members.forget_given();
             }
-            sink.delivered(now.publications());
+            now.tell_delivered(sink);
             return;
         }
         members.unserved = live as u32;
@@ -290,7 +290,7 @@ impl Hub {
         if sweep.now.is_broken() {
             members.forget_given();
         }
-        sink.delivered(sweep.now.publications());
+        sweep.now.tell_delivered(sink);
         self.advance_by(id, &sweep.next, sink);
         served
     }

@@ -44,8 +44,10 @@ impl Session {
     /// The transport's own pong. Unlike the protocol's it may come unasked (RFC 6455 §5.5.3), and then means nothing.
     pub fn handle_transport_pong(&mut self, now: Moment) {
         if self.protocol.heartbeat() == Heartbeat::Transport && self.awaits_pong {
-            self.pongs_owed = 0;
-            self.note_acknowledged(now);
+            // Of several pings it does not say which one it answers.
+            if std::mem::take(&mut self.pongs_owed) == 1 {
+                self.note_acknowledged(now);
+            }
             self.take_pong();
         }
     }

@@ -98,7 +98,8 @@ impl Display for Labels<'_> {
     }
 }
 
-/// A number as OpenMetrics has it everywhere: `1.0`, `0.25`, `+Inf`.
+/// A number as OpenMetrics has it everywhere: `1.0`, `0.25`, `+Inf`, and `5e-05` as Prometheus itself writes it, whose labels `le`
+/// are then the same whichever format was read.
 struct Number(f64);
 
 impl Display for Number {
@@ -107,7 +108,13 @@ impl Display for Number {
             number if number == f64::INFINITY => f.write_str("+Inf"),
             number if number == f64::NEG_INFINITY => f.write_str("-Inf"),
             number if number.is_nan() => f.write_str("NaN"),
-            number => write!(f, "{number:?}"),
+            number => {
+                let text = format!("{number:?}");
+                match text.split_once("e-") {
+                    Some((digits, exponent)) => write!(f, "{digits}e-{exponent:0>2}"),
+                    None => f.write_str(&text),
+                }
+            }
         }
     }
 }
@@ -126,5 +133,25 @@ impl Display for Escaped<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_prometheus_writes_them() {
+        let cases = [
+            (1.0, "1.0"),
+            (0.25, "0.25"),
+            (0.000_1, "0.0001"),
+            (0.000_05, "5e-05"),
+            (1.5e-10, "1.5e-10"),
+            (f64::INFINITY, "+Inf"),
+        ];
+        for (number, text) in cases {
+            assert_eq!(Number(number).to_string(), text);
+        }
     }
 }

@@ -50,6 +50,8 @@ struct Readers {
     readers: BTreeMap<u32, Reader>,
     now: Moment,
     told: Vec<u32>,
+    /// Offsets of what is measured as having come to all.
+    delivered: Vec<u64>,
 }
 
 impl Reader {
@@ -84,6 +86,10 @@ impl Sink for Readers {
                 }
             }
         }
+    }
+
+    fn delivered(&mut self, publications: &[Arc<Prepared>]) {
+        self.delivered.extend(publications.iter().map(|prepared| read(prepared).1));
     }
 
     fn insufficient(&mut self, key: u32, _channel: &Channel) {
@@ -341,6 +347,27 @@ fn so_many_times_a_second_is_a_window_and_what_comes_seldom_is_never_late() {
     let counts = world.hub.counts();
     assert_eq!(counts.superseded, 3_001 - reader.received.len() as u64);
     assert_eq!(world.hub.next_window(), None, "a pause leaves nothing behind");
+}
+
+#[test]
+fn what_waits_for_its_window_as_it_was_asked_to_is_not_measured_as_late() {
+    for piece in [1, SWEEP_PIECE] {
+        let mut world = World { hub: Hub::default().with_sweep_piece(piece), ..World::default() };
+        for key in 1..=3 {
+            world.join(key, Some(NewestTerms { times_per_s: 5, ..LATEST }));
+        }
+        world.go_live();
+        world.publish(1);
+        world.deliver(1);
+        world.hub.finish_sweeps(&mut world.readers);
+        world.publish(2);
+        world.deliver(1);
+        world.pass(200);
+        world.hub.finish_sweeps(&mut world.readers);
+        let received = &world.readers.readers[&1].received;
+        assert_eq!(*received, [(0, 1, 1), (200, 2, 2)]);
+        assert_eq!(world.readers.delivered, [1], "in pieces of {piece}");
+    }
 }
 
 #[test]

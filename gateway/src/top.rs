@@ -1,12 +1,12 @@
 //! `tidegate top`: what nodes do at this moment, in a terminal.
 //!
-//! `read` asks nodes for their metrics and the server API for the busiest channels, `figures` makes rates and quantiles of
+//! `read_nodes` asks nodes for their metrics, `busiest_channels` the server API, `figures` makes rates and quantiles of
 //! two readings, and `page` lays them out. The terminal is written to with the few control sequences that all of them know.
 
-mod channels;
+mod busiest_channels;
 mod figures;
 mod page;
-mod read;
+mod read_nodes;
 
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,8 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::inspect::{GatewayAddress, GatewayArgs};
-use channels::Channels;
-use read::Reader;
+use busiest_channels::Channels;
+use read_nodes::MetricsReader;
 
 /// As wide as pages are where there is no terminal to ask.
 const WIDTH: u16 = 120;
@@ -56,7 +56,7 @@ pub struct TopArgs {
 #[derive(Debug, thiserror::Error)]
 enum TopError {
     #[error(transparent)]
-    Read(#[from] read::ReadError),
+    Read(#[from] read_nodes::ReadError),
     #[error("it cannot be shown: {0}")]
     Write(#[from] io::Error),
 }
@@ -89,7 +89,7 @@ async fn show(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> R
         (args.channels > 0).then(|| Channels::new(&via.url(of), via.key(of), args.channels as usize));
     let own = [format!("http://{}", on_this_machine(internal))];
     let nodes = if args.nodes.is_empty() { &own[..] } else { &args.nodes };
-    let mut reader = Reader::new(nodes)?;
+    let mut reader = MetricsReader::new(nodes)?;
     let is_terminal = io::stdout().is_terminal() && !args.once;
     // Before the screen: whoever interrupts it has it closed.
     let (mut interrupted, mut terminated) =

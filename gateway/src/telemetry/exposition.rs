@@ -13,7 +13,7 @@ use super::latency::Detail;
 
 /// What metrics are written as.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Format {
+pub enum ExpositionFormat {
     /// Prometheus' text, version 0.0.4.
     Text,
     /// OpenMetrics 1.0: the same with exemplars.
@@ -22,7 +22,7 @@ pub enum Format {
     Protobuf,
 }
 
-impl Format {
+impl ExpositionFormat {
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
@@ -73,15 +73,15 @@ impl Format {
 pub(super) type Details = [(&'static str, Option<&'static str>, Detail)];
 
 pub(super) fn write(
-    format: Format,
+    format: ExpositionFormat,
     families: &[MetricFamily],
     details: &Details,
 ) -> Result<Vec<u8>, prometheus::Error> {
     let mut out = Vec::with_capacity(32 * 1024);
     match format {
-        Format::Text => TextEncoder::new().encode(families, &mut out)?,
-        Format::OpenMetrics => open_metrics::write(families, details, &mut out),
-        Format::Protobuf => protobuf::write(families, details, &mut out),
+        ExpositionFormat::Text => TextEncoder::new().encode(families, &mut out)?,
+        ExpositionFormat::OpenMetrics => open_metrics::write(families, details, &mut out),
+        ExpositionFormat::Protobuf => protobuf::write(families, details, &mut out),
     }
     Ok(out)
 }

@@ -15,7 +15,7 @@ use super::TelemetryConfig;
 use super::backend_metrics::{BackendMetrics, EventsMetrics, HookMetrics};
 use super::cluster_metrics::ClusterMetrics;
 use super::emitters_metrics::EmittersMetrics;
-use super::exposition::{self, Format};
+use super::exposition::{self, ExpositionFormat};
 use super::feeds_metrics::FeedsMetrics;
 use super::labels::{
     Drop, Handshake, HistorySource, PanicSite, PollSource, PublicationSource, ReloadOutcome, Stage,
@@ -460,11 +460,11 @@ impl Metrics {
 
     /// Everything, as all versions of Prometheus read it.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
-        self.render_as(Format::Text)
+        self.render_as(ExpositionFormat::Text)
     }
 
     /// Everything, in one of the formats that Prometheus reads. What others count is read first.
-    pub fn render_as(&self, format: Format) -> Result<Vec<u8>, prometheus::Error> {
+    pub fn render_as(&self, format: ExpositionFormat) -> Result<Vec<u8>, prometheus::Error> {
         let refreshers = self.refreshers.lock();
         self.process.refresh();
         refreshers.iter().for_each(|Refresher(refresh)| refresh(self));

@@ -5,7 +5,7 @@ use http::{Method, Response, StatusCode, header};
 use http_body_util::Full;
 use shared::moment::Moment;
 
-use super::exposition::Format;
+use super::exposition::ExpositionFormat;
 use super::metrics::Metrics;
 use super::readiness::Readiness;
 
@@ -29,7 +29,7 @@ pub fn answer(
         "/readyz" => ready(now, readiness),
         _ => {
             readiness.show(now, metrics);
-            let format = Format::wanted(accept);
+            let format = ExpositionFormat::wanted(accept);
             match metrics.render_as(format) {
                 Ok(body) => {
                     let mut response = respond(StatusCode::OK, format.content_type(), body.into());

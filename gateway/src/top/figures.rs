@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::read::{Node, Reading};
+use super::read_nodes::{Reading, WatchedNode};
 use crate::telemetry::exposition::protobuf::{Histogram, Metric};
 use crate::telemetry::latency::end_of;
 
@@ -50,7 +50,7 @@ pub(super) fn node_label(reading: &Reading) -> Option<String> {
     label(metric, "node").map(str::to_owned)
 }
 
-impl Node {
+impl WatchedNode {
     pub(super) fn last(&self) -> Option<&Reading> {
         self.readings.back().filter(|_| self.gone.is_none())
     }
@@ -137,25 +137,25 @@ pub(super) mod tests {
 
     use super::*;
     use crate::telemetry::Metrics;
-    use crate::telemetry::exposition::Format;
+    use crate::telemetry::exposition::ExpositionFormat;
     use crate::telemetry::exposition::protobuf;
     use crate::telemetry::labels::{PublicationSource, Stage};
 
     pub(in crate::top) fn reading(metrics: &Metrics, at: Instant) -> Reading {
-        let families = protobuf::read(&metrics.render_as(Format::Protobuf).unwrap()).unwrap();
+        let families = protobuf::read(&metrics.render_as(ExpositionFormat::Protobuf).unwrap()).unwrap();
         let families = families.into_iter().map(|family| (family.name().to_owned(), family)).collect();
         Reading { at, families }
     }
 
     /// A node that was read twice, two seconds apart.
-    pub(in crate::top) fn node(name: &str, between: impl FnOnce(&Metrics)) -> Node {
+    pub(in crate::top) fn node(name: &str, between: impl FnOnce(&Metrics)) -> WatchedNode {
         let (metrics, at) = (Metrics::new(), Instant::now());
         metrics.publication_in(PublicationSource::Api);
         metrics.stages.observe(Stage::Queue, 900_000, None);
         let first = reading(&metrics, at);
         between(&metrics);
         let second = reading(&metrics, at + Duration::from_secs(2));
-        Node::of(name, VecDeque::from([first, second]))
+        WatchedNode::of(name, VecDeque::from([first, second]))
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::channels::Channels;
+use super::busiest_channels::Channels;
 use super::figures::{Buckets, add, least, quantile, sum};
-use super::read::Node;
+use super::read_nodes::WatchedNode;
 use crate::telemetry::labels::Stage;
 
 /// Reasons of closes and drops that are shown.
@@ -13,32 +13,36 @@ const REASONS_MAX: usize = 6;
 const NONE: &str = "-";
 
 pub(super) struct Page<'a> {
-    pub(super) nodes: &'a [Node],
+    pub(super) nodes: &'a [WatchedNode],
     pub(super) channels: Option<&'a Channels>,
 }
 
 /// A column of the table of nodes, and what stands in it.
-struct Column {
+struct NodeColumn {
     title: &'static str,
     width: usize,
-    of: fn(&Node) -> String,
+    of: fn(&WatchedNode) -> String,
 }
 
 /// From what is looked for first to what there is room for last.
-const COLUMNS: [Column; 13] = [
-    Column { title: "conns", width: 7, of: |node| gauge(node, "tidegate_connections") },
-    Column { title: "subs", width: 7, of: |node| gauge(node, "tidegate_subscriptions") },
-    Column { title: "in/s", width: 7, of: |node| rate(node, "tidegate_publications_in_total") },
-    Column { title: "out/s", width: 7, of: |node| rate(node, "tidegate_deliveries_out_total") },
-    Column { title: "p50", width: 7, of: |node| latency(node, 0.5) },
-    Column { title: "p99", width: 7, of: |node| latency(node, 0.99) },
-    Column { title: "drops/s", width: 8, of: |node| rate(node, "tidegate_drops_total") },
-    Column { title: "broker", width: 7, of: broker },
-    Column { title: "bytes/s", width: 8, of: |node| byte_rate(node, "tidegate_bytes_out_total") },
-    Column { title: "read/s", width: 7, of: |node| byte_rate(node, "tidegate_bytes_in_total") },
-    Column { title: "outbox", width: 7, of: |node| bytes_of(node, "tidegate_outbox_bytes") },
-    Column { title: "cpu", width: 5, of: |node| share(node, "tidegate_process_cpu_seconds_total") },
-    Column { title: "memory", width: 7, of: |node| bytes_of(node, "tidegate_process_resident_memory_bytes") },
+const COLUMNS: [NodeColumn; 13] = [
+    NodeColumn { title: "conns", width: 7, of: |node| gauge(node, "tidegate_connections") },
+    NodeColumn { title: "subs", width: 7, of: |node| gauge(node, "tidegate_subscriptions") },
+    NodeColumn { title: "in/s", width: 7, of: |node| rate(node, "tidegate_publications_in_total") },
+    NodeColumn { title: "out/s", width: 7, of: |node| rate(node, "tidegate_deliveries_out_total") },
+    NodeColumn { title: "p50", width: 7, of: |node| latency(node, 0.5) },
+    NodeColumn { title: "p99", width: 7, of: |node| latency(node, 0.99) },
+    NodeColumn { title: "drops/s", width: 8, of: |node| rate(node, "tidegate_drops_total") },
+    NodeColumn { title: "broker", width: 7, of: broker },
+    NodeColumn { title: "bytes/s", width: 8, of: |node| byte_rate(node, "tidegate_bytes_out_total") },
+    NodeColumn { title: "read/s", width: 7, of: |node| byte_rate(node, "tidegate_bytes_in_total") },
+    NodeColumn { title: "outbox", width: 7, of: |node| bytes_of(node, "tidegate_outbox_bytes") },
+    NodeColumn { title: "cpu", width: 5, of: |node| share(node, "tidegate_process_cpu_seconds_total") },
+    NodeColumn {
+        title: "memory",
+        width: 7,
+        of: |node| bytes_of(node, "tidegate_process_resident_memory_bytes"),
+    },
 ];
 
 const STATE_WIDTH: usize = 9;
@@ -64,7 +68,7 @@ impl Page<'_> {
         let longest = self.nodes.iter().map(|node| node.name.chars().count()).max().unwrap_or(0);
         let name_width = longest.clamp(4, (width / 4).max(4));
         let mut left = width.saturating_sub(name_width + 1 + STATE_WIDTH);
-        let columns: Vec<&Column> = COLUMNS
+        let columns: Vec<&NodeColumn> = COLUMNS
             .iter()
             .take_while(|column| {
                 let fits = column.width < left;
@@ -156,7 +160,7 @@ fn busiest(channels: &Channels, lines: &mut Vec<String>) {
     }
 }
 
-fn state(node: &Node) -> &'static str {
+fn state(node: &WatchedNode) -> &'static str {
     match node.last() {
         None => "waiting",
         Some(last) if sum(last, "tidegate_ready") > 0.0 => "ready",
@@ -164,32 +168,32 @@ fn state(node: &Node) -> &'static str {
     }
 }
 
-fn gauge(node: &Node, name: &str) -> String {
+fn gauge(node: &WatchedNode, name: &str) -> String {
     node.last().map_or(NONE.to_owned(), |last| number(sum(last, name)))
 }
 
-fn bytes_of(node: &Node, name: &str) -> String {
+fn bytes_of(node: &WatchedNode, name: &str) -> String {
     node.last().map_or(NONE.to_owned(), |last| bytes(sum(last, name)))
 }
 
-fn rate(node: &Node, name: &str) -> String {
+fn rate(node: &WatchedNode, name: &str) -> String {
     node.rate(name).map_or(NONE.to_owned(), number)
 }
 
-fn byte_rate(node: &Node, name: &str) -> String {
+fn byte_rate(node: &WatchedNode, name: &str) -> String {
     node.rate(name).map_or(NONE.to_owned(), bytes)
 }
 
-fn share(node: &Node, name: &str) -> String {
+fn share(node: &WatchedNode, name: &str) -> String {
     node.rate(name).map_or(NONE.to_owned(), |rate| format!("{:.0}%", rate * 100.0))
 }
 
-fn latency(node: &Node, share: f64) -> String {
+fn latency(node: &WatchedNode, share: f64) -> String {
     quantile(&node.latencies("tidegate_delivery_seconds", None), share).map_or(NONE.to_owned(), seconds)
 }
 
 /// Whether the way to the broker is open, and whether calls fail. In memory there is none.
-fn broker(node: &Node) -> String {
+fn broker(node: &WatchedNode) -> String {
     let Some(last) = node.last() else { return NONE.to_owned() };
     let failing = node.rate("tidegate_broker_errors_total").is_some_and(|rate| rate > 0.0);
     match least(last, "tidegate_broker_link_up") {
@@ -242,12 +246,12 @@ fn fitted(line: &str, width: usize) -> String {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::super::channels::Channel;
+    use super::super::busiest_channels::Channel;
     use super::super::figures::tests::node;
     use super::*;
     use crate::telemetry::labels::Drop;
 
-    fn lines(nodes: &[Node], width: usize) -> Vec<String> {
+    fn lines(nodes: &[WatchedNode], width: usize) -> Vec<String> {
         Page { nodes, channels: None }.lines(width)
     }
 

@@ -74,7 +74,7 @@ enum Event {
     Arrives {
         stream: usize,
         region: usize,
-        publication: Publication,
+        publication: Box<Publication>,
     },
     LinkIsBack,
     /// A region asks where a stream stands, and says where it stood itself.
@@ -237,7 +237,8 @@ impl World {
                 let at = self.streams[stream].append(self.now, &mut publication, retention, usize::MAX);
                 assert_eq!(self.named.insert((stream, at), number), None, "a position names one publication");
                 for to in 0..2 {
-                    let arrives = Event::Arrives { stream, region: to, publication: publication.clone() };
+                    let arrives =
+                        Event::Arrives { stream, region: to, publication: publication.clone().into() };
                     self.send(self.home(stream), to, arrives);
                 }
                 // Who hears nothing does not know; it was made all the same.
@@ -248,7 +249,7 @@ impl World {
                 *within = (*within).max(self.now - asked);
             }
             Event::Arrives { stream, region, publication } => {
-                match self.feeds[region][stream].admit(publication) {
+                match self.feeds[region][stream].admit(*publication) {
                     Admission::Deliver(publication) => self.deliver(stream, region, publication, false),
                     Admission::Gap { since } | Admission::Doubtful { since } => {
                         self.read(stream, region, since)

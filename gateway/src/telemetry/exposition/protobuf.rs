@@ -34,9 +34,9 @@ pub(crate) struct Metric {
     #[prost(message, repeated, tag = "1")]
     pub(crate) label: Vec<Label>,
     #[prost(message, optional, tag = "2")]
-    pub(crate) gauge: Option<Value>,
+    pub(crate) gauge: Option<ValueMessage>,
     #[prost(message, optional, tag = "3")]
-    pub(crate) counter: Option<Value>,
+    pub(crate) counter: Option<ValueMessage>,
     #[prost(message, optional, tag = "7")]
     pub(crate) histogram: Option<Histogram>,
 }
@@ -51,7 +51,7 @@ pub(crate) struct Label {
 
 /// That of a gauge or a counter.
 #[derive(Clone, Copy, PartialEq, Message)]
-pub(crate) struct Value {
+pub(crate) struct ValueMessage {
     #[prost(double, optional, tag = "1")]
     pub(crate) value: Option<f64>,
 }
@@ -63,7 +63,7 @@ pub(crate) struct Histogram {
     #[prost(double, optional, tag = "2")]
     pub(crate) sample_sum: Option<f64>,
     #[prost(message, repeated, tag = "3")]
-    pub(crate) bucket: Vec<Bucket>,
+    pub(crate) bucket: Vec<BucketMessage>,
     #[prost(sint32, optional, tag = "5")]
     pub(crate) schema: Option<i32>,
     #[prost(double, optional, tag = "6")]
@@ -77,13 +77,13 @@ pub(crate) struct Histogram {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Bucket {
+pub(crate) struct BucketMessage {
     #[prost(uint64, optional, tag = "1")]
     pub(crate) cumulative_count: Option<u64>,
     #[prost(double, optional, tag = "2")]
     pub(crate) upper_bound: Option<f64>,
     #[prost(message, optional, tag = "3")]
-    pub(crate) exemplar: Option<Exemplar>,
+    pub(crate) exemplar: Option<ExemplarMessage>,
 }
 
 /// Buckets side by side that are not empty, `offset` behind the end of those before.
@@ -96,7 +96,7 @@ pub(crate) struct Span {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Exemplar {
+pub(crate) struct ExemplarMessage {
     #[prost(message, repeated, tag = "1")]
     pub(crate) label: Vec<Label>,
     #[prost(double, optional, tag = "2")]
@@ -139,8 +139,9 @@ fn family_of(family: &proto::MetricFamily, details: &Details) -> MetricFamily {
     };
     let metric = |metric: &proto::Metric| Metric {
         label: metric.get_label().iter().map(|label| label_of(label.name(), label.value())).collect(),
-        gauge: (kind == Kind::Gauge).then(|| Value { value: Some(metric.get_gauge().get_value()) }),
-        counter: (kind == Kind::Counter).then(|| Value { value: Some(metric.get_counter().get_value()) }),
+        gauge: (kind == Kind::Gauge).then(|| ValueMessage { value: Some(metric.get_gauge().get_value()) }),
+        counter: (kind == Kind::Counter)
+            .then(|| ValueMessage { value: Some(metric.get_counter().get_value()) }),
         histogram: (kind == Kind::Histogram)
             .then(|| histogram_of(metric.get_histogram(), detail_of(details, family, metric))),
     };
@@ -168,7 +169,7 @@ fn histogram_of(histogram: &proto::Histogram, detail: Option<&Detail>) -> Histog
     // Both are counted while they are read: what is beside the fine buckets may not be more than is in those.
     let count = made.sample_count.unwrap_or_default();
     let exemplar = |at: usize| detail?.exemplars.get(at).copied().flatten().map(exemplar_of);
-    let bucket = |(at, bucket): (usize, &proto::Bucket)| Bucket {
+    let bucket = |(at, bucket): (usize, &proto::Bucket)| BucketMessage {
         cumulative_count: Some(bucket.cumulative_count().min(count)),
         upper_bound: Some(bucket.upper_bound()),
         exemplar: exemplar(at),
@@ -177,7 +178,7 @@ fn histogram_of(histogram: &proto::Histogram, detail: Option<&Detail>) -> Histog
     if made.bucket.last().and_then(|bucket| bucket.upper_bound) != Some(f64::INFINITY) {
         let exemplar = exemplar(made.bucket.len());
         let (cumulative_count, upper_bound) = (Some(count), Some(f64::INFINITY));
-        made.bucket.push(Bucket { cumulative_count, upper_bound, exemplar });
+        made.bucket.push(BucketMessage { cumulative_count, upper_bound, exemplar });
     }
     made
 }
@@ -204,8 +205,8 @@ fn add_fine_buckets(detail: &Detail, made: &mut Histogram) {
     }
 }
 
-fn exemplar_of(exemplar: latency::Exemplar) -> Exemplar {
-    Exemplar {
+fn exemplar_of(exemplar: latency::Exemplar) -> ExemplarMessage {
+    ExemplarMessage {
         label: vec![label_of("trace_id", &format!("{:032x}", exemplar.trace))],
         value: Some(exemplar.seconds),
         timestamp: Some(Timestamp { seconds: exemplar.at as i64, nanos: (exemplar.at.fract() * 1e9) as i32 }),

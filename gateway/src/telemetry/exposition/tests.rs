@@ -22,23 +22,23 @@ fn the_format_is_the_one_that_is_liked_best() {
     );
     let native = format!("{protobuf},{open};q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.1");
     for (accept, format) in [
-        (None, Format::Text),
-        (Some(""), Format::Text),
-        (Some("*/*"), Format::Text),
-        (Some("text/html,application/xhtml+xml,*/*;q=0.8"), Format::Text),
-        (Some(&*plain), Format::OpenMetrics),
-        (Some(&native), Format::Protobuf),
+        (None, ExpositionFormat::Text),
+        (Some(""), ExpositionFormat::Text),
+        (Some("*/*"), ExpositionFormat::Text),
+        (Some("text/html,application/xhtml+xml,*/*;q=0.8"), ExpositionFormat::Text),
+        (Some(&*plain), ExpositionFormat::OpenMetrics),
+        (Some(&native), ExpositionFormat::Protobuf),
         (
             Some("text/plain;version=0.0.4;q=0.9, Application/OpenMetrics-Text; version=1.0.0; q=0.95"),
-            Format::OpenMetrics,
+            ExpositionFormat::OpenMetrics,
         ),
-        (Some("application/openmetrics-text;version=0.0.1"), Format::Text),
-        (Some("application/openmetrics-text;version=1.0.0;q=0"), Format::Text),
-        (Some("application/vnd.google.protobuf;proto=other;encoding=delimited"), Format::Text),
-        (Some("application/vnd.google.protobuf;encoding=text"), Format::Text),
-        (Some(";;q=x,=,"), Format::Text),
+        (Some("application/openmetrics-text;version=0.0.1"), ExpositionFormat::Text),
+        (Some("application/openmetrics-text;version=1.0.0;q=0"), ExpositionFormat::Text),
+        (Some("application/vnd.google.protobuf;proto=other;encoding=delimited"), ExpositionFormat::Text),
+        (Some("application/vnd.google.protobuf;encoding=text"), ExpositionFormat::Text),
+        (Some(";;q=x,=,"), ExpositionFormat::Text),
     ] {
-        assert_eq!(Format::wanted(accept), format, "{accept:?}");
+        assert_eq!(ExpositionFormat::wanted(accept), format, "{accept:?}");
     }
 }
 
@@ -47,7 +47,7 @@ fn open_metrics_have_exemplars_and_every_family_once() {
     let metrics = Metrics::new();
     metrics.stages.observe(Stage::Broker, 3_000, Some(TRACE));
     metrics.stages.observe(Stage::Broker, 40_000_000, Some(TRACE));
-    let text = String::from_utf8(metrics.render_as(Format::OpenMetrics).unwrap()).unwrap();
+    let text = String::from_utf8(metrics.render_as(ExpositionFormat::OpenMetrics).unwrap()).unwrap();
     let line = |begins: &str| {
         text.lines().find(|line| line.starts_with(begins)).unwrap_or_else(|| panic!("{begins}\n{text}"))
     };
@@ -74,7 +74,7 @@ fn protobuf_has_native_histograms_beside_exemplars() {
     for micros in [1_000, 1_000, 1_100, 2_000_000, 0] {
         metrics.stages.observe(Stage::Socket, micros, (micros == 2_000_000).then_some(TRACE));
     }
-    let families = protobuf::read(&metrics.render_as(Format::Protobuf).unwrap()).unwrap();
+    let families = protobuf::read(&metrics.render_as(ExpositionFormat::Protobuf).unwrap()).unwrap();
     let family = families.iter().find(|family| family.name() == "tidegate_stage_seconds").unwrap();
     assert_eq!(family.kind(), Kind::Histogram);
     let has_stage = |metric: &&protobuf::Metric| metric.label.iter().any(|label| label.value() == "socket");

@@ -13,7 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
 use crate::exchange::exchange;
-use crate::telemetry::exposition::Format;
+use crate::telemetry::exposition::ExpositionFormat;
 use crate::telemetry::exposition::protobuf::{self, MetricFamily};
 
 /// How long one node may take to answer. The others are shown late by that.
@@ -35,7 +35,7 @@ pub(super) struct Reading {
 }
 
 #[derive(Debug)]
-pub(super) struct Node {
+pub(super) struct WatchedNode {
     url: Uri,
     /// Its own, where its metrics say it, or else where it is.
     pub(super) name: String,
@@ -45,12 +45,12 @@ pub(super) struct Node {
     pub(super) gone: Option<(Instant, String)>,
 }
 
-pub(super) struct Reader {
+pub(super) struct MetricsReader {
     client: Client<HttpConnector, Full<Bytes>>,
-    nodes: Vec<Node>,
+    nodes: Vec<WatchedNode>,
 }
 
-impl Reader {
+impl MetricsReader {
     pub(super) fn new(urls: &[String]) -> Result<Self, ReadError> {
         let node = |url: &String| {
             let metrics = format!("{}/metrics", url.trim_end_matches('/').trim_end_matches("/metrics"));
@@ -60,13 +60,13 @@ impl Reader {
             // Never what stands before them: that can be a password.
             let port = authority.port().map_or(String::new(), |port| format!(":{port}"));
             let name = format!("{}{port}", authority.host());
-            Ok(Node { url: parsed, name, readings: VecDeque::new(), gone: None })
+            Ok(WatchedNode { url: parsed, name, readings: VecDeque::new(), gone: None })
         };
         let client = Client::builder(TokioExecutor::new()).build_http();
         Ok(Self { client, nodes: urls.iter().map(node).collect::<Result<_, ReadError>>()? })
     }
 
-    pub(super) fn nodes(&self) -> &[Node] {
+    pub(super) fn nodes(&self) -> &[WatchedNode] {
         &self.nodes
     }
 
@@ -91,7 +91,7 @@ impl Reader {
     }
 }
 
-impl Node {
+impl WatchedNode {
     #[cfg(test)]
     pub(super) fn of(name: &str, readings: VecDeque<Reading>) -> Self {
         Self { url: Uri::default(), name: name.to_owned(), readings, gone: None }
@@ -115,7 +115,7 @@ impl Node {
 }
 
 async fn ask(client: &Client<HttpConnector, Full<Bytes>>, url: &Uri) -> Result<Reading, String> {
-    let request = Request::get(url).header(ACCEPT, Format::Protobuf.content_type());
+    let request = Request::get(url).header(ACCEPT, ExpositionFormat::Protobuf.content_type());
     let request = request.body(Full::default()).map_err(|error| error.to_string())?;
     let (status, body) = exchange(client, request, ANSWER_BYTES_MAX).await?;
     if status != StatusCode::OK {
@@ -138,11 +138,11 @@ mod tests {
             "http://10.0.0.7:8001/metrics",
             "http://me:secret@10.0.0.7:8001",
         ];
-        for node in Reader::new(&urls.map(str::to_owned)).unwrap().nodes() {
+        for node in MetricsReader::new(&urls.map(str::to_owned)).unwrap().nodes() {
             assert_eq!((&*node.name, node.url.path()), ("10.0.0.7:8001", "/metrics"));
         }
         for none in ["", "10.0.0.7:8001", "https://a", "/metrics"] {
-            assert!(Reader::new(&[none.to_owned()]).is_err(), "{none}");
+            assert!(MetricsReader::new(&[none.to_owned()]).is_err(), "{none}");
         }
     }
 }

@@ -48,10 +48,10 @@ impl WorkerShares {
     /// of them have less.
     pub fn next(&mut self, count: u32, left: &[u32]) -> Vec<u32> {
         let total: i128 = self.had.iter().map(|had| i128::from(*had)).sum();
-        let mut asked: i128 = self.asked.iter().map(|asked| i128::from(*asked)).sum();
+        let before: i128 = self.asked.iter().map(|asked| i128::from(*asked)).sum();
         let mut parts = vec![0_u32; self.had.len()];
-        for _ in 0..count {
-            asked += 1;
+        for step in 1..=i128::from(count) {
+            let asked = before + step;
             // Whoever is furthest behind its part of all that was asked for.
             let behind = |at: &usize| i128::from(self.had[*at]) * asked - i128::from(self.asked[*at]) * total;
             let has_more = |at: &usize| left.get(*at).is_some_and(|left| parts[*at] < *left);

@@ -63,9 +63,9 @@ install_python_packages() {
   cp "$1" "$2/installed.txt"
 }
 
-# Runs files of tests, four at a time where Node can be told how many: they wait more than they work.
+# Runs files of tests, two at a time where Node can be told how many: they wait more than they work.
 node_tests() {
   local at_once=()
-  if node --test-concurrency=4 --eval '' 2> /dev/null; then at_once=(--test-concurrency=4); fi
+  if node --test-concurrency=2 --eval '' 2> /dev/null; then at_once=(--test-concurrency=2); fi
   node --test "${at_once[@]}" --test-reporter=spec "$@"
 }

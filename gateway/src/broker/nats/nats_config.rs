@@ -60,7 +60,8 @@ pub struct NatsConfig {
     pub domain: String,
     /// Where streams are kept: `file`, or `memory`, which a restart of the server empties. Holds for streams that are made.
     pub storage: Storage,
-    /// How many servers of a cluster keep each stream: 1, 3 or 5.
+    /// How many servers of a cluster keep each stream: 1, 3 or 5. More than 1 needs servers of release 2.11 or later: earlier ones
+    /// give one position to two publications, and are refused.
     pub replicas: u8,
     /// The most bytes of history in each stream. Past it the oldest publications go, whosever they are. 0: as many as the
     /// account allows.

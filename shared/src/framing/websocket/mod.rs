@@ -7,7 +7,7 @@
 //!    one [`Inflater`] and one [`Limits`] for all its connections, and after each read pulls the events out:
 //!
 //! ```
-//! use shared::framing::websocket::{Assembler, Event, Inflater, Limits, Role};
+//! use shared::framing::websocket::{Assembler, FrameEvent, Inflater, Limits, Role};
 //!
 //! let (limits, mut inflater) = (Limits::default(), Inflater::new());
 //! let mut assembler = Assembler::new(Role::Server, false);
@@ -17,10 +17,10 @@
 //! // After an error the connection is closed with `error.disconnect()`.
 //! while let Some(event) = assembler.next(&mut unread, &limits, &mut inflater)? {
 //!     match event {
-//!         Event::Message(message) => texts.push(message.data.to_vec()),
-//!         Event::Ping(_data) => { /* encode_pong with the same data */ }
-//!         Event::Pong(_data) => {}
-//!         Event::Close(_close) => { /* encode_close with the same code, then close the socket */ }
+//!         FrameEvent::Message(message) => texts.push(message.data.to_vec()),
+//!         FrameEvent::Ping(_data) => { /* encode_pong with the same data */ }
+//!         FrameEvent::Pong(_data) => {}
+//!         FrameEvent::Close(_close) => { /* encode_close with the same code, then close the socket */ }
 //!     }
 //! }
 //! assert_eq!(texts, [b"hi"]);

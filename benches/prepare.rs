@@ -32,9 +32,9 @@ fn deflated(bytes: usize) -> Sample {
 }
 
 #[library_benchmark]
-#[bench::plain_128(args = (128), setup = plain, config = counted(2_312))]
+#[bench::plain_128(args = (128), setup = plain, config = counted(2_435))]
 #[bench::plain_4096(args = (4096), setup = plain, config = counted(3_159))]
-#[bench::raw_128(args = (128), setup = raw, config = counted(1_032))]
+#[bench::raw_128(args = (128), setup = raw, config = counted(1_155))]
 #[bench::deflated_1024(args = (1024), setup = deflated, config = counted(372_980))]
 #[bench::deflated_4096(args = (4096), setup = deflated, config = counted(560_278))]
 fn frame((channel, publication, variants, variant): Sample) -> (Arc<Prepared>, usize) {

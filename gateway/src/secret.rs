@@ -85,17 +85,26 @@ pub(crate) fn told_apart<T>(write: impl FnOnce() -> T) -> T {
 }
 
 /// What stands for a secret text in what is compared: nothing at any other time. The key of the hash is this process's own.
-pub(crate) fn mark_of(text: &str) -> Option<String> {
+fn mark_of(text: &str) -> Option<String> {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     TELLS_APART.get().then(|| format!("{:016x}", KEY.hash_one(text)))
 }
 
+/// Writes what may be seen of a secret text.
+pub(crate) fn serialize_shown<S: Serializer>(
+    secret: &str,
+    shown: &(impl fmt::Display + ?Sized),
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match mark_of(secret) {
+        Some(mark) => serializer.serialize_str(&mark),
+        None => serializer.collect_str(shown),
+    }
+}
+
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match mark_of(&self.0) {
-            Some(mark) => serializer.serialize_str(&mark),
-            None => serializer.serialize_str(if self.is_empty() { "" } else { REDACTED }),
-        }
+        serialize_shown(&self.0, if self.is_empty() { "" } else { REDACTED }, serializer)
     }
 }
 

@@ -9,7 +9,7 @@ mod page;
 mod read_nodes;
 
 use std::io::{self, IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::inspect::{GatewayAddress, GatewayArgs};
+use crate::inspect::{CliError, GatewayAddress, GatewayArgs, on_this_machine, run_cli};
 use busiest_channels::Channels;
 use read_nodes::MetricsReader;
 
@@ -53,37 +53,16 @@ pub struct TopArgs {
     pub once: bool,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum TopError {
-    #[error(transparent)]
-    Read(#[from] read_nodes::ReadError),
-    #[error("it cannot be shown: {0}")]
-    Write(#[from] io::Error),
-}
-
 /// Shows pages until it is interrupted, or one. Fails where no node has answered for that one.
 pub fn command(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("tidegate top cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match runtime.block_on(show(args, of, internal)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        // Whoever reads has seen enough.
-        Err(TopError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("tidegate top: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    run_cli("top", async {
+        let has_answered = show(args, of, internal).await?;
+        Ok(if has_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
 }
 
 /// Answers whether a node has answered.
-async fn show(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> Result<bool, TopError> {
+async fn show(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> Result<bool, CliError> {
     let via = GatewayArgs { url: args.api.clone(), key: args.key.clone(), ..GatewayArgs::default() };
     let mut channels =
         (args.channels > 0).then(|| Channels::new(&via.url(of), via.key(of), args.channels as usize));
@@ -120,17 +99,6 @@ async fn show(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> R
             return Ok(reader.nodes().iter().any(|node| node.gone.is_none()));
         }
     }
-}
-
-fn on_this_machine(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        let loopback: IpAddr = match address {
-            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        };
-        address.set_ip(loopback);
-    }
-    address
 }
 
 /// Where pages are shown: a terminal, which is as it was before once this is dropped, or whoever reads one after the other.

@@ -68,18 +68,23 @@ pub struct GatewayAddress<'a> {
     pub tls: bool,
 }
 
+/// Where something is reached from here that listens at this address.
+pub(crate) fn on_this_machine(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        let loopback: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        address.set_ip(loopback);
+    }
+    address
+}
+
 impl GatewayArgs {
     /// Where to send requests.
     pub(crate) fn url(&self, of: GatewayAddress<'_>) -> String {
         self.url.clone().unwrap_or_else(|| {
-            let mut address = of.api.listen.unwrap_or(of.server);
-            if address.ip().is_unspecified() {
-                let loopback: IpAddr = match address {
-                    SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                    SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-                };
-                address.set_ip(loopback);
-            }
+            let address = on_this_machine(of.api.listen.unwrap_or(of.server));
             format!("{}://{address}/api", if of.tls { "https" } else { "http" })
         })
     }

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::call::{ApiClient, CallError};
+use super::call::ApiClient;
 use super::gateway_args::{ChannelsArgs, ConnectionsArgs, GatewayAddress, GatewayArgs};
 use super::print_listing;
+use super::run_cli::{CliError, run_cli};
 
 /// What is listed.
 #[derive(Clone, Copy, Debug)]
@@ -16,40 +17,16 @@ pub enum ListCommand<'a> {
     Connections(&'a ConnectionsArgs),
 }
 
-#[derive(Debug, thiserror::Error)]
-enum ListError {
-    #[error(transparent)]
-    Call(#[from] CallError),
-    #[error("the key cannot be read: {0}")]
-    Key(#[from] crate::secret::SecretFileError),
-    #[error("it cannot be written: {0}")]
-    Write(#[from] io::Error),
-    #[error("the answer holds no {0}")]
-    Answer(&'static str),
-}
-
 /// Lists. Fails if not all of it could be told.
 pub fn command(listing: ListCommand<'_>, of: GatewayAddress<'_>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("tidegate {} cannot start: {error}", listing.method());
-            return ExitCode::FAILURE;
+    run_cli(listing.method(), async {
+        let missing = list(listing, of, &mut io::stdout().lock()).await?;
+        if missing.is_empty() {
+            return Ok(ExitCode::SUCCESS);
         }
-    };
-    match runtime.block_on(list(listing, of, &mut io::stdout().lock())) {
-        Ok(missing) if missing.is_empty() => ExitCode::SUCCESS,
-        Ok(missing) => {
-            eprintln!("these nodes have not told theirs: {}", missing.join(", "));
-            ExitCode::FAILURE
-        }
-        // Whoever reads has seen enough.
-        Err(ListError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("tidegate {}: {error}", listing.method());
-            ExitCode::FAILURE
-        }
-    }
+        eprintln!("these nodes have not told theirs: {}", missing.join(", "));
+        Ok(ExitCode::FAILURE)
+    })
 }
 
 /// Answers the names of nodes that have not told theirs.
@@ -57,7 +34,7 @@ async fn list(
     listing: ListCommand<'_>,
     of: GatewayAddress<'_>,
     out: &mut impl Write,
-) -> Result<Vec<String>, ListError> {
+) -> Result<Vec<String>, CliError> {
     let via = listing.via();
     let caller = ApiClient::new(&via.url(of), via.key(of)?.as_ref())?;
     let mut left = via.limit.unwrap_or(u64::MAX);
@@ -67,7 +44,7 @@ async fn list(
         parameters["limit"] = u64::from(via.page).min(left).into();
         parameters["cursor"] = cursor.as_str().into();
         let page = caller.call(listing.method(), &parameters).await?;
-        let entries = page[listing.method()].as_object().ok_or(ListError::Answer(listing.method()))?;
+        let entries = page[listing.method()].as_object().ok_or(CliError::Answer(listing.method()))?;
         if via.json {
             print_listing::lines(listing, entries, out)?;
         } else {

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::call::{ApiClient, CallError};
+use super::call::ApiClient;
 use super::gateway_args::{GatewayAddress, GatewayArgs};
+use super::run_cli::{CliError, run_cli};
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct ShedArgs {
@@ -38,61 +39,32 @@ pub struct ShedArgs {
     pub json: bool,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum ShedError {
-    #[error(transparent)]
-    Call(#[from] CallError),
-    #[error("the key cannot be read: {0}")]
-    Key(#[from] crate::secret::SecretFileError),
-    #[error("it cannot be written: {0}")]
-    Write(#[from] io::Error),
-}
-
 /// Asks, and prints what each node does. Fails if not all of them have answered.
 pub fn shed(args: &ShedArgs, of: GatewayAddress<'_>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("tidegate shed cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let done = runtime.block_on(ask(args, of)).and_then(|answer| {
+    run_cli("shed", async {
+        let answer = ask(args, of).await?;
         show(&answer, args.json, &mut io::stdout().lock())?;
-        Ok(answer)
-    });
-    match done {
-        Ok(answer)
-            if answer["nodes"]
-                .as_array()
-                .is_some_and(|nodes| nodes.iter().any(|node| node["state"] == "unknown")) =>
-        {
-            eprintln!(
-                "a node does not know how many clients the others have, and closes none: try again in some seconds"
-            );
-            ExitCode::FAILURE
-        }
-        Ok(answer) => match answer["missing_nodes"].as_array() {
-            None => ExitCode::SUCCESS,
-            Some(missing) => {
-                let names: Vec<&str> = missing.iter().filter_map(Value::as_str).collect();
-                eprintln!(
-                    "these nodes have not answered, or are of an earlier release: {}",
-                    names.join(", ")
-                );
-                ExitCode::FAILURE
-            }
-        },
-        // Whoever reads has seen enough.
-        Err(ShedError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("tidegate shed: {error}");
-            ExitCode::FAILURE
-        }
-    }
+        Ok(verdict(&answer))
+    })
 }
 
-async fn ask(args: &ShedArgs, of: GatewayAddress<'_>) -> Result<Value, ShedError> {
+fn verdict(answer: &Value) -> ExitCode {
+    let listed = |field: &str| answer[field].as_array().map_or(&[][..], Vec::as_slice);
+    let missing: Vec<&str> = listed("missing_nodes").iter().filter_map(Value::as_str).collect();
+    if !missing.is_empty() {
+        eprintln!("these nodes have not answered, or are of an earlier release: {}", missing.join(", "));
+        return ExitCode::FAILURE;
+    }
+    if listed("nodes").iter().any(|node| node["state"] == "unknown") {
+        eprintln!(
+            "a node does not know how many clients the others have, and closes none: try again in some seconds"
+        );
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+async fn ask(args: &ShedArgs, of: GatewayAddress<'_>) -> Result<Value, CliError> {
     let via = GatewayArgs { url: args.url.clone(), key: args.key.clone(), ..GatewayArgs::default() };
     let caller = ApiClient::new(&via.url(of), via.key(of)?.as_ref())?;
     let asked = json!({

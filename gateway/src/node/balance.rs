@@ -16,7 +16,6 @@ use shared::moment::Moment;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::broker::BrokerError;
 use crate::node::Node;
 use crate::node::control::NodeInfo;
 use crate::worker::inbox::WorkerEvent;
@@ -174,21 +173,17 @@ impl Node {
         u32::try_from(self.metrics.connections()).unwrap_or(0)
     }
 
-    /// Every other node, as it last announced itself.
-    async fn others_seen(&self) -> Result<Vec<SeenNode>, BrokerError> {
-        let nodes = self.nodes().await?;
-        Ok(nodes.iter().filter(|node| *node.uid != *self.id.0).map(NodeInfo::seen).collect())
+    /// Takes note of when the others announce themselves.
+    pub(super) fn hear_loads(&self, others: &[NodeInfo]) {
+        let others: Vec<SeenNode> = others.iter().map(NodeInfo::seen).collect();
+        self.balancing.freshness.lock().hear(self.clock.now(), &others);
     }
 
-    /// Takes note of when the others announce themselves. Answers whether all of them have lately.
-    pub(super) fn hear_loads<'a>(&self, others: impl Iterator<Item = &'a NodeInfo>) -> bool {
-        let others: Vec<SeenNode> = others.map(NodeInfo::seen).collect();
-        self.balancing.freshness.lock().hear(self.clock.now(), &others)
-    }
-
-    /// The same, if this node can use the broker at all, and all of them have said something lately.
+    /// What every other node has, if this node can use the broker at all, and all of them have said something lately.
     async fn loads(&self) -> Option<Vec<NodeLoad>> {
-        let others = self.others_seen().await.ok().filter(|_| self.uses_all_parts())?;
+        let nodes = self.nodes().await.ok().filter(|_| self.uses_all_parts())?;
+        let others: Vec<SeenNode> =
+            nodes.iter().filter(|node| *node.uid != *self.id.0).map(NodeInfo::seen).collect();
         let is_fresh = self.balancing.freshness.lock().hear(self.clock.now(), &others);
         is_fresh.then(|| others.into_iter().map(|other| other.load).collect())
     }
@@ -240,8 +235,8 @@ impl Node {
     /// Looks whether this node has had too many for long enough.
     async fn look_around(&self, watch: &mut ImbalanceWatch) {
         let settings = self.balancing.settings.read().clone();
-        let is_idle = settings.auto && !self.balancing.is_leaving() && self.uses_all_parts();
-        let others = if is_idle { self.others_seen().await.ok() } else { None };
+        let is_idle = settings.auto && !self.balancing.is_leaving();
+        let others = if is_idle { self.loads().await } else { None };
         let plan = watch.look(self.clock.now(), self.own_clients(), others.as_deref(), &settings);
         if let Some(plan) = plan {
             if watch.is_in_vain() {

@@ -89,7 +89,7 @@ impl Node {
         keep_latest(&mut others);
         self.neighbors.read_stamps.store(others.iter().all(|node| node.stamps), Ordering::Relaxed);
         self.count_others(&others);
-        self.hear_loads(others.iter());
+        self.hear_loads(&others);
         let names: Vec<Arc<str>> = (0..self.broker.parts()).map(|part| self.broker.part_name(part)).collect();
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         let neighbors = read(&others, self.broker.layout(), &names);

@@ -13,6 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
 use crate::exchange::exchange;
+use crate::inspect::CliError;
 use crate::telemetry::exposition::ExpositionFormat;
 use crate::telemetry::exposition::protobuf::{self, MetricFamily};
 
@@ -22,10 +23,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Quantiles are of what came between the oldest of so many readings and the newest.
 const READINGS_MAX: usize = 11;
-
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no URL of an internal listener, such as http://127.0.0.1:8001")]
-pub(super) struct ReadError(String);
 
 /// All metrics of a node at one time, by their names.
 #[derive(Clone, Debug)]
@@ -51,19 +48,19 @@ pub(super) struct MetricsReader {
 }
 
 impl MetricsReader {
-    pub(super) fn new(urls: &[String]) -> Result<Self, ReadError> {
+    pub(super) fn new(urls: &[String]) -> Result<Self, CliError> {
         let node = |url: &String| {
             let metrics = format!("{}/metrics", url.trim_end_matches('/').trim_end_matches("/metrics"));
-            let parsed: Uri = metrics.parse().map_err(|_| ReadError(url.clone()))?;
+            let parsed: Uri = metrics.parse().map_err(|_| CliError::InternalUrl(url.clone()))?;
             let authority = parsed.authority().filter(|_| parsed.scheme_str() == Some("http"));
-            let authority = authority.ok_or_else(|| ReadError(url.clone()))?;
+            let authority = authority.ok_or_else(|| CliError::InternalUrl(url.clone()))?;
             // Never what stands before them: that can be a password.
             let port = authority.port().map_or(String::new(), |port| format!(":{port}"));
             let name = format!("{}{port}", authority.host());
             Ok(WatchedNode { url: parsed, name, readings: VecDeque::new(), gone: None })
         };
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Ok(Self { client, nodes: urls.iter().map(node).collect::<Result<_, ReadError>>()? })
+        Ok(Self { client, nodes: urls.iter().map(node).collect::<Result<_, CliError>>()? })
     }
 
     pub(super) fn nodes(&self) -> &[WatchedNode] {

@@ -47,7 +47,6 @@ impl NodeFreshness {
 /// What a node remembers of itself and the others.
 #[derive(Debug, Default)]
 pub struct ImbalanceWatch {
-    freshness: NodeFreshness,
     above_since: Option<Moment>,
     balanced_since: Option<Moment>,
     /// What was above the mean when clients were let go last.
@@ -56,25 +55,23 @@ pub struct ImbalanceWatch {
 }
 
 impl ImbalanceWatch {
-    /// Looks at all nodes. `others` is `None` where they are not known, or where this node should do nothing now. Answers
-    /// what to do, if there is something.
+    /// Looks at all nodes. `others` is `None` where it is not known what they have now, or where this node should do nothing.
+    /// Answers what to do, if there is something.
     pub fn look(
         &mut self,
         now: Moment,
         own: u32,
-        others: Option<&[SeenNode]>,
+        others: Option<&[NodeLoad]>,
         settings: &BalanceConfig,
     ) -> Option<ShedPlan> {
-        let is_fresh = self.freshness.hear(now, others.unwrap_or_default());
-        let Some(others) = others.filter(|_| is_fresh && settings.auto) else {
+        let Some(loads) = others.filter(|_| settings.auto) else {
             self.above_since = None;
             return None;
         };
-        let loads: Vec<NodeLoad> = others.iter().map(|other| other.load).collect();
         // A node that stops is about to give its clients to the others, and one that has just come has none yet.
         let is_moving = loads.iter().any(|load| load.draining);
         let over = Duration::from_secs(settings.over_s);
-        let plan = ShedPlan::new(own, &loads, settings.tolerance_percent, over);
+        let plan = ShedPlan::new(own, loads, settings.tolerance_percent, over);
         if is_moving || plan.to_close == 0 {
             self.above_since = None;
             // Right after clients were let go they are nowhere: only what lasts has helped.
@@ -113,16 +110,14 @@ mod tests {
     const SETTINGS: BalanceConfig =
         BalanceConfig { auto: true, auto_after_s: 60, tolerance_percent: 10, over_s: 60 };
 
-    fn seen(uptime_s: u64, clients: u32) -> SeenNode {
-        SeenNode { node: "other".into(), uptime_s, load: NodeLoad { clients, ..NodeLoad::default() } }
+    fn load(clients: u32) -> NodeLoad {
+        NodeLoad { clients, ..NodeLoad::default() }
     }
 
-    /// Looks once a second while the other node announces itself every third. Answers when something was done.
+    /// Looks once a second. Answers when something was done.
     fn times(watch: &mut ImbalanceWatch, from: u64, until: u64, own: u32, other: u32) -> Vec<u64> {
-        let look = |second: &u64| {
-            let others = [seen(second / 3 * 3, other)];
-            watch.look(Moment(second * 1000), own, Some(&others), &SETTINGS).is_some()
-        };
+        let look =
+            |second: &u64| watch.look(Moment(second * 1000), own, Some(&[load(other)]), &SETTINGS).is_some();
         (from..until).filter(look).collect()
     }
 
@@ -139,26 +134,39 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_done_while_others_are_unknown_silent_or_stopping() {
+    fn nothing_is_done_while_others_are_unknown_or_stopping() {
         let mut watch = ImbalanceWatch::default();
+        let stopping = [NodeLoad { draining: true, ..load(50) }, load(10)];
+        let off = BalanceConfig { auto: false, ..SETTINGS };
         for second in 0..300 {
             let now = Moment(second * 1000);
-            assert_eq!(watch.look(now, 150, None, &SETTINGS), None, "the broker cannot be asked");
+            assert_eq!(watch.look(now, 150, None, &SETTINGS), None, "the others are not known");
         }
         for second in 300..600 {
-            let silent = [seen(7, 50)];
-            assert_eq!(watch.look(Moment(second * 1000), 150, Some(&silent), &SETTINGS), None, "{second}");
-        }
-        for second in 600..900 {
-            let load = NodeLoad { clients: 50, draining: true, ..NodeLoad::default() };
-            let stopping =
-                [SeenNode { load, ..seen(second, 50) }, SeenNode { node: "b".into(), ..seen(second, 10) }];
             assert_eq!(watch.look(Moment(second * 1000), 150, Some(&stopping), &SETTINGS), None);
         }
-        let off = BalanceConfig { auto: false, ..SETTINGS };
-        for second in 900..1200 {
-            assert_eq!(watch.look(Moment(second * 1000), 150, Some(&[seen(second, 50)]), &off), None);
+        for second in 600..900 {
+            assert_eq!(watch.look(Moment(second * 1000), 150, Some(&[load(50)]), &off), None);
         }
+    }
+
+    #[test]
+    fn a_node_that_repeats_itself_is_stale_until_it_says_something_new() {
+        let mut freshness = NodeFreshness::default();
+        let mut hear = |second: u64, uptimes: &[u64]| {
+            let seen = |(at, uptime_s): (usize, &u64)| SeenNode {
+                node: at.to_string().into(),
+                uptime_s: *uptime_s,
+                load: NodeLoad::default(),
+            };
+            let others: Vec<SeenNode> = uptimes.iter().enumerate().map(seen).collect();
+            freshness.hear(Moment(second * 1000), &others)
+        };
+        assert!(hear(0, &[1, 1]) && hear(6, &[7, 1]));
+        assert!(!hear(7, &[8, 1]), "the second has said the same for 7 s");
+        assert!(hear(8, &[9, 2]));
+        assert!(!hear(15, &[16, 2]));
+        assert!(hear(16, &[17]), "one that is gone is missed no more");
     }
 
     #[test]

@@ -134,16 +134,7 @@ impl RedisDialer {
         self.reach(|at| async move {
             // Deadlines are set by those who wait.
             let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-            let stream = self.connect(&at).await?;
-            let (mut connection, driver) =
-                MultiplexedConnection::new_with_config(&self.access.login, stream, config).await?;
-            let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-            let mut set_name = redis::cmd("CLIENT");
-            set_name.arg("SETNAME").arg(&self.client_name);
-            // A managed Redis may forbid it; it is not needed to go on.
-            if let Err(error) = set_name.query_async::<Value>(&mut connection).await {
-                tracing::debug!(%error, "Redis does not take a client name");
-            }
+            let (connection, driver) = self.log_in(self.connect(&at).await?, config).await?;
             Ok(PlainConnection { connection, at, _driver: driver })
         })
         .await
@@ -229,6 +220,24 @@ impl RedisDialer {
         connect(at, self.access.tls.as_ref()).await
     }
 
+    /// Says who is there over a new connection, and gives it its name.
+    async fn log_in(
+        &self,
+        stream: impl RedisByteStream + 'static,
+        config: AsyncConnectionConfig,
+    ) -> Result<(MultiplexedConnection, AbortOnDropHandle<()>), DialError> {
+        let (mut connection, driver) =
+            MultiplexedConnection::new_with_config(&self.access.login, stream, config).await?;
+        let driver = AbortOnDropHandle::new(tokio::spawn(driver));
+        let mut set_name = redis::cmd("CLIENT");
+        set_name.arg("SETNAME").arg(&self.client_name);
+        // A managed Redis may forbid it; it is not needed to go on.
+        if let Err(error) = set_name.query_async::<Value>(&mut connection).await {
+            tracing::debug!(%error, "Redis does not take a client name");
+        }
+        Ok((connection, driver))
+    }
+
     async fn greet(
         &self,
         stream: Box<dyn RedisByteStream>,
@@ -241,15 +250,7 @@ impl RedisDialer {
             .set_pipeline_buffer_size(COMMANDS_WAITING_MAX);
         let heard = Arc::new(AtomicU64::new(0));
         let stream = CountingStream { stream, bytes: heard.clone() };
-        let (mut connection, driver) =
-            MultiplexedConnection::new_with_config(&self.access.login, stream, config).await?;
-        let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-        let mut set_name = redis::cmd("CLIENT");
-        set_name.arg("SETNAME").arg(&self.client_name);
-        // A managed Redis may forbid it; it is not needed to go on.
-        if let Err(error) = set_name.query_async::<Value>(&mut connection).await {
-            tracing::debug!(%error, "Redis does not take a client name");
-        }
+        let (mut connection, driver) = self.log_in(stream, config).await?;
         let server = usable(identify(&mut connection).await?, self.access.in_cluster)?;
         // INFO is answered by one that does nothing else yet.
         let [_, life] = &self.life;

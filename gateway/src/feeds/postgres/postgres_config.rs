@@ -185,10 +185,7 @@ impl fmt::Debug for PostgresUrl {
 
 impl Serialize for PostgresUrl {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match crate::secret::mark_of(&self.0) {
-            Some(mark) => serializer.serialize_str(&mark),
-            None => serializer.collect_str(self),
-        }
+        crate::secret::serialize_shown(&self.0, self, serializer)
     }
 }
 

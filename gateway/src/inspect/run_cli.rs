@@ -1,0 +1,42 @@
+//! Running a subcommand that asks what is running, and how it ends.
+
+use std::future::Future;
+use std::io;
+use std::process::ExitCode;
+
+use super::call::CallError;
+
+/// Why such a subcommand has not done what it should.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("the key cannot be read: {0}")]
+    Key(#[from] crate::secret::SecretFileError),
+    #[error("it cannot be written: {0}")]
+    Write(#[from] io::Error),
+    #[error("the answer holds no {0}")]
+    Answer(&'static str),
+    #[error("{0:?} is no URL of an internal listener, such as http://127.0.0.1:8001")]
+    InternalUrl(String),
+}
+
+/// Runs it on a runtime of its own, and says on standard error what went wrong.
+pub(crate) fn run_cli(name: &str, command: impl Future<Output = Result<ExitCode, CliError>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("tidegate {name} cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(command) {
+        Ok(code) => code,
+        // Whoever reads has seen enough.
+        Err(CliError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tidegate {name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

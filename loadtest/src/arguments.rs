@@ -97,6 +97,9 @@ pub struct ConnectionArguments {
     /// Reconnect after a lost connection, and recover by position where the protocol can.
     #[arg(long)]
     pub reconnect: bool,
+    /// Try again where a connection could not be made, also without --reconnect.
+    #[arg(long)]
+    pub retry: bool,
     /// Bounds of the random wait before a reconnect; it doubles with each failed try.
     #[arg(long, value_name = "MS", default_value = "500", value_parser = between::<u64>(1..=u64::MAX), requires = "reconnect")]
     pub reconnect_min_ms: u64,
@@ -140,6 +143,9 @@ pub struct PublicationArguments {
     /// Closed loop: in place of a rate, publish whenever fewer than N publications are still on their way to someone.
     #[arg(long, value_name = "N", conflicts_with = "rate", value_parser = between::<u32>(1..=65_536))]
     pub in_flight: Option<u32>,
+    /// The number of the run that is in every payload. Load testers that are given the same one count each other's.
+    #[arg(long, value_name = "N")]
+    pub run: Option<u32>,
     /// Publications that one publisher may have unanswered (through a client connection).
     #[arg(long, value_name = "N", default_value = "256", value_parser = between::<usize>(1..=65_536))]
     pub window: usize,

@@ -4,7 +4,6 @@ use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Su
 
 use crate::arguments::{Arguments, ReportingArguments};
 use crate::floor::FloorArguments;
-use crate::million::{HolderArguments, MillionArguments};
 use crate::newest::NewestArguments;
 use crate::redis::RedisArguments;
 use crate::scenario::{HandshakeArguments, SlowArguments, StormArguments};
@@ -51,14 +50,9 @@ pub enum Scenario {
     SlowReaders(Box<Extended<SlowArguments>>),
     /// Values of many keys, and readers who take far less than that and want the newest: how old these are as they are read.
     NewestValues(Box<Extended<NewestArguments, ReportingArguments>>),
-    /// Starts many nodes over one Redis, and connects up to a million listeners of one channel.
-    Million(Box<Extended<MillionArguments, ReportingArguments>>),
     /// Starts a Redis and a node: what one link and the API carry, and how late that makes a publication, each beside
     /// bare connections to the same Redis.
     Redis(Box<Extended<RedisArguments, ReportingArguments>>),
-    /// One process's share of a million connections, started by it.
-    #[command(hide = true)]
-    Hold(Box<Extended<HolderArguments>>),
 }
 
 /// A scenario's own options, and those that it shares with others.
@@ -80,7 +74,6 @@ const PRESETS: &[(&str, &str)] = &[
     ("slow-readers", "connections=1000 ramp=2000 rate=40 duration=15 payload=1024 warmup=1 rest=1"),
     ("newest-values", ""),
     ("redis", ""),
-    ("million", "time_limit=1800"),
     // Everybody at once, from as many addresses as keep a gateway's limits for each from standing in the way.
     (
         "storm",

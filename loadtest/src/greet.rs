@@ -14,7 +14,7 @@ pub(crate) async fn connect_and_greet(
     number: u32,
     user: &str,
 ) -> Result<(Wire, bool), String> {
-    let target = shared.plan.target_of(number, 0);
+    let target = &shared.plan.targets[shared.plan.first_target(number)];
     let channel = shared.ledger.name(number % shared.ledger.channels());
     let path = shared.dialect.path(shared.plan.arguments.access.transport, &target.path, channel);
     let token = shared.tokens.of(user);

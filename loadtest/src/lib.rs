@@ -8,7 +8,7 @@
 //!            └ receive           └ api, client
 //!               └ subscriber ─► sequence, ledger, tally
 //! floor: the least that a server can do
-//! million, redis: on servers of their own (fleet); newest: with readers of its own
+//! redis: on servers of its own (fleet); newest: with readers of its own
 //! all speak through: dialect (what is meant) ─► connect, wire (how it travels)
 //! ```
 
@@ -28,7 +28,6 @@ pub mod latencies;
 pub mod ledger;
 pub mod mark;
 pub mod metrics;
-pub mod million;
 pub mod newest;
 pub mod outcome;
 pub mod plan;

@@ -11,7 +11,7 @@ use tidegate_loadtest::command_line::{self, CommandLine, Extended, Scenario};
 use tidegate_loadtest::plan::{Plan, PlanError};
 use tidegate_loadtest::report::{Findings, Report, RunInfo, page, text};
 use tidegate_loadtest::scenario::{self, Controls, Cut, CutShort, Outcome};
-use tidegate_loadtest::{floor, million, newest, redis};
+use tidegate_loadtest::{floor, newest, redis};
 use tokio::sync::watch;
 
 const BROKEN_THRESHOLD: u8 = 1;
@@ -39,7 +39,10 @@ fn main() -> ExitCode {
 }
 
 fn run(CommandLine { scenario, plain }: CommandLine, descriptors: u64) -> Result<ExitCode, Failure> {
-    let plan = |arguments: &Arguments| Plan::new(arguments.clone(), rand::random(), descriptors);
+    let plan = |arguments: &Arguments| {
+        let run = arguments.publications.run.unwrap_or_else(rand::random);
+        Plan::new(arguments.clone(), run, descriptors)
+    };
     let load = |plan: Plan| {
         let reporting = plan.arguments.reporting.clone();
         report(&reporting, async |controls| Ok(scenario::run(plan, controls).await?.conclude()))
@@ -69,17 +72,9 @@ fn run(CommandLine { scenario, plain }: CommandLine, descriptors: u64) -> Result
             let Extended { own, shared } = *arguments;
             report(&shared, async |controls| newest::run(&own, controls).await)
         }
-        Some(Scenario::Million(arguments)) => {
-            let Extended { own, shared } = *arguments;
-            report(&shared, async |controls| million::run(&own, descriptors, controls).await)
-        }
         Some(Scenario::Redis(arguments)) => {
             let Extended { own, shared } = *arguments;
             report(&shared, async |controls| redis::run(&own, controls).await)
-        }
-        Some(Scenario::Hold(arguments)) => {
-            let plan = Plan { run: arguments.own.run, retries_failed: true, ..plan(&arguments.shared)? };
-            Ok(runtime()?.block_on(million::hold(plan)).map(|()| ExitCode::SUCCESS)?)
         }
         Some(Scenario::Floor(arguments)) => Ok(floor::run(&arguments).map(|()| ExitCode::SUCCESS)?),
     }

@@ -132,6 +132,7 @@ impl PlainOutcome {
             unrecovered: tally.unrecovered,
             recovered_publications: tally.recovered_publications,
             unsubscribed: tally.unsubscribed,
+            open_at_end: tally.ready.saturating_sub(tally.ended),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use hyper::Uri;
+use rand::RngExt;
 
 use crate::arguments::{AccessArguments, Arguments, Entrance, ProtocolName, Transport};
 use crate::dialect::{Dialect, Template, TemplateError};
@@ -31,8 +32,6 @@ pub struct Plan {
     pub internals: Vec<Target>,
     /// Cut all connections on the way.
     pub storm: Option<StormArguments>,
-    /// Whether connections that never became ready are tried again, whatever `--reconnect` says of those that were.
-    pub retries_failed: bool,
     /// Of a hundred connections, those that stop reading.
     pub slow_percent: f64,
     pub sources: u8,
@@ -127,7 +126,6 @@ impl Plan {
             apis,
             internals,
             storm: None,
-            retries_failed: false,
             slow_percent: 0.0,
             sources,
             threads,
@@ -175,9 +173,16 @@ impl Plan {
         (0..arguments.channels).map(|channel| format!("{}{channel}", arguments.channel_prefix))
     }
 
-    /// The target of a connection's attempt. Attempts move on, so that a client leaves a dead gateway.
-    pub fn target_of(&self, connection: u32, attempt: u32) -> &Target {
-        &self.targets[(connection as usize + attempt as usize) % self.targets.len()]
+    /// Where a connection is made first: they take turns.
+    pub fn first_target(&self, connection: u32) -> usize {
+        connection as usize % self.targets.len()
+    }
+
+    /// Where one that was at this target goes next: to any other, so that the clients of a dead gateway spread over all that
+    /// are left.
+    pub fn next_target(&self, last: usize) -> usize {
+        let count = self.targets.len();
+        if count == 1 { last } else { (last + rand::rng().random_range(1..count)) % count }
     }
 }
 
@@ -359,6 +364,15 @@ mod tests {
             assert!(error.starts_with(name), "{line}: {error}");
         }
         assert!(matches!(plan("--connections 20000"), Err(PlanError::Descriptors { .. })));
+    }
+
+    #[test]
+    fn clients_of_a_gateway_that_is_gone_spread_over_the_others() {
+        let plan = plan("--url ws://127.0.0.1:1 --url ws://127.0.0.1:2 --url ws://127.0.0.1:3").unwrap();
+        assert_eq!([0, 1, 2, 3].map(|connection| plan.first_target(connection)), [0, 1, 2, 0]);
+        let mut went = [0; 3];
+        (0..200).for_each(|_| went[plan.next_target(1)] += 1);
+        assert!(went[0] > 0 && went[1] == 0 && went[2] > 0, "{went:?}");
     }
 
     #[test]

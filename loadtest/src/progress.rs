@@ -61,13 +61,6 @@ impl Progress {
         ));
     }
 
-    /// For runs that count nothing else.
-    pub fn show_connections(&self, ready: u64, failed: u64) {
-        self.bar.set_length(self.connections_wanted.load(Ordering::Relaxed).max(1));
-        self.bar.set_position(ready);
-        self.bar.set_message(format!("{ready} connections, {failed} attempts failed"));
-    }
-
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }

@@ -42,10 +42,11 @@ pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
     let mut due_ns = due_ns;
     let mut failed_tries = 0;
     let mut attempt = 0;
+    let mut target = lane.shared.plan.first_target(lane.number_of(index));
     let mut was_cut = false;
     loop {
         // Boxed, because opening needs far more state than listening, which lasts.
-        let ending = match Box::pin(open(&lane, index, attempt, due_ns)).await {
+        let ending = match Box::pin(open(&lane, index, target, attempt, due_ns)).await {
             Ok(wire) => {
                 if attempt > 0 {
                     lane.books.borrow_mut().tally.reconnects += 1;
@@ -63,6 +64,7 @@ pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
         if attempt == 0 && matches!(ending, Ending::Failed(_)) {
             lane.settle_one();
         }
+        target = lane.shared.plan.next_target(target);
         let comes_back = match ending {
             Ending::Stopped => return,
             Ending::Cut => {
@@ -79,7 +81,8 @@ pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
             }
             Ending::Failed(reason) => {
                 lane.books.borrow_mut().tally.failures.count(reason);
-                lane.shared.plan.arguments.connections.reconnect || lane.shared.plan.retries_failed
+                let arguments = &lane.shared.plan.arguments.connections;
+                arguments.reconnect || arguments.retry
             }
             Ending::Lost { reason, comes_back } => {
                 let tally = &mut lane.books.borrow_mut().tally;
@@ -103,13 +106,19 @@ pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
 }
 
 /// Connects and waits until every subscription is confirmed.
-async fn open(lane: &Rc<Lane>, index: usize, attempt: u32, due_ns: u64) -> Result<Wire, Ending> {
+async fn open(
+    lane: &Rc<Lane>,
+    index: usize,
+    target: usize,
+    attempt: u32,
+    due_ns: u64,
+) -> Result<Wire, Ending> {
     let limit = lane.shared.plan.arguments.connections.connect_timeout;
     let permit = tokio::select! {
         permit = lane.opening.acquire() => permit.map_err(|_| Ending::Stopped)?,
         () = lane.stopped() => return Err(Ending::Stopped),
     };
-    let opening = timeout(limit, become_ready(lane, index, attempt, due_ns));
+    let opening = timeout(limit, become_ready(lane, index, target, attempt, due_ns));
     let opened = tokio::select! {
         opened = opening => opened,
         () = lane.stopped() => return Err(Ending::Stopped),
@@ -118,11 +127,17 @@ async fn open(lane: &Rc<Lane>, index: usize, attempt: u32, due_ns: u64) -> Resul
     opened.unwrap_or_else(|_| Err(Ending::Failed(format!("not ready within {} s", limit.as_secs_f64()))))
 }
 
-async fn become_ready(lane: &Rc<Lane>, index: usize, attempt: u32, due_ns: u64) -> Result<Wire, Ending> {
+async fn become_ready(
+    lane: &Rc<Lane>,
+    index: usize,
+    target: usize,
+    attempt: u32,
+    due_ns: u64,
+) -> Result<Wire, Ending> {
     let shared = &lane.shared;
     let failed = |reason: &dyn std::fmt::Display| Ending::Failed(reason.to_string());
     let number = lane.number_of(index);
-    let target = shared.plan.target_of(number, attempt);
+    let target = &shared.plan.targets[target];
     let first_channel = shared.plan.channels_of(number).next().unwrap_or(0);
     let path = shared.dialect.path(
         shared.plan.arguments.access.transport,

@@ -1,10 +1,8 @@
 //! One connection's account: its subscriptions, and what it makes of each event it hears.
 
-use std::cmp::Ordering;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
 use shared::position::StreamPosition;
 use smallvec::SmallVec;
 
@@ -62,36 +60,11 @@ pub struct Books {
     /// From the moment an attempt was due until the WebSocket was open, and until it was ready to receive.
     pub open: Latencies,
     pub ready: Latencies,
-    pub reach: Reach,
-}
-
-/// How many have the publication that was published last of those that have come, and when the last of them got it.
-/// Of one channel: where there are several, it is of none in particular.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Reach {
-    pub sequence: u64,
-    pub received: u64,
-    pub last_ns: u64,
-}
-
-impl Reach {
-    fn absorb(&mut self, other: Self) {
-        match other.sequence.cmp(&self.sequence) {
-            // Everyone was to have it long ago.
-            Ordering::Less => {}
-            Ordering::Greater => *self = other,
-            Ordering::Equal => {
-                self.received += other.received;
-                self.last_ns = self.last_ns.max(other.last_ns);
-            }
-        }
-    }
 }
 
 impl Books {
     pub fn absorb(&mut self, other: Self) {
-        let Self { tally, latency, open, ready, reach } = other;
-        self.reach.absorb(reach);
+        let Self { tally, latency, open, ready } = other;
         self.tally.absorb(tally);
         self.latency.merge(&latency);
         self.open.merge(&open);
@@ -268,7 +241,6 @@ impl Subscriber {
             Arrival::Reordered => tally.reordered += 1,
             Arrival::InOrder => {}
         }
-        books.reach.absorb(Reach { sequence: mark.sequence, received: 1, last_ns: now });
         if let Some(flow) = &shared.flow {
             flow.deliver();
         }

@@ -146,10 +146,12 @@ async fn what_cannot_be_compared_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn figures_are_medians_and_ratios_of_the_same_round() {
-    let mut checked = Command::new("python3");
-    checked.args(["-m", "doctest"]).arg(folder().join("comparison.py"));
-    let output = checked.output().await.unwrap();
-    assert!(output.status.success(), "{}", printed(&output));
+    for module in ["comparison.py", "fleet.py"] {
+        let mut checked = Command::new("python3");
+        checked.args(["-B", "-m", "doctest"]).arg(folder().join(module));
+        let output = checked.output().await.unwrap();
+        assert!(output.status.success(), "{module}: {}", printed(&output));
+    }
 }
 
 #[test]

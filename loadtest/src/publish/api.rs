@@ -20,9 +20,7 @@ pub(super) async fn run(publisher: Rc<Publisher>, number: u32) {
         publisher.books.borrow_mut().tally.failures.count("out of file descriptors");
         return;
     };
-    let apis = &publisher.shared.plan.apis;
-    let api = &apis[number as usize % apis.len()];
-    let mut connection = None;
+    let mut api = ApiConnection { first: number as usize, open: None };
     let mut share = publisher.share(number).peekable();
     loop {
         let due = tokio::select! {
@@ -33,7 +31,7 @@ pub(super) async fn run(publisher: Rc<Publisher>, number: u32) {
             return;
         }
         let issued: Vec<Issued> = due.into_iter().map(|due| publisher.issue(due)).collect();
-        let posted = timeout(ANSWER_TIMEOUT, post(&mut connection, &publisher, api, &issued));
+        let posted = timeout(ANSWER_TIMEOUT, post(&mut api, &publisher, &issued));
         let outcomes = tokio::select! {
             posted = posted => posted.unwrap_or_else(|_| Err("no answer in time".to_owned())),
             () = publisher.stopped() => {
@@ -45,7 +43,7 @@ pub(super) async fn run(publisher: Rc<Publisher>, number: u32) {
         };
         let outcomes = outcomes.unwrap_or_else(|reason| {
             // Whatever state the connection is in, the next publication must not inherit it.
-            connection = None;
+            api.open = None;
             vec![Err(reason); issued.len()]
         });
         for (one, outcome) in issued.into_iter().zip(outcomes) {
@@ -82,17 +80,42 @@ async fn next(
     share.take(batch).map(|due| Due { at_ns: now, ..due }).collect()
 }
 
+/// A publisher's connection to one of the addresses of the API.
+struct ApiConnection {
+    /// The address to begin with; where it takes no connection, the next one is asked.
+    first: usize,
+    open: Option<(HttpConnection, usize)>,
+}
+
+impl ApiConnection {
+    /// The connection that is open, or a new one, and the address it is to.
+    async fn get<'a>(&mut self, apis: &'a [Target]) -> Result<(&mut HttpConnection, &'a Target), String> {
+        if self.open.as_ref().is_some_and(|(connection, _)| connection.is_closed()) {
+            self.open = None;
+        }
+        let mut problem = "no address".to_owned();
+        for step in 0..apis.len() {
+            if self.open.is_some() {
+                break;
+            }
+            let place = (self.first + step) % apis.len();
+            match HttpConnection::open(&apis[place]).await {
+                Ok(connection) => self.open = Some((connection, place)),
+                Err(error) => problem = error,
+            }
+        }
+        let (connection, place) = self.open.as_mut().ok_or(problem)?;
+        Ok((connection, &apis[*place]))
+    }
+}
+
 /// What became of each publication. An error means that it is not known of any.
 async fn post(
-    connection: &mut Option<HttpConnection>,
+    connection: &mut ApiConnection,
     publisher: &Publisher,
-    api: &Target,
     issued: &[Issued],
 ) -> Result<Vec<Result<(), String>>, String> {
-    if connection.as_ref().is_none_or(HttpConnection::is_closed) {
-        *connection = Some(HttpConnection::open(api).await?);
-    }
-    let Some(connection) = connection else { return Err("no connection".to_owned()) };
+    let (connection, api) = connection.get(&publisher.shared.plan.apis).await?;
     let publications: Vec<(&str, String)> = issued
         .iter()
         .map(|one| (publisher.shared.ledger.name(one.due.channel), publisher.payload(*one)))

@@ -77,6 +77,9 @@ pub struct Connections {
     pub recovered_publications: u64,
     /// Subscriptions that the server ended by itself.
     pub unsubscribed: u64,
+    /// Connections that were there when the accounts were settled.
+    #[serde(default)]
+    pub open_at_end: u64,
 }
 
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
@@ -247,6 +250,7 @@ fn connections(report: &LoadFindings) -> Group {
             format!("{} / {}", count(connections.recovered), count(connections.unrecovered)),
         ));
         rows.push(row("publications recovered", count(connections.recovered_publications)));
+        rows.push(row("open at the end", count(connections.open_at_end)));
     }
     if connections.unsubscribed > 0 {
         rows.push(row("unsubscribed by the server", count(connections.unsubscribed)));

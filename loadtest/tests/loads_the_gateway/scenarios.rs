@@ -1,7 +1,13 @@
 //! Every scenario, small, against the gateway itself: it must come to its end with figures that make sense.
 
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::timeout;
+
 use crate::gateway::{Gateway, build, run};
-use tidegate_loadtest::million::MillionFindings;
 use tidegate_loadtest::redis::RedisFindings;
 use tidegate_loadtest::report::{LoadFindings, Report};
 use tidegate_loadtest::scenario::{HandshakeFindings, SlowFindings};
@@ -107,30 +113,76 @@ async fn a_node_is_held_against_bare_connections_to_the_same_redis() {
     assert_eq!(timed.map(|latency| latency.count).collect::<Vec<_>>(), [200; 6]);
 }
 
+/// The longest that a script may take here.
+const SCRIPT: Duration = Duration::from_secs(180);
+
+/// Runs a script around several load testers, and reads what it has found.
+async fn script(name: &str, line: &str) -> (i32, String, Value) {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("found.json");
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(name));
+    command
+        .args(line.split_whitespace())
+        .arg("--json")
+        .arg(&json)
+        .env("TIDEGATE_BIN_DIR", build().parent().unwrap())
+        .kill_on_drop(true);
+    let output = timeout(SCRIPT, command.output()).await.expect("it ends by itself").unwrap();
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    let found = std::fs::read(&json).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap());
+    (output.status.code().unwrap(), printed, found)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_publication_reaches_every_holder_over_several_nodes() {
-    let program = build();
-    let line = format!("million -n 60 --per-node 25 --ramp 500 --quiet --tidegate {}", program.display());
-    let (status, report): (_, Report<MillionFindings>) = run(&line).await;
-    assert_eq!(status, 0, "{:#?}", report.run.thresholds);
-    assert_eq!((report.connections_ready, report.nodes.len(), report.publications.len()), (60, 3, 3));
-    assert!(report.publications.iter().all(|publication| (publication.reached, publication.of) == (60, 60)));
-    assert!(report.nodes.iter().all(|node| node.connections == 20 && node.received == 20));
-    for node in &report.nodes {
-        let pid = rustix::process::Pid::from_raw(node.pid as i32).unwrap();
-        let gone = rustix::process::test_kill_process(pid).is_err();
-        assert!(gone, "node {} was left behind", node.pid);
+    let (status, printed, found) = script("million", "-n 60 --per-node 25 --ramp 500 --connect-timeout 60 --quiet").await;
+    assert_eq!((status, printed.as_str()), (0, ""));
+    assert_eq!(
+        (&found["connections_ready"], &found["received"], &found["missing"]),
+        (&60.into(), &180.into(), &0.into())
+    );
+    assert!(found["latency_max_ms"].as_f64().unwrap() > 0.0);
+    let (nodes, publications) =
+        (found["nodes"].as_array().unwrap(), found["publications"].as_array().unwrap());
+    assert!(
+        publications.len() == 3 && publications.iter().all(|one| one["reached"] == 60 && one["of"] == 60)
+    );
+    assert!(nodes.len() == 3 && nodes.iter().all(|node| node["connections"] == 20));
+    for node in nodes {
+        let pid = node["pid"].as_u64().unwrap();
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "node {pid} was left behind");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_of_nodes_that_are_replaced_in_turn_lose_nothing_and_are_never_seen_to_leave() {
+    let line = "--clients 240 --holders 2 --channels 3 --rate 120 --publications 60 --notice-ms 100 --linger-ms 4000 \
+                --hold-ms 4000 --margin 15 --max-deviation 1000 --quiet";
+    let (status, printed, found) = script("rolling", line).await;
+    assert!(status == 0 || printed.contains("clients came back at"), "{status}: {printed}");
+    for (figure, value) in [
+        ("open_at_end", 240),
+        ("unrecovered", 0),
+        ("lost", 0),
+        ("duplicated", 0),
+        ("flaps", 0),
+        ("users_least", 240),
+    ] {
+        assert_eq!(found[figure], value, "{figure}: {printed}");
+    }
+    let moves = found["moves"].as_u64().unwrap();
+    assert!(moves >= 240 && found["recovered"] == moves && found["leaves"] == moves, "{found:#}");
+    assert!(found["recovered_publications"].as_u64().unwrap() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_does_not_fit_says_so_before_it_starts_anything() {
-    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidegate-loadtest"))
-        .args(["million", "-n", "4000000000", "--per-node", "10000000"])
-        .output()
-        .await
-        .unwrap();
-    let printed = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{printed}");
-    assert!(printed.contains("file descriptors"), "{printed}");
+    for (name, line, problem) in [
+        ("million", "-n 4000000000 --per-node 10000000", "file descriptors"),
+        ("rolling", "--clients 7", "multiple of --holders"),
+        ("rolling", "--nodes 1", "two nodes"),
+    ] {
+        let (status, printed, _) = script(name, line).await;
+        assert!(status == 2 && printed.contains(problem), "{status}: {printed}");
+    }
 }

@@ -1,0 +1,245 @@
+"""What the scripts around several load testers share: the nodes, Redis and load testers that they start, and what these say."""
+
+import http.client
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+from programs import program  # noqa: E402
+
+START_SECONDS, STOP_SECONDS, POLL_SECONDS = 60, 20, 0.1
+
+# What one connection takes in all: both ends in the kernel, the node, and the holder. On the safe side of what was measured.
+BYTES_PER_CONNECTION = 16 << 10
+# What one node and its holder take before the first connection, and what everything else may need.
+BYTES_PER_NODE, BYTES_SPARE = 24 << 20, 512 << 20
+SPARE_DESCRIPTORS, NODES_MAX = 200, 1_000
+# Connections from one source address, and such addresses of one holder.
+PER_SOURCE, SOURCES_MAX = 12_000, 200
+
+
+class Failure(Exception):
+    """The run cannot be made, or did not go on in time."""
+
+
+def binary(name):
+    """The program of this name, built with optimizations unless TIDEGATE_BIN_DIR has it."""
+    try:
+        return program(name, "release")
+    except subprocess.CalledProcessError as error:
+        raise Failure(f"{name} does not build") from error
+
+
+def wait(what, seconds, holds):
+    """Waits until something holds, and returns it."""
+    end = time.monotonic() + seconds
+    while True:
+        found = holds()
+        if found:
+            return found
+        if time.monotonic() > end:
+            raise Failure(f"{what}: not within {seconds:.0f} s")
+        time.sleep(POLL_SECONDS)
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def answers(port):
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+def ask(port, path, body=None, key=None, seconds=10):
+    """Status and text of one request on a connection of its own, or None where nobody answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+    try:
+        head = {"Content-Type": "application/json", **({"X-API-Key": key} if key else {})}
+        connection.request("GET" if body is None else "POST", path, body and json.dumps(body), head)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def processor_seconds(pids):
+    """What processes have used of processors up to now; one that is gone has used nothing."""
+    ticks = 0
+    for pid in pids:
+        try:
+            # The name, which may have spaces in it, stands in brackets.
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        except OSError:
+            pass
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def memory_bytes(pids, field):
+    """The sum of a field of the processes' memory: Rss or Pss."""
+    total = 0
+    for pid in pids:
+        try:
+            found = re.search(rf"^{field}:\s+(\d+) kB$", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+            total += int(found[1]) * 1024
+        except OSError:
+            pass
+    return total
+
+
+def nodes_for(connections, per_node, available, descriptors, files_left):
+    """How many nodes it takes, if all of it fits.
+
+    >>> room = dict(available=21 << 30, descriptors=20_000, files_left=2_400_000)
+    >>> nodes_for(1_000_000, 19_000, **room), nodes_for(10, 19_000, **room)
+    (53, 1)
+    >>> nodes_for(1_000_000, 19_000, **{**room, "available": 4 << 30})
+    Traceback (most recent call last):
+    fleet.Failure: 1,000,000 connections need about 17,409 MiB of memory and 4,096 MiB are available: some 212,225 would fit
+    >>> nodes_for(40_000, 19_900, **room)
+    Traceback (most recent call last):
+    fleet.Failure: 19,900 connections a node need more file descriptors than a process may open (20,000): a smaller --per-node
+    >>> nodes_for(10, 10, **{**room, "files_left": 9})
+    Traceback (most recent call last):
+    fleet.Failure: all processes together may open 9 more files (fs.file-max), and 420 are needed
+    >>> nodes_for(100_000, 1, **room)
+    Traceback (most recent call last):
+    fleet.Failure: 100,000 nodes are more than 1,000: take a larger --per-node
+    """
+    nodes, on_a_node = -(-connections // per_node), min(connections, per_node)
+    if nodes > NODES_MAX:
+        raise Failure(f"{nodes:,} nodes are more than {NODES_MAX:,}: take a larger --per-node")
+    if on_a_node + SPARE_DESCRIPTORS > descriptors:
+        problem = f"file descriptors than a process may open ({descriptors:,}): a smaller --per-node"
+        raise Failure(f"{on_a_node:,} connections a node need more {problem}")
+    if on_a_node > PER_SOURCE * SOURCES_MAX:
+        raise Failure(f"{on_a_node:,} connections a node need more than {SOURCES_MAX} source addresses")
+    files = 2 * (connections + nodes * SPARE_DESCRIPTORS)
+    if files > files_left:
+        raise Failure(f"all processes together may open {files_left:,} more files (fs.file-max), and {files:,} are needed")
+    needed = connections * BYTES_PER_CONNECTION + nodes * BYTES_PER_NODE + BYTES_SPARE
+    if needed > available:
+        fit = max(0, available - BYTES_SPARE) // (BYTES_PER_CONNECTION + BYTES_PER_NODE // on_a_node)
+        memory = f"{needed >> 20:,} MiB of memory and {available >> 20:,} MiB are available"
+        raise Failure(f"{connections:,} connections need about {memory}: some {fit:,} would fit")
+    return nodes
+
+
+def steady(rates, rate):
+    """The seconds in which a drain was under way: without the two in which clients began to come, and the last two.
+
+    >>> steady([0, 120, 400, 490, 510, 300, 20, 0], 500)
+    [490, 510]
+    """
+    busy = [place for place, came in enumerate(rates) if came > 0]
+    return rates[busy[0] + 2 : busy[-1] - 1] if busy else []
+
+
+class Node:
+    """A node of the gateway; it is started again at the same addresses."""
+
+    def __init__(self, number, scratch, words=(), settings=()):
+        self.name, self.port, self.internal = f"node-{number}", free_port(), free_port()
+        self.log, self.words, self.settings = scratch / f"{self.name}.log", words, dict(settings)
+        self.process = None
+
+    def start(self):
+        addresses = ["--listen", f"127.0.0.1:{self.port}", "--internal-listen", f"127.0.0.1:{self.internal}"]
+        environment = {**os.environ, **self.settings, "TIDEGATE_NODE__NAME": self.name}
+        with self.log.open("ab") as log:
+            command = [binary("tidegate"), "serve", *self.words, *addresses]
+            self.process = subprocess.Popen(command, stderr=log, env=environment)
+
+    def await_ready(self):
+        wait(f"{self.name} is ready", START_SECONDS, self.is_ready)
+
+    def is_ready(self):
+        if self.process.poll() is not None:
+            raise Failure(f"{self.name} ended with {self.process.returncode}: {self.log.read_text()[-500:]}")
+        answer = ask(self.internal, "/readyz")
+        return answer is not None and answer[0] == 200
+
+    def metric(self, name):
+        """The sum of the samples that begin so, 0 without any; None while the node does not answer."""
+        answer = ask(self.internal, "/metrics")
+        if answer is None or answer[0] != 200:
+            return None
+        samples = re.findall(rf"^{re.escape(name)}[^ \n]* ([0-9.e+]+)$", answer[1], re.MULTILINE)
+        return sum(map(float, samples))
+
+
+class Fleet:
+    """Everything that a script has started. It ends with this."""
+
+    def __init__(self, scratch):
+        self.scratch, self.nodes, self.holders, self.others = scratch, [], [], []
+
+    def start_other(self, command):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.others.append(process)
+        return process
+
+    def start_redis(self):
+        """A Redis without a file; returns its port."""
+        port = free_port()
+        words = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self.start_other(["redis-server", *words])
+        wait("Redis is there", START_SECONDS, lambda: answers(port))
+        return port
+
+    def start_nodes(self, count, words=(), settings=()):
+        for number in range(count):
+            self.nodes.append(Node(number, self.scratch, words, settings))
+            self.nodes[-1].start()
+        for node in self.nodes:
+            node.await_ready()
+
+    def start_holder(self, words, settings=()):
+        """One more load tester, which writes its report beside its log."""
+        number = len(self.holders)
+        command = [binary("tidegate-loadtest"), *words, "--quiet", "--json", self.scratch / f"holder-{number}.json"]
+        environment = {**os.environ, "TIDEGATE_LOADTEST_TOKEN_SECRET": "", **dict(settings)}
+        # Without a secret nothing is signed; an empty one would be signed with.
+        environment = {name: value for name, value in environment.items() if value}
+        with (self.scratch / f"holder-{number}.log").open("wb") as log:
+            self.holders.append(subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment))
+
+    def check_holders(self):
+        for number, holder in enumerate(self.holders):
+            if holder.poll() is not None:
+                raise Failure(f"load tester {number} ended with {holder.returncode}: {self.said(number)}")
+
+    def said(self, number):
+        return (self.scratch / f"holder-{number}.log").read_text()[-500:]
+
+    def reports(self):
+        return [json.loads((self.scratch / f"holder-{number}.json").read_text()) for number in range(len(self.holders))]
+
+    def connections(self):
+        return sum(node.metric("tidegate_connections{") or 0 for node in self.nodes)
+
+    def end(self):
+        """Asks what is left to end, and kills what does not: holders and nodes at once, since nobody is to come back."""
+        for process in [*self.holders, *(node.process for node in self.nodes)]:
+            if process and process.poll() is None:
+                process.kill()
+        for process in self.others:
+            process.terminate()
+        for process in [*self.holders, *(node.process for node in self.nodes), *self.others]:
+            try:
+                if process:
+                    process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()

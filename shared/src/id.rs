@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arcstr::ArcStr;
+
 /// One client connection, unique over all nodes and time: 128 random bits, shown as a UUID.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(u128);
@@ -69,7 +71,7 @@ impl fmt::Debug for ClientId {
 
 /// Who a client is, as its token says. Empty for an anonymous client.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
-pub struct UserId(Option<Arc<str>>);
+pub struct UserId(Option<ArcStr>);
 
 impl UserId {
     pub const ANONYMOUS: Self = Self(None);

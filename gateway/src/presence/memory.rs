@@ -1,13 +1,15 @@
 //! Presence of a single node. It ends with the process, so no lease is needed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use gateway_core::effect::PresenceStats;
-use parking_lot::Mutex;
+use hashbrown::HashTable;
+use parking_lot::{Mutex, MutexGuard};
 use shared::channel::Channel;
 use shared::id::{ClientId, UserId};
 use shared::publication::ClientInfo;
@@ -21,19 +23,97 @@ const SHARDS: usize = 32;
 
 #[derive(Debug)]
 pub struct MemoryPresence {
-    shards: Vec<Mutex<Rooms>>,
+    shards: Vec<Mutex<RoomTable>>,
     hasher: RandomState,
 }
 
-type Rooms = HashMap<Channel, PresenceRoom<ClientInfo>>;
+/// The rooms of one shard by their channels. A table of boxes: there can be as many as subscriptions, and what is free of a
+/// table costs no more than a pointer each.
+#[derive(Debug, Default)]
+struct RoomTable(HashTable<Box<ChannelRoom>>);
 
-impl RoomMember for ClientInfo {
+#[derive(Debug)]
+struct ChannelRoom {
+    channel: Channel,
+    room: PresenceRoom<PresentClient>,
+}
+
+const _: () =
+    assert!(size_of::<ChannelRoom>() <= 64, "there is one for each subscription to a channel of one's own");
+
+/// What is known of a client in a channel. What few have stands in a box.
+#[derive(Debug)]
+struct PresentClient {
+    /// [`ClientId::bits`] in halves: a whole one would stand at every sixteenth byte only.
+    client: [u64; 2],
+    user: UserId,
+    infos: Option<Box<PresentInfos>>,
+}
+
+#[derive(Debug)]
+struct PresentInfos {
+    conn_info: Option<Bytes>,
+    chan_info: Option<Bytes>,
+}
+
+impl From<ClientInfo> for PresentClient {
+    fn from(info: ClientInfo) -> Self {
+        let ClientInfo { client, user, conn_info, chan_info } = info;
+        let has_any = conn_info.is_some() || chan_info.is_some();
+        let client = [(client.bits() >> 64) as u64, client.bits() as u64];
+        Self { client, user, infos: has_any.then(|| Box::new(PresentInfos { conn_info, chan_info })) }
+    }
+}
+
+impl PresentClient {
+    fn info(&self) -> ClientInfo {
+        let (conn_info, chan_info) = match self.infos.as_deref() {
+            Some(PresentInfos { conn_info, chan_info }) => (conn_info.clone(), chan_info.clone()),
+            None => (None, None),
+        };
+        ClientInfo { client: self.client(), user: self.user.clone(), conn_info, chan_info }
+    }
+}
+
+impl RoomMember for PresentClient {
     fn client(&self) -> ClientId {
-        self.client
+        let [high, low] = self.client.map(u128::from);
+        ClientId::from_bits(high << 64 | low)
     }
 
     fn user(&self) -> &UserId {
         &self.user
+    }
+}
+
+/// Tables of fewer places keep their memory.
+const SHRINK_FROM: usize = 64;
+
+impl RoomTable {
+    fn get(&self, hash: u64, channel: &Channel) -> Option<&PresenceRoom<PresentClient>> {
+        self.0.find(hash, |one| one.channel == *channel).map(|one| &one.room)
+    }
+
+    fn add(&mut self, hasher: &RandomState, channel: Channel, client: PresentClient) {
+        let hash = |channel: &Channel| hasher.hash_one(channel);
+        let entry = self.0.entry(hash(&channel), |one| one.channel == channel, |one| hash(&one.channel));
+        let new = || Box::new(ChannelRoom { channel: channel.clone(), room: PresenceRoom::default() });
+        entry.or_insert_with(new).get_mut().room.add(client);
+    }
+
+    fn remove(&mut self, hasher: &RandomState, channel: &Channel, client: ClientId) {
+        let found = self.0.find_entry(hasher.hash_one(channel), |one| one.channel == *channel);
+        let Ok(mut entry) = found else { return };
+        entry.get_mut().room.remove(client);
+        if !entry.get().room.is_empty() {
+            return;
+        }
+        entry.remove();
+        // After many have left, memory comes back.
+        let (length, capacity) = (self.0.len(), self.0.capacity());
+        if capacity >= SHRINK_FROM && length < capacity / 8 {
+            self.0.shrink_to(length * 2, |one| hasher.hash_one(&one.channel));
+        }
     }
 }
 
@@ -42,8 +122,13 @@ impl MemoryPresence {
         Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
     }
 
-    fn shard(&self, channel: &Channel) -> &Mutex<Rooms> {
-        &self.shards[self.hasher.hash_one(channel) as usize % SHARDS]
+    fn hash(&self, channel: &Channel) -> u64 {
+        self.hasher.hash_one(channel)
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, RoomTable> {
+        // The bits in the middle: the tables inside use those at both ends.
+        self.shards[(hash >> 32) as usize % SHARDS].lock()
     }
 }
 
@@ -55,32 +140,28 @@ impl Default for MemoryPresence {
 
 impl Presence for MemoryPresence {
     fn add(&self, channel: Channel, info: ClientInfo) -> Effective {
-        self.shard(&channel).lock().entry(channel).or_default().add(info);
+        self.shard(self.hash(&channel)).add(&self.hasher, channel, info.into());
         Effective::Now
     }
 
     fn remove(&self, channel: Channel, client: ClientId) {
-        let mut shard = self.shard(&channel).lock();
-        if let Some(room) = shard.get_mut(&channel) {
-            room.remove(client);
-            if room.is_empty() {
-                shard.remove(&channel);
-            }
-        }
+        self.shard(self.hash(&channel)).remove(&self.hasher, &channel, client);
     }
 
     fn clients(
         &self,
         channel: Channel,
     ) -> BoxFuture<'_, Result<BTreeMap<ClientId, ClientInfo>, BrokerError>> {
-        let shard = self.shard(&channel).lock();
-        let clients = shard.get(&channel).into_iter().flat_map(PresenceRoom::members);
-        ready(Ok(clients.map(|info| (info.client, info.clone())).collect())).boxed()
+        let hash = self.hash(&channel);
+        let shard = self.shard(hash);
+        let clients = shard.get(hash, &channel).into_iter().flat_map(PresenceRoom::members);
+        ready(Ok(clients.map(|one| (one.client(), one.info())).collect())).boxed()
     }
 
     fn stats(&self, channel: Channel) -> BoxFuture<'_, Result<PresenceStats, BrokerError>> {
-        let shard = self.shard(&channel).lock();
-        let stats = shard.get(&channel).map(|room| {
+        let hash = self.hash(&channel);
+        let shard = self.shard(hash);
+        let stats = shard.get(hash, &channel).map(|room| {
             let (clients, users) = room.counts();
             PresenceStats { clients: clients as u32, users: users as u32 }
         });
@@ -97,7 +178,7 @@ impl Presence for MemoryPresence {
 
     fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
         for shard in &self.shards {
-            shard.lock().clear();
+            *shard.lock() = RoomTable::default();
         }
         ready(Ok(())).boxed()
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use shared::id::{ClientId, UserId};
+use smallvec::SmallVec;
 
 /// The most that are in a list. It is looked through for every question.
 const LISTED_MAX: usize = 8;
@@ -22,7 +23,8 @@ pub(super) struct PresenceRoom<M>(RoomMembers<M>);
 
 #[derive(Debug)]
 enum RoomMembers<M> {
-    Listed(Vec<M>),
+    /// Most channels of a client's own never have another: the first takes no allocation.
+    Listed(SmallVec<[M; 1]>),
     InTables(Box<Tables<M>>),
 }
 
@@ -35,7 +37,7 @@ struct Tables<M> {
 
 impl<M> Default for PresenceRoom<M> {
     fn default() -> Self {
-        Self(RoomMembers::Listed(Vec::new()))
+        Self(RoomMembers::Listed(SmallVec::new()))
     }
 }
 
@@ -44,11 +46,7 @@ impl<M: RoomMember> PresenceRoom<M> {
     pub(super) fn add(&mut self, member: M) -> Option<UserId> {
         let replaced = self.remove(member.client());
         match &mut self.0 {
-            RoomMembers::Listed(list) if list.len() < LISTED_MAX => {
-                // Most channels of a client's own never have another: no room is made for more at first.
-                list.reserve_exact(usize::from(list.is_empty()));
-                list.push(member);
-            }
+            RoomMembers::Listed(list) if list.len() < LISTED_MAX => list.push(member),
             RoomMembers::Listed(list) => {
                 let mut tables = Tables { clients: HashMap::new(), users: HashMap::new() };
                 std::mem::take(list).into_iter().chain([member]).for_each(|one| tables.add(one));

@@ -63,6 +63,11 @@ install_python_packages() {
   cp "$1" "$2/installed.txt"
 }
 
+# Ends a program that was asked to --install what it needs, and no more.
+installed() { # arguments of the program
+  [ "${1:-}" != --install ] || exit 0
+}
+
 # Runs files of tests, two at a time where Node can be told how many: they wait more than they work.
 node_tests() {
   local at_once=()

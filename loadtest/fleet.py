@@ -74,6 +74,14 @@ def ask(port, path, body=None, key=None, seconds=10):
         connection.close()
 
 
+def payload(run, sequence, size, at_ns=None):
+    """JSON that load testers know as a publication of this run, due at this moment of their clock, or now."""
+    due = time.monotonic_ns() if at_ns is None else at_ns
+    mark = f'{{"mark":"tgm-{run:08x}-{0:06x}-{sequence:010x}-{due:016x}"'
+    padding = max(0, size - len(mark) - len(',"pad":""}'))
+    return mark + (f',"pad":"{"7" * padding}"}}' if padding else "}")
+
+
 def processor_seconds(pids):
     """What processes have used of processors up to now; one that is gone has used nothing."""
     ticks = 0
@@ -147,6 +155,24 @@ def steady(rates, rate):
     return rates[busy[0] + 2 : busy[-1] - 1] if busy else []
 
 
+def latency(late):
+    """Percentiles in milliseconds of what is in nanoseconds; None of nothing.
+
+    >>> figures = latency(range(1_000_000, 101_000_000, 1_000_000))
+    >>> [figures[key] for key in ("count", "min", "mean", "p50", "p99", "max")]
+    [100, 1.0, 50.5, 51.0, 100.0, 100.0]
+    """
+    late = sorted(nanos / 1e6 for nanos in late)
+
+    def at(quantile):
+        return late[min(len(late) - 1, int(len(late) * quantile))]
+
+    if not late:
+        return None
+    figures = {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "p999": at(0.999), "max": late[-1]}
+    return {"count": len(late), "min": late[0], "mean": sum(late) / len(late), **figures}
+
+
 class Node:
     """A node of the gateway; it is started again at the same addresses."""
 
@@ -191,11 +217,11 @@ class Fleet:
         self.others.append(process)
         return process
 
-    def start_redis(self):
+    def start_redis(self, *more):
         """A Redis without a file; returns its port."""
         port = free_port()
         words = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self.start_other(["redis-server", *words])
+        self.start_other(["redis-server", *words, *more])
         wait("Redis is there", START_SECONDS, lambda: answers(port))
         return port
 

@@ -105,6 +105,9 @@ pub struct ConnectionArguments {
     pub reconnect_min_ms: u64,
     #[arg(long, value_name = "MS", default_value = "20000", requires = "reconnect")]
     pub reconnect_max_ms: u64,
+    /// Connections, of a hundred, that stop reading once they have subscribed. They count in neither latency nor loss.
+    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = not_negative)]
+    pub slow_percent: f64,
     /// Threads that hold the connections; 0 takes half of the cores.
     #[arg(long, value_name = "N", default_value = "0", value_parser = between::<u16>(0..=256))]
     pub threads: u16,

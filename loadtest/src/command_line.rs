@@ -4,9 +4,7 @@ use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Su
 
 use crate::arguments::{Arguments, ReportingArguments};
 use crate::floor::FloorArguments;
-use crate::newest::NewestArguments;
-use crate::redis::RedisArguments;
-use crate::scenario::{HandshakeArguments, SlowArguments, StormArguments};
+use crate::scenario::{HandshakeArguments, StormArguments};
 
 /// Opens many connections to a gateway, publishes on a fixed schedule, and checks and times what arrives.
 ///
@@ -46,13 +44,8 @@ pub enum Scenario {
     Storm(Box<Extended<StormArguments>>),
     /// Opens, connects and closes, over and over: handshakes a second, and what each costs.
     Handshakes(Box<Extended<HandshakeArguments, ReportingArguments>>),
-    /// What others notice of subscribers that stop reading: the same run with and without them, in turns.
-    SlowReaders(Box<Extended<SlowArguments>>),
-    /// Values of many keys, and readers who take far less than that and want the newest: how old these are as they are read.
-    NewestValues(Box<Extended<NewestArguments, ReportingArguments>>),
-    /// Starts a Redis and a node: what one link and the API carry, and how late that makes a publication, each beside
-    /// bare connections to the same Redis.
-    Redis(Box<Extended<RedisArguments, ReportingArguments>>),
+    /// One channel, and some of its subscribers stop reading: what the others notice of them.
+    SlowReaders(Box<Arguments>),
 }
 
 /// A scenario's own options, and those that it shares with others.
@@ -71,9 +64,10 @@ const PRESETS: &[(&str, &str)] = &[
     ("idle", "connections=10000 ramp=4000 rate=0 duration=30 rest=5 wave=500"),
     // Closed connections keep their ports for a while.
     ("handshakes", "sources=200"),
-    ("slow-readers", "connections=1000 ramp=2000 rate=40 duration=15 payload=1024 warmup=1 rest=1"),
-    ("newest-values", ""),
-    ("redis", ""),
+    (
+        "slow-readers",
+        "connections=1000 ramp=2000 rate=40 duration=15 payload=1024 warmup=1 rest=1 slow_percent=1",
+    ),
     // Everybody at once, from as many addresses as keep a gateway's limits for each from standing in the way.
     (
         "storm",

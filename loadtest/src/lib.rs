@@ -8,7 +8,6 @@
 //!            └ receive           └ api, client
 //!               └ subscriber ─► sequence, ledger, tally
 //! floor: the least that a server can do
-//! redis: on servers of its own (fleet); newest: with readers of its own
 //! all speak through: dialect (what is meant) ─► connect, wire (how it travels)
 //! ```
 
@@ -18,7 +17,6 @@ pub mod clock;
 pub mod command_line;
 pub mod connect;
 pub mod dialect;
-pub mod fleet;
 pub mod floor;
 pub mod flow;
 pub mod greet;
@@ -28,7 +26,6 @@ pub mod latencies;
 pub mod ledger;
 pub mod mark;
 pub mod metrics;
-pub mod newest;
 pub mod outcome;
 pub mod plan;
 pub mod process;
@@ -36,7 +33,6 @@ pub mod progress;
 pub mod publish;
 pub mod receive;
 pub mod record;
-pub mod redis;
 pub mod report;
 pub mod scenario;
 pub mod schedule;

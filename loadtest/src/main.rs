@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidegate_loadtest::arguments::{Arguments, ReportingArguments};
 use tidegate_loadtest::command_line::{self, CommandLine, Extended, Scenario};
+use tidegate_loadtest::floor;
 use tidegate_loadtest::plan::{Plan, PlanError};
 use tidegate_loadtest::report::{Findings, Report, RunInfo, page, text};
 use tidegate_loadtest::scenario::{self, Controls, Cut, CutShort, Outcome};
-use tidegate_loadtest::{floor, newest, redis};
 use tokio::sync::watch;
 
 const BROKEN_THRESHOLD: u8 = 1;
@@ -49,9 +49,12 @@ fn run(CommandLine { scenario, plain }: CommandLine, descriptors: u64) -> Result
     };
     match scenario {
         None => load(plan(&plain)?),
-        Some(Scenario::FanOut(arguments) | Scenario::Channels(arguments) | Scenario::Idle(arguments)) => {
-            load(plan(&arguments)?)
-        }
+        Some(
+            Scenario::FanOut(arguments)
+            | Scenario::Channels(arguments)
+            | Scenario::Idle(arguments)
+            | Scenario::SlowReaders(arguments),
+        ) => load(plan(&arguments)?),
         Some(Scenario::Storm(arguments)) => {
             let Extended { own, mut shared } = *arguments;
             // Without their positions, nobody could recover.
@@ -62,19 +65,6 @@ fn run(CommandLine { scenario, plain }: CommandLine, descriptors: u64) -> Result
             let Extended { own, shared } = *arguments;
             let plan = plan(&own.as_run())?;
             report(&shared, async |controls| scenario::handshakes(&own, plan, controls).await)
-        }
-        Some(Scenario::SlowReaders(arguments)) => {
-            let Extended { own, shared } = *arguments;
-            let plan = plan(&shared)?;
-            report(&shared.reporting, async |controls| scenario::slow_readers(&own, &plan, controls).await)
-        }
-        Some(Scenario::NewestValues(arguments)) => {
-            let Extended { own, shared } = *arguments;
-            report(&shared, async |controls| newest::run(&own, controls).await)
-        }
-        Some(Scenario::Redis(arguments)) => {
-            let Extended { own, shared } = *arguments;
-            report(&shared, async |controls| redis::run(&own, controls).await)
         }
         Some(Scenario::Floor(arguments)) => Ok(floor::run(&arguments).map(|()| ExitCode::SUCCESS)?),
     }

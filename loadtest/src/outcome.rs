@@ -132,6 +132,10 @@ impl PlainOutcome {
             unrecovered: tally.unrecovered,
             recovered_publications: tally.recovered_publications,
             unsubscribed: tally.unsubscribed,
+            slow: (0..self.shared.plan.arguments.connections.connections)
+                .filter(|connection| self.shared.plan.is_slow(*connection))
+                .count(),
+            slow_ends: tally.slow_ends.clone().into_map(),
             open_at_end: tally.ready.saturating_sub(tally.ended),
         }
     }

@@ -32,8 +32,6 @@ pub struct Plan {
     pub internals: Vec<Target>,
     /// Cut all connections on the way.
     pub storm: Option<StormArguments>,
-    /// Of a hundred connections, those that stop reading.
-    pub slow_percent: f64,
     pub sources: u8,
     pub threads: u16,
     /// Written into each payload, so that nothing of another run is taken for ours.
@@ -126,7 +124,6 @@ impl Plan {
             apis,
             internals,
             storm: None,
-            slow_percent: 0.0,
             sources,
             threads,
             run,
@@ -144,7 +141,8 @@ impl Plan {
 
     /// Whether a connection is one that stops reading: they are spread evenly over all.
     pub fn is_slow(&self, connection: u32) -> bool {
-        let before = |number: u32| (f64::from(number) * self.slow_percent / 100.0).floor();
+        let before =
+            |number: u32| (f64::from(number) * self.arguments.connections.slow_percent / 100.0).floor();
         before(connection + 1) > before(connection)
     }
 
@@ -377,8 +375,8 @@ mod tests {
 
     #[test]
     fn slow_readers_are_spread_evenly() {
-        let of = |percent, connections| {
-            let plan = Plan { slow_percent: percent, ..plan("").unwrap() };
+        let of = |percent: f64, connections| {
+            let plan = plan(&format!("--slow-percent {percent}")).unwrap();
             (0..connections).filter(|number| plan.is_slow(*number)).collect::<Vec<_>>()
         };
         assert_eq!(of(1.0, 300), [99, 199, 299]);

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::text::{bytes, count, latency, milliseconds, number, reasons, row};
-use super::{Findings, Group, Latency};
+use super::{Findings, Group, Latency, figures};
 use crate::scenario::StormFindings;
 
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
@@ -77,6 +76,11 @@ pub struct Connections {
     pub recovered_publications: u64,
     /// Subscriptions that the server ended by itself.
     pub unsubscribed: u64,
+    /// Connections that stopped reading, and what they found when they read on at last.
+    #[serde(default)]
+    pub slow: usize,
+    #[serde(default)]
+    pub slow_ends: BTreeMap<String, u64>,
     /// Connections that were there when the accounts were settled.
     #[serde(default)]
     pub open_at_end: u64,
@@ -203,13 +207,10 @@ pub struct Point {
 
 impl Findings for LoadFindings {
     fn groups(&self) -> Vec<Group> {
-        let mut groups = vec![connections(self)];
-        if self.publications.scheduled > 0 {
-            groups.extend([publications(self), deliveries(self)]);
+        let mut groups = figures::groups(self);
+        if self.publications.scheduled == 0 {
+            groups.retain(|group| !["Publications", "Deliveries"].contains(&group.heading.as_str()));
         }
-        groups.extend(self.storm.as_ref().map(StormFindings::group));
-        groups.extend(server(self));
-        groups.push(load_tester(self));
         groups
     }
 
@@ -223,148 +224,4 @@ impl Findings for LoadFindings {
             ("disconnects", self.connections.disconnects),
         ]
     }
-}
-
-fn connections(report: &LoadFindings) -> Group {
-    let connections = &report.connections;
-    let mut rows = vec![
-        row(
-            "ready / requested",
-            format!("{} / {}", count(connections.ready), count(connections.requested.into())),
-        ),
-        row("ready per second", number(connections.ready_per_second)),
-        row("time to open", latency(&connections.open)),
-        row("time to ready", latency(&connections.to_ready)),
-    ];
-    if report.settings.compression {
-        rows.push(row("agreed on compression", count(connections.compressed)));
-    }
-    rows.push(row("failed", count(connections.failed)));
-    rows.extend(reasons(&connections.failures));
-    rows.push(row("disconnects", count(connections.disconnects)));
-    rows.extend(reasons(&connections.disconnect_reasons));
-    if report.settings.reconnect {
-        rows.push(row("reconnects", count(connections.reconnects)));
-        rows.push(row(
-            "subscriptions recovered / not",
-            format!("{} / {}", count(connections.recovered), count(connections.unrecovered)),
-        ));
-        rows.push(row("publications recovered", count(connections.recovered_publications)));
-        rows.push(row("open at the end", count(connections.open_at_end)));
-    }
-    if connections.unsubscribed > 0 {
-        rows.push(row("unsubscribed by the server", count(connections.unsubscribed)));
-    }
-    Group { heading: "Connections", rows }
-}
-
-fn publications(report: &LoadFindings) -> Group {
-    let publications = &report.publications;
-    let mut rows = vec![
-        row("sent / scheduled", format!("{} / {}", count(publications.sent), count(publications.scheduled))),
-        row("sent per second", number(publications.per_second)),
-        row("confirmed", count(publications.confirmed)),
-        row("failed", count(publications.failed)),
-    ];
-    rows.extend(reasons(&publications.failures));
-    rows.push(row("time to confirmation", latency(&publications.answered)));
-    rows.push(row("latest after its due time", milliseconds(publications.late_ms_max)));
-    Group { heading: "Publications", rows }
-}
-
-fn deliveries(report: &LoadFindings) -> Group {
-    let deliveries = &report.deliveries;
-    let mut rows = vec![
-        row("received", count(deliveries.received)),
-        row("received per second", number(deliveries.per_second)),
-        row("latency", latency(&deliveries.latency)),
-        row("lost", lost(deliveries)),
-        row("duplicated", count(deliveries.duplicated)),
-        row("reordered", count(deliveries.reordered)),
-    ];
-    // These are nothing in an ordinary run, and then only in the way.
-    for (what, value) in [
-        ("missing, publisher got an error", deliveries.uncertain),
-        ("missed while away", deliveries.missed_away),
-        ("not of this run", deliveries.foreign),
-        ("not understood", deliveries.malformed),
-    ] {
-        if value > 0 {
-            rows.push(row(what, count(value)));
-        }
-    }
-    Group { heading: "Deliveries", rows }
-}
-
-fn lost(deliveries: &Deliveries) -> String {
-    match deliveries.lost_at_end {
-        0 => count(deliveries.lost),
-        at_end => format!(
-            "{}, of which {} at the end (perhaps still on their way; see --drain)",
-            count(deliveries.lost),
-            count(at_end)
-        ),
-    }
-}
-
-fn server(report: &LoadFindings) -> Option<Group> {
-    let server = report.server.as_ref()?;
-    let mut rows: Vec<(String, String)> = server
-        .processes
-        .iter()
-        .map(|process| row("process", format!("{} {}", process.pid, process.name)))
-        .collect();
-    let share = (server.user_seconds + server.system_seconds) / server.window_seconds.max(1e-3);
-    rows.push(row(
-        if report.publications.scheduled > 0 { "CPU while publishing" } else { "CPU while holding" },
-        format!(
-            "{:.2} s user + {:.2} s system in {:.2} s, {:.1} % of a core",
-            server.user_seconds,
-            server.system_seconds,
-            server.window_seconds,
-            share * 100.0
-        ),
-    ));
-    let parts =
-        (server.user_seconds_per_million, server.system_seconds_per_million, server.seconds_per_million);
-    if let (Some(user), Some(system), Some(both)) = parts {
-        rows.push(row(
-            "CPU s per million deliveries",
-            format!("{} ({} user + {} system)", number(both), number(user), number(system)),
-        ));
-    }
-    if let Some(micros) = server.connect_micros {
-        rows.push(row("CPU per connection opened", format!("{} µs", number(micros))));
-    }
-    for (what, memory) in [
-        ("memory before", server.memory_before),
-        ("memory with all connections", server.memory_ready),
-        ("memory after publishing", server.memory_after_publishing),
-        ("memory after closing", server.memory_after_closing),
-    ] {
-        let resident = bytes(memory.resident_bytes as f64);
-        let value = match memory.proportional_bytes {
-            Some(proportional) => format!("{resident} RSS, {} PSS", bytes(proportional as f64)),
-            None => format!("{resident} RSS"),
-        };
-        rows.push(row(what, value));
-    }
-    if let Some(resident) = server.resident_bytes_per_connection {
-        let value = match server.proportional_bytes_per_connection {
-            Some(proportional) => format!("{} RSS, {} PSS", bytes(resident), bytes(proportional)),
-            None => format!("{} RSS", bytes(resident)),
-        };
-        rows.push(row("memory per connection", value));
-    }
-    rows.push(row("memory after / before", format!("{} %", number(server.memory_after_percent))));
-    Some(Group { heading: "Server", rows })
-}
-
-fn load_tester(report: &LoadFindings) -> Group {
-    let own = &report.load_tester;
-    let rows = vec![
-        row("cores in use meanwhile", number(own.cores)),
-        row("memory", format!("{} RSS", bytes(own.resident_bytes as f64))),
-    ];
-    Group { heading: "Load tester itself", rows }
 }

@@ -1,5 +1,6 @@
 //! What came of a run: one structure, which is the JSON file, and from which the page and the text are made.
 
+mod figures;
 mod load;
 pub mod page;
 pub mod text;
@@ -53,7 +54,9 @@ pub struct RunInfo {
 /// What a kind of run finds out.
 pub trait Findings: Serialize {
     /// All figures, in the order in which they are read.
-    fn groups(&self) -> Vec<Group>;
+    fn groups(&self) -> Vec<Group> {
+        figures::groups(self)
+    }
 
     /// What should have been nothing, and how many there were of it.
     fn faults(&self) -> Vec<(&'static str, u64)> {
@@ -64,7 +67,7 @@ pub trait Findings: Serialize {
 /// One group of figures: a heading, and what with its value.
 #[derive(Serialize, Debug)]
 pub struct Group {
-    pub heading: &'static str,
+    pub heading: String,
     pub rows: Vec<(String, String)>,
 }
 

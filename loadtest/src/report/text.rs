@@ -1,6 +1,5 @@
 //! Reports for a terminal, and the words and numbers that the page has too.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{Findings, Latency, Report};
@@ -61,10 +60,6 @@ pub fn number(value: f64) -> String {
     }
 }
 
-pub fn milliseconds(value: f64) -> String {
-    format!("{} ms", number(value))
-}
-
 /// In the binary unit that fits.
 pub fn bytes(value: f64) -> String {
     const KIB: f64 = 1024.0;
@@ -88,14 +83,6 @@ pub fn latency(latency: &Latency) -> String {
         number(latency.p999),
         number(latency.max)
     )
-}
-
-pub fn row(what: &str, value: String) -> (String, String) {
-    (what.to_owned(), value)
-}
-
-pub fn reasons(reasons: &BTreeMap<String, u64>) -> impl Iterator<Item = (String, String)> {
-    reasons.iter().map(|(reason, times)| (format!("· {reason}"), count(*times)))
 }
 
 pub fn count(value: u64) -> String {

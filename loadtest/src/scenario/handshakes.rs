@@ -18,8 +18,7 @@ use crate::greet::connect_and_greet;
 use crate::latencies::Latencies;
 use crate::plan::Plan;
 use crate::process::Usage;
-use crate::report::text::{count, latency, number, reasons, row};
-use crate::report::{Findings, Group, Latency, check};
+use crate::report::{Findings, Latency, check};
 use crate::subscriber::Shared;
 use crate::tally::Reasons;
 
@@ -153,24 +152,6 @@ async fn one(shared: &Shared, number: u32) -> Result<(), String> {
 }
 
 impl Findings for HandshakeFindings {
-    fn groups(&self) -> Vec<Group> {
-        let mut rows = vec![
-            row("done", format!("{} in {} s", count(self.done), number(self.seconds))),
-            row("per second", number(self.per_second)),
-            row("under way at once", number(self.in_flight.into())),
-            row("time for each", latency(&self.times)),
-            row("failed", count(self.failed)),
-        ];
-        rows.extend(reasons(&self.failures));
-        if let Some((micros, cores)) = self.cpu_micros_each.zip(self.server_cores) {
-            rows.push(row("server's CPU for each", format!("{} µs", number(micros))));
-            rows.push(row("handshakes a second and core", number(1e6 / micros.max(1e-3))));
-            rows.push(row("server's cores in use", number(cores)));
-        }
-        rows.push(row("load tester's cores in use", number(self.own_cores)));
-        vec![Group { heading: "Handshakes", rows }]
-    }
-
     fn faults(&self) -> Vec<(&'static str, u64)> {
         vec![("handshakes failed", self.failed)]
     }

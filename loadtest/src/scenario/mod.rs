@@ -1,14 +1,12 @@
 //! What a run does with its parts: connections, publications, measurements.
 
 mod handshakes;
-mod slow_readers;
 mod steady;
 mod storm;
 
 use tokio::sync::watch;
 
 pub use handshakes::{HandshakeArguments, HandshakeFindings, run as handshakes};
-pub use slow_readers::{SlowArguments, SlowFindings, SlowSide, run as slow_readers};
 pub use steady::{Reading, run};
 pub use storm::{StormArguments, StormFindings};
 

@@ -15,8 +15,7 @@ use crate::clock::{self, now_ns};
 use crate::lane::{LaneHandle, Order, Phase};
 use crate::outcome::Window;
 use crate::record::Recorder;
-use crate::report::text::{count, latency, number, row};
-use crate::report::{Group, Latency, Limit};
+use crate::report::{Latency, Limit};
 use crate::subscriber::Shared;
 
 const POLL: Duration = Duration::from_millis(2);
@@ -79,33 +78,6 @@ impl StormArguments {
             ("max-storm-seconds", self.max_storm_seconds, Some(found.seconds_to_last)),
             ("max-reconnect-micros", self.max_reconnect_micros, found.cpu_micros_each),
         ]
-    }
-}
-
-impl StormFindings {
-    pub fn group(&self) -> Group {
-        let mut rows = vec![
-            row("back / cut", format!("{} / {}", count(self.reconnected), count(self.cut_off))),
-            row("back per second", number(self.per_second)),
-            row("time to recovered", latency(&self.to_recovered)),
-            row("last one recovered after", format!("{} s", number(self.seconds_to_last))),
-            row("failed attempts", count(self.failed)),
-            row(
-                "subscriptions recovered / not",
-                format!("{} / {}", count(self.recovered), count(self.unrecovered)),
-            ),
-            row("publications recovered", count(self.recovered_publications)),
-        ];
-        if let Some(micros) = self.cpu_micros_each {
-            rows.push(row("CPU per reconnect", format!("{} µs", number(micros))));
-        }
-        if let Some(reads) = self.history_reads {
-            rows.push(row("history reads from Redis", number(reads)));
-        }
-        if let Some(refused) = self.refused_handshakes {
-            rows.push(row("handshakes the server refused", number(refused)));
-        }
-        Group { heading: "Storm", rows }
     }
 }
 

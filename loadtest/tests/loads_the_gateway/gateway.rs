@@ -57,6 +57,10 @@ impl Gateway {
         self.process.id().unwrap()
     }
 
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Where it tells its metrics.
     pub(crate) fn internal(&self) -> String {
         format!("http://{}", self.internal)

@@ -7,10 +7,29 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::gateway::{Gateway, build, run};
-use tidegate_loadtest::redis::RedisFindings;
+use crate::gateway::{Gateway, build};
 use tidegate_loadtest::report::{LoadFindings, Report};
-use tidegate_loadtest::scenario::{HandshakeFindings, SlowFindings};
+use tidegate_loadtest::scenario::HandshakeFindings;
+
+/// The longest that a script may take here.
+const SCRIPT: Duration = Duration::from_secs(180);
+
+/// Runs a script around load testers, and reads what it has found.
+async fn script(name: &str, line: &str) -> (i32, String, Value) {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("found.json");
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(name));
+    command
+        .arg("--json")
+        .arg(&json)
+        .args(line.split_whitespace())
+        .env("TIDEGATE_BIN_DIR", build().parent().unwrap())
+        .kill_on_drop(true);
+    let output = timeout(SCRIPT, command.output()).await.expect("it ends by itself").unwrap();
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    let found = std::fs::read(&json).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap());
+    (output.status.code().unwrap(), printed, found)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_are_weighed_with_and_without_tls() {
@@ -84,58 +103,28 @@ async fn handshakes_are_counted_and_timed() {
 async fn those_who_read_lose_nothing_to_those_who_do_not() {
     let gateway = Gateway::start(&[("TIDEGATE_WEBSOCKET__OUTBOX_BYTES_MAX", "1048576")]).await;
     let line = format!(
-        "slow-readers -n 20 --slow-percent 10 --turns 1 --ramp 1000 --rate 50 -d 4 --payload 60000 --warmup 0 \
-         --drain 30 --settle 0 --rest 0 --api-key demo --channel-prefix prices:slow --quiet --pid {}",
+        "--slow-percent 10 --turns 1 --quiet -- -n 20 --ramp 1000 --rate 50 -d 4 --payload 60000 --warmup 0 --drain 30 \
+         --settle 0 --rest 0 --api-key demo --channel-prefix prices:slow --url ws://{} --pid {}",
+        gateway.address(),
         gateway.pid()
     );
-    let (status, report): (_, Report<SlowFindings>) = gateway.load(&line).await;
-    assert_eq!(status, 0, "{:#?}", report.run.thresholds);
-    assert_eq!((report.without.deliveries, report.with.deliveries), (20 * 200, 18 * 200));
-    assert_eq!((report.with.slow, report.with.slow_ends.values().sum::<u64>()), (2, 2));
-    assert!(
-        !report.with.slow_ends.contains_key("still open"),
-        "12 MB fit nowhere: {:?}",
-        report.with.slow_ends
+    let (status, printed, found) = script("slow-readers", &line).await;
+    assert_eq!((status, printed.as_str()), (0, ""));
+    let (without, with) = (&found["without"], &found["with"]);
+    assert_eq!((&without["deliveries"], &with["deliveries"]), (&(20 * 200).into(), &(18 * 200).into()));
+    let ends = with["slow_ends"].as_object().unwrap();
+    assert_eq!(
+        (&with["slow"], ends.values().map(|times| times.as_u64().unwrap()).sum::<u64>()),
+        (&2.into(), 2)
     );
-    assert!(report.p999_ratio().is_some());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_is_held_against_bare_connections_to_the_same_redis() {
-    let program = build();
-    let line = format!("redis -d 0.4 --turns 2 -r 500 --batch 50 --quiet --tidegate {}", program.display());
-    let (status, report): (_, Report<RedisFindings>) = run(&line).await;
-    assert_eq!(status, 0, "{:#?}", report.run.thresholds);
-    assert_eq!((report.rows.len(), report.failed(), report.received_over_needed), (20, 0, Some(1.0)));
-    assert!(report.rows.iter().all(|row| row.published > 0 && row.per_second > 0.0), "{:#?}", report.rows);
-    assert!(report.link_ratio().is_some() && report.api_per_second().is_some());
-    let timed = report.rows.iter().filter_map(|row| row.latency);
-    assert_eq!(timed.map(|latency| latency.count).collect::<Vec<_>>(), [200; 6]);
-}
-
-/// The longest that a script may take here.
-const SCRIPT: Duration = Duration::from_secs(180);
-
-/// Runs a script around several load testers, and reads what it has found.
-async fn script(name: &str, line: &str) -> (i32, String, Value) {
-    let directory = tempfile::tempdir().unwrap();
-    let json = directory.path().join("found.json");
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(name));
-    command
-        .args(line.split_whitespace())
-        .arg("--json")
-        .arg(&json)
-        .env("TIDEGATE_BIN_DIR", build().parent().unwrap())
-        .kill_on_drop(true);
-    let output = timeout(SCRIPT, command.output()).await.expect("it ends by itself").unwrap();
-    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
-    let found = std::fs::read(&json).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap());
-    (output.status.code().unwrap(), printed, found)
+    assert!(!ends.contains_key("still open"), "12 MB fit nowhere: {ends:?}");
+    assert!(with["latency"]["p999"].as_f64() > Some(0.0) && with["memory_ready_max"].as_u64() > Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_publication_reaches_every_holder_over_several_nodes() {
-    let (status, printed, found) = script("million", "-n 60 --per-node 25 --ramp 500 --connect-timeout 60 --quiet").await;
+    let (status, printed, found) =
+        script("million", "-n 60 --per-node 25 --ramp 500 --connect-timeout 60 --quiet").await;
     assert_eq!((status, printed.as_str()), (0, ""));
     assert_eq!(
         (&found["connections_ready"], &found["received"], &found["missing"]),
@@ -181,8 +170,51 @@ async fn a_run_that_does_not_fit_says_so_before_it_starts_anything() {
         ("million", "-n 4000000000 --per-node 10000000", "file descriptors"),
         ("rolling", "--clients 7", "multiple of --holders"),
         ("rolling", "--nodes 1", "two nodes"),
+        ("redis", "--batch 0", "batches"),
+        ("slow-readers", "-- --payload 1", "--payload"),
     ] {
         let (status, printed, _) = script(name, line).await;
         assert!(status == 2 && printed.contains(problem), "{status}: {printed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_held_against_bare_connections_to_the_same_redis() {
+    let (status, printed, found) = script("redis", "-d 0.4 --turns 2 -r 500 --batch 50 --quiet").await;
+    assert_eq!((status, printed.as_str()), (0, ""));
+    let rows = found["rows"].as_array().unwrap();
+    assert_eq!((rows.len(), found["received_over_needed"].as_f64()), (20, Some(1.0)));
+    for row in rows {
+        assert!(
+            row["published"].as_u64() > Some(0)
+                && row["failed"] == 0
+                && row["per_second"].as_f64() > Some(0.0),
+            "{row}"
+        );
+    }
+    let timed = rows.iter().filter_map(|row| row["latency"]["count"].as_u64());
+    assert_eq!(timed.collect::<Vec<_>>(), [200; 6]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_of_the_newest_values_has_the_last_of_each_key_in_the_end() {
+    let gateway = Gateway::start(&[]).await;
+    let line = format!(
+        "--address {} --api-key demo --pid {} --keys 40 --rate 20 --bits 32000 --others 5 -d 1 --max-age-p99-ms 60000 --quiet",
+        gateway.address(),
+        gateway.pid()
+    );
+    let (status, printed, found) = script("newest-values", &line).await;
+    assert_eq!((status, printed.as_str()), (0, ""));
+    assert_eq!((&found["published"], &found["not_last"]), (&1_600.into(), &0.into()));
+    let (received, superseded) = (found["received"].as_u64().unwrap(), found["superseded"].as_u64().unwrap());
+    assert!(
+        received >= 40 && superseded > 0,
+        "a reader of 4,000 bytes a second cannot have all of them: {found}"
+    );
+    for side in ["without", "with"] {
+        let others = found[side]["others"]["count"].as_u64().unwrap();
+        assert!(others >= 5 * 40, "{side}: {others}");
+        assert!(found[side]["memory_after"].as_u64() > Some(0));
     }
 }

@@ -15,6 +15,7 @@ DEPLOY = ROOT / "deploy"
 COMPOSE = ROOT / "docker-compose.yml"
 ALERT_TESTS = ["alerts_test.yml", "budgets_test.yml"]
 WITH_NATS = ROOT / "deploy/nats/docker-compose.yml"
+SHARED_SERVICES = ROOT / "deploy/services.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "tidegate.json"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 GRAFANA_COLUMNS = 24
@@ -25,6 +26,7 @@ def checks(binaries, folder):
         ("the compose file is well formed", compose_is_well_formed),
         ("the environment of the compose file is a configuration", lambda: environment_is_a_configuration(binaries)),
         ("the compose file with NATS is as good", lambda: nats_in_place_of_redis(binaries)),
+        ("what both compose files have in common stands once", both_stacks_are_of_the_same_services),
         ("every service of the compose file may do what it needs and no more", services_are_confined),
         ("files over the compose file are well formed", overlays_are_well_formed),
         ("secrets are made once, and only their owner can look for them", lambda: secrets_are_made(folder)),
@@ -64,8 +66,50 @@ def compose_is_well_formed(file=COMPOSE):
     return run(*command, "-f", file, "config", "-q")
 
 
+def merged(below, above):
+    """As compose merges a service into what it extends."""
+    both = dict(below)
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(both.get(key), dict):
+            both[key] = merged(both[key], value)
+        elif isinstance(value, list) and isinstance(both.get(key), list):
+            both[key] = both[key] + [one for one in value if one not in both[key]]
+        else:
+            both[key] = value
+    return both
+
+
+def resolved(file=COMPOSE):
+    """What a compose file holds, with the services that its own extend."""
+    compose = yaml.safe_load(file.read_text())
+    for name, service in compose["services"].items():
+        extended = service.pop("extends", None)
+        if extended:
+            base = yaml.safe_load((file.parent / extended["file"]).read_text())["services"][extended["service"]]
+            assert "extends" not in base, f"{name} extends what extends something"
+            # docker-compose 1.29 takes no such service to extend.
+            assert not {"depends_on", "networks", "links"} & set(base), f"{name} cannot extend that"
+            compose["services"][name] = merged(base, service)
+    return compose
+
+
 def services():
-    return yaml.safe_load(COMPOSE.read_text())["services"]
+    return resolved()["services"]
+
+
+def both_stacks_are_of_the_same_services():
+    """Whatever is the same with both brokers stands once."""
+    own = {file: yaml.safe_load(file.read_text())["services"] for file in (COMPOSE, WITH_NATS)}
+    for name in ("gateway", "publisher", "haproxy"):
+        bases = {(file.parent / of[name]["extends"]["file"]).resolve() for file, of in own.items()}
+        assert bases == {SHARED_SERVICES}, f"{name} extends {bases}"
+        again = set(own[COMPOSE][name]) & set(own[WITH_NATS][name]) - {"extends", "environment", "secrets", "networks", "depends_on"}
+        assert not again, f"{again} of {name} could stand in {SHARED_SERVICES.name}"
+    environments = [of["gateway"]["environment"] for of in own.values()]
+    twice = set.intersection(*map(set, environments)) - {"TIDEGATE_BROKER__KIND"}
+    assert not twice, f"{twice} could stand in {SHARED_SERVICES.name}"
+    one, other = (resolved(file)["services"]["gateway"] for file in own)
+    return f"{len(one['environment'])} and {len(other['environment'])} variables, of which {len(set(one['environment']) & set(other['environment']))} are shared"
 
 
 # Those that need more than the others, and what for.
@@ -73,7 +117,7 @@ WRITES = {"grafana"}
 
 
 def services_are_confined(file=COMPOSE, broker="redis"):
-    compose = yaml.safe_load(file.read_text())
+    compose = resolved(file)
     version = re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.M).group(1)
     for name, service in compose["services"].items():
         assert service["cap_drop"] == ["ALL"], f"{name} has capabilities"
@@ -91,7 +135,7 @@ def services_are_confined(file=COMPOSE, broker="redis"):
     assert "ports" not in compose["services"][broker]
     trusted = compose["services"]["gateway"]["environment"]["TIDEGATE_HTTP__TRUSTED_PROXIES"]
     assert trusted == compose["services"]["haproxy"]["networks"]["front"]["ipv4_address"] + "/32", "more than HAProxy is trusted"
-    assert "ulimits" not in COMPOSE.read_text(), "an engine with fewer descriptors would start nothing"
+    assert not any("ulimits" in service for service in compose["services"].values()), "an engine with fewer descriptors would start nothing"
     for made in re.findall(r"^ARG VERSION=(.*)$", (DEPLOY / "Dockerfile").read_text(), re.M):
         assert made == version, f"the image says {made}"
     return f"{len(compose['services'])} services"
@@ -101,11 +145,7 @@ def nats_in_place_of_redis(binaries):
     compose_is_well_formed(WITH_NATS)
     services_are_confined(WITH_NATS, "nats")
     environment_is_a_configuration(binaries, WITH_NATS)
-    # Whatever the gateways are told beside how to reach their broker is told both ways.
-    ours, theirs = gateway_environment(), gateway_environment(WITH_NATS)
-    same = {name: value for name, value in ours.items() if "REDIS__" not in name and name != "TIDEGATE_BROKER__KIND"}
-    differs = {name for name, value in theirs.items() if name in same and value != same[name]}
-    assert not differs, f"{differs} differ from docker-compose.yml"
+    theirs = gateway_environment(WITH_NATS)
     conf = WITH_NATS.parent / "nats.conf"
     assert theirs["TIDEGATE_BROKER__KIND"] == "nats" and "/nats.conf:ro" in WITH_NATS.read_text()
     if shutil.which("nats-server") is None:
@@ -145,10 +185,8 @@ def secrets_are_made(folder):
 
 def gateway_environment(file=COMPOSE):
     """The variables of the gateway in a compose file, with the defaults of their variables."""
-    text = file.read_text()
-    block = re.search(r"^  gateway:\n(.*?)^  \w", text, re.M | re.S).group(1)
-    variables = dict(re.findall(r"^      (TIDEGATE_\w+__\w+): \"?(.*?)\"?$", block, re.M))
-    return {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for name, value in variables.items()}
+    variables = resolved(file)["services"]["gateway"]["environment"]
+    return {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", str(value)) for name, value in variables.items()}
 
 
 def environment_is_a_configuration(binaries, file=COMPOSE):
@@ -162,7 +200,7 @@ def environment_is_a_configuration(binaries, file=COMPOSE):
 def grace_is_above_the_drain():
     variables = gateway_environment()
     drain = sum(int(variables[f"TIDEGATE_DRAIN__{key}_MS"]) for key in ("NOTICE", "GRACE", "LINGER"))
-    grace = int(re.search(r"stop_grace_period: (\d+)s", COMPOSE.read_text()).group(1)) * 1000
+    grace = int(services()["gateway"]["stop_grace_period"].removesuffix("s")) * 1000
     # Two seconds for the node's last words to Redis (RETIRE_TIMEOUT), two for the runtime, three for traces.
     assert grace >= drain + 7000, f"{grace} ms are too short for a drain of {drain} ms"
     server = re.search(r"default-server .*inter (\d+)s .*fall (\d+)", (DEPLOY / "haproxy/haproxy.cfg").read_text())
@@ -301,7 +339,7 @@ def dashboard_expressions():
     dashboard = json.loads(DASHBOARD.read_text())
     found = [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel.get("targets", [])]
     found += [(note["name"], note["expr"]) for note in dashboard["annotations"]["list"]]
-    return [(title, expression.replace("$__rate_interval", "20s").replace("$node", ".*")) for title, expression in found]
+    return [(title, expression.replace("$__rate_interval", "20s").replace("$node", ".*").replace("$namespace", ".*")) for title, expression in found]
 
 
 def alert_expressions():
@@ -310,7 +348,8 @@ def alert_expressions():
 
 
 def selected(expression):
-    """Every metric that an expression looks at, with the labels that it asks for."""
+    """Every metric that an expression looks at, with the labels that it asks for. Not what is there with native histograms alone."""
+    expression = re.sub(r"histogram_\w+\([^[]*tidegate_\w+\[\w+\]", "", expression)
     return [name + (labels or "") for name, labels in re.findall(r"\b((?:tidegate|haproxy)_\w+|up\b)(\{[^}]*\})?", expression)]
 
 

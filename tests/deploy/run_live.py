@@ -7,7 +7,7 @@ import socket
 import subprocess
 import urllib.parse
 
-from check_files import COMPOSE, alert_expressions, dashboard_expressions, selected
+from check_files import alert_expressions, dashboard_expressions, selected, services
 from stack import API_KEY, PATIENCE_SECONDS, SECRETS, Stack, get, until
 from under_load import CHANNELS, CLIENTS, RATE, came_back, load
 
@@ -59,7 +59,7 @@ class Live:
         assert status == 200 and json.loads(answer)["result"]["offset"] >= 1, answer
 
     def publish(self):
-        command = re.search(r"command: \[(publish.*)\]", COMPOSE.read_text()).group(1).replace('"', "").split(", ")
+        command = services()["publisher"]["command"]
         command = [part.replace("haproxy:8000", f"127.0.0.1:{self.stack.public}") for part in command]
         environment = {"TIDEGATE_API_KEY_FILE": str(SECRETS / "api_key")}
         publisher = self.stack.start("publisher", [self.binaries["tidegate"], *command], env=environment)

@@ -160,7 +160,7 @@ impl App {
         let encodings = Arc::new(encodings(&config));
         let name = config.node.name_or(client_address);
         metrics.place_node(&name, &config.telemetry, config.cluster.nodes_expected);
-        let rules = Arc::new(config.channel_rules());
+        let rules = Arc::new(metrics.namespaces.number(config.channel_rules()));
 
         let id = NodeId(uuid::Uuid::new_v4().to_string().into());
         let backend = Backend::start(&config.backend, &id.0, clock, &metrics, &runtime).map_err(setup)?;
@@ -234,7 +234,7 @@ impl App {
         }
 
         let proxies = TrustedProxies::new(&config.http.trusted_proxies);
-        metrics.connections_max.set(i64::from(connections_max));
+        metrics.connection.max.set(i64::from(connections_max));
         let api = Arc::new(Api::new(&config.api, node.clone()).map_err(setup)?);
         let socketio = encodings.socketio_common().clone();
         if config.socketio.enabled {

@@ -15,6 +15,7 @@ use crate::channel_pattern::{ChannelPattern, SEPARATOR};
 use crate::history::Retention;
 use crate::map::{MapOptions, MapRetention};
 use crate::name_rule::NameRule;
+use crate::namespace_id::NamespaceId;
 use crate::newest::NewestOptions;
 use crate::poll::PollOptions;
 
@@ -140,6 +141,9 @@ pub struct ChannelOptions {
     /// A signature or a token lets clients in, and nothing else that they say.
     #[serde(skip)]
     pub only_signed: bool,
+    /// What happens in its channels is counted by this number.
+    #[serde(skip)]
+    pub namespace: NamespaceId,
 }
 
 /// What the subscriptions to a channel follow.
@@ -266,6 +270,8 @@ pub struct ChannelRules {
     pub namespaces: BTreeMap<Box<str>, Arc<ChannelOptions>>,
     /// Namespaces that hold the channels of a pattern, the narrower first.
     pub patterns: Vec<Arc<ChannelOptions>>,
+    /// What these are called, in the same order.
+    pub pattern_names: Vec<Box<str>>,
     /// In some namespaces, options by how a name begins behind the namespace. The first that fits counts.
     pub kinds: BTreeMap<Box<str>, Kinds>,
     pub names: ChannelNames,
@@ -284,14 +290,16 @@ impl ChannelRules {
         unicode: bool,
     ) -> Self {
         let mut rules = Self { default: Arc::new(default), names, unicode, ..Self::default() };
+        let mut patterns: Vec<(Box<str>, Arc<ChannelOptions>)> = Vec::new();
         for (name, options) in namespaces {
             let options = Arc::new(options);
             match options.pattern.is_none() {
                 true => drop(rules.namespaces.insert(name, options)),
-                false => rules.patterns.push(options),
+                false => patterns.push((name, options)),
             }
         }
-        rules.patterns.sort_by(|one, other| one.pattern.cmp(&other.pattern));
+        patterns.sort_by(|(_, one), (_, other)| one.pattern.cmp(&other.pattern));
+        (rules.pattern_names, rules.patterns) = patterns.into_iter().unzip();
         rules
     }
 
@@ -309,6 +317,20 @@ impl ChannelRules {
     #[must_use]
     pub fn with_hub(self, namespace: &str) -> Self {
         Self { hub: Some(namespace.into()), ..self }
+    }
+
+    /// The same rules where what happens in the channels of each namespace is counted by the number that `id_of` gives it.
+    #[must_use]
+    pub fn with_namespace_ids(mut self, id_of: impl Fn(&str) -> NamespaceId) -> Self {
+        let named = self.namespaces.iter_mut().map(|(name, options)| (&**name, options));
+        let patterns = self.pattern_names.iter().map(|name| &**name).zip(&mut self.patterns);
+        let kinds = self.kinds.iter_mut();
+        let kinds =
+            kinds.flat_map(|(name, kinds)| kinds.iter_mut().map(move |(_, options)| (&**name, options)));
+        for (name, options) in named.chain(patterns).chain(kinds) {
+            Arc::make_mut(options).namespace = id_of(name);
+        }
+        self
     }
 
     /// The topic whose updates are in this channel, if it is one that is for everyone and that publishers can have.
@@ -333,17 +355,22 @@ impl ChannelRules {
 
     /// `None` if the channel names a namespace that does not exist.
     pub fn options(&self, channel: &Channel) -> Option<&Arc<ChannelOptions>> {
-        self.find(channel).0
+        self.find(channel.as_str()).0
+    }
+
+    /// What is counted of a channel is counted by this number.
+    pub fn namespace_id(&self, channel: &str) -> NamespaceId {
+        self.find(channel).0.map_or(NamespaceId::UNKNOWN, |options| options.namespace)
     }
 
     /// The part of a channel's name that is its own: behind its namespace.
     pub fn own_name<'a>(&self, channel: &'a Channel) -> &'a str {
-        self.find(channel).1
+        self.find(channel.as_str()).1
     }
 
     /// Whether the rule of the channel's namespace admits its name. That of a namespace that does not exist has no say.
     pub fn admits_name(&self, channel: &Channel) -> bool {
-        let (options, rest) = self.find(channel);
+        let (options, rest) = self.find(channel.as_str());
         options.is_none_or(|options| options.channel_regex.admits(rest))
     }
 
@@ -354,8 +381,8 @@ impl ChannelRules {
     }
 
     /// The options of a channel, and what its name is beside the namespace.
-    fn find<'a>(&self, channel: &'a Channel) -> (Option<&Arc<ChannelOptions>>, &'a str) {
-        let name = self.names.public_part(channel.as_str());
+    fn find<'a>(&self, channel: &'a str) -> (Option<&Arc<ChannelOptions>>, &'a str) {
+        let name = self.names.public_part(channel);
         if !self.patterns.is_empty() && name.starts_with(SEPARATOR) {
             let described = self.patterns.iter().find(|options| options.pattern.describes(name));
             if described.is_some() {
@@ -468,5 +495,27 @@ mod tests {
             assert_eq!(topic(other), None, "{other}");
         }
         assert_eq!(ChannelRules::default().topic(&Channel::parse("mercure:a", 255).unwrap()), None);
+    }
+
+    #[test]
+    fn what_is_counted_goes_by_the_namespace_also_of_patterns_and_kinds() {
+        let kinds = vec![("room-".into(), ChannelOptions::default())];
+        let rules = rules().with_kinds("chat", kinds).with_namespace_ids(|name| match name {
+            "a_user" => NamespaceId(7),
+            "chat" => NamespaceId(8),
+            _ => NamespaceId(9),
+        });
+        for (name, expected) in [
+            ("/users/42", 7),
+            ("$/users/42", 7),
+            ("/x", 9),
+            ("chat:a", 8),
+            ("$chat:room-1", 8),
+            ("x", NamespaceId::DEFAULT.0),
+            ("nowhere:x", NamespaceId::UNKNOWN.0),
+            ("a_user:1", NamespaceId::UNKNOWN.0),
+        ] {
+            assert_eq!(rules.namespace_id(name), NamespaceId(expected), "{name}");
+        }
     }
 }

@@ -21,6 +21,7 @@ pub mod hub;
 pub mod ledger;
 pub mod map;
 pub mod name_rule;
+pub mod namespace_id;
 pub mod newest;
 pub mod permission;
 pub mod placement;

@@ -116,7 +116,7 @@ impl Admission {
     pub fn admit_handshake(self: &Arc<Self>, peer: IpAddr) -> Result<HandshakePermit, AdmissionRefusal> {
         let address = (!self.proxies.contains(peer)).then(|| AddressKey::of(peer));
         let kind = self.limiter.lock().enter(address)?;
-        self.metrics.handshakes_pending.inc();
+        self.metrics.connection.handshakes_pending.inc();
         let place = Arc::new(ConnectionPermit {
             admission: self.clone(),
             spare: AtomicBool::new(kind == PlaceKind::Spare),
@@ -206,7 +206,7 @@ impl Drop for HandshakePermit {
     fn drop(&mut self) {
         let admission = &self.place.admission;
         admission.limiter.lock().end_handshake(self.address);
-        admission.metrics.handshakes_pending.dec();
+        admission.metrics.connection.handshakes_pending.dec();
         admission.room.notify_one();
     }
 }
@@ -274,7 +274,7 @@ mod tests {
         let place = handshake.place();
         let admitted = admission.admit_client(PEER, &place).unwrap();
         drop((handshake, place));
-        assert_eq!(admission.metrics.handshakes_pending.get(), 0);
+        assert_eq!(admission.metrics.connection.handshakes_pending.get(), 0);
         assert_eq!(admission.admit_handshake(PEER).unwrap_err(), AdmissionRefusal::NodeFull);
         drop(admitted);
         let handshake = admission.admit_handshake(PEER).unwrap();

@@ -150,8 +150,9 @@ impl ByClient {
             return Err(ErrorCode::BadRequest.into());
         }
         let request = self.request(identity, origin, &wanted.channel, data).await?;
+        let namespace = self.node.namespace_of(&request.channel);
         self.node.publish(request).await.map_err(|_| ErrorCode::Internal)?;
-        self.node.metrics.publication_in(PublicationSource::Client);
+        self.node.metrics.publication_in(namespace, PublicationSource::Client);
         Ok(())
     }
 

@@ -75,9 +75,10 @@ impl ApiCall<'_> {
     ) -> Result<ChangedKey, ApiError> {
         let idempotency = idempotency(idempotency_key, self.config)?;
         self.in_time()?;
+        let namespace = self.node.namespace_of(&channel);
         let request = ChangeRequest { channel, change, keeping, idempotency };
         let mut changed = self.node.change_key(request).await.map_err(ApiError::not_published)?;
-        self.node.metrics.publication_in(PublicationSource::Api);
+        self.node.metrics.publication_in(namespace, PublicationSource::Api);
         if !keeping.stream.keeps_history() {
             changed.position = changed.position.map(unnumbered);
         }

@@ -33,7 +33,7 @@ impl ApiCall<'_> {
         self.in_time()?;
         let published = self.node.publish_polled(channel, &request.key, request.version, epoch, data).await;
         published.map_err(ApiError::not_published)?;
-        self.node.metrics.publication_in(PublicationSource::Api);
+        self.node.metrics.publication_in(options.namespace, PublicationSource::Api);
         Ok(())
     }
 }

@@ -15,9 +15,10 @@ impl ApiCall<'_> {
     pub(super) async fn publish(&self, request: &Publish<'_>) -> Result<Published, ApiError> {
         let request = self.publication(request)?;
         self.in_time()?;
+        let namespace = self.node.namespace_of(&request.channel);
         let published = self.node.publish_since(self.came(), request).await;
         let published = published.map_err(ApiError::not_published)?;
-        self.node.metrics.publication_in(PublicationSource::Api);
+        self.node.metrics.publication_in(namespace, PublicationSource::Api);
         Ok(published)
     }
 
@@ -36,9 +37,11 @@ impl ApiCall<'_> {
                     Err(reason) => refused.push((at, reason)),
                 }
             }
+            let namespaces: Vec<_> =
+                requests.iter().map(|request| self.node.namespace_of(&request.channel)).collect();
             let made = self.node.publish_in_order_since(self.came(), requests).await;
-            for _ in made.iter().filter(|made| made.is_ok()) {
-                self.node.metrics.publication_in(PublicationSource::Api);
+            for (namespace, _) in namespaces.into_iter().zip(&made).filter(|(_, made)| made.is_ok()) {
+                self.node.metrics.publication_in(namespace, PublicationSource::Api);
             }
             let (mut made, mut refused) = (made.into_iter(), refused.into_iter().peekable());
             answers.extend((0..part.len()).map(|at| {
@@ -83,9 +86,10 @@ impl ApiCall<'_> {
         let (channel, options) = self.channel(channel)?;
         self.in_time()?;
         let request = message.to(channel, &options)?;
+        let namespace = options.namespace;
         let published = self.node.publish_since(self.came(), request).await;
         let published = published.map_err(ApiError::not_published)?;
-        self.node.metrics.publication_in(PublicationSource::Api);
+        self.node.metrics.publication_in(namespace, PublicationSource::Api);
         Ok(published)
     }
 

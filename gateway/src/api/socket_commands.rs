@@ -76,8 +76,9 @@ impl<'c> ApiCall<'c> {
             other => other.into(),
         })?;
         self.in_time()?;
+        let namespace = self.node.namespace_of(&request.channel);
         let published = self.node.publish(request).await.map_err(ApiError::not_published)?;
-        self.node.metrics.publication_in(PublicationSource::Api);
+        self.node.metrics.publication_in(namespace, PublicationSource::Api);
         Ok(published)
     }
 

@@ -199,10 +199,14 @@ impl Hub {
         let id = update.id().map_or_else(new_id, str::to_owned);
         let requests =
             self.ask_about(self.requests(&update, &id)?, update.topics(), &identity, origin).await?;
+        // One update, which all of its channels are given: it is counted in the first.
+        let channel = requests.first().map(|request| request.channel.clone());
         for published in self.node.publish_in_order(requests).await {
             published.map_err(|_| UpdateError::Failed)?;
         }
-        self.node.metrics.publication_in(PublicationSource::Client);
+        if let Some(channel) = channel {
+            self.node.note_publication(&channel, PublicationSource::Client);
+        }
         Ok(id)
     }
 

@@ -131,7 +131,7 @@ impl Reloader {
             tls.serve(fresh);
             tls.tell(Ok(()), &self.metrics);
         }
-        let rules = Arc::new(merged.channel_rules());
+        let rules = Arc::new(self.metrics.namespaces.number(merged.channel_rules()));
         let contexts = contexts(&merged, &self.node, &self.authenticator, self.metrics.clone());
         self.node.set_rules(rules);
         self.node.set_balance(&merged.balance, &merged.drain, merged.limits.accepts_per_s);
@@ -159,7 +159,7 @@ impl Reloader {
             tracing::warn!("{advice}");
         }
         self.admission.set_limits(&merged.limits, connections_max);
-        self.metrics.connections_max.set(i64::from(connections_max));
+        self.metrics.connection.max.set(i64::from(connections_max));
         *running = merged;
         Ok(ReloadReport { changed, needs_restart })
     }
@@ -207,7 +207,7 @@ pub(super) fn contexts(
     let of_engine_io = config.socketio.session_settings(&settings);
     let usual = Context {
         settings,
-        rules: config.channel_rules(),
+        rules: metrics.namespaces.number(config.channel_rules()),
         insecure: authenticator.is_insecure(),
         application: Application {
             rpc: node.asks(HookKind::Rpc),

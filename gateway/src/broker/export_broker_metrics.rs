@@ -13,7 +13,7 @@ use crate::telemetry::metrics::catch_up;
 /// Counters for a broker and the presence beside it, whose values appear in `metrics`. `has_links` if it keeps links
 /// to something that can be lost.
 pub fn shown_in(metrics: &Metrics, has_links: bool) -> Arc<BrokerMetrics> {
-    let counted = counters(&metrics.broker_seconds);
+    let counted = counters(&metrics.broker.seconds);
     let shown = counted.clone();
     metrics.refresh_with(move |metrics| show(&shown, metrics, has_links));
     counted
@@ -30,7 +30,7 @@ pub fn shown_by_shard(metrics: &Metrics) -> impl Fn(&str) -> Arc<BrokerMetrics> 
         let named = all.iter().filter(|(name, _)| !name.is_empty());
         named.for_each(|(name, counted)| show_shard(name, counted, metrics));
     });
-    let seconds = metrics.broker_seconds.clone();
+    let seconds = metrics.broker.seconds.clone();
     move |name| {
         let mut all = all.lock();
         if let Some((_, counted)) = all.iter().find(|(known, _)| **known == *name) {
@@ -79,7 +79,7 @@ fn counters(seconds: &HistogramVec) -> Arc<BrokerMetrics> {
 
 fn show(broker: &BrokerMetrics, metrics: &Metrics, has_links: bool) {
     let errors = |reason, counter: u64| {
-        catch_up(&metrics.broker_errors_total.with_label_values(&[reason]), counter);
+        catch_up(&metrics.broker.errors_total.with_label_values(&[reason]), counter);
     };
     errors("unreachable", broker.unreachable.get());
     errors("timeout", broker.timeouts.get());
@@ -89,26 +89,26 @@ fn show(broker: &BrokerMetrics, metrics: &Metrics, has_links: bool) {
         errors(kind.label(), broker.refused(kind).get());
     }
     let evictions = |what, counter: u64| {
-        catch_up(&metrics.broker_evictions_total.with_label_values(&[what]), counter);
+        catch_up(&metrics.broker.evictions_total.with_label_values(&[what]), counter);
     };
     evictions("stream", broker.evicted_streams.get());
     evictions("key", broker.evicted_keys.get());
-    catch_up(&metrics.broker_received_bytes_total, broker.received_bytes.get());
-    catch_up(&metrics.broker_unreadable_total, broker.undecodable.get());
-    catch_up(&metrics.broker_repeated_total, broker.duplicates.get());
-    catch_up(&metrics.presence_overflows_total, broker.presence_overflows.get());
+    catch_up(&metrics.broker.received_bytes_total, broker.received_bytes.get());
+    catch_up(&metrics.broker.unreadable_total, broker.undecodable.get());
+    catch_up(&metrics.broker.repeated_total, broker.duplicates.get());
+    catch_up(&metrics.broker.presence_overflows_total, broker.presence_overflows.get());
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    metrics.broker_channels.set(gauge(broker.subscribed_channels.get()));
-    catch_up(&metrics.broker_master_changes_total, broker.master_changes.get());
-    metrics.broker_sentinels_up.set(gauge(broker.sentinels_up.get()));
+    metrics.broker.channels.set(gauge(broker.subscribed_channels.get()));
+    catch_up(&metrics.broker.master_changes_total, broker.master_changes.get());
+    metrics.broker.sentinels_up.set(gauge(broker.sentinels_up.get()));
     if has_links {
         for (name, link) in [
             ("command", &broker.command_link),
             ("read", &broker.read_link),
             ("subscriber", &broker.subscriber_link),
         ] {
-            metrics.broker_link_up.with_label_values(&[name]).set(gauge(link.up.get()));
-            catch_up(&metrics.broker_reconnects_total.with_label_values(&[name]), link.reconnects.get());
+            metrics.broker.link_up.with_label_values(&[name]).set(gauge(link.up.get()));
+            catch_up(&metrics.broker.reconnects_total.with_label_values(&[name]), link.reconnects.get());
         }
     }
 }

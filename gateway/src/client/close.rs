@@ -10,7 +10,7 @@ use crate::client::finish::{Departure, Finishing};
 use crate::client::framing::CloseMessage;
 use crate::client::{Client, Closing, Gone, Incoming};
 use crate::node::{ClientTraces, CloseRecord};
-use crate::telemetry::metrics::CLOSE_BY_PEER;
+use crate::telemetry::connection_metrics::CLOSE_BY_PEER;
 use crate::worker::WorkerLocal;
 
 impl Client {

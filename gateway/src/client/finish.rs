@@ -12,7 +12,7 @@ use shared::moment::Moment;
 
 use crate::client::framing::CloseMessage;
 use crate::client::{Client, Gone, Incoming, Outbox};
-use crate::telemetry::metrics::{CLOSE_BY_PEER, CLOSE_LOST};
+use crate::telemetry::connection_metrics::{CLOSE_BY_PEER, CLOSE_LOST};
 use crate::worker::WorkerLocal;
 use crate::worker::inbox::WorkerEvent;
 

@@ -43,6 +43,13 @@ impl Client {
             return;
         }
         self.note_count(local, channel);
+        if !frames.is_empty() {
+            let bytes: usize = frames.iter().map(Bytes::len).sum();
+            let namespace = local.context.rules.namespace_id(channel.as_str());
+            let tally = local.tally.namespaces.of(namespace);
+            tally.deliveries += publications;
+            tally.bytes_out += bytes as u64;
+        }
         local.tally.deliveries += publications;
         if go_live.terms.latest.is_some() {
             local.tally.superseded += superseded;

@@ -21,7 +21,7 @@ use crate::backend::ClientOrigin;
 use crate::node::{AwaitedClient, SessionId, UserPermit};
 use crate::pusher::PusherApp;
 use crate::sessions::{Holder, SessionHolder};
-use crate::telemetry::metrics::CLOSE_LOST;
+use crate::telemetry::connection_metrics::CLOSE_LOST;
 use crate::transport::{ClientStream, Direct};
 use crate::worker::WorkerLocal;
 

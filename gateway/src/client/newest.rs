@@ -130,7 +130,7 @@ impl Client {
             if let Some(frame) = self.newest_frame(local, &taken.value, taken.superseded) {
                 newest.lanes.spent(&channel, frame.len(), now);
                 bytes += frame.len();
-                local.tally.deliveries += 1;
+                local.tally.note_delivered(taken.value.namespace(), frame.len());
                 // It is empty, or has less than a quantum in it, and one value is never too long.
                 let _ = self.queue(QueuedBytes::Shared { bytes: frame }, usize::MAX, &mut local.selected);
             }
@@ -221,7 +221,7 @@ impl Client {
 
     fn send_value(&mut self, local: &mut WorkerLocal, value: &Arc<Prepared>, superseded: u32) {
         if let Some(frame) = self.newest_frame(local, value, superseded) {
-            local.tally.deliveries += 1;
+            local.tally.note_delivered(value.namespace(), frame.len());
             self.send_frame(local, frame);
         }
     }

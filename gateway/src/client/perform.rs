@@ -14,6 +14,7 @@ use gateway_core::effect::{
 use gateway_core::history::HistoryPage;
 use gateway_core::hub::Subscriber;
 use gateway_core::map::KeyAction;
+use gateway_core::namespace_id::NamespaceId;
 use shared::channel::Channel;
 use shared::command::Connect;
 use shared::disconnect::Disconnect;
@@ -137,7 +138,9 @@ impl Client {
                     local.delivery_changes.push(DeliveryChange { of: self.key, ticket, channel, latest });
                 }
                 Effect::Publish { ticket, channel, publication, retention } => {
-                    local.metrics.publication_in(PublicationSource::Client);
+                    let options = local.context.rules.options(&channel);
+                    let namespace = options.map_or(NamespaceId::UNKNOWN, |options| options.namespace);
+                    local.metrics.publication_in(namespace, PublicationSource::Client);
                     let came = Instant::now();
                     let publication = *publication;
                     let request =
@@ -146,7 +149,6 @@ impl Client {
                     let said = webhooks
                         .and_then(|hooks| hooks.client_event(request.channel.as_str(), &request.publication));
                     // As the session saw it: who asked nobody must not be let through here either.
-                    let options = local.context.rules.options(&request.channel);
                     if options.is_some_and(|options| options.publish_hook) {
                         self.publish_as_allowed(local, ticket, came, request, said);
                         continue;
@@ -160,8 +162,9 @@ impl Client {
                     });
                 }
                 Effect::ChangeKey { ticket, channel, change, keeping } => {
-                    local.metrics.publication_in(PublicationSource::Client);
                     let options = local.context.rules.options(&channel);
+                    let namespace = options.map_or(NamespaceId::UNKNOWN, |options| options.namespace);
+                    local.metrics.publication_in(namespace, PublicationSource::Client);
                     let is_asked_for = options.is_some_and(|options| match &change.action {
                         KeyAction::Set(_) => options.map.publish_hook,
                         KeyAction::Remove { .. } => options.map.remove_hook,
@@ -323,6 +326,7 @@ impl Client {
             local.shown.insert((self.session.client(), channel.clone()));
         }
         let subscriber = self.subscriber(&terms);
+        let before = local.hub.interest().subscriptions;
         let joined = match terms.latest {
             Some(latest) => {
                 self.open_lane(local, &channel, latest);
@@ -330,6 +334,10 @@ impl Client {
             }
             None => local.hub.join(&channel, subscriber, terms.filter),
         };
+        if local.hub.interest().subscriptions > before {
+            let namespace = local.context.rules.namespace_id(channel.as_str());
+            local.tally.namespaces.of(namespace).subscriptions += 1;
+        }
         let misses = self.awaits_cache(local, &channel);
         let delivered = if joined.first {
             local.node.acquire(local.index, &channel, retention)

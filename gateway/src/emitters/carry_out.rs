@@ -132,11 +132,12 @@ impl EmitterContext {
         if row.is_empty() {
             return published;
         }
-        for result in self.node.publish_in_order(row).await {
+        let namespaces: Vec<_> = row.iter().map(|request| self.node.namespace_of(&request.channel)).collect();
+        for (namespace, result) in namespaces.into_iter().zip(self.node.publish_in_order(row).await) {
             let result = match result {
                 Ok(made) if made.duplicate => "repeated",
                 Ok(_) => {
-                    self.node.metrics.publication_in(PublicationSource::Api);
+                    self.node.metrics.publication_in(namespace, PublicationSource::Api);
                     "done"
                 }
                 Err(error) if is_for_good(&error) => {

@@ -184,9 +184,10 @@ async fn publish(
         Ok(request) => request,
         Err(refused) => return Ok(Err(refused.told())),
     };
+    let namespace = node.namespace_of(&request.channel);
     match node.publish(request).await {
         Ok(published) => {
-            node.metrics.publication_in(PublicationSource::Feed);
+            node.metrics.publication_in(namespace, PublicationSource::Feed);
             Ok(Ok(published))
         }
         Err(error) if is_for_good(&error) => Ok(Err(error.to_string())),

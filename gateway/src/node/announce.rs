@@ -141,10 +141,12 @@ pub(super) async fn keep_announcing(node: Arc<Node>, part: usize) {
             if batch.is_empty() {
                 break;
             }
+            let channels: Vec<_> = batch.iter().map(|(channel, _)| channel.clone()).collect();
             let sent =
                 join_all(batch.into_iter().map(|(channel, event)| node.broker.publish_event(channel, event)));
-            for error in sent.await.into_iter().filter_map(Result::err) {
-                node.metrics.publication_refused(error.label());
+            for (channel, sent) in channels.iter().zip(sent.await) {
+                let Err(error) = sent else { continue };
+                node.note_unpublished(channel, &error);
                 if let Some(untold) = announcements.failed_told.now() {
                     tracing::warn!(%error, untold, "a join or a leave could not be told");
                 }

@@ -165,7 +165,7 @@ impl Node {
 
     /// How many more clients this node takes. `None`: it has not begun to.
     pub(super) fn room(&self) -> Option<u32> {
-        let max = Some(self.metrics.connections_max.get()).filter(|max| *max > 0)?;
+        let max = Some(self.metrics.connection.max.get()).filter(|max| *max > 0)?;
         Some(u32::try_from((max - self.metrics.connections()).max(0)).unwrap_or(u32::MAX))
     }
 

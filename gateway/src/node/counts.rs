@@ -76,8 +76,9 @@ impl Node {
                 }
                 self.broker.publish_event(channel.clone(), OwnedEvent::Counted { subscribers })
             });
-            for error in join_all(told).await.into_iter().filter_map(Result::err) {
-                self.metrics.publication_refused(error.label());
+            for (channel, told) in batch.iter().zip(join_all(told).await) {
+                let Err(error) = told else { continue };
+                self.note_unpublished(channel, &error);
             }
         }
     }

@@ -89,16 +89,19 @@ impl BrokerEvents for FromBroker {
 
 impl Node {
     fn receive(self: &Arc<Self>, channel: &str, mut publication: Publication) {
-        self.metrics.publication_in(PublicationSource::Node);
         if let Some(keyed) = &publication.keyed
             && self.take_published(channel, keyed, &publication)
         {
-            return;
+            return self.note_unwanted(channel);
         }
         let _span = self.note_arrival(channel, &mut publication).entered();
         let mut shard = self.interest.shard(channel);
         // Nobody here wants it any more, and the broker has not been told yet.
-        let Some(local) = shard.get_mut(channel) else { return };
+        let Some(local) = shard.get_mut(channel) else {
+            drop(shard);
+            return self.note_unwanted(channel);
+        };
+        self.metrics.publication_in(local.namespace(), PublicationSource::Node);
         local.checked = self.clock.now();
         match local.feed.admit(publication) {
             Admission::Deliver(publication) => self.hand_out(local, FeedDelivery::Publication(publication)),
@@ -131,7 +134,7 @@ impl Node {
     /// The caller holds the channel's shard, so that what comes later cannot overtake it.
     pub(super) fn hand_event(&self, local: &LocalChannel, event: OwnedEvent) {
         let prepared = Prepared::of(local.channel.clone(), event, None, self.clock.micros(), &self.variants);
-        self.hand_to_workers(local, &prepared);
+        self.hand_to_workers(local, &prepared.counted_in(local.namespace()));
     }
 
     /// Has history read after an offset, for what is missing or in doubt.
@@ -167,7 +170,7 @@ impl Node {
                 } else {
                     Prepared::unnumbered(channel, publication, previous, micros, &self.variants)
                 };
-                self.hand_to_workers(local, &prepared);
+                self.hand_to_workers(local, &prepared.counted_in(local.namespace()));
             }
             FeedDelivery::Lost(position) => {
                 if let Some(aside) = local.aside() {

@@ -13,6 +13,7 @@ use gateway_core::catch_up::CatchUp;
 use gateway_core::feed::Feed;
 use gateway_core::history::Retention;
 use gateway_core::hub::PreviousPublication;
+use gateway_core::namespace_id::NamespaceId;
 use gateway_core::roster::Roster;
 use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
@@ -36,7 +37,7 @@ pub(crate) struct LocalChannel {
     pub(crate) workers: u64,
     pub(crate) link: ChannelLink,
     pub(crate) feed: Feed,
-    retention: PackedRetention,
+    kept: PackedTerms,
     /// When a publication last arrived or the position was last checked.
     pub(crate) checked: Moment,
     aside: Option<Box<ChannelRareState>>,
@@ -44,12 +45,33 @@ pub(crate) struct LocalChannel {
 
 const _: () = assert!(size_of::<LocalChannel>() <= 112, "there can be many for each connection");
 
-/// What a channel keeps, in a third of a [`Retention`]'s bytes.
+/// What a channel keeps, in a third of a [`Retention`]'s bytes, and where it is counted.
 #[derive(Clone, Copy, Debug)]
-struct PackedRetention {
+struct PackedTerms {
+    /// In the low bits, which are enough for what a namespace may keep; above them the namespace.
     publications: u32,
     /// Rounded up: namespaces say it in seconds.
     seconds: u32,
+}
+
+const PUBLICATIONS_BITS: u32 = 24;
+const PUBLICATIONS_MAX: u32 = (1 << PUBLICATIONS_BITS) - 1;
+
+impl PackedTerms {
+    fn new(retention: Retention, namespace: NamespaceId) -> Self {
+        let size = retention.size.min(PUBLICATIONS_MAX);
+        let publications = u32::from(namespace.0) << PUBLICATIONS_BITS | size;
+        Self { publications, seconds: retention.ttl.as_secs_f64().ceil() as u32 }
+    }
+
+    fn retention(self) -> Retention {
+        let ttl = Duration::from_secs(self.seconds.into());
+        Retention { size: self.publications & PUBLICATIONS_MAX, ttl }
+    }
+
+    fn namespace(self) -> NamespaceId {
+        NamespaceId((self.publications >> PUBLICATIONS_BITS) as u8)
+    }
 }
 
 /// What few channels have, or none for long: in a box of its own while there is any of it.
@@ -83,8 +105,19 @@ pub(crate) enum ChannelLink {
 
 impl LocalChannel {
     pub(crate) fn retention(&self) -> Retention {
-        let PackedRetention { publications: size, seconds } = self.retention;
-        Retention { size, ttl: Duration::from_secs(seconds.into()) }
+        self.kept.retention()
+    }
+
+    /// Where it is counted.
+    pub(crate) fn namespace(&self) -> NamespaceId {
+        self.kept.namespace()
+    }
+
+    /// It is counted there from now on. Answers where it was before.
+    pub(super) fn count_in(&mut self, namespace: NamespaceId) -> NamespaceId {
+        let before = self.kept;
+        self.kept = PackedTerms::new(before.retention(), namespace);
+        before.namespace()
     }
 
     /// Whether somebody here would miss what does not come. Where no stream is kept, the feed knows of numbers if there
@@ -190,15 +223,16 @@ impl InterestShard<'_> {
         entry.or_insert_with(|| Box::new(new())).into_mut()
     }
 
-    pub(crate) fn remove(&mut self, name: &str) {
+    /// Answers where it was counted, if it was there.
+    pub(crate) fn remove(&mut self, name: &str) -> Option<NamespaceId> {
         let table = &mut self.channels.0;
-        if let Ok(entry) = table.find_entry(self.hash, |local| local.channel.as_str() == name) {
-            entry.remove();
-        }
+        let found = table.find_entry(self.hash, |local| local.channel.as_str() == name).ok();
+        let namespace = found.map(|entry| entry.remove().0.namespace());
         // After many have left, memory comes back.
         if table.capacity() >= SHRINK_FROM && table.len() < table.capacity() / 8 {
             table.shrink_to(table.len() * 2, |local| hash(local.channel.as_str()));
         }
+        namespace
     }
 }
 
@@ -230,12 +264,12 @@ impl Interest {
         channel: Channel,
         link: ChannelLink,
         retention: Retention,
+        namespace: NamespaceId,
         now: Moment,
     ) -> LocalChannel {
         let feed = Feed::default();
-        let seconds = retention.ttl.as_secs_f64().ceil() as u32;
-        let retention = PackedRetention { publications: retention.size, seconds };
-        LocalChannel { channel, workers: 0, link, feed, retention, checked: now, aside: None }
+        let kept = PackedTerms::new(retention, namespace);
+        LocalChannel { channel, workers: 0, link, feed, kept, checked: now, aside: None }
     }
 
     /// What comes from now on has nothing to do with what came before. Whoever waits for a read of before reads for
@@ -311,5 +345,19 @@ impl Interest {
 
     pub(crate) fn channels(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().0.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_channel_keeps_and_where_it_is_counted_are_packed_together_and_come_back() {
+        for (size, seconds) in [(0, 0), (1, 1), (1_000_000, 31_536_000)] {
+            let retention = Retention { size, ttl: Duration::from_secs(seconds) };
+            let packed = PackedTerms::new(retention, NamespaceId(u8::MAX));
+            assert_eq!((packed.retention(), packed.namespace()), (retention, NamespaceId(u8::MAX)));
+        }
     }
 }

@@ -200,9 +200,11 @@ pub(super) async fn keep_showing(node: Arc<Node>, part: usize) {
                 break;
             }
             // Each is begun in its turn.
+            let channels: Vec<_> = batch.iter().map(|request| request.channel.clone()).collect();
             let changed = join_all(batch.into_iter().map(|request| node.broker.change_key(request))).await;
-            for error in changed.into_iter().filter_map(Result::err) {
-                node.metrics.publication_refused(error.label());
+            for (channel, changed) in channels.iter().zip(changed) {
+                let Err(error) = changed else { continue };
+                node.note_unpublished(channel, &error);
                 if let Some(untold) = showing.failed_told.now() {
                     tracing::warn!(%error, untold, "who subscribes to a channel could not be shown in another");
                 }

@@ -3,6 +3,7 @@
 use gateway_core::effect::Denial;
 use gateway_core::feed::FeedDelivery;
 use gateway_core::map::{ChangedKey, KeyAction, MapRetention, StateFilter, StatePage};
+use gateway_core::namespace_id::NamespaceId;
 use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::position::StreamPosition;
@@ -50,8 +51,10 @@ impl Node {
         &self,
         mut request: ChangeRequest,
     ) -> impl Future<Output = Result<ChangedKey, BrokerError>> + Send + '_ {
-        let says_when =
-            self.rules().options(&request.channel).is_some_and(|options| options.publication_time);
+        let (says_when, namespace) = match self.rules().options(&request.channel) {
+            Some(options) => (options.publication_time, options.namespace),
+            None => (false, NamespaceId::UNKNOWN),
+        };
         take_stamp_off(&mut request.change.action);
         if let KeyAction::Set(set) = &mut request.change.action
             && says_when
@@ -64,7 +67,7 @@ impl Node {
         async move {
             let changed = changing.instrument(span).await;
             if let Err(error) = &changed {
-                self.metrics.publication_refused(error.label());
+                self.metrics.publication_refused(namespace, error.label());
             }
             changed
         }

@@ -39,6 +39,7 @@ mod catch_up;
 mod client_ids;
 mod closes;
 pub mod control;
+mod count_by_namespace;
 mod counts;
 mod deliver;
 mod departures;
@@ -317,7 +318,8 @@ impl Node {
 
     /// Sets the rules for operations that begin after this.
     pub(crate) fn set_rules(&self, rules: Arc<ChannelRules>) {
-        *self.rules.write() = rules;
+        *self.rules.write() = rules.clone();
+        self.recount_channels(&rules);
     }
 
     /// Returns the budget for the bodies of requests.

@@ -8,6 +8,7 @@ use gateway_core::channel_rules::ChannelOptions;
 use gateway_core::effect::Denial;
 use gateway_core::history::Retention;
 use gateway_core::map::{ChangedKey, KeyAction, MapChange, MapRetention, SetKey, SetMode};
+use gateway_core::namespace_id::NamespaceId;
 use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::publication::EVENT_TAG;
@@ -88,7 +89,9 @@ impl Node {
         for (worker, inbox) in self.inboxes.iter().enumerate() {
             if workers & (1 << worker) != 0 && !inbox.wait_for_room(ROOM_DEADLINE).await {
                 let error = BrokerError::Behind(ROOM_DEADLINE);
-                self.metrics.publication_refused(error.label());
+                if let Some(first) = channels.first() {
+                    self.note_unpublished(first, &error);
+                }
                 return Err(error);
             }
         }
@@ -121,6 +124,7 @@ impl Node {
     ) -> impl Future<Output = Result<Published, BrokerError>> + Send + '_ {
         let rules = self.rules();
         let options = rules.options(&request.channel);
+        let namespace = options.map_or(NamespaceId::UNKNOWN, |options| options.namespace);
         if options.is_some_and(|options| options.publication_time) {
             request.publication.time_ms = self.clock.unix_millis();
         }
@@ -165,7 +169,7 @@ impl Node {
                 published = published.and(Err(error));
             }
             if let Err(error) = &published {
-                self.metrics.publication_refused(error.label());
+                self.metrics.publication_refused(namespace, error.label());
             }
             published
         }

@@ -18,6 +18,7 @@ impl Node {
         filter: HistoryFilter,
         retention: Retention,
     ) -> Result<HistoryPage, BrokerError> {
+        self.note_history_read(&channel);
         self.broker.history(channel, filter, retention).await
     }
 

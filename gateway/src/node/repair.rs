@@ -75,6 +75,7 @@ pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention
     loop {
         let filter =
             HistoryFilter { since: Some(since), limit: PAGE, reverse: false, enough_bytes: Some(PAGE_BYTES) };
+        node.note_history_read(&channel);
         let page = node.broker.history(channel.clone(), filter, retention).await;
         let mut failed = page.is_err();
         let mended = node.go_on(&channel, |feed| match page {

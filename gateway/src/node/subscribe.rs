@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::backend::{BackendEvent, EventType, HookKind};
 use crate::broker::{BrokerError, Effective};
-use crate::node::interest::{ChannelLink, LocalChannel};
+use crate::node::interest::{ChannelLink, InterestShard, LocalChannel};
 use crate::node::{LINGER, Node};
 
 /// The most channels of one subscribe call to the broker.
@@ -39,7 +39,9 @@ impl Node {
         let mut shard = self.interest.shard(channel.as_str());
         let local = shard.get_or_insert_with(channel.as_str(), || {
             is_new = true;
-            self.interest.channel(channel.clone(), ChannelLink::Subscribing, retention, now)
+            let namespace = self.namespace_of(channel);
+            self.metrics.namespaces.of(namespace).channels.inc();
+            self.interest.channel(channel.clone(), ChannelLink::Subscribing, retention, namespace, now)
         });
         if local.workers == 0 {
             // Under the lock: a channel's events stand in the order in which they happened.
@@ -107,6 +109,13 @@ impl Node {
             local.link = ChannelLink::Lingering(until);
             drop(shard);
             self.subscribe_queue(channel).unwant(until, channel.clone());
+        }
+    }
+
+    /// Nobody here wants it any more, and the broker knows.
+    fn forget_channel(&self, shard: &mut InterestShard<'_>, channel: &Channel) {
+        if let Some(namespace) = shard.remove(channel.as_str()) {
+            self.metrics.namespaces.of(namespace).channels.dec();
         }
     }
 
@@ -224,7 +233,7 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
             // Nobody wants it any more, before it was asked for.
             Some(local) if local.link == ChannelLink::Queued => {
                 node.tell_waiting(local, &Err(BrokerError::Abandoned));
-                shard.remove(channel.as_str());
+                node.forget_channel(&mut shard, channel);
                 false
             }
             _ => false,
@@ -302,7 +311,7 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
             }
             Some(local) => {
                 node.tell_waiting(local, &Err(BrokerError::Abandoned));
-                shard.remove(channel.as_str());
+                node.forget_channel(&mut shard, &channel);
             }
             None => {}
         }

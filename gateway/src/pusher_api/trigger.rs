@@ -78,9 +78,11 @@ impl PusherApiCall<'_> {
 
     async fn publish(&self, requests: Vec<PublishRequest>) -> Result<(), PusherApiError> {
         self.in_time()?;
-        for published in self.node.publish_in_order(requests).await {
+        let namespaces: Vec<_> =
+            requests.iter().map(|request| self.node.namespace_of(&request.channel)).collect();
+        for (namespace, published) in namespaces.into_iter().zip(self.node.publish_in_order(requests).await) {
             published?;
-            self.node.metrics.publication_in(PublicationSource::Api);
+            self.node.metrics.publication_in(namespace, PublicationSource::Api);
         }
         Ok(())
     }

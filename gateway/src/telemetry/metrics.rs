@@ -2,36 +2,35 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use gateway_core::namespace_id::NamespaceId;
 use gateway_core::session::SessionObserver;
 use parking_lot::Mutex;
-use prometheus::{
-    Counter, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
-};
-use shared::disconnect::{Disconnect, SlowCause};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 use shared::protocol::ProtocolId;
 use shared::refusal::Refusal;
 
 use super::TelemetryConfig;
+use super::api_metrics::ApiMetrics;
 use super::backend_metrics::{BackendMetrics, EventsMetrics, HookMetrics};
+use super::broker_metrics::BrokerFamilies;
 use super::cluster_metrics::ClusterMetrics;
+use super::connection_metrics::ConnectionMetrics;
 use super::emitters_metrics::EmittersMetrics;
 use super::exposition::{self, ExpositionFormat};
 use super::feeds_metrics::FeedsMetrics;
-use super::labels::{
-    Drop, Handshake, HistorySource, PanicSite, PollSource, PublicationSource, ReloadOutcome, Stage,
-};
+use super::labels::{Drop, HistorySource, PanicSite, PollSource, PublicationSource, ReloadOutcome, Stage};
 use super::names;
+use super::namespace_metrics::NamespaceMetrics;
 use super::node_label::NodeLabel;
-use super::register::{
-    by_protocol, counter, counters, gauge, gauges, histogram, histograms, options, register, shown_counters,
-};
+use super::process::ProcessMetrics;
+use super::register::{by_protocol, counter, counters, gauge, gauges, histogram, options, register};
 use super::shards_metrics::ShardMetrics;
 use super::socketio_metrics::SocketIoMetrics;
 use super::stages::StageMetrics;
 use super::workers_metrics::{WorkerMetrics, WorkersMetrics};
 
 /// Upper ends of the buckets of everything that is a network round trip or less, in seconds.
-const FAST_BUCKETS: &[f64] = &[
+pub(super) const FAST_BUCKETS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0,
 ];
@@ -46,13 +45,6 @@ pub(super) const STAGE_BUCKETS: &[f64] = &[
     5.0, 10.0, 30.0,
 ];
 
-/// Upper ends of the buckets of a connection's life, in seconds: from a second to a day.
-const LIFE_BUCKETS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
-
-/// What closes are counted as when no close code of the gateway's was the reason.
-pub const CLOSE_BY_PEER: &str = "peer";
-pub const CLOSE_LOST: &str = "lost";
-
 /// Everything that is counted. Fields without a label are counted directly; the others through a method, so that a
 /// label can only have the values `names` says.
 #[derive(Debug)]
@@ -61,10 +53,7 @@ pub struct Metrics {
     node: NodeLabel,
     /// Brought up to date, one after the other, at every scrape.
     refreshers: Mutex<Vec<Refresher>>,
-    connections: [IntGauge; ProtocolId::COUNT],
-    connections_total: [IntCounter; ProtocolId::COUNT],
-    pub connections_max: IntGauge,
-    handshakes_total: IntCounterVec,
+    pub connection: ConnectionMetrics,
     engine_io_upgrades_total: IntCounterVec,
     pub bodies_bytes: IntGauge,
     pub bodies_refused_total: IntCounter,
@@ -77,12 +66,8 @@ pub struct Metrics {
     pub cluster: ClusterMetrics,
     pub moves: super::move_metrics::MoveMetrics,
     graphql_operations_total: IntCounterVec,
-    pub handshakes_pending: IntGauge,
-    closes_total: IntCounterVec,
-    slow_consumers_total: IntCounterVec,
     pub kept_bytes: IntGauge,
     pub memory_budget_bytes: IntGauge,
-    pub connection_seconds: Histogram,
     messages_in_total: [IntCounter; ProtocolId::COUNT],
     pub bytes_in_total: IntCounter,
     pub bytes_out_total: IntCounter,
@@ -109,27 +94,15 @@ pub struct Metrics {
     pub subscriptions: IntGauge,
     pub channels: IntGauge,
     workers: WorkersMetrics,
+    pub broker: BrokerFamilies,
+    pub namespaces: NamespaceMetrics,
+    pub api: ApiMetrics,
     pub outbox_bytes: IntGauge,
     pub outbox_blocked: IntGauge,
-    pub broker_seconds: HistogramVec,
-    pub broker_errors_total: IntCounterVec,
-    pub broker_link_up: IntGaugeVec,
-    pub broker_reconnects_total: IntCounterVec,
-    pub broker_master_changes_total: IntCounter,
-    pub broker_sentinels_up: IntGauge,
-    pub broker_channels: IntGauge,
-    pub broker_received_bytes_total: IntCounter,
-    pub broker_unreadable_total: IntCounter,
-    pub broker_repeated_total: IntCounter,
-    pub broker_evictions_total: IntCounterVec,
-    pub presence_overflows_total: IntCounter,
     pub trace_exports_failed_total: IntCounter,
     pub canary_seconds: Histogram,
     pub(super) canary_age_seconds: Gauge,
     node_questions_total: IntCounterVec,
-    pub api_connections_on_workers: IntGauge,
-    api_requests_total: IntCounterVec,
-    api_seconds: HistogramVec,
     tls_reloads_total: IntCounterVec,
     config_reloads_total: [IntCounter; ReloadOutcome::ALL.len()],
     config_applied_seconds: IntGauge,
@@ -155,17 +128,6 @@ impl std::fmt::Debug for Refresher {
     }
 }
 
-/// What is read from the system at every scrape.
-#[derive(Debug)]
-pub(super) struct ProcessMetrics {
-    pub(super) start_time_seconds: Gauge,
-    pub(super) cpu_seconds_total: Counter,
-    pub(super) resident_bytes: IntGauge,
-    pub(super) descriptors: IntGauge,
-    pub(super) descriptors_max: IntGauge,
-    pub(super) threads: IntGauge,
-}
-
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -176,12 +138,6 @@ impl Metrics {
     pub fn new() -> Self {
         let registry = Registry::new();
         let r = &registry;
-        let close_reasons = Disconnect::ALL.iter().map(Disconnect::label).chain([CLOSE_BY_PEER, CLOSE_LOST]);
-        let slow_causes = SlowCause::ALL.into_iter().map(SlowCause::label);
-        let handshakes_total = counters(r, names::HANDSHAKES_TOTAL);
-        for result in Handshake::ALL {
-            handshakes_total.with_label_values(&[result.label()]);
-        }
         let engine_io_upgrades_total = counters(r, names::ENGINE_IO_UPGRADES_TOTAL);
         for result in
             ["changed", "not_polling", "unexpected", "late", "lost", "carried", "no_address", "unreachable"]
@@ -195,10 +151,7 @@ impl Metrics {
         }
         gauges(r, names::UP).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let metrics = Self {
-            connections: by_protocol(&gauges(r, names::CONNECTIONS)),
-            connections_total: by_protocol(&counters(r, names::CONNECTIONS_TOTAL)),
-            connections_max: gauge(r, names::CONNECTIONS_MAX),
-            handshakes_total,
+            connection: ConnectionMetrics::new(r),
             engine_io_upgrades_total,
             bodies_bytes: gauge(r, names::BODIES_BYTES),
             bodies_refused_total: counter(r, names::BODIES_REFUSED_TOTAL),
@@ -211,12 +164,8 @@ impl Metrics {
             cluster: ClusterMetrics::new(r),
             moves: super::move_metrics::MoveMetrics::new(r),
             graphql_operations_total: counters(r, names::GRAPHQL_OPERATIONS_TOTAL),
-            handshakes_pending: gauge(r, names::HANDSHAKES_PENDING),
-            closes_total: shown_counters(r, names::CLOSES_TOTAL, close_reasons),
-            slow_consumers_total: shown_counters(r, names::SLOW_CONSUMERS_TOTAL, slow_causes),
             kept_bytes: gauge(r, names::KEPT_BYTES),
             memory_budget_bytes: gauge(r, names::MEMORY_BUDGET_BYTES),
-            connection_seconds: histogram(r, names::CONNECTION_SECONDS, LIFE_BUCKETS),
             messages_in_total: by_protocol(&counters(r, names::MESSAGES_IN_TOTAL)),
             bytes_in_total: counter(r, names::BYTES_IN_TOTAL),
             bytes_out_total: counter(r, names::BYTES_OUT_TOTAL),
@@ -255,27 +204,15 @@ impl Metrics {
             subscriptions: gauge(r, names::SUBSCRIPTIONS),
             channels: gauge(r, names::CHANNELS),
             workers: WorkersMetrics::new(r),
+            broker: BrokerFamilies::new(r),
+            namespaces: NamespaceMetrics::new(r),
+            api: ApiMetrics::new(r),
             outbox_bytes: gauge(r, names::OUTBOX_BYTES),
             outbox_blocked: gauge(r, names::OUTBOX_BLOCKED),
-            broker_seconds: histograms(r, names::BROKER_SECONDS, FAST_BUCKETS),
-            broker_errors_total: counters(r, names::BROKER_ERRORS_TOTAL),
-            broker_link_up: gauges(r, names::BROKER_LINK_UP),
-            broker_reconnects_total: counters(r, names::BROKER_RECONNECTS_TOTAL),
-            broker_master_changes_total: counter(r, names::BROKER_MASTER_CHANGES_TOTAL),
-            broker_sentinels_up: gauge(r, names::BROKER_SENTINELS_UP),
-            broker_channels: gauge(r, names::BROKER_CHANNELS),
-            broker_received_bytes_total: counter(r, names::BROKER_RECEIVED_BYTES_TOTAL),
-            broker_unreadable_total: counter(r, names::BROKER_UNREADABLE_TOTAL),
-            broker_repeated_total: counter(r, names::BROKER_REPEATED_TOTAL),
-            broker_evictions_total: counters(r, names::BROKER_EVICTIONS_TOTAL),
-            presence_overflows_total: counter(r, names::PRESENCE_OVERFLOWS_TOTAL),
             trace_exports_failed_total: counter(r, names::TRACE_EXPORTS_FAILED_TOTAL),
             canary_seconds: histogram(r, names::CANARY_SECONDS, FAST_BUCKETS),
             canary_age_seconds: register(r, Gauge::with_opts(options(names::CANARY_AGE_SECONDS))),
             node_questions_total: counters(r, names::NODE_QUESTIONS_TOTAL),
-            api_connections_on_workers: gauge(r, names::API_CONNECTIONS_ON_WORKERS),
-            api_requests_total: counters(r, names::API_REQUESTS_TOTAL),
-            api_seconds: histograms(r, names::API_SECONDS, FAST_BUCKETS),
             tls_reloads_total: counters(r, names::TLS_RELOADS_TOTAL),
             config_reloads_total: {
                 let family = counters(r, names::CONFIG_RELOADS_TOTAL);
@@ -292,42 +229,13 @@ impl Metrics {
             poll_results: poll_results(r),
             poll_resets_total: counter(r, names::POLL_RESETS_TOTAL),
             ready: gauge(r, names::READY),
-            process: ProcessMetrics {
-                start_time_seconds: register(r, Gauge::with_opts(options(names::START_TIME_SECONDS))),
-                cpu_seconds_total: register(r, Counter::with_opts(options(names::CPU_SECONDS_TOTAL))),
-                resident_bytes: gauge(r, names::RESIDENT_BYTES),
-                descriptors: gauge(r, names::DESCRIPTORS),
-                descriptors_max: gauge(r, names::DESCRIPTORS_MAX),
-                threads: gauge(r, names::THREADS),
-            },
+            process: ProcessMetrics::new(r),
             registry,
             node: NodeLabel::default(),
             refreshers: Mutex::default(),
         };
         metrics.process.start();
         metrics
-    }
-
-    /// A client is connected: counted until [`Metrics::disconnected`].
-    pub fn connected(&self, protocol: ProtocolId) {
-        self.connections[usize::from(protocol.0)].inc();
-        self.connections_total[usize::from(protocol.0)].inc();
-    }
-
-    /// A connection is over. `reason` is a [`Disconnect::label`], [`CLOSE_BY_PEER`] or [`CLOSE_LOST`].
-    pub fn disconnected(&self, protocol: ProtocolId, reason: &'static str, lived: Duration) {
-        self.connections[usize::from(protocol.0)].dec();
-        self.closes_total.with_label_values(&[reason]).inc();
-        self.connection_seconds.observe(lived.as_secs_f64());
-    }
-
-    /// A client is closed because it is too slow.
-    pub fn slow_consumer(&self, cause: SlowCause) {
-        self.slow_consumers_total.with_label_values(&[cause.label()]).inc();
-    }
-
-    pub fn handshake(&self, result: Handshake) {
-        self.handshakes_total.with_label_values(&[result.label()]).inc();
     }
 
     /// A client that polls has tried a WebSocket.
@@ -340,20 +248,17 @@ impl Metrics {
         self.graphql_operations_total.with_label_values(&[result]).inc();
     }
 
-    /// Connections open now.
-    pub fn connections(&self) -> i64 {
-        self.connections.iter().map(IntGauge::get).sum()
-    }
-
     pub fn messages_in(&self, protocol: ProtocolId, count: u64) {
         self.messages_in_total[usize::from(protocol.0)].inc_by(count);
     }
 
-    pub fn publication_in(&self, source: PublicationSource) {
+    pub fn publication_in(&self, namespace: NamespaceId, source: PublicationSource) {
         self.publications_in_total[source as usize].inc();
+        self.namespaces.of(namespace).publication_in(source);
     }
 
-    pub fn publication_refused(&self, reason: &'static str) {
+    pub fn publication_refused(&self, namespace: NamespaceId, reason: &'static str) {
+        self.namespaces.publication_refused(namespace, reason);
         self.publications_refused_total.with_label_values(&[reason]).inc();
     }
 
@@ -376,12 +281,6 @@ impl Metrics {
     /// A node, this one included, was asked something. `result` is one of a few words.
     pub fn node_asked(&self, result: &'static str) {
         self.node_questions_total.with_label_values(&[result]).inc();
-    }
-
-    /// A request to the server API was answered. `method` is a method's name or `unknown`, never what was asked.
-    pub fn api_request(&self, method: &'static str, status: u16, took: Duration) {
-        self.api_requests_total.with_label_values(&[method, status_label(status)]).inc();
-        self.api_seconds.with_label_values(&[method]).observe(took.as_secs_f64());
     }
 
     /// What came of a token: `accepted`, or why not.
@@ -481,32 +380,6 @@ pub fn catch_up(counter: &IntCounter, counted: u64) {
     counter.inc_by(counted.saturating_sub(counter.get()));
 }
 
-/// The statuses the API answers with; any other by its class.
-fn status_label(status: u16) -> &'static str {
-    const KNOWN: [(u16, &str); 14] = [
-        (200, "200"),
-        (400, "400"),
-        (401, "401"),
-        (403, "403"),
-        (404, "404"),
-        (405, "405"),
-        (408, "408"),
-        (411, "411"),
-        (413, "413"),
-        (415, "415"),
-        (429, "429"),
-        (500, "500"),
-        (503, "503"),
-        (504, "504"),
-    ];
-    let known = KNOWN.iter().find(|(known, _)| *known == status).map(|(_, label)| *label);
-    known.unwrap_or(match status / 100 {
-        2 => "2xx",
-        4 => "4xx",
-        _ => "5xx",
-    })
-}
-
 /// Shown as 0 from the start, as below.
 fn recoveries(registry: &Registry) -> IntCounterVec {
     let family = counters(registry, names::RECOVERIES_TOTAL);
@@ -533,7 +406,10 @@ impl SessionObserver for Metrics {
         self.commands_total.with_label_values(&[name]).inc();
     }
 
-    fn refused(&self, refusal: &Refusal) {
+    fn refused(&self, namespace: Option<NamespaceId>, refusal: &Refusal) {
+        if let Some(namespace) = namespace {
+            self.namespaces.refused(namespace, refusal.label());
+        }
         self.refusals_total.with_label_values(&[refusal.label()]).inc();
     }
 
@@ -541,7 +417,8 @@ impl SessionObserver for Metrics {
         self.stages.observe(Stage::Acknowledgement, took.as_micros() as u64, None);
     }
 
-    fn recovery(&self, recovered: bool) {
+    fn recovery(&self, namespace: NamespaceId, recovered: bool) {
+        self.namespaces.of(namespace).recovery(recovered);
         let result = if recovered { "recovered" } else { "unrecovered" };
         self.recoveries_total.with_label_values(&[result]).inc();
     }

@@ -1,7 +1,10 @@
 //! What a node tells of itself: metrics, logs, traces, and whether it is ready.
 
+mod api_metrics;
 pub mod backend_metrics;
+mod broker_metrics;
 mod cluster_metrics;
+pub mod connection_metrics;
 pub mod emitters_metrics;
 pub mod exposition;
 pub mod feeds_metrics;
@@ -11,6 +14,7 @@ pub mod logs;
 pub mod metrics;
 mod move_metrics;
 pub mod names;
+pub(crate) mod namespace_metrics;
 mod node_label;
 mod process;
 mod readiness;

@@ -7,7 +7,7 @@ use super::register::{counter, gauge};
 
 #[derive(Debug)]
 pub struct MoveMetrics {
-    pub(crate) shed_total: IntCounter,
+    pub(crate) memory_closes_total: IntCounter,
     pub(crate) balance_closes_total: IntCounter,
     pub(crate) balance_closes_pending: IntGauge,
     pub(crate) presence_held: IntGauge,
@@ -16,7 +16,7 @@ pub struct MoveMetrics {
 impl MoveMetrics {
     pub(super) fn new(registry: &Registry) -> Self {
         Self {
-            shed_total: counter(registry, names::SHED_TOTAL),
+            memory_closes_total: counter(registry, names::MEMORY_CLOSES_TOTAL),
             balance_closes_total: counter(registry, names::BALANCE_CLOSES_TOTAL),
             balance_closes_pending: gauge(registry, names::BALANCE_CLOSES_PENDING),
             presence_held: gauge(registry, names::PRESENCE_HELD),

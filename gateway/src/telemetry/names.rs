@@ -72,7 +72,7 @@ metrics! {
         "Connections closed, by the close code's reason or by how the client left.";
     SLOW_CONSUMERS_TOTAL Counter "slow_consumers_total" ["cause": "`outbox_full`, `write_timeout` (the socket took nothing for too long), `memory_short` (the node's memory, of which the client owed most), `page_timeout` (the next page of a channel's state was asked for too late)"]
         "Connections closed with 3008, by what the client was too slow for.";
-    SHED_TOTAL Counter "shed_total" []
+    MEMORY_CLOSES_TOTAL Counter "memory_closes_total" []
         "Connections closed with 3008 because they owed the most when the node was short of memory.";
     BALANCE_CLOSES_TOTAL Counter "balance_closes_total" []
         "Connections closed with 3001 because this node had more than the mean of all nodes: their clients come back to others.";
@@ -132,6 +132,26 @@ metrics! {
         "Times someone who subscribes was told of a channel's retained history, by whether history was read for it or an earlier read told them too.";
     RECOVERIES_TOTAL Counter "recoveries_total" ["result": "`recovered`, `unrecovered`"]
         "Subscriptions that asked to be brought up to date.";
+
+    "By namespace":
+    NAMESPACE_PUBLICATIONS_IN_TOTAL Counter "namespace_publications_in_total" ["namespace": "`(default)` for channels without one, those of the configuration, `(unknown)` for one that it does not have, `(others)` for those beyond the first 253", "source": "`api`, `client`, `node`, `feed`"]
+        "`tidegate_publications_in_total`, by the namespace of the channel.";
+    NAMESPACE_PUBLICATIONS_REFUSED_TOTAL Counter "namespace_publications_refused_total" ["namespace": "as in `tidegate_namespace_publications_in_total`", "reason": "as for `tidegate_publications_refused_total`"]
+        "`tidegate_publications_refused_total`, by the namespace of the channel.";
+    NAMESPACE_DELIVERIES_OUT_TOTAL Counter "namespace_deliveries_out_total" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
+        "`tidegate_deliveries_out_total`, by the namespace of the channel.";
+    NAMESPACE_BYTES_OUT_TOTAL Counter "namespace_bytes_out_total" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
+        "Bytes of publications, joins and leaves handed to subscribers' sockets and outboxes, frame headers included. Answers to commands are not in it.";
+    NAMESPACE_SUBSCRIPTIONS Gauge "namespace_subscriptions" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
+        "`tidegate_subscriptions`, by the namespace of the channel.";
+    NAMESPACE_CHANNELS Gauge "namespace_channels" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
+        "`tidegate_channels`, by their namespace.";
+    NAMESPACE_RECOVERIES_TOTAL Counter "namespace_recoveries_total" ["namespace": "as in `tidegate_namespace_publications_in_total`", "result": "`recovered`, `unrecovered`"]
+        "`tidegate_recoveries_total`, by the namespace of the channel.";
+    NAMESPACE_REFUSALS_TOTAL Counter "namespace_refusals_total" ["namespace": "as in `tidegate_namespace_publications_in_total`", "error": "the error's message"]
+        "Commands of clients to subscribe, publish, and read history or presence that were answered with an error, as far as the node refused them itself.";
+    NAMESPACE_HISTORY_READS_TOTAL Counter "namespace_history_reads_total" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
+        "Times the broker was asked for a channel's history: by clients, the server API, those who recover, and to fill gaps.";
 
     "Subscribers":
     SUBSCRIPTIONS Gauge "subscriptions" []

@@ -29,6 +29,8 @@ impl NodeLabel {
 
 #[cfg(test)]
 mod tests {
+    use gateway_core::namespace_id::NamespaceId;
+
     use crate::telemetry::labels::PublicationSource;
     use crate::telemetry::{Metrics, TelemetryConfig};
 
@@ -37,7 +39,7 @@ mod tests {
         let metrics = Metrics::new();
         let config = TelemetryConfig { node_label: true, ..TelemetryConfig::default() };
         metrics.place_node("edge \"1\"", &config, 3);
-        metrics.publication_in(PublicationSource::Api);
+        metrics.publication_in(NamespaceId::DEFAULT, PublicationSource::Api);
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
         let of_node = r#"node="edge \"1\"""#;
         let shown: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();

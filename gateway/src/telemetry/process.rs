@@ -2,9 +2,34 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::metrics::ProcessMetrics;
+use prometheus::{Counter, Gauge, IntGauge, Registry};
+
+use super::names;
+use super::register::{gauge, options, register};
+
+/// What is read from the system at every scrape.
+#[derive(Debug)]
+pub(super) struct ProcessMetrics {
+    start_time_seconds: Gauge,
+    cpu_seconds_total: Counter,
+    resident_bytes: IntGauge,
+    descriptors: IntGauge,
+    descriptors_max: IntGauge,
+    threads: IntGauge,
+}
 
 impl ProcessMetrics {
+    pub(super) fn new(r: &Registry) -> Self {
+        Self {
+            start_time_seconds: register(r, Gauge::with_opts(options(names::START_TIME_SECONDS))),
+            cpu_seconds_total: register(r, Counter::with_opts(options(names::CPU_SECONDS_TOTAL))),
+            resident_bytes: gauge(r, names::RESIDENT_BYTES),
+            descriptors: gauge(r, names::DESCRIPTORS),
+            descriptors_max: gauge(r, names::DESCRIPTORS_MAX),
+            threads: gauge(r, names::THREADS),
+        }
+    }
+
     pub(super) fn start(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.start_time_seconds.set(now.as_secs_f64());

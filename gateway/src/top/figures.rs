@@ -36,7 +36,7 @@ pub(super) fn least(reading: &Reading, name: &str) -> Option<f64> {
 }
 
 /// The same for each value of one label.
-fn by_label<'r>(reading: &'r Reading, name: &str, by: &str) -> BTreeMap<&'r str, f64> {
+pub(super) fn by_label<'r>(reading: &'r Reading, name: &str, by: &str) -> BTreeMap<&'r str, f64> {
     let mut sums = BTreeMap::new();
     for metric in metrics(reading, name) {
         *sums.entry(label(metric, by).unwrap_or_default()).or_default() += value(metric);
@@ -139,6 +139,8 @@ pub(super) mod tests {
     use crate::telemetry::Metrics;
     use crate::telemetry::exposition::ExpositionFormat;
     use crate::telemetry::exposition::protobuf;
+    use gateway_core::namespace_id::NamespaceId;
+
     use crate::telemetry::labels::{PublicationSource, Stage};
 
     pub(in crate::top) fn reading(metrics: &Metrics, at: Instant) -> Reading {
@@ -150,7 +152,7 @@ pub(super) mod tests {
     /// A node that was read twice, two seconds apart.
     pub(in crate::top) fn node(name: &str, between: impl FnOnce(&Metrics)) -> WatchedNode {
         let (metrics, at) = (Metrics::new(), Instant::now());
-        metrics.publication_in(PublicationSource::Api);
+        metrics.publication_in(NamespaceId::DEFAULT, PublicationSource::Api);
         metrics.stages.observe(Stage::Queue, 900_000, None);
         let first = reading(&metrics, at);
         between(&metrics);
@@ -162,7 +164,7 @@ pub(super) mod tests {
     fn rates_and_quantiles_are_of_what_came_between_two_readings() {
         let node = node("a", |metrics| {
             for _ in 0..6 {
-                metrics.publication_in(PublicationSource::Client);
+                metrics.publication_in(NamespaceId::DEFAULT, PublicationSource::Client);
             }
             for micros in [1_000, 1_000, 1_000, 50_000] {
                 metrics.stages.observe(Stage::Queue, micros, None);

@@ -178,7 +178,7 @@ impl Worker {
             counted,
         }));
         self.callers.unread.push(key.index);
-        self.metrics.api_connections_on_workers.inc();
+        self.metrics.api.connections_on_workers.inc();
     }
 
     /// The poll tells of a caller.
@@ -371,7 +371,7 @@ impl Worker {
                 if caller.is_unread {
                     self.callers.unread.retain(|unread| *unread != index);
                 }
-                self.metrics.api_connections_on_workers.dec();
+                self.metrics.api.connections_on_workers.dec();
                 // Closing the socket takes it out of the poll; one that lives on must not be told of here.
                 if self.poll.registry().deregister(&mut caller.socket).is_ok()
                     && matches!(then, AfterCall::Back)

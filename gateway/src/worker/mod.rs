@@ -57,6 +57,7 @@ mod sweep_newest;
 mod sweep_together;
 mod take;
 mod tally;
+mod tally_namespaces;
 mod tell_followers;
 mod turn;
 pub mod worker_config;
@@ -358,7 +359,11 @@ impl WorkerLocal {
     pub(crate) fn leave(&mut self, index: u32, client: ClientId, channel: &Channel) {
         let unfollowed = self.trackers.leave(channel.as_str(), index);
         self.node.unfollow(self.index, channel, &unfollowed);
-        if let Some(left) = self.hub.leave(channel.as_str(), index)
+        let left = self.hub.leave(channel.as_str(), index);
+        if left.is_some() {
+            self.note_unsubscribed(channel);
+        }
+        if let Some(left) = left
             && self.left(client, channel, left.last)
         {
             self.node.leave_presence(channel.clone(), client);
@@ -374,8 +379,16 @@ impl WorkerLocal {
         }
         let mut channels = Vec::new();
         self.hub.remove_all(index, |channel, left| channels.push((channel.clone(), left.last)));
+        for (channel, _) in &channels {
+            self.note_unsubscribed(channel);
+        }
         channels.retain(|(channel, last)| self.left(client, channel, *last));
         channels.into_iter().map(|(channel, _)| channel).collect()
+    }
+
+    fn note_unsubscribed(&mut self, channel: &Channel) {
+        let namespace = self.context.rules.namespace_id(channel.as_str());
+        self.tally.namespaces.of(namespace).subscriptions -= 1;
     }
 
     /// Answers whether the client may be in the channel's presence.

@@ -81,6 +81,9 @@ impl Worker {
         }
         let channels: Vec<_> = self.local.hub.channels().cloned().collect();
         for channel in channels {
+            let namespace = self.local.context.rules.namespace_id(channel.as_str());
+            let subscriptions = self.local.hub.subscribers(channel.as_str()) as i64;
+            self.local.tally.namespaces.of(namespace).subscriptions -= subscriptions;
             self.local.node.release(self.local.index, &channel);
         }
         self.local.hub = Hub::new(self.hold_limits);

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use gateway_core::channel_rules::ChannelRules;
 use gateway_core::session::Context;
 
 use crate::worker::{Worker, WorkerLocal};
@@ -23,6 +24,19 @@ impl WorkerLocal {
     pub(crate) fn context_of(&self, over_engine_io: bool) -> &Arc<Context> {
         if over_engine_io { &self.engine_io } else { &self.context }
     }
+
+    /// Other rules are about to hold: the subscriptions to each channel are counted where new ones will be.
+    fn recount_subscriptions(&mut self, rules: &ChannelRules) {
+        for channel in self.hub.channels() {
+            let before = self.context.rules.namespace_id(channel.as_str());
+            let namespace = rules.namespace_id(channel.as_str());
+            if namespace != before {
+                let subscriptions = self.hub.subscribers(channel.as_str()) as i64;
+                self.tally.namespaces.of(before).subscriptions -= subscriptions;
+                self.tally.namespaces.of(namespace).subscriptions += subscriptions;
+            }
+        }
+    }
 }
 
 impl Worker {
@@ -30,6 +44,7 @@ impl Worker {
         self.local.renewed = true;
         // What waits already leaves by its own windows, whatever is paced from now on.
         self.paced |= usual.rules.all().any(|options| options.flush_interval_ms > 0);
+        self.local.recount_subscriptions(&usual.rules);
         self.local.context = usual;
         self.local.engine_io = engine_io;
     }

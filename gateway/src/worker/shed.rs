@@ -88,7 +88,7 @@ impl Worker {
             self.local.node.have_others_shed(self.local.index);
         }
         if closed > 0 {
-            self.metrics.moves.shed_total.inc_by(closed);
+            self.metrics.moves.memory_closes_total.inc_by(closed);
             if let Some(untold) = self.shedding.told.now() {
                 let (kept, budget) = (self.local.memory.kept(), self.local.memory.budget());
                 tracing::warn!(

@@ -113,23 +113,9 @@ impl Audience<'_> {
 
 impl Sink for WorkerSweep<'_> {
     fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
-        self.share.take(subscribers.len(), bundles.publications());
-        #[cfg(debug_assertions)]
-        for publication in bundles.publications().iter().filter_map(|prepared| prepared.publication()) {
-            faults::trip(faults::DELIVERING_PANICS, &publication.data.bytes);
-        }
-        if subscribers.first().is_some_and(|first| first.is_newest()) {
-            return self.deliver_newest(subscribers, bundles);
-        }
-        match bundles.spares_anyone() {
-            false => {
-                for subscriber in self.hand_together(subscribers, bundles) {
-                    self.hand(subscriber, bundles.get(subscriber.variant));
-                }
-            }
-            true => self.hand_to_the_others(subscribers, bundles),
-        }
-        self.tell_who_miss(bundles);
+        let before = self.tally.handed_out();
+        self.deliver_to(subscribers, bundles);
+        self.tally.note_handed_out(bundles.namespace(), before);
     }
 
     fn gather(&mut self, key: u32) {
@@ -153,6 +139,26 @@ impl Sink for WorkerSweep<'_> {
 }
 
 impl WorkerSweep<'_> {
+    fn deliver_to(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
+        self.share.take(subscribers.len(), bundles.publications());
+        #[cfg(debug_assertions)]
+        for publication in bundles.publications().iter().filter_map(|prepared| prepared.publication()) {
+            faults::trip(faults::DELIVERING_PANICS, &publication.data.bytes);
+        }
+        if subscribers.first().is_some_and(|first| first.is_newest()) {
+            return self.deliver_newest(subscribers, bundles);
+        }
+        match bundles.spares_anyone() {
+            false => {
+                for subscriber in self.hand_together(subscribers, bundles) {
+                    self.hand(subscriber, bundles.get(subscriber.variant));
+                }
+            }
+            true => self.hand_to_the_others(subscribers, bundles),
+        }
+        self.tell_who_miss(bundles);
+    }
+
     #[inline]
     pub(super) fn hand(&mut self, subscriber: &Subscriber, bundle: &Bundle) {
         // What does not fit any more must not be followed by something that does.
@@ -250,10 +256,14 @@ impl WorkerSweep<'_> {
         }
         self.shared_frames.note(&frames);
         let client = &mut self.clients[key as usize];
+        let bytes = frames.len() as u64;
         let shared = QueuedBytes::Shared { bytes: frames };
         let queued = client.queue(shared, self.outbox_bytes_max, self.selected).is_ok();
         match queued {
-            true => self.list(key),
+            true => {
+                self.tally.bytes_queued += bytes;
+                self.list(key);
+            }
             false => {
                 self.tally.frames_discarded += 1;
                 self.doom(AfterSweep::Overflown(key), key);
@@ -291,6 +301,7 @@ impl WorkerSweep<'_> {
 
     #[cold]
     pub(super) fn queue_rest(&mut self, key: u32, rest: Bytes) {
+        self.tally.bytes_queued += rest.len() as u64;
         self.clients[key as usize].outbox.push_rest(rest);
         self.list(key);
     }

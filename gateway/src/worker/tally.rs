@@ -1,15 +1,19 @@
 //! What a worker counts for itself and hands to the metrics once a turn, so that no shared counter is touched for
 //! each delivery.
 
+use gateway_core::namespace_id::NamespaceId;
 use shared::protocol::ProtocolId;
 
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::Drop;
+use crate::worker::tally_namespaces::NamespaceTallies;
 
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+    /// What sweeps put into outboxes, as their sockets did not take it at once.
+    pub(crate) bytes_queued: u64,
     pub(crate) messages_in: [u64; ProtocolId::COUNT],
     pub(crate) deliveries: u64,
     /// Frames given up for clients that did not read them; each such client is closed and told.
@@ -21,12 +25,42 @@ pub(crate) struct Tally {
     pub(crate) stale: u64,
     /// Of clients that had left, and whose time was over.
     pub(crate) commands_given_up: u64,
+    pub(crate) namespaces: NamespaceTallies,
+}
+
+/// How far a worker has come with what its sweeps hand out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HandedOut {
+    deliveries: u64,
+    bytes: u64,
 }
 
 impl Tally {
+    pub(crate) fn handed_out(&self) -> HandedOut {
+        HandedOut { deliveries: self.deliveries, bytes: self.bytes_out + self.bytes_queued }
+    }
+
+    /// What was handed out since `before` was of this namespace.
+    pub(crate) fn note_handed_out(&mut self, namespace: NamespaceId, before: HandedOut) {
+        let now = self.handed_out();
+        let tally = self.namespaces.of(namespace);
+        tally.deliveries += now.deliveries - before.deliveries;
+        tally.bytes_out += now.bytes - before.bytes;
+    }
+
+    /// One publication was handed to one client, as so many bytes.
+    pub(crate) fn note_delivered(&mut self, namespace: NamespaceId, bytes: usize) {
+        self.deliveries += 1;
+        let tally = self.namespaces.of(namespace);
+        tally.deliveries += 1;
+        tally.bytes_out += bytes as u64;
+    }
+
     /// Adds what was counted since the last time, and begins anew.
     pub(crate) fn report(&mut self, metrics: &Metrics) {
-        let tally = std::mem::take(self);
+        self.namespaces.report(&metrics.namespaces);
+        let namespaces = std::mem::take(&mut self.namespaces);
+        let tally = std::mem::replace(self, Self { namespaces, ..Self::default() });
         let add = |counter: &prometheus::IntCounter, count: u64| {
             if count > 0 {
                 counter.inc_by(count);

@@ -51,7 +51,7 @@ async fn clients_that_do_not_read_are_closed_before_the_budget_is_used_up_the_la
     // Twice for this one.
     channels.push("own0".to_owned());
     let mut rounds = 0;
-    while gateway.metric("tidegate_shed_total").await == 0.0 {
+    while gateway.metric("tidegate_memory_closes_total").await == 0.0 {
         gateway.api("broadcast", json!({ "channels": channels, "data": payload() })).await;
         for _ in 0..2 {
             reads.publication().await;
@@ -60,7 +60,7 @@ async fn clients_that_do_not_read_are_closed_before_the_budget_is_used_up_the_la
         assert!(gateway.metric("tidegate_kept_bytes").await <= FOR_CLIENTS);
         assert!(rounds < 100, "nobody is closed");
     }
-    let shed = gateway.metric("tidegate_shed_total").await;
+    let shed = gateway.metric("tidegate_memory_closes_total").await;
     assert!(shed < 15.0, "{shed} clients, where a few would have done");
     // It owed the most. Whether it could be told depends on what had begun to be written to it.
     let told = loop {
@@ -97,7 +97,7 @@ async fn what_waits_for_many_counts_once() {
     // Together they owe thirty times as much as two workers keep.
     let kept = gateway.metric("tidegate_kept_bytes").await;
     assert!(kept > 0.0 && kept <= 2.0 * 40.0 * f64::from(33 << 10), "{kept}");
-    assert_eq!(gateway.metric("tidegate_shed_total").await, 0.0);
+    assert_eq!(gateway.metric("tidegate_memory_closes_total").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -118,7 +118,7 @@ async fn histories_that_nobody_reads_do_not_take_a_node_beyond_its_budget() {
         slow.push(client);
         assert!(gateway.metric("tidegate_kept_bytes").await <= FOR_CLIENTS);
     }
-    eventually("some are closed", async || gateway.metric("tidegate_shed_total").await > 0.0).await;
+    eventually("some are closed", async || gateway.metric("tidegate_memory_closes_total").await > 0.0).await;
     assert!(gateway.metric("tidegate_kept_bytes").await <= FOR_CLIENTS);
     assert!(gateway.metric("tidegate_connections").await > 0.0, "and some are not");
 }
@@ -136,10 +136,10 @@ async fn messages_that_never_end_cost_as_many_clients_as_must_go_and_no_more() {
         socket.write_all(&message).await.expect("it is read");
         unfinished.push(socket);
     }
-    eventually("some are closed", async || gateway.metric("tidegate_shed_total").await > 0.0).await;
+    eventually("some are closed", async || gateway.metric("tidegate_memory_closes_total").await > 0.0).await;
     assert!(gateway.metric("tidegate_kept_bytes").await <= FOR_CLIENTS);
     // Each look ends at three quarters of what there is for clients, and begins at seven eighths.
-    let left = f64::from(CLIENTS) - gateway.metric("tidegate_shed_total").await;
+    let left = f64::from(CLIENTS) - gateway.metric("tidegate_memory_closes_total").await;
     let fitting = f64::from(BUDGET / 16 * 7 / 4 * 3 / 66_000);
     assert!(left >= fitting / 2.0, "{left} clients are left, and {fitting} would fit");
 }

@@ -52,6 +52,7 @@ mod asks_sockets;
 mod commands_clients;
 mod commands_sockets;
 mod compresses;
+mod counts_by_namespace;
 mod drains;
 mod explains_deliveries;
 mod fetches_keys;

@@ -129,6 +129,62 @@ async fn a_hangup_swaps_the_rules_under_open_connections_and_tells_what_has_chan
     gateway.terminate().await;
 }
 
+/// The figures by namespace of one metric.
+async fn by_namespace(gateway: &Serving, metric: &str) -> Vec<(String, f64)> {
+    let asking = async {
+        let mut socket = tokio::net::TcpStream::connect(&gateway.internal).await.unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n";
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = tokio::time::timeout(PATIENCE, asking).await.unwrap();
+    let of = format!("tidegate_namespace_{metric}{{namespace=\"");
+    let read = |line: &str| {
+        let (name, value) = line.strip_prefix(&of)?.split_once("\"} ")?;
+        Some((name.to_owned(), value.trim().parse::<f64>().unwrap())).filter(|(_, value)| *value != 0.0)
+    };
+    answer.lines().filter_map(read).collect()
+}
+
+#[tokio::test]
+async fn channels_that_are_in_another_namespace_since_a_reload_are_counted_there() {
+    let open = "[channels]\nallow_subscribe_anonymous = true\n";
+    let file = File::new(open);
+    let gateway = file.serve().await;
+    let mut clients = [Client::connect(&gateway).await, Client::connect(&gateway).await];
+    for client in &mut clients {
+        assert_eq!(client.subscribe("/rooms/1").await, 0);
+    }
+    assert_eq!(clients[0].subscribe("other").await, 0);
+    let becomes = async |metric: &str, expected: &[(&str, f64)]| {
+        let began = std::time::Instant::now();
+        loop {
+            let found = by_namespace(&gateway, metric).await;
+            if found.iter().map(|(name, value)| (&**name, *value)).eq(expected.iter().copied()) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{metric}: {found:?}, not {expected:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    becomes("subscriptions", &[("(default)", 3.0)]).await;
+    becomes("channels", &[("(default)", 2.0)]).await;
+    file.write(&format!(
+        "{open}[namespaces.rooms]\npattern = \"/rooms/:id\"\nallow_subscribe_anonymous = true\n"
+    ));
+    assert!(reload(&gateway, "demo").await["result"]["changed"].is_array());
+    becomes("subscriptions", &[("(default)", 1.0), ("rooms", 2.0)]).await;
+    becomes("channels", &[("(default)", 1.0), ("rooms", 1.0)]).await;
+    for client in clients {
+        drop(client);
+    }
+    becomes("subscriptions", &[]).await;
+    becomes("channels", &[]).await;
+    gateway.terminate().await;
+}
+
 #[tokio::test]
 async fn bare_endpoints_come_and_go_and_whoever_is_connected_stays() {
     let file = File::new("[raw.paths.\"/old\"]\nchannel = \"chat:room\"\n");

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 use super::prepared::{Prepared, Writable};
 use super::subscriber::Sink;
 use super::variants::Variant;
+use crate::namespace_id::NamespaceId;
 
 /// Publications that travel in one message. Client libraries are tried with this many by other gateways.
 pub const BUNDLED_MESSAGES_MAX: usize = 16;
@@ -112,6 +113,12 @@ impl Bundles {
 
     pub fn publications(&self) -> &[Arc<Prepared>] {
         &self.publications
+    }
+
+    /// The namespace of their channel.
+    #[inline]
+    pub fn namespace(&self) -> NamespaceId {
+        self.publications.first().map_or(NamespaceId::DEFAULT, |prepared| prepared.namespace())
     }
 
     /// Neighbours in a list mostly take the same variant, so the last answer is looked at first.

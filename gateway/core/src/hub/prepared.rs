@@ -18,6 +18,7 @@ use shared::stamp::Stamp;
 
 use super::variants::{Variant, Variants};
 use crate::delta;
+use crate::namespace_id::NamespaceId;
 use crate::newest::{NewestValue, SUPERSEDED_TAG};
 
 /// What a message is expected to add to its payload: names, quotes, an offset. Only a guess at a buffer's size.
@@ -54,6 +55,8 @@ pub struct Prepared {
     received_micros: u64,
     /// How many values of its key it stands for beside itself.
     superseded: u32,
+    /// What becomes of it is counted there.
+    namespace: NamespaceId,
     variants: Arc<Variants>,
     first: OnceLock<EncodingSlot>,
 }
@@ -88,8 +91,32 @@ impl Prepared {
             _ => None,
         };
         let variants = variants.clone();
-        let first = OnceLock::new();
-        Arc::new(Self { channel, event, position, previous, received_micros, superseded: 0, variants, first })
+        Arc::new(Self {
+            channel,
+            event,
+            position,
+            previous,
+            received_micros,
+            superseded: 0,
+            namespace: NamespaceId::DEFAULT,
+            variants,
+            first: OnceLock::new(),
+        })
+    }
+
+    /// The same, counted in a namespace. To be called before anybody else has it.
+    #[must_use]
+    pub fn counted_in(mut self: Arc<Self>, namespace: NamespaceId) -> Arc<Self> {
+        if let Some(prepared) = Arc::get_mut(&mut self) {
+            prepared.namespace = namespace;
+        }
+        self
+    }
+
+    /// The namespace in which it is counted.
+    #[inline]
+    pub fn namespace(&self) -> NamespaceId {
+        self.namespace
     }
 
     /// The same for those who were not sent so many values of its key before it, and are told of that.
@@ -107,6 +134,7 @@ impl Prepared {
             previous: None,
             received_micros: self.received_micros,
             superseded,
+            namespace: self.namespace,
             variants: self.variants.clone(),
             first: OnceLock::new(),
         })

@@ -48,7 +48,18 @@ impl Session {
 
     /// Answers with an error. A client that has got too many of them is closed.
     pub(super) fn refuse(&mut self, now: Moment, id: u32, refusal: impl Into<Refusal>) {
-        self.refuse_in(now, None, id, refusal);
+        self.refuse_command(now, None, None, id, refusal.into());
+    }
+
+    /// The same to a command about a channel.
+    pub(super) fn refuse_about(
+        &mut self,
+        now: Moment,
+        channel: &Channel,
+        id: u32,
+        refusal: impl Into<Refusal>,
+    ) {
+        self.refuse_command(now, Some(channel), None, id, refusal.into());
     }
 
     /// The same about the subscription to a channel.
@@ -59,17 +70,30 @@ impl Session {
         id: u32,
         refusal: impl Into<Refusal>,
     ) {
+        self.refuse_command(now, channel, channel.cloned(), id, refusal.into());
+    }
+
+    /// `about`: the channel that the command names; `channel`: the subscription that the reply names.
+    fn refuse_command(
+        &mut self,
+        now: Moment,
+        about: Option<&Channel>,
+        channel: Option<Channel>,
+        id: u32,
+        refusal: Refusal,
+    ) {
         self.end_batch_before_live();
-        let reply = Reply { id, channel: channel.cloned(), outcome: Err(refusal.into()) };
+        let reply = Reply { id, channel, outcome: Err(refusal) };
         self.write(|protocol, out| protocol.encode_reply(&reply, out));
         if let Err(refusal) = &reply.outcome {
-            self.note_refusal(now, refusal);
+            self.note_refusal(now, about, refusal);
         }
     }
 
     /// Something of the client's is refused, and there is no reply that says so, or it is said.
-    pub(super) fn note_refusal(&mut self, now: Moment, refusal: &Refusal) {
-        self.context.observer.refused(refusal);
+    pub(super) fn note_refusal(&mut self, now: Moment, about: Option<&Channel>, refusal: &Refusal) {
+        let namespace = about.map(|channel| self.context.rules.namespace_id(channel.as_str()));
+        self.context.observer.refused(namespace, refusal);
         if refusal.is_clients_fault() && !self.limits.allow_error(now, &self.context.settings) {
             self.close(Disconnect::TOO_MANY_ERRORS);
         }

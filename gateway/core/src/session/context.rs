@@ -7,15 +7,16 @@ use shared::refusal::Refusal;
 
 use super::settings::SessionSettings;
 use crate::channel_rules::ChannelRules;
+use crate::namespace_id::NamespaceId;
 
 /// Is told what sessions do, to count it. Nothing they decide depends on it.
 pub trait SessionObserver: Send + Sync + std::fmt::Debug {
     /// A command was begun. `name` is the protocol's word for it.
     fn command(&self, name: &'static str);
-    /// A command was answered with an error.
-    fn refused(&self, refusal: &Refusal);
+    /// A command was answered with an error. `namespace`: of the channel that the command was about, where that is known.
+    fn refused(&self, namespace: Option<NamespaceId>, refusal: &Refusal);
     /// A subscriber asked to be brought up to date.
-    fn recovery(&self, recovered: bool);
+    fn recovery(&self, namespace: NamespaceId, recovered: bool);
     /// A client has answered a ping, and so has taken all that it was sent before it. `took`: since the ping was made, in
     /// whole milliseconds.
     fn acknowledged(&self, took: Duration);
@@ -27,8 +28,8 @@ pub struct NoObserver;
 
 impl SessionObserver for NoObserver {
     fn command(&self, _name: &'static str) {}
-    fn refused(&self, _refusal: &Refusal) {}
-    fn recovery(&self, _recovered: bool) {}
+    fn refused(&self, _namespace: Option<NamespaceId>, _refusal: &Refusal) {}
+    fn recovery(&self, _namespace: NamespaceId, _recovered: bool) {}
     fn acknowledged(&self, _took: Duration) {}
 }
 

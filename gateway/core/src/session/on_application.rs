@@ -38,7 +38,7 @@ impl Session {
         match result {
             Ok(Some(data)) => self.push(Push::alone(Event::Message(&data))),
             Ok(None) => {}
-            Err(Denial::Error(refusal)) if id == 0 => self.note_refusal(now, &refusal),
+            Err(Denial::Error(refusal)) if id == 0 => self.note_refusal(now, None, &refusal),
             Err(Denial::Error(refusal)) => self.refuse(now, id, refusal),
             Err(Denial::Disconnect(disconnect)) => self.close(disconnect),
         }

@@ -137,7 +137,7 @@ impl Session {
         self.identity = None;
         if self.one_way {
             // There is no reply to put it into.
-            self.note_refusal(now, &refusal);
+            self.note_refusal(now, None, &refusal);
             return self.close(disconnect(&refusal));
         }
         let end = self.has_rooms.then(|| disconnect(&refusal));

@@ -29,20 +29,20 @@ impl Session {
         let Some(channel) = self.channel(now, id, &channel) else { return };
         let context = self.context.clone();
         let Some(options) = context.rules.options(&channel) else {
-            return self.refuse(now, id, ErrorCode::UnknownChannel);
+            return self.refuse_about(now, &channel, id, ErrorCode::UnknownChannel);
         };
         let Some(subscription) = self.find_live(channel.as_str()) else {
-            return self.refuse(now, id, ErrorCode::PermissionDenied);
+            return self.refuse_about(now, &channel, id, ErrorCode::PermissionDenied);
         };
         let granted = subscription.granted();
         if is_passing && !granted.is_some_and(|granted| granted.allow.publish) {
-            return self.refuse(now, id, ErrorCode::PermissionDenied);
+            return self.refuse_about(now, &channel, id, ErrorCode::PermissionDenied);
         }
         if options.keeps_keys() || options.is_polled() {
-            return self.refuse(now, id, ErrorCode::NotAvailable);
+            return self.refuse_about(now, &channel, id, ErrorCode::NotAvailable);
         }
         if !options.publication_data_format.admits(&data) {
-            return self.refuse(now, id, ErrorCode::BadRequest);
+            return self.refuse_about(now, &channel, id, ErrorCode::BadRequest);
         }
         tags.insert(EVENT_TAG.into(), event);
         let publication = Publication {
@@ -53,7 +53,7 @@ impl Session {
             ..Publication::new(data)
         };
         if is_passing && !self.rare.get_or_insert_default().events.allow(now, &context.settings) {
-            return self.refuse(now, id, ErrorCode::TooManyRequests);
+            return self.refuse_about(now, &channel, id, ErrorCode::TooManyRequests);
         }
         let ticket = self.ticket();
         self.wait(ticket, id, PendingEffect::Publish);

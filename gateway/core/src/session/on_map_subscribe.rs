@@ -47,10 +47,10 @@ impl Session {
     ) {
         let context = self.context.clone();
         let Some(options) = context.rules.options(&channel) else {
-            return self.refuse(now, id, ErrorCode::UnknownChannel);
+            return self.refuse_about(now, &channel, id, ErrorCode::UnknownChannel);
         };
         if request.kind != options.subscription_type.kind() {
-            return self.refuse(now, id, ErrorCode::PermissionDenied);
+            return self.refuse_about(now, &channel, id, ErrorCode::PermissionDenied);
         }
         let page = request.page.take().map(|page| *page).unwrap_or_default();
         let since = Since { offset: request.offset, epoch: request.epoch.clone() };
@@ -59,7 +59,9 @@ impl Session {
         let loading = self.loading.as_ref().and_then(|loading| loading.find(channel.as_str()));
         if let Some(at) = loading {
             match self.loading_mut(at).map(|loading| &loading.step) {
-                Some(LoadingStep::Busy(_)) => return self.refuse(now, id, ErrorCode::ConcurrentPagination),
+                Some(LoadingStep::Busy(_)) => {
+                    return self.refuse_about(now, &channel, id, ErrorCode::ConcurrentPagination);
+                }
                 Some(LoadingStep::Late) if !wanted.begins() => {
                     return self.close(SlowCause::PageTimeout.disconnect());
                 }
@@ -68,7 +70,7 @@ impl Session {
             if !wanted.begins() {
                 if wanted.page.phase == Phase::Stream && !has_stream {
                     self.stop_loading(at);
-                    return self.refuse(now, id, ErrorCode::BadRequest);
+                    return self.refuse_about(now, &channel, id, ErrorCode::BadRequest);
                 }
                 return self.serve_page(now, at, id, wanted, options);
             }
@@ -83,7 +85,7 @@ impl Session {
             Phase::State | Phase::Stream | Phase::Live => None,
         };
         if let Some(refused) = refused {
-            return self.refuse(now, id, refused);
+            return self.refuse_about(now, &channel, id, refused);
         }
         self.begin_loading(now, id, channel, request, wanted, options);
     }

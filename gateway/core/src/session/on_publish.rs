@@ -21,22 +21,22 @@ impl Session {
         let Some(channel) = self.channel(now, id, channel) else { return };
         // No JSON value is empty, so there was none in the command. A text or bytes may well be.
         if data.kind == PayloadKind::Json && data.bytes.is_empty() {
-            return self.refuse(now, id, ErrorCode::BadRequest);
+            return self.refuse_about(now, &channel, id, ErrorCode::BadRequest);
         }
         let context = self.context.clone();
         let Some(options) = context.rules.options(&channel) else {
-            return self.refuse(now, id, ErrorCode::UnknownChannel);
+            return self.refuse_about(now, &channel, id, ErrorCode::UnknownChannel);
         };
         if options.is_polled() {
-            return self.refuse(now, id, ErrorCode::NotAvailable);
+            return self.refuse_about(now, &channel, id, ErrorCode::NotAvailable);
         }
         // Whoever is not refused by the hook may.
         if !options.publish_hook && !self.may_publish(options, &channel) {
-            return self.refuse(now, id, ErrorCode::PermissionDenied);
+            return self.refuse_about(now, &channel, id, ErrorCode::PermissionDenied);
         }
         // There, every publication is of a key.
         if options.keeps_keys() || !options.publication_data_format.admits(&data) {
-            return self.refuse(now, id, ErrorCode::BadRequest);
+            return self.refuse_about(now, &channel, id, ErrorCode::BadRequest);
         }
         let info = self.info(self.find_live(channel.as_str()).and_then(|one| one.granted()));
         let keyed = key.map(|key| Box::new(Keyed { key: key.into(), ..Keyed::default() }));

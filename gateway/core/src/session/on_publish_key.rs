@@ -24,7 +24,7 @@ impl Session {
         let Some(channel) = self.channel(now, id, channel) else { return };
         let context = self.context.clone();
         let Some(options) = context.rules.options(&channel) else {
-            return self.refuse(now, id, ErrorCode::UnknownChannel);
+            return self.refuse_about(now, &channel, id, ErrorCode::UnknownChannel);
         };
         if options.newest.takes_keys() && !options.keeps_keys() {
             return self.publish_value(now, id, channel, key, data);
@@ -37,13 +37,13 @@ impl Session {
         let is_of_others =
             matches!(options.subscription_type, SubscriptionType::MapClients | SubscriptionType::MapUsers);
         let Some(key) = self.key_of(options, key).filter(|_| is_allowed && !is_of_others) else {
-            return self.refuse(now, id, ErrorCode::PermissionDenied);
+            return self.refuse_about(now, &channel, id, ErrorCode::PermissionDenied);
         };
         let is_of_format = data
             .as_ref()
             .is_none_or(|data| data.bytes.is_empty() || options.publication_data_format.admits(data));
         if !options.keeps_keys() || key.is_empty() || key.len() > KEY_BYTES_MAX || !is_of_format {
-            return self.refuse(now, id, ErrorCode::BadRequest);
+            return self.refuse_about(now, &channel, id, ErrorCode::BadRequest);
         }
         let action = match data {
             Some(data) => self.setting(&channel, options, data),
@@ -62,7 +62,7 @@ impl Session {
                 self.on_publish(now, id, channel.as_str(), Some(key), data);
             }
             // Nothing is ever taken away: a value ends with its time.
-            _ => self.refuse(now, id, ErrorCode::BadRequest),
+            _ => self.refuse_about(now, &channel, id, ErrorCode::BadRequest),
         }
     }
 

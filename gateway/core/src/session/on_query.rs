@@ -18,21 +18,21 @@ impl Session {
         let Some(channel) = self.channel(now, id, &request.channel) else { return };
         let context = self.context.clone();
         let Some(options) = context.rules.options(&channel) else {
-            return self.refuse(now, id, ErrorCode::UnknownChannel);
+            return self.refuse_about(now, &channel, id, ErrorCode::UnknownChannel);
         };
         let retention = options.retention();
         if !retention.keeps_history() || options.keeps_keys() {
-            return self.refuse(now, id, ErrorCode::NotAvailable);
+            return self.refuse_about(now, &channel, id, ErrorCode::NotAvailable);
         }
         // Nor is it for those from whom some of it is kept.
         let is_narrowed = self.audience(options, &channel, Box::default(), true).is_some();
         if is_narrowed || !self.may_read_history(options, &channel) {
-            return self.refuse(now, id, ErrorCode::PermissionDenied);
+            return self.refuse_about(now, &channel, id, ErrorCode::PermissionDenied);
         }
         let since = request.since.as_ref().map(|since| since.offset);
         if request.reverse && since == Some(0) {
             // Nothing lies before the beginning.
-            return self.refuse(now, id, ErrorCode::BadRequest);
+            return self.refuse_about(now, &channel, id, ErrorCode::BadRequest);
         }
         let limit_max = context.settings.history_limit_max;
         let limit = u32::try_from(request.limit).map_or(limit_max, |limit| limit.min(limit_max));
@@ -110,7 +110,7 @@ impl Session {
             Some(options) if self.may_read_presence(options, &channel) => return Some(channel),
             Some(_) => ErrorCode::PermissionDenied,
         };
-        self.refuse(now, id, refused);
+        self.refuse_about(now, &channel, id, refused);
         None
     }
 }

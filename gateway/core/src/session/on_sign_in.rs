@@ -47,7 +47,7 @@ impl Session {
             // What is there already is there: a client may be before its server.
             match self.handle_subscribe(now, subscription, None) {
                 Ok(()) | Err(ErrorCode::AlreadySubscribed) => {}
-                Err(error) => self.note_refusal(now, &error.into()),
+                Err(error) => self.note_refusal(now, None, &error.into()),
             }
         }
         self.reckon_expiry();

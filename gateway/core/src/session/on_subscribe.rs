@@ -105,7 +105,7 @@ impl Session {
             && context.rules.names.audience(channel.as_str()).is_everyone();
         let may = || self.may_subscribe(options, &channel) || self.may_follow_topics(options, &channel);
         if token.is_empty() && !asks && !may() {
-            return self.refuse(now, id, ErrorCode::PermissionDenied);
+            return self.refuse_about(now, &channel, id, ErrorCode::PermissionDenied);
         }
         if !token.is_empty() || asks {
             return self.ask_about(at, channel, id, asked, token, data);
@@ -261,7 +261,8 @@ impl Session {
         let was_recovering =
             was_recovering && joining.keyed.as_ref().is_none_or(|arrived| arrived.wanted.recovers);
         if was_recovering {
-            self.context.observer.recovery(recovered);
+            let namespace = self.context.rules.namespace_id(subscription.channel.as_str());
+            self.context.observer.recovery(namespace, recovered);
         }
         let is_keyed = joining.keyed.is_some();
         // Keys with a hole before them are worth nothing.
@@ -469,7 +470,7 @@ impl Session {
         }
         match id {
             // The server wanted it, and its client has not heard of it.
-            0 => self.note_refusal(now, &error.into()),
+            0 => self.note_refusal(now, Some(&channel), &error.into()),
             id => self.refuse_in(now, Some(&channel), id, error),
         }
         if had_readers {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gateway_core::effect::{Effect, Identity, Outcome, OutcomeResult};
+use gateway_core::namespace_id::NamespaceId;
 use gateway_core::session::{ConnectionWay, Context, Opening, Session, SessionObserver, SessionSettings};
 use shared::disconnect::Disconnect;
 use shared::framing::{Message, MessageKind};
@@ -258,8 +259,8 @@ struct Acknowledgements(Mutex<Vec<u128>>);
 
 impl SessionObserver for Acknowledgements {
     fn command(&self, _name: &'static str) {}
-    fn refused(&self, _refusal: &Refusal) {}
-    fn recovery(&self, _recovered: bool) {}
+    fn refused(&self, _namespace: Option<NamespaceId>, _refusal: &Refusal) {}
+    fn recovery(&self, _namespace: NamespaceId, _recovered: bool) {}
     fn acknowledged(&self, took: Duration) {
         self.0.lock().unwrap().push(took.as_millis());
     }

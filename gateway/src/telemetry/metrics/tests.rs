@@ -1,24 +1,27 @@
 //! Every metric that is listed is there, and what is counted is shown.
 
+use shared::disconnect::{Disconnect, SlowCause};
 use shared::error::ErrorCode;
 
 use super::*;
+use crate::telemetry::labels::Handshake;
 
 #[test]
 fn every_metric_of_the_list_exists_with_its_labels_and_no_other() {
     let metrics = Metrics::new();
     metrics.connected(ProtocolId::RAW);
     metrics.command("publish");
-    metrics.refused(&Refusal::of(ErrorCode::PermissionDenied));
-    metrics.publication_refused("timeout");
-    metrics.recovery(true);
+    metrics.refused(Some(NamespaceId::DEFAULT), &Refusal::of(ErrorCode::PermissionDenied));
+    metrics.publication_in(NamespaceId::UNKNOWN, PublicationSource::Api);
+    metrics.publication_refused(NamespaceId::UNKNOWN, "timeout");
+    metrics.recovery(NamespaceId::DEFAULT, true);
     metrics.worker(3).busy_seconds_total.inc_by(0.5);
-    metrics.broker_seconds.with_label_values(&["publish"]).observe(0.001);
-    metrics.broker_errors_total.with_label_values(&["timeout"]).inc();
-    metrics.broker_link_up.with_label_values(&["command"]).set(1);
+    metrics.broker.seconds.with_label_values(&["publish"]).observe(0.001);
+    metrics.broker.errors_total.with_label_values(&["timeout"]).inc();
+    metrics.broker.link_up.with_label_values(&["command"]).set(1);
     metrics.shards.name_one();
-    metrics.broker_reconnects_total.with_label_values(&["command"]).inc();
-    metrics.broker_evictions_total.with_label_values(&["key"]).inc();
+    metrics.broker.reconnects_total.with_label_values(&["command"]).inc();
+    metrics.broker.evictions_total.with_label_values(&["key"]).inc();
     metrics.api_request("publish", 200, Duration::from_millis(1));
     metrics.tls_reload(true);
     metrics.token("connection", "accepted");
@@ -59,7 +62,7 @@ fn what_is_counted_is_shown() {
     let metrics = Metrics::new();
     metrics.connected(ProtocolId::CENTRIFUGE_JSON);
     metrics.handshake(Handshake::Origin);
-    metrics.publication_in(PublicationSource::Client);
+    metrics.publication_in(NamespaceId::DEFAULT, PublicationSource::Client);
     metrics.dropped(Drop::OutboxFull, 3);
     metrics.disconnected(ProtocolId::CENTRIFUGE_JSON, Disconnect::SLOW.label(), Duration::from_secs(1));
     metrics.slow_consumer(SlowCause::WriteTimeout);

@@ -1,0 +1,56 @@
+//! What a worker counts by namespace, and hands to the metrics once a turn.
+
+use gateway_core::namespace_id::NamespaceId;
+
+use crate::telemetry::namespace_metrics::{NAMESPACES_MAX, NamespaceMetrics};
+
+const WORD_BITS: usize = u64::BITS as usize;
+
+/// Since the last report.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct NamespaceTally {
+    pub(crate) deliveries: u64,
+    pub(crate) bytes_out: u64,
+    /// How many more or fewer there are.
+    pub(crate) subscriptions: i64,
+}
+
+#[derive(Debug)]
+pub(crate) struct NamespaceTallies {
+    of: Box<[NamespaceTally]>,
+    /// A bit for each that was counted in.
+    touched: [u64; NAMESPACES_MAX / WORD_BITS],
+}
+
+impl Default for NamespaceTallies {
+    fn default() -> Self {
+        Self {
+            of: vec![NamespaceTally::default(); NAMESPACES_MAX].into(),
+            touched: [0; NAMESPACES_MAX / WORD_BITS],
+        }
+    }
+}
+
+impl NamespaceTallies {
+    pub(crate) fn of(&mut self, id: NamespaceId) -> &mut NamespaceTally {
+        let at = usize::from(id.0);
+        self.touched[at / WORD_BITS] |= 1 << (at % WORD_BITS);
+        &mut self.of[at]
+    }
+
+    /// Adds what was counted since the last time, and begins anew.
+    pub(super) fn report(&mut self, metrics: &NamespaceMetrics) {
+        for (word, touched) in self.touched.iter_mut().enumerate() {
+            while *touched != 0 {
+                let at = word * WORD_BITS + touched.trailing_zeros() as usize;
+                *touched &= *touched - 1;
+                let NamespaceTally { deliveries, bytes_out, subscriptions } =
+                    std::mem::take(&mut self.of[at]);
+                let counters = metrics.of(NamespaceId(at as u8));
+                counters.deliveries_out_total.inc_by(deliveries);
+                counters.bytes_out_total.inc_by(bytes_out);
+                counters.subscriptions.add(subscriptions);
+            }
+        }
+    }
+}

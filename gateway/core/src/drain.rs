@@ -16,7 +16,8 @@ pub struct DrainSettings {
     /// The most that time may become where other nodes accept connections more slowly (`limits.accepts_per_s`), in
     /// milliseconds. 0: it stays what `grace_ms` says, whatever others accept.
     pub grace_max_ms: u64,
-    /// How long the last clients may take to leave after that, in milliseconds, before the node exits.
+    /// How long the last clients may take to leave after that, in milliseconds, before the node exits. Not less than
+    /// `presence_hold_ms`, or the last clients are seen to have been away. A node that waits for nothing exits at once.
     pub linger_ms: u64,
     /// How long others still see a client in its channels after it was closed so that it comes back to another node, in
     /// milliseconds: a user who is back by then was never away. Not beyond the end of the node itself. 0: not at all.
@@ -25,7 +26,7 @@ pub struct DrainSettings {
 
 impl Default for DrainSettings {
     fn default() -> Self {
-        Self { notice_ms: 1000, grace_ms: 20_000, grace_max_ms: 0, linger_ms: 2000, presence_hold_ms: 5000 }
+        Self { notice_ms: 1000, grace_ms: 20_000, grace_max_ms: 0, linger_ms: 5000, presence_hold_ms: 5000 }
     }
 }
 

@@ -7,6 +7,7 @@ use super::api_error::ApiError;
 use super::api_request;
 use super::inspect::with_missing;
 use super::run_command::ApiCall;
+use crate::node::AskError;
 use crate::node::control::NodeInfo;
 use crate::node::node_message::{NodeRequest, NodeResponse, ShedReport, ShedWanted};
 
@@ -15,6 +16,9 @@ const OVER_S_MAX: u32 = 86_400;
 
 /// The most that a node may be asked to keep above the mean, in percent.
 const TOLERANCE_PERCENT_MAX: u32 = 1_000;
+
+/// The most nodes of which an error says what each of them has said.
+const PROBLEMS_MAX: usize = 5;
 
 impl ApiCall<'_> {
     /// Answers what each node does from now on.
@@ -45,18 +49,36 @@ impl ApiCall<'_> {
                 vec![(one, answer)]
             }
         };
-        let (mut nodes, mut missing) = (Vec::new(), Vec::new());
+        let (mut nodes, mut missing, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for (node, answer) in answers {
             match answer {
                 Ok(NodeResponse::Shed(report)) => nodes.push(in_words(&node, report)),
-                _ => missing.push(node.name),
+                Ok(_) => {
+                    problems.push(format!("{}: {}", node.name, AskError::NotUnderstood));
+                    missing.push(node.name);
+                }
+                Err(error) => {
+                    problems.push(format!("{}: {error}", node.name));
+                    missing.push(node.name);
+                }
             }
         }
         if nodes.is_empty() {
-            let problem = "no node has answered, or all of them are of an earlier release";
-            return Err(ApiError::with_detail(ErrorCode::Internal, problem));
+            return Err(ApiError::with_detail(ErrorCode::Internal, what_nodes_said(&problems)));
         }
         Ok(with_missing(json!({ "nodes": nodes }), &missing))
+    }
+}
+
+/// Why none of the nodes that were asked says what it does.
+fn what_nodes_said(problems: &[String]) -> String {
+    if problems.is_empty() {
+        return "no node is announced, not even this one".to_owned();
+    }
+    let told = problems.get(..PROBLEMS_MAX).unwrap_or(problems).join("; ");
+    match problems.len().saturating_sub(PROBLEMS_MAX) {
+        0 => told,
+        more => format!("{told}; and so {more} more"),
     }
 }
 
@@ -66,4 +88,21 @@ fn in_words(node: &NodeInfo, report: ShedReport) -> Value {
         "uid": node.uid, "name": node.name, "state": state, "before": before, "mean": mean, "to_close": to_close,
         "closed": closed, "over_ms": over_ms,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_the_nodes_have_said_up_to_a_few_of_them() {
+        assert_eq!(what_nodes_said(&[]), "no node is announced, not even this one");
+        let problems: Vec<String> = (0..7).map(|at| format!("n{at}: {}", AskError::Deaf)).collect();
+        assert_eq!(what_nodes_said(&problems[..1]), "n0: the node does not listen");
+        let told = what_nodes_said(&problems);
+        assert!(
+            told.contains("n4: ") && !told.contains("n5: ") && told.ends_with("; and so 2 more"),
+            "{told}"
+        );
+    }
 }

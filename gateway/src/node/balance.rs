@@ -107,6 +107,51 @@ impl RunningShed {
     }
 }
 
+/// What each worker was asked, for as long as one plan is carried out.
+#[derive(Debug)]
+struct AskedWorkers {
+    /// How many clients each has that may still be closed. 0 of one that has not answered yet.
+    left: Vec<u32>,
+    /// Those that have not answered in time.
+    late: Vec<Option<LateAnswer>>,
+}
+
+#[derive(Debug)]
+struct LateAnswer {
+    count: u32,
+    told: oneshot::Receiver<LetGone>,
+}
+
+impl AskedWorkers {
+    fn new(workers: usize) -> Self {
+        Self { left: vec![0; workers], late: (0..workers).map(|_| None).collect() }
+    }
+
+    /// Takes answers that have come late. Answers how many clients were closed by those.
+    fn take_late(&mut self) -> u32 {
+        let mut closed = 0;
+        for (left, late) in self.left.iter_mut().zip(&mut self.late) {
+            let Some(answer) = late else { continue };
+            match answer.told.try_recv() {
+                Ok(gone) => {
+                    closed += gone.closed;
+                    *left = gone.left;
+                }
+                Err(oneshot::error::TryRecvError::Empty) => continue,
+                // It has stopped.
+                Err(oneshot::error::TryRecvError::Closed) => {}
+            }
+            *late = None;
+        }
+        closed
+    }
+
+    /// How many clients may be closed by what is still to be answered.
+    fn pending(&self) -> u32 {
+        self.late.iter().flatten().map(|late| late.count).sum()
+    }
+}
+
 /// Why a node does not begin, or goes on no longer.
 #[derive(Clone, Copy, Debug)]
 enum ShedEnd {
@@ -259,10 +304,16 @@ impl Node {
     async fn close_by_plan(&self, number: u64) {
         let mut step = interval(STEP);
         step.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut left = vec![0; self.inboxes.len()];
+        let mut asked = AskedWorkers::new(self.inboxes.len());
         let mut looked = self.clock.now();
-        self.let_go(number, vec![0; left.len()], &mut left).await;
-        let mut shares = WorkerShares::new(left.clone());
+        // Each puts its clients in order now, which takes one with 100,000 of them some 20 ms: one after the other, so that
+        // never all workers pause at once.
+        for worker in 0..self.inboxes.len() {
+            let mut counts = vec![None; self.inboxes.len()];
+            counts[worker] = Some(0);
+            self.let_go(number, counts, &mut asked, WORKER_TIMEOUT).await;
+        }
+        let mut shares = WorkerShares::new(asked.left.clone());
         loop {
             step.tick().await;
             let (now, own) = (self.clock.now(), self.own_clients());
@@ -287,34 +338,57 @@ impl Node {
                 self.end_shedding(end);
                 return;
             }
-            let due = shedding.due(now, own).min(step_max(shedding.plan()));
-            if due == 0 {
+            let mut closed = asked.take_late();
+            let due = shedding.due(now, own).saturating_sub(closed + asked.pending());
+            let due = due.min(step_max(shedding.plan()));
+            if due > 0 {
+                let counts = shares.next(due, &asked.left).into_iter().map(Some).collect();
+                closed += self.let_go(number, counts, &mut asked, WORKER_TIMEOUT).await;
+            }
+            if closed == 0 {
                 continue;
             }
-            let closed = self.let_go(number, shares.next(due, &left), &mut left).await;
             if let Some(running) = &mut *self.balancing.running.lock() {
                 running.shedding.note_closed(closed);
                 let pending = running.shedding.plan().to_close.saturating_sub(running.shedding.closed());
                 self.metrics.moves.balance_closes_pending.set(pending.into());
             }
-            self.metrics.moves.balance_closes_total.inc_by(closed.into());
         }
     }
 
-    /// Has each worker close so many. Answers how many they have closed, and leaves how many each still has.
-    async fn let_go(&self, plan: u64, counts: Vec<u32>, left: &mut [u32]) -> u32 {
-        let asked = self.inboxes.iter().zip(counts).map(|(inbox, count)| {
-            let (done, told) = oneshot::channel();
+    /// Has each worker close so many, but those that have not answered yet. Answers how many they have closed, of which the
+    /// metrics know already.
+    async fn let_go(
+        &self,
+        plan: u64,
+        counts: Vec<Option<u32>>,
+        workers: &mut AskedWorkers,
+        patience: Duration,
+    ) -> u32 {
+        let asked = self.inboxes.iter().zip(counts).enumerate().filter_map(|(worker, (inbox, count))| {
+            let count = count.filter(|_| workers.late[worker].is_none())?;
+            let (done, mut told) = oneshot::channel();
             inbox.push(WorkerEvent::LetGo(LetGo { plan, count, done }));
-            async move {
-                let told = tokio::time::timeout(WORKER_TIMEOUT, told).await;
-                // A worker that has stopped has none.
-                told.ok().and_then(Result::ok).unwrap_or_default()
-            }
+            Some(async move {
+                let answer = tokio::time::timeout(patience, &mut told).await;
+                (worker, count, answer.map_err(|_| told))
+            })
         });
-        let gone: Vec<LetGone> = join_all(asked).await;
-        left.iter_mut().zip(&gone).for_each(|(left, gone)| *left = gone.left);
-        gone.iter().map(|gone| gone.closed).sum()
+        let asked: Vec<_> = asked.collect();
+        let mut closed = 0;
+        for (worker, count, answer) in join_all(asked).await {
+            workers.left[worker] = 0;
+            match answer {
+                Ok(Ok(gone)) => {
+                    closed += gone.closed;
+                    workers.left[worker] = gone.left;
+                }
+                // A worker that has stopped has none.
+                Ok(Err(_)) => {}
+                Err(told) => workers.late[worker] = Some(LateAnswer { count, told }),
+            }
+        }
+        closed
     }
 
     /// This node is to be stopped: nobody sends it clients any more.
@@ -374,6 +448,44 @@ pub(super) async fn keep_balanced(node: Arc<Node>) {
         if is_running {
             number += 1;
             node.carry_out_plan(number).await;
+            // Whoever had it done, the next time is not sooner than after this one's.
+            watch.begin_anew();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::publish::tests::node;
+    use crate::worker::inbox::{Inbox, InboxQueue};
+
+    fn asked_of(inbox: &Inbox) -> Option<LetGo> {
+        let mut queue = InboxQueue::default();
+        inbox.take(&mut queue);
+        queue.events.into_iter().find_map(|event| match event {
+            WorkerEvent::LetGo(let_go) => Some(let_go),
+            _ => None,
+        })
+    }
+
+    #[tokio::test]
+    async fn what_a_slow_worker_has_closed_counts_when_it_says_so_and_it_is_not_asked_again_before() {
+        let poll = mio::Poll::new().unwrap();
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        let inbox = Arc::new(Inbox::new(waker, 64, 1 << 20));
+        let node = node(vec![inbox.clone()]);
+        let mut asked = AskedWorkers::new(1);
+        let patience = Duration::from_millis(10);
+        assert_eq!(node.let_go(1, vec![Some(3)], &mut asked, patience).await, 0);
+        assert_eq!((asked.pending(), asked.take_late()), (3, 0), "it may still close them");
+        let let_go = asked_of(&inbox).expect("it was asked");
+        assert_eq!(let_go.count, 3);
+        assert_eq!(node.let_go(1, vec![Some(2)], &mut asked, patience).await, 0);
+        assert!(asked_of(&inbox).is_none(), "it has not answered");
+        let_go.done.send(LetGone { closed: 2, left: 5 }).unwrap();
+        assert_eq!(asked.take_late(), 2);
+        assert_eq!((asked.pending(), asked.left[0]), (0, 5));
+        assert_eq!(asked.take_late(), 0, "once");
     }
 }

@@ -3,11 +3,12 @@
 //! Its user is there again before the client is said to have left, and so was never away. The client that comes is another
 //! one, as after every connection; others are told first that it has come, and then that this one has gone.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use gateway_core::effect::PublishedSubscriber;
 use parking_lot::Mutex;
 use shared::channel::Channel;
@@ -17,11 +18,14 @@ use shared::publication::ClientInfo;
 use tokio::sync::Notify;
 
 use crate::node::Node;
-use crate::telemetry::Sparingly;
+use crate::telemetry::{MoveMetrics, Sparingly};
 
 /// The most channels of such clients that are remembered: as many as may wait to be told of at once. Who comes after that
 /// is gone at once.
 const CHANNELS_MAX: usize = 65_536;
+
+/// The same in bytes of names and of what is told of them.
+const BYTES_MAX: usize = 64 << 20;
 
 /// A client that is gone, and where others see it.
 #[derive(Debug)]
@@ -34,9 +38,38 @@ pub(crate) struct ClientTraces {
 }
 
 impl ClientTraces {
-    fn channels(&self) -> usize {
-        self.present.len() + self.announced.len() + self.shown.len()
+    fn weight(&self) -> TracesWeight {
+        let (present, announced, shown) = (self.present.iter(), self.announced.iter(), self.shown.iter());
+        let of_shown = |shown: &PublishedSubscriber| {
+            let channels = [&shown.clients, &shown.users, &shown.own];
+            info_bytes(&shown.info) + channels.into_iter().flatten().map(channel_bytes).sum::<usize>()
+        };
+        let of_announced =
+            |(channel, info, _): &(Channel, ClientInfo, usize)| channel_bytes(channel) + info_bytes(info);
+        TracesWeight {
+            channels: self.present.len() + self.announced.len() + self.shown.len(),
+            bytes: present.map(channel_bytes).sum::<usize>()
+                + announced.map(of_announced).sum::<usize>()
+                + shown.map(of_shown).sum::<usize>(),
+        }
     }
+}
+
+/// Names are counted for each client, as if no other had them: nothing says who else does by the time they are let go of.
+fn channel_bytes(channel: &Channel) -> usize {
+    size_of::<Channel>() + channel.as_str().len()
+}
+
+fn info_bytes(info: &ClientInfo) -> usize {
+    let json: usize = [&info.conn_info, &info.chan_info].into_iter().flatten().map(Bytes::len).sum();
+    size_of::<ClientInfo>() + info.user.as_str().len() + json
+}
+
+/// How much is remembered of clients that are gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct TracesWeight {
+    channels: usize,
+    bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -50,32 +83,48 @@ pub(super) struct Departures {
 
 #[derive(Debug, Default)]
 struct HeldDepartures {
-    /// In the order in which they came.
-    waiting: VecDeque<(Moment, ClientTraces)>,
-    channels: usize,
+    /// By when they are due, and of those that are due together in the order in which they came: what is held for a
+    /// shorter time, as after a reload, may be due before what came earlier.
+    waiting: BTreeMap<(Moment, u64), ClientTraces>,
+    next: u64,
+    weight: TracesWeight,
 }
 
 impl HeldDepartures {
     /// Gives it back if there is no room.
     fn add(&mut self, until: Moment, departure: ClientTraces) -> Option<ClientTraces> {
-        if self.channels + departure.channels() > CHANNELS_MAX {
+        let TracesWeight { channels, bytes } = departure.weight();
+        if self.weight.channels + channels > CHANNELS_MAX || self.weight.bytes + bytes > BYTES_MAX {
             return Some(departure);
         }
-        self.channels += departure.channels();
-        self.waiting.push_back((until, departure));
+        self.weight.channels += channels;
+        self.weight.bytes += bytes;
+        self.waiting.insert((until, self.next), departure);
+        self.next += 1;
         None
     }
 
     /// `None` for the time: whatever it is.
     fn take_due(&mut self, now: Option<Moment>) -> Option<ClientTraces> {
-        self.waiting.pop_front_if(|(until, _)| now.is_none_or(|now| *until <= now)).map(|(_, departure)| {
-            self.channels -= departure.channels();
-            departure
-        })
+        let first = self.waiting.first_entry()?;
+        if now.is_some_and(|now| first.key().0 > now) {
+            return None;
+        }
+        let departure = first.remove();
+        let TracesWeight { channels, bytes } = departure.weight();
+        self.weight.channels -= channels;
+        self.weight.bytes -= bytes;
+        Some(departure)
     }
 
     fn next_due(&self) -> Option<Moment> {
-        self.waiting.front().map(|(until, _)| *until)
+        self.waiting.first_key_value().map(|((until, _), _)| *until)
+    }
+
+    fn report(&self, metrics: &MoveMetrics) {
+        metrics.presence_held.set(self.waiting.len() as i64);
+        metrics.presence_held_channels.set(self.weight.channels as i64);
+        metrics.presence_held_bytes.set(self.weight.bytes as i64);
     }
 }
 
@@ -89,7 +138,7 @@ impl Node {
 
     /// A client is gone. `may_be_held`: it was closed so that it comes back.
     pub(crate) fn depart(&self, departure: ClientTraces, may_be_held: bool) {
-        if departure.channels() == 0 {
+        if departure.weight().channels == 0 {
             return;
         }
         if !may_be_held {
@@ -104,17 +153,19 @@ impl Node {
                 return self.carry_out(departure);
             }
             let full = held.add(self.clock.now() + Duration::from_millis(hold_ms), departure);
-            self.metrics.moves.presence_held.set(held.waiting.len() as i64);
+            held.report(&self.metrics.moves);
             full
         };
         match full {
             None => self.departures.wake.notify_one(),
             Some(departure) => {
+                self.metrics.moves.presence_hold_overflows_total.inc();
                 self.carry_out(departure);
                 if let Some(untold) = self.departures.full_told.now() {
                     tracing::warn!(
                         untold,
-                        "clients that move are said to have left at once: {CHANNELS_MAX} channels of others are held"
+                        "clients that move are said to have left at once: {CHANNELS_MAX} channels or {BYTES_MAX} bytes of \
+                         others are held"
                     );
                 }
             }
@@ -143,7 +194,7 @@ impl Node {
             let departure = {
                 let mut held = self.departures.held.lock();
                 let departure = held.take_due(now);
-                self.metrics.moves.presence_held.set(held.waiting.len() as i64);
+                held.report(&self.metrics.moves);
                 departure
             };
             match departure {
@@ -169,7 +220,11 @@ pub(super) async fn keep_departing(node: Arc<Node>) {
         let next = node.departures.held.lock().next_due();
         match next {
             None => node.departures.wake.notified().await,
-            Some(next) => tokio::time::sleep(next.since(node.clock.now())).await,
+            Some(next) => {
+                // Whoever comes meanwhile may be due before: woken for nothing, it looks again.
+                let _ =
+                    tokio::time::timeout(next.since(node.clock.now()), node.departures.wake.notified()).await;
+            }
         }
         node.carry_out_due(Some(node.clock.now()));
     }
@@ -177,7 +232,10 @@ pub(super) async fn keep_departing(node: Arc<Node>) {
 
 #[cfg(test)]
 mod tests {
+    use shared::id::UserId;
+
     use super::*;
+    use crate::node::publish::tests::node;
 
     fn departure(number: u128, channels: usize) -> ClientTraces {
         let channel = Channel::parse("a", 255).unwrap();
@@ -188,6 +246,10 @@ mod tests {
             announced: Vec::new(),
             shown: Vec::new(),
         }
+    }
+
+    fn number(departure: Option<ClientTraces>) -> Option<ClientId> {
+        departure.map(|departure| departure.client)
     }
 
     #[test]
@@ -203,6 +265,61 @@ mod tests {
         assert!(
             held.take_due(None).is_some() && held.take_due(None).is_some() && held.take_due(None).is_none()
         );
-        assert_eq!(held.channels, 0);
+        assert_eq!(held.weight, TracesWeight::default());
+    }
+
+    #[test]
+    fn who_is_held_for_a_shorter_time_since_a_reload_is_due_before_those_who_came_earlier() {
+        let mut held = HeldDepartures::default();
+        for (until, of) in [(5_000, 1), (700, 2), (700, 3), (6_000, 4)] {
+            assert!(held.add(Moment(until), departure(of, 1)).is_none());
+        }
+        assert_eq!(held.next_due(), Some(Moment(700)));
+        let client = |of| Some(ClientId::from_random(of));
+        assert_eq!(number(held.take_due(Some(Moment(800)))), client(2));
+        assert_eq!(number(held.take_due(Some(Moment(800)))), client(3), "in the order in which they came");
+        assert_eq!(number(held.take_due(Some(Moment(800)))), None);
+        assert_eq!(number(held.take_due(Some(Moment(5_000)))), client(1));
+    }
+
+    #[test]
+    fn departures_are_bounded_by_the_bytes_of_what_is_told_of_them() {
+        let info = |bytes: usize| ClientInfo {
+            client: ClientId::from_random(1),
+            user: UserId::new("ann"),
+            conn_info: Some(Bytes::from(vec![b'1'; bytes])),
+            chan_info: None,
+        };
+        let announced = |of: u128, bytes: usize| {
+            let channel = Channel::parse("a", 255).unwrap();
+            ClientTraces { announced: vec![(channel, info(bytes), 2)], ..departure(of, 0) }
+        };
+        let mut held = HeldDepartures::default();
+        assert!(held.add(Moment(10), announced(1, BYTES_MAX - 1_000)).is_none());
+        assert!(held.add(Moment(10), announced(2, 1_000)).is_some(), "there is no room for its bytes");
+        assert!(held.add(Moment(10), announced(3, 100)).is_none());
+        assert_eq!(held.weight.channels, 2);
+        assert!(held.take_due(None).is_some() && held.take_due(None).is_some());
+        assert_eq!(held.weight, TracesWeight::default());
+    }
+
+    #[tokio::test]
+    async fn without_a_hold_or_room_a_client_is_gone_at_once_and_the_metrics_say_so() {
+        let node = node(Vec::new());
+        node.depart(departure(1, 1), true);
+        assert_eq!(node.held_departures(), 0, "nothing is held where no time is set");
+        node.hold_departures(Duration::from_secs(600));
+        node.depart(departure(2, 1), false);
+        assert_eq!(node.held_departures(), 0, "nor who leaves by themselves");
+        node.depart(departure(3, CHANNELS_MAX - 1), true);
+        node.depart(departure(4, 2), true);
+        assert_eq!(node.held_departures(), 1, "there was no room for the second");
+        let moves = &node.metrics.moves;
+        assert_eq!(moves.presence_hold_overflows_total.get(), 1);
+        assert_eq!(moves.presence_held_channels.get(), CHANNELS_MAX as i64 - 1);
+        assert!(moves.presence_held_bytes.get() > CHANNELS_MAX as i64);
+        node.depart(departure(5, 1), true);
+        node.end_departures();
+        assert_eq!((node.held_departures(), moves.presence_held_bytes.get()), (0, 0));
     }
 }

@@ -30,6 +30,7 @@ pub mod traces;
 mod workers_metrics;
 
 pub use metrics::Metrics;
+pub(crate) use move_metrics::MoveMetrics;
 pub use readiness::{Readiness, ReadinessReport};
 pub(crate) use reminder::Reminder;
 pub use serve_metrics::answer;

@@ -80,6 +80,12 @@ metrics! {
         "Connections that are still to be closed for that.";
     PRESENCE_HELD Gauge "presence_held" []
         "Clients that were closed to come back to another node and are still shown in presence (`drain.presence_hold_ms`).";
+    PRESENCE_HELD_CHANNELS Gauge "presence_held_channels" []
+        "Channels in which these clients are still shown, each once for every client: at most 65,536.";
+    PRESENCE_HELD_BYTES Gauge "presence_held_bytes" []
+        "Bytes of what is told of them there: at most 64 MiB.";
+    PRESENCE_HOLD_OVERFLOWS_TOTAL Counter "presence_hold_overflows_total" []
+        "Clients that were closed to come back to another node and said to have left at once, since too many others were held.";
     CONNECTION_SECONDS Histogram "connection_seconds" []
         "How long connections lived.";
 

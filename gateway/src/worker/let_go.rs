@@ -34,7 +34,8 @@ pub(super) struct LettingGo {
 }
 
 impl Worker {
-    /// All clients that can be closed, in the order in which they should be.
+    /// All clients that can be closed, in the order in which they should be. In one go: of a node that stops, whose clients are
+    /// on their way out, and otherwise of one worker at a time.
     pub(super) fn closing_order(&self) -> Vec<ClientKey> {
         let clients = self.clients.iter().map(|(_, client)| client);
         let open = clients.filter(|client| !client.is_closing() && !client.is_finishing());
@@ -70,6 +71,8 @@ impl Worker {
             self.end(index, None, |client| client.session.handle_disconnect(Disconnect::SHUTDOWN));
             closed += 1;
         }
+        // Here, and not where this was asked from, so that it is counted however late the answer is.
+        self.metrics.moves.balance_closes_total.inc_by(closed.into());
         order.extend(busy);
         let left = u32::try_from(order.len()).unwrap_or(u32::MAX);
         self.letting_go = Some(LettingGo { plan, order });

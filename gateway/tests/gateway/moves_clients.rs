@@ -416,3 +416,82 @@ async fn nodes_that_restart_in_turn_lose_nothing_and_nobody_was_away_for_others(
     member.hears("end", "presence-room").await;
     members.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_takes_as_long_as_the_others_need_to_accept_its_clients() {
+    let redis = RedisServer::start();
+    let leaves =
+        node(&redis, "leaves").with("drain.grace_ms", 50).with("drain.grace_max_ms", 20_000).start().await;
+    let stays = node(&redis, "stays").with("limits.accepts_per_s", 5).start().await;
+    let mut closings = JoinSet::new();
+    for _ in 0..10 {
+        let mut client = leaves.connect().await;
+        closings.spawn(async move {
+            assert_eq!(client.closed().await.0, 3001);
+            std::time::Instant::now()
+        });
+    }
+    knows(&leaves, &[10, 0]).await;
+    knows(&stays, &[10, 0]).await;
+    leaves.drain().await;
+    let mut closed = closings.join_all().await;
+    closed.sort();
+    // Ten clients at five a second; the time that is set would have them all gone in a twentieth.
+    let spread = closed[9] - closed[0];
+    assert!(spread > Duration::from_millis(1_000), "all of them within {spread:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_hold_a_client_that_is_moved_has_left_at_once() {
+    let redis = RedisServer::start();
+    let described = |name| {
+        let node = node(&redis, name).with("drain.presence_hold_ms", 0);
+        node.with("namespaces.stream.join_leave", true).with("namespaces.stream.allow_join_leave", true)
+    };
+    let (a, b) = (described("a").start().await, described("b").start().await);
+    let mut observer = b.connect_as("observer").await;
+    observer.command("subscribe", json!({ "channel": CHANNEL, "join_leave": true })).await;
+    let mut clients = Vec::new();
+    for number in 0..4 {
+        let mut client = a.connect_as(&format!("user-{number}")).await;
+        client.subscribe(CHANNEL).await;
+        clients.push(client);
+    }
+    for asked in [&a, &b] {
+        knows(asked, &[4, 1]).await;
+    }
+    assert_eq!(shed(&b, json!({ "node": "a", "over_s": 1 })).await["a"]["to_close"], 1);
+    a.metric_becomes("tidegate_connections", 3.0).await;
+    // Those who are not held are told of by the node that closed them, without anybody having come back.
+    let left = loop {
+        let push = observer.push().await["push"].take();
+        if push.get("leave").is_some() {
+            break push;
+        }
+    };
+    assert_eq!(left["leave"]["info"]["user"], "user-0", "who was there for longest");
+    for metric in ["tidegate_presence_held", "tidegate_presence_held_bytes"] {
+        assert_eq!(a.metric(metric).await, 0.0);
+    }
+    drop(clients);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_that_does_not_answer_has_said_is_in_the_error() {
+    let redis = RedisServer::start();
+    let asked = node(&redis, "asked").start().await;
+    let killed = node(&redis, "killed").run().await;
+    knows(&asked, &[0, 0]).await;
+    killed.signal(rustix::process::Signal::KILL);
+    let (status, _) = killed.ended().await;
+    assert!(!status.success());
+    // It is announced for as long as its lease lasts.
+    eventually("the node says why there is no answer", async || {
+        let refused = asked.try_api("shed", &json!({ "node": "killed" })).await;
+        let said = String::from_utf8_lossy(&refused.body).into_owned();
+        said.contains("killed: the node does not listen")
+    })
+    .await;
+    let nodes = shed(&asked, json!({})).await;
+    assert_eq!(nodes["asked"]["state"], "balanced", "the others' answers are there: {nodes:?}");
+}

@@ -97,6 +97,11 @@ impl ImbalanceWatch {
         Some(plan)
     }
 
+    /// Clients were let go, or it was stopped: from now on it takes as long as ever until that is done again.
+    pub fn begin_anew(&mut self) {
+        self.above_since = None;
+    }
+
     /// Whether letting go has not helped so far.
     pub fn is_in_vain(&self) -> bool {
         self.doublings > 0
@@ -131,6 +136,14 @@ mod tests {
             times(&mut ImbalanceWatch::default(), 0, 500, 109, 91).is_empty(),
             "within what is tolerated"
         );
+    }
+
+    #[test]
+    fn after_somebody_had_clients_let_go_a_node_waits_as_long_as_ever() {
+        let mut watch = ImbalanceWatch::default();
+        assert!(times(&mut watch, 0, 59, 150, 50).is_empty());
+        watch.begin_anew();
+        assert_eq!(times(&mut watch, 59, 150, 150, 50), [119]);
     }
 
     #[test]

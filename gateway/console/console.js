@@ -1,7 +1,7 @@
 // The console: what is shown where, and what is asked for it.
 
 import { ask, metrics, readiness, settings } from './ask.js';
-import { parse, quantile, rate, total } from './figures.js';
+import { parse, quantile, rate, rates, total, totals } from './figures.js';
 import { morph } from './morph.js';
 import { Plot } from './plot.js';
 import { address, age, ago, bytes, count, el, facts, field, form, json, link, seconds, table } from './show.js';
@@ -33,6 +33,19 @@ const plots = [
 ];
 
 let last = null;
+// What this node does in each namespace.
+let namespaces = [];
+
+function lookAtNamespaces(before, now, elapsed) {
+  const each = (name) => rates(before, now, `tidegate_namespace_${name}`, 'namespace', elapsed);
+  const gauge = (name) => totals(now, `tidegate_namespace_${name}`, 'namespace');
+  const columns = {
+    subscriptions: gauge('subscriptions'), channels: gauge('channels'), into: each('publications_in_total'), out: each('deliveries_out_total'),
+    sent: each('bytes_out_total'), history: each('history_reads_total'), refused: each('refusals_total'), untaken: each('publications_refused_total'),
+  };
+  const row = (name) => Object.fromEntries(Object.entries(columns).map(([column, values]) => [column, values.get(name) ?? 0]));
+  return [...columns.subscriptions.keys()].sort().map((name) => ({ name, ...row(name) }));
+}
 
 async function look() {
   const [text, ready, info] = await Promise.all([metrics(), readiness(), ask('info')]);
@@ -40,6 +53,7 @@ async function look() {
   if (last) {
     const elapsed = (now.at - last.at) / 1_000;
     for (const { plot, values } of plots) plot.push(now.at, values(last.samples, now.samples, elapsed));
+    namespaces = lookAtNamespaces(last.samples, now.samples, elapsed);
   }
   last = now;
   nodes = info.nodes;
@@ -92,9 +106,24 @@ function overview() {
       ], nodes, 'No node has announced itself.'),
     ];
   });
+  const here = live(async () => [
+    table([
+      { title: 'Namespace', cell: (row) => row.name },
+      { title: 'Subscriptions', number: true, cell: (row) => count(row.subscriptions) },
+      { title: 'Channels', number: true, cell: (row) => count(row.channels) },
+      { title: 'In a second', number: true, cell: (row) => count(row.into) },
+      { title: 'Out a second', number: true, cell: (row) => count(row.out) },
+      { title: 'Bytes a second', number: true, cell: (row) => bytes(row.sent) },
+      { title: 'History reads', number: true, cell: (row) => count(row.history) },
+      { title: 'Refused', number: true, cell: (row) => count(row.refused + row.untaken) },
+    ], namespaces, 'They are known in a moment.'),
+  ]);
   return {
-    content: [el('h1', {}, 'Overview'), part, el('h2', {}, 'This node'), el('div', { class: 'plots' }, plots.map(({ plot }) => plot.element))],
-    refresh,
+    content: [
+      el('h1', {}, 'Overview'), part, el('h2', {}, 'This node'), el('div', { class: 'plots' }, plots.map(({ plot }) => plot.element)),
+      el('h2', {}, 'Namespaces of this node'), here.part,
+    ],
+    refresh: async () => { await refresh(); await here.refresh(); },
   };
 }
 

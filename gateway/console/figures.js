@@ -21,10 +21,28 @@ export function total(samples, name) {
   return (samples.get(name) ?? []).reduce((sum, { value }) => sum + value, 0);
 }
 
+// The same for each value of one label.
+export function totals(samples, name, label) {
+  const sums = new Map();
+  for (const { labels, value } of samples.get(name) ?? []) {
+    sums.set(labels[label], (sums.get(labels[label]) ?? 0) + value);
+  }
+  return sums;
+}
+
 // By how much a counter has grown in a second. A node that was started anew begins at 0.
 export function rate(before, now, name, seconds) {
   const [from, to] = [total(before, name), total(now, name)];
   return Math.max(0, to >= from ? to - from : to) / seconds;
+}
+
+// The same for each value of one label, as far as it has any.
+export function rates(before, now, name, label, seconds) {
+  const from = totals(before, name, label);
+  return new Map([...totals(now, name, label)].map(([value, to]) => {
+    const was = from.get(value) ?? 0;
+    return [value, Math.max(0, to >= was ? to - was : to) / seconds];
+  }));
 }
 
 // Below what the given part of the observations was that came between two moments, in the histogram's unit; null without any.

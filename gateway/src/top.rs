@@ -5,6 +5,7 @@
 
 mod busiest_channels;
 mod figures;
+mod namespace_table;
 mod page;
 mod read_nodes;
 
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -53,6 +55,10 @@ pub struct TopArgs {
     pub once: bool,
 }
 
+/// The other screen, without a cursor.
+const OPEN: &[u8] = b"\x1b[?1049h\x1b[?25l";
+const CLOSE: &[u8] = b"\x1b[?25h\x1b[?1049l";
+
 /// Shows pages until it is interrupted, or one. Fails where no node has answered for that one.
 pub fn command(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> ExitCode {
     run_cli("top", async {
@@ -73,6 +79,8 @@ async fn show(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> R
     // Before the screen: whoever interrupts it has it closed.
     let (mut interrupted, mut terminated) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    // Whoever stops it with Ctrl-Z has the shell's screen back for as long.
+    let mut stopped = signal(SignalKind::from_raw(Signal::TSTP.as_raw()))?;
     let mut screen = Screen::open(is_terminal)?;
     let mut round = interval(Duration::from_millis(args.interval_ms));
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -88,6 +96,10 @@ async fn show(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> R
             () = read => {}
             _ = interrupted.recv() => return Ok(true),
             _ = terminated.recv() => return Ok(true),
+            _ = stopped.recv() => {
+                screen.pause()?;
+                continue;
+            }
         }
         let has_rates = reader.nodes().iter().all(|node| node.gone.is_some() || node.readings.len() > 1);
         if !args.once || has_rates {
@@ -109,10 +121,24 @@ struct Screen {
 impl Screen {
     fn open(is_terminal: bool) -> io::Result<Self> {
         if is_terminal {
-            // The other screen, without a cursor.
-            io::stdout().write_all(b"\x1b[?1049h\x1b[?25l")?;
+            io::stdout().write_all(OPEN)?;
+            io::stdout().flush()?;
         }
         Ok(Self { is_terminal })
+    }
+
+    /// Stops this process as if nobody had taken the signal for that. Goes on when it does.
+    fn pause(&mut self) -> io::Result<()> {
+        if self.is_terminal {
+            io::stdout().write_all(CLOSE)?;
+            io::stdout().flush()?;
+        }
+        kill_process(getpid(), Signal::STOP)?;
+        if self.is_terminal {
+            io::stdout().write_all(OPEN)?;
+            io::stdout().flush()?;
+        }
+        Ok(())
     }
 
     /// Columns and lines.
@@ -147,7 +173,8 @@ impl Drop for Screen {
     fn drop(&mut self) {
         if self.is_terminal {
             // There is nobody left to tell.
-            let _ = io::stdout().write_all(b"\x1b[?25h\x1b[?1049l");
+            let _ = io::stdout().write_all(CLOSE);
+            let _ = io::stdout().flush();
         }
     }
 }

@@ -60,6 +60,9 @@ test('the overview shows nodes and moving figures, also in the dark and on a pho
   assert.match(words[0], /^Publications a second: in [1-9][\d.]*k?$/);
   assert.match(words[2], /^From publication to the last socket: p50 [\d.]+ (µs|ms), p99 [\d.]+ (µs|ms)$/);
   assert.match(words[3], /^Connections: here 1$/);
+  const prices = page.locator('tr[data-key="prices"] td');
+  await until('what goes on in a namespace', async () => Number((await prices.allTextContents())[4]) > 0);
+  assert.ok(await cell(page, '(default)').isVisible(), 'channels without a namespace have a row, too');
   await screenshot(page, 'console');
   const dark = await openConsole(t, gateway, { colorScheme: 'dark', viewport: { width: 390, height: 844 } });
   await cell(dark, 'tidegate-1').waitFor();

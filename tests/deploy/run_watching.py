@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import pty
 import re
 import secrets
 import signal
@@ -11,7 +12,9 @@ import subprocess
 import threading
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
+from check_files import ALERTS
 from stack import free_port, get, until
 
 CHANNEL = "chat:watched"
@@ -29,6 +32,7 @@ def checks(binaries, folder):
         ("and native histograms with exemplars from protobuf", watched.native),
         ("tidegate top shows both nodes, what goes through them, and the channel", watched.top),
         ("a node that is gone is shown as such, and comes back", watched.come_back),
+        ("tidegate top gives the terminal back while it is stopped", watched.screen),
         ("everything of that ends too", watched.close),
     ]
 
@@ -150,6 +154,18 @@ class Watched:
             assert 0 <= value < 30, f"{query} is {value}"
         counted = float(self.ask(prometheus, 'histogram_count(tidegate_stage_seconds{stage="broker", node="there"})'))
         assert counted >= 1, counted
+        # The alerts on late publications see them without the buckets of old, which are not kept here.
+        assert self.ask(prometheus, "count(tidegate_delivery_seconds_bucket)") is None
+        late = r'sum\(rate\(tidegate_delivery_seconds_bucket\{le="0\.25"\}\[5m\]\)\) / .*?histogram_fraction\(.*?\[5m\]\)\)\)'
+        ratio = re.search(late, ALERTS.read_text()).group(0)
+
+        def in_time():
+            self.publish(secrets.token_hex(16))
+            share = self.ask(prometheus, ratio)
+            return None if share in (None, "NaN") else share
+
+        share = float(until("the alerts see publications", in_time))
+        assert 0 <= share <= 1, f"{ratio} is {share}"
         # Others have their buckets as before.
         assert self.ask(prometheus, 'tidegate_publish_to_socket_seconds_bucket{node="there", le="+Inf"}')
 
@@ -249,6 +265,39 @@ class Watched:
         assert "\x1b" not in log.read_text(), "who is no terminal is sent its control sequences"
         alone = subprocess.run([str(self.tidegate), "top", "--once", "--channels", "0", "--node", f"http://127.0.0.1:{free_port()}"], capture_output=True, text=True, timeout=60)
         assert alone.returncode == 1 and " gone " in alone.stdout, (alone.returncode, alone.stdout, alone.stderr)
+
+    def screen(self):
+        """In a terminal of its own, stopped as Ctrl-Z does and gone on with."""
+        opens, closes = b"\x1b[?1049h", b"\x1b[?1049l"
+        ours, theirs = pty.openpty()
+        watching = subprocess.Popen(self.top_command("--interval-ms", "200"), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+        self.processes.append(watching)
+        os.close(theirs)
+        os.set_blocking(ours, False)
+        shown = bytearray()
+
+        def shows(text, since=0):
+            try:
+                shown.extend(os.read(ours, 65536))
+            except BlockingIOError:
+                pass
+            return text in shown[since:]
+
+        def is_stopped():
+            return re.search(r"^State:\s+T", Path(f"/proc/{watching.pid}/status").read_text(), re.M)
+
+        until("a page is shown", lambda: shows(opens) and shows(b"there"))
+        before = len(shown)
+        watching.send_signal(signal.SIGTSTP)
+        until("it is stopped", is_stopped)
+        assert shows(closes, before), "the shell has its screen back"
+        before = len(shown)
+        watching.send_signal(signal.SIGCONT)
+        until("a page is shown again", lambda: shows(opens, before) and shows(b"there", before))
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(10) == 0
+        until("the screen is closed", lambda: shows(closes, before))
+        os.close(ours)
 
     def close(self):
         for process in reversed(self.processes):

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
 use super::busiest_channels::Channels;
 use super::figures::{Buckets, add, least, quantile, sum};
+use super::namespace_table;
 use super::read_nodes::WatchedNode;
 use crate::telemetry::labels::Stage;
 
 /// Reasons of closes and drops that are shown.
 const REASONS_MAX: usize = 6;
 /// Where there is nothing to say yet.
-const NONE: &str = "-";
+pub(super) const NONE: &str = "-";
 
 pub(super) struct Page<'a> {
     pub(super) nodes: &'a [WatchedNode],
@@ -57,6 +60,7 @@ impl Page<'_> {
         lines.push(String::new());
         lines.push(self.reasons("closes/s", "tidegate_closes_total", "reason"));
         lines.push(self.reasons("drops/s", "tidegate_drops_total", "reason"));
+        namespace_table::write(self.nodes, &mut lines);
         if let Some(channels) = self.channels {
             lines.push(String::new());
             busiest(channels, &mut lines);
@@ -65,7 +69,7 @@ impl Page<'_> {
     }
 
     fn nodes_table(&self, width: usize, lines: &mut Vec<String>) {
-        let longest = self.nodes.iter().map(|node| node.name.chars().count()).max().unwrap_or(0);
+        let longest = self.nodes.iter().map(|node| plain(&node.name).width()).max().unwrap_or(0);
         let name_width = longest.clamp(4, (width / 4).max(4));
         let mut left = width.saturating_sub(name_width + 1 + STATE_WIDTH);
         let columns: Vec<&NodeColumn> = COLUMNS
@@ -77,7 +81,7 @@ impl Page<'_> {
             })
             .collect();
         let row = |name: &str, state: &str, cells: &mut dyn Iterator<Item = (usize, String)>| {
-            let mut row = format!("{:<name_width$} {state:<STATE_WIDTH$}", fitted(name, name_width));
+            let mut row = format!("{} {state:<STATE_WIDTH$}", padded(name, name_width));
             cells.for_each(|(width, cell)| row.push_str(&format!(" {cell:>width$}")));
             row
         };
@@ -206,11 +210,11 @@ fn broker(node: &WatchedNode) -> String {
 }
 
 /// Five characters, or less.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     scaled(value, 1_000.0, &["", "k", "M", "G", "T"])
 }
 
-fn bytes(value: f64) -> String {
+pub(super) fn bytes(value: f64) -> String {
     scaled(value, 1_024.0, &["B", "K", "M", "G", "T"])
 }
 
@@ -233,13 +237,29 @@ fn seconds(value: f64) -> String {
     }
 }
 
-/// What somebody else has named does not write to the terminal in other ways than as a name.
+/// What somebody else has named does not write to the terminal in other ways than as a name, nor turns the line around.
 fn plain(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { '?' } else { character }).collect()
+    let turns = |character| matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|one| if one.is_control() || turns(one) { '?' } else { one }).collect()
 }
 
+/// As much of a line as that many columns show: some characters take two of them, and some none.
 fn fitted(line: &str, width: usize) -> String {
-    plain(line).chars().take(width).collect()
+    let mut left = width;
+    let fits = |character: &char| {
+        let columns = character.width().unwrap_or(0);
+        let fits = columns <= left;
+        left = left.saturating_sub(columns);
+        fits
+    };
+    plain(line).chars().take_while(fits).collect()
+}
+
+/// The same, with spaces up to that many columns.
+pub(super) fn padded(text: &str, width: usize) -> String {
+    let mut text = fitted(text, width);
+    text.extend(std::iter::repeat_n(' ', width.saturating_sub(text.width())));
+    text
 }
 
 #[cfg(test)]
@@ -279,10 +299,22 @@ mod tests {
         let nodes = [node("a-node-with-a-very-long-name-indeed", |_| {}), node("b", |_| {})];
         for width in [10, 40, 60, 80, 120, 200] {
             let lines = lines(&nodes, width);
-            assert!(lines.iter().all(|line| line.chars().count() <= width), "{width}: {lines:?}");
+            assert!(lines.iter().all(|line| line.width() <= width), "{width}: {lines:?}");
         }
         assert!(lines(&nodes, 60)[0].contains("conns") && !lines(&nodes, 60)[0].contains("memory"));
         assert!(lines(&nodes, 200)[0].contains("memory"));
+    }
+
+    #[test]
+    fn characters_that_take_two_columns_keep_the_columns_behind_them_in_line() {
+        let nodes = [node("東京-edge", |_| {}), node("a", |_| {})];
+        let lines = lines(&nodes, 80);
+        let columns = |line: &str| line.find("not ready").map(|at| line[..at].width());
+        assert_eq!(columns(&lines[1]), columns(&lines[2]), "{lines:?}");
+        assert_eq!(fitted("東京", 3), "東", "half a character is none");
+        assert_eq!(fitted("e\u{301}a", 1), "e\u{301}", "an accent takes no column of its own");
+        assert_eq!(padded("東", 4), "東  ");
+        assert_eq!(plain("a\u{202e}b\u{1b}"), "a?b?");
     }
 
     #[test]

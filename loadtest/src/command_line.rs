@@ -6,6 +6,10 @@ use crate::arguments::{Arguments, ReportingArguments};
 use crate::floor::FloorArguments;
 use crate::scenario::{HandshakeArguments, StormArguments};
 
+/// What is around several runs.
+const SCRIPTS: &str = "Slow readers in turns, newest values, what one Redis carries, a million connections and nodes replaced in \
+    turn are scripts in loadtest/ of the repository: slow-readers, newest-values, redis, million and rolling.";
+
 /// Opens many connections to a gateway, publishes on a fixed schedule, and checks and times what arrives.
 ///
 /// Without a scenario's name it makes a plain run, as the options below say. A scenario has options of its own:
@@ -21,7 +25,8 @@ use crate::scenario::{HandshakeArguments, StormArguments};
     args_override_self = true,
     args_conflicts_with_subcommands = true,
     subcommand_help_heading = "Scenarios",
-    subcommand_value_name = "SCENARIO"
+    subcommand_value_name = "SCENARIO",
+    after_help = SCRIPTS
 )]
 pub struct CommandLine {
     #[command(subcommand)]

@@ -251,8 +251,8 @@ const SAME_NAMES: &[SameName] = &[
     // Every protocol and every framing has a folder with a file for each step, and the steps are the same.
     SameName { inside: "shared/src/protocol", names: &[] },
     SameName { inside: "shared/src/framing", names: &[] },
-    // The same is kept in memory, or over several servers, for presence, for the ledger and for sessions.
-    SameName { inside: "gateway/src", names: &["memory.rs", "shards.rs"] },
+    // The same is kept in memory, over several servers, or in NATS, for presence, for the ledger and for sessions.
+    SameName { inside: "gateway/src", names: &["memory.rs", "shards.rs", "nats.rs"] },
 ];
 
 /// What Rust calls the file of a folder, of a crate, or of a module's tests.

@@ -1,7 +1,8 @@
 //! Who holds what, over several holders, and the news of it: told once when the first takes hold of something and once when
 //! the last lets go, in one order, to readers who each go on where they stood.
 //!
-//! This is what a single node keeps, and what the scripts of Redis do for several.
+//! This is what a single node keeps, what the scripts of Redis do for several, and what each of several nodes makes of what NATS
+//! keeps for them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -30,6 +31,20 @@ impl LedgerChange {
         }
     }
 
+    /// Reads what [`LedgerChange::written`] gives.
+    pub fn read(letter: char, text: &str) -> Option<Self> {
+        Some(match letter {
+            '+' => Self::Hold(text.into()),
+            '-' => Self::Release(text.into()),
+            '#' => {
+                let (count, subject) = text.split_once(' ')?;
+                Self::Count(subject.into(), count.parse().ok()?)
+            }
+            '=' => Self::Say(text.into()),
+            _ => return None,
+        })
+    }
+
     /// What it costs to keep, in bytes.
     pub fn bytes(&self) -> usize {
         match self {
@@ -39,7 +54,7 @@ impl LedgerChange {
 }
 
 /// What is told.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum LedgerEvent {
     /// Somebody holds it, and nobody did.
     Taken(Box<str>),
@@ -64,6 +79,16 @@ impl LedgerEvent {
             '=' => Self::Said(text.into()),
             _ => return None,
         })
+    }
+
+    /// What [`LedgerEvent::read`] reads.
+    pub fn written(&self) -> String {
+        match self {
+            Self::Taken(subject) => format!("+{subject}"),
+            Self::Free(subject) => format!("-{subject}"),
+            Self::Counted(subject, count) => format!("#{count} {subject}"),
+            Self::Said(text) => format!("={text}"),
+        }
     }
 
     /// What it costs to keep, in bytes: as the scripts count it, but for the number.
@@ -101,6 +126,30 @@ pub struct LedgerPage {
     pub news: Vec<(u64, LedgerEvent)>,
     /// So many were dropped before the first of these, and were never read by this reader.
     pub dropped: u64,
+}
+
+/// One of the things that a ledger is made of, for who writes it down and reads it again.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum LedgerRow {
+    Held {
+        holder: Box<str>,
+        subject: Box<str>,
+    },
+    Counted {
+        subject: Box<str>,
+        count: u32,
+    },
+    News {
+        number: u64,
+        event: LedgerEvent,
+    },
+    /// Up to where a reader has done with the news.
+    Reader {
+        reader: Box<str>,
+        done: u64,
+    },
+    /// The number of the last news.
+    Last(u64),
 }
 
 #[derive(Debug, Default)]
@@ -144,9 +193,18 @@ impl Ledger {
 
     /// A holder is gone: it lets go of everything.
     pub fn end(&mut self, holder: &str, room: LedgerCapacity) {
-        for subject in self.held.get(holder).cloned().unwrap_or_default() {
-            self.release(holder, &subject, room);
+        self.end_some(holder, usize::MAX, room);
+    }
+
+    /// A holder is gone: it lets go of so much of what it holds at most. Answers of how much it did, and whether it holds nothing
+    /// any more.
+    pub fn end_some(&mut self, holder: &str, most: usize, room: LedgerCapacity) -> (usize, bool) {
+        let held = self.held.get(holder).into_iter().flatten();
+        let some: Vec<Box<str>> = held.take(most).cloned().collect();
+        for subject in &some {
+            self.release(holder, subject, room);
         }
+        (some.len(), !self.held.contains_key(holder))
     }
 
     /// The next news for a reader, which may have done with some. News that all of `readers` have done with are forgotten.
@@ -165,10 +223,55 @@ impl Ledger {
         while self.log.front().is_some_and(|(number, _)| Some(*number) <= slowest) {
             self.drop_oldest();
         }
+        let page = self.page_after(at, limit);
+        LedgerPage { dropped: if known.is_some() { page.dropped } else { 0 }, ..page }
+    }
+
+    /// The next news for a reader that has read before, who has done with no more.
+    pub fn page(&self, reader: &str, limit: usize) -> Option<LedgerPage> {
+        self.readers.get(reader).map(|at| self.page_after(*at, limit))
+    }
+
+    fn page_after(&self, at: u64, limit: usize) -> LedgerPage {
         let news: Vec<(u64, LedgerEvent)> =
             self.log.iter().filter(|(number, _)| *number > at).take(limit).cloned().collect();
         let first = news.first().map_or(at + 1, |(number, _)| *number);
-        LedgerPage { from: at, news, dropped: if known.is_some() { first - at - 1 } else { 0 } }
+        LedgerPage { from: at, news, dropped: first - at - 1 }
+    }
+
+    /// All that it is made of. What stands for how many hold something follows from what is held.
+    pub fn rows(&self) -> impl Iterator<Item = LedgerRow> + '_ {
+        let held = self.held.iter().flat_map(|(holder, subjects)| {
+            subjects
+                .iter()
+                .map(|subject| LedgerRow::Held { holder: holder.clone(), subject: subject.clone() })
+        });
+        let counts = self.counts.iter();
+        let counts =
+            counts.map(|(subject, count)| LedgerRow::Counted { subject: subject.clone(), count: *count });
+        let news =
+            self.log.iter().map(|(number, event)| LedgerRow::News { number: *number, event: event.clone() });
+        let readers = self.readers.iter();
+        let readers = readers.map(|(reader, done)| LedgerRow::Reader { reader: reader.clone(), done: *done });
+        held.chain(counts).chain(news).chain(readers).chain([LedgerRow::Last(self.last)])
+    }
+
+    /// Puts back what was written down, into a ledger that has nothing of it: that is no news.
+    pub fn put_back(&mut self, row: LedgerRow) {
+        match row {
+            LedgerRow::Held { holder, subject } => {
+                if self.held.entry(holder).or_default().insert(subject.clone()) {
+                    *self.holders.entry(subject).or_default() += 1;
+                }
+            }
+            LedgerRow::Counted { subject, count } => drop(self.counts.insert(subject, count)),
+            LedgerRow::News { number, event } => {
+                self.bytes += event.bytes();
+                self.log.push_back((number, event));
+            }
+            LedgerRow::Reader { reader, done } => drop(self.readers.insert(reader, done)),
+            LedgerRow::Last(last) => self.last = last,
+        }
     }
 
     fn release(&mut self, holder: &str, subject: &str, room: LedgerCapacity) {
@@ -338,9 +441,53 @@ mod tests {
             prop_assert_eq!(written(LedgerChange::Hold(subject.clone())), Some(LedgerEvent::Taken(subject.clone())));
             prop_assert_eq!(written(LedgerChange::Release(subject.clone())), Some(LedgerEvent::Free(subject.clone())));
             prop_assert_eq!(written(LedgerChange::Say(subject.clone())), Some(LedgerEvent::Said(subject.clone())));
-            let counted = Some(LedgerEvent::Counted(subject.clone(), count));
-            prop_assert_eq!(written(LedgerChange::Count(subject, count)), counted);
+            let counted = LedgerEvent::Counted(subject.clone(), count);
+            prop_assert_eq!(written(LedgerChange::Count(subject.clone(), count)), Some(counted.clone()));
+            let changes = [LedgerChange::Count(subject.clone(), count), LedgerChange::Release(subject.clone())];
+            for change in changes {
+                let (letter, text) = change.written();
+                prop_assert_eq!(LedgerChange::read(letter.chars().next().unwrap(), &text), Some(change));
+            }
+            for event in [counted, LedgerEvent::Taken(subject.clone()), LedgerEvent::Free(subject)] {
+                prop_assert_eq!(LedgerEvent::read(&event.written()), Some(event));
+            }
             let _ = LedgerEvent::read(&text);
+        }
+
+        #[test]
+        fn a_ledger_that_was_written_down_goes_on_as_the_one_that_was_not(
+            steps in prop::collection::vec((0_u8..5, 0_u8..3, 0_u8..4), 0..60),
+            written_at in 0_usize..60,
+        ) {
+            let room = LedgerCapacity { news_max: 9, bytes_max: 40 };
+            let mut ledger = Ledger::default();
+            let mut copy = None;
+            for (at, (what, holder, subject)) in steps.into_iter().enumerate() {
+                if at == written_at {
+                    let mut read = Ledger::default();
+                    ledger.rows().for_each(|row| read.put_back(row));
+                    copy = Some(read);
+                }
+                for ledger in std::iter::once(&mut ledger).chain(&mut copy) {
+                    let (name, text) = (holder.to_string(), subject.to_string());
+                    match what {
+                        0 => ledger.change(&name, hold(&text), ROOM),
+                        1 => ledger.change(&name, release(&text), ROOM),
+                        2 => ledger.change(&name, LedgerChange::Count(text.into(), holder.into()), room),
+                        3 => drop(ledger.end_some(&name, 1, ROOM)),
+                        _ => {
+                            let from = ledger.page(&name, 0).map_or(0, |page| page.from);
+                            let done = ReaderProgress { from, until: from + u64::from(subject) };
+                            ledger.read(&name, Some(done), 9, &["0", "1"]);
+                        }
+                    }
+                }
+            }
+            if let Some(copy) = copy {
+                prop_assert_eq!(copy.bytes, ledger.bytes);
+                prop_assert_eq!(&copy.holders, &ledger.holders);
+                prop_assert_eq!(copy.rows().collect::<BTreeSet<_>>(), ledger.rows().collect::<BTreeSet<_>>());
+            }
         }
 
         #[test]

@@ -11,6 +11,7 @@ use crate::broker::{Broker, BrokerEvents, BrokerKind};
 use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::ledger::memory::MemoryLedger;
+use crate::ledger::nats::NatsLedger;
 use crate::ledger::redis::RedisLedger;
 use crate::ledger::shards::ShardedLedger;
 use crate::presence::Presence;
@@ -20,6 +21,7 @@ use crate::presence::redis::RedisPresence;
 use crate::presence::shards::ShardedPresence;
 use crate::sessions::SessionStore;
 use crate::sessions::memory::MemorySessions;
+use crate::sessions::nats::NatsSessions;
 use crate::sessions::redis::RedisSessions;
 use crate::sessions::shards::ShardedSessions;
 use crate::telemetry::Metrics;
@@ -87,8 +89,8 @@ pub(crate) async fn connect(
         BrokerKind::Nats => {
             let broker = NatsBroker::start(&config.nats, node, events, shown_in(metrics, true)).await?;
             let presence = NatsPresence::start(broker.clone(), config.nats.presence_ttl());
-            // What would use these is refused in the configuration.
-            let (ledger, sessions) = (Arc::new(MemoryLedger::default()), Arc::new(MemorySessions::default()));
+            let ledger = Arc::new(NatsLedger::new(&config.nats, broker.clone()));
+            let sessions = Arc::new(NatsSessions::new(broker.clone()));
             Connected { broker, presence, ledger, sessions }
         }
     })

@@ -9,24 +9,12 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         return Vec::new();
     }
     let mut found = Vec::new();
-    let mut refuse = |key: String, what: &str| {
-        let problem = format!("is not there with broker.kind = \"nats\", which {what}: use \"redis\"");
-        found.push((key, problem));
-    };
     let named = config.namespaces.iter().map(|(name, options)| (format!("namespaces.{name}"), options));
     for (section, options) in std::iter::once(("channels".to_owned(), &config.channels)).chain(named) {
         if options.keeps_keys() {
-            refuse(format!("{section}.subscription_type"), "keeps no state by key");
-        }
-    }
-    for (name, app) in config.pusher.apps.iter().filter(|_| config.pusher.enabled) {
-        if !app.webhooks.is_empty() {
-            refuse(format!("pusher.apps.{name}.webhooks"), "does not count who holds what over all nodes");
-        }
-    }
-    for (name, namespace) in config.socketio.namespaces.iter().filter(|_| config.socketio.enabled) {
-        if namespace.recovery_ms > 0 {
-            refuse(format!("socketio.namespaces.{name}.recovery_ms"), "keeps no sessions");
+            let problem =
+                "is not there with broker.kind = \"nats\", which keeps no state by key: use \"redis\"";
+            found.push((format!("{section}.subscription_type"), problem.to_owned()));
         }
     }
     if config.socketio.enabled && config.socketio.emitters.enabled && config.socketio.emitters.url.is_none() {
@@ -72,11 +60,7 @@ mod tests {
         assert_eq!(faults(&config), Vec::new());
         config.broker.kind = BrokerKind::Nats;
         let keys: Vec<String> = faults(&config).into_iter().map(|(key, _)| key).collect();
-        let mut expected = vec![
-            "channels.subscription_type",
-            "pusher.apps.shop.webhooks",
-            "socketio.namespaces.chat.recovery_ms",
-        ];
+        let mut expected = vec!["channels.subscription_type"];
         assert_eq!(keys, expected);
         config.socketio.emitters.enabled = true;
         let prices = config.namespaces.get_mut("prices").unwrap();

@@ -1,9 +1,10 @@
 //! Who holds what over all nodes, and the news of it, which are told once whatever becomes of a node.
 //!
-//! One ledger for each app. It is kept in this process ([`memory`]), or in Redis under a lease for each holder ([`redis`]):
+//! One ledger for each app. It is kept in this process ([`memory`]), or under a lease for each holder in Redis ([`redis`]) or NATS ([`nats`]):
 //! what a node held that has died is free when its lease has run out, and one of the others has that told.
 
 pub mod memory;
+pub mod nats;
 pub mod redis;
 pub mod shards;
 

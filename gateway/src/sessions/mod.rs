@@ -1,10 +1,11 @@
 //! Sessions that their clients may come back to, at whichever node: what each was, until its client has been away too long.
 //!
-//! A session is kept under a hash of its secret name, in this process ([`memory`]) or in Redis ([`redis`]). One connection
+//! A session is kept under a hash of its secret name, in this process ([`memory`]), in Redis ([`redis`]) or in NATS ([`nats`]). One connection
 //! holds it: what others write to it is not taken. Its node prolongs it for as long as the connection lives, so that it
 //! outlives the node by what is configured.
 
 pub mod memory;
+pub mod nats;
 pub mod redis;
 pub mod shards;
 

@@ -19,6 +19,7 @@ use tidegate::broker::shards::ShardedBroker;
 use tidegate::broker::{Broker, BrokerEvents, PublishRequest, Published};
 use tidegate::ledger::Ledger;
 use tidegate::ledger::memory::MemoryLedger;
+use tidegate::ledger::nats::NatsLedger;
 use tidegate::ledger::redis::RedisLedger;
 use tidegate::ledger::shards::ShardedLedger;
 use tidegate::presence::Presence;
@@ -26,7 +27,11 @@ use tidegate::presence::memory::MemoryPresence;
 use tidegate::presence::nats::NatsPresence;
 use tidegate::presence::redis::RedisPresence;
 use tidegate::presence::shards::ShardedPresence;
-
+use tidegate::sessions::SessionStore;
+use tidegate::sessions::memory::MemorySessions;
+use tidegate::sessions::nats::NatsSessions;
+use tidegate::sessions::redis::RedisSessions;
+use tidegate::sessions::shards::ShardedSessions;
 use tokio::runtime::Handle;
 
 use crate::nats_server::NatsServer;
@@ -51,6 +56,7 @@ pub struct Node {
     pub broker: Arc<dyn Broker>,
     pub presence: Arc<dyn Presence>,
     pub ledger: Arc<dyn Ledger>,
+    pub sessions: Arc<dyn SessionStore>,
     pub heard: Arc<Heard>,
     pub metrics: Arc<BrokerMetrics>,
     /// Of each server, where there are several.
@@ -136,6 +142,19 @@ impl Heard {
 }
 
 impl Node {
+    /// Over one server, or none.
+    fn of_one(
+        broker: Arc<dyn Broker>,
+        presence: Arc<dyn Presence>,
+        ledger: Arc<dyn Ledger>,
+        sessions: Arc<dyn SessionStore>,
+        heard: Arc<Heard>,
+        metrics: Arc<BrokerMetrics>,
+    ) -> Self {
+        let (by_server, by_name) = (Vec::new(), Arc::default());
+        Self { broker, presence, ledger, sessions, heard, metrics, by_server, by_name }
+    }
+
     /// What its broker has counted, over all servers.
     pub fn counted(&self) -> BrokerMetrics {
         let by_name = self.by_name.lock();
@@ -186,7 +205,8 @@ impl Backend for Memory {
         let broker =
             MemoryBroker::start(&memory::MemoryBrokerConfig::default(), heard.clone(), metrics.clone());
         let (presence, ledger) = (Arc::new(MemoryPresence::new()), Arc::new(MemoryLedger::default()));
-        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new(), by_name: Arc::default() }
+        let sessions = Arc::new(MemorySessions::default());
+        Node::of_one(broker, presence, ledger, sessions, heard, metrics)
     }
 }
 
@@ -222,7 +242,8 @@ impl Backend for Redis {
             RedisBroker::start(&self.config, &name, heard.clone(), metrics.clone()).expect("a valid address");
         let presence = RedisPresence::start(&self.config, &name, broker.clone());
         let ledger = Arc::new(RedisLedger::new(&self.config, broker.clone()));
-        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new(), by_name: Arc::default() }
+        let sessions = Arc::new(RedisSessions::new(broker.clone()));
+        Node::of_one(broker, presence, ledger, sessions, heard, metrics)
     }
 }
 
@@ -259,16 +280,12 @@ impl Shards {
             shards.map(|shard| Arc::new(RedisLedger::new(config, shard.broker.clone())) as Arc<dyn Ledger>),
         );
         let by_server: Vec<_> = shards.iter().map(|shard| shard.metrics.clone()).collect();
-        let (presence, ledger) = (Arc::new(presence), Arc::new(ledger));
-        Node {
-            broker,
-            presence,
-            ledger,
-            heard,
-            metrics: by_server[0].clone(),
-            by_server,
-            by_name: Arc::default(),
-        }
+        let sessions = ShardedSessions::new(
+            shards.map(|shard| Arc::new(RedisSessions::new(shard.broker.clone())) as Arc<dyn SessionStore>),
+        );
+        let metrics = by_server[0].clone();
+        let (presence, ledger, sessions) = (Arc::new(presence), Arc::new(ledger), Arc::new(sessions));
+        Node { by_server, ..Node::of_one(broker, presence, ledger, sessions, heard, metrics) }
     }
 }
 
@@ -310,9 +327,9 @@ impl Nats {
         let broker =
             tokio::task::block_in_place(|| Handle::current().block_on(starting)).expect("valid settings");
         let presence = NatsPresence::start(broker.clone(), Duration::from_secs(config.presence_ttl_s));
-        // Over NATS there is none.
-        let ledger = Arc::new(MemoryLedger::default());
-        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new(), by_name: Arc::default() }
+        let ledger = Arc::new(NatsLedger::new(config, broker.clone()));
+        let sessions = Arc::new(NatsSessions::new(broker.clone()));
+        Node::of_one(broker, presence, ledger, sessions, heard, metrics)
     }
 }
 
@@ -367,8 +384,9 @@ impl Cluster {
             .expect("addresses are valid");
         let presence = RedisPresence::start(config, &name, broker.clone());
         let ledger = Arc::new(RedisLedger::new(config, broker.clone()));
+        let sessions = Arc::new(RedisSessions::new(broker.clone()));
         let metrics = by_name.lock()[""].clone();
-        Node { broker, presence, ledger, heard, metrics, by_server: Vec::new(), by_name }
+        Node { by_name, ..Node::of_one(broker, presence, ledger, sessions, heard, metrics) }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gateway_core::ledger::{LedgerChange, LedgerEvent, ReaderProgress};
 use tidegate::ledger::{HoldOutcome, LedgerQuery};
 
-use crate::harness::{Backend, Redis, eventually};
+use crate::harness::{Backend, Node, Redis, eventually};
 use crate::ledger::{LEASE, ROOM, hold, reading, release};
 
 const SHORT: Duration = Duration::from_millis(100);
@@ -18,7 +18,13 @@ fn free(subject: &str) -> LedgerEvent {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_dead_node_held_is_free_once_and_only_what_nobody_else_holds() {
     let redis = Redis::new();
-    let (dying, living, third) = (redis.node(), redis.node(), redis.node());
+    die_while_others_live(&redis.node(), &redis.node(), &redis.node()).await;
+    let keys: Vec<String> = redis.server.ask(&["KEYS", "tidegate:ledger:{shop}:held:dying"]);
+    assert_eq!(keys, [""; 0]);
+}
+
+/// One of them dies with what it holds, and comes back late.
+pub async fn die_while_others_live(dying: &Node, living: &Node, third: &Node) {
     living.begin("living").await;
     third.begin("third").await;
     dying.begin("dying").await;
@@ -29,7 +35,7 @@ async fn what_a_dead_node_held_is_free_once_and_only_what_nobody_else_holds() {
         HoldOutcome::Done
     );
     eventually("a is free", async || {
-        for (node, name) in [(&living, "living"), (&third, "third")] {
+        for (node, name) in [(living, "living"), (third, "third")] {
             assert_eq!(
                 node.ledger.prolong("shop", name, LEASE, ROOM).await.expect("prolonged"),
                 HoldOutcome::Done
@@ -48,26 +54,28 @@ async fn what_a_dead_node_held_is_free_once_and_only_what_nobody_else_holds() {
     dying.change("dying.2", &[hold("a"), hold("b")]).await;
     living.change("living", &[release("b")]).await;
     assert_eq!(living.news(Some(3)).await, [taken("a")]);
-    let keys: Vec<String> = redis.server.ask(&["KEYS", "tidegate:ledger:{shop}:held:dying"]);
-    assert_eq!(keys, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_reads_for_a_reader_until_its_lease_is_over_or_it_leaves() {
     let redis = Redis::new();
-    let (one, other) = (redis.node(), redis.node());
+    read_for_one_reader(&redis.node(), &redis.node()).await;
+}
+
+/// Both want to read for the same reader.
+pub async fn read_for_one_reader(one: &Node, other: &Node) {
     one.begin("one").await;
     one.change("one", &[hold("a")]).await;
     let reading = |by: &'static str, lease| LedgerQuery { by, lease, ..reading("main", None, 9) };
-    let reads = async |node: &crate::harness::Node, by, lease| {
+    let reads = async |node: &Node, by, lease| {
         node.ledger.read(reading(by, lease)).await.expect("an answer").map(|page| page.news.len())
     };
     eventually("the other is connected", async || other.broker.canary().await.is_ok()).await;
-    assert_eq!(reads(&one, "one", LEASE).await, Some(1));
-    assert_eq!(reads(&other, "other", LEASE).await, None);
-    assert_eq!(reads(&one, "one", SHORT).await, Some(1));
-    eventually("the other reads", async || reads(&other, "other", LEASE).await == Some(1)).await;
-    assert_eq!(reads(&one, "one", LEASE).await, None);
+    assert_eq!(reads(one, "one", LEASE).await, Some(1));
+    assert_eq!(reads(other, "other", LEASE).await, None);
+    assert_eq!(reads(one, "one", SHORT).await, Some(1));
+    eventually("the other reads", async || reads(other, "other", LEASE).await == Some(1)).await;
+    assert_eq!(reads(one, "one", LEASE).await, None);
     // What it had done with counts for nothing where another reads by now.
     let late = LedgerQuery {
         by: "one",
@@ -75,8 +83,8 @@ async fn one_node_reads_for_a_reader_until_its_lease_is_over_or_it_leaves() {
         ..self::reading("main", None, 9)
     };
     assert_eq!(one.ledger.read(late).await.expect("an answer"), None);
-    assert_eq!(reads(&other, "other", Duration::ZERO).await, Some(1));
-    assert_eq!(reads(&one, "one", LEASE).await, Some(1), "it has left");
+    assert_eq!(reads(other, "other", Duration::ZERO).await, Some(1));
+    assert_eq!(reads(one, "one", LEASE).await, Some(1), "it has left");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,7 +144,15 @@ async fn a_full_redis_refuses_changes_whole_and_lets_leases_and_readers_go_on() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_dies_and_whenever_news_take_turns_and_all_is_free_in_the_end() {
     let redis = Redis::new();
-    let nodes: Vec<_> = (0..3).map(|_| redis.node()).collect();
+    let nodes = [redis.node(), redis.node(), redis.node()];
+    let all_is_freed = async || redis.server.ask::<u64>(&["HLEN", "tidegate:ledger:{shop}:holders"]) == 0;
+    die_again_and_again(&nodes, all_is_freed).await;
+    let left: Vec<String> = redis.server.ask(&["KEYS", "tidegate:ledger:{shop}:held:*"]);
+    assert_eq!(left, [""; 0]);
+}
+
+/// Holders of these nodes come and die, while they hold one thing or another.
+pub async fn die_again_and_again(nodes: &[Node; 3], all_is_freed: impl AsyncFn() -> bool) {
     let name = |node: usize, life: u32| format!("{node}.{life}");
     let mut lives = [0_u32; 3];
     for (number, node) in nodes.iter().enumerate() {
@@ -175,7 +191,7 @@ async fn whoever_dies_and_whenever_news_take_turns_and_all_is_free_in_the_end() 
     nodes[0].begin("last").await;
     eventually("all is freed", async || {
         nodes[0].ledger.prolong("shop", "last", LEASE, ROOM).await.expect("prolonged") == HoldOutcome::Done
-            && redis.server.ask::<u64>(&["HLEN", "tidegate:ledger:{shop}:holders"]) == 0
+            && all_is_freed().await
     })
     .await;
     let news = nodes[0].news(None).await;
@@ -189,6 +205,4 @@ async fn whoever_dies_and_whenever_news_take_turns_and_all_is_free_in_the_end() 
         }
     }
     assert_eq!(held, BTreeSet::new());
-    let left: Vec<String> = redis.server.ask(&["KEYS", "tidegate:ledger:{shop}:held:*"]);
-    assert_eq!(left, [""; 0]);
 }

@@ -35,10 +35,13 @@ mod nats_costs;
 mod nats_credentials;
 mod nats_faults;
 mod nats_kills;
+mod nats_ledgers;
 mod presence;
 mod presence_faults;
 mod refusals;
 mod servers;
+mod sessions;
+mod sessions_faults;
 mod several_nodes;
 mod shard_costs;
 mod shard_faults;
@@ -147,6 +150,21 @@ suite! {
         a_node_that_retires_leaves_nobody_behind,
         infos_arrive_as_they_were,
     }
+    ledger::{
+        the_first_who_holds_and_the_last_who_lets_go_are_news,
+        a_holder_that_ends_lets_go_of_what_nobody_else_holds,
+        a_holder_whose_lease_is_over_holds_nothing_any_more_and_hears_of_it,
+        each_reader_goes_on_where_it_stood,
+        a_reader_that_is_far_behind_is_told_how_much_it_missed,
+        it_is_what_the_table_says_whatever_happens,
+    }
+    sessions::{
+        a_session_is_its_holders_and_what_is_older_is_not_written_over_what_is_newer,
+        of_all_who_take_a_session_at_once_one_has_it,
+        a_session_is_kept_until_its_time_is_over_and_prolonged_by_its_holder_alone,
+        a_session_that_is_removed_is_gone_and_only_its_holder_removes_it,
+        what_is_written_and_prolonged_at_once_ends_with_the_newest_and_its_holder,
+    }
 }
 
 mod more {
@@ -162,14 +180,6 @@ mod more {
             a_patch_can_be_made_of_what_the_key_held,
             a_key_that_gets_other_tags_is_told_as_gone_first,
         }
-        ledger::{
-            the_first_who_holds_and_the_last_who_lets_go_are_news,
-            a_holder_that_ends_lets_go_of_what_nobody_else_holds,
-            a_holder_whose_lease_is_over_holds_nothing_any_more_and_hears_of_it,
-            each_reader_goes_on_where_it_stood,
-            a_reader_that_is_far_behind_is_told_how_much_it_missed,
-            it_is_what_the_table_says_whatever_happens,
-        }
     }
 }
 
@@ -180,6 +190,9 @@ mod nodes {
             streams_and_keys_are_the_same_from_every_node,
             control_messages_reach_every_node_and_announcements_are_seen_by_all,
             presence_is_the_sum_of_all_nodes,
+        }
+        sessions::{
+            a_session_is_the_same_from_every_node_and_outlives_the_one_that_wrote_it,
         }
         turns::{
             a_turn_is_one_nodes_until_it_is_given_back_and_who_follows_knows_how_far_it_got,

@@ -6,8 +6,11 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use gateway_core::history::Retention;
 use tidegate::broker::{Idempotency, PublishRequest};
+use tidegate::sessions::{Holder, SessionKey};
 
 use crate::harness::{ALL, Backend, KEPT, NOT_KEPT, Nats, Node, channel, eventually, request};
+use crate::ledger::hold;
+use crate::sessions::{LONG, stored};
 
 const PUBLICATIONS: usize = 20_000;
 
@@ -83,4 +86,65 @@ async fn what_it_costs() {
     node.publish(&channels[9_999], "x").await;
     eventually("it is heard", async || node.heard.texts(&channels[9_999]) == ["x"]).await;
     println!("{:.1} KiB each", (resident() - before) as f64 / 10_000.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures, for about a minute"]
+async fn what_sessions_and_ledgers_cost() {
+    const SESSIONS: usize = 10_000;
+    let nats = Nats::new();
+    let node = nats.node();
+    node.listens().await;
+    let keys: Vec<_> = (0..SESSIONS).map(|number| SessionKey::of(&number.to_string())).collect();
+    let value = "x".repeat(256);
+    let per_second = |began: Instant, count: usize| count as f64 / began.elapsed().as_secs_f64();
+    let began = Instant::now();
+    let writing = keys.iter().map(|key| node.sessions.write(key, stored(1, 0, &value), LONG));
+    stream::iter(writing)
+        .buffer_unordered(64)
+        .for_each(async |written| assert!(written.expect("written")))
+        .await;
+    println!("sessions written, 64 in flight: {:.0} a second", per_second(began, SESSIONS));
+    let holds: Vec<_> = keys.iter().map(|key| (key.clone(), Holder(1), LONG)).collect();
+    let began = Instant::now();
+    for some in holds.chunks(1_000) {
+        node.sessions.prolong(some).await.expect("prolonged");
+    }
+    println!("sessions prolonged, 1,000 at a time: {:.0} a second", per_second(began, SESSIONS));
+    let mut took = Vec::new();
+    for key in keys.iter().take(1_000) {
+        let began = Instant::now();
+        assert!(node.sessions.take(key, Holder(1), stored(2, 0, &value), LONG).await.expect("taken"));
+        took.push(began.elapsed());
+    }
+    took.sort_unstable();
+    println!("a session taken: median {:.2} ms", took[500].as_secs_f64() * 1e3);
+    let other = nats.node();
+    for (node, holder) in [(&node, "one"), (&other, "other")] {
+        node.begin(holder).await;
+    }
+    for (count, together) in [(2_000, 1), (200, 500)] {
+        let began = Instant::now();
+        for number in 0..count {
+            let changes: Vec<_> = (0..together).map(|at| hold(&format!("cchannel-{number}-{at}"))).collect();
+            node.change("one", &changes).await;
+        }
+        let changes = count * together;
+        println!(
+            "changes of a ledger, {together} together: {:.0} a second, {:.2} ms each time",
+            per_second(began, changes),
+            began.elapsed().as_secs_f64() * 1e3 / count as f64
+        );
+    }
+    let began = Instant::now();
+    other.change("other", &[hold("x")]).await;
+    println!("who has not looked meanwhile is there after {:.0} ms", began.elapsed().as_secs_f64() * 1e3);
+    let (before, began) = (resident(), Instant::now());
+    let newcomer = nats.node();
+    newcomer.begin("newcomer").await;
+    println!(
+        "who comes has a ledger of 102,000 things after {:.0} ms, in {:.0} bytes each",
+        began.elapsed().as_secs_f64() * 1e3,
+        (resident() - before) as f64 * 1_024.0 / 102_000.0
+    );
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::application::Application;
 use crate::gateway::{Description, Gateway, eventually, gateway};
+use crate::nats_server::NatsServer;
 use crate::redis_server::RedisServer;
 use crate::socketio::SocketIo;
 
@@ -203,6 +204,19 @@ async fn what_was_for_some_is_told_to_those_alone() {
 async fn a_connection_that_looks_alive_is_displaced_here_and_at_another_node() {
     let redis = RedisServer::start();
     let nodes = [keeping().over(&redis.url()).start().await, keeping().over(&redis.url()).start().await];
+    displace(&nodes).await;
+}
+
+#[tokio::test]
+async fn over_nats_a_connection_that_looks_alive_is_displaced_here_and_at_another_node() {
+    let nats = NatsServer::start();
+    let nodes =
+        [keeping().over_nats(&nats.url()).start().await, keeping().over_nats(&nats.url()).start().await];
+    displace(&nodes).await;
+}
+
+/// A client comes back four times, at one of these nodes and the other, while its last connection is still there.
+async fn displace(nodes: &[Gateway; 2]) {
     let mut client = Client::enter(&nodes[0]).await;
     client.ask(r#"["join","a"]"#).await;
     let known = client.known.clone();
@@ -427,8 +441,19 @@ async fn who_was_not_let_in_may_come_back_to_its_session_on_the_same_connection(
 #[tokio::test]
 async fn a_session_outlives_its_node() {
     let redis = RedisServer::start();
-    let staying = keeping().over(&redis.url()).start().await;
-    let doomed = keeping().over(&redis.url()).run().await;
+    a_node_is_killed(|node| node.over(&redis.url())).await;
+}
+
+#[tokio::test]
+async fn over_nats_a_session_outlives_its_node() {
+    let nats = NatsServer::start();
+    a_node_is_killed(|node| node.over_nats(&nats.url())).await;
+}
+
+/// A client comes back that was at a node which is no more.
+async fn a_node_is_killed(over: impl Fn(Description) -> Description) {
+    let staying = over(keeping()).start().await;
+    let doomed = over(keeping()).run().await;
     let mut client = Client::enter(&doomed).await;
     client.ask(r#"["join","a"]"#).await;
     publish(&staying, "socketio:a", 1).await;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::application::{Application, Asked};
 use crate::gateway::{Description, eventually, gateway};
+use crate::nats_server::NatsServer;
 use crate::pusher::{APP, sign};
 use crate::redis_server::RedisServer;
 
@@ -261,9 +262,19 @@ async fn what_happens_while_redis_is_away_is_told_when_it_is_back() {
 #[tokio::test]
 async fn what_a_killed_node_had_is_told_once_as_gone_and_what_others_have_is_not() {
     let redis = RedisServer::start();
-    let application = taking().await;
     // Long enough for the nodes that live, on a machine with much else to do.
-    let node = || telling(&application, HOLDING).with("redis.presence_ttl_s", 4).over(&redis.url());
+    a_node_is_killed(|node| node.with("redis.presence_ttl_s", 4).over(&redis.url())).await;
+}
+
+#[tokio::test]
+async fn over_nats_what_a_killed_node_had_is_told_once_as_gone_and_what_others_have_is_not() {
+    let nats = NatsServer::start();
+    a_node_is_killed(|node| node.with("nats.presence_ttl_s", 4).over_nats(&nats.url())).await;
+}
+
+async fn a_node_is_killed(over: impl Fn(Description) -> Description) {
+    let application = taking().await;
+    let node = || over(telling(&application, HOLDING));
     let doomed = node().run().await;
     let (mut cyd, mut ann_there) = (doomed.pusher().await, doomed.pusher().await);
     cyd.subscribe("news").await;

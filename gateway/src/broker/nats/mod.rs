@@ -6,10 +6,12 @@
 
 mod append;
 mod block;
+mod conditional;
 #[cfg(test)]
-mod fake;
-mod fetch_messages;
+pub(crate) mod fake;
+pub(crate) mod fetch_messages;
 mod lanes;
+pub(crate) mod ledger_log;
 pub(crate) mod moment;
 mod nats_canary;
 pub(crate) mod nats_config;

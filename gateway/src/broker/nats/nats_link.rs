@@ -306,6 +306,11 @@ impl NatsLink {
         Err(BrokerError::Unexpected(text.into())).inspect_err(|error| self.metrics.failed(error))
     }
 
+    /// Whether the server lets messages say how long they are to be kept.
+    pub(crate) fn can_end_messages(&self) -> bool {
+        !is_before_2_11(&self.client.server_info().version)
+    }
+
     /// Counts what the server refused.
     pub(crate) fn failed(&self, error: &BrokerError) {
         self.metrics.failed(error);

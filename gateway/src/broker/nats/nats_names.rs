@@ -27,6 +27,17 @@ pub(crate) enum StreamKind {
     State,
     /// Who is present.
     Presence,
+    /// Sessions that their clients may come back to.
+    Sessions,
+    /// What became of ledgers: who holds what over all nodes.
+    Ledgers,
+}
+
+impl StreamKind {
+    /// Whether the subjects of a stream end with its life, so that nothing that was meant for another life is taken.
+    pub(super) fn has_lives(self) -> bool {
+        matches!(self, Self::History(_) | Self::Ledgers)
+    }
 }
 
 /// The names of one installation.
@@ -48,6 +59,8 @@ impl NatsNames {
             StreamKind::Once(seconds) => format!("{prefix}_once_{seconds}"),
             StreamKind::State => format!("{prefix}_state"),
             StreamKind::Presence => format!("{prefix}_presence"),
+            StreamKind::Sessions => format!("{prefix}_sessions"),
+            StreamKind::Ledgers => format!("{prefix}_ledgers"),
         }
     }
 
@@ -55,12 +68,14 @@ impl NatsNames {
     pub(crate) fn taken(&self, kept: StreamKind, life: &str) -> Vec<String> {
         let prefix = &self.prefix;
         match kept {
-            StreamKind::History(size) => vec![format!("{prefix}.h{size}.*.{life}")],
+            StreamKind::History(_) => vec![self.whole_life(kept, life)],
             StreamKind::Once(seconds) => {
                 vec![format!("{prefix}.o{seconds}.k.*.*"), format!("{prefix}.o{seconds}.p.*.*")]
             }
             StreamKind::State => vec![format!("{prefix}.s.*.*")],
             StreamKind::Presence => vec![format!("{prefix}.p.*.*.*.*")],
+            StreamKind::Sessions => vec![format!("{prefix}.session.*")],
+            StreamKind::Ledgers => vec![self.whole_life(kept, life)],
         }
     }
 
@@ -70,14 +85,19 @@ impl NatsNames {
         let source = match kept {
             StreamKind::History(size) => format!("{prefix}.h{size}.>"),
             StreamKind::Once(seconds) => format!("{prefix}.o{seconds}.p.>"),
-            StreamKind::State | StreamKind::Presence => return None,
+            StreamKind::State | StreamKind::Presence | StreamKind::Sessions | StreamKind::Ledgers => {
+                return None;
+            }
         };
         Some((source, format!("{prefix}.c.>")))
     }
 
-    /// The life that a stream of history is in, by what it takes.
-    pub(crate) fn life_of<'a>(&self, size: u32, taken: &'a str) -> Option<&'a str> {
-        taken.strip_prefix(&*self.prefix)?.strip_prefix(&format!(".h{size}.*."))
+    /// The life that a stream is in, by what it takes: empty where it has none. `None`: that is not what it takes.
+    pub(crate) fn life_of<'a>(&self, kept: StreamKind, taken: &'a str) -> Option<&'a str> {
+        if !kept.has_lives() {
+            return self.taken(kept, "").iter().any(|ours| ours == taken).then_some("");
+        }
+        taken.strip_prefix(&self.whole_life(kept, ""))
     }
 
     /// The subjects of streams of history, whatever their sizes and lives.
@@ -100,9 +120,22 @@ impl NatsNames {
         format!("{}.h{size}.{}.{life}", self.prefix, token(channel.as_str()))
     }
 
-    /// All that a stream of history had in a life of it.
-    pub(crate) fn whole_life(&self, size: u32, life: &str) -> String {
-        format!("{}.h{size}.*.{life}", self.prefix)
+    /// All that a stream with lives has in one of them.
+    pub(crate) fn whole_life(&self, kept: StreamKind, life: &str) -> String {
+        match kept {
+            StreamKind::History(size) => format!("{}.h{size}.*.{life}", self.prefix),
+            _ => format!("{}.ledger.*.*.{life}", self.prefix),
+        }
+    }
+
+    /// A session, by what it is kept under.
+    pub(crate) fn session(&self, key: &str) -> String {
+        format!("{}.session.{key}", self.prefix)
+    }
+
+    /// What became of a ledger; or parts of what it was, by their name.
+    pub(crate) fn ledger(&self, ledger: &str, part: &str, life: &str) -> String {
+        format!("{}.ledger.{}.{part}.{life}", self.prefix, token(ledger))
     }
 
     /// An idempotency key of a channel that has history.
@@ -240,8 +273,13 @@ mod tests {
     fn the_life_and_the_size_of_a_stream_are_read_from_what_it_is_called() {
         let names = NatsNames::new("tidegate");
         let taken = names.taken(StreamKind::History(64), "abc");
-        assert_eq!(names.life_of(64, &taken[0]), Some("abc"));
-        assert_eq!(names.life_of(16, &taken[0]), None);
+        assert_eq!(names.life_of(StreamKind::History(64), &taken[0]), Some("abc"));
+        for other in [StreamKind::History(16), StreamKind::Ledgers, StreamKind::State] {
+            assert_eq!(names.life_of(other, &taken[0]), None);
+        }
+        let taken = names.taken(StreamKind::Ledgers, "abc");
+        assert_eq!(names.life_of(StreamKind::Ledgers, &taken[0]), Some("abc"));
+        assert_eq!(names.life_of(StreamKind::Sessions, "tidegate.session.*"), Some(""));
         assert_eq!(names.size_of(&names.stream(StreamKind::History(64))), Some(64));
         assert_eq!(names.size_of("tidegate_once_64"), None);
         assert_eq!(class_of(17, &[16, 64]), 64);

@@ -1,12 +1,12 @@
 //! The streams of JetStream that things are kept in: found or made, and looked at again whenever the connection is another.
 //!
-//! A stream of history has a life, whose name is in the subjects that it takes: what was meant for another life finds no
+//! A stream of history or of ledgers has a life, whose name is in the subjects that it takes: what was meant for another life finds no
 //! stream. A stream that is made begins a life, and so does one that has gone back: whose last sequence is less than one
 //! that this node has seen in the same life. A copy of old data was put back then, or what was written last is lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -28,6 +28,26 @@ pub(super) const KEY_SECONDS: [u32; 6] = [60, 600, 3_600, 14_400, 86_400, 31_536
 /// Messages of a subject beside those of its publications: what removed history, or ended an epoch.
 const MARKERS_MAX: u64 = 8;
 
+/// Sessions are kept for a day at most, and while their connection lives somewhat longer. Servers before 2.11 keep each for all of this.
+const SESSIONS_AGE: Duration = Duration::from_secs(25 * 60 * 60);
+
+/// The most sessions that are kept. Past it those go first that were written longest ago.
+const SESSIONS_MAX: u64 = 1 << 20;
+
+/// Whether a message may say how long it is to be kept: of servers of 2.11 or later.
+const MESSAGES_END: &str = "allow_msg_ttl";
+
+/// What can be set of a stream that is there.
+const SETTINGS: [&str; 7] = [
+    "allow_direct",
+    "max_age",
+    "max_bytes",
+    "max_msgs",
+    "max_msgs_per_subject",
+    "num_replicas",
+    MESSAGES_END,
+];
+
 /// A server of a cluster that has just become the leader may know less for a moment than was confirmed before.
 const LEADER_SETTLES: Duration = Duration::from_secs(5);
 
@@ -36,14 +56,24 @@ const ATTEMPTS_MAX: u32 = 5;
 
 /// A stream that is there.
 #[derive(Debug)]
-pub(super) struct LiveStream {
-    /// Of history: what its subjects end with.
+pub(crate) struct LiveStream {
+    /// Of a stream with lives: what its subjects end with.
     pub(super) name: Arc<str>,
     /// The highest sequence that this node knows to have been given out.
     seen: AtomicU64,
+    /// Whether the server forgets messages by themselves that say how long they are to be kept.
+    forgets: AtomicBool,
 }
 
 impl LiveStream {
+    fn new(name: &str) -> Self {
+        Self { name: name.into(), seen: AtomicU64::new(0), forgets: AtomicBool::new(false) }
+    }
+
+    pub(super) fn forgets(&self) -> bool {
+        self.forgets.load(Ordering::SeqCst)
+    }
+
     /// This sequence was given out.
     pub(super) fn saw(&self, sequence: u64) {
         self.seen.fetch_max(sequence, Ordering::SeqCst);
@@ -144,10 +174,10 @@ impl Streams {
         known.get(&kept).filter(|known| known.connection == connection).map(|known| known.life.clone())
     }
 
-    /// Looks whether streams of history have gone back, for whatever reason there can be while the connection stays.
+    /// Looks whether streams with lives have gone back, for whatever reason there can be while the connection stays.
     pub(super) async fn look_again(&self) -> Result<(), BrokerError> {
         let used: Vec<StreamKind> = self.known.lock().keys().copied().collect();
-        for kept in used.into_iter().filter(|kept| matches!(kept, StreamKind::History(_))) {
+        for kept in used.into_iter().filter(|kept| kept.has_lives()) {
             let connection = self.link.connection()?;
             let _alone = self.finding.lock().await;
             self.find(kept, connection).await?;
@@ -186,31 +216,24 @@ impl Streams {
                     Err(failed) => return Err(failed),
                 };
             let taken = info.config.get("subjects").and_then(|all| all.get(0)).and_then(Value::as_str);
-            let life = match kept {
-                StreamKind::History(size) => taken.and_then(|taken| self.names.life_of(size, taken)),
-                _ => taken
-                    .filter(|taken| self.names.taken(kept, "").iter().any(|ours| ours == taken))
-                    .map(|_| ""),
-            };
-            let Some(life) = life else {
+            let Some(life) = taken.and_then(|taken| self.names.life_of(kept, taken)) else {
                 let text =
                     format!("the stream {name} is there and takes other subjects: set another nats.prefix");
                 return Err(BrokerError::Unexpected(text.into()).into());
             };
             let same = before.filter(|before| *before.name == *life);
-            if let (Some(_), StreamKind::History(size)) = (&same, kept)
-                && info.state.last_seq < seen
-            {
+            if same.is_some() && kept.has_lives() && info.state.last_seq < seen {
                 if !self.has_gone_back_for_long(kept) {
                     return same.ok_or(JetStreamError::NoStream);
                 }
-                self.begin_anew(size, life, &info.config).await?;
+                self.begin_anew(kept, life, &info.config).await?;
                 continue;
             }
-            let life =
-                same.unwrap_or_else(|| Arc::new(LiveStream { name: life.into(), seen: AtomicU64::new(0) }));
+            let life = same.unwrap_or_else(|| Arc::new(LiveStream::new(life)));
             life.saw(info.state.last_seq);
-            self.set_limits(kept, info.config).await?;
+            let config = self.set_limits(kept, info.config).await?;
+            let forgets = config.get(MESSAGES_END).and_then(Value::as_bool);
+            life.forgets.store(forgets == Some(true), Ordering::SeqCst);
             let known = KnownStream { life: life.clone(), connection, back_since: None };
             self.known.lock().insert(kept, known);
             return Ok(life);
@@ -242,33 +265,32 @@ impl Streams {
     }
 
     /// Ends a life: what the stream has of it is found by nobody any more, and goes.
-    async fn begin_anew(&self, size: u32, life: &str, config: &Value) -> Result<(), JetStreamError> {
-        let (kept, name) = (StreamKind::History(size), self.names.stream(StreamKind::History(size)));
+    async fn begin_anew(&self, kept: StreamKind, life: &str, config: &Value) -> Result<(), JetStreamError> {
+        let name = self.names.stream(kept);
         let mut config = config.clone();
         config["subjects"] = json!(self.names.taken(kept, &new_life()));
         self.jetstream.ask::<Value>(&self.link, &format!("STREAM.UPDATE.{name}"), &config).await?;
         tracing::warn!(
             stream = name,
-            "the stream has gone back to what it was before: history begins anew, in new epochs"
+            "the stream has gone back to what it was before: what is in it begins anew, histories in new epochs"
         );
-        self.jetstream.purge(&self.link, &name, &self.names.whole_life(size, life)).await
+        self.jetstream.purge(&self.link, &name, &self.names.whole_life(kept, life)).await
     }
 
-    /// What can be set of a stream that is there.
-    async fn set_limits(&self, kept: StreamKind, mut config: Value) -> Result<(), JetStreamError> {
+    /// What can be set of a stream that is there. Answers what is set of it now.
+    async fn set_limits(&self, kept: StreamKind, mut config: Value) -> Result<Value, JetStreamError> {
         let wanted = self.wanted(kept, "");
         let mut differs = false;
-        for key in
-            ["allow_direct", "max_age", "max_bytes", "max_msgs", "max_msgs_per_subject", "num_replicas"]
-        {
-            if config.get(key) != wanted.get(key) {
+        for key in SETTINGS {
+            // What is not asked for is left as it is: a server may have been a newer one.
+            if wanted.get(key).is_some() && config.get(key) != wanted.get(key) {
                 config[key] = wanted[key].clone();
                 differs = true;
             }
         }
         // Looked at once: a server that changes what it is told would be told again each time.
         if !differs || self.known.lock().contains_key(&kept) {
-            return Ok(());
+            return Ok(config);
         }
         // A server refuses a window for duplicates that is longer than messages are kept. It was chosen when the stream was made.
         let age = wanted["max_age"].as_u64().filter(|age| *age > 0);
@@ -278,9 +300,10 @@ impl Streams {
             config["duplicate_window"] = json!(age);
         }
         let name = self.names.stream(kept);
-        self.jetstream.ask::<Value>(&self.link, &format!("STREAM.UPDATE.{name}"), &config).await?;
+        let set: StreamInfoResponse =
+            self.jetstream.ask(&self.link, &format!("STREAM.UPDATE.{name}"), &config).await?;
         tracing::info!(stream = name, "the stream is given the bounds that are set");
-        Ok(())
+        Ok(set.config)
     }
 
     fn wanted(&self, kept: StreamKind, life: &str) -> Value {
@@ -296,6 +319,9 @@ impl Streams {
             StreamKind::State => (Duration::ZERO, 1, 0, 0, self.storage),
             // Nodes write it anew.
             StreamKind::Presence => (Duration::ZERO, 1, 0, 0, Storage::Memory),
+            StreamKind::Sessions => (SESSIONS_AGE, 1, SESSIONS_MAX, 0, self.storage),
+            // Who writes in a ledger keeps it short.
+            StreamKind::Ledgers => (Duration::ZERO, 0, 0, 0, self.storage),
         };
         let mut config = json!({
             "name": self.names.stream(kept),
@@ -305,13 +331,16 @@ impl Streams {
             "storage": storage.word(),
             "num_replicas": self.replicas,
             "max_age": nanoseconds(age),
-            "max_msgs_per_subject": per_subject,
+            "max_msgs_per_subject": unbounded(per_subject),
             "max_msgs": unbounded(messages),
             "max_bytes": unbounded(bytes),
             "max_consumers": -1,
             "allow_direct": self.jetstream.is_direct(),
             "allow_rollup_hdrs": true,
         });
+        if kept == StreamKind::Sessions && self.link.can_end_messages() {
+            config[MESSAGES_END] = json!(true);
+        }
         if let Some((source, destination)) = self.names.republished(kept) {
             config["republish"] = json!({ "src": source, "dest": destination });
         }

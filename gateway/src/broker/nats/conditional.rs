@@ -1,0 +1,67 @@
+//! What is kept beside channels and changed by one of those who want to change it: each thing is the last message of a subject, and
+//! what is written has to be behind the one that was read.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+
+use super::NatsBroker;
+use super::nats_link::NatsLink;
+use super::nats_names::StreamKind;
+use super::stored::{JetStreamError, MessageSelector, StoredMessage, code};
+use crate::broker::BrokerError;
+
+impl NatsBroker {
+    pub(crate) fn subject_of_session(&self, key: &str) -> String {
+        self.names.session(key)
+    }
+
+    /// The last message of a subject, if there is one.
+    pub(crate) async fn last_kept(
+        &self,
+        link: &NatsLink,
+        kept: StreamKind,
+        subject: &str,
+    ) -> Result<Option<StoredMessage>, BrokerError> {
+        self.streams.ready(kept).await?;
+        let which = MessageSelector::Last(subject.to_owned());
+        let last = self.jetstream.get(link, &self.names.stream(kept), &which).await;
+        last.map_err(|failed| self.kept_failed(kept, failed))
+    }
+
+    /// Writes behind that message; 0: where there is none. Answers `false`, and does nothing, if another one is the last by now.
+    /// `ttl`: how long it is to be kept, where the server forgets by itself.
+    pub(crate) async fn keep_behind(
+        &self,
+        kept: StreamKind,
+        subject: &str,
+        after: u64,
+        ttl: Duration,
+        payload: Bytes,
+    ) -> Result<bool, BrokerError> {
+        let life = self.streams.ready(kept).await?;
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Expected-Last-Subject-Sequence", after.to_string());
+        if life.forgets() {
+            // In whole seconds, and no sooner than any reader finds it to be over.
+            headers.insert("Nats-TTL", (ttl.as_secs() + 2).to_string());
+        }
+        match self.jetstream.put_with(&self.link, subject.to_owned(), headers, payload).await {
+            Ok(_) => Ok(true),
+            Err(JetStreamError::Refused(code::WRONG_LAST_SEQUENCE, _)) => Ok(false),
+            Err(failed) => Err(self.kept_failed(kept, failed)),
+        }
+    }
+
+    /// Deletes that message, if it is still there.
+    pub(crate) async fn delete_kept(&self, kept: StreamKind, sequence: u64) -> Result<(), BrokerError> {
+        let deleted = self.jetstream.delete(&self.link, &self.names.stream(kept), sequence).await;
+        deleted.map_err(|failed| self.kept_failed(kept, failed))
+    }
+
+    fn kept_failed(&self, kept: StreamKind, failed: JetStreamError) -> BrokerError {
+        self.streams.doubt(kept);
+        failed.into()
+    }
+}

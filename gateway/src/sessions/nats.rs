@@ -1,0 +1,222 @@
+//! Sessions of several nodes, in JetStream: the last message of a subject each, which is written only behind the one that was read.
+//!
+//! What a session says of how long it is kept is looked at by whoever reads it, as servers before 2.11 do not forget single messages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
+use tokio::time::Instant;
+
+use super::{Holder, RenewOutcome, SessionKey, SessionStore, StoredSession};
+use crate::broker::BrokerError;
+use crate::broker::measure::Operation;
+use crate::broker::nats::NatsBroker;
+use crate::broker::nats::moment::now;
+use crate::broker::nats::nats_link::NatsLink;
+use crate::broker::nats::nats_names::StreamKind;
+use crate::broker::nats::stored::StoredMessage;
+
+/// Sessions that are prolonged at once.
+const TOGETHER: usize = 64;
+
+#[derive(Debug)]
+pub struct NatsSessions(Arc<NatsBroker>);
+
+/// The last message of a session's subject.
+struct LastSession {
+    sequence: u64,
+    /// `None`: it has had its time.
+    stored: Option<StoredSession>,
+}
+
+/// What is to become of a session.
+enum SessionStep {
+    Keep(StoredSession, Duration),
+    /// It stays as it is.
+    Stay,
+}
+
+impl NatsSessions {
+    pub fn new(broker: Arc<NatsBroker>) -> Self {
+        Self(broker)
+    }
+
+    async fn find(&self, link: &NatsLink, subject: &str) -> Result<LastSession, BrokerError> {
+        let last = self.0.last_kept(link, StreamKind::Sessions, subject).await?;
+        match last {
+            Some(last) => {
+                let stored = read(&last, now())?;
+                Ok(LastSession { sequence: last.sequence, stored })
+            }
+            None => Ok(LastSession { sequence: 0, stored: None }),
+        }
+    }
+
+    /// Has `decide` say what becomes of the session that is there, again and again until nobody else has written meanwhile.
+    async fn change<T>(
+        &self,
+        key: &SessionKey,
+        decide: impl Fn(Option<StoredSession>) -> (SessionStep, T),
+    ) -> Result<T, BrokerError> {
+        let began = Instant::now();
+        let (link, subject) = (self.0.link(), self.0.subject_of_session(key.as_str()));
+        loop {
+            let found = self.find(link, &subject).await?;
+            let (step, outcome) = decide(found.stored);
+            let is_done = match step {
+                SessionStep::Stay => true,
+                SessionStep::Keep(stored, ttl) => {
+                    let payload = written(&stored, ttl);
+                    let kept = StreamKind::Sessions;
+                    self.0.keep_behind(kept, &subject, found.sequence, ttl, payload).await?
+                }
+            };
+            if is_done {
+                self.0.metrics().observe_round_trip(Operation::SessionWrite, began.elapsed());
+                return Ok(outcome);
+            }
+            self.is_in_time(began)?;
+        }
+    }
+
+    fn is_in_time(&self, began: Instant) -> Result<(), BrokerError> {
+        let timeout = self.0.link().timeout();
+        if began.elapsed() < timeout { Ok(()) } else { Err(BrokerError::Timeout(timeout)) }
+    }
+
+    async fn prolong_one(
+        &self,
+        key: &SessionKey,
+        holder: Holder,
+        ttl: Duration,
+    ) -> Result<RenewOutcome, BrokerError> {
+        let prolong = |there: Option<StoredSession>| match there {
+            Some(stored) if stored.holder == holder => {
+                (SessionStep::Keep(stored, ttl), RenewOutcome::Prolonged)
+            }
+            Some(_) => (SessionStep::Stay, RenewOutcome::Taken),
+            None => (SessionStep::Stay, RenewOutcome::Lost),
+        };
+        self.change(key, prolong).await
+    }
+
+    async fn remove_one(&self, key: &SessionKey, holder: Holder) -> Result<(), BrokerError> {
+        let began = Instant::now();
+        let (link, subject) = (self.0.link(), self.0.subject_of_session(key.as_str()));
+        loop {
+            let found = self.find(link, &subject).await?;
+            if found.stored.is_none_or(|stored| stored.holder != holder) {
+                self.0.metrics().observe_round_trip(Operation::SessionWrite, began.elapsed());
+                return Ok(());
+            }
+            // It may be another message by now, of the same holder.
+            self.is_in_time(began)?;
+            self.0.delete_kept(StreamKind::Sessions, found.sequence).await?;
+        }
+    }
+}
+
+impl SessionStore for NatsSessions {
+    fn write<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        stored: StoredSession,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        async move {
+            let write = |there: Option<StoredSession>| match there {
+                Some(there) if there.holder != stored.holder => (SessionStep::Stay, false),
+                Some(there) if there.version > stored.version => (SessionStep::Stay, true),
+                _ => (SessionStep::Keep(stored.clone(), ttl), true),
+            };
+            self.change(key, write).await
+        }
+        .boxed()
+    }
+
+    fn take<'a>(
+        &'a self,
+        key: &'a SessionKey,
+        from: Holder,
+        stored: StoredSession,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        async move {
+            let take = |there: Option<StoredSession>| match there {
+                Some(there) if there.holder == from => (SessionStep::Keep(stored.clone(), ttl), true),
+                _ => (SessionStep::Stay, false),
+            };
+            self.change(key, take).await
+        }
+        .boxed()
+    }
+
+    fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<StoredSession>, BrokerError>> {
+        async move {
+            let began = Instant::now();
+            let subject = self.0.subject_of_session(key.as_str());
+            let found = self.find(self.0.link(), &subject).await?;
+            self.0.metrics().observe_round_trip(Operation::SessionRead, began.elapsed());
+            Ok(found.stored)
+        }
+        .boxed()
+    }
+
+    fn prolong<'a>(
+        &'a self,
+        sessions: &'a [(SessionKey, Holder, Duration)],
+    ) -> BoxFuture<'a, Result<Vec<RenewOutcome>, BrokerError>> {
+        let prolonging: Vec<_> =
+            sessions.iter().map(|(key, holder, ttl)| self.prolong_one(key, *holder, *ttl)).collect();
+        async move {
+            let outcomes: Vec<_> = stream::iter(prolonging).buffered(TOGETHER).collect().await;
+            if let (true, Some(Err(error))) = (outcomes.iter().all(Result::is_err), outcomes.first()) {
+                return Err(error.clone());
+            }
+            Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(RenewOutcome::Untold)).collect())
+        }
+        .boxed()
+    }
+
+    fn remove<'a>(&'a self, key: &'a SessionKey, holder: Holder) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.remove_one(key, holder).boxed()
+    }
+}
+
+/// For how many milliseconds it is kept, its holder, its version, and what it is.
+fn written(stored: &StoredSession, ttl: Duration) -> Bytes {
+    let mut out = BytesMut::with_capacity(24 + stored.value.len());
+    out.put_u64(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+    out.put_u64(stored.holder.0);
+    out.put_u64(stored.version);
+    out.put_slice(&stored.value);
+    out.freeze()
+}
+
+fn read(message: &StoredMessage, now: u64) -> Result<Option<StoredSession>, BrokerError> {
+    let mut payload = message.payload.clone();
+    let mut number =
+        || payload.try_get_u64().map_err(|_| BrokerError::Unexpected("a session cannot be read".into()));
+    let (ttl, holder, version) = (number()?, number()?, number()?);
+    let is_over = now >= message.written.saturating_add(ttl);
+    Ok((!is_over).then_some(StoredSession { holder: Holder(holder), version, value: payload }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_read_until_its_time_is_over_and_what_is_none_is_an_error() {
+        let stored = StoredSession { holder: Holder(7), version: 3, value: Bytes::from_static(b"value") };
+        let payload = written(&stored, Duration::from_millis(500));
+        let message = StoredMessage { sequence: 1, written: 10_000, payload };
+        assert_eq!(read(&message, 10_499).unwrap(), Some(stored));
+        assert_eq!(read(&message, 10_500).unwrap(), None);
+        let short = StoredMessage { payload: message.payload.slice(..23), ..message };
+        assert!(read(&short, 0).is_err());
+    }
+}

@@ -1,5 +1,7 @@
 //! What NATS alone can suffer: servers that are away or hang, streams that are lost or go back, and keys that nobody used.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_core::history::HistoryFilter;
@@ -10,6 +12,7 @@ use tidegate::secret::Secret;
 use crate::harness::{ALL, Backend, KEPT, NOT_KEPT, Nats, Node, PATIENCE, channel, eventually, request};
 use crate::nats_kills::publish_for_sure;
 use crate::presence::info;
+use crate::relay::Relay;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_a_server_says_so_at_once_and_heals_by_itself() {
@@ -95,6 +98,35 @@ async fn a_copy_that_is_put_back_ends_the_epochs_that_it_would_repeat() {
     assert_ne!(after.epoch, first.epoch, "the offsets 2 and 3 were given out");
     assert_ne!(publish_for_sure(&node, &quiet, "2").await.epoch, in_quiet.epoch);
     assert_eq!(node.history(&a, ALL).await, ["4"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_read_is_no_reason_to_believe_that_a_channel_went_back() {
+    let nats = Nats::new();
+    let relay = Relay::start((Ipv4Addr::LOCALHOST, nats.server.port()).into(), b":reads\"").await;
+    let url = NatsUrl::new(format!("nats://127.0.0.1:{}", relay.port()));
+    // Nothing is to come between that is no answer.
+    let config = NatsConfig { url, timeout_ms: 20_000, ping_ms: 60_000, ..nats.config.clone() };
+    let node = Arc::new(nats.node_with(&config));
+    node.listens().await;
+    let a = channel("a");
+    let first = node.publish(&a, 1).await.position.expect("a position");
+    assert_eq!(node.history(&a, ALL).await, ["1"]);
+    relay.keep_answers();
+    let reads = {
+        let (node, a) = (node.clone(), a.clone());
+        tokio::spawn(async move { node.broker.history(a, ALL, KEPT).await })
+    };
+    // The server has said where the channel stands, and nobody has heard it yet.
+    eventually("the answer is on its way", async || relay.keeps(b"Nats-Sequence")).await;
+    let second = node.publish(&a, 2).await.position.expect("a position");
+    assert_eq!((second.epoch, second.offset), (first.epoch, 2));
+    relay.release();
+    let read = reads.await.expect("no panic").expect("it is read");
+    assert_eq!((read.top.epoch, read.top.offset), (first.epoch, 1));
+    assert_eq!(crate::harness::texts(&read.publications), ["1"]);
+    assert_eq!(node.publish(&a, 3).await.position.expect("a position").epoch, first.epoch);
+    assert_eq!(node.history(&a, ALL).await, ["1", "2", "3"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tidegate::broker::BrokerRefusal;
+
 use crate::harness::{Backend, Redis, channel, eventually};
 use crate::presence::info;
 
@@ -121,6 +123,37 @@ async fn a_lease_that_was_lost_is_taken_under_another_name_with_everything_in_it
         other.counts(&a).await == (1, 1) && nodes.len() == 1 && nodes != ["node-0.1"]
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_leaves_while_an_old_name_cannot_be_ended_is_gone_as_soon_as_it_can_be() {
+    let mut redis = short_lease();
+    // What is left under the old name would be there for longer than anybody waits here.
+    redis.config.presence_ttl_s = 120;
+    let node = redis.node();
+    let a = channel("a");
+    node.enter(&a, &info(1, "ann")).await;
+    node.enter(&a, &info(2, "bob")).await;
+    let refused = || node.metrics.refused(BrokerRefusal::Other).get();
+    let before = refused();
+    // Leases that no node can read, in a Redis that is another process, and so needs everything anew.
+    let leases = "tidegate:presence-leases";
+    redis.server.ask::<()>(&["RENAME", leases, "leases"]);
+    redis.server.ask::<()>(&["SET", leases, "of another kind"]);
+    redis.server.ask::<()>(&["SAVE"]);
+    redis.server.kill();
+    redis.server.restart();
+    eventually("a new name is taken, and the old one cannot be ended", async || refused() > before).await;
+    node.leave(&a, &info(1, "ann")).await;
+    redis.server.ask::<()>(&["RENAME", "leases", leases]);
+    eventually("bob alone is present", async || {
+        let stats = node.presence.stats(a.clone()).await;
+        stats.is_ok_and(|stats| (stats.clients, stats.users) == (1, 1))
+    })
+    .await;
+    assert_eq!(node.present(&a).await, [info(2, "bob")]);
+    let names: Vec<String> = redis.server.ask(&["ZRANGE", leases, "0", "-1"]);
+    assert!(names.len() == 1 && names != ["node-0.1"], "{names:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

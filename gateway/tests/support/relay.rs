@@ -31,6 +31,10 @@ struct Shared {
     /// Raised to end every connection there is.
     cuts: watch::Sender<u64>,
     held: watch::Sender<bool>,
+    /// What comes back on connections that have said the word is kept.
+    keeps: watch::Sender<bool>,
+    /// What is kept so at this moment, the first of each connection.
+    kept: Mutex<Vec<u8>>,
     /// Where new connections lead, in turn.
     targets: Mutex<Vec<SocketAddr>>,
     /// Bytes that come back in a second on all connections together. 0: any number.
@@ -66,6 +70,8 @@ impl Relay {
             opened: AtomicU64::new(0),
             cuts: watch::channel(0).0,
             held: watch::channel(false).0,
+            keeps: watch::channel(false).0,
+            kept: Mutex::default(),
             targets: Mutex::new(vec![target]),
             rate: AtomicU64::new(0),
             passed: Mutex::new(Instant::now()),
@@ -106,6 +112,18 @@ impl Relay {
 
     pub fn release(&self) {
         self.shared.held.send_replace(false);
+        self.shared.kept.lock().clear();
+        self.shared.keeps.send_replace(false);
+    }
+
+    /// Keeps what comes back on connections that have said the word, until [`Relay::release`]. What is said on them passes.
+    pub fn keep_answers(&self) {
+        self.shared.keeps.send_replace(true);
+    }
+
+    /// Whether an answer is kept in which this stands.
+    pub fn keeps(&self, part: &[u8]) -> bool {
+        self.shared.kept.lock().windows(part.len()).any(|window| window == part)
     }
 
     /// Lets so many bytes come back in a second.
@@ -155,6 +173,7 @@ async fn pass(
     heard: watch::Receiver<bool>,
 ) {
     let (mut silent, mut held) = (shared.silent.subscribe(), shared.held.subscribe());
+    let mut keeps = shared.keeps.subscribe();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let is_silent = |silenced: u64| silenced >= number && *heard.borrow();
@@ -176,6 +195,12 @@ async fn pass(
             said.send_replace(true);
         }
         if said.is_none() {
+            if *heard.borrow() && *keeps.borrow() {
+                shared.kept.lock().extend_from_slice(bytes);
+            }
+            if *heard.borrow() && keeps.wait_for(|keeps| !keeps).await.is_err() {
+                return;
+            }
             shared.carry(bytes.len()).await;
         }
         if held.wait_for(|held| !held).await.is_err() || to.write_all(bytes).await.is_err() {

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 /// What is said to whoever asks.
-pub(super) enum Said {
+pub(crate) enum Said {
     /// Under this subject, with where it would be acknowledged.
     Message(&'static str, String),
     /// Without a body: a status and its description.
@@ -20,14 +20,23 @@ pub(super) enum Said {
 pub(super) async fn serve(
     says: impl Fn(&str) -> Vec<Said> + Send + Sync + 'static,
 ) -> (String, AbortOnDropHandle<()>) {
+    serve_as("2.11.0", says).await
+}
+
+/// The same of this release.
+pub(crate) async fn serve_as(
+    version: &'static str,
+    says: impl Fn(&str) -> Vec<Said> + Send + Sync + 'static,
+) -> (String, AbortOnDropHandle<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let url = format!("nats://{}", listener.local_addr().expect("its address"));
     let serving = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.expect("a client");
         let (read, mut write) = stream.into_split();
         let mut read = BufReader::new(read);
-        let info =
-            "INFO {\"server_id\":\"f\",\"version\":\"2.11.0\",\"headers\":true,\"max_payload\":1048576}\r\n";
+        let info = format!(
+            "INFO {{\"server_id\":\"f\",\"version\":\"{version}\",\"headers\":true,\"max_payload\":1048576}}\r\n"
+        );
         write.write_all(info.as_bytes()).await.expect("it is sent");
         let mut subscribed: Vec<(String, String)> = Vec::new();
         let mut line = String::new();

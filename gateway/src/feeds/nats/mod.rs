@@ -370,3 +370,6 @@ impl std::fmt::Debug for NatsStream {
         f.debug_struct("NatsStream").field("stream", &self.settings.stream).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

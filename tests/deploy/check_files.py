@@ -32,6 +32,7 @@ def checks(binaries, folder):
         ("secrets are made once, and only their owner can look for them", lambda: secrets_are_made(folder)),
         ("a node is given the time that its drain takes", grace_is_above_the_drain),
         ("systemd takes its unit, and finds little that it could do less", lambda: unit_is_confined(binaries, folder)),
+        ("dependencies have the same features, whichever packages are chosen", features_are_those_of_all),
         ("the image is given all that its build needs", lambda: image_has_all_its_build_needs(folder)),
         ("HAProxy takes its configuration", lambda: run("haproxy", "-c", "-q", "-f", DEPLOY / "haproxy/haproxy.cfg")),
         ("HAProxy's timeouts are above the heartbeat", timeouts_are_above_the_heartbeat),
@@ -241,6 +242,24 @@ def unit_is_confined(binaries, folder):
     return f"an exposure of {exposure.group(1)} of 10"
 
 
+def features_are_those_of_all():
+    """With others, what the image and a release choose would be built a second time, here and by whoever changes something."""
+    # Those of macros come from them: a macro with another feature is another macro.
+    every = features("--workspace", "--edges", "normal,build,dev")
+    chosen = features("--package", "tidegate", "--package", "tidegate-loadtest", "--edges", "normal,build")
+    others = sorted(line for line in chosen - every if str(ROOT) not in line)
+    assert not others, f"with other features than in the whole workspace: {', '.join(others)}"
+    return f"{len(chosen)} crates"
+
+
+def features(*chosen):
+    """Crates with their features, one in each line."""
+    command = ["cargo", "tree", "--locked", "--prefix", "none", "--no-dedupe", "--format", "{p} {f}", *chosen]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines())
+
+
 def image_has_all_its_build_needs(folder):
     """Follows the Dockerfile in an empty folder, up to what Cargo would build: it checks the code instead."""
     dockerfile = (DEPLOY / "Dockerfile").read_text()
@@ -262,7 +281,7 @@ def image_has_all_its_build_needs(folder):
         run("sh", "-c", resolve, cwd=build)
         builds += 1
     assert builds == 2, "dependencies by themselves, then all"
-    # Beside the other artifacts, for the dependencies are checked already.
+    # Beside the other artifacts, for the dependencies are checked already, by the lints.
     check = f"cargo check --quiet --offline --locked {packages}"
     run("sh", "-c", check, cwd=build, env=os.environ | {"CARGO_TARGET_DIR": str(programs.TARGET)}, timeout=900)
     return packages.strip()

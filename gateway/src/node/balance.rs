@@ -309,6 +309,9 @@ impl Node {
         // Each puts its clients in order now, which takes one with 100,000 of them some 20 ms: one after the other, so that
         // never all workers pause at once.
         for worker in 0..self.inboxes.len() {
+            if self.balancing.running.lock().is_none() || self.balancing.is_leaving() {
+                break;
+            }
             let mut counts = vec![None; self.inboxes.len()];
             counts[worker] = Some(0);
             self.let_go(number, counts, &mut asked, WORKER_TIMEOUT).await;
@@ -339,6 +342,7 @@ impl Node {
                 return;
             }
             let mut closed = asked.take_late();
+            shares.hear(&asked.left);
             let due = shedding.due(now, own).saturating_sub(closed + asked.pending());
             let due = due.min(step_max(shedding.plan()));
             if due > 0 {

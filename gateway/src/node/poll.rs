@@ -223,7 +223,7 @@ impl Node {
             self.metrics.poll_resets_total.inc();
             self.inboxes.iter().for_each(|inbox| inbox.push(WorkerEvent::Anew(polled.channel.clone())));
         }
-        let received = self.clock.micros();
+        let (received, namespace) = (self.clock.micros(), self.namespace_of(&polled.channel));
         for KeyUpdate { key, version, data, workers } in news {
             let removed = data.is_none();
             // No JSON is empty: it stands for nothing at all.
@@ -231,6 +231,7 @@ impl Node {
             publication.keyed =
                 Some(Box::new(Keyed { key: (&*key).into(), removed, version, ..Keyed::default() }));
             let prepared = Prepared::new(polled.channel.clone(), publication, received, &self.variants);
+            let prepared = prepared.counted_in(namespace);
             let news = Arc::new(inbox::KeyUpdate { prepared, key: key.clone(), version, removed });
             let full = self
                 .inboxes

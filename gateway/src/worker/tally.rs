@@ -1,6 +1,8 @@
 //! What a worker counts for itself and hands to the metrics once a turn, so that no shared counter is touched for
 //! each delivery.
 
+use std::mem;
+
 use gateway_core::namespace_id::NamespaceId;
 use shared::protocol::ProtocolId;
 
@@ -59,27 +61,28 @@ impl Tally {
     /// Adds what was counted since the last time, and begins anew.
     pub(crate) fn report(&mut self, metrics: &Metrics) {
         self.namespaces.report(&metrics.namespaces);
-        let namespaces = std::mem::take(&mut self.namespaces);
-        let tally = std::mem::replace(self, Self { namespaces, ..Self::default() });
-        let add = |counter: &prometheus::IntCounter, count: u64| {
-            if count > 0 {
-                counter.inc_by(count);
+        self.bytes_queued = 0;
+        let add = |counter: &prometheus::IntCounter, count: &mut u64| {
+            if *count > 0 {
+                counter.inc_by(mem::take(count));
             }
         };
-        add(&metrics.bytes_in_total, tally.bytes_in);
-        add(&metrics.bytes_out_total, tally.bytes_out);
-        add(&metrics.deliveries_out_total, tally.deliveries);
-        add(&metrics.insufficient_total, tally.insufficient);
-        add(&metrics.superseded_total, tally.superseded);
-        add(&metrics.commands_given_up_total, tally.commands_given_up);
-        for (protocol, count) in tally.messages_in.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+        add(&metrics.bytes_in_total, &mut self.bytes_in);
+        add(&metrics.bytes_out_total, &mut self.bytes_out);
+        add(&metrics.deliveries_out_total, &mut self.deliveries);
+        add(&metrics.insufficient_total, &mut self.insufficient);
+        add(&metrics.superseded_total, &mut self.superseded);
+        add(&metrics.commands_given_up_total, &mut self.commands_given_up);
+        for (protocol, count) in
+            mem::take(&mut self.messages_in).into_iter().enumerate().filter(|(_, count)| *count > 0)
+        {
             metrics.messages_in(ProtocolId(protocol as u8), count);
         }
-        if tally.stale > 0 {
-            metrics.dropped(Drop::Stale, tally.stale);
+        if self.stale > 0 {
+            metrics.dropped(Drop::Stale, mem::take(&mut self.stale));
         }
-        if tally.frames_discarded > 0 {
-            metrics.dropped(Drop::OutboxFull, tally.frames_discarded);
+        if self.frames_discarded > 0 {
+            metrics.dropped(Drop::OutboxFull, mem::take(&mut self.frames_discarded));
         }
     }
 }

@@ -108,6 +108,8 @@ async fn what_is_newer_is_told_to_those_who_follow_the_key_and_asked_for_once() 
 
     put(&contents, "y", json!({ "data": "because", "version": 2 }));
     assert_eq!(told(&mut ann).await, json!({ "data": "because", "key": "y", "version": 2 }));
+    gateway.metric_becomes("tidegate_deliveries_out_total", 3.0).await;
+    gateway.metric_becomes("tidegate_namespace_deliveries_out_total{namespace=\"poll\"}", 3.0).await;
     put(&contents, "x", json!({ "data": 4, "version": 4 }));
     for client in [&mut ann, &mut bob] {
         assert_eq!(

@@ -44,6 +44,19 @@ impl WorkerShares {
         Self { had, asked }
     }
 
+    /// Takes what a worker has `left` for what it had, where it had not answered when the others did. It comes down beside
+    /// them from here on.
+    pub fn hear(&mut self, left: &[u32]) {
+        let total: u64 = self.had.iter().map(|had| u64::from(*had)).sum();
+        let before: u64 = self.asked.iter().sum();
+        for ((had, asked), left) in
+            self.had.iter_mut().zip(&mut self.asked).zip(left).filter(|((had, _), _)| **had == 0)
+        {
+            *had = *left;
+            *asked = (u64::from(*left) * before).checked_div(total).unwrap_or(0);
+        }
+    }
+
     /// Divides the next `count` among the workers, of which each has so many `left`. The parts are the whole, unless all
     /// of them have less.
     pub fn next(&mut self, count: u32, left: &[u32]) -> Vec<u32> {
@@ -107,6 +120,16 @@ mod tests {
             for (part, have) in parts.iter().zip(&each) {
                 prop_assert!(part <= have, "{:?} of {:?}", parts, each);
             }
+        }
+
+        /// Whoever answers late is not left for last.
+        #[test]
+        fn a_worker_that_answers_late_comes_down_beside_the_others(had in 10_u32..1_000, before in 0_u32..10) {
+            let mut shares = WorkerShares::new(vec![had, 0]);
+            prop_assert_eq!(shares.next(before, &[had, 0]), vec![before, 0]);
+            shares.hear(&[had - before, had]);
+            let parts = shares.next(had / 2, &[had - before, had]);
+            prop_assert!(parts[0].abs_diff(parts[1]) <= 2, "{:?}", parts);
         }
 
         /// However small the steps are, all come down together.

@@ -1,13 +1,16 @@
 """What the scripts around several load testers share: the nodes, Redis and load testers that they start, and what these say."""
 
+import ctypes
 import http.client
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,8 +28,73 @@ SPARE_DESCRIPTORS, NODES_MAX = 200, 1_000
 PER_SOURCE, SOURCES_MAX = 12_000, 200
 
 
+PR_SET_PDEATHSIG = 1
+# Looked up before anything forks. Only Linux has it.
+PRCTL = getattr(ctypes.CDLL(None), "prctl", None)
+SCRIPT = os.getpid()
+# What ends a script: Ctrl-C, being told to, and the loss of its terminal.
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class Failure(Exception):
     """The run cannot be made, or did not go on in time."""
+
+
+def end_when_told():
+    """Any of the signals ends the script as Ctrl-C does, and only the first counts: what it has started is to be ended in peace."""
+
+    def end(*_):
+        ignore_endings()
+        sys.exit(130)
+
+    for ending in ENDINGS:
+        # Whoever starts it with `nohup` wants it to go on.
+        if signal.getsignal(ending) != signal.SIG_IGN:
+            signal.signal(ending, end)
+
+
+def ignore_endings():
+    for ending in ENDINGS:
+        # With SIG_IGN, Python complains of those that came at the same moment.
+        signal.signal(ending, lambda *_: None)
+
+
+def run_script(main):
+    """Runs a script to its end, and leaves exit status 1 to broken thresholds."""
+    end_when_told()
+    try:
+        main()
+    except Exception:  # Whatever it is, nothing was measured.
+        traceback.print_exc()
+        sys.exit(2)
+
+
+def die_with_parent():
+    """Has the kernel kill this process when the thread ends that started it, however that came to its end."""
+    if PRCTL:
+        PRCTL(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+def tie_to_script():
+    """What a program does before it runs, so that it does not outlive the script. Only the script's main thread may start it."""
+    die_with_parent()
+    if os.getppid() != SCRIPT:
+        # It was killed before the kernel was told.
+        os._exit(1)
+
+
+def start(command, **more):
+    return subprocess.Popen(command, preexec_fn=tie_to_script, **more)
+
+
+def hear(pipe, seconds, who):
+    """What another process of the script says on a pipe."""
+    try:
+        if pipe.poll(seconds):
+            return pipe.recv()
+    except (EOFError, OSError) as error:
+        raise Failure(f"{who} has ended") from error
+    raise Failure(f"{who} said nothing within {seconds:.0f} s")
 
 
 def binary(name):
@@ -145,10 +213,10 @@ def nodes_for(connections, per_node, available, descriptors, files_left):
     return nodes
 
 
-def steady(rates, rate):
+def steady(rates):
     """The seconds in which a drain was under way: without the two in which clients began to come, and the last two.
 
-    >>> steady([0, 120, 400, 490, 510, 300, 20, 0], 500)
+    >>> steady([0, 120, 400, 490, 510, 300, 20, 0])
     [490, 510]
     """
     busy = [place for place, came in enumerate(rates) if came > 0]
@@ -186,7 +254,7 @@ class Node:
         environment = {**os.environ, **self.settings, "TIDEGATE_NODE__NAME": self.name}
         with self.log.open("ab") as log:
             command = [binary("tidegate"), "serve", *self.words, *addresses]
-            self.process = subprocess.Popen(command, stderr=log, env=environment)
+            self.process = start(command, stderr=log, env=environment)
 
     def await_ready(self):
         wait(f"{self.name} is ready", START_SECONDS, self.is_ready)
@@ -207,13 +275,13 @@ class Node:
 
 
 class Fleet:
-    """Everything that a script has started. It ends with this."""
+    """Everything that a script has started. It ends with this, or with the script if that is killed."""
 
     def __init__(self, scratch):
         self.scratch, self.nodes, self.holders, self.others = scratch, [], [], []
 
     def start_other(self, command):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.others.append(process)
         return process
 
@@ -240,12 +308,19 @@ class Fleet:
         # Without a secret nothing is signed; an empty one would be signed with.
         environment = {name: value for name, value in environment.items() if value}
         with (self.scratch / f"holder-{number}.log").open("wb") as log:
-            self.holders.append(subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment))
+            self.holders.append(start(list(map(str, command)), stdout=log, stderr=log, env=environment))
 
     def check_holders(self):
         for number, holder in enumerate(self.holders):
             if holder.poll() is not None:
                 raise Failure(f"load tester {number} ended with {holder.returncode}: {self.said(number)}")
+
+    def await_holder(self, number, seconds):
+        """Waits for a load tester to end by itself, and returns its exit status."""
+        try:
+            return self.holders[number].wait(seconds)
+        except subprocess.TimeoutExpired as late:
+            raise Failure(f"load tester {number} did not end within {seconds:.0f} s: {self.said(number)}") from late
 
     def said(self, number):
         return (self.scratch / f"holder-{number}.log").read_text()[-500:]
@@ -258,6 +333,8 @@ class Fleet:
 
     def end(self):
         """Asks what is left to end, and kills what does not: holders and nodes at once, since nobody is to come back."""
+        # Whoever is impatient would leave the rest of it running.
+        ignore_endings()
         for process in [*self.holders, *(node.process for node in self.nodes)]:
             if process and process.poll() is None:
                 process.kill()

@@ -396,10 +396,11 @@ impl Pusher {
         let data = json!({ "channel": channel, "auth": format!("{}:{signature}", self.key) });
         let message = json!({ "event": "pusher:subscribe", "data": data });
         self.socket.send(Message::text(message.to_string())).await.unwrap();
-        match self.hear().await.0.as_str() {
+        let (event, data) = self.hear().await;
+        match event.as_str() {
             "pusher_internal:subscription_succeeded" => true,
             "pusher:subscription_error" => false,
-            other => panic!("{other}"),
+            _ => panic!("{event}: {data}"),
         }
     }
 }

@@ -35,6 +35,8 @@ async fn a_reader_that_pauses_gets_everything_when_it_reads_again() {
         .on(gateway())
         .with("websocket.outbox_bytes_max", 256 << 20)
         .with("session.bytes_per_second", 0)
+        // It does not read for as long as is published, which is long on a busy machine.
+        .with("websocket.write_timeout_ms", 60_000)
         .start()
         .await;
     let mut reader = connect(&certificate, &gateway).await;

@@ -4,12 +4,8 @@ use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
-use slab::Slab;
 
-use super::members::Members;
-
-/// Lists by their numbers. In boxes: there can be as many as connections and more, and a table's free places are many.
-pub(super) type Lists = Slab<Box<Members>>;
+use super::lists::Lists;
 
 #[derive(Debug, Default)]
 pub(super) struct ListIds(HashTable<u32>);

@@ -43,11 +43,7 @@ impl Hub {
     /// Gives memory back that the present subscriptions do not need. Worth calling now and then, not often: it
     /// may copy tables.
     pub fn shrink(&mut self) {
-        if self.channels.is_empty() {
-            self.channels = slab::Slab::new();
-        } else {
-            self.channels.shrink_to_fit();
-        }
+        self.channels.shrink_to_fit();
         self.ids.shrink(&self.channels);
         self.places.shrink();
     }

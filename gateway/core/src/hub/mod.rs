@@ -18,6 +18,7 @@ mod ids;
 mod inspect;
 mod join;
 mod leave;
+mod lists;
 mod members;
 mod places;
 mod prepared;
@@ -47,7 +48,8 @@ pub use variants::{
 pub use websocket_frames::{DEFLATE_LEVEL, DEFLATE_MIN_BYTES, DeflateOptions, WebSocketFrames};
 
 use crate::newest::WindowTimers;
-use ids::{ListIds, Lists};
+use ids::ListIds;
+use lists::Lists;
 use members::Members;
 use places::Places;
 use sweep::Sweeps;
@@ -137,7 +139,7 @@ impl Hub {
         let first = self.ids.find(&self.channels, channel).and_then(|id| self.channels.get(id as usize));
         let others = first.and_then(|members| members.others.as_ref()).map_or(&[][..], |others| others.ids());
         let others = others.iter().filter_map(|&id| self.channels.get(id as usize));
-        first.into_iter().chain(others).map(|members| &**members)
+        first.into_iter().chain(others)
     }
 }
 

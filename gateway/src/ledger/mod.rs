@@ -53,6 +53,12 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
         room: LedgerCapacity,
     ) -> BoxFuture<'a, Result<HoldOutcome, BrokerError>>;
 
+    /// How many of these changes are done as one, of which all count or none does. Where more are given, and not all can be done, some may
+    /// be. 0: the first is longer than can be kept at all. Before the ledger was used it is not known for certain.
+    fn fits_in_a_step(&self, changes: &[LedgerChange]) -> usize {
+        changes.len()
+    }
+
     /// Has a holder keep what it holds for `lease` from now on, the first time as every time, and frees some of what those
     /// held whose lease is over.
     fn prolong<'a>(

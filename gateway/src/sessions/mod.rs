@@ -73,7 +73,8 @@ pub struct StoredSession {
 
 /// Every call ends by itself, as those of brokers do.
 pub trait SessionStore: Send + Sync + std::fmt::Debug {
-    /// Writes what a holder has of a session. Answers `false`, and does nothing, if another holds it.
+    /// Writes what a holder has of a session. Answers `false`, and does nothing, if another holds it; also
+    /// where another was the last to hold it, if the store has it still.
     fn write<'a>(
         &'a self,
         key: &'a SessionKey,

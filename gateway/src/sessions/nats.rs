@@ -28,8 +28,9 @@ pub struct NatsSessions(Arc<NatsBroker>);
 /// The last message of a session's subject.
 struct LastSession {
     sequence: u64,
-    /// `None`: it has had its time.
     stored: Option<StoredSession>,
+    /// Whose it was, if it has had its time: by the clock of this node, which may be wrong.
+    over: Option<Holder>,
 }
 
 /// What is to become of a session.
@@ -47,11 +48,8 @@ impl NatsSessions {
     async fn find(&self, link: &NatsLink, subject: &str) -> Result<LastSession, BrokerError> {
         let last = self.0.last_kept(link, StreamKind::Sessions, subject).await?;
         match last {
-            Some(last) => {
-                let stored = read(&last, now())?;
-                Ok(LastSession { sequence: last.sequence, stored })
-            }
-            None => Ok(LastSession { sequence: 0, stored: None }),
+            Some(last) => read(&last, now()),
+            None => Ok(LastSession { sequence: 0, stored: None, over: None }),
         }
     }
 
@@ -59,13 +57,13 @@ impl NatsSessions {
     async fn change<T>(
         &self,
         key: &SessionKey,
-        decide: impl Fn(Option<StoredSession>) -> (SessionStep, T),
+        decide: impl Fn(&LastSession) -> (SessionStep, T),
     ) -> Result<T, BrokerError> {
         let began = Instant::now();
         let (link, subject) = (self.0.link(), self.0.subject_of_session(key.as_str()));
         loop {
             let found = self.find(link, &subject).await?;
-            let (step, outcome) = decide(found.stored);
+            let (step, outcome) = decide(&found);
             let is_done = match step {
                 SessionStep::Stay => true,
                 SessionStep::Keep(stored, ttl) => {
@@ -93,14 +91,18 @@ impl NatsSessions {
         holder: Holder,
         ttl: Duration,
     ) -> Result<RenewOutcome, BrokerError> {
-        let prolong = |there: Option<StoredSession>| match there {
-            Some(stored) if stored.holder == holder => {
-                (SessionStep::Keep(stored, ttl), RenewOutcome::Prolonged)
-            }
-            Some(_) => (SessionStep::Stay, RenewOutcome::Taken),
-            None => (SessionStep::Stay, RenewOutcome::Lost),
-        };
-        self.change(key, prolong).await
+        self.change(key, |there| there.prolong(holder, ttl)).await
+    }
+
+    async fn prolong_by(
+        &self,
+        deadline: Instant,
+        key: &SessionKey,
+        holder: Holder,
+        ttl: Duration,
+    ) -> Result<RenewOutcome, BrokerError> {
+        let prolonged = tokio::time::timeout_at(deadline, self.prolong_one(key, holder, ttl)).await;
+        prolonged.unwrap_or_else(|_| Err(BrokerError::Timeout(self.0.link().timeout())))
     }
 
     async fn remove_one(&self, key: &SessionKey, holder: Holder) -> Result<(), BrokerError> {
@@ -126,15 +128,7 @@ impl SessionStore for NatsSessions {
         stored: StoredSession,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>> {
-        async move {
-            let write = |there: Option<StoredSession>| match there {
-                Some(there) if there.holder != stored.holder => (SessionStep::Stay, false),
-                Some(there) if there.version > stored.version => (SessionStep::Stay, true),
-                _ => (SessionStep::Keep(stored.clone(), ttl), true),
-            };
-            self.change(key, write).await
-        }
-        .boxed()
+        async move { self.change(key, |there| there.write(&stored, ttl)).await }.boxed()
     }
 
     fn take<'a>(
@@ -145,7 +139,7 @@ impl SessionStore for NatsSessions {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>> {
         async move {
-            let take = |there: Option<StoredSession>| match there {
+            let take = |there: &LastSession| match &there.stored {
                 Some(there) if there.holder == from => (SessionStep::Keep(stored.clone(), ttl), true),
                 _ => (SessionStep::Stay, false),
             };
@@ -169,8 +163,10 @@ impl SessionStore for NatsSessions {
         &'a self,
         sessions: &'a [(SessionKey, Holder, Duration)],
     ) -> BoxFuture<'a, Result<Vec<RenewOutcome>, BrokerError>> {
+        // For all of them together: what is not known by then is asked again with the next.
+        let deadline = Instant::now() + self.0.link().timeout();
         let prolonging: Vec<_> =
-            sessions.iter().map(|(key, holder, ttl)| self.prolong_one(key, *holder, *ttl)).collect();
+            sessions.iter().map(|(key, holder, ttl)| self.prolong_by(deadline, key, *holder, *ttl)).collect();
         async move {
             let outcomes: Vec<_> = stream::iter(prolonging).buffered(TOGETHER).collect().await;
             if let (true, Some(Err(error))) = (outcomes.iter().all(Result::is_err), outcomes.first()) {
@@ -196,13 +192,43 @@ fn written(stored: &StoredSession, ttl: Duration) -> Bytes {
     out.freeze()
 }
 
-fn read(message: &StoredMessage, now: u64) -> Result<Option<StoredSession>, BrokerError> {
+impl LastSession {
+    /// What there is may seem to be over to a node whose clock is wrong: another's is another's for as long as it is there.
+    fn is_anothers(&self, holder: Holder) -> bool {
+        let stored = self.stored.as_ref().map(|stored| stored.holder);
+        stored.or(self.over).is_some_and(|there| there != holder)
+    }
+
+    fn write(&self, stored: &StoredSession, ttl: Duration) -> (SessionStep, bool) {
+        if self.is_anothers(stored.holder) {
+            return (SessionStep::Stay, false);
+        }
+        match &self.stored {
+            Some(there) if there.version > stored.version => (SessionStep::Stay, true),
+            _ => (SessionStep::Keep(stored.clone(), ttl), true),
+        }
+    }
+
+    fn prolong(&self, holder: Holder, ttl: Duration) -> (SessionStep, RenewOutcome) {
+        match &self.stored {
+            _ if self.is_anothers(holder) => (SessionStep::Stay, RenewOutcome::Taken),
+            Some(stored) => (SessionStep::Keep(stored.clone(), ttl), RenewOutcome::Prolonged),
+            None => (SessionStep::Stay, RenewOutcome::Lost),
+        }
+    }
+}
+
+fn read(message: &StoredMessage, now: u64) -> Result<LastSession, BrokerError> {
     let mut payload = message.payload.clone();
     let mut number =
         || payload.try_get_u64().map_err(|_| BrokerError::Unexpected("a session cannot be read".into()));
     let (ttl, holder, version) = (number()?, number()?, number()?);
-    let is_over = now >= message.written.saturating_add(ttl);
-    Ok((!is_over).then_some(StoredSession { holder: Holder(holder), version, value: payload }))
+    let (is_over, holder) = (now >= message.written.saturating_add(ttl), Holder(holder));
+    Ok(LastSession {
+        sequence: message.sequence,
+        stored: (!is_over).then_some(StoredSession { holder, version, value: payload }),
+        over: is_over.then_some(holder),
+    })
 }
 
 #[cfg(test)]
@@ -214,9 +240,25 @@ mod tests {
         let stored = StoredSession { holder: Holder(7), version: 3, value: Bytes::from_static(b"value") };
         let payload = written(&stored, Duration::from_millis(500));
         let message = StoredMessage { sequence: 1, written: 10_000, payload };
-        assert_eq!(read(&message, 10_499).unwrap(), Some(stored));
-        assert_eq!(read(&message, 10_500).unwrap(), None);
+        assert_eq!(read(&message, 10_499).unwrap().stored, Some(stored));
+        assert_eq!(read(&message, 10_500).unwrap().stored, None);
         let short = StoredMessage { payload: message.payload.slice(..23), ..message };
         assert!(read(&short, 0).is_err());
+    }
+
+    #[test]
+    fn a_node_whose_clock_is_ahead_does_not_take_anothers_session_for_lost() {
+        let ttl = Duration::from_secs(60);
+        let of = |holder| StoredSession { holder: Holder(holder), version: 3, value: Bytes::new() };
+        let message = StoredMessage { sequence: 1, written: 10_000, payload: written(&of(7), ttl) };
+        // By an hour, and by a clock that is right.
+        for now in [10_000 + 3_600_000, 10_001] {
+            let there = read(&message, now).unwrap();
+            assert!(matches!(there.prolong(Holder(8), ttl), (SessionStep::Stay, RenewOutcome::Taken)));
+            assert!(matches!(there.write(&of(8), ttl), (SessionStep::Stay, false)));
+            assert!(matches!(there.write(&of(7), ttl), (SessionStep::Keep(..), true)));
+        }
+        let own = read(&message, 10_000 + 3_600_000).unwrap();
+        assert!(matches!(own.prolong(Holder(7), ttl), (SessionStep::Stay, RenewOutcome::Lost)));
     }
 }

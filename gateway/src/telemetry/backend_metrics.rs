@@ -52,7 +52,7 @@ pub enum LostEvent {
     Full,
     /// Its batch was not taken in its time.
     Deadline,
-    /// The backend said that it will never take its batch.
+    /// The backend said that it will never take its batch, or it is longer than can be kept until it is told.
     Refused,
     /// The node stopped first.
     Stopping,

@@ -128,13 +128,21 @@ impl EventRecorder {
             };
             #[cfg(debug_assertions)]
             crate::faults::trip_over(crate::faults::KEEPING_PANICS, &changes);
-            let Some(changes) = changes else {
+            let Some(mut changes) = changes else {
                 self.begin_anew();
                 self.prolong().await?;
                 continue;
             };
             if changes.is_empty() {
                 return Ok(());
+            }
+            // So that what fails was not done in part, and is told twice when it is tried again.
+            changes.truncate(self.ledger.fits_in_a_step(&changes));
+            if changes.is_empty() {
+                // It would be refused for ever, and all that waits behind it with it.
+                self.watched.watch.lock().done(1);
+                self.watched.lose(LostEvent::Refused, 1);
+                continue;
             }
             match self.ledger.change(&self.watched.namespace, &self.holder, &changes, self.room).await? {
                 HoldOutcome::Done | HoldOutcome::Freeing => {

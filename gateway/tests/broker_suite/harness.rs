@@ -56,6 +56,8 @@ pub struct Node {
     pub broker: Arc<dyn Broker>,
     pub presence: Arc<dyn Presence>,
     pub ledger: Arc<dyn Ledger>,
+    /// The same, where each node makes a table of its own.
+    pub nats_ledger: Option<Arc<NatsLedger>>,
     pub sessions: Arc<dyn SessionStore>,
     pub heard: Arc<Heard>,
     pub metrics: Arc<BrokerMetrics>,
@@ -152,7 +154,7 @@ impl Node {
         metrics: Arc<BrokerMetrics>,
     ) -> Self {
         let (by_server, by_name) = (Vec::new(), Arc::default());
-        Self { broker, presence, ledger, sessions, heard, metrics, by_server, by_name }
+        Self { broker, presence, ledger, nats_ledger: None, sessions, heard, metrics, by_server, by_name }
     }
 
     /// What its broker has counted, over all servers.
@@ -329,7 +331,8 @@ impl Nats {
         let presence = NatsPresence::start(broker.clone(), Duration::from_secs(config.presence_ttl_s));
         let ledger = Arc::new(NatsLedger::new(config, broker.clone()));
         let sessions = Arc::new(NatsSessions::new(broker.clone()));
-        Node::of_one(broker, presence, ledger, sessions, heard, metrics)
+        let nats_ledger = Some(ledger.clone());
+        Node { nats_ledger, ..Node::of_one(broker, presence, ledger, sessions, heard, metrics) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gateway_core::ledger::{LedgerChange, LedgerEvent, ReaderProgress};
+use gateway_core::ledger::{LedgerCapacity, LedgerChange, LedgerEvent, ReaderProgress};
 use serde_json::Value;
 use tidegate::broker::nats::{NatsConfig, NatsUrl};
 use tidegate::ledger::HoldOutcome;
@@ -22,6 +22,12 @@ fn subjects(server: &NatsServer) -> Vec<(String, u64)> {
     let info: Value = serde_json::from_str(&info).expect("JSON");
     let subjects = info["state"]["subjects"].as_object().unwrap_or_else(|| panic!("{info}"));
     subjects.iter().map(|(subject, count)| (subject.clone(), count.as_u64().expect("a number"))).collect()
+}
+
+/// The subject of the log of the only ledger.
+fn log(server: &NatsServer) -> String {
+    let log = subjects(server).into_iter().find(|(subject, _)| subject.contains(".log."));
+    log.expect("a log").0
 }
 
 /// What a change came to, again and again until there is an answer: the outcome of what had none is not known.
@@ -51,7 +57,25 @@ async fn one_node_reads_for_a_reader_until_its_lease_is_over_or_it_leaves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_dies_and_whenever_news_take_turns_and_all_is_free_in_the_end() {
     let nats = Nats::new();
-    die_again_and_again(&[nats.node(), nats.node(), nats.node()], async || true).await;
+    let nodes = [nats.node(), nats.node(), nats.node()];
+    die_again_and_again(&nodes, async || true).await;
+    have_the_same_table(&nats, &nodes).await;
+}
+
+/// What a node has read of the log.
+async fn table(node: &Node) -> Vec<String> {
+    node.nats_ledger.as_ref().expect("it is over NATS").table("shop").await.expect("a table")
+}
+
+/// Those that were there, and one that comes.
+async fn have_the_same_table(nats: &Nats, nodes: &[Node]) {
+    let newcomer = nats.node();
+    eventually("it is connected", async || newcomer.broker.canary().await.is_ok()).await;
+    let expected = table(&newcomer).await;
+    assert!(expected.len() > 4, "{expected:?}");
+    for node in nodes {
+        assert_eq!(table(node).await, expected);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,6 +87,7 @@ async fn the_same_over_a_cluster_whose_leader_dies_on_the_way() {
     let nats = Nats::of(NatsServer::start(), config);
     let nodes = [nats.node(), nats.node(), nats.node()];
     die_again_and_again(&nodes, async || true).await;
+    have_the_same_table(&nats, &nodes).await;
     let holder = "after";
     nodes[1].begin(holder).await;
     let known = nodes[1].news(None).await.len();
@@ -156,7 +181,7 @@ async fn a_long_log_is_made_short_and_says_the_same_to_who_was_there_and_to_who_
     let long = "x".repeat(1_000);
     let many: Vec<_> = (0..400).map(|number| hold(&format!("{number}{long}"))).collect();
     one.change("one", &many).await;
-    let room = gateway_core::ledger::LedgerCapacity { news_max: 10, ..ROOM };
+    let room = LedgerCapacity { news_max: 10, ..ROOM };
     let mut rounds = 0;
     for number in 0..2_100_u32 {
         let change = [LedgerChange::Count("kept".into(), 1 + number % 2)];
@@ -164,19 +189,19 @@ async fn a_long_log_is_made_short_and_says_the_same_to_who_was_there_and_to_who_
         assert_eq!(done, HoldOutcome::Done);
         rounds += 1;
     }
+    assert_eq!(rounds, 2_100);
+    is_short(&nats.server, 1_500).await;
     let there = subjects(&nats.server);
-    let log: Vec<_> = there.iter().filter(|(subject, _)| subject.contains(".log.")).collect();
-    assert_eq!(log.len(), 1, "{there:?}");
-    assert!(log[0].1 < 1_001 && rounds == 2_100, "{there:?}");
-    // Of two times that it was made short the parts of the last are there.
+    // Of all times that it was made short the parts of the last are there.
     let parts: Vec<_> = there.iter().filter(|(subject, _)| subject.contains(".at-")).collect();
-    assert!(parts.len() == 1 && parts[0].1 >= 3, "{there:?}");
+    assert!(parts[0].1 >= 3, "{there:?}");
     let newcomer = nats.node();
     newcomer.begin("newcomer").await;
     let expected = one.page("main", None, 99).await;
     assert_eq!((expected.news.len(), &expected.news[9].1), (10, &LedgerEvent::Counted("kept".into(), 2)));
     for node in [&behind, &newcomer] {
         assert_eq!(node.page("main", None, 99).await.news, expected.news);
+        assert_eq!(table(node).await, table(&one).await);
     }
     behind.change("behind", &[release("kept")]).await;
     one.change("one", &[release(&format!("7{long}")), release("kept")]).await;
@@ -215,6 +240,23 @@ async fn a_log_of_which_a_part_was_taken_away_is_begun_anew_and_one_that_cannot_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_does_not_begin_with_a_table_is_read_from_the_one_that_stands_further_on() {
+    let nats = Nats::new();
+    let node = nats.node();
+    node.begin("one").await;
+    node.change("one", &[hold("a")]).await;
+    let all = nats.server.all_of("tidegate_ledgers");
+    let [(_, base), (_, begun), (_, change)] = all.as_slice() else { panic!("{all:?}") };
+    let log = log(&nats.server);
+    let purge = format!("{{\"filter\":\"{log}\"}}");
+    nats.server.ask("$JS.API.STREAM.PURGE.tidegate_ledgers", &purge);
+    nats.server.add_all(&[change, base, begun, change].map(|payload| (log.clone(), payload.clone())));
+    let newcomer = nats.node();
+    newcomer.begin("newcomer").await;
+    assert_eq!(newcomer.news(None).await, [taken("a")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_more_than_the_server_takes_at_once_goes_in_several_messages() {
     let nats = Nats::with("max_payload: 65536", "");
     let node = nats.node();
@@ -227,6 +269,125 @@ async fn what_is_more_than_the_server_takes_at_once_goes_in_several_messages() {
     let refused = node.ledger.change("shop", "one", &too_long, ROOM).await.expect_err("it is too long");
     assert!(refused.to_string().contains("65536"), "{refused}");
     node.change("one", &[hold("a")]).await;
+    // Nothing is done of what cannot be done whole, and whoever asks is told before.
+    let some = [LedgerChange::Say("before".into()), too_long[0].clone(), hold("b")];
+    assert_eq!(node.ledger.fits_in_a_step(&some), 1);
+    assert_eq!(node.ledger.fits_in_a_step(&some[1..]), 0);
+    assert!((40..300).contains(&node.ledger.fits_in_a_step(&many)), "as many as are one message");
+    assert!(node.ledger.change("shop", "one", &some, ROOM).await.is_err());
+    let told = node.news(None).await;
+    assert_eq!((told.len(), told.last()), (301, Some(&taken("a"))));
+    // What is nearly as long is taken, and the log is made short with it.
+    let long = LedgerChange::Say("x".repeat(64_000).into());
+    for _ in 0..20 {
+        node.change("one", std::slice::from_ref(&long)).await;
+    }
+    is_short(&nats.server, 20).await;
+    have_the_same_table(&nats, &[node]).await;
+}
+
+/// Waits until the log has less messages than that, and one table of what came before, whole or in parts.
+async fn is_short(server: &NatsServer, messages_max: u64) {
+    eventually("the log is short", async || {
+        let there = subjects(server);
+        let count = |what: &str| there.iter().filter(|(subject, _)| subject.contains(what)).count();
+        let log = there.iter().find(|(subject, _)| subject.contains(".log.")).expect("a log");
+        log.1 < messages_max && count(".at-") == 1
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_in_which_all_write_all_the_while_is_made_short_and_whoever_comes_or_was_away_has_the_same() {
+    let nats = Nats::new();
+    let nodes = [nats.node(), nats.node(), nats.node()];
+    let behind = nats.node();
+    behind.begin("behind").await;
+    for (number, node) in nodes.iter().enumerate() {
+        node.begin(&number.to_string()).await;
+    }
+    let many: Vec<_> = (0..3_000).map(|number| hold(&format!("{number}{}", "x".repeat(300)))).collect();
+    nodes[0].change("0", &many).await;
+    let (stop, mut writing) = (std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)), Vec::new());
+    let room = LedgerCapacity { news_max: 10, ..ROOM };
+    for (number, node) in nodes.iter().enumerate() {
+        let (ledger, stop) = (node.ledger.clone(), stop.clone());
+        writing.push(tokio::spawn(async move {
+            let mut count = 0_u64;
+            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                count += 1;
+                let change = [LedgerChange::Hold(format!("{number}.{}", count % 50).into())];
+                let done = ledger.change("shop", &number.to_string(), &change, room).await;
+                assert_eq!(done.expect("changed"), HoldOutcome::Done);
+            }
+            count
+        }));
+    }
+    let base = || {
+        subjects(&nats.server).into_iter().find(|(subject, _)| subject.contains(".at-")).map(|base| base.0)
+    };
+    let mut bases = std::collections::BTreeSet::new();
+    eventually("it is made short again and again", async || {
+        bases.extend(base());
+        bases.len() >= 3
+    })
+    .await;
+    // Nobody has stopped.
+    let newcomer = nats.node();
+    newcomer.begin("newcomer").await;
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    let mut written = 0;
+    for one in writing {
+        written += one.await.expect("it has written");
+    }
+    assert!(written > 1_000, "{written}");
+    for node in nodes.iter().chain([&behind, &newcomer]) {
+        assert_eq!(table(node).await, table(&nodes[0]).await);
+    }
+    have_the_same_table(&nats, &nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_far_behind_does_not_read_one_by_one() {
+    let nats = Nats::new();
+    let (node, behind) = (nats.node(), nats.node());
+    node.begin("one").await;
+    behind.begin("behind").await;
+    node.change("one", &[hold("b")]).await;
+    // What was done before: it changes nothing, and it is as much to read.
+    let (_, op) = nats.server.all_of("tidegate_ledgers").pop().expect("a change");
+    let log = log(&nats.server);
+    nats.server.add_all(&vec![(log, op); 30_000]);
+    // In the time that one call has.
+    behind.change("behind", &[hold("a")]).await;
+    assert_eq!(node.news(None).await, [taken("b"), taken("a")]);
+    have_the_same_table(&nats, &[node, behind]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_goes_back_is_noticed_by_who_has_only_read_what_others_wrote() {
+    let mut nats = Nats::new();
+    let (writer, reader) = (nats.node(), nats.node());
+    writer.begin("writer").await;
+    reader.begin("reader").await;
+    let copy = tempfile::tempdir().expect("a directory");
+    nats.server.copy_while_down(copy.path());
+    // Each look at the stream is done before more is written.
+    eventually("they are back", async || {
+        let read = reader.ledger.read(reading("main", None, 9)).await;
+        read.is_ok() && writer.ledger.prolong("shop", "writer", LEASE, ROOM).await.is_ok()
+    })
+    .await;
+    for number in 0..20 {
+        writer.change("writer", &[hold(&number.to_string())]).await;
+    }
+    assert_eq!(table(&reader).await, table(&writer).await);
+    drop(writer);
+    nats.server.restart_from(copy.path());
+    assert_eq!(changed(&reader, "reader", hold("a")).await, HoldOutcome::Over);
+    reader.begin("reader.2").await;
+    reader.change("reader.2", &[hold("b")]).await;
+    assert_eq!(reader.news(None).await, [taken("b")]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -103,9 +103,10 @@ pub async fn a_session_is_kept_until_its_time_is_over_and_prolonged_by_its_holde
         !node.sessions.take(&quick, Holder(1), stored(2, 0, "y"), LONG).await.expect("an answer"),
         "nobody can come back to it"
     );
-    assert!(node.sessions.write(&quick, stored(2, 0, "y"), LONG).await.expect("an answer"));
+    assert!(node.sessions.write(&quick, stored(1, 0, "y"), LONG).await.expect("an answer"));
+    assert_eq!(node.session(&quick).await, Some(stored(1, 0, "y")), "of what is over no version counts");
     let all =
-        [(key.clone(), Holder(1), LONG), (quick, Holder(2), LONG), (SessionKey::of("no"), Holder(1), LONG)];
+        [(key.clone(), Holder(1), LONG), (quick, Holder(1), LONG), (SessionKey::of("no"), Holder(1), LONG)];
     let outcomes = node.sessions.prolong(&all).await.expect("an answer");
     assert_eq!(outcomes, [RenewOutcome::Prolonged, RenewOutcome::Prolonged, RenewOutcome::Lost]);
 }

@@ -272,6 +272,28 @@ async fn over_nats_what_a_killed_node_had_is_told_once_as_gone_and_what_others_h
     a_node_is_killed(|node| node.with("nats.presence_ttl_s", 4).over_nats(&nats.url())).await;
 }
 
+#[tokio::test]
+async fn what_is_longer_than_nats_takes_is_lost_alone_and_what_stands_before_it_is_told_once() {
+    let nats = NatsServer::start_with("max_payload: 4096", "");
+    let application = taking().await;
+    let gateway = telling(&application, "\"client_event\"").over_nats(&nats.url()).start().await;
+    let mut bob = gateway.pusher().await;
+    bob.enter("presence-room", "bob").await;
+    // It is published, and has one more backslash for each of these when it is told.
+    for (event, data) in
+        [("client-a", "x".to_owned()), ("client-long", "\"".repeat(800)), ("client-b", "y".to_owned())]
+    {
+        bob.say(json!({ "event": event, "channel": "presence-room", "data": { "x": data } })).await;
+    }
+    let names = || {
+        told(&application).iter().map(|event| event["event"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    eventually("what comes after it is told", async || names().len() >= 2).await;
+    gateway.metric_becomes("tidegate_webhook_events_total{result=\"refused\"}", 1.0).await;
+    gateway.metric_becomes("tidegate_webhook_events_total{result=\"sent\"}", 2.0).await;
+    assert_eq!(names(), [Some("client-a".to_owned()), Some("client-b".to_owned())]);
+}
+
 async fn a_node_is_killed(over: impl Fn(Description) -> Description) {
     let application = taking().await;
     let node = || over(telling(&application, HOLDING));

@@ -65,8 +65,18 @@ impl JetStream {
         stream: &str,
         subjects: &str,
     ) -> Result<Vec<FetchedMessage>, JetStreamError> {
-        let deadline = Instant::now() + link.timeout();
-        let request = json!({
+        self.gather_from(link, stream, subjects, 1).await
+    }
+
+    /// The same from this sequence on. Each batch has a timeout of its own: there may be much of it.
+    pub(crate) async fn gather_from(
+        &self,
+        link: &NatsLink,
+        stream: &str,
+        subjects: &str,
+        from: u64,
+    ) -> Result<Vec<FetchedMessage>, JetStreamError> {
+        let mut request = json!({
             "stream_name": stream,
             "config": {
                 "deliver_policy": "all",
@@ -78,13 +88,19 @@ impl JetStream {
                 "inactive_threshold": nanoseconds(UNREAD),
             },
         });
+        if from > 1 {
+            request["config"]["deliver_policy"] = json!("by_start_sequence");
+            request["config"]["opt_start_seq"] = json!(from);
+        }
         let consumer: Consumer = self.ask(link, &format!("CONSUMER.CREATE.{stream}"), &request).await?;
         let mut gathered = Vec::new();
         let mut left = consumer.num_pending;
+        let mut deadline = Instant::now() + link.timeout();
         while left > 0 {
             if Instant::now() >= deadline {
                 return Err(BrokerError::unanswered(link.timeout()).into());
             }
+            let before = gathered.len();
             let batch = left.min(BATCH);
             let next = self.subject(&format!("CONSUMER.MSG.NEXT.{stream}.{}", consumer.name));
             let expires = nanoseconds(FEWER.min(link.timeout() / 4));
@@ -97,7 +113,15 @@ impl JetStream {
                     return Err(BrokerError::unanswered(link.timeout()).into());
                 };
                 match message.status.map(|status| status.as_u16()) {
-                    None => gathered.push(read(message)?),
+                    None => {
+                        let (number, message) = read(message)?;
+                        gathered.push(message);
+                        if number != gathered.len() as u64 {
+                            // Something of it was lost on the way.
+                            let text = format!("message {number} has come as the {}th", gathered.len());
+                            return Err(BrokerError::Unanswered(text.into()).into());
+                        }
+                    }
                     // There are fewer than there were, or what there is takes its time.
                     Some(404 | 408) => {
                         is_cut_short = true;
@@ -106,6 +130,9 @@ impl JetStream {
                     // The consumer or its leader is gone, and with it nobody knows how much of it.
                     status => return Err(cut_off(status, message.description.as_deref()).into()),
                 }
+            }
+            if gathered.len() > before {
+                deadline = Instant::now() + link.timeout();
             }
             left = match is_cut_short {
                 true => {
@@ -150,19 +177,19 @@ fn cut_off(status: Option<u16>, description: Option<&str>) -> BrokerError {
 }
 
 /// Where a message stands, it says in the subject that it would be acknowledged at, which newer servers begin with two tokens
-/// more: `$JS.ACK.stream.consumer.deliveries.sequence.of consumer.nanoseconds.left`.
-fn read(message: Message) -> Result<FetchedMessage, BrokerError> {
+/// more, and which of the consumer's it is: `$JS.ACK.stream.consumer.deliveries.sequence.of consumer.nanoseconds.left`.
+fn read(message: Message) -> Result<(u64, FetchedMessage), BrokerError> {
     let reply = message.reply.as_deref().unwrap_or_default();
     let mut tokens: Vec<&str> = reply.split('.').collect();
     if tokens.len() >= 11 {
         tokens.drain(2..4);
     }
     let number = |at: usize| tokens.get(at).and_then(|token| token.parse::<u64>().ok());
-    let (Some(sequence), Some(nanoseconds)) = (number(5), number(7)) else {
+    let (Some(sequence), Some(which), Some(nanoseconds)) = (number(5), number(6), number(7)) else {
         return Err(odd("the place of a message"));
     };
     let (subject, payload) = (message.subject.to_string(), message.payload);
-    Ok(FetchedMessage { subject, sequence, written: nanoseconds / 1_000_000, payload })
+    Ok((which, FetchedMessage { subject, sequence, written: nanoseconds / 1_000_000, payload }))
 }
 
 #[cfg(test)]
@@ -225,6 +252,17 @@ mod tests {
             let told = gathered(vec![pull], 0).await.unwrap_err();
             assert!(told.contains(&ended[..3]), "{ended}: {told}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_has_a_gap_is_refused() {
+        for gap in [|| vec![message(1), message(3)], || vec![message(2), message(3)]] {
+            let told = gathered(vec![gap], 0).await.unwrap_err();
+            assert!(told.contains("message"), "{told}");
+        }
+        let late: fn() -> Vec<Said> = || vec![message(1), Said::Status("408 Request Timeout")];
+        let told = gathered(vec![late, || vec![message(3)]], 1).await.unwrap_err();
+        assert!(told.contains("message 3"), "{told}");
     }
 
     #[tokio::test]

@@ -25,6 +25,15 @@ impl LedgerLog {
     pub(crate) fn life(&self) -> &Arc<str> {
         &self.stream.name
     }
+
+    pub(crate) fn ledger(&self) -> &str {
+        &self.ledger
+    }
+
+    /// This sequence was read: it was given out.
+    pub(crate) fn saw(&self, sequence: u64) {
+        self.stream.saw(sequence);
+    }
 }
 
 impl NatsBroker {
@@ -72,6 +81,21 @@ impl NatsBroker {
         next.map_err(|failed| self.ledger_failed(failed))
     }
 
+    /// The stream has given out again what was read at this sequence: it has gone back, even if it is as long by now.
+    pub(crate) fn went_back(&self, log: &LedgerLog, sequence: u64) {
+        log.stream.saw(sequence.saturating_add(1));
+        self.streams.doubt(StreamKind::Ledgers);
+    }
+
+    /// All that the log has now from this sequence on.
+    pub(crate) async fn log_from(
+        &self,
+        log: &LedgerLog,
+        sequence: u64,
+    ) -> Result<Vec<FetchedMessage>, BrokerError> {
+        self.gather_part(log, LOG, sequence).await
+    }
+
     /// All of the log.
     pub(crate) async fn whole_log(&self, log: &LedgerLog) -> Result<Vec<FetchedMessage>, BrokerError> {
         self.ledger_part(log, LOG).await
@@ -83,9 +107,18 @@ impl NatsBroker {
         log: &LedgerLog,
         part: &str,
     ) -> Result<Vec<FetchedMessage>, BrokerError> {
+        self.gather_part(log, part, 1).await
+    }
+
+    async fn gather_part(
+        &self,
+        log: &LedgerLog,
+        part: &str,
+        from: u64,
+    ) -> Result<Vec<FetchedMessage>, BrokerError> {
         let (stream, subject) =
             (self.names.stream(StreamKind::Ledgers), self.names.ledger(&log.ledger, part, log.life()));
-        let gathered = self.jetstream.gather(&self.reads, &stream, &subject).await;
+        let gathered = self.jetstream.gather_from(&self.reads, &stream, &subject, from).await;
         gathered.map_err(|failed| self.ledger_failed(failed))
     }
 

@@ -16,6 +16,7 @@ const READER: u8 = 4;
 const LAST: u8 = 5;
 const LEASE: u8 = 6;
 const TURN: u8 = 7;
+const DONE: u8 = 8;
 
 /// What was done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +35,8 @@ pub(super) enum LedgerOp {
         lease_ms: u64,
         /// Whether the holder has never held anything before.
         begins: bool,
+        /// How much of what dead holders held is freed with it.
+        freed_max: u64,
     },
     Read {
         reader: Box<str>,
@@ -45,7 +48,7 @@ pub(super) enum LedgerOp {
 }
 
 /// What came of all that was done.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct LedgerBase {
     /// The last message that it is made of.
     pub(super) covers: u64,
@@ -54,6 +57,8 @@ pub(super) struct LedgerBase {
     /// Where rows that did not find room here are: so many messages under this name. Empty, if there are none.
     pub(super) part: Box<str>,
     pub(super) parts: u64,
+    /// How long all rows are together, in bytes.
+    pub(super) bytes: u64,
     pub(super) rows: Bytes,
 }
 
@@ -71,6 +76,8 @@ pub(super) enum ReplicaRow {
     Lease(Box<str>, u64, u64),
     /// A reader, who reads for it, and until when that one alone does.
     Turn(Box<str>, Box<str>, u64),
+    /// What was done after all that stands before, and when: an encoded [`LedgerOp`].
+    Done(u64, Bytes),
 }
 
 impl LedgerOp {
@@ -84,10 +91,11 @@ impl LedgerOp {
                     put_text(&mut out, &text);
                 }
             }
-            Self::Prolong { holder, number, room, lease_ms, begins } => {
+            Self::Prolong { holder, number, room, lease_ms, begins, freed_max } => {
                 begin(&mut out, PROLONG, holder, *number, *room);
                 encode_varint(*lease_ms, &mut out);
                 out.put_u8(u8::from(*begins));
+                encode_varint(*freed_max, &mut out);
             }
             Self::Read { reader, by, lease_ms, done, readers } => {
                 out.put_u8(READ);
@@ -113,12 +121,18 @@ impl LedgerBase {
         encode_varint(self.time, &mut out);
         put_text(&mut out, &self.part);
         encode_varint(self.parts, &mut out);
+        encode_varint(self.bytes, &mut out);
         out.put_slice(&self.rows);
         out.freeze()
     }
 }
 
 impl LedgerMessage {
+    /// Whether it says what came of all before it.
+    pub(super) fn is_base(payload: &[u8]) -> bool {
+        payload.first() == Some(&BASE)
+    }
+
     /// `None` for what this release does not understand.
     pub(super) fn decode(mut payload: Bytes) -> Option<Self> {
         let payload = &mut payload;
@@ -136,7 +150,12 @@ impl LedgerMessage {
             PROLONG => {
                 let (holder, number, room) = read_begin(payload)?;
                 let (lease_ms, begins) = (count(payload)?, payload.try_get_u8().ok()? != 0);
-                Self::Op(LedgerOp::Prolong { holder, number, room, lease_ms, begins })
+                let freed_max = count(payload)?;
+                if payload.has_remaining() {
+                    // A newer release says more, which is not to be done by halves.
+                    return None;
+                }
+                Self::Op(LedgerOp::Prolong { holder, number, room, lease_ms, begins, freed_max })
             }
             READ => {
                 let (reader, by, lease_ms) = (text(payload)?, text(payload)?, count(payload)?);
@@ -150,8 +169,8 @@ impl LedgerMessage {
             }
             BASE => {
                 let (covers, time) = (count(payload)?, count(payload)?);
-                let (part, parts) = (text(payload)?, count(payload)?);
-                Self::Base(LedgerBase { covers, time, part, parts, rows: payload.clone() })
+                let (part, parts, bytes) = (text(payload)?, count(payload)?, count(payload)?);
+                Self::Base(LedgerBase { covers, time, part, parts, bytes, rows: payload.clone() })
             }
             _ => return None,
         })
@@ -197,6 +216,12 @@ impl ReplicaRow {
                 put_text(out, by);
                 encode_varint(*until, out);
             }
+            Self::Done(written, op) => {
+                out.put_u8(DONE);
+                encode_varint(*written, out);
+                encode_varint(op.len() as u64, out);
+                out.put_slice(op);
+            }
         }
     }
 
@@ -218,6 +243,7 @@ impl ReplicaRow {
                 LAST => Self::Table(LedgerRow::Last(count(rows)?)),
                 LEASE => Self::Lease(text(rows)?, count(rows)?, count(rows)?),
                 TURN => Self::Turn(text(rows)?, text(rows)?, count(rows)?),
+                DONE => Self::Done(count(rows)?, some_bytes(rows)?),
                 _ => return None,
             });
         }
@@ -246,8 +272,12 @@ fn put_text(out: &mut BytesMut, text: &str) {
 }
 
 fn text(from: &mut Bytes) -> Option<Box<str>> {
+    Some(std::str::from_utf8(&some_bytes(from)?).ok()?.into())
+}
+
+fn some_bytes(from: &mut Bytes) -> Option<Bytes> {
     let length = usize::try_from(count(from)?).ok().filter(|length| *length <= from.len())?;
-    Some(std::str::from_utf8(&from.split_to(length)).ok()?.into())
+    Some(from.split_to(length))
 }
 
 fn count(from: &mut Bytes) -> Option<u64> {
@@ -277,7 +307,7 @@ mod tests {
                 vec![LedgerChange::Hold(text.clone()), LedgerChange::Count(text.clone(), small), LedgerChange::Say(name.clone())];
             let ops = [
                 LedgerOp::Change { holder: name.clone(), number, room: ROOM, changes },
-                LedgerOp::Prolong { holder: name.clone(), number, room: ROOM, lease_ms: number, begins: small % 2 == 0 },
+                LedgerOp::Prolong { holder: name.clone(), number, room: ROOM, lease_ms: number, begins: small % 2 == 0, freed_max: number },
                 LedgerOp::Read {
                     reader: name.clone(),
                     by: text.clone(),
@@ -290,7 +320,9 @@ mod tests {
                 let written = op.encode();
                 prop_assert_eq!(LedgerMessage::decode(written.clone()), Some(LedgerMessage::Op(op.clone())));
                 let part = LedgerMessage::decode(written.slice(..cut.min(written.len() - 1)));
-                prop_assert_ne!(part, Some(LedgerMessage::Op(op)));
+                prop_assert_ne!(part, Some(LedgerMessage::Op(op.clone())));
+                let more = [&written[..], &[0]].concat();
+                prop_assert_ne!(LedgerMessage::decode(more.into()), Some(LedgerMessage::Op(op)));
             }
             let rows = vec![
                 ReplicaRow::Table(LedgerRow::Held { holder: name.clone(), subject: text.clone() }),
@@ -300,10 +332,11 @@ mod tests {
                 ReplicaRow::Table(LedgerRow::Last(number)),
                 ReplicaRow::Lease(name.clone(), number, 3),
                 ReplicaRow::Turn(name.clone(), text, number),
+                ReplicaRow::Done(number, LedgerOp::Change { holder: name.clone(), number, room: ROOM, changes: vec![] }.encode()),
             ];
             let mut written = BytesMut::new();
             rows.iter().for_each(|row| row.encode(&mut written));
-            let base = LedgerBase { covers: number, time: 5, part: name, parts: 2, rows: written.freeze() };
+            let base = LedgerBase { covers: number, time: 5, part: name, parts: 2, bytes: number, rows: written.freeze() };
             let read = LedgerMessage::decode(base.encode());
             prop_assert_eq!(&read, &Some(LedgerMessage::Base(base.clone())));
             prop_assert_eq!(rows_of(base.rows), Some(rows));

@@ -4,15 +4,17 @@
 //! What becomes of something that is done follows from what stands before it in the log and from when the server wrote it, so
 //! that one message is one step, whatever it changes. From time to time one node puts what came of all of it in place of the log.
 
+mod follow_log;
 mod ledger_message;
 mod replica;
+mod seen_turns;
+mod shorten_log;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gateway_core::ledger::{LedgerCapacity, LedgerChange, LedgerPage};
@@ -20,31 +22,21 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
-use self::ledger_message::{LedgerBase, LedgerMessage, LedgerOp};
-use self::replica::{LedgerReplica, OpOutcome};
+use self::follow_log::{AddedOp, FollowedLedger, LogFollower, OpenLedger};
+use self::ledger_message::LedgerOp;
+use self::replica::OpOutcome;
+use self::shorten_log::LogShortener;
 use super::{HoldOutcome, Ledger, LedgerQuery};
-use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
-use crate::broker::nats::fetch_messages::FetchedMessage;
-use crate::broker::nats::ledger_log::LedgerLog;
-use crate::broker::nats::moment::now;
-use crate::broker::nats::stored::StoredMessage;
 use crate::broker::nats::{NatsBroker, NatsConfig};
-use crate::telemetry::Sparingly;
+use crate::broker::{BrokerError, BrokerRefusal};
 
-/// After so many messages, or bytes of them, what came of them is put in their place.
-const LOG_MESSAGES: u64 = 1_000;
-const LOG_BYTES: usize = 4 << 20;
-/// How long a message is of those that tell what came of the log, in bytes.
-const CHUNK_BYTES: usize = 128 << 10;
 /// What a message of changes has beside them, in bytes: the names of holders are short.
 const HEAD_BYTES: usize = 1_024;
 /// What a change costs beside its text, in bytes.
 const CHANGE_BYTES: usize = 16;
-/// Times a log is read from its beginning that others make shorter meanwhile.
-const ATTEMPTS_MAX: u32 = 10;
-/// How long it is waited when another node has just begun the same log, or made it shorter.
-const BEATEN_PAUSE: Duration = Duration::from_millis(5);
+/// How much of what dead holders held is freed in one step.
+const FREED_MAX: u64 = 5_000;
 
 #[derive(Debug)]
 pub struct NatsLedger {
@@ -53,39 +45,20 @@ pub struct NatsLedger {
     ledgers: Mutex<HashMap<Box<str>, Arc<tokio::sync::Mutex<FollowedLedger>>>>,
     /// Numbers what holders of this node do, in its order.
     number: AtomicU64,
-    unshortened_told: Sparingly,
-}
-
-/// A ledger, as far as this node has read its log.
-#[derive(Debug, Default)]
-struct FollowedLedger {
-    /// In which life of the stream; `None`: nothing was read.
-    life: Option<Arc<str>>,
-    replica: LedgerReplica,
-    /// The last message that was read.
-    applied: u64,
-    /// What came behind the last base: messages and bytes of them.
-    messages: u64,
-    bytes: usize,
-    /// In which life each holder of this node has begun, until it is over.
-    begun: HashMap<Box<str>, Arc<str>>,
-}
-
-/// A ledger that nobody else of this node uses meanwhile.
-struct OpenLedger {
-    log: LedgerLog,
-    followed: OwnedMutexGuard<FollowedLedger>,
-    deadline: Instant,
+    follower: LogFollower,
+    shortener: LogShortener,
 }
 
 impl NatsLedger {
     pub fn new(config: &NatsConfig, broker: Arc<NatsBroker>) -> Self {
+        let follower = LogFollower { broker: broker.clone() };
         Self {
             broker,
             lease: config.presence_ttl(),
             ledgers: Mutex::default(),
             number: AtomicU64::new(1),
-            unshortened_told: Sparingly::default(),
+            shortener: LogShortener::new(follower.clone()),
+            follower,
         }
     }
 
@@ -102,124 +75,9 @@ impl NatsLedger {
         let log = self.broker.ledger_log(ledger).await?;
         let mut open = OpenLedger { log, followed, deadline };
         if open.followed.life.as_ref() != Some(open.log.life()) {
-            self.read_whole(&mut open).await?;
+            self.follower.read_whole(&mut open).await?;
         }
         Ok(open)
-    }
-
-    /// Reads the log from its beginning; begins it where there is none.
-    async fn read_whole(&self, open: &mut OpenLedger) -> Result<(), BrokerError> {
-        open.followed.life = None;
-        let mut outcome = Err(BrokerError::Unexpected("the log of a ledger is begun again and again".into()));
-        for _ in 0..ATTEMPTS_MAX {
-            self.is_in_time(open)?;
-            let all = self.broker.whole_log(&open.log).await?;
-            let first = all.first().map(|first| LedgerMessage::decode(first.payload.clone()));
-            if first.as_ref().is_some_and(Option::is_none) {
-                // It may be that of a newer release.
-                return Err(self.unreadable());
-            }
-            if !matches!(first, Some(Some(LedgerMessage::Base(_)))) {
-                // There is nothing, or somebody has taken away what it began with: what is left says nothing by itself.
-                let last = all.last().map_or(0, |last| last.sequence);
-                // It stands for nothing of that, so that nobody who has read it goes on.
-                let base = LedgerBase { covers: 0, time: 0, part: "".into(), parts: 0, rows: Bytes::new() };
-                if self.broker.replace_log(&open.log, last, base.encode()).await?.is_none() {
-                    tokio::time::sleep(BEATEN_PAUSE).await;
-                }
-                continue;
-            }
-            outcome = self.take_all(open, all).await;
-            if outcome.is_ok() {
-                open.followed.life = Some(open.log.life().clone());
-                break;
-            }
-            // What came of the log may have been put in its place meanwhile.
-            tokio::time::sleep(BEATEN_PAUSE).await;
-        }
-        outcome
-    }
-
-    async fn take_all(&self, open: &mut OpenLedger, all: Vec<FetchedMessage>) -> Result<(), BrokerError> {
-        open.followed.applied = 0;
-        for FetchedMessage { sequence, written, payload, .. } in all {
-            self.take(open, &StoredMessage { sequence, written, payload }, 0).await?;
-        }
-        Ok(())
-    }
-
-    /// Takes note of the next message of the log. Answers what came of it, if anything was done.
-    async fn take(
-        &self,
-        open: &mut OpenLedger,
-        stored: &StoredMessage,
-        limit: usize,
-    ) -> Result<Option<OpOutcome>, BrokerError> {
-        match LedgerMessage::decode(stored.payload.clone()).ok_or_else(|| self.unreadable())? {
-            LedgerMessage::Op(op) => {
-                let followed = &mut *open.followed;
-                let outcome = followed.replica.apply(op, stored.written, limit);
-                followed.applied = stored.sequence;
-                followed.messages += 1;
-                followed.bytes += stored.payload.len();
-                Ok(Some(outcome))
-            }
-            LedgerMessage::Base(base) => {
-                if base.covers != open.followed.applied || open.followed.applied == 0 {
-                    // This node was behind what it stands for.
-                    open.followed.replica = self.put_back(open, &base).await?;
-                }
-                let followed = &mut *open.followed;
-                (followed.applied, followed.messages, followed.bytes) = (stored.sequence, 0, 0);
-                Ok(None)
-            }
-        }
-    }
-
-    async fn put_back(&self, open: &OpenLedger, base: &LedgerBase) -> Result<LedgerReplica, BrokerError> {
-        let mut replica = LedgerReplica::at(base.time);
-        if base.parts > 0 {
-            let parts = self.broker.ledger_part(&open.log, &base.part).await?;
-            if parts.len() as u64 != base.parts {
-                return Err(BrokerError::Unexpected("a ledger was written anew while it was read".into()));
-            }
-            for part in parts {
-                replica.put_back(part.payload).ok_or_else(|| self.unreadable())?;
-            }
-        }
-        replica.put_back(base.rows.clone()).ok_or_else(|| self.unreadable())?;
-        Ok(replica)
-    }
-
-    /// Reads on, to this message or to the end. Answers what came of that one.
-    async fn read_on(
-        &self,
-        open: &mut OpenLedger,
-        until: Option<u64>,
-        limit: usize,
-    ) -> Result<Option<OpOutcome>, BrokerError> {
-        loop {
-            self.is_in_time(open)?;
-            let next = self.broker.next_in_log(&open.log, open.followed.applied + 1).await?;
-            let Some(stored) = next.filter(|next| until.is_none_or(|until| next.sequence <= until)) else {
-                return match until {
-                    None => Ok(None),
-                    Some(_) => {
-                        Err(BrokerError::Unanswered("what was done is not in the log any more".into()))
-                    }
-                };
-            };
-            let is_asked = until == Some(stored.sequence);
-            let taken = self.take(open, &stored, if is_asked { limit } else { 0 }).await;
-            if taken.is_err() {
-                // Of something that cannot be put back nothing is believed.
-                open.followed.life = None;
-            }
-            let outcome = taken?;
-            if is_asked {
-                return Ok(outcome);
-            }
-        }
     }
 
     /// Does something, and answers what came of it.
@@ -231,51 +89,24 @@ impl NatsLedger {
     ) -> Result<OpOutcome, BrokerError> {
         let payload = op.encode();
         let length = payload.len();
+        // What is begun too late is not begun: its caller would do it again.
+        self.follower.is_in_time(open)?;
         let sequence = self.broker.add_to_log(&open.log, payload).await?;
-        let outcome = self.read_on(open, Some(sequence), limit).await?;
-        let outcome = outcome.ok_or_else(|| self.unreadable())?;
-        self.shorten(open, length).await;
+        if sequence <= open.followed.applied {
+            // It was given out before: the stream has gone back, and what this node has is of something that is no more.
+            open.followed.life = None;
+            self.broker.went_back(&open.log, open.followed.applied);
+            return Err(BrokerError::Unanswered("the stream of ledgers has gone back".into()));
+        }
+        // What is done is to be known, however long it took to be first.
+        open.deadline = Instant::now() + self.broker.link().timeout();
+        let outcome = self.follower.read_on(open, Some(AddedOp { sequence, op, limit })).await?;
+        let outcome = outcome.ok_or_else(|| self.follower.unreadable())?;
+        if shorten_log::is_due(&open.followed, follow_log::log_bytes(length)) {
+            let followed = OwnedMutexGuard::mutex(&open.followed).clone();
+            self.shortener.begin(open.log.ledger(), open.log.clone(), followed);
+        }
         Ok(outcome)
-    }
-
-    /// Puts what came of the log in its place, if it is long and the last message, of this length and this node, made it so: one node does it.
-    async fn shorten(&self, open: &mut OpenLedger, length: usize) {
-        let FollowedLedger { messages, bytes, .. } = *open.followed;
-        let has_grown = bytes / LOG_BYTES > bytes.saturating_sub(length) / LOG_BYTES;
-        if !has_grown && !messages.is_multiple_of(LOG_MESSAGES) {
-            return;
-        }
-        if let Err(error) = self.replace(open).await
-            && let Some(untold) = self.unshortened_told.now()
-        {
-            tracing::warn!(%error, untold, "the log of a ledger could not be made shorter; it is tried again when it is longer");
-        }
-    }
-
-    async fn replace(&self, open: &mut OpenLedger) -> Result<(), BrokerError> {
-        let covers = open.followed.applied;
-        let mut chunks = open.followed.replica.write_down(CHUNK_BYTES.min(self.broker.payload_max() / 2));
-        let rows = chunks.pop().unwrap_or_default();
-        let name = |covers: u64, random: u32| format!("at-{covers}-{random:08x}");
-        let part: Box<str> = name(covers, rand::random()).into();
-        let parts = chunks.len() as u64;
-        for chunk in chunks {
-            self.broker.add_ledger_part(&open.log, &part, chunk).await?;
-        }
-        let time = open.followed.replica.time();
-        let base = LedgerBase { covers, time, part: part.clone(), parts, rows };
-        let replaced = self.broker.replace_log(&open.log, covers, base.encode()).await?;
-        if let Some(sequence) = replaced {
-            let followed = &mut *open.followed;
-            (followed.applied, followed.messages, followed.bytes) = (sequence, 0, 0);
-        }
-        // Those that others write at this moment stand for more.
-        let is_old = |other: &str| {
-            let stands_for = other.split('-').nth(1).and_then(|covers| covers.parse::<u64>().ok());
-            let is_before = stands_for.is_some_and(|stands_for| stands_for < covers);
-            if replaced.is_some() { is_before } else { *other == *part }
-        };
-        self.broker.drop_ledger_parts(&open.log, is_old).await
     }
 
     async fn change_all(
@@ -286,12 +117,18 @@ impl NatsLedger {
         room: LedgerCapacity,
     ) -> Result<HoldOutcome, BrokerError> {
         let mut open = self.open(ledger).await?;
+        if let Some(long) = changes.iter().find(|change| !self.fits(change)) {
+            // Before anything is done of them.
+            let (bytes, most) = (long.bytes(), self.broker.payload_max());
+            let text = format!("a change of {bytes} bytes is more than NATS takes as one message ({most})");
+            return Err(BrokerError::Refused { kind: BrokerRefusal::Other, text: text.into() });
+        }
         if open.followed.begun.get(holder) != Some(open.log.life()) {
             return Ok(open.note(holder, HoldOutcome::Over));
         }
         let mut left = changes;
         loop {
-            let count = self.together(left);
+            let count = self.together(left).max(1).min(left.len());
             let (some, others) = left.split_at(count);
             let (holder, changes, number) = (holder.into(), some.to_vec(), self.next_number());
             let op = LedgerOp::Change { holder, number, room, changes };
@@ -304,15 +141,23 @@ impl NatsLedger {
         }
     }
 
-    /// How many changes go as one message.
+    /// How many of these changes go as one message. 0: the first is too long for any.
     fn together(&self, changes: &[LedgerChange]) -> usize {
-        let bytes_max = self.broker.payload_max().saturating_sub(HEAD_BYTES);
+        let bytes_max = self.changes_bytes_max();
         let mut bytes = 0;
         let fits = |change: &&LedgerChange| {
             bytes += change.bytes() + CHANGE_BYTES;
             bytes <= bytes_max
         };
-        changes.iter().take_while(fits).count().max(1).min(changes.len())
+        changes.iter().take_while(fits).count()
+    }
+
+    fn fits(&self, change: &LedgerChange) -> bool {
+        change.bytes() + CHANGE_BYTES <= self.changes_bytes_max()
+    }
+
+    fn changes_bytes_max(&self) -> usize {
+        self.broker.payload_max().saturating_sub(HEAD_BYTES)
     }
 
     async fn prolong_one(
@@ -330,7 +175,14 @@ impl NatsLedger {
             None => true,
         };
         let number = self.next_number();
-        let op = LedgerOp::Prolong { holder: holder.into(), number, room, lease_ms: millis(lease), begins };
+        let op = LedgerOp::Prolong {
+            holder: holder.into(),
+            number,
+            room,
+            lease_ms: millis(lease),
+            begins,
+            freed_max: FREED_MAX,
+        };
         let prolonged = held(self.perform(&mut open, &op, 0).await?)?;
         if begins && prolonged != HoldOutcome::Over {
             let life = open.log.life().clone();
@@ -342,46 +194,42 @@ impl NatsLedger {
     async fn read_next(&self, query: LedgerQuery<'_>) -> Result<Option<LedgerPage>, BrokerError> {
         let LedgerQuery { ledger, reader, readers, by, lease, done, limit } = query;
         let mut open = self.open(ledger).await?;
-        self.read_on(&mut open, None, 0).await?;
-        let (now, lease_ms) = (now(), millis(lease));
-        match open.followed.replica.turn(reader) {
-            Some((other, until)) if other != by && until > now => return Ok(None),
-            // Nothing has to be written down while half of the lease is left and nothing was done with.
-            Some((other, until)) if other == by => {
-                let left = until.saturating_sub(now);
-                if let Some(page) = open.followed.replica.page(reader, limit)
-                    && (lease_ms / 2..=lease_ms).contains(&left)
-                    && left > 0
-                    && done.is_none_or(|done| done.from != page.from || done.until == page.from)
-                {
-                    return Ok(Some(page));
-                }
+        self.follower.read_on(&mut open, None).await?;
+        let lease_ms = millis(lease);
+        let FollowedLedger { replica, turns, .. } = &mut *open.followed;
+        if let Some((other, until)) = replica.turn(reader) {
+            let left = turns.left(reader, (other, until), replica.time(), Instant::now());
+            if other != by && !left.is_zero() {
+                return Ok(None);
             }
-            _ => {}
+            // Nothing has to be written down while half of the lease is left and nothing was done with.
+            if other == by
+                && let Some(page) = replica.page(reader, limit)
+                && (lease / 2..=lease).contains(&left)
+                && !left.is_zero()
+                && done.is_none_or(|done| done.from != page.from || done.until == page.from)
+            {
+                return Ok(Some(page));
+            }
         }
         let readers = readers.iter().map(|reader| (*reader).into()).collect();
         let op = LedgerOp::Read { reader: reader.into(), by: by.into(), lease_ms, done, readers };
         match self.perform(&mut open, &op, limit).await? {
             OpOutcome::Page(page) => Ok(page),
-            OpOutcome::Held(_) => Err(self.unreadable()),
+            OpOutcome::Held(_) => Err(self.follower.unreadable()),
         }
+    }
+
+    /// The table that this node has when it has read all of the log, one line for each thing in it: every node has the same.
+    pub async fn table(&self, ledger: &str) -> Result<Vec<String>, BrokerError> {
+        let mut open = self.open(ledger).await?;
+        self.follower.read_on(&mut open, None).await?;
+        Ok(open.followed.replica.lines())
     }
 
     /// Under the lock of the ledger: what is sent first has the lower number.
     fn next_number(&self) -> u64 {
         self.number.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn is_in_time(&self, open: &OpenLedger) -> Result<(), BrokerError> {
-        match Instant::now() < open.deadline {
-            true => Ok(()),
-            false => Err(BrokerError::Timeout(self.broker.link().timeout())),
-        }
-    }
-
-    fn unreadable(&self) -> BrokerError {
-        self.broker.metrics().undecodable.increment();
-        BrokerError::Unexpected("the log of a ledger cannot be read".into())
     }
 
     async fn measured<T>(
@@ -442,6 +290,10 @@ impl Ledger for NatsLedger {
         reading: LedgerQuery<'a>,
     ) -> BoxFuture<'a, Result<Option<LedgerPage>, BrokerError>> {
         self.measured(Operation::LedgerRead, self.read_next(reading)).boxed()
+    }
+
+    fn fits_in_a_step(&self, changes: &[LedgerChange]) -> usize {
+        self.together(changes)
     }
 
     fn outlives_node(&self) -> bool {

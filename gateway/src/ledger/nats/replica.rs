@@ -6,11 +6,8 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use gateway_core::ledger::{Ledger as Table, LedgerCapacity, LedgerPage};
 
-use super::ledger_message::{LedgerOp, ReplicaRow};
+use super::ledger_message::{LedgerMessage, LedgerOp, ReplicaRow};
 use crate::ledger::HoldOutcome;
-
-/// How much of what dead holders held is freed in one step.
-const FREED_MAX: usize = 5_000;
 
 /// What came of something that was done.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,13 +56,13 @@ impl LedgerReplica {
                 changes.into_iter().for_each(|change| self.table.change(&holder, change, room));
                 OpOutcome::Held(HoldOutcome::Done)
             }
-            LedgerOp::Prolong { holder, number, room, lease_ms, begins } => {
+            LedgerOp::Prolong { holder, number, room, lease_ms, begins, freed_max } => {
                 let holds = self.counts(&holder, number) || begins && !self.leases.contains_key(&holder);
                 if holds {
                     let until = self.time.saturating_add(lease_ms);
                     self.leases.insert(holder, HolderLease { until, number });
                 }
-                let is_more = self.free(room);
+                let is_more = self.free(room, usize::try_from(freed_max).unwrap_or(usize::MAX));
                 OpOutcome::Held(match (holds, is_more) {
                     (false, _) => HoldOutcome::Over,
                     (true, true) => HoldOutcome::Freeing,
@@ -86,6 +83,27 @@ impl LedgerReplica {
         }
     }
 
+    /// What has come of something that was done, of which only what is there now is known: it is the last that
+    /// its holder or reader has done. `limit` is that of [`LedgerReplica::apply`].
+    pub(super) fn came_of(&self, op: &LedgerOp, limit: usize) -> OpOutcome {
+        match op {
+            LedgerOp::Change { holder, number, .. } | LedgerOp::Prolong { holder, number, .. } => {
+                let is_done = self.leases.get(holder).is_some_and(|lease| lease.number >= *number);
+                let is_freeing = matches!(op, LedgerOp::Prolong { .. })
+                    && self.leases.values().any(|lease| lease.until <= self.time);
+                OpOutcome::Held(match (is_done, is_freeing) {
+                    (false, _) => HoldOutcome::Over,
+                    (true, true) => HoldOutcome::Freeing,
+                    (true, false) => HoldOutcome::Done,
+                })
+            }
+            LedgerOp::Read { reader, by, .. } => {
+                let is_own = self.turns.get(reader).is_some_and(|(reads, _)| reads == by);
+                OpOutcome::Page(self.page(reader, limit).filter(|_| is_own))
+            }
+        }
+    }
+
     /// Whether this holder holds what it does, and this is not older than what it did already.
     fn counts(&mut self, holder: &str, number: u64) -> bool {
         match self.leases.get_mut(holder) {
@@ -98,10 +116,10 @@ impl LedgerReplica {
     }
 
     /// Frees some of what those held whose lease is over. Answers whether there is more.
-    fn free(&mut self, room: LedgerCapacity) -> bool {
+    fn free(&mut self, room: LedgerCapacity, freed_max: usize) -> bool {
         let dead = self.leases.iter().filter(|(_, lease)| lease.until <= self.time);
         let dead: Vec<Box<str>> = dead.map(|(holder, _)| holder.clone()).collect();
-        let mut left = FREED_MAX;
+        let mut left = freed_max;
         let mut is_more = false;
         for holder in dead {
             let (freed, is_all) = self.table.end_some(&holder, left, room);
@@ -124,14 +142,26 @@ impl LedgerReplica {
         self.table.page(reader, limit)
     }
 
-    /// All of it, as rows of about so many bytes together.
-    pub(super) fn write_down(&self, chunk_bytes: usize) -> Vec<Bytes> {
+    /// All of it, each thing as a line, in an order that does not depend on how it came about.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.rows().map(|row| format!("{row:?}")).collect();
+        lines.push(format!("Time({})", self.time));
+        lines.sort_unstable();
+        lines
+    }
+
+    fn rows(&self) -> impl Iterator<Item = ReplicaRow> + '_ {
         let leases = self.leases.iter().map(|(holder, lease)| (holder.clone(), lease.until, lease.number));
         let leases = leases.map(|(holder, until, number)| ReplicaRow::Lease(holder, until, number));
         let turns = self.turns.iter();
         let turns = turns.map(|(reader, (by, until))| ReplicaRow::Turn(reader.clone(), by.clone(), *until));
+        leases.chain(turns).chain(self.table.rows().map(ReplicaRow::Table))
+    }
+
+    /// All of it, as rows of about so many bytes together.
+    pub(super) fn write_down(&self, chunk_bytes: usize) -> Vec<Bytes> {
         let (mut chunks, mut chunk) = (Vec::new(), BytesMut::new());
-        for row in leases.chain(turns).chain(self.table.rows().map(ReplicaRow::Table)) {
+        for row in self.rows() {
             let before = chunk.len();
             row.encode(&mut chunk);
             if before > 0 && chunk.len() > chunk_bytes {
@@ -145,26 +175,40 @@ impl LedgerReplica {
 
     /// Puts back what was written down. `None` if it is not understood.
     pub(super) fn put_back(&mut self, rows: Bytes) -> Option<()> {
+        let mut is_understood = true;
         ReplicaRow::decode_all(rows, |row| match row {
+            ReplicaRow::Done(written, op) => match LedgerMessage::decode(op) {
+                Some(LedgerMessage::Op(op)) => drop(self.apply(op, written, 0)),
+                _ => is_understood = false,
+            },
             ReplicaRow::Table(row) => self.table.put_back(row),
             ReplicaRow::Lease(holder, until, number) => {
                 self.leases.insert(holder, HolderLease { until, number });
             }
             ReplicaRow::Turn(reader, by, until) => drop(self.turns.insert(reader, (by, until))),
-        })
+        })?;
+        is_understood.then_some(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use gateway_core::ledger::{LedgerChange, LedgerEvent};
+    use gateway_core::ledger::{LedgerChange, LedgerEvent, ReaderProgress};
 
     use super::*;
 
+    const FREED_MAX: usize = 5_000;
     const ROOM: LedgerCapacity = LedgerCapacity { news_max: 100_000, bytes_max: 1 << 24 };
 
     fn prolong(holder: &str, number: u64, lease_ms: u64, begins: bool) -> LedgerOp {
-        LedgerOp::Prolong { holder: holder.into(), number, room: ROOM, lease_ms, begins }
+        LedgerOp::Prolong {
+            holder: holder.into(),
+            number,
+            room: ROOM,
+            lease_ms,
+            begins,
+            freed_max: FREED_MAX as u64,
+        }
     }
 
     fn change(holder: &str, number: u64, change: LedgerChange) -> LedgerOp {
@@ -258,4 +302,121 @@ mod tests {
         let told = news(&mut replica, "r");
         assert_eq!(told.iter().filter(|news| matches!(news, LedgerEvent::Free(_))).count(), FREED_MAX + 1);
     }
+
+    /// Everything that can be done, and more of it than a table says by itself: leases that are over, what comes late, and who reads.
+    fn some_of_everything() -> Vec<(u64, LedgerOp)> {
+        let read = |reader: &str, by: &str, done| LedgerOp::Read {
+            reader: reader.into(),
+            by: by.into(),
+            lease_ms: 50,
+            done,
+            readers: vec!["main".into(), "other".into()],
+        };
+        let hold = |subject: &str| LedgerChange::Hold(subject.into());
+        vec![
+            (1_000, prolong("one", 1, 100, true)),
+            (1_001, prolong("other", 1, 1_000, true)),
+            (1_002, change("one", 2, hold("a"))),
+            (1_003, change("one", 3, hold("b"))),
+            (1_004, change("other", 2, hold("b"))),
+            (1_005, change("other", 3, LedgerChange::Count("b".into(), 7))),
+            (1_006, read("main", "n", None)),
+            (1_010, read("main", "m", None)),
+            (1_020, read("main", "n", Some(ReaderProgress { from: 0, until: 2 }))),
+            (1_030, read("other", "m", None)),
+            (1_090, change("other", 2, hold("late"))),
+            (1_200, change("one", 4, hold("c"))),
+            (
+                1_201,
+                LedgerOp::Prolong {
+                    holder: "other".into(),
+                    number: 5,
+                    room: ROOM,
+                    lease_ms: 300,
+                    begins: false,
+                    freed_max: 1,
+                },
+            ),
+            (1_202, change("other", 6, LedgerChange::Say("x".into()))),
+            (1_203, change("other", 7, LedgerChange::Release("b".into()))),
+            (900, prolong("third", 1, 10, true)),
+        ]
+    }
+
+    #[test]
+    fn whenever_a_table_is_written_down_it_becomes_the_same_with_what_was_done_since() {
+        let all = some_of_everything();
+        let mut whole = LedgerReplica::default();
+        for (written, op) in &all {
+            let _ = whole.apply(op.clone(), *written, 9);
+        }
+        for at in 0..=all.len() {
+            let mut replica = LedgerReplica::default();
+            for (written, op) in &all[..at] {
+                let _ = replica.apply(op.clone(), *written, 9);
+            }
+            let mut copy = LedgerReplica::at(replica.time());
+            let mut rows = BytesMut::new();
+            replica.write_down(1 << 20).iter().for_each(|chunk| rows.extend_from_slice(chunk));
+            all[at..]
+                .iter()
+                .for_each(|(written, op)| ReplicaRow::Done(*written, op.encode()).encode(&mut rows));
+            copy.put_back(rows.freeze()).expect("it was written");
+            assert_eq!(copy.write_down(1 << 20), whole.write_down(1 << 20), "after {at}");
+            assert_eq!(copy.time(), whole.time());
+        }
+        let mut odd = BytesMut::new();
+        ReplicaRow::Done(1, Bytes::from_static(b"odd")).encode(&mut odd);
+        assert_eq!(whole.put_back(odd.freeze()), None);
+    }
+
+    #[test]
+    fn what_came_of_something_is_known_from_what_is_there_after_it() {
+        let mut replica = LedgerReplica::default();
+        for (written, op) in some_of_everything() {
+            let outcome = replica.apply(op.clone(), written, 9);
+            // Nobody asks of what it has given up and done again since.
+            if !matches!(&op, LedgerOp::Change { changes, .. } if *changes == [LedgerChange::Hold("late".into())])
+            {
+                assert_eq!(replica.came_of(&op, 9), outcome, "{op:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_bytes_of_a_log_are_the_same_table_in_every_release() {
+        let mut log = Vec::new();
+        let mut replica = LedgerReplica::default();
+        for (written, op) in some_of_everything() {
+            log.push(hex(&op.encode()));
+            let _ = replica.apply(op, written, 9);
+        }
+        assert_eq!(log, GOLDEN_LOG);
+        let table: Vec<String> = replica.write_down(1 << 20).iter().map(|chunk| hex(chunk)).collect();
+        assert_eq!(table, [GOLDEN_TABLE]);
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    const GOLDEN_LOG: [&str; 16] = [
+        "c2036f6e6501a08d068080800864018827",
+        "c2056f7468657201a08d0680808008e807018827",
+        "c1036f6e6502a08d06808080082b0161",
+        "c1036f6e6503a08d06808080082b0162",
+        "c1056f7468657202a08d06808080082b0162",
+        "c1056f7468657203a08d06808080082303372062",
+        "c3046d61696e016e32000000046d61696e056f74686572",
+        "c3046d61696e016d32000000046d61696e056f74686572",
+        "c3046d61696e016e32010002046d61696e056f74686572",
+        "c3056f74686572016d32000000046d61696e056f74686572",
+        "c1056f7468657202a08d06808080082b046c617465",
+        "c1036f6e6504a08d06808080082b0163",
+        "c2056f7468657205a08d0680808008ac020001",
+        "c1056f7468657206a08d06808080083d0178",
+        "c1056f7468657207a08d06808080082d0162",
+        "c205746869726401a08d06808080080a018827",
+    ];
+    const GOLDEN_TABLE: &str = "06056f74686572dd0b0706057468697264bd090107046d61696e016eae0807056f74686572016db8080301022b610302022b62030304233720620304022d610305023d78030604233020620307022d6204046d61696e0204056f74686572000507";
 }

@@ -1,0 +1,255 @@
+//! Follows the log of a ledger: reads it from its last base, and then on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
+
+use super::ledger_message::{LedgerBase, LedgerMessage, LedgerOp};
+use super::replica::{LedgerReplica, OpOutcome};
+use super::seen_turns::SeenTurns;
+use crate::broker::BrokerError;
+use crate::broker::nats::NatsBroker;
+use crate::broker::nats::fetch_messages::FetchedMessage;
+use crate::broker::nats::ledger_log::LedgerLog;
+use crate::broker::nats::stored::StoredMessage;
+
+/// Messages that are read one by one. Who is further behind reads all there are together.
+const SINGLES_MAX: u32 = 4;
+/// Times a log is read from its beginning that others make shorter meanwhile.
+const ATTEMPTS_MAX: u32 = 10;
+/// How long it is waited when another node has just begun the same log, or made it shorter.
+const BEATEN_PAUSE: Duration = Duration::from_millis(5);
+/// What a message costs who reads it beside its bytes, in bytes.
+const MESSAGE_BYTES: usize = 256;
+/// The most bytes that are kept of what is done while the log is made shorter.
+const TAIL_BYTES_MAX: usize = 16 << 20;
+
+/// A ledger, as far as this node has read its log.
+#[derive(Debug, Default)]
+pub(super) struct FollowedLedger {
+    /// In which life of the stream; `None`: nothing was read.
+    pub(super) life: Option<Arc<str>>,
+    pub(super) replica: LedgerReplica,
+    /// The last message that was read.
+    pub(super) applied: u64,
+    /// What stands behind the last base costs who reads it so much, in bytes, and that base so much.
+    pub(super) log_bytes: usize,
+    pub(super) base_bytes: usize,
+    /// While this node makes the log shorter: what was done since it wrote the table down.
+    pub(super) tail: Option<LedgerTail>,
+    /// In which life each holder of this node has begun, until it is over.
+    pub(super) begun: HashMap<Box<str>, Arc<str>>,
+    pub(super) turns: SeenTurns,
+}
+
+/// What was done since a table was written down: when, and what.
+#[derive(Debug, Default)]
+pub(super) struct LedgerTail {
+    pub(super) ops: Vec<(u64, Bytes)>,
+    pub(super) bytes: usize,
+}
+
+/// A ledger that nobody else of this node uses meanwhile.
+pub(super) struct OpenLedger {
+    pub(super) log: LedgerLog,
+    pub(super) followed: OwnedMutexGuard<FollowedLedger>,
+    pub(super) deadline: Instant,
+}
+
+/// Something of this node that stands in the log, and how much news it asks for.
+#[derive(Clone, Copy)]
+pub(super) struct AddedOp<'a> {
+    pub(super) sequence: u64,
+    pub(super) op: &'a LedgerOp,
+    pub(super) limit: usize,
+}
+
+/// Reads logs, and keeps nothing of its own.
+#[derive(Clone, Debug)]
+pub(super) struct LogFollower {
+    pub(super) broker: Arc<NatsBroker>,
+}
+
+impl FollowedLedger {
+    fn note_op(&mut self, stored: &StoredMessage) {
+        self.log_bytes += log_bytes(stored.payload.len());
+        if let Some(tail) = &mut self.tail {
+            tail.bytes += stored.payload.len();
+            tail.ops.push((stored.written, stored.payload.clone()));
+            if tail.bytes > TAIL_BYTES_MAX {
+                self.tail = None;
+            }
+        }
+    }
+
+    /// All that was done so far has this base, which costs so much.
+    pub(super) fn rest_on(&mut self, sequence: u64, base_bytes: usize) {
+        (self.applied, self.log_bytes, self.base_bytes, self.tail) = (sequence, 0, base_bytes, None);
+    }
+}
+
+impl LogFollower {
+    /// Reads the log from its last base; begins it where there is none.
+    pub(super) async fn read_whole(&self, open: &mut OpenLedger) -> Result<(), BrokerError> {
+        (open.followed.life, open.followed.tail) = (None, None);
+        let mut outcome = Err(BrokerError::Unexpected("the log of a ledger is begun again and again".into()));
+        for _ in 0..ATTEMPTS_MAX {
+            self.is_in_time(open)?;
+            let mut all = self.broker.whole_log(&open.log).await?;
+            // Who has read so much is not to fail for it: each further batch came in its time.
+            open.deadline = Instant::now() + self.broker.link().timeout();
+            let Some(begin) = all.iter().rposition(|one| LedgerMessage::is_base(&one.payload)) else {
+                if all.iter().any(|one| LedgerMessage::decode(one.payload.clone()).is_none()) {
+                    // It may be that of a newer release.
+                    return Err(self.unreadable());
+                }
+                // There is nothing, or somebody has taken away what it began with: what is left says nothing by itself.
+                let last = all.last().map_or(0, |last| last.sequence);
+                // It stands for nothing of that, so that nobody who has read it goes on.
+                let base = LedgerBase::default();
+                if self.broker.replace_log(&open.log, last, base.encode()).await?.is_none() {
+                    tokio::time::sleep(BEATEN_PAUSE).await;
+                }
+                continue;
+            };
+            open.followed.applied = 0;
+            outcome = self.take_all(open, all.drain(begin..), None).await.map(drop);
+            if outcome.is_ok() {
+                open.followed.life = Some(open.log.life().clone());
+                break;
+            }
+            // What came of the log may have been put in its place meanwhile.
+            tokio::time::sleep(BEATEN_PAUSE).await;
+        }
+        outcome
+    }
+
+    async fn take_all(
+        &self,
+        open: &mut OpenLedger,
+        all: impl Iterator<Item = FetchedMessage> + Send,
+        asked: Option<AddedOp<'_>>,
+    ) -> Result<Option<OpOutcome>, BrokerError> {
+        let mut outcome = None;
+        for FetchedMessage { sequence, written, payload, .. } in all {
+            let taken = self.take(open, StoredMessage { sequence, written, payload }, asked).await?;
+            outcome = outcome.or(taken);
+        }
+        Ok(outcome)
+    }
+
+    /// Takes note of the next message of the log. Answers what came of what is asked for, if that is known now.
+    async fn take(
+        &self,
+        open: &mut OpenLedger,
+        stored: StoredMessage,
+        asked: Option<AddedOp<'_>>,
+    ) -> Result<Option<OpOutcome>, BrokerError> {
+        // A stream that goes back is noticed by this.
+        open.log.saw(stored.sequence);
+        match LedgerMessage::decode(stored.payload.clone()).ok_or_else(|| self.unreadable())? {
+            LedgerMessage::Op(op) => {
+                let asked = asked.filter(|asked| asked.sequence == stored.sequence);
+                let followed = &mut *open.followed;
+                let outcome =
+                    followed.replica.apply(op, stored.written, asked.map_or(0, |asked| asked.limit));
+                followed.applied = stored.sequence;
+                followed.note_op(&stored);
+                Ok(asked.map(|_| outcome))
+            }
+            LedgerMessage::Base(base) => {
+                let is_behind = base.covers != open.followed.applied || open.followed.applied == 0;
+                if is_behind {
+                    // This node was behind what it stands for.
+                    open.followed.replica = self.put_back(open, &base).await?;
+                }
+                let asked = asked
+                    .filter(|asked| (open.followed.applied + 1..stored.sequence).contains(&asked.sequence));
+                let bytes = usize::try_from(base.bytes).unwrap_or(usize::MAX);
+                let followed = &mut *open.followed;
+                followed.rest_on(stored.sequence, bytes);
+                Ok(asked.map(|asked| followed.replica.came_of(asked.op, asked.limit)))
+            }
+        }
+    }
+
+    async fn put_back(&self, open: &OpenLedger, base: &LedgerBase) -> Result<LedgerReplica, BrokerError> {
+        let mut replica = LedgerReplica::at(base.time);
+        if base.parts > 0 {
+            let parts = self.broker.ledger_part(&open.log, &base.part).await?;
+            if parts.len() as u64 != base.parts {
+                return Err(BrokerError::Unexpected("a ledger was written anew while it was read".into()));
+            }
+            for part in parts {
+                replica.put_back(part.payload).ok_or_else(|| self.unreadable())?;
+            }
+        }
+        replica.put_back(base.rows.clone()).ok_or_else(|| self.unreadable())?;
+        Ok(replica)
+    }
+
+    /// Reads on, to what is asked for, or to the end that the log has now.
+    pub(super) async fn read_on(
+        &self,
+        open: &mut OpenLedger,
+        asked: Option<AddedOp<'_>>,
+    ) -> Result<Option<OpOutcome>, BrokerError> {
+        let read = self.read_to(open, asked).await;
+        if read.as_ref().is_err_and(|error| !matches!(error, BrokerError::Timeout(_))) {
+            // Of something that cannot be put back nothing is believed.
+            open.followed.life = None;
+        }
+        read
+    }
+
+    async fn read_to(
+        &self,
+        open: &mut OpenLedger,
+        asked: Option<AddedOp<'_>>,
+    ) -> Result<Option<OpOutcome>, BrokerError> {
+        loop {
+            for _ in 0..SINGLES_MAX {
+                self.is_in_time(open)?;
+                let next = self.broker.next_in_log(&open.log, open.followed.applied + 1).await?;
+                let lost = || BrokerError::Unanswered("what was done is not in the log any more".into());
+                let Some(stored) = next else {
+                    return if asked.is_none() { Ok(None) } else { Err(lost()) };
+                };
+                let outcome = self.take(open, stored, asked).await?;
+                if outcome.is_some() {
+                    return Ok(outcome);
+                }
+                if asked.is_some_and(|asked| asked.sequence <= open.followed.applied) {
+                    return Err(lost());
+                }
+            }
+            self.is_in_time(open)?;
+            let all = self.broker.log_from(&open.log, open.followed.applied + 1).await?;
+            let outcome = self.take_all(open, all.into_iter(), asked).await?;
+            if outcome.is_some() || asked.is_none() {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    pub(super) fn is_in_time(&self, open: &OpenLedger) -> Result<(), BrokerError> {
+        match Instant::now() < open.deadline {
+            true => Ok(()),
+            false => Err(BrokerError::Timeout(self.broker.link().timeout())),
+        }
+    }
+
+    pub(super) fn unreadable(&self) -> BrokerError {
+        self.broker.metrics().undecodable.increment();
+        BrokerError::Unexpected("the log of a ledger cannot be read".into())
+    }
+}
+
+/// What a message of this length costs who reads the log.
+pub(super) fn log_bytes(length: usize) -> usize {
+    length + MESSAGE_BYTES
+}

@@ -1,0 +1,206 @@
+//! Puts what came of a log in its place, beside everything else: what others do meanwhile goes with it as what was done since.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::follow_log::{FollowedLedger, LedgerTail, LogFollower, OpenLedger};
+use super::ledger_message::{LedgerBase, ReplicaRow};
+use crate::broker::BrokerError;
+use crate::broker::nats::ledger_log::LedgerLog;
+use crate::telemetry::Sparingly;
+
+/// The log is made short when it costs so much, in bytes, and half of what the base costs: who writes all of a table down does it for
+/// half as much that was done.
+const LOG_BYTES: usize = 256 << 10;
+const BASE_SHARE: usize = 2;
+/// How long a message is of those that tell what came of the log, in bytes.
+const CHUNK_BYTES: usize = 128 << 10;
+/// How long one making short may take, over all that it writes.
+const SHORTENING_MAX: Duration = Duration::from_secs(60);
+/// Times it is tried to be between what others write. Each is one round trip in which nobody else may have written.
+const TRIES_MAX: u32 = 50;
+
+/// Makes logs short, one task for each ledger at most.
+#[derive(Clone, Debug)]
+pub(super) struct LogShortener {
+    follower: LogFollower,
+    busy: Arc<Mutex<HashSet<Box<str>>>>,
+    unshortened_told: Arc<Sparingly>,
+}
+
+/// A ledger is being made short, until this is dropped.
+struct BusyLedger {
+    busy: Arc<Mutex<HashSet<Box<str>>>>,
+    ledger: Box<str>,
+}
+
+impl Drop for BusyLedger {
+    fn drop(&mut self) {
+        self.busy.lock().remove(&self.ledger);
+    }
+}
+
+/// Whether what costs so much, and has cost less before, is to be made short now: of several nodes the one whose message made it so.
+pub(super) fn is_due(followed: &FollowedLedger, own: usize) -> bool {
+    let each = LOG_BYTES.max(followed.base_bytes / BASE_SHARE);
+    followed.log_bytes / each > followed.log_bytes.saturating_sub(own) / each
+}
+
+impl LogShortener {
+    pub(super) fn new(follower: LogFollower) -> Self {
+        Self { follower, busy: Arc::default(), unshortened_told: Arc::default() }
+    }
+
+    /// Begins to make it short, unless this node is at it.
+    pub(super) fn begin(
+        &self,
+        ledger: &str,
+        log: LedgerLog,
+        followed: Arc<tokio::sync::Mutex<FollowedLedger>>,
+    ) {
+        if !self.busy.lock().insert(ledger.into()) {
+            return;
+        }
+        let (shortener, busy) = (self.clone(), BusyLedger { busy: self.busy.clone(), ledger: ledger.into() });
+        tokio::spawn(async move {
+            let shortening = shortener.shorten(&log, &followed);
+            let done = match tokio::time::timeout(SHORTENING_MAX, shortening).await {
+                Ok(done) => done,
+                Err(_) => Err(BrokerError::Timeout(SHORTENING_MAX)),
+            };
+            followed.lock().await.tail = None;
+            drop(busy);
+            if let Err(error) = done
+                && let Some(untold) = shortener.unshortened_told.now()
+            {
+                let ledger = log.ledger();
+                tracing::warn!(%error, ledger, untold, "the log of a ledger could not be made shorter; it is tried again when it is longer");
+            }
+        });
+    }
+
+    async fn shorten(
+        &self,
+        log: &LedgerLog,
+        followed: &Arc<tokio::sync::Mutex<FollowedLedger>>,
+    ) -> Result<(), BrokerError> {
+        let broker = &self.follower.broker;
+        let chunk_bytes = CHUNK_BYTES.min(broker.payload_max() / 4);
+        let (covers, time, mut chunks) = {
+            let mut followed = followed.lock().await;
+            if followed.life.as_ref() != Some(log.life()) {
+                return Ok(());
+            }
+            followed.tail = Some(LedgerTail::default());
+            (followed.applied, followed.replica.time(), followed.replica.write_down(chunk_bytes))
+        };
+        let part: Box<str> = format!("at-{covers}-{:08x}", rand::random::<u32>()).into();
+        let mut base = LedgerBase { time, part: part.clone(), ..LedgerBase::default() };
+        // A last chunk that is short goes with the base.
+        base.rows = chunks.pop().unwrap_or_default();
+        if base.rows.len() > chunk_bytes {
+            chunks.push(std::mem::take(&mut base.rows));
+        }
+        let replaced = self.replace(log, followed, base, chunks).await;
+        let is_replaced = matches!(replaced, Ok(true));
+        // Those that others write at this moment stand for more.
+        let is_old = |other: &str| {
+            let stands_for = other.split('-').nth(1).and_then(|covers| covers.parse::<u64>().ok());
+            let is_before = stands_for.is_some_and(|stands_for| stands_for < covers);
+            if is_replaced { is_before } else { *other == *part }
+        };
+        // Of what has no answer nobody knows whether it counts: whoever is next does away with it.
+        if replaced.is_ok() {
+            broker.drop_ledger_parts(log, is_old).await?;
+        }
+        replaced.map(drop)
+    }
+
+    /// Answers whether it did: others may have been first.
+    async fn replace(
+        &self,
+        log: &LedgerLog,
+        followed: &Arc<tokio::sync::Mutex<FollowedLedger>>,
+        mut base: LedgerBase,
+        chunks: Vec<Bytes>,
+    ) -> Result<bool, BrokerError> {
+        let broker = &self.follower.broker;
+        let tail_bytes_max = broker.payload_max() / 4;
+        let mut parts = PartWriter { shortener: self, log, base: &mut base };
+        for chunk in chunks {
+            parts.add(chunk).await?;
+        }
+        for _ in 0..TRIES_MAX {
+            let long_tail = {
+                let followed = followed.clone().lock_owned().await;
+                let deadline = Instant::now() + broker.link().timeout();
+                let mut open = OpenLedger { log: log.clone(), followed, deadline };
+                self.follower.read_on(&mut open, None).await?;
+                let is_same_life = open.followed.life.as_ref() == Some(log.life());
+                let followed = &mut *open.followed;
+                let applied = followed.applied;
+                // Another has made it short, or what was done meanwhile has no room.
+                let Some(tail) = followed.tail.as_mut().filter(|_| is_same_life) else { return Ok(false) };
+                if tail.bytes <= tail_bytes_max {
+                    let rows = with_ops(&parts.base.rows, &tail.ops);
+                    let whole = parts.base.bytes + rows.len() as u64;
+                    let base = LedgerBase { covers: applied, rows, bytes: whole, ..parts.base.clone() };
+                    if let Some(sequence) = broker.replace_log(log, applied, base.encode()).await? {
+                        followed.rest_on(sequence, usize::try_from(whole).unwrap_or(usize::MAX));
+                        return Ok(true);
+                    }
+                    None
+                } else {
+                    Some(std::mem::take(tail))
+                }
+            };
+            if let Some(LedgerTail { ops, .. }) = long_tail {
+                // What stands in the base would come behind it.
+                let rows = std::mem::take(&mut parts.base.rows);
+                let mut some = BytesMut::from(&rows[..]);
+                for (written, op) in ops {
+                    let before = some.len();
+                    ReplicaRow::Done(written, op).encode(&mut some);
+                    if before > 0 && some.len() > tail_bytes_max {
+                        let last = some.split_off(before);
+                        parts.add(std::mem::replace(&mut some, last).freeze()).await?;
+                    }
+                }
+                parts.add(some.freeze()).await?;
+            }
+        }
+        // Its parts are not needed, as nobody has heard of them.
+        let part = parts.base.part.clone();
+        broker.drop_ledger_parts(log, |other| *other == *part).await?;
+        let text = format!("others have written each of {TRIES_MAX} times");
+        Err(BrokerError::Unanswered(text.into()))
+    }
+}
+
+struct PartWriter<'a> {
+    shortener: &'a LogShortener,
+    log: &'a LedgerLog,
+    base: &'a mut LedgerBase,
+}
+
+impl PartWriter<'_> {
+    async fn add(&mut self, rows: Bytes) -> Result<(), BrokerError> {
+        let length = rows.len() as u64;
+        self.shortener.follower.broker.add_ledger_part(self.log, &self.base.part, rows).await?;
+        self.base.parts += 1;
+        self.base.bytes += length;
+        Ok(())
+    }
+}
+
+/// These rows, and what was done after them.
+fn with_ops(rows: &Bytes, ops: &[(u64, Bytes)]) -> Bytes {
+    let mut all = BytesMut::from(&rows[..]);
+    ops.iter().for_each(|(written, op)| ReplicaRow::Done(*written, op.clone()).encode(&mut all));
+    all.freeze()
+}

@@ -210,7 +210,7 @@ impl NatsLink {
         if *self.state.borrow() == NatsLinkState::Opening {
             let mut state = self.watch();
             let opened = state.wait_for(|state| *state != NatsLinkState::Opening);
-            let _opened = tokio::time::timeout(self.timeout, opened).await;
+            drop(tokio::time::timeout(self.timeout, opened).await);
         }
         self.connection().inspect_err(|error| self.metrics.failed(error))
     }
@@ -219,7 +219,9 @@ impl NatsLink {
     pub(crate) async fn connected(&self) -> Result<u64, BrokerError> {
         let mut state = self.watch();
         let up = state.wait_for(|state| matches!(state, NatsLinkState::Up(_)));
-        let _up = tokio::time::timeout(self.timeout, up).await;
+        // What it answers holds the state's lock: to look at the state beside it would be to wait for oneself as soon as
+        // somebody waits to change it.
+        drop(tokio::time::timeout(self.timeout, up).await);
         self.connection()
     }
 

@@ -39,7 +39,7 @@ fn many_channels() -> Sample {
 
 #[library_benchmark]
 #[bench::in_one_channel(args = (), setup = one_channel, config = counted(1_572))]
-#[bench::beside_100_000_channels(args = (), setup = many_channels, config = counted(1_842))]
+#[bench::beside_100_000_channels(args = (), setup = many_channels, config = counted(1_815))]
 fn subscribe((mut hub, channel, subscriber): Sample) -> Sample {
     let joined = hub.join(black_box(&channel), subscriber, None);
     black_box(joined);
@@ -59,7 +59,7 @@ fn of_many_channels() -> Sample {
 
 #[library_benchmark]
 #[bench::in_one_channel(args = (), setup = of_one_channel, config = counted(568))]
-#[bench::beside_100_000_channels(args = (), setup = of_many_channels, config = counted(916))]
+#[bench::beside_100_000_channels(args = (), setup = of_many_channels, config = counted(1_018))]
 fn unsubscribe((mut hub, channel, subscriber): Sample) -> Sample {
     let left = hub.leave(black_box(channel.as_str()), subscriber.key);
     assert!(left.is_some());

@@ -89,9 +89,7 @@ impl Node {
         for (worker, inbox) in self.inboxes.iter().enumerate() {
             if workers & (1 << worker) != 0 && !inbox.wait_for_room(ROOM_DEADLINE).await {
                 let error = BrokerError::Behind(ROOM_DEADLINE);
-                if let Some(first) = channels.first() {
-                    self.note_unpublished(first, &error);
-                }
+                channels.iter().for_each(|channel| self.note_unpublished(channel, &error));
                 return Err(error);
             }
         }

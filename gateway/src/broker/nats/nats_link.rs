@@ -36,6 +36,17 @@ pub(crate) enum NatsLinkState {
     Down(Arc<str>),
 }
 
+impl NatsLinkState {
+    /// The number of the connection there is.
+    fn connection(&self) -> Result<u64, BrokerError> {
+        match self {
+            Self::Up(number) => Ok(*number),
+            Self::Opening => Err(BrokerError::Unreachable("not connected yet".into())),
+            Self::Down(reason) => Err(BrokerError::Unreachable(reason.clone())),
+        }
+    }
+}
+
 /// Which of the links of a broker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NatsLinkPurpose {
@@ -198,11 +209,7 @@ impl NatsLink {
 
     /// The number of the connection there is.
     pub(crate) fn connection(&self) -> Result<u64, BrokerError> {
-        match &*self.state.borrow() {
-            NatsLinkState::Up(number) => Ok(*number),
-            NatsLinkState::Opening => Err(BrokerError::Unreachable("not connected yet".into())),
-            NatsLinkState::Down(reason) => Err(BrokerError::Unreachable(reason.clone())),
-        }
+        self.state.borrow().connection()
     }
 
     /// Waits for the first connection, unless it cannot be made: whoever has just begun has not lost it.
@@ -219,10 +226,12 @@ impl NatsLink {
     pub(crate) async fn connected(&self) -> Result<u64, BrokerError> {
         let mut state = self.watch();
         let up = state.wait_for(|state| matches!(state, NatsLinkState::Up(_)));
-        // What it answers holds the state's lock: to look at the state beside it would be to wait for oneself as soon as
-        // somebody waits to change it.
-        drop(tokio::time::timeout(self.timeout, up).await);
-        self.connection()
+        match tokio::time::timeout(self.timeout, up).await {
+            // This holds the state's lock. To look at the state beside it would be to wait for oneself, as soon as somebody
+            // waits to change it.
+            Ok(Ok(state)) => state.connection(),
+            Ok(Err(_)) | Err(_) => self.connection(),
+        }
     }
 
     /// Sends without an answer, in the order of calls.

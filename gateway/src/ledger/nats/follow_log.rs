@@ -228,7 +228,15 @@ impl LogFollower {
                 }
             }
             self.is_in_time(open)?;
-            let all = self.broker.log_from(&open.log, open.followed.applied + 1).await?;
+            let all = match self.broker.log_from(&open.log, open.followed.applied + 1).await {
+                Ok(all) => all,
+                // A consumer goes with its leader, and the log does not: what there is, and why not, the next message says.
+                Err(BrokerError::Refused { .. } | BrokerError::Unanswered(_)) => {
+                    tokio::time::sleep(BEATEN_PAUSE).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let outcome = self.take_all(open, all.into_iter(), asked).await?;
             if outcome.is_some() || asked.is_none() {
                 return Ok(outcome);

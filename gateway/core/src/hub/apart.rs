@@ -14,7 +14,7 @@ use shared::push::OwnedEvent;
 use smallvec::SmallVec;
 
 use super::bundle::Bundles;
-use super::members::Members;
+use super::members::{AmongLists, Members};
 use super::places::ListPosition;
 use super::prepared::Prepared;
 use super::subscriber::{Sink, Subscriber};
@@ -76,7 +76,7 @@ impl SeparateLists {
 impl Members {
     /// What publications must match to be given to this list.
     pub(super) fn filter(&self) -> Option<&Arc<TagFilter>> {
-        self.apart.as_ref()?.wants.filter.as_ref()
+        self.apart()?.wants.filter.as_ref()
     }
 }
 
@@ -151,7 +151,7 @@ impl SeparateList {
 impl Members {
     /// What waits for all who are sent the newest values here, if this is a list of those.
     pub(super) fn window(&mut self) -> Option<&mut NewestWindow<Arc<Prepared>>> {
-        self.apart.as_mut()?.window.as_mut()
+        self.apart_mut()?.window.as_mut()
     }
 
     /// Those of these that are for this list, for who was given the one at `given` last. `None` if there is none.
@@ -160,17 +160,17 @@ impl Members {
         given: Option<StreamPosition>,
         publications: &[Arc<Prepared>],
     ) -> Option<Bundles> {
-        bundles(self.apart.as_deref(), given, publications)
+        bundles(self.apart(), given, publications)
     }
 
     /// The last publication that was given to all who are live and not fresh.
     pub(super) fn given(&self) -> Option<StreamPosition> {
-        self.apart.as_ref().and_then(|apart| apart.given)
+        self.apart().and_then(|apart| apart.given)
     }
 
     /// These go to all who are live.
     pub(super) fn give(&mut self, bundles: &Bundles) {
-        let Some(apart) = self.apart.as_mut().filter(|apart| apart.wants.patches) else { return };
+        let Some(apart) = self.apart_mut().filter(|apart| apart.wants.patches) else { return };
         if let Some(last) = bundles.last_publication() {
             apart.given = last.position;
         }
@@ -178,7 +178,7 @@ impl Members {
 
     /// Not all who are live have been given what was to be given to all: the next publication goes to everyone whole.
     pub(super) fn forget_given(&mut self) {
-        if let Some(apart) = &mut self.apart {
+        if let Some(apart) = self.apart_mut() {
             apart.given = None;
         }
     }
@@ -189,8 +189,9 @@ impl Members {
         subscriber: Subscriber,
         position: Option<StreamPosition>,
     ) -> Subscriber {
-        let Some(apart) = self.apart.as_mut().filter(|apart| apart.wants.patches) else { return subscriber };
-        if subscriber.has_last() && self.live.is_empty() {
+        let is_first = self.live.is_empty();
+        let Some(apart) = self.apart_mut().filter(|apart| apart.wants.patches) else { return subscriber };
+        if subscriber.has_last() && is_first {
             // What it was given is what all are given who are live.
             apart.given = position;
         }
@@ -201,24 +202,27 @@ impl Members {
 
     /// This one is live no more.
     pub(super) fn forget_freshness(&mut self, subscriber: Subscriber) {
-        if let Some(apart) = self.apart.as_mut().filter(|_| subscriber.is_fresh()) {
+        if let Some(apart) = self.apart_mut().filter(|_| subscriber.is_fresh()) {
             apart.fresh -= 1;
         }
     }
 
     pub(super) fn has_fresh(&self) -> bool {
-        self.apart.as_ref().is_some_and(|apart| apart.fresh > 0)
+        self.apart().is_some_and(|apart| apart.fresh > 0)
     }
 
     /// These of the live have been given what is in flight. Joins and leaves say nothing of any payload.
     pub(super) fn have_been_given(&mut self, from: usize, until: usize, bundles: &Bundles) {
-        let Some(apart) = self.apart.as_mut().filter(|apart| apart.fresh > 0) else { return };
-        if bundles.last_publication().is_none() {
+        if !self.has_fresh() || bundles.last_publication().is_none() {
             return;
         }
+        let mut served = 0;
         for subscriber in &mut self.live[from..until] {
-            apart.fresh -= usize::from(subscriber.is_fresh());
+            served += usize::from(subscriber.is_fresh());
             *subscriber = subscriber.fresh(false);
+        }
+        if let Some(apart) = self.apart_mut() {
+            apart.fresh -= served;
         }
     }
 }
@@ -262,9 +266,9 @@ impl Hub {
     }
 
     fn find_apart(&self, first: u32, key: u32) -> Option<(u32, ListPosition)> {
-        self.channels.get(first as usize)?.others.as_ref()?;
+        self.channels.get(first as usize)?.others()?;
         let is_of_this_channel = |id: u32| {
-            let apart = self.channels.get(id as usize).and_then(|members| members.apart.as_ref());
+            let apart = self.channels.get(id as usize).and_then(|members| members.apart());
             apart.is_some_and(|apart| apart.first == first)
         };
         let mut row = self.places.row(key).iter();
@@ -274,20 +278,23 @@ impl Hub {
     /// The list for those who want this, made if there is none.
     pub(super) fn list_for(&mut self, first: u32, wants: ListTerms) -> u32 {
         let members = &mut self.channels[first as usize];
-        if let Some(&id) = members.others.as_ref().and_then(|others| others.by_wants.get(&wants)) {
+        if let Some(&id) = members.others().and_then(|others| others.by_wants.get(&wants)) {
             return id;
         }
-        let (channel, others) = (members.channel.clone(), members.others.get_or_insert_default());
-        let index = others.ids.len();
+        let channel = members.channel.clone();
+        let index = members.others().map_or(0, |others| others.ids.len());
         let window = wants.newest.map(|pace| {
             let ttl = Duration::from_millis(pace.value_ttl_ms.into());
             NewestWindow::new(newest::interval(pace.times_per_s), ttl)
         });
         let apart = SeparateList { wants: wants.clone(), first, index, given: None, fresh: 0, window };
-        let id =
-            self.channels.insert(Box::new(Members { apart: Some(Box::new(apart)), ..Members::new(channel) }))
-                as u32;
-        let others = self.channels[first as usize].others.get_or_insert_default();
+        let among = Some(Box::new(AmongLists::Separate(apart)));
+        let id = self.channels.insert(Box::new(Members { among, ..Members::new(channel) })) as u32;
+        let first = &mut self.channels[first as usize];
+        if first.among.is_none() {
+            first.among = Some(Box::new(AmongLists::First(SeparateLists::default())));
+        }
+        let others = first.others_mut().expect("no list but the first has others");
         others.ids.push(id);
         others.by_wants.insert(wants, id);
         id
@@ -295,11 +302,11 @@ impl Hub {
 
     /// Whether nobody is left in the channel of this list, in which nobody is.
     pub(super) fn is_last(&self, id: u32) -> bool {
-        match &self.channels[id as usize].apart {
-            None => self.channels[id as usize].others.is_none(),
+        match self.channels[id as usize].apart() {
+            None => self.channels[id as usize].others().is_none(),
             Some(apart) => {
                 let first = &self.channels[apart.first as usize];
-                first.is_empty() && first.others.as_ref().is_none_or(|others| others.ids.len() == 1)
+                first.is_empty() && first.others().is_none_or(|others| others.ids.len() == 1)
             }
         }
     }
@@ -307,8 +314,8 @@ impl Hub {
     /// Drops a list that nobody is in any more, and the channel with its last.
     pub(super) fn drop_empty(&mut self, id: u32) {
         let members = &mut self.channels[id as usize];
-        match &members.apart {
-            None if members.others.is_none() => self.forget(id),
+        match members.apart() {
+            None if members.others().is_none() => self.forget(id),
             None => {
                 // It stays, being the first, and knows nothing of what comes while nobody is in it.
                 members.stream = None;
@@ -319,9 +326,9 @@ impl Hub {
                 let (first, index) = (apart.first, apart.index);
                 let dropped = self.channels.remove(id as usize);
                 self.sweeps.forget(id);
-                self.take_from_others(first, index, dropped.apart.as_deref());
+                self.take_from_others(first, index, dropped.apart());
                 let first_members = &self.channels[first as usize];
-                if first_members.is_empty() && first_members.others.is_none() {
+                if first_members.is_empty() && first_members.others().is_none() {
                     self.forget(first);
                 }
             }
@@ -329,18 +336,18 @@ impl Hub {
     }
 
     fn take_from_others(&mut self, first: u32, index: usize, dropped: Option<&SeparateList>) {
-        let Some(others) = &mut self.channels[first as usize].others else { return };
+        let Some(others) = self.channels[first as usize].others_mut() else { return };
         others.ids.swap_remove(index);
         if let Some(apart) = dropped {
             others.by_wants.remove(&apart.wants);
         }
         match others.ids.get(index).copied() {
             Some(moved) => {
-                if let Some(apart) = &mut self.channels[moved as usize].apart {
+                if let Some(apart) = self.channels[moved as usize].apart_mut() {
                     apart.index = index;
                 }
             }
-            None if others.ids.is_empty() => self.channels[first as usize].others = None,
+            None if others.ids.is_empty() => self.channels[first as usize].among = None,
             None => {}
         }
     }
@@ -361,7 +368,7 @@ impl Hub {
                 most.gaps = most.gaps.max(now.gaps);
                 self.counts = Counts { duplicates: before.duplicates, gaps: before.gaps, ..now };
             }
-            let others = self.channels.get(first as usize).and_then(|members| members.others.as_ref());
+            let others = self.channels.get(first as usize).and_then(|members| members.others());
             next = others.and_then(|others| others.ids.get(index).copied());
             index += 1;
         }
@@ -371,9 +378,6 @@ impl Hub {
 
     /// The same channel's list that stands first.
     pub(super) fn first_of(&self, id: u32) -> u32 {
-        self.channels
-            .get(id as usize)
-            .and_then(|members| members.apart.as_ref())
-            .map_or(id, |apart| apart.first)
+        self.channels.get(id as usize).and_then(|members| members.apart()).map_or(id, |apart| apart.first)
     }
 }

@@ -103,7 +103,7 @@ impl Hub {
         let Some(members) = self.channels.get_mut(id as usize) else { return };
         let (live, waiting) = (members.live.len(), members.waiting());
         let due = if due > 0 { members.take_due(waiting, usize::MAX).0 } else { Vec::new() };
-        let is_wanted = |prepared: &&Arc<Prepared>| apart::wants(members.apart.as_deref(), prepared);
+        let is_wanted = |prepared: &&Arc<Prepared>| apart::wants(members.apart(), prepared);
         let wanted: SmallVec<[Arc<Prepared>; 1]> = publications.iter().filter(is_wanted).cloned().collect();
         if wanted.is_empty() {
             return;
@@ -174,7 +174,7 @@ impl Hub {
             PlaceList::Joining | PlaceList::Told => (None, None),
         };
         let Some(subscriber) = subscriber else { return DeliveryChangeOutcome::NotNow };
-        let wants = members.apart.as_ref().map(|apart| apart.wants().clone()).unwrap_or_default();
+        let wants = members.apart().map(|apart| apart.wants().clone()).unwrap_or_default();
         if wants.patches() {
             return DeliveryChangeOutcome::Never;
         }
@@ -224,7 +224,7 @@ impl Hub {
 impl Hub {
     /// Whether any of a channel's lists is being swept.
     fn is_sweeping_any(&self, first: u32) -> bool {
-        let others = self.channels.get(first as usize).and_then(|members| members.others.as_ref());
+        let others = self.channels.get(first as usize).and_then(|members| members.others());
         let others = others.map_or(&[][..], |others| others.ids());
         self.sweeps.is_under_way(first) || others.iter().any(|&id| self.sweeps.is_under_way(id))
     }

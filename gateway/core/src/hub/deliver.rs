@@ -18,7 +18,7 @@ impl Hub {
     /// [`Hub::sweep_on`].
     pub fn deliver(&mut self, channel: &str, publications: &[Arc<Prepared>], sink: &mut impl Sink) {
         let Some(id) = self.ids.find(&self.channels, channel) else { return };
-        if self.channels.get(id as usize).is_some_and(|members| members.others.is_some()) {
+        if self.channels.get(id as usize).is_some_and(|members| members.others().is_some()) {
             return self.for_each_list(id, |hub, id| hub.deliver_to_list(id, publications, sink));
         }
         self.deliver_to_list(id, publications, sink);
@@ -296,9 +296,9 @@ fn hold_back(
     total: &mut usize,
     counts: &mut Counts,
 ) {
+    let joins_and_leaves = apart::wants_joins_and_leaves(members.apart());
     if let Some(aside) = members.aside.as_mut().filter(|aside| !aside.joining.is_empty()) {
         // Of those that the filter keeps back, too: they say how far the stream has come.
-        let joins_and_leaves = apart::wants_joins_and_leaves(members.apart.as_deref());
         let held = publications.iter().filter(|held| joins_and_leaves || held.publication().is_some());
         counts.held_overflow += aside.held.hold(held, limits, total);
     }

@@ -186,7 +186,7 @@ impl Members {
         let next = next(now_at, self.stream, subscriber.is_positioned())?;
         let stays = has_last && now_at == position;
         let given = position.filter(|_| has_last);
-        let Some(mut bundles) = apart::bundles(self.apart.as_deref(), given, publications) else {
+        let Some(mut bundles) = apart::bundles(self.apart(), given, publications) else {
             return Some((next, stays));
         };
         if !sink.catch_up(subscriber, &mut bundles) {

@@ -23,10 +23,17 @@ pub(super) struct Members {
     pub(super) unserved: u32,
     /// The others. Most channels have none most of the time.
     pub(super) aside: Option<Box<MembersRareState>>,
-    /// What these want that is not what most want.
-    pub(super) apart: Option<Box<SeparateList>>,
-    /// On a channel's first list: the others.
-    pub(super) others: Option<Box<SeparateLists>>,
+    /// Where the channel has several lists: what this one is of them.
+    pub(super) among: Option<Box<AmongLists>>,
+}
+
+/// One of several lists of a channel. In one place, since no list is both.
+#[derive(Debug)]
+pub(super) enum AmongLists {
+    /// The first, which knows the others.
+    First(SeparateLists),
+    /// One of those who want something that is not what most want.
+    Separate(SeparateList),
 }
 
 #[derive(Debug, Default)]
@@ -62,18 +69,43 @@ pub(super) struct ToldMember {
     pub(super) key: u32,
 }
 
-const _: () = assert!(size_of::<Members>() <= 96, "there can be as many channels as connections");
+const _: () = assert!(size_of::<Members>() <= 80, "there can be as many channels as connections");
 
 impl Members {
     pub(super) fn new(channel: Channel) -> Self {
-        Self {
-            channel,
-            stream: None,
-            live: SmallVec::new(),
-            unserved: 0,
-            aside: None,
-            apart: None,
-            others: None,
+        Self { channel, stream: None, live: SmallVec::new(), unserved: 0, aside: None, among: None }
+    }
+
+    /// What these want that is not what most want.
+    #[inline]
+    pub(super) fn apart(&self) -> Option<&SeparateList> {
+        match self.among.as_deref()? {
+            AmongLists::Separate(apart) => Some(apart),
+            AmongLists::First(_) => None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn apart_mut(&mut self) -> Option<&mut SeparateList> {
+        match self.among.as_deref_mut()? {
+            AmongLists::Separate(apart) => Some(apart),
+            AmongLists::First(_) => None,
+        }
+    }
+
+    /// On a channel's first list: the others, if there are any.
+    #[inline]
+    pub(super) fn others(&self) -> Option<&SeparateLists> {
+        match self.among.as_deref()? {
+            AmongLists::First(others) => Some(others),
+            AmongLists::Separate(_) => None,
+        }
+    }
+
+    pub(super) fn others_mut(&mut self) -> Option<&mut SeparateLists> {
+        match self.among.as_deref_mut()? {
+            AmongLists::First(others) => Some(others),
+            AmongLists::Separate(_) => None,
         }
     }
 

@@ -137,7 +137,7 @@ impl Hub {
 
     fn lists(&self, channel: &str) -> impl Iterator<Item = &Members> {
         let first = self.ids.find(&self.channels, channel).and_then(|id| self.channels.get(id as usize));
-        let others = first.and_then(|members| members.others.as_ref()).map_or(&[][..], |others| others.ids());
+        let others = first.and_then(|members| members.others()).map_or(&[][..], |others| others.ids());
         let others = others.iter().filter_map(|&id| self.channels.get(id as usize));
         first.into_iter().chain(others)
     }

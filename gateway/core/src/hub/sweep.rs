@@ -171,7 +171,7 @@ impl Hub {
     ) {
         let Some(members) = self.channels.get_mut(id as usize) else { return };
         let live = members.live.len();
-        if live + due == 0 && members.apart.is_none() {
+        if live + due == 0 && members.apart().is_none() {
             return;
         }
         if members.window().is_some() {

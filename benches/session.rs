@@ -39,7 +39,7 @@ fn context() -> Arc<Context> {
     })
 }
 
-/// Says this, and answers every effect as a shell would. Answers how many there were.
+/// Says this, and answers every effect as a shell would. Returns how many there were.
 fn hear(session: &mut Session, now: Moment, message: &str) -> u32 {
     session.handle_message(now, text(message));
     let mut effects = 0;

@@ -104,7 +104,7 @@ impl Memory {
         }
     }
 
-    /// What the largest debtor of a worker owes. Answers what that of any other does, or [`UNKNOWN`].
+    /// What the largest debtor of a worker owes. Returns what that of any other does, or [`UNKNOWN`].
     pub(crate) fn compare(&self, worker: usize, owes: usize) -> usize {
         let mut others = 0;
         for (index, largest) in self.largest.iter().enumerate() {

@@ -67,7 +67,7 @@ pub fn command(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> 
     })
 }
 
-/// Answers whether a node has answered.
+/// Returns whether a node has answered.
 async fn show(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> Result<bool, CliError> {
     let via = GatewayArgs { url: args.api.clone(), key: args.key.clone(), ..GatewayArgs::default() };
     let mut channels =

@@ -402,7 +402,7 @@ impl RetainedTail {
         Some(HistoryPage { publications: newest().take(count).cloned().collect(), top: self.top })
     }
 
-    /// Answers whether this joins on.
+    /// Returns whether this joins on.
     fn add(&mut self, publication: &Publication) -> bool {
         let Some(stands) = publication.position.filter(|stands| stands.epoch == self.top.epoch) else {
             return false;

@@ -452,7 +452,7 @@ fn fingerprint(publication: &Publication) -> u64 {
 }
 
 impl EchoRange {
-    /// Answers whether this was to be expected. Each is expected once, in order.
+    /// Returns whether this was to be expected. Each is expected once, in order.
     fn takes(&mut self, offset: u64) -> bool {
         let is_expected = offset > self.after && offset <= self.until;
         if is_expected {

@@ -21,7 +21,7 @@ const TOLERANCE_PERCENT_MAX: u32 = 1_000;
 const PROBLEMS_MAX: usize = 5;
 
 impl ApiCall<'_> {
-    /// Answers what each node does from now on.
+    /// Returns what each node does from now on.
     pub(super) async fn shed(&self, request: &api_request::Shed<'_>) -> Result<Value, ApiError> {
         if request.over_s > OVER_S_MAX {
             return Err(ApiError::bad_request(format!("over_s is longer than {OVER_S_MAX} s")));

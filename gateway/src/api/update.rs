@@ -182,7 +182,7 @@ impl Hub {
         })
     }
 
-    /// Publishes what a form says, if whoever shows the token may publish to all its topics. Answers the update's id.
+    /// Publishes what a form says, if whoever shows the token may publish to all its topics. Returns the update's id.
     /// The application is asked first where the channels of its topics have it asked; `origin` is what it is told of the request.
     pub(crate) async fn publish(
         &self,

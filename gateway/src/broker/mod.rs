@@ -82,7 +82,7 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     }
 
     /// Appends to the channel's stream (if `retention` keeps one) and sends to every interested node, atomically.
-    /// Answers where the publication stands: `None` without a stream. What was called first is published first, also
+    /// Returns where the publication stands: `None` without a stream. What was called first is published first, also
     /// if nobody waits for its answer yet.
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>>;
 
@@ -94,7 +94,7 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// subscribed; a caller that stops waiting cannot know, and unsubscribes.
     fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>>;
 
-    /// The same for one channel, if this broker need not wait for that. Answers whether it is done.
+    /// The same for one channel, if this broker need not wait for that. Returns whether it is done.
     fn subscribe_at_once(&self, _channel: &Channel) -> bool {
         false
     }
@@ -125,7 +125,7 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         channels: Vec<(Channel, Retention)>,
     ) -> BoxFuture<'_, Result<Vec<StreamPosition>, BrokerError>>;
 
-    /// Ends an epoch of a channel, because offsets that were given out in it are given out again. Answers the position in
+    /// Ends an epoch of a channel, because offsets that were given out in it are given out again. Returns the position in
     /// the epoch that follows, or in the one that has followed already.
     fn leave_epoch(
         &self,
@@ -168,10 +168,10 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
-    /// Sends a message to every node, this one included. Answers how many nodes it was handed to.
+    /// Sends a message to every node, this one included. Returns how many nodes it was handed to.
     fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>>;
 
-    /// Sends a message to one node: the one that was made with this name, or that announces itself with it. Answers how
+    /// Sends a message to one node: the one that was made with this name, or that announces itself with it. Returns how
     /// many it was handed to: none if no such node listens.
     fn tell_node(&self, node: &str, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>>;
 
@@ -184,14 +184,14 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         self.canary()
     }
 
-    /// Has this node be the only one of all nodes that does something, if nobody else is. Answers whether it is. The turn
+    /// Has this node be the only one of all nodes that does something, if nobody else is. Returns whether it is. The turn
     /// holds for a time from the call on; it is given back by a call with no time.
     fn take_turn<'a>(&'a self, _taking: TurnRequest<'a>) -> BoxFuture<'a, Result<TurnLease, BrokerError>> {
         // Of a broker with one node: nobody else could.
         ready(Ok(TurnLease { held: true, done: "".into(), over: Duration::ZERO })).boxed()
     }
 
-    /// Announces this node to the others, for `lease`, with a description they can read. Answers the descriptions of all
+    /// Announces this node to the others, for `lease`, with a description they can read. Returns the descriptions of all
     /// nodes whose lease has not run out.
     fn announce(
         &self,

@@ -50,7 +50,7 @@ impl Client {
         }
     }
 
-    /// A subscription has ended, or is sent all from now on. Answers what waits for it.
+    /// A subscription has ended, or is sent all from now on. Returns what waits for it.
     pub(super) fn close_lane(
         &mut self,
         local: &mut WorkerLocal,
@@ -100,7 +100,7 @@ impl Client {
         local.note_lanes(self.key.index, self.newest().is_some_and(|newest| newest.lanes.is_needed()));
     }
 
-    /// A value that cannot be written now. Answers whether it took the place of an older one.
+    /// A value that cannot be written now. Returns whether it took the place of an older one.
     pub(crate) fn put_newest(&mut self, value: Arc<Prepared>, bytes_max: usize) -> Result<LanePut, LaneFull> {
         let channel = value.channel().clone();
         self.newest_mut().ok_or(LaneFull)?.lanes.put(&channel, value, bytes_max)
@@ -112,7 +112,7 @@ impl Client {
         local.mark_unwritten(self.key.index);
     }
 
-    /// Puts what may go next into the outbox, which is empty. Answers whether there was anything.
+    /// Puts what may go next into the outbox, which is empty. Returns whether there was anything.
     pub(super) fn refill(&mut self, local: &mut WorkerLocal, quantum: usize) -> bool {
         let Some(mut newest) = self.rare.as_mut().and_then(|rare| rare.newest.take()) else { return false };
         let was_waiting = !newest.lanes.is_empty();

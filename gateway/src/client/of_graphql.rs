@@ -40,7 +40,7 @@ impl Framing {
 }
 
 impl Client {
-    /// What follows from what its operations were answered. Answers whether anything does.
+    /// What follows from what its operations were answered. Returns whether anything does.
     pub(super) fn follow_up(&mut self, local: &WorkerLocal) -> bool {
         self.take_answers(local);
         let graphql = self.rare.as_ref().and_then(|rare| rare.graphql.as_ref());

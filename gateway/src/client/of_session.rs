@@ -80,7 +80,7 @@ impl ClientSessions {
         Ok(())
     }
 
-    /// Answers whether there was one.
+    /// Returns whether there was one.
     fn end(&self, node: &Node, namespace: &Namespace, ended: HoldEnd) -> bool {
         let pid = self.socketio.end_session(namespace.name());
         if let Some(pid) = &pid {

@@ -126,7 +126,7 @@ impl Outbox {
         dropped
     }
 
-    /// Writes until all is written or `write` has had enough. Answers how many bytes were written.
+    /// Writes until all is written or `write` has had enough. Returns how many bytes were written.
     pub(crate) fn flush(
         &mut self,
         mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,

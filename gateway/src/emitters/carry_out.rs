@@ -32,7 +32,7 @@ enum EmitStep {
 }
 
 impl EmitterContext {
-    /// Answers how many of these are done, or will never be: those before the first that could not be done now.
+    /// Returns how many of these are done, or will never be: those before the first that could not be done now.
     pub(super) async fn carry_out(&self, batch: &[WaitingMessage<UnreadMessage>]) -> usize {
         let mut done = 0;
         let mut row: Vec<PublishRequest> = Vec::new();

@@ -73,7 +73,7 @@ impl NodeOpening {
         stream.write_all(&self.encode()?).await
     }
 
-    /// Reads it. Answers what has come behind it already, too.
+    /// Reads it. Returns what has come behind it already, too.
     pub(crate) async fn read(mut stream: impl AsyncRead + Unpin) -> Result<(Self, Bytes), OpeningError> {
         let mut come = BytesMut::with_capacity(BYTES_MAX);
         loop {

@@ -135,7 +135,7 @@ impl PollingSession {
         }
     }
 
-    /// Its client tries a WebSocket. Answers whether it may: it has none yet, and tries no other. A request that waits is
+    /// Its client tries a WebSocket. Returns whether it may: it has none yet, and tries no other. A request that waits is
     /// answered, so that nothing is on its way when the client changes over.
     pub(super) fn begin_probing(&self) -> bool {
         self.change(Phase::Polling, Phase::Probing)
@@ -146,7 +146,7 @@ impl PollingSession {
         self.change(Phase::Probing, Phase::Polling);
     }
 
-    /// The client is reached by this from now on. Answers whether there is still one.
+    /// The client is reached by this from now on. Returns whether there is still one.
     pub(crate) fn attach(&self, attached: Attached) -> bool {
         self.change(Phase::Probing, Phase::Moved) && self.pipe.attach(attached).is_ok()
     }

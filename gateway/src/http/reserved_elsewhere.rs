@@ -26,7 +26,7 @@ const GIVEN: u8 = b'+';
 const OPEN_ALREADY: u8 = b'=';
 
 impl GraphqlEndpoint {
-    /// Gives the stream of this name to the node at the other end. Answers what goes on until the stream is over.
+    /// Gives the stream of this name to the node at the other end. Returns what goes on until the stream is over.
     pub(crate) async fn give_to_node(
         &self,
         name: &str,

@@ -29,7 +29,7 @@ pub fn command(listing: ListCommand<'_>, of: GatewayAddress<'_>) -> ExitCode {
     })
 }
 
-/// Answers the names of nodes that have not told theirs.
+/// Returns the names of nodes that have not told theirs.
 async fn list(
     listing: ListCommand<'_>,
     of: GatewayAddress<'_>,

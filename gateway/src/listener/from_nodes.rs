@@ -63,7 +63,7 @@ pub(crate) async fn take_in(socket: TcpListener, from_nodes: FromNodes, stop: Ca
 }
 
 impl FromNodes {
-    /// Answers what goes on for as long as a client is there.
+    /// Returns what goes on for as long as a client is there.
     async fn take_in_one(&self, mut stream: TcpStream) -> Option<impl Future<Output = ()> + use<>> {
         let (opening, unread) = self.read_opening(&mut stream).await?;
         match opening.purpose {

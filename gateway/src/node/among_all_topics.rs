@@ -11,7 +11,7 @@ use crate::broker::{Idempotency, PublishRequest};
 use crate::node::Node;
 
 impl Node {
-    /// Makes an update of the hub of what is published in a topic's channel, if it is none yet. Answers the same for the channel
+    /// Makes an update of the hub of what is published in a topic's channel, if it is none yet. Returns the same for the channel
     /// of all topics.
     pub(super) fn among_all_topics(
         &self,

@@ -118,7 +118,7 @@ impl ClientsRequest {
 }
 
 impl AwaitedClient {
-    /// The client has said this. Answers whether anybody still waits for it.
+    /// The client has said this. Returns whether anybody still waits for it.
     pub(crate) fn answer(mut self, said: Tagged) -> bool {
         self.is_answered = true;
         self.heard.send((self.client, ClientReply::Ended(AskOutcome::Answered(said)))).is_ok()

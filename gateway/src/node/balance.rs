@@ -127,7 +127,7 @@ impl AskedWorkers {
         Self { left: vec![0; workers], late: (0..workers).map(|_| None).collect() }
     }
 
-    /// Takes answers that have come late. Answers how many clients were closed by those.
+    /// Takes answers that have come late. Returns how many clients were closed by those.
     fn take_late(&mut self) -> u32 {
         let mut closed = 0;
         for (left, late) in self.left.iter_mut().zip(&mut self.late) {
@@ -268,7 +268,7 @@ impl Node {
         begun.report(ShedState::Started)
     }
 
-    /// Answers what was done until now, if anything was.
+    /// Returns what was done until now, if anything was.
     fn end_shedding(&self, end: ShedEnd) -> Option<ShedReport> {
         let running = self.balancing.running.lock().take()?;
         self.metrics.moves.balance_closes_pending.set(0);
@@ -360,7 +360,7 @@ impl Node {
         }
     }
 
-    /// Has each worker close so many, but those that have not answered yet. Answers how many they have closed, of which the
+    /// Has each worker close so many, but those that have not answered yet. Returns how many they have closed, of which the
     /// metrics know already.
     async fn let_go(
         &self,

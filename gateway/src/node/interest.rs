@@ -113,7 +113,7 @@ impl LocalChannel {
         self.kept.namespace()
     }
 
-    /// It is counted there from now on. Answers where it was before.
+    /// It is counted there from now on. Returns where it was before.
     pub(super) fn count_in(&mut self, namespace: NamespaceId) -> NamespaceId {
         let before = self.kept;
         self.kept = PackedTerms::new(before.retention(), namespace);
@@ -137,7 +137,7 @@ impl LocalChannel {
         self.aside.as_mut()?.roster.as_deref_mut()
     }
 
-    /// Answers what a patch of this publication can be made from, and keeps this one for the next. A channel begins to
+    /// Returns what a patch of this publication can be made from, and keeps this one for the next. A channel begins to
     /// keep with the first publication that may be sent as a patch, or a whole one would always be missing before it.
     pub(super) fn go_on_to(
         &mut self,
@@ -223,7 +223,7 @@ impl InterestShard<'_> {
         entry.or_insert_with(|| Box::new(new())).into_mut()
     }
 
-    /// Answers where it was counted, if it was there.
+    /// Returns where it was counted, if it was there.
     pub(crate) fn remove(&mut self, name: &str) -> Option<NamespaceId> {
         let table = &mut self.channels.0;
         let found = table.find_entry(self.hash, |local| local.channel.as_str() == name).ok();

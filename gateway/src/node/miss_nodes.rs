@@ -42,7 +42,7 @@ struct SeenNode {
 }
 
 impl Others {
-    /// All that are announced now. Answers the names of those that are lost since the last look.
+    /// All that are announced now. Returns the names of those that are lost since the last look.
     fn look(&self, announced: &[NodeInfo], now: Moment) -> Vec<Box<str>> {
         let SeenNodes { seen, looked } = &mut *self.0.lock();
         *looked = now;
@@ -67,7 +67,7 @@ impl Others {
         lost
     }
 
-    /// Nobody could be looked for: who is missed from here on may only not have been able to announce itself. Answers
+    /// Nobody could be looked for: who is missed from here on may only not have been able to announce itself. Returns
     /// whether that has been so for so long that nothing is known.
     fn look_failed(&self, now: Moment) -> bool {
         let SeenNodes { seen, looked } = &mut *self.0.lock();

@@ -126,7 +126,7 @@ pub(super) async fn keep_copying(node: Arc<Node>) {
     }
 }
 
-/// Tries once. Answers the channel, when the next one of it may be tried.
+/// Tries once. Returns the channel, when the next one of it may be tried.
 async fn make(node: &Node, one: OwedCopy) -> Channel {
     let OwedCopy { number, copy, .. } = one;
     match node.broker.publish(copy.clone()).await {

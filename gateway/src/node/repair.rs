@@ -253,14 +253,14 @@ impl Node {
         CheckedChannel { before, ..looked }
     }
 
-    /// Compares positions in each part of the broker at the same time. Answers those to look at once more.
+    /// Compares positions in each part of the broker at the same time. Returns those to look at once more.
     async fn look_at_each(self: &Arc<Self>, channels: Vec<CheckedChannel>) -> Vec<CheckedChannel> {
         let parts = by_part(channels, self.broker.parts(), |looked| self.broker.part_of(&looked.channel));
         let looked = join_all(parts.into_iter().map(|part| self.look_at(part, GapCheck::Routine))).await;
         looked.into_iter().flatten().collect()
     }
 
-    /// Compares positions of channels in one part of the broker. Answers those to look at once more.
+    /// Compares positions of channels in one part of the broker. Returns those to look at once more.
     async fn look_at(
         self: &Arc<Self>,
         mut channels: Vec<CheckedChannel>,

@@ -258,7 +258,7 @@ async fn write(broker: Arc<NatsBroker>, shared: Arc<NatsPresenceShared>) {
     }
 }
 
-/// Answers whether all of it could be written.
+/// Returns whether all of it could be written.
 async fn write_round(broker: &NatsBroker, shared: &NatsPresenceShared) -> bool {
     let round: Vec<(NatsMemberKey, NatsMemberEntry)> = {
         let mut local = shared.local.lock();
@@ -315,7 +315,7 @@ async fn write_round(broker: &NatsBroker, shared: &NatsPresenceShared) -> bool {
     all
 }
 
-/// Answers what stands there then.
+/// Returns what stands there then.
 async fn write_one(
     broker: &NatsBroker,
     node: &str,

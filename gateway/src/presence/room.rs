@@ -42,7 +42,7 @@ impl<M> Default for PresenceRoom<M> {
 }
 
 impl<M: RoomMember> PresenceRoom<M> {
-    /// Adds a client, or replaces it. Answers the user that it had before.
+    /// Adds a client, or replaces it. Returns the user that it had before.
     pub(super) fn add(&mut self, member: M) -> Option<UserId> {
         let replaced = self.remove(member.client());
         match &mut self.0 {
@@ -57,7 +57,7 @@ impl<M: RoomMember> PresenceRoom<M> {
         replaced
     }
 
-    /// Answers the user of the client, if it was here.
+    /// Returns the user of the client, if it was here.
     pub(super) fn remove(&mut self, client: ClientId) -> Option<UserId> {
         match &mut self.0 {
             RoomMembers::Listed(list) => {

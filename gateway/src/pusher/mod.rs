@@ -109,7 +109,7 @@ impl Apps {
     }
 
     /// These are the apps from now on. One that has kept its key and its namespace goes on under its new terms; the clients
-    /// of one that has not are to go. Answers whether any is gone.
+    /// of one that has not are to go. Returns whether any is gone.
     pub(crate) fn go_by(&self, read: LoadedApps) -> bool {
         let mut known = self.known.write();
         let mut fresh = AppIndex::default();

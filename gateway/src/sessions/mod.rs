@@ -73,7 +73,7 @@ pub struct StoredSession {
 
 /// Every call ends by itself, as those of brokers do.
 pub trait SessionStore: Send + Sync + std::fmt::Debug {
-    /// Writes what a holder has of a session. Answers `false`, and does nothing, if another holds it; also
+    /// Writes what a holder has of a session. Returns `false`, and does nothing, if another holds it; also
     /// where another was the last to hold it, if the store has it still.
     fn write<'a>(
         &'a self,
@@ -82,7 +82,7 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>>;
 
-    /// Passes a session on from the holder it was read of. Answers `false` if that holds it no more.
+    /// Passes a session on from the holder it was read of. Returns `false` if that holds it no more.
     fn take<'a>(
         &'a self,
         key: &'a SessionKey,

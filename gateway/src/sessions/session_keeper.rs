@@ -143,7 +143,7 @@ impl SessionKeeper {
         self.store.read(&SessionKey::of(pid)).await
     }
 
-    /// A connection holds this from now on, in place of `from`. Answers whether it does: another may have been quicker.
+    /// A connection holds this from now on, in place of `from`. Returns whether it does: another may have been quicker.
     pub(crate) async fn take(
         &self,
         pid: &str,
@@ -176,7 +176,7 @@ impl SessionKeeper {
         live.held.get(&(holder, SessionKey::of(pid))).is_none_or(|held| held.ended == Some(HoldEnd::Away))
     }
 
-    /// What a connection has of its session now. Answers `false` if the session is another's. An error leaves it to be tried
+    /// What a connection has of its session now. Returns `false` if the session is another's. An error leaves it to be tried
     /// again. `is_kept`: whether the connection has not left it meanwhile. From the moment it says so, [`Self::end`] finds it.
     pub(crate) async fn write(
         &self,
@@ -211,7 +211,7 @@ impl SessionKeeper {
         }
     }
 
-    /// Takes note of what is to be written, and of the write. Answers `false` if there is nothing to write: what is noted is
+    /// Takes note of what is to be written, and of the write. Returns `false` if there is nothing to write: what is noted is
     /// newer, or the session is over.
     fn note(
         &self,
@@ -298,7 +298,7 @@ impl SessionKeeper {
         }
     }
 
-    /// Answers who has lost its session to another, and whether there is more to do.
+    /// Returns who has lost its session to another, and whether there is more to do.
     async fn keep_some(&self, now: Instant) -> (Vec<ClientKey>, bool) {
         let (mut prolonged, mut rewritten, mut removed) = (Vec::new(), Vec::new(), Vec::new());
         {

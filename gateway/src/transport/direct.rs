@@ -36,7 +36,7 @@ impl Direct {
 /// No send waits, and none to a peer that has gone ends the process.
 pub(super) const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
-/// Sends without waiting. Answers how many bytes the kernel took.
+/// Sends without waiting. Returns how many bytes the kernel took.
 pub(crate) fn send(to: &Direct, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(to.0, bytes, FLAGS)?)
 }

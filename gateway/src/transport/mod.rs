@@ -87,7 +87,7 @@ impl ClientStream {
         }
     }
 
-    /// Writes what the transport itself holds. Answers whether nothing is left.
+    /// Writes what the transport itself holds. Returns whether nothing is left.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         match self {
             Self::Plain(_) | Self::Handed(_) => Ok(true),

@@ -127,7 +127,7 @@ impl SendBatch {
         asked
     }
 
-    /// Has the kernel carry out the sends. Answers how many of them it has seen, and whether it has answered all.
+    /// Has the kernel carry out the sends. Returns how many of them it has seen, and whether it has answered all.
     fn ask(&mut self) -> (usize, io::Result<()>) {
         let mut queue = self.ring.submission();
         for (at, send) in self.sends.iter().enumerate() {

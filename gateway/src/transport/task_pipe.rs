@@ -207,7 +207,7 @@ impl Drop for PipeStream {
 }
 
 impl HandedBody {
-    /// Hands bytes of the client to the worker, once it has read enough of those before. Answers whether it still reads.
+    /// Hands bytes of the client to the worker, once it has read enough of those before. Returns whether it still reads.
     pub(crate) async fn push(&self, bytes: Bytes) -> bool {
         loop {
             let read = self.0.read.notified();

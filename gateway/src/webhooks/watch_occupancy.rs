@@ -79,7 +79,7 @@ impl OccupancyWatch {
         }
     }
 
-    /// Something that is not held: a number, or an event. Answers how many are lost for want of room.
+    /// Something that is not held: a number, or an event. Returns how many are lost for want of room.
     pub(super) fn say(&mut self, change: LedgerChange) -> u64 {
         let cost = change.bytes() + CHANGE_BYTES;
         if self.changes.len() >= self.room.news_max || self.bytes + cost > self.room.bytes_max {
@@ -158,7 +158,7 @@ impl OccupancyWatch {
         self.bytes = self.changes.iter().map(|change| change.bytes() + CHANGE_BYTES).sum();
     }
 
-    /// Forgets what was only said. Answers how much that was.
+    /// Forgets what was only said. Returns how much that was.
     pub(super) fn give_up_said(&mut self) -> u64 {
         let said = self.said();
         self.changes.retain(|change| !matches!(change, LedgerChange::Count(..) | LedgerChange::Say(_)));

@@ -230,7 +230,7 @@ impl Inbox {
         self.wake();
     }
 
-    /// Queues a publication, or marks its channel lost if there is no room. Answers whether there was.
+    /// Queues a publication, or marks its channel lost if there is no room. Returns whether there was.
     pub(crate) fn push_publication(&self, prepared: Arc<Prepared>) -> bool {
         let fits = {
             let mut queue = self.queue.lock();
@@ -248,7 +248,7 @@ impl Inbox {
         fits
     }
 
-    /// Queues news, if there is room. Answers whether there was. A removal finds room always: it has no payload, there is
+    /// Queues news, if there is room. Returns whether there was. A removal finds room always: it has no payload, there is
     /// one for each key, and nobody would ask for the key again to tell of it.
     pub(crate) fn push_news(&self, news: Arc<KeyUpdate>) -> bool {
         {
@@ -335,7 +335,7 @@ impl Inbox {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Waits until the worker has caught up enough for more, at most until the deadline. Answers whether it has.
+    /// Waits until the worker has caught up enough for more, at most until the deadline. Returns whether it has.
     pub(crate) async fn wait_for_room(&self, deadline: Duration) -> bool {
         if !self.is_high() {
             return true;

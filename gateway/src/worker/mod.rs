@@ -370,7 +370,7 @@ impl WorkerLocal {
         }
     }
 
-    /// Takes a client out of all its channels. Answers in which of them it is present.
+    /// Takes a client out of all its channels. Returns in which of them it is present.
     pub(crate) fn leave_all(&mut self, index: u32, client: ClientId) -> Vec<Channel> {
         self.awaited.forget(index);
         self.contenders.forget(index);
@@ -391,7 +391,7 @@ impl WorkerLocal {
         self.tally.namespaces.of(namespace).subscriptions -= 1;
     }
 
-    /// Answers whether the client may be in the channel's presence.
+    /// Returns whether the client may be in the channel's presence.
     fn left(&mut self, client: ClientId, channel: &Channel, last: bool) -> bool {
         if last {
             self.node.release(self.index, channel);

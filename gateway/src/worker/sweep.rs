@@ -229,7 +229,7 @@ impl WorkerSweep<'_> {
         self.sent(subscriber.key, frames, direct::send(direct, frames))
     }
 
-    /// What came of a send. Answers the same.
+    /// What came of a send. Returns the same.
     #[inline]
     pub(super) fn sent(&mut self, key: u32, frames: &Bytes, answer: io::Result<usize>) -> bool {
         match answer {

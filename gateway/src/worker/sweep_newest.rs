@@ -26,7 +26,7 @@ impl WorkerSweep<'_> {
         }
     }
 
-    /// Sends as much as the connection takes at once. Answers with how many of the values that deals.
+    /// Sends as much as the connection takes at once. Returns how many of the values that deals.
     fn send_newest(&mut self, subscriber: &Subscriber, bundles: &mut Bundles) -> usize {
         let key = subscriber.key as usize;
         let ClientFlags { direct: Some(_), waiting: false, lanes: false, .. } = &self.flags[key] else {
@@ -68,7 +68,7 @@ impl WorkerSweep<'_> {
         done
     }
 
-    /// A value waits for its turn; what is none is queued as for anybody. Answers whether there is to be more.
+    /// A value waits for its turn; what is none is queued as for anybody. Returns whether there is to be more.
     fn have_wait(&mut self, subscriber: &Subscriber, prepared: &Arc<Prepared>) -> bool {
         let key = subscriber.key;
         if self.flags[key as usize].doomed {

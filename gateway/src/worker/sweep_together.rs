@@ -33,7 +33,7 @@ impl Worker {
 }
 
 impl WorkerSweep<'_> {
-    /// Hands it to as many as can be sent to together, and to whoever stands among them. Answers who is left. A list has
+    /// Hands it to as many as can be sent to together, and to whoever stands among them. Returns who is left. A list has
     /// nobody twice, so that no send here has to wait for what came of another.
     pub(super) fn hand_together<'s>(
         &mut self,

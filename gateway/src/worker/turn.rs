@@ -111,7 +111,7 @@ impl Worker {
         }
     }
 
-    /// Goes on writing where there had been no room. Answers whether the client is still there.
+    /// Goes on writing where there had been no room. Returns whether the client is still there.
     fn write(&mut self, index: usize) -> bool {
         let Some(client) = self.clients.get_mut(index).filter(|client| client.is_stalled()) else {
             return true;
@@ -218,7 +218,7 @@ impl Worker {
         }
     }
 
-    /// Has the client's stream tell of what happens to it. Answers whether the client is still there.
+    /// Has the client's stream tell of what happens to it. Returns whether the client is still there.
     fn watch(&mut self, index: usize) -> bool {
         let client = &mut self.clients[index];
         self.local.flags[index].direct = client.direct();
@@ -412,7 +412,7 @@ impl Worker {
         self.local.schedule(&self.clients[index as usize]);
     }
 
-    /// Ends something for the clients that are meant: all of it, or what they have in one channel. Answers how many
+    /// Ends something for the clients that are meant: all of it, or what they have in one channel. Returns how many
     /// there were.
     pub(super) fn for_each_target(
         &mut self,
@@ -430,7 +430,7 @@ impl Worker {
         clients
     }
 
-    /// Does something to each of the clients that are meant. Answers how many there were.
+    /// Does something to each of the clients that are meant. Returns how many there were.
     pub(super) fn for_each_of(
         &mut self,
         target: &ControlTarget,

@@ -14,7 +14,7 @@ use crate::sessions::{LONG, stored};
 
 const PUBLICATIONS: usize = 20_000;
 
-/// Publishes this many, so many in flight, over so many channels. Answers how many a second, and the median milliseconds.
+/// Publishes this many, so many in flight, over so many channels. Returns how many a second, and the median milliseconds.
 async fn publish(
     node: &Node,
     channels: usize,

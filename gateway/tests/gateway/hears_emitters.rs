@@ -52,7 +52,7 @@ async fn hears(node: &Gateway) {
     node.metric_becomes("tidegate_socketio_emitters_link_up", 1.0).await;
 }
 
-/// Publishes a message as an emitter with a parser of JSON does. Answers how many heard it.
+/// Publishes a message as an emitter with a parser of JSON does. Returns how many heard it.
 pub fn emit(redis: &RedisServer, event: &str, arguments: &[Value], rooms: &[&str], except: &[&str]) -> u64 {
     let mut data = vec![json!(event)];
     data.extend_from_slice(arguments);

@@ -59,7 +59,7 @@ impl Balancer {
     }
 }
 
-/// A client that follows a stream to its end, and comes back whenever it is closed. Answers how often that was, and stays
+/// A client that follows a stream to its end, and comes back whenever it is closed. Returns how often that was, and stays
 /// connected as long as the rest of the answer is kept.
 async fn follow(balancer: Balancer, token: String) -> (usize, Socket) {
     let (mut closed, mut position) = (0, None);
@@ -73,7 +73,7 @@ async fn follow(balancer: Balancer, token: String) -> (usize, Socket) {
     }
 }
 
-/// Answers whether the stream has ended, or only the connection.
+/// Returns whether the stream has ended, or only the connection.
 async fn follow_on(socket: &mut Socket, token: &str, position: &mut Option<(u64, String)>) -> bool {
     let mut subscribe = json!({ "channel": CHANNEL });
     if let Some((offset, epoch)) = &position {

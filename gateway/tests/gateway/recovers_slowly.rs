@@ -17,7 +17,7 @@ fn payload(number: u64) -> Value {
     json!(format!("{number}:{}", "x".repeat(BYTES)))
 }
 
-/// Publishes these. Answers the epoch.
+/// Publishes these. Returns the epoch.
 async fn publish(gateway: &Gateway, channel: &str, numbers: std::ops::RangeInclusive<u64>) -> String {
     for number in numbers {
         gateway.publish(channel, payload(number)).await;

@@ -183,7 +183,7 @@ async fn so_many_times_a_second_is_what_it_says_and_can_be_changed_by_the_client
     assert_eq!(client.refused("rpc", json!({ "method": "tidegate.delivery", "data": wrong })).await, 107);
 }
 
-/// Reads up to this round, none of which comes before an older one. Answers for how many values they stand.
+/// Reads up to this round, none of which comes before an older one. Returns for how many values they stand.
 async fn read_until(client: &mut Client, last: u64) -> u64 {
     let (mut accounted, mut before) = (0, None);
     while before != Some(last) {

@@ -55,7 +55,7 @@ async fn try_publish(gateway: &Gateway, headers: &str, pairs: &[(&str, &str)]) -
     http::request(gateway.address, "POST", PATH, &format!("{FORM}{headers}"), &form(pairs)).await
 }
 
-/// Publishes as one who may publish anything. Answers the update's id.
+/// Publishes as one who may publish anything. Returns the update's id.
 async fn publish(gateway: &Gateway, pairs: &[(&str, &str)]) -> String {
     let answer = try_publish(gateway, &bearer(&json!({ "publish": ["*"] })), pairs).await;
     assert_eq!(answer.status, 200, "{answer:?}");

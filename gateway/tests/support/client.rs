@@ -113,7 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         matches!(self.next().await, Err(Ending::Broken(_)))
     }
 
-    /// Reads to the end. Answers the code and reason of the close frame.
+    /// Reads to the end. Returns the code and reason of the close frame.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
             match self.next().await {
@@ -179,7 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Self { socket, id: String::new(), last_command: 0, pushes: VecDeque::new() }
     }
 
-    /// Sends a command. Answers its id.
+    /// Sends a command. Returns its id.
     pub async fn ask(&mut self, method: &str, parameters: Value) -> u64 {
         self.last_command += 1;
         let command = json!({ "id": self.last_command, method: parameters });
@@ -194,7 +194,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         reply[method].clone()
     }
 
-    /// Sends a command and waits for its error. Answers the code.
+    /// Sends a command and waits for its error. Returns the code.
     pub async fn refused(&mut self, method: &str, parameters: Value) -> u64 {
         let reply = self.reply_to(method, parameters.clone()).await;
         reply["error"]["code"].as_u64().unwrap_or_else(|| panic!("{method} {parameters}: {reply}"))
@@ -263,7 +263,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         received(&push).unwrap_or_else(|| panic!("no publication: {push}"))
     }
 
-    /// Waits for an unsubscribe push. Answers its channel and code.
+    /// Waits for an unsubscribe push. Returns its channel and code.
     pub async fn unsubscribed(&mut self) -> (String, u64) {
         loop {
             let push = self.push().await["push"].take();

@@ -233,7 +233,7 @@ impl Gateway {
         http::request(self.api, "POST", &format!("/api/{method}"), &headers, &body.to_string()).await
     }
 
-    /// Publishes over the server API. Answers the offset.
+    /// Publishes over the server API. Returns the offset.
     pub async fn publish(&self, channel: &str, data: Value) -> u64 {
         let result = self.api("publish", serde_json::json!({ "channel": channel, "data": data })).await;
         result["offset"].as_u64().unwrap_or(0)
@@ -293,7 +293,7 @@ impl Gateway {
         kill_process(Pid::from_child(child), signal).expect("the program takes signals");
     }
 
-    /// Waits for the program's end. Answers how it ended, and what it has written.
+    /// Waits for the program's end. Returns how it ended, and what it has written.
     pub async fn ended(mut self) -> (ExitStatus, Vec<String>) {
         let Run::There(child, log) = &mut self.run else { panic!("the node runs in this process") };
         let start = Instant::now();

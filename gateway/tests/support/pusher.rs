@@ -98,7 +98,7 @@ impl Pusher {
         self.hears("pusher_internal:subscription_succeeded", channel).await;
     }
 
-    /// Becomes a member. Answers who is there, in order.
+    /// Becomes a member. Returns who is there, in order.
     pub async fn enter(&mut self, channel: &str, user: &str) -> Vec<String> {
         self.ask(channel, Some(json!({ "user_id": user, "user_info": { "name": user } }))).await;
         let data = self.hears("pusher_internal:subscription_succeeded", channel).await;

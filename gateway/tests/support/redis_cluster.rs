@@ -77,7 +77,7 @@ impl RedisCluster {
         cluster
     }
 
-    /// One more, which knows nobody yet. Answers its number.
+    /// One more, which knows nobody yet. Returns its number.
     pub fn add_server(&mut self) -> usize {
         let bus = free_port().to_string();
         let mut all = vec!["--cluster-enabled", "yes", "--cluster-node-timeout", "1500"];

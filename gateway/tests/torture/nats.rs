@@ -222,7 +222,7 @@ async fn another_leads(servers: &[NatsServer], gone: usize) {
     }
 }
 
-/// Waits until all servers have all of the stream. Answers which one leads it.
+/// Waits until all servers have all of the stream. Returns which one leads it.
 async fn in_sync(servers: &[NatsServer], mut last: Option<(usize, bool)>) -> usize {
     let start = Instant::now();
     loop {

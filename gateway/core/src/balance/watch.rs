@@ -29,7 +29,7 @@ pub struct NodeFreshness {
 }
 
 impl NodeFreshness {
-    /// Takes note of the others. Answers whether all of them have told something lately.
+    /// Takes note of the others. Returns whether all of them have told something lately.
     pub fn hear(&mut self, now: Moment, others: &[SeenNode]) -> bool {
         self.heard.retain(|node, _| others.iter().any(|other| other.node == *node));
         let mut is_fresh = true;
@@ -56,7 +56,7 @@ pub struct ImbalanceWatch {
 
 impl ImbalanceWatch {
     /// Looks at all nodes. `others` is `None` where it is not known what they have now, or where this node should do nothing.
-    /// Answers what to do, if there is something.
+    /// Returns what to do, if there is something.
     pub fn look(
         &mut self,
         now: Moment,
@@ -119,7 +119,7 @@ mod tests {
         NodeLoad { clients, ..NodeLoad::default() }
     }
 
-    /// Looks once a second. Answers when something was done.
+    /// Looks once a second. Returns when something was done.
     fn times(watch: &mut ImbalanceWatch, from: u64, until: u64, own: u32, other: u32) -> Vec<u64> {
         let look =
             |second: &u64| watch.look(Moment(second * 1000), own, Some(&[load(other)]), &SETTINGS).is_some();

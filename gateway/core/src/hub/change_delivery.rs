@@ -65,7 +65,7 @@ impl Hub {
         }
     }
 
-    /// Gives those who came while the window was open what came after them. Answers how many of the live are not of
+    /// Gives those who came while the window was open what came after them. Returns how many of the live are not of
     /// these: they stand in front of them then.
     fn serve_newcomers(
         &mut self,

@@ -66,7 +66,7 @@ impl HoldBackQueue {
     }
 
     /// Holds these back, as long as there is room. `total` counts the bytes of all channels.
-    /// Answers how many were given up.
+    /// Returns how many were given up.
     pub(super) fn hold<'a>(
         &mut self,
         publications: impl Iterator<Item = &'a Arc<Prepared>>,
@@ -99,7 +99,7 @@ impl HoldBackQueue {
     }
 
     /// Gives up the oldest publication, which history may have, or what is the oldest without any.
-    /// Answers how many bytes that frees.
+    /// Returns how many bytes that frees.
     fn give_up(&mut self) -> Option<usize> {
         let oldest = self.entries.iter().position(|entry| entry.is_publication).unwrap_or(0);
         let HeldEvent { is_publication, prepared, .. } = self.entries.remove(oldest)?;
@@ -138,7 +138,7 @@ impl HoldBackQueue {
         Some(CaughtUp { publications, now_at })
     }
 
-    /// Lets go of what has a place in the stream, which all who are joining will read from history. Answers how many
+    /// Lets go of what has a place in the stream, which all who are joining will read from history. Returns how many
     /// bytes that frees.
     pub(super) fn let_go_of_stream(&mut self) -> usize {
         let before = self.bytes;
@@ -153,7 +153,7 @@ impl HoldBackQueue {
         before - self.bytes
     }
 
-    /// Lets go of everything: nobody is joining any more. Answers how many bytes that frees.
+    /// Lets go of everything: nobody is joining any more. Returns how many bytes that frees.
     pub(super) fn clear(&mut self) -> usize {
         self.entries = VecDeque::new();
         self.publications = 0;

@@ -164,7 +164,7 @@ impl Members {
         self.stream.is_none() && self.live.is_empty() && self.aside.as_deref().is_none_or(is_first)
     }
 
-    /// Has what was held back written to one who is joining. Answers where it goes then, and whether it was given the last
+    /// Has what was held back written to one who is joining. Returns where it goes then, and whether it was given the last
     /// publication; `None` if it misses something.
     fn catch_up(
         &self,

@@ -23,7 +23,7 @@ impl Lists {
         self.places.get_mut(number)?.as_deref_mut()
     }
 
-    /// Answers the list's number.
+    /// Returns the list's number.
     pub(super) fn insert(&mut self, list: Box<Members>) -> usize {
         if let Some(number) = self.free.pop() {
             self.places[number as usize] = Some(list);

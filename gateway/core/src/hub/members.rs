@@ -141,7 +141,7 @@ impl Members {
         aside.joining.push(JoiningMember { subscriber, from, since: from, lost: None });
     }
 
-    /// One that is joining reads on in history, up to what comes from now on. Answers how many held bytes nobody waits for
+    /// One that is joining reads on in history, up to what comes from now on. Returns how many held bytes nobody waits for
     /// any more.
     pub(super) fn join_again(&mut self, subscriber: Subscriber, index: usize) -> usize {
         let Some(MembersRareState { joining, held, .. }) = self.aside.as_deref_mut() else { return 0 };
@@ -199,7 +199,7 @@ impl Members {
     }
 
     /// Takes an entry out of its list, wherever it is. Its own place is the caller's to change.
-    /// Answers how many held bytes nobody waits for any more.
+    /// Returns how many held bytes nobody waits for any more.
     pub(super) fn take_out(&mut self, at: ListPosition, id: u32, places: &mut Places) -> usize {
         let mut freed = 0;
         match (at.list(), self.aside.as_mut()) {
@@ -245,7 +245,7 @@ impl Members {
         }
     }
 
-    /// Moves one that is still to be served behind those. Answers where it is now, or `None` if it has been served.
+    /// Moves one that is still to be served behind those. Returns where it is now, or `None` if it has been served.
     pub(super) fn take_turn(&mut self, index: usize, id: u32, places: &mut Places) -> Option<usize> {
         let last = (self.unserved as usize).checked_sub(1).filter(|&last| index <= last)?;
         self.unserved -= 1;
@@ -274,7 +274,7 @@ impl MembersRareState {
         self.joining.is_empty() && self.waiting.is_empty() && self.told.is_empty()
     }
 
-    /// Lets go of what was held back once nobody is joining. Answers how many bytes that frees.
+    /// Lets go of what was held back once nobody is joining. Returns how many bytes that frees.
     pub(super) fn let_go(&mut self) -> usize {
         if self.joining.is_empty() { self.held.clear() } else { 0 }
     }

@@ -93,7 +93,7 @@ impl StreamFrames {
         }
     }
 
-    /// Makes a piece of what begins at `start`. Answers where the piece begins.
+    /// Makes a piece of what begins at `start`. Returns where the piece begins.
     fn enclose(self, start: usize, buffer: &mut BytesMut) -> usize {
         if !self.chunked {
             return start;

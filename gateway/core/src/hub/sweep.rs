@@ -228,7 +228,7 @@ impl Hub {
         self.sweeps.add(Box::new(SweepInFlight::new(id, now, due_before)));
     }
 
-    /// Has publications wait behind the sweep of their channel. Answers whether they do: there may be none, or none any
+    /// Has publications wait behind the sweep of their channel. Returns whether they do: there may be none, or none any
     /// more.
     pub(super) fn wait_for_sweep(
         &mut self,
@@ -250,7 +250,7 @@ impl Hub {
         }
     }
 
-    /// Answers how many were served, of all that there are in one turn.
+    /// Returns how many were served, of all that there are in one turn.
     fn serve(&mut self, mut sweep: Box<SweepInFlight>, count: usize, sink: &mut impl Sink) -> usize {
         let id = sweep.id;
         let Some(members) = self.channels.get_mut(id as usize) else { return 0 };
@@ -295,7 +295,7 @@ impl Hub {
         served
     }
 
-    /// Who of a piece is also still to be served in other channels has its turn there at the same time. Answers who that
+    /// Who of a piece is also still to be served in other channels has its turn there at the same time. Returns who that
     /// is, by channel.
     fn take_turns_with(
         &mut self,
@@ -430,7 +430,7 @@ impl SweepInFlight {
         }
     }
 
-    /// Answers whether there was room.
+    /// Returns whether there was room.
     fn wait(&mut self, publications: &[Arc<Prepared>]) -> bool {
         let bytes = bytes(publications);
         let fits = self.next.len() + publications.len() <= WAITING_PUBLICATIONS_MAX

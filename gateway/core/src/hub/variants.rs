@@ -99,7 +99,7 @@ pub trait PushFraming: Send + Sync + fmt::Debug {
     fn headroom(&self) -> usize;
 
     /// Makes a frame of `buffer`, which holds [`PushFraming::headroom`] free bytes and then the message. May append.
-    /// Answers where the frame begins, at most at the message.
+    /// Returns where the frame begins, at most at the message.
     fn seal(&self, kind: MessageKind, buffer: &mut BytesMut) -> usize;
 
     /// A whole frame with the message deflated from a fresh context. `None` if that gains nothing or is not done.

@@ -77,7 +77,7 @@ impl PushFraming for WebSocketFrames {
     }
 }
 
-/// Puts a header before the message that begins at `at`. Answers where the frame begins.
+/// Puts a header before the message that begins at `at`. Returns where the frame begins.
 pub(super) fn put_header(kind: MessageKind, at: usize, buffer: &mut BytesMut) -> usize {
     let (header, length) = header(kind, buffer.len().saturating_sub(at), false).to_bytes();
     let start = at - length;

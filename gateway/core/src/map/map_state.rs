@@ -58,7 +58,7 @@ impl MapState {
     }
 
     /// Makes the change if it is to be made: in the state, and as the next publication of the stream, which counts changes
-    /// also where it keeps none. Answers what subscribers are to be told: of a key that had other tags, first that it is gone,
+    /// also where it keeps none. Returns what subscribers are to be told: of a key that had other tags, first that it is gone,
     /// for those whose filters do not let the new ones through. Keys whose time is over must be gone: call [`MapState::expire`] first.
     pub fn change(
         &mut self,

@@ -87,7 +87,7 @@ impl<T: NewestValue> Lanes<T> {
         }
     }
 
-    /// The subscription has ended, or is to be sent all. Answers what still waits and has not become too old, in its order.
+    /// The subscription has ended, or is to be sent all. Returns what still waits and has not become too old, in its order.
     /// `stale` counts the others, of which these tell.
     pub fn close(&mut self, channel: &Channel, now_micros: u64, stale: &mut u64) -> Vec<DueValue<T>> {
         let Some(mut lane) = self.lanes.remove(channel) else { return Vec::new() };

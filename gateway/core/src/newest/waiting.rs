@@ -80,7 +80,7 @@ impl<T: NewestValue> NewestQueue<T> {
         self.bytes
     }
 
-    /// Takes the place of the older value of its key, or stands behind all others. Answers whether there was an older one.
+    /// Takes the place of the older value of its key, or stands behind all others. Returns whether there was an older one.
     pub fn put(&mut self, value: T) -> bool {
         let hash = hash(value.key());
         let (queue, first) = (&mut self.queue, self.first);
@@ -157,7 +157,7 @@ impl<T: NewestValue> NewestQueue<T> {
         entries.map(|entry| DueValue { value: entry.value.clone(), superseded: entry.superseded }).collect()
     }
 
-    /// Lets go of those that are not to wait any more. Answers how many that are.
+    /// Lets go of those that are not to wait any more. Returns how many that are.
     pub fn retain(&mut self, mut stays: impl FnMut(&T) -> bool) -> usize {
         let before = self.places.len();
         for index in 0..self.queue.len() {

@@ -64,7 +64,7 @@ impl<T: NewestValue + Clone> NewestWindow<T> {
         self.closes.is_some()
     }
 
-    /// Something leaves now. Answers when the window closes that this opens, if it opens one.
+    /// Something leaves now. Returns when the window closes that this opens, if it opens one.
     pub fn open(&mut self, now: Moment) -> Option<Moment> {
         (!self.interval.is_zero()).then(|| *self.closes.insert(now + self.interval))
     }

@@ -110,7 +110,7 @@ impl Session {
     }
 
     /// Takes out of what was recovered what the client is not to be sent yet, `used` bytes being in the same message
-    /// already. Answers how many bytes are left in it.
+    /// already. Returns how many bytes are left in it.
     pub(super) fn leave_for_later(
         &self,
         publications: &mut Vec<Publication>,

@@ -488,7 +488,7 @@ impl Session {
         }
     }
 
-    /// The server does not. Answers whether there was one.
+    /// The server does not. Returns whether there was one.
     pub(super) fn end_loading(&mut self, channel: &Channel, code: UnsubscribeCode) -> bool {
         let Some(at) = self.loading.as_ref().and_then(|loading| loading.find(channel.as_str())) else {
             return false;

@@ -48,7 +48,7 @@ impl Session {
         Ok(())
     }
 
-    /// The client is back in `channel`: it is told what it missed, and what has come there since that was read. Answers where
+    /// The client is back in `channel`: it is told what it missed, and what has come there since that was read. Returns where
     /// else it is to be.
     pub(super) fn tell_missed(
         &mut self,

@@ -547,7 +547,7 @@ impl Session {
     }
 }
 
-/// Leaves out of a page, oldest first, what came up to where a client stopped. Answers the id of the last of these, if it
+/// Leaves out of a page, oldest first, what came up to where a client stopped. Returns the id of the last of these, if it
 /// has one; `None` if the client stopped at something that is not there.
 fn begin_after(wanted: &ResumeAfter, page: &mut HistoryPage) -> Option<Option<Box<str>>> {
     let ResumeAfter::Id(id) = wanted else { return Some(None) };

@@ -129,7 +129,7 @@ impl Reader {
         Self { channel, kind, position: None, last: None }
     }
 
-    /// The reply to a subscribe command that asked to recover from `asked`. Answers whether the reader was told that
+    /// The reply to a subscribe command that asked to recover from `asked`. Returns whether the reader was told that
     /// it may have missed something.
     pub(crate) fn begin(
         &mut self,

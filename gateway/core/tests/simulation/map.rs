@@ -115,7 +115,7 @@ impl Map {
         }
     }
 
-    /// The answer to what it asked for. Answers what it asks for next, if it is not live yet.
+    /// The answer to what it asked for. Returns what it asks for next, if it is not live yet.
     pub(crate) fn on_answer(
         &mut self,
         result: ReceivedSubscribeResult<'_>,

@@ -36,7 +36,7 @@ impl Application {
         format!("p{}", net.dice.index(KEYS)).into()
     }
 
-    /// Something of a key changes. Answers the key and its version, if it may be published.
+    /// Something of a key changes. Returns the key and its version, if it may be published.
     pub(crate) fn change(&mut self, net: &mut Net) -> Option<(Box<str>, u64, Epoch)> {
         let key = Self::any_key(net);
         self.last_version += 1;

@@ -74,7 +74,7 @@ impl Subscription {
         Some(whole)
     }
 
-    /// The server says where the subscription stands. Answers whether that says that something may have been missed.
+    /// The server says where the subscription stands. Returns whether that says that something may have been missed.
     pub(crate) fn begin(
         &mut self,
         from: Option<&(String, u64)>,

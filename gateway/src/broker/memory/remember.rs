@@ -28,7 +28,7 @@ impl IdempotencyCache {
         (*expires > now).then_some(*answer)
     }
 
-    /// Answers whether another key had to be forgotten before its time.
+    /// Returns whether another key had to be forgotten before its time.
     pub(super) fn remember(
         &mut self,
         now: Moment,
@@ -51,7 +51,7 @@ impl IdempotencyCache {
         at > now
     }
 
-    /// Forgets at most `count` of those whose time is over. Answers how many there were.
+    /// Forgets at most `count` of those whose time is over. Returns how many there were.
     pub(super) fn sweep(&mut self, now: Moment, count: usize) -> usize {
         for swept in 0..count {
             let Some(key) = self.expiring.pop_due(now) else { return swept };

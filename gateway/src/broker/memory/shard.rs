@@ -210,7 +210,7 @@ impl MemoryShard {
         self.recount(before, 0);
     }
 
-    /// Lets go of what has had its time, at most `count` of each kind. Answers whether there may be more.
+    /// Lets go of what has had its time, at most `count` of each kind. Returns whether there may be more.
     pub(super) fn sweep(&mut self, now: Moment, count: usize) -> bool {
         let mut more = self.answers.sweep(now, count) == count;
         more |= (0..count).all(|_| match self.emptying.pop_due(now) {
@@ -298,7 +298,7 @@ impl MemoryShard {
         }
     }
 
-    /// Forgets the stream that was left alone longest. Answers whether there was one.
+    /// Forgets the stream that was left alone longest. Returns whether there was one.
     fn forget_one(&mut self) -> bool {
         // Those with keys stay: each goes to the end of the queue at most once.
         for _ in 0..self.forgetting.len() {

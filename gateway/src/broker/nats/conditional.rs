@@ -30,7 +30,7 @@ impl NatsBroker {
         last.map_err(|failed| self.kept_failed(kept, failed))
     }
 
-    /// Writes behind that message; 0: where there is none. Answers `false`, and does nothing, if another one is the last by now.
+    /// Writes behind that message; 0: where there is none. Returns `false`, and does nothing, if another one is the last by now.
     /// `ttl`: how long it is to be kept, where the server forgets by itself.
     pub(crate) async fn keep_behind(
         &self,

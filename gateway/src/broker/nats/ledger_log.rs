@@ -43,7 +43,7 @@ impl NatsBroker {
         Ok(LedgerLog { ledger: ledger.into(), stream })
     }
 
-    /// Adds to the log, whatever came last. Answers the sequence of what was added.
+    /// Adds to the log, whatever came last. Returns the sequence of what was added.
     pub(crate) async fn add_to_log(&self, log: &LedgerLog, payload: Bytes) -> Result<u64, BrokerError> {
         let added = self.jetstream.put(&self.link, self.names.ledger(&log.ledger, LOG, log.life()), payload);
         let sequence = added.await.map_err(|failed| self.ledger_failed(failed))?;

@@ -22,7 +22,7 @@ const HEARD_WITHIN: Duration = Duration::from_millis(500);
 const NODES_MAX: usize = 4_096;
 
 impl NatsBroker {
-    /// Answers how many nodes have heard it.
+    /// Returns how many nodes have heard it.
     pub(super) async fn tell_all(&self, message: Bytes) -> Result<u32, BrokerError> {
         let began = Instant::now();
         self.streams.ready(StreamKind::State).await?;
@@ -45,7 +45,7 @@ impl NatsBroker {
         Ok(u32::try_from(heard).unwrap_or(u32::MAX))
     }
 
-    /// Answers whether the node has heard it: 0 or 1.
+    /// Returns whether the node has heard it: 0 or 1.
     pub(super) async fn tell_one(&self, node: &str, message: Bytes) -> Result<u32, BrokerError> {
         let began = Instant::now();
         let answer = self.link.ask(self.names.told(node), None, message).await?;

@@ -291,7 +291,7 @@ impl NatsBroker {
         Ok(())
     }
 
-    /// Puts a message in place of all that a channel has in a stream, if it has any and `change` wants it. Answers where the
+    /// Puts a message in place of all that a channel has in a stream, if it has any and `change` wants it. Returns where the
     /// channel stands after that.
     async fn mark(
         &self,

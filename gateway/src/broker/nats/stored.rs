@@ -185,7 +185,7 @@ impl JetStream {
         format!("{}.{what}", self.api)
     }
 
-    /// Adds a message, if the last one of its subject is still this one. Answers its sequence.
+    /// Adds a message, if the last one of its subject is still this one. Returns its sequence.
     pub(crate) async fn add(
         &self,
         link: &NatsLink,

@@ -277,7 +277,7 @@ impl Streams {
         self.jetstream.purge(&self.link, &name, &self.names.whole_life(kept, life)).await
     }
 
-    /// What can be set of a stream that is there. Answers what is set of it now.
+    /// What can be set of a stream that is there. Returns what is set of it now.
     async fn set_limits(&self, kept: StreamKind, mut config: Value) -> Result<Value, JetStreamError> {
         let wanted = self.wanted(kept, "");
         let mut differs = false;

@@ -8,7 +8,7 @@ use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 
 impl Master {
-    /// Answers how many nodes listen to this name.
+    /// Returns how many nodes listen to this name.
     pub(super) async fn publish_control(&self, name: &str, message: &[u8]) -> Result<u32, BrokerError> {
         let mut command = redis::cmd("PUBLISH");
         command.arg(name).arg(message);

@@ -127,7 +127,7 @@ impl RedisListener {
         channels.iter().filter(|channel| wanted.contains(*channel)).cloned().collect()
     }
 
-    /// Lets channels go that are elsewhere by now. Answers which those were.
+    /// Lets channels go that are elsewhere by now. Returns which those were.
     pub(super) fn let_go(&self, is_elsewhere: impl Fn(&Channel) -> bool) -> Vec<Channel> {
         let gone: Vec<Channel> = self.wanted.lock().extract_if(|channel| is_elsewhere(channel)).collect();
         if !gone.is_empty() {

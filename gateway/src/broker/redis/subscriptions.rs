@@ -113,7 +113,7 @@ impl Subscriptions {
         answer.await.unwrap_or_else(|_| Err(lost())).map(drop)
     }
 
-    /// Has the server speak RESP3 and logs in. Answers what it says of itself.
+    /// Has the server speak RESP3 and logs in. Returns what it says of itself.
     pub(super) async fn greet(&self, login: &RedisConnectionInfo) -> Result<Server, BrokerError> {
         let mut hello = vec!["HELLO", "3"];
         if let Some(password) = login.password() {

@@ -15,7 +15,7 @@ use super::collect_answers::{gather, one_after_another};
 use crate::broker::{Broker, BrokerError, TurnLease, TurnRequest};
 
 impl ShardedBroker {
-    /// Answers how many nodes heard it over the server where most did.
+    /// Returns how many nodes heard it over the server where most did.
     pub(super) async fn send_to_all(&self, message: Bytes) -> Result<u32, BrokerError> {
         let written = self.numbers.write(&message);
         let sent = self.shards.iter().map(|shard| shard.broker.send_control(written.clone()));

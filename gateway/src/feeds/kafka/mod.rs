@@ -96,7 +96,7 @@ impl Kafka {
     }
 
     /// Gives up what was read of partitions that were taken from this node since, also of those that it was given again.
-    /// Answers whether there were any.
+    /// Returns whether there were any.
     fn give_up_what_is_taken(&mut self) -> bool {
         let Some(open) = &self.open else { return true };
         let taken = open.taken();
@@ -105,7 +105,7 @@ impl Kafka {
         !taken.is_empty()
     }
 
-    /// Reads on, for at most so long if there is nothing. Nothing is lost where the caller does not wait. Answers whether
+    /// Reads on, for at most so long if there is nothing. Nothing is lost where the caller does not wait. Returns whether
     /// partitions were taken from this node.
     async fn poll(&mut self, at_most: Duration) -> Result<bool, SourceError> {
         let Some(open) = &self.open else { return Ok(true) };

@@ -142,7 +142,7 @@ impl LogFollower {
         Ok(outcome)
     }
 
-    /// Takes note of the next message of the log. Answers what came of what is asked for, if that is known now.
+    /// Takes note of the next message of the log. Returns what came of what is asked for, if that is known now.
     async fn take(
         &self,
         open: &mut OpenLedger,

@@ -115,7 +115,7 @@ impl LedgerReplica {
         }
     }
 
-    /// Frees some of what those held whose lease is over. Answers whether there is more.
+    /// Frees some of what those held whose lease is over. Returns whether there is more.
     fn free(&mut self, room: LedgerCapacity, freed_max: usize) -> bool {
         let dead = self.leases.iter().filter(|(_, lease)| lease.until <= self.time);
         let dead: Vec<Box<str>> = dead.map(|(holder, _)| holder.clone()).collect();

@@ -121,7 +121,7 @@ impl LogShortener {
         replaced.map(drop)
     }
 
-    /// Answers whether it did: others may have been first.
+    /// Returns whether it did: others may have been first.
     async fn replace(
         &self,
         log: &LedgerLog,

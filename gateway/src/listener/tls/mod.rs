@@ -96,7 +96,7 @@ impl ListenerTls {
         self.server.clone()
     }
 
-    /// Reads the files again if they changed since they were last read. Answers whether a new certificate serves.
+    /// Reads the files again if they changed since they were last read. Returns whether a new certificate serves.
     pub fn reload_if_changed(&self) -> Result<bool, TlsError> {
         let found = self.files.fingerprints();
         if std::mem::replace(&mut *self.seen.lock(), found) == found {

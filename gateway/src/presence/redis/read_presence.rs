@@ -144,7 +144,7 @@ pub(super) async fn ask(
     }
 }
 
-/// Prolongs the lease of `name`, if it is not empty, and ends that of `ending`, if that is not empty. Answers
+/// Prolongs the lease of `name`, if it is not empty, and ends that of `ending`, if that is not empty. Returns
 /// whether the lease had held until now, and which hold. Where there are several places for leases, most of them are enough: what
 /// one that was replaced may lack, another has.
 pub(super) async fn read_leases(

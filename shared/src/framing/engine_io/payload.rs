@@ -111,7 +111,7 @@ fn is_line_break(byte: u8) -> bool {
     matches!(byte, b'\r' | b'\n')
 }
 
-/// Takes line breaks out, which some libraries put into base64 and behind it (RFC 2045): that of Java does. Answers how much
+/// Takes line breaks out, which some libraries put into base64 and behind it (RFC 2045): that of Java does. Returns how much
 /// is left.
 fn join_lines(text: &mut [u8]) -> usize {
     let Some(first) = memchr2(b'\r', b'\n', text) else { return text.len() };

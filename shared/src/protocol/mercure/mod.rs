@@ -128,7 +128,7 @@ fn place(publication: &Publication) -> Option<String> {
     publication.position.map(|position| format!("#{}:{}", position.epoch.as_str(), position.offset))
 }
 
-/// Makes an update of this topic of what was published another way, under an id that is made for it. Answers whether it has
+/// Makes an update of this topic of what was published another way, under an id that is made for it. Returns whether it has
 /// become one: what has topics already is one.
 pub fn make_update(publication: &mut Publication, topic: &str, id: impl FnOnce() -> String) -> bool {
     if publication.tags.contains_key(TOPICS) {

@@ -74,7 +74,7 @@ impl Cursor {
         (self.changes, self.kept.clone())
     }
 
-    /// The client follows one more channel, from here on. Answers whether that is new.
+    /// The client follows one more channel, from here on. Returns whether that is new.
     pub(super) fn follow(&mut self, channel: &str, since: StreamPosition) -> bool {
         if self.find(channel).is_some_and(|at| self.kept.followed[at].since.epoch == since.epoch) {
             return false;
@@ -88,7 +88,7 @@ impl Cursor {
         true
     }
 
-    /// Answers whether it did follow it.
+    /// Returns whether it did follow it.
     pub(super) fn unfollow(&mut self, channel: &str) -> bool {
         let found = self.find(channel);
         if let Some(at) = found {

@@ -112,7 +112,7 @@ impl SocketIo {
         self.common.namespaces.keep_any()
     }
 
-    /// Has each message of what [`EventRecords`] has written said to this client. Answers whether it was that: other bytes are for
+    /// Has each message of what [`EventRecords`] has written said to this client. Returns whether it was that: other bytes are for
     /// it as they are.
     pub fn deliver(&self, records: &Bytes, say: impl FnMut(MessageKind, &[u8])) -> bool {
         let are_records = record::is_first_in(records);
@@ -142,7 +142,7 @@ impl SocketIo {
         Some((cursor.pid.clone(), changes, kept))
     }
 
-    /// It cannot come back to its session in this namespace. Answers its secret name, if there was one.
+    /// It cannot come back to its session in this namespace. Returns its secret name, if there was one.
     pub fn end_session(&self, namespace: &str) -> Option<Box<str>> {
         let index = self.common.namespaces.find(namespace)?;
         let mut state = self.state();
@@ -151,7 +151,7 @@ impl SocketIo {
         Some(pid)
     }
 
-    /// The client follows a channel from here on. Answers the namespace that has something else to be kept now.
+    /// The client follows a channel from here on. Returns the namespace that has something else to be kept now.
     pub fn follow(&self, channel: &str, since: StreamPosition) -> Option<&Namespace> {
         let index = self.common.namespaces.seen(channel)?.index;
         if !self.state().cursor_mut(index)?.follow(channel, since) {

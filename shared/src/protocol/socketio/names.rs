@@ -52,7 +52,7 @@ impl Namespaces {
         Self { boundary: boundary.into(), ..Self::default() }
     }
 
-    /// Adds the namespace that clients call `name` and whose channels lie in the gateway's namespace `channels`. Answers
+    /// Adds the namespace that clients call `name` and whose channels lie in the gateway's namespace `channels`. Returns
     /// whether there was room for it; the caller sees to it that no name comes twice.
     pub fn add(&mut self, name: &str, channels: &str, access: NamespaceAccess, routes: Routes) -> bool {
         if self.all.len() >= NAMESPACES_MAX {

@@ -125,7 +125,7 @@ impl MemoryShard {
         }
     }
 
-    /// Takes keys out whose time is over, at most `count` in all. Answers whether there may be more.
+    /// Takes keys out whose time is over, at most `count` in all. Returns whether there may be more.
     pub(in crate::broker::memory) fn sweep_keys(
         &mut self,
         now: Moment,

@@ -110,7 +110,7 @@ impl Commands {
     }
 
     /// The same script several times, in as few round trips as can be, each with a key and what fills it as in
-    /// [`Commands::eval`]. Answers what became of each.
+    /// [`Commands::eval`]. Returns what became of each.
     pub(crate) async fn eval_each<F: Fn(&mut Cmd, &OpenLink)>(
         &self,
         operation: Operation,

@@ -212,7 +212,7 @@ impl RedisCluster {
         }
     }
 
-    /// The same with all of them. Answers how long the slowest took.
+    /// The same with all of them. Returns how long the slowest took.
     pub(super) async fn sing_everywhere(&self) -> Result<Duration, BrokerError> {
         let settled = tokio::time::timeout(self.config.timeout(), self.settle()).await;
         settled.map_err(|_| BrokerError::Timeout(self.config.timeout()))?;
@@ -248,7 +248,7 @@ impl RedisCluster {
         owner.master.link.now().ok_or_else(down)
     }
 
-    /// Takes note of who is to be asked. Answers who that is, if it is only for this time.
+    /// Takes note of who is to be asked. Returns who that is, if it is only for this time.
     fn redirected(&self, slot: u16, redirect: &Redirect) -> Option<Arc<ClusterPart>> {
         self.looking.look();
         let (host, port) = match redirect {

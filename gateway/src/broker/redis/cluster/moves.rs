@@ -50,7 +50,7 @@ impl Moves {
         self.channels.lock().iter().cloned().collect()
     }
 
-    /// Takes these out. Answers those that were still wanted, and those that were not.
+    /// Takes these out. Returns those that were still wanted, and those that were not.
     fn take(&self, channels: Vec<Channel>) -> (Vec<Channel>, Vec<Channel>) {
         let mut moving = self.channels.lock();
         channels.into_iter().partition(|channel| moving.remove(channel))

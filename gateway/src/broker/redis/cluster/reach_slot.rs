@@ -11,7 +11,7 @@ use crate::broker::BrokerError;
 use crate::broker::shards::collect_answers::one_after_another;
 
 impl RedisCluster {
-    /// Answers how many nodes heard it.
+    /// Returns how many nodes heard it.
     pub(in crate::broker::redis) async fn say(&self, name: &str, message: &[u8]) -> Result<u32, BrokerError> {
         let timeout = self.config.timeout();
         let settled = tokio::time::timeout(timeout, self.settle()).await;

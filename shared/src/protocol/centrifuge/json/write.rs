@@ -12,7 +12,7 @@ pub use crate::protocol::json::{payload, string};
 use crate::protocol::json::text;
 
 /// What a subscriber that has agreed to patches gets is always a string: a payload's own text, or a patch. Text is what
-/// the string stands for, so a patch that is none cannot be one. Answers whether it is a patch.
+/// the string stands for, so a patch that is none cannot be one. Returns whether it is a patch.
 #[inline(never)]
 fn text_of(payload: &Payload, out: &mut BytesMut, patch: Option<&str>) -> bool {
     match patch {

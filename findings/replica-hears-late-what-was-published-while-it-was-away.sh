@@ -117,8 +117,9 @@ def run(program):
     subscriber.ask("SUBSCRIBE", "news")
     heard = []
     def listen():
-        while True:
-            heard.append((subscriber.read()[2], time.time()))
+        # What is read after the end, when the server is gone, is no list.
+        while isinstance(message := subscriber.read(), list):
+            heard.append((message[2], time.time()))
     threading.Thread(target=listen, daemon=True).start()
     master.ask("PUBLISH", "news", "before")
     until(lambda: heard, "nothing comes while the link is whole")

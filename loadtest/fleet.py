@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
-from programs import program  # noqa: E402
+from programs import environment, program  # noqa: E402
 
 START_SECONDS, STOP_SECONDS, POLL_SECONDS = 60, 20, 0.1
 
@@ -251,10 +251,10 @@ class Node:
 
     def start(self):
         addresses = ["--listen", f"127.0.0.1:{self.port}", "--internal-listen", f"127.0.0.1:{self.internal}"]
-        environment = {**os.environ, **self.settings, "TIDEGATE_NODE__NAME": self.name}
+        settings = {**self.settings, "TIDEGATE_NODE__NAME": self.name}
         with self.log.open("ab") as log:
             command = [binary("tidegate"), "serve", *self.words, *addresses]
-            self.process = start(command, stderr=log, env=environment)
+            self.process = start(command, stderr=log, env=environment(settings))
 
     def await_ready(self):
         wait(f"{self.name} is ready", START_SECONDS, self.is_ready)
@@ -304,11 +304,11 @@ class Fleet:
         """One more load tester, which writes its report beside its log."""
         number = len(self.holders)
         command = [binary("tidegate-loadtest"), *words, "--quiet", "--json", self.scratch / f"holder-{number}.json"]
-        environment = {**os.environ, "TIDEGATE_LOADTEST_TOKEN_SECRET": "", **dict(settings)}
+        given = {**os.environ, "TIDEGATE_LOADTEST_TOKEN_SECRET": "", **dict(settings)}
         # Without a secret nothing is signed; an empty one would be signed with.
-        environment = {name: value for name, value in environment.items() if value}
+        given = {name: value for name, value in given.items() if value}
         with (self.scratch / f"holder-{number}.log").open("wb") as log:
-            self.holders.append(start(list(map(str, command)), stdout=log, stderr=log, env=environment))
+            self.holders.append(start(list(map(str, command)), stdout=log, stderr=log, env=given))
 
     def check_holders(self):
         for number, holder in enumerate(self.holders):

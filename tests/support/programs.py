@@ -14,6 +14,11 @@ def there(name):
     return Path(os.environ.get("TIDEGATE_BIN_DIR") or TARGET / "debug").resolve() / name
 
 
+def environment(settings=()):
+    """What a node is started with. It would take TIDEGATE_BIN_DIR for a setting, and say that it is none."""
+    return {name: value for name, value in {**os.environ, **dict(settings)}.items() if name != "TIDEGATE_BIN_DIR"}
+
+
 def program(name, profile="dev", build=("--package", None)):
     """The program in TIDEGATE_BIN_DIR, or the one that Cargo makes of `build`, by default of the package `name`."""
     given = os.environ.get("TIDEGATE_BIN_DIR")

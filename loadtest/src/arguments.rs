@@ -1,42 +1,69 @@
-//! The options of the plain run, which most scenarios share, and what a value may be. [`crate::plan`] says what of them
-//! makes sense together.
+//! The options of a run, and what a value may be. [`crate::plan`] says what of them makes sense together, and the report
+//! has them as its settings.
 
-use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, ValueEnum};
+use serde::{Serialize, Serializer};
 
 use crate::mark::{CHANNELS_MAX, PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
+use crate::report::masked_url;
+use crate::thresholds::Thresholds;
 
 const DAY_SECONDS: f64 = 86_400.0;
 
-/// Everything that makes up one run: the plain one, and each that a scenario makes.
-#[derive(Parser, Clone, Debug)]
-#[command(args_override_self = true)]
+/// Opens many connections to a gateway, publishes on a fixed schedule, and checks and times what arrives.
+///
+/// Without a scenario's name it makes a plain run, as the options below say. A scenario has defaults of its own:
+/// `tidegate-loadtest SCENARIO --help`.
+///
+/// Exit status: 0 when every threshold held, 1 when one did not, 2 when the run could not be made, 130 when it was
+/// cut short by Ctrl-C or by its time limit (it still reports what it has).
+#[derive(Parser, Serialize, Clone, Debug)]
+#[command(
+    name = "tidegate-loadtest",
+    version,
+    max_term_width = 110,
+    args_override_self = true,
+    args_conflicts_with_subcommands = true,
+    subcommand_help_heading = "Scenarios",
+    subcommand_value_name = "SCENARIO"
+)]
 pub struct Arguments {
     #[command(flatten)]
+    #[serde(flatten)]
     pub access: AccessArguments,
     #[command(flatten)]
+    #[serde(flatten)]
     pub connections: ConnectionArguments,
     #[command(flatten)]
+    #[serde(flatten)]
     pub publications: PublicationArguments,
     #[command(flatten)]
+    #[serde(flatten)]
     pub measuring: MeasuringArguments,
     #[command(flatten)]
-    pub thresholds: ThresholdArguments,
+    #[serde(flatten)]
+    pub storm: StormArguments,
     #[command(flatten)]
+    #[serde(skip)]
+    pub thresholds: Thresholds,
+    #[command(flatten)]
+    #[serde(skip)]
     pub reporting: ReportingArguments,
 }
 
 /// How to get at a server, and what to speak with it.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Serialize, Clone, Debug)]
 #[command(next_help_heading = "Connections")]
 pub struct AccessArguments {
     /// A gateway, as ws://HOST:PORT or wss://HOST:PORT or with a path of its own. Repeat it to take several in turns.
     #[arg(long = "url", value_name = "URL", default_value = "ws://127.0.0.1:8000")]
+    #[serde(serialize_with = "without_secrets")]
     pub urls: Vec<String>,
     /// What to speak.
     #[arg(long, value_enum, default_value_t = ProtocolName::Centrifuge)]
@@ -52,9 +79,11 @@ pub struct AccessArguments {
     pub compression: bool,
     /// The token that every connection shows.
     #[arg(long, conflicts_with = "token_secret")]
+    #[serde(skip)]
     pub token: Option<String>,
     /// Sign a token (HS256) for each connection with this secret; its user is `load-` and a number.
     #[arg(long, value_name = "SECRET", env = "TIDEGATE_LOADTEST_TOKEN_SECRET", hide_env_values = true)]
+    #[serde(skip)]
     pub token_secret: Option<String>,
     /// Source addresses (127.0.0.1 and up) to connect from; 0 takes as many as the ports need.
     #[arg(long, value_name = "N", default_value = "0")]
@@ -70,7 +99,7 @@ pub struct AccessArguments {
     pub allow_remote: bool,
 }
 
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Serialize, Clone, Debug)]
 #[command(next_help_heading = "Connections")]
 pub struct ConnectionArguments {
     /// How many connections to hold.
@@ -83,8 +112,8 @@ pub struct ConnectionArguments {
     #[arg(long, value_name = "N", default_value = "256", value_parser = at_least_one())]
     pub opening_max: u32,
     /// From the start of an attempt until the last subscription is confirmed.
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    pub connect_timeout: Duration,
+    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    pub connect_timeout: Seconds,
     /// How many channels there are. 1: everyone listens to the same.
     #[arg(long, default_value = "1", value_parser = between::<u32>(1..=(CHANNELS_MAX - 1).into()))]
     pub channels: u32,
@@ -105,6 +134,9 @@ pub struct ConnectionArguments {
     pub reconnect_min_ms: u64,
     #[arg(long, value_name = "MS", default_value = "20000", requires = "reconnect")]
     pub reconnect_max_ms: u64,
+    /// Close each connection as soon as it is ready, and open it again: handshakes and nothing else.
+    #[arg(long)]
+    pub churn: bool,
     /// Connections, of a hundred, that stop reading once they have subscribed. They count in neither latency nor loss.
     #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = not_negative)]
     pub slow_percent: f64,
@@ -116,18 +148,18 @@ pub struct ConnectionArguments {
     pub read_buffer: usize,
 }
 
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Serialize, Clone, Debug)]
 #[command(next_help_heading = "Publications")]
 pub struct PublicationArguments {
     /// Publications a second over all channels; 0 publishes nothing and only holds the connections.
     #[arg(short = 'r', long, default_value = "10", value_parser = not_negative)]
     pub rate: f64,
     /// How long to publish.
-    #[arg(short = 'd', long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
-    pub duration: Duration,
+    #[arg(short = 'd', long, value_name = "SECONDS", default_value = "10")]
+    pub duration: Seconds,
     /// The beginning of publishing that does not count in the latency.
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
-    pub warmup: Duration,
+    #[arg(long, value_name = "SECONDS", default_value = "0")]
+    pub warmup: Seconds,
     /// Size of each payload (JSON; at least 58).
     #[arg(long, value_name = "BYTES", default_value = "128", value_parser = payload())]
     pub payload: usize,
@@ -154,13 +186,15 @@ pub struct PublicationArguments {
     pub window: usize,
     /// Base address of the server API. Repeat it to take several in turns; without it, `/api` of each URL.
     #[arg(long = "api-url", value_name = "URL")]
+    #[serde(serialize_with = "without_secrets")]
     pub api_urls: Vec<String>,
     /// The API key.
     #[arg(long, value_name = "KEY", env = "TIDEGATE_LOADTEST_API_KEY", hide_env_values = true)]
+    #[serde(skip)]
     pub api_key: Option<String>,
 }
 
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Serialize, Clone, Debug)]
 #[command(next_help_heading = "Measuring")]
 pub struct MeasuringArguments {
     /// A process of the server, whose CPU and memory are measured. Repeat it for several.
@@ -168,20 +202,36 @@ pub struct MeasuringArguments {
     pub pids: Vec<u32>,
     /// Where a node of the server tells its metrics (http://HOST:PORT, its internal address). Repeat it for several.
     #[arg(long = "metrics", value_name = "URL")]
+    #[serde(serialize_with = "without_secrets")]
     pub metrics_urls: Vec<String>,
     /// Longest wait for what is still on its way when publishing ends.
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
-    pub drain: Duration,
+    #[arg(long, value_name = "SECONDS", default_value = "5")]
+    pub drain: Seconds,
     /// Pause between the last connection and the first publication.
-    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
-    pub settle: Duration,
+    #[arg(long, value_name = "SECONDS", default_value = "0.5")]
+    pub settle: Seconds,
     /// Connections that are opened and closed before memory is measured first, since a process allocates some things
     /// once for all.
     #[arg(long, value_name = "N", default_value = "0")]
     pub wave: u32,
     /// Pause after the connections are closed and before memory is measured again (only with --pid).
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
-    pub rest: Duration,
+    #[arg(long, value_name = "SECONDS", default_value = "2")]
+    pub rest: Seconds,
+}
+
+/// Everybody gone at once, and back at once.
+#[derive(Args, Serialize, Clone, Debug)]
+#[command(next_help_heading = "Storm")]
+pub struct StormArguments {
+    /// Cut every connection at the same moment, so long after publishing has begun.
+    #[arg(long, value_name = "SECONDS")]
+    pub calm: Option<Seconds>,
+    /// How long all that were cut stay away, while publications go on, until all come back at once.
+    #[arg(long, value_name = "SECONDS", default_value = "1")]
+    pub away: Seconds,
+    /// Longest time for all to come back.
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    pub storm_timeout: Seconds,
 }
 
 /// How long a scenario may take, and how it tells what came of it.
@@ -189,8 +239,8 @@ pub struct MeasuringArguments {
 #[command(next_help_heading = "Reporting")]
 pub struct ReportingArguments {
     /// Longest time for the whole run; it is then ended and reported like an interrupted one.
-    #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds)]
-    pub time_limit: Duration,
+    #[arg(long, value_name = "SECONDS", default_value = "900")]
+    pub time_limit: Seconds,
     /// A name for this run, in reports.
     #[arg(long, value_name = "TEXT", default_value = "load test")]
     pub title: String,
@@ -205,48 +255,8 @@ pub struct ReportingArguments {
     pub quiet: bool,
 }
 
-#[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Thresholds (exit status 1 when one is broken)")]
-pub struct ThresholdArguments {
-    #[arg(long, value_name = "MS")]
-    pub max_p50_ms: Option<f64>,
-    #[arg(long, value_name = "MS")]
-    pub max_p99_ms: Option<f64>,
-    #[arg(long, value_name = "MS")]
-    pub max_p999_ms: Option<f64>,
-    /// Publications lost, over all subscriptions.
-    #[arg(long, value_name = "N")]
-    pub max_lost: Option<u64>,
-    #[arg(long, value_name = "N")]
-    pub max_duplicated: Option<u64>,
-    #[arg(long, value_name = "N")]
-    pub max_reordered: Option<u64>,
-    /// Connection attempts that failed.
-    #[arg(long, value_name = "N")]
-    pub max_failures: Option<u64>,
-    /// Publications that got an error or no answer.
-    #[arg(long, value_name = "N")]
-    pub max_publish_failures: Option<u64>,
-    /// Connections that the server closed or that broke.
-    #[arg(long, value_name = "N")]
-    pub max_disconnects: Option<u64>,
-    #[arg(long, value_name = "RATE")]
-    pub min_deliveries_per_second: Option<f64>,
-    /// CPU seconds of the server (user and system) per million deliveries.
-    #[arg(long, value_name = "SECONDS")]
-    pub max_cpu_per_million: Option<f64>,
-    /// Growth of the server's resident memory per connection.
-    #[arg(long, value_name = "KIB")]
-    pub max_kib_per_connection: Option<f64>,
-    /// CPU of the server while connections were only held (with --rate 0), as a share of one core.
-    #[arg(long, value_name = "PERCENT")]
-    pub max_idle_cpu: Option<f64>,
-    /// The server's resident memory after all connections were closed, against before the first.
-    #[arg(long, value_name = "PERCENT")]
-    pub max_memory_after: Option<f64>,
-}
-
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(ValueEnum, Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
 pub enum ProtocolName {
     /// The native protocol on /connection/websocket.
     Centrifuge,
@@ -254,8 +264,9 @@ pub enum ProtocolName {
     Raw,
 }
 
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(ValueEnum, Serialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[value(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Transport {
     /// As WebSocket messages.
     Websocket,
@@ -268,19 +279,8 @@ pub enum Transport {
     Events,
 }
 
-impl Transport {
-    /// As it is written.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Websocket => "websocket",
-            Self::Sse => "sse",
-            Self::HttpStream => "http_stream",
-            Self::Events => "events",
-        }
-    }
-}
-
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(ValueEnum, Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
 pub enum Entrance {
     /// The server API, over HTTP connections that are kept alive.
     Api,
@@ -289,12 +289,28 @@ pub enum Entrance {
 }
 
 /// Seconds, with a fraction, of at most a day.
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = in_range(text, 0.0..=DAY_SECONDS, "0 to 86,400 seconds")?;
-    Ok(Duration::from_secs_f64(seconds))
+#[derive(Serialize, Clone, Copy, PartialEq, Debug)]
+pub struct Seconds(pub f64);
+
+impl Seconds {
+    pub fn duration(self) -> Duration {
+        Duration::from_secs_f64(self.0)
+    }
 }
 
-pub(crate) fn positive(text: &str) -> Result<f64, String> {
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        in_range(text, 0.0..=DAY_SECONDS, "0 to 86,400 seconds").map(Self)
+    }
+}
+
+fn without_secrets<S: Serializer>(urls: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(urls.iter().map(|url| masked_url(url)))
+}
+
+fn positive(text: &str) -> Result<f64, String> {
     in_range(text, f64::MIN_POSITIVE..=f64::MAX, "more than 0")
 }
 
@@ -302,20 +318,20 @@ pub(crate) fn not_negative(text: &str) -> Result<f64, String> {
     in_range(text, 0.0..=f64::MAX, "0 or more")
 }
 
-pub(crate) fn between<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> RangedU64ValueParser<T> {
+fn between<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> RangedU64ValueParser<T> {
     RangedU64ValueParser::new().range(range)
 }
 
-pub(crate) fn at_least_one() -> RangedU64ValueParser<u32> {
+fn at_least_one() -> RangedU64ValueParser<u32> {
     between(1..=u32::MAX.into())
 }
 
 /// Bytes of a payload that has a mark in it.
-pub(crate) fn payload() -> RangedU64ValueParser<usize> {
+fn payload() -> RangedU64ValueParser<usize> {
     between(PAYLOAD_BYTES_MIN as u64..=PAYLOAD_BYTES_MAX)
 }
 
-fn in_range(text: &str, range: RangeInclusive<f64>, expected: impl Display) -> Result<f64, String> {
+fn in_range(text: &str, range: RangeInclusive<f64>, expected: &str) -> Result<f64, String> {
     let value = text.parse::<f64>().ok().filter(|value| range.contains(value));
     value.ok_or_else(|| format!("must be {expected}"))
 }

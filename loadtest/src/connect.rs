@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use crate::arguments::{AccessArguments, Transport};
 use crate::bind_address_no_port::bind_address_no_port;
 use crate::plan::{Plan, Target};
-use crate::stream::Stream;
+use crate::stream::{Stream, secure};
 use crate::wire::{DeflatingWire, PlainWire, StreamingWire, Wire};
 
 /// What the kernel keeps for a slow reader; it doubles it, for its own book-keeping.
@@ -58,26 +58,22 @@ pub async fn connect(
     let dialer = Dialer::new(plan, target, number);
     let stream = dialer.dial().await.map_err(ConnectError::Io)?;
     let AccessArguments { compression, transport, .. } = plan.arguments.access;
-    let read_buffer = plan.arguments.connections.read_buffer;
-    let transport = plan.dialect.transport(transport);
     if transport != Transport::Websocket {
         let wire = StreamingWire::open(dialer, stream, transport, entry).await;
-        return Ok(Wire::Streaming(Box::new(
-            wire.map_err(|error| ConnectError::Handshake(error.to_string()))?,
-        )));
+        let wire = wire.map_err(|error| ConnectError::Handshake(error.to_string()))?;
+        return Ok(Wire::Streaming(Box::new(wire)));
     }
     let request = upgrade_request(target, entry)?;
     if compression {
         return DeflatingWire::open(request, stream).await;
     }
-    Ok(Wire::Plain(PlainWire::open(request, stream, read_buffer).await?))
+    Ok(Wire::Plain(PlainWire::open(request, stream, plan.arguments.connections.read_buffer).await?))
 }
 
 impl Dialer {
     fn new(plan: &Plan, target: &Target, number: u32) -> Self {
-        let Target { address, .. } = target;
-        let sources = plan.sources;
-        let last = 1 + (number % u32::from(sources.max(1))) as u8;
+        let (address, sources) = (target.address, plan.arguments.access.sources);
+        let last = 1 + (number % u32::from(sources)) as u8;
         Self {
             source: (sources > 1 && address.is_ipv4() && address.ip().is_loopback())
                 .then(|| Ipv4Addr::new(127, 0, 0, last)),
@@ -108,7 +104,7 @@ impl Dialer {
             socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
         }
         let socket = TcpSocket::from_std_stream(socket.into()).connect(address).await?;
-        Stream::new(socket, &self.target).await
+        secure(socket, &self.target).await
     }
 }
 

@@ -1,19 +1,16 @@
 //! HTTP/1.1 requests on a connection that is kept alive.
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use crate::plan::Target;
-use crate::stream::Stream;
+use crate::stream::{Stream, secure};
 
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
@@ -29,7 +26,7 @@ impl HttpConnection {
         let opened = async {
             let socket = TcpStream::connect(target.address).await?;
             socket.set_nodelay(true)?;
-            Stream::new(socket, target).await
+            secure(socket, target).await
         };
         let stream = opened.await.map_err(|error| error.to_string())?;
         Self::on(stream).await.map_err(|error| describe(&error))
@@ -67,20 +64,6 @@ impl Drop for HttpConnection {
     fn drop(&mut self) {
         self.driving.abort();
     }
-}
-
-/// One request on a connection of its own, for what is asked seldom. Returns the body of the answer, if it is one of
-/// success.
-pub async fn call(address: SocketAddr, method: Method, path: &str, body: Bytes) -> Result<Bytes, String> {
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(HOST, address.to_string())
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::new(body))
-        .map_err(|error| error.to_string())?;
-    let (status, body) = HttpConnection::open(&Target::plain(address)).await?.ask(request).await?;
-    if status == StatusCode::OK { Ok(body) } else { Err(format!("HTTP {}", status.as_u16())) }
 }
 
 fn describe(error: &hyper::Error) -> String {

@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,11 +12,11 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::arguments::ConnectionArguments;
 use crate::clock::{Alarm, NANOS_PER_SECOND};
-use crate::publish::PublishBooks;
-use crate::receive::live;
-use crate::sequence::Verdict;
-use crate::subscriber::{Books, Shared, Subscriber};
+use crate::counts::{Absorb, Published, Received, Verdict};
+use crate::receive::{Account, live};
+use crate::subscriber::{Shared, Subscriber};
 
 /// How often counts are handed over.
 pub const HANDOVER_EVERY: Duration = Duration::from_millis(100);
@@ -30,7 +29,7 @@ const GOODBYES: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Lane {
     pub shared: Arc<Shared>,
-    pub books: RefCell<Books>,
+    pub books: RefCell<Received>,
     pub subscribers: RefCell<Vec<Subscriber>>,
     /// Bounds how many are opening at the same time.
     pub opening: Semaphore,
@@ -57,8 +56,8 @@ pub enum Phase {
 /// Counts of one thread since its last handover.
 #[derive(Debug)]
 pub enum Handover {
-    Received(Box<Books>),
-    Published(Box<PublishBooks>),
+    Received(Box<Received>),
+    Published(Box<Published>),
 }
 
 /// What can be asked of a thread.
@@ -84,7 +83,7 @@ pub struct LaneHandle {
 impl Lane {
     /// The place of a connection of this thread among all of the run: threads take turns.
     pub fn number_of(&self, index: usize) -> u32 {
-        index as u32 * u32::from(self.shared.plan.threads) + self.number
+        index as u32 * u32::from(self.shared.plan.arguments.connections.threads) + self.number
     }
 
     /// Returns once the run is over.
@@ -109,8 +108,8 @@ impl Lane {
         self.turned.notify_waiters();
     }
 
-    pub fn settle_one(&self) {
-        self.shared.settled.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn account(&self, index: usize) -> Account<'_> {
+        Account { shared: &self.shared, subscribers: &self.subscribers, index, books: &self.books }
     }
 }
 
@@ -125,15 +124,12 @@ pub fn start(
     let (orders, inbox) = mpsc::channel(4);
     let thread = std::thread::Builder::new().name(format!("receive-{number}")).spawn(move || {
         let plan = &shared.plan;
-        let connections = plan.arguments.connections.connections;
-        let numbers = (u32::from(number)..connections).step_by(usize::from(plan.threads));
+        let ConnectionArguments { connections, threads, opening_max, .. } = plan.arguments.connections;
+        let numbers = (u32::from(number)..connections).step_by(usize::from(threads));
         let subscribers = numbers
-            .map(|connection| match plan.is_slow(connection) {
-                false => Subscriber::new(plan.channels_of(connection)),
-                true => Subscriber::slow(plan.channels_of(connection)),
-            })
+            .map(|connection| Subscriber::new(plan.channels_of(connection), plan.is_slow(connection)))
             .collect();
-        let opening = plan.arguments.connections.opening_max.div_ceil(u32::from(plan.threads)) as usize;
+        let opening = opening_max.div_ceil(u32::from(threads)) as usize;
         let lane = Rc::new(Lane {
             shared: shared.clone(),
             books: RefCell::default(),
@@ -195,7 +191,7 @@ async fn run(
     };
     // Accounts are settled before the first goodbye, so that closing cannot be taken for a loss.
     let accounts = std::mem::take(&mut *lane.subscribers.borrow_mut());
-    lane.subscribers.borrow_mut().resize_with(accounts.len(), || Subscriber::new(std::iter::empty()));
+    lane.subscribers.borrow_mut().resize_with(accounts.len(), || Subscriber::new(std::iter::empty(), false));
     let last = Handover::Received(Box::new(lane.books.take()));
     lane.turn(Phase::Stopping);
     // The collector goes first only when the run is given up.
@@ -217,7 +213,7 @@ async fn run(
 /// Starts this thread's connections, each at its moment of the common ramp.
 async fn ramp(lane: Rc<Lane>, start_ns: u64) {
     let Ok(alarm) = Alarm::new() else {
-        lane.books.borrow_mut().tally.failures.count("out of file descriptors");
+        lane.books.borrow_mut().connections.failures.count("out of file descriptors");
         return;
     };
     let mut living = JoinSet::new();

@@ -1,17 +1,16 @@
 //! The command: read the arguments, run, report, and say by the exit status how it went.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tidegate_loadtest::arguments::{Arguments, ReportingArguments};
-use tidegate_loadtest::command_line::{self, CommandLine, Extended, Scenario};
+use tidegate_loadtest::command_line::{self, Task};
 use tidegate_loadtest::floor;
 use tidegate_loadtest::plan::{Plan, PlanError};
-use tidegate_loadtest::report::{Findings, Report, RunInfo, page, text};
-use tidegate_loadtest::scenario::{self, Controls, Cut, CutShort, Outcome};
+use tidegate_loadtest::report::{Report, RunInfo};
+use tidegate_loadtest::scenario::{self, Cut};
 use tokio::sync::watch;
 
 const BROKEN_THRESHOLD: u8 = 1;
@@ -38,82 +37,39 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(CommandLine { scenario, plain }: CommandLine, descriptors: u64) -> Result<ExitCode, Failure> {
-    let plan = |arguments: &Arguments| {
-        let run = arguments.publications.run.unwrap_or_else(rand::random);
-        Plan::new(arguments.clone(), run, descriptors)
+fn run(task: Task, descriptors: u64) -> Result<ExitCode, Failure> {
+    let arguments = match task {
+        Task::Run(arguments) => *arguments,
+        Task::Floor(arguments) => return Ok(floor::run(&arguments).map(|()| ExitCode::SUCCESS)?),
     };
-    let load = |plan: Plan| {
-        let reporting = plan.arguments.reporting.clone();
-        report(&reporting, async |controls| Ok(scenario::run(plan, controls).await?.conclude()))
-    };
-    match scenario {
-        None => load(plan(&plain)?),
-        Some(
-            Scenario::FanOut(arguments)
-            | Scenario::Channels(arguments)
-            | Scenario::Idle(arguments)
-            | Scenario::SlowReaders(arguments),
-        ) => load(plan(&arguments)?),
-        Some(Scenario::Storm(arguments)) => {
-            let Extended { own, mut shared } = *arguments;
-            // Without their positions, nobody could recover.
-            shared.connections.reconnect = true;
-            load(plan(&shared)?.with_storm(own)?)
-        }
-        Some(Scenario::Handshakes(arguments)) => {
-            let Extended { own, shared } = *arguments;
-            let plan = plan(&own.as_run())?;
-            report(&shared, async |controls| scenario::handshakes(&own, plan, controls).await)
-        }
-        Some(Scenario::Floor(arguments)) => Ok(floor::run(&arguments).map(|()| ExitCode::SUCCESS)?),
-    }
-}
-
-/// Runs a scenario, which must end when it is told to, and tells what it has found.
-fn report<F: Findings>(
-    reporting: &ReportingArguments,
-    work: impl AsyncFnOnce(&Controls) -> io::Result<Outcome<F>>,
-) -> Result<ExitCode, Failure> {
+    let (reporting, thresholds) = (arguments.reporting.clone(), arguments.thresholds.clone());
+    let run = arguments.publications.run.unwrap_or_else(rand::random);
+    let plan = Plan::new(arguments, run, descriptors)?;
     let mut run = RunInfo::new(&reporting.title, SystemTime::now());
-    let (findings, thresholds) = runtime()?.block_on(async {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let findings = runtime.block_on(async {
         let (cutter, cut) = Cut::new();
-        let controls = Controls::new(cut, reporting.quiet);
-        tokio::spawn(watch_the_end(cutter, reporting.time_limit));
-        let outcome = work(&controls).await;
-        controls.progress.finish();
-        run.cut_short = controls.cut.reason().map(|reason| reason.describe().to_owned());
-        outcome
+        tokio::spawn(watch_the_end(cutter, reporting.time_limit.duration()));
+        let findings = scenario::run(plan, &cut).await;
+        run.cut_short = cut.reason();
+        findings
     })?;
-    run.thresholds = thresholds;
-    conclude(&Report { run, findings }, reporting)
-}
-
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
-}
-
-/// Tells what was found, and how it went.
-fn conclude<F: Findings>(report: &Report<F>, reporting: &ReportingArguments) -> Result<ExitCode, Failure> {
-    let written = |path: &Path, written: io::Result<()>| {
-        written.map_err(|error| Failure::Write { path: path.display().to_string(), error })
+    let report = Report::new(run, &findings, &thresholds)?;
+    let written = |path: &Option<PathBuf>, write: fn(&Report, &Path) -> io::Result<()>| {
+        let Some(path) = path else { return Ok(()) };
+        write(&report, path).map_err(|error| Failure::Write { path: path.display().to_string(), error })
     };
-    if let Some(path) = &reporting.json {
-        written(path, report.write_json(path))?;
-    }
-    if let Some(path) = &reporting.html {
-        written(path, page::write(report, path))?;
-    }
-    let is_broken = report.run.thresholds.iter().any(|threshold| !threshold.held);
+    written(&reporting.json, Report::write_json)?;
+    written(&reporting.html, Report::write_page)?;
     if !reporting.quiet {
         let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        say(&mut io::stdout(), &text::render(report, coloured));
-    } else if is_broken {
+        say(&mut io::stdout(), &report.text(coloured));
+    } else if report.is_broken() {
         say(&mut io::stderr(), &format!("{}\n", report.failures().join("\n")));
     }
     Ok(if report.run.cut_short.is_some() {
         ExitCode::from(INTERRUPTED)
-    } else if is_broken {
+    } else if report.is_broken() {
         ExitCode::from(BROKEN_THRESHOLD)
     } else {
         ExitCode::SUCCESS
@@ -121,7 +77,7 @@ fn conclude<F: Findings>(report: &Report<F>, reporting: &ReportingArguments) -> 
 }
 
 /// Cuts the run short at the first Ctrl-C or SIGTERM or when its time is up, and ends the process at the second.
-async fn watch_the_end(cutter: watch::Sender<Option<CutShort>>, limit: Duration) {
+async fn watch_the_end(cutter: watch::Sender<Option<&'static str>>, limit: Duration) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
@@ -129,9 +85,9 @@ async fn watch_the_end(cutter: watch::Sender<Option<CutShort>>, limit: Duration)
         return;
     };
     let reason = tokio::select! {
-        _ = interrupt.recv() => CutShort::Interrupted,
-        _ = terminate.recv() => CutShort::Interrupted,
-        () = tokio::time::sleep(limit) => CutShort::TimeLimit,
+        _ = interrupt.recv() => "interrupted",
+        _ = terminate.recv() => "interrupted",
+        () = tokio::time::sleep(limit) => "the time limit was reached",
     };
     // An error means that the run has ended by itself just now.
     let _ = cutter.send(Some(reason));

@@ -1,89 +1,62 @@
-//! What a gateway says of itself: its metrics, fetched once and looked up by name and labels.
+//! What a gateway says of itself: its metrics, fetched once and looked up by name and label.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::Method;
+use http_body_util::Full;
+use hyper::header::HOST;
+use hyper::{Request, StatusCode};
 use tokio::time::timeout;
 
-use crate::http::call;
+use crate::http::HttpConnection;
 use crate::plan::Target;
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The samples of one or several nodes at one moment.
+/// The samples of one or several nodes at one moment, in the text format.
 #[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    samples: Vec<Sample>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Sample {
-    name: String,
-    /// As they stand between the braces.
-    labels: String,
-    value: f64,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("the metrics of {address} cannot be had: {problem}")]
-pub struct MetricsError {
-    address: SocketAddr,
-    problem: String,
-}
+pub struct Metrics(String);
 
 impl Metrics {
-    pub async fn of(targets: &[Target]) -> Result<Self, MetricsError> {
-        let mut samples = Vec::new();
+    pub async fn of(targets: &[Target]) -> Result<Self, String> {
+        let mut samples = String::new();
         for target in targets {
             let fetched = timeout(FETCH_TIMEOUT, fetch(target)).await;
-            let text = fetched
-                .unwrap_or_else(|_| Err("no answer in time".to_owned()))
-                .map_err(|problem| MetricsError { address: target.address, problem })?;
-            samples.extend(text.lines().filter_map(parse));
+            let text = fetched.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+            let address = target.address;
+            samples +=
+                &text.map_err(|problem| format!("the metrics of {address} cannot be had: {problem}"))?;
         }
-        Ok(Self { samples })
+        Ok(Self(samples))
     }
 
-    /// The sum of a metric's samples that have all of these labels. `None` if there is no such sample.
-    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let wanted: Vec<String> =
-            labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
-        let fits = |sample: &&Sample| {
-            sample.name == name && wanted.iter().all(|one| sample.labels.split(',').any(|has| has == one))
-        };
-        self.samples
-            .iter()
-            .filter(fits)
-            .map(|sample| sample.value)
-            .fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
+    /// The sum of a metric's samples with this label, as it stands there; any of an empty one. `None` if there is no
+    /// such sample. Values of labels with commas in them are not told apart, which the gateway has none of.
+    pub fn sum(&self, name: &str, label: &str) -> Option<f64> {
+        let values = self.0.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (metric, labels) = series.trim_end_matches('}').split_once('{').unwrap_or((series, ""));
+            let fits = metric == name && (label.is_empty() || labels.split(',').any(|one| one == label));
+            value.parse::<f64>().ok().filter(|_| fits)
+        });
+        values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
     }
 
     /// How much such a sum has grown since another moment.
-    pub fn growth(&self, since: &Self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        Some(self.sum(name, labels)? - since.sum(name, labels).unwrap_or(0.0))
+    pub fn growth(&self, since: &Self, name: &str, label: &str) -> Option<f64> {
+        Some(self.sum(name, label)? - since.sum(name, label).unwrap_or(0.0))
     }
 }
 
 async fn fetch(target: &Target) -> Result<String, String> {
     let path = if target.path.is_empty() { "/metrics" } else { &target.path };
-    let bytes = call(target.address, Method::GET, path, Bytes::new()).await?;
-    String::from_utf8(bytes.to_vec()).map_err(|error| error.to_string())
-}
-
-/// A line of the text format, unless it is a comment. Values of labels with commas in them are not told apart, which
-/// the gateway has none of.
-fn parse(line: &str) -> Option<Sample> {
-    if line.starts_with('#') {
-        return None;
+    let request = Request::get(path).header(HOST, &target.authority).body(Full::new(Bytes::new()));
+    let request = request.map_err(|error| error.to_string())?;
+    let (status, body) = HttpConnection::open(target).await?.ask(request).await?;
+    match status {
+        StatusCode::OK => String::from_utf8(body.to_vec()).map_err(|error| error.to_string()),
+        status => Err(format!("HTTP {}", status.as_u16())),
     }
-    let (series, value) = line.rsplit_once(' ')?;
-    let (name, labels) = match series.split_once('{') {
-        Some((name, labels)) => (name, labels.strip_suffix('}')?),
-        None => (series, ""),
-    };
-    Some(Sample { name: name.to_owned(), labels: labels.to_owned(), value: value.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -91,23 +64,21 @@ mod tests {
     use super::*;
 
     fn metrics(text: &str) -> Metrics {
-        Metrics { samples: text.lines().filter_map(parse).collect() }
+        Metrics(text.to_owned())
     }
 
     #[test]
-    fn samples_are_added_up_by_name_and_labels() {
+    fn samples_are_added_up_by_name_and_label() {
         let text = "# HELP a b\n# TYPE a counter\na{x=\"1\",y=\"2\"} 3\na{x=\"1\",y=\"3\"} 4\nab 5\nnonsense";
         let metrics = metrics(text);
-        assert_eq!(metrics.sum("a", &[]), Some(7.0));
-        assert_eq!(metrics.sum("a", &[("x", "1"), ("y", "3")]), Some(4.0));
-        assert_eq!((metrics.sum("a", &[("x", "2")]), metrics.sum("ab", &[])), (None, Some(5.0)));
+        assert_eq!((metrics.sum("a", ""), metrics.sum("a", "y=\"3\"")), (Some(7.0), Some(4.0)));
+        assert_eq!((metrics.sum("a", "x=\"2\""), metrics.sum("ab", "")), (None, Some(5.0)));
     }
 
     #[test]
     fn what_is_new_has_grown_from_nothing() {
         let (before, after) = (metrics("a 3"), metrics("a 5\nb 2"));
-        assert_eq!(after.growth(&before, "a", &[]), Some(2.0));
-        assert_eq!(after.growth(&before, "b", &[]), Some(2.0));
-        assert_eq!(after.growth(&before, "c", &[]), None);
+        let grown = ["a", "b", "c"].map(|name| after.growth(&before, name, ""));
+        assert_eq!(grown, [Some(2.0), Some(2.0), None]);
     }
 }

@@ -5,11 +5,10 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use hyper::Uri;
 use rand::RngExt;
 
-use crate::arguments::{AccessArguments, Arguments, Entrance, ProtocolName, Transport};
+use crate::arguments::{AccessArguments, Arguments, Entrance, ProtocolName, PublicationArguments, Transport};
 use crate::dialect::{Dialect, Template, TemplateError};
 use crate::metrics::Metrics;
 use crate::process::{ProcessError, Usage};
-use crate::scenario::StormArguments;
 use crate::tls::{Tls, TlsError, Trust};
 
 /// Connections from one source address to one target address. The kernel has 28,000 ports for it, but takes ever
@@ -22,7 +21,7 @@ const PUBLICATIONS_MAX: f64 = 1e9;
 /// Subscriptions of one run: each keeps its own account of the sequence.
 const SUBSCRIPTIONS_MAX: u64 = 20_000_000;
 
-/// A checked run.
+/// A checked run. Where its arguments leave a number open, such as that of threads, it is filled in.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub arguments: Arguments,
@@ -30,17 +29,13 @@ pub struct Plan {
     pub targets: Vec<Target>,
     pub apis: Vec<Target>,
     pub internals: Vec<Target>,
-    /// Cut all connections on the way.
-    pub storm: Option<StormArguments>,
-    pub sources: u8,
-    pub threads: u16,
     /// Written into each payload, so that nothing of another run is taken for ours.
     pub run: u32,
     pub publications: u64,
 }
 
 /// One address that connections are made to.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Target {
     pub address: SocketAddr,
     /// For the Host header.
@@ -51,11 +46,6 @@ pub struct Target {
 }
 
 impl Target {
-    /// Without TLS, and with no path of its own.
-    pub fn plain(address: SocketAddr) -> Self {
-        Self { address, authority: address.to_string(), path: String::new(), tls: None }
-    }
-
     fn api_beside(&self) -> String {
         format!("http{}://{}/api", if self.tls.is_some() { "s" } else { "" }, self.authority)
     }
@@ -73,8 +63,8 @@ pub enum PlanError {
     Template(#[from] TemplateError),
     #[error(transparent)]
     Process(#[from] ProcessError),
-    #[error("--{name} must be {expected}")]
-    Argument { name: &'static str, expected: &'static str },
+    #[error("{0}")]
+    Argument(&'static str),
     #[error(
         "{needed} connections need more file descriptors than this process may open ({limit}): raise the hard limit (ulimit -Hn) or start several load testers"
     )]
@@ -83,60 +73,44 @@ pub enum PlanError {
 
 impl Plan {
     /// `run` is any number that differs between runs; `descriptors` is how many this process may open.
-    pub fn new(arguments: Arguments, run: u32, descriptors: u64) -> Result<Self, PlanError> {
-        let dialect = dialect(&arguments.access)?;
-        check_combination(&arguments, &dialect)?;
-        for &pid in &arguments.measuring.pids {
+    pub fn new(mut arguments: Arguments, run: u32, descriptors: u64) -> Result<Self, PlanError> {
+        let Arguments { access, connections, publications, measuring, .. } = &mut arguments;
+        let dialect = dialect(access)?;
+        for &pid in &measuring.pids {
             Usage::of(pid)?;
         }
-        let Arguments { access, connections, .. } = &arguments;
         let targets = resolve(&access.urls, &["ws", "wss"], access)?;
-        let api_urls = match arguments.publications.api_urls.as_slice() {
+        let api_urls = match publications.api_urls.as_slice() {
             [] => targets.iter().map(Target::api_beside).collect(),
             given => given.to_vec(),
         };
         let apis = resolve(&api_urls, &["http", "https"], access)?;
+        let internals = resolve(&measuring.metrics_urls, &["http"], access)?;
 
-        let internals = resolve(&arguments.measuring.metrics_urls, &["http"], access)?;
-
-        let publishers = u64::from(arguments.publications.publishers);
-        let needed = u64::from(connections.connections) + publishers + SPARE_DESCRIPTORS;
+        let needed =
+            u64::from(connections.connections) + u64::from(publications.publishers) + SPARE_DESCRIPTORS;
         if needed > descriptors {
             return Err(PlanError::Descriptors { needed, limit: descriptors });
         }
-        let per_target = connections.connections.div_ceil(targets.len() as u32);
-        let sources = match access.sources {
-            0 => per_target.div_ceil(CONNECTIONS_PER_SOURCE).clamp(1, 250) as u8,
-            given => given,
-        };
-        let threads = match connections.threads {
-            0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)) as u16,
-            given => given,
-        };
-        let publications = match arguments.publications.in_flight {
-            None => (arguments.publications.rate * arguments.publications.duration.as_secs_f64()).round(),
-            // As many as there is time for.
-            Some(_) => PUBLICATIONS_MAX,
-        } as u64;
-        Ok(Self {
-            dialect,
-            targets,
-            apis,
-            internals,
-            storm: None,
-            sources,
-            threads,
-            run,
-            publications,
-            arguments,
-        })
-    }
-
-    /// The same run, in whose middle all connections are cut.
-    pub fn with_storm(self, storm: StormArguments) -> Result<Self, PlanError> {
-        let expected = "more than 0, since a storm is for those who miss something";
-        check("rate", self.publications > 0, expected)?;
-        Ok(Self { storm: Some(storm), ..self })
+        if access.sources == 0 {
+            let per_target = connections.connections.div_ceil(targets.len() as u32);
+            access.sources = per_target.div_ceil(CONNECTIONS_PER_SOURCE).clamp(1, 250) as u8;
+        }
+        if connections.threads == 0 {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            connections.threads = cores.div_ceil(2) as u16;
+        }
+        if publications.in_flight.is_some() {
+            // What a closed loop takes for its rate is a result.
+            publications.rate = 0.0;
+        }
+        let total = publications.rate * publications.duration.0;
+        check_combination(&arguments, &dialect, total)?;
+        arguments.access.transport = dialect.transport(arguments.access.transport);
+        // A closed loop publishes as many as there is time for.
+        let closed = arguments.publications.in_flight.is_some();
+        let publications = if closed { PUBLICATIONS_MAX } else { total.round() } as u64;
+        Ok(Self { dialect, targets, apis, internals, run, publications, arguments })
     }
 
     /// Whether a connection is one that stops reading: they are spread evenly over all.
@@ -156,7 +130,9 @@ impl Plan {
         let arguments = &self.arguments.connections;
         let first = u64::from(connection) * u64::from(arguments.per_connection);
         let channels = u64::from(arguments.channels);
-        (0..u64::from(arguments.per_connection)).map(move |index| ((first + index) % channels) as u32)
+        // Who only shakes hands listens to nothing.
+        let count = if arguments.churn { 0 } else { u64::from(arguments.per_connection) };
+        (0..count).map(move |index| ((first + index) % channels) as u32)
     }
 
     /// Listeners of one channel, all connections being there; of the largest where they differ by one.
@@ -192,79 +168,61 @@ fn dialect(arguments: &AccessArguments) -> Result<Dialect, PlanError> {
     })
 }
 
-/// What no option can say of itself alone.
-fn check_combination(arguments: &Arguments, dialect: &Dialect) -> Result<(), PlanError> {
-    let Arguments { access, connections, publications, measuring, .. } = arguments;
-    let seconds = publications.duration.as_secs_f64();
+/// What no option can say of itself alone; `total` publications are to be made.
+fn check_combination(arguments: &Arguments, dialect: &Dialect, total: f64) -> Result<(), PlanError> {
+    let Arguments { access, connections, publications, measuring, storm, .. } = arguments;
+    let PublicationArguments { batch, in_flight, publishers, .. } = *publications;
     let subscriptions = u64::from(connections.connections) * u64::from(connections.per_connection);
     let is_stream = dialect.transport(access.transport) != Transport::Websocket;
     let is_api = publications.publish_via == Entrance::Api;
-    let is_raw_client = *dialect == Dialect::Raw && !is_api;
-    let in_flight = publications.in_flight;
-    for (name, holds, expected) in [
-        (
-            "per-connection",
-            connections.per_connection <= connections.channels,
-            "between 1 and the number of channels",
-        ),
-        (
-            "per-connection",
-            !dialect.has_one_channel() || connections.per_connection == 1,
-            "1 with the bare protocol, whose address names the one channel, and with a template",
-        ),
-        (
-            "per-connection",
-            subscriptions <= SUBSCRIPTIONS_MAX,
-            "such that there are at most 20,000,000 subscriptions",
-        ),
-        (
-            "transport",
-            access.transport == Transport::Websocket || *dialect == Dialect::Centrifuge,
-            "websocket with a bare protocol or a template",
-        ),
-        ("compression", !is_stream || !access.compression, "left out where the transport is no WebSocket"),
-        ("publish-via", !is_stream || is_api, "api where the transport is no WebSocket"),
-        ("publish-via", is_api || !matches!(dialect, Dialect::Template(_)), "api with a template"),
-        (
-            "reconnect-min-ms",
-            connections.reconnect_min_ms <= connections.reconnect_max_ms,
-            "at most --reconnect-max-ms",
-        ),
-        (
-            "duration",
-            publications.rate * seconds <= PUBLICATIONS_MAX,
-            "such that at most 1,000,000,000 publications are made",
-        ),
-        ("warmup", publications.warmup <= publications.duration, "no longer than --duration"),
-        ("wave", measuring.wave <= connections.connections, "at most the number of connections"),
-        (
-            "publishers",
-            !is_raw_client || publications.publishers == connections.channels,
-            "the number of channels where publications enter through bare connections",
-        ),
-        (
-            "batch",
-            publications.batch == 1 || (is_api && dialect.publishes_by_api()),
-            "1 with a template that says how to publish, and where publications enter through clients",
-        ),
-        (
-            "in-flight",
-            in_flight.is_none() || (is_api && publications.publishers == 1),
-            "used with --publish-via api and one publisher",
-        ),
-        (
-            "batch",
-            in_flight.is_none_or(|in_flight| publications.batch <= in_flight as usize),
-            "at most --in-flight",
-        ),
-    ] {
-        check(name, holds, expected)?;
-    }
-    Ok(())
-}
-
-fn check(name: &'static str, holds: bool, expected: &'static str) -> Result<(), PlanError> {
-    if holds { Ok(()) } else { Err(PlanError::Argument { name, expected }) }
+    let has_one_channel = connections.per_connection == 1;
+    let least = connections.reconnect_min_ms;
+    let must = |holds, otherwise| if holds { Ok(()) } else { Err(PlanError::Argument(otherwise)) };
+    must(connections.per_connection <= connections.channels, "--per-connection must be at most --channels")?;
+    must(
+        has_one_channel || !dialect.has_one_channel(),
+        "--per-connection must be 1 with the bare protocol, whose address names the one channel, and with a template",
+    )?;
+    must(
+        subscriptions <= SUBSCRIPTIONS_MAX,
+        "--per-connection must be such that there are at most 20,000,000 subscriptions",
+    )?;
+    must(
+        access.transport == Transport::Websocket || *dialect == Dialect::Centrifuge,
+        "--transport must be websocket with a bare protocol or a template",
+    )?;
+    must(
+        !is_stream || !access.compression,
+        "--compression must be left out where the transport is no WebSocket",
+    )?;
+    must(is_api || !is_stream, "--publish-via must be api where the transport is no WebSocket")?;
+    must(is_api || !matches!(dialect, Dialect::Template(_)), "--publish-via must be api with a template")?;
+    must(least <= connections.reconnect_max_ms, "--reconnect-min-ms must be at most --reconnect-max-ms")?;
+    must(
+        total <= PUBLICATIONS_MAX,
+        "--duration must be such that at most 1,000,000,000 publications are made",
+    )?;
+    must(publications.warmup.0 <= publications.duration.0, "--warmup must be no longer than --duration")?;
+    must(measuring.wave <= connections.connections, "--wave must be at most the number of connections")?;
+    must(
+        is_api || *dialect != Dialect::Raw || publishers == connections.channels,
+        "--publishers must be the number of channels where publications enter through bare connections",
+    )?;
+    must(
+        batch == 1 || (is_api && dialect.publishes_by_api()),
+        "--batch must be 1 with a template that says how to publish, and where publications enter through clients",
+    )?;
+    must(
+        in_flight.is_none() || (is_api && publishers == 1),
+        "--in-flight must be used with --publish-via api and one publisher",
+    )?;
+    must(in_flight.is_none_or(|most| batch <= most as usize), "--batch must be at most --in-flight")?;
+    must(
+        storm.calm.is_none() || total > 0.0 || in_flight.is_some(),
+        "--rate must be more than 0 with --calm, since a storm is for those who miss something",
+    )?;
+    let churns = connections.churn && (total > 0.0 || in_flight.is_some());
+    must(!churns, "--rate must be 0 with --churn, whose connections are closed before anything can come")
 }
 
 fn resolve(urls: &[String], schemes: &[&str], arguments: &AccessArguments) -> Result<Vec<Target>, PlanError> {
@@ -352,6 +310,8 @@ mod tests {
             ("--transport sse --publish-via client", "--publish-via"),
             ("--rate 1e9 --duration 1000", "--duration"),
             ("--batch 3 --in-flight 2", "--batch"),
+            ("--rate 0 --calm 1", "--rate"),
+            ("--churn", "--rate"),
             ("--pid 4294967295", "process 4294967295"),
             ("--reconnect --reconnect-min-ms 9 --reconnect-max-ms 3", "--reconnect-min-ms"),
             ("--url http://127.0.0.1", "http://127.0.0.1"),
@@ -385,11 +345,8 @@ mod tests {
 
     #[test]
     fn many_connections_come_from_several_addresses() {
-        assert_eq!(plan("--connections 12000").unwrap().sources, 1);
-        assert_eq!(plan("--connections 19000").unwrap().sources, 2);
-        assert_eq!(
-            plan("--connections 19000 --url ws://127.0.0.1:1 --url ws://127.0.0.1:2").unwrap().sources,
-            1
-        );
+        let of = |line| plan(line).unwrap().arguments.access.sources;
+        assert_eq!((of("--connections 12000"), of("--connections 19000")), (1, 2));
+        assert_eq!(of("--connections 19000 --url ws://127.0.0.1:1 --url ws://127.0.0.1:2"), 1);
     }
 }

@@ -14,18 +14,18 @@ pub struct Usage {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum ProcessError {
-    #[error("process {pid} cannot be measured: {error}")]
-    Unreadable { pid: u32, error: io::Error },
-    #[error("process {pid} cannot be measured: its status is not in the form that was expected")]
-    Unintelligible { pid: u32 },
+#[error("process {pid} cannot be measured: {error}")]
+pub struct ProcessError {
+    pid: u32,
+    error: io::Error,
 }
 
 impl Usage {
     pub fn of(pid: u32) -> Result<Self, ProcessError> {
         let stat = read(pid, "stat")?;
         let statm = read(pid, "statm")?;
-        parse(&stat, &statm).ok_or(ProcessError::Unintelligible { pid })
+        let error = || io::Error::other("its status is not in the form that was expected");
+        parse(&stat, &statm).ok_or_else(|| ProcessError { pid, error: error() })
     }
 
     pub fn cpu_seconds(self) -> f64 {
@@ -76,7 +76,7 @@ pub fn name(pid: u32) -> String {
 }
 
 fn read(pid: u32, what: &str) -> Result<String, ProcessError> {
-    fs::read_to_string(format!("/proc/{pid}/{what}")).map_err(|error| ProcessError::Unreadable { pid, error })
+    fs::read_to_string(format!("/proc/{pid}/{what}")).map_err(|error| ProcessError { pid, error })
 }
 
 fn parse(stat: &str, statm: &str) -> Option<Usage> {

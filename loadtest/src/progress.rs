@@ -1,67 +1,50 @@
 //! The progress bar: a line on a terminal, nothing anywhere else.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
-use crate::tally::{PublishTally, Tally};
+use crate::counts::{Published, Received};
 
-#[derive(Clone, Debug)]
+/// Goes when it is dropped.
+#[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
-    connections_wanted: Arc<AtomicU64>,
-    publications_wanted: Arc<AtomicU64>,
+    connections: u64,
+    publications: u64,
 }
 
 impl Progress {
-    /// Draws on standard error, and only if that is a terminal.
-    pub fn on_terminal() -> Self {
+    /// Draws on standard error, and only if that is a terminal. So many there are to be; 0 publications for as many as
+    /// there will be.
+    pub fn new(connections: u64, publications: u64, quiet: bool) -> Self {
+        if quiet {
+            return Self { bar: ProgressBar::hidden(), connections, publications };
+        }
         let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{spinner} {elapsed:>4} {prefix:8} {bar:24} {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("=> "));
         bar.enable_steady_tick(Duration::from_millis(200));
-        Self { bar, ..Self::hidden() }
-    }
-
-    pub fn hidden() -> Self {
-        Self {
-            bar: ProgressBar::hidden(),
-            connections_wanted: Arc::default(),
-            publications_wanted: Arc::default(),
-        }
-    }
-
-    /// How many there are to be; 0 for as many as there will be.
-    pub fn aim_at(&self, connections: u64, publications: u64) {
-        self.connections_wanted.store(connections, Ordering::Relaxed);
-        self.publications_wanted.store(publications, Ordering::Relaxed);
+        Self { bar: bar.with_finish(ProgressFinish::AndClear), connections, publications }
     }
 
     pub fn enter(&self, stage: &str) {
         self.bar.set_prefix(stage.to_owned());
     }
 
-    pub fn show(&self, connections: u64, received: &Tally, published: &PublishTally) {
-        let (done, wanted) = if published.sent == 0 {
-            (connections, &self.connections_wanted)
-        } else {
-            (published.sent, &self.publications_wanted)
-        };
-        self.bar.set_length(wanted.load(Ordering::Relaxed).max(1));
+    pub fn show(&self, connections: u64, received: &Received, published: &Published) {
+        let begins = published.sent == 0;
+        let (done, wanted) =
+            if begins { (connections, self.connections) } else { (published.sent, self.publications) };
+        self.bar.set_length(wanted.max(1));
         self.bar.set_position(done);
         self.bar.set_message(format!(
             "{connections} connections, {} failed · {} published, {} failed · {} delivered",
-            received.failures.total(),
+            received.connections.failures.total(),
             published.sent,
             published.failures.total(),
-            received.deliveries,
+            received.deliveries.received,
         ));
-    }
-
-    pub fn finish(&self) {
-        self.bar.finish_and_clear();
     }
 }

@@ -1,20 +1,23 @@
 //! The life of one connection on the client's end: connect, subscribe, listen, and come back if asked to.
 
+use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::RngExt;
 use shared::disconnect::Disconnect;
+use shared::framing::MessageKind;
 use tokio::time::{sleep, timeout};
 
 use crate::clock::now_ns;
 use crate::connect::{Entry, connect};
-use crate::dialect::Event;
+use crate::counts::Received;
 use crate::lane::{Lane, Phase};
-use crate::subscriber::Reaction;
-use crate::wire::{Incoming, Wire, WireError};
+use crate::subscriber::{Shared, Subscriber};
+use crate::wire::{Incoming, Wire};
 
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -22,12 +25,23 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// A slow reader that reads again has seen everything when nothing more comes for so long.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// The account of one connection, and where its thread counts.
+#[derive(Clone, Copy)]
+pub(crate) struct Account<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) subscribers: &'a RefCell<Vec<Subscriber>>,
+    pub(crate) index: usize,
+    pub(crate) books: &'a RefCell<Received>,
+}
+
 /// Why a connection is no more.
 enum Ending {
     /// The run is over.
     Stopped,
     /// It was cut with all others, and comes back with them.
     Cut,
+    /// It was closed because it was ready, and is opened anew.
+    Done,
     /// It never became ready.
     Failed(String),
     Lost {
@@ -36,42 +50,116 @@ enum Ending {
     },
 }
 
+impl Account<'_> {
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Subscriber, &mut Received) -> T) -> T {
+        work(&mut self.subscribers.borrow_mut()[self.index], &mut self.books.borrow_mut())
+    }
+
+    /// Connects as connection number `number`, of a user, and waits until every subscription is confirmed. `due_ns` is
+    /// when the attempt was due.
+    pub(crate) async fn become_ready(
+        &self,
+        target: usize,
+        number: u32,
+        user: &str,
+        due_ns: u64,
+    ) -> Result<Wire, String> {
+        let Shared { plan, dialect, ledger, tokens, .. } = self.shared;
+        let target = &plan.targets[target];
+        let first_channel = plan.channels_of(number).next().unwrap_or(number % ledger.channels());
+        let path = dialect.path(plan.arguments.access.transport, &target.path, ledger.name(first_channel));
+        let token = tokens.of(user);
+        let bearer = token.as_deref().filter(|_| dialect.shows_token_in_header());
+        let mut wire = connect(plan, target, number, Entry { path: &path, bearer })
+            .await
+            .map_err(|error| error.to_string())?;
+        let messages = self.with(|subscriber, books| {
+            books.connections.compressed += u64::from(wire.is_compressed());
+            books.connections.open.record(now_ns().saturating_sub(due_ns));
+            let mut messages = subscriber.begin(self.shared, token.as_deref());
+            dialect.opened(|event| {
+                // An open connection alone refuses nothing.
+                let _ = subscriber.hear(event, self.shared, books, &mut messages);
+            });
+            messages
+        });
+        wire.send(&messages).await.map_err(|error| error.to_string())?;
+        while !self.with(|subscriber, _| subscriber.is_ready()) {
+            let (kind, message) = next_message(&mut wire).await?;
+            self.take_in(&mut wire, kind, &message).await?;
+        }
+        self.with(|_, books| {
+            books.connections.ready += 1;
+            books.connections.to_ready.record(now_ns().saturating_sub(due_ns));
+        });
+        Ok(wire)
+    }
+
+    /// Accounts for one message, and sends what it asks for. An error says why the connection is given up.
+    async fn take_in(&self, wire: &mut Wire, kind: MessageKind, message: &Bytes) -> Result<(), String> {
+        let (mut answers, mut refused) = (Vec::new(), None);
+        self.with(|subscriber, books| {
+            let malformed = self.shared.dialect.hear(kind, message, |event| {
+                if let Err(reason) = subscriber.hear(event, self.shared, books, &mut answers) {
+                    refused = Some(reason);
+                }
+            });
+            books.deliveries.malformed += malformed;
+        });
+        match refused {
+            Some(reason) => Err(reason),
+            None if answers.is_empty() => Ok(()),
+            None => wire.send(&answers).await.map_err(|error| error.to_string()),
+        }
+    }
+}
+
 /// Keeps one connection until the run stops, or until it is lost and does not come back. `due_ns` is when the ramp
 /// wanted it.
 pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
+    let Lane { shared, books, .. } = &*lane;
+    let arguments = &shared.plan.arguments.connections;
     let mut due_ns = due_ns;
     let mut failed_tries = 0;
     let mut attempt = 0;
-    let mut target = lane.shared.plan.first_target(lane.number_of(index));
+    let mut target = shared.plan.first_target(lane.number_of(index));
     let mut was_cut = false;
     loop {
         // Boxed, because opening needs far more state than listening, which lasts.
-        let ending = match Box::pin(open(&lane, index, target, attempt, due_ns)).await {
+        let opened = Box::pin(open(&lane, index, target, attempt, due_ns)).await;
+        if attempt == 0 && !matches!(opened, Err(Ending::Stopped)) {
+            shared.settled.fetch_add(1, Ordering::Relaxed);
+        }
+        let ending = match opened {
             Ok(wire) => {
-                if attempt > 0 {
-                    lane.books.borrow_mut().tally.reconnects += 1;
-                }
+                books.borrow_mut().connections.reconnects += u64::from(attempt > 0);
                 failed_tries = 0;
                 if std::mem::take(&mut was_cut) {
-                    lane.shared.away.fetch_sub(1, Ordering::Relaxed);
+                    shared.away.fetch_sub(1, Ordering::Relaxed);
                 }
                 let is_slow = lane.subscribers.borrow()[index].is_slow();
-                if is_slow { doze(&lane, wire).await } else { listen(&lane, index, wire).await }
+                match is_slow {
+                    true => doze(&lane, wire).await,
+                    false if arguments.churn => say_goodbye(wire, Ending::Done).await,
+                    false => listen(&lane, index, wire).await,
+                }
             }
             Err(ending) => ending,
         };
         lane.subscribers.borrow_mut()[index].end();
-        if attempt == 0 && matches!(ending, Ending::Failed(_)) {
-            lane.settle_one();
-        }
-        target = lane.shared.plan.next_target(target);
+        target = shared.plan.next_target(target);
+        attempt += 1;
         let comes_back = match ending {
             Ending::Stopped => return,
+            Ending::Done => {
+                books.borrow_mut().connections.ended += 1;
+                due_ns = now_ns();
+                continue;
+            }
             Ending::Cut => {
                 was_cut = true;
-                lane.shared.away.fetch_add(1, Ordering::Relaxed);
-                lane.books.borrow_mut().tally.ended += 1;
-                attempt += 1;
+                shared.away.fetch_add(1, Ordering::Relaxed);
+                books.borrow_mut().connections.ended += 1;
                 match lane.until(|phase| phase != Phase::Away).await {
                     Phase::Back { at_ns } => due_ns = at_ns,
                     Phase::Stopping => return,
@@ -80,15 +168,14 @@ pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
                 continue;
             }
             Ending::Failed(reason) => {
-                lane.books.borrow_mut().tally.failures.count(reason);
-                let arguments = &lane.shared.plan.arguments.connections;
-                arguments.reconnect || arguments.retry
+                books.borrow_mut().connections.failures.count(reason);
+                arguments.reconnect || arguments.retry || arguments.churn
             }
             Ending::Lost { reason, comes_back } => {
-                let tally = &mut lane.books.borrow_mut().tally;
-                tally.ended += 1;
-                tally.disconnects.count(reason);
-                comes_back && lane.shared.plan.arguments.connections.reconnect
+                let connections = &mut books.borrow_mut().connections;
+                connections.ended += 1;
+                connections.disconnect_reasons.count(reason);
+                comes_back && arguments.reconnect
             }
         };
         if !comes_back {
@@ -96,11 +183,11 @@ pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
             return;
         }
         tokio::select! {
-            () = sleep(pause(&lane, failed_tries)) => {}
+            () = sleep(pause(&lane, failed_tries)), if !arguments.churn => {}
+            () = tokio::task::yield_now(), if arguments.churn => {}
             () = lane.stopped() => return,
         }
         failed_tries += 1;
-        attempt += 1;
         due_ns = now_ns();
     }
 }
@@ -113,78 +200,29 @@ async fn open(
     attempt: u32,
     due_ns: u64,
 ) -> Result<Wire, Ending> {
-    let limit = lane.shared.plan.arguments.connections.connect_timeout;
-    let permit = tokio::select! {
-        permit = lane.opening.acquire() => permit.map_err(|_| Ending::Stopped)?,
-        () = lane.stopped() => return Err(Ending::Stopped),
-    };
-    let opening = timeout(limit, become_ready(lane, index, target, attempt, due_ns));
-    let opened = tokio::select! {
-        opened = opening => opened,
-        () = lane.stopped() => return Err(Ending::Stopped),
-    };
-    drop(permit);
-    opened.unwrap_or_else(|_| Err(Ending::Failed(format!("not ready within {} s", limit.as_secs_f64()))))
-}
-
-async fn become_ready(
-    lane: &Rc<Lane>,
-    index: usize,
-    target: usize,
-    attempt: u32,
-    due_ns: u64,
-) -> Result<Wire, Ending> {
-    let shared = &lane.shared;
-    let failed = |reason: &dyn std::fmt::Display| Ending::Failed(reason.to_string());
-    let number = lane.number_of(index);
-    let target = &shared.plan.targets[target];
-    let first_channel = shared.plan.channels_of(number).next().unwrap_or(0);
-    let path = shared.dialect.path(
-        shared.plan.arguments.access.transport,
-        &target.path,
-        shared.ledger.name(first_channel),
-    );
-    let token = shared.tokens.of(&format!("load-{number}"));
-    let token = token.as_deref();
-    let bearer = token.filter(|_| shared.dialect.shows_token_in_header());
-
-    let entry = Entry { path: &path, bearer };
-    let mut wire = connect(&shared.plan, target, number, entry).await.map_err(|error| failed(&error))?;
-    let messages = {
-        let books = &mut lane.books.borrow_mut();
-        books.tally.opened += 1;
-        books.tally.compressed += u64::from(wire.is_compressed());
-        books.open.record(now_ns().saturating_sub(due_ns));
-        let subscriber = &mut lane.subscribers.borrow_mut()[index];
-        let messages = subscriber.begin(shared, token);
-        shared.dialect.opened(|event| {
-            subscriber.hear(event, shared, books);
-        });
-        messages
-    };
-    wire.send(&messages).await.map_err(|error| failed(&error))?;
-    while !lane.subscribers.borrow()[index].is_ready() {
-        match wire.next().await {
-            Ok(Incoming::Message(kind, message)) => {
-                hear(lane, index, &mut wire, kind, &message).await.map_err(|error| match error {
-                    Trouble::Wire(error) => failed(&error),
-                    Trouble::Refused(reason) => Ending::Failed(reason),
-                })?;
-            }
-            Ok(Incoming::Close { code, reason }) => return Err(Ending::Failed(close_reason(code, &reason))),
-            Err(error) => return Err(failed(&error)),
-        }
+    let arguments = &lane.shared.plan.arguments.connections;
+    let limit = arguments.connect_timeout;
+    let mut number = lane.number_of(index);
+    if arguments.churn {
+        // Each comes from another address and port, as those of different clients do.
+        number = number.wrapping_add(attempt.wrapping_mul(arguments.connections));
     }
-    let books = &mut lane.books.borrow_mut();
-    books.tally.ready += 1;
-    books.ready.record(now_ns().saturating_sub(due_ns));
-    if attempt == 0 {
-        lane.settle_one();
+    let opening = async {
+        let permit = lane.opening.acquire().await;
+        let account = lane.account(index);
+        let user = format!("load-{number}");
+        let ready = timeout(limit.duration(), account.become_ready(target, number, &user, due_ns)).await;
+        drop(permit);
+        ready.unwrap_or_else(|_| Err(format!("not ready within {} s", limit.0)))
+    };
+    tokio::select! {
+        opened = opening => opened.map_err(Ending::Failed),
+        () = lane.stopped() => Err(Ending::Stopped),
     }
-    Ok(wire)
 }
 
 async fn listen(lane: &Rc<Lane>, index: usize, mut wire: Wire) -> Ending {
+    let account = lane.account(index);
     // Waited for once, not anew with every message.
     let mut turned = pin!(lane.until(|phase| matches!(phase, Phase::Away | Phase::Stopping)));
     loop {
@@ -195,26 +233,21 @@ async fn listen(lane: &Rc<Lane>, index: usize, mut wire: Wire) -> Ending {
                 if phase == Phase::Away {
                     return Ending::Cut;
                 }
-                // Whether the goodbye still reaches the server changes nothing for the account.
-                let _ = timeout(GOODBYE, wire.close()).await;
-                return Ending::Stopped;
+                return say_goodbye(wire, Ending::Stopped).await;
             }
         };
-        let trouble = match incoming {
-            Ok(Incoming::Message(kind, message)) => hear(lane, index, &mut wire, kind, &message).await.err(),
+        let reason = match incoming {
+            Ok(Incoming::Message(kind, message)) => match account.take_in(&mut wire, kind, &message).await {
+                Ok(()) => continue,
+                Err(reason) => reason,
+            },
             Ok(Incoming::Close { code, reason }) => {
                 let comes_back = Disconnect { code, reason: "".into() }.invites_reconnect();
                 return Ending::Lost { reason: close_reason(code, &reason), comes_back };
             }
-            Err(error) => Some(Trouble::Wire(error)),
+            Err(error) => error.to_string(),
         };
-        match trouble {
-            None => {}
-            Some(Trouble::Wire(error)) => {
-                return Ending::Lost { reason: error.to_string(), comes_back: true };
-            }
-            Some(Trouble::Refused(reason)) => return Ending::Lost { reason, comes_back: true },
-        }
+        return Ending::Lost { reason, comes_back: true };
     }
 }
 
@@ -224,54 +257,32 @@ async fn doze(lane: &Rc<Lane>, mut wire: Wire) -> Ending {
     let phase = lane.until(|phase| matches!(phase, Phase::Awake | Phase::Stopping)).await;
     if phase == Phase::Awake {
         let end = loop {
-            match timeout(QUIET, wire.next()).await {
+            match timeout(QUIET, next_message(&mut wire)).await {
                 Err(_) => break "still open".to_owned(),
-                Ok(Ok(Incoming::Message(..))) => {}
-                Ok(Ok(Incoming::Close { code, reason })) => break close_reason(code, &reason),
-                Ok(Err(error)) => break error.to_string(),
+                Ok(Ok(_)) => {}
+                Ok(Err(reason)) => break reason,
             }
         };
-        lane.books.borrow_mut().tally.slow_ends.count(end);
+        lane.books.borrow_mut().connections.slow_ends.count(end);
     }
     lane.shared.dozing.fetch_sub(1, Ordering::Relaxed);
     lane.stopped().await;
-    // Whether the goodbye still reaches the server changes nothing.
+    say_goodbye(wire, Ending::Stopped).await
+}
+
+async fn say_goodbye(mut wire: Wire, ending: Ending) -> Ending {
+    // Whether it still reaches the server changes nothing for the account.
     let _ = timeout(GOODBYE, wire.close()).await;
-    Ending::Stopped
+    ending
 }
 
-enum Trouble {
-    Wire(WireError),
-    Refused(String),
-}
-
-/// Accounts for one message, and sends what it asks for.
-async fn hear(
-    lane: &Rc<Lane>,
-    index: usize,
-    wire: &mut Wire,
-    kind: shared::framing::MessageKind,
-    message: &bytes::Bytes,
-) -> Result<(), Trouble> {
-    let mut answers = Vec::new();
-    let mut refused = None;
-    {
-        let books = &mut *lane.books.borrow_mut();
-        let subscriber = &mut lane.subscribers.borrow_mut()[index];
-        let malformed = lane.shared.dialect.hear(kind, message, |event: Event<'_>| {
-            match subscriber.hear(event, &lane.shared, books) {
-                Reaction::Nothing => {}
-                Reaction::Answer(answer) => answers.push(answer),
-                Reaction::Send(messages) => answers.extend(messages),
-                Reaction::GiveUp(reason) => refused = Some(reason),
-            }
-        });
-        books.tally.malformed += malformed;
+/// The next message; an error says why there will be none.
+pub(crate) async fn next_message(wire: &mut Wire) -> Result<(MessageKind, Bytes), String> {
+    match wire.next().await {
+        Ok(Incoming::Message(kind, message)) => Ok((kind, message)),
+        Ok(Incoming::Close { code, reason }) => Err(close_reason(code, &reason)),
+        Err(error) => Err(error.to_string()),
     }
-    if let Some(reason) = refused {
-        return Err(Trouble::Refused(reason));
-    }
-    if answers.is_empty() { Ok(()) } else { wire.send(&answers).await.map_err(Trouble::Wire) }
 }
 
 /// A random wait that doubles with each failed try, from the lower to the upper bound (as the official clients do).

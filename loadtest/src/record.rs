@@ -8,24 +8,23 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::clock::{now_ns, seconds};
+use crate::counts::{Absorb, Published, Received};
+use crate::findings::{Memory, Point, Stage};
 use crate::lane::{HANDOVERS_MAX, Handover};
-use crate::latencies::Latencies;
+use crate::latencies::{Latencies, milliseconds};
 use crate::process::{Usage, proportional_bytes};
 use crate::progress::Progress;
-use crate::publish::PublishBooks;
-use crate::report::{Memory, Point, Stage, milliseconds};
-use crate::subscriber::Books;
 
 /// How often a point of the course is taken.
 const POINT_EVERY: Duration = Duration::from_millis(250);
-/// Points that are kept. When there are more, each two become one and points are taken half as often.
-const POINTS_MAX: usize = 1_200;
+/// After so many points, and after each further so many, they are taken half as often.
+const POINTS_OF_A_STRIDE: usize = 1_200;
 
 /// Everything measured so far.
 #[derive(Debug)]
 pub struct Recorder {
-    pub received: Books,
-    pub published: PublishBooks,
+    pub received: Received,
+    pub published: Published,
     pub points: Vec<Point>,
     pub stages: Vec<Stage>,
     start_ns: u64,
@@ -37,7 +36,38 @@ pub struct Recorder {
     stride: u32,
     ticks: u32,
     open: OpenPoint,
-    closed: bool,
+    /// All connections have been closed by us, which no thread counts.
+    pub closed: bool,
+}
+
+/// The state of all measured processes at one moment, and the connections that have become ready by then.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    pub at_ns: u64,
+    pub server: Usage,
+    pub own: Usage,
+    pub memory: Memory,
+    ready: u64,
+}
+
+/// What was used, and how many connections became ready, between two moments.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    pub seconds: f64,
+    pub server: Usage,
+    pub own: Usage,
+    pub ready: u64,
+}
+
+impl Window {
+    pub fn between(from: &Reading, to: &Reading) -> Self {
+        Self {
+            seconds: seconds(to.at_ns - from.at_ns),
+            server: to.server.since(from.server),
+            own: to.own.since(from.own),
+            ready: to.ready.saturating_sub(from.ready),
+        }
+    }
 }
 
 /// Between two points.
@@ -60,8 +90,8 @@ impl Recorder {
         let start_ns = now_ns();
         let open = OpenPoint::new(start_ns, Usage::sum(&pids), Usage::own());
         let recorder = Self {
-            received: Books::default(),
-            published: PublishBooks::default(),
+            received: Received::default(),
+            published: Published::default(),
             points: Vec::new(),
             stages: Vec::new(),
             start_ns,
@@ -97,23 +127,11 @@ impl Recorder {
         result
     }
 
-    pub fn usage(&self) -> Usage {
-        Usage::sum(&self.pids)
-    }
-
-    pub fn memory(&self) -> Memory {
+    pub fn reading(&self) -> Reading {
+        let server = Usage::sum(&self.pids);
         let proportional_bytes = if self.pids.is_empty() { None } else { proportional_bytes(&self.pids) };
-        Memory { resident_bytes: self.usage().resident_bytes, proportional_bytes }
-    }
-
-    /// All connections have been closed by us, which no thread counts.
-    pub fn note_closed(&mut self) {
-        self.closed = true;
-    }
-
-    /// Takes the last point.
-    pub fn finish(&mut self) {
-        self.close_point();
+        let memory = Memory { resident_bytes: server.resident_bytes, proportional_bytes };
+        Reading { at_ns: now_ns(), server, own: Usage::own(), memory, ready: self.received.connections.ready }
     }
 
     pub fn elapsed(&self) -> f64 {
@@ -123,42 +141,38 @@ impl Recorder {
     fn take(&mut self, handover: Handover) {
         match handover {
             Handover::Received(books) => {
-                self.open.deliveries += books.tally.deliveries;
-                self.open.latency.merge(&books.latency);
+                self.open.deliveries += books.deliveries.received;
+                self.open.latency.merge(&books.deliveries.latency);
                 self.received.absorb(*books);
             }
             Handover::Published(books) => {
-                self.open.publications += books.tally.sent;
-                self.published.answered.merge(&books.answered);
-                self.published.tally.absorb(books.tally);
+                self.open.publications += books.sent;
+                self.published.absorb(*books);
             }
         }
     }
 
     fn take_tick(&mut self) {
-        self.progress.show(self.connections(), &self.received.tally, &self.published.tally);
+        self.progress.show(self.connections(), &self.received, &self.published);
         self.ticks += 1;
-        if self.ticks < self.stride {
-            return;
-        }
-        self.ticks = 0;
-        self.close_point();
-        if self.points.len() == POINTS_MAX {
-            self.points = self.points.chunks(2).map(|pair| join(pair[0], pair[pair.len() - 1])).collect();
-            self.stride *= 2;
+        if self.ticks == self.stride {
+            self.ticks = 0;
+            self.close_point();
+            if self.points.len().is_multiple_of(POINTS_OF_A_STRIDE) {
+                self.stride *= 2;
+            }
         }
     }
 
     fn connections(&self) -> u64 {
-        if self.closed {
-            return 0;
-        }
-        self.received.tally.ready.saturating_sub(self.received.tally.ended)
+        let connections = &self.received.connections;
+        if self.closed { 0 } else { connections.ready.saturating_sub(connections.ended) }
     }
 
-    fn close_point(&mut self) {
+    /// Takes a point of what was since the last one.
+    pub fn close_point(&mut self) {
         let now = now_ns();
-        let (server, own) = (self.usage(), Usage::own());
+        let (server, own) = (Usage::sum(&self.pids), Usage::own());
         let open = std::mem::replace(&mut self.open, OpenPoint::new(now, server, own));
         let span = seconds(now - open.since_ns).max(1e-3);
         let timed = |quantile| {
@@ -187,54 +201,32 @@ impl OpenPoint {
     }
 }
 
-/// One point for two intervals of the same length: means of rates, the worse of latencies.
-fn join(first: Point, second: Point) -> Point {
-    let mean = |a: f64, b: f64| f64::midpoint(a, b);
-    let worse = |a: Option<f64>, b: Option<f64>| match (a, b) {
-        (Some(a), Some(b)) => Some(a.max(b)),
-        (a, b) => a.or(b),
-    };
-    Point {
-        seconds: second.seconds,
-        connections: second.connections,
-        publications_per_second: mean(first.publications_per_second, second.publications_per_second),
-        deliveries_per_second: mean(first.deliveries_per_second, second.deliveries_per_second),
-        p50: worse(first.p50, second.p50),
-        p99: worse(first.p99, second.p99),
-        max: worse(first.max, second.max),
-        server_user: mean(first.server_user, second.server_user),
-        server_system: mean(first.server_system, second.server_system),
-        server_resident_bytes: second.server_resident_bytes,
-        own_cores: mean(first.own_cores, second.own_cores),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn handover(deliveries: u64, latency_ns: u64) -> Handover {
-        let mut books = Box::<Books>::default();
-        books.tally.deliveries = deliveries;
-        books.tally.ready = 1;
+        let mut books = Box::<Received>::default();
+        books.deliveries.received = deliveries;
+        books.connections.ready = 1;
         for _ in 0..deliveries {
-            books.latency.record(latency_ns);
+            books.deliveries.latency.record(latency_ns);
         }
         Handover::Received(books)
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn what_threads_hand_over_adds_up_and_makes_the_course() {
-        let (mut recorder, sender) = Recorder::new(vec![std::process::id()], Progress::hidden());
+        let (mut recorder, sender) = Recorder::new(vec![std::process::id()], Progress::new(0, 0, true));
         recorder
             .stage("publish", async {
                 sender.send(handover(3, 1_000_000)).await.unwrap();
                 sender.send(handover(2, 2_000_000)).await.unwrap();
             })
             .await;
-        recorder.finish();
-        assert_eq!((recorder.received.tally.deliveries, recorder.received.tally.ready), (5, 2));
-        assert_eq!(recorder.received.latency.histogram().unwrap().len(), 5);
+        recorder.close_point();
+        assert_eq!((recorder.received.deliveries.received, recorder.received.connections.ready), (5, 2));
+        assert_eq!(recorder.received.deliveries.latency.histogram().unwrap().len(), 5);
         let seen: f64 = recorder.points.iter().filter_map(|point| point.max).fold(0.0, f64::max);
         assert!((1.9..2.1).contains(&seen), "{seen}");
         assert_eq!(recorder.points.last().unwrap().connections, 2);
@@ -243,12 +235,11 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_long_run_keeps_a_bounded_course() {
-        let (mut recorder, _sender) = Recorder::new(Vec::new(), Progress::hidden());
-        for _ in 0..POINTS_MAX * 3 {
+    async fn a_long_run_has_ever_fewer_points_a_second() {
+        let (mut recorder, _sender) = Recorder::new(Vec::new(), Progress::new(0, 0, true));
+        for _ in 0..POINTS_OF_A_STRIDE * 7 {
             recorder.take_tick();
         }
-        assert!(recorder.points.len() <= POINTS_MAX);
-        assert_eq!(recorder.stride, 4);
+        assert_eq!((recorder.points.len(), recorder.stride), (POINTS_OF_A_STRIDE * 3, 8));
     }
 }

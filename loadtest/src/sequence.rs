@@ -1,5 +1,7 @@
 //! Checks what one subscription receives against what was published: lost, duplicated, reordered.
 
+use crate::counts::Verdict;
+
 /// Holes that one subscription keeps open for latecomers. Beyond it the oldest is settled as lost, and a latecomer
 /// from there counts as a duplicate.
 const HOLES_MAX: usize = 1_024;
@@ -26,28 +28,6 @@ pub enum Arrival {
     /// It comes after a later one.
     Reordered,
     Duplicate,
-}
-
-/// What is missing when a subscription ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Verdict {
-    pub lost: u64,
-    /// Of the lost, those after everything that came. They may have been on their way still when waiting ended.
-    pub lost_at_end: u64,
-    /// Missing, but nobody knows whether it was ever published: its publisher got an error.
-    pub uncertain: u64,
-    /// Missed between two lives of a subscription that could not be recovered.
-    pub missed_away: u64,
-}
-
-impl Verdict {
-    pub fn absorb(&mut self, other: Self) {
-        let Self { lost, lost_at_end, uncertain, missed_away } = other;
-        self.lost += lost;
-        self.lost_at_end += lost_at_end;
-        self.uncertain += uncertain;
-        self.missed_away += missed_away;
-    }
 }
 
 impl Checker {

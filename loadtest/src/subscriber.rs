@@ -7,14 +7,13 @@ use shared::position::StreamPosition;
 use smallvec::SmallVec;
 
 use crate::clock::now_ns;
+use crate::counts::{Absorb, Largest, Received, Verdict};
 use crate::dialect::{Dialect, Event, Heard, Start, Wanted};
 use crate::flow::Flow;
-use crate::latencies::Latencies;
 use crate::ledger::Ledger;
 use crate::mark::Mark;
 use crate::plan::Plan;
-use crate::sequence::{Arrival, Checker, Verdict};
-use crate::tally::Tally;
+use crate::sequence::{Arrival, Checker};
 use crate::token::Tokens;
 
 /// What all threads of a run share.
@@ -52,26 +51,6 @@ impl Shared {
     }
 }
 
-/// What one thread counts and times.
-#[derive(Debug, Default)]
-pub struct Books {
-    pub tally: Tally,
-    pub latency: Latencies,
-    /// From the moment an attempt was due until the WebSocket was open, and until it was ready to receive.
-    pub open: Latencies,
-    pub ready: Latencies,
-}
-
-impl Books {
-    pub fn absorb(&mut self, other: Self) {
-        let Self { tally, latency, open, ready } = other;
-        self.tally.absorb(tally);
-        self.latency.merge(&latency);
-        self.open.merge(&open);
-        self.ready.merge(&ready);
-    }
-}
-
 /// One connection, across its lives.
 #[derive(Debug)]
 pub struct Subscriber {
@@ -97,38 +76,22 @@ struct Subscription {
     position: Option<StreamPosition>,
 }
 
-/// What an event asks of its connection.
-#[derive(Debug, PartialEq)]
-pub enum Reaction {
-    Nothing,
-    Answer(String),
-    Send(Vec<String>),
-    GiveUp(String),
-}
-
 impl Subscriber {
-    pub fn new(channels: impl Iterator<Item = u32>) -> Self {
+    /// `slow` is one that stops reading.
+    pub fn new(channels: impl Iterator<Item = u32>, slow: bool) -> Self {
         let subscriptions: SmallVec<[Subscription; 1]> =
             channels.map(|channel| Subscription { channel, ..Subscription::default() }).collect();
         let first_channel = subscriptions.first().map_or(0, |subscription| subscription.channel);
-        Self {
-            subscriptions,
-            first_channel,
-            unconfirmed: 0,
-            welcome: false,
-            pong: false,
-            gone: false,
-            slow: false,
-        }
-    }
-
-    /// One that stops reading.
-    pub fn slow(channels: impl Iterator<Item = u32>) -> Self {
-        Self { slow: true, ..Self::new(channels) }
+        Self { subscriptions, first_channel, unconfirmed: 0, welcome: false, pong: false, gone: false, slow }
     }
 
     pub fn is_slow(&self) -> bool {
         self.slow
+    }
+
+    /// Whether the server wants its pings answered.
+    pub fn answers_pings(&self) -> bool {
+        self.pong
     }
 
     /// A new life begins: what to say first.
@@ -136,9 +99,7 @@ impl Subscriber {
         self.unconfirmed = self.subscriptions.len() as u32;
         (self.welcome, self.pong) = (false, false);
         let mut messages = Vec::new();
-        let wanted =
-            self.subscriptions.iter().zip(0..).map(|(subscription, slot)| subscription.wanted(slot, shared));
-        shared.dialect.greet(token, wanted, &mut messages);
+        shared.dialect.greet(token, self.wanted(shared), &mut messages);
         messages
     }
 
@@ -153,28 +114,30 @@ impl Subscriber {
         }
     }
 
-    pub fn hear(&mut self, event: Event<'_>, shared: &Shared, books: &mut Books) -> Reaction {
+    /// Accounts for an event, and adds what is to be said to it to `answers`. An error is why the server refuses.
+    pub fn hear(
+        &mut self,
+        event: Event<'_>,
+        shared: &Shared,
+        books: &mut Received,
+        answers: &mut Vec<String>,
+    ) -> Result<(), String> {
         match event {
             Event::Publication(heard) => self.receive(heard, shared, books),
-            Event::Ping if self.pong => {
-                return shared
-                    .dialect
-                    .pong()
-                    .map_or(Reaction::Nothing, |pong| Reaction::Answer(pong.to_owned()));
-            }
+            Event::Ping if self.pong => answers.extend(shared.dialect.pong().map(str::to_owned)),
             Event::Ping | Event::Done { .. } => {}
             Event::Welcome { pong } => {
                 let first = !std::mem::replace(&mut self.welcome, true);
                 self.pong = pong;
                 if first && shared.dialect.subscribes_when_welcome() {
-                    return self.subscribe(shared);
+                    shared.dialect.subscribe(self.wanted(shared), answers);
                 }
             }
             Event::Confirmed { slot, start } => self.confirm(slot, start, shared, books),
-            Event::Refused { reason, .. } => return Reaction::GiveUp(reason),
-            Event::Unsubscribed { channel } => return self.subscribe_again(channel, shared, books),
+            Event::Refused { reason, .. } => return Err(reason),
+            Event::Unsubscribed { channel } => self.subscribe_again(channel, shared, books, answers),
         }
-        Reaction::Nothing
+        Ok(())
     }
 
     /// There will be no further life.
@@ -208,8 +171,8 @@ impl Subscriber {
         sum
     }
 
-    fn receive(&mut self, heard: Heard<'_>, shared: &Shared, books: &mut Books) {
-        let tally = &mut books.tally;
+    fn receive(&mut self, heard: Heard<'_>, shared: &Shared, books: &mut Received) {
+        let deliveries = &mut books.deliveries;
         let now = now_ns();
         let channels = shared.ledger.channels();
         let ours = Mark::find(heard.payload).map(|(mark, _)| mark).filter(|mark| {
@@ -223,35 +186,36 @@ impl Subscriber {
             self.subscriptions.get_mut(slot as usize)
         });
         let (Some(mark), Some(subscription)) = (ours, subscription) else {
-            tally.foreign += 1;
+            deliveries.foreign += 1;
             return;
         };
-        tally.deliveries += 1;
-        tally.delivered_bytes += heard.payload.len() as u64;
-        tally.last_delivery_ns = now;
-        tally.recovered_publications += u64::from(heard.recovered);
+        deliveries.received += 1;
+        deliveries.payload_bytes += heard.payload.len() as u64;
+        deliveries.last_ns = Largest(now);
+        books.connections.recovered_publications += u64::from(heard.recovered);
         if let Some(position) = &mut subscription.position {
             position.offset = position.offset.max(heard.offset);
         }
         match subscription.checker.arrived(mark.sequence) {
             Arrival::Duplicate => {
-                tally.duplicated += 1;
+                deliveries.duplicated += 1;
                 return;
             }
-            Arrival::Reordered => tally.reordered += 1,
+            Arrival::Reordered => deliveries.reordered += 1,
             Arrival::InOrder => {}
         }
         if let Some(flow) = &shared.flow {
             flow.deliver();
         }
         if !heard.recovered && mark.intended_ns >= shared.timed_from_ns.load(Relaxed) {
-            books.latency.record(now.saturating_sub(mark.intended_ns));
+            deliveries.latency.record(now.saturating_sub(mark.intended_ns));
         }
     }
 
-    fn confirm(&mut self, slot: u32, start: Start, shared: &Shared, books: &mut Books) {
+    fn confirm(&mut self, slot: u32, start: Start, shared: &Shared, books: &mut Received) {
         let Some(subscription) = self.subscriptions.get_mut(slot as usize) else {
-            books.tally.malformed += 1;
+            // Where the address subscribes, so does one that is opened for something else.
+            books.deliveries.malformed += u64::from(!self.subscriptions.is_empty());
             return;
         };
         if !std::mem::replace(&mut subscription.live, true) {
@@ -263,8 +227,8 @@ impl Subscriber {
             subscription.position = start.position;
             return;
         }
-        books.tally.recovered += u64::from(start.recovered);
-        books.tally.unrecovered += u64::from(start.was_recovering && !start.recovered);
+        books.connections.recovered += u64::from(start.recovered);
+        books.connections.unrecovered += u64::from(start.was_recovering && !start.recovered);
         if start.recovered {
             // The offset stays at what has been received: the publications in between come with this confirmation.
             let offset = subscription.position.map_or(0, |position| position.offset);
@@ -277,30 +241,27 @@ impl Subscriber {
         }
     }
 
-    fn subscribe(&self, shared: &Shared) -> Reaction {
-        let mut messages = Vec::new();
-        let wanted =
-            self.subscriptions.iter().zip(0..).map(|(subscription, slot)| subscription.wanted(slot, shared));
-        shared.dialect.subscribe(wanted, &mut messages);
-        Reaction::Send(messages)
-    }
-
-    fn subscribe_again(&mut self, channel: &str, shared: &Shared, books: &mut Books) -> Reaction {
-        let found = self
-            .subscriptions
-            .iter_mut()
-            .zip(0..)
-            .find(|(subscription, _)| shared.ledger.name(subscription.channel) == channel);
+    fn subscribe_again(
+        &mut self,
+        channel: &str,
+        shared: &Shared,
+        books: &mut Received,
+        answers: &mut Vec<String>,
+    ) {
+        let mut slots = self.subscriptions.iter_mut().zip(0..);
+        let found = slots.find(|(subscription, _)| shared.ledger.name(subscription.channel) == channel);
         let Some((subscription, slot)) = found else {
-            books.tally.malformed += 1;
-            return Reaction::Nothing;
+            books.deliveries.malformed += 1;
+            return;
         };
-        books.tally.unsubscribed += 1;
+        books.connections.unsubscribed += 1;
         subscription.live = false;
         self.unconfirmed += 1;
-        let mut messages = Vec::new();
-        shared.dialect.subscribe(std::iter::once(subscription.wanted(slot, shared)), &mut messages);
-        Reaction::Send(messages)
+        shared.dialect.subscribe(std::iter::once(subscription.wanted(slot, shared)), answers);
+    }
+
+    fn wanted<'a>(&self, shared: &'a Shared) -> impl Iterator<Item = Wanted<'a>> {
+        self.subscriptions.iter().zip(0..).map(|(subscription, slot)| subscription.wanted(slot, shared))
     }
 }
 

@@ -67,14 +67,6 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-impl PartialEq for Tls {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
-
-impl Eq for Tls {}
-
 fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     let Some(path) = ca else {

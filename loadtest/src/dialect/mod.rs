@@ -3,7 +3,6 @@
 //! Another server is added as another dialect; everything that counts and measures stays as it is.
 
 mod centrifuge;
-mod raw;
 mod template;
 
 use std::sync::Arc;
@@ -78,6 +77,7 @@ pub struct Wanted<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dialect {
     Centrifuge,
+    /// The bare endpoint: the address is the subscription.
     Raw,
     /// Of a server that a file describes.
     Template(Arc<Template>),
@@ -86,11 +86,13 @@ pub enum Dialect {
 impl Dialect {
     /// Path of the endpoint by `transport`; `given` is what the user wrote, if anything.
     pub fn path(&self, transport: Transport, given: &str, first_channel: &str) -> String {
-        let path = match (given, self) {
-            ("", Self::Centrifuge) => return format!("/connection/{}", transport.name()),
-            ("", Self::Template(template)) => return template.path(first_channel),
-            ("", Self::Raw) => "/raw/{channel}",
-            (given, _) => given,
+        let path = match (given, self, transport) {
+            ("", Self::Template(template), _) => return template.path(first_channel),
+            ("", Self::Raw, _) => "/raw/{channel}",
+            ("", Self::Centrifuge, Transport::Sse) => "/connection/sse",
+            ("", Self::Centrifuge, Transport::HttpStream) => "/connection/http_stream",
+            ("", Self::Centrifuge, _) => "/connection/websocket",
+            (given, _, _) => given,
         };
         path.replace("{channel}", first_channel)
     }
@@ -171,10 +173,19 @@ impl Dialect {
     }
 
     /// The events of one message, in order. Returns how many parts of it could not be understood.
-    pub fn hear(&self, kind: MessageKind, message: &Bytes, hear: impl FnMut(Event<'_>)) -> u64 {
+    pub fn hear(&self, kind: MessageKind, message: &Bytes, mut hear: impl FnMut(Event<'_>)) -> u64 {
         match self {
             Self::Centrifuge => centrifuge::hear(kind, message, hear),
-            Self::Raw => raw::hear(message, hear),
+            // Every message is a publication.
+            Self::Raw => {
+                hear(Event::Publication(Heard {
+                    channel: None,
+                    payload: message,
+                    offset: 0,
+                    recovered: false,
+                }));
+                0
+            }
             Self::Template(template) => template.hear(message, hear),
         }
     }

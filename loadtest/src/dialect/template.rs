@@ -3,9 +3,9 @@
 //!
 //! A publication is any message that holds a mark, in whatever envelope and however escaped.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -13,14 +13,7 @@ use serde::Deserialize;
 use super::{Event, Heard, Start, Wanted};
 use crate::mark::Mark;
 
-/// What stands in a file's texts for the channel's name as it is, and for it as a JSON string's inside.
-const CHANNEL: &str = "{channel}";
-/// For what stands behind the channel's namespace, which is its name on wires that know no namespaces.
-const NAME: &str = "{name}";
 const NAMESPACE_BOUNDARY: char = ':';
-/// For the payload, which is JSON, and for it as a JSON string.
-const PAYLOAD: &str = "{payload}";
-const PAYLOAD_STRING: &str = "{payload_string}";
 
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields)]
@@ -69,15 +62,10 @@ pub struct Publishing {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum TemplateError {
-    #[error("{path} cannot be read: {error}")]
-    Unreadable { path: String, error: io::Error },
-    #[error("{path} does not describe a server: {error}")]
-    Unintelligible { path: String, error: Box<toml::de::Error> },
-    #[error("{path} does not describe a server: it has a ping without a pong, or the other way round")]
-    PingPong { path: String },
-    #[error("{path} does not describe a server: on an event stream a client says nothing")]
-    Mute { path: String },
+#[error("{path} {problem}")]
+pub struct TemplateError {
+    path: String,
+    problem: String,
 }
 
 /// The part of a file that is for this protocol; what else it says is for those who start the server.
@@ -89,17 +77,17 @@ struct File {
 
 impl Template {
     pub fn read(path: &Path) -> Result<Self, TemplateError> {
-        let name = || path.display().to_string();
-        let text =
-            fs::read_to_string(path).map_err(|error| TemplateError::Unreadable { path: name(), error })?;
-        let File { subscribe, publish } = toml::from_str(&text)
-            .map_err(|error| TemplateError::Unintelligible { path: name(), error: Box::new(error) })?;
+        let wrong = |problem| TemplateError { path: path.display().to_string(), problem };
+        let not_a_server = |problem: &str| wrong(format!("does not describe a server: {problem}"));
+        let text = fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+        let File { subscribe, publish } =
+            toml::from_str(&text).map_err(|error| not_a_server(&error.to_string()))?;
         if subscribe.ping.is_some() != subscribe.pong.is_some() {
-            return Err(TemplateError::PingPong { path: name() });
+            return Err(not_a_server("it has a ping without a pong, or the other way round"));
         }
         let says = !subscribe.open.is_empty() || !subscribe.send.is_empty() || subscribe.pong.is_some();
         if subscribe.event_stream && says {
-            return Err(TemplateError::Mute { path: name() });
+            return Err(not_a_server("on an event stream a client says nothing"));
         }
         Ok(Self { subscribe, publish })
     }
@@ -174,30 +162,24 @@ fn post() -> String {
 }
 
 /// Puts the channel and the payload in their places, in one pass, so that neither is searched for the other's.
+/// `{channel}` is the channel's name, `{name}` what stands behind its namespace, which is its name on wires that know no
+/// namespaces; `{payload}` is JSON, and `{payload_string}` the same as a JSON string.
 fn fill(text: &str, channel: &str, payload: &str) -> String {
-    let mut out = String::with_capacity(text.len() + channel.len() + payload.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('{') {
-        let (before, from) = rest.split_at(at);
-        out.push_str(before);
-        rest = if let Some(behind) = from.strip_prefix(CHANNEL) {
-            out.push_str(channel);
-            behind
-        } else if let Some(behind) = from.strip_prefix(NAME) {
-            out.push_str(channel.split_once(NAMESPACE_BOUNDARY).map_or(channel, |(_, name)| name));
-            behind
-        } else if let Some(behind) = from.strip_prefix(PAYLOAD) {
-            out.push_str(payload);
-            behind
-        } else if let Some(behind) = from.strip_prefix(PAYLOAD_STRING) {
-            out.push_str(&serde_json::Value::from(payload).to_string());
-            behind
-        } else {
-            out.push('{');
-            &from[1..]
+    let mut parts = text.split('{');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (filled, behind) = match part.split_once('}') {
+            Some(("channel", behind)) => (channel.into(), behind),
+            Some(("name", behind)) => {
+                (channel.split_once(NAMESPACE_BOUNDARY).map_or(channel, |(_, name)| name).into(), behind)
+            }
+            Some(("payload", behind)) => (payload.into(), behind),
+            Some(("payload_string", behind)) => (serde_json::Value::from(payload).to_string().into(), behind),
+            _ => (Cow::Borrowed("{"), part),
         };
+        out.push_str(&filled);
+        out.push_str(behind);
     }
-    out.push_str(rest);
     out
 }
 
@@ -277,10 +259,11 @@ mod tests {
         };
         assert!(read("event_stream = true").is_ok());
         for more in ["open = ['x']", "send = ['x']", "ping = 'x'\npong = 'y'"] {
-            let read = read(&format!("event_stream = true\n{more}"));
-            assert!(matches!(read, Err(TemplateError::Mute { .. })), "{more}");
+            let error = read(&format!("event_stream = true\n{more}")).unwrap_err();
+            assert!(error.to_string().ends_with("on an event stream a client says nothing"), "{more}");
         }
-        assert!(matches!(read("ping = 'x'"), Err(TemplateError::PingPong { .. })));
+        let error = read("ping = 'x'").unwrap_err().to_string();
+        assert!(error.contains("does not describe a server: it has a ping without a pong"), "{error}");
     }
 
     #[test]

@@ -38,29 +38,31 @@ impl Listeners {
         self.slow
     }
 
-    pub(super) fn socket(&self, slot: Slot) -> Option<&OwnedFd> {
-        self.lists.get(slot.channel)?.sockets.get(slot.place)
+    pub(super) fn socket(&self, slot: Slot) -> &OwnedFd {
+        &self.lists[slot.channel].sockets[slot.place]
     }
 
-    pub(super) fn add(&mut self, socket: OwnedFd, peer: usize, channel: usize) -> Slot {
+    /// Where the next one to come to a channel will stand.
+    pub(super) fn next_slot(&mut self, channel: usize) -> Slot {
         if self.lists.len() <= channel {
             self.lists.resize_with(channel + 1, List::default);
         }
+        Slot { channel, place: self.lists[channel].sockets.len() }
+    }
+
+    pub(super) fn add(&mut self, socket: OwnedFd, peer: usize, channel: usize) {
         let list = &mut self.lists[channel];
         list.sockets.push(socket);
         list.peers.push(peer);
         self.count += 1;
-        Slot { channel, place: list.sockets.len() - 1 }
     }
 
     /// Closes the socket there. Returns the peer whose socket stands there from now on.
     pub(super) fn remove(&mut self, slot: Slot) -> Option<usize> {
-        let list = self.lists.get_mut(slot.channel)?;
-        if slot.place < list.sockets.len() {
-            list.sockets.swap_remove(slot.place);
-            list.peers.swap_remove(slot.place);
-            self.count -= 1;
-        }
+        let list = &mut self.lists[slot.channel];
+        list.sockets.swap_remove(slot.place);
+        list.peers.swap_remove(slot.place);
+        self.count -= 1;
         list.peers.get(slot.place).copied()
     }
 

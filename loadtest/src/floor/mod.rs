@@ -7,7 +7,6 @@
 //! and counted.
 
 mod listeners;
-mod peer;
 mod requests;
 
 use std::io::{self, Write};
@@ -20,10 +19,9 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use crate::arguments::seconds;
-use listeners::Listeners;
-use peer::{Peer, Step};
-use requests::PeerReader;
+use crate::arguments::Seconds;
+use listeners::{Listeners, Slot};
+use requests::{PeerReader, Speaks, Step};
 
 const LISTENER: Token = Token(usize::MAX);
 const EVENTS_MAX: usize = 1_024;
@@ -36,8 +34,8 @@ pub struct FloorArguments {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
     /// How long until it ends by itself.
-    #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds)]
-    pub time_limit: Duration,
+    #[arg(long, value_name = "SECONDS", default_value = "900")]
+    pub time_limit: Seconds,
 }
 
 /// Serves until the time is up. An error means that it could not begin or that its poll broke.
@@ -45,12 +43,26 @@ pub fn run(arguments: &FloorArguments) -> io::Result<()> {
     let mut floor = Floor::open(arguments.listen)?;
     // Whoever started it may not be listening.
     let _ = writeln!(io::stdout(), "listening on {} pid {}", floor.address()?, std::process::id());
-    let end = Instant::now() + arguments.time_limit;
+    let end = Instant::now() + arguments.time_limit.duration();
     let mut events = Events::with_capacity(EVENTS_MAX);
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         floor.turn(&mut events, left)?;
     }
     Ok(())
+}
+
+/// One connection: first it asks by HTTP, then it is a listener or a publisher.
+#[derive(Debug)]
+struct Peer {
+    socket: PeerSocket,
+    speaks: Speaks,
+}
+
+#[derive(Debug)]
+enum PeerSocket {
+    Own(OwnedFd),
+    /// It has subscribed: its socket is in its channel's list.
+    Listed(Slot),
 }
 
 struct Floor {
@@ -99,39 +111,44 @@ impl Floor {
             let entry = self.peers.vacant_entry();
             let readied =
                 stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).and_then(|()| {
-                    let token = Token(entry.key());
-                    self.poll.registry().register(
-                        &mut SourceFd(&stream.as_raw_fd()),
-                        token,
-                        Interest::READABLE,
-                    )
+                    let mut source = SourceFd(&stream.as_raw_fd());
+                    self.poll.registry().register(&mut source, Token(entry.key()), Interest::READABLE)
                 });
             if readied.is_ok() {
-                entry.insert(Peer::new(OwnedFd::from(stream)));
+                entry.insert(Peer { socket: PeerSocket::Own(stream.into()), speaks: Speaks::default() });
             }
         }
     }
 
     fn read(&mut self, number: usize) {
-        let Some(peer) = self.peers.get_mut(number) else { return };
-        match peer.read(&mut self.reader, &self.listeners) {
+        let Some(Peer { socket, speaks }) = self.peers.get_mut(number) else { return };
+        let descriptor = match socket {
+            PeerSocket::Own(socket) => &*socket,
+            PeerSocket::Listed(slot) => self.listeners.socket(*slot),
+        };
+        match self.reader.read(descriptor, speaks) {
             Step::Stay => {}
-            Step::Subscribe(socket, channel) => {
-                let slot = self.listeners.add(socket, number, channel);
-                peer.move_to(slot);
-            }
             Step::Leave => self.leave(number),
+            Step::Subscribe(channel) => {
+                let slot = self.listeners.next_slot(channel);
+                if matches!(socket, PeerSocket::Own(_))
+                    && let PeerSocket::Own(own) = std::mem::replace(socket, PeerSocket::Listed(slot))
+                {
+                    self.listeners.add(own, number, channel);
+                }
+            }
         }
     }
 
     /// Dropping a descriptor takes it out of the poll too.
     fn leave(&mut self, number: usize) {
-        let Some(peer) = self.peers.try_remove(number) else { return };
-        let Some(slot) = peer.slot() else { return };
+        let Some(Peer { socket: PeerSocket::Listed(slot), .. }) = self.peers.try_remove(number) else {
+            return;
+        };
         if let Some(moved) = self.listeners.remove(slot)
             && let Some(moved) = self.peers.get_mut(moved)
         {
-            moved.move_to(slot);
+            moved.socket = PeerSocket::Listed(slot);
         }
     }
 

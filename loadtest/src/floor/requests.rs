@@ -2,32 +2,61 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use shared::channel::Channel;
 use shared::framing::MessageKind;
-use shared::framing::websocket::{Inflater, Limits, encode_message, encode_message_with, read_upgrade};
+use shared::framing::websocket::{
+    Assembler, FrameEvent, Inflater, Limits, Role, encode_close, encode_message, encode_message_with,
+    encode_pong, read_upgrade,
+};
 use shared::protocol::Protocol;
 use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::publication::{Payload, Publication};
 use shared::push::{Event, Push};
 
-pub(super) const LIMITS: Limits =
-    Limits { message_bytes_max: 1 << 20, frame_bytes_max: 1 << 20, fragments_max: 1_024 };
+const LIMITS: Limits = Limits { message_bytes_max: 1 << 20, frame_bytes_max: 1 << 20, fragments_max: 1_024 };
 const READ_BYTES: usize = 64 << 10;
+/// What a request may have come to before its end is seen.
+const REQUEST_BYTES_MAX: usize = 4 << 20;
 const CHANNEL_BYTES_MAX: usize = 255;
 const WEBSOCKET_PATH: &str = "/connection/websocket";
+
+/// What a peer says, and what of it is incomplete.
+#[derive(Debug)]
+pub(super) enum Speaks {
+    Http(BytesMut),
+    WebSocket(Assembler),
+}
+
+impl Default for Speaks {
+    fn default() -> Self {
+        Self::Http(BytesMut::new())
+    }
+}
+
+/// What becomes of a connection after a read.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    Stay,
+    /// Its socket moves to the list of the channel with this number.
+    Subscribe(usize),
+    Leave,
+}
 
 /// What all peers share while they are read.
 #[derive(Debug)]
 pub(super) struct PeerReader {
-    pub(super) buffer: Vec<u8>,
-    pub(super) inflater: Inflater,
+    buffer: Vec<u8>,
+    inflater: Inflater,
     /// For the peer that is being read.
-    pub(super) answers: BytesMut,
+    answers: BytesMut,
     pub(super) backlog: Backlog,
 }
 
@@ -88,8 +117,7 @@ impl Backlog {
 }
 
 /// What a request came to. The lengths are those of what was used up.
-#[derive(PartialEq, Eq, Debug)]
-pub(super) enum Request {
+enum Request {
     Incomplete,
     Done(usize),
     Upgrade(usize),
@@ -124,13 +152,7 @@ struct Publish<'a> {
 #[derive(Deserialize)]
 struct Batch<'a> {
     #[serde(borrow)]
-    commands: Vec<BatchCommand<'a>>,
-}
-
-#[derive(Deserialize)]
-struct BatchCommand<'a> {
-    #[serde(borrow)]
-    publish: Publish<'a>,
+    commands: Vec<Command<'a>>,
 }
 
 impl Default for PeerReader {
@@ -145,8 +167,58 @@ impl Default for PeerReader {
 }
 
 impl PeerReader {
+    /// Reads until nothing is left, and answers.
+    pub(super) fn read(&mut self, socket: &OwnedFd, speaks: &mut Speaks) -> Step {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let step = loop {
+            let length = match rustix::io::read(socket, &mut buffer[..]) {
+                Ok(0) => break Step::Leave,
+                Ok(length) => length,
+                Err(Errno::AGAIN) => break Step::Stay,
+                Err(Errno::INTR) => continue,
+                Err(_) => break Step::Leave,
+            };
+            self.answers.clear();
+            let step = self.take_in(&mut buffer[..length], speaks);
+            if !self.answers.is_empty() {
+                let sent = send(socket, &self.answers, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+                if sent != Ok(self.answers.len()) {
+                    break Step::Leave;
+                }
+            }
+            if step != Step::Stay || length < buffer.len() {
+                break step;
+            }
+        };
+        self.buffer = buffer;
+        step
+    }
+
+    fn take_in(&mut self, bytes: &mut [u8], speaks: &mut Speaks) -> Step {
+        let held = match speaks {
+            Speaks::WebSocket(assembler) => {
+                return self.read_messages(assembler, bytes).unwrap_or(Step::Leave);
+            }
+            Speaks::Http(held) => held,
+        };
+        held.extend_from_slice(bytes);
+        loop {
+            match self.read_request(held) {
+                Request::Incomplete if held.len() > REQUEST_BYTES_MAX => return Step::Leave,
+                Request::Incomplete => return Step::Stay,
+                Request::Done(length) => held.advance(length),
+                Request::Refused => return Step::Leave,
+                Request::Upgrade(length) => {
+                    let mut early = held.split_off(length);
+                    *speaks = Speaks::WebSocket(Assembler::new(Role::Server, false));
+                    return self.take_in(&mut early, speaks);
+                }
+            }
+        }
+    }
+
     /// Serves the first request in `bytes`, if it is whole.
-    pub(super) fn read_request(&mut self, bytes: &[u8]) -> Request {
+    fn read_request(&mut self, bytes: &[u8]) -> Request {
         let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else { return Request::Incomplete };
         let (head, body) = (&bytes[..end], &bytes[end + 4..]);
         let Ok(head) = std::str::from_utf8(head) else { return self.refuse("400 Bad Request") };
@@ -155,16 +227,12 @@ impl PeerReader {
         let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         let headers = lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim()));
         if path == WEBSOCKET_PATH {
-            return match read_upgrade(method, headers.map(|(name, value)| (name, value.as_bytes()))) {
-                Ok(upgrade) => {
-                    self.answers.put_slice(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n");
-                    self.answers.put_slice(b"Connection: Upgrade\r\nSec-WebSocket-Accept: ");
-                    self.answers.put_slice(upgrade.accept.as_bytes());
-                    self.answers.put_slice(b"\r\n\r\n");
-                    Request::Upgrade(end + 4)
-                }
-                Err(_) => self.refuse("400 Bad Request"),
-            };
+            let headers = headers.map(|(name, value)| (name, value.as_bytes()));
+            let Ok(upgrade) = read_upgrade(method, headers) else { return self.refuse("400 Bad Request") };
+            let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade";
+            let answer = format!("{head}\r\nSec-WebSocket-Accept: {}\r\n\r\n", upgrade.accept);
+            self.answers.put_slice(answer.as_bytes());
+            return Request::Upgrade(end + 4);
         }
         let mut lengths = headers.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
         let length = lengths.next().map_or(Ok(0), |(_, value)| value.parse::<usize>());
@@ -176,9 +244,8 @@ impl PeerReader {
             _ => return self.refuse("404 Not Found"),
         };
         let Some(answer) = answer else { return self.refuse("400 Bad Request") };
-        let length_line = format!("Content-Length: {}\r\n\r\n", answer.len());
-        self.answers.put_slice(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n");
-        self.answers.put_slice(length_line.as_bytes());
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json";
+        let answer = format!("{head}\r\nContent-Length: {}\r\n\r\n{answer}", answer.len());
         self.answers.put_slice(answer.as_bytes());
         Request::Done(end + 4 + length)
     }
@@ -191,7 +258,7 @@ impl PeerReader {
     fn publish_batch(&mut self, body: &[u8]) -> Option<String> {
         let batch: Batch<'_> = serde_json::from_slice(body).ok()?;
         for command in &batch.commands {
-            self.backlog.put(&command.publish)?;
+            self.backlog.put(command.publish.as_ref()?)?;
         }
         let replies = vec!["{\"publish\":{}}"; batch.commands.len()].join(",");
         Some(format!("{{\"replies\":[{replies}]}}"))
@@ -202,15 +269,32 @@ impl PeerReader {
         self.answers.put_slice(answer.as_bytes());
         Request::Refused
     }
+
+    /// Answers the messages that these bytes complete, or nothing where they make no sense.
+    fn read_messages(&mut self, assembler: &mut Assembler, mut bytes: &mut [u8]) -> Option<Step> {
+        let mut step = Step::Stay;
+        loop {
+            match assembler.next(&mut bytes, &LIMITS, &mut self.inflater).ok()? {
+                None => return Some(step),
+                Some(FrameEvent::Message(message)) => {
+                    if let Some(channel) = execute(message.data, &mut self.answers, &mut self.backlog)? {
+                        step = Step::Subscribe(channel);
+                    }
+                }
+                Some(FrameEvent::Ping(data)) => encode_pong(data, &mut self.answers),
+                Some(FrameEvent::Pong(_)) => {}
+                Some(FrameEvent::Close(close)) => {
+                    encode_close(close.code.map(|code| (code, "")), &mut self.answers);
+                    return Some(Step::Leave);
+                }
+            }
+        }
+    }
 }
 
-/// Does what a message of commands says. Returns the number of the channel of the first subscription among it if there is any, or
-/// `None` if it makes no sense.
-pub(super) fn execute(
-    message: &[u8],
-    answers: &mut BytesMut,
-    backlog: &mut Backlog,
-) -> Option<Option<usize>> {
+/// Does what a message of commands says. Returns the number of the channel of the first subscription among it if there
+/// is any, or `None` if it makes no sense.
+fn execute(message: &[u8], answers: &mut BytesMut, backlog: &mut Backlog) -> Option<Option<usize>> {
     let mut replies = Vec::new();
     let mut subscribes = None;
     for line in message.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {

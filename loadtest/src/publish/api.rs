@@ -4,11 +4,10 @@ use std::iter::Peekable;
 use std::rc::Rc;
 
 use http_body_util::Full;
-use hyper::Request;
 use hyper::header::HOST;
 use tokio::time::timeout;
 
-use super::post::{Post, read_answer};
+use super::request::{read_answer, request};
 use super::{ANSWER_TIMEOUT, Issued, Publisher};
 use crate::clock::{Alarm, now_ns};
 use crate::http::HttpConnection;
@@ -17,7 +16,7 @@ use crate::schedule::Due;
 
 pub(super) async fn run(publisher: Rc<Publisher>, number: u32) {
     let Ok(alarm) = Alarm::new() else {
-        publisher.books.borrow_mut().tally.failures.count("out of file descriptors");
+        publisher.books.borrow_mut().failures.count("out of file descriptors");
         return;
     };
     let mut api = ApiConnection { first: number as usize, open: None };
@@ -121,13 +120,9 @@ async fn post(
         .map(|one| (publisher.shared.ledger.name(one.due.channel), publisher.payload(*one)))
         .collect();
     let key = publisher.shared.plan.arguments.publications.api_key.as_deref();
-    let (post, form) = Post::new(&publisher.shared.dialect, &api.path, key, &publications);
-    let mut request =
-        Request::builder().method(post.method.as_str()).uri(post.path).header(HOST, &api.authority);
-    for (name, value) in post.headers {
-        request = request.header(name, value);
-    }
-    let request = request.body(Full::from(post.body)).map_err(|error| error.to_string())?;
+    let (request, body, by_status) = request(&publisher.shared.dialect, &api.path, key, &publications);
+    let request = request.header(HOST, &api.authority).body(Full::from(body));
+    let request = request.map_err(|error| error.to_string())?;
     let (status, body) = connection.ask(request).await?;
-    Ok(read_answer(form, issued.len(), status, &body))
+    Ok(read_answer(by_status, issued.len(), status, &body))
 }

@@ -1,5 +1,6 @@
 //! Publishes through a client connection, without waiting for one answer before the next publication.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::iter::Peekable;
 use std::rc::Rc;
@@ -12,9 +13,10 @@ use tokio::time::{sleep, timeout};
 use super::{ANSWER_TIMEOUT, Issued, Publisher};
 use crate::clock::{Alarm, now_ns};
 use crate::dialect::Event;
-use crate::greet::{connect_and_greet, next_message};
+use crate::receive::{Account, next_message};
 use crate::schedule::Due;
-use crate::wire::{Incoming, Wire};
+use crate::subscriber::Subscriber;
+use crate::wire::Wire;
 
 /// Wait before a lost publisher connects again. What becomes due meanwhile is sent late, and counts as late.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
@@ -24,7 +26,7 @@ type Unanswered = VecDeque<(u32, Issued)>;
 
 pub(super) async fn run(publisher: Rc<Publisher>, number: u32) {
     let Ok(alarm) = Alarm::new() else {
-        publisher.books.borrow_mut().tally.failures.count("out of file descriptors");
+        publisher.books.borrow_mut().failures.count("out of file descriptors");
         return;
     };
     let mut share = publisher.share(number).peekable();
@@ -33,11 +35,17 @@ pub(super) async fn run(publisher: Rc<Publisher>, number: u32) {
         let life = async {
             let limit = publisher.shared.plan.arguments.connections.connect_timeout;
             let user = format!("load-publisher-{number}");
-            let opening = timeout(limit, connect_and_greet(&publisher.shared, number, &user));
-            let (wire, pong) = opening.await.unwrap_or_else(|_| {
-                Err(format!("publisher not connected within {} s", limit.as_secs_f64()))
-            })?;
-            publish(&publisher, wire, pong, &alarm, &mut share, &mut unanswered).await
+            // It subscribes to nothing, and counts as no connection of the run.
+            let subscribers = RefCell::new(vec![Subscriber::new(std::iter::empty(), false)]);
+            let books = RefCell::default();
+            let account =
+                Account { shared: &publisher.shared, subscribers: &subscribers, index: 0, books: &books };
+            let target = publisher.shared.plan.first_target(number);
+            let opening = timeout(limit.duration(), account.become_ready(target, number, &user, now_ns()));
+            let late = |_| Err(format!("publisher not connected within {} s", limit.0));
+            let wire = opening.await.unwrap_or_else(late)?;
+            let answers_pings = account.with(|subscriber, _| subscriber.answers_pings());
+            publish(&publisher, wire, answers_pings, &alarm, &mut share, &mut unanswered).await
         };
         let ended = tokio::select! {
             ended = life => ended,
@@ -50,7 +58,7 @@ pub(super) async fn run(publisher: Rc<Publisher>, number: u32) {
         };
         let Err(reason) = ended else { return };
         if unanswered.is_empty() {
-            publisher.books.borrow_mut().tally.failures.count(&reason);
+            publisher.books.borrow_mut().failures.count(&reason);
         }
         for (_, issued) in unanswered {
             publisher.fail(issued, &reason);
@@ -106,10 +114,7 @@ async fn publish(
         if next_ns.is_none() && unanswered.is_empty() {
             // The server must have read everything before the connection goes, which its close frame says.
             let _ = wire.close().await;
-            while timeout(ANSWER_TIMEOUT, wire.next())
-                .await
-                .is_ok_and(|next| matches!(next, Ok(Incoming::Message(..))))
-            {}
+            while let Ok(Ok(_)) = timeout(ANSWER_TIMEOUT, next_message(&mut wire)).await {}
             return Ok(());
         }
         let has_room = unanswered.len() < window;

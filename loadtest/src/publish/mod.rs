@@ -2,7 +2,7 @@
 
 mod api;
 mod client;
-mod post;
+mod request;
 
 use std::cell::RefCell;
 use std::io;
@@ -17,23 +17,14 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::arguments::Entrance;
 use crate::clock::now_ns;
+use crate::counts::{Absorb, Largest, Published};
 use crate::lane::{HANDOVER_EVERY, Handover};
-use crate::latencies::Latencies;
 use crate::mark::PayloadMaker;
 use crate::schedule::{Due, Schedule};
 use crate::subscriber::Shared;
-use crate::tally::PublishTally;
 
 /// Longest wait for the answer to one publication.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What publishers count and time.
-#[derive(Debug, Default)]
-pub struct PublishBooks {
-    pub tally: PublishTally,
-    /// From the moment a publication was due until the server confirmed it.
-    pub answered: Latencies,
-}
 
 /// The publishing thread, as the scenario sees it.
 #[derive(Debug)]
@@ -48,7 +39,7 @@ struct Publisher {
     shared: Arc<Shared>,
     schedule: Schedule,
     payloads: PayloadMaker,
-    books: RefCell<PublishBooks>,
+    books: RefCell<Published>,
     stop: watch::Receiver<bool>,
 }
 
@@ -136,9 +127,9 @@ impl Publisher {
     /// Takes a publication's place in its channel's sequence, just before it is sent.
     fn issue(&self, due: Due) -> Issued {
         let sequence = self.shared.ledger.issue(due.channel);
-        let tally = &mut self.books.borrow_mut().tally;
-        tally.sent += 1;
-        tally.late_ns_max = tally.late_ns_max.max(now_ns().saturating_sub(due.at_ns));
+        let books = &mut *self.books.borrow_mut();
+        books.sent += 1;
+        books.late_ms_max.absorb(Largest(now_ns().saturating_sub(due.at_ns)));
         Issued { due, sequence }
     }
 
@@ -148,13 +139,13 @@ impl Publisher {
 
     fn confirm(&self, issued: Issued) {
         let books = &mut *self.books.borrow_mut();
-        books.tally.confirmed += 1;
+        books.confirmed += 1;
         books.answered.record(now_ns().saturating_sub(issued.due.at_ns));
     }
 
     /// It may have been published or not.
     fn fail(&self, issued: Issued, reason: &str) {
         self.shared.ledger.note_failure(issued.due.channel, issued.sequence);
-        self.books.borrow_mut().tally.failures.count(reason);
+        self.books.borrow_mut().failures.count(reason);
     }
 }

@@ -1,20 +1,19 @@
-//! The figures of any findings as rows for people. What they are called and what they are counted in is what their fields
+//! The figures of findings as rows for people. What they are called and what they are counted in is what their fields
 //! are called; the order is that of the fields.
 
 use std::fmt;
 
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-
-use super::text::{bytes, latency, number};
-use super::{Group, Latency};
+use indicatif::{HumanBytes, HumanFloatCount};
+use serde::Serialize;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Where a field's name with spaces for its underscores says too little.
 const WORDS: &[(&str, &str)] = &[
     ("open", "time to open"),
     ("to_ready", "time to ready"),
     ("to_recovered", "time to recovered"),
-    ("times", "time for each"),
     ("answered", "time to confirmation"),
     ("late_ms_max", "latest after its due time"),
     ("lost_at_end", "of the lost, at the end"),
@@ -33,75 +32,73 @@ const WORDS: &[(&str, &str)] = &[
 ];
 /// Stand in the page and in the JSON alone.
 const SETTINGS: &str = "settings";
-/// Of figures that belong to no part of the findings.
-const ALL: &str = "all";
+/// Say nothing where nothing was to be published.
+const OF_PUBLISHING: [&str; 2] = ["publications", "deliveries"];
 
-/// JSON whose fields keep their order. What is no figure is nothing.
-enum Figure {
-    Nothing,
-    Number(f64),
-    Text(String),
-    Fields(Vec<(String, Self)>),
+/// One group of figures: a heading, and what with its value.
+#[derive(Serialize, Debug)]
+pub(super) struct Group {
+    pub(super) heading: String,
+    pub(super) rows: Vec<(String, String)>,
 }
 
-/// Each field that has fields of its own is a group.
-pub(super) fn groups(findings: &(impl Serialize + ?Sized)) -> Vec<Group> {
-    let json = serde_json::to_string(findings).unwrap_or_default();
-    let Ok(Figure::Fields(fields)) = serde_json::from_str(&json) else { return Vec::new() };
-    let (mut groups, mut all) = (Vec::new(), Vec::new());
-    for (name, figure) in fields.into_iter().filter(|(name, _)| name != SETTINGS) {
-        match figure {
-            Figure::Fields(fields) if value(&fields).is_none() && !is_counts(&fields, &name) => {
-                let rows = fields.iter().flat_map(|(name, figure)| rows(name, figure)).collect();
-                groups.push(Group { heading: heading(&name), rows });
-            }
-            figure => all.extend(rows(&name, &figure)),
+/// The fields of an object in their order, which [`Value`] does not keep.
+struct Fields(Vec<(String, Box<RawValue>)>);
+
+/// Each part of some findings that has fields of its own is a group.
+pub(super) fn groups(json: &str) -> Vec<Group> {
+    let fields = |json: &str| serde_json::from_str(json).map_or(Vec::new(), |Fields(fields)| fields);
+    let parts = fields(json);
+    let value = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or(Value::Null);
+    let publications = parts.iter().find(|(name, _)| name == OF_PUBLISHING[0]);
+    let publishes = publications.is_some_and(|(_, raw)| value(raw)["scheduled"] != 0);
+    let told = parts
+        .iter()
+        .filter(|(name, _)| name != SETTINGS && (publishes || !OF_PUBLISHING.contains(&name.as_str())));
+    let groups = told.map(|(name, raw)| {
+        let rows = fields(raw.get()).iter().flat_map(|(name, raw)| rows(name, &value(raw))).collect();
+        Group { heading: heading(name), rows }
+    });
+    groups.filter(|group| !group.rows.is_empty()).collect()
+}
+
+/// One row, with one more for each reason that is counted.
+fn rows(name: &str, value: &Value) -> Vec<(String, String)> {
+    let figure = |field: &str| value[field].as_f64();
+    let told = match value {
+        Value::Number(_) => with_unit(name, value.as_f64().unwrap_or_default()),
+        Value::String(text) => text.clone(),
+        Value::Object(_) if figure("p999").is_some() => latency(value),
+        Value::Object(_) if figure("resident_bytes").is_some() => {
+            let proportional = figure("proportional_bytes").map(|size| format!(", {} PSS", bytes(size)));
+            format!(
+                "{} RSS{}",
+                bytes(figure("resident_bytes").unwrap_or_default()),
+                proportional.unwrap_or_default()
+            )
         }
-    }
-    if !all.is_empty() {
-        groups.insert(0, Group { heading: heading(ALL), rows: all });
-    }
-    groups
-}
-
-/// One row, or one for each reason that is counted.
-fn rows(name: &str, figure: &Figure) -> Vec<(String, String)> {
-    let value = match figure {
-        Figure::Nothing => return Vec::new(),
-        Figure::Text(text) => text.clone(),
-        Figure::Number(figure) => with_unit(name, *figure),
-        Figure::Fields(fields) => match value(fields) {
-            Some(value) => value,
-            None => {
-                let reasons = fields.iter().flat_map(|(reason, figure)| rows(reason, figure));
-                return reasons.map(|(reason, times)| (format!("· {reason}"), times)).collect();
-            }
-        },
+        Value::Object(reasons) => {
+            let times = reasons
+                .iter()
+                .filter_map(|(reason, times)| Some((format!("· {reason}"), number(times.as_f64()?))));
+            let total = number(reasons.values().filter_map(Value::as_f64).sum());
+            return std::iter::once((words(name), total))
+                .chain(times)
+                .filter(|_| !reasons.is_empty())
+                .collect();
+        }
+        _ => return Vec::new(),
     };
-    vec![(words(name), value)]
+    vec![(words(name), told)]
 }
 
-/// Of what is told in one row: latencies, and the two ways to see memory.
-fn value(fields: &[(String, Figure)]) -> Option<String> {
-    let of = |wanted: &str| {
-        fields.iter().find_map(|(name, figure)| match figure {
-            Figure::Number(figure) if name == wanted => Some(*figure),
-            _ => None,
-        })
-    };
-    if let (Some(count), Some(p999)) = (of("count"), of("p999")) {
-        let [min, mean, p50, p90, p99, max] =
-            ["min", "mean", "p50", "p90", "p99", "max"].map(|name| of(name).unwrap_or(0.0));
-        return Some(latency(&Latency { count: count as u64, min, mean, p50, p90, p99, p999, max }));
+fn latency(of: &Value) -> String {
+    if of["count"] == 0 {
+        return "none".to_owned();
     }
-    let resident = of("resident_bytes").filter(|_| fields.len() == 2)?;
-    let proportional = of("proportional_bytes").map(|size| format!(", {} PSS", bytes(size)));
-    Some(format!("{} RSS{}", bytes(resident), proportional.unwrap_or_default()))
-}
-
-/// Whether these are reasons and how often there was each.
-fn is_counts(fields: &[(String, Figure)], name: &str) -> bool {
-    fields.is_empty() || ["failures", "reasons", "ends"].iter().any(|end| name.ends_with(end))
+    let [p50, p90, p99, p999, max] =
+        ["p50", "p90", "p99", "p999", "max"].map(|field| number(of[field].as_f64().unwrap_or_default()));
+    format!("p50 {p50} · p90 {p90} · p99 {p99} · p99.9 {p999} · max {max} ms")
 }
 
 fn with_unit(name: &str, figure: f64) -> String {
@@ -125,72 +122,68 @@ fn heading(name: &str) -> String {
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
-impl<'de> Deserialize<'de> for Figure {
+/// With separators between thousands, and no more digits than mean something.
+pub(super) fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        1_000.0.. => 0,
+        100.0.. => 1,
+        1.0.. => 2,
+        _ => 3,
+    };
+    format!("{:.digits$}", HumanFloatCount(value))
+}
+
+/// In the binary unit that fits.
+pub(super) fn bytes(value: f64) -> String {
+    format!("{}{}", if value < 0.0 { "-" } else { "" }, HumanBytes(value.abs() as u64))
+}
+
+impl<'de> Deserialize<'de> for Fields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Figures;
-        impl<'de> Visitor<'de> for Figures {
-            type Value = Figure;
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Fields;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("any JSON")
+                formatter.write_str("an object")
             }
-            fn visit_bool<E>(self, _: bool) -> Result<Figure, E> {
-                Ok(Figure::Nothing)
-            }
-            fn visit_unit<E>(self) -> Result<Figure, E> {
-                Ok(Figure::Nothing)
-            }
-            fn visit_u64<E>(self, figure: u64) -> Result<Figure, E> {
-                Ok(Figure::Number(figure as f64))
-            }
-            fn visit_i64<E>(self, figure: i64) -> Result<Figure, E> {
-                Ok(Figure::Number(figure as f64))
-            }
-            fn visit_f64<E>(self, figure: f64) -> Result<Figure, E> {
-                Ok(Figure::Number(figure))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Figure, E> {
-                Ok(Figure::Text(text.to_owned()))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Figure, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Figure::Nothing)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Figure, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(Figure::Fields(fields))
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                std::iter::from_fn(|| map.next_entry().transpose()).collect::<Result<_, _>>().map(Fields)
             }
         }
-        deserializer.deserialize_any(Figures)
+        deserializer.deserialize_map(InOrder)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::value::RawValue;
-
     use super::*;
 
     #[test]
     fn figures_are_told_in_the_order_and_the_units_of_their_fields() {
         let latency = r#"{"count":1,"min":1,"mean":1,"p50":1.5,"p90":2,"p99":3,"p999":4,"max":5}"#;
         let json = format!(
-            r#"{{"settings":{{"x":1}},"not_last":2,"storm":{{"to_recovered":{latency},"cpu_micros_each":6.5,"list":[1],
-            "absent":null,"memory_ready":{{"resident_bytes":2048,"proportional_bytes":null}},"failures":{{"HTTP 503":9}}}}}}"#
+            r#"{{"settings":{{"x":1}},"deliveries":{{"x":1}},"storm":{{"to_recovered":{latency},"cpu_micros_each":6.5,
+            "list":[1],"absent":null,"memory_ready":{{"resident_bytes":2048,"proportional_bytes":null}},
+            "failures":{{"HTTP 503":9,"other":1}},"slow_ends":{{}}}},"server":null}}"#
         );
-        let told = groups(&RawValue::from_string(json).unwrap());
-        let told: Vec<_> = told
+        let told: Vec<_> = groups(&json)
             .iter()
             .map(|group| {
                 let rows = group.rows.iter().map(|(what, value)| format!("{what}={value}"));
                 format!("{}: {}", group.heading, rows.collect::<Vec<_>>().join("; "))
             })
             .collect();
-        let storm = "Storm: time to recovered=p50 1.50 · p90 2 · p99 3 · p99.9 4 · max 5 ms; CPU for each=6.50 µs; \
-                     memory ready=2.0 KiB RSS; · HTTP 503=9";
-        assert_eq!(told, ["All: not last=2", storm]);
+        let storm = "Storm: time to recovered=p50 1.5 · p90 2 · p99 3 · p99.9 4 · max 5 ms; CPU for each=6.5 µs; \
+                     memory ready=2.00 KiB RSS; failures=10; · HTTP 503=9; · other=1";
+        assert_eq!(told, [storm]);
+    }
+
+    #[test]
+    fn numbers_are_grouped_and_keep_three_digits_or_so() {
+        let numbers = [0.0, 7.0, 999.0, 1_234_567.8, -1_234.0, 123.456, 12.345, 0.01234].map(number);
+        assert_eq!(numbers, ["0", "7", "999", "1,234,568", "-1,234", "123.5", "12.35", "0.012"]);
+        assert_eq!([1_536.0, -2.0 * 1024.0 * 1024.0].map(bytes), ["1.50 KiB", "-2.00 MiB"]);
     }
 }

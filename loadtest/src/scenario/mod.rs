@@ -1,61 +1,23 @@
-//! What a run does with its parts: connections, publications, measurements.
+//! A run: connections, publications, measurements, and how it is told to end.
 
-mod handshakes;
 mod steady;
 mod storm;
 
 use tokio::sync::watch;
 
-pub use handshakes::{HandshakeArguments, HandshakeFindings, run as handshakes};
-pub use steady::{Reading, run};
-pub use storm::{StormArguments, StormFindings};
+pub use steady::run;
 
-use crate::progress::Progress;
-use crate::report::Threshold;
-
-/// What came of a scenario: what it has found, and whether its thresholds held.
-pub type Outcome<F> = (F, Vec<Threshold>);
-
-/// How a run is told to end, and where it shows how far it is.
+/// Tells every stage of a run that it must end, and why.
 #[derive(Clone, Debug)]
-pub struct Controls {
-    pub cut: Cut,
-    pub progress: Progress,
-}
-
-impl Controls {
-    pub fn new(cut: Cut, quiet: bool) -> Self {
-        Self { cut, progress: if quiet { Progress::hidden() } else { Progress::on_terminal() } }
-    }
-}
-
-/// Why a run ends before its time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CutShort {
-    Interrupted,
-    TimeLimit,
-}
-
-impl CutShort {
-    pub fn describe(self) -> &'static str {
-        match self {
-            Self::Interrupted => "interrupted",
-            Self::TimeLimit => "the time limit was reached",
-        }
-    }
-}
-
-/// Tells every stage of a run that it must end.
-#[derive(Clone, Debug)]
-pub struct Cut(watch::Receiver<Option<CutShort>>);
+pub struct Cut(watch::Receiver<Option<&'static str>>);
 
 impl Cut {
-    pub fn new() -> (watch::Sender<Option<CutShort>>, Self) {
+    pub fn new() -> (watch::Sender<Option<&'static str>>, Self) {
         let (sender, receiver) = watch::channel(None);
         (sender, Self(receiver))
     }
 
-    pub fn reason(&self) -> Option<CutShort> {
+    pub fn reason(&self) -> Option<&'static str> {
         *self.0.borrow()
     }
 

@@ -8,18 +8,18 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::{Controls, storm};
+use super::{Cut, storm};
+use crate::arguments::{Arguments, Seconds};
 use crate::clock::{now_ns, seconds};
-use crate::lane::{self, LaneHandle, Order, Phase};
+use crate::counts::{Absorb, Verdict};
+use crate::findings::{Findings, Outcome};
+use crate::lane::{self, Handover, LaneHandle, Order, Phase};
 use crate::metrics::Metrics;
-use crate::outcome::{PlainOutcome, Window};
 use crate::plan::Plan;
-use crate::process::Usage;
+use crate::progress::Progress;
 use crate::publish;
-use crate::record::Recorder;
-use crate::report::Memory;
+use crate::record::{Recorder, Window};
 use crate::schedule::Schedule;
-use crate::sequence::Verdict;
 use crate::subscriber::Shared;
 
 /// Time for the first publication to be prepared before it is due.
@@ -32,52 +32,51 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 const WAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs it. An error means that it could not be begun; whatever happens later is part of the outcome.
-pub async fn run(plan: Plan, Controls { cut, progress }: &Controls) -> io::Result<PlainOutcome> {
-    let arguments = plan.arguments.clone();
+pub async fn run(plan: Plan, cut: &Cut) -> io::Result<Findings> {
+    let Arguments { connections, publications, measuring, reporting, .. } = plan.arguments.clone();
+    let rest = measuring.rest.duration();
     if !plan.internals.is_empty() {
         // Better told now than missed at the end.
         Metrics::of(&plan.internals).await.map_err(io::Error::other)?;
     }
-    let publications = if arguments.publications.in_flight.is_some() { 0 } else { plan.publications };
-    progress.aim_at(arguments.connections.connections.into(), publications);
-    let (mut recorder, collector) = Recorder::new(arguments.measuring.pids.clone(), progress.clone());
-    if arguments.measuring.wave > 0 {
-        let wave = open_and_close(&plan, arguments.measuring.wave);
+    let closed_ns = publications.in_flight.map(|_| publications.duration.duration().as_nanos() as u64);
+    let wanted = if closed_ns.is_some() { 0 } else { plan.publications };
+    let progress = Progress::new(connections.connections.into(), wanted, reporting.quiet);
+    let (mut recorder, collector) = Recorder::new(measuring.pids.clone(), progress);
+    if measuring.wave > 0 {
+        let wave = open_and_close(&plan, measuring.wave);
         recorder.stage("first wave", cut.unless(wave)).await.transpose()?;
-        recorder.stage("rest", cut.unless(sleep(arguments.measuring.rest))).await;
+        recorder.stage("rest", cut.unless(sleep(rest))).await;
     }
     let shared = Arc::new(Shared::new(plan));
-    let before = Reading::take(&recorder);
+    let before = recorder.reading();
 
     let ramp_start_ns = now_ns();
-    let lanes: Vec<LaneHandle> = (0..shared.plan.threads)
-        .map(|number| lane::start(shared.clone(), number, ramp_start_ns, collector.clone()))
-        .collect::<io::Result<_>>()?;
+    let lanes = start_lanes(&shared, ramp_start_ns, &collector)?;
     recorder.stage("connect", cut.unless(all_settled(&shared))).await;
     let ramp_seconds = seconds(now_ns() - ramp_start_ns);
-    recorder.stage("settle", cut.unless(sleep(arguments.measuring.settle))).await;
-    let ready = Reading::take(&recorder);
+    recorder.stage("settle", pause(cut, measuring.settle, &lanes)).await;
+    let ready = recorder.reading();
 
-    let duration_ns = arguments.publications.duration.as_nanos() as u64;
     let schedule = Schedule {
         start_ns: now_ns() + LEAD_NS,
-        rate: arguments.publications.rate,
-        burst: arguments.publications.burst,
+        rate: publications.rate,
+        burst: publications.burst,
         total: shared.plan.publications,
-        closed_ns: arguments.publications.in_flight.is_some().then_some(duration_ns),
+        closed_ns,
         channels: shared.ledger.channels(),
     };
-    let warmup_ns = arguments.publications.warmup.as_nanos() as u64;
+    let warmup_ns = publications.warmup.duration().as_nanos() as u64;
     shared.timed_from_ns.store(schedule.start_ns + warmup_ns, Ordering::Relaxed);
     let mut storm = None;
     if shared.plan.publications == 0 {
-        recorder.stage("hold", cut.unless(sleep(arguments.publications.duration))).await;
+        recorder.stage("hold", pause(cut, publications.duration, &lanes)).await;
     } else if cut.reason().is_none() {
         let publishing = publish::start(shared.clone(), schedule, collector.clone())?;
-        let latest =
-            Duration::from_nanos(schedule.end_ns().saturating_sub(now_ns())) + arguments.measuring.drain;
-        if let Some(arguments) = &shared.plan.storm {
-            storm = Some(storm::break_out(arguments, &shared, &lanes, &mut recorder, cut).await);
+        let drain = measuring.drain.duration();
+        let latest = Duration::from_nanos(schedule.end_ns().saturating_sub(now_ns())) + drain;
+        if let Some(calm) = shared.plan.arguments.storm.calm {
+            storm = Some(storm::break_out(calm, &shared, &lanes, &mut recorder, cut).await);
         }
         let finished = timeout(latest, publishing.finished());
         recorder.stage("publish", cut.unless(finished)).await;
@@ -85,26 +84,26 @@ pub async fn run(plan: Plan, Controls { cut, progress }: &Controls) -> io::Resul
         recorder
             .stage("drain", async {
                 publishing.finished().await;
-                let drained = timeout(arguments.measuring.drain, all_arrived(&lanes));
+                let drained = timeout(drain, all_arrived(&lanes));
                 cut.unless(drained).await
             })
             .await;
         publishing.join();
     }
-    let done = Reading::take(&recorder);
+    let done = recorder.reading();
     if shared.dozing.load(Ordering::Relaxed) > 0 {
         recorder.stage("wake", cut.unless(timeout(WAKE_TIMEOUT, wake(&shared, &lanes)))).await;
     }
 
     let verdict = recorder.stage("close", finish(lanes)).await;
-    recorder.note_closed();
-    if !arguments.measuring.pids.is_empty() {
-        recorder.stage("rest", cut.unless(sleep(arguments.measuring.rest))).await;
+    recorder.closed = true;
+    if !measuring.pids.is_empty() {
+        recorder.stage("rest", cut.unless(sleep(rest))).await;
     }
-    let closed = recorder.memory();
-    recorder.finish();
-    let memory = [before.memory, ready.memory, done.memory, closed];
-    Ok(PlainOutcome {
+    let closed = recorder.reading();
+    recorder.close_point();
+    let memory = [before.memory, ready.memory, done.memory, closed.memory];
+    let outcome = Outcome {
         ramp_seconds,
         schedule,
         verdict,
@@ -114,30 +113,28 @@ pub async fn run(plan: Plan, Controls { cut, progress }: &Controls) -> io::Resul
         storm,
         recorder,
         shared,
-    })
+    };
+    Ok(outcome.conclude())
 }
 
-/// The state of all measured processes at one moment.
-#[derive(Clone, Copy, Debug)]
-pub struct Reading {
-    pub at_ns: u64,
-    pub server: Usage,
-    pub own: Usage,
-    pub memory: Memory,
+fn start_lanes(
+    shared: &Arc<Shared>,
+    start_ns: u64,
+    collector: &mpsc::Sender<Handover>,
+) -> io::Result<Vec<LaneHandle>> {
+    let threads = 0..shared.plan.arguments.connections.threads;
+    threads.map(|number| lane::start(shared.clone(), number, start_ns, collector.clone())).collect()
 }
 
-impl Reading {
-    pub(super) fn take(recorder: &Recorder) -> Self {
-        Self { at_ns: now_ns(), server: recorder.usage(), own: Usage::own(), memory: recorder.memory() }
-    }
+/// Waits, and then until everything that was counted meanwhile is with the recorder.
+async fn pause(cut: &Cut, lasts: Seconds, lanes: &[LaneHandle]) {
+    cut.unless(sleep(lasts.duration())).await;
+    storm::hand_over(lanes).await;
 }
 
 /// Lets slow readers read on, until all have seen what became of them.
 async fn wake(shared: &Shared, lanes: &[LaneHandle]) {
-    for lane in lanes {
-        // A thread that is gone has panicked, and printed why.
-        let _ = lane.orders.send(Order::Turn(Phase::Awake)).await;
-    }
+    storm::turn(lanes, Phase::Awake).await;
     while shared.dozing.load(Ordering::Relaxed) > 0 {
         sleep(POLL).await;
     }
@@ -150,10 +147,7 @@ async fn open_and_close(plan: &Plan, connections: u32) -> io::Result<()> {
     plan.arguments.connections.connections = connections;
     let shared = Arc::new(Shared::new(plan));
     let (collector, _) = mpsc::channel(1);
-    let start_ns = now_ns();
-    let lanes = (0..shared.plan.threads)
-        .map(|number| lane::start(shared.clone(), number, start_ns, collector.clone()))
-        .collect::<io::Result<_>>()?;
+    let lanes = start_lanes(&shared, now_ns(), &collector)?;
     all_settled(&shared).await;
     finish(lanes).await;
     Ok(())

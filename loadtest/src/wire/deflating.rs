@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use httparse::Status;
 use hyper::Request;
 use hyper::header::{HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 use shared::framing::websocket::{
@@ -25,6 +26,7 @@ use crate::stream::Stream;
 const OFFER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 const EXTENSION: &str = "permessage-deflate";
 const RESPONSE_BYTES_MAX: usize = 16 << 10;
+const HEADERS_MAX: usize = 64;
 const READ_BYTES: usize = 64 << 10;
 const LIMITS: Limits = Limits {
     message_bytes_max: MESSAGE_BYTES_MAX,
@@ -61,19 +63,15 @@ impl DeflatingWire {
         stream.write_all(&bytes).await.map_err(ConnectError::Io)?;
         stream.flush().await.map_err(ConnectError::Io)?;
         let mut head = BytesMut::with_capacity(1_024);
-        let end = loop {
-            if let Some(end) = memchr::memmem::find(&head, b"\r\n\r\n") {
-                break end + 4;
-            }
-            if head.len() > RESPONSE_BYTES_MAX {
-                return Err(ConnectError::Handshake("the response has no end".to_owned()));
+        let (length, negotiated) = loop {
+            if let Some(read) = read_response(&head, &key)? {
+                break read;
             }
             if stream.read_buf(&mut head).await.map_err(ConnectError::Io)? == 0 {
                 return Err(ConnectError::Io(std::io::ErrorKind::UnexpectedEof.into()));
             }
         };
-        let mut early = head.split_off(end);
-        let negotiated = read_response(&head, &key)?;
+        let mut early = head.split_off(length);
         let assembler = Assembler::new(Role::Client, negotiated);
         let mut wire =
             Self { stream, assembler, queue: VecDeque::new(), negotiated, outgoing: BytesMut::new() };
@@ -159,66 +157,76 @@ fn put_frame(opcode: Opcode, payload: &[u8], out: &mut BytesMut) {
     encode_masked(header, payload, rand::random(), out);
 }
 
-/// Whether the server agreed to compress, if it upgraded at all.
-fn read_response(head: &[u8], key: &str) -> Result<bool, ConnectError> {
+/// How long the head of the response is, and whether the server agreed to compress. `None` while it is not whole.
+fn read_response(bytes: &[u8], key: &str) -> Result<Option<(usize, bool)>, ConnectError> {
     let wrong = |what: &str| ConnectError::Handshake(what.to_owned());
-    let head = std::str::from_utf8(head).map_err(|_| wrong("the response is not text"))?;
-    let mut lines = head.split("\r\n");
-    let status = lines
-        .next()
-        .and_then(|line| line.strip_prefix("HTTP/1.1 "))
-        .and_then(|rest| rest.get(..3))
-        .and_then(|digits| digits.parse().ok())
-        .ok_or_else(|| wrong("the response is not HTTP/1.1"))?;
-    if status != 101 {
-        return Err(ConnectError::Refused(status));
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    let Status::Complete(length) = response.parse(bytes).map_err(|error| wrong(&error.to_string()))? else {
+        return if bytes.len() > RESPONSE_BYTES_MAX {
+            Err(wrong("the response has no end"))
+        } else {
+            Ok(None)
+        };
+    };
+    match response.code {
+        Some(101) => {}
+        status => return Err(ConnectError::Refused(status.unwrap_or(0))),
     }
-    let (mut accepted, mut negotiated) = (false, false);
-    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
-        if name.eq_ignore_ascii_case("sec-websocket-accept") {
-            accepted = value.trim() == accept_key(key);
-        } else if name.eq_ignore_ascii_case("sec-websocket-extensions") {
-            if value.split(';').next().map(str::trim) != Some(EXTENSION) {
-                return Err(wrong("the server uses an extension that was not offered"));
-            }
-            if !value.contains("server_no_context_takeover") {
-                return Err(wrong("the server wants to keep a compression context"));
-            }
-            negotiated = true;
+    let header = |name: &str| {
+        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(found.value).ok()
+    };
+    if header("sec-websocket-accept") != Some(accept_key(key).as_str()) {
+        return Err(wrong("the accept key is missing or wrong"));
+    }
+    match header("sec-websocket-extensions") {
+        None => Ok(Some((length, false))),
+        Some(used) if used.split(';').next().map(str::trim) != Some(EXTENSION) => {
+            Err(wrong("the server uses an extension that was not offered"))
         }
+        Some(used) if !used.contains("server_no_context_takeover") => {
+            Err(wrong("the server wants to keep a compression context"))
+        }
+        Some(_) => Ok(Some((length, true))),
     }
-    if accepted { Ok(negotiated) } else { Err(wrong("the accept key is missing or wrong")) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn response(lines: &[&str]) -> Result<bool, ConnectError> {
-        let mut head = "HTTP/1.1 101 Switching Protocols\r\n".to_owned();
-        for line in lines {
-            head.push_str(line);
-            head.push_str("\r\n");
-        }
-        read_response(format!("{head}\r\n").as_bytes(), "dGhlIHNhbXBsZSBub25jZQ==")
+    const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+    fn read(text: &str) -> Result<Option<(usize, bool)>, ConnectError> {
+        read_response(text.as_bytes(), "dGhlIHNhbXBsZSBub25jZQ==")
     }
 
-    const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    fn negotiated(headers: &[&str]) -> Result<bool, ConnectError> {
+        let head = format!("HTTP/1.1 101 Switching Protocols\r\n{}\r\n\r\n", headers.join("\r\n"));
+        assert_eq!(read(&head[..head.len() - 1]).unwrap(), None, "before its end nothing is known");
+        read(&format!("{head}early")).map(|read| {
+            let (length, negotiated) = read.unwrap();
+            assert_eq!(length, head.len());
+            negotiated
+        })
+    }
 
     #[test]
     fn the_answer_says_whether_compression_was_agreed_on() {
-        assert!(!response(&[ACCEPT]).unwrap());
+        assert!(!negotiated(&[ACCEPT]).unwrap());
         let agreed = "sec-websocket-extensions: permessage-deflate; server_no_context_takeover";
-        assert!(response(&[agreed, ACCEPT]).unwrap());
+        assert!(negotiated(&[agreed, ACCEPT]).unwrap());
     }
 
     #[test]
     fn an_answer_that_cannot_be_held_to_is_refused() {
-        assert!(response(&[]).is_err());
-        assert!(response(&["Sec-WebSocket-Accept: AAAA"]).is_err());
-        assert!(response(&[ACCEPT, "Sec-WebSocket-Extensions: permessage-deflate"]).is_err());
-        assert!(response(&[ACCEPT, "Sec-WebSocket-Extensions: x-other"]).is_err());
-        let refusal = read_response(b"HTTP/1.1 503 Busy\r\n\r\n", "k").unwrap_err();
+        assert!(negotiated(&["X: y"]).is_err());
+        assert!(negotiated(&["Sec-WebSocket-Accept: AAAA"]).is_err());
+        assert!(negotiated(&[ACCEPT, "Sec-WebSocket-Extensions: permessage-deflate"]).is_err());
+        assert!(negotiated(&[ACCEPT, "Sec-WebSocket-Extensions: x-other"]).is_err());
+        assert!(read(&"x".repeat(RESPONSE_BYTES_MAX + 1)).is_err());
+        let refusal = read("HTTP/1.1 503 Busy\r\n\r\n").unwrap_err();
         assert!(matches!(refusal, ConnectError::Refused(503)));
     }
 }

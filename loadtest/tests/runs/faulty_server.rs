@@ -1,27 +1,26 @@
-//! A small server of the tests' own, whose mistakes are known to the last publication, and the command under test.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test says that something is wrong")]
-
-pub(crate) mod command;
+//! A small server of the tests' own, whose mistakes are known to the last publication.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-pub(crate) use command::{Scratch, printed};
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tidegate_loadtest::report::{LoadFindings, Report};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::Command;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_tungstenite::accept_hdr_async;
-use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{self, ErrorResponse};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{Message, http};
 
 /// What is done with one publication, on the way to every subscriber.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,78 +110,46 @@ impl Server {
     }
 }
 
-pub(crate) fn command(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-loadtest"));
-    command.args(line.split_whitespace()).kill_on_drop(true);
-    command
-}
-
-/// Runs the command against a URL. Returns its exit status, its report and what it printed.
-pub(crate) async fn run(name: &str, url: &str, line: &str) -> (i32, Report<LoadFindings>, String) {
-    let scratch = Scratch::new(name);
-    let json = scratch.file("report.json");
-    let output = command(line).arg("--url").arg(url).arg("--json").arg(&json).output().await.unwrap();
-    let printed = printed(&output);
-    (output.status.code().unwrap(), read(&json, &printed), printed)
-}
-
-pub(crate) fn read(json: &Path, printed: &str) -> Report<LoadFindings> {
-    let bytes = std::fs::read(json).unwrap_or_else(|error| panic!("no report ({error}): {printed}"));
-    serde_json::from_slice(&bytes).unwrap()
-}
-
 async fn serve(hall: Arc<Hall>, stream: TcpStream) {
     let mut start = [0; 5];
     while stream.peek(&mut start).await.is_ok_and(|length| length > 0 && length < start.len()) {}
     if start == *b"POST " { serve_api(hall, stream).await } else { serve_client(hall, stream).await }
 }
 
-async fn serve_api(hall: Arc<Hall>, mut stream: TcpStream) {
-    let mut bytes = Vec::new();
-    loop {
-        let head_end = loop {
-            if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
-                break at + 4;
-            }
-            if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
-                return;
-            }
-        };
-        let head = String::from_utf8_lossy(&bytes[..head_end]).to_lowercase();
-        let header = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let length: usize = header("content-length:").unwrap().parse().unwrap();
-        while bytes.len() < head_end + length {
-            assert!(stream.read_buf(&mut bytes).await.unwrap() > 0);
-        }
-        let allowed = hall.behaviour.api_key.is_none_or(|key| header("x-api-key:") == Some(key));
-        let body: Value = serde_json::from_slice(&bytes[head_end..head_end + length]).unwrap();
-        bytes.drain(..head_end + length);
-        let answer = if !allowed {
-            "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n".to_owned()
-        } else {
-            let answer = match hall.publish(body["channel"].as_str().unwrap(), &body["data"]) {
-                true => json!({"result": {}}),
-                false => json!({"error": {"code": 100, "message": "internal server error"}}),
-            }
-            .to_string();
-            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len())
-        };
-        stream.write_all(answer.as_bytes()).await.unwrap();
+async fn serve_api(hall: Arc<Hall>, stream: TcpStream) {
+    let service = service_fn(|request| answer(&hall, request));
+    // Whoever publishes may go at any time.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn answer(hall: &Hall, request: Request<Incoming>) -> hyper::Result<Response<Full<Bytes>>> {
+    let key = request.headers().get("x-api-key").map(|key| key.to_str().unwrap().to_owned());
+    let body: Value = serde_json::from_slice(&request.into_body().collect().await?.to_bytes()).unwrap();
+    let mut response = Response::new(Full::default());
+    if hall.behaviour.api_key.is_some_and(|expected| key.as_deref() != Some(expected)) {
+        *response.status_mut() = StatusCode::UNAUTHORIZED;
+        return Ok(response);
     }
+    let answer = match hall.publish(body["channel"].as_str().unwrap(), &body["data"]) {
+        true => json!({"result": {}}),
+        false => json!({"error": {"code": 100, "message": "internal server error"}}),
+    };
+    *response.body_mut() = Full::from(answer.to_string());
+    Ok(response)
 }
 
 #[expect(clippy::result_large_err, reason = "the callback's type is given")]
 async fn serve_client(hall: Arc<Hall>, stream: TcpStream) {
     let number = hall.upgrades.fetch_add(1, Ordering::SeqCst) + 1;
     let (mut path, mut bearer) = (String::new(), None);
-    let accepted = accept_hdr_async(stream, |request: &Request, response: Response| {
+    let accepted = accept_hdr_async(stream, |request: &server::Request, response: server::Response| {
         path = request.uri().path().to_owned();
         bearer = request.headers().get("authorization").map(|value| value.to_str().unwrap().to_owned());
         if (hall.behaviour.admit)(number) {
             return Ok(response);
         }
         let mut refusal = ErrorResponse::new(None);
-        *refusal.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+        *refusal.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         Err(refusal)
     });
     let Ok(socket) = accepted.await else { return };

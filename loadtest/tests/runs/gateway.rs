@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
+
+use crate::run::run;
 
 const START: Duration = Duration::from_secs(30);
 
@@ -67,30 +69,15 @@ impl Gateway {
     }
 
     /// Runs the command against it, by default without TLS.
-    pub(crate) async fn load<T: DeserializeOwned>(&self, line: &str) -> (i32, T) {
+    pub(crate) async fn load(&self, line: &str) -> (i32, Value) {
         self.load_as("ws", line).await
     }
 
-    pub(crate) async fn load_as<T: DeserializeOwned>(&self, scheme: &str, line: &str) -> (i32, T) {
-        run(&format!("{line} --url {scheme}://{}", self.address)).await
+    pub(crate) async fn load_as(&self, scheme: &str, line: &str) -> (i32, Value) {
+        let (status, report, printed) = run(&format!("{line} --url {scheme}://{}", self.address)).await;
+        assert!(!report.is_null(), "no report: {printed}");
+        (status, report)
     }
-}
-
-/// Runs the command under test and reads its report.
-pub(crate) async fn run<T: DeserializeOwned>(line: &str) -> (i32, T) {
-    let directory = tempfile::tempdir().unwrap();
-    let json = directory.path().join("report.json");
-    let output = Command::new(env!("CARGO_BIN_EXE_tidegate-loadtest"))
-        .args(line.split_whitespace())
-        .arg("--json")
-        .arg(&json)
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
-    let printed = String::from_utf8_lossy(&output.stderr);
-    let bytes = std::fs::read(&json).unwrap_or_else(|error| panic!("no report ({error}): {printed}"));
-    (output.status.code().unwrap(), serde_json::from_slice(&bytes).unwrap())
 }
 
 /// The gateway's program: of the folder TIDEGATE_BIN_DIR, or brought up to date. Cargo names a crate's programs only to that

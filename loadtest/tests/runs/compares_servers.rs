@@ -1,14 +1,11 @@
-//! The scripts around the command: the comparison, on servers that it starts and ends by itself, and what is drawn of it.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test says that something is wrong")]
+//! The comparison, on servers that it starts and ends by itself, and what is drawn of it.
 
-#[path = "support/command.rs"]
-mod support;
-
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
-use support::{Scratch, printed};
 use tokio::process::Command;
+
+use crate::run::{counts, finish, printed, scratch};
 
 const LOAD: &str = "-n 20 --ramp 1000 -r 100 -d 0.5 --settle 0 --rest 0";
 
@@ -42,13 +39,9 @@ fn script(name: &str) -> Command {
     command
 }
 
-/// Exit status, what was printed, and the comparison if there is one.
-async fn compare(servers: &[PathBuf], options: &str, json: &Path) -> (i32, String, Value) {
-    let mut command = script("compare/run");
-    command.args(servers).arg("--json").arg(json).args(options.split_whitespace());
-    let output = command.output().await.unwrap();
-    let comparison = std::fs::read(json).map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).unwrap());
-    (output.status.code().unwrap(), printed(&output), comparison)
+/// Exit status, the comparison if there is one, and what was printed.
+async fn compare(servers: &[&str], options: &str) -> (i32, Value, String) {
+    finish(script("compare/run"), &format!("{} {options}", servers.join(" "))).await
 }
 
 fn figure<'a>(server: &'a Value, key: &str) -> &'a Value {
@@ -57,24 +50,21 @@ fn figure<'a>(server: &'a Value, key: &str) -> &'a Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_take_turns_as_fresh_processes_and_are_held_against_the_first() {
-    let scratch = Scratch::new("compare");
-    let (described, json) = (scratch.file("described.toml"), scratch.file("comparison.json"));
+    let scratch = scratch();
+    let file = |name: &str| scratch.path().join(name);
+    let described = file("described.toml");
     std::fs::write(&described, DESCRIBED).unwrap();
-    std::fs::write(scratch.file("note"), "the port is {port}").unwrap();
+    std::fs::write(file("note"), "the port is {port}").unwrap();
     let options = format!("--rounds 2 --max-cpu-ratio 1000000 -- {LOAD}");
-    let (status, printed, comparison) = compare(&[PathBuf::from("floor"), described], &options, &json).await;
+    let (status, comparison, printed) = compare(&["floor", described.to_str().unwrap()], &options).await;
     assert_eq!(status, 0, "{printed}");
     assert!(printed.contains("Latency p99, ms") && printed.contains("described"), "{printed}");
     let turns = comparison["turns"].as_array().unwrap();
-    let order: Vec<[u64; 2]> =
-        turns.iter().map(|turn| ["server", "round"].map(|field| turn[field].as_u64().unwrap())).collect();
+    let order: Vec<[u64; 2]> = turns.iter().map(|turn| counts(turn, ["/server", "/round"])).collect();
     assert_eq!(order, [[0, 0], [1, 0], [0, 1], [1, 1]]);
     let mut pids = Vec::new();
     for report in turns.iter().map(|turn| &turn["report"]) {
-        assert_eq!(
-            (&report["deliveries"]["received"], &report["connections"]["ready"]),
-            (&1_000.into(), &20.into())
-        );
+        assert_eq!(counts(report, ["/deliveries/received", "/connections/ready"]), [1_000, 20]);
         pids.push(report["server"]["processes"][0]["pid"].as_u64().unwrap());
     }
     for pid in &pids {
@@ -84,7 +74,7 @@ async fn servers_take_turns_as_fresh_processes_and_are_held_against_the_first() 
     pids.dedup();
     assert_eq!(pids.len(), 4, "every turn has a process of its own");
     for server in comparison["servers"].as_array().unwrap() {
-        assert_eq!([&server["rounds"], &server["lost"], &server["connections_failed"]], [2, 0, 0]);
+        assert_eq!(counts(server, ["/rounds", "/lost", "/connections_failed"]), [2, 0, 0]);
         let latency = figure(server, "latency_p50_ms");
         assert!(
             latency["median"].as_f64().unwrap() > 0.0 && latency["values"].as_array().unwrap().len() == 2
@@ -96,7 +86,8 @@ async fn servers_take_turns_as_fresh_processes_and_are_held_against_the_first() 
     assert_eq!(figure(&comparison["servers"][0], "latency_p50_ms")["ratio"]["median"], 1.0);
     assert_eq!(comparison["thresholds"].as_array().unwrap().len(), 1);
 
-    let table = scratch.file("table.md");
+    let (table, json) = (file("table.md"), file("comparison.json"));
+    std::fs::write(&json, comparison.to_string()).unwrap();
     let mut plot = script("plot");
     plot.arg("table").arg(&json).args(["--name", "twice", "--figure", "latency_p50_ms", "--out"]).arg(&table);
     assert!(plot.status().await.unwrap().success());
@@ -110,22 +101,20 @@ async fn servers_take_turns_as_fresh_processes_and_are_held_against_the_first() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_is_published_in_batches_in_a_closed_loop() {
-    let scratch = Scratch::new("compare-closed");
-    let json = scratch.file("comparison.json");
     let load = "--rounds 1 --quiet -- -n 20 --ramp 1000 --in-flight 16 --batch 8 -d 0.5 --settle 0 --rest 0";
-    let (status, printed, comparison) = compare(&["floor", "floor"].map(PathBuf::from), load, &json).await;
+    let (status, comparison, printed) = compare(&["floor", "floor"], load).await;
     assert_eq!((status, printed.as_str()), (0, ""));
     for report in comparison["turns"].as_array().unwrap().iter().map(|turn| &turn["report"]) {
         let sent = report["publications"]["sent"].as_u64().unwrap();
         assert!(sent >= 16 && sent.is_multiple_of(8), "{sent}");
-        assert_eq!([&report["deliveries"]["received"], &report["deliveries"]["lost"]], [sent * 20, 0]);
+        assert_eq!(counts(report, ["/deliveries/received", "/deliveries/lost"]), [sent * 20, 0]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_compared_says_why() {
-    let scratch = Scratch::new("compare-wrong");
-    let (json, broken) = (scratch.file("comparison.json"), scratch.file("broken.toml"));
+    let scratch = scratch();
+    let broken = scratch.path().join("broken.toml");
     std::fs::write(
         &broken,
         "name='broken'\nurl='ws://127.0.0.1:{port}'\n[start]\ncommand=['sh','-c','echo no luck']",
@@ -137,8 +126,7 @@ async fn what_cannot_be_compared_says_why() {
         ("floor", "--url ws://127.0.0.1:1", "--url belongs to the description"),
         ("floor", "--connections 0", "--connections"),
     ] {
-        let servers = ["floor", second].map(PathBuf::from);
-        let (status, printed, _) = compare(&servers, &format!("--rounds 1 -- {load}"), &json).await;
+        let (status, _, printed) = compare(&["floor", second], &format!("--rounds 1 -- {load}")).await;
         assert_eq!(status, 2, "{printed}");
         assert!(printed.contains(reason), "{printed}");
     }

@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# A Python client that takes long for its messages closes its own healthy connection, because its library no longer hears the pongs.
+#
+# The guess: `websockets` reads, answers pings and checks the connection in the background (`ping_interval` 20 s, `ping_timeout` 20 s).
+# A program that is busy with a message for a while finds the next ones waiting, and a connection that has been kept.
+# What happens: of 16 messages that wait the library stops reading (`max_queue`), so that TCP slows the server down. Pings and pongs
+# stand behind them and are not read either. The server's pings stay unanswered, and the client's own ping, which the server answered,
+# counts as lost: it closes with 1011, "keepalive ping timeout". Ten waiting messages are harmless, forty are not, though the program is
+# just as fast in both cases. A program over `ws` of npm that takes one message after the other in the same way keeps its connection.
+# So: a burst, as a recovery is one, ends clients that take longer for all of it than an interval and a timeout. They come back, get it
+# again, and so on. A client reads into a queue of its own (or sets `max_queue=None`) and works elsewhere; a server that sees the ping
+# time-out of one client that has just been sent much should not look for the fault in the network.
+#
+# Versions: websockets 17.4 of PyPI, ws 8.23.0 of npm. Intervals and time-outs are one second in place of twenty, a message takes half one.
+set -euo pipefail
+dir=$(mktemp -d)
+server=
+end() {
+  [ -z "$server" ] || kill "$server" 2>/dev/null || true
+  [ -z "$server" ] || wait "$server" 2>/dev/null || true
+  rm -rf "$dir"
+}
+trap end EXIT
+python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target "$dir/packages" websockets==17.4
+npm install --silent --no-audit --no-fund --prefix "$dir" ws@8.23.0 >/dev/null
+cat >"$dir/server.cjs" <<'JS'
+// Sends as many messages as the path says, at once, pings every second, and closes a second after the client has said "done".
+const fs = require("fs");
+const { WebSocketServer } = require("ws");
+const server = new WebSocketServer({ port: 0, host: "127.0.0.1" });
+server.on("connection", (socket, request) => {
+  let pinged = 0, answered = 0;
+  for (let number = Number(request.url.slice(1)); number > 0; number -= 1) socket.send("message");
+  const timer = setInterval(() => { pinged += 1; socket.ping(); }, 1000);
+  socket.on("pong", () => { answered += 1; });
+  socket.on("message", () => socket.close(1000));
+  socket.on("error", () => {});
+  socket.on("close", (code, reason) => {
+    clearInterval(timer);
+    const pongs = answered === 0 ? "none" : pinged - answered <= 1 ? "all" : "some";
+    fs.writeFileSync(process.argv[2] + "/closed", `${code} ${String(reason) || "-"}, ${pongs} of the server's pings were answered`);
+  });
+});
+server.on("listening", () => fs.writeFileSync(process.argv[2] + "/port", String(server.address().port)));
+JS
+cat >"$dir/client.py" <<'PY'
+import asyncio, sys
+import websockets
+
+async def main():
+    url, count = sys.argv[1], int(sys.argv[2])
+    worked = 0
+    async with websockets.connect(f"{url}/{count}", ping_interval=1, ping_timeout=1) as socket:
+        try:
+            async for _ in socket:
+                await asyncio.sleep(0.5)
+                worked += 1
+                if worked == count:
+                    await socket.send("done")
+        except websockets.ConnectionClosed:
+            pass
+
+asyncio.run(main())
+PY
+cat >"$dir/client.cjs" <<'JS'
+const WebSocket = require("ws");
+const [url, count] = process.argv.slice(2);
+const socket = new WebSocket(`${url}/${count}`);
+let work = Promise.resolve(), worked = 0;
+socket.on("message", () => {
+  work = work.then(() => new Promise((done) => setTimeout(done, 500))).then(() => {
+    worked += 1;
+    if (worked === Number(count)) socket.send("done");
+  });
+});
+JS
+node "$dir/server.cjs" "$dir" &
+server=$!
+for _ in $(seq 500); do [ -s "$dir/port" ] && break; sleep 0.02; done
+url="ws://127.0.0.1:$(cat "$dir/port")"
+changed=0
+try() {
+  local name=$1 count=$2 expected=$3 seen
+  shift 3
+  rm -f "$dir/closed"
+  timeout 60 "$@" "$url" "$count"
+  for _ in $(seq 500); do [ -s "$dir/closed" ] && break; sleep 0.02; done
+  seen=$(cat "$dir/closed")
+  echo "$name, $count messages at once: closed with $seen"
+  [ "$seen" = "$expected" ] || changed=1
+}
+try "websockets 17.4" 10 "1000 -, all of the server's pings were answered" env PYTHONPATH="$dir/packages" python3 "$dir/client.py"
+try "websockets 17.4" 40 "1011 keepalive ping timeout, none of the server's pings were answered" \
+  env PYTHONPATH="$dir/packages" python3 "$dir/client.py"
+try "ws 8.23.0" 40 "1000 -, all of the server's pings were answered" node "$dir/client.cjs"
+[ "$changed" = 0 ] || exit 1
+echo "as before"

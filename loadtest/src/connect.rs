@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use crate::arguments::{AccessArguments, Transport};
 use crate::bind_address_no_port::bind_address_no_port;
 use crate::plan::{Plan, Target};
-use crate::stream::{Stream, secure};
+use crate::tls::{Stream, secure};
 use crate::wire::{DeflatingWire, PlainWire, StreamingWire, Wire};
 
 /// What the kernel keeps for a slow reader; it doubles it, for its own book-keeping.
@@ -26,8 +26,6 @@ pub enum ConnectError {
     Refused(u16),
     #[error("the handshake failed: {0}")]
     Handshake(String),
-    #[error("the address cannot be asked for: {0}")]
-    Request(String),
 }
 
 /// What a connection shows to be let in.
@@ -104,7 +102,7 @@ impl Dialer {
             socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
         }
         let socket = TcpSocket::from_std_stream(socket.into()).connect(address).await?;
-        secure(socket, &self.target).await
+        secure(socket, self.target.tls.as_ref()).await
     }
 }
 
@@ -118,7 +116,7 @@ fn upgrade_request(target: &Target, entry: Entry<'_>) -> Result<Request<()>, Con
     if let Some(token) = entry.bearer {
         request = request.header(AUTHORIZATION, format!("Bearer {token}"));
     }
-    request.body(()).map_err(|error| ConnectError::Request(error.to_string()))
+    request.body(()).map_err(|error| ConnectError::Handshake(error.to_string()))
 }
 
 /// The same words for the same cause, so that failures can be counted by reason.

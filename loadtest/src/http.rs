@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use crate::plan::Target;
-use crate::stream::{Stream, secure};
+use crate::tls::{Stream, secure};
 
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
@@ -26,7 +26,7 @@ impl HttpConnection {
         let opened = async {
             let socket = TcpStream::connect(target.address).await?;
             socket.set_nodelay(true)?;
-            secure(socket, target).await
+            secure(socket, target.tls.as_ref()).await
         };
         let stream = opened.await.map_err(|error| error.to_string())?;
         Self::on(stream).await.map_err(|error| describe(&error))

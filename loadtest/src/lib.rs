@@ -38,7 +38,6 @@ pub mod report;
 pub mod scenario;
 pub mod schedule;
 pub mod sequence;
-pub mod stream;
 pub mod subscriber;
 pub mod thresholds;
 pub mod tls;

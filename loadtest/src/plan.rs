@@ -222,7 +222,10 @@ fn check_combination(arguments: &Arguments, dialect: &Dialect, total: f64) -> Re
         "--rate must be more than 0 with --calm, since a storm is for those who miss something",
     )?;
     let churns = connections.churn && (total > 0.0 || in_flight.is_some());
-    must(!churns, "--rate must be 0 with --churn, whose connections are closed before anything can come")
+    must(
+        !churns,
+        "--churn must be used with --rate 0 and without --in-flight: connections are closed before anything can come",
+    )
 }
 
 fn resolve(urls: &[String], schemes: &[&str], arguments: &AccessArguments) -> Result<Vec<Target>, PlanError> {
@@ -311,7 +314,7 @@ mod tests {
             ("--rate 1e9 --duration 1000", "--duration"),
             ("--batch 3 --in-flight 2", "--batch"),
             ("--rate 0 --calm 1", "--rate"),
-            ("--churn", "--rate"),
+            ("--churn", "--churn"),
             ("--pid 4294967295", "process 4294967295"),
             ("--reconnect --reconnect-min-ms 9 --reconnect-max-ms 3", "--reconnect-min-ms"),
             ("--url http://127.0.0.1", "http://127.0.0.1"),

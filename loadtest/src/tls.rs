@@ -1,5 +1,7 @@
-//! Whom to trust behind `wss://` and `https://`: the system's certificates, a given one, or on this machine anyone.
+//! A connection with TLS around it where the address asks for it, and whom to trust behind `wss://` and `https://`: the
+//! system's certificates, a given one, or on this machine anyone.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +11,21 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
+
+/// The rule is the small one, and the box of the other is nothing beside the rest of a TLS connection.
+pub type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// Shakes hands where that is wanted.
+pub async fn secure(socket: TcpStream, tls: Option<&Tls>) -> io::Result<Stream> {
+    match tls {
+        None => Ok(Stream::Left(socket)),
+        Some(tls) => Ok(Stream::Right(Box::new(tls.connector.connect(tls.name.clone(), socket).await?))),
+    }
+}
 
 /// How to shake hands with one target.
 #[derive(Clone)]

@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_request;
 
 use super::{Incoming, MESSAGE_BYTES_MAX, Wire, WireError};
 use crate::connect::ConnectError;
-use crate::stream::Stream;
+use crate::tls::Stream;
 
 /// What is offered: a fresh context for every message, so that one inflater serves all connections of a thread.
 const OFFER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";

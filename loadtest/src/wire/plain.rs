@@ -10,7 +10,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::{Incoming, MESSAGE_BYTES_MAX, WireError};
 use crate::connect::ConnectError;
-use crate::stream::Stream;
+use crate::tls::Stream;
 
 /// Messages are sent at once, so what waits is one batch of commands.
 const WRITE_BUFFER_BYTES_MAX: usize = 16 << 20;

@@ -14,7 +14,7 @@ use super::{Incoming, MESSAGE_BYTES_MAX, WireError};
 use crate::arguments::Transport;
 use crate::connect::{Dialer, Entry};
 use crate::http::HttpConnection;
-use crate::stream::Stream;
+use crate::tls::Stream;
 
 /// Where every further command goes.
 const EMULATION: &str = "/emulation";

@@ -174,6 +174,13 @@ async fn lost_connections_come_back_and_recover_without_a_hole() {
     let places = ["/connections/recovered_publications", "/deliveries/latency/count"];
     let [recovered, timed] = counts(&report, places);
     assert!(recovered >= 10 && timed + recovered == 1_000, "{printed}");
+    // The example of a deployment reads rows of this report by their names.
+    let script = include_str!("../../../deploy/try");
+    let names: Vec<_> = script.split("$(field ").skip(1).map(|rest| rest.trim_start_matches('"')).collect();
+    assert!(names.len() > 5);
+    for name in names.iter().filter_map(|rest| rest.split_once(['"', '$'])).map(|(name, _)| name.trim()) {
+        assert!(printed.contains(&format!("\n  {name}  ")), "no row {name}: {printed}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use benches::samples::{
     CHANNEL, Counter, channel, hub, hub_before_its_first, prepared, publication, variants,
 };
 use gateway_core::hub::{Hub, Prepared, Subscriber, Variant};
+use gateway_core::namespace_id::NamespaceId;
 use gungraun::{library_benchmark, library_benchmark_group};
 use shared::publication::Publication;
 
@@ -23,7 +24,7 @@ fn one_variant(subscribers: u32, publications: u64) -> Sample {
 fn the_first(subscribers: u32) -> Sample {
     let (variants, [centrifuge, _]) = variants();
     let hub = hub_before_its_first(subscribers, &[Variant::plain(centrifuge)]);
-    let first = Prepared::new(channel(CHANNEL), publication(128, 1), 0, &variants);
+    let first = Prepared::new(channel(CHANNEL), NamespaceId::DEFAULT, publication(128, 1), 0, &variants);
     (hub, vec![first], Counter::default())
 }
 
@@ -36,8 +37,13 @@ fn two_channels(subscribers: u32) -> Sample {
         hub.join(&second, Subscriber::new(key, Variant::plain(centrifuge)), None);
         hub.go_live(second.as_str(), key, None, &mut Counter::default());
     }
-    let before =
-        Prepared::new(second.clone(), Publication { position: None, ..publication(128, 1) }, 0, &variants);
+    let before = Prepared::new(
+        second.clone(),
+        NamespaceId::DEFAULT,
+        Publication { position: None, ..publication(128, 1) },
+        0,
+        &variants,
+    );
     hub.deliver(second.as_str(), &[before], &mut Counter::default());
     (hub, prepared(1, &variants), Counter::default())
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use benches::counted;
 use benches::samples::{CHANNEL, channel, prepared, publication, variants};
 use gateway_core::hub::{Prepared, Variant, Variants, Writable};
+use gateway_core::namespace_id::NamespaceId;
 use gungraun::{library_benchmark, library_benchmark_group};
 use shared::channel::Channel;
 use shared::publication::Publication;
@@ -26,7 +27,7 @@ fn raw(bytes: usize) -> Sample {
 fn deflated(bytes: usize) -> Sample {
     let (variants, [centrifuge, _]) = variants();
     let variant = Variant::deflated(centrifuge, 15);
-    let before = Prepared::new(channel(CHANNEL), publication(bytes, 1), 0, &variants);
+    let before = Prepared::new(channel(CHANNEL), NamespaceId::DEFAULT, publication(bytes, 1), 0, &variants);
     assert!(matches!(before.writable(variant), Writable::Frame(_)));
     (channel(CHANNEL), publication(bytes, 2), variants, variant)
 }
@@ -38,7 +39,7 @@ fn deflated(bytes: usize) -> Sample {
 #[bench::deflated_1024(args = (1024), setup = deflated, config = counted(372_980))]
 #[bench::deflated_4096(args = (4096), setup = deflated, config = counted(560_278))]
 fn frame((channel, publication, variants, variant): Sample) -> (Arc<Prepared>, usize) {
-    let prepared = Prepared::new(channel, publication, 0, &variants);
+    let prepared = Prepared::new(channel, NamespaceId::DEFAULT, publication, 0, &variants);
     let bytes = match prepared.writable(black_box(variant)) {
         Writable::Frame(frame) => frame.len(),
         Writable::Nothing | Writable::Close(_) | Writable::Broken => 0,
@@ -48,7 +49,7 @@ fn frame((channel, publication, variants, variant): Sample) -> (Arc<Prepared>, u
 
 fn made(bytes: usize) -> (Arc<Prepared>, Variant) {
     let (channel, publication, variants, variant) = deflated(bytes);
-    let prepared = Prepared::new(channel, publication, 0, &variants);
+    let prepared = Prepared::new(channel, NamespaceId::DEFAULT, publication, 0, &variants);
     prepared.writable(variant);
     (prepared, variant)
 }

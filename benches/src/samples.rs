@@ -6,6 +6,7 @@ use gateway_core::hub::{
     Bundles, Encoding, EncodingId, HoldLimits, Hub, Prepared, Sink, Subscriber, Variant, Variants,
     WebSocketFrames,
 };
+use gateway_core::namespace_id::NamespaceId;
 use shared::channel::Channel;
 use shared::framing::{Message, MessageKind};
 use shared::id::{ClientId, UserId};
@@ -77,7 +78,8 @@ pub fn variants() -> (Arc<Variants>, [EncodingId; 2]) {
 
 /// This many publications of a channel, each of 128 bytes, the first at offset 2: see [`hub`].
 pub fn prepared(count: u64, variants: &Arc<Variants>) -> Vec<Arc<Prepared>> {
-    let prepare = |offset| Prepared::new(channel(CHANNEL), publication(128, offset), 0, variants);
+    let prepare =
+        |offset| Prepared::new(channel(CHANNEL), NamespaceId::DEFAULT, publication(128, offset), 0, variants);
     (2..2 + count).map(prepare).collect()
 }
 
@@ -105,7 +107,8 @@ impl Sink for Counter {
 /// channel's first publication, so that everyone is where nearly all subscribers are nearly always.
 pub fn hub(subscribers: u32, variants: &[Variant]) -> Hub {
     let mut hub = hub_before_its_first(subscribers, variants);
-    let first = Prepared::new(channel(CHANNEL), publication(128, 1), 0, &Arc::default());
+    let first =
+        Prepared::new(channel(CHANNEL), NamespaceId::DEFAULT, publication(128, 1), 0, &Arc::default());
     hub.deliver(CHANNEL, &[first], &mut Counter::default());
     hub.finish_sweeps(&mut Counter::default());
     hub

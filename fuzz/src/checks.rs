@@ -146,7 +146,7 @@ pub fn pusher(data: &[u8]) {
 struct ByFirstLetter;
 
 impl Planner for ByFirstLetter {
-    fn plan(&self, asked: &RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>> {
+    fn plan(&self, request: &RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>> {
         let selection =
             || FieldSelection { key: "m".into(), value: ValueRule { non_null: false, of: ValueType::Any } };
         let planned = |channel: &str, ask| PlannedSubscription {
@@ -154,10 +154,10 @@ impl Planner for ByFirstLetter {
             ask,
             selection: selection().into(),
         };
-        Ok(match asked.query.chars().next() {
-            Some('!') => return Err(vec![GraphQlError::new("BAD", &*asked.query)]),
+        Ok(match request.query.chars().next() {
+            Some('!') => return Err(vec![GraphQlError::new("BAD", &*request.query)]),
             Some('?') => Plan::Answer(Bytes::from_static(b"\"data\":{}")),
-            Some('@') => Plan::Subscribe(planned("", Some(Payload::text(asked.query.to_string())))),
+            Some('@') => Plan::Subscribe(planned("", Some(Payload::text(request.query.to_string())))),
             _ => Plan::Subscribe(planned("news", None)),
         })
     }
@@ -204,11 +204,11 @@ pub fn graphql(data: &[u8]) {
     let publication = Publication::new(Payload::json("{\n}"));
     let mut record = BytesMut::new();
     GraphQlRecords.encode_push(Push::to(&channel, PushEvent::plain(&publication)), &mut record);
-    let mut told = BytesMut::new();
-    let lengths = client.deliver(&record.freeze(), &mut Selected::default(), &mut told);
+    let mut out = BytesMut::new();
+    let lengths = client.deliver(&record.freeze(), &mut Selected::default(), &mut out);
     assert!(lengths.len() <= 8);
     for length in lengths {
-        let message = told.split_to(length);
+        let message = out.split_to(length);
         let text = std::str::from_utf8(&message).expect("text");
         let json = match dialect {
             Dialect::TransportWs | Dialect::SubscriptionsTransport => text,
@@ -249,26 +249,26 @@ pub fn socketio(data: &[u8]) {
                 Request::Refused(_) => continue,
                 other => panic!("{other:?}"),
             };
-            if forward.said.tags.contains_key(BINARY_TAG) {
+            if forward.arguments.tags.contains_key(BINARY_TAG) {
                 // A key that comes twice has one pointer.
                 continue;
             }
-            let mut publication = Publication::new(forward.said.data.clone());
-            publication.tags = forward.said.tags.clone();
+            let mut publication = Publication::new(forward.arguments.data.clone());
+            publication.tags = forward.arguments.tags.clone();
             publication.tags.insert(EVENT_TAG.into(), forward.event.clone());
-            let told = told(&one, &publication);
+            let events = encoded_events(&one, &publication);
             let mut again = Vec::new();
-            for (kind, bytes) in &told {
+            for (kind, bytes) in &events {
                 other
                     .decode(Message { kind: *kind, data: bytes }, &mut again)
                     .expect("what the server says is a packet");
             }
             let [Command { request: Request::Forward(heard), .. }] = &again[..] else { panic!("{again:?}") };
-            assert_eq!((&heard.event, &heard.said.tags), (&forward.event, &forward.said.tags));
+            assert_eq!((&heard.event, &heard.arguments.tags), (&forward.event, &forward.arguments.tags));
             let unbroken = |bytes: &[u8]| {
                 bytes.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }).collect::<Vec<_>>()
             };
-            assert_eq!(unbroken(&heard.said.data.bytes), unbroken(&forward.said.data.bytes));
+            assert_eq!(unbroken(&heard.arguments.data.bytes), unbroken(&forward.arguments.data.bytes));
         }
     }
     if let Some(client) = std::str::from_utf8(data).ok().and_then(|text| parse_sid(text, "/")) {
@@ -290,7 +290,7 @@ fn socketio_connection(attachments_max: u32) -> SocketIo {
 }
 
 /// A publication as the messages that it is told in.
-fn told(protocol: &SocketIo, publication: &Publication) -> Vec<(MessageKind, BytesMut)> {
+fn encoded_events(protocol: &SocketIo, publication: &Publication) -> Vec<(MessageKind, BytesMut)> {
     let (channel, mut out) = (Channel::parse("io:*", 255).expect("a name"), BytesMut::new());
     let push = Push::to(&channel, PushEvent::plain(publication));
     match protocol.encode_push(push, &mut out) {
@@ -359,10 +359,10 @@ pub fn event_source(data: &[u8]) {
     let (query, last_id) = (parts.next().unwrap_or_default(), parts.next());
     let events = parts.next().unwrap_or_default();
     if let Ok(query) = std::str::from_utf8(query)
-        && let Ok(asked) = EventSourceRequest::read(query, last_id)
+        && let Ok(request) = EventSourceRequest::read(query, last_id)
     {
-        let is_of_several = asked.types() == Types::Channel;
-        let connect = asked.connect();
+        let is_of_several = request.types() == Types::Channel;
+        let connect = request.connect();
         assert!(is_of_several || connect.exact && connect.subs.len() == 1);
         assert!(
             connect.subs.iter().all(|(name, sub)| !name.is_empty() && sub.channel == *name || !connect.exact)
@@ -384,9 +384,9 @@ pub fn mercure(data: &[u8]) {
     let split = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (query, form) = (&data[..split], data.get(split + 1..).unwrap_or_default());
     if let Ok(query) = std::str::from_utf8(query)
-        && let Ok(asked) = mercure::MercureRequest::read(query, Some(form))
+        && let Ok(request) = mercure::MercureRequest::read(query, Some(form))
     {
-        let connect = asked.connect("", |topic| format!("m:{}", topic.unwrap_or("*")));
+        let connect = request.connect("", |topic| format!("m:{}", topic.unwrap_or("*")));
         assert!(connect.exact && connect.subs.len() == 1);
     }
     if let Ok(update) = mercure::Update::read(form) {

@@ -12,7 +12,7 @@ use tidegate::graphql::{Catalog, GraphqlConfig};
 use tidegate::http::http_config::HttpConfig;
 use tidegate::http::origin::OriginPolicy;
 use tidegate::node::control::{CONTROL_BYTES_MAX, ControlCommand, NodeInfo};
-use tidegate::node::node_message::{NodeMessage, TOLD_BYTES_MAX};
+use tidegate::node::node_message::{NODE_MESSAGE_BYTES_MAX, NodeMessage};
 use tidegate::readers;
 use tidegate::secret::Secret;
 
@@ -20,8 +20,8 @@ use tidegate::secret::Secret;
 /// The first byte chooses the size of the pieces and where a name ends.
 pub fn redis(data: &[u8]) {
     let Some((&choice, stream)) = data.split_first() else { return };
-    let whole = said(stream, stream.len().max(1));
-    assert_eq!(whole, said(stream, usize::from(choice) % 32 + 1));
+    let whole = replies(stream, stream.len().max(1));
+    assert_eq!(whole, replies(stream, usize::from(choice) % 32 + 1));
 
     let (name, message) = stream.split_at(usize::from(choice).min(stream.len()));
     let mut pushed = BytesMut::new();
@@ -37,9 +37,9 @@ pub fn redis(data: &[u8]) {
 
 /// What is read of a block is what it says when it is written anew.
 pub fn nats_block(data: &[u8]) {
-    let Ok((said, written, can_be_read)) = readers::nats_block(Bytes::copy_from_slice(data)) else { return };
+    let Ok((block, written, can_be_read)) = readers::nats_block(Bytes::copy_from_slice(data)) else { return };
     let (again, rewritten, can_be_read_again) = readers::nats_block(written.clone()).expect("it was read");
-    assert_eq!((said, written, can_be_read), (again, rewritten, can_be_read_again));
+    assert_eq!((block, written, can_be_read), (again, rewritten, can_be_read_again));
 }
 
 /// A connection is understood the same however its bytes arrive, and of what follows the header nothing is taken. The
@@ -168,14 +168,14 @@ pub fn control(data: &[u8]) {
 
 /// What one node says to another is refused, or reads back when it is written again. A question that is not understood is
 /// answered, and never asked again.
-pub fn told(data: &[u8]) {
-    let Ok(told) = NodeMessage::decode(&Bytes::copy_from_slice(data)) else { return };
-    if let NodeMessage::Question { question: None, .. } = told {
+pub fn node_message(data: &[u8]) {
+    let Ok(message) = NodeMessage::decode(&Bytes::copy_from_slice(data)) else { return };
+    if let NodeMessage::Question { question: None, .. } = message {
         return;
     }
-    match told.encode() {
-        Ok(again) => assert_eq!(NodeMessage::decode(&again).ok(), Some(told)),
-        Err(error) => assert!(data.len() > TOLD_BYTES_MAX / 2, "{error}"),
+    match message.encode() {
+        Ok(again) => assert_eq!(NodeMessage::decode(&again).ok(), Some(message)),
+        Err(error) => assert!(data.len() > NODE_MESSAGE_BYTES_MAX / 2, "{error}"),
     }
 }
 
@@ -275,13 +275,13 @@ const METHODS: [&str; 9] = [
 ];
 
 /// Everything that was said, and what is left: bytes, or why no more is read.
-fn said(stream: &[u8], piece_bytes: usize) -> (Vec<String>, Result<Bytes, String>) {
+fn replies(stream: &[u8], piece_bytes: usize) -> (Vec<String>, Result<Bytes, String>) {
     let (mut buffer, mut all) = (BytesMut::new(), Vec::new());
     for piece in stream.chunks(piece_bytes) {
         buffer.extend_from_slice(piece);
         loop {
             match readers::redis(&mut buffer) {
-                Ok(Some(said)) => all.push(said),
+                Ok(Some(reply)) => all.push(reply),
                 Ok(None) => break,
                 Err(error) => return (all, Err(error)),
             }

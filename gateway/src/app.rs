@@ -284,7 +284,7 @@ impl App {
             message_bytes_max: config.websocket.message_bytes_max,
             pages: config.demo.page,
             backend,
-            refusals_told: Arc::default(),
+            refusals_log: Arc::default(),
             graphql: graphql.clone(),
             pusher_api: pusher_api.clone().filter(|_| api_socket.is_none()),
             apps: apps.clone(),
@@ -479,11 +479,11 @@ fn reception(inboxes: &[Arc<Inbox>], node: &Arc<Node>) -> ClientEntry {
     let (for_client, for_caller, node, asking) = (next(), next(), node.clone(), node.clone());
     let receive = move |new| for_client().push(WorkerEvent::Open(new));
     let call = move |new| for_caller().push(WorkerEvent::Call(new));
-    let tell = move |told: EmulatedCommands| {
+    let tell = move |commands: EmulatedCommands| {
         let node = node.clone();
         Box::pin(async move {
-            let question = NodeRequest::Message { session: told.session, data: told.data };
-            match node.ask(&told.node, question).await {
+            let question = NodeRequest::Message { session: commands.session, data: commands.data };
+            match node.ask(&commands.node, question).await {
                 Ok(NodeResponse::NoSuchSession) => DeliveryOutcome::NoSuchSession,
                 Ok(NodeResponse::Repeated) => DeliveryOutcome::Repeated,
                 Ok(_) => DeliveryOutcome::Done,

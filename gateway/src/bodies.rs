@@ -16,7 +16,7 @@ use hyper::body::Body;
 #[derive(Debug)]
 pub(crate) struct Bodies {
     bytes_max: usize,
-    kept: AtomicUsize,
+    held_bytes: AtomicUsize,
     refused: AtomicU64,
 }
 
@@ -49,11 +49,11 @@ pub(crate) struct BodyPermit {
 impl Bodies {
     /// For so many bytes at once. A single body has room in any case.
     pub(crate) fn new(bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self { bytes_max, kept: AtomicUsize::new(0), refused: AtomicU64::new(0) })
+        Arc::new(Self { bytes_max, held_bytes: AtomicUsize::new(0), refused: AtomicU64::new(0) })
     }
 
-    pub(crate) fn kept(&self) -> usize {
-        self.kept.load(Ordering::Relaxed)
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes.load(Ordering::Relaxed)
     }
 
     /// How often one found no room.
@@ -131,10 +131,10 @@ impl BodyPermit {
 
     /// Makes it larger by so much. False if there is no room for that: then it stays as it was.
     pub(crate) fn grow(&mut self, by: usize) -> bool {
-        let before = self.bodies.kept.fetch_add(by, Ordering::Relaxed);
+        let before = self.bodies.held_bytes.fetch_add(by, Ordering::Relaxed);
         let others = before.saturating_sub(self.bytes);
         if others > 0 && before.saturating_add(by) > self.bodies.bytes_max {
-            self.bodies.kept.fetch_sub(by, Ordering::Relaxed);
+            self.bodies.held_bytes.fetch_sub(by, Ordering::Relaxed);
             return false;
         }
         self.bytes += by;
@@ -146,7 +146,7 @@ impl BodyPermit {
         if bytes > self.bytes {
             return self.grow(bytes - self.bytes);
         }
-        self.bodies.kept.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        self.bodies.held_bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
         self.bytes = bytes;
         true
     }
@@ -154,7 +154,7 @@ impl BodyPermit {
 
 impl Drop for BodyPermit {
     fn drop(&mut self) {
-        self.bodies.kept.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bodies.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -187,9 +187,9 @@ mod tests {
         const COME: [&[&[u8]]; 2] = [&[b"hello"], &[b"he", b"", b"l", b"lo"]];
         for come in COME {
             let body = bodies.read(pieces(come), 5, SOON).await.unwrap();
-            assert_eq!((&body[..], bodies.kept()), (&b"hello"[..], 5));
+            assert_eq!((&body[..], bodies.held_bytes()), (&b"hello"[..], 5));
             drop(body);
-            assert_eq!(bodies.kept(), 0);
+            assert_eq!(bodies.held_bytes(), 0);
         }
         assert!(bodies.read(pieces(&[]), 5, SOON).await.unwrap().is_empty());
     }
@@ -204,7 +204,7 @@ mod tests {
         let broken =
             stream::iter([Ok(Frame::data(Bytes::from_static(b"he"))), Err(std::io::Error::other("gone"))]);
         assert!(matches!(bodies.read(StreamBody::new(broken), 5, SOON).await, Err(BodyError::Broken(_))));
-        assert_eq!((bodies.kept(), bodies.refused()), (0, 0));
+        assert_eq!((bodies.held_bytes(), bodies.refused()), (0, 0));
     }
 
     #[tokio::test]
@@ -214,12 +214,12 @@ mod tests {
         let one = read(6).await.unwrap();
         assert!(matches!(read(5).await, Err(BodyError::Crowded)));
         let other = read(4).await.unwrap();
-        assert_eq!((bodies.kept(), bodies.refused()), (10, 1));
+        assert_eq!((bodies.held_bytes(), bodies.refused()), (10, 1));
         drop((one, other));
         let large = read(50).await.unwrap();
         assert!(matches!(read(1).await, Err(BodyError::Crowded)));
         drop(large);
-        assert_eq!(bodies.kept(), 0);
+        assert_eq!(bodies.held_bytes(), 0);
     }
 
     #[test]
@@ -228,8 +228,8 @@ mod tests {
         let (mut one, mut other) = (bodies.room(), bodies.room());
         assert!(one.resize(7) && !other.resize(4) && other.resize(3));
         assert!(one.resize(2) && other.resize(8) && !other.grow(1));
-        assert_eq!((one.bytes(), other.bytes(), bodies.kept()), (2, 8, 10));
+        assert_eq!((one.bytes(), other.bytes(), bodies.held_bytes()), (2, 8, 10));
         drop((one, other));
-        assert_eq!(bodies.kept(), 0);
+        assert_eq!(bodies.held_bytes(), 0);
     }
 }

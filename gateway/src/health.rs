@@ -33,8 +33,8 @@ pub enum HealthError {
     Late { url: Uri, after: Duration },
     #[error("{0} answers something that is not HTTP")]
     Unreadable(Uri),
-    #[error("{url} answers {status}: {said}")]
-    Unwell { url: Uri, status: u16, said: String },
+    #[error("{url} answers {status}: {body}")]
+    Unwell { url: Uri, status: u16, body: String },
 }
 
 /// Asks, and prints what is wrong on standard error.
@@ -60,10 +60,10 @@ pub fn ask(url: &Uri, within: Duration) -> Result<(), HealthError> {
         }
         _ => HealthError::Unreachable { url: url.clone(), error },
     })?;
-    let (status, said) = read(&answer).ok_or_else(|| HealthError::Unreadable(url.clone()))?;
+    let (status, body) = read(&answer).ok_or_else(|| HealthError::Unreadable(url.clone()))?;
     match status {
         200..300 => Ok(()),
-        _ => Err(HealthError::Unwell { url: url.clone(), status, said }),
+        _ => Err(HealthError::Unwell { url: url.clone(), status, body }),
     }
 }
 

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Serve(serve) => {
             let sources = serve.settings.sources();
-            match told(Config::load_to_serve(&sources), &sources) {
+            match or_exit_code(Config::load_to_serve(&sources), &sources) {
                 Ok(config) => {
                     let advice = config.advice(&sources);
                     serve_until_signalled(config, serve.settings.clone(), &advice).unwrap_or_else(|error| {
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         }
         Verb::Check(check) => {
             let sources = check.settings.sources();
-            match told(Config::load_with_origins(&sources), &sources) {
+            match or_exit_code(Config::load_with_origins(&sources), &sources) {
                 Ok(loaded) => show(&loaded, &check, &loaded.config.advice(&sources)),
                 Err(code) => code,
             }
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Verb::Token(token) => {
             let settings = ConfigArgs { config: token.config().cloned(), ..ConfigArgs::default() };
             let sources = settings.sources();
-            match told(Config::load(&sources), &sources) {
+            match or_exit_code(Config::load(&sources), &sources) {
                 Ok(config) => auth::command(&token, &config.auth),
                 Err(code) => code,
             }
@@ -75,7 +75,7 @@ fn list(listing: ListCommand<'_>, via: &GatewayArgs) -> ExitCode {
 fn over_the_api(config: Option<&PathBuf>, command: impl FnOnce(GatewayAddress<'_>) -> ExitCode) -> ExitCode {
     let settings = ConfigArgs { config: config.cloned(), ..ConfigArgs::default() };
     let sources = settings.sources();
-    match told(Config::load(&sources), &sources) {
+    match or_exit_code(Config::load(&sources), &sources) {
         Ok(config) => {
             let of =
                 GatewayAddress { api: &config.api, server: config.server.listen, tls: config.tls.is_on() };
@@ -89,7 +89,7 @@ fn over_the_api(config: Option<&PathBuf>, command: impl FnOnce(GatewayAddress<'_
 fn show_top(args: &TopArgs) -> ExitCode {
     let settings = ConfigArgs { config: args.config.clone(), ..ConfigArgs::default() };
     let sources = settings.sources();
-    match told(Config::load(&sources), &sources) {
+    match or_exit_code(Config::load(&sources), &sources) {
         Ok(config) => {
             let of =
                 GatewayAddress { api: &config.api, server: config.server.listen, tls: config.tls.is_on() };
@@ -99,7 +99,7 @@ fn show_top(args: &TopArgs) -> ExitCode {
     }
 }
 
-fn told<T>(loaded: Result<T, Mistakes>, sources: &Sources<'_>) -> Result<T, ExitCode> {
+fn or_exit_code<T>(loaded: Result<T, Mistakes>, sources: &Sources<'_>) -> Result<T, ExitCode> {
     loaded.map_err(|mistakes| {
         eprintln!("{mistakes}");
         for line in sources.advice() {

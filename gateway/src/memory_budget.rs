@@ -26,7 +26,7 @@ pub(crate) const UNKNOWN: usize = usize::MAX;
 pub(crate) struct Memory {
     budget: usize,
     /// For clients and of them, in bytes.
-    kept: AtomicUsize,
+    used: AtomicUsize,
     /// What each worker's largest debtor was last known to owe.
     largest: Box<[AtomicUsize]>,
     /// What comes in requests.
@@ -41,7 +41,7 @@ impl Memory {
         Arc::new(Self {
             budget,
             bodies: Bodies::new(budget / 16),
-            kept: AtomicUsize::new(0),
+            used: AtomicUsize::new(0),
             largest: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         })
     }
@@ -61,7 +61,7 @@ impl Memory {
     }
 
     /// For the retained history of all channels, in bytes.
-    pub(crate) fn pasts_bytes_max(&self) -> usize {
+    pub(crate) fn catch_up_bytes_max(&self) -> usize {
         self.budget / 8
     }
 
@@ -70,30 +70,30 @@ impl Memory {
         self.budget / 16 * 7
     }
 
-    pub(crate) fn kept(&self) -> usize {
-        self.kept.load(Ordering::Relaxed)
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
     }
 
     /// Whether so much is kept for clients that some have to go.
     pub(crate) fn is_short(&self) -> bool {
-        self.kept() > self.for_clients() / 8 * 7
+        self.used() > self.for_clients() / 8 * 7
     }
 
     /// Whether there is no time to find out who owes the most on other workers.
     pub(crate) fn is_out(&self) -> bool {
-        self.kept() > self.for_clients()
+        self.used() > self.for_clients()
     }
 
     /// Whether enough have gone.
     pub(crate) fn is_eased(&self) -> bool {
-        self.kept() <= self.for_clients() / 4 * 3
+        self.used() <= self.for_clients() / 4 * 3
     }
 
     /// What was counted as `before` is `now`.
     pub(crate) fn recount(&self, before: usize, now: usize) {
         match now.checked_sub(before) {
-            Some(more) => self.kept.fetch_add(more, Ordering::Relaxed),
-            None => self.kept.fetch_sub(before - now, Ordering::Relaxed),
+            Some(more) => self.used.fetch_add(more, Ordering::Relaxed),
+            None => self.used.fetch_sub(before - now, Ordering::Relaxed),
         };
     }
 
@@ -243,14 +243,14 @@ mod tests {
         // Of one the socket has taken a part.
         waiting[5] = waiting[5].slice(50..);
         drop((one, other));
-        assert_eq!(memory.kept(), 400);
+        assert_eq!(memory.used(), 400);
         waiting.drain(..5);
         frames.prune();
-        assert_eq!(memory.kept(), 100);
+        assert_eq!(memory.used(), 100);
         assert!(!frames.is_empty());
         drop(waiting);
         frames.prune();
-        assert_eq!(memory.kept(), 0);
+        assert_eq!(memory.used(), 0);
         assert!(frames.is_empty());
     }
 

@@ -77,7 +77,7 @@ thread_local! {
 
 /// Lets what is written meanwhile show whether two secrets are the same, and nothing else of them. What is written is to be
 /// compared and thrown away.
-pub(crate) fn told_apart<T>(write: impl FnOnce() -> T) -> T {
+pub(crate) fn distinguishing<T>(write: impl FnOnce() -> T) -> T {
     TELLS_APART.set(true);
     let written = write();
     TELLS_APART.set(false);

@@ -143,8 +143,8 @@ impl Screen {
 
     /// Columns and lines.
     fn size(&self) -> (u16, Option<u16>) {
-        let asked = rustix::termios::tcgetwinsize(io::stdout()).ok();
-        match asked.filter(|size| size.ws_col > 0 && size.ws_row > 0) {
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+        match size.filter(|size| size.ws_col > 0 && size.ws_row > 0) {
             Some(size) => (size.ws_col, self.is_terminal.then_some(size.ws_row)),
             None => (std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).unwrap_or(WIDTH), None),
         }

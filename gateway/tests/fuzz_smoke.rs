@@ -53,7 +53,7 @@ smoke! {
     any_bytes_can_come_to_the_server_api: api_body;
     any_bytes_can_come_apart_from_a_stream: emulation;
     any_bytes_can_come_from_another_node: control;
-    any_bytes_can_come_from_a_node_to_this_one: told;
+    any_bytes_can_come_from_a_node_to_this_one: node_message;
     any_bytes_can_come_from_a_node_with_a_websocket: opening;
     any_bytes_can_come_as_a_token: token;
     any_bytes_can_come_as_the_keys_of_an_issuer: key_set;

@@ -288,6 +288,35 @@ fn a_type_and_a_file_have_names_that_stand_once_in_their_crate() {
     assert!(broken.is_empty(), "these names stand more than once:\n{}", broken.join("\n"));
 }
 
+/// Words for what was done to something. What it is has a name that a newcomer would look up: what was told is a message, what
+/// was asked a request, what was said a reply; what is kept is retained, the past is a history, and what is owed is pending.
+const NO_NAMES: [&str; 6] = ["told", "asked", "said", "kept", "past", "owed"];
+
+#[test]
+fn what_stands_in_code_is_named_by_what_it_is_and_not_by_what_was_done_to_it() {
+    let is_no_name = |word: &str| NO_NAMES.contains(&word.rsplit('_').next().unwrap_or_default());
+    assert!(["told", "failed_told"].into_iter().all(is_no_name) && !is_no_name("told_apart"));
+    let mut broken = BTreeSet::new();
+    for inside in CRATES {
+        let sources = sources(inside);
+        let tests: Vec<String> =
+            sources.iter().flat_map(|(path, text)| code::modules_of_tests(path, text)).collect();
+        for (path, text) in &sources {
+            if tests.iter().any(|tests| path.starts_with(&**tests)) {
+                continue;
+            }
+            // What stands in quotes is for others.
+            let code = code::code_of(path, text);
+            let words = code
+                .split('"')
+                .step_by(2)
+                .flat_map(|code| code.split(|found: char| !(found.is_alphanumeric() || found == '_')));
+            broken.extend(words.filter(|word| is_no_name(word)).map(|word| format!("{path}: {word}")));
+        }
+    }
+    assert!(broken.is_empty(), "these need other names:\n{}", Vec::from_iter(broken).join("\n"));
+}
+
 #[test]
 fn types_are_found_wherever_they_are_written_down_and_those_of_traits_are_not_meant() {
     let code = code::code_of(

@@ -23,13 +23,13 @@ impl Command {
             Request::Forward(forward) => {
                 forward.channel.len()
                     + forward.event.len()
-                    + tagged_bytes(&forward.said)
+                    + tagged_bytes(&forward.arguments)
                     + size_of::<Forward>()
             }
             Request::Event(event) => {
                 event.channel.len()
                     + event.event.len()
-                    + tagged_bytes(&event.said)
+                    + tagged_bytes(&event.arguments)
                     + size_of::<EventCommand>()
             }
             Request::Subscribe(subscribe) => {
@@ -196,8 +196,9 @@ fn connect_bytes(connect: &Connect) -> usize {
     connect.token.len() + payload_bytes(connect.data.as_ref()) + subs + headers
 }
 
-fn tagged_bytes(said: &Tagged) -> usize {
-    said.data.bytes.len() + said.tags.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+fn tagged_bytes(arguments: &Tagged) -> usize {
+    arguments.data.bytes.len()
+        + arguments.tags.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
 }
 
 fn payload_bytes(data: Option<&Payload>) -> usize {
@@ -226,7 +227,7 @@ pub struct Forward {
     pub channel: Box<str>,
     pub event: Box<str>,
     /// With tags beside that which names the event.
-    pub said: Tagged,
+    pub arguments: Tagged,
     /// The client gets it too.
     pub to_sender: bool,
     /// Which of the subscribers get it, if not all of them.
@@ -240,7 +241,7 @@ pub struct EventCommand {
     pub channel: Box<str>,
     pub event: Box<str>,
     /// Its arguments: a JSON array.
-    pub said: Tagged,
+    pub arguments: Tagged,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -222,9 +222,9 @@ fn what_breaks_the_protocol_ends_the_connection() {
 #[test]
 fn an_event_goes_where_its_rule_says() {
     let connection = Connection::connected();
-    let forward = |channel: &str, event: &str, said, to_sender| {
+    let forward = |channel: &str, event: &str, arguments, to_sender| {
         let (channel, event) = (channel.into(), event.into());
-        Request::Forward(Box::new(Forward { channel, event, said, to_sender, only: None }))
+        Request::Forward(Box::new(Forward { channel, event, arguments, to_sender, only: None }))
     };
     for (packet, request) in [
         (r#"2["say","hi"]"#, forward("socketio:*", "said", said(r#""hi""#, None), true)),
@@ -241,7 +241,7 @@ fn an_event_goes_where_its_rule_says() {
     }
     let [Request::Event(event)] = &connection.requests(r#"2["ask-me",1,[2]]"#)[..] else { panic!("it asks") };
     assert_eq!((&*event.channel, &*event.event), ("socketio:*", "ask-me"));
-    assert_eq!(event.said, said("[1,[2]]", Some("2")));
+    assert_eq!(event.arguments, said("[1,[2]]", Some("2")));
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn who_joins_a_room_is_told_of_there_by_what_it_says_or_by_its_id() {
         };
         assert_eq!(&*subscribe.channel, "socketio:game%3A1");
         assert_eq!((&*forward.channel, &*forward.event), ("socketio:game%3A1", "joined"));
-        assert_eq!((&forward.said, forward.to_sender), (&said(told, None), false));
+        assert_eq!((&forward.arguments, forward.to_sender), (&said(told, None), false));
     }
 }
 
@@ -297,8 +297,8 @@ fn attachments_follow_their_packet_and_are_bounded() {
     let commands = connection.send(MessageKind::Binary, &[255]).unwrap();
     assert_eq!(connection.0.held_bytes(), 0);
     let [Command { request: Request::Forward(forward), .. }] = &commands[..] else { panic!("{commands:?}") };
-    assert_eq!(forward.said.data, Payload::json(r#"["AQID","/w=="]"#));
-    assert_eq!(forward.said.tags["binary"].as_ref(), r#"["/0","/1"]"#);
+    assert_eq!(forward.arguments.data, Payload::json(r#"["AQID","/w=="]"#));
+    assert_eq!(forward.arguments.tags["binary"].as_ref(), r#"["/0","/1"]"#);
 
     assert_eq!(connection.sent(r#"53-["say"]"#), Err(DecodeError::TooLarge));
     connection.sent(r#"51-["say",{"_placeholder":true,"num":0}]"#).unwrap();
@@ -382,7 +382,7 @@ fn shown(request: &Request) -> String {
         }
         Request::Unsubscribe { channel } => format!("leave {channel}"),
         Request::Forward(forward) => {
-            let Tagged { data, tags } = &forward.said;
+            let Tagged { data, tags } = &forward.arguments;
             let data = match std::str::from_utf8(&data.bytes) {
                 Ok(text) if data.kind == shared::publication::PayloadKind::Json => text.to_owned(),
                 _ => data.bytes.iter().fold("0x".to_owned(), |all, byte| format!("{all}{byte:02x}")),

@@ -26,9 +26,9 @@ use crate::history::{HistoryFilter, HistoryPage, Retention};
 /// How long a read serves those who come after it, unless the stream is kept for less.
 pub const FRESH: Duration = Duration::from_secs(5);
 /// Publications kept in one channel, unless the stream keeps fewer. The oldest go first.
-pub const KEPT_PUBLICATIONS_MAX: usize = 1024;
+pub const RETAINED_PUBLICATIONS_MAX: usize = 1024;
 /// Payload bytes kept in one channel. The oldest publications go first.
-pub const KEPT_BYTES_MAX: usize = 1 << 20;
+pub const RETAINED_BYTES_MAX: usize = 1 << 20;
 /// Numbers of reads that one life has before those of the next: more than anyone makes while a read is in flight.
 const READS_BITS: u32 = 20;
 /// What a kept publication costs beside its payload, roughly, in bytes.
@@ -82,7 +82,7 @@ pub struct CatchUp {
     retention: Retention,
     /// The number of the last read that was begun.
     begun: u64,
-    kept: Option<Arc<RetainedTail>>,
+    retained: Option<Arc<RetainedTail>>,
     reading: Option<Box<ReadInFlight>>,
     /// The earliest offset that anyone who waits for the present read asked for, and the most they take.
     earliest: Option<(u64, u32)>,
@@ -123,7 +123,7 @@ struct RetainedTail {
 #[derive(Clone, Debug)]
 pub enum ReadResult {
     /// Ask this first, and [`CatchUp::ask`] if it cannot answer.
-    Past(RetainedHistory),
+    Shared(RetainedHistory),
     /// It is good for nobody else: everyone who waited reads for themselves.
     Unshared,
 }
@@ -147,7 +147,7 @@ impl CatchUp {
 
     /// Whether nobody would miss this: another life may begin in its place.
     pub fn is_unused(&self) -> bool {
-        self.kept.is_none() && self.reading.is_none() && self.earliest.is_none() && self.newest == 0
+        self.retained.is_none() && self.reading.is_none() && self.earliest.is_none() && self.newest == 0
     }
 
     /// Someone asks for the first time. From before this call on, what comes in the channel is held back for them.
@@ -173,7 +173,7 @@ impl CatchUp {
     /// What is kept already, if it is an answer.
     pub fn known(&mut self, now: Moment, want: &CatchUpRequest<'_>) -> Option<HistoryPage> {
         self.forget_old(now);
-        self.kept.as_ref()?.answer(want)
+        self.retained.as_ref()?.answer(want)
     }
 
     pub fn ask(&mut self, now: Moment, want: &CatchUpRequest<'_>) -> CatchUpAnswer {
@@ -218,30 +218,30 @@ impl CatchUp {
         let Some(in_flight) = self.reading.take_if(|in_flight| in_flight.number == reading.number) else {
             return ReadResult::Unshared;
         };
-        let mut past = RetainedTail::new(now, reading, page);
-        if in_flight.broken || !in_flight.handed_out.iter().all(|next| past.add(next)) {
-            self.kept = None;
+        let mut tail = RetainedTail::new(now, reading, page);
+        if in_flight.broken || !in_flight.handed_out.iter().all(|next| tail.add(next)) {
+            self.retained = None;
             return ReadResult::Unshared;
         }
-        let past = Arc::new(past);
+        let tail = Arc::new(tail);
         let is_newest_alone = reading.filter.reverse && reading.filter.limit == 1;
         if reading.filter.limit > 0 && !is_newest_alone {
-            self.take_newest = past.is_cut_off;
+            self.take_newest = tail.is_cut_off;
         }
         // A position alone is no reason to give up more than that of the same stream, nor is its newest publication.
-        let is_less = match &self.kept {
-            Some(kept) if kept.is_of(past.top.epoch) => {
-                reading.filter.limit == 0 || is_newest_alone && !kept.publications.is_empty()
+        let is_less = match &self.retained {
+            Some(retained) if retained.is_of(tail.top.epoch) => {
+                reading.filter.limit == 0 || is_newest_alone && !retained.publications.is_empty()
             }
             _ => false,
         };
         if !is_less {
-            let kept = self.kept.insert(past.clone());
-            if kept.is_too_large(self.retention) {
-                Arc::make_mut(kept).trim(self.retention);
+            let retained = self.retained.insert(tail.clone());
+            if retained.is_too_large(self.retention) {
+                Arc::make_mut(retained).trim(self.retention);
             }
         }
-        ReadResult::Past(RetainedHistory(past))
+        ReadResult::Shared(RetainedHistory(tail))
     }
 
     /// A read failed. Everyone who waits for it fails with it.
@@ -256,23 +256,23 @@ impl CatchUp {
         if let Some(in_flight) = &mut self.reading {
             in_flight.bytes += cost(publication);
             in_flight.broken |= publication.position.is_none()
-                || in_flight.handed_out.len() >= KEPT_PUBLICATIONS_MAX
-                || in_flight.bytes > KEPT_BYTES_MAX;
+                || in_flight.handed_out.len() >= RETAINED_PUBLICATIONS_MAX
+                || in_flight.bytes > RETAINED_BYTES_MAX;
             if in_flight.broken {
                 in_flight.handed_out = VecDeque::new();
             } else {
                 in_flight.handed_out.push_back(publication.clone());
             }
         }
-        if self.kept.is_some() {
+        if self.retained.is_some() {
             self.forget_old(now);
         }
-        if let Some(kept) = &mut self.kept {
-            let kept_on = Arc::make_mut(kept);
-            if kept_on.add(publication) {
-                kept_on.trim(self.retention);
+        if let Some(retained) = &mut self.retained {
+            let tail = Arc::make_mut(retained);
+            if tail.add(publication) {
+                tail.trim(self.retention);
             } else {
-                self.kept = None;
+                self.retained = None;
             }
         }
     }
@@ -280,7 +280,7 @@ impl CatchUp {
     /// What is known is no longer what the stream holds, or publications were missed: nobody starts from it any more,
     /// nor from a read that is in flight.
     pub fn forget(&mut self) {
-        self.kept = None;
+        self.retained = None;
         if let Some(in_flight) = &mut self.reading {
             in_flight.broken = true;
             in_flight.handed_out = VecDeque::new();
@@ -290,12 +290,12 @@ impl CatchUp {
     /// Lets go of what is too old to be told.
     pub fn forget_old(&mut self, now: Moment) {
         let fresh = FRESH.min(self.retention.ttl);
-        self.kept.take_if(|kept| kept.read_at + fresh <= now);
+        self.retained.take_if(|retained| retained.read_at + fresh <= now);
     }
 
     /// What is kept, in bytes.
     pub fn bytes(&self) -> usize {
-        self.kept.as_ref().map_or(0, |kept| kept.bytes + size_of::<RetainedTail>())
+        self.retained.as_ref().map_or(0, |retained| retained.bytes + size_of::<RetainedTail>())
     }
 }
 
@@ -424,8 +424,8 @@ impl RetainedTail {
     }
 
     fn is_too_large(&self, retention: Retention) -> bool {
-        self.publications.len() > KEPT_PUBLICATIONS_MAX.min(retention.size as usize)
-            || self.bytes > KEPT_BYTES_MAX
+        self.publications.len() > RETAINED_PUBLICATIONS_MAX.min(retention.size as usize)
+            || self.bytes > RETAINED_BYTES_MAX
     }
 
     fn trim(&mut self, retention: Retention) {

@@ -249,7 +249,7 @@ impl ChannelOptions {
     }
 
     /// What a channel of publications keeps of their keys. `None`: nothing.
-    pub fn newest_kept(&self) -> Option<MapRetention> {
+    pub fn newest_retention(&self) -> Option<MapRetention> {
         self.newest.keeping(self.retention())
     }
 

@@ -61,7 +61,7 @@ pub enum Effect {
         ticket: Ticket,
         channel: Box<str>,
         /// What the application is told.
-        asked: Payload,
+        question: Payload,
     },
     /// A client that is connected already says who it is.
     SignIn {
@@ -212,7 +212,7 @@ pub struct EventQuestion {
     pub channel: Channel,
     pub event: Box<str>,
     /// Its arguments: a JSON array.
-    pub said: Tagged,
+    pub arguments: Tagged,
     /// The channels that hang on that one and that the client is in.
     pub rooms: Vec<Channel>,
 }
@@ -289,12 +289,12 @@ pub struct Join {
     pub terms: DeliveryTerms,
     pub retention: Retention,
     /// Read history on the way: `None` in channels without a stream.
-    pub past: Option<HistoryRequest>,
+    pub history: Option<HistoryRequest>,
     /// Show this in the channel's presence from now until the leave.
     pub presence: Option<ClientInfo>,
     /// Answer with who is there ([`OutcomeResult::JoinedAmong`]).
     pub members: bool,
-    /// In place of `past`: read the newest value of each key, as they are kept by this.
+    /// In place of `history`: read the newest value of each key, as they are kept by this.
     pub newest: Option<MapRetention>,
 }
 

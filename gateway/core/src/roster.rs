@@ -32,7 +32,7 @@ pub struct Roster {
 struct Client {
     user: UserId,
     /// When it was said to have joined. `None`: it was read.
-    said: Option<Moment>,
+    joined_at: Option<Moment>,
 }
 
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Roster {
     pub fn joined(&mut self, now: Moment, info: ClientInfo) -> Option<OwnedEvent> {
         self.left.remove(&info.client);
         if let Some(client) = self.clients.get_mut(&info.client) {
-            client.said = Some(now);
+            client.joined_at = Some(now);
             return None;
         }
         self.add(info, Some(now))
@@ -99,8 +99,8 @@ impl Roster {
         let is_recent = |at: &Moment| now.since(*at) < TRUSTED;
         let mut present: FxHashMap<ClientId, ClientInfo> = present.into_iter().collect();
         self.left.retain(|client, at| is_recent(at) && present.remove(client).is_some());
-        let gone = self.clients.iter().filter(|(client, kept)| {
-            !present.contains_key(*client) && !kept.said.as_ref().is_some_and(is_recent)
+        let gone = self.clients.iter().filter(|(client, known)| {
+            !present.contains_key(*client) && !known.joined_at.as_ref().is_some_and(is_recent)
         });
         let gone: Vec<ClientId> = gone.map(|(client, _)| *client).collect();
         let come = present.into_values().filter(|info| !self.clients.contains_key(&info.client));
@@ -111,11 +111,11 @@ impl Roster {
         changes
     }
 
-    fn add(&mut self, info: ClientInfo, said: Option<Moment>) -> Option<OwnedEvent> {
+    fn add(&mut self, info: ClientInfo, joined_at: Option<Moment>) -> Option<OwnedEvent> {
         if info.user.is_anonymous() {
             return None;
         }
-        self.clients.insert(info.client, Client { user: info.user.clone(), said });
+        self.clients.insert(info.client, Client { user: info.user.clone(), joined_at });
         if let Some(user) = self.users.get_mut(&info.user) {
             user.clients += 1;
             return None;
@@ -127,9 +127,9 @@ impl Roster {
 
     fn remove(&mut self, client: ClientId) -> Option<OwnedEvent> {
         let user = self.clients.remove(&client)?.user;
-        let kept = self.users.get_mut(&user)?;
-        kept.clients -= 1;
-        if kept.clients > 0 {
+        let user_entry = self.users.get_mut(&user)?;
+        user_entry.clients -= 1;
+        if user_entry.clients > 0 {
             return None;
         }
         self.users.remove(&user);
@@ -250,9 +250,9 @@ mod tests {
             roster.read(LATER, present(&clients)).into_iter().for_each(|change| follow(Some(change)));
             let expected: BTreeSet<UserId> =
                 clients.iter().map(|(_, user)| UserId::new(user)).filter(|user| !user.is_anonymous()).collect();
-            let told: BTreeSet<UserId> =
+            let announced: BTreeSet<UserId> =
                 roster.members().clients.into_iter().map(|member| member.user).collect();
-            prop_assert_eq!(&told, &expected);
+            prop_assert_eq!(&announced, &expected);
             prop_assert_eq!(&there, &expected, "subscribers were told all of it");
         }
     }

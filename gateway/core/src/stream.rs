@@ -16,7 +16,7 @@ pub struct Stream {
     epoch: Epoch,
     top: u64,
     /// The publications `top - len + 1 ..= top`.
-    kept: VecDeque<StreamEntry>,
+    entries: VecDeque<StreamEntry>,
     bytes: usize,
     expires: Moment,
 }
@@ -61,7 +61,7 @@ impl StreamEntry {
 impl Stream {
     /// An empty stream. The epoch must be new: it is what tells this stream from an earlier one of its channel.
     pub fn new(epoch: Epoch) -> Self {
-        Self { epoch, top: 0, kept: VecDeque::new(), bytes: 0, expires: Moment::ZERO }
+        Self { epoch, top: 0, entries: VecDeque::new(), bytes: 0, expires: Moment::ZERO }
     }
 
     pub fn position(&self) -> StreamPosition {
@@ -74,7 +74,7 @@ impl Stream {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+        self.entries.is_empty()
     }
 
     /// When the kept publications have had their time, unless another one comes.
@@ -95,15 +95,15 @@ impl Stream {
         self.top += 1;
         let position = self.position();
         publication.position = Some(position);
-        let kept = StreamEntry::new(publication);
-        self.bytes += kept.footprint();
-        if self.kept.capacity() == 0 {
+        let entry = StreamEntry::new(publication);
+        self.bytes += entry.footprint();
+        if self.entries.capacity() == 0 {
             // A queue would begin with room for several.
-            self.kept.reserve_exact(1);
+            self.entries.reserve_exact(1);
         }
-        self.kept.push_back(kept);
-        while self.kept.len() > retention.size as usize || self.bytes > bytes_max {
-            let Some(oldest) = self.kept.pop_front() else { break };
+        self.entries.push_back(entry);
+        while self.entries.len() > retention.size as usize || self.bytes > bytes_max {
+            let Some(oldest) = self.entries.pop_front() else { break };
             self.bytes -= oldest.footprint();
         }
         self.expires = now + retention.ttl;
@@ -121,7 +121,7 @@ impl Stream {
 
     /// Drops everything if its time is over.
     pub fn expire(&mut self, now: Moment) {
-        if !self.kept.is_empty() && self.expires <= now {
+        if !self.entries.is_empty() && self.expires <= now {
             self.clear();
         }
     }
@@ -129,27 +129,27 @@ impl Stream {
     /// Drops everything kept. The offset and the epoch stay, so that nobody takes this for a gap.
     pub fn clear(&mut self) {
         // A new queue rather than an emptied one: the memory goes back.
-        self.kept = VecDeque::new();
+        self.entries = VecDeque::new();
         self.bytes = 0;
     }
 
     /// The part that the filter asks for. Does not look at the time: call [`Stream::expire`] first.
     pub fn page(&self, filter: HistoryFilter) -> HistoryPage {
         let limit = filter.limit as usize;
-        let kept = self.kept.len();
-        let before_first = self.top - kept as u64;
+        let len = self.entries.len();
+        let before_first = self.top - len as u64;
         // How many of the kept ones lie at or before an offset.
-        let up_to = |offset: u64| offset.saturating_sub(before_first).min(kept as u64) as usize;
+        let up_to = |offset: u64| offset.saturating_sub(before_first).min(len as u64) as usize;
         let at = |index: usize| {
             let offset = before_first + index as u64 + 1;
-            self.kept.get(index).map(|kept| kept.at(StreamPosition { offset, epoch: self.epoch }))
+            self.entries.get(index).map(|entry| entry.at(StreamPosition { offset, epoch: self.epoch }))
         };
         let publications = if filter.reverse {
-            let end = filter.since.map_or(kept, |since| up_to(since.saturating_sub(1)));
+            let end = filter.since.map_or(len, |since| up_to(since.saturating_sub(1)));
             (0..end).rev().take(limit).filter_map(at).collect()
         } else {
             let start = filter.since.map_or(0, up_to);
-            (start..kept).take(limit).filter_map(at).collect()
+            (start..len).take(limit).filter_map(at).collect()
         };
         HistoryPage { publications, top: self.position() }
     }

@@ -177,17 +177,17 @@ impl ApiError {
             let others = if nodes.len() > NAMED_MAX { " and others" } else { "" };
             format!("node {named}{others}")
         };
-        let mut told = Vec::new();
+        let mut problems = Vec::new();
         if !unable.is_empty() {
-            told.push(format!("{} cannot do it, being of an earlier release", named(unable)));
+            problems.push(format!("{} cannot do it, being of an earlier release", named(unable)));
         }
         if !silent.is_empty() {
             let silent = named(silent);
-            told.push(format!(
+            problems.push(format!(
                 "of {silent} nobody knows whether it was done there; asking again does no harm"
             ));
         }
-        Self::internal(told.join("; "))
+        Self::internal(problems.join("; "))
     }
 }
 

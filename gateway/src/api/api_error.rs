@@ -62,12 +62,12 @@ impl ApiError {
         out.put_slice(b"{\"code\":");
         out.put_slice(self.refusal.code.to_string().as_bytes());
         out.put_slice(b",\"message\":");
-        write_string(&self.told(), out);
+        write_string(&self.message(), out);
         out.put_u8(b'}');
     }
 
     /// The same for people.
-    pub(crate) fn told(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         match &self.detail {
             Some(detail) => format!("{}: {detail}", self.refusal.message),
             None => self.refusal.message.to_string(),

@@ -106,7 +106,7 @@ impl ApiResponse {
             Self::Channels(list) => list.channels.keys().map(|name| name.len() + CHANNEL_BYTES).sum(),
             Self::Connections(list) => list.connections.iter().map(|(_, one)| connection_bytes(one)).sum(),
             Self::Sockets(list) => list.sockets.iter().map(socket_bytes).sum(),
-            Self::Asked(asked) => asked.bytes(),
+            Self::Asked(answers) => answers.bytes(),
             Self::Called(data) => data.as_ref().map_or(0, |data| data.bytes.len()),
             Self::Published(_)
             | Self::Broadcast(_)
@@ -184,7 +184,7 @@ impl ApiResponse {
                 list(&sockets.sockets, out, write_socket);
                 write_rest(&sockets.rest, out);
             }
-            Self::Asked(asked) => asked.write(out),
+            Self::Asked(answers) => answers.write(out),
             Self::Found(found) => out.put_slice(found.to_string().as_bytes()),
             Self::Changed(changed) => write_changed(changed, out),
             Self::State(page) => write_entries(&page.entries, page.top, &page.cursor, out),

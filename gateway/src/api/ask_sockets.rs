@@ -44,12 +44,12 @@ impl ApiCall<'_> {
         if args.len() > ARGUMENTS_MAX {
             return Err(ApiError::bad_request(format!("there are more than {ARGUMENTS_MAX} arguments")));
         }
-        let said = listed_by_server(args, binary);
+        let arguments = listed_by_server(args, binary);
         let max = self.config.publication_bytes_max;
-        if said.data.bytes.len() > max {
+        if arguments.data.bytes.len() > max {
             return Err(ApiError::bad_request(format!("the arguments are longer than {max} bytes")));
         }
-        if is_too_deep(&said.data.bytes) {
+        if is_too_deep(&arguments.data.bytes) {
             return Err(ApiError::bad_request("the arguments are nested too deep"));
         }
         if let Some(fault) = binary_fault(args, binary) {
@@ -66,52 +66,53 @@ impl ApiCall<'_> {
         let only = selection(namespace, rooms, except).map_err(ApiError::bad_request)?;
         let channel = all(namespace).map_err(ApiError::bad_request)?;
         let named: BTreeSet<_> = only.clients.iter().copied().collect();
-        let ask = AskClients { namespace: namespace.name().into(), event: (&**event).into(), said, timeout };
+        let ask =
+            AskClients { namespace: namespace.name().into(), event: (&**event).into(), arguments, timeout };
         self.in_time()?;
         let answers = self.node.ask_clients_everywhere(Among { channel, only }, ask).await;
         let answers = answers.map_err(|error| match error {
             AskError::Broker(error) => ApiError::not_read(error),
             error => ApiError::with_detail(ErrorCode::LimitExceeded, error.to_string()),
         })?;
-        let (mut asked, mut told) = (AskedSockets::default(), BTreeSet::new());
+        let (mut outcome, mut answered) = (AskedSockets::default(), BTreeSet::new());
         for (node, answer) in answers {
             let Ok(NodeResponse::Asked(clients)) = answer else {
-                asked.missing_nodes.push(node.name);
+                outcome.missing_nodes.push(node.name);
                 continue;
             };
             for (client, came) in clients {
-                told.insert(client);
-                asked.sockets.push((sid(client, namespace.name()), came));
+                answered.insert(client);
+                outcome.sockets.push((sid(client, namespace.name()), came));
             }
         }
-        if asked.missing_nodes.is_empty() {
+        if outcome.missing_nodes.is_empty() {
             // Who was meant by its id, and is nowhere.
-            let gone = named.difference(&told);
-            asked.sockets.extend(gone.map(|client| (sid(*client, namespace.name()), AskOutcome::Gone)));
+            let gone = named.difference(&answered);
+            outcome.sockets.extend(gone.map(|client| (sid(*client, namespace.name()), AskOutcome::Gone)));
         }
-        Ok(asked)
+        Ok(outcome)
     }
 }
 
 impl AskedSockets {
     pub(super) fn bytes(&self) -> usize {
-        let said = |asked: &AskOutcome| {
-            if let AskOutcome::Answered(said) = asked { said.data.bytes.len() } else { 0 }
+        let arguments = |outcome: &AskOutcome| {
+            if let AskOutcome::Answered(arguments) = outcome { arguments.data.bytes.len() } else { 0 }
         };
-        self.sockets.iter().map(|(id, asked)| id.len() + 40 + said(asked)).sum()
+        self.sockets.iter().map(|(id, outcome)| id.len() + 40 + arguments(outcome)).sum()
     }
 
     pub(super) fn write(&self, out: &mut BytesMut) {
         out.put_slice(b"{\"answers\":");
-        list(&self.sockets, out, |(id, asked), out| {
+        list(&self.sockets, out, |(id, outcome), out| {
             out.put_slice(b"{\"id\":");
             write_string(id, out);
             out.put_slice(b",\"status\":");
-            write_string(asked.label(), out);
-            if let AskOutcome::Answered(said) = asked {
+            write_string(outcome.label(), out);
+            if let AskOutcome::Answered(arguments) = outcome {
                 out.put_slice(b",\"args\":");
-                out.put_slice(&said.data.bytes);
-                if let Some(pointers) = said.tags.get(BINARY_TAG) {
+                out.put_slice(&arguments.data.bytes);
+                if let Some(pointers) = arguments.tags.get(BINARY_TAG) {
                     out.put_slice(b",\"binary\":");
                     out.put_slice(pointers.as_bytes());
                 }

@@ -106,7 +106,8 @@ impl ApiCall<'_> {
         let page = self.read_history(channel.clone(), filter, options.retention()).await?;
         let is_of_epoch = request.epoch.is_empty() || *request.epoch == *page.top.epoch.as_str();
         let at = |publication: &Publication| publication.position.map(|position| position.offset);
-        let kept = page.publications.into_iter().find(|publication| at(publication) == Some(request.offset));
+        let publication =
+            page.publications.into_iter().find(|publication| at(publication) == Some(request.offset));
         if !is_of_epoch {
             let text = format!(
                 "the channel's stream has begun anew since: its epoch is {}",
@@ -121,10 +122,10 @@ impl ApiCall<'_> {
             found.add(DeliveryVerdict::NotSent, "not_published", text);
             return Ok((None, false));
         }
-        if kept.is_none() {
+        if publication.is_none() {
             found.add(DeliveryVerdict::Unknown, "not_kept", "history does not hold the publication any more");
         }
-        Ok((kept, true))
+        Ok((publication, true))
     }
 
     async fn explain_absence(&self, found: &mut Findings, client: &str) -> Result<(), ApiError> {

@@ -47,9 +47,9 @@ impl ApiCall<'_> {
     ) -> Result<(Vec<(Box<str>, CloseRecord)>, Vec<Box<str>>), ApiError> {
         self.in_time()?;
         let limit = wanted.limit as usize;
-        let asked = self.node.ask_all(NodeRequest::Closes(wanted)).await.map_err(ApiError::not_read)?;
+        let answers = self.node.ask_all(NodeRequest::Closes(wanted)).await.map_err(ApiError::not_read)?;
         let (mut closes, mut missing) = (Vec::new(), Vec::new());
-        for (node, answer) in asked {
+        for (node, answer) in answers {
             match answer {
                 Ok(NodeResponse::Closes(some)) => {
                     closes.extend(some.into_iter().map(|close| (node.uid.clone(), close)));

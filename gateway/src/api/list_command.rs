@@ -148,9 +148,9 @@ impl ApiCall<'_> {
         Ok(list)
     }
 
-    fn limit(&self, asked: u32) -> usize {
+    fn limit(&self, requested: u32) -> usize {
         let max = self.config.list_limit_max as usize;
-        if asked == 0 { max } else { max.min(asked as usize) }
+        if requested == 0 { max } else { max.min(requested as usize) }
     }
 }
 

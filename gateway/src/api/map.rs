@@ -104,8 +104,8 @@ impl ApiCall<'_> {
             page.top = page.top.map(unnumbered);
             page.entries.iter_mut().for_each(|entry| entry.position = None);
         }
-        let told = &*request.revision_epoch;
-        if !told.is_empty() && page.top.is_none_or(|top| *told != *top.epoch.as_str()) {
+        let epoch = &*request.revision_epoch;
+        if !epoch.is_empty() && page.top.is_none_or(|top| *epoch != *top.epoch.as_str()) {
             return Err(ErrorCode::UnrecoverablePosition.into());
         }
         Ok(page)
@@ -130,7 +130,7 @@ impl ApiCall<'_> {
         };
         let page = self.read_history(channel, filter, keeping.stream).await?;
         match &*request.since_epoch {
-            told if !told.is_empty() && *told != *page.top.epoch.as_str() => {
+            epoch if !epoch.is_empty() && *epoch != *page.top.epoch.as_str() => {
                 Err(ErrorCode::UnrecoverablePosition.into())
             }
             _ => Ok(page),

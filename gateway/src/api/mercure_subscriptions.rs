@@ -47,7 +47,7 @@ pub(crate) struct Subscriber {
 struct StreamBeginning {
     payload: Option<Bytes>,
     /// Over when the beginning has been told.
-    told: oneshot::Receiver<()>,
+    announced: oneshot::Receiver<()>,
 }
 
 impl Subscriber {
@@ -60,8 +60,8 @@ impl Subscriber {
 
 impl StreamWatcher for Subscriber {
     fn begun(&self, client: ClientId, payload: Option<&Bytes>) {
-        let (telling, told) = oneshot::channel();
-        *self.begun.lock() = Some(StreamBeginning { payload: payload.cloned(), told });
+        let (telling, announced) = oneshot::channel();
+        *self.begun.lock() = Some(StreamBeginning { payload: payload.cloned(), announced });
         let (hub, topics, payload) = (self.hub.clone(), self.topics.clone(), payload.cloned());
         self.hub.node().spawn(async move {
             hub.show(client, &topics, payload.as_ref()).await;
@@ -71,11 +71,11 @@ impl StreamWatcher for Subscriber {
     }
 
     fn ended(&self, client: ClientId) {
-        let Some(StreamBeginning { payload, told }) = self.begun.lock().take() else { return };
+        let Some(StreamBeginning { payload, announced }) = self.begun.lock().take() else { return };
         let (hub, topics) = (self.hub.clone(), self.topics.clone());
         self.hub.node().spawn(async move {
             // Whoever is told of the end has been told of the beginning.
-            let _ = told.await;
+            let _ = announced.await;
             hub.hide(client);
             hub.tell(client, &topics, false, payload.as_ref()).await;
         });
@@ -123,20 +123,22 @@ impl Hub {
             self.node().presence(self.presence_channel()?).await.map_err(|_| UpdateError::Failed)?;
         let mut listed = Vec::new();
         for (client, info) in &present {
-            let Some(kept) =
-                info.chan_info.as_ref().and_then(|kept| serde_json::from_slice::<SubscriberInfo>(kept).ok())
+            let Some(subscriber_info) = info
+                .chan_info
+                .as_ref()
+                .and_then(|written| serde_json::from_slice::<SubscriberInfo>(written).ok())
             else {
                 continue;
             };
             let subscriber = name_of(*client);
-            for topic in &kept.topics {
+            for topic in &subscriber_info.topics {
                 let is_wanted = match &wanted {
                     SubscriptionQuery::All => true,
                     SubscriptionQuery::Of(of) => of == topic,
                     SubscriptionQuery::One(of, by) => of == topic && *by == subscriber,
                 };
                 if is_wanted {
-                    listed.push(document(topic, &subscriber, true, kept.payload.as_deref()));
+                    listed.push(document(topic, &subscriber, true, subscriber_info.payload.as_deref()));
                 }
             }
         }
@@ -165,8 +167,8 @@ impl Hub {
     async fn show(&self, client: ClientId, topics: &[String], payload: Option<&Bytes>) {
         let Ok(channel) = self.presence_channel() else { return };
         let payload = payload.and_then(|payload| serde_json::from_slice(payload).ok());
-        let kept = SubscriberInfo { topics: topics.to_vec(), payload };
-        let chan_info = serde_json::to_vec(&kept).ok().map(Bytes::from);
+        let subscriber_info = SubscriberInfo { topics: topics.to_vec(), payload };
+        let chan_info = serde_json::to_vec(&subscriber_info).ok().map(Bytes::from);
         let info = ClientInfo { client, user: UserId::ANONYMOUS, conn_info: None, chan_info };
         if let Err(error) = self.node().enter_presence(channel, info).wait().await {
             tracing::debug!(%error, %client, "a subscription is not listed yet");

@@ -71,8 +71,8 @@ impl ApiEndpoint {
     }
 
     /// A label of a metric: never what was asked, which could be anything.
-    fn label(asked: Option<Self>) -> &'static str {
-        match asked {
+    fn label(endpoint: Option<Self>) -> &'static str {
+        match endpoint {
             Some(Self::One(method)) => method.name(),
             Some(Self::Batch) => BATCH,
             Some(Self::Older) => "older",
@@ -155,7 +155,7 @@ impl Api {
             return openapi::serve(request.method());
         }
         let admitted = self.keys.read().admit(request.uri(), request.headers());
-        self.serve_asked(ApiEndpoint::of(request.uri().path()), admitted, request).await
+        self.serve_endpoint(ApiEndpoint::of(request.uri().path()), admitted, request).await
     }
 
     /// The same for a method that is asked by whoever has been let in elsewhere.
@@ -164,12 +164,12 @@ impl Api {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        self.serve_asked(Method::parse(method).map(ApiEndpoint::One), Ok(()), request).await
+        self.serve_endpoint(Method::parse(method).map(ApiEndpoint::One), Ok(()), request).await
     }
 
-    async fn serve_asked<B>(
+    async fn serve_endpoint<B>(
         &self,
-        asked: Option<ApiEndpoint>,
+        endpoint: Option<ApiEndpoint>,
         admitted: Result<(), &'static str>,
         request: Request<B>,
     ) -> Response<Full<Bytes>>
@@ -178,10 +178,10 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let begun = Instant::now();
-        let label = ApiEndpoint::label(asked);
+        let label = ApiEndpoint::label(endpoint);
         let span = tracing::info_span!(target: SPANS, "api", method = label);
         join_callers_trace(&span, request.headers());
-        let response = match self.answer(asked, admitted, request).instrument(span).await {
+        let response = match self.answer(endpoint, admitted, request).instrument(span).await {
             Ok(response) => response,
             Err(unread) => {
                 let mut response = respond(unread.status, api_response::error(&unread.refused));
@@ -203,7 +203,7 @@ impl Api {
 
     async fn answer<B>(
         &self,
-        asked: Option<ApiEndpoint>,
+        endpoint: Option<ApiEndpoint>,
         admitted: Result<(), &'static str>,
         request: Request<B>,
     ) -> Result<Response<Full<Bytes>>, ApiBodyError>
@@ -215,7 +215,7 @@ impl Api {
         admitted.map_err(|reason| {
             unread(StatusCode::UNAUTHORIZED, ApiError::with_detail(ErrorCode::Unauthorized, reason))
         })?;
-        let Some(asked) = asked else {
+        let Some(endpoint) = endpoint else {
             return Err(unread(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound.into()));
         };
         if head.method != http::Method::POST {
@@ -262,7 +262,7 @@ impl Api {
             )
         };
         let mut out = BytesMut::with_capacity(256);
-        let refused = match asked {
+        let refused = match endpoint {
             ApiEndpoint::One(method) => {
                 let command = method.read(json).map_err(malformed)?;
                 let answer = call.run(&command).await;
@@ -321,8 +321,8 @@ impl Api {
     }
 
     fn tells_by_status(&self, headers: &HeaderMap) -> bool {
-        let asked = ERROR_MODE_HEADERS.iter().find_map(|name| headers.get(*name));
-        asked.map_or(self.config.error_mode == ErrorMode::Transport, |mode| mode == "transport")
+        let mode = ERROR_MODE_HEADERS.iter().find_map(|name| headers.get(*name));
+        mode.map_or(self.config.error_mode == ErrorMode::Transport, |mode| mode == "transport")
     }
 
     /// Reads the body, no longer than allowed and no later.
@@ -332,7 +332,7 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let max = self.config.body_bytes_max;
-        let told = |error: BodyError| {
+        let refused = |error: BodyError| {
             let refused = ApiError::bad_request(error.to_string());
             match error {
                 BodyError::TooLong(_) => unread(StatusCode::PAYLOAD_TOO_LARGE, refused),
@@ -347,9 +347,9 @@ impl Api {
         let announced =
             headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|length| length > max as u64) {
-            return Err(told(BodyError::TooLong(max)));
+            return Err(refused(BodyError::TooLong(max)));
         }
-        self.node.bodies().read(body, max, self.config.deadline()).await.map_err(told)
+        self.node.bodies().read(body, max, self.config.deadline()).await.map_err(refused)
     }
 }
 

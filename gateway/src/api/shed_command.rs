@@ -64,21 +64,21 @@ impl ApiCall<'_> {
             }
         }
         if nodes.is_empty() {
-            return Err(ApiError::with_detail(ErrorCode::Internal, what_nodes_said(&problems)));
+            return Err(ApiError::with_detail(ErrorCode::Internal, nodes_problems(&problems)));
         }
         Ok(with_missing(json!({ "nodes": nodes }), &missing))
     }
 }
 
 /// Why none of the nodes that were asked says what it does.
-fn what_nodes_said(problems: &[String]) -> String {
+fn nodes_problems(problems: &[String]) -> String {
     if problems.is_empty() {
         return "no node is announced, not even this one".to_owned();
     }
-    let told = problems.get(..PROBLEMS_MAX).unwrap_or(problems).join("; ");
+    let message = problems.get(..PROBLEMS_MAX).unwrap_or(problems).join("; ");
     match problems.len().saturating_sub(PROBLEMS_MAX) {
-        0 => told,
-        more => format!("{told}; and so {more} more"),
+        0 => message,
+        more => format!("{message}; and so {more} more"),
     }
 }
 
@@ -96,13 +96,13 @@ mod tests {
 
     #[test]
     fn an_error_says_what_the_nodes_have_said_up_to_a_few_of_them() {
-        assert_eq!(what_nodes_said(&[]), "no node is announced, not even this one");
+        assert_eq!(nodes_problems(&[]), "no node is announced, not even this one");
         let problems: Vec<String> = (0..7).map(|at| format!("n{at}: {}", AskError::Deaf)).collect();
-        assert_eq!(what_nodes_said(&problems[..1]), "n0: the node does not listen");
-        let told = what_nodes_said(&problems);
+        assert_eq!(nodes_problems(&problems[..1]), "n0: the node does not listen");
+        let message = nodes_problems(&problems);
         assert!(
-            told.contains("n4: ") && !told.contains("n5: ") && told.ends_with("; and so 2 more"),
-            "{told}"
+            message.contains("n4: ") && !message.contains("n5: ") && message.ends_with("; and so 2 more"),
+            "{message}"
         );
     }
 }

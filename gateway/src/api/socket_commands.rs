@@ -3,7 +3,9 @@
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::protocol::ProtocolId;
-use shared::protocol::socketio::{ARGUMENTS_MAX, Namespace, binary_fault, parse_sid, said_by_server, sid};
+use shared::protocol::socketio::{
+    ARGUMENTS_MAX, Namespace, arguments_of_server, binary_fault, parse_sid, sid,
+};
 use shared::publication::is_too_deep;
 
 use super::api_error::ApiError;
@@ -46,12 +48,12 @@ impl<'c> ApiCall<'c> {
         if request.args.len() > ARGUMENTS_MAX {
             return Err(ApiError::bad_request(format!("there are more than {ARGUMENTS_MAX} arguments")));
         }
-        let said = said_by_server(&request.args, &request.binary);
+        let arguments = arguments_of_server(&request.args, &request.binary);
         let max = self.config.publication_bytes_max;
-        if said.data.bytes.len() > max {
+        if arguments.data.bytes.len() > max {
             return Err(ApiError::bad_request(format!("the arguments are longer than {max} bytes")));
         }
-        if is_too_deep(&said.data.bytes) {
+        if is_too_deep(&arguments.data.bytes) {
             return Err(ApiError::bad_request("the arguments are nested too deep"));
         }
         if let Some(fault) = binary_fault(&request.args, &request.binary) {
@@ -59,7 +61,7 @@ impl<'c> ApiCall<'c> {
         }
         let addressed = AddressedEvent {
             event: &request.event,
-            said,
+            arguments,
             rooms: &request.rooms,
             except: &request.except,
             volatile: request.volatile,

@@ -81,8 +81,8 @@ impl App {
             }
         }
         // That everybody has left is told last: to those who listen, and to the backend.
-        let told = self.clock.now() + LEAVES_TIMEOUT;
-        while self.node.tells_departures() && self.clock.now() < told {
+        let deadline = self.clock.now() + LEAVES_TIMEOUT;
+        while self.node.tells_departures() && self.clock.now() < deadline {
             thread::sleep(DRAIN_POLL);
         }
         if self.node.tells_departures() {

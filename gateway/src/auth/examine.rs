@@ -43,13 +43,13 @@ pub struct ExamineArgs {
 /// Prints what there is to be said of a token.
 pub(super) fn examine(args: &ExamineArgs, config: &AuthConfig) -> ExitCode {
     let now = Clock::start().unix_seconds();
-    let told = token(args).and_then(|token| {
+    let token = token(args).and_then(|token| {
         let purpose = purpose(args.channel.as_deref())?;
         let rules = Rules::new(config, None, None).map_err(|error| error.to_string())?;
         let opened = waited_for(&rules, now, &token, &purpose)?;
         Ok(opened.and_then(|(opened, end)| describe(&opened, end, now, &purpose)))
     });
-    match told {
+    match token {
         Ok(Ok(report)) => {
             // Whoever asked for it is gone if it cannot be printed.
             let _ = std::io::stdout().write_all(report.as_bytes());
@@ -179,7 +179,7 @@ fn describe(
         }
         TokenPurpose::Subscription { .. } => {
             lines.extend(claims.data()?.map(|data| ("data", text(data))));
-            lines.extend(overrides(claims.overrides()).map(|said| ("overrides", said)));
+            lines.extend(overrides(claims.overrides()).map(|described| ("overrides", described)));
             let allow = claims.allow()?;
             lines.extend((allow != Rights::default()).then(|| ("may", rights(allow))));
             "subscription"
@@ -193,22 +193,22 @@ fn describe(
 }
 
 fn subscription(sub: &ServerSubscription) -> String {
-    let mut said = sub.channel.to_string();
+    let mut described = sub.channel.to_string();
     for (name, json) in [("info", &sub.info), ("data", &sub.data)] {
         if let Some(json) = json {
-            let _ = write!(said, " {name} {}", String::from_utf8_lossy(json));
+            let _ = write!(described, " {name} {}", String::from_utf8_lossy(json));
         }
     }
     if let Some(overrides) = overrides(sub.overrides) {
-        let _ = write!(said, " ({overrides})");
+        let _ = write!(described, " ({overrides})");
     }
-    said
+    described
 }
 
 fn overrides(overrides: Overrides) -> Option<String> {
     let Overrides { presence, join_leave, force_recovery, force_positioning, force_push_join_leave } =
         overrides;
-    let said: Vec<String> = [
+    let described: Vec<String> = [
         ("presence", presence),
         ("join_leave", join_leave),
         ("force_recovery", force_recovery),
@@ -218,7 +218,7 @@ fn overrides(overrides: Overrides) -> Option<String> {
     .into_iter()
     .filter_map(|(name, value)| Some(format!("{name} {}", if value? { "on" } else { "off" })))
     .collect();
-    (!said.is_empty()).then(|| said.join(", "))
+    (!described.is_empty()).then(|| described.join(", "))
 }
 
 fn rights(rights: Rights) -> String {
@@ -229,8 +229,8 @@ fn rights(rights: Rights) -> String {
         (presence, "read presence"),
         (history, "read history"),
     ];
-    let said: Vec<&str> = named.into_iter().filter(|(may, _)| *may).map(|(_, name)| name).collect();
-    if said.is_empty() { "do nothing".to_owned() } else { said.join(", ") }
+    let described: Vec<&str> = named.into_iter().filter(|(may, _)| *may).map(|(_, name)| name).collect();
+    if described.is_empty() { "do nothing".to_owned() } else { described.join(", ") }
 }
 
 /// A time as its two largest units.

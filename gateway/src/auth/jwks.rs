@@ -49,7 +49,7 @@ struct JwksState {
     keys: Arc<KeysByName>,
     /// When the keys came, and when they were last asked for.
     fetched: Option<Instant>,
-    asked: Option<Instant>,
+    requested_at: Option<Instant>,
     /// Why the last fetch failed, if it did.
     trouble: Option<Arc<str>>,
     in_flight: Option<FetchInFlight>,
@@ -122,7 +122,8 @@ impl Jwks {
         if let Some(key) = state.keys.get(kid).and_then(|keys| keys.iter().find(fitting)) {
             return KeyLookup::Found(key.key.clone());
         }
-        if state.in_flight.is_none() && state.asked.is_some_and(|at| now < at + self.settings.interval) {
+        if state.in_flight.is_none() && state.requested_at.is_some_and(|at| now < at + self.settings.interval)
+        {
             return state.trouble.clone().map_or(KeyLookup::Unknown, KeyLookup::Unavailable);
         }
         if state.waiting >= WAITING_MAX {
@@ -144,7 +145,7 @@ impl Jwks {
     pub(super) fn is_due(&self, now: Instant) -> bool {
         let state = self.state.lock();
         let pause = if state.trouble.is_some() { self.settings.interval } else { self.settings.refresh };
-        state.asked.is_none_or(|asked| now >= asked + pause)
+        state.requested_at.is_none_or(|at| now >= at + pause)
     }
 
     /// Fetches the keys, or waits for those who do.
@@ -172,7 +173,7 @@ impl Jwks {
         if let Some(FetchInFlight(asking)) = &state.in_flight {
             return asking.clone();
         }
-        state.asked = Some(now);
+        state.requested_at = Some(now);
         let asking = self.clone().fetch().boxed().shared();
         state.in_flight = Some(FetchInFlight(asking.clone()));
         asking
@@ -189,7 +190,7 @@ impl Jwks {
         let mut state = self.state.lock();
         // Cleared first: whoever asks after this asks anew.
         state.in_flight = None;
-        state.asked = Some(now);
+        state.requested_at = Some(now);
         match keys {
             Ok(keys) => {
                 if let Some(lasted) = state.reminder.over(now) {

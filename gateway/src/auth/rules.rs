@@ -77,8 +77,8 @@ impl Rules {
             (TokenPurpose::Subscription { .. }, None) => return Err(TokenError::NoChannel.into()),
             (TokenPurpose::Subscription { channel, client }, Some(granted)) => {
                 if **granted != *channel.as_str() {
-                    let (granted, asked) = (granted.clone(), channel.as_str().into());
-                    return Err(TokenError::Channel { granted, asked }.into());
+                    let (granted, requested) = (granted.clone(), channel.as_str().into());
+                    return Err(TokenError::Channel { granted, requested }.into());
                 }
                 if let (Some(only), Some(client)) = (opened.claims.only_for(), client)
                     && ClientId::parse(only) != Some(*client)

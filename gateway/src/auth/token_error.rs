@@ -50,8 +50,8 @@ pub(super) enum TokenError {
     IsForSubscription,
     #[error("it names no channel")]
     NoChannel,
-    #[error("it is for channel {granted:?}, not {asked}")]
-    Channel { granted: Box<str>, asked: Box<str> },
+    #[error("it is for channel {granted:?}, not {requested}")]
+    Channel { granted: Box<str>, requested: Box<str> },
     #[error("it is for another client")]
     Client,
     #[error(transparent)]

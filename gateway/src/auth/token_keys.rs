@@ -146,10 +146,10 @@ impl KeySet {
         let (setting, kid) = self.signer(now, &envelope)?;
         let claims = envelope.claims(&self.user_claim).map_err(TokenError::from)?;
         // A token that does not say who it is for, or by whom, is refused where that is asked.
-        if !claims.is_for(|audience| self.audience.is(audience)) && self.audience.is_asked() {
+        if !claims.is_for(|audience| self.audience.is(audience)) && self.audience.is_required() {
             return Err(TokenError::Audience.into());
         }
-        if !claims.is_by(|issuer| self.issuer.is(issuer)) && self.issuer.is_asked() {
+        if !claims.is_by(|issuer| self.issuer.is(issuer)) && self.issuer.is_required() {
             return Err(TokenError::Issuer.into());
         }
         Ok(VerifiedToken { claims, algorithm: envelope.algorithm, key: setting, kid })
@@ -217,7 +217,7 @@ impl RequiredClaim {
         }
     }
 
-    fn is_asked(&self) -> bool {
+    fn is_required(&self) -> bool {
         !matches!(self, Self::Anything)
     }
 

@@ -17,7 +17,7 @@ use super::rules::Rules;
 use super::token_error::{TOKEN_BYTES_MAX, TokenError};
 use super::token_keys::{KeyError, OpenTokenError, VerifiedToken};
 use crate::clock::Clock;
-use crate::telemetry::{Metrics, Readiness, Reminder, Sparingly};
+use crate::telemetry::{LogLimiter, Metrics, Readiness, Reminder};
 
 /// How often it is looked whether keys are due to be fetched or read again.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ impl Authenticator {
         metrics: Option<Arc<Metrics>>,
     ) -> Result<Self, KeyError> {
         let rules = Rules::new(config, None, metrics.as_ref())?;
-        let teller = VerdictReporter { clock, told: Sparingly::default(), metrics };
+        let teller = VerdictReporter { clock, log: LogLimiter::default(), metrics };
         Ok(Self { rules: RwLock::new(Arc::new(rules)), teller: Arc::new(teller) })
     }
 
@@ -262,7 +262,7 @@ fn grant(
 /// Tells what came of tokens: the client by a code, who runs the gateway by the log and by metrics.
 struct VerdictReporter {
     clock: Clock,
-    told: Sparingly,
+    log: LogLimiter,
     metrics: Option<Arc<Metrics>>,
 }
 
@@ -287,8 +287,8 @@ impl VerdictReporter {
     fn refuse(&self, rules: &Rules, purpose: &TokenPurpose, refused: &TokenError) -> Denial {
         self.count(purpose, refused.label());
         let (kind, reason) = (purpose.name(), refused);
-        match (!refused.is_of_time()).then(|| self.told.now()).flatten() {
-            Some(untold) => tracing::info!(kind, %reason, untold, "a token was refused"),
+        match (!refused.is_of_time()).then(|| self.log.admit()).flatten() {
+            Some(suppressed) => tracing::info!(kind, %reason, suppressed, "a token was refused"),
             None => tracing::debug!(kind, %reason, "a token was refused"),
         }
         let mut refusal = match purpose {

@@ -24,7 +24,7 @@ use super::sign_request::{HOOK, HookSigner};
 use crate::clock::Clock;
 use crate::telemetry::backend_metrics::HookMetrics;
 use crate::telemetry::traces::{SPANS, pass_trace_on};
-use crate::telemetry::{Metrics, Sparingly};
+use crate::telemetry::{LogLimiter, Metrics};
 
 /// What can be asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,7 +109,7 @@ pub(super) struct Hook {
     permits: Semaphore,
     breaker: Breaker,
     metrics: HookMetrics,
-    told: Sparingly,
+    log: LogLimiter,
 }
 
 /// Counts down and reports even if whoever asks lets go of the question.
@@ -173,7 +173,7 @@ impl Hook {
                 open_for: Duration::from_millis(config.breaker_open_ms),
             }),
             metrics: common.metrics.hook(kind.name(), &HookFailure::LABELS),
-            told: Sparingly::default(),
+            log: LogLimiter::default(),
             common: common.clone(),
         })
     }
@@ -225,9 +225,9 @@ impl Hook {
     /// Counts, tells and words a failure.
     pub(super) fn denied(&self, failure: &HookFailure) -> Denial {
         self.metrics.result(failure.label());
-        if let Some(untold) = self.told.now() {
+        if let Some(suppressed) = self.log.admit() {
             let reason = failure.label();
-            tracing::warn!(hook = self.kind.name(), reason, %failure, untold, "a backend did not answer as it should");
+            tracing::warn!(hook = self.kind.name(), reason, %failure, suppressed, "a backend did not answer as it should");
         }
         Denial::Error(match failure {
             HookFailure::TooMany => ErrorCode::TooManyRequests.into(),
@@ -276,7 +276,7 @@ impl Hook {
         let Ok(_permit) = self.permits.try_acquire() else { return Err(HookFailure::TooMany) };
         let Some(pass) = self.breaker.enter(Instant::now()) else { return Err(HookFailure::Open) };
         self.metrics.in_flight.inc();
-        let mut asked = HookInFlight { hook: self, pass, health: Health::Unknown };
+        let mut in_flight = HookInFlight { hook: self, pass, health: Health::Unknown };
         headers.insert(HOOK, HeaderValue::from_static(self.kind.name()));
 
         let started = Instant::now();
@@ -286,7 +286,7 @@ impl Hook {
         let tried = self.try_often(headers, context, body, &read, deadline).instrument(span);
         let outcome = tokio::time::timeout_at(deadline, tried).await.unwrap_or(Err(HookFailure::Timeout));
         self.metrics.seconds.observe(started.elapsed().as_secs_f64());
-        asked.health = outcome.as_ref().err().map_or(Health::Well, HookFailure::health);
+        in_flight.health = outcome.as_ref().err().map_or(Health::Well, HookFailure::health);
         outcome
     }
 

@@ -270,33 +270,33 @@ impl Backend {
         address: IpAddr,
         headers: impl Iterator<Item = (&'a str, &'a [u8])>,
     ) -> ClientOrigin {
-        let mut kept = HeaderMap::new();
+        let mut passed_on = HeaderMap::new();
         for (name, value) in headers {
             let known = self.http_headers.iter().find(|known| known.as_str().eq_ignore_ascii_case(name));
             if let (Some(name), Ok(value)) = (known, HeaderValue::from_bytes(value)) {
-                kept.append(name.clone(), value);
+                passed_on.append(name.clone(), value);
             }
         }
-        ClientOrigin { address: Some(address), headers: kept, ..ClientOrigin::default() }
+        ClientOrigin { address: Some(address), headers: passed_on, ..ClientOrigin::default() }
     }
 
     /// Whether the connect hook is asked about a client.
-    pub fn is_asked_to_connect(&self, has_token: bool) -> bool {
+    pub fn runs_connect_hook(&self, has_token: bool) -> bool {
         self.connect.is_some() && (self.connect_always || !has_token)
     }
 
     /// Of the headers in a connect command, those that some hook passes on.
     pub fn emulated<'a>(&self, given: impl IntoIterator<Item = (&'a str, &'a str)>) -> HeaderMap {
-        let mut kept = HeaderMap::new();
+        let mut passed_on = HeaderMap::new();
         for (name, value) in given {
             let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
             if self.emulated_headers.contains(&name)
                 && let Ok(value) = HeaderValue::from_str(value)
             {
-                kept.insert(name, value);
+                passed_on.insert(name, value);
             }
         }
-        kept
+        passed_on
     }
 
     /// Who a client is. `None`: the backend does not know it, and it is what clients without a token are.
@@ -427,8 +427,8 @@ impl Backend {
     }
 
     /// What there is of these keys of a polled channel, according to the backend of this name. `None`: there is no answer.
-    pub async fn poll(&self, name: &str, channel: &str, asked: &[PolledKey]) -> Option<PollResponse> {
-        poll_hook::ask(self.polls.get(name)?, channel, asked).await
+    pub async fn poll(&self, name: &str, channel: &str, keys: &[PolledKey]) -> Option<PollResponse> {
+        poll_hook::ask(self.polls.get(name)?, channel, keys).await
     }
 
     /// Whether events of this kind are told, so that nobody need put one together for nothing.

@@ -69,8 +69,8 @@ impl PollResult {
 }
 
 /// `None`: there is no answer, which is counted and told.
-pub(super) async fn ask(hook: &Hook, channel: &str, asked: &[PolledKey]) -> Option<PollResponse> {
-    let items = asked.iter().map(|asked| QuestionItem { key: &asked.key, version: asked.version });
+pub(super) async fn ask(hook: &Hook, channel: &str, keys: &[PolledKey]) -> Option<PollResponse> {
+    let items = keys.iter().map(|polled| QuestionItem { key: &polled.key, version: polled.version });
     let question = PollRequestBody { channel, items: items.collect() };
     let mean = |result: Option<PollResult>| result.unwrap_or_default().into_polled();
     match hook.question(&ClientOrigin::default(), &question, mean).await {

@@ -24,10 +24,10 @@ impl Backend {
         origin: &ClientOrigin,
         asker: &HookSubject<'_>,
         channel: &str,
-        asked: &[u8],
+        question: &[u8],
     ) -> Result<Resolved, Denial> {
         let hook = self.graphql.as_ref().ok_or_else(not_available)?;
-        let request = HookRequest { channel, ..HookRequest::new(asker, Some(asked), self.style) };
+        let request = HookRequest { channel, ..HookRequest::new(asker, Some(question), self.style) };
         let mean = |result: Option<ResolveResult>| {
             result.unwrap_or_default().into_resolved(channel, asker.user.clone(), self.clock)
         };

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use shared::id::ClientId;
 use shared::protocol::socketio::{
-    ARGUMENTS_MAX, BINARY_TAG, Namespace, binary_fault, listed_by_server, said_by_server, sid,
+    ARGUMENTS_MAX, BINARY_TAG, Namespace, arguments_of_server, binary_fault, listed_by_server, sid,
 };
 use shared::publication::{Payload, Publication, Tagged};
 
@@ -20,7 +20,7 @@ pub enum SocketIoEvent<'a> {
     /// It wants to come into the namespace, and says this. `recovered`: it comes back to a session that it had.
     Connect { auth: Option<&'a Payload>, recovered: bool },
     /// It has sent an event, with a JSON array of arguments, and is in these rooms.
-    Event { event: &'a str, said: &'a Tagged, rooms: &'a [String] },
+    Event { event: &'a str, arguments: &'a Tagged, rooms: &'a [String] },
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -64,11 +64,11 @@ pub(super) async fn ask(
             request.recovered = recovered;
             request.data = auth.and_then(|auth| serde_json::from_slice(&auth.bytes).ok());
         }
-        SocketIoEvent::Event { event, said, rooms } => {
+        SocketIoEvent::Event { event, arguments, rooms } => {
             request.kind = "event";
             request.event = event;
-            request.args = serde_json::from_slice(&said.data.bytes).ok();
-            request.binary = said.tags.get(BINARY_TAG).and_then(|list| serde_json::from_str(list).ok());
+            request.args = serde_json::from_slice(&arguments.data.bytes).ok();
+            request.binary = arguments.tags.get(BINARY_TAG).and_then(|list| serde_json::from_str(list).ok());
             request.rooms = rooms.iter().map(|room| &**room).collect();
         }
     }
@@ -90,8 +90,8 @@ impl EventResult {
                 if let Some(fault) = binary_fault(&args, &binary) {
                     return Err(format!("ack: {fault}"));
                 }
-                let said = listed_by_server(&args, &binary);
-                Some(Box::new(said))
+                let arguments = listed_by_server(&args, &binary);
+                Some(Box::new(arguments))
             }
         };
         let rooms = |names: Option<Vec<String>>| addressed::rooms(namespace, &names.unwrap_or_default());
@@ -123,10 +123,10 @@ impl WireEmit {
         if let Some(fault) = binary_fault(&args, &binary) {
             return Err(format!("emit: {fault}"));
         }
-        let said = said_by_server(&args, &binary);
+        let arguments = arguments_of_server(&args, &binary);
         let (rooms, except) = (rooms.unwrap_or_default(), except.unwrap_or_default());
-        let addressed = AddressedEvent { event: &event, said, rooms: &rooms, except: &except, volatile };
-        let told = |fault| format!("emit: {fault}");
+        let addressed = AddressedEvent { event: &event, arguments, rooms: &rooms, except: &except, volatile };
+        let malformed = |fault| format!("emit: {fault}");
         let to_sender = match to.as_deref() {
             None | Some("all") => true,
             Some("others") => false,
@@ -135,12 +135,12 @@ impl WireEmit {
                     return Err("emit: what goes to the sender goes to no rooms".to_owned());
                 }
                 let addressed = AddressedEvent { volatile: false, ..addressed };
-                let (channel, publication) = addressed.publication(namespace).map_err(told)?;
+                let (channel, publication) = addressed.publication(namespace).map_err(malformed)?;
                 return Ok(Emitted::Own { channel, publication: Box::new(publication) });
             }
             Some(other) => return Err(format!("emit: \"{other}\" is none of all, others, sender")),
         };
-        let (channel, publication) = addressed.publication(namespace).map_err(told)?;
+        let (channel, publication) = addressed.publication(namespace).map_err(malformed)?;
         let spared = (!to_sender).then(|| Box::new(client));
         let publication = Publication { except: spared, ..publication };
         Ok(Emitted::Published { channel, publication: Box::new(publication) })

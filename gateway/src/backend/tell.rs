@@ -17,7 +17,7 @@ use super::backend_event::{BackendEvent, EventType};
 use super::courier::{BatchDestination, Courier, stopping};
 use super::hook::{HookContext, HookKind};
 use super::sign_request::HOOK;
-use crate::telemetry::Sparingly;
+use crate::telemetry::LogLimiter;
 use crate::telemetry::backend_metrics::{EventsMetrics, LostEvent};
 
 /// What a queued event costs beside its text, in bytes.
@@ -36,7 +36,7 @@ pub(super) struct Events {
     bytes_max: usize,
     stop: watch::Sender<Option<Instant>>,
     sending: Mutex<Option<JoinHandle<()>>>,
-    told: Sparingly,
+    log: LogLimiter,
 }
 
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Events {
             bytes_max: events.queue_bytes_max,
             stop,
             sending: Mutex::new(Some(runtime.spawn(sender.run()))),
-            told: Sparingly::default(),
+            log: LogLimiter::default(),
         })
     }
 
@@ -119,8 +119,8 @@ impl Events {
         };
         self.shared.bytes.fetch_sub(cost, Ordering::Relaxed);
         self.shared.lose(reason, 1);
-        if let Some(untold) = self.told.now() {
-            tracing::warn!(reason = reason.label(), untold, "an event for the backend is lost");
+        if let Some(suppressed) = self.log.admit() {
+            tracing::warn!(reason = reason.label(), suppressed, "an event for the backend is lost");
         }
     }
 

@@ -39,7 +39,7 @@ pub struct BrokerMetrics {
     pub unexpected: SharedCounter,
     /// Calls that the server refused, by the kind of refusal.
     refused: [SharedCounter; BrokerRefusal::ALL.len()],
-    refusals_told: Mutex<Reminder>,
+    refusals_log: Mutex<Reminder>,
     /// The link that carries commands.
     pub command_link: LinkMetrics,
     /// The link that carries what may be answered at length.
@@ -196,7 +196,7 @@ impl BrokerMetrics {
             | BrokerError::NoRoom => {}
             BrokerError::Refused { kind, .. } => {
                 self.refused(*kind).increment();
-                if self.refusals_told.lock().is_due(kind.label(), Instant::now()) {
+                if self.refusals_log.lock().is_due(kind.label(), Instant::now()) {
                     tracing::warn!(%error, kind = kind.label(), "a call was refused");
                 }
             }

@@ -243,7 +243,7 @@ pub trait BrokerEvents: Send + Sync {
     fn control(&self, message: Bytes);
 
     /// A message for this node alone.
-    fn told(&self, message: Bytes);
+    fn node_message(&self, message: Bytes);
 
     /// Of what is in this part anything may have been missed, and streams may have begun anew: the link over which publications arrive was
     /// lost and is back with everything subscribed again, the link over which they are made was opened again, or the

@@ -191,14 +191,14 @@ impl Client {
     }
 
     /// Publishes what a client wants published, in a channel whose hook says whether, and as what.
-    /// `said`: what is told of it besides.
+    /// `webhook`: what is told of it besides.
     pub(super) fn publish_as_allowed(
         &mut self,
         local: &WorkerLocal,
         ticket: Ticket,
         came: Instant,
         request: PublishRequest,
-        said: Option<PendingClientEvent>,
+        webhook: Option<PendingClientEvent>,
     ) {
         let caller = self.caller();
         self.ask(local, ticket, |node| async move {
@@ -206,7 +206,7 @@ impl Client {
             OutcomeResult::Published(match allowed {
                 Ok(request) => publish(&node, came, request)
                     .await
-                    .map(|()| said.into_iter().for_each(PendingClientEvent::say)),
+                    .map(|()| webhook.into_iter().for_each(PendingClientEvent::say)),
                 Err(denial) => Err(denial),
             })
         });

@@ -22,8 +22,8 @@ impl Client {
         self.note_cause(local, disconnect);
         self.leave_all(local, disconnect);
         let plain = disconnect.plain();
-        let told = if local.authenticator.explains() { disconnect } else { &plain };
-        let goodbye = self.goodbye(local, CloseMessage::Closed(told));
+        let shown = if local.authenticator.explains() { disconnect } else { &plain };
+        let goodbye = self.goodbye(local, CloseMessage::Closed(shown));
         if self.link.framing.reads_goodbye(disconnect) {
             // After what was sent before: replies are read before the goodbye. On overflow that has been given up.
             self.outbox.push_last(goodbye);
@@ -40,14 +40,14 @@ impl Client {
         let (client, code, reason) = (self.session.client(), disconnect.code, &disconnect.reason);
         if let Some(cause) = SlowCause::of(disconnect) {
             local.node.metrics.slow_consumer(cause);
-            if let Some(untold) = local.slow_told[cause as usize].now() {
+            if let Some(suppressed) = local.slow_logs[cause as usize].admit() {
                 let words = cause.words();
-                tracing::info!(%client, cause = cause.label(), untold, "closing a slow client: {words}");
+                tracing::info!(%client, cause = cause.label(), suppressed, "closing a slow client: {words}");
             }
         }
         let breaks_protocol = code == Disconnect::BAD_REQUEST.code && disconnect.why().is_some();
-        match if breaks_protocol { local.refusals_told.now() } else { None } {
-            Some(untold) => tracing::info!(%client, code, %reason, untold, "a client was refused"),
+        match if breaks_protocol { local.refusals_log.admit() } else { None } {
+            Some(suppressed) => tracing::info!(%client, code, %reason, suppressed, "a client was refused"),
             None => tracing::debug!(%client, code, %reason, "closing"),
         }
     }

@@ -143,8 +143,8 @@ impl Client {
             local.tally.commands_given_up += 1;
             self.incoming = Incoming::Nothing;
         }
-        if let Some(untold) = local.given_up_told.now() {
-            tracing::warn!(client = %self.session.client(), untold, "given up what a client asked for before it left");
+        if let Some(suppressed) = local.given_up_log.admit() {
+            tracing::warn!(client = %self.session.client(), suppressed, "given up what a client asked for before it left");
         }
         self.conclude(local)
     }

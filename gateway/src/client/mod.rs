@@ -112,7 +112,7 @@ struct OfSocketIo {
     /// This connection, among those that have held a session. `None`: sessions of this client are not kept.
     connection: Option<SessionHolder>,
     /// The acknowledgements that the client is asked for, by their numbers.
-    asked: Vec<(u32, AwaitedClient)>,
+    pending_acks: Vec<(u32, AwaitedClient)>,
     /// The namespaces in which the client is counted, a bit for each.
     counted: u64,
 }
@@ -120,7 +120,7 @@ struct OfSocketIo {
 impl OfSocketIo {
     fn new(protocol: Arc<SocketIo>, key: ClientKey) -> Self {
         let connection = protocol.tells_offsets().then(|| SessionHolder::new(Holder(rand::random()), key));
-        Self { protocol, connection, asked: Vec::new(), counted: 0 }
+        Self { protocol, connection, pending_acks: Vec::new(), counted: 0 }
     }
 }
 

@@ -97,13 +97,13 @@ impl Client {
 pub(super) fn note_cache(
     node: &Node,
     awaits: Option<&Channel>,
-    past: Option<HistoryPage>,
+    page: Option<HistoryPage>,
 ) -> Option<HistoryPage> {
-    let is_empty = past.as_ref().is_some_and(|page| page.publications.is_empty());
+    let is_empty = page.as_ref().is_some_and(|page| page.publications.is_empty());
     if let (Some(channel), Some(webhooks), true) = (awaits, &node.webhooks, is_empty) {
         webhooks.missed_cache(channel.as_str());
     }
-    past
+    page
 }
 
 /// What came as text is text.

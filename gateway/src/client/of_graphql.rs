@@ -61,7 +61,7 @@ impl Client {
         local: &WorkerLocal,
         ticket: Ticket,
         channel: Box<str>,
-        asked: Payload,
+        question: Payload,
     ) {
         let Some(backend) = local.node.backend.clone() else {
             let not_available = Err(Denial::of(ErrorCode::NotAvailable));
@@ -69,7 +69,7 @@ impl Client {
         };
         let caller = self.caller();
         self.ask(local, ticket, |node| async move {
-            let answer = backend.resolve(&caller.origin, &caller.asker(), &channel, &asked.bytes).await;
+            let answer = backend.resolve(&caller.origin, &caller.asker(), &channel, &question.bytes).await;
             OutcomeResult::Resolved(answer.map(|mut resolved: Resolved| {
                 let rules = node.rules();
                 let known = rules.channel(&resolved.channel, shared::channel::CHANNEL_BYTES_MAX);

@@ -66,15 +66,15 @@ impl Client {
                     if let Some(returning) = &returning {
                         grant.resumed = returning.resume(&node, &common, grant.user.as_str()).await;
                     }
-                    let asks = !access.recovered_unasked || grant.resumed.is_none();
+                    let asks = !access.recovery_skips_hook || grant.resumed.is_none();
                     let Some(backend) = backend.filter(|_| asks) else {
                         return OutcomeResult::Authorized(Ok(grant));
                     };
                     if let Some(resumed) = &grant.resumed {
                         caller.become_client(resumed.client);
                     }
-                    let asked = ask_for_access(&backend, &common, caller, &channel, auth.as_ref(), grant);
-                    let passed = asked.await;
+                    let answer = ask_for_access(&backend, &common, caller, &channel, auth.as_ref(), grant);
+                    let passed = answer.await;
                     if let (Err(_), Some(returning)) = (&passed, &returning) {
                         returning.turn_back(&node, &common);
                     }
@@ -94,14 +94,14 @@ impl Client {
         };
         let (caller, common) = (self.caller(), local.encodings.socketio_common().clone());
         self.ask(local, ticket, move |_| async move {
-            let EventQuestion { channel, event, said, rooms } = question;
+            let EventQuestion { channel, event, arguments, rooms } = question;
             let names = &common.namespaces;
             let rooms = rooms.iter().filter_map(|room| names.seen(room.as_str())?.room());
             let rooms: Vec<String> = rooms.collect();
             let Some(namespace) = names.seen(channel.as_str()).map(|seen| seen.namespace) else {
                 return OutcomeResult::Handled(Err(Denial::of(ErrorCode::NotAvailable)));
             };
-            let happened = SocketIoEvent::Event { event: &event, said: &said, rooms: &rooms };
+            let happened = SocketIoEvent::Event { event: &event, arguments: &arguments, rooms: &rooms };
             let handled = backend.socketio(caller.origin(), &caller.asker(), namespace, happened).await;
             OutcomeResult::Handled(handled.map(Box::new))
         });

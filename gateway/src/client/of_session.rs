@@ -63,17 +63,17 @@ impl ClientSessions {
     }
 
     async fn write(&self, node: &Node, namespace: &Namespace) -> Result<(), crate::broker::BrokerError> {
-        let Some((pid, version, kept)) = self.socketio.kept(namespace.name()) else { return Ok(()) };
+        let Some((pid, version, offsets)) = self.socketio.offsets(namespace.name()) else { return Ok(()) };
         let record = SessionRecord {
             client: self.client,
             user: self.user.clone(),
             namespace: namespace.name().into(),
             node: (*node.id.0).into(),
-            kept,
+            offsets,
         };
-        let is_kept = || self.socketio.kept(namespace.name()).is_some_and(|(now, ..)| now == pid);
+        let is_current = || self.socketio.offsets(namespace.name()).is_some_and(|(now, ..)| now == pid);
         let value = (version, record.encode());
-        let written = node.sessions.write(&pid, &self.connection, value, recovery(namespace), is_kept);
+        let written = node.sessions.write(&pid, &self.connection, value, recovery(namespace), is_current);
         if !written.await? {
             node.displace(self.connection.key);
         }
@@ -126,7 +126,7 @@ impl ReturningClient {
             keeper.socketio.keep_session(namespace.name(), &draw_pid(), SessionOffsets::default());
             return None;
         };
-        keeper.socketio.keep_session(namespace.name(), &resume.pid, record.kept);
+        keeper.socketio.keep_session(namespace.name(), &resume.pid, record.offsets);
         for (channel, position) in positions {
             keeper.socketio.stands_at(channel.as_str(), position);
         }
@@ -181,7 +181,7 @@ impl Client {
         let keeper = self.keeper()?;
         let names = &local.encodings.socketio_common().namespaces;
         let namespace = names.seen(channel.as_str())?.namespace;
-        keeper.socketio.kept(namespace.name()).map(|_| keeper)
+        keeper.socketio.offsets(namespace.name()).map(|_| keeper)
     }
 
     /// A client that was let in may be one that was here before. It is that for all who know it from now on.
@@ -193,7 +193,7 @@ impl Client {
                 own.protocol.become_client(resumed.client);
             }
             let names = local.encodings.socketio_common().namespaces.iter();
-            let held = names.filter_map(|namespace| own.protocol.kept(namespace.name()));
+            let held = names.filter_map(|namespace| own.protocol.offsets(namespace.name()));
             let pids: Vec<_> = held.map(|(pid, ..)| pid).collect();
             if let Some(by) = own.connection.clone() {
                 let node = local.node.clone();

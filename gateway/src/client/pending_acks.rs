@@ -19,17 +19,18 @@ impl Client {
         self.forget_asks();
         let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) else { return };
         let protocol = own.protocol.clone();
-        if own.asked.len() >= PENDING_MAX {
+        if own.pending_acks.len() >= PENDING_MAX {
             return asking.refuse(client);
         }
         let Some(awaited) = asking.begin(client) else { return };
         let mut out = BytesMut::new();
         let ask = &asking.ask;
-        let Some((number, encoded)) = protocol.ask(&ask.namespace, &ask.event, &ask.said, &mut out) else {
+        let Some((number, encoded)) = protocol.ask(&ask.namespace, &ask.event, &ask.arguments, &mut out)
+        else {
             // It is on its way in or out.
             return;
         };
-        own.asked.push((number, awaited));
+        own.pending_acks.push((number, awaited));
         let messages = match encoded {
             Encoded::Message(kind) => vec![(kind, out.len())],
             Encoded::Messages(messages) => messages,
@@ -45,15 +46,15 @@ impl Client {
     pub(crate) fn forget_asks(&mut self) {
         let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) else { return };
         let protocol = &own.protocol;
-        own.asked.retain(|(number, awaited)| {
+        own.pending_acks.retain(|(number, awaited)| {
             let is_given_up = awaited.is_given_up();
             if is_given_up {
                 protocol.give_up_ask(*number);
             }
             !is_given_up
         });
-        if own.asked.is_empty() {
-            own.asked = Vec::new();
+        if own.pending_acks.is_empty() {
+            own.pending_acks = Vec::new();
         }
     }
 
@@ -69,12 +70,12 @@ impl Client {
         }
         for answered in answered {
             // What was not asked there under this number leaves what was asked elsewhere as it is.
-            let is_in_time = answered.said.is_some_and(|said| {
-                let at = own.asked.iter().position(|(number, _)| *number == answered.number);
-                at.is_some_and(|at| own.asked.swap_remove(at).1.answer(said))
+            let is_in_time = answered.arguments.is_some_and(|arguments| {
+                let at = own.pending_acks.iter().position(|(number, _)| *number == answered.number);
+                at.is_some_and(|at| own.pending_acks.swap_remove(at).1.answer(arguments))
             });
             if !is_in_time {
-                local.metrics.socketio.asked("late");
+                local.metrics.socketio.ask_ended("late");
             }
         }
     }
@@ -82,7 +83,7 @@ impl Client {
     /// Whoever waits for its answers need not wait any more, and it is in no namespace.
     pub(super) fn give_up_answers(&mut self, local: &WorkerLocal) {
         if let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) {
-            own.asked = Vec::new();
+            own.pending_acks = Vec::new();
             count_in_namespaces(local, &mut own.counted, 0);
         }
     }

@@ -82,8 +82,8 @@ impl Client {
                         OutcomeResult::Authorized(grant.map(|grant| Grant { refreshed_by_server, ..grant }))
                     });
                 }
-                Effect::Resolve { ticket, channel, asked } => {
-                    self.ask_to_resolve(local, ticket, channel, asked);
+                Effect::Resolve { ticket, channel, question } => {
+                    self.ask_to_resolve(local, ticket, channel, question);
                 }
                 Effect::Join(join) => self.join(local, *join),
                 Effect::GoLive(go_live) => match self.is_finishing() {
@@ -146,17 +146,17 @@ impl Client {
                     let request =
                         PublishRequest { channel, publication, retention, idempotency: None, version: None };
                     let webhooks = local.node.webhooks.as_ref().filter(|_| self.app().is_some());
-                    let said = webhooks
+                    let webhook = webhooks
                         .and_then(|hooks| hooks.client_event(request.channel.as_str(), &request.publication));
                     // As the session saw it: who asked nobody must not be let through here either.
                     if options.is_some_and(|options| options.publish_hook) {
-                        self.publish_as_allowed(local, ticket, came, request, said);
+                        self.publish_as_allowed(local, ticket, came, request, webhook);
                         continue;
                     }
                     self.begin(local, ticket, |node| async move {
                         let published = node.publish_since(came, request).await;
                         if published.is_ok() {
-                            said.into_iter().for_each(PendingClientEvent::say);
+                            webhook.into_iter().for_each(PendingClientEvent::say);
                         }
                         OutcomeResult::Published(published.map(|_| ()).map_err(|error| refused(error).into()))
                     });
@@ -165,12 +165,12 @@ impl Client {
                     let options = local.context.rules.options(&channel);
                     let namespace = options.map_or(NamespaceId::UNKNOWN, |options| options.namespace);
                     local.metrics.publication_in(namespace, PublicationSource::Client);
-                    let is_asked_for = options.is_some_and(|options| match &change.action {
+                    let is_requested = options.is_some_and(|options| match &change.action {
                         KeyAction::Set(_) => options.map.publish_hook,
                         KeyAction::Remove { .. } => options.map.remove_hook,
                     });
                     let request = ChangeRequest { channel, change: *change, keeping, idempotency: None };
-                    if is_asked_for {
+                    if is_requested {
                         self.change_key_as_allowed(local, ticket, request);
                         continue;
                     }
@@ -219,7 +219,7 @@ impl Client {
     fn authenticate(&mut self, local: &mut WorkerLocal, ticket: Ticket, connect: Box<Connect>) {
         let has_token = !connect.token.is_empty();
         let backend = local.node.backend.clone();
-        if let Some(backend) = backend.filter(|backend| backend.is_asked_to_connect(has_token)) {
+        if let Some(backend) = backend.filter(|backend| backend.runs_connect_hook(has_token)) {
             return self.ask_to_connect(local, ticket, backend, connect);
         }
         let verdict = local.authenticator.authenticate(local.clock.unix_seconds(), &connect.token);
@@ -315,11 +315,11 @@ impl Client {
     }
 
     fn join(&mut self, local: &mut WorkerLocal, join: Join) {
-        if self.is_finishing() && join.past.as_ref().is_some_and(|past| past.part) {
+        if self.is_finishing() && join.history.as_ref().is_some_and(|history| history.part) {
             // It has left before it had taken all.
             return self.answer(local, join.ticket, OutcomeResult::Joined(Err(ErrorCode::Internal)));
         }
-        let Join { ticket, channel, terms, retention, past, presence, members, newest } = join;
+        let Join { ticket, channel, terms, retention, history, presence, members, newest } = join;
         if presence.is_some()
             && !local.context.rules.options(&channel).is_some_and(|options| options.presence)
         {
@@ -349,9 +349,9 @@ impl Client {
         let keeper = self.keeper_of(local, &channel);
         // Most who come back after a fault need not wait: one of them has read for all.
         if keeper.is_none() && delivered.is_now() && present.is_now() && !members && newest.is_none() {
-            let known = match &past {
-                Some(wanted) => local.node.known_past(&channel, wanted).map(Some),
-                None => Some(polled_past(&local.node, &channel)),
+            let known = match &history {
+                Some(wanted) => local.node.known_catch_up(&channel, wanted).map(Some),
+                None => Some(polled_page(&local.node, &channel)),
             };
             if let Some(known) = known {
                 let known = note_cache(&local.node, misses.as_ref(), known);
@@ -368,30 +368,30 @@ impl Client {
                 }
                 if let Err(error) = present.wait().await {
                     // The node keeps trying; a channel without a list of who is there beats no channel.
-                    if let Some(untold) = node.absent_told.now() {
-                        tracing::warn!(%error, %channel, untold, "a subscriber is not in the channel's presence yet");
+                    if let Some(suppressed) = node.absent_log.admit() {
+                        tracing::warn!(%error, %channel, suppressed, "a subscriber is not in the channel's presence yet");
                     }
                 }
-                let past = match (newest, past) {
+                let page = match (newest, history) {
                     (Some(keeping), _) => node.newest(&channel, keeping).await.map(Some)?,
-                    (None, Some(wanted)) => node.past(&channel, &wanted, retention).await.map(Some)?,
-                    (None, None) => polled_past(&node, &channel),
+                    (None, Some(wanted)) => node.catch_up(&channel, &wanted, retention).await.map(Some)?,
+                    (None, None) => polled_page(&node, &channel),
                 };
-                Ok(note_cache(&node, misses.as_ref(), past))
+                Ok(note_cache(&node, misses.as_ref(), page))
             };
-            let past = joining.await;
-            if let (Ok(Some(page)), Some(keeper)) = (&past, keeper)
+            let page = joining.await;
+            if let (Ok(Some(page)), Some(keeper)) = (&page, keeper)
                 && let Err(error) = keeper.follow(&node, &joined, page.top).await
             {
                 return OutcomeResult::Joined(Err(error));
             }
-            let joined = match (past, members) {
-                (Ok(past), true) => node.members(&joined).await.map(|members| (past, Some(members))),
-                (past, _) => past.map(|past| (past, None)),
+            let joined = match (page, members) {
+                (Ok(page), true) => node.members(&joined).await.map(|members| (page, Some(members))),
+                (page, _) => page.map(|page| (page, None)),
             };
             match joined.map_err(refused) {
-                Ok((past, Some(members))) => OutcomeResult::JoinedAmong(Ok((past, members))),
-                Ok((past, None)) => OutcomeResult::Joined(Ok(past)),
+                Ok((page, Some(members))) => OutcomeResult::JoinedAmong(Ok((page, members))),
+                Ok((page, None)) => OutcomeResult::Joined(Ok(page)),
                 Err(error) => OutcomeResult::Joined(Err(error)),
             }
         });
@@ -415,7 +415,7 @@ async fn guarded(asking: impl Future<Output = OutcomeResult>, metrics: Arc<Metri
 }
 
 /// What a subscriber is told of the retained history of a channel without a stream: in a polled one, by what its versions count.
-fn polled_past(node: &Node, channel: &Channel) -> Option<HistoryPage> {
+fn polled_page(node: &Node, channel: &Channel) -> Option<HistoryPage> {
     let options = node.rules().options(channel).filter(|options| options.is_polled()).cloned()?;
     let top = node.poll_position(channel, &options.shared_poll)?;
     Some(HistoryPage { publications: Vec::new(), top })

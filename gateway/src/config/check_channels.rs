@@ -41,7 +41,7 @@ fn history(options: &ChannelOptions, faults: &mut Faults) {
             "is not for subscription_type = \"shared_poll\", which has no history"
         }
     };
-    let is_kept =
+    let is_retained =
         options.history_size > 0 && options.history_ttl_s > 0 || options.retention().keeps_history();
     for (key, set) in [
         ("force_positioning", options.force_positioning),
@@ -55,7 +55,7 @@ fn history(options: &ChannelOptions, faults: &mut Faults) {
         ("allow_history_for_client", options.allow_history_for_client),
         ("allow_history_for_anonymous", options.allow_history_for_anonymous),
     ] {
-        if set && !is_kept {
+        if set && !is_retained {
             faults.add(key, needs);
         }
     }

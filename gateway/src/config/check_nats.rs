@@ -25,10 +25,10 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     }
     let named = config.namespaces.iter().map(|(name, options)| (format!("namespaces.{name}"), options));
     for (section, options) in std::iter::once(("channels".to_owned(), &config.channels)).chain(named) {
-        let (history, kept) = (options.history_ttl_s, config.nats.position_ttl_s);
-        if options.history_size > 0 && history > kept {
+        let (history, ttl_max) = (options.history_ttl_s, config.nats.position_ttl_s);
+        if options.history_size > 0 && history > ttl_max {
             let problem =
-                format!("is {history}, and nats.position_ttl_s lets nothing be kept longer than {kept}");
+                format!("is {history}, and nats.position_ttl_s lets nothing be kept longer than {ttl_max}");
             found.push((format!("{section}.history_ttl_s"), problem));
         }
     }

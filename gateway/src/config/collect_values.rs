@@ -83,7 +83,7 @@ pub(super) fn gather(sources: &Sources<'_>, mistakes: &mut Vec<Mistake>) -> Conf
 /// Who said the value at `path`, if anyone did.
 pub(super) fn source_of(tree: &ConfigNode, path: &str) -> Option<String> {
     let path = tree.resolve(path)?;
-    tree.find(&path)?.said_by(&path)
+    tree.find(&path)?.source_of(&path)
 }
 
 /// Whether a variable names a key. Every key has a section, so a name without a double underscore sets nothing:

@@ -30,7 +30,7 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<ConfigChange> {
         };
         leaves.filter(is_compared).collect::<BTreeMap<_, _>>()
     };
-    let compared = |config: &Config| secret::told_apart(|| shown(config));
+    let compared = |config: &Config| secret::distinguishing(|| shown(config));
     let (before, after) = (compared(old), compared(new));
     let (mut shown_before, mut shown_after) = (shown(old), shown(new));
     let paths: BTreeSet<&Vec<String>> = before.keys().chain(after.keys()).collect();

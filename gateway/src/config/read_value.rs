@@ -20,7 +20,7 @@ pub(super) fn read<T: DeserializeOwned + Default>(mut tree: ConfigNode, mistakes
             Err(fault) => fault,
         };
         let path: Vec<String> = fault.path.into_iter().rev().collect();
-        let source = tree.find(&path).and_then(|node| node.said_by(&path));
+        let source = tree.find(&path).and_then(|node| node.source_of(&path));
         mistakes.push(Mistake { path: path.join("."), problem: fault.problem, source });
         if !tree.prune(&path) {
             return T::default();

@@ -65,11 +65,11 @@ impl ConfigNode {
 
     /// Who said this value, which is the one at `path`. Of a section, who said its first value: sources are merged
     /// value by value, so that a section itself is nobody's. `None` for an empty one.
-    pub(super) fn said_by(&self, path: &[String]) -> Option<String> {
+    pub(super) fn source_of(&self, path: &[String]) -> Option<String> {
         let ValueKind::Table(entries) = &self.kind else { return Some(self.origin.describe(path)) };
         let (key, entry) = entries.first_key_value()?;
         let path: Vec<String> = path.iter().chain([key]).cloned().collect();
-        entry.said_by(&path)
+        entry.source_of(&path)
     }
 
     /// The path that is meant by steps with dots between them: names of namespaces may have dots in them.

@@ -29,7 +29,7 @@ use console_config::ConsoleConfig;
 pub(crate) const PREFIX: &str = "/console";
 
 /// What the page's script sends with every question.
-const ASKED_BY_PAGE: HeaderName = HeaderName::from_static("x-tidegate-console");
+const CONSOLE_HEADER: HeaderName = HeaderName::from_static("x-tidegate-console");
 
 /// The methods of the server API that only tell.
 const TELLING: [&str; 8] =
@@ -110,7 +110,7 @@ impl Console {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if !request.headers().contains_key(&ASKED_BY_PAGE) {
+        if !request.headers().contains_key(&CONSOLE_HEADER) {
             return plain(StatusCode::FORBIDDEN, "only the console's page asks here\n");
         }
         if CHANGING.contains(&method) && self.read_only {

@@ -22,7 +22,7 @@ where
 {
     let mut turn = tokio::time::interval(pace);
     turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for price in replay.past() {
+    for price in replay.earlier() {
         if let Err(error) = publish(request(price, rules)).await {
             // Only the lines that people see at first are shorter for it.
             tracing::warn!(%error, "the demo starts without its past prices");

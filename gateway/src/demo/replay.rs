@@ -20,7 +20,7 @@ impl<'a> Replay<'a> {
     }
 
     /// The days before the first: what gives the first onlooker a line to look at.
-    pub(super) fn past(&self) -> &[Price<'a>] {
+    pub(super) fn earlier(&self) -> &[Price<'a>] {
         let mut day = None;
         let mut days = 0;
         let mut begin = self.next;
@@ -75,16 +75,16 @@ mod tests {
         let replay = Replay::new(parse(SHIPPED).unwrap());
         assert_eq!(replay.current().date, "2012-05-18");
         assert_eq!(replay.current().symbol, "AAPL");
-        let past = replay.past();
-        assert_eq!(past.len(), DAYS_BEFORE * 4);
-        assert_eq!(past.last().unwrap().date, "2012-05-17");
+        let earlier = replay.earlier();
+        assert_eq!(earlier.len(), DAYS_BEFORE * 4);
+        assert_eq!(earlier.last().unwrap().date, "2012-05-17");
     }
 
     #[test]
     fn it_goes_through_all_prices_in_order_and_starts_over() {
         let csv = format!("{HEADER}\n1,A,1,1,1,1,1\n2,A,2,2,2,2,2\n2,B,3,3,3,3,3\n3,A,4,4,4,4,4\n");
         let mut replay = Replay::new(parse(&csv).unwrap());
-        assert_eq!(names(replay.past()), ["1 A"]);
+        assert_eq!(names(replay.earlier()), ["1 A"]);
         let mut seen = Vec::new();
         for _ in 0..6 {
             seen.push(*replay.current());

@@ -63,25 +63,25 @@ impl EmitterContext {
     /// What is to be done about a message. What cannot be done is told.
     fn step(&self, waiting: &WaitingMessage<UnreadMessage>) -> EmitStep {
         let EmitterMessage { namespace, what } = match waiting.message.read() {
-            Ok(said) => said,
+            Ok(command) => command,
             Err(unread) => {
-                if let Some(untold) = self.told.unread.now() {
-                    tracing::warn!(reason = %unread, untold, "a message of an emitter is not carried out");
+                if let Some(suppressed) = self.logs.unread.admit() {
+                    tracing::warn!(reason = %unread, suppressed, "a message of an emitter is not carried out");
                 }
                 return EmitStep::Nothing(EmitOutcome(waiting.message.kind(), unread.label()));
             }
         };
         let kind = what.kind();
         let Some(namespace) = self.common.namespaces.named(&namespace) else {
-            if let Some(untold) = self.told.unread.now() {
-                tracing::warn!(untold, "a message of an emitter is for a namespace that is not served");
+            if let Some(suppressed) = self.logs.unread.admit() {
+                tracing::warn!(suppressed, "a message of an emitter is for a namespace that is not served");
             }
             return EmitStep::Nothing(EmitOutcome(kind, "unknown_namespace"));
         };
         self.meant(namespace, what, waiting.place).unwrap_or_else(|fault| {
-            if let Some(untold) = self.told.unread.now() {
+            if let Some(suppressed) = self.logs.unread.admit() {
                 let (namespace, kind) = (namespace.name(), kind.label());
-                tracing::warn!(%fault, namespace, kind, untold, "what an emitter says cannot be done");
+                tracing::warn!(%fault, namespace, kind, suppressed, "what an emitter says cannot be done");
             }
             EmitStep::Nothing(EmitOutcome(kind, "refused"))
         })
@@ -95,9 +95,9 @@ impl EmitterContext {
     ) -> Result<EmitStep, AddressError> {
         let kind = what.kind();
         Ok(match what {
-            EmitterCommand::Emit { event, said, of: EmitterTarget { rooms, except }, volatile } => {
+            EmitterCommand::Emit { event, arguments, of: EmitterTarget { rooms, except }, volatile } => {
                 let addressed =
-                    AddressedEvent { event: &event, said, rooms: &rooms, except: &except, volatile };
+                    AddressedEvent { event: &event, arguments, rooms: &rooms, except: &except, volatile };
                 let (channel, publication) = addressed.publication(namespace)?;
                 let once = Idempotency { key: place.to_string().into(), ttl: KNOWN };
                 let request = self.node.event_request(channel, publication, Some(once));
@@ -158,16 +158,16 @@ impl EmitterContext {
     }
 
     fn tell(&self, error: &BrokerError) {
-        if let Some(untold) = self.told.undone.now() {
-            tracing::warn!(%error, untold, "an event of an emitter is not published yet");
+        if let Some(suppressed) = self.logs.undone.admit() {
+            tracing::warn!(%error, suppressed, "an event of an emitter is not published yet");
         }
     }
 
     async fn act(&self, kind: EmitterMessageKind, target: ControlTarget, acts: Vec<ClientCommand>) {
         let mut result = "done";
         for act in acts {
-            let asked = self.node.ask_all(NodeRequest::Act(target.clone(), act));
-            let is_done = match tokio::time::timeout(COMMAND_MAX, asked).await {
+            let answers = self.node.ask_all(NodeRequest::Act(target.clone(), act));
+            let is_done = match tokio::time::timeout(COMMAND_MAX, answers).await {
                 Ok(Ok(answers)) => answers
                     .iter()
                     .all(|(_, answer)| matches!(answer, Ok(NodeResponse::Done { failed: 0, .. }))),
@@ -175,9 +175,13 @@ impl EmitterContext {
             };
             if !is_done {
                 result = "failed";
-                if let Some(untold) = self.told.undone.now() {
+                if let Some(suppressed) = self.logs.undone.admit() {
                     let kind = kind.label();
-                    tracing::warn!(kind, untold, "a command of an emitter was not confirmed for all clients");
+                    tracing::warn!(
+                        kind,
+                        suppressed,
+                        "a command of an emitter was not confirmed for all clients"
+                    );
                 }
             }
         }

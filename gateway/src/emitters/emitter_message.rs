@@ -12,7 +12,7 @@ pub(super) struct EmitterMessage {
 
 #[derive(Debug)]
 pub(super) enum EmitterCommand {
-    Emit { event: String, said: Tagged, of: EmitterTarget, volatile: bool },
+    Emit { event: String, arguments: Tagged, of: EmitterTarget, volatile: bool },
     Join { of: EmitterTarget, rooms: Vec<String> },
     Leave { of: EmitterTarget, rooms: Vec<String> },
     Disconnect { of: EmitterTarget, close: bool },

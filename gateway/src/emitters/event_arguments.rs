@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use shared::protocol::socketio::{ARGUMENTS_MAX, binary_fault, said_by_server};
+use shared::protocol::socketio::{ARGUMENTS_MAX, arguments_of_server, binary_fault};
 use shared::publication::{JSON_DEPTH_MAX, Tagged};
 
 /// The most bytes objects of one event: each is sent by itself.
@@ -22,12 +22,12 @@ pub(super) struct EventArguments {
 }
 
 impl EventArguments {
-    pub(super) fn into_said(self) -> Result<(String, Tagged), String> {
+    pub(super) fn into_arguments(self) -> Result<(String, Tagged), String> {
         let unreadable = |error: serde_json::Error| error.to_string();
         let values: Vec<&RawValue> = serde_json::from_slice(&self.json).map_err(unreadable)?;
         match binary_fault(&values, &self.binary) {
             Some(fault) => Err(fault),
-            None => Ok((self.event, said_by_server(&values, &self.binary))),
+            None => Ok((self.event, arguments_of_server(&values, &self.binary))),
         }
     }
 }

@@ -31,7 +31,7 @@ const RETRY: Duration = Duration::from_millis(250);
 struct Leadership {
     /// Until when it is this node's.
     until: Option<Instant>,
-    asked: Option<Instant>,
+    requested_at: Option<Instant>,
     /// How far another node has got, once that was asked.
     seen: Option<Option<MessagePlace>>,
 }
@@ -42,7 +42,7 @@ impl Leadership {
     }
 
     fn is_due(&self) -> bool {
-        self.asked.is_none_or(|asked| asked.elapsed() >= INTERVAL)
+        self.requested_at.is_none_or(|at| at.elapsed() >= INTERVAL)
     }
 }
 
@@ -77,7 +77,7 @@ impl EmitterContext {
 
     /// Takes the turn if nobody else has it, or looks how far whoever has it has got.
     async fn take(&self, turn: &mut Leadership) {
-        turn.asked = Some(Instant::now());
+        turn.requested_at = Some(Instant::now());
         let was_held = turn.is_held();
         let (is_placed, is_empty, covers, done) = {
             let mut heard = self.heard.lock();
@@ -150,8 +150,8 @@ impl EmitterContext {
         let forgotten = heard.forget(self.node.clock.now(), WAITS_MAX);
         if forgotten > 0 {
             self.metrics.message("other", "late", forgotten as u64);
-            if let Some(untold) = self.told.dropped.now() {
-                tracing::warn!(forgotten, untold, "what emitters said could not be carried out in time");
+            if let Some(suppressed) = self.logs.dropped.admit() {
+                tracing::warn!(forgotten, suppressed, "what emitters said could not be carried out in time");
             }
         }
     }

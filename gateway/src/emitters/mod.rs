@@ -34,7 +34,7 @@ use crate::broker::redis::follow_patterns::{Follow, Follower, Following};
 use crate::broker::redis::{DialError, RedisConfig};
 use crate::node::Node;
 use crate::socketio::EmittersConfig;
-use crate::telemetry::Sparingly;
+use crate::telemetry::LogLimiter;
 use crate::telemetry::emitters_metrics::EmittersMetrics;
 
 /// What it is in logs.
@@ -66,16 +66,16 @@ struct EmitterContext {
     heard: Mutex<HeardMessages<UnreadMessage>>,
     news: Notify,
     metrics: EmittersMetrics,
-    told: EmitterLogs,
+    logs: EmitterLogs,
 }
 
-/// What is written sparingly.
+/// The limits of its log lines.
 #[derive(Debug, Default)]
 struct EmitterLogs {
-    unread: Sparingly,
-    undone: Sparingly,
-    dropped: Sparingly,
-    unplaced: Sparingly,
+    unread: LogLimiter,
+    undone: LogLimiter,
+    dropped: LogLimiter,
+    unplaced: LogLimiter,
 }
 
 #[derive(Debug)]
@@ -112,7 +112,7 @@ impl EmitterListener {
             message_bytes_max: settings.message_bytes_max,
             heard: Mutex::new(HeardMessages::new(settings.waiting_bytes_max)),
             news: Notify::new(),
-            told: EmitterLogs::default(),
+            logs: EmitterLogs::default(),
             metrics,
             digest: digest >> 32,
             names,
@@ -170,28 +170,31 @@ impl Follow for EmitterContext {
             Some(EmitterSource::Python) => UnreadMessage::Python(bytes(data)),
         };
         let size = message.bytes() + OVERHEAD_BYTES;
-        let kept = {
+        let outcome = {
             let mut heard = self.heard.lock();
-            let kept = heard.hear(self.node.clock.now(), size, message);
+            let outcome = heard.hear(self.node.clock.now(), size, message);
             self.metrics.waiting_bytes.set(i64::try_from(heard.bytes()).unwrap_or(i64::MAX));
-            kept
+            outcome
         };
-        match kept {
+        match outcome {
             HeardOutcome::Waits => {}
             HeardOutcome::InPlaceOf(dropped) => {
                 self.metrics.message(EmitterMessageKind::Other.label(), "dropped", dropped as u64);
-                if let Some(untold) = self.told.dropped.now() {
+                if let Some(suppressed) = self.logs.dropped.admit() {
                     tracing::warn!(
                         dropped,
-                        untold,
+                        suppressed,
                         "too much of what emitters say waits here: the oldest is dropped"
                     );
                 }
             }
             HeardOutcome::Unplaced => {
                 self.metrics.message(EmitterMessageKind::Other.label(), "unplaced", 1);
-                if let Some(untold) = self.told.unplaced.now() {
-                    tracing::warn!(untold, "a message of an emitter came before this node was ready for any");
+                if let Some(suppressed) = self.logs.unplaced.admit() {
+                    tracing::warn!(
+                        suppressed,
+                        "a message of an emitter came before this node was ready for any"
+                    );
                 }
             }
         }
@@ -216,13 +219,15 @@ impl UnreadMessage {
     }
 
     fn read(&self) -> Result<EmitterMessage, EmitterMessageError> {
-        let said =
+        let to_namespace =
             |namespace: &str, what: EmitterCommand| EmitterMessage { namespace: namespace.to_owned(), what };
         match self {
             Self::Packet(namespace, data) => {
-                read_packet::read(data, namespace).map(|what| said(namespace, what))
+                read_packet::read(data, namespace).map(|what| to_namespace(namespace, what))
             }
-            Self::Request(namespace, data) => read_request::read(data).map(|what| said(namespace, what)),
+            Self::Request(namespace, data) => {
+                read_request::read(data).map(|what| to_namespace(namespace, what))
+            }
             Self::Python(data) => read_python::read(data),
             Self::TooLong => Err(EmitterMessageError::TooLong),
         }
@@ -237,5 +242,5 @@ pub(crate) fn in_words(message: &[u8]) -> [Result<String, String>; 3] {
         UnreadMessage::Request("/".into(), data.clone()),
         UnreadMessage::Python(data),
     ]
-    .map(|message| message.read().map(|said| format!("{said:?}")).map_err(|unread| unread.to_string()))
+    .map(|message| message.read().map(|read| format!("{read:?}")).map_err(|unread| unread.to_string()))
 }

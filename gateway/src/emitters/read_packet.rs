@@ -40,9 +40,9 @@ pub(super) fn read(message: &[u8], namespace: &str) -> Result<EmitterCommand, Em
         return Err(malformed("it is for another namespace than its channel".to_owned()));
     }
     let arguments = data.ok_or_else(|| malformed("there is no event in it".to_owned()))?;
-    let (event, said) = arguments.into_said().map_err(malformed)?;
+    let (event, arguments) = arguments.into_arguments().map_err(malformed)?;
     let BroadcastOptions { rooms, except, volatile } = options;
-    Ok(EmitterCommand::Emit { event, said, of: EmitterTarget { rooms, except }, volatile })
+    Ok(EmitterCommand::Emit { event, arguments, of: EmitterTarget { rooms, except }, volatile })
 }
 
 #[derive(Debug, Default)]

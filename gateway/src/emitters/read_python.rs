@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use shared::protocol::socketio::{ARGUMENTS_MAX, said_by_server, said_with_attachments};
+use shared::protocol::socketio::{ARGUMENTS_MAX, arguments_of_server, arguments_with_attachments};
 use shared::publication::{Tagged, is_too_deep};
 
 use super::emitter_message::{EmitterCommand, EmitterMessage, EmitterMessageError, EmitterTarget};
@@ -49,13 +49,18 @@ pub(super) fn read(message: &[u8]) -> Result<EmitterMessage, EmitterMessageError
     };
     let what = match &*method {
         "emit" => {
-            let said = said(data, binary)?;
-            if is_too_deep(&said.data.bytes) {
+            let event_arguments = event_arguments(data, binary)?;
+            if is_too_deep(&event_arguments.data.bytes) {
                 return Err(malformed("its data is nested too deep"));
             }
             let event = event.ok_or_else(|| malformed("there is no event"))?;
             let except = skip_sid.unwrap_or_default().0;
-            EmitterCommand::Emit { event, said, of: EmitterTarget { rooms, except }, volatile: false }
+            EmitterCommand::Emit {
+                event,
+                arguments: event_arguments,
+                of: EmitterTarget { rooms, except },
+                volatile: false,
+            }
         }
         "enter_room" => EmitterCommand::Join { of: one()?, rooms },
         "leave_room" => EmitterCommand::Leave { of: one()?, rooms },
@@ -71,22 +76,22 @@ pub(super) fn read(message: &[u8]) -> Result<EmitterMessage, EmitterMessageError
 }
 
 /// The arguments of an event. None alone, which stands for nothing, is none.
-fn said(data: Option<&RawValue>, binary: Option<bool>) -> Result<Tagged, EmitterMessageError> {
+fn event_arguments(data: Option<&RawValue>, binary: Option<bool>) -> Result<Tagged, EmitterMessageError> {
     let unreadable = |error: serde_json::Error| EmitterMessageError::Malformed(error.to_string());
     let data = data.map_or("null", RawValue::get);
     let list = |json| serde_json::from_str::<Vec<&RawValue>>(json).map_err(unreadable);
     let is_null = |value: &&RawValue| value.get() == "null";
     match binary {
-        None if data == "null" => Ok(said_by_server(&[], &[])),
+        None if data == "null" => Ok(arguments_of_server(&[], &[])),
         None => {
             let value: &RawValue = serde_json::from_str(data).map_err(unreadable)?;
-            Ok(said_by_server(&[value], &[]))
+            Ok(arguments_of_server(&[value], &[]))
         }
         Some(false) => {
             let values = list(data)?;
             check(&values)?;
             let is_none = values.len() == 1 && values.iter().all(is_null);
-            Ok(said_by_server(if is_none { &[] } else { &values }, &[]))
+            Ok(arguments_of_server(if is_none { &[] } else { &values }, &[]))
         }
         Some(true) => {
             let parts = list(data)?;
@@ -104,8 +109,8 @@ fn said(data: Option<&RawValue>, binary: Option<bool>) -> Result<Tagged, Emitter
                 Ok(Bytes::from(bytes))
             });
             let attachments = decoded.collect::<Result<Vec<Bytes>, EmitterMessageError>>()?;
-            let said = said_with_attachments(&values, &attachments);
-            said.ok_or_else(|| {
+            let event_arguments = arguments_with_attachments(&values, &attachments);
+            event_arguments.ok_or_else(|| {
                 EmitterMessageError::Malformed("its arguments name attachments that it has not".to_owned())
             })
         }

@@ -14,7 +14,7 @@ fn hex(text: &str) -> Vec<u8> {
 /// An event's name, its payload as it is shown, its tags, and whom it is for.
 fn emitted(what: EmitterCommand) -> (String, Tagged, EmitterTarget, bool) {
     match what {
-        EmitterCommand::Emit { event, said, of, volatile } => (event, said, of, volatile),
+        EmitterCommand::Emit { event, arguments, of, volatile } => (event, arguments, of, volatile),
         other => panic!("no event: {other:?}"),
     }
 }
@@ -23,8 +23,8 @@ fn packet(text: &str) -> (String, Tagged, EmitterTarget, bool) {
     emitted(read_packet::read(&hex(text), "/").unwrap())
 }
 
-fn json_of(said: &Tagged) -> serde_json::Value {
-    serde_json::from_slice(&said.data.bytes).unwrap()
+fn json_of(arguments: &Tagged) -> serde_json::Value {
+    serde_json::from_slice(&arguments.data.bytes).unwrap()
 }
 
 fn of(rooms: &[&str], except: &[&str]) -> EmitterTarget {
@@ -36,40 +36,40 @@ fn of(rooms: &[&str], except: &[&str]) -> EmitterTarget {
 #[test]
 fn events_of_the_emitter_for_node_are_read() {
     // io.emit('hello', 'world', 1, 2.5, null, undefined, true)
-    let (event, said, whom, volatile) = packet(
+    let (event, arguments, whom, volatile) = packet(
         "93a7656d697474657283a47479706502a46461746197a568656c6c6fa5776f726c6401cb4004000000000000c0c0c3a36e7370a12f\
          83a5726f6f6d7390a5666c61677380a665786365707490",
     );
-    assert_eq!((&*event, json_of(&said)), ("hello", json!(["world", 1, 2.5, null, null, true])));
-    assert_eq!((&*said.tags["args"], whom, volatile), ("6", EmitterTarget::default(), false));
+    assert_eq!((&*event, json_of(&arguments)), ("hello", json!(["world", 1, 2.5, null, null, true])));
+    assert_eq!((&*arguments.tags["args"], whom, volatile), ("6", EmitterTarget::default(), false));
 
     // io.to('room 1').emit('one', { a: [1, { b: 'é' }], u: undefined })
-    let (event, said, whom, _) = packet(
+    let (event, arguments, whom, _) = packet(
         "93a7656d697474657283a47479706502a46461746192a36f6e6581a161920181a162a2c3a9a36e7370a12f83a5726f6f6d7391a6726f\
          6f6d2031a5666c61677380a665786365707490",
     );
-    assert_eq!((&*event, json_of(&said)), ("one", json!({ "a": [1, { "b": "é" }] })));
-    assert_eq!((said.tags.len(), whom), (0, of(&["room 1"], &[])));
+    assert_eq!((&*event, json_of(&arguments)), ("one", json!({ "a": [1, { "b": "é" }] })));
+    assert_eq!((arguments.tags.len(), whom), (0, of(&["room 1"], &[])));
 
     // io.to('r1').to('r2').except('r3').volatile.emit('two', Buffer.from([1, 2, 255]), { bytes: new Uint8Array([9]) })
-    let (_, said, whom, volatile) = packet(
+    let (_, arguments, whom, volatile) = packet(
         "93a7656d697474657283a47479706502a46461746193a374776fc4030102ff81a56279746573c40109a36e7370a12f83a5726f6f6d7392\
          a27231a27232a5666c61677381a8766f6c6174696c65c3a665786365707491a27233",
     );
-    assert_eq!(json_of(&said), json!(["AQL/", { "bytes": "CQ==" }]));
-    assert_eq!((&*said.tags["binary"], &*said.tags["args"]), (r#"["/0","/1/bytes"]"#, "2"));
+    assert_eq!(json_of(&arguments), json!(["AQL/", { "bytes": "CQ==" }]));
+    assert_eq!((&*arguments.tags["binary"], &*arguments.tags["args"]), (r#"["/0","/1/bytes"]"#, "2"));
     assert_eq!((whom, volatile), (of(&["r1", "r2"], &["r3"]), true));
 
     // io.emit('none'); io.to(5).emit('num', …)
-    let (event, said, ..) = packet(
+    let (event, arguments, ..) = packet(
         "93a7656d697474657283a47479706502a46461746191a46e6f6e65a36e7370a12f83a5726f6f6d7390a5666c61677380a665786365707490",
     );
-    assert_eq!((&*event, json_of(&said), &*said.tags["args"]), ("none", json!([]), "0"));
-    let (_, said, whom, _) = packet(
+    assert_eq!((&*event, json_of(&arguments), &*arguments.tags["args"]), ("none", json!([]), "0"));
+    let (_, arguments, whom, _) = packet(
         "93a7656d697474657283a47479706502a46461746192a36e756da178a36e7370a12f83a5726f6f6d739105a5666c61677380a6657863657074\
          90",
     );
-    assert_eq!((said.data, whom), (Payload::json(r#""x""#), of(&["5"], &[])));
+    assert_eq!((arguments.data, whom), (Payload::json(r#""x""#), of(&["5"], &[])));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn dates_and_numbers_are_what_javascript_makes_of_them_in_json() {
         matches!(read_packet::read(&bytes, "/"), Err(EmitterMessageError::Malformed(_))),
         "it is for another namespace"
     );
-    let (_, said, ..) = emitted(read_packet::read(&bytes, "/admin").unwrap());
+    let (_, arguments, ..) = emitted(read_packet::read(&bytes, "/admin").unwrap());
     let expected = json!([
         "2020-01-01T00:00:00.123Z",
         "2020-01-01T00:00:00.000Z",
@@ -97,33 +97,36 @@ fn dates_and_numbers_are_what_javascript_makes_of_them_in_json() {
         null,
         null
     ]);
-    assert_eq!(json_of(&said), expected);
+    assert_eq!(json_of(&arguments), expected);
 }
 
 #[test]
 fn what_emitters_of_other_kinds_send_is_read_too() {
     // socket.io-emitter 3.2.0: no `except`, and bytes alone are a binary payload.
-    let (event, said, whom, _) = packet(
+    let (event, arguments, whom, _) = packet(
         "93a7656d697474657283a47479706502a46461746193a36f6c6481a16101c4020102a36e7370a12f82a5726f6f6d7391a4726f6f6da5666c6167\
          7380",
     );
-    assert_eq!((&*event, json_of(&said), whom), ("old", json!([{ "a": 1 }, "AQI="]), of(&["room"], &[])));
+    assert_eq!(
+        (&*event, json_of(&arguments), whom),
+        ("old", json!([{ "a": 1 }, "AQI="]), of(&["room"], &[]))
+    );
     // Before version 3 of notepack `undefined`, dates and ArrayBuffers are extensions of the type 0.
-    let (_, said, ..) = packet(
+    let (_, arguments, ..) = packet(
         "93a7656d697474657283a47479706502a46461746195a165d40000d7000000016f5e66e87bc7020001ff82a161d40000a16201a36e7370a12f80",
     );
     let told = json!([null, "2020-01-01T00:00:00.123Z", "Af8=", { "b": 1 }]);
-    assert_eq!((json_of(&said), &*said.tags["binary"]), (told, r#"["/2"]"#));
+    assert_eq!((json_of(&arguments), &*arguments.tags["binary"]), (told, r#"["/2"]"#));
     // Python's socket.io-emitter: an empty text where there is nothing.
-    let (_, said, whom, _) = packet(
+    let (_, arguments, whom, _) = packet(
         "93a7656d697474657283a46461746192a165c40101a47479706505a36e7370a12f82a5666c616773a0a5726f6f6d73a0",
     );
-    assert_eq!((said.data.kind, whom), (PayloadKind::Binary, EmitterTarget::default()));
+    assert_eq!((arguments.data.kind, whom), (PayloadKind::Binary, EmitterTarget::default()));
     // A parser of JSON.
     let message =
         br#"["emitter",{"type":2,"data":["e",{"a":1}],"nsp":"/"},{"rooms":["r"],"flags":{},"except":[]}]"#;
-    let (event, said, whom, _) = emitted(read_packet::read(message, "/").unwrap());
-    assert_eq!((&*event, said.data, whom), ("e", Payload::json(r#"{"a":1}"#), of(&["r"], &[])));
+    let (event, arguments, whom, _) = emitted(read_packet::read(message, "/").unwrap());
+    assert_eq!((&*event, arguments.data, whom), ("e", Payload::json(r#"{"a":1}"#), of(&["r"], &[])));
     // Go: what is empty is left out.
     let (_, _, whom, volatile) = packet(
         "93a7656d697474657282a47479706502a46461746191a165 81a5666c61677381a8766f6c6174696c65c3"
@@ -139,8 +142,8 @@ fn beside_bytes_nothing_may_look_like_the_place_of_other_bytes() {
         let bytes = hex(&format!("93a16582a47479706502a46461746193a165c40109{argument}80"));
         read_packet::read(&bytes, "/")
     };
-    let (_, said, ..) = emitted(with("81a16ec3").unwrap());
-    assert_eq!(json_of(&said), json!(["CQ==", { "n": true }]));
+    let (_, arguments, ..) = emitted(with("81a16ec3").unwrap());
+    assert_eq!(json_of(&arguments), json!(["CQ==", { "n": true }]));
     let refused = with("81ac5f706c616365686f6c646572c3");
     assert!(
         matches!(&refused, Err(EmitterMessageError::Malformed(why)) if why.contains("_placeholder")),
@@ -242,10 +245,10 @@ fn commands_are_read() {
 fn what_managers_of_python_send_is_read() {
     let read = |json: &str| read_python::read(json.as_bytes());
     let event = |json: &str| emitted(read(json).unwrap().what);
-    let (name, said, whom, _) = event(
+    let (name, arguments, whom, _) = event(
         r#"{"method": "emit", "event": "two", "data": ["x", 2], "binary": false, "namespace": "/", "room": "r", "skip_sid": ["a"], "callback": null, "host_id": "30c9"}"#,
     );
-    assert_eq!((&*name, json_of(&said), &*said.tags["args"]), ("two", json!(["x", 2]), "2"));
+    assert_eq!((&*name, json_of(&arguments), &*arguments.tags["args"]), ("two", json!(["x", 2]), "2"));
     assert_eq!(whom, of(&["r"], &["a"]));
     let of_data = |data: &str, binary: &str| {
         event(&format!(r#"{{"method":"emit","event":"e","data":{data}{binary},"namespace":"/"}}"#)).1
@@ -260,10 +263,10 @@ fn what_managers_of_python_send_is_read() {
     assert_eq!((json_of(&inside), &*inside.tags["binary"]), (json!({ "p": "Af8=" }), r#"["/p"]"#));
     let whole = of_data(r#"[[{"_placeholder": true, "num": 0}], "AQ=="]"#, r#","binary":true"#);
     assert_eq!(whole.data, Payload::binary(&[1][..]));
-    let said = read(r#"{"method":"close_room","room":"r","namespace":"/admin","host_id":"x"}"#).unwrap();
-    assert_eq!(said.namespace, "/admin");
+    let arguments = read(r#"{"method":"close_room","room":"r","namespace":"/admin","host_id":"x"}"#).unwrap();
+    assert_eq!(arguments.namespace, "/admin");
     assert!(
-        matches!(&said.what, EmitterCommand::Leave { of: whom, rooms } if *whom == of(&["r"], &[]) && *rooms == ["r"])
+        matches!(&arguments.what, EmitterCommand::Leave { of: whom, rooms } if *whom == of(&["r"], &[]) && *rooms == ["r"])
     );
     for (method, expected) in [("enter_room", "Join"), ("leave_room", "Leave"), ("disconnect", "Disconnect")]
     {
@@ -315,10 +318,10 @@ proptest! {
             message[at] = byte;
         }
         message.truncate(cut % (message.len() + 1));
-        if let Ok(EmitterCommand::Emit { said, .. }) = read_packet::read(&message, "/")
-            && said.data.kind == PayloadKind::Json
+        if let Ok(EmitterCommand::Emit { arguments, .. }) = read_packet::read(&message, "/")
+            && arguments.data.kind == PayloadKind::Json
         {
-            prop_assert!(serde_json::from_slice::<serde_json::Value>(&said.data.bytes).is_ok());
+            prop_assert!(serde_json::from_slice::<serde_json::Value>(&arguments.data.bytes).is_ok());
         }
     }
 }

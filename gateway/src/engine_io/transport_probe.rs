@@ -138,8 +138,8 @@ impl Prober {
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     ) -> Result<ProbePacket, ProbeError> {
         loop {
-            if let Some(said) = self.said()? {
-                return Ok(said);
+            if let Some(packet) = self.read_packet()? {
+                return Ok(packet);
             }
             self.buffer.reserve(READ_BYTES);
             if stream.read_buf(&mut (&mut self.buffer).limit(READ_BYTES)).await? == 0 {
@@ -148,11 +148,11 @@ impl Prober {
         }
     }
 
-    fn said(&mut self) -> Result<Option<ProbePacket>, ProbeError> {
+    fn read_packet(&mut self) -> Result<Option<ProbePacket>, ProbeError> {
         let length = self.buffer.len();
         let mut unread = &mut self.buffer[..];
         let event = self.assembler.next(&mut unread, &LIMITS, &mut self.inflater);
-        let said = match event.map_err(|_| ProbeError::Unexpected)? {
+        let packet = match event.map_err(|_| ProbeError::Unexpected)? {
             None => None,
             Some(FrameEvent::Ping(data)) => Some(ProbePacket::Ping(Bytes::copy_from_slice(data))),
             Some(FrameEvent::Pong(_)) => Some(ProbePacket::Nothing),
@@ -165,7 +165,7 @@ impl Prober {
         };
         let used = length - unread.len();
         self.buffer.advance(used);
-        Ok(said)
+        Ok(packet)
     }
 }
 

@@ -74,13 +74,13 @@ impl Feeds {
             let unusable = |problem: String| FeedSetupError { feed: (&**name).into(), problem };
             let servers = (servers.0.clone(), servers.1.clone());
             let (api, node) = (api.clone(), node.clone());
-            let kept = FeedParts { name: (&**name).into(), feed: feed.clone(), servers, api, node };
-            let running = kept.running().map_err(unusable)?;
-            all.push((kept, running));
+            let parts = FeedParts { name: (&**name).into(), feed: feed.clone(), servers, api, node };
+            let running = parts.running().map_err(unusable)?;
+            all.push((parts, running));
         }
         // None runs unless all can.
-        let run = |(kept, running): (FeedParts, Running)| {
-            (kept.name.clone(), runtime.spawn(kept.keep(running, stop.clone())))
+        let run = |(parts, running): (FeedParts, Running)| {
+            (parts.name.clone(), runtime.spawn(parts.keep(running, stop.clone())))
         };
         let running = all.into_iter().map(run).collect();
         Ok(Self { stop, running })

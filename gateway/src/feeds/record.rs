@@ -18,12 +18,15 @@ pub(super) struct RecordRequest {
 
 /// Reads it, or says why nothing can be published of it.
 pub(super) fn read(record: &FeedRecord, api: &ApiConfig) -> Result<RecordRequest, String> {
-    let said = record.said.as_ref().map_err(ToString::to_string)?;
+    let fields = record.fields.as_ref().map_err(ToString::to_string)?;
     #[cfg(debug_assertions)]
-    said.get(FieldKey::Data).iter().for_each(|data| crate::faults::trip(crate::faults::READING_PANICS, data));
-    let channels = channels(said, api.broadcast_channels_max)?;
-    let tags: BTreeMap<Box<str>, Box<str>> = json(said, FieldKey::Tags)?.unwrap_or_default();
-    let (data, body) = match said.get(FieldKey::Data) {
+    fields
+        .get(FieldKey::Data)
+        .iter()
+        .for_each(|data| crate::faults::trip(crate::faults::READING_PANICS, data));
+    let channels = channels(fields, api.broadcast_channels_max)?;
+    let tags: BTreeMap<Box<str>, Box<str>> = json(fields, FieldKey::Tags)?.unwrap_or_default();
+    let (data, body) = match fields.get(FieldKey::Data) {
         Some(bytes) if !bytes.is_empty() => {
             let data: &RawValue =
                 serde_json::from_slice(bytes).map_err(|error| wrong(FieldKey::Data, error))?;
@@ -33,22 +36,22 @@ pub(super) fn read(record: &FeedRecord, api: &ApiConfig) -> Result<RecordRequest
     };
     let content = Content {
         data,
-        b64data: text(said, FieldKey::B64data)?,
-        skip_history: truth(said, FieldKey::SkipHistory)?,
+        b64data: text(fields, FieldKey::B64data)?,
+        skip_history: truth(fields, FieldKey::SkipHistory)?,
         tags: &tags,
-        idempotency_key: text(said, FieldKey::IdempotencyKey)?,
-        version: number(said, FieldKey::Version)?,
-        version_epoch: text(said, FieldKey::VersionEpoch)?,
-        delta: truth(said, FieldKey::Delta)?,
-        key: Some(text(said, FieldKey::Key)?).filter(|key| !key.is_empty()),
+        idempotency_key: text(fields, FieldKey::IdempotencyKey)?,
+        version: number(fields, FieldKey::Version)?,
+        version_epoch: text(fields, FieldKey::VersionEpoch)?,
+        delta: truth(fields, FieldKey::Delta)?,
+        key: Some(text(fields, FieldKey::Key)?).filter(|key| !key.is_empty()),
     };
-    let message = PublishedMessage::read(content, &body, api).map_err(|refused| refused.told())?;
+    let message = PublishedMessage::read(content, &body, api).map_err(|refused| refused.message())?;
     Ok(RecordRequest { message, channels })
 }
 
-fn channels(said: &RecordFields, max: usize) -> Result<Vec<Box<str>>, String> {
-    let one = text(said, FieldKey::Channel)?;
-    let several: Vec<Box<str>> = json(said, FieldKey::Channels)?.unwrap_or_default();
+fn channels(fields: &RecordFields, max: usize) -> Result<Vec<Box<str>>, String> {
+    let one = text(fields, FieldKey::Channel)?;
+    let several: Vec<Box<str>> = json(fields, FieldKey::Channels)?.unwrap_or_default();
     match (one, several.len()) {
         ("", 0) => Err("it names no channel".to_owned()),
         (one, 0) => Ok(vec![one.into()]),
@@ -62,28 +65,31 @@ fn wrong(word: FieldKey, problem: impl Display) -> String {
     format!("{}: {problem}", word.name())
 }
 
-fn text(said: &RecordFields, word: FieldKey) -> Result<&str, String> {
-    let bytes = said.get(word).map_or(&b""[..], |bytes| bytes);
+fn text(fields: &RecordFields, word: FieldKey) -> Result<&str, String> {
+    let bytes = fields.get(word).map_or(&b""[..], |bytes| bytes);
     std::str::from_utf8(bytes).map_err(|error| wrong(word, error))
 }
 
 /// Nothing where the field is missing, empty or null.
-fn json<'a, T: serde::Deserialize<'a>>(said: &'a RecordFields, word: FieldKey) -> Result<Option<T>, String> {
-    match said.get(word) {
+fn json<'a, T: serde::Deserialize<'a>>(
+    fields: &'a RecordFields,
+    word: FieldKey,
+) -> Result<Option<T>, String> {
+    match fields.get(word) {
         Some(bytes) if !bytes.is_empty() => serde_json::from_slice(bytes).map_err(|error| wrong(word, error)),
         _ => Ok(None),
     }
 }
 
-fn number(said: &RecordFields, word: FieldKey) -> Result<u64, String> {
-    match text(said, word)? {
+fn number(fields: &RecordFields, word: FieldKey) -> Result<u64, String> {
+    match text(fields, word)? {
         "" => Ok(0),
         text => text.parse().map_err(|_| wrong(word, "is no whole number of at least 0")),
     }
 }
 
-fn truth(said: &RecordFields, word: FieldKey) -> Result<bool, String> {
-    match text(said, word)? {
+fn truth(fields: &RecordFields, word: FieldKey) -> Result<bool, String> {
+    match text(fields, word)? {
         "" | "false" | "f" | "0" => Ok(false),
         "true" | "t" | "1" => Ok(true),
         _ => Err(wrong(word, "is neither true nor false")),
@@ -113,15 +119,15 @@ mod tests {
     ];
 
     fn record(fields: &[(&str, &str)]) -> FeedRecord {
-        let mut said = RecordFields::default();
+        let mut record_fields = RecordFields::default();
         for (name, value) in fields {
             let word = WORDS.into_iter().find(|word| word.name() == *name).unwrap();
-            said.set(word, Bytes::copy_from_slice(value.as_bytes()));
+            record_fields.set(word, Bytes::copy_from_slice(value.as_bytes()));
         }
-        FeedRecord { position: "1-0".into(), said: Ok(said) }
+        FeedRecord { position: "1-0".into(), fields: Ok(record_fields) }
     }
 
-    fn asked(fields: &[(&str, &str)]) -> (Vec<Box<str>>, PublishRequest) {
+    fn publication_of(fields: &[(&str, &str)]) -> (Vec<Box<str>>, PublishRequest) {
         let RecordRequest { message, channels } = read(&record(fields), &ApiConfig::default()).unwrap();
         let channel = Channel::parse("x", 255).unwrap();
         (channels, message.to(channel, &ChannelOptions::default()).unwrap())
@@ -129,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_least_is_a_channel_and_data_and_the_data_is_not_changed() {
-        let (channels, request) = asked(&[("channel", "news"), ("data", "{ \"a\": 1 }")]);
+        let (channels, request) = publication_of(&[("channel", "news"), ("data", "{ \"a\": 1 }")]);
         assert_eq!(channels.join(" "), "news");
         assert_eq!(&*request.publication.data.bytes, b"{ \"a\": 1 }");
         assert_eq!((request.idempotency.is_none(), request.version.is_none()), (true, true));
@@ -137,7 +143,7 @@ mod tests {
 
     #[test]
     fn everything_that_can_be_said_is_heard() {
-        let (channels, request) = asked(&[
+        let (channels, request) = publication_of(&[
             ("channels", "[\"a\",\"b\"]"),
             ("b64data", "aGVsbG8="),
             ("tags", "{\"t\":\"1\"}"),
@@ -174,10 +180,10 @@ mod tests {
             (&[("channel", "a"), ("data", "1"), ("delta", "yes")], "delta: "),
             (&[("channels", "a"), ("data", "1")], "channels: "),
         ] {
-            let told = read(&record(fields), &ApiConfig::default()).unwrap_err();
-            assert!(told.contains(why), "{why}: {told}");
+            let message = read(&record(fields), &ApiConfig::default()).unwrap_err();
+            assert!(message.contains(why), "{why}: {message}");
         }
-        let unread = FeedRecord { said: Err(super::super::source::RecordError::Gone), ..record(&[]) };
+        let unread = FeedRecord { fields: Err(super::super::source::RecordError::Gone), ..record(&[]) };
         assert!(read(&unread, &ApiConfig::default()).is_err());
     }
 }

@@ -12,7 +12,7 @@ use super::work::{RecordCounts, RecordsInFlight};
 use crate::api;
 use crate::node::Node;
 use crate::telemetry::feeds_metrics::FeedMetrics;
-use crate::telemetry::{Reminder, Sparingly};
+use crate::telemetry::{LogLimiter, Reminder};
 
 /// How often a feed keeps its turn and looks how far it is behind. Turns hold for several times as long.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ pub(super) struct Running {
     looked: Option<Instant>,
     trouble: Reminder,
     /// What cannot be published is told sparingly: others can cause it as often as they like.
-    dead: Sparingly,
+    dead: LogLimiter,
     unpublished: Reminder,
     is_reader: bool,
 }
@@ -83,7 +83,7 @@ impl Running {
             source,
             looked: None,
             trouble: Reminder::new(),
-            dead: Sparingly::default(),
+            dead: LogLimiter::default(),
             unpublished: Reminder::new(),
             is_reader: false,
         }
@@ -179,10 +179,10 @@ impl Running {
             let (settled, counts) = work.take_settled();
             for settled in &settled {
                 if let Some(reason) = &settled.dead
-                    && let Some(untold) = self.dead.now()
+                    && let Some(suppressed) = self.dead.admit()
                 {
                     let (feed, position) = (&self.name, &settled.position);
-                    tracing::warn!(%feed, %position, %reason, untold, "a record is not published: it is a dead letter");
+                    tracing::warn!(%feed, %position, %reason, suppressed, "a record is not published: it is a dead letter");
                 }
             }
             if !settled.is_empty() {

@@ -73,7 +73,7 @@ pub(super) struct FeedRecord {
     /// What the source calls it: the same each time, and never that of another.
     pub(super) position: Box<str>,
     /// What it says, or why it was not handed out.
-    pub(super) said: Result<RecordFields, RecordError>,
+    pub(super) fields: Result<RecordFields, RecordError>,
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

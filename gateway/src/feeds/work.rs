@@ -182,7 +182,7 @@ async fn publish(
         .and_then(|(channel, options)| wanted.message.to(channel, &options));
     let request = match request {
         Ok(request) => request,
-        Err(refused) => return Ok(Err(refused.told())),
+        Err(refused) => return Ok(Err(refused.message())),
     };
     let namespace = node.namespace_of(&request.channel);
     match node.publish(request).await {

@@ -215,7 +215,7 @@ fn of_type<'s>(schema: &'s Schema, of: &'s Definition, name: &str, with_old: boo
             names.iter().filter_map(|name| schema.types.get(name).map(SchemaItem::Named)).collect(),
         )
     };
-    let kept = |deprecated: &Option<Box<str>>| with_old || deprecated.is_none();
+    let is_shown = |deprecated: &Option<Box<str>>| with_old || deprecated.is_none();
     match (name, &of.kind) {
         ("kind", kind) => text(match kind {
             SchemaTypeKind::Scalar => "SCALAR",
@@ -228,7 +228,7 @@ fn of_type<'s>(schema: &'s Schema, of: &'s Definition, name: &str, with_old: boo
         ("name" | "description", _) => of_any(&of.name, &of.description, &None, name),
         ("fields", SchemaTypeKind::Object { fields, .. } | SchemaTypeKind::Interface { fields, .. }) => {
             IntrospectionValue::Many(
-                fields.iter().filter(|field| kept(&field.deprecated)).map(SchemaItem::Field).collect(),
+                fields.iter().filter(|field| is_shown(&field.deprecated)).map(SchemaItem::Field).collect(),
             )
         }
         (
@@ -242,7 +242,7 @@ fn of_type<'s>(schema: &'s Schema, of: &'s Definition, name: &str, with_old: boo
             )
         }
         ("enumValues", SchemaTypeKind::Enum(values)) => IntrospectionValue::Many(
-            values.iter().filter(|value| kept(&value.deprecated)).map(SchemaItem::Value).collect(),
+            values.iter().filter(|value| is_shown(&value.deprecated)).map(SchemaItem::Value).collect(),
         ),
         ("inputFields", SchemaTypeKind::Input(fields)) => inputs(fields, with_old),
         _ => IntrospectionValue::None,
@@ -250,8 +250,8 @@ fn of_type<'s>(schema: &'s Schema, of: &'s Definition, name: &str, with_old: boo
 }
 
 fn inputs(inputs: &[Input], with_old: bool) -> IntrospectionValue<'_> {
-    let kept = inputs.iter().filter(|input| with_old || input.deprecated.is_none());
-    IntrospectionValue::Many(kept.map(SchemaItem::Input).collect())
+    let shown = inputs.iter().filter(|input| with_old || input.deprecated.is_none());
+    IntrospectionValue::Many(shown.map(SchemaItem::Input).collect())
 }
 
 fn type_of<'s>(schema: &'s Schema, ty: &'s Type) -> SchemaItem<'s> {

@@ -86,15 +86,15 @@ impl Catalog {
         })
     }
 
-    fn read(&self, asked: &RequestedOperation<'_>) -> Result<ExecutableDocument, Errors> {
+    fn read(&self, requested: &RequestedOperation<'_>) -> Result<ExecutableDocument, Errors> {
         let max = self.limits.query_bytes_max;
-        if asked.query.len() > max {
+        if requested.query.len() > max {
             return Err(one(LIMIT_EXCEEDED, format!("the document is longer than {max} bytes")));
         }
-        if brackets_are_too_deep(&asked.query) {
+        if brackets_are_too_deep(&requested.query) {
             return Err(one(PARSE_FAILED, "the document is nested too deeply"));
         }
-        parse_query(&*asked.query).map_err(|error| {
+        parse_query(&*requested.query).map_err(|error| {
             let message = match &error {
                 // What it draws of the document is for people at a terminal.
                 async_graphql_parser::Error::Syntax { message, .. } => reason_of(message),
@@ -122,13 +122,13 @@ impl Catalog {
 }
 
 impl Planner for Catalog {
-    fn plan(&self, asked: &RequestedOperation<'_>) -> Result<Plan, Errors> {
-        let parsed = self.read(asked)?;
-        let operation = operation_of(&parsed, asked.operation_name.as_deref())?;
+    fn plan(&self, requested: &RequestedOperation<'_>) -> Result<Plan, Errors> {
+        let parsed = self.read(requested)?;
+        let operation = operation_of(&parsed, requested.operation_name.as_deref())?;
         if operation.ty == OperationType::Mutation {
             return Err(one(NOT_SUPPORTED, "nothing is changed here: this is for subscriptions"));
         }
-        let variables = coerce::variables(&self.schema, operation, asked.variables)?;
+        let variables = coerce::variables(&self.schema, operation, requested.variables)?;
         if operation.ty == OperationType::Query {
             // The schema is as long as it is.
             let limits = DocumentLimits { fields_max: introspect::VALUES_MAX, ..self.limits };
@@ -158,25 +158,25 @@ impl Planner for Catalog {
         };
         let channel = mapped.template.fill(&arguments);
         let channel = channel.map_err(|why| here(GraphQlError::new(BAD_USER_INPUT, why)))?;
-        let ask = mapped.hook.then(|| question(name, &arguments, asked));
+        let ask = mapped.hook.then(|| question(name, &arguments, requested));
         let selection = self.share(FieldSelection { key: (*key).into(), value });
         Ok(Plan::Subscribe(PlannedSubscription { channel, ask, selection }))
     }
 }
 
 /// What the application is told that says whether.
-fn question(field: &str, arguments: &coerce::ArgumentValues, asked: &RequestedOperation<'_>) -> Payload {
-    let mut told = serde_json::Map::new();
-    told.insert("field".to_owned(), field.into());
-    told.insert("arguments".to_owned(), arguments.clone().into());
-    told.insert("query".to_owned(), (*asked.query).into());
-    if let Some(name) = &asked.operation_name {
-        told.insert("operationName".to_owned(), (**name).into());
+fn question(field: &str, arguments: &coerce::ArgumentValues, requested: &RequestedOperation<'_>) -> Payload {
+    let mut question = serde_json::Map::new();
+    question.insert("field".to_owned(), field.into());
+    question.insert("arguments".to_owned(), arguments.clone().into());
+    question.insert("query".to_owned(), (*requested.query).into());
+    if let Some(name) = &requested.operation_name {
+        question.insert("operationName".to_owned(), (**name).into());
     }
-    if let Some(variables) = asked.variables.and_then(|raw| serde_json::from_str(raw.get()).ok()) {
-        told.insert("variables".to_owned(), variables);
+    if let Some(variables) = requested.variables.and_then(|raw| serde_json::from_str(raw.get()).ok()) {
+        question.insert("variables".to_owned(), variables);
     }
-    Payload::json(Bytes::from(serde_json::Value::Object(told).to_string()))
+    Payload::json(Bytes::from(serde_json::Value::Object(question).to_string()))
 }
 
 fn one(code: &'static str, message: impl Into<String>) -> Errors {

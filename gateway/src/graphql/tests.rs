@@ -77,7 +77,7 @@ fn mistake(catalog: &Catalog, query: &str) -> (&'static str, String) {
     }
 }
 
-fn asked(catalog: &Catalog, query: &str) -> serde_json::Value {
+fn introspected(catalog: &Catalog, query: &str) -> serde_json::Value {
     match plan_with(catalog, query, json!({})) {
         Ok(Plan::Answer(answer)) => {
             let text = format!("{{{}}}", std::str::from_utf8(&answer).unwrap());
@@ -285,7 +285,7 @@ fn the_application_is_told_what_is_asked_for() {
 #[test]
 fn the_schema_is_told_to_whoever_asks() {
     let plain = plain();
-    let found = asked(
+    let found = introspected(
         &plain,
         r#"{ __schema { subscriptionType { name fields { name description type { kind name } args {
             name defaultValue type { kind ofType { kind name } } } } } directives { name args { name } } }
@@ -304,7 +304,7 @@ fn the_schema_is_told_to_whoever_asks() {
     assert_eq!(found["__schema"]["directives"][0], json!({ "name": "include", "args": [{ "name": "if" }] }));
     assert_eq!(found["__type"], json!({ "kind": "SCALAR", "name": "JSON" }));
     assert_eq!((&found["nothing"], &found["__typename"]), (&json!(null), &json!("Query")));
-    let list = asked(
+    let list = introspected(
         &of_sdl(),
         r#"{ __type(name: "Order") { fields { name type { kind ofType { kind ofType { kind ofType { name } } } } } } }"#,
     );
@@ -313,10 +313,11 @@ fn the_schema_is_told_to_whoever_asks() {
         json!({ "name": "lines", "type": { "kind": "NON_NULL", "ofType": { "kind": "LIST", "ofType": {
             "kind": "NON_NULL", "ofType": { "name": "Line" } } } } })
     );
-    let old = |query: &str| asked(&of_sdl(), query)["__type"]["fields"].as_array().unwrap().len();
+    let old = |query: &str| introspected(&of_sdl(), query)["__type"]["fields"].as_array().unwrap().len();
     assert_eq!(old(r#"{ __type(name: "Line") { fields { name } } }"#), 2);
     assert_eq!(old(r#"{ __type(name: "Line") { fields(includeDeprecated: true) { name } } }"#), 3);
-    let pets = asked(&of_sdl(), r#"{ __type(name: "Pet") { possibleTypes { name interfaces { name } } } }"#);
+    let pets =
+        introspected(&of_sdl(), r#"{ __type(name: "Pet") { possibleTypes { name interfaces { name } } } }"#);
     assert_eq!(
         pets["__type"]["possibleTypes"][0],
         json!({ "name": "Cat", "interfaces": [{ "name": "Pet" }] })
@@ -328,7 +329,7 @@ fn the_schema_can_be_kept_from_clients() {
     let config = GraphqlConfig { introspection: false, ..config(&[("message", subscription("news"))]) };
     let catalog = Catalog::new(&config, None).unwrap();
     assert_eq!(mistake(&catalog, "{ __schema { types { name } } }").0, NOT_SUPPORTED);
-    assert_eq!(asked(&catalog, "{ __typename }"), json!({ "__typename": "Query" }));
+    assert_eq!(introspected(&catalog, "{ __typename }"), json!({ "__typename": "Query" }));
 }
 
 #[test]

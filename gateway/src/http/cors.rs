@@ -10,7 +10,7 @@ use crate::http::head::ConnectHead;
 /// How long a browser may go by an answer to a preflight, in seconds.
 const PREFLIGHT_SECONDS: &str = "300";
 /// Longest list of headers that a preflight may ask for, in bytes.
-const ASKED_BYTES_MAX: usize = 512;
+const REQUEST_HEADERS_BYTES_MAX: usize = 512;
 
 /// What an answer to this request says. Its origin has been let in.
 pub(super) fn headers(head: &ConnectHead<'_>) -> HeaderMap {
@@ -38,10 +38,10 @@ pub(super) fn preflight(head: &ConnectHead<'_>, methods: &'static str) -> Respon
     let mut insert = |name: HeaderName, value| headers_of_answer.insert(name, value);
     insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
     insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(PREFLIGHT_SECONDS));
-    let asked = head.header("access-control-request-headers");
-    let asked = asked.filter(|asked| asked.len() <= ASKED_BYTES_MAX);
-    if let Some(asked) = asked.and_then(|asked| HeaderValue::from_bytes(asked).ok()) {
-        insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked);
+    let requested = head.header("access-control-request-headers");
+    let requested = requested.filter(|requested| requested.len() <= REQUEST_HEADERS_BYTES_MAX);
+    if let Some(requested) = requested.and_then(|requested| HeaderValue::from_bytes(requested).ok()) {
+        insert(header::ACCESS_CONTROL_ALLOW_HEADERS, requested);
     }
     response
 }

@@ -69,9 +69,9 @@ impl HttpRouter {
         };
         let emulated = async {
             let body = self.read_body(request.into_body()).await?;
-            let told = read_emulation(body.clone(), in_protobuf);
-            let told = told.map_err(|error| refused(StatusCode::BAD_REQUEST, &error))?;
-            match (self.reception.tell)(told).await {
+            let commands = read_emulation(body.clone(), in_protobuf);
+            let commands = commands.map_err(|error| refused(StatusCode::BAD_REQUEST, &error))?;
+            match (self.reception.tell)(commands).await {
                 DeliveryOutcome::Done | DeliveryOutcome::NoSuchSession => Ok(()),
                 DeliveryOutcome::Repeated => Err(refused(StatusCode::CONFLICT, "that is under way already")),
                 DeliveryOutcome::NoSuchNode => Err(refused(StatusCode::NOT_FOUND, "there is no such node")),
@@ -117,9 +117,9 @@ mod tests {
 
     #[test]
     fn commands_are_a_text_beside_the_names_of_node_and_session() {
-        let told = read_json(r#"{"session":"s","node":"n","data":"{\"id\":1}\n{\"id\":2}"}"#).unwrap();
-        assert_eq!((&*told.session, &*told.node), ("s", "n"));
-        assert_eq!(told.data, "{\"id\":1}\n{\"id\":2}");
+        let commands = read_json(r#"{"session":"s","node":"n","data":"{\"id\":1}\n{\"id\":2}"}"#).unwrap();
+        assert_eq!((&*commands.session, &*commands.node), ("s", "n"));
+        assert_eq!(commands.data, "{\"id\":1}\n{\"id\":2}");
     }
 
     #[test]
@@ -133,8 +133,8 @@ mod tests {
     #[test]
     fn protobuf_is_read_by_its_numbers() {
         let body = Bytes::from_static(b"\x0a\x01n\x12\x01s\x1a\x02\x00\xff");
-        let told = read_emulation(body, true).unwrap();
-        assert_eq!((&*told.node, &*told.session, &told.data[..]), ("n", "s", &b"\x00\xff"[..]));
+        let commands = read_emulation(body, true).unwrap();
+        assert_eq!((&*commands.node, &*commands.session, &commands.data[..]), ("n", "s", &b"\x00\xff"[..]));
         assert!(read_emulation(Bytes::from_static(b"{}"), true).is_err());
     }
 }

@@ -60,7 +60,7 @@ enum EngineIoError {
 }
 
 impl EngineIoError {
-    fn told(self) -> &'static str {
+    fn body(self) -> &'static str {
         match self {
             Self::UnknownTransport => r#"{"code":0,"message":"Transport unknown"}"#,
             Self::UnknownSid => r#"{"code":1,"message":"Session ID unknown"}"#,
@@ -71,7 +71,7 @@ impl EngineIoError {
     }
 
     fn refused(self, head: &ConnectHead<'_>) -> HttpRefusal {
-        let refused = HttpRefusal::new(Handshake::Request, StatusCode::BAD_REQUEST, self.told());
+        let refused = HttpRefusal::new(Handshake::Request, StatusCode::BAD_REQUEST, self.body());
         refused.with([self.content_type()]).with(cors::lines(cors::headers(head)))
     }
 
@@ -164,7 +164,7 @@ impl HttpRouter {
         request: Request<Incoming>,
         path: &EngineIoPath,
     ) -> Result<Response<Body>, HttpRefusal> {
-        let (asked, cors, in_octets) = {
+        let (polled, cors, in_octets) = {
             let head = ConnectHead::of(&request);
             self.check_asker(&head)?;
             if request.method() == Method::OPTIONS {
@@ -172,7 +172,7 @@ impl HttpRouter {
             }
             (self.read_polling(peer, path, &head)?, cors::headers(&head), is_octet_stream(&head))
         };
-        let answered = match asked {
+        let answered = match polled {
             PollRequest::Open(opened) => self.begin_polling(opened).await,
             PollRequest::Fetch(session) => self.fetch(&session).await,
             PollRequest::Bring(session) => self.bring(request.into_body(), in_octets, &session).await,
@@ -402,10 +402,10 @@ fn ended(fault: PollingError) -> HttpRefusal {
         PollingError::Congested | PollingError::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
         PollingError::Over | PollingError::Overlap | PollingError::Malformed => StatusCode::BAD_REQUEST,
     };
-    let told = match fault {
+    let error = match fault {
         PollingError::Over => EngineIoError::UnknownSid,
         _ => EngineIoError::BadRequest,
     };
     tracing::debug!(%fault, "a request over Engine.IO was refused");
-    HttpRefusal::new(Handshake::Request, status, told.told()).with([told.content_type()])
+    HttpRefusal::new(Handshake::Request, status, error.body()).with([error.content_type()])
 }

@@ -55,19 +55,19 @@ impl HttpRouter {
             self.check_request(&head, METHODS)?;
             let cors = cors::headers(&head);
             let malformed = |why: String| HttpRefusal::malformed(why, &cors);
-            let asked =
+            let request =
                 EventSourceRequest::read(head.query.unwrap_or_default(), head.header("last-event-id"))
                     .map_err(|unreadable| malformed(unreadable.to_string()))?;
-            let asked = asked.with_token(head.bearer().map_err(|why| malformed(why.to_owned()))?);
+            let request = request.with_token(head.bearer().map_err(|why| malformed(why.to_owned()))?);
             let admitted = self.admit(peer, &head)?;
-            let types = asked.types();
+            let types = request.types();
             StreamOpening {
                 layout: Layout::Events,
                 headers: headers_of_stream(Layout::Events, cors.clone()),
                 waits: Some(RefusalResponse::with(cors)),
                 watcher: None,
                 first: None,
-                connect: Some(Box::new(asked.connect())),
+                connect: Some(Box::new(request.connect())),
                 protocol: self.encodings.event_source(types),
                 graphql: None,
                 admitted,

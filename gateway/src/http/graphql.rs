@@ -61,8 +61,8 @@ struct CountedOperations {
 }
 
 impl Planner for CountedOperations {
-    fn plan(&self, asked: &wire::RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>> {
-        let plan = self.catalog.plan(asked);
+    fn plan(&self, requested: &wire::RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>> {
+        let plan = self.catalog.plan(requested);
         self.metrics.graphql_operation(match &plan {
             Ok(Plan::Subscribe(_)) => "subscription",
             Ok(Plan::Answer(_)) => "answered",
@@ -157,7 +157,7 @@ impl HttpRouter {
             let cors = cors::headers(&head);
             match wanted(request.method(), &head) {
                 Ok(wanted) => (wanted, cors),
-                Err((status, why)) => return Ok(told(status, why, cors)),
+                Err((status, why)) => return Ok(json_error(status, why, cors)),
             }
         };
         match wanted {
@@ -173,7 +173,7 @@ impl HttpRouter {
                 };
                 let id = match id_of(&operation) {
                     Ok(id) => id,
-                    Err(why) => return Ok(told(StatusCode::BAD_REQUEST, why, cors)),
+                    Err(why) => return Ok(json_error(StatusCode::BAD_REQUEST, why, cors)),
                 };
                 let message = message("subscribe", &id, Some(&operation));
                 Ok(self.tell_stream(&name, message, StatusCode::ACCEPTED, cors).await)
@@ -244,8 +244,8 @@ impl HttpRouter {
                 response.headers_mut().extend(headers_of_stream(Layout::Events, cors));
                 response
             }
-            ReserveOutcome::Already => told(StatusCode::CONFLICT, "the stream is open already", cors),
-            ReserveOutcome::Unknown => told(
+            ReserveOutcome::Already => json_error(StatusCode::CONFLICT, "the stream is open already", cors),
+            ReserveOutcome::Unknown => json_error(
                 StatusCode::NOT_FOUND,
                 "no stream is reserved under this name where this node can reach it",
                 cors,
@@ -263,8 +263,8 @@ impl HttpRouter {
         let Some(address) = (self.reception.find_node)(node.into()).await else {
             return ReserveOutcome::Unknown;
         };
-        let asked = reserved_elsewhere::ask_node(&address, name, self.engine_io.clone()).await;
-        asked.unwrap_or_else(|error| {
+        let answer = reserved_elsewhere::ask_node(&address, name, self.engine_io.clone()).await;
+        answer.unwrap_or_else(|error| {
             tracing::debug!(%error, "the node where a stream is reserved does not give it");
             ReserveOutcome::Unknown
         })
@@ -280,7 +280,7 @@ impl HttpRouter {
     ) -> Response<Body> {
         const NOT_FOUND: &str = "there is no stream of this name";
         let Some((node, session)) = name.rsplit_once('.') else {
-            return told(StatusCode::NOT_FOUND, NOT_FOUND, cors);
+            return json_error(StatusCode::NOT_FOUND, NOT_FOUND, cors);
         };
         let message = EmulatedCommands { node: node.into(), session: session.into(), data: message };
         match (self.reception.tell)(message).await {
@@ -291,16 +291,16 @@ impl HttpRouter {
                 response
             }
             DeliveryOutcome::Repeated => {
-                told(StatusCode::CONFLICT, "an operation with this id is under way", cors)
+                json_error(StatusCode::CONFLICT, "an operation with this id is under way", cors)
             }
             DeliveryOutcome::NoSuchNode | DeliveryOutcome::NoSuchSession => {
-                told(StatusCode::NOT_FOUND, NOT_FOUND, cors)
+                json_error(StatusCode::NOT_FOUND, NOT_FOUND, cors)
             }
             DeliveryOutcome::TooLong => {
-                told(StatusCode::PAYLOAD_TOO_LARGE, "the operation is too long", cors)
+                json_error(StatusCode::PAYLOAD_TOO_LARGE, "the operation is too long", cors)
             }
             DeliveryOutcome::Failed => {
-                told(StatusCode::INTERNAL_SERVER_ERROR, "the stream's node does not answer", cors)
+                json_error(StatusCode::INTERNAL_SERVER_ERROR, "the stream's node does not answer", cors)
             }
         }
     }
@@ -421,7 +421,7 @@ fn operation_in(head: &ConnectHead<'_>) -> Result<String, String> {
 }
 
 /// An answer that says why there is nothing else.
-fn told(status: StatusCode, why: &str, cors: HeaderMap) -> Response<Body> {
+fn json_error(status: StatusCode, why: &str, cors: HeaderMap) -> Response<Body> {
     let body = json!({ "errors": [{ "message": why }] });
     let mut response = Response::new(whole(body.to_string()));
     *response.status_mut() = status;

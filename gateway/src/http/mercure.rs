@@ -58,10 +58,10 @@ impl HttpRouter {
             self.check_request(&head, METHODS)?;
             let cors = cors::headers(&head);
             let malformed = |why: String| HttpRefusal::malformed(why, &cors);
-            let asked = MercureRequest::read(head.query.unwrap_or_default(), head.header("last-event-id"))
+            let request = MercureRequest::read(head.query.unwrap_or_default(), head.header("last-event-id"))
                 .map_err(|unreadable| malformed(unreadable.to_string()))?;
             let bearer = head.bearer().map_err(|why| malformed(why.to_owned()))?;
-            let token = bearer.or(asked.token()).or_else(|| head.cookie(hub.cookie())).unwrap_or_default();
+            let token = bearer.or(request.token()).or_else(|| head.cookie(hub.cookie())).unwrap_or_default();
             let token = token.to_owned();
             let admitted = self.admit(peer, &head)?;
             let mut headers = headers_of_stream(Layout::Events, cors.clone());
@@ -70,9 +70,9 @@ impl HttpRouter {
                 layout: Layout::Events,
                 headers,
                 waits: Some(RefusalResponse::with(cors)),
-                watcher: hub.watch(asked.topics()),
+                watcher: hub.watch(request.topics()),
                 first: None,
-                connect: Some(Box::new(asked.connect(&token, |topic| hub.channel_of(topic)))),
+                connect: Some(Box::new(request.connect(&token, |topic| hub.channel_of(topic)))),
                 protocol: self.encodings.mercure(),
                 graphql: None,
                 admitted,

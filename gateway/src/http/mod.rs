@@ -21,7 +21,7 @@ use crate::engine_io::EngineIo;
 use crate::pusher::Apps;
 use crate::pusher_api::PusherApi;
 use crate::telemetry::labels::Handshake;
-use crate::telemetry::{Metrics, Sparingly};
+use crate::telemetry::{LogLimiter, Metrics};
 use crate::transport::encodings::Encodings;
 use crate::transport::task_pipe::HandedBody;
 use crate::worker::callers::NewCaller;
@@ -70,8 +70,8 @@ pub(crate) fn read_head(bytes: &[u8]) -> Option<ReadHead<'_>> {
 
 /// The body of a request to `/emulation`, for [`crate::readers`]: node, session and commands.
 pub(crate) fn read_emulation(body: &[u8], in_protobuf: bool) -> Result<(Box<str>, Box<str>, Bytes), String> {
-    let told = emulate::read_emulation(Bytes::copy_from_slice(body), in_protobuf)?;
-    Ok((told.node, told.session, told.data))
+    let commands = emulate::read_emulation(Bytes::copy_from_slice(body), in_protobuf)?;
+    Ok((commands.node, commands.session, commands.data))
 }
 
 /// Where every request of a client goes.
@@ -104,7 +104,7 @@ pub(crate) struct HttpRouter {
     pub(crate) pages: bool,
     /// Told, with a client, what its handshake says that hooks pass on.
     pub(crate) backend: Option<Arc<Backend>>,
-    pub(crate) refusals_told: Arc<Sparingly>,
+    pub(crate) refusals_log: Arc<LogLimiter>,
     /// Where GraphQL is served.
     pub(crate) graphql: Option<Arc<graphql::GraphqlEndpoint>>,
     /// Where Pusher is served: whose clients connect.

@@ -35,7 +35,7 @@ pub(super) struct StreamReservation {
 #[derive(Debug)]
 enum ReservationStage {
     Begun,
-    Kept(Box<str>),
+    Reserved(Box<str>),
     Gone,
 }
 
@@ -61,7 +61,7 @@ impl StreamReservation {
         let mut stage = self.stage.lock();
         // It may have gone already.
         if matches!(*stage, ReservationStage::Begun) {
-            *stage = ReservationStage::Kept(name.into());
+            *stage = ReservationStage::Reserved(name.into());
             all.streams.lock().insert(name.into(), Some(stream));
         }
     }
@@ -76,7 +76,7 @@ impl StreamReservation {
     fn with_name<T>(&self, act: impl FnOnce(&StreamReservations, &str) -> T) -> Option<T> {
         let all = self.all.upgrade()?;
         match &*self.stage.lock() {
-            ReservationStage::Kept(name) => Some(act(&all, name)),
+            ReservationStage::Reserved(name) => Some(act(&all, name)),
             ReservationStage::Begun | ReservationStage::Gone => None,
         }
     }

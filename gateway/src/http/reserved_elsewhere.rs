@@ -37,11 +37,11 @@ impl GraphqlEndpoint {
             ReserveOutcome::Already => (None, OPEN_ALREADY),
             ReserveOutcome::Unknown => (None, b'-'),
         };
-        let said = async {
+        let sent = async {
             watch_silence(&stream)?;
             stream.write_all(&[answer]).await
         };
-        if let Err(error) = tokio::time::timeout(ANSWER_TIMEOUT, said).await.unwrap_or_else(|_| Err(late())) {
+        if let Err(error) = tokio::time::timeout(ANSWER_TIMEOUT, sent).await.unwrap_or_else(|_| Err(late())) {
             tracing::debug!(%error, "a stream could not be given to another node");
             return None;
         }
@@ -55,7 +55,7 @@ pub(super) async fn ask_node(
     name: &str,
     engine_io: Arc<EngineIo>,
 ) -> io::Result<ReserveOutcome> {
-    let asked = async {
+    let answer = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         watch_silence(&stream)?;
@@ -65,7 +65,7 @@ pub(super) async fn ask_node(
         Ok((stream, answer))
     };
     let (stream, answer) =
-        tokio::time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or_else(|_| Err(late()))?;
+        tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(|_| Err(late()))?;
     Ok(match answer {
         GIVEN => ReserveOutcome::Stream(hand_on(stream, engine_io)),
         OPEN_ALREADY => ReserveOutcome::Already,

@@ -126,9 +126,9 @@ impl StreamOpening {
     /// Has the session tell whether there is a stream, where that is for it to say.
     fn asks(&mut self) -> Option<AwaitedBeginning> {
         let waits = self.waits.as_mut()?;
-        let (tell, told) = oneshot::channel();
+        let (tell, beginning) = oneshot::channel();
         waits.tell = Some(tell);
-        Some((told, waits.headers.clone()))
+        Some((beginning, waits.headers.clone()))
     }
 
     /// For a worker that writes to `socket`, or through a task.
@@ -285,10 +285,10 @@ impl HttpRouter {
         let (near, far) = handed();
         let mut response = Response::new(Either::Right(far));
         response.headers_mut().extend(opening.headers.clone());
-        let told = opening.asks();
+        let beginning = opening.asks();
         self.reception.receive(opening.into_client(IncomingSocket::Handed(near), Bytes::new(), version));
-        if let Some(told) = told {
-            let line = begun(told).await?.and_then(|Header { name, value }| {
+        if let Some(beginning) = beginning {
+            let line = begun(beginning).await?.and_then(|Header { name, value }| {
                 Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
             });
             response.headers_mut().extend(line);
@@ -304,14 +304,14 @@ impl HttpRouter {
         mut opening: StreamOpening,
     ) -> Result<(HandedBody, Option<Header>), HttpRefusal> {
         let (near, far) = handed();
-        let told = opening.asks();
+        let beginning = opening.asks();
         self.reception.receive(opening.into_client(
             IncomingSocket::Handed(near),
             Bytes::new(),
             Version::HTTP_2,
         ));
-        let found = match told {
-            Some(told) => begun(told).await?,
+        let found = match beginning {
+            Some(beginning) => begun(beginning).await?,
             None => None,
         };
         Ok((far, found))
@@ -370,8 +370,8 @@ impl HttpRouter {
 type AwaitedBeginning = (oneshot::Receiver<ResponseBeginning>, HeaderMap);
 
 /// The header that a session has found out, or its refusal. It has a deadline, and what it comes to is told in any case.
-async fn begun((told, cors): AwaitedBeginning) -> Result<Option<Header>, HttpRefusal> {
-    match told.await.map_err(|_| gone())? {
+async fn begun((beginning, cors): AwaitedBeginning) -> Result<Option<Header>, HttpRefusal> {
+    match beginning.await.map_err(|_| gone())? {
         ResponseBeginning::Refusal { status, why } => Err(refused(status, why).with(cors::lines(cors))),
         ResponseBeginning::Stream(found) => Ok(found),
     }

@@ -224,10 +224,10 @@ impl HttpRouter {
     /// told now and then.
     fn log_refusal(&self, peer: &Peer, refused: &HttpRefusal) {
         let (status, client) = (refused.status.as_u16(), peer.address);
-        let untold = if refused.result == Handshake::Origin { self.refusals_told.now() } else { None };
-        match untold {
-            Some(untold) => {
-                tracing::info!(status, %client, why = refused.why, untold, "a request was refused");
+        let suppressed = if refused.result == Handshake::Origin { self.refusals_log.admit() } else { None };
+        match suppressed {
+            Some(suppressed) => {
+                tracing::info!(status, %client, why = refused.why, suppressed, "a request was refused");
             }
             None => tracing::debug!(status, %client, why = refused.why, "a request was refused"),
         }

@@ -25,8 +25,8 @@ pub(crate) struct TakeOver(Arc<TakeOverState>);
 
 #[derive(Debug, Default)]
 struct TakeOverState {
-    asked: Mutex<Option<TakeOverRequest>>,
-    told: Notify,
+    request: Mutex<Option<TakeOverRequest>>,
+    requested: Notify,
     /// The socket has refused bytes that HTTP's machinery still holds.
     unwritten: AtomicBool,
 }
@@ -49,8 +49,8 @@ impl TakeOver {
         receive: impl FnOnce(io::Result<(IncomingSocket, Bytes)>) + Send + 'static,
     ) {
         let (refused, refusal) = oneshot::channel();
-        *self.0.asked.lock() = Some(TakeOverRequest { receive: Box::new(receive), refused });
-        self.0.told.notify_one();
+        *self.0.request.lock() = Some(TakeOverRequest { receive: Box::new(receive), refused });
+        self.0.requested.notify_one();
         if refusal.await.is_err() {
             // It is ours, and whoever waits here is about to be dropped with what is left of the connection.
             std::future::pending::<()>().await;
@@ -61,21 +61,21 @@ impl TakeOver {
     /// further then, but handed over.
     pub(crate) async fn granted(&self) {
         loop {
-            self.0.told.notified().await;
+            self.0.requested.notified().await;
             if !self.0.unwritten.load(Ordering::Relaxed) {
                 return;
             }
-            if let Some(asked) = self.0.asked.lock().take() {
+            if let Some(request) = self.0.request.lock().take() {
                 // Whoever asked may have gone.
-                let _ = asked.refused.send(());
+                let _ = request.refused.send(());
             }
         }
     }
 
     /// For the driver: gives the connection away.
     pub(crate) fn hand_over(&self, stream: HttpStream, unread: Bytes) {
-        if let Some(asked) = self.0.asked.lock().take() {
-            (asked.receive)(stream.into_socket().map(|socket| (socket, unread)));
+        if let Some(request) = self.0.request.lock().take() {
+            (request.receive)(stream.into_socket().map(|socket| (socket, unread)));
         }
     }
 

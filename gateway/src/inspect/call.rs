@@ -33,8 +33,8 @@ pub enum CallError {
     Unreachable { url: Uri, problem: String },
     #[error("{url} has not answered within {} s", REQUEST_TIMEOUT.as_secs())]
     Late { url: Uri },
-    #[error("{url} answers {status}: {said}")]
-    Status { url: Uri, status: StatusCode, said: String },
+    #[error("{url} answers {status}: {body}")]
+    Status { url: Uri, status: StatusCode, body: String },
     #[error("the gateway says no: {message} ({code})")]
     Refused { code: u32, message: String },
     #[error("the answer of {0} cannot be read: {1}")]
@@ -129,8 +129,8 @@ impl ApiClient {
         {
             return Err(CallError::Refused { code, message });
         }
-        let said = String::from_utf8_lossy(&answer[..answer.len().min(200)]).trim().to_owned();
-        Err(CallError::Status { url, status, said })
+        let body = String::from_utf8_lossy(&answer[..answer.len().min(200)]).trim().to_owned();
+        Err(CallError::Status { url, status, body })
     }
 }
 

@@ -67,10 +67,10 @@ fn verdict(answer: &Value) -> ExitCode {
 async fn ask(args: &ShedArgs, of: GatewayAddress<'_>) -> Result<Value, CliError> {
     let via = GatewayArgs { url: args.url.clone(), key: args.key.clone(), ..GatewayArgs::default() };
     let caller = ApiClient::new(&via.url(of), via.key(of)?.as_ref())?;
-    let asked = json!({
+    let request = json!({
         "node": args.node, "over_s": args.over, "tolerance_percent": args.tolerance, "stop": args.stop,
     });
-    Ok(caller.call("shed", &asked).await?)
+    Ok(caller.call("shed", &request).await?)
 }
 
 fn show(answer: &Value, as_json: bool, out: &mut impl Write) -> io::Result<()> {

@@ -47,7 +47,7 @@ impl MemoryLedger {
     fn with<T>(&self, ledger: &str, act: impl FnOnce(&mut MemoryLedgerState) -> T) -> T {
         let mut ledgers = self.0.lock();
         match ledgers.get_mut(ledger) {
-            Some(kept) => act(kept),
+            Some(ledger_state) => act(ledger_state),
             None => act(ledgers.entry(ledger.into()).or_default()),
         }
     }
@@ -61,13 +61,13 @@ impl Ledger for MemoryLedger {
         changes: &'a [LedgerChange],
         room: LedgerCapacity,
     ) -> BoxFuture<'a, Result<HoldOutcome, BrokerError>> {
-        let held = self.with(ledger, |kept| {
+        let held = self.with(ledger, |ledger_state| {
             let now = Instant::now();
-            kept.free(now, room);
-            if kept.holds(holder, now) != Some(true) {
+            ledger_state.free(now, room);
+            if ledger_state.holds(holder, now) != Some(true) {
                 return HoldOutcome::Over;
             }
-            changes.iter().for_each(|change| kept.table.change(holder, change.clone(), room));
+            changes.iter().for_each(|change| ledger_state.table.change(holder, change.clone(), room));
             HoldOutcome::Done
         });
         ready(Ok(held)).boxed()
@@ -80,13 +80,13 @@ impl Ledger for MemoryLedger {
         lease: Duration,
         room: LedgerCapacity,
     ) -> BoxFuture<'a, Result<HoldOutcome, BrokerError>> {
-        let held = self.with(ledger, |kept| {
+        let held = self.with(ledger, |ledger_state| {
             let now = Instant::now();
-            kept.free(now, room);
-            if kept.holds(holder, now).is_none() {
+            ledger_state.free(now, room);
+            if ledger_state.holds(holder, now).is_none() {
                 return HoldOutcome::Over;
             }
-            kept.leases.insert(holder.into(), now + lease);
+            ledger_state.leases.insert(holder.into(), now + lease);
             HoldOutcome::Done
         });
         ready(Ok(held)).boxed()
@@ -99,9 +99,9 @@ impl Ledger for MemoryLedger {
         _after: Duration,
         room: LedgerCapacity,
     ) -> BoxFuture<'a, Result<(), BrokerError>> {
-        self.with(ledger, |kept| {
-            kept.leases.remove(holder);
-            kept.table.end(holder, room);
+        self.with(ledger, |ledger_state| {
+            ledger_state.leases.remove(holder);
+            ledger_state.table.end(holder, room);
         });
         ready(Ok(())).boxed()
     }
@@ -111,7 +111,7 @@ impl Ledger for MemoryLedger {
         reading: LedgerQuery<'a>,
     ) -> BoxFuture<'a, Result<Option<LedgerPage>, BrokerError>> {
         let LedgerQuery { ledger, reader, done, limit, readers, .. } = reading;
-        let page = self.with(ledger, |kept| kept.table.read(reader, done, limit, readers));
+        let page = self.with(ledger, |ledger_state| ledger_state.table.read(reader, done, limit, readers));
         ready(Ok(Some(page))).boxed()
     }
 

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::node::Node;
-use crate::telemetry::Sparingly;
+use crate::telemetry::LogLimiter;
 use crate::telemetry::labels::Drop;
 
 /// From so many subscribers on one worker on, a channel's joins and leaves are held back.
@@ -35,7 +35,7 @@ const TOGETHER: usize = 256;
 pub(crate) struct Announcements {
     waiting: Mutex<WaitingAnnouncements>,
     wake: Notify,
-    failed_told: Sparingly,
+    failed_log: LogLimiter,
 }
 
 #[derive(Debug, Default)]
@@ -147,8 +147,8 @@ pub(super) async fn keep_announcing(node: Arc<Node>, part: usize) {
             for (channel, sent) in channels.iter().zip(sent.await) {
                 let Err(error) = sent else { continue };
                 node.note_unpublished(channel, &error);
-                if let Some(untold) = announcements.failed_told.now() {
-                    tracing::warn!(%error, untold, "a join or a leave could not be told");
+                if let Some(suppressed) = announcements.failed_log.admit() {
+                    tracing::warn!(%error, suppressed, "a join or a leave could not be told");
                 }
             }
         }

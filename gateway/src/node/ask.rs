@@ -14,10 +14,10 @@ use crate::broker::BrokerError;
 use crate::node::Node;
 use crate::node::control::{Among, NodeInfo};
 use crate::node::node_message::{
-    AskClients, NodeMessage, NodeRequest, NodeRequestError, NodeResponse, RemotePollRequest, ToldError,
-    VERSION,
+    AskClients, NodeMessage, NodeMessageError, NodeRequest, NodeRequestError, NodeResponse,
+    RemotePollRequest, VERSION,
 };
-use crate::telemetry::Sparingly;
+use crate::telemetry::LogLimiter;
 
 /// How long an answer may take.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,13 +32,13 @@ const ANSWERING_MAX: usize = 1_024;
 const FETCHING_MAX: usize = OPEN_MAX / 3;
 
 /// The most questions to other nodes that wait for what clients say.
-const CLIENTS_ASKED_MAX: usize = OPEN_MAX / 3;
+const CLIENT_REQUESTS_MAX: usize = OPEN_MAX / 3;
 
 /// The most requests of other nodes that wait for packets of sessions here. They take no turns of those that are answered.
 const FETCHED_MAX: usize = 4_096;
 
 /// Nodes that are asked the same at once.
-const ASKED_AT_ONCE: usize = 64;
+const NODES_AT_ONCE: usize = 64;
 
 /// Longest name of a node, in bytes: they are UUIDs, and clients can name any.
 const NODE_BYTES_MAX: usize = 64;
@@ -65,7 +65,7 @@ pub enum AskError {
     NotUnderstood,
     /// Nothing was done.
     #[error("the question cannot be sent: {0}")]
-    Unsendable(Arc<ToldError>),
+    Unsendable(Arc<NodeMessageError>),
     #[error(transparent)]
     Broker(#[from] BrokerError),
 }
@@ -80,12 +80,12 @@ pub(super) struct PendingNodeRequests {
     pub(super) fetching: Semaphore,
     fetched: Arc<Semaphore>,
     /// For questions to clients: of this node to all of them, and of others to its own.
-    pub(super) clients_asked: Semaphore,
-    asked_for_clients: Arc<Semaphore>,
+    pub(super) client_requests: Semaphore,
+    answering_for_clients: Arc<Semaphore>,
     /// For telling others that this node is busy.
     refusing: Arc<Semaphore>,
-    unanswered_told: Sparingly,
-    unreadable_told: Sparingly,
+    unanswered_log: LogLimiter,
+    unreadable_log: LogLimiter,
 }
 
 impl Default for PendingNodeRequests {
@@ -96,11 +96,11 @@ impl Default for PendingNodeRequests {
             answering: Arc::new(Semaphore::new(ANSWERING_MAX)),
             fetching: Semaphore::new(FETCHING_MAX),
             fetched: Arc::new(Semaphore::new(FETCHED_MAX)),
-            clients_asked: Semaphore::new(CLIENTS_ASKED_MAX),
-            asked_for_clients: Arc::new(Semaphore::new(ANSWERING_MAX)),
+            client_requests: Semaphore::new(CLIENT_REQUESTS_MAX),
+            answering_for_clients: Arc::new(Semaphore::new(ANSWERING_MAX)),
             refusing: Arc::new(Semaphore::new(ANSWERING_MAX)),
-            unanswered_told: Sparingly::default(),
-            unreadable_told: Sparingly::default(),
+            unanswered_log: LogLimiter::default(),
+            unreadable_log: LogLimiter::default(),
         }
     }
 }
@@ -135,7 +135,7 @@ impl Node {
     /// Asks one node, this one included, and waits for its answer for as long as the question says.
     pub async fn ask(&self, node: &str, question: NodeRequest) -> Result<NodeResponse, AskError> {
         let patience = question.patience();
-        let asked = async {
+        let answer = async {
             if *node == *self.id.0 {
                 return Ok(self.answer(question).await?);
             }
@@ -143,9 +143,9 @@ impl Node {
                 return Err(AskError::UnknownNode);
             }
             let mut open = self.asking.open()?;
-            let told =
+            let message =
                 NodeMessage::Question { id: open.id, from: (*self.id.0).into(), question: Some(question) };
-            let message = told.encode().map_err(|error| AskError::Unsendable(Arc::new(error)))?;
+            let message = message.encode().map_err(|error| AskError::Unsendable(Arc::new(error)))?;
             if self.broker.tell_node(node, message).await? == 0 {
                 let is_announced = self.nodes().await?.iter().any(|known| *known.uid == *node);
                 return Err(if is_announced { AskError::Deaf } else { AskError::UnknownNode });
@@ -156,9 +156,9 @@ impl Node {
                 Err(_) => Err(AskError::Late(patience)),
             }
         };
-        let asked = tokio::time::timeout(patience, asked).await;
-        let answer = asked.unwrap_or(Err(AskError::Late(patience)));
-        self.metrics.node_asked(answer.as_ref().map_or_else(AskError::label, |_| "answered"));
+        let answer = tokio::time::timeout(patience, answer).await;
+        let answer = answer.unwrap_or(Err(AskError::Late(patience)));
+        self.metrics.node_request(answer.as_ref().map_or_else(AskError::label, |_| "answered"));
         answer
     }
 
@@ -169,7 +169,7 @@ impl Node {
         ask: AskClients,
     ) -> Result<Vec<(NodeInfo, Result<NodeResponse, AskError>)>, AskError> {
         let nodes = u32::try_from(self.nodes().await?.len()).unwrap_or(u32::MAX);
-        let _permits = self.asking.clients_asked.try_acquire_many(nodes).map_err(|_| AskError::TooMany)?;
+        let _permits = self.asking.client_requests.try_acquire_many(nodes).map_err(|_| AskError::TooMany)?;
         Ok(self.ask_all(NodeRequest::AskClients(Box::new((among, ask)))).await?)
     }
 
@@ -179,7 +179,7 @@ impl Node {
         &self,
         question: NodeRequest,
     ) -> Result<Vec<(NodeInfo, Result<NodeResponse, AskError>)>, BrokerError> {
-        let asked = self.nodes().await?.into_iter().map(|node| {
+        let requests = self.nodes().await?.into_iter().map(|node| {
             let question = question.clone();
             async move {
                 // One of a release that does not know questions listens to none.
@@ -192,12 +192,12 @@ impl Node {
             }
         });
         // Made before they are run: a stream of closures would borrow for too long.
-        let asked: Vec<_> = asked.collect();
-        Ok(futures_util::stream::iter(asked).buffered(ASKED_AT_ONCE).collect().await)
+        let requests: Vec<_> = requests.collect();
+        Ok(futures_util::stream::iter(requests).buffered(NODES_AT_ONCE).collect().await)
     }
 
     /// What was sent to this node alone. Runs where messages arrive, and so leaves the work to others.
-    pub(super) fn receive_told(self: &Arc<Self>, message: Bytes) {
+    pub(super) fn receive_node_message(self: &Arc<Self>, message: Bytes) {
         match NodeMessage::decode(&message) {
             Ok(NodeMessage::Answer { id, answer }) => {
                 // Whoever asked may have given up.
@@ -207,8 +207,8 @@ impl Node {
             }
             Ok(NodeMessage::Question { id, from, question }) => self.receive_question(id, from, question),
             Err(error) => {
-                if let Some(untold) = self.asking.unreadable_told.now() {
-                    tracing::warn!(%error, untold, "a message of another node cannot be read");
+                if let Some(suppressed) = self.asking.unreadable_log.admit() {
+                    tracing::warn!(%error, suppressed, "a message of another node cannot be read");
                 }
             }
         }
@@ -219,14 +219,14 @@ impl Node {
             matches!(question, Some(NodeRequest::Poll { polled: RemotePollRequest::Fetch { .. }, .. }));
         let permits = match question {
             _ if waits => &self.asking.fetched,
-            Some(NodeRequest::AskClients(_)) => &self.asking.asked_for_clients,
+            Some(NodeRequest::AskClients(_)) => &self.asking.answering_for_clients,
             _ => &self.asking.answering,
         };
         let permit = permits.clone().try_acquire_owned();
         let refusal = permit.is_err().then(|| self.asking.refusing.clone().try_acquire_owned());
         if let Some(Err(_)) = refusal {
-            if let Some(untold) = self.asking.unanswered_told.now() {
-                tracing::warn!(untold, "so many questions come that not even a refusal is sent to all");
+            if let Some(suppressed) = self.asking.unanswered_log.admit() {
+                tracing::warn!(suppressed, "so many questions come that not even a refusal is sent to all");
             }
             return;
         }

@@ -17,7 +17,7 @@ use crate::worker::inbox::WorkerEvent;
 /// Longest time that answers are waited for.
 pub(crate) const ASK_CLIENTS_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// The most clients of a node that one event asks.
-const CLIENTS_ASKED_MAX: usize = 1_000;
+const CLIENTS_MAX: usize = 1_000;
 /// The most bytes of answers of one node to one event: what nodes tell each other has a bound.
 const ANSWERS_BYTES_MAX: usize = 640 * 1024;
 /// The most acknowledgements that one node's clients are waited for, at the same time.
@@ -30,7 +30,7 @@ pub struct AskClients {
     pub namespace: Box<str>,
     pub event: Box<str>,
     /// Its arguments: a JSON array.
-    pub said: Tagged,
+    pub arguments: Tagged,
     pub timeout: Duration,
 }
 
@@ -119,9 +119,9 @@ impl ClientsRequest {
 
 impl AwaitedClient {
     /// The client has said this. Returns whether anybody still waits for it.
-    pub(crate) fn answer(mut self, said: Tagged) -> bool {
+    pub(crate) fn answer(mut self, arguments: Tagged) -> bool {
         self.is_answered = true;
-        self.heard.send((self.client, ClientReply::Ended(AskOutcome::Answered(said)))).is_ok()
+        self.heard.send((self.client, ClientReply::Ended(AskOutcome::Answered(arguments)))).is_ok()
     }
 
     /// Nobody waits for it any more.
@@ -151,15 +151,15 @@ impl Default for PendingAcks {
 impl Node {
     /// How many clients of this node are waited for.
     pub(crate) fn clients_awaited(&self) -> usize {
-        PENDING_MAX - self.clients_asked.0.available_permits()
+        PENDING_MAX - self.client_requests.0.available_permits()
     }
 
     /// Asks those of these clients that are here.
     pub(super) async fn ask_clients(&self, among: Among, ask: AskClients) -> Vec<(ClientId, AskOutcome)> {
         let timeout = ask.timeout.min(ASK_CLIENTS_TIMEOUT_MAX);
         let (heard, hear) = mpsc::unbounded_channel();
-        let left = AtomicUsize::new(CLIENTS_ASKED_MAX);
-        let asking = Arc::new(ClientsRequest { ask, heard, left, pending: self.clients_asked.0.clone() });
+        let left = AtomicUsize::new(CLIENTS_MAX);
+        let asking = Arc::new(ClientsRequest { ask, heard, left, pending: self.client_requests.0.clone() });
         let mut collected = CollectedReplies {
             node: self,
             hear,
@@ -172,11 +172,11 @@ impl Node {
         drop(asking);
         // What has not come by then does not come.
         let _ = tokio::time::timeout(timeout, collected.collect()).await;
-        let asked = collected.take();
-        for (_, ended) in &asked {
-            self.metrics.socketio.asked(ended.label());
+        let outcomes = collected.take();
+        for (_, ended) in &outcomes {
+            self.metrics.socketio.ask_ended(ended.label());
         }
-        asked
+        outcomes
     }
 }
 
@@ -189,7 +189,7 @@ impl CollectedReplies<'_> {
                     self.waiting.insert(client, permit);
                     continue;
                 }
-                ClientReply::Ended(AskOutcome::Answered(said)) => self.keep(said),
+                ClientReply::Ended(AskOutcome::Answered(arguments)) => self.keep(arguments),
                 ClientReply::Ended(ended) => ended,
             };
             self.waiting.remove(&client);
@@ -197,19 +197,19 @@ impl CollectedReplies<'_> {
         }
     }
 
-    fn keep(&mut self, said: Tagged) -> AskOutcome {
-        let more = said.data.bytes.len() + said.tags.values().map(|tag| tag.len()).sum::<usize>();
+    fn keep(&mut self, arguments: Tagged) -> AskOutcome {
+        let more = arguments.data.bytes.len() + arguments.tags.values().map(|tag| tag.len()).sum::<usize>();
         if self.bytes + more > ANSWERS_BYTES_MAX {
             return AskOutcome::TooLong;
         }
         self.bytes += more;
-        AskOutcome::Answered(said)
+        AskOutcome::Answered(arguments)
     }
 
     fn take(mut self) -> Vec<(ClientId, AskOutcome)> {
-        let mut asked: Vec<_> = std::mem::take(&mut self.ended).into_iter().collect();
-        asked.extend(self.waiting.keys().map(|client| (*client, AskOutcome::Timeout)));
-        asked
+        let mut outcomes: Vec<_> = std::mem::take(&mut self.ended).into_iter().collect();
+        outcomes.extend(self.waiting.keys().map(|client| (*client, AskOutcome::Timeout)));
+        outcomes
     }
 }
 

@@ -88,7 +88,7 @@ pub(super) struct Balancing {
     accepts_per_s: AtomicU32,
     is_leaving: AtomicBool,
     freshness: Mutex<NodeFreshness>,
-    told_to_leave: Notify,
+    leave_requested: Notify,
     running: Mutex<Option<RunningShed>>,
     begun: Notify,
 }
@@ -119,7 +119,7 @@ struct AskedWorkers {
 #[derive(Debug)]
 struct LateAnswer {
     count: u32,
-    told: oneshot::Receiver<LetGone>,
+    answer: oneshot::Receiver<LetGone>,
 }
 
 impl AskedWorkers {
@@ -132,7 +132,7 @@ impl AskedWorkers {
         let mut closed = 0;
         for (left, late) in self.left.iter_mut().zip(&mut self.late) {
             let Some(answer) = late else { continue };
-            match answer.told.try_recv() {
+            match answer.answer.try_recv() {
                 Ok(gone) => {
                     closed += gone.closed;
                     *left = gone.left;
@@ -172,8 +172,8 @@ impl Balancing {
     }
 
     /// Ends once the node is to be stopped.
-    pub(super) async fn told_to_leave(&self) {
-        self.told_to_leave.notified().await;
+    pub(super) async fn leave_requested(&self) {
+        self.leave_requested.notified().await;
     }
 }
 
@@ -304,7 +304,7 @@ impl Node {
     async fn close_by_plan(&self, number: u64) {
         let mut step = interval(STEP);
         step.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut asked = AskedWorkers::new(self.inboxes.len());
+        let mut workers = AskedWorkers::new(self.inboxes.len());
         let mut looked = self.clock.now();
         // Each puts its clients in order now, which takes one with 100,000 of them some 20 ms: one after the other, so that
         // never all workers pause at once.
@@ -314,9 +314,9 @@ impl Node {
             }
             let mut counts = vec![None; self.inboxes.len()];
             counts[worker] = Some(0);
-            self.let_go(number, counts, &mut asked, WORKER_TIMEOUT).await;
+            self.let_go(number, counts, &mut workers, WORKER_TIMEOUT).await;
         }
-        let mut shares = WorkerShares::new(asked.left.clone());
+        let mut shares = WorkerShares::new(workers.left.clone());
         loop {
             step.tick().await;
             let (now, own) = (self.clock.now(), self.own_clients());
@@ -341,13 +341,13 @@ impl Node {
                 self.end_shedding(end);
                 return;
             }
-            let mut closed = asked.take_late();
-            shares.hear(&asked.left);
-            let due = shedding.due(now, own).saturating_sub(closed + asked.pending());
+            let mut closed = workers.take_late();
+            shares.hear(&workers.left);
+            let due = shedding.due(now, own).saturating_sub(closed + workers.pending());
             let due = due.min(step_max(shedding.plan()));
             if due > 0 {
-                let counts = shares.next(due, &asked.left).into_iter().map(Some).collect();
-                closed += self.let_go(number, counts, &mut asked, WORKER_TIMEOUT).await;
+                let counts = shares.next(due, &workers.left).into_iter().map(Some).collect();
+                closed += self.let_go(number, counts, &mut workers, WORKER_TIMEOUT).await;
             }
             if closed == 0 {
                 continue;
@@ -369,18 +369,18 @@ impl Node {
         workers: &mut AskedWorkers,
         patience: Duration,
     ) -> u32 {
-        let asked = self.inboxes.iter().zip(counts).enumerate().filter_map(|(worker, (inbox, count))| {
+        let requests = self.inboxes.iter().zip(counts).enumerate().filter_map(|(worker, (inbox, count))| {
             let count = count.filter(|_| workers.late[worker].is_none())?;
-            let (done, mut told) = oneshot::channel();
+            let (done, mut pending) = oneshot::channel();
             inbox.push(WorkerEvent::LetGo(LetGo { plan, count, done }));
             Some(async move {
-                let answer = tokio::time::timeout(patience, &mut told).await;
-                (worker, count, answer.map_err(|_| told))
+                let answer = tokio::time::timeout(patience, &mut pending).await;
+                (worker, count, answer.map_err(|_| pending))
             })
         });
-        let asked: Vec<_> = asked.collect();
+        let requests: Vec<_> = requests.collect();
         let mut closed = 0;
-        for (worker, count, answer) in join_all(asked).await {
+        for (worker, count, answer) in join_all(requests).await {
             workers.left[worker] = 0;
             match answer {
                 Ok(Ok(gone)) => {
@@ -389,7 +389,7 @@ impl Node {
                 }
                 // A worker that has stopped has none.
                 Ok(Err(_)) => {}
-                Err(told) => workers.late[worker] = Some(LateAnswer { count, told }),
+                Err(answer) => workers.late[worker] = Some(LateAnswer { count, answer }),
             }
         }
         closed
@@ -398,7 +398,7 @@ impl Node {
     /// This node is to be stopped: nobody sends it clients any more.
     pub(crate) fn begin_leaving(&self) {
         self.balancing.is_leaving.store(true, Ordering::Relaxed);
-        self.balancing.told_to_leave.notify_one();
+        self.balancing.leave_requested.notify_one();
     }
 
     /// Over how long this node, which stops, lets its clients go. Others see those for a while longer, if there are others.
@@ -464,7 +464,7 @@ mod tests {
     use crate::node::publish::tests::node;
     use crate::worker::inbox::{Inbox, InboxQueue};
 
-    fn asked_of(inbox: &Inbox) -> Option<LetGo> {
+    fn order_in(inbox: &Inbox) -> Option<LetGo> {
         let mut queue = InboxQueue::default();
         inbox.take(&mut queue);
         queue.events.into_iter().find_map(|event| match event {
@@ -479,17 +479,17 @@ mod tests {
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
         let inbox = Arc::new(Inbox::new(waker, 64, 1 << 20));
         let node = node(vec![inbox.clone()]);
-        let mut asked = AskedWorkers::new(1);
+        let mut workers = AskedWorkers::new(1);
         let patience = Duration::from_millis(10);
-        assert_eq!(node.let_go(1, vec![Some(3)], &mut asked, patience).await, 0);
-        assert_eq!((asked.pending(), asked.take_late()), (3, 0), "it may still close them");
-        let let_go = asked_of(&inbox).expect("it was asked");
+        assert_eq!(node.let_go(1, vec![Some(3)], &mut workers, patience).await, 0);
+        assert_eq!((workers.pending(), workers.take_late()), (3, 0), "it may still close them");
+        let let_go = order_in(&inbox).expect("it was asked");
         assert_eq!(let_go.count, 3);
-        assert_eq!(node.let_go(1, vec![Some(2)], &mut asked, patience).await, 0);
-        assert!(asked_of(&inbox).is_none(), "it has not answered");
+        assert_eq!(node.let_go(1, vec![Some(2)], &mut workers, patience).await, 0);
+        assert!(order_in(&inbox).is_none(), "it has not answered");
         let_go.done.send(LetGone { closed: 2, left: 5 }).unwrap();
-        assert_eq!(asked.take_late(), 2);
-        assert_eq!((asked.pending(), asked.left[0]), (0, 5));
-        assert_eq!(asked.take_late(), 0, "once");
+        assert_eq!(workers.take_late(), 2);
+        assert_eq!((workers.pending(), workers.left[0]), (0, 5));
+        assert_eq!(workers.take_late(), 0, "once");
     }
 }

@@ -22,7 +22,7 @@ const ROUNDS_MAX: u32 = 4;
 
 /// The most bytes of all history that channels retain that are kept to be told again. Beyond it, a read serves those who waited for
 /// it and nobody after them.
-const KEPT_BYTES_MAX: usize = 64 << 20;
+const RETAINED_BYTES_MAX: usize = 64 << 20;
 
 /// Told to everyone who waits for a read.
 pub(crate) type CatchUpResult = Result<ReadResult, BrokerError>;
@@ -36,7 +36,7 @@ enum CatchUpTurn {
 
 impl Node {
     /// The past for someone from whom publications of the channel are held back already, if it is known.
-    pub(crate) fn known_past(&self, channel: &Channel, wanted: &HistoryRequest) -> Option<HistoryPage> {
+    pub(crate) fn known_catch_up(&self, channel: &Channel, wanted: &HistoryRequest) -> Option<HistoryPage> {
         if wanted.part {
             return None;
         }
@@ -47,7 +47,7 @@ impl Node {
             aside.and_then(|ChannelRareState { catch_up, .. }| catch_up.known(now, &want(catch_up, wanted)));
         drop(shard);
         if known.is_some() {
-            self.metrics.past_told(HistorySource::EarlierRead);
+            self.metrics.catch_up_answered(HistorySource::EarlierRead);
             return known;
         }
         // Whoever begins here needs no more than that.
@@ -55,12 +55,12 @@ impl Node {
             wanted.filter.since.is_none() && wanted.sought.is_none() && !is_for_newest(&wanted.filter);
         let top = begins.then(|| self.broker.position_now(channel)).flatten()?;
         self.with_channel(channel, |local| local.feed.anchor(top));
-        self.metrics.past_told(HistorySource::Read);
+        self.metrics.catch_up_answered(HistorySource::Read);
         Some(HistoryPage { publications: Vec::new(), top })
     }
 
     /// The same, read if need be, by one for all who wait.
-    pub(crate) async fn past(
+    pub(crate) async fn catch_up(
         self: &Arc<Self>,
         channel: &Channel,
         wanted: &HistoryRequest,
@@ -68,17 +68,17 @@ impl Node {
     ) -> Result<HistoryPage, BrokerError> {
         // Parts are of different clients at different places: sharing them serves nobody.
         let shared = (!wanted.part).then(|| self.with_aside(channel, |aside| want(&aside.catch_up, wanted)));
-        let first_asked = shared.flatten();
-        if let Some(want) = first_asked {
+        let request = shared.flatten();
+        if let Some(want) = request {
             for _ in 0..ROUNDS_MAX {
-                let told = match self.take_turn(channel, &want) {
+                let outcome = match self.take_turn(channel, &want) {
                     None => break,
                     Some(CatchUpTurn::Answered(page)) => {
-                        self.metrics.past_told(HistorySource::EarlierRead);
+                        self.metrics.catch_up_answered(HistorySource::EarlierRead);
                         return Ok(page);
                     }
-                    Some(CatchUpTurn::Wait(told)) => match told.await {
-                        Ok(told) => (told?, HistorySource::EarlierRead),
+                    Some(CatchUpTurn::Wait(outcome)) => match outcome.await {
+                        Ok(outcome) => (outcome?, HistorySource::EarlierRead),
                         // Whoever read has gone without a word.
                         Err(_) => break,
                     },
@@ -87,10 +87,10 @@ impl Node {
                         (in_flight.read(retention).await?, HistorySource::Read)
                     }
                 };
-                match told {
-                    (ReadResult::Past(past), from) => {
-                        if let Some(page) = past.answer(&want) {
-                            self.metrics.past_told(from);
+                match outcome {
+                    (ReadResult::Shared(history), from) => {
+                        if let Some(page) = history.answer(&want) {
+                            self.metrics.catch_up_answered(from);
                             return Ok(page);
                         }
                     }
@@ -98,7 +98,7 @@ impl Node {
                 }
             }
         }
-        self.metrics.past_told(HistorySource::Read);
+        self.metrics.catch_up_answered(HistorySource::Read);
         let page = self.history(channel.clone(), wanted.filter, retention).await?;
         self.with_channel(channel, |local| local.feed.anchor(page.top));
         Ok(page)
@@ -113,7 +113,7 @@ impl Node {
     }
 
     /// What is known of a channel's retained history is not what the broker has.
-    pub(super) fn forget_past(&self, channel: &Channel) {
+    pub(super) fn forget_catch_up(&self, channel: &Channel) {
         self.with_channel(channel, |local| {
             if let Some(aside) = local.aside() {
                 aside.catch_up.forget();
@@ -122,7 +122,7 @@ impl Node {
     }
 
     /// The link to a part of the broker was lost: there may be other streams under the names of its channels.
-    pub(super) fn forget_pasts(&self, part: usize) {
+    pub(super) fn forget_catch_ups(&self, part: usize) {
         self.interest.for_each(|local| {
             if self.broker.part_of(&local.channel) != part {
                 return;
@@ -141,7 +141,7 @@ impl Node {
             CatchUpAnswer::Read(reading) => CatchUpTurn::Read(reading),
             CatchUpAnswer::Wait => {
                 let (sender, receiver) = oneshot::channel();
-                aside.past_waiting.push(sender);
+                aside.catch_up_waiting.push(sender);
                 CatchUpTurn::Wait(receiver)
             }
         })
@@ -161,14 +161,14 @@ impl Node {
     }
 
     /// Tells everyone who waits what came of a read.
-    fn told(
+    fn share_read(
         &self,
         channel: &Channel,
         reading: ReadRequest,
         result: Result<&HistoryPage, &BrokerError>,
     ) -> CatchUpResult {
         let now = self.clock.now();
-        let told = self.with_channel(channel, |local| {
+        let outcome = self.with_channel(channel, |local| {
             // Those who wait here wait for another: the channel was let go and came back meanwhile.
             if !local.aside()?.catch_up.is_reading(reading) {
                 return None;
@@ -177,23 +177,23 @@ impl Node {
                 local.feed.anchor(page.top);
             }
             let aside = local.aside()?;
-            let told = match result {
+            let outcome = match result {
                 Ok(page) => Ok(aside.catch_up.read(now, reading, page)),
                 Err(error) => {
                     aside.catch_up.read_failed(reading);
                     Err(error.clone())
                 }
             };
-            if self.interest.kept_bytes() > KEPT_BYTES_MAX.min(self.memory.pasts_bytes_max()) {
+            if self.interest.retained_bytes() > RETAINED_BYTES_MAX.min(self.memory.catch_up_bytes_max()) {
                 aside.catch_up.forget();
             }
-            for waiting in aside.past_waiting.drain(..) {
+            for waiting in aside.catch_up_waiting.drain(..) {
                 // Whoever has gone does not listen any more.
-                let _ = waiting.send(told.clone());
+                let _ = waiting.send(outcome.clone());
             }
-            Some(told)
+            Some(outcome)
         });
-        told.flatten().unwrap_or_else(|| result.map(|_| ReadResult::Unshared).map_err(Clone::clone))
+        outcome.flatten().unwrap_or_else(|| result.map(|_| ReadResult::Unshared).map_err(Clone::clone))
     }
 }
 
@@ -207,16 +207,16 @@ struct CatchUpReadInFlight<'n> {
 impl CatchUpReadInFlight<'_> {
     async fn read(self, retention: Retention) -> CatchUpResult {
         let page = self.node.history(self.channel.clone(), self.reading.filter, retention).await;
-        let told = self.node.told(self.channel, self.reading, page.as_ref());
+        let outcome = self.node.share_read(self.channel, self.reading, page.as_ref());
         std::mem::forget(self);
-        told
+        outcome
     }
 }
 
 impl Drop for CatchUpReadInFlight<'_> {
     fn drop(&mut self) {
         let given_up = BrokerError::Unexpected("a read of history was given up".into());
-        let _ = self.node.told(self.channel, self.reading, Err(&given_up));
+        let _ = self.node.share_read(self.channel, self.reading, Err(&given_up));
     }
 }
 

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 /// The most that are kept. The oldest makes room for the next one.
-const KEPT_MAX: usize = 1_024;
+const CLOSES_MAX: usize = 1_024;
 
 /// Longest reason that is kept, in bytes: as much as a close frame has room for.
 const REASON_BYTES_MAX: usize = 123;
@@ -49,11 +49,11 @@ impl RecentCloses {
             Some((at, _)) => close.reason[..at].into(),
             None => close.reason,
         };
-        let mut kept = self.0.lock();
-        if kept.len() >= KEPT_MAX {
-            kept.pop_front();
+        let mut closes = self.0.lock();
+        if closes.len() >= CLOSES_MAX {
+            closes.pop_front();
         }
-        kept.push_back(CloseRecord { reason, ..close });
+        closes.push_back(CloseRecord { reason, ..close });
     }
 
     pub(super) fn list(&self, wanted: &ClosesWanted) -> Vec<CloseRecord> {
@@ -61,8 +61,8 @@ impl RecentCloses {
             wanted.user.as_ref().is_none_or(|user| *user == close.user)
                 && wanted.client.as_ref().is_none_or(|client| *client == close.client)
         };
-        let kept = self.0.lock();
-        kept.iter().rev().filter(is_wanted).take(wanted.limit as usize).cloned().collect()
+        let closes = self.0.lock();
+        closes.iter().rev().filter(is_wanted).take(wanted.limit as usize).cloned().collect()
     }
 }
 
@@ -81,16 +81,16 @@ mod tests {
     #[test]
     fn the_latest_come_first_and_the_oldest_make_room() {
         let closes = RecentCloses::default();
-        (0..KEPT_MAX + 10)
+        (0..CLOSES_MAX + 10)
             .for_each(|client| closes.note(close(client, if client % 2 == 0 { "ann" } else { "" })));
         let all = clients(&closes, &ClosesWanted { limit: u32::MAX, ..ClosesWanted::default() });
-        assert_eq!((all.len(), all[0], all[KEPT_MAX - 1]), (KEPT_MAX, KEPT_MAX + 9, 10));
+        assert_eq!((all.len(), all[0], all[CLOSES_MAX - 1]), (CLOSES_MAX, CLOSES_MAX + 9, 10));
         let of_ann = ClosesWanted { user: Some("ann".into()), limit: 2, ..ClosesWanted::default() };
-        assert_eq!(clients(&closes, &of_ann), [KEPT_MAX + 8, KEPT_MAX + 6]);
+        assert_eq!(clients(&closes, &of_ann), [CLOSES_MAX + 8, CLOSES_MAX + 6]);
         let one = ClosesWanted { client: Some("11".into()), limit: 2, ..ClosesWanted::default() };
         assert_eq!(clients(&closes, &one), [11]);
         let anonymous = ClosesWanted { user: Some("".into()), limit: 1, ..ClosesWanted::default() };
-        assert_eq!(clients(&closes, &anonymous), [KEPT_MAX + 9]);
+        assert_eq!(clients(&closes, &anonymous), [CLOSES_MAX + 9]);
     }
 
     #[test]

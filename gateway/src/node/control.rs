@@ -89,7 +89,7 @@ impl ControlCommand {
             reason: disconnect.reason.as_ref().into(),
             keeps_only,
         };
-        let kept;
+        let target;
         let everyone = ControlTarget::default();
         let (target, action) = match self {
             Self::Disconnect { target, disconnect } => (target, close(disconnect, false)),
@@ -97,12 +97,12 @@ impl ControlCommand {
                 (target, WireAction::Unsubscribe { channel: channel.as_str().into() })
             }
             Self::KeepOnly { user, client } => {
-                kept = ControlTarget {
+                target = ControlTarget {
                     user: Some(user.clone()),
                     except: vec![*client],
                     ..ControlTarget::default()
                 };
-                (&kept, close(&Disconnect::CONNECTION_LIMIT, true))
+                (&target, close(&Disconnect::CONNECTION_LIMIT, true))
             }
             Self::Compare { channel } => {
                 (&everyone, WireAction::Compare { channel: channel.as_str().into() })

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use crate::node::Node;
 use crate::node::interest::SHARDS;
 use crate::node::node_message::PAGE_MAX;
-use crate::telemetry::Sparingly;
+use crate::telemetry::LogLimiter;
 use crate::telemetry::labels::Drop;
 
 /// How long a change waits for others.
@@ -34,7 +34,7 @@ pub(crate) struct ChangedCounts {
     /// Whether anybody has ever been counted here.
     counting: AtomicBool,
     counted_first: Notify,
-    failed_told: Sparingly,
+    failed_log: LogLimiter,
 }
 
 impl Node {
@@ -61,14 +61,14 @@ impl Node {
         let counted = match self.count_everywhere(&channels).await {
             Ok(counted) => counted,
             Err(error) => {
-                if let Some(untold) = self.counts.failed_told.now() {
-                    tracing::warn!(%error, untold, "subscribers could not be counted; they are to be again");
+                if let Some(suppressed) = self.counts.failed_log.admit() {
+                    tracing::warn!(%error, suppressed, "subscribers could not be counted; they are to be again");
                 }
                 return channels.iter().for_each(|channel| self.count_changed(channel));
             }
         };
         for batch in channels.chunks(TOGETHER) {
-            let told = batch.iter().map(|channel| {
+            let counts = batch.iter().map(|channel| {
                 let count = counted.get(channel.as_str()).copied().unwrap_or(0);
                 let subscribers = u32::try_from(count).unwrap_or(u32::MAX);
                 if let Some(webhooks) = &self.webhooks {
@@ -76,8 +76,8 @@ impl Node {
                 }
                 self.broker.publish_event(channel.clone(), OwnedEvent::Counted { subscribers })
             });
-            for (channel, told) in batch.iter().zip(join_all(told).await) {
-                let Err(error) = told else { continue };
+            for (channel, counts) in batch.iter().zip(join_all(counts).await) {
+                let Err(error) = counts else { continue };
                 self.note_unpublished(channel, &error);
             }
         }

@@ -63,15 +63,15 @@ impl BrokerEvents for FromBroker {
         }
     }
 
-    fn told(&self, message: Bytes) {
+    fn node_message(&self, message: Bytes) {
         if let Some(node) = self.node() {
-            node.receive_told(message);
+            node.receive_node_message(message);
         }
     }
 
     fn resumed(&self, part: usize) {
         if let Some(node) = self.node() {
-            node.forget_pasts(part);
+            node.forget_catch_ups(part);
             node.repairs.of(part).compare_all.notify_one();
             node.members_missed.note(part);
             node.show_again(part);
@@ -80,7 +80,7 @@ impl BrokerEvents for FromBroker {
 
     fn moved(&self, part: usize, channels: Vec<Channel>) {
         if let Some(node) = self.node() {
-            node.forget_pasts(part);
+            node.forget_catch_ups(part);
             node.compare_these(&channels);
             node.members_missed.note(part);
         }
@@ -133,8 +133,15 @@ impl Node {
 
     /// The caller holds the channel's shard, so that what comes later cannot overtake it.
     pub(super) fn hand_event(&self, local: &LocalChannel, event: OwnedEvent) {
-        let prepared = Prepared::of(local.channel.clone(), event, None, self.clock.micros(), &self.variants);
-        self.hand_to_workers(local, &prepared.counted_in(local.namespace()));
+        let prepared = Prepared::of(
+            local.channel.clone(),
+            local.namespace(),
+            event,
+            None,
+            self.clock.micros(),
+            &self.variants,
+        );
+        self.hand_to_workers(local, &prepared);
     }
 
     /// Has history read after an offset, for what is missing or in doubt.
@@ -166,11 +173,18 @@ impl Node {
                 self.note_handed_out(&publication, micros);
                 let prepared = if local.retention().keeps_history() {
                     let event = OwnedEvent::Publication(publication);
-                    Prepared::of(channel, event, previous, micros, &self.variants)
+                    Prepared::of(channel, local.namespace(), event, previous, micros, &self.variants)
                 } else {
-                    Prepared::unnumbered(channel, publication, previous, micros, &self.variants)
+                    Prepared::unnumbered(
+                        channel,
+                        local.namespace(),
+                        publication,
+                        previous,
+                        micros,
+                        &self.variants,
+                    )
                 };
-                self.hand_to_workers(local, &prepared.counted_in(local.namespace()));
+                self.hand_to_workers(local, &prepared);
             }
             FeedDelivery::Lost(position) => {
                 if let Some(aside) = local.aside() {

@@ -18,7 +18,7 @@ use shared::publication::ClientInfo;
 use tokio::sync::Notify;
 
 use crate::node::Node;
-use crate::telemetry::{MoveMetrics, Sparingly};
+use crate::telemetry::{LogLimiter, MoveMetrics};
 
 /// The most channels of such clients that are remembered: as many as may wait to be told of at once. Who comes after that
 /// is gone at once.
@@ -78,7 +78,7 @@ pub(super) struct Departures {
     hold_ms: AtomicU64,
     held: Mutex<HeldDepartures>,
     wake: Notify,
-    full_told: Sparingly,
+    full_log: LogLimiter,
 }
 
 #[derive(Debug, Default)]
@@ -161,9 +161,9 @@ impl Node {
             Some(departure) => {
                 self.metrics.moves.presence_hold_overflows_total.inc();
                 self.carry_out(departure);
-                if let Some(untold) = self.departures.full_told.now() {
+                if let Some(suppressed) = self.departures.full_log.admit() {
                     tracing::warn!(
-                        untold,
+                        suppressed,
                         "clients that move are said to have left at once: {CHANNELS_MAX} channels or {BYTES_MAX} bytes of \
                          others are held"
                     );

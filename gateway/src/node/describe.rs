@@ -62,7 +62,7 @@ pub(super) async fn keep_announced(node: Arc<Node>) {
         tokio::select! {
             _ = interval.tick() => {}
             // Others are to know at once that nobody is taken in here.
-            () = node.balancing.told_to_leave() => {}
+            () = node.balancing.leave_requested() => {}
         }
         let description = match node.describe().encode() {
             Ok(description) => description,

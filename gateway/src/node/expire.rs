@@ -39,11 +39,11 @@ impl Node {
     /// Of channels in one part of the broker.
     async fn take_out_expired(self: &Arc<Self>, channels: Vec<(Channel, MapRetention)>) {
         for batch in channels.chunks(TOGETHER) {
-            let asked = batch.iter().map(|(channel, keeping)| {
+            let reads = batch.iter().map(|(channel, keeping)| {
                 // The position alone: nothing is carried here.
                 self.broker.read_state(channel.clone(), StateFilter::default(), *keeping)
             });
-            for ((channel, _), page) in batch.iter().zip(join_all(asked).await) {
+            for ((channel, _), page) in batch.iter().zip(join_all(reads).await) {
                 match page {
                     Ok(page) => self.find_cleared(channel, page.top),
                     // The next round comes.

@@ -37,7 +37,7 @@ pub(crate) struct LocalChannel {
     pub(crate) workers: u64,
     pub(crate) link: ChannelLink,
     pub(crate) feed: Feed,
-    kept: PackedTerms,
+    terms: PackedTerms,
     /// When a publication last arrived or the position was last checked.
     pub(crate) checked: Moment,
     aside: Option<Box<ChannelRareState>>,
@@ -82,7 +82,7 @@ pub(crate) struct ChannelRareState {
     /// What those who join are told of the channel's retained history.
     pub(crate) catch_up: CatchUp,
     /// Joins that wait for somebody's read of it.
-    pub(crate) past_waiting: Vec<oneshot::Sender<CatchUpResult>>,
+    pub(crate) catch_up_waiting: Vec<oneshot::Sender<CatchUpResult>>,
     /// In a channel with patches: the last publication that was handed out.
     previous: Option<PreviousPublication>,
     /// Who is there, where subscribers are told of users.
@@ -105,18 +105,18 @@ pub(crate) enum ChannelLink {
 
 impl LocalChannel {
     pub(crate) fn retention(&self) -> Retention {
-        self.kept.retention()
+        self.terms.retention()
     }
 
     /// Where it is counted.
     pub(crate) fn namespace(&self) -> NamespaceId {
-        self.kept.namespace()
+        self.terms.namespace()
     }
 
     /// It is counted there from now on. Returns where it was before.
     pub(super) fn count_in(&mut self, namespace: NamespaceId) -> NamespaceId {
-        let before = self.kept;
-        self.kept = PackedTerms::new(before.retention(), namespace);
+        let before = self.terms;
+        self.terms = PackedTerms::new(before.retention(), namespace);
         before.namespace()
     }
 
@@ -166,7 +166,7 @@ impl ChannelRareState {
 
     fn is_unused(&self) -> bool {
         self.waiting.is_empty()
-            && self.past_waiting.is_empty()
+            && self.catch_up_waiting.is_empty()
             && self.previous.is_none()
             && self.roster.is_none()
             && self.catch_up.is_unused()
@@ -182,7 +182,7 @@ struct ChannelTable(HashTable<Box<LocalChannel>>);
 pub(crate) struct Interest {
     shards: Box<[Mutex<ChannelTable>]>,
     /// What all channels keep to tell those who join.
-    kept_bytes: Arc<AtomicUsize>,
+    retained_bytes: Arc<AtomicUsize>,
     lives: AtomicU64,
 }
 
@@ -253,7 +253,7 @@ impl Interest {
     pub(crate) fn new() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            kept_bytes: Arc::default(),
+            retained_bytes: Arc::default(),
             lives: AtomicU64::new(0),
         }
     }
@@ -268,8 +268,8 @@ impl Interest {
         now: Moment,
     ) -> LocalChannel {
         let feed = Feed::default();
-        let kept = PackedTerms::new(retention, namespace);
-        LocalChannel { channel, workers: 0, link, feed, kept, checked: now, aside: None }
+        let terms = PackedTerms::new(retention, namespace);
+        LocalChannel { channel, workers: 0, link, feed, terms, checked: now, aside: None }
     }
 
     /// What comes from now on has nothing to do with what came before. Whoever waits for a read of before reads for
@@ -293,10 +293,10 @@ impl Interest {
                 waiting: Vec::new(),
                 // Nothing is known of the channel's retained history.
                 catch_up: CatchUp::new(life, retention),
-                past_waiting: Vec::new(),
+                catch_up_waiting: Vec::new(),
                 previous: None,
                 roster: None,
-                weight: RetainedBytes { bytes: 0, total: self.kept_bytes.clone() },
+                weight: RetainedBytes { bytes: 0, total: self.retained_bytes.clone() },
             })
         })
     }
@@ -311,14 +311,14 @@ impl Interest {
         let previous = aside.previous.as_ref().map_or(0, |previous| previous.data.bytes.len());
         let bytes = aside.catch_up.bytes() + previous;
         if bytes != aside.weight.bytes {
-            self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
-            self.kept_bytes.fetch_sub(aside.weight.bytes, Ordering::Relaxed);
+            self.retained_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.retained_bytes.fetch_sub(aside.weight.bytes, Ordering::Relaxed);
             aside.weight.bytes = bytes;
         }
     }
 
-    pub(crate) fn kept_bytes(&self) -> usize {
-        self.kept_bytes.load(Ordering::Relaxed)
+    pub(crate) fn retained_bytes(&self) -> usize {
+        self.retained_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn shard(&self, channel: &str) -> InterestShard<'_> {

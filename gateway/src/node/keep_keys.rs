@@ -23,7 +23,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::broker::ChangeRequest;
 use crate::node::Node;
-use crate::telemetry::Sparingly;
+use crate::telemetry::LogLimiter;
 use crate::telemetry::labels::Drop;
 
 /// How often it is looked at which keys must be kept alive.
@@ -43,7 +43,7 @@ pub(crate) struct KeptKeys {
     /// Some were given to the broker, which has not answered. Changes under the lock of `waiting`.
     in_flight: AtomicBool,
     wake: Notify,
-    failed_told: Sparingly,
+    failed_log: LogLimiter,
 }
 
 #[derive(Debug)]
@@ -205,8 +205,8 @@ pub(super) async fn keep_showing(node: Arc<Node>, part: usize) {
             for (channel, changed) in channels.iter().zip(changed) {
                 let Err(error) = changed else { continue };
                 node.note_unpublished(channel, &error);
-                if let Some(untold) = showing.failed_told.now() {
-                    tracing::warn!(%error, untold, "who subscribes to a channel could not be shown in another");
+                if let Some(suppressed) = showing.failed_log.admit() {
+                    tracing::warn!(%error, suppressed, "who subscribes to a channel could not be shown in another");
                 }
             }
         }

@@ -32,9 +32,9 @@ impl Node {
         for _ in 0..COMMANDS_MAX {
             let command = ControlCommand::KeepOnly { user: user.clone(), client };
             if let Err(error) = self.control(command).await
-                && let Some(untold) = self.not_alone_told.now()
+                && let Some(suppressed) = self.not_alone_log.admit()
             {
-                tracing::warn!(%error, untold, "other connections of a user could not be closed yet");
+                tracing::warn!(%error, suppressed, "other connections of a user could not be closed yet");
             }
             if tokio::time::timeout(COMES_BACK, &mut came_back).await.is_ok() {
                 return;

@@ -23,7 +23,7 @@ pub(super) async fn keep_polling(node: Arc<Node>, polled: Arc<PolledChannel>) {
     while AssertUnwindSafe(poll(&node, &polled)).catch_unwind().await.is_err() {
         node.metrics.panicked(PanicSite::Delivery);
         tracing::error!(channel = %polled.channel, "polling a channel panicked; it begins anew");
-        polled.poller.lock().forget_asked();
+        polled.poller.lock().forget_requests();
         tokio::time::sleep(RESTART_DELAY).await;
     }
 }
@@ -37,8 +37,8 @@ async fn poll(node: &Arc<Node>, polled: &Arc<PolledChannel>) {
             false => PollerStep::Wait(now + IDLE_MAX),
         };
         let until: Moment = match step {
-            PollerStep::Ask(asked) => {
-                in_flight.push(ask(node, polled, asked));
+            PollerStep::Ask(requested) => {
+                in_flight.push(ask(node, polled, requested));
                 continue;
             }
             PollerStep::End if in_flight.is_empty() => match node.polls.forget(polled) {
@@ -59,19 +59,19 @@ async fn poll(node: &Arc<Node>, polled: &Arc<PolledChannel>) {
     }
 }
 
-async fn ask(node: &Arc<Node>, polled: &Arc<PolledChannel>, asked: Vec<PolledKey>) {
+async fn ask(node: &Arc<Node>, polled: &Arc<PolledChannel>, requested: Vec<PolledKey>) {
     // Nothing closes it.
     let Ok(permit) = node.polls.permits.acquire().await else { return };
     let answer = match &node.backend {
-        Some(backend) => backend.poll(&polled.backend, polled.channel.as_str(), &asked).await,
+        Some(backend) => backend.poll(&polled.backend, polled.channel.as_str(), &requested).await,
         None => None,
     };
     drop(permit);
-    let Some(answer) = answer else { return polled.poller.lock().failed(node.clock.now(), &asked) };
+    let Some(answer) = answer else { return polled.poller.lock().failed(node.clock.now(), &requested) };
     // A worker that is behind slows this down, too. What finds no room after all is told later.
     let _ = node.wait_for_room(&[&polled.channel]).await;
     let mut poller = polled.poller.lock();
     let (now, next_version) = (node.clock.now(), || node.polls.next_version());
-    let taken = poller.answered(now, &asked, answer.epoch, answer.items, next_version);
+    let taken = poller.answered(now, &requested, answer.epoch, answer.items, next_version);
     node.spread(polled, &mut poller, PollSource::Round, taken);
 }

@@ -107,7 +107,7 @@ impl Node {
     /// compared.
     pub async fn clear_state(&self, channel: Channel) -> Result<(), BrokerError> {
         let cleared = self.broker.clear_state(channel.clone()).await;
-        self.forget_past(&channel);
+        self.forget_catch_up(&channel);
         if cleared.is_ok()
             && let Err(error) = self.control(ControlCommand::Compare { channel: channel.clone() }).await
         {
@@ -144,7 +144,7 @@ fn answered(mut request: ChangeRequest, answer: KeyAnswer) -> ChangeRequest {
             set.mode = mode;
             set.version = (version > 0).then_some(Version { number: version, epoch: version_epoch });
         }
-        KeyAction::Remove { tags: told } => *told = tags,
+        KeyAction::Remove { tags: removal_tags } => *removal_tags = tags,
     }
     let key = idempotency_key;
     request.idempotency = (!key.is_empty()).then_some(Idempotency { key, ttl: HOOK_IDEMPOTENCY_TTL });

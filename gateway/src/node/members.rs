@@ -106,8 +106,8 @@ impl Node {
     async fn read_members_of(&self, shard: usize, parts: u64) {
         let mut channels = Vec::new();
         self.interest.for_each_of(shard, |local| {
-            let is_told = local.workers != 0 && local.link == ChannelLink::Up && local.roster().is_some();
-            if is_told && parts & bit(self.broker.part_of(&local.channel)) != 0 {
+            let is_followed = local.workers != 0 && local.link == ChannelLink::Up && local.roster().is_some();
+            if is_followed && parts & bit(self.broker.part_of(&local.channel)) != 0 {
                 channels.push(local.channel.clone());
             }
         });

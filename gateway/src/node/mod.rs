@@ -25,7 +25,7 @@ use crate::pusher::Apps;
 use crate::sessions::SessionKeeper;
 use crate::telemetry::labels::PanicSite;
 use crate::telemetry::metrics::catch_up;
-use crate::telemetry::{Metrics, Sparingly};
+use crate::telemetry::{LogLimiter, Metrics};
 use crate::webhooks::Webhooks;
 use crate::worker::inbox::Inbox;
 
@@ -59,8 +59,8 @@ mod miss_nodes;
 mod neighbors;
 pub mod node_config;
 pub mod node_message;
-mod owed_copies;
 mod peers;
+mod pending_copies;
 mod per_part;
 mod poll;
 mod poll_elsewhere;
@@ -99,8 +99,8 @@ use keep_keys::KeptKeys;
 use members::MembersMissed;
 use miss_nodes::Others;
 use neighbors::NeighborsCell;
-use owed_copies::OwedCopies;
 use peers::Peers;
+use pending_copies::PendingCopies;
 use per_part::PerPart;
 use poll::Polls;
 use poll_elsewhere::Addresses;
@@ -139,7 +139,7 @@ pub struct Node {
     /// Channels of the type `shared_poll`, whose keys the backend is asked for.
     polls: Polls,
     asking: ask::PendingNodeRequests,
-    clients_asked: ask_clients::PendingAcks,
+    client_requests: ask_clients::PendingAcks,
     pub(crate) client_ids: ClientIds,
     /// The clients that were closed lately, and why.
     pub(crate) closes: RecentCloses,
@@ -164,15 +164,15 @@ pub struct Node {
     balancing: Balancing,
     departures: Departures,
     newest_reads: NewestReads,
-    owed_copies: OwedCopies,
+    pending_copies: PendingCopies,
     /// There can be one in every channel, and one for every subscriber.
-    unmended_told: Sparingly,
-    went_back_told: Sparingly,
-    unsubscribed_told: Sparingly,
-    not_alone_told: Sparingly,
+    unmended_log: LogLimiter,
+    went_back_log: LogLimiter,
+    unsubscribed_log: LogLimiter,
+    not_alone_log: LogLimiter,
     /// Commands to keep one connection are handed to the workers one by one.
     keeping_only: parking_lot::Mutex<()>,
-    pub(crate) absent_told: Sparingly,
+    pub(crate) absent_log: LogLimiter,
     tasks: TaskTracker,
 }
 
@@ -241,7 +241,7 @@ impl Node {
             webhooks: parts.webhooks,
             polls: Polls::new(&parts.shared_poll),
             asking: ask::PendingNodeRequests::default(),
-            clients_asked: ask_clients::PendingAcks::default(),
+            client_requests: ask_clients::PendingAcks::default(),
             client_ids: ClientIds::default(),
             closes: RecentCloses::default(),
             session_ids: SessionIds::default(),
@@ -262,13 +262,13 @@ impl Node {
             balancing: Balancing::default(),
             departures: Departures::default(),
             newest_reads: NewestReads::default(),
-            owed_copies: OwedCopies::default(),
-            unmended_told: Sparingly::default(),
-            went_back_told: Sparingly::default(),
-            unsubscribed_told: Sparingly::default(),
-            not_alone_told: Sparingly::default(),
+            pending_copies: PendingCopies::default(),
+            unmended_log: LogLimiter::default(),
+            went_back_log: LogLimiter::default(),
+            unsubscribed_log: LogLimiter::default(),
+            not_alone_log: LogLimiter::default(),
             keeping_only: parking_lot::Mutex::default(),
-            absent_told: Sparingly::default(),
+            absent_log: LogLimiter::default(),
             tasks: TaskTracker::new(),
         });
         parts.from_broker.connect(&node);
@@ -288,7 +288,7 @@ impl Node {
         node.tasks.spawn(keep_running(node.clone(), counts::keep_counting));
         node.tasks.spawn(keep_running(node.clone(), counts::keep_recounting));
         node.tasks.spawn(keep_running(node.clone(), peers::keep_looking));
-        node.tasks.spawn(keep_running(node.clone(), owed_copies::keep_copying));
+        node.tasks.spawn(keep_running(node.clone(), pending_copies::keep_copying));
         node.tasks.spawn(keep_running(node.clone(), |node| async move { node.keep_sessions().await }));
         let shown = Arc::downgrade(&node);
         node.metrics.refresh_with(move |metrics| {
@@ -298,10 +298,10 @@ impl Node {
             metrics.socketio.sessions.set(sessions as i64);
             let awaited = shown.upgrade().map_or(0, |node| node.clients_awaited());
             metrics.socketio.asks_pending.set(awaited as i64);
-            let kept = shown.upgrade().map_or(0, |node| node.memory.kept());
-            metrics.kept_bytes.set(kept as i64);
+            let used = shown.upgrade().map_or(0, |node| node.memory.used());
+            metrics.client_buffer_bytes.set(used as i64);
             if let Some(node) = shown.upgrade() {
-                metrics.bodies_bytes.set(node.bodies().kept() as i64);
+                metrics.bodies_bytes.set(node.bodies().held_bytes() as i64);
                 catch_up(&metrics.bodies_refused_total, node.bodies().refused());
             }
             let (channels, keys) = shown.upgrade().map_or((0, 0), |node| node.polls.count());

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::broker::PARTS_MAX;
 use crate::node::Node;
 use crate::node::control::NodeInfo;
-use crate::telemetry::{Neighbors, Sparingly};
+use crate::telemetry::{LogLimiter, Neighbors};
 
 /// Names that are told of each kind: the rest is counted.
 const NAMES_MAX: usize = 3;
@@ -22,7 +22,7 @@ pub(super) struct NeighborsCell {
     lacks: AtomicU64,
     /// All other nodes that were heard read stamps.
     read_stamps: AtomicBool,
-    apart_told: Sparingly,
+    apart_log: LogLimiter,
 }
 
 impl Default for NeighborsCell {
@@ -32,7 +32,7 @@ impl Default for NeighborsCell {
             heard: Mutex::default(),
             lacks: AtomicU64::new(u64::MAX),
             read_stamps: AtomicBool::new(false),
-            apart_told: Sparingly::default(),
+            apart_log: LogLimiter::default(),
         }
     }
 }
@@ -94,10 +94,10 @@ impl Node {
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         let neighbors = read(&others, self.broker.layout(), &names);
         if !neighbors.apart.is_empty()
-            && let Some(untold) = self.neighbors.apart_told.now()
+            && let Some(suppressed) = self.neighbors.apart_log.admit()
         {
             tracing::error!(
-                untold,
+                suppressed,
                 "{}: what is published there may not be heard here, nor the other way round; all nodes must have the same \
                  servers in redis.addresses, or in a cluster the same redis.cluster_partitions",
                 neighbors.apart
@@ -128,11 +128,11 @@ fn read(others: &[NodeInfo], layout: &str, parts: &[&str]) -> Neighbors {
     let words = match (named.len(), apart.len()) {
         (0, _) => String::new(),
         (1, 1) => format!("node {} has another list of Redis servers", named[0]),
-        (told, all) if told == all => {
+        (listed, all) if listed == all => {
             format!("nodes {} have another list of Redis servers", named.join(", "))
         }
-        (told, all) => {
-            format!("nodes {} and {} more have another list of Redis servers", named.join(", "), all - told)
+        (listed, all) => {
+            format!("nodes {} and {} more have another list of Redis servers", named.join(", "), all - listed)
         }
     };
     Neighbors { apart: words, apart_count: apart.len(), uses }

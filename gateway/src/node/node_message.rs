@@ -35,7 +35,7 @@ mod detail;
 mod wire;
 
 /// The longest message that is made or read, in bytes.
-pub const TOLD_BYTES_MAX: usize = 1024 * 1024;
+pub const NODE_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// The most channels or connections of one answer.
 pub const PAGE_MAX: u32 = 1_000;
@@ -202,8 +202,8 @@ pub enum NodeRequestError {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum ToldError {
-    #[error("a message between nodes has {0} bytes; the longest allowed has {TOLD_BYTES_MAX}")]
+pub enum NodeMessageError {
+    #[error("a message between nodes has {0} bytes; the longest allowed has {NODE_MESSAGE_BYTES_MAX}")]
     TooLong(usize),
     #[error("a message between nodes cannot be read: {0}")]
     Malformed(#[from] serde_json::Error),
@@ -311,7 +311,7 @@ impl NodeRequest {
 }
 
 impl NodeMessage {
-    pub fn encode(&self) -> Result<Bytes, ToldError> {
+    pub fn encode(&self) -> Result<Bytes, NodeMessageError> {
         let mut payload = Bytes::new();
         let message = match self {
             Self::Question { id, from, question } => {
@@ -345,7 +345,9 @@ impl NodeMessage {
                     Ok(NodeResponse::Done { clients, failed, full }) => {
                         WireAnswer::Done { clients, failed, full }
                     }
-                    Ok(NodeResponse::Asked(asked)) => WireAnswer::Asked(ask_clients_wire::write_asked(asked)),
+                    Ok(NodeResponse::Asked(outcomes)) => {
+                        WireAnswer::Asked(ask_clients_wire::write_outcomes(outcomes))
+                    }
                     Ok(NodeResponse::Shed(report)) => WireAnswer::Shed(report),
                     Err(unanswered) => WireAnswer::Unanswered(unanswered),
                 };
@@ -356,13 +358,17 @@ impl NodeMessage {
                 )?
             }
         };
-        if message.len() > TOLD_BYTES_MAX { Err(ToldError::TooLong(message.len())) } else { Ok(message) }
+        if message.len() > NODE_MESSAGE_BYTES_MAX {
+            Err(NodeMessageError::TooLong(message.len()))
+        } else {
+            Ok(message)
+        }
     }
 
     /// Reads what any node, of this release or of another, may have sent.
-    pub fn decode(message: &Bytes) -> Result<Self, ToldError> {
-        if message.len() > TOLD_BYTES_MAX {
-            return Err(ToldError::TooLong(message.len()));
+    pub fn decode(message: &Bytes) -> Result<Self, NodeMessageError> {
+        if message.len() > NODE_MESSAGE_BYTES_MAX {
+            return Err(NodeMessageError::TooLong(message.len()));
         }
         let end = memchr::memchr(b'\n', message).unwrap_or(message.len());
         let payload = message.slice((end + 1).min(message.len())..);
@@ -381,7 +387,7 @@ impl NodeMessage {
                     answer: answer.unwrap_or(Err(NodeRequestError::NotUnderstood)),
                 })
             }
-            _ => Err(ToldError::Neither),
+            _ => Err(NodeMessageError::Neither),
         }
     }
 }
@@ -391,7 +397,7 @@ fn is_none(count: &u32) -> bool {
     *count == 0
 }
 
-fn with_payload(line: &NodeMessageHeader<'_>, payload: &[u8]) -> Result<Bytes, ToldError> {
+fn with_payload(line: &NodeMessageHeader<'_>, payload: &[u8]) -> Result<Bytes, NodeMessageError> {
     let mut message = BytesMut::from(&serde_json::to_vec(line)?[..]);
     if !payload.is_empty() {
         message.put_u8(b'\n');
@@ -556,7 +562,7 @@ fn read_answer(answer: &RawValue, payload: Bytes) -> Option<Result<NodeResponse,
         WireAnswer::Connections(page) => NodeResponse::Connections(page),
         WireAnswer::Closes(closes) => NodeResponse::Closes(closes),
         WireAnswer::Done { clients, failed, full } => NodeResponse::Done { clients, failed, full },
-        WireAnswer::Asked(asked) => NodeResponse::Asked(ask_clients_wire::read_asked(asked)?),
+        WireAnswer::Asked(outcomes) => NodeResponse::Asked(ask_clients_wire::read_outcomes(outcomes)?),
         WireAnswer::Shed(report) => NodeResponse::Shed(report),
         WireAnswer::Unanswered(unanswered) => return Some(Err(unanswered)),
     }))

@@ -230,8 +230,8 @@ impl Node {
             let mut publication = Publication::new(data.unwrap_or_else(|| Payload::json("")));
             publication.keyed =
                 Some(Box::new(Keyed { key: (&*key).into(), removed, version, ..Keyed::default() }));
-            let prepared = Prepared::new(polled.channel.clone(), publication, received, &self.variants);
-            let prepared = prepared.counted_in(namespace);
+            let prepared =
+                Prepared::new(polled.channel.clone(), namespace, publication, received, &self.variants);
             let news = Arc::new(inbox::KeyUpdate { prepared, key: key.clone(), version, removed });
             let full = self
                 .inboxes

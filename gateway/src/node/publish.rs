@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::backend::{ClientOrigin, HookSubject, PublishAnswer};
 use crate::broker::{BrokerError, ChangeRequest, Idempotency, PublishRequest, Published, Version};
-use crate::node::owed_copies::OWED_FOR;
+use crate::node::pending_copies::RETRY_FOR;
 use crate::node::{Node, ROOM_DEADLINE};
 use crate::telemetry::traces::SPANS;
 
@@ -135,15 +135,15 @@ impl Node {
         let (at_once, afterwards) = match among_all {
             Some(mut copy) if request.version.is_some() => {
                 // Whatever becomes of a first attempt, a second makes no second copy.
-                let own = || Idempotency { key: Uuid::new_v4().to_string().into(), ttl: OWED_FOR };
+                let own = || Idempotency { key: Uuid::new_v4().to_string().into(), ttl: RETRY_FOR };
                 let known = copy.idempotency.get_or_insert_with(own);
-                known.ttl = known.ttl.max(OWED_FOR);
+                known.ttl = known.ttl.max(RETRY_FOR);
                 (None, Some(copy))
             }
             copy => (copy, None),
         };
         // A broker begins before it is first polled.
-        let keeping = options.and_then(|options| newest_kept(options, &request));
+        let keeping = options.and_then(|options| newest_retention(options, &request));
         if keeping.is_some() {
             // It is kept as a state, for as long as nothing newer comes.
             request.publication.stamp = None;
@@ -175,9 +175,9 @@ impl Node {
 }
 
 /// What is kept of the key of a publication, beside what is kept of all: nothing of one that is to be kept nowhere.
-fn newest_kept(options: &ChannelOptions, request: &PublishRequest) -> Option<MapRetention> {
+fn newest_retention(options: &ChannelOptions, request: &PublishRequest) -> Option<MapRetention> {
     request.publication.keyed.as_ref()?;
-    options.newest_kept().filter(|keeping| keeping.stream == request.retention)
+    options.newest_retention().filter(|keeping| keeping.stream == request.retention)
 }
 
 /// A client's publication as its hook has it.
@@ -263,16 +263,19 @@ pub(super) mod tests {
         let tags =
             || [("event", "said"), ("args", "2")].map(|(tag, value)| (tag.into(), value.into())).into();
         let publication = Publication { tags: tags(), ..Publication::new(Payload::json("[1,2]")) };
-        let asked = || PublishRequest { publication: publication.clone(), ..request(&channel) };
-        let told = |answer| answered(asked(), answer).publication;
-        assert_eq!(told(PublishAnswer::default()), publication);
+        let requested = || PublishRequest { publication: publication.clone(), ..request(&channel) };
+        let published = |answer| answered(requested(), answer).publication;
+        assert_eq!(published(PublishAnswer::default()), publication);
         let by = [("by".into(), "hook".into())];
         let data = Some(Payload::json("3"));
-        let changed = told(PublishAnswer { data, tags: by.clone().into(), ..PublishAnswer::default() });
+        let changed = published(PublishAnswer { data, tags: by.clone().into(), ..PublishAnswer::default() });
         assert_eq!(changed.event(), Some("said"));
         assert_eq!((changed.tags.len(), &*changed.tags["by"]), (2, "hook"));
         let renamed = [("event".into(), "other".into())].into();
-        assert_eq!(told(PublishAnswer { tags: renamed, ..PublishAnswer::default() }).event(), Some("other"));
+        assert_eq!(
+            published(PublishAnswer { tags: renamed, ..PublishAnswer::default() }).event(),
+            Some("other")
+        );
     }
 
     #[tokio::test]

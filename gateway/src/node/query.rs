@@ -24,7 +24,7 @@ impl Node {
 
     pub async fn remove_history(&self, channel: Channel) -> Result<(), BrokerError> {
         let removed = self.broker.remove_history(channel.clone()).await;
-        self.forget_past(&channel);
+        self.forget_catch_up(&channel);
         removed
     }
 

@@ -33,7 +33,7 @@ type ReadWaiters = Vec<oneshot::Sender<ReadTurn>>;
 /// What comes of waiting for a read.
 #[derive(Debug)]
 enum ReadTurn {
-    Told(SharedHistoryRead),
+    Shared(SharedHistoryRead),
     /// Read, and tell these.
     Read(ReadWaiters),
 }
@@ -67,8 +67,8 @@ impl Node {
         let waiting = match waits {
             None => ReadWaiters::new(),
             Some(turn) => match turn.await {
-                Ok(ReadTurn::Told(read)) => {
-                    self.metrics.past_told(HistorySource::EarlierRead);
+                Ok(ReadTurn::Shared(read)) => {
+                    self.metrics.catch_up_answered(HistorySource::EarlierRead);
                     return read.map(|page| HistoryPage::clone(&page));
                 }
                 Ok(ReadTurn::Read(waiting)) => waiting,
@@ -76,11 +76,11 @@ impl Node {
             },
         };
         let mut in_flight = NewestReadInFlight { node: self, channel, waiting };
-        self.metrics.past_told(HistorySource::Read);
+        self.metrics.catch_up_answered(HistorySource::Read);
         let read = self.read_newest(channel, keeping).await.map(Arc::new);
         for waiting in in_flight.waiting.drain(..) {
             // Whoever has gone does not listen any more.
-            let _ = waiting.send(ReadTurn::Told(read.clone()));
+            let _ = waiting.send(ReadTurn::Shared(read.clone()));
         }
         drop(in_flight);
         read.map(Arc::unwrap_or_clone)
@@ -146,7 +146,7 @@ impl Drop for NewestReadInFlight<'_> {
                 }
                 // It has gone.
                 Err(ReadTurn::Read(others)) => next = others,
-                Err(ReadTurn::Told(_)) => return,
+                Err(ReadTurn::Shared(_)) => return,
             }
         }
     }

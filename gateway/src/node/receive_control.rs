@@ -31,13 +31,13 @@ impl Node {
             ControlCommand::Disconnect { target, disconnect } => {
                 let target = Arc::new(target);
                 self.tell_workers(&target, || {
-                    WorkerEvent::Disconnect(target.clone(), disconnect.clone(), ActTally::untold())
+                    WorkerEvent::Disconnect(target.clone(), disconnect.clone(), ActTally::unawaited())
                 });
             }
             ControlCommand::Unsubscribe { target, channel } => {
                 let target = Arc::new(target);
                 self.tell_workers(&target, || {
-                    WorkerEvent::Unsubscribe(target.clone(), channel.clone(), ActTally::untold())
+                    WorkerEvent::Unsubscribe(target.clone(), channel.clone(), ActTally::unawaited())
                 });
             }
             ControlCommand::KeepOnly { user, client } => self.receive_keep_only(user, client),

@@ -81,8 +81,8 @@ pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention
         let mended = node.go_on(&channel, |feed| match page {
             Ok(page) => feed.mend(page),
             Err(error) => {
-                if let Some(untold) = node.unmended_told.now() {
-                    tracing::warn!(%error, %channel, untold, "a gap could not be mended yet");
+                if let Some(suppressed) = node.unmended_log.admit() {
+                    tracing::warn!(%error, %channel, suppressed, "a gap could not be mended yet");
                 }
                 feed.mend_failed()
             }
@@ -93,15 +93,15 @@ pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention
             failed = left.is_err();
             let then = node.go_on(&channel, |feed| match left {
                 Ok(top) => {
-                    if let Some(untold) = node.went_back_told.now() {
-                        tracing::warn!(%channel, untold, "the broker gives out offsets again that it gave out \
+                    if let Some(suppressed) = node.went_back_log.admit() {
+                        tracing::warn!(%channel, suppressed, "the broker gives out offsets again that it gave out \
                             before: its data went back, and the channel begins a new epoch");
                     }
                     feed.left(top)
                 }
                 Err(error) => {
-                    if let Some(untold) = node.unmended_told.now() {
-                        tracing::warn!(%error, %channel, untold, "the broker's data went back, and no new epoch can \
+                    if let Some(suppressed) = node.unmended_log.admit() {
+                        tracing::warn!(%error, %channel, suppressed, "the broker's data went back, and no new epoch can \
                             be begun yet");
                     }
                     feed.mend_failed()
@@ -269,11 +269,11 @@ impl Node {
         let mut suspicious = Vec::new();
         while !channels.is_empty() {
             let batch = channels.split_off(channels.len().saturating_sub(BATCH));
-            let asked: Vec<_> =
+            let checked: Vec<_> =
                 batch.iter().map(|looked| (looked.channel.clone(), looked.retention)).collect();
             let mut reminder = Reminder::new();
             let tops = loop {
-                match self.broker.positions(asked.clone()).await {
+                match self.broker.positions(checked.clone()).await {
                     Ok(tops) => break tops,
                     Err(error) if look == GapCheck::AfterLoss => {
                         if reminder.is_due(&error.to_string(), Instant::now()) {

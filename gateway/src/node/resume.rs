@@ -124,7 +124,7 @@ impl Node {
             return Err(Unrecovered::OtherClient);
         }
         let rules = self.rules();
-        let positions = record.kept.positions(resume)?;
+        let positions = record.offsets.positions(resume)?;
         let positions = positions.into_iter().map(|(name, position)| {
             let channel = Channel::parse_unicode(name, CHANNEL_BYTES_MAX).ok()?;
             Some((channel, position))

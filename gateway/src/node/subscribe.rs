@@ -243,8 +243,8 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
         return;
     }
     // Others wait for what comes of it, whatever that is.
-    let asked = AssertUnwindSafe(node.broker.subscribe(channels.clone())).catch_unwind().await;
-    let result = asked.unwrap_or_else(|_| Err(BrokerError::Unexpected("it panicked".into())));
+    let result = AssertUnwindSafe(node.broker.subscribe(channels.clone())).catch_unwind().await;
+    let result = result.unwrap_or_else(|_| Err(BrokerError::Unexpected("it panicked".into())));
     let now = node.clock.now();
     let mut again = Vec::new();
     for channel in channels {
@@ -265,8 +265,8 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
         }
     }
     if let Err(error) = result {
-        if let Some(untold) = node.unsubscribed_told.now() {
-            tracing::warn!(%error, channels = again.len(), untold, "channels could not be subscribed");
+        if let Some(suppressed) = node.unsubscribed_log.admit() {
+            tracing::warn!(%error, channels = again.len(), suppressed, "channels could not be subscribed");
         }
         // Their subscribers were told to try again; what is still wanted then is tried here too, and what is asked
         // for meanwhile does not wait for it.
@@ -296,8 +296,8 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
     if channels.is_empty() {
         return;
     }
-    let asked = AssertUnwindSafe(node.broker.unsubscribe(channels.clone())).catch_unwind().await;
-    if let Err(error) = asked.unwrap_or_else(|_| Err(BrokerError::Unexpected("it panicked".into()))) {
+    let result = AssertUnwindSafe(node.broker.unsubscribe(channels.clone())).catch_unwind().await;
+    if let Err(error) = result.unwrap_or_else(|_| Err(BrokerError::Unexpected("it panicked".into()))) {
         tracing::warn!(%error, channels = channels.len(), "channels could not be unsubscribed");
     }
     for channel in channels {

@@ -115,21 +115,21 @@ impl PublishClient {
         self.sent += items.len() as u64;
         let begun = Instant::now();
         let mut backoff = BACKOFF_MIN;
-        let mut told = false;
+        let mut has_complained = false;
         loop {
             let answered = {
                 let mut request = std::pin::pin!(self.request(body.clone(), items.len()));
                 match tokio::time::timeout(SILENCE, &mut request).await {
                     Ok(answered) => answered,
                     Err(_) => {
-                        self.tell(&mut told, "nothing has come back", complain);
+                        self.tell(&mut has_complained, "nothing has come back", complain);
                         request.await
                     }
                 }
             };
             let last = match answered {
                 Ok(outcomes) => {
-                    if told {
+                    if has_complained {
                         complain(&format!(
                             "{}: published after {} ms; it answers again",
                             self.url,
@@ -141,7 +141,7 @@ impl PublishClient {
                 Err(AttemptError::Lasting(error)) => return Err(error),
                 Err(AttemptError::Passing(problem)) => problem,
             };
-            self.tell(&mut told, &last, complain);
+            self.tell(&mut has_complained, &last, complain);
             let after = begun.elapsed();
             if after + backoff > self.retry_for {
                 return Err(SendError::Unreachable { after, last });
@@ -152,8 +152,8 @@ impl PublishClient {
         }
     }
 
-    fn tell(&self, told: &mut bool, problem: &str, complain: &mut impl FnMut(&str)) {
-        if !std::mem::replace(told, true) {
+    fn tell(&self, has_complained: &mut bool, problem: &str, complain: &mut impl FnMut(&str)) {
+        if !std::mem::replace(has_complained, true) {
             let (url, seconds) = (&self.url, self.retry_for.as_secs());
             complain(&format!("{url}: {problem}; trying for up to {seconds} s (--retry-s)"));
         }
@@ -183,7 +183,7 @@ impl PublishClient {
             return Err(AttemptError::Passing(format!("the gateway answers {status}")));
         }
         if status != StatusCode::OK {
-            return Err(AttemptError::Lasting(SendError::Refused(status, said(&answer))));
+            return Err(AttemptError::Lasting(SendError::Refused(status, error_in(&answer))));
         }
         outcomes(&answer, count).map_err(AttemptError::Lasting)
     }
@@ -240,7 +240,7 @@ fn outcomes(answer: &[u8], count: usize) -> Result<Vec<PublishOutcome>, SendErro
 }
 
 /// What an error answer says, as far as it is text.
-fn said(answer: &[u8]) -> String {
+fn error_in(answer: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Whole {
         error: PublishErrorBody,

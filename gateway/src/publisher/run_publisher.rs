@@ -13,7 +13,7 @@ use super::read_lines::{InputItem, InputLine, InputOptions, InputSource};
 use crate::secret::{Secret, SecretFileError};
 
 /// Lines read ahead.
-const AHEAD_MAX: usize = 1_024;
+const LINES_MAX: usize = 1_024;
 
 /// The most publications of one request, and about the most bytes.
 const BATCH_MAX: usize = 500;
@@ -145,7 +145,7 @@ async fn run(
         None => Secret::new(&args.key),
     };
     let mut sender = PublishClient::new(&args.url, &key, retry_for, !args.without_idempotency)?;
-    let (lines, mut taken) = mpsc::channel(AHEAD_MAX);
+    let (lines, mut taken) = mpsc::channel(LINES_MAX);
     let reading = InputOptions { source, again: args.again, prefix: args.channel_prefix.clone() };
     let from = args.file.as_ref().map_or("the shipped prices".to_owned(), |path| path.display().to_string());
     // Reading may block for ever, on a terminal for instance: the thread is not waited for unless it has ended.

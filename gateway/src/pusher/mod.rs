@@ -126,8 +126,8 @@ impl Apps {
             fresh.by_key.insert(key, app.clone());
             fresh.by_namespace.insert(namespace, app);
         }
-        let is_kept = |app: &Arc<PusherApp>| fresh.by_namespace.values().any(|kept| Arc::ptr_eq(app, kept));
-        let gone: Vec<&Arc<PusherApp>> = known.by_namespace.values().filter(|app| !is_kept(app)).collect();
+        let is_there = |app: &Arc<PusherApp>| fresh.by_namespace.values().any(|one| Arc::ptr_eq(app, one));
+        let gone: Vec<&Arc<PusherApp>> = known.by_namespace.values().filter(|app| !is_there(app)).collect();
         gone.iter().for_each(|app| app.is_removed.store(true, Ordering::Relaxed));
         let is_any_gone = !gone.is_empty();
         *known = fresh;

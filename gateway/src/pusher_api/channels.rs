@@ -36,18 +36,18 @@ impl PusherApiCall<'_> {
             let name = self.app.names.name_of(channel)?;
             (PusherChannelKind::of(&name).access != Access::User).then_some((name, *count))
         });
-        let told = own.map(|(name, count)| async move {
-            let mut told = Map::new();
+        let attributes = own.map(|(name, count)| async move {
+            let mut attributes = Map::new();
             if info.subscription_count {
-                told.insert("subscription_count".to_owned(), count.into());
+                attributes.insert("subscription_count".to_owned(), count.into());
             }
             let users = ChannelAttributes { user_count: info.user_count, ..ChannelAttributes::default() };
-            self.tell(&name, users, &mut told).await.map(|()| (name, Value::from(told)))
+            self.tell(&name, users, &mut attributes).await.map(|()| (name, Value::from(attributes)))
         });
         // Made before they are run: a stream of closures would borrow for too long.
-        let told: Vec<_> = told.collect();
-        let told: Vec<_> = futures_util::stream::iter(told).buffered(TOGETHER).collect().await;
-        let channels: BTreeMap<String, Value> = told.into_iter().collect::<Result<_, _>>()?;
+        let attributes: Vec<_> = attributes.collect();
+        let attributes: Vec<_> = futures_util::stream::iter(attributes).buffered(TOGETHER).collect().await;
+        let channels: BTreeMap<String, Value> = attributes.into_iter().collect::<Result<_, _>>()?;
         // A list that is not whole says so.
         let is_partial = list.cursor.is_some() || !list.missing_nodes.is_empty();
         Ok(match is_partial {
@@ -65,14 +65,14 @@ impl PusherApiCall<'_> {
         if info.cache && !PusherChannelKind::of(name).cache {
             return Err(PusherApiError::bad_request("cache is of cache channels"));
         }
-        let mut told = Map::new();
+        let mut attributes = Map::new();
         let count = self.count(name).await?;
-        told.insert("occupied".to_owned(), (count > 0).into());
+        attributes.insert("occupied".to_owned(), (count > 0).into());
         if info.subscription_count {
-            told.insert("subscription_count".to_owned(), count.into());
+            attributes.insert("subscription_count".to_owned(), count.into());
         }
-        self.tell(name, ChannelAttributes { subscription_count: false, ..info }, &mut told).await?;
-        Ok(told.into())
+        self.tell(name, ChannelAttributes { subscription_count: false, ..info }, &mut attributes).await?;
+        Ok(attributes.into())
     }
 
     /// The users of a presence channel.
@@ -96,19 +96,19 @@ impl PusherApiCall<'_> {
         &self,
         name: &str,
         info: ChannelAttributes,
-        told: &mut Map<String, Value>,
+        attributes: &mut Map<String, Value>,
     ) -> Result<(), PusherApiError> {
         self.in_time()?;
         let kind = PusherChannelKind::of(name);
         if info.user_count && kind.access == Access::Presence {
             let stats = self.node.presence_stats(self.named(name)?).await?;
-            told.insert("user_count".to_owned(), stats.users.into());
+            attributes.insert("user_count".to_owned(), stats.users.into());
         }
         if info.subscription_count {
-            told.insert("subscription_count".to_owned(), self.count(name).await?.into());
+            attributes.insert("subscription_count".to_owned(), self.count(name).await?.into());
         }
         if info.cache && kind.cache {
-            told.insert("cache".to_owned(), self.cached(name).await?);
+            attributes.insert("cache".to_owned(), self.cached(name).await?);
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ impl PusherApiEndpoint {
         }
         let (id, rest) = path.strip_prefix(PREFIX)?.split_once('/')?;
         let mut parts = rest.split('/');
-        let asked = match (parts.next()?, parts.next(), parts.next(), parts.next()) {
+        let endpoint = match (parts.next()?, parts.next(), parts.next(), parts.next()) {
             ("events", None, ..) => Self::Events,
             ("batch_events", None, ..) => Self::BatchEvents,
             ("channels", None, ..) => Self::Channels,
@@ -62,7 +62,7 @@ impl PusherApiEndpoint {
             ("users", Some(user), Some(TERMINATE), None) => Self::TerminateConnections(decoded(user)?),
             _ => return None,
         };
-        Some((Some(id), asked))
+        Some((Some(id), endpoint))
     }
 
     pub(super) fn method(&self) -> Method {
@@ -215,11 +215,14 @@ impl EventBody<'_> {
 
 /// Whether there can be a channel of this name.
 pub(super) fn check_name(name: &str) -> Result<(), PusherApiError> {
-    let told = |why: &dyn std::fmt::Display| PusherApiError::bad_request(format!("the channel's name {why}"));
+    let refused =
+        |why: &dyn std::fmt::Display| PusherApiError::bad_request(format!("the channel's name {why}"));
     match PusherChannelKind::of(name).access {
-        Access::User if name.len() > USER_BYTES_MAX + "#server-to-user-".len() => Err(told(&"is too long")),
+        Access::User if name.len() > USER_BYTES_MAX + "#server-to-user-".len() => {
+            Err(refused(&"is too long"))
+        }
         Access::User => Ok(()),
-        _ => check_channel(name).map_err(|why| told(&why)),
+        _ => check_channel(name).map_err(|why| refused(&why)),
     }
 }
 
@@ -309,7 +312,7 @@ mod tests {
             ("/users/a/terminate", None),
             ("/users/a/terminate_connections/x", None),
         ] {
-            let expected = expected.map(|(id, asked)| (Some(id), asked));
+            let expected = expected.map(|(id, endpoint)| (Some(id), endpoint));
             assert_eq!(PusherApiEndpoint::of(path), expected, "{path}");
         }
         let terminate = PusherApiEndpoint::TerminateConnections("a b".to_owned());

@@ -87,9 +87,9 @@ impl PusherApi {
     {
         let begun = Instant::now();
         let path = request.uri().path().to_owned();
-        let asked = PusherApiEndpoint::of(&path);
-        let label = asked.as_ref().map_or("pusher_unknown", |(_, asked)| asked.label());
-        let response = match self.answer(asked, request).await {
+        let endpoint = PusherApiEndpoint::of(&path);
+        let label = endpoint.as_ref().map_or("pusher_unknown", |(_, endpoint)| endpoint.label());
+        let response = match self.answer(endpoint, request).await {
             Ok(answer) => respond(StatusCode::OK, JSON, answer.to_string()),
             Err(PusherApiError { status, why }) => {
                 let mut response = respond(status, TEXT, why + "\n");
@@ -108,19 +108,19 @@ impl PusherApi {
 
     async fn answer<B>(
         &self,
-        asked: Option<(Option<&str>, PusherApiEndpoint)>,
+        endpoint: Option<(Option<&str>, PusherApiEndpoint)>,
         request: Request<B>,
     ) -> Result<Value, PusherApiError>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let Some((id, asked)) = asked else {
+        let Some((id, endpoint)) = endpoint else {
             return Err(PusherApiError::new(StatusCode::NOT_FOUND, "nothing is here"));
         };
         let (head, body) = request.into_parts();
-        if head.method != asked.method() {
-            let why = format!("the method of this path is {}", asked.method());
+        if head.method != endpoint.method() {
+            let why = format!("the method of this path is {}", endpoint.method());
             return Err(PusherApiError::new(StatusCode::METHOD_NOT_ALLOWED, why));
         }
         if head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
@@ -149,7 +149,7 @@ impl PusherApi {
             () = self.closed.cancelled() => {
                 return Err(PusherApiError::unavailable("this node is stopping; another can be asked"));
             }
-            body = self.read(&asked, body) => body?,
+            body = self.read(&endpoint, body) => body?,
         };
         let now = self.node.clock.unix_seconds();
         let of = (head.method.as_str(), head.uri.path());
@@ -162,7 +162,7 @@ impl PusherApi {
             limits: self.limits,
             deadline,
         };
-        match asked {
+        match endpoint {
             PusherApiEndpoint::Events => call.trigger(read_trigger(&body, config)?).await,
             PusherApiEndpoint::BatchEvents => call.trigger_batch(read_batch(&body, config)?).await,
             PusherApiEndpoint::Channels => call.channels().await,
@@ -173,13 +173,13 @@ impl PusherApi {
     }
 
     /// Reads the body, no longer than what is asked for can be and no later than the deadline.
-    async fn read<B>(&self, asked: &PusherApiEndpoint, body: B) -> Result<ReceivedBody, PusherApiError>
+    async fn read<B>(&self, endpoint: &PusherApiEndpoint, body: B) -> Result<ReceivedBody, PusherApiError>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let config = &self.apps.config;
-        let events = match asked {
+        let events = match endpoint {
             PusherApiEndpoint::Events => 1,
             PusherApiEndpoint::BatchEvents => config.batch_events_max,
             _ => 0,

@@ -21,7 +21,7 @@ impl PusherApiCall<'_> {
         }
         let mut channels = BTreeMap::new();
         for name in &trigger.channels {
-            channels.insert(name, self.told(name, trigger.info).await?);
+            channels.insert(name, self.attributes(name, trigger.info).await?);
         }
         Ok(json!({ "channels": channels }))
     }
@@ -36,12 +36,12 @@ impl PusherApiCall<'_> {
         if batch.iter().all(|trigger| trigger.info.is_empty()) {
             return Ok(json!({}));
         }
-        let mut told = Vec::with_capacity(batch.len());
+        let mut answers = Vec::with_capacity(batch.len());
         for trigger in &batch {
             let name = trigger.channels.first().map_or("", String::as_str);
-            told.push(self.told(name, trigger.info).await?);
+            answers.push(self.attributes(name, trigger.info).await?);
         }
-        Ok(json!({ "batch": told }))
+        Ok(json!({ "batch": answers }))
     }
 
     fn requests(&self, trigger: &Trigger) -> Result<Vec<PublishRequest>, PusherApiError> {
@@ -88,9 +88,9 @@ impl PusherApiCall<'_> {
     }
 
     /// What is asked about a channel that an event was sent to.
-    async fn told(&self, name: &str, info: ChannelAttributes) -> Result<Value, PusherApiError> {
-        let mut told = serde_json::Map::new();
-        self.tell(name, ChannelAttributes { cache: false, ..info }, &mut told).await?;
-        Ok(told.into())
+    async fn attributes(&self, name: &str, info: ChannelAttributes) -> Result<Value, PusherApiError> {
+        let mut attributes = serde_json::Map::new();
+        self.tell(name, ChannelAttributes { cache: false, ..info }, &mut attributes).await?;
+        Ok(attributes.into())
     }
 }

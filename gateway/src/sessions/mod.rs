@@ -59,7 +59,7 @@ pub enum RenewOutcome {
     /// Another holds it.
     Taken,
     /// It cannot be asked about now.
-    Untold,
+    Unknown,
 }
 
 /// A session as it is kept.
@@ -128,7 +128,7 @@ pub struct SessionRecord {
     pub namespace: Box<str>,
     /// Where its connection is, or was.
     pub node: Box<str>,
-    pub kept: SessionOffsets,
+    pub offsets: SessionOffsets,
 }
 
 /// The written form, so that a rename above cannot change what other releases read.
@@ -149,7 +149,7 @@ const VERSION: u32 = 1;
 
 impl SessionRecord {
     pub fn encode(&self) -> Bytes {
-        let followed = self.kept.followed.iter().map(|FollowedChannel { number, channel, since }| {
+        let followed = self.offsets.followed.iter().map(|FollowedChannel { number, channel, since }| {
             (*number, channel.clone(), since.offset, since.epoch.as_str().into())
         });
         let written = SessionRecordBody {
@@ -158,7 +158,7 @@ impl SessionRecord {
             user: self.user.clone(),
             namespace: self.namespace.clone(),
             node: self.node.clone(),
-            next: self.kept.next,
+            next: self.offsets.next,
             followed: followed.collect(),
         };
         serde_json::to_vec(&written).unwrap_or_default().into()
@@ -177,9 +177,9 @@ impl SessionRecord {
                 since: StreamPosition { offset, epoch: Epoch::parse(&epoch)? },
             })
         });
-        let kept = SessionOffsets { followed: followed.collect::<Option<_>>()?, next: written.next };
+        let offsets = SessionOffsets { followed: followed.collect::<Option<_>>()?, next: written.next };
         let client = ClientId::parse(&written.client)?;
-        Some(Self { client, user: written.user, namespace: written.namespace, node: written.node, kept })
+        Some(Self { client, user: written.user, namespace: written.namespace, node: written.node, offsets })
     }
 }
 
@@ -196,7 +196,7 @@ mod tests {
             user: "ann \"x\"".into(),
             namespace: "/".into(),
             node: "n".into(),
-            kept: SessionOffsets { followed, next: 9 },
+            offsets: SessionOffsets { followed, next: 9 },
         };
         let written = record.encode();
         assert_eq!(SessionRecord::decode(&written), Some(record));

@@ -46,7 +46,7 @@ impl NatsSessions {
     }
 
     async fn find(&self, link: &NatsLink, subject: &str) -> Result<LastSession, BrokerError> {
-        let last = self.0.last_kept(link, StreamKind::Sessions, subject).await?;
+        let last = self.0.last_message(link, StreamKind::Sessions, subject).await?;
         match last {
             Some(last) => read(&last, now()),
             None => Ok(LastSession { sequence: 0, stored: None, over: None }),
@@ -68,8 +68,8 @@ impl NatsSessions {
                 SessionStep::Stay => true,
                 SessionStep::Keep(stored, ttl) => {
                     let payload = written(&stored, ttl);
-                    let kept = StreamKind::Sessions;
-                    self.0.keep_behind(kept, &subject, found.sequence, ttl, payload).await?
+                    let kind = StreamKind::Sessions;
+                    self.0.keep_behind(kind, &subject, found.sequence, ttl, payload).await?
                 }
             };
             if is_done {
@@ -116,7 +116,7 @@ impl NatsSessions {
             }
             // It may be another message by now, of the same holder.
             self.is_in_time(began)?;
-            self.0.delete_kept(StreamKind::Sessions, found.sequence).await?;
+            self.0.delete_message(StreamKind::Sessions, found.sequence).await?;
         }
     }
 }
@@ -172,7 +172,7 @@ impl SessionStore for NatsSessions {
             if let (true, Some(Err(error))) = (outcomes.iter().all(Result::is_err), outcomes.first()) {
                 return Err(error.clone());
             }
-            Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(RenewOutcome::Untold)).collect())
+            Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or(RenewOutcome::Unknown)).collect())
         }
         .boxed()
     }

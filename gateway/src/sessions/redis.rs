@@ -109,7 +109,7 @@ impl SessionStore for RedisSessions {
                 }
                 [Ok(Value::Int(1)), Ok(_)] => RenewOutcome::Taken,
                 // Of several masters one that is away keeps nobody from prolonging what is at others.
-                [Err(_), _] | [_, Err(_)] => RenewOutcome::Untold,
+                [Err(_), _] | [_, Err(_)] => RenewOutcome::Unknown,
                 _ => RenewOutcome::Lost,
             });
             Ok(states.collect())

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::{Holder, RenewOutcome, SessionHolder, SessionKey, SessionStore, StoredSession};
 use crate::broker::BrokerError;
 use crate::client_key::ClientKey;
-use crate::telemetry::Sparingly;
+use crate::telemetry::LogLimiter;
 
 /// How often it is looked at which sessions are to be prolonged.
 const TICK: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ pub(crate) enum HoldEnd {
 pub(crate) struct SessionKeeper {
     store: Arc<dyn SessionStore>,
     live: Mutex<HeldSessions>,
-    unwritten_told: Sparingly,
+    unwritten_log: LogLimiter,
 }
 
 /// Who holds which session. For a moment two connections of a node may hold the same: the second has taken it, and the first
@@ -123,7 +123,7 @@ fn ttl(recovery: Duration) -> Duration {
 
 impl SessionKeeper {
     pub(crate) fn new(store: Arc<dyn SessionStore>) -> Self {
-        Self { store, live: Mutex::default(), unwritten_told: Sparingly::default() }
+        Self { store, live: Mutex::default(), unwritten_log: LogLimiter::default() }
     }
 
     /// How many connections of this node hold one.
@@ -177,18 +177,18 @@ impl SessionKeeper {
     }
 
     /// What a connection has of its session now. Returns `false` if the session is another's. An error leaves it to be tried
-    /// again. `is_kept`: whether the connection has not left it meanwhile. From the moment it says so, [`Self::end`] finds it.
+    /// again. `is_current`: whether the connection has not left it meanwhile. From the moment it says so, [`Self::end`] finds it.
     pub(crate) async fn write(
         &self,
         pid: &str,
         by: &SessionHolder,
         (version, value): (u64, Bytes),
         recovery: Duration,
-        is_kept: impl FnOnce() -> bool,
+        is_current: impl FnOnce() -> bool,
     ) -> Result<bool, BrokerError> {
         let holding = (by.holder, SessionKey::of(pid));
         let stored = StoredSession { holder: by.holder, version, value };
-        if !self.note(&holding, by, &stored, recovery, is_kept) {
+        if !self.note(&holding, by, &stored, recovery, is_current) {
             return Ok(true);
         }
         let _writing = SessionWrite { sessions: self, holding: &holding };
@@ -203,8 +203,8 @@ impl SessionKeeper {
                 Ok(false)
             }
             Err(error) => {
-                if let Some(untold) = self.unwritten_told.now() {
-                    tracing::warn!(%error, untold, "a session could not be written; it is tried again");
+                if let Some(suppressed) = self.unwritten_log.admit() {
+                    tracing::warn!(%error, suppressed, "a session could not be written; it is tried again");
                 }
                 Err(error)
             }
@@ -219,10 +219,10 @@ impl SessionKeeper {
         by: &SessionHolder,
         stored: &StoredSession,
         recovery: Duration,
-        is_kept: impl FnOnce() -> bool,
+        is_current: impl FnOnce() -> bool,
     ) -> bool {
         let mut live = self.live.lock();
-        if by.gone.get().is_some() || !is_kept() {
+        if by.gone.get().is_some() || !is_current() {
             return false;
         }
         let due = Instant::now() + RETRY;
@@ -365,7 +365,7 @@ impl SessionKeeper {
                 }
                 RenewOutcome::Taken => lost.extend(live.lose(&holding)),
                 // Tried again.
-                RenewOutcome::Untold => {}
+                RenewOutcome::Unknown => {}
                 RenewOutcome::Prolonged if held.ended == Some(HoldEnd::Away) => drop(live.forget(&holding)),
                 // It has left meanwhile, and that is due.
                 RenewOutcome::Prolonged if held.ended == Some(HoldEnd::ForGood) => {}
@@ -387,8 +387,8 @@ impl SessionKeeper {
         };
         let _writing = SessionWrite { sessions: self, holding };
         let version = stored.version;
-        let kept_for = if is_away { recovery } else { ttl(recovery) };
-        match self.store.write(&holding.1, stored, kept_for).await {
+        let ttl_of_session = if is_away { recovery } else { ttl(recovery) };
+        match self.store.write(&holding.1, stored, ttl_of_session).await {
             Ok(true) if is_away => drop(self.live.lock().forget(holding)),
             Ok(true) => self.written(holding, version, recovery),
             Ok(false) => return self.live.lock().lose(holding),

@@ -47,24 +47,24 @@ impl SessionStore for ShardedSessions {
         self.of(key).read(key)
     }
 
-    /// Those of a server that cannot be asked are [`RenewOutcome::Untold`], and the others are prolonged.
+    /// Those of a server that cannot be asked are [`RenewOutcome::Unknown`], and the others are prolonged.
     fn prolong<'a>(
         &'a self,
         sessions: &'a [(SessionKey, Holder, Duration)],
     ) -> BoxFuture<'a, Result<Vec<RenewOutcome>, BrokerError>> {
         let place = |(key, ..): &(SessionKey, Holder, Duration)| self.0.place(key.as_str());
         let parts = divide(sessions.to_vec(), place, self.0.iter().len()).into_iter();
-        let asked = parts.map(|(shard, places, its)| async move {
+        let requests = parts.map(|(shard, places, its)| async move {
             let states = match self.0.get(shard) {
                 Some(shard) => shard.prolong(&its).await.unwrap_or_default(),
                 None => Vec::new(),
             };
-            let untold = std::iter::repeat(RenewOutcome::Untold);
-            let states: Vec<RenewOutcome> = states.into_iter().chain(untold).take(its.len()).collect();
+            let unknown = std::iter::repeat(RenewOutcome::Unknown);
+            let states: Vec<RenewOutcome> = states.into_iter().chain(unknown).take(its.len()).collect();
             (places, states)
         });
-        let asked: Vec<_> = asked.collect();
-        async move { Ok(restore(join_all(asked).await)) }.boxed()
+        let requests: Vec<_> = requests.collect();
+        async move { Ok(restore(join_all(requests).await)) }.boxed()
     }
 
     fn remove<'a>(&'a self, key: &'a SessionKey, holder: Holder) -> BoxFuture<'a, Result<(), BrokerError>> {
@@ -142,11 +142,11 @@ mod tests {
             there.push(sessions.write(&SessionKey::of(name), stored, ttl).await.is_ok());
         }
         assert!(there.contains(&true) && there.contains(&false), "{there:?}");
-        let asked: Vec<_> = names.iter().map(|name| (SessionKey::of(name), holder, ttl)).collect();
-        let states = sessions.prolong(&asked).await.unwrap();
+        let requests: Vec<_> = names.iter().map(|name| (SessionKey::of(name), holder, ttl)).collect();
+        let states = sessions.prolong(&requests).await.unwrap();
         let expected: Vec<RenewOutcome> = there
             .iter()
-            .map(|is_there| if *is_there { RenewOutcome::Prolonged } else { RenewOutcome::Untold })
+            .map(|is_there| if *is_there { RenewOutcome::Prolonged } else { RenewOutcome::Unknown })
             .collect();
         assert_eq!(states, expected);
     }

@@ -15,7 +15,7 @@ pub type AddressError = String;
 pub struct AddressedEvent<'a, T> {
     pub event: &'a str,
     /// Its arguments.
-    pub said: Tagged,
+    pub arguments: Tagged,
     /// Rooms, and ids of clients. None: all in the namespace.
     pub rooms: &'a [T],
     pub except: &'a [T],
@@ -26,7 +26,7 @@ pub struct AddressedEvent<'a, T> {
 impl<T: AsRef<str>> AddressedEvent<'_, T> {
     /// What is published, and in which channel.
     pub fn publication(self, namespace: &Namespace) -> Result<(Channel, Publication), AddressError> {
-        let Self { event, said: Tagged { data, mut tags }, rooms, except, volatile } = self;
+        let Self { event, arguments: Tagged { data, mut tags }, rooms, except, volatile } = self;
         if event.is_empty() || event.len() > EVENT_BYTES_MAX || RESERVED.contains(&event) {
             let problem =
                 format!("an event has a name of 1 to {EVENT_BYTES_MAX} bytes, none of the library's own");
@@ -119,8 +119,8 @@ mod tests {
     }
 
     fn sent(rooms: &[&str], except: &[&str], volatile: bool) -> (String, Option<Selection>) {
-        let said = Tagged { data: Payload::json("1"), tags: Tags::new() };
-        let addressed = AddressedEvent { event: "e", said, rooms, except, volatile };
+        let arguments = Tagged { data: Payload::json("1"), tags: Tags::new() };
+        let addressed = AddressedEvent { event: "e", arguments, rooms, except, volatile };
         let namespaces = namespaces();
         let (channel, publication) = addressed.publication(namespaces.named("/").unwrap()).unwrap();
         assert_eq!(publication.event(), Some("e"));
@@ -152,8 +152,9 @@ mod tests {
         assert!(rooms(main, &[""]).is_err());
         assert!(rooms(main, &["x".repeat(300)]).is_err());
         for event in ["", "connect", &"x".repeat(EVENT_BYTES_MAX + 1)] {
-            let said = Tagged { data: Payload::json("1"), tags: Tags::new() };
-            let addressed = AddressedEvent::<&str> { event, said, rooms: &[], except: &[], volatile: false };
+            let arguments = Tagged { data: Payload::json("1"), tags: Tags::new() };
+            let addressed =
+                AddressedEvent::<&str> { event, arguments, rooms: &[], except: &[], volatile: false };
             assert!(addressed.publication(main).is_err(), "{event}");
         }
     }

@@ -109,8 +109,8 @@ impl Namespace {
     }
 
     pub(super) fn access(&self) -> NamespaceAccess {
-        let Self { users_only, connect_hook: asks, recovery_skips_hook: recovered_unasked, .. } = *self;
-        NamespaceAccess { users_only, asks, recovered_unasked }
+        let Self { users_only, connect_hook: asks, recovery_skips_hook, .. } = *self;
+        NamespaceAccess { users_only, asks, recovery_skips_hook }
     }
 
     pub(super) fn routes(&self) -> Routes {

@@ -66,7 +66,7 @@ pub struct Metrics {
     pub cluster: ClusterMetrics,
     pub moves: super::move_metrics::MoveMetrics,
     graphql_operations_total: IntCounterVec,
-    pub kept_bytes: IntGauge,
+    pub client_buffer_bytes: IntGauge,
     pub memory_budget_bytes: IntGauge,
     messages_in_total: [IntCounter; ProtocolId::COUNT],
     pub bytes_in_total: IntCounter,
@@ -89,7 +89,7 @@ pub struct Metrics {
     pub repairs_total: IntCounter,
     pub insufficient_total: IntCounter,
     pub superseded_total: IntCounter,
-    pasts_total: [IntCounter; HistorySource::ALL.len()],
+    catch_ups_total: [IntCounter; HistorySource::ALL.len()],
     recoveries_total: IntCounterVec,
     pub subscriptions: IntGauge,
     pub channels: IntGauge,
@@ -164,7 +164,7 @@ impl Metrics {
             cluster: ClusterMetrics::new(r),
             moves: super::move_metrics::MoveMetrics::new(r),
             graphql_operations_total: counters(r, names::GRAPHQL_OPERATIONS_TOTAL),
-            kept_bytes: gauge(r, names::KEPT_BYTES),
+            client_buffer_bytes: gauge(r, names::CLIENT_BUFFER_BYTES),
             memory_budget_bytes: gauge(r, names::MEMORY_BUDGET_BYTES),
             messages_in_total: by_protocol(&counters(r, names::MESSAGES_IN_TOTAL)),
             bytes_in_total: counter(r, names::BYTES_IN_TOTAL),
@@ -196,9 +196,9 @@ impl Metrics {
             repairs_total: counter(r, names::REPAIRS_TOTAL),
             insufficient_total: counter(r, names::INSUFFICIENT_TOTAL),
             superseded_total: counter(r, names::SUPERSEDED_TOTAL),
-            pasts_total: {
-                let pasts = counters(r, names::PASTS_TOTAL);
-                HistorySource::ALL.map(|from| pasts.with_label_values(&[from.label()]))
+            catch_ups_total: {
+                let catch_ups = counters(r, names::CATCH_UPS_TOTAL);
+                HistorySource::ALL.map(|from| catch_ups.with_label_values(&[from.label()]))
             },
             recoveries_total: recoveries(r),
             subscriptions: gauge(r, names::SUBSCRIPTIONS),
@@ -262,8 +262,8 @@ impl Metrics {
         self.publications_refused_total.with_label_values(&[reason]).inc();
     }
 
-    pub fn past_told(&self, from: HistorySource) {
-        self.pasts_total[from as usize].inc();
+    pub fn catch_up_answered(&self, from: HistorySource) {
+        self.catch_ups_total[from as usize].inc();
     }
 
     pub fn dropped(&self, reason: Drop, count: u64) {
@@ -279,7 +279,7 @@ impl Metrics {
     }
 
     /// A node, this one included, was asked something. `result` is one of a few words.
-    pub fn node_asked(&self, result: &'static str) {
+    pub fn node_request(&self, result: &'static str) {
         self.node_questions_total.with_label_values(&[result]).inc();
     }
 

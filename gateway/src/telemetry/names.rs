@@ -134,7 +134,7 @@ metrics! {
         "Subscriptions ended because a gap could not be filled.";
     SUPERSEDED_TOTAL Counter "superseded_total" []
         "Newest values that gave way to newer ones before a subscriber was sent them, once for each subscriber. Each is told of with the value that it is sent.";
-    PASTS_TOTAL Counter "pasts_total" ["from": "`read`, `earlier_read`"]
+    CATCH_UPS_TOTAL Counter "catch_ups_total" ["from": "`read`, `earlier_read`"]
         "Times someone who subscribes was told of a channel's retained history, by whether history was read for it or an earlier read told them too.";
     RECOVERIES_TOTAL Counter "recoveries_total" ["result": "`recovered`, `unrecovered`"]
         "Subscriptions that asked to be brought up to date.";
@@ -179,7 +179,7 @@ metrics! {
     OUTBOX_BLOCKED Gauge "outbox_blocked" []
         "Connections whose sockets are full.";
 
-    KEPT_BYTES Gauge "kept_bytes" []
+    CLIENT_BUFFER_BYTES Gauge "client_buffer_bytes" []
         "Bytes kept for clients that read slowly, and of their commands. Half of the budget is for these.";
     MEMORY_BUDGET_BYTES Gauge "memory_budget_bytes" []
         "What this node may keep of all kinds, in bytes: `limits.memory_bytes_max`.";

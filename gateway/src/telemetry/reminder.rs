@@ -11,34 +11,34 @@ const CAUSES_MAX: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct Reminder {
     since: Option<Instant>,
-    said: Vec<(String, Instant)>,
+    logged: Vec<(String, Instant)>,
 }
 
 impl Reminder {
     pub(crate) const fn new() -> Self {
-        Self { since: None, said: Vec::new() }
+        Self { since: None, logged: Vec::new() }
     }
 
     /// The trouble is there, for this cause. Whether that is to be said now.
     pub(crate) fn is_due(&mut self, cause: &str, now: Instant) -> bool {
         self.since.get_or_insert(now);
-        if let Some((_, at)) = self.said.iter_mut().find(|(said, _)| said == cause) {
+        if let Some((_, at)) = self.logged.iter_mut().find(|(logged, _)| logged == cause) {
             let due = now.duration_since(*at) >= EVERY;
             if due {
                 *at = now;
             }
             return due;
         }
-        if self.said.len() == CAUSES_MAX {
-            self.said.remove(0);
+        if self.logged.len() == CAUSES_MAX {
+            self.logged.remove(0);
         }
-        self.said.push((cause.to_owned(), now));
+        self.logged.push((cause.to_owned(), now));
         true
     }
 
     /// The trouble is over. How long it was there, if it was.
     pub(crate) fn over(&mut self, now: Instant) -> Option<Duration> {
-        self.said.clear();
+        self.logged.clear();
         self.since.take().map(|since| now.duration_since(since))
     }
 }
@@ -64,6 +64,6 @@ mod tests {
     fn only_so_many_causes_are_remembered() {
         let (mut reminder, now) = (Reminder::new(), Instant::now());
         assert!((0..100).all(|cause| reminder.is_due(&cause.to_string(), now)));
-        assert_eq!(reminder.said.len(), CAUSES_MAX);
+        assert_eq!(reminder.logged.len(), CAUSES_MAX);
     }
 }

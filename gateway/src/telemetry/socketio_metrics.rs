@@ -65,7 +65,7 @@ impl SocketIoMetrics {
     }
 
     /// A client was asked for an acknowledgement, or has given one that nobody waits for.
-    pub fn asked(&self, result: &'static str) {
+    pub fn ask_ended(&self, result: &'static str) {
         self.asks.with_label_values(&[result]).inc();
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct Channels {
     /// Or why there is none.
     caller: Result<ApiClient, String>,
     pub(super) max: usize,
-    asked: Option<Instant>,
+    requested_at: Option<Instant>,
     /// How often it was: there are rates from the second time on.
     looks: u32,
     /// Where channels stood when they were last looked at.
@@ -48,7 +48,7 @@ impl Channels {
         Self {
             caller,
             max,
-            asked: None,
+            requested_at: None,
             looks: 0,
             offsets: HashMap::new(),
             busiest: Vec::new(),
@@ -59,10 +59,10 @@ impl Channels {
 
     /// Asks, if that was not a moment ago.
     pub(super) async fn read(&mut self) {
-        if self.asked.is_some_and(|asked| asked.elapsed() < INTERVAL) && self.looks > 1 {
+        if self.requested_at.is_some_and(|at| at.elapsed() < INTERVAL) && self.looks > 1 {
             return;
         }
-        self.asked = Some(Instant::now());
+        self.requested_at = Some(Instant::now());
         self.looks += 1;
         let caller = match &self.caller {
             Ok(caller) => caller,

@@ -70,12 +70,12 @@ impl MetricsReader {
     /// Asks all of them at once.
     pub(super) async fn read(&mut self) {
         let client = &self.client;
-        let asked = self.nodes.iter().map(|node| async move {
+        let requests = self.nodes.iter().map(|node| async move {
             tokio::time::timeout(ANSWER_TIMEOUT, ask(client, &node.url))
                 .await
                 .unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))
         });
-        let answers = join_all(asked).await;
+        let answers = join_all(requests).await;
         for (node, answer) in self.nodes.iter_mut().zip(answers) {
             match answer {
                 Ok(reading) => node.take(reading),

@@ -91,12 +91,12 @@ impl SendBatch {
     #[inline]
     fn gather(&mut self, socket: RawFd, frames: &Bytes, tag: u32) {
         debug_assert!(self.sends.len() < TOGETHER_MAX, "more sends than were said to come");
-        let is_same = |kept: &Bytes| kept.as_ptr() == frames.as_ptr() && kept.len() == frames.len();
-        let kept = self.frames.iter().rposition(is_same).unwrap_or_else(|| {
+        let is_same = |known: &Bytes| known.as_ptr() == frames.as_ptr() && known.len() == frames.len();
+        let at = self.frames.iter().rposition(is_same).unwrap_or_else(|| {
             self.frames.push(frames.clone());
             self.frames.len() - 1
         });
-        self.sends.push(Send { socket, frames: kept as u32, tag });
+        self.sends.push(Send { socket, frames: at as u32, tag });
     }
 
     /// Sends what was gathered, and has each answered as by [`direct::send`](super::direct::send), in order.
@@ -105,7 +105,7 @@ impl SendBatch {
     pub(crate) fn send(&mut self, mut answer: impl FnMut(u32, io::Result<usize>)) -> io::Result<()> {
         self.answers.clear();
         self.answers.resize(self.sends.len(), None);
-        let (seen, asked) = self.ask();
+        let (seen, submitted) = self.ask();
         if self.answers[..seen].contains(&None) {
             // The kernel may still read them: better kept for ever than given to somebody else.
             std::mem::forget(self.frames.clone());
@@ -124,7 +124,7 @@ impl SendBatch {
         }
         self.sends.clear();
         self.frames.clear();
-        asked
+        submitted
     }
 
     /// Has the kernel carry out the sends. Returns how many of them it has seen, and whether it has answered all.
@@ -141,24 +141,24 @@ impl SendBatch {
         }
         let pushed = queue.len();
         drop(queue);
-        let (mut unanswered, mut asked) = (pushed, Ok(()));
-        while unanswered > 0 && asked.is_ok() {
+        let (mut unanswered, mut submitted) = (pushed, Ok(()));
+        while unanswered > 0 && submitted.is_ok() {
             let before = unanswered;
-            asked = self.ring.submit().map(drop);
+            submitted = self.ring.submit().map(drop);
             for completion in self.ring.completion() {
                 if let Some(answer @ None) = self.answers.get_mut(completion.user_data() as usize) {
                     *answer = Some(completion.result());
                     unanswered -= 1;
                 }
             }
-            if asked.is_ok() && unanswered == before {
-                asked = Err(io::Error::other("the kernel carried out none of several sends"));
+            if submitted.is_ok() && unanswered == before {
+                submitted = Err(io::Error::other("the kernel carried out none of several sends"));
             }
         }
-        if asked.is_ok() && pushed < self.sends.len() {
-            asked = Err(io::Error::other("the kernel's queue was not empty"));
+        if submitted.is_ok() && pushed < self.sends.len() {
+            submitted = Err(io::Error::other("the kernel's queue was not empty"));
         }
-        (pushed - self.ring.submission().len(), asked)
+        (pushed - self.ring.submission().len(), submitted)
     }
 }
 

@@ -313,11 +313,11 @@ pub(crate) async fn carry(stream: impl AsyncRead + AsyncWrite, handed: HandedBod
         to_client.shutdown().await
     };
     let mut outward = pin!(outward);
-    let said_all = tokio::select! {
-        said = inward => said,
+    let sent = tokio::select! {
+        result = inward => result,
         _ = &mut outward => return,
     };
-    if said_all.is_ok() {
+    if sent.is_ok() {
         handed.end_inbound();
         // Bounded by the worker, which lets go of a client that takes nothing, and by the connection's own pings.
         let _ = outward.await;
@@ -328,8 +328,8 @@ pub(crate) async fn carry(stream: impl AsyncRead + AsyncWrite, handed: HandedBod
 /// no buffer here.
 pub(crate) async fn fill(near: PipeStream, from: TcpStream) {
     let turned = Arc::new(Notify::new());
-    let told = turned.clone();
-    near.connect(Arc::new(move |_| told.notify_one()));
+    let room = turned.clone();
+    near.connect(Arc::new(move |_| room.notify_one()));
     // Whoever went before that told nobody.
     if near.is_abandoned() {
         return;

@@ -26,7 +26,7 @@ use crate::pusher::webhook::{Webhook, WebhookEvent, WebhooksConfig};
 use crate::pusher::{Apps, PusherApp};
 use crate::telemetry::backend_metrics::{EventsMetrics, LostEvent};
 use crate::telemetry::labels::PanicSite;
-use crate::telemetry::{Metrics, Sparingly};
+use crate::telemetry::{LogLimiter, Metrics};
 
 mod record_events;
 mod send_webhooks;
@@ -90,7 +90,7 @@ struct WebhookApp {
     metrics: EventsMetrics,
     /// Of the whole node: tells of panics.
     of_node: Arc<Metrics>,
-    lost_told: Sparingly,
+    lost_log: LogLimiter,
 }
 
 impl Webhooks {
@@ -126,7 +126,7 @@ impl Webhooks {
                 changed: Notify::new(),
                 metrics: parts.metrics.webhooks(),
                 of_node: parts.metrics.clone(),
-                lost_told: Sparingly::default(),
+                lost_log: LogLimiter::default(),
             });
             let senders: Result<Vec<WebhookSender>, String> = (0..watched.hooks.len())
                 .map(|index| WebhookSender::new(parts, watched.clone(), index, self.sending.stopped()))
@@ -183,13 +183,13 @@ impl Webhooks {
         if let Some((watched, name)) = self.of(channel)
             && watched.wants(WebhookEvent::CacheMiss, &name)
         {
-            let told = webhook_event::BatchEvent {
+            let event = webhook_event::BatchEvent {
                 name: WebhookEvent::CacheMiss.name(),
                 channel: &name,
                 user_id: None,
                 subscription_count: None,
             };
-            watched.say_as_json(&told);
+            watched.say_as_json(&event);
         }
     }
 
@@ -212,7 +212,7 @@ impl Webhooks {
             return None;
         }
         let user = publication.info.as_ref().map(|info| info.user.as_str());
-        let told = ClientEvent {
+        let client_event = ClientEvent {
             name: WebhookEvent::ClientEvent.name(),
             channel: &name,
             event,
@@ -221,7 +221,7 @@ impl Webhooks {
             user_id: user
                 .filter(|user| !user.is_empty() && PusherChannelKind::of(&name).access == Access::Presence),
         };
-        let json = serde_json::to_string(&told).expect("texts are JSON");
+        let json = serde_json::to_string(&client_event).expect("texts are JSON");
         Some(PendingClientEvent { watched, json: json.into() })
     }
 
@@ -282,8 +282,8 @@ impl WebhookApp {
         self.changed.notify_one();
     }
 
-    fn say_as_json(&self, told: &webhook_event::BatchEvent<'_>) {
-        self.say(LedgerChange::Say(serde_json::to_string(told).expect("texts are JSON").into()));
+    fn say_as_json(&self, event: &webhook_event::BatchEvent<'_>) {
+        self.say(LedgerChange::Say(serde_json::to_string(event).expect("texts are JSON").into()));
     }
 
     fn say(&self, change: LedgerChange) {
@@ -297,9 +297,9 @@ impl WebhookApp {
             return;
         }
         self.metrics.lost(why, count);
-        if let Some(untold) = self.lost_told.now() {
+        if let Some(suppressed) = self.lost_log.admit() {
             let (app, reason) = (&*self.namespace, why.label());
-            tracing::warn!(app, reason, count, untold, "events for webhooks are lost");
+            tracing::warn!(app, reason, count, suppressed, "events for webhooks are lost");
         }
     }
 

@@ -86,7 +86,7 @@ impl EventRecorder {
 
     async fn keep_on(&mut self) {
         if std::mem::take(&mut self.has_failed) {
-            let lost = self.watched.watch.lock().give_up_said();
+            let lost = self.watched.watch.lock().give_up_announced();
             self.watched.lose(LostEvent::Failed, lost);
             self.begin_anew();
         }
@@ -104,9 +104,9 @@ impl EventRecorder {
                 () = watched.changed.notified() => tokio::time::sleep(GATHER).await,
                 () = tokio::time::sleep(next.unwrap_or_default()), if next.is_some() => {}
             }
-            let kept = self.keep(is_due).await;
+            let result = self.keep(is_due).await;
             self.show();
-            self.note(kept, &mut prolonging);
+            self.note(result, &mut prolonging);
         }
     }
 
@@ -206,7 +206,7 @@ impl EventRecorder {
                 "what this node held for webhooks could not be given back; it is freed with its lease"
             );
         }
-        let lost = self.watched.watch.lock().said();
+        let lost = self.watched.watch.lock().announced();
         self.watched.lose(LostEvent::Stopping, lost);
         self.show();
         self.watched.news.iter().for_each(tokio::sync::Notify::notify_one);
@@ -221,9 +221,9 @@ impl EventRecorder {
     }
 
     /// Has what failed tried again soon.
-    fn note(&mut self, kept: Result<(), BrokerError>, prolonging: &mut Interval) {
+    fn note(&mut self, result: Result<(), BrokerError>, prolonging: &mut Interval) {
         let now = std::time::Instant::now();
-        match kept {
+        match result {
             Ok(()) => {
                 if let Some(lasted) = self.reminder.over(now) {
                     tracing::info!(after_s = lasted.as_secs(), "what webhooks tell is written again");

@@ -148,22 +148,23 @@ impl OccupancyWatch {
         std::mem::take(&mut self.anew)
     }
 
-    /// Has the ledger told of everything that is held, and then of what was only said.
+    /// Has the ledger told of everything that is held, and then of what was only announced.
     pub(super) fn begin_anew(&mut self) {
         self.anew = false;
-        let said = std::mem::take(&mut self.changes).into_iter();
-        let said = said.filter(|change| matches!(change, LedgerChange::Count(..) | LedgerChange::Say(_)));
+        let announced = std::mem::take(&mut self.changes).into_iter();
+        let announced =
+            announced.filter(|change| matches!(change, LedgerChange::Count(..) | LedgerChange::Say(_)));
         let held = self.held.keys().cloned().map(LedgerChange::Hold);
-        self.changes = held.chain(said).collect();
+        self.changes = held.chain(announced).collect();
         self.bytes = self.changes.iter().map(|change| change.bytes() + CHANGE_BYTES).sum();
     }
 
-    /// Forgets what was only said. Returns how much that was.
-    pub(super) fn give_up_said(&mut self) -> u64 {
-        let said = self.said();
+    /// Forgets what was only announced. Returns how much that was.
+    pub(super) fn give_up_announced(&mut self) -> u64 {
+        let announced = self.announced();
         self.changes.retain(|change| !matches!(change, LedgerChange::Count(..) | LedgerChange::Say(_)));
         self.bytes = self.changes.iter().map(|change| change.bytes() + CHANGE_BYTES).sum();
-        said
+        announced
     }
 
     /// The first of what the ledger is to be told. They are still there until [`OccupancyWatch::done`].
@@ -188,8 +189,8 @@ impl OccupancyWatch {
         (self.changes.len(), self.bytes)
     }
 
-    /// How many of these were only said, and are lost if nobody takes them any more.
-    pub(super) fn said(&self) -> u64 {
+    /// How many of these were only announced, and are lost if nobody takes them any more.
+    pub(super) fn announced(&self) -> u64 {
         self.changes
             .iter()
             .filter(|change| matches!(change, LedgerChange::Count(..) | LedgerChange::Say(_)))
@@ -298,6 +299,6 @@ mod tests {
         assert_eq!((watch.first(1, 100).len(), watch.first(9, 10).len()), (1, 2));
         watch.done(2);
         assert_eq!(watch.first(9, 10).len(), 1);
-        assert_eq!(watch.said(), 1);
+        assert_eq!(watch.announced(), 1);
     }
 }

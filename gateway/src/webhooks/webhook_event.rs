@@ -71,8 +71,8 @@ pub(super) fn written(news: &LedgerEvent, wants: impl Fn(WebhookEvent, &str) -> 
             held(subject, WebhookEvent::ChannelVacated, WebhookEvent::MemberRemoved)?
         }
     };
-    let told = BatchEvent { name: event.name(), channel, user_id, subscription_count };
-    wants(event, channel).then(|| serde_json::to_string(&told).expect("texts and numbers are JSON"))
+    let event_body = BatchEvent { name: event.name(), channel, user_id, subscription_count };
+    wants(event, channel).then(|| serde_json::to_string(&event_body).expect("texts and numbers are JSON"))
 }
 
 type Parts<'a> = (WebhookEvent, &'a str, Option<&'a str>, Option<u32>);

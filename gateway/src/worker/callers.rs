@@ -266,7 +266,7 @@ impl Worker {
                     caller.unanswered.drain(..bytes);
                     if caller.unanswered.is_empty() {
                         // One that is large now and then is no reason to keep as much for ever.
-                        caller.unanswered.shrink_to(KEPT_BYTES);
+                        caller.unanswered.shrink_to(IDLE_BYTES);
                     }
                     if caller.room.bytes() > 0 {
                         caller.room = self.local.memory.bodies.room();
@@ -405,4 +405,4 @@ impl CallerConnection {
 }
 
 /// What is kept of a buffer for the next request.
-const KEPT_BYTES: usize = 4 << 10;
+const IDLE_BYTES: usize = 4 << 10;

@@ -162,6 +162,7 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    use gateway_core::namespace_id::NamespaceId;
     use shared::position::{Epoch, StreamPosition};
     use shared::publication::{Payload, Publication};
 
@@ -176,7 +177,7 @@ mod tests {
             let mut publication = Publication::new(Payload::binary(vec![0; bytes]));
             publication.position = Some(StreamPosition { offset, epoch: Epoch::from_random(1) });
             let channel = Channel::parse(name, 255).unwrap();
-            gathered.add(Prepared::new(channel, publication, 0, &Arc::default()));
+            gathered.add(Prepared::new(channel, NamespaceId::DEFAULT, publication, 0, &Arc::default()));
         }
         let of_a = gathered.groups.iter().filter(|group| group.channel.as_str() == "a");
         let offsets: Vec<u64> = of_a

@@ -125,14 +125,14 @@ pub(crate) struct ActResult {
 
 impl ActTally {
     pub(crate) fn new() -> (Self, oneshot::Receiver<ActResult>) {
-        let (done, told) = oneshot::channel();
+        let (done, result) = oneshot::channel();
         let none = || AtomicU32::new(0);
         let count = ActCount { clients: none(), failed: none(), full: none(), done: Some(done) };
-        (Self(Some(Arc::new(count))), told)
+        (Self(Some(Arc::new(count))), result)
     }
 
     /// One for which nobody waits.
-    pub(crate) fn untold() -> Self {
+    pub(crate) fn unawaited() -> Self {
         Self(None)
     }
 
@@ -371,6 +371,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use gateway_core::hub::Variants;
+    use gateway_core::namespace_id::NamespaceId;
     use shared::position::Epoch;
     use shared::publication::{Payload, Publication};
 
@@ -380,7 +381,7 @@ mod tests {
         let mut publication = Publication::new(Payload::text("x"));
         publication.position = Some(StreamPosition { offset, epoch: Epoch::from_random(1) });
         let channel = Channel::parse(channel, 255).unwrap();
-        Prepared::new(channel, publication, 0, &Arc::new(Variants::default()))
+        Prepared::new(channel, NamespaceId::DEFAULT, publication, 0, &Arc::new(Variants::default()))
     }
 
     #[test]
@@ -413,6 +414,7 @@ mod tests {
         let inbox = Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 0, BYTES_MAX);
         let join = Prepared::new(
             Channel::parse("a", 255).unwrap(),
+            NamespaceId::DEFAULT,
             Publication::new(Payload::text("x")),
             0,
             &Arc::new(Variants::default()),
@@ -445,7 +447,8 @@ mod tests {
         let poll = mio::Poll::new().unwrap();
         let inbox = Inbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap(), 100, BYTES_MAX);
         let large = Publication::new(Payload::binary(vec![0; BYTES_MAX / 2 + 1]));
-        let large = Prepared::new(Channel::parse("a", 255).unwrap(), large, 0, &Arc::default());
+        let large =
+            Prepared::new(Channel::parse("a", 255).unwrap(), NamespaceId::DEFAULT, large, 0, &Arc::default());
         assert!(inbox.push_publication(large.clone()));
         assert!(!inbox.push_publication(large));
         assert!(inbox.push_publication(publication("a", 1)), "there is room for a small one");

@@ -37,11 +37,11 @@ impl Contenders {
 
 impl Worker {
     /// Closes the user's clients here but this one, and those whose command comes later.
-    pub(super) fn keep_only(&mut self, user: &str, kept: ClientId) {
+    pub(super) fn keep_only(&mut self, user: &str, only: ClientId) {
         let indices: Vec<u32> = self.local.directory.of(user).collect();
         for index in indices {
             let Some(client) = self.clients.get(index as usize) else { continue };
-            if client.session.client() == kept {
+            if client.session.client() == only {
                 self.local.contenders.decide(index);
             } else if client.session.is_connected() && !self.local.contenders.is_undecided(index) {
                 self.end(index as usize, None, |client| {

@@ -99,6 +99,7 @@ impl Measured {
 
 #[cfg(test)]
 mod tests {
+    use gateway_core::namespace_id::NamespaceId;
     use shared::channel::Channel;
     use shared::publication::{Payload, Publication};
 
@@ -109,7 +110,13 @@ mod tests {
         let prepared: Vec<Arc<Prepared>> = (0..MEASURED_MAX as u64 + 2)
             .map(|at| {
                 let channel = Channel::parse("a", 255).unwrap();
-                Prepared::new(channel, Publication::new(Payload::text("x")), at, &Arc::default())
+                Prepared::new(
+                    channel,
+                    NamespaceId::DEFAULT,
+                    Publication::new(Payload::text("x")),
+                    at,
+                    &Arc::default(),
+                )
             })
             .collect();
         let mut measured = Measured::default();

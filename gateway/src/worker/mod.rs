@@ -30,7 +30,7 @@ use crate::client::client_config::WebSocketConfig;
 use crate::clock::Clock;
 use crate::memory_budget::{Memory, SharedFrames};
 use crate::node::Node;
-use crate::telemetry::{Metrics, Sparingly, WorkerMetrics};
+use crate::telemetry::{LogLimiter, Metrics, WorkerMetrics};
 use crate::transport::encodings::Encodings;
 use crate::transport::{Direct, SendBatch};
 
@@ -103,16 +103,16 @@ pub(crate) struct WorkerLocal {
     pub(crate) tally: Tally,
     pub(crate) wheel: TimerWheel,
     pub(crate) directory: Directory,
-    pub(crate) given_up_told: Sparingly,
+    pub(crate) given_up_log: LogLimiter,
     /// Clients that are in the presence of a channel which keeps none for others.
     pub(crate) shown: FxHashSet<(ClientId, Channel)>,
     /// Clients that are about to be their user's only one.
     pub(crate) contenders: keep_one_connection::Contenders,
     /// Subscriptions made by the server that somebody waits for.
     awaited: await_subscriptions::PendingSubscriptions,
-    pub(crate) refusals_told: Sparingly,
+    pub(crate) refusals_log: LogLimiter,
     /// When to log that a client was too slow: one for each [`SlowCause`], in the order of [`SlowCause::ALL`].
-    pub(crate) slow_told: [Sparingly; SlowCause::ALL.len()],
+    pub(crate) slow_logs: [LogLimiter; SlowCause::ALL.len()],
     /// The clients that follow keys of polled channels, by key.
     pub(crate) trackers: Trackers,
     pub(crate) memory: Arc<Memory>,
@@ -287,12 +287,12 @@ impl Worker {
                 tally: Tally::default(),
                 wheel: TimerWheel::new(now),
                 directory: Directory::default(),
-                given_up_told: Sparingly::default(),
+                given_up_log: LogLimiter::default(),
                 shown: FxHashSet::default(),
                 contenders: keep_one_connection::Contenders::default(),
                 awaited: await_subscriptions::PendingSubscriptions::default(),
-                refusals_told: Sparingly::default(),
-                slow_told: Default::default(),
+                refusals_log: LogLimiter::default(),
+                slow_logs: Default::default(),
                 trackers: Trackers::default(),
                 shared_frames: SharedFrames::new(parts.memory.clone()),
                 memory: parts.memory,

@@ -12,7 +12,7 @@ use shared::moment::Moment;
 
 use crate::client::Gone;
 use crate::memory_budget::UNKNOWN;
-use crate::telemetry::Sparingly;
+use crate::telemetry::LogLimiter;
 use crate::worker::Worker;
 
 /// How long a worker waits before it looks at all its clients again, if closing some of them was not enough.
@@ -26,8 +26,8 @@ const GOODBYE_BYTES_MAX: usize = 16 << 10;
 pub(super) struct SheddingState {
     tried_at: Option<Moment>,
     /// Since memory is short, the others have been asked.
-    asked: bool,
-    told: Sparingly,
+    has_asked_others: bool,
+    log: LogLimiter,
 }
 
 impl Worker {
@@ -39,7 +39,7 @@ impl Worker {
     /// Closes debtors until the node has room, if it has none.
     pub(super) fn shed(&mut self) {
         if !self.local.memory.is_short() {
-            self.shedding.asked = false;
+            self.shedding.has_asked_others = false;
             return;
         }
         let now = self.local.now;
@@ -51,12 +51,12 @@ impl Worker {
         if self.local.memory.is_eased() {
             return;
         }
-        let owed = self.clients.iter().filter(|(_, client)| !client.is_closing());
-        let owed = owed.map(|(index, client)| (client.owes(), index));
-        let mut debtors: Vec<(usize, usize)> = owed.filter(|(owes, _)| *owes > 0).collect();
+        let debts = self.clients.iter().filter(|(_, client)| !client.is_closing());
+        let debts = debts.map(|(index, client)| (client.owes(), index));
+        let mut debtors: Vec<(usize, usize)> = debts.filter(|(owes, _)| *owes > 0).collect();
         // The largest last.
         debtors.sort_unstable();
-        if !std::mem::replace(&mut self.shedding.asked, true) {
+        if !std::mem::replace(&mut self.shedding.has_asked_others, true) {
             self.local.memory.compare(self.local.index, debtors.last().map_or(0, |(owes, _)| *owes));
             self.local.memory.ask_others(self.local.index);
             self.local.node.have_others_shed(self.local.index);
@@ -89,13 +89,13 @@ impl Worker {
         }
         if closed > 0 {
             self.metrics.moves.memory_closes_total.inc_by(closed);
-            if let Some(untold) = self.shedding.told.now() {
-                let (kept, budget) = (self.local.memory.kept(), self.local.memory.budget());
+            if let Some(suppressed) = self.shedding.log.admit() {
+                let (used, budget) = (self.local.memory.used(), self.local.memory.budget());
                 tracing::warn!(
                     closed,
-                    kept,
+                    used,
                     budget,
-                    untold,
+                    suppressed,
                     "memory is short: the largest debtors are closed"
                 );
             }
@@ -127,14 +127,14 @@ impl Worker {
 
     /// What the largest debtor here owes, for others to know.
     pub(super) fn tell_of_debtors(&self) {
-        let owed = self.clients.iter().map(|(_, client)| client.owes());
-        self.local.memory.compare(self.local.index, owed.max().unwrap_or(0));
+        let debts = self.clients.iter().map(|(_, client)| client.owes());
+        self.local.memory.compare(self.local.index, debts.max().unwrap_or(0));
     }
 
     pub(super) fn look_at_debtors(&mut self) {
         self.tell_of_debtors();
         // Whoever asks has told.
-        self.shedding.asked = true;
+        self.shedding.has_asked_others = true;
         self.shed();
     }
 }

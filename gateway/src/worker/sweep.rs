@@ -295,8 +295,9 @@ impl WorkerSweep<'_> {
     /// Those who follow the stream are told of what was passed over.
     fn tell_who_miss(&mut self, bundles: &Bundles) {
         let Some(first) = bundles.publications().first().filter(|_| !self.missing.is_empty()) else { return };
-        let told = self.missing.drain(..).map(|key| AfterSweep::Insufficient(key, first.channel().clone()));
-        self.aftermath.extend(told);
+        let insufficient =
+            self.missing.drain(..).map(|key| AfterSweep::Insufficient(key, first.channel().clone()));
+        self.aftermath.extend(insufficient);
     }
 
     #[cold]

@@ -202,6 +202,7 @@ mod tests {
     use std::sync::Arc;
 
     use gateway_core::hub::Variants;
+    use gateway_core::namespace_id::NamespaceId;
     use shared::channel::Channel;
     use shared::publication::{Payload, Publication};
 
@@ -209,7 +210,13 @@ mod tests {
 
     fn publication(bytes: usize) -> Arc<Prepared> {
         let publication = Publication::new(Payload::text("x".repeat(bytes)));
-        Prepared::new(Channel::parse("a", 255).unwrap(), publication, 0, &Arc::new(Variants::default()))
+        Prepared::new(
+            Channel::parse("a", 255).unwrap(),
+            NamespaceId::DEFAULT,
+            publication,
+            0,
+            &Arc::new(Variants::default()),
+        )
     }
 
     #[test]

@@ -205,7 +205,7 @@ pub async fn a_node_is_told_by_its_name_and_nobody_by_a_name_that_nobody_has<B: 
     let message = Bytes::from_static(b"\0 any bytes \xff");
     assert_eq!(node.broker.tell_node("node-0", message.clone()).await.expect("told"), 1);
     assert_eq!(node.broker.tell_node("node-9", message.clone()).await.expect("told"), 0);
-    eventually("it is heard", async || node.heard.told() == [&message]).await;
+    eventually("it is heard", async || node.heard.node_messages() == [&message]).await;
     assert!(node.heard.control().is_empty());
 }
 

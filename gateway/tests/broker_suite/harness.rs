@@ -73,7 +73,7 @@ pub struct Heard {
     publications: Mutex<HashMap<String, Vec<Publication>>>,
     events: Mutex<Vec<(String, OwnedEvent)>>,
     control: Mutex<Vec<Bytes>>,
-    told: Mutex<Vec<Bytes>>,
+    node_messages: Mutex<Vec<Bytes>>,
     resumed: AtomicU64,
     resumed_parts: Mutex<Vec<usize>>,
     moved: Mutex<Vec<Channel>>,
@@ -92,8 +92,8 @@ impl BrokerEvents for Heard {
         self.control.lock().push(message);
     }
 
-    fn told(&self, message: Bytes) {
-        self.told.lock().push(message);
+    fn node_message(&self, message: Bytes) {
+        self.node_messages.lock().push(message);
     }
 
     fn resumed(&self, part: usize) {
@@ -124,8 +124,8 @@ impl Heard {
         self.control.lock().clone()
     }
 
-    pub fn told(&self) -> Vec<Bytes> {
-        self.told.lock().clone()
+    pub fn node_messages(&self) -> Vec<Bytes> {
+        self.node_messages.lock().clone()
     }
 
     pub fn resumed(&self) -> u64 {

@@ -87,16 +87,16 @@ async fn what_one_node_is_told_no_other_hears_also_after_its_link_was_lost() {
     assert_eq!(tell("node-1", "first").await, 1);
     assert_eq!(tell("node-0", "to itself").await, 1);
     assert_eq!(tell("nobody", "lost").await, 0);
-    eventually("it is heard", async || nodes[1].heard.told() == ["first"]).await;
-    eventually("it is heard", async || nodes[0].heard.told() == ["to itself"]).await;
+    eventually("it is heard", async || nodes[1].heard.node_messages() == ["first"]).await;
+    eventually("it is heard", async || nodes[0].heard.node_messages() == ["to itself"]).await;
 
     let before = nodes[1].heard.resumed();
     let killed: i64 = redis.server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     assert!(killed > 0);
     eventually("it is back", async || nodes[1].heard.resumed() > before).await;
     assert_eq!(tell("node-1", "second").await, 1);
-    eventually("it is heard", async || nodes[1].heard.told() == ["first", "second"]).await;
-    assert!(nodes[2].heard.told().is_empty());
+    eventually("it is heard", async || nodes[1].heard.node_messages() == ["first", "second"]).await;
+    assert!(nodes[2].heard.node_messages().is_empty());
 }
 
 pub async fn presence_is_the_sum_of_all_nodes<B: Backend>() {

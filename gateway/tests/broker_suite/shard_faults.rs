@@ -54,7 +54,7 @@ async fn the_rest_goes_on(nodes: &[Node; 2], lost: usize, round: &str) {
         eventually("a command is heard", async || node.heard.control().contains(&message)).await;
         let told = Bytes::from(format!("told in {round}"));
         assert_eq!(one.broker.tell_node(&format!("node-{number}"), told.clone()).await.expect("told"), 1);
-        eventually("it is told", async || node.heard.told().contains(&told)).await;
+        eventually("it is told", async || node.heard.node_messages().contains(&told)).await;
     }
     let mut named = one.broker.nodes().await.expect("nodes");
     named.sort();
@@ -118,7 +118,7 @@ async fn a_server_that_hangs_holds_nobody_up_who_wants_another_and_what_it_bring
     the_rest_goes_on(&nodes, shards.servers.len(), "thawed").await;
     for node in &nodes {
         let told: Vec<Bytes> = ["frozen", "thawed"].map(|round| format!("told in {round}").into()).into();
-        assert_eq!(node.heard.told(), told);
+        assert_eq!(node.heard.node_messages(), told);
         let commands: Vec<Bytes> =
             ["frozen", "thawed"].map(|round| format!("control in {round}").into()).into();
         assert_eq!(node.heard.control(), commands);
@@ -138,8 +138,8 @@ async fn commands_are_heard_once_and_in_their_order_though_they_come_over_every_
         eventually("all are heard", async || node.heard.control().len() >= sent.len()).await;
         assert_eq!(node.heard.control(), sent);
     }
-    eventually("all are told", async || nodes[1].heard.told().len() >= sent.len()).await;
-    assert_eq!(nodes[1].heard.told(), sent);
+    eventually("all are told", async || nodes[1].heard.node_messages().len() >= sent.len()).await;
+    assert_eq!(nodes[1].heard.node_messages(), sent);
     // Copies of the last may still come: what is sent after them over the same servers is behind them.
     nodes[0].listens().await;
     nodes[1].listens().await;

@@ -16,7 +16,7 @@ fn ok(result: serde_json::Value) -> Option<(u16, String)> {
 
 #[tokio::test]
 async fn a_publication_is_published_as_its_hook_says_or_not_at_all() {
-    let application = Application::start(|asked| match &asked.json()["data"] {
+    let application = Application::start(|received| match &received.json()["data"] {
         data if data == "bad" => {
             Some((200, r#"{"error":{"code":1001,"message":"mind your words"}}"#.to_owned()))
         }
@@ -47,12 +47,12 @@ async fn a_publication_is_published_as_its_hook_says_or_not_at_all() {
     bare.send(json!("bad").to_string()).await;
     assert_eq!(bare.closed().await, (3510, "mind your words".to_owned()));
 
-    let asked = &application.asked("/publish")[0];
+    let received = &application.requests("/publish")[0];
     assert_eq!(
-        (&asked.headers["cookie"], asked.headers.get("x-else")),
+        (&received.headers["cookie"], received.headers.get("x-else")),
         (&"session=1".parse().unwrap(), None)
     );
-    let asked = asked.json();
+    let received = received.json();
     for (key, value) in [
         ("user", "ann"),
         ("channel", "news"),
@@ -60,7 +60,7 @@ async fn a_publication_is_published_as_its_hook_says_or_not_at_all() {
         ("transport", "websocket"),
         ("protocol", "json"),
     ] {
-        assert_eq!(asked[key], value, "{key}");
+        assert_eq!(received[key], value, "{key}");
     }
 }
 
@@ -97,9 +97,9 @@ async fn what_has_happened_is_told_in_order_and_the_last_of_it_before_the_node_e
 
 #[tokio::test]
 async fn a_backend_says_who_a_client_is_and_a_token_needs_no_asking() {
-    let application = Application::start(|asked| {
-        let asked = asked.json();
-        match asked["data"]["who"].as_str() {
+    let application = Application::start(|received| {
+        let received = received.json();
+        match received["data"]["who"].as_str() {
             Some("ann") => ok(json!({ "user": "ann", "data": { "welcome": true }, "subs": { "news": {} } })),
             Some("old") => ok(json!({ "user": "old", "expire_at": 1 })),
             Some("bad") => Some((200, r#"{"disconnect":{"code":4500,"reason":"no"}}"#.to_owned())),
@@ -118,8 +118,8 @@ async fn a_backend_says_who_a_client_is_and_a_token_needs_no_asking() {
     assert_eq!((&reply["data"], reply["subs"]["news"].is_object()), (&json!({ "welcome": true }), true));
     gateway.publish("news", json!("to her")).await;
     assert_eq!(ann.publication().await.data, "to her");
-    let asked = application.asked("/connect")[0].json();
-    assert_eq!((&asked["name"], &asked["client"]), (&json!("test"), &reply["client"]));
+    let received = application.requests("/connect")[0].json();
+    assert_eq!((&received["name"], &received["client"]), (&json!("test"), &reply["client"]));
 
     let mut old = gateway.stranger().await;
     assert_eq!(old.refused("connect", json!({ "data": { "who": "old" } })).await, 110);
@@ -130,19 +130,19 @@ async fn a_backend_says_who_a_client_is_and_a_token_needs_no_asking() {
     let mut nobody = gateway.stranger().await;
     nobody.ask("connect", json!({})).await;
     assert_eq!(nobody.closed().await.0, 3501);
-    let asked = application.asked("/connect").len();
+    let received = application.requests("/connect").len();
     gateway.connect_as("bob").await;
-    assert_eq!(application.asked("/connect").len(), asked, "a token says who he is");
+    assert_eq!(application.requests("/connect").len(), received, "a token says who he is");
 }
 
 #[tokio::test]
 async fn a_backend_says_who_may_subscribe_answers_calls_and_takes_messages() {
-    let application = Application::start(|asked| match asked.path.as_str() {
-        "/subscribe" if asked.json()["user"] == "ann" => {
+    let application = Application::start(|received| match received.path.as_str() {
+        "/subscribe" if received.json()["user"] == "ann" => {
             ok(json!({ "info": { "role": "owner" }, "allow": ["pub"] }))
         }
         "/subscribe" => Some((200, r#"{"error":{"code":403,"message":"members only"}}"#.to_owned())),
-        "/rpc" => ok(json!({ "data": { "sum": asked.json()["data"] } })),
+        "/rpc" => ok(json!({ "data": { "sum": received.json()["data"] } })),
         _ => Some((200, r#"{"echo":true}"#.to_owned())),
     })
     .await;
@@ -158,26 +158,26 @@ async fn a_backend_says_who_may_subscribe_answers_calls_and_takes_messages() {
     let mut ann = gateway.connect_as("ann").await;
     let mut bob = gateway.connect_as("bob").await;
     ann.command("subscribe", json!({ "channel": "room", "data": { "why": 1 } })).await;
-    assert_eq!(application.asked("/subscribe")[0].json()["data"], json!({ "why": 1 }));
+    assert_eq!(application.requests("/subscribe")[0].json()["data"], json!({ "why": 1 }));
     assert_eq!(bob.refused("subscribe", json!({ "channel": "room" })).await, 403);
     ann.publish("room", json!(1)).await;
     assert_eq!(ann.publication().await.data, 1);
     // Whoever subscribes to a private channel brings a token: nobody is asked.
     assert_eq!(ann.refused("subscribe", json!({ "channel": "$room" })).await, 103);
-    assert_eq!(application.asked("/subscribe").len(), 2);
+    assert_eq!(application.requests("/subscribe").len(), 2);
 
     let answer = ann.command("rpc", json!({ "method": "add", "data": [1, 2] })).await;
     assert_eq!(answer["data"], json!({ "sum": [1, 2] }));
     assert_eq!(ann.refused("rpc", json!({ "method": "other:add", "data": 1 })).await, 104);
     ann.socket.send(json!({ "send": { "data": { "hi": 1 } } }).to_string()).await;
     assert_eq!(ann.push().await["push"]["message"]["data"], json!({ "echo": true }));
-    assert_eq!(application.asked("/message")[0].json(), json!({ "hi": 1 }));
+    assert_eq!(application.requests("/message")[0].json(), json!({ "hi": 1 }));
 }
 
 #[tokio::test]
 async fn a_connection_that_expires_is_asked_about_and_its_client_is_not() {
     let soon = || tidegate::clock::Clock::start().unix_seconds() + 1;
-    let application = Application::start(move |asked| match asked.path.as_str() {
+    let application = Application::start(move |received| match received.path.as_str() {
         "/connect" => ok(json!({ "user": "ann", "expire_at": soon(), "meta": { "plan": 7 } })),
         _ => ok(json!({ "expired": true })),
     })
@@ -192,8 +192,8 @@ async fn a_connection_that_expires_is_asked_about_and_its_client_is_not() {
     let reply = ann.command("connect", json!({})).await;
     assert!(reply["ttl"].is_null() && reply["expires"].is_null(), "there is nothing for it to do: {reply}");
     assert_eq!(ann.closed().await.0, 3005);
-    let asked = application.asked("/refresh")[0].json();
-    assert_eq!((&asked["user"], &asked["meta"]), (&json!("ann"), &json!({ "plan": 7 })));
+    let received = application.requests("/refresh")[0].json();
+    assert_eq!((&received["user"], &received["meta"]), (&json!("ann"), &json!({ "plan": 7 })));
 }
 
 #[tokio::test]
@@ -240,7 +240,7 @@ async fn the_end_of_each_subscription_is_told_once_with_its_reason_and_before_th
 async fn a_subscription_that_expires_is_asked_about_until_it_is_over() {
     let in_s = |seconds| tidegate::clock::Clock::start().unix_seconds() + seconds;
     let is_renewed = AtomicBool::new(false);
-    let application = Application::start(move |asked| match asked.path.as_str() {
+    let application = Application::start(move |received| match received.path.as_str() {
         "/subscribe" => ok(json!({ "expire_at": in_s(1) })),
         _ if !is_renewed.swap(true, Ordering::Relaxed) => ok(json!({ "expire_at": in_s(1) })),
         _ => ok(json!({ "expired": true })),
@@ -261,11 +261,11 @@ async fn a_subscription_that_expires_is_asked_about_until_it_is_over() {
         (&push["push"]["channel"], &push["push"]["unsubscribe"]["code"]),
         (&json!("room"), &json!(2501))
     );
-    let asked = application.asked("/sub_refresh");
-    assert_eq!(asked.len(), 2, "once it could stay");
-    let asked = asked[1].json();
+    let received = application.requests("/sub_refresh");
+    assert_eq!(received.len(), 2, "once it could stay");
+    let received = received[1].json();
     assert_eq!(
-        (&asked["user"], &asked["channel"], &asked["client"]),
+        (&received["user"], &received["channel"], &received["client"]),
         (&json!("ann"), &json!("room"), &json!(ann.id))
     );
     ann.publish("room", json!(1)).await;
@@ -274,15 +274,16 @@ async fn a_subscription_that_expires_is_asked_about_until_it_is_over() {
 #[tokio::test]
 async fn a_refresh_that_is_refused_ends_the_connection() {
     let soon = || tidegate::clock::Clock::start().unix_seconds() + 1;
-    let application = Application::start(move |asked| match (asked.path.as_str(), &asked.json()["user"]) {
-        ("/connect", _) => ok(json!({ "user": asked.json()["data"], "expire_at": soon() })),
-        (_, user) if user == "ann" => Some((200, "{}".to_owned())),
-        (_, user) if user == "bob" => {
-            Some((200, r#"{"error":{"code":1001,"message":"not any more"}}"#.to_owned()))
-        }
-        _ => Some((200, r#"{"disconnect":{"code":4501,"reason":"banned"}}"#.to_owned())),
-    })
-    .await;
+    let application =
+        Application::start(move |received| match (received.path.as_str(), &received.json()["user"]) {
+            ("/connect", _) => ok(json!({ "user": received.json()["data"], "expire_at": soon() })),
+            (_, user) if user == "ann" => Some((200, "{}".to_owned())),
+            (_, user) if user == "bob" => {
+                Some((200, r#"{"error":{"code":1001,"message":"not any more"}}"#.to_owned()))
+            }
+            _ => Some((200, r#"{"disconnect":{"code":4501,"reason":"banned"}}"#.to_owned())),
+        })
+        .await;
     let gateway = gateway()
         .with("backend.connect.url", format!("{}/connect", application.url))
         .with("backend.refresh.url", format!("{}/refresh", application.url))
@@ -298,7 +299,7 @@ async fn a_refresh_that_is_refused_ends_the_connection() {
 
 #[tokio::test]
 async fn all_clients_are_asked_about_where_that_is_set_and_wrong_tokens_are_not() {
-    let application = Application::start(|asked| match asked.json()["user"].as_str() {
+    let application = Application::start(|received| match received.json()["user"].as_str() {
         Some("ann") => ok(json!({ "user": "queen", "data": { "plan": 7 } })),
         _ => Some((200, "{}".to_owned())),
     })
@@ -321,16 +322,16 @@ async fn all_clients_are_asked_about_where_that_is_set_and_wrong_tokens_are_not(
     let mut users: Vec<_> = clients.map(|info| info["user"].as_str().unwrap_or_default()).collect();
     users.sort_unstable();
     assert_eq!(users, ["bob", "queen"], "whom the backend does not know is whoever the token says");
-    let asked = application.asked("/connect").len();
+    let received = application.requests("/connect").len();
     let mut eve = gateway.stranger().await;
     eve.ask("connect", json!({ "token": "nonsense" })).await;
     assert_eq!(eve.closed().await.0, 3500);
-    assert_eq!((asked, application.asked("/connect").len()), (2, 2));
+    assert_eq!((received, application.requests("/connect").len()), (2, 2));
 }
 
 #[tokio::test]
 async fn only_who_is_unknown_to_the_backend_too_counts_as_refused_without_a_token() {
-    let application = Application::start(|asked| match asked.json()["data"].as_str() {
+    let application = Application::start(|received| match received.json()["data"].as_str() {
         Some(user) => ok(json!({ "user": user })),
         None => Some((200, "{}".to_owned())),
     })
@@ -351,7 +352,7 @@ async fn only_who_is_unknown_to_the_backend_too_counts_as_refused_without_a_toke
 
 #[tokio::test]
 async fn headers_come_from_the_handshake_or_from_the_connect_command_as_set() {
-    let application = Application::start(|asked| match asked.path.as_str() {
+    let application = Application::start(|received| match received.path.as_str() {
         "/connect" => ok(json!({ "user": "ann" })),
         _ => ok(json!({ "data": 1 })),
     })
@@ -369,8 +370,8 @@ async fn headers_come_from_the_handshake_or_from_the_connect_command_as_set() {
     ann.command("connect", json!({ "headers": headers })).await;
     ann.command("rpc", json!({ "method": "m" })).await;
     for path in ["/connect", "/rpc"] {
-        let asked = &application.asked(path)[0].headers;
-        let value = |name: &str| asked.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
+        let received = &application.requests(path)[0].headers;
+        let value = |name: &str| received.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
         let (cookies, sessions, others): (Vec<_>, Vec<_>, Vec<_>) =
             (value("cookie"), value("x-session"), value("x-else"));
         assert_eq!((&cookies[..], &sessions[..], &others[..]), (&["session=1"][..], &["7"][..], &[][..]));
@@ -379,9 +380,9 @@ async fn headers_come_from_the_handshake_or_from_the_connect_command_as_set() {
 
 #[tokio::test]
 async fn backends_are_asked_about_clients_without_a_websocket_too() {
-    let application = Application::start(|asked| match asked.path.as_str() {
+    let application = Application::start(|received| match received.path.as_str() {
         "/connect" => ok(json!({ "user": "ann" })),
-        _ => ok(json!({ "data": asked.json()["data"] })),
+        _ => ok(json!({ "data": received.json()["data"] })),
     })
     .await;
     let gateway = gateway()
@@ -406,18 +407,18 @@ async fn backends_are_asked_about_clients_without_a_websocket_too() {
         };
         assert_eq!(reply.expect("a reply")["rpc"]["data"], json!({ "n": 1 }));
         for path in ["/connect", "/rpc"] {
-            let asked = application.asked(path).pop().expect("it was asked");
+            let received = application.requests(path).pop().expect("it was asked");
             // Whoever sends commands apart is still whoever opened the stream.
-            assert_eq!(asked.headers["cookie"], "session=1", "{path} by {transport}");
-            let asked = asked.json();
-            assert_eq!((&asked["transport"], &asked["protocol"]), (&json!(transport), &json!("json")));
+            assert_eq!(received.headers["cookie"], "session=1", "{path} by {transport}");
+            let received = received.json();
+            assert_eq!((&received["transport"], &received["protocol"]), (&json!(transport), &json!("json")));
         }
     }
 }
 
 #[tokio::test]
 async fn who_publishes_by_a_request_alone_meets_the_same_hook() {
-    let application = Application::start(|asked| match &asked.json()["data"] {
+    let application = Application::start(|received| match &received.json()["data"] {
         data if data == "bad" => {
             Some((200, r#"{"error":{"code":1001,"message":"mind your words"}}"#.to_owned()))
         }
@@ -452,9 +453,9 @@ async fn who_publishes_by_a_request_alone_meets_the_same_hook() {
     assert_eq!(send("asked:news", "late").await, (500, 100));
     assert_eq!(send("objects:a", "a string").await, (400, 107));
 
-    let asked = &application.asked("/publish")[0];
-    assert_eq!(asked.headers["cookie"], "session=1");
-    let asked = asked.json();
+    let received = &application.requests("/publish")[0];
+    assert_eq!(received.headers["cookie"], "session=1");
+    let received = received.json();
     for (key, value) in [
         ("user", json!("ann")),
         ("channel", json!("asked:news")),
@@ -462,14 +463,14 @@ async fn who_publishes_by_a_request_alone_meets_the_same_hook() {
         ("transport", json!("http")),
         ("protocol", json!("json")),
     ] {
-        assert_eq!(asked[key], value, "{key}");
+        assert_eq!(received[key], value, "{key}");
     }
 }
 
 #[tokio::test]
 async fn the_application_calls_methods_as_its_clients_do() {
-    let application = Application::start(|asked| match asked.json()["method"].as_str() {
-        Some("sum") => ok(json!({ "data": { "sum": asked.json()["data"] } })),
+    let application = Application::start(|received| match received.json()["method"].as_str() {
+        Some("sum") => ok(json!({ "data": { "sum": received.json()["data"] } })),
         Some("quiet") => ok(json!({})),
         Some("out") => Some((200, r#"{"disconnect":{"code":4501,"reason":"out"}}"#.to_owned())),
         _ => Some((200, r#"{"error":{"code":1002,"message":"no such sum"}}"#.to_owned())),
@@ -488,14 +489,14 @@ async fn the_application_calls_methods_as_its_clients_do() {
         { "error": { "code": 4501, "message": "out" } },
     ] });
     assert_eq!(replies, expected);
-    let asked = application.asked("/rpc")[0].json();
-    assert_eq!((&asked["user"], &asked["transport"]), (&json!(""), &json!("server_api")));
+    let received = application.requests("/rpc")[0].json();
+    assert_eq!((&received["user"], &received["transport"]), (&json!(""), &json!("server_api")));
 }
 
 #[tokio::test]
 async fn a_key_is_set_and_removed_as_its_hooks_say_or_not_at_all() {
-    let application = Application::start(|asked| {
-        let body = asked.json();
+    let application = Application::start(|received| {
+        let body = received.json();
         match body["key"].as_str() {
             Some("shut") => Some((200, r#"{"error":{"code":1001,"message":"hands off"}}"#.to_owned())),
             Some("worst") => Some((200, r#"{"disconnect":{"code":4501,"reason":"out"}}"#.to_owned())),
@@ -539,9 +540,9 @@ async fn a_key_is_set_and_removed_as_its_hooks_say_or_not_at_all() {
     ann.ask("publish", set("worst", 6)).await;
     assert_eq!(ann.closed().await, (4501, "out".to_owned()));
 
-    let (set, removed) = (application.asked("/set")[0].json(), application.asked("/remove")[0].json());
-    for asked in [&set, &removed] {
-        assert_eq!((&asked["user"], &asked["channel"]), (&json!("ann"), &json!("board:a")));
+    let (set, removed) = (application.requests("/set")[0].json(), application.requests("/remove")[0].json());
+    for received in [&set, &removed] {
+        assert_eq!((&received["user"], &received["channel"]), (&json!("ann"), &json!("board:a")));
     }
     assert_eq!((&set["key"], &set["data"]), (&json!("renamed"), &json!(1)));
     assert_eq!((&removed["key"], removed.get("data")), (&json!("shut"), None));

@@ -5,7 +5,8 @@ use serde_json::json;
 use tidegate::node::AskError;
 use tidegate::node::control::{ControlTarget, NodeInfo};
 use tidegate::node::node_message::{
-    ChannelsWanted, ClientCommand, ConnectionsWanted, NodeRequest, NodeResponse, PAGE_MAX, TOLD_BYTES_MAX,
+    ChannelsWanted, ClientCommand, ConnectionsWanted, NODE_MESSAGE_BYTES_MAX, NodeRequest, NodeResponse,
+    PAGE_MAX,
 };
 
 use crate::gateway::{eventually, gateway};
@@ -44,7 +45,7 @@ async fn one_node_is_asked_by_its_name_and_who_is_not_there_is_told_apart() {
     announce(&redis, "deaf", 1);
     let error = here.ask("deaf", nobodys).await.unwrap_err();
     assert!(matches!(error, AskError::Deaf), "{error}");
-    let error = here.ask(&uid, message("s", vec![b' '; TOLD_BYTES_MAX])).await.unwrap_err();
+    let error = here.ask(&uid, message("s", vec![b' '; NODE_MESSAGE_BYTES_MAX])).await.unwrap_err();
     assert!(matches!(error, AskError::Unsendable(_)), "{error}");
     assert_eq!(asking.metric("tidegate_node_questions_total{result=\"answered\"}").await, 2.0);
     assert_eq!(asking.metric("tidegate_node_questions_total{result=\"unknown_node\"}").await, 3.0);

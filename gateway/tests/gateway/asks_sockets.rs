@@ -22,8 +22,8 @@ async fn ask(gateway: &Gateway, request: Value) -> Vec<Value> {
 }
 
 /// The number under which the client is asked, and the rest of the packet.
-async fn is_asked(client: &mut SocketIo) -> (String, String) {
-    let told = client.told().await;
+async fn next_question(client: &mut SocketIo) -> (String, String) {
+    let told = client.next_packet().await;
     let at = told.find('[').expect("arguments");
     let number = told[..at].strip_prefix('2').expect("an event without attachments").to_owned();
     assert!(!number.is_empty(), "it asks for an acknowledgement: {told}");
@@ -38,7 +38,7 @@ async fn what_a_client_says_to_an_event_is_answered_bytes_included() {
     let request = json!({ "rooms": [sid], "event": "how", "args": ["are", "AQI="], "binary": ["/1"] });
     let asking = ask(&gateway, request);
     let answering = async {
-        let told = client.told().await;
+        let told = client.next_packet().await;
         assert_eq!(told, r#"51-1["how","are",{"_placeholder":true,"num":0}]"#);
         assert_eq!(client.bytes().await, [1, 2]);
         client.send(r#"61-1["fine",{"b":{"_placeholder":true,"num":0}}]"#).await;
@@ -51,7 +51,7 @@ async fn what_a_client_says_to_an_event_is_answered_bytes_included() {
     assert_eq!(answers, [expected]);
     // Nobody else was asked.
     other.send(r#"21["unheard of"]"#).await;
-    assert!(other.told().await.starts_with("31"));
+    assert!(other.next_packet().await.starts_with("31"));
     assert_eq!(gateway.metric("tidegate_socketio_asks_total{result=\"answered\"}").await, 1.0);
     assert_eq!(gateway.metric("tidegate_socketio_asks_pending").await, 0.0);
 }
@@ -64,10 +64,10 @@ async fn those_who_do_not_answer_in_time_or_leave_are_told_apart_and_a_late_answ
     let (mut prompt, prompt_id) = gateway.in_main().await;
     let asking = ask(&gateway, json!({ "event": "there?", "timeout_ms": 400 }));
     let answering = async {
-        let (number, arguments) = is_asked(&mut prompt).await;
+        let (number, arguments) = next_question(&mut prompt).await;
         assert_eq!(arguments, r#"["there?"]"#);
         prompt.send(&format!("3{number}[1]")).await;
-        is_asked(&mut leaving).await;
+        next_question(&mut leaving).await;
         drop(leaving);
     };
     let (answers, ()) = tokio::join!(asking, answering);
@@ -76,7 +76,7 @@ async fn those_who_do_not_answer_in_time_or_leave_are_told_apart_and_a_late_answ
     assert_eq!(of(&slow_id)["status"], "timeout");
     assert_eq!(of(&leaving_id)["status"], "gone");
     assert_eq!((&of(&prompt_id)["status"], &of(&prompt_id)["args"]), (&json!("answered"), &json!([1])));
-    let (number, _) = is_asked(&mut slow).await;
+    let (number, _) = next_question(&mut slow).await;
     slow.send(&format!("3{number}[2]")).await;
     // And one that nobody has asked for.
     slow.send("3999[3]").await;
@@ -86,7 +86,7 @@ async fn those_who_do_not_answer_in_time_or_leave_are_told_apart_and_a_late_answ
     // Its connection is as it was.
     let asking = ask(&gateway, json!({ "event": "again?", "rooms": [slow_id] }));
     let answering = async {
-        let (next, arguments) = is_asked(&mut slow).await;
+        let (next, arguments) = next_question(&mut slow).await;
         assert_eq!(arguments, r#"["again?"]"#);
         assert_ne!(next, number);
         slow.send(&format!("3{next}[]")).await;
@@ -111,10 +111,10 @@ async fn an_answer_in_another_namespace_is_none_and_the_right_one_is_heard_after
     let gateway = served().start().await;
     let (mut client, sid) = gateway.in_main().await;
     client.send("0/admin,").await;
-    assert!(client.told().await.starts_with("0/admin,"));
+    assert!(client.next_packet().await.starts_with("0/admin,"));
     let asking = ask(&gateway, json!({ "rooms": [sid], "event": "e" }));
     let answering = async {
-        let (number, _) = is_asked(&mut client).await;
+        let (number, _) = next_question(&mut client).await;
         client.send(&format!("3/admin,{number}[\"wrong\"]")).await;
         client.send(&format!("3{number}[\"right\"]")).await;
     };
@@ -135,13 +135,13 @@ async fn clients_of_a_room_are_asked_at_all_nodes_and_who_is_nowhere_is_gone() {
     let (mut other, other_id) = nodes[1].in_main().await;
     for client in [&mut one, &mut other] {
         client.send(r#"20["join","a"]"#).await;
-        assert!(client.told().await.starts_with("30"));
+        assert!(client.next_packet().await.starts_with("30"));
     }
     // Longer than other questions between nodes may take.
     let asking = ask(&nodes[0], json!({ "rooms": ["a"], "event": "vote", "timeout_ms": 30000 }));
     let answering = async {
         for (client, vote) in [(&mut one, "yes"), (&mut other, "no")] {
-            let (number, _) = is_asked(client).await;
+            let (number, _) = next_question(client).await;
             client.send(&format!("3{number}[\"{vote}\"]")).await;
         }
     };
@@ -172,7 +172,7 @@ async fn a_client_is_asked_for_so_many_at_once_and_what_makes_no_sense_is_refuse
     let asking = ask(&gateway, json!({ "rooms": [sid], "event": "last" }));
     let answering = async {
         loop {
-            let (number, arguments) = is_asked(&mut client).await;
+            let (number, arguments) = next_question(&mut client).await;
             if arguments == r#"["last"]"# {
                 return client.send(&format!("3{number}[]")).await;
             }

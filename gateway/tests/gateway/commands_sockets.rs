@@ -34,7 +34,7 @@ async fn four(nodes: &[Gateway; 2]) -> ([SocketIo; 4], [String; 4]) {
 async fn hear(clients: &mut [SocketIo; 4], told: &str, who: [bool; 4]) {
     for (client, hears) in clients.iter_mut().zip(who) {
         if hears {
-            assert_eq!(client.told().await, told);
+            assert_eq!(client.next_packet().await, told);
         }
     }
 }
@@ -67,7 +67,7 @@ async fn an_event_reaches_each_of_those_it_is_for_once_on_every_node() {
     hear(&mut clients, r#"2["e"]"#, [false, true, false, false]).await;
     emit(1, json!({ "rooms": ["a"], "args": ["AQI=", "text"], "binary": ["/0"] })).await;
     for client in [0, 2] {
-        assert_eq!(clients[client].told().await, r#"51-["e",{"_placeholder":true,"num":0},"text"]"#);
+        assert_eq!(clients[client].next_packet().await, r#"51-["e",{"_placeholder":true,"num":0},"text"]"#);
         assert_eq!(clients[client].bytes().await, [1, 2]);
     }
     for _ in 0..2 {
@@ -104,11 +104,11 @@ async fn clients_come_into_rooms_leave_them_and_are_put_out_wherever_they_are() 
     nodes[1].api("socketio_leave", json!({ "leave": ["a"] })).await;
     mark(&nodes[1], &mut clients).await;
     nodes[0].api("socketio_disconnect", json!({ "rooms": [ids[2]] })).await;
-    assert_eq!(clients[2].told().await, "1");
+    assert_eq!(clients[2].next_packet().await, "1");
     assert_eq!(clients[2].enter("/", "").await.len(), 24, "it may come back into the namespace");
     nodes[0].api("socketio_disconnect", json!({ "except": [ids[0]], "close": true })).await;
     for gone in [1, 2, 3] {
-        assert_eq!(clients[gone].told().await, "1");
+        assert_eq!(clients[gone].next_packet().await, "1");
         while clients[gone].socket.next().await.is_ok() {}
     }
     assert_eq!(count(json!({})).await, 1);
@@ -129,7 +129,7 @@ async fn a_client_that_takes_all_gets_volatile_events_beside_others_too() {
         assert_eq!(node.try_api("batch", &body).await.status, 200);
         let mut told = [0, 0];
         for _ in 0..20 {
-            told[usize::from(client.told().await == r#"2["gone if slow"]"#)] += 1;
+            told[usize::from(client.next_packet().await == r#"2["gone if slow"]"#)] += 1;
         }
         assert_eq!(told, [10, 10]);
     }
@@ -179,12 +179,12 @@ async fn who_may_have_no_more_channels_comes_into_no_more_rooms_and_stays() {
     for (room, hears_full) in [("x", true), ("a", true), ("b", false)] {
         gateway.api("socketio_emit", json!({ "event": "e", "rooms": [room], "args": [room] })).await;
         if hears_full {
-            assert_eq!(full.told().await, format!("2[\"e\",\"{room}\"]"));
+            assert_eq!(full.next_packet().await, format!("2[\"e\",\"{room}\"]"));
         }
         if room != "x" {
-            assert_eq!(other.told().await, format!("2[\"e\",\"{room}\"]"));
+            assert_eq!(other.next_packet().await, format!("2[\"e\",\"{room}\"]"));
         }
     }
     gateway.api("socketio_emit", json!({ "event": "end" })).await;
-    assert_eq!(full.told().await, "2[\"end\"]");
+    assert_eq!(full.next_packet().await, "2[\"end\"]");
 }

@@ -18,7 +18,7 @@ use crate::gateway::{Description, eventually, gateway};
 struct Issuer {
     address: String,
     published: Arc<Mutex<Option<Vec<Value>>>>,
-    asked: Arc<Mutex<usize>>,
+    fetches: Arc<Mutex<usize>>,
     directory: TempDir,
 }
 
@@ -26,8 +26,8 @@ impl Issuer {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let (published, asked) = (Arc::new(Mutex::new(Some(vec![]))), Arc::new(Mutex::new(0)));
-        let (set, count) = (published.clone(), asked.clone());
+        let (published, fetches) = (Arc::new(Mutex::new(Some(vec![]))), Arc::new(Mutex::new(0)));
+        let (set, count) = (published.clone(), fetches.clone());
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 *count.lock() += 1;
@@ -43,7 +43,7 @@ impl Issuer {
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
-        Self { address, published, asked, directory: tempfile::tempdir().expect("a directory") }
+        Self { address, published, fetches, directory: tempfile::tempdir().expect("a directory") }
     }
 
     /// Publishes one key more, and signs with it from now on.
@@ -73,8 +73,8 @@ impl Issuer {
             .with("auth.jwks_interval_ms", interval_ms)
     }
 
-    fn asked(&self) -> usize {
-        *self.asked.lock()
+    fn fetches(&self) -> usize {
+        *self.fetches.lock()
     }
 }
 
@@ -102,14 +102,14 @@ async fn made_up_names_of_keys_cause_no_fetch_each() {
     issuer.publish("real");
     let gateway = issuer.describe(600_000).start().await;
     gateway.connect_with(json!({ "token": issuer.token("real", "real") })).await;
-    let before = issuer.asked();
+    let before = issuer.fetches();
     for number in 0..20 {
         let mut stranger = gateway.stranger().await;
         let token = issuer.token("real", &format!("made up {number}"));
         stranger.ask("connect", json!({ "token": token })).await;
         assert_eq!(stranger.closed().await.0, 3500);
     }
-    assert_eq!(issuer.asked(), before);
+    assert_eq!(issuer.fetches(), before);
 }
 
 #[tokio::test]

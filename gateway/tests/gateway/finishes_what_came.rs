@@ -289,7 +289,7 @@ async fn leaves_unread(at_once: bool) -> Vec<u8> {
         send(&mut stream, &[commands, goodbye()].concat()).await;
     } else {
         send(&mut stream, &commands).await;
-        eventually("answers wait", async || gateway.metric("tidegate_kept_bytes").await > 0.0).await;
+        eventually("answers wait", async || gateway.metric("tidegate_client_buffer_bytes").await > 0.0).await;
         send(&mut stream, &goodbye()).await;
     }
     hears(&mut listener, 0..1).await;

@@ -76,7 +76,7 @@ fn python(redis: &RedisServer, message: &Value) {
 }
 
 async fn tell(client: &mut SocketIo, told: &str) {
-    assert_eq!(client.told().await, told);
+    assert_eq!(client.next_packet().await, told);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -127,7 +127,7 @@ async fn what_emitters_say_is_done_once_on_all_nodes() {
         // Each room keeps its own order; there is none between rooms.
         let (mut heard, mut told) = (Vec::new(), told.to_vec());
         for _ in &told {
-            heard.push(client.told().await);
+            heard.push(client.next_packet().await);
         }
         heard.sort_unstable();
         told.sort_unstable();
@@ -146,7 +146,7 @@ async fn what_emitters_say_is_done_once_on_all_nodes() {
 async fn numbers(clients: &mut [SocketIo], numbers: std::ops::Range<u64>) {
     for client in clients {
         for number in numbers.clone() {
-            assert_eq!(client.told().await, format!(r#"2["n",{number}]"#));
+            assert_eq!(client.next_packet().await, format!(r#"2["n",{number}]"#));
         }
     }
 }

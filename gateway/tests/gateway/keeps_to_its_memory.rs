@@ -57,7 +57,7 @@ async fn clients_that_do_not_read_are_closed_before_the_budget_is_used_up_the_la
             reads.publication().await;
         }
         rounds += 1;
-        assert!(gateway.metric("tidegate_kept_bytes").await <= FOR_CLIENTS);
+        assert!(gateway.metric("tidegate_client_buffer_bytes").await <= FOR_CLIENTS);
         assert!(rounds < 100, "nobody is closed");
     }
     let shed = gateway.metric("tidegate_memory_closes_total").await;
@@ -74,11 +74,11 @@ async fn clients_that_do_not_read_are_closed_before_the_budget_is_used_up_the_la
         for _ in 0..2 {
             reads.publication().await;
         }
-        assert!(gateway.metric("tidegate_kept_bytes").await <= FOR_CLIENTS);
+        assert!(gateway.metric("tidegate_client_buffer_bytes").await <= FOR_CLIENTS);
     }
     drop(slow);
     eventually("nothing is kept for clients that are gone", async || {
-        gateway.metric("tidegate_kept_bytes").await == 0.0
+        gateway.metric("tidegate_client_buffer_bytes").await == 0.0
     })
     .await;
 }
@@ -95,7 +95,7 @@ async fn what_waits_for_many_counts_once() {
     }
     gateway.metric_becomes("tidegate_deliveries_out_total", 30.0 * 40.0).await;
     // Together they owe thirty times as much as two workers keep.
-    let kept = gateway.metric("tidegate_kept_bytes").await;
+    let kept = gateway.metric("tidegate_client_buffer_bytes").await;
     assert!(kept > 0.0 && kept <= 2.0 * 40.0 * f64::from(33 << 10), "{kept}");
     assert_eq!(gateway.metric("tidegate_memory_closes_total").await, 0.0);
 }
@@ -116,10 +116,10 @@ async fn histories_that_nobody_reads_do_not_take_a_node_beyond_its_budget() {
         let mut client = narrow(&gateway, "stream:long").await;
         client.ask("history", json!({ "channel": "stream:long", "limit": 500 })).await;
         slow.push(client);
-        assert!(gateway.metric("tidegate_kept_bytes").await <= FOR_CLIENTS);
+        assert!(gateway.metric("tidegate_client_buffer_bytes").await <= FOR_CLIENTS);
     }
     eventually("some are closed", async || gateway.metric("tidegate_memory_closes_total").await > 0.0).await;
-    assert!(gateway.metric("tidegate_kept_bytes").await <= FOR_CLIENTS);
+    assert!(gateway.metric("tidegate_client_buffer_bytes").await <= FOR_CLIENTS);
     assert!(gateway.metric("tidegate_connections").await > 0.0, "and some are not");
 }
 
@@ -137,7 +137,7 @@ async fn messages_that_never_end_cost_as_many_clients_as_must_go_and_no_more() {
         unfinished.push(socket);
     }
     eventually("some are closed", async || gateway.metric("tidegate_memory_closes_total").await > 0.0).await;
-    assert!(gateway.metric("tidegate_kept_bytes").await <= FOR_CLIENTS);
+    assert!(gateway.metric("tidegate_client_buffer_bytes").await <= FOR_CLIENTS);
     // Each look ends at three quarters of what there is for clients, and begins at seven eighths.
     let left = f64::from(CLIENTS) - gateway.metric("tidegate_memory_closes_total").await;
     let fitting = f64::from(BUDGET / 16 * 7 / 4 * 3 / 66_000);

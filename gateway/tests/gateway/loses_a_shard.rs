@@ -352,7 +352,7 @@ async fn emitters_are_carried_out_once_though_the_server_that_says_whose_turn_it
     };
     assert_eq!(emit("before"), 2, "both nodes hear it");
     for client in &mut clients {
-        assert_eq!(client.told().await, r#"2["before"]"#);
+        assert_eq!(client.next_packet().await, r#"2["before"]"#);
     }
     let keeper = world.placement.of(turn);
     world.kill(keeper, nodes.each_ref()).await;
@@ -361,7 +361,7 @@ async fn emitters_are_carried_out_once_though_the_server_that_says_whose_turn_it
     }
     for client in &mut clients {
         for number in 0..20 {
-            assert_eq!(client.told().await, format!(r#"2["without-{number}"]"#));
+            assert_eq!(client.next_packet().await, format!(r#"2["without-{number}"]"#));
         }
     }
     world.restart(keeper, nodes.each_ref()).await;
@@ -370,7 +370,7 @@ async fn emitters_are_carried_out_once_though_the_server_that_says_whose_turn_it
     }
     for client in &mut clients {
         for number in 0..20 {
-            assert_eq!(client.told().await, format!(r#"2["after-{number}"]"#));
+            assert_eq!(client.next_packet().await, format!(r#"2["after-{number}"]"#));
         }
     }
     let page = nodes[0].api("history", json!({ "channel": channel, "limit": 1000 })).await;

@@ -24,13 +24,13 @@ fn put(contents: &Contents, key: &str, content: Value) {
 
 async fn application(contents: &Contents) -> Application {
     let contents = contents.clone();
-    Application::start(move |asked| {
+    Application::start(move |received| {
         let contents = contents.lock();
         if let Some(status) = contents.get("!status") {
             return Some((status.as_u64()? as u16, String::new()));
         }
-        let asked = asked.json();
-        let items = asked["items"].as_array()?.iter().filter_map(|item| {
+        let received = received.json();
+        let items = received["items"].as_array()?.iter().filter_map(|item| {
             let mut content = contents.get(item["key"].as_str()?)?.clone();
             content["key"] = item["key"].clone();
             Some(content)
@@ -85,7 +85,7 @@ async fn track(client: &mut Client, user: &str, keys: &[(&str, u64)]) -> Value {
     client.command("sub_refresh", tracking(user, keys, 60)).await
 }
 
-async fn told(client: &mut Client) -> Value {
+async fn next_push(client: &mut Client) -> Value {
     client.push().await["push"]["pub"].take()
 }
 
@@ -102,29 +102,29 @@ async fn what_is_newer_is_told_to_those_who_follow_the_key_and_asked_for_once() 
 
     let reply = track(&mut ann, "ann", &[("x", 0), ("y", 1)]).await;
     assert_eq!((&reply["expires"], reply["ttl"].as_u64() > Some(55)), (&json!(true), true));
-    assert_eq!(told(&mut ann).await, json!({ "data": { "n": 1 }, "key": "x", "version": 3 }));
+    assert_eq!(next_push(&mut ann).await, json!({ "data": { "n": 1 }, "key": "x", "version": 3 }));
     track(&mut bob, "bob", &[("x", 0)]).await;
-    assert_eq!(told(&mut bob).await, json!({ "data": { "n": 1 }, "key": "x", "version": 3 }));
+    assert_eq!(next_push(&mut bob).await, json!({ "data": { "n": 1 }, "key": "x", "version": 3 }));
 
     put(&contents, "y", json!({ "data": "because", "version": 2 }));
-    assert_eq!(told(&mut ann).await, json!({ "data": "because", "key": "y", "version": 2 }));
+    assert_eq!(next_push(&mut ann).await, json!({ "data": "because", "key": "y", "version": 2 }));
     gateway.metric_becomes("tidegate_deliveries_out_total", 3.0).await;
     gateway.metric_becomes("tidegate_namespace_deliveries_out_total{namespace=\"poll\"}", 3.0).await;
     put(&contents, "x", json!({ "data": 4, "version": 4 }));
     for client in [&mut ann, &mut bob] {
         assert_eq!(
-            told(client).await,
+            next_push(client).await,
             json!({ "data": 4, "key": "x", "version": 4 }),
             "bob has no y before it"
         );
     }
-    for asked in application.asked("/poll") {
-        let asked = asked.json();
-        assert_eq!(asked["channel"], "poll:a");
+    for received in application.requests("/poll") {
+        let received = received.json();
+        assert_eq!(received["channel"], "poll:a");
         let mut keys: Vec<&str> =
-            asked["items"].as_array().unwrap().iter().filter_map(|item| item["key"].as_str()).collect();
+            received["items"].as_array().unwrap().iter().filter_map(|item| item["key"].as_str()).collect();
         keys.dedup();
-        assert_eq!(keys.len(), asked["items"].as_array().unwrap().len(), "each once: {asked}");
+        assert_eq!(keys.len(), received["items"].as_array().unwrap().len(), "each once: {received}");
     }
     assert_eq!(gateway.metric("tidegate_poll_keys").await, 2.0);
     gateway.metric_becomes("tidegate_poll_client_keys", 3.0).await;
@@ -138,15 +138,15 @@ async fn a_key_that_is_removed_is_told_and_followed_no_more() {
     let gateway = describe(&application, "versioned").start().await;
     let (mut ann, _) = subscribed(&gateway, "ann").await;
     track(&mut ann, "ann", &[("x", 0)]).await;
-    told(&mut ann).await;
+    next_push(&mut ann).await;
     put(&contents, "x", json!({ "data": null, "version": 2, "removed": true }));
-    let removal = told(&mut ann).await;
+    let removal = next_push(&mut ann).await;
     assert_eq!((&removal["key"], &removal["removed"]), (&json!("x"), &json!(true)));
     gateway.metric_becomes("tidegate_poll_keys", 0.0).await;
     gateway.metric_becomes("tidegate_poll_client_keys", 0.0).await;
     put(&contents, "x", json!({ "data": 3, "version": 3 }));
     track(&mut ann, "ann", &[("x", 0)]).await;
-    assert_eq!(told(&mut ann).await["version"], 3);
+    assert_eq!(next_push(&mut ann).await["version"], 3);
 }
 
 #[tokio::test]
@@ -158,10 +158,10 @@ async fn without_versions_what_differs_is_told_with_versions_of_the_node() {
     let (mut ann, reply) = subscribed(&gateway, "ann").await;
     assert_eq!(reply["epoch"].as_str().map(str::len), Some(8));
     track(&mut ann, "ann", &[("x", 0)]).await;
-    let first = told(&mut ann).await;
+    let first = next_push(&mut ann).await;
     assert_eq!(first["data"], json!({ "on": true }));
     put(&contents, "x", json!({ "data": { "on": false } }));
-    let second = told(&mut ann).await;
+    let second = next_push(&mut ann).await;
     assert_eq!(second["data"], json!({ "on": false }));
     assert!(second["version"].as_u64() > first["version"].as_u64(), "{first} {second}");
     let published = json!({ "channel": "poll:a", "key": "x", "version": 99, "data": 1 });
@@ -201,14 +201,14 @@ async fn what_the_application_publishes_need_not_wait_to_be_asked_for() {
         .await;
     let (mut ann, _) = subscribed(&gateway, "ann").await;
     track(&mut ann, "ann", &[("x", 0), ("y", 0)]).await;
-    assert_eq!(told(&mut ann).await["version"], 1);
+    assert_eq!(next_push(&mut ann).await["version"], 1);
     for (key, version) in [("x", 1), ("x", 5), ("stranger", 6), ("x", 4), ("y", 2)] {
         let published = json!({ "channel": "poll:a", "key": key, "version": version, "data": version });
         gateway.api("shared_poll_publish", published).await;
     }
-    assert_eq!(told(&mut ann).await, json!({ "data": 5, "key": "x", "version": 5 }));
+    assert_eq!(next_push(&mut ann).await, json!({ "data": 5, "key": "x", "version": 5 }));
     assert_eq!(
-        told(&mut ann).await,
+        next_push(&mut ann).await,
         json!({ "data": 2, "key": "y", "version": 2 }),
         "nothing older comes between"
     );
@@ -228,7 +228,7 @@ async fn a_channel_that_nobody_follows_is_asked_about_no_more() {
     let (mut eve, _) = subscribed(&gateway, "eve").await;
     for (client, user) in [(&mut ann, "ann"), (&mut bob, "bob"), (&mut eve, "eve")] {
         track(client, user, &[("x", 0)]).await;
-        told(client).await;
+        next_push(client).await;
     }
     ann.command("unsubscribe", json!({ "channel": "poll:a" })).await;
     bob.command("sub_refresh", json!({ "channel": "poll:a", "type": 2, "untrack": ["x"] })).await;
@@ -238,7 +238,7 @@ async fn a_channel_that_nobody_follows_is_asked_about_no_more() {
     gateway.metric_becomes("tidegate_poll_client_keys", 0.0).await;
     put(&contents, "x", json!({ "data": 2, "version": 2 }));
     track(&mut bob, "bob", &[("x", 1)]).await;
-    assert_eq!(told(&mut bob).await["version"], 2, "nothing came while it did not follow it");
+    assert_eq!(next_push(&mut bob).await["version"], 2, "nothing came while it did not follow it");
 }
 
 #[tokio::test]
@@ -249,11 +249,11 @@ async fn a_backend_that_fails_is_asked_less_and_news_come_when_it_is_back() {
     let gateway = describe(&application, "versioned").start().await;
     let (mut ann, _) = subscribed(&gateway, "ann").await;
     track(&mut ann, "ann", &[("x", 0)]).await;
-    eventually("it is asked several times", async || application.asked("/poll").len() >= 3).await;
+    eventually("it is asked several times", async || application.requests("/poll").len() >= 3).await;
     assert!(gateway.metric("tidegate_backend_results_total{hook=\"poll\",result=\"status\"}").await >= 2.0);
     put(&contents, "x", json!({ "data": 1, "version": 1 }));
     contents.lock().remove("!status");
-    assert_eq!(told(&mut ann).await["version"], 1);
+    assert_eq!(next_push(&mut ann).await["version"], 1);
 }
 
 #[tokio::test]
@@ -264,14 +264,14 @@ async fn another_epoch_sends_subscribers_back_who_then_know_it() {
     let gateway = describe(&application, "versioned").start().await;
     let (mut ann, _) = subscribed(&gateway, "ann").await;
     track(&mut ann, "ann", &[("x", 0)]).await;
-    assert_eq!(told(&mut ann).await["version"], 9);
+    assert_eq!(next_push(&mut ann).await["version"], 9);
     put(&contents, "x", json!({ "data": 2, "version": 1 }));
     put(&contents, "!epoch", json!("second"));
     assert_eq!(ann.unsubscribed().await, ("poll:a".to_owned(), 2500));
     let reply = ann.command("subscribe", json!({ "channel": "poll:a", "type": 4 })).await;
     assert_eq!(reply["epoch"], "second");
     track(&mut ann, "ann", &[("x", 0)]).await;
-    assert_eq!(told(&mut ann).await, json!({ "data": 2, "key": "x", "version": 1 }));
+    assert_eq!(next_push(&mut ann).await, json!({ "data": 2, "key": "x", "version": 1 }));
     assert_eq!(gateway.metric("tidegate_poll_resets_total").await, 1.0);
 }
 
@@ -299,14 +299,14 @@ async fn what_is_published_on_one_node_is_told_on_all_with_its_epoch() {
         let reply = ann.command("subscribe", json!({ "channel": "poll:a", "type": 4 })).await;
         assert_eq!(reply["epoch"], "first");
         track(&mut ann, "ann", &[("x", 0)]).await;
-        assert_eq!(told(&mut ann).await["version"], 1);
+        assert_eq!(next_push(&mut ann).await["version"], 1);
         clients.push(ann);
     }
     let mut published =
         json!({ "channel": "poll:a", "key": "x", "version": 2, "epoch": "first", "data": "new" });
     one.api("shared_poll_publish", published.clone()).await;
     for client in &mut clients {
-        assert_eq!(told(client).await, json!({ "data": "new", "key": "x", "version": 2 }));
+        assert_eq!(next_push(client).await, json!({ "data": "new", "key": "x", "version": 2 }));
     }
     published["epoch"] = json!("second");
     other.api("shared_poll_publish", published).await;

@@ -36,7 +36,7 @@ async fn a_session_has_a_name_of_its_own_and_may_change_over() {
     let gateway = over_engine_io().start().await;
     let (one, other) = (gateway.poller().await, gateway.poller().await);
     assert_ne!(one.sid, other.sid);
-    let mut told = one.told.clone();
+    let mut told = one.handshake.clone();
     told["sid"].take();
     let expected = json!({
         "sid": null, "upgrades": ["websocket"], "pingInterval": 25_000, "pingTimeout": 20_000,
@@ -216,7 +216,7 @@ async fn sessions_count_as_connections_of_their_address() {
 async fn polling_and_changing_over_can_be_switched_off() {
     let gateway = over_engine_io().with("socketio.upgrades", false).start().await;
     let poller = gateway.poller().await;
-    assert_eq!(poller.told["upgrades"], json!([]));
+    assert_eq!(poller.handshake["upgrades"], json!([]));
     assert_eq!(http::refused_upgrade(gateway.address, &poller.websocket(), "").await.status, 400);
     let gateway = over_engine_io().with("socketio.polling", false).start().await;
     let path = "/engine.io/?EIO=4&transport=polling";

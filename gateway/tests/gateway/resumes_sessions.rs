@@ -66,7 +66,7 @@ impl Client {
         let mut wire = node.socketio().await;
         let auth = if auth.is_null() { String::new() } else { auth.to_string() };
         wire.send(&format!("0{auth}")).await;
-        let known = welcome(&wire.told().await);
+        let known = welcome(&wire.next_packet().await);
         Self { wire, known }
     }
 
@@ -74,7 +74,7 @@ impl Client {
     async fn come_back(node: &Gateway, known: &Known) -> Self {
         let mut wire = node.socketio().await;
         wire.send(&format!("0{}", json!({ "pid": known.pid, "offset": known.offset }))).await;
-        let told = welcome(&wire.told().await);
+        let told = welcome(&wire.next_packet().await);
         let offset = known.offset.clone();
         Self { wire, known: Known { offset, ..told } }
     }
@@ -86,7 +86,7 @@ impl Client {
 
     /// The next event, without its offset.
     async fn event(&mut self) -> Value {
-        let told = self.wire.told().await;
+        let told = self.wire.next_packet().await;
         let packet = told.strip_prefix('2').unwrap_or_else(|| panic!("no event: {told}"));
         let mut event: Vec<Value> = serde_json::from_str(packet).expect("a list");
         let offset = event.pop().expect("an offset");
@@ -96,7 +96,7 @@ impl Client {
 
     async fn ask(&mut self, packet: &str) {
         self.wire.send(&format!("27{packet}")).await;
-        assert_eq!(self.wire.told().await, r#"37[{"status":"ok"}]"#);
+        assert_eq!(self.wire.next_packet().await, r#"37[{"status":"ok"}]"#);
     }
 
     /// Its connection is lost without a word.
@@ -183,7 +183,7 @@ async fn what_was_for_some_is_told_to_those_alone() {
     other.send(&format!("2{}", json!(["to", stranger.sid, "for another"]))).await;
     other.send(r#"20["say","mark"]"#).await;
     loop {
-        if other.told().await.starts_with("30") {
+        if other.next_packet().await.starts_with("30") {
             break;
         }
     }
@@ -224,7 +224,7 @@ async fn displace(nodes: &[Gateway; 2]) {
         let mut next = Client::come_back(&nodes[node], &client.known).await;
         assert!(next.is_back(&known), "at node {node}");
         // The one before it is told to leave, and its socket is closed.
-        assert_eq!(client.wire.told().await, "1");
+        assert_eq!(client.wire.next_packet().await, "1");
         assert!(client.wire.socket.is_cut_off().await);
         publish(&nodes[1 - node], "socketio:a", number as u32).await;
         assert_eq!(next.event().await, json!(["news", number]));
@@ -260,10 +260,10 @@ async fn of_several_that_come_back_at_once_one_is_the_client() {
             (sockets.len(), own)
         };
         let is_settled = async || {
-            let asked = ["recovered", "taken", "unknown", "stale", "history", "unreachable"];
+            let received = ["recovered", "taken", "unknown", "stale", "history", "unreachable"];
             let mut sum = 0.0;
             for node in &nodes {
-                for why in asked {
+                for why in received {
                     sum += recoveries(node, why).await;
                 }
             }
@@ -288,13 +288,13 @@ async fn who_comes_back_into_two_namespaces_does_not_displace_itself() {
         .await;
     let mut client = Client::enter(&node).await;
     client.wire.send("0/admin,").await;
-    let told = client.wire.told().await;
+    let told = client.wire.next_packet().await;
     let admin = welcome(&told.replacen("/admin,", "", 1));
     let known = client.lose();
     let mut back = Client::come_back(&node, &known).await;
     assert!(back.is_back(&known));
     back.wire.send(&format!("0/admin,{}", json!({ "pid": admin.pid }))).await;
-    let told = back.wire.told().await;
+    let told = back.wire.next_packet().await;
     assert_eq!(welcome(&told.replacen("/admin,", "", 1)).pid, admin.pid);
     publish(&node, "socketio:*", 1).await;
     assert_eq!(back.event().await, json!(["news", 1]));
@@ -344,7 +344,7 @@ async fn who_leaves_for_good_or_is_put_out_has_no_session() {
     let has_none = async || node.metric("tidegate_socketio_sessions").await == 0.0;
     let mut put_out = Client::enter_with(&node, json!({ "token": node.token("ann") })).await;
     node.api("unsubscribe", json!({ "channel": "socketio:*", "user": "ann" })).await;
-    assert_eq!(put_out.wire.told().await, "1");
+    assert_eq!(put_out.wire.next_packet().await, "1");
     eventually("it has no session", has_none).await;
     let known = put_out.known.clone();
     let back = json!({ "token": node.token("ann"), "pid": known.pid });
@@ -368,9 +368,9 @@ async fn a_session_is_of_its_user() {
 #[tokio::test]
 async fn the_application_is_told_who_comes_back_unless_it_is_not_to_be_asked() {
     for skips in [false, true] {
-        let application = Application::start(|asked| {
+        let application = Application::start(|received| {
             // What it says of nobody in particular.
-            let refuses = asked.json()["data"]["refuse"] == true;
+            let refuses = received.json()["data"]["refuse"] == true;
             let answer =
                 if refuses { r#"{"error":{"code":1000,"message":"no"}}"# } else { r#"{"result":{}}"# };
             Some((200, answer.to_owned()))
@@ -387,13 +387,15 @@ async fn the_application_is_told_who_comes_back_unless_it_is_not_to_be_asked() {
         if !skips {
             let mut wire = node.socketio().await;
             wire.send(&format!("0{}", json!({ "pid": known.pid, "refuse": true }))).await;
-            assert!(wire.told().await.starts_with("4"));
+            assert!(wire.next_packet().await.starts_with("4"));
         }
         assert!(Client::come_back(&node, &known).await.is_back(&known));
-        let asked: Vec<Value> = application.asked("/").iter().map(|asked| asked.json()).collect();
-        let told: Vec<_> = asked
+        let received: Vec<Value> = application.requests("/").iter().map(|received| received.json()).collect();
+        let told: Vec<_> = received
             .iter()
-            .map(|asked| (asked["recovered"] == true, asked["data"].clone(), asked["sid"] == *known.sid))
+            .map(|received| {
+                (received["recovered"] == true, received["data"].clone(), received["sid"] == *known.sid)
+            })
             .collect();
         let first = (false, json!({ "name": "x" }), true);
         let expected = match skips {
@@ -407,8 +409,8 @@ async fn the_application_is_told_who_comes_back_unless_it_is_not_to_be_asked() {
 
 #[tokio::test]
 async fn who_was_not_let_in_may_come_back_to_its_session_on_the_same_connection() {
-    let application = Application::start(|asked| {
-        let refuses = asked.json()["data"]["refuse"] == true;
+    let application = Application::start(|received| {
+        let refuses = received.json()["data"]["refuse"] == true;
         let answer = if refuses { r#"{"error":{"code":1000,"message":"no"}}"# } else { r#"{"result":{}}"# };
         Some((200, answer.to_owned()))
     })
@@ -424,10 +426,10 @@ async fn who_was_not_let_in_may_come_back_to_its_session_on_the_same_connection(
     let mut wire = node.socketio().await;
     for _ in 0..2 {
         wire.send(&format!("0{}", json!({ "pid": known.pid, "refuse": true }))).await;
-        assert!(wire.told().await.starts_with("4"));
+        assert!(wire.next_packet().await.starts_with("4"));
     }
     wire.send(&format!("0{}", json!({ "pid": known.pid }))).await;
-    let told = welcome(&wire.told().await);
+    let told = welcome(&wire.next_packet().await);
     let mut client = Client { wire, known: told };
     assert!(client.is_back(&known));
     assert_eq!(client.event().await, json!(["news", 1]));

@@ -272,7 +272,7 @@ async fn old_clients_of_http_are_served_without_chunks() {
 
 #[tokio::test]
 async fn the_application_says_who_may_follow_where_its_channels_have_it_asked() {
-    let application = Application::start(|asked| match asked.json()["channel"].as_str() {
+    let application = Application::start(|received| match received.json()["channel"].as_str() {
         Some("good") => Some((200, r#"{"result":{}}"#.to_owned())),
         _ => Some((200, r#"{"error":{"code":403,"message":"not you"}}"#.to_owned())),
     })
@@ -284,8 +284,8 @@ async fn the_application_says_who_may_follow_where_its_channels_have_it_asked() 
         .await;
     assert_eq!(follow(&gateway, "channel=good", "").await.status, 200);
     assert_eq!(follow(&gateway, "channel=bad", "").await.status, 403);
-    let asked = application.asked("/subscribe")[0].json();
-    assert_eq!((&asked["protocol"], &asked["transport"]), (&json!("sse"), &json!("uni_sse")));
+    let received = application.requests("/subscribe")[0].json();
+    assert_eq!((&received["protocol"], &received["transport"]), (&json!("sse"), &json!("uni_sse")));
 }
 
 #[tokio::test]

@@ -265,9 +265,9 @@ async fn a_client_goes_on_from_where_it_was_and_is_told_if_it_cannot() {
 
 #[tokio::test]
 async fn the_application_says_whether_and_in_which_channel() {
-    let application = Application::start(|asked| {
-        let asked = asked.json();
-        let answer = match asked["data"]["arguments"]["room"].as_str() {
+    let application = Application::start(|received| {
+        let received = received.json();
+        let answer = match received["data"]["arguments"]["room"].as_str() {
             Some("closed") => json!({ "error": { "code": 1_000, "message": "the room is closed" } }),
             Some("out") => json!({ "disconnect": { "code": 4_403, "reason": "out" } }),
             Some("elsewhere") => json!({ "result": { "channel": "shut:elsewhere" } }),
@@ -300,13 +300,13 @@ async fn the_application_says_whether_and_in_which_channel() {
         refused["payload"][0],
         json!({ "message": "the room is closed", "extensions": { "code": "REFUSED", "number": 1_000 } })
     );
-    let asked = application.asked("/graphql")[0].json();
+    let received = application.requests("/graphql")[0].json();
     assert_eq!(
-        (&asked["user"], &asked["channel"], &asked["data"]["field"]),
+        (&received["user"], &received["channel"], &received["data"]["field"]),
         (&json!("ann"), &json!("shut:red"), &json!("room"))
     );
     assert_eq!(
-        (&asked["data"]["query"], &asked["data"]["variables"]),
+        (&received["data"]["query"], &received["data"]["variables"]),
         (&json!(query), &json!({ "room": "red" }))
     );
     client.subscribe_with("5", enter("out")).await;

@@ -75,13 +75,13 @@ async fn open(sender: &mut Sender, path: &str) -> Socket {
     WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await
 }
 
-async fn said(socket: &mut Socket) -> Message {
+async fn next_message(socket: &mut Socket) -> Message {
     let next = tokio::time::timeout(PATIENCE, socket.next()).await.expect("a message in time");
     next.expect("a message").expect("a sound one")
 }
 
 async fn lines(socket: &mut Socket) -> Vec<Value> {
-    let text = said(socket).await.into_text().expect("text");
+    let text = next_message(socket).await.into_text().expect("text");
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
@@ -135,12 +135,12 @@ async fn the_closing_handshake_goes_both_ways() {
     let mut sender = connect(&gateway, &certificate).await;
     let mut leaving = subscribed(&mut sender, "stream:news").await;
     leaving.close(None).await.expect("a goodbye");
-    assert!(matches!(said(&mut leaving).await, Message::Close(_)));
+    assert!(matches!(next_message(&mut leaving).await, Message::Close(_)));
     gateway.metric_becomes("tidegate_connections", 0.0).await;
 
     let mut wrong = open(&mut sender, "/connection/websocket").await;
     wrong.send(Message::text("nonsense")).await.expect("sent");
-    let Message::Close(Some(close)) = said(&mut wrong).await else { panic!("not closed") };
+    let Message::Close(Some(close)) = next_message(&mut wrong).await else { panic!("not closed") };
     assert_eq!(u16::from(close.code), 3501);
     gateway.metric_becomes("tidegate_connections", 0.0).await;
 }
@@ -260,7 +260,7 @@ async fn a_drain_closes_clients_and_then_their_connection() {
     let mut socket = subscribed(&mut sender, "stream:news").await;
     let drained = tokio::spawn(gateway.drain());
     loop {
-        if let Message::Close(close) = said(&mut socket).await {
+        if let Message::Close(close) = next_message(&mut socket).await {
             assert_eq!(close.map(|close| u16::from(close.code)), Some(3001));
             break;
         }
@@ -303,13 +303,13 @@ async fn clients_poll_over_http2_and_change_over_at_the_node_of_their_session_an
         assert_eq!(packets(request(&mut sender, "GET", &at("polling"), "").await).await, "4by request");
         let mut socket = open(&mut elsewhere, &at("websocket")).await;
         socket.send(Message::text("2probe")).await.expect("sent");
-        assert_eq!(said(&mut socket).await, Message::text("3probe"));
+        assert_eq!(next_message(&mut socket).await, Message::text("3probe"));
         let long = format!("4{}", "x".repeat(200_000));
         for packet in ["5", "4changed over", &long] {
             socket.send(Message::text(packet)).await.expect("sent");
         }
-        assert_eq!(said(&mut socket).await, Message::text("4changed over"));
-        assert_eq!(said(&mut socket).await, Message::text(&long));
+        assert_eq!(next_message(&mut socket).await, Message::text("4changed over"));
+        assert_eq!(next_message(&mut socket).await, Message::text(&long));
         socket.close(None).await.expect("a goodbye");
         here.metric_becomes("tidegate_connections", 0.0).await;
     }

@@ -61,7 +61,7 @@ async fn a_room_of_another_wire_that_asks_for_a_signature_has_no_other_door() {
         ("news", r#"{"status":"ok"}"#),
     ] {
         client.send(&format!("21[\"join\",\"{room}\"]")).await;
-        let told = client.told().await;
+        let told = client.next_packet().await;
         assert!(told.starts_with(&format!("31[{answer}")), "{room}: {told}");
     }
 }

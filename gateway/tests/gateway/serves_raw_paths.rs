@@ -24,7 +24,7 @@ fn with_paths(application: &Application) -> Description {
 }
 
 async fn echo() -> Application {
-    Application::start(|asked| match &asked.body[..] {
+    Application::start(|received| match &received.body[..] {
         b"be silent" => Some((204, String::new())),
         b"fail" => Some((500, "out of order".to_owned())),
         body => Some((200, String::from_utf8_lossy(body).into_owned())),
@@ -47,7 +47,7 @@ async fn a_path_that_stands_for_a_channel_is_as_the_channels_own() {
     assert_eq!((root.text().await, other.text().await), ("hello".to_owned(), "hello".to_owned()));
     other.send(Message::binary(vec![0, 255])).await;
     assert_eq!(root.data().await, Message::binary(vec![0, 255]));
-    assert!(application.asked("/message").is_empty());
+    assert!(application.requests("/message").is_empty());
     let refused = gateway.try_open("/nowhere", &[]).await;
     assert!(refused.expect_err("there is no such path").to_string().contains("404"));
 }
@@ -68,13 +68,13 @@ async fn a_backend_answers_the_sender_and_nobody_else() {
     other.send("mine").await;
     assert_eq!(other.text().await, "mine", "this is the first that it gets");
 
-    let asked = application.asked("/message");
+    let received = application.requests("/message");
     let kinds: Vec<&str> =
-        asked.iter().map(|asked| asked.headers["content-type"].to_str().unwrap()).collect();
+        received.iter().map(|received| received.headers["content-type"].to_str().unwrap()).collect();
     assert_eq!(kinds[..2], ["text/plain; charset=utf-8", "application/json"]);
-    assert_eq!(asked[0].headers["tidegate-user"], "ann");
-    assert_eq!(asked[0].headers["tidegate-channel"], "");
-    assert_ne!(asked[0].headers["tidegate-client"], asked[4].headers["tidegate-client"]);
+    assert_eq!(received[0].headers["tidegate-user"], "ann");
+    assert_eq!(received[0].headers["tidegate-channel"], "");
+    assert_ne!(received[0].headers["tidegate-client"], received[4].headers["tidegate-client"]);
     subscribed(&gateway, 0).await;
 }
 
@@ -87,7 +87,7 @@ async fn a_backend_hears_of_the_channel_and_publishes_to_all_that_are_in_it() {
     subscribed(&gateway, 2).await;
     one.send("to the backend").await;
     assert_eq!(one.text().await, "to the backend");
-    assert_eq!(application.asked("/message")[0].headers["tidegate-channel"], "stream:first");
+    assert_eq!(application.requests("/message")[0].headers["tidegate-channel"], "stream:first");
     gateway.publish("stream:first", json!("to all")).await;
     assert_eq!((one.text().await, other.text().await), ("\"to all\"".to_owned(), "\"to all\"".to_owned()));
 }
@@ -111,7 +111,7 @@ async fn where_no_messages_are_taken_the_first_closes() {
     assert_eq!(client.text().await, "7");
     client.send("buy").await;
     assert_eq!(client.closed().await, (3507, "permission denied".to_owned()));
-    assert!(application.asked("/message").is_empty());
+    assert!(application.requests("/message").is_empty());
 }
 
 #[tokio::test]

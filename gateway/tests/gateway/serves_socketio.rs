@@ -40,7 +40,7 @@ fn namespaced() -> Description {
 async fn in_room(gateway: &Gateway, room: &str) -> (SocketIo, String) {
     let (mut client, sid) = gateway.in_main().await;
     client.send(&format!("20[\"join\",\"{room}\"]")).await;
-    assert_eq!(client.told().await, r#"30[{"status":"ok"}]"#);
+    assert_eq!(client.next_packet().await, r#"30[{"status":"ok"}]"#);
     (client, sid)
 }
 
@@ -50,12 +50,12 @@ async fn without_a_section_of_its_own_there_is_one_namespace_of_which_clients_ar
     let (mut client, sid) = gateway.in_main().await;
     assert_eq!(sid.len(), 24);
     client.send(r#"2["say",1]"#).await;
-    assert_eq!(client.told().await, r#"2["error",{"code":103,"message":"permission denied"}]"#);
+    assert_eq!(client.next_packet().await, r#"2["error",{"code":103,"message":"permission denied"}]"#);
     let body = json!({ "channel": "socketio:*", "data": { "a": 1 }, "tags": { "event": "news" } });
     gateway.api("publish", body).await;
-    assert_eq!(client.told().await, r#"2["news",{"a":1}]"#);
+    assert_eq!(client.next_packet().await, r#"2["news",{"a":1}]"#);
     client.send("0/other,").await;
-    assert_eq!(client.told().await, r#"4/other,{"message":"Invalid namespace"}"#);
+    assert_eq!(client.next_packet().await, r#"4/other,{"message":"Invalid namespace"}"#);
 }
 
 #[tokio::test]
@@ -65,11 +65,11 @@ async fn an_event_reaches_all_or_all_others() {
     let (mut other, _) = gateway.in_main().await;
     one.send(r#"2["tell-others",1,"2"]"#).await;
     one.send(r#"27["say",{"a":[1]}]"#).await;
-    let mut told = [one.told().await, one.told().await];
+    let mut told = [one.next_packet().await, one.next_packet().await];
     told.sort();
     assert_eq!(told, [r#"2["say",{"a":[1]}]"#, r#"37[{"status":"ok"}]"#]);
-    assert_eq!(other.told().await, r#"2["tell-others",1,"2"]"#);
-    assert_eq!(other.told().await, r#"2["say",{"a":[1]}]"#);
+    assert_eq!(other.next_packet().await, r#"2["tell-others",1,"2"]"#);
+    assert_eq!(other.next_packet().await, r#"2["say",{"a":[1]}]"#);
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn clients_are_counted_by_namespace_and_their_events_by_what_came_of_them(
     one.send(r#"21["unheard of"]"#).await;
     one.send(r#"22["tell-others"]"#).await;
     for _ in 0..3 {
-        one.told().await;
+        one.next_packet().await;
     }
     gateway.metric_becomes("tidegate_socketio_events_total{result=\"received\"}", 3.0).await;
     gateway.metric_becomes("tidegate_socketio_events_total{result=\"refused\"}", 2.0).await;
@@ -101,12 +101,12 @@ async fn bytes_come_as_attachments_and_as_what_other_wires_have_for_them() {
     gateway.metric_becomes("tidegate_subscriptions", 2.0).await;
     client.send(r#"51-["say",{"_placeholder":true,"num":0}]"#).await;
     client.send_bytes(&[1, 2, 255]).await;
-    assert_eq!(client.told().await, r#"51-["say",{"_placeholder":true,"num":0}]"#);
+    assert_eq!(client.next_packet().await, r#"51-["say",{"_placeholder":true,"num":0}]"#);
     assert_eq!(client.bytes().await, [1, 2, 255]);
     assert_eq!(bare.data().await.into_data().to_vec(), [1, 2, 255]);
     client.send(r#"51-["say",{"photo":{"_placeholder":true,"num":0}},2]"#).await;
     client.send_bytes(&[255]).await;
-    assert_eq!(client.told().await, r#"51-["say",{"photo":{"_placeholder":true,"num":0}},2]"#);
+    assert_eq!(client.next_packet().await, r#"51-["say",{"photo":{"_placeholder":true,"num":0}},2]"#);
     assert_eq!(client.bytes().await, [255]);
     assert_eq!(bare.text().await, r#"[{"photo":"/w=="},2]"#);
 }
@@ -117,22 +117,22 @@ async fn rooms_are_for_those_who_are_in_them() {
     let (mut one, _) = in_room(&gateway, "a b").await;
     let (mut other, sid) = in_room(&gateway, "a b").await;
     let (mut outside, _) = gateway.in_main().await;
-    assert_eq!(one.told().await, format!("2[\"joined\",\"{sid}\"]"));
+    assert_eq!(one.next_packet().await, format!("2[\"joined\",\"{sid}\"]"));
     other.send(r#"2["whisper","a b",1]"#).await;
     assert_eq!(
-        (one.told().await, other.told().await),
+        (one.next_packet().await, other.next_packet().await),
         (r#"2["whisper",1]"#.into(), r#"2["whisper",1]"#.into())
     );
     outside.send(r#"2["whisper","a b",1]"#).await;
-    assert_eq!(outside.told().await, r#"2["error",{"code":103,"message":"permission denied"}]"#);
+    assert_eq!(outside.next_packet().await, r#"2["error",{"code":103,"message":"permission denied"}]"#);
     other.send(r#"21["leave","a b","bye"]"#).await;
-    assert_eq!(other.told().await, r#"31[{"status":"ok"}]"#);
-    assert_eq!(one.told().await, r#"2["left","bye"]"#);
+    assert_eq!(other.next_packet().await, r#"31[{"status":"ok"}]"#);
+    assert_eq!(one.next_packet().await, r#"2["left","bye"]"#);
     outside.has_been_told_all().await;
     let body = json!({ "channel": "socketio:a%20b", "data": [1, 2], "tags": { "event": "e", "args": "2" } });
     gateway.api("publish", body).await;
     // The mark of the one who is outside was for all.
-    assert_eq!([one.told().await, one.told().await], [r#"2["say","mark"]"#, r#"2["e",1,2]"#]);
+    assert_eq!([one.next_packet().await, one.next_packet().await], [r#"2["say","mark"]"#, r#"2["e",1,2]"#]);
 }
 
 #[tokio::test]
@@ -141,16 +141,16 @@ async fn a_connection_is_in_several_namespaces_as_one_user() {
     let (mut client, _) = gateway.in_main().await;
     client.send("0/members,").await;
     let refused: Value =
-        serde_json::from_str(client.told().await.strip_prefix("4/members,").unwrap()).unwrap();
+        serde_json::from_str(client.next_packet().await.strip_prefix("4/members,").unwrap()).unwrap();
     assert_eq!(refused["data"]["code"], 101);
     let auth = |user: &str| json!({ "token": gateway.token(user) }).to_string();
     client.enter("/members", &auth("ann")).await;
     client.send("1/members,").await;
     client.send(&format!("0/members,{}", auth("bob"))).await;
-    assert!(client.told().await.contains("of another user"));
+    assert!(client.next_packet().await.contains("of another user"));
     client.enter("/members", &auth("ann")).await;
     client.send(r#"2/members,["say",1]"#).await;
-    assert_eq!(client.told().await, r#"2/members,["say",1]"#);
+    assert_eq!(client.next_packet().await, r#"2/members,["say",1]"#);
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn a_wrong_token_is_told_and_another_may_be_tried() {
     let gateway = namespaced().start().await;
     let mut client = gateway.socketio().await;
     client.send(r#"0{"token":"nonsense"}"#).await;
-    assert_eq!(client.told().await, r#"4{"message":"invalid token","data":{"code":101}}"#);
+    assert_eq!(client.next_packet().await, r#"4{"message":"invalid token","data":{"code":101}}"#);
     let auth = json!({ "token": gateway.token("ann") }).to_string();
     client.enter("/members", &auth).await;
 }
@@ -169,7 +169,7 @@ async fn history_of_other_wires_holds_what_clients_sent() {
     let mut client = gateway.socketio().await;
     client.enter("/members", &json!({ "token": gateway.token("ann") }).to_string()).await;
     client.send(r#"2/members,["say",1,2]"#).await;
-    client.told().await;
+    client.next_packet().await;
     let mut other = gateway.connect_as("bob").await;
     other.command("subscribe", json!({ "channel": "stream:*" })).await;
     let history = other.command("history", json!({ "channel": "stream:*", "limit": 10 })).await;
@@ -186,10 +186,10 @@ async fn the_server_puts_clients_out_of_a_namespace_or_off_the_node() {
     client.enter("/members", &json!({ "token": gateway.token("ann") }).to_string()).await;
     client.enter("/", "").await;
     gateway.api("unsubscribe", json!({ "user": "ann", "channel": "stream:*" })).await;
-    assert_eq!(client.told().await, "1/members,");
+    assert_eq!(client.next_packet().await, "1/members,");
     client.has_been_told_all().await;
     gateway.api("disconnect", json!({ "user": "ann" })).await;
-    assert_eq!(client.told().await, "1", "it is not to come back");
+    assert_eq!(client.next_packet().await, "1", "it is not to come back");
     assert!(client.socket.is_cut_off().await);
 }
 
@@ -220,7 +220,7 @@ async fn an_event_that_elsewhere_is_called_as_the_protocols_own_goes_by_the_usua
         let body = json!({ "channel": "socketio:*", "data": name, "tags": { "event": name } });
         gateway.api("publish", body).await;
         assert_eq!(
-            client.told().await,
+            client.next_packet().await,
             format!("2[\"message\",\"{name}\"]"),
             "libraries take it for a fault"
         );
@@ -229,7 +229,7 @@ async fn an_event_that_elsewhere_is_called_as_the_protocols_own_goes_by_the_usua
 
 #[tokio::test]
 async fn who_cannot_be_let_in_for_now_has_its_connection_closed_so_that_it_comes_back() {
-    let application = Application::start(|asked| match asked.json()["data"]["name"].as_str() {
+    let application = Application::start(|received| match received.json()["data"]["name"].as_str() {
         Some("nobody") => Some((200, r#"{"error":{"code":1001,"message":"say your name"}}"#.to_owned())),
         Some(_) => Some((200, r#"{"result":{}}"#.to_owned())),
         None => Some((503, String::new())),
@@ -242,32 +242,32 @@ async fn who_cannot_be_let_in_for_now_has_its_connection_closed_so_that_it_comes
     assert!(early.socket.is_cut_off().await, "libraries do not ask again on the same connection");
     let mut wrong = gateway.socketio().await;
     wrong.send(r#"0{"name":"nobody"}"#).await;
-    assert!(wrong.told().await.starts_with("4{"), "that will be no better the next time");
+    assert!(wrong.next_packet().await.starts_with("4{"), "that will be no better the next time");
     let mut inside = gateway.socketio().await;
     inside.enter("/", r#"{"name":"ann"}"#).await;
     inside.send("0/chat,").await;
-    assert!(inside.told().await.starts_with("4/chat,{"), "what it has it keeps");
+    assert!(inside.next_packet().await.starts_with("4/chat,{"), "what it has it keeps");
     inside.enter("/chat", r#"{"name":"ann"}"#).await;
 }
 
 /// Answers as the handlers of an application's own Socket.IO server would.
 async fn handlers() -> Application {
-    Application::start(|asked| {
-        let asked = asked.json();
-        let result = match (asked["type"].as_str(), asked["event"].as_str()) {
-            (Some("connect"), _) if asked["data"]["name"] == "nobody" => {
+    Application::start(|received| {
+        let received = received.json();
+        let result = match (received["type"].as_str(), received["event"].as_str()) {
+            (Some("connect"), _) if received["data"]["name"] == "nobody" => {
                 return Some((200, r#"{"error":{"code":1001,"message":"say your name"}}"#.to_owned()));
             }
             (Some("connect"), _) => {
-                json!({ "join": ["lobby"], "emit": [{ "event": "auth", "args": [asked["data"]], "to": "sender" }] })
+                json!({ "join": ["lobby"], "emit": [{ "event": "auth", "args": [received["data"]], "to": "sender" }] })
             }
-            (_, Some("ask")) => json!({ "ack": [asked["args"], asked["rooms"]], "ack_binary": ["/0/1"] }),
+            (_, Some("ask")) => json!({ "ack": [received["args"], received["rooms"]], "ack_binary": ["/0/1"] }),
             (_, Some("move")) => json!({
-                "leave": ["lobby"], "join": asked["args"],
-                "emit": [{ "event": "moved", "args": [asked["sid"]], "rooms": asked["args"] }],
+                "leave": ["lobby"], "join": received["args"],
+                "emit": [{ "event": "moved", "args": [received["sid"]], "rooms": received["args"] }],
                 "ack": [],
             }),
-            (_, Some("emit")) => json!({ "emit": [asked["args"][0]] }),
+            (_, Some("emit")) => json!({ "emit": [received["args"][0]] }),
             (_, Some("bye")) => json!({ "disconnect": true }),
             _ => return Some((500, String::new())),
         };
@@ -288,7 +288,7 @@ fn handled_by(application: &Application) -> Description {
 async fn let_in(gateway: &Gateway, name: &str) -> (SocketIo, String) {
     let mut client = gateway.socketio().await;
     let sid = client.enter("/", &json!({ "name": name }).to_string()).await;
-    assert_eq!(client.told().await, format!("2[\"auth\",{{\"name\":\"{name}\"}}]"));
+    assert_eq!(client.next_packet().await, format!("2[\"auth\",{{\"name\":\"{name}\"}}]"));
     (client, sid)
 }
 
@@ -299,25 +299,25 @@ async fn an_application_lets_clients_in_and_answers_their_events() {
     let (mut ann, sid) = let_in(&gateway, "ann").await;
     ann.send(r#"51-7["ask",1,{"_placeholder":true,"num":0}]"#).await;
     ann.send_bytes(&[255]).await;
-    assert_eq!(ann.told().await, r#"61-7[[1,{"_placeholder":true,"num":0}],["lobby"]]"#);
+    assert_eq!(ann.next_packet().await, r#"61-7[[1,{"_placeholder":true,"num":0}],["lobby"]]"#);
     assert_eq!(ann.bytes().await, [255]);
     ann.send(r#"28["move","tea"]"#).await;
-    let mut told = [ann.told().await, ann.told().await];
+    let mut told = [ann.next_packet().await, ann.next_packet().await];
     told.sort();
     assert_eq!(told, [format!("2[\"moved\",\"{sid}\"]"), "38[]".to_owned()], "who joins hears what follows");
     ann.send(r#"29["broken"]"#).await;
-    assert!(ann.told().await.starts_with(r#"39[{"status":"error","code":100"#));
+    assert!(ann.next_packet().await.starts_with(r#"39[{"status":"error","code":100"#));
     ann.send(r#"2["bye"]"#).await;
-    assert_eq!(ann.told().await, "1");
+    assert_eq!(ann.next_packet().await, "1");
 
     let mut nobody = gateway.socketio().await;
     nobody.send(r#"0{"name":"nobody"}"#).await;
     let refused = r#"4{"message":"say your name","data":{"code":1001}}"#;
-    assert_eq!(nobody.told().await, refused);
+    assert_eq!(nobody.next_packet().await, refused);
     nobody.enter("/", r#"{"name":"bob"}"#).await;
 
-    let asked: Vec<Value> = application.asked("/").iter().map(|asked| asked.json()).collect();
-    let event = &asked[1];
+    let received: Vec<Value> = application.requests("/").iter().map(|received| received.json()).collect();
+    let event = &received[1];
     assert_eq!(
         (&event["type"], &event["namespace"], &event["sid"]),
         (&json!("event"), &json!("/"), &json!(sid))
@@ -339,7 +339,7 @@ async fn an_event_reaches_whoever_it_is_for_once() {
     let (mut eve, eve_sid) = let_in(&nodes[1], "eve").await;
     for (client, room) in [(&mut ann, "a"), (&mut bob, "b")] {
         client.send(&format!("20[\"move\",\"{room}\"]")).await;
-        let told = [client.told().await, client.told().await];
+        let told = [client.next_packet().await, client.next_packet().await];
         assert!(told.contains(&"30[]".to_owned()), "{told:?}");
     }
     // Each case ends with a mark for all.
@@ -361,15 +361,15 @@ async fn an_event_reaches_whoever_it_is_for_once() {
         ann.send(r#"2["emit",{"event":"mark"}]"#).await;
         for (client, hears) in [(&mut ann, to_ann), (&mut bob, to_bob), (&mut eve, to_eve)] {
             if hears {
-                assert_eq!(client.told().await, r#"2["e",1]"#, "{emit}");
+                assert_eq!(client.next_packet().await, r#"2["e",1]"#, "{emit}");
             }
-            assert_eq!(client.told().await, r#"2["mark"]"#, "{emit}");
+            assert_eq!(client.next_packet().await, r#"2["mark"]"#, "{emit}");
         }
     }
     eve.send(&format!("2[\"direct\",\"{ann_sid}\",\"psst\"]")).await;
-    assert_eq!(ann.told().await, r#"2["direct","psst"]"#);
+    assert_eq!(ann.next_packet().await, r#"2["direct","psst"]"#);
     eve.send(r#"21["direct","nobody","psst"]"#).await;
-    assert_eq!(eve.told().await, r#"31[{"status":"error","code":107,"message":"bad request"}]"#);
+    assert_eq!(eve.next_packet().await, r#"31[{"status":"error","code":107,"message":"bad request"}]"#);
 }
 
 #[tokio::test]
@@ -379,10 +379,10 @@ async fn rooms_span_nodes() {
         (namespaced().over(&redis.url()).start().await, namespaced().over(&redis.url()).start().await);
     let (mut one, _) = in_room(&here, "a").await;
     let (mut other, sid) = in_room(&there, "a").await;
-    assert_eq!(one.told().await, format!("2[\"joined\",\"{sid}\"]"));
+    assert_eq!(one.next_packet().await, format!("2[\"joined\",\"{sid}\"]"));
     one.send(r#"2["whisper","a",1]"#).await;
     assert_eq!(
-        (one.told().await, other.told().await),
+        (one.next_packet().await, other.next_packet().await),
         (r#"2["whisper",1]"#.into(), r#"2["whisper",1]"#.into())
     );
 }

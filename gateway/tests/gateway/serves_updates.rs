@@ -322,7 +322,7 @@ async fn what_was_published_before_is_no_update_again() {
 
 #[tokio::test]
 async fn the_application_is_asked_about_an_update_in_each_of_its_topics() {
-    let application = Application::start(|asked| match asked.json()["channel"].as_str() {
+    let application = Application::start(|received| match received.json()["channel"].as_str() {
         Some("mercure:shut") => Some((200, r#"{"error":{"code":403,"message":"not here"}}"#.to_owned())),
         Some("mercure:mended") => Some((
             200,
@@ -356,13 +356,14 @@ async fn the_application_is_asked_about_an_update_in_each_of_its_topics() {
         fields.map(|(name, value)| (name.to_owned(), value.to_owned())),
         "and nothing before it"
     );
-    let asked: Vec<Value> = application.asked("/publish").iter().map(|asked| asked.json()).collect();
-    let channels: Vec<&str> = asked.iter().filter_map(|asked| asked["channel"].as_str()).collect();
+    let received: Vec<Value> =
+        application.requests("/publish").iter().map(|received| received.json()).collect();
+    let channels: Vec<&str> = received.iter().filter_map(|received| received["channel"].as_str()).collect();
     assert_eq!(
         channels,
         ["mercure:open", "mercure:shut", "mercure:shut", "mercure:broken", "mercure:open", "mercure:mended"]
     );
-    assert_eq!((&asked[0]["protocol"], &asked[0]["transport"]), (&json!("mercure"), &json!("http")));
+    assert_eq!((&received[0]["protocol"], &received[0]["transport"]), (&json!("mercure"), &json!("http")));
 }
 
 #[tokio::test]

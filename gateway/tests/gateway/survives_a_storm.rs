@@ -92,7 +92,7 @@ async fn a_storm_of_recoveries_reads_the_history_of_a_channel_once() {
         // The subscriber that only asked where the stream is made one of its own.
         let reads = gateway.metric(HISTORY_READS).await - before - 1.0;
         assert!(reads <= reads_allowed(start.elapsed()), "{reads} reads for {CLIENTS} clients");
-        assert!(gateway.metric("tidegate_pasts_total{from=\"earlier_read\"}").await >= 100.0);
+        assert!(gateway.metric("tidegate_catch_ups_total{from=\"earlier_read\"}").await >= 100.0);
     }
 }
 

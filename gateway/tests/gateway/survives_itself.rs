@@ -105,9 +105,9 @@ async fn a_webhook_over_which_the_node_fails_goes_on_with_what_comes_next() {
     let told = async |what: &str| {
         eventually(what, async || {
             application
-                .asked("/events")
+                .requests("/events")
                 .iter()
-                .any(|asked| String::from_utf8_lossy(&asked.body).contains(what))
+                .any(|received| String::from_utf8_lossy(&received.body).contains(what))
         })
         .await;
     };

@@ -13,7 +13,7 @@ const WEBSOCKET: &str = "/connection/uni_websocket";
 /// `{}` in a query.
 const NOBODY: &str = "?cf_connect=%7B%7D";
 
-async fn told(socket: &mut Socket) -> Value {
+async fn next_push(socket: &mut Socket) -> Value {
     serde_json::from_str(&socket.text().await).expect("JSON, one push a message")
 }
 
@@ -30,17 +30,17 @@ async fn a_websocket_is_told_pushes_without_replies_around_them() {
     by_message.send("{\"name\":\"listener\"}").await;
     let mut by_address = gateway.open(&format!("{WEBSOCKET}{NOBODY}"), &[]).await;
     for socket in [&mut by_message, &mut by_address] {
-        let connected = told(socket).await;
+        let connected = next_push(socket).await;
         assert_eq!(connected["connect"]["ping"], 25);
         assert_eq!(connected["connect"]["pong"], Value::Null);
         assert!(connected["connect"]["session"].is_string() && connected["id"].is_null(), "{connected}");
         subscribe(&gateway, &connected, "stream:news").await;
-        let subscribed = told(socket).await;
+        let subscribed = next_push(socket).await;
         assert!(subscribed["channel"] == "stream:news" && subscribed["subscribe"].is_object());
     }
     gateway.publish("stream:news", json!({ "a": 1 })).await;
     for socket in [&mut by_message, &mut by_address] {
-        let push = told(socket).await;
+        let push = next_push(socket).await;
         assert_eq!((&push["channel"], &push["pub"]["data"]), (&json!("stream:news"), &json!({ "a": 1 })));
     }
     gateway.metric_becomes("tidegate_connections{protocol=\"centrifuge_uni_json\"}", 2.0).await;
@@ -51,12 +51,12 @@ async fn what_it_says_later_is_passed_over() {
     let gateway = gateway().start().await;
     let mut socket = gateway.open(WEBSOCKET, &[]).await;
     socket.send("{}").await;
-    let connected = told(&mut socket).await;
+    let connected = next_push(&mut socket).await;
     for message in [Message::text("{}"), Message::text("nonsense"), Message::binary(vec![1, 2])] {
         socket.send(message).await;
     }
     subscribe(&gateway, &connected, "stream:news").await;
-    assert!(told(&mut socket).await["subscribe"].is_object());
+    assert!(next_push(&mut socket).await["subscribe"].is_object());
 }
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn who_is_not_let_in_is_told_so_before_the_close() {
     for (first, code) in [("{\"token\":\"none\"}", 3500), ("nonsense", 3501)] {
         let mut socket = gateway.open(WEBSOCKET, &[]).await;
         socket.send(first).await;
-        assert_eq!(told(&mut socket).await["disconnect"]["code"], code);
+        assert_eq!(next_push(&mut socket).await["disconnect"]["code"], code);
         assert_eq!(socket.closed().await.0, code);
         for path in ["/connection/uni_sse", "/connection/uni_http_stream"] {
             let mut response = ask(&gateway, "POST", path, "", first).await;
@@ -82,10 +82,10 @@ async fn pings_are_messages_and_nobody_answers() {
         gateway().with("session.ping_interval_ms", 1_000).with("session.pong_timeout_ms", 500).start().await;
     let mut socket = gateway.open(&format!("{WEBSOCKET}{NOBODY}"), &[]).await;
     let mut events = ask(&gateway, "GET", &format!("/connection/uni_sse{NOBODY}"), "", "").await;
-    assert_eq!(told(&mut socket).await["connect"]["ping"], 1);
+    assert_eq!(next_push(&mut socket).await["connect"]["ping"], 1);
     assert!(events.event().await.expect("a push")["connect"].is_object());
     for _ in 0..3 {
-        assert_eq!(told(&mut socket).await, json!({}));
+        assert_eq!(next_push(&mut socket).await, json!({}));
         assert_eq!(events.event().await, Some(json!({})));
     }
 }
@@ -153,9 +153,9 @@ async fn pushes_share_a_message_where_that_is_set() {
         .start()
         .await;
     let mut socket = gateway.open(&format!("{WEBSOCKET}{NOBODY}"), &[]).await;
-    let connected = told(&mut socket).await;
+    let connected = next_push(&mut socket).await;
     subscribe(&gateway, &connected, "stream:a").await;
-    told(&mut socket).await;
+    next_push(&mut socket).await;
     for number in 0..10 {
         gateway.publish("stream:a", json!(number)).await;
     }
@@ -174,9 +174,9 @@ async fn pushes_share_a_message_where_that_is_set() {
 async fn a_drain_tells_them_when_to_come_back() {
     let gateway = gateway().start().await;
     let mut socket = gateway.open(&format!("{WEBSOCKET}{NOBODY}"), &[]).await;
-    told(&mut socket).await;
+    next_push(&mut socket).await;
     let drained = tokio::spawn(gateway.drain());
-    assert_eq!(told(&mut socket).await["disconnect"]["code"], 3001);
+    assert_eq!(next_push(&mut socket).await["disconnect"]["code"], 3001);
     assert_eq!(socket.closed().await.0, 3001);
     drop(socket);
     drained.await.expect("drained");

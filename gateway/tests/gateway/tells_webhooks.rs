@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::application::{Application, Asked};
+use crate::application::{Application, RecordedRequest};
 use crate::gateway::{Description, eventually, gateway};
 use crate::nats_server::NatsServer;
 use crate::pusher::{APP, sign};
@@ -40,24 +40,24 @@ fn unsubscribe(channel: &str) -> Value {
 }
 
 /// The events of a batch, which is signed by the app.
-fn events(asked: &Asked) -> Vec<Value> {
-    let body = std::str::from_utf8(&asked.body).expect("text");
-    let header = |name: &str| asked.headers[name].to_str().expect("text").to_owned();
+fn events(received: &RecordedRequest) -> Vec<Value> {
+    let body = std::str::from_utf8(&received.body).expect("text");
+    let header = |name: &str| received.headers[name].to_str().expect("text").to_owned();
     assert_eq!((header("x-pusher-key"), header("x-pusher-signature")), ("key".to_owned(), sign(body)));
     assert_eq!(header("content-type"), "application/json");
     let now = tidegate::clock::Clock::start().unix_millis();
-    assert!(asked.json()["time_ms"].as_u64().expect("a number").abs_diff(now) < 60_000);
-    asked.json()["events"].as_array().expect("events").clone()
+    assert!(received.json()["time_ms"].as_u64().expect("a number").abs_diff(now) < 60_000);
+    received.json()["events"].as_array().expect("events").clone()
 }
 
 /// Everything that was told.
-fn told(application: &Application) -> Vec<Value> {
-    application.asked("/events").iter().flat_map(events).collect()
+fn webhooks_of(application: &Application) -> Vec<Value> {
+    application.requests("/events").iter().flat_map(events).collect()
 }
 
 async fn tells(application: &Application, expected: &[Value]) {
-    eventually(&format!("{expected:?}"), async || told(application).len() >= expected.len()).await;
-    assert_eq!(told(application), expected);
+    eventually(&format!("{expected:?}"), async || webhooks_of(application).len() >= expected.len()).await;
+    assert_eq!(webhooks_of(application), expected);
 }
 
 /// What one channel, or one of its members, has been told of, in order.
@@ -86,8 +86,8 @@ async fn who_comes_first_and_goes_last_is_told_in_order_and_signed() {
     expected.push(of_channel("channel_vacated", "news"));
     tells(&application, &expected).await;
     again.say(unsubscribe("presence-room")).await;
-    eventually("all is told", async || told(&application).len() == 6).await;
-    let all = told(&application);
+    eventually("all is told", async || webhooks_of(&application).len() == 6).await;
+    let all = webhooks_of(&application);
     assert_eq!(of(&all, "presence-room", None), ["channel_occupied", "channel_vacated"]);
     assert_eq!(of(&all, "presence-room", Some("ann")), ["member_added", "member_removed"]);
     gateway.metric_becomes("tidegate_webhook_changes_queued", 0.0).await;
@@ -130,7 +130,7 @@ async fn a_page_that_is_loaded_again_and_channels_that_nobody_asked_about_make_n
         of_member("member_removed", "presence-later", "ann"),
         of_member("member_removed", "presence-room", "ann"),
     ]);
-    assert_eq!(told(&application), expected);
+    assert_eq!(webhooks_of(&application), expected);
 }
 
 #[tokio::test]
@@ -143,9 +143,9 @@ async fn clients_own_events_caches_without_anything_and_numbers_are_told() {
     ann.subscribe("cache-price").await;
     ann.hears("pusher:cache_miss", "cache-price").await;
     tells(&application, &[of_channel("cache_miss", "cache-price")]).await;
-    eventually("the number is told", async || told(&application).len() == 2).await;
+    eventually("the number is told", async || webhooks_of(&application).len() == 2).await;
     let count = json!({ "name": "subscription_count", "channel": "cache-price", "subscription_count": 1 });
-    assert_eq!(told(&application)[1], count);
+    assert_eq!(webhooks_of(&application)[1], count);
     gateway.publish("shop:cache-price", json!(1)).await;
     let mut late = gateway.pusher().await;
     late.subscribe("cache-price").await;
@@ -158,21 +158,21 @@ async fn clients_own_events_caches_without_anything_and_numbers_are_told() {
     });
     let count = json!({ "name": "subscription_count", "channel": "cache-price", "subscription_count": 2 });
     eventually("the event and the number are told", async || {
-        let all = told(&application);
+        let all = webhooks_of(&application);
         all.contains(&moved) && all.contains(&count)
     })
     .await;
-    let misses = told(&application).iter().filter(|event| event["name"] == "cache_miss").count();
+    let misses = webhooks_of(&application).iter().filter(|event| event["name"] == "cache_miss").count();
     assert_eq!(misses, 1, "it has kept something by then");
 }
 
 #[tokio::test]
 async fn what_is_not_taken_is_sent_again_in_order_and_what_never_will_be_is_given_up() {
     let failures = AtomicUsize::new(2);
-    let application = Application::start(move |asked| {
+    let application = Application::start(move |received| {
         let fails =
             failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
-        let is_bad = String::from_utf8_lossy(&asked.body).contains("bad");
+        let is_bad = String::from_utf8_lossy(&received.body).contains("bad");
         Some((
             if fails {
                 503
@@ -190,9 +190,9 @@ async fn what_is_not_taken_is_sent_again_in_order_and_what_never_will_be_is_give
     for channel in ["one", "bad", "two"] {
         ann.subscribe(channel).await;
     }
-    eventually("all are sent", async || told(&application).len() == 5).await;
+    eventually("all are sent", async || webhooks_of(&application).len() == 5).await;
     let channels: Vec<Value> =
-        told(&application).into_iter().map(|mut event| event["channel"].take()).collect();
+        webhooks_of(&application).into_iter().map(|mut event| event["channel"].take()).collect();
     assert_eq!(channels, ["one", "one", "one", "bad", "two"]);
     let counted = |result: &str| format!("tidegate_webhook_events_total{{result=\"{result}\"}}");
     gateway.metric_becomes(&counted("sent"), 2.0).await;
@@ -204,8 +204,8 @@ async fn what_is_not_taken_is_sent_again_in_order_and_what_never_will_be_is_give
 async fn a_webhook_that_fails_holds_up_no_other_and_loses_the_oldest_past_the_room() {
     let is_open = Arc::new(AtomicBool::new(false));
     let open = is_open.clone();
-    let application = Application::start(move |asked| {
-        let is_shut = asked.path == "/shut" && !open.load(Ordering::Relaxed);
+    let application = Application::start(move |received| {
+        let is_shut = received.path == "/shut" && !open.load(Ordering::Relaxed);
         Some((if is_shut { 503 } else { 200 }, String::new()))
     })
     .await;
@@ -222,12 +222,12 @@ async fn a_webhook_that_fails_holds_up_no_other_and_loses_the_oldest_past_the_ro
     let channels: Vec<String> = (0..10).map(|number| format!("c{number}")).collect();
     for (number, channel) in channels.iter().enumerate() {
         ann.subscribe(channel).await;
-        eventually("it is told", async || told(&application).len() == number + 1).await;
-        eventually("the first is on its way", async || !application.asked("/shut").is_empty()).await;
+        eventually("it is told", async || webhooks_of(&application).len() == number + 1).await;
+        eventually("the first is on its way", async || !application.requests("/shut").is_empty()).await;
     }
     is_open.store(true, Ordering::Relaxed);
     let taken = || -> Vec<Value> {
-        let last = application.asked("/shut").last().map(events).unwrap_or_default();
+        let last = application.requests("/shut").last().map(events).unwrap_or_default();
         last.into_iter().map(|mut event| event["channel"].take()).collect()
     };
     eventually("the last is told", async || taken() == ["c9"]).await;
@@ -286,7 +286,10 @@ async fn what_is_longer_than_nats_takes_is_lost_alone_and_what_stands_before_it_
         bob.say(json!({ "event": event, "channel": "presence-room", "data": { "x": data } })).await;
     }
     let names = || {
-        told(&application).iter().map(|event| event["event"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+        webhooks_of(&application)
+            .iter()
+            .map(|event| event["event"].as_str().map(str::to_owned))
+            .collect::<Vec<_>>()
     };
     eventually("what comes after it is told", async || names().len() >= 2).await;
     gateway.metric_becomes("tidegate_webhook_events_total{result=\"refused\"}", 1.0).await;
@@ -304,18 +307,18 @@ async fn a_node_is_killed(over: impl Fn(Description) -> Description) {
     cyd.enter("presence-room", "cyd").await;
     ann_there.enter("presence-room", "ann").await;
     // It is the first, and so the one that sends.
-    eventually("it has told all", async || told(&application).len() == 5).await;
+    eventually("it has told all", async || webhooks_of(&application).len() == 5).await;
     let (first, second) = (node().start().await, node().start().await);
     let (mut ann, mut bob) = (first.pusher().await, second.pusher().await);
     ann.subscribe("news").await;
     ann.enter("presence-room", "ann").await;
     bob.enter("presence-room", "bob").await;
-    eventually("bob is told", async || told(&application).len() == 6).await;
+    eventually("bob is told", async || webhooks_of(&application).len() == 6).await;
     doomed.signal(Signal::KILL);
     let gone =
         [of_channel("channel_vacated", "only-there"), of_member("member_removed", "presence-room", "cyd")];
     eventually("what it had is told", async || {
-        let all = told(&application);
+        let all = webhooks_of(&application);
         gone.iter().all(|event| all.contains(event))
     })
     .await;
@@ -324,10 +327,10 @@ async fn a_node_is_killed(over: impl Fn(Description) -> Description) {
         client.say(unsubscribe("presence-room")).await;
     }
     ann.say(unsubscribe("news")).await;
-    eventually("all is told", async || told(&application).len() >= 12).await;
+    eventually("all is told", async || webhooks_of(&application).len() >= 12).await;
     first.drain().await;
     second.drain().await;
-    let all = told(&application);
+    let all = webhooks_of(&application);
     for channel in ["news", "only-there", "presence-room"] {
         assert_eq!(of(&all, channel, None), ["channel_occupied", "channel_vacated"], "{channel}: {all:?}");
     }
@@ -347,7 +350,7 @@ async fn who_moves_from_a_node_that_drains_to_another_has_not_been_away() {
     let (leaving, staying) = (node().start().await, node().start().await);
     let mut before = leaving.pusher().await;
     before.enter("presence-room", "ann").await;
-    eventually("it is told", async || told(&application).len() == 2).await;
+    eventually("it is told", async || webhooks_of(&application).len() == 2).await;
     leaving.drain().await;
     let mut after = staying.pusher().await;
     after.enter("presence-room", "ann").await;
@@ -360,8 +363,8 @@ async fn who_moves_from_a_node_that_drains_to_another_has_not_been_away() {
     tells(&application, &expected).await;
     // What the other left behind is over by the time that this is.
     after.say(unsubscribe("marker")).await;
-    eventually("the marker is told", async || told(&application).len() > 3).await;
-    assert_eq!(told(&application)[3..], [of_channel("channel_vacated", "marker")]);
+    eventually("the marker is told", async || webhooks_of(&application).len() > 3).await;
+    assert_eq!(webhooks_of(&application)[3..], [of_channel("channel_vacated", "marker")]);
 }
 
 #[tokio::test]

@@ -16,14 +16,14 @@ fn gateway() -> Program {
     program().env("TIDEGATE_AUTH__HMAC_SECRET", SECRET)
 }
 
-fn said(bytes: &[u8]) -> String {
+fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 async fn token(arguments: &[&str]) -> String {
     let ended = gateway().run(&[&["token"], arguments].concat()).await;
-    assert!(ended.status.success(), "{}", said(&ended.stderr));
-    said(&ended.stdout).trim().to_owned()
+    assert!(ended.status.success(), "{}", text(&ended.stderr));
+    text(&ended.stdout).trim().to_owned()
 }
 
 async fn verified(program: Program, arguments: &[&str]) -> Output {
@@ -47,8 +47,8 @@ async fn a_token_that_is_in_order_is_described() {
         r#"[{"channels":["chat:*"],"match":"wildcard","allow":["sub","pub"]}]"#,
     ];
     let ended = verified(gateway(), &[&token(&arguments).await]).await;
-    assert_eq!(ended.status.code(), Some(0), "{}", said(&ended.stderr));
-    let told = said(&ended.stdout);
+    assert_eq!(ended.status.code(), Some(0), "{}", text(&ended.stderr));
+    let output = text(&ended.stdout);
     for line in [
         "accepted: a connection token",
         "user       alice",
@@ -61,16 +61,19 @@ async fn a_token_that_is_in_order_is_described() {
         "may        subscribe, publish in chat:* (wildcard)",
     ] {
         assert!(
-            told.contains(line) || line.starts_with("in ") && told.contains("in 12h 0m"),
-            "{line} is not in:\n{told}"
+            output.contains(line) || line.starts_with("in ") && output.contains("in 12h 0m"),
+            "{line} is not in:\n{output}"
         );
     }
     let opens =
         token(&["--user", "alice", "--channel", "$news", "--ttl", "forever", "--allow", "pub,hst"]).await;
     let ended = verified(gateway(), &[&opens, "--channel", "$news"]).await;
-    let told = said(&ended.stdout);
-    assert!(told.starts_with("accepted: a subscription token\n"), "{told}");
-    assert!(told.contains("ends       never") && told.contains("may        publish, read history"), "{told}");
+    let output = text(&ended.stdout);
+    assert!(output.starts_with("accepted: a subscription token\n"), "{output}");
+    assert!(
+        output.contains("ends       never") && output.contains("may        publish, read history"),
+        "{output}"
+    );
 }
 
 #[tokio::test]
@@ -92,14 +95,14 @@ async fn a_token_that_is_not_in_order_is_refused_with_the_reason() {
         (program(), vec![&good], "no key is configured"),
     ] {
         let ended = verified(program, &arguments).await;
-        let told = said(&ended.stderr);
-        assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {told}");
-        assert!(told.starts_with("refused: ") && told.contains(reason), "{reason} is not in: {told}");
+        let output = text(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {output}");
+        assert!(output.starts_with("refused: ") && output.contains(reason), "{reason} is not in: {output}");
         assert!(ended.stdout.is_empty());
     }
     let mistaken = gateway().env("TIDEGATE_AUTH__RSA_PUBLIC_KEY_FILE", "/nowhere");
     let ended = verified(mistaken, &[&good]).await;
-    assert!(!ended.status.success() && ended.status.code() != Some(1), "{}", said(&ended.stderr));
+    assert!(!ended.status.success() && ended.status.code() != Some(1), "{}", text(&ended.stderr));
 }
 
 #[tokio::test]
@@ -113,11 +116,11 @@ async fn who_makes_a_token_that_is_refused_is_told_why() {
         (strict(), &["--user", "alice", "--audience", "app-1"], None),
     ] {
         let ended = program.run(&[&["token"], arguments].concat()).await;
-        let told = said(&ended.stderr);
-        assert!(ended.status.success() && !ended.stdout.is_empty(), "{arguments:?}: {told}");
+        let output = text(&ended.stderr);
+        assert!(ended.status.success() && !ended.stdout.is_empty(), "{arguments:?}: {output}");
         match reason {
-            Some(reason) => assert!(told.contains("refuses it: ") && told.contains(reason), "{told}"),
-            None => assert_eq!(told, "", "{arguments:?}"),
+            Some(reason) => assert!(output.contains("refuses it: ") && output.contains(reason), "{output}"),
+            None => assert_eq!(output, "", "{arguments:?}"),
         }
     }
 }
@@ -137,11 +140,11 @@ async fn a_token_may_be_signed_with_a_private_key() {
         let made = token(&["--user", "alice", "--private-key", private]).await;
         let keeper = || program().env(&format!("TIDEGATE_AUTH__{setting}"), public);
         let ended = verified(keeper(), &[&made]).await;
-        assert!(said(&ended.stdout).contains(key), "{}{}", said(&ended.stdout), said(&ended.stderr));
+        assert!(text(&ended.stdout).contains(key), "{}{}", text(&ended.stdout), text(&ended.stderr));
         let ended = verified(gateway(), &[&made]).await;
-        assert!(said(&ended.stderr).contains("and no key in auth is for that"), "{}", said(&ended.stderr));
+        assert!(text(&ended.stderr).contains("and no key in auth is for that"), "{}", text(&ended.stderr));
         let misfit = gateway().run(&["token", "--private-key", private, "--algorithm", "RS256"]).await;
-        assert!(said(&misfit.stderr).contains("RS256 does not go with this key"), "{}", said(&misfit.stderr));
+        assert!(text(&misfit.stderr).contains("RS256 does not go with this key"), "{}", text(&misfit.stderr));
     }
 }
 
@@ -157,8 +160,8 @@ async fn keys_that_cannot_be_fetched_leave_the_question_open() {
         .env("TIDEGATE_AUTH__JWKS_URL", format!("http://{free}/keys"))
         .env("TIDEGATE_AUTH__JWKS_ALLOW_HTTP", "true");
     let ended = verified(away, &[&made]).await;
-    assert_eq!(ended.status.code(), Some(2), "{}", said(&ended.stderr));
-    assert!(said(&ended.stderr).starts_with("cannot be told: its key cannot be looked for"));
+    assert_eq!(ended.status.code(), Some(2), "{}", text(&ended.stderr));
+    assert!(text(&ended.stderr).starts_with("cannot be told: its key cannot be looked for"));
 }
 
 #[tokio::test]

@@ -18,33 +18,35 @@ use crate::gateway::PATIENCE;
 
 /// One request: its path, the headers that a test looks at, and its body.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct RecordedRequest {
     pub path: String,
     pub headers: hyper::HeaderMap,
     pub body: Bytes,
 }
 
-impl Asked {
+impl RecordedRequest {
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("JSON")
     }
 }
 
-type Answers = dyn Fn(&Asked) -> Option<(u16, String)> + Send + Sync;
+type Answers = dyn Fn(&RecordedRequest) -> Option<(u16, String)> + Send + Sync;
 
 #[derive(Clone)]
 pub struct Application {
     pub url: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    requests: Arc<Mutex<Vec<RecordedRequest>>>,
     answers: Arc<Answers>,
 }
 
 impl Application {
     /// Answers each request with a status and a body, or never.
-    pub async fn start(answers: impl Fn(&Asked) -> Option<(u16, String)> + Send + Sync + 'static) -> Self {
+    pub async fn start(
+        answers: impl Fn(&RecordedRequest) -> Option<(u16, String)> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let application = Self { url, asked: Arc::default(), answers: Arc::new(answers) };
+        let application = Self { url, requests: Arc::default(), answers: Arc::new(answers) };
         let serving = application.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -62,24 +64,24 @@ impl Application {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        let asked = Asked { path: head.uri.path().to_owned(), headers: head.headers, body };
-        self.asked.lock().push(asked.clone());
-        let Some((status, body)) = (self.answers)(&asked) else { std::future::pending().await };
+        let request = RecordedRequest { path: head.uri.path().to_owned(), headers: head.headers, body };
+        self.requests.lock().push(request.clone());
+        let Some((status, body)) = (self.answers)(&request) else { std::future::pending().await };
         let mut response = Response::new(Full::new(body.into()));
         *response.status_mut() = status.try_into().expect("a status");
         Ok(response)
     }
 
-    /// What it was asked at this path.
-    pub fn asked(&self, path: &str) -> Vec<Asked> {
-        self.asked.lock().iter().filter(|asked| asked.path == path).cloned().collect()
+    /// The requests that came to this path.
+    pub fn requests(&self, path: &str) -> Vec<RecordedRequest> {
+        self.requests.lock().iter().filter(|request| request.path == path).cloned().collect()
     }
 
     /// All events it was told, once they are so many.
     pub async fn events(&self, count: usize) -> Vec<Value> {
         let began = Instant::now();
         loop {
-            let batches = self.asked("/events").into_iter().map(|asked| asked.json());
+            let batches = self.requests("/events").into_iter().map(|request| request.json());
             let events: Vec<Value> =
                 batches.flat_map(|batch| batch["events"].as_array().cloned().unwrap_or_default()).collect();
             if events.len() >= count {

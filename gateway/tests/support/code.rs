@@ -61,7 +61,7 @@ fn tokens_of(text: &str) -> Vec<String> {
             '/' if at(next + 1) == '*' => next = comment_end(&all, next),
             '"' => {
                 let end = text_end(&all, next + 1);
-                tokens.push(kept(&all[next..end]));
+                tokens.push(name_of_file(&all[next..end]));
                 next = end;
             }
             // A letter, or the name of a lifetime.
@@ -128,7 +128,7 @@ fn raw_text_end(all: &[char], start: usize, hashes: usize) -> usize {
 }
 
 /// The name of a file is kept, for `#[path]`; what people read is not.
-fn kept(text: &[char]) -> String {
+fn name_of_file(text: &[char]) -> String {
     let text: String = text.iter().collect();
     if text.ends_with(".rs\"") && !text.contains(char::is_whitespace) { text } else { "\"\"".to_owned() }
 }
@@ -164,14 +164,14 @@ fn without_tests(tokens: Vec<String>) -> Vec<String> {
     if tokens.windows(of_all.len()).any(|found| found.iter().map(|token| &**token).eq(of_all)) {
         return Vec::new();
     }
-    let (mut kept, mut next) = (Vec::new(), 0);
+    let (mut left, mut next) = (Vec::new(), 0);
     while next < tokens.len() {
         match test_attribute(&tokens, next) {
             Some(item) => next = item_end(&tokens, item),
-            None => (next, _) = (next + 1, kept.push(tokens[next].clone())),
+            None => (next, _) = (next + 1, left.push(tokens[next].clone())),
         }
     }
-    kept
+    left
 }
 
 /// Behind an item, a statement, a field or an arm: after its block, its semicolon, or its comma.

@@ -21,7 +21,7 @@ pub struct Poller {
     pub address: SocketAddr,
     pub sid: String,
     /// What it was told when it was opened.
-    pub told: Value,
+    pub handshake: Value,
 }
 
 impl Gateway {
@@ -51,9 +51,9 @@ impl Gateway {
 impl Poller {
     fn greeted(address: SocketAddr, packet: &str) -> Self {
         assert!(packet.starts_with('0'), "{packet}");
-        let told: Value = serde_json::from_str(&packet[1..]).expect("JSON");
-        let sid = told["sid"].as_str().expect("a name").to_owned();
-        Self { address, sid, told }
+        let handshake: Value = serde_json::from_str(&packet[1..]).expect("JSON");
+        let sid = handshake["sid"].as_str().expect("a name").to_owned();
+        Self { address, sid, handshake }
     }
 
     fn path(&self, transport: &str) -> String {

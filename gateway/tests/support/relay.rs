@@ -34,7 +34,7 @@ struct Shared {
     /// What comes back on connections that have said the word is kept.
     keeps: watch::Sender<bool>,
     /// What is kept so at this moment, the first of each connection.
-    kept: Mutex<Vec<u8>>,
+    recorded: Mutex<Vec<u8>>,
     /// Where new connections lead, in turn.
     targets: Mutex<Vec<SocketAddr>>,
     /// Bytes that come back in a second on all connections together. 0: any number.
@@ -71,7 +71,7 @@ impl Relay {
             cuts: watch::channel(0).0,
             held: watch::channel(false).0,
             keeps: watch::channel(false).0,
-            kept: Mutex::default(),
+            recorded: Mutex::default(),
             targets: Mutex::new(vec![target]),
             rate: AtomicU64::new(0),
             passed: Mutex::new(Instant::now()),
@@ -112,7 +112,7 @@ impl Relay {
 
     pub fn release(&self) {
         self.shared.held.send_replace(false);
-        self.shared.kept.lock().clear();
+        self.shared.recorded.lock().clear();
         self.shared.keeps.send_replace(false);
     }
 
@@ -123,7 +123,7 @@ impl Relay {
 
     /// Whether an answer is kept in which this stands.
     pub fn keeps(&self, part: &[u8]) -> bool {
-        self.shared.kept.lock().windows(part.len()).any(|window| window == part)
+        self.shared.recorded.lock().windows(part.len()).any(|window| window == part)
     }
 
     /// Lets so many bytes come back in a second.
@@ -196,7 +196,7 @@ async fn pass(
         }
         if said.is_none() {
             if *heard.borrow() && *keeps.borrow() {
-                shared.kept.lock().extend_from_slice(bytes);
+                shared.recorded.lock().extend_from_slice(bytes);
             }
             if *heard.borrow() && keeps.wait_for(|keeps| !keeps).await.is_err() {
                 return;

@@ -46,20 +46,20 @@ impl SocketIo {
             other => (format!("0{other},{auth}"), format!("0{other},")),
         };
         self.send(&packet).await;
-        let told = self.told().await;
-        let welcome = told.strip_prefix(&before).unwrap_or_else(|| panic!("not let in: {told}"));
+        let answer = self.next_packet().await;
+        let welcome = answer.strip_prefix(&before).unwrap_or_else(|| panic!("not let in: {answer}"));
         let welcome: Value = serde_json::from_str(welcome).expect("JSON");
         welcome["sid"].as_str().expect("an id").to_owned()
     }
 
     /// The next packet of Socket.IO; pings are answered.
-    pub async fn told(&mut self) -> String {
-        let told = self.next_packet();
+    pub async fn next_packet(&mut self) -> String {
+        let packet = self.read_packet();
         // Pings alone are no answer.
-        tokio::time::timeout(2 * PATIENCE, told).await.expect("a packet in time")
+        tokio::time::timeout(2 * PATIENCE, packet).await.expect("a packet in time")
     }
 
-    async fn next_packet(&mut self) -> String {
+    async fn read_packet(&mut self) -> String {
         loop {
             let text = self.socket.text().await;
             match text.strip_prefix('4') {
@@ -81,6 +81,6 @@ impl SocketIo {
     /// That nothing was told before what comes of this event, which the namespace publishes to all.
     pub async fn has_been_told_all(&mut self) {
         self.send(r#"2["say","mark"]"#).await;
-        assert_eq!(self.told().await, r#"2["say","mark"]"#);
+        assert_eq!(self.next_packet().await, r#"2["say","mark"]"#);
     }
 }

@@ -98,7 +98,7 @@ impl Audience {
             while let Ok(Some(ended)) =
                 tokio::time::timeout_at(soon.into(), self.subscribers.join_next()).await
             {
-                accounts.push(ended.expect("nothing lost or wrong untold, nobody told for nothing"));
+                accounts.push(ended.expect("nothing lost or wrong suppressed, nobody told for nothing"));
             }
         }
         accounts
@@ -110,7 +110,7 @@ impl Audience {
             ended.expect("no position names two publications");
         }
         if let Some(ended) = self.subscribers.try_join_next() {
-            let account = ended.expect("nothing lost or wrong untold, nobody told for nothing");
+            let account = ended.expect("nothing lost or wrong suppressed, nobody told for nothing");
             panic!("{} has ended too early", account.name);
         }
     }

@@ -138,13 +138,13 @@ async fn happen(event: Event, server: &mut NatsServer, doors: &[Relay], pause: D
 }
 
 /// Asks the API of JetStream.
-fn asked(server: &NatsServer, what: &str, request: &str) -> Value {
+fn request_api(server: &NatsServer, what: &str, request: &str) -> Value {
     serde_json::from_str(&server.ask(&format!("$JS.API.{what}"), request)).unwrap_or_default()
 }
 
 /// A stream that was just deleted is not there until a node has made it again, which is no less than what was asked for.
 fn succeeds(server: &NatsServer, what: &str, request: &str) {
-    let answer = asked(server, what, request);
+    let answer = request_api(server, what, request);
     assert!(answer["success"] == true || answer["error"]["err_code"] == 10_059, "{what}: {answer}");
 }
 
@@ -202,7 +202,7 @@ pub async fn play_cluster(seed: u64, time: Duration) {
             }
             ClusterEvent::StepDown => {
                 let answer = block_in_place(|| {
-                    asked(&servers[leader], &format!("STREAM.LEADER.STEPDOWN.{STREAM}"), "")
+                    request_api(&servers[leader], &format!("STREAM.LEADER.STEPDOWN.{STREAM}"), "")
                 });
                 assert_eq!(answer["success"], true, "{answer}");
             }

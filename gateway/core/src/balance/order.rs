@@ -34,26 +34,26 @@ pub fn closing_order<W: Ord, K>(clients: impl IntoIterator<Item = (W, Moment, K)
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WorkerShares {
     had: Vec<u32>,
-    asked: Vec<u64>,
+    assigned: Vec<u64>,
 }
 
 impl WorkerShares {
     /// `had`: the clients of each worker.
     pub fn new(had: Vec<u32>) -> Self {
-        let asked = vec![0; had.len()];
-        Self { had, asked }
+        let assigned = vec![0; had.len()];
+        Self { had, assigned }
     }
 
     /// Takes what a worker has `left` for what it had, where it had not answered when the others did. It comes down beside
     /// them from here on.
     pub fn hear(&mut self, left: &[u32]) {
         let total: u64 = self.had.iter().map(|had| u64::from(*had)).sum();
-        let before: u64 = self.asked.iter().sum();
-        for ((had, asked), left) in
-            self.had.iter_mut().zip(&mut self.asked).zip(left).filter(|((had, _), _)| **had == 0)
+        let before: u64 = self.assigned.iter().sum();
+        for ((had, assigned), left) in
+            self.had.iter_mut().zip(&mut self.assigned).zip(left).filter(|((had, _), _)| **had == 0)
         {
             *had = *left;
-            *asked = (u64::from(*left) * before).checked_div(total).unwrap_or(0);
+            *assigned = (u64::from(*left) * before).checked_div(total).unwrap_or(0);
         }
     }
 
@@ -61,18 +61,19 @@ impl WorkerShares {
     /// of them have less.
     pub fn next(&mut self, count: u32, left: &[u32]) -> Vec<u32> {
         let total: i128 = self.had.iter().map(|had| i128::from(*had)).sum();
-        let before: i128 = self.asked.iter().map(|asked| i128::from(*asked)).sum();
+        let before: i128 = self.assigned.iter().map(|assigned| i128::from(*assigned)).sum();
         let mut parts = vec![0_u32; self.had.len()];
         for step in 1..=i128::from(count) {
-            let asked = before + step;
+            let assigned = before + step;
             // Whoever is furthest behind its part of all that was asked for.
-            let behind = |at: &usize| i128::from(self.had[*at]) * asked - i128::from(self.asked[*at]) * total;
+            let behind =
+                |at: &usize| i128::from(self.had[*at]) * assigned - i128::from(self.assigned[*at]) * total;
             let has_more = |at: &usize| left.get(*at).is_some_and(|left| parts[*at] < *left);
             let next =
                 (0..parts.len()).filter(has_more).max_by_key(|at| (behind(at), std::cmp::Reverse(*at)));
             let Some(next) = next else { break };
             parts[next] += 1;
-            self.asked[next] += 1;
+            self.assigned[next] += 1;
         }
         parts
     }

@@ -84,9 +84,11 @@ fn a_storm_of_recoveries_is_one_read() {
     for want in &wants[1..] {
         assert_eq!(catch_up.ask(NOW, want), CatchUpAnswer::Wait);
     }
-    let ReadResult::Past(past) = catch_up.read(NOW, reading, &stream.page(reading.filter)) else { panic!() };
+    let ReadResult::Shared(history) = catch_up.read(NOW, reading, &stream.page(reading.filter)) else {
+        panic!()
+    };
     for (want, expected) in wants.iter().zip([&[6, 7, 8][..], &[7, 8], &[8], &[]]) {
-        assert_eq!(offsets(&past.answer(want).unwrap()), expected);
+        assert_eq!(offsets(&history.answer(want).unwrap()), expected);
     }
     // Those who come later are told what was handed out since, too.
     catch_up.handed_out(NOW, &append(&mut stream, 100));
@@ -104,9 +106,9 @@ fn all_who_want_the_newest_share_a_read_of_it() {
     let page = stream.page(reading.filter);
     // Handed out meanwhile: it is newer than what was read.
     catch_up.handed_out(NOW, &append(&mut stream, 100));
-    let ReadResult::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
+    let ReadResult::Shared(history) = catch_up.read(NOW, reading, &page) else { panic!() };
     for want in &wants {
-        assert_eq!(offsets(&past.answer(want).unwrap()), [4]);
+        assert_eq!(offsets(&history.answer(want).unwrap()), [4]);
     }
     catch_up.handed_out(NOW, &append(&mut stream, 100));
     let late = catch_up.want_newest();
@@ -151,8 +153,8 @@ fn all_who_look_for_an_update_share_a_read_and_are_given_what_came_after_theirs(
     }
     let page = stream.page(reading.filter);
     catch_up.handed_out(NOW, &append(&mut stream, 100));
-    let ReadResult::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
-    let told = |want| offsets(&past.answer(want).unwrap());
+    let ReadResult::Shared(history) = catch_up.read(NOW, reading, &page) else { panic!() };
+    let told = |want| offsets(&history.answer(want).unwrap());
     assert_eq!(told(&wants[0]), [9, 8, 7, 6]);
     assert_eq!(told(&wants[1]), [9, 8]);
     assert_eq!(told(&wants[2]), (1..=9).rev().collect::<Vec<_>>());
@@ -223,8 +225,8 @@ fn what_is_handed_out_during_a_read_is_part_of_it() {
     // This one joined after the fourth was handed out: a past without it would be a gap.
     let meanwhile = catch_up.want(stopped(3), LIMIT);
     assert_eq!(catch_up.ask(NOW, &meanwhile), CatchUpAnswer::Wait);
-    let ReadResult::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
-    assert_eq!(offsets(&past.answer(&meanwhile).unwrap()), [4]);
+    let ReadResult::Shared(history) = catch_up.read(NOW, reading, &page) else { panic!() };
+    assert_eq!(offsets(&history.answer(&meanwhile).unwrap()), [4]);
 }
 
 #[test]
@@ -289,12 +291,14 @@ fn whoever_begins_here_is_told_of_a_read_begun_after_they_came() {
     assert_eq!(catch_up.ask(NOW, &begins), CatchUpAnswer::Wait);
     let page = stream.page(reading.filter);
     append(&mut stream, 100);
-    let ReadResult::Past(past) = catch_up.read(NOW, reading, &page) else { panic!() };
-    assert_eq!(past.answer(&begins), None, "the fourth may have come before them");
+    let ReadResult::Shared(history) = catch_up.read(NOW, reading, &page) else { panic!() };
+    assert_eq!(history.answer(&begins), None, "the fourth may have come before them");
     let second = begin(&mut catch_up, &begins);
     assert_eq!(second.filter, HistoryFilter::default());
-    let ReadResult::Past(past) = catch_up.read(NOW, second, &stream.page(second.filter)) else { panic!() };
-    assert_eq!(past.answer(&begins).unwrap().top.offset, 4);
+    let ReadResult::Shared(history) = catch_up.read(NOW, second, &stream.page(second.filter)) else {
+        panic!()
+    };
+    assert_eq!(history.answer(&begins).unwrap().top.offset, 4);
     // The more that was kept is not given up for it.
     let recovers = catch_up.want(stopped(1), LIMIT);
     assert_eq!(answered(&mut catch_up, &recovers), [2, 3]);
@@ -417,7 +421,7 @@ fn what_is_kept_is_bounded_in_number_and_in_bytes() {
     let (mut catch_up, mut stream) = (fresh(), stream(1, 10_000));
     let want = catch_up.want(stopped(0), LIMIT);
     read_until_answered(&mut catch_up, &stream, &want);
-    for _ in 0..KEPT_PUBLICATIONS_MAX {
+    for _ in 0..RETAINED_PUBLICATIONS_MAX {
         catch_up.handed_out(NOW, &append(&mut stream, 10_000));
     }
     let oldest = catch_up.want(stopped(0), u32::MAX);
@@ -426,9 +430,9 @@ fn what_is_kept_is_bounded_in_number_and_in_bytes() {
     assert!(catch_up.known(NOW, &next).is_some());
     let top = stream.position();
     for number in 1..=3 {
-        let mut large = Publication::new(Payload::binary(vec![0; KEPT_BYTES_MAX / 2]));
+        let mut large = Publication::new(Payload::binary(vec![0; RETAINED_BYTES_MAX / 2]));
         large.position = Some(StreamPosition { offset: top.offset + number, ..top });
         catch_up.handed_out(NOW, &large);
-        assert!(catch_up.bytes() <= KEPT_BYTES_MAX + size_of::<RetainedTail>());
+        assert!(catch_up.bytes() <= RETAINED_BYTES_MAX + size_of::<RetainedTail>());
     }
 }

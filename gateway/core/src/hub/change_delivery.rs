@@ -60,7 +60,7 @@ impl Hub {
             }
             let front = self.serve_newcomers(id, newcomers, sink);
             if is_for_others {
-                self.sweep_front(id, front, Bundles::after_window(told(values)), 0, sink);
+                self.sweep_front(id, front, Bundles::after_window(with_superseded(values)), 0, sink);
             }
         }
     }
@@ -85,7 +85,7 @@ impl Hub {
                 subscribers.extend(served.and_then(|at| members.live.get(at).copied()));
             }
             if !values.is_empty() && !subscribers.is_empty() {
-                sink.deliver(&subscribers, &mut Bundles::newest(told(values)));
+                sink.deliver(&subscribers, &mut Bundles::newest(with_superseded(values)));
             }
         }
         std::mem::take(&mut members.unserved) as usize
@@ -166,12 +166,12 @@ impl Hub {
         let members = &mut self.channels[id as usize];
         let waiting = members.aside.as_ref().map_or(&[][..], |aside| &aside.waiting);
         // One that waits for the stream is past what waits here.
-        let (subscriber, ahead) = match at.list() {
+        let (subscriber, waits_at) = match at.list() {
             PlaceList::Live => (members.live.get(at.index()).copied(), None),
             PlaceList::Waiting => waiting
                 .get(at.index())
                 .map_or((None, None), |waiting| (Some(waiting.subscriber), Some(waiting.position))),
-            PlaceList::Joining | PlaceList::Told => (None, None),
+            PlaceList::Joining | PlaceList::Insufficient => (None, None),
         };
         let Some(subscriber) = subscriber else { return DeliveryChangeOutcome::NotNow };
         let wants = members.apart().map(|apart| apart.wants().clone()).unwrap_or_default();
@@ -179,9 +179,11 @@ impl Hub {
             return DeliveryChangeOutcome::Never;
         }
         let wants = wants.with_newest(latest.map(NewestTerms::into));
-        let waits: SmallVec<[Arc<Prepared>; 1]> = match ahead {
+        let waits: SmallVec<[Arc<Prepared>; 1]> = match waits_at {
             Some(_) => SmallVec::new(),
-            None => members.window().map(|window| told(window.waiting_for(key))).unwrap_or_default(),
+            None => {
+                members.window().map(|window| with_superseded(window.waiting_for(key))).unwrap_or_default()
+            }
         };
         let stream = members.stream;
         let other = if wants.is_usual() { first } else { self.list_for(first, wants) };
@@ -189,9 +191,9 @@ impl Hub {
             return DeliveryChangeOutcome::Done;
         }
         // Lists that began before anything came can have begun at different places.
-        let (position, others) = (ahead.or(stream), &self.channels[other as usize]);
+        let (position, others) = (waits_at.or(stream), &self.channels[other as usize]);
         let waits_there = match (position, others.stream) {
-            _ if others.is_empty() => ahead,
+            _ if others.is_empty() => waits_at,
             (Some(at), Some(there)) if at == there => None,
             (Some(at), Some(there)) if at.epoch == there.epoch && at.offset > there.offset => Some(at),
             // What lies between is still on its way, and would not come to it there.
@@ -241,12 +243,12 @@ fn newest_of(publications: SmallVec<[Arc<Prepared>; 1]>) -> SmallVec<[Arc<Prepar
     for value in values {
         waiting.put(value);
     }
-    let mut leaves = told(waiting.take_all());
+    let mut leaves = with_superseded(waiting.take_all());
     leaves.extend(others);
     leaves
 }
 
 /// Values with how many they have superseded.
-fn told(taken: Vec<DueValue<Arc<Prepared>>>) -> SmallVec<[Arc<Prepared>; 1]> {
+fn with_superseded(taken: Vec<DueValue<Arc<Prepared>>>) -> SmallVec<[Arc<Prepared>; 1]> {
     taken.into_iter().map(|DueValue { value, superseded }| value.superseding(superseded)).collect()
 }

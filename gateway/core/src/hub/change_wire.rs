@@ -20,7 +20,7 @@ impl Hub {
                     aside.waiting.get_mut(index).map(|waiting| &mut waiting.subscriber)
                 }
                 // It is given nothing more.
-                (PlaceList::Told, _) | (_, None) => None,
+                (PlaceList::Insufficient, _) | (_, None) => None,
             };
             if let Some(subscriber) = subscriber {
                 *subscriber = subscriber.taking(variant);
@@ -45,6 +45,7 @@ mod tests {
 
     use super::*;
     use crate::hub::{Bundles, EncodingId, Prepared, Sink, Variants};
+    use crate::namespace_id::NamespaceId;
 
     /// Whom publications are handed to, and in which encoding.
     #[derive(Default)]
@@ -77,7 +78,13 @@ mod tests {
         let expected = [(1, new), (2, old), (3, new.with_patches())];
         for name in ["live", "joining"] {
             let publication = Publication::new(Payload::text("x"));
-            let prepared = Prepared::new(channel(name), publication, 0, &Arc::new(Variants::default()));
+            let prepared = Prepared::new(
+                channel(name),
+                NamespaceId::DEFAULT,
+                publication,
+                0,
+                &Arc::new(Variants::default()),
+            );
             hub.deliver(name, &[prepared], &mut handed);
             (1..=3).for_each(|key| hub.go_live(name, key, None, &mut handed));
             handed.0.sort_by_key(|(key, _)| *key);

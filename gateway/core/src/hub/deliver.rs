@@ -73,7 +73,7 @@ impl Hub {
     /// Goes one publication forward with care: someone is waiting, or there is a hole before it.
     fn advance(&mut self, id: u32, what: StreamEvent<'_>, hole: bool, sink: &mut impl Sink) {
         let Some(members) = self.channels.get_mut(id as usize) else { return };
-        let mut told = Vec::new();
+        let mut insufficient = Vec::new();
         if hole {
             self.counts.gaps += 1;
             members.forget_given();
@@ -81,7 +81,7 @@ impl Hub {
             while let Some(subscriber) = members.live.get(index).copied() {
                 if subscriber.is_positioned() {
                     members.take_live(index, id, &mut self.places);
-                    told.push(subscriber.key);
+                    insufficient.push(subscriber.key);
                 } else {
                     index += 1;
                 }
@@ -108,7 +108,7 @@ impl Hub {
                     members.make_live(waiting.subscriber, Some(waiting.position), id, &mut self.places);
                 }
                 SubscriberStep::After => afterwards.push(waiting),
-                _ => told.push(waiting.subscriber.key),
+                _ => insufficient.push(waiting.subscriber.key),
             }
         }
 
@@ -127,9 +127,9 @@ impl Hub {
         for WaitingMember { subscriber, position } in afterwards {
             members.make_live(subscriber, Some(position), id, &mut self.places);
         }
-        self.counts.insufficient += told.len() as u64;
-        for key in told {
-            members.make_told(key, id, &mut self.places);
+        self.counts.insufficient += insufficient.len() as u64;
+        for key in insufficient {
+            members.make_insufficient(key, id, &mut self.places);
             sink.insufficient(key, &members.channel);
         }
     }
@@ -170,7 +170,7 @@ enum SubscriberStep {
     /// It knows this one, but none that follow.
     After,
     /// It misses something.
-    Told,
+    Insufficient,
 }
 
 /// `comes`: where the stream comes to, if anywhere; `lost`: without what stands there.
@@ -186,7 +186,7 @@ fn turn(
     } else if comes == position {
         SubscriberStep::After
     } else if positioned && (lost || !follows(position, comes)) {
-        SubscriberStep::Told
+        SubscriberStep::Insufficient
     } else {
         SubscriberStep::Before
     }

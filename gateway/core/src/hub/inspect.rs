@@ -58,7 +58,7 @@ impl Hub {
                 let waiting = aside?.waiting.get(at.index())?;
                 of(SubscriptionStage::Ahead, waiting.subscriber, Some(waiting.position))
             }
-            PlaceList::Told => Inspected {
+            PlaceList::Insufficient => Inspected {
                 stage: SubscriptionStage::Insufficient,
                 positioned: true,
                 newest: false,

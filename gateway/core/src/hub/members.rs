@@ -44,7 +44,7 @@ pub(super) struct MembersRareState {
     /// These know more than this worker has seen: what they know already is still on its way here.
     pub(super) waiting: Vec<WaitingMember>,
     /// These were told that their stream has a hole.
-    pub(super) told: Vec<ToldMember>,
+    pub(super) insufficient: Vec<InsufficientMember>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,7 @@ pub(super) struct WaitingMember {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ToldMember {
+pub(super) struct InsufficientMember {
     pub(super) key: u32,
 }
 
@@ -192,10 +192,10 @@ impl Members {
         (taken, until)
     }
 
-    pub(super) fn make_told(&mut self, key: u32, id: u32, places: &mut Places) {
-        let told = &mut self.aside().told;
-        places.set(key, id, ListPosition::new(PlaceList::Told, told.len()));
-        told.push(ToldMember { key });
+    pub(super) fn make_insufficient(&mut self, key: u32, id: u32, places: &mut Places) {
+        let insufficient = &mut self.aside().insufficient;
+        places.set(key, id, ListPosition::new(PlaceList::Insufficient, insufficient.len()));
+        insufficient.push(InsufficientMember { key });
     }
 
     /// Takes an entry out of its list, wherever it is. Its own place is the caller's to change.
@@ -211,8 +211,8 @@ impl Members {
             (PlaceList::Waiting, Some(aside)) => {
                 swap_out(&mut aside.waiting, at.index(), PlaceList::Waiting, id, places);
             }
-            (PlaceList::Told, Some(aside)) => {
-                swap_out(&mut aside.told, at.index(), PlaceList::Told, id, places);
+            (PlaceList::Insufficient, Some(aside)) => {
+                swap_out(&mut aside.insufficient, at.index(), PlaceList::Insufficient, id, places);
             }
             (_, None) => {}
         }
@@ -271,7 +271,7 @@ impl Members {
 
 impl MembersRareState {
     fn is_unused(&self) -> bool {
-        self.joining.is_empty() && self.waiting.is_empty() && self.told.is_empty()
+        self.joining.is_empty() && self.waiting.is_empty() && self.insufficient.is_empty()
     }
 
     /// Lets go of what was held back once nobody is joining. Returns how many bytes that frees.
@@ -297,7 +297,7 @@ impl Keyed for WaitingMember {
     }
 }
 
-impl Keyed for ToldMember {
+impl Keyed for InsufficientMember {
     fn key(&self) -> u32 {
         self.key
     }

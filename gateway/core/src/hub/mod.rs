@@ -124,7 +124,7 @@ impl Hub {
             let aside = members
                 .aside
                 .as_ref()
-                .map_or(0, |aside| aside.joining.len() + aside.waiting.len() + aside.told.len());
+                .map_or(0, |aside| aside.joining.len() + aside.waiting.len() + aside.insufficient.len());
             members.live.len() + aside
         };
         self.lists(channel).map(count).sum()

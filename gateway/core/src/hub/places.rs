@@ -9,7 +9,7 @@ pub(super) enum PlaceList {
     Live = 0,
     Joining = 1,
     Waiting = 2,
-    Told = 3,
+    Insufficient = 3,
 }
 
 /// A list and an index in it, in four bytes.
@@ -30,7 +30,7 @@ impl ListPosition {
             0 => PlaceList::Live,
             1 => PlaceList::Joining,
             2 => PlaceList::Waiting,
-            _ => PlaceList::Told,
+            _ => PlaceList::Insufficient,
         }
     }
 

@@ -62,20 +62,22 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// A publication that no patch is made for. `received_micros` is when this node got hold of it, on the owner's clock,
-    /// for measuring how long it takes from there.
+    /// A publication that no patch is made for. What becomes of it is counted in `namespace`. `received_micros` is when this
+    /// node got hold of it, on the owner's clock, for measuring how long it takes from there.
     pub fn new(
         channel: Channel,
+        namespace: NamespaceId,
         publication: Publication,
         received_micros: u64,
         variants: &Arc<Variants>,
     ) -> Arc<Self> {
-        Self::of(channel, OwnedEvent::Publication(publication), None, received_micros, variants)
+        Self::of(channel, namespace, OwnedEvent::Publication(publication), None, received_micros, variants)
     }
 
     /// Any event. A publication that says so can go out as a patch of the `previous` one to those who were given that.
     pub fn of(
         channel: Channel,
+        namespace: NamespaceId,
         event: OwnedEvent,
         previous: Option<PreviousPublication>,
         received_micros: u64,
@@ -98,19 +100,10 @@ impl Prepared {
             previous,
             received_micros,
             superseded: 0,
-            namespace: NamespaceId::DEFAULT,
+            namespace,
             variants,
             first: OnceLock::new(),
         })
-    }
-
-    /// The same, counted in a namespace. To be called before anybody else has it.
-    #[must_use]
-    pub fn counted_in(mut self: Arc<Self>, namespace: NamespaceId) -> Arc<Self> {
-        if let Some(prepared) = Arc::get_mut(&mut self) {
-            prepared.namespace = namespace;
-        }
-        self
     }
 
     /// The namespace in which it is counted.
@@ -143,6 +136,7 @@ impl Prepared {
     /// A change of a key that has a number for nodes alone: subscribers are not shown it.
     pub fn unnumbered(
         channel: Channel,
+        namespace: NamespaceId,
         mut publication: Publication,
         previous: Option<PreviousPublication>,
         received_micros: u64,
@@ -150,7 +144,7 @@ impl Prepared {
     ) -> Arc<Self> {
         let position = publication.position.take();
         let event = OwnedEvent::Publication(publication);
-        let mut prepared = Self::of(channel, event, previous, received_micros, variants);
+        let mut prepared = Self::of(channel, namespace, event, previous, received_micros, variants);
         // Nobody else has it yet.
         if let Some(prepared) = Arc::get_mut(&mut prepared) {
             prepared.position = position;

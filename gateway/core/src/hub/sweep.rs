@@ -153,10 +153,10 @@ impl Hub {
                         sink.deliver(&[subscriber], &mut bundles);
                     }
                 }
-                PlaceList::Joining | PlaceList::Told => continue,
+                PlaceList::Joining | PlaceList::Insufficient => continue,
             }
             self.held_bytes -= members.take_out(at, id, &mut self.places);
-            members.make_told(key, id, &mut self.places);
+            members.make_insufficient(key, id, &mut self.places);
         }
     }
 

@@ -14,7 +14,7 @@ pub const DEFLATE_MIN_BYTES: usize = 200;
 /// 1 is fast, 9 is small. At 2 a 300-byte JSON message takes 13 µs and shrinks to two thirds.
 pub const DEFLATE_LEVEL: u8 = 2;
 /// How many deflaters are kept between messages. Each holds some hundred kilobytes.
-const DEFLATERS_KEPT_MAX: usize = 4;
+const DEFLATERS_IDLE_MAX: usize = 4;
 
 /// How broadcast messages are deflated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,7 +63,7 @@ impl PushFraming for WebSocketFrames {
         frame.resize(HEADER_BYTES_MAX, 0);
         let smaller = deflater.deflate(message, &mut frame);
         let mut idle = idle();
-        if idle.len() < DEFLATERS_KEPT_MAX {
+        if idle.len() < DEFLATERS_IDLE_MAX {
             idle.push(deflater);
         }
         drop(idle);

@@ -82,9 +82,9 @@ impl MapState {
                 let Some(entry) = self.take(&key) else {
                     return Err(NotMade::Suppressed(Suppressed::KeyNotFound));
                 };
-                let mut told = removal(&key, tags.unwrap_or(entry.publication.tags));
-                append(now, &mut told, keeping, stream, stream_bytes_max);
-                Ok(smallvec![told])
+                let mut published = removal(&key, tags.unwrap_or(entry.publication.tags));
+                append(now, &mut published, keeping, stream, stream_bytes_max);
+                Ok(smallvec![published])
             }
             KeyAction::Set(set) => {
                 self.admit(now, &key, &set, keeping)?;
@@ -109,9 +109,9 @@ impl MapState {
                 break (key, entry);
             }
         };
-        let mut told = removal(&key, entry.publication.tags);
-        append(now, &mut told, keeping, stream, stream_bytes_max);
-        Some(told)
+        let mut published = removal(&key, entry.publication.tags);
+        append(now, &mut published, keeping, stream, stream_bytes_max);
+        Some(published)
     }
 
     /// The part that the filter asks for. Its position is for the caller to say.
@@ -197,12 +197,12 @@ impl MapState {
     ) -> MapPublications {
         let SetKey { mut publication, score, version, .. } = set;
         let before = self.take(&key);
-        let mut told = MapPublications::new();
+        let mut published = MapPublications::new();
         let other_tags = |before: &&KeyEntry| !keeping.quiet && before.publication.tags != publication.tags;
         if let Some(before) = before.as_ref().filter(other_tags) {
             let mut gone = removal(&key, before.publication.tags.clone());
             append(now, &mut gone, keeping, stream, stream_bytes_max);
-            told.push(gone);
+            published.push(gone);
         }
         let number = version.as_ref().map_or(0, |version| version.number);
         publication.keyed =
@@ -219,13 +219,13 @@ impl MapState {
         }
         self.entries.insert(key, KeyEntry { publication: publication.clone(), score, expires, version });
         if publication.delta
-            && told.is_empty()
+            && published.is_empty()
             && let (Some(keyed), Some(before)) = (&mut publication.keyed, before)
         {
             keyed.before = Some(before.publication.data);
         }
-        told.push(publication);
-        told
+        published.push(publication);
+        published
     }
 
     fn refresh(&mut self, now: Moment, key: &str, keeping: &MapRetention) {

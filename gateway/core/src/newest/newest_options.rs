@@ -83,9 +83,9 @@ impl NewestOptions {
 
     /// What is kept of keys, beside what is kept of the stream. `None`: nothing.
     pub fn keeping(&self, stream: Retention) -> Option<MapRetention> {
-        let kept = Duration::from_secs(self.snapshot_ttl_s.into());
+        let snapshot_ttl = Duration::from_secs(self.snapshot_ttl_s.into());
         let true_for = Duration::from_millis(self.value_ttl_ms.into());
-        let key_ttl = if true_for.is_zero() { kept } else { kept.min(true_for) };
+        let key_ttl = if true_for.is_zero() { snapshot_ttl } else { snapshot_ttl.min(true_for) };
         self.snapshot.then_some(MapRetention {
             stream,
             key_ttl: Some(key_ttl),

@@ -99,7 +99,7 @@ struct FollowedKey {
     /// Somebody needs the content though it is no news.
     again: bool,
     /// It is being asked for.
-    asked: bool,
+    requested: bool,
 }
 
 #[derive(Debug)]
@@ -174,7 +174,7 @@ impl Poller {
                     workers: 0,
                     fresh: false,
                     again: false,
-                    asked: false,
+                    requested: false,
                 })
             }
         };
@@ -182,7 +182,7 @@ impl Poller {
         // Where nothing is known yet, what is asked for goes to everyone.
         if entry.version > version && !entry.again {
             entry.again = true;
-            if !entry.asked
+            if !entry.requested
                 && let Some((key, _)) = self.keys.get_key_value(key)
             {
                 let key = key.clone();
@@ -231,13 +231,13 @@ impl Poller {
     pub fn answered(
         &mut self,
         now: Moment,
-        asked: &[PolledKey],
+        requested: &[PolledKey],
         epoch: Epoch,
         items: Vec<PolledItem>,
         mut next_version: impl FnMut() -> u64,
     ) -> PollerUpdate {
         self.failures = 0;
-        self.put_back(asked);
+        self.put_back(requested);
         let mut taken = self.go_on_in(epoch);
         for PolledItem { key, data, version, removed } in items {
             // Nobody follows it, any more or ever.
@@ -272,15 +272,15 @@ impl Poller {
     }
 
     /// There is no answer: the backend is left alone for a while, longer each time.
-    pub fn failed(&mut self, now: Moment, asked: &[PolledKey]) {
-        self.put_back(asked);
+    pub fn failed(&mut self, now: Moment, requested: &[PolledKey]) {
+        self.put_back(requested);
         let doubled = self.settings.interval.min(Duration::from_secs(1)).max(BACKOFF_MIN);
         let pause = doubled.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MAX);
         self.failures = self.failures.saturating_add(1);
         let pause = self.about(pause);
         self.paused_until = self.paused_until.max(now + pause);
         // Those of whom somebody waits for the first content do not wait for the next round.
-        for PolledKey { key, .. } in asked {
+        for PolledKey { key, .. } in requested {
             if self.keys.get(key).is_some_and(|entry| entry.version == 0 || entry.again) {
                 self.urgent.insert(key.clone());
             }
@@ -288,8 +288,8 @@ impl Poller {
     }
 
     /// What was asked for will not be answered, and nobody is to blame.
-    pub fn forget_asked(&mut self) {
-        self.keys.values_mut().for_each(|entry| entry.asked = false);
+    pub fn forget_requests(&mut self) {
+        self.keys.values_mut().for_each(|entry| entry.requested = false);
     }
 
     /// The application has published newer content.
@@ -344,7 +344,7 @@ impl Poller {
         let mut round = BTreeSet::new();
         for (key, entry) in &mut self.keys {
             let is_fresh = std::mem::take(&mut entry.fresh);
-            if !is_fresh && !entry.asked && !self.urgent.contains(key) {
+            if !is_fresh && !entry.requested && !self.urgent.contains(key) {
                 round.insert(key.clone());
             }
         }
@@ -363,20 +363,20 @@ impl Poller {
 
     fn ask_for(&mut self, keys: Vec<Arc<str>>) -> Option<PollerStep> {
         let versioned = self.settings.versioned;
-        let asked = keys.into_iter().filter_map(|key| {
+        let requested = keys.into_iter().filter_map(|key| {
             let entry = self.keys.get_mut(&key)?;
-            entry.asked = true;
+            entry.requested = true;
             let version = if versioned && !entry.again { entry.version } else { 0 };
             Some(PolledKey { key, version })
         });
-        let asked: Vec<PolledKey> = asked.collect();
-        (!asked.is_empty()).then_some(PollerStep::Ask(asked))
+        let requested: Vec<PolledKey> = requested.collect();
+        (!requested.is_empty()).then_some(PollerStep::Ask(requested))
     }
 
-    fn put_back(&mut self, asked: &[PolledKey]) {
-        for PolledKey { key, .. } in asked {
+    fn put_back(&mut self, requested: &[PolledKey]) {
+        for PolledKey { key, .. } in requested {
             if let Some(entry) = self.keys.get_mut(key) {
-                entry.asked = false;
+                entry.requested = false;
             }
         }
     }

@@ -168,7 +168,7 @@ impl Session {
             reverse: false,
             enough_bytes: Some(self.context.settings.reply_bytes_max),
         };
-        let past = HistoryRequest { filter, epoch: Some(reader.position.epoch), sought: None, part: true };
+        let history = HistoryRequest { filter, epoch: Some(reader.position.epoch), sought: None, part: true };
         let terms = reader.terms.clone();
         (behind.awaited, behind.reading) = (ticket, true);
         // Its namespace was there when it was subscribed to.
@@ -179,7 +179,7 @@ impl Session {
             channel,
             terms,
             retention,
-            past: Some(past),
+            history: Some(history),
             presence: None,
             members: false,
             newest: None,

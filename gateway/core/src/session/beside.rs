@@ -33,12 +33,12 @@ impl Session {
             let subscribed = Subscribed { was_recovering, ..Subscribed::default() };
             return self.answer_in(Some(channel), id, Answer::Subscribe(subscribed));
         }
-        let mut asked = match RecoveryRequest::of(request, options) {
-            Ok(asked) => asked,
+        let mut recovery = match RecoveryRequest::of(request, options) {
+            Ok(recovery) => recovery,
             Err(Denial::Error(refusal)) => return self.refuse_in(now, Some(&channel), id, refusal),
             Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
-        self.narrow_to_audience(options, &channel, &mut asked, true);
+        self.narrow_to_audience(options, &channel, &mut recovery, true);
         let ticket = self.ticket();
         let subscription = &mut self.subscriptions[at];
         let JoiningStage::Live(mut live) =
@@ -50,7 +50,7 @@ impl Session {
             ticket,
             id,
             server_side: live.server_side,
-            asked,
+            recovery,
             overrides: grant.map(|grant| grant.overrides).unwrap_or_default(),
             granted: live.granted.take(),
             before: Some(live),

@@ -34,7 +34,7 @@ pub(super) struct Loading {
 
 #[derive(Debug, Default)]
 pub(super) struct LoadingChannel {
-    pub(super) asked: RecoveryRequest,
+    pub(super) recovery: RecoveryRequest,
     pub(super) overrides: Overrides,
     pub(super) granted: Option<Box<Granted>>,
     /// For the client, when it is live.

@@ -157,7 +157,7 @@ pub struct Session {
     /// Something has come from the client since the last ping.
     heard: bool,
     /// Pings that no pong has answered.
-    pongs_owed: u8,
+    pongs_pending: u8,
     /// When the last ping was made, in milliseconds: what is left of it beyond 32 bits.
     pinged_ms: u32,
     /// Bytes of long answers since the client was last known to have taken all.
@@ -168,7 +168,7 @@ pub struct Session {
 #[derive(Debug, Default)]
 struct RareSessionState {
     /// Until connected: what the client is to be told of the way.
-    told_of_way: ConnectionWay,
+    way: ConnectionWay,
     /// Where pings do not wait for it: when it is too late for the connect command's success.
     connect_by: Option<Moment>,
     events: EventLimit,
@@ -206,7 +206,7 @@ impl Session {
             asks_of_all: false,
             has_rooms: false,
             rare: (!matches!(way, ConnectionWay::Both))
-                .then(|| Box::new(RareSessionState { told_of_way: way, ..RareSessionState::default() })),
+                .then(|| Box::new(RareSessionState { way, ..RareSessionState::default() })),
             limits: SessionLimits::default(),
             deadline,
             expiry: NEVER,
@@ -216,7 +216,7 @@ impl Session {
             phase: Phase::Opening,
             awaits_pong: false,
             heard: false,
-            pongs_owed: 0,
+            pongs_pending: 0,
             pinged_ms: 0,
             sent_bytes: 0,
         };

@@ -28,9 +28,9 @@ use crate::history::HistoryPage;
 pub(super) struct ServerSubscriptions {
     greeting: Greeting,
     waiting: VecDeque<WantedSubscription>,
-    told: BTreeMap<Channel, Subscribed>,
+    announced: BTreeMap<Channel, Subscribed>,
     taken: Vec<(Channel, AcceptedSubscription)>,
-    /// Of publications in `told`.
+    /// Of publications in `announced`.
     bytes: usize,
 }
 
@@ -59,14 +59,14 @@ impl Session {
         }
         let mut wanted: BTreeMap<Channel, WantedSubscription> = BTreeMap::new();
         for subscription in by_server.into_iter().chain(self.personal()) {
-            let asked = by_client.remove(&subscription.channel).unwrap_or_default();
-            let mut one = self.server_side(now, subscription, asked)?;
+            let request = by_client.remove(&subscription.channel).unwrap_or_default();
+            let mut one = self.server_side(now, subscription, request)?;
             self.narrow(&mut one, true);
             wanted.entry(one.channel.clone()).or_insert(one);
         }
-        for (name, asked) in by_client {
+        for (name, request) in by_client {
             let name = ServerSubscription { channel: name, ..ServerSubscription::default() };
-            let mut one = match self.server_side(now, name, asked) {
+            let mut one = match self.server_side(now, name, request) {
                 Err(Denial::Error(refusal))
                     if !self.fixed && refusal.known() == Some(ErrorCode::UnknownChannel) =>
                 {
@@ -106,20 +106,20 @@ impl Session {
         &self,
         now: Moment,
         subscription: ServerSubscription,
-        asked: Subscribe,
+        request: Subscribe,
     ) -> Result<WantedSubscription, Denial> {
         let ServerSubscription { channel, info, data, expires, overrides, members } = subscription;
-        let asked = Subscribe { members, ..asked };
+        let request = Subscribe { members, ..request };
         let bytes_max = self.context.settings.channel_bytes_max as usize;
         let channel = self.context.rules.channel(&channel, bytes_max).map_err(|_| ErrorCode::BadRequest)?;
         let options = self.context.rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
         let expires = expiry(now, expires).map_err(|_| ErrorCode::Expired)?;
         // Whatever a client calls it: only its own command can read the state of keys.
-        let kind = if options.keeps_keys() { options.subscription_type.kind() } else { asked.kind };
-        let asked = Subscribe { kind, ..asked };
+        let kind = if options.keeps_keys() { options.subscription_type.kind() } else { request.kind };
+        let request = Subscribe { kind, ..request };
         let joining = JoiningSubscription {
             server_side: true,
-            asked: RecoveryRequest::of(asked, options)?,
+            recovery: RecoveryRequest::of(request, options)?,
             overrides,
             granted: Granted { info, expires, ..Granted::default() }.boxed(),
             data: data.map(Payload::of_unknown),
@@ -131,7 +131,7 @@ impl Session {
     /// Leaves to it what is for this client. `granted`: somebody has said, or is to say, that it may subscribe.
     pub(super) fn narrow(&self, wanted: &mut WantedSubscription, granted: bool) {
         let Some(options) = self.context.rules.options(&wanted.channel) else { return };
-        self.narrow_to_audience(options, &wanted.channel, &mut wanted.joining.asked, granted);
+        self.narrow_to_audience(options, &wanted.channel, &mut wanted.joining.recovery, granted);
     }
 
     /// The channel of the client's user alone.
@@ -188,7 +188,7 @@ impl Session {
             None => {
                 if let Some(arriving) = self.arriving() {
                     arriving.bytes += taken.bytes;
-                    arriving.told.insert(channel.clone(), subscribed);
+                    arriving.announced.insert(channel.clone(), subscribed);
                     arriving.taken.push((channel, taken));
                 }
             }
@@ -210,7 +210,7 @@ impl Session {
         else {
             return;
         };
-        self.welcome(now, id, arriving.greeting, arriving.told);
+        self.welcome(now, id, arriving.greeting, arriving.announced);
         for (channel, taken) in arriving.taken {
             if let Ok(at) = self.find(channel.as_str()) {
                 self.begin_following(at, taken);

@@ -88,7 +88,7 @@ impl Session {
         subs: BTreeMap<Channel, Subscribed>,
     ) {
         self.phase = Phase::Connected;
-        let super::RareSessionState { told_of_way, connect_by, .. } =
+        let super::RareSessionState { way, connect_by, .. } =
             self.rare.take().map(|rare| *rare).unwrap_or_default();
         if connect_by.is_none() {
             self.deadline = now + Duration::from_millis(self.first_ping_ms.into());
@@ -101,7 +101,7 @@ impl Session {
         };
         let by_client = self.identity.as_ref().filter(|identity| !identity.refreshed_by_server);
         let expires = by_client.and_then(|identity| identity.expires);
-        let (session, node) = match told_of_way {
+        let (session, node) = match way {
             ConnectionWay::Apart { session, node } => (Some(session), node),
             ConnectionWay::OneWay { session } => (Some(session), self.context.node.clone()),
             ConnectionWay::Both => (None, self.context.node.clone()),

@@ -14,8 +14,8 @@ impl Session {
     /// Only for subscribers with the right to publish that their subscription has given them. It leaves nothing in the
     /// channel's history: what clients tell each other is of the moment.
     pub(super) fn on_emit(&mut self, now: Moment, id: u32, channel: &str, event: Box<str>, data: Payload) {
-        let said = Tagged { data, tags: Tags::new() };
-        let forward = Forward { channel: channel.into(), event, said, to_sender: false, only: None };
+        let arguments = Tagged { data, tags: Tags::new() };
+        let forward = Forward { channel: channel.into(), event, arguments, to_sender: false, only: None };
         self.emit(now, id, forward, true);
     }
 
@@ -25,7 +25,7 @@ impl Session {
     }
 
     fn emit(&mut self, now: Moment, id: u32, forward: Forward, is_passing: bool) {
-        let Forward { channel, event, said: Tagged { data, mut tags }, to_sender, only } = forward;
+        let Forward { channel, event, arguments: Tagged { data, mut tags }, to_sender, only } = forward;
         let Some(channel) = self.channel(now, id, &channel) else { return };
         let context = self.context.clone();
         let Some(options) = context.rules.options(&channel) else {

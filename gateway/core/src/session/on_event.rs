@@ -31,7 +31,7 @@ pub(super) struct EventInFlight {
 
 impl Session {
     pub(super) fn on_event(&mut self, now: Moment, id: u32, event: EventCommand) {
-        let EventCommand { channel, event, said } = event;
+        let EventCommand { channel, event, arguments } = event;
         if !self.context.application.events {
             return self.refuse(now, id, ErrorCode::NotAvailable);
         }
@@ -41,7 +41,7 @@ impl Session {
         let rooms = self.rooms_of(&channel);
         let ticket = self.ticket();
         self.wait(ticket, id, PendingEffect::Event { channel: channel.clone() });
-        let question = Box::new(EventQuestion { channel, event, said, rooms });
+        let question = Box::new(EventQuestion { channel, event, arguments, rooms });
         self.effects.push_back(Effect::Event { ticket, question });
     }
 

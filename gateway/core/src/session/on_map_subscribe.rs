@@ -101,8 +101,8 @@ impl Session {
     ) {
         let token = std::mem::take(&mut request.token);
         let data = request.data.as_deref().cloned();
-        let asked = match RecoveryRequest::of(request, options) {
-            Ok(asked) => RecoveryRequest { since: None, ..asked },
+        let recovery = match RecoveryRequest::of(request, options) {
+            Ok(recovery) => RecoveryRequest { since: None, ..recovery },
             Err(denial) => return self.deny(now, id, denial),
         };
         // As for a stream: the application is asked where its channels say so.
@@ -113,15 +113,15 @@ impl Session {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
         let ticket = self.ticket();
-        let is_asked = asks || !token.is_empty();
-        if is_asked {
+        let asks_backend = asks || !token.is_empty();
+        if asks_backend {
             let channel = channel.clone();
             self.effects.push_back(Effect::Authorize { ticket, channel, token, data });
         }
         let loadings = &mut self.loading.get_or_insert_default().0;
         loadings.push(Loading {
             channel,
-            entry: LoadingChannel { asked, ..LoadingChannel::default() },
+            entry: LoadingChannel { recovery, ..LoadingChannel::default() },
             began_at: None,
             has_changed: false,
             held_back: false,
@@ -130,7 +130,7 @@ impl Session {
             ended: false,
         });
         let at = loadings.len() - 1;
-        if is_asked {
+        if asks_backend {
             return self.await_page(at, PageInFlight { ticket, id, wanted, awaited: LoadingAwaited::Token });
         }
         self.serve_page(now, at, id, wanted, options);
@@ -210,15 +210,20 @@ impl Session {
         let ticket = self.ticket();
         let Some(loading) = self.loading_mut(at) else { return };
         let channel = loading.channel.clone();
-        let (asked, overrides) = (loading.entry.asked.clone(), loading.entry.overrides);
+        let (recovery, overrides) = (loading.entry.recovery.clone(), loading.entry.overrides);
         let granted = loading.entry.granted.clone();
-        let given =
-            SubscriptionTerms::new(options, &asked, overrides, self.rights(&channel), self.context.insecure);
+        let given = SubscriptionTerms::new(
+            options,
+            &recovery,
+            overrides,
+            self.rights(&channel),
+            self.context.insecure,
+        );
         let presence = given.presence.then(|| self.info(granted.as_deref()));
-        let (terms, retention) = (given.terms(asked.filter), options.retention());
+        let (terms, retention) = (given.terms(recovery.filter), options.retention());
         self.await_page(at, PageInFlight { ticket, id, wanted, awaited: LoadingAwaited::Join });
         let join =
-            Join { ticket, channel, terms, retention, past: None, presence, members: false, newest: None };
+            Join { ticket, channel, terms, retention, history: None, presence, members: false, newest: None };
         self.effects.push_back(Effect::Join(Box::new(join)));
     }
 
@@ -255,9 +260,9 @@ impl Session {
         loading.began_at = began_at;
         loading.has_changed |= began_at != top;
         let is_of_another_life = top.is_some_and(|top| {
-            let told = &wanted.since.epoch;
+            let epoch = &wanted.since.epoch;
             began_at.is_some_and(|began| began.epoch != top.epoch)
-                || !told.is_empty() && **told != *top.epoch.as_str()
+                || !epoch.is_empty() && **epoch != *top.epoch.as_str()
         });
         if is_of_another_life {
             self.stop_loading(at);
@@ -268,8 +273,8 @@ impl Session {
         }
         // What has changed since the first page comes by the stream, or is held back: in its order.
         entries.retain(|entry| began_at.is_none_or(|began| entry.offset() <= began.offset));
-        let asked = &loading.entry.asked;
-        if let Some(filter) = &asked.filter {
+        let recovery = &loading.entry.recovery;
+        if let Some(filter) = &recovery.filter {
             entries.retain(|entry| filter.matches(&entry.tags));
         }
         if !has_stream {
@@ -285,9 +290,9 @@ impl Session {
             let since = since.map(|began| Since { offset: began.offset, epoch: began.epoch.as_str().into() });
             return self.enter(now, at, id, (wanted, entries), since, options);
         }
-        let (channel, asked) = (loading.channel.clone(), asked.clone());
+        let (channel, recovery) = (loading.channel.clone(), recovery.clone());
         let bytes = publications_bytes(&entries);
-        let delta = self.gives_patches(&channel, &asked, options);
+        let delta = self.gives_patches(&channel, &recovery, options);
         let keyed = KeyedAnswer {
             kind: SubscriptionKind::Map,
             phase: Phase::State,
@@ -317,13 +322,13 @@ impl Session {
         let Err(place) = self.find(channel.as_str()) else { return };
         let has_stream = since.is_some();
         let stands_at = began_at.filter(|_| !has_stream);
-        let LoadingChannel { asked, overrides, granted, data } = entry;
+        let LoadingChannel { recovery, overrides, granted, data } = entry;
         let ticket = self.ticket();
         let state_bytes = publications_bytes(&state);
         let joining = JoiningSubscription {
             ticket,
             id,
-            asked: RecoveryRequest { since, ..asked },
+            recovery: RecoveryRequest { since, ..recovery },
             overrides,
             granted,
             data,
@@ -344,7 +349,7 @@ impl Session {
     pub(super) fn reads_stream_first(&mut self, at: usize, page: Option<&HistoryPage>) -> bool {
         let Some(page) = page else { return false };
         let Some(joining) = self.subscriptions[at].joining() else { return false };
-        let (Some(arrived), Some(since)) = (&joining.keyed, &joining.asked.since) else { return false };
+        let (Some(arrived), Some(since)) = (&joining.keyed, &joining.recovery.since) else { return false };
         let is_of_this_life = *since.epoch == *page.top.epoch.as_str();
         let is_ahead = since.offset > page.top.offset;
         if arrived.wanted.page.phase != Phase::Stream
@@ -358,7 +363,7 @@ impl Session {
         let Some(options) = options else { return false };
         let Subscription { channel, stage } = self.remove(at);
         let JoiningStage::Joining(joining) = stage else { return false };
-        let JoiningSubscription { id, asked, overrides, granted, data, keyed, ended, .. } = *joining;
+        let JoiningSubscription { id, recovery, overrides, granted, data, keyed, ended, .. } = *joining;
         let Some(arrived) = keyed else { return false };
         self.leave(channel.clone(), None);
         let ticket = self.ticket();
@@ -371,8 +376,12 @@ impl Session {
         };
         let read =
             Effect::History { ticket, channel: channel.clone(), filter, retention: options.retention() };
-        let entry =
-            LoadingChannel { asked: RecoveryRequest { since: None, ..asked }, overrides, granted, data };
+        let entry = LoadingChannel {
+            recovery: RecoveryRequest { since: None, ..recovery },
+            overrides,
+            granted,
+            data,
+        };
         let loadings = &mut self.loading.get_or_insert_default().0;
         loadings.push(Loading {
             channel,
@@ -402,12 +411,12 @@ impl Session {
         publications.truncate(count);
         let last = publications.last().map_or(wanted.since.offset, Publication::offset);
         let Some(loading) = self.loading_mut(at) else { return };
-        if let Some(filter) = &loading.entry.asked.filter {
+        if let Some(filter) = &loading.entry.recovery.filter {
             publications.retain(|publication| filter.matches(&publication.tags));
         }
-        let (channel, asked) = (loading.channel.clone(), loading.entry.asked.clone());
+        let (channel, recovery) = (loading.channel.clone(), loading.entry.recovery.clone());
         let options = context.rules.options(&channel);
-        let delta = options.is_some_and(|options| self.gives_patches(&channel, &asked, options));
+        let delta = options.is_some_and(|options| self.gives_patches(&channel, &recovery, options));
         let keyed =
             KeyedAnswer { kind: SubscriptionKind::Map, phase: Phase::Stream, ..KeyedAnswer::default() };
         let position = Some(StreamPosition { offset: last, ..top });
@@ -433,11 +442,11 @@ impl Session {
     }
 
     /// Whether the subscriber will be sent patches, so that the form of what it has before is theirs.
-    fn gives_patches(&self, channel: &Channel, asked: &RecoveryRequest, options: &ChannelOptions) -> bool {
+    fn gives_patches(&self, channel: &Channel, recovery: &RecoveryRequest, options: &ChannelOptions) -> bool {
         let rights = self.rights(channel);
         SubscriptionTerms::new(
             options,
-            asked,
+            recovery,
             crate::effect::Overrides::default(),
             rights,
             self.context.insecure,

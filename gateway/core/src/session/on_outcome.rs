@@ -28,11 +28,11 @@ impl Session {
                 }
                 (JoiningStage::Joining(_), OutcomeResult::Joined(result)) => self.on_joined(now, at, result),
                 (JoiningStage::Joining(_), OutcomeResult::JoinedAmong(result)) => {
-                    let result = result.map(|(past, members)| {
+                    let result = result.map(|(page, members)| {
                         if let Some(joining) = self.subscriptions[at].joining_mut() {
                             joining.members = Some(members);
                         }
-                        past
+                        page
                     });
                     self.on_joined(now, at, result);
                 }

@@ -11,10 +11,10 @@ use crate::effect::{Denial, Effect, Resolved};
 
 impl Session {
     pub(super) fn resolve(&mut self, id: u32, mut request: Subscribe) {
-        let Some(asked) = request.ask.take() else { return };
+        let Some(question) = request.ask.take() else { return };
         let (ticket, channel) = (self.ticket(), request.channel.clone());
         self.wait(ticket, id, PendingEffect::Resolve { request: Box::new(request) });
-        self.effects.push_back(Effect::Resolve { ticket, channel, asked: *asked });
+        self.effects.push_back(Effect::Resolve { ticket, channel, question: *question });
     }
 
     /// From here on it is as if the client had shown a token of the application's.
@@ -47,12 +47,12 @@ impl Session {
         if options.keeps_keys() {
             return self.refuse_in(now, Some(&channel), id, ErrorCode::NotAvailable);
         }
-        let mut asked = match RecoveryRequest::of(request, options) {
-            Ok(asked) => asked,
+        let mut recovery = match RecoveryRequest::of(request, options) {
+            Ok(recovery) => recovery,
             Err(denial) => return self.deny(now, id, denial),
         };
-        self.narrow_to_audience(options, &channel, &mut asked, true);
-        let joining = Box::new(JoiningSubscription { id, asked, ..JoiningSubscription::default() });
+        self.narrow_to_audience(options, &channel, &mut recovery, true);
+        let joining = Box::new(JoiningSubscription { id, recovery, ..JoiningSubscription::default() });
         self.joining += 1;
         self.insert(at, Subscription { channel, stage: JoiningStage::Authorizing(joining) });
         self.on_authorized(now, at, Ok(grant));

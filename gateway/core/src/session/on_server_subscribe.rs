@@ -26,8 +26,8 @@ impl Session {
             return Err(ErrorCode::NotAvailable);
         }
         let Since { offset, epoch } = since.clone().unwrap_or_default();
-        let asked = Subscribe { recover: since.is_some(), offset, epoch, ..Subscribe::default() };
-        let mut wanted = match self.server_side(now, subscription, asked) {
+        let request = Subscribe { recover: since.is_some(), offset, epoch, ..Subscribe::default() };
+        let mut wanted = match self.server_side(now, subscription, request) {
             Ok(wanted) => wanted,
             Err(Denial::Error(refusal)) => return Err(refusal.known().unwrap_or(ErrorCode::Internal)),
             Err(Denial::Disconnect(_)) => return Err(ErrorCode::BadRequest),
@@ -67,11 +67,11 @@ impl Session {
     pub(super) fn return_to(&mut self, now: Moment, rooms: Vec<(Channel, Since)>) {
         let context = self.context.clone();
         for (room, Since { offset, epoch }) in rooms {
-            let asked =
+            let request =
                 Subscribe { recover: true, offset, epoch, reject_unrecovered: true, ..Subscribe::default() };
             let subscription =
                 ServerSubscription { channel: room.as_str().into(), ..ServerSubscription::default() };
-            match self.server_side(now, subscription, asked) {
+            match self.server_side(now, subscription, request) {
                 Ok(wanted) if self.find(room.as_str()).is_err() => self.begin_joining(wanted, &context),
                 Ok(_) => {}
                 Err(_) => return self.close(Disconnect::INSUFFICIENT_STATE),

@@ -19,7 +19,7 @@ use super::on_map_subscribe::unnumbered;
 use super::session_state::{
     Granted, JoiningStage, JoiningSubscription, LiveSubscription, Phase, Subscription,
 };
-use super::terms::{PastGiven, RecoveryRequest, SubscriptionTerms};
+use super::terms::{InitialHistory, RecoveryRequest, SubscriptionTerms};
 use crate::channel_rules::ChannelOptions;
 use crate::delta;
 use crate::effect::{
@@ -88,16 +88,16 @@ impl Session {
         }
         let token = std::mem::take(&mut request.token);
         let data = request.data.as_deref().cloned();
-        let mut asked = match RecoveryRequest::of(request, options) {
-            Ok(asked) => asked,
+        let mut recovery = match RecoveryRequest::of(request, options) {
+            Ok(recovery) => recovery,
             Err(Denial::Error(refusal)) => return self.refuse_in(now, Some(&channel), id, refusal),
             Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
         // Whoever brings a token, or is asked about, may have what is not private.
         let granted = self.asks_of_all || !token.is_empty() || options.subscribe_hook;
-        self.narrow_to_audience(options, &channel, &mut asked, granted);
+        self.narrow_to_audience(options, &channel, &mut recovery, granted);
         if self.asks_of_all {
-            return self.ask_about(at, channel, id, asked, token, data);
+            return self.ask_about(at, channel, id, recovery, token, data);
         }
         // The application is asked where its channels say so. What their names keep from others is no question.
         let asks = token.is_empty()
@@ -108,10 +108,11 @@ impl Session {
             return self.refuse_about(now, &channel, id, ErrorCode::PermissionDenied);
         }
         if !token.is_empty() || asks {
-            return self.ask_about(at, channel, id, asked, token, data);
+            return self.ask_about(at, channel, id, recovery, token, data);
         }
         let ticket = self.ticket();
-        let joining = Box::new(JoiningSubscription { ticket, id, asked, ..JoiningSubscription::default() });
+        let joining =
+            Box::new(JoiningSubscription { ticket, id, recovery, ..JoiningSubscription::default() });
         self.joining += 1;
         self.insert(at, Subscription { channel, stage: JoiningStage::Joining(joining) });
         self.join(at, options);
@@ -123,12 +124,13 @@ impl Session {
         at: usize,
         channel: Channel,
         id: u32,
-        asked: RecoveryRequest,
+        recovery: RecoveryRequest,
         token: Box<str>,
         data: Option<Payload>,
     ) {
         let ticket = self.ticket();
-        let joining = Box::new(JoiningSubscription { ticket, id, asked, ..JoiningSubscription::default() });
+        let joining =
+            Box::new(JoiningSubscription { ticket, id, recovery, ..JoiningSubscription::default() });
         self.joining += 1;
         self.effects.push_back(Effect::Authorize { ticket, channel: channel.clone(), token, data });
         self.insert(at, Subscription { channel, stage: JoiningStage::Authorizing(joining) });
@@ -176,7 +178,7 @@ impl Session {
         joining.data = grant.data.clone().map(Payload::of_unknown);
         joining.then = grant.then.take();
         if let Some(resumed) = &resumed {
-            joining.asked.since = Some(resumed.since.clone());
+            joining.recovery.since = Some(resumed.since.clone());
         }
         joining.resumed = resumed;
         joining.granted = granted(grant, expires).boxed();
@@ -235,27 +237,28 @@ impl Session {
     ) -> Result<(Subscribed, AcceptedSubscription), Refusal> {
         let subscription = &mut self.subscriptions[at];
         let Some(joining) = subscription.joining() else { return Err(ErrorCode::Internal.into()) };
-        if joining.given.past == PastGiven::NewestOfKeys
+        if joining.given.initial_history == InitialHistory::NewestOfKeys
             && page.as_ref().is_some_and(|page| publications_bytes(&page.publications) > NEWEST_BYTES_MAX)
         {
             return Err(ErrorCode::LimitExceeded.into());
         }
-        let SubscriptionTerms { past, was_recovering, recoverable, positioned, .. } = joining.given;
-        let since = joining.asked.since.as_ref();
+        let SubscriptionTerms { initial_history, was_recovering, recoverable, positioned, .. } =
+            joining.given;
+        let since = joining.recovery.since.as_ref();
         let is_up_to_date = |page: &HistoryPage| since.is_some_and(|since| is_recovered(since, page));
         let mut after = None;
-        if past == PastGiven::After
+        if initial_history == InitialHistory::After
             && let Some(page) = &mut page
         {
             page.publications.reverse();
-            after = joining.asked.after.as_ref().and_then(|wanted| begin_after(wanted, page));
+            after = joining.recovery.after.as_ref().and_then(|wanted| begin_after(wanted, page));
         }
-        let recovered = page.as_ref().is_some_and(|page| match past {
-            PastGiven::Nothing => false,
-            PastGiven::After => after.is_some(),
-            PastGiven::Missed => is_up_to_date(page),
-            PastGiven::Newest => is_newest(since, page),
-            PastGiven::NewestOfKeys => true,
+        let recovered = page.as_ref().is_some_and(|page| match initial_history {
+            InitialHistory::Nothing => false,
+            InitialHistory::After => after.is_some(),
+            InitialHistory::Missed => is_up_to_date(page),
+            InitialHistory::Newest => is_newest(since, page),
+            InitialHistory::NewestOfKeys => true,
         });
         // Whoever comes in by reading the state has missed nothing.
         let was_recovering =
@@ -270,7 +273,7 @@ impl Session {
             && page.as_ref().is_some_and(|page| {
                 !recovered || since.is_some_and(|since| *since.epoch != *page.top.epoch.as_str())
             });
-        if is_useless || was_recovering && !recovered && joining.asked.reject_unrecovered {
+        if is_useless || was_recovering && !recovered && joining.recovery.reject_unrecovered {
             return Err(ErrorCode::UnrecoverablePosition.into());
         }
 
@@ -281,7 +284,7 @@ impl Session {
         let JoiningSubscription {
             id,
             server_side,
-            asked,
+            recovery,
             given,
             granted,
             data,
@@ -308,26 +311,26 @@ impl Session {
         let is_streamed = options.is_some_and(|options| options.retention().keeps_history());
         let mut publications = page.filter(|_| recovered).map(|page| page.publications).unwrap_or_default();
         // A client that is given what it missed counts on from where it stood.
-        let counts_from = match (past, &asked.since, publications.first()) {
-            _ if !recovered || past == PastGiven::NewestOfKeys => None,
-            (PastGiven::Newest, Some(since), Some(newest))
+        let counts_from = match (initial_history, &recovery.since, publications.first()) {
+            _ if !recovered || initial_history == InitialHistory::NewestOfKeys => None,
+            (InitialHistory::Newest, Some(since), Some(newest))
                 if newest.position.is_some_and(|position| stands_at(since, position)) =>
             {
                 // It has this one.
                 publications.clear();
                 None
             }
-            (PastGiven::Newest | PastGiven::After, _, first) => {
+            (InitialHistory::Newest | InitialHistory::After, _, first) => {
                 first.map(|first| first.offset().saturating_sub(1))
             }
             (_, since, _) => since.as_ref().map(|since| since.offset),
         };
-        let filter = asked.filter;
+        let filter = recovery.filter;
         let state_bytes = keyed.as_ref().map_or(0, |arrived| arrived.state_bytes);
         let stands_at = keyed.as_ref().and_then(|arrived| arrived.stands_at);
-        let (bytes, rest) = match past {
+        let (bytes, rest) = match initial_history {
             // They are in no order in which they could be read on.
-            PastGiven::NewestOfKeys => (publications_bytes(&publications), None),
+            InitialHistory::NewestOfKeys => (publications_bytes(&publications), None),
             _ => self.leave_for_later(&mut publications, used + state_bytes),
         };
         let wants = |publication: &Publication| {
@@ -366,7 +369,8 @@ impl Session {
             None => {
                 // Without a stream there is nothing to wait for, and nothing to read on from.
                 let position = top.filter(|_| !is_polled).or(stands_at);
-                let may_read_on = top.is_some() && (past != PastGiven::NewestOfKeys || is_streamed);
+                let may_read_on =
+                    top.is_some() && (initial_history != InitialHistory::NewestOfKeys || is_streamed);
                 AfterReply::GoLive(GoLive { channel, position, terms, may_read_on, has_last })
             }
         };
@@ -382,7 +386,8 @@ impl Session {
             delta: given.delta,
             patches: if given.delta { delta::chain(&publications) } else { Vec::new() },
             publications,
-            recovered: recovered && (was_recovering || !is_keyed && past != PastGiven::NewestOfKeys),
+            recovered: recovered
+                && (was_recovering || !is_keyed && initial_history != InitialHistory::NewestOfKeys),
             was_recovering,
             after: after.flatten(),
             data: data.map(Box::new),
@@ -456,7 +461,7 @@ impl Session {
         let had_readers = subscription.is_known();
         let (id, is_returning) = match &subscription.stage {
             JoiningStage::Authorizing(joining) | JoiningStage::Joining(joining) => {
-                let is_to_be_whole = joining.id == 0 && joining.asked.reject_unrecovered;
+                let is_to_be_whole = joining.id == 0 && joining.recovery.reject_unrecovered;
                 (joining.id, joining.resumed.is_some() || is_to_be_whole)
             }
             JoiningStage::Live(_) => return,
@@ -487,7 +492,7 @@ impl Session {
                 true => Overrides { force_recovery: Some(true), ..joining.overrides },
                 false => joining.overrides,
             };
-            let given = SubscriptionTerms::new(options, &joining.asked, overrides, rights, insecure);
+            let given = SubscriptionTerms::new(options, &joining.recovery, overrides, rights, insecure);
             let is_without_state = joining.server_side && options.keeps_keys();
             joining.given = if is_without_state { given.changes_alone() } else { given };
         }
@@ -504,39 +509,41 @@ impl Session {
         let subscription = &mut self.subscriptions[at];
         let Some(joining) = subscription.joining_mut() else { return };
         let given = joining.given;
-        let (ticket, asked) = (joining.ticket, &joining.asked);
+        let (ticket, recovery) = (joining.ticket, &joining.recovery);
         // What others were told may end before what this one has read of the state.
         let part = given.delta && joining.keyed.as_ref().is_some_and(|arrived| arrived.has_changed);
-        let past = |filter| HistoryRequest { filter, epoch: Some(Epoch::EMPTY), sought: None, part };
+        let request = |filter| HistoryRequest { filter, epoch: Some(Epoch::EMPTY), sought: None, part };
         let retention = options.retention();
-        let newest = options.newest_kept().filter(|_| given.past == PastGiven::NewestOfKeys);
-        let past =
-            (retention.keeps_history() && newest.is_none()).then(|| match (given.past, &asked.since) {
-                (PastGiven::Missed, Some(since)) => HistoryRequest {
+        let newest =
+            options.newest_retention().filter(|_| given.initial_history == InitialHistory::NewestOfKeys);
+        let history = (retention.keeps_history() && newest.is_none()).then(|| {
+            match (given.initial_history, &recovery.since) {
+                (InitialHistory::Missed, Some(since)) => HistoryRequest {
                     epoch: Epoch::parse(&since.epoch),
-                    ..past(HistoryFilter {
+                    ..request(HistoryFilter {
                         since: Some(since.offset),
                         limit: self.context.settings.recovery_limit_max,
                         ..HistoryFilter::default()
                     })
                 },
-                (PastGiven::After, _) => HistoryRequest {
-                    sought: asked.after.clone(),
-                    ..past(HistoryFilter {
+                (InitialHistory::After, _) => HistoryRequest {
+                    sought: recovery.after.clone(),
+                    ..request(HistoryFilter {
                         limit: self.context.settings.recovery_limit_max,
                         reverse: true,
                         ..HistoryFilter::default()
                     })
                 },
-                (PastGiven::Newest, _) => {
-                    past(HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() })
+                (InitialHistory::Newest, _) => {
+                    request(HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() })
                 }
-                _ => past(HistoryFilter::default()),
-            });
-        let (terms, members) = (given.terms(asked.filter.clone()), asked.members);
+                _ => request(HistoryFilter::default()),
+            }
+        });
+        let (terms, members) = (given.terms(recovery.filter.clone()), recovery.members);
         let channel = subscription.channel.clone();
         let presence = given.presence.then(|| self.info_in(at));
-        let join = Join { ticket, channel, terms, retention, past, presence, members, newest };
+        let join = Join { ticket, channel, terms, retention, history, presence, members, newest };
         self.effects.push_back(Effect::Join(Box::new(join)));
     }
 

@@ -45,7 +45,7 @@ impl Session {
     pub fn handle_transport_pong(&mut self, now: Moment) {
         if self.protocol.heartbeat() == Heartbeat::Transport && self.awaits_pong {
             // Of several pings it does not say which one it answers.
-            if std::mem::take(&mut self.pongs_owed) == 1 {
+            if std::mem::take(&mut self.pongs_pending) == 1 {
                 self.note_acknowledged(now);
             }
             self.take_pong();
@@ -54,12 +54,12 @@ impl Session {
 
     /// The protocol's pong.
     pub(super) fn on_pong(&mut self, now: Moment) {
-        let is_asked = self.pongs_owed > 0 && self.protocol.heartbeat() != Heartbeat::Transport;
-        if self.phase != Phase::Connected || !is_asked {
+        let is_pong_pending = self.pongs_pending > 0 && self.protocol.heartbeat() != Heartbeat::Transport;
+        if self.phase != Phase::Connected || !is_pong_pending {
             return self.close(Disconnect::BAD_REQUEST.because("a pong that nobody has asked for"));
         }
-        self.pongs_owed -= 1;
-        if self.pongs_owed == 0 {
+        self.pongs_pending -= 1;
+        if self.pongs_pending == 0 {
             self.note_acknowledged(now);
         }
         if self.awaits_pong {
@@ -116,7 +116,7 @@ impl Session {
         }
         self.awaits_pong = true;
         self.pinged_ms = now.0 as u32;
-        self.pongs_owed = self.pongs_owed.saturating_add(1);
+        self.pongs_pending = self.pongs_pending.saturating_add(1);
         self.heard = false;
         self.deadline = now + self.context.settings.pong_timeout();
     }

@@ -71,14 +71,14 @@ impl Session {
         &self,
         options: &ChannelOptions,
         channel: &Channel,
-        asked: &mut RecoveryRequest,
+        recovery: &mut RecoveryRequest,
         granted: bool,
     ) {
-        let topics = std::mem::take(&mut asked.topics);
+        let topics = std::mem::take(&mut recovery.topics);
         let open = granted || self.may_subscribe(options, channel);
         if let Some(audience) = self.audience(options, channel, topics, open) {
-            let own = asked.filter.take();
-            asked.filter = Some(Arc::new(TagFilter::of_audience(audience, own.as_deref())));
+            let own = recovery.filter.take();
+            recovery.filter = Some(Arc::new(TagFilter::of_audience(audience, own.as_deref())));
         }
     }
 

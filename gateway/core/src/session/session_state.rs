@@ -119,7 +119,7 @@ pub(super) struct JoiningSubscription {
     /// Of the command. 0 if the server makes it.
     pub(super) id: u32,
     pub(super) server_side: bool,
-    pub(super) asked: RecoveryRequest,
+    pub(super) recovery: RecoveryRequest,
     pub(super) overrides: Overrides,
     /// Set when it is joined.
     pub(super) given: SubscriptionTerms,

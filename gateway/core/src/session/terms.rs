@@ -100,7 +100,7 @@ pub(super) fn latest(
 
 /// Which part of the retained history a subscriber is given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) enum PastGiven {
+pub(super) enum InitialHistory {
     #[default]
     Nothing,
     /// All since it stopped reading.
@@ -115,7 +115,7 @@ pub(super) enum PastGiven {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct SubscriptionTerms {
-    pub(super) past: PastGiven,
+    pub(super) initial_history: InitialHistory,
     /// Its reply says so: it asked for history, or is given it unasked.
     pub(super) was_recovering: bool,
     pub(super) recoverable: bool,
@@ -135,8 +135,15 @@ impl SubscriptionTerms {
     /// For one that the server subscribes to a channel of keys, and that is not given its state: it is told of changes as
     /// they come, and follows nothing.
     pub(super) fn changes_alone(self) -> Self {
-        let past = PastGiven::Nothing;
-        Self { past, was_recovering: false, recoverable: false, positioned: false, delta: false, ..self }
+        let initial_history = InitialHistory::Nothing;
+        Self {
+            initial_history,
+            was_recovering: false,
+            recoverable: false,
+            positioned: false,
+            delta: false,
+            ..self
+        }
     }
 
     /// How it follows the channel.
@@ -155,7 +162,7 @@ impl SubscriptionTerms {
     /// make possible.
     pub(super) fn new(
         options: &ChannelOptions,
-        asked: &RecoveryRequest,
+        recovery: &RecoveryRequest,
         overrides: Overrides,
         rights: Rights,
         insecure: bool,
@@ -165,47 +172,47 @@ impl SubscriptionTerms {
         let keyed = options.keeps_keys();
         let force_recovery = overrides.force_recovery.unwrap_or(options.force_recovery);
         let force_positioning = overrides.force_positioning.unwrap_or(options.force_positioning);
-        let floats = asked.latest.is_some() || asked.chooses;
+        let floats = recovery.latest.is_some() || recovery.chooses;
         let may_recover = streamed
             && !floats
             && (insecure || keyed || force_recovery || may_recover(options) || rights.history);
         let recoverable =
-            may_recover && (keyed || force_recovery || asked.recoverable || asked.since.is_some());
-        let seeks = asked.after.is_some();
+            may_recover && (keyed || force_recovery || recovery.recoverable || recovery.since.is_some());
+        let seeks = recovery.after.is_some();
         let may_position = may_recover || options.allow_positioning;
         // Whoever misses something has the newest values given anew.
-        let has_snapshot = options.newest.snapshot && asked.after.is_none();
+        let has_snapshot = options.newest.snapshot && recovery.after.is_none();
         let positioned = recoverable
             || keyed
             || floats && has_snapshot
-            || streamed && (force_positioning || asked.positioned && may_position);
+            || streamed && (force_positioning || recovery.positioned && may_position);
         let cached = options.force_recovery_mode == RecoveryMode::Cache && !keyed;
         let was_recovering =
-            asked.since.is_some() || seeks || recoverable && cached && options.auto_cache_recover;
+            recovery.since.is_some() || seeks || recoverable && cached && options.auto_cache_recover;
         Self {
-            past: match (was_recovering && may_recover, cached) {
-                _ if has_snapshot && (floats || asked.since.is_none()) => PastGiven::NewestOfKeys,
-                (false, _) => PastGiven::Nothing,
-                (true, _) if seeks => PastGiven::After,
-                (true, false) => PastGiven::Missed,
-                (true, true) => PastGiven::Newest,
+            initial_history: match (was_recovering && may_recover, cached) {
+                _ if has_snapshot && (floats || recovery.since.is_none()) => InitialHistory::NewestOfKeys,
+                (false, _) => InitialHistory::Nothing,
+                (true, _) if seeks => InitialHistory::After,
+                (true, false) => InitialHistory::Missed,
+                (true, true) => InitialHistory::Newest,
             },
             was_recovering,
             recoverable,
             positioned,
             joins: overrides.force_push_join_leave.unwrap_or(options.force_push_join_leave)
-                || asked.joins && (insecure || options.allow_join_leave || rights.presence),
+                || recovery.joins && (insecure || options.allow_join_leave || rights.presence),
             // Whoever has some left out, or may miss some, has not the payload that a patch is of; nor has who reads a
             // state whose changes are not kept: what has changed since the first page is left out of the others.
             delta: positioned
                 && !floats
                 && (recoverable || !keyed)
-                && asked.delta
-                && asked.filter.is_none()
+                && recovery.delta
+                && recovery.filter.is_none()
                 && options.allowed_delta_types.contains(&DeltaType::Fossil),
             announced: overrides.join_leave.unwrap_or(options.join_leave),
             presence: overrides.presence.unwrap_or(options.presence),
-            latest: asked.latest,
+            latest: recovery.latest,
             floats,
         }
     }

@@ -49,7 +49,7 @@ fn row(homes: usize, cut_s: u64, history: u32, report: &Report) -> String {
         ms(report.there[0]),
         ms(report.there[1]),
         report.refused[1],
-        report.asked[1],
+        report.requests[1],
         report.recovered,
         report.lost,
         report.other_order,
@@ -73,7 +73,7 @@ fn with_one_home_both_regions_see_one_order_and_nothing_is_missing_untold() {
         for history in [50, 1_000] {
             let report = run(setting(1, cut_s, history));
             assert_eq!(report.other_order, 0, "there is one order");
-            let accepted = report.asked[0] + report.asked[1] - report.refused[1];
+            let accepted = report.requests[0] + report.requests[1] - report.refused[1];
             assert_eq!(report.refused[0], 0, "who is at home is not refused");
             assert_eq!(report.seen[0], accepted);
             assert_eq!(report.seen[1] + report.lost, accepted, "seen, or told to be missing");
@@ -88,7 +88,7 @@ fn with_a_home_in_each_region_nobody_is_refused_and_orders_differ() {
         let report = run(setting(2, cut_s, 1_000));
         assert_eq!((report.refused, report.lost), ([0, 0], 0));
         assert_eq!(report.accepted_within, [Duration::ZERO; 2]);
-        assert_eq!(report.seen, [report.asked[0] + report.asked[1]; 2]);
+        assert_eq!(report.seen, [report.requests[0] + report.requests[1]; 2]);
         assert!(report.other_order > 0, "what is published within the link's delay has no common order");
     }
 }

@@ -35,7 +35,7 @@ pub struct Setting {
 /// By region where there are two.
 #[derive(Debug, Default)]
 pub struct Report {
-    pub asked: [u64; 2],
+    pub requests: [u64; 2],
     pub refused: [u64; 2],
     /// The longest that a publisher waited for a yes.
     pub accepted_within: [Duration; 2],
@@ -65,11 +65,11 @@ enum Event {
         stream: usize,
         region: usize,
         number: u64,
-        asked: Moment,
+        requested_at: Moment,
     },
     Answered {
         region: usize,
-        asked: Moment,
+        requested_at: Moment,
     },
     Arrives {
         stream: usize,
@@ -138,7 +138,7 @@ struct World {
     feeds: [Vec<Feed>; 2],
     /// What each region's subscribers saw, in their order.
     saw: [Vec<u64>; 2],
-    asked_at: FxHashMap<u64, (usize, Moment)>,
+    origins: FxHashMap<u64, (usize, Moment)>,
     /// Which publication each position names.
     named: FxHashMap<(usize, StreamPosition), u64>,
     delays: FxHashMap<(usize, usize), Vec<Duration>>,
@@ -164,7 +164,7 @@ pub fn run(setting: Setting) -> Report {
         streams,
         feeds,
         saw: [Vec::new(), Vec::new()],
-        asked_at: FxHashMap::default(),
+        origins: FxHashMap::default(),
         named: FxHashMap::default(),
         delays: FxHashMap::default(),
         report: Report::default(),
@@ -223,15 +223,15 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Ask { region, number } => {
-                self.report.asked[region] += 1;
-                self.asked_at.insert(number, (region, self.now));
+                self.report.requests[region] += 1;
+                self.origins.insert(number, (region, self.now));
                 let stream = if self.setting.homes == 1 { 0 } else { region };
-                let append = Event::Append { stream, region, number, asked: self.now };
+                let append = Event::Append { stream, region, number, requested_at: self.now };
                 if !self.send(region, self.home(stream), append) {
                     self.report.refused[region] += 1;
                 }
             }
-            Event::Append { stream, region, number, asked } => {
+            Event::Append { stream, region, number, requested_at } => {
                 let retention = Retention { size: self.setting.history, ttl: Duration::from_secs(3_600) };
                 let mut publication = Publication::new(Payload::json(number.to_string()));
                 let at = self.streams[stream].append(self.now, &mut publication, retention, usize::MAX);
@@ -242,11 +242,11 @@ impl World {
                     self.send(self.home(stream), to, arrives);
                 }
                 // Who hears nothing does not know; it was made all the same.
-                self.send(self.home(stream), region, Event::Answered { region, asked });
+                self.send(self.home(stream), region, Event::Answered { region, requested_at });
             }
-            Event::Answered { region, asked } => {
+            Event::Answered { region, requested_at } => {
                 let within = &mut self.report.accepted_within[region];
-                *within = (*within).max(self.now - asked);
+                *within = (*within).max(self.now - requested_at);
             }
             Event::Arrives { stream, region, publication } => {
                 match self.feeds[region][stream].admit(*publication) {
@@ -324,11 +324,11 @@ impl World {
         let position = publication.position.expect("it is of a stream");
         assert_eq!(self.named[&(stream, position)], number, "a position names one publication");
         self.saw[region].push(number);
-        let (publisher, asked) = self.asked_at[&number];
+        let (publisher, requested_at) = self.origins[&number];
         if from_history {
             self.report.recovered += 1;
         } else {
-            self.delays.entry((publisher, region)).or_default().push(self.now - asked);
+            self.delays.entry((publisher, region)).or_default().push(self.now - requested_at);
         }
     }
 

@@ -27,16 +27,16 @@ fn client() -> Client {
 
 fn subscribe(client: &mut Client, rest: &str) -> (Vec<String>, Vec<String>) {
     client.says(&format!(r#"{{"id":2,"subscribe":{{{rest}}}}}"#));
-    let asked = client.did();
+    let effects_of = client.did();
     client.answer(joined(None));
-    (asked, client.did())
+    (effects_of, client.did())
 }
 
 #[test]
 fn a_subscriber_is_announced_once_it_has_been_told_and_again_when_it_leaves() {
     let mut client = client();
-    let (asked, did) = subscribe(&mut client, r#""channel":"told:a""#);
-    assert_eq!(asked, ["join told:a"]);
+    let (effects_of, did) = subscribe(&mut client, r#""channel":"told:a""#);
+    assert_eq!(effects_of, ["join told:a"]);
     assert_eq!(did[1..], ["live told:a", "announce told:a ann joined"]);
     client.says(r#"{"id":3,"unsubscribe":{"channel":"told:a"}}"#);
     assert_eq!(client.did()[..2], ["leave told:a", "announce told:a ann left"]);
@@ -45,10 +45,10 @@ fn a_subscriber_is_announced_once_it_has_been_told_and_again_when_it_leaves() {
 
 #[test]
 fn it_is_told_of_others_where_it_asks_and_may_or_where_all_are() {
-    let asked = |rest: &str| subscribe(&mut client(), rest).0;
-    assert_eq!(asked(r#""channel":"told:a","join_leave":true"#), ["join told:a joins"]);
-    assert_eq!(asked(r#""channel":"silent:a","join_leave":true"#), ["join silent:a"]);
-    assert_eq!(asked(r#""channel":"forced:a""#), ["join forced:a joins"]);
+    let effects_of = |rest: &str| subscribe(&mut client(), rest).0;
+    assert_eq!(effects_of(r#""channel":"told:a","join_leave":true"#), ["join told:a joins"]);
+    assert_eq!(effects_of(r#""channel":"silent:a","join_leave":true"#), ["join silent:a"]);
+    assert_eq!(effects_of(r#""channel":"forced:a""#), ["join forced:a joins"]);
 }
 
 #[test]

@@ -138,7 +138,7 @@ struct Observed {
     is_json: bool,
     answers_pings: bool,
     next_id: u32,
-    asked: Vec<Effect>,
+    awaited: Vec<Effect>,
     tickets: BTreeSet<Ticket>,
     /// Ids said, and whether they were replied to.
     replied: BTreeMap<u32, bool>,
@@ -181,7 +181,7 @@ impl Observed {
             is_json,
             answers_pings: true,
             next_id: 1,
-            asked: Vec::new(),
+            awaited: Vec::new(),
             tickets: BTreeSet::new(),
             replied: BTreeMap::new(),
             places: BTreeMap::new(),
@@ -201,8 +201,8 @@ impl Observed {
                 self.session.handle_message(self.now, Message { kind, data: &data });
             }
             Event::Answers(at, kind, right) => {
-                if !self.asked.is_empty() {
-                    let effect = self.asked.remove(at.index(self.asked.len()));
+                if !self.awaited.is_empty() {
+                    let effect = self.awaited.remove(at.index(self.awaited.len()));
                     let (ticket, result) = outcome(&effect, self.now, kind);
                     let result = if right { result } else { other_than(&result) };
                     self.session.handle_outcome(self.now, Outcome { ticket, result });
@@ -282,7 +282,7 @@ impl Observed {
                 Effect::Close(_) => self.closed = true,
                 Effect::Join(join) => {
                     let before = self.places.insert(join.channel.clone(), Place::Joining);
-                    let reads_on = join.past.as_ref().is_some_and(|past| past.part);
+                    let reads_on = join.history.as_ref().is_some_and(|history| history.part);
                     let expected = reads_on.then_some(Place::Joining);
                     assert_eq!(before, expected, "{} is joined twice", join.channel);
                 }
@@ -314,12 +314,12 @@ impl Observed {
             }
             if let Some(ticket) = ticket(&effect) {
                 assert!(self.tickets.insert(ticket), "{ticket:?} is used twice");
-                self.asked.push(effect);
+                self.awaited.push(effect);
             }
         }
         // Room, and renewals, beside the joins. Of those that are no longer waited for some may be left.
         let others = 2 + 2 * CHANNELS.len();
-        assert!(self.asked.len() <= JOINS_MAX + others || self.closed, "too much is awaited");
+        assert!(self.awaited.len() <= JOINS_MAX + others || self.closed, "too much is awaited");
         assert_eq!(self.session.is_closed(), self.closed);
         assert_eq!(self.session.poll_timeout().is_none(), self.closed);
         let known: Vec<&Channel> = self.session.subscriptions().collect();
@@ -371,10 +371,10 @@ impl Observed {
     /// Answers everything that is awaited, until nothing is.
     fn settle(&mut self) {
         for _ in 0..10_000 {
-            if self.closed || self.asked.is_empty() {
+            if self.closed || self.awaited.is_empty() {
                 break;
             }
-            let effect = self.asked.remove(0);
+            let effect = self.awaited.remove(0);
             let (ticket, result) = outcome(&effect, self.now, Kind::Good);
             self.session.handle_outcome(self.now, Outcome { ticket, result });
             self.look();
@@ -462,7 +462,7 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
         }
         Effect::Message { .. } => OutcomeResult::Messaged(refusal.map_or(Ok(Some(Payload::json("1"))), Err)),
         Effect::Join(join) => OutcomeResult::Joined(failed(error).map(|()| {
-            let since = join.past.as_ref()?.filter.since.unwrap_or(0);
+            let since = join.history.as_ref()?.filter.since.unwrap_or(0);
             let publications = read.publications.into_iter().filter(|one| one.offset() > since);
             Some(HistoryPage { publications: publications.collect(), ..read })
         })),

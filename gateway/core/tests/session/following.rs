@@ -13,9 +13,9 @@ use shared::protocol::event_source::{EventSource, EventSourceRequest};
 use crate::support::{CLIENT, Client, context, joined, page, with_settings};
 
 fn asking(context: Context, query: &str, last_event_id: &str) -> Client {
-    let asked = EventSourceRequest::read(query, Some(last_event_id.as_bytes())).unwrap();
-    let protocol = EventSource { types: asked.types(), retry_ms: 1_000 };
-    let connect: Connect = asked.connect();
+    let request = EventSourceRequest::read(query, Some(last_event_id.as_bytes())).unwrap();
+    let protocol = EventSource { types: request.types(), retry_ms: 1_000 };
+    let connect: Connect = request.connect();
     let way = ConnectionWay::OneWay { session: "s".into() };
     Client::that_asks(way, Arc::new(protocol), context, Some(Box::new(connect)))
 }

@@ -17,12 +17,12 @@ use crate::support::{Client, context, joined, page};
 struct ByName;
 
 impl Planner for ByName {
-    fn plan(&self, asked: &RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>> {
+    fn plan(&self, operation: &RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>> {
         let value = ValueRule { non_null: false, of: ValueType::Any };
         let selection = Arc::new(FieldSelection { key: "m".into(), value });
-        let (channel, ask) = match asked.query.strip_prefix('@') {
+        let (channel, ask) = match operation.query.strip_prefix('@') {
             Some(question) => ("", Some(Payload::text(question.to_owned()))),
-            None => (&*asked.query, None),
+            None => (&*operation.query, None),
         };
         Ok(Plan::Subscribe(PlannedSubscription { channel: channel.into(), ask, selection }))
     }
@@ -70,7 +70,7 @@ impl Connected {
 }
 
 /// What is told of a publication whose payload is its offset, to one that counts.
-fn told(id: &str, offset: u64) -> String {
+fn next_event(id: &str, offset: u64) -> String {
     format!(
         r#"< {{"id":"{id}","type":"next","payload":{{"data":{{"m":{offset}}},"extensions":{{"tidegate":{{"position":{{"epoch":"life","offset":{offset}}}}}}}}}}}"#
     )
@@ -97,7 +97,10 @@ fn a_second_reader_that_comes_back_has_the_subscription_joined_anew_from_there()
     assert_eq!(joins, ["join log:x since 2 limit 300 positioned present"]);
     let did = one.answer(joined(Some(page(&[3, 4, 5], 5))));
     let first = r#"< {"id":"a","type":"next","payload":{"data":{"m":5}}}"#.to_owned();
-    assert_eq!(did, [told("b", 3), told("b", 4), first, told("b", 5), "live log:x @5".to_owned()]);
+    assert_eq!(
+        did,
+        [next_event("b", 3), next_event("b", 4), first, next_event("b", 5), "live log:x @5".to_owned()]
+    );
     assert_eq!(one.client.session.subscriptions().count(), 1);
 }
 

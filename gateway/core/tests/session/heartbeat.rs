@@ -193,11 +193,11 @@ fn first_pings_are_spread_over_half_an_interval() {
 }
 
 /// A session on a wire that asks for a sign of life before anything is said.
-fn asked_at_once() -> Session {
-    asked_at_once_by(0)
+fn connecting_at_once() -> Session {
+    connecting_at_once_by(0)
 }
 
-fn asked_at_once_by(seed: u64) -> Session {
+fn connecting_at_once_by(seed: u64) -> Session {
     let settings = SessionSettings { connect_timeout_ms: 45_000, ..SessionSettings::default() };
     let opening = Opening {
         client: ClientId::from_random(7),
@@ -212,13 +212,13 @@ fn asked_at_once_by(seed: u64) -> Session {
 
 #[test]
 fn a_client_that_is_asked_from_the_beginning_is_asked_in_time() {
-    let latest = asked_at_once_by(12_500);
+    let latest = connecting_at_once_by(12_500);
     assert_eq!(latest.poll_timeout(), Some(Moment(21_875)), "seven eighths of 25 seconds");
 }
 
 #[test]
 fn a_client_that_is_asked_from_the_beginning_has_its_time_to_connect_nonetheless() {
-    let mut session = asked_at_once();
+    let mut session = connecting_at_once();
     for at in [12_500, 37_500] {
         assert_eq!(session.poll_timeout(), Some(Moment(at)));
         session.handle_timeout(Moment(at));
@@ -232,7 +232,7 @@ fn a_client_that_is_asked_from_the_beginning_has_its_time_to_connect_nonetheless
 
 #[test]
 fn a_client_that_is_asked_from_the_beginning_is_gone_without_an_answer() {
-    let mut session = asked_at_once();
+    let mut session = connecting_at_once();
     session.handle_timeout(Moment(12_500));
     session.handle_timeout(Moment(20_500));
     assert_eq!(session.poll_effect(), Some(Effect::Ping));
@@ -241,7 +241,7 @@ fn a_client_that_is_asked_from_the_beginning_is_gone_without_an_answer() {
 
 #[test]
 fn pings_go_on_as_they_were_when_the_client_connects() {
-    let mut session = asked_at_once();
+    let mut session = connecting_at_once();
     let message = Message { kind: MessageKind::Text, data: br#"{"id":1,"connect":{}}"# };
     session.handle_message(Moment(5_000), message);
     let Some(Effect::Authenticate { ticket, .. }) = session.poll_effect() else {

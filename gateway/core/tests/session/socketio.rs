@@ -33,9 +33,9 @@ fn namespaced() -> Context {
 
 fn opened() -> Client {
     let mut routes = Routes::default();
-    let said = |to, to_sender| Route::Publish(ForwardRule { to, event: None, to_sender });
-    routes.add("say", said(Destination::Namespace, true));
-    routes.add("whisper", said(Destination::Room(RoomName::Argument(0)), false));
+    let publish = |to, to_sender| Route::Publish(ForwardRule { to, event: None, to_sender });
+    routes.add("say", publish(Destination::Namespace, true));
+    routes.add("whisper", publish(Destination::Room(RoomName::Argument(0)), false));
     let entry = |tell: Option<&str>| RoomRule {
         room: RoomName::Argument(0),
         rooms: Vec::new(),
@@ -95,7 +95,7 @@ fn handled(handled: EventActions) -> OutcomeResult {
     OutcomeResult::Handled(Ok(Box::new(handled)))
 }
 
-fn said(data: &str, count: usize) -> Box<Tagged> {
+fn acknowledgement(data: &str, count: usize) -> Box<Tagged> {
     let tags = Tags::from([("args".into(), count.to_string().into())]);
     Box::new(Tagged { data: Payload::json(data.to_owned()), tags })
 }
@@ -292,7 +292,10 @@ fn the_application_hears_of_an_event_and_where_the_client_is() {
     in_room(&mut client, "a");
     client.says(r#"24["ask",1,{"b":2}]"#);
     assert_eq!(client.did(), [r#"event io:* ask [1,{"b":2}] in io:a"#]);
-    client.answer(handled(EventActions { acknowledge: Some(said("[1,2]", 2)), ..EventActions::default() }));
+    client.answer(handled(EventActions {
+        acknowledge: Some(acknowledgement("[1,2]", 2)),
+        ..EventActions::default()
+    }));
     assert_eq!(client.did(), ["< 34[1,2]"]);
     client.says(r#"25["ask"]"#);
     client.did();
@@ -322,7 +325,7 @@ fn what_the_application_wants_done_is_done_in_order_and_then_acknowledged() {
             Emitted::Own { channel: channel("io:*"), publication: event("own", "2") },
             published("io:*", "3"),
         ],
-        acknowledge: Some(said("[\"done\"]", 1)),
+        acknowledge: Some(acknowledgement("[\"done\"]", 1)),
         end: false,
     }));
     assert_eq!(client.did(), ["leave io:a", "join io:b"], "who is told of it is to be there");

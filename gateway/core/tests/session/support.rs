@@ -32,7 +32,7 @@ pub(crate) struct Client {
     pub(crate) session: Session,
     pub(crate) now: Moment,
     /// Effects whose outcome is awaited, with the channel they are about.
-    asked: VecDeque<(Ticket, String)>,
+    awaited: VecDeque<(Ticket, String)>,
     /// Why each leave was.
     pub(crate) ended: Vec<Option<Ended>>,
 }
@@ -60,7 +60,7 @@ impl Client {
         let now = Moment(1_000_000);
         let client = ClientId::from_random(7);
         let opening = Opening { client, protocol, context: Arc::new(context), way, connect, seed: 0 };
-        Self { session: Session::open(now, opening), now, asked: VecDeque::new(), ended: Vec::new() }
+        Self { session: Session::open(now, opening), now, awaited: VecDeque::new(), ended: Vec::new() }
     }
 
     /// Connected, as nobody in particular.
@@ -107,14 +107,14 @@ impl Client {
 
     /// Answers the oldest effect that awaits it.
     pub(crate) fn answer(&mut self, result: OutcomeResult) {
-        let (ticket, _) = self.asked.pop_front().expect("no effect is awaited");
+        let (ticket, _) = self.awaited.pop_front().expect("no effect is awaited");
         self.session.handle_outcome(self.now, Outcome { ticket, result });
     }
 
     /// Answers the effect that is awaited for this channel.
     pub(crate) fn answer_for(&mut self, channel: &str, result: OutcomeResult) {
-        let at = self.asked.iter().position(|(_, about)| about == channel).expect("no effect is awaited");
-        let (ticket, _) = self.asked.remove(at).unwrap();
+        let at = self.awaited.iter().position(|(_, about)| about == channel).expect("no effect is awaited");
+        let (ticket, _) = self.awaited.remove(at).unwrap();
         self.session.handle_outcome(self.now, Outcome { ticket, result });
     }
 
@@ -156,9 +156,9 @@ impl Client {
                 self.ask(ticket, "");
                 format!("reauthenticate {token}")
             }
-            Effect::Resolve { ticket, channel, asked } => {
+            Effect::Resolve { ticket, channel, question } => {
                 self.ask(ticket, "");
-                format!("resolve {channel} {}", String::from_utf8_lossy(&asked.bytes))
+                format!("resolve {channel} {}", String::from_utf8_lossy(&question.bytes))
             }
             Effect::SignIn { ticket, token, .. } => {
                 self.ask(ticket, "");
@@ -171,7 +171,7 @@ impl Client {
             Effect::Join(join) => {
                 self.ask(join.ticket, join.channel.as_str());
                 let mut line = format!("join {}", join.channel);
-                if let Some(history) = join.past.map(|past| past.filter) {
+                if let Some(history) = join.history.map(|history| history.filter) {
                     line += if history.reverse { " newest" } else { "" };
                     line += &history.since.map_or(String::new(), |since| format!(" since {since}"));
                     line += &format!(" limit {}", history.limit);
@@ -219,7 +219,7 @@ impl Client {
             Effect::Event { ticket, question } => {
                 self.ask(ticket, question.channel.as_str());
                 let rooms: String = question.rooms.iter().map(|room| format!(" in {room}")).collect();
-                let data = String::from_utf8_lossy(&question.said.data.bytes).into_owned();
+                let data = String::from_utf8_lossy(&question.arguments.data.bytes).into_owned();
                 format!("event {} {} {data}{rooms}", question.channel, question.event)
             }
             Effect::ChangeDelivery { ticket, channel, latest } => {
@@ -287,8 +287,8 @@ impl Client {
     }
 
     fn ask(&mut self, ticket: Ticket, about: &str) {
-        assert!(self.asked.iter().all(|(known, _)| *known != ticket), "{ticket:?} is used twice");
-        self.asked.push_back((ticket, about.to_owned()));
+        assert!(self.awaited.iter().all(|(known, _)| *known != ticket), "{ticket:?} is used twice");
+        self.awaited.push_back((ticket, about.to_owned()));
     }
 }
 

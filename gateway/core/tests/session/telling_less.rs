@@ -36,15 +36,15 @@ fn client() -> Client {
 fn subscribe(rest: &str, answer: HistoryPage) -> (String, Vec<String>) {
     let mut client = client();
     client.says(&format!(r#"{{"id":2,"subscribe":{{{rest}}}}}"#));
-    let asked = client.did().remove(0);
+    let effect = client.did().remove(0);
     client.answer(joined(Some(answer)));
-    (asked, client.did())
+    (effect, client.did())
 }
 
 #[test]
 fn the_newest_publication_is_all_that_a_cache_gives() {
-    let (asked, did) = subscribe(r#""channel":"cache:a","recover":true"#, page(&[7], 7));
-    assert_eq!(asked, "join cache:a newest limit 1 positioned");
+    let (effect, did) = subscribe(r#""channel":"cache:a","recover":true"#, page(&[7], 7));
+    assert_eq!(effect, "join cache:a newest limit 1 positioned");
     assert!(
         did[0].contains(r#""offset":6,"publications":[{"data":7,"offset":7}],"recovered":true"#),
         "{did:?}"
@@ -69,10 +69,10 @@ fn an_empty_cache_is_told_as_such() {
 
 #[test]
 fn whoever_comes_first_is_given_it_unasked_where_that_is_set() {
-    let (asked, _) = subscribe(r#""channel":"cache:a""#, page(&[], 7));
-    assert_eq!(asked, "join cache:a limit 0 positioned");
-    let (asked, did) = subscribe(r#""channel":"auto:a""#, page(&[7], 7));
-    assert_eq!(asked, "join auto:a newest limit 1 positioned");
+    let (effect, _) = subscribe(r#""channel":"cache:a""#, page(&[], 7));
+    assert_eq!(effect, "join cache:a limit 0 positioned");
+    let (effect, did) = subscribe(r#""channel":"auto:a""#, page(&[7], 7));
+    assert_eq!(effect, "join auto:a newest limit 1 positioned");
     assert!(did[0].contains(r#""recovered":true"#) && did[0].contains(r#""was_recovering":true"#));
 }
 
@@ -94,8 +94,8 @@ fn what_a_filter_leaves_out_is_left_out_of_what_was_missed_too() {
     missed.publications[1].tags.insert("a".into(), "1".into());
     let filter = r#""tf":{"key":"a","cmp":"eq","val":"1"}"#;
     let recover = format!(r#""channel":"tags:a","recover":true,"epoch":"life","offset":2,{filter}"#);
-    let (asked, did) = subscribe(&recover, missed);
-    assert_eq!(asked, "join tags:a since 2 limit 300 positioned filtered");
+    let (effect, did) = subscribe(&recover, missed);
+    assert_eq!(effect, "join tags:a since 2 limit 300 positioned filtered");
     assert!(did[0].contains(r#""offset":2,"publications":[{"data":4,"offset":4"#), "{did:?}");
     assert!(did[0].contains(r#""recovered":true"#) && did[0].matches(r#""data":"#).count() == 1);
     assert_eq!(did[1], "live tags:a @5", "and nothing is lost by it");
@@ -111,8 +111,8 @@ fn what_was_missed_comes_whole_at_first_and_then_as_what_has_changed() {
         publication.delta = true;
     }
     let recover = r#""channel":"delta:a","delta":"fossil","recover":true,"epoch":"life","offset":2"#;
-    let (asked, did) = subscribe(recover, missed.clone());
-    assert_eq!(asked, "join delta:a since 2 limit 300 positioned delta");
+    let (effect, did) = subscribe(recover, missed.clone());
+    assert_eq!(effect, "join delta:a since 2 limit 300 positioned delta");
     assert!(did[0].contains(r#"{"data":"{\"symbol\":\"AAPL\",\"price\":3"#), "{did:?}");
     assert_eq!(did[0].matches(r#""delta":true"#).count(), 3, "two patches and the agreement: {did:?}");
     assert_eq!(did[0].matches("AAPL").count(), 1);

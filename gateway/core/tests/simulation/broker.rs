@@ -38,7 +38,7 @@ pub(crate) struct Link {
     pub(crate) node_life: u32,
     lane: Lane,
     /// What the node has asked for, whether or not the link is up.
-    asked: BTreeSet<Channel>,
+    wanted: BTreeSet<Channel>,
     /// What the broker delivers over the present link.
     subscribed: BTreeSet<Channel>,
 }
@@ -105,13 +105,13 @@ impl Broker {
         let Some(link) = self.links.get_mut(node).filter(|link| link.node_life == life) else { return };
         match what {
             Question::Subscribe(channel) => {
-                link.asked.insert(channel.clone());
+                link.wanted.insert(channel.clone());
                 if link.up {
                     link.subscribe(node, channel, net);
                 }
             }
             Question::Unsubscribe(channel) => {
-                link.asked.remove(&channel);
+                link.wanted.remove(&channel);
                 link.subscribed.remove(&channel);
             }
             Question::History(channel, filter, purpose) => {
@@ -147,10 +147,10 @@ impl Broker {
                 let page = (!failed).then(|| self.read_state(&channel, &filter, net));
                 net.send_to_node(node, life, 1..30, NodeEvent::State { channel, page, wire, ticket });
             }
-            Question::Poll(channel, asked) => {
+            Question::Poll(channel, requested) => {
                 let failed = net.dice.chance(net.plan.failed_reads);
-                let answer = (!failed).then(|| self.application.answer(&asked));
-                net.send_to_node(node, life, 1..120, NodeEvent::Polled { channel, asked, answer });
+                let answer = (!failed).then(|| self.application.answer(&requested));
+                net.send_to_node(node, life, 1..120, NodeEvent::Polled { channel, requested, answer });
             }
             Question::Announce(channel, event) => self.announce(&channel, &event, net, checkers),
         }
@@ -168,7 +168,7 @@ impl Broker {
     pub(crate) fn restore_link(&mut self, node: usize, net: &mut Net) {
         let link = &mut self.links[node];
         link.up = true;
-        for channel in link.asked.clone() {
+        for channel in link.wanted.clone() {
             link.subscribe(node, channel, net);
         }
         let time = link.lane.arrival(net.now, 5);
@@ -246,7 +246,7 @@ impl Broker {
 
     /// How many subscriptions of channels the nodes have.
     pub(crate) fn subscriptions(&self) -> usize {
-        self.links.iter().map(|link| link.asked.len()).sum()
+        self.links.iter().map(|link| link.wanted.len()).sum()
     }
 
     pub(crate) fn retention(&self, channel: &Channel) -> Retention {

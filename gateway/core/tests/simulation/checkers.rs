@@ -129,15 +129,15 @@ impl Reader {
         Self { channel, kind, position: None, last: None }
     }
 
-    /// The reply to a subscribe command that asked to recover from `asked`. Returns whether the reader was told that
+    /// The reply to a subscribe command that asked to recover from `position_sent`. Returns whether the reader was told that
     /// it may have missed something.
     pub(crate) fn begin(
         &mut self,
-        asked: Option<&(String, u64)>,
+        position_sent: Option<&(String, u64)>,
         result: &ReceivedSubscribeResult<'_>,
     ) -> bool {
         self.last = None;
-        assert_eq!(result.was_recovering, asked.is_some());
+        assert_eq!(result.was_recovering, position_sent.is_some());
         let streamed = !result.epoch.is_empty();
         assert_eq!(
             result.positioned,
@@ -148,15 +148,15 @@ impl Reader {
         );
         if !result.recovered {
             self.position = result.positioned.then(|| (result.epoch.to_string(), result.offset));
-            return asked.is_some();
+            return position_sent.is_some();
         }
-        let (epoch, offset) = asked.expect("only who asks recovers");
+        let (epoch, offset) = position_sent.expect("only who asks recovers");
         assert_eq!(
             (result.epoch.as_ref(), result.offset),
             (epoch.as_str(), *offset),
             "recovered from elsewhere"
         );
-        assert_eq!(self.position.as_ref(), asked, "the reader went on while it was away");
+        assert_eq!(self.position.as_ref(), position_sent, "the reader went on while it was away");
         false
     }
 

@@ -18,7 +18,7 @@ use crate::subscription::{State, Subscription};
 
 /// What a reply will be to.
 #[derive(Debug)]
-pub(crate) enum Asked {
+pub(crate) enum SentCommand {
     /// With where it stopped reading what the server subscribes it to.
     Connect {
         from: BTreeMap<Channel, (String, u64)>,
@@ -49,7 +49,7 @@ pub(crate) struct Client {
     connected: bool,
     leaving: bool,
     next_id: u32,
-    asked: BTreeMap<u32, Asked>,
+    sent_commands: BTreeMap<u32, SentCommand>,
     subscriptions: BTreeMap<Channel, Subscription>,
     pub(crate) maps: BTreeMap<Channel, Map>,
     pub(crate) follower: Option<Follower>,
@@ -77,7 +77,7 @@ impl Client {
             connected: false,
             leaving: false,
             next_id: 0,
-            asked: BTreeMap::new(),
+            sent_commands: BTreeMap::new(),
             subscriptions,
             maps: maps
                 .into_iter()
@@ -100,7 +100,7 @@ impl Client {
             if subscription.kind != Kind::Served {
                 continue;
             }
-            subscription.state = State::Asked;
+            subscription.state = State::Requested;
             let position = subscription.reader.position.clone();
             let (epoch, offset) = position.clone().unwrap_or_default();
             let subscribe = Subscribe {
@@ -112,7 +112,7 @@ impl Client {
             connect.subs.insert(channel.as_str().into(), subscribe);
             from.extend(position.map(|position| (channel.clone(), position)));
         }
-        self.command(Request::Connect(Box::new(connect)), Asked::Connect { from }, &mut frame);
+        self.command(Request::Connect(Box::new(connect)), SentCommand::Connect { from }, &mut frame);
         let channels: Vec<_> = self.subscriptions.keys().cloned().collect();
         for channel in channels {
             self.ask_to_subscribe(&channel, &mut frame);
@@ -304,24 +304,28 @@ impl Client {
                     self.later(50..500, ClientEvent::Subscribe(channel), net);
                 }
                 Received::Reply { id, outcome } => {
-                    let asked = self.asked.remove(&id).expect("a reply answers a command, once");
+                    let command = self.sent_commands.remove(&id).expect("a reply answers a command, once");
                     match outcome {
-                        Ok(answer) => self.on_answer(asked, answer, broker, net, checkers),
+                        Ok(answer) => self.on_answer(command, answer, broker, net, checkers),
                         // It has ended meanwhile, and the client was told.
-                        Err(refusal) if matches!(asked, Asked::Track) => assert_eq!(refusal.code, 103),
-                        Err(refusal) if matches!(asked, Asked::Map { .. }) => {
-                            self.on_map_refused(asked, refusal.code, net);
+                        Err(refusal) if matches!(command, SentCommand::Track) => {
+                            assert_eq!(refusal.code, 103)
+                        }
+                        Err(refusal) if matches!(command, SentCommand::Map { .. }) => {
+                            self.on_map_refused(command, refusal.code, net);
                         }
                         Err(refusal) => {
-                            assert_eq!(refusal.code, 100, "{asked:?}: {refusal:?}");
-                            if matches!(asked, Asked::Connect { .. }) {
+                            assert_eq!(refusal.code, 100, "{command:?}: {refusal:?}");
+                            if matches!(command, SentCommand::Connect { .. }) {
                                 net.stats.count("connects refused");
                                 let wire = self.wire.expect("it reads");
                                 net.up(wire, |wire| NodeEvent::Closed { wire });
                                 self.disconnected();
                                 return self.later(100..2000, ClientEvent::Connect, net);
                             }
-                            let Asked::Subscribe { channel, .. } = asked else { panic!("{asked:?} failed") };
+                            let SentCommand::Subscribe { channel, .. } = command else {
+                                panic!("{command:?} failed")
+                            };
                             let (_, subscription) = self.subscription(channel.as_str());
                             subscription.state = State::Off;
                             net.stats.count("subscribes refused");
@@ -336,14 +340,14 @@ impl Client {
 
     fn on_answer(
         &mut self,
-        asked: Asked,
+        command: SentCommand,
         answer: ClientResult<'_>,
         broker: &mut Broker,
         net: &mut Net,
         checkers: &Checkers,
     ) {
-        match (asked, answer) {
-            (Asked::Connect { from }, ClientResult::Connect(mut result)) => {
+        match (command, answer) {
+            (SentCommand::Connect { from }, ClientResult::Connect(mut result)) => {
                 self.connected = true;
                 let wire = self.wire.expect("it reads");
                 for (channel, subscription) in &mut self.subscriptions {
@@ -370,9 +374,9 @@ impl Client {
                 }
                 assert!(result.subs.is_empty(), "only what the server was to subscribe it to");
             }
-            (Asked::Subscribe { channel, from }, ClientResult::Subscribe(result)) => {
+            (SentCommand::Subscribe { channel, from }, ClientResult::Subscribe(result)) => {
                 let (_, subscription) = self.subscription(channel.as_str());
-                assert_eq!(subscription.state, State::Asked);
+                assert_eq!(subscription.state, State::Requested);
                 if subscription.begin(from.as_ref(), result, net, checkers) {
                     net.stats.count("told that recovery failed");
                     // History holds less with time: what it could serve now it could serve then.
@@ -386,7 +390,7 @@ impl Client {
                     }
                 }
             }
-            (Asked::Unsubscribe { channel }, ClientResult::Other) => {
+            (SentCommand::Unsubscribe { channel }, ClientResult::Other) => {
                 let (channel, subscription) = self.subscription(channel.as_str());
                 // The node may have ended it first, and then it was asked for again already.
                 if subscription.state == State::On {
@@ -394,25 +398,25 @@ impl Client {
                 }
                 self.later(300..3000, ClientEvent::Subscribe(channel), net);
             }
-            (Asked::Map { channel }, ClientResult::Subscribe(result)) => {
+            (SentCommand::Map { channel }, ClientResult::Subscribe(result)) => {
                 let next = self.map(channel.as_str()).on_answer(result, net);
                 if let Some(next) = next {
-                    self.ask_at_once(Request::Subscribe(next), Asked::Map { channel }, net);
+                    self.ask_at_once(Request::Subscribe(next), SentCommand::Map { channel }, net);
                 }
             }
-            (Asked::UnsubscribeMap { channel }, ClientResult::Other) => {
+            (SentCommand::UnsubscribeMap { channel }, ClientResult::Other) => {
                 let map = self.map(channel.as_str());
                 if map.state == State::On {
                     map.state = State::Off;
                 }
                 self.later(300..3000, ClientEvent::Subscribe(channel), net);
             }
-            (Asked::SubscribePolled, ClientResult::Subscribe(result)) => {
+            (SentCommand::SubscribePolled, ClientResult::Subscribe(result)) => {
                 self.on_polled_begun(&result.epoch, net)
             }
-            (Asked::Track, ClientResult::Other) => net.stats.count("keys followed"),
-            (Asked::Publish, ClientResult::Other) => net.stats.count("publications by clients"),
-            (asked, answer) => panic!("{answer:?} does not answer {asked:?}"),
+            (SentCommand::Track, ClientResult::Other) => net.stats.count("keys followed"),
+            (SentCommand::Publish, ClientResult::Other) => net.stats.count("publications by clients"),
+            (command, answer) => panic!("{answer:?} does not answer {command:?}"),
         }
     }
 
@@ -442,12 +446,12 @@ impl Client {
         if net.dice.chance(300) {
             let data = Broker::payload(&channel, broker.number());
             let request = Request::Publish { channel: channel.as_str().into(), data };
-            self.command(request, Asked::Publish, &mut frame);
+            self.command(request, SentCommand::Publish, &mut frame);
         } else if subscription.state == State::On && subscription.wanted && subscription.kind != Kind::Served
         {
             subscription.wanted = false;
             let request = Request::Unsubscribe { channel: channel.as_str().into() };
-            self.command(request, Asked::Unsubscribe { channel }, &mut frame);
+            self.command(request, SentCommand::Unsubscribe { channel }, &mut frame);
         }
         self.send(frame, net);
     }
@@ -458,7 +462,7 @@ impl Client {
         if is_servers || !subscription.wanted || subscription.state != State::Off || self.wire.is_none() {
             return;
         }
-        subscription.state = State::Asked;
+        subscription.state = State::Requested;
         let filtered = subscription.kind == Kind::Filtered;
         let patched = subscription.kind == Kind::Patched;
         let recoverable = filtered || patched || subscription.kind == Kind::Recoverable;
@@ -479,8 +483,8 @@ impl Client {
             join_leave: subscription.members.is_some(),
             ..Subscribe::default()
         };
-        let asked = Asked::Subscribe { channel: channel.clone(), from };
-        self.command(Request::Subscribe(subscribe), asked, frame);
+        let command = SentCommand::Subscribe { channel: channel.clone(), from };
+        self.command(Request::Subscribe(subscribe), command, frame);
     }
 
     /// The application ends what it has subscribed the client to, or begins anew.
@@ -506,9 +510,9 @@ impl Client {
         assert!(needed || broker.epochs_overlap(net.now), "wire {wire} was closed without need");
     }
 
-    pub(crate) fn command(&mut self, request: Request, asked: Asked, frame: &mut BytesMut) {
+    pub(crate) fn command(&mut self, request: Request, command: SentCommand, frame: &mut BytesMut) {
         self.next_id += 1;
-        self.asked.insert(self.next_id, asked);
+        self.sent_commands.insert(self.next_id, command);
         if !frame.is_empty() {
             frame.put_u8(b'\n');
         }
@@ -524,7 +528,7 @@ impl Client {
     fn disconnected(&mut self) {
         self.wire = None;
         self.connected = false;
-        self.asked.clear();
+        self.sent_commands.clear();
         for subscription in self.subscriptions.values_mut() {
             subscription.state = State::Off;
         }

@@ -72,7 +72,7 @@ impl Map {
 
     /// From where it stands, if it stands anywhere, or else from the first page of the state.
     pub(crate) fn begin(&mut self) -> Subscribe {
-        self.state = State::Asked;
+        self.state = State::Requested;
         self.recovers = self.is_whole && self.position.is_some();
         if self.recovers {
             self.phase = Phase::Stream;
@@ -121,7 +121,7 @@ impl Map {
         result: ReceivedSubscribeResult<'_>,
         net: &mut Net,
     ) -> Option<Subscribe> {
-        assert_eq!(self.state, State::Asked);
+        assert_eq!(self.state, State::Requested);
         assert!(!result.epoch.is_empty());
         assert!(self.has_stream() || result.offset == 0, "only a stream has positions that clients know");
         self.patched = self.kind == MapKind::Patched && self.has_stream();

@@ -5,7 +5,7 @@ use shared::channel::Channel;
 use shared::command::Request;
 
 use crate::broker::Broker;
-use crate::client::{Asked, Client};
+use crate::client::{Client, SentCommand};
 use crate::map::Map;
 use crate::network::{ClientEvent, Net};
 use crate::subscription::State;
@@ -24,22 +24,22 @@ impl Client {
         let Some(map) = self.maps.get_mut(channel) else { return };
         if map.wanted && map.state == State::Off && is_connected {
             let request = Request::Subscribe(map.begin());
-            self.command(request, Asked::Map { channel: channel.clone() }, frame);
+            self.command(request, SentCommand::Map { channel: channel.clone() }, frame);
         }
     }
 
-    pub(crate) fn ask_at_once(&mut self, request: Request, asked: Asked, net: &mut Net) {
+    pub(crate) fn ask_at_once(&mut self, request: Request, command: SentCommand, net: &mut Net) {
         let mut frame = BytesMut::new();
-        self.command(request, asked, &mut frame);
+        self.command(request, command, &mut frame);
         self.send(frame, net);
     }
 
-    pub(crate) fn on_map_refused(&mut self, asked: Asked, code: u32, net: &mut Net) {
-        let Asked::Map { channel } = asked else { panic!("{asked:?} is of no map") };
+    pub(crate) fn on_map_refused(&mut self, command: SentCommand, code: u32, net: &mut Net) {
+        let SentCommand::Map { channel } = command else { panic!("{command:?} is of no map") };
         let map = self.map(channel.as_str());
         if code == 112 {
             let request = Request::Subscribe(map.on_unrecoverable(net));
-            return self.ask_at_once(request, Asked::Map { channel }, net);
+            return self.ask_at_once(request, SentCommand::Map { channel }, net);
         }
         assert_eq!(code, 100, "{channel} is refused");
         map.state = State::Off;
@@ -77,11 +77,11 @@ impl Client {
             let (key, removed) = (Broker::any_key(net), net.dice.chance(250));
             let data = Broker::content(0);
             let request = Request::PublishKey { channel: name, key, data, removed };
-            self.ask_at_once(request, Asked::Publish, net);
+            self.ask_at_once(request, SentCommand::Publish, net);
         } else if map.state == State::On && map.wanted {
             map.wanted = false;
             let request = Request::Unsubscribe { channel: name };
-            self.ask_at_once(request, Asked::UnsubscribeMap { channel }, net);
+            self.ask_at_once(request, SentCommand::UnsubscribeMap { channel }, net);
         }
     }
 }

@@ -141,7 +141,7 @@ pub(crate) enum NodeEvent {
     /// The application's answer, if there is one.
     Polled {
         channel: Channel,
-        asked: Vec<poll::PolledKey>,
+        requested: Vec<poll::PolledKey>,
         answer: Option<(Epoch, Vec<poll::PolledItem>)>,
     },
     /// It is looked at what to ask for.

@@ -11,6 +11,7 @@ use gateway_core::effect::{Join, Outcome, OutcomeResult, Ticket};
 use gateway_core::feed::{Admission, Feed, FeedDelivery, GapCheck, GapState, Mended};
 use gateway_core::history::{HistoryFilter, HistoryPage};
 use gateway_core::hub::{HELD_PUBLICATIONS_MAX, HoldLimits, Prepared, PreviousPublication, Variants};
+use gateway_core::namespace_id::NamespaceId;
 use gateway_core::poll::Poller;
 use gateway_core::session::Context;
 use shared::channel::Channel;
@@ -120,7 +121,8 @@ impl Node {
             NodeEvent::Told { link: over, channel, event } if over == link => {
                 let Some(local) = self.channels.get(&channel) else { return };
                 let micros = net.now.0 * 1_000;
-                let prepared = Prepared::of(channel, event, None, micros, &self.variants);
+                let prepared =
+                    Prepared::of(channel, NamespaceId::DEFAULT, event, None, micros, &self.variants);
                 for worker in (0..WORKERS).filter(|&worker| local.interest[worker]) {
                     self.workers[worker].push(&prepared, net);
                 }
@@ -129,7 +131,9 @@ impl Node {
                 self.look(Some(channel), GapCheck::AfterLoss, net);
             }
             NodeEvent::PollDue { channel } => self.poll(&channel, net),
-            NodeEvent::Polled { channel, asked, answer } => self.on_polled(&channel, &asked, answer, net),
+            NodeEvent::Polled { channel, requested, answer } => {
+                self.on_polled(&channel, &requested, answer, net)
+            }
             NodeEvent::PolledPublished { link: over, channel, key, version, epoch } if over == link => {
                 self.on_published(&channel, &key, version, epoch, net);
             }
@@ -185,7 +189,7 @@ impl Node {
             }
             NodeEvent::MendAgain { channel, since } => self.read_missing(channel, since, net),
             NodeEvent::History { channel, page, purpose: Purpose::CatchUp(reading) } => {
-                self.on_past_read(channel, reading, page, net);
+                self.on_history_read(channel, reading, page, net);
             }
             NodeEvent::History { page, channel, purpose: Purpose::Piece { wire, ticket } } => {
                 net.piece_read(wire, &channel, page.is_some());
@@ -342,12 +346,12 @@ impl Node {
     }
 
     fn read_for_join(&mut self, wire: u64, join: Join, net: &mut Net) {
-        if join.past.as_ref().is_none_or(|wanted| !wanted.part) {
+        if join.history.as_ref().is_none_or(|wanted| !wanted.part) {
             net.told_since.insert((wire, join.channel.clone()), net.now);
         }
-        let Some(wanted) = join.past else {
-            let past = self.poll_position(&join.channel);
-            return self.answer(wire, join.ticket, OutcomeResult::Joined(Ok(past)), net);
+        let Some(wanted) = join.history else {
+            let page = self.poll_position(&join.channel);
+            return self.answer(wire, join.ticket, OutcomeResult::Joined(Ok(page)), net);
         };
         if wanted.part {
             let purpose = Purpose::Piece { wire, ticket: join.ticket };
@@ -357,10 +361,10 @@ impl Node {
         let since = wanted.filter.since.map(|offset| ClientPosition { offset, epoch: wanted.epoch });
         let local = self.channels.get(&join.channel).expect("a worker listens to it");
         let want = local.catch_up.want(since, wanted.filter.limit);
-        self.ask_for_past(join.channel, Asker { wire, ticket: join.ticket, want }, net);
+        self.ask_for_history(join.channel, Asker { wire, ticket: join.ticket, want }, net);
     }
 
-    fn ask_for_past(&mut self, channel: Channel, asker: Asker, net: &mut Net) {
+    fn ask_for_history(&mut self, channel: Channel, asker: Asker, net: &mut Net) {
         let Some(local) = self.channels.get_mut(&channel) else { return };
         match local.catch_up.ask(net.now, &asker.want) {
             CatchUpAnswer::Answered(page) => {
@@ -377,7 +381,7 @@ impl Node {
     }
 
     /// One read has come back for all who waited.
-    fn on_past_read(
+    fn on_history_read(
         &mut self,
         channel: Channel,
         reading: ReadRequest,
@@ -401,16 +405,16 @@ impl Node {
         };
         for asker in std::mem::take(&mut local.askers) {
             match &shared {
-                Ok(ReadResult::Past(past)) => match past.answer(&asker.want) {
+                Ok(ReadResult::Shared(history)) => match history.answer(&asker.want) {
                     Some(page) => {
                         net.stats.count("pasts told by a read");
                         self.answer(asker.wire, asker.ticket, OutcomeResult::Joined(Ok(Some(page))), net);
                     }
-                    None => self.ask_for_past(channel.clone(), asker, net),
+                    None => self.ask_for_history(channel.clone(), asker, net),
                 },
                 Ok(ReadResult::Unshared) => {
                     net.stats.count("pasts that nobody could share");
-                    self.ask_for_past(channel.clone(), asker, net);
+                    self.ask_for_history(channel.clone(), asker, net);
                 }
                 Err(()) => {
                     // What the server wanted comes to nothing, and its client has not heard of it.
@@ -502,10 +506,18 @@ impl Node {
                     let options = self.context.rules.options(channel).expect("only these are used");
                     if options.retention().keeps_history() {
                         let event = OwnedEvent::Publication(publication);
-                        Ok(Prepared::of(channel.clone(), event, previous, micros, &self.variants))
+                        Ok(Prepared::of(
+                            channel.clone(),
+                            NamespaceId::DEFAULT,
+                            event,
+                            previous,
+                            micros,
+                            &self.variants,
+                        ))
                     } else {
                         Ok(Prepared::unnumbered(
                             channel.clone(),
+                            NamespaceId::DEFAULT,
                             publication,
                             previous,
                             micros,

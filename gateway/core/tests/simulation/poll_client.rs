@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use shared::channel::Channel;
 use shared::protocol::centrifuge::json::client::ReceivedPublication;
 
-use crate::client::{Asked, Client};
+use crate::client::{Client, SentCommand};
 use crate::network::{ClientEvent, Net};
 use crate::polls::POLLED;
 use crate::subscription::State;
@@ -17,14 +17,14 @@ impl Client {
             return;
         };
         let request = follower.begin();
-        self.command(request, Asked::SubscribePolled, frame);
+        self.command(request, SentCommand::SubscribePolled, frame);
     }
 
     pub(crate) fn on_polled_begun(&mut self, epoch: &str, net: &mut Net) {
         let follower = self.follower.as_mut().expect("it asked for it");
         let request = follower.on_subscribed(epoch, net);
         if !follower.wants.is_empty() {
-            self.ask_at_once(request, Asked::Track, net);
+            self.ask_at_once(request, SentCommand::Track, net);
         }
     }
 
@@ -50,7 +50,7 @@ impl Client {
         follower.wants.insert(key.clone());
         if follower.state == State::On {
             let request = follower.track(vec![key]);
-            self.ask_at_once(request, Asked::Track, net);
+            self.ask_at_once(request, SentCommand::Track, net);
         }
     }
 }

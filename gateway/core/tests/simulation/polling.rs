@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gateway_core::history::HistoryPage;
 use gateway_core::hub::{Bundles, Prepared, Sink, Subscriber};
+use gateway_core::namespace_id::NamespaceId;
 use gateway_core::poll::{PolledItem, PolledKey, Poller, PollerStep, PollerUpdate};
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
@@ -54,9 +55,9 @@ impl Node {
     pub(crate) fn poll(&mut self, channel: &Channel, net: &mut Net) {
         while let Some(poller) = self.pollers.get_mut(channel) {
             match poller.next(net.now) {
-                PollerStep::Ask(asked) => {
+                PollerStep::Ask(requested) => {
                     net.stats.count("polls");
-                    net.ask_broker(self.index, self.life, Question::Poll(channel.clone(), asked));
+                    net.ask_broker(self.index, self.life, Question::Poll(channel.clone(), requested));
                 }
                 PollerStep::Wait(until) => {
                     let delay = until.since(net.now).as_millis().max(1) as u64;
@@ -71,7 +72,7 @@ impl Node {
     pub(crate) fn on_polled(
         &mut self,
         channel: &Channel,
-        asked: &[PolledKey],
+        requested: &[PolledKey],
         answer: Option<(Epoch, Vec<PolledItem>)>,
         net: &mut Net,
     ) {
@@ -79,12 +80,12 @@ impl Node {
         match answer {
             Some((epoch, items)) => {
                 let taken =
-                    poller.answered(net.now, asked, epoch, items, || panic!("the application counts"));
+                    poller.answered(net.now, requested, epoch, items, || panic!("the application counts"));
                 self.spread(channel, taken, net);
             }
             None => {
                 net.stats.count("polls without an answer");
-                poller.failed(net.now, asked);
+                poller.failed(net.now, requested);
             }
         }
         self.poll(channel, net);
@@ -124,7 +125,8 @@ impl Node {
             let keyed = Keyed { key: (&*key).into(), removed, version, ..Keyed::default() };
             publication.keyed = Some(Box::new(keyed));
             let micros = Moment::ZERO.0;
-            let prepared = Prepared::new(channel.clone(), publication, micros, &self.variants);
+            let prepared =
+                Prepared::new(channel.clone(), NamespaceId::DEFAULT, publication, micros, &self.variants);
             let mut is_undelivered = false;
             for (index, worker) in self.workers.iter_mut().enumerate().take(WORKERS) {
                 if news.workers & (1 << index) == 0 {

@@ -65,8 +65,8 @@ impl Application {
         }
     }
 
-    pub(crate) fn answer(&self, asked: &[PolledKey]) -> (Epoch, Vec<PolledItem>) {
-        let items = asked.iter().filter_map(|PolledKey { key, version: known }| {
+    pub(crate) fn answer(&self, keys: &[PolledKey]) -> (Epoch, Vec<PolledItem>) {
+        let items = keys.iter().filter_map(|PolledKey { key, version: known }| {
             let item = |version, removed| PolledItem {
                 key: (&**key).into(),
                 data: content(version),
@@ -105,14 +105,14 @@ impl Follower {
     }
 
     pub(crate) fn begin(&mut self) -> Request {
-        self.state = State::Asked;
+        self.state = State::Requested;
         let channel = self.channel.as_str().into();
         Request::Subscribe(Subscribe { channel, kind: SubscriptionKind::SharedPoll, ..Subscribe::default() })
     }
 
     /// It is subscribed: versions of another epoch say nothing.
     pub(crate) fn on_subscribed(&mut self, epoch: &str, net: &mut Net) -> Request {
-        assert_eq!(self.state, State::Asked);
+        assert_eq!(self.state, State::Requested);
         self.state = State::On;
         if !epoch.is_empty() && *epoch != *self.epoch {
             net.stats.count("epochs of polled keys told");

@@ -13,7 +13,7 @@ pub(crate) const PAYLOAD_BYTES_MAX: usize = 1000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
     Off,
-    Asked,
+    Requested,
     On,
 }
 

@@ -294,7 +294,7 @@ pub(super) fn result(method: Method) -> Value {
         | Method::SocketioLeave
         | Method::SocketioDisconnect => fields(&[], []),
         Method::SocketioSockets => socketio_schemas::sockets(),
-        Method::SocketioAsk => socketio_schemas::asked(),
+        Method::SocketioAsk => socketio_schemas::ask_answers(),
         Method::Rpc => fields(&[], [("data", json!({ "description": "Any JSON." }))]),
     }
 }

@@ -98,7 +98,7 @@ pub(super) fn sockets() -> Value {
 }
 
 /// What clients have said.
-pub(super) fn asked() -> Value {
+pub(super) fn ask_answers() -> Value {
     let answer = fields(
         &["id", "status"],
         [

@@ -12,7 +12,7 @@ use super::*;
 struct Issuer {
     url: String,
     set: Arc<Mutex<Option<String>>>,
-    asked: Arc<AtomicUsize>,
+    fetches: Arc<AtomicUsize>,
 }
 
 impl Issuer {
@@ -20,11 +20,11 @@ impl Issuer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());
         let set = Arc::new(Mutex::new(set.map(str::to_owned)));
-        let asked = Arc::new(AtomicUsize::new(0));
-        let issuer = Self { url, set: set.clone(), asked: asked.clone() };
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let issuer = Self { url, set: set.clone(), fetches: fetches.clone() };
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                asked.fetch_add(1, Ordering::SeqCst);
+                fetches.fetch_add(1, Ordering::SeqCst);
                 let read = stream.read(&mut [0; 1024]).await;
                 let answer = match &*set.lock() {
                     Some(set) => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{set}", set.len()),
@@ -42,8 +42,8 @@ impl Issuer {
         *self.set.lock() = set.map(str::to_owned);
     }
 
-    fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+    fn fetches(&self) -> usize {
+        self.fetches.load(Ordering::SeqCst)
     }
 
     fn keys(&self) -> Arc<Jwks> {
@@ -86,19 +86,19 @@ async fn many_tokens_wait_for_one_fetch_and_what_it_did_not_bring_is_remembered(
     for lookup in waiting {
         waited(lookup).await;
     }
-    assert_eq!(issuer.asked(), 1);
+    assert_eq!(issuer.fetches(), 1);
     assert_eq!(has(&keys, "rsa", Algorithm::RS256, now), "found");
     for number in 0..1_000 {
         assert_eq!(has(&keys, &format!("made up {number}"), Algorithm::RS256, now), "unknown");
     }
-    assert_eq!((issuer.asked(), keys.state.lock().waiting), (1, 0));
+    assert_eq!((issuer.fetches(), keys.state.lock().waiting), (1, 0));
     // After the interval one unknown name makes them be asked for again, and those with it wait for the same.
     let later = Instant::now() + INTERVAL;
     let (one, other) =
         (keys.find("new", Algorithm::ES256, later), keys.find("made up", Algorithm::ES256, later));
     waited(one).await;
     waited(other).await;
-    assert_eq!(issuer.asked(), 2);
+    assert_eq!(issuer.fetches(), 2);
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn the_old_keys_serve_while_the_issuer_is_down_and_new_ones_are_to_come_ag
     waited(keys.find("rsa", Algorithm::RS256, Instant::now())).await;
     assert_eq!(has(&keys, "rsa", Algorithm::RS256, Instant::now()), "unavailable");
     assert!(keys.missing().unwrap().contains("503"), "{:?}", keys.missing());
-    assert_eq!(issuer.asked(), 1, "it is not asked again at once");
+    assert_eq!(issuer.fetches(), 1, "it is not asked again at once");
     issuer.publishes(Some(JWKS));
     assert!(keys.is_due(Instant::now() + INTERVAL), "sooner than if it had worked");
     keys.refresh(Instant::now() + INTERVAL).await;

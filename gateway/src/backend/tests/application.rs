@@ -18,13 +18,13 @@ use tokio_rustls::TlsAcceptor;
 
 /// One request.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct RecordedRequest {
     pub(super) path: String,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
-impl Asked {
+impl RecordedRequest {
     pub(super) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap()
     }
@@ -35,31 +35,31 @@ impl Asked {
 }
 
 /// What it answers. `None`: it never does.
-pub(super) type Answers = dyn Fn(&Asked) -> Option<Response<Full<Bytes>>> + Send + Sync;
+pub(super) type Answers = dyn Fn(&RecordedRequest) -> Option<Response<Full<Bytes>>> + Send + Sync;
 
 #[derive(Clone)]
 pub(super) struct Application {
     pub(super) address: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    requests: Arc<Mutex<Vec<RecordedRequest>>>,
     connections: Arc<AtomicUsize>,
     answers: Arc<Answers>,
 }
 
 impl Application {
     pub(super) async fn start(
-        answers: impl Fn(&Asked) -> Option<Response<Full<Bytes>>> + Send + Sync + 'static,
+        answers: impl Fn(&RecordedRequest) -> Option<Response<Full<Bytes>>> + Send + Sync + 'static,
     ) -> Self {
         Self::start_with(answers, None).await
     }
 
     pub(super) async fn start_with(
-        answers: impl Fn(&Asked) -> Option<Response<Full<Bytes>>> + Send + Sync + 'static,
+        answers: impl Fn(&RecordedRequest) -> Option<Response<Full<Bytes>>> + Send + Sync + 'static,
         tls: Option<TlsAcceptor>,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let application = Self {
             address: listener.local_addr().unwrap(),
-            asked: Arc::default(),
+            requests: Arc::default(),
             connections: Arc::default(),
             answers: Arc::new(answers),
         };
@@ -90,13 +90,13 @@ impl Application {
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let (head, body) = request.into_parts();
-        let asked = Asked {
+        let recorded = RecordedRequest {
             path: head.uri.path().to_owned(),
             headers: head.headers,
             body: body.collect().await.unwrap().to_bytes(),
         };
-        self.asked.lock().push(asked.clone());
-        match (self.answers)(&asked) {
+        self.requests.lock().push(recorded.clone());
+        match (self.answers)(&recorded) {
             Some(answer) => Ok(answer),
             None => std::future::pending().await,
         }
@@ -106,8 +106,8 @@ impl Application {
         format!("http://{}{path}", self.address)
     }
 
-    pub(super) fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().clone()
+    pub(super) fn requests(&self) -> Vec<RecordedRequest> {
+        self.requests.lock().clone()
     }
 
     pub(super) fn connections(&self) -> usize {

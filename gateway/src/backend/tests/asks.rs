@@ -29,9 +29,9 @@ async fn a_client_that_connects_is_asked_about_with_the_headers_that_may_be_pass
         assert_eq!(identity.user.as_str(), "ann");
         assert_eq!(identity.data.as_deref(), Some(&b"{\"a\":1}"[..]));
     }
-    let asked = &application.asked()[0];
+    let received = &application.requests()[0];
     assert_eq!(
-        asked.json(),
+        received.json(),
         serde_json::json!({
             "client": ClientId::from_random(7).to_string(), "transport": "websocket", "protocol": "json",
             "encoding": "json", "data": {"t": 1}, "name": "js", "version": "5", "channels": ["news"],
@@ -47,7 +47,7 @@ async fn a_client_that_connects_is_asked_about_with_the_headers_that_may_be_pass
         ("x-client-address", Some("203.0.113.9")),
         ("user-agent", None),
     ] {
-        assert_eq!(asked.header(name), value, "{name}");
+        assert_eq!(received.header(name), value, "{name}");
     }
     assert_eq!(application.connections(), 1, "it is kept open");
     assert_eq!(results(&metrics, "connect", "answered"), "2");
@@ -56,7 +56,7 @@ async fn a_client_that_connects_is_asked_about_with_the_headers_that_may_be_pass
 
 #[tokio::test]
 async fn each_question_goes_to_its_own_hook_and_what_has_none_is_not_available() {
-    let application = Application::start(|asked| match asked.path.as_str() {
+    let application = Application::start(|received| match received.path.as_str() {
         "/subscribe" => json(r#"{"result":{"info":{"i":1},"data":2,"allow":["pub"]}}"#),
         "/publish" => json(r#"{"result":{"data":"clean","skip_history":true,"tags":{"a":"b"}}}"#),
         "/rpc" => json(r#"{"result":{"data":[1]}}"#),
@@ -80,9 +80,9 @@ async fn each_question_goes_to_its_own_hook_and_what_has_none_is_not_available()
     let grant = backend.subscribe(&origin, &asker(&ann), "news", "tok", Some(b"{}")).await.unwrap();
     assert_eq!((grant.user.as_str(), grant.allow.publish), ("ann", true));
     assert_eq!(grant.info.as_deref(), Some(&b"{\"i\":1}"[..]));
-    let asked = application.asked().pop().unwrap().json();
+    let received = application.requests().pop().unwrap().json();
     assert_eq!(
-        (&asked["channel"], &asked["token"], &asked["user"]),
+        (&received["channel"], &received["token"], &received["user"]),
         (&"news".into(), &"tok".into(), &"ann".into())
     );
 
@@ -94,7 +94,7 @@ async fn each_question_goes_to_its_own_hook_and_what_has_none_is_not_available()
     let rpc = |method: &'static str| backend.rpc(&origin, &ann_asks, method, Some(b"{}"));
     assert_eq!(rpc("price").await.unwrap(), Some(Payload::json("[1]")));
     assert_eq!(rpc("shop:buy").await.unwrap(), Some(Payload::binary(&b"\xff"[..])));
-    assert_eq!(application.asked().pop().unwrap().json()["method"], "shop:buy");
+    assert_eq!(application.requests().pop().unwrap().json()["method"], "shop:buy");
     assert_eq!(rpc("other:buy").await, refused(ErrorCode::MethodNotFound));
 
     let stays = backend.refresh(&origin, &asker(&ann)).await.unwrap();
@@ -107,7 +107,7 @@ async fn each_question_goes_to_its_own_hook_and_what_has_none_is_not_available()
 
 #[tokio::test]
 async fn what_a_backend_refuses_reaches_the_client_in_its_words() {
-    let application = Application::start(|asked| match asked.path.as_str() {
+    let application = Application::start(|received| match received.path.as_str() {
         "/publish" => json(r#"{"error":{"code":1001,"message":"out of stock","temporary":true}}"#),
         _ => json(r#"{"disconnect":{"code":4501,"reason":"banned"}}"#),
     })
@@ -127,7 +127,7 @@ async fn what_a_backend_refuses_reaches_the_client_in_its_words() {
 
 #[tokio::test]
 async fn requests_are_signed_over_their_time_their_hook_and_their_body() {
-    let application = Application::start(|asked| match asked.path.as_str() {
+    let application = Application::start(|received| match received.path.as_str() {
         "/message" => status(204),
         _ => json(r#"{"result":{}}"#),
     })
@@ -147,27 +147,27 @@ async fn requests_are_signed_over_their_time_their_hook_and_their_body() {
     let sent = BareMessage { client, user: &user, channel: "chat:\u{e4}", data };
     assert_eq!(backend.message(&ClientOrigin::default(), sent).await, Ok(None));
 
-    let [published, sent] = &application.asked()[..] else { panic!("two were asked") };
+    let [published, sent] = &application.requests()[..] else { panic!("two were asked") };
     assert_eq!(sent.header("tidegate-user"), Some("ann%20b"));
     assert_eq!(sent.header("tidegate-channel"), Some("chat:%C3%A4"));
     assert_eq!(sent.header("content-type"), Some("text/plain; charset=utf-8"));
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
-    for (asked, lines) in
+    for (received, lines) in
         [(published, "publish\n".to_owned()), (sent, format!("message\n{client}\nann%20b\nchat:%C3%A4\n"))]
     {
-        let mut signed = format!("{}\n{lines}", asked.header("tidegate-timestamp").unwrap()).into_bytes();
-        signed.extend_from_slice(&asked.body);
+        let mut signed = format!("{}\n{lines}", received.header("tidegate-timestamp").unwrap()).into_bytes();
+        signed.extend_from_slice(&received.body);
         let tag = ring::hmac::sign(&key, &signed);
         let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(asked.header("tidegate-signature"), Some(format!("v1={hex}").as_str()));
+        assert_eq!(received.header("tidegate-signature"), Some(format!("v1={hex}").as_str()));
     }
 }
 
 #[tokio::test]
 async fn an_answer_to_a_bare_message_goes_back_as_what_it_is() {
-    let application = Application::start(|asked| {
-        let kind = asked.headers["content-type"].clone();
-        Some(Response::builder().header("content-type", kind).body(Full::new(asked.body.clone())).unwrap())
+    let application = Application::start(|received| {
+        let kind = received.headers["content-type"].clone();
+        Some(Response::builder().header("content-type", kind).body(Full::new(received.body.clone())).unwrap())
     })
     .await;
     let config = BackendConfig { message: at(application.url("/")), ..patient() };
@@ -186,6 +186,6 @@ async fn an_answer_to_a_bare_message_goes_back_as_what_it_is() {
             data: data.clone(),
         };
         assert_eq!(backend.message(&ClientOrigin::default(), sent).await, Ok(Some(data)));
-        assert_eq!(application.asked().pop().unwrap().header("content-type"), Some(content_type));
+        assert_eq!(application.requests().pop().unwrap().header("content-type"), Some(content_type));
     }
 }

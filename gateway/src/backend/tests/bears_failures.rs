@@ -19,24 +19,24 @@ async fn a_question_is_asked_again_and_what_is_more_than_one_is_not() {
         let application = failing(2, code).await;
         let (backend, metrics) = backend(&BackendConfig { connect: at(application.url("/")), ..patient() });
         assert_eq!(connect(&backend).await, Ok(Some(Identity::default())), "{code}");
-        assert_eq!(application.asked().len(), 3);
+        assert_eq!(application.requests().len(), 3);
         assert_eq!(shown(&metrics, "tidegate_backend_retries_total{hook=\"connect\"}").as_deref(), Some("2"));
         assert_eq!(results(&metrics, "connect", "answered"), "1");
     }
     let application = failing(1, 503).await;
     let (backend, metrics) = backend(&BackendConfig { publish: at(application.url("/")), ..patient() });
     assert_eq!(publish(&backend).await, refused(ErrorCode::Internal));
-    assert_eq!(application.asked().len(), 1, "it may have been published");
+    assert_eq!(application.requests().len(), 1, "it may have been published");
     assert_eq!(results(&metrics, "publish", "status"), "1");
 }
 
 #[tokio::test]
 async fn a_backend_that_keeps_failing_is_asked_no_more_often_than_allowed() {
-    for (code, asked) in [(503, 3), (500, 1), (404, 1)] {
+    for (code, received) in [(503, 3), (500, 1), (404, 1)] {
         let application = failing(100, code).await;
         let (backend, _) = backend(&BackendConfig { connect: at(application.url("/")), ..patient() });
         assert_eq!(connect(&backend).await, refused(ErrorCode::Internal));
-        assert_eq!(application.asked().len(), asked, "{code}");
+        assert_eq!(application.requests().len(), received, "{code}");
     }
 }
 
@@ -74,7 +74,7 @@ async fn a_backend_that_does_not_answer_costs_its_deadline_and_the_error_that_is
 
 #[tokio::test]
 async fn an_answer_that_is_too_long_or_makes_no_sense_is_an_internal_error() {
-    let application = Application::start(|asked| match asked.path.as_str() {
+    let application = Application::start(|received| match received.path.as_str() {
         "/long" => json(&format!(r#"{{"result":{{"data":"{}"}}}}"#, "x".repeat(1_024))),
         "/code" => json(r#"{"error":{"code":7,"message":"no"}}"#),
         "/info" => json(r#"{"result":{"b64info":"AAE="}}"#),
@@ -108,7 +108,7 @@ async fn more_at_once_than_allowed_are_told_to_come_back() {
     tokio::pin!(waiting);
     tokio::select! {
         answer = &mut waiting => panic!("{answer:?}"),
-        () = until("the first is asked", || application.asked().len() == 1) => {}
+        () = until("the first is asked", || application.requests().len() == 1) => {}
     }
     assert_eq!(connect(&backend).await, refused(ErrorCode::TooManyRequests));
     assert_eq!(results(&metrics, "connect", "too_many"), "1");
@@ -138,7 +138,7 @@ async fn a_hook_that_fails_too_often_is_left_alone_and_one_request_finds_out_whe
     for _ in 0..5 {
         assert_eq!(connect(&left_alone).await, refused(ErrorCode::Internal));
     }
-    assert_eq!(application.asked().len(), 2);
+    assert_eq!(application.requests().len(), 2);
     assert_eq!((results(&metrics, "connect", "open").as_str(), open(&metrics).as_str()), ("3", "1"));
 
     let (recovers, metrics) = backend(&BackendConfig { breaker_open_ms: 1, ..config });
@@ -160,11 +160,11 @@ async fn a_client_that_leaves_meanwhile_is_no_failure() {
     let application = Application::start(|_| None).await;
     let (backend, metrics) =
         backend(&BackendConfig { connect: at(application.url("/")), breaker_failures: 1, ..patient() });
-    for asked in 1..4 {
+    for received in 1..4 {
         let waiting = connect(&backend);
         tokio::select! {
             answer = waiting => panic!("{answer:?}"),
-            () = until("it is asked", || application.asked().len() == asked) => {}
+            () = until("it is asked", || application.requests().len() == received) => {}
         }
     }
     assert_eq!(shown(&metrics, "tidegate_backend_in_flight{hook=\"connect\"}").as_deref(), Some("0"));

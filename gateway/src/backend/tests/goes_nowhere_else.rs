@@ -29,7 +29,7 @@ async fn a_redirect_is_not_followed() {
     let (backend, metrics) = backend(&BackendConfig { connect: at(application.url("/")), ..patient() });
     assert_eq!(connect(&backend).await, refused(ErrorCode::Internal));
     assert_eq!(results(&metrics, "connect", "status"), "1");
-    assert!(elsewhere.asked().is_empty());
+    assert!(elsewhere.requests().is_empty());
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn a_name_that_leads_to_private_addresses_is_not_gone_to_unless_that_is_al
     let (backend, _) = backend_with(&allowed, leads_to(&["127.0.0.1"]));
     assert_eq!(connect(&backend).await, Ok(Some(Identity::default())));
     assert_eq!(
-        application.asked()[0].header("host").unwrap(),
+        application.requests()[0].header("host").unwrap(),
         format!("app.example:{}", application.address.port())
     );
 }
@@ -108,7 +108,7 @@ async fn over_tls_a_backend_shows_who_it_is() {
         let (backend, _) = backend_with(&config, leads_to(&["127.0.0.1"]));
         assert_eq!(connect(&backend).await.is_ok(), trusted, "{host}");
     }
-    assert_eq!(application.asked().len(), 1);
+    assert_eq!(application.requests().len(), 1);
 }
 
 #[tokio::test]

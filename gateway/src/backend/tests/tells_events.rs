@@ -19,7 +19,7 @@ fn occupy(backend: &Backend, channels: impl IntoIterator<Item = usize>) {
 
 /// The channels of all batches that were taken, in order.
 fn channels(application: &Application) -> Vec<String> {
-    let batches = application.asked().into_iter().map(|asked| asked.json());
+    let batches = application.requests().into_iter().map(|received| received.json());
     let events = batches.flat_map(|batch| batch["events"].as_array().unwrap().clone());
     events.map(|event| event["channel"].as_str().unwrap().to_owned()).collect()
 }
@@ -39,7 +39,7 @@ async fn events_come_in_order_in_batches_that_are_numbered() {
     occupy(&backend, 0..95);
     backend.shut_down(soon()).await;
     assert_eq!(channels(&application), (0..95).map(|number| format!("c{number}")).collect::<Vec<_>>());
-    for (index, batch) in application.asked().iter().enumerate() {
+    for (index, batch) in application.requests().iter().enumerate() {
         let (number, json) = (index + 1, batch.json());
         assert!(json["events"].as_array().unwrap().len() <= 10);
         assert_eq!(
@@ -65,10 +65,13 @@ async fn a_batch_is_sent_again_under_its_number_until_it_is_taken() {
     let (backend, metrics) = backend(&telling(&application, |events| events.batch_events_max = 1));
     occupy(&backend, 0..2);
     until("all are taken", || counted(&metrics, "sent") == "2").await;
-    let batches: Vec<_> =
-        application.asked().iter().map(|asked| asked.header("tidegate-batch").unwrap().to_owned()).collect();
+    let batches: Vec<_> = application
+        .requests()
+        .iter()
+        .map(|received| received.header("tidegate-batch").unwrap().to_owned())
+        .collect();
     assert_eq!(batches, ["node-1/1", "node-1/1", "node-1/1", "node-1/2"]);
-    assert!(application.asked()[..3].windows(2).all(|pair| pair[0].body == pair[1].body));
+    assert!(application.requests()[..3].windows(2).all(|pair| pair[0].body == pair[1].body));
     let failed = shown(&metrics, "tidegate_backend_event_failures_total{reason=\"status\"}");
     assert_eq!(failed.as_deref(), Some("2"));
 }
@@ -83,12 +86,12 @@ async fn events_that_find_no_room_are_counted_and_told_with_a_later_batch() {
         (events.queue_events_max, events.batch_events_max) = (3, 1);
     }));
     occupy(&backend, [0]);
-    until("the first batch is on its way", || !application.asked().is_empty()).await;
+    until("the first batch is on its way", || !application.requests().is_empty()).await;
     occupy(&backend, 1..6);
     assert_eq!(counted(&metrics, "full"), "2");
     is_open.store(true, Ordering::Relaxed);
     backend.shut_down(soon()).await;
-    let told: u64 = application.asked().iter().map(|batch| batch.json()["lost"].as_u64().unwrap()).sum();
+    let told: u64 = application.requests().iter().map(|batch| batch.json()["lost"].as_u64().unwrap()).sum();
     assert_eq!((told, counted(&metrics, "sent").as_str()), (2, "4"));
 }
 
@@ -108,12 +111,12 @@ async fn bytes_are_bounded_as_well_as_events() {
 #[tokio::test]
 async fn a_batch_that_will_never_be_taken_is_given_up_and_the_next_ones_are_sent() {
     let application =
-        Application::start(|asked| status(if asked.json()["batch"] == 1 { 422 } else { 200 })).await;
+        Application::start(|received| status(if received.json()["batch"] == 1 { 422 } else { 200 })).await;
     let (backend, metrics) = backend(&telling(&application, |events| events.batch_events_max = 1));
     occupy(&backend, 0..3);
     backend.shut_down(soon()).await;
     assert_eq!((counted(&metrics, "refused").as_str(), counted(&metrics, "sent").as_str()), ("1", "2"));
-    assert_eq!(application.asked()[1].json()["lost"], 1);
+    assert_eq!(application.requests()[1].json()["lost"], 1);
 }
 
 #[tokio::test]
@@ -121,7 +124,7 @@ async fn what_a_node_that_stops_cannot_tell_in_time_is_counted() {
     let application = Application::start(|_| status(503)).await;
     let (backend, metrics) = backend(&telling(&application, |events| events.batch_events_max = 1));
     occupy(&backend, 0..3);
-    until("it is tried", || !application.asked().is_empty()).await;
+    until("it is tried", || !application.requests().is_empty()).await;
     backend.shut_down(Instant::now() + Duration::from_millis(20)).await;
     assert_eq!(counted(&metrics, "stopping"), "3");
     occupy(&backend, [3]);

@@ -186,8 +186,8 @@ impl Broker for MemoryBroker {
     fn change_key(&self, request: ChangeRequest) -> BoxFuture<'_, Result<ChangedKey, BrokerError>> {
         let channel = request.channel.clone();
         let mut shard = self.shard(&channel).lock();
-        let (changed, told) = shard.change_key(self.now(), request, &self.metrics);
-        told.into_iter().for_each(|publication| self.deliver(&channel, publication));
+        let (changed, publications) = shard.change_key(self.now(), request, &self.metrics);
+        publications.into_iter().for_each(|publication| self.deliver(&channel, publication));
         ready(changed).boxed()
     }
 
@@ -198,8 +198,8 @@ impl Broker for MemoryBroker {
         keeping: MapRetention,
     ) -> BoxFuture<'_, Result<StatePage, BrokerError>> {
         let mut shard = self.shard(&channel).lock();
-        let (page, told) = shard.read_state(self.now(), &channel, &filter, &keeping, &self.metrics);
-        told.into_iter().for_each(|publication| self.deliver(&channel, publication));
+        let (page, publications) = shard.read_state(self.now(), &channel, &filter, &keeping, &self.metrics);
+        publications.into_iter().for_each(|publication| self.deliver(&channel, publication));
         ready(Ok(page)).boxed()
     }
 
@@ -221,7 +221,7 @@ impl Broker for MemoryBroker {
     fn tell_node(&self, node: &str, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
         let is_known = self.nodes.lock().contains_key(node);
         if is_known {
-            self.events.told(message);
+            self.events.node_message(message);
         }
         ready(Ok(u32::from(is_known))).boxed()
     }

@@ -122,26 +122,26 @@ impl MemoryShard {
             return (Published { duplicate: true, ..earlier }, None);
         }
         if let Some(version) = version.filter(|_| retention.keeps_history()) {
-            let kept = self.touch(now, &channel, metrics);
-            if kept.version.as_ref().is_some_and(|last| version.is_stale(last)) {
-                let position = Some(kept.stream.position());
+            let entry = self.touch(now, &channel, metrics);
+            if entry.version.as_ref().is_some_and(|last| version.is_stale(last)) {
+                let position = Some(entry.stream.position());
                 metrics.duplicates.increment();
                 return (Published { position, duplicate: true }, None);
             }
-            kept.version = Some(Box::new(version));
+            entry.version = Some(Box::new(version));
         }
         let position = retention.keeps_history().then(|| {
             let (bytes_max, position_ttl) = (self.limits.bytes_max, self.limits.position_ttl);
-            let kept = self.touch(now, &channel, metrics);
+            let entry = self.touch(now, &channel, metrics);
             own_bytes(&mut publication.data);
-            let before = kept.stream.bytes();
-            let position = kept.stream.append(now, &mut publication, retention, bytes_max);
-            kept.forget = (now + position_ttl).max(kept.stream.expires());
-            let after = kept.stream.bytes();
-            let expires = kept.stream.expires();
-            let unqueued = !kept.stream.is_empty() && kept.queued_to_empty.is_none();
+            let before = entry.stream.bytes();
+            let position = entry.stream.append(now, &mut publication, retention, bytes_max);
+            entry.forget = (now + position_ttl).max(entry.stream.expires());
+            let after = entry.stream.bytes();
+            let expires = entry.stream.expires();
+            let unqueued = !entry.stream.is_empty() && entry.queued_to_empty.is_none();
             if unqueued {
-                kept.queued_to_empty = Some(expires);
+                entry.queued_to_empty = Some(expires);
                 self.emptying.insert(expires, channel.clone());
             }
             self.recount(before, after);
@@ -166,7 +166,7 @@ impl MemoryShard {
         metrics: &BrokerMetrics,
     ) -> HistoryPage {
         match self.look(now, channel) {
-            Some(kept) => kept.stream.page(filter),
+            Some(entry) => entry.stream.page(filter),
             None => HistoryPage { publications: Vec::new(), top: self.first_position(now, channel, metrics) },
         }
     }
@@ -178,7 +178,7 @@ impl MemoryShard {
         metrics: &BrokerMetrics,
     ) -> StreamPosition {
         match self.look(now, channel) {
-            Some(kept) => kept.stream.position(),
+            Some(entry) => entry.stream.position(),
             None => self.first_position(now, channel, metrics),
         }
     }
@@ -192,7 +192,7 @@ impl MemoryShard {
     }
 
     pub(super) fn leave_epoch(&mut self, now: Moment, channel: &Channel, epoch: Epoch) {
-        if self.streams.get(channel).is_some_and(|kept| kept.stream.position().epoch == epoch) {
+        if self.streams.get(channel).is_some_and(|entry| entry.stream.position().epoch == epoch) {
             self.forget(channel);
         }
         if self.first_epochs.of(now, channel) == epoch {
@@ -201,10 +201,10 @@ impl MemoryShard {
     }
 
     pub(super) fn remove_history(&mut self, channel: &Channel) {
-        let Some(kept) = self.streams.get_mut(channel) else { return };
-        let before = kept.stream.bytes();
-        kept.stream.clear();
-        if let Some(at) = kept.queued_to_empty.take() {
+        let Some(entry) = self.streams.get_mut(channel) else { return };
+        let before = entry.stream.bytes();
+        entry.stream.clear();
+        if let Some(at) = entry.queued_to_empty.take() {
             self.emptying.remove(at, channel.clone());
         }
         self.recount(before, 0);
@@ -235,15 +235,15 @@ impl MemoryShard {
         if self.streams.get(channel)?.forget <= now && !self.streams.get(channel)?.has_keys() {
             self.forget(channel);
         }
-        let kept = self.streams.get_mut(channel)?;
-        let is_published = kept.stream.position().offset > 0;
+        let entry = self.streams.get_mut(channel)?;
+        let is_published = entry.stream.position().offset > 0;
         let ttl = self.limits.position_ttl;
-        kept.forget = kept.forget.max(now + if is_published { ttl } else { ttl.min(HOLDS) });
-        let before = kept.stream.bytes();
-        kept.stream.expire(now);
-        let freed = before - kept.stream.bytes();
+        entry.forget = entry.forget.max(now + if is_published { ttl } else { ttl.min(HOLDS) });
+        let before = entry.stream.bytes();
+        entry.stream.expire(now);
+        let freed = before - entry.stream.bytes();
         self.limits.bytes.fetch_sub(freed, Ordering::Relaxed);
-        Some(kept)
+        Some(entry)
     }
 
     /// The same, made if there is none.
@@ -281,16 +281,16 @@ impl MemoryShard {
     fn shed_bytes(&mut self, metrics: &BrokerMetrics) {
         while self.limits.bytes.load(Ordering::Relaxed) > self.limits.bytes_max {
             let Some((at, channel)) = self.emptying.pop_first() else { return };
-            let Some(kept) = self.streams.get_mut(&channel) else { continue };
-            if kept.stream.expires() > at && !kept.stream.is_empty() {
+            let Some(entry) = self.streams.get_mut(&channel) else { continue };
+            if entry.stream.expires() > at && !entry.stream.is_empty() {
                 // It was published to since it was queued: its turn comes later.
-                kept.queued_to_empty = Some(kept.stream.expires());
-                self.emptying.insert(kept.stream.expires(), channel);
+                entry.queued_to_empty = Some(entry.stream.expires());
+                self.emptying.insert(entry.stream.expires(), channel);
                 continue;
             }
-            kept.queued_to_empty = None;
-            let before = kept.stream.bytes();
-            kept.stream.clear();
+            entry.queued_to_empty = None;
+            let before = entry.stream.bytes();
+            entry.stream.clear();
             self.recount(before, 0);
             if before > 0 {
                 metrics.evicted_streams.increment();
@@ -303,16 +303,16 @@ impl MemoryShard {
         // Those with keys stay: each goes to the end of the queue at most once.
         for _ in 0..self.forgetting.len() {
             let Some((at, channel)) = self.forgetting.pop_first() else { return false };
-            let Some(kept) = self.streams.get_mut(&channel) else { continue };
-            if kept.has_keys() {
-                kept.forget = kept.forget.max(at) + self.limits.position_ttl;
+            let Some(entry) = self.streams.get_mut(&channel) else { continue };
+            if entry.has_keys() {
+                entry.forget = entry.forget.max(at) + self.limits.position_ttl;
             }
-            if kept.forget > at {
-                kept.queued_to_forget = kept.forget;
-                self.forgetting.insert(kept.forget, channel);
+            if entry.forget > at {
+                entry.queued_to_forget = entry.forget;
+                self.forgetting.insert(entry.forget, channel);
                 continue;
             }
-            if kept.stream.position().offset > 0 {
+            if entry.stream.position().offset > 0 {
                 self.first_epochs.leave(&channel);
             }
             self.forget(&channel);
@@ -322,41 +322,41 @@ impl MemoryShard {
     }
 
     fn empty_if_due(&mut self, now: Moment, channel: Channel) {
-        let Some(kept) = self.streams.get_mut(&channel) else { return };
-        let before = kept.stream.bytes();
-        kept.stream.expire(now);
-        let after = kept.stream.bytes();
-        kept.queued_to_empty = (!kept.stream.is_empty()).then(|| kept.stream.expires());
-        if let Some(at) = kept.queued_to_empty {
+        let Some(entry) = self.streams.get_mut(&channel) else { return };
+        let before = entry.stream.bytes();
+        entry.stream.expire(now);
+        let after = entry.stream.bytes();
+        entry.queued_to_empty = (!entry.stream.is_empty()).then(|| entry.stream.expires());
+        if let Some(at) = entry.queued_to_empty {
             self.emptying.insert(at, channel);
         }
         self.recount(before, after);
     }
 
     fn forget_if_due(&mut self, now: Moment, channel: Channel) {
-        let Some(kept) = self.streams.get_mut(&channel) else { return };
-        if kept.has_keys() {
-            kept.forget = now + self.limits.position_ttl;
+        let Some(entry) = self.streams.get_mut(&channel) else { return };
+        if entry.has_keys() {
+            entry.forget = now + self.limits.position_ttl;
         }
-        if kept.forget > now {
-            kept.queued_to_forget = kept.forget;
-            self.forgetting.insert(kept.forget, channel);
+        if entry.forget > now {
+            entry.queued_to_forget = entry.forget;
+            self.forgetting.insert(entry.forget, channel);
         } else {
             self.forget(&channel);
         }
     }
 
     fn forget(&mut self, channel: &Channel) {
-        let Some(kept) = self.streams.remove(channel) else { return };
+        let Some(entry) = self.streams.remove(channel) else { return };
         if is_sparse(self.streams.len(), self.streams.capacity()) {
             self.streams.shrink_to(self.streams.len() * 2);
         }
-        self.forgetting.remove(kept.queued_to_forget, channel.clone());
-        if let Some(at) = kept.queued_to_empty {
+        self.forgetting.remove(entry.queued_to_forget, channel.clone());
+        if let Some(at) = entry.queued_to_empty {
             self.emptying.remove(at, channel.clone());
         }
-        self.recount(kept.stream.bytes(), 0);
-        if let Some(keys) = kept.keys {
+        self.recount(entry.stream.bytes(), 0);
+        if let Some(keys) = entry.keys {
             self.recount_keys((keys.state.len(), keys.state.bytes()), (0, 0));
             if let Some(at) = keys.queued() {
                 self.expiring.remove(at, channel.clone());

@@ -103,12 +103,12 @@ impl NatsBroker {
     ) -> Result<Vec<Published>, BrokerError> {
         let Some(first) = additions.first() else { return Ok(Vec::new()) };
         let size = class_of(first.retention.size, &SIZES);
-        let kept = StreamKind::History(size);
+        let kind = StreamKind::History(size);
         loop {
             if Instant::now() >= deadline {
                 return Err(BrokerError::Timeout(self.timeout));
             }
-            let life = self.streams.ready(kept).await?;
+            let life = self.streams.ready(kind).await?;
             let top = match self.tops.get(channel, &life.name, size) {
                 Some(top) => top,
                 None => self.load(channel, size, &life).await?.0,
@@ -145,13 +145,13 @@ impl NatsBroker {
                 }
                 // Another life of the stream has begun.
                 Err(JetStreamError::NoStream) => {
-                    self.streams.doubt(kept);
+                    self.streams.doubt(kind);
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 Err(failed) => {
                     self.tops.doubt(channel);
                     if matches!(failed, JetStreamError::Other(BrokerError::Unanswered(_))) {
-                        self.streams.doubt(kept);
+                        self.streams.doubt(kind);
                     }
                     return Err(failed.into());
                 }
@@ -238,8 +238,8 @@ fn draft(top: &ChannelTop, additions: &[AppendRequest], now: u64) -> AppendDraft
     let first = offset + 1 - entries.len() as u64;
     // What was before has had its time, or there was nothing.
     let alone = top.places.is_empty() || top.over <= now;
-    let kept_from = if alone { first } else { top.kept_from };
-    let lowest = (offset + 1).saturating_sub(u64::from(retention.size)).max(kept_from);
+    let retained_from = if alone { first } else { top.retained_from };
+    let lowest = (offset + 1).saturating_sub(u64::from(retention.size)).max(retained_from);
     let mut earlier: Vec<BlockPlace> = Vec::new();
     if !alone {
         // One that reaches over the edge is the last of use.
@@ -254,7 +254,7 @@ fn draft(top: &ChannelTop, additions: &[AppendRequest], now: u64) -> AppendDraft
     }
     let alone = alone && top.sequence > 0;
     let top = StreamPosition { offset, ..top.position };
-    AppendDraft { block: Block { top, kept_from, retention, version, earlier, entries }, alone, outcomes }
+    AppendDraft { block: Block { top, retained_from, retention, version, earlier, entries }, alone, outcomes }
 }
 
 #[cfg(test)]
@@ -265,13 +265,13 @@ mod tests {
 
     use super::*;
 
-    const KEPT: Retention = Retention { size: 3, ttl: Duration::from_secs(60) };
+    const RETENTION: Retention = Retention { size: 3, ttl: Duration::from_secs(60) };
 
     fn addition(text: &'static str, version: Option<u64>) -> AppendRequest {
         let version = version.map(|number| Version { number, epoch: "".into() });
         AppendRequest {
             record: Bytes::from_static(text.as_bytes()),
-            retention: KEPT,
+            retention: RETENTION,
             version,
             reserved: None,
         }
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn behind_what_has_had_its_time_a_history_begins_anew_at_the_next_offset() {
         let draft = draft(&top(), &[addition("a", None)], 1_000);
-        assert_eq!((draft.block.kept_from, draft.block.top.offset, draft.alone), (6, 6, true));
+        assert_eq!((draft.block.retained_from, draft.block.top.offset, draft.alone), (6, 6, true));
         assert!(draft.block.earlier.is_empty());
     }
 
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(together([&large, &large], 1 << 20), 1);
         let small = addition("a", None);
         assert_eq!(together(std::iter::repeat_n(&small, 1_000), 1 << 20), BLOCK_ENTRIES_MAX);
-        let other = AppendRequest { retention: Retention { size: 9, ..KEPT }, ..addition("a", None) };
+        let other = AppendRequest { retention: Retention { size: 9, ..RETENTION }, ..addition("a", None) };
         assert_eq!(together([&small, &small, &other], 1 << 20), 2);
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct Block {
     /// Of the last publication in it, or before it if there is none in it.
     pub(super) top: StreamPosition,
     /// Of the first publication that is still kept: what was before it had its time, or was removed.
-    pub(super) kept_from: u64,
+    pub(super) retained_from: u64,
     pub(super) retention: Retention,
     /// Of the last publication that had one.
     pub(super) version: Option<Version>,
@@ -78,7 +78,7 @@ impl Block {
         out.put_slice(&[BLOCK, if self.version.is_some() { HAS_VERSION } else { 0 }]);
         put_text(self.top.epoch.as_str(), &mut out);
         let ttl_ms = u64::try_from(self.retention.ttl.as_millis()).unwrap_or(u64::MAX);
-        for number in [self.top.offset, self.kept_from, u64::from(self.retention.size), ttl_ms] {
+        for number in [self.top.offset, self.retained_from, u64::from(self.retention.size), ttl_ms] {
             encode_varint(number, &mut out);
         }
         if let Some(version) = &self.version {
@@ -108,7 +108,7 @@ impl Block {
         let [BLOCK, flags @ 0..=HAS_VERSION] = head[..] else { return Err(BlockError::Unknown) };
         let epoch = text(&mut bytes, EPOCH_BYTES_MAX)?;
         let epoch = Epoch::parse(&epoch).ok_or(BlockError::Number)?;
-        let [offset, kept_from] = [number(&mut bytes)?, number(&mut bytes)?];
+        let [offset, retained_from] = [number(&mut bytes)?, number(&mut bytes)?];
         let size = u32::try_from(number(&mut bytes)?).map_err(|_| BlockError::Number)?;
         let ttl = Duration::from_millis(number(&mut bytes)?);
         let version = if flags & HAS_VERSION == 0 {
@@ -145,7 +145,7 @@ impl Block {
         }
         let top = StreamPosition { offset, epoch };
         let retention = Retention { size, ttl };
-        Ok(Self { top, kept_from, retention, version, earlier, entries })
+        Ok(Self { top, retained_from, retention, version, earlier, entries })
     }
 
     /// The publications in it, each at its position.
@@ -160,7 +160,7 @@ impl Block {
     /// The first offset that is still kept, by the size as it was asked for last.
     pub(super) fn lowest(&self) -> u64 {
         let by_size = (self.top.offset + 1).saturating_sub(u64::from(self.retention.size));
-        by_size.max(self.kept_from).max(1)
+        by_size.max(self.retained_from).max(1)
     }
 
     /// Whether what it tells of has had its time at `now`, both in milliseconds since 1970.
@@ -207,7 +207,7 @@ mod tests {
     fn block() -> Block {
         Block {
             top: StreamPosition { offset: 9, epoch: Epoch::from_random(7) },
-            kept_from: 3,
+            retained_from: 3,
             retention: Retention { size: 100, ttl: Duration::from_secs(60) },
             version: Some(Version { number: u64::MAX, epoch: "day".into() }),
             earlier: vec![BlockPlace { sequence: 70, first: 7 }, BlockPlace { sequence: 3, first: 6 }],

@@ -18,29 +18,29 @@ impl NatsBroker {
     }
 
     /// The last message of a subject, if there is one.
-    pub(crate) async fn last_kept(
+    pub(crate) async fn last_message(
         &self,
         link: &NatsLink,
-        kept: StreamKind,
+        kind: StreamKind,
         subject: &str,
     ) -> Result<Option<StoredMessage>, BrokerError> {
-        self.streams.ready(kept).await?;
+        self.streams.ready(kind).await?;
         let which = MessageSelector::Last(subject.to_owned());
-        let last = self.jetstream.get(link, &self.names.stream(kept), &which).await;
-        last.map_err(|failed| self.kept_failed(kept, failed))
+        let last = self.jetstream.get(link, &self.names.stream(kind), &which).await;
+        last.map_err(|failed| self.request_failed(kind, failed))
     }
 
     /// Writes behind that message; 0: where there is none. Returns `false`, and does nothing, if another one is the last by now.
     /// `ttl`: how long it is to be kept, where the server forgets by itself.
     pub(crate) async fn keep_behind(
         &self,
-        kept: StreamKind,
+        kind: StreamKind,
         subject: &str,
         after: u64,
         ttl: Duration,
         payload: Bytes,
     ) -> Result<bool, BrokerError> {
-        let life = self.streams.ready(kept).await?;
+        let life = self.streams.ready(kind).await?;
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Subject-Sequence", after.to_string());
         if life.forgets() {
@@ -50,18 +50,18 @@ impl NatsBroker {
         match self.jetstream.put_with(&self.link, subject.to_owned(), headers, payload).await {
             Ok(_) => Ok(true),
             Err(JetStreamError::Refused(code::WRONG_LAST_SEQUENCE, _)) => Ok(false),
-            Err(failed) => Err(self.kept_failed(kept, failed)),
+            Err(failed) => Err(self.request_failed(kind, failed)),
         }
     }
 
     /// Deletes that message, if it is still there.
-    pub(crate) async fn delete_kept(&self, kept: StreamKind, sequence: u64) -> Result<(), BrokerError> {
-        let deleted = self.jetstream.delete(&self.link, &self.names.stream(kept), sequence).await;
-        deleted.map_err(|failed| self.kept_failed(kept, failed))
+    pub(crate) async fn delete_message(&self, kind: StreamKind, sequence: u64) -> Result<(), BrokerError> {
+        let deleted = self.jetstream.delete(&self.link, &self.names.stream(kind), sequence).await;
+        deleted.map_err(|failed| self.request_failed(kind, failed))
     }
 
-    fn kept_failed(&self, kept: StreamKind, failed: JetStreamError) -> BrokerError {
-        self.streams.doubt(kept);
+    fn request_failed(&self, kind: StreamKind, failed: JetStreamError) -> BrokerError {
+        self.streams.doubt(kind);
         failed.into()
     }
 }

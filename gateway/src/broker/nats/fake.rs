@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 /// What is said to whoever asks.
-pub(crate) enum Said {
+pub(crate) enum FakeReply {
     /// Under this subject, with where it would be acknowledged.
     Message(&'static str, String),
     /// Without a body: a status and its description.
@@ -18,7 +18,7 @@ pub(crate) enum Said {
 
 /// Where it is reached, and the server itself, which ends with this.
 pub(super) async fn serve(
-    says: impl Fn(&str) -> Vec<Said> + Send + Sync + 'static,
+    says: impl Fn(&str) -> Vec<FakeReply> + Send + Sync + 'static,
 ) -> (String, AbortOnDropHandle<()>) {
     serve_as("2.11.0", says).await
 }
@@ -26,7 +26,7 @@ pub(super) async fn serve(
 /// The same of this release.
 pub(crate) async fn serve_as(
     version: &'static str,
-    says: impl Fn(&str) -> Vec<Said> + Send + Sync + 'static,
+    says: impl Fn(&str) -> Vec<FakeReply> + Send + Sync + 'static,
 ) -> (String, AbortOnDropHandle<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let url = format!("nats://{}", listener.local_addr().expect("its address"));
@@ -55,8 +55,8 @@ pub(crate) async fn serve_as(
                     let inbox = rest.first().copied().unwrap_or_default();
                     let sid = subscribed.iter().find(|(subject, _)| inbox.starts_with(&**subject));
                     let sid = sid.map_or("0", |(_, sid)| sid);
-                    for said in says(subject) {
-                        answer.push_str(&written(&said, inbox, sid));
+                    for reply in says(subject) {
+                        answer.push_str(&written(&reply, inbox, sid));
                     }
                 }
                 _ => {}
@@ -68,15 +68,15 @@ pub(crate) async fn serve_as(
     (url, AbortOnDropHandle::new(serving))
 }
 
-fn written(said: &Said, inbox: &str, sid: &str) -> String {
-    match said {
-        Said::Message(subject, acknowledged_at) => {
+fn written(reply: &FakeReply, inbox: &str, sid: &str) -> String {
+    match reply {
+        FakeReply::Message(subject, acknowledged_at) => {
             format!("MSG {subject} {sid} {acknowledged_at} 1\r\nx\r\n")
         }
-        Said::Status(status) => {
+        FakeReply::Status(status) => {
             let head = format!("NATS/1.0 {status}\r\n\r\n");
             format!("HMSG {inbox} {sid} {length} {length}\r\n{head}\r\n", length = head.len())
         }
-        Said::Answer(text) => format!("MSG {inbox} {sid} {}\r\n{text}\r\n", text.len()),
+        FakeReply::Answer(text) => format!("MSG {inbox} {sid} {}\r\n{text}\r\n", text.len()),
     }
 }

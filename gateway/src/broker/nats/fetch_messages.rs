@@ -172,8 +172,8 @@ impl JetStream {
 
 fn cut_off(status: Option<u16>, description: Option<&str>) -> BrokerError {
     let status = status.unwrap_or_default();
-    let said = description.unwrap_or("the consumer does not answer");
-    BrokerError::refused(format!("reading was ended by the server: {status} {said}"))
+    let reason = description.unwrap_or("the consumer does not answer");
+    BrokerError::refused(format!("reading was ended by the server: {status} {reason}"))
 }
 
 /// Where a message stands, it says in the subject that it would be acknowledged at, which newer servers begin with two tokens
@@ -197,23 +197,23 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use super::super::fake::{Said, serve};
+    use super::super::fake::{FakeReply, serve};
     use super::super::nats_link::NatsLinkPurpose;
     use super::super::{NatsConfig, NatsDialer, NatsUrl};
     use super::*;
 
-    fn message(number: u32) -> Said {
-        Said::Message("p.x", format!("$JS.ACK.s.c.1.{number}.{number}.1700000000000000000.0"))
+    fn message(number: u32) -> FakeReply {
+        FakeReply::Message("p.x", format!("$JS.ACK.s.c.1.{number}.{number}.1700000000000000000.0"))
     }
 
     /// What is gathered of a consumer that has three messages, and whose pulls are answered so, one after the other.
-    async fn gathered(pulls: Vec<fn() -> Vec<Said>>, left: u32) -> Result<Vec<u64>, String> {
+    async fn gathered(pulls: Vec<fn() -> Vec<FakeReply>>, left: u32) -> Result<Vec<u64>, String> {
         let count = AtomicU32::new(0);
         let says = move |subject: &str| match subject {
             "$JS.API.CONSUMER.CREATE.s" => {
-                vec![Said::Answer("{\"name\":\"c\",\"num_pending\":3}".to_owned())]
+                vec![FakeReply::Answer("{\"name\":\"c\",\"num_pending\":3}".to_owned())]
             }
-            "$JS.API.CONSUMER.INFO.s.c" => vec![Said::Answer(format!("{{\"num_pending\":{left}}}"))],
+            "$JS.API.CONSUMER.INFO.s.c" => vec![FakeReply::Answer(format!("{{\"num_pending\":{left}}}"))],
             "$JS.API.CONSUMER.MSG.NEXT.s.c" => {
                 let number = count.fetch_add(1, Ordering::SeqCst) as usize;
                 pulls.get(number).map(|pull| pull()).unwrap_or_default()
@@ -244,10 +244,10 @@ mod tests {
         let all = gathered(vec![|| vec![message(1), message(2), message(3)]], 0).await;
         assert_eq!(all.unwrap(), [1, 2, 3]);
         for ended in ["409 Consumer Deleted", "409 Leadership Change", "503"] {
-            let pull: fn() -> Vec<Said> = match ended {
-                "503" => || vec![Said::Status("503")],
-                "409 Consumer Deleted" => || vec![message(1), Said::Status("409 Consumer Deleted")],
-                _ => || vec![message(1), Said::Status("409 Leadership Change")],
+            let pull: fn() -> Vec<FakeReply> = match ended {
+                "503" => || vec![FakeReply::Status("503")],
+                "409 Consumer Deleted" => || vec![message(1), FakeReply::Status("409 Consumer Deleted")],
+                _ => || vec![message(1), FakeReply::Status("409 Leadership Change")],
             };
             let told = gathered(vec![pull], 0).await.unwrap_err();
             assert!(told.contains(&ended[..3]), "{ended}: {told}");
@@ -260,17 +260,17 @@ mod tests {
             let told = gathered(vec![gap], 0).await.unwrap_err();
             assert!(told.contains("message"), "{told}");
         }
-        let late: fn() -> Vec<Said> = || vec![message(1), Said::Status("408 Request Timeout")];
+        let late: fn() -> Vec<FakeReply> = || vec![message(1), FakeReply::Status("408 Request Timeout")];
         let told = gathered(vec![late, || vec![message(3)]], 1).await.unwrap_err();
         assert!(told.contains("message 3"), "{told}");
     }
 
     #[tokio::test]
     async fn what_takes_its_time_is_waited_for_and_what_is_gone_is_not() {
-        let late: fn() -> Vec<Said> = || vec![message(1), Said::Status("408 Request Timeout")];
-        let rest: fn() -> Vec<Said> = || vec![message(2), message(3)];
+        let late: fn() -> Vec<FakeReply> = || vec![message(1), FakeReply::Status("408 Request Timeout")];
+        let rest: fn() -> Vec<FakeReply> = || vec![message(2), message(3)];
         assert_eq!(gathered(vec![late, rest], 2).await.unwrap(), [1, 2, 3]);
-        let fewer: fn() -> Vec<Said> = || vec![message(1), Said::Status("404 No Messages")];
+        let fewer: fn() -> Vec<FakeReply> = || vec![message(1), FakeReply::Status("404 No Messages")];
         assert_eq!(gathered(vec![fewer], 0).await.unwrap(), [1]);
     }
 }

@@ -76,7 +76,7 @@ struct UnkeptPublication {
 pub(super) struct Lanes {
     lanes: Mutex<HashMap<Channel, VecDeque<LanePublication>>>,
     passing: mpsc::UnboundedSender<UnkeptPublication>,
-    asked: AtomicU64,
+    enqueued: AtomicU64,
     sent: watch::Receiver<u64>,
     places: Arc<Semaphore>,
     /// How many wait for a place, or will when they are polled.
@@ -109,7 +109,7 @@ impl Lanes {
         let lanes = Self {
             lanes: Mutex::default(),
             passing,
-            asked: AtomicU64::new(0),
+            enqueued: AtomicU64::new(0),
             sent,
             places: Arc::new(Semaphore::new(PLACES)),
             waiting: AtomicUsize::new(0),
@@ -199,7 +199,7 @@ impl NatsBroker {
                 return answer;
             }
         };
-        let behind = self.lanes.asked.load(Ordering::SeqCst);
+        let behind = self.lanes.enqueued.load(Ordering::SeqCst);
         let one = LanePublication { task, deadline, behind, reply, _place: place };
         self.enqueue(&mut lanes, channel, one);
         answer
@@ -231,7 +231,7 @@ impl NatsBroker {
     }
 
     fn pass(&self, passing: UnkeptPublication) {
-        self.lanes.asked.fetch_add(1, Ordering::SeqCst);
+        self.lanes.enqueued.fetch_add(1, Ordering::SeqCst);
         // Nobody is left to take it only when the broker ends.
         let _ = self.lanes.passing.send(passing);
     }
@@ -366,7 +366,7 @@ impl NatsBroker {
                 let LanePublication { deadline, reply, _place, .. } = one;
                 let subject = self.names.passing(channel);
                 self.pass(UnkeptPublication { subject, message, deadline, reply, is_publication, _place });
-                self.sent_up_to(self.lanes.asked.load(Ordering::SeqCst)).await;
+                self.sent_up_to(self.lanes.enqueued.load(Ordering::SeqCst)).await;
             }
             // Those are not done alone.
             LaneTask::Append(..) => {}

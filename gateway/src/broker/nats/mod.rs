@@ -128,9 +128,14 @@ impl NatsBroker {
                 events.control(message);
             })
             .await?,
-            nats_control::hear(listener.clone(), names.told(node), events.clone(), |events, message| {
-                events.told(message);
-            })
+            nats_control::hear(
+                listener.clone(),
+                names.node_messages(node),
+                events.clone(),
+                |events, message| {
+                    events.node_message(message);
+                },
+            )
             .await?,
         ];
         let broker = Arc::new_cyclic(|this: &Weak<Self>| Self {

@@ -21,7 +21,7 @@ use super::nats_names::NatsNames;
 use crate::broker::{BrokerError, PublishRequest};
 
 /// What a canary leaves behind is of no use after this.
-const KEPT: Retention = Retention { size: 1, ttl: Duration::from_secs(30) };
+const RETENTION: Retention = Retention { size: 1, ttl: Duration::from_secs(30) };
 
 /// This node's own channel, and how far it has been heard.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl NatsBroker {
         let request = PublishRequest {
             channel: channel.clone(),
             publication,
-            retention: KEPT,
+            retention: RETENTION,
             idempotency: None,
             version: None,
         };
@@ -92,7 +92,7 @@ impl NatsBroker {
             }
         }
         let filter = HistoryFilter { since: None, limit: 1, reverse: true, enough_bytes: None };
-        if self.read_history(channel, filter, KEPT).await?.publications.is_empty() {
+        if self.read_history(channel, filter, RETENTION).await?.publications.is_empty() {
             return Err(BrokerError::Unexpected("a publication that was kept is not there".into()));
         }
         let took = start.elapsed();

@@ -48,7 +48,7 @@ impl NatsBroker {
     /// Returns whether the node has heard it: 0 or 1.
     pub(super) async fn tell_one(&self, node: &str, message: Bytes) -> Result<u32, BrokerError> {
         let began = Instant::now();
-        let answer = self.link.ask(self.names.told(node), None, message).await?;
+        let answer = self.link.ask(self.names.node_messages(node), None, message).await?;
         self.metrics.observe_round_trip(Operation::Control, began.elapsed());
         Ok(u32::from(!is_unheard(&answer)))
     }

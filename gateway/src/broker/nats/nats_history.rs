@@ -185,7 +185,7 @@ impl NatsBroker {
     ) -> Result<(), BrokerError> {
         let stream = self.names.stream(StreamKind::History(size));
         let missing = places.iter().filter(|(first, _)| !found.blocks.contains_key(first));
-        let asked: Vec<_> = missing
+        let reads: Vec<_> = missing
             .map(|&(first, sequence)| {
                 let (stream, reads) = (&stream, &self.reads);
                 async move {
@@ -195,7 +195,7 @@ impl NatsBroker {
                 }
             })
             .collect();
-        let answers: Vec<_> = stream::iter(asked).buffered(TOGETHER).collect().await;
+        let answers: Vec<_> = stream::iter(reads).buffered(TOGETHER).collect().await;
         for (first, stored) in answers {
             let Some(stored) = stored.map_err(BrokerError::from)? else { continue };
             let block = self.block(channel, &stored)?;

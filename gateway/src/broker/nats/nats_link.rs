@@ -24,7 +24,7 @@ use crate::broker::BrokerError;
 use crate::broker::measure::{BrokerMetrics, LinkMetrics};
 
 /// Longest text of a server that is kept to be shown.
-const SAID_BYTES_MAX: usize = 256;
+const SERVER_ERROR_BYTES_MAX: usize = 256;
 
 /// What became of the connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -94,7 +94,7 @@ struct NatsLinkShared {
     /// Connections so far.
     made: AtomicU64,
     /// What the server said last that was no answer.
-    said: Mutex<Option<Arc<str>>>,
+    server_error: Mutex<Option<Arc<str>>>,
     purpose: NatsLinkPurpose,
     metrics: Arc<BrokerMetrics>,
     overflowed: Overflowed,
@@ -165,7 +165,7 @@ impl NatsLink {
             waiting: Mutex::default(),
             state: sender,
             made: AtomicU64::new(0),
-            said: Mutex::default(),
+            server_error: Mutex::default(),
             purpose,
             metrics: metrics.clone(),
             overflowed,
@@ -376,7 +376,7 @@ impl NatsLinkShared {
         match event {
             Event::Connected => {
                 counted.up.set(1);
-                *self.said.lock() = None;
+                *self.server_error.lock() = None;
                 let number = self.made.fetch_add(1, Ordering::SeqCst) + 1;
                 if number > 1 {
                     counted.reconnects.increment();
@@ -403,8 +403,8 @@ impl NatsLinkShared {
     }
 
     fn heard(&self, text: &str) {
-        let text: Arc<str> = text.chars().take(SAID_BYTES_MAX).collect::<String>().into();
-        *self.said.lock() = Some(text.clone());
+        let text: Arc<str> = text.chars().take(SERVER_ERROR_BYTES_MAX).collect::<String>().into();
+        *self.server_error.lock() = Some(text.clone());
         self.state.send_if_modified(|state| match state {
             NatsLinkState::Up(_) => false,
             NatsLinkState::Opening | NatsLinkState::Down(_) => {
@@ -431,9 +431,9 @@ impl NatsLinkShared {
 
     /// A server says what it refuses beside the answers, if it says it at all.
     fn unanswered(&self, after: Duration) -> BrokerError {
-        match &*self.said.lock() {
-            Some(said) => BrokerError::Unanswered(
-                format!("nothing within {} ms; the server said: {said}", after.as_millis()).into(),
+        match &*self.server_error.lock() {
+            Some(server_error) => BrokerError::Unanswered(
+                format!("nothing within {} ms; the server said: {server_error}", after.as_millis()).into(),
             ),
             None => BrokerError::unanswered(after),
         }

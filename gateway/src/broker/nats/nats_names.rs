@@ -52,9 +52,9 @@ impl NatsNames {
     }
 
     /// The name of a stream, which holds no dots.
-    pub(crate) fn stream(&self, kept: StreamKind) -> String {
+    pub(crate) fn stream(&self, kind: StreamKind) -> String {
         let prefix = &self.prefix;
-        match kept {
+        match kind {
             StreamKind::History(size) => format!("{prefix}_history_{size}"),
             StreamKind::Once(seconds) => format!("{prefix}_once_{seconds}"),
             StreamKind::State => format!("{prefix}_state"),
@@ -65,24 +65,24 @@ impl NatsNames {
     }
 
     /// What a stream takes, in this life of it.
-    pub(crate) fn taken(&self, kept: StreamKind, life: &str) -> Vec<String> {
+    pub(crate) fn taken(&self, kind: StreamKind, life: &str) -> Vec<String> {
         let prefix = &self.prefix;
-        match kept {
-            StreamKind::History(_) => vec![self.whole_life(kept, life)],
+        match kind {
+            StreamKind::History(_) => vec![self.whole_life(kind, life)],
             StreamKind::Once(seconds) => {
                 vec![format!("{prefix}.o{seconds}.k.*.*"), format!("{prefix}.o{seconds}.p.*.*")]
             }
             StreamKind::State => vec![format!("{prefix}.s.*.*")],
             StreamKind::Presence => vec![format!("{prefix}.p.*.*.*.*")],
             StreamKind::Sessions => vec![format!("{prefix}.session.*")],
-            StreamKind::Ledgers => vec![self.whole_life(kept, life)],
+            StreamKind::Ledgers => vec![self.whole_life(kind, life)],
         }
     }
 
     /// What of that is sent to nodes once it is kept, and where to.
-    pub(crate) fn republished(&self, kept: StreamKind) -> Option<(String, String)> {
+    pub(crate) fn republished(&self, kind: StreamKind) -> Option<(String, String)> {
         let prefix = &self.prefix;
-        let source = match kept {
+        let source = match kind {
             StreamKind::History(size) => format!("{prefix}.h{size}.>"),
             StreamKind::Once(seconds) => format!("{prefix}.o{seconds}.p.>"),
             StreamKind::State | StreamKind::Presence | StreamKind::Sessions | StreamKind::Ledgers => {
@@ -93,11 +93,11 @@ impl NatsNames {
     }
 
     /// The life that a stream is in, by what it takes: empty where it has none. `None`: that is not what it takes.
-    pub(crate) fn life_of<'a>(&self, kept: StreamKind, taken: &'a str) -> Option<&'a str> {
-        if !kept.has_lives() {
-            return self.taken(kept, "").iter().any(|ours| ours == taken).then_some("");
+    pub(crate) fn life_of<'a>(&self, kind: StreamKind, taken: &'a str) -> Option<&'a str> {
+        if !kind.has_lives() {
+            return self.taken(kind, "").iter().any(|ours| ours == taken).then_some("");
         }
-        taken.strip_prefix(&self.whole_life(kept, ""))
+        taken.strip_prefix(&self.whole_life(kind, ""))
     }
 
     /// The subjects of streams of history, whatever their sizes and lives.
@@ -121,8 +121,8 @@ impl NatsNames {
     }
 
     /// All that a stream with lives has in one of them.
-    pub(crate) fn whole_life(&self, kept: StreamKind, life: &str) -> String {
-        match kept {
+    pub(crate) fn whole_life(&self, kind: StreamKind, life: &str) -> String {
+        match kind {
             StreamKind::History(size) => format!("{}.h{size}.*.{life}", self.prefix),
             _ => format!("{}.ledger.*.*.{life}", self.prefix),
         }
@@ -193,7 +193,7 @@ impl NatsNames {
     }
 
     /// What one node hears.
-    pub(crate) fn told(&self, node: &str) -> String {
+    pub(crate) fn node_messages(&self, node: &str) -> String {
         format!("{}.n.{}", self.prefix, token(node))
     }
 }

@@ -124,8 +124,9 @@ impl NatsBroker {
             encode_varint(position.offset, &mut payload);
             payload.put_slice(position.epoch.as_str().as_bytes());
             let KeyReservation { subject, sequence, .. } = reservation;
-            let said = self.jetstream.add(&self.link, subject, sequence, false, payload.freeze()).await;
-            if let Err(JetStreamError::NoStream) = said {
+            let acknowledged =
+                self.jetstream.add(&self.link, subject, sequence, false, payload.freeze()).await;
+            if let Err(JetStreamError::NoStream) = acknowledged {
                 self.streams.doubt(StreamKind::Once(reservation.seconds));
             }
         });
@@ -150,25 +151,25 @@ impl NatsBroker {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<TakenKey, BrokerError> {
-        let kept = StreamKind::Once(seconds);
+        let kind = StreamKind::Once(seconds);
         // Most keys are new.
         let (mut after, mut taken_over) = (0, false);
         loop {
             if Instant::now() >= deadline {
                 return Err(BrokerError::Timeout(self.timeout));
             }
-            self.streams.ready(kept).await?;
+            self.streams.ready(kind).await?;
             match self.jetstream.add(&self.link, subject.to_owned(), after, false, payload.clone()).await {
                 Ok(sequence) => return Ok(TakenKey::Ours { sequence, taken_over }),
                 Err(JetStreamError::Refused(code::WRONG_LAST_SEQUENCE, _)) => {}
                 Err(JetStreamError::NoStream) => {
-                    self.streams.doubt(kept);
+                    self.streams.doubt(kind);
                     continue;
                 }
                 Err(failed) => return Err(failed.into()),
             }
             let which = MessageSelector::Last(subject.to_owned());
-            let last = self.jetstream.get(&self.link, &self.names.stream(kept), &which).await?;
+            let last = self.jetstream.get(&self.link, &self.names.stream(kind), &which).await?;
             (after, taken_over) = match last.as_ref().map_or(Ok(KeyState::Free { after: 0 }), known)? {
                 KeyState::Free { after } => (after, false),
                 KeyState::Used(position) => return Ok(TakenKey::Used(position)),

@@ -146,9 +146,9 @@ impl Streams {
     }
 
     /// The stream, found or made on the connection there is.
-    pub(super) async fn ready(&self, kept: StreamKind) -> Result<Arc<LiveStream>, BrokerError> {
+    pub(super) async fn ready(&self, kind: StreamKind) -> Result<Arc<LiveStream>, BrokerError> {
         let connection = self.link.opened().await?;
-        if let Some(life) = self.known_on(kept, connection) {
+        if let Some(life) = self.known_on(kind, connection) {
             return Ok(life);
         }
         let _alone = match tokio::time::timeout(self.link.timeout(), self.finding.lock()).await {
@@ -156,31 +156,31 @@ impl Streams {
             Err(_) => return Err(BrokerError::Timeout(self.link.timeout())),
         };
         // Somebody else may have found it meanwhile.
-        if let Some(life) = self.known_on(kept, connection) {
+        if let Some(life) = self.known_on(kind, connection) {
             return Ok(life);
         }
-        self.find(kept, connection).await.map_err(BrokerError::from)
+        self.find(kind, connection).await.map_err(BrokerError::from)
     }
 
     /// It has to be looked at again: it did not take what was meant for it.
-    pub(super) fn doubt(&self, kept: StreamKind) {
-        if let Some(known) = self.known.lock().get_mut(&kept) {
+    pub(super) fn doubt(&self, kind: StreamKind) {
+        if let Some(known) = self.known.lock().get_mut(&kind) {
             known.connection = 0;
         }
     }
 
-    fn known_on(&self, kept: StreamKind, connection: u64) -> Option<Arc<LiveStream>> {
+    fn known_on(&self, kind: StreamKind, connection: u64) -> Option<Arc<LiveStream>> {
         let known = self.known.lock();
-        known.get(&kept).filter(|known| known.connection == connection).map(|known| known.life.clone())
+        known.get(&kind).filter(|known| known.connection == connection).map(|known| known.life.clone())
     }
 
     /// Looks whether streams with lives have gone back, for whatever reason there can be while the connection stays.
     pub(super) async fn look_again(&self) -> Result<(), BrokerError> {
         let used: Vec<StreamKind> = self.known.lock().keys().copied().collect();
-        for kept in used.into_iter().filter(|kept| kept.has_lives()) {
+        for kind in used.into_iter().filter(|kind| kind.has_lives()) {
             let connection = self.link.connection()?;
             let _alone = self.finding.lock().await;
-            self.find(kept, connection).await?;
+            self.find(kind, connection).await?;
         }
         Ok(())
     }
@@ -200,59 +200,59 @@ impl Streams {
         }
     }
 
-    async fn find(&self, kept: StreamKind, connection: u64) -> Result<Arc<LiveStream>, JetStreamError> {
+    async fn find(&self, kind: StreamKind, connection: u64) -> Result<Arc<LiveStream>, JetStreamError> {
         self.link.can_replicate(self.replicas)?;
         for _ in 0..ATTEMPTS_MAX {
-            let before = self.known.lock().get(&kept).map(|known| known.life.clone());
+            let before = self.known.lock().get(&kind).map(|known| known.life.clone());
             let seen = before.as_ref().map_or(0, |life| life.seen.load(Ordering::SeqCst));
-            let name = self.names.stream(kept);
+            let name = self.names.stream(kind);
             let info: StreamInfoResponse =
                 match self.jetstream.ask(&self.link, &format!("STREAM.INFO.{name}"), &json!({})).await {
                     Ok(info) => info,
                     Err(JetStreamError::Refused(code::STREAM_NOT_FOUND, _)) => {
-                        self.make(kept).await?;
+                        self.make(kind).await?;
                         continue;
                     }
                     Err(failed) => return Err(failed),
                 };
             let taken = info.config.get("subjects").and_then(|all| all.get(0)).and_then(Value::as_str);
-            let Some(life) = taken.and_then(|taken| self.names.life_of(kept, taken)) else {
+            let Some(life) = taken.and_then(|taken| self.names.life_of(kind, taken)) else {
                 let text =
                     format!("the stream {name} is there and takes other subjects: set another nats.prefix");
                 return Err(BrokerError::Unexpected(text.into()).into());
             };
             let same = before.filter(|before| *before.name == *life);
-            if same.is_some() && kept.has_lives() && info.state.last_seq < seen {
-                if !self.has_gone_back_for_long(kept) {
+            if same.is_some() && kind.has_lives() && info.state.last_seq < seen {
+                if !self.has_gone_back_for_long(kind) {
                     return same.ok_or(JetStreamError::NoStream);
                 }
-                self.begin_anew(kept, life, &info.config).await?;
+                self.begin_anew(kind, life, &info.config).await?;
                 continue;
             }
             let life = same.unwrap_or_else(|| Arc::new(LiveStream::new(life)));
             life.saw(info.state.last_seq);
-            let config = self.set_limits(kept, info.config).await?;
+            let config = self.set_limits(kind, info.config).await?;
             let forgets = config.get(MESSAGES_END).and_then(Value::as_bool);
             life.forgets.store(forgets == Some(true), Ordering::SeqCst);
             let known = KnownStream { life: life.clone(), connection, back_since: None };
-            self.known.lock().insert(kept, known);
+            self.known.lock().insert(kind, known);
             return Ok(life);
         }
-        let text = format!("the stream {} is made and taken away again", self.names.stream(kept));
+        let text = format!("the stream {} is made and taken away again", self.names.stream(kind));
         Err(BrokerError::Unexpected(text.into()).into())
     }
 
     /// Whether it is no leader that has just begun.
-    fn has_gone_back_for_long(&self, kept: StreamKind) -> bool {
+    fn has_gone_back_for_long(&self, kind: StreamKind) -> bool {
         let mut known = self.known.lock();
-        let Some(known) = known.get_mut(&kept) else { return true };
+        let Some(known) = known.get_mut(&kind) else { return true };
         let since = *known.back_since.get_or_insert_with(Instant::now);
         self.replicas == 1 || since.elapsed() >= LEADER_SETTLES
     }
 
-    async fn make(&self, kept: StreamKind) -> Result<(), JetStreamError> {
-        let name = self.names.stream(kept);
-        let config = self.wanted(kept, &new_life());
+    async fn make(&self, kind: StreamKind) -> Result<(), JetStreamError> {
+        let name = self.names.stream(kind);
+        let config = self.wanted(kind, &new_life());
         match self.jetstream.ask::<Value>(&self.link, &format!("STREAM.CREATE.{name}"), &config).await {
             Ok(_) => {
                 tracing::info!(stream = name, "the stream was not there and is made");
@@ -265,21 +265,21 @@ impl Streams {
     }
 
     /// Ends a life: what the stream has of it is found by nobody any more, and goes.
-    async fn begin_anew(&self, kept: StreamKind, life: &str, config: &Value) -> Result<(), JetStreamError> {
-        let name = self.names.stream(kept);
+    async fn begin_anew(&self, kind: StreamKind, life: &str, config: &Value) -> Result<(), JetStreamError> {
+        let name = self.names.stream(kind);
         let mut config = config.clone();
-        config["subjects"] = json!(self.names.taken(kept, &new_life()));
+        config["subjects"] = json!(self.names.taken(kind, &new_life()));
         self.jetstream.ask::<Value>(&self.link, &format!("STREAM.UPDATE.{name}"), &config).await?;
         tracing::warn!(
             stream = name,
             "the stream has gone back to what it was before: what is in it begins anew, histories in new epochs"
         );
-        self.jetstream.purge(&self.link, &name, &self.names.whole_life(kept, life)).await
+        self.jetstream.purge(&self.link, &name, &self.names.whole_life(kind, life)).await
     }
 
     /// What can be set of a stream that is there. Returns what is set of it now.
-    async fn set_limits(&self, kept: StreamKind, mut config: Value) -> Result<Value, JetStreamError> {
-        let wanted = self.wanted(kept, "");
+    async fn set_limits(&self, kind: StreamKind, mut config: Value) -> Result<Value, JetStreamError> {
+        let wanted = self.wanted(kind, "");
         let mut differs = false;
         for key in SETTINGS {
             // What is not asked for is left as it is: a server may have been a newer one.
@@ -289,7 +289,7 @@ impl Streams {
             }
         }
         // Looked at once: a server that changes what it is told would be told again each time.
-        if !differs || self.known.lock().contains_key(&kept) {
+        if !differs || self.known.lock().contains_key(&kind) {
             return Ok(config);
         }
         // A server refuses a window for duplicates that is longer than messages are kept. It was chosen when the stream was made.
@@ -299,16 +299,16 @@ impl Streams {
         {
             config["duplicate_window"] = json!(age);
         }
-        let name = self.names.stream(kept);
+        let name = self.names.stream(kind);
         let set: StreamInfoResponse =
             self.jetstream.ask(&self.link, &format!("STREAM.UPDATE.{name}"), &config).await?;
         tracing::info!(stream = name, "the stream is given the bounds that are set");
         Ok(set.config)
     }
 
-    fn wanted(&self, kept: StreamKind, life: &str) -> Value {
+    fn wanted(&self, kind: StreamKind, life: &str) -> Value {
         let unbounded = |count: u64| i64::try_from(count).ok().filter(|count| *count > 0).unwrap_or(-1);
-        let (age, per_subject, messages, bytes, storage) = match kept {
+        let (age, per_subject, messages, bytes, storage) = match kind {
             StreamKind::History(size) => {
                 let per_subject = u64::from(size) + MARKERS_MAX;
                 (self.position_ttl, per_subject, 0, self.history_bytes_max, self.storage)
@@ -324,8 +324,8 @@ impl Streams {
             StreamKind::Ledgers => (Duration::ZERO, 0, 0, 0, self.storage),
         };
         let mut config = json!({
-            "name": self.names.stream(kept),
-            "subjects": self.names.taken(kept, life),
+            "name": self.names.stream(kind),
+            "subjects": self.names.taken(kind, life),
             "retention": "limits",
             "discard": "old",
             "storage": storage.word(),
@@ -338,10 +338,10 @@ impl Streams {
             "allow_direct": self.jetstream.is_direct(),
             "allow_rollup_hdrs": true,
         });
-        if kept == StreamKind::Sessions && self.link.can_end_messages() {
+        if kind == StreamKind::Sessions && self.link.can_end_messages() {
             config[MESSAGES_END] = json!(true);
         }
-        if let Some((source, destination)) = self.names.republished(kept) {
+        if let Some((source, destination)) = self.names.republished(kind) {
             config["republish"] = json!({ "src": source, "dest": destination });
         }
         config

@@ -25,7 +25,7 @@ pub(super) struct ChannelTop {
     pub(super) sequence: u64,
     pub(super) position: StreamPosition,
     pub(super) version: Option<Version>,
-    pub(super) kept_from: u64,
+    pub(super) retained_from: u64,
     /// Newest first.
     pub(super) places: VecDeque<BlockPlace>,
     /// When the history has had its time, in milliseconds since 1970.
@@ -36,7 +36,16 @@ impl ChannelTop {
     /// Of a channel that nothing is known of, or whose epoch ends.
     pub(super) fn new(life: Arc<str>, size: u32, sequence: u64) -> Self {
         let position = StreamPosition { offset: 0, epoch: Epoch::from_random(rand::random()) };
-        Self { life, size, sequence, position, version: None, kept_from: 1, places: VecDeque::new(), over: 0 }
+        Self {
+            life,
+            size,
+            sequence,
+            position,
+            version: None,
+            retained_from: 1,
+            places: VecDeque::new(),
+            over: 0,
+        }
     }
 
     /// As the last message says.
@@ -54,7 +63,7 @@ impl ChannelTop {
             sequence: stored.sequence,
             position: block.top,
             version: block.version.clone(),
-            kept_from: block.kept_from,
+            retained_from: block.retained_from,
             places,
             over: stored.written.saturating_add(ttl_ms),
         }
@@ -64,7 +73,7 @@ impl ChannelTop {
     pub(super) fn marker(&self) -> Block {
         Block {
             top: self.position,
-            kept_from: self.position.offset + 1,
+            retained_from: self.position.offset + 1,
             retention: Retention::default(),
             version: self.version.clone(),
             earlier: Vec::new(),
@@ -77,7 +86,7 @@ impl ChannelTop {
         self.sequence = sequence;
         self.position = block.top;
         self.version = block.version.clone();
-        self.kept_from = block.kept_from;
+        self.retained_from = block.retained_from;
         self.over = now.saturating_add(u64::try_from(block.retention.ttl.as_millis()).unwrap_or(u64::MAX));
         self.places.clear();
         if !block.entries.is_empty() {

@@ -46,7 +46,7 @@ pub(super) fn command<'a>(
 ) -> Option<Cmd> {
     match call.len() {
         1 => call.clone().next().map(|outgoing| outgoing.command(up)),
-        _ => super::publish_script::command_of_several(call.filter_map(OutgoingPublication::kept), up),
+        _ => super::publish_script::command_of_several(call.filter_map(OutgoingPublication::script_args), up),
     }
 }
 

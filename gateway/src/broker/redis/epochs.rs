@@ -44,12 +44,12 @@ impl KnownEpochs {
         self.by_channel.lock().get(&hash).copied()
     }
 
-    /// Remembers what was told about a channel: for `time` after `asked` nothing needs to be renewed.
-    pub(super) fn learn(&self, hash: u64, epoch: Epoch, asked: Instant, time: Duration) {
-        let Some(until) = asked.checked_add(time) else { return };
+    /// Remembers what was told about a channel: for `time` after `requested_at` nothing needs to be renewed.
+    pub(super) fn learn(&self, hash: u64, epoch: Epoch, requested_at: Instant, time: Duration) {
+        let Some(until) = requested_at.checked_add(time) else { return };
         let mut by_channel = self.by_channel.lock();
         if by_channel.len() >= CHANNELS_MAX && !by_channel.contains_key(&hash) {
-            by_channel.retain(|_, known| asked < known.until);
+            by_channel.retain(|_, known| requested_at < known.until);
             if by_channel.len() > CHANNELS_MAX / 2 {
                 by_channel.clear();
             }

@@ -50,7 +50,7 @@ pub(crate) struct Follower {
     config: RedisConfig,
     dialer: RedisDialer,
     following: Following,
-    told: Arc<FollowReceiver>,
+    receiver: Arc<FollowReceiver>,
 }
 
 struct FollowReceiver {
@@ -82,7 +82,7 @@ impl Follower {
             config,
             dialer,
             following,
-            told: Arc::new(FollowReceiver { follow, heard: AtomicU64::new(0) }),
+            receiver: Arc::new(FollowReceiver { follow, heard: AtomicU64::new(0) }),
         })
     }
 
@@ -92,14 +92,14 @@ impl Follower {
         let mut reminder = Reminder::new();
         let mut again = false;
         loop {
-            let reason: Arc<str> = match self.dialer.dial_subscriptions(self.told.clone()).await {
+            let reason: Arc<str> = match self.dialer.dial_subscriptions(self.receiver.clone()).await {
                 Ok(dialed) => {
                     let opened = Instant::now();
                     let reason = match self.subscribe(&dialed.connection).await {
                         Ok(()) => {
                             let down_ms = reminder.over(opened).map(|down| down.as_millis() as u64);
                             tracing::info!(down_ms, what, "connected to Redis");
-                            self.told.follow.opened(again);
+                            self.receiver.follow.opened(again);
                             again = true;
                             self.keep(dialed).await
                         }
@@ -108,7 +108,7 @@ impl Follower {
                             reason
                         }
                     };
-                    self.told.follow.lost();
+                    self.receiver.follow.lost();
                     pauses.held(opened.elapsed());
                     reason
                 }
@@ -144,7 +144,7 @@ impl Follower {
                 reason = self.dialer.moved(&at) => reason,
             }
         };
-        let heard = || self.told.heard.load(Ordering::Relaxed);
+        let heard = || self.receiver.heard.load(Ordering::Relaxed);
         let ask = || connection.identify();
         let changed = |_: &super::server::Server| {};
         let reason = hold(lost, self.config.ping(), self.dialer.timeout(), heard, ask, server, changed).await;

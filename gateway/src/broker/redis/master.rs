@@ -42,10 +42,17 @@ impl Master {
     ) -> Result<Self, DialError> {
         let name = |what: &str| format!("{}:{node}:{what}", config.prefix);
         let access = Arc::new(Access::new(config, &name("sentinel"), &metrics)?);
-        let told = of_cluster.as_ref().map(|of_cluster| of_cluster.told.clone());
+        let lives = of_cluster.as_ref().map(|of_cluster| of_cluster.lives.clone());
         let link = |purpose: RedisLinkPurpose| {
             let dialer = RedisDialer::new(config, &access, name(purpose.word()));
-            Arc::new(RedisLink::start(config, purpose, dialer, told.clone(), events.clone(), metrics.clone()))
+            Arc::new(RedisLink::start(
+                config,
+                purpose,
+                dialer,
+                lives.clone(),
+                events.clone(),
+                metrics.clone(),
+            ))
         };
         let (link, reads) = (link(RedisLinkPurpose::Commands), link(RedisLinkPurpose::Reads));
         let canaries = match &of_cluster {

@@ -78,12 +78,12 @@ const LONG_READS_MAX: usize = 4;
 
 /// What Redis said first, taken out of the buffer: for [`crate::readers`].
 pub(crate) fn read_in_words(buffer: &mut BytesMut) -> Result<Option<String>, String> {
-    let said = resp::take(buffer).map_err(|malformed| malformed.to_string())?;
-    Ok(said.map(|said| match said {
+    let reply = resp::take(buffer).map_err(|malformed| malformed.to_string())?;
+    Ok(reply.map(|reply| match reply {
         resp::RespReply::Message(message) => {
             format!("{:?} {:?}", Bytes::copy_from_slice(message.name()), message.data())
         }
-        said => format!("{said:?}"),
+        reply => format!("{reply:?}"),
     }))
 }
 

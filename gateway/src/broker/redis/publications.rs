@@ -417,7 +417,9 @@ mod tests {
         let waiting = publications.queue.waiting.lock();
         let name = |one: &QueuedPublication| match &one.outgoing {
             OutgoingPublication::Plain { name, .. } => name.clone(),
-            OutgoingPublication::Kept(_) | OutgoingPublication::Key(_) => unreachable!("none is kept here"),
+            OutgoingPublication::Retained(_) | OutgoingPublication::Key(_) => {
+                unreachable!("none is kept here")
+            }
         };
         waiting.list.iter().map(name).collect()
     }

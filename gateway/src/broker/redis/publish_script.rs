@@ -30,7 +30,7 @@ pub(super) enum OutgoingPublication {
         name: String,
         message: BytesMut,
     },
-    Kept(Box<PublishScriptArgs>),
+    Retained(Box<PublishScriptArgs>),
     /// The change of a key.
     Key(Box<KeyChange>),
 }
@@ -69,7 +69,7 @@ impl RedisBroker {
         &self,
         request: PublishRequest,
     ) -> impl Future<Output = Result<Published, BrokerError>> + use<> {
-        let (epochs, asked) = (self.epochs.clone(), Instant::now());
+        let (epochs, requested_at) = (self.epochs.clone(), Instant::now());
         let hash = request.retention.keeps_history().then(|| epochs.hash(&request.channel));
         let known = hash.and_then(|hash| epochs.of(hash));
         let answer =
@@ -78,7 +78,7 @@ impl RedisBroker {
         async move {
             let (published, lasts) = read_published(answer.await?, known)?;
             if let (Some(hash), Some(position), Some(lasts)) = (hash, published.position, lasts) {
-                epochs.learn(hash, position.epoch, asked, lasts);
+                epochs.learn(hash, position.epoch, requested_at, lasts);
             }
             if published.duplicate {
                 metrics.duplicates.increment();
@@ -122,7 +122,7 @@ impl OutgoingPublication {
             return Self::Plain { slot, name, message: record };
         }
         encode_record(publication, &mut record);
-        Self::Kept(Box::new(PublishScriptArgs {
+        Self::Retained(Box::new(PublishScriptArgs {
             slot,
             life: keys.life().clone(),
             position: keys.position(channel),
@@ -147,21 +147,21 @@ impl OutgoingPublication {
                 command.arg(name).arg(&message[..]);
                 command
             }
-            Self::Kept(kept) => kept.command(up),
+            Self::Retained(args) => args.command(up),
             Self::Key(change) => change.fill(script::CHANGE_KEY.by_hash(up), up),
         }
     }
 
     /// Whether others of the same slot may be made by the same call.
     pub(super) fn shares_a_call(&self) -> bool {
-        self.kept().is_some_and(PublishScriptArgs::is_plain)
+        self.script_args().is_some_and(PublishScriptArgs::is_plain)
     }
 
     /// Whether it has an idempotency key.
     pub(super) fn has_key(&self) -> bool {
         match self {
             Self::Plain { .. } => false,
-            Self::Kept(kept) => kept.once.is_some(),
+            Self::Retained(args) => args.once.is_some(),
             Self::Key(change) => change.has_key(),
         }
     }
@@ -170,7 +170,7 @@ impl OutgoingPublication {
     pub(super) fn slot(&self) -> u16 {
         match self {
             Self::Plain { slot, .. } => *slot,
-            Self::Kept(kept) => kept.slot,
+            Self::Retained(args) => args.slot,
             Self::Key(change) => change.slot(),
         }
     }
@@ -178,17 +178,17 @@ impl OutgoingPublication {
     /// What subscribers are sent of it, as the script has it, once it was made: `answer` is what the script gave. `None` if it
     /// was not made, or says more than that.
     pub(super) fn message(&self, answer: &Value) -> Option<Self> {
-        let kept = self.kept()?;
-        let (published, _) = read_published(answer.clone(), kept.known).ok()?;
+        let args = self.script_args()?;
+        let (published, _) = read_published(answer.clone(), args.known).ok()?;
         let mut message = BytesMut::new();
         encode_position(published.position, &mut message);
-        message.extend_from_slice(&kept.record);
-        (!published.duplicate).then(|| Self::Plain { slot: kept.slot, name: kept.name.clone(), message })
+        message.extend_from_slice(&args.record);
+        (!published.duplicate).then(|| Self::Plain { slot: args.slot, name: args.name.clone(), message })
     }
 
-    pub(super) fn kept(&self) -> Option<&PublishScriptArgs> {
+    pub(super) fn script_args(&self) -> Option<&PublishScriptArgs> {
         match self {
-            Self::Kept(kept) => Some(kept),
+            Self::Retained(args) => Some(args),
             Self::Plain { .. } | Self::Key(_) => None,
         }
     }
@@ -197,7 +197,7 @@ impl OutgoingPublication {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Plain { message, .. } => message.len(),
-            Self::Kept(kept) => kept.record.len(),
+            Self::Retained(args) => args.record.len(),
             Self::Key(change) => change.bytes(),
         }
     }
@@ -268,9 +268,9 @@ pub(super) fn command_of_several<'a>(
     let mut command = script::PUBLISH.by_hash(up);
     command.arg(first.life.len() + 2 * all.clone().count());
     first.life(&mut command);
-    all.clone().for_each(|kept| kept.keys(&mut command));
+    all.clone().for_each(|args| args.keys(&mut command));
     first.common(&mut command, up);
-    all.for_each(|kept| kept.arguments(&mut command, true));
+    all.for_each(|args| args.arguments(&mut command, true));
     Some(command)
 }
 

@@ -38,7 +38,7 @@ enum Tags {
 
 impl RedisKeys {
     pub(crate) fn new(prefix: &str, database: i64) -> Self {
-        let publications = format!("{prefix}:pub{}:{{", told_apart(database));
+        let publications = format!("{prefix}:pub{}:{{", database_suffix(database));
         let life = Self::names_of_life(prefix).map(Into::into).into();
         Self { prefix: prefix.into(), database, publications: publications.into(), life, tags: Tags::Names }
     }
@@ -152,12 +152,12 @@ impl RedisKeys {
 
     /// Where nodes send commands to each other (pub/sub).
     pub(crate) fn control(&self) -> String {
-        format!("{}:control{}", self.prefix, told_apart(self.database))
+        format!("{}:control{}", self.prefix, database_suffix(self.database))
     }
 
     /// Where one node alone is told things (pub/sub).
     pub(crate) fn node(&self, node: &str) -> String {
-        format!("{}:node{}:{node}", self.prefix, told_apart(self.database))
+        format!("{}:node{}:{node}", self.prefix, database_suffix(self.database))
     }
 
     /// The same for what nodes send to themselves, apart from what clients can name.
@@ -212,7 +212,7 @@ impl RedisKeys {
 }
 
 /// What pub/sub names have behind their kind.
-fn told_apart(database: i64) -> String {
+fn database_suffix(database: i64) -> String {
     if database == 0 { String::new() } else { format!("@{database}") }
 }
 

@@ -308,8 +308,9 @@ impl ListenTask {
         let timeout = self.dialer.timeout();
         for groups in self.by_slot(channels) {
             let names: Vec<Vec<String>> = groups.iter().map(|group| self.names_of(group)).collect();
-            let asked = tokio::time::timeout(timeout, connection.subscribe_sharded(&names)).await;
-            for (group, result) in groups.iter().zip(asked.map_err(|_| BrokerError::unanswered(timeout))?) {
+            let confirmed = tokio::time::timeout(timeout, connection.subscribe_sharded(&names)).await;
+            for (group, result) in groups.iter().zip(confirmed.map_err(|_| BrokerError::unanswered(timeout))?)
+            {
                 match result {
                     Err(error) if Redirect::read(&error).is_some() => redirected(group, &error),
                     result => result?,
@@ -418,7 +419,7 @@ impl ListenTask {
         let mut subscribe: HashSet<Channel> = HashSet::new();
         let mut unsubscribe: HashSet<Channel> = HashSet::new();
         let wanted = self.wanted.clone();
-        let mut asked = PendingRequests::new(&wanted);
+        let mut pending = PendingRequests::new(&wanted);
         for request in batch {
             // Who has given up waiting for a subscription was told that there is none.
             if request.kind == SubscriptionRequestKind::Subscribe && request.reply.is_closed() {
@@ -432,7 +433,7 @@ impl ListenTask {
                 from.remove(channel);
                 to.insert(channel.clone());
             }
-            asked.note(request);
+            pending.note(request);
         }
         let timeout = self.dialer.timeout();
         for (kind, channels) in [
@@ -444,7 +445,7 @@ impl ListenTask {
                 let done = match kind {
                     SubscriptionRequestKind::Subscribe => {
                         let refuse =
-                            |channels: &[Channel], error: &BrokerError| asked.refuse(channels, error);
+                            |channels: &[Channel], error: &BrokerError| pending.refuse(channels, error);
                         self.subscribe_by_slot(connection, channels, refuse).await
                     }
                     SubscriptionRequestKind::Unsubscribe => {
@@ -468,7 +469,7 @@ impl ListenTask {
             }
         }
         self.router.metrics.subscribed_channels.set(wanted.lock().len() as u64);
-        let abandoned = asked.settle();
+        let abandoned = pending.settle();
         if !abandoned.is_empty() {
             // Before anything asked since: the same channel may have been asked for again.
             let (reply, _) = oneshot::channel();

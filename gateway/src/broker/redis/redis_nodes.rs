@@ -45,9 +45,9 @@ impl RedisBroker {
         lease: Duration,
     ) -> Result<Vec<Bytes>, BrokerError> {
         let places = self.keys.announcements();
-        let asked = places.iter().map(|keys| self.exchange_at(keys, node, description, lease));
+        let exchanges = places.iter().map(|keys| self.exchange_at(keys, node, description, lease));
         let mut named = HashSet::new();
-        let given = gather(asked, self.timeout / 8).await?;
+        let given = gather(exchanges, self.timeout / 8).await?;
         Ok(given.into_iter().flatten().filter(|description| named.insert(description.clone())).collect())
     }
 

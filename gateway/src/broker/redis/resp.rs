@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytes::{Buf, Bytes, BytesMut};
 
 /// The longest thing that is read. Redis itself ends at 512 MiB, and no publication is nearly as long.
-const SAID_BYTES_MAX: usize = 64 << 20;
+const PART_BYTES_MAX: usize = 64 << 20;
 /// The deepest lists in lists. What is asked for here has one in one.
 const DEPTH_MAX: usize = 8;
 /// The longest line: a length, or an error.
@@ -73,7 +73,7 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<RespReply>, Malformed
         let Some(pattern) = text(bytes, kind.end + 2)? else { return Ok(None) };
         return message(buffer, pattern.end + 2);
     }
-    let said = match &bytes[kind.clone()] {
+    let reply = match &bytes[kind.clone()] {
         b"message" | b"smessage" if parts == 3 => return message(buffer, kind.end + 2),
         b"subscribe" | b"psubscribe" | b"ssubscribe" if parts == 3 => RespReply::Subscribed,
         b"unsubscribe" if parts == 3 => RespReply::Unsubscribed,
@@ -82,7 +82,7 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<RespReply>, Malformed
     };
     let Some(end) = end_of(bytes, 0, 0)? else { return Ok(None) };
     buffer.advance(end);
-    Ok(Some(said))
+    Ok(Some(reply))
 }
 
 /// Takes out that a shard's channel, whose name stands from `at` on, is not subscribed any more.
@@ -136,7 +136,7 @@ fn length(bytes: &[u8], at: usize) -> Result<Option<(usize, usize)>, Malformed> 
             }
             _ => return Err(Malformed),
         }
-        if value > SAID_BYTES_MAX {
+        if value > PART_BYTES_MAX {
             return Err(Malformed);
         }
     }

@@ -70,7 +70,7 @@ impl PushRouter {
         } else if name == self.control.as_bytes() {
             self.events.control(message);
         } else if name == self.own.as_bytes() {
-            self.events.told(message);
+            self.events.node_message(message);
         } else if name == self.canaries.canary_channel().name.as_bytes()
             && let Ok(publication) = decode_message(message)
         {

@@ -54,7 +54,7 @@ pub(super) fn run_of(up: &OpenLink) -> Cow<'_, str> {
     let run = if up.server.names_lives() { &*up.server.run } else { UNNAMED_RUN };
     match &up.of_cluster {
         None => run.into(),
-        Some(of_cluster) => format!("{run}\n{}", of_cluster.told()).into(),
+        Some(of_cluster) => format!("{run}\n{}", of_cluster.written()).into(),
     }
 }
 

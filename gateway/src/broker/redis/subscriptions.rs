@@ -21,7 +21,7 @@ use crate::broker::BrokerError;
 const READ_BYTES: usize = 64 << 10;
 
 /// Commands that wait to be written. Those who ask have few in flight at once.
-const ASKED_MAX: usize = 64;
+const COMMANDS_MAX: usize = 64;
 
 /// Where messages go. Called on the connection's task, which reads nothing else meanwhile: must not wait.
 pub(super) trait ReceiveMessage: Send + Sync + 'static {
@@ -63,9 +63,9 @@ impl Subscriptions {
         stream: Box<dyn RedisByteStream>,
         receiver: Arc<R>,
     ) -> (Self, Driver) {
-        let (sender, asked) = mpsc::channel(ASKED_MAX);
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let drive = async move {
-            let reason = drive(stream, asked, &*receiver).await;
+            let reason = drive(stream, commands, &*receiver).await;
             reason.unwrap_or_else(|error| error.to_string()).into()
         };
         (Self(sender), AbortOnDropHandle::new(tokio::spawn(drive)))
@@ -229,7 +229,7 @@ fn from_hello(answer: &Bytes) -> Server {
 /// Reads and writes until the connection ends.
 async fn drive<R: ReceiveMessage>(
     stream: Box<dyn RedisByteStream>,
-    mut asked: mpsc::Receiver<SubscriptionCommand>,
+    mut commands: mpsc::Receiver<SubscriptionCommand>,
     receiver: &R,
 ) -> std::io::Result<String> {
     let (mut reader, mut writer) = tokio::io::split(stream);
@@ -246,15 +246,15 @@ async fn drive<R: ReceiveMessage>(
                     return Ok("Redis closed the connection".to_owned());
                 }
                 receiver.heard().fetch_add(1, Ordering::Relaxed);
-                while let Some(said) = resp::take(&mut buffer).map_err(std::io::Error::other)? {
-                    match said {
+                while let Some(reply) = resp::take(&mut buffer).map_err(std::io::Error::other)? {
+                    match reply {
                         RespReply::Message(message) => receiver.receive(&message),
                         RespReply::Left(name) => receiver.left(&name),
-                        said => settle(&mut waiting, said),
+                        reply => settle(&mut waiting, reply),
                     }
                 }
             }
-            next = asked.recv(), if asking => match next {
+            next = commands.recv(), if asking => match next {
                 // Redis reads whatever it has to write, so this does not wait for what is not read here meanwhile.
                 Some(SubscriptionCommand { command, awaited }) => {
                     waiting.extend(awaited);
@@ -268,10 +268,10 @@ async fn drive<R: ReceiveMessage>(
 }
 
 /// Tells whoever asked first. Redis answers in the order of the commands.
-fn settle(waiting: &mut VecDeque<AwaitedReply>, said: RespReply) {
+fn settle(waiting: &mut VecDeque<AwaitedReply>, reply: RespReply) {
     let Some(first) = waiting.front_mut() else { return };
-    let result = match (&mut first.confirmations, said) {
-        (Some((kind, left)), said) if *kind == said => {
+    let result = match (&mut first.confirmations, reply) {
+        (Some((kind, left)), reply) if *kind == reply => {
             *left -= 1;
             if *left > 0 {
                 return;

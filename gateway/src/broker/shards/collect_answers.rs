@@ -9,13 +9,13 @@ use crate::broker::BrokerError;
 
 /// What those gave that answered: all of them, or those that did so until `patience` after the first. An error if none did.
 pub(crate) async fn gather<T>(
-    asked: impl IntoIterator<Item = impl Future<Output = Result<T, BrokerError>>>,
+    requests: impl IntoIterator<Item = impl Future<Output = Result<T, BrokerError>>>,
     patience: Duration,
 ) -> Result<Vec<T>, BrokerError> {
-    let mut asked: FuturesUnordered<_> = asked.into_iter().collect();
+    let mut requests: FuturesUnordered<_> = requests.into_iter().collect();
     let (mut given, mut failed) = (Vec::new(), None);
     let mut deadline = None;
-    while let Some(answer) = next(&mut asked, deadline).await {
+    while let Some(answer) = next(&mut requests, deadline).await {
         match answer {
             Ok(answer) => {
                 given.push(answer);
@@ -40,16 +40,16 @@ pub(in crate::broker) async fn one_after_another(
     mut ways: impl Iterator<Item = impl Future<Output = Result<u32, BrokerError>>>,
     patience: Duration,
 ) -> Result<u32, BrokerError> {
-    let mut asked = FuturesUnordered::new();
+    let mut requests = FuturesUnordered::new();
     let (mut nobody, mut failed) = (false, None::<BrokerError>);
     loop {
         let next = ways.next();
         let is_last = next.is_none();
-        asked.extend(next);
+        requests.extend(next);
         let answer = if is_last {
-            asked.next().await
+            requests.next().await
         } else {
-            match tokio::time::timeout(patience, asked.next()).await {
+            match tokio::time::timeout(patience, requests.next()).await {
                 Ok(answer) => answer,
                 // It hangs: over another one as well.
                 Err(_) => continue,
@@ -75,12 +75,12 @@ pub(in crate::broker) async fn one_after_another(
 
 /// `None`: all have answered, or there was enough time.
 async fn next<T, F: Future<Output = T>>(
-    asked: &mut FuturesUnordered<F>,
+    requests: &mut FuturesUnordered<F>,
     deadline: Option<tokio::time::Instant>,
 ) -> Option<T> {
     match deadline {
-        None => asked.next().await,
-        Some(deadline) => tokio::time::timeout_at(deadline, asked.next()).await.ok().flatten(),
+        None => requests.next().await,
+        Some(deadline) => tokio::time::timeout_at(deadline, requests.next()).await.ok().flatten(),
     }
 }
 
@@ -104,8 +104,8 @@ mod tests {
     #[tokio::test]
     async fn one_that_hangs_or_fails_does_not_matter_if_another_answers() {
         let patience = Duration::from_millis(1);
-        let asked = [gives(Ok(1)), pending().boxed(), gives(unreachable()), gives(Ok(2))];
-        let mut given = gather(asked, patience).await.unwrap();
+        let requests = [gives(Ok(1)), pending().boxed(), gives(unreachable()), gives(Ok(2))];
+        let mut given = gather(requests, patience).await.unwrap();
         given.sort_unstable();
         assert_eq!(given, [1, 2]);
     }
@@ -113,8 +113,8 @@ mod tests {
     #[tokio::test]
     async fn if_none_answers_the_error_says_whether_it_may_have_been_done() {
         let unanswered = || gives(Err(BrokerError::unanswered(Duration::ZERO)));
-        for asked in [[gives(unreachable()), unanswered()], [unanswered(), gives(unreachable())]] {
-            let error = gather(asked, Duration::ZERO).await.unwrap_err();
+        for requests in [[gives(unreachable()), unanswered()], [unanswered(), gives(unreachable())]] {
+            let error = gather(requests, Duration::ZERO).await.unwrap_err();
             assert!(error.is_outcome_unknown(), "{error}");
         }
     }

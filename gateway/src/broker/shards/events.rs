@@ -11,7 +11,7 @@ use shared::push::OwnedEvent;
 
 use super::shard_message;
 use crate::broker::BrokerEvents;
-use crate::telemetry::Sparingly;
+use crate::telemetry::LogLimiter;
 
 pub(in crate::broker) struct ShardEvents {
     shard: usize,
@@ -23,8 +23,8 @@ pub(in crate::broker) struct ShardEvents {
 #[derive(Debug, Default)]
 pub(in crate::broker) struct ShardMessages {
     repeats: Mutex<Repeats>,
-    unread_told: Sparingly,
-    late_told: Sparingly,
+    unread_log: LogLimiter,
+    late_log: LogLimiter,
 }
 
 impl ShardEvents {
@@ -42,9 +42,9 @@ impl ShardMessages {
     /// before.
     fn once(&self, written: Bytes, hand_on: impl FnOnce(Bytes)) {
         let Some((sender, number, message)) = shard_message::read(written) else {
-            if let Some(untold) = self.unread_told.now() {
+            if let Some(suppressed) = self.unread_log.admit() {
                 tracing::warn!(
-                    untold,
+                    suppressed,
                     "a message between nodes cannot be read: some node has one Redis where this one has several, or is of \
                      another release"
                 );
@@ -56,9 +56,9 @@ impl ShardMessages {
             Arrival::First => hand_on(message),
             Arrival::Again => {}
             Arrival::Late => {
-                if let Some(untold) = self.late_told.now() {
+                if let Some(suppressed) = self.late_log.admit() {
                     tracing::warn!(
-                        untold,
+                        suppressed,
                         "a message between nodes came so late that it may have been heard before, and is dropped"
                     );
                 }
@@ -80,8 +80,8 @@ impl BrokerEvents for ShardEvents {
         self.heard.once(message, |message| self.events.control(message));
     }
 
-    fn told(&self, message: Bytes) {
-        self.heard.once(message, |message| self.events.told(message));
+    fn node_message(&self, message: Bytes) {
+        self.heard.once(message, |message| self.events.node_message(message));
     }
 
     fn resumed(&self, _part: usize) {

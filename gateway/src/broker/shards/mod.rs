@@ -189,16 +189,16 @@ impl Broker for ShardedBroker {
     /// All of it or nothing, as the trait has it: who does not want channels to share their fate asks for those of one part.
     fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
         // Begun before anybody waits, as those of one server are.
-        let asked = self.divided(channels, |channel| channel).into_iter().map(|(shard, _, channels)| {
-            let asked = shard.broker.subscribe(channels.clone());
-            async move { (shard, channels, asked.await) }
+        let requests = self.divided(channels, |channel| channel).into_iter().map(|(shard, _, channels)| {
+            let request = shard.broker.subscribe(channels.clone());
+            async move { (shard, channels, request.await) }
         });
-        let asked: Vec<_> = asked.collect();
+        let requests: Vec<_> = requests.collect();
         async move {
             let mut result = Ok(());
             let mut taken = Vec::new();
-            for (shard, channels, asked) in join_all(asked).await {
-                match asked {
+            for (shard, channels, subscribed) in join_all(requests).await {
+                match subscribed {
                     Ok(()) => taken.push((shard, channels)),
                     Err(error) => result = Err(error),
                 }
@@ -215,12 +215,12 @@ impl Broker for ShardedBroker {
     }
 
     fn unsubscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
-        let asked: Vec<_> = self
+        let requests: Vec<_> = self
             .divided(channels, |channel| channel)
             .into_iter()
             .map(|(shard, _, channels)| shard.broker.unsubscribe(channels))
             .collect();
-        async move { join_all(asked).await.into_iter().collect() }.boxed()
+        async move { join_all(requests).await.into_iter().collect() }.boxed()
     }
 
     fn history(
@@ -237,13 +237,14 @@ impl Broker for ShardedBroker {
         channels: Vec<(Channel, Retention)>,
     ) -> BoxFuture<'_, Result<Vec<StreamPosition>, BrokerError>> {
         let parts = self.divided(channels, |(channel, _)| channel);
-        let asked: Vec<_> = parts
+        let requests: Vec<_> = parts
             .into_iter()
             .map(|(shard, places, channels)| async move {
                 Ok::<_, BrokerError>((places, shard.broker.positions(channels).await?))
             })
             .collect();
-        async move { Ok(restore(join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?)) }.boxed()
+        async move { Ok(restore(join_all(requests).await.into_iter().collect::<Result<Vec<_>, _>>()?)) }
+            .boxed()
     }
 
     fn leave_epoch(

@@ -25,8 +25,8 @@ impl ShardedBroker {
 
     pub(super) async fn tell_one(&self, node: String, message: Bytes) -> Result<u32, BrokerError> {
         let written = self.numbers.write(&message);
-        let asked = self.shards.ranked(&node).map(|shard| shard.broker.tell_node(&node, written.clone()));
-        one_after_another(asked, self.patience).await
+        let requests = self.shards.ranked(&node).map(|shard| shard.broker.tell_node(&node, written.clone()));
+        one_after_another(requests, self.patience).await
     }
 
     /// A turn is at one server, and at the next while that cannot be asked. So two nodes may have it for a while, one of which
@@ -58,8 +58,8 @@ impl ShardedBroker {
 
     /// Those that any server names.
     pub(super) async fn nodes_anywhere(&self) -> Result<Vec<Bytes>, BrokerError> {
-        let asked = self.shards.iter().map(|shard| shard.broker.nodes());
-        Ok(once_each(gather(asked, self.patience).await?))
+        let requests = self.shards.iter().map(|shard| shard.broker.nodes());
+        Ok(once_each(gather(requests, self.patience).await?))
     }
 }
 

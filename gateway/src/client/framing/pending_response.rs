@@ -55,9 +55,9 @@ impl PendingResponse {
                 head.put_slice(b"\r\n");
                 head.freeze()
             }
-            Self::Elsewhere(told) => {
+            Self::Elsewhere(beginning) => {
                 // Whoever asked may have gone.
-                let _ = told.send(ResponseBeginning::Stream(header));
+                let _ = beginning.send(ResponseBeginning::Stream(header));
                 Bytes::new()
             }
         }
@@ -81,9 +81,9 @@ impl PendingResponse {
                 whole.extend_from_slice(why.as_bytes());
                 ResponseHead::Refused(whole.into())
             }
-            Self::Elsewhere(told) => {
+            Self::Elsewhere(beginning) => {
                 let why = why.trim_end().to_owned();
-                let _ = told.send(ResponseBeginning::Refusal { status, why });
+                let _ = beginning.send(ResponseBeginning::Refusal { status, why });
                 ResponseHead::Refused(Bytes::new())
             }
         }

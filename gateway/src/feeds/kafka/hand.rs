@@ -60,8 +60,8 @@ impl DeliveredRecords {
         self.partitions.iter().filter_map(|(partition, held)| Some((*partition, up_to(held)?))).collect()
     }
 
-    /// Forgets what the group was told.
-    pub(super) fn told(&mut self) {
+    /// Forgets the records whose offsets were committed to the group.
+    pub(super) fn forget_committed(&mut self) {
         for held in self.partitions.values_mut() {
             while held.front().is_some_and(|held| held.is_done) {
                 held.pop_front();
@@ -116,18 +116,18 @@ mod tests {
         hand.done(0, 6);
         hand.done(1, 0);
         assert_eq!(hand.done_up_to(), [(1, 1)], "what comes first is not done with");
-        hand.told();
+        hand.forget_committed();
         assert_eq!((hand.done_up_to(), hand.from()), (vec![], [(0, 5), (1, 1)].into()));
         assert!(hand.find(0, 6).is_none() && hand.find(0, 9).is_some());
         assert_eq!(hand.left(), (3, Some(991)));
         hand.done(0, 5);
         assert_eq!(hand.done_up_to(), [(0, 7)]);
-        hand.told();
+        hand.forget_committed();
         hand.done(0, 9);
         hand.done(1, 1);
         hand.done(1, 7);
         assert_eq!(hand.done_up_to(), [(0, 10), (1, 2)]);
-        hand.told();
+        hand.forget_committed();
         assert!(hand.is_empty() && hand.left() == (0, None));
         hand.take_up(record(0, 12));
         hand.take_up(record(1, 2));

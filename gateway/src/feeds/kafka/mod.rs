@@ -43,7 +43,7 @@ pub(super) struct Kafka {
     /// What was handed out.
     hand: DeliveredRecords,
     /// What was read and is still to be handed out.
-    ahead: VecDeque<ConsumerRecord>,
+    polled: VecDeque<ConsumerRecord>,
     is_paused: bool,
     failures: u32,
 }
@@ -56,7 +56,7 @@ impl Kafka {
             names,
             open: None,
             hand: DeliveredRecords::default(),
-            ahead: VecDeque::new(),
+            polled: VecDeque::new(),
             is_paused: false,
             failures: 0,
         })
@@ -68,16 +68,16 @@ impl Kafka {
         if !error.is_retriable() || self.failures >= FAILURES_MAX {
             self.close();
         }
-        self.told(&error.to_string())
+        self.failure(&error.to_string())
     }
 
-    fn told(&self, why: &str) -> SourceError {
+    fn failure(&self, why: &str) -> SourceError {
         SourceError(format!("topic {} of Kafka: {why}", self.cluster.topic()))
     }
 
     fn late(&mut self) -> SourceError {
         self.close();
-        self.told(&format!("no answer within {} ms", self.cluster.timeout().as_millis()))
+        self.failure(&format!("no answer within {} ms", self.cluster.timeout().as_millis()))
     }
 
     /// Gives everything up. The group is told on the side.
@@ -91,7 +91,7 @@ impl Kafka {
 
     fn forget(&mut self) {
         self.hand.clear();
-        self.ahead.clear();
+        self.polled.clear();
         self.is_paused = false;
     }
 
@@ -101,7 +101,7 @@ impl Kafka {
         let Some(open) = &self.open else { return true };
         let taken = open.taken();
         self.hand.give_up(&taken);
-        self.ahead.retain(|record| !taken.contains(&record.partition));
+        self.polled.retain(|record| !taken.contains(&record.partition));
         !taken.is_empty()
     }
 
@@ -115,7 +115,7 @@ impl Kafka {
                 self.failures = 0;
                 let is_taken = self.give_up_what_is_taken();
                 // These are of partitions that it has now.
-                self.ahead.extend(records);
+                self.polled.extend(records);
                 Ok(is_taken)
             }
             Ok(Err(error)) => Err(self.failed(error)),
@@ -128,7 +128,7 @@ impl Kafka {
             self.forget();
             let opening = tokio::time::timeout(self.cluster.timeout(), self.cluster.open()).await;
             let open = match opening {
-                Ok(opened) => opened.map_err(|why| self.told(&why))?,
+                Ok(opened) => opened.map_err(|why| self.failure(&why))?,
                 Err(_) => return Err(self.late()),
             };
             self.open = Some(open);
@@ -145,7 +145,7 @@ impl Kafka {
             open.pause(false).await;
             self.is_paused = false;
         }
-        if self.ahead.is_empty() {
+        if self.polled.is_empty() {
             self.poll(Duration::ZERO).await?;
         }
         let Some(open) = &self.open else { return Ok(SourceItem::NotOurs) };
@@ -163,7 +163,7 @@ impl Kafka {
     /// Has everything read again that was handed out and of which nothing was said.
     async fn begin_again(&mut self) -> Result<(), SourceError> {
         let mut from = self.hand.from();
-        for record in self.ahead.drain(..) {
+        for record in self.polled.drain(..) {
             from.entry(record.partition).or_insert(record.offset);
         }
         self.hand.clear();
@@ -176,11 +176,11 @@ impl Kafka {
         let (mut given, mut bytes) = (Vec::new(), 0);
         while given.len() < bounds.records_max
             && bytes < bounds.bytes_max
-            && let Some(record) = self.ahead.pop_front()
+            && let Some(record) = self.polled.pop_front()
         {
-            let said = says::read(&record, self.cluster.value(), &self.names, bounds.record_bytes_max);
+            let fields = says::read(&record, self.cluster.value(), &self.names, bounds.record_bytes_max);
             bytes += says::size(&record);
-            given.push(FeedRecord { position: position(&record), said });
+            given.push(FeedRecord { position: position(&record), fields });
             self.hand.take_up(record);
         }
         given
@@ -218,7 +218,7 @@ impl Kafka {
         self.commit().await?;
         match unwritten {
             None => Ok(()),
-            Some(why) => Err(self.told(&why)),
+            Some(why) => Err(self.failure(&why)),
         }
     }
 
@@ -227,14 +227,14 @@ impl Kafka {
         let Some(open) = self.open.as_ref().filter(|_| !up_to.is_empty()) else { return Ok(()) };
         match tokio::time::timeout(self.cluster.timeout(), open.commit(&up_to)).await {
             Ok(Ok(())) => {
-                self.hand.told();
+                self.hand.forget_committed();
                 Ok(())
             }
             // It is another's turn, or about to be. Whoever has it reads again what was not committed, and finds it published.
             Ok(Err(KrafkaError::Broker { code, .. })) if is_anothers(code) => Ok(()),
             Ok(Err(error)) => {
                 // What was not let go of is read again.
-                let error = self.told(&error.to_string());
+                let error = self.failure(&error.to_string());
                 self.close();
                 Err(error)
             }
@@ -261,14 +261,14 @@ impl Kafka {
             Ok(Err(error)) => return Err(self.failed(error)),
             Err(_) => return Err(self.late()),
         };
-        let records = behind.map(|behind| behind + left + self.ahead.len() as u64);
-        let ahead = self.ahead.iter().map(|record| record.timestamp).filter(|at| *at > 0);
-        let oldest = oldest.into_iter().chain(ahead).min().map(age);
+        let records = behind.map(|behind| behind + left + self.polled.len() as u64);
+        let polled = self.polled.iter().map(|record| record.timestamp).filter(|at| *at > 0);
+        let oldest = oldest.into_iter().chain(polled).min().map(age);
         Ok(SourceCheck::Ours(Lag { records, oldest }))
     }
 
     async fn wait_for_more(&mut self, at_most: Duration) -> Result<(), SourceError> {
-        if !self.ahead.is_empty() {
+        if !self.polled.is_empty() {
             return Ok(());
         }
         self.poll(at_most).await.map(drop)

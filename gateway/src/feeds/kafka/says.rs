@@ -30,34 +30,34 @@ pub(super) fn read(
         return Err(RecordError::TooLong { bytes: bytes as u64, max: bytes_max });
     }
     let word = |name: &str| names.iter().find(|(_, known)| **known == *name).map(|(word, _)| *word);
-    let mut said = RecordFields::default();
+    let mut fields = RecordFields::default();
     let Some(body) = &record.value else { return Err(RecordError::Malformed("it has no value".to_owned())) };
     if value == Value::Fields {
-        let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(body)
+        let members: BTreeMap<String, &RawValue> = serde_json::from_slice(body)
             .map_err(|error| RecordError::Malformed(format!("its value is no object in JSON: {error}")))?;
-        for (name, field) in fields {
+        for (name, field) in members {
             if let Some(word) = word(&name)
                 && let Some(text) = text(word, body, field)
             {
-                said.set(word, text);
+                fields.set(word, text);
             }
         }
-        return Ok(said);
+        return Ok(fields);
     }
     for (name, header) in &record.headers {
         if let (Some(word), Some(header)) = (word(name), header) {
-            said.set(word, header.clone());
+            fields.set(word, header.clone());
         }
     }
-    let is_channel_said = said.get(FieldKey::Channel).is_some() || said.get(FieldKey::Channels).is_some();
-    if let (false, Some(key)) = (is_channel_said, &record.key) {
-        said.set(FieldKey::Channel, key.clone());
+    let has_channel = fields.get(FieldKey::Channel).is_some() || fields.get(FieldKey::Channels).is_some();
+    if let (false, Some(key)) = (has_channel, &record.key) {
+        fields.set(FieldKey::Channel, key.clone());
     }
     match value {
-        Value::Bytes => said.set(FieldKey::B64data, STANDARD.encode(body).into()),
-        _ => said.set(FieldKey::Data, body.clone()),
+        Value::Bytes => fields.set(FieldKey::B64data, STANDARD.encode(body).into()),
+        _ => fields.set(FieldKey::Data, body.clone()),
     }
-    Ok(said)
+    Ok(fields)
 }
 
 /// A member of the object as the text that other sources have: what is JSON as it is written, and of the rest a text without its
@@ -98,15 +98,15 @@ mod tests {
         ConsumerRecord::new("t", 0, 0, key.map(Bytes::from), value.map(Bytes::from))
     }
 
-    fn shown(said: &RecordFields, word: FieldKey) -> &str {
-        std::str::from_utf8(said.get(word).map_or(&[], |bytes| bytes)).unwrap()
+    fn shown(fields: &RecordFields, word: FieldKey) -> &str {
+        std::str::from_utf8(fields.get(word).map_or(&[], |bytes| bytes)).unwrap()
     }
 
     #[test]
     fn an_object_has_the_fields_of_a_publication() {
         let body = "{\"channel\":\"a\\u0062\",\"data\":{ \"x\" : 1 },\"tags\":{\"t\":\"1\"},\"version\":7,\"delta\":true,\
                     \"symbol\":null,\"other\":[1]}";
-        let said = read_as(Value::Fields, &record(Some("key"), Some(body)), 1_000).unwrap();
+        let fields = read_as(Value::Fields, &record(Some("key"), Some(body)), 1_000).unwrap();
         let expected = [
             (FieldKey::Channel, "ab"),
             (FieldKey::Data, "{ \"x\" : 1 }"),
@@ -116,7 +116,7 @@ mod tests {
             (FieldKey::Key, ""),
         ];
         for (word, text) in expected {
-            assert_eq!(shown(&said, word), text, "{word:?}");
+            assert_eq!(shown(&fields, word), text, "{word:?}");
         }
         let null = read_as(Value::Fields, &record(None, Some("{\"data\":null}")), 1_000).unwrap();
         assert_eq!(shown(&null, FieldKey::Data), "null", "data may be null");
@@ -126,13 +126,13 @@ mod tests {
     fn headers_and_the_key_say_what_a_value_of_data_does_not() {
         let mut plain = record(Some("room"), Some("[1]"));
         plain.headers = vec![("version".to_owned(), Some(Bytes::from("7"))), ("tags".to_owned(), None)];
-        let said = read_as(Value::Data, &plain, 1_000).unwrap();
+        let fields = read_as(Value::Data, &plain, 1_000).unwrap();
         let told = [FieldKey::Channel, FieldKey::Data, FieldKey::Version, FieldKey::Tags]
-            .map(|word| shown(&said, word));
+            .map(|word| shown(&fields, word));
         assert_eq!(told, ["room", "[1]", "7", ""]);
         plain.headers.push(("channel".to_owned(), Some(Bytes::from("other"))));
-        let said = read_as(Value::Bytes, &plain, 1_000).unwrap();
-        let told = [FieldKey::Channel, FieldKey::Data, FieldKey::B64data].map(|word| shown(&said, word));
+        let fields = read_as(Value::Bytes, &plain, 1_000).unwrap();
+        let told = [FieldKey::Channel, FieldKey::Data, FieldKey::B64data].map(|word| shown(&fields, word));
         assert_eq!(told, ["other", "", "WzFd"]);
     }
 

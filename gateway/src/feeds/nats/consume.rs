@@ -71,7 +71,7 @@ pub(super) async fn look_at_stream(
     settings: &NatsFeedConfig,
 ) -> Result<Keeps, String> {
     let name = format!("STREAM.INFO.{}", settings.stream);
-    let info: StreamInfo = jetstream.ask(link, &name, &json!({})).await.map_err(told)?;
+    let info: StreamInfo = jetstream.ask(link, &name, &json!({})).await.map_err(in_words)?;
     match &*info.config.retention {
         "limits" => Ok(Keeps::Limits),
         "workqueue" => Ok(Keeps::WorkQueue),
@@ -88,7 +88,7 @@ pub(super) async fn unmake(
     let name = format!("CONSUMER.DELETE.{}.{}", settings.stream, settings.consumer);
     match jetstream.ask::<Value>(link, &name, &json!({})).await {
         Ok(_) | Err(JetStreamError::Refused(code::CONSUMER_NOT_FOUND, _)) => Ok(()),
-        Err(failed) => Err(told(failed)),
+        Err(failed) => Err(in_words(failed)),
     }
 }
 
@@ -125,14 +125,14 @@ pub(super) async fn make(
     }
     let request = json!({ "stream_name": stream, "config": config });
     let name = format!("CONSUMER.DURABLE.CREATE.{stream}.{consumer}");
-    jetstream.ask::<Value>(link, &name, &request).await.map_err(told)?;
+    jetstream.ask::<Value>(link, &name, &request).await.map_err(in_words)?;
     if done.is_none() {
         tracing::info!(stream, consumer, "the consumer was not there and is made");
     }
     Ok(())
 }
 
-pub(super) fn told(failed: JetStreamError) -> String {
+pub(super) fn in_words(failed: JetStreamError) -> String {
     BrokerError::from(failed).to_string()
 }
 
@@ -146,7 +146,7 @@ pub(super) async fn look(
     let info: ConsumerInfo = match jetstream.ask(link, &name, &json!({})).await {
         Ok(info) => info,
         Err(JetStreamError::Refused(code::CONSUMER_NOT_FOUND, _)) => return Ok(None),
-        Err(failed) => return Err(told(failed)),
+        Err(failed) => return Err(in_words(failed)),
     };
     let filter = info.config.get("filter_subject").and_then(Value::as_str).unwrap_or_default().to_owned();
     if filter != settings.subject {
@@ -198,8 +198,8 @@ pub(super) async fn pull(
                     is_too_long =
                         message.description.as_deref().is_some_and(|text| text.contains("MaxBytes"));
                     if !is_too_long {
-                        let told = message.description.unwrap_or_default();
-                        return Err(BrokerError::refused(format!("the pull was ended: {told}")));
+                        let reason = message.description.unwrap_or_default();
+                        return Err(BrokerError::refused(format!("the pull was ended: {reason}")));
                     }
                     break;
                 }

@@ -57,7 +57,7 @@ struct NatsConsumer {
     link: NatsLink,
     /// Whether the consumer is in order on this node's turn.
     reads: bool,
-    ahead: Vec<ReceivedMessage>,
+    fetched: Vec<ReceivedMessage>,
     held: HashMap<Box<str>, ReceivedMessage>,
     /// Messages that the consumer has handed out, all of them to this node.
     delivered: u64,
@@ -67,7 +67,7 @@ impl NatsConsumer {
     /// Somebody else reads: what was handed out here is handed out to that one.
     fn lose_turn(&mut self) {
         self.reads = false;
-        self.ahead.clear();
+        self.fetched.clear();
         self.held.clear();
     }
 
@@ -129,7 +129,7 @@ impl NatsStream {
             self.prepare().await?;
         }
         let Some(open) = &mut self.open else { return Err("it is not open".to_owned()) };
-        let mut received = std::mem::take(&mut open.ahead);
+        let mut received = std::mem::take(&mut open.fetched);
         let Bounds { records_max, bytes_max, .. } = self.bounds;
         if received.len() < records_max {
             let left = bytes_max.saturating_sub(received.iter().map(ReceivedMessage::bytes).sum()).max(1_024);
@@ -203,8 +203,13 @@ impl NatsStream {
             "max_msgs_per_subject": 1,
         });
         make(&self.jetstream, &link, &self.turns, &turns).await?;
-        self.open =
-            Some(NatsConsumer { link, reads: false, ahead: Vec::new(), held: HashMap::new(), delivered: 0 });
+        self.open = Some(NatsConsumer {
+            link,
+            reads: false,
+            fetched: Vec::new(),
+            held: HashMap::new(),
+            delivered: 0,
+        });
         Ok(())
     }
 
@@ -214,7 +219,7 @@ impl NatsStream {
         let taking =
             TurnRequest { what: "", node: &self.reader, lease, patience: Duration::ZERO, done: &done };
         let taken = take_turn_in(&self.jetstream, &open.link, &self.turns, &self.turn, taking).await;
-        taken.map_err(consume::told)
+        taken.map_err(consume::in_words)
     }
 
     /// Those that are dead last: where they cannot be put aside, the others are done with.
@@ -268,7 +273,7 @@ impl NatsStream {
             headers.insert("Feed-Sequence", received.sequence.to_string());
             let put =
                 self.jetstream.put_with(&open.link, self.dead.clone(), headers, received.payload.clone());
-            put.await.map_err(consume::told)?;
+            put.await.map_err(consume::in_words)?;
         }
         Ok(())
     }
@@ -307,7 +312,7 @@ impl NatsStream {
         let pulled = consume::pull(&self.jetstream, &open.link, &self.settings, 1, bytes_max, wait).await;
         for message in pulled.map_err(|error| error.to_string())? {
             let received = open.next(ReceivedMessage::read(message)?)?;
-            open.ahead.push(received);
+            open.fetched.push(received);
         }
         Ok(())
     }
@@ -330,16 +335,16 @@ impl NatsStream {
 
 /// Makes a stream, if it is not there.
 async fn make(jetstream: &JetStream, link: &NatsLink, name: &str, config: &Value) -> Result<(), String> {
-    let told = |failed: JetStreamError| format!("stream {name}: {}", consume::told(failed));
+    let in_words = |failed: JetStreamError| format!("stream {name}: {}", consume::in_words(failed));
     match jetstream.ask::<Value>(link, &format!("STREAM.INFO.{name}"), &json!({})).await {
         Ok(_) => Ok(()),
         Err(JetStreamError::Refused(code::STREAM_NOT_FOUND, _)) => {
             match jetstream.ask::<Value>(link, &format!("STREAM.CREATE.{name}"), config).await {
                 Ok(_) | Err(JetStreamError::Refused(code::STREAM_NAME_TAKEN, _)) => Ok(()),
-                Err(failed) => Err(told(failed)),
+                Err(failed) => Err(in_words(failed)),
             }
         }
-        Err(failed) => Err(told(failed)),
+        Err(failed) => Err(in_words(failed)),
     }
 }
 

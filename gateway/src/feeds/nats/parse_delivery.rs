@@ -63,7 +63,7 @@ impl ReceivedMessage {
         bytes_max: usize,
     ) -> FeedRecord {
         let bytes = self.bytes();
-        let said = if bytes > bytes_max {
+        let fields = if bytes > bytes_max {
             Err(RecordError::TooLong { bytes: bytes as u64, max: bytes_max })
         } else {
             match format {
@@ -71,14 +71,14 @@ impl ReceivedMessage {
                 Format::Headers => Ok(self.fields(words)),
             }
         };
-        FeedRecord { position: self.position(), said }
+        FeedRecord { position: self.position(), fields }
     }
 
     /// Members of an object: texts as they are meant, all else as it is written. Data is written as it is.
     fn members(&self, words: &[(FieldKey, String)]) -> Result<RecordFields, RecordError> {
         let members: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(&self.payload)
             .map_err(|error| RecordError::NoObject(error.to_string()))?;
-        let mut said = RecordFields::default();
+        let mut fields = RecordFields::default();
         for (word, name) in words {
             let Some(value) = members.get(&**name) else { continue };
             let written = value.get();
@@ -89,24 +89,24 @@ impl ReceivedMessage {
                 .then(|| serde_json::from_str::<String>(written))
                 .transpose()
                 .map_err(|error| RecordError::NoObject(error.to_string()))?;
-            said.set(*word, text.map_or_else(|| Bytes::copy_from_slice(written.as_bytes()), Bytes::from));
+            fields.set(*word, text.map_or_else(|| Bytes::copy_from_slice(written.as_bytes()), Bytes::from));
         }
-        Ok(said)
+        Ok(fields)
     }
 
     /// Headers, and a body that is the data.
     fn fields(&self, words: &[(FieldKey, String)]) -> RecordFields {
-        let mut said = RecordFields::default();
+        let mut fields = RecordFields::default();
         for (word, name) in words {
             let value = self.headers.as_ref().and_then(|headers| headers.get_last(&**name));
             if let Some(value) = value {
-                said.set(*word, Bytes::copy_from_slice(value.as_str().as_bytes()));
+                fields.set(*word, Bytes::copy_from_slice(value.as_str().as_bytes()));
             }
         }
-        if said.get(FieldKey::Data).is_none() && said.get(FieldKey::B64data).is_none() {
-            said.set(FieldKey::Data, self.payload.clone());
+        if fields.get(FieldKey::Data).is_none() && fields.get(FieldKey::B64data).is_none() {
+            fields.set(FieldKey::Data, self.payload.clone());
         }
-        said
+        fields
     }
 }
 
@@ -137,8 +137,8 @@ mod tests {
             .into()
     }
 
-    fn text(said: &RecordFields, word: FieldKey) -> Option<String> {
-        said.get(word).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
+    fn text(fields: &RecordFields, word: FieldKey) -> Option<String> {
+        fields.get(word).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
     }
 
     #[test]
@@ -147,23 +147,23 @@ mod tests {
             r#"{"channel":"a\u0062", "data": "te\u0078t", "tags":{"x":"y"}, "version": 7, "other": [1]}"#,
             &[],
         );
-        let said = message.record(&words(), Format::Json, 1_000).said.unwrap();
-        assert_eq!(text(&said, FieldKey::Channel).as_deref(), Some("ab"));
-        assert_eq!(text(&said, FieldKey::Data).as_deref(), Some(r#""te\u0078t""#));
-        assert_eq!(text(&said, FieldKey::Tags).as_deref(), Some(r#"{"x":"y"}"#));
-        assert_eq!(text(&said, FieldKey::Version).as_deref(), Some("7"));
+        let fields = message.record(&words(), Format::Json, 1_000).fields.unwrap();
+        assert_eq!(text(&fields, FieldKey::Channel).as_deref(), Some("ab"));
+        assert_eq!(text(&fields, FieldKey::Data).as_deref(), Some(r#""te\u0078t""#));
+        assert_eq!(text(&fields, FieldKey::Tags).as_deref(), Some(r#"{"x":"y"}"#));
+        assert_eq!(text(&fields, FieldKey::Version).as_deref(), Some("7"));
         for bad in ["", "[1]", "x"] {
-            let said = received(bad, &[]).record(&words(), Format::Json, 1_000).said;
-            assert!(matches!(said, Err(RecordError::NoObject(_))), "{bad}");
+            let fields = received(bad, &[]).record(&words(), Format::Json, 1_000).fields;
+            assert!(matches!(fields, Err(RecordError::NoObject(_))), "{bad}");
         }
     }
 
     #[test]
     fn headers_are_fields_and_the_body_is_the_data() {
         let message = received("[1]", &[("channel", "a"), ("version", "3")]);
-        let said = message.record(&words(), Format::Headers, 1_000).said.unwrap();
+        let fields = message.record(&words(), Format::Headers, 1_000).fields.unwrap();
         let told =
-            [FieldKey::Channel, FieldKey::Data, FieldKey::Version].map(|word| text(&said, word).unwrap());
+            [FieldKey::Channel, FieldKey::Data, FieldKey::Version].map(|word| text(&fields, word).unwrap());
         assert_eq!(told, ["a", "[1]", "3"]);
     }
 
@@ -171,7 +171,7 @@ mod tests {
     fn what_is_too_long_is_not_read() {
         let message = received("{\"data\":1}", &[("channel", "a")]);
         assert!(matches!(
-            message.record(&words(), Format::Json, 17).said,
+            message.record(&words(), Format::Json, 17).fields,
             Err(RecordError::TooLong { bytes: 18, max: 17 })
         ));
     }

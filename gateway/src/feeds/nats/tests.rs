@@ -9,7 +9,7 @@ use prost::encoding::encode_varint;
 
 use super::*;
 use crate::broker::nats::NatsUrl;
-use crate::broker::nats::fake::{Said, serve_as};
+use crate::broker::nats::fake::{FakeReply, serve_as};
 
 fn stream(url: String, replicas: u8) -> NatsStream {
     let nats = NatsConfig { url: NatsUrl::new(url), replicas, ..NatsConfig::default() };
@@ -45,8 +45,10 @@ fn turn_of_another() -> String {
 #[tokio::test]
 async fn whoever_loses_the_turn_keeps_nothing_that_was_handed_out_to_it() {
     let says = |subject: &str| match subject {
-        subject if subject.starts_with("$JS.API.STREAM.INFO.") => vec![Said::Answer("{}".to_owned())],
-        subject if subject.starts_with("$JS.API.STREAM.MSG.GET.") => vec![Said::Answer(turn_of_another())],
+        subject if subject.starts_with("$JS.API.STREAM.INFO.") => vec![FakeReply::Answer("{}".to_owned())],
+        subject if subject.starts_with("$JS.API.STREAM.MSG.GET.") => {
+            vec![FakeReply::Answer(turn_of_another())]
+        }
         _ => Vec::new(),
     };
     let (url, _server) = serve_as("2.11.0", says).await;
@@ -55,7 +57,7 @@ async fn whoever_loses_the_turn_keeps_nothing_that_was_handed_out_to_it() {
     for looks in [true, false] {
         let open = stream.open.as_mut().expect("it is open");
         open.reads = true;
-        open.ahead = vec![received(3)];
+        open.fetched = vec![received(3)];
         open.held = HashMap::from([(received(2).position(), received(2))]);
         if looks {
             assert!(matches!(stream.look().await, Ok(SourceCheck::NotOurs)));
@@ -64,22 +66,22 @@ async fn whoever_loses_the_turn_keeps_nothing_that_was_handed_out_to_it() {
         }
         let open = stream.open.as_ref().expect("it is open");
         // The node that has the turn is handed out the same: published here as well, it would be published twice.
-        assert!(!open.reads && open.ahead.is_empty() && open.held.is_empty(), "looks: {looks}");
+        assert!(!open.reads && open.fetched.is_empty() && open.held.is_empty(), "looks: {looks}");
     }
 }
 
 #[tokio::test]
 async fn with_replicas_servers_are_refused_that_take_two_messages_on_one_condition() {
     for (version, is_refused) in [("2.10.29", true), ("2.11.0", false)] {
-        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let noted = asked.clone();
+        let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+        let noted = requests.clone();
         let says = move |subject: &str| {
             noted.lock().push(subject.to_owned());
-            vec![Said::Answer("{\"error\":{\"err_code\":10000,\"description\":\"enough\"}}".to_owned())]
+            vec![FakeReply::Answer("{\"error\":{\"err_code\":10000,\"description\":\"enough\"}}".to_owned())]
         };
         let (url, _server) = serve_as(version, says).await;
         let refused = stream(url, 3).take().await.expect_err("it cannot be read");
         assert_eq!(refused.to_string().contains("before 2.11"), is_refused, "{version}: {refused}");
-        assert_eq!(asked.lock().is_empty(), is_refused, "{version}: {:?}", asked.lock());
+        assert_eq!(requests.lock().is_empty(), is_refused, "{version}: {:?}", requests.lock());
     }
 }

@@ -142,8 +142,10 @@ impl Postgres {
             Ok(if session.take_turn().await? { session.stored_next().await? } else { None })
         });
         let too_long = next.await?.filter(|(_, bytes)| *bytes > max as u64);
-        Ok(too_long
-            .map(|(position, bytes)| FeedRecord { position, said: Err(RecordError::TooLong { bytes, max }) }))
+        Ok(too_long.map(|(position, bytes)| FeedRecord {
+            position,
+            fields: Err(RecordError::TooLong { bytes, max }),
+        }))
     }
 
     async fn let_go(&mut self, settled: Vec<SettledRecord>) -> Result<(), SourceError> {

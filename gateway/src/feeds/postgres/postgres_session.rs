@@ -73,7 +73,7 @@ impl PostgresError {
 
 fn in_words(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
-        Some(said) => format!("{} ({})", said.message(), said.code().code()),
+        Some(error) => format!("{} ({})", error.message(), error.code().code()),
         None => match std::error::Error::source(error) {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
@@ -157,19 +157,19 @@ impl PostgresSession {
                 let position: String = row.try_get(0)?;
                 let bytes: i64 = row.try_get(1)?;
                 let bytes = u64::try_from(bytes).map_err(|_| PostgresError::Unexpected)?;
-                let said = if bytes > record_bytes_max as u64 {
+                let fields = if bytes > record_bytes_max as u64 {
                     Err(RecordError::TooLong { bytes, max: record_bytes_max })
                 } else {
-                    let mut said = RecordFields::default();
+                    let mut fields = RecordFields::default();
                     for (at, word) in self.words.iter().enumerate() {
                         let value: Option<String> = row.try_get(at + 2)?;
                         if let Some(value) = value {
-                            said.set(*word, Bytes::from(value));
+                            fields.set(*word, Bytes::from(value));
                         }
                     }
-                    Ok(said)
+                    Ok(fields)
                 };
-                Ok(FeedRecord { position: position.into(), said })
+                Ok(FeedRecord { position: position.into(), fields })
             })
             .collect()
     }
@@ -317,7 +317,7 @@ impl PostgresTable {
         let Self { name, dead, id, id_type, columns, object, .. } = self;
         let Bounds { bytes_max, record_bytes_max, .. } = bounds;
         let turn = format!("hashtextextended('tidegate:feed:{object}', 0)");
-        let said: Vec<String> =
+        let fields: Vec<String> =
             columns.iter().enumerate().map(|(at, column)| format!("{} AS c{at}", column.text)).collect();
         let size: Vec<String> =
             (0..columns.len()).map(|at| format!("coalesce(octet_length(c{at}), 0)")).collect();
@@ -329,11 +329,11 @@ impl PostgresTable {
             "SELECT id::text, size, {given} FROM (\
                SELECT *, sum(CASE WHEN size <= {record_bytes_max} THEN size ELSE 0 END) OVER (ORDER BY id) AS total FROM (\
                  SELECT *, ({size})::int8 AS size FROM (\
-                   SELECT {id} AS id, {said} FROM {name} ORDER BY {id} LIMIT $1) AS read) AS sized) AS summed \
+                   SELECT {id} AS id, {fields} FROM {name} ORDER BY {id} LIMIT $1) AS read) AS sized) AS summed \
              WHERE total - size < {bytes_max} ORDER BY summed.id",
             given = given.join(", "),
             size = size.join(" + "),
-            said = said.join(", "),
+            fields = fields.join(", "),
         );
         let of_ids = format!("WHERE {id} = ANY ($1::text[]::{id_type}[])");
         let stored: Vec<String> =

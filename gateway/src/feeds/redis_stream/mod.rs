@@ -151,28 +151,28 @@ impl RedisStream {
         let Value::Array(record) = record else { return None };
         let mut record = record.into_iter();
         let position = String::from_redis_value(record.next()?).ok()?.into_boxed_str();
-        let said = match record.next() {
+        let fields = match record.next() {
             None => Err(RecordError::Gone),
             Some(Value::Int(bytes)) => {
                 let bytes = u64::try_from(bytes).unwrap_or(0);
                 Err(RecordError::TooLong { bytes, max: self.bounds.record_bytes_max })
             }
-            Some(Value::Array(fields)) => {
-                let mut said = RecordFields::default();
-                let mut fields = fields.into_iter();
-                while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+            Some(Value::Array(parts)) => {
+                let mut fields = RecordFields::default();
+                let mut parts = parts.into_iter();
+                while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
                     let (Value::BulkString(name), Value::BulkString(value)) = (name, value) else {
                         return None;
                     };
                     if let Some((word, _)) = self.words.iter().find(|(_, known)| **known == *name) {
-                        said.set(*word, Bytes::from(value));
+                        fields.set(*word, Bytes::from(value));
                     }
                 }
-                Ok(said)
+                Ok(fields)
             }
             Some(_) => return None,
         };
-        Some(FeedRecord { position, said })
+        Some(FeedRecord { position, fields })
     }
 
     async fn make_group(&mut self) -> Result<(), SourceError> {
@@ -255,7 +255,7 @@ impl RedisStream {
         call.arg(&self.reader);
         let left = self.within(async |connection| call.invoke_async::<Value>(connection).await).await;
         if let Err(error) = left {
-            tracing::debug!(error = error.told(), "the turn to read a stream could not be given back");
+            tracing::debug!(error = error.in_words(), "the turn to read a stream could not be given back");
         }
         self.open = None;
     }
@@ -272,7 +272,7 @@ impl RedisStream {
     /// Whatever was refused or late, the next call begins with a new connection and with what was handed out before.
     fn lost(&mut self, failed: &RedisStreamError) -> SourceError {
         self.open = None;
-        SourceError(format!("stream {} at {}: {}", self.stream, self.dialer.place(), failed.told()))
+        SourceError(format!("stream {} at {}: {}", self.stream, self.dialer.place(), failed.in_words()))
     }
 
     fn unreachable(&self, error: &DialError) -> SourceError {
@@ -309,7 +309,7 @@ enum RedisStreamError {
 }
 
 impl RedisStreamError {
-    fn told(&self) -> String {
+    fn in_words(&self) -> String {
         match self {
             Self::Refused(error) => error.to_string(),
             Self::Late(timeout) => format!("no answer within {} ms", timeout.as_millis()),

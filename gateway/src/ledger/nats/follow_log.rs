@@ -132,11 +132,11 @@ impl LogFollower {
         &self,
         open: &mut OpenLedger,
         all: impl Iterator<Item = FetchedMessage> + Send,
-        asked: Option<AddedOp<'_>>,
+        added: Option<AddedOp<'_>>,
     ) -> Result<Option<OpOutcome>, BrokerError> {
         let mut outcome = None;
         for FetchedMessage { sequence, written, payload, .. } in all {
-            let taken = self.take(open, StoredMessage { sequence, written, payload }, asked).await?;
+            let taken = self.take(open, StoredMessage { sequence, written, payload }, added).await?;
             outcome = outcome.or(taken);
         }
         Ok(outcome)
@@ -147,19 +147,19 @@ impl LogFollower {
         &self,
         open: &mut OpenLedger,
         stored: StoredMessage,
-        asked: Option<AddedOp<'_>>,
+        added: Option<AddedOp<'_>>,
     ) -> Result<Option<OpOutcome>, BrokerError> {
         // A stream that goes back is noticed by this.
         open.log.saw(stored.sequence);
         match LedgerMessage::decode(stored.payload.clone()).ok_or_else(|| self.unreadable())? {
             LedgerMessage::Op(op) => {
-                let asked = asked.filter(|asked| asked.sequence == stored.sequence);
+                let added = added.filter(|added| added.sequence == stored.sequence);
                 let followed = &mut *open.followed;
                 let outcome =
-                    followed.replica.apply(op, stored.written, asked.map_or(0, |asked| asked.limit));
+                    followed.replica.apply(op, stored.written, added.map_or(0, |added| added.limit));
                 followed.applied = stored.sequence;
                 followed.note_op(&stored);
-                Ok(asked.map(|_| outcome))
+                Ok(added.map(|_| outcome))
             }
             LedgerMessage::Base(base) => {
                 let is_behind = base.covers != open.followed.applied || open.followed.applied == 0;
@@ -167,12 +167,12 @@ impl LogFollower {
                     // This node was behind what it stands for.
                     open.followed.replica = self.put_back(open, &base).await?;
                 }
-                let asked = asked
-                    .filter(|asked| (open.followed.applied + 1..stored.sequence).contains(&asked.sequence));
+                let added = added
+                    .filter(|added| (open.followed.applied + 1..stored.sequence).contains(&added.sequence));
                 let bytes = usize::try_from(base.bytes).unwrap_or(usize::MAX);
                 let followed = &mut *open.followed;
                 followed.rest_on(stored.sequence, bytes);
-                Ok(asked.map(|asked| followed.replica.came_of(asked.op, asked.limit)))
+                Ok(added.map(|added| followed.replica.came_of(added.op, added.limit)))
             }
         }
     }
@@ -196,9 +196,9 @@ impl LogFollower {
     pub(super) async fn read_on(
         &self,
         open: &mut OpenLedger,
-        asked: Option<AddedOp<'_>>,
+        added: Option<AddedOp<'_>>,
     ) -> Result<Option<OpOutcome>, BrokerError> {
-        let read = self.read_to(open, asked).await;
+        let read = self.read_to(open, added).await;
         if read.as_ref().is_err_and(|error| !matches!(error, BrokerError::Timeout(_))) {
             // Of something that cannot be put back nothing is believed.
             open.followed.life = None;
@@ -209,7 +209,7 @@ impl LogFollower {
     async fn read_to(
         &self,
         open: &mut OpenLedger,
-        asked: Option<AddedOp<'_>>,
+        added: Option<AddedOp<'_>>,
     ) -> Result<Option<OpOutcome>, BrokerError> {
         loop {
             for _ in 0..SINGLES_MAX {
@@ -217,13 +217,13 @@ impl LogFollower {
                 let next = self.broker.next_in_log(&open.log, open.followed.applied + 1).await?;
                 let lost = || BrokerError::Unanswered("what was done is not in the log any more".into());
                 let Some(stored) = next else {
-                    return if asked.is_none() { Ok(None) } else { Err(lost()) };
+                    return if added.is_none() { Ok(None) } else { Err(lost()) };
                 };
-                let outcome = self.take(open, stored, asked).await?;
+                let outcome = self.take(open, stored, added).await?;
                 if outcome.is_some() {
                     return Ok(outcome);
                 }
-                if asked.is_some_and(|asked| asked.sequence <= open.followed.applied) {
+                if added.is_some_and(|added| added.sequence <= open.followed.applied) {
                     return Err(lost());
                 }
             }
@@ -237,8 +237,8 @@ impl LogFollower {
                 }
                 Err(error) => return Err(error),
             };
-            let outcome = self.take_all(open, all.into_iter(), asked).await?;
-            if outcome.is_some() || asked.is_none() {
+            let outcome = self.take_all(open, all.into_iter(), added).await?;
+            if outcome.is_some() || added.is_none() {
                 return Ok(outcome);
             }
         }

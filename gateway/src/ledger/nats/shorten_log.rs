@@ -12,7 +12,7 @@ use super::follow_log::{FollowedLedger, LedgerTail, LogFollower, OpenLedger};
 use super::ledger_message::{LedgerBase, ReplicaRow};
 use crate::broker::BrokerError;
 use crate::broker::nats::ledger_log::LedgerLog;
-use crate::telemetry::Sparingly;
+use crate::telemetry::LogLimiter;
 
 /// The log is made short when it costs so much, in bytes, and half of what the base costs: who writes all of a table down does it for
 /// half as much that was done.
@@ -30,7 +30,7 @@ const TRIES_MAX: u32 = 50;
 pub(super) struct LogShortener {
     follower: LogFollower,
     busy: Arc<Mutex<HashSet<Box<str>>>>,
-    unshortened_told: Arc<Sparingly>,
+    unshortened_log: Arc<LogLimiter>,
 }
 
 /// A ledger is being made short, until this is dropped.
@@ -53,7 +53,7 @@ pub(super) fn is_due(followed: &FollowedLedger, own: usize) -> bool {
 
 impl LogShortener {
     pub(super) fn new(follower: LogFollower) -> Self {
-        Self { follower, busy: Arc::default(), unshortened_told: Arc::default() }
+        Self { follower, busy: Arc::default(), unshortened_log: Arc::default() }
     }
 
     /// Begins to make it short, unless this node is at it.
@@ -76,10 +76,10 @@ impl LogShortener {
             followed.lock().await.tail = None;
             drop(busy);
             if let Err(error) = done
-                && let Some(untold) = shortener.unshortened_told.now()
+                && let Some(suppressed) = shortener.unshortened_log.admit()
             {
                 let ledger = log.ledger();
-                tracing::warn!(%error, ledger, untold, "the log of a ledger could not be made shorter; it is tried again when it is longer");
+                tracing::warn!(%error, ledger, suppressed, "the log of a ledger could not be made shorter; it is tried again when it is longer");
             }
         });
     }

@@ -118,12 +118,12 @@ async fn read_v1(
             return Err(ProxyHeaderError::Malformed("it has no line end".to_owned()));
         }
         // Looks at what has come and takes it up to the line end: a client's first bytes may stand behind it.
-        let mut ahead = [0; V1_BYTES_MAX];
-        let seen = stream.peek(&mut ahead[..V1_BYTES_MAX - had]).await?;
+        let mut peeked = [0; V1_BYTES_MAX];
+        let seen = stream.peek(&mut peeked[..V1_BYTES_MAX - had]).await?;
         if seen == 0 {
             return Err(ProxyHeaderError::Lost(std::io::ErrorKind::UnexpectedEof.into()));
         }
-        let taken = ahead[..seen].iter().position(|byte| *byte == b'\n').map_or(seen, |end| end + 1);
+        let taken = peeked[..seen].iter().position(|byte| *byte == b'\n').map_or(seen, |end| end + 1);
         header.resize(had + taken, 0);
         stream.read_exact(&mut header[had..]).await?;
         if header.ends_with(b"\n") && !header.ends_with(b"\r\n") {

@@ -39,17 +39,18 @@ struct WireTags {
 #[derive(Serialize, Deserialize)]
 pub(super) struct WireAsked {
     client: Box<str>,
-    asked: Box<str>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    said: Option<Box<RawValue>>,
+    #[serde(rename = "asked")]
+    outcome: Box<str>,
+    #[serde(rename = "said", default, skip_serializing_if = "Option::is_none")]
+    arguments: Option<Box<RawValue>>,
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     tags: Option<WireTags>,
 }
 
 pub(super) fn write(among: Among, ask: AskClients, payload: &mut Bytes) -> WireAskClients {
-    let AskClients { namespace, event, said, timeout } = ask;
-    let tags = WireTags::of(&said.tags);
-    *payload = said.data.bytes;
+    let AskClients { namespace, event, arguments, timeout } = ask;
+    let tags = WireTags::of(&arguments.tags);
+    *payload = arguments.data.bytes;
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     WireAskClients { among: among.into(), namespace, event, timeout_ms, tags }
 }
@@ -60,28 +61,31 @@ pub(super) fn read(wire: WireAskClients, payload: Bytes) -> Option<NodeRequest> 
     if !is_json(&payload) {
         return None;
     }
-    let said = Tagged { data: Payload::json(payload), tags: tags.into() };
+    let arguments = Tagged { data: Payload::json(payload), tags: tags.into() };
     let timeout = Duration::from_millis(timeout_ms).min(ASK_CLIENTS_TIMEOUT_MAX);
-    Some(NodeRequest::AskClients(Box::new((among.read()?, AskClients { namespace, event, said, timeout }))))
+    Some(NodeRequest::AskClients(Box::new((
+        among.read()?,
+        AskClients { namespace, event, arguments, timeout },
+    ))))
 }
 
-pub(super) fn write_asked(asked: Vec<(ClientId, AskOutcome)>) -> Vec<WireAsked> {
-    let write = |(client, asked): (ClientId, AskOutcome)| {
-        let label = asked.label().into();
-        let said = if let AskOutcome::Answered(said) = asked { Some(said) } else { None };
-        let tags = said.as_ref().map(|said| WireTags::of(&said.tags));
-        let said = said.and_then(|said| serde_json::from_slice(&said.data.bytes).ok());
-        WireAsked { client: client.to_string().into(), asked: label, said, tags }
+pub(super) fn write_outcomes(outcomes: Vec<(ClientId, AskOutcome)>) -> Vec<WireAsked> {
+    let write = |(client, outcome): (ClientId, AskOutcome)| {
+        let label = outcome.label().into();
+        let arguments = if let AskOutcome::Answered(arguments) = outcome { Some(arguments) } else { None };
+        let tags = arguments.as_ref().map(|arguments| WireTags::of(&arguments.tags));
+        let arguments = arguments.and_then(|arguments| serde_json::from_slice(&arguments.data.bytes).ok());
+        WireAsked { client: client.to_string().into(), outcome: label, arguments, tags }
     };
-    asked.into_iter().map(write).collect()
+    outcomes.into_iter().map(write).collect()
 }
 
 /// `None` for what this release does not understand.
-pub(super) fn read_asked(wire: Vec<WireAsked>) -> Option<Vec<(ClientId, AskOutcome)>> {
-    let read = |WireAsked { client, asked, said, tags }: WireAsked| {
-        let asked = match &*asked {
+pub(super) fn read_outcomes(wire: Vec<WireAsked>) -> Option<Vec<(ClientId, AskOutcome)>> {
+    let read = |WireAsked { client, outcome, arguments, tags }: WireAsked| {
+        let outcome = match &*outcome {
             "answered" => {
-                let bytes = Box::<str>::from(said?).into_string();
+                let bytes = Box::<str>::from(arguments?).into_string();
                 AskOutcome::Answered(Tagged { data: Payload::json(bytes), tags: tags?.into() })
             }
             "timeout" => AskOutcome::Timeout,
@@ -90,7 +94,7 @@ pub(super) fn read_asked(wire: Vec<WireAsked>) -> Option<Vec<(ClientId, AskOutco
             "too_long" => AskOutcome::TooLong,
             _ => return None,
         };
-        Some((ClientId::parse(&client)?, asked))
+        Some((ClientId::parse(&client)?, outcome))
     };
     wire.into_iter().map(read).collect()
 }

@@ -20,7 +20,7 @@ fn subscribing(channel: Channel) -> Subscribing {
     }
 }
 
-fn said(json: &'static str, binary: Option<&str>) -> Tagged {
+fn arguments(json: &'static str, binary: Option<&str>) -> Tagged {
     let tags = binary.map(|binary| ("binary".into(), binary.into()));
     Tagged {
         data: Payload::json(json),
@@ -94,7 +94,7 @@ fn every_question() -> Vec<NodeRequest> {
             AskClients {
                 namespace: "/".into(),
                 event: "how".into(),
-                said: said("[1,\"AQI=\"]", Some("[\"/1\"]")),
+                arguments: arguments("[1,\"AQI=\"]", Some("[\"/1\"]")),
                 timeout: Duration::from_secs(7),
             },
         ))),
@@ -153,8 +153,8 @@ fn every_answer_reads_back_as_it_was_given() {
         }])),
         Ok(NodeResponse::Done { clients: 5, failed: 2, full: 1 }),
         Ok(NodeResponse::Asked(vec![
-            (ClientId::from_random(1), AskOutcome::Answered(said("[ 1 ]", None))),
-            (ClientId::from_random(2), AskOutcome::Answered(said("[\"AQI=\"]", Some("[\"/0\"]")))),
+            (ClientId::from_random(1), AskOutcome::Answered(arguments("[ 1 ]", None))),
+            (ClientId::from_random(2), AskOutcome::Answered(arguments("[\"AQI=\"]", Some("[\"/0\"]")))),
             (ClientId::from_random(3), AskOutcome::Timeout),
             (ClientId::from_random(4), AskOutcome::Gone),
             (ClientId::from_random(5), AskOutcome::TooMany),
@@ -224,11 +224,12 @@ fn what_a_later_release_asks_or_answers_is_known_to_be_a_question_or_an_answer()
 
 #[test]
 fn messages_are_bounded_both_ways() {
-    let question = NodeRequest::Message { session: "s".into(), data: vec![b'x'; TOLD_BYTES_MAX].into() };
+    let question =
+        NodeRequest::Message { session: "s".into(), data: vec![b'x'; NODE_MESSAGE_BYTES_MAX].into() };
     let told = NodeMessage::Question { id: 1, from: "n".into(), question: Some(question) };
-    assert!(matches!(told.encode(), Err(ToldError::TooLong(_))));
-    let long = Bytes::from(vec![b' '; TOLD_BYTES_MAX + 1]);
-    assert!(matches!(NodeMessage::decode(&long), Err(ToldError::TooLong(_))));
+    assert!(matches!(told.encode(), Err(NodeMessageError::TooLong(_))));
+    let long = Bytes::from(vec![b' '; NODE_MESSAGE_BYTES_MAX + 1]);
+    assert!(matches!(NodeMessage::decode(&long), Err(NodeMessageError::TooLong(_))));
 }
 
 proptest! {

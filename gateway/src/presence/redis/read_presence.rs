@@ -158,9 +158,9 @@ pub(super) async fn read_leases(
         let (held, names) = read_leases_at(broker, place, name, lease, ending).await?;
         return Ok((held, Arc::new(names)));
     }
-    let asked = places.iter().map(|place| read_leases_at(broker, place, name, lease, ending));
+    let reads = places.iter().map(|place| read_leases_at(broker, place, name, lease, ending));
     let (mut held, mut all) = (false, Vec::new());
-    let given = gather(asked, OTHER_PLACES).await?;
+    let given = gather(reads, OTHER_PLACES).await?;
     if 2 * given.len() <= places.len() {
         return Err(BrokerError::Unreachable("most of the places that leases are in do not answer".into()));
     }

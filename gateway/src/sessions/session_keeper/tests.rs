@@ -131,7 +131,7 @@ async fn what_was_lost_meanwhile_is_written_again() {
 /// What is kept is there, and does not take long but where it is held up.
 #[derive(Debug)]
 struct Slow {
-    kept: MemorySessions,
+    sessions: MemorySessions,
     written: tokio::sync::Notify,
     held_up: tokio::sync::Semaphore,
 }
@@ -139,7 +139,7 @@ struct Slow {
 impl Slow {
     fn new() -> Self {
         let held_up = tokio::sync::Semaphore::new(0);
-        Self { kept: MemorySessions::default(), written: tokio::sync::Notify::default(), held_up }
+        Self { sessions: MemorySessions::default(), written: tokio::sync::Notify::default(), held_up }
     }
 }
 
@@ -153,7 +153,7 @@ impl SessionStore for Slow {
         async move {
             self.written.notify_one();
             self.held_up.acquire().await.expect("open").forget();
-            self.kept.write(key, stored, ttl).await
+            self.sessions.write(key, stored, ttl).await
         }
         .boxed()
     }
@@ -165,22 +165,22 @@ impl SessionStore for Slow {
         stored: StoredSession,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>> {
-        self.kept.take(key, from, stored, ttl)
+        self.sessions.take(key, from, stored, ttl)
     }
 
     fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<StoredSession>, BrokerError>> {
-        self.kept.read(key)
+        self.sessions.read(key)
     }
 
     fn prolong<'a>(
         &'a self,
         sessions: &'a [(SessionKey, Holder, Duration)],
     ) -> BoxFuture<'a, Result<Vec<RenewOutcome>, BrokerError>> {
-        self.kept.prolong(sessions)
+        self.sessions.prolong(sessions)
     }
 
     fn remove<'a>(&'a self, key: &'a SessionKey, holder: Holder) -> BoxFuture<'a, Result<(), BrokerError>> {
-        self.kept.remove(key, holder)
+        self.sessions.remove(key, holder)
     }
 }
 

@@ -26,7 +26,7 @@ fn every_metric_of_the_list_exists_with_its_labels_and_no_other() {
     metrics.tls_reload(true);
     metrics.token("connection", "accepted");
     metrics.jwks_fetch(true);
-    metrics.node_asked("answered");
+    metrics.node_request("answered");
     metrics.socketio.entered("/", 1);
     metrics.emitters().message("event", "sent", 1);
     metrics.feed("orders").lag(Some(0), None);

@@ -31,7 +31,7 @@ impl Inflater {
     pub fn inflate(&mut self, compressed: &[u8], bytes_max: usize) -> Result<&[u8], FrameError> {
         self.output.clear();
         // One huge message does not fix the size of the buffer for ever.
-        self.output.shrink_to(OUTPUT_KEPT_BYTES);
+        self.output.shrink_to(OUTPUT_IDLE_BYTES);
         if compressed.is_empty() {
             // Nothing at all instead of the one byte of RFC 7692 §7.2.3.6. It can only mean the empty message.
             return Ok(&self.output);
@@ -183,7 +183,7 @@ const ENDING: [u8; 19] = [
 /// How large the output buffer is at first, in bytes.
 const OUTPUT_FIRST_BYTES: usize = 1024;
 /// How large an output buffer is kept between messages, in bytes.
-const OUTPUT_KEPT_BYTES: usize = 256 * 1024;
+const OUTPUT_IDLE_BYTES: usize = 256 * 1024;
 /// How many final blocks, each with a context of its own, one message may hold.
 const FINAL_BLOCKS_MAX: usize = 64;
 
@@ -285,7 +285,7 @@ mod tests {
         let mut inflater = Inflater::new();
         assert_eq!(inflater.inflate(&compressed, 8 << 20).map(<[u8]>::len), Ok(4 << 20));
         inflater.inflate(&[0x00], 8 << 20).unwrap();
-        assert!(inflater.output.capacity() <= OUTPUT_KEPT_BYTES);
+        assert!(inflater.output.capacity() <= OUTPUT_IDLE_BYTES);
     }
 
     /// The inflater here has the largest window. That one of 2^9 bytes can read this is shown by the Autobahn cases,

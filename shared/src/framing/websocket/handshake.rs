@@ -82,28 +82,28 @@ pub fn read_upgrade<'h>(
     if method != "GET" {
         return Err(HandshakeError::Method);
     }
-    let asked = RequestedUpgrade::read(headers)?;
-    if !asked.upgrade {
+    let requested = RequestedUpgrade::read(headers)?;
+    if !requested.upgrade {
         return Err(HandshakeError::NoUpgrade);
     }
-    if !asked.connection {
+    if !requested.connection {
         return Err(HandshakeError::NoConnectionUpgrade);
     }
-    asked.check_version()?;
-    let [key] = asked.keys[..] else { return Err(HandshakeError::Key) };
+    requested.check_version()?;
+    let [key] = requested.keys[..] else { return Err(HandshakeError::Key) };
     if STANDARD.decode(key).map_or(0, |bytes| bytes.len()) != 16 {
         return Err(HandshakeError::Key);
     }
-    asked.accepted(accept_key(key))
+    requested.accepted(accept_key(key))
 }
 
 /// Checks a request of HTTP/2 (RFC 8441 §5): its method and its protocol are known, and there is no key to answer.
 pub fn read_connect<'h>(
     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
 ) -> Result<Upgrade<'h>, HandshakeError> {
-    let asked = RequestedUpgrade::read(headers)?;
-    asked.check_version()?;
-    asked.accepted(String::new())
+    let requested = RequestedUpgrade::read(headers)?;
+    requested.check_version()?;
+    requested.accepted(String::new())
 }
 
 /// What the headers of a request say.
@@ -119,7 +119,7 @@ struct RequestedUpgrade<'h> {
 
 impl<'h> RequestedUpgrade<'h> {
     fn read(headers: impl IntoIterator<Item = (&'h str, &'h [u8])>) -> Result<Self, HandshakeError> {
-        let mut asked = Self::default();
+        let mut requested = Self::default();
         for (name, value) in headers {
             let Some(name) = KNOWN_HEADERS.into_iter().find(|known| name.eq_ignore_ascii_case(known)) else {
                 continue;
@@ -127,18 +127,18 @@ impl<'h> RequestedUpgrade<'h> {
             let value = std::str::from_utf8(value).map_err(|_| HandshakeError::NotText(name))?.trim();
             match name {
                 UPGRADE => {
-                    asked.upgrade |= tokens(value).any(|token| token.eq_ignore_ascii_case("websocket"))
+                    requested.upgrade |= tokens(value).any(|token| token.eq_ignore_ascii_case("websocket"))
                 }
                 CONNECTION => {
-                    asked.connection |= tokens(value).any(|token| token.eq_ignore_ascii_case("upgrade"));
+                    requested.connection |= tokens(value).any(|token| token.eq_ignore_ascii_case("upgrade"));
                 }
-                VERSION => asked.versions.push(value),
-                KEY => asked.keys.push(value),
-                PROTOCOL => asked.subprotocols.extend(tokens(value)),
-                _ => asked.extensions.push(value),
+                VERSION => requested.versions.push(value),
+                KEY => requested.keys.push(value),
+                PROTOCOL => requested.subprotocols.extend(tokens(value)),
+                _ => requested.extensions.push(value),
             }
         }
-        Ok(asked)
+        Ok(requested)
     }
 
     fn check_version(&self) -> Result<(), HandshakeError> {

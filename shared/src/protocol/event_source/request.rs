@@ -60,7 +60,7 @@ pub enum EventSourceRequestError {
 impl EventSourceRequest {
     /// Reads the query of an address, and the header `Last-Event-ID`, which goes before what the query says of it.
     pub fn read(query: &str, last_event_id: Option<&[u8]>) -> Result<Self, EventSourceRequestError> {
-        let mut asked = Self::default();
+        let mut request = Self::default();
         let mut last_id = None;
         let (mut delivery, mut times, mut bytes) = (None, None, None);
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
@@ -70,16 +70,16 @@ impl EventSourceRequest {
                     if channel.is_empty() {
                         return Err(EventSourceRequestError::NoName);
                     }
-                    asked.channels.insert(channel.into());
+                    request.channels.insert(channel.into());
                 }
                 "names" => {
-                    asked.names = match value {
+                    request.names = match value {
                         "true" => true,
                         "false" => false,
                         _ => return Err(EventSourceRequestError::Names),
                     }
                 }
-                "token" => asked.token = decode(value, "token")?.into(),
+                "token" => request.token = decode(value, "token")?.into(),
                 // The first is what EventSource calls it, the second what polyfills may.
                 "lastEventId" | "last_event_id" => last_id = Some(decode(value, "lastEventId")?),
                 "delivery" => delivery = Some(value),
@@ -88,26 +88,26 @@ impl EventSourceRequest {
                 _ => {}
             }
         }
-        asked.delivery = DeliveryWanted::of_parameters(delivery, times, bytes)?;
+        request.delivery = DeliveryWanted::of_parameters(delivery, times, bytes)?;
         if let Some(header) = last_event_id {
             let header =
                 std::str::from_utf8(header).map_err(|_| EventSourceRequestError::NotUtf8("Last-Event-ID"))?;
             last_id = Some(header.to_owned());
         }
-        if asked.channels.len() > 1
-            && let Some(reserved) = RESERVED.into_iter().find(|reserved| asked.channels.contains(*reserved))
+        if request.channels.len() > 1
+            && let Some(reserved) = RESERVED.into_iter().find(|reserved| request.channels.contains(*reserved))
         {
             return Err(EventSourceRequestError::Reserved(reserved));
         }
-        if asked.names && asked.channels.len() != 1 {
+        if request.names && request.channels.len() != 1 {
             return Err(EventSourceRequestError::NamesOfSeveral);
         }
         // Readers that have seen no id send none, or an empty one.
-        asked.since = last_id.filter(|id| !id.is_empty()).map(|id| match positions::read(&id) {
+        request.since = last_id.filter(|id| !id.is_empty()).map(|id| match positions::read(&id) {
             Some(positions) => LastId::Positions(positions),
             None => LastId::Unknown,
         });
-        Ok(asked)
+        Ok(request)
     }
 
     /// What the types of its events are to say.
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn an_address_that_makes_no_sense_says_why() {
-        let read = |query| EventSourceRequest::read(query, None).map(|asked| asked.types());
+        let read = |query| EventSourceRequest::read(query, None).map(|request| request.types());
         assert_eq!(read("channel="), Err(EventSourceRequestError::NoName));
         assert_eq!(read("channel=%ff"), Err(EventSourceRequestError::NotUtf8("channel")));
         assert_eq!(read("channel=a&channel=open"), Err(EventSourceRequestError::Reserved("open")));

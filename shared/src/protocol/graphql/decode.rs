@@ -139,7 +139,7 @@ impl OperationState {
         if id.is_empty() != (own.dialect == Dialect::StreamEach) || id.len() > ID_BYTES_MAX {
             return Err(DecodeError::Malformed);
         }
-        let asked: RequestedOperation<'_> =
+        let requested: RequestedOperation<'_> =
             serde_json::from_str(line.payload.ok_or(DecodeError::Malformed)?.get()).map_err(malformed)?;
         if let Some(at) = self.find(id) {
             if own.dialect == Dialect::TransportWs {
@@ -150,7 +150,7 @@ impl OperationState {
         }
         let planned = match self.operations.len() >= own.operations_max {
             true => Err(vec![GraphQlError::new(LIMIT_EXCEEDED, "there are too many operations")]),
-            false => asked.own().and_then(|extensions| Ok((own.planner.plan(&asked)?, extensions))),
+            false => requested.own().and_then(|extensions| Ok((own.planner.plan(&requested)?, extensions))),
         };
         let number = self.next_number();
         let (operation, request) = match planned {

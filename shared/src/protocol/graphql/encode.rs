@@ -58,7 +58,7 @@ impl OperationState {
     }
 
     fn turn_away(&mut self, dialect: Dialect, refusal: &Refusal, out: &mut BytesMut) -> Encoded {
-        let told = match refusal.temporary {
+        let disconnect = match refusal.temporary {
             true => refusal.disconnect(),
             false => Disconnect {
                 code: close::FORBIDDEN,
@@ -70,10 +70,10 @@ impl OperationState {
                 out.put_slice(br#"{"type":"connection_error","payload":"#);
                 first_error(&refused(refusal), out);
                 out.put_u8(b'}');
-                self.close = Some(told);
+                self.close = Some(disconnect);
                 TEXT
             }
-            Dialect::TransportWs => Encoded::Close(told),
+            Dialect::TransportWs => Encoded::Close(disconnect),
             // Here it is for a status to say.
             Dialect::OneStream | Dialect::StreamEach => Encoded::Close(refusal.disconnect()),
         }

@@ -74,7 +74,7 @@ impl Dialect {
 /// Finds out what an operation is.
 pub trait Planner: Send + Sync + std::fmt::Debug {
     /// Changes nothing that anybody could see.
-    fn plan(&self, asked: &RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>>;
+    fn plan(&self, operation: &RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>>;
 }
 
 /// What an operation comes to.

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use super::{FieldSelection, PayloadRecord};
 
 /// How many results are kept.
-const KEPT_MAX: usize = 64;
+const RESULTS_MAX: usize = 64;
 
 /// The results that were made last.
 #[derive(Debug, Default)]
 pub struct Selected {
-    kept: Vec<SelectedResult>,
+    results: Vec<SelectedResult>,
     /// Which makes room next.
     oldest: usize,
 }
@@ -28,28 +28,28 @@ struct SelectedResult {
 impl Selected {
     /// The result for a record that these are the bytes of.
     pub fn get(&mut self, bytes: &Bytes, record: &PayloadRecord, selection: &Arc<FieldSelection>) -> Bytes {
-        let is_it = |kept: &&SelectedResult| {
-            kept.record.as_ptr() == bytes.as_ptr()
-                && kept.record.len() == bytes.len()
-                && Arc::ptr_eq(&kept.selection, selection)
+        let is_it = |known: &&SelectedResult| {
+            known.record.as_ptr() == bytes.as_ptr()
+                && known.record.len() == bytes.len()
+                && Arc::ptr_eq(&known.selection, selection)
         };
-        if let Some(kept) = self.kept.iter().find(is_it) {
-            return kept.result.clone();
+        if let Some(known) = self.results.iter().find(is_it) {
+            return known.result.clone();
         }
         let result = selection.apply(&record.json);
-        let kept =
+        let selected =
             SelectedResult { record: bytes.clone(), selection: selection.clone(), result: result.clone() };
-        match self.kept.get_mut(self.oldest) {
-            Some(place) => *place = kept,
-            None => self.kept.push(kept),
+        match self.results.get_mut(self.oldest) {
+            Some(place) => *place = selected,
+            None => self.results.push(selected),
         }
-        self.oldest = (self.oldest + 1) % KEPT_MAX;
+        self.oldest = (self.oldest + 1) % RESULTS_MAX;
         result
     }
 
     /// Lets go of all.
     pub fn clear(&mut self) {
-        if !self.kept.is_empty() {
+        if !self.results.is_empty() {
             *self = Self::default();
         }
     }
@@ -80,9 +80,9 @@ mod tests {
     #[test]
     fn no_more_are_kept_than_there_is_room_for() {
         let (bytes, mut selected) = (Bytes::from_static(b"one"), Selected::default());
-        for _ in 0..3 * KEPT_MAX {
+        for _ in 0..3 * RESULTS_MAX {
             selected.get(&bytes, &record("1"), &Arc::new(any("a")));
         }
-        assert_eq!(selected.kept.len(), KEPT_MAX);
+        assert_eq!(selected.results.len(), RESULTS_MAX);
     }
 }

@@ -36,27 +36,31 @@ pub enum MercureRequestError {
 impl MercureRequest {
     /// Reads the query of an address, and the header `Last-Event-ID`, which goes before what the query says of it.
     pub fn read(query: &str, last_event_id: Option<&[u8]>) -> Result<Self, MercureRequestError> {
-        let mut asked = Self::default();
+        let mut request = Self::default();
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
             match key {
                 "topic" | "topic%5B%5D" | "topic[]" => {
-                    if asked.topics.len() == TOPICS_MAX {
+                    if request.topics.len() == TOPICS_MAX {
                         return Err(MercureRequestError::TooMany);
                     }
-                    asked.topics.push(decode(value, "topic")?);
+                    request.topics.push(decode(value, "topic")?);
                 }
-                "lastEventID" => asked.last_id = Some(decode(value, "lastEventID")?),
-                "authorization" => asked.token = Some(decode(value, "authorization")?),
+                "lastEventID" => request.last_id = Some(decode(value, "lastEventID")?),
+                "authorization" => request.token = Some(decode(value, "authorization")?),
                 _ => {}
             }
         }
         if let Some(header) = last_event_id.filter(|header| !header.is_empty()) {
             let header =
                 std::str::from_utf8(header).map_err(|_| MercureRequestError::NotUtf8("Last-Event-ID"))?;
-            asked.last_id = Some(header.to_owned());
+            request.last_id = Some(header.to_owned());
         }
-        asked.last_id = asked.last_id.filter(|id| !id.is_empty());
-        if asked.topics.iter().all(String::is_empty) { Err(MercureRequestError::NoTopic) } else { Ok(asked) }
+        request.last_id = request.last_id.filter(|id| !id.is_empty());
+        if request.topics.iter().all(String::is_empty) {
+            Err(MercureRequestError::NoTopic)
+        } else {
+            Ok(request)
+        }
     }
 
     /// As they are written, one or more.
@@ -113,8 +117,8 @@ mod tests {
     use super::*;
 
     fn connect(query: &str, header: Option<&str>) -> Connect {
-        let asked = MercureRequest::read(query, header.map(str::as_bytes)).unwrap();
-        asked.connect("t", |topic| format!("m:{}", topic.unwrap_or("*")))
+        let request = MercureRequest::read(query, header.map(str::as_bytes)).unwrap();
+        request.connect("t", |topic| format!("m:{}", topic.unwrap_or("*")))
     }
 
     #[test]

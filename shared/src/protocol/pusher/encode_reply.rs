@@ -27,8 +27,8 @@ pub(super) fn encode(pusher: &Pusher, reply: &Reply, out: &mut BytesMut) -> Enco
             cached(pusher, &name, answer, start, out)
         }
         Ok(Answer::Pong) => inner("pusher:pong", None, out, |_| {}),
-        Ok(Answer::SignedIn { data }) => inner("pusher:signin_success", None, out, |said| {
-            json::text(data, said.field("user_data"));
+        Ok(Answer::SignedIn { data }) => inner("pusher:signin_success", None, out, |fields| {
+            json::text(data, fields.field("user_data"));
         }),
         Ok(_) => Encoded::Nothing,
         Err(refusal) => match (reply.id, name) {

@@ -53,7 +53,7 @@ pub(super) fn listed(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagg
 
 /// The arguments of an event as a packet has them, with placeholders for these attachments. `None`: they name some that are
 /// not there, or one twice.
-pub fn said_with_attachments(values: &[&RawValue], attachments: &[Bytes]) -> Option<Tagged> {
+pub fn arguments_with_attachments(values: &[&RawValue], attachments: &[Bytes]) -> Option<Tagged> {
     shared(values, attachments).ok()
 }
 
@@ -62,7 +62,7 @@ fn unused(attachments: &[Bytes]) -> Vec<Option<Bytes>> {
 }
 
 /// The arguments of an event that a server sends, with base64 at these pointers into their array.
-pub fn said_by_server(values: &[&RawValue], pointers: &[String]) -> Tagged {
+pub fn arguments_of_server(values: &[&RawValue], pointers: &[String]) -> Tagged {
     let [only] = values else { return listed_by_server(values, pointers) };
     let own: Vec<String> =
         pointers.iter().filter_map(|pointer| pointer.strip_prefix("/0").map(str::to_owned)).collect();
@@ -83,7 +83,7 @@ pub fn listed_by_server(values: &[&RawValue], pointers: &[String]) -> Tagged {
 }
 
 /// The most of a pointer that is told of, in characters.
-const POINTER_TOLD_MAX: usize = 100;
+const POINTER_SHOWN_MAX: usize = 100;
 
 /// Why a server's arguments cannot have bytes at these pointers, if they cannot: each is to lead to a text in base64, and
 /// nothing among them may look like the place of other bytes.
@@ -102,8 +102,8 @@ pub fn binary_fault(values: &[&RawValue], pointers: &[String]) -> Option<String>
             Some(Value::String(text)) if STANDARD.decode(text).is_ok() => continue,
             Some(_) => "leads to no text in base64",
         };
-        let told: String = pointer.chars().take(POINTER_TOLD_MAX).collect();
-        return Some(format!("the pointer {told:?} to binary data {fault}"));
+        let shown: String = pointer.chars().take(POINTER_SHOWN_MAX).collect();
+        return Some(format!("the pointer {shown:?} to binary data {fault}"));
     }
     let is_one = values.iter().any(|value| has_placeholders(value.get()));
     is_one.then(|| "beside binary data no argument may have a key _placeholder".to_owned())

@@ -56,7 +56,7 @@ pub enum UnusableOffset {
 #[derive(Debug)]
 pub(super) struct Cursor {
     pub(super) pid: Box<str>,
-    kept: SessionOffsets,
+    offsets: SessionOffsets,
     /// Offsets up to which the client was sent everything, in the order of the channels.
     sent: Vec<u64>,
     /// How often what is kept has changed.
@@ -64,25 +64,25 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    pub(super) fn new(pid: Box<str>, kept: SessionOffsets) -> Self {
-        let sent = kept.followed.iter().map(|followed| followed.since.offset).collect();
-        Self { pid, kept, sent, changes: 0 }
+    pub(super) fn new(pid: Box<str>, offsets: SessionOffsets) -> Self {
+        let sent = offsets.followed.iter().map(|followed| followed.since.offset).collect();
+        Self { pid, offsets, sent, changes: 0 }
     }
 
-    /// What is to be kept, and how many changes have led there.
-    pub(super) fn kept(&self) -> (u64, SessionOffsets) {
-        (self.changes, self.kept.clone())
+    /// The offsets to keep, and how many changes have led to them.
+    pub(super) fn offsets(&self) -> (u64, SessionOffsets) {
+        (self.changes, self.offsets.clone())
     }
 
     /// The client follows one more channel, from here on. Returns whether that is new.
     pub(super) fn follow(&mut self, channel: &str, since: StreamPosition) -> bool {
-        if self.find(channel).is_some_and(|at| self.kept.followed[at].since.epoch == since.epoch) {
+        if self.find(channel).is_some_and(|at| self.offsets.followed[at].since.epoch == since.epoch) {
             return false;
         }
         self.unfollow(channel);
-        let number = self.kept.next;
-        self.kept.next += 1;
-        self.kept.followed.push(FollowedChannel { number, channel: channel.into(), since });
+        let number = self.offsets.next;
+        self.offsets.next += 1;
+        self.offsets.followed.push(FollowedChannel { number, channel: channel.into(), since });
         self.sent.push(since.offset);
         self.changes += 1;
         true
@@ -92,7 +92,7 @@ impl Cursor {
     pub(super) fn unfollow(&mut self, channel: &str) -> bool {
         let found = self.find(channel);
         if let Some(at) = found {
-            self.kept.followed.remove(at);
+            self.offsets.followed.remove(at);
             self.sent.remove(at);
             self.changes += 1;
         }
@@ -102,21 +102,21 @@ impl Cursor {
     /// The client was sent all of a channel up to here.
     pub(super) fn advance(&mut self, channel: &str, position: StreamPosition) {
         if let Some(at) = self.find(channel)
-            && self.kept.followed[at].since.epoch == position.epoch
+            && self.offsets.followed[at].since.epoch == position.epoch
         {
             self.sent[at] = self.sent[at].max(position.offset);
         }
     }
 
     fn find(&self, channel: &str) -> Option<usize> {
-        self.kept.followed.iter().position(|followed| *followed.channel == *channel)
+        self.offsets.followed.iter().position(|followed| *followed.channel == *channel)
     }
 
     /// Writes what goes behind the arguments of an event: where its receiver stands once it has it.
     pub(super) fn write_argument(&self, out: &mut BytesMut) {
         out.put_slice(b",\"");
         out.put_slice(mark(&self.pid).as_bytes());
-        for (followed, sent) in self.kept.followed.iter().zip(&self.sent) {
+        for (followed, sent) in self.offsets.followed.iter().zip(&self.sent) {
             let since = sent.saturating_sub(followed.since.offset);
             if since > 0 {
                 out.put_u8(b'.');
@@ -130,7 +130,7 @@ impl Cursor {
 
     /// How long that can be, about.
     pub(super) fn argument_bytes(&self) -> usize {
-        MARK_BYTES + 4 + self.kept.followed.len() * 8
+        MARK_BYTES + 4 + self.offsets.followed.len() * 8
     }
 }
 
@@ -220,33 +220,33 @@ mod tests {
         cursor.advance("a:room", at(8));
         cursor.advance("b:other", at(8));
         assert_eq!(told(&cursor).offset.as_deref(), Some("AbCd.0-1c.1-1"));
-        let (changes, kept) = cursor.kept();
-        assert_eq!((changes, kept.next), (2, 2));
-        let positions = kept.positions(&told(&cursor)).unwrap();
+        let (changes, offsets) = cursor.offsets();
+        assert_eq!((changes, offsets.next), (2, 2));
+        let positions = offsets.positions(&told(&cursor)).unwrap();
         assert_eq!(positions, [("a:*", at(148)), ("a:room", at(8))]);
     }
 
     #[test]
     fn who_was_sent_nothing_stands_where_it_began() {
         let cursor = cursor();
-        let (_, kept) = cursor.kept();
+        let (_, offsets) = cursor.offsets();
         for offset in [None, Some("ZzZz.0-5.9-9".into()), told(&cursor).offset] {
             let resume = Resume { pid: cursor.pid.clone(), offset };
-            assert_eq!(kept.positions(&resume).unwrap(), [("a:*", at(100)), ("a:room", at(7))]);
+            assert_eq!(offsets.positions(&resume).unwrap(), [("a:*", at(100)), ("a:room", at(7))]);
         }
     }
 
     #[test]
     fn what_was_left_is_no_more_and_what_is_not_kept_yet_is_told_apart() {
         let mut cursor = cursor();
-        let (_, before) = cursor.kept();
+        let (_, before) = cursor.offsets();
         assert!(cursor.unfollow("a:room") && !cursor.unfollow("a:room"));
         cursor.follow("a:room", at(9));
         cursor.advance("a:room", at(10));
         let resume = told(&cursor);
         assert_eq!(resume.offset.as_deref(), Some("AbCd.2-1"));
         assert_eq!(before.positions(&resume), Err(UnusableOffset::Newer));
-        let (_, after) = cursor.kept();
+        let (_, after) = cursor.offsets();
         assert_eq!(after.positions(&resume).unwrap()[1], ("a:room", at(10)));
         let old = Resume { offset: Some("AbCd.1-5".into()), ..resume };
         assert_eq!(after.positions(&old).unwrap()[1], ("a:room", at(9)));
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_is_no_offset_of_ours_is_not_taken_for_one() {
-        let (_, kept) = cursor().kept();
+        let (_, offsets) = cursor().offsets();
         for offset in [
             "",
             "hello",
@@ -266,9 +266,9 @@ mod tests {
             "AbCd.0-zzzzzzzzzzzzzz",
         ] {
             let resume = Resume { pid: "AbCdEfGh".into(), offset: Some(offset.into()) };
-            assert_eq!(kept.positions(&resume), Err(UnusableOffset::Malformed), "{offset:?}");
+            assert_eq!(offsets.positions(&resume), Err(UnusableOffset::Malformed), "{offset:?}");
         }
         let far = Resume { pid: "AbCdEfGh".into(), offset: Some("AbCd.0-3w5e11264sgsf".into()) };
-        assert_eq!(kept.positions(&far), Err(UnusableOffset::Malformed));
+        assert_eq!(offsets.positions(&far), Err(UnusableOffset::Malformed));
     }
 }

@@ -125,20 +125,20 @@ fn connect(
         return Err(DecodeError::Malformed);
     };
     let token = object.as_ref().and_then(|auth| text_of(auth.0.get(&*common.token_key)?, false));
-    let mut told = Cow::Borrowed(auth);
+    let mut data = Cow::Borrowed(auth);
     if let Some(object) = object.as_ref().filter(|_| namespace.keeps_sessions()) {
         if let Some(resume) = resume(object) {
             state.set_resume(index, resume);
         }
         if RESUME_KEYS.iter().any(|key| object.0.contains_key(*key)) {
             // Secrets of the client and the gateway.
-            told = without_resume(object).into();
+            data = without_resume(object).into();
         }
     }
     state.entering |= bit(index);
     let connect = Connect {
         token: token.unwrap_or_default().into(),
-        data: (!told.is_empty()).then(|| Payload::json(Bytes::copy_from_slice(told.as_bytes()))),
+        data: (!data.is_empty()).then(|| Payload::json(Bytes::copy_from_slice(data.as_bytes()))),
         name: "socketio".into(),
         ..Connect::default()
     };
@@ -203,12 +203,12 @@ fn whole(
     }
     if matches!(packet.kind, PacketKind::Ack | PacketKind::BinaryAck) {
         let number = packet.ack.ok_or(DecodeError::Malformed)?;
-        let said = match state.awaits_answer(index, number) {
+        let arguments = match state.awaits_answer(index, number) {
             true => Some(listed(&values, attachments).map_err(|_| DecodeError::Malformed)?),
             // It comes late, or nobody has asked.
             false => None,
         };
-        state.answer(u32::try_from(number).unwrap_or_default(), said);
+        state.answer(u32::try_from(number).unwrap_or_default(), arguments);
         return Ok(());
     }
     state.events = state.events.saturating_add(1);
@@ -265,9 +265,12 @@ impl NamespaceEvent<'_> {
         match route.ok_or(EventError::Refused(ErrorCode::PermissionDenied))? {
             Route::Refuse => return Err(EventError::Refused(ErrorCode::PermissionDenied)),
             Route::Backend => {
-                let said = listed(self.values, self.attachments).map_err(|_| EventError::Malformed)?;
+                let arguments = listed(self.values, self.attachments).map_err(|_| EventError::Malformed)?;
                 let (channel, event) = (self.namespace.channel().into(), self.name.into());
-                self.push(commands, Request::Event(Box::new(command::EventCommand { channel, event, said })));
+                self.push(
+                    commands,
+                    Request::Event(Box::new(command::EventCommand { channel, event, arguments })),
+                );
             }
             Route::Publish(ForwardRule { to, event, to_sender }) => {
                 let mut only = None;
@@ -286,21 +289,21 @@ impl NamespaceEvent<'_> {
                     }
                 };
                 let event = event.as_deref().unwrap_or(self.name);
-                let said = shared(&values, self.attachments).map_err(|_| EventError::Malformed)?;
+                let arguments = shared(&values, self.attachments).map_err(|_| EventError::Malformed)?;
                 let (channel, event, to_sender) =
                     (channel.into(), event.into(), *to_sender || only.is_some());
-                let forward = command::Forward { channel, event, said, to_sender, only };
+                let forward = command::Forward { channel, event, arguments, to_sender, only };
                 self.push(commands, Request::Forward(Box::new(forward)));
             }
             Route::Join(entry) => {
-                let (channel, told) = self.enter(entry)?;
+                let (channel, announcement) = self.enter(entry)?;
                 let subscribe = Subscribe { channel: channel.into(), ..Subscribe::default() };
                 self.push(commands, Request::Subscribe(subscribe));
-                commands.extend(told.map(|request| self.unanswered(request)));
+                commands.extend(announcement.map(|request| self.unanswered(request)));
             }
             Route::Leave(entry) => {
-                let (channel, told) = self.enter(entry)?;
-                commands.extend(told.map(|request| self.unanswered(request)));
+                let (channel, announcement) = self.enter(entry)?;
+                commands.extend(announcement.map(|request| self.unanswered(request)));
                 self.push(commands, Request::Unsubscribe { channel: channel.into() });
             }
         }
@@ -322,22 +325,22 @@ impl NamespaceEvent<'_> {
             return Err(EventError::Refused(ErrorCode::PermissionDenied));
         }
         let channel = self.namespace.room(&room);
-        let told = entry.tell.as_ref().map(|event| match &values[..] {
+        let announcement = entry.tell.as_ref().map(|event| match &values[..] {
             // Who it is, where it says no more.
             [] => {
                 let client = self.state.client.ok_or(EventError::Refused(ErrorCode::NotAvailable))?;
                 let mut own = bytes::BytesMut::new();
                 json::string(&sid(client, self.namespace.name()), &mut own);
-                let said = Tagged { data: Payload::json(own.freeze()), tags: Default::default() };
-                Ok(forward(channel.clone(), event, said))
+                let arguments = Tagged { data: Payload::json(own.freeze()), tags: Default::default() };
+                Ok(forward(channel.clone(), event, arguments))
             }
             values => {
-                let said = shared(values, self.attachments).map_err(|_| EventError::Malformed)?;
-                Ok(forward(channel.clone(), event, said))
+                let arguments = shared(values, self.attachments).map_err(|_| EventError::Malformed)?;
+                Ok(forward(channel.clone(), event, arguments))
             }
         });
-        let told = told.transpose()?;
-        Ok((channel, told))
+        let announcement = announcement.transpose()?;
+        Ok((channel, announcement))
     }
 
     /// Which room it is about, and the arguments that go further.
@@ -355,9 +358,9 @@ impl NamespaceEvent<'_> {
 }
 
 /// An event that tells the others in a room.
-fn forward(channel: String, event: &str, said: Tagged) -> Request {
+fn forward(channel: String, event: &str, arguments: Tagged) -> Request {
     let (channel, event) = (channel.into(), event.into());
-    Request::Forward(Box::new(command::Forward { channel, event, said, to_sender: false, only: None }))
+    Request::Forward(Box::new(command::Forward { channel, event, arguments, to_sender: false, only: None }))
 }
 
 /// A JSON string's text; or a number as it is written, where that will do.

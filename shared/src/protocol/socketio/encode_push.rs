@@ -79,7 +79,7 @@ pub(super) fn event(
     // What other wires call so ends a connection here.
     let name = publication.event().filter(|name| !RESERVED.contains(name)).unwrap_or(UNNAMED_EVENT);
     out.reserve(ENVELOPE_BYTES_GUESS + namespace.len() + name.len() + data.bytes.len());
-    let arguments = Arguments { event: Some(name), said: (data, tags), cursor };
+    let arguments = Arguments { event: Some(name), values: (data, tags), cursor };
     with_arguments([PacketKind::Event, PacketKind::BinaryEvent], namespace, None, arguments, out)
 }
 
@@ -87,7 +87,7 @@ pub(super) fn event(
 pub(super) struct Arguments<'a> {
     /// The name of an event, if it is one.
     pub(super) event: Option<&'a str>,
-    pub(super) said: (&'a Payload, &'a Tags),
+    pub(super) values: (&'a Payload, &'a Tags),
     /// Where its receiver stands once it has it, if that is told.
     pub(super) cursor: Option<&'a Cursor>,
 }
@@ -97,7 +97,7 @@ pub(super) fn with_arguments(
     kinds: [PacketKind; 2],
     namespace: &str,
     ack: Option<u64>,
-    Arguments { event, said: (data, tags), cursor }: Arguments<'_>,
+    Arguments { event, values: (data, tags), cursor }: Arguments<'_>,
     out: &mut BytesMut,
 ) -> Encoded {
     let start = out.len();

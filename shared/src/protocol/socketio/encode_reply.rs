@@ -151,8 +151,8 @@ fn acknowledged(
     outcome: &Result<Answer, Refusal>,
     out: &mut BytesMut,
 ) -> Encoded {
-    let said = match outcome {
-        Ok(Answer::Acknowledged(said)) => said.as_deref(),
+    let acknowledged = match outcome {
+        Ok(Answer::Acknowledged(arguments)) => arguments.as_deref(),
         _ => {
             packet::begin(PacketKind::Ack, 0, namespace.name(), Some(ack), out);
             out.put_u8(b'[');
@@ -173,8 +173,8 @@ fn acknowledged(
     };
     let nothing =
         Tagged { data: Payload::json("[]"), tags: Tags::from([(super::ARGUMENTS_TAG.into(), "0".into())]) };
-    let Tagged { data, tags } = said.unwrap_or(&nothing);
-    let arguments = Arguments { event: None, said: (data, tags), cursor: None };
+    let Tagged { data, tags } = acknowledged.unwrap_or(&nothing);
+    let arguments = Arguments { event: None, values: (data, tags), cursor: None };
     with_arguments([PacketKind::Ack, PacketKind::BinaryAck], namespace.name(), Some(ack), arguments, out)
 }
 

@@ -33,7 +33,8 @@ mod sid;
 mod state;
 
 pub use arguments::{
-    ARGUMENTS_TAG, BINARY_TAG, binary_fault, listed_by_server, said_by_server, said_with_attachments,
+    ARGUMENTS_TAG, BINARY_TAG, arguments_of_server, arguments_with_attachments, binary_fault,
+    listed_by_server,
 };
 pub use cursor::{FollowedChannel, Resume, SessionOffsets, UnusableOffset};
 pub use decode::{ARGUMENTS_MAX, EVENT_BYTES_MAX, RESERVED};
@@ -128,18 +129,18 @@ impl SocketIo {
     }
 
     /// The client may come back to a session of this secret name, of which this is known. It is told the name as it enters.
-    pub fn keep_session(&self, namespace: &str, pid: &str, kept: SessionOffsets) {
+    pub fn keep_session(&self, namespace: &str, pid: &str, offsets: SessionOffsets) {
         if let Some(index) = self.common.namespaces.find(namespace) {
-            self.state().set_cursor(index, Some(Cursor::new(pid.into(), kept)));
+            self.state().set_cursor(index, Some(Cursor::new(pid.into(), offsets)));
         }
     }
 
     /// The secret name of its session, and what is to be kept of it, with how many changes have led there.
-    pub fn kept(&self, namespace: &str) -> Option<(Box<str>, u64, SessionOffsets)> {
+    pub fn offsets(&self, namespace: &str) -> Option<(Box<str>, u64, SessionOffsets)> {
         let state = self.state();
         let cursor = state.cursor(self.common.namespaces.find(namespace)?)?;
-        let (changes, kept) = cursor.kept();
-        Some((cursor.pid.clone(), changes, kept))
+        let (changes, offsets) = cursor.offsets();
+        Some((cursor.pid.clone(), changes, offsets))
     }
 
     /// It cannot come back to its session in this namespace. Returns its secret name, if there was one.
@@ -188,7 +189,7 @@ impl SocketIo {
         &self,
         namespace: &str,
         event: &str,
-        said: &Tagged,
+        event_arguments: &Tagged,
         out: &mut BytesMut,
     ) -> Option<(u32, Encoded)> {
         let index = self.common.namespaces.find(namespace)?;
@@ -197,7 +198,11 @@ impl SocketIo {
             return None;
         }
         let number = state.ask(index);
-        let arguments = Arguments { event: Some(event), said: (&said.data, &said.tags), cursor: None };
+        let arguments = Arguments {
+            event: Some(event),
+            values: (&event_arguments.data, &event_arguments.tags),
+            cursor: None,
+        };
         let kinds = [PacketKind::Event, PacketKind::BinaryEvent];
         Some((number, encode_push::with_arguments(kinds, namespace, Some(number.into()), arguments, out)))
     }

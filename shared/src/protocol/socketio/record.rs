@@ -121,7 +121,7 @@ pub(super) fn deliver(
     records: &Bytes,
     mut say: impl FnMut(MessageKind, &[u8]),
 ) {
-    let (mut rest, mut told) = (records.clone(), BytesMut::new());
+    let (mut rest, mut message_for_client) = (records.clone(), BytesMut::new());
     while let Some(EventRecord { channel, position, messages, mut packet }) = EventRecord::take(&mut rest) {
         let channel = std::str::from_utf8(&channel).unwrap_or_default();
         let index = namespaces.seen(channel).map(|seen| seen.index);
@@ -135,12 +135,12 @@ pub(super) fn deliver(
             match (cursor, message.split_last()) {
                 // The first holds the arguments.
                 (Some(cursor), Some((&END, before))) if at == 0 => {
-                    told.clear();
-                    told.reserve(message.len() + cursor.argument_bytes());
-                    told.put_slice(before);
-                    cursor.write_argument(&mut told);
-                    told.put_u8(END);
-                    say(kind, &told);
+                    message_for_client.clear();
+                    message_for_client.reserve(message.len() + cursor.argument_bytes());
+                    message_for_client.put_slice(before);
+                    cursor.write_argument(&mut message_for_client);
+                    message_for_client.put_u8(END);
+                    say(kind, &message_for_client);
                 }
                 _ => say(kind, &message),
             }

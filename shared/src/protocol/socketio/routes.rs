@@ -10,7 +10,7 @@ pub struct NamespaceAccess {
     /// The application is asked.
     pub asks: bool,
     /// But not about who comes back to a session that it had.
-    pub recovered_unasked: bool,
+    pub recovery_skips_hook: bool,
 }
 
 /// The events of one namespace. What no rule is for is refused.

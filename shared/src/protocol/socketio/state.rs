@@ -18,8 +18,8 @@ pub(super) struct ConnectionState {
     /// A bit for each that the server has put it out of: what was on its way then is no breach.
     pub(super) left: u64,
     next: u32,
-    /// How many acknowledgements it was asked for.
-    asked: u32,
+    /// The number of the last acknowledgement that was requested of it.
+    last_ack: u32,
     /// Events that it has sent, and those that were refused, since they were counted last.
     pub(super) events: u32,
     pub(super) refused: u32,
@@ -51,7 +51,7 @@ struct PendingAcks {
 pub struct AckReceived {
     pub number: u32,
     /// `None`: nobody asks for it, any more.
-    pub said: Option<Tagged>,
+    pub arguments: Option<Tagged>,
 }
 
 /// What the answer to a command is for.
@@ -140,9 +140,9 @@ impl ConnectionState {
 
     /// A number for an event that asks for an acknowledgement.
     pub(super) fn ask(&mut self, namespace: usize) -> u32 {
-        self.asked = self.asked.wrapping_add(1);
-        self.rare.get_or_insert_default().asks.open.push((self.asked, namespace));
-        self.asked
+        self.last_ack = self.last_ack.wrapping_add(1);
+        self.rare.get_or_insert_default().asks.open.push((self.last_ack, namespace));
+        self.last_ack
     }
 
     /// Nobody waits for this one any more.
@@ -159,12 +159,12 @@ impl ConnectionState {
         open.iter().any(|&(open, of)| u64::from(open) == number && of == namespace)
     }
 
-    /// `said` for one that is awaited; without it, for one that is not.
-    pub(super) fn answer(&mut self, number: u32, said: Option<Tagged>) {
+    /// `arguments` for one that is awaited; without it, for one that is not.
+    pub(super) fn answer(&mut self, number: u32, arguments: Option<Tagged>) {
         let asks = &mut self.rare.get_or_insert_default().asks;
-        asks.open.retain(|(open, _)| *open != number || said.is_none());
-        asks.answered_bytes += said.as_ref().map_or(0, |said| said.data.bytes.len());
-        asks.answered.push(AckReceived { number, said });
+        asks.open.retain(|(open, _)| *open != number || arguments.is_none());
+        asks.answered_bytes += arguments.as_ref().map_or(0, |arguments| arguments.data.bytes.len());
+        asks.answered.push(AckReceived { number, arguments });
     }
 
     pub(super) fn take_answered(&mut self) -> Vec<AckReceived> {

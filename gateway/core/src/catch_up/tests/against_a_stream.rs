@@ -164,7 +164,7 @@ impl Model {
                 };
                 for asker in std::mem::take(&mut self.waiting) {
                     match &past {
-                        ReadResult::Past(past) => match past.answer(&asker.want) {
+                        ReadResult::Shared(past) => match past.answer(&asker.want) {
                             Some(page) => self.check(&asker, &page),
                             None => self.asks(asker),
                         },

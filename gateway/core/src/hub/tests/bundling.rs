@@ -10,6 +10,7 @@ use shared::publication::{Payload, Publication};
 
 use super::encode_once::{Bench, bench_with, prepare};
 use crate::hub::*;
+use crate::namespace_id::NamespaceId;
 
 fn publications(bench: &Bench, texts: &[&'static str]) -> Vec<Arc<Prepared>> {
     texts.iter().map(|&text| prepare(bench, text)).collect()
@@ -53,7 +54,13 @@ fn who_is_spared_something_gets_the_rest() {
     let for_all_but = |text: &'static str, except: Option<ClientId>| {
         let publication =
             Publication { except: except.map(Box::new), ..Publication::new(Payload::text(text)) };
-        Prepared::new(Channel::parse("news", 255).unwrap(), publication, 0, &bench.variants)
+        Prepared::new(
+            Channel::parse("news", 255).unwrap(),
+            NamespaceId::DEFAULT,
+            publication,
+            0,
+            &bench.variants,
+        )
     };
     let batch = [for_all_but("a", None), for_all_but("b", Some(one)), for_all_but("c", Some(other))];
     let bundles = Bundles::new(&batch);

@@ -16,6 +16,7 @@ use shared::reply::Reply;
 use super::channel;
 use crate::delta;
 use crate::hub::*;
+use crate::namespace_id::NamespaceId;
 use crate::tag_filter::TagFilter;
 
 /// A message is its length, a letter and a payload.
@@ -130,7 +131,14 @@ pub(super) fn published(position: StreamPosition) -> Arc<Prepared> {
     let before = StreamPosition { offset: position.offset - 1, ..position };
     let previous =
         (before.offset > 0).then(|| PreviousPublication { position: before, data: payload(before) });
-    Prepared::of(channel("news"), OwnedEvent::Publication(publication), previous, 0, &VARIANTS)
+    Prepared::of(
+        channel("news"),
+        NamespaceId::DEFAULT,
+        OwnedEvent::Publication(publication),
+        previous,
+        0,
+        &VARIANTS,
+    )
 }
 
 pub(super) fn somebody() -> ClientInfo {
@@ -139,11 +147,11 @@ pub(super) fn somebody() -> ClientInfo {
 }
 
 pub(super) fn joined() -> Arc<Prepared> {
-    Prepared::of(channel("news"), OwnedEvent::Joined(somebody()), None, 0, &VARIANTS)
+    Prepared::of(channel("news"), NamespaceId::DEFAULT, OwnedEvent::Joined(somebody()), None, 0, &VARIANTS)
 }
 
 pub(super) fn left() -> Arc<Prepared> {
-    Prepared::of(channel("news"), OwnedEvent::Left(somebody()), None, 0, &VARIANTS)
+    Prepared::of(channel("news"), NamespaceId::DEFAULT, OwnedEvent::Left(somebody()), None, 0, &VARIANTS)
 }
 
 /// Everyone's own reader.

@@ -14,6 +14,7 @@ use shared::reply::Reply;
 
 use super::channel;
 use crate::hub::*;
+use crate::namespace_id::NamespaceId;
 
 /// Writes a payload as it is; answers `nothing` and `close` in its own way; fails on `broken`; writes `two` as two messages.
 #[derive(Debug, Default)]
@@ -105,7 +106,13 @@ pub(super) fn bench_with(delimiter: Option<&'static [u8]>) -> Bench {
 }
 
 pub(super) fn prepare(bench: &Bench, text: impl Into<Bytes>) -> Arc<Prepared> {
-    Prepared::new(channel("news"), Publication::new(Payload::text(text)), 0, &bench.variants)
+    Prepared::new(
+        channel("news"),
+        NamespaceId::DEFAULT,
+        Publication::new(Payload::text(text)),
+        0,
+        &bench.variants,
+    )
 }
 
 fn frame(prepared: &Prepared, variant: Variant) -> &[u8] {

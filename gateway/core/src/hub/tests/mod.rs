@@ -16,6 +16,7 @@ use shared::position::{Epoch, StreamPosition};
 use shared::publication::{Payload, Publication};
 
 use super::*;
+use crate::namespace_id::NamespaceId;
 
 pub(super) fn channel(name: &str) -> Channel {
     Channel::parse(name, 255).unwrap()
@@ -31,7 +32,7 @@ pub(super) fn in_epoch(epoch: &str, offset: u64) -> StreamPosition {
 
 pub(super) fn publication(position: Option<StreamPosition>) -> Arc<Prepared> {
     let publication = Publication { position, ..Publication::new(Payload::text("0123456789")) };
-    Prepared::new(channel("news"), publication, 0, &Arc::default())
+    Prepared::new(channel("news"), NamespaceId::DEFAULT, publication, 0, &Arc::default())
 }
 
 pub(super) fn subscriber(key: u32, positioned: bool) -> Subscriber {

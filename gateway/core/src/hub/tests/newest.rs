@@ -8,6 +8,7 @@ use shared::moment::Moment;
 use shared::publication::Keyed;
 
 use super::*;
+use crate::namespace_id::NamespaceId;
 use crate::newest::{Lanes, NewestTerms, NextWrite, SUPERSEDED_TAG};
 
 const LATEST: NewestTerms = NewestTerms { times_per_s: 0, bytes_per_s: 0, value_ttl_ms: 0, keys_max: 100 };
@@ -19,7 +20,7 @@ fn value(key: u8, offset: u64, now: Moment) -> Arc<Prepared> {
         keyed: Some(Box::new(keyed)),
         ..Publication::new(Payload::text(offset.to_string()))
     };
-    Prepared::new(channel("news"), publication, now.0 * 1_000, &Arc::default())
+    Prepared::new(channel("news"), NamespaceId::DEFAULT, publication, now.0 * 1_000, &Arc::default())
 }
 
 /// The key, the offset and how many values it stands for.

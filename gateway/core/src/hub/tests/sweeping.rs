@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::hub::sweep::{SWEEP_BYTES, WAITING_BYTES_MAX, WAITING_PUBLICATIONS_MAX};
+use crate::namespace_id::NamespaceId;
 
 /// Served two at a time.
 fn bench(subscribers: u32) -> Bench {
@@ -67,7 +68,7 @@ fn the_larger_the_publication_the_fewer_are_served_at_a_time() {
         bench.publish([at(1)]);
         let publication =
             Publication { position: Some(at(2)), ..Publication::new(Payload::text("x".repeat(bytes))) };
-        let large = Prepared::new(channel("news"), publication, 0, &Arc::default());
+        let large = Prepared::new(channel("news"), NamespaceId::DEFAULT, publication, 0, &Arc::default());
         bench.hub.deliver("news", &[large], &mut bench.seen);
         let mut served = vec![bench.have(2).len()];
         while bench.hub.is_sweeping() {
@@ -137,7 +138,7 @@ fn a_sweep_is_finished_before_too_much_waits_behind_it() {
     let large = |offset| {
         let payload = Payload::text("x".repeat(WAITING_BYTES_MAX / 2 + 1));
         let publication = Publication { position: Some(at(offset)), ..Publication::new(payload) };
-        Prepared::new(channel("news"), publication, 0, &Arc::default())
+        Prepared::new(channel("news"), NamespaceId::DEFAULT, publication, 0, &Arc::default())
     };
     let first = last + 2;
     for offset in first..=first + 1 {

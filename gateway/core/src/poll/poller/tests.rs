@@ -29,11 +29,11 @@ impl Rig {
     }
 
     /// Waits for the next question, and how long that took.
-    fn asked(&mut self) -> (Vec<PolledKey>, Duration) {
+    fn requested(&mut self) -> (Vec<PolledKey>, Duration) {
         let from = self.now;
         loop {
             match self.poller.next(self.now) {
-                PollerStep::Ask(asked) => return (asked, self.now.since(from)),
+                PollerStep::Ask(requested) => return (requested, self.now.since(from)),
                 PollerStep::Wait(until) => {
                     assert!(until > self.now, "it would spin");
                     self.now = until;
@@ -44,16 +44,16 @@ impl Rig {
     }
 
     fn keys(&mut self) -> Vec<String> {
-        self.asked().0.iter().map(|asked| asked.key.to_string()).collect()
+        self.requested().0.iter().map(|requested| requested.key.to_string()).collect()
     }
 
-    fn answer(&mut self, asked: &[PolledKey], items: Vec<PolledItem>) -> PollerUpdate {
-        self.answer_in(Epoch::EMPTY, asked, items)
+    fn answer(&mut self, requested: &[PolledKey], items: Vec<PolledItem>) -> PollerUpdate {
+        self.answer_in(Epoch::EMPTY, requested, items)
     }
 
-    fn answer_in(&mut self, epoch: Epoch, asked: &[PolledKey], items: Vec<PolledItem>) -> PollerUpdate {
+    fn answer_in(&mut self, epoch: Epoch, requested: &[PolledKey], items: Vec<PolledItem>) -> PollerUpdate {
         let versions = &mut self.versions;
-        self.poller.answered(self.now, asked, epoch, items, || {
+        self.poller.answered(self.now, requested, epoch, items, || {
             *versions += 1;
             *versions
         })
@@ -64,7 +64,7 @@ fn item(key: &str, data: &'static str, version: u64) -> PolledItem {
     PolledItem { key: key.into(), data: Payload::json(data), version, removed: false }
 }
 
-fn told(taken: &PollerUpdate) -> Vec<(&str, u64, Option<&[u8]>, u64)> {
+fn updates(taken: &PollerUpdate) -> Vec<(&str, u64, Option<&[u8]>, u64)> {
     let of = |news: &KeyUpdate| news.data.as_ref().map(|data| data.bytes.clone());
     let leaked = taken.news.iter().map(|news| {
         let data = of(news).map(|bytes| &*Box::leak(bytes.to_vec().into_boxed_slice()));
@@ -79,13 +79,13 @@ fn new_keys_are_asked_for_soon_and_together() {
     for key in ["b", "a", "c"] {
         rig.track(0, key, 0);
     }
-    let (asked, waited) = rig.asked();
+    let (requested, waited) = rig.requested();
     assert_eq!(waited, COALESCE);
     assert_eq!(
-        asked.iter().map(|asked| (&*asked.key, asked.version)).collect::<Vec<_>>(),
+        requested.iter().map(|requested| (&*requested.key, requested.version)).collect::<Vec<_>>(),
         [("a", 0), ("b", 0)]
     );
-    let (rest, waited) = rig.asked();
+    let (rest, waited) = rig.requested();
     assert_eq!((rest.len(), waited), (1, Duration::ZERO), "as many as one request takes");
 }
 
@@ -96,16 +96,16 @@ fn rounds_over_all_keys_are_spread_over_the_interval() {
         rig.track(0, key, 0);
     }
     for _ in 0..2 {
-        let (asked, _) = rig.asked();
-        rig.answer(&asked, Vec::new());
+        let (requested, _) = rig.requested();
+        rig.answer(&requested, Vec::new());
     }
-    let (first, waited) = rig.asked();
+    let (first, waited) = rig.requested();
     assert!(waited > INTERVAL / 2 && waited < INTERVAL * 12 / 10, "{waited:?}");
     rig.answer(&first, Vec::new());
-    let (second, waited) = rig.asked();
+    let (second, waited) = rig.requested();
     assert!(waited > INTERVAL * 4 / 10 && waited < INTERVAL * 6 / 10, "{waited:?}");
     rig.answer(&second, Vec::new());
-    let (_, waited) = rig.asked();
+    let (_, waited) = rig.requested();
     assert!(waited > INTERVAL * 3 / 10 && waited < INTERVAL * 7 / 10, "{waited:?}");
 }
 
@@ -113,10 +113,10 @@ fn rounds_over_all_keys_are_spread_over_the_interval() {
 fn what_is_being_asked_for_is_not_asked_for_again() {
     let mut rig = Rig::new(PollerSettings { batch: 10, ..SETTINGS });
     rig.track(0, "a", 0);
-    let (asked, _) = rig.asked();
+    let (requested, _) = rig.requested();
     rig.track(0, "b", 0);
     assert_eq!(rig.keys(), ["b"]);
-    rig.answer(&asked, vec![item("a", "1", 1)]);
+    rig.answer(&requested, vec![item("a", "1", 1)]);
     assert_eq!(rig.keys(), ["a"], "in the next round, while b has not been answered");
 }
 
@@ -125,13 +125,13 @@ fn newer_versions_are_told_to_the_workers_that_follow_the_key() {
     let mut rig = Rig::new(SETTINGS);
     rig.track(0, "a", 0);
     rig.track(3, "a", 0);
-    let (asked, _) = rig.asked();
-    let taken = rig.answer(&asked, vec![item("a", "1", 4), item("stranger", "2", 1)]);
-    assert_eq!(told(&taken), [("a", 4, Some(&b"1"[..]), 0b1001)]);
-    let (asked, _) = rig.asked();
-    assert_eq!(asked[0].version, 4);
+    let (requested, _) = rig.requested();
+    let taken = rig.answer(&requested, vec![item("a", "1", 4), item("stranger", "2", 1)]);
+    assert_eq!(updates(&taken), [("a", 4, Some(&b"1"[..]), 0b1001)]);
+    let (requested, _) = rig.requested();
+    assert_eq!(requested[0].version, 4);
     for older in [3, 4] {
-        let taken = rig.answer(&asked, vec![item("a", "0", older)]);
+        let taken = rig.answer(&requested, vec![item("a", "0", older)]);
         assert_eq!((taken.news.len(), taken.unchanged), (0, 1));
     }
 }
@@ -140,19 +140,19 @@ fn newer_versions_are_told_to_the_workers_that_follow_the_key() {
 fn who_comes_later_and_has_less_is_asked_for_at_once_and_once() {
     let mut rig = Rig::new(SETTINGS);
     rig.track(0, "a", 0);
-    let (asked, _) = rig.asked();
-    rig.answer(&asked, vec![item("a", "1", 4)]);
+    let (requested, _) = rig.requested();
+    rig.answer(&requested, vec![item("a", "1", 4)]);
     rig.track(1, "a", 4);
     assert!(matches!(rig.poller.next(rig.now), PollerStep::Wait(until) if until > rig.now + COALESCE));
     for worker in [1, 2] {
         rig.track(worker, "a", 0);
     }
-    let (asked, waited) = rig.asked();
-    assert_eq!((waited, asked[0].version), (COALESCE, 0), "whatever the version");
+    let (requested, waited) = rig.requested();
+    assert_eq!((waited, requested[0].version), (COALESCE, 0), "whatever the version");
     rig.track(2, "a", 1);
-    let taken = rig.answer(&asked, vec![item("a", "1", 4)]);
-    assert_eq!(told(&taken), [("a", 4, Some(&b"1"[..]), 0b111)]);
-    let (_, waited) = rig.asked();
+    let taken = rig.answer(&requested, vec![item("a", "1", 4)]);
+    assert_eq!(updates(&taken), [("a", 4, Some(&b"1"[..]), 0b111)]);
+    let (_, waited) = rig.requested();
     assert!(waited > INTERVAL / 2, "{waited:?}");
 }
 
@@ -162,9 +162,9 @@ fn without_versions_content_that_differs_is_news() {
     rig.track(0, "a", 0);
     let mut versions = Vec::new();
     for data in ["1", "1", "2", "1"] {
-        let (asked, _) = rig.asked();
-        assert_eq!(asked[0].version, 0);
-        let taken = rig.answer(&asked, vec![item("a", data, 0)]);
+        let (requested, _) = rig.requested();
+        assert_eq!(requested[0].version, 0);
+        let taken = rig.answer(&requested, vec![item("a", data, 0)]);
         versions.push(taken.news.first().map(|news| news.version));
     }
     assert_eq!(versions, [Some(1), None, Some(2), Some(3)]);
@@ -174,10 +174,10 @@ fn without_versions_content_that_differs_is_news() {
 fn a_removed_key_is_told_and_forgotten() {
     let mut rig = Rig::new(SETTINGS);
     rig.track(1, "a", 0);
-    let (asked, _) = rig.asked();
+    let (requested, _) = rig.requested();
     let removed = PolledItem { removed: true, ..item("a", "null", 9) };
-    let taken = rig.answer(&asked, vec![removed]);
-    assert_eq!(told(&taken), [("a", 9, None, 0b10)]);
+    let taken = rig.answer(&requested, vec![removed]);
+    assert_eq!(updates(&taken), [("a", 9, None, 0b10)]);
     assert_eq!(rig.poller.keys(), 0);
     rig.track(1, "a", 0);
     assert_eq!(rig.keys(), ["a"], "whoever follows it again has it asked for");
@@ -203,20 +203,20 @@ fn a_backend_that_fails_is_left_alone_for_longer_and_longer() {
     let mut rig = Rig::new(SETTINGS);
     rig.track(0, "a", 0);
     let mut pauses = Vec::new();
-    let (mut asked, _) = rig.asked();
+    let (mut requested, _) = rig.requested();
     for _ in 0..8 {
-        rig.poller.failed(rig.now, &asked);
-        let (again, waited) = rig.asked();
-        asked = again;
+        rig.poller.failed(rig.now, &requested);
+        let (again, waited) = rig.requested();
+        requested = again;
         pauses.push(waited);
     }
     assert!(pauses[0] >= INTERVAL * 9 / 10 && pauses[0] <= INTERVAL * 11 / 10, "{pauses:?}");
     assert!(pauses[1] > pauses[0] * 15 / 10 && pauses[2] > pauses[1] * 15 / 10, "{pauses:?}");
     assert!(pauses.iter().all(|pause| *pause <= BACKOFF_MAX * 11 / 10), "{pauses:?}");
-    rig.answer(&asked, vec![item("a", "1", 1)]);
-    let (asked, _) = rig.asked();
-    rig.poller.failed(rig.now, &asked);
-    let (_, waited) = rig.asked();
+    rig.answer(&requested, vec![item("a", "1", 1)]);
+    let (requested, _) = rig.requested();
+    rig.poller.failed(rig.now, &requested);
+    let (_, waited) = rig.requested();
     assert!(waited <= INTERVAL * 12 / 10, "it begins anew: {waited:?}");
 }
 
@@ -226,10 +226,10 @@ fn what_is_published_is_told_at_once_and_not_asked_for_in_the_next_round() {
     for key in ["a", "b"] {
         rig.track(0, key, 0);
     }
-    let (asked, _) = rig.asked();
-    rig.answer(&asked, vec![item("a", "1", 1), item("b", "1", 1)]);
+    let (requested, _) = rig.requested();
+    rig.answer(&requested, vec![item("a", "1", 1), item("b", "1", 1)]);
     let taken = rig.poller.published("a", 2, Epoch::EMPTY, Payload::json("2"));
-    assert_eq!(told(&taken), [("a", 2, Some(&b"2"[..]), 1)]);
+    assert_eq!(updates(&taken), [("a", 2, Some(&b"2"[..]), 1)]);
     assert_eq!(rig.keys(), ["b"]);
     let older = rig.poller.published("a", 2, Epoch::EMPTY, Payload::json("3"));
     assert_eq!((older.news.len(), older.unchanged), (0, 1));
@@ -242,30 +242,30 @@ fn what_is_published_is_told_at_once_and_not_asked_for_in_the_next_round() {
 fn an_answer_older_than_what_was_published_meanwhile_is_not_told() {
     let mut rig = Rig::new(SETTINGS);
     rig.track(0, "a", 0);
-    let (asked, _) = rig.asked();
+    let (requested, _) = rig.requested();
     rig.poller.published("a", 5, Epoch::EMPTY, Payload::json("5"));
     rig.track(1, "a", 0);
-    let taken = rig.answer(&asked, vec![item("a", "4", 4)]);
+    let taken = rig.answer(&requested, vec![item("a", "4", 4)]);
     assert_eq!(taken.news, []);
-    let (asked, _) = rig.asked();
-    assert_eq!(asked[0].version, 0, "one waits for it still");
-    let taken = rig.answer(&asked, vec![item("a", "5", 5)]);
-    assert_eq!(told(&taken), [("a", 5, Some(&b"5"[..]), 0b11)]);
+    let (requested, _) = rig.requested();
+    assert_eq!(requested[0].version, 0, "one waits for it still");
+    let taken = rig.answer(&requested, vec![item("a", "5", 5)]);
+    assert_eq!(updates(&taken), [("a", 5, Some(&b"5"[..]), 0b11)]);
 }
 
 #[test]
 fn another_epoch_makes_versions_count_anew() {
     let mut rig = Rig::new(SETTINGS);
     rig.track(0, "a", 0);
-    let (asked, _) = rig.asked();
+    let (requested, _) = rig.requested();
     let first = Epoch::parse("one").unwrap();
-    assert!(rig.answer_in(first, &asked, vec![item("a", "1", 7)]).reset, "nobody knew of it");
-    let (asked, _) = rig.asked();
-    assert!(!rig.answer_in(first, &asked, vec![item("a", "1", 7)]).reset);
-    let (asked, _) = rig.asked();
-    let taken = rig.answer_in(Epoch::parse("two").unwrap(), &asked, vec![item("a", "1", 2)]);
+    assert!(rig.answer_in(first, &requested, vec![item("a", "1", 7)]).reset, "nobody knew of it");
+    let (requested, _) = rig.requested();
+    assert!(!rig.answer_in(first, &requested, vec![item("a", "1", 7)]).reset);
+    let (requested, _) = rig.requested();
+    let taken = rig.answer_in(Epoch::parse("two").unwrap(), &requested, vec![item("a", "1", 2)]);
     assert!(taken.reset);
-    assert_eq!(told(&taken), [("a", 2, Some(&b"1"[..]), 1)]);
+    assert_eq!(updates(&taken), [("a", 2, Some(&b"1"[..]), 1)]);
     assert_eq!(rig.poller.epoch().as_str(), "two");
     rig.poller.untrack(rig.now, 0, "a");
     let end = rig.now + EPOCH_LINGER;
@@ -277,12 +277,12 @@ fn keys_are_bounded_and_what_found_no_room_is_told_later() {
     let mut rig = Rig::new(SETTINGS);
     rig.track(0, "a", 0);
     assert!(rig.poller.has_room(9) && !rig.poller.has_room(10));
-    let (asked, _) = rig.asked();
-    rig.answer(&asked, vec![item("a", "1", 1)]);
+    let (requested, _) = rig.requested();
+    rig.answer(&requested, vec![item("a", "1", 1)]);
     rig.poller.undelivered("a");
-    let (asked, _) = rig.asked();
-    let taken = rig.answer(&asked, vec![item("a", "1", 1)]);
-    assert_eq!(told(&taken), [("a", 1, Some(&b"1"[..]), 1)]);
+    let (requested, _) = rig.requested();
+    let taken = rig.answer(&requested, vec![item("a", "1", 1)]);
+    assert_eq!(updates(&taken), [("a", 1, Some(&b"1"[..]), 1)]);
 }
 
 #[test]

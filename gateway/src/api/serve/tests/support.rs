@@ -84,7 +84,7 @@ impl BrokerEvents for Received {
 
     fn control(&self, _: Bytes) {}
 
-    fn told(&self, _: Bytes) {}
+    fn node_message(&self, _: Bytes) {}
 
     fn resumed(&self, _part: usize) {}
 }

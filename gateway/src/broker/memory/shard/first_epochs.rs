@@ -102,8 +102,8 @@ mod tests {
                 (0..24).filter(|hour| hours[*hour][number] != hours[hour + 1][number]).collect();
             assert_eq!(changes.len(), 1, "{channel}");
             let soon = |hour: usize| epochs.changes_soon(Moment(hour as u64 * DAY / 24), channel);
-            let said: Vec<_> = (0..24).filter(|hour| soon(*hour)).collect();
-            assert_eq!(said, changes, "{channel}");
+            let foreseen: Vec<_> = (0..24).filter(|hour| soon(*hour)).collect();
+            assert_eq!(foreseen, changes, "{channel}");
         }
     }
 }

@@ -46,23 +46,23 @@ impl MemoryShard {
         if let KeyAction::Set(set) = &mut change.action {
             own_bytes(&mut set.publication.data);
         }
-        let mut told = self.expire_keys(now, &channel, usize::MAX);
+        let mut published = self.expire_keys(now, &channel, usize::MAX);
         let has_no_room = self.limits.keys.load(Ordering::Relaxed) >= self.limits.map_keys_max
             || self.limits.state_bytes.load(Ordering::Relaxed) >= self.limits.state_bytes_max;
         let stream_bytes_max = self.limits.bytes_max;
         let position_ttl = self.limits.position_ttl;
-        let kept = self.touch(now, &channel, metrics);
-        let keys = kept.keys.get_or_insert_with(|| {
+        let entry = self.touch(now, &channel, metrics);
+        let keys = entry.keys.get_or_insert_with(|| {
             Box::new(MapChannel { state: MapState::default(), keeping, queued: None })
         });
         keys.keeping = keeping;
-        let before = (keys.state.len(), keys.state.bytes(), kept.stream.bytes());
+        let before = (keys.state.len(), keys.state.bytes(), entry.stream.bytes());
         // A key that is there may change: what it had before makes room.
         let keeping = MapRetention { keys_max: if has_no_room { 0 } else { keeping.keys_max }, ..keeping };
-        let made = keys.state.change(now, change, &keeping, &mut kept.stream, stream_bytes_max);
-        let after = (keys.state.len(), keys.state.bytes(), kept.stream.bytes());
-        kept.forget = (now + position_ttl).max(kept.stream.expires());
-        let position = Some(kept.stream.position());
+        let made = keys.state.change(now, change, &keeping, &mut entry.stream, stream_bytes_max);
+        let after = (keys.state.len(), keys.state.bytes(), entry.stream.bytes());
+        entry.forget = (now + position_ttl).max(entry.stream.expires());
+        let position = Some(entry.stream.position());
         self.recount_keys((before.0, before.1), (after.0, after.1));
         self.recount(before.2, after.2);
         self.queue_to_empty(&channel);
@@ -71,7 +71,7 @@ impl MemoryShard {
         let changed = match made {
             Ok(changed) => {
                 metrics.published.increment();
-                told.extend(changed);
+                published.extend(changed);
                 Ok(ChangedKey { position, suppressed: None })
             }
             Err(NotMade::Suppressed(why)) => Ok(ChangedKey { position, suppressed: Some(why) }),
@@ -89,9 +89,9 @@ impl MemoryShard {
             }
         }
         if !self.is_subscribed(&channel) {
-            told.clear();
+            published.clear();
         }
-        (changed, told)
+        (changed, published)
     }
 
     pub(in crate::broker::memory) fn read_state(
@@ -102,18 +102,18 @@ impl MemoryShard {
         keeping: &MapRetention,
         metrics: &BrokerMetrics,
     ) -> (StatePage, MapUpdates) {
-        let mut told = self.expire_keys(now, channel, usize::MAX);
+        let mut published = self.expire_keys(now, channel, usize::MAX);
         if !self.is_subscribed(channel) {
-            told.clear();
+            published.clear();
         }
         let top = Some(self.position(now, channel, metrics));
-        let keys = self.streams.get(channel).and_then(|kept| kept.keys.as_deref());
+        let keys = self.streams.get(channel).and_then(|entry| entry.keys.as_deref());
         let page = keys.map(|keys| keys.state.page(filter, keeping.ordered)).unwrap_or_default();
-        (StatePage { top, ..page }, told)
+        (StatePage { top, ..page }, published)
     }
 
     pub(in crate::broker::memory) fn count_keys(&self, channel: &Channel) -> u64 {
-        let keys = self.streams.get(channel).and_then(|kept| kept.keys.as_deref());
+        let keys = self.streams.get(channel).and_then(|entry| entry.keys.as_deref());
         keys.map_or(0, |keys| keys.state.len() as u64)
     }
 
@@ -135,14 +135,14 @@ impl MemoryShard {
         let mut left = count;
         while left > 0 {
             let Some(channel) = self.expiring.pop_due(now) else { return false };
-            if let Some(keys) = self.streams.get_mut(&channel).and_then(|kept| kept.keys.as_mut()) {
+            if let Some(keys) = self.streams.get_mut(&channel).and_then(|entry| entry.keys.as_mut()) {
                 keys.queued = None;
             }
-            let told = self.expire_keys(now, &channel, left);
-            left = left.saturating_sub(told.len().max(1));
+            let published = self.expire_keys(now, &channel, left);
+            left = left.saturating_sub(published.len().max(1));
             self.queue_to_expire(&channel);
             if self.is_subscribed(&channel) {
-                told.into_iter().for_each(|publication| tell(&channel, publication));
+                published.into_iter().for_each(|publication| tell(&channel, publication));
             }
         }
         true
@@ -152,22 +152,22 @@ impl MemoryShard {
     fn expire_keys(&mut self, now: Moment, channel: &Channel, count: usize) -> MapUpdates {
         let stream_bytes_max = self.limits.bytes_max;
         let Some(ShardStream { stream, keys: Some(keys), .. }) =
-            self.streams.get_mut(channel).map(|kept| &mut **kept)
+            self.streams.get_mut(channel).map(|entry| &mut **entry)
         else {
             return MapUpdates::new();
         };
         let before = (keys.state.len(), keys.state.bytes(), stream.bytes());
         let MapChannel { state, keeping, .. } = &mut **keys;
         let expired = std::iter::from_fn(|| state.expire(now, keeping, stream, stream_bytes_max));
-        let told: MapUpdates = expired.take(count).collect();
+        let published: MapUpdates = expired.take(count).collect();
         let after = (state.len(), state.bytes(), stream.bytes());
         if before == after {
-            return told;
+            return published;
         }
         self.recount_keys((before.0, before.1), (after.0, after.1));
         self.recount(before.2, after.2);
         self.queue_to_empty(channel);
-        told
+        published
     }
 
     pub(super) fn recount_keys(&self, before: (usize, usize), after: (usize, usize)) {
@@ -180,17 +180,17 @@ impl MemoryShard {
     }
 
     fn queue_to_empty(&mut self, channel: &Channel) {
-        let Some(kept) = self.streams.get_mut(channel) else { return };
-        if !kept.stream.is_empty() && kept.queued_to_empty.is_none() {
-            let expires = kept.stream.expires();
-            kept.queued_to_empty = Some(expires);
+        let Some(entry) = self.streams.get_mut(channel) else { return };
+        if !entry.stream.is_empty() && entry.queued_to_empty.is_none() {
+            let expires = entry.stream.expires();
+            entry.queued_to_empty = Some(expires);
             self.emptying.insert(expires, channel.clone());
         }
     }
 
     /// A place that is too early is looked at and moved: only one that is too late is mended here.
     fn queue_to_expire(&mut self, channel: &Channel) {
-        let Some(keys) = self.streams.get_mut(channel).and_then(|kept| kept.keys.as_mut()) else { return };
+        let Some(keys) = self.streams.get_mut(channel).and_then(|entry| entry.keys.as_mut()) else { return };
         let Some(next) = keys.state.next_expiry() else { return };
         if keys.queued.is_some_and(|queued| queued <= next) {
             return;
@@ -202,9 +202,9 @@ impl MemoryShard {
     }
 
     fn forget_if_unused(&mut self, channel: &Channel) {
-        if let Some(kept) = self.streams.get(channel)
-            && !kept.has_keys()
-            && kept.stream.position().offset == 0
+        if let Some(entry) = self.streams.get(channel)
+            && !entry.has_keys()
+            && entry.stream.position().offset == 0
         {
             self.forget(channel);
         }

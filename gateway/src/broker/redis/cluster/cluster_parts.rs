@@ -24,14 +24,14 @@ const LIFE_BYTES: usize = 16;
 pub(crate) struct ClusterLives(RwLock<Arc<str>>);
 
 impl ClusterLives {
-    pub(in crate::broker::redis) fn told(&self) -> Arc<str> {
+    pub(in crate::broker::redis) fn written(&self) -> Arc<str> {
         self.0.read().clone()
     }
 
     pub(super) fn tell(&self, lease: &str, others: &str) {
-        let told: Arc<str> = format!("{lease}\n{others}").into();
-        if *self.0.read() != told {
-            *self.0.write() = told;
+        let written: Arc<str> = format!("{lease}\n{others}").into();
+        if *self.0.read() != written {
+            *self.0.write() = written;
         }
     }
 }
@@ -45,7 +45,7 @@ pub(super) struct ClusterPart {
     /// Where it is.
     pub(super) name: Arc<str>,
     pub(super) master: Master,
-    pub(super) told: Arc<ClusterLives>,
+    pub(super) lives: Arc<ClusterLives>,
     /// A slot that it has: for what is not a channel's and must be at this master.
     pub(super) home: AtomicU16,
     pub(super) _watch: AbortOnDropHandle<()>,
@@ -71,7 +71,7 @@ impl ClusterPart {
     /// Tells its scripts what is to be known. `others` are the lives of the other masters.
     pub(super) fn tell(&self, keys: &RedisKeys, others: &[Arc<str>]) {
         let others: Vec<&str> = others.iter().filter_map(|life| life.get(..LIFE_BYTES)).collect();
-        self.told.tell(&keys.lease_in(self.home.load(Ordering::Relaxed)), &others.join(","));
+        self.lives.tell(&keys.lease_in(self.home.load(Ordering::Relaxed)), &others.join(","));
     }
 }
 

@@ -230,11 +230,11 @@ impl RedisCluster {
         let mut next: Option<Arc<ClusterPart>> = None;
         let mut times = 0;
         loop {
-            let asked = match next.take() {
+            let answer = match next.take() {
                 Some(next) => tokio::time::timeout_at(deadline, ASKING.scope((), send(next))).await,
                 None => tokio::time::timeout_at(deadline, send(self.owner(slot)?)).await,
             };
-            let answer = asked.unwrap_or_else(|_| Err(BrokerError::unanswered(self.config.timeout())));
+            let answer = answer.unwrap_or_else(|_| Err(BrokerError::unanswered(self.config.timeout())));
             let Some(redirect) = answer.as_ref().err().and_then(Redirect::read) else { return answer };
             next = self.redirected(slot, &redirect);
             times += 1;
@@ -274,12 +274,12 @@ impl RedisCluster {
                 Err(error) => answers[place] = Err(error),
             }
         }
-        let asked = by_part.into_values().map(|(part, places)| {
-            let asked = together(part, places.clone());
-            async move { (asked.await, places) }
+        let requests = by_part.into_values().map(|(part, places)| {
+            let request = together(part, places.clone());
+            async move { (request.await, places) }
         });
         let mut redirected = Vec::new();
-        for (given, places) in join_all(asked).await {
+        for (given, places) in join_all(requests).await {
             match given {
                 Ok(given) => {
                     for (place, answer) in places.into_iter().zip(given) {

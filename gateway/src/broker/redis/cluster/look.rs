@@ -127,7 +127,7 @@ impl RedisCluster {
     async fn look(&self) -> Result<Layout, Arc<str>> {
         let parts: Vec<Arc<ClusterPart>> =
             self.parts_there().into_iter().filter(|part| part.is_up()).collect();
-        let asked = parts.iter().map(|part| async move {
+        let looks = parts.iter().map(|part| async move {
             let mut command = redis::cmd("CLUSTER");
             command.arg("NODES");
             let answer = part.master.link.call(Operation::Nodes, &command).await?;
@@ -136,7 +136,7 @@ impl RedisCluster {
             Ok(ClusterView::read(&text, &part.member.host))
         });
         if !parts.is_empty()
-            && let Ok(views) = gather(asked, PATIENCE).await
+            && let Ok(views) = gather(looks, PATIENCE).await
         {
             let layout = Layout::decide(&views);
             // A master that was reset knows of none.
@@ -157,11 +157,11 @@ impl RedisCluster {
             }
         }
         addresses.truncate(STRANGERS_MAX);
-        let asked = addresses.into_iter().map(|address| async move {
+        let looks = addresses.into_iter().map(|address| async move {
             let view = self.ask_stranger(&address).await;
             view.map_err(|reason| BrokerError::Unreachable(format!("{address}: {reason}").into()))
         });
-        match gather(asked, PATIENCE).await {
+        match gather(looks, PATIENCE).await {
             Ok(views) => {
                 let layout = Layout::decide(&views);
                 if layout.masters.is_empty() {
@@ -184,8 +184,8 @@ impl RedisCluster {
         let mut connection = plain.connection.clone();
         let mut command = redis::cmd("CLUSTER");
         command.arg("NODES");
-        let asked = tokio::time::timeout(config.timeout(), command.query_async::<String>(&mut connection));
-        let text = match asked.await {
+        let answer = tokio::time::timeout(config.timeout(), command.query_async::<String>(&mut connection));
+        let text = match answer.await {
             Ok(answer) => {
                 answer.map_err(|error| crate::broker::redis::redis_link::explain(error).to_string())?
             }

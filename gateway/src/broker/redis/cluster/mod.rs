@@ -49,7 +49,7 @@ use crate::broker::shards::shard_message::Numbers;
 use crate::broker::{BrokerError, BrokerEvents};
 
 /// How long connections to a master are kept that has no slots any more: for what is on its way, and to know that it lives.
-const RETIRED_KEPT: Duration = Duration::from_secs(30);
+const RETIRED_FOR: Duration = Duration::from_secs(30);
 
 /// Data sets that are remembered at most.
 const SEEN_MAX: usize = 4_096;
@@ -59,7 +59,7 @@ pub(crate) type MakeMetrics = Box<dyn Fn(&str) -> Arc<BrokerMetrics> + Send + Sy
 
 /// What a master of a cluster is made with.
 pub(super) struct ClusterMasterParts {
-    pub(super) told: Arc<ClusterLives>,
+    pub(super) lives: Arc<ClusterLives>,
     pub(super) moves: Arc<Moves>,
     /// A slot that it has.
     pub(super) home: u16,
@@ -83,7 +83,7 @@ pub(crate) struct RedisCluster {
     /// Grows whenever a data set comes that was not known: what was kept in another may not be in it.
     generation: watch::Sender<u64>,
     seen: Mutex<HashSet<(Arc<str>, Arc<str>)>>,
-    told_too_many: AtomicBool,
+    has_logged_too_many: AtomicBool,
     this: Weak<Self>,
     tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
 }
@@ -115,7 +115,7 @@ impl RedisCluster {
             settled: watch::channel(false).0,
             generation: watch::channel(0).0,
             seen: Mutex::default(),
-            told_too_many: AtomicBool::new(false),
+            has_logged_too_many: AtomicBool::new(false),
             this: this.clone(),
             tasks: Mutex::default(),
         });
@@ -257,8 +257,8 @@ impl RedisCluster {
         };
         let mut places = self.places.write();
         // Without a host it is the one that was asked.
-        let asked = places.owner(slot).map(|owner| owner.member.host.clone());
-        let host = if host.is_empty() { asked.as_deref().unwrap_or_default() } else { &**host };
+        let redirecting = places.owner(slot).map(|owner| owner.member.host.clone());
+        let host = if host.is_empty() { redirecting.as_deref().unwrap_or_default() } else { &**host };
         let to = places.all().find(|part| part.member.is_at(host, port)).cloned()?;
         match redirect {
             Redirect::Moved { slot, .. } => {
@@ -278,7 +278,7 @@ impl RedisCluster {
         let mut is_another = false;
         let now = Instant::now();
         // Let go of behind the lock: what they still have in their queues has locks of its own.
-        let is_over = |(since, _): &mut (Instant, _)| now.duration_since(*since) >= RETIRED_KEPT;
+        let is_over = |(since, _): &mut (Instant, _)| now.duration_since(*since) >= RETIRED_FOR;
         let over: Vec<_> = places.retired.extract_if(.., is_over).collect();
         // Those that are gone, or elsewhere by now, make room.
         for place in 0..places.parts.len() {
@@ -323,7 +323,7 @@ impl RedisCluster {
     /// A master that was not known. `None`: there are too many.
     fn add(&self, places: &mut Places, member: &ClusterNode, home: u16) -> Option<usize> {
         let Some(place) = places.parts.iter().position(Option::is_none) else {
-            if !self.told_too_many.swap(true, Ordering::Relaxed) {
+            if !self.has_logged_too_many.swap(true, Ordering::Relaxed) {
                 tracing::error!(
                     "the cluster has more than {MASTERS_MAX} masters: channels of the others cannot be used"
                 );
@@ -333,8 +333,8 @@ impl RedisCluster {
         let host = if self.config.tls && !member.name.is_empty() { &member.name } else { &member.host };
         let config = self.config.of_member(host, member.port);
         let name: Arc<str> = config.addresses.first().map_or_else(|| "".into(), |name| name.as_str().into());
-        let told = Arc::new(ClusterLives::default());
-        let of_cluster = ClusterMasterParts { told: told.clone(), moves: self.moves.clone(), home };
+        let lives = Arc::new(ClusterLives::default());
+        let of_cluster = ClusterMasterParts { lives: lives.clone(), moves: self.moves.clone(), home };
         let events: Arc<dyn BrokerEvents> =
             Arc::new(ShardEvents::new(place, self.events.clone(), self.heard.clone()));
         let metrics = (self.make_metrics)(&name);
@@ -347,7 +347,7 @@ impl RedisCluster {
         tracing::info!(redis = &*name, place, "a master of the cluster is known");
         let _watch = self.watch(&master);
         let home = AtomicU16::new(home);
-        let part = ClusterPart { place, member: member.clone(), name, master, told, home, _watch };
+        let part = ClusterPart { place, member: member.clone(), name, master, lives, home, _watch };
         places.parts[place] = Some(Arc::new(part));
         Some(place)
     }

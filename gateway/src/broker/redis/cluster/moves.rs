@@ -80,7 +80,7 @@ impl RedisCluster {
         for channel in moves.all() {
             by_slot.entry(self.keys.slot(&channel)).or_default().push(channel);
         }
-        let asked: Vec<_> = by_slot
+        let requests: Vec<_> = by_slot
             .into_iter()
             .map(|(slot, channels)| async move {
                 let owner = self.owner(slot).ok()?;
@@ -89,7 +89,7 @@ impl RedisCluster {
             })
             .collect();
         let (mut all, mut arrived) = (true, BTreeMap::<usize, Vec<Channel>>::new());
-        for moved in join_all(asked).await {
+        for moved in join_all(requests).await {
             match moved {
                 Some((place, channels)) => arrived.entry(place).or_default().extend(channels),
                 None => all = false,
@@ -125,7 +125,7 @@ impl RedisCluster {
         channels: Vec<Channel>,
     ) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
         // Asked for before anybody waits, as far as it is known of whom: so calls keep their order.
-        let asked: Vec<_> = self
+        let requests: Vec<_> = self
             .by_slot(channels)
             .into_iter()
             .map(|(slot, channels)| {
@@ -135,7 +135,7 @@ impl RedisCluster {
             .collect();
         let cluster = self.clone();
         async move {
-            let each = asked.into_iter().map(|(slot, channels, first)| {
+            let each = requests.into_iter().map(|(slot, channels, first)| {
                 let cluster = &cluster;
                 async move {
                     let first = match first {
@@ -146,8 +146,8 @@ impl RedisCluster {
                 }
             });
             let (mut result, mut taken) = (Ok(()), Vec::new());
-            for (asked, channels) in join_all(each).await {
-                match asked {
+            for (subscribed, channels) in join_all(each).await {
+                match subscribed {
                     Ok(()) => taken.extend(channels),
                     Err(error) => result = Err(error),
                 }
@@ -204,7 +204,7 @@ impl RedisCluster {
                 by_place.entry(owner.place).or_default().insert(channel);
             }
         }
-        let asked: Vec<_> = by_place
+        let requests: Vec<_> = by_place
             .into_iter()
             .filter(|(_, channels)| !channels.is_empty())
             .filter_map(|(place, channels)| {
@@ -213,7 +213,7 @@ impl RedisCluster {
             })
             .collect();
         drop(places);
-        async move { join_all(asked).await.into_iter().collect() }
+        async move { join_all(requests).await.into_iter().collect() }
     }
 
     fn by_slot(&self, channels: Vec<Channel>) -> BTreeMap<u16, Vec<Channel>> {

@@ -39,15 +39,15 @@ pub(super) struct Layout {
 }
 
 impl ClusterView {
-    /// Reads the answer to CLUSTER NODES. `asked` is the host that gave it: a node may not know its own.
-    pub(super) fn read(answer: &str, asked: &str) -> Self {
-        Self { nodes: answer.lines().filter_map(|line| ClusterNode::read(line, asked)).collect() }
+    /// Reads the answer to CLUSTER NODES. `asked_host` is the host that gave it: a node may not know its own.
+    pub(super) fn read(answer: &str, asked_host: &str) -> Self {
+        Self { nodes: answer.lines().filter_map(|line| ClusterNode::read(line, asked_host)).collect() }
     }
 }
 
 impl ClusterNode {
     /// `id host:port@bus[,name[,…]] flags master ping pong epoch link slots…`
-    fn read(line: &str, asked: &str) -> Option<Self> {
+    fn read(line: &str, asked_host: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
         let (id, address, flags) = (words.next()?, words.next()?, words.next()?);
         let epoch = words.nth(3)?.parse().ok()?;
@@ -56,7 +56,7 @@ impl ClusterNode {
         let (place, name) = (parts.next()?, parts.next().unwrap_or_default());
         let (host, port) = place.split('@').next()?.rsplit_once(':')?;
         let port = port.parse().ok().filter(|port| *port != 0)?;
-        let host = if host.is_empty() { asked } else { host };
+        let host = if host.is_empty() { asked_host } else { host };
         let has = |flag: &str| flags.split(',').any(|has| has == flag);
         if has("noaddr") || has("handshake") {
             return None;

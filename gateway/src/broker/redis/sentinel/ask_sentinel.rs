@@ -25,8 +25,8 @@ use crate::telemetry::Reminder;
 
 /// What Sentinels publish when another server becomes the master. The one that holds the election says that it has told a
 /// replica to be master, up to a second later that it has become one, and at last that all others know.
-const EVENTS: [&str; 3] = ["+switch-master", "+promoted-slave", TOLD_TO_BE_MASTER];
-const TOLD_TO_BE_MASTER: &str = "+failover-state-wait-promotion";
+const EVENTS: [&str; 3] = ["+switch-master", "+promoted-slave", PROMOTION_EVENT];
+const PROMOTION_EVENT: &str = "+failover-state-wait-promotion";
 
 /// How often a replica that was told to be master is asked whether it is.
 const PROMOTION_INTERVAL: Duration = Duration::from_millis(20);
@@ -74,7 +74,7 @@ impl ReceiveMessage for SentinelEvents {
         if !is_about(&self.name, &data) {
             return;
         }
-        if message.name() == TOLD_TO_BE_MASTER.as_bytes() {
+        if message.name() == PROMOTION_EVENT.as_bytes() {
             *self.chosen.lock() = replica_in(&data);
         }
         self.news.notify_one();
@@ -190,13 +190,14 @@ impl SentinelClient {
                 if let Some((host, port)) = news.chosen.lock().take() {
                     chosen = Some(PromotedReplica { host, port, is_master: false });
                 }
-                let said = match tokio::time::timeout(self.timeout, ask(connection, &self.board.name)).await {
-                    Ok(Ok(said)) => said,
+                let reply = match tokio::time::timeout(self.timeout, ask(connection, &self.board.name)).await
+                {
+                    Ok(Ok(reply)) => reply,
                     Ok(Err(error)) => return error.to_string().into(),
                     Err(_) => return format!("no answer within {} ms", self.timeout.as_millis()).into(),
                 };
-                chosen = chosen.filter(|chosen| said.is_choosing(chosen));
-                self.board.note(self.number, |_| said.word(chosen.as_ref()));
+                chosen = chosen.filter(|chosen| reply.is_choosing(chosen));
+                self.board.note(self.number, |_| reply.word(chosen.as_ref()));
                 tokio::select! {
                     () = news.news.notified() => {}
                     () = tokio::time::sleep(self.interval) => {}

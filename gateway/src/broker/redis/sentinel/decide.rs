@@ -72,7 +72,7 @@ impl ReportedMaster {
     /// been given up.
     fn after(&self, silence: Duration) -> Self {
         match &self.instead_of {
-            Some(said) if silence >= FORETOLD_FOR => (**said).clone(),
+            Some(last) if silence >= FORETOLD_FOR => (**last).clone(),
             _ => self.clone(),
         }
     }

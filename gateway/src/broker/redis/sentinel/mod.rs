@@ -67,11 +67,11 @@ impl Sentinels {
         let login = login(&config.sentinel_user, &config.sentinel_password, file)?;
         let tls = config.sentinel_tls.then(|| redis_tls::connector(config)).transpose()?;
         let (sender, known) = watch::channel(KnownMaster::default());
-        let asked = config.addresses.iter().map(|address| (address.clone(), SentinelWord::Awaited)).collect();
+        let words = config.addresses.iter().map(|address| (address.clone(), SentinelWord::Awaited)).collect();
         let board = Arc::new(SentinelBoard {
             name: config.sentinel_master.clone(),
             tls: config.tls,
-            words: Mutex::new(asked),
+            words: Mutex::new(words),
             known: sender,
             metrics: metrics.clone(),
             reminder: Mutex::default(),

@@ -14,82 +14,83 @@ use tokio::sync::Notify;
 
 use crate::broker::{BrokerError, PublishRequest};
 use crate::node::Node;
-use crate::telemetry::Sparingly;
+use crate::telemetry::LogLimiter;
 
 /// The most copies that wait at once.
-const OWED_MAX: usize = 256;
+const COPIES_MAX: usize = 256;
 
 /// How long one is owed. What it is known by is known for as long.
-pub(super) const OWED_FOR: Duration = Duration::from_secs(300);
+pub(super) const RETRY_FOR: Duration = Duration::from_secs(300);
 
 /// The pause before one is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
-pub(super) struct OwedCopies {
+pub(super) struct PendingCopies {
     waiting: Mutex<Waiting>,
     news: Notify,
-    given_up_told: Sparingly,
+    given_up_log: LogLimiter,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    copies: VecDeque<OwedCopy>,
+    copies: VecDeque<PendingCopy>,
     /// How many there were.
     count: u64,
 }
 
 /// One that waits.
 #[derive(Clone, Debug)]
-struct OwedCopy {
+struct PendingCopy {
     number: u64,
     until: Instant,
     copy: PublishRequest,
 }
 
-impl OwedCopies {
+impl PendingCopies {
     fn owe(&self, copy: PublishRequest, now: Instant) {
         let mut waiting = self.waiting.lock();
-        if waiting.copies.len() == OWED_MAX {
+        if waiting.copies.len() == COPIES_MAX {
             drop(waiting);
             return self.give_up(&copy, "too many wait");
         }
         waiting.count += 1;
         let number = waiting.count;
-        waiting.copies.push_back(OwedCopy { number, until: now + OWED_FOR, copy });
+        waiting.copies.push_back(PendingCopy { number, until: now + RETRY_FOR, copy });
         self.news.notify_one();
     }
 
     fn give_up(&self, copy: &PublishRequest, reason: &str) {
-        if let Some(untold) = self.given_up_told.now() {
+        if let Some(suppressed) = self.given_up_log.admit() {
             let channel = copy.channel.as_str();
             tracing::warn!(
                 channel,
                 reason,
-                untold,
+                suppressed,
                 "an update is in its topic, and will not be among all topics"
             );
         }
     }
 
     /// Of each channel that is not among these the one that has waited longest and may be made still.
-    fn firsts(&self, now: Instant, busy: &HashSet<Channel>) -> Vec<OwedCopy> {
+    fn firsts(&self, now: Instant, busy: &HashSet<Channel>) -> Vec<PendingCopy> {
         let mut waiting = self.waiting.lock();
         // All are owed for the same time.
-        while waiting.copies.front().is_some_and(|owed| owed.until <= now) {
-            if let Some(owed) = waiting.copies.pop_front() {
-                self.give_up(&owed.copy, "it could not be made in time");
+        while waiting.copies.front().is_some_and(|pending| pending.until <= now) {
+            if let Some(pending) = waiting.copies.pop_front() {
+                self.give_up(&pending.copy, "it could not be made in time");
             }
         }
         let mut seen = HashSet::new();
-        let is_first =
-            |owed: &&OwedCopy| !busy.contains(&owed.copy.channel) && seen.insert(owed.copy.channel.clone());
+        let is_first = |pending: &&PendingCopy| {
+            !busy.contains(&pending.copy.channel) && seen.insert(pending.copy.channel.clone())
+        };
         waiting.copies.iter().filter(is_first).cloned().collect()
     }
 
     /// It is owed no more.
     fn done(&self, number: u64) {
-        self.waiting.lock().copies.retain(|owed| owed.number != number);
+        self.waiting.lock().copies.retain(|pending| pending.number != number);
     }
 }
 
@@ -98,7 +99,7 @@ impl Node {
     pub(super) async fn copy_among_all(&self, copy: PublishRequest) -> Result<(), BrokerError> {
         let made = self.broker.publish(copy.clone()).await;
         if made.as_ref().is_err_and(may_succeed_later) {
-            self.owed_copies.owe(copy, Instant::now());
+            self.pending_copies.owe(copy, Instant::now());
         }
         made.map(drop)
     }
@@ -110,15 +111,15 @@ fn may_succeed_later(error: &BrokerError) -> bool {
 
 /// Makes what is owed, those of one channel one after the other, for as long as the node lives.
 pub(super) async fn keep_copying(node: Arc<Node>) {
-    let owed = &node.owed_copies;
+    let pending = &node.pending_copies;
     let (mut busy, mut making) = (HashSet::new(), FuturesUnordered::new());
     loop {
-        for one in owed.firsts(Instant::now(), &busy) {
+        for one in pending.firsts(Instant::now(), &busy) {
             busy.insert(one.copy.channel.clone());
             making.push(make(&node, one));
         }
         tokio::select! {
-            () = owed.news.notified() => {}
+            () = pending.news.notified() => {}
             Some(channel) = making.next() => {
                 busy.remove(&channel);
             }
@@ -127,14 +128,14 @@ pub(super) async fn keep_copying(node: Arc<Node>) {
 }
 
 /// Tries once. Returns the channel, when the next one of it may be tried.
-async fn make(node: &Node, one: OwedCopy) -> Channel {
-    let OwedCopy { number, copy, .. } = one;
+async fn make(node: &Node, one: PendingCopy) -> Channel {
+    let PendingCopy { number, copy, .. } = one;
     match node.broker.publish(copy.clone()).await {
         Err(error) if may_succeed_later(&error) => tokio::time::sleep(PAUSE).await,
         done => {
-            node.owed_copies.done(number);
+            node.pending_copies.done(number);
             if let Err(error) = done {
-                node.owed_copies.give_up(&copy, &error.to_string());
+                node.pending_copies.give_up(&copy, &error.to_string());
             }
         }
     }
@@ -162,39 +163,39 @@ mod tests {
         copy_in("hub:*", data)
     }
 
-    fn texts(owed: &[OwedCopy]) -> Vec<&[u8]> {
-        owed.iter().map(|one| &one.copy.publication.data.bytes[..]).collect()
+    fn texts(pending: &[PendingCopy]) -> Vec<&[u8]> {
+        pending.iter().map(|one| &one.copy.publication.data.bytes[..]).collect()
     }
 
     #[test]
     fn only_so_many_are_owed_and_none_for_longer_than_it_is_known() {
-        let (owed, start) = (OwedCopies::default(), Instant::now());
-        for number in 0..=OWED_MAX {
-            owed.owe(copy(&number.to_string()), start);
+        let (pending, start) = (PendingCopies::default(), Instant::now());
+        for number in 0..=COPIES_MAX {
+            pending.owe(copy(&number.to_string()), start);
         }
-        assert_eq!(owed.waiting.lock().copies.len(), OWED_MAX);
-        let firsts = |at: Duration| owed.firsts(start + at, &HashSet::new());
-        assert_eq!(texts(&firsts(OWED_FOR / 2)), [b"0"]);
-        assert!(firsts(OWED_FOR).is_empty());
-        owed.owe(copy("later"), start + OWED_FOR);
-        assert_eq!(texts(&firsts(OWED_FOR)), [b"later"]);
+        assert_eq!(pending.waiting.lock().copies.len(), COPIES_MAX);
+        let firsts = |at: Duration| pending.firsts(start + at, &HashSet::new());
+        assert_eq!(texts(&firsts(RETRY_FOR / 2)), [b"0"]);
+        assert!(firsts(RETRY_FOR).is_empty());
+        pending.owe(copy("later"), start + RETRY_FOR);
+        assert_eq!(texts(&firsts(RETRY_FOR)), [b"later"]);
     }
 
     #[test]
     fn what_is_owed_to_one_channel_waits_for_no_other() {
-        let (owed, now) = (OwedCopies::default(), Instant::now());
+        let (pending, now) = (PendingCopies::default(), Instant::now());
         for (channel, data) in [("a:*", "1"), ("a:*", "2"), ("b:*", "3")] {
-            owed.owe(copy_in(channel, data), now);
+            pending.owe(copy_in(channel, data), now);
         }
-        let firsts = owed.firsts(now, &HashSet::new());
+        let firsts = pending.firsts(now, &HashSet::new());
         assert_eq!(texts(&firsts), [b"1", b"3"]);
         // The first of them is at a server that is away.
         let busy = HashSet::from([firsts[0].copy.channel.clone()]);
-        owed.done(firsts[1].number);
-        assert!(owed.firsts(now, &busy).is_empty());
-        owed.owe(copy_in("b:*", "4"), now);
-        assert_eq!(texts(&owed.firsts(now, &busy)), [b"4"]);
-        owed.done(firsts[0].number);
-        assert_eq!(texts(&owed.firsts(now, &HashSet::new())), [b"2", b"4"]);
+        pending.done(firsts[1].number);
+        assert!(pending.firsts(now, &busy).is_empty());
+        pending.owe(copy_in("b:*", "4"), now);
+        assert_eq!(texts(&pending.firsts(now, &busy)), [b"4"]);
+        pending.done(firsts[0].number);
+        assert_eq!(texts(&pending.firsts(now, &HashSet::new())), [b"2", b"4"]);
     }
 }

@@ -9,36 +9,36 @@ const AT_ONCE_MAX: u32 = 5;
 /// Then one is let through in this time.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Says when to log a line of one kind.
+/// Limits how often lines of one kind are logged.
 #[derive(Debug, Default)]
-pub struct Sparingly(Mutex<SparingState>);
+pub struct LogLimiter(Mutex<LogLimiterState>);
 
 #[derive(Debug, Default)]
-struct SparingState {
+struct LogLimiterState {
     /// Lines let through for which no interval has gone by yet.
-    told: u32,
+    admitted: u32,
     since: Option<Instant>,
-    untold: u64,
+    suppressed: u64,
 }
 
-impl Sparingly {
+impl LogLimiter {
     /// `Some` if the line may be logged now: how many were not, since the last that was.
-    pub fn now(&self) -> Option<u64> {
-        self.at(Instant::now())
+    pub fn admit(&self) -> Option<u64> {
+        self.admit_at(Instant::now())
     }
 
-    fn at(&self, now: Instant) -> Option<u64> {
+    fn admit_at(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
         let since = *state.since.get_or_insert(now);
         let gone_by = now.saturating_duration_since(since).as_nanos() / INTERVAL.as_nanos();
         let gone_by = u32::try_from(gone_by).unwrap_or(u32::MAX);
-        state.told = state.told.saturating_sub(gone_by);
+        state.admitted = state.admitted.saturating_sub(gone_by);
         state.since = Some(since + INTERVAL.saturating_mul(gone_by));
-        if state.told < AT_ONCE_MAX {
-            state.told += 1;
-            return Some(std::mem::take(&mut state.untold));
+        if state.admitted < AT_ONCE_MAX {
+            state.admitted += 1;
+            return Some(std::mem::take(&mut state.suppressed));
         }
-        state.untold += 1;
+        state.suppressed += 1;
         None
     }
 }
@@ -49,20 +49,20 @@ mod tests {
 
     #[test]
     fn a_flood_leaves_a_few_lines_and_says_how_many_it_would_have_been() {
-        let (lines, start) = (Sparingly::default(), Instant::now());
-        let told = |at: Duration| lines.at(start + at);
+        let (lines, start) = (LogLimiter::default(), Instant::now());
+        let admitted = |at: Duration| lines.admit_at(start + at);
         for _ in 0..AT_ONCE_MAX {
-            assert_eq!(told(Duration::ZERO), Some(0));
+            assert_eq!(admitted(Duration::ZERO), Some(0));
         }
         for _ in 0..1_000 {
-            assert_eq!(told(INTERVAL / 2), None);
+            assert_eq!(admitted(INTERVAL / 2), None);
         }
-        assert_eq!(told(INTERVAL), Some(1_000));
-        assert_eq!(told(INTERVAL), None);
+        assert_eq!(admitted(INTERVAL), Some(1_000));
+        assert_eq!(admitted(INTERVAL), None);
         // A long silence makes room for a few again, and no more.
         let later = 1_000 * INTERVAL;
-        let again: Vec<_> = (0..20).filter_map(|_| told(later)).collect();
+        let again: Vec<_> = (0..20).filter_map(|_| admitted(later)).collect();
         assert_eq!(again, [1, 0, 0, 0, 0]);
-        assert_eq!(told(later), None);
+        assert_eq!(admitted(later), None);
     }
 }

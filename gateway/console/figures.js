@@ -16,15 +16,18 @@ export function parse(text) {
   return samples;
 }
 
+// A publication counts where it was published. That a node has it from the broker, too, its own included, is counted as from `node`.
+const counts = ({ labels }) => labels.source !== 'node';
+
 // The sum over all labels.
 export function total(samples, name) {
-  return (samples.get(name) ?? []).reduce((sum, { value }) => sum + value, 0);
+  return (samples.get(name) ?? []).filter(counts).reduce((sum, { value }) => sum + value, 0);
 }
 
 // The same for each value of one label.
 export function totals(samples, name, label) {
   const sums = new Map();
-  for (const { labels, value } of samples.get(name) ?? []) {
+  for (const { labels, value } of (samples.get(name) ?? []).filter(counts)) {
     sums.set(labels[label], (sums.get(labels[label]) ?? 0) + value);
   }
   return sums;

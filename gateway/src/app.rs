@@ -375,8 +375,7 @@ impl App {
             accepting.push(runtime.spawn(listener(api_router).accept(socket)));
         }
         if config.demo.feed {
-            let node = node.clone();
-            runtime.spawn(async move { demo::run(&node.rules(), |request| node.publish(request)).await });
+            runtime.spawn(demo::run(node.clone()));
         }
         let emitters = (config.socketio.enabled && config.socketio.emitters.enabled).then(|| {
             EmitterListener::start(emitters::EmitterParts {

@@ -4,19 +4,25 @@ pub mod demo_config;
 mod feed;
 mod replay;
 
-use gateway_core::channel_rules::ChannelRules;
+use std::sync::Arc;
 
 use crate::broker::{BrokerError, PublishRequest, Published};
+use crate::node::Node;
 use crate::prices;
+use crate::telemetry::labels::PublicationSource;
 
-/// Publishes until it is dropped: `run(node.rules(), |request| node.publish(request))`.
-pub async fn run<P, F>(rules: &ChannelRules, publish: P)
-where
-    P: Fn(PublishRequest) -> F,
-    F: Future<Output = Result<Published, BrokerError>>,
-{
+/// Publishes until it is dropped.
+pub(crate) async fn run(node: Arc<Node>) {
     let prices = prices::parse(prices::SHIPPED).expect("a test reads the prices that are built in");
-    feed::feed(replay::Replay::new(prices), rules, feed::PACE, publish).await;
+    let (replay, rules) = (replay::Replay::new(prices), node.rules());
+    feed::feed(replay, &rules, feed::PACE, |request| publish(&node, request)).await;
+}
+
+async fn publish(node: &Node, request: PublishRequest) -> Result<Published, BrokerError> {
+    let namespace = node.namespace_of(&request.channel);
+    let published = node.publish(request).await?;
+    node.metrics.publication_in(namespace, PublicationSource::Demo);
+    Ok(published)
 }
 
 #[cfg(test)]

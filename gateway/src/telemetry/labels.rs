@@ -107,10 +107,12 @@ pub enum PublicationSource {
     /// Through the broker, from any node.
     Node,
     Feed,
+    /// The demo's ticker.
+    Demo,
 }
 
 impl PublicationSource {
-    pub const ALL: [Self; 4] = [Self::Api, Self::Client, Self::Node, Self::Feed];
+    pub const ALL: [Self; 5] = [Self::Api, Self::Client, Self::Node, Self::Feed, Self::Demo];
 
     pub fn label(self) -> &'static str {
         match self {
@@ -118,6 +120,7 @@ impl PublicationSource {
             Self::Client => "client",
             Self::Node => "node",
             Self::Feed => "feed",
+            Self::Demo => "demo",
         }
     }
 }

@@ -110,8 +110,8 @@ metrics! {
         "Commands that clients had sent before they left and that were not carried out within `websocket.finish_timeout_ms`.";
 
     "Publications":
-    PUBLICATIONS_IN_TOTAL Counter "publications_in_total" ["source": "`api`, `client`, `node`, `feed`"]
-        "Publications received: from the server API, from this node's clients, and through the broker.";
+    PUBLICATIONS_IN_TOTAL Counter "publications_in_total" ["source": "`api`, `client`, `feed`, `demo`: published at this node; `node`: come through the broker"]
+        "Publications received. Each counts at the node where it was published, and once more as `node` at every node that the broker sends it to, that one included.";
     PUBLICATIONS_REFUSED_TOTAL Counter "publications_refused_total" ["reason": "`behind`, `unreachable` and `timeout`: not sent; `unanswered`: sent, outcome unknown; `unexpected`; or what Redis refuses: `readonly`, `oom`, `misconf`, `noreplicas`, `noperm`, `loading`, `moved`, `clusterdown`, `masterdown`, `noscript`, `busy`, `unknown_command`, `other`"]
         "Publications that the broker did not take.";
     DELIVERIES_OUT_TOTAL Counter "deliveries_out_total" []
@@ -140,7 +140,7 @@ metrics! {
         "Subscriptions that asked to be brought up to date.";
 
     "By namespace":
-    NAMESPACE_PUBLICATIONS_IN_TOTAL Counter "namespace_publications_in_total" ["namespace": "`(default)` for channels without one, those of the configuration, `(unknown)` for one that it does not have, `(others)` for those beyond the first 253", "source": "`api`, `client`, `node`, `feed`"]
+    NAMESPACE_PUBLICATIONS_IN_TOTAL Counter "namespace_publications_in_total" ["namespace": "`(default)` for channels without one, those of the configuration, `(unknown)` for one that it does not have, `(others)` for those beyond the first 253", "source": "as in `tidegate_publications_in_total`"]
         "`tidegate_publications_in_total`, by the namespace of the channel.";
     NAMESPACE_PUBLICATIONS_REFUSED_TOTAL Counter "namespace_publications_refused_total" ["namespace": "as in `tidegate_namespace_publications_in_total`", "reason": "as for `tidegate_publications_refused_total`"]
         "`tidegate_publications_refused_total`, by the namespace of the channel.";

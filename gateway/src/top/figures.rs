@@ -25,9 +25,15 @@ fn label<'m>(metric: &'m Metric, name: &str) -> Option<&'m str> {
     metric.label.iter().find(|label| label.name() == name).map(|label| label.value())
 }
 
+/// The metrics of a name. A publication counts where it was published: that a node has it from the broker, too, its own included,
+/// is counted as from `node` and left out.
+fn counting<'r>(reading: &'r Reading, name: &str) -> impl Iterator<Item = &'r Metric> {
+    metrics(reading, name).iter().filter(|metric| label(metric, "source") != Some("node"))
+}
+
 /// What a counter or a gauge is, over all its labels.
 pub(super) fn sum(reading: &Reading, name: &str) -> f64 {
-    metrics(reading, name).iter().map(value).sum()
+    counting(reading, name).map(value).sum()
 }
 
 /// The least that a gauge is, if it is there.
@@ -38,7 +44,7 @@ pub(super) fn least(reading: &Reading, name: &str) -> Option<f64> {
 /// The same for each value of one label.
 pub(super) fn by_label<'r>(reading: &'r Reading, name: &str, by: &str) -> BTreeMap<&'r str, f64> {
     let mut sums = BTreeMap::new();
-    for metric in metrics(reading, name) {
+    for metric in counting(reading, name) {
         *sums.entry(label(metric, by).unwrap_or_default()).or_default() += value(metric);
     }
     sums
@@ -165,6 +171,7 @@ pub(super) mod tests {
         let node = node("a", |metrics| {
             for _ in 0..6 {
                 metrics.publication_in(NamespaceId::DEFAULT, PublicationSource::Client);
+                metrics.publication_in(NamespaceId::DEFAULT, PublicationSource::Node);
             }
             for micros in [1_000, 1_000, 1_000, 50_000] {
                 metrics.stages.observe(Stage::Queue, micros, None);

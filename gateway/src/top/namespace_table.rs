@@ -107,6 +107,8 @@ mod tests {
                 chat.deliveries_out_total.inc_by(deliveries);
                 chat.bytes_out_total.inc_by(4_096);
                 metrics.publication_in(rules.namespace_id("chat:1"), PublicationSource::Api);
+                // The broker brings it back to each node, which is the same publication.
+                metrics.publication_in(rules.namespace_id("chat:1"), PublicationSource::Node);
                 metrics.namespaces.of(rules.namespace_id("plain")).subscriptions.set(1);
             })
         };

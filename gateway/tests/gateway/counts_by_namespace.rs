@@ -127,3 +127,24 @@ async fn what_is_counted_by_namespace_adds_up_to_what_is_counted_of_all() {
         gateway.metric_becomes(&metric, 0.0).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_demo_publishes_has_a_source_of_its_own_beside_that_of_the_broker() {
+    let gateway =
+        gateway().with("demo.feed", true).and("[namespaces.prices]\nallow_subscribe_anonymous = true\n");
+    let gateway = gateway.start().await;
+    let mut client = gateway.connect().await;
+    client.subscribe("prices:AAPL").await;
+    client.publication().await;
+    let from = async |source: &str| {
+        let labels = format!("namespace=\"prices\",source=\"{source}\"");
+        of(&gateway, "publications_in_total", &labels).await
+    };
+    eventually("each counts where it was published, and as the broker brings it", async || {
+        from("demo").await > 0.0 && from("node").await > 0.0
+    })
+    .await;
+    for source in ["api", "client", "feed"] {
+        assert_eq!(from(source).await, 0.0, "{source}");
+    }
+}

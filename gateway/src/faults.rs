@@ -19,6 +19,9 @@ pub const DECODING_PANICS: &str = "fault: decoding panics";
 /// A worker cannot deliver a publication with this in it.
 pub const DELIVERING_PANICS: &str = "fault: delivering panics";
 
+/// A worker that has delivered a publication with this in it cannot go on.
+pub const DELIVERED_PANICS: &str = "fault: having delivered panics";
+
 /// An event with this in it cannot be sent to a webhook.
 pub const TELLING_PANICS: &str = "fault: telling panics";
 /// An event with this in it cannot be written for webhooks.

@@ -3,11 +3,12 @@
 //! For a subscriber with nothing waiting this is one `send` of bytes that all share. Nothing else of the
 //! client is touched; nothing is copied, encoded, allocated or locked for it.
 
-use std::io;
 use std::sync::Arc;
+use std::{io, ops};
 
 use bytes::Bytes;
 use gateway_core::hub::{Bundle, BundleEnd, Bundles, Prepared, Sink, Subscriber};
+use gateway_core::namespace_id::NamespaceId;
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
 use shared::id::ClientId;
@@ -27,6 +28,7 @@ use crate::telemetry::labels::Drop;
 use crate::transport::{SendBatch, direct};
 use crate::worker::measured::Measured;
 use crate::worker::take::TurnBudget;
+use crate::worker::tally::HandedOut;
 use crate::worker::{ClientFlags, Tally};
 
 /// What a sweep may touch of a worker.
@@ -80,6 +82,19 @@ impl AfterSweep {
     }
 }
 
+/// Handing out what is of one namespace. It is counted there in the end, also as far as it came where it panics.
+struct CountedSweep<'s, 'w> {
+    sweep: &'s mut WorkerSweep<'w>,
+    namespace: NamespaceId,
+    before: HandedOut,
+}
+
+impl ops::Drop for CountedSweep<'_, '_> {
+    fn drop(&mut self) {
+        self.sweep.tally.note_handed_out(self.namespace, self.before);
+    }
+}
+
 /// For whom of a worker's clients a publication is, by their places.
 pub(super) struct Audience<'p> {
     /// The one that is not to have it. Whoever takes patches needs every payload to make the next one of.
@@ -113,9 +128,8 @@ impl Audience<'_> {
 
 impl Sink for WorkerSweep<'_> {
     fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
-        let before = self.tally.handed_out();
-        self.deliver_to(subscribers, bundles);
-        self.tally.note_handed_out(bundles.namespace(), before);
+        let (namespace, before) = (bundles.namespace(), self.tally.handed_out());
+        CountedSweep { sweep: self, namespace, before }.sweep.deliver_to(subscribers, bundles);
     }
 
     fn gather(&mut self, key: u32) {
@@ -157,6 +171,10 @@ impl WorkerSweep<'_> {
             true => self.hand_to_the_others(subscribers, bundles),
         }
         self.tell_who_miss(bundles);
+        #[cfg(debug_assertions)]
+        for publication in bundles.publications().iter().filter_map(|prepared| prepared.publication()) {
+            faults::trip(faults::DELIVERED_PANICS, &publication.data.bytes);
+        }
     }
 
     #[inline]

@@ -92,6 +92,25 @@ async fn a_worker_that_fails_lets_its_clients_go_and_serves_those_who_come_back(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_delivered_before_a_worker_failed_is_counted_in_its_namespace_as_well() {
+    faults::arm();
+    let gateway = gateway().with("workers.count", 1).start().await;
+    let mut clients = [gateway.connect().await, gateway.connect().await, gateway.connect().await];
+    for client in &mut clients {
+        client.subscribe("stream:room").await;
+    }
+    gateway.metric_becomes("tidegate_subscriptions", 3.0).await;
+    gateway.publish("stream:room", json!(faults::DELIVERED_PANICS)).await;
+    for client in &mut clients {
+        assert_eq!(client.publication().await.data, faults::DELIVERED_PANICS);
+        assert_eq!(client.closed().await.0, 3004);
+    }
+    gateway.metric_becomes("tidegate_deliveries_out_total", 3.0).await;
+    gateway.metric_becomes("tidegate_namespace_deliveries_out_total{namespace=\"stream\"}", 3.0).await;
+    assert_eq!(panics(&gateway, "worker").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_webhook_over_which_the_node_fails_goes_on_with_what_comes_next() {
     faults::arm();
     let application = Application::start(|_| Some((200, String::new()))).await;

@@ -368,7 +368,7 @@ def alert_expressions():
 
 def selected(expression):
     """Every metric that an expression looks at, with the labels that it asks for. Not what is there with native histograms alone."""
-    expression = re.sub(r"histogram_\w+\([^[]*tidegate_\w+\[\w+\]", "", expression)
+    expression = re.sub(r"histogram_\w+\([^[]*tidegate_\w+(?<!_bucket)(\{[^}]*\})?\[\w+\]", "", expression)
     return [name + (labels or "") for name, labels in re.findall(r"\b((?:tidegate|haproxy)_\w+|up\b)(\{[^}]*\})?", expression)]
 
 

@@ -25,6 +25,14 @@ impl Node {
         self.metrics.publication_in(namespace, PublicationSource::Node);
     }
 
+    /// The broker has taken what was published, with a payload of so many bytes, or has not.
+    pub(super) fn note_taken(&self, namespace: NamespaceId, bytes: usize, refused: Option<&BrokerError>) {
+        match refused {
+            None => self.metrics.namespaces.of(namespace).bytes_in_total.inc_by(bytes as u64),
+            Some(error) => self.metrics.publication_refused(namespace, error.label()),
+        }
+    }
+
     /// The broker did not take a publication.
     pub(super) fn note_unpublished(&self, channel: &Channel, error: &BrokerError) {
         self.metrics.publication_refused(self.namespace_of(channel), error.label());

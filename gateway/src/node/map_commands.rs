@@ -62,13 +62,15 @@ impl Node {
             set.publication.time_ms = self.clock.unix_millis();
         }
         let span = tracing::info_span!(target: SPANS, "change_key", channel = %request.channel);
+        let bytes = match &request.change.action {
+            KeyAction::Set(set) => set.publication.data.bytes.len(),
+            KeyAction::Remove { .. } => 0,
+        };
         // A broker begins before it is first polled.
         let changing = span.in_scope(|| self.broker.change_key(request));
         async move {
             let changed = changing.instrument(span).await;
-            if let Err(error) = &changed {
-                self.metrics.publication_refused(namespace, error.label());
-            }
+            self.note_taken(namespace, bytes, changed.as_ref().err());
             changed
         }
     }

@@ -142,6 +142,7 @@ impl Node {
             }
             copy => (copy, None),
         };
+        let bytes = request.publication.data.bytes.len();
         // A broker begins before it is first polled.
         let keeping = options.and_then(|options| newest_retention(options, &request));
         if keeping.is_some() {
@@ -166,9 +167,7 @@ impl Node {
                 // Published in part: whoever publishes it again lets nobody miss it.
                 published = published.and(Err(error));
             }
-            if let Err(error) = &published {
-                self.metrics.publication_refused(namespace, error.label());
-            }
+            self.note_taken(namespace, bytes, published.as_ref().err());
             published
         }
     }

@@ -28,6 +28,7 @@ const OTHERS_LABEL: &str = "(others)";
 pub(crate) struct NamespaceCounters {
     label: Box<str>,
     publications_in_total: [IntCounter; PublicationSource::ALL.len()],
+    pub(crate) bytes_in_total: IntCounter,
     pub(crate) deliveries_out_total: IntCounter,
     pub(crate) bytes_out_total: IntCounter,
     pub(crate) subscriptions: IntGauge,
@@ -41,6 +42,7 @@ pub(crate) struct NamespaceCounters {
 pub struct NamespaceMetrics {
     publications_in_total: IntCounterVec,
     publications_refused_total: IntCounterVec,
+    bytes_in_total: IntCounterVec,
     deliveries_out_total: IntCounterVec,
     bytes_out_total: IntCounterVec,
     subscriptions: IntGaugeVec,
@@ -69,6 +71,7 @@ impl NamespaceMetrics {
         let metrics = Self {
             publications_in_total: counters(r, names::NAMESPACE_PUBLICATIONS_IN_TOTAL),
             publications_refused_total: counters(r, names::NAMESPACE_PUBLICATIONS_REFUSED_TOTAL),
+            bytes_in_total: counters(r, names::NAMESPACE_BYTES_IN_TOTAL),
             deliveries_out_total: counters(r, names::NAMESPACE_DELIVERIES_OUT_TOTAL),
             bytes_out_total: counters(r, names::NAMESPACE_BYTES_OUT_TOTAL),
             subscriptions: gauges(r, names::NAMESPACE_SUBSCRIPTIONS),
@@ -120,6 +123,7 @@ impl NamespaceMetrics {
         NamespaceCounters {
             publications_in_total: PublicationSource::ALL
                 .map(|source| self.publications_in_total.with_label_values(&[&label, source.label()])),
+            bytes_in_total: self.bytes_in_total.with_label_values(&of),
             deliveries_out_total: self.deliveries_out_total.with_label_values(&of),
             bytes_out_total: self.bytes_out_total.with_label_values(&of),
             subscriptions: self.subscriptions.with_label_values(&of),

@@ -75,6 +75,9 @@ async fn what_is_counted_by_namespace_adds_up_to_what_is_counted_of_all() {
     assert!((30_000.0..32_000.0).contains(&bytes), "{bytes} bytes of one long publication for three");
     let bytes = of(&gateway, "bytes_out_total", "namespace=\"stream\"").await;
     assert!((12.0 * 30.0..12.0 * 200.0).contains(&bytes), "{bytes} bytes of twelve short ones");
+    for (namespace, bytes) in [("stream", 4.0), ("chat", 10_002.0 + 13.0), ("rooms", 0.0)] {
+        assert_eq!(of(&gateway, "bytes_in_total", &format!("namespace=\"{namespace}\"")).await, bytes);
+    }
     let refusals = [("(unknown)", "unknown channel"), ("rooms", "permission denied")];
     for (namespace, error) in refusals {
         let labels = format!("error=\"{error}\",namespace=\"{namespace}\"");

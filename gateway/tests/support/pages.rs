@@ -9,10 +9,18 @@ use shared::error::ErrorCode;
 use shared::push::UnsubscribeCode;
 use tidegate::config::{Config, Sources};
 
-use super::{collect, root};
+use super::{CRATES, code, collect, root, sources};
 
 /// Where the menu of the site comes from: each page of `docs/` is listed in one of these.
 const LISTS: [&str; 3] = ["docs/README.md", "docs/migrating/README.md", "docs/decisions/README.md"];
+/// Where codes are defined, or put into the words of a protocol, whichever there are: naming one here sends none.
+const CODES_IN_WORDS: [&str; 5] = [
+    "shared/src/disconnect.rs",
+    "shared/src/push.rs",
+    "shared/src/protocol/graphql/encode.rs",
+    "shared/src/protocol/graphql/operations.rs",
+    "shared/src/protocol/socketio/encode_push.rs",
+];
 /// Pages whose TOML is of another program than the gateway.
 const OF_OTHER_PROGRAMS: [&str; 1] = ["docs/load-testing.md"];
 
@@ -75,6 +83,51 @@ fn every_code_that_a_client_can_meet_is_explained() {
 }
 
 #[test]
+fn codes_that_a_page_calls_not_sent_are_those_that_nothing_sends() {
+    let text = &pages()["docs/troubleshooting.md"];
+    let is_unsent = |code: &str| {
+        let mut rows = text.lines().filter(|line| line.starts_with(&format!("| {code} |")));
+        rows.any(|row| row.contains("not sent by the gateway"))
+    };
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("a file");
+    // `    WRITE_ERROR = 3009 "write error";` and `    StateInvalidated = 2502,`
+    let defined = |text: &str| -> Vec<(String, String)> {
+        let lines = text.lines().filter_map(|line| line.trim().split_once(" = "));
+        let codes = lines.filter_map(|(name, rest)| Some((name, rest.get(..4)?)));
+        let codes = codes.filter(|(name, code)| !name.contains(' ') && code.parse::<u16>().is_ok());
+        codes.map(|(name, code)| (name.to_owned(), code.to_owned())).collect()
+    };
+    let mut sent = String::new();
+    for files in CRATES.map(sources) {
+        let tests: Vec<String> =
+            files.iter().flat_map(|(path, text)| code::modules_of_tests(path, text)).collect();
+        for (path, text) in &files {
+            let is_spared = CODES_IN_WORDS.contains(&path.as_str())
+                || tests.iter().any(|tests| path.starts_with(tests.as_str()));
+            if !is_spared {
+                sent.push_str(&code::code_of(path, text));
+                sent.push('\n');
+            }
+        }
+    }
+    let closes = defined(&read("shared/src/disconnect.rs"));
+    let ends = defined(&read("shared/src/push.rs"));
+    assert!(closes.len() == Disconnect::ALL.len() && ends.len() >= 4, "{closes:?} {ends:?}");
+    // The file that defines them names those by their type that it makes something of.
+    let own = code::code_of(CODES_IN_WORDS[0], &read(CODES_IN_WORDS[0]));
+    let mut wrong = Vec::new();
+    for (name, code) in closes.iter().chain(&ends) {
+        let is_sent = code::names(&sent, name)
+            || code::names(&sent, stands_for(name))
+            || code::names(&own, &format!("Disconnect::{name}"));
+        if is_sent == is_unsent(code) {
+            wrong.push(format!("{code} {name}: sent: {is_sent}"));
+        }
+    }
+    assert!(wrong.is_empty(), "docs/troubleshooting.md is wrong about {wrong:?}");
+}
+
+#[test]
 fn what_the_glossary_names_is_in_the_tree() {
     let text = &pages()["docs/glossary.md"];
     let named: Vec<&str> = text
@@ -108,6 +161,15 @@ fn every_configuration_on_a_page_is_one() {
     }
     std::fs::remove_file(&file).expect("it was written");
     assert!(wrong.is_empty() && count > 30, "{count} blocks\n{}", wrong.join("\n\n"));
+}
+
+/// The end of a subscription for which a close stands, which is sent where that is.
+fn stands_for(close: &str) -> &str {
+    match close {
+        "INSUFFICIENT_STATE" => "InsufficientState",
+        "SUBSCRIPTION_EXPIRED" => "Expired",
+        other => other,
+    }
 }
 
 /// The pages of `docs/` for which a list has a line in the menu: those below its own folder, and not those that its introduction

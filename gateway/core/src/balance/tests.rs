@@ -80,6 +80,8 @@ fn a_drain_takes_as_long_as_the_others_need_and_may_last() {
     assert_eq!(drain_time(1000, &[load(0)], second(20), second(60)), (second(20), None));
     assert_eq!(drain_time(6000, &[slow, slow], second(20), second(60)), (second(30), None));
     assert_eq!(drain_time(6000, &[slow, slow], second(20), second(0)), (second(20), Some(second(30))));
+    // Whoever knows that all of them go to one node sets what that one needs.
+    assert_eq!(drain_time(6000, &[slow, slow], second(60), second(0)), (second(60), None));
     // Another one stops, too, and has half of what the third accepts.
     let stops = NodeLoad { draining: true, accepts_per_s: 100, ..load(500) };
     assert_eq!(drain_time(1000, &[slow, stops], second(5), second(60)), (second(20), None));

@@ -42,6 +42,13 @@ pub fn nats_block(data: &[u8]) {
     assert_eq!((block, written, can_be_read), (again, rewritten, can_be_read_again));
 }
 
+/// What is read of a ledger's log is what it says when it is written anew, and stands for the same table.
+pub fn nats_ledger(data: &[u8]) {
+    let Some((said, written, table)) = readers::nats_ledger(Bytes::copy_from_slice(data)) else { return };
+    let (again, rewritten, table_again) = readers::nats_ledger(written.clone()).expect("it was read");
+    assert_eq!((said, written, table), (again, rewritten, table_again));
+}
+
 /// A connection is understood the same however its bytes arrive, and of what follows the header nothing is taken. The
 /// first byte chooses the size of the pieces.
 pub fn proxy_header(data: &[u8]) {

@@ -29,6 +29,12 @@ pub fn nats_block(bytes: bytes::Bytes) -> Result<(String, bytes::Bytes, bool), S
     crate::broker::nats::read_block_in_words(bytes)
 }
 
+/// What a message of a ledger's log in NATS says, and the same written anew; and the table that it stands for, if it says what came of all
+/// before it. `None`: it is of a release that this one does not know.
+pub fn nats_ledger(bytes: bytes::Bytes) -> Option<(String, bytes::Bytes, Option<Vec<String>>)> {
+    crate::ledger::nats::read_message_in_words(bytes)
+}
+
 /// The head of a request that these bytes begin with, if it is one that is read without hyper.
 pub fn http_head(bytes: &[u8]) -> Option<ReadHead<'_>> {
     crate::http::read_head(bytes)

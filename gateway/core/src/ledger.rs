@@ -235,8 +235,10 @@ impl Ledger {
     fn page_after(&self, at: u64, limit: usize) -> LedgerPage {
         let news: Vec<(u64, LedgerEvent)> =
             self.log.iter().filter(|(number, _)| *number > at).take(limit).cloned().collect();
-        let first = news.first().map_or(at + 1, |(number, _)| *number);
-        LedgerPage { from: at, news, dropped: first - at - 1 }
+        // A ledger that was read from somewhere may be at the end of all numbers.
+        let next = at.saturating_add(1);
+        let first = news.first().map_or(next, |(number, _)| *number);
+        LedgerPage { from: at, news, dropped: first.saturating_sub(next) }
     }
 
     /// All that it is made of. What stands for how many hold something follows from what is held.
@@ -294,7 +296,7 @@ impl Ledger {
     }
 
     fn tell(&mut self, news: LedgerEvent, room: LedgerCapacity) {
-        self.last += 1;
+        self.last = self.last.saturating_add(1);
         self.bytes += news.bytes();
         self.log.push_back((self.last, news));
         while self.log.len() > room.news_max || self.bytes > room.bytes_max {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gateway_core::ledger::{LedgerCapacity, LedgerChange, LedgerPage};
@@ -23,13 +24,28 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use self::follow_log::{AddedOp, FollowedLedger, LogFollower, OpenLedger};
-use self::ledger_message::LedgerOp;
-use self::replica::OpOutcome;
+use self::ledger_message::{LedgerMessage, LedgerOp};
+use self::replica::{LedgerReplica, OpOutcome};
 use self::shorten_log::LogShortener;
 use super::{HoldOutcome, Ledger, LedgerQuery};
 use crate::broker::measure::Operation;
 use crate::broker::nats::{NatsBroker, NatsConfig};
 use crate::broker::{BrokerError, BrokerRefusal};
+
+/// What a message of a ledger's log says, and the same written anew; and the table that it stands for, if it says what came of all before it and
+/// needs nothing else for that: for [`crate::readers`].
+pub(crate) fn read_message_in_words(bytes: Bytes) -> Option<(String, Bytes, Option<Vec<String>>)> {
+    let message = LedgerMessage::decode(bytes)?;
+    let said = format!("{message:?}");
+    Some(match message {
+        LedgerMessage::Op(op) => (said, op.encode(), None),
+        LedgerMessage::Base(base) => {
+            let mut replica = LedgerReplica::at(base.time);
+            let table = replica.put_back(base.rows.clone()).map(|()| replica.lines());
+            (said, base.encode(), table)
+        }
+    })
+}
 
 /// What a message of changes has beside them, in bytes: the names of holders are short.
 const HEAD_BYTES: usize = 1_024;

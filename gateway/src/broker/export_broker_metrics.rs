@@ -97,6 +97,7 @@ fn show(broker: &BrokerMetrics, metrics: &Metrics, has_links: bool) {
     catch_up(&metrics.broker.unreadable_total, broker.undecodable.get());
     catch_up(&metrics.broker.repeated_total, broker.duplicates.get());
     catch_up(&metrics.broker.presence_overflows_total, broker.presence_overflows.get());
+    catch_up(&metrics.broker.ledger_unshortened_total, broker.unshortened_ledgers.get());
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     metrics.broker.channels.set(gauge(broker.subscribed_channels.get()));
     catch_up(&metrics.broker.master_changes_total, broker.master_changes.get());
@@ -129,6 +130,7 @@ mod tests {
         broker.subscribed_channels.set(7);
         broker.master_changes.increment();
         broker.sentinels_up.set(3);
+        broker.unshortened_ledgers.increment();
         broker.observe_round_trip(Operation::History, Duration::from_millis(3));
         metrics.render().unwrap();
         broker.timeouts.increment();
@@ -141,6 +143,7 @@ mod tests {
             "tidegate_broker_channels 7",
             "tidegate_broker_master_changes_total 1",
             "tidegate_broker_sentinels_up 3",
+            "tidegate_ledger_unshortened_total 1",
             "tidegate_broker_seconds_count{operation=\"history\"} 1",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in:\n{text}");

@@ -52,6 +52,8 @@ pub struct BrokerMetrics {
     pub sentinels_up: SharedCounter,
     /// Times so many presence changes waited for Redis that all of this node's presence was written anew instead.
     pub presence_overflows: SharedCounter,
+    /// Times a ledger's log was not made shorter when it was due.
+    pub unshortened_ledgers: SharedCounter,
     /// Channels subscribed at this moment: goes up and down.
     pub subscribed_channels: SharedCounter,
     /// Microseconds that the last canary took: goes up and down.
@@ -137,7 +139,7 @@ impl BrokerMetrics {
         let together = Self::default();
         let all: Vec<&Self> = all.into_iter().collect();
         for one in &all {
-            let counters: [(&SharedCounter, &SharedCounter); 15] = [
+            let counters: [(&SharedCounter, &SharedCounter); 16] = [
                 (&together.published, &one.published),
                 (&together.duplicates, &one.duplicates),
                 (&together.received, &one.received),
@@ -152,6 +154,7 @@ impl BrokerMetrics {
                 (&together.master_changes, &one.master_changes),
                 (&together.sentinels_up, &one.sentinels_up),
                 (&together.presence_overflows, &one.presence_overflows),
+                (&together.unshortened_ledgers, &one.unshortened_ledgers),
                 (&together.subscribed_channels, &one.subscribed_channels),
             ];
             counters.into_iter().for_each(|(sum, counter)| sum.add(counter.get()));

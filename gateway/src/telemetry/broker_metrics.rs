@@ -20,6 +20,7 @@ pub struct BrokerFamilies {
     pub(crate) repeated_total: IntCounter,
     pub(crate) evictions_total: IntCounterVec,
     pub(crate) presence_overflows_total: IntCounter,
+    pub(crate) ledger_unshortened_total: IntCounter,
 }
 
 impl BrokerFamilies {
@@ -37,6 +38,7 @@ impl BrokerFamilies {
             repeated_total: counter(r, names::BROKER_REPEATED_TOTAL),
             evictions_total: counters(r, names::BROKER_EVICTIONS_TOTAL),
             presence_overflows_total: counter(r, names::PRESENCE_OVERFLOWS_TOTAL),
+            ledger_unshortened_total: counter(r, names::LEDGER_UNSHORTENED_TOTAL),
         }
     }
 }

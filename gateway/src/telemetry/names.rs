@@ -223,6 +223,8 @@ metrics! {
         "Histories and idempotency keys that the memory broker forgot before their time, for want of room.";
     PRESENCE_OVERFLOWS_TOTAL Counter "presence_overflows_total" []
         "Times so many presence changes waited for Redis that all of the node's presence was written anew instead.";
+    LEDGER_UNSHORTENED_TOTAL Counter "ledger_unshortened_total" []
+        "Times a ledger's log in NATS was not made shorter when it was due: the nodes wrote to it all the time, or NATS failed. It is tried again when it is longer.";
     NODE_QUESTIONS_TOTAL Counter "node_questions_total" ["result": "`answered`, or why not: `unknown_node`, `deaf`, `late`, `too_many`, `busy`, `not_understood`, `unsendable`, `broker`"]
         "Questions that this node asked another or itself, by what came of them.";
     CANARY_SECONDS Histogram "canary_seconds" []

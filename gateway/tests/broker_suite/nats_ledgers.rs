@@ -286,6 +286,28 @@ async fn what_is_more_than_the_server_takes_at_once_goes_in_several_messages() {
     have_the_same_table(&nats, &[node]).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_cannot_be_made_short_is_counted_and_written_to_all_the_same() {
+    let nats = Nats::new();
+    let node = nats.node();
+    node.begin("one").await;
+    // What comes of all of it is longer than a message of this stream may be.
+    let info = nats.server.ask("$JS.API.STREAM.INFO.tidegate_ledgers", "");
+    let mut info: Value = serde_json::from_str(&info).expect("JSON");
+    info["config"]["max_msg_size"] = 8_192.into();
+    let set = nats.server.ask("$JS.API.STREAM.UPDATE.tidegate_ledgers", &info["config"].to_string());
+    assert!(set.contains("8192"), "{set}");
+    let mut count = 0;
+    while node.metrics.unshortened_ledgers.get() == 0 {
+        assert!(count < 5_000, "its log is never made short");
+        node.change("one", &[hold(&format!("a thing of some length {count}"))]).await;
+        count += 1;
+    }
+    node.change("one", &[hold("another")]).await;
+    assert_eq!(node.page("main", None, 9_999).await.news.len(), count + 1);
+    have_the_same_table(&nats, &[node]).await;
+}
+
 /// Waits until the log has less messages than that, and one table of what came before, whole or in parts.
 async fn is_short(server: &NatsServer, messages_max: u64) {
     eventually("the log is short", async || {

@@ -75,11 +75,12 @@ impl LogShortener {
             };
             followed.lock().await.tail = None;
             drop(busy);
-            if let Err(error) = done
-                && let Some(suppressed) = shortener.unshortened_log.admit()
-            {
-                let ledger = log.ledger();
-                tracing::warn!(%error, ledger, suppressed, "the log of a ledger could not be made shorter; it is tried again when it is longer");
+            if let Err(error) = done {
+                shortener.follower.broker.metrics().unshortened_ledgers.increment();
+                if let Some(suppressed) = shortener.unshortened_log.admit() {
+                    let ledger = log.ledger();
+                    tracing::warn!(%error, ledger, suppressed, "the log of a ledger could not be made shorter; it is tried again when it is longer");
+                }
             }
         });
     }

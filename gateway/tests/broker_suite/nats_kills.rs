@@ -88,7 +88,7 @@ async fn account(nodes: &[Node], channels: &[Channel], made: &[Made]) {
             made.iter().filter(|(of, ..)| of == channel).map(|(_, _, text)| &**text).collect();
         let of_channel = named.iter().filter(|((of, ..), _)| of == channel);
         let stands: Vec<_> = of_channel.map(|((_, epoch, offset), text)| (epoch, *offset, &**text)).collect();
-        assert!(stands.iter().all(|(epoch, ..)| *epoch == stands[0].0), "one epoch");
+        assert!(stands.iter().all(|(epoch, ..)| *epoch == stands[0].0), "one epoch in {channel}: {stands:?}");
         assert!(stands.iter().map(|(_, offset, _)| *offset).eq(1..=published.len() as u64), "{stands:?}");
         assert_eq!(stands.iter().map(|(.., text)| *text).collect::<BTreeSet<&str>>(), published);
     }
@@ -115,6 +115,36 @@ async fn of_a_server_that_is_killed_under_load_no_position_names_two_publication
     assert_eq!(made.len(), 3 * EACH);
     account(&nodes, &channels, &made).await;
     assert!(nodes[0].heard.resumed() > 0, "whoever was cut off is told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nodes_that_begin_at_once_beside_an_empty_server_have_one_epoch_in_each_channel() {
+    const NODES: usize = 4;
+    const INSTALLATIONS: usize = 40;
+    let nats = Nats::new();
+    for installation in 0..INSTALLATIONS {
+        let config = NatsConfig { prefix: format!("t{installation}"), ..nats.config.clone() };
+        let nodes: Arc<Vec<Node>> = Arc::new((0..NODES).map(|_| nats.node_with(&config)).collect());
+        let listening = nodes.iter().map(|node| node.broker.send_control(bytes::Bytes::new()));
+        // Each has its connections, and has made nothing yet.
+        assert!(futures_util::future::join_all(listening).await.iter().all(Result::is_ok));
+        let all_at_once = Arc::new(tokio::sync::Barrier::new(NODES));
+        let mut publishing = JoinSet::new();
+        for number in 0..NODES {
+            let (nodes, all_at_once) = (nodes.clone(), all_at_once.clone());
+            publishing.spawn(async move {
+                all_at_once.wait().await;
+                let published = nodes[number].broker.publish(request(&channel("a"), number)).await;
+                published.expect("published").position.expect("a position")
+            });
+        }
+        let mut made = publishing.join_all().await;
+        made.sort_by_key(|position| position.offset);
+        assert!(made.iter().map(|position| position.offset).eq(1..=NODES as u64), "{made:?}");
+        assert!(made.iter().all(|position| position.epoch == made[0].epoch), "{made:?}");
+        let page = nodes[0].broker.history(channel("a"), ALL, KEPT).await.expect("history");
+        assert_eq!((page.top, page.publications.len()), (made[NODES - 1], NODES));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

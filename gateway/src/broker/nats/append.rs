@@ -26,6 +26,9 @@ use crate::broker::{BrokerError, PublishRequest, Published, Version};
 /// How long whoever was beaten to it waits: what was first may still be on its way to the other servers.
 const BEATEN_PAUSE: Duration = Duration::from_millis(1);
 
+/// How long whoever finds no stream waits: another one is being made, or has begun another life.
+pub(super) const STREAM_PAUSE: Duration = Duration::from_millis(10);
+
 /// Publications of one message.
 const BLOCK_ENTRIES_MAX: usize = 128;
 /// Bytes of one message, unless a single publication has more.
@@ -68,7 +71,7 @@ impl AppendRequest {
 /// What a message says, and what becomes of the publications by that: `None` for those that are not among them.
 struct AppendDraft {
     block: Block,
-    /// Whether nothing before it is kept.
+    /// Whether it takes away what is before it: that had its time.
     alone: bool,
     outcomes: Vec<Published>,
 }
@@ -111,7 +114,14 @@ impl NatsBroker {
             let life = self.streams.ready(kind).await?;
             let top = match self.tops.get(channel, &life.name, size) {
                 Some(top) => top,
-                None => self.load(channel, size, &life).await?.0,
+                None => match self.load_over(&self.link, channel, size, &life).await {
+                    Ok((top, _)) => top,
+                    Err(JetStreamError::NoStream) => {
+                        tokio::time::sleep(STREAM_PAUSE).await;
+                        continue;
+                    }
+                    Err(failed) => return Err(failed.into()),
+                },
             };
             if let Some(key) = first.key().filter(|_| first.is_taken_over()) {
                 // Whoever had the key before may have used it: what came of that is in the history, or never will be.
@@ -146,7 +156,7 @@ impl NatsBroker {
                 // Another life of the stream has begun.
                 Err(JetStreamError::NoStream) => {
                     self.streams.doubt(kind);
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    tokio::time::sleep(STREAM_PAUSE).await;
                 }
                 Err(failed) => {
                     self.tops.doubt(channel);
@@ -160,22 +170,13 @@ impl NatsBroker {
     }
 
     /// Where a channel stands, as its last message says; and that message, if there is one that still counts.
-    pub(super) async fn load(
-        &self,
-        channel: &Channel,
-        size: u32,
-        life: &Arc<LiveStream>,
-    ) -> Result<(ChannelTop, Option<(StoredMessage, Block)>), BrokerError> {
-        self.load_over(&self.link, channel, size, life).await
-    }
-
     pub(super) async fn load_over(
         &self,
         link: &super::nats_link::NatsLink,
         channel: &Channel,
         size: u32,
         life: &Arc<LiveStream>,
-    ) -> Result<(ChannelTop, Option<(StoredMessage, Block)>), BrokerError> {
+    ) -> Result<(ChannelTop, Option<(StoredMessage, Block)>), JetStreamError> {
         let subject = self.names.history(size, channel, &life.name);
         let stream = self.names.stream(StreamKind::History(size));
         // As it is before anybody is asked: what is published meanwhile may come after the answer, and is no reason to doubt it.
@@ -185,7 +186,7 @@ impl NatsBroker {
             Err(failed) => {
                 // A stream that is gone does not answer.
                 self.streams.doubt(StreamKind::History(size));
-                return Err(failed.into());
+                return Err(failed);
             }
         };
         let Some(stored) = last else { return Ok((ChannelTop::new(life.name.clone(), size, 0), None)) };
@@ -252,7 +253,9 @@ fn draft(top: &ChannelTop, additions: &[AppendRequest], now: u64) -> AppendDraft
             next_first = place.first;
         }
     }
-    let alone = alone && top.sequence > 0;
+    // Servers before 2.10 take away what was before only after others may have added behind it, and with it what they know to be there. So nothing
+    // is taken away where there are no publications: of a channel that has just begun, in which many publish.
+    let alone = alone && !top.places.is_empty();
     let top = StreamPosition { offset, ..top.position };
     AppendDraft { block: Block { top, retained_from, retention, version, earlier, entries }, alone, outcomes }
 }
@@ -297,6 +300,14 @@ mod tests {
     fn behind_what_has_had_its_time_a_history_begins_anew_at_the_next_offset() {
         let draft = draft(&top(), &[addition("a", None)], 1_000);
         assert_eq!((draft.block.retained_from, draft.block.top.offset, draft.alone), (6, 6, true));
+        assert!(draft.block.earlier.is_empty());
+    }
+
+    #[test]
+    fn behind_a_marker_that_nothing_is_in_nothing_is_taken_away() {
+        let marked = ChannelTop { places: VecDeque::new(), ..top() };
+        let draft = draft(&marked, &[addition("a", None)], 0);
+        assert_eq!((draft.block.kept_from, draft.block.top.offset, draft.alone), (6, 6, false));
         assert!(draft.block.earlier.is_empty());
     }
 

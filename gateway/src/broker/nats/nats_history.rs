@@ -9,6 +9,7 @@ use shared::channel::Channel;
 use shared::position::{Epoch, StreamPosition};
 
 use super::NatsBroker;
+use super::append::STREAM_PAUSE;
 use super::block::Block;
 use super::moment::now;
 use super::nats_names::{KEY_BYTES, StreamKind, class_of};
@@ -213,9 +214,10 @@ impl NatsBroker {
         channel: &Channel,
         size: u32,
     ) -> Result<(ChannelTop, Option<(StoredMessage, Block)>), BrokerError> {
-        for _ in 0..ATTEMPTS_MAX {
+        for attempt in 1..=ATTEMPTS_MAX {
             let life = self.streams.ready(StreamKind::History(size)).await?;
-            let (mut top, last) = self.load_over(&self.reads, channel, size, &life).await?;
+            let loaded = self.load_over(&self.reads, channel, size, &life).await;
+            let Some((mut top, last)) = found(loaded, attempt).await? else { continue };
             if last.is_some() {
                 return Ok((top, last));
             }
@@ -299,9 +301,10 @@ impl NatsBroker {
         size: u32,
         change: impl Fn(&ChannelTop) -> Option<ChannelTop>,
     ) -> Result<Option<ChannelTop>, BrokerError> {
-        for _ in 0..ATTEMPTS_MAX {
+        for attempt in 1..=ATTEMPTS_MAX {
             let life = self.streams.ready(StreamKind::History(size)).await?;
-            let (top, last) = self.load_over(&self.reads, channel, size, &life).await?;
+            let loaded = self.load_over(&self.reads, channel, size, &life).await;
+            let Some((top, last)) = found(loaded, attempt).await? else { continue };
             if last.is_none() && top.sequence == 0 {
                 return Ok(None);
             }
@@ -345,6 +348,18 @@ impl NatsBroker {
             Some(StreamPosition { offset: first + at as u64, epoch })
         });
         Ok(used)
+    }
+}
+
+/// What was found in a stream. `None`, a moment later: there was none, and it is to be looked for again.
+async fn found<T>(loaded: Result<T, JetStreamError>, attempt: u32) -> Result<Option<T>, BrokerError> {
+    match loaded {
+        Ok(loaded) => Ok(Some(loaded)),
+        Err(JetStreamError::NoStream) if attempt < ATTEMPTS_MAX => {
+            tokio::time::sleep(STREAM_PAUSE).await;
+            Ok(None)
+        }
+        Err(failed) => Err(failed.into()),
     }
 }
 

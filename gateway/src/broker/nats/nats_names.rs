@@ -16,6 +16,9 @@ const TOKEN_BYTES_MAX: usize = 512;
 /// Behind a channel's token, where what is published is not kept.
 const PASSING: &str = "m";
 
+/// What every life of a stream takes beside its own subjects. No channel and no ledger has this token, and nobody publishes there.
+const ANY_LIFE: &str = "%any";
+
 /// Which stream of JetStream.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum StreamKind {
@@ -64,18 +67,21 @@ impl NatsNames {
         }
     }
 
-    /// What a stream takes, in this life of it.
+    /// What a stream takes, in this life of it, which stands first. Two lives of a stream have a subject in common: a server makes no second stream
+    /// that takes what another one does, and so does not make both when two nodes ask for them at once.
     pub(crate) fn taken(&self, kind: StreamKind, life: &str) -> Vec<String> {
         let prefix = &self.prefix;
         match kind {
-            StreamKind::History(_) => vec![self.whole_life(kind, life)],
+            StreamKind::History(size) => {
+                vec![self.whole_life(kind, life), format!("{prefix}.h{size}.{ANY_LIFE}")]
+            }
             StreamKind::Once(seconds) => {
                 vec![format!("{prefix}.o{seconds}.k.*.*"), format!("{prefix}.o{seconds}.p.*.*")]
             }
             StreamKind::State => vec![format!("{prefix}.s.*.*")],
             StreamKind::Presence => vec![format!("{prefix}.p.*.*.*.*")],
             StreamKind::Sessions => vec![format!("{prefix}.session.*")],
-            StreamKind::Ledgers => vec![self.whole_life(kind, life)],
+            StreamKind::Ledgers => vec![self.whole_life(kind, life), format!("{prefix}.ledger.{ANY_LIFE}")],
         }
     }
 
@@ -267,6 +273,23 @@ mod tests {
                 prop_assert!(token.bytes().all(|byte| byte.is_ascii_graphic() && !b".*>".contains(&byte)), "{}", token);
             }
         }
+    }
+
+    #[test]
+    fn two_lives_of_a_stream_cannot_be_there_at_once() {
+        let names = NatsNames::new("tidegate");
+        for kept in [StreamKind::History(64), StreamKind::Ledgers] {
+            let (one, other) = (names.taken(kept, "abc"), names.taken(kept, "xyz"));
+            let both: Vec<_> = one.iter().filter(|subject| other.contains(subject)).collect();
+            assert_eq!(both.len(), 1, "{one:?} {other:?}");
+            assert_eq!(names.life_of(kept, both[0]), None, "it says nothing of a life");
+            assert_ne!(one[0], other[0], "what is meant for one life is not taken in another");
+        }
+        // What has no lives is taken by one stream anyway, and no other kind has to do with it.
+        let kinds =
+            [StreamKind::History(16), StreamKind::History(64), StreamKind::Ledgers, StreamKind::Sessions];
+        let all: Vec<_> = kinds.iter().flat_map(|kept| names.taken(*kept, "abc")).collect();
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:?}");
     }
 
     #[test]

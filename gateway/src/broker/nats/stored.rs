@@ -18,6 +18,8 @@ use crate::broker::{BrokerError, BrokerRefusal};
 pub(crate) mod code {
     pub(crate) const STREAM_NOT_FOUND: u64 = 10_059;
     pub(crate) const STREAM_NAME_TAKEN: u64 = 10_058;
+    /// Another stream takes some of the same subjects.
+    pub(crate) const SUBJECTS_TAKEN: u64 = 10_065;
     pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10_071;
     /// In a stream of several servers, while another write of the subject is in flight.
     pub(crate) const WRITTEN_MEANWHILE: [u64; 2] = [10_163, 10_164];
@@ -97,7 +99,12 @@ impl JetStreamApiError {
         let error = BrokerError::Refused { kind, text };
         if !matches!(
             self.err_code,
-            code::WRONG_LAST_SEQUENCE | code::NO_MESSAGE | code::STREAM_NOT_FOUND | code::CONSUMER_NOT_FOUND
+            code::WRONG_LAST_SEQUENCE
+                | code::NO_MESSAGE
+                | code::STREAM_NOT_FOUND
+                | code::CONSUMER_NOT_FOUND
+                | code::STREAM_NAME_TAKEN
+                | code::SUBJECTS_TAKEN
         ) {
             link.failed(&error);
         }

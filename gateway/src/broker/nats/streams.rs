@@ -202,6 +202,7 @@ impl Streams {
 
     async fn find(&self, kind: StreamKind, connection: u64) -> Result<Arc<LiveStream>, JetStreamError> {
         self.link.can_replicate(self.replicas)?;
+        let mut refused = None;
         for _ in 0..ATTEMPTS_MAX {
             let before = self.known.lock().get(&kind).map(|known| known.life.clone());
             let seen = before.as_ref().map_or(0, |life| life.seen.load(Ordering::SeqCst));
@@ -210,7 +211,7 @@ impl Streams {
                 match self.jetstream.ask(&self.link, &format!("STREAM.INFO.{name}"), &json!({})).await {
                     Ok(info) => info,
                     Err(JetStreamError::Refused(code::STREAM_NOT_FOUND, _)) => {
-                        self.make(kind).await?;
+                        refused = self.make(kind).await?.or(refused);
                         continue;
                     }
                     Err(failed) => return Err(failed),
@@ -238,6 +239,13 @@ impl Streams {
             self.known.lock().insert(kind, known);
             return Ok(life);
         }
+        if let Some(refused) = refused {
+            // It is not there, and what it is to take another one does.
+            if let JetStreamError::Refused(_, error) = &refused {
+                self.link.failed(error);
+            }
+            return Err(refused);
+        }
         let text = format!("the stream {} is made and taken away again", self.names.stream(kind));
         Err(BrokerError::Unexpected(text.into()).into())
     }
@@ -250,16 +258,19 @@ impl Streams {
         self.replicas == 1 || since.elapsed() >= LEADER_SETTLES
     }
 
-    async fn make(&self, kind: StreamKind) -> Result<(), JetStreamError> {
+    /// Answers why it could not be made, where that may be because another node has made it.
+    async fn make(&self, kind: StreamKind) -> Result<Option<JetStreamError>, JetStreamError> {
         let name = self.names.stream(kind);
         let config = self.wanted(kind, &new_life());
         match self.jetstream.ask::<Value>(&self.link, &format!("STREAM.CREATE.{name}"), &config).await {
             Ok(_) => {
                 tracing::info!(stream = name, "the stream was not there and is made");
-                Ok(())
+                Ok(None)
             }
-            // Another node was first.
-            Err(JetStreamError::Refused(code::STREAM_NAME_TAKEN, _)) => Ok(()),
+            // Of two nodes that make it at once, servers before 2.9.16 tell the second one only that its subjects are taken.
+            Err(failed @ JetStreamError::Refused(code::STREAM_NAME_TAKEN | code::SUBJECTS_TAKEN, _)) => {
+                Ok(Some(failed))
+            }
             Err(failed) => Err(failed),
         }
     }
@@ -350,4 +361,67 @@ impl Streams {
 
 fn new_life() -> String {
     (0..12).map(|_| char::from(rand::random_range(b'a'..=b'z'))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::super::fake::{Said, serve};
+    use super::super::nats_link::NatsLinkPurpose;
+    use super::super::{NatsDialer, NatsUrl};
+    use super::*;
+
+    /// What comes of looking for a stream at a server that says of the making that its subjects are taken, and finds the stream from a
+    /// certain look on.
+    async fn looked_for(found_from: u32) -> (Result<Arc<LiveStream>, BrokerError>, u64) {
+        let looks = AtomicU32::new(0);
+        let error = |code: u64, text: &str| {
+            let error = json!({ "error": { "code": 400, "err_code": code, "description": text } });
+            vec![Said::Answer(error.to_string())]
+        };
+        let says = move |subject: &str| match subject {
+            "$JS.API.STREAM.INFO.tidegate_history_16" => {
+                if looks.fetch_add(1, Ordering::SeqCst) < found_from {
+                    return error(code::STREAM_NOT_FOUND, "stream not found");
+                }
+                let config = json!({ "subjects": ["tidegate.h16.*.abc", "tidegate.h16.%any"] });
+                vec![Said::Answer(json!({ "config": config, "state": { "last_seq": 0 } }).to_string())]
+            }
+            "$JS.API.STREAM.CREATE.tidegate_history_16" => {
+                error(code::SUBJECTS_TAKEN, "subjects overlap with an existing stream")
+            }
+            // Its bounds are set: nothing in it changes.
+            "$JS.API.STREAM.UPDATE.tidegate_history_16" => {
+                vec![Said::Answer(json!({ "config": {}, "state": { "last_seq": 0 } }).to_string())]
+            }
+            _ => Vec::new(),
+        };
+        let (url, _server) = serve(says).await;
+        let config = NatsConfig { url: NatsUrl::new(url), timeout_ms: 2_000, ..NatsConfig::default() };
+        let dialer = NatsDialer::new(&config).unwrap();
+        let options = dialer.options("test").unwrap();
+        let (metrics, nothing) = (Arc::<crate::broker::measure::BrokerMetrics>::default(), Box::new(|| {}));
+        let purpose = NatsLinkPurpose::Commands;
+        let (servers, counted) = (dialer.servers(), metrics.clone());
+        let link = NatsLink::start(servers, options, purpose, config.timeout(), metrics, nothing);
+        let link = Arc::new(link.await.unwrap());
+        let names = NatsNames::new("tidegate");
+        let streams = Streams::new(&config, names, JetStream::new("", true), link);
+        let found = streams.ready(StreamKind::History(16)).await;
+        (found, counted.refused(crate::broker::BrokerRefusal::Other).get())
+    }
+
+    #[tokio::test]
+    async fn of_two_nodes_that_make_a_stream_at_once_the_second_uses_that_of_the_first() {
+        let (found, refused) = looked_for(1).await;
+        assert_eq!((&*found.unwrap().name, refused), ("abc", 0));
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_subjects_another_one_takes_is_refused_in_words() {
+        let (found, refused) = looked_for(u32::MAX).await;
+        assert!(found.unwrap_err().to_string().contains("subjects overlap"));
+        assert_eq!(refused, 1);
+    }
 }

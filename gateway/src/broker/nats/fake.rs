@@ -14,6 +14,8 @@ pub(crate) enum FakeReply {
     Status(&'static str),
     /// An answer of the API.
     Answer(String),
+    /// A message that is read past the API: its subject and sequence.
+    Stored(&'static str, u64),
 }
 
 /// Where it is reached, and the server itself, which ends with this.
@@ -76,6 +78,12 @@ fn written(reply: &FakeReply, inbox: &str, sid: &str) -> String {
         FakeReply::Status(status) => {
             let head = format!("NATS/1.0 {status}\r\n\r\n");
             format!("HMSG {inbox} {sid} {length} {length}\r\n{head}\r\n", length = head.len())
+        }
+        FakeReply::Stored(subject, sequence) => {
+            let head = format!(
+                "NATS/1.0\r\nNats-Subject: {subject}\r\nNats-Sequence: {sequence}\r\nNats-Time-Stamp: 2026-11-30T12:00:00Z\r\n\r\n"
+            );
+            format!("HMSG {inbox} {sid} {} {}\r\n{head}x\r\n", head.len(), head.len() + 1)
         }
         FakeReply::Answer(text) => format!("MSG {inbox} {sid} {}\r\n{text}\r\n", text.len()),
     }

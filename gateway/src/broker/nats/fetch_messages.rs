@@ -1,5 +1,6 @@
 //! All that a stream has of some subjects, read through a consumer that ends with the reading.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::Message;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::nats_link::NatsLink;
-use super::stored::{JetStream, JetStreamError, nanoseconds, odd};
+use super::stored::{JetStream, JetStreamError, MessageSelector, nanoseconds, odd};
 use crate::broker::BrokerError;
 
 /// Messages that are asked for at once.
@@ -54,21 +55,44 @@ struct WithSubjects {
 #[derive(Deserialize)]
 struct Subjects {
     #[serde(default)]
-    subjects: Option<std::collections::HashMap<String, u64>>,
+    subjects: Option<HashMap<String, u64>>,
+}
+
+/// A consumer that is being read.
+struct ConsumerReading<'a> {
+    jetstream: &'a JetStream,
+    link: &'a NatsLink,
+    stream: &'a str,
+    consumer: String,
+    gathered: Vec<FetchedMessage>,
 }
 
 impl JetStream {
-    /// Everything, in the order in which it was written.
+    /// The last message of each of these subjects that there is, in the order in which they were written.
     pub(crate) async fn gather(
         &self,
         link: &NatsLink,
         stream: &str,
         subjects: &str,
     ) -> Result<Vec<FetchedMessage>, JetStreamError> {
-        self.gather_from(link, stream, subjects, 1).await
+        let (mut reading, count) = self.consume(link, stream, subjects, 1).await?;
+        reading.read(count).await?;
+        if count > 0 {
+            // What is written anew while it is read stands behind all there was. Read in place of something else, it would be counted for it.
+            let deadline = Instant::now() + link.timeout();
+            while reading.has_not_all(subjects).await? {
+                if Instant::now() >= deadline {
+                    let text = format!("{subjects} is written faster than it is read");
+                    return Err(BrokerError::Unanswered(text.into()).into());
+                }
+                reading.pull(BATCH, true, deadline).await?;
+            }
+        }
+        Ok(last_of_each(reading.end().await?))
     }
 
-    /// The same from this sequence on. Each batch has a timeout of its own: there may be much of it.
+    /// All from this sequence on that there is now, in the order in which it was written. Each batch has a timeout of its own: there may be
+    /// much of it.
     pub(crate) async fn gather_from(
         &self,
         link: &NatsLink,
@@ -76,6 +100,19 @@ impl JetStream {
         subjects: &str,
         from: u64,
     ) -> Result<Vec<FetchedMessage>, JetStreamError> {
+        let (mut reading, count) = self.consume(link, stream, subjects, from).await?;
+        reading.read(count).await?;
+        reading.end().await
+    }
+
+    /// Answers how many messages there are to read, too.
+    async fn consume<'a>(
+        &'a self,
+        link: &'a NatsLink,
+        stream: &'a str,
+        subjects: &str,
+        from: u64,
+    ) -> Result<(ConsumerReading<'a>, u64), JetStreamError> {
         let mut request = json!({
             "stream_name": stream,
             "config": {
@@ -92,60 +129,10 @@ impl JetStream {
             request["config"]["deliver_policy"] = json!("by_start_sequence");
             request["config"]["opt_start_seq"] = json!(from);
         }
-        let consumer: Consumer = self.ask(link, &format!("CONSUMER.CREATE.{stream}"), &request).await?;
-        let mut gathered = Vec::new();
-        let mut left = consumer.num_pending;
-        let mut deadline = Instant::now() + link.timeout();
-        while left > 0 {
-            if Instant::now() >= deadline {
-                return Err(BrokerError::unanswered(link.timeout()).into());
-            }
-            let before = gathered.len();
-            let batch = left.min(BATCH);
-            let next = self.subject(&format!("CONSUMER.MSG.NEXT.{stream}.{}", consumer.name));
-            let expires = nanoseconds(FEWER.min(link.timeout() / 4));
-            let pull = json!({ "batch": batch, "expires": expires }).to_string();
-            let mut messages = link.pull(next, pull.into()).await?;
-            let mut is_cut_short = false;
-            for _ in 0..batch {
-                let Ok(Some(message)) = tokio::time::timeout_at(deadline, messages.next()).await else {
-                    link.connection()?;
-                    return Err(BrokerError::unanswered(link.timeout()).into());
-                };
-                match message.status.map(|status| status.as_u16()) {
-                    None => {
-                        let (number, message) = read(message)?;
-                        gathered.push(message);
-                        if number != gathered.len() as u64 {
-                            // Something of it was lost on the way.
-                            let text = format!("message {number} has come as the {}th", gathered.len());
-                            return Err(BrokerError::Unanswered(text.into()).into());
-                        }
-                    }
-                    // There are fewer than there were, or what there is takes its time.
-                    Some(404 | 408) => {
-                        is_cut_short = true;
-                        break;
-                    }
-                    // The consumer or its leader is gone, and with it nobody knows how much of it.
-                    status => return Err(cut_off(status, message.description.as_deref()).into()),
-                }
-            }
-            if gathered.len() > before {
-                deadline = Instant::now() + link.timeout();
-            }
-            left = match is_cut_short {
-                true => {
-                    let name = format!("CONSUMER.INFO.{stream}.{}", consumer.name);
-                    self.ask::<Pending>(link, &name, &json!({})).await?.num_pending
-                }
-                false => left - batch,
-            };
-        }
-        // The server does it by itself, later.
-        let delete = self.subject(&format!("CONSUMER.DELETE.{stream}.{}", consumer.name));
-        link.send(delete, Bytes::new()).await?;
-        Ok(gathered)
+        let made: Consumer = self.ask(link, &format!("CONSUMER.CREATE.{stream}"), &request).await?;
+        let reading =
+            ConsumerReading { jetstream: self, link, stream, consumer: made.name, gathered: Vec::new() };
+        Ok((reading, made.num_pending))
     }
 
     /// The subjects alone.
@@ -170,10 +157,98 @@ impl JetStream {
     }
 }
 
+impl ConsumerReading<'_> {
+    /// Reads so many, or as many as there still are.
+    async fn read(&mut self, count: u64) -> Result<(), JetStreamError> {
+        let mut left = count;
+        let mut deadline = Instant::now() + self.link.timeout();
+        while left > 0 {
+            if Instant::now() >= deadline {
+                return Err(BrokerError::unanswered(self.link.timeout()).into());
+            }
+            let (before, batch) = (self.gathered.len(), left.min(BATCH));
+            let is_cut_short = self.pull(batch, false, deadline).await?;
+            if self.gathered.len() > before {
+                deadline = Instant::now() + self.link.timeout();
+            }
+            left = match is_cut_short {
+                true => {
+                    let name = format!("CONSUMER.INFO.{}.{}", self.stream, self.consumer);
+                    self.jetstream.ask::<Pending>(self.link, &name, &json!({})).await?.num_pending
+                }
+                false => left - batch,
+            };
+        }
+        Ok(())
+    }
+
+    /// Asks for so many. `at_once`: or as many as there are at this moment. Answers whether there were fewer, or they take their time.
+    async fn pull(&mut self, batch: u64, at_once: bool, deadline: Instant) -> Result<bool, JetStreamError> {
+        let link = self.link;
+        let next = self.jetstream.subject(&format!("CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer));
+        let expires = nanoseconds(FEWER.min(link.timeout() / 4));
+        let pull = json!({ "batch": batch, "expires": expires, "no_wait": at_once }).to_string();
+        let mut messages = link.pull(next, pull.into()).await?;
+        for _ in 0..batch {
+            let Ok(Some(message)) = tokio::time::timeout_at(deadline, messages.next()).await else {
+                link.connection()?;
+                return Err(BrokerError::unanswered(link.timeout()).into());
+            };
+            match message.status.map(|status| status.as_u16()) {
+                None => {
+                    let (number, message) = read(message)?;
+                    self.gathered.push(message);
+                    let count = self.gathered.len();
+                    if number != count as u64 {
+                        // Something of it was lost on the way.
+                        let text = format!("message {number} has come as the {count}th");
+                        return Err(BrokerError::Unanswered(text.into()).into());
+                    }
+                }
+                // There are fewer than there were, or what there is takes its time.
+                Some(404 | 408) => return Ok(true),
+                // The consumer or its leader is gone, and with it nobody knows how much of it.
+                status => return Err(cut_off(status, message.description.as_deref()).into()),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the stream has any of these subjects behind what was read. How many a consumer still has is counted by the server a moment
+    /// after they are there.
+    async fn has_not_all(&self, subjects: &str) -> Result<bool, JetStreamError> {
+        let sequence = self.gathered.last().map_or(0, |last| last.sequence) + 1;
+        let next = MessageSelector::Next { sequence, subject: subjects.to_owned() };
+        Ok(self.jetstream.get(self.link, self.stream, &next).await?.is_some())
+    }
+
+    async fn end(self) -> Result<Vec<FetchedMessage>, JetStreamError> {
+        // The server does it by itself, later.
+        let delete = self.jetstream.subject(&format!("CONSUMER.DELETE.{}.{}", self.stream, self.consumer));
+        self.link.send(delete, Bytes::new()).await?;
+        Ok(self.gathered)
+    }
+}
+
+fn last_of_each(gathered: Vec<FetchedMessage>) -> Vec<FetchedMessage> {
+    let last: HashMap<String, u64> =
+        gathered.iter().map(|message| (message.subject.clone(), message.sequence)).collect();
+    if last.len() == gathered.len() {
+        return gathered;
+    }
+    gathered.into_iter().filter(|message| last.get(&message.subject) == Some(&message.sequence)).collect()
+}
+
+/// Who reads anew has another consumer, unless the server does not want to be asked for so much.
 fn cut_off(status: Option<u16>, description: Option<&str>) -> BrokerError {
     let status = status.unwrap_or_default();
-    let reason = description.unwrap_or("the consumer does not answer");
-    BrokerError::refused(format!("reading was ended by the server: {status} {reason}"))
+    let said = description.unwrap_or("the consumer does not answer");
+    let text = format!("reading was ended by the server: {status} {said}");
+    match status {
+        503 => BrokerError::Unanswered(text.into()),
+        409 if !said.starts_with("Exceeded") => BrokerError::Unanswered(text.into()),
+        _ => BrokerError::refused(text),
+    }
 }
 
 /// Where a message stands, it says in the subject that it would be acknowledged at, which newer servers begin with two tokens
@@ -202,22 +277,44 @@ mod tests {
     use super::super::{NatsConfig, NatsDialer, NatsUrl};
     use super::*;
 
+    /// What is said to one pull.
+    type Pull = fn() -> Vec<FakeReply>;
+
     fn message(number: u32) -> FakeReply {
         FakeReply::Message("p.x", format!("$JS.ACK.s.c.1.{number}.{number}.1700000000000000000.0"))
     }
 
-    /// What is gathered of a consumer that has three messages, and whose pulls are answered so, one after the other.
-    async fn gathered(pulls: Vec<fn() -> Vec<FakeReply>>, left: u32) -> Result<Vec<u64>, String> {
-        let count = AtomicU32::new(0);
+    /// Of this subject and sequence, as that one of the consumer's.
+    fn message_of(subject: &'static str, sequence: u32, number: u32) -> FakeReply {
+        FakeReply::Message(subject, format!("$JS.ACK.s.c.1.{sequence}.{number}.1700000000000000000.0"))
+    }
+
+    /// A consumer that says it has so many messages, and whose pulls are answered so, one after the other. Of what stands behind what was read
+    /// it is said each time what there is, and then that there is nothing.
+    struct Faked {
+        count: u32,
+        pulls: Vec<Pull>,
+        left: u32,
+        behind: Vec<u64>,
+    }
+
+    /// What is gathered of it: subjects and sequences; or of a log, of which nothing is written anew.
+    async fn gathered_of(faked: Faked, is_log: bool) -> Result<Vec<(String, u64)>, BrokerError> {
+        let Faked { count, pulls, left, behind } = faked;
+        let (pulled, looked) = (AtomicU32::new(0), AtomicU32::new(0));
         let says = move |subject: &str| match subject {
             "$JS.API.CONSUMER.CREATE.s" => {
-                vec![FakeReply::Answer("{\"name\":\"c\",\"num_pending\":3}".to_owned())]
+                vec![FakeReply::Answer(format!("{{\"name\":\"c\",\"num_pending\":{count}}}"))]
             }
             "$JS.API.CONSUMER.INFO.s.c" => vec![FakeReply::Answer(format!("{{\"num_pending\":{left}}}"))],
             "$JS.API.CONSUMER.MSG.NEXT.s.c" => {
-                let number = count.fetch_add(1, Ordering::SeqCst) as usize;
+                let number = pulled.fetch_add(1, Ordering::SeqCst) as usize;
                 pulls.get(number).map(|pull| pull()).unwrap_or_default()
             }
+            "$JS.API.DIRECT.GET.s" => match behind.get(looked.fetch_add(1, Ordering::SeqCst) as usize) {
+                Some(sequence) => vec![FakeReply::Stored("p.x", *sequence)],
+                None => vec![FakeReply::Status("404 Message Not Found")],
+            },
             _ => Vec::new(),
         };
         let (url, _server) = serve(says).await;
@@ -234,9 +331,56 @@ mod tests {
             nothing,
         );
         let link = link.await.unwrap();
-        let all = JetStream::new("", true).gather(&link, "s", "p.>").await;
-        let all = all.map_err(|failed| BrokerError::from(failed).to_string())?;
-        Ok(all.into_iter().map(|one| one.sequence).collect())
+        let jetstream = JetStream::new("", true);
+        let all = match is_log {
+            true => jetstream.gather_from(&link, "s", "p.>", 1).await?,
+            false => jetstream.gather(&link, "s", "p.>").await?,
+        };
+        Ok(all.into_iter().map(|one| (one.subject, one.sequence)).collect())
+    }
+
+    /// The same of a log of three.
+    async fn gathered(pulls: Vec<Pull>, left: u32) -> Result<Vec<u64>, String> {
+        let all = gathered_of(Faked { count: 3, pulls, left, behind: Vec::new() }, true).await;
+        let all = all.map_err(|error| error.to_string())?;
+        Ok(all.into_iter().map(|(_, sequence)| sequence).collect())
+    }
+
+    #[tokio::test]
+    async fn what_is_written_anew_while_it_is_read_takes_nobodys_place() {
+        let ann_twice: Pull = || vec![message_of("p.ann", 1, 1), message_of("p.ann", 3, 2)];
+        let then_bob: Pull = || vec![message_of("p.bob", 4, 3), FakeReply::Status("408 Request Timeout")];
+        let nothing_yet: Pull = || vec![FakeReply::Status("408 Request Timeout")];
+        let faked =
+            Faked { count: 2, pulls: vec![ann_twice, nothing_yet, then_bob], left: 0, behind: vec![4, 4] };
+        let all = gathered_of(faked, false).await.unwrap();
+        assert_eq!(all, [("p.ann".to_owned(), 3), ("p.bob".to_owned(), 4)]);
+        // What the consumer says of itself may be a moment old: the stream is asked.
+        let one: Pull = || vec![message_of("p.ann", 1, 1), FakeReply::Status("404 No Messages")];
+        let then_bob: Pull = || vec![message_of("p.bob", 4, 2), FakeReply::Status("404 No Messages")];
+        let faked = Faked { count: 2, pulls: vec![one, then_bob], left: 0, behind: vec![4] };
+        let all = gathered_of(faked, false).await.unwrap();
+        assert_eq!(all, [("p.ann".to_owned(), 1), ("p.bob".to_owned(), 4)]);
+    }
+
+    #[tokio::test]
+    async fn who_can_read_anew_is_not_refused() {
+        let says: [(Pull, bool); 5] = [
+            (|| vec![FakeReply::Status("409 Consumer Deleted")], false),
+            (|| vec![FakeReply::Status("409 Leadership Change")], false),
+            (|| vec![FakeReply::Status("503")], false),
+            (|| vec![FakeReply::Status("409 Exceeded MaxRequestBatch of 10")], true),
+            (|| vec![FakeReply::Status("400 Bad Request")], true),
+        ];
+        for (pull, is_refused) in says {
+            let faked = Faked { count: 1, pulls: vec![pull], left: 0, behind: Vec::new() };
+            let error = gathered_of(faked, false).await.unwrap_err();
+            let expected = match is_refused {
+                true => matches!(error, BrokerError::Refused { .. }),
+                false => matches!(error, BrokerError::Unanswered(_)),
+            };
+            assert!(expected, "{error:?}");
+        }
     }
 
     #[tokio::test]
@@ -244,7 +388,7 @@ mod tests {
         let all = gathered(vec![|| vec![message(1), message(2), message(3)]], 0).await;
         assert_eq!(all.unwrap(), [1, 2, 3]);
         for ended in ["409 Consumer Deleted", "409 Leadership Change", "503"] {
-            let pull: fn() -> Vec<FakeReply> = match ended {
+            let pull: Pull = match ended {
                 "503" => || vec![FakeReply::Status("503")],
                 "409 Consumer Deleted" => || vec![message(1), FakeReply::Status("409 Consumer Deleted")],
                 _ => || vec![message(1), FakeReply::Status("409 Leadership Change")],
@@ -260,17 +404,17 @@ mod tests {
             let told = gathered(vec![gap], 0).await.unwrap_err();
             assert!(told.contains("message"), "{told}");
         }
-        let late: fn() -> Vec<FakeReply> = || vec![message(1), FakeReply::Status("408 Request Timeout")];
+        let late: Pull = || vec![message(1), FakeReply::Status("408 Request Timeout")];
         let told = gathered(vec![late, || vec![message(3)]], 1).await.unwrap_err();
         assert!(told.contains("message 3"), "{told}");
     }
 
     #[tokio::test]
     async fn what_takes_its_time_is_waited_for_and_what_is_gone_is_not() {
-        let late: fn() -> Vec<FakeReply> = || vec![message(1), FakeReply::Status("408 Request Timeout")];
-        let rest: fn() -> Vec<FakeReply> = || vec![message(2), message(3)];
+        let late: Pull = || vec![message(1), FakeReply::Status("408 Request Timeout")];
+        let rest: Pull = || vec![message(2), message(3)];
         assert_eq!(gathered(vec![late, rest], 2).await.unwrap(), [1, 2, 3]);
-        let fewer: fn() -> Vec<FakeReply> = || vec![message(1), FakeReply::Status("404 No Messages")];
+        let fewer: Pull = || vec![message(1), FakeReply::Status("404 No Messages")];
         assert_eq!(gathered(vec![fewer], 0).await.unwrap(), [1]);
     }
 }

@@ -367,7 +367,7 @@ fn new_life() -> String {
 mod tests {
     use std::sync::atomic::AtomicU32;
 
-    use super::super::fake::{Said, serve};
+    use super::super::fake::{FakeReply, serve};
     use super::super::nats_link::NatsLinkPurpose;
     use super::super::{NatsDialer, NatsUrl};
     use super::*;
@@ -378,7 +378,7 @@ mod tests {
         let looks = AtomicU32::new(0);
         let error = |code: u64, text: &str| {
             let error = json!({ "error": { "code": 400, "err_code": code, "description": text } });
-            vec![Said::Answer(error.to_string())]
+            vec![FakeReply::Answer(error.to_string())]
         };
         let says = move |subject: &str| match subject {
             "$JS.API.STREAM.INFO.tidegate_history_16" => {
@@ -386,14 +386,14 @@ mod tests {
                     return error(code::STREAM_NOT_FOUND, "stream not found");
                 }
                 let config = json!({ "subjects": ["tidegate.h16.*.abc", "tidegate.h16.%any"] });
-                vec![Said::Answer(json!({ "config": config, "state": { "last_seq": 0 } }).to_string())]
+                vec![FakeReply::Answer(json!({ "config": config, "state": { "last_seq": 0 } }).to_string())]
             }
             "$JS.API.STREAM.CREATE.tidegate_history_16" => {
                 error(code::SUBJECTS_TAKEN, "subjects overlap with an existing stream")
             }
             // Its bounds are set: nothing in it changes.
             "$JS.API.STREAM.UPDATE.tidegate_history_16" => {
-                vec![Said::Answer(json!({ "config": {}, "state": { "last_seq": 0 } }).to_string())]
+                vec![FakeReply::Answer(json!({ "config": {}, "state": { "last_seq": 0 } }).to_string())]
             }
             _ => Vec::new(),
         };

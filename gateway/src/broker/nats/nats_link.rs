@@ -471,7 +471,49 @@ impl std::fmt::Debug for ReplyStream {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::super::fake::serve;
+    use super::super::{NatsConfig, NatsDialer, NatsUrl};
     use super::*;
+
+    /// Who looks at the state twice waits for themselves as soon as somebody waits to change it in between.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_waits_for_a_connection_is_not_held_up_by_one_that_changes() {
+        let (url, _server) = serve(|_| Vec::new()).await;
+        let config = NatsConfig { url: NatsUrl::new(url), ..NatsConfig::default() };
+        let dialer = NatsDialer::new(&config).unwrap();
+        let options = dialer.options("test").unwrap();
+        let (purpose, metrics) = (NatsLinkPurpose::Commands, Arc::default());
+        let (servers, nothing) = (dialer.servers(), Box::new(|| {}));
+        let link = NatsLink::start(servers, options, purpose, config.timeout(), metrics, nothing);
+        let link = Arc::new(link.await.unwrap());
+        link.connected().await.unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let changing = {
+            let (link, over) = (link.clone(), over.clone());
+            std::thread::spawn(move || {
+                for number in (1..).take_while(|_| !over.load(Ordering::SeqCst)) {
+                    link.shared.state.send_replace(NatsLinkState::Up(number));
+                }
+            })
+        };
+        // Threads of their own: what is held up for ever is not to hold up the test.
+        let (done, is_done) = std::sync::mpsc::channel();
+        let waiting = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            for _ in 0..20_000 {
+                runtime.block_on(link.connected()).unwrap();
+            }
+            done.send(()).unwrap();
+        });
+        let is_done = tokio::task::spawn_blocking(move || is_done.recv_timeout(Duration::from_secs(60)));
+        let is_done = is_done.await.unwrap();
+        over.store(true, Ordering::SeqCst);
+        assert_eq!(is_done, Ok(()), "it waits for itself");
+        waiting.join().unwrap();
+        changing.join().unwrap();
+    }
 
     #[test]
     fn servers_are_told_apart_by_their_version() {

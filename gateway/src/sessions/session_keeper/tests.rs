@@ -134,12 +134,20 @@ struct Slow {
     sessions: MemorySessions,
     written: tokio::sync::Notify,
     held_up: tokio::sync::Semaphore,
+    holds_up_prolonging: bool,
 }
 
 impl Slow {
     fn new() -> Self {
         let held_up = tokio::sync::Semaphore::new(0);
-        Self { sessions: MemorySessions::default(), written: tokio::sync::Notify::default(), held_up }
+        let (sessions, written) = (MemorySessions::default(), tokio::sync::Notify::default());
+        Self { sessions, written, held_up, holds_up_prolonging: false }
+    }
+
+    /// Until it may go on.
+    async fn hold_up(&self) {
+        self.written.notify_one();
+        self.held_up.acquire().await.expect("open").forget();
     }
 }
 
@@ -151,8 +159,7 @@ impl SessionStore for Slow {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>> {
         async move {
-            self.written.notify_one();
-            self.held_up.acquire().await.expect("open").forget();
+            self.hold_up().await;
             self.sessions.write(key, stored, ttl).await
         }
         .boxed()
@@ -176,7 +183,13 @@ impl SessionStore for Slow {
         &'a self,
         sessions: &'a [(SessionKey, Holder, Duration)],
     ) -> BoxFuture<'a, Result<Vec<RenewOutcome>, BrokerError>> {
-        self.sessions.prolong(sessions)
+        async move {
+            if self.holds_up_prolonging {
+                self.hold_up().await;
+            }
+            self.sessions.prolong(sessions).await
+        }
+        .boxed()
     }
 
     fn remove<'a>(&'a self, key: &'a SessionKey, holder: Holder) -> BoxFuture<'a, Result<(), BrokerError>> {
@@ -199,6 +212,24 @@ async fn what_ends_while_it_is_written_is_removed_once_it_is_written() {
     let (written, ()) = tokio::join!(writing, ending);
     assert!(written.unwrap());
     assert!(sessions.read("p").await.unwrap().is_some(), "it came late");
+    sessions.settle(nobody).await;
+    assert_eq!((sessions.read("p").await.unwrap(), sessions.count()), (None, 0));
+}
+
+#[tokio::test]
+async fn what_ends_for_good_while_it_is_prolonged_is_removed() {
+    let store = Arc::new(Slow { holds_up_prolonging: true, ..Slow::new() });
+    let sessions = SessionKeeper::new(store.clone());
+    store.held_up.add_permits(1);
+    write(&sessions, "p", &by(1), 0, "x", RECOVERY).await.unwrap();
+    store.written.notified().await;
+    set_all_due(&sessions);
+    let ending = async {
+        store.written.notified().await;
+        sessions.end("p", Holder(1), HoldEnd::ForGood);
+        store.held_up.add_permits(1);
+    };
+    tokio::join!(sessions.settle(nobody), ending);
     sessions.settle(nobody).await;
     assert_eq!((sessions.read("p").await.unwrap(), sessions.count()), (None, 0));
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use gateway_core::effect::ChannelMembers;
+use gateway_core::roster::TRUSTED;
 use shared::channel::Channel;
 use shared::id::ClientId;
 use shared::moment::Moment;
@@ -141,11 +142,9 @@ pub(super) async fn keep_members(node: Arc<Node>) {
         let now = node.clock.now();
         if peers.has_changed().unwrap_or(false) {
             peers.mark_unchanged();
-            // The clients of one that is gone are in presence for as long as its lease lasts.
-            settled = now + node.presence.lease() + SETTLING_INTERVAL;
+            settled = settled_by(now, node.presence.lease());
         }
-        let is_settling = now < settled && now.since(read) >= SETTLING_INTERVAL;
-        let all = is_settling || now.since(read) >= QUIET;
+        let all = is_due(now, read, settled);
         if all {
             read = now;
         }
@@ -153,6 +152,48 @@ pub(super) async fn keep_members(node: Arc<Node>) {
         if parts != 0 {
             for shard in 0..SHARDS {
                 node.read_members_of(shard, parts).await;
+            }
+        }
+    }
+}
+
+/// When nothing is left of a node that is found to be gone now: its clients are in presence for as long as its lease lasts, and what it
+/// said last of them is believed for a while, whatever is read.
+fn settled_by(now: Moment, lease: Duration) -> Moment {
+    now + lease.max(TRUSTED) + SETTLING_INTERVAL
+}
+
+/// Whether all is to be read that was read last at that moment: also once when all is settled, however late that is seen.
+fn is_due(now: Moment, read: Moment, settled: Moment) -> bool {
+    let since = now.since(read);
+    since >= QUIET || read < settled && (since >= SETTLING_INTERVAL || now >= settled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_dead_node_leaves_is_read_until_it_is_gone_and_no_longer_believed() {
+        for lease in [3, 30].map(Duration::from_secs) {
+            // A node that has more to do looks less often.
+            for look_ms in [1_000, 1_900, 2_500, 7_000] {
+                let gone = Moment(50_000);
+                let settled = settled_by(gone, lease);
+                let (mut now, mut read, mut reads) = (gone, gone, Vec::new());
+                while now < gone + QUIET {
+                    now = now + Duration::from_millis(look_ms);
+                    if is_due(now, read, settled) {
+                        read = now;
+                        reads.push(now);
+                    }
+                }
+                let is_over = |at: &&Moment| **at >= gone + lease && **at >= gone + TRUSTED;
+                let after = reads.iter().filter(is_over).count();
+                assert!(
+                    (1..=4).contains(&after),
+                    "{after} reads, one look in {look_ms} ms, a lease of {lease:?}"
+                );
             }
         }
     }

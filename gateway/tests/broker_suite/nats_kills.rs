@@ -123,7 +123,8 @@ async fn nodes_that_begin_at_once_beside_an_empty_server_have_one_epoch_in_each_
     const INSTALLATIONS: usize = 40;
     let nats = Nats::new();
     for installation in 0..INSTALLATIONS {
-        let config = NatsConfig { prefix: format!("t{installation}"), ..nats.config.clone() };
+        let prefix = format!("t{installation}");
+        let config = NatsConfig { prefix, timeout_ms: 20_000, ..nats.config.clone() };
         let nodes: Arc<Vec<Node>> = Arc::new((0..NODES).map(|_| nats.node_with(&config)).collect());
         let listening = nodes.iter().map(|node| node.broker.send_control(bytes::Bytes::new()));
         // Each has its connections, and has made nothing yet.

@@ -23,6 +23,9 @@ const UNREAD: Duration = Duration::from_secs(5);
 /// After this it is clear that some of them are not there any more: the others come at once.
 const FEWER: Duration = Duration::from_millis(250);
 
+/// So long after that nothing more comes.
+const SILENT: Duration = Duration::from_millis(500);
+
 /// A message that was read.
 #[derive(Clone, Debug)]
 pub(crate) struct FetchedMessage {
@@ -85,7 +88,8 @@ impl JetStream {
                     let text = format!("{subjects} is written faster than it is read");
                     return Err(BrokerError::Unanswered(text.into()).into());
                 }
-                reading.pull(BATCH, true, deadline).await?;
+                let count = reading.pending().await?;
+                reading.read(count.max(1)).await?;
             }
         }
         Ok(last_of_each(reading.end().await?))
@@ -167,32 +171,39 @@ impl ConsumerReading<'_> {
                 return Err(BrokerError::unanswered(self.link.timeout()).into());
             }
             let (before, batch) = (self.gathered.len(), left.min(BATCH));
-            let is_cut_short = self.pull(batch, false, deadline).await?;
+            let is_cut_short = self.pull(batch, deadline).await?;
             if self.gathered.len() > before {
                 deadline = Instant::now() + self.link.timeout();
             }
-            left = match is_cut_short {
-                true => {
-                    let name = format!("CONSUMER.INFO.{}.{}", self.stream, self.consumer);
-                    self.jetstream.ask::<Pending>(self.link, &name, &json!({})).await?.num_pending
-                }
-                false => left - batch,
-            };
+            left = if is_cut_short { self.pending().await? } else { left - batch };
         }
         Ok(())
     }
 
-    /// Asks for so many. `at_once`: or as many as there are at this moment. Answers whether there were fewer, or they take their time.
-    async fn pull(&mut self, batch: u64, at_once: bool, deadline: Instant) -> Result<bool, JetStreamError> {
+    /// How many messages the consumer still has.
+    async fn pending(&self) -> Result<u64, JetStreamError> {
+        let name = format!("CONSUMER.INFO.{}.{}", self.stream, self.consumer);
+        let pending: Pending = self.jetstream.ask(self.link, &name, &json!({})).await?;
+        Ok(pending.num_pending)
+    }
+
+    /// Asks for so many. Answers whether there were fewer, or they take their time.
+    async fn pull(&mut self, batch: u64, deadline: Instant) -> Result<bool, JetStreamError> {
         let link = self.link;
         let next = self.jetstream.subject(&format!("CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer));
-        let expires = nanoseconds(FEWER.min(link.timeout() / 4));
-        let pull = json!({ "batch": batch, "expires": expires, "no_wait": at_once }).to_string();
+        let expires = FEWER.min(link.timeout() / 4);
+        let pull = json!({ "batch": batch, "expires": nanoseconds(expires) }).to_string();
         let mut messages = link.pull(next, pull.into()).await?;
         for _ in 0..batch {
-            let Ok(Some(message)) = tokio::time::timeout_at(deadline, messages.next()).await else {
-                link.connection()?;
-                return Err(BrokerError::unanswered(link.timeout()).into());
+            // A server that comes to a question only when that has expired may let go of it without a word.
+            let silent = deadline.min(Instant::now() + expires + SILENT);
+            let message = match tokio::time::timeout_at(silent, messages.next()).await {
+                Ok(Some(message)) => message,
+                Err(_) if silent < deadline && link.connection().is_ok() => return Ok(true),
+                _ => {
+                    link.connection()?;
+                    return Err(BrokerError::unanswered(link.timeout()).into());
+                }
             };
             match message.status.map(|status| status.as_u16()) {
                 None => {
@@ -361,6 +372,13 @@ mod tests {
         let faked = Faked { count: 2, pulls: vec![one, then_bob], left: 0, behind: vec![4] };
         let all = gathered_of(faked, false).await.unwrap();
         assert_eq!(all, [("p.ann".to_owned(), 1), ("p.bob".to_owned(), 4)]);
+    }
+
+    #[tokio::test]
+    async fn what_a_server_lets_go_of_without_a_word_is_asked_for_again() {
+        let nothing: Pull = Vec::new;
+        let rest: Pull = || vec![message(2), message(3)];
+        assert_eq!(gathered(vec![nothing, || vec![message(1)], rest], 2).await.unwrap(), [1, 2, 3]);
     }
 
     #[tokio::test]

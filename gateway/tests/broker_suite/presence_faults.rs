@@ -159,6 +159,8 @@ async fn whoever_leaves_while_an_old_name_cannot_be_ended_is_gone_as_soon_as_it_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_comes_back_empty_learns_who_is_present() {
     let mut redis = short_lease();
+    // So many come at once.
+    redis.config.timeout_ms = 10_000;
     let (node, other) = (redis.node(), redis.node());
     let channels: Vec<_> = (0..2_000).map(|number| channel(&format!("c{number}"))).collect();
     let ann = info(1, "ann");

@@ -377,7 +377,8 @@ async fn all_who_come_back_together_are_told_by_one_read() {
     let topics = [[("topic", "a")], [("topic", "{any}")]];
     let here = [follow(&gateway, &topics[0], "").await, follow(&gateway, &topics[1], "").await];
     assert!(here.iter().all(|stream| stream.status == 200));
-    let reads = "tidegate_broker_seconds_count{operation=\"history\"}";
+    // Those of the broker have also what a node reads to prove that it can.
+    let reads = "tidegate_catch_ups_total{from=\"read\"}";
     let (before, start) = (gateway.metric(reads).await, std::time::Instant::now());
     let back = (0..60).map(|number| {
         let last = format!("Last-Event-ID: id-{}\r\n", 1 + number % 19);

@@ -7,8 +7,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::program::{PATIENCE, Serving, program};
 
@@ -358,9 +360,11 @@ fn apps(apps: &[(&str, &str, &str)]) -> String {
     })
 }
 
-/// A client of an app.
+/// A client of an app, which answers pings by itself: whoever does something else for longer than an answer may take is not to lose it.
 struct Pusher {
-    socket: WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+    sending: mpsc::UnboundedSender<Message>,
+    heard: mpsc::UnboundedReceiver<Message>,
+    _task: AbortOnDropHandle<()>,
     key: &'static str,
     id: String,
 }
@@ -368,26 +372,49 @@ struct Pusher {
 impl Pusher {
     async fn connect(gateway: &Serving, key: &'static str) -> Self {
         let url = format!("ws://{}/app/{key}?protocol=7", gateway.address);
-        let mut client = Self { socket: connect_async(url).await.unwrap().0, key, id: String::new() };
+        let mut socket = connect_async(url).await.unwrap().0;
+        let (sending, mut to_send) = mpsc::unbounded_channel();
+        let (hears, heard) = mpsc::unbounded_channel();
+        let task = tokio::spawn(async move {
+            loop {
+                let (said, message) = tokio::select! {
+                    Some(message) = to_send.recv() => (Some(message), None),
+                    Some(Ok(message)) = socket.next() => {
+                        let is_ping = message.to_text().is_ok_and(|text| text.contains("\"pusher:ping\""));
+                        match is_ping {
+                            true => (Some(Message::text(r#"{"event":"pusher:pong"}"#)), None),
+                            false => (None, Some(message)),
+                        }
+                    }
+                    else => return,
+                };
+                // Whoever is not there any more hears and says nothing.
+                if let Some(said) = said {
+                    let _ = socket.send(said).await;
+                }
+                if let Some(message) = message {
+                    let _ = hears.send(message);
+                }
+            }
+        });
+        let _task = AbortOnDropHandle::new(task);
+        let mut client = Self { sending, heard, _task, key, id: String::new() };
         let (event, data) = client.hear().await;
         assert_eq!(event, "pusher:connection_established");
         client.id = data["socket_id"].as_str().unwrap().to_owned();
         client
     }
 
+    async fn next(&mut self) -> Message {
+        tokio::time::timeout(PATIENCE, self.heard.recv()).await.unwrap().unwrap()
+    }
+
     /// The next message that is no ping, and what its data is.
     async fn hear(&mut self) -> (String, Value) {
-        loop {
-            let message = tokio::time::timeout(PATIENCE, self.socket.next()).await.unwrap().unwrap().unwrap();
-            let message: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
-            let event = message["event"].as_str().unwrap().to_owned();
-            if event == "pusher:ping" {
-                self.socket.send(Message::text(r#"{"event":"pusher:pong"}"#)).await.unwrap();
-                continue;
-            }
-            let data = message["data"].as_str().map(|data| serde_json::from_str(data).unwrap());
-            return (event, data.unwrap_or_else(|| message["data"].clone()));
-        }
+        let message: Value = serde_json::from_str(self.next().await.to_text().unwrap()).unwrap();
+        let event = message["event"].as_str().unwrap().to_owned();
+        let data = message["data"].as_str().map(|data| serde_json::from_str(data).unwrap());
+        (event, data.unwrap_or_else(|| message["data"].clone()))
     }
 
     /// Whether it is let into a channel that is signed for with this secret.
@@ -395,7 +422,7 @@ impl Pusher {
         let signature = sign(secret, &format!("{}:{channel}", self.id));
         let data = json!({ "channel": channel, "auth": format!("{}:{signature}", self.key) });
         let message = json!({ "event": "pusher:subscribe", "data": data });
-        self.socket.send(Message::text(message.to_string())).await.unwrap();
+        self.sending.send(Message::text(message.to_string())).unwrap();
         let (event, data) = self.hear().await;
         match event.as_str() {
             "pusher_internal:subscription_succeeded" => true,
@@ -424,7 +451,7 @@ async fn apps_of_pusher_come_and_go_and_their_secrets_change_over() {
     reload(&gateway, "demo").await;
     let (event, data) = doomed.hear().await;
     assert_eq!((event.as_str(), &data["code"]), ("pusher:error", &json!(4001)));
-    let Some(Ok(Message::Close(Some(frame)))) = doomed.socket.next().await else { panic!("it is closed") };
+    let Message::Close(Some(frame)) = doomed.next().await else { panic!("it is closed") };
     assert_eq!(u16::from(frame.code), 4001);
     assert!(client.enters("private-d", "second").await && !client.enters("private-e", "first").await);
     let mut late = connect_async(format!("ws://{}/app/new?protocol=7", gateway.address)).await.unwrap().0;

@@ -307,7 +307,7 @@ mod tests {
     fn behind_a_marker_that_nothing_is_in_nothing_is_taken_away() {
         let marked = ChannelTop { places: VecDeque::new(), ..top() };
         let draft = draft(&marked, &[addition("a", None)], 0);
-        assert_eq!((draft.block.kept_from, draft.block.top.offset, draft.alone), (6, 6, false));
+        assert_eq!((draft.block.retained_from, draft.block.top.offset, draft.alone), (6, 6, false));
         assert!(draft.block.earlier.is_empty());
     }
 

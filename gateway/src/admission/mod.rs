@@ -216,9 +216,9 @@ impl Drop for HandshakePermit {
 pub struct HeldPlace(Arc<ConnectionPermit>);
 
 impl HeldPlace {
-    /// Whether nobody else holds it.
-    pub(crate) fn is_held_once(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
+    /// How many others hold it.
+    pub(crate) fn others(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
     }
 
     /// Whether it is one that no client gets.

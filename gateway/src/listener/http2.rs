@@ -7,6 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use http_body_util::{Either, Full};
@@ -32,6 +33,9 @@ const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 /// What a stream keeps of what its client has no window for, in bytes. The rest stays in the client's outbox.
 const SEND_BYTES_MAX: usize = 32 << 10;
+
+/// How often it is looked at whether a connection of a stopping node has lost a client.
+const LEAVING_LOOK: Duration = Duration::from_millis(200);
 
 /// Runs a connection's tasks among those that a drain waits for.
 #[derive(Clone)]
@@ -92,6 +96,7 @@ impl ClientListener {
         );
         let mut look = pin!(tokio::time::sleep(head_timeout));
         let (mut seen, mut stopping) = (0, false);
+        let mut leaving = pin!(self.may_say_goaway(&connection));
         let result = loop {
             tokio::select! {
                 result = &mut serving => break result,
@@ -108,14 +113,8 @@ impl ClientListener {
                     seen = requests;
                     look.as_mut().reset(Instant::now() + self.http.keep_alive());
                 }
-                () = async {
-                    tokio::select! {
-                        () = self.stop.cancelled() => {}
-                        () = self.leaving.cancelled() => {}
-                    }
-                }, if !stopping => {
+                () = &mut leaving, if !stopping => {
                     stopping = true;
-                    // What has been asked for is answered, and clients are closed in their turn.
                     serving.as_mut().graceful_shutdown();
                 }
             }
@@ -125,6 +124,26 @@ impl ClientListener {
             if connection.handshake.lock().is_some() {
                 self.metrics.handshake(Handshake::Request);
             }
+        }
+    }
+
+    /// Waits until a node that stops may say so on a connection. By the standard (RFC 9113 §6.8) GOAWAY ends no stream that is
+    /// open, but several clients give up all streams of the connection with it. So it is said when the first of the
+    /// connection's clients has been closed in its turn, which is also when somebody would come back over it.
+    async fn may_say_goaway(&self, connection: &Http2Connection) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.leaving.cancelled() => {}
+        }
+        let mut most = 0;
+        loop {
+            let clients = connection.clients();
+            most = most.max(clients);
+            let is_unused = clients == 0 && (connection.is_idle() || self.stop.is_cancelled());
+            if clients < most || is_unused {
+                return;
+            }
+            tokio::time::sleep(LEAVING_LOOK).await;
         }
     }
 
@@ -154,7 +173,12 @@ impl ClientListener {
 impl Http2Connection {
     /// Whether nobody is answered, and no client holds on to it.
     fn is_idle(&self) -> bool {
-        self.answering.load(Ordering::Relaxed) == 0 && self.peer.place.is_held_once()
+        self.answering.load(Ordering::Relaxed) == 0 && self.clients() == 0
+    }
+
+    /// How many clients are on it.
+    fn clients(&self) -> usize {
+        self.peer.place.others()
     }
 }
 

@@ -80,6 +80,14 @@ async fn next_message(socket: &mut Socket) -> Message {
     next.expect("a message").expect("a sound one")
 }
 
+async fn close_code(socket: &mut Socket) -> Option<u16> {
+    loop {
+        if let Message::Close(close) = next_message(socket).await {
+            return close.map(|close| close.code.into());
+        }
+    }
+}
+
 async fn lines(socket: &mut Socket) -> Vec<Value> {
     let text = next_message(socket).await.into_text().expect("text");
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
@@ -259,13 +267,32 @@ async fn a_drain_closes_clients_and_then_their_connection() {
     let mut sender = connect(&gateway, &certificate).await;
     let mut socket = subscribed(&mut sender, "stream:news").await;
     let drained = tokio::spawn(gateway.drain());
-    loop {
-        if let Message::Close(close) = next_message(&mut socket).await {
-            assert_eq!(close.map(|close| u16::from(close.code)), Some(3001));
-            break;
-        }
-    }
+    assert_eq!(close_code(&mut socket).await, Some(3001));
     drop(socket);
+    tokio::time::timeout(PATIENCE, drained).await.expect("in time").expect("drained");
+}
+
+/// To several clients GOAWAY is the end of all that they have on a connection.
+#[tokio::test]
+async fn a_connection_is_told_of_a_drain_when_its_first_client_is_closed_and_not_before() {
+    let (gateway, certificate) =
+        start(gateway().with("workers.count", 1).with("drain.grace_ms", 60_000)).await;
+    let (mut one, mut other) = (connect(&gateway, &certificate).await, connect(&gateway, &certificate).await);
+    let mut sockets =
+        [subscribed(&mut one, "stream:news").await, subscribed(&mut other, "stream:news").await];
+    let drained = tokio::spawn(gateway.drain());
+    let [first, second] = &mut sockets;
+    let is_first = tokio::select! { _ = close_code(first) => true, _ = close_code(second) => false };
+    let [first, second] = sockets;
+    let (told, closed, mut untold, staying) = match is_first {
+        true => (one, first, other, second),
+        false => (other, second, one, first),
+    };
+    drop(closed);
+    eventually("the connection of the one that was closed is told", async || told.is_closed()).await;
+    let answer = request(&mut untold, "GET", "/connection/init", "").await;
+    assert_eq!(answer.status(), StatusCode::OK, "the other one's connection is as it was");
+    drop((answer, staying));
     tokio::time::timeout(PATIENCE, drained).await.expect("in time").expect("drained");
 }
 

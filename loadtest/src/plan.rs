@@ -221,6 +221,10 @@ fn check_combination(arguments: &Arguments, dialect: &Dialect, total: f64) -> Re
         storm.calm.is_none() || total > 0.0 || in_flight.is_some(),
         "--rate must be more than 0 with --calm, since a storm is for those who miss something",
     )?;
+    must(
+        storm.calm.is_none() || connections.reconnect,
+        "--calm must be used with --reconnect: who is cut off comes back",
+    )?;
     let churns = connections.churn && (total > 0.0 || in_flight.is_some());
     must(
         !churns,
@@ -314,6 +318,7 @@ mod tests {
             ("--rate 1e9 --duration 1000", "--duration"),
             ("--batch 3 --in-flight 2", "--batch"),
             ("--rate 0 --calm 1", "--rate"),
+            ("--calm 1", "--reconnect"),
             ("--churn", "--churn"),
             ("--pid 4294967295", "process 4294967295"),
             ("--reconnect --reconnect-min-ms 9 --reconnect-max-ms 3", "--reconnect-min-ms"),

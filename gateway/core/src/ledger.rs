@@ -196,7 +196,7 @@ impl Ledger {
         self.end_some(holder, usize::MAX, room);
     }
 
-    /// A holder is gone: it lets go of so much of what it holds at most. Returns of how much it did, and whether it holds nothing
+    /// A holder is gone: it lets go of so much of what it holds at most. Returns how much that was, and whether it holds nothing
     /// any more.
     pub fn end_some(&mut self, holder: &str, most: usize, room: LedgerCapacity) -> (usize, bool) {
         let held = self.held.get(holder).into_iter().flatten();

@@ -1,7 +1,7 @@
 //! What a client asked for before it left is carried out all the same: its end waits for that, but not for ever.
 //!
 //! A client that says goodbye, ends its stream or is lost stops being a subscriber at once. Its commands go on in their
-//! order, those included that still lie in its socket, until all are done or [`Finishing::until`] has come. Returns are
+//! order, those included that still lie in its socket, until all are done or [`Finishing::until`] has come. Answers are
 //! written as long as anyone may read them. Then a goodbye is answered.
 
 use std::io;

@@ -147,7 +147,7 @@ metrics! {
     NAMESPACE_DELIVERIES_OUT_TOTAL Counter "namespace_deliveries_out_total" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
         "`tidegate_deliveries_out_total`, by the namespace of the channel.";
     NAMESPACE_BYTES_IN_TOTAL Counter "namespace_bytes_in_total" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
-        "Bytes of the payloads of what was published at this node, whoever did, and of the values that keys were set to. What the broker refused is not in it, nor what other nodes published.";
+        "Bytes of the payloads of what was published at this node, whoever did, and of the values that keys were set to. What the broker refused is not in it, nor what other nodes published; a change or a publication that it took and that altered nothing, since its key of idempotency was used or its condition did not hold, is.";
     NAMESPACE_BYTES_OUT_TOTAL Counter "namespace_bytes_out_total" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
         "Bytes of publications, joins and leaves handed to subscribers' sockets and outboxes, frame headers included. Answers to commands are not in it.";
     NAMESPACE_SUBSCRIPTIONS Gauge "namespace_subscriptions" ["namespace": "as in `tidegate_namespace_publications_in_total`"]

@@ -41,6 +41,8 @@ async fn a_drain_closes_clients_one_after_the_other_and_takes_their_presence_bac
         closed.push(at.expect("closed with 3001"));
     }
     closed.sort();
+    let moments = closed.windows(2).filter(|pair| pair[1] - pair[0] > Duration::from_millis(10)).count();
+    assert!(moments >= 3, "one after the other, not all at the end: {closed:?}");
     for (number, at) in (0..).zip(closed) {
         // It may be seen here late, but nobody is closed before it is their turn. What a worker does together it does at one time.
         let (after, turn) = (at - signalled, notice + grace * number / 30);

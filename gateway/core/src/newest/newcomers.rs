@@ -49,7 +49,7 @@ impl Newcomers {
         }
     }
 
-    /// A value comes of a key of which so many came before. Returns to how many of the newcomers none of them is known.
+    /// A value comes of a key of which so many came before. Returns how many of the newcomers know none of them.
     pub(super) fn note(&mut self, key: &str, before: u32) -> usize {
         self.has_come = true;
         let last = self.counts.len().saturating_sub(1) as u8;

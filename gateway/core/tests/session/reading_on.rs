@@ -1,4 +1,4 @@
-//! Returns of many bytes, and clients that take them slowly.
+//! Answers of many bytes, and clients that take them slowly.
 
 use bytes::Bytes;
 use gateway_core::effect::{DeliveryTerms, Effect, GoLive, Identity, OutcomeResult};

@@ -26,6 +26,10 @@ const FEWER: Duration = Duration::from_millis(250);
 /// So long after that nothing more comes.
 const SILENT: Duration = Duration::from_millis(500);
 
+/// How often what has come meanwhile is read too. What is missing after that was written anew each time; where many things are new at every
+/// moment, there is no end to wait for.
+const PASSES_MAX: usize = 5;
+
 /// A message that was read.
 #[derive(Clone, Debug)]
 pub(crate) struct FetchedMessage {
@@ -42,10 +46,17 @@ struct Consumer {
     num_pending: u64,
 }
 
-/// What a consumer has not handed out yet.
+/// What a consumer has not handed out yet, and what it has.
 #[derive(Deserialize)]
-struct Pending {
+struct ConsumerState {
     num_pending: u64,
+    #[serde(default)]
+    delivered: Delivered,
+}
+
+#[derive(Deserialize, Default)]
+struct Delivered {
+    consumer_seq: u64,
 }
 
 #[derive(Deserialize)]
@@ -82,13 +93,11 @@ impl JetStream {
         reading.read(count).await?;
         if count > 0 {
             // What is written anew while it is read stands behind all there was. Read in place of something else, it would be counted for it.
-            let deadline = Instant::now() + link.timeout();
-            while reading.has_not_all(subjects).await? {
-                if Instant::now() >= deadline {
-                    let text = format!("{subjects} is written faster than it is read");
-                    return Err(BrokerError::Unanswered(text.into()).into());
+            for _ in 0..PASSES_MAX {
+                if !reading.has_not_all(subjects).await? {
+                    break;
                 }
-                let count = reading.pending().await?;
+                let count = reading.state().await?.num_pending;
                 reading.read(count.max(1)).await?;
             }
         }
@@ -175,16 +184,14 @@ impl ConsumerReading<'_> {
             if self.gathered.len() > before {
                 deadline = Instant::now() + self.link.timeout();
             }
-            left = if is_cut_short { self.pending().await? } else { left - batch };
+            left = if is_cut_short { self.state().await?.num_pending } else { left - batch };
         }
         Ok(())
     }
 
-    /// How many messages the consumer still has.
-    async fn pending(&self) -> Result<u64, JetStreamError> {
+    async fn state(&self) -> Result<ConsumerState, JetStreamError> {
         let name = format!("CONSUMER.INFO.{}.{}", self.stream, self.consumer);
-        let pending: Pending = self.jetstream.ask(self.link, &name, &json!({})).await?;
-        Ok(pending.num_pending)
+        self.jetstream.ask(self.link, &name, &json!({})).await
     }
 
     /// Asks for so many. Answers whether there were fewer, or they take their time.
@@ -194,12 +201,20 @@ impl ConsumerReading<'_> {
         let expires = FEWER.min(link.timeout() / 4);
         let pull = json!({ "batch": batch, "expires": nanoseconds(expires) }).to_string();
         let mut messages = link.pull(next, pull.into()).await?;
-        for _ in 0..batch {
+        let (mut read_now, mut is_late) = (0, false);
+        while read_now < batch {
             // A server that comes to a question only when that has expired may let go of it without a word.
-            let silent = deadline.min(Instant::now() + expires + SILENT);
+            let silent = if is_late { deadline } else { deadline.min(Instant::now() + expires + SILENT) };
             let message = match tokio::time::timeout_at(silent, messages.next()).await {
                 Ok(Some(message)) => message,
-                Err(_) if silent < deadline && link.connection().is_ok() => return Ok(true),
+                Err(_) if silent < deadline && link.connection().is_ok() => {
+                    // What it has handed out is still on its way.
+                    is_late = self.state().await?.delivered.consumer_seq > self.gathered.len() as u64;
+                    if is_late {
+                        continue;
+                    }
+                    return Ok(true);
+                }
                 _ => {
                     link.connection()?;
                     return Err(BrokerError::unanswered(link.timeout()).into());
@@ -209,6 +224,7 @@ impl ConsumerReading<'_> {
                 None => {
                     let (number, message) = read(message)?;
                     self.gathered.push(message);
+                    read_now += 1;
                     let count = self.gathered.len();
                     if number != count as u64 {
                         // Something of it was lost on the way.
@@ -306,18 +322,21 @@ mod tests {
         count: u32,
         pulls: Vec<Pull>,
         left: u32,
+        delivered: u32,
         behind: Vec<u64>,
     }
 
     /// What is gathered of it: subjects and sequences; or of a log, of which nothing is written anew.
     async fn gathered_of(faked: Faked, is_log: bool) -> Result<Vec<(String, u64)>, BrokerError> {
-        let Faked { count, pulls, left, behind } = faked;
+        let Faked { count, pulls, left, delivered, behind } = faked;
         let (pulled, looked) = (AtomicU32::new(0), AtomicU32::new(0));
         let says = move |subject: &str| match subject {
             "$JS.API.CONSUMER.CREATE.s" => {
                 vec![FakeReply::Answer(format!("{{\"name\":\"c\",\"num_pending\":{count}}}"))]
             }
-            "$JS.API.CONSUMER.INFO.s.c" => vec![FakeReply::Answer(format!("{{\"num_pending\":{left}}}"))],
+            "$JS.API.CONSUMER.INFO.s.c" => vec![FakeReply::Answer(format!(
+                "{{\"num_pending\":{left},\"delivered\":{{\"consumer_seq\":{delivered}}}}}"
+            ))],
             "$JS.API.CONSUMER.MSG.NEXT.s.c" => {
                 let number = pulled.fetch_add(1, Ordering::SeqCst) as usize;
                 pulls.get(number).map(|pull| pull()).unwrap_or_default()
@@ -352,7 +371,7 @@ mod tests {
 
     /// The same of a log of three.
     async fn gathered(pulls: Vec<Pull>, left: u32) -> Result<Vec<u64>, String> {
-        let all = gathered_of(Faked { count: 3, pulls, left, behind: Vec::new() }, true).await;
+        let all = gathered_of(Faked { count: 3, pulls, left, delivered: 0, behind: Vec::new() }, true).await;
         let all = all.map_err(|error| error.to_string())?;
         Ok(all.into_iter().map(|(_, sequence)| sequence).collect())
     }
@@ -362,14 +381,19 @@ mod tests {
         let ann_twice: Pull = || vec![message_of("p.ann", 1, 1), message_of("p.ann", 3, 2)];
         let then_bob: Pull = || vec![message_of("p.bob", 4, 3), FakeReply::Status("408 Request Timeout")];
         let nothing_yet: Pull = || vec![FakeReply::Status("408 Request Timeout")];
-        let faked =
-            Faked { count: 2, pulls: vec![ann_twice, nothing_yet, then_bob], left: 0, behind: vec![4, 4] };
+        let faked = Faked {
+            count: 2,
+            pulls: vec![ann_twice, nothing_yet, then_bob],
+            left: 0,
+            delivered: 0,
+            behind: vec![4, 4],
+        };
         let all = gathered_of(faked, false).await.unwrap();
         assert_eq!(all, [("p.ann".to_owned(), 3), ("p.bob".to_owned(), 4)]);
         // What the consumer says of itself may be a moment old: the stream is asked.
         let one: Pull = || vec![message_of("p.ann", 1, 1), FakeReply::Status("404 No Messages")];
         let then_bob: Pull = || vec![message_of("p.bob", 4, 2), FakeReply::Status("404 No Messages")];
-        let faked = Faked { count: 2, pulls: vec![one, then_bob], left: 0, behind: vec![4] };
+        let faked = Faked { count: 2, pulls: vec![one, then_bob], left: 0, delivered: 0, behind: vec![4] };
         let all = gathered_of(faked, false).await.unwrap();
         assert_eq!(all, [("p.ann".to_owned(), 1), ("p.bob".to_owned(), 4)]);
     }
@@ -382,6 +406,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_server_has_handed_out_and_does_not_come_is_not_taken_for_read() {
+        for is_log in [true, false] {
+            let one: Pull = || vec![message(1)];
+            let faked = Faked { count: 3, pulls: vec![one], left: 0, delivered: 3, behind: Vec::new() };
+            let error = gathered_of(faked, is_log).await.unwrap_err();
+            assert!(matches!(error, BrokerError::Unanswered(_) | BrokerError::Timeout(_)), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn where_something_new_comes_all_the_time_reading_ends() {
+        let new: [Pull; 6] = [
+            || vec![message(1)],
+            || vec![message(2)],
+            || vec![message(3)],
+            || vec![message(4)],
+            || vec![message(5)],
+            || vec![message(6)],
+        ];
+        let faked = Faked { count: 1, pulls: new.to_vec(), left: 1, delivered: 0, behind: vec![9; 20] };
+        let all = gathered_of(faked, false).await.unwrap();
+        assert_eq!(all.last().map(|(_, sequence)| *sequence), Some(6));
+    }
+
+    #[tokio::test]
     async fn who_can_read_anew_is_not_refused() {
         let says: [(Pull, bool); 5] = [
             (|| vec![FakeReply::Status("409 Consumer Deleted")], false),
@@ -391,7 +440,7 @@ mod tests {
             (|| vec![FakeReply::Status("400 Bad Request")], true),
         ];
         for (pull, is_refused) in says {
-            let faked = Faked { count: 1, pulls: vec![pull], left: 0, behind: Vec::new() };
+            let faked = Faked { count: 1, pulls: vec![pull], left: 0, delivered: 0, behind: Vec::new() };
             let error = gathered_of(faked, false).await.unwrap_err();
             let expected = match is_refused {
                 true => matches!(error, BrokerError::Refused { .. }),

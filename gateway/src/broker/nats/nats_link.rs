@@ -1,7 +1,7 @@
 //! A connection to NATS, and what is asked over it: every question has a deadline, and fails at once when the connection
 //! is lost.
 //!
-//! The library opens it again for ever and subscribes anew what was subscribed; each time has a number. Returns come to an
+//! The library opens it again for ever and subscribes anew what was subscribed; each time has a number. Answers come to an
 //! inbox of this connection's own, so that whoever gave up waiting leaves nothing behind.
 
 use std::collections::HashMap;

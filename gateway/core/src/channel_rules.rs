@@ -12,7 +12,7 @@ use shared::publication::{Payload, PayloadKind, Publication};
 
 use crate::channel_names::ChannelNames;
 use crate::channel_pattern::{ChannelPattern, SEPARATOR};
-use crate::history::Retention;
+use crate::history::{KeysBeside, Retention};
 use crate::map::{MapOptions, MapRetention};
 use crate::name_rule::NameRule;
 use crate::namespace_id::NamespaceId;
@@ -245,7 +245,8 @@ impl ChannelOptions {
         if self.subscription_type.keeps_keys() {
             return self.map.keeping().stream;
         }
-        Retention { size: self.history_size, ttl: Duration::from_secs(self.history_ttl_s) }
+        let beside = if self.newest.snapshot { KeysBeside::Expiring } else { KeysBeside::None };
+        Retention { size: self.history_size, ttl: Duration::from_secs(self.history_ttl_s), beside }
     }
 
     /// What a channel of publications keeps of their keys. `None`: nothing.

@@ -12,9 +12,27 @@ pub struct Retention {
     pub size: u32,
     /// How long the stream is kept after its last publication.
     pub ttl: Duration,
+    /// What is kept beside it. Brokers may keep all of a channel elsewhere for that.
+    pub beside: KeysBeside,
+}
+
+/// Whether a channel keeps state by key beside its stream.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum KeysBeside {
+    #[default]
+    None,
+    /// Keys that expire.
+    Expiring,
+    /// Keys that stay until they are removed.
+    Staying,
 }
 
 impl Retention {
+    /// Of a channel that keeps nothing beside it.
+    pub const fn new(size: u32, ttl: Duration) -> Self {
+        Self { size, ttl, beside: KeysBeside::None }
+    }
+
     pub fn keeps_history(self) -> bool {
         self.size > 0 && !self.ttl.is_zero()
     }

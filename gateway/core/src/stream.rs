@@ -64,6 +64,11 @@ impl Stream {
         Self { epoch, top: 0, entries: VecDeque::new(), bytes: 0, expires: Moment::ZERO }
     }
 
+    /// An empty stream that goes on from there: what was before is not kept, or is kept elsewhere.
+    pub fn going_on_from(position: StreamPosition) -> Self {
+        Self { top: position.offset, ..Self::new(position.epoch) }
+    }
+
     pub fn position(&self) -> StreamPosition {
         StreamPosition { offset: self.top, epoch: self.epoch }
     }
@@ -117,6 +122,16 @@ impl Stream {
         let position = self.position();
         publication.position = Some(position);
         position
+    }
+
+    /// What is kept has its time until then.
+    pub fn keep_until(&mut self, moment: Moment) {
+        self.expires = moment;
+    }
+
+    /// How many publications are kept.
+    pub fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Drops everything if its time is over.
@@ -180,7 +195,7 @@ mod tests {
     const NONE: [u64; 0] = [];
 
     fn retention(size: u32, seconds: u64) -> Retention {
-        Retention { size, ttl: Duration::from_secs(seconds) }
+        Retention::new(size, Duration::from_secs(seconds))
     }
 
     fn stream_of(count: u64, kept: u32) -> Stream {

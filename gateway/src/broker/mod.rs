@@ -311,8 +311,8 @@ pub enum BrokerError {
     /// This broker keeps no state by key.
     #[error("the broker keeps no state by key")]
     NotAvailable,
-    /// It was not done: the channel has as many keys as its settings let it have.
-    #[error("the channel has as many keys as it may")]
+    /// It was not done: the channel has as many keys as its settings let it have, or they take as much as they may.
+    #[error("the channel has as many keys as it may, or they take as much as they may")]
     Full,
     /// It was not done: all channels together leave no room for one key more.
     #[error("the keys of all channels take all the room that they may")]

@@ -1,5 +1,7 @@
 //! What cannot be had where the broker is NATS: refused by the key that asks for it, not left out in silence.
 
+use gateway_core::map::MapMode;
+
 use super::Config;
 use crate::broker::BrokerKind;
 
@@ -9,14 +11,6 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         return Vec::new();
     }
     let mut found = Vec::new();
-    let named = config.namespaces.iter().map(|(name, options)| (format!("namespaces.{name}"), options));
-    for (section, options) in std::iter::once(("channels".to_owned(), &config.channels)).chain(named) {
-        if options.keeps_keys() {
-            let problem =
-                "is not there with broker.kind = \"nats\", which keeps no state by key: use \"redis\"";
-            found.push((format!("{section}.subscription_type"), problem.to_owned()));
-        }
-    }
     if config.socketio.enabled && config.socketio.emitters.enabled && config.socketio.emitters.url.is_none() {
         found.push((
             "socketio.emitters.url".to_owned(),
@@ -31,6 +25,26 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
                 format!("is {history}, and nats.position_ttl_s lets nothing be kept longer than {ttl_max}");
             found.push((format!("{section}.history_ttl_s"), problem));
         }
+        // What a channel's log begins with is written anew before it has had its time, as long as keys are that much younger.
+        let half = ttl_max / 2;
+        let mut of_keys = |key: &str, ttl: u64| {
+            if ttl > half {
+                let problem = format!(
+                    "is {ttl}, and with nats.position_ttl_s = {ttl_max} keys that expire live for {half} at most"
+                );
+                found.push((format!("{section}.{key}"), problem));
+            }
+        };
+        if options.keeps_keys() && options.map.mode != MapMode::Persistent {
+            of_keys("map.key_ttl_s", options.map.key_ttl_s);
+            if options.map.mode == MapMode::Recoverable {
+                of_keys("map.stream_ttl_s", options.map.stream_ttl_s);
+            }
+        }
+        if options.newest.snapshot {
+            of_keys("newest.snapshot_ttl_s", options.newest.snapshot_ttl_s.into());
+            of_keys("history_ttl_s", if options.history_size > 0 { options.history_ttl_s } else { 0 });
+        }
     }
     found
 }
@@ -44,7 +58,6 @@ mod tests {
     #[test]
     fn what_nats_does_not_offer_is_refused_by_its_key_and_elsewhere_it_is_not() {
         let mut config = Config::default();
-        config.channels.subscription_type = SubscriptionType::Map;
         config.namespaces.entry("prices".to_owned()).or_default();
         config.pusher.enabled = true;
         config
@@ -60,16 +73,26 @@ mod tests {
         assert_eq!(faults(&config), Vec::new());
         config.broker.kind = BrokerKind::Nats;
         let keys: Vec<String> = faults(&config).into_iter().map(|(key, _)| key).collect();
-        let mut expected = vec!["channels.subscription_type"];
-        assert_eq!(keys, expected);
+        assert_eq!(keys, Vec::<String>::new());
         config.socketio.emitters.enabled = true;
         let prices = config.namespaces.get_mut("prices").unwrap();
         (prices.history_size, prices.history_ttl_s) = (1, 86_400);
         config.nats.position_ttl_s = 3_600;
+        config.channels.subscription_type = SubscriptionType::Map;
+        (config.channels.map.mode, config.channels.map.key_ttl_s) = (MapMode::Recoverable, 1_801);
+        let staying = config.namespaces.entry("staying".to_owned()).or_default();
+        staying.subscription_type = SubscriptionType::Map;
+        (staying.map.mode, staying.map.stream_ttl_s) = (MapMode::Persistent, 86_400);
+        let latest = config.namespaces.entry("latest".to_owned()).or_default();
+        (latest.newest.snapshot, latest.newest.snapshot_ttl_s) = (true, 1_801);
         let mut keys: Vec<String> = faults(&config).into_iter().map(|(key, _)| key).collect();
         keys.sort_unstable();
-        expected.extend(["namespaces.prices.history_ttl_s", "socketio.emitters.url"]);
-        expected.sort_unstable();
+        let expected = [
+            "channels.map.key_ttl_s",
+            "namespaces.latest.newest.snapshot_ttl_s",
+            "namespaces.prices.history_ttl_s",
+            "socketio.emitters.url",
+        ];
         assert_eq!(keys, expected);
     }
 }

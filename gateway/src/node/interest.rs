@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gateway_core::catch_up::CatchUp;
 use gateway_core::feed::Feed;
-use gateway_core::history::Retention;
+use gateway_core::history::{KeysBeside, Retention};
 use gateway_core::hub::PreviousPublication;
 use gateway_core::namespace_id::NamespaceId;
 use gateway_core::roster::Roster;
@@ -50,23 +50,36 @@ const _: () = assert!(size_of::<LocalChannel>() <= 112, "there can be many for e
 struct PackedTerms {
     /// In the low bits, which are enough for what a namespace may keep; above them the namespace.
     publications: u32,
-    /// Rounded up: namespaces say it in seconds.
+    /// Rounded up: namespaces say it in seconds. Above them what is kept beside it.
     seconds: u32,
 }
 
 const PUBLICATIONS_BITS: u32 = 24;
 const PUBLICATIONS_MAX: u32 = (1 << PUBLICATIONS_BITS) - 1;
+const SECONDS_BITS: u32 = 30;
+const SECONDS_MAX: u32 = (1 << SECONDS_BITS) - 1;
 
 impl PackedTerms {
     fn new(retention: Retention, namespace: NamespaceId) -> Self {
         let size = retention.size.min(PUBLICATIONS_MAX);
         let publications = u32::from(namespace.0) << PUBLICATIONS_BITS | size;
-        Self { publications, seconds: retention.ttl.as_secs_f64().ceil() as u32 }
+        let seconds = (retention.ttl.as_secs_f64().ceil() as u32).min(SECONDS_MAX);
+        let beside = match retention.beside {
+            KeysBeside::None => 0,
+            KeysBeside::Expiring => 1,
+            KeysBeside::Staying => 2,
+        };
+        Self { publications, seconds: beside << SECONDS_BITS | seconds }
     }
 
     fn retention(self) -> Retention {
-        let ttl = Duration::from_secs(self.seconds.into());
-        Retention { size: self.publications & PUBLICATIONS_MAX, ttl }
+        let beside = match self.seconds >> SECONDS_BITS {
+            0 => KeysBeside::None,
+            1 => KeysBeside::Expiring,
+            _ => KeysBeside::Staying,
+        };
+        let ttl = Duration::from_secs((self.seconds & SECONDS_MAX).into());
+        Retention { size: self.publications & PUBLICATIONS_MAX, ttl, beside }
     }
 
     fn namespace(self) -> NamespaceId {
@@ -354,8 +367,13 @@ mod tests {
 
     #[test]
     fn what_a_channel_keeps_and_where_it_is_counted_are_packed_together_and_come_back() {
-        for (size, seconds) in [(0, 0), (1, 1), (1_000_000, 31_536_000)] {
-            let retention = Retention { size, ttl: Duration::from_secs(seconds) };
+        let all = [
+            (0, 0, KeysBeside::None),
+            (1, 1, KeysBeside::Expiring),
+            (1_000_000, 31_536_000, KeysBeside::Staying),
+        ];
+        for (size, seconds, beside) in all {
+            let retention = Retention { size, ttl: Duration::from_secs(seconds), beside };
             let packed = PackedTerms::new(retention, NamespaceId(u8::MAX));
             assert_eq!((packed.retention(), packed.namespace()), (retention, NamespaceId(u8::MAX)));
         }

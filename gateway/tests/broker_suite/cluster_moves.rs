@@ -19,7 +19,7 @@ use crate::redis_cluster::RedisCluster;
 use crate::redis_server::RedisServer;
 
 /// All of it stays.
-const LONG: Retention = Retention { size: 1_000_000, ttl: Duration::from_secs(600) };
+const LONG: Retention = Retention::new(1_000_000, Duration::from_secs(600));
 /// Publications of a channel that are in flight at once.
 const TOGETHER: usize = 16;
 

@@ -41,8 +41,8 @@ use crate::redis_server::RedisServer;
 /// Nothing that is waited for takes this long.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-pub const KEPT: Retention = Retention { size: 100, ttl: Duration::from_secs(60) };
-pub const NOT_KEPT: Retention = Retention { size: 0, ttl: Duration::ZERO };
+pub const KEPT: Retention = Retention::new(100, Duration::from_secs(60));
+pub const NOT_KEPT: Retention = Retention::new(0, Duration::ZERO);
 pub const ALL: HistoryFilter = HistoryFilter { since: None, limit: 1000, reverse: false, enough_bytes: None };
 
 /// Where nodes come from; what they share lives as long as this.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gateway_core::history::Retention;
+use gateway_core::history::{KeysBeside, Retention};
 use gateway_core::map::{
     ChangedKey, KeyAction, MapChange, MapRetention, SetKey, SetMode, StateFilter, StatePage, Suppressed,
 };
@@ -13,24 +13,29 @@ use tidegate::broker::{BrokerError, ChangeRequest, Idempotency};
 
 use crate::harness::{ALL, Backend, KEPT, Node, channel, eventually, texts};
 
-const STAYING: MapRetention =
-    MapRetention { stream: KEPT, key_ttl: None, ordered: false, keys_max: 100, quiet: false };
-const BRIEF: MapRetention = MapRetention {
-    stream: Retention { size: 0, ttl: Duration::ZERO },
+pub const STAYING: MapRetention = MapRetention {
+    stream: Retention { beside: KeysBeside::Staying, ..KEPT },
+    key_ttl: None,
+    ordered: false,
+    keys_max: 100,
+    quiet: false,
+};
+pub const BRIEF: MapRetention = MapRetention {
+    stream: Retention { beside: KeysBeside::Expiring, ..Retention::new(0, Duration::ZERO) },
     key_ttl: Some(Duration::from_millis(300)),
     ordered: false,
     keys_max: 100,
     quiet: false,
 };
 
-fn set(key: &str, data: &str) -> MapChange {
+pub fn set(key: &str, data: &str) -> MapChange {
     let publication = Publication::new(Payload::json(data.to_owned()));
     let set = SetKey { publication, score: 0, mode: SetMode::Any, refreshes: false, version: None };
     MapChange { key: key.into(), action: KeyAction::Set(Box::new(set)), expected: None }
 }
 
 /// The same, with something else about it.
-fn set_with(key: &str, with: impl FnOnce(&mut SetKey)) -> MapChange {
+pub fn set_with(key: &str, with: impl FnOnce(&mut SetKey)) -> MapChange {
     let mut change = set(key, "9");
     if let KeyAction::Set(set) = &mut change.action {
         with(set);
@@ -38,25 +43,25 @@ fn set_with(key: &str, with: impl FnOnce(&mut SetKey)) -> MapChange {
     change
 }
 
-fn remove(key: &str) -> MapChange {
+pub fn remove(key: &str) -> MapChange {
     MapChange { key: key.into(), action: KeyAction::Remove { tags: None }, expected: None }
 }
 
-async fn change(node: &Node, channel: &Channel, change: MapChange, keeping: MapRetention) -> ChangedKey {
+pub async fn change(node: &Node, channel: &Channel, change: MapChange, keeping: MapRetention) -> ChangedKey {
     let request = ChangeRequest { channel: channel.clone(), change, keeping, idempotency: None };
     node.broker.change_key(request).await.expect("changed")
 }
 
-async fn read(node: &Node, channel: &Channel, filter: StateFilter, keeping: MapRetention) -> StatePage {
+pub async fn read(node: &Node, channel: &Channel, filter: StateFilter, keeping: MapRetention) -> StatePage {
     node.broker.read_state(channel.clone(), filter, keeping).await.expect("read")
 }
 
-fn all(limit: u32) -> StateFilter {
+pub fn all(limit: u32) -> StateFilter {
     StateFilter { limit, enough_bytes: u32::MAX, ..StateFilter::default() }
 }
 
 /// What a key is told to hold, or `-` if it is gone.
-fn told(publication: &Publication) -> String {
+pub fn told(publication: &Publication) -> String {
     let keyed = publication.keyed.as_ref().expect("a key");
     let value = if keyed.removed { "-".into() } else { String::from_utf8_lossy(&publication.data.bytes) };
     format!("{}={value}@{}", keyed.key, publication.offset())
@@ -81,7 +86,7 @@ pub async fn a_key_holds_what_was_set_last_and_everybody_hears_of_it<B: Backend>
     let page = read(&node, &a, all(10), STAYING).await;
     assert_eq!(page.entries.iter().map(told).collect::<Vec<_>>(), ["k=3@3"]);
     assert_eq!((page.top.expect("a position").offset, &*page.cursor), (4, ""));
-    let stream = node.broker.history(a.clone(), ALL, KEPT).await.expect("history");
+    let stream = node.broker.history(a.clone(), ALL, STAYING.stream).await.expect("history");
     assert_eq!(stream.publications.iter().map(told).collect::<Vec<_>>(), heard);
     assert_eq!(node.broker.count_keys(a.clone()).await.expect("counted"), 1);
 }
@@ -159,7 +164,8 @@ pub async fn a_quiet_state_keeps_the_newest_and_tells_nobody_that_a_key_has_gone
     let a = channel("a");
     node.listens().await;
     node.subscribe(&a).await;
-    let quiet = MapRetention { quiet: true, stream: KEPT, key_ttl: Some(Duration::from_secs(1)), ..BRIEF };
+    let stream = Retention { beside: KeysBeside::Expiring, ..KEPT };
+    let quiet = MapRetention { quiet: true, stream, key_ttl: Some(Duration::from_secs(1)), ..BRIEF };
     let tagged = |tag: &str| {
         let tag = tag.to_owned();
         set_with("k", move |set| drop(set.publication.tags.insert("tag".into(), tag.into())))
@@ -173,7 +179,7 @@ pub async fn a_quiet_state_keeps_the_newest_and_tells_nobody_that_a_key_has_gone
     eventually("all is heard", async || node.heard.in_channel(&a).len() == 4).await;
     let heard: Vec<_> = node.heard.in_channel(&a).iter().map(told).collect();
     assert_eq!(heard, ["k=1@1", "k=9@2", "k=9@3", "l=2@4"]);
-    let stream = node.broker.history(a.clone(), ALL, KEPT).await.expect("history");
+    let stream = node.broker.history(a.clone(), ALL, stream).await.expect("history");
     assert_eq!(stream.publications.iter().map(told).collect::<Vec<_>>(), heard);
 }
 

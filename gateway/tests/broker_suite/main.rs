@@ -36,6 +36,9 @@ mod nats_credentials;
 mod nats_faults;
 mod nats_kills;
 mod nats_ledgers;
+mod nats_maps;
+mod nats_maps_faults;
+mod nats_maps_kills;
 mod nats_sessions;
 mod presence;
 mod presence_faults;
@@ -59,19 +62,6 @@ macro_rules! suite {
             })*)*
         }
         of_servers! { $($module :: { $($test,)* })* }
-    };
-}
-
-/// The same of what NATS does not offer.
-macro_rules! but_nats {
-    ($($module:ident :: { $($test:ident),* $(,)? })*) => {
-        mod memory {
-            $($(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                crate::$module::$test::<crate::harness::Memory>().await;
-            })*)*
-        }
-        of_redis! { $($module :: { $($test,)* })* }
     };
 }
 
@@ -143,6 +133,17 @@ suite! {
         a_canary_comes_back,
         announcements_hold_for_their_lease,
     }
+    keys::{
+        a_key_holds_what_was_set_last_and_everybody_hears_of_it,
+        keys_are_read_in_pages_by_name_or_by_score,
+        a_change_is_made_only_on_its_conditions,
+        keys_expire_and_that_is_told,
+        a_quiet_state_keeps_the_newest_and_tells_nobody_that_a_key_has_gone,
+        a_channel_has_only_so_many_keys,
+        a_cleared_channel_begins_anew,
+        a_patch_can_be_made_of_what_the_key_held,
+        a_key_that_gets_other_tags_is_told_as_gone_first,
+    }
     presence::{
         who_is_added_is_present_until_removed,
         a_client_is_present_once_however_often_it_is_added,
@@ -164,22 +165,6 @@ suite! {
         a_session_is_kept_until_its_time_is_over_and_prolonged_by_its_holder_alone,
         a_session_that_is_removed_is_gone_and_only_its_holder_removes_it,
         what_is_written_and_prolonged_at_once_ends_with_the_newest_and_its_holder,
-    }
-}
-
-mod more {
-    but_nats! {
-        keys::{
-            a_key_holds_what_was_set_last_and_everybody_hears_of_it,
-            keys_are_read_in_pages_by_name_or_by_score,
-            a_change_is_made_only_on_its_conditions,
-            keys_expire_and_that_is_told,
-            a_quiet_state_keeps_the_newest_and_tells_nobody_that_a_key_has_gone,
-            a_channel_has_only_so_many_keys,
-            a_cleared_channel_begins_anew,
-            a_patch_can_be_made_of_what_the_key_held,
-            a_key_that_gets_other_tags_is_told_as_gone_first,
-        }
     }
 }
 

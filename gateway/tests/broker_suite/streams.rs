@@ -115,7 +115,7 @@ pub async fn history_ends_with_its_time_but_the_position_stays<B: Backend>() {
     let backend = B::new();
     let node = backend.node();
     let a = channel("a");
-    let retention = Retention { size: 10, ttl: Duration::from_millis(300) };
+    let retention = Retention::new(10, Duration::from_millis(300));
     let publish = || node.broker.publish(PublishRequest { retention, ..request(&a, "brief") });
     let first = publish().await.expect("published").position.expect("a position");
     assert_eq!(node.history_kept(&a, ALL, retention).await, ["brief"]);

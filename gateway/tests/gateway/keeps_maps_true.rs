@@ -11,7 +11,7 @@ use crate::redis_server::{RedisServer, free_port};
 use crate::relay::Relay;
 
 /// Namespaces of each mode. Keys of the first two live long enough for any of these tests.
-fn with_maps(description: Description) -> Description {
+pub fn with_maps(description: Description) -> Description {
     let mut toml = String::new();
     for (mode, ttl) in
         [("ephemeral", ", key_ttl_s = 300"), ("recoverable", ", key_ttl_s = 300"), ("persistent", "")]
@@ -25,16 +25,16 @@ fn with_maps(description: Description) -> Description {
 }
 
 /// A client that has a map, as libraries keep it.
-struct Holder {
+pub struct Holder {
     client: Client,
-    channel: &'static str,
+    pub channel: &'static str,
     state: BTreeMap<String, Value>,
     /// Times it was told to read anew.
-    told: usize,
+    pub told: usize,
 }
 
 impl Holder {
-    async fn of(node: &Gateway, channel: &'static str) -> Self {
+    pub async fn of(node: &Gateway, channel: &'static str) -> Self {
         let mut holder = Self { client: node.connect().await, channel, state: BTreeMap::new(), told: 0 };
         holder.reads().await;
         holder
@@ -65,7 +65,7 @@ impl Holder {
     }
 
     /// Takes what comes until it has this.
-    async fn comes_to_have(&mut self, state: &[(&str, u64)]) {
+    pub async fn comes_to_have(&mut self, state: &[(&str, u64)]) {
         let truth: BTreeMap<_, _> =
             state.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
         while self.state != truth {
@@ -80,7 +80,7 @@ impl Holder {
     }
 }
 
-async fn set(node: &Gateway, channel: &str, key: &str, value: u64) {
+pub async fn set(node: &Gateway, channel: &str, key: &str, value: u64) {
     eventually("it is set", async || {
         let set = json!({ "channel": channel, "key": key, "data": value });
         let answer = node.try_api("map_publish", &set).await;

@@ -63,6 +63,7 @@ mod guards_connections;
 mod guards_the_door;
 pub mod hears_emitters;
 mod keeps_maps_true;
+mod keeps_maps_true_over_nats;
 mod keeps_order;
 mod keeps_to_its_memory;
 mod leaves_nothing_behind;

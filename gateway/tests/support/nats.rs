@@ -40,15 +40,24 @@ impl NatsServer {
         Self::start_from(None, settings, login)
     }
 
+    /// One of a release of its own.
+    pub fn start_of(program: &Path) -> Self {
+        Self::start_program(program, None, "", "")
+    }
+
     /// A server that begins with what another had on its disk.
     pub fn start_from(copy: Option<&Path>, settings: &str, login: &str) -> Self {
+        Self::start_program(Path::new("nats-server"), copy, settings, login)
+    }
+
+    fn start_program(program: &Path, copy: Option<&Path>, settings: &str, login: &str) -> Self {
         for _ in 0..START_ATTEMPTS {
             let directory = tempfile::tempdir().expect("a directory for NATS");
             if let Some(copy) = copy {
                 copy_all(copy, &directory.path().join("store"));
             }
             let mut server = Self {
-                program: "nats-server".into(),
+                program: program.to_owned(),
                 port: free_port(),
                 directory,
                 process: None,
@@ -328,7 +337,7 @@ fn copy_all(from: &Path, to: &Path) {
 }
 
 /// What `scripts/test` takes from a package of Python.
-fn recent_program() -> PathBuf {
+pub fn recent_program() -> PathBuf {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| PathBuf::from(root).join("target"), PathBuf::from);

@@ -12,7 +12,7 @@ const NOTHING: [u64; 0] = [];
 const NOW: Moment = Moment(1_000);
 
 fn fresh() -> CatchUp {
-    CatchUp::new(0, Retention { size: 10_000, ttl: Duration::from_secs(60) })
+    CatchUp::new(0, Retention::new(10_000, Duration::from_secs(60)))
 }
 
 fn epoch() -> Epoch {
@@ -28,7 +28,7 @@ fn stream(count: u64, kept: u32) -> Stream {
 }
 
 fn append(stream: &mut Stream, kept: u32) -> Publication {
-    let retention = Retention { size: kept, ttl: Duration::from_secs(60) };
+    let retention = Retention::new(kept, Duration::from_secs(60));
     let mut publication = Publication::new(Payload::json("1"));
     stream.append(NOW, &mut publication, retention, usize::MAX);
     publication
@@ -401,7 +401,7 @@ fn after_a_failed_read_another_may_be_made() {
 
 #[test]
 fn no_more_is_told_than_the_stream_keeps() {
-    let retention = Retention { size: 2, ttl: FRESH / 2 };
+    let retention = Retention::new(2, FRESH / 2);
     let (mut catch_up, mut stream) = (CatchUp::new(0, retention), stream(1, 2));
     let want = catch_up.want(stopped(0), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &stream, &want), (vec![1], 1));

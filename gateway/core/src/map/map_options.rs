@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::MapRetention;
-use crate::history::Retention;
+use crate::history::{KeysBeside, Retention};
 
 /// For namespaces whose `subscription_type` is `map`, `map_clients` or `map_users`.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
@@ -83,16 +83,19 @@ impl Default for MapOptions {
 impl MapOptions {
     /// What the channels keep.
     pub fn keeping(&self) -> MapRetention {
-        let stream = match self.mode {
+        let kept = match self.mode {
             MapMode::Ephemeral => Retention::default(),
             MapMode::Recoverable | MapMode::Persistent => {
-                Retention { size: self.stream_size, ttl: Duration::from_secs(self.stream_ttl_s) }
+                Retention::new(self.stream_size, Duration::from_secs(self.stream_ttl_s))
             }
         };
-        let key_ttl = match self.mode {
-            MapMode::Persistent => None,
-            MapMode::Ephemeral | MapMode::Recoverable => Some(Duration::from_secs(self.key_ttl_s)),
+        let (key_ttl, beside) = match self.mode {
+            MapMode::Persistent => (None, KeysBeside::Staying),
+            MapMode::Ephemeral | MapMode::Recoverable => {
+                (Some(Duration::from_secs(self.key_ttl_s)), KeysBeside::Expiring)
+            }
         };
+        let stream = Retention { beside, ..kept };
         MapRetention { stream, key_ttl, ordered: self.ordered, keys_max: self.keys_max, quiet: false }
     }
 

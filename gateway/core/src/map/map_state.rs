@@ -30,12 +30,14 @@ pub struct MapState {
     bytes: usize,
 }
 
-#[derive(Debug)]
-struct KeyEntry {
-    publication: Publication,
-    score: i64,
-    expires: Option<Moment>,
-    version: Option<Box<Version>>,
+/// What a key holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeyEntry {
+    pub publication: Publication,
+    pub score: i64,
+    pub expires: Option<Moment>,
+    /// The last that was given.
+    pub version: Option<Box<Version>>,
 }
 
 impl MapState {
@@ -50,6 +52,37 @@ impl MapState {
     /// What the keys take, their bookkeeping included.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What the state would take with this in place of what the key holds.
+    pub fn bytes_with(&self, key: &str, publication: &Publication) -> usize {
+        let before = self.entries.get(key).map_or(0, |entry| cost(key, &entry.publication));
+        self.bytes + cost(key, publication) - before
+    }
+
+    pub fn get(&self, key: &str) -> Option<&KeyEntry> {
+        self.entries.get(key)
+    }
+
+    /// All keys, in the order of their names.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &KeyEntry)> {
+        self.entries.iter().map(|(key, entry)| (&**key, entry))
+    }
+
+    /// Has a key hold this, or be there no more, and nobody is told. Its score counts as in a channel whose keys are ordered.
+    pub fn replace(&mut self, key: &str, entry: Option<KeyEntry>) {
+        drop(self.take(key));
+        let Some(entry) = entry else { return };
+        let key: Arc<str> = key.into();
+        self.bytes += cost(&key, &entry.publication);
+        self.expiring.extend(entry.expires.map(|at| (at, key.clone())));
+        self.by_score.insert((entry.score, key.clone()));
+        self.entries.insert(key, entry);
+    }
+
+    /// The key that expired first.
+    pub fn first_due(&self, now: Moment) -> Option<Box<str>> {
+        self.expiring.first().filter(|(at, _)| *at <= now).map(|(_, key)| (&**key).into())
     }
 
     /// When the first key expires.
@@ -116,9 +149,16 @@ impl MapState {
 
     /// The part that the filter asks for. Its position is for the caller to say.
     pub fn page(&self, filter: &StateFilter, ordered: bool) -> StatePage {
+        self.page_at(filter, ordered, Moment::ZERO)
+    }
+
+    /// The same without keys whose time is over by now.
+    pub fn page_at(&self, filter: &StateFilter, ordered: bool, now: Moment) -> StatePage {
+        let is_there = |entry: &&KeyEntry| entry.expires.is_none_or(|at| at > now);
         let mut page = StatePage::default();
         if let Some(key) = &filter.key {
-            page.entries.extend(self.entries.get(&**key).map(|entry| entry.publication.clone()));
+            let entry = self.entries.get(&**key).filter(is_there);
+            page.entries.extend(entry.map(|entry| entry.publication.clone()));
             return page;
         }
         if filter.limit == 0 {
@@ -133,9 +173,11 @@ impl MapState {
                 page.cursor = Cursor::write(score, key, ordered);
                 break;
             }
-            bytes += footprint(&entry.publication);
             last = Some((entry.score, key));
-            page.entries.push(entry.publication.clone());
+            if is_there(&entry) {
+                bytes += footprint(&entry.publication);
+                page.entries.push(entry.publication.clone());
+            }
         }
         page
     }

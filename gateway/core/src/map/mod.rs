@@ -22,7 +22,7 @@ use crate::version::Version;
 
 pub use cursor::Cursor;
 pub use map_options::{ClientKey, MapMode, MapOptions};
-pub use map_state::{MapPublications, MapState};
+pub use map_state::{KeyEntry, MapPublications, MapState};
 
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 255;
@@ -30,7 +30,8 @@ pub const KEY_BYTES_MAX: usize = 255;
 /// What a channel keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MapRetention {
-    /// Of the stream beside the state. None where no size is set.
+    /// Of the stream beside the state. None where no size is set. It says by itself whether there are keys beside it, and
+    /// whether they expire.
     pub stream: Retention,
     /// How long a key is kept after it was last written; `None`: until it is removed.
     pub key_ttl: Option<Duration>,

@@ -226,7 +226,7 @@ fn keeping() -> impl Strategy<Value = MapRetention> {
         |(stream, expires, ordered, keys_max)| {
             let size = if stream { 4 } else { 0 };
             MapRetention {
-                stream: Retention { size, ttl: Duration::from_secs(60) },
+                stream: Retention::new(size, Duration::from_secs(60)),
                 key_ttl: expires.then(|| Duration::from_secs(5)),
                 ordered,
                 keys_max,

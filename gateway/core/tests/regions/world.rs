@@ -232,7 +232,7 @@ impl World {
                 }
             }
             Event::Append { stream, region, number, requested_at } => {
-                let retention = Retention { size: self.setting.history, ttl: Duration::from_secs(3_600) };
+                let retention = Retention::new(self.setting.history, Duration::from_secs(3_600));
                 let mut publication = Publication::new(Payload::json(number.to_string()));
                 let at = self.streams[stream].append(self.now, &mut publication, retention, usize::MAX);
                 assert_eq!(self.named.insert((stream, at), number), None, "a position names one publication");

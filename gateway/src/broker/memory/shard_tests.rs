@@ -29,7 +29,7 @@ fn publish(shard: &mut MemoryShard, now: u64, number: u64, bytes: usize) -> Stre
     let request = PublishRequest {
         channel: channel(number),
         publication: Publication::new(Payload::binary(vec![0; bytes])),
-        retention: Retention { size: 100, ttl: Duration::from_secs(10) },
+        retention: Retention::new(100, Duration::from_secs(10)),
         idempotency: None,
         version: None,
     };
@@ -90,7 +90,7 @@ fn a_position_lives_as_long_as_what_is_kept_under_it() {
     let request = PublishRequest {
         channel: channel(1),
         publication: Publication::new(Payload::text("kept")),
-        retention: Retention { size: 100, ttl: Duration::from_secs(1_000) },
+        retention: Retention::new(100, Duration::from_secs(1_000)),
         idempotency: None,
         version: None,
     };
@@ -180,7 +180,7 @@ fn a_kept_payload_does_not_hold_the_buffer_it_came_in() {
     let request = PublishRequest {
         channel: channel(1),
         publication: Publication::new(Payload::binary(buffer.slice(10..20))),
-        retention: Retention { size: 1, ttl: Duration::from_secs(1) },
+        retention: Retention::new(1, Duration::from_secs(1)),
         idempotency: Some(Idempotency { key: "k".into(), ttl: Duration::from_secs(1) }),
         version: None,
     };

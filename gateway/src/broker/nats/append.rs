@@ -268,7 +268,7 @@ mod tests {
 
     use super::*;
 
-    const RETENTION: Retention = Retention { size: 3, ttl: Duration::from_secs(60) };
+    const RETENTION: Retention = Retention::new(3, Duration::from_secs(60));
 
     fn addition(text: &'static str, version: Option<u64>) -> AppendRequest {
         let version = version.map(|number| Version { number, epoch: "".into() });

@@ -144,7 +144,7 @@ impl Block {
             return Err(BlockError::Number);
         }
         let top = StreamPosition { offset, epoch };
-        let retention = Retention { size, ttl };
+        let retention = Retention::new(size, ttl);
         Ok(Self { top, retained_from, retention, version, earlier, entries })
     }
 
@@ -208,7 +208,7 @@ mod tests {
         Block {
             top: StreamPosition { offset: 9, epoch: Epoch::from_random(7) },
             retained_from: 3,
-            retention: Retention { size: 100, ttl: Duration::from_secs(60) },
+            retention: Retention::new(100, Duration::from_secs(60)),
             version: Some(Version { number: u64::MAX, epoch: "day".into() }),
             earlier: vec![BlockPlace { sequence: 70, first: 7 }, BlockPlace { sequence: 3, first: 6 }],
             entries: vec![

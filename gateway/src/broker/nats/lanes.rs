@@ -3,10 +3,11 @@
 //! answered when the server has it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use gateway_core::map::{ChangedKey, Suppressed};
 use parking_lot::Mutex;
 use shared::channel::Channel;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use super::NatsBroker;
 use super::append::{AppendRequest, together};
+use super::maps::MapRequest;
 use super::once::{KeyReserveOutcome, LOOK_AGAIN};
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, Idempotency, Published};
@@ -25,15 +27,14 @@ const PLACES: usize = 65_536;
 /// The most that is taken out of a lane at once.
 const ROUND_MAX: usize = 512;
 
-/// Messages that are answered together, of those that are not kept.
-const PASSING_MAX: usize = 512;
-
-type LaneResult = Result<Published, BrokerError>;
+pub(super) type LaneResult = Result<ChangedKey, BrokerError>;
 
 /// What is to be done with a publication.
 #[derive(Debug)]
 pub(super) enum LaneTask {
     Append(AppendRequest, Option<Idempotency>),
+    /// In a channel that keeps state by key.
+    Change(MapRequest),
     /// Not kept, and not made again under the same key.
     Once(Bytes, Idempotency),
     /// Not kept.
@@ -46,6 +47,7 @@ impl LaneTask {
     fn bytes(&self) -> usize {
         match self {
             Self::Append(addition, _) => addition.record.len(),
+            Self::Change(request) => request.bytes(),
             Self::Once(message, _) | Self::Pass(message) | Self::Tell(message) => message.len(),
         }
     }
@@ -63,12 +65,12 @@ pub(super) struct LanePublication {
 
 /// What is not kept, on its way out.
 #[derive(Debug)]
-struct UnkeptPublication {
-    subject: String,
-    message: Bytes,
-    deadline: Instant,
-    reply: oneshot::Sender<LaneResult>,
-    is_publication: bool,
+pub(super) struct UnkeptPublication {
+    pub(super) subject: String,
+    pub(super) message: Bytes,
+    pub(super) deadline: Instant,
+    pub(super) reply: oneshot::Sender<LaneResult>,
+    pub(super) is_publication: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -97,8 +99,8 @@ impl Drop for LaneWaiting {
 /// The other end of the queue of what is not kept.
 #[derive(Debug)]
 pub(super) struct UnkeptQueue {
-    passing: mpsc::UnboundedReceiver<UnkeptPublication>,
-    sent: watch::Sender<u64>,
+    pub(super) passing: mpsc::UnboundedReceiver<UnkeptPublication>,
+    pub(super) sent: watch::Sender<u64>,
 }
 
 impl Lanes {
@@ -184,7 +186,7 @@ impl NatsBroker {
         let is_publication = !matches!(task, LaneTask::Tell(_));
         let mut lanes = self.lanes.lanes.lock();
         let task = match task {
-            LaneTask::Append(..) | LaneTask::Once(..) => task,
+            LaneTask::Append(..) | LaneTask::Change(_) | LaneTask::Once(..) => task,
             task if lanes.contains_key(&channel) => task,
             LaneTask::Pass(message) | LaneTask::Tell(message) => {
                 let subject = self.names.passing(&channel);
@@ -277,19 +279,29 @@ impl NatsBroker {
 
     async fn do_in_order(&self, channel: &Channel, round: Vec<LanePublication>) {
         let mut additions: Vec<(AppendRequest, LanePublication)> = Vec::new();
+        let mut changes: Vec<(MapRequest, LanePublication)> = Vec::new();
         // All keys at once, in the order of the calls.
         let reserving = round.into_iter().map(|one| self.begin(channel, one));
         for begun in futures_util::future::join_all(reserving).await {
             match begun {
-                LaneStep::Append(addition, one) => additions.push((addition, one)),
+                LaneStep::Append(addition, one) => {
+                    self.change_all(channel, std::mem::take(&mut changes)).await;
+                    additions.push((addition, one));
+                }
+                LaneStep::Change(request, one) => {
+                    self.append_all(channel, std::mem::take(&mut additions)).await;
+                    changes.push((request, one));
+                }
                 LaneStep::Done => {}
                 LaneStep::Alone(one) => {
                     self.append_all(channel, std::mem::take(&mut additions)).await;
+                    self.change_all(channel, std::mem::take(&mut changes)).await;
                     self.do_alone(channel, one).await;
                 }
             }
         }
         self.append_all(channel, additions).await;
+        self.change_all(channel, changes).await;
     }
 
     /// What can be done without what comes before it: reserving a key.
@@ -303,7 +315,7 @@ impl NatsBroker {
                         addition.reserved = Some(reservation);
                         LaneStep::Append(addition, one)
                     }
-                    Ok(KeyReserveOutcome::Used(published)) => self.answer(one, Ok(published)),
+                    Ok(KeyReserveOutcome::Used(published)) => self.answer(one, Ok(changed(published))),
                     Ok(KeyReserveOutcome::Busy) => {
                         one.task = LaneTask::Append(addition, Some(idempotency));
                         self.set_aside(channel, one);
@@ -312,6 +324,7 @@ impl NatsBroker {
                     Err(error) => self.answer(one, Err(error)),
                 }
             }
+            LaneTask::Change(request) => LaneStep::Change(request, one),
             task => {
                 one.task = task;
                 LaneStep::Alone(one)
@@ -335,7 +348,7 @@ impl NatsBroker {
                         self.used(used).await;
                     }
                     for (one, published) in ones.into_iter().zip(outcomes) {
-                        self.answer(one, Ok(published));
+                        self.answer(one, Ok(changed(published)));
                     }
                 }
                 Err(error) => {
@@ -350,6 +363,23 @@ impl NatsBroker {
         }
     }
 
+    async fn change_all(&self, channel: &Channel, changes: Vec<(MapRequest, LanePublication)>) {
+        let (mut requests, mut ones): (Vec<MapRequest>, VecDeque<LanePublication>) =
+            changes.into_iter().unzip();
+        while let Some(first) = ones.front() {
+            // Those behind the first came later, and have as long as it.
+            let changed = self.change_together(channel, &requests, first.deadline).await;
+            let outcomes = match changed {
+                Ok(outcomes) => outcomes,
+                Err(error) => requests.iter().map(|_| Err(error.clone())).collect(),
+            };
+            requests.drain(..outcomes.len());
+            for (one, outcome) in ones.drain(..outcomes.len()).zip(outcomes) {
+                self.answer(one, outcome);
+            }
+        }
+    }
+
     async fn do_alone(&self, channel: &Channel, mut one: LanePublication) {
         match std::mem::replace(&mut one.task, LaneTask::Pass(Bytes::new())) {
             LaneTask::Once(message, idempotency) => {
@@ -358,7 +388,7 @@ impl NatsBroker {
                 if published.is_ok() {
                     self.metrics.observe_round_trip(Operation::Publish, sent.elapsed());
                 }
-                self.answer(one, published);
+                self.answer(one, published.map(changed));
             }
             task @ (LaneTask::Pass(_) | LaneTask::Tell(_)) => {
                 let is_publication = matches!(task, LaneTask::Pass(_));
@@ -369,17 +399,17 @@ impl NatsBroker {
                 self.sent_up_to(self.lanes.enqueued.load(Ordering::SeqCst)).await;
             }
             // Those are not done alone.
-            LaneTask::Append(..) => {}
+            LaneTask::Append(..) | LaneTask::Change(_) => {}
         }
     }
 
     fn answer(&self, one: LanePublication, answer: LaneResult) -> LaneStep {
-        if let Ok(published) = &answer {
-            if published.duplicate {
-                self.metrics.duplicates.increment()
-            } else {
-                self.metrics.published.increment()
+        match &answer {
+            Ok(ChangedKey { suppressed: None, .. }) => self.metrics.published.increment(),
+            Ok(ChangedKey { suppressed: Some(Suppressed::Idempotency | Suppressed::Version), .. }) => {
+                self.metrics.duplicates.increment();
             }
+            Ok(_) | Err(_) => {}
         }
         // Whoever asked may have given up.
         let _ = one.reply.send(answer);
@@ -387,54 +417,15 @@ impl NatsBroker {
     }
 }
 
-enum LaneStep {
-    Append(AppendRequest, LanePublication),
-    Alone(LanePublication),
-    Done,
+/// What is said of a publication without a key.
+pub(super) fn changed(published: Published) -> ChangedKey {
+    let suppressed = published.duplicate.then_some(Suppressed::Idempotency);
+    ChangedKey { position: published.position, suppressed }
 }
 
-/// Sends what is not kept, in the order in which it was asked for, until the broker ends.
-pub(super) async fn send_passing(broker: Weak<NatsBroker>, mut outlet: UnkeptQueue) {
-    let mut batch = Vec::with_capacity(PASSING_MAX);
-    while outlet.passing.recv_many(&mut batch, PASSING_MAX).await > 0 {
-        let Some(broker) = broker.upgrade() else { return };
-        let began = Instant::now();
-        let mut answered = Vec::with_capacity(batch.len());
-        let count = batch.len() as u64;
-        for mut one in batch.drain(..) {
-            let sent = if Instant::now() >= one.deadline {
-                Err(BrokerError::Timeout(broker.timeout))
-            } else {
-                let (subject, message) = (std::mem::take(&mut one.subject), std::mem::take(&mut one.message));
-                broker.link.send(subject, message).await
-            };
-            match sent {
-                Ok(()) => answered.push(one),
-                // Whoever asked may have given up.
-                Err(error) => drop(one.reply.send(Err(error))),
-            }
-        }
-        outlet.sent.send_modify(|sent| *sent += count);
-        let returning = broker.link.round_trip().await;
-        tokio::spawn(async move {
-            let returned = match returning {
-                Ok(returning) => returning.wait().await,
-                Err(error) => Err(error),
-            };
-            if returned.is_ok() {
-                broker.metrics.observe_round_trip(Operation::Publish, began.elapsed());
-                let publications = answered.iter().filter(|one| one.is_publication).count();
-                broker.metrics.published.add(publications as u64);
-            }
-            for one in answered {
-                let answer = match &returned {
-                    Ok(()) => Ok(Published { position: None, duplicate: false }),
-                    // It was sent all the same.
-                    Err(error) => Err(BrokerError::Unanswered(error.to_string().into())),
-                };
-                // Whoever asked may have given up.
-                let _ = one.reply.send(answer);
-            }
-        });
-    }
+enum LaneStep {
+    Append(AppendRequest, LanePublication),
+    Change(MapRequest, LanePublication),
+    Alone(LanePublication),
+    Done,
 }

@@ -12,6 +12,7 @@ pub(crate) mod fake;
 pub(crate) mod fetch_messages;
 mod lanes;
 pub(crate) mod ledger_log;
+mod maps;
 pub(crate) mod moment;
 mod nats_canary;
 pub(crate) mod nats_config;
@@ -25,6 +26,7 @@ mod nats_nodes;
 mod nats_turn;
 mod once;
 mod present;
+mod send_passing;
 pub(crate) mod stored;
 mod streams;
 mod tops;
@@ -35,7 +37,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use gateway_core::history::{HistoryFilter, HistoryPage, KeysBeside, Retention};
+use gateway_core::map::{ChangedKey, MapRetention, StateFilter, StatePage};
 use parking_lot::Mutex;
 use shared::channel::Channel;
 use shared::position::{Epoch, StreamPosition};
@@ -51,6 +54,7 @@ pub(crate) use nats_turn::take_turn_in;
 use self::append::AppendRequest;
 use self::block::Block;
 use self::lanes::{LaneTask, Lanes};
+use self::maps::{CachedMaps, MapRequest};
 use self::nats_canary::Canary;
 use self::nats_link::{NatsLink, NatsLinkPurpose};
 use self::nats_listen::{FollowedSubjects, NatsRouter};
@@ -60,7 +64,10 @@ use self::stored::JetStream;
 use self::streams::Streams;
 use self::tops::ChannelTops;
 use super::measure::BrokerMetrics;
-use super::{Broker, BrokerError, BrokerEvents, PublishRequest, Published, TurnLease, TurnRequest};
+use super::{
+    Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, TurnLease, TurnRequest,
+};
+use crate::telemetry::LogLimiter;
 
 /// What a block says, and the same written anew; with whether its publications can be read: for [`crate::readers`].
 pub(crate) fn read_block_in_words(bytes: Bytes) -> Result<(String, Bytes, bool), String> {
@@ -85,6 +92,10 @@ pub struct NatsBroker {
     reading: Semaphore,
     lanes: Lanes,
     tops: Arc<ChannelTops>,
+    maps: Arc<CachedMaps>,
+    map_bytes_max: usize,
+    position_ttl: Duration,
+    unshortened_log: LogLimiter,
     listening: FollowedSubjects,
     router: Arc<NatsRouter>,
     canary: Canary,
@@ -120,7 +131,14 @@ impl NatsBroker {
         let names = NatsNames::new(&config.prefix);
         let jetstream = JetStream::new(&config.domain, config.replicas == 1);
         let tops: Arc<ChannelTops> = Arc::default();
-        let router = NatsRouter { events: events.clone(), metrics: metrics.clone(), tops: tops.clone() };
+        let maps = Arc::new(CachedMaps::new(config.maps_memory_bytes_max));
+        let router = NatsRouter {
+            names: names.clone(),
+            events: events.clone(),
+            metrics: metrics.clone(),
+            tops: tops.clone(),
+            maps: maps.clone(),
+        };
         let canary = Canary::start(&listener, &names, node).await?;
         let (lanes, outlet) = Lanes::new();
         let tasks = vec![
@@ -150,6 +168,10 @@ impl NatsBroker {
             reading: Semaphore::new(READING_MAX),
             lanes,
             tops,
+            maps,
+            map_bytes_max: config.map_bytes_max,
+            position_ttl: Duration::from_secs(config.position_ttl_s),
+            unshortened_log: LogLimiter::default(),
             listening: FollowedSubjects::default(),
             router: Arc::new(router),
             canary,
@@ -165,7 +187,7 @@ impl NatsBroker {
         for link in [&broker.link, &broker.listener] {
             run(nats_listen::tell_of_losses(link.clone(), events.clone()).boxed());
         }
-        run(lanes::send_passing(Arc::downgrade(&broker), outlet).boxed());
+        run(send_passing::send_passing(Arc::downgrade(&broker), outlet).boxed());
         run(nats_nodes::keep_lease(Arc::downgrade(&broker)).boxed());
         Ok(broker)
     }
@@ -186,9 +208,7 @@ impl NatsBroker {
 
 impl Broker for NatsBroker {
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>> {
-        let task = if request.retention.keeps_history() {
-            LaneTask::Append(AppendRequest::new(&request), request.idempotency)
-        } else {
+        let task = if !request.retention.keeps_history() {
             let mut message = BytesMut::with_capacity(request.publication.data.bytes.len() + 16);
             encode_position(None, &mut message);
             encode_record(&request.publication, &mut message);
@@ -196,8 +216,14 @@ impl Broker for NatsBroker {
                 Some(idempotency) => LaneTask::Once(message.freeze(), idempotency),
                 None => LaneTask::Pass(message.freeze()),
             }
+        } else if request.retention.beside == KeysBeside::None {
+            LaneTask::Append(AppendRequest::new(&request), request.idempotency)
+        } else {
+            let channel = request.channel.clone();
+            let task = LaneTask::Change(MapRequest::publish(request));
+            return self.push(channel, task).map(|answer| answer.map(published)).boxed();
         };
-        self.push(request.channel, task).boxed()
+        self.push(request.channel, task).map(|answer| answer.map(published)).boxed()
     }
 
     fn publish_event(&self, channel: Channel, event: OwnedEvent) -> BoxFuture<'_, Result<(), BrokerError>> {
@@ -245,6 +271,32 @@ impl Broker for NatsBroker {
         self.forget_history(channel).boxed()
     }
 
+    fn change_key(&self, request: ChangeRequest) -> BoxFuture<'_, Result<ChangedKey, BrokerError>> {
+        let channel = request.channel.clone();
+        self.push(channel, LaneTask::Change(MapRequest::change(request))).boxed()
+    }
+
+    fn read_state(
+        &self,
+        channel: Channel,
+        filter: StateFilter,
+        keeping: MapRetention,
+    ) -> BoxFuture<'_, Result<StatePage, BrokerError>> {
+        self.read_map(channel, filter, keeping).boxed()
+    }
+
+    fn takes_out_expired(&self) -> bool {
+        false
+    }
+
+    fn count_keys(&self, channel: Channel) -> BoxFuture<'_, Result<u64, BrokerError>> {
+        self.count_map(channel).boxed()
+    }
+
+    fn clear_state(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.clear_map(channel).boxed()
+    }
+
     fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
         self.tell_all(message).boxed()
     }
@@ -280,4 +332,8 @@ impl Broker for NatsBroker {
         let node = node.to_owned();
         async move { self.retire_node(&node).await }.boxed()
     }
+}
+
+fn published(changed: ChangedKey) -> Published {
+    Published { position: changed.position, duplicate: changed.suppressed.is_some() }
 }

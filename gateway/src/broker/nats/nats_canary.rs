@@ -21,7 +21,7 @@ use super::nats_names::NatsNames;
 use crate::broker::{BrokerError, PublishRequest};
 
 /// What a canary leaves behind is of no use after this.
-const RETENTION: Retention = Retention { size: 1, ttl: Duration::from_secs(30) };
+const RETENTION: Retention = Retention::new(1, Duration::from_secs(30));
 
 /// This node's own channel, and how far it has been heard.
 #[derive(Debug)]

@@ -68,6 +68,12 @@ pub struct NatsConfig {
     pub history_bytes_max: u64,
     /// The most idempotency keys that are remembered of each of the times they are good for. Past it the oldest is forgotten.
     pub idempotency_keys_max: u64,
+    /// The most bytes of what a channel that keeps state by key holds, and as many again of its changes that are kept: a key that
+    /// would make it more is refused with error 106, and of the changes the oldest go.
+    pub map_bytes_max: usize,
+    /// The most bytes of such channels that a node has in its memory. Those that are used least are read anew when they are
+    /// needed.
+    pub maps_memory_bytes_max: usize,
     /// Milliseconds within which every call is answered or has failed.
     pub timeout_ms: u64,
     /// Milliseconds between the PINGs that tell whether a quiet connection is alive: it is given up when two are not answered.
@@ -117,6 +123,8 @@ impl Default for NatsConfig {
             replicas: 1,
             history_bytes_max: 0,
             idempotency_keys_max: 1_000_000,
+            map_bytes_max: 16 << 20,
+            maps_memory_bytes_max: 256 << 20,
             timeout_ms: 2_000,
             ping_ms: 1_000,
             reconnect_max_ms: 2_000,
@@ -179,6 +187,8 @@ impl NatsConfig {
         }
         faults.outside("history_bytes_max", self.history_bytes_max, 0..=1 << 50);
         faults.outside("idempotency_keys_max", self.idempotency_keys_max, 1_000..=1_000_000_000);
+        faults.outside("map_bytes_max", self.map_bytes_max, 1 << 16..=1 << 28);
+        faults.outside("maps_memory_bytes_max", self.maps_memory_bytes_max, 1 << 20..=1 << 40);
         faults.outside("timeout_ms", self.timeout_ms, 10..=60_000);
         faults.outside("ping_ms", self.ping_ms, 10..=60_000);
         faults.outside("reconnect_max_ms", self.reconnect_max_ms, 10..=600_000);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
+use gateway_core::history::{HistoryFilter, HistoryPage, KeysBeside, Retention};
 use shared::channel::Channel;
 use shared::position::{Epoch, StreamPosition};
 
@@ -68,6 +68,9 @@ impl NatsBroker {
         filter: HistoryFilter,
         retention: Retention,
     ) -> Result<HistoryPage, BrokerError> {
+        if retention.beside != KeysBeside::None {
+            return self.map_history(&channel, retention.beside, filter).await;
+        }
         let _turn = match tokio::time::timeout(self.timeout, self.reading.acquire()).await {
             Ok(turn) => turn.ok(),
             Err(_) => return Err(BrokerError::Timeout(self.timeout)),
@@ -245,6 +248,9 @@ impl NatsBroker {
     ) -> Result<Vec<StreamPosition>, BrokerError> {
         let began = tokio::time::Instant::now();
         let reading = channels.into_iter().map(|(channel, retention)| async move {
+            if retention.beside != KeysBeside::None {
+                return self.map_position(&channel, retention.beside).await;
+            }
             let size = class_of(retention.size, &SIZES);
             self.settled(&channel, size).await.map(|(top, _)| top.position)
         });
@@ -256,7 +262,9 @@ impl NatsBroker {
 
     /// The streams of history that a channel may be in, the likeliest first.
     async fn sizes_of(&self, channel: &Channel) -> Result<Vec<u32>, BrokerError> {
-        let mut sizes = self.streams.sizes().await?;
+        let sizes = self.streams.of_channels().await?.into_iter();
+        let size = |kept| if let StreamKind::History(size) = kept { Some(size) } else { None };
+        let mut sizes: Vec<u32> = sizes.filter_map(size).collect();
         let likely = self.tops.size_of(channel);
         sizes.sort_by_key(|size| (Some(*size) != likely, *size));
         Ok(sizes)
@@ -264,8 +272,8 @@ impl NatsBroker {
 
     /// Wherever the channel is, it is in another epoch after this.
     pub(super) async fn leave(&self, channel: Channel, epoch: Epoch) -> Result<StreamPosition, BrokerError> {
+        let mut position = self.leave_in_map(&channel, epoch).await?;
         let sizes = self.sizes_of(&channel).await?;
-        let mut position = None;
         for size in &sizes {
             let left = self.mark(&channel, *size, |top| {
                 if top.position.epoch != epoch {
@@ -286,6 +294,7 @@ impl NatsBroker {
     }
 
     pub(super) async fn forget_history(&self, channel: Channel) -> Result<(), BrokerError> {
+        self.forget_map_history(&channel).await?;
         for size in self.sizes_of(&channel).await? {
             let forgotten = self.mark(&channel, size, |top| (!top.places.is_empty()).then(|| top.clone()));
             forgotten.await?;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use gateway_core::history::KeysBeside;
 use parking_lot::Mutex;
 use shared::channel::Channel;
 use shared::push::OwnedEvent;
@@ -15,8 +16,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::NatsBroker;
 use super::block::{BLOCK, Block};
+use super::maps::CachedMaps;
+use super::maps::map_message::{BASE, CHANGES, ChangesMessage};
 use super::moment::now;
 use super::nats_link::{NatsLink, NatsLinkState};
+use super::nats_names::NatsNames;
 use super::once::{ONCE, message_of};
 use super::tops::ChannelTops;
 use crate::broker::measure::{BrokerMetrics, Operation};
@@ -24,9 +28,11 @@ use crate::broker::{BrokerError, BrokerEvents};
 
 /// Where what is heard goes.
 pub(super) struct NatsRouter {
+    pub(super) names: NatsNames,
     pub(super) events: Arc<dyn BrokerEvents>,
     pub(super) metrics: Arc<BrokerMetrics>,
     pub(super) tops: Arc<ChannelTops>,
+    pub(super) maps: Arc<CachedMaps>,
 }
 
 /// A channel that is heard.
@@ -114,6 +120,9 @@ impl NatsRouter {
     fn take(&self, channel: &Channel, message: Message) {
         match message.payload.first() {
             Some(&BLOCK) => self.take_block(channel, &message),
+            Some(&CHANGES) => self.take_changes(channel, &message),
+            // What the changes before it came to, which were told as they came.
+            Some(&BASE) => {}
             Some(&ONCE) => match message_of(message.payload) {
                 Some(message) => self.take_event(channel, message),
                 None => self.metrics.undecodable.increment(),
@@ -150,6 +159,35 @@ impl NatsRouter {
                 Err(error) => self.cannot_read(channel, &error),
             }
         }
+    }
+
+    fn take_changes(&self, channel: &Channel, message: &Message) {
+        let changes = match ChangesMessage::decode(message.payload.clone()) {
+            Ok(changes) => changes,
+            Err(error) => return self.cannot_read(channel, &error),
+        };
+        if let Some((life, sequence)) = place_of(message)
+            && let Some((beside, before)) = self.log_of(message)
+        {
+            let place = (life, sequence, before);
+            self.maps.hear((beside, channel), place, &changes, (&message.payload, now()));
+        }
+        for publication in changes.publications() {
+            match publication {
+                Ok(publication) => {
+                    self.count(publication.data.bytes.len());
+                    self.events.publication(channel.as_str(), publication);
+                }
+                Err(error) => self.cannot_read(channel, &error),
+            }
+        }
+    }
+
+    /// In which streams the log is that a message stands in, and the sequence of the one before it there.
+    fn log_of(&self, message: &Message) -> Option<(KeysBeside, u64)> {
+        let headers = message.headers.as_ref()?;
+        let beside = self.names.is_in_keys(headers.get_last("Nats-Subject")?.as_str())?;
+        Some((beside, headers.get_last("Nats-Last-Sequence")?.as_str().parse().ok()?))
     }
 
     fn count(&self, bytes: usize) {

@@ -7,6 +7,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use gateway_core::history::KeysBeside;
 use ring::digest::{SHA256, digest};
 use shared::channel::Channel;
 
@@ -34,12 +35,19 @@ pub(crate) enum StreamKind {
     Sessions,
     /// What became of ledgers: who holds what over all nodes.
     Ledgers,
+    /// Channels that keep state by key.
+    Keys(KeysBeside),
 }
 
 impl StreamKind {
     /// Whether the subjects of a stream end with its life, so that nothing that was meant for another life is taken.
     pub(super) fn has_lives(self) -> bool {
-        matches!(self, Self::History(_) | Self::Ledgers)
+        matches!(self, Self::History(_) | Self::Ledgers | Self::Keys(_))
+    }
+
+    /// Whether what it has goes on in another life, for which it has to be written anew.
+    pub(super) fn is_carried_over(self) -> bool {
+        matches!(self, Self::Keys(_))
     }
 }
 
@@ -64,6 +72,8 @@ impl NatsNames {
             StreamKind::Presence => format!("{prefix}_presence"),
             StreamKind::Sessions => format!("{prefix}_sessions"),
             StreamKind::Ledgers => format!("{prefix}_ledgers"),
+            StreamKind::Keys(KeysBeside::Staying) => format!("{prefix}_keys_staying"),
+            StreamKind::Keys(_) => format!("{prefix}_keys_expiring"),
         }
     }
 
@@ -82,6 +92,14 @@ impl NatsNames {
             StreamKind::Presence => vec![format!("{prefix}.p.*.*.*.*")],
             StreamKind::Sessions => vec![format!("{prefix}.session.*")],
             StreamKind::Ledgers => vec![self.whole_life(kind, life), format!("{prefix}.ledger.{ANY_LIFE}")],
+            StreamKind::Keys(beside) => {
+                let word = word_of(beside);
+                vec![
+                    self.whole_life(kind, life),
+                    format!("{prefix}.{word}p.*.*.{life}"),
+                    format!("{prefix}.{word}.{ANY_LIFE}"),
+                ]
+            }
         }
     }
 
@@ -91,6 +109,7 @@ impl NatsNames {
         let source = match kind {
             StreamKind::History(size) => format!("{prefix}.h{size}.>"),
             StreamKind::Once(seconds) => format!("{prefix}.o{seconds}.p.>"),
+            StreamKind::Keys(beside) => format!("{prefix}.{}.>", word_of(beside)),
             StreamKind::State | StreamKind::Presence | StreamKind::Sessions | StreamKind::Ledgers => {
                 return None;
             }
@@ -106,9 +125,13 @@ impl NatsNames {
         taken.strip_prefix(&self.whole_life(kind, ""))
     }
 
-    /// The subjects of streams of history, whatever their sizes and lives.
-    pub(crate) fn size_of(&self, stream: &str) -> Option<u32> {
-        stream.strip_prefix(&*self.prefix)?.strip_prefix("_history_")?.parse().ok()
+    /// Which stream it is that is called so, of those that channels are in.
+    pub(crate) fn of_channels(&self, stream: &str) -> Option<StreamKind> {
+        match stream.strip_prefix(&*self.prefix)? {
+            "_keys_expiring" => Some(StreamKind::Keys(KeysBeside::Expiring)),
+            "_keys_staying" => Some(StreamKind::Keys(KeysBeside::Staying)),
+            other => other.strip_prefix("_history_")?.parse().ok().map(StreamKind::History),
+        }
     }
 
     /// Where a node hears all of a channel.
@@ -130,8 +153,31 @@ impl NatsNames {
     pub(crate) fn whole_life(&self, kind: StreamKind, life: &str) -> String {
         match kind {
             StreamKind::History(size) => format!("{}.h{size}.*.{life}", self.prefix),
+            StreamKind::Keys(beside) => format!("{}.{}.*.{life}", self.prefix, word_of(beside)),
             _ => format!("{}.ledger.*.*.{life}", self.prefix),
         }
+    }
+
+    /// The log of a channel that keeps state by key; in any life, if that is `*`.
+    pub(crate) fn keys(&self, beside: KeysBeside, channel: &Channel, life: &str) -> String {
+        format!("{}.{}.{}.{life}", self.prefix, word_of(beside), token(channel.as_str()))
+    }
+
+    /// Parts of what came of it, by their name.
+    pub(crate) fn part_of_keys(
+        &self,
+        beside: KeysBeside,
+        channel: &Channel,
+        part: &str,
+        life: &str,
+    ) -> String {
+        format!("{}.{}p.{}.{part}.{life}", self.prefix, word_of(beside), token(channel.as_str()))
+    }
+
+    /// In which of the streams a log is that has this subject.
+    pub(crate) fn is_in_keys(&self, subject: &str) -> Option<KeysBeside> {
+        let word = subject.strip_prefix(&*self.prefix)?.strip_prefix('.')?.split('.').next()?;
+        [KeysBeside::Expiring, KeysBeside::Staying].into_iter().find(|beside| word_of(*beside) == word)
     }
 
     /// A session, by what it is kept under.
@@ -201,6 +247,13 @@ impl NatsNames {
     /// What one node hears.
     pub(crate) fn node_messages(&self, node: &str) -> String {
         format!("{}.n.{}", self.prefix, token(node))
+    }
+}
+
+fn word_of(beside: KeysBeside) -> &'static str {
+    match beside {
+        KeysBeside::Staying => "ks",
+        KeysBeside::None | KeysBeside::Expiring => "ke",
     }
 }
 
@@ -278,7 +331,7 @@ mod tests {
     #[test]
     fn two_lives_of_a_stream_cannot_be_there_at_once() {
         let names = NatsNames::new("tidegate");
-        for kept in [StreamKind::History(64), StreamKind::Ledgers] {
+        for kept in [StreamKind::History(64), StreamKind::Ledgers, StreamKind::Keys(KeysBeside::Staying)] {
             let (one, other) = (names.taken(kept, "abc"), names.taken(kept, "xyz"));
             let both: Vec<_> = one.iter().filter(|subject| other.contains(subject)).collect();
             assert_eq!(both.len(), 1, "{one:?} {other:?}");
@@ -303,8 +356,18 @@ mod tests {
         let taken = names.taken(StreamKind::Ledgers, "abc");
         assert_eq!(names.life_of(StreamKind::Ledgers, &taken[0]), Some("abc"));
         assert_eq!(names.life_of(StreamKind::Sessions, "tidegate.session.*"), Some(""));
-        assert_eq!(names.size_of(&names.stream(StreamKind::History(64))), Some(64));
-        assert_eq!(names.size_of("tidegate_once_64"), None);
+        for kept in [KeysBeside::Expiring, KeysBeside::Staying].map(StreamKind::Keys) {
+            let taken = names.taken(kept, "abc");
+            assert_eq!(names.life_of(kept, &taken[0]), Some("abc"));
+            assert_eq!(names.of_channels(&names.stream(kept)), Some(kept));
+        }
+        let channel = Channel::parse("a", 255).unwrap();
+        let log = names.keys(KeysBeside::Staying, &channel, "abc");
+        assert_eq!((&*log, names.is_in_keys(&log)), ("tidegate.ks.a.abc", Some(KeysBeside::Staying)));
+        assert_eq!(names.is_in_keys("tidegate.ksp.a.at-1-x.abc"), None);
+        let history = StreamKind::History(64);
+        assert_eq!(names.of_channels(&names.stream(history)), Some(history));
+        assert_eq!(names.of_channels("tidegate_once_64"), None);
         assert_eq!(class_of(17, &[16, 64]), 64);
     }
 }

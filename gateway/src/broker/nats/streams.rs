@@ -1,6 +1,6 @@
 //! The streams of JetStream that things are kept in: found or made, and looked at again whenever the connection is another.
 //!
-//! A stream of history or of ledgers has a life, whose name is in the subjects that it takes: what was meant for another life finds no
+//! A stream of history, of keys or of ledgers has a life, whose name is in the subjects that it takes: what was meant for another life finds no
 //! stream. A stream that is made begins a life, and so does one that has gone back: whose last sequence is less than one
 //! that this node has seen in the same life. A copy of old data was put back then, or what was written last is lost.
 
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use gateway_core::history::KeysBeside;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -48,6 +49,9 @@ const SETTINGS: [&str; 7] = [
     MESSAGES_END,
 ];
 
+/// What is said of a stream that has something of a life before.
+const BEGUN_ANEW: &str = "It has gone back to what it was before.";
+
 /// A server of a cluster that has just become the leader may know less for a moment than was confirmed before.
 const LEADER_SETTLES: Duration = Duration::from_secs(5);
 
@@ -63,11 +67,18 @@ pub(crate) struct LiveStream {
     seen: AtomicU64,
     /// Whether the server forgets messages by themselves that say how long they are to be kept.
     forgets: AtomicBool,
+    /// Whether there may be something of another life that is to go on in this one.
+    carries: AtomicBool,
 }
 
 impl LiveStream {
     fn new(name: &str) -> Self {
-        Self { name: name.into(), seen: AtomicU64::new(0), forgets: AtomicBool::new(false) }
+        let (forgets, carries) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { name: name.into(), seen: AtomicU64::new(0), forgets, carries }
+    }
+
+    pub(super) fn carries(&self) -> bool {
+        self.carries.load(Ordering::SeqCst)
     }
 
     pub(super) fn forgets(&self) -> bool {
@@ -185,17 +196,17 @@ impl Streams {
         Ok(())
     }
 
-    /// The sizes of all streams of history that there are.
-    pub(super) async fn sizes(&self) -> Result<Vec<u32>, BrokerError> {
-        let (mut sizes, mut offset) = (Vec::new(), 0);
+    /// All streams there are that channels are in.
+    pub(super) async fn of_channels(&self) -> Result<Vec<StreamKind>, BrokerError> {
+        let (mut found, mut offset) = (Vec::new(), 0);
         loop {
             let request = json!({ "offset": offset });
             let page: NamesPage = self.jetstream.ask(&self.link, "STREAM.NAMES", &request).await?;
             let names = page.streams.unwrap_or_default();
-            sizes.extend(names.iter().filter_map(|name| self.names.size_of(name)));
+            found.extend(names.iter().filter_map(|name| self.names.of_channels(name)));
             offset += names.len();
             if names.is_empty() || offset >= page.total {
-                return Ok(sizes);
+                return Ok(found);
             }
         }
     }
@@ -235,6 +246,8 @@ impl Streams {
             let config = self.set_limits(kind, info.config).await?;
             let forgets = config.get(MESSAGES_END).and_then(Value::as_bool);
             life.forgets.store(forgets == Some(true), Ordering::SeqCst);
+            let description = config.get("description").and_then(Value::as_str);
+            life.carries.store(description == Some(BEGUN_ANEW), Ordering::SeqCst);
             let known = KnownStream { life: life.clone(), connection, back_since: None };
             self.known.lock().insert(kind, known);
             return Ok(life);
@@ -280,11 +293,17 @@ impl Streams {
         let name = self.names.stream(kind);
         let mut config = config.clone();
         config["subjects"] = json!(self.names.taken(kind, &new_life()));
+        if kind.is_carried_over() {
+            config["description"] = json!(BEGUN_ANEW);
+        }
         self.jetstream.ask::<Value>(&self.link, &format!("STREAM.UPDATE.{name}"), &config).await?;
         tracing::warn!(
             stream = name,
-            "the stream has gone back to what it was before: what is in it begins anew, histories in new epochs"
+            "the stream has gone back to what it was before: what is in it begins anew, channels in new epochs"
         );
+        if kind.is_carried_over() {
+            return Ok(());
+        }
         self.jetstream.purge(&self.link, &name, &self.names.whole_life(kind, life)).await
     }
 
@@ -331,8 +350,10 @@ impl Streams {
             // Nodes write it anew.
             StreamKind::Presence => (Duration::ZERO, 1, 0, 0, Storage::Memory),
             StreamKind::Sessions => (SESSIONS_AGE, 1, SESSIONS_MAX, 0, self.storage),
-            // Who writes in a ledger keeps it short.
+            // Who writes in a ledger or in such a channel keeps it short.
             StreamKind::Ledgers => (Duration::ZERO, 0, 0, 0, self.storage),
+            StreamKind::Keys(KeysBeside::Staying) => (Duration::ZERO, 0, 0, 0, self.storage),
+            StreamKind::Keys(_) => (self.position_ttl, 0, 0, 0, self.storage),
         };
         let mut config = json!({
             "name": self.names.stream(kind),

@@ -181,7 +181,7 @@ impl Master {
         let request = PublishRequest {
             channel: canary_channel.channel.clone(),
             publication: Publication::new(Payload::text(number.to_string())),
-            retention: Retention { size: 1, ttl: TRACES_TTL },
+            retention: Retention::new(1, TRACES_TTL),
             // Of each its own: with a common one, the second within its time would not be made.
             idempotency: Some(Idempotency { key: number.to_string().into(), ttl: Duration::from_millis(1) }),
             version: None,

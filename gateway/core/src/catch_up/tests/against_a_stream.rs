@@ -85,7 +85,7 @@ struct Model {
 
 impl Model {
     fn new(kept: u32) -> Self {
-        let retention = Retention { size: kept, ttl: Duration::from_secs(60) };
+        let retention = Retention::new(kept, Duration::from_secs(60));
         Self {
             now: NOW,
             retention,

@@ -1,0 +1,315 @@
+//! Follows the log of a channel that keeps state by key: reads it from its base, and then on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway_core::history::KeysBeside;
+use shared::channel::Channel;
+use shared::position::{Epoch, StreamPosition};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
+
+use super::super::NatsBroker;
+use super::super::nats_names::StreamKind;
+use super::super::stored::{JetStreamError, MessageSelector, StoredMessage};
+use super::super::streams::LiveStream;
+use super::cached_maps::{CachedMap, CachedMaps, FollowedMap};
+use super::map_fold::MapFold;
+use super::map_message::{BaseMessage, MapMessage, MapMessageError};
+use crate::broker::BrokerError;
+
+/// Messages that are read one by one. Who is further behind reads all there are together.
+const SINGLES_MAX: u32 = 4;
+/// Times a log is read from its beginning that others make shorter meanwhile.
+const ATTEMPTS_MAX: u32 = 10;
+/// How long it is waited when another node has just begun the same log, or made it shorter.
+const BEATEN_PAUSE: Duration = Duration::from_millis(5);
+
+/// A channel that nobody else of this node uses meanwhile.
+pub(super) struct OpenMap {
+    pub(super) channel: Channel,
+    pub(super) beside: KeysBeside,
+    pub(super) live: Arc<LiveStream>,
+    pub(super) followed: OwnedMutexGuard<FollowedMap>,
+    pub(super) deadline: Instant,
+    cached: Arc<CachedMap>,
+    maps: Arc<CachedMaps>,
+}
+
+impl Drop for OpenMap {
+    fn drop(&mut self) {
+        self.maps.weigh(&self.cached, self.followed.fold.bytes());
+    }
+}
+
+impl OpenMap {
+    pub(super) fn kind(&self) -> StreamKind {
+        StreamKind::Keys(self.beside)
+    }
+}
+
+impl NatsBroker {
+    /// The channel in the life that the stream is in, read whole once.
+    pub(super) async fn open_map(
+        &self,
+        channel: &Channel,
+        beside: KeysBeside,
+        deadline: Instant,
+    ) -> Result<OpenMap, BrokerError> {
+        let cached = self.maps.get(beside, channel);
+        let followed = tokio::time::timeout_at(deadline, cached.followed.clone().lock_owned()).await;
+        let followed = followed.map_err(|_| BrokerError::Timeout(self.timeout))?;
+        let live = self.streams.ready(StreamKind::Keys(beside)).await?;
+        let (channel, maps) = (channel.clone(), self.maps.clone());
+        let mut open = OpenMap { channel, beside, live, followed, deadline, cached, maps };
+        if open.followed.life.as_ref() != Some(&open.live.name) {
+            self.read_whole_map(&mut open).await?;
+        }
+        Ok(open)
+    }
+
+    pub(super) fn log_of(&self, open: &OpenMap) -> String {
+        self.names.keys(open.beside, &open.channel, &open.live.name)
+    }
+
+    pub(super) fn map_failed(&self, beside: KeysBeside, failed: JetStreamError) -> BrokerError {
+        self.streams.doubt(StreamKind::Keys(beside));
+        failed.into()
+    }
+
+    pub(super) fn map_in_time(&self, deadline: Instant) -> Result<(), BrokerError> {
+        if Instant::now() < deadline { Ok(()) } else { Err(BrokerError::Timeout(self.timeout)) }
+    }
+
+    pub(super) fn unreadable_map(&self, channel: &Channel, error: &MapMessageError) -> BrokerError {
+        self.metrics.undecodable.increment();
+        BrokerError::Unexpected(format!("the keys of {channel} cannot be read: {error}").into())
+    }
+
+    pub(super) async fn next_of_map(
+        &self,
+        open: &OpenMap,
+        sequence: u64,
+    ) -> Result<Option<StoredMessage>, BrokerError> {
+        let next = MessageSelector::Next { sequence, subject: self.log_of(open) };
+        let next = self.jetstream.get(&self.reads, &self.names.stream(open.kind()), &next).await;
+        next.map_err(|failed| self.map_failed(open.beside, failed))
+    }
+
+    /// Reads the log from its base; begins it where there is none.
+    pub(super) async fn read_whole_map(&self, open: &mut OpenMap) -> Result<(), BrokerError> {
+        let _turn = match tokio::time::timeout_at(open.deadline, self.reading.acquire()).await {
+            Ok(turn) => turn.ok(),
+            Err(_) => return Err(BrokerError::Timeout(self.timeout)),
+        };
+        let text = format!("the log of {} is begun again and again", open.channel);
+        let mut outcome = Err(BrokerError::Unexpected(text.into()));
+        for _ in 0..ATTEMPTS_MAX {
+            self.map_in_time(open.deadline)?;
+            *open.followed = FollowedMap::default();
+            let begins = match self.next_of_map(open, 1).await? {
+                Some(stored) => match self.decoded(open, &stored)? {
+                    MapMessage::Base(base) => self.take_base(open, &stored, base).await,
+                    MapMessage::Changes(_) => {
+                        tracing::warn!(channel = %open.channel, "what the log of a channel begins with is gone: \
+                            it begins anew, without keys");
+                        self.begin_map(open, Some(stored.sequence)).await
+                    }
+                },
+                None => self.begin_map(open, None).await,
+            };
+            // A base that is large has taken its time.
+            open.deadline = open.deadline.max(Instant::now() + self.timeout);
+            let is_read = match begins {
+                Ok(true) => self.read_on_map(open).await,
+                begins => begins,
+            };
+            let is_read = match is_read {
+                Ok(false) if open.followed.sequence > 0 => self.close_hole(open).await,
+                is_read => is_read,
+            };
+            outcome = match is_read {
+                Ok(true) => Ok(()),
+                // Another was first.
+                Ok(false) => outcome,
+                Err(error) => Err(error),
+            };
+            // Who has read so much is not to fail for it: each further batch came in its time.
+            open.deadline = open.deadline.max(Instant::now() + self.timeout);
+            if outcome.is_ok() {
+                open.followed.life = Some(open.live.name.clone());
+                break;
+            }
+            tokio::time::sleep(BEATEN_PAUSE).await;
+        }
+        outcome
+    }
+
+    /// Puts the base of a channel in which nothing is in place of what its log has, if anything. Returns whether it did.
+    async fn begin_map(&self, open: &mut OpenMap, lost: Option<u64>) -> Result<bool, BrokerError> {
+        let carried = match lost {
+            None if open.live.carries() => self.carried_map(open).await?,
+            _ => None,
+        };
+        let is_carried = carried.is_some();
+        open.followed.fold = carried.unwrap_or_else(|| self.empty_fold());
+        open.followed.sequence = match lost {
+            None => 0,
+            Some(_) => {
+                let last = MessageSelector::Last(self.log_of(open));
+                let last = self.jetstream.get(&self.reads, &self.names.stream(open.kind()), &last).await;
+                let last = last.map_err(|failed| self.map_failed(open.beside, failed))?;
+                let last = last.map_or(0, |last| last.sequence);
+                // Another may have begun it since: what has been added to that is not lost.
+                if self.next_of_map(open, 1).await?.map(|first| first.sequence) != lost {
+                    return Ok(false);
+                }
+                last
+            }
+        };
+        let begun = self.write_base(open, "begins").await?;
+        if begun && is_carried {
+            self.drop_former_lives(open).await;
+        }
+        Ok(begun)
+    }
+
+    pub(super) fn empty_fold(&self) -> MapFold {
+        let epoch = Epoch::from_random(rand::random());
+        MapFold::new(StreamPosition { offset: 0, epoch }, self.map_bytes_max)
+    }
+
+    fn decoded(&self, open: &OpenMap, stored: &StoredMessage) -> Result<MapMessage, BrokerError> {
+        // A stream that goes back is noticed by this.
+        open.live.saw(stored.sequence);
+        MapMessage::decode(stored.payload.clone()).map_err(|error| self.unreadable_map(&open.channel, &error))
+    }
+
+    /// Takes in the next message of the log.
+    pub(super) async fn take_of_map(
+        &self,
+        open: &mut OpenMap,
+        stored: StoredMessage,
+    ) -> Result<(), BrokerError> {
+        match self.decoded(open, &stored)? {
+            MapMessage::Changes(changes) => {
+                let taken = open.followed.fold.take_in(&changes, stored.written);
+                taken.map_err(|error| {
+                    open.followed.life = None;
+                    self.unreadable_map(&open.channel, &error)
+                })?;
+                open.followed.note(stored.sequence, stored.written, &stored.payload);
+                Ok(())
+            }
+            MapMessage::Base(base) => {
+                let (followed, bytes) =
+                    (&mut *open.followed, usize::try_from(base.bytes).unwrap_or(usize::MAX));
+                if base.covers > 0
+                    && base.covers == followed.sequence
+                    && base.head.top == followed.fold.position()
+                {
+                    followed.rest_on(stored.sequence, stored.written, bytes);
+                    return Ok(());
+                }
+                if self.take_base(open, &stored, base).await? {
+                    return Ok(());
+                }
+                open.followed.life = None;
+                Err(BrokerError::Unanswered("a channel was written anew while it was read".into()))
+            }
+        }
+    }
+
+    /// Everything before it is in it. Returns whether all of it is there: it may have been written anew meanwhile.
+    async fn take_base(
+        &self,
+        open: &mut OpenMap,
+        stored: &StoredMessage,
+        base: BaseMessage,
+    ) -> Result<bool, BrokerError> {
+        let mut parts = Vec::new();
+        if base.parts > 0 {
+            let subject = self.names.part_of_keys(open.beside, &open.channel, &base.part, &open.live.name);
+            let stream = self.names.stream(open.kind());
+            let gathered = self.jetstream.gather_from(&self.reads, &stream, &subject, 1).await;
+            let gathered = gathered.map_err(|failed| self.map_failed(open.beside, failed))?;
+            parts.extend(gathered.into_iter().map(|part| part.payload));
+        }
+        if parts.len() as u64 != base.parts {
+            return Ok(false);
+        }
+        let fold = self.fold_of(&open.channel, &base, parts)?;
+        let followed = &mut *open.followed;
+        followed.fold = fold;
+        followed.rest_on(stored.sequence, stored.written, usize::try_from(base.bytes).unwrap_or(usize::MAX));
+        Ok(true)
+    }
+
+    pub(super) fn fold_of(
+        &self,
+        channel: &Channel,
+        base: &BaseMessage,
+        parts: Vec<Bytes>,
+    ) -> Result<MapFold, BrokerError> {
+        let mut fold = MapFold::new(base.head.top, self.map_bytes_max);
+        fold.time = base.time;
+        let put_back = parts.into_iter().chain([base.rows.clone()]).try_for_each(|rows| fold.put_back(rows));
+        put_back.map_err(|error| self.unreadable_map(channel, &error))?;
+        if fold.position() != base.head.top {
+            return Err(self.unreadable_map(channel, &MapMessageError::Gap));
+        }
+        Ok(fold)
+    }
+
+    /// Reads on, to the end that the log has now. Whoever gives up in the middle has read a part of it.
+    pub(super) async fn follow_map(&self, open: &mut OpenMap) -> Result<(), BrokerError> {
+        match self.read_on_map(open).await {
+            Ok(true) => Ok(()),
+            Ok(false) => self.renew_map(open).await,
+            // What was read does not go with what follows.
+            Err(_) if open.followed.life.is_none() => self.read_whole_map(open).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same, without more. `false`: the log ends before where it was read.
+    pub(super) async fn read_on_map(&self, open: &mut OpenMap) -> Result<bool, BrokerError> {
+        let (stream, subject) = (self.names.stream(open.kind()), self.log_of(open));
+        let last = self.jetstream.get(&self.reads, &stream, &MessageSelector::Last(subject.clone())).await;
+        let last =
+            last.map_err(|failed| self.map_failed(open.beside, failed))?.map_or(0, |last| last.sequence);
+        if last < open.followed.sequence {
+            return Ok(false);
+        }
+        let mut singles = 0;
+        while open.followed.sequence < last {
+            self.map_in_time(open.deadline)?;
+            if singles < SINGLES_MAX {
+                singles += 1;
+                let Some(stored) = self.next_of_map(open, open.followed.sequence + 1).await? else {
+                    return Ok(false);
+                };
+                self.take_of_map(open, stored).await?;
+                continue;
+            }
+            let from = open.followed.sequence + 1;
+            let all = match self.jetstream.gather_from(&self.reads, &stream, &subject, from).await {
+                Ok(all) => all,
+                // A consumer goes with its leader, and the log does not: what there is, and why not, the next message says.
+                Err(JetStreamError::Refused(..) | JetStreamError::Other(BrokerError::Unanswered(_))) => {
+                    tokio::time::sleep(BEATEN_PAUSE).await;
+                    singles = 0;
+                    continue;
+                }
+                Err(failed) => return Err(self.map_failed(open.beside, failed)),
+            };
+            for one in all {
+                let (sequence, written, payload) = (one.sequence, one.written, one.payload);
+                self.take_of_map(open, StoredMessage { sequence, written, payload }).await?;
+            }
+            singles = 0;
+        }
+        Ok(true)
+    }
+}

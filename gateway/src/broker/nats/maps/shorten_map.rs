@@ -1,0 +1,151 @@
+//! Puts what came of a channel's log in its place, beside everything else: what is changed meanwhile goes with it as it was written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use gateway_core::history::KeysBeside;
+use shared::channel::Channel;
+use tokio::time::Instant;
+
+use super::super::NatsBroker;
+use super::cached_maps::{FollowedMap, MapTail};
+use super::follow_map::OpenMap;
+use super::map_message::MapRow;
+use super::write_base::{BaseWriter, chunk_bytes};
+use crate::broker::BrokerError;
+
+/// The log is made short when it costs so much, in bytes, and half of what the base costs: who writes all of a state down does it for
+/// half as much that was changed.
+const LOG_BYTES: usize = 256 << 10;
+const BASE_SHARE: usize = 2;
+/// A base that is forgotten with its time is written anew when it has had this part of it.
+const AGE_SHARE: u64 = 4;
+/// How long one making short may take, over all that it writes.
+const SHORTENING_MAX: Duration = Duration::from_secs(60);
+/// Times it is tried to be between what others write. Each is one round trip in which no other node may have written.
+const TRIES_MAX: u32 = 50;
+
+/// Whether what costs so much, and has cost less before, is to be made short now: of several nodes by the one whose message made it
+/// so.
+fn is_long(followed: &FollowedMap, own: usize) -> bool {
+    let each = LOG_BYTES.max(followed.base_bytes / BASE_SHARE);
+    followed.log_bytes / each > followed.log_bytes.saturating_sub(own) / each
+}
+
+impl NatsBroker {
+    /// Begins to make the log short if it is to be, unless this node is at it. This node has just added so many bytes.
+    pub(super) fn shorten_if_due(&self, open: &OpenMap, own: usize, now: u64) {
+        let followed = &open.followed;
+        let age_max = u64::try_from(self.position_ttl.as_millis()).unwrap_or(u64::MAX) / AGE_SHARE;
+        let is_old = open.beside == KeysBeside::Expiring && now.saturating_sub(followed.based) > age_max;
+        if followed.tail.is_some() || !(is_long(followed, own) || is_old) {
+            return;
+        }
+        let (broker, channel, beside) = (self.own(), open.channel.clone(), open.beside);
+        tokio::spawn(async move { broker.shorten_map(channel, beside).await });
+    }
+
+    async fn shorten_map(self: Arc<Self>, channel: Channel, beside: KeysBeside) {
+        let owner = rand::random();
+        let shortening = self.try_to_shorten(owner, &channel, beside);
+        let done = match tokio::time::timeout(SHORTENING_MAX, shortening).await {
+            Ok(done) => done,
+            Err(_) => Err(BrokerError::Timeout(SHORTENING_MAX)),
+        };
+        let Err(error) = done else { return };
+        if let Some(map) = self.maps.find(beside, &channel) {
+            map.followed.lock().await.tail.take_if(|tail| tail.owner == owner);
+        }
+        if let Some(suppressed) = self.unshortened_log.admit() {
+            tracing::warn!(%error, %channel, suppressed, "the log of a channel that keeps state by key could not be made \
+                shorter; it is tried again when it is longer");
+        }
+    }
+
+    async fn try_to_shorten(
+        &self,
+        owner: u64,
+        channel: &Channel,
+        beside: KeysBeside,
+    ) -> Result<(), BrokerError> {
+        let open = async || self.open_map(channel, beside, Instant::now() + self.timeout).await;
+        let chunk_bytes = chunk_bytes(self);
+        let (mut writer, chunks, life, stood) = {
+            let mut open = open().await?;
+            if open.followed.tail.is_some() {
+                return Ok(());
+            }
+            open.followed.tail = Some(MapTail { owner, ..MapTail::default() });
+            let chunks = open.followed.fold.write_down(chunk_bytes);
+            (BaseWriter::new(self, &open, "at"), chunks, open.live.name.clone(), open.followed.sequence)
+        };
+        writer.add_all(chunks).await.map_err(|failed| self.map_failed(beside, failed))?;
+        for _ in 0..TRIES_MAX {
+            let long_tail = {
+                let mut open = open().await?;
+                self.follow_map(&mut open).await?;
+                let is_same_life = open.live.name == life;
+                let followed = &mut *open.followed;
+                // Another has made it short, or what was changed meanwhile has no room.
+                let is_own = |tail: &&mut MapTail| is_same_life && tail.owner == owner;
+                let Some(tail) = followed.tail.as_mut().filter(is_own) else { return Ok(()) };
+                if tail.bytes <= chunk_bytes {
+                    let mut base = writer.base.clone();
+                    base.rows = with_messages(&base.rows, &tail.messages);
+                    (base.covers, base.head, base.time) =
+                        (followed.sequence, followed.fold.head(), followed.fold.time);
+                    if self.put_base(&mut open, base).await? {
+                        self.drop_map_parts(&open, stood).await;
+                        return Ok(());
+                    }
+                    None
+                } else {
+                    Some(std::mem::replace(tail, MapTail { owner, ..MapTail::default() }))
+                }
+            };
+            if let Some(MapTail { messages, .. }) = long_tail {
+                // What stands in the base would come behind it.
+                let mut some = BytesMut::from(&std::mem::take(&mut writer.base.rows)[..]);
+                let mut full = Vec::new();
+                for (written, message) in messages {
+                    let before = some.len();
+                    MapRow::Done(written, message).encode(&mut some);
+                    if before > 0 && some.len() > chunk_bytes {
+                        let last = some.split_off(before);
+                        full.push(std::mem::replace(&mut some, last).freeze());
+                    }
+                }
+                full.push(some.freeze());
+                for rows in full {
+                    writer.add(rows).await.map_err(|failed| self.map_failed(beside, failed))?;
+                }
+            }
+        }
+        Err(BrokerError::Unanswered(format!("others have written each of {TRIES_MAX} times").into()))
+    }
+}
+
+/// These rows, and what was changed after them.
+fn with_messages(rows: &bytes::Bytes, messages: &[(u64, bytes::Bytes)]) -> bytes::Bytes {
+    let mut all = BytesMut::from(&rows[..]);
+    messages.iter().for_each(|(written, message)| MapRow::Done(*written, message.clone()).encode(&mut all));
+    all.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_made_short_once_each_time_that_it_costs_so_much_and_half_of_its_base() {
+        let due = |log_bytes, base_bytes, own| {
+            is_long(&FollowedMap { log_bytes, base_bytes, ..FollowedMap::default() }, own)
+        };
+        assert!(!due(LOG_BYTES - 1, 0, 1_000));
+        assert!(due(LOG_BYTES, 0, 1) && due(LOG_BYTES + 999, 0, 1_000));
+        assert!(!due(LOG_BYTES + 1_000, 0, 1_000), "who made it so does it");
+        assert!(due(2 * LOG_BYTES, 0, 1));
+        assert!(!due(2 * LOG_BYTES, 8 * LOG_BYTES, 1) && due(4 * LOG_BYTES, 8 * LOG_BYTES, 1));
+    }
+}

@@ -1,0 +1,306 @@
+//! What a log comes to, put in its place: when it is begun, made anew with something else in it, or goes on in another life of its
+//! stream.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway_core::history::KeysBeside;
+use shared::channel::Channel;
+use shared::position::Epoch;
+
+use super::super::NatsBroker;
+use super::super::moment::now;
+use super::super::nats_names::StreamKind;
+use super::super::stored::{JetStreamError, MessageSelector, StoredMessage, code};
+use super::super::streams::LiveStream;
+use super::follow_map::OpenMap;
+use super::map_fold::MapFold;
+use super::map_message::{BaseMessage, MapHead, MapMessage, MapMessageError};
+use crate::broker::BrokerError;
+
+/// How long a message is of those that tell what came of a log, in bytes.
+const CHUNK_BYTES: usize = 128 << 10;
+/// What a base holds by itself: nodes that follow the channel hear it as well.
+const INLINE_BYTES: usize = 16 << 10;
+/// Times something is put in place of a log to which others add meanwhile.
+const ATTEMPTS_MAX: u32 = 50;
+const BEATEN_PAUSE: Duration = Duration::from_millis(1);
+
+/// A base, as far as it was written.
+pub(super) struct BaseWriter<'a> {
+    broker: &'a NatsBroker,
+    subject: String,
+    pub(super) base: BaseMessage,
+}
+
+impl<'a> BaseWriter<'a> {
+    pub(super) fn new(broker: &'a NatsBroker, open: &OpenMap, why: &str) -> Self {
+        let part: Box<str> = format!("{why}-{}-{:08x}", open.followed.sequence, rand::random::<u32>()).into();
+        let subject = broker.names.part_of_keys(open.beside, &open.channel, &part, &open.live.name);
+        let (head, time) = (open.followed.fold.head(), open.followed.fold.time);
+        let base = BaseMessage { head, covers: 0, time, part, parts: 0, bytes: 0, rows: Bytes::new() };
+        Self { broker, subject, base }
+    }
+
+    /// Rows of which the last that are short go with the base itself.
+    pub(super) async fn add_all(&mut self, mut chunks: Vec<Bytes>) -> Result<(), JetStreamError> {
+        self.base.rows = chunks.pop().unwrap_or_default();
+        if self.base.rows.len() > INLINE_BYTES.min(chunk_bytes(self.broker)) {
+            chunks.push(std::mem::take(&mut self.base.rows));
+        }
+        for chunk in chunks {
+            self.add(chunk).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn add(&mut self, rows: Bytes) -> Result<(), JetStreamError> {
+        let length = rows.len() as u64;
+        let (jetstream, link) = (&self.broker.jetstream, &self.broker.link);
+        jetstream.put(link, self.subject.clone(), rows).await?;
+        self.base.parts += 1;
+        self.base.bytes += length;
+        Ok(())
+    }
+}
+
+pub(super) fn chunk_bytes(broker: &NatsBroker) -> usize {
+    CHUNK_BYTES.min(broker.link.payload_max() / 4)
+}
+
+impl NatsBroker {
+    /// Writes what is in memory in place of the log, if the last of that is what was read. Returns whether it did.
+    pub(super) async fn write_base(&self, open: &mut OpenMap, why: &str) -> Result<bool, BrokerError> {
+        let chunks = open.followed.fold.write_down(chunk_bytes(self));
+        let mut writer = BaseWriter::new(self, open, why);
+        let written = writer.add_all(chunks).await;
+        written.map_err(|failed| self.map_failed(open.beside, failed))?;
+        let base = writer.base;
+        self.put_base(open, base).await
+    }
+
+    /// Writes it if the base is to be forgotten by the server before what is added now has had its time.
+    pub(super) async fn keep_base(&self, open: &mut OpenMap) -> Result<(), BrokerError> {
+        let age_max = u64::try_from(self.position_ttl.as_millis()).unwrap_or(u64::MAX) / 2;
+        while open.beside == KeysBeside::Expiring && now().saturating_sub(open.followed.based) > age_max {
+            self.map_in_time(open.deadline)?;
+            let stood = open.followed.sequence;
+            if self.write_base(open, "aged").await? {
+                self.drop_map_parts(open, stood).await;
+                return Ok(());
+            }
+            self.follow_map(open).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn put_base(
+        &self,
+        open: &mut OpenMap,
+        mut base: BaseMessage,
+    ) -> Result<bool, BrokerError> {
+        base.bytes += base.rows.len() as u64;
+        let (subject, last) = (self.log_of(open), open.followed.sequence);
+        // Also where there seems to be no last message: there may be earlier ones.
+        match self.jetstream.add(&self.link, subject, last, true, base.encode()).await {
+            Ok(sequence) => {
+                open.live.saw(sequence);
+                open.followed.rest_on(sequence, now(), usize::try_from(base.bytes).unwrap_or(usize::MAX));
+                Ok(true)
+            }
+            Err(JetStreamError::Refused(code::WRONG_LAST_SEQUENCE, _)) => Ok(false),
+            Err(failed) => Err(self.map_failed(open.beside, failed)),
+        }
+    }
+
+    /// Puts what `change` makes of the channel in its place. `None` leaves it as it is.
+    pub(super) async fn rewrite_map(
+        &self,
+        open: &mut OpenMap,
+        why: &str,
+        change: impl Fn(&MapFold) -> Result<Option<MapFold>, MapMessageError> + Send + Sync,
+    ) -> Result<(), BrokerError> {
+        for _ in 0..ATTEMPTS_MAX {
+            self.map_in_time(open.deadline)?;
+            if !self.read_on_map(open).await? {
+                open.followed.life = None;
+                return Err(BrokerError::Unanswered("a channel went back while it was written anew".into()));
+            }
+            let changed = change(&open.followed.fold);
+            let Some(changed) = changed.map_err(|error| self.unreadable_map(&open.channel, &error))? else {
+                return Ok(());
+            };
+            // Until it is known what came of it, nothing that this node has is good.
+            let life = open.followed.life.take();
+            let before = std::mem::replace(&mut open.followed.fold, changed);
+            let stood = open.followed.sequence;
+            if self.write_base(open, why).await? {
+                open.followed.life = life;
+                self.drop_map_parts(open, stood).await;
+                return Ok(());
+            }
+            open.followed.fold = before;
+            open.followed.life = life;
+            tokio::time::sleep(BEATEN_PAUSE).await;
+        }
+        Err(BrokerError::Unexpected(format!("{} changes faster than it is written", open.channel).into()))
+    }
+
+    /// The log ends before where this node has read it: offsets of its epoch are given out again, and it begins another.
+    pub(super) async fn renew_map(&self, open: &mut OpenMap) -> Result<(), BrokerError> {
+        let stood = open.followed.fold.position();
+        open.followed.life = None;
+        self.read_whole_map(open).await?;
+        if open.followed.fold.position().epoch != stood.epoch {
+            return Ok(());
+        }
+        tracing::warn!(channel = %open.channel, "the channel stands before where it stood: it begins a new epoch");
+        let epoch = Epoch::from_random(rand::random());
+        self.rewrite_map(open, "anew", |fold| match fold.position().epoch == stood.epoch {
+            true => fold.in_epoch(epoch).map(Some),
+            false => Ok(None),
+        })
+        .await
+    }
+
+    /// Servers of 2.9 find no last message of a subject whose last was deleted by hand, though there are others before it. What is there goes
+    /// on in another epoch. Returns whether it does.
+    pub(super) async fn close_hole(&self, open: &mut OpenMap) -> Result<bool, BrokerError> {
+        if self.last_of_map(&open.channel, open.beside, &open.live).await?.is_some() {
+            return Ok(false);
+        }
+        while let Some(stored) = self.next_of_map(open, open.followed.sequence + 1).await? {
+            self.map_in_time(open.deadline)?;
+            self.take_of_map(open, stored).await?;
+        }
+        let fold = open.followed.fold.in_epoch(Epoch::from_random(rand::random()));
+        open.followed.fold = fold.map_err(|error| self.unreadable_map(&open.channel, &error))?;
+        open.followed.sequence = 0;
+        self.write_base(open, "anew").await
+    }
+
+    /// Parts that were written when the log ended before this sequence are of no base any more. What cannot be deleted now is later.
+    pub(super) async fn drop_map_parts(&self, open: &OpenMap, sequence: u64) {
+        let stream = self.names.stream(open.kind());
+        let all = self.names.part_of_keys(open.beside, &open.channel, "*", &open.live.name);
+        let Ok(there) = self.jetstream.subjects(&self.link, &stream, &all).await else { return };
+        for subject in there {
+            let stands_for =
+                subject.rsplit('.').nth(1).and_then(|part| part.split('-').nth(1)?.parse::<u64>().ok());
+            if stands_for.is_some_and(|stands_for| stands_for < sequence) {
+                let _ = self.jetstream.purge(&self.link, &stream, &subject).await;
+            }
+        }
+    }
+
+    /// What the channel was in another life of its stream, in an epoch of its own.
+    pub(super) async fn carried_map(&self, open: &OpenMap) -> Result<Option<MapFold>, BrokerError> {
+        let stream = self.names.stream(open.kind());
+        let all = self.names.keys(open.beside, &open.channel, "*");
+        let there = self.jetstream.subjects(&self.reads, &stream, &all).await;
+        let there = there.map_err(|failed| self.map_failed(open.beside, failed))?;
+        let mut newest: Option<(u64, String)> = None;
+        for subject in there {
+            let last =
+                self.jetstream.get(&self.reads, &stream, &MessageSelector::Last(subject.clone())).await;
+            let last = last.map_err(|failed| self.map_failed(open.beside, failed))?;
+            let sequence = last.map_or(0, |last| last.sequence);
+            let life = subject.rsplit('.').next().unwrap_or_default().to_owned();
+            if life != *open.live.name && newest.as_ref().is_none_or(|(newest, _)| *newest < sequence) {
+                newest = Some((sequence, life));
+            }
+        }
+        let Some((_, life)) = newest else { return Ok(None) };
+        let log = self.names.keys(open.beside, &open.channel, &life);
+        let mut fold: Option<MapFold> = None;
+        for stored in self.all_of_former(open, &stream, log).await? {
+            let read = match MapMessage::decode(stored.payload.clone()) {
+                Ok(MapMessage::Base(base)) => {
+                    let part = self.names.part_of_keys(open.beside, &open.channel, &base.part, &life);
+                    let parts = match base.parts {
+                        0 => Vec::new(),
+                        _ => self.all_of_former(open, &stream, part).await?,
+                    };
+                    let parts: Vec<Bytes> = parts.into_iter().map(|part| part.payload).collect();
+                    (parts.len() as u64 == base.parts)
+                        .then(|| self.fold_of(&open.channel, &base, parts).ok())
+                        .flatten()
+                }
+                Ok(MapMessage::Changes(changes)) => fold.take().and_then(|mut fold| {
+                    fold.take_in(&changes, stored.written).ok()?;
+                    Some(fold)
+                }),
+                Err(error) => return Err(self.unreadable_map(&open.channel, &error)),
+            };
+            let Some(read) = read else {
+                tracing::warn!(channel = %open.channel, "what a channel was before its stream went back cannot be \
+                    read: it begins without keys");
+                return Ok(None);
+            };
+            fold = Some(read);
+        }
+        let epoch = Epoch::from_random(rand::random());
+        let fold = fold.map(|fold| fold.in_epoch(epoch)).transpose();
+        fold.map_err(|error| self.unreadable_map(&open.channel, &error))
+    }
+
+    pub(super) async fn was_in_former_life(
+        &self,
+        channel: &Channel,
+        beside: KeysBeside,
+    ) -> Result<bool, BrokerError> {
+        let (stream, all) =
+            (self.names.stream(StreamKind::Keys(beside)), self.names.keys(beside, channel, "*"));
+        let there = self.jetstream.subjects(&self.reads, &stream, &all).await;
+        there.map(|there| !there.is_empty()).map_err(|failed| self.map_failed(beside, failed))
+    }
+
+    /// All messages of a subject that the stream takes no more: no consumer reads those.
+    async fn all_of_former(
+        &self,
+        open: &OpenMap,
+        stream: &str,
+        subject: String,
+    ) -> Result<Vec<StoredMessage>, BrokerError> {
+        let (mut all, mut sequence) = (Vec::new(), 1);
+        // Each read has a deadline of its own, and a log that nobody adds to has an end.
+        loop {
+            let next = MessageSelector::Next { sequence, subject: subject.clone() };
+            let next = self.jetstream.get(&self.reads, stream, &next).await;
+            let Some(stored) = next.map_err(|failed| self.map_failed(open.beside, failed))? else {
+                return Ok(all);
+            };
+            sequence = stored.sequence + 1;
+            all.push(stored);
+        }
+    }
+
+    /// The channel has gone on in another life. What is left of it goes, now or with its time.
+    pub(super) async fn drop_former_lives(&self, open: &OpenMap) {
+        let stream = self.names.stream(open.kind());
+        let logs = self.names.keys(open.beside, &open.channel, "*");
+        let parts = self.names.part_of_keys(open.beside, &open.channel, "*", "*");
+        for subjects in [logs, parts] {
+            let Ok(there) = self.jetstream.subjects(&self.link, &stream, &subjects).await else { continue };
+            for subject in there.iter().filter(|subject| !subject.ends_with(&*open.live.name)) {
+                let _ = self.jetstream.purge(&self.link, &stream, subject).await;
+            }
+        }
+    }
+
+    /// Where a channel stands, as its last message says.
+    pub(super) async fn last_of_map(
+        &self,
+        channel: &Channel,
+        beside: KeysBeside,
+        live: &LiveStream,
+    ) -> Result<Option<(u64, MapHead)>, BrokerError> {
+        let which = MessageSelector::Last(self.names.keys(beside, channel, &live.name));
+        let stream = self.names.stream(StreamKind::Keys(beside));
+        let last = self.jetstream.get(&self.reads, &stream, &which).await;
+        let Some(stored) = last.map_err(|failed| self.map_failed(beside, failed))? else { return Ok(None) };
+        live.saw(stored.sequence);
+        let head = MapHead::of(stored.payload).map_err(|error| self.unreadable_map(channel, &error))?;
+        Ok(Some((stored.sequence, head)))
+    }
+}

@@ -318,7 +318,7 @@ mod tests {
             ("--rate 1e9 --duration 1000", "--duration"),
             ("--batch 3 --in-flight 2", "--batch"),
             ("--rate 0 --calm 1", "--rate"),
-            ("--calm 1", "--reconnect"),
+            ("--calm 1", "--calm"),
             ("--churn", "--churn"),
             ("--pid 4294967295", "process 4294967295"),
             ("--reconnect --reconnect-min-ms 9 --reconnect-max-ms 3", "--reconnect-min-ms"),

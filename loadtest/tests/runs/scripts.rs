@@ -14,7 +14,8 @@ use crate::run::{counts, finish};
 
 /// How long one may take to start its processes, and to end them when it is told to.
 const START: Duration = Duration::from_secs(60);
-const END: Duration = Duration::from_secs(60);
+/// Longer than `million` waits for a process that holds connections before it ends it itself.
+const END: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Runs a script around load testers, and reads what it has found.

@@ -83,7 +83,7 @@ impl Default for MapOptions {
 impl MapOptions {
     /// What the channels keep.
     pub fn keeping(&self) -> MapRetention {
-        let kept = match self.mode {
+        let retained = match self.mode {
             MapMode::Ephemeral => Retention::default(),
             MapMode::Recoverable | MapMode::Persistent => {
                 Retention::new(self.stream_size, Duration::from_secs(self.stream_ttl_s))
@@ -95,7 +95,7 @@ impl MapOptions {
                 (Some(Duration::from_secs(self.key_ttl_s)), KeysBeside::Expiring)
             }
         };
-        let stream = Retention { beside, ..kept };
+        let stream = Retention { beside, ..retained };
         MapRetention { stream, key_ttl, ordered: self.ordered, keys_max: self.keys_max, quiet: false }
     }
 

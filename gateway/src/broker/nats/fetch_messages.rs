@@ -51,11 +51,11 @@ struct Consumer {
 struct ConsumerState {
     num_pending: u64,
     #[serde(default)]
-    delivered: Delivered,
+    delivered: HandedOutUntil,
 }
 
 #[derive(Deserialize, Default)]
-struct Delivered {
+struct HandedOutUntil {
     consumer_seq: u64,
 }
 
@@ -269,11 +269,11 @@ fn last_of_each(gathered: Vec<FetchedMessage>) -> Vec<FetchedMessage> {
 /// Who reads anew has another consumer, unless the server does not want to be asked for so much.
 fn cut_off(status: Option<u16>, description: Option<&str>) -> BrokerError {
     let status = status.unwrap_or_default();
-    let said = description.unwrap_or("the consumer does not answer");
-    let text = format!("reading was ended by the server: {status} {said}");
+    let description = description.unwrap_or("the consumer does not answer");
+    let text = format!("reading was ended by the server: {status} {description}");
     match status {
         503 => BrokerError::Unanswered(text.into()),
-        409 if !said.starts_with("Exceeded") => BrokerError::Unanswered(text.into()),
+        409 if !description.starts_with("Exceeded") => BrokerError::Unanswered(text.into()),
         _ => BrokerError::refused(text),
     }
 }

@@ -263,7 +263,7 @@ impl NatsBroker {
     /// The streams of history that a channel may be in, the likeliest first.
     async fn sizes_of(&self, channel: &Channel) -> Result<Vec<u32>, BrokerError> {
         let sizes = self.streams.of_channels().await?.into_iter();
-        let size = |kept| if let StreamKind::History(size) = kept { Some(size) } else { None };
+        let size = |kind| if let StreamKind::History(size) = kind { Some(size) } else { None };
         let mut sizes: Vec<u32> = sizes.filter_map(size).collect();
         let likely = self.tops.size_of(channel);
         sizes.sort_by_key(|size| (Some(*size) != likely, *size));

@@ -36,13 +36,13 @@ use crate::broker::{BrokerError, BrokerRefusal};
 /// needs nothing else for that: for [`crate::readers`].
 pub(crate) fn read_message_in_words(bytes: Bytes) -> Option<(String, Bytes, Option<Vec<String>>)> {
     let message = LedgerMessage::decode(bytes)?;
-    let said = format!("{message:?}");
+    let text = format!("{message:?}");
     Some(match message {
-        LedgerMessage::Op(op) => (said, op.encode(), None),
+        LedgerMessage::Op(op) => (text, op.encode(), None),
         LedgerMessage::Base(base) => {
             let mut replica = LedgerReplica::at(base.time);
             let table = replica.put_back(base.rows.clone()).map(|()| replica.lines());
-            (said, base.encode(), table)
+            (text, base.encode(), table)
         }
     })
 }

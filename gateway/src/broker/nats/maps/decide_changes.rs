@@ -43,7 +43,7 @@ enum MapAction {
 #[derive(Debug)]
 pub(super) struct MapDraft {
     pub(super) outcomes: Vec<Result<ChangedKey, BrokerError>>,
-    told: Vec<Publication>,
+    published: Vec<Publication>,
     /// How many keys are taken out whose time is over.
     pub(super) expired: usize,
     /// What each key held before.
@@ -95,8 +95,8 @@ impl MapRequest {
 
     /// Whether both can be in one message.
     pub(super) fn goes_with(&self, first: &Self) -> bool {
-        let kept = |retention: Retention| (retention.size, retention.ttl);
-        self.beside() == first.beside() && kept(self.keeping.stream) == kept(first.keeping.stream)
+        let bounds = |retention: Retention| (retention.size, retention.ttl);
+        self.beside() == first.beside() && bounds(self.keeping.stream) == bounds(first.keeping.stream)
     }
 }
 
@@ -127,7 +127,7 @@ impl MapFold {
         let retention = batch.first().map_or(keeping.stream, |first| first.keeping.stream);
         let mut draft = MapDraft {
             outcomes: Vec::with_capacity(batch.len()),
-            told: Vec::new(),
+            published: Vec::new(),
             expired: 0,
             before: BTreeMap::new(),
             once: Vec::new(),
@@ -235,8 +235,8 @@ impl MapFold {
         let keeping = MapRetention { ordered: true, ..*keeping };
         let made = self.state.change(Moment(now), change.clone(), &keeping, &mut draft.stream, usize::MAX);
         match made {
-            Ok(told) => {
-                draft.told.extend(told);
+            Ok(published) => {
+                draft.published.extend(published);
                 Ok(None)
             }
             Err(NotMade::Suppressed(why)) => Ok(Some(why)),
@@ -254,7 +254,7 @@ impl MapFold {
     /// The server has taken it. Returns how many idempotency keys were forgotten before their time.
     pub(super) fn commit(&mut self, draft: MapDraft, now: u64) -> u64 {
         self.time = self.time.max(now);
-        for publication in draft.told {
+        for publication in draft.published {
             self.append(publication, draft.retention, now);
         }
         self.version = draft.version;
@@ -276,7 +276,7 @@ impl MapDraft {
         } else {
             self.stream.pass(&mut publication);
         }
-        self.told.push(publication);
+        self.published.push(publication);
     }
 
     /// The message of it; `None`, if nothing is changed by it. `befores`: whether it tells what keys held before.
@@ -307,13 +307,16 @@ impl MapDraft {
             position: *position,
             until: *until,
         }));
-        if rows.is_empty() && self.told.is_empty() {
+        if rows.is_empty() && self.published.is_empty() {
             return None;
         }
         let next_expiry = fold.head().next_expiry;
-        let entries = self.told.iter().map(|told| {
-            let payload = told.keyed.as_ref().and_then(|keyed| keyed.before.clone()).filter(|_| befores);
-            ChangeEntry { record: record(told), before: payload.map(|data| record(&Publication::new(data))) }
+        let entries = self.published.iter().map(|published| {
+            let payload = published.keyed.as_ref().and_then(|keyed| keyed.before.clone()).filter(|_| befores);
+            ChangeEntry {
+                record: record(published),
+                before: payload.map(|data| record(&Publication::new(data))),
+            }
         });
         Some(ChangesMessage {
             head: super::map_message::MapHead { top: self.stream.position(), next_expiry },

@@ -147,14 +147,14 @@ impl MapFold {
 
     fn write_down_in(&self, epoch: Epoch, chunk_bytes: usize) -> Vec<Bytes> {
         let mut writer = ChunkWriter { chunks: Vec::new(), chunk: BytesMut::new(), chunk_bytes };
-        let kept = self.stream.page(WHOLE).publications;
-        let offset = self.position().offset - kept.len() as u64;
+        let retained = self.stream.page(WHOLE).publications;
+        let offset = self.position().offset - retained.len() as u64;
         writer.add(&MapRow::Begins {
             position: StreamPosition { offset, epoch },
             version: self.version.clone(),
             until: self.stream.expires().0,
         });
-        for publication in &kept {
+        for publication in &retained {
             writer.add(&MapRow::Past(record(publication)));
         }
         for (_, entry) in self.state.entries() {

@@ -1,3 +1,5 @@
+//! What is written in a log of a map is read as it was, and anything else is refused.
+
 use proptest::prelude::*;
 
 use super::*;

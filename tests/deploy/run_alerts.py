@@ -62,7 +62,13 @@ class Watched:
         alerts = {"TidegateNodeLost", "TidegateFewerNodes"}
         until("the loss is told", lambda: alerts <= self.firing(), LOST_SECONDS)
         assert "TidegateNodeUnreachable" not in self.firing(), "its target is still there"
-        lost = re.findall(r'"node":"([^"]+)"', "".join(re.findall(r".*gone without a word.*", self.stack.log(self.first))))
+        lost = []
+
+        def is_named():
+            lost[:] = re.findall(r'"node":"([^"]+)"', "".join(re.findall(r".*gone without a word.*", self.stack.log(self.first))))
+            return lost
+
+        until("the log names it", is_named)
         assert lost == [f"node-{self.second}"], f"the log names {lost}"
         self.stack.start_gateway(1)
         until("all are there again", lambda: "TidegateFewerNodes" not in self.firing())

@@ -118,7 +118,7 @@ impl JetStream {
         reading.end().await
     }
 
-    /// Answers how many messages there are to read, too.
+    /// Returns how many messages there are to read, too.
     async fn consume<'a>(
         &'a self,
         link: &'a NatsLink,
@@ -194,7 +194,7 @@ impl ConsumerReading<'_> {
         self.jetstream.ask(self.link, &name, &json!({})).await
     }
 
-    /// Asks for so many. Answers whether there were fewer, or they take their time.
+    /// Asks for so many. Returns whether there were fewer, or they take their time.
     async fn pull(&mut self, batch: u64, deadline: Instant) -> Result<bool, JetStreamError> {
         let link = self.link;
         let next = self.jetstream.subject(&format!("CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer));

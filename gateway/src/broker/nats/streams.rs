@@ -271,7 +271,7 @@ impl Streams {
         self.replicas == 1 || since.elapsed() >= LEADER_SETTLES
     }
 
-    /// Answers why it could not be made, where that may be because another node has made it.
+    /// Returns why it could not be made, where that may be because another node has made it.
     async fn make(&self, kind: StreamKind) -> Result<Option<JetStreamError>, JetStreamError> {
         let name = self.names.stream(kind);
         let config = self.wanted(kind, &new_life());

@@ -1,4 +1,4 @@
-//! Commands that wait for earlier ones.
+//! The queue of commands that wait for earlier ones.
 
 use std::collections::VecDeque;
 
@@ -6,14 +6,14 @@ use shared::command::Command;
 
 use super::settings::SessionSettings;
 
-/// Bounded in commands and in bytes. A session has one only while something waits.
+/// Commands that wait, bounded in number and in bytes. A session has a backlog only while commands wait.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     commands: VecDeque<Command>,
     bytes: usize,
 }
 
-/// There are more commands than a client may have waiting.
+/// The error when a client has more commands waiting than it may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct BacklogFull;
 
@@ -30,7 +30,7 @@ impl Backlog {
         Ok(())
     }
 
-    /// What is a part of the command that is in flight comes before all others.
+    /// Puts a command that belongs to the command in flight before all others.
     pub(super) fn push_first(&mut self, command: Command) {
         self.bytes += command.bytes();
         self.commands.push_front(command);
@@ -46,12 +46,12 @@ impl Backlog {
         Some(command)
     }
 
-    /// How many commands wait, and how many bytes they hold.
+    /// Returns how many commands wait, and how many bytes they hold.
     pub(super) fn size(&self) -> (usize, usize) {
         (self.commands.len(), self.bytes)
     }
 
-    /// Whether half of what is allowed waits: time to let the client wait too.
+    /// Returns whether the backlog is half full, so that the client's socket should not be read for now.
     pub(super) fn is_half_full(&self, settings: &SessionSettings) -> bool {
         self.commands.len() >= (settings.queued_commands_max as usize).div_ceil(2)
             || self.bytes >= (settings.queued_bytes_max as usize).div_ceil(2)

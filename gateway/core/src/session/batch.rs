@@ -1,4 +1,4 @@
-//! What is said to the client, as few messages as possible.
+//! Replies and pushes to the client, batched into as few messages as possible.
 
 use bytes::{BufMut, BytesMut};
 use shared::channel::Channel;
@@ -14,19 +14,19 @@ use super::Session;
 use super::session_state::Phase;
 use crate::effect::{Denial, Effect};
 
-/// Most replies that share a message.
+/// Replies that may share one message.
 pub const REPLIES_PER_MESSAGE_MAX: u16 = 64;
 
 /// A message of replies is sent once it holds this many bytes.
 pub const BATCH_BYTES_MAX: usize = 16 * 1024;
 
-/// Replies that will leave as one message, and the channels that go live after it.
+/// Replies that will be sent as one message, and the effects that follow it.
 #[derive(Debug)]
 pub(super) struct ReplyBatch {
     bytes: BytesMut,
     kind: MessageKind,
     replies: u16,
-    /// Effects that must not come before the message does.
+    /// Effects that must not be performed before the message is sent.
     after: Vec<Effect>,
 }
 
@@ -35,10 +35,10 @@ impl Session {
         self.answer_in(None, id, answer);
     }
 
-    /// The same about the subscription to a channel.
+    /// Answers a command about the subscription to `channel`, which the reply names.
     pub(super) fn answer_in(&mut self, channel: Option<Channel>, id: u32, answer: Answer) {
-        // A reply may overtake what makes another channel live, but only a subscribe reply does: then a client
-        // that subscribes to many channels at once is answered in one message.
+        // Only a subscribe reply may overtake the effects that make another channel live: then a client that subscribes
+        // to many channels at once is answered in one message.
         if !matches!(answer, Answer::Subscribe(_)) {
             self.end_batch_before_live();
         }
@@ -46,12 +46,12 @@ impl Session {
         self.write(|protocol, out| protocol.encode_reply(&reply, out));
     }
 
-    /// Answers with an error. A client that has got too many of them is closed.
+    /// Answers a command with an error. Closes the client if too many of its commands were refused.
     pub(super) fn refuse(&mut self, now: Moment, id: u32, refusal: impl Into<Refusal>) {
         self.refuse_command(now, None, None, id, refusal.into());
     }
 
-    /// The same to a command about a channel.
+    /// Refuses a command that names a channel.
     pub(super) fn refuse_about(
         &mut self,
         now: Moment,
@@ -62,7 +62,7 @@ impl Session {
         self.refuse_command(now, Some(channel), None, id, refusal.into());
     }
 
-    /// The same about the subscription to a channel.
+    /// Refuses a command about the subscription to a channel, which the reply names.
     pub(super) fn refuse_in(
         &mut self,
         now: Moment,
@@ -73,7 +73,7 @@ impl Session {
         self.refuse_command(now, channel, channel.cloned(), id, refusal.into());
     }
 
-    /// `about`: the channel that the command names; `channel`: the subscription that the reply names.
+    /// `about` is the channel that the command names; `channel` is the subscription that the reply names.
     fn refuse_command(
         &mut self,
         now: Moment,
@@ -90,7 +90,7 @@ impl Session {
         }
     }
 
-    /// Something of the client's is refused, and there is no reply that says so, or it is said.
+    /// Counts a refusal, whether or not a reply tells the client of it, and closes the client if there were too many.
     pub(super) fn note_refusal(&mut self, now: Moment, about: Option<&Channel>, refusal: &Refusal) {
         let namespace = about.map(|channel| self.context.rules.namespace_id(channel.as_str()));
         self.context.observer.refused(namespace, refusal);
@@ -99,7 +99,7 @@ impl Session {
         }
     }
 
-    /// The same where a connection may end for it.
+    /// Refuses a command or closes the connection, as the denial says.
     pub(super) fn deny(&mut self, now: Moment, id: u32, denial: Denial) {
         match denial {
             Denial::Error(refusal) => self.refuse(now, id, refusal),
@@ -116,7 +116,7 @@ impl Session {
         self.write(|protocol, out| protocol.encode_push(push, out));
     }
 
-    /// After what has been said so far, but not necessarily before the next subscribe reply.
+    /// Queues an effect after the replies so far, but not necessarily before the next subscribe reply.
     pub(super) fn after_replies(&mut self, effect: Effect) {
         match &mut self.batch {
             Some(batch) => batch.after.push(effect),
@@ -124,7 +124,7 @@ impl Session {
         }
     }
 
-    /// Ends the message that is being put together.
+    /// Ends the current message and queues it for sending.
     pub(super) fn flush(&mut self) {
         let Some(batch) = self.batch.take() else { return };
         let ReplyBatch { bytes, kind, replies, after } = *batch;

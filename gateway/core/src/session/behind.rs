@@ -1,11 +1,11 @@
-//! Long answers and a client that takes them slowly: what does not fit into one reply is read piece by piece, each once
-//! the client has taken the one before.
+//! Flow control of long answers: history that does not fit into one reply is read piece by piece, each piece once the
+//! client has taken the one before.
 //!
-//! A recovery of many bytes is answered with its beginning. The subscription then reads on: a piece of history, sent as
-//! publications like any other, then the next, until a piece reaches to the newest and what was held back meanwhile
-//! joins on. So what waits for a client is bounded, however much it has missed, and it comes further with every piece,
-//! also if it is cut off midway. In the same way a subscription goes on when more was held back for it than there was
-//! room for.
+//! The reply to a long recovery holds its beginning. The subscription then reads on: it reads a piece of history, sends
+//! it as ordinary publications, and reads the next, until a piece reaches the newest publication and those held back
+//! meanwhile follow without a gap. So the bytes that wait for a client are bounded, however much it has missed, and it
+//! makes progress with every piece, even if it is disconnected midway. A subscription also reads on when more
+//! publications were held back for it than there was room for.
 
 use std::collections::VecDeque;
 
@@ -22,34 +22,34 @@ use crate::history::{HistoryFilter, HistoryPage};
 use crate::recovery::reads_on;
 use crate::reply_bytes::{fitting, publication_bytes, publications_bytes};
 
-/// Reads in a row that may fail before a subscription ends.
+/// Consecutive reads that may fail before a subscription ends.
 pub const READS_FAILED_MAX: u8 = 3;
 
-/// The broker could not be asked.
+/// The error when the broker could not read history.
 #[derive(Clone, Copy, Debug)]
 struct HistoryReadFailed;
 
-/// Those who read on, at most one for each subscription. While there is one, something is awaited.
+/// Subscriptions that read on, at most one entry for each. While there is an entry, an effect is awaited.
 #[derive(Debug)]
 pub(super) struct BehindReaders {
-    /// The first is served, the others wait for it.
+    /// The first is served; the others wait for it.
     readers: VecDeque<BehindReader>,
-    /// Room, or a piece for the first.
+    /// The ticket of the awaited effect: room at the client, or a piece for the first reader.
     awaited: Ticket,
-    /// Whether the first of them is the one for whom a piece is read.
+    /// Whether a piece is being read for the first reader.
     reading: bool,
 }
 
-/// A subscription that reads on.
+/// A subscription that reads on from history.
 #[derive(Debug)]
 pub(super) struct BehindReader {
     pub(super) channel: Channel,
-    /// What the client has been sent up to.
+    /// The stream position up to which the client has been sent publications.
     pub(super) position: StreamPosition,
     pub(super) terms: DeliveryTerms,
-    /// How many publications to read for the next piece.
+    /// Publications to read for the next piece.
     pub(super) limit: u32,
-    /// Reads in a row that failed.
+    /// Consecutive reads that failed.
     failures: u8,
 }
 
@@ -59,10 +59,10 @@ impl BehindReader {
     }
 }
 
-/// What is left of a recovery.
+/// The part of a recovery that the reply does not hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RecoveryRest {
-    /// The offset before its first publication.
+    /// The offset before the first publication of the rest.
     pub(super) before: u64,
     pub(super) limit: u32,
 }
@@ -72,7 +72,7 @@ impl BehindReaders {
         self.awaited == ticket
     }
 
-    /// A subscription has ended.
+    /// Forgets the reader of a subscription that has ended.
     pub(super) fn forget(&mut self, channel: &Channel) {
         if self.readers.front().is_some_and(|reader| reader.channel == *channel) {
             self.reading = false;
@@ -82,8 +82,9 @@ impl BehindReaders {
 }
 
 impl Session {
-    /// Publications of the channel that were held back cannot be delivered to the client: they do not join on to
-    /// `go_live.position`, or there is no room for them. They are read from history instead, if the answer is yes.
+    /// Reads history in place of publications that were held back and cannot be delivered, because they do not follow
+    /// `go_live.position` or there was no room for them. Returns whether the subscription reads on; if it does not, the
+    /// caller ends it.
     pub fn handle_hole(&mut self, go_live: &GoLive) -> bool {
         let Some(position) = go_live.position.filter(|_| go_live.may_read_on) else { return false };
         if self.find_live(go_live.channel.as_str()).is_none() {
@@ -94,12 +95,12 @@ impl Session {
         true
     }
 
-    /// Whether one more long answer can be given before the client has taken the last.
+    /// Returns whether another long answer may be given before the client has taken the last one.
     pub(super) fn is_ready_for_more(&self) -> bool {
         self.sent_bytes <= self.context.settings.reply_bytes_max
     }
 
-    /// A long answer was given. Before many more are, the client is to take it.
+    /// Counts the bytes of a long answer. Past a limit, waits until the client has taken what it was sent.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.sent_bytes = self.sent_bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         let much = BATCH_BYTES_MAX.min(self.context.settings.reply_bytes_max as usize);
@@ -109,8 +110,8 @@ impl Session {
         }
     }
 
-    /// Takes out of what was recovered what the client is not to be sent yet, `used` bytes being in the same message
-    /// already. Returns how many bytes are left in it.
+    /// Truncates recovered publications to those that fit into the reply, of which `used` bytes are taken. Returns the
+    /// bytes of those that remain, and the rest to read later, if any.
     pub(super) fn leave_for_later(
         &self,
         publications: &mut Vec<Publication>,
@@ -129,7 +130,7 @@ impl Session {
         (bytes, Some(RecoveryRest { before, limit }))
     }
 
-    /// From now on the subscription reads on.
+    /// Makes a subscription read on from history.
     pub(super) fn read_on(&mut self, reader: BehindReader) {
         match &mut self.behind {
             Some(behind) => behind.readers.push_back(reader),
@@ -144,7 +145,7 @@ impl Session {
         }
     }
 
-    /// There is room, or a piece was read.
+    /// Handles the outcome of the awaited effect: there is room, or a piece was read.
     pub(super) fn on_behind(&mut self, result: OutcomeResult) {
         match result {
             OutcomeResult::Room => self.on_room(),
@@ -171,7 +172,7 @@ impl Session {
         let history = HistoryRequest { filter, epoch: Some(reader.position.epoch), sought: None, part: true };
         let terms = reader.terms.clone();
         (behind.awaited, behind.reading) = (ticket, true);
-        // Its namespace was there when it was subscribed to.
+        // The namespace existed when the client subscribed.
         let retention =
             self.context.rules.options(&channel).map(|options| options.retention()).unwrap_or_default();
         let join = Join {
@@ -189,7 +190,7 @@ impl Session {
 
     fn on_piece(&mut self, page: Result<HistoryPage, HistoryReadFailed>) {
         let Some(behind) = &mut self.behind else { return };
-        // Its subscription may have ended meanwhile.
+        // The reader's subscription may have ended meanwhile.
         if std::mem::take(&mut behind.reading)
             && let Some(reader) = behind.readers.pop_front()
         {
@@ -242,7 +243,8 @@ impl Session {
         }
     }
 
-    /// History does not hold what comes next any more, or cannot be read. The client comes back from where it is.
+    /// Ends a subscription whose next publications history no longer holds or could not be read. The client then
+    /// recovers from its position.
     fn end_reading(&mut self, channel: &Channel) {
         if let Ok(at) = self.find(channel.as_str()) {
             let subscription = self.remove(at);
@@ -257,7 +259,7 @@ impl Session {
         ticket
     }
 
-    /// About how many publications like these a piece has room for.
+    /// Returns about how many publications of this size fit into one piece.
     fn piece_limit(&self, publications: &[Publication]) -> u32 {
         let settings = &self.context.settings;
         let bytes = publications_bytes(publications);

@@ -1,7 +1,8 @@
-//! One more reader of a channel that the client is subscribed to: what that one missed is read beside what comes.
+//! Another reader of a channel that the client is subscribed to already: what that reader missed is read while
+//! publications go on.
 //!
-//! The subscription is joined anew from where the new reader stopped. Whatever is told then goes to all of the channel's readers
-//! in this client, and its protocol leaves out what each has.
+//! The subscription is joined again from where the new reader stopped. The recovered publications then go to all of the
+//! channel's readers in this client, and the protocol leaves out those that a reader already has.
 
 use shared::command::Subscribe;
 use shared::error::ErrorCode;
@@ -14,7 +15,8 @@ use super::terms::RecoveryRequest;
 use crate::effect::{Denial, Grant};
 
 impl Session {
-    /// `grant`: what the application has given this reader, if it was asked.
+    /// Answers a subscribe command of another reader. `grant`: what the application granted this reader, if it was
+    /// asked.
     pub(super) fn read_beside(
         &mut self,
         now: Moment,

@@ -1,4 +1,4 @@
-//! What all sessions of a node share.
+//! The context that all sessions of a node share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,20 +9,21 @@ use super::settings::SessionSettings;
 use crate::channel_rules::ChannelRules;
 use crate::namespace_id::NamespaceId;
 
-/// Is told what sessions do, to count it. Nothing they decide depends on it.
+/// Observes sessions, to count what they do. No decision of a session depends on it.
 pub trait SessionObserver: Send + Sync + std::fmt::Debug {
-    /// A command was begun. `name` is the protocol's word for it.
+    /// Reports that a command was begun. `name` is the protocol's name for it.
     fn command(&self, name: &'static str);
-    /// A command was answered with an error. `namespace`: of the channel that the command was about, where that is known.
+    /// Reports that a command was refused. `namespace` is that of the channel that the command was about, if it is
+    /// known.
     fn refused(&self, namespace: Option<NamespaceId>, refusal: &Refusal);
-    /// A subscriber asked to be brought up to date.
+    /// Reports that a subscriber asked for recovery, and whether it succeeded.
     fn recovery(&self, namespace: NamespaceId, recovered: bool);
-    /// A client has answered a ping, and so has taken all that it was sent before it. `took`: since the ping was made, in
-    /// whole milliseconds.
+    /// Reports that a client has answered a ping, and so has taken all that it was sent before. `took` is the time
+    /// since the ping was sent, in whole milliseconds.
     fn acknowledged(&self, took: Duration);
 }
 
-/// Counts nothing.
+/// An observer that ignores everything.
 #[derive(Clone, Copy, Debug)]
 pub struct NoObserver;
 
@@ -33,7 +34,7 @@ impl SessionObserver for NoObserver {
     fn acknowledged(&self, _took: Duration) {}
 }
 
-/// What the application behind the gateway takes from clients.
+/// Which commands of clients the application behind the gateway accepts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Application {
     pub rpc: bool,

@@ -1,19 +1,19 @@
-//! How much a client may ask for: three token buckets in 24 bytes.
+//! Rate limits of a client: three token buckets in 24 bytes.
 
 use shared::moment::Moment;
 
 use super::settings::SessionSettings;
 
-/// A token bucket told by one number: when it will be full again (the generic cell rate algorithm), in nanoseconds
-/// since the origin of [`Moment`]. It takes no timer to fill.
+/// A token bucket stored as one number: when it will be full again (the generic cell rate algorithm), in nanoseconds
+/// since the origin of [`Moment`]. It needs no timer to refill.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bucket {
     full_at: u64,
 }
 
 impl Bucket {
-    /// Takes `amount` if the bucket, which holds `burst` and regains `rate` in each `period_ms`, still has that much.
-    /// A rate of 0 is no limit.
+    /// Takes `amount` from the bucket, which holds `burst` and regains `rate` in each `period_ms`. Returns whether the
+    /// bucket held that much. A rate of 0 is no limit.
     fn take(&mut self, now: Moment, amount: u64, rate: u32, burst: u32, period_ms: u64) -> bool {
         if rate == 0 {
             return true;
@@ -40,7 +40,7 @@ pub(super) struct SessionLimits {
     errors: Bucket,
 }
 
-/// How many events for other subscribers a client may send: few clients send any.
+/// The rate limit of events for other subscribers, kept apart because few clients send any.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct EventLimit(Bucket);
 
@@ -52,8 +52,8 @@ impl EventLimit {
 }
 
 impl SessionLimits {
-    /// Whether the client may send one more message of this many bytes. Asked before the message is decoded, so
-    /// that decoding is limited too.
+    /// Returns whether the client may send one more message of this many bytes. Called before the message is decoded,
+    /// so that decoding is limited too.
     pub(super) fn allow_message(&mut self, now: Moment, settings: &SessionSettings, bytes: usize) -> bool {
         self.allow_commands(now, settings, 1)
             && self.bytes.take(now, bytes as u64, settings.bytes_per_second, settings.bytes_burst, SECOND_MS)

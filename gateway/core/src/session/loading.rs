@@ -1,4 +1,4 @@
-//! A client on its way into a channel that keeps state by key: what is remembered between the pages that it reads.
+//! Subscriptions to map channels whose clients are reading the state: what the session keeps between two pages.
 
 use shared::channel::Channel;
 use shared::command::{Phase, Since, StateRequest};
@@ -10,25 +10,27 @@ use super::session_state::Granted;
 use super::terms::RecoveryRequest;
 use crate::effect::{Overrides, Ticket};
 
-/// All of them of one connection. With its subscriptions they are at most as many as it may have channels.
+/// The loading subscriptions of one connection. Together with its live subscriptions they are bounded by the channels
+/// it may have.
 #[derive(Debug, Default)]
 pub(super) struct Loadings(pub(super) Vec<Loading>);
 
 #[derive(Debug)]
 pub(super) struct Loading {
     pub(super) channel: Channel,
-    /// What the client asked for first, and was given leave to: asked again with no page.
+    /// The terms of the client's first request, which was authorized: they are not asked about again for further pages.
     pub(super) entry: LoadingChannel,
-    /// Where the channel stood when the first page was read. What came later comes by the stream, or is held back.
+    /// The channel's position when the first page was read. Later changes come by the stream, or are held back.
     pub(super) began_at: Option<StreamPosition>,
-    /// It has changed since: what pages leave out the client must be given whole, before any patch of it.
+    /// Whether the channel has changed since then. Keys that the pages leave out must be sent whole before any patch of
+    /// them.
     pub(super) has_changed: bool,
-    /// In a channel without one: the hub holds publications back from before the first page was read.
+    /// In a channel without a stream: whether the hub holds publications back, from before the first page was read.
     pub(super) held_back: bool,
-    /// The client must be live by then.
+    /// The moment by which the client must be live.
     pub(super) until: Moment,
     pub(super) step: LoadingStep,
-    /// The server has ended it while something was awaited.
+    /// Whether the server has ended the subscription while an effect was awaited.
     pub(super) ended: bool,
 }
 
@@ -37,20 +39,20 @@ pub(super) struct LoadingChannel {
     pub(super) recovery: RecoveryRequest,
     pub(super) overrides: Overrides,
     pub(super) granted: Option<Box<Granted>>,
-    /// For the client, when it is live.
+    /// Data for the client, sent when it is live.
     pub(super) data: Option<Payload>,
 }
 
 #[derive(Debug)]
 pub(super) enum LoadingStep {
-    /// The client's next request is awaited.
+    /// Waiting for the client's next request.
     Idle,
-    /// It did not come in time.
+    /// The next request did not come in time.
     Late,
     Busy(PageInFlight),
 }
 
-/// A request of the client that is being served.
+/// A request of the client that is in flight.
 #[derive(Debug)]
 pub(super) struct PageInFlight {
     pub(super) ticket: Ticket,
@@ -62,32 +64,32 @@ pub(super) struct PageInFlight {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum LoadingAwaited {
     Token,
-    /// That publications are held back.
+    /// That the hub holds publications back.
     Join,
     State,
     Stream,
 }
 
-/// What a client asks for with one request.
+/// One request of the client for a page.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PageRequest {
     pub(super) page: StateRequest,
-    /// Where it says that it stands.
+    /// The position that the client says it has.
     pub(super) since: Since,
-    /// It was here before, and has the state as it was then.
+    /// Whether the client recovers: it has been subscribed before and has the state as of `since`.
     pub(super) recovers: bool,
 }
 
-/// What a client that is about to be live has read, beside what comes by the stream.
+/// The state that a client has read before it goes live, beside what comes by the stream.
 #[derive(Debug)]
 pub(super) struct LoadedState {
     pub(super) wanted: PageRequest,
-    /// The last page of the state, as long as it has not been sent.
+    /// The last page of the state, which has not been sent yet.
     pub(super) state: Vec<Publication>,
     pub(super) state_bytes: usize,
-    /// As the loading has it.
+    /// As in [`Loading`].
     pub(super) has_changed: bool,
-    /// In a channel without a stream: where that state was read.
+    /// In a channel without a stream: the position at which the state was read.
     pub(super) stands_at: Option<StreamPosition>,
     pub(super) until: Moment,
 }
@@ -111,7 +113,7 @@ impl Loadings {
         self.0.iter().position(|one| one.awaits(ticket))
     }
 
-    /// When the first of those whose client is awaited is late.
+    /// Returns the earliest deadline of the loading subscriptions that wait for their client.
     pub(super) fn next_end(&self) -> Option<Moment> {
         let waiting = self.0.iter().filter(|one| matches!(one.step, LoadingStep::Idle));
         waiting.map(|one| one.until).min()

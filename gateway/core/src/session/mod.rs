@@ -1,15 +1,15 @@
-//! One client, from open to close: a state machine without a clock or a socket.
+//! One client from open to close, as a state machine without a clock or a socket.
 //!
-//! Five verbs are all of it. What happens goes in through `handle_message`, `handle_outcome` and `handle_timeout`
-//! (and what the server itself wants through `handle_subscribe`, `handle_unsubscribe`, `handle_refresh` and
-//! `handle_disconnect`); what should be done comes
-//! out of `poll_effect`, to be polled until it is empty after each of them; `poll_timeout` says when to call again.
+//! The caller (the shell) drives a session with five kinds of methods. It reports what happened with `handle_message`,
+//! `handle_outcome` and `handle_timeout`, and passes on requests of the server with `handle_subscribe`,
+//! `handle_unsubscribe`, `handle_refresh` and `handle_disconnect`. After each call it polls `poll_effect` until it is
+//! empty and performs the effects. `poll_timeout` says when to call `handle_timeout` next.
 //!
-//! Commands are carried out in their order, one awaited effect at a time. The exception is a row of subscribe
-//! commands, of which up to [`JOINS_MAX`] are in flight at once, so that a client with many subscriptions does not
-//! pay a round trip for each.
+//! Commands run in order, one awaited effect at a time. Consecutive subscribe commands are the exception: up to
+//! [`JOINS_MAX`] of them are in flight at once, so that a client with many subscriptions does not pay a round trip for
+//! each.
 //!
-//! The files are named for the events: each `on_*.rs` holds what one of them starts and how that ends.
+//! Each `on_*.rs` file is named for an event and holds both what the event starts and how it ends.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -81,20 +81,20 @@ mod on_timeout;
 mod on_track;
 mod on_unsubscribe;
 
-/// Most subscribe commands of one connection that are in flight at once.
+/// Subscribe commands of one connection that may be in flight at once.
 pub const JOINS_MAX: usize = 16;
 
-/// The id of a connect command that came with the request.
+/// The id given to a connect command that came with the request that opened the connection.
 const CONNECT_ID: u32 = 1;
-/// The least that a command takes on the wire: a masked frame of the bare endpoint without a payload.
+/// The fewest bytes a command takes on the wire: a masked frame of the bare endpoint without a payload.
 const COMMAND_BYTES_MIN: usize = 6;
-/// No token outlives this: a longer expiry is cut to it, and asked to be refreshed then. 365 days.
+/// The longest time until a token expires: a later expiry is cut to it, and the token must be refreshed then. 365 days.
 const EXPIRY_MAX: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
 /// A moment later than any timeout.
 const NEVER: Moment = Moment(u64::MAX);
 
-/// What a session begins with.
+/// The arguments of [`Session::open`].
 #[derive(Clone, Debug)]
 pub struct Opening {
     /// Unique over all nodes and time.
@@ -102,82 +102,84 @@ pub struct Opening {
     pub protocol: Arc<dyn Protocol>,
     pub context: Arc<Context>,
     pub way: ConnectionWay,
-    /// The connect command, where the request that opened the connection says it all.
+    /// The connect command, if the request that opened the connection contained everything it needs.
     pub connect: Option<Box<Connect>>,
-    /// Random bits, for the moment of the first ping.
+    /// Random bits that choose when the first ping is sent.
     pub seed: u64,
 }
 
-/// The state of one client's connection. Most connections are idle, so every byte counts: what is rare is boxed, and no
-/// queue keeps memory while it is empty.
+/// The state of one client's connection. Most connections are idle, so every byte counts: rare state is boxed, and an
+/// empty queue keeps no memory.
 #[derive(Debug)]
 pub struct Session {
     client: ClientId,
     context: Arc<Context>,
     protocol: Arc<dyn Protocol>,
-    /// `None` for an anonymous client with nothing to remember.
+    /// `None` for an anonymous client about which nothing has to be remembered.
     identity: Option<Box<Identity>>,
     /// Sorted by channel name.
     subscriptions: SmallVec<[Subscription; 1]>,
     effects: VecDeque<Effect>,
-    /// Replies that will leave as one message.
+    /// Replies that will be sent as one message.
     batch: Option<Box<ReplyBatch>>,
     pending: Option<Box<PendingCommand>>,
     backlog: Option<Box<Backlog>>,
-    /// Subscriptions to channels that keep state by key, whose clients read that page by page.
+    /// Subscriptions to map channels whose clients are still reading the state page by page.
     loading: Option<Box<Loadings>>,
-    /// What is still to be read for the client, as it takes what it was sent.
+    /// Subscriptions that still read history, piece by piece, as the client takes what it was sent.
     behind: Option<Box<BehindReaders>>,
-    /// What the application is asked about, now and again.
+    /// Questions to the application about renewing the connection and its subscriptions.
     renewals: Option<Box<Renewals>>,
-    /// Which keys of polled channels the client follows.
+    /// Keys of polled channels that the client follows.
     tracking: Option<Box<Tracking>>,
-    /// What few sessions have, or none for long.
+    /// State that few sessions have, or have only for a short time.
     rare: Option<Box<RareSessionState>>,
     limits: SessionLimits,
-    /// Until connected: when it is too late for that, unless pings do not wait for it. Then: when the next ping is due, or the pong to the last one.
+    /// Before the session is connected: the deadline of the connect command, unless `connect_by` holds it. After that:
+    /// when the next ping is due, or the deadline of the pong to the last one.
     deadline: Moment,
-    /// When the first token has been expired for too long, of the connection or of a subscription.
+    /// When the connection, a subscription or a key's signature next ends because it has expired, or the application is
+    /// next asked to renew one. [`NEVER`] if nothing expires.
     expiry: Moment,
-    /// From the connect command's success to the first ping.
+    /// Milliseconds from the success of the connect command to the first ping.
     first_ping_ms: u32,
     next_ticket: u32,
-    /// How many subscriptions are not live yet.
+    /// Number of subscriptions and page requests that are in flight.
     joining: u16,
     phase: Phase,
     awaits_pong: bool,
-    /// Nothing comes from the client after its connect command.
+    /// Whether the client sends nothing after its connect command.
     one_way: bool,
-    /// It follows what it asked for as it connected, and nothing else, ever.
+    /// Whether the subscriptions are fixed to those that the connect command asked for.
     fixed: bool,
-    /// Every subscription is asked about.
+    /// Whether every subscription is authorized by [`Effect::Authorize`], whatever the channel's options allow.
     asks_of_all: bool,
-    /// The client comes into parts of the server and goes out of them, on whose channels others hang.
+    /// Whether the client enters and leaves Socket.IO namespaces, each with rooms that depend on it.
     has_rooms: bool,
-    /// Something has come from the client since the last ping.
+    /// Whether the client has sent anything since the last ping.
     heard: bool,
-    /// Pings that no pong has answered.
+    /// Pings that have not been answered by a pong yet.
     pongs_pending: u8,
-    /// When the last ping was made, in milliseconds: what is left of it beyond 32 bits.
+    /// The low 32 bits of the moment of the last ping, in milliseconds.
     pinged_ms: u32,
-    /// Bytes of long answers since the client was last known to have taken all.
+    /// Bytes of long answers sent since the client was last known to have taken everything.
     sent_bytes: u32,
 }
 
-/// What a session holds in a box of its own, and only if it has any of it.
+/// Rare state of a session, boxed and allocated only when some of it is set.
 #[derive(Debug, Default)]
 struct RareSessionState {
-    /// Until connected: what the client is to be told of the way.
+    /// Before the session is connected: how the client reaches the session, for the reply to connect.
     way: ConnectionWay,
-    /// Where pings do not wait for it: when it is too late for the connect command's success.
+    /// The deadline of the connect command's success, if pings begin before it.
     connect_by: Option<Moment>,
     events: EventLimit,
-    /// Channels that the client comes back to, while it is on its way there.
+    /// Channels that a resumed client is rejoining but is not yet subscribed to.
     returning: Vec<Channel>,
 }
 
 impl Session {
-    /// Opens a session. Its first effect is what the protocol says as a connection opens.
+    /// Opens a session. Its first effect is whatever the protocol sends when a connection opens.
     pub fn open(now: Moment, opening: Opening) -> Self {
         let Opening { client, protocol, context, way, connect, seed } = opening;
         let half = context.settings.ping_interval_ms / 2;
@@ -224,15 +226,16 @@ impl Session {
         session
     }
 
-    /// For wires that have a way of their own to say what a client may: every subscription is asked about
-    /// ([`Effect::Authorize`]), whatever its channel's options allow.
+    /// Authorizes every subscription by [`Effect::Authorize`], whatever its channel's options allow. For protocols that
+    /// have their own way to say what a client may do.
     #[must_use]
     pub fn asking_of_all(self) -> Self {
         Self { asks_of_all: true, ..self }
     }
 
-    /// For wires on which the other side is asked for a sign of life from the beginning, and not only once it is connected.
-    /// The first ping comes after at most seven eighths of an interval: libraries wait for one from when they were answered.
+    /// Sends pings from the opening of the connection on, and not only once it is connected. The first ping comes after
+    /// at most seven eighths of an interval, because client libraries expect one counted from when the server answered
+    /// them.
     #[must_use]
     pub fn pinging_at_once(mut self, now: Moment) -> Self {
         self.rare.get_or_insert_default().connect_by = Some(self.deadline);
@@ -241,14 +244,15 @@ impl Session {
         self
     }
 
-    /// For wires on which one connection comes into several parts of the server, each with rooms in it: a refused
-    /// connect command leaves the connection as it was, and who leaves a part leaves its rooms.
+    /// Lets the connection enter several Socket.IO namespaces, each with rooms in it. A refused connect command leaves
+    /// the connection as it was, and a client that leaves a namespace leaves its rooms.
     #[must_use]
     pub fn with_rooms(self) -> Self {
         Self { has_rooms: true, ..self.asking_of_all() }
     }
 
-    /// Returns what is to be done next, in order. `None`: nothing until something happens again.
+    /// Returns the next effect to perform, in order. `None` means that there is nothing to do until something else
+    /// happens.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         if self.effects.is_empty() {
             self.flush();
@@ -260,7 +264,7 @@ impl Session {
         effect
     }
 
-    /// Replaces the context, if it is another one. What was granted before stays granted.
+    /// Replaces the context, if it is a different one. Rights that were granted under the old context stay granted.
     pub fn set_context(&mut self, context: &Arc<Context>) {
         if !Arc::ptr_eq(&self.context, context) {
             self.context = context.clone();
@@ -276,18 +280,18 @@ impl Session {
         self.client
     }
 
-    /// Returns the user of the connection, who is anonymous until it is connected.
+    /// Returns the user of the connection, which is anonymous until the session is connected.
     pub fn user(&self) -> &UserId {
         static ANONYMOUS: UserId = UserId::ANONYMOUS;
         self.identity.as_ref().map_or(&ANONYMOUS, |identity| &identity.user)
     }
 
-    /// Returns what the token or the connect hook says of the client for the application's own servers.
+    /// Returns the `meta` of the token or the connect hook, which only the application's own servers see.
     pub fn meta(&self) -> Option<&Bytes> {
         self.identity.as_ref()?.meta.as_ref()
     }
 
-    /// Returns what the token says of the client for those who are told who follows which topics.
+    /// Returns the payload of the token that is shown beside the client's subscriptions to topics.
     pub fn payload(&self) -> Option<&Bytes> {
         self.identity.as_ref()?.updates.as_ref()?.payload.as_ref()
     }
@@ -311,7 +315,7 @@ impl Session {
         self.pending.is_some() || self.backlog.is_some() || self.joining > 0
     }
 
-    /// Returns how many bytes are kept of commands that wait for their turn, and of one that has come in part.
+    /// Returns the bytes held for commands that wait for their turn and for a message that has arrived in part.
     pub fn queued_bytes(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.size().1) + self.protocol.held_bytes()
     }
@@ -322,8 +326,8 @@ impl Session {
         waiting + usize::from(self.pending.is_some()) + usize::from(self.joining)
     }
 
-    /// Returns about as many bytes as can be read at once without more commands than may wait for earlier ones: a client is only
-    /// to blame for those that it sends after it is no longer read from.
+    /// Returns about how many bytes can be read at once without exceeding the commands that may wait for earlier ones.
+    /// A client is only to blame for commands that it sends after the gateway has stopped reading from it.
     pub fn bytes_wanted(&self) -> usize {
         let SessionSettings { queued_commands_max, queued_bytes_max, .. } = self.context.settings;
         let (commands, bytes) = self.backlog.as_ref().map_or((0, 0), |backlog| backlog.size());
@@ -332,8 +336,8 @@ impl Session {
         commands_left.saturating_mul(COMMAND_BYTES_MIN).min(bytes_left)
     }
 
-    /// Returns the channels that have been joined and not left, those included whose join is not answered yet. After the
-    /// close they are what the shell has to leave.
+    /// Returns the channels that have been joined and not left, including those whose join has not been answered yet.
+    /// After the session has closed, these are the channels that the shell has to leave.
     pub fn subscriptions(&self) -> impl Iterator<Item = &Channel> {
         let joined = self
             .subscriptions
@@ -342,20 +346,21 @@ impl Session {
         joined.map(|one| &one.channel)
     }
 
-    /// Returns whether publications of a channel are delivered to the client, or will be once it is back there.
+    /// Returns whether publications of a channel are delivered to the client, or will be once it has rejoined the
+    /// channel.
     pub fn is_in(&self, channel: &Channel) -> bool {
         let returning = || self.rare.as_ref().is_some_and(|rare| rare.returning.contains(channel));
         self.find_live(channel.as_str()).is_some() || returning()
     }
 
-    /// Returns whether a publication of one of its channels is for this client.
+    /// Returns whether a publication to one of the client's channels is addressed to this client.
     pub fn is_meant(&self, publication: &Publication) -> bool {
         let only = publication.only.as_deref();
         publication.except.as_deref() != Some(&self.client)
             && only.is_none_or(|only| only.includes(self.client, |channel| self.is_in(channel)))
     }
 
-    /// Returns what others see of the client in a channel that has granted it this.
+    /// Returns how others see the client in a channel, given what was granted to it there.
     fn info(&self, granted: Option<&session_state::Granted>) -> ClientInfo {
         let identity = self.identity.as_deref();
         let user = granted.and_then(|granted| granted.user.as_ref());
@@ -367,22 +372,22 @@ impl Session {
         }
     }
 
-    /// Returns what others see of the client in one of its channels.
+    /// Returns how others see the client in one of its channels.
     fn info_in(&self, at: usize) -> ClientInfo {
         self.info(self.subscriptions[at].granted())
     }
 
-    /// Returns when it is too late to connect, where pings do not wait for that.
+    /// Returns the deadline for connecting, if pings begin before the client is connected.
     fn connect_by(&self) -> Option<Moment> {
         self.rare.as_ref()?.connect_by
     }
 
-    /// Returns where the subscription to a channel is (`Ok`), or where it would be (`Err`).
+    /// Returns the index of the subscription to a channel (`Ok`), or the index at which it would be inserted (`Err`).
     fn find(&self, channel: &str) -> Result<usize, usize> {
         self.subscriptions.binary_search_by(|one| one.channel.as_str().cmp(channel))
     }
 
-    /// Returns the subscription to a channel, if publications are delivered.
+    /// Returns the subscription to a channel, if it is live.
     fn find_live(&self, channel: &str) -> Option<&Subscription> {
         let at = self.find(channel).ok()?;
         self.subscriptions.get(at).filter(|one| one.is_live())
@@ -398,7 +403,7 @@ impl Session {
         self.pending = Some(Box::new(PendingCommand { ticket, id, awaited }));
     }
 
-    /// Keeps a command for later.
+    /// Appends a command to the backlog.
     fn defer(&mut self, command: Command) {
         let backlog = self.backlog.get_or_insert_default();
         if backlog.push(command, &self.context.settings).is_err() {
@@ -406,7 +411,7 @@ impl Session {
         }
     }
 
-    /// Closes the session: nothing is done or said after this.
+    /// Closes the session: it performs no command and sends nothing after this.
     fn close(&mut self, disconnect: Disconnect) {
         if self.phase == Phase::Closed {
             return;

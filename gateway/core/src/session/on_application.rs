@@ -1,4 +1,4 @@
-//! What clients say to the application: rpc and send.
+//! The commands that go to the application: rpc and send.
 
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -24,7 +24,8 @@ impl Session {
         self.effects.push_back(Effect::Rpc { ticket, method, data });
     }
 
-    /// With an id, a refusal is told. Otherwise nobody waits for a reply, but what a client sends first comes first.
+    /// With an id, a refusal is answered. Without one there is no reply, but later commands still wait, so that
+    /// messages reach the application in order.
     pub(super) fn on_send(&mut self, id: u32, channel: Box<str>, data: Payload) {
         if !self.context.application.messages {
             return self.close(Disconnect::NOT_AVAILABLE);

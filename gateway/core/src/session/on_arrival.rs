@@ -1,5 +1,5 @@
-//! What the server subscribes a client to as it connects: joined before the connect command is answered, so that the
-//! answer says where each of them stands.
+//! The subscriptions that are made while a client connects. They are joined before the connect command is answered, so
+//! that the reply holds the position of each.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -23,28 +23,29 @@ use super::{JOINS_MAX, Session};
 use crate::effect::{Denial, Effect, ServerSubscription};
 use crate::history::HistoryPage;
 
-/// Those that are still to be joined, and those that are.
+/// Subscriptions of a connecting client: those still to be joined, and those that are joined.
 #[derive(Debug, Default)]
 pub(super) struct ServerSubscriptions {
     greeting: Greeting,
     waiting: VecDeque<WantedSubscription>,
     announced: BTreeMap<Channel, Subscribed>,
     taken: Vec<(Channel, AcceptedSubscription)>,
-    /// Of publications in `announced`.
+    /// Bytes of the publications in `announced`.
     bytes: usize,
 }
 
-/// A subscription that the server wants.
+/// A subscription to make for a connecting client, or on behalf of the server.
 #[derive(Debug)]
 pub(super) struct WantedSubscription {
     channel: Channel,
     joining: Box<JoiningSubscription>,
-    /// The application says whether the client may.
+    /// Whether the application is asked if the client may subscribe.
     asks: bool,
 }
 
 impl Session {
-    /// All that the client is to be subscribed to: by the server, and by its own wish where it may.
+    /// Returns all subscriptions to make as the client connects: those the server asks for, and those the client asks
+    /// for and may have.
     pub(super) fn wanted(
         &self,
         now: Moment,
@@ -93,7 +94,7 @@ impl Session {
             } else if self.fixed {
                 return Err(ErrorCode::PermissionDenied.into());
             }
-            // Otherwise what it may not have is left out of the answer.
+            // Otherwise the reply leaves out the channels that the client may not have.
         }
         if wanted.len() > self.context.settings.channels_max as usize {
             return Err(Denial::Disconnect(Disconnect::CHANNEL_LIMIT));
@@ -101,7 +102,7 @@ impl Session {
         Ok(wanted.into_values().collect())
     }
 
-    /// A subscription that the server makes. What the client asks of it counts as in a command.
+    /// Returns a subscription made by the server. The options in the client's request count as in a subscribe command.
     pub(super) fn server_side(
         &self,
         now: Moment,
@@ -114,7 +115,8 @@ impl Session {
         let channel = self.context.rules.channel(&channel, bytes_max).map_err(|_| ErrorCode::BadRequest)?;
         let options = self.context.rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
         let expires = expiry(now, expires).map_err(|_| ErrorCode::Expired)?;
-        // Whatever a client calls it: only its own command can read the state of keys.
+        // Only the client's own command can read the state of a map, whatever kind of subscription the client names
+        // here.
         let kind = if options.keeps_keys() { options.subscription_type.kind() } else { request.kind };
         let request = Subscribe { kind, ..request };
         let joining = JoiningSubscription {
@@ -128,13 +130,14 @@ impl Session {
         Ok(WantedSubscription { channel, joining: Box::new(joining), asks: false })
     }
 
-    /// Leaves to it what is for this client. `granted`: somebody has said, or is to say, that it may subscribe.
+    /// Limits a subscription to the publications that this client may see. `granted`: whether somebody else has said,
+    /// or will say, that it may subscribe.
     pub(super) fn narrow(&self, wanted: &mut WantedSubscription, granted: bool) {
         let Some(options) = self.context.rules.options(&wanted.channel) else { return };
         self.narrow_to_audience(options, &wanted.channel, &mut wanted.joining.recovery, granted);
     }
 
-    /// The channel of the client's user alone.
+    /// Returns the subscription to the personal channel of the client's user.
     fn personal(&self) -> Option<ServerSubscription> {
         let settings = &self.context.settings;
         let user = self.user();
@@ -147,7 +150,7 @@ impl Session {
         })
     }
 
-    /// Joins all of these, and answers the connect command after that.
+    /// Joins all channels in `waiting`, and then answers the connect command.
     pub(super) fn arrive(
         &mut self,
         now: Moment,
@@ -164,7 +167,7 @@ impl Session {
         self.join_further(now);
     }
 
-    /// One of them is joined, or cannot be.
+    /// Handles the outcome of one join.
     pub(super) fn on_arrived(
         &mut self,
         now: Moment,
@@ -179,7 +182,7 @@ impl Session {
         };
         let channel = self.subscriptions[at].channel.clone();
         match taken.ended {
-            // The client has never heard of it.
+            // The client has not been told of this subscription.
             Some(UnsubscribeCode::Server) => {
                 let subscription = self.remove(at);
                 self.leave(subscription.channel, None);
@@ -235,7 +238,7 @@ impl Session {
         self.join(at, options);
     }
 
-    /// The client is not let in: what was joined for it is left.
+    /// Refuses the connect command and leaves the channels that were joined for it.
     pub(super) fn turn_away(&mut self, now: Moment, error: shared::refusal::Refusal) {
         let Some(pending) = self.pending.take() else { return };
         while let Some(last) = self.subscriptions.len().checked_sub(1) {

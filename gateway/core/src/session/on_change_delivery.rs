@@ -1,5 +1,5 @@
-//! The client says anew whether it wants all publications of a channel or the newest values: a call (`rpc`) with a method
-//! of the gateway's own, for its protocol has no other word that would change a subscription.
+//! Changing a live subscription between all publications and the newest values. This is a call (`rpc`) with a method of
+//! the gateway's own, because the protocol has no command that changes a subscription.
 
 use shared::channel::Channel;
 use shared::delivery::DeliveryWanted;
@@ -12,11 +12,12 @@ use super::session_state::{JoiningStage, PendingEffect};
 use super::terms;
 use crate::effect::Effect;
 
-/// The method of the call. No application is ever asked about it.
+/// The method of the call. The application is never asked about it.
 pub const CHANGE_DELIVERY: &str = "tidegate.delivery";
 
 impl Session {
-    /// Whether the client has a live subscription to a channel that it has made as one that may be served otherwise.
+    /// Returns whether the client has a live subscription to a channel whose delivery it chose itself, and so may
+    /// change.
     pub fn chooses_delivery(&self, channel: &Channel) -> bool {
         let subscription = self.find_live(channel.as_str());
         subscription.is_some_and(|one| matches!(&one.stage, JoiningStage::Live(live) if live.chooses))
@@ -32,7 +33,7 @@ impl Session {
         }
         let chooses = self.chooses_delivery(&channel);
         let latest = match self.context.rules.options(&channel) {
-            // Whoever counts on positions has not agreed to what it would miss.
+            // A client that relies on positions has not agreed to miss publications.
             Some(_) if !chooses => Err(ErrorCode::BadRequest),
             Some(options) => terms::latest(Some(wanted), &options.newest),
             None => Err(ErrorCode::UnknownChannel),

@@ -1,4 +1,4 @@
-//! The connect command: who is this?
+//! The connect command: authenticates the client and makes the subscriptions it begins with.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::session_state::{PendingEffect, Phase};
 use super::{ConnectionWay, EXPIRY_MAX, Session};
 use crate::effect::{Denial, Effect, Identity};
 
-/// What the reply holds that the session does not know by itself.
+/// The fields of the connect reply that come from the authentication.
 #[derive(Debug, Default)]
 pub(super) struct Greeting {
     data: Option<Payload>,
@@ -44,7 +44,7 @@ impl Session {
             Ok(identity) => identity,
             Err(Denial::Error(error)) if self.has_rooms => return self.turn_back(now, id, error),
             Err(Denial::Error(error)) => return self.refuse_connect(now, id, error),
-            // Who brings no token is told that it takes one.
+            // A client without a token is told that one is required.
             Err(Denial::Disconnect(disconnect))
                 if self.tells_who_is_nobody() && disconnect == Disconnect::BAD_REQUEST =>
             {
@@ -74,12 +74,12 @@ impl Session {
         }
     }
 
-    /// Whether there is a status, or a close, for whoever brings no token where it takes one.
+    /// Returns whether a client without a token is told that one is required, with a status or a close code for that.
     fn tells_who_is_nobody(&self) -> bool {
         self.fixed || self.protocol.id() == ProtocolId::GRAPHQL
     }
 
-    /// The connect command has succeeded.
+    /// Answers a successful connect command and begins pinging.
     pub(super) fn welcome(
         &mut self,
         now: Moment,
@@ -122,21 +122,21 @@ impl Session {
         }
     }
 
-    /// The user's other connections go, where it may have one.
+    /// Closes the user's other connections, if a user may have only one.
     pub(super) fn close_others(&mut self) {
         if self.context.settings.single_connection && !self.user().is_anonymous() {
             self.effects.push_back(Effect::CloseOthers);
         }
     }
 
-    /// Nothing can be done with the connection from now on. What waited for it is dropped: the client knows that
-    /// none of it was done.
+    /// Refuses the connect command for good. The backlog is dropped: from the refusal the client knows that none of its
+    /// commands were performed.
     pub(super) fn refuse_connect(&mut self, now: Moment, id: u32, refusal: Refusal) {
         self.phase = Phase::Refused;
         self.backlog = None;
         self.identity = None;
         if self.one_way {
-            // There is no reply to put it into.
+            // A one-way connection has no reply that could hold the refusal.
             self.note_refusal(now, None, &refusal);
             return self.close(disconnect(&refusal));
         }
@@ -147,7 +147,7 @@ impl Session {
         }
     }
 
-    /// The client is not who it says, and may come in elsewhere or with another token.
+    /// Refuses a connect command after which the client may try another Socket.IO namespace or another token.
     fn turn_back(&mut self, now: Moment, id: u32, refusal: Refusal) {
         self.phase = Phase::Opening;
         self.forget_enter();
@@ -155,7 +155,7 @@ impl Session {
     }
 }
 
-/// The close that says what the error would.
+/// Returns the disconnect that corresponds to a refusal.
 fn disconnect(refusal: &Refusal) -> Disconnect {
     match refusal.known() {
         None => refusal.disconnect(),
@@ -168,7 +168,7 @@ fn disconnect(refusal: &Refusal) -> Disconnect {
     }
 }
 
-/// The error that says what the close would.
+/// Returns the refusal that corresponds to a disconnect.
 fn refusal(disconnect: &Disconnect) -> Refusal {
     let code = match disconnect.code {
         code if code == Disconnect::INVALID_TOKEN.code => ErrorCode::Unauthorized.code(),
@@ -177,10 +177,10 @@ fn refusal(disconnect: &Disconnect) -> Refusal {
     Refusal { code, message: disconnect.reason.clone(), temporary: disconnect.invites_reconnect() }
 }
 
-/// An expiry that lies in the past.
+/// The error when an expiry lies in the past.
 pub(super) struct Expired;
 
-/// When a token really ends.
+/// Returns the effective expiry of a token: at most [`EXPIRY_MAX`] from now.
 pub(super) fn expiry(now: Moment, expires: Option<Moment>) -> Result<Option<Moment>, Expired> {
     match expires {
         Some(expires) if expires <= now => Err(Expired),
@@ -189,7 +189,7 @@ pub(super) fn expiry(now: Moment, expires: Option<Moment>) -> Result<Option<Mome
     }
 }
 
-/// The whole seconds left, at least one.
+/// Returns the whole seconds left, at least one.
 pub(super) fn remaining(now: Moment, expires: Moment) -> Expiry {
     let seconds = expires.since(now).as_secs().max(1);
     Expiry { seconds: u32::try_from(seconds).unwrap_or(u32::MAX) }

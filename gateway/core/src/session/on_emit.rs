@@ -1,4 +1,4 @@
-//! Events for the other subscribers of a channel, without a reply or as the configuration has them.
+//! Events that a client sends to the other subscribers of a channel, either without a reply or as configured.
 
 use shared::command::Forward;
 use shared::error::ErrorCode;
@@ -11,15 +11,15 @@ use crate::effect::Effect;
 use crate::history::Retention;
 
 impl Session {
-    /// Only for subscribers with the right to publish that their subscription has given them. It leaves nothing in the
-    /// channel's history: what clients tell each other is of the moment.
+    /// Handles an event of a subscriber whose subscription grants it the right to publish. History does not keep the
+    /// event: what clients tell each other is of the moment.
     pub(super) fn on_emit(&mut self, now: Moment, id: u32, channel: &str, event: Box<str>, data: Payload) {
         let arguments = Tagged { data, tags: Tags::new() };
         let forward = Forward { channel: channel.into(), event, arguments, to_sender: false, only: None };
         self.emit(now, id, forward, true);
     }
 
-    /// The configuration has allowed it to all who are in the channel, whose history keeps it.
+    /// Handles an event that the configuration allows all subscribers to send. History keeps it.
     pub(super) fn on_forward(&mut self, now: Moment, id: u32, forward: Forward) {
         self.emit(now, id, forward, false);
     }

@@ -1,4 +1,4 @@
-//! The enter command: into one of several parts of the server, of which the first also says who the client is.
+//! The enter command, by which a client enters a Socket.IO namespace. The first one also connects the client.
 
 use shared::command::{Command, EnterNamespace, Request, Subscribe};
 use shared::moment::Moment;
@@ -6,11 +6,11 @@ use shared::moment::Moment;
 use super::Session;
 
 impl Session {
-    /// The client connects, and what it asks for comes next.
+    /// Connects the client. The subscription to the namespace's channel comes next.
     pub(super) fn on_first_enter(&mut self, id: u32, enter: EnterNamespace) {
         let EnterNamespace { connect, channel } = enter;
         let data = connect.data.clone().map(Box::new);
-        // Its token is looked at as it connects.
+        // The token is verified as the client connects.
         let request = Request::Subscribe(Subscribe { channel, data, ..Subscribe::default() });
         self.backlog.get_or_insert_default().push_first(Command { id, request });
         self.on_connect(id, Box::new(connect));
@@ -22,7 +22,7 @@ impl Session {
         self.on_subscribe(now, id, Subscribe { channel, token, data, ..Subscribe::default() });
     }
 
-    /// The client was not let in: what was to come next does not.
+    /// Drops the subscription that was to follow a connect command that was refused.
     pub(super) fn forget_enter(&mut self) {
         if let Some(backlog) = &mut self.backlog {
             backlog.pop();

@@ -1,4 +1,4 @@
-//! The event command: the application is asked about an event, and what it wants done is done in its order.
+//! The event command: the application is asked about an event, and its actions are performed in order.
 
 use std::collections::VecDeque;
 
@@ -15,17 +15,17 @@ use super::Session;
 use super::session_state::{PendingCommand, PendingEffect};
 use crate::effect::{Denial, Effect, Emitted, Ended, EventActions, EventQuestion, Ticket};
 
-/// What is still to be done of what the application wants.
+/// The actions of the application that are still to be performed.
 #[derive(Debug)]
 pub(super) struct EventInFlight {
-    /// Of the part of the server that the event was sent to.
+    /// The channel of the Socket.IO namespace to which the event was sent.
     channel: Channel,
     emit: VecDeque<Emitted>,
     acknowledge: Option<Box<Tagged>>,
     end: bool,
-    /// The first that went wrong.
+    /// The first action that failed.
     failed: Option<Refusal>,
-    /// The client is on its way into channels, and what follows is to reach it there.
+    /// Whether the client is still joining channels. Events come after that, so that they reach it there.
     joins: bool,
 }
 
@@ -45,7 +45,7 @@ impl Session {
         self.effects.push_back(Effect::Event { ticket, question });
     }
 
-    /// The application has answered.
+    /// Performs the actions that the application answered with.
     pub(super) fn on_handled(
         &mut self,
         now: Moment,
@@ -66,7 +66,7 @@ impl Session {
         let mut failed = None;
         for subscription in join {
             match self.handle_subscribe(now, subscription, None) {
-                // It is there already.
+                // The client is in the channel already.
                 Ok(()) | Err(ErrorCode::AlreadySubscribed) => {}
                 Err(error) => failed = failed.or(Some(error.into())),
             }
@@ -82,7 +82,7 @@ impl Session {
         }
     }
 
-    /// What the application wants goes on once the client has come into the channels that it is to come into.
+    /// Continues with the application's actions once the client has joined the channels they name.
     pub(super) fn go_on_handling(&mut self, now: Moment) {
         if self.joining > 0 {
             return;
@@ -99,7 +99,7 @@ impl Session {
         }
     }
 
-    /// One of its events was published, or was not.
+    /// Handles the outcome of publishing one of the application's events.
     pub(super) fn on_emitted(
         &mut self,
         now: Moment,
@@ -126,7 +126,7 @@ impl Session {
                     self.push(Push::to(&channel, push::Event::plain(&publication)));
                 }
                 Emitted::Own { channel, mut publication } => {
-                    // Published, so that it is kept for one that comes back.
+                    // Published, so that history keeps it for a client that comes back.
                     publication.only =
                         Some(Box::new(Selection { clients: vec![self.client], ..Selection::default() }));
                     handling.emit.push_front(Emitted::Published { channel, publication });

@@ -1,10 +1,9 @@
-//! The subscribe command for a channel that keeps state by key: its state page by page, then what has changed since, then
-//! live.
+//! The subscribe command for a map: the client reads the state page by page, then the changes since, then goes live.
 //!
-//! In a channel with a stream the first page says where the stream stood, and the transition to live is that of anyone who
-//! recovers from there. In a channel without one, publications are held back from before the first page is read, and those
-//! go out that come after where it was read; clients do not see the numbers by which that is known. Who may come in is
-//! asked once, with the first request.
+//! In a channel with a stream, the first page holds the position of the stream, and the client goes live as if it
+//! recovered from there. In a channel without a stream, publications are held back from before the first page is read,
+//! and those after the position at which it was read are delivered; clients do not see these offsets. The client is
+//! authorized once, at its first request.
 
 use shared::channel::Channel;
 use shared::command::{Phase, Since, Subscribe, SubscriptionKind};
@@ -31,13 +30,13 @@ use crate::history::{HistoryFilter, HistoryPage};
 use crate::map::{StateFilter, StatePage};
 use crate::reply_bytes::{fitting, publications_bytes};
 
-/// What clients are told of a place in a channel without a stream: whose life it is of.
+/// Returns a position as clients see it in a channel without a stream: its epoch alone.
 pub(super) fn unnumbered(position: StreamPosition) -> StreamPosition {
     StreamPosition { offset: 0, ..position }
 }
 
 impl Session {
-    /// The channel exists, and there is no subscription to it.
+    /// Handles a subscribe command for a map that exists and that the client is not subscribed to.
     pub(super) fn on_map_subscribe(
         &mut self,
         now: Moment,
@@ -80,7 +79,7 @@ impl Session {
             _ if !wanted.page.cursor.is_empty() => Some(ErrorCode::PermissionDenied),
             Phase::Stream if !has_stream => Some(ErrorCode::BadRequest),
             Phase::Stream if !wanted.recovers => Some(ErrorCode::PermissionDenied),
-            // There is nothing to recover from.
+            // Without a stream there is nothing to recover from.
             Phase::Live if !has_stream && wanted.recovers => Some(ErrorCode::UnrecoverablePosition),
             Phase::State | Phase::Stream | Phase::Live => None,
         };
@@ -105,7 +104,7 @@ impl Session {
             Ok(recovery) => RecoveryRequest { since: None, ..recovery },
             Err(denial) => return self.deny(now, id, denial),
         };
-        // As for a stream: the application is asked where its channels say so.
+        // As for a stream, the application is asked in namespaces with a subscribe hook.
         let asks = token.is_empty()
             && options.subscribe_hook
             && self.context.rules.names.audience(channel.as_str()).is_everyone();
@@ -136,7 +135,7 @@ impl Session {
         self.serve_page(now, at, id, wanted, options);
     }
 
-    /// Something that this one asked for has come.
+    /// Handles the outcome that a loading subscription waited for.
     pub(super) fn on_loaded(&mut self, now: Moment, at: usize, result: OutcomeResult) {
         let Some(loading) = self.loading_mut(at) else { return };
         let ended = loading.ended;
@@ -177,7 +176,7 @@ impl Session {
         self.fail_loading(now, at, id, awaited, failed);
     }
 
-    /// Begins what the client wants next.
+    /// Begins to serve the page that the client asks for.
     fn serve_page(&mut self, now: Moment, at: usize, id: u32, wanted: PageRequest, options: &ChannelOptions) {
         let has_stream = options.retention().keeps_history();
         let Some(loading) = self.loading_mut(at) else { return };
@@ -189,7 +188,7 @@ impl Session {
                 let limit = options.map.page_limit(wanted.page.limit);
                 self.read_state(at, id, wanted, limit, options);
             }
-            // Where the channel stands, at least.
+            // A page without keys gives at least the channel's position.
             Phase::Live if !has_stream && loading.began_at.is_none() => {
                 self.read_state(at, id, wanted, 0, options);
             }
@@ -271,7 +270,7 @@ impl Session {
         if wanted.page.phase == Phase::Live {
             return self.enter(now, at, id, (wanted, Vec::new()), None, options);
         }
-        // What has changed since the first page comes by the stream, or is held back: in its order.
+        // Changes since the first page come by the stream or are held back, and so arrive in order.
         entries.retain(|entry| began_at.is_none_or(|began| entry.offset() <= began.offset));
         let recovery = &loading.entry.recovery;
         if let Some(filter) = &recovery.filter {
@@ -306,8 +305,8 @@ impl Session {
         self.sent(bytes);
     }
 
-    /// The client goes live from where it stands, if what has changed since can be had at once. It is sent this page of the
-    /// state then.
+    /// Tries to make the client live from its position, if the changes since can be read at once. `state`: the page of
+    /// the state that it is sent then.
     fn enter(
         &mut self,
         now: Moment,
@@ -340,12 +339,13 @@ impl Session {
         if has_stream {
             return self.join(place, options);
         }
-        // It is held back from already.
+        // The hub holds publications back already.
         self.give(place, options);
         self.on_joined(now, place, Ok(None));
     }
 
-    /// Whether a client that goes live is so far behind that it must read the stream page by page first. It does then.
+    /// Returns whether a client that is about to go live is so far behind that it must read the stream page by page
+    /// first. If so, begins to read the next page.
     pub(super) fn reads_stream_first(&mut self, at: usize, page: Option<&HistoryPage>) -> bool {
         let Some(page) = page else { return false };
         let Some(joining) = self.subscriptions[at].joining() else { return false };
@@ -426,7 +426,7 @@ impl Session {
         self.sent(bytes);
     }
 
-    /// What a token says of the one who waits for it.
+    /// Stores what a token grants to the loading subscription that waits for it.
     fn let_in(&mut self, now: Moment, at: usize, result: Result<Grant, Denial>) -> Result<(), Denial> {
         let grant = result?;
         if grant.user != *self.user() {
@@ -441,7 +441,7 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the subscriber will be sent patches, so that the form of what it has before is theirs.
+    /// Returns whether the subscriber will be sent patches, which apply to the payloads of the pages before.
     fn gives_patches(&self, channel: &Channel, recovery: &RecoveryRequest, options: &ChannelOptions) -> bool {
         let rights = self.rights(channel);
         SubscriptionTerms::new(
@@ -454,7 +454,7 @@ impl Session {
         .delta
     }
 
-    /// The client's request is in flight.
+    /// Marks the client's request as in flight.
     fn await_page(&mut self, at: usize, busy: PageInFlight) {
         if let Some(loading) = self.loading_mut(at) {
             loading.step = LoadingStep::Busy(busy);
@@ -466,14 +466,14 @@ impl Session {
         if awaited == LoadingAwaited::Join
             && let Some(loading) = self.loading_mut(at)
         {
-            // The hub has begun to.
+            // The hub has begun to hold publications back.
             loading.held_back = true;
         }
         self.stop_loading(at);
         self.refuse(now, id, refusal);
     }
 
-    /// Those whose client does not come back in time hold nothing back any more.
+    /// Stops holding publications back for clients that did not ask for the next page in time.
     pub(super) fn end_late_loadings(&mut self, now: Moment) {
         let Some(loadings) = &mut self.loading else { return };
         let late =
@@ -490,14 +490,14 @@ impl Session {
         }
     }
 
-    /// The client does not want it any more.
+    /// Ends a loading subscription on behalf of the client.
     pub(super) fn forget_loading(&mut self, channel: &str) {
         if let Some(at) = self.loading.as_ref().and_then(|loading| loading.find(channel)) {
             self.stop_loading(at);
         }
     }
 
-    /// The server does not. Returns whether there was one.
+    /// Ends a loading subscription on behalf of the server. Returns whether there was one.
     pub(super) fn end_loading(&mut self, channel: &Channel, code: UnsubscribeCode) -> bool {
         let Some(at) = self.loading.as_ref().and_then(|loading| loading.find(channel.as_str())) else {
             return false;
@@ -518,7 +518,7 @@ impl Session {
         }
     }
 
-    /// One that nothing is awaited for.
+    /// Removes a loading subscription.
     fn take_loading(&mut self, at: usize) -> Option<Loading> {
         let loadings = self.loading.as_mut()?;
         let loading = (at < loadings.0.len()).then(|| loadings.0.swap_remove(at));

@@ -1,4 +1,4 @@
-//! A message of the client: its commands are carried out in their order, at once or when their turn comes.
+//! Messages from the client, whose commands are performed in order, at once or when their turn comes.
 
 use shared::channel::{Channel, InvalidChannel};
 use shared::command::{Command, Request, Subscribe};
@@ -21,7 +21,7 @@ impl Session {
             return self.close(Disconnect::TOO_MANY_REQUESTS);
         }
         if self.one_way && self.phase != Phase::Opening {
-            // It counts, and that is all.
+            // The message counts against the limits and is otherwise ignored.
             return;
         }
         let mut commands = Vec::new();
@@ -36,12 +36,13 @@ impl Session {
         }
     }
 
-    /// Commands that follow from what the client has said and was answered, and that it need not say.
+    /// Handles commands that follow from earlier commands and their answers, so that the client does not send them
+    /// itself.
     pub fn handle_commands(&mut self, now: Moment, commands: Vec<Command>) {
         self.accept(now, commands);
     }
 
-    /// The transport's own pings and pongs cost as much as messages do, and count as such.
+    /// Handles a ping or pong of the transport. These cost as much as messages do, and count as such.
     pub fn handle_control_frame(&mut self, now: Moment, bytes: usize) {
         self.handle_sign_of_life();
         if self.phase != Phase::Closed && !self.limits.allow_message(now, &self.context.settings, bytes) {
@@ -55,7 +56,8 @@ impl Session {
                 return;
             }
             if command.request == Request::Pong {
-                // It answers the server, so it waits for nothing: a slow command must not cost the connection.
+                // A pong answers the server, so it does not wait for commands: a slow command must not cost the
+                // connection.
                 self.on_pong(now);
             } else if self.backlog.is_none() && self.is_next(&command) {
                 self.start(now, command);
@@ -65,7 +67,7 @@ impl Session {
         }
     }
 
-    /// Carries out what has waited, as far as it can be.
+    /// Performs waiting commands as far as possible.
     pub(super) fn resume(&mut self, now: Moment) {
         while let Some(backlog) = &self.backlog {
             match backlog.first() {
@@ -80,7 +82,7 @@ impl Session {
         }
     }
 
-    /// Whether a command can begin while the earlier ones are where they are.
+    /// Returns whether a command can begin given the commands in flight.
     fn is_next(&self, command: &Command) -> bool {
         if self.phase == Phase::Connecting || self.pending.is_some() {
             return false;
@@ -88,14 +90,14 @@ impl Session {
         if self.joining == 0 {
             let has_long_answer = match &command.request {
                 Request::History(_) | Request::Presence { .. } => true,
-                // Whoever reads on where one more reader comes in would be read past.
+                // Joining again would skip what another reader of the channel is still reading from history.
                 Request::Subscribe(subscribe) => subscribe.beside && subscribe.recover,
                 _ => false,
             };
             return !has_long_answer || self.is_ready_for_more();
         }
         match &command.request {
-            // Which channel it is may only show later.
+            // The channel is not known before the application has answered.
             Request::Subscribe(Subscribe { ask: Some(_), .. }) => false,
             Request::Subscribe(subscribe) => {
                 let is_joining = |at: usize| self.subscriptions.get(at).is_some_and(|one| !one.is_live());
@@ -116,9 +118,9 @@ impl Session {
             (Phase::Closed, _) => {}
             (Phase::Opening, Request::Connect(connect)) => self.on_connect(id, connect),
             (Phase::Opening, Request::Enter(enter)) => self.on_first_enter(id, *enter),
-            // Whoever asks for what is not there may ask for something else.
+            // A client that asks for an unknown Socket.IO namespace may go on to ask for another.
             (Phase::Opening, Request::Refused(error)) if self.has_rooms => self.refuse(now, id, error),
-            // Whether the server is there is a question that anybody may ask.
+            // Anybody may check whether the server is alive.
             (Phase::Opening, Request::Ping) => self.answer(id, Answer::Pong),
             (Phase::Connected, request) => self.perform(now, id, request),
             (Phase::Opening | Phase::Connecting | Phase::Refused, _) => {
@@ -161,8 +163,8 @@ impl Session {
         }
     }
 
-    /// The channel of this name. Where there is none the command has been dealt with: a missing name breaks the
-    /// protocol and closes, an invalid one is refused.
+    /// Returns the channel of this name. `None` means that the command has been dealt with: a missing name breaks the
+    /// protocol and closes the connection, an invalid one is refused.
     pub(super) fn channel(&mut self, now: Moment, id: u32, name: &str) -> Option<Channel> {
         match self.context.rules.channel(name, self.context.settings.channel_bytes_max as usize) {
             Ok(channel) if self.context.rules.admits_name(&channel) => Some(channel),

@@ -1,4 +1,4 @@
-//! An effect was performed: whatever waited for it goes on.
+//! Outcomes of effects, each of which resumes the command or subscription that waited for it.
 
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -11,7 +11,7 @@ use super::session_state::{JoiningStage, PendingCommand, PendingEffect, Phase};
 use crate::effect::{Denial, Outcome, OutcomeResult, Ticket};
 
 impl Session {
-    /// An outcome that nothing waits for (any more) is ignored.
+    /// Handles the outcome of an effect. An outcome that nothing waits for, or no longer, is ignored.
     pub fn handle_outcome(&mut self, now: Moment, outcome: Outcome) {
         let Outcome { ticket, result } = outcome;
         if self.phase == Phase::Closed {
@@ -114,7 +114,7 @@ impl Session {
         }
     }
 
-    /// The same where an application may have been asked, which can want the client gone.
+    /// Answers a command about which an application may have been asked. The application can also close the connection.
     fn conclude_or_close(&mut self, now: Moment, id: u32, outcome: Result<Answer, Denial>) {
         match outcome {
             Ok(answer) => self.answer(id, answer),

@@ -9,7 +9,7 @@ use super::session_state::PendingEffect;
 use crate::effect::Effect;
 
 impl Session {
-    /// `key`: of which value it is the newest, if it says so.
+    /// `key` names the value of which the publication is the newest, if there is one.
     pub(super) fn on_publish(
         &mut self,
         now: Moment,
@@ -19,7 +19,7 @@ impl Session {
         data: Payload,
     ) {
         let Some(channel) = self.channel(now, id, channel) else { return };
-        // No JSON value is empty, so there was none in the command. A text or bytes may well be.
+        // No JSON value is empty, so the command had no payload. Text or bytes may well be empty.
         if data.kind == PayloadKind::Json && data.bytes.is_empty() {
             return self.refuse_about(now, &channel, id, ErrorCode::BadRequest);
         }
@@ -30,11 +30,11 @@ impl Session {
         if options.is_polled() {
             return self.refuse_about(now, &channel, id, ErrorCode::NotAvailable);
         }
-        // Whoever is not refused by the hook may.
+        // With a publish hook, the hook decides.
         if !options.publish_hook && !self.may_publish(options, &channel) {
             return self.refuse_about(now, &channel, id, ErrorCode::PermissionDenied);
         }
-        // There, every publication is of a key.
+        // In a map, every publication needs a key.
         if options.keeps_keys() || !options.publication_data_format.admits(&data) {
             return self.refuse_about(now, &channel, id, ErrorCode::BadRequest);
         }

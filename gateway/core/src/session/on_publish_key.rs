@@ -1,4 +1,4 @@
-//! The publish command for a key: it is set, or taken away.
+//! The publish command for a key of a map, which sets or removes the key.
 
 use shared::channel::Channel;
 use shared::error::ErrorCode;
@@ -12,7 +12,7 @@ use crate::effect::Effect;
 use crate::map::{ClientKey, KEY_BYTES_MAX, KeyAction, MapChange, SetKey, SetMode};
 
 impl Session {
-    /// `data`: `None` takes the key away.
+    /// Without `data` the key is removed.
     pub(super) fn on_publish_key(
         &mut self,
         now: Moment,
@@ -33,7 +33,7 @@ impl Session {
             Some(_) => options.map.publish_hook || self.may_publish_key(options, &channel),
             None => options.map.remove_hook || self.may_remove_key(options, &channel),
         };
-        // Who is where is not for clients to say.
+        // The gateway itself writes the keys of maps of clients and users.
         let is_of_others =
             matches!(options.subscription_type, SubscriptionType::MapClients | SubscriptionType::MapUsers);
         let Some(key) = self.key_of(options, key).filter(|_| is_allowed && !is_of_others) else {
@@ -55,13 +55,14 @@ impl Session {
         self.effects.push_back(Effect::ChangeKey { ticket, channel, change, keeping: options.map.keeping() });
     }
 
-    /// A publication of a channel that follows publications, whose key says of which value it is the newest.
+    /// Publishes to a channel whose subscribers follow the newest values. The key says which value the publication
+    /// replaces.
     fn publish_value(&mut self, now: Moment, id: u32, channel: Channel, key: &str, data: Option<Payload>) {
         match data {
             Some(data) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => {
                 self.on_publish(now, id, channel.as_str(), Some(key), data);
             }
-            // Nothing is ever taken away: a value ends with its time.
+            // A newest value cannot be removed: it ends when it expires.
             _ => self.refuse_about(now, &channel, id, ErrorCode::BadRequest),
         }
     }
@@ -73,7 +74,7 @@ impl Session {
         KeyAction::Set(Box::new(SetKey { publication, score: 0, mode, refreshes: false, version: None }))
     }
 
-    /// The key that the client writes when it names this one. `None` if it has none.
+    /// Returns the key that the client writes when it names `named`. `None` if the client has no key.
     fn key_of(&self, options: &ChannelOptions, named: &str) -> Option<Box<str>> {
         match options.map.client_key {
             ClientKey::Any => Some(named.into()),

@@ -1,4 +1,4 @@
-//! The commands that only read: history, presence, presence_stats.
+//! The commands that only read: history, presence and presence_stats.
 
 use shared::channel::Channel;
 use shared::command::{History, Since};
@@ -24,14 +24,14 @@ impl Session {
         if !retention.keeps_history() || options.keeps_keys() {
             return self.refuse_about(now, &channel, id, ErrorCode::NotAvailable);
         }
-        // Nor is it for those from whom some of it is kept.
+        // A client that may not see all of the channel's publications may not read its history either.
         let is_narrowed = self.audience(options, &channel, Box::default(), true).is_some();
         if is_narrowed || !self.may_read_history(options, &channel) {
             return self.refuse_about(now, &channel, id, ErrorCode::PermissionDenied);
         }
         let since = request.since.as_ref().map(|since| since.offset);
         if request.reverse && since == Some(0) {
-            // Nothing lies before the beginning.
+            // There is nothing before the beginning of the stream.
             return self.refuse_about(now, &channel, id, ErrorCode::BadRequest);
         }
         let limit_max = context.settings.history_limit_max;
@@ -55,7 +55,7 @@ impl Session {
             let same_stream =
                 since.is_none_or(|since| since.epoch.is_empty() || *since.epoch == *top.epoch.as_str());
             if same_stream {
-                // What does not fit is asked for from where this ends.
+                // The client asks for the rest from where this page ends.
                 let room = self.context.settings.reply_bytes_max as usize;
                 let count;
                 (count, bytes) = fitting(&publications, room);
@@ -101,7 +101,7 @@ impl Session {
         self.effects.push_back(Effect::PresenceStats { ticket, channel });
     }
 
-    /// The channel if its presence may be read. Where there is none the command has been dealt with.
+    /// Returns the channel if the client may read its presence. `None` means that the command has been answered.
     fn presence_channel(&mut self, now: Moment, id: u32, channel: &str) -> Option<Channel> {
         let channel = self.channel(now, id, channel)?;
         let refused = match self.context.rules.options(&channel) {

@@ -1,4 +1,4 @@
-//! New tokens for old: refresh of the connection, sub_refresh of a subscription.
+//! The commands that bring new tokens: refresh for the connection, sub_refresh for a subscription.
 
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
@@ -28,7 +28,7 @@ impl Session {
     pub(super) fn on_reauthenticated(&mut self, now: Moment, id: u32, result: Result<Identity, Denial>) {
         let identity = match result {
             Ok(identity) => identity,
-            // A client whose new token is an old one comes back with a newer.
+            // A client whose new token has expired reconnects with a newer one.
             Err(Denial::Error(refusal)) if refusal.known() == Some(ErrorCode::TokenExpired) => {
                 return self.close(Disconnect::EXPIRED);
             }
@@ -97,7 +97,7 @@ impl Session {
         let Ok(expires) = expiry(now, grant.expires) else {
             return self.refuse(now, id, ErrorCode::Expired);
         };
-        // It may have ended while the token was looked at.
+        // The subscription may have ended while the token was verified.
         let at = self.find(channel.as_str()).ok();
         let Some(live) = at.and_then(|at| self.subscriptions[at].live_mut()) else {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
@@ -115,7 +115,7 @@ impl Session {
         );
     }
 
-    /// What others see of the client has changed: it is shown anew wherever it is present.
+    /// Updates the client's entry wherever it is present, after its info has changed.
     pub(super) fn update_presence(&mut self) {
         (0..self.subscriptions.len()).for_each(|at| self.update_presence_in(at));
     }

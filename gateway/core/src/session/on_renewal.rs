@@ -1,4 +1,5 @@
-//! Connections and subscriptions that the application renews: it is asked when they expire, and their clients are not.
+//! Connections and subscriptions that the application renews: when they expire, the application is asked instead of the
+//! client.
 
 use std::time::Duration;
 
@@ -12,10 +13,11 @@ use super::on_connect::{expiry, remaining};
 use super::session_state::Phase;
 use crate::effect::{Denial, Effect, Renewal, Ticket};
 
-/// Between two questions about the same, if there is no answer to the first.
+/// The time between two questions about the same renewal, if the first gets no answer.
 pub const RENEWAL_RETRY: Duration = Duration::from_secs(3);
 
-/// What is being asked, or is to be asked again. At most one for each subscription, and one for the connection.
+/// Renewals that are being asked about or will be asked again: at most one for each subscription, and one for the
+/// connection.
 #[derive(Debug, Default)]
 pub(super) struct Renewals(Vec<RenewalInFlight>);
 
@@ -23,11 +25,11 @@ pub(super) struct Renewals(Vec<RenewalInFlight>);
 struct RenewalInFlight {
     /// `None`: the connection.
     channel: Option<Channel>,
-    /// The question that waits for its answer.
+    /// The question in flight.
     ticket: Option<Ticket>,
-    /// When it is asked again.
+    /// When to ask again.
     again: Moment,
-    /// How long after its end it is kept without an answer.
+    /// How long the connection or subscription is kept past its expiry while the application does not answer.
     grace: Duration,
 }
 
@@ -42,7 +44,7 @@ impl Renewals {
 }
 
 impl Session {
-    /// The server says how long the connection is good for.
+    /// Renews or ends the connection on behalf of the server.
     pub fn handle_refresh(&mut self, now: Moment, renewal: Renewal) {
         if self.phase != Phase::Connected || matches!(renewal, Renewal::Unanswered { .. }) {
             return;
@@ -56,7 +58,8 @@ impl Session {
         }
     }
 
-    /// When something is to be done about what ends at `expires`: it ends then, or the application is asked.
+    /// Returns when to act on an expiry at `expires`: when to end the connection or subscription, or when to ask the
+    /// application.
     pub(super) fn due(&self, channel: Option<&Channel>, expires: Moment, by_server: bool) -> Moment {
         let end = self.end_of(channel, expires);
         if !by_server {
@@ -69,19 +72,19 @@ impl Session {
         }
     }
 
-    /// When it is given up.
+    /// Returns when the connection or subscription ends unless it is renewed.
     pub(super) fn end_of(&self, channel: Option<&Channel>, expires: Moment) -> Moment {
         let renewing = self.renewals.as_ref().and_then(|renewals| renewals.of(channel));
         let grace = renewing.map_or(Duration::ZERO, |renewing| renewing.grace);
         let by_server = self.identity.as_ref().is_some_and(|identity| identity.refreshed_by_server);
         if channel.is_none() && self.fixed && !by_server {
-            // Nobody can renew it.
+            // Neither the client nor the application can renew this connection.
             return expires;
         }
         expires + grace.max(self.context.settings.expired_close_delay())
     }
 
-    /// Asks the application, if it is time to.
+    /// Asks the application to renew, unless a question is in flight or it is too early to ask again.
     pub(super) fn ask_to_renew(&mut self, now: Moment, channel: Option<Channel>) {
         let ticket = self.ticket();
         let renewals = self.renewals.get_or_insert_default();
@@ -102,7 +105,7 @@ impl Session {
         });
     }
 
-    /// The application has answered, or has not.
+    /// Handles the application's answer, or that there was none.
     pub(super) fn on_renewed(&mut self, now: Moment, ticket: Ticket, result: Result<Renewal, Denial>) {
         let Some(renewals) = &mut self.renewals else { return };
         let Some(renewing) = renewals.0.iter_mut().find(|one| one.ticket == Some(ticket)) else { return };
@@ -123,7 +126,7 @@ impl Session {
         }
     }
 
-    /// It is no longer asked about.
+    /// Forgets the renewal of a subscription or of the connection.
     pub(super) fn forget_renewal(&mut self, channel: Option<&Channel>) {
         if let Some(renewals) = &mut self.renewals {
             renewals.0.retain(|one| one.channel.as_ref() != channel);

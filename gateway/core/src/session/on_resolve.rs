@@ -1,4 +1,4 @@
-//! A subscription whose channel the application names: it says whether, and where.
+//! A subscribe command for which the application decides whether the client may subscribe, and to which channel.
 
 use shared::command::Subscribe;
 use shared::error::ErrorCode;
@@ -17,7 +17,7 @@ impl Session {
         self.effects.push_back(Effect::Resolve { ticket, channel, question: *question });
     }
 
-    /// From here on it is as if the client had shown a token of the application's.
+    /// Subscribes the client to the channel the application named, as if it had shown a token.
     pub(super) fn on_resolved(
         &mut self,
         now: Moment,

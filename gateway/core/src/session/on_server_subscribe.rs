@@ -1,4 +1,4 @@
-//! The server makes a connected client a subscriber.
+//! Subscriptions that the server makes for a connected client.
 
 use shared::channel::Channel;
 use shared::command::{Since, Subscribe};
@@ -14,8 +14,8 @@ use super::session_state::Phase;
 use crate::effect::{Denial, Resumed, ServerSubscription};
 
 impl Session {
-    /// Joins the channel, tells the client, and is live then. `since`: what it is to be given of the retained history, if the channel
-    /// allows it. An error says why nothing comes of it.
+    /// Subscribes the client to a channel on behalf of the server: joins it, tells the client, and goes live. `since`:
+    /// the position to recover from, if the channel allows recovery. An error says why the client is not subscribed.
     pub fn handle_subscribe(
         &mut self,
         now: Moment,
@@ -37,7 +37,7 @@ impl Session {
             return Err(ErrorCode::AlreadySubscribed);
         }
         if self.subscriptions.len() >= self.context.settings.channels_max as usize {
-            // Whoever is in parts of the server stays there, and has one room less than was wanted.
+            // A client in Socket.IO namespaces stays connected, without the additional room.
             if !self.has_rooms {
                 self.close(Disconnect::CHANNEL_LIMIT);
             }
@@ -48,8 +48,8 @@ impl Session {
         Ok(())
     }
 
-    /// The client is back in `channel`: it is told what it missed, and what has come there since that was read. Returns where
-    /// else it is to be.
+    /// Tells a resumed client what it missed, and what has come to `channel` since that was read. Returns the rooms
+    /// that the client rejoins.
     pub(super) fn tell_missed(
         &mut self,
         resumed: Resumed,
@@ -63,7 +63,7 @@ impl Session {
         resumed.rooms
     }
 
-    /// The client goes to where it was.
+    /// Rejoins the rooms that a resumed client was in.
     pub(super) fn return_to(&mut self, now: Moment, rooms: Vec<(Channel, Since)>) {
         let context = self.context.clone();
         for (room, Since { offset, epoch }) in rooms {
@@ -79,12 +79,13 @@ impl Session {
         }
     }
 
-    /// Whether the subscription to a channel is live, and its client told. `None`: there is none.
+    /// Returns whether the subscription to a channel is live and the client has been told of it. `None` if there is no
+    /// subscription.
     pub fn is_settled(&self, channel: &str) -> Option<bool> {
         self.find(channel).ok().map(|at| self.subscriptions[at].is_known())
     }
 
-    /// The push has no room for publications: they follow it.
+    /// Pushes the subscription to the client, followed by its publications, for which the push has no field.
     pub(super) fn tell_of_subscription(&mut self, at: usize, subscribed: Subscribed) {
         let channel = self.subscriptions[at].channel.clone();
         self.push(Push::to(&channel, Event::Subscribed(&subscribed)));

@@ -1,4 +1,4 @@
-//! A client that is connected says who it is.
+//! The sign-in command, by which a connected client says who it is.
 
 use shared::error::ErrorCode;
 use shared::moment::Moment;
@@ -16,7 +16,7 @@ impl Session {
         self.effects.push_back(Effect::SignIn { ticket, token, data });
     }
 
-    /// The client is told, and then subscribed to what comes with being this user.
+    /// Answers the client, and then subscribes it to the channels that come with the user.
     pub(super) fn on_signed_in(
         &mut self,
         now: Moment,
@@ -29,7 +29,7 @@ impl Session {
             Err(denial) => return self.deny(now, id, denial),
         };
         if !self.user().is_anonymous() {
-            // Saying it again changes nothing, and nobody becomes somebody else.
+            // Signing in again as the same user changes nothing; changing the user is not possible.
             return match identity.user == *self.user() {
                 true => self.answer(id, Answer::SignedIn { data }),
                 false => self.refuse(now, id, ErrorCode::BadRequest),
@@ -44,7 +44,7 @@ impl Session {
         self.identity = Some(Box::new(identity));
         self.answer(id, Answer::SignedIn { data });
         for subscription in subs {
-            // What is there already is there: a client may be before its server.
+            // The client may already have subscribed to this channel itself.
             match self.handle_subscribe(now, subscription, None) {
                 Ok(()) | Err(ErrorCode::AlreadySubscribed) => {}
                 Err(error) => self.note_refusal(now, None, &error.into()),

@@ -1,4 +1,4 @@
-//! The subscribe command: allowed? joined, caught up, answered, live.
+//! The subscribe command: authorize it, join the channel, recover what was missed, answer, go live.
 
 use shared::channel::Channel;
 use shared::command::{ResumeAfter, Subscribe, SubscriptionKind};
@@ -29,26 +29,26 @@ use crate::history::{HistoryFilter, HistoryPage};
 use crate::recovery::{is_newest, is_recovered, stands_at};
 use crate::reply_bytes::publications_bytes;
 
-/// The most bytes of newest values in one reply.
+/// Bytes of newest values that one reply may hold.
 const NEWEST_BYTES_MAX: usize = 8 << 20;
 
-/// A subscription that is live as soon as its client has been told.
+/// A subscription that goes live as soon as its client has been told of it.
 #[derive(Debug)]
 pub(super) struct AcceptedSubscription {
     pub(super) id: u32,
     pub(super) given: SubscriptionTerms,
     pub(super) next: AfterReply,
-    /// The server has ended it already.
+    /// The reason, if the server has ended the subscription meanwhile.
     pub(super) ended: Option<UnsubscribeCode>,
-    /// Bytes of publications in what the client is told.
+    /// Bytes of publications in the reply.
     pub(super) bytes: usize,
-    /// What is done once the client has been told.
+    /// Actions of the application to perform once the client has been told.
     pub(super) then: Option<Box<EventActions>>,
-    /// What it is told and where it goes after that.
+    /// The publications a resumed client missed, and the rooms it rejoins after that.
     pub(super) resumed: Option<Box<Resumed>>,
 }
 
-/// What comes after the client has been told.
+/// The next step once the client has been told of the subscription.
 #[derive(Debug)]
 pub(super) enum AfterReply {
     ReadOn(BehindReader),
@@ -64,7 +64,7 @@ impl Session {
         let at = match self.find(channel.as_str()) {
             Ok(at) if request.beside => return self.read_beside(now, id, at, request, None),
             Ok(_) if self.has_rooms => {
-                // Whoever comes into a room that it is in is there.
+                // Joining a room again succeeds and changes nothing.
                 return self.answer_in(Some(channel), id, Answer::Subscribe(Subscribed::default()));
             }
             Ok(_) => return self.refuse_in(now, Some(&channel), id, ErrorCode::AlreadySubscribed),
@@ -93,13 +93,14 @@ impl Session {
             Err(Denial::Error(refusal)) => return self.refuse_in(now, Some(&channel), id, refusal),
             Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
-        // Whoever brings a token, or is asked about, may have what is not private.
+        // A client with a token, or one that the application is asked about, may see publications that are not private.
         let granted = self.asks_of_all || !token.is_empty() || options.subscribe_hook;
         self.narrow_to_audience(options, &channel, &mut recovery, granted);
         if self.asks_of_all {
             return self.ask_about(at, channel, id, recovery, token, data);
         }
-        // The application is asked where its channels say so. What their names keep from others is no question.
+        // The application is asked in namespaces with a subscribe hook, but not about channels that are limited to an
+        // audience by their names.
         let asks = token.is_empty()
             && options.subscribe_hook
             && context.rules.names.audience(channel.as_str()).is_everyone();
@@ -118,7 +119,7 @@ impl Session {
         self.join(at, options);
     }
 
-    /// Whether the client may subscribe is for somebody else to say.
+    /// Asks the shell whether the client may subscribe.
     fn ask_about(
         &mut self,
         at: usize,
@@ -163,7 +164,7 @@ impl Session {
             self.rare.get_or_insert_default().returning.extend(rooms);
         }
         if self.has_rooms {
-            // Now it is known which client it is.
+            // Only now is the client's identity known.
             self.close_others();
         }
         let ticket = self.ticket();
@@ -205,7 +206,7 @@ impl Session {
                 let (then, resumed) = (taken.then.take(), taken.resumed.take());
                 let id = taken.id;
                 let channel = self.subscriptions[at].channel.clone();
-                // It comes behind what was missed before.
+                // A resumed client is sent these publications after those it missed before.
                 let came = match &resumed {
                     Some(_) => std::mem::take(&mut subscribed.publications),
                     None => Vec::new(),
@@ -226,8 +227,8 @@ impl Session {
         }
     }
 
-    /// What the client is to be told of a subscription that the hub and the broker are ready for. It counts as live from
-    /// now on, and the caller tells the client. `used`: bytes that the same message holds already.
+    /// Makes a subscription live that the hub and the broker are ready for, and returns what the caller tells the
+    /// client. `used`: bytes that the same message holds already.
     pub(super) fn take_up(
         &mut self,
         now: Moment,
@@ -260,7 +261,7 @@ impl Session {
             InitialHistory::Newest => is_newest(since, page),
             InitialHistory::NewestOfKeys => true,
         });
-        // Whoever comes in by reading the state has missed nothing.
+        // A client that read the state of a map has missed nothing.
         let was_recovering =
             was_recovering && joining.keyed.as_ref().is_none_or(|arrived| arrived.wanted.recovers);
         if was_recovering {
@@ -268,7 +269,7 @@ impl Session {
             self.context.observer.recovery(namespace, recovered);
         }
         let is_keyed = joining.keyed.is_some();
-        // Keys with a hole before them are worth nothing.
+        // A map with a gap before its changes is worthless.
         let is_useless = is_keyed
             && page.as_ref().is_some_and(|page| {
                 !recovered || since.is_some_and(|since| *since.epoch != *page.top.epoch.as_str())
@@ -310,13 +311,13 @@ impl Session {
         let is_polled = options.is_some_and(|options| options.is_polled());
         let is_streamed = options.is_some_and(|options| options.retention().keeps_history());
         let mut publications = page.filter(|_| recovered).map(|page| page.publications).unwrap_or_default();
-        // A client that is given what it missed counts on from where it stood.
+        // A client that is given the publications it missed counts offsets on from where it stopped.
         let counts_from = match (initial_history, &recovery.since, publications.first()) {
             _ if !recovered || initial_history == InitialHistory::NewestOfKeys => None,
             (InitialHistory::Newest, Some(since), Some(newest))
                 if newest.position.is_some_and(|position| stands_at(since, position)) =>
             {
-                // It has this one.
+                // The client has the newest publication already.
                 publications.clear();
                 None
             }
@@ -329,7 +330,7 @@ impl Session {
         let state_bytes = keyed.as_ref().map_or(0, |arrived| arrived.state_bytes);
         let stands_at = keyed.as_ref().and_then(|arrived| arrived.stands_at);
         let (bytes, rest) = match initial_history {
-            // They are in no order in which they could be read on.
+            // Newest values have no order in which the rest could be read later.
             InitialHistory::NewestOfKeys => (publications_bytes(&publications), None),
             _ => self.leave_for_later(&mut publications, used + state_bytes),
         };
@@ -346,7 +347,7 @@ impl Session {
         });
         let counts_from = match &rest {
             _ if !is_keyed => counts_from,
-            // A client of keys does not count: it takes what it is told.
+            // A client of a map does not count offsets: it takes the position it is told.
             Some(rest) => Some(rest.before),
             None => top.map(|top| top.offset),
         };
@@ -367,7 +368,7 @@ impl Session {
                 AfterReply::ReadOn(BehindReader::new(channel, position, terms, rest.limit))
             }
             None => {
-                // Without a stream there is nothing to wait for, and nothing to read on from.
+                // Without a stream there is no position to wait for, and no history to read from.
                 let position = top.filter(|_| !is_polled).or(stands_at);
                 let may_read_on =
                     top.is_some() && (initial_history != InitialHistory::NewestOfKeys || is_streamed);
@@ -378,7 +379,8 @@ impl Session {
             expires,
             recoverable,
             positioned: positioned && !is_keyed && !given.floats,
-            // Only whoever can come back to it has a use for a position; of a polled channel, for its epoch.
+            // Only a client that can recover has a use for a position; a client of a polled channel has a use for its
+            // epoch.
             position: top
                 .filter(|_| (positioned || recoverable || is_polled) && !given.floats)
                 .map(|top| StreamPosition { offset: counts_from.unwrap_or(top.offset), ..top })
@@ -400,7 +402,7 @@ impl Session {
         ))
     }
 
-    /// The client has been told.
+    /// Takes the next step after the client has been told of the subscription.
     pub(super) fn begin_following(&mut self, at: usize, taken: AcceptedSubscription) {
         let AcceptedSubscription { given, next, ended, bytes, .. } = taken;
         if let Some(live) = self.subscriptions[at].live_mut() {
@@ -415,7 +417,7 @@ impl Session {
         let expires = subscription.expiring().is_some();
         let mut is_new = true;
         if let Some(live) = subscription.live_mut() {
-            // Who was announced before is so still.
+            // A subscription that was announced before stays announced.
             is_new = !live.announced;
             live.announced = given.announced || live.announced;
         }
@@ -441,7 +443,7 @@ impl Session {
         }
     }
 
-    /// Who is there, this client among them whether or not the others know of it yet.
+    /// Returns the members of the channel, including this client even if the others do not know of it yet.
     fn among(&self, at: usize, mut members: Vec<ClientInfo>) -> Vec<ClientInfo> {
         let own = self.info_in(at);
         let is_shown = self.subscriptions[at].granted().is_some_and(|granted| granted.user.is_some());
@@ -451,7 +453,7 @@ impl Session {
         members
     }
 
-    /// The subscription does not come about.
+    /// Ends a subscription that could not be joined.
     pub(super) fn fail_joining(&mut self, now: Moment, at: usize, error: impl Into<Refusal>) {
         if self.phase == Phase::Connecting {
             return self.turn_away(now, error.into());
@@ -467,14 +469,14 @@ impl Session {
             JoiningStage::Live(_) => return,
         };
         if is_returning {
-            // It is back with all that it missed, or not at all.
+            // A resumed client gets everything that it missed, or is not resumed at all.
             return self.close(Disconnect::INSUFFICIENT_STATE);
         }
         if matches!(subscription.stage, JoiningStage::Joining(_)) {
             self.part(subscription, Ended::ByServer(UnsubscribeCode::InsufficientState));
         }
         match id {
-            // The server wanted it, and its client has not heard of it.
+            // The server asked for the subscription, and the client has not been told of it.
             0 => self.note_refusal(now, Some(&channel), &error.into()),
             id => self.refuse_in(now, Some(&channel), id, error),
         }
@@ -483,7 +485,7 @@ impl Session {
         }
     }
 
-    /// Works out what a subscriber gets of what it asks for.
+    /// Determines the terms of a subscription from what its client asks for.
     pub(super) fn give(&mut self, at: usize, options: &ChannelOptions) {
         let rights = self.rights(&self.subscriptions[at].channel);
         let insecure = self.context.insecure;
@@ -498,7 +500,7 @@ impl Session {
         }
     }
 
-    /// For how long clients are to leave a key alone that they have just published.
+    /// Returns the milliseconds for which clients should not publish a key again.
     fn debounce(&self, channel: &Channel) -> u32 {
         let options = self.context.rules.options(channel);
         options.map_or(0, |options| options.client_publish_debounce_interval_ms)
@@ -510,7 +512,7 @@ impl Session {
         let Some(joining) = subscription.joining_mut() else { return };
         let given = joining.given;
         let (ticket, recovery) = (joining.ticket, &joining.recovery);
-        // What others were told may end before what this one has read of the state.
+        // The history that other subscribers were given may end before the point at which this client read the state.
         let part = given.delta && joining.keyed.as_ref().is_some_and(|arrived| arrived.has_changed);
         let request = |filter| HistoryRequest { filter, epoch: Some(Epoch::EMPTY), sought: None, part };
         let retention = options.retention();
@@ -548,14 +550,14 @@ impl Session {
     }
 
     pub(super) fn insert(&mut self, at: usize, subscription: Subscription) {
-        // Most clients stay with the few channels that they begin with.
+        // Most clients keep the few channels that they begin with.
         self.subscriptions.reserve_exact(1);
         self.subscriptions.insert(at, subscription);
     }
 }
 
-/// Leaves out of a page, oldest first, what came up to where a client stopped. Returns the id of the last of these, if it
-/// has one; `None` if the client stopped at something that is not there.
+/// Removes the publications of a page, oldest first, up to the one where a client stopped reading. Returns the id of
+/// that publication, if the client named one; `None` if it is not in the page.
 fn begin_after(wanted: &ResumeAfter, page: &mut HistoryPage) -> Option<Option<Box<str>>> {
     let ResumeAfter::Id(id) = wanted else { return Some(None) };
     let at = page.publications.iter().rposition(|publication| mercure::has_id(publication, id))?;
@@ -563,12 +565,12 @@ fn begin_after(wanted: &ResumeAfter, page: &mut HistoryPage) -> Option<Option<Bo
     Some(Some(id.clone()))
 }
 
-/// What is said of a subscription whose client is told of the keys that it asks for.
+/// Returns the answer's part about keys for a subscription to a polled channel.
 fn polled() -> Box<KeyedAnswer> {
     Box::new(KeyedAnswer { kind: SubscriptionKind::SharedPoll, ..KeyedAnswer::default() })
 }
 
-/// What is remembered of what a token gave.
+/// Returns the part of a grant that the session keeps.
 pub(super) fn granted(grant: Grant, expires: Option<Moment>) -> Granted {
     let Grant { shown_as, info, refreshed_by_server, allow, .. } = grant;
     Granted { user: shown_as, info, expires, refreshed_by_server, allow }

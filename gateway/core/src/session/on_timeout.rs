@@ -1,4 +1,4 @@
-//! Time passes: heartbeats, and ends that were set in advance.
+//! Timeouts: heartbeats and expiries.
 
 use std::time::Duration;
 
@@ -15,14 +15,15 @@ use super::{NEVER, Session, SessionSettings};
 use crate::effect::Effect;
 
 impl Session {
-    /// When to call [`Session::handle_timeout`], at the latest. Changes with everything that is handled.
+    /// Returns when to call [`Session::handle_timeout`] at the latest. The moment may change with everything that the
+    /// session handles.
     pub fn poll_timeout(&self) -> Option<Moment> {
         let loading = self.loading.as_ref().and_then(|loading| loading.next_end()).unwrap_or(NEVER);
         let connect_by = self.connect_by().unwrap_or(NEVER);
         (self.phase != Phase::Closed).then(|| self.deadline.min(self.expiry).min(loading).min(connect_by))
     }
 
-    /// Calling it too early does nothing.
+    /// Performs everything that is due. Calling it too early does nothing.
     pub fn handle_timeout(&mut self, now: Moment) {
         if self.phase != Phase::Closed && now >= self.deadline {
             match (self.phase, self.connect_by()) {
@@ -41,10 +42,11 @@ impl Session {
         }
     }
 
-    /// The transport's own pong. Unlike the protocol's it may come unasked (RFC 6455 §5.5.3), and then means nothing.
+    /// Handles a pong of the transport. Unlike a pong of the protocol it may be unsolicited (RFC 6455 §5.5.3), and is
+    /// then ignored.
     pub fn handle_transport_pong(&mut self, now: Moment) {
         if self.protocol.heartbeat() == Heartbeat::Transport && self.awaits_pong {
-            // Of several pings it does not say which one it answers.
+            // After several pings, the pong does not say which of them it answers.
             if std::mem::take(&mut self.pongs_pending) == 1 {
                 self.note_acknowledged(now);
             }
@@ -52,7 +54,7 @@ impl Session {
         }
     }
 
-    /// The protocol's pong.
+    /// Handles a pong of the protocol.
     pub(super) fn on_pong(&mut self, now: Moment) {
         let is_pong_pending = self.pongs_pending > 0 && self.protocol.heartbeat() != Heartbeat::Transport;
         if self.phase != Phase::Connected || !is_pong_pending {
@@ -67,12 +69,13 @@ impl Session {
         }
     }
 
-    /// Something came from the client: whatever it is, there is one. One that is busy writing need not be asked.
+    /// Notes that something came from the client, which proves that it is alive. A client that is busy sending need not
+    /// be pinged.
     pub fn handle_sign_of_life(&mut self) {
         self.heard = true;
     }
 
-    /// The last ping was answered now.
+    /// Reports that the last ping was answered now.
     fn note_acknowledged(&self, now: Moment) {
         let took_ms = (now.0 as u32).wrapping_sub(self.pinged_ms);
         self.context.observer.acknowledged(Duration::from_millis(took_ms.into()));
@@ -80,12 +83,13 @@ impl Session {
 
     fn take_pong(&mut self) {
         self.awaits_pong = false;
-        // From the last ping to the next is one interval, however long the pong took, or may take.
+        // Consecutive pings are one interval apart, however long the pong takes.
         let SessionSettings { ping_interval_ms, pong_timeout_ms, .. } = self.context.settings;
         self.deadline = Moment((self.deadline.0 + ping_interval_ms).saturating_sub(pong_timeout_ms));
     }
 
-    /// A client that is not read from while it is ahead of the answers cannot be blamed for a pong that lies unread.
+    /// Extends the deadline of the pong: while the client is not read from because its commands wait, its pong may lie
+    /// unread.
     pub(super) fn give_time_for_pong(&mut self, now: Moment) {
         if self.awaits_pong {
             self.deadline = self.deadline.max(now + self.context.settings.pong_timeout());
@@ -97,7 +101,7 @@ impl Session {
             return self.give_time_for_pong(now);
         }
         if self.awaits_pong && self.heard {
-            // Its pong may come yet, or never: what it owes is remembered.
+            // The pong may still come, so it stays counted in `pongs_pending`.
             return self.take_pong();
         }
         if self.awaits_pong {
@@ -155,7 +159,8 @@ impl Session {
         self.reckon_expiry();
     }
 
-    /// Finds the first end, or the first question to the application, of the connection and its live subscriptions.
+    /// Computes the earliest expiry, or question to the application, of the connection, its live subscriptions and
+    /// tracked keys.
     pub(super) fn reckon_expiry(&mut self) {
         let identity = self.identity.as_ref();
         let connection = identity

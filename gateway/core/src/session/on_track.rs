@@ -1,4 +1,5 @@
-//! Keys of polled channels that a client follows: begun with the application's signature, ended when that has expired.
+//! Keys of polled channels that a client follows. Following a key begins with the application's signature and ends when
+//! the signature has expired.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +17,10 @@ use super::{EXPIRY_MAX, NEVER, Session};
 use crate::effect::{Effect, Verified};
 use crate::poll::KEY_BYTES_MAX;
 
-/// When the signature of each key ends.
+/// The end of each key's signature.
 type SignatureEnds = BTreeMap<Box<str>, Moment>;
 
-/// What is followed of each channel.
+/// The keys that the client follows, by channel.
 #[derive(Debug, Default)]
 pub(super) struct Tracking(SmallVec<[(Channel, SignatureEnds); 1]>);
 
@@ -65,11 +66,11 @@ impl Session {
             Ok(verified) => verified,
             Err(error) => return self.refuse(now, id, error),
         };
-        // It may have ended while the signatures were looked at.
+        // The subscription may have ended while the signatures were verified.
         if self.find_live(channel.as_str()).is_none() {
             return self.refuse(now, id, ErrorCode::PermissionDenied);
         }
-        // Of a key that is there twice the last counts.
+        // If a key is there twice, the last one counts.
         let mut wanted: BTreeMap<Box<str>, (u64, Moment)> = BTreeMap::new();
         let mut first_end: Option<Moment> = None;
         for Verified { items, expires } in verified {
@@ -111,14 +112,14 @@ impl Session {
         self.answer(id, Answer::SubRefresh { expires: None, items: Vec::new() });
     }
 
-    /// The key is there no more, and its followers have been told.
+    /// Forgets a key that was removed and whose followers have been told.
     pub fn handle_key_removed(&mut self, channel: &Channel, key: &str) {
         if let Some(keys) = self.tracking.as_mut().and_then(|tracking| tracking.keys_mut(channel)) {
             keys.remove(key);
         }
     }
 
-    /// The subscription has ended, and with it all that was followed there.
+    /// Forgets all keys of a channel whose subscription has ended.
     pub(super) fn forget_tracking(&mut self, channel: &Channel) {
         if let Some(tracking) = &mut self.tracking {
             tracking.0.retain(|(of, _)| of != channel);
@@ -128,13 +129,13 @@ impl Session {
         }
     }
 
-    /// When the first signature has been expired for too long.
+    /// Returns when the first signature has been expired for too long.
     pub(super) fn tracking_end(&self) -> Option<Moment> {
         let tracking = self.tracking.as_ref()?;
         tracking.0.iter().flat_map(|(_, keys)| keys.values()).copied().min().filter(|end| *end < NEVER)
     }
 
-    /// What is signed no more is followed no more. Its client asks for a new signature by itself.
+    /// Stops following keys whose signatures have expired. The client asks for a new signature by itself.
     pub(super) fn end_expired_tracking(&mut self, now: Moment) {
         let Some(tracking) = &mut self.tracking else { return };
         let mut over = Vec::new();
@@ -167,7 +168,7 @@ impl Session {
         self.after_replies(Effect::Follow { channel: channel.clone(), keys });
     }
 
-    /// Those of these keys that were followed, and are no more.
+    /// Stops following `keys` and returns those of them that were followed.
     fn take_tracked(&mut self, channel: &Channel, mut keys: Vec<Box<str>>) -> Vec<Box<str>> {
         let Some(known) = self.tracking.as_mut().and_then(|tracking| tracking.keys_mut(channel)) else {
             return Vec::new();
@@ -176,8 +177,8 @@ impl Session {
         keys
     }
 
-    /// The polled channel of this name that the client subscribes to. Where there is none the command has been dealt
-    /// with.
+    /// Returns the polled channel of this name, if the client subscribes to it. `None` means that the command has been
+    /// dealt with.
     fn polled_channel(&mut self, now: Moment, id: u32, channel: &str) -> Option<Channel> {
         if channel.is_empty() {
             self.close(Disconnect::BAD_REQUEST.because("the command names no channel"));

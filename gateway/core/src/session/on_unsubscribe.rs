@@ -1,4 +1,4 @@
-//! The end of a subscription: the client's own wish, or the server's.
+//! The end of a subscription, at the wish of the client or of the server.
 
 use shared::channel::Channel;
 use shared::disconnect::Disconnect;
@@ -11,11 +11,11 @@ use super::Session;
 use super::session_state::{Phase, Subscription};
 use crate::effect::{Effect, Ended, PublishedSubscriber};
 
-/// Behind the name of a part of the server: the channel of all who are there.
+/// The suffix that turns the name of a Socket.IO namespace into the channel of all clients in it.
 const ALL: char = '*';
 
 impl Session {
-    /// Not being subscribed is what the client wants, so it is no error not to have been.
+    /// Handles the unsubscribe command. Unsubscribing from a channel without a subscription is no error.
     pub(super) fn on_unsubscribe(&mut self, id: u32, channel: &str) {
         if channel.is_empty() {
             return self.close(Disconnect::BAD_REQUEST.because("the command names no channel"));
@@ -32,8 +32,8 @@ impl Session {
         self.answer(id, Answer::Unsubscribe);
     }
 
-    /// The server ends a subscription and tells the client why. One that is still on its way ends as soon as the
-    /// client knows of it.
+    /// Ends a subscription on behalf of the server and tells the client why. A subscription that is not live yet ends
+    /// as soon as the client has been told of it.
     pub fn handle_unsubscribe(&mut self, channel: &Channel, code: UnsubscribeCode) {
         if self.phase == Phase::Closed {
             return;
@@ -43,7 +43,7 @@ impl Session {
             return;
         };
         if let Some(joining) = self.subscriptions[at].joining_mut() {
-            // The reason that lets no client come back outweighs those that do.
+            // The code that forbids the client to come back takes precedence over those that allow it.
             if joining.ended != Some(UnsubscribeCode::Server) {
                 joining.ended = Some(code);
             }
@@ -54,7 +54,7 @@ impl Session {
         self.reckon_expiry();
     }
 
-    /// A subscription that is forgotten already.
+    /// Ends a subscription that has been removed already, and tells the client.
     pub(super) fn end(&mut self, subscription: Subscription, code: UnsubscribeCode) {
         let by_server = subscription.is_server_side();
         let channel = subscription.channel.clone();
@@ -66,7 +66,7 @@ impl Session {
         self.leave_rooms_of(&channel, Ended::ByServer(code));
     }
 
-    /// Who is no more in a part of the server is in none of its rooms.
+    /// Leaves the rooms of a Socket.IO namespace that the client has left.
     fn leave_rooms_of(&mut self, channel: &Channel, why: Ended) {
         for room in self.rooms_of(channel) {
             if let Ok(at) = self.find(room.as_str()) {
@@ -76,7 +76,7 @@ impl Session {
         }
     }
 
-    /// The channels that hang on this one and that the client is in, or is on its way into.
+    /// Returns the rooms of a Socket.IO namespace that the client is in or is joining.
     pub(super) fn rooms_of(&self, channel: &Channel) -> Vec<Channel> {
         let prefix = channel.as_str().strip_suffix(ALL).filter(|_| self.has_rooms);
         let Some(prefix) = prefix.filter(|prefix| !prefix.is_empty()) else { return Vec::new() };
@@ -84,16 +84,18 @@ impl Session {
         rooms.filter(|room| room.as_str().starts_with(prefix) && *room != channel).cloned().collect()
     }
 
-    /// A client cannot come back to a subscription of the server's by itself: it comes back as a whole.
+    /// Closes the connection because a server-side subscription has ended: a client cannot resubscribe to it, so it has
+    /// to reconnect.
     pub(super) fn end_for_good(&mut self, code: UnsubscribeCode) {
         self.close(match code {
-            // It may come back.
+            // A code with which the client may reconnect.
             UnsubscribeCode::Server => Disconnect::INSUFFICIENT_STATE,
             code => code.disconnect(),
         });
     }
 
-    /// The channels whose subscribers are to be told that this client is gone, now that its connection is. Each once.
+    /// Returns, once, the channels whose subscribers have to be told that this client has left, after its connection
+    /// was closed.
     pub fn take_announced(&mut self) -> Vec<(Channel, ClientInfo)> {
         let announced = (0..self.subscriptions.len()).filter_map(|at| {
             let live = self.subscriptions[at].live_mut()?;
@@ -103,8 +105,8 @@ impl Session {
         announced.iter().map(|&at| (self.subscriptions[at].channel.clone(), self.info_in(at))).collect()
     }
 
-    /// The subscriptions that have ended now that the connection is gone, and those whose end is still to be carried out.
-    /// That is not told again with them.
+    /// Returns the subscriptions that ended with the connection, and those whose end has not been performed yet. The
+    /// pending [`Effect::Leave`]s no longer report their end.
     pub fn take_ended(&mut self) -> Vec<(Channel, Ended)> {
         let in_flight = self.effects.iter_mut().filter_map(|effect| match effect {
             Effect::Leave { channel, ended } => ended.take().map(|ended| (channel.clone(), ended)),
@@ -116,7 +118,7 @@ impl Session {
         all
     }
 
-    /// How this client is shown elsewhere, now that its connection is gone. Each once.
+    /// Returns, once, the keys under which this client is shown in other channels, after its connection was closed.
     pub fn take_shown(&mut self) -> Vec<PublishedSubscriber> {
         let shown: SmallVec<[usize; 4]> = (0..self.subscriptions.len())
             .filter_map(|at| {
@@ -127,7 +129,7 @@ impl Session {
         shown.iter().filter_map(|&at| self.shown(&self.subscriptions[at])).collect()
     }
 
-    /// How a subscriber is shown elsewhere, if its channel's namespace says that it is.
+    /// Returns the keys under which a subscriber is shown, if its channel's namespace asks for that.
     pub(super) fn shown(&self, subscription: &Subscription) -> Option<PublishedSubscriber> {
         let channel = &subscription.channel;
         let options = self.context.rules.options(channel)?;
@@ -147,7 +149,7 @@ impl Session {
         is_shown.then_some(shown)
     }
 
-    /// The client is a subscriber no more, wherever it stood.
+    /// Performs the end of a subscription: leaves the channel, hides the subscriber and announces the leave.
     pub(super) fn part(&mut self, mut subscription: Subscription, why: Ended) {
         let (known, announced) =
             subscription.live_mut().map_or((false, false), |live| (live.known, live.announced));
@@ -186,7 +188,7 @@ impl Session {
     }
 
     pub(super) fn leave(&mut self, channel: Channel, ended: Option<Ended>) {
-        // What was said of this channel so far, and its going live, come first.
+        // Replies about this channel, and the effect that makes it live, come first.
         self.flush();
         self.effects.push_back(Effect::Leave { channel, ended });
     }

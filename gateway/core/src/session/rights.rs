@@ -1,5 +1,5 @@
-//! What this client may do in a channel: by the channel's options, by what its tokens or the application gave it, or
-//! because nothing is kept from anyone here.
+//! The rights of the client in a channel: from the channel's options, from its tokens or the application, or all of
+//! them in insecure mode.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::permission::{
 };
 use crate::tag_filter::TagFilter;
 
-/// The topic whose channel has the updates of all.
+/// The topic whose channel receives the updates of all topics.
 const ALL_TOPICS: &str = "*";
 
 impl Session {
@@ -56,7 +56,7 @@ impl Session {
             || self.rights(channel).presence
     }
 
-    /// Whether its token names the channel's topic, or any, where the channel is that of all topics.
+    /// Returns whether the client's token names the channel's topic, or any topic if the channel is that of all topics.
     pub(super) fn may_follow_topics(&self, options: &ChannelOptions, channel: &Channel) -> bool {
         let name = self.context.rules.own_name(channel);
         let is_of_all = name == ALL_TOPICS;
@@ -65,8 +65,8 @@ impl Session {
             && (is_of_all && !selectors.is_empty() || selectors.iter().any(|selector| selector.matches(name)))
     }
 
-    /// Leaves to a subscription what is for this client of channels with private publications. `granted`: whatever the
-    /// options say, somebody lets it subscribe.
+    /// Limits a subscription to a channel with private publications to those this client may see. `granted`: whether
+    /// somebody lets it subscribe, whatever the options say.
     pub(super) fn narrow_to_audience(
         &self,
         options: &ChannelOptions,
@@ -82,7 +82,8 @@ impl Session {
         }
     }
 
-    /// Which of the channel's publications are for this client, if not all are.
+    /// Returns the audience that limits which of the channel's publications the client may see. `None` if it may see
+    /// all of them.
     pub(super) fn audience(
         &self,
         options: &ChannelOptions,
@@ -104,13 +105,13 @@ impl Session {
         (!audience.is_everything()).then_some(audience)
     }
 
-    /// The topics that its token names.
+    /// Returns the topics that the client's token lets it read.
     fn authorized(&self) -> &[Selector] {
         let updates = self.identity.as_ref().and_then(|identity| identity.updates.as_deref());
         updates.map_or(&[], |updates| &updates.subscribe)
     }
 
-    /// What it was given leave to do.
+    /// Returns the rights in a channel granted by the connection token's capabilities and by the subscription.
     pub(super) fn rights(&self, channel: &Channel) -> Rights {
         let caps = self.identity.as_ref().map_or(&[][..], |identity| &identity.caps);
         let own = permission::rights(caps, &self.context.rules.names, channel);

@@ -1,4 +1,4 @@
-//! What a session remembers between two events.
+//! The state of a session between two events.
 
 use std::collections::BTreeMap;
 
@@ -15,21 +15,21 @@ use super::on_event::EventInFlight;
 use super::terms::{RecoveryRequest, SubscriptionTerms};
 use crate::effect::{ChannelMembers, EventActions, Overrides, Resumed, Rights, Ticket};
 
-/// How far a connection has come.
+/// The phase of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
-    /// Nothing but a connect command is in order.
+    /// Only a connect command is allowed.
     Opening,
-    /// The token is being looked at, or what the server subscribes the client to is joined; further commands wait.
+    /// The token is being verified, or the server's subscriptions are being joined; further commands wait.
     Connecting,
-    /// The connect command was answered with an error. No further command is in order.
+    /// The connect command was answered with an error. No further command is allowed.
     Refused,
     Connected,
     Closed,
 }
 
-/// A command whose effect is not answered yet. All others wait for it, except that several channels can be joined
-/// at once: what is known of those stands in their [`Subscription`].
+/// The command whose effect has no outcome yet. All other commands wait for it. Subscribe commands are not stored here:
+/// several can be in flight at once, and their state is in their [`Subscription`].
 #[derive(Debug)]
 pub(super) struct PendingCommand {
     pub(super) ticket: Ticket,
@@ -39,29 +39,30 @@ pub(super) struct PendingCommand {
 
 #[derive(Debug)]
 pub(super) enum PendingEffect {
-    /// With where the client stopped reading what the server had subscribed it to.
+    /// `subs` holds the positions from which the client recovers its server-side subscriptions, and its own
+    /// subscriptions.
     Connect {
         subs: BTreeMap<Box<str>, Subscribe>,
     },
-    /// What the server subscribes the client to, before the connect command is answered.
+    /// Joins of the subscriptions that are made before the connect command is answered.
     Arrival(Box<ServerSubscriptions>),
     Refresh,
     SubRefresh {
         channel: Channel,
     },
     Message,
-    /// With the channel of the part of the server that the event was sent to.
+    /// `channel` is that of the Socket.IO namespace to which the event was sent.
     Event {
         channel: Channel,
     },
-    /// The rest of what the application wants done for an event.
+    /// The remaining actions of the application for an event.
     Handling(Box<EventInFlight>),
     Rpc,
-    /// With what the client asks for.
+    /// `request` is the client's subscribe command.
     Resolve {
         request: Box<Subscribe>,
     },
-    /// With what the client says of itself.
+    /// `data` is the client's description of itself.
     SignIn {
         data: Payload,
     },
@@ -71,14 +72,14 @@ pub(super) enum PendingEffect {
     },
     Presence,
     PresenceStats,
-    /// With keys that the signatures cover and that are followed no more.
+    /// `untrack` holds keys that the signatures cover and that the client no longer follows.
     Track {
         channel: Channel,
         untrack: Vec<Box<str>>,
     },
 }
 
-/// What is rare stands in a box: most subscriptions have no token.
+/// A subscription of the client. Rare state is boxed: most subscriptions have no token.
 #[derive(Debug)]
 pub(super) struct Subscription {
     pub(super) channel: Channel,
@@ -87,73 +88,75 @@ pub(super) struct Subscription {
 
 #[derive(Debug)]
 pub(super) enum JoiningStage {
-    /// The token is being looked at. The hub knows nothing of this subscription yet.
+    /// The token is being verified. The hub does not know of the subscription yet.
     Authorizing(Box<JoiningSubscription>),
     /// The hub holds publications back until the reply is written.
     Joining(Box<JoiningSubscription>),
     Live(LiveSubscription),
 }
 
-/// A subscription whose client knows of it, or will with the reply that is being put together.
+/// A subscription of which the client has been told, or will be by the reply that is being written.
 #[derive(Debug, Default)]
 pub(super) struct LiveSubscription {
     pub(super) granted: Option<Box<Granted>>,
-    /// The server has made it.
+    /// Whether the server made the subscription.
     pub(super) server_side: bool,
-    /// The client has been told.
+    /// Whether the client has been told of the subscription.
     pub(super) known: bool,
-    /// The others were told that this client has come.
+    /// Whether the other subscribers were told that this client has joined.
     pub(super) announced: bool,
-    /// It is in the channel's presence.
+    /// Whether the client is in the channel's presence.
     pub(super) present: bool,
-    /// It is a key of other channels, or has one of this that goes with it.
+    /// Whether the client is shown as a key of other channels, or may have a key of this channel that is removed when
+    /// it leaves.
     pub(super) shown: bool,
-    /// The client may say anew whether it wants the newest values or all.
+    /// Whether the client may change its choice between the newest values and all publications.
     pub(super) chooses: bool,
 }
 
-/// A subscription on its way.
+/// A subscription that is not live yet.
 #[derive(Debug, Default)]
 pub(super) struct JoiningSubscription {
     pub(super) ticket: Ticket,
-    /// Of the command. 0 if the server makes it.
+    /// The id of the subscribe command. 0 if the server makes the subscription.
     pub(super) id: u32,
     pub(super) server_side: bool,
     pub(super) recovery: RecoveryRequest,
     pub(super) overrides: Overrides,
-    /// Set when it is joined.
+    /// The terms of the subscription, set when the join begins.
     pub(super) given: SubscriptionTerms,
     pub(super) granted: Option<Box<Granted>>,
-    /// For the client, when it is told.
+    /// Data for the client in the reply.
     pub(super) data: Option<Payload>,
-    /// In a channel that keeps state by key: how far its client is.
+    /// In a map: the state that the client has read so far.
     pub(super) keyed: Option<Box<super::loading::LoadedState>>,
-    /// Who was there when it was joined, for a client that is told of that.
+    /// The members at the time of the join, if the client asked for them.
     pub(super) members: Option<ChannelMembers>,
-    /// What is done once the client knows of it.
+    /// Actions of the application to perform once the client has been told.
     pub(super) then: Option<Box<EventActions>>,
-    /// The client comes back to a session with it.
+    /// The session that the client resumes with this subscription.
     pub(super) resumed: Option<Box<Resumed>>,
-    /// The server has ended it meanwhile. The client is told once it knows that it is subscribed.
+    /// The reason, if the server has ended the subscription meanwhile. The client is told once it knows that it is
+    /// subscribed.
     pub(super) ended: Option<UnsubscribeCode>,
-    /// It was live, and is joined anew for one more reader.
+    /// The live subscription that is joined again for one more reader.
     pub(super) before: Option<LiveSubscription>,
 }
 
-/// What a subscription was given by its token, the server or the application.
+/// What a token, the server or the application granted to a subscription.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Granted {
-    /// As whom it is seen in the channel, if not as who it is.
+    /// The user under which others see the client in the channel, if it is not the client's own.
     pub(super) user: Option<UserId>,
     pub(super) info: Option<Bytes>,
     pub(super) expires: Option<Moment>,
-    /// The application is asked when it expires, and not the client.
+    /// Whether the application, and not the client, is asked to renew the subscription when it expires.
     pub(super) refreshed_by_server: bool,
     pub(super) allow: Rights,
 }
 
 impl Granted {
-    /// `None` if there is nothing to remember.
+    /// Boxes the grant. `None` if there is nothing to remember.
     pub(super) fn boxed(self) -> Option<Box<Self>> {
         (self != Self::default()).then(|| Box::new(self))
     }
@@ -189,7 +192,7 @@ impl Subscription {
         }
     }
 
-    /// What a live subscription was given that ends unless it is refreshed, and when.
+    /// Returns the grant of a live subscription that expires, and when it does.
     pub(super) fn expiring(&self) -> Option<(&Granted, Moment)> {
         let JoiningStage::Live(LiveSubscription { granted: Some(granted), .. }) = &self.stage else {
             return None;
@@ -201,7 +204,7 @@ impl Subscription {
         matches!(self.stage, JoiningStage::Live(_))
     }
 
-    /// Whether the client is in the channel's presence by it.
+    /// Returns whether the client is in the channel's presence through this subscription.
     pub(super) fn is_present(&self) -> bool {
         match &self.stage {
             JoiningStage::Authorizing(_) => false,
@@ -210,7 +213,7 @@ impl Subscription {
         }
     }
 
-    /// Whether the client has been told of it.
+    /// Returns whether the client has been told of the subscription.
     pub(super) fn is_known(&self) -> bool {
         match &self.stage {
             JoiningStage::Live(live) => live.known,

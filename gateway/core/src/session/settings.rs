@@ -1,4 +1,4 @@
-//! What an operator can set about sessions: one set of values for all of them.
+//! The settings of sessions that an operator can configure, the same for all of them.
 
 use std::fmt;
 use std::time::Duration;
@@ -104,7 +104,7 @@ impl Default for SessionSettings {
     }
 }
 
-/// A value that cannot be worked with.
+/// An invalid setting.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{key}: {problem}")]
 pub struct SettingError {
@@ -113,7 +113,7 @@ pub struct SettingError {
 }
 
 impl SessionSettings {
-    /// Every mistake there is, so that an operator can correct them at once.
+    /// Returns every mistake, so that an operator can correct all of them at once.
     pub fn validate(&self) -> Vec<SettingError> {
         let mut mistakes = Mistakes(Vec::new());
         mistakes.bound("ping_interval_ms", self.ping_interval_ms, 1_000, HOUR_MS);

@@ -1,4 +1,4 @@
-//! What a subscriber asks for, and what it gets of that.
+//! What a subscriber asks for, and the terms it is given.
 
 use std::sync::Arc;
 
@@ -14,16 +14,16 @@ use crate::permission::may_recover;
 use crate::tag_filter::TagFilter;
 use shared::topic_selector::Selector;
 
-/// The one format of deltas that clients may ask for.
+/// The only delta format that clients may ask for.
 const DELTA_FOSSIL: &str = "fossil";
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct RecoveryRequest {
-    /// Where the client stopped reading, if it asks to recover.
+    /// The position from which the client asks to recover.
     pub(super) since: Option<Since>,
-    /// The same as the id of an update.
+    /// The same, as the id of an update.
     pub(super) after: Option<ResumeAfter>,
-    /// Of which topics updates are asked for, in a channel of many.
+    /// The topics whose updates the client asks for, in a channel of many topics.
     pub(super) topics: Box<[Selector]>,
     pub(super) reject_unrecovered: bool,
     pub(super) recoverable: bool,
@@ -31,16 +31,16 @@ pub(super) struct RecoveryRequest {
     pub(super) joins: bool,
     pub(super) delta: bool,
     pub(super) filter: Option<Arc<TagFilter>>,
-    /// To be told which users are there.
+    /// Whether the client asks which users are in the channel.
     pub(super) members: bool,
-    /// To be sent the newest value of each key.
+    /// The terms of a client that is sent the newest value of each key.
     pub(super) latest: Option<NewestTerms>,
-    /// It has said whether it wants the newest values or all, and may say so again.
+    /// Whether the client has chosen between the newest values and all publications, and so may change that.
     pub(super) chooses: bool,
 }
 
 impl RecoveryRequest {
-    /// What a subscribe command asks for in a channel with these options.
+    /// Returns what a subscribe command asks for in a channel with these options.
     pub(super) fn of(request: Subscribe, options: &ChannelOptions) -> Result<Self, Denial> {
         if !request.delta.is_empty() && *request.delta != *DELTA_FOSSIL {
             return Err(Denial::Disconnect(Disconnect::BAD_REQUEST.because("the delta is of no known kind")));
@@ -48,7 +48,7 @@ impl RecoveryRequest {
         if request.kind != options.subscription_type.kind() {
             return Err(ErrorCode::PermissionDenied.into());
         }
-        // Without its filter the client would get what it asked not to get.
+        // Ignoring the filter would send the client publications that it asked not to get.
         let filter = match &request.filter {
             None => None,
             Some(_) if !options.allow_tags_filter => return Err(ErrorCode::BadRequest.into()),
@@ -73,7 +73,7 @@ impl RecoveryRequest {
     }
 }
 
-/// How a subscriber is served that wants this. `None`: it is sent all.
+/// Returns the newest-value terms of a subscriber that wants this delivery. `None` if it is sent all publications.
 pub(super) fn latest(
     wanted: Option<DeliveryWanted>,
     options: &NewestOptions,
@@ -84,7 +84,7 @@ pub(super) fn latest(
         Some(_) if !options.allow_choice => Err(ErrorCode::BadRequest),
         Some(DeliveryWanted { latest: false, .. }) => Ok(None),
         Some(DeliveryWanted { times_per_s, bytes_per_s, .. }) => {
-            // 0 is no bound, on either side.
+            // 0 means no bound, for the client and for the options.
             let within = |wanted: u32, max: u32| match (wanted, max) {
                 (0, max) | (max, 0) => max,
                 (wanted, max) => wanted.min(max),
@@ -98,42 +98,42 @@ pub(super) fn latest(
     }
 }
 
-/// Which part of the retained history a subscriber is given.
+/// The part of the retained history that a new subscriber is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) enum InitialHistory {
     #[default]
     Nothing,
-    /// All since it stopped reading.
+    /// Everything since the client's position.
     Missed,
     /// The newest publication.
     Newest,
-    /// All since an update, which has to be looked for.
+    /// Everything since an update, which has to be looked up by its id.
     After,
-    /// The newest of each key.
+    /// The newest publication of each key.
     NewestOfKeys,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct SubscriptionTerms {
     pub(super) initial_history: InitialHistory,
-    /// Its reply says so: it asked for history, or is given it unasked.
+    /// Whether the reply reports a recovery: the client asked for history, or is given it unasked.
     pub(super) was_recovering: bool,
     pub(super) recoverable: bool,
     pub(super) positioned: bool,
     pub(super) joins: bool,
     pub(super) delta: bool,
-    /// The others are told when it comes and goes.
+    /// Whether the other subscribers are told when the client joins and leaves.
     pub(super) announced: bool,
     pub(super) presence: bool,
     pub(super) latest: Option<NewestTerms>,
-    /// It is sent the newest values, or may be: values of other keys than those it was sent last may be missing behind them,
-    /// so that no position says what it has.
+    /// Whether the client is sent the newest values, or may be. It may then lack values of keys other than those it was
+    /// sent last, so that no position says what it has.
     pub(super) floats: bool,
 }
 
 impl SubscriptionTerms {
-    /// For one that the server subscribes to a channel of keys, and that is not given its state: it is told of changes as
-    /// they come, and follows nothing.
+    /// Returns the terms of a server-side subscription to a map. It is not given the state: it gets changes as they
+    /// come, without recovery.
     pub(super) fn changes_alone(self) -> Self {
         let initial_history = InitialHistory::Nothing;
         Self {
@@ -146,7 +146,7 @@ impl SubscriptionTerms {
         }
     }
 
-    /// How it follows the channel.
+    /// Returns the terms by which the hub delivers to the subscriber.
     pub(super) fn terms(self, filter: Option<Arc<TagFilter>>) -> DeliveryTerms {
         DeliveryTerms {
             positioned: self.positioned,
@@ -158,8 +158,8 @@ impl SubscriptionTerms {
         }
     }
 
-    /// `rights`: what the client may do in the channel beside what its options allow. `insecure`: everything that these
-    /// make possible.
+    /// Determines the terms of a subscription. `rights` are those the client has beside the channel's options. With
+    /// `insecure` the client has all rights.
     pub(super) fn new(
         options: &ChannelOptions,
         recovery: &RecoveryRequest,
@@ -168,7 +168,7 @@ impl SubscriptionTerms {
         insecure: bool,
     ) -> Self {
         let streamed = options.retention().keeps_history();
-        // Keys are worth nothing to whoever misses a change of one.
+        // A map is worthless to a client that misses a change of a key.
         let keyed = options.keeps_keys();
         let force_recovery = overrides.force_recovery.unwrap_or(options.force_recovery);
         let force_positioning = overrides.force_positioning.unwrap_or(options.force_positioning);
@@ -180,7 +180,7 @@ impl SubscriptionTerms {
             may_recover && (keyed || force_recovery || recovery.recoverable || recovery.since.is_some());
         let seeks = recovery.after.is_some();
         let may_position = may_recover || options.allow_positioning;
-        // Whoever misses something has the newest values given anew.
+        // A client that missed a value is sent the newest values again.
         let has_snapshot = options.newest.snapshot && recovery.after.is_none();
         let positioned = recoverable
             || keyed
@@ -202,8 +202,9 @@ impl SubscriptionTerms {
             positioned,
             joins: overrides.force_push_join_leave.unwrap_or(options.force_push_join_leave)
                 || recovery.joins && (insecure || options.allow_join_leave || rights.presence),
-            // Whoever has some left out, or may miss some, has not the payload that a patch is of; nor has who reads a
-            // state whose changes are not kept: what has changed since the first page is left out of the others.
+            // A client that is not sent every publication does not have the payload to which a patch applies. Neither
+            // does one that reads a map without a stream, because pages after the first leave out keys that have
+            // changed since.
             delta: positioned
                 && !floats
                 && (recoverable || !keyed)

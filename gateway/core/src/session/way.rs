@@ -1,22 +1,23 @@
-//! How a client and its commands come to a session.
+//! The ways by which a client's commands reach its session.
 
 use std::sync::Arc;
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum ConnectionWay {
-    /// Both ways over one connection.
+    /// Commands and answers share one connection.
     #[default]
     Both,
-    /// Commands come apart from the connection that carries the answers, with these two beside them.
+    /// Commands arrive in requests of their own, apart from the connection that carries the answers. Each names the
+    /// session and the node.
     Apart {
-        /// A secret of the client, which names it on its node.
+        /// The client's secret, which identifies its session on the node.
         session: Box<str>,
         /// The node's id.
         node: Arc<str>,
     },
-    /// Nothing comes but the connect command.
+    /// The client sends nothing but the connect command.
     OneWay {
-        /// Names the client to the application.
+        /// Identifies the client to the application.
         session: Box<str>,
     },
 }

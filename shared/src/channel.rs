@@ -8,14 +8,14 @@ use arcstr::ArcStr;
 /// Longest channel name any configuration can allow, in bytes. The configured limit is at most this.
 pub const CHANNEL_BYTES_MAX: usize = 255;
 
-/// A valid channel name. Cloning shares the bytes. One pointer wide, the length stands with the bytes: a node holds some five
-/// for each subscription.
+/// A valid channel name. Cloning shares the bytes. It is one pointer wide, as the length is stored with the bytes: a
+/// node holds about five of them for each subscription.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Channel(ArcStr);
 
 const _: () = assert!(size_of::<Option<Channel>>() == 8, "tables of them are what channels cost");
 
-/// Why a text is no channel name.
+/// Why a text is not a channel name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidChannel {
     #[error("the channel name is empty")]
@@ -39,7 +39,7 @@ impl Channel {
     }
 
     /// Accepts a name of 1 to `bytes_max` bytes of any text without control characters and line breaks. Names are
-    /// compared byte by byte: the same letters written in two ways are two channels.
+    /// compared byte by byte: two Unicode encodings of the same letters are two channels.
     pub fn parse_unicode(name: &str, bytes_max: usize) -> Result<Self, InvalidChannel> {
         Self::check_length(name, bytes_max)?;
         let breaks_lines = |char: char| char.is_control() || matches!(char, '\u{2028}' | '\u{2029}');

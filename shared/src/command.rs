@@ -1,4 +1,4 @@
-//! What a client asks for, in the words of no protocol in particular.
+//! Commands of clients, independent of any protocol.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::error::ErrorCode;
 use crate::publication::{Payload, Selection, Tagged};
 use crate::topic_selector::Selector;
 
-/// One request. `id` names the reply; 0 where none is expected.
+/// One request. `id` identifies its reply; it is 0 where no reply is expected.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Command {
     pub id: u32,
@@ -15,7 +15,7 @@ pub struct Command {
 }
 
 impl Command {
-    /// Returns about how many bytes the command takes while it waits, itself included.
+    /// Returns the approximate size of the command in memory while it is queued, in bytes.
     pub fn bytes(&self) -> usize {
         let held = match &self.request {
             Request::Connect(connect) => connect_bytes(connect),
@@ -72,7 +72,7 @@ impl Command {
     }
 }
 
-/// Channel names are as the client wrote them: the session decides whether they are valid.
+/// What a command asks for. Channel names are as the client wrote them: the session validates them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     Connect(Box<Connect>),
@@ -84,20 +84,20 @@ pub enum Request {
         channel: Box<str>,
         data: Payload,
     },
-    /// An event for the other subscribers of a channel. Nobody waits for a reply; a refusal is told.
+    /// An event for the other subscribers of a channel. It has no reply, but the client is told of a refusal.
     Emit {
         channel: Box<str>,
         event: Box<str>,
         data: Payload,
     },
-    /// The same where the configuration says what becomes of it.
+    /// An event for the subscribers of a channel, where the configuration routes it there.
     Forward(Box<Forward>),
     /// An event for the application, which may acknowledge it and do more.
     Event(Box<EventCommand>),
-    /// Comes into one of several parts of the server on one connection: connects, if the client has not yet, and
-    /// subscribes.
+    /// Enters one of several namespaces that share a connection: connects the client if it has not connected yet, and
+    /// subscribes it.
     Enter(Box<EnterNamespace>),
-    /// Sets a key of a channel that keeps state by key, or takes it away.
+    /// Sets or removes a key of a channel that keeps state by key.
     PublishKey {
         channel: Box<str>,
         key: Box<str>,
@@ -111,28 +111,28 @@ pub enum Request {
     PresenceStats {
         channel: Box<str>,
     },
-    /// Says who a client is that is connected already.
+    /// Authenticates a client that is already connected.
     SignIn {
         token: Box<str>,
         data: Payload,
     },
-    /// A new connection token before the old one expires.
+    /// Replaces the connection token before it expires.
     Refresh {
         token: Box<str>,
     },
-    /// A new subscription token before the old one expires.
+    /// Replaces a subscription token before it expires.
     SubRefresh {
         channel: Box<str>,
         token: Box<str>,
     },
-    /// Begins to follow keys of a channel that is polled for all who follow them.
+    /// Starts to follow keys of a polled channel.
     Track {
         channel: Box<str>,
         batches: Vec<TrackBatch>,
-        /// Keys that the signatures cover and that the client follows no more.
+        /// Keys that the signatures cover and that the client no longer follows.
         untrack: Vec<Box<str>>,
     },
-    /// Follows these keys no more.
+    /// Stops following these keys.
     Untrack {
         channel: Box<str>,
         keys: Vec<Box<str>>,
@@ -141,8 +141,8 @@ pub enum Request {
     Send {
         data: Payload,
     },
-    /// A message to the application from a bare endpoint, and the endpoint's channel, if it has one. What is answered
-    /// goes back; that it was not taken is told too.
+    /// A message to the application from a raw endpoint, with the endpoint's channel if it has one. The application's
+    /// answer goes back to the client, and so does a failure to deliver the message.
     Ask {
         channel: Box<str>,
         data: Payload,
@@ -152,19 +152,19 @@ pub enum Request {
         method: Box<str>,
         data: Payload,
     },
-    /// Asks whether the server is there.
+    /// Asks whether the server is alive.
     Ping,
     /// The answer to a ping.
     Pong,
-    /// A command the protocol has and the gateway does not serve, such as a subscription of a kind it does not
-    /// know. Answered with this error: leaving out what it asked for would be worse than a no.
+    /// A command of the protocol that the gateway does not serve, such as a subscription of an unknown kind. It is
+    /// answered with this error, as ignoring a part of the request would be worse than refusing it.
     Refused(ErrorCode),
-    /// A command of the protocol that makes no sense here (an empty one with an id, one with two bodies, a ping).
+    /// A command of the protocol that is invalid here (an empty one with an id, one with two bodies, a ping).
     Unknown,
 }
 
 impl Request {
-    /// The protocol's word for it.
+    /// Returns the command's name in the Centrifuge protocol.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Connect(_) => "connect",
@@ -208,47 +208,48 @@ fn payload_bytes(data: Option<&Payload>) -> usize {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Connect {
     pub token: Box<str>,
-    /// For the application.
+    /// Data for the application.
     pub data: Option<Payload>,
-    /// What a client that cannot set headers says in their place.
+    /// Headers that the client sends in the message because it cannot set HTTP headers.
     pub headers: BTreeMap<Box<str>, Box<str>>,
     /// Recovery of server-side subscriptions, by channel.
     pub subs: BTreeMap<Box<str>, Subscribe>,
-    /// `subs` are what the client follows, each of them and nothing beside: it is refused if it may not have one.
+    /// Whether the client follows exactly the channels in `subs` and no others. The connection is refused if one of
+    /// them is.
     pub exact: bool,
-    /// The client library's name and version, for metrics and logs.
+    /// Name and version of the client library, for metrics and logs.
     pub name: Box<str>,
     pub version: Box<str>,
 }
 
-/// An event that goes to the subscribers of a channel in which the client is.
+/// An event for the subscribers of a channel that the client is subscribed to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Forward {
     pub channel: Box<str>,
     pub event: Box<str>,
-    /// With tags beside that which names the event.
+    /// The arguments, with any tags other than the one that names the event.
     pub arguments: Tagged,
-    /// The client gets it too.
+    /// Whether the sender receives the event too.
     pub to_sender: bool,
-    /// Which of the subscribers get it, if not all of them.
+    /// The subscribers that receive the event; `None` for all of them.
     pub only: Option<Box<Selection>>,
 }
 
-/// An event that the application is asked about.
+/// An event that is sent to the application.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EventCommand {
-    /// Of the part of the server that it was sent to.
+    /// The channel of the namespace that the event was sent to.
     pub channel: Box<str>,
     pub event: Box<str>,
-    /// Its arguments: a JSON array.
+    /// The event's arguments: a JSON array.
     pub arguments: Tagged,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EnterNamespace {
-    /// With what the client shows and says, each time.
+    /// The client's credentials and data, which it sends with each entry.
     pub connect: Connect,
-    /// The channel of all who are there.
+    /// The channel of all clients in the namespace.
     pub channel: Box<str>,
 }
 
@@ -256,41 +257,43 @@ pub struct EnterNamespace {
 pub struct Subscribe {
     pub channel: Box<str>,
     pub token: Box<str>,
-    /// Ask to be brought from (`epoch`, `offset`) to now.
+    /// Whether to recover the publications after (`epoch`, `offset`).
     pub recover: bool,
     pub epoch: Box<str>,
     pub offset: u64,
     pub positioned: bool,
     pub recoverable: bool,
     pub join_leave: bool,
-    /// Answer error 112 where recovery fails, in place of `recovered: false`.
+    /// Whether to answer error 112 where recovery fails, in place of `recovered: false`.
     pub reject_unrecovered: bool,
-    /// The delta format asked for; empty for none.
+    /// The delta format that the client asks for; empty for none.
     pub delta: Box<str>,
-    /// For the application.
+    /// Data for the application.
     pub data: Option<Box<Payload>>,
-    /// Only publications with tags that this is true of.
+    /// A condition on the tags of publications: those that do not meet it are not delivered.
     pub filter: Option<Box<FilterNode>>,
     pub kind: SubscriptionKind,
-    /// Which part of a channel that keeps state by key is asked for.
+    /// The page of state that is asked for, in a channel that keeps state by key.
     pub page: Option<Box<StateRequest>>,
-    /// To be told which users are there, now and as they come and go. For protocols that tell of users and not of clients.
+    /// Whether to tell the client which users are in the channel, now and as they come and go. For protocols that
+    /// report users in place of clients.
     pub members: bool,
-    /// Ask to be given what came after an update, in place of (`epoch`, `offset`).
+    /// The update after which to recover, in place of (`epoch`, `offset`).
     pub after: Option<ResumeAfter>,
-    /// In a channel of updates of many topics: those that are followed. Empty: all that come.
+    /// The topics to follow, in a channel with updates of many topics. Empty: all of them.
     pub topics: Box<[Selector]>,
-    /// The client may read the channel already, and reads it once more beside that: what it missed is read for all of it.
-    /// For protocols in which a channel may have several readers in one client.
+    /// Whether this may be a further reader of a channel that the client already reads. The publications that it missed
+    /// are delivered to all readers of the client. For protocols in which one client may have several readers of a
+    /// channel.
     pub beside: bool,
-    /// Ask the application with this whether, and in which channel.
+    /// Data with which to ask the application whether the client may subscribe, and to which channel.
     pub ask: Option<Box<Payload>>,
-    /// All publications or the newest of each key, for protocols that say so beside the data.
+    /// All publications or the newest of each key, for protocols that carry this outside the data.
     pub delivery: Option<DeliveryWanted>,
 }
 
 impl Subscribe {
-    /// How the client wants to be served: as its protocol says it, or its data.
+    /// Returns the delivery that the client wants, from the protocol's own field or else from its data.
     pub fn delivery(&self) -> Result<Option<DeliveryWanted>, InvalidDelivery> {
         match (&self.delivery, &self.data) {
             (Some(wanted), _) => Ok(Some(*wanted)),
@@ -300,16 +303,16 @@ impl Subscribe {
     }
 }
 
-/// Where a client of updates stopped reading.
+/// Where a client of updates stopped reading, so that it can resume there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ResumeAfter {
-    /// Nowhere: all that there is.
+    /// At the beginning: every retained update follows.
     Everything,
-    /// At the update of this id.
+    /// At the update with this id.
     Id(Box<str>),
 }
 
-/// What a subscription follows.
+/// The kind of content that a subscription follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SubscriptionKind {
     /// A stream of publications.
@@ -319,72 +322,72 @@ pub enum SubscriptionKind {
     Map,
     /// The clients that subscribe, by their ids.
     MapClients,
-    /// Their users.
+    /// The users of the clients that subscribe.
     MapUsers,
-    /// Values by key that the application is asked for, once for all who follow them.
+    /// Values by key that are polled from the application, once for all clients that follow them.
     SharedPoll,
 }
 
 impl SubscriptionKind {
-    /// The wire's number for it.
+    /// Returns the number that stands for the kind on the wire.
     pub fn number(self) -> u8 {
         self as u8
     }
 
-    /// `None` for a number that the wire gives to nothing.
+    /// Returns the kind with this number. `None` for an unknown number.
     pub fn of(number: i32) -> Option<Self> {
         let all = [Self::Stream, Self::Map, Self::MapClients, Self::MapUsers, Self::SharedPoll];
         all.into_iter().find(|kind| i32::from(kind.number()) == number)
     }
 }
 
-/// How far the subscription to a channel with state has come.
+/// The phase of a subscription to a channel that keeps state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Phase {
     #[default]
     Live,
-    /// What has changed since the state was read.
+    /// Changes since the state was read.
     Stream,
     /// The state, page by page.
     State,
 }
 
 impl Phase {
-    /// The wire's number for it.
+    /// Returns the number that stands for the phase on the wire.
     pub fn number(self) -> u8 {
         self as u8
     }
 
-    /// `None` for a number that the wire gives to nothing.
+    /// Returns the phase with this number. `None` for an unknown number.
     pub fn of(number: i32) -> Option<Self> {
         [Self::Live, Self::Stream, Self::State].into_iter().find(|phase| i32::from(phase.number()) == number)
     }
 }
 
-/// A page of a channel's state.
+/// A request for a page of a channel's state.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StateRequest {
     pub phase: Phase,
-    /// Where it begins; empty for the first.
+    /// Where the page begins; empty for the first page.
     pub cursor: Box<str>,
-    /// The most keys of a page. 0: as many as the server likes.
+    /// The most keys in the page. 0: the server decides.
     pub limit: u32,
-    /// By score from the lowest on.
+    /// Whether keys come in ascending order of their score.
     pub ascending: bool,
 }
 
-/// Keys that a client may follow, as its application has signed them.
+/// Keys that a client may follow, with the application's signature.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TrackBatch {
     pub signature: Box<str>,
-    /// Each key with the version that the client has of it; 0 for none.
+    /// Each key with the version that the client has; 0 for none.
     pub items: Vec<(Box<str>, u64)>,
 }
 
-/// A condition on the tags of publications, as a client wrote it: whoever obeys it checks first that it makes sense.
+/// A condition on the tags of publications, as the client wrote it. It must be validated before it is applied.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct FilterNode {
-    /// Empty for a comparison, else how `nodes` are combined.
+    /// Empty for a comparison, otherwise the operator that combines `nodes`.
     pub op: Box<str>,
     pub key: Box<str>,
     pub cmp: Box<str>,
@@ -394,7 +397,7 @@ pub struct FilterNode {
 }
 
 impl FilterNode {
-    /// About how many bytes it takes.
+    /// Returns the approximate size in memory, in bytes.
     pub fn weight(&self) -> usize {
         let texts = [&self.op, &self.key, &self.cmp, &self.val];
         let values = self.vals.iter().map(|val| val.len() + size_of_val(val)).sum::<usize>();
@@ -406,13 +409,13 @@ impl FilterNode {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct History {
     pub channel: Box<str>,
-    /// 0: the position only. Negative: as many as the server allows.
+    /// The most publications to return. 0: the position only. Negative: as many as the server allows.
     pub limit: i32,
     pub since: Option<Since>,
     pub reverse: bool,
 }
 
-/// A position as a client names it: its epoch may be anything.
+/// A position as a client sends it. Its epoch may be any text.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Since {
     pub offset: u64,

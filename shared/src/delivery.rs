@@ -1,32 +1,32 @@
-//! What a client wants to be sent of a channel: all publications, or the newest of each key.
+//! The delivery that a client wants for a channel: all publications, or the newest of each key.
 //!
-//! Protocols whose libraries carry nothing else carry it in the data that a client sends with its subscription, under a name
-//! that is nobody else's: `{"tidegate": {"delivery": "latest", "times_per_s": 5}}`. Addresses have it as parameters.
+//! Protocols whose libraries have no field for it carry it in the data that a client sends with its subscription, under
+//! a reserved name: `{"tidegate": {"delivery": "latest", "times_per_s": 5}}`. In addresses it is carried as parameters.
 
 use serde::Deserialize;
 
 use crate::publication::{Payload, PayloadKind};
 
-/// The word under which data holds it.
+/// The reserved name in the data, in quotes.
 const NAME: &[u8] = b"\"tidegate\"";
 
-/// How a subscriber wants to be served.
+/// The delivery that a subscriber wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DeliveryWanted {
-    /// The newest of each key, or all.
+    /// Whether to send the newest value of each key in place of all publications.
     pub latest: bool,
-    /// Of the newest, at most so many times a second. 0: as often as the server likes. `None`: as its channel has it.
+    /// With `latest`, the most sends per second. 0: as often as the server allows. `None`: the channel's setting.
     pub times_per_s: Option<u32>,
-    /// The same in bytes.
+    /// With `latest`, the most bytes per second. 0: as many as the server allows. `None`: the channel's setting.
     pub bytes_per_s: Option<u32>,
 }
 
-/// What was said of it makes no sense.
+/// A delivery that is malformed or contradicts itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("delivery is all or latest, with times_per_s and bytes_per_s for latest alone")]
 pub struct InvalidDelivery;
 
-/// A part of what an application may say of its own.
+/// The reserved part of a client's data. The rest belongs to the application.
 #[derive(Deserialize)]
 struct DeliveryData {
     tidegate: Option<DeliveryOptions>,
@@ -40,7 +40,7 @@ struct DeliveryOptions {
     bytes_per_s: Option<u32>,
 }
 
-/// The question to change it.
+/// A request to change the delivery of a subscription.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DeliveryChange {
@@ -58,7 +58,7 @@ enum DeliveryKind {
 }
 
 impl DeliveryWanted {
-    /// What data says of it. What is no JSON object, or has no such part, says nothing.
+    /// Reads the delivery from a client's data. `None` if the data is not a JSON object or has no such part.
     pub fn in_data(data: &Payload) -> Result<Option<Self>, InvalidDelivery> {
         let is_there = data.kind != PayloadKind::Binary || data.bytes.first() == Some(&b'{');
         if !is_there || memchr::memmem::find(&data.bytes, NAME).is_none() {
@@ -67,7 +67,7 @@ impl DeliveryWanted {
         let is_object = |value: &serde_json::Value| value.get("tidegate").is_some_and(|own| !own.is_null());
         match serde_json::from_slice::<DeliveryData>(&data.bytes) {
             Ok(data) => data.tidegate.map(Self::try_from).transpose(),
-            // An application may use the word elsewhere.
+            // An application may use the name elsewhere in its data.
             Err(_) if serde_json::from_slice(&data.bytes).as_ref().is_ok_and(is_object) => {
                 Err(InvalidDelivery)
             }
@@ -75,14 +75,15 @@ impl DeliveryWanted {
         }
     }
 
-    /// The channel of a subscription that is live, and how it is to be served from now on.
+    /// Reads a request to change a live subscription: its channel and the new delivery.
     pub fn of_change(data: &[u8]) -> Result<(Box<str>, Self), InvalidDelivery> {
         let DeliveryChange { channel, delivery, times_per_s, bytes_per_s } =
             serde_json::from_slice(data).map_err(|_| InvalidDelivery)?;
         Ok((channel, DeliveryOptions { delivery, times_per_s, bytes_per_s }.try_into()?))
     }
 
-    /// What the parameters of an address say, each as it stands there if it does. `None` if none of them does.
+    /// Reads the delivery from the parameters of an address, each `None` if it is absent. Returns `None` if all are
+    /// absent.
     pub fn of_parameters(
         delivery: Option<&str>,
         times_per_s: Option<&str>,

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 /// The longest reason that a close frame can carry, in bytes (RFC 6455 §5.5).
 pub const REASON_BYTES_MAX: usize = 123;
 
-/// Stands between a reason and what brought it about.
+/// Separates a reason from its explanation.
 const BECAUSE: &str = ": ";
 
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
@@ -22,7 +22,7 @@ macro_rules! disconnects {
         impl Disconnect {
             $($(#[$doc])* pub const $name: Self = Self { code: $code, reason: Cow::Borrowed($reason) };)*
 
-            /// All of the gateway's own codes, for documentation and for bounded metric labels.
+            /// All codes of the gateway itself, for documentation and for bounded metric labels.
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
         }
     };
@@ -45,7 +45,7 @@ disconnects! {
     NO_PONG = 3012 "no pong";
     TOO_MANY_REQUESTS = 3013 "too many requests";
     STATE_INVALIDATED = 3014 "state invalidated";
-    /// The application refused what the client asked for, and may not do so next time.
+    /// The application refused what the client asked for, but may accept it next time.
     REFUSED_FOR_NOW = 3015 "refused for now";
     INVALID_TOKEN = 3500 "invalid token";
     BAD_REQUEST = 3501 "bad request";
@@ -62,13 +62,14 @@ disconnects! {
 }
 
 impl Disconnect {
-    /// A code of the application's own. `None` outside 3000 to 4999, or for a reason that is too long.
+    /// Makes a close with an application's own code. `None` outside 3000 to 4999, or for a reason that is too long.
     pub fn custom(code: u16, reason: &str) -> Option<Self> {
         ((3000..5000).contains(&code) && reason.len() <= REASON_BYTES_MAX)
             .then(|| Self { code, reason: Cow::Owned(reason.to_owned()) })
     }
 
-    /// The same, in the application's words, as far as a close frame has room for them. None are none.
+    /// Returns the same close with the application's words as its reason, truncated to what a close frame can carry.
+    /// Empty words change nothing.
     pub fn in_words(&self, words: &str) -> Self {
         match cut(words) {
             "" => self.clone(),
@@ -76,30 +77,30 @@ impl Disconnect {
         }
     }
 
-    /// The same, with what brought it about. That is for whoever sets things up: see [`Self::plain`].
+    /// Returns the same close with an explanation in its reason. The explanation is for operators: see [`Self::plain`].
     pub fn because(&self, why: &str) -> Self {
         let reason = format!("{}{BECAUSE}{why}", self.reason);
         Self { code: self.code, reason: cut(&reason).to_owned().into() }
     }
 
-    /// What brought it about, if that was said.
+    /// Returns the explanation that [`Self::because`] added, if there is one.
     pub fn why(&self) -> Option<&str> {
         let known = Self::ALL.iter().find(|known| known.code == self.code)?;
         self.reason.strip_prefix(&*known.reason)?.strip_prefix(BECAUSE)
     }
 
-    /// What every client may be told.
+    /// Returns the close without its explanation, which any client may see.
     pub fn plain(&self) -> Self {
         let known = Self::ALL.iter().find(|known| known.code == self.code);
         known.filter(|_| self.why().is_some()).unwrap_or(self).clone()
     }
 
-    /// Whether clients come back by themselves after this.
+    /// Whether clients reconnect by themselves after this close.
     pub fn invites_reconnect(&self) -> bool {
         !matches!(self.code, 1009 | 3500..=3999 | 4500..=4999)
     }
 
-    /// A bounded label: the code's own name, or its range where the application chose it.
+    /// Returns a bounded metric label: the code's own name, or its range for a code that the application chose.
     pub fn label(&self) -> &'static str {
         match Self::ALL.iter().find(|known| known.code == self.code) {
             Some(Self { reason: Cow::Borrowed(""), .. }) => "normal",
@@ -110,7 +111,7 @@ impl Disconnect {
     }
 }
 
-/// Why a client counts as too slow. Each cause closes it with [`Disconnect::SLOW`], which is all that the client is told.
+/// Why a client counts as too slow. Each cause closes the client with [`Disconnect::SLOW`] and is not told to it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum SlowCause {
     /// More bytes wait for the client than its outbox holds.
@@ -146,20 +147,20 @@ impl SlowCause {
         }
     }
 
-    /// Returns how a client is closed for this cause.
+    /// Returns the close for this cause.
     pub fn disconnect(self) -> Disconnect {
         Disconnect::SLOW.because(self.words())
     }
 
-    /// Returns for which of these causes a client is closed. `None` for any other close, also for one with the same code
-    /// that the application has chosen.
+    /// Returns the cause of a close. `None` for any other close, and for one with the same code that the application
+    /// chose.
     pub fn of(disconnect: &Disconnect) -> Option<Self> {
         let why = disconnect.why().filter(|_| disconnect.code == Disconnect::SLOW.code)?;
         Self::ALL.into_iter().find(|cause| cause.words() == why)
     }
 }
 
-/// As much of a reason as a close frame has room for.
+/// Truncates a reason to what a close frame can carry.
 fn cut(reason: &str) -> &str {
     let mut end = reason.len().min(REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {

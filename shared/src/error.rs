@@ -1,4 +1,4 @@
-//! Every way to refuse one command. The numbers are the Centrifuge protocol's.
+//! Every error with which the gateway refuses a command. The numbers are those of the Centrifuge protocol.
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u32)]
@@ -60,8 +60,8 @@ impl ErrorCode {
         }
     }
 
-    /// Whether the client could have known better. Whoever comes back with a token that has ended meanwhile, to a stream
-    /// that has begun anew, or when the gateway fails, could not.
+    /// Whether the client could have avoided the error. It could not if its token expired meanwhile, if the stream
+    /// began a new epoch, or if the gateway failed.
     pub fn is_clients_fault(self) -> bool {
         match self {
             Self::Internal
@@ -81,7 +81,7 @@ impl ErrorCode {
         }
     }
 
-    /// Whether the same command may succeed later, so that a client tries again by itself.
+    /// Whether the same command may succeed later, so that the client retries by itself.
     pub const fn is_temporary(self) -> bool {
         matches!(self, Self::Internal | Self::TooManyRequests | Self::ConcurrentPagination)
     }

@@ -1,4 +1,4 @@
-//! Names of clients, users and nodes.
+//! Identifiers of clients, users and nodes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use arcstr::ArcStr;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(u128);
 
-/// Where in the text of an id the hyphens stand.
+/// The positions of the hyphens in the text of an id.
 const HYPHENS: [usize; 4] = [8, 13, 18, 23];
 
 impl ClientId {
@@ -18,17 +18,17 @@ impl ClientId {
         Self(bits & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62))
     }
 
-    /// An id as [`ClientId::bits`] gave it.
+    /// Makes an id from the result of [`ClientId::bits`].
     pub fn from_bits(bits: u128) -> Self {
         Self(bits)
     }
 
-    /// All 128 bits, for a record more compact than text.
+    /// Returns all 128 bits, for a record that is more compact than text.
     pub fn bits(self) -> u128 {
         self.0
     }
 
-    /// The text of the id: 32 hexadecimal digits and four hyphens, all ASCII.
+    /// Returns the id as text: 32 hexadecimal digits and four hyphens, all ASCII.
     pub fn hyphenated(self) -> [u8; 36] {
         let mut text = [b'-'; 36];
         let mut at = 0;
@@ -69,7 +69,7 @@ impl fmt::Debug for ClientId {
     }
 }
 
-/// Who a client is, as its token says. Empty for an anonymous client.
+/// The user that a client's token names. Empty for an anonymous client.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct UserId(Option<ArcStr>);
 

@@ -1,8 +1,10 @@
-//! The words both ends of the wire say.
+//! The vocabulary that the gateway and its clients share: identifiers, commands, replies, pushes, framings and
+//! protocols.
 //!
-//! Read in this order: what things are called ([`channel`], [`id`], [`moment`], [`position`]), what is said
-//! ([`publication`], [`command`], [`reply`], [`push`]), how brokers carry it ([`record`]) and what is measured of it ([`stamp`]), how no is said
-//! ([`error`], [`refusal`], [`disconnect`]), where a message begins and ends ([`framing`]) and what it means ([`protocol`]).
+//! Read in this order: identifiers ([`channel`], [`id`], [`moment`], [`position`]), messages ([`publication`],
+//! [`command`], [`reply`], [`push`]), the form in which brokers carry a publication ([`record`]) and the measurements
+//! that travel with it ([`stamp`]), errors and closes ([`error`], [`refusal`], [`disconnect`]), message boundaries
+//! ([`framing`]) and message contents ([`protocol`]).
 //!
 //! Nothing here reads a clock, a socket, a file or a random source: time, bytes and seeds are arguments.
 

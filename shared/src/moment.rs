@@ -1,4 +1,4 @@
-//! A point in time that someone else measured.
+//! A point in time that the caller measured.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -11,7 +11,7 @@ pub struct Moment(pub u64);
 impl Moment {
     pub const ZERO: Self = Self(0);
 
-    /// How long `earlier` lies back; zero if it does not.
+    /// Returns the time elapsed since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }

@@ -1,34 +1,35 @@
-//! Where in a channel's stream someone stands.
+//! Positions in a channel's stream.
 
 use std::fmt;
 use std::num::NonZeroU8;
 
-/// Longest epoch, in bytes. Ours are shorter; a client that sends a longer one cannot have got it from us.
+/// Longest epoch, in bytes. The gateway's own epochs are shorter, so a longer one from a client cannot be valid.
 pub const EPOCH_BYTES_MAX: usize = 15;
 
 /// Names one life of a stream. Offsets of different epochs cannot be compared: whatever resets a sequence
 /// (an expired stream, a flushed Redis, a restarted memory broker) changes the epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch {
-    /// One more than the bytes it has, so that a position that may be missing takes no more room.
+    /// One more than the number of bytes, so that `Option<StreamPosition>` takes no more space.
     length: NonZeroU8,
     bytes: [u8; EPOCH_BYTES_MAX],
 }
 
 impl Epoch {
-    /// What a client sends that has no epoch yet.
+    /// The epoch of a client that has none yet.
     pub const EMPTY: Self = Self { length: NonZeroU8::MIN, bytes: [0; EPOCH_BYTES_MAX] };
 
     const RANDOM_BYTES: NonZeroU8 = NonZeroU8::MIN.saturating_add(8);
 
-    /// `None` for a text that is too long to be one of ours: treat it as an epoch that differs from all.
+    /// Reads an epoch. `None` for a text that is too long to be one of the gateway's: treat it as one that differs from
+    /// all.
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; EPOCH_BYTES_MAX];
         bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
         Some(Self { length: NonZeroU8::MIN.saturating_add(text.len() as u8), bytes })
     }
 
-    /// Eight lower-case letters out of random bits that the caller provides.
+    /// Makes an epoch of eight lower-case letters from random bits that the caller provides.
     pub fn from_random(mut bits: u64) -> Self {
         let mut bytes = [0; EPOCH_BYTES_MAX];
         for byte in &mut bytes[..8] {
@@ -39,7 +40,7 @@ impl Epoch {
     }
 
     pub fn as_str(&self) -> &str {
-        // Only whole texts are ever stored.
+        // `parse` and `from_random` store only whole UTF-8 texts.
         std::str::from_utf8(&self.bytes[..usize::from(self.length.get() - 1)]).unwrap_or("")
     }
 

@@ -1,4 +1,4 @@
-//! A publication: what is sent to a channel, and who sent it.
+//! Publications: their payload, sender, tags and addressees.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::id::{ClientId, UserId};
 use crate::position::StreamPosition;
 use crate::stamp::Stamp;
 
-/// What kind of bytes a payload holds, so that each protocol can carry it without looking inside.
+/// The kind of bytes in a payload, so that each protocol can carry it without looking inside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PayloadKind {
     /// One valid JSON value, exactly as its publisher wrote it.
@@ -20,7 +20,7 @@ pub enum PayloadKind {
     Binary,
 }
 
-/// What a publication carries. Cloning shares the bytes.
+/// The content of a publication. Cloning shares the bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Payload {
     pub kind: PayloadKind,
@@ -28,7 +28,7 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// The caller has checked that these bytes are one JSON value.
+    /// Makes a JSON payload. The caller has checked that the bytes are one JSON value.
     pub fn json(bytes: impl Into<Bytes>) -> Self {
         Self { kind: PayloadKind::Json, bytes: bytes.into() }
     }
@@ -37,7 +37,7 @@ impl Payload {
         Self { kind: PayloadKind::Text, bytes: text.into() }
     }
 
-    /// A text of unknown content: JSON if it is exactly one JSON value.
+    /// Makes a payload of text with unknown content: JSON if it is exactly one JSON value.
     pub fn json_or_text(text: impl Into<Bytes>) -> Self {
         let bytes = text.into();
         let kind = if is_json(&bytes) { PayloadKind::Json } else { PayloadKind::Text };
@@ -48,12 +48,13 @@ impl Payload {
         Self { kind: PayloadKind::Binary, bytes: bytes.into() }
     }
 
-    /// Whether it is no value at all: no JSON value is empty.
+    /// Whether the payload holds no value at all: empty bytes are not a JSON value.
     pub fn is_missing(&self) -> bool {
         self.bytes.is_empty() && self.kind == PayloadKind::Json
     }
 
-    /// Bytes of unknown content: JSON if they are exactly one JSON value, or else text if they are UTF-8.
+    /// Makes a payload of bytes with unknown content: JSON if they are exactly one JSON value, otherwise text if they
+    /// are UTF-8.
     pub fn of_unknown(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         match simdutf8::basic::from_utf8(&bytes) {
@@ -63,8 +64,8 @@ impl Payload {
     }
 }
 
-/// Deepest nesting of arrays and objects in a JSON payload. Deeper ones are valid JSON, but several common parsers
-/// give up on them (some with the whole connection), so that one publisher could cut off all subscribers.
+/// Deepest nesting of arrays and objects in a JSON payload. Deeper nesting is valid JSON, but several common parsers
+/// reject it (some close the whole connection), so that one publisher could cut off all subscribers.
 pub const JSON_DEPTH_MAX: usize = 128;
 
 /// Whether these bytes are exactly one JSON value, in UTF-8, white space around it allowed, nested no deeper than
@@ -76,7 +77,7 @@ pub fn is_json(bytes: &[u8]) -> bool {
 
 /// Whether valid JSON is nested deeper than [`JSON_DEPTH_MAX`].
 pub fn is_too_deep(json: &[u8]) -> bool {
-    // Almost always there are too few brackets for any doubt, and strings need not be told from structure.
+    // Fast path: there are almost always too few brackets, and strings need not be told from structure.
     if memchr::memchr2_iter(b'[', b'{', json).nth(JSON_DEPTH_MAX).is_none() {
         return false;
     }
@@ -103,11 +104,11 @@ pub fn is_too_deep(json: &[u8]) -> bool {
 /// Key and value pairs that travel beside the payload.
 pub type Tags = BTreeMap<Box<str>, Box<str>>;
 
-/// The tag that names an event. Protocols whose messages are events with a name read it, and write it: what one of them
-/// publishes the others know by the same name, and its payload stays what it is.
+/// The tag that names an event. Protocols whose messages are named events read and write it, so that an event keeps its
+/// name from one protocol to another and its payload stays unchanged.
 pub const EVENT_TAG: &str = "event";
 
-/// A payload, and what stands beside it.
+/// A payload with its tags.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tagged {
     pub data: Payload,
@@ -117,40 +118,41 @@ pub struct Tagged {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Publication {
     pub data: Payload,
-    /// Where it stands in its channel's stream; `None` in a channel that keeps none.
+    /// The position in the channel's stream; `None` in a channel without a stream.
     pub position: Option<StreamPosition>,
     /// The client that published it; `None` if it came through the server API.
     pub info: Option<ClientInfo>,
     pub tags: Tags,
-    /// When it was made, in milliseconds since 1970. 0: that is not kept.
+    /// When the publication was made, in milliseconds since 1970. 0: the time is not kept.
     pub time_ms: u64,
-    /// Subscribers that have agreed to patches may be sent one.
+    /// Whether subscribers that have negotiated deltas may be sent a patch.
     pub delta: bool,
-    /// In a channel that keeps state by key.
+    /// The change to a key, in a channel that keeps state by key.
     pub keyed: Option<Box<Keyed>>,
-    /// The one subscriber that is not to have it: whoever has caused it, mostly. In a box, for it is rare.
+    /// The one subscriber that does not receive the publication, usually its sender. Boxed because it is rare.
     pub except: Option<Box<ClientId>>,
-    /// Which of the subscribers get it, if not all of them. History keeps it only where sessions are kept.
+    /// The subscribers that receive the publication; `None` for all. History keeps it only in namespaces that keep
+    /// sessions.
     pub only: Option<Box<Selection>>,
-    /// What is measured of it, if it is one of those that are. No subscriber sees it.
+    /// The stamp of a publication that is sampled for measurement. Subscribers never see it.
     pub stamp: Option<Box<Stamp>>,
 }
 
-/// Which of a channel's subscribers get a publication. Those whom it names have to be subscribers.
+/// Which of a channel's subscribers receive a publication. It never adds clients that are not subscribed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Selection {
-    /// Those who subscribe to one of these channels too, and these clients. Both empty: all.
+    /// Subscribers that also subscribe to one of these channels, and these clients, are included. Both empty: all are.
     pub channels: Vec<Channel>,
     pub clients: Vec<ClientId>,
-    /// But none who subscribes to one of these, and none of these clients.
+    /// Subscribers that also subscribe to one of these channels, and these clients, are excluded.
     pub except_channels: Vec<Channel>,
     pub except_clients: Vec<ClientId>,
-    /// Who has not taken all that it was sent before does not get it.
+    /// Whether to skip subscribers that have not taken everything sent to them before.
     pub volatile: bool,
 }
 
 impl Selection {
-    /// Whether a subscriber is one of those who get it, and which channels it subscribes to says `is_in`.
+    /// Whether a subscriber receives the publication. `is_in` says which channels the subscriber is subscribed to.
     pub fn includes(&self, client: ClientId, is_in: impl Fn(&Channel) -> bool) -> bool {
         let is_for_all = self.channels.is_empty() && self.clients.is_empty();
         let is_named = is_for_all || self.clients.contains(&client) || self.channels.iter().any(&is_in);
@@ -158,17 +160,17 @@ impl Selection {
     }
 }
 
-/// What a publication changes in a channel that keeps state by key.
+/// The change that a publication makes in a channel that keeps state by key.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Keyed {
     pub key: Box<str>,
-    /// The key is there no more.
+    /// Whether the key was removed.
     pub removed: bool,
-    /// What keys are ordered by.
+    /// The number that keys are ordered by.
     pub score: i64,
-    /// Of the key's content, as its source counts. 0: it does not.
+    /// The version of the key's content, as its source counts it. 0: the source does not count versions.
     pub version: u64,
-    /// What the key held before, where its broker knows that and patches are wanted. It is in no record and on no wire.
+    /// The key's previous value, where its broker knows it and patches are wanted. It is in no record and on no wire.
     pub before: Option<Payload>,
 }
 
@@ -188,18 +190,18 @@ impl Publication {
         }
     }
 
-    /// What the event is called that this tells of, where its publisher has named one ([`EVENT_TAG`]).
+    /// Returns the name of the event, if the publisher gave one ([`EVENT_TAG`]).
     pub fn event(&self) -> Option<&str> {
         self.tags.get(EVENT_TAG).map(|name| &**name)
     }
 
-    /// 0 in a channel without a stream.
+    /// Returns the offset; 0 in a channel without a stream.
     pub fn offset(&self) -> u64 {
         self.position.map_or(0, |position| position.offset)
     }
 }
 
-/// What others may know of a client: in presence, and beside what it publishes.
+/// What other clients may see of a client: in presence, and with its publications.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClientInfo {
     pub client: ClientId,

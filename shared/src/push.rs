@@ -1,4 +1,4 @@
-//! What clients are told without asking.
+//! Messages that the server sends to clients without a request.
 //!
 //! A push to a channel never carries anything about one connection. That is why its bytes can be shared by all
 //! subscribers.
@@ -11,7 +11,7 @@ use crate::reply::{Expiry, Subscribed};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Push<'a> {
-    /// `None` for what is said to a connection as a whole.
+    /// The channel; `None` for a push that concerns the connection as a whole.
     pub channel: Option<&'a Channel>,
     pub event: Event<'a>,
 }
@@ -21,39 +21,39 @@ pub enum Event<'a> {
     Publication(&'a Publication, Form<'a>),
     /// A client has subscribed to the channel.
     Joined(&'a ClientInfo),
-    /// A client is no subscriber of the channel any more.
+    /// A client is no longer subscribed to the channel.
     Left(&'a ClientInfo),
-    /// A user has come to the channel, with the first of its clients.
+    /// A user has joined the channel, with the first of its clients.
     MemberAdded(&'a ClientInfo),
-    /// A user is gone from the channel, with the last of its clients.
+    /// A user has left the channel, with the last of its clients.
     MemberRemoved(&'a UserId),
-    /// The channel has so many subscribers now.
+    /// The channel's new number of subscribers.
     Counted(u32),
-    /// The server has made the client a subscriber.
+    /// The server has subscribed the client to the channel.
     Subscribed(&'a Subscribed),
     /// The subscription has ended.
     Unsubscribed(UnsubscribeCode),
-    /// A message of the application to this connection.
+    /// A message from the application to this connection.
     Message(&'a Payload),
-    /// The connection ends at another time than was said before; `None`: at no particular one.
+    /// The connection's expiry has changed; `None`: it no longer expires.
     Refreshed(Option<Expiry>),
     /// The connection ends now: for transports that have no close of their own.
     Disconnected(&'a Disconnect),
 }
 
-/// What subscribers of a channel are told, as nodes tell each other and keep it until it is sent.
+/// An event of a channel, in the owned form that nodes exchange and queue.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum OwnedEvent {
     Publication(Publication),
-    /// Only those who asked are told of these.
+    /// Sent only to the subscribers that asked for joins and leaves.
     Joined(ClientInfo),
     Left(ClientInfo),
-    /// How many subscribers there are on all nodes.
+    /// The number of subscribers on all nodes.
     Counted {
         subscribers: u32,
     },
-    /// What a node makes of joins and leaves for its own subscribers: it stays there. `version` counts the changes that
-    /// the node has seen of who is in the channel.
+    /// Derived by a node from joins and leaves for its own subscribers, and never sent to other nodes. `version` counts
+    /// the membership changes that the node has seen in the channel.
     MemberAdded {
         info: ClientInfo,
         version: u64,
@@ -65,7 +65,7 @@ pub enum OwnedEvent {
 }
 
 impl OwnedEvent {
-    /// The event as subscribers are told it, its publication in a form.
+    /// Borrows the event, with a publication in the given form.
     pub fn as_event<'a>(&'a self, form: Form<'a>) -> Event<'a> {
         match self {
             Self::Publication(publication) => Event::Publication(publication, form),
@@ -78,44 +78,44 @@ impl OwnedEvent {
     }
 }
 
-/// In what form a subscriber gets a payload.
+/// The form in which a subscriber receives a payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form<'a> {
     /// As it was published.
     Plain,
-    /// Whole, for a subscriber that has agreed to patches.
+    /// Whole, for a subscriber that has negotiated deltas.
     Whole,
-    /// As the patch that makes it of the payload before, in the Fossil delta format.
+    /// As a patch against the previous payload, in the Fossil delta format.
     Patch(&'a [u8]),
 }
 
 impl<'a> Push<'a> {
-    /// What subscribers of a channel are told.
+    /// Makes a push to a channel's subscribers.
     pub fn to(channel: &'a Channel, event: Event<'a>) -> Self {
         Self { channel: Some(channel), event }
     }
 
-    /// What is about no channel.
+    /// Makes a push that concerns no channel.
     pub fn alone(event: Event<'a>) -> Self {
         Self { channel: None, event }
     }
 }
 
 impl<'a> Event<'a> {
-    /// Whether it is for subscribers that are told of users and numbers in place of clients. Protocols that tell of clients
-    /// have no word for it.
+    /// Whether the event is for subscribers that are told of users and counts in place of clients. Protocols that
+    /// report clients cannot express it.
     #[inline]
     pub fn is_of_members(&self) -> bool {
         matches!(self, Self::MemberAdded(_) | Self::MemberRemoved(_) | Self::Counted(_))
     }
 
-    /// A publication as it was made.
+    /// Makes a publication event in the plain form.
     pub fn plain(publication: &'a Publication) -> Self {
         Self::Publication(publication, Form::Plain)
     }
 }
 
-/// Why the server ended a subscription. From 2500 on, clients subscribe again by themselves.
+/// Why the server ended a subscription. From 2500 on, clients resubscribe by themselves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum UnsubscribeCode {
@@ -130,7 +130,7 @@ impl UnsubscribeCode {
         self as u32
     }
 
-    /// How a connection ends that is nothing without the subscription.
+    /// Returns the close for a connection that is useless without the subscription.
     pub fn disconnect(self) -> Disconnect {
         match self {
             Self::Server => Disconnect::FORCE_DISCONNECT,

@@ -1,30 +1,30 @@
-//! The record: the compact form in which brokers carry and store a publication, and carry what else a channel is told.
+//! The record: the compact form in which brokers carry and store publications and other events of a channel.
 //!
 //! ```text
-//! version  1 byte   1, or 2 if there is anything that is marked so: releases that read only 1 then read all they know
-//! what     1 byte   (2) 0: a publication · 1: a join · 2: a leave, of which there is nothing but flags and info ·
-//!                   3: how many subscribers there are, as a number behind the flags
+//! version  1 byte   1, or 2 if any field marked (2) is needed: releases that read only 1 then read all they know
+//! what     1 byte   (2) 0: a publication · 1: a join · 2: a leave; joins and leaves have only flags and info ·
+//!                   3: the number of subscribers, which follows the flags
 //! flags    1 byte   bits 0-1: kind of payload (0 JSON, 1 text, 2 binary)
 //!                   bit 2: client info follows · 3: it has conn_info · 4: it has chan_info · 5: tags follow
-//! more     1 byte   (2) bit 0: a time follows · 1: patches are wanted · 2: a key follows · 3: it is removed
-//!                   4: a score follows · 5: the key's version follows · 6: who is not to have it follows
-//!                   7: who alone is to have it follows
+//! more     1 byte   (2) bit 0: a time follows · 1: patches are wanted · 2: a key follows · 3: the key is removed
+//!                   4: a score follows · 5: the key's version follows · 6: the id of an excluded client follows
+//!                   7: a selection of subscribers follows
 //! numbers           (2) time in milliseconds · key, as length and bytes · score (zigzag) · version · client id (16 bytes)
-//! selection         (2) 1 if it is volatile, or 0 · channels · clients · channels that are not to have it · such clients,
-//!                   each as their number and then length and bytes, or 16 bytes, of each
+//! selection         (2) 1 if it is volatile, or 0 · channels · clients · excluded channels · excluded clients, each list as
+//!                   a count, followed by length and bytes of each channel, or 16 bytes for each client
 //! info              client id (16 bytes, big-endian) · user · conn_info · chan_info, each as length and bytes
-//! tags              their number, then key and value of each as length and bytes, keys ascending. That of a stamp
-//!                   (`tidegate-stamp`) is none of the publication's own tags
+//! tags              their number, then key and value of each as length and bytes, keys ascending. The tag of a stamp
+//!                   (`tidegate-stamp`) does not belong to the publication's own tags
 //! payload           all the rest
 //! ```
 //!
-//! Lengths and numbers are LEB128. The payload comes last, so that reading slices it out of the broker's buffer
-//! without a copy.
+//! Lengths and numbers are LEB128. The payload comes last, so that reading slices it out of the broker's buffer without
+//! a copy.
 //!
-//! A record does not hold the publication's position, which only the broker assigns. On its way to the nodes the
-//! position stands before it: `<offset>:<epoch>:`, and a bare `:` in a channel without a stream. A message is that
-//! prefix and the record. Of a key that may be sent as a patch of what it held before, that stands between the two: a
-//! byte 3, the length of its record in digits, a `:`, and the record.
+//! A record does not hold the publication's position, which only the broker assigns. On the way to the nodes the
+//! position precedes the record: `<offset>:<epoch>:`, or a bare `:` in a channel without a stream. A message is this
+//! prefix and the record. Where a key's value may be sent as a patch, the key's previous value stands between the two:
+//! a byte 3, the length of its record in digits, a `:`, and the record.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -36,10 +36,10 @@ use crate::push::OwnedEvent;
 use crate::stamp::{STAMP_TAG, Stamp};
 
 const VERSION: u8 = 1;
-/// Only where version 1 has no word for it.
+/// Used only for fields that version 1 cannot express.
 const VERSION_2: u8 = 2;
 
-/// In place of a version, in messages alone: what the key held before stands in front.
+/// Takes the place of a version, in messages alone: the record of the key's previous value precedes the record itself.
 const PAIR: u8 = 3;
 
 const PUBLICATION: u8 = 0;
@@ -72,7 +72,7 @@ const LENGTH_BYTES_MAX: usize = 5;
 /// Longest text of an offset: that of `u64::MAX`.
 const OFFSET_DIGITS_MAX: usize = 20;
 
-/// Why bytes from a broker are no publication. Either something else writes there, or a newer release does.
+/// Why bytes from a broker are not a publication. Either another program writes there, or a newer release does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     #[error("the record ends too early")]
@@ -109,7 +109,7 @@ pub fn encode_record(publication: &Publication, out: &mut BytesMut) {
         PayloadKind::Binary => 2,
     };
     out.reserve(2 + publication.data.bytes.len());
-    // One publication in many has a stamp.
+    // Only sampled publications have a stamp, so the tags are seldom copied.
     let stamped;
     let tags = match &publication.stamp {
         None => &publication.tags,
@@ -151,7 +151,7 @@ pub fn encode_record(publication: &Publication, out: &mut BytesMut) {
     out.put_slice(&publication.data.bytes);
 }
 
-/// Appends the record of anything that a channel is told. What stays on its node has none, and nothing is appended.
+/// Appends the record of any event of a channel. Events that stay on their node have no record: nothing is appended.
 pub fn encode_event(event: &OwnedEvent, out: &mut BytesMut) {
     let (what, info) = match event {
         OwnedEvent::Publication(publication) => return encode_record(publication, out),
@@ -186,7 +186,7 @@ fn decode_publication(
     }
 }
 
-/// Reads a record of anything that a channel is told.
+/// Reads the record of any event of a channel.
 pub fn decode_event(record: Bytes) -> Result<OwnedEvent, RecordError> {
     decode_event_at(record, None)
 }
@@ -207,7 +207,7 @@ fn decode_event_at(mut record: Bytes, position: Option<StreamPosition>) -> Resul
     }
 }
 
-/// What a record begins with.
+/// The fixed beginning of a record.
 struct Head {
     what: u8,
     flags: u8,
@@ -260,7 +260,7 @@ fn take_publication(
     Ok(publication)
 }
 
-/// A join or a leave: a client, and nothing behind it.
+/// Reads a join or a leave: the client's info, and nothing after it.
 fn decode_info_event(what: u8, flags: u8, mut record: Bytes) -> Result<OwnedEvent, RecordError> {
     if !matches!(what, JOINED | LEFT) {
         return Err(RecordError::What);
@@ -332,7 +332,7 @@ fn take_selection(record: &mut Bytes) -> Result<Selection, RecordError> {
     Ok(Selection { channels, clients, except_channels, except_clients, volatile })
 }
 
-/// The number is believed only as far as there are bytes: nothing is reserved for it.
+/// Reserves nothing for the announced number, which may exceed the bytes that follow.
 fn take_channels(record: &mut Bytes) -> Result<Vec<Channel>, RecordError> {
     let mut channels = Vec::new();
     for _ in 0..take_length(record)? {
@@ -382,7 +382,7 @@ fn take_more(more: u8, record: &mut Bytes, publication: &mut Publication) -> Res
     Ok(())
 }
 
-/// Appends what stands before a record on its way from the broker.
+/// Appends the position that precedes a record on its way from the broker.
 pub fn encode_position(position: Option<StreamPosition>, out: &mut BytesMut) {
     if let Some(StreamPosition { offset, epoch }) = position {
         out.put_slice(itoa::Buffer::new().format(offset).as_bytes());
@@ -392,7 +392,7 @@ pub fn encode_position(position: Option<StreamPosition>, out: &mut BytesMut) {
     out.put_u8(b':');
 }
 
-/// Takes the position off a message; what is left is the record, in the same memory.
+/// Splits the position off a message. The remaining record shares the message's memory.
 pub fn split_position(mut message: Bytes) -> Result<(Option<StreamPosition>, Bytes), RecordError> {
     let offset = take_until_colon(&mut message, OFFSET_DIGITS_MAX)?;
     if offset.is_empty() {
@@ -412,7 +412,7 @@ pub fn decode_message(message: Bytes) -> Result<Publication, RecordError> {
     decode_publication(record, position)
 }
 
-/// Reads a whole message of any kind. A position is a publication's: before anything else it says nothing.
+/// Reads a whole message of any kind. Only publications have a position: that of another event is ignored.
 pub fn decode_event_message(message: Bytes) -> Result<OwnedEvent, RecordError> {
     let (position, mut record) = split_position(message)?;
     let before = match record.first() {
@@ -434,7 +434,7 @@ pub fn decode_event_message(message: Bytes) -> Result<OwnedEvent, RecordError> {
     Ok(event)
 }
 
-/// Digits only: what `str::parse` takes beyond them (a sign) we never wrote.
+/// Reads digits only. `str::parse` would also accept a sign, which the gateway never writes.
 fn parse_offset(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0_u64, |offset, digit| {
         let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
@@ -469,7 +469,7 @@ fn take_info(
 }
 
 fn take_tags(record: &mut Bytes) -> Result<Tags, RecordError> {
-    // The number is believed only as far as there are bytes: nothing is reserved for it.
+    // Nothing is reserved for the announced number, which may exceed the bytes that follow.
     let count = take_length(record)?;
     let mut tags = Tags::new();
     for _ in 0..count {
@@ -483,7 +483,7 @@ fn take_tags(record: &mut Bytes) -> Result<Tags, RecordError> {
     if tags.is_empty() { Err(RecordError::Tags) } else { Ok(tags) }
 }
 
-/// What is under its tag and cannot be read as a stamp, such as one of a later release, is nobody's tag either.
+/// Removes the stamp from the tags. A value that is not readable, such as a later release's stamp, is dropped.
 fn take_stamp(tags: &mut Tags) -> Option<Box<Stamp>> {
     let stamp = tags.remove(STAMP_TAG)?;
     Stamp::parse(&stamp).map(Box::new)

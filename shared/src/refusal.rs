@@ -1,11 +1,11 @@
-//! A no to one command, as its client is told: one of the gateway's own ([`ErrorCode`]), or in an application's words.
+//! The refusal of one command, as the client sees it: an [`ErrorCode`] of the gateway, or an application's own error.
 
 use std::borrow::Cow;
 
 use crate::disconnect::Disconnect;
 use crate::error::ErrorCode;
 
-/// The codes that applications may give to errors of their own.
+/// The codes that applications may use for their own errors.
 pub const CUSTOM_CODES: std::ops::RangeInclusive<u32> = 400..=1999;
 
 /// The longest message of an application's error, in bytes.
@@ -15,22 +15,22 @@ pub const MESSAGE_BYTES_MAX: usize = 1024;
 pub struct Refusal {
     pub code: u32,
     pub message: Cow<'static, str>,
-    /// The same command may succeed later, so that a client tries again by itself.
+    /// Whether the same command may succeed later, so that the client retries by itself.
     pub temporary: bool,
 }
 
 impl Refusal {
-    /// One of the gateway's own.
+    /// Makes the refusal for an error of the gateway.
     pub const fn of(error: ErrorCode) -> Self {
         Self { code: error.code(), message: Cow::Borrowed(error.message()), temporary: error.is_temporary() }
     }
 
-    /// Whether it is the server that fails, and only for now: a connection that is made anew may do better.
+    /// Whether the server fails, and only for now: a new connection may succeed.
     pub fn is_outage(&self) -> bool {
         self.temporary && self.known() == Some(ErrorCode::Internal)
     }
 
-    /// In an application's words. `None` for a code that is not one of [`CUSTOM_CODES`], or a message that is too long.
+    /// Makes an application's refusal. `None` for a code outside [`CUSTOM_CODES`], or a message that is too long.
     pub fn custom(code: u32, message: &str, temporary: bool) -> Option<Self> {
         (CUSTOM_CODES.contains(&code) && message.len() <= MESSAGE_BYTES_MAX).then(|| Self {
             code,
@@ -39,18 +39,18 @@ impl Refusal {
         })
     }
 
-    /// Which of the gateway's own it is.
+    /// Returns the gateway's error with this code, if there is one.
     pub fn known(&self) -> Option<ErrorCode> {
         ErrorCode::ALL.into_iter().find(|known| known.code() == self.code)
     }
 
-    /// Whether the client could have known better. What an application refuses is between the two of them.
+    /// Whether the client could have avoided the error. Never true of an application's own error.
     pub fn is_clients_fault(&self) -> bool {
         self.known().is_some_and(ErrorCode::is_clients_fault)
     }
 
-    /// The close that says what the error would, where a protocol has no errors. Only what may go well next time invites
-    /// the client back.
+    /// Returns the close that stands for the error in protocols without errors. It invites the client to reconnect only
+    /// if the command may succeed next time.
     pub fn disconnect(&self) -> Disconnect {
         let Some(error) = self.known() else {
             let refused = if self.temporary { Disconnect::REFUSED_FOR_NOW } else { Disconnect::REFUSED };
@@ -73,7 +73,7 @@ impl Refusal {
         }
     }
 
-    /// A bounded label: the code's own words, or that an application chose it.
+    /// Returns a bounded metric label: the message of the gateway's error, or `custom` for an application's.
     pub fn label(&self) -> &'static str {
         self.known().map_or("custom", ErrorCode::message)
     }

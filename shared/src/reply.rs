@@ -1,4 +1,4 @@
-//! What one client is answered.
+//! Replies: the answers to one client's commands.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use crate::position::StreamPosition;
 use crate::publication::{ClientInfo, Payload, Publication, Tagged};
 use crate::refusal::Refusal;
 
-/// The answer to the command with the same `id`.
+/// The reply to the command with the same `id`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reply {
     pub id: u32,
-    /// Which channel's subscription it is about, for protocols whose answers are known by that.
+    /// The channel whose subscription the reply concerns, for protocols that identify replies by channel.
     pub channel: Option<Channel>,
     pub outcome: Result<Answer, Refusal>,
 }
 
 impl Reply {
-    /// About no channel in particular.
+    /// Makes a reply that concerns no channel in particular.
     pub fn new(id: u32, outcome: Result<Answer, Refusal>) -> Self {
         Self { id, channel: None, outcome }
     }
@@ -35,7 +35,7 @@ pub enum Answer {
     Unsubscribe,
     Publish,
     Pong,
-    /// What the client has said of itself is right.
+    /// The client has authenticated.
     SignedIn {
         data: Payload,
     },
@@ -55,7 +55,7 @@ pub enum Answer {
         version: &'static str,
         expires: Option<Expiry>,
     },
-    /// `items`: what was newer than the client knew, of the keys it has begun to track.
+    /// `items` holds the values newer than the client's versions, of the keys that it has begun to track.
     SubRefresh {
         expires: Option<Expiry>,
         items: Vec<Publication>,
@@ -63,11 +63,11 @@ pub enum Answer {
     Rpc {
         data: Payload,
     },
-    /// What the application answers to an event, if it says anything.
+    /// The application's answer to an event, if it gave one.
     Acknowledged(Option<Box<Tagged>>),
 }
 
-/// In how many seconds something expires.
+/// The time until something expires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Expiry {
     pub seconds: u32,
@@ -82,21 +82,21 @@ pub struct Connected {
     pub ping_seconds: u32,
     /// Whether each ping must be answered.
     pub pong: bool,
-    /// The node that answers: its configured name, for people and for demos. In transports in which the client sends its
-    /// commands apart, the id that it is to send beside them.
+    /// The configured name of the node that answers, for people and for demos. In transports in which the client sends
+    /// its commands in separate requests, the id of the node, which the client sends with them.
     pub node: Arc<str>,
-    /// What names this connection where commands come apart from it: a secret of its client.
+    /// The secret with which the client names this connection when it sends commands in separate requests.
     pub session: Option<Box<str>>,
-    /// Of the application, for this client.
+    /// Data from the application for this client.
     pub data: Option<Payload>,
-    /// What the server has subscribed the client to.
+    /// The channels that the server has subscribed the client to.
     pub subs: BTreeMap<Channel, Subscribed>,
-    /// The server's clock in milliseconds since 1970, where it is configured to be told.
+    /// The server's clock in milliseconds since 1970, where the configuration says to send it.
     pub time_ms: Option<u64>,
 }
 
 impl Connected {
-    /// Without pings, an end or anything else to tell.
+    /// Makes an answer without pings, expiry or other optional parts.
     pub fn new(client: ClientId, version: &'static str, node: Arc<str>) -> Self {
         Self {
             client,
@@ -118,37 +118,38 @@ pub struct Subscribed {
     pub expires: Option<Expiry>,
     pub recoverable: bool,
     pub positioned: bool,
-    /// Where the client counts on from: what follows are `publications` and then the live ones. So with publications
-    /// it lies before the first of them, and an application that stops midway gets the rest later. `None` in a
-    /// channel without a stream.
+    /// The position from which the client counts: `publications` and then the live ones follow it. So it precedes the
+    /// first of `publications`, and an application that stops midway gets the rest later. `None` in a channel without a
+    /// stream.
     pub position: Option<StreamPosition>,
-    /// What was missed, oldest first.
+    /// The publications that the client missed, oldest first.
     pub publications: Vec<Publication>,
     pub recovered: bool,
     pub was_recovering: bool,
-    /// The id of the update before the first of `publications`, where they were asked for by that.
+    /// The id of the update before the first of `publications`, where the client asked to recover after an update's id.
     pub after: Option<Box<str>>,
-    /// Of the application, for this subscriber.
+    /// Data from the application for this subscriber.
     pub data: Option<Box<Payload>>,
-    /// Payloads come in the forms of [`crate::push::Form`] that are not plain.
+    /// Whether payloads come in the forms of [`crate::push::Form`] other than plain.
     pub delta: bool,
-    /// With `delta`, one for each of `publications`: the patch in its place, or nothing if it comes whole.
+    /// With `delta`, one entry for each of `publications`: the patch that replaces its payload, or empty if it comes
+    /// whole.
     pub patches: Vec<Bytes>,
-    /// For subscriptions to keys and not to a stream.
+    /// The part for subscriptions to keys in place of a stream.
     pub keyed: Option<Box<KeyedAnswer>>,
-    /// Who is there, for a subscriber that is told of that: one client of each user.
+    /// The members of the channel, for a subscriber that asked for them: one client of each user.
     pub members: Option<Vec<ClientInfo>>,
 }
 
-/// What a subscription to keys is answered beside the rest.
+/// The part of a subscription's answer that concerns keys.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct KeyedAnswer {
     pub kind: SubscriptionKind,
     pub phase: Phase,
-    /// Asks for the next page of the state; empty at its end.
+    /// The cursor with which to ask for the next page of the state; empty at its end.
     pub cursor: Box<str>,
     /// A page of the state: one publication for each key.
     pub state: Vec<Publication>,
-    /// The least time in milliseconds between two publications of one key by a client. 0: none.
+    /// The least time in milliseconds between two publications of one key by a client. 0: no limit.
     pub publish_debounce_ms: u32,
 }

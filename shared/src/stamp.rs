@@ -1,31 +1,31 @@
-//! The stamp of a sampled publication: when it came and which trace it belongs to, on its way to every node.
+//! Stamps, which carry the arrival time and trace of a sampled publication to every node.
 
 use std::fmt;
 
-/// The tag under which brokers carry a stamp. Nodes of releases that know no stamps read it as a tag like any other, so
-/// that none of them loses a publication for it. Their clients can see it: of what was published in the seconds before the
-/// others heard of such a node, and of history from before a cluster was taken back to such a release.
+/// The tag under which brokers carry a stamp. Nodes of releases without stamps read it as an ordinary tag, so that they
+/// lose no publication. Their clients can see the tag in two cases: on publications made in the seconds before the
+/// other nodes learn of such a node, and in history from before a cluster was downgraded to such a release.
 pub const STAMP_TAG: &str = "tidegate-stamp";
 
-/// A stamp whose time is further than this from the reader's clock, in microseconds (one hour), says nothing: it is of an
-/// old record, or one of the clocks is not set.
+/// Greatest difference between a stamp's time and the reader's clock, in microseconds (one hour). A stamp beyond it is
+/// ignored: it belongs to an old record, or one of the clocks is not set.
 const AGE_MICROS_MAX: u64 = 3_600_000_000;
 
-/// What is measured of one publication in many. Cloned with its publication, so it is kept small.
+/// The measurements of one sampled publication. Kept small, as it is cloned with the publication.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stamp {
-    /// When the publisher's request was taken up, in microseconds since 1970, by the clock of the node that took it. 0: it is
-    /// not measured, and the stamp carries its trace alone.
+    /// When the publisher's request was taken up, in microseconds since 1970, by the clock of the node that took it. 0:
+    /// the publication is not measured, and the stamp carries its trace alone.
     pub came_micros: u64,
-    /// From then until the broker was given the publication, in microseconds.
+    /// Time from `came_micros` until the broker was given the publication, in microseconds.
     pub ingress_micros: u64,
-    /// The trace it is part of, if that is sampled.
+    /// The trace that the publication is part of, if that is sampled.
     pub trace: Option<TraceContext>,
-    /// When the broker handed the publication to this node, on the node's own clock. 0: it has not. It is in no record.
+    /// When the broker handed the publication to this node, on the node's own clock. 0: not yet. It is in no record.
     pub arrived_micros: u64,
 }
 
-/// A span of a sampled trace (W3C Trace Context): what comes after it names it as its parent.
+/// A span of a sampled trace (W3C Trace Context), the parent of the spans that follow it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TraceContext {
     pub trace: u128,
@@ -33,14 +33,14 @@ pub struct TraceContext {
 }
 
 impl fmt::Display for TraceContext {
-    /// Writes a `traceparent` header.
+    /// Writes the span as a `traceparent` header.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{:032x}-{:016x}-01", self.trace, self.span)
     }
 }
 
 impl TraceContext {
-    /// Reads what [`TraceContext`] displays, and nothing else.
+    /// Reads the form that [`TraceContext`] displays, and nothing else.
     pub fn parse(text: &str) -> Option<Self> {
         let (trace, span) = text.strip_prefix("00-")?.strip_suffix("-01")?.split_once('-')?;
         let is_hex = |text: &str, digits| {
@@ -55,7 +55,7 @@ impl TraceContext {
 }
 
 impl fmt::Display for Stamp {
-    /// Writes the value of [`STAMP_TAG`]: both times, and the trace if there is one, with commas between.
+    /// Writes the value of [`STAMP_TAG`]: both times and, if there is one, the trace, separated by commas.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{},{}", self.came_micros, self.ingress_micros)?;
         self.trace.map_or(Ok(()), |trace| write!(f, ",{trace}"))
@@ -63,17 +63,17 @@ impl fmt::Display for Stamp {
 }
 
 impl Stamp {
-    /// Whether stages are observed of it.
+    /// Whether stages are measured for this publication.
     pub fn is_measured(&self) -> bool {
         self.came_micros > 0
     }
 
-    /// Whether it can be what it says, at this time in microseconds since 1970.
+    /// Whether the time in the stamp is plausible, given the current time in microseconds since 1970.
     pub fn is_credible(&self, now_micros: u64) -> bool {
         !self.is_measured() || now_micros.abs_diff(self.came_micros) <= AGE_MICROS_MAX
     }
 
-    /// Reads the value of [`STAMP_TAG`]. `None` if it is no stamp that this release knows.
+    /// Reads the value of [`STAMP_TAG`]. `None` if it is not a stamp that this release knows.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(',');
         let mut micros = || {

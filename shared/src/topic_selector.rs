@@ -1,12 +1,12 @@
-//! Which topics are meant: one by its name, all, or those that a URI template (RFC 6570) can be expanded to.
+//! Selectors of topics: one topic by its name, all topics, or those that a URI template (RFC 6570) can expand to.
 //!
-//! Templates have any of the operators and exploded variables (`{/path*}`). One that asks for the beginning of a value
-//! (`{name:3}`), or is none, stands for the topic that is called so.
+//! Templates support all operators and exploded variables (`{/path*}`). A template with a prefix modifier (`{name:3}`),
+//! and one that is malformed, stands for the topic of that literal name.
 
-/// Most variables of one template.
+/// Most variables in one template.
 const VARIABLES_MAX: usize = 64;
 
-/// Stands for all topics.
+/// The selector of all topics.
 const ALL: &str = "*";
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -18,7 +18,7 @@ pub struct Selector {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Shape {
     All,
-    /// None but the topic of this name.
+    /// Only the topic of this name.
     Name,
     Template(Box<[Part]>),
 }
@@ -32,7 +32,7 @@ enum Part {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Operator {
     Simple,
-    /// With what has a meaning in a URI.
+    /// Values may hold reserved URI characters.
     Reserved,
     Fragment,
     Label,
@@ -62,7 +62,7 @@ impl Selector {
         &self.text
     }
 
-    /// The one topic that it can mean.
+    /// Returns the name of the one topic that the selector can match, if it is a plain name.
     pub fn name(&self) -> Option<&str> {
         (self.shape == Shape::Name).then_some(&*self.text)
     }
@@ -71,7 +71,8 @@ impl Selector {
         self.shape == Shape::All
     }
 
-    /// Whether it means this topic. A template also means the topic that is called as it is written.
+    /// Whether the selector matches this topic. A template also matches the topic whose name is the template's own
+    /// text.
     pub fn matches(&self, topic: &str) -> bool {
         match &self.shape {
             _ if *self.text == *topic => true,
@@ -82,7 +83,7 @@ impl Selector {
     }
 }
 
-/// The parts of a template. `None` if the text is none that is served.
+/// Parses a template into its parts. `None` if it is malformed or unsupported.
 fn template(text: &str) -> Option<Box<[Part]>> {
     let (mut parts, mut rest, mut variables_left) = (Vec::new(), text, VARIABLES_MAX);
     while let Some((literal, after)) = rest.split_once('{') {
@@ -132,7 +133,7 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// Of a value. A comma stands between those of a list.
+/// Whether the byte may stand in a value. A comma separates the values of a list.
 fn is_of_value(byte: u8) -> bool {
     is_unreserved(byte) || matches!(byte, b'%' | b',')
 }
@@ -141,8 +142,8 @@ fn is_of_reserved_value(byte: u8) -> bool {
     is_of_value(byte) || b":/?#[]@!$&'()*+;=".contains(&byte)
 }
 
-/// Up to where in a topic the parts so far can reach, each place with whether they do. All places go forward together, so
-/// that no template takes longer than its length times that of the topic.
+/// For each position in the topic, whether the parts so far can match up to it. All positions advance together, so that
+/// matching takes at most the template's length times the topic's.
 type Places = Vec<bool>;
 
 fn is_expansion(parts: &[Part], topic: &[u8]) -> bool {
@@ -172,7 +173,7 @@ fn literally(at: &Places, topic: &[u8], literal: &[u8]) -> Places {
     next
 }
 
-/// Any number of such bytes.
+/// Extends each reachable position over any number of bytes that satisfy `is_of`.
 fn run(at: &Places, topic: &[u8], is_of: impl Fn(u8) -> bool) -> Places {
     let mut next = at.clone();
     for (place, &byte) in topic.iter().enumerate() {
@@ -187,7 +188,7 @@ fn or(mut one: Places, other: &Places) -> Places {
 }
 
 fn expanded(at: &Places, topic: &[u8], operator: Operator, variables: &[Variable]) -> Places {
-    // Variables that are not defined leave nothing, their separator included.
+    // Undefined variables expand to nothing, their separator included.
     match operator {
         Operator::Simple | Operator::Reserved | Operator::Fragment => {
             let exploded = variables.iter().any(|variable| variable.exploded);
@@ -202,7 +203,7 @@ fn expanded(at: &Places, topic: &[u8], operator: Operator, variables: &[Variable
         }
         Operator::Label | Operator::Path => {
             let separator: &[u8] = if operator == Operator::Label { b"." } else { b"/" };
-            // What separates labels may stand in them.
+            // A label's value ends at the next `.`, although that is an unreserved character.
             let is_of = |byte| is_of_value(byte) && (operator == Operator::Path || byte != b'.');
             let mut all = at.clone();
             for variable in variables {

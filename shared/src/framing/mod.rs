@@ -1,4 +1,4 @@
-//! Where a message begins and ends. Pure: bytes in, messages out.
+//! Message boundaries: each framing turns bytes into messages, without any input or output of its own.
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ pub enum MessageKind {
     Binary,
 }
 
-/// One whole message as a framing found it, or as a protocol wrote it.
+/// One whole message, as a framing read it or as a protocol wrote it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Message<'a> {
     pub kind: MessageKind,

@@ -1,4 +1,4 @@
-//! Writing JSON piece by piece, without a tree of values in between: for every protocol that is written in it.
+//! Writing JSON piece by piece, without an intermediate tree of values, for all protocols that use it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 use crate::id::ClientId;
 use crate::publication::{Payload, PayloadKind};
 
-/// What stands for a byte inside a JSON string: 0 for itself, `u` for a `\u00..` escape, else the letter after the
+/// How each byte is written inside a JSON string: 0 for unchanged, `u` for a `\u00..` escape, else the letter after the
 /// backslash.
 const ESCAPES: [u8; 256] = {
     let mut escapes = [0; 256];
@@ -30,7 +30,7 @@ pub(in crate::protocol) fn number(value: u64, out: &mut BytesMut) {
     out.put_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// A JSON string of this text, quotes included.
+/// Appends the text as a JSON string, quotes included.
 pub fn string(text: &str, out: &mut BytesMut) {
     out.reserve(text.len() + 2);
     out.put_u8(b'"');
@@ -53,8 +53,8 @@ pub fn string(text: &str, out: &mut BytesMut) {
     out.put_u8(b'"');
 }
 
-/// JSON as it is, except for line breaks, which stand between messages. Inside a JSON string there can be none, so
-/// each is white space and a space serves as well.
+/// Appends JSON unchanged, except for line breaks, which separate messages. A JSON string cannot contain one, so each
+/// is white space, and a space replaces it.
 pub(in crate::protocol) fn raw(json: &[u8], out: &mut BytesMut) {
     let start = out.len();
     out.put_slice(json);
@@ -67,7 +67,7 @@ pub(in crate::protocol) fn raw(json: &[u8], out: &mut BytesMut) {
     }
 }
 
-/// A payload as clients get it: what is no JSON as a string.
+/// Appends a payload as clients receive it: JSON unchanged, other kinds as a string.
 #[inline]
 pub fn payload(payload: &Payload, out: &mut BytesMut) {
     match payload.kind {
@@ -76,7 +76,7 @@ pub fn payload(payload: &Payload, out: &mut BytesMut) {
     }
 }
 
-/// A payload as a string, whatever it is: text is what the string stands for, also if it is JSON.
+/// Appends any payload as a string. Text and JSON become the string's content, other bytes are encoded.
 pub(in crate::protocol) fn text(payload: &Payload, out: &mut BytesMut) {
     match (payload.kind, simdutf8::basic::from_utf8(&payload.bytes)) {
         (PayloadKind::Json | PayloadKind::Text, Ok(text)) => string(text, out),
@@ -84,13 +84,13 @@ pub(in crate::protocol) fn text(payload: &Payload, out: &mut BytesMut) {
     }
 }
 
-/// What is no JSON, as a string.
+/// Appends a payload that is not JSON as a string: text as it is, binary data in base64.
 #[inline(never)]
 pub(in crate::protocol) fn embedded(payload: &Payload, out: &mut BytesMut) {
     if payload.kind == PayloadKind::Binary {
         out.put_u8(b'"');
         let start = out.len();
-        // Four characters for each three bytes begun.
+        // Base64 takes four characters for each group of up to three bytes.
         out.resize(start + payload.bytes.len().div_ceil(3) * 4, 0);
         let length = STANDARD.encode_slice(&payload.bytes, &mut out[start..]).unwrap_or(0);
         out.truncate(start + length);
@@ -98,8 +98,8 @@ pub(in crate::protocol) fn embedded(payload: &Payload, out: &mut BytesMut) {
     }
     match simdutf8::basic::from_utf8(&payload.bytes) {
         Ok(text) => string(text, out),
-        // Nobody makes such a payload. One bad character is still better than a message that every client must close
-        // its connection for.
+        // A text payload is UTF-8, so this should not occur. A replacement character is still better than a message
+        // that makes every client close its connection.
         Err(_) => string(&String::from_utf8_lossy(&payload.bytes), out),
     }
 }
@@ -119,14 +119,14 @@ pub(in crate::protocol) fn list<T>(
     out.put_u8(b']');
 }
 
-/// A JSON string of a client id, whose text needs no escapes.
+/// Appends a client id as a JSON string. Its text needs no escapes.
 pub(in crate::protocol) fn client_id(id: ClientId, out: &mut BytesMut) {
     out.put_u8(b'"');
     out.put_slice(&id.hyphenated());
     out.put_u8(b'"');
 }
 
-/// An object being written: knows where commas go and leaves out what is empty.
+/// An object being written. It places the commas and leaves out empty fields.
 pub(in crate::protocol) struct Object<'a> {
     out: &'a mut BytesMut,
     is_empty: bool,
@@ -142,7 +142,7 @@ impl<'a> Object<'a> {
         self.out.put_u8(b'}');
     }
 
-    /// Begins a field of this name, whose value the caller writes. Names need no escapes.
+    /// Begins a field, whose value the caller writes. The name must need no escapes.
     pub(in crate::protocol) fn field(&mut self, name: &str) -> &mut BytesMut {
         self.out.put_slice(if self.is_empty { b"\"" } else { b",\"" });
         self.is_empty = false;
@@ -157,7 +157,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A number that is written even if it is zero.
+    /// Appends a number even if it is zero.
     pub(in crate::protocol) fn count(&mut self, name: &str, value: u64) {
         number(value, self.field(name));
     }
@@ -174,7 +174,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A key that may need escapes, and its value, which may be empty.
+    /// Appends a key that may need escapes, and its value, which may be empty.
     pub(in crate::protocol) fn pair(&mut self, key: &str, value: &str) {
         string(value, self.key(key));
     }
@@ -197,7 +197,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Embedded JSON. No bytes at all are no JSON, so they count as empty too.
+    /// Appends embedded JSON. Empty bytes are not JSON, so that the field is left out.
     pub(in crate::protocol) fn raw(&mut self, name: &str, json: Option<&[u8]>) {
         if let Some(json) = json.filter(|json| !json.is_empty()) {
             raw(json, self.field(name));

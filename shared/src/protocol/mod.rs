@@ -1,9 +1,9 @@
-//! What a message means: bytes to words and back.
+//! Message contents: each protocol decodes bytes into commands and encodes replies and pushes into bytes.
 //!
-//! A protocol keeps no state about a connection, so one value serves all that speak it, but where a value says that it is of
-//! one connection. What it encodes for all hangs on no connection. It encodes in two ways:
-//! [`Protocol::encode_reply`] for one client and [`Protocol::encode_push`] for every subscriber. Since the types
-//! differ, what is encoded once for all cannot be mixed up with what is encoded for one.
+//! A protocol keeps no state about a connection, so that one value serves all connections, unless its type is
+//! documented as belonging to one connection. Even then, pushes do not depend on the connection.
+//! [`Protocol::encode_reply`] encodes for one client and [`Protocol::encode_push`] for every subscriber. As the types
+//! differ, an encoding that is shared cannot be confused with one that belongs to a single client.
 
 use bytes::BytesMut;
 
@@ -24,7 +24,7 @@ pub mod socketio;
 mod json;
 mod name_part;
 
-/// The same id means the same bytes for the same push, so it names a place in tables of shared bytes.
+/// Identifies a protocol in tables of shared encodings: the same id means the same bytes for the same push.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ProtocolId(pub u8);
 
@@ -35,12 +35,12 @@ impl ProtocolId {
     pub const CENTRIFUGE_UNI_JSON: Self = Self(3);
     pub const CENTRIFUGE_UNI_PROTOBUF: Self = Self(4);
     pub const SSE: Self = Self(5);
-    /// For those who follow several channels.
+    /// For clients that follow several channels.
     pub const SSE_CHANNELS: Self = Self(6);
     pub const PUSHER: Self = Self(7);
     pub const MERCURE: Self = Self(8);
     pub const SOCKET_IO: Self = Self(9);
-    /// For those who are told what events are called.
+    /// For clients that receive the names of events.
     pub const SSE_NAMES: Self = Self(10);
     pub const GRAPHQL: Self = Self(11);
     /// How many protocols there are: the length of tables indexed by id.
@@ -61,7 +61,7 @@ impl ProtocolId {
         "graphql",
     ];
 
-    /// Whether a client says who it is and no more, and is told everything from then on.
+    /// Whether clients send nothing after their first message, and only receive from then on.
     pub fn only_tells(self) -> bool {
         matches!(
             self,
@@ -74,17 +74,17 @@ impl ProtocolId {
         )
     }
 
-    /// Whether a client that is closed is told so in a message, also where its transport has a close of its own.
+    /// Whether a client is told of a close in a message, even where the transport has a close of its own.
     pub fn tells_of_close(self) -> bool {
         self.only_tells() || self == Self::PUSHER
     }
 
-    /// For metrics and logs.
+    /// Returns the protocol's name, for metrics and logs.
     pub fn name(self) -> &'static str {
         Self::NAMES[usize::from(self.0)]
     }
 
-    /// What it is written in, in one direction or both: the word that Centrifuge has for it.
+    /// Returns the format of its messages, in one direction or both, by Centrifuge's name for it.
     pub fn format(self) -> &'static str {
         match self {
             Self::CENTRIFUGE_JSON | Self::CENTRIFUGE_UNI_JSON => "json",
@@ -97,8 +97,8 @@ impl ProtocolId {
 pub trait Protocol: Send + Sync + std::fmt::Debug {
     fn id(&self) -> ProtocolId;
 
-    /// Commands that a connection makes by being opened, before any message. For protocols in which the address
-    /// says it all, and those in which the server speaks first.
+    /// Appends the commands that opening a connection implies, before any message. For protocols in which the address
+    /// holds the whole request, and those in which the server speaks first.
     fn open(&self, _commands: &mut Vec<Command>) {}
 
     /// Appends the commands of one message, in their order. On an error the connection is closed with
@@ -114,44 +114,44 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
     /// How this protocol keeps a connection alive.
     fn heartbeat(&self) -> Heartbeat;
 
-    /// Appends what one client is told before its connection ends, beside the close: for protocols whose values know
-    /// more of their connections than others do.
+    /// Appends a last message to one client before its connection is closed. For protocols whose values hold state of
+    /// their connection.
     fn last_words(&self, _disconnect: &Disconnect, _out: &mut BytesMut) -> Encoded {
         Encoded::Nothing
     }
 
-    /// Bytes that are kept of a message that has come in part.
+    /// Returns the bytes kept of a message that has only partly arrived.
     fn held_bytes(&self) -> usize {
         0
     }
 
-    /// The close that says to this protocol's clients what `disconnect` means, where they go by codes of their own.
+    /// Returns the close that stands for `disconnect` in this protocol, where it has codes of its own.
     fn close(&self, disconnect: &Disconnect) -> Disconnect {
         disconnect.clone()
     }
 
-    /// What stands between several encoded messages of one transport message; `None` if each needs its own.
+    /// Returns the delimiter between several encoded messages in one transport message; `None` if each needs its own.
     fn delimiter(&self) -> Option<&'static [u8]>;
 }
 
-/// What came of encoding.
+/// The result of an encoding.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Encoded {
     /// The bytes appended are a message of this kind.
     Message(MessageKind),
-    /// The bytes appended are several messages, one after the other, each of this kind and length in bytes: a protocol
-    /// without replies hands out recovered publications so, and one with attachments sends them so.
+    /// The bytes appended are several messages in sequence, each of this kind and length in bytes. A protocol without
+    /// replies returns recovered publications this way, and one with attachments sends them this way.
     Messages(Vec<(MessageKind, usize)>),
-    /// The same as a message, which may be empty, and the first of all: with it begins the answer to the request that
-    /// the client came with, and this is one of that answer's headers. Only the reply to connect is.
+    /// As `Message`, but possibly empty, and always the first: it begins the response to the client's request, with
+    /// this header. Only the reply to connect is encoded so.
     Begin(Option<Header>),
-    /// This protocol has no word for it: nothing is sent.
+    /// The protocol cannot express it: nothing is sent.
     Nothing,
-    /// This protocol can only say it by closing.
+    /// The protocol can only express it by closing the connection.
     Close(Disconnect),
 }
 
-/// A header of an HTTP answer. Its name is in lower case, its value printable ASCII.
+/// A header of an HTTP response. Its name is in lower case, its value printable ASCII.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
     pub name: &'static str,
@@ -161,16 +161,16 @@ pub struct Header {
 /// How a protocol keeps a connection alive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Heartbeat {
-    /// The server sends this message, and a client that says more than who it is answers with
+    /// The server sends this message. Clients of a bidirectional protocol answer with
     /// [`crate::command::Request::Pong`].
     Message(MessageKind, &'static [u8]),
-    /// The transport's own pings and pongs.
+    /// The transport sends pings and pongs of its own.
     Transport,
-    /// The transport shows that it lives, and nobody can answer.
+    /// The transport sends keep-alives that clients cannot answer.
     Unanswered,
 }
 
-/// Why a message could not be understood. Whoever sent it is at fault.
+/// Why a message could not be decoded. The sender is at fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DecodeError {
     #[error("the message is empty")]
@@ -181,7 +181,7 @@ pub enum DecodeError {
     TooManyCommands,
     #[error("the message is too large")]
     TooLarge,
-    /// The protocol has a close of its own for it.
+    /// An error for which the protocol has a close of its own.
     #[error("{reason}")]
     Closes { code: u16, reason: &'static str },
 }

@@ -1,8 +1,8 @@
-//! Any text as a part of a channel's name, for protocols whose names are of other characters.
+//! Percent-encoding of arbitrary text as part of a channel name, for protocols whose names allow other characters.
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-/// What does not stand for itself: what names are told apart by, and what patterns of names are made of.
+/// Characters to encode: separators and other special characters of channel names, and those of name patterns.
 const ENCODED: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'%')

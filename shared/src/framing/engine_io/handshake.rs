@@ -1,22 +1,22 @@
-//! The first packet of a session: what its client is told of it.
+//! The open packet of an Engine.IO session, which tells the client its id and the session's parameters.
 
 use bytes::{BufMut, BytesMut};
 
 use super::OPEN;
 
-/// The version of the protocol, as clients ask for it.
+/// The version of the protocol, as clients ask for it in the `EIO` parameter.
 pub const PROTOCOL: &str = "4";
 
-/// What a session begins with.
+/// The contents of the open packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EngineHandshake<'a> {
-    /// By which its client's further requests name it: letters, digits and `-._~`.
+    /// The session's id, with which the client's further requests name it: letters, digits and `-._~`.
     pub sid: &'a str,
-    /// Whether the client may change over to a WebSocket.
+    /// Whether the client may upgrade to a WebSocket.
     pub upgrades: bool,
-    /// Milliseconds from one ping to the next.
+    /// Interval between pings, in milliseconds.
     pub ping_interval_ms: u64,
-    /// Milliseconds that an answer to a ping may take.
+    /// Timeout for the answer to a ping, in milliseconds.
     pub ping_timeout_ms: u64,
     /// Longest body of a request, in bytes.
     pub payload_bytes_max: usize,

@@ -1,7 +1,7 @@
-//! Engine.IO, version 4: packets in WebSocket messages, or several of them in the bodies of requests.
+//! Engine.IO, version 4: packets in WebSocket messages, or several of them in the body of a request.
 //!
-//! Its packets are to the protocol above what frames are in WebSocket: where a message begins and ends, whether the other side
-//! lives, and that it leaves.
+//! Packets are to the protocol above what frames are in WebSocket: they delimit messages, show whether the peer is
+//! alive, and announce a close.
 
 use super::{Message, MessageKind};
 
@@ -11,24 +11,24 @@ mod payload;
 pub use handshake::{EngineHandshake, PROTOCOL};
 pub use payload::{PollingPayload, SEPARATOR, put_message};
 
-/// The first packet, and only of a server's.
+/// The first packet of a session. Only servers send it.
 pub const OPEN: u8 = b'0';
 pub const CLOSE: u8 = b'1';
-/// Only servers ask, by this.
+/// Only servers send pings.
 pub const PING: u8 = b'2';
-/// How clients answer.
+/// The client's answer to a ping.
 pub const PONG: u8 = b'3';
-/// With a text. Binary data has a mark of its own, or none where the transport tells it from text.
+/// A message of text. Binary data has a prefix of its own, or none where the transport distinguishes it from text.
 pub const MESSAGE: u8 = b'4';
-/// The client has changed over to this transport.
+/// Completes the client's upgrade to this transport.
 pub const UPGRADE: u8 = b'5';
-/// Nothing but the end of a request that waits.
+/// Carries nothing: it only ends a pending request.
 pub const NOOP: u8 = b'6';
 
-/// What a client asks a transport whether it works by.
+/// The content of the ping and pong with which a client tests a transport before it upgrades.
 pub const PROBE: &[u8] = b"probe";
 
-/// One packet of the other side's.
+/// One packet from the peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EnginePacket<'a> {
     Open(&'a [u8]),
@@ -40,7 +40,7 @@ pub enum EnginePacket<'a> {
     Noop,
 }
 
-/// Why bytes are no packet.
+/// Why bytes are not a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PacketError {
     #[error("a packet is empty")]
@@ -54,7 +54,7 @@ pub enum PacketError {
 }
 
 impl<'a> EnginePacket<'a> {
-    /// Reads what came as one WebSocket message.
+    /// Reads the packet in one WebSocket message.
     pub fn read(message: Message<'a>) -> Result<Self, PacketError> {
         match message.kind {
             MessageKind::Binary => Ok(Self::Message(message)),
@@ -62,7 +62,7 @@ impl<'a> EnginePacket<'a> {
         }
     }
 
-    /// Reads a packet that is text: its type as a digit, and what it holds.
+    /// Reads a text packet: its type as a digit, followed by its content.
     fn read_text(packet: &'a [u8]) -> Result<Self, PacketError> {
         let (kind, data) = packet.split_first().ok_or(PacketError::Empty)?;
         Ok(match *kind {

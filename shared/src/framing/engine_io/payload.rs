@@ -1,4 +1,4 @@
-//! Packets in the body of a request or of its answer, a separator between each two.
+//! Packets in the body of a request or response, divided by a separator.
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
@@ -8,27 +8,27 @@ use memchr::{memchr, memchr2};
 use super::{EnginePacket, MESSAGE, PacketError};
 use crate::framing::{Message, MessageKind};
 
-/// What stands between two packets, and therefore in none.
+/// Divides two packets. No packet contains it.
 pub const SEPARATOR: u8 = 0x1e;
 
-/// What binary data in base64 begins with.
+/// The prefix of binary data in base64.
 const BINARY: u8 = b'b';
 
-/// The packets of a body, in their order.
+/// Iterates over the packets of a body, in order.
 ///
-/// Binary data is decoded where it lies in base64: nothing is allocated for it.
+/// Binary data is decoded in place: nothing is allocated for it.
 #[derive(Debug)]
 pub struct PollingPayload<'b> {
     rest: Option<&'b mut [u8]>,
 }
 
 impl<'b> PollingPayload<'b> {
-    /// A body without any packet is one packet, and that is empty.
+    /// Starts to read a body. An empty body counts as one empty packet.
     pub fn read(body: &'b mut [u8]) -> Self {
         Self { rest: Some(body) }
     }
 
-    /// Whether each of them is one.
+    /// Checks that each part of a body is a valid packet, and returns the first error.
     pub fn check(body: &[u8]) -> Result<(), PacketError> {
         body.split(|byte| *byte == SEPARATOR).try_for_each(|packet| match packet.split_first() {
             Some((&BINARY, text)) if is_base64_in_lines(text) => Ok(()),
@@ -67,8 +67,8 @@ fn read_in_place(packet: &mut [u8]) -> Result<EnginePacket<'_>, PacketError> {
     }
 }
 
-/// Appends a message as a packet of a body, without a separator. Text that holds the separator would be taken for two
-/// packets, and goes as binary data.
+/// Appends a message as a packet of a body, without a separator. Text that contains the separator is sent as binary
+/// data, as it would otherwise be read as two packets.
 pub fn put_message(message: Message<'_>, out: &mut BytesMut) {
     if message.kind == MessageKind::Text && memchr(SEPARATOR, message.data).is_none() {
         out.put_u8(MESSAGE);
@@ -78,14 +78,14 @@ pub fn put_message(message: Message<'_>, out: &mut BytesMut) {
     let start = out.len();
     let length = base64::encoded_len(message.data.len(), true).unwrap_or_default();
     out.put_bytes(0, length);
-    // It has the length that was just reckoned.
+    // The buffer has exactly the encoded length, so that encoding cannot fail.
     let _ = BASE64_STANDARD.encode_slice(message.data, &mut out[start..]);
 }
 
 /// How many bytes are decoded at a time. A multiple of four.
 const PIECE_BYTES: usize = 64;
 
-/// Decodes piece by piece: what has been decoded is never longer than what it was decoded from.
+/// Decodes base64 in place, piece by piece: the decoded bytes are never longer than the text they come from.
 fn decode_in_place(text: &mut [u8]) -> Result<&[u8], PacketError> {
     let length = join_lines(text);
     let text = &mut text[..length];
@@ -111,8 +111,8 @@ fn is_line_break(byte: u8) -> bool {
     matches!(byte, b'\r' | b'\n')
 }
 
-/// Takes line breaks out, which some libraries put into base64 and behind it (RFC 2045): that of Java does. Returns how much
-/// is left.
+/// Removes line breaks, which some libraries (Java's among them) put into base64 and behind it (RFC 2045). Returns the
+/// length that remains.
 fn join_lines(text: &mut [u8]) -> usize {
     let Some(first) = memchr2(b'\r', b'\n', text) else { return text.len() };
     let mut length = first;
@@ -125,7 +125,7 @@ fn join_lines(text: &mut [u8]) -> usize {
     length
 }
 
-/// Whether [`decode_in_place`] can decode it.
+/// Whether [`decode_in_place`] can decode the text.
 fn is_base64_in_lines(text: &[u8]) -> bool {
     match memchr2(b'\r', b'\n', text) {
         None => is_base64(text),
@@ -136,7 +136,7 @@ fn is_base64_in_lines(text: &[u8]) -> bool {
     }
 }
 
-/// The same of text without line breaks.
+/// The same for text without line breaks.
 fn is_base64(text: &[u8]) -> bool {
     let mut piece = [0; PIECE_BYTES];
     let padding = text.iter().rev().take(2).take_while(|byte| **byte == b'=').count();

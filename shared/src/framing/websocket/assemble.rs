@@ -1,7 +1,7 @@
-//! The incoming side of one connection: bytes as they arrive to messages, pings, pongs and the close.
+//! The incoming side of one connection: assembles arriving bytes into messages, pings, pongs and the close.
 //!
-//! What arrives whole is handed out where it lies in the caller's buffer. Only what is incomplete when the bytes end is
-//! kept, on the heap, until it is complete.
+//! A message that arrives whole is returned from within the caller's buffer. Only the incomplete rest is copied to the
+//! heap, until it is complete.
 
 use super::deflate::Inflater;
 use super::frame::{FrameError, FrameHeader, HEADER_BYTES_MAX, Opcode, Role};
@@ -15,7 +15,7 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// The largest payload of one frame, in bytes.
     pub frame_bytes_max: usize,
-    /// How many frames one message may be in.
+    /// The most frames in one message.
     pub fragments_max: u32,
 }
 
@@ -25,22 +25,22 @@ impl Default for Limits {
     }
 }
 
-/// What a peer said.
+/// An event that the peer's bytes amount to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameEvent<'a> {
     /// A whole message. Text is UTF-8.
     Message(Message<'a>),
-    /// To be answered with a pong that holds the same data.
+    /// A ping, to be answered with a pong that holds the same data.
     Ping(&'a [u8]),
     Pong(&'a [u8]),
-    /// The peer closes. The last event there is.
+    /// The peer closes. This is the last event.
     Close(CloseFrame<'a>),
 }
 
 /// The body of a close frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CloseFrame<'a> {
-    /// `None` if the peer gave no code. Otherwise one that may stand in a close frame, the one to answer with.
+    /// The code with which to answer, valid in a close frame; `None` if the peer gave no code.
     pub code: Option<u16>,
     pub reason: &'a str,
 }
@@ -55,15 +55,15 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// `deflate` says whether permessage-deflate was agreed on.
+    /// Makes an assembler. `deflate` says whether permessage-deflate was negotiated.
     pub fn new(role: Role, deflate: bool) -> Self {
         Self { partial: None, role, deflate, ended: false }
     }
 
-    /// Takes the next event from the front of `unread`, which then starts behind it. `None` means that all bytes are
-    /// used up: what they left incomplete is kept until more arrive.
+    /// Takes the next event from the front of `unread`, which then starts after it. `None` means that all bytes are
+    /// consumed: an incomplete frame or message is kept until more bytes arrive.
     ///
-    /// Payloads are unmasked in place. After a close or an error everything that comes is discarded.
+    /// Payloads are unmasked in place. After a close or an error, all further bytes are discarded.
     pub fn next<'e, 'b: 'e>(
         &'e mut self,
         unread: &mut &'b mut [u8],
@@ -93,12 +93,12 @@ impl Assembler {
         event
     }
 
-    /// Whether nothing is incomplete: no memory is held, and the peer is in the middle of nothing.
+    /// Whether no frame or message is incomplete, so that no memory is held.
     pub fn is_idle(&self) -> bool {
         self.partial.is_none()
     }
 
-    /// How many bytes are held for what is incomplete.
+    /// Returns the bytes held for an incomplete frame or message.
     pub fn held_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| {
             let message = partial.message.as_ref().map_or(0, |message| message.data.capacity());
@@ -112,7 +112,7 @@ impl Assembler {
             if self.partial.as_ref().is_none_or(|partial| partial.frame.is_none()) {
                 let Some(header) = self.take_header(unread)? else { return Ok(Found::Nothing) };
                 let length = self.check(header, limits)?;
-                // Where the payload is whole it is used where it lies, unless it belongs to what is held.
+                // A whole payload is used in place, unless it belongs to a message that is being assembled.
                 if (header.opcode.is_control() || (header.fin && header.opcode != Opcode::Continuation))
                     && let Some(payload) = unread.split_off_mut(..length)
                 {
@@ -149,7 +149,7 @@ impl Assembler {
             *unread = std::mem::take(unread).get_mut(length..).unwrap_or_default();
             return Ok(Some(header));
         }
-        // Any 14 bytes hold a whole header or an error, so what is left here is shorter.
+        // 14 bytes always hold a whole header or an error, so that fewer remain here.
         if !unread.is_empty() {
             let partial = self.partial_mut();
             partial.header_length = unread.len();
@@ -158,8 +158,8 @@ impl Assembler {
         Ok(None)
     }
 
-    /// Checks a header against what came before it and against the limits, before any payload is taken. Returns the
-    /// payload's length.
+    /// Checks a header against the frames before it and the limits, before any payload is taken. Returns the payload's
+    /// length.
     fn check(&self, header: FrameHeader, limits: &Limits) -> Result<usize, FrameError> {
         match (self.role, header.mask) {
             (Role::Server, None) => return Err(FrameError::NotMasked),
@@ -198,7 +198,7 @@ impl Assembler {
         self.partial.get_or_insert_default()
     }
 
-    /// Lets go of what the last event borrowed, and of everything once nothing is incomplete.
+    /// Drops the data that the last event borrowed, and the whole state once nothing is incomplete.
     fn drop_spent(&mut self) {
         let Some(partial) = &mut self.partial else { return };
         match std::mem::take(&mut partial.spent) {
@@ -217,7 +217,7 @@ pub fn is_close_code(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1011 | 3000..=4999)
 }
 
-/// What is incomplete.
+/// The incomplete frame or message.
 #[derive(Default, Debug)]
 struct PartialFrame {
     /// The first bytes of a header.
@@ -229,7 +229,7 @@ struct PartialFrame {
     control: Vec<u8>,
     /// The message whose frames are arriving. Control frames may come in between.
     message: Option<PartialMessage>,
-    /// What the last event borrowed.
+    /// The data that the last event borrowed.
     spent: Spent,
 }
 
@@ -245,7 +245,7 @@ struct PartialMessage {
     kind: MessageKind,
     compressed: bool,
     data: Vec<u8>,
-    /// How much of `data` is known to be UTF-8, if it is text and not compressed.
+    /// How many bytes of `data` are known to be UTF-8, if the message is uncompressed text.
     checked: usize,
     fragments: u32,
 }
@@ -266,7 +266,7 @@ enum Found<'b> {
 }
 
 impl PartialFrame {
-    /// A frame starts. Its header has been checked.
+    /// Starts a frame whose header has been checked.
     fn start(&mut self, header: FrameHeader, length: usize) {
         self.frame = Some(Frame { header, length, received: 0 });
         if header.opcode.is_control() {
@@ -285,7 +285,7 @@ impl PartialFrame {
             .fragments += 1;
     }
 
-    /// Moves payload of the frame in progress to where it is held. Returns the header if the frame is complete.
+    /// Moves payload of the current frame to the heap. Returns the header once the frame is complete.
     fn take_payload(&mut self, unread: &mut &mut [u8]) -> Result<Option<FrameHeader>, FrameError> {
         let Some(frame) = &mut self.frame else { return Ok(None) };
         let header = frame.header;
@@ -308,14 +308,14 @@ impl PartialFrame {
 }
 
 impl PartialMessage {
-    /// Refuses text as soon as it cannot become UTF-8 any more.
+    /// Rejects text as soon as it can no longer become valid UTF-8.
     fn check_text(&mut self, whole: bool) -> Result<(), FrameError> {
         if self.kind == MessageKind::Binary || self.compressed {
             return Ok(());
         }
         match simdutf8::compat::from_utf8(&self.data[self.checked..]) {
             Ok(text) => self.checked += text.len(),
-            // The bytes end within a character that may still become whole.
+            // The bytes end within a character that may still be completed.
             Err(error) if error.error_len().is_none() && !whole => self.checked += error.valid_up_to(),
             Err(_) => return Err(FrameError::NotUtf8),
         }
@@ -326,13 +326,13 @@ impl PartialMessage {
         if self.compressed {
             inflate(self.kind, &self.data, limits, inflater)
         } else {
-            // Text was checked as it came.
+            // Uncompressed text was checked as it arrived.
             Ok(Message { kind: self.kind, data: &self.data })
         }
     }
 }
 
-/// What a whole payload says.
+/// Turns a whole payload into an event: inflates it and checks its text.
 fn reveal<'e>(
     header: FrameHeader,
     payload: &'e [u8],
@@ -390,8 +390,8 @@ fn unmask(payload: &mut [u8], mask: Option<[u8; 4]>, offset: usize) {
     }
 }
 
-/// Compressing what cannot be compressed makes it a little longer: a message of the largest size is let through
-/// compressed too.
+/// Returns the limit for a payload on the wire. Compression makes incompressible data slightly longer, so that a
+/// compressed message of the largest size must be accepted too.
 fn on_the_wire(bytes_max: usize, compressed: bool) -> usize {
     if compressed { bytes_max.saturating_add(bytes_max / 1024 + 64) } else { bytes_max }
 }

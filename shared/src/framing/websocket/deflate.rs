@@ -1,6 +1,6 @@
 //! permessage-deflate (RFC 7692) with a fresh context for every message, in both directions.
 //!
-//! Both machines are large (tens to hundreds of kilobytes) and hold nothing between messages, so there is one of each
+//! Both machines are large (tens to hundreds of kilobytes) and keep no state between messages, so there is one of each
 //! per worker and none per connection.
 
 use bytes::BytesMut;
@@ -27,13 +27,13 @@ impl Inflater {
         Self { machine: Decompress::new(false), output: Vec::new() }
     }
 
-    /// The message whose compressed payload is `compressed`. Stops as soon as there are more than `bytes_max`.
+    /// Inflates a message. Stops with an error once it exceeds `bytes_max`.
     pub fn inflate(&mut self, compressed: &[u8], bytes_max: usize) -> Result<&[u8], FrameError> {
         self.output.clear();
-        // One huge message does not fix the size of the buffer for ever.
+        // Otherwise one huge message would fix the size of the buffer for ever.
         self.output.shrink_to(OUTPUT_IDLE_BYTES);
         if compressed.is_empty() {
-            // Nothing at all instead of the one byte of RFC 7692 §7.2.3.6. It can only mean the empty message.
+            // An empty payload in place of the one byte of RFC 7692 §7.2.3.6. It can only mean the empty message.
             return Ok(&self.output);
         }
         self.machine.reset(false);
@@ -50,9 +50,9 @@ impl Inflater {
         Err(FrameError::NotDeflate)
     }
 
-    /// Feeds what the sender took away, which closes the last block, and then blocks of our own. Unless exactly those
-    /// come out, the message stopped in the middle of a block: a decoder that reads on from there may find meaning in
-    /// anything, but not in all of this.
+    /// Feeds the tail that the sender removed, which completes the last block, and then known blocks of our own. If the
+    /// output does not end with exactly those, the message stopped within a block: a decoder that continues from there
+    /// may accept arbitrary bytes, but not this whole sequence.
     fn end(&mut self, bytes_max: usize) -> Result<&[u8], FrameError> {
         let message_bytes = self.output.len();
         let fed = self.feed(&ENDING, bytes_max.saturating_add(MARK.len()))?;
@@ -66,7 +66,7 @@ impl Inflater {
     fn feed<'c>(&mut self, mut rest: &'c [u8], bytes_max: usize) -> Result<InflateEnd<'c>, FrameError> {
         loop {
             if self.output.len() == self.output.capacity() {
-                // Room for one byte over the limit shows that the limit is passed.
+                // Space for one byte beyond the limit is enough to detect that the limit is exceeded.
                 let wanted = (self.output.len() * 2).max(OUTPUT_FIRST_BYTES).min(bytes_max.saturating_add(1));
                 self.output.reserve_exact(wanted.saturating_sub(self.output.len()).max(1));
             }
@@ -86,7 +86,7 @@ impl Inflater {
                 _ if rest.is_empty() && self.output.len() < self.output.capacity() => {
                     return Ok(InflateEnd::Consumed);
                 }
-                // There was room and input, and nothing moved: it never will.
+                // There was space and input but no progress, and there will never be.
                 _ if consumed == 0 && self.output.len() == produced_before => {
                     return Err(FrameError::NotDeflate);
                 }
@@ -96,31 +96,30 @@ impl Inflater {
     }
 }
 
-/// Compresses outgoing messages, one after the other.
+/// Compresses outgoing messages, one after another.
 #[derive(Debug)]
 pub struct Deflater {
     machine: Compress,
 }
 
 impl Deflater {
-    /// `level` is from 1 (fast) to 9 (small); others are taken as the nearest.
+    /// Makes a deflater of a level from 1 (fast) to 9 (small). Other levels are clamped.
     pub fn new(level: u8) -> Self {
         Self { machine: Compress::new(Compression::new(u32::from(level.clamp(1, 9))), false) }
     }
 
-    /// Appends the compressed payload of a message. Appends nothing and returns false where compressing does not
-    /// make it smaller: then the message is to be sent as it is.
+    /// Appends the compressed payload of a message. Appends nothing and returns false if compression does not make it
+    /// smaller: then the message should be sent uncompressed.
     ///
-    /// The result suits every peer whose window admits the message: see [`super::offer::window_admits`].
+    /// Any peer can read the result whose window admits the message: see [`super::offer::window_admits`].
     pub fn deflate(&mut self, payload: &[u8], out: &mut BytesMut) -> bool {
-        // If it does not fit in as many bytes as it has, it did not get smaller.
+        // A result that does not fit in the payload's own length is not smaller.
         self.run(payload, WINDOW_BITS_MAX, payload.len(), out)
     }
 
-    /// Appends the compressed payload of a message for a window of 2 to the power of `window_bits` bytes, whatever the
-    /// message's length, and even if that makes it longer. For one peer; what is shared is better made by
-    /// [`Deflater::deflate`], which finds more that repeats. Returns false, with nothing appended, only if the
-    /// machine fails.
+    /// Appends the compressed payload of a message of any length for a window of 2 to the power of `window_bits` bytes,
+    /// even if that makes it longer. This is for a single peer: [`Deflater::deflate`] compresses better for a payload
+    /// that is shared. Returns false, with nothing appended, only if the machine fails.
     pub fn deflate_for_window(&mut self, payload: &[u8], window_bits: u8, out: &mut BytesMut) -> bool {
         let pieces = payload.len() >> window_bits.clamp(WINDOW_BITS_MIN, WINDOW_BITS_MAX);
         // At level 1 a byte may take nine bits. Each piece ends with a flush of five bytes.
@@ -145,10 +144,10 @@ impl Deflater {
         }
     }
 
-    /// Returns how much of `out` was written, or `None` if it is too small.
+    /// Returns the number of bytes written to `out`, or `None` if it is too small.
     fn compress(&mut self, payload: &[u8], window_bits: u8, out: &mut [u8]) -> Option<usize> {
-        // A full flush forgets what came before it, so that nothing is referred to from further than one piece. The
-        // largest window needs none: no compressor refers back further than that.
+        // A full flush forgets all data before it, so that nothing refers back further than one piece. The largest
+        // window needs no flush: no compressor refers back further than that.
         let piece_bytes = if window_bits < WINDOW_BITS_MAX { 1 << window_bits } else { usize::MAX };
         let mut pieces = payload.chunks(piece_bytes).peekable();
         let mut written = 0;
@@ -169,9 +168,9 @@ impl Deflater {
     }
 }
 
-/// What a sync flush ends with, and the sender takes away (RFC 7692 §7.2.1).
+/// The end of a sync flush, which the sender removes (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
-/// Bytes that no peer can mean.
+/// A sequence that no message contains by chance.
 const MARK: [u8; 8] = [0x9d, 0x3e, 0xf1, 0x07, 0x6a, 0xc4, 0x58, 0xb2];
 /// The tail, the mark as a stored block, and an empty final block.
 #[rustfmt::skip]
@@ -180,17 +179,17 @@ const ENDING: [u8; 19] = [
     0x00, 0x08, 0x00, 0xf7, 0xff, 0x9d, 0x3e, 0xf1, 0x07, 0x6a, 0xc4, 0x58, 0xb2,
     0x03, 0x00,
 ];
-/// How large the output buffer is at first, in bytes.
+/// Initial size of the output buffer, in bytes.
 const OUTPUT_FIRST_BYTES: usize = 1024;
-/// How large an output buffer is kept between messages, in bytes.
+/// Largest output buffer that is kept between messages, in bytes.
 const OUTPUT_IDLE_BYTES: usize = 256 * 1024;
-/// How many final blocks, each with a context of its own, one message may hold.
+/// The most final blocks, each with a context of its own, in one message.
 const FINAL_BLOCKS_MAX: usize = 64;
 
 enum InflateEnd<'c> {
     /// All input is used up.
     Consumed,
-    /// A final block ended the stream before these bytes.
+    /// A final block ended the stream, and these bytes follow it.
     Ended(&'c [u8]),
 }
 
@@ -214,7 +213,7 @@ mod tests {
         for compressed in [&one_block[..], &stored, &final_block, &two_blocks] {
             assert_eq!(inflated(compressed).as_deref(), Ok(&b"Hello"[..]), "{compressed:x?}");
         }
-        // A final block without the byte that should follow it, as some senders do.
+        // Some senders leave out the byte that should follow a final block.
         assert_eq!(inflated(&final_block[..7]).as_deref(), Ok(&b"Hello"[..]));
     }
 
@@ -288,8 +287,8 @@ mod tests {
         assert!(inflater.output.capacity() <= OUTPUT_IDLE_BYTES);
     }
 
-    /// The inflater here has the largest window. That one of 2^9 bytes can read this is shown by the Autobahn cases,
-    /// whose client has one.
+    /// The inflater here has the largest window. The Autobahn cases show that an inflater with a window of 2^9 bytes
+    /// can read the result.
     #[test]
     fn a_message_compressed_for_a_small_window_never_refers_past_a_piece() {
         let noise: Vec<u8> =

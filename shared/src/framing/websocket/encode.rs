@@ -1,4 +1,4 @@
-//! The outgoing side: whole messages and control frames to bytes.
+//! The outgoing side of one connection: encodes whole messages and control frames.
 
 use bytes::{BufMut, BytesMut};
 
@@ -14,14 +14,14 @@ pub fn encode_message(kind: MessageKind, payload: &[u8], compressed: bool, out: 
     out.put_slice(payload);
 }
 
-/// Appends a message as one unmasked frame whose payload `write` appends. `write` returns the kind, or `None` to take
-/// back the frame: then `out` is as before. Whether a frame was appended is returned.
+/// Appends a message as one unmasked frame whose payload `write` appends. `write` returns the kind, or `None` to cancel
+/// the frame, which leaves `out` as before. Returns whether a frame was appended.
 pub fn encode_message_with(
     out: &mut BytesMut,
     write: impl FnOnce(&mut BytesMut) -> Option<MessageKind>,
 ) -> bool {
-    // Most payloads have between 126 and 65,535 bytes, and then they stay where they are written. Shorter ones move
-    // little, and longer ones are rare.
+    // Most payloads have between 126 and 65,535 bytes, and then they need not move after they are written. Moving a
+    // shorter one is cheap, and longer ones are rare.
     const GUESS_BYTES: usize = 4;
     let start = out.len();
     out.put_bytes(0, GUESS_BYTES);
@@ -43,7 +43,7 @@ pub fn encode_message_with(
     true
 }
 
-/// Appends a ping. Of data over 125 bytes only the first 125 are sent.
+/// Appends a ping. Data beyond 125 bytes is cut off.
 pub fn encode_ping(data: &[u8], out: &mut BytesMut) {
     encode_control(Opcode::Ping, data, out);
 }
@@ -53,7 +53,7 @@ pub fn encode_pong(data: &[u8], out: &mut BytesMut) {
     encode_control(Opcode::Pong, data, out);
 }
 
-/// Appends a close frame; `None` for one without a code. A reason over 123 bytes is cut at a character.
+/// Appends a close frame, without a code for `None`. A reason over 123 bytes is truncated at a character boundary.
 pub fn encode_close(close: Option<(u16, &str)>, out: &mut BytesMut) {
     let Some((code, reason)) = close else { return encode_control(Opcode::Close, &[], out) };
     let mut end = reason.len().min(CONTROL_BYTES_MAX - 2);
@@ -66,7 +66,7 @@ pub fn encode_close(close: Option<(u16, &str)>, out: &mut BytesMut) {
     out.put_slice(reason.as_bytes());
 }
 
-/// Appends the close frame that says why the gateway closes.
+/// Appends the close frame with the gateway's code and reason.
 pub fn encode_disconnect(disconnect: &Disconnect, out: &mut BytesMut) {
     encode_close(Some((disconnect.code, &disconnect.reason)), out);
 }

@@ -1,4 +1,4 @@
-//! One frame header (RFC 6455 §5.2), and everything that can be wrong with what a peer sends.
+//! The frame header (RFC 6455 §5.2), and the errors in frames from a peer.
 
 use bytes::{BufMut, BytesMut};
 
@@ -9,7 +9,7 @@ pub const CONTROL_BYTES_MAX: usize = 125;
 /// The longest header: two bytes, eight of length, four of mask.
 pub const HEADER_BYTES_MAX: usize = 14;
 
-/// Which end of the connection reads the frames. Clients mask what they send, servers do not.
+/// The end of the connection that reads the frames. Clients mask their frames, servers do not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     Server,
@@ -29,14 +29,14 @@ pub enum Opcode {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FrameHeader {
     pub fin: bool,
-    /// The message is compressed (RFC 7692). Only on a message's first frame.
+    /// Whether the message is compressed (RFC 7692). Set only in a message's first frame.
     pub rsv1: bool,
     pub opcode: Opcode,
     pub mask: Option<[u8; 4]>,
     pub length: u64,
 }
 
-/// What a peer did wrong. [`FrameError::disconnect`] says how to close.
+/// A peer's violation of the protocol or of a limit. [`FrameError::disconnect`] returns the close for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FrameError {
     #[error("a reserved bit is set that no extension in use defines")]
@@ -76,7 +76,7 @@ pub enum FrameError {
 }
 
 impl FrameError {
-    /// The close that answers this error: 1002, 1007 or 1009.
+    /// Returns the close for this error: 1002, 1007 or 1009.
     pub fn disconnect(self) -> Disconnect {
         match self {
             Self::NotUtf8 | Self::NotDeflate => Disconnect::INVALID_TEXT,
@@ -116,8 +116,8 @@ impl Opcode {
 }
 
 impl FrameHeader {
-    /// The header at the start of `bytes` and its length in bytes; `None` while more bytes are needed. What is wrong
-    /// is told as soon as it can be known, the first byte before the second.
+    /// Reads the header at the start of `bytes` and returns it with its length; `None` while more bytes are needed.
+    /// Errors are reported as early as possible: those in the first byte before those in the second.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, FrameError> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         if first & 0x30 != 0 {
@@ -128,7 +128,7 @@ impl FrameHeader {
         if opcode.is_control() && !fin {
             return Err(FrameError::FragmentedControl);
         }
-        // Only a message's first frame says whether the message is compressed (RFC 7692 §6).
+        // Only the first frame of a message declares compression (RFC 7692 §6).
         if rsv1 && !matches!(opcode, Opcode::Text | Opcode::Binary) {
             return Err(FrameError::ReservedBit);
         }
@@ -167,13 +167,13 @@ impl FrameHeader {
         Ok(Some((Self { fin, rsv1, opcode, mask, length }, end)))
     }
 
-    /// Appends the header. The payload, masked if there is a mask, comes behind it.
+    /// Appends the header. The payload follows it, masked if the header has a mask.
     pub fn encode(&self, out: &mut BytesMut) {
         let (bytes, length) = self.to_bytes();
         out.put_slice(&bytes[..length]);
     }
 
-    /// The header and how many of the bytes it takes.
+    /// Returns the header and the number of bytes that it takes.
     pub fn to_bytes(self) -> ([u8; HEADER_BYTES_MAX], usize) {
         let mut bytes = [0; HEADER_BYTES_MAX];
         bytes[0] = (u8::from(self.fin) << 7) | (u8::from(self.rsv1) << 6) | self.opcode.bits();

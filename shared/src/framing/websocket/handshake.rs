@@ -1,4 +1,4 @@
-//! The opening handshake as a server sees it (RFC 6455 §4.2).
+//! The server side of the opening handshake (RFC 6455 §4.2).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,24 +9,24 @@ use super::offer::{DeflateParams, DeflatePolicy, negotiate};
 /// The most subprotocols that a client may offer: each is compared with all others.
 pub const SUBPROTOCOLS_MAX: usize = 64;
 
-/// A request to become a WebSocket, found to be in order.
+/// A valid request to upgrade to WebSocket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upgrade<'h> {
-    /// The value of the response's `Sec-WebSocket-Accept`; empty for a request of HTTP/2, which has none.
+    /// The value of the response's `Sec-WebSocket-Accept`; empty for an HTTP/2 request, which has none.
     pub accept: String,
-    /// What the client offers in `Sec-WebSocket-Protocol`, in its order of preference.
+    /// The subprotocols in `Sec-WebSocket-Protocol`, in the client's order of preference.
     pub subprotocols: Vec<&'h str>,
     extensions: Vec<&'h str>,
 }
 
 impl<'h> Upgrade<'h> {
-    /// The subprotocol to answer with: the first one offered that the server knows. A server answers with none or
-    /// with one that was offered, so if this is `None` the response has no such header.
+    /// Returns the subprotocol to answer with: the first offered one that the server knows. For `None` the response has
+    /// no such header, as a server may only answer with a subprotocol that was offered.
     pub fn select_subprotocol(&self, known: &[&str]) -> Option<&'h str> {
         self.subprotocols.iter().copied().find(|offered| known.contains(offered))
     }
 
-    /// What comes of the client's offers of compression. If `Some`, the response carries
+    /// Negotiates the client's offers of compression. If the result is `Some`, the response carries
     /// [`DeflateParams::response`].
     pub fn negotiate_deflate(&self, policy: DeflatePolicy) -> Option<DeflateParams> {
         negotiate(self.extensions.iter().copied(), policy)
@@ -55,7 +55,7 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// The HTTP status to answer with.
+    /// Returns the HTTP status to answer with.
     pub fn status(self) -> u16 {
         match self {
             Self::Method => 405,
@@ -64,7 +64,7 @@ impl HandshakeError {
         }
     }
 
-    /// A header that must go with the answer.
+    /// Returns a header that the answer must carry.
     pub fn header(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Method => Some(("allow", "GET")),
@@ -97,7 +97,7 @@ pub fn read_upgrade<'h>(
     requested.accepted(accept_key(key))
 }
 
-/// Checks a request of HTTP/2 (RFC 8441 §5): its method and its protocol are known, and there is no key to answer.
+/// Checks an HTTP/2 request (RFC 8441 §5). The caller has checked its method and protocol, and it has no key to answer.
 pub fn read_connect<'h>(
     headers: impl IntoIterator<Item = (&'h str, &'h [u8])>,
 ) -> Result<Upgrade<'h>, HandshakeError> {
@@ -106,7 +106,7 @@ pub fn read_connect<'h>(
     requested.accepted(String::new())
 }
 
-/// What the headers of a request say.
+/// The relevant headers of a request.
 #[derive(Default)]
 struct RequestedUpgrade<'h> {
     upgrade: bool,
@@ -159,7 +159,7 @@ impl<'h> RequestedUpgrade<'h> {
     }
 }
 
-/// The `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
+/// Returns the `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
 pub fn accept_key(key: &str) -> String {
     let mut digest = Sha1::new();
     digest.update(key.as_bytes());
@@ -175,13 +175,13 @@ const PROTOCOL: &str = "sec-websocket-protocol";
 const EXTENSIONS: &str = "sec-websocket-extensions";
 const KNOWN_HEADERS: [&str; 6] = [UPGRADE, CONNECTION, VERSION, KEY, PROTOCOL, EXTENSIONS];
 
-/// The members of a list header, without empty ones.
+/// Returns the members of a list header, without empty ones.
 fn tokens(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim).filter(|token| !token.is_empty())
 }
 
-/// What HTTP calls a token, and besides `/`, `=` and `:`, since tokens are carried here in base64 and browsers send
-/// what they are given. Nothing that could end the header or the list.
+/// Accepts HTTP's token characters and also `/`, `=` and `:`, as clients carry base64 tokens here and browsers send
+/// them as they are. Characters that could end the header or the list are excluded.
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b"\"(),;<>?@[\\]{}".contains(&byte)
 }

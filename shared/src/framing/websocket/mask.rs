@@ -1,7 +1,7 @@
-//! Masking and unmasking (RFC 6455 §5.3): one operation, its own inverse.
+//! Masking and unmasking (RFC 6455 §5.3), which are the same operation.
 
-/// Applies `key` to `data` in place. `offset` is how many bytes of the same payload came before `data`, so that a
-/// payload can be unmasked in the pieces in which it arrives.
+/// Applies `key` to `data` in place. `offset` is the number of bytes of the same payload before `data`, so that a
+/// payload can be unmasked in pieces as it arrives.
 pub fn apply_mask(data: &mut [u8], key: [u8; 4], offset: usize) {
     let [a, b, c, d] = rotated(key, offset);
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);

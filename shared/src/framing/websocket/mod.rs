@@ -1,4 +1,4 @@
-//! RFC 6455 and RFC 7692 without IO: bytes in, events out; messages in, bytes out.
+//! RFC 6455 and RFC 7692 without IO: bytes are decoded into events, and messages are encoded into bytes.
 //!
 //! The life of one connection, as a server sees it:
 //!
@@ -28,10 +28,10 @@
 //! ```
 //!
 //! 3. Outgoing messages are whole frames, appended to a buffer by [`encode_message`] and [`encode_message_with`]. A
-//!    [`Deflater`] makes the compressed twin.
+//!    [`Deflater`] makes the compressed variant.
 //!
-//! Compression keeps no context on either side, ever. A message deflated with a fresh context refers to nothing
-//! before itself, so it suits every peer whose window it fits: see [`DeflateParams::admits`].
+//! Compression never keeps a context on either side. A message deflated with a fresh context refers to nothing before
+//! itself, so that any peer can read it whose window it fits: see [`DeflateParams::admits`].
 
 pub mod assemble;
 pub mod deflate;
@@ -51,7 +51,7 @@ pub use frame::{FrameError, FrameHeader, Opcode, Role};
 pub use handshake::{HandshakeError, Upgrade, accept_key, read_connect, read_upgrade};
 pub use offer::{DeflateParams, DeflatePolicy};
 
-/// The same generated values in every test run.
+/// Returns a configuration that generates the same values in every test run.
 #[cfg(test)]
 fn same_every_run() -> proptest::test_runner::Config {
     use proptest::test_runner::{Config, RngSeed};

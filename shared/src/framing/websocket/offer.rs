@@ -1,20 +1,20 @@
-//! The negotiation of permessage-deflate (RFC 7692 §5 and §7): offers in, one answer out.
+//! The negotiation of permessage-deflate (RFC 7692 §5 and §7).
 //!
-//! Whatever the client offers, the answer is that nobody keeps a context. Windows matter only as a limit on the size
-//! of what may be sent compressed; the server's inflater suits every window a client may choose.
+//! Whatever the client offers, the answer is that neither side keeps a context. Windows only limit the size of messages
+//! that may be sent compressed; the server's inflater can read any window that a client may choose.
 
-/// The smallest window there is, as a power of two of bytes.
+/// The smallest window, as a power of two of bytes.
 pub const WINDOW_BITS_MIN: u8 = 8;
-/// The largest one, and the one that holds where nothing was said.
+/// The largest window, which is also the default, as a power of two of bytes.
 pub const WINDOW_BITS_MAX: u8 = 15;
 
-/// What the server is willing to agree to.
+/// What the server is willing to negotiate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeflatePolicy {
-    /// Off: every offer is declined.
+    /// Whether compression is enabled. If not, every offer is declined.
     pub enabled: bool,
-    /// The largest window a client is asked to use, as a power of two of bytes, 8 to 15. Clients that cannot be asked
-    /// (they did not offer `client_max_window_bits`) use up to 15.
+    /// The largest window that a client is asked to use, as a power of two of bytes, 8 to 15. Clients that cannot be
+    /// asked (they did not offer `client_max_window_bits`) use up to 15.
     pub client_max_window_bits: u8,
 }
 
@@ -24,31 +24,31 @@ impl Default for DeflatePolicy {
     }
 }
 
-/// What was agreed. The one thing a connection has to remember of it is [`DeflateParams::server_max_window_bits`].
+/// The negotiated parameters. A connection only has to keep [`DeflateParams::server_max_window_bits`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeflateParams {
-    /// The window the client has for what the server sends, 8 to 15.
+    /// The client's window for messages from the server, 8 to 15.
     pub server_max_window_bits: u8,
-    /// The window the client uses for what it sends, 8 to 15.
+    /// The client's window for its own messages, 8 to 15.
     pub client_max_window_bits: u8,
     server_bits_offered: bool,
     client_bits_offered: bool,
 }
 
 impl DeflateParams {
-    /// Whether a message of this size, compressed with a fresh context and the largest window, can be read by this
-    /// client. It refers back by less than its own length; so it fits unless it is longer than the window.
+    /// Whether the client can read a message of this size that is compressed with a fresh context and the largest
+    /// window. A message refers back by less than its own length, so it fits unless it is longer than the window.
     pub fn admits(&self, payload_bytes: usize) -> bool {
         window_admits(self.server_max_window_bits, payload_bytes)
     }
 
-    /// The value of the response's `Sec-WebSocket-Extensions`.
+    /// Returns the value of the response's `Sec-WebSocket-Extensions`.
     pub fn response(&self) -> String {
         let mut value = format!("{NAME}; server_no_context_takeover; client_no_context_takeover");
         if self.server_bits_offered {
             value.push_str(&format!("; server_max_window_bits={}", self.server_max_window_bits));
         }
-        // Only a client that said it knows this parameter may be sent it (RFC 7692 §7.1.2.2).
+        // Only a client that offered this parameter may be sent it (RFC 7692 §7.1.2.2).
         if self.client_bits_offered && self.client_max_window_bits < WINDOW_BITS_MAX {
             value.push_str(&format!("; client_max_window_bits={}", self.client_max_window_bits));
         }
@@ -58,12 +58,12 @@ impl DeflateParams {
 
 /// Whether a message of this size, compressed with a fresh context, fits a window of this many bits.
 pub fn window_admits(window_bits: u8, payload_bytes: usize) -> bool {
-    // No compressor refers back further than the largest window, so that one fits everything.
+    // No compressor refers back further than the largest window, so that every message fits it.
     window_bits >= WINDOW_BITS_MAX || payload_bytes <= 1 << window_bits
 }
 
-/// Answers the offers in the values of the request's `Sec-WebSocket-Extensions` headers: the first one that can be
-/// accepted, in the client's order. An offer with anything unknown or wrong in it is passed over.
+/// Accepts the first acceptable offer in the request's `Sec-WebSocket-Extensions` headers, in the client's order. An
+/// offer with unknown or invalid parameters is skipped.
 pub fn negotiate<'h>(
     header_values: impl IntoIterator<Item = &'h str>,
     policy: DeflatePolicy,
@@ -79,7 +79,7 @@ pub fn negotiate<'h>(
 }
 
 const NAME: &str = "permessage-deflate";
-/// How many offers are looked at. Browsers send one.
+/// The most offers that are considered. Browsers send one.
 const OFFERS_MAX: usize = 16;
 
 fn accept(offer: &str, policy: DeflatePolicy) -> Option<DeflateParams> {
@@ -97,7 +97,7 @@ fn accept(offer: &str, policy: DeflatePolicy) -> Option<DeflateParams> {
             ("server_no_context_takeover", None) => once(&mut seen.server_no_context, ())?,
             ("client_no_context_takeover", None) => once(&mut seen.client_no_context, ())?,
             ("server_max_window_bits", Some(bits)) => once(&mut seen.server_bits, window_bits(&bits)?)?,
-            // Without a value: the client can obey any.
+            // Without a value, the client accepts any.
             ("client_max_window_bits", None) => once(&mut seen.client_bits, WINDOW_BITS_MAX)?,
             ("client_max_window_bits", Some(bits)) => once(&mut seen.client_bits, window_bits(&bits)?)?,
             _ => return None,
@@ -115,7 +115,7 @@ fn accept(offer: &str, policy: DeflatePolicy) -> Option<DeflateParams> {
     })
 }
 
-/// The parameters of one offer, each of which may stand in it once.
+/// The parameters of one offer. Each may occur once.
 #[derive(Default)]
 struct OfferParams {
     server_no_context: Option<()>,
@@ -128,13 +128,13 @@ fn once<T>(slot: &mut Option<T>, value: T) -> Option<()> {
     slot.replace(value).is_none().then_some(())
 }
 
-/// 8 to 15 in decimal, without a leading zero (RFC 7692 §7.1.2.1).
+/// Reads 8 to 15 in decimal, without a leading zero (RFC 7692 §7.1.2.1).
 fn window_bits(text: &str) -> Option<u8> {
     let bits = text.parse().ok()?;
     ((WINDOW_BITS_MIN..=WINDOW_BITS_MAX).contains(&bits) && text == bits.to_string()).then_some(bits)
 }
 
-/// The value of a parameter: a token, or a quoted string that holds a token (RFC 6455 §9.1).
+/// Returns the value of a parameter: a token, or a quoted string that holds a token (RFC 6455 §9.1).
 fn unquoted(value: &str) -> Option<String> {
     let token = match value.strip_prefix('"') {
         Some(rest) => {
@@ -164,7 +164,7 @@ fn split_unquoted(text: &str, separator: u8) -> impl Iterator<Item = &str> {
                 b'\\' if quoted => escaped = true,
                 b'"' => quoted = !quoted,
                 _ if byte == separator && !quoted => {
-                    // Separators are ASCII, so both sides of one are whole strings.
+                    // Separators are ASCII, so the text can be split on either side of one.
                     rest = current.get(at + 1..);
                     return current.get(..at);
                 }

@@ -1,7 +1,7 @@
-//! The protocol in one direction: a client says who it is and is told everything from then on.
+//! The unidirectional protocol: the client sends a connect request and only receives from then on.
 //!
-//! Its first message is a connect request, without a command around it. What it is told are pushes, without a reply around
-//! them; that it has connected is one of them, and what goes wrong is a close.
+//! The client's first message is a connect request without a command around it. The server sends pushes without a reply
+//! around them. The first push reports that the client has connected, and an error closes the connection.
 
 use bytes::{BufMut, BytesMut};
 
@@ -15,24 +15,24 @@ use crate::push::Push;
 use crate::refusal::Refusal;
 use crate::reply::{Answer, Connected, Reply};
 
-/// Of the only command. Nobody sees it.
+/// The id of the only command, which no client sees.
 const CONNECT_ID: u32 = 1;
 
-/// In one direction and in JSON.
+/// The unidirectional protocol in JSON.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CentrifugeUniJson {
-    /// Several pushes may share a message, one a line.
+    /// Whether several pushes may share a message, one per line.
     pub joins: bool,
-    /// The transport's pings in place of the protocol's.
+    /// Whether to use the transport's pings in place of the protocol's.
     pub transport_pings: bool,
 }
 
-/// In one direction and in Protobuf. Each push stands behind its length.
+/// The unidirectional protocol in Protobuf. Each push is preceded by its length.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CentrifugeUniProtobuf {
-    /// Several pushes may share a message.
+    /// Whether several pushes may share a message.
     pub joins: bool,
-    /// The transport's pings in place of the protocol's.
+    /// Whether to use the transport's pings in place of the protocol's.
     pub transport_pings: bool,
 }
 
@@ -117,7 +117,7 @@ fn encode_reply(reply: &Reply, kind: MessageKind, connected: impl FnOnce(&Connec
     }
 }
 
-/// Who has come with a token that has ended is to come again with another.
+/// Returns the close for a refusal. A client whose token has expired is told so, so that it returns with a new one.
 fn disconnect(refusal: &Refusal) -> Disconnect {
     match refusal.known() {
         Some(ErrorCode::TokenExpired | ErrorCode::Expired) => Disconnect::EXPIRED,

@@ -1,5 +1,5 @@
-//! The client's end of the JSON encoding: for the load tester and for tests, so that they cannot drift from what
-//! the gateway speaks. Writing commands and reading what comes back, borrowing from the frame.
+//! The client side of the JSON encoding, for the load tester and for tests, so that both match the gateway's protocol.
+//! It encodes commands and decodes replies and pushes, which borrow from the frame.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,10 +13,11 @@ use crate::command::{Command, FilterNode, Request, Subscribe};
 use crate::protocol::DecodeError;
 use crate::protocol::centrifuge::{FLAG_REJECT_UNRECOVERED, TYPE_KEYED, TYPE_TRACK, TYPE_UNTRACK};
 
-/// Appends one command. Between several of one message stands a line break, which the caller puts there.
+/// Appends one command. The caller puts a line break between several commands of one message.
 ///
-/// [`Request::Refused`] and [`Request::Unknown`] have no bytes of their own: they name what a server makes of bytes
-/// it will not serve, and some requests are other protocols'. They are written as a `ping` command, which is one of those.
+/// [`Request::Refused`] and [`Request::Unknown`] have no encoding: they stand for input that a server does not serve,
+/// and some requests belong to other protocols. All of them are written as a `ping` command, which no server serves
+/// either.
 pub fn encode_command(command: &Command, out: &mut BytesMut) {
     let mut line = Object::begin(out);
     line.number("id", u64::from(command.id));
@@ -136,16 +137,16 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
     line.end();
 }
 
-/// What a server sent, one item a line of the frame.
+/// A message from the server: one line of the frame.
 #[derive(Debug)]
 pub enum Received<'a> {
-    /// To be answered with [`Request::Pong`] if the connect result says so.
+    /// A ping, to be answered with [`Request::Pong`] if the connect result says so.
     Ping,
     Publication {
         channel: Cow<'a, str>,
         publication: ReceivedPublication<'a>,
     },
-    /// The server has made the client a subscriber.
+    /// The server has subscribed the client to the channel.
     Subscribed {
         channel: Cow<'a, str>,
         result: ReceivedSubscribeResult<'a>,
@@ -154,7 +155,7 @@ pub enum Received<'a> {
         channel: Cow<'a, str>,
         code: u32,
     },
-    /// A client has come to the channel, by its id.
+    /// The client with this id has joined the channel.
     Joined {
         channel: Cow<'a, str>,
         client: Cow<'a, str>,
@@ -167,7 +168,7 @@ pub enum Received<'a> {
         id: u32,
         outcome: Result<ClientResult<'a>, ReceivedRefusal<'a>>,
     },
-    /// Something newer than this reader, such as a push of another kind.
+    /// A message that this reader does not know, such as a push of another kind.
     Other,
 }
 
@@ -180,7 +181,7 @@ pub struct ReceivedRefusal<'a> {
     pub temporary: bool,
 }
 
-/// The results a client acts on. Of the others it is enough to know that they came.
+/// The results that a client acts on. The others are only reported to have arrived.
 #[derive(Debug)]
 pub enum ClientResult<'a> {
     Connect(ReceivedConnectResult<'a>),
@@ -205,7 +206,7 @@ pub struct ReceivedConnectResult<'a> {
     pub ttl: u32,
     #[serde(borrow, default)]
     pub node: Cow<'a, str>,
-    /// What the server has subscribed the client to.
+    /// The channels that the server has subscribed the client to.
     #[serde(borrow, default)]
     pub subs: BTreeMap<String, ReceivedSubscribeResult<'a>>,
 }
@@ -226,16 +227,16 @@ pub struct ReceivedSubscribeResult<'a> {
     pub recovered: bool,
     #[serde(default)]
     pub was_recovering: bool,
-    /// Payloads come in strings, whole or as patches.
+    /// Whether payloads come as strings, whole or as patches.
     #[serde(default)]
     pub delta: bool,
-    /// Of a channel that keeps state by key: what this is a page of, by the number of its [`crate::command::Phase`].
+    /// In a channel that keeps state by key, the number of the [`crate::command::Phase`] that this page belongs to.
     #[serde(default)]
     pub phase: u32,
-    /// Asks for the next page of the state.
+    /// The cursor with which to ask for the next page of the state.
     #[serde(borrow, default)]
     pub cursor: Cow<'a, str>,
-    /// What keys hold.
+    /// The values of the keys in this page.
     #[serde(borrow, default)]
     pub state: Vec<ReceivedPublication<'a>>,
 }
@@ -252,22 +253,22 @@ pub struct ReceivedHistoryResult<'a> {
 
 #[derive(Deserialize, Debug, Clone, Default)]
 pub struct ReceivedPublication<'a> {
-    /// The JSON of the payload. Empty if there is none.
+    /// The payload's JSON. Empty if there is none.
     #[serde(borrow, default, deserialize_with = "json")]
     pub data: &'a str,
     /// 0 in a channel without a stream.
     #[serde(default)]
     pub offset: u64,
-    /// The payload is what makes it of the one before.
+    /// Whether the payload is a patch against the previous one.
     #[serde(default)]
     pub delta: bool,
-    /// What it is of, in a channel of keys.
+    /// The publication's key, in a channel that keeps state by key.
     #[serde(borrow, default)]
     pub key: Cow<'a, str>,
-    /// The key is there no more.
+    /// Whether the key was removed.
     #[serde(default)]
     pub removed: bool,
-    /// Of what the key holds; 0 where that has none.
+    /// The version of the key's value; 0 if it has none.
     #[serde(default)]
     pub version: u64,
 }
@@ -276,7 +277,7 @@ fn json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'de str, D::Error
     <&RawValue>::deserialize(deserializer).map(RawValue::get)
 }
 
-/// Reads a frame line by line. A line that cannot be read is an error in its place.
+/// Reads a frame line by line. Each line that cannot be read yields an error.
 pub fn decode_frame(frame: &str) -> impl Iterator<Item = Result<Received<'_>, DecodeError>> {
     frame.split('\n').filter(|line| !line.is_empty()).map(decode_line)
 }
@@ -325,8 +326,8 @@ fn decode_line(line: &str) -> Result<Received<'_>, DecodeError> {
     })
 }
 
-/// Reads a publication as the gateway writes it, in less than half the time of the general way, which takes
-/// everything else. Does not check that the payload is JSON, only where it ends.
+/// Reads a publication in the form that the gateway writes, in less than half the time of the general reader, which
+/// handles all other lines. It finds the end of the payload without checking that it is JSON.
 fn decode_publication(line: &str) -> Option<Received<'_>> {
     let rest = line.strip_prefix("{\"push\":{\"channel\":\"")?;
     let (channel, rest) = rest.split_at(memchr::memchr2(b'"', b'\\', rest.as_bytes())?);
@@ -343,7 +344,7 @@ fn decode_publication(line: &str) -> Option<Received<'_>> {
     })
 }
 
-/// Where the JSON value ends that these bytes, the inside of an object, begin with.
+/// Returns the end of the JSON value at the start of these bytes, which are the inside of an object.
 fn end_of_value(json: &[u8]) -> Option<usize> {
     let (mut at, mut depth) = (0, 0_usize);
     loop {
@@ -358,14 +359,14 @@ fn end_of_value(json: &[u8]) -> Option<usize> {
     }
 }
 
-/// Where the quote stands that ends a string.
+/// Returns the position of the quote that ends a string.
 fn end_of_string(json: &[u8], mut at: usize) -> Option<usize> {
     loop {
         at += memchr::memchr2(b'"', b'\\', json.get(at..)?)?;
         if json[at] == b'"' {
             return Some(at);
         }
-        // A backslash, and the character it escapes.
+        // Skips the backslash and the character that it escapes.
         at += 2;
     }
 }
@@ -427,7 +428,7 @@ struct Counts {
     num_users: u32,
 }
 
-/// The rest of a subscribe request, after the channel if it is there: in a connect request it is a key.
+/// Writes the rest of a subscribe request. In a connect request the channel is a key, so it is not written here.
 fn put_subscribe(subscribe: &Subscribe, mut body: Object<'_>) {
     body.string("token", &subscribe.token);
     body.flag("recover", subscribe.recover);
@@ -467,7 +468,7 @@ fn put_filter(filter: &FilterNode, out: &mut BytesMut) {
     body.end();
 }
 
-/// A body of nothing but texts.
+/// Writes a body that holds only strings.
 fn strings(name: &str, fields: &[(&str, &str)], line: &mut Object<'_>) {
     let mut body = Object::begin(line.field(name));
     for (name, value) in fields {

@@ -1,6 +1,7 @@
-//! Reading what a client sends: one command a line.
+//! Decodes client messages, which hold one command per line.
 //!
-//! The types here mirror the wire and stay in this file, so that renaming a word cannot change the wire.
+//! The types here mirror the wire format and stay in this file, so that renaming a type elsewhere cannot change the
+//! wire.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,7 +25,7 @@ pub(super) fn decode(
     commands: &mut Vec<Command>,
 ) -> Result<(), DecodeError> {
     let text = simdutf8::basic::from_utf8(message).map_err(|_| DecodeError::Malformed)?;
-    // A line break at the end ends the last command and begins none.
+    // A final line break ends the last command and begins no other.
     let lines = text.strip_suffix('\n').unwrap_or(text);
     if lines.is_empty() {
         return Err(DecodeError::Empty);
@@ -39,7 +40,7 @@ pub(super) fn decode(
     Ok(())
 }
 
-/// A connect request alone, without a command around it.
+/// Decodes a connect request without a command around it.
 pub(in crate::protocol::centrifuge) fn decode_connect(message: &[u8]) -> Result<Connect, DecodeError> {
     if message.is_empty() {
         return Err(DecodeError::Empty);
@@ -48,12 +49,12 @@ pub(in crate::protocol::centrifuge) fn decode_connect(message: &[u8]) -> Result<
     Ok(body.into())
 }
 
-/// One line. Read by hand, because which fields are there at all decides what it is.
+/// One line. It is deserialized by hand, because the presence of fields decides which command it is.
 struct CommandLine {
     id: u32,
     bodies: u32,
     has_other_fields: bool,
-    /// The last body.
+    /// The request of the last body.
     request: Option<Request>,
 }
 
@@ -72,7 +73,7 @@ impl From<CommandLine> for Command {
     }
 }
 
-// In all of these a missing field and null mean the same as zero, false or the empty text.
+// In all of these types, a missing field and null mean zero, false or the empty string.
 
 #[derive(serde::Deserialize)]
 struct ConnectBody<'a> {
@@ -126,9 +127,9 @@ struct SubscribeBody<'a> {
     join_leave: Option<bool>,
     delta: Option<Box<str>>,
     flag: Option<u64>,
-    /// A filter on tags.
+    /// The filter on tags.
     tf: Option<Box<FilterBody>>,
-    /// 0 for a stream of publications; others keep state by key.
+    /// 0 for a stream of publications. The other types keep state by key.
     r#type: Option<i32>,
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
@@ -139,7 +140,7 @@ struct SubscribeBody<'a> {
 }
 
 impl SubscribeBody<'_> {
-    /// `None` for a kind or a phase that the protocol does not have.
+    /// Returns `None` for an unknown kind or phase.
     fn subscribe(self) -> Option<Subscribe> {
         let kind = SubscriptionKind::of(self.r#type.unwrap_or_default())?;
         let page = StateRequest {
@@ -179,7 +180,7 @@ impl From<SubscribeBody<'_>> for Request {
     }
 }
 
-/// How deep a filter can be nested is bounded by the JSON reader.
+/// The JSON reader bounds the nesting depth of a filter.
 #[derive(serde::Deserialize)]
 struct FilterBody {
     op: Option<Box<str>>,
@@ -237,7 +238,7 @@ impl From<PublishBody<'_>> for Request {
 }
 
 impl PublishBody<'_> {
-    /// Whoever takes a key away need not say what it held.
+    /// A request that removes a key needs no data.
     fn publish_key(self) -> Request {
         let removed = self.removed.unwrap_or_default();
         let data = match self.data {
@@ -322,7 +323,7 @@ impl From<RefreshBody> for Request {
 struct SubRefreshBody {
     channel: Option<Box<str>>,
     token: Option<Box<str>>,
-    /// 0 for a new token; 1 and 2 track keys.
+    /// 0 replaces the token; 1 and 2 start and stop following keys.
     r#type: Option<u64>,
     track: Option<Vec<TrackBody>>,
     untrack: Option<Vec<Box<str>>>,
@@ -371,7 +372,7 @@ impl<'de> Deserialize<'de> for CommandLine {
     }
 }
 
-/// The name in a body that has nothing else.
+/// Reads the channel from a body that has no other field.
 fn channel<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Box<str>>, A::Error> {
     Ok(map.next_value::<Option<ChannelBody>>()?.map(|body| or_empty(body.channel)))
 }
@@ -389,9 +390,9 @@ impl<'de> Visitor<'de> for CommandVisitor {
         let mut line = CommandLine { id: 0, bodies: 0, has_other_fields: false, request: None };
         let mut has_id = false;
         while let Some(key) = map.next_key::<CommandKey>()? {
-            // Made a request at once: the bodies are large, and would be carried about.
+            // Bodies become requests at once: they are large, and would otherwise be moved around.
             let request = match key {
-                // Which of two is meant, nobody can tell.
+                // Two ids are ambiguous.
                 CommandKey::Id if has_id => return Err(A::Error::duplicate_field("id")),
                 CommandKey::Id => {
                     has_id = true;
@@ -412,7 +413,7 @@ impl<'de> Visitor<'de> for CommandVisitor {
                     channel(&mut map)?.map(|channel| Request::PresenceStats { channel })
                 }
                 CommandKey::History => map.next_value::<Option<HistoryBody>>()?.map(Request::from),
-                // In the protocol's schema, and in no server.
+                // The protocol's schema has a ping command, but no server implements it.
                 CommandKey::Ping => map.next_value::<Option<IgnoredAny>>()?.map(|_| Request::Unknown),
                 CommandKey::Send => map.next_value::<Option<SendBody<'_>>>()?.map(Request::from),
                 CommandKey::Rpc => map.next_value::<Option<RpcBody<'_>>>()?.map(Request::from),
@@ -448,12 +449,12 @@ enum CommandKey {
     Other,
 }
 
-/// Tells JSON's null, which is a value to carry, from no value.
+/// Distinguishes JSON's null, which is a value to carry, from a missing value.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// No JSON at all is told apart from all JSON by having no bytes.
+/// A missing value becomes a payload without bytes, which no JSON value has.
 fn json(json: Option<&RawValue>) -> Payload {
     Payload::json(json.map_or_else(Bytes::new, |json| Bytes::copy_from_slice(json.get().as_bytes())))
 }

@@ -1,4 +1,4 @@
-//! Writing what clients are told without asking.
+//! Encodes pushes.
 
 use bytes::{BufMut, BytesMut};
 
@@ -8,7 +8,8 @@ use crate::publication::Publication;
 use crate::push::{Event, Form, Push};
 use crate::reply::Subscribed;
 
-/// Room for a push that is no publication. For those, whoever knows how long they are makes room.
+/// Space to reserve for a push that is not a publication. For publications the caller reserves it, as it knows their
+/// length.
 const PUSH_BYTES_GUESS: usize = 128;
 
 pub(super) fn encode(push: Push<'_>, out: &mut BytesMut) {
@@ -20,7 +21,7 @@ pub(super) fn encode(push: Push<'_>, out: &mut BytesMut) {
     out.put_u8(b'}');
 }
 
-/// The push itself, as transports that only tell write it.
+/// Writes the push itself, which is the whole message in the unidirectional protocol.
 #[inline(always)]
 pub(in crate::protocol::centrifuge) fn write_push(push: Push<'_>, out: &mut BytesMut) {
     let mut object = Object::begin(out);
@@ -36,11 +37,11 @@ pub(in crate::protocol::centrifuge) fn write_push(push: Push<'_>, out: &mut Byte
 
 #[inline]
 fn put_publication(publication: &Publication, form: Form<'_>, object: &mut Object<'_>) {
-    // With the first publication of a new stream, a subscriber that had no epoch yet learns it.
+    // The first publication of a new stream tells its epoch to subscribers that have none yet.
     write::publication(publication, form, publication.offset() == 1, object.field("pub"));
 }
 
-/// What there is little of beside publications: not in the way of these.
+/// Writes the rarer pushes. Kept out of line, so that publications are encoded fast.
 #[inline(never)]
 fn put_rarer(event: Event<'_>, object: &mut Object<'_>) {
     match event {
@@ -51,7 +52,7 @@ fn put_rarer(event: Event<'_>, object: &mut Object<'_>) {
             write::client_info(info, event.field("info"));
             event.end();
         }
-        // Not written: see `Event::is_of_members`.
+        // Never written: see `Event::is_of_members`.
         Event::MemberAdded(_) | Event::MemberRemoved(_) | Event::Counted(_) => {}
         Event::Subscribed(subscribed) => put_subscribed(subscribed, object.field("subscribe")),
         Event::Unsubscribed(code) => {
@@ -79,7 +80,7 @@ fn put_rarer(event: Event<'_>, object: &mut Object<'_>) {
     }
 }
 
-/// Fewer fields than a subscribe reply has: whoever did not ask has nothing to recover.
+/// Writes fewer fields than a subscribe reply has: the client did not ask, so it has nothing to recover.
 fn put_subscribed(subscribed: &Subscribed, out: &mut BytesMut) {
     let mut event = Object::begin(out);
     event.flag("recoverable", subscribed.recoverable);

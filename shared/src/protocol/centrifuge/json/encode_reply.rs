@@ -1,8 +1,8 @@
-//! Writing what one client is answered.
+//! Encodes replies.
 //!
-//! As in Protobuf's JSON mapping, fields that are zero, empty or false are left out. Not left out, although they
-//! may be empty, are those that the official libraries hand to the application without a default: the counts of
-//! `presence_stats`, the map of `presence`, the list of `history` and the offset of its top.
+//! As in Protobuf's JSON mapping, fields that are zero, empty or false are left out. Some fields are written even then,
+//! because the official libraries pass them to the application without a default: the counts of `presence_stats`, the
+//! map of `presence`, the list of `history` and the offset of its top.
 
 use bytes::{BufMut, BytesMut};
 
@@ -12,7 +12,7 @@ use crate::publication::{ClientInfo, Publication};
 use crate::refusal::Refusal;
 use crate::reply::{Answer, Connected, Expiry, KeyedAnswer, Reply, Subscribed};
 
-/// Room for a reply without a list in it, so that a buffer grows once and not with every field.
+/// Space to reserve for a reply without a list, so that the buffer grows once and not with every field.
 const REPLY_BYTES_GUESS: usize = 192;
 
 pub(super) fn encode(reply: &Reply, out: &mut BytesMut) {
@@ -39,7 +39,7 @@ fn encode_answer(answer: &Answer, out: &mut BytesMut) {
         Answer::Connect(connected) => encode_connected(connected, out),
         Answer::Subscribe(subscribed) => encode_subscribed(subscribed, out),
         Answer::Unsubscribe => out.put_slice(b",\"unsubscribe\":{}"),
-        // No command of this protocol is answered so.
+        // No command of this protocol has these answers.
         Answer::Pong | Answer::SignedIn { .. } | Answer::Acknowledged(_) => {}
         Answer::Publish => out.put_slice(b",\"publish\":{}"),
         Answer::History { publications, top } => encode_history(publications, *top, out),
@@ -78,7 +78,7 @@ fn encode_connected(connected: &Connected, out: &mut BytesMut) {
     write_connected(connected, out);
 }
 
-/// The value of a connect reply, and of a connect push.
+/// Writes the value of a connect reply, and of a connect push.
 pub(in crate::protocol::centrifuge) fn write_connected(connected: &Connected, out: &mut BytesMut) {
     let mut object = Object::begin(out);
     write::client_id(connected.client, object.field("client"));
@@ -105,7 +105,7 @@ fn encode_subscribed(subscribed: &Subscribed, out: &mut BytesMut) {
     write_subscribed(subscribed, out);
 }
 
-/// The value of a subscribe reply, and of each server-side subscription in a connect reply.
+/// Writes the value of a subscribe reply, and of each server-side subscription in a connect reply.
 fn write_subscribed(subscribed: &Subscribed, out: &mut BytesMut) {
     let mut object = Object::begin(out);
     expiry(subscribed.expires, &mut object);
@@ -167,7 +167,7 @@ fn encode_presence(clients: &[ClientInfo], out: &mut BytesMut) {
     out.put_slice(b"}}");
 }
 
-/// Begins the field of the reply that holds what was asked for.
+/// Begins the field of the reply that holds the answer.
 fn body<'a>(name: &str, out: &'a mut BytesMut) -> Object<'a> {
     out.put_slice(b",\"");
     out.put_slice(name.as_bytes());
@@ -175,7 +175,7 @@ fn body<'a>(name: &str, out: &'a mut BytesMut) -> Object<'a> {
     Object::begin(out)
 }
 
-/// The libraries read `ttl` whenever `expires` is true, so it is written even if it is zero.
+/// Writes `ttl` even if it is zero, as the libraries read it whenever `expires` is true.
 pub(super) fn expiry(expires: Option<Expiry>, object: &mut Object<'_>) {
     if let Some(Expiry { seconds }) = expires {
         object.flag("expires", true);

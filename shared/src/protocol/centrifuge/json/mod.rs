@@ -1,4 +1,4 @@
-//! The JSON encoding: text messages of one JSON object a line.
+//! The JSON encoding: text messages with one JSON object per line.
 
 use bytes::BytesMut;
 
@@ -19,7 +19,7 @@ pub(super) use decode::decode_connect;
 pub(super) use encode_push::write_push;
 pub(super) use encode_reply::write_connected;
 
-/// For the server API, whose JSON has the same parts.
+/// Also used by the server API, whose JSON has the same parts.
 pub use write::{
     client_info as write_client_info, payload as write_payload, publications as write_publications,
     string as write_string,
@@ -27,14 +27,14 @@ pub use write::{
 
 /// The Centrifuge protocol, version 2, in JSON.
 ///
-/// A payload that is JSON goes through as its publisher wrote it, but for line breaks outside of strings, which
-/// become spaces because they would end the message. A payload of text becomes a JSON string, and one of bytes a
-/// JSON string that holds them in standard base64 (RFC 4648 §4).
+/// A JSON payload is carried as its publisher wrote it, except for line breaks outside of strings, which would end the
+/// message and become spaces. A text payload becomes a JSON string, and a binary one a JSON string in standard base64
+/// (RFC 4648 §4).
 #[derive(Clone, Copy, Debug)]
 pub struct CentrifugeJson {
-    /// Most commands of one message.
+    /// The most commands in one message.
     pub commands_max: usize,
-    /// The transport's pings in place of the protocol's.
+    /// Whether to use the transport's pings in place of the protocol's.
     pub transport_pings: bool,
 }
 
@@ -53,7 +53,7 @@ impl Protocol for CentrifugeJson {
     }
 
     fn decode(&self, message: Message<'_>, commands: &mut Vec<Command>) -> Result<(), DecodeError> {
-        // Of either kind: some libraries send JSON as bytes.
+        // The kind of message is ignored, as some libraries send JSON in binary messages.
         decode::decode(message.data, self.commands_max, commands)
     }
 

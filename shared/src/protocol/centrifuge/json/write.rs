@@ -11,8 +11,9 @@ pub use crate::protocol::json::{payload, string};
 
 use crate::protocol::json::text;
 
-/// What a subscriber that has agreed to patches gets is always a string: a payload's own text, or a patch. Text is what
-/// the string stands for, so a patch that is none cannot be one. Returns whether it is a patch.
+/// Appends a payload or a patch for a subscriber that has negotiated deltas, always as a string that stands for the
+/// text. A patch that is not UTF-8 has no such string, so the whole payload replaces it. Returns whether a patch was
+/// written.
 #[inline(never)]
 fn text_of(payload: &Payload, out: &mut BytesMut, patch: Option<&str>) -> bool {
     match patch {
@@ -25,7 +26,7 @@ fn text_of(payload: &Payload, out: &mut BytesMut, patch: Option<&str>) -> bool {
 pub(super) fn publication(publication: &Publication, form: Form<'_>, with_epoch: bool, out: &mut BytesMut) {
     let mut object = Object::begin(out);
     let is_patch = match form {
-        // A key that is there no more has no content, and no JSON value is empty.
+        // A removed key has no content, and empty bytes are not a JSON value.
         Form::Plain if publication.data.is_missing() => false,
         Form::Plain => {
             payload(&publication.data, object.field("data"));
@@ -71,7 +72,7 @@ pub fn publications(list: &[Publication], out: &mut BytesMut) {
     self::list(list, out, |one, out| publication(one, Form::Plain, false, out));
 }
 
-/// The same for a subscriber that has agreed to patches: an empty one is none.
+/// The same for a subscriber that has negotiated deltas. An empty patch means that the payload comes whole.
 pub(super) fn patched_publications(list: &[Publication], patches: &[Bytes], out: &mut BytesMut) {
     let none = Bytes::new();
     let patches = patches.iter().chain(std::iter::repeat(&none));
@@ -83,7 +84,7 @@ pub(super) fn patched_publications(list: &[Publication], patches: &[Bytes], out:
 
 pub fn client_info(info: &ClientInfo, out: &mut BytesMut) {
     let mut object = Object::begin(out);
-    // Also that of nobody in particular: libraries hand it on as it is.
+    // Written even if it is empty, as libraries pass it on to the application.
     string(info.user.as_str(), object.field("user"));
     client_id(info.client, object.field("client"));
     object.raw("conn_info", info.conn_info.as_deref());

@@ -1,5 +1,5 @@
-//! The client's end of the Protobuf encoding, for tests: writing commands, and reading what comes back with a reader that
-//! shares nothing with the gateway's writer.
+//! The client side of the Protobuf encoding, for tests. It encodes commands, and decodes messages with a reader that
+//! shares no code with the gateway's writer.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,11 @@ use crate::protocol::DecodeError;
 use crate::protocol::centrifuge::{FLAG_REJECT_UNRECOVERED, TYPE_KEYED, TYPE_TRACK, TYPE_UNTRACK};
 use crate::{command, publication};
 
-/// Appends one command behind its length.
+/// Appends one command preceded by its length.
 ///
-/// [`Request::Refused`] and [`Request::Unknown`] have no bytes of their own: they name what a server makes of bytes
-/// it will not serve, and some requests are other protocols'. They are written as a `ping` command, which is one of those.
+/// [`Request::Refused`] and [`Request::Unknown`] have no encoding: they stand for input that a server does not serve,
+/// and some requests belong to other protocols. All of them are written as a `ping` command, which no server serves
+/// either.
 pub fn encode_command(command: &Command, out: &mut BytesMut) {
     let mut wire = requests::CommandRequest { id: command.id, ..Default::default() };
     let of = |channel: &str| Some(requests::OfChannel { channel: channel.to_owned() });
@@ -98,17 +99,17 @@ pub fn encode_command(command: &Command, out: &mut BytesMut) {
     out.extend_from_slice(&bytes);
 }
 
-/// A connect request alone, as transports that only tell take it.
+/// Encodes a connect request without a command around it, for the unidirectional protocol.
 pub fn encode_connect(connect: &command::Connect) -> Vec<u8> {
     connect_request(connect).encode_to_vec()
 }
 
-/// Reads a message reply by reply: a ping is a reply of nothing.
+/// Reads a message of replies. A ping is an empty reply.
 pub fn decode_frame(frame: &[u8]) -> Result<Vec<ReplyMessage>, DecodeError> {
     decode_all(frame)
 }
 
-/// Reads a message as transports that only tell write it.
+/// Reads a message of the unidirectional protocol, which holds pushes.
 pub fn decode_pushes(frame: &[u8]) -> Result<Vec<PushMessage>, DecodeError> {
     decode_all(frame)
 }
@@ -190,7 +191,7 @@ fn bytes(payload: Option<&publication::Payload>) -> Bytes {
     payload.map(|payload| payload.bytes.clone()).unwrap_or_default()
 }
 
-/// What a server sent: an answer, a push, or a ping if there is nothing in it.
+/// A message from the server: a reply, a push, or a ping if it is empty.
 #[derive(Message, Clone, PartialEq)]
 pub struct ReplyMessage {
     #[prost(uint32, tag = "1")]
@@ -281,7 +282,7 @@ pub struct ConnectResult {
     pub time: i64,
 }
 
-/// The push, whose fields have other numbers.
+/// The connect push, whose fields have other numbers than the connect reply's.
 #[derive(Message, Clone, PartialEq)]
 pub struct ConnectMessage {
     #[prost(string, tag = "1")]
@@ -385,14 +386,14 @@ pub struct ClientInfoMessage {
 #[derive(Message, Clone, PartialEq)]
 pub struct EmptyMessage {}
 
-/// Of a message, and of the answer to an rpc.
+/// The body of a message push, and of the reply to an rpc.
 #[derive(Message, Clone, PartialEq)]
 pub struct DataMessage {
     #[prost(bytes = "bytes", tag = "1")]
     pub data: Bytes,
 }
 
-/// Who joins or leaves.
+/// The client that joins or leaves.
 #[derive(Message, Clone, PartialEq)]
 pub struct MemberChange {
     #[prost(message, optional, tag = "1")]

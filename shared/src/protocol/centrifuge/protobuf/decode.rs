@@ -1,4 +1,4 @@
-//! Reading what a client sends: commands, each behind its length.
+//! Decodes client messages: commands, each preceded by its length.
 
 use bytes::Bytes;
 use prost::Message;
@@ -34,18 +34,18 @@ pub(super) fn decode(
     Ok(())
 }
 
-/// A connect request alone, without a length and without a command around it.
+/// Decodes a connect request without a length and without a command around it.
 pub(in crate::protocol::centrifuge) fn decode_connect(message: &[u8]) -> Result<Connect, DecodeError> {
     requests::ConnectRequest::decode(message).map(Connect::from).map_err(|_| DecodeError::Malformed)
 }
 
-/// What stands behind its length, and what follows it.
+/// Splits a message into the part that its length announces, and the rest.
 pub(super) fn split(mut message: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = prost::decode_length_delimiter(&mut message).ok()?;
     message.split_at_checked(length)
 }
 
-/// Which fields are there at all decides what it is.
+/// Decodes one command. The presence of fields decides which command it is.
 fn decode_command(bytes: &[u8]) -> Result<Command, DecodeError> {
     if bytes.is_empty() {
         return Ok(Command { id: 0, request: Request::Pong });
@@ -99,7 +99,7 @@ fn subscribe(body: requests::SubscribeRequest) -> Request {
     subscription(body).map_or(Request::Refused(ErrorCode::BadRequest), Request::Subscribe)
 }
 
-/// `None` for a kind or a phase that the protocol does not have.
+/// Returns `None` for an unknown kind or phase.
 fn subscription(body: requests::SubscribeRequest) -> Option<Subscribe> {
     let page = StateRequest {
         phase: Phase::of(body.phase)?,
@@ -144,7 +144,7 @@ impl From<requests::Filter> for FilterNode {
     }
 }
 
-/// Whoever takes a key away need not say what it held.
+/// A request that removes a key needs no data.
 fn publish(body: requests::Publish) -> Request {
     let channel = body.channel.into();
     match number(body.kind) {
@@ -200,7 +200,7 @@ fn optional(data: Bytes) -> Option<Payload> {
     (!data.is_empty()).then(|| payload(data))
 }
 
-/// No payload at all is told apart from all payloads by having no bytes.
+/// A missing payload becomes one of JSON without bytes, which no JSON value has.
 fn payload(data: Bytes) -> Payload {
     match data.is_empty() {
         true => Payload::json(data),

@@ -1,4 +1,4 @@
-//! Writing what clients are told without asking.
+//! Encodes pushes.
 
 use bytes::BytesMut;
 
@@ -8,12 +8,12 @@ use crate::publication::{ClientInfo, Payload};
 use crate::push::{Event, Push, UnsubscribeCode};
 use crate::reply::{Expiry, Subscribed};
 
-/// As a reply to nothing.
+/// Writes the push as a reply without an id.
 pub(super) fn encode(push: Push<'_>, out: &mut BytesMut) {
     write::write_with_length(&PushFields(push), out);
 }
 
-/// The push itself, as transports that only tell write it.
+/// Writes the push itself, which is the whole message in the unidirectional protocol.
 pub(in crate::protocol::centrifuge) fn encode_bare(push: Push<'_>, out: &mut BytesMut) {
     write::write_with_length(&push, out);
 }
@@ -32,13 +32,13 @@ impl Fields for Push<'_> {
             out.string(2, channel.as_str());
         }
         match self.event {
-            // With the first publication of a new stream, a subscriber that had no epoch yet learns it.
+            // The first publication of a new stream tells its epoch to subscribers that have none yet.
             Event::Publication(publication, form) => {
                 out.message(4, &Published { publication, form, with_epoch: publication.offset() == 1 });
             }
             Event::Joined(info) => out.message(5, &InfoField(info)),
             Event::Left(info) => out.message(6, &InfoField(info)),
-            // Not written: see `Event::is_of_members`.
+            // Never written: see `Event::is_of_members`.
             Event::MemberAdded(_) | Event::MemberRemoved(_) | Event::Counted(_) => {}
             Event::Unsubscribed(code) => out.message(7, &UnsubscribeFields(code)),
             Event::Message(data) => out.message(8, &Told(data)),
@@ -74,7 +74,7 @@ impl Fields for Told<'_> {
     }
 }
 
-/// Fewer fields than a subscribe reply has: whoever did not ask has nothing to recover.
+/// Has fewer fields than a subscribe reply: the client did not ask, so it has nothing to recover.
 struct SubscribePushFields<'a>(&'a Subscribed);
 
 impl Fields for SubscribePushFields<'_> {

@@ -1,4 +1,4 @@
-//! Writing what one client is answered.
+//! Encodes replies.
 
 use bytes::BytesMut;
 
@@ -13,8 +13,8 @@ pub(super) fn encode(reply: &Reply, out: &mut BytesMut) {
     write::write_with_length(reply, out);
 }
 
-/// What a client that asks for nothing is told when it has connected. Its fields have other numbers than those of a
-/// connect reply.
+/// Writes the connect push, which tells a unidirectional client that it has connected. Its fields have other numbers
+/// than those of a connect reply.
 pub(in crate::protocol::centrifuge) fn encode_connect_push(connected: &Connected, out: &mut BytesMut) {
     write::write_with_length(&ConnectPush(connected), out);
 }
@@ -27,7 +27,7 @@ impl Fields for Reply {
             Ok(Answer::Connect(connected)) => out.message(5, &**connected),
             Ok(Answer::Subscribe(subscribed)) => out.message(6, subscribed),
             Ok(Answer::Unsubscribe) => out.message(7, &NoFields),
-            // No command of this protocol is answered so.
+            // No command of this protocol has these answers.
             Ok(Answer::Pong | Answer::SignedIn { .. } | Answer::Acknowledged(_)) => {}
             Ok(Answer::Publish) => out.message(8, &NoFields),
             Ok(Answer::Presence { clients }) => out.message(9, &Presence(clients)),
@@ -89,7 +89,7 @@ fn put_subs(field: u32, connected: &Connected, out: &mut impl Sink) {
     write::map(field, subs.map(|(channel, subscribed)| (channel.as_str(), subscribed)), out);
 }
 
-/// Where a connect reply and a connect push have the same numbers.
+/// Writes the fields that have the same numbers in a connect reply and a connect push.
 fn put_rest(connected: &Connected, out: &mut impl Sink) {
     out.number(7, u64::from(connected.ping_seconds));
     out.flag(8, connected.pong);

@@ -1,4 +1,4 @@
-//! The Protobuf encoding: binary messages of any number of commands or replies, each behind its length.
+//! The Protobuf encoding: binary messages of any number of commands or replies, each preceded by its length.
 
 use bytes::BytesMut;
 
@@ -22,13 +22,13 @@ pub(super) use encode_reply::encode_connect_push;
 
 /// The Centrifuge protocol, version 2, in Protobuf.
 ///
-/// A payload is its bytes, whatever they are. What a client sends is JSON or text if it reads as such, so that
-/// subscribers who speak JSON see it as what it is.
+/// A payload is carried as its bytes. A client's payload counts as JSON or text if it is valid as such, so that JSON
+/// subscribers receive it in that form.
 #[derive(Clone, Copy, Debug)]
 pub struct CentrifugeProtobuf {
-    /// Most commands of one message.
+    /// The most commands in one message.
     pub commands_max: usize,
-    /// The transport's pings in place of the protocol's.
+    /// Whether to use the transport's pings in place of the protocol's.
     pub transport_pings: bool,
 }
 
@@ -38,7 +38,7 @@ impl Default for CentrifugeProtobuf {
     }
 }
 
-/// A ping, and the pong that answers it: a message of no fields behind its length, which is 0.
+/// A ping, and the pong that answers it: an empty message, of which only the length 0 is written.
 pub const PING: &[u8] = &[0];
 
 impl Protocol for CentrifugeProtobuf {

@@ -1,5 +1,5 @@
-//! What clients send, as the wire has it. The numbers are the protocol's; a field that is not there is zero, false or
-//! empty.
+//! The client's messages as they are on the wire. The field numbers are the protocol's; a missing field is zero, false
+//! or empty.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub(super) struct CommandRequest {
     pub(super) presence_stats: Option<OfChannel>,
     #[prost(message, optional, tag = "10")]
     pub(super) history: Option<HistoryRequest>,
-    /// In the protocol's schema, and in no server.
+    /// The protocol's schema has a ping command, but no server implements it.
     #[prost(message, optional, tag = "11")]
     pub(super) ping: Option<Ping>,
     #[prost(message, optional, tag = "12")]
@@ -91,7 +91,7 @@ pub(super) struct SubscribeRequest {
     pub(super) asc: bool,
 }
 
-/// How deep one can be nested is bounded by the reader.
+/// A filter on tags. The Protobuf reader bounds its nesting depth.
 #[derive(Message, PartialEq)]
 pub(super) struct Filter {
     #[prost(string, tag = "1")]

@@ -1,5 +1,5 @@
-//! Writing Protobuf field by field. The length of a message stands before it, so whatever can be written can also be
-//! counted, by the same code.
+//! Writes Protobuf field by field. As the length of a message precedes it, the same code that writes a message can also
+//! count its bytes.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -9,17 +9,17 @@ use crate::publication::{ClientInfo, Payload, Publication};
 use crate::push::Form;
 use crate::reply::Expiry;
 
-/// Two of the kinds of field that Protobuf has; the others are not in the protocol.
+/// The two wire types that the protocol uses.
 const VARINT: u32 = 0;
 const DELIMITED: u32 = 2;
 
-/// Takes what is written: as bytes, or only how many they are.
+/// Receives the fields that are written: stores the bytes, or only counts them.
 pub(super) trait Sink: Sized {
     fn put(&mut self, bytes: &[u8]);
 
     fn put_varint(&mut self, value: u64);
 
-    /// A field that is a message, also if nothing is in it.
+    /// Writes a field that is a message, even if that is empty.
     fn message(&mut self, field: u32, message: &impl Fields) {
         self.delimited(field, length(message));
         message.write(self);
@@ -50,7 +50,7 @@ pub(super) trait Sink: Sized {
         self.bytes(field, value.map_or(&[][..], |payload| &payload.bytes));
     }
 
-    /// Like [`Sink::bytes`], and also if there are none: keys and values of maps are always written.
+    /// Like [`Sink::bytes`], but writes an empty value too: keys and values of maps are always written.
     fn entry(&mut self, field: u32, value: &[u8]) {
         self.delimited(field, value.len());
         self.put(value);
@@ -61,7 +61,7 @@ pub(super) trait Sink: Sized {
         self.put_varint(length as u64);
     }
 
-    /// The numbers of the fields that tell whether, and in how many seconds.
+    /// Writes an expiry, given the numbers of its two fields: whether there is one, and its seconds.
     fn expiry(&mut self, [expires, ttl]: [u32; 2], expiry: Option<Expiry>) {
         if let Some(Expiry { seconds }) = expiry {
             self.flag(expires, true);
@@ -69,7 +69,7 @@ pub(super) trait Sink: Sized {
         }
     }
 
-    /// The numbers of the fields of an epoch and of an offset.
+    /// Writes a position, given the numbers of the fields for the epoch and the offset.
     fn position(&mut self, [epoch, offset]: [u32; 2], position: Option<StreamPosition>) {
         if let Some(position) = position {
             self.string(epoch, position.epoch.as_str());
@@ -82,12 +82,12 @@ pub(super) trait Sink: Sized {
     }
 }
 
-/// What a message consists of.
+/// The fields of a message.
 pub(super) trait Fields {
     fn write(&self, out: &mut impl Sink);
 }
 
-/// Appends a message behind its length.
+/// Appends a message preceded by its length.
 pub(super) fn write_with_length(message: &impl Fields, out: &mut BytesMut) {
     let length = length(message);
     out.reserve(varint_length(length as u64) + length);
@@ -126,7 +126,7 @@ impl Sink for LengthSink {
         self.0 += varint_length(value);
     }
 
-    /// Counted once and not once more for its length.
+    /// Counts the fields once, where the default implementation counts them again for the length.
     fn message(&mut self, field: u32, message: &impl Fields) {
         let before = self.0;
         message.write(self);
@@ -139,7 +139,7 @@ fn varint_length(value: u64) -> usize {
     (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
-/// A publication as one subscriber or another gets it.
+/// A publication in the form that a subscriber receives.
 pub(super) struct Published<'a> {
     pub(super) publication: &'a Publication,
     pub(super) form: Form<'a>,
@@ -178,7 +178,7 @@ impl Fields for Published<'_> {
         if let Some(keyed) = keyed {
             out.string(11, &keyed.key);
             out.flag(12, keyed.removed);
-            // Small numbers of either sign take few bytes this way.
+            // Zigzag encoding: small numbers of either sign take few bytes.
             out.number(13, (keyed.score << 1 ^ keyed.score >> 63) as u64);
         }
         if let Some(position) = position.filter(|_| self.with_epoch) {
@@ -188,14 +188,14 @@ impl Fields for Published<'_> {
     }
 }
 
-/// Each of them plain.
+/// Writes each of them plain.
 pub(super) fn publications(field: u32, list: &[Publication], out: &mut impl Sink) {
     for publication in list {
         out.message(field, &Published { publication, form: Form::Plain, with_epoch: false });
     }
 }
 
-/// The same for a subscriber that has agreed to patches: an empty one is none.
+/// The same for a subscriber that has negotiated deltas. An empty patch means that the payload comes whole.
 pub(super) fn patched_publications(field: u32, list: &[Publication], patches: &[Bytes], out: &mut impl Sink) {
     let none = Bytes::new();
     for (publication, patch) in list.iter().zip(patches.iter().chain(std::iter::repeat(&none))) {
@@ -213,7 +213,7 @@ impl Fields for ClientInfo {
     }
 }
 
-/// A map of messages, which on the wire is a list of pairs.
+/// Writes a map of messages, which on the wire is a list of pairs.
 pub(super) fn map<K: AsRef<[u8]>, V: Fields>(
     field: u32,
     entries: impl IntoIterator<Item = (K, V)>,
@@ -239,7 +239,7 @@ impl<T: Fields> Fields for &T {
     }
 }
 
-/// An entry of a map of texts.
+/// An entry of a map of strings.
 struct Pair<'a>(&'a str, &'a str);
 
 impl Fields for Pair<'_> {

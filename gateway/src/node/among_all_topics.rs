@@ -1,5 +1,5 @@
-//! What is published in the channel of a topic, in the channel of all topics of the hub too: that is what those follow who name
-//! several topics, or a template.
+//! Publishes the updates of a topic's channel in the hub's channel of all topics as well. Subscribers that name several
+//! topics, or a URI template, read that channel.
 
 use gateway_core::channel_rules::ChannelRules;
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
@@ -11,8 +11,8 @@ use crate::broker::{Idempotency, PublishRequest};
 use crate::node::Node;
 
 impl Node {
-    /// Makes an update of the hub of what is published in a topic's channel, if it is none yet. Returns the same for the channel
-    /// of all topics.
+    /// Turns a publication in a topic's channel into an update of the hub, unless it is one already. Returns the request
+    /// that publishes the same update in the channel of all topics.
     pub(super) fn among_all_topics(
         &self,
         rules: &ChannelRules,
@@ -28,7 +28,7 @@ impl Node {
         let keeps_history = request.retention.keeps_history();
         let retention = rules.options(&channel).filter(|_| keeps_history).map(|options| options.retention());
         Some(PublishRequest {
-            // One measurement of one update.
+            // The two requests carry one update, whose latency is measured once.
             publication: Publication { stamp: None, ..request.publication.clone() },
             retention: retention.unwrap_or_default(),
             idempotency: request.idempotency.as_ref().map(|known| of_topic(topic, known)),
@@ -38,14 +38,15 @@ impl Node {
     }
 }
 
-/// The channel in which the updates of all topics are.
+/// Returns the channel that holds the updates of all topics.
 fn channel_of_all(rules: &ChannelRules) -> Option<Channel> {
     let namespace = rules.hub.as_deref()?;
     let name = format!("{namespace}{}{}", rules.names.namespace_boundary, mercure::ALL_TOPICS);
     rules.channel(&name, CHANNEL_BYTES_MAX).ok()
 }
 
-/// The key as it is kept in the channel of all topics, where others may have the same.
+/// Returns the idempotency key under which an update is kept in the channel of all topics. The topic is part of it,
+/// because other topics may use the same key.
 pub(crate) fn of_topic(topic: &str, known: &Idempotency) -> Idempotency {
     Idempotency { key: format!("{topic}\n{}", known.key).into(), ttl: known.ttl }
 }

@@ -1,8 +1,8 @@
-//! Joins and leaves on their way to the broker: in their order, and in channels of many subscribers together.
+//! Passes joins and leaves to the broker in order, batched for channels with many subscribers.
 //!
-//! In such a channel each would be written to everybody, so that a thousand clients that come at once would be a million
-//! writes. There they are held back for [`HOLD`]: who comes and goes within that time is not told of at all, and what is
-//! left goes out in one row, which workers write as one.
+//! In such a channel every join or leave is written to every subscriber, so a thousand clients that arrive at once would
+//! cause a million writes. There, joins and leaves are held back for [`HOLD`]. A client that joins and leaves within that
+//! time is not announced at all, and the remaining events go out as one batch, which workers write as one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ use crate::node::Node;
 use crate::telemetry::LogLimiter;
 use crate::telemetry::labels::Drop;
 
-/// From so many subscribers on one worker on, a channel's joins and leaves are held back.
+/// A channel's joins and leaves are held back once it has more subscribers than this on one worker.
 pub(crate) const PROMPT_SUBSCRIBERS_MAX: usize = 100;
-/// How long they are.
+/// How long joins and leaves of a large channel are held back.
 const HOLD: Duration = Duration::from_secs(1);
-/// Joins and leaves of one node that wait for a part of the broker. More are dropped and counted.
+/// The most joins and leaves of this node that wait for a part of the broker. Further ones are dropped and counted.
 const WAITING_MAX: usize = 65_536;
-/// How many go to the broker at once.
+/// The most joins and leaves handed to the broker at once.
 const TOGETHER: usize = 256;
 
 #[derive(Debug, Default)]
@@ -40,18 +40,18 @@ pub(crate) struct Announcements {
 
 #[derive(Debug, Default)]
 struct WaitingAnnouncements {
-    /// On their way.
+    /// Events that go to the broker next, in order.
     prompt: VecDeque<(Channel, OwnedEvent)>,
-    /// Held back: the last of each client.
+    /// Events held back, by channel: the last one of each client.
     held: FxHashMap<Channel, FxHashMap<ClientId, OwnedEvent>>,
-    /// How many `held` has.
+    /// The number of events in `held`.
     held_count: usize,
-    /// Some were given to the broker, which has not answered.
+    /// Whether the broker has yet to answer for a batch.
     in_flight: bool,
 }
 
 impl WaitingAnnouncements {
-    /// False if there is no room.
+    /// Returns false if there is no room.
     fn add(&mut self, channel: Channel, client: ClientId, event: OwnedEvent, is_large: bool) -> bool {
         if !is_large && !self.held.contains_key(&channel) {
             let fits = self.prompt.len() + self.held_count < WAITING_MAX;
@@ -63,7 +63,7 @@ impl WaitingAnnouncements {
         let fits = self.prompt.len() + self.held_count < WAITING_MAX;
         let held = self.held.entry(channel).or_default();
         if held.remove(&client).is_some() {
-            // A client comes and goes in turns: what is held is the other of the two.
+            // Joins and leaves of a client alternate, so the held event is the opposite of this one: they cancel out.
             self.held_count -= 1;
             return true;
         }
@@ -74,7 +74,7 @@ impl WaitingAnnouncements {
         fits
     }
 
-    /// What was held back goes on.
+    /// Moves the events that are held back to those that go out next.
     fn release(&mut self) {
         for (channel, events) in self.held.drain() {
             self.prompt.extend(events.into_values().map(|event| (channel.clone(), event)));
@@ -84,7 +84,7 @@ impl WaitingAnnouncements {
 }
 
 impl Node {
-    /// What is held back goes on at once.
+    /// Releases all events that are held back.
     pub(super) fn announce_now(&self) {
         for announcements in self.announcements.all() {
             announcements.waiting.lock().release();
@@ -92,7 +92,7 @@ impl Node {
         }
     }
 
-    /// Whether joins or leaves wait, or the broker has not taken all.
+    /// Whether joins or leaves are waiting or in flight to the broker.
     pub(super) fn is_announcing(&self) -> bool {
         self.announcements.all().any(|announcements| {
             let waiting = announcements.waiting.lock();
@@ -100,12 +100,13 @@ impl Node {
         })
     }
 
-    /// Tells the channel's subscribers that a client has come. `subscribers`: how many there are, as far as is known.
+    /// Tells the channel's subscribers that a client has joined. `subscribers` is the number of them as far as it is
+    /// known.
     pub(crate) fn announce_joined(&self, channel: Channel, info: ClientInfo, subscribers: usize) {
         self.announce(channel, info.client, OwnedEvent::Joined(info), subscribers);
     }
 
-    /// The same of one that is gone.
+    /// Tells the channel's subscribers that a client has left.
     pub(crate) fn announce_left(&self, channel: Channel, info: ClientInfo, subscribers: usize) {
         self.announce(channel, info.client, OwnedEvent::Left(info), subscribers);
     }
@@ -121,7 +122,7 @@ impl Node {
     }
 }
 
-/// Gives those of a part of the broker to it.
+/// Hands the joins and leaves of one part of the broker to it, for as long as the node runs.
 pub(super) async fn keep_announcing(node: Arc<Node>, part: usize) {
     let announcements = node.announcements.of(part);
     let mut window = interval(HOLD);

@@ -1,4 +1,4 @@
-//! What this node answers to questions, other nodes' and its own.
+//! Answers the questions of other nodes, and those that this node asks itself.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use crate::node::node_message::{
 use crate::node::{ClosesWanted, Node, SessionId};
 use crate::worker::inbox::{ActResult, ActTally, Inbox, WorkerEvent};
 
-/// The most clients that were closed of one answer: with the longest of names they fit into a message.
+/// The most closes in one answer. With the longest names they still fit into a message.
 const CLOSES_MAX: u32 = 500;
 
-/// A page of connections holds no more after it holds this many bytes.
+/// A page of connections takes no further connection once it holds this many bytes.
 const PAGE_BYTES_MAX: usize = 256 * 1024;
 
 impl Node {
@@ -58,7 +58,7 @@ impl Node {
         })
     }
 
-    /// Has the worker of this session take it as if its client had sent it.
+    /// Hands a message to the session's worker as if the session's client had sent it.
     async fn hand_to_session(&self, session: &str, data: Bytes) -> NodeResponse {
         let Some(session) = SessionId::parse(session) else { return NodeResponse::NoSuchSession };
         let (worker, _) = self.session_ids.place(session);
@@ -73,7 +73,7 @@ impl Node {
         }
     }
 
-    /// Has the workers do it, and counts the clients once all have.
+    /// Sends a command to the workers. Returns the number of clients it applied to, once every worker has reported.
     async fn act(&self, target: ControlTarget, act: ClientCommand) -> ActResult {
         let target = Arc::new(target);
         let (acted, done) = ActTally::new();
@@ -109,7 +109,7 @@ impl Node {
         done.await.unwrap_or_default()
     }
 
-    /// What is over is now.
+    /// Returns the moment of a Unix time. A time in the past becomes now.
     fn moment_of(&self, unix_s: i64) -> Moment {
         let left = unix_s.saturating_sub(self.clock.unix_seconds()).max(0);
         self.clock.now() + Duration::from_secs(left.unsigned_abs())
@@ -118,7 +118,7 @@ impl Node {
     async fn list_channels(&self, wanted: ChannelsWanted) -> Result<ChannelsPage, NodeRequestError> {
         let glob = Glob::parse(&wanted.pattern).map_err(|_| NodeRequestError::NotUnderstood)?;
         let limit = wanted.limit.clamp(1, PAGE_MAX) as usize;
-        // The first of all, in order: one more than asked for shows that there are others.
+        // The first names in order: one more than was asked for shows that there are others.
         let mut first: BTreeSet<Channel> = BTreeSet::new();
         // Where names are given, nothing else is looked at.
         let literal = glob.literal();

@@ -1,4 +1,4 @@
-//! Questions to other nodes: each has a number, a deadline and one answer; so many are open at once and no more.
+//! Asks other nodes questions. Each has a number, a deadline and one answer, and the number of open questions is bounded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,37 +19,39 @@ use crate::node::node_message::{
 };
 use crate::telemetry::LogLimiter;
 
-/// How long an answer may take.
+/// How long an answer may take, unless the question says otherwise.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most questions of this node that wait for an answer.
+/// The most questions of this node that may be waiting for an answer.
 const OPEN_MAX: usize = 6_144;
 
-/// The most questions of others that this node answers at once. Others are told that it is busy.
+/// The most questions of other nodes that this node answers at once. It refuses further ones as busy.
 const ANSWERING_MAX: usize = 1_024;
 
-/// The most requests of this node that wait for packets of sessions on others.
+/// The most requests of this node that may wait for packets of sessions on other nodes.
 const FETCHING_MAX: usize = OPEN_MAX / 3;
 
-/// The most questions to other nodes that wait for what clients say.
+/// The most questions to other nodes that may wait for answers of clients.
 const CLIENT_REQUESTS_MAX: usize = OPEN_MAX / 3;
 
-/// The most requests of other nodes that wait for packets of sessions here. They take no turns of those that are answered.
+/// The most requests of other nodes that may wait for packets of sessions on this node. They do not count towards
+/// `ANSWERING_MAX`.
 const FETCHED_MAX: usize = 4_096;
 
-/// Nodes that are asked the same at once.
+/// The most nodes asked the same question at once.
 const NODES_AT_ONCE: usize = 64;
 
-/// Longest name of a node, in bytes: they are UUIDs, and clients can name any.
+/// Longest name of a node, in bytes. Names are UUIDs, but clients can send any.
 const NODE_BYTES_MAX: usize = 64;
 
-/// Why there is no answer. What was to be done may have been done, except where this says that it was not.
+/// Why there is no answer. The other node may have carried out the request, except where the variant says that nothing
+/// was done.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AskError {
     /// Nothing was done.
     #[error("there is no such node")]
     UnknownNode,
-    /// Nothing was done: the node announced itself a moment ago, and does not listen now.
+    /// Nothing was done: the node announced itself a moment ago but is not listening now.
     #[error("the node does not listen")]
     Deaf,
     #[error("the node has not answered within {} ms", .0.as_millis())]
@@ -60,7 +62,7 @@ pub enum AskError {
     /// Nothing was done.
     #[error("the node is busy")]
     Busy,
-    /// Nothing was done: the node is of an earlier release.
+    /// Nothing was done: the node runs an earlier release.
     #[error("the node does not know this question")]
     NotUnderstood,
     /// Nothing was done.
@@ -70,19 +72,19 @@ pub enum AskError {
     Broker(#[from] BrokerError),
 }
 
-/// What this node has asked and been asked.
+/// The questions in flight, both those that this node has asked and those that it answers.
 #[derive(Debug)]
 pub(super) struct PendingNodeRequests {
     open: Mutex<FxHashMap<u64, oneshot::Sender<Result<NodeResponse, NodeRequestError>>>>,
     next: AtomicU64,
     answering: Arc<Semaphore>,
-    /// For requests that wait for packets, here and elsewhere.
+    /// Permits for requests of this node that wait for packets of sessions elsewhere.
     pub(super) fetching: Semaphore,
     fetched: Arc<Semaphore>,
-    /// For questions to clients: of this node to all of them, and of others to its own.
+    /// Permits for questions to clients that this node sends to other nodes.
     pub(super) client_requests: Semaphore,
     answering_for_clients: Arc<Semaphore>,
-    /// For telling others that this node is busy.
+    /// Permits for replies that say this node is busy.
     refusing: Arc<Semaphore>,
     unanswered_log: LogLimiter,
     unreadable_log: LogLimiter,
@@ -105,7 +107,7 @@ impl Default for PendingNodeRequests {
     }
 }
 
-/// A question that waits for its answer. Nobody does when this is gone.
+/// A question in flight. Dropping it gives up the wait.
 struct PendingNodeRequest<'a> {
     asking: &'a PendingNodeRequests,
     id: u64,
@@ -132,7 +134,7 @@ impl PendingNodeRequests {
 }
 
 impl Node {
-    /// Asks one node, this one included, and waits for its answer for as long as the question says.
+    /// Asks one node, which may be this one, and waits for its answer as long as the question allows.
     pub async fn ask(&self, node: &str, question: NodeRequest) -> Result<NodeResponse, AskError> {
         let patience = question.patience();
         let answer = async {
@@ -152,7 +154,7 @@ impl Node {
             }
             match (&mut open.answer).await {
                 Ok(answer) => Ok(answer?),
-                // Cannot be: its sender is kept until it is answered.
+                // Unreachable: the sender is kept until the question is answered.
                 Err(_) => Err(AskError::Late(patience)),
             }
         };
@@ -162,7 +164,8 @@ impl Node {
         answer
     }
 
-    /// Has every node ask those of its clients that are meant. An error is for want of room, or of the broker.
+    /// Has every node ask the clients that `among` selects. Fails if too many such questions are open, or if the broker
+    /// fails.
     pub(crate) async fn ask_clients_everywhere(
         &self,
         among: Among,
@@ -173,8 +176,7 @@ impl Node {
         Ok(self.ask_all(NodeRequest::AskClients(Box::new((among, ask)))).await?)
     }
 
-    /// Asks every node that there is, at the same time. Those that do not answer keep nobody from the answers of
-    /// others.
+    /// Asks every known node at the same time. A node that does not answer does not hold up the answers of the others.
     pub async fn ask_all(
         &self,
         question: NodeRequest,
@@ -182,7 +184,7 @@ impl Node {
         let requests = self.nodes().await?.into_iter().map(|node| {
             let question = question.clone();
             async move {
-                // One of a release that does not know questions listens to none.
+                // A node whose release predates questions does not listen for them.
                 let answer = if node.questions == 0 {
                     Err(AskError::NotUnderstood)
                 } else {
@@ -191,16 +193,17 @@ impl Node {
                 (node, answer)
             }
         });
-        // Made before they are run: a stream of closures would borrow for too long.
+        // Collected before they are run: a stream of closures would borrow for too long.
         let requests: Vec<_> = requests.collect();
         Ok(futures_util::stream::iter(requests).buffered(NODES_AT_ONCE).collect().await)
     }
 
-    /// What was sent to this node alone. Runs where messages arrive, and so leaves the work to others.
+    /// Handles a message sent to this node alone. It runs where the broker delivers messages, so it leaves the work to
+    /// other tasks.
     pub(super) fn receive_node_message(self: &Arc<Self>, message: Bytes) {
         match NodeMessage::decode(&message) {
             Ok(NodeMessage::Answer { id, answer }) => {
-                // Whoever asked may have given up.
+                // The asker may have given up.
                 if let Some(open) = self.asking.open.lock().remove(&id) {
                     let _ = open.send(answer);
                 }
@@ -253,17 +256,17 @@ impl Node {
         answer: Result<NodeResponse, NodeRequestError>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let message = NodeMessage::Answer { id, answer }.encode()?;
-        // None: it has gone meanwhile.
+        // None if the node that asked has gone meanwhile.
         self.broker.tell_node(to, message).await?;
         Ok(())
     }
 }
 
-/// What is written into announcements: questions of which version this node answers. 0: none.
+/// The version of questions that this node answers, as announced to others. 0 means none.
 pub(super) const QUESTIONS: u32 = VERSION;
 
 impl AskError {
-    /// A word for labels.
+    /// Returns the value of the metric's label.
     fn label(&self) -> &'static str {
         match self {
             Self::UnknownNode => "unknown_node",

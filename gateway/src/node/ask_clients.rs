@@ -1,5 +1,5 @@
-//! Events that ask clients of Socket.IO for acknowledgements: the clients of this node are sent it, and their answers collected
-//! until all have come or the time is over.
+//! Asks clients of Socket.IO for acknowledgements of an event: sends the event to this node's clients and collects their
+//! answers until all have come or the timeout has passed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,43 +14,43 @@ use crate::node::Node;
 use crate::node::control::{Among, ControlTarget};
 use crate::worker::inbox::WorkerEvent;
 
-/// Longest time that answers are waited for.
+/// Longest time to wait for answers.
 pub(crate) const ASK_CLIENTS_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// The most clients of a node that one event asks.
 const CLIENTS_MAX: usize = 1_000;
-/// The most bytes of answers of one node to one event: what nodes tell each other has a bound.
+/// The most bytes of one node's answers to one event, because messages between nodes are bounded.
 const ANSWERS_BYTES_MAX: usize = 640 * 1024;
-/// The most acknowledgements that one node's clients are waited for, at the same time.
+/// The most acknowledgements of one node's clients that may be outstanding at the same time.
 const PENDING_MAX: usize = 16_384;
 
-/// What clients are asked.
+/// An event that asks clients for an acknowledgement.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AskClients {
-    /// The name of their namespace.
+    /// The clients' namespace.
     pub namespace: Box<str>,
     pub event: Box<str>,
-    /// Its arguments: a JSON array.
+    /// The event's arguments: a JSON array.
     pub arguments: Tagged,
     pub timeout: Duration,
 }
 
-/// What came of asking one client.
+/// The outcome for one client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AskOutcome {
-    /// What it says: a JSON array.
+    /// The client's answer: a JSON array.
     Answered(Tagged),
-    /// It has not answered in time.
+    /// The client has not answered in time.
     Timeout,
-    /// Its connection has ended, or it has left.
+    /// The client's connection has ended, or it has left.
     Gone,
-    /// It was not asked: too many answers are waited for, of it or of all.
+    /// The client was not asked: too many acknowledgements are outstanding, of this client or of all.
     TooMany,
-    /// There was no room for its answer beside those of others.
+    /// The client's answer did not fit beside those of other clients.
     TooLong,
 }
 
 impl AskOutcome {
-    /// A word for labels, and for whoever asks.
+    /// Returns the outcome's name, for the metric's label and for the API.
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Answered(_) => "answered",
@@ -69,18 +69,18 @@ pub(crate) struct ClientsRequest {
     heard: mpsc::UnboundedSender<(ClientId, ClientReply)>,
     /// How many more clients may be asked.
     left: AtomicUsize,
-    /// For all events.
+    /// Permits shared by the events of all requests.
     pending: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
 enum ClientReply {
-    /// It was sent the event, and is waited for with this: whoever asks has that back when its time is over.
+    /// The client was sent the event. The requester holds this permit until the client answers or the timeout passes.
     Sent(OwnedSemaphorePermit),
     Ended(AskOutcome),
 }
 
-/// A client is waited for. When this is gone without an answer, so is the client.
+/// A client whose acknowledgement is outstanding. Dropping this without an answer reports the client as gone.
 #[derive(Debug)]
 pub(crate) struct AwaitedClient {
     client: ClientId,
@@ -88,7 +88,8 @@ pub(crate) struct AwaitedClient {
     is_answered: bool,
 }
 
-/// What has come of asking so far. When this is gone nobody waits for more, and those who have not answered are told so.
+/// The answers collected so far. Dropping this stops the wait and has the workers forget the clients that have not
+/// answered.
 struct CollectedReplies<'n> {
     node: &'n Node,
     hear: mpsc::UnboundedReceiver<(ClientId, ClientReply)>,
@@ -98,7 +99,8 @@ struct CollectedReplies<'n> {
 }
 
 impl ClientsRequest {
-    /// Whether one client more may be asked. It is told of as sent then, or as not asked.
+    /// Reserves the request to one more client and reports the client as sent to. If a limit is met, reports it as not
+    /// asked and returns `None`.
     pub(crate) fn begin(&self, client: ClientId) -> Option<AwaitedClient> {
         let took = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         let permit = took.ok().and_then(|_| self.pending.clone().try_acquire_owned().ok());
@@ -110,21 +112,21 @@ impl ClientsRequest {
         Some(AwaitedClient { client, heard: self.heard.clone(), is_answered: false })
     }
 
-    /// It is asked for so much already that it is not asked.
+    /// Reports that the client was not asked, because too many acknowledgements are outstanding.
     pub(crate) fn refuse(&self, client: ClientId) {
-        // Whoever asked may have given up.
+        // The requester may have given up.
         let _ = self.heard.send((client, ClientReply::Ended(AskOutcome::TooMany)));
     }
 }
 
 impl AwaitedClient {
-    /// The client has said this. Returns whether anybody still waits for it.
+    /// Passes the client's answer on. Returns whether the requester still waits for it.
     pub(crate) fn answer(mut self, arguments: Tagged) -> bool {
         self.is_answered = true;
         self.heard.send((self.client, ClientReply::Ended(AskOutcome::Answered(arguments)))).is_ok()
     }
 
-    /// Nobody waits for it any more.
+    /// Whether the requester has stopped waiting.
     pub(crate) fn is_given_up(&self) -> bool {
         self.heard.is_closed()
     }
@@ -138,7 +140,7 @@ impl Drop for AwaitedClient {
     }
 }
 
-/// What this node's clients are asked, all in all.
+/// The permits for acknowledgements outstanding on this node.
 #[derive(Debug)]
 pub(super) struct PendingAcks(Arc<Semaphore>);
 
@@ -149,12 +151,12 @@ impl Default for PendingAcks {
 }
 
 impl Node {
-    /// How many clients of this node are waited for.
+    /// Returns how many clients of this node have an outstanding acknowledgement.
     pub(crate) fn clients_awaited(&self) -> usize {
         PENDING_MAX - self.client_requests.0.available_permits()
     }
 
-    /// Asks those of these clients that are here.
+    /// Asks this node's clients that `among` selects.
     pub(super) async fn ask_clients(&self, among: Among, ask: AskClients) -> Vec<(ClientId, AskOutcome)> {
         let timeout = ask.timeout.min(ASK_CLIENTS_TIMEOUT_MAX);
         let (heard, hear) = mpsc::unbounded_channel();
@@ -170,7 +172,7 @@ impl Node {
         let target = Arc::new(ControlTarget { among: Some(Box::new(among)), ..ControlTarget::default() });
         self.tell_workers(&target, || WorkerEvent::AskClients(target.clone(), asking.clone()));
         drop(asking);
-        // What has not come by then does not come.
+        // Answers that have not come by then are left out.
         let _ = tokio::time::timeout(timeout, collected.collect()).await;
         let outcomes = collected.take();
         for (_, ended) in &outcomes {
@@ -181,7 +183,7 @@ impl Node {
 }
 
 impl CollectedReplies<'_> {
-    /// Until all have answered or are gone: then nobody is left who could tell more.
+    /// Collects answers until every client has answered or is gone: then no sender is left.
     async fn collect(&mut self) {
         while let Some((client, heard)) = self.hear.recv().await {
             let ended = match heard {
@@ -215,7 +217,7 @@ impl CollectedReplies<'_> {
 
 impl Drop for CollectedReplies<'_> {
     fn drop(&mut self) {
-        // First: clients look whether anybody still hears them.
+        // Closed first: workers check whether the requester still listens.
         self.hear.close();
         for (client, permit) in std::mem::take(&mut self.waiting) {
             drop(permit);

@@ -1,4 +1,4 @@
-//! Letting clients go that other nodes have room for: when asked to, by itself, and all of them when the node stops.
+//! Closes clients that other nodes have room for: on request, on its own initiative, and all of them when the node stops.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -21,48 +21,48 @@ use crate::node::control::NodeInfo;
 use crate::worker::inbox::WorkerEvent;
 use crate::worker::let_go::{LetGo, LetGone};
 
-/// How often it is looked whether the next client's turn to close has come.
+/// How often a step of a plan is due.
 const STEP: Duration = Duration::from_millis(50);
-/// How often the other nodes are looked at: as often as they announce themselves.
+/// How often the load of other nodes is checked: as often as they announce themselves.
 const LOOK: Duration = Duration::from_secs(3);
-/// How much longer than planned it may take to close clients whose commands are under way.
+/// How much longer than planned it may take to close clients that have commands in flight.
 const OVERTIME: Duration = Duration::from_secs(10);
 /// How long a worker may take to close its part of a step.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a node that stops waits to hear of the others.
+/// How long a stopping node waits to learn the load of the others.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a node is asked to do about the clients that it has above the mean of all nodes.
+/// A request to close the clients that the node has above the mean of all nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ShedWanted {
-    /// `None`: as its configuration says, and so for the next.
+    /// `None`: as configured. The same holds for `tolerance_percent`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub over_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tolerance_percent: Option<u32>,
-    /// Close no more of them.
+    /// Stop closing clients.
     pub stop: bool,
 }
 
-/// What it does.
+/// The outcome of a request to shed clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShedState {
-    /// It closes so many from now on.
+    /// The node begins to close `to_close` clients.
     Started,
-    /// Nothing: it has not too many, or the others have no room for them.
+    /// Nothing to do: the node has not too many clients, or the others have no room for them.
     #[default]
     Balanced,
-    /// It was doing so already, and goes on with that.
+    /// The node was shedding already and continues with its earlier plan.
     Running,
-    /// It was doing so, and does no more.
+    /// The node was shedding and has stopped.
     Stopped,
-    /// Nothing: it was not doing so when it was told to stop that.
+    /// Nothing to do: the node was told to stop and was not shedding.
     Idle,
-    /// Nothing: it is being stopped, and closes all of them.
+    /// Refused: the node is being stopped and closes all its clients.
     Draining,
-    /// Nothing: the broker does not say how many the others have.
+    /// Refused: the load of the other nodes is not known.
     Unknown,
 }
 
@@ -70,14 +70,14 @@ pub enum ShedState {
 #[serde(default)]
 pub struct ShedReport {
     pub state: ShedState,
-    /// The node's clients when it began.
+    /// The node's clients when it began to shed.
     pub before: u32,
-    /// Of all nodes, rounded up.
+    /// The mean number of clients over all nodes, rounded up.
     pub mean: u32,
     pub to_close: u32,
-    /// So many of them are closed.
+    /// How many clients have been closed so far.
     pub closed: u32,
-    /// How long it takes, all in all.
+    /// How long the whole plan takes.
     pub over_ms: u64,
 }
 
@@ -107,12 +107,12 @@ impl RunningShed {
     }
 }
 
-/// What each worker was asked, for as long as one plan is carried out.
+/// What each worker has been asked to close while one plan is carried out.
 #[derive(Debug)]
 struct AskedWorkers {
-    /// How many clients each has that may still be closed. 0 of one that has not answered yet.
+    /// How many clients of each worker may still be closed. 0 for a worker that has not answered yet.
     left: Vec<u32>,
-    /// Those that have not answered in time.
+    /// Answers that are overdue, by worker.
     late: Vec<Option<LateAnswer>>,
 }
 
@@ -127,7 +127,7 @@ impl AskedWorkers {
         Self { left: vec![0; workers], late: (0..workers).map(|_| None).collect() }
     }
 
-    /// Takes answers that have come late. Returns how many clients were closed by those.
+    /// Takes overdue answers that have arrived. Returns how many clients these closed.
     fn take_late(&mut self) -> u32 {
         let mut closed = 0;
         for (left, late) in self.left.iter_mut().zip(&mut self.late) {
@@ -138,7 +138,7 @@ impl AskedWorkers {
                     *left = gone.left;
                 }
                 Err(oneshot::error::TryRecvError::Empty) => continue,
-                // It has stopped.
+                // The worker has stopped.
                 Err(oneshot::error::TryRecvError::Closed) => {}
             }
             *late = None;
@@ -146,13 +146,13 @@ impl AskedWorkers {
         closed
     }
 
-    /// How many clients may be closed by what is still to be answered.
+    /// Returns how many clients the outstanding answers may account for.
     fn pending(&self) -> u32 {
         self.late.iter().flatten().map(|late| late.count).sum()
     }
 }
 
-/// Why a node does not begin, or goes on no longer.
+/// Why a node does not begin to shed, or stops.
 #[derive(Clone, Copy, Debug)]
 enum ShedEnd {
     Done,
@@ -171,7 +171,7 @@ impl Balancing {
         self.accepts_per_s.load(Ordering::Relaxed)
     }
 
-    /// Ends once the node is to be stopped.
+    /// Waits until the node is to be stopped.
     pub(super) async fn leave_requested(&self) {
         self.leave_requested.notified().await;
     }
@@ -182,7 +182,7 @@ impl NodeInfo {
         NodeLoad {
             clients: self.num_clients,
             draining: self.draining,
-            // A node that cannot use a part of its broker is not ready: nobody sends it clients.
+            // A node that cannot use a part of its broker is not ready, so load balancers send it no clients.
             room: if self.lacks.is_empty() { self.room } else { Some(0) },
             accepts_per_s: self.accepts_per_s,
         }
@@ -196,7 +196,7 @@ impl NodeInfo {
 }
 
 impl Node {
-    /// What holds from now on, for the next time that clients are let go.
+    /// Sets what applies from the next shedding or drain on.
     pub(crate) fn set_balance(
         &self,
         settings: &BalanceConfig,
@@ -208,7 +208,7 @@ impl Node {
         self.balancing.accepts_per_s.store(accepts_per_s, Ordering::Relaxed);
     }
 
-    /// How many more clients this node takes. `None`: it has not begun to.
+    /// Returns how many more clients this node accepts. `None` if it has not begun to accept clients.
     pub(super) fn room(&self) -> Option<u32> {
         let max = Some(self.metrics.connection.max.get()).filter(|max| *max > 0)?;
         Some(u32::try_from((max - self.metrics.connections()).max(0)).unwrap_or(u32::MAX))
@@ -218,13 +218,14 @@ impl Node {
         u32::try_from(self.metrics.connections()).unwrap_or(0)
     }
 
-    /// Takes note of when the others announce themselves.
+    /// Records when the other nodes announced themselves.
     pub(super) fn hear_loads(&self, others: &[NodeInfo]) {
         let others: Vec<SeenNode> = others.iter().map(NodeInfo::seen).collect();
         self.balancing.freshness.lock().hear(self.clock.now(), &others);
     }
 
-    /// What every other node has, if this node can use the broker at all, and all of them have said something lately.
+    /// Returns the load of every other node, provided that this node can use all of the broker and that each of them has
+    /// announced itself lately.
     async fn loads(&self) -> Option<Vec<NodeLoad>> {
         let nodes = self.nodes().await.ok().filter(|_| self.uses_all_parts())?;
         let others: Vec<SeenNode> =
@@ -233,7 +234,7 @@ impl Node {
         is_fresh.then(|| others.into_iter().map(|other| other.load).collect())
     }
 
-    /// Begins to close the clients that this node has above the mean, or stops it, and says what is done.
+    /// Begins to close the clients that this node has above the mean, or stops doing so. Returns a report.
     pub(super) async fn shed(&self, wanted: ShedWanted) -> ShedReport {
         let nothing = |state| ShedReport { state, before: self.own_clients(), ..ShedReport::default() };
         if wanted.stop {
@@ -268,7 +269,7 @@ impl Node {
         begun.report(ShedState::Started)
     }
 
-    /// Returns what was done until now, if anything was.
+    /// Stops the plan that is running, if any, and reports what it did.
     fn end_shedding(&self, end: ShedEnd) -> Option<ShedReport> {
         let running = self.balancing.running.lock().take()?;
         self.metrics.moves.balance_closes_pending.set(0);
@@ -277,7 +278,7 @@ impl Node {
         Some(running.report(ShedState::Stopped))
     }
 
-    /// Looks whether this node has had too many for long enough.
+    /// Checks whether this node has had too many clients for long enough, and begins to shed if so.
     async fn look_around(&self, watch: &mut ImbalanceWatch) {
         let settings = self.balancing.settings.read().clone();
         let is_idle = settings.auto && !self.balancing.is_leaving();
@@ -296,18 +297,18 @@ impl Node {
 
     async fn carry_out_plan(&self, number: u64) {
         self.close_by_plan(number).await;
-        // Behind all that they were asked to close.
+        // Queued behind every request to close clients.
         self.inboxes.iter().for_each(|inbox| inbox.push(WorkerEvent::LetNobodyGo));
     }
 
-    /// Closes clients step by step until the plan is carried out, or cannot be.
+    /// Closes clients step by step until the plan is done or has to end early.
     async fn close_by_plan(&self, number: u64) {
         let mut step = interval(STEP);
         step.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut workers = AskedWorkers::new(self.inboxes.len());
         let mut looked = self.clock.now();
-        // Each puts its clients in order now, which takes one with 100,000 of them some 20 ms: one after the other, so that
-        // never all workers pause at once.
+        // This has each worker sort its clients, which takes about 20 ms for 100,000 of them. One worker at a time, so
+        // that they never all pause at once.
         for worker in 0..self.inboxes.len() {
             if self.balancing.running.lock().is_none() || self.balancing.is_leaving() {
                 break;
@@ -360,8 +361,8 @@ impl Node {
         }
     }
 
-    /// Has each worker close so many, but those that have not answered yet. Returns how many they have closed, of which the
-    /// metrics know already.
+    /// Has each worker close its share, except workers with an overdue answer. Returns how many clients were closed; the
+    /// metrics include them already.
     async fn let_go(
         &self,
         plan: u64,
@@ -387,7 +388,7 @@ impl Node {
                     closed += gone.closed;
                     workers.left[worker] = gone.left;
                 }
-                // A worker that has stopped has none.
+                // A worker that has stopped has no clients.
                 Ok(Err(_)) => {}
                 Err(answer) => workers.late[worker] = Some(LateAnswer { count, answer }),
             }
@@ -395,13 +396,14 @@ impl Node {
         closed
     }
 
-    /// This node is to be stopped: nobody sends it clients any more.
+    /// Announces that this node is to be stopped, so that no more clients are sent to it.
     pub(crate) fn begin_leaving(&self) {
         self.balancing.is_leaving.store(true, Ordering::Relaxed);
         self.balancing.leave_requested.notify_one();
     }
 
-    /// Over how long this node, which stops, lets its clients go. Others see those for a while longer, if there are others.
+    /// Returns over how long this stopping node closes its clients. If there are other nodes, they show these clients in
+    /// presence for a while longer.
     pub(crate) async fn time_to_drain(&self, drain: &drain::DrainSettings) -> Duration {
         let millis = Duration::from_millis;
         let grace = millis(drain.grace_ms);
@@ -414,7 +416,7 @@ impl Node {
                 return grace;
             }
         };
-        // Where no other node is, nobody comes back before this one is gone.
+        // If this is the only node, no client can come back before it is gone.
         let is_alone = others.iter().all(|other| other.draining);
         self.hold_departures(if is_alone { Duration::ZERO } else { millis(drain.presence_hold_ms) });
         let clients = self.own_clients();
@@ -430,14 +432,15 @@ impl Node {
     }
 }
 
-/// The most clients that are closed in one step: what was not closed while others were asked comes back in steps, too.
+/// Returns the most clients that one step closes. Clients that were not closed while workers were asked are caught up
+/// over several steps as well.
 fn step_max(plan: ShedPlan) -> u32 {
     let steps = (plan.over.as_millis() / STEP.as_millis()).max(1);
     let each = u128::from(plan.to_close).div_ceil(steps);
     u32::try_from(2 * each).unwrap_or(u32::MAX)
 }
 
-/// Carries out what was begun, and looks whether something is to be.
+/// Carries out plans and checks for imbalance, for as long as the node runs.
 pub(super) async fn keep_balanced(node: Arc<Node>) {
     let mut watch = ImbalanceWatch::default();
     let mut look = interval(LOOK);
@@ -452,7 +455,7 @@ pub(super) async fn keep_balanced(node: Arc<Node>) {
         if is_running {
             number += 1;
             node.carry_out_plan(number).await;
-            // Whoever had it done, the next time is not sooner than after this one's.
+            // Whatever started this plan, the automatic one waits its full interval after it.
             watch.begin_anew();
         }
     }

@@ -1,4 +1,4 @@
-//! The past of a channel for those who join it: one read of history for all who come at about the same time.
+//! Reads a channel's history for clients that join it: one read serves all that join at about the same time.
 
 use std::sync::Arc;
 
@@ -16,18 +16,18 @@ use crate::node::Node;
 use crate::node::interest::{ChannelRareState, LocalChannel};
 use crate::telemetry::labels::HistorySource;
 
-/// How often someone asks again before they read for themselves: each round but the last is a read that others made
-/// for those who came before.
+/// How often a client's request joins a shared read before it reads for itself. Each round but the last is a read made
+/// for clients that came earlier.
 const ROUNDS_MAX: u32 = 4;
 
-/// The most bytes of all history that channels retain that are kept to be told again. Beyond it, a read serves those who waited for
-/// it and nobody after them.
+/// The most bytes of retained history kept for further requests, over all channels. Beyond it, a read serves only the
+/// requests that waited for it.
 const RETAINED_BYTES_MAX: usize = 64 << 20;
 
-/// Told to everyone who waits for a read.
+/// The outcome of a read, sent to every request that waits for it.
 pub(crate) type CatchUpResult = Result<ReadResult, BrokerError>;
 
-/// What came of asking.
+/// What a request has to do next.
 enum CatchUpTurn {
     Answered(HistoryPage),
     Read(ReadRequest),
@@ -35,7 +35,8 @@ enum CatchUpTurn {
 }
 
 impl Node {
-    /// The past for someone from whom publications of the channel are held back already, if it is known.
+    /// Returns the history from memory, if it is known, for a client from which the channel's publications are held back
+    /// already.
     pub(crate) fn known_catch_up(&self, channel: &Channel, wanted: &HistoryRequest) -> Option<HistoryPage> {
         if wanted.part {
             return None;
@@ -50,7 +51,7 @@ impl Node {
             self.metrics.catch_up_answered(HistorySource::EarlierRead);
             return known;
         }
-        // Whoever begins here needs no more than that.
+        // A client that begins at the top of the stream needs the position alone.
         let begins =
             wanted.filter.since.is_none() && wanted.sought.is_none() && !is_for_newest(&wanted.filter);
         let top = begins.then(|| self.broker.position_now(channel)).flatten()?;
@@ -59,14 +60,14 @@ impl Node {
         Some(HistoryPage { publications: Vec::new(), top })
     }
 
-    /// The same, read if need be, by one for all who wait.
+    /// Returns the history from memory or from a read shared by all requests that wait for it.
     pub(crate) async fn catch_up(
         self: &Arc<Self>,
         channel: &Channel,
         wanted: &HistoryRequest,
         retention: Retention,
     ) -> Result<HistoryPage, BrokerError> {
-        // Parts are of different clients at different places: sharing them serves nobody.
+        // Partial reads belong to different clients at different positions, so there is nothing to share.
         let shared = (!wanted.part).then(|| self.with_aside(channel, |aside| want(&aside.catch_up, wanted)));
         let request = shared.flatten();
         if let Some(want) = request {
@@ -79,7 +80,7 @@ impl Node {
                     }
                     Some(CatchUpTurn::Wait(outcome)) => match outcome.await {
                         Ok(outcome) => (outcome?, HistorySource::EarlierRead),
-                        // Whoever read has gone without a word.
+                        // The reader was dropped without reporting an outcome.
                         Err(_) => break,
                     },
                     Some(CatchUpTurn::Read(reading)) => {
@@ -104,7 +105,7 @@ impl Node {
         Ok(page)
     }
 
-    /// Whether everything up to there was handed out to the workers that want the channel.
+    /// Whether every publication up to `position` was handed to the workers that have subscribers of the channel.
     pub(crate) fn has_handed_out(&self, channel: &Channel, position: StreamPosition) -> bool {
         self.broker.hands_out_at_once() || {
             let shard = self.interest.shard(channel.as_str());
@@ -112,7 +113,7 @@ impl Node {
         }
     }
 
-    /// What is known of a channel's retained history is not what the broker has.
+    /// Discards the retained history of a channel because it no longer matches the broker's.
     pub(super) fn forget_catch_up(&self, channel: &Channel) {
         self.with_channel(channel, |local| {
             if let Some(aside) = local.aside() {
@@ -121,7 +122,8 @@ impl Node {
         });
     }
 
-    /// The link to a part of the broker was lost: there may be other streams under the names of its channels.
+    /// Discards the retained history of one part of the broker, whose link was lost: the channels may have new streams by
+    /// now.
     pub(super) fn forget_catch_ups(&self, part: usize) {
         self.interest.for_each(|local| {
             if self.broker.part_of(&local.channel) != part {
@@ -147,7 +149,7 @@ impl Node {
         })
     }
 
-    /// The same where history is to be asked for.
+    /// Runs `act` on the channel's rare state, which is created if need be.
     fn with_aside<T>(&self, channel: &Channel, act: impl FnOnce(&mut ChannelRareState) -> T) -> Option<T> {
         self.with_channel(channel, |local| act(self.interest.aside(local)))
     }
@@ -160,7 +162,7 @@ impl Node {
         Some(answer)
     }
 
-    /// Tells everyone who waits what came of a read.
+    /// Tells every request that waits the outcome of a read.
     fn share_read(
         &self,
         channel: &Channel,
@@ -169,7 +171,8 @@ impl Node {
     ) -> CatchUpResult {
         let now = self.clock.now();
         let outcome = self.with_channel(channel, |local| {
-            // Those who wait here wait for another: the channel was let go and came back meanwhile.
+            // The requests that wait now belong to a later read: the channel was unsubscribed and subscribed again
+            // meanwhile.
             if !local.aside()?.catch_up.is_reading(reading) {
                 return None;
             }
@@ -188,7 +191,7 @@ impl Node {
                 aside.catch_up.forget();
             }
             for waiting in aside.catch_up_waiting.drain(..) {
-                // Whoever has gone does not listen any more.
+                // A client that is gone no longer listens.
                 let _ = waiting.send(outcome.clone());
             }
             Some(outcome)
@@ -197,7 +200,7 @@ impl Node {
     }
 }
 
-/// A read that others may wait for. If it is given up, they are told.
+/// A read that other requests may wait for. Dropping it unfinished tells them so.
 struct CatchUpReadInFlight<'n> {
     node: &'n Arc<Node>,
     channel: &'n Channel,
@@ -220,7 +223,7 @@ impl Drop for CatchUpReadInFlight<'_> {
     }
 }
 
-/// Whether what is asked for is the newest publication alone.
+/// Whether the newest publication alone is asked for.
 fn is_for_newest(filter: &HistoryFilter) -> bool {
     filter.reverse && filter.since.is_none() && filter.limit == 1
 }

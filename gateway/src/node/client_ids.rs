@@ -1,4 +1,4 @@
-//! Ids of clients that tell this node, and nobody else, where the client is.
+//! Makes client ids from which this node, and no other, can tell where the client is.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,13 +8,13 @@ use shared::id::ClientId;
 
 use super::hidden_places::HiddenPlaces;
 
-/// 82 of an id's bits are random.
+/// The ids of this node's clients. 82 bits of each id are random.
 #[derive(Debug, Default)]
 pub(crate) struct ClientIds {
     made_here: HiddenPlaces,
-    /// Clients that were here or elsewhere before, under the ids that they had there.
+    /// Clients that returned with the id they had before, on this node or another, and their places here.
     adopted: RwLock<FxHashMap<ClientId, (usize, u32)>>,
-    /// How many these are: mostly none, and nobody need look.
+    /// The size of `adopted`. It is mostly 0, which spares the look-up.
     adoptions: AtomicUsize,
 }
 
@@ -23,14 +23,14 @@ impl ClientIds {
         ClientId::from_bits(self.made_here.hide(ClientId::from_random(random).bits(), worker, index))
     }
 
-    /// The client at this place has this id from now on.
+    /// Gives the client at this place an id that it had before.
     pub(crate) fn adopt(&self, client: ClientId, worker: usize, index: u32) {
         let mut adopted = self.adopted.write();
         adopted.insert(client, (worker, index));
         self.adoptions.store(adopted.len(), Ordering::Release);
     }
 
-    /// The client at this place is gone.
+    /// Forgets the adopted id of the client that was at this place.
     pub(crate) fn release(&self, client: ClientId, worker: usize, index: u32) {
         if self.adoptions.load(Ordering::Acquire) == 0 {
             return;
@@ -42,7 +42,7 @@ impl ClientIds {
         }
     }
 
-    /// The worker and the place of this client, if it is here.
+    /// Returns the worker and the place of this client, if it is here.
     pub(crate) fn place(&self, client: ClientId) -> (usize, u32) {
         if self.adoptions.load(Ordering::Acquire) > 0
             && let Some(place) = self.adopted.read().get(&client)

@@ -1,11 +1,11 @@
-//! Which clients of this node were closed lately, and why.
+//! Records which clients of this node were closed recently, and why.
 
 use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-/// The most that are kept. The oldest makes room for the next one.
+/// The most closes that are kept. The oldest is evicted first.
 const CLOSES_MAX: usize = 1_024;
 
 /// Longest reason that is kept, in bytes: as much as a close frame has room for.
@@ -18,23 +18,24 @@ pub struct CloseRecord {
     pub client: Box<str>,
     pub user: Box<str>,
     pub protocol: Box<str>,
-    /// What it was told, or would have been. 3000: it has gone by itself, or the network has lost it.
+    /// The code that the client was sent, or would have been. 3000 if the client left by itself or the connection was
+    /// lost.
     pub code: u16,
     pub reason: Box<str>,
     /// When, in milliseconds since 1970.
     pub time_ms: u64,
-    /// How long it was there, in seconds.
+    /// How long the client was connected, in seconds.
     pub lived: u64,
 }
 
-/// Which of them are asked for, the latest first.
+/// Selects closes, the latest first.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClosesWanted {
-    /// Only those of this user. Empty: of anonymous users.
+    /// Only those of this user. An empty name selects anonymous users.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<Box<str>>,
-    /// Only this one.
+    /// Only those of this client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<Box<str>>,
     pub limit: u32,

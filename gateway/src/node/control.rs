@@ -1,4 +1,5 @@
-//! What nodes tell each other beside publications: commands for all of them, and each one's description of itself.
+//! The control messages that nodes exchange beside publications: commands to all nodes, and each node's description of
+//! itself.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -10,49 +11,49 @@ use shared::publication::Selection;
 use super::session_ids::SessionId;
 use crate::sessions::Holder;
 
-/// The longest control message that is made or read, in bytes.
+/// The longest control message that is written or read, in bytes.
 pub const CONTROL_BYTES_MAX: usize = 128 * 1024;
 
 /// The most clients that one command can except.
 pub const EXCEPT_MAX: usize = 1_000;
 
-/// Raised whenever an older node would misread a message. Nodes ignore versions that they do not know.
+/// Raised whenever an older node would misread a message. Nodes ignore versions they do not know.
 const VERSION: u32 = 1;
 
-/// What every node does to those of the selected clients that are connected to it.
+/// A command that every node applies to the selected clients connected to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ControlCommand {
     /// Close their connections.
     Disconnect { target: ControlTarget, disconnect: Disconnect },
     /// End their subscription to a channel.
     Unsubscribe { target: ControlTarget, channel: Channel },
-    /// Close the user's connections but this client's, and those that have commanded the same for themselves and whose
-    /// command comes later.
+    /// Close the user's connections except this client's, and except those of clients that have sent the same command for
+    /// themselves and whose command comes later in the broker's order.
     KeepOnly { user: Box<str>, client: ClientId },
-    /// Compare where a channel stands with what was handed out here: it was cleared.
+    /// Compare the channel's position at the broker with what was handed out on this node: the channel was cleared.
     Compare { channel: Channel },
-    /// Know that a node leaves as it should. `node`: its run's name.
+    /// Note that a node leaves in an orderly way. `node` is the id of its run.
     Retired { node: Box<str> },
 }
 
-/// Which clients a command is about: those for which everything given here holds.
+/// Selects the clients a command applies to. A client has to match every field that is given.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ControlTarget {
-    /// Clients of this user. Empty: of anonymous users.
+    /// Clients of this user. An empty name selects anonymous users.
     pub user: Option<Box<str>>,
     /// This client only.
     pub client: Option<ClientId>,
-    /// The client only that is reached by this name. No control message can say so.
+    /// Only the client of this Engine.IO session. Control messages cannot carry it.
     pub session: Option<SessionId>,
-    /// The connection only that holds sessions under this number. No control message can say so.
+    /// Only the connection that holds sessions under this number. Control messages cannot carry it.
     pub holder: Option<Holder>,
-    /// None of these.
+    /// Not these clients.
     pub except: Vec<ClientId>,
-    /// Only those in a channel. No control message can say so.
+    /// Only the subscribers of a channel. Control messages cannot carry it.
     pub among: Option<Box<Among>>,
 }
 
-/// Those who are subscribed to a channel, as far as they are selected. Whether they take what they are sent does not count.
+/// The selected subscribers of a channel, whether or not they receive its publications.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Among {
     pub channel: Channel,
@@ -82,7 +83,7 @@ pub enum ControlError {
 }
 
 impl ControlCommand {
-    /// The message for all nodes.
+    /// Encodes the message to all nodes.
     pub fn encode(&self) -> Result<Bytes, ControlError> {
         let close = |disconnect: &Disconnect, keeps_only| WireAction::Disconnect {
             code: disconnect.code,
@@ -125,7 +126,7 @@ impl ControlCommand {
         Ok(message.into())
     }
 
-    /// Reads what any node, of this release or of another, may have sent.
+    /// Decodes a message of any node, of this release or of another.
     pub fn decode(message: &[u8]) -> Result<Self, ControlError> {
         if message.len() > CONTROL_BYTES_MAX {
             return Err(ControlError::TooLong(message.len()));
@@ -168,7 +169,7 @@ impl ControlCommand {
     }
 }
 
-/// What a node says of itself to the others, and to who asks the server API.
+/// A node's description of itself, for other nodes and for the server API.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeInfo {
@@ -178,33 +179,33 @@ pub struct NodeInfo {
     pub name: Box<str>,
     pub version: Box<str>,
     pub num_clients: u32,
-    /// Users with at least one connection here.
+    /// Users with at least one connection on the node.
     pub num_users: u32,
     pub num_subs: u32,
-    /// Channels with at least one subscriber here.
+    /// Channels with at least one subscriber on the node.
     pub num_channels: u32,
     /// Seconds since the node started.
     pub uptime: u64,
-    /// Questions of which version it answers: see [`super::node_message`]. 0: none.
+    /// The version of questions that the node answers: see [`super::node_message`]. 0 means none.
     pub questions: u32,
-    /// Host and port at which it takes in WebSockets that other nodes carry to it.
+    /// The host and port at which the node accepts WebSockets that other nodes carry to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub takes_in_at: Option<Box<str>>,
-    /// How it places channels: see [`crate::broker::Broker::layout`].
+    /// How the node places channels: see [`crate::broker::Broker::layout`].
     #[serde(skip_serializing_if = "str::is_empty")]
     pub layout: Box<str>,
-    /// Names of parts of the broker that it cannot use.
+    /// Names of the broker's parts that the node cannot use.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lacks: Vec<Box<str>>,
-    /// It is being stopped, and takes in nobody.
+    /// Whether the node is being stopped and accepts no clients.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
-    /// How many more clients it takes. A node of an earlier release does not say.
+    /// How many more clients the node accepts. Absent in announcements of earlier releases.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub room: Option<u32>,
-    /// How many connections it accepts in a second. 0: any number.
+    /// How many connections the node accepts per second. 0 means any number.
     pub accepts_per_s: u32,
-    /// Whether it knows what a [`shared::stamp`] is.
+    /// Whether the node understands a [`shared::stamp`].
     pub stamps: bool,
 }
 
@@ -213,7 +214,7 @@ impl NodeInfo {
         Ok(serde_json::to_vec(self)?.into())
     }
 
-    /// Fields of a later release are passed over.
+    /// Decodes a description. Fields of later releases are ignored.
     pub fn decode(description: &[u8]) -> Result<Self, ControlError> {
         if description.len() > CONTROL_BYTES_MAX {
             return Err(ControlError::TooLong(description.len()));
@@ -240,7 +241,7 @@ enum WireAction {
     Disconnect {
         code: u16,
         reason: Box<str>,
-        /// Nodes of an earlier release pass this over, and close those whose command comes later, too.
+        /// Nodes of an earlier release ignore this field, and also close clients whose command comes later.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         keeps_only: bool,
     },

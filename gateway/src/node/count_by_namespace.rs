@@ -1,4 +1,4 @@
-//! What a node counts by the namespaces of channels.
+//! The metrics of a node by the namespace of a channel.
 
 use gateway_core::channel_rules::ChannelRules;
 use gateway_core::namespace_id::NamespaceId;
@@ -9,23 +9,23 @@ use crate::node::Node;
 use crate::telemetry::labels::PublicationSource;
 
 impl Node {
-    /// What is counted of a channel is counted there.
+    /// Returns the namespace under which the channel is counted.
     pub(crate) fn namespace_of(&self, channel: &Channel) -> NamespaceId {
         self.rules.read().namespace_id(channel.as_str())
     }
 
-    /// A publication has come in.
+    /// Counts a publication that has come in.
     pub(crate) fn note_publication(&self, channel: &Channel, source: PublicationSource) {
         self.metrics.publication_in(self.namespace_of(channel), source);
     }
 
-    /// A publication has come that nobody here subscribes to, or that is handed out in another way.
+    /// Counts a publication without subscribers on this node, or one that is handed out in another way.
     pub(super) fn note_unwanted(&self, channel: &str) {
         let namespace = self.rules.read().namespace_id(channel);
         self.metrics.publication_in(namespace, PublicationSource::Node);
     }
 
-    /// The broker has taken what was published, with a payload of so many bytes, or has not.
+    /// Counts a publication that the broker has taken, with its payload's bytes, or refused.
     pub(super) fn note_taken(&self, namespace: NamespaceId, bytes: usize, refused: Option<&BrokerError>) {
         match refused {
             None => self.metrics.namespaces.of(namespace).bytes_in_total.inc_by(bytes as u64),
@@ -33,17 +33,17 @@ impl Node {
         }
     }
 
-    /// The broker did not take a publication.
+    /// Counts a publication that the broker did not take.
     pub(super) fn note_unpublished(&self, channel: &Channel, error: &BrokerError) {
         self.metrics.publication_refused(self.namespace_of(channel), error.label());
     }
 
-    /// The broker is about to be asked for a channel's history.
+    /// Counts a read of a channel's history, before it is sent to the broker.
     pub(super) fn note_history_read(&self, channel: &Channel) {
         self.metrics.namespaces.of(self.namespace_of(channel)).history_reads_total.inc();
     }
 
-    /// Other rules hold: channels that are there already are counted where new ones are.
+    /// Moves existing channels to the namespaces of new rules.
     pub(super) fn recount_channels(&self, rules: &ChannelRules) {
         self.interest.for_each(|local| {
             let namespace = rules.namespace_id(local.channel.as_str());

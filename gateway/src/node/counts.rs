@@ -1,7 +1,7 @@
-//! How many subscribers channels have, on all nodes: told to those subscribers whose protocol has a word for it.
+//! Counts the subscribers of channels over all nodes, for subscribers whose protocol carries that number.
 //!
-//! Whoever comes or goes only notes the channel. Once a second the nodes are asked for the numbers of all channels that were
-//! noted since, and each number is told once.
+//! A subscriber that comes or goes only marks the channel as changed. Once a second the nodes are asked for the counts of
+//! all channels marked since, and each count is published once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,25 +20,25 @@ use crate::node::node_message::PAGE_MAX;
 use crate::telemetry::LogLimiter;
 use crate::telemetry::labels::Drop;
 
-/// How long a change waits for others.
+/// How long a change waits, so that several are counted together.
 const WINDOW: Duration = Duration::from_secs(1);
-/// Channels that wait. More are dropped and counted.
+/// The most channels that wait to be counted. Further ones are dropped and counted in a metric.
 const CHANGED_MAX: usize = 65_536;
-/// Numbers that go to the broker at once.
+/// The most counts handed to the broker at once.
 const TOGETHER: usize = 256;
 
 #[derive(Debug, Default)]
 pub(crate) struct ChangedCounts {
     changed: Mutex<FxHashSet<Channel>>,
     wake: Notify,
-    /// Whether anybody has ever been counted here.
+    /// Whether any channel of this node has ever been counted.
     counting: AtomicBool,
     counted_first: Notify,
     failed_log: LogLimiter,
 }
 
 impl Node {
-    /// A subscriber of this channel has come or gone.
+    /// Marks a channel because a subscriber has come or gone.
     pub(crate) fn count_changed(&self, channel: &Channel) {
         if !self.counts.counting.swap(true, Ordering::Relaxed) {
             self.counts.counted_first.notify_one();
@@ -51,7 +51,7 @@ impl Node {
         self.counts.wake.notify_one();
     }
 
-    /// Whether the subscribers of this channel are told how many they are.
+    /// Whether the subscribers of this channel are told their number.
     fn counts_subscribers(&self, channel: &Channel) -> bool {
         let app = self.apps.as_ref().and_then(|apps| apps.of_channel(channel.as_str()));
         app.is_some_and(|app| app.counts(channel.as_str()))
@@ -84,7 +84,7 @@ impl Node {
     }
 }
 
-/// Counts anew when nodes have come or gone: of one that has died nobody says that its subscribers are gone.
+/// Counts all channels again when nodes come or go: the subscribers of a node that died are reported by nobody.
 pub(super) async fn keep_recounting(node: Arc<Node>) {
     if !node.counts.counting.load(Ordering::Relaxed) {
         node.counts.counted_first.notified().await;
@@ -105,7 +105,7 @@ pub(super) async fn keep_recounting(node: Arc<Node>) {
     }
 }
 
-/// Counts what has changed, once in a while.
+/// Counts the channels that have changed, once per [`WINDOW`].
 pub(super) async fn keep_counting(node: Arc<Node>) {
     loop {
         node.counts.wake.notified().await;

@@ -1,4 +1,4 @@
-//! From the broker to the workers: in each channel's order, without gaps as long as history can mend them.
+//! Delivers publications from the broker to the workers: in each channel's order, and without gaps that history can mend.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
@@ -16,7 +16,7 @@ use crate::node::{Node, repair};
 use crate::telemetry::labels::{Drop, PanicSite, PublicationSource};
 use crate::worker::inbox::WorkerEvent;
 
-/// What a broker is made with, before there is a node.
+/// The receiver of a broker's events. A broker is built with it before the node exists.
 #[derive(Debug, Default)]
 pub(crate) struct FromBroker(OnceLock<Weak<Node>>);
 
@@ -44,7 +44,7 @@ impl BrokerEvents for FromBroker {
                     node.hand_out(local, FeedDelivery::Lost(position));
                 }
             };
-            // Whatever comes of that: the link that brought it lives on.
+            // Whatever the outcome, the link that delivered the publication lives on.
             let _ = catch_unwind(AssertUnwindSafe(lose));
         }
     }
@@ -96,7 +96,7 @@ impl Node {
         }
         let _span = self.note_arrival(channel, &mut publication).entered();
         let mut shard = self.interest.shard(channel);
-        // Nobody here wants it any more, and the broker has not been told yet.
+        // The channel has no subscribers left on this node, and the broker has not been told yet.
         let Some(local) = shard.get_mut(channel) else {
             drop(shard);
             return self.note_unwanted(channel);
@@ -111,7 +111,7 @@ impl Node {
                 self.metrics.gaps_total.inc();
                 self.mend(local, since);
             }
-            // History says whether it is that publication.
+            // Only history can tell whether this is the same publication.
             Admission::Doubtful { since } => {
                 self.metrics.duplicates_total.inc();
                 self.mend(local, since);
@@ -119,8 +119,8 @@ impl Node {
         }
     }
 
-    /// A join or a leave goes to those who asked for it, behind what was handed out before, and what it means for users
-    /// behind it.
+    /// Hands a join or leave to the subscribers that asked for these, in order with publications, followed by what it
+    /// changes in the presence of users.
     fn receive_event(&self, channel: &str, event: OwnedEvent) {
         let mut shard = self.interest.shard(channel);
         let Some(local) = shard.get_mut(channel) else { return };
@@ -131,7 +131,7 @@ impl Node {
         }
     }
 
-    /// The caller holds the channel's shard, so that what comes later cannot overtake it.
+    /// Hands an event to the workers. The caller holds the channel's shard, so that later events cannot overtake this one.
     pub(super) fn hand_event(&self, local: &LocalChannel, event: OwnedEvent) {
         let prepared = Prepared::of(
             local.channel.clone(),
@@ -144,18 +144,18 @@ impl Node {
         self.hand_to_workers(local, &prepared);
     }
 
-    /// Has history read after an offset, for what is missing or in doubt.
+    /// Has the publications after an offset read from history, because one is missing or in doubt.
     pub(super) fn mend(self: &Arc<Self>, local: &LocalChannel, since: u64) {
         let (channel, retention) = (local.channel.clone(), local.retention());
         self.runtime.spawn(repair::mend(self.clone(), channel, retention, since));
     }
 
-    /// Gives something to every worker with subscribers of the channel. The caller holds the channel's shard, so
-    /// that what comes later cannot overtake it.
+    /// Hands a delivery to every worker with subscribers of the channel. The caller holds the channel's shard, so that later
+    /// deliveries cannot overtake this one.
     pub(super) fn hand_out(&self, local: &mut LocalChannel, delivery: FeedDelivery) {
         match delivery {
             FeedDelivery::Publication(mut publication) => {
-                // Nobody but the patch is to hold it.
+                // Only the patch may hold the previous payload.
                 let before = publication.keyed.as_mut().and_then(|keyed| keyed.before.take());
                 let checked = local.checked;
                 if let Some(aside) = local.aside() {

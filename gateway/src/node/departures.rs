@@ -1,7 +1,9 @@
-//! What others see of a client that was closed so that it comes back to another node: for a while, as if it were still here.
+//! Delays the departure of clients that were closed so that they return to another node: for a while, others see them as if
+//! they were still here.
 //!
-//! Its user is there again before the client is said to have left, and so was never away. The client that comes is another
-//! one, as after every connection; others are told first that it has come, and then that this one has gone.
+//! The user is present again before the old client's leave is announced, and so never appears to be away. The returning
+//! client is a new one, as after every connection: others are told first that it has joined, and then that the old one has
+//! left.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,19 +22,19 @@ use tokio::sync::Notify;
 use crate::node::Node;
 use crate::telemetry::{LogLimiter, MoveMetrics};
 
-/// The most channels of such clients that are remembered: as many as may wait to be told of at once. Who comes after that
-/// is gone at once.
+/// The most channels of departed clients that are held: as many as announcements may wait. The departure of further clients
+/// is carried out at once.
 const CHANNELS_MAX: usize = 65_536;
 
-/// The same in bytes of names and of what is told of them.
+/// The same bound in bytes of channel names and client infos.
 const BYTES_MAX: usize = 64 << 20;
 
-/// A client that is gone, and where others see it.
+/// A client that is gone, and the places where others still see it.
 #[derive(Debug)]
 pub(crate) struct ClientTraces {
     pub(crate) client: ClientId,
     pub(crate) present: Vec<Channel>,
-    /// Where it is told that it has left, and to how many subscribers.
+    /// Where its leave is announced, and to how many subscribers.
     pub(crate) announced: Vec<(Channel, ClientInfo, usize)>,
     pub(crate) shown: Vec<PublishedSubscriber>,
 }
@@ -55,7 +57,7 @@ impl ClientTraces {
     }
 }
 
-/// Names are counted for each client, as if no other had them: nothing says who else does by the time they are let go of.
+/// Each client is charged for its channel names in full, because nothing says who shares them once they are released.
 fn channel_bytes(channel: &Channel) -> usize {
     size_of::<Channel>() + channel.as_str().len()
 }
@@ -65,7 +67,7 @@ fn info_bytes(info: &ClientInfo) -> usize {
     size_of::<ClientInfo>() + info.user.as_str().len() + json
 }
 
-/// How much is remembered of clients that are gone.
+/// How much is held for clients that are gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct TracesWeight {
     channels: usize,
@@ -74,7 +76,7 @@ struct TracesWeight {
 
 #[derive(Debug, Default)]
 pub(super) struct Departures {
-    /// In milliseconds. 0: nothing is held.
+    /// In milliseconds. 0: departures are not held.
     hold_ms: AtomicU64,
     held: Mutex<HeldDepartures>,
     wake: Notify,
@@ -83,15 +85,15 @@ pub(super) struct Departures {
 
 #[derive(Debug, Default)]
 struct HeldDepartures {
-    /// By when they are due, and of those that are due together in the order in which they came: what is held for a
-    /// shorter time, as after a reload, may be due before what came earlier.
+    /// Ordered by due time, then by arrival. After a reload the hold may be shorter, so a later departure may be due before
+    /// an earlier one.
     waiting: BTreeMap<(Moment, u64), ClientTraces>,
     next: u64,
     weight: TracesWeight,
 }
 
 impl HeldDepartures {
-    /// Gives it back if there is no room.
+    /// Adds a departure, or returns it if there is no room.
     fn add(&mut self, until: Moment, departure: ClientTraces) -> Option<ClientTraces> {
         let TracesWeight { channels, bytes } = departure.weight();
         if self.weight.channels + channels > CHANNELS_MAX || self.weight.bytes + bytes > BYTES_MAX {
@@ -104,7 +106,7 @@ impl HeldDepartures {
         None
     }
 
-    /// `None` for the time: whatever it is.
+    /// Takes the next departure that is due. `None` for the time takes any.
     fn take_due(&mut self, now: Option<Moment>) -> Option<ClientTraces> {
         let first = self.waiting.first_entry()?;
         if now.is_some_and(|now| first.key().0 > now) {
@@ -129,14 +131,15 @@ impl HeldDepartures {
 }
 
 impl Node {
-    /// From now on those who are closed so that they come back to another node are seen for so long.
+    /// Sets how long departures of clients that are to return to another node are held, from now on.
     pub(super) fn hold_departures(&self, hold: Duration) {
         let hold_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
         let _held = self.departures.held.lock();
         self.departures.hold_ms.store(hold_ms, Ordering::Relaxed);
     }
 
-    /// A client is gone. `may_be_held`: it was closed so that it comes back.
+    /// Carries out the departure of a client, now or later. `may_be_held` says that the client was closed so that it
+    /// returns.
     pub(crate) fn depart(&self, departure: ClientTraces, may_be_held: bool) {
         if departure.weight().channels == 0 {
             return;
@@ -146,7 +149,7 @@ impl Node {
         }
         let full = {
             let mut held = self.departures.held.lock();
-            // Under the lock, so that nothing is added once all was carried out.
+            // Read under the lock, so that nothing is added once all departures were carried out.
             let hold_ms = self.departures.hold_ms.load(Ordering::Relaxed);
             if hold_ms == 0 {
                 drop(held);
@@ -172,19 +175,19 @@ impl Node {
         }
     }
 
-    /// How many clients that are gone are still seen.
+    /// Returns how many clients that are gone are still shown.
     pub(crate) fn held_departures(&self) -> usize {
         self.departures.held.lock().waiting.len()
     }
 
-    /// Nobody is held any longer, and nobody more.
+    /// Carries out all departures and holds no more.
     pub(crate) fn end_departures(&self) {
         self.hold_departures(Duration::ZERO);
         self.carry_out_due(None);
         self.announce_now();
     }
 
-    /// Whether something is still on its way to the broker that says who has left.
+    /// Whether departures are still in flight to the broker.
     pub(crate) fn tells_departures(&self) -> bool {
         self.is_announcing() || self.is_changing_keys()
     }
@@ -214,14 +217,14 @@ impl Node {
     }
 }
 
-/// Carries out what was held for long enough.
+/// Carries out departures that are due, for as long as the node runs.
 pub(super) async fn keep_departing(node: Arc<Node>) {
     loop {
         let next = node.departures.held.lock().next_due();
         match next {
             None => node.departures.wake.notified().await,
             Some(next) => {
-                // Whoever comes meanwhile may be due before: woken for nothing, it looks again.
+                // A departure that arrives meanwhile may be due earlier, so an early wake-up only looks again.
                 let _ =
                     tokio::time::timeout(next.since(node.clock.now()), node.departures.wake.notified()).await;
             }

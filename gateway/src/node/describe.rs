@@ -1,4 +1,4 @@
-//! What this node tells the others of itself, and what they tell it.
+//! Announces this node to the others, and reads their announcements.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use crate::node::control::NodeInfo;
 use crate::node::neighbors::keep_latest;
 use crate::telemetry::Reminder;
 
-/// How often a node announces itself. A dead one is forgotten after three announcements that did not come.
+/// How often a node announces itself. A dead node is forgotten after three missed announcements.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(3);
 const LEASE: Duration = Duration::from_secs(10);
 
 impl Node {
-    /// Every node whose announcement is fresh, by name. Includes this one even where its announcement is on its way.
+    /// Returns every node whose announcement is fresh, by name. This node is always among them, announced or not.
     pub async fn nodes(&self) -> Result<Vec<NodeInfo>, BrokerError> {
         let mut nodes: Vec<NodeInfo> = Vec::new();
         for description in self.broker.nodes().await? {
@@ -53,7 +53,7 @@ impl Node {
     }
 }
 
-/// Announces this node again and again.
+/// Announces this node, for as long as it runs.
 pub(super) async fn keep_announced(node: Arc<Node>) {
     let mut interval = tokio::time::interval(ANNOUNCE_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -61,7 +61,7 @@ pub(super) async fn keep_announced(node: Arc<Node>) {
     loop {
         tokio::select! {
             _ = interval.tick() => {}
-            // Others are to know at once that nobody is taken in here.
+            // Other nodes have to know at once that this one accepts no clients.
             () = node.balancing.leave_requested() => {}
         }
         let description = match node.describe().encode() {

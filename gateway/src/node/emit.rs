@@ -1,4 +1,4 @@
-//! Events that servers send to clients of Socket.IO, and what servers do to those clients.
+//! Events that application servers send to clients of Socket.IO, and commands to those clients.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::node::Node;
 use crate::node::node_message::Subscribing;
 
 impl Node {
-    /// What is published, if the channel takes it. What is not for all of the channel is in its history only where sessions
-    /// are kept: elsewhere, who was in which room is not known any more when that is read.
+    /// Returns the request that publishes an event, if the channel accepts it. An event for a part of the channel is kept in
+    /// history only where sessions are kept: elsewhere a later reader could not know who was in which room.
     pub(crate) fn event_request(
         &self,
         channel: Channel,
@@ -34,7 +34,8 @@ impl Node {
 }
 
 impl Node {
-    /// Has this node be the only one that does something, if no other is: see [`Broker::take_turn`](crate::broker::Broker::take_turn).
+    /// Takes the lease on a task that one node does for all, if no other holds it: see
+    /// [`Broker::take_turn`](crate::broker::Broker::take_turn).
     pub(crate) async fn take_cluster_turn(
         &self,
         what: &str,
@@ -47,7 +48,7 @@ impl Node {
 }
 
 impl Subscribing {
-    /// To a channel, and nothing else said of it.
+    /// A subscription to a channel, with defaults for everything else.
     pub(crate) fn to(channel: Channel) -> Self {
         Self {
             channel,

@@ -1,5 +1,5 @@
-//! Keys whose time is over, where the broker takes them out only as somebody asks for their channel: this node asks, for
-//! the channels that it has subscribers of, so that these are told. It finds out by that if a channel was cleared.
+//! Expires keys where the broker removes them only when someone reads their channel: this node reads the channels it has
+//! subscribers of, so that these are told. The reads also show when a channel was cleared.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use crate::node::Node;
 use crate::node::interest::{ChannelLink, SHARDS};
 use crate::node::per_part::by_part;
 
-/// How often each channel is asked for, as long as there are not too many.
+/// How often each channel is read, as long as there are not too many.
 const ROUND: Duration = Duration::from_secs(1);
-/// Channels asked for at once.
+/// The most channels read at once.
 const TOGETHER: usize = 64;
 
 pub(super) async fn keep_expiring(node: Arc<Node>) {
@@ -36,24 +36,25 @@ pub(super) async fn keep_expiring(node: Arc<Node>) {
 }
 
 impl Node {
-    /// Of channels in one part of the broker.
+    /// Expires the keys of channels in one part of the broker.
     async fn take_out_expired(self: &Arc<Self>, channels: Vec<(Channel, MapRetention)>) {
         for batch in channels.chunks(TOGETHER) {
             let reads = batch.iter().map(|(channel, keeping)| {
-                // The position alone: nothing is carried here.
+                // Only the position is read; no keys are transferred.
                 self.broker.read_state(channel.clone(), StateFilter::default(), *keeping)
             });
             for ((channel, _), page) in batch.iter().zip(join_all(reads).await) {
                 match page {
                     Ok(page) => self.find_cleared(channel, page.top),
-                    // The next round comes.
+                    // Tried again in the next round.
                     Err(error) => tracing::debug!(%error, "keys whose time is over could not be taken out"),
                 }
             }
         }
     }
 
-    /// Who asks learns where the channel stands. In another epoch, what subscribers have is gone.
+    /// Compares the channel's position with the one handed out. In another epoch, the state that subscribers have is
+    /// obsolete.
     fn find_cleared(self: &Arc<Self>, channel: &Channel, top: Option<StreamPosition>) {
         let shard = self.interest.shard(channel.as_str());
         let known = shard.get(channel.as_str()).and_then(|local| local.feed.position());
@@ -63,7 +64,7 @@ impl Node {
         }
     }
 
-    /// The channels of a shard that have subscribers here and keys that expire.
+    /// Returns the channels of a shard that have subscribers here and keys that expire.
     fn with_keys_that_expire(&self, shard: usize) -> Vec<(Channel, MapRetention)> {
         let rules = self.rules();
         let mut found = Vec::new();

@@ -1,12 +1,12 @@
-//! Patterns of channel names: `*` any text, `?` any character, `[a-z]` and `[!a-z]` one of some, `{a,b}` one of
-//! several patterns, `\` before a character that is meant as it is.
+//! Patterns of channel names: `*` matches any text, `?` any character, `[a-z]` and `[!a-z]` one of a set, `{a,b}` one of
+//! several patterns; `\` escapes the next character.
 
 /// The longest pattern, in bytes.
 const PATTERN_BYTES_MAX: usize = 255;
-/// The most patterns that alternatives may stand for.
+/// The most patterns that the alternatives of one pattern expand to.
 const ALTERNATIVES_MAX: usize = 64;
 
-/// A pattern that was read. Matching takes at most the product of both lengths, for each alternative.
+/// A parsed pattern. For each alternative, matching takes time of at most the product of both lengths.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Glob(Vec<Vec<GlobPart>>);
 
@@ -18,7 +18,7 @@ enum GlobPart {
     Exactly(char),
 }
 
-/// Why a pattern means nothing.
+/// Why a pattern is invalid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InvalidGlob {
     #[error("it is longer than {PATTERN_BYTES_MAX} bytes")]
@@ -32,7 +32,7 @@ pub enum InvalidGlob {
 }
 
 impl Glob {
-    /// An empty pattern is for every name.
+    /// Parses a pattern. The empty pattern matches every name.
     pub fn parse(pattern: &str) -> Result<Self, InvalidGlob> {
         if pattern.len() > PATTERN_BYTES_MAX {
             return Err(InvalidGlob::TooLong);
@@ -48,7 +48,7 @@ impl Glob {
         Ok(Self(patterns))
     }
 
-    /// The one name that it is for, if it is for one.
+    /// Returns the one name that the pattern matches, if it matches exactly one.
     pub fn literal(&self) -> Option<String> {
         let [parts] = &self.0[..] else { return None };
         let exactly = |part: &GlobPart| if let GlobPart::Exactly(char) = part { Some(*char) } else { None };
@@ -63,7 +63,7 @@ impl Glob {
 
 type GlobChars = std::iter::Peekable<std::vec::IntoIter<char>>;
 
-/// All that a sequence can stand for. `inner`: it ends before a comma or a closing brace.
+/// Reads a sequence and returns the patterns it expands to. `inner`: the sequence ends before a comma or a closing brace.
 fn read_sequence(rest: &mut GlobChars, inner: bool) -> Result<Vec<Vec<GlobPart>>, InvalidGlob> {
     let mut so_far: Vec<Vec<GlobPart>> = vec![Vec::new()];
     while let Some(&next) = rest.peek() {
@@ -84,7 +84,7 @@ fn read_sequence(rest: &mut GlobChars, inner: bool) -> Result<Vec<Vec<GlobPart>>
             other => GlobPart::Exactly(other),
         };
         for pattern in &mut so_far {
-            // Several in a row are one.
+            // Several `*` in a row are one.
             if part != GlobPart::Any || pattern.last() != Some(&GlobPart::Any) {
                 pattern.push(part.clone());
             }
@@ -93,7 +93,7 @@ fn read_sequence(rest: &mut GlobChars, inner: bool) -> Result<Vec<Vec<GlobPart>>
     Ok(so_far)
 }
 
-/// After an opening brace: every pattern so far, followed by each of the alternatives.
+/// Reads what follows an opening brace: every pattern so far is continued with each of the alternatives.
 fn read_alternatives(
     rest: &mut GlobChars,
     so_far: &[Vec<GlobPart>],
@@ -130,7 +130,7 @@ fn read_set(rest: &mut GlobChars) -> Result<GlobPart, InvalidGlob> {
         if rest.peek() == Some(&'-') {
             rest.next();
             match rest.peek() {
-                // A hyphen at the end is one.
+                // A hyphen before the closing bracket is literal.
                 Some(']') | None => ranges.push(('-', '-')),
                 Some(&other) => {
                     rest.next();
@@ -142,7 +142,7 @@ fn read_set(rest: &mut GlobChars) -> Result<GlobPart, InvalidGlob> {
     }
 }
 
-/// Tries the shortest text for the last `*` first, and goes back to no other.
+/// Tries the shortest text for the last `*` first; backtracking to earlier ones is never needed.
 fn fits(parts: &[GlobPart], name: &[char]) -> bool {
     let (mut part, mut at) = (0, 0);
     let mut last_any: Option<(usize, usize)> = None;

@@ -1,25 +1,25 @@
-//! Numbers that tell this node, and nobody else, where a client is: found without a table.
+//! Hides a client's place in a number, so that this node, and no other, finds the client without a table.
 
 use std::hash::{BuildHasher, RandomState};
 
-/// The bits of a number that say where its client is: the worker's number and the place in its table.
+/// The bits of a number that hold the place: the worker's number and the index in the worker's table.
 const PLACE_BITS: u32 = 40;
 const PLACE: u64 = (1 << PLACE_BITS) - 1;
 
-/// The place lies in the lowest bits, mixed with a secret hash of all the others, so that the number looks as random as
-/// those are. One of another node, of an earlier client, or made up, tells some place, and whoever is there has another.
+/// The place is in the lowest bits, XORed with a keyed hash of the other bits, so that the number looks random. A number of
+/// another node, of an earlier client or of an attacker decodes to some place, where the client has another number.
 #[derive(Debug, Default)]
 pub(super) struct HiddenPlaces(RandomState);
 
 impl HiddenPlaces {
-    /// The number with the lowest bits of `random` in favour of a place.
+    /// Returns `random` with its lowest bits replaced by the hidden place.
     pub(super) fn hide(&self, random: u128, worker: usize, index: u32) -> u128 {
         let bits = random >> PLACE_BITS;
         let place = (worker as u64) << 32 | u64::from(index);
         bits << PLACE_BITS | u128::from((place ^ self.mask(bits)) & PLACE)
     }
 
-    /// The worker and the place of the client with this number, if it is here.
+    /// Returns the worker and the place of the client with this number, if the client is here.
     pub(super) fn find(&self, number: u128) -> (usize, u32) {
         let place = (number as u64 ^ self.mask(number >> PLACE_BITS)) & PLACE;
         ((place >> 32) as usize, place as u32)

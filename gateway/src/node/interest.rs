@@ -1,7 +1,7 @@
-//! Which workers want which channels, and what stands between this node and the broker for each.
+//! Which workers have subscribers of which channels, and the state of each channel's link to the broker.
 //!
-//! Locks here are held for a few instructions and never across a wait. The order of a channel's publications is
-//! the order in which its shard's lock is taken, so what is pushed to workers is pushed under it.
+//! Locks here are held for a few instructions and never across a wait. The order of a channel's publications is the order in
+//! which its shard's lock is taken, so publications are pushed to workers under that lock.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use tokio::sync::oneshot;
 use crate::broker::BrokerError;
 use crate::node::catch_up::CatchUpResult;
 
-/// Locks the channels are spread over.
+/// How many locks the channels are spread over.
 pub(super) const SHARDS: usize = 64;
 
-/// One channel that some worker of this node wants, or wanted until a moment ago.
+/// A channel that some worker of this node has subscribers of, or had until a moment ago.
 #[derive(Debug)]
 pub(crate) struct LocalChannel {
     pub(crate) channel: Channel,
@@ -45,12 +45,12 @@ pub(crate) struct LocalChannel {
 
 const _: () = assert!(size_of::<LocalChannel>() <= 112, "there can be many for each connection");
 
-/// What a channel keeps, in a third of a [`Retention`]'s bytes, and where it is counted.
+/// A channel's retention, packed into a third of the bytes of a [`Retention`], and its namespace.
 #[derive(Clone, Copy, Debug)]
 struct PackedTerms {
-    /// In the low bits, which are enough for what a namespace may keep; above them the namespace.
+    /// The low bits hold the size, as large as a namespace may configure; the bits above hold the namespace.
     publications: u32,
-    /// Rounded up: namespaces say it in seconds. Above them what is kept beside it.
+    /// The low bits hold the TTL in seconds, rounded up; the bits above say what is kept beside the publications.
     seconds: u32,
 }
 
@@ -87,20 +87,20 @@ impl PackedTerms {
     }
 }
 
-/// What few channels have, or none for long: in a box of its own while there is any of it.
+/// State that few channels have, or that they have only briefly. Boxed, and present only while any of it is in use.
 #[derive(Debug)]
 pub(crate) struct ChannelRareState {
-    /// Joins that wait for the broker to deliver the channel.
+    /// Joins that wait until the broker delivers the channel.
     pub(crate) waiting: Vec<oneshot::Sender<Result<(), BrokerError>>>,
-    /// What those who join are told of the channel's retained history.
+    /// The channel's retained history, for subscribers that join.
     pub(crate) catch_up: CatchUp,
-    /// Joins that wait for somebody's read of it.
+    /// Joins that wait for another join's read of history.
     pub(crate) catch_up_waiting: Vec<oneshot::Sender<CatchUpResult>>,
-    /// In a channel with patches: the last publication that was handed out.
+    /// The last publication handed out, in a channel that sends patches.
     previous: Option<PreviousPublication>,
-    /// Who is there, where subscribers are told of users.
+    /// The members of the channel, where subscribers are told of users.
     pub(crate) roster: Option<Box<Roster>>,
-    /// What `catch_up` and `previous` keep, as it was last counted.
+    /// The bytes that `catch_up` and `previous` retain, as of the last count.
     weight: RetainedBytes,
 }
 
@@ -111,7 +111,7 @@ pub(crate) enum ChannelLink {
     Queued,
     Subscribing,
     Up,
-    /// Subscribed without need: let go unless someone comes back before this moment.
+    /// Subscribed without need: unsubscribed unless a subscriber comes before this moment.
     Lingering(Moment),
     Unsubscribing,
 }
@@ -121,37 +121,37 @@ impl LocalChannel {
         self.terms.retention()
     }
 
-    /// Where it is counted.
+    /// Returns the namespace under which the channel is counted.
     pub(crate) fn namespace(&self) -> NamespaceId {
         self.terms.namespace()
     }
 
-    /// It is counted there from now on. Returns where it was before.
+    /// Moves the channel to the namespace under which it is counted from now on. Returns the previous one.
     pub(super) fn count_in(&mut self, namespace: NamespaceId) -> NamespaceId {
         let before = self.terms;
         self.terms = PackedTerms::new(before.retention(), namespace);
         before.namespace()
     }
 
-    /// Whether somebody here would miss what does not come. Where no stream is kept, the feed knows of numbers if there
-    /// are any.
+    /// Whether subscribers here could miss publications. Where no history is kept, the feed knows whether publications carry
+    /// offsets.
     pub(super) fn is_followed(&self) -> bool {
         let is_numbered = self.retention().keeps_history() || self.feed.position().is_some();
         self.workers != 0 && self.link == ChannelLink::Up && is_numbered
     }
 
-    /// What there is of it. To be weighed when it has changed.
+    /// Returns the rare state, if there is any. Call [`Interest::weigh`] after a change.
     pub(super) fn aside(&mut self) -> Option<&mut ChannelRareState> {
         self.aside.as_deref_mut()
     }
 
-    /// Who is there, where subscribers are told of users.
+    /// Returns the members of the channel, where subscribers are told of users.
     pub(super) fn roster(&mut self) -> Option<&mut Roster> {
         self.aside.as_mut()?.roster.as_deref_mut()
     }
 
-    /// Returns what a patch of this publication can be made from, and keeps this one for the next. A channel begins to
-    /// keep with the first publication that may be sent as a patch, or a whole one would always be missing before it.
+    /// Returns the publication that a patch can be made from, and keeps this one for the next. A channel begins to keep
+    /// publications with the first that may be sent as a patch; otherwise a complete one would always be missing before it.
     pub(super) fn go_on_to(
         &mut self,
         publication: &Publication,
@@ -162,7 +162,7 @@ impl LocalChannel {
             && let Some(position) = publication.position
         {
             let Payload { kind, bytes } = &publication.data;
-            // A copy, since the payload may be a small part of something large that was read.
+            // Copied, because the payload may be a small slice of a large read buffer.
             let data = Payload { kind: *kind, bytes: Bytes::copy_from_slice(bytes) };
             interest.aside(self).previous = Some(PreviousPublication { position, data });
         }
@@ -171,7 +171,7 @@ impl LocalChannel {
 }
 
 impl ChannelRareState {
-    /// Nothing that was handed out is known any more.
+    /// Discards what was retained of publications handed out before.
     pub(super) fn forget(&mut self) {
         self.catch_up.forget();
         self.previous = None;
@@ -186,26 +186,26 @@ impl ChannelRareState {
     }
 }
 
-/// The channels of one shard by their names. A table of boxes: there can be as many as connections and more, and what is
-/// free of a table costs no more than a pointer each.
+/// The channels of one shard by name. Channels are boxed because there can be more of them than connections: a free slot of
+/// the table costs no more than a pointer.
 #[derive(Debug, Default)]
 struct ChannelTable(HashTable<Box<LocalChannel>>);
 
 #[derive(Debug)]
 pub(crate) struct Interest {
     shards: Box<[Mutex<ChannelTable>]>,
-    /// What all channels keep to tell those who join.
+    /// The bytes that all channels retain for subscribers that join.
     retained_bytes: Arc<AtomicUsize>,
     lives: AtomicU64,
 }
 
-/// One shard, locked, to look at the channel that it was asked for with.
+/// One locked shard, to access the channel with whose name it was obtained.
 pub(crate) struct InterestShard<'a> {
     channels: MutexGuard<'a, ChannelTable>,
     hash: u64,
 }
 
-/// Tables of fewer places keep their memory.
+/// Tables with a smaller capacity are not shrunk.
 const SHRINK_FROM: usize = 64;
 
 fn hash(name: &str) -> u64 {
@@ -236,12 +236,12 @@ impl InterestShard<'_> {
         entry.or_insert_with(|| Box::new(new())).into_mut()
     }
 
-    /// Returns where it was counted, if it was there.
+    /// Removes a channel. Returns its namespace if it was there.
     pub(crate) fn remove(&mut self, name: &str) -> Option<NamespaceId> {
         let table = &mut self.channels.0;
         let found = table.find_entry(self.hash, |local| local.channel.as_str() == name).ok();
         let namespace = found.map(|entry| entry.remove().0.namespace());
-        // After many have left, memory comes back.
+        // Returns memory after many channels have gone.
         if table.capacity() >= SHRINK_FROM && table.len() < table.capacity() / 8 {
             table.shrink_to(table.len() * 2, |local| hash(local.channel.as_str()));
         }
@@ -249,7 +249,7 @@ impl InterestShard<'_> {
     }
 }
 
-/// A channel's part in what all of them keep, in bytes; taken back with the channel.
+/// A channel's share of the retained bytes; given back when dropped.
 #[derive(Debug)]
 struct RetainedBytes {
     bytes: usize,
@@ -271,7 +271,7 @@ impl Interest {
         }
     }
 
-    /// A channel that nobody here wanted until now, and what is to become of its link.
+    /// Makes a channel that had no subscribers here until now. The caller inserts it.
     pub(crate) fn channel(
         &self,
         channel: Channel,
@@ -285,8 +285,7 @@ impl Interest {
         LocalChannel { channel, workers: 0, link, feed, terms, checked: now, aside: None }
     }
 
-    /// What comes from now on has nothing to do with what came before. Whoever waits for a read of before reads for
-    /// themselves.
+    /// Resets a channel whose stream starts anew. Joins that wait for a read of the old stream read for themselves.
     pub(crate) fn begin_anew(&self, local: &mut LocalChannel) {
         local.feed = Feed::default();
         if let Some(ChannelRareState { waiting, roster, .. }) = local.aside.take().map(|aside| *aside)
@@ -297,14 +296,14 @@ impl Interest {
         }
     }
 
-    /// What few channels have. To be weighed when it has changed.
+    /// Returns the rare state, which is created if need be. Call [`Self::weigh`] after a change.
     pub(crate) fn aside<'l>(&self, local: &'l mut LocalChannel) -> &'l mut ChannelRareState {
         let retention = local.retention();
         local.aside.get_or_insert_with(|| {
             let life = self.lives.fetch_add(1, Ordering::Relaxed);
             Box::new(ChannelRareState {
                 waiting: Vec::new(),
-                // Nothing is known of the channel's retained history.
+                // The channel's retained history is not known yet.
                 catch_up: CatchUp::new(life, retention),
                 catch_up_waiting: Vec::new(),
                 previous: None,
@@ -314,7 +313,7 @@ impl Interest {
         })
     }
 
-    /// Counts anew what a channel keeps, and lets go of what holds nothing.
+    /// Recounts the bytes that a channel retains, and drops its rare state if unused.
     pub(crate) fn weigh(&self, local: &mut LocalChannel) {
         let Some(aside) = &mut local.aside else { return };
         if aside.is_unused() {
@@ -336,7 +335,7 @@ impl Interest {
 
     pub(crate) fn shard(&self, channel: &str) -> InterestShard<'_> {
         let hash = hash(channel);
-        // The high bits: the tables inside use the low ones.
+        // Uses the high bits, because the tables inside use the low ones.
         let at = (hash >> 32) as usize % SHARDS;
         InterestShard { channels: self.shards[at].lock(), hash }
     }
@@ -346,12 +345,12 @@ impl Interest {
         self.shard(channel.as_str()).get(channel.as_str()).map_or(0, |local| local.workers)
     }
 
-    /// Looks at every channel, a shard at a time.
+    /// Visits every channel, a shard at a time.
     pub(crate) fn for_each(&self, mut look: impl FnMut(&mut LocalChannel)) {
         (0..SHARDS).for_each(|shard| self.for_each_of(shard, &mut look));
     }
 
-    /// Looks at the channels of one shard.
+    /// Visits the channels of one shard.
     pub(crate) fn for_each_of(&self, shard: usize, mut look: impl FnMut(&mut LocalChannel)) {
         self.shards[shard % SHARDS].lock().0.iter_mut().for_each(|local| look(local));
     }

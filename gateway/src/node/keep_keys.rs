@@ -1,7 +1,8 @@
-//! Who subscribes, as keys of other channels: set as subscribers come, kept alive while they stay, removed as they go.
+//! Publishes subscribers as keys of other channels: sets keys as subscribers come, renews them while they stay, removes them
+//! as they go.
 //!
-//! The keys expire by themselves, so that those of a node that dies do too. A user's key is never removed: it expires some
-//! time after the user's last client has left, and one that comes back within that time is not seen to have been gone.
+//! The keys have a TTL, so those of a node that dies expire. A user's key is never removed: it expires some time after the
+//! user's last client has left, and a client that returns within that time is never seen as gone.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
@@ -26,21 +27,22 @@ use crate::node::Node;
 use crate::telemetry::LogLimiter;
 use crate::telemetry::labels::Drop;
 
-/// How often it is looked at which keys must be kept alive.
+/// How often due renewals are looked for.
 const ROUND: Duration = Duration::from_secs(1);
-/// A key is kept alive so many times before it would expire: one that fails may be tried again.
+/// How often a key is renewed within its TTL: a failed renewal can be repeated in time.
 const RENEWALS_PER_TTL: u32 = 3;
-/// Changes of one node that wait for a part of the broker. More are dropped and counted.
+/// Changes of one node that wait for a part of the broker. Further ones are dropped and counted.
 const WAITING_MAX: usize = 65_536;
-/// How many go to the broker at once.
+/// The most changes handed to the broker at once.
 const TOGETHER: usize = 256;
 
-/// The keys that this node keeps alive in a part of the broker: one or two for each subscription whose namespace asks for it.
+/// The keys that this node keeps alive in one part of the broker: one or two for each subscription whose namespace asks for
+/// it.
 #[derive(Debug, Default)]
 pub(crate) struct KeptKeys {
     leases: Mutex<FxHashMap<(Channel, Box<str>), KeptKey>>,
     waiting: Mutex<VecDeque<ChangeRequest>>,
-    /// Some were given to the broker, which has not answered. Changes under the lock of `waiting`.
+    /// Whether the broker has yet to answer for a batch. Changes under the lock of `waiting`.
     in_flight: AtomicBool,
     wake: Notify,
     failed_log: LogLimiter,
@@ -50,14 +52,14 @@ pub(crate) struct KeptKeys {
 struct KeptKey {
     info: Option<ClientInfo>,
     keeping: MapRetention,
-    /// Clients for which it is kept.
+    /// The number of clients for which the key is kept.
     holders: u32,
-    /// When it is set again, or kept alive. `None`: it does not expire, and is there.
+    /// When the key is set or renewed next. `None` if the key is set and does not expire.
     due: Option<Moment>,
 }
 
 impl KeptKey {
-    /// Sets the key if it is not there, and has it live on if it is.
+    /// Returns the change that sets the key if it is absent and renews it otherwise.
     fn request(&self, channel: &Channel, key: &str) -> ChangeRequest {
         let publication =
             Publication { info: self.info.clone(), ..Publication::new(Payload::json(bytes::Bytes::new())) };
@@ -124,7 +126,7 @@ impl Node {
         lease.holders += 1;
         lease.info = info;
         let request = lease.request(&channel, &key);
-        // Under the lock, so that what comes later is done later.
+        // Queued under the lock, so that later changes are queued behind.
         self.change_later(request);
     }
 
@@ -133,12 +135,12 @@ impl Node {
         self.change_later(ChangeRequest { channel, change, keeping, idempotency: None });
     }
 
-    /// Behind what waits already.
+    /// Queues a change behind those that wait.
     fn change_later(&self, request: ChangeRequest) {
         let showing = self.showing(&request.channel);
         let mut waiting = showing.waiting.lock();
         if waiting.len() >= WAITING_MAX {
-            // What is to be set is set again before long, and what is to be removed expires.
+            // A key that should be set is set again soon, and a key that should be removed expires.
             return self.metrics.dropped(Drop::ShownFull, 1);
         }
         waiting.push_back(request);
@@ -146,7 +148,7 @@ impl Node {
         showing.wake.notify_one();
     }
 
-    /// Whether changes wait, or the broker has not taken all.
+    /// Whether changes are waiting or in flight to the broker.
     pub(super) fn is_changing_keys(&self) -> bool {
         self.showing.all().any(|showing| {
             let waiting = showing.waiting.lock();
@@ -158,13 +160,13 @@ impl Node {
         self.showing.of(self.broker.part_of(channel))
     }
 
-    /// This part of the broker may have lost its data: the keys are set again, if they are not there.
+    /// Marks the keys of this part of the broker for renewal, because it may have lost its data.
     pub(super) fn show_again(&self, part: usize) {
         let now = self.clock.now();
         self.showing.of(part).leases.lock().values_mut().for_each(|lease| lease.due = Some(now));
     }
 
-    /// Takes those out whose turn it is, as many as there is room for, and puts off their next.
+    /// Returns renewals that are due, as many as the queue has room for, and schedules the next.
     fn due_leases(&self, showing: &KeptKeys) -> Vec<ChangeRequest> {
         let now = self.clock.now();
         let room = WAITING_MAX - showing.waiting.lock().len();
@@ -179,7 +181,7 @@ impl Node {
     }
 }
 
-/// Gives changes to a part of the broker in their order, and keeps the keys alive.
+/// Hands changes to a part of the broker in order, and renews its keys, for as long as the node runs.
 pub(super) async fn keep_showing(node: Arc<Node>, part: usize) {
     let showing = node.showing.of(part);
     let mut round = interval(ROUND);
@@ -199,7 +201,7 @@ pub(super) async fn keep_showing(node: Arc<Node>, part: usize) {
             if batch.is_empty() {
                 break;
             }
-            // Each is begun in its turn.
+            // The futures are first polled in order, so the changes are sent in order.
             let channels: Vec<_> = batch.iter().map(|request| request.channel.clone()).collect();
             let changed = join_all(batch.into_iter().map(|request| node.broker.change_key(request))).await;
             for (channel, changed) in channels.iter().zip(changed) {

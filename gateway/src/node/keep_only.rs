@@ -1,8 +1,8 @@
-//! A user has one connection: the one that comes anew has the others closed, on every node.
+//! Enforces one connection per user: a new connection has the others closed, on every node.
 //!
-//! Several that come at the same time must not all close each other. The broker hands their commands to all nodes in one
-//! order. A connection whose own command has not come back yet comes later in that order than those that have, so it is
-//! spared; whoever comes last stays.
+//! Connections that come at the same time must not all close each other. The broker delivers their commands to all nodes in
+//! one order. A connection whose own command has not come back yet is later in that order than the commands that have, so it
+//! is spared, and the last one stays.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::node::Node;
 use crate::node::control::{ControlCommand, ControlTarget};
 use crate::worker::inbox::WorkerEvent;
 
-/// How long a command may take to come back before it is sent again: it may have been lost with a link.
+/// How long a command may take to come back before it is sent again: it may have been lost with the broker's link.
 const COMES_BACK: Duration = Duration::from_secs(2);
 
-/// Commands for one connection. After the last it is spared no more.
+/// The most commands for one connection. After the last one the connection is spared no more.
 const COMMANDS_MAX: u32 = 5;
 
 impl Node {
-    /// Has all connections of this user closed but this one. `came_back`: told when its command has come back to its
-    /// worker, or dropped with the client.
+    /// Has all connections of this user closed except this one. `came_back` fires when the command has come back to the
+    /// client's worker, or is dropped with the client.
     pub(crate) async fn keep_only(
         &self,
         user: Box<str>,
@@ -46,7 +46,8 @@ impl Node {
     pub(super) fn receive_keep_only(&self, user: Box<str>, client: ClientId) {
         let target = ControlTarget { user: Some(user), ..ControlTarget::default() };
         let user: Arc<str> = target.user.as_deref().unwrap_or_default().into();
-        // Where nodes do not come between, commands come from many threads: all workers are to hear of them in one order.
+        // Without a broker between nodes, commands come from many threads, and all workers have to receive them in one
+        // order.
         let _turn = self.keeping_only.lock();
         self.tell_workers(&target, || WorkerEvent::KeepOnly(user.clone(), client));
     }

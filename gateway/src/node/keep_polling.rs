@@ -1,4 +1,4 @@
-//! The task of one polled channel: asks its backend for what is due, and spreads what is new.
+//! The task of one polled channel: asks the backend for keys that are due, and publishes what has changed.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use super::poll::PolledChannel;
 use super::{Node, RESTART_DELAY};
 use crate::telemetry::labels::{PanicSite, PollSource};
 
-/// Requests of one channel that are in flight at once.
+/// The most requests of one channel in flight at once.
 const IN_FLIGHT_MAX: usize = 4;
-/// The longest that the task looks at nothing.
+/// The longest time the task sleeps.
 const IDLE_MAX: Duration = Duration::from_secs(3600);
 
-/// Ends when nobody has followed a key of the channel for a while.
+/// Polls the channel until nobody has followed any of its keys for a while.
 pub(super) async fn keep_polling(node: Arc<Node>, polled: Arc<PolledChannel>) {
     while AssertUnwindSafe(poll(&node, &polled)).catch_unwind().await.is_err() {
         node.metrics.panicked(PanicSite::Delivery);
@@ -45,11 +45,11 @@ async fn poll(node: &Arc<Node>, polled: &Arc<PolledChannel>) {
                 true => return,
                 false => continue,
             },
-            // Nobody waits for what is still in flight, and it is bounded by its deadline.
+            // Nobody waits for requests still in flight, and each ends at its deadline.
             PollerStep::End => now + IDLE_MAX,
             PollerStep::Wait(until) => until,
         };
-        // A millisecond is as exact as the clock is.
+        // The clock's precision is a millisecond.
         let idle = until.since(now).clamp(Duration::from_millis(1), IDLE_MAX);
         tokio::select! {
             () = polled.changed.notified() => {}
@@ -60,7 +60,7 @@ async fn poll(node: &Arc<Node>, polled: &Arc<PolledChannel>) {
 }
 
 async fn ask(node: &Arc<Node>, polled: &Arc<PolledChannel>, requested: Vec<PolledKey>) {
-    // Nothing closes it.
+    // The semaphore is never closed.
     let Ok(permit) = node.polls.permits.acquire().await else { return };
     let answer = match &node.backend {
         Some(backend) => backend.poll(&polled.backend, polled.channel.as_str(), &requested).await,
@@ -68,7 +68,7 @@ async fn ask(node: &Arc<Node>, polled: &Arc<PolledChannel>, requested: Vec<Polle
     };
     drop(permit);
     let Some(answer) = answer else { return polled.poller.lock().failed(node.clock.now(), &requested) };
-    // A worker that is behind slows this down, too. What finds no room after all is told later.
+    // A worker that is behind slows the polling down too. A publication that finds no room is repeated later.
     let _ = node.wait_for_room(&[&polled.channel]).await;
     let mut poller = polled.poller.lock();
     let (now, next_version) = (node.clock.now(), || node.polls.next_version());

@@ -1,4 +1,4 @@
-//! Channels that have subscribers on any node, gathered a page at a time.
+//! Lists the channels that have subscribers on any node, a page at a time.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,19 +10,19 @@ use crate::node::Node;
 use crate::node::ask::ASK_TIMEOUT;
 use crate::node::node_message::{ChannelsWanted, NodeRequest, NodeResponse, PAGE_MAX};
 
-/// Channels with their subscribers on all nodes.
+/// A page of channels with their numbers of subscribers over all nodes.
 #[derive(Debug, Default)]
 pub(crate) struct ChannelsEverywhere {
     pub(crate) channels: BTreeMap<Box<str>, u64>,
-    /// Where the list goes on, if it does.
+    /// Where the next page begins, if there is one.
     pub(crate) cursor: Option<String>,
-    /// Names of nodes that have not told theirs.
+    /// Names of the nodes that have not answered.
     pub(crate) missing_nodes: Vec<Box<str>>,
 }
 
 impl Node {
-    /// How many subscribers these have on all nodes: at most [`PAGE_MAX`] channels. What a node that does not answer has is
-    /// not counted.
+    /// Returns the number of subscribers over all nodes for at most [`PAGE_MAX`] channels. The subscribers of a node that
+    /// does not answer are not counted.
     pub(crate) async fn count_everywhere(
         &self,
         channels: &[Channel],
@@ -39,8 +39,8 @@ impl Node {
         Ok(counted)
     }
 
-    /// In the order of their names, from `after` on. Nodes are asked for the same part until it holds `limit`; nobody is
-    /// asked after `deadline`.
+    /// Returns channels ordered by name, after `after`. Nodes are asked for the same range until it holds `limit` channels,
+    /// but not after `deadline`.
     pub(crate) async fn channels_everywhere(
         &self,
         pattern: &str,
@@ -65,7 +65,7 @@ impl Node {
                     _ => {}
                 }
             }
-            // What lies behind the end of any page is not known of all nodes yet.
+            // Beyond the end of the shortest page, not every node's channels are known yet.
             let known = pages.iter().filter_map(|page| page.until.clone()).min();
             let is_known = |name: &str| known.as_deref().is_none_or(|known| name <= known);
             for (name, count) in pages.into_iter().flat_map(|page| page.channels) {

@@ -1,4 +1,4 @@
-//! Channels that keep state by key: changes of it, and questions about it.
+//! Commands on channels that keep state by key: changes and reads.
 
 use gateway_core::effect::Denial;
 use gateway_core::feed::FeedDelivery;
@@ -19,7 +19,7 @@ use crate::node::stamp::take_tag_off;
 use crate::telemetry::traces::SPANS;
 
 impl Node {
-    /// A change that a client wants, as the hook of its channel has it.
+    /// Asks the channel's hook about a change that a client requests. Returns the change as the hook wants it.
     pub(crate) async fn ask_key_hook(
         &self,
         origin: &ClientOrigin,
@@ -40,13 +40,13 @@ impl Node {
         Ok(answered(request, answer))
     }
 
-    /// Answered when the broker has made the change, or says why it is not to be made.
+    /// Changes a key. Resolves when the broker has made the change or refused it.
     pub async fn change_key(&self, request: ChangeRequest) -> Result<ChangedKey, BrokerError> {
         self.wait_for_room(&[&request.channel]).await?;
         self.change_key_now(request).await
     }
 
-    /// On its way when this returns: what is called first is done first.
+    /// Sends the change before it returns, so that changes reach the broker in the order of the calls.
     pub(super) fn change_key_now(
         &self,
         mut request: ChangeRequest,
@@ -66,7 +66,7 @@ impl Node {
             KeyAction::Set(set) => set.publication.data.bytes.len(),
             KeyAction::Remove { .. } => 0,
         };
-        // A broker begins before it is first polled.
+        // The broker starts the change before its future is first polled.
         let changing = span.in_scope(|| self.broker.change_key(request));
         async move {
             let changed = changing.instrument(span).await;
@@ -88,14 +88,15 @@ impl Node {
         page
     }
 
-    /// Somebody here may go on from what was read: whatever comes after that and does not arrive is missing.
+    /// Anchors the feed at a position that subscribers here may continue from: a later publication that does not arrive is
+    /// then a gap.
     fn begin_from(&self, channel: &Channel, top: StreamPosition) {
         let mut shard = self.interest.shard(channel.as_str());
         if let Some(local) = shard.get_mut(channel.as_str()).filter(|local| local.link == ChannelLink::Up) {
             local.feed.anchor(top);
             if let Some(at) = local.feed.position().filter(|at| at.epoch != top.epoch) {
-                // Somebody else may have read the life that follows, and gone on from there: whoever goes on from this
-                // one must hear of it.
+                // Another subscriber may have read the epoch that follows and continued from there. A subscriber that
+                // continues from this one has to be told that its position is lost.
                 self.hand_out(local, FeedDelivery::Lost(at));
             }
         }
@@ -105,8 +106,8 @@ impl Node {
         self.broker.count_keys(channel).await
     }
 
-    /// Subscribers on all nodes are told to read anew, at once if every node hears of it, and else when positions are next
-    /// compared.
+    /// Clears a channel's state. Subscribers on all nodes are told to read it again: at once if every node receives the
+    /// control message, otherwise when positions are next compared.
     pub async fn clear_state(&self, channel: Channel) -> Result<(), BrokerError> {
         let cleared = self.broker.clear_state(channel.clone()).await;
         self.forget_catch_up(&channel);
@@ -119,7 +120,8 @@ impl Node {
     }
 }
 
-/// Changes of keys are not measured, whatever tags whoever makes them gives them.
+/// Removes the stamp from a change of a key, because latency is not measured for these. A client or server may have set the
+/// tag itself.
 fn take_stamp_off(action: &mut KeyAction) {
     match action {
         KeyAction::Set(set) => {
@@ -130,7 +132,7 @@ fn take_stamp_off(action: &mut KeyAction) {
     }
 }
 
-/// A client's change as its hook has it.
+/// Applies a hook's answer to a client's change.
 fn answered(mut request: ChangeRequest, answer: KeyAnswer) -> ChangeRequest {
     let KeyAnswer { key, data, tags, mode, idempotency_key, delta, version, version_epoch } = answer;
     if let Some(key) = key {

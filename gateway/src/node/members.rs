@@ -1,7 +1,7 @@
-//! Who is in a channel, by users: kept on each node that has subscribers who are told of that.
+//! The members of channels, by user: kept on each node that has subscribers who are told of members.
 //!
-//! Joins and leaves say what changes. Those of a node that died are never said, and some are lost with a link: so presence
-//! is read again after nodes have come or gone, after the broker was out of reach, and now and then in any case.
+//! Joins and leaves carry the changes. Those of a node that died are never sent, and some are lost with a link, so presence
+//! is read again after nodes have come or gone, after the broker was out of reach, and at intervals in any case.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,22 +23,22 @@ use crate::broker::BrokerError;
 use crate::node::Node;
 use crate::node::interest::{ChannelLink, LocalChannel, SHARDS};
 
-/// How often is looked whether something may have been missed.
+/// How often the task checks whether presence has to be read.
 const ROUND: Duration = Duration::from_secs(1);
-/// How often presence is read while the clients of a node that is gone may still be in it.
+/// How often presence is read while clients of a node that is gone may still be in it.
 const SETTLING_INTERVAL: Duration = Duration::from_secs(2);
-/// How often it is read in any case.
+/// How often presence is read in any case.
 const QUIET: Duration = Duration::from_secs(60);
-/// Channels whose presence is read at once.
+/// The most channels whose presence is read at once.
 const TOGETHER: usize = 64;
 
-/// Tells the task that reads presence anew.
+/// Wakes the task that reads presence again.
 #[derive(Debug, Default)]
 pub(super) struct MembersMissed {
     missed: Notify,
-    /// Bit N: in part N of the broker.
+    /// The parts of the broker to read. Bit N: part N.
     parts: AtomicU64,
-    /// Whether anybody has ever asked who is there.
+    /// Whether the members of any channel have ever been asked for.
     wanted: AtomicBool,
 }
 
@@ -63,7 +63,7 @@ fn bit(part: usize) -> u64 {
 }
 
 impl Node {
-    /// Who is there. From now on this node keeps it, for as long as it has subscribers of the channel.
+    /// Returns the members of a channel. This node keeps them from now on, for as long as it has subscribers of the channel.
     pub(crate) async fn members(&self, channel: &Channel) -> Result<ChannelMembers, BrokerError> {
         self.members_missed.want();
         let known = {
@@ -81,7 +81,7 @@ impl Node {
         }
     }
 
-    /// What a join or a leave means for users, where that is kept.
+    /// Applies a join or leave to the members, where they are kept. Returns the event for users, if their members changed.
     pub(super) fn note_members(&self, local: &mut LocalChannel, event: &OwnedEvent) -> Option<OwnedEvent> {
         let roster = local.roster()?;
         match event {
@@ -103,7 +103,7 @@ impl Node {
         members
     }
 
-    /// Of channels in these parts of the broker.
+    /// Reads presence for the channels of a shard that are in these parts of the broker.
     async fn read_members_of(&self, shard: usize, parts: u64) {
         let mut channels = Vec::new();
         self.interest.for_each_of(shard, |local| {
@@ -116,7 +116,7 @@ impl Node {
             let reads = batch.iter().map(|channel| async move {
                 match self.presence(channel.clone()).await {
                     Ok(present) => drop(self.take_presence(channel, present)),
-                    // The next round comes.
+                    // Tried again in the next round.
                     Err(error) => tracing::debug!(%error, %channel, "who is there could not be read"),
                 }
             });
@@ -125,9 +125,9 @@ impl Node {
     }
 }
 
-/// Reads presence anew where something may have been missed.
+/// Reads presence again where joins or leaves may have been missed.
 pub(super) async fn keep_members(node: Arc<Node>) {
-    // Most nodes have nobody who is told of users.
+    // Most nodes have no subscriber that is told of members.
     node.members_missed.missed.notified().await;
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -157,13 +157,14 @@ pub(super) async fn keep_members(node: Arc<Node>) {
     }
 }
 
-/// When nothing is left of a node that is found to be gone now: its clients are in presence for as long as its lease lasts, and what it
-/// said last of them is believed for a while, whatever is read.
+/// Returns when nothing is left of a node found gone now. Its clients stay in presence until its lease expires, and its last
+/// joins and leaves are trusted for a while over what is read.
 fn settled_by(now: Moment, lease: Duration) -> Moment {
     now + lease.max(TRUSTED) + SETTLING_INTERVAL
 }
 
-/// Whether all is to be read that was read last at that moment: also once when all is settled, however late that is seen.
+/// Whether presence last read at `read` is to be read again. It is read once more after everything has settled, however late
+/// that is noticed.
 fn is_due(now: Moment, read: Moment, settled: Moment) -> bool {
     let since = now.since(read);
     since >= QUIET || read < settled && (since >= SETTLING_INTERVAL || now >= settled)

@@ -1,6 +1,6 @@
-//! Which other nodes there are, for whoever watches the cluster: how many, and which are gone without having said so.
+//! Counts the other nodes for monitoring: how many there are, and how many are gone without having said so.
 //!
-//! Where targets are found by discovery, a node that dies takes its own metrics with it. Those of the others remain.
+//! Where scrape targets come from discovery, a node that dies takes its own metrics along. The metrics of the others remain.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use shared::moment::Moment;
 use crate::node::Node;
 use crate::node::control::NodeInfo;
 
-/// A node whose announcement was not there for so long, at one look after the other, is lost: those that have only lost
-/// their Redis for a moment have announced themselves again by then.
+/// A node whose announcement is absent for this long, at every look, is lost. A node that was only cut off from its broker
+/// for a moment has announced itself again by then.
 const MISSED_MAX: Duration = Duration::from_secs(10);
 
-/// After so long without a look, nothing is known of others any more.
+/// After this long without a look, nothing is known of other nodes any more.
 const BLIND_MAX: Duration = Duration::from_secs(10);
 
-/// Nodes that are remembered at most. More are counted as long as they are announced, and not missed.
+/// The most nodes that are remembered. Further ones are counted while they are announced, but not missed.
 const REMEMBERED_MAX: usize = 4_096;
 
-/// The longest name of a run, in bytes: they are 36 long.
+/// The longest id of a run, in bytes. Ids are 36 bytes long.
 const UID_BYTES_MAX: usize = 64;
 
-/// The other nodes, by the name of each run.
+/// The other nodes, by the id of each run.
 #[derive(Debug, Default)]
 pub(super) struct Others(Mutex<SeenNodes>);
 
@@ -42,7 +42,7 @@ struct SeenNode {
 }
 
 impl Others {
-    /// All that are announced now. Returns the names of those that are lost since the last look.
+    /// Updates from the nodes announced now. Returns the names of those found lost.
     fn look(&self, announced: &[NodeInfo], now: Moment) -> Vec<Box<str>> {
         let SeenNodes { seen, looked } = &mut *self.0.lock();
         *looked = now;
@@ -67,28 +67,28 @@ impl Others {
         lost
     }
 
-    /// Nobody could be looked for: who is missed from here on may only not have been able to announce itself. Returns
-    /// whether that has been so for so long that nothing is known.
+    /// Records that announcements could not be read: nodes missed until now may only have been unable to announce
+    /// themselves. Returns whether this has lasted so long that nothing is known of other nodes.
     fn look_failed(&self, now: Moment) -> bool {
         let SeenNodes { seen, looked } = &mut *self.0.lock();
         seen.values_mut().for_each(|node| node.missed_since = None);
         now.since(*looked) >= BLIND_MAX
     }
 
-    /// A node has said that it leaves, before its announcement was seen to be gone or after.
+    /// Records that a node leaves in an orderly way, before its announcement is gone or after.
     fn retired(&self, uid: &str) {
         let seen = &mut self.0.lock().seen;
         if let Some(node) = seen.get_mut(uid) {
             node.has_retired = true;
         } else if seen.len() < REMEMBERED_MAX && uid.len() <= UID_BYTES_MAX {
-            // A look that began before may still find it.
+            // A look that began earlier may still find its announcement.
             seen.insert(uid.into(), SeenNode { has_retired: true, ..SeenNode::default() });
         }
     }
 }
 
 impl Node {
-    /// Takes note of the other nodes that are announced: each once.
+    /// Records the other nodes that are announced. `announced` holds each of them once.
     pub(super) fn count_others(&self, announced: &[NodeInfo]) {
         let lost = self.others.look(announced, self.clock.now());
         self.metrics.cluster.nodes.set(announced.len() as i64 + 1);
@@ -98,14 +98,14 @@ impl Node {
         }
     }
 
-    /// Other nodes could not be looked for.
+    /// Records that the announcements of other nodes could not be read.
     pub(super) fn others_unknown(&self) {
         if self.others.look_failed(self.clock.now()) {
             self.metrics.cluster.nodes.set(1);
         }
     }
 
-    /// A node leaves as it should.
+    /// Records that a node leaves in an orderly way.
     pub(super) fn other_retired(&self, uid: &str) {
         self.others.retired(uid);
     }

@@ -1,6 +1,6 @@
 //! The node: what its workers and its API ask of the broker, and what the broker sends to its workers.
 //!
-//! One verb a file: [`publish`], [`subscribe`], [`deliver`], [`query`], [`control`].
+//! One file for each verb: [`publish`], [`subscribe`], [`deliver`], [`query`], [`control`].
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -131,17 +131,17 @@ pub struct Node {
     interest: Interest,
     subscribe_queues: PerPart<SubscribeQueue>,
     users: Users,
-    /// The application's own servers, if any are asked or told anything.
+    /// The application's own servers, if any hook is configured.
     pub(crate) backend: Option<Arc<Backend>>,
-    /// The apps of clients that speak Pusher, and what their servers are told, if there are any.
+    /// The apps of Pusher clients, if there are any.
     apps: Option<Arc<Apps>>,
     pub(crate) webhooks: Option<Arc<Webhooks>>,
-    /// Channels of the type `shared_poll`, whose keys the backend is asked for.
+    /// Channels of type `shared_poll`, whose keys are polled from the backend.
     polls: Polls,
     asking: ask::PendingNodeRequests,
     client_requests: ask_clients::PendingAcks,
     pub(crate) client_ids: ClientIds,
-    /// The clients that were closed lately, and why.
+    /// The clients that were closed recently, and why.
     pub(crate) closes: RecentCloses,
     pub(crate) session_ids: SessionIds,
     announcements: PerPart<Announcements>,
@@ -150,12 +150,12 @@ pub struct Node {
     counts: ChangedCounts,
     showing: PerPart<KeptKeys>,
     memory: Arc<Memory>,
-    /// The sessions of clients that poll over Engine.IO.
+    /// The sessions of clients that use Engine.IO's polling.
     pub(crate) engine_io: Arc<EngineIo>,
     takes_in_at: Option<Box<str>>,
-    /// The addresses at which other nodes take in WebSockets.
+    /// The addresses at which other nodes accept carried WebSockets.
     addresses: Addresses,
-    /// Sessions that clients may come back to.
+    /// Sessions that clients may resume.
     pub(crate) sessions: SessionKeeper,
     runtime: Handle,
     repairs: PerPart<Repairs>,
@@ -165,12 +165,12 @@ pub struct Node {
     departures: Departures,
     newest_reads: NewestReads,
     pending_copies: PendingCopies,
-    /// There can be one in every channel, and one for every subscriber.
+    /// Limits a log that could have an entry for every channel and every subscriber.
     unmended_log: LogLimiter,
     went_back_log: LogLimiter,
     unsubscribed_log: LogLimiter,
     not_alone_log: LogLimiter,
-    /// Commands to keep one connection are handed to the workers one by one.
+    /// Serializes handing the commands of `keep_only` to the workers.
     keeping_only: parking_lot::Mutex<()>,
     pub(crate) absent_log: LogLimiter,
     tasks: TaskTracker,
@@ -188,25 +188,25 @@ pub(crate) struct NodeParts {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) presence: Arc<dyn Presence>,
     pub(crate) inboxes: Vec<Arc<Inbox>>,
-    /// The events that the broker was made with.
+    /// The receiver of the broker's events, with which the broker was built.
     pub(crate) from_broker: Arc<FromBroker>,
-    /// Connections one user may have on this node. 0: any number.
+    /// The most connections of one user on this node. 0 means any number.
     pub(crate) user_connections_max: u32,
     pub(crate) backend: Option<Arc<Backend>>,
     pub(crate) apps: Option<Arc<Apps>>,
     pub(crate) webhooks: Option<Arc<Webhooks>>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) engine_io: Arc<EngineIo>,
-    /// Where other nodes bring the WebSockets of clients that poll here: host and port.
+    /// The host and port at which this node accepts WebSockets that other nodes carry to it.
     pub(crate) takes_in_at: Option<Box<str>>,
     pub(crate) shared_poll: crate::poll::PollConfig,
     pub(crate) sessions: SessionKeeper,
 }
 
-/// How long a task that has panicked is left alone.
+/// The pause before a task that panicked is restarted.
 const RESTART_DELAY: Duration = Duration::from_millis(100);
 
-/// Runs a task of the node to its end. One that panics begins anew after [`RESTART_DELAY`].
+/// Runs a task of the node to its end. A task that panics is restarted after [`RESTART_DELAY`].
 async fn keep_running<F: Future<Output = ()>>(node: Arc<Node>, task: impl Fn(Arc<Node>) -> F) {
     while AssertUnwindSafe(task(node.clone())).catch_unwind().await.is_err() {
         node.metrics.panicked(PanicSite::Delivery);
@@ -311,12 +311,12 @@ impl Node {
         node
     }
 
-    /// Returns the rules as they are now. An operation asks once and goes by the same rules to its end.
+    /// Returns the current rules. An operation calls this once and uses the same rules to its end.
     pub fn rules(&self) -> Arc<ChannelRules> {
         self.rules.read().clone()
     }
 
-    /// Sets the rules for operations that begin after this.
+    /// Sets the rules for operations that begin from now on.
     pub(crate) fn set_rules(&self, rules: Arc<ChannelRules>) {
         *self.rules.write() = rules.clone();
         self.recount_channels(&rules);
@@ -331,27 +331,27 @@ impl Node {
         &self.name
     }
 
-    /// Lets this thread begin what waits on the node's runtime, for as long as the guard is held.
+    /// Enters the node's runtime on this thread for as long as the guard is held.
     pub(crate) fn enter_runtime(&self) -> EnterGuard<'_> {
         self.runtime.enter()
     }
 
-    /// Runs something on the node's runtime: the way a worker, which never waits, has something waited for.
+    /// Spawns a task on the node's runtime. Workers use this for everything that has to wait.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);
     }
 
-    /// Returns the names of the broker's parts, as people read them. A broker of one part has one name, which is empty.
+    /// Returns the display names of the broker's parts. A broker with one part has one name, which is empty.
     pub(crate) fn broker_parts(&self) -> Vec<Arc<str>> {
         (0..self.broker.parts().clamp(1, PARTS_MAX)).map(|part| self.broker.part_name(part)).collect()
     }
 
-    /// What people call a part of the broker that is there at the moment. `None`: none is at this place.
+    /// Returns the display name of a part of the broker. `None` if there is no such part at the moment.
     pub(crate) fn broker_part(&self, part: usize) -> Option<Arc<str>> {
         self.broker.has_part(part).then(|| self.broker.part_name(part))
     }
 
-    /// Which part of the broker has a channel, and how many there are.
+    /// Returns the part of the broker that holds a channel.
     pub(crate) fn part_of(&self, channel: &shared::channel::Channel) -> usize {
         self.broker.part_of(channel)
     }
@@ -360,15 +360,15 @@ impl Node {
         self.broker.parts()
     }
 
-    /// Whether this node can do its work with a part of the broker: publish, keep, hear and know who is there. How long a
-    /// message through it to this node takes.
+    /// Checks that this node can use a part of the broker and of presence. Returns how long a message through the broker to
+    /// this node takes.
     pub(crate) async fn canary(&self, part: usize) -> Result<Duration, crate::broker::BrokerError> {
         let (heard, probed) = tokio::join!(self.broker.canary_of(part), self.presence.probe_of(part));
         let took = heard?;
         probed.map(|()| took)
     }
 
-    /// Takes back what others see of this node. Its tasks end with the runtime.
+    /// Withdraws this node's presence and announcement. Its tasks end with the runtime.
     pub(crate) async fn retire(&self) {
         self.settle_sessions().await;
         if let Err(error) = self.presence.retire().await {
@@ -377,7 +377,7 @@ impl Node {
         if let Err(error) = self.broker.retire(&self.id.0).await {
             tracing::warn!(%error, "this node's announcement could not be taken back; it expires by itself");
         }
-        // Whoever misses the announcement from now on knows why.
+        // Nodes that miss the announcement from now on know why.
         if let Err(error) = self.control(ControlCommand::Retired { node: (*self.id.0).into() }).await {
             tracing::warn!(%error, "other nodes could not be told that this one leaves; they take it for lost");
         }

@@ -1,4 +1,4 @@
-//! What this node knows of the others' way to the broker: whether they place channels as it does, and which parts they use.
+//! What other nodes announce about the broker: whether they place channels as this one does, and which parts they can use.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,22 +11,22 @@ use crate::node::Node;
 use crate::node::control::NodeInfo;
 use crate::telemetry::{LogLimiter, Neighbors};
 
-/// Names that are told of each kind: the rest is counted.
+/// The most names listed of each kind. Others are only counted.
 const NAMES_MAX: usize = 3;
 
 #[derive(Debug)]
 pub(super) struct NeighborsCell {
-    /// `None`: nobody was heard yet, this node neither.
+    /// `None` until the first announcements have been read.
     heard: Mutex<Option<Arc<Neighbors>>>,
-    /// Bit N: this node cannot use part N of the broker, or has yet to see that it can.
+    /// Bit N: this node cannot use part N of the broker, or has yet to confirm that it can.
     lacks: AtomicU64,
-    /// All other nodes that were heard read stamps.
+    /// Whether all other nodes understand stamps.
     read_stamps: AtomicBool,
     apart_log: LogLimiter,
 }
 
 impl Default for NeighborsCell {
-    /// Others go by what this node says it can use: that it can is said once it is known.
+    /// All parts count as unusable until they are confirmed, because other nodes rely on what this one announces.
     fn default() -> Self {
         Self {
             heard: Mutex::default(),
@@ -47,12 +47,12 @@ impl NeighborsCell {
         }
     }
 
-    /// Whether publications may have stamps: to nodes of earlier releases these are tags, which their clients would see.
+    /// Whether publications may carry stamps. Nodes of earlier releases take stamps for tags, which their clients would see.
     pub(super) fn read_stamps(&self) -> bool {
         self.read_stamps.load(Ordering::Relaxed)
     }
 
-    /// Which of so many parts this node cannot use.
+    /// Returns which of the broker's parts this node cannot use.
     fn lacking(&self, parts: usize) -> impl Iterator<Item = usize> {
         let lacks = self.lacks.load(Ordering::Relaxed);
         (0..parts.min(PARTS_MAX)).filter(move |part| lacks >> part & 1 == 1)
@@ -60,17 +60,17 @@ impl NeighborsCell {
 }
 
 impl Node {
-    /// What others say of their way to the broker. `None` before they could be asked.
+    /// Returns what the other nodes announce about the broker. `None` before the first announcements have been read.
     pub(crate) fn neighbors(&self) -> Option<Arc<Neighbors>> {
         self.neighbors.heard.lock().clone()
     }
 
-    /// Whether this node can use a part of the broker, for others to know.
+    /// Sets whether this node can use a part of the broker, as announced to others.
     pub(crate) fn set_usable(&self, part: usize, is_usable: bool) {
         self.neighbors.set_usable(part, is_usable);
     }
 
-    /// The names of the parts that this node cannot use.
+    /// Returns the names of the parts that this node cannot use.
     pub(super) fn lacks(&self) -> Vec<Box<str>> {
         let lacking = self.neighbors.lacking(self.broker.parts());
         let names = lacking.map(|part| self.broker.part_name(part)).filter(|name| !name.is_empty());
@@ -82,7 +82,7 @@ impl Node {
         self.neighbors.lacking(self.broker.parts()).next().is_none()
     }
 
-    /// Takes note of what all nodes say of themselves.
+    /// Records the announcements of all nodes.
     pub(super) fn hear_neighbors(&self, descriptions: &[Bytes]) {
         let infos = descriptions.iter().filter_map(|description| NodeInfo::decode(description).ok());
         let mut others: Vec<NodeInfo> = infos.filter(|info| *info.uid != *self.id.0).collect();
@@ -108,7 +108,7 @@ impl Node {
     }
 }
 
-/// Of a node that is there several times, what it said last.
+/// Keeps the latest of several announcements of one node.
 pub(super) fn keep_latest(nodes: &mut Vec<NodeInfo>) {
     nodes.sort_by(|a, b| (&a.uid, b.uptime).cmp(&(&b.uid, a.uptime)));
     nodes.dedup_by(|later, earlier| later.uid == earlier.uid);

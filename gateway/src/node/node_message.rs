@@ -1,8 +1,8 @@
-//! What one node can ask another, what it can be answered, and how both are written.
+//! The questions and answers between nodes, and their encoding.
 //!
-//! A message is one line of JSON, and behind it bytes that need not be JSON. What the line says of the version, the
-//! question's number and who asks stays the same for ever, so that a node can tell another that it does not
-//! understand what that one asks: nodes of two releases run side by side.
+//! A message is one line of JSON, followed by bytes that need not be JSON. The version, the question's number and the sender
+//! keep their place in that line in every version, so that a node can tell another that it does not understand the question:
+//! nodes of two releases run side by side.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -34,37 +34,37 @@ mod ask_clients_wire;
 mod detail;
 mod wire;
 
-/// The longest message that is made or read, in bytes.
+/// The longest message that is written or read, in bytes.
 pub const NODE_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// The most channels or connections of one answer.
+/// The most channels or connections in one answer.
 pub const PAGE_MAX: u32 = 1_000;
 
-/// Raised whenever an older node would misread a question or an answer. Those of a later version are not understood.
+/// Raised whenever an older node would misread a question or an answer. Messages of a later version are not understood.
 pub const VERSION: u32 = 1;
 
-/// What a node is asked.
+/// A question to a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NodeRequest {
-    /// Hand this to the client with this session, as if it had sent it.
+    /// Hand this message to the session's client, as if the client had sent it.
     Message { session: Box<str>, data: Bytes },
-    /// Which channels have subscribers, by name.
+    /// List channels that have subscribers, by name.
     Channels(ChannelsWanted),
-    /// Who is connected, by place.
+    /// List connections, by their place on the node.
     Connections(ConnectionsWanted),
-    /// Who was closed lately, and why.
+    /// List the clients that were closed recently, and why.
     Closes(ClosesWanted),
-    /// Do something to those of the selected clients that are here.
+    /// Apply a command to the selected clients on this node.
     Act(ControlTarget, ClientCommand),
-    /// Let go of the clients that are above the mean of all nodes.
+    /// Close the clients that the node has above the mean of all nodes.
     Shed(ShedWanted),
-    /// What a request asks of a session of Engine.IO, by the secret of its name.
+    /// A polling request for an Engine.IO session, which is named by its secret id.
     Poll { session: Box<str>, polled: RemotePollRequest },
-    /// Send an event to those of the selected clients that are here, and answer what they say to it.
+    /// Send an event to the selected clients on this node, and return their answers.
     AskClients(Box<(Among, AskClients)>),
 }
 
-/// What is done to clients.
+/// A command applied to clients.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ClientCommand {
     /// Close their connections.
@@ -75,60 +75,60 @@ pub enum ClientCommand {
     Refresh(Box<ConnectionExpiry>),
 }
 
-/// A subscription that the server makes.
+/// A subscription made by the server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subscribing {
     pub channel: Channel,
-    /// When it ends, in seconds since 1970. `None`: with the connection.
+    /// When the subscription expires, in seconds since 1970. `None`: never.
     pub expires_at: Option<i64>,
     /// JSON shown to others in the channel.
     pub info: Option<Bytes>,
     /// JSON for the client.
     pub data: Option<Bytes>,
-    /// What of the retained history the client is to be given.
+    /// From where on the client is given the retained history.
     pub since: Option<Since>,
     pub overrides: Overrides,
 }
 
-/// How long a connection is good for.
+/// A new expiry of a connection.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ConnectionExpiry {
     pub expired: bool,
-    /// In seconds since 1970. `None`: for as long as it likes.
+    /// In seconds since 1970. `None`: the connection does not expire.
     pub expires_at: Option<i64>,
-    /// JSON shown to others. `None`: as it was.
+    /// JSON shown to others. `None` leaves it unchanged.
     pub info: Option<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ChannelsWanted {
-    /// A pattern as [`super::glob`] reads them. Empty: all.
+    /// A pattern as parsed by [`super::glob`]. An empty one matches all names.
     pub pattern: Box<str>,
-    /// Those that come after this name.
+    /// Only channels after this name.
     pub after: Box<str>,
-    /// At most [`PAGE_MAX`] count.
+    /// At most [`PAGE_MAX`].
     pub limit: u32,
-    /// Only these, if any are named; at most [`PAGE_MAX`] count. A node that does not know of this tells others too.
+    /// Only these channels, if any are named; at most [`PAGE_MAX`]. A node that does not know this field returns others too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<Box<str>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ConnectionsWanted {
-    /// Only those of this user. Empty: of anonymous users.
+    /// Only connections of this user. An empty name selects anonymous users.
     pub user: Option<Box<str>>,
     pub client: Option<ClientId>,
-    /// Only those that are subscribed to this channel.
+    /// Only connections subscribed to this channel.
     pub channel: Option<Channel>,
     pub from: ConnectionCursor,
-    /// At most [`PAGE_MAX`] count.
+    /// At most [`PAGE_MAX`].
     pub limit: u32,
-    /// What else is to be told of each. A node that does not know of this leaves it out.
+    /// Further details to return for each connection. A node that does not know this field leaves them out.
     pub detail: Option<DetailWanted>,
 }
 
-/// Where on a node a connection is. Connections are listed in this order.
+/// The place of a connection on a node. Connections are listed in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct ConnectionCursor {
     pub worker: u16,
@@ -137,38 +137,38 @@ pub struct ConnectionCursor {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NodeResponse {
-    /// The message was handed to the client, or what was asked of its session is done.
+    /// The message was handed to the client, or the request to the session was carried out.
     Handled,
-    /// Packets of Engine.IO. Empty: none have come in the time that was given.
+    /// Packets of Engine.IO. Empty if none have come within the given time.
     Packets(Bytes),
-    /// A part of them, of which there is more.
+    /// A part of the packets; more follow.
     PacketsPart(Bytes),
     NoSuchSession,
-    /// The message would begin what is in flight already, and was not taken.
+    /// The message was not taken, because the same one is in flight already.
     Repeated,
     Channels(ChannelsPage),
     Connections(ConnectionsPage),
-    /// The latest first.
+    /// Recent closes, the latest first.
     Closes(Vec<CloseRecord>),
-    /// So many clients were selected, and for so many of them it failed.
+    /// The number of selected clients, and of those for which the command failed.
     Done {
         clients: u32,
         failed: u32,
-        /// Those of these that may have no more channels.
+        /// How many of the failures are of clients that may have no more channels.
         full: u32,
     },
-    /// What came of asking each of these clients.
+    /// The outcome for each client that was asked.
     Asked(Vec<(ClientId, AskOutcome)>),
-    /// What is done about the clients that are above the mean.
+    /// What is being done about clients above the mean.
     Shed(ShedReport),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ChannelsPage {
-    /// By name, each with its subscribers on this node.
+    /// Channels by name, each with its subscribers on this node.
     pub channels: Vec<(Box<str>, u32)>,
-    /// No name behind this one was looked at. `None`: all were.
+    /// The last name that was looked at. `None` if all were.
     pub until: Option<Box<str>>,
 }
 
@@ -180,12 +180,12 @@ pub struct ConnectionsPage {
     pub next: Option<ConnectionCursor>,
 }
 
-/// What arrived for this node.
+/// A message that arrived for this node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NodeMessage {
-    /// Somebody asks. `None`: this node does not understand what.
+    /// `None`: this node does not understand the question.
     Question { id: u64, from: Box<str>, question: Option<NodeRequest> },
-    /// Somebody answers.
+    /// The answer to a question of this node.
     Answer { id: u64, answer: Result<NodeResponse, NodeRequestError> },
 }
 
@@ -193,11 +193,11 @@ pub enum NodeMessage {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeRequestError {
-    /// It is of an earlier release, or its answer is of a later one.
+    /// The node runs an earlier release, or its answer is of a later one.
     NotUnderstood,
-    /// It answers as many as it can.
+    /// The node already answers as many questions as it can.
     Busy,
-    /// It could not find out in time.
+    /// The node had no result in time.
     Late,
 }
 
@@ -267,7 +267,7 @@ enum WireQuestion {
     EndPolling {
         session: Box<str>,
     },
-    /// What is inside, to those of a channel alone.
+    /// Restricts the inner command to the selected subscribers of a channel.
     Among {
         among: WireAmong,
         act: Box<WireQuestion>,
@@ -289,7 +289,7 @@ enum WireAnswer {
     Closes(Vec<CloseRecord>),
     Done {
         clients: u32,
-        /// An earlier release says nothing of this, and passes it over.
+        /// Absent in messages of earlier releases, which also ignore it.
         #[serde(default, skip_serializing_if = "is_none")]
         failed: u32,
         #[serde(default, skip_serializing_if = "is_none")]
@@ -301,7 +301,7 @@ enum WireAnswer {
 }
 
 impl NodeRequest {
-    /// How long an answer may take.
+    /// Returns how long an answer may take.
     pub(super) fn patience(&self) -> Duration {
         match self {
             Self::AskClients(wanted) => wanted.1.timeout.min(ASK_CLIENTS_TIMEOUT_MAX) + ASK_TIMEOUT,
@@ -365,7 +365,7 @@ impl NodeMessage {
         }
     }
 
-    /// Reads what any node, of this release or of another, may have sent.
+    /// Decodes a message of any node, of this release or of another.
     pub fn decode(message: &Bytes) -> Result<Self, NodeMessageError> {
         if message.len() > NODE_MESSAGE_BYTES_MAX {
             return Err(NodeMessageError::TooLong(message.len()));
@@ -480,7 +480,7 @@ fn write_question(question: NodeRequest, payload: &mut Bytes) -> WireQuestion {
     }
 }
 
-/// `None` for what this node does not understand.
+/// Returns `None` for a question that this node does not understand.
 fn read_question(ask: &RawValue, payload: Bytes) -> Option<NodeRequest> {
     understand(serde_json::from_str(ask.get()).ok()?, payload)
 }
@@ -489,7 +489,7 @@ fn understand(question: WireQuestion, payload: Bytes) -> Option<NodeRequest> {
     Some(match question {
         WireQuestion::Among { among, act } => {
             let NodeRequest::Act(target, act) = understand(*act, payload)? else { return None };
-            // One inside of another says nothing that a node would.
+            // No node nests one `Among` in another.
             if target.among.is_some() {
                 return None;
             }
@@ -568,7 +568,7 @@ fn read_answer(answer: &RawValue, payload: Bytes) -> Option<Result<NodeResponse,
     }))
 }
 
-/// `None` for what is no JSON: whoever asks has seen that it is.
+/// Returns `None` for invalid JSON, which the sender has ruled out.
 fn raw(json: Bytes) -> Option<Box<RawValue>> {
     serde_json::from_slice(&json).ok()
 }
@@ -581,7 +581,7 @@ fn text(client: ClientId) -> Box<str> {
     client.to_string().into()
 }
 
-/// The outer `None` is for what is no id.
+/// The outer `None` means that the text is not an id.
 fn client(text: Option<Box<str>>) -> Option<Option<ClientId>> {
     text.map(|text| ClientId::parse(&text).ok_or(())).transpose().ok()
 }

@@ -1,4 +1,5 @@
-//! Which nodes there are: looked at every other second, as soon as anybody here has to know when one comes or goes.
+//! Watches which nodes there are: reads their announcements every two seconds, once anything here needs to know when nodes
+//! come or go.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,14 +11,14 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::node::Node;
 
-/// How often nodes are asked for.
+/// How often announcements are read.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Peers {
     wanted: AtomicBool,
     wake: Notify,
-    /// How often there were others than before.
+    /// Counts how often the set of nodes has changed.
     changes: watch::Sender<u64>,
 }
 
@@ -28,7 +29,7 @@ impl Default for Peers {
 }
 
 impl Peers {
-    /// Whoever holds it hears of each change from now on.
+    /// Returns a receiver that is notified of every change from now on.
     pub(super) fn watch(&self) -> watch::Receiver<u64> {
         if !self.wanted.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
@@ -37,9 +38,9 @@ impl Peers {
     }
 }
 
-/// Looks at them again and again.
+/// Watches the nodes, for as long as this node runs.
 pub(super) async fn keep_looking(node: Arc<Node>) {
-    // Most nodes have nobody who must know.
+    // Most nodes have nothing that needs to know.
     if !node.peers.wanted.load(Ordering::Relaxed) {
         node.peers.wake.notified().await;
     }

@@ -1,6 +1,6 @@
-//! Copies of updates for the channel of all topics that could not be made when the update itself could be. Whoever publishes it
-//! again is told that it is there already: so it is the node that makes the copy, as soon as it can. Those of one channel are made
-//! in their order, and wait for nothing that is owed to another: that may be at a server that is away.
+//! Retries the copies of updates for the channel of all topics that failed when the update itself succeeded. A client that
+//! publishes the update again is told that it exists already, so the node has to make the copy. The copies of one channel
+//! are made in order, and wait for none of another channel, whose server may be down.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::telemetry::LogLimiter;
 /// The most copies that wait at once.
 const COPIES_MAX: usize = 256;
 
-/// How long one is owed. What it is known by is known for as long.
+/// How long a copy is retried. Its idempotency key is kept for as long.
 pub(super) const RETRY_FOR: Duration = Duration::from_secs(300);
 
-/// The pause before one is tried again.
+/// The pause before a copy is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
@@ -35,11 +35,11 @@ pub(super) struct PendingCopies {
 #[derive(Debug, Default)]
 struct Waiting {
     copies: VecDeque<PendingCopy>,
-    /// How many there were.
+    /// The number of copies added so far, from which each takes its number.
     count: u64,
 }
 
-/// One that waits.
+/// A copy that waits.
 #[derive(Clone, Debug)]
 struct PendingCopy {
     number: u64,
@@ -72,10 +72,10 @@ impl PendingCopies {
         }
     }
 
-    /// Of each channel that is not among these the one that has waited longest and may be made still.
+    /// Returns, for each channel that is not in `busy`, the copy that has waited longest. Gives up copies that are overdue.
     fn firsts(&self, now: Instant, busy: &HashSet<Channel>) -> Vec<PendingCopy> {
         let mut waiting = self.waiting.lock();
-        // All are owed for the same time.
+        // All copies may wait equally long, so the overdue ones are in front.
         while waiting.copies.front().is_some_and(|pending| pending.until <= now) {
             if let Some(pending) = waiting.copies.pop_front() {
                 self.give_up(&pending.copy, "it could not be made in time");
@@ -88,14 +88,14 @@ impl PendingCopies {
         waiting.copies.iter().filter(is_first).cloned().collect()
     }
 
-    /// It is owed no more.
+    /// Removes a copy that needs no further attempt.
     fn done(&self, number: u64) {
         self.waiting.lock().copies.retain(|pending| pending.number != number);
     }
 }
 
 impl Node {
-    /// Makes a copy now, or owes it.
+    /// Makes a copy now, or queues it for later if that may succeed.
     pub(super) async fn copy_among_all(&self, copy: PublishRequest) -> Result<(), BrokerError> {
         let made = self.broker.publish(copy.clone()).await;
         if made.as_ref().is_err_and(may_succeed_later) {
@@ -109,7 +109,7 @@ fn may_succeed_later(error: &BrokerError) -> bool {
     !matches!(error, BrokerError::NotAvailable | BrokerError::Full)
 }
 
-/// Makes what is owed, those of one channel one after the other, for as long as the node lives.
+/// Makes the copies that wait, those of one channel one after the other, for as long as the node runs.
 pub(super) async fn keep_copying(node: Arc<Node>) {
     let pending = &node.pending_copies;
     let (mut busy, mut making) = (HashSet::new(), FuturesUnordered::new());
@@ -127,7 +127,7 @@ pub(super) async fn keep_copying(node: Arc<Node>) {
     }
 }
 
-/// Tries once. Returns the channel, when the next one of it may be tried.
+/// Tries a copy once. Returns its channel when the channel's next copy may be tried.
 async fn make(node: &Node, one: PendingCopy) -> Channel {
     let PendingCopy { number, copy, .. } = one;
     match node.broker.publish(copy.clone()).await {

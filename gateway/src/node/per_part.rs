@@ -1,6 +1,6 @@
-//! What there is of something for each part of the broker, so that one that fails holds nobody up who wants another.
+//! One value for each part of the broker, so that a part that fails does not hold up the others.
 
-/// One for each part.
+/// One value for each part.
 #[derive(Debug)]
 pub(super) struct PerPart<T>(Box<[T]>);
 
@@ -11,7 +11,7 @@ impl<T: Default> PerPart<T> {
 }
 
 impl<T> PerPart<T> {
-    /// That of a part. One that is not there is taken for the last.
+    /// Returns the value of a part. A part that does not exist is mapped to the last one.
     pub(super) fn of(&self, part: usize) -> &T {
         &self.0[part.min(self.0.len() - 1)]
     }
@@ -21,7 +21,7 @@ impl<T> PerPart<T> {
     }
 }
 
-/// Divides things by their part, each part's in their order.
+/// Groups values by their part, each group in order.
 pub(super) fn by_part<T>(things: Vec<T>, parts: usize, part_of: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     if parts <= 1 {
         return vec![things];

@@ -1,4 +1,4 @@
-//! Polled channels: which keys are followed on this node, and who may follow them.
+//! Polled channels: the keys that subscribers on this node track, and who may track them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,29 +24,29 @@ use crate::poll::{PollConfig, Problem, Signatures};
 use crate::telemetry::labels::{Drop, PollSource};
 use crate::worker::inbox::{self, WorkerEvent};
 
-/// Under which tag the epoch of a published key travels between nodes: no client sees it.
+/// The tag that carries the epoch of a published key between nodes. Clients do not see it.
 const EPOCH_TAG: &str = "epoch";
 
 #[derive(Debug)]
 pub(super) struct Polls {
-    /// Of the versions that this node gives to content that its backend does not number.
+    /// The epoch of the versions that this node assigns where the backend has none.
     epoch: Epoch,
-    /// The last of those.
+    /// The last version assigned.
     versions: AtomicU64,
     channels: RwLock<FxHashMap<Channel, Arc<PolledChannel>>>,
-    /// Requests that are in flight.
+    /// Permits for requests in flight.
     pub(super) permits: Semaphore,
     signatures: RwLock<Signatures>,
 }
 
-/// A channel with keys that are followed here, or were until a moment ago.
+/// A channel with keys that are tracked here, or were until a moment ago.
 #[derive(Debug)]
 pub(super) struct PolledChannel {
     pub(super) channel: Channel,
-    /// The section of the configuration that says whom to ask.
+    /// The section of the configuration that names the backend.
     pub(super) backend: Box<str>,
     pub(super) poller: Mutex<Poller>,
-    /// There is something to do sooner than was thought.
+    /// Wakes the channel's task because something may be due sooner.
     pub(super) changed: Notify,
 }
 
@@ -61,7 +61,7 @@ impl Polls {
         }
     }
 
-    /// How many channels there are, and how many keys.
+    /// Returns the number of polled channels and of their keys.
     pub(super) fn count(&self) -> (usize, usize) {
         let channels = self.channels.read();
         (channels.len(), channels.values().map(|polled| polled.poller.lock().keys()).sum())
@@ -71,7 +71,7 @@ impl Polls {
         self.channels.read().get(channel).cloned()
     }
 
-    /// Forgets a channel of which nobody follows a key. Whether it is forgotten: somebody may have come meanwhile.
+    /// Removes a channel without tracked keys. Returns false if a key has been tracked meanwhile.
     pub(super) fn forget(&self, polled: &PolledChannel) -> bool {
         let mut channels = self.channels.write();
         let is_over = polled.poller.lock().keys() == 0;
@@ -91,7 +91,7 @@ impl Node {
         *self.polls.signatures.write() = Signatures::new(config);
     }
 
-    /// What a subscriber of a polled channel is told of the epoch of versions: `None` if there is none.
+    /// Returns the epoch of a channel's versions, as a position for its subscribers. `None` if there is none.
     pub(crate) fn poll_position(&self, channel: &Channel, options: &PollOptions) -> Option<StreamPosition> {
         let epoch = match options.mode {
             PollMode::Versionless => self.polls.epoch,
@@ -100,7 +100,7 @@ impl Node {
         (!epoch.is_empty()).then_some(StreamPosition { offset: 0, epoch })
     }
 
-    /// Whether every batch is signed for this user.
+    /// Checks that every batch is signed for this user.
     pub(crate) fn verify_tracked(
         &self,
         user: &UserId,
@@ -121,8 +121,8 @@ impl Node {
         verified.collect()
     }
 
-    /// Whether so many keys more may be followed in this channel. Commands that are in flight together may go over what
-    /// is left by what they bring.
+    /// Checks that this many more keys may be tracked in the channel. Commands in flight at the same time may together
+    /// exceed the limit.
     pub(crate) fn room_for(&self, channel: &Channel, keys: usize) -> Result<(), ErrorCode> {
         let has_room = match self.polls.find(channel.as_str()) {
             Some(polled) => polled.poller.lock().has_room(keys),
@@ -134,7 +134,7 @@ impl Node {
         if has_room { Ok(()) } else { Err(ErrorCode::LimitExceeded) }
     }
 
-    /// A client of this worker follows these keys, and has these versions of them.
+    /// Records that a client of this worker tracks these keys, and which versions it has.
     pub(crate) fn follow(self: &Arc<Self>, worker: usize, channel: &Channel, keys: &[(Box<str>, u64)]) {
         let now = self.clock.now();
         let track = |polled: &PolledChannel| {
@@ -145,7 +145,7 @@ impl Node {
             drop(poller);
             polled.changed.notify_one();
         };
-        // Held while it is done: a channel is forgotten only by whoever holds it alone.
+        // The read lock is held meanwhile: a channel is removed only under the write lock.
         if let Some(polled) = self.polls.channels.read().get(channel.as_str()) {
             return track(polled);
         }
@@ -164,7 +164,7 @@ impl Node {
         track(polled);
     }
 
-    /// Nobody on this worker follows these keys any more.
+    /// Records that no client of this worker tracks these keys any more.
     pub(crate) fn unfollow(&self, worker: usize, channel: &Channel, keys: &[impl AsRef<str>]) {
         if keys.is_empty() {
             return;
@@ -180,7 +180,7 @@ impl Node {
         }
     }
 
-    /// Gives newer content of a key to all nodes.
+    /// Publishes newer content of a key to all nodes.
     pub(crate) async fn publish_polled(
         &self,
         channel: Channel,
@@ -199,7 +199,7 @@ impl Node {
         self.publish(request).await.map(drop)
     }
 
-    /// Takes what some node has published of a key. Whether the channel is polled here.
+    /// Applies a key's content published by any node. Returns whether the channel is polled on this node.
     pub(super) fn take_published(&self, channel: &str, keyed: &Keyed, publication: &Publication) -> bool {
         let Some(polled) = self.polls.find(channel) else { return false };
         let epoch = publication.tags.get(EPOCH_TAG).and_then(|epoch| Epoch::parse(epoch)).unwrap_or_default();
@@ -209,7 +209,7 @@ impl Node {
         true
     }
 
-    /// Gives news to the workers, under the lock of their channel: so they are in order.
+    /// Hands updates to the workers. The caller holds the channel's lock, which keeps them in order.
     pub(super) fn spread(
         &self,
         polled: &PolledChannel,
@@ -226,7 +226,7 @@ impl Node {
         let (received, namespace) = (self.clock.micros(), self.namespace_of(&polled.channel));
         for KeyUpdate { key, version, data, workers } in news {
             let removed = data.is_none();
-            // No JSON is empty: it stands for nothing at all.
+            // Valid JSON is never empty, so an empty payload stands for a removed key.
             let mut publication = Publication::new(data.unwrap_or_else(|| Payload::json("")));
             publication.keyed =
                 Some(Box::new(Keyed { key: (&*key).into(), removed, version, ..Keyed::default() }));
@@ -247,7 +247,7 @@ impl Node {
     }
 }
 
-/// So many seconds from now, or now.
+/// Returns the moment this many seconds from now, or now if the number is negative.
 fn moment_of(now: Moment, seconds: i64) -> Moment {
     now + std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }

@@ -1,4 +1,4 @@
-//! What requests over Engine.IO ask of sessions that other nodes have.
+//! Passes requests of Engine.IO clients on to sessions that other nodes hold.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -12,17 +12,17 @@ use crate::node::control::NodeInfo;
 use crate::node::node_message::{NodeRequest, NodeResponse};
 use crate::node::{AskError, Node};
 
-/// For how long addresses that were asked for are taken as they are.
+/// For how long the addresses last read are reused.
 const ADDRESSES_AGE_MAX: Duration = Duration::from_secs(2);
 
-/// Where other nodes take in WebSockets, as they were last asked.
+/// The addresses at which other nodes accept WebSockets, as last read.
 #[derive(Debug, Default)]
 pub(super) struct Addresses(Mutex<Option<PeerAddresses>>);
 
 #[derive(Debug)]
 struct PeerAddresses {
     at: Instant,
-    /// By the nodes' ids.
+    /// By node id.
     addresses: FxHashMap<Box<str>, Box<str>>,
 }
 
@@ -52,17 +52,17 @@ impl Nodes for OtherNodes {
 }
 
 impl Node {
-    /// From now on requests can name sessions on other nodes.
+    /// Lets requests name sessions on other nodes, from now on.
     pub(super) fn pass_polls_on(self: &Arc<Self>) {
         self.engine_io.connect(Arc::new(OtherNodes(Arc::downgrade(self))));
     }
 
-    /// Where the node of this id takes in connections of others, if it does.
+    /// Returns the address at which the node with this id accepts connections of other nodes, if it does.
     pub(crate) async fn address_of(&self, node: &str) -> Option<Box<str>> {
         if *node == *self.id.0 {
             return None;
         }
-        // Whoever comes meanwhile waits for the same answer.
+        // The lock is held while reading, so that callers arriving meanwhile share the answer.
         let mut known = self.addresses.0.lock().await;
         if let Some(PeerAddresses { at, addresses }) = &*known
             && at.elapsed() < ADDRESSES_AGE_MAX

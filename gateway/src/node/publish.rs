@@ -1,4 +1,4 @@
-//! Publishing: the way in for every publication, whoever made it.
+//! Publishing: the entry point of every publication, from clients and servers alike.
 
 use std::time::{Duration, Instant};
 
@@ -21,11 +21,11 @@ use crate::node::pending_copies::RETRY_FOR;
 use crate::node::{Node, ROOM_DEADLINE};
 use crate::telemetry::traces::SPANS;
 
-/// How long idempotency keys that hooks give are remembered.
+/// How long idempotency keys that hooks return are kept.
 pub(super) const HOOK_IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
 
 impl Node {
-    /// What a client wants published, as the hook of its channel has it.
+    /// Asks the channel's hook about a client's publication. Returns the publication as the hook wants it.
     pub(crate) async fn ask_publish_hook(
         &self,
         origin: &ClientOrigin,
@@ -38,13 +38,13 @@ impl Node {
         Ok(answered(request, answer))
     }
 
-    /// Answered when the broker has the publication: it will then reach every subscriber that stays, or the
-    /// subscriber will be told of a gap.
+    /// Publishes. Resolves when the broker has the publication: it then reaches every subscriber that stays, or the
+    /// subscriber is told of a gap.
     pub async fn publish(&self, request: PublishRequest) -> Result<Published, BrokerError> {
         self.publish_since(Instant::now(), request).await
     }
 
-    /// The same of what was asked for at `came`, from when on it is measured.
+    /// Publishes what was requested at `came`, from which its latency is measured.
     pub(crate) async fn publish_since(
         &self,
         came: Instant,
@@ -55,7 +55,7 @@ impl Node {
         self.publish_now(request).await
     }
 
-    /// The same for many at once, which are published in this order. One that fails does not hold the others up.
+    /// Publishes many at once, in this order. One that fails does not hold up the others.
     pub(crate) async fn publish_in_order(
         &self,
         requests: Vec<PublishRequest>,
@@ -63,7 +63,7 @@ impl Node {
         self.publish_in_order_since(Instant::now(), requests).await
     }
 
-    /// The same of what was asked for at `came`.
+    /// Publishes many that were requested at `came`, in this order.
     pub(crate) async fn publish_in_order_since(
         &self,
         came: Instant,
@@ -79,8 +79,8 @@ impl Node {
         join_all(requests.into_iter().map(|request| self.publish_now(request))).await
     }
 
-    /// A worker that is behind slows this node's publishers down, before anything has to be dropped.
-    /// Only those with subscribers of the channel count.
+    /// Waits while a worker with subscribers of these channels is behind. This slows down the publishers of this node before
+    /// anything has to be dropped.
     pub(super) async fn wait_for_room(&self, channels: &[&Channel]) -> Result<(), BrokerError> {
         if !self.inboxes.iter().any(|inbox| inbox.is_high()) {
             return Ok(());
@@ -96,7 +96,7 @@ impl Node {
         Ok(())
     }
 
-    /// A publication that is the newest value of its key from now on.
+    /// Publishes by setting the newest value of the publication's key.
     fn set_newest(
         &self,
         request: PublishRequest,
@@ -115,7 +115,7 @@ impl Node {
         .boxed()
     }
 
-    /// On its way when this returns.
+    /// Sends the publication to the broker before it returns.
     fn publish_now(
         &self,
         mut request: PublishRequest,
@@ -129,12 +129,13 @@ impl Node {
         let span = tracing::info_span!(target: SPANS, "publish", channel = %request.channel);
         self.seal_stamp(&mut request.publication, &span);
         let among_all = self.among_all_topics(&rules, &mut request);
-        // Nodes of earlier releases read publications that say nothing of patches: where there are none, none says it.
+        // Nodes of earlier releases can read publications that do not mention patches, so the flag is set only where patches
+        // are allowed.
         request.publication.delta &= options.is_some_and(|options| !options.allowed_delta_types.is_empty());
-        // What may not be newer than what is there has to be seen to be, before others are told of it.
+        // A versioned publication may be outdated: the copy waits until the broker has accepted the original.
         let (at_once, afterwards) = match among_all {
             Some(mut copy) if request.version.is_some() => {
-                // Whatever becomes of a first attempt, a second makes no second copy.
+                // The idempotency key keeps a repeated attempt from making a second copy.
                 let own = || Idempotency { key: Uuid::new_v4().to_string().into(), ttl: RETRY_FOR };
                 let known = copy.idempotency.get_or_insert_with(own);
                 known.ttl = known.ttl.max(RETRY_FOR);
@@ -143,10 +144,10 @@ impl Node {
             copy => (copy, None),
         };
         let bytes = request.publication.data.bytes.len();
-        // A broker begins before it is first polled.
+        // The broker starts before its future is first polled.
         let keeping = options.and_then(|options| newest_retention(options, &request));
         if keeping.is_some() {
-            // It is kept as a state, for as long as nothing newer comes.
+            // The publication is kept as state until a newer one comes, so it carries no stamp.
             request.publication.stamp = None;
         }
         let publishing = span.in_scope(|| match keeping {
@@ -159,12 +160,12 @@ impl Node {
             let is_new = published.as_ref().is_ok_and(|published| !published.duplicate);
             let copied = match (copying, afterwards) {
                 (Some(copying), _) => copying.await.map(drop),
-                // Again it would not be new: the node owes the copy.
+                // A repeated publication would no longer count as new, so the node has to make the copy.
                 (None, Some(copy)) if is_new => self.copy_among_all(copy).await,
                 (None, _) => Ok(()),
             };
             if let Err(error) = copied {
-                // Published in part: whoever publishes it again lets nobody miss it.
+                // Published in part. Publishing it again completes it.
                 published = published.and(Err(error));
             }
             self.note_taken(namespace, bytes, published.as_ref().err());
@@ -173,18 +174,18 @@ impl Node {
     }
 }
 
-/// What is kept of the key of a publication, beside what is kept of all: nothing of one that is to be kept nowhere.
+/// Returns how the key of a publication is kept beside the history. `None` for a publication that is not to be kept.
 fn newest_retention(options: &ChannelOptions, request: &PublishRequest) -> Option<MapRetention> {
     request.publication.keyed.as_ref()?;
     options.newest_retention().filter(|keeping| keeping.stream == request.retention)
 }
 
-/// A client's publication as its hook has it.
+/// Applies a hook's answer to a client's publication.
 fn answered(request: PublishRequest, answer: PublishAnswer) -> PublishRequest {
     let PublishRequest { channel, mut publication, mut retention, .. } = request;
     if let Some(data) = answer.data {
         publication.data = data;
-        // What its protocol says of how the data is to be read is true of what the client has sent. It is called the same.
+        // The tags say how the client's own data is encoded, so they do not apply to the hook's data. The event name stays.
         publication.tags.retain(|tag, _| **tag == *EVENT_TAG);
     }
     publication.tags.extend(answer.tags);

@@ -1,4 +1,4 @@
-//! Questions about a channel: its history and who is there.
+//! Reads of a channel: its history and its presence.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ impl Node {
         removed
     }
 
-    /// Shows a client in a channel's presence. Begun by the call itself, so that a later leave comes later.
+    /// Adds a client to a channel's presence. Sent by the call itself, so that a later removal comes later.
     pub(crate) fn enter_presence(&self, channel: Channel, info: ClientInfo) -> Effective {
         if let Some(webhooks) = &self.webhooks {
             webhooks.entered(channel.as_str(), &info);

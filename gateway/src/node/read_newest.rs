@@ -1,5 +1,5 @@
-//! The newest value of each of a channel's keys, for those who come: read once for all who come while another read is under
-//! way, which may have begun too early for them.
+//! Reads the newest value of each of a channel's keys for subscribers that join. Subscribers that join during a read share
+//! the next one, because the current read may have begun too early for them.
 
 use std::sync::Arc;
 
@@ -15,30 +15,30 @@ use crate::broker::BrokerError;
 use crate::node::Node;
 use crate::telemetry::labels::HistorySource;
 
-/// Keys of one page.
+/// The most keys in one page.
 const PAGE_KEYS: u32 = 1_000;
-/// And bytes, so that nobody's answer stands long behind it.
+/// The most bytes in one page, so that other answers on the link do not wait long behind it.
 const PAGE_BYTES: u32 = 256 << 10;
-/// How often it is read from the beginning if the channel's stream begins anew meanwhile.
+/// How often the state is read from the beginning if the channel's stream starts anew meanwhile.
 const READS_MAX: u32 = 3;
 
 type SharedHistoryRead = Result<Arc<HistoryPage>, BrokerError>;
 
-/// Reads that are in flight, by channel, with those who wait for the next.
+/// Reads in flight by channel, each with the subscribers that wait for the next one.
 #[derive(Debug, Default)]
 pub(super) struct NewestReads(Mutex<FxHashMap<Channel, ReadWaiters>>);
 
 type ReadWaiters = Vec<oneshot::Sender<ReadTurn>>;
 
-/// What comes of waiting for a read.
+/// What a subscriber that waits for a read has to do.
 #[derive(Debug)]
 enum ReadTurn {
     Shared(SharedHistoryRead),
-    /// Read, and tell these.
+    /// Read, and share the result with these.
     Read(ReadWaiters),
 }
 
-/// A read. Whoever waits for the next has it, also if this one is given up.
+/// A read in flight. When it ends or is given up, one of the subscribers that wait makes the next read.
 struct NewestReadInFlight<'n> {
     node: &'n Node,
     channel: &'n Channel,
@@ -46,8 +46,8 @@ struct NewestReadInFlight<'n> {
 }
 
 impl Node {
-    /// For somebody from whom publications of the channel are held back already: with what comes after the page's position
-    /// they have all.
+    /// Returns the newest values for a subscriber from which the channel's publications are held back already. With
+    /// publications after the page's position the subscriber has everything.
     pub(crate) async fn newest(
         &self,
         channel: &Channel,
@@ -79,7 +79,7 @@ impl Node {
         self.metrics.catch_up_answered(HistorySource::Read);
         let read = self.read_newest(channel, keeping).await.map(Arc::new);
         for waiting in in_flight.waiting.drain(..) {
-            // Whoever has gone does not listen any more.
+            // A subscriber that is gone no longer listens.
             let _ = waiting.send(ReadTurn::Shared(read.clone()));
         }
         drop(in_flight);
@@ -99,7 +99,7 @@ impl Node {
         Err(BrokerError::Unexpected("a channel began anew each time its newest values were read".into()))
     }
 
-    /// `None`: it began anew in between.
+    /// Returns `None` if the stream started anew between two pages.
     async fn read_newest_once(
         &self,
         channel: &Channel,
@@ -116,13 +116,13 @@ impl Node {
             if stands.epoch != began_at.epoch {
                 return Ok(None);
             }
-            // What was published since the first page comes by itself. Before that comes there is nothing of its key,
-            // rather than something that is followed by older values.
+            // Publications after the first page's position are delivered anyway. Until then their keys are left out, so that
+            // no newer value is followed by an older one.
             publications.extend(page.entries.into_iter().filter(|entry| entry.offset() <= began_at.offset));
             if page.cursor.is_empty() {
                 publications.sort_unstable_by_key(Publication::offset);
                 if !keeping.stream.keeps_history() {
-                    // Clients do not see the numbers of a channel without a stream.
+                    // Clients do not see offsets in a channel without history.
                     publications.iter_mut().for_each(|publication| publication.position = None);
                 }
                 return Ok(Some(HistoryPage { publications, top: began_at }));
@@ -135,7 +135,7 @@ impl Node {
 impl Drop for NewestReadInFlight<'_> {
     fn drop(&mut self) {
         let mut reads = self.node.newest_reads.0.lock();
-        // Those who waited for a read that was given up wait for the next.
+        // Subscribers that waited for a read that was given up wait for the next.
         let mut next = std::mem::take(&mut self.waiting);
         next.append(&mut reads.remove(self.channel).unwrap_or_default());
         while let Some(first) = next.pop() {
@@ -144,7 +144,7 @@ impl Drop for NewestReadInFlight<'_> {
                     reads.insert(self.channel.clone(), ReadWaiters::new());
                     return;
                 }
-                // It has gone.
+                // The subscriber is gone.
                 Err(ReadTurn::Read(others)) => next = others,
                 Err(ReadTurn::Shared(_)) => return,
             }

@@ -1,4 +1,4 @@
-//! Control commands: sent to all nodes, carried out on each.
+//! Control commands: sent to all nodes, executed on each.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::node::control::{Among, ControlCommand, ControlTarget};
 use crate::worker::inbox::{ActTally, WorkerEvent};
 
 impl Node {
-    /// Has every node carry the command out. Answered when the broker has handed it to them.
+    /// Has every node execute the command. Resolves when the broker has handed it to them.
     pub async fn control(&self, command: ControlCommand) -> Result<(), BrokerError> {
         let message = command.encode().map_err(|error| BrokerError::Unexpected(error.to_string().into()))?;
         let nodes = self.broker.send_control(message).await?;
@@ -18,7 +18,7 @@ impl Node {
         Ok(())
     }
 
-    /// Carries out what some node, this one included, asks of all.
+    /// Executes a command that some node, possibly this one, has sent to all.
     pub(super) fn receive_control(self: &Arc<Self>, message: &Bytes) {
         let command = match ControlCommand::decode(message) {
             Ok(command) => command,
@@ -46,13 +46,13 @@ impl Node {
         }
     }
 
-    /// A worker has no debtor left as large as those of others.
+    /// Has the other workers shed load, because this worker's largest debtor is smaller than theirs.
     pub(crate) fn have_others_shed(&self, worker: usize) {
         let others = self.inboxes.iter().enumerate().filter(|(index, _)| *index != worker);
         others.for_each(|(_, inbox)| inbox.push(WorkerEvent::Shed));
     }
 
-    /// Only those who can have one of these clients are woken.
+    /// Hands an event to the workers that can have clients of the target. The others are not woken.
     pub(super) fn tell_workers(&self, target: &ControlTarget, event: impl Fn() -> WorkerEvent) {
         let workers = self.workers_of(target);
         for (worker, inbox) in self.inboxes.iter().enumerate() {
@@ -62,7 +62,7 @@ impl Node {
         }
     }
 
-    /// Bit N: worker N can have one of these clients.
+    /// Returns a bit mask of the workers that can have clients of the target.
     pub(super) fn workers_of(&self, target: &ControlTarget) -> u64 {
         let only_of = |worker: usize| 1_u64.checked_shl(worker as u32).unwrap_or(0);
         if let Some(connection) = target.holder.and_then(|holder| self.sessions.connection(holder)) {

@@ -1,7 +1,7 @@
-//! Mending gaps: once for a channel and node, from history, before subscribers notice.
+//! Repairs gaps from history, once for each channel and node, before subscribers notice.
 //!
-//! A gap shows itself when the next publication comes. In a channel that stays quiet it does not, so positions are
-//! compared with the broker's now and then, and all of them after anything may have been missed.
+//! A gap shows when the next publication arrives. In a quiet channel nothing arrives, so positions are compared with the
+//! broker's at intervals, and all of them after anything may have been missed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,34 +22,34 @@ use crate::node::interest::{LocalChannel, SHARDS};
 use crate::node::per_part::by_part;
 use crate::telemetry::Reminder;
 
-/// How often a quiet channel is looked at, as long as there are not too many of them.
+/// How often a quiet channel's position is compared, as long as there are not too many of them.
 const QUIET: Duration = Duration::from_secs(30);
-/// Quiet channels that are looked at in a second at most, those first that were looked at longest ago: 75,000 of them
-/// have their turn as often as they should, a million every seven minutes.
+/// The most quiet channels compared per second, those compared longest ago first. 75,000 channels can be compared every
+/// [`QUIET`]; a million take seven minutes.
 const LOOKS_PER_S_MAX: usize = 2_500;
-/// In this time, the channels of all shards have their turn.
+/// The time in which the channels of all shards are visited once.
 const ROUND: Duration = Duration::from_secs(10);
-/// What is on its way has come after this, or will not come.
+/// A publication in flight arrives within this time, or not at all.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
-/// The most channels of one call to the broker.
+/// The most channels in one call to the broker.
 const BATCH: usize = 1_000;
-/// The most publications of one read of history.
+/// The most publications in one read of history.
 const PAGE: u32 = 1_000;
-/// And the bytes after which one ends: many gaps may be mended at once.
+/// The bytes after which one read ends, because many gaps may be repaired at once.
 const PAGE_BYTES: u32 = 1 << 20;
-/// How long to wait after the broker could not answer.
+/// The pause after the broker failed to answer.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// The most gaps in one part of the broker that are mended at the same time. Others wait; what comes in their channels is held
+/// The most gaps repaired at the same time in one part of the broker. Publications of channels whose gap waits are held
 /// meanwhile.
 const MENDING_MAX: usize = 256;
 
-/// What is mended in one part of the broker.
+/// The repairs in one part of the broker.
 #[derive(Debug)]
 pub(super) struct Repairs {
-    /// A permit for each gap that is being mended: after a long outage there can be one in every channel.
+    /// One permit for each gap being repaired: after a long outage every channel may have one.
     mending: Semaphore,
-    /// Something may have been missed in every channel.
+    /// Wakes the task that compares all channels, because publications may have been missed in any of them.
     pub(super) compare_all: Notify,
 }
 
@@ -59,18 +59,18 @@ impl Default for Repairs {
     }
 }
 
-/// A channel whose position is compared with the broker's.
+/// A channel whose position is to be compared with the broker's.
 #[derive(Debug)]
 struct CheckedChannel {
     channel: Channel,
     retention: Retention,
-    /// Where its feed stood before the broker was asked.
+    /// The feed's position before the broker was asked.
     before: Option<StreamPosition>,
 }
 
-/// Reads what is missing after `since` and hands it out, until nothing is missing or nothing more can be had.
+/// Reads the publications after `since` and hands them out, until nothing is missing or nothing more can be read.
 pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention, mut since: u64) {
-    // Never closed: the node would have to be gone.
+    // The semaphore lives as long as the node and is never closed.
     let _permit = node.repairs.of(node.broker.part_of(&channel)).mending.acquire().await;
     loop {
         let filter =
@@ -125,7 +125,7 @@ pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention
     }
 }
 
-/// What is left to do of a mend.
+/// What remains to be done after one step of a repair.
 struct MendRemainder {
     again: Option<u64>,
     leave: Option<Epoch>,
@@ -133,14 +133,15 @@ struct MendRemainder {
 }
 
 impl Node {
-    /// Hands out what comes of it. `None` if nobody here wants the channel any more.
+    /// Applies a step to the channel's feed and hands out the resulting deliveries. `None` if the channel has no subscribers
+    /// here any more.
     fn go_on(&self, channel: &Channel, step: impl FnOnce(&mut Feed) -> Mended) -> Option<MendRemainder> {
         let mut shard = self.interest.shard(channel.as_str());
         let local = shard.get_mut(channel.as_str())?;
         let Mended { deliveries, again, leave } = step(&mut local.feed);
         let lost = deliveries.iter().any(|delivery| matches!(delivery, FeedDelivery::Lost(_)));
         for mut delivery in deliveries {
-            // What has waited behind the gap was noted when it came.
+            // The arrival of publications held behind the gap was recorded when they came.
             let _span = match &mut delivery {
                 FeedDelivery::Publication(publication)
                     if publication.stamp.as_ref().is_some_and(|stamp| stamp.arrived_micros == 0) =>
@@ -156,7 +157,7 @@ impl Node {
     }
 }
 
-/// Looks at all channels of a part of the broker in which anything may have been missed.
+/// Compares all channels of a part of the broker whenever publications may have been missed.
 pub(super) async fn compare_all(node: Arc<Node>, part: usize) {
     loop {
         node.repairs.of(part).compare_all.notified().await;
@@ -167,7 +168,7 @@ pub(super) async fn compare_all(node: Arc<Node>, part: usize) {
     }
 }
 
-/// Looks again and again for channels that are quiet because something was lost.
+/// Compares quiet channels, in case they are quiet because publications were lost.
 pub(super) async fn check_positions(node: Arc<Node>) {
     let mut turn = tokio::time::interval(ROUND / SHARDS as u32);
     turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -192,7 +193,7 @@ impl CheckedChannel {
 }
 
 impl Node {
-    /// The channels of a shard that have been quiet for long enough, those looked at longest ago.
+    /// Returns the channels of a shard that have been quiet for long enough, those compared longest ago first.
     fn quiet(&self, shard: usize) -> Vec<CheckedChannel> {
         let now = self.clock.now();
         self.interest.for_each_of(shard, |local| {
@@ -210,7 +211,8 @@ impl Node {
         quiet.into_iter().map(|(_, looked)| looked).collect()
     }
 
-    /// The channels of a shard whose publications are numbered and followed, and when each was looked at.
+    /// Returns the channels of a shard whose publications have offsets and subscribers, each with the time of its last
+    /// check.
     fn followed(
         &self,
         shard: usize,
@@ -225,7 +227,7 @@ impl Node {
         followed
     }
 
-    /// Looks at one channel at once.
+    /// Compares one channel's position at once.
     pub(super) fn compare(self: &Arc<Self>, channel: &Channel) {
         let shard = self.interest.shard(channel.as_str());
         let looked = shard.get(channel.as_str()).filter(|local| local.is_followed());
@@ -235,7 +237,7 @@ impl Node {
         }
     }
 
-    /// Looks at these channels at once, in which anything may have been missed.
+    /// Compares the positions of these channels at once, because publications may have been missed.
     pub(super) fn compare_these(self: &Arc<Self>, channels: &[Channel]) {
         let looked = channels.iter().filter_map(|channel| {
             let shard = self.interest.shard(channel.as_str());
@@ -253,14 +255,14 @@ impl Node {
         CheckedChannel { before, ..looked }
     }
 
-    /// Compares positions in each part of the broker at the same time. Returns those to look at once more.
+    /// Compares positions in all parts of the broker at the same time. Returns the channels to compare once more.
     async fn look_at_each(self: &Arc<Self>, channels: Vec<CheckedChannel>) -> Vec<CheckedChannel> {
         let parts = by_part(channels, self.broker.parts(), |looked| self.broker.part_of(&looked.channel));
         let looked = join_all(parts.into_iter().map(|part| self.look_at(part, GapCheck::Routine))).await;
         looked.into_iter().flatten().collect()
     }
 
-    /// Compares positions of channels in one part of the broker. Returns those to look at once more.
+    /// Compares positions of channels in one part of the broker. Returns the channels to compare once more.
     async fn look_at(
         self: &Arc<Self>,
         mut channels: Vec<CheckedChannel>,
@@ -281,7 +283,7 @@ impl Node {
                         }
                         tokio::time::sleep(RETRY).await;
                     }
-                    // The next round comes.
+                    // Tried again in the next round.
                     Err(error) => {
                         tracing::debug!(%error, "positions could not be compared");
                         return suspicious;

@@ -1,4 +1,5 @@
-//! A client comes back to a session that it had, perhaps at another node: whether it can, and what it missed.
+//! Resumes a client's earlier session, which another node may have held: whether that is possible, and what the client
+//! missed.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,60 +24,60 @@ use crate::node::node_message::{ClientCommand, NodeRequest};
 use crate::sessions::{Holder, SessionHolder, SessionRecord, StoredSession};
 use crate::worker::inbox::WorkerEvent;
 
-/// Histories that are read at once for one client.
+/// The most histories read at once for one client.
 const READ_AT_ONCE: usize = 8;
-/// How long the connection that a client had before is waited for: a node that is there closes it at once.
+/// How long to wait for the client's earlier connection to be closed: a node that is alive closes it at once.
 const DISPLACE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often it is tried to find out whether a session is still a connection's, while Redis does not answer.
+/// How often to check whether a connection still holds its session, while the store does not answer.
 const CHECKS_MAX: u32 = 5;
 
-/// Who asks, and for what.
+/// A client's request to resume a session.
 #[derive(Debug)]
 pub(crate) struct ResumeRequest<'a> {
     pub(crate) namespace: &'a Namespace,
     pub(crate) resume: &'a Resume,
     pub(crate) user: &'a str,
-    /// Who the client is already, where others know it as that.
+    /// The client's id on this connection, if others know it already.
     pub(crate) own: Option<ClientId>,
     pub(crate) by: &'a SessionHolder,
-    /// Publications of a channel that are read, at most.
+    /// The most publications read from each channel.
     pub(crate) limit: u32,
-    /// What more was missed than this is read piece by piece, channel by channel.
+    /// If more bytes than this were missed, they are read in pieces, channel by channel.
     pub(crate) bytes_max: usize,
 }
 
-/// A session that can be come back to.
+/// A session that can be resumed.
 #[derive(Debug)]
 pub(crate) struct ResumableSession {
     pub(crate) record: SessionRecord,
     pub(crate) resumed: Resumed,
-    /// Where the client stands before that.
+    /// The client's positions before the publications it missed.
     pub(crate) positions: Vec<(Channel, StreamPosition)>,
     before: Holder,
 }
 
-/// Why a client cannot come back to a session, and begins anew.
+/// Why a session cannot be resumed, so that the client starts a new one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Unrecovered {
-    /// There is none: the client was away for too long, has left for good, or made it up.
+    /// There is no such session: the client was away for too long, has left for good, or sent an invalid id.
     Unknown,
     OtherUser,
-    /// The connection is another client in a namespace that it came into before.
+    /// The connection already has another client id, in a namespace that it joined before.
     OtherClient,
-    /// The offset is none.
+    /// The client's offset is invalid.
     Offset,
-    /// What is kept is older than what the client was told.
+    /// The stored session is older than what the client has received.
     Stale,
-    /// What it missed is not there any more.
+    /// The publications that the client missed are no longer in history.
     History,
-    /// Another connection was quicker.
+    /// Another connection took the session first.
     Taken,
-    /// Redis does not answer.
+    /// The store does not answer.
     Unreachable,
 }
 
 impl Unrecovered {
-    /// A word for labels.
+    /// Returns the value of the metric's label.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -101,14 +102,14 @@ impl From<UnusableOffset> for Unrecovered {
 }
 
 impl Node {
-    /// Reads a session and all that its client missed. Nothing is changed by that.
+    /// Reads a session and everything its client missed. Nothing is changed by that.
     pub(crate) async fn find_session(
         &self,
         wanted: &ResumeRequest<'_>,
     ) -> Result<ResumableSession, Unrecovered> {
         let ResumeRequest { namespace, resume, user, own, by, .. } = wanted;
         let stored = self.sessions.read(&resume.pid).await.map_err(|_| Unrecovered::Unreachable)?;
-        // Its own, if the application has not let it in before, on the same connection.
+        // A session of the same connection, unless the application has admitted the client to it before.
         let may_take = |stored: &StoredSession| {
             stored.holder != by.holder || self.sessions.may_take_up(&resume.pid, by.holder)
         };
@@ -153,13 +154,13 @@ impl Node {
                 if is_all { Ok(page) } else { Err(Unrecovered::History) }
             }
         });
-        // Made before they are run: a stream of closures would borrow for too long.
+        // Collected before they are run: a stream of closures would borrow for too long.
         let reads: Vec<_> = reads.collect();
         let read: Vec<_> = futures_util::stream::iter(reads).buffered(READ_AT_ONCE).collect().await;
         read.into_iter().collect()
     }
 
-    /// Makes a session that was found this connection's. The one that had it before is closed.
+    /// Assigns the session to this connection, and closes the connection that held it before.
     pub(crate) async fn take_session(
         &self,
         pid: &str,
@@ -175,11 +176,12 @@ impl Node {
         if found.before == by.holder {
             return Ok(());
         }
-        // Not any other that is this client by now: of several that come back at once the last is the client.
+        // Only the earlier holder is closed. If several connections resume at once, the last one keeps the client id.
         let (client, before) = (Some(record.client), Some(found.before));
         let target = ControlTarget { client, holder: before, ..ControlTarget::default() };
         let close = NodeRequest::Act(target, ClientCommand::Disconnect(Disconnect::CONNECTION_LIMIT));
-        // A node that is gone has closed it; one that hangs does so before anything else it does for it.
+        // A node that is gone holds no connection. A node that hangs closes the connection before it does anything else for
+        // it.
         let closed = tokio::time::timeout(DISPLACE_TIMEOUT, self.ask(&found.record.node, close)).await;
         if !matches!(closed, Ok(Ok(_))) {
             tracing::debug!(?closed, "the connection that a client had before was not closed by its node");
@@ -189,8 +191,8 @@ impl Node {
 }
 
 impl Node {
-    /// A connection has become a client that was here before. Whoever took the session of it meanwhile has found nobody to
-    /// close: this one is closed then.
+    /// Closes this connection if another has taken its session. The other may have done so before this connection became the
+    /// client, and then found nobody to close.
     pub(crate) async fn close_unless_holder(
         &self,
         pids: &[Box<str>],
@@ -207,17 +209,17 @@ impl Node {
         }
     }
 
-    /// Looks after the sessions of this node's clients, until the runtime ends.
+    /// Maintains the sessions of this node's clients until the runtime ends.
     pub(crate) async fn keep_sessions(&self) {
         self.sessions.keep(|key| self.displace(key)).await;
     }
 
-    /// What is to be written of sessions is written now.
+    /// Writes all pending changes of sessions now.
     pub(crate) async fn settle_sessions(&self) {
         self.sessions.settle(|key| self.displace(key)).await;
     }
 
-    /// The session of this connection is another's now.
+    /// Tells the worker that the connection's session now belongs to another.
     pub(crate) fn displace(&self, key: ClientKey) {
         if let Some(inbox) = self.inboxes.get(key.worker as usize) {
             inbox.push(WorkerEvent::Displaced(key));
@@ -229,7 +231,7 @@ fn since(position: StreamPosition) -> Since {
     Since { offset: position.offset, epoch: position.epoch.as_str().into() }
 }
 
-/// What the client is told, and where it goes on in each of its channels.
+/// Returns the reply to the client, with the position it continues from in each of its channels.
 fn resumed(
     namespace: &Namespace,
     client: ClientId,
@@ -257,7 +259,7 @@ fn resumed(
     let missed = pages.map(|(page, (channel, _))| (channel, page.publications.into()));
     let mut missed: Vec<(&Channel, VecDeque<Publication>)> = missed.collect();
     let mut in_order = Vec::new();
-    // Each channel in its own order, and those of different channels as they were made.
+    // Merges the channels by time; within a channel the order stays.
     while let Some((channel, next)) = missed
         .iter_mut()
         .filter_map(|(channel, left)| Some((*channel, left.front()?.time_ms, left)))
@@ -268,7 +270,7 @@ fn resumed(
             in_order.push((channel.clone(), next));
         }
     }
-    // Whoever is in a namespace is in the channel of all.
+    // Every client of a namespace is in the channel of all.
     let since = of_all.ok_or(Unrecovered::Unknown)?;
     Ok(Resumed { client, since, rooms, missed: in_order })
 }

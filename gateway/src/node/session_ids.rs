@@ -1,5 +1,5 @@
-//! Names of clients whose commands come apart from the stream they are reached through. Whoever knows a name can speak for
-//! its client: it is a secret, and tells this node, and nobody else, where the client is.
+//! Ids of clients whose commands arrive apart from their stream. An id is a secret, because anyone who has it can speak for
+//! the client. From an id this node, and no other, can tell where the client is.
 
 use std::fmt;
 
@@ -9,23 +9,23 @@ use subtle::ConstantTimeEq;
 
 use super::hidden_places::HiddenPlaces;
 
-/// 40 bits of a place, hidden, and 88 random ones.
+/// 40 bits of a hidden place, and 88 random ones.
 #[derive(Clone, Copy)]
 pub struct SessionId(u128);
 
 impl SessionId {
-    /// As its client is told it.
+    /// Returns the id as its client receives it.
     pub(crate) fn reveal(self) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(self.0.to_be_bytes())
     }
 
-    /// As its client says it.
+    /// Parses an id as its client sends it.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
         Some(Self(u128::from_be_bytes(bytes.try_into().ok()?)))
     }
 
-    /// Takes as long whether they differ early, late or not at all.
+    /// Compares in constant time.
     pub(crate) fn is(self, other: Self) -> bool {
         self.0.to_ne_bytes().ct_eq(&other.0.to_ne_bytes()).into()
     }
@@ -45,7 +45,7 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// Makes and reads the names of one run of a node.
+/// Makes and resolves the ids of one run of a node.
 #[derive(Debug, Default)]
 pub(crate) struct SessionIds(HiddenPlaces);
 
@@ -54,7 +54,7 @@ impl SessionIds {
         SessionId(self.0.hide(random, worker, index))
     }
 
-    /// The worker and the place of this client, if it is here.
+    /// Returns the worker and the place of this client, if it is here.
     pub(crate) fn place(&self, session: SessionId) -> (usize, u32) {
         self.0.find(session.0)
     }

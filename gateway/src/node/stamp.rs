@@ -1,4 +1,4 @@
-//! Stamps: what is measured of some publications on their way, and carries their trace to other nodes.
+//! Stamps, which some publications carry to measure their latency and to pass on their trace.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::telemetry::labels::Stage;
 use crate::telemetry::traces::{SPANS, join_trace, sampled_trace};
 
 impl Node {
-    /// Has a publication measured that was asked for at `came`, if it is one of those that are.
+    /// Stamps a publication that was requested at `came`, if its latency is due to be measured.
     pub(super) fn stamp(&self, publication: &mut Publication, came: Instant) {
         if self.neighbors.read_stamps() && self.metrics.stages.is_due(self.clock.micros()) {
             let since = u64::try_from(came.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -20,7 +20,7 @@ impl Node {
         }
     }
 
-    /// The broker is about to be given the publication, within `span`: it takes its trace along, if that is sampled.
+    /// Completes the stamp before the publication goes to the broker, within `span`, whose trace it carries if sampled.
     pub(super) fn seal_stamp(&self, publication: &mut Publication, span: &Span) {
         take_tag_off(&mut publication.tags);
         let trace = sampled_trace(span).filter(|_| self.neighbors.read_stamps());
@@ -29,22 +29,22 @@ impl Node {
             stamp.trace = trace;
             self.metrics.stages.observe(Stage::Ingress, stamp.ingress_micros, trace);
         } else if trace.is_some() {
-            // It is followed, and not measured: those that are have been chosen.
+            // The publication is traced without being measured: which ones are measured was decided before.
             publication.stamp = Some(Box::new(Stamp { trace, ..Stamp::default() }));
         }
     }
 
-    /// The broker, or what history has of a gap, has brought a publication: answers the span of its delivery here, which is
-    /// part of its trace.
+    /// Records that a publication has arrived from the broker, or from a read that repairs a gap. Returns the span of its
+    /// delivery on this node, which belongs to the publication's trace.
     pub(super) fn note_arrival(&self, channel: &str, publication: &mut Publication) -> Span {
-        // Most have none, and need no look at the clock.
+        // Most publications have no stamp, and need no look at the clock.
         if publication.stamp.is_none() {
             return Span::none();
         }
         let unix_micros = self.clock.unix_micros();
         publication.stamp.take_if(|stamp| !stamp.is_credible(unix_micros));
         let Some(stamp) = publication.stamp.as_deref_mut() else { return Span::none() };
-        // 0 would say that it has not come.
+        // 0 would mean that the publication has not arrived.
         stamp.arrived_micros = self.clock.micros().max(1);
         if stamp.is_measured() {
             let given = stamp.came_micros.saturating_add(stamp.ingress_micros);
@@ -56,7 +56,7 @@ impl Node {
         span
     }
 
-    /// It is about to be handed to the workers, at this time of the node's own clock.
+    /// Records that the publication is about to be handed to the workers, at this time of the node's own clock.
     pub(super) fn note_handed_out(&self, publication: &Publication, micros: u64) {
         if let Some(stamp) = publication.stamp.as_deref()
             && stamp.is_measured()
@@ -71,7 +71,7 @@ impl Node {
     }
 }
 
-/// Nobody but nodes makes stamps: what a publisher sends under their name is not passed on.
+/// Removes a publisher's tag of the stamp's name, because only nodes make stamps.
 pub(super) fn take_tag_off(tags: &mut Tags) {
     if !tags.is_empty() {
         tags.remove(STAMP_TAG);

@@ -1,4 +1,4 @@
-//! Subscribing this node to channels: counted over its workers, batched, and let go only after a while.
+//! Subscribes this node to channels: counted over its workers, batched, and unsubscribed only after a while.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -20,10 +20,10 @@ use crate::node::{LINGER, Node};
 /// The most channels of one subscribe call to the broker.
 const BATCH: usize = 1_000;
 
-/// How long a failed batch waits before it is tried again.
+/// The pause before a failed batch is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Channels whose link to the broker should be looked at.
+/// Channels whose link to the broker has to change.
 #[derive(Debug, Default)]
 pub(crate) struct SubscribeQueue {
     wanted: Mutex<Vec<Channel>>,
@@ -32,8 +32,8 @@ pub(crate) struct SubscribeQueue {
 }
 
 impl Node {
-    /// Notes that a worker has subscribers of a channel: from now on its publications go to that worker. The
-    /// answer tells when none published after it can be missed.
+    /// Records that a worker has subscribers of a channel: from now on its publications go to that worker. The result
+    /// resolves once no later publication can be missed.
     pub(crate) fn acquire(&self, worker: usize, channel: &Channel, retention: Retention) -> Effective {
         let (now, mut is_new) = (self.clock.now(), false);
         let mut shard = self.interest.shard(channel.as_str());
@@ -44,7 +44,7 @@ impl Node {
             self.interest.channel(channel.clone(), ChannelLink::Subscribing, retention, namespace, now)
         });
         if local.workers == 0 {
-            // Under the lock: a channel's events stand in the order in which they happened.
+            // Sent under the lock, so that a channel's events keep their order.
             self.tell(&BackendEvent::Occupied { channel: channel.as_str() });
             if let Some(webhooks) = &self.webhooks {
                 webhooks.occupied(channel.as_str());
@@ -59,18 +59,18 @@ impl Node {
             }
             _ if !is_new => self.delivered_later(local),
             _ => {
-                // The broker has locks of its own, under which it calls for this one.
+                // Unlocked first: the broker holds locks of its own while it takes this one.
                 drop(shard);
                 self.subscribe_new(channel)
             }
         }
     }
 
-    /// For a channel that was noted as [`ChannelLink::Subscribing`] just now, by its first worker.
+    /// Subscribes a channel that its first worker has just recorded as [`ChannelLink::Subscribing`].
     fn subscribe_new(&self, channel: &Channel) -> Effective {
         let is_up = self.broker.subscribe_at_once(channel);
         let mut shard = self.interest.shard(channel.as_str());
-        // It is there for as long as its worker has not released it, which is this one.
+        // The channel stays until its worker, which is the calling one, releases it.
         let Some(local) = shard.get_mut(channel.as_str()) else { return Effective::Now };
         if is_up {
             local.link = ChannelLink::Up;
@@ -82,7 +82,7 @@ impl Node {
         self.delivered_later(local)
     }
 
-    /// A further subscriber on a worker that has some already: waits for what the first one waits for.
+    /// Returns when the channel is delivered, for a further subscriber on a worker that has some already.
     pub(crate) fn delivered(&self, channel: &Channel) -> Effective {
         match self.interest.shard(channel.as_str()).get_mut(channel.as_str()) {
             Some(local) if !matches!(local.link, ChannelLink::Up | ChannelLink::Lingering(_)) => {
@@ -92,7 +92,7 @@ impl Node {
         }
     }
 
-    /// Notes that a worker has no subscribers of a channel any more.
+    /// Records that a worker has no subscribers of a channel any more.
     pub(crate) fn release(&self, worker: usize, channel: &Channel) {
         let mut shard = self.interest.shard(channel.as_str());
         let Some(local) = shard.get_mut(channel.as_str()) else { return };
@@ -112,7 +112,7 @@ impl Node {
         }
     }
 
-    /// Nobody here wants it any more, and the broker knows.
+    /// Removes a channel without subscribers here, once the broker knows.
     fn forget_channel(&self, shard: &mut InterestShard<'_>, channel: &Channel) {
         if let Some(namespace) = shard.remove(channel.as_str()) {
             self.metrics.namespaces.of(namespace).channels.dec();
@@ -123,11 +123,11 @@ impl Node {
         self.subscribe_queues.of(self.broker.part_of(channel))
     }
 
-    /// Tells whoever waits for the channel what came of subscribing to it.
+    /// Tells the joins that wait for the channel the result of subscribing to it.
     fn tell_waiting(&self, local: &mut LocalChannel, result: &Result<(), BrokerError>) {
         if let Some(aside) = local.aside() {
             for waiting in aside.waiting.drain(..) {
-                // A join that has given up does not listen any more.
+                // A join that has given up no longer listens.
                 let _ = waiting.send(result.clone());
             }
             aside.waiting = Vec::new();
@@ -135,7 +135,7 @@ impl Node {
         }
     }
 
-    /// Waits for what the first subscriber here waits for.
+    /// Waits for the subscription that the first subscriber here has begun.
     fn delivered_later(&self, local: &mut LocalChannel) -> Effective {
         let (sender, answer) = oneshot::channel();
         self.interest.aside(local).waiting.push(sender);
@@ -145,17 +145,17 @@ impl Node {
         Effective::Later(answered.boxed())
     }
 
-    /// Whether the application is asked this.
+    /// Whether the application has this hook.
     pub(crate) fn asks(&self, kind: HookKind) -> bool {
         self.backend.as_ref().is_some_and(|backend| backend.has(kind))
     }
 
-    /// Whether the application is told of this.
+    /// Whether the application receives events of this type.
     pub(crate) fn tells(&self, kind: EventType) -> bool {
         self.backend.as_ref().is_some_and(|backend| backend.tells(kind))
     }
 
-    /// Tells the application what has happened, if it wants to know.
+    /// Sends an event to the application, if it receives events of this type.
     pub(crate) fn tell(&self, event: &BackendEvent<'_>) {
         if let Some(backend) = &self.backend {
             backend.tell(event);
@@ -174,11 +174,11 @@ impl SubscribeQueue {
         self.changed.notify_one();
     }
 
-    /// The next channels to subscribe, and those that have lingered long enough.
+    /// Takes the next channels to subscribe, and those that have lingered long enough.
     fn take(&self, now: Moment) -> (Vec<Channel>, Vec<Channel>) {
         let wanted = {
             let mut wanted = self.wanted.lock();
-            // The first come first, or those could wait for ever under a stream of others.
+            // The oldest first; otherwise they could starve under a stream of new ones.
             let count = wanted.len().min(BATCH);
             wanted.drain(..count).collect::<Vec<_>>()
         };
@@ -187,7 +187,7 @@ impl SubscribeQueue {
         (wanted, unwanted.drain(..due).map(|(_, channel)| channel).collect())
     }
 
-    /// How long nothing will be due, unless something changes.
+    /// Returns how long until something is due. `None` if nothing is queued.
     fn idle_for(&self, now: Moment) -> Option<Duration> {
         if !self.wanted.lock().is_empty() {
             return Some(Duration::ZERO);
@@ -196,7 +196,7 @@ impl SubscribeQueue {
     }
 }
 
-/// Keeps what a part of the broker delivers to this node equal to what its workers want.
+/// Keeps this node's subscriptions at a part of the broker equal to what its workers need.
 pub(crate) async fn keep_subscribed(node: Arc<Node>, part: usize) {
     let queue = node.subscribe_queues.of(part);
     loop {
@@ -204,7 +204,7 @@ pub(crate) async fn keep_subscribed(node: Arc<Node>, part: usize) {
         if wanted.is_empty() && unwanted.is_empty() {
             match queue.idle_for(node.clock.now()) {
                 Some(idle) => {
-                    // Woken early by a change; looking again for nothing does no harm.
+                    // Woken early by a change. Looking again in vain does no harm.
                     let _ =
                         tokio::time::timeout(idle.max(Duration::from_millis(1)), queue.changed.notified())
                             .await;
@@ -230,7 +230,7 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
                 local.link = ChannelLink::Subscribing;
                 true
             }
-            // Nobody wants it any more, before it was asked for.
+            // The last subscriber left before the channel was subscribed.
             Some(local) if local.link == ChannelLink::Queued => {
                 node.tell_waiting(local, &Err(BrokerError::Abandoned));
                 node.forget_channel(&mut shard, channel);
@@ -242,7 +242,7 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
     if channels.is_empty() {
         return;
     }
-    // Others wait for what comes of it, whatever that is.
+    // Joins wait for the result, so a panic has to become an error.
     let result = AssertUnwindSafe(node.broker.subscribe(channels.clone())).catch_unwind().await;
     let result = result.unwrap_or_else(|_| Err(BrokerError::Unexpected("it panicked".into())));
     let now = node.clock.now();
@@ -268,8 +268,8 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
         if let Some(suppressed) = node.unsubscribed_log.admit() {
             tracing::warn!(%error, channels = again.len(), suppressed, "channels could not be subscribed");
         }
-        // Their subscribers were told to try again; what is still wanted then is tried here too, and what is asked
-        // for meanwhile does not wait for it.
+        // The subscribers were told to try again. Channels that still have subscribers then are tried again here, and
+        // channels requested meanwhile do not wait for that.
         let node_later = node.clone();
         node.runtime.spawn(async move {
             tokio::time::sleep(RETRY).await;
@@ -285,7 +285,7 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
     channels.retain(|channel| {
         let mut shard = node.interest.shard(channel.as_str());
         match shard.get_mut(channel.as_str()) {
-            // Someone who came back and left again has put it in the queue a second time, for later.
+            // If a subscriber came back and left again, the channel is queued a second time, for later.
             Some(local) if matches!(local.link, ChannelLink::Lingering(until) if until <= now) => {
                 local.link = ChannelLink::Unsubscribing;
                 true
@@ -305,7 +305,7 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
         match shard.get_mut(channel.as_str()) {
             Some(local) if local.workers != 0 => {
                 local.link = ChannelLink::Queued;
-                // What was published while nobody listened was not missed by anybody.
+                // There were no subscribers, so nobody missed what was published meanwhile.
                 node.interest.begin_anew(local);
                 node.subscribe_queue(&channel).want(channel.clone());
             }

@@ -1,4 +1,4 @@
-//! Who is connected to this node, by user: how many connections each has, against its cap.
+//! Counts the connections of each user on this node against the limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,20 +11,20 @@ use crate::node::Node;
 
 #[derive(Debug)]
 pub(crate) struct Users {
-    /// 0: no cap.
+    /// 0 means no limit.
     connections_max: AtomicU32,
     connections: Mutex<FxHashMap<UserId, LocalUser>>,
 }
 
-/// What a user has on this node.
+/// A user's connections on this node.
 #[derive(Debug, Default)]
 struct LocalUser {
     connections: u32,
-    /// Bit N: a connection has been on worker N since the user had none.
+    /// Bit N: worker N has had a connection of the user since the user last had none.
     workers: u64,
 }
 
-/// Counts a connection of a user for as long as it is held.
+/// Counts one connection of a user for as long as it is held.
 #[derive(Debug)]
 pub(crate) struct UserPermit {
     node: Arc<Node>,
@@ -40,19 +40,19 @@ impl Users {
         self.connections.lock().len()
     }
 
-    /// The workers on which a user can have connections.
+    /// Returns a bit mask of the workers that can have connections of the user.
     pub(crate) fn workers(&self, user: &str) -> u64 {
         self.connections.lock().get(&UserId::new(user)).map_or(0, |here| here.workers)
     }
 }
 
 impl Node {
-    /// For connections that are made after this.
+    /// Sets the limit for connections made from now on.
     pub(crate) fn set_user_connections_max(&self, max: u32) {
         self.users.connections_max.store(max, Ordering::Relaxed);
     }
 
-    /// `None` if the user has as many connections as one may. Anonymous clients are nobody's: they are not counted.
+    /// Counts a connection. `None` if the user is at the limit. Anonymous clients are not counted.
     pub(crate) fn admit_user(self: &Arc<Self>, user: &UserId, worker: usize) -> Option<UserPermit> {
         if !user.is_anonymous() {
             let mut connections = self.users.connections.lock();

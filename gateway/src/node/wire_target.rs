@@ -1,4 +1,4 @@
-//! Whom a command is about, as one node tells another.
+//! The encoding of a command's target between nodes.
 
 use serde::{Deserialize, Serialize};
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
@@ -17,7 +17,7 @@ pub(super) struct WireTarget {
     client: Option<Box<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     session: Option<Box<str>>,
-    /// An earlier release passes it over, and takes any connection of the client for the one that is meant.
+    /// Nodes of an earlier release ignore this field, and apply the command to any connection of the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     holder: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -38,7 +38,7 @@ impl From<ControlTarget> for WireTarget {
 }
 
 impl WireTarget {
-    /// `None` for what no node of any release says.
+    /// Returns `None` for a target that no release sends.
     pub(super) fn read(self) -> Option<ControlTarget> {
         if self.except.len() > EXCEPT_MAX {
             return None;
@@ -56,7 +56,8 @@ impl WireTarget {
     }
 }
 
-/// Who in a channel. Apart from the rest, so that nodes of an earlier release do not take it for all clients.
+/// The selected subscribers of a channel. Encoded apart from the target, so that nodes of an earlier release do not apply
+/// the command to all clients.
 #[derive(Serialize, Deserialize)]
 pub(super) struct WireAmong {
     channel: Box<str>,
@@ -85,7 +86,7 @@ impl From<Among> for WireAmong {
 }
 
 impl WireAmong {
-    /// `None` for what no node of any release says.
+    /// Returns `None` for a selection that no release sends.
     pub(super) fn read(self) -> Option<Among> {
         let Self { channel, channels, clients, except_channels, except_clients } = self;
         let parts = [&channels, &clients, &except_channels, &except_clients].map(Vec::len);

@@ -1,4 +1,4 @@
-//! How an event that asks clients of Socket.IO is written, and what they answer.
+//! The encoding of events that ask clients of Socket.IO, and of the clients' answers.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::node::wire_target::WireAmong;
 
 use super::NodeRequest;
 
-/// The arguments are behind it.
+/// The question's line; the arguments follow as bytes.
 #[derive(Serialize, Deserialize)]
 pub(super) struct WireAskClients {
     among: WireAmong,
@@ -28,14 +28,14 @@ pub(super) struct WireAskClients {
 
 #[derive(Serialize, Deserialize)]
 struct WireTags {
-    /// How many arguments there are.
+    /// The number of arguments.
     args: Box<str>,
-    /// Where bytes stand in base64 among them.
+    /// The places of base64-encoded bytes among the arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     binary: Option<Box<str>>,
 }
 
-/// A client and what came of asking it.
+/// A client and the outcome of asking it.
 #[derive(Serialize, Deserialize)]
 pub(super) struct WireAsked {
     client: Box<str>,
@@ -55,7 +55,7 @@ pub(super) fn write(among: Among, ask: AskClients, payload: &mut Bytes) -> WireA
     WireAskClients { among: among.into(), namespace, event, timeout_ms, tags }
 }
 
-/// `None` for what no node of any release says.
+/// Returns `None` for a message that no release sends.
 pub(super) fn read(wire: WireAskClients, payload: Bytes) -> Option<NodeRequest> {
     let WireAskClients { among, namespace, event, timeout_ms, tags } = wire;
     if !is_json(&payload) {
@@ -80,7 +80,7 @@ pub(super) fn write_outcomes(outcomes: Vec<(ClientId, AskOutcome)>) -> Vec<WireA
     outcomes.into_iter().map(write).collect()
 }
 
-/// `None` for what this release does not understand.
+/// Returns `None` for outcomes that this release does not understand.
 pub(super) fn read_outcomes(wire: Vec<WireAsked>) -> Option<Vec<(ClientId, AskOutcome)>> {
     let read = |WireAsked { client, outcome, arguments, tags }: WireAsked| {
         let outcome = match &*outcome {

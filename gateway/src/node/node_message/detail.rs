@@ -1,46 +1,46 @@
-//! What is told of connections, to whoever lists them and to whoever looks into one.
+//! What a node reports about its connections, in lists and in detail.
 
 use serde::{Deserialize, Serialize};
 use shared::publication::Tags;
 
-/// What is told of a connection.
+/// A connection as it is listed.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConnectionInfo {
     pub client: Box<str>,
     pub user: Box<str>,
-    /// How it is reached.
+    /// The transport's name.
     pub transport: Box<str>,
-    /// In what it speaks.
+    /// The protocol's name.
     pub protocol: Box<str>,
     /// Seconds since it was opened.
     pub uptime: u64,
-    /// The first of its channels.
+    /// The first of the connection's channels.
     pub channels: Vec<Box<str>>,
-    /// All of its channels.
+    /// The number of all its channels.
     pub num_channels: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<Box<ConnectionDetail>>,
 }
 
-/// What is told of connections beside who they are.
+/// Details to report about connections, beside the identity of the client.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DetailWanted {
-    /// Of a publication: which subscriptions have a filter that lets it through.
+    /// The tags of a publication, to report which subscriptions have a filter that passes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<Tags>,
 }
 
-/// What is told of a connection to whoever looks into it.
+/// Details of one connection.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConnectionDetail {
-    /// What waits to be written to its socket.
+    /// Bytes waiting to be written to the socket.
     pub outbox_bytes: u64,
-    /// For how long the socket has taken nothing of that, in milliseconds. 0: nothing waits for it.
+    /// For how long the socket has taken none of these bytes, in milliseconds. 0 if nothing waits.
     pub stalled_ms: u64,
-    /// Of the first of its channels, in their order.
+    /// The first of the connection's subscriptions, in order.
     pub subscriptions: Vec<SubscriptionDetail>,
 }
 
@@ -50,15 +50,15 @@ pub struct SubscriptionDetail {
     pub channel: Box<str>,
     /// `live`, `joining`, `ahead` or `insufficient`.
     pub stage: Box<str>,
-    /// It follows the stream, and is told of gaps.
+    /// Whether the subscription follows the stream and is told of gaps.
     pub positioned: bool,
-    /// It is sent the newest value of each key.
+    /// Whether it is sent only the newest value of each key.
     pub newest: bool,
-    /// Offset and epoch up to which everything was handed to it, as far as that is known.
+    /// The offset and epoch up to which everything was handed to the subscriber, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub position: Option<(u64, Box<str>)>,
     pub filtered: bool,
-    /// Whether its filter lets the publication through that was asked about.
+    /// Whether the filter passes the publication in question.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passes: Option<bool>,
 }

@@ -1,4 +1,4 @@
-//! What questions hold, as it is written.
+//! The wire types of questions.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -14,7 +14,7 @@ pub(super) struct WireSubscription {
     pub(super) info: Option<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) data: Option<Box<RawValue>>,
-    /// Offset and epoch.
+    /// The offset and the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<(u64, Box<str>)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,24 +1,24 @@
-//! For whom the publications of a channel are that can be private: a condition on their tags, as Mercure has it.
+//! Who receives the publications of a channel that has private ones: a condition on their tags, as Mercure defines it.
 
 use shared::protocol::mercure::{PRIVATE, TOPICS};
 use shared::publication::Tags;
 use shared::topic_selector::Selector;
 
-/// What one subscriber is given, of one channel.
+/// Which publications of one channel a subscriber receives.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct SubscriberAudience {
-    /// The topic of what says nothing of topics; empty where there is none.
+    /// The topic of publications that name none. Empty if there is no such topic.
     pub own: Box<str>,
-    /// The topics that the subscriber follows. `None`: all that come to the channel.
+    /// The topics that the subscriber follows. `None`: all topics of the channel.
     pub follows: Option<Box<[Selector]>>,
-    /// The topics that it has shown a right to.
+    /// The topics for which the subscriber is authorized.
     pub authorized: Box<[Selector]>,
-    /// What is not private is for it too.
+    /// Whether the subscriber also receives publications that are not private.
     pub open: bool,
 }
 
 impl SubscriberAudience {
-    /// Whether that is everything that comes to the channel.
+    /// Whether the subscriber receives everything that is published to the channel.
     pub fn is_everything(&self) -> bool {
         self.follows.is_none() && self.open && self.authorized.iter().any(Selector::is_all)
     }

@@ -1,9 +1,9 @@
-//! What a channel's name says by how it is written: `[$][namespace:]rest[&client][#user1,user2]`.
+//! The parts of a channel's name: `[$][namespace:]rest[&client][#user1,user2]`.
 
 use serde::{Deserialize, Serialize};
 use shared::id::ClientId;
 
-/// Longest mark, in bytes.
+/// The longest mark, in bytes.
 const MARK_BYTES_MAX: usize = 8;
 
 /// The marks that divide a channel's name, each of 1 to 8 printable ASCII characters. An empty one is none: what it marks
@@ -35,27 +35,27 @@ impl Default for ChannelNames {
     }
 }
 
-/// Whom a channel's name keeps out.
+/// Who may subscribe to a channel, as far as its name restricts that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NameAudience<'a> {
     pub private: bool,
-    /// The users as they are written, if the name says who.
+    /// The list of users as it is written, if the name has one.
     pub users: Option<&'a str>,
     pub client: Option<ClientId>,
 }
 
 impl NameAudience<'_> {
-    /// Whether the name keeps nobody out.
+    /// Whether the name restricts nobody.
     pub fn is_everyone(&self) -> bool {
         !self.private && self.users.is_none() && self.client.is_none()
     }
 }
 
-/// A name or a pattern of names in its parts.
+/// The parts of a name, or of a pattern of names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Parts<'a> {
     pub(crate) private: bool,
-    /// What is left between the others: namespace and rest.
+    /// What is left between the other parts: the namespace and the rest.
     pub(crate) name: &'a str,
     pub(crate) client: Option<&'a str>,
     pub(crate) users: Option<&'a str>,
@@ -75,7 +75,7 @@ impl ChannelNames {
         !self.private_prefix.is_empty() && channel.starts_with(&*self.private_prefix)
     }
 
-    /// Whether this user is one of those that the name lists.
+    /// Whether this user is in the list of users of a name.
     pub fn lists(&self, users: &str, user: &str) -> bool {
         match &*self.user_separator {
             "" => users == user,
@@ -83,12 +83,12 @@ impl ChannelNames {
         }
     }
 
-    /// The name without the mark of a private channel.
+    /// Returns the name without the mark of a private channel.
     pub fn public_part<'a>(&self, channel: &'a str) -> &'a str {
         channel.strip_prefix(&*self.private_prefix).unwrap_or(channel)
     }
 
-    /// The namespace of a name without the mark of a private channel, if it has one, and what follows it.
+    /// Splits a name without the mark of a private channel into its namespace, if it has one, and what follows it.
     pub fn namespace<'a>(&self, public_part: &'a str) -> (Option<&'a str>, &'a str) {
         match find(public_part, &self.namespace_boundary) {
             Some(at) => (Some(&public_part[..at]), &public_part[at + self.namespace_boundary.len()..]),
@@ -96,7 +96,7 @@ impl ChannelNames {
         }
     }
 
-    /// A name or a pattern as it is written: what stands where a client does may be none.
+    /// Splits a name or a pattern. The text in the client's place is not checked to be an id.
     pub(crate) fn parts<'a>(&self, text: &'a str, names_a_client: bool) -> Parts<'a> {
         let (before_users, users) = cut_last(text, &self.user_boundary);
         let (name, client) = match names_a_client {
@@ -106,7 +106,7 @@ impl ChannelNames {
         Parts { private: self.is_private(text), name, client, users }
     }
 
-    /// Everything that cannot be, as (key, problem).
+    /// Returns all problems of the marks, as (key, problem).
     pub fn validate(&self) -> Vec<(&'static str, String)> {
         let marks = self.marks();
         let mut found = Vec::new();
@@ -143,7 +143,7 @@ impl ChannelNames {
     }
 }
 
-/// Where a mark first stands. Most are one byte, which is found without the machinery for more.
+/// Returns the first position of a mark. Most marks are one byte, which is found without the machinery for longer ones.
 fn find(text: &str, mark: &str) -> Option<usize> {
     match mark.as_bytes() {
         [] => None,
@@ -152,7 +152,7 @@ fn find(text: &str, mark: &str) -> Option<usize> {
     }
 }
 
-/// What stands before the last mark, and behind it.
+/// Splits a text at the last mark: what stands before it, and what stands behind it.
 fn cut_last<'a>(text: &'a str, mark: &str) -> (&'a str, Option<&'a str>) {
     let at = match mark.as_bytes() {
         [] => None,

@@ -1,4 +1,4 @@
-//! Channels by the shape of their names: `/users/:id/orders`.
+//! Patterns that match channels by the shape of their names: `/users/:id/orders`.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use shared::channel::CHANNEL_BYTES_MAX;
 
-/// What patterns and the channels they describe begin with, and what stands between their parts.
+/// The separator with which patterns and the channels they match begin, and which stands between their segments.
 pub const SEPARATOR: char = '/';
 
-/// The shape of names. Of two that describe a channel the lesser is the narrower: it has a text where the other one has a
-/// variable, or a variable where the other one takes whatever comes.
+/// The shape of names. Of two patterns that match a channel the lesser is the narrower: it has a text where the other has a
+/// variable, or a variable where the other has `*`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct ChannelPattern(Box<[Segment]>);
 
@@ -18,14 +18,14 @@ pub struct ChannelPattern(Box<[Segment]>);
 enum Segment {
     /// This text.
     Text(Box<str>),
-    /// `:name`: any text without a separator, and not nothing.
+    /// `:name`: any text without a separator, but not the empty one.
     Variable(Box<str>),
-    /// `*` at the end: whatever comes, and not nothing.
+    /// `*` at the end: any text, but not the empty one.
     Rest,
 }
 
 impl ChannelPattern {
-    /// An empty text is no pattern: it describes nothing.
+    /// Parses a pattern. An empty text is no pattern: it matches nothing.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text.is_empty() {
             return Ok(Self::default());
@@ -73,7 +73,7 @@ impl ChannelPattern {
         false
     }
 
-    /// Whether it describes the same channels as another one: what variables are called makes no difference.
+    /// Whether this pattern matches the same channels as another one: the names of variables make no difference.
     pub fn is_like(&self, other: &Self) -> bool {
         let alike = |(one, other): (&Segment, &Segment)| match (one, other) {
             (Segment::Variable(_), Segment::Variable(_)) => true,

@@ -30,7 +30,7 @@ impl Default for DrainSettings {
     }
 }
 
-/// Spreads the closing of connections evenly over a grace period, so that those who come back come back spread.
+/// Spreads the closing of connections evenly over a grace period, so that the reconnects are spread, too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pacing {
     connections: u64,
@@ -38,13 +38,13 @@ pub struct Pacing {
 }
 
 impl Pacing {
-    /// For a node that has this many connections when the drain begins.
+    /// Paces the drain of a node that has this many connections when it begins.
     pub fn new(connections: usize, grace: Duration) -> Self {
         Self { connections: connections as u64, grace }
     }
 
-    /// How many connections are closed, all in all, when this much of the grace period has passed. The first goes
-    /// at once, the last before the end, none is left when it ends.
+    /// Returns how many connections have to be closed, in total, once `elapsed` of the grace period has passed. The first
+    /// goes at once, the last before the end, and none is left when it ends.
     pub fn closed_by(&self, elapsed: Duration) -> u64 {
         if elapsed >= self.grace {
             return self.connections;
@@ -54,7 +54,8 @@ impl Pacing {
         u64::try_from(gone).unwrap_or(u64::MAX).saturating_add(1).min(self.connections)
     }
 
-    /// How many to close now, when this many have been closed by this drain or have left by themselves since.
+    /// Returns how many connections to close now. `gone` counts the connections that this drain has closed and those that
+    /// have left by themselves since it began.
     pub fn due(&self, elapsed: Duration, gone: usize) -> usize {
         usize::try_from(self.closed_by(elapsed)).unwrap_or(usize::MAX).saturating_sub(gone)
     }

@@ -1,8 +1,9 @@
-//! An optional wait that trades latency for CPU: what comes to one channel within a flush interval leaves together.
+//! Flush windows, an optional wait that trades latency for CPU: publications that come to a channel within one flush
+//! interval leave together.
 //!
-//! The first publication after a pause leaves at once and opens a window; what comes while it is open leaves when it
-//! closes, and that opens the next. So a channel with less than one publication an interval is never late, and a
-//! busier one costs one write a subscriber and interval, however many publications that is.
+//! The first publication after a pause leaves at once and opens a window. Publications that come while it is open leave
+//! when it closes, and that opens the next one. So a channel with less than one publication per interval is never late, and
+//! a busier one costs one write per subscriber and interval, however many publications that is.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,12 +13,12 @@ use rustc_hash::FxHashMap;
 use shared::channel::Channel;
 use shared::moment::Moment;
 
-/// Payload bytes that wait in one channel: what would be more leaves before its window closes.
+/// The most payload bytes that wait in one channel. With more, they leave before the window closes.
 pub const WAITING_BYTES_MAX: usize = 64 << 10;
 /// The same in publications.
 pub const WAITING_MAX: usize = 256;
 
-/// The open windows, by channel. `T` is what is delivered.
+/// The open windows, by channel. `T` is one publication.
 #[derive(Debug)]
 pub struct FlushWindows<T> {
     open: FxHashMap<Channel, FlushWindow<T>>,
@@ -39,8 +40,8 @@ impl<T> Default for FlushWindows<T> {
 }
 
 impl<T> FlushWindows<T> {
-    /// These have come to a channel and are `bytes` long together. Leaves in `publications` what is to be delivered
-    /// now, with all that waited before it, or nothing.
+    /// Passes publications of a channel, which are `bytes` long together, through its window. Leaves in `publications`
+    /// those to deliver now, behind all that waited before them, or nothing.
     pub fn pass(
         &mut self,
         now: Moment,
@@ -63,14 +64,14 @@ impl<T> FlushWindows<T> {
         }
     }
 
-    /// Takes what waits in a channel, for something that must not overtake it.
+    /// Takes the publications that wait in a channel, for something that must not overtake them.
     pub fn take(&mut self, channel: &str) -> Vec<T> {
         let Some(window) = self.open.get_mut(channel) else { return Vec::new() };
         window.bytes = 0;
         std::mem::take(&mut window.waiting)
     }
 
-    /// Takes what waits anywhere.
+    /// Takes the publications that wait in all channels.
     pub fn take_all(&mut self) -> Vec<(Channel, Vec<T>)> {
         let waiting = self.open.iter_mut().filter(|(_, window)| !window.waiting.is_empty());
         let take = |(channel, window): (&Channel, &mut FlushWindow<T>)| {
@@ -80,18 +81,18 @@ impl<T> FlushWindows<T> {
         waiting.map(take).collect()
     }
 
-    /// When the next window closes.
+    /// Returns when the next window closes.
     pub fn next_close(&self) -> Option<Moment> {
         self.closing.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Closes the next window whose time has come and answers what waited in it. Call it until it answers `None`.
+    /// Closes the next window that is due, and returns the publications that waited in it. Call it until it returns `None`.
     pub fn close_next(&mut self, now: Moment) -> Option<(Channel, Vec<T>)> {
         while self.next_close().is_some_and(|at| at <= now) {
             let Reverse((_, channel)) = self.closing.pop()?;
             let Some(window) = self.open.get_mut(channel.as_str()) else { continue };
             if window.waiting.is_empty() {
-                // The channel has paused, and is nothing to remember.
+                // The channel has paused, so nothing of it has to be remembered.
                 self.open.remove(channel.as_str());
                 continue;
             }
@@ -114,7 +115,7 @@ mod tests {
         Channel::parse(name, 255).expect("a channel")
     }
 
-    /// What leaves at once when `number` comes.
+    /// Returns what leaves at once when `number` comes.
     fn pass(windows: &mut FlushWindows<u32>, now: u64, name: &str, number: u32, bytes: usize) -> Vec<u32> {
         let mut publications = vec![number];
         windows.pass(Moment(now), &channel(name), INTERVAL, &mut publications, bytes);

@@ -1,4 +1,4 @@
-//! What is asked of a channel's stream, and what comes back.
+//! Requests to a channel's stream, and the answers to them.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub struct Retention {
     pub size: u32,
     /// How long the stream is kept after its last publication.
     pub ttl: Duration,
-    /// What is kept beside it. Brokers may keep all of a channel elsewhere for that.
+    /// What the channel keeps beside its stream. Brokers may keep everything of such a channel elsewhere.
     pub beside: KeysBeside,
 }
 
@@ -28,7 +28,7 @@ pub enum KeysBeside {
 }
 
 impl Retention {
-    /// Of a channel that keeps nothing beside it.
+    /// The retention of a channel that keeps nothing beside its stream.
     pub const fn new(size: u32, ttl: Duration) -> Self {
         Self { size, ttl, beside: KeysBeside::None }
     }
@@ -41,13 +41,13 @@ impl Retention {
 /// Which publications of a stream are wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HistoryFilter {
-    /// Only those after this offset (before it, if `reverse`).
+    /// Only publications after this offset (before it, if `reverse`).
     pub since: Option<u64>,
     /// At most this many; 0 asks for the position only.
     pub limit: u32,
     /// Newest first.
     pub reverse: bool,
-    /// Those behind the first that have so many bytes are of no use: the reader keeps no more of them.
+    /// The reader needs no publications behind the one with which the page reaches this many bytes: it would not keep them.
     pub enough_bytes: Option<u32>,
 }
 

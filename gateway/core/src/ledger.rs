@@ -1,27 +1,27 @@
-//! Who holds what, over several holders, and the news of it: told once when the first takes hold of something and once when
-//! the last lets go, in one order, to readers who each go on where they stood.
+//! The ledger: what each of several holders holds, and the news of it. One event is told when the first holder takes hold
+//! of a subject, and one when the last lets go of it. Readers get the events in one order, each from where it left off.
 //!
-//! This is what a single node keeps, what the scripts of Redis do for several, and what each of several nodes makes of what NATS
-//! keeps for them.
+//! A single node keeps this itself. Scripts in Redis do the same for several nodes. Over NATS, each node makes this of the
+//! log that is kept there.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rustc_hash::FxHashMap;
 
-/// What a holder does, in its order.
+/// A change by a holder, in the order of that holder's changes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LedgerChange {
-    /// Takes hold of something. It may hold it already.
+    /// Takes hold of a subject. The holder may hold it already.
     Hold(Box<str>),
     Release(Box<str>),
-    /// Something has this number: news only if it had another one. 0 is that of what has none.
+    /// Sets the count of a subject: news only if the count was different. A subject without a count has 0.
     Count(Box<str>, u32),
-    /// News that are not of holding.
+    /// News that have nothing to do with holding.
     Say(Box<str>),
 }
 
 impl LedgerChange {
-    /// The letter and the text of it, as the scripts take it.
+    /// Returns the letter and the text by which the scripts know the change.
     pub fn written(&self) -> (&'static str, String) {
         match self {
             Self::Hold(subject) => ("+", subject.to_string()),
@@ -31,7 +31,7 @@ impl LedgerChange {
         }
     }
 
-    /// Reads what [`LedgerChange::written`] gives.
+    /// Parses what [`LedgerChange::written`] returns.
     pub fn read(letter: char, text: &str) -> Option<Self> {
         Some(match letter {
             '+' => Self::Hold(text.into()),
@@ -45,7 +45,7 @@ impl LedgerChange {
         })
     }
 
-    /// What it costs to keep, in bytes.
+    /// Returns what the change costs to keep, in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Hold(text) | Self::Release(text) | Self::Count(text, _) | Self::Say(text) => text.len(),
@@ -53,19 +53,19 @@ impl LedgerChange {
     }
 }
 
-/// What is told.
+/// News of the ledger.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum LedgerEvent {
-    /// Somebody holds it, and nobody did.
+    /// The subject has its first holder.
     Taken(Box<str>),
-    /// Nobody holds it any more.
+    /// The subject has lost its last holder.
     Free(Box<str>),
     Counted(Box<str>, u32),
     Said(Box<str>),
 }
 
 impl LedgerEvent {
-    /// Reads what a script has kept: a letter and a text.
+    /// Parses an event as scripts keep it: a letter and a text.
     pub fn read(written: &str) -> Option<Self> {
         let letter = written.chars().next()?;
         let text = &written[letter.len_utf8()..];
@@ -81,7 +81,7 @@ impl LedgerEvent {
         })
     }
 
-    /// What [`LedgerEvent::read`] reads.
+    /// Returns the event as [`LedgerEvent::read`] parses it.
     pub fn written(&self) -> String {
         match self {
             Self::Taken(subject) => format!("+{subject}"),
@@ -91,7 +91,7 @@ impl LedgerEvent {
         }
     }
 
-    /// What it costs to keep, in bytes: as the scripts count it, but for the number.
+    /// Returns what the event costs to keep, in bytes: as the scripts count it, except for the number.
     fn bytes(&self) -> usize {
         match self {
             Self::Taken(text) | Self::Free(text) | Self::Counted(text, _) | Self::Said(text) => {
@@ -101,34 +101,34 @@ impl LedgerEvent {
     }
 }
 
-/// How much news are kept for readers that are behind. Past it the oldest are dropped.
+/// How much news is kept for readers that are behind. Beyond it, the oldest are dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LedgerCapacity {
     pub news_max: usize,
     pub bytes_max: usize,
 }
 
-/// What a reader has done with. It counts only where it began: a reader that meets a ledger which was lost or is an older one
-/// has done with nothing of that.
+/// How far a reader has got. This counts only if `from` matches: where the ledger was lost, or replaced by an older one,
+/// the reader has read nothing of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReaderProgress {
-    /// [`LedgerPage::from`], of the page that it was on.
+    /// [`LedgerPage::from`] of the page that the reader has worked on.
     pub from: u64,
     pub until: u64,
 }
 
-/// What a reader is given.
+/// A page of news for a reader.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LedgerPage {
-    /// The number of the last that it has done with.
+    /// The number of the last event that the reader has finished.
     pub from: u64,
-    /// In order, each with its number, which the reader says when it has done with it.
+    /// The events in order, each with its number, which the reader reports once it has finished it.
     pub news: Vec<(u64, LedgerEvent)>,
-    /// So many were dropped before the first of these, and were never read by this reader.
+    /// How many events were dropped before the first of these without this reader having read them.
     pub dropped: u64,
 }
 
-/// One of the things that a ledger is made of, for who writes it down and reads it again.
+/// One row of a ledger, for storing it and loading it again.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum LedgerRow {
     Held {
@@ -143,12 +143,12 @@ pub enum LedgerRow {
         number: u64,
         event: LedgerEvent,
     },
-    /// Up to where a reader has done with the news.
+    /// The number of the last event that a reader has finished.
     Reader {
         reader: Box<str>,
         done: u64,
     },
-    /// The number of the last news.
+    /// The number of the last event.
     Last(u64),
 }
 
@@ -160,7 +160,7 @@ pub struct Ledger {
     log: VecDeque<(u64, LedgerEvent)>,
     last: u64,
     bytes: usize,
-    /// Up to where each reader has done with the news.
+    /// The number of the last event that each reader has finished.
     readers: BTreeMap<Box<str>, u64>,
 }
 
@@ -191,13 +191,13 @@ impl Ledger {
         }
     }
 
-    /// A holder is gone: it lets go of everything.
+    /// Releases everything that a holder holds, because the holder is gone.
     pub fn end(&mut self, holder: &str, room: LedgerCapacity) {
         self.end_some(holder, usize::MAX, room);
     }
 
-    /// A holder is gone: it lets go of so much of what it holds at most. Returns how much that was, and whether it holds nothing
-    /// any more.
+    /// Releases at most `most` of what a holder holds, because the holder is gone. Returns how many subjects were released,
+    /// and whether the holder holds nothing any more.
     pub fn end_some(&mut self, holder: &str, most: usize, room: LedgerCapacity) -> (usize, bool) {
         let held = self.held.get(holder).into_iter().flatten();
         let some: Vec<Box<str>> = held.take(most).cloned().collect();
@@ -207,7 +207,8 @@ impl Ledger {
         (some.len(), !self.held.contains_key(holder))
     }
 
-    /// The next news for a reader, which may have done with some. News that all of `readers` have done with are forgotten.
+    /// Returns the next events for a reader, which may have finished some. Events that all of `readers` have finished are
+    /// forgotten.
     pub fn read(
         &mut self,
         reader: &str,
@@ -227,7 +228,7 @@ impl Ledger {
         LedgerPage { dropped: if known.is_some() { page.dropped } else { 0 }, ..page }
     }
 
-    /// The next news for a reader that has read before, who has done with no more.
+    /// Returns the next events for a reader that has read before and has finished no more since.
     pub fn page(&self, reader: &str, limit: usize) -> Option<LedgerPage> {
         self.readers.get(reader).map(|at| self.page_after(*at, limit))
     }
@@ -235,13 +236,14 @@ impl Ledger {
     fn page_after(&self, at: u64, limit: usize) -> LedgerPage {
         let news: Vec<(u64, LedgerEvent)> =
             self.log.iter().filter(|(number, _)| *number > at).take(limit).cloned().collect();
-        // A ledger that was read from somewhere may be at the end of all numbers.
+        // A loaded ledger may have reached the highest number.
         let next = at.saturating_add(1);
         let first = news.first().map_or(next, |(number, _)| *number);
         LedgerPage { from: at, news, dropped: first.saturating_sub(next) }
     }
 
-    /// All that it is made of. What stands for how many hold something follows from what is held.
+    /// Iterates over the rows of the ledger. The number of each subject's holders is left out: it follows from what is
+    /// held.
     pub fn rows(&self) -> impl Iterator<Item = LedgerRow> + '_ {
         let held = self.held.iter().flat_map(|(holder, subjects)| {
             subjects
@@ -258,7 +260,7 @@ impl Ledger {
         held.chain(counts).chain(news).chain(readers).chain([LedgerRow::Last(self.last)])
     }
 
-    /// Puts back what was written down, into a ledger that has nothing of it: that is no news.
+    /// Puts back a stored row, into a ledger that does not have it. This is no news.
     pub fn put_back(&mut self, row: LedgerRow) {
         match row {
             LedgerRow::Held { holder, subject } => {

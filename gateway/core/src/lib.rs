@@ -1,8 +1,8 @@
 //! The decisions of a gateway node.
 //!
-//! [`session`] is one client from open to close, [`hub`] is who listens to what on one worker, [`feed`] keeps a
-//! channel's publications in order on one node, [`stream`] remembers them. Everything here is told the time and
-//! the answers it asked for, and says what should be done; it does nothing itself.
+//! [`session`] handles one client from open to close. [`hub`] knows the subscribers of each channel on one worker. [`feed`]
+//! keeps a channel's publications in order on one node. [`stream`] keeps their history. The code here is given the time and
+//! the answers it asked for, and returns what should be done; it performs no I/O itself.
 
 pub mod audience;
 pub mod balance;

@@ -9,13 +9,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Longest expression, in bytes.
 const EXPRESSION_BYTES_MAX: usize = 1_024;
 
-/// The most memory that a compiled expression may take, in bytes: what bounds the time of a look, too.
+/// The most memory that a compiled expression may take, in bytes. This also bounds how long a match takes.
 const COMPILED_BYTES_MAX: usize = 64 << 10;
 
 /// How deep groups may be nested.
 const NESTING_MAX: u32 = 32;
 
-/// Which names are admitted. None are refused where there is no rule. A look takes time in proportion to the name.
+/// Which names are admitted: all of them if the rule is empty. A match takes time proportional to the length of the name.
 #[derive(Clone, Default)]
 pub struct NameRule {
     text: Box<str>,
@@ -23,7 +23,7 @@ pub struct NameRule {
 }
 
 impl NameRule {
-    /// An empty text is no rule.
+    /// Parses an expression. An empty text is no rule.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Ok(Self::default());
@@ -44,7 +44,7 @@ impl NameRule {
     }
 }
 
-// What was compiled says nothing that the text does not.
+// The compiled expression follows from the text.
 impl PartialEq for NameRule {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text

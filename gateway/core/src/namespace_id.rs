@@ -1,13 +1,13 @@
-//! The number that what happens in a namespace's channels is counted by.
+//! The number under which metrics and limits count what happens in a namespace's channels.
 
-/// A namespace by its number, which stays the same for as long as a node runs. Where nobody has given numbers, all channels
-/// have that of the default.
+/// The number of a namespace, which stays the same for as long as a node runs. Where no numbers have been assigned, all
+/// channels have the number of the default namespace.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct NamespaceId(pub u8);
 
 impl NamespaceId {
-    /// Of channels without a namespace.
+    /// The number of channels without a namespace.
     pub const DEFAULT: Self = Self(0);
-    /// Of channels that name a namespace which does not exist.
+    /// The number of channels whose namespace does not exist.
     pub const UNKNOWN: Self = Self(1);
 }

@@ -1,10 +1,11 @@
-//! Which of several servers has what: by names alone, so that every node finds the same without asking.
+//! The placement of names on several servers. It depends on the names alone, so all nodes come to the same one without
+//! asking each other.
 //!
-//! Rendezvous hashing: each server has a score for each name, and the best has it. The order in which servers are listed
-//! means nothing, one more takes its share from all the others, and what was on one that is taken away is spread over those
-//! that are left.
+//! This is rendezvous hashing: each server has a score for each name, and the server with the best score has the name. The
+//! order in which servers are listed means nothing. A server that is added takes its share from all the others, and what
+//! was on a server that is removed is spread over the rest.
 
-/// A set of servers, and where each name is.
+/// A set of servers, and the server of each name.
 #[derive(Debug)]
 pub struct Placement {
     seeds: Box<[u64]>,
@@ -12,7 +13,7 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Servers by their names, of which no two are the same. They are numbered from 0 in this order.
+    /// Takes the names of the servers, which have to differ. Servers are numbered from 0 in this order.
     pub fn new<'a>(servers: impl IntoIterator<Item = &'a str>) -> Self {
         let mut seeds: Vec<u64> = servers.into_iter().map(|server| mix(fnv(server))).collect();
         let servers = seeds.clone().into_boxed_slice();
@@ -21,7 +22,7 @@ impl Placement {
         Self { seeds: servers, layout: format!("rendezvous-1:{}:{all:016x}", seeds.len()).into() }
     }
 
-    /// The server that has this.
+    /// Returns the number of the server that has this name.
     pub fn of(&self, name: &str) -> usize {
         let hash = fnv(name);
         let mut best = (0, 0);
@@ -34,7 +35,8 @@ impl Placement {
         best.1
     }
 
-    /// All servers: first the one that has this, and behind each the one that would have it if those before were not there.
+    /// Returns all servers: first the one that has this name, and behind each the one that would have it without those
+    /// before it.
     pub fn ranked(&self, name: &str) -> Vec<usize> {
         let hash = fnv(name);
         let mut ranked: Vec<usize> = (0..self.seeds.len()).collect();
@@ -42,7 +44,7 @@ impl Placement {
         ranked
     }
 
-    /// A word for this way to place names, the same for whoever places all of them alike.
+    /// Returns an identifier of this placement, which is equal wherever all names are placed alike.
     pub fn layout(&self) -> &str {
         &self.layout
     }
@@ -55,7 +57,7 @@ fn fnv(text: &str) -> u64 {
     })
 }
 
-/// The last step of MurmurHash3 of 64 bits: each bit of its argument decides about half of those of what it gives.
+/// The finalizer of 64-bit MurmurHash3: each bit of the argument affects about half of the bits of the result.
 fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ (bits >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     bits = (bits ^ (bits >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);

@@ -1,45 +1,45 @@
-//! Messages that come over several ways, and are to be taken once.
+//! Takes messages once that arrive over several paths.
 //!
-//! A sender numbers what it sends. Of its latest numbers a receiver knows which have come; what is older than those is not
-//! taken, because it may have been.
+//! A sender numbers its messages. The receiver remembers which of a sender's latest numbers have arrived. It refuses older
+//! ones, because they may have arrived before.
 
 use std::collections::HashMap;
 
-/// How many of a sender's latest numbers are known.
+/// How many of a sender's latest numbers are remembered.
 pub const NUMBERS_MAX: u64 = 32_768;
-/// Senders that are known at most, those last that were heard longest ago.
+/// The most senders that are remembered. Beyond it, the one heard from least recently is forgotten.
 pub const SENDERS_MAX: usize = 1_024;
 
 const WORDS: usize = NUMBERS_MAX as usize / 64;
 
-/// What is known of a message.
+/// Whether a message has arrived before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arrival {
-    /// It comes for the first time.
+    /// This is its first arrival.
     First,
-    /// It has come before.
+    /// It has arrived before.
     Again,
-    /// It is so late that nobody knows. Not to be taken.
+    /// It is so late that its number is no longer remembered. It must not be taken.
     Late,
 }
 
 #[derive(Debug, Default)]
 pub struct Repeats {
     senders: HashMap<u64, Sender>,
-    /// Messages that have come, for which sender was heard last.
+    /// Counts the messages that have arrived, to tell which sender was heard from last.
     heard: u64,
 }
 
 #[derive(Debug)]
 struct Sender {
     highest: u64,
-    /// A bit for each of the latest numbers, at the number's place in a ring.
+    /// A bit for each of the latest numbers, at the number's position in a ring.
     seen: Box<[u64; WORDS]>,
     heard: u64,
 }
 
 impl Repeats {
-    /// A message has come.
+    /// Records the arrival of a message.
     pub fn arrived(&mut self, sender: u64, number: u64) -> Arrival {
         self.heard += 1;
         if self.senders.len() >= SENDERS_MAX && !self.senders.contains_key(&sender) {

@@ -1,8 +1,8 @@
-//! Who is in a channel, by users: what a node makes of the joins and leaves of clients for subscribers that are told of
-//! users, and of what presence says when joins and leaves may have been missed.
+//! The members of a channel, by user. A node derives them from the joins and leaves of clients, and from presence where
+//! joins and leaves may have been missed, for subscribers that are told of users.
 //!
-//! A user is there from the first of its clients to the last. Joins and leaves come in any order across clients, and in
-//! theirs for one: so what is kept is clients, and users are counted.
+//! A user is a member from its first client to its last. Joins and leaves of different clients come in any order, those of
+//! one client in theirs. So the roster keeps clients, and counts them by user.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use shared::push::OwnedEvent;
 
 use crate::effect::ChannelMembers;
 
-/// For so long what was said of a client counts more than what is read about it: a read can have begun before that.
+/// How long a join or leave of a client outweighs what is read from presence: a read may have begun before it.
 pub const TRUSTED: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub struct Roster {
     clients: FxHashMap<ClientId, Client>,
     users: FxHashMap<UserId, User>,
-    /// Clients that have left, and when: a read may still show them.
+    /// Clients that have left, and when. A presence read may still show them.
     left: FxHashMap<ClientId, Moment>,
-    /// Presence was read at least once.
+    /// Whether presence was read at least once.
     complete: bool,
     version: u64,
 }
@@ -31,36 +31,36 @@ pub struct Roster {
 #[derive(Debug)]
 struct Client {
     user: UserId,
-    /// When it was said to have joined. `None`: it was read.
+    /// When its join came. `None`: it was read from presence.
     joined_at: Option<Moment>,
 }
 
 #[derive(Debug)]
 struct User {
     clients: u32,
-    /// The client that stands for it.
+    /// The client that represents the user.
     info: ClientInfo,
 }
 
 impl Roster {
-    /// Whether it holds those, too, who came before it was made.
+    /// Whether the roster also includes clients that joined before it was made.
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// How many changes there were so far.
+    /// Returns how many changes there have been.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Who is there, in the order of their users.
+    /// Returns the members, ordered by user.
     pub fn members(&self) -> ChannelMembers {
         let mut clients: Vec<ClientInfo> = self.users.values().map(|user| user.info.clone()).collect();
         clients.sort_by(|one, other| one.user.cmp(&other.user));
         ChannelMembers { clients, version: self.version }
     }
 
-    /// Whether nobody is there.
+    /// Whether the channel has no members.
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty()
     }
@@ -69,7 +69,7 @@ impl Roster {
         self.users.contains_key(user)
     }
 
-    /// A client is said to have joined: answers the user that comes with it. Nobody in particular is no member.
+    /// Handles the join of a client, and returns the user that is added by it. Anonymous clients are no members.
     pub fn joined(&mut self, now: Moment, info: ClientInfo) -> Option<OwnedEvent> {
         self.left.remove(&info.client);
         if let Some(client) = self.clients.get_mut(&info.client) {
@@ -79,17 +79,17 @@ impl Roster {
         self.add(info, Some(now))
     }
 
-    /// A client is said to have left: answers the user that goes with it.
+    /// Handles the leave of a client, and returns the user that is removed by it.
     pub fn left(&mut self, now: Moment, client: ClientId) -> Option<OwnedEvent> {
         if self.left.len() == self.left.capacity() {
-            // Only before it would grow: many can leave at once.
+            // Cleaned only when it would grow: many clients can leave at once.
             self.left.retain(|_, at| now.since(*at) < TRUSTED);
         }
         self.left.insert(client, now);
         self.remove(client)
     }
 
-    /// Presence was read, by a read that began within [`TRUSTED`].
+    /// Takes in presence from a read that began within [`TRUSTED`], and returns what has changed.
     pub fn read(
         &mut self,
         now: Moment,
@@ -105,7 +105,7 @@ impl Roster {
         let gone: Vec<ClientId> = gone.map(|(client, _)| *client).collect();
         let come = present.into_values().filter(|info| !self.clients.contains_key(&info.client));
         let come: Vec<ClientInfo> = come.collect();
-        // First who comes: a user that only has another client by now has not been away.
+        // Additions first: a user that only has another client by now has not been away.
         let mut changes: Vec<OwnedEvent> = come.into_iter().filter_map(|info| self.add(info, None)).collect();
         changes.extend(gone.into_iter().filter_map(|client| self.remove(client)));
         changes

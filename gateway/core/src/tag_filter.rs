@@ -1,4 +1,4 @@
-//! A subscriber's condition on the tags of publications: only those that meet it are for the subscriber.
+//! A subscriber's condition on the tags of publications: the subscriber receives only publications that meet it.
 
 use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
@@ -9,19 +9,19 @@ use shared::publication::Tags;
 
 use crate::audience::SubscriberAudience;
 
-/// Most nodes of one filter.
+/// The most nodes of one filter.
 pub const FILTER_NODES_MAX: usize = 64;
-/// Deepest nesting of nodes.
+/// The deepest nesting of nodes.
 pub const FILTER_DEPTH_MAX: usize = 8;
-/// Most bytes of one filter's keys and values together.
+/// The most bytes of one filter's keys and values together.
 pub const FILTER_BYTES_MAX: usize = 4 << 10;
 
-/// Longest text that is read as a number, in bytes.
+/// The longest text that is parsed as a number, in bytes.
 const NUMBER_BYTES_MAX: usize = 200;
-/// Most digits after the point.
+/// The most digits after the point.
 const FRACTION_DIGITS_MAX: usize = 19;
 
-/// A checked filter. Equal ones are equal, and their hash is made once.
+/// A validated filter. Filters with the same content are equal, and the hash is computed once.
 #[derive(Clone, Debug)]
 pub struct TagFilter {
     root: Node,
@@ -48,14 +48,14 @@ enum Test {
     StartsWith(Box<str>),
     EndsWith(Box<str>),
     Contains(Box<str>),
-    /// A number that compares with this one in one of two ways.
+    /// The tag is a number that compares with `to` in one of these ways.
     Number {
         to: Box<str>,
         is: [Ordering; 2],
     },
 }
 
-/// Why a filter is none.
+/// Why a filter is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
     #[error("the filter has more than {FILTER_NODES_MAX} nodes")]
@@ -71,14 +71,14 @@ pub enum FilterError {
 }
 
 impl TagFilter {
-    /// Checks a filter as a client sent it.
+    /// Validates a filter as a client sent it.
     pub fn new(root: &FilterNode) -> Result<Self, FilterError> {
         let root = FilterBudget { nodes: FILTER_NODES_MAX, bytes: FILTER_BYTES_MAX }
             .check(root, FILTER_DEPTH_MAX)?;
         Ok(Self::of(root))
     }
 
-    /// Lets through what is for this audience, and of that what the client's own filter does.
+    /// Makes a filter for publications that are for this audience and that match the client's own filter, if it has one.
     pub fn of_audience(audience: SubscriberAudience, own: Option<&Self>) -> Self {
         let audience = Node::Audience(audience);
         Self::of(match own {
@@ -93,7 +93,7 @@ impl TagFilter {
         Self { root, hash: hasher.finish() }
     }
 
-    /// Whether a publication with these tags is for whoever has this filter.
+    /// Whether a publication with these tags matches the filter.
     pub fn matches(&self, tags: &Tags) -> bool {
         self.root.matches(tags)
     }
@@ -113,7 +113,7 @@ impl Hash for TagFilter {
     }
 }
 
-/// What a filter may still have.
+/// What is left of a filter's limits while it is validated.
 struct FilterBudget {
     nodes: usize,
     bytes: usize,
@@ -189,7 +189,8 @@ impl Node {
 }
 
 impl Test {
-    /// A tag that is not there is unequal to everything, and is as an empty one in a list.
+    /// Whether the test holds for a tag. A missing tag is unequal to every value, and counts as an empty one in `in` and
+    /// `nin`.
     fn holds(&self, tag: Option<&str>) -> bool {
         let is_in = |values: &[Box<str>]| values.iter().any(|value| **value == *tag.unwrap_or_default());
         match self {
@@ -210,7 +211,7 @@ impl Test {
     }
 }
 
-/// A decimal number as it is written, without zeros that say nothing. Of any size: nothing is rounded.
+/// A decimal number as text, without insignificant zeros. It may have any size, and nothing is rounded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Decimal<'a> {
     negative: bool,
@@ -219,7 +220,8 @@ struct Decimal<'a> {
 }
 
 impl<'a> Decimal<'a> {
-    /// Digits, perhaps with a sign before them and a point between them. `None` for anything else.
+    /// Parses digits, with an optional sign before them and an optional point between them. Returns `None` for anything
+    /// else.
     fn parse(text: &'a str) -> Option<Self> {
         if text.len() > NUMBER_BYTES_MAX {
             return None;

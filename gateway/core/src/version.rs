@@ -1,16 +1,17 @@
-//! The version of what is published, as its source counts.
+//! The version of published content, as its source counts it.
 
-/// Of the content, as its source counts.
+/// A version of some content, as its source counts it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Version {
     /// At least 1.
     pub number: u64,
-    /// In which the source counts: numbers of another one say nothing. Empty: that of whatever came before.
+    /// The epoch of the source's count; numbers of different epochs cannot be compared. Empty: the epoch of the version
+    /// before.
     pub epoch: Box<str>,
 }
 
 impl Version {
-    /// Whether there is nothing new in it after this one.
+    /// Whether this version is no newer than `last`.
     pub fn is_stale(&self, last: &Self) -> bool {
         (self.epoch.is_empty() || self.epoch == last.epoch) && self.number <= last.number
     }

@@ -1,10 +1,11 @@
-//! Texts against patterns in which `*` stands for any text, the empty one too.
+//! Matches texts against patterns in which `*` stands for any text, including the empty one.
 
-/// Whether the pattern describes all of the text. Costs at most the product of both lengths, and as a rule their sum.
+/// Whether the pattern matches the whole text. Takes time proportional to the product of both lengths at worst, and as a
+/// rule to their sum.
 pub fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut at, mut read) = (0, 0);
-    // Where to go on when what follows the last star does not fit: the star takes one byte more.
+    // Where to resume when the pattern behind the last star does not match: the star takes one more byte.
     let mut retry = None;
     while read < text.len() {
         match pattern.get(at) {
@@ -52,7 +53,7 @@ mod tests {
         }
     }
 
-    /// The same by definition, at any price.
+    /// The definition itself, whatever it costs.
     fn by_definition(pattern: &[u8], text: &[u8]) -> bool {
         match (pattern, text) {
             ([], text) => text.is_empty(),

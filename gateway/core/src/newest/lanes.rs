@@ -1,7 +1,7 @@
-//! What waits for one client's connection: a lane for each of its subscriptions to newest values.
+//! The values that wait for one client's connection: a lane for each of its subscriptions to newest values.
 //!
-//! Values are taken out one by one, as the connection has room for them, from one lane after the other. A lane that may
-//! only have so many bytes a second is passed over while it has had them.
+//! Values are taken one by one, as the connection has room for them, from each lane in turn. A lane with a bound in bytes a
+//! second is skipped while it has used them up.
 
 use std::collections::VecDeque;
 
@@ -15,13 +15,13 @@ use super::waiting::{DueValue, NewestQueue, NewestValue};
 #[derive(Debug)]
 pub struct Lanes<T> {
     lanes: FxHashMap<Channel, Lane<T>>,
-    /// Those in which something waits, each once: the first has its turn.
+    /// The lanes in which something waits, each once. The first one has its turn.
     turns: VecDeque<Channel>,
-    /// What waits in all of them, in bytes.
+    /// The size of all waiting values, in bytes.
     bytes: usize,
-    /// How many may have only so many bytes a second.
+    /// How many lanes have a bound in bytes a second.
     paced: usize,
-    /// How many have dropped values of which nothing tells yet.
+    /// How many lanes have dropped values that no later value has counted yet.
     owing: usize,
 }
 
@@ -29,22 +29,22 @@ pub struct Lanes<T> {
 struct Lane<T> {
     latest: NewestTerms,
     waiting: NewestQueue<T>,
-    /// When it may have more, in microseconds on the owner's clock.
+    /// When the lane may send again, in microseconds on the owner's clock.
     may_at: u64,
-    /// Values that were dropped, and of which the next one is to tell.
+    /// How many values were dropped. The next value that is sent counts them as superseded.
     dropped: u32,
 }
 
-/// A client has more waiting in one channel than it may have.
+/// The client has as much waiting in one channel as it may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LaneFull;
 
-/// What came of putting a value into a lane.
+/// The result of putting a value into a lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LanePut {
-    /// It waits behind others.
+    /// The value waits behind others.
     Behind,
-    /// It waits in the place of an older one.
+    /// The value has replaced an older one.
     Instead,
 }
 
@@ -55,7 +55,7 @@ pub enum NextWrite<T> {
         channel: Channel,
         taken: DueValue<T>,
     },
-    /// Nothing before so many microseconds on the owner's clock.
+    /// Nothing before then, in microseconds on the owner's clock.
     At(u64),
     /// Nothing waits.
     Nothing,
@@ -68,7 +68,7 @@ impl<T> Default for Lanes<T> {
 }
 
 impl<T: NewestValue> Lanes<T> {
-    /// A lane for this subscription, or other terms for the one that it has.
+    /// Opens a lane for this subscription, or changes the terms of the lane that it has.
     pub fn open(&mut self, channel: &Channel, latest: NewestTerms) {
         let is_paced = |latest: NewestTerms| usize::from(latest.bytes_per_s > 0);
         match self.lanes.get_mut(channel) {
@@ -87,8 +87,8 @@ impl<T: NewestValue> Lanes<T> {
         }
     }
 
-    /// The subscription has ended, or is to be sent all. Returns what still waits and has not become too old, in its order.
-    /// `stale` counts the others, of which these tell.
+    /// Closes the lane, because the subscription has ended or is to receive all publications. Returns the waiting values
+    /// that are not too old, in their order. `stale` counts the others, and the returned values count them as superseded.
     pub fn close(&mut self, channel: &Channel, now_micros: u64, stale: &mut u64) -> Vec<DueValue<T>> {
         let Some(mut lane) = self.lanes.remove(channel) else { return Vec::new() };
         self.bytes -= lane.waiting.bytes();
@@ -97,7 +97,7 @@ impl<T: NewestValue> Lanes<T> {
         self.turns.retain(|of| of != channel);
         let mut young: Vec<_> = std::iter::from_fn(|| lane.take(now_micros, stale)).collect();
         if let Some(last) = young.last_mut() {
-            // Nothing comes behind it here.
+            // No later value of this lane can count them.
             last.superseded = last.superseded.saturating_add(lane.dropped);
         }
         young
@@ -113,25 +113,25 @@ impl<T: NewestValue> Lanes<T> {
         self.turns.is_empty()
     }
 
-    /// Whether what comes must go through its lane, and not past it: something waits, bytes are counted, or it is to tell of
-    /// what was dropped before it.
+    /// Whether a value must go through its lane, and not past it: something waits, bytes are counted, or the value has to
+    /// count those that were dropped before it.
     pub fn is_needed(&self) -> bool {
         self.paced > 0 || self.owing > 0 || !self.turns.is_empty()
     }
 
-    /// What waits, in bytes.
+    /// Returns the size of all waiting values, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many values wait.
+    /// Returns how many values wait.
     pub fn len(&self) -> usize {
         self.turns.iter().filter_map(|channel| self.lanes.get(channel)).map(|lane| lane.waiting.len()).sum()
     }
 
-    /// `bytes_max`: what may wait in one lane.
+    /// Puts a value into a lane. `bytes_max`: the most bytes that may wait in one lane.
     pub fn put(&mut self, channel: &Channel, value: T, bytes_max: usize) -> Result<LanePut, LaneFull> {
-        // Whoever is sent newest values has a lane.
+        // Every subscription to newest values has a lane.
         let Some(lane) = self.lanes.get_mut(channel) else { return Err(LaneFull) };
         let waiting = &mut lane.waiting;
         let is_new = !waiting.has(value.key());
@@ -149,7 +149,7 @@ impl<T: NewestValue> Lanes<T> {
         Ok(if has_superseded { LanePut::Instead } else { LanePut::Behind })
     }
 
-    /// The value that is to be written next. `stale` counts those that came too long ago and are dropped.
+    /// Returns the value to write next. `stale` counts the values that were too old and are dropped.
     pub fn next(&mut self, now_micros: u64, stale: &mut u64) -> NextWrite<T> {
         let mut earliest: Option<u64> = None;
         for _ in 0..self.turns.len() {
@@ -178,7 +178,7 @@ impl<T: NewestValue> Lanes<T> {
         earliest.map_or(NextWrite::Nothing, NextWrite::At)
     }
 
-    /// So many bytes of this lane were written.
+    /// Notes that `bytes` bytes of this lane were written.
     pub fn spent(&mut self, channel: &Channel, bytes: usize, now_micros: u64) {
         let Some(lane) = self.lanes.get_mut(channel).filter(|lane| lane.latest.bytes_per_s > 0) else {
             return;
@@ -189,7 +189,7 @@ impl<T: NewestValue> Lanes<T> {
 }
 
 impl<T: NewestValue> Lane<T> {
-    /// The next that has not become too old.
+    /// Removes and returns the next value that is not too old.
     fn take(&mut self, now_micros: u64, stale: &mut u64) -> Option<DueValue<T>> {
         let ttl_micros = u64::from(self.latest.value_ttl_ms) * 1_000;
         while let Some(mut taken) = self.waiting.pop() {
@@ -237,7 +237,7 @@ mod tests {
 
     const LATEST: NewestTerms = NewestTerms { times_per_s: 0, bytes_per_s: 0, value_ttl_ms: 0, keys_max: 3 };
 
-    /// The channel, the key and what it has superseded.
+    /// The channel, the key and the number of superseded values.
     fn next(lanes: &mut Lanes<Quote>, now: u64) -> Option<(String, &'static str, u32)> {
         match lanes.next(now, &mut 0) {
             NextWrite::Value { channel, taken } => {

@@ -1,25 +1,26 @@
-//! Those who came while a window was open. Of what waits there they want only what came after them.
+//! Newcomers: members that joined while a window was open. Of the values that wait in it, they want only those that came
+//! after them.
 
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 
 use super::waiting::{DueValue, NewestValue};
 
-/// Groups that are told apart in one window: each is sent values of its own, which are encoded for it alone. Whoever comes
-/// after so many joins the last of them, and can be sent again what came between.
+/// The most groups of one window that are told apart. Each is sent values of its own, which are encoded for it alone. Later
+/// newcomers join the last group, and can be sent values again that came before they joined.
 pub const NEWCOMER_GROUPS_MAX: usize = 32;
 
-/// The newcomers of one window, in groups between which nothing came.
+/// The newcomers of one window, in groups. No value came between the members of one group.
 #[derive(Debug, Default)]
 pub(super) struct Newcomers {
-    /// The group of each.
+    /// The group of each newcomer.
     groups: FxHashMap<u32, u8>,
-    /// How many there are in each group.
+    /// The number of newcomers in each group.
     counts: SmallVec<[u32; 4]>,
     /// Whether anything has come since the last group began.
     has_come: bool,
-    /// By key: the group that was the last one when a value came, if it was the first since that, and how many values of
-    /// the key had come before.
+    /// By key, for each value that was the first one of its key since a group began: that group, and how many values of the
+    /// key had come before.
     marks: FxHashMap<Box<str>, SmallVec<[NewcomerMark; 1]>>,
 }
 
@@ -49,7 +50,7 @@ impl Newcomers {
         }
     }
 
-    /// A value comes of a key of which so many came before. Returns how many of the newcomers know none of them.
+    /// Notes a value of a key of which `before` values came before. Returns how many of the newcomers know none of those.
     pub(super) fn note(&mut self, key: &str, before: u32) -> usize {
         self.has_come = true;
         let last = self.counts.len().saturating_sub(1) as u8;
@@ -70,7 +71,7 @@ impl Newcomers {
         self.counts.iter().skip(since).map(|&count| count as usize).sum()
     }
 
-    /// What of all that waits is for those of one group.
+    /// Returns the waiting values that are for one group.
     fn share_of<T: NewestValue + Clone>(&self, group: u8, waiting: &[DueValue<T>]) -> Vec<DueValue<T>> {
         let share = |taken: &DueValue<T>| {
             let marks = self.marks.get(taken.value.key())?;
@@ -81,7 +82,7 @@ impl Newcomers {
         waiting.iter().filter_map(share).collect()
     }
 
-    /// The same for one member. `None` if it is no newcomer.
+    /// Returns the waiting values that are for one member. `None` if it is no newcomer.
     pub(super) fn share_for<T: NewestValue + Clone>(
         &self,
         member: u32,
@@ -90,7 +91,7 @@ impl Newcomers {
         Some(self.share_of(*self.groups.get(&member)?, waiting))
     }
 
-    /// The members of each group, and what is for them.
+    /// Returns the members of each group, and the values for them.
     pub(super) fn shares<T: NewestValue + Clone>(
         &self,
         waiting: &[DueValue<T>],

@@ -1,4 +1,4 @@
-//! What a namespace says of newest values.
+//! The settings of a namespace for the delivery of newest values.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ impl NewestOptions {
         self.delivery == DeliveryMode::Latest || self.allow_choice || self.snapshot
     }
 
-    /// How those are served who do not say how.
+    /// Returns the terms of subscribers that do not ask for others.
     pub fn latest(&self) -> NewestTerms {
         NewestTerms {
             times_per_s: self.times_per_s,
@@ -81,7 +81,7 @@ impl NewestOptions {
         }
     }
 
-    /// What is kept of keys, beside what is kept of the stream. `None`: nothing.
+    /// Returns what is kept by key, beside the stream. `None`: nothing.
     pub fn keeping(&self, stream: Retention) -> Option<MapRetention> {
         let snapshot_ttl = Duration::from_secs(self.snapshot_ttl_s.into());
         let true_for = Duration::from_millis(self.value_ttl_ms.into());

@@ -1,4 +1,4 @@
-//! Values that wait for their turn, at most one of each key.
+//! A queue of values in which each key waits at most once.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -6,32 +6,32 @@ use std::hash::BuildHasher;
 use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 
-/// Something of which only the newest counts.
+/// A value of which only the newest one of its key counts.
 pub trait NewestValue {
-    /// Values of the same key take each other's place.
+    /// Returns the key. A newer value replaces an older one of the same key.
     fn key(&self) -> &str;
 
-    /// What it takes, in bytes.
+    /// Returns the size of the value, in bytes.
     fn bytes(&self) -> usize;
 
-    /// How many values it has superseded before it came here.
+    /// Returns how many values it had superseded before it was put here.
     fn superseded(&self) -> u32;
 
-    /// When it came, in microseconds on the owner's clock.
+    /// Returns when it came, in microseconds on the owner's clock.
     fn came_micros(&self) -> u64;
 }
 
-/// What a value costs here beside its own bytes, roughly: its place in the queue and in the table.
+/// The approximate cost of a value beside its own bytes: its entries in the queue and in the table.
 const ENTRY_BYTES: usize = 64;
 
-/// First come, first served, by key: a newer value stands where the older one stood. Owns no memory while empty.
+/// First come, first served, by key: a newer value takes the place of the older one. Owns no memory while empty.
 #[derive(Debug)]
 pub struct NewestQueue<T> {
     /// The number of each key's entry.
     places: HashTable<u64>,
-    /// `None`: it was taken out of turn.
+    /// `None`: the value was removed by [`NewestQueue::retain`].
     queue: VecDeque<Option<WaitingValue<T>>>,
-    /// The number of the first in the queue.
+    /// The number of the first entry of the queue.
     first: u64,
     bytes: usize,
 }
@@ -46,7 +46,7 @@ struct WaitingValue<T> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DueValue<T> {
     pub value: T,
-    /// How many values it has superseded, here and before.
+    /// How many values it has superseded, here and before it was put here.
     pub superseded: u32,
 }
 
@@ -66,7 +66,7 @@ fn key<T: NewestValue>(queue: &VecDeque<Option<WaitingValue<T>>>, first: u64, nu
 }
 
 impl<T: NewestValue> NewestQueue<T> {
-    /// How many keys wait.
+    /// Returns how many keys wait.
     pub fn len(&self) -> usize {
         self.places.len()
     }
@@ -75,12 +75,12 @@ impl<T: NewestValue> NewestQueue<T> {
         self.places.is_empty()
     }
 
-    /// What all of them take, in bytes.
+    /// Returns the size of all waiting values, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Takes the place of the older value of its key, or stands behind all others. Returns whether there was an older one.
+    /// Puts a value in the place of the older one of its key, or behind all others. Returns whether there was an older one.
     pub fn put(&mut self, value: T) -> bool {
         let hash = hash(value.key());
         let (queue, first) = (&mut self.queue, self.first);
@@ -106,7 +106,7 @@ impl<T: NewestValue> NewestQueue<T> {
         self.places.find(hash(wanted), |&number| key(&self.queue, self.first, number) == wanted).is_some()
     }
 
-    /// How many values of this key have come since it waits: those that were superseded, and the one that waits.
+    /// Returns how many values of this key have come since it began to wait: the superseded ones, and the one that waits.
     pub fn count(&self, wanted: &str) -> u32 {
         let (queue, first) = (&self.queue, self.first);
         let found = self.places.find(hash(wanted), |&number| key(queue, first, number) == wanted);
@@ -114,7 +114,7 @@ impl<T: NewestValue> NewestQueue<T> {
         entry.map_or(0, |entry| entry.superseded.saturating_add(1))
     }
 
-    /// The value that has waited longest for its turn.
+    /// Removes and returns the value that is first in the queue.
     pub fn pop(&mut self) -> Option<DueValue<T>> {
         while let Some(front) = self.queue.front() {
             if let Some(entry) = front {
@@ -135,7 +135,7 @@ impl<T: NewestValue> NewestQueue<T> {
         None
     }
 
-    /// All of them, in their order.
+    /// Removes and returns all values, in their order.
     pub fn take_all(&mut self) -> Vec<DueValue<T>> {
         let entries = std::mem::take(&mut self.queue).into_iter().flatten();
         let all = entries.map(|WaitingValue { value, superseded }| DueValue { value, superseded }).collect();
@@ -143,12 +143,12 @@ impl<T: NewestValue> NewestQueue<T> {
         all
     }
 
-    /// All of them as they wait, in their order.
+    /// Iterates over all values, in their order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.queue.iter().flatten().map(|entry| &entry.value)
     }
 
-    /// The same, with how many each has superseded.
+    /// Returns all values, in their order, with how many each has superseded.
     pub fn all(&self) -> Vec<DueValue<T>>
     where
         T: Clone,
@@ -157,7 +157,7 @@ impl<T: NewestValue> NewestQueue<T> {
         entries.map(|entry| DueValue { value: entry.value.clone(), superseded: entry.superseded }).collect()
     }
 
-    /// Lets go of those that are not to wait any more. Returns how many that are.
+    /// Removes the values for which `stays` returns false, and returns how many there were.
     pub fn retain(&mut self, mut stays: impl FnMut(&T) -> bool) -> usize {
         let before = self.places.len();
         for index in 0..self.queue.len() {

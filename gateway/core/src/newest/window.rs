@@ -1,7 +1,8 @@
-//! So many times a second: values wait in a window, once for all who want as many, and leave when it closes.
+//! Windows that bound the number of deliveries a second: values wait in a window, once for all members that want the same
+//! number, and leave when it closes.
 //!
-//! The first value after a pause leaves at once and opens a window; what comes while it is open leaves when it closes,
-//! and that opens the next. So what comes seldom is never late.
+//! The first value after a pause leaves at once and opens a window. Values that come while it is open leave when it closes,
+//! and that opens the next one. So values that come rarely are never late.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,64 +13,64 @@ use shared::moment::Moment;
 use super::newcomers::Newcomers;
 use super::waiting::{DueValue, NewestQueue, NewestValue};
 
-/// The window of those who want something as many times a second.
+/// The window of the members that want the same number of deliveries a second.
 #[derive(Debug)]
 pub struct NewestWindow<T> {
     interval: Duration,
-    /// A value that has waited for longer is dropped; zero: none is.
+    /// How long a value may wait before it is dropped. Zero: for ever.
     ttl: Duration,
     waiting: NewestQueue<T>,
     closes: Option<Moment>,
-    /// Who came while something waited. Mostly nobody.
+    /// Members that joined while something waited. As a rule there are none.
     newcomers: Option<Box<Newcomers>>,
 }
 
-/// What leaves a window that has closed.
+/// The values that leave a window that has closed.
 #[derive(Debug)]
 pub struct Closed<T> {
-    /// For those who were there before anything waited.
+    /// The values for members that joined before anything waited.
     pub values: Vec<DueValue<T>>,
-    /// How many of these values were too old.
+    /// How many of these values were dropped as too old.
     pub stale: usize,
-    /// The same for those who came later, in groups that are to have the same.
+    /// The values for members that joined later, in groups with the same values.
     pub newcomers: Vec<WindowShare<T>>,
 }
 
-/// What is for those of the members who came at about the same time.
+/// The values for members that joined at about the same time.
 #[derive(Debug)]
 pub struct WindowShare<T> {
     pub members: Vec<u32>,
     pub values: Vec<DueValue<T>>,
-    /// How many values for them were too old.
+    /// How many values for them were dropped as too old.
     pub stale: usize,
 }
 
-/// What came of putting a value into a window.
+/// The result of putting a value into a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WindowPut {
-    /// An older value of its key gave way.
+    /// Whether it replaced an older value of its key.
     pub has_superseded: bool,
-    /// To how many of the members that was nothing, having come after it.
+    /// How many of the members joined after that older value, and so knew nothing of it.
     pub unaware: usize,
 }
 
 impl<T: NewestValue + Clone> NewestWindow<T> {
-    /// `interval`: zero for a window that is never open. `ttl`: zero for values that do not age.
+    /// Makes a window. `interval`: zero for a window that never opens. `ttl`: zero for values that do not age.
     pub fn new(interval: Duration, ttl: Duration) -> Self {
         Self { interval, ttl, waiting: NewestQueue::default(), closes: None, newcomers: None }
     }
 
-    /// Whether what comes now waits.
+    /// Whether a value that comes now has to wait.
     pub fn is_open(&self) -> bool {
         self.closes.is_some()
     }
 
-    /// Something leaves now. Returns when the window closes that this opens, if it opens one.
+    /// Opens the window because a value leaves now. Returns when it closes, unless its interval is zero.
     pub fn open(&mut self, now: Moment) -> Option<Moment> {
         (!self.interval.is_zero()).then(|| *self.closes.insert(now + self.interval))
     }
 
-    /// For an open window.
+    /// Puts a value into the window, which has to be open.
     pub fn put(&mut self, value: T) -> WindowPut {
         let unaware = match &mut self.newcomers {
             Some(newcomers) => newcomers.note(value.key(), self.waiting.count(value.key())),
@@ -78,7 +79,7 @@ impl<T: NewestValue + Clone> NewestWindow<T> {
         WindowPut { has_superseded: self.waiting.put(value), unaware }
     }
 
-    /// A member comes, who is to have nothing of what waits already.
+    /// Adds a member, which is to have none of the values that already wait.
     pub fn join(&mut self, member: u32) {
         if !self.waiting.is_empty() {
             self.newcomers.get_or_insert_default().add(member);
@@ -91,26 +92,27 @@ impl<T: NewestValue + Clone> NewestWindow<T> {
         }
     }
 
-    /// What waits for one of the members, in its order. It goes on waiting.
+    /// Returns the values that wait for a member, in their order. They go on waiting.
     pub fn waiting_for(&self, member: u32) -> Vec<DueValue<T>> {
         let all = self.waiting.all();
         let share = self.newcomers.as_ref().and_then(|newcomers| newcomers.share_for(member, &all));
         share.unwrap_or(all)
     }
 
-    /// Lets go of what waits, and is not open any more.
+    /// Drops all waiting values and closes the window.
     pub fn clear(&mut self) {
         self.closes = None;
         self.newcomers = None;
         self.waiting = NewestQueue::default();
     }
 
-    /// Whether it closes now.
+    /// Whether the window has to close now.
     pub fn is_due(&self, now: Moment) -> bool {
         self.closes.is_some_and(|at| at <= now)
     }
 
-    /// Closes it and answers what has waited without growing too old. The first value tells of those that have.
+    /// Closes the window and returns the waiting values that are not too old. The first of them counts the dropped ones as
+    /// superseded.
     pub fn close(&mut self, now: Moment) -> Closed<T> {
         self.closes = None;
         let all = self.waiting.take_all();
@@ -124,7 +126,7 @@ impl<T: NewestValue + Clone> NewestWindow<T> {
         Closed { values, stale, newcomers }
     }
 
-    /// Those that are not too old, and how many are.
+    /// Returns the values that are not too old, and how many are.
     fn young(&self, now: Moment, mut taken: Vec<DueValue<T>>) -> (Vec<DueValue<T>>, usize) {
         if self.ttl.is_zero() {
             return (taken, 0);
@@ -145,7 +147,7 @@ impl<T: NewestValue + Clone> NewestWindow<T> {
     }
 }
 
-/// When windows close, soonest first, each by a number of its owner.
+/// When windows close, soonest first, each by a number that its owner chose.
 #[derive(Debug, Default)]
 pub struct WindowTimers(BinaryHeap<Reverse<(Moment, u32)>>);
 
@@ -158,7 +160,8 @@ impl WindowTimers {
         self.0.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// The next whose time has come. It may be gone, or another one's by now: who has it says whether it is due.
+    /// Removes and returns the next window that is due. The window may be gone, or its number another one's by now: the
+    /// owner checks whether it is due.
     pub fn take_due(&mut self, now: Moment) -> Option<u32> {
         self.0.peek().filter(|Reverse((at, _))| *at <= now)?;
         let Reverse((_, id)) = self.0.pop()?;

@@ -1,7 +1,8 @@
-//! Values by key that the application is asked for, once for all who follow them.
+//! Polled channels: values by key that the application is asked for, once for all subscribers that follow them.
 //!
-//! A [`Poller`] is one channel on one node: which keys are followed there, what is known of each, and when to ask for
-//! which. [`Trackers`] is who follows what on one worker. Neither asks anybody: they are told the time and the answers.
+//! A [`Poller`] handles one channel on one node: which keys are followed there, what is known of each, and when to ask for
+//! which. [`Trackers`] knows who follows which keys on one worker. Neither sends requests itself: both are given the time
+//! and the answers.
 
 mod poll_options;
 mod poller;

@@ -1,4 +1,4 @@
-//! What a namespace says of its polled channels.
+//! The settings of a namespace for its polled channels.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One polled channel on one node: when to ask for which keys, and whom to tell what came of it.
+//! One polled channel on one node: when to ask the backend for which keys, and what to tell their followers.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,75 +10,77 @@ use shared::moment::Moment;
 use shared::position::Epoch;
 use shared::publication::{Payload, PayloadKind};
 
-/// How long keys that somebody has just begun to follow wait for others to be asked for with them.
+/// How long a key that has just been followed waits for others, so that they are asked for together.
 pub const COALESCE: Duration = Duration::from_millis(5);
-/// The longest a failing backend is left alone.
+/// The longest pause after a failure of the backend.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// How long it is left alone after its first failure, at least.
+/// The shortest pause after the backend's first failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// How long an epoch is remembered, at least: those who are told of another one leave all at once, and come back to it.
+/// How long an epoch is remembered, at least. Clients that are told of a new epoch all unsubscribe at once, and come back
+/// to it.
 pub const EPOCH_LINGER: Duration = Duration::from_secs(60);
 /// Rounds begin up to this part of the interval early or late, so that nodes do not ask in step.
 const JITTER: u64 = 10;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PollerSettings {
-    /// The backend numbers what it answers.
+    /// Whether the backend gives its contents versions.
     pub versioned: bool,
-    /// From one round to the next.
+    /// The time from one round to the next.
     pub interval: Duration,
-    /// The most keys that are asked for at once.
+    /// The most keys of one request.
     pub batch: usize,
-    /// The most keys.
+    /// The most keys that are followed at a time.
     pub keys_max: usize,
-    /// How long the channel is remembered without a key.
+    /// How long the channel is remembered while no key is followed.
     pub linger: Duration,
 }
 
-/// A key that is asked for, and the version that is known of it. 0: content is wanted whatever its version.
+/// A key to ask for, and the version that is known of it. 0: the content is wanted whatever its version.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PolledKey {
     pub key: Arc<str>,
     pub version: u64,
 }
 
-/// What is to be done next.
+/// What to do next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PollerStep {
-    /// Ask for these. The answer is told to [`Poller::answered`], and if there is none, to [`Poller::failed`].
+    /// Ask the backend for these keys. The answer goes to [`Poller::answered`], a failure to [`Poller::failed`].
     Ask(Vec<PolledKey>),
-    /// Nothing before this, unless a key comes.
+    /// Wait until then, unless a key is added before.
     Wait(Moment),
-    /// Nobody has followed anything for long enough: the channel can be forgotten.
+    /// No key has been followed for long enough: the channel can be forgotten.
     End,
 }
 
-/// What the backend says of a key.
+/// The backend's answer for one key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PolledItem {
     pub key: Box<str>,
     pub data: Payload,
     pub version: u64,
-    /// The key is there no more.
+    /// Whether the key no longer exists.
     pub removed: bool,
 }
 
-/// What those who follow a key are to be told.
+/// An update for the followers of a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeyUpdate {
     pub key: Arc<str>,
-    /// Whoever has this version or a newer one knows it.
+    /// Followers that have this version or a newer one need no update.
     pub version: u64,
-    /// `None`: the key is there no more.
+    /// `None`: the key no longer exists.
     pub data: Option<Payload>,
-    /// Bit N: it is followed on worker N.
+    /// Bit N: the key is followed on worker N.
     pub workers: u64,
 }
 
-/// What came of an answer or a publication.
+/// The result of an answer or a publication.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PollerUpdate {
-    /// Versions count anew: what any client has cannot be compared any more. Told first.
+    /// Whether the versions have started anew, so that those which clients have cannot be compared any more. Told before
+    /// `news`.
     pub reset: bool,
     pub news: Vec<KeyUpdate>,
     pub changed: usize,
@@ -86,35 +88,35 @@ pub struct PollerUpdate {
     pub removed: usize,
 }
 
-/// A key that somebody follows.
+/// A key that is followed.
 #[derive(Debug)]
 struct FollowedKey {
-    /// Of the newest content that is known. 0: none is.
+    /// The version of the newest content that is known. 0: none is known.
     version: u64,
-    /// Of that content, where nothing else tells it from others.
+    /// The hash of that content, where the backend gives no versions.
     hash: u64,
     workers: u64,
-    /// It was published since the last round, which therefore passes it over.
+    /// Whether content was published since the last round. The next round then skips the key.
     fresh: bool,
-    /// Somebody needs the content though it is no news.
+    /// Whether a follower needs the content although it is not new.
     again: bool,
-    /// It is being asked for.
+    /// Whether a request for it is in flight.
     requested: bool,
 }
 
 #[derive(Debug)]
 pub struct Poller {
     settings: PollerSettings,
-    /// Of versions. Only where the backend counts them; otherwise they are of the node.
+    /// The epoch of the versions, where the backend counts them. Otherwise the node counts them.
     epoch: Epoch,
     keys: FxHashMap<Arc<str>, FollowedKey>,
-    /// To be asked for before the next round.
+    /// Keys to ask for before the next round.
     urgent: BTreeSet<Arc<str>>,
     urgent_at: Moment,
-    /// Of the present round, those that have not been asked for.
+    /// Keys of the current round that have not been asked for yet.
     round: BTreeSet<Arc<str>>,
     next_round: Moment,
-    /// Between two requests of a round.
+    /// The time between two requests of a round.
     spacing: Duration,
     next_batch: Moment,
     failures: u32,
@@ -124,7 +126,7 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// `seed`: random bits, for when rounds begin.
+    /// `seed`: random bits, which decide when rounds begin.
     pub fn new(now: Moment, settings: PollerSettings, seed: u64) -> Self {
         let mut poller = Self {
             settings,
@@ -145,7 +147,7 @@ impl Poller {
         poller
     }
 
-    /// Of the versions that it tells.
+    /// Returns the epoch of the versions in its updates.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
@@ -154,13 +156,13 @@ impl Poller {
         self.keys.len()
     }
 
-    /// Whether so many keys more may be followed.
+    /// Whether `keys` more keys may be followed.
     pub fn has_room(&self, keys: usize) -> bool {
         self.keys.len() + keys <= self.settings.keys_max
     }
 
-    /// Somebody on this worker follows a key, and has this version of its content; 0: none. Whoever has called it may
-    /// have to look at [`Poller::next`] anew.
+    /// Adds a follower of a key on this worker, who has this version of its content; 0: none. The caller may have to call
+    /// [`Poller::next`] again.
     pub fn track(&mut self, now: Moment, worker: usize, key: &str, version: u64) {
         self.empty_since = None;
         let entry = match self.keys.get_mut(key) {
@@ -179,7 +181,7 @@ impl Poller {
             }
         };
         entry.workers |= 1 << worker;
-        // Where nothing is known yet, what is asked for goes to everyone.
+        // If no content is known yet, the answer goes to all followers anyway.
         if entry.version > version && !entry.again {
             entry.again = true;
             if !entry.requested
@@ -191,7 +193,7 @@ impl Poller {
         }
     }
 
-    /// Nobody on this worker follows it any more.
+    /// Marks a key as no longer followed on this worker.
     pub fn untrack(&mut self, now: Moment, worker: usize, key: &str) {
         let Some(entry) = self.keys.get_mut(key) else { return };
         entry.workers &= !(1 << worker);
@@ -200,7 +202,7 @@ impl Poller {
         }
     }
 
-    /// What is to be done now. To be called again after everything that happens, and when what it says is done.
+    /// Returns what to do now. Call it again after every event, and once what it returned is done.
     pub fn next(&mut self, now: Moment) -> PollerStep {
         if let Some(since) = self.empty_since {
             let linger = self.settings.linger;
@@ -227,7 +229,8 @@ impl Poller {
         PollerStep::Wait(if self.urgent.is_empty() { batch } else { batch.min(self.urgent_at) })
     }
 
-    /// The backend has answered. `next_version` numbers contents where the backend does not: ever higher.
+    /// Handles an answer of the backend. `next_version` returns ever higher numbers, which serve as versions where the
+    /// backend gives none.
     pub fn answered(
         &mut self,
         now: Moment,
@@ -240,7 +243,7 @@ impl Poller {
         self.put_back(requested);
         let mut taken = self.go_on_in(epoch);
         for PolledItem { key, data, version, removed } in items {
-            // Nobody follows it, any more or ever.
+            // Not followed any more, or never.
             let Some((name, entry)) = self.keys.get_key_value(&*key) else { continue };
             let (name, workers) = (name.clone(), entry.workers);
             if removed {
@@ -262,7 +265,7 @@ impl Poller {
             let is_new = version > entry.version;
             taken.changed += usize::from(is_new);
             taken.unchanged += usize::from(!is_new);
-            // What is older than what was published meanwhile is of no use to anybody.
+            // Content older than what was published meanwhile is dropped.
             if is_new || entry.again && version == entry.version && version > 0 {
                 (entry.version, entry.again) = (version, false);
                 taken.news.push(KeyUpdate { key: name, version, data: Some(data), workers });
@@ -271,7 +274,7 @@ impl Poller {
         taken
     }
 
-    /// There is no answer: the backend is left alone for a while, longer each time.
+    /// Handles a failed request: the backend is not asked for a while, which grows with each failure.
     pub fn failed(&mut self, now: Moment, requested: &[PolledKey]) {
         self.put_back(requested);
         let doubled = self.settings.interval.min(Duration::from_secs(1)).max(BACKOFF_MIN);
@@ -279,7 +282,7 @@ impl Poller {
         self.failures = self.failures.saturating_add(1);
         let pause = self.about(pause);
         self.paused_until = self.paused_until.max(now + pause);
-        // Those of whom somebody waits for the first content do not wait for the next round.
+        // Keys whose followers wait for their first content do not wait for the next round.
         for PolledKey { key, .. } in requested {
             if self.keys.get(key).is_some_and(|entry| entry.version == 0 || entry.again) {
                 self.urgent.insert(key.clone());
@@ -287,12 +290,12 @@ impl Poller {
         }
     }
 
-    /// What was asked for will not be answered, and nobody is to blame.
+    /// Forgets the requests in flight, which will not be answered. This is no failure of the backend.
     pub fn forget_requests(&mut self) {
         self.keys.values_mut().for_each(|entry| entry.requested = false);
     }
 
-    /// The application has published newer content.
+    /// Handles newer content that the application has published.
     pub fn published(&mut self, key: &str, version: u64, epoch: Epoch, data: Payload) -> PollerUpdate {
         if !self.settings.versioned {
             return PollerUpdate::default();
@@ -311,7 +314,7 @@ impl Poller {
         taken
     }
 
-    /// Some of those who were to be told had no room for it: they are told after the next round.
+    /// Notes that some followers had no room for an update: they get it after the next round.
     pub fn undelivered(&mut self, key: &str) {
         if let Some(entry) = self.keys.get_mut(key) {
             (entry.again, entry.fresh) = (true, false);
@@ -381,8 +384,8 @@ impl Poller {
         }
     }
 
-    /// Versions of another epoch say nothing about those of this one. Also at first: clients have been told of no epoch,
-    /// and need to know it when they come back.
+    /// Moves on to `epoch`: versions of different epochs cannot be compared. This is a reset even for the first epoch,
+    /// because clients have not been told of any, and need it when they come back.
     fn go_on_in(&mut self, epoch: Epoch) -> PollerUpdate {
         let reset = self.settings.versioned && epoch != self.epoch;
         if reset {
@@ -394,9 +397,9 @@ impl Poller {
         PollerUpdate { reset, ..PollerUpdate::default() }
     }
 
-    /// A tenth more or less.
+    /// Returns the duration, a tenth longer or shorter at most.
     fn about(&mut self, duration: Duration) -> Duration {
-        // Xorshift: enough to be out of step.
+        // Xorshift is random enough to keep nodes out of step.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
@@ -416,7 +419,7 @@ fn take(from: &mut BTreeSet<Arc<str>>, most: usize) -> Vec<Arc<str>> {
     taken
 }
 
-/// Two contents that share it are taken for the same: one in 2^64.
+/// Returns the hash of a content. Contents with equal hashes are taken for the same: one chance in 2^64.
 fn hash(data: &Payload) -> u64 {
     let mut hasher = DefaultHasher::new();
     let kind = match data.kind {

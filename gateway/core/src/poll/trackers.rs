@@ -1,7 +1,8 @@
-//! Who follows which keys of which channels on one worker.
+//! The clients on one worker that follow keys of polled channels.
 //!
-//! A key is a dense list of those who follow it, each with the version that it has. News of a key goes through that list
-//! from its end, a piece at a time: those who come meanwhile stand behind, and get what they lack by being asked for.
+//! Each key has a dense list of its followers, each with the version that it has. An update of a key goes through that list
+//! from its end, a piece at a time. Clients that begin to follow meanwhile stand behind the piece that is left, and get
+//! what they lack because the key is asked for again.
 
 use std::sync::Arc;
 
@@ -11,14 +12,14 @@ use slab::Slab;
 
 use crate::hub::Subscriber;
 
-/// A channel and a key of it, by their places.
+/// A channel and one of its keys, by their positions.
 type TrackerPlace = (u32, u32);
 
 #[derive(Debug, Default)]
 pub struct Trackers {
     ids: FxHashMap<Channel, u32>,
     channels: Slab<FollowedChannel>,
-    /// What each client follows, and where it stands in the key's list.
+    /// The keys that each client follows, and the client's index in the list of each key.
     rows: FxHashMap<u32, FxHashMap<TrackerPlace, u32>>,
     count: usize,
 }
@@ -39,19 +40,20 @@ struct TrackedKey {
 #[derive(Clone, Copy, Debug)]
 struct Tracker {
     subscriber: Subscriber,
-    /// What it has.
+    /// The version that the subscriber has.
     version: u64,
 }
 
 const _: () = assert!(size_of::<Tracker>() == 16, "there is one for each key of each client");
 
 impl Trackers {
-    /// How many there are.
+    /// Returns how many pairs of a client and a key there are.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// A client follows a key from now on, and has this version of it. One that does so already has that version.
+    /// Adds a client to the followers of a key, with the version that it has. If it follows the key already, that version
+    /// is replaced.
     pub fn track(&mut self, channel: &Channel, key: &str, subscriber: Subscriber, version: u64) {
         let id = match self.ids.get(channel.as_str()) {
             Some(&id) => id,
@@ -86,13 +88,13 @@ impl Trackers {
         }
     }
 
-    /// A client follows a key no more. Whether nobody here does.
+    /// Removes a client from the followers of a key. Returns whether the key has no followers here any more.
     pub fn untrack(&mut self, channel: &str, key: &str, client: u32) -> bool {
         let Some(place) = self.place(channel, key) else { return false };
         self.take_out(place, client).is_some()
     }
 
-    /// A client follows nothing of a channel any more: the keys that nobody here follows now.
+    /// Removes a client from all keys of a channel. Returns the keys that have no followers here any more.
     pub fn leave(&mut self, channel: &str, client: u32) -> Vec<Arc<str>> {
         let Some(&id) = self.ids.get(channel) else { return Vec::new() };
         let Some(row) = self.rows.get(&client) else { return Vec::new() };
@@ -100,7 +102,7 @@ impl Trackers {
         places.into_iter().filter_map(|place| self.take_out(place, client)).collect()
     }
 
-    /// A client follows nothing any more: channel by channel, the keys that nobody here follows now.
+    /// Removes a client from all keys. Returns, by channel, the keys that have no followers here any more.
     pub fn remove_all(&mut self, client: u32) -> Vec<(Channel, Vec<Arc<str>>)> {
         let Some(row) = self.rows.get(&client) else { return Vec::new() };
         let mut channels: Vec<u32> = row.keys().map(|place| place.0).collect();
@@ -112,18 +114,18 @@ impl Trackers {
         named.into_iter().map(|channel| (channel.clone(), self.leave(channel.as_str(), client))).collect()
     }
 
-    /// Everything that is followed here.
+    /// Iterates over all keys that are followed here.
     pub fn keys(&self) -> impl Iterator<Item = (&Channel, impl Iterator<Item = &Arc<str>>)> {
         self.channels.iter().map(|(_, followed)| (&followed.channel, followed.ids.keys()))
     }
 
-    /// How long the list of a key is: where its news begins.
+    /// Returns the number of a key's followers, which is where an update of it begins.
     pub fn followers(&self, channel: &str, key: &str) -> usize {
         self.place(channel, key).and_then(|place| self.key(place)).map_or(0, |key| key.trackers.len())
     }
 
-    /// Of the `most` who stand before `from`, those who have no such version: from now on they have. Goes on before
-    /// where it says.
+    /// Of the `most` followers before index `from`, returns those with an older version than this one, and marks them as
+    /// having it. Also returns the index before which the update continues.
     pub fn outdated(
         &mut self,
         channel: &str,
@@ -148,7 +150,7 @@ impl Trackers {
         (outdated, until)
     }
 
-    /// At most so many of those who follow a key, who do so no more. Whether anybody is left.
+    /// Removes and returns at most `most` of a key's followers, and whether any are left.
     pub fn dismiss(&mut self, channel: &str, key: &str, most: usize) -> (Vec<Subscriber>, bool) {
         let Some(place) = self.place(channel, key) else { return (Vec::new(), false) };
         let Some(key) = self.key(place) else { return (Vec::new(), false) };
@@ -170,7 +172,7 @@ impl Trackers {
         self.channels.get(id as usize)?.keys.get(key as usize)
     }
 
-    /// Takes a client out of a key's list. The key, if nobody is left in it.
+    /// Removes a client from a key's list. Returns the key if nobody is left in it.
     fn take_out(&mut self, place: TrackerPlace, client: u32) -> Option<Arc<str>> {
         let row = self.rows.get_mut(&client)?;
         let at = row.remove(&place)?;

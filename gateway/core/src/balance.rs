@@ -1,8 +1,8 @@
-//! How many clients a node lets go so that others have their share, how fast, and in which order.
+//! Decides how many clients a node closes so that other nodes get their share, how fast, and in which order.
 //!
 //! Clients stay where they are when nodes are added, and the last node of a rolling restart has none. A load balancer
-//! sends clients only when they connect: so a node with more than the mean closes what is above it, and they come back to
-//! nodes that have fewer.
+//! distributes clients only when they connect. So a node with more clients than the mean closes the excess, and these
+//! clients come back to nodes that have fewer.
 
 use std::time::Duration;
 
@@ -39,41 +39,41 @@ impl Default for BalanceConfig {
     }
 }
 
-/// What is known of another node.
+/// The load of another node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NodeLoad {
     pub clients: u32,
-    /// It is being stopped: it takes nobody in, and its own clients are about to be the others'.
+    /// Whether it is being stopped. It takes no clients, and its own are about to move to other nodes.
     pub draining: bool,
-    /// How many more clients it takes. `None`: it has not said.
+    /// How many more clients it takes. `None`: unknown.
     pub room: Option<u32>,
-    /// How many connections it accepts in a second. 0: any number.
+    /// How many connections it accepts per second. 0: any number.
     pub accepts_per_s: u32,
 }
 
-/// What a node does about the clients it has above its share.
+/// How a node closes the clients that exceed its share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShedPlan {
-    /// The clients it has.
+    /// The clients it has now.
     pub before: u32,
-    /// The mean of all nodes that stay, rounded up: no node that keeps to its plan has fewer after it.
+    /// The mean over all nodes that stay, rounded up. No node that follows its plan ends below it.
     pub mean: u32,
-    /// 0: the node has not too many, or nobody has room for them.
+    /// 0: the node does not have too many, or no other node has room for them.
     pub to_close: u32,
     pub over: Duration,
-    /// The nodes that stay, with this one.
+    /// The number of nodes that stay, including this one.
     pub nodes: u32,
 }
 
 impl ShedPlan {
-    /// For a node with `own` clients beside `others`. `over`: the least time to take.
+    /// Makes a plan for a node with `own` clients beside `others`. `over`: the least time to take.
     ///
-    /// Each node closes what it has itself above the mean, at most its part of what the others have room for: so several
-    /// nodes that do this at the same time close no more, all together, than those below the mean lack.
+    /// Each node closes its own clients above the mean, at most its part of what the others have room for. So several nodes
+    /// that do this at the same time close, together, no more than the nodes below the mean lack.
     pub fn new(own: u32, others: &[NodeLoad], tolerance_percent: u32, over: Duration) -> Self {
         let staying = || others.iter().filter(|node| !node.draining);
         let count = staying().count() as u64 + 1;
-        // Clients of nodes that stop count: they are about to come.
+        // Clients of nodes that stop are included: they are about to come.
         let total = u64::from(own) + others.iter().map(|node| u64::from(node.clients)).sum::<u64>();
         let mean = total.div_ceil(count);
         let own_excess = u64::from(own).saturating_sub(mean);
@@ -88,7 +88,7 @@ impl ShedPlan {
             own_excess + staying().map(|node| u64::from(node.clients).saturating_sub(mean)).sum::<u64>();
         let part = if wanted >= excess { own_excess } else { wanted * own_excess / excess };
         let to_close = if is_tolerable { 0 } else { part };
-        // Only those that lack some get any, and from all nodes that close some at the same time.
+        // Only nodes that lack clients get any, and they get them from all nodes that close clients at the same time.
         let takers = others.iter().filter(|node| !node.draining && lacking(node) > 0);
         let rate = rate_of(takers, 0);
         let needed = rate.map_or(Duration::ZERO, |rate| time_for(wanted.min(excess), rate));
@@ -97,7 +97,7 @@ impl ShedPlan {
     }
 }
 
-/// How many clients a second these nodes accept from one node that closes some, while so many others close theirs, too.
+/// Returns how many clients a second the `takers` accept from one node, while `beside` other nodes close clients, too.
 /// `None`: any number.
 fn rate_of<'a>(takers: impl Iterator<Item = &'a NodeLoad>, beside: u32) -> Option<u64> {
     let mut sum = 0_u64;
@@ -114,10 +114,10 @@ fn time_for(clients: u64, per_s: u64) -> Duration {
     Duration::from_millis(clients.saturating_mul(1000).div_ceil(per_s))
 }
 
-/// How long a node that stops takes to let its clients go, so that the others can take them in.
+/// Returns how long a stopping node takes to close its clients, so that the other nodes can accept them.
 ///
-/// `grace` is the time that is set and `grace_max` the most it may become. Other nodes that stop at the same time have their
-/// part of what is accepted. The second part of the answer is how long it would have to be, if that is longer.
+/// `grace` is the configured time and `grace_max` the most it may become. Other nodes that stop at the same time use their
+/// part of what is accepted. The second part of the result is the time that would be needed, if it is longer.
 pub fn drain_time(
     clients: u32,
     others: &[NodeLoad],
@@ -132,7 +132,7 @@ pub fn drain_time(
     (time, (needed > time).then_some(needed))
 }
 
-/// How many clients the others have no room for, of so many.
+/// Returns for how many of `clients` the other nodes have no room.
 pub fn homeless(clients: u32, others: &[NodeLoad]) -> u32 {
     let mut room = 0_u64;
     for node in others.iter().filter(|node| !node.draining) {
@@ -146,10 +146,10 @@ fn narrow(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// By how much the mean may seem to have risen while clients are on their way.
+/// By how much the mean may seem to have risen while clients are on their way, in percent.
 const SLACK_PERCENT: u64 = 5;
 
-/// A plan that is carried out.
+/// A plan that is being carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShedRun {
     plan: ShedPlan,
@@ -173,7 +173,8 @@ impl ShedRun {
         self.closed
     }
 
-    /// How many to close now, on a node that has `own` clients. Never so many that fewer than the mean are left.
+    /// Returns how many clients to close now, on a node that has `own` clients. Never so many that fewer than the mean are
+    /// left.
     pub fn due(&self, now: Moment, own: u32) -> u32 {
         let due = self.pacing.due(now.since(self.began), self.closed as usize);
         narrow(due as u64).min(own.saturating_sub(self.goal))
@@ -183,9 +184,9 @@ impl ShedRun {
         self.closed = self.closed.saturating_add(closed);
     }
 
-    /// The others have other numbers by now. Only what raises the mean counts: clients that are on their way lower it for a
-    /// moment. And only what raises it by more than [`SLACK_PERCENT`], or that fewer nodes stay: of what nodes say, one number
-    /// is older than another, and who moved in between is counted twice.
+    /// Takes in new numbers of the other nodes. Only a higher mean counts: clients that are on their way lower it for a
+    /// moment. It counts if it is higher by more than [`SLACK_PERCENT`], or if fewer nodes stay: the numbers of different
+    /// nodes differ in age, and a client that moves in between is counted twice.
     pub fn hear(&mut self, own: u32, others: &[NodeLoad]) {
         let now = ShedPlan::new(own, others, 0, Duration::ZERO);
         let slack = (u64::from(self.goal) * SLACK_PERCENT).div_ceil(100);
@@ -194,7 +195,7 @@ impl ShedRun {
         }
     }
 
-    /// Whether nothing more is to be done, on a node that has `own` clients.
+    /// Whether the plan is complete, on a node that has `own` clients.
     pub fn is_over(&self, own: u32) -> bool {
         self.closed >= self.plan.to_close || own <= self.goal
     }

@@ -1,15 +1,16 @@
-//! What those who come to a channel missed, read from history once for all who come at about the same time.
+//! Catches up subscribers that join a channel: one read of history serves all that come at about the same time.
 //!
-//! After a node or a link has failed, everybody comes back at once and asks for nearly the same part of a channel's
-//! history. One read serves them all: those who wait while it is made, and for a while those who come after it,
-//! because what this node hands out meanwhile is added to it. So what is kept is never behind what was handed out, and
-//! someone whose publications are held back from before asking can start from it without a gap, as if they had been
-//! here all along. The owner asks, and tells of what it hands out, in one order: under the channel's lock.
+//! After a node or a link has failed, all clients come back at once and ask for nearly the same part of a channel's
+//! history. One read serves them all: those that wait while it is made, and for a while those that come after it, because
+//! what this node delivers meanwhile is added to it. So the retained history is never behind what was delivered. A
+//! subscriber whose publications are held back since before it asked can start from it without a gap, as if it had been
+//! subscribed all along. The owner calls this and reports what it delivers in one order, under the channel's lock.
 //!
-//! Who looks for an update by its id needs the newest publications up to it, which those who have seen it lately share.
+//! A subscriber that looks for an update by its id needs the newest publications up to it. Subscribers that have seen it
+//! lately share those.
 //!
-//! Who asks for a position only begins here. They are told of a read that was begun after they asked, so that nothing
-//! that was published before they came is new to them.
+//! A subscriber that asks for a position only begins there. It gets a read that was begun after it asked, so that nothing
+//! published before it came is new to it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,112 +24,114 @@ use shared::publication::Publication;
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
 
-/// How long a read serves those who come after it, unless the stream is kept for less.
+/// How long a read serves later subscribers, unless the stream is retained for less.
 pub const FRESH: Duration = Duration::from_secs(5);
-/// Publications kept in one channel, unless the stream keeps fewer. The oldest go first.
+/// The most publications retained per channel, unless the stream keeps fewer. The oldest go first.
 pub const RETAINED_PUBLICATIONS_MAX: usize = 1024;
-/// Payload bytes kept in one channel. The oldest publications go first.
+/// The most payload bytes retained per channel. The oldest publications go first.
 pub const RETAINED_BYTES_MAX: usize = 1 << 20;
-/// Numbers of reads that one life has before those of the next: more than anyone makes while a read is in flight.
+/// How many bits number the reads of one life: enough for more reads than can be made while one is in flight.
 const READS_BITS: u32 = 20;
-/// What a kept publication costs beside its payload, roughly, in bytes.
+/// The approximate cost of a retained publication beside its payload, in bytes.
 const OVERHEAD_BYTES: usize = 256;
 
-/// What someone who joins asks for.
+/// What a subscriber that joins asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CatchUpRequest<'a> {
-    /// Where they stopped reading; `None` asks for the stream's position.
+    /// Where the subscriber stopped reading. `None` asks for the stream's position.
     pub since: Option<ClientPosition>,
-    /// The most publications they take, or look through.
+    /// The most publications that the subscriber takes, or looks through.
     pub limit: u32,
-    /// Not what they missed since a place in the stream, but the newest publications, which they may have.
+    /// Whether the subscriber asks for the newest publications, which it may have already, and not for what it missed.
     pub newest: bool,
-    /// What they look for among the newest.
+    /// The update that the subscriber looks for among the newest publications.
     pub sought: Option<&'a ResumeAfter>,
-    /// How many reads had been begun when they first asked.
+    /// How many reads had been begun when the subscriber first asked.
     after: u64,
 }
 
-/// A place in the stream as a client names it.
+/// A position in the stream as a client names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClientPosition {
     pub offset: u64,
-    /// `None` for one that cannot be of any stream here, empty for any.
+    /// `None` for an epoch that cannot be of any stream here, empty for any epoch.
     pub epoch: Option<Epoch>,
 }
 
-/// What is to be done for someone who asks.
+/// What to do for a subscriber that asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CatchUpAnswer {
-    /// Here it is.
+    /// This page is the answer.
     Answered(HistoryPage),
-    /// Read this and give it to [`CatchUp::read`].
+    /// Make this read and pass its result to [`CatchUp::read`].
     Read(ReadRequest),
-    /// Somebody is reading: ask again when they have.
+    /// A read is in flight: ask again when it is done.
     Wait,
 }
 
-/// Names one read.
+/// One read of history.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReadRequest {
     pub number: u64,
     pub filter: HistoryFilter,
 }
 
-/// The past of one channel, as this node tells it to those who join.
+/// One channel's recent history on this node, for subscribers that join.
 #[derive(Debug, Default)]
 pub struct CatchUp {
-    /// What the stream keeps: no more is told from here, so that who was away for too long hears the same everywhere.
+    /// The stream's retention. No more than that is told from here, so that all nodes answer a client that was away too
+    /// long alike.
     retention: Retention,
     /// The number of the last read that was begun.
     begun: u64,
     retained: Option<Arc<RetainedTail>>,
     reading: Option<Box<ReadInFlight>>,
-    /// The earliest offset that anyone who waits for the present read asked for, and the most they take.
+    /// The earliest offset that a waiting subscriber asked for, and the highest limit.
     earliest: Option<(u64, u32)>,
-    /// How many of the newest publications someone who waits for it wants, at most.
+    /// How many of the newest publications waiting subscribers want, at most.
     newest: u32,
-    /// The last read from an offset met its limit: the next one takes what is newest, which serves all it can serve.
+    /// Whether the last read from an offset met its limit. The next one then reads backwards from the newest publication,
+    /// which serves as many subscribers as possible.
     take_newest: bool,
 }
 
-/// A read that is in flight, and what was handed out since it was begun.
+/// A read in flight, and what was delivered since it was begun.
 #[derive(Debug)]
 struct ReadInFlight {
     number: u64,
     handed_out: VecDeque<Publication>,
     bytes: usize,
-    /// Not all that was handed out is in `handed_out`, or it does not hang together.
+    /// Whether `handed_out` is incomplete or has a gap.
     broken: bool,
 }
 
-/// A part of the stream up to where this node has handed it out, or further.
+/// A part of the stream, up to what this node has delivered, or further.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct RetainedTail {
     number: u64,
     read_at: Moment,
-    /// Everything after this offset is in `publications`.
+    /// `publications` has everything after this offset.
     from: u64,
-    /// The read proved that whoever stopped before this offset cannot be given all they missed. Of what lies before
-    /// the place that it began at, a read that found something there, or had nothing to find, proves nothing.
+    /// A client that stopped before this offset cannot get all it missed, as the read has shown. About offsets before its
+    /// start, a read shows nothing if it found something at the start, or if there was nothing to find.
     gone_before: u64,
-    /// The read met its limit before the stream's end.
+    /// Whether the read met its limit before the stream's end.
     is_cut_off: bool,
     publications: VecDeque<Publication>,
     bytes: usize,
     top: StreamPosition,
 }
 
-/// What came of a read, for those who waited for it.
+/// The result of a read, for the subscribers that waited for it.
 #[derive(Clone, Debug)]
 pub enum ReadResult {
-    /// Ask this first, and [`CatchUp::ask`] if it cannot answer.
+    /// Ask this first, and call [`CatchUp::ask`] if it has no answer.
     Shared(RetainedHistory),
-    /// It is good for nobody else: everyone who waited reads for themselves.
+    /// The read cannot be shared: each subscriber that waited reads for itself.
     Unshared,
 }
 
-/// A read that can be told to many.
+/// The result of a read that several subscribers can share.
 #[derive(Clone, Debug)]
 pub struct RetainedHistory(Arc<RetainedTail>);
 
@@ -139,30 +142,32 @@ impl RetainedHistory {
 }
 
 impl CatchUp {
-    /// `life` tells this from whatever was there before for the same channel: a read that was begun for that is not
-    /// taken for one of these.
+    /// Makes the state of a channel. `life` tells it from earlier ones for the same channel, so that a read begun for an
+    /// earlier one is not taken for one of these.
     pub fn new(life: u64, retention: Retention) -> Self {
         Self { retention, begun: life << READS_BITS, ..Self::default() }
     }
 
-    /// Whether nobody would miss this: another life may begin in its place.
+    /// Whether there is nothing to lose: another life may begin in its place.
     pub fn is_unused(&self) -> bool {
         self.retained.is_none() && self.reading.is_none() && self.earliest.is_none() && self.newest == 0
     }
 
-    /// Someone asks for the first time. From before this call on, what comes in the channel is held back for them.
+    /// Makes the request of a subscriber that asks for the first time. From before this call on, publications of the
+    /// channel are held back for it.
     pub fn want(&self, since: Option<ClientPosition>, limit: u32) -> CatchUpRequest<'static> {
         CatchUpRequest { since, limit, newest: false, sought: None, after: self.begun }
     }
 
-    /// The same for someone who wants the newest publication and nothing before it.
+    /// Makes the request of a subscriber that wants the newest publication and nothing before it.
     pub fn want_newest(&self) -> CatchUpRequest<'static> {
         CatchUpRequest { newest: true, ..self.want(None, 1) }
     }
 
-    /// The same for someone who looks for an update among so many of the newest publications, to have what came after it.
+    /// Makes the request of a subscriber that looks for an update among `limit` of the newest publications, to get what
+    /// came after it.
     pub fn want_after<'a>(&self, sought: &'a ResumeAfter, limit: u32) -> CatchUpRequest<'a> {
-        // There are no more than the stream keeps.
+        // The stream keeps no more.
         CatchUpRequest {
             newest: true,
             sought: Some(sought),
@@ -170,7 +175,7 @@ impl CatchUp {
         }
     }
 
-    /// What is kept already, if it is an answer.
+    /// Returns an answer from the retained history, if it has one.
     pub fn known(&mut self, now: Moment, want: &CatchUpRequest<'_>) -> Option<HistoryPage> {
         self.forget_old(now);
         self.retained.as_ref()?.answer(want)
@@ -198,7 +203,7 @@ impl CatchUp {
         let backwards = |limit| HistoryFilter { since: None, limit, reverse: true, enough_bytes: None };
         let filter = match self.earliest.take() {
             None if newest > 0 => backwards(newest),
-            // Many of the newest serve those too who stopped somewhere, as far as they go.
+            // A read of many of the newest publications also serves subscribers that name an offset, as far as it reaches.
             Some((_, limit)) if self.take_newest || newest > 1 => backwards(limit.max(newest)),
             Some((since, limit)) => {
                 HistoryFilter { since: Some(since), limit, reverse: false, enough_bytes: None }
@@ -213,7 +218,7 @@ impl CatchUp {
         self.reading.as_ref().is_some_and(|in_flight| in_flight.number == reading.number)
     }
 
-    /// A read came back; `page` is what was asked for. To be told to everyone who waits for it.
+    /// Takes in the result of a read; `page` is what was asked for. Pass the result on to all subscribers that wait for it.
     pub fn read(&mut self, now: Moment, reading: ReadRequest, page: &HistoryPage) -> ReadResult {
         let Some(in_flight) = self.reading.take_if(|in_flight| in_flight.number == reading.number) else {
             return ReadResult::Unshared;
@@ -228,7 +233,7 @@ impl CatchUp {
         if reading.filter.limit > 0 && !is_newest_alone {
             self.take_newest = tail.is_cut_off;
         }
-        // A position alone is no reason to give up more than that of the same stream, nor is its newest publication.
+        // A read of the position alone does not replace more of the same stream, nor does its newest publication alone.
         let is_less = match &self.retained {
             Some(retained) if retained.is_of(tail.top.epoch) => {
                 reading.filter.limit == 0 || is_newest_alone && !retained.publications.is_empty()
@@ -244,14 +249,14 @@ impl CatchUp {
         ReadResult::Shared(RetainedHistory(tail))
     }
 
-    /// A read failed. Everyone who waits for it fails with it.
+    /// Handles a failed read. The requests of all subscribers that wait for it fail with it.
     pub fn read_failed(&mut self, reading: ReadRequest) {
         if self.reading.take_if(|in_flight| in_flight.number == reading.number).is_some() {
             (self.earliest, self.newest) = (None, 0);
         }
     }
 
-    /// This was handed out on this node.
+    /// Notes a publication that was delivered on this node.
     pub fn handed_out(&mut self, now: Moment, publication: &Publication) {
         if let Some(in_flight) = &mut self.reading {
             in_flight.bytes += cost(publication);
@@ -277,8 +282,8 @@ impl CatchUp {
         }
     }
 
-    /// What is known is no longer what the stream holds, or publications were missed: nobody starts from it any more,
-    /// nor from a read that is in flight.
+    /// Forgets the retained history, because the stream holds something else or publications were missed. No subscriber
+    /// starts from it any more, nor from a read in flight.
     pub fn forget(&mut self) {
         self.retained = None;
         if let Some(in_flight) = &mut self.reading {
@@ -287,13 +292,13 @@ impl CatchUp {
         }
     }
 
-    /// Lets go of what is too old to be told.
+    /// Drops the retained history if it is too old.
     pub fn forget_old(&mut self, now: Moment) {
         let fresh = FRESH.min(self.retention.ttl);
         self.retained.take_if(|retained| retained.read_at + fresh <= now);
     }
 
-    /// What is kept, in bytes.
+    /// Returns the size of the retained history, in bytes.
     pub fn bytes(&self) -> usize {
         self.retained.as_ref().map_or(0, |retained| retained.bytes + size_of::<RetainedTail>())
     }
@@ -309,25 +314,25 @@ impl RetainedTail {
         let top = page.top;
         let ends_at_top = publications.back().map(Publication::offset) == Some(top.offset);
         let is_full = publications.len() >= filter.limit as usize;
-        // Before where it was begun to read; everything, if that was the newest end.
+        // The offset after which the read began; `None` if it began at the newest end.
         let begun_at = if filter.reverse { None } else { Some(filter.since.unwrap_or(0)) };
         let (from, gone_before) = match publications.front() {
-            // Only a position was asked for, or a part that does not reach to the newest.
+            // Only a position was read, or a part that does not reach to the newest publication.
             _ if filter.limit == 0 || filter.reverse && filter.since.is_some() => (top.offset, 0),
             Some(first) if ends_at_top => {
                 let from = first.offset().saturating_sub(1);
                 let is_whole = match begun_at {
                     Some(begun_at) => begun_at >= from,
-                    // It was its limit that ended it.
+                    // The limit ended it.
                     None => is_full,
                 };
                 (from, if is_whole { 0 } else { from })
             }
             // The limit cut off what is newest.
             Some(_) if is_full => (top.offset, 0),
-            // What is newest is gone.
+            // The newest publications are gone.
             Some(_) => (top.offset, top.offset),
-            // Nothing is left of what was asked for, or there was nothing: the asker is up to date, or ahead.
+            // Nothing of what was asked for is left, or there was nothing: the client is up to date, or ahead.
             None => (top.offset, if begun_at < Some(top.offset) { top.offset } else { 0 }),
         };
         let is_cut_off = !publications.is_empty() && !ends_at_top && is_full && !filter.reverse;
@@ -339,7 +344,7 @@ impl RetainedTail {
     }
 
     fn answer(&self, want: &CatchUpRequest<'_>) -> Option<HistoryPage> {
-        // Whoever was here before the read was begun takes it as it is.
+        // A subscriber that asked before the read was begun takes it as it is.
         let is_newer = self.number > want.after;
         if let Some(sought) = want.sought {
             return self.behind(sought, want.limit as usize, is_newer);
@@ -355,7 +360,7 @@ impl RetainedTail {
         if !is_ours || since.offset > self.top.offset {
             return is_newer.then(nothing);
         }
-        // Part of it is gone, or it is more than they take.
+        // Part of it is gone, or it is more than the subscriber takes.
         let is_too_much = self.top.offset - since.offset > u64::from(want.limit);
         if since.offset < self.gone_before || is_too_much {
             return Some(nothing());
@@ -373,7 +378,7 @@ impl RetainedTail {
             publications: newest.cloned().into_iter().collect(),
             top: self.top,
         };
-        // Nothing at all was published, or nothing of it is left.
+        // Nothing was ever published, or nothing is left.
         let is_nothing = self.top.offset == 0 || self.gone_before == self.top.offset;
         match self.publications.back() {
             None if is_nothing => is_newer.then(|| page(None)),
@@ -382,27 +387,28 @@ impl RetainedTail {
         }
     }
 
-    /// What came after an update, newest first, and that update as the last of it. Nothing if it is not among so many.
+    /// Returns what came after an update, newest first, with the update itself last. Empty if the update is not among the
+    /// `limit` newest publications.
     fn behind(&self, sought: &ResumeAfter, limit: usize, is_newer: bool) -> Option<HistoryPage> {
         let newest = || self.publications.iter().rev().take(limit);
         let found = match sought {
             ResumeAfter::Everything => None,
             ResumeAfter::Id(id) => newest().position(|publication| mercure::has_id(publication, id)),
         };
-        // Of what came before the publications that are kept here, nothing is left, or nobody looks that far.
+        // Nothing before the retained publications is left, or the subscriber looks no further back.
         let is_enough = self.gone_before >= self.from || self.publications.len() >= limit;
         let count = match (sought, found) {
             (_, Some(at)) => at + 1,
             _ if !is_enough => return None,
             (ResumeAfter::Everything, None) => limit,
-            // It may be newer than what is kept, and known to another node already.
+            // The update may be newer than the retained publications, and known to another node already.
             (ResumeAfter::Id(_), None) if !is_newer => return None,
             (ResumeAfter::Id(_), None) => 0,
         };
         Some(HistoryPage { publications: newest().take(count).cloned().collect(), top: self.top })
     }
 
-    /// Returns whether this joins on.
+    /// Adds a publication. Returns false if it does not join on.
     fn add(&mut self, publication: &Publication) -> bool {
         let Some(stands) = publication.position.filter(|stands| stands.epoch == self.top.epoch) else {
             return false;

@@ -1,27 +1,27 @@
-//! Deltas in the format of Fossil SCM: what changed from one payload to the next.
+//! Deltas in the format of Fossil SCM: the difference between one payload and the next.
 //!
 //! ```text
 //! delta   = size LF command* checksum ";"
-//! command = length "@" offset ","     so many bytes of the payload before, from there on
+//! command = length "@" offset ","     this many bytes of the previous payload, from this offset on
 //!         | length ":" bytes          these bytes
 //! ```
 //!
-//! `size` is that of the new payload. Numbers are of base 64, most significant digit first. The checksum is the sum of
-//! the new payload's big-endian 32-bit words, filled up with zeros. Everything is counted in bytes. Where the new payload
-//! is text, so is the delta: protocols of text carry it in a string, which must not begin or end within a character.
+//! `size` is that of the new payload. Numbers are in base 64, most significant digit first. The checksum is the sum of the
+//! new payload's big-endian 32-bit words, padded with zeros. Everything is counted in bytes. Where the new payload is text,
+//! the delta is, too: text protocols carry it in a string, whose parts must not begin or end within a character.
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use shared::publication::{Payload, PayloadKind, Publication};
 
-/// A number's digits.
+/// The digits of numbers.
 const DIGITS: &[u8; 64] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~";
 
-/// A stretch is looked for by so many of its bytes, and is worth a copy from that length on.
+/// The length of the windows by which common parts are found, and the least length worth a copy.
 const WINDOW: usize = 8;
-/// Every so many bytes of the payload before, a window is remembered.
+/// The distance between the windows of the previous payload that are remembered, in bytes.
 const STEP: usize = 4;
-/// Most bits of a place in the table of windows: the last of those that share a place is found.
+/// The most bits of an index of the table of windows. Of several windows with the same index the last one is found.
 const TABLE_BITS_MAX: u32 = 16;
 
 /// Why a delta cannot be applied.
@@ -37,7 +37,7 @@ pub enum DeltaError {
     OtherPayload,
 }
 
-/// What makes `target` of `origin`. `None` if that would not be shorter than `target` itself.
+/// Returns the delta that makes `target` from `origin`. `None` if it would not be shorter than `target` itself.
 pub fn create(origin: &[u8], target: &[u8]) -> Option<Vec<u8>> {
     if u32::try_from(origin.len()).is_err() || u32::try_from(target.len()).is_err() {
         return None;
@@ -67,15 +67,15 @@ pub fn create(origin: &[u8], target: &[u8]) -> Option<Vec<u8>> {
     (delta.out.len() < target.len()).then_some(delta.out)
 }
 
-/// What makes one payload of another for all protocols. `None` if there is nothing shorter than the payload, or if they are
-/// not of one kind that every protocol carries as it is.
+/// Returns the delta between two payloads, in a form that all protocols can carry. `None` if it would not be shorter than
+/// the payload, or if one of them is not JSON.
 pub fn between(before: &Payload, payload: &Payload) -> Option<Bytes> {
     let is_json = before.kind == PayloadKind::Json && payload.kind == PayloadKind::Json;
     is_json.then(|| create(&before.bytes, &payload.bytes))?.map(Bytes::from)
 }
 
-/// The patches of publications that follow each other, as a subscriber gets them in a reply: the first comes whole. An
-/// empty one stands for a publication that comes whole. Where a channel keeps state by key, each key has its own chain.
+/// Returns the deltas of consecutive publications, as a subscriber gets them in a reply. An empty one stands for a
+/// publication that is sent whole, as the first always is. Where a channel keeps state by key, each key has its own chain.
 pub fn chain(publications: &[Publication]) -> Vec<Bytes> {
     if publications.iter().any(|publication| publication.keyed.is_some()) {
         return chain_by_key(publications);
@@ -94,7 +94,7 @@ fn chain_by_key(publications: &[Publication]) -> Vec<Bytes> {
     let mut last: FxHashMap<&str, &Payload> = FxHashMap::default();
     let patches = publications.iter().map(|publication| {
         let key = publication.keyed.as_ref().map_or("", |keyed| &keyed.key);
-        // What is made anew after it was removed comes whole.
+        // A key that is set again after its removal comes whole.
         let before = match publication.keyed.as_ref().is_some_and(|keyed| keyed.removed) {
             true => last.remove(key).filter(|_| false),
             false => last.insert(key, &publication.data),
@@ -105,7 +105,7 @@ fn chain_by_key(publications: &[Publication]) -> Vec<Bytes> {
     patches.collect()
 }
 
-/// Makes the new payload of the one before. It is no longer than `bytes_max`.
+/// Applies a delta to the previous payload. The result has at most `bytes_max` bytes.
 pub fn apply(origin: &[u8], delta: &[u8], bytes_max: usize) -> Result<Vec<u8>, DeltaError> {
     let mut rest = delta;
     let size = take_number(&mut rest)? as usize;
@@ -168,18 +168,18 @@ impl Writer<'_> {
         }
     }
 
-    /// This part of the target is also at `offset` of the origin.
+    /// Writes a part of the target that is also at `offset` of the origin.
     fn copy_or_insert(&mut self, offset: usize, from: usize, until: usize) {
         if until - from >= WINDOW { self.copy(offset, until - from) } else { self.insert(from, until) }
     }
 
-    /// Whether it is already as long as what it stands for.
+    /// Whether the delta is already as long as the target.
     fn is_no_gain(&self) -> bool {
         self.out.len() >= self.target.len()
     }
 }
 
-/// Writes what lies between a common beginning and a common end. `None` as soon as nothing can be gained.
+/// Writes what lies between the common prefix and the common suffix. Returns `None` as soon as nothing can be gained.
 fn write_changed(
     origin: &[u8],
     from: usize,
@@ -189,7 +189,8 @@ fn write_changed(
 ) -> Option<()> {
     let target = delta.target;
     let windows = PayloadWindows::of(origin);
-    // Everything before `done` is written. Where the last copy would go on, if as many bytes were replaced as there were.
+    // Everything before `done` is written. `shift` is where the last copy would continue if the bytes in between were
+    // replaced by as many others.
     let (mut done, mut at) = (from, from);
     let mut shift = 0_isize;
     while at + WINDOW <= until {
@@ -205,7 +206,7 @@ fn write_changed(
                 true => whole_characters(target, at - before, at + length),
                 false => (at - before, at + length),
             };
-            // What is shorter costs as much to copy.
+            // A shorter part costs as much to copy as to insert.
             (end - start >= WINDOW).then(|| (start, end, offset + start - at))
         });
         let Some((start, end, offset)) = found else {
@@ -224,9 +225,9 @@ fn write_changed(
     (!delta.is_no_gain()).then_some(())
 }
 
-/// Where the windows of a payload are.
+/// The positions of a payload's windows.
 struct PayloadWindows {
-    /// Offset and one; 0 for none.
+    /// Each offset plus one; 0 for none.
     offsets: Vec<u32>,
     bits: u32,
 }
@@ -266,7 +267,7 @@ fn common_suffix(one: &[u8], other: &[u8]) -> usize {
     one.iter().rev().zip(other.iter().rev()).take_while(|(one, other)| one == other).count()
 }
 
-/// The part of a text between these that begins and ends between characters.
+/// Returns the largest part within these bounds that begins and ends between characters.
 fn whole_characters(text: &[u8], mut start: usize, mut end: usize) -> (usize, usize) {
     let is_inside = |at: usize| text.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
     while start < end && is_inside(start) {
@@ -293,7 +294,7 @@ fn put_number(number: u32, out: &mut Vec<u8>) {
     }
 }
 
-/// A number of no digit is none.
+/// Reads a number, which has at least one digit.
 fn take_number(rest: &mut &[u8]) -> Result<u32, DeltaError> {
     let mut number: Option<u32> = None;
     while let Some((&byte, behind)) = rest.split_first() {

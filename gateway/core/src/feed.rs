@@ -1,7 +1,7 @@
-//! One channel's publications in order on one node, with gaps mended from history before any subscriber notices.
+//! Puts one channel's publications in order on one node, and mends gaps from history before any subscriber notices.
 //!
-//! The owner passes everything on in the order in which it is given out here: several calls for one channel must
-//! not overtake each other. A channel without a stream passes through.
+//! The owner passes everything on in the order in which it is returned here: calls for one channel must not overtake each
+//! other. Publications of a channel without a stream pass through.
 
 mod mending;
 
@@ -14,45 +14,45 @@ use shared::publication::Publication;
 use self::mending::Mending;
 use crate::history::HistoryPage;
 
-/// Publications held while a gap is mended. Beyond this they are read from history again.
+/// The most publications held while a gap is mended. Beyond this they are read from history again.
 pub const FEED_HELD_PUBLICATIONS_MAX: usize = 1024;
-/// Bytes held while a gap is mended.
+/// The most bytes held while a gap is mended.
 pub const FEED_HELD_BYTES_MAX: usize = 1 << 20;
-/// Reads of history that may bring nothing, one after the other, before a gap is given up. As often an epoch that is to be
-/// left may refuse to be.
+/// How many reads of history in a row may bring nothing before a gap is given up. Also how many attempts to leave an epoch
+/// may fail in a row.
 pub const MEND_ATTEMPTS_MAX: u32 = 5;
-/// Reads of history that may fail, one after the other: links that come and go are no reason to give up what history holds.
+/// How many reads of history in a row may fail. Links that come and go are no reason to give up what history holds.
 pub const MEND_FAILURES_MAX: u32 = 40;
 
-/// What a node knows of the stream of one channel.
+/// The state of one channel's stream on one node.
 ///
-/// A broker's data can go back to what it was before, and give out the offsets of an epoch once more. It then begins a
-/// new epoch, as far as it notices; a feed is the second net. It knows that something is wrong when the stream stands
-/// behind what was given out here, when a publication comes twice for no reason, and when what history has at the place
-/// of the last publication is not that publication.
+/// A broker's data can be rolled back, so that it assigns the offsets of an epoch again. The broker then begins a new
+/// epoch, if it notices; a feed is the second safety net. It knows that something is wrong when the stream ends before what
+/// was delivered here, when a publication comes twice for no known reason, and when history has another publication at the
+/// offset that was delivered last.
 #[derive(Debug, Default)]
 pub struct Feed {
     known: FeedPosition,
-    /// Tells the publication at `known` from another one; 0 if none was given out there.
+    /// Fingerprint of the publication at `known`; 0 if none was delivered at that offset.
     fingerprint: u64,
-    /// Only what a loss or a new epoch has left.
+    /// State that exists only after a loss or a new epoch.
     aside: Option<Box<FeedRareState>>,
 }
 
 #[derive(Debug, Default)]
 struct FeedRareState {
-    /// Where a check found the stream, ahead of this node. If it is real, the next check finds it again.
+    /// Where a check found the stream, ahead of this node. If something is lost, the next check finds the same again.
     suspicion: Option<StreamPosition>,
-    /// History brought these, or someone said that they are lost: they may yet come.
+    /// Offsets that history brought or that were reported as lost. Their publications may still arrive.
     echo: EchoRange,
-    /// The epoch that an answer of the broker replaced: what still comes of it is of no stream any more.
+    /// The epoch that was replaced. Publications of it that still arrive belong to no current stream.
     left: Option<Epoch>,
-    /// Where history was compared with what was given out because something came twice, and was found to be the same.
+    /// The position at which history was found to match what was delivered, after something came twice.
     assured: Option<StreamPosition>,
     mending: Option<Mending>,
 }
 
-/// Offsets after the first, up to the second, each of which may come once.
+/// Offsets after `after` and up to `until`, each of which may come once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct EchoRange {
     after: u64,
@@ -67,21 +67,21 @@ struct EchoRange {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Admission {
     Deliver(Publication),
-    /// It came before, or is of a stream that is gone.
+    /// It came before, or its stream is gone.
     Duplicate,
-    /// It is kept until the gap before it is mended.
+    /// It is held until the gap before it is mended.
     Held,
-    /// Something before it did not come. It is kept: read history after this offset and call [`Feed::mend`].
+    /// Something before it is missing. It is held: read history after this offset and call [`Feed::mend`].
     Gap {
         since: u64,
     },
-    /// Its offset was given out before, for no reason that is known: read history as for a gap.
+    /// Its offset was delivered before, for no known reason: read history as for a gap.
     Doubtful {
         since: u64,
     },
 }
 
-/// What workers are told, in this order.
+/// What workers get, in this order.
 #[expect(
     clippy::large_enum_variant,
     reason = "a publication is moved here once, which is cheaper than a box"
@@ -89,46 +89,46 @@ pub enum Admission {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FeedDelivery {
     Publication(Publication),
-    /// What did not come up to here will not come.
+    /// Publications up to here that have not come are lost.
     Lost(StreamPosition),
 }
 
-/// What came of an attempt to mend a gap.
+/// The result of an attempt to mend a gap.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Mended {
     pub deliveries: Vec<FeedDelivery>,
-    /// Not all is mended: read history after this offset and call again.
+    /// The gap is not fully mended: read history after this offset and call again.
     pub again: Option<u64>,
-    /// Offsets of this epoch are given out again: have the broker leave it, and call [`Feed::left`] with the position
-    /// that it answers, or [`Feed::mend_failed`].
+    /// The broker assigns offsets of this epoch again. Have it leave the epoch, and call [`Feed::left`] with the position
+    /// that it returns, or [`Feed::mend_failed`].
     pub leave: Option<Epoch>,
 }
 
-/// How sure it is that what has not come by now will not come.
+/// Whether a missing publication may still arrive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GapCheck {
-    /// Nothing is known to be wrong. What is ahead of this node may still be on its way.
+    /// Nothing is known to be wrong. Publications ahead of this node may still be on their way.
     Routine,
     /// The link was lost and is back.
     AfterLoss,
 }
 
-/// What came of comparing this node with the stream.
+/// The result of comparing this node with the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GapState {
     Fine,
-    /// The stream is ahead. Look again, once what is on its way must have come.
+    /// The stream is ahead. Check again, once everything on its way must have arrived.
     Suspicious,
     /// Read history after this offset and call [`Feed::mend`].
     Missing {
         since: u64,
     },
-    /// The stream is another one: tell the workers this.
+    /// The stream is a different one: pass this position to the workers.
     Lost(StreamPosition),
 }
 
 impl Feed {
-    /// A publication came from the broker.
+    /// Handles a publication from the broker.
     pub fn admit(&mut self, publication: Publication) -> Admission {
         let Some(comes) = publication.position else { return Admission::Deliver(publication) };
         if let Some(aside) = &mut self.aside {
@@ -146,7 +146,7 @@ impl Feed {
         }
         match self.known {
             FeedPosition::Arrived(at) if self.known.includes(comes) => return self.again(at, comes),
-            // What a subscriber knows from history may come to this node later.
+            // A publication up to the anchor may reach this node later, although subscribers know it from history.
             FeedPosition::Arrived(at) | FeedPosition::Anchored(at)
                 if at.epoch == comes.epoch && comes.offset > at.offset.saturating_add(1) =>
             {
@@ -159,27 +159,27 @@ impl Feed {
             _ => {}
         }
         if self.aside.as_ref().is_some_and(|aside| aside.suspicion.is_none()) {
-            // Nothing that was before this can come any more.
+            // Nothing from before can arrive any more.
             self.aside = None;
         }
         self.stand_at(&publication, comes);
         Admission::Deliver(publication)
     }
 
-    /// Whether everything up to there was given out.
+    /// Whether everything up to this position was delivered.
     pub fn has_given_out(&self, position: StreamPosition) -> bool {
         matches!(self.known, FeedPosition::Arrived(_)) && self.known.includes(position)
     }
 
-    /// A subscriber starts from here, by history that was read after the channel's publications began to come: as
-    /// long as none has come, the first one must be the next.
+    /// Sets the position from which a subscriber starts, by history that was read after the channel's publications began to
+    /// come. As long as none has come, the first one must be the next.
     pub fn anchor(&mut self, top: StreamPosition) {
         if self.known == FeedPosition::Nothing {
             self.known = FeedPosition::Anchored(top);
         }
     }
 
-    /// History was read after the offset asked for, oldest first.
+    /// Takes in history read after the offset asked for, oldest first.
     pub fn mend(&mut self, page: HistoryPage) -> Mended {
         let Some(mut mending) = self.take_mending() else { return Mended::default() };
         let Some(before) = self.known.position() else { return self.give_up(mending, Vec::new()) };
@@ -193,7 +193,7 @@ impl Feed {
         if std::mem::take(&mut mending.doubtful) {
             self.aside.get_or_insert_default().assured = Some(before);
         }
-        // A page can end with the last publication that was given out.
+        // A page may end with the publication that was delivered last.
         let is_nothing_left =
             !page.publications.iter().any(|publication| publication.position == Some(before));
         mending.is_joined = true;
@@ -216,7 +216,7 @@ impl Feed {
         self.join_held(mending, deliveries, before, at, page.top)
     }
 
-    /// The broker has left the epoch in which offsets were given out again; this is the position in the one that follows.
+    /// Handles that the broker has left the epoch whose offsets it assigned again. `top` is its position in the new epoch.
     pub fn left(&mut self, top: StreamPosition) -> Mended {
         if self.known.position().is_some_and(|at| at.epoch == top.epoch) {
             return self.mend_failed();
@@ -225,16 +225,17 @@ impl Feed {
         self.change_epoch(mending, top)
     }
 
-    /// History could not be read, or the epoch not left. Worth a pause before it is tried again.
+    /// Handles a failed read of history, or a failed attempt to leave the epoch. The caller should pause before it tries
+    /// again.
     pub fn mend_failed(&mut self) -> Mended {
         let Some(mut mending) = self.take_mending() else { return Mended::default() };
         mending.failed += 1;
         self.go_on(mending, Vec::new())
     }
 
-    /// Compares with the top of the stream as the broker just answered it: finds what was lost in a channel that is
-    /// quiet since. What is missing for one look only was on its way. `before` is where this feed stood when the broker
-    /// was asked, for what has come since then may be newer than the answer.
+    /// Compares with the top of the stream as the broker has just reported it. This finds losses in a channel that has been
+    /// quiet since. A publication that is missing in one check only was on its way. `before` is where this feed stood when
+    /// the broker was asked: what has come since may be newer than the answer.
     pub fn check(&mut self, before: Option<StreamPosition>, top: StreamPosition, look: GapCheck) -> GapState {
         let Some(at) = self.known.position() else { return GapState::Fine };
         if let Some(mending) = self.aside.as_mut().and_then(|aside| aside.mending.as_mut()) {
@@ -272,12 +273,12 @@ impl Feed {
         }
     }
 
-    /// Up to where everything was given out.
+    /// Returns the position up to which everything was delivered.
     pub fn position(&self) -> Option<StreamPosition> {
         self.known.position()
     }
 
-    /// Whether an answer from history is awaited.
+    /// Whether a read of history is awaited.
     #[cfg(test)]
     fn is_mending(&self) -> bool {
         self.mending().is_some()
@@ -296,7 +297,7 @@ impl Feed {
         self.aside.as_mut()?.mending.take()
     }
 
-    /// Where to read history from, so that it shows whether it joins on to what was given out.
+    /// Returns the offset after which to read history, such that the page shows whether it joins on to what was delivered.
     fn joint(&self, at: StreamPosition) -> u64 {
         if self.fingerprint == 0 { at.offset } else { at.offset.saturating_sub(1) }
     }
@@ -306,7 +307,7 @@ impl Feed {
         self.fingerprint = fingerprint(publication);
     }
 
-    /// An offset comes that was given out already.
+    /// Handles an offset that was delivered already.
     fn again(&mut self, at: StreamPosition, comes: StreamPosition) -> Admission {
         let aside = self.aside.get_or_insert_default();
         if aside.echo.takes(comes.offset) || aside.assured == Some(at) {
@@ -317,19 +318,19 @@ impl Feed {
         Admission::Doubtful { since }
     }
 
-    /// Whether history has something else where the last publication was.
+    /// Whether history has another publication in the place of the last delivered one.
     fn is_replaced(&self, at: StreamPosition, page: &HistoryPage, mending: &Mending) -> bool {
         if self.fingerprint == 0 {
             return false;
         }
         match page.publications.iter().find(|publication| publication.position == Some(at)) {
             Some(publication) => fingerprint(publication) != self.fingerprint,
-            // It has had its time. Whoever doubts cannot be assured.
+            // It has expired, so a doubt cannot be cleared.
             None => mending.doubtful,
         }
     }
 
-    /// The stream is another one, and ends here: nobody is given more of it than comes from now on.
+    /// Switches to another stream at `top`. Only what comes after it is delivered.
     fn take_over(&mut self, left: Epoch, top: StreamPosition) {
         self.known = FeedPosition::Arrived(top);
         self.fingerprint = 0;
@@ -339,11 +340,11 @@ impl Feed {
         aside.assured = None;
     }
 
-    /// Goes over to another stream while a gap was to be mended.
+    /// Switches to another stream while a gap was being mended.
     fn change_epoch(&mut self, mut mending: Mending, top: StreamPosition) -> Mended {
         let Some(before) = self.known.position() else { return self.give_up(mending, Vec::new()) };
         let mut deliveries = Vec::new();
-        // What came of the old stream goes out as it is.
+        // What is held of the old stream is delivered as it is.
         while let Some(publication) = mending.next_if(|stands| stands.epoch == before.epoch) {
             deliveries.push(FeedDelivery::Publication(publication));
         }
@@ -358,7 +359,7 @@ impl Feed {
         self.join_held(mending, deliveries, before, at, top)
     }
 
-    /// Gives out what was held and follows.
+    /// Delivers held publications that follow on.
     fn join_held(
         &mut self,
         mut mending: Mending,
@@ -415,11 +416,11 @@ impl Feed {
         }
     }
 
-    /// Gives out what there is. Workers see the holes in it themselves, all but one at the end.
+    /// Delivers everything that is held. Workers see the gaps in it themselves, except for one at the end.
     fn give_up(&mut self, mending: Mending, mut deliveries: Vec<FeedDelivery>) -> Mended {
         if mending.leave || mending.doubtful {
-            // Nobody can be sure of what they have, and there is no place in a stream to name. An epoch that is none
-            // says so to everyone.
+            // No subscriber can be sure of what it has, and no position in a stream can be named. An empty epoch tells
+            // everyone so.
             deliveries.push(FeedDelivery::Lost(StreamPosition::default()));
             *self = Self::default();
         } else if let Some(lost) =
@@ -444,7 +445,7 @@ impl Feed {
     }
 }
 
-/// Never 0.
+/// Hashes the payload. Never 0.
 fn fingerprint(publication: &Publication) -> u64 {
     let mut hasher = FxHasher::default();
     publication.data.bytes.hash(&mut hasher);
@@ -452,7 +453,7 @@ fn fingerprint(publication: &Publication) -> u64 {
 }
 
 impl EchoRange {
-    /// Returns whether this was to be expected. Each is expected once, in order.
+    /// Returns whether this offset was expected. Each is expected once, in order.
     fn takes(&mut self, offset: u64) -> bool {
         let is_expected = offset > self.after && offset <= self.until;
         if is_expected {
@@ -461,7 +462,7 @@ impl EchoRange {
         is_expected
     }
 
-    /// History brought these, while the last that came was `heard`.
+    /// Adds offsets that history brought, when the last one that had come was `heard`.
     fn extend(&mut self, after: u64, until: u64, heard: u64) {
         let joins = self.after < self.until && self.until >= after;
         let after = if joins { self.after } else { after };
@@ -471,12 +472,12 @@ impl EchoRange {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum FeedPosition {
-    /// Nothing came yet, and nobody who follows the stream asked for it.
+    /// Nothing came yet, and no subscriber has set an anchor.
     #[default]
     Nothing,
-    /// Nothing came yet; a subscriber knows everything up to here.
+    /// Nothing came yet. A subscriber knows everything up to here.
     Anchored(StreamPosition),
-    /// Everything up to here was given out.
+    /// Everything up to here was delivered.
     Arrived(StreamPosition),
 }
 

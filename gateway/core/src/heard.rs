@@ -1,9 +1,9 @@
-//! What all nodes hear alike and one of them does: messages of a pub/sub that has an order and no numbers.
+//! Messages of an ordered pub/sub without numbers that all nodes receive and one node processes.
 //!
-//! Every node hears the same messages in the same order for as long as its connection holds, and marks among them, which
-//! nodes send there themselves. The place of a message is the last mark before it and how many came since, so all nodes
-//! call a message by the same place. One node does what the messages say, and tells how far it has got. Whoever follows it
-//! goes on from there with what it has heard itself.
+//! As long as its connection holds, each node receives the same messages in the same order, among them marks that nodes
+//! send there themselves. The place of a message is the last mark before it and the number of messages since, so all nodes
+//! use the same place for a message. One node processes the messages, and tells how far it has got. The node that takes
+//! over from it continues from there with the messages that it has received itself.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use shared::moment::Moment;
 
-/// Marks that are remembered: as many connections of nodes can have been made since the oldest place that is asked for.
+/// How many marks are remembered. Nodes can have connected this many times since the oldest place that is asked for.
 const MARKS_MAX: usize = 256;
 
-/// Where a message stands.
+/// The place of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct MessagePlace {
-    /// The last mark before it.
+    /// The last mark before the message.
     pub mark: u64,
-    /// Which message since then: the first is 1. 0 is the mark itself.
+    /// The number of the message since that mark, from 1. 0 is the mark itself.
     pub number: u64,
 }
 
@@ -36,47 +36,47 @@ impl fmt::Display for MessagePlace {
     }
 }
 
-/// A message that waits.
+/// A message that waits to be processed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WaitingMessage<T> {
     pub place: MessagePlace,
     pub since: Moment,
     pub message: T,
-    /// Counted from the first that this node has heard of anything.
+    /// Its number among all messages and marks that this node has received.
     at: u64,
     bytes: usize,
 }
 
-/// What came of a message that was heard.
+/// The result of receiving a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HeardOutcome {
     Waits,
-    /// It waits, and so many of the oldest do not any more: there is no room.
+    /// It waits, and this many of the oldest were dropped for want of room.
     InPlaceOf(usize),
-    /// It came before any mark, so it has no place that others would know.
+    /// It came before any mark, so it has no place that other nodes would know.
     Unplaced,
 }
 
-/// The messages that one node has heard, and that are not known to be done.
+/// The messages that one node has received, and that are not known to be processed.
 #[derive(Debug)]
 pub struct HeardMessages<T> {
     waiting: VecDeque<WaitingMessage<T>>,
-    /// Each with when it was heard, in the order of these.
+    /// Each mark with the value of `heard` at which it was received.
     marks: VecDeque<(u64, u64)>,
-    /// How much was heard, marks included.
+    /// How many messages and marks were received.
     heard: u64,
-    /// The last mark on this connection, and when it was heard.
+    /// The last mark on this connection, with the value of `heard` at which it was received.
     current: Option<(u64, u64)>,
-    /// When the first mark on this connection was heard: from there on nothing was missed.
+    /// The value of `heard` at the first mark on this connection. Nothing was missed from there on.
     unbroken: u64,
-    /// Everything up to here is done.
+    /// Everything up to here is processed.
     done: Option<MessagePlace>,
     bytes: usize,
     bytes_max: usize,
 }
 
 impl<T> HeardMessages<T> {
-    /// `bytes_max`: what may wait.
+    /// `bytes_max`: the most bytes of messages that may wait.
     pub fn new(bytes_max: usize) -> Self {
         Self {
             waiting: VecDeque::new(),
@@ -102,7 +102,7 @@ impl<T> HeardMessages<T> {
         }
     }
 
-    /// The connection was lost: what comes next does not follow upon what came last.
+    /// Handles a lost connection: the next message does not follow the last one.
     pub fn lose(&mut self) {
         if self.waiting.is_empty() {
             self.done = self.done();
@@ -110,12 +110,13 @@ impl<T> HeardMessages<T> {
         self.current = None;
     }
 
-    /// Whether what comes next has a place.
+    /// Whether the next message has a place.
     pub fn is_placed(&self) -> bool {
         self.current.is_some()
     }
 
-    /// Whether this node has heard all that came after this place, and can go on from there. `None`: nothing was ever done.
+    /// Whether this node has received everything after this place, and can continue from there. `None`: nothing was ever
+    /// processed.
     pub fn covers(&self, place: Option<MessagePlace>) -> bool {
         let is_of_this_connection = |place: MessagePlace| {
             self.marks.iter().any(|(mark, marked)| *mark == place.mark && *marked >= self.unbroken)
@@ -123,12 +124,12 @@ impl<T> HeardMessages<T> {
         self.is_placed() && place.is_none_or(is_of_this_connection)
     }
 
-    /// Whether this node has heard of this place at all, so that it can tell what was done before it.
+    /// Whether this node knows this place, so that it can tell what was processed before it.
     pub fn knows(&self, place: MessagePlace) -> bool {
         self.marks.iter().any(|(mark, _)| *mark == place.mark)
     }
 
-    /// `bytes`: what it takes.
+    /// Receives a message, which takes `bytes` bytes.
     pub fn hear(&mut self, now: Moment, bytes: usize, message: T) -> HeardOutcome {
         let Some((mark, marked)) = self.current else { return HeardOutcome::Unplaced };
         self.heard += 1;
@@ -143,7 +144,7 @@ impl<T> HeardMessages<T> {
         if dropped == 0 { HeardOutcome::Waits } else { HeardOutcome::InPlaceOf(dropped) }
     }
 
-    /// The first of those that wait, in their order.
+    /// Iterates over the waiting messages, in order.
     pub fn first(&self) -> impl Iterator<Item = &WaitingMessage<T>> {
         self.waiting.iter()
     }
@@ -156,14 +157,15 @@ impl<T> HeardMessages<T> {
         self.bytes
     }
 
-    /// The first so many are done.
+    /// Marks the first `count` waiting messages as processed.
     pub fn finish(&mut self, count: usize) {
         for _ in 0..count {
             self.pop();
         }
     }
 
-    /// Everything up to this place is done, by whoever it was. Where this node does not know the place nothing is changed.
+    /// Marks everything up to this place as processed, by whichever node. Does nothing if this node does not know the
+    /// place.
     pub fn done_until(&mut self, place: MessagePlace) {
         let Some((_, marked)) = self.marks.iter().rev().find(|(mark, _)| *mark == place.mark) else { return };
         let until = marked.saturating_add(place.number);
@@ -172,7 +174,7 @@ impl<T> HeardMessages<T> {
         }
     }
 
-    /// Lets go of what has waited for longer than this, and tells how much that was.
+    /// Drops messages that have waited longer than `longest`, and returns how many there were.
     pub fn forget(&mut self, now: Moment, longest: Duration) -> usize {
         let mut forgotten = 0;
         while self.waiting.front().is_some_and(|first| now.since(first.since) > longest) {
@@ -182,7 +184,7 @@ impl<T> HeardMessages<T> {
         forgotten
     }
 
-    /// Up to where everything that this node has heard is done. `None`: it has heard of no place yet.
+    /// Returns the place up to which everything that this node has received is processed. `None`: it knows no place yet.
     pub fn done(&self) -> Option<MessagePlace> {
         match (self.waiting.front(), self.current) {
             (Some(WaitingMessage { place, .. }), _) => {
@@ -316,7 +318,8 @@ mod tests {
         Connect(usize),
         /// A node loses its connection.
         Lose(usize),
-        /// A node has its turn, does so many of what waits, and writes down how far it is, or dies before that.
+        /// A node has its turn, processes this many of the waiting messages, and stores how far it got, or dies before
+        /// that.
         Turn(usize, usize, bool),
     }
 
@@ -331,8 +334,8 @@ mod tests {
     }
 
     proptest! {
-        /// Node 0 never loses its connection. So whatever the others do, each message is done, once under its place, and
-        /// for the first time in its order.
+        /// Node 0 never loses its connection. So whatever the others do, each message is processed once under its place,
+        /// and for the first time in its order.
         #[test]
         fn each_message_is_done_once_for_as_long_as_one_node_hears_all(steps in steps()) {
             let mut nodes: Vec<HeardMessages<u32>> = (0..3).map(|_| HeardMessages::new(1 << 20)).collect();
@@ -352,7 +355,7 @@ mod tests {
                 let first: Vec<(MessagePlace, u32)> =
                     nodes[node].first().take(count).map(|one| (one.place, one.message)).collect();
                 for (place, message) in &first {
-                    // What the broker knows by its key it does not publish again.
+                    // The broker does not publish a message again whose key it knows.
                     if once.insert((place.mark, place.number)) {
                         done.push(*message);
                     }

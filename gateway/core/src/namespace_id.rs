@@ -1,4 +1,4 @@
-//! The number under which metrics and limits count what happens in a namespace's channels.
+//! The number under which metrics count what happens in a namespace's channels.
 
 /// The number of a namespace, which stays the same for as long as a node runs. Where no numbers have been assigned, all
 /// channels have the number of the default namespace.

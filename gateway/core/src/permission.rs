@@ -1,4 +1,4 @@
-//! Who may do what in which channel without a subscription token.
+//! Decides what a client may do in a channel without a subscription token.
 
 use shared::channel::Channel;
 use shared::id::{ClientId, UserId};
@@ -9,8 +9,8 @@ use crate::effect::{Capability, Matching, Rights};
 use crate::map::MapOptions;
 use crate::wildcard;
 
-/// Whether a client may subscribe without a subscription token. A private channel always needs one, and a channel
-/// that names its users or its client is for these alone.
+/// Whether a client may subscribe without a subscription token. A private channel always needs one. A channel that names
+/// its users or its client admits nobody else.
 pub fn may_subscribe(
     rules: &ChannelRules,
     options: &ChannelOptions,
@@ -32,8 +32,8 @@ pub fn may_subscribe(
     is_of_users && is_of_client
 }
 
-/// Whether a client may publish. A subscriber has shown that it may be in the channel; others need more, and into a
-/// channel that is not for everyone only subscribers may.
+/// Whether a client may publish. A subscriber is known to have access to the channel; other clients need more. Only
+/// subscribers may publish to a channel that is not for everyone.
 pub fn may_publish(
     rules: &ChannelRules,
     options: &ChannelOptions,
@@ -46,7 +46,7 @@ pub fn may_publish(
     may_write(rules, allowed, channel, user, subscribed)
 }
 
-/// The same of a key. The rest of what it says of publishing holds for keys too.
+/// Whether a client may publish a key. What [`may_publish`] says of subscribers and other clients applies here, too.
 pub fn may_publish_key(
     rules: &ChannelRules,
     options: &ChannelOptions,
@@ -71,8 +71,8 @@ pub fn may_remove_key(
     may_write(rules, allowed, channel, user, subscribed)
 }
 
-/// `allowed`: to subscribers with a user; to anonymous clients, as far as the two others say; to clients that are not
-/// subscribed.
+/// Decides by three options: for subscribers with a user; for anonymous clients, as far as the two others allow it; for
+/// clients that are not subscribed.
 fn may_write(
     rules: &ChannelRules,
     (subscribers, anonymous, for_client): (bool, bool, bool),
@@ -111,7 +111,7 @@ pub fn may_read_presence(
     may_read(rules, options.allow_presence, without, channel, user, subscribed)
 }
 
-/// `without`: whether a subscription is not needed, for clients with a user and for anonymous ones.
+/// `without`: whether a read is allowed without a subscription, for clients with a user and for anonymous ones.
 fn may_read(
     rules: &ChannelRules,
     subscribers: bool,
@@ -124,14 +124,14 @@ fn may_read(
     subscribed && subscribers || without && (subscribed || is_for_everyone(rules, channel))
 }
 
-/// Whether subscribers may be given what they missed. Recovery hands out history, so it is for those who may read
-/// that, unless it is allowed by itself.
+/// Whether subscribers may recover what they missed. Recovery returns history, so it is for clients that may read history,
+/// unless an option allows it by itself.
 pub fn may_recover(options: &ChannelOptions) -> bool {
     options.force_recovery || options.allow_recovery || options.allow_history
 }
 
-/// What a client was given leave to do in a channel, beside what its options allow. The first capability that names the
-/// channel decides, as Centrifugo has it; those behind it are not looked at.
+/// Returns what a client's capabilities allow in a channel, beside what the options allow. The first capability that names
+/// the channel decides, as in Centrifugo; later ones do not count.
 pub fn rights(caps: &[Capability], names: &ChannelNames, channel: &Channel) -> Rights {
     let is_meant = |capability: &&Capability| match capability.matching {
         Matching::Exact => capability.channels.iter().any(|name| **name == *channel.as_str()),
@@ -140,8 +140,8 @@ pub fn rights(caps: &[Capability], names: &ChannelNames, channel: &Channel) -> R
     caps.iter().find(is_meant).map(|capability| capability.allow).unwrap_or_default()
 }
 
-/// Whether a pattern describes a channel. It must write out what keeps others out, the mark of a private channel and the
-/// marks before the name of a client and those of users: `*` alone opens none of them.
+/// Whether a pattern matches a channel. It must spell out the marks that restrict access, that of a private channel and
+/// those before a client and before users: `*` alone matches none of them.
 fn describes(names: &ChannelNames, pattern: &str, channel: &Channel) -> bool {
     let names_a_client = names.audience(channel.as_str()).client.is_some();
     let of_channel = names.parts(channel.as_str(), names_a_client);

@@ -1,4 +1,4 @@
-//! Whether what a stream still holds joins on to where a client stopped reading.
+//! Checks whether the retained history of a stream joins on to where a client stopped reading.
 
 use shared::command::Since;
 use shared::position::StreamPosition;
@@ -14,7 +14,7 @@ pub fn is_recovered(since: &Since, page: &HistoryPage) -> bool {
     same_stream && joins(since.offset, page)
 }
 
-/// Whether `page`, which holds the newest publication at most, is all that someone needs who wants no more than that.
+/// Whether `page`, which has at most the newest publication, is enough for a client that wants only that one.
 pub fn is_newest(since: Option<&Since>, page: &HistoryPage) -> bool {
     match page.publications.first() {
         Some(newest) => newest.offset() == page.top.offset,
@@ -22,12 +22,12 @@ pub fn is_newest(since: Option<&Since>, page: &HistoryPage) -> bool {
     }
 }
 
-/// Whether a client stopped reading exactly there.
+/// Whether a client stopped reading exactly at this position.
 pub fn stands_at(since: &Since, position: StreamPosition) -> bool {
     since.offset > 0 && since.offset == position.offset && *since.epoch == *position.epoch.as_str()
 }
 
-/// Whether `page`, read from `position` on, goes on from there without a hole, however far it goes.
+/// Whether `page`, read from `position` on, continues from there without a gap, however far it goes.
 pub fn reads_on(position: StreamPosition, page: &HistoryPage) -> bool {
     let HistoryPage { publications, top } = page;
     let Some(last) = publications.last().map(Publication::offset) else { return *top == position };
@@ -42,7 +42,7 @@ fn joins(since: u64, page: &HistoryPage) -> bool {
     let (Some(first), Some(last)) = (page.publications.first(), page.publications.last()) else {
         return page.top.offset == since;
     };
-    // The first and the last say it all of a stream without holes; the count catches one that has them.
+    // In a stream without gaps the first and the last offset suffice. The count catches one that has them.
     let missed = page.top.offset.checked_sub(since);
     since.checked_add(1) == Some(first.offset())
         && last.offset() == page.top.offset

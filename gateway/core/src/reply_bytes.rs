@@ -1,13 +1,13 @@
-//! How many bytes of JSON what is answered takes, without writing it.
+//! Computes how many bytes of JSON a reply takes, without writing it.
 
 use shared::publication::{ClientInfo, PayloadKind, Publication};
 
-/// What a publication takes in a reply beside its texts, in bytes: the names of its fields, numbers and brackets.
+/// The size of a publication in a reply beside its texts, in bytes: field names, numbers and brackets.
 const PUBLICATION_BYTES: usize = 128;
 /// The same for a client in a presence reply.
 const CLIENT_BYTES: usize = 128;
 
-/// How many of these fit into so many bytes of a reply, at least one if there is any; and their bytes.
+/// Returns how many of these publications fit into `room` bytes of a reply, at least one if there is any; and their bytes.
 pub fn fitting(publications: &[Publication], room: usize) -> (usize, usize) {
     let (mut count, mut bytes) = (0, 0);
     for publication in publications {
@@ -20,12 +20,12 @@ pub fn fitting(publications: &[Publication], room: usize) -> (usize, usize) {
     (count, bytes)
 }
 
-/// What all of these take in a reply, at most.
+/// Returns the most bytes that these publications take in a reply.
 pub fn publications_bytes(publications: &[Publication]) -> usize {
     publications.iter().map(publication_bytes).sum()
 }
 
-/// What a publication takes in a reply, at most.
+/// Returns the most bytes that a publication takes in a reply.
 pub fn publication_bytes(publication: &Publication) -> usize {
     let data = &publication.data;
     let data_bytes = match data.kind {
@@ -43,13 +43,13 @@ pub fn publication_bytes(publication: &Publication) -> usize {
     data_bytes + tags + key + publication.info.as_ref().map_or(0, client_bytes) + PUBLICATION_BYTES
 }
 
-/// What a client takes in a reply, at most.
+/// Returns the most bytes that a client takes in a reply.
 pub fn client_bytes(info: &ClientInfo) -> usize {
     let json = |json: &Option<bytes::Bytes>| json.as_ref().map_or(0, bytes::Bytes::len);
     text_bytes(info.user.as_str().as_bytes()) + json(&info.conn_info) + json(&info.chan_info) + CLIENT_BYTES
 }
 
-/// The bytes of a text in a JSON string: control characters take six, what is escaped otherwise two.
+/// Returns the bytes of a text in a JSON string: control characters take six, other escaped ones two.
 fn text_bytes(text: &[u8]) -> usize {
     let escaped = |byte: &u8| match byte {
         0..=0x1f | 0x7f => 5,

@@ -9,8 +9,8 @@ use shared::publication::{Payload, Publication};
 
 use crate::history::{HistoryFilter, HistoryPage, Retention};
 
-/// Offsets start at 1 and have no holes; what is kept is always the newest part. It is bounded three ways: in
-/// number and in time by each publication's [`Retention`], in bytes by whoever appends.
+/// Offsets start at 1 and have no gaps. The stream keeps the newest publications, within three bounds: in number and in
+/// time by each publication's [`Retention`], in bytes by the caller of [`Stream::append`].
 #[derive(Debug)]
 pub struct Stream {
     epoch: Epoch,
@@ -21,12 +21,12 @@ pub struct Stream {
     expires: Moment,
 }
 
-/// A publication without what most have none of: there can be one in every channel, and a million channels.
+/// A publication without the fields that most do not use. There can be one in every channel, and a million channels.
 #[derive(Debug)]
 struct StreamEntry {
     data: Payload,
     time_ms: u64,
-    /// The rest of it, if there is any.
+    /// The other fields, if any is used.
     rest: Option<Box<Publication>>,
 }
 
@@ -38,7 +38,7 @@ impl StreamEntry {
             publication;
         let is_for_some = except.is_some() || only.is_some();
         let has_rest = info.is_some() || !tags.is_empty() || *delta || keyed.is_some() || is_for_some;
-        // What is read back is not measured.
+        // A publication that is read back is not measured.
         let bare = || Publication { data: Payload::json(""), stamp: None, ..publication.clone() };
         let rest = has_rest.then(|| Box::new(bare()));
         Self { data: data.clone(), time_ms: *time_ms, rest }
@@ -59,12 +59,12 @@ impl StreamEntry {
 }
 
 impl Stream {
-    /// An empty stream. The epoch must be new: it is what tells this stream from an earlier one of its channel.
+    /// Makes an empty stream. The epoch must be new: it tells this stream from an earlier one of its channel.
     pub fn new(epoch: Epoch) -> Self {
         Self { epoch, top: 0, entries: VecDeque::new(), bytes: 0, expires: Moment::ZERO }
     }
 
-    /// An empty stream that goes on from there: what was before is not kept, or is kept elsewhere.
+    /// Makes an empty stream that continues from this position: what was before is not kept, or is kept elsewhere.
     pub fn going_on_from(position: StreamPosition) -> Self {
         Self { top: position.offset, ..Self::new(position.epoch) }
     }
@@ -73,7 +73,7 @@ impl Stream {
         StreamPosition { offset: self.top, epoch: self.epoch }
     }
 
-    /// What the kept publications take, their bookkeeping included.
+    /// Returns the size of the retained publications, including bookkeeping.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -82,13 +82,13 @@ impl Stream {
         self.entries.is_empty()
     }
 
-    /// When the kept publications have had their time, unless another one comes.
+    /// Returns when the retained publications expire, unless another one comes.
     pub fn expires(&self) -> Moment {
         self.expires
     }
 
-    /// Gives the publication the next offset and keeps it, dropping the oldest ones that are past the retention's
-    /// size or past `bytes_max`. One that is larger than `bytes_max` by itself gets its offset but is not kept.
+    /// Assigns the next offset to the publication and keeps it, dropping the oldest ones beyond the retention's size or
+    /// `bytes_max`. A publication larger than `bytes_max` gets its offset but is not kept.
     pub fn append(
         &mut self,
         now: Moment,
@@ -103,7 +103,7 @@ impl Stream {
         let entry = StreamEntry::new(publication);
         self.bytes += entry.footprint();
         if self.entries.capacity() == 0 {
-            // A queue would begin with room for several.
+            // The queue would otherwise begin with room for several.
             self.entries.reserve_exact(1);
         }
         self.entries.push_back(entry);
@@ -115,7 +115,7 @@ impl Stream {
         position
     }
 
-    /// Gives the publication the next offset, and keeps nothing from now on.
+    /// Assigns the next offset to the publication, and keeps nothing from now on.
     pub fn pass(&mut self, publication: &mut Publication) -> StreamPosition {
         self.clear();
         self.top += 1;
@@ -124,36 +124,36 @@ impl Stream {
         position
     }
 
-    /// What is kept has its time until then.
+    /// Sets when the retained publications expire.
     pub fn keep_until(&mut self, moment: Moment) {
         self.expires = moment;
     }
 
-    /// How many publications are kept.
+    /// Returns how many publications are retained.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Drops everything if its time is over.
+    /// Drops the retained publications if they have expired.
     pub fn expire(&mut self, now: Moment) {
         if !self.entries.is_empty() && self.expires <= now {
             self.clear();
         }
     }
 
-    /// Drops everything kept. The offset and the epoch stay, so that nobody takes this for a gap.
+    /// Drops the retained publications. The offset and the epoch stay, so that subscribers do not take this for a gap.
     pub fn clear(&mut self) {
-        // A new queue rather than an emptied one: the memory goes back.
+        // A new queue and not an emptied one, so that the memory is freed.
         self.entries = VecDeque::new();
         self.bytes = 0;
     }
 
-    /// The part that the filter asks for. Does not look at the time: call [`Stream::expire`] first.
+    /// Returns the page that the filter asks for. Does not look at the time: call [`Stream::expire`] first.
     pub fn page(&self, filter: HistoryFilter) -> HistoryPage {
         let limit = filter.limit as usize;
         let len = self.entries.len();
         let before_first = self.top - len as u64;
-        // How many of the kept ones lie at or before an offset.
+        // How many of the retained publications lie at or before an offset.
         let up_to = |offset: u64| offset.saturating_sub(before_first).min(len as u64) as usize;
         let at = |index: usize| {
             let offset = before_first + index as u64 + 1;
@@ -170,7 +170,7 @@ impl Stream {
     }
 }
 
-/// What keeping a publication costs: its texts and a place in the queue.
+/// Returns what it costs to keep a publication: its texts and a place in the queue.
 pub(crate) fn footprint(publication: &Publication) -> usize {
     let info = publication.info.as_ref().map_or(0, |info| {
         info.user.as_str().len()

@@ -1,31 +1,31 @@
-//! Many deadlines, coarsely: one wheel per worker, six bytes per connection.
+//! A coarse timer wheel for many deadlines: one wheel per worker, six bytes per connection.
 //!
-//! The wheel knows only in which tick to look at a connection again. When that tick comes, the owner is asked what
-//! the deadline is by then: one that has moved later since (as it does with every message) has cost nothing.
+//! The wheel only knows in which tick to look at a connection again. When that tick comes, the owner is asked for the
+//! current deadline. A deadline that moves later, as it does with every message, costs nothing.
 
 use std::time::Duration;
 
 use shared::moment::Moment;
 
-/// How far the wheel reaches. A later deadline is looked at this early, and again.
+/// How far the wheel reaches. A deadline beyond it is looked at after this time, and again.
 pub const REACH: Duration = Duration::from_millis(TICK_MS * (SLOTS as u64 - 1));
 
-/// How coarse the wheel is: a deadline is noticed at most this much too late, and never too early.
+/// The length of a tick: a deadline is noticed at most this much too late, and never too early.
 const TICK_MS: u64 = 64;
 const SLOTS: usize = 1024;
 const NOWHERE: u16 = u16::MAX;
 
-/// Connections by the tick in which they are to be looked at.
+/// Connections by the tick in which they have to be looked at.
 #[derive(Debug)]
 pub struct TimerWheel {
-    /// The tick up to which everything has been taken.
+    /// The tick up to which all keys have been taken.
     tick: u64,
     slots: Box<[Vec<u32>]>,
-    /// A bit for each slot that holds anything.
+    /// A bit for each slot that is not empty.
     occupied: [u64; SLOTS / 64],
-    /// How many keys are in the slots, out of date or not.
+    /// How many keys are in the slots, stale ones included.
     entries: usize,
-    /// The slot of each connection. What stands in another slot under its key is out of date.
+    /// The slot of each connection. Entries under its key in other slots are stale.
     slot_of: Vec<u16>,
 }
 
@@ -40,8 +40,8 @@ impl TimerWheel {
         }
     }
 
-    /// Looks at `key` no later than a tick after `deadline`. Does nothing if that is to happen already, so it may be
-    /// called after every change.
+    /// Schedules a look at `key` no later than a tick after `deadline`. Does nothing if that is scheduled already, so it
+    /// may be called after every change.
     pub fn schedule(&mut self, key: u32, deadline: Moment) {
         let tick = deadline.0.div_ceil(TICK_MS).clamp(self.tick + 1, self.tick + SLOTS as u64 - 1);
         let slot = (tick % SLOTS as u64) as u16;
@@ -62,7 +62,7 @@ impl TimerWheel {
         self.occupied[usize::from(slot) / 64] |= 1 << (slot % 64);
     }
 
-    /// Forgets `key`, which may then be another connection's.
+    /// Forgets `key`, which another connection may then use.
     pub fn remove(&mut self, key: u32) {
         if let Some(slot) = self.slot_of.get_mut(key as usize) {
             *slot = NOWHERE;
@@ -73,7 +73,7 @@ impl TimerWheel {
     /// and schedule it again if that lies ahead.
     pub fn take_due(&mut self, now: Moment, due: &mut Vec<u32>) {
         let until = now.0 / TICK_MS;
-        // After a long sleep every slot is taken once.
+        // After a long sleep each slot is taken once.
         let first = (self.tick + 1).max(until.saturating_sub(SLOTS as u64 - 1));
         for tick in first..=until {
             let slot = (tick % SLOTS as u64) as usize;
@@ -93,7 +93,7 @@ impl TimerWheel {
         self.tick = self.tick.max(until);
     }
 
-    /// When [`TimerWheel::take_due`] has something to look at next.
+    /// Returns when [`TimerWheel::take_due`] next has keys to take.
     pub fn next_due(&self) -> Option<Moment> {
         let start = ((self.tick + 1) % SLOTS as u64) as usize;
         let words = self.occupied.len();
@@ -118,11 +118,11 @@ impl TimerWheel {
         }
     }
 
-    /// Throws away what is out of date, so that connections that come and go fast cannot fill the slots.
+    /// Removes stale entries, so that connections that come and go fast cannot fill the slots.
     fn purge(&mut self) {
         self.entries = 0;
         for (slot, keys) in (0u16..).zip(&mut self.slots) {
-            // The first entry of a key is kept, and no second one can be taken for it.
+            // The first entry of a key is kept, and a second one cannot be taken for it.
             keys.retain(|&key| match self.slot_of.get_mut(key as usize) {
                 Some(of) if *of == slot => {
                     *of = NOWHERE;
@@ -141,7 +141,7 @@ impl TimerWheel {
         }
     }
 
-    /// From the present tick to the next time this slot comes, 1 to [`SLOTS`].
+    /// Returns the ticks from the current one to the next time this slot comes, 1 to [`SLOTS`].
     fn ticks_until(&self, slot: u16) -> u64 {
         let present = self.tick % SLOTS as u64;
         let ahead = (u64::from(slot) + SLOTS as u64 - present) % SLOTS as u64;

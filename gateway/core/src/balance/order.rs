@@ -1,13 +1,13 @@
-//! Who is closed before whom, and which worker closes how many.
+//! The order in which clients are closed, and how many each worker closes.
 
 use shared::moment::Moment;
 
-/// The order in which clients are closed: of each wire those first that have been connected for longest, and all wires side
-/// by side, each in proportion to its clients.
+/// Returns the clients in the order in which they are closed: within each wire the longest connected first, and all wires
+/// side by side, each in proportion to its clients.
 ///
-/// Longest first, because whoever has just been moved is then the last to be moved again. All wires side by side, because
-/// each has another way back: a row of one wire alone would come back otherwise than the rate says, and one kind of
-/// application would have all of it.
+/// The longest connected go first, so that a client that has just been moved is the last to be moved again. Wires go side
+/// by side because their clients reconnect differently: a run of one wire alone would come back at another rate than
+/// intended, and would hit one kind of application alone.
 pub fn closing_order<W: Ord, K>(clients: impl IntoIterator<Item = (W, Moment, K)>) -> Vec<K> {
     let mut clients: Vec<(W, Moment, K)> = clients.into_iter().collect();
     clients.sort_by(|one, other| (&one.0, one.1).cmp(&(&other.0, other.1)));
@@ -28,9 +28,10 @@ pub fn closing_order<W: Ord, K>(clients: impl IntoIterator<Item = (W, Moment, K)
     placed.into_iter().map(|(_, key)| key).collect()
 }
 
-/// How many of a number each worker has had to close, in proportion to what it had at the beginning.
+/// Divides the clients to close among the workers, in proportion to what each had at the beginning.
 ///
-/// Numbers come in small steps, most of them 1. What was asked of each is remembered, so that they all come down side by side.
+/// Counts come in small steps, most of them 1. What was assigned to each worker is remembered, so that all shrink side by
+/// side.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WorkerShares {
     had: Vec<u32>,
@@ -44,8 +45,8 @@ impl WorkerShares {
         Self { had, assigned }
     }
 
-    /// Takes what a worker has `left` for what it had, where it had not answered when the others did. It comes down beside
-    /// them from here on.
+    /// Takes `left` as the initial count of workers that had not reported one when the others did. From here on they shrink
+    /// side by side with the others.
     pub fn hear(&mut self, left: &[u32]) {
         let total: u64 = self.had.iter().map(|had| u64::from(*had)).sum();
         let before: u64 = self.assigned.iter().sum();
@@ -57,15 +58,15 @@ impl WorkerShares {
         }
     }
 
-    /// Divides the next `count` among the workers, of which each has so many `left`. The parts are the whole, unless all
-    /// of them have less.
+    /// Divides the next `count` among the workers, which have `left` clients each. The parts add up to `count`, unless the
+    /// workers have fewer altogether.
     pub fn next(&mut self, count: u32, left: &[u32]) -> Vec<u32> {
         let total: i128 = self.had.iter().map(|had| i128::from(*had)).sum();
         let before: i128 = self.assigned.iter().map(|assigned| i128::from(*assigned)).sum();
         let mut parts = vec![0_u32; self.had.len()];
         for step in 1..=i128::from(count) {
             let assigned = before + step;
-            // Whoever is furthest behind its part of all that was asked for.
+            // The worker that is furthest behind its part of the total is next.
             let behind =
                 |at: &usize| i128::from(self.had[*at]) * assigned - i128::from(self.assigned[*at]) * total;
             let has_more = |at: &usize| left.get(*at).is_some_and(|left| parts[*at] < *left);

@@ -1,4 +1,5 @@
-//! When a node lets clients go by itself: after it has had too many for a while, and less often if that does not help.
+//! Decides when a node closes clients by itself: after it has had too many for a while, and less often if that does not
+//! help.
 
 use std::time::Duration;
 
@@ -7,29 +8,29 @@ use shared::moment::Moment;
 
 use super::{BalanceConfig, NodeLoad, ShedPlan};
 
-/// A node that has not told anything new for so long may be gone: then nothing is known of the mean.
+/// How long after its last new announcement a node is considered stale. It may be gone, and then the mean is unknown.
 const STALE: Duration = Duration::from_secs(7);
 
-/// If letting go has not helped, the next time is put off twice as long, so many times.
+/// How often the wait until the next time may double when closing clients has not helped.
 const DOUBLINGS_MAX: u32 = 6;
 
 /// Another node, as it last announced itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SeenNode {
     pub node: Box<str>,
-    /// Seconds since it started, as it says: how old the rest is.
+    /// Seconds since it started, as it reports. Tells how old the rest is.
     pub uptime_s: u64,
     pub load: NodeLoad,
 }
 
-/// When each of the others said something new last.
+/// When each of the other nodes last announced something new.
 #[derive(Debug, Default)]
 pub struct NodeFreshness {
     heard: FxHashMap<Box<str>, (u64, Moment)>,
 }
 
 impl NodeFreshness {
-    /// Takes note of the others. Returns whether all of them have told something lately.
+    /// Takes in the announcements of the other nodes. Returns whether all of them are recent.
     pub fn hear(&mut self, now: Moment, others: &[SeenNode]) -> bool {
         self.heard.retain(|node, _| others.iter().any(|other| other.node == *node));
         let mut is_fresh = true;
@@ -44,19 +45,19 @@ impl NodeFreshness {
     }
 }
 
-/// What a node remembers of itself and the others.
+/// How long this node has been above the mean, and whether closing clients has helped.
 #[derive(Debug, Default)]
 pub struct ImbalanceWatch {
     above_since: Option<Moment>,
     balanced_since: Option<Moment>,
-    /// What was above the mean when clients were let go last.
+    /// How many clients were above the mean when clients were last closed.
     tried: Option<u32>,
     doublings: u32,
 }
 
 impl ImbalanceWatch {
-    /// Looks at all nodes. `others` is `None` where it is not known what they have now, or where this node should do nothing.
-    /// Returns what to do, if there is something.
+    /// Looks at the load of all nodes. `others` is `None` where it is not known, or where this node should do nothing.
+    /// Returns a plan if clients are to be closed.
     pub fn look(
         &mut self,
         now: Moment,
@@ -68,13 +69,13 @@ impl ImbalanceWatch {
             self.above_since = None;
             return None;
         };
-        // A node that stops is about to give its clients to the others, and one that has just come has none yet.
+        // A stopping node is about to pass its clients to the others, and a new one has none yet.
         let is_moving = loads.iter().any(|load| load.draining);
         let over = Duration::from_secs(settings.over_s);
         let plan = ShedPlan::new(own, loads, settings.tolerance_percent, over);
         if is_moving || plan.to_close == 0 {
             self.above_since = None;
-            // Right after clients were let go they are nowhere: only what lasts has helped.
+            // Right after clients were closed they are on no node: only a balance that lasts counts.
             let since = *self.balanced_since.get_or_insert(now);
             if !is_moving && now.since(since) >= Duration::from_secs(settings.auto_after_s) {
                 (self.tried, self.doublings) = (None, 0);
@@ -84,7 +85,7 @@ impl ImbalanceWatch {
         self.balanced_since = None;
         let excess = own.saturating_sub(plan.mean);
         let since = *self.above_since.get_or_insert_with(|| {
-            // Those who were let go have come back to this node, or the others have taken nobody.
+            // The closed clients have come back to this node, or the other nodes have taken none.
             let in_vain = self.tried.take().is_some_and(|before| u64::from(excess) * 2 >= before.into());
             self.doublings = if in_vain { (self.doublings + 1).min(DOUBLINGS_MAX) } else { 0 };
             now
@@ -97,12 +98,12 @@ impl ImbalanceWatch {
         Some(plan)
     }
 
-    /// Clients were let go, or it was stopped: from now on it takes as long as ever until that is done again.
+    /// Starts the wait anew, because clients were closed or the closing was stopped.
     pub fn begin_anew(&mut self) {
         self.above_since = None;
     }
 
-    /// Whether letting go has not helped so far.
+    /// Whether closing clients has not helped so far.
     pub fn is_in_vain(&self) -> bool {
         self.doublings > 0
     }
@@ -119,7 +120,7 @@ mod tests {
         NodeLoad { clients, ..NodeLoad::default() }
     }
 
-    /// Looks once a second. Returns when something was done.
+    /// Looks once a second. Returns the seconds at which there was a plan.
     fn times(watch: &mut ImbalanceWatch, from: u64, until: u64, own: u32, other: u32) -> Vec<u64> {
         let look =
             |second: &u64| watch.look(Moment(second * 1000), own, Some(&[load(other)]), &SETTINGS).is_some();

@@ -1,4 +1,4 @@
-//! A gap while it is mended: what is held back behind it, and what is known of what is missing.
+//! A gap that is being mended: what is held behind it, and what is known to be missing.
 
 use std::collections::VecDeque;
 
@@ -7,23 +7,24 @@ use shared::publication::Publication;
 
 use super::{FEED_HELD_BYTES_MAX, FEED_HELD_PUBLICATIONS_MAX};
 
-/// A gap that history is asked about.
+/// A gap for which history is read.
 #[derive(Debug, Default)]
 pub(super) struct Mending {
-    /// What came since, in its order.
+    /// Publications that came since, in order.
     pub(super) held: VecDeque<Publication>,
     pub(super) bytes: usize,
-    /// The last that came, held or not.
+    /// The position of the last publication that came, held or not.
     pub(super) heard: Option<StreamPosition>,
-    /// History was seen to join on to what was given out.
+    /// Whether history was found to join on to what was delivered.
     pub(super) is_joined: bool,
-    /// Nothing is known to be missing: something came twice.
+    /// Whether nothing is known to be missing, but something came twice.
     pub(super) doubtful: bool,
-    /// Offsets of the epoch are given out again, and it has yet to be left.
+    /// Whether the broker assigns the epoch's offsets again, and has yet to leave the epoch.
     pub(super) leave: bool,
-    /// What is known to be in the stream beside what is held: there was no room for it, or a check found it.
+    /// A position that the stream is known to have reached beside what is held: there was no room to hold it, or a check
+    /// found it.
     pub(super) expected: Option<StreamPosition>,
-    /// Reads that brought nothing, and such that failed, one after the other.
+    /// How many reads in a row brought nothing, and how many failed.
     pub(super) fruitless: u32,
     pub(super) failed: u32,
 }
@@ -55,7 +56,7 @@ impl Mending {
         Some(next)
     }
 
-    /// Lets go of what history has brought meanwhile.
+    /// Drops held publications that history has brought meanwhile.
     pub(super) fn forget(&mut self, at: StreamPosition) {
         while self.next_if(|stands| stands.epoch == at.epoch && stands.offset <= at.offset).is_some() {}
     }

@@ -1,4 +1,4 @@
-//! Where a page of a channel's state ends, as a text that clients hand back.
+//! A cursor: where a page of a channel's state ends, as a text that clients send back.
 
 /// The last key of a page, with its score where keys are ordered by that.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -8,7 +8,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Any text is one: whatever it names, a page begins behind it.
+    /// Parses a cursor. Any text is valid: the page begins behind whatever it names.
     pub fn parse(text: &str, ordered: bool) -> Self {
         let (score, key) = match text.split_once(':').filter(|_| ordered) {
             Some((score, key)) => (score.parse().unwrap_or_default(), key),

@@ -1,4 +1,4 @@
-//! What an operator can say of the channels of a namespace that keep state by key.
+//! The settings of a namespace whose channels keep state by key.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ impl Default for MapOptions {
 }
 
 impl MapOptions {
-    /// What the channels keep.
+    /// Returns what the channels keep.
     pub fn keeping(&self) -> MapRetention {
         let retained = match self.mode {
             MapMode::Ephemeral => Retention::default(),
@@ -103,7 +103,7 @@ impl MapOptions {
         Duration::from_millis(self.catch_up_timeout_ms)
     }
 
-    /// How many keys a page has for which a client wants so many.
+    /// Returns the number of keys of a page for a client that asks for `wanted`; 0: the default.
     pub fn page_limit(&self, wanted: u32) -> u32 {
         let limit = if wanted == 0 { self.page_size } else { wanted };
         limit.clamp(1, self.page_size_max.max(1))

@@ -1,4 +1,4 @@
-//! The state of one channel in memory, and how a change goes into it and into the stream beside it.
+//! The state of one channel in memory, and how changes are applied to it and to the stream beside it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -15,13 +15,13 @@ use super::{
 use crate::stream::{Stream, footprint};
 use crate::version::Version;
 
-/// What a key costs beside its publication, roughly, in bytes: its places in the orders.
+/// The approximate cost of a key beside its publication, in bytes: its entries in the indexes.
 const KEY_OVERHEAD_BYTES: usize = 128;
 
-/// What subscribers are told of one change, in this order.
+/// The publications of one change, in this order.
 pub type MapPublications = SmallVec<[Publication; 1]>;
 
-/// Keys with what they hold, in the order of their names and, where the channel has one, of their scores.
+/// Keys with their values, ordered by name and, where the channel has scores, by score.
 #[derive(Debug, Default)]
 pub struct MapState {
     entries: BTreeMap<Arc<str>, KeyEntry>,
@@ -30,13 +30,13 @@ pub struct MapState {
     bytes: usize,
 }
 
-/// What a key holds.
+/// The value of a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeyEntry {
     pub publication: Publication,
     pub score: i64,
     pub expires: Option<Moment>,
-    /// The last that was given.
+    /// The last version that was given.
     pub version: Option<Box<Version>>,
 }
 
@@ -49,12 +49,12 @@ impl MapState {
         self.entries.is_empty()
     }
 
-    /// What the keys take, their bookkeeping included.
+    /// Returns the size of all keys in bytes, including bookkeeping.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What the state would take with this in place of what the key holds.
+    /// Returns the size that the state would have with this publication as the key's value.
     pub fn bytes_with(&self, key: &str, publication: &Publication) -> usize {
         let before = self.entries.get(key).map_or(0, |entry| cost(key, &entry.publication));
         self.bytes + cost(key, publication) - before
@@ -64,12 +64,12 @@ impl MapState {
         self.entries.get(key)
     }
 
-    /// All keys, in the order of their names.
+    /// Iterates over all keys, ordered by name.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &KeyEntry)> {
         self.entries.iter().map(|(key, entry)| (&**key, entry))
     }
 
-    /// Has a key hold this, or be there no more, and nobody is told. Its score counts as in a channel whose keys are ordered.
+    /// Sets or removes a key without a publication. Its score counts as in an ordered channel.
     pub fn replace(&mut self, key: &str, entry: Option<KeyEntry>) {
         drop(self.take(key));
         let Some(entry) = entry else { return };
@@ -80,19 +80,20 @@ impl MapState {
         self.entries.insert(key, entry);
     }
 
-    /// The key that expired first.
+    /// Returns the key that expired first.
     pub fn first_due(&self, now: Moment) -> Option<Box<str>> {
         self.expiring.first().filter(|(at, _)| *at <= now).map(|(_, key)| (&**key).into())
     }
 
-    /// When the first key expires.
+    /// Returns when the next key expires.
     pub fn next_expiry(&self) -> Option<Moment> {
         self.expiring.first().map(|(at, _)| *at)
     }
 
-    /// Makes the change if it is to be made: in the state, and as the next publication of the stream, which counts changes
-    /// also where it keeps none. Returns what subscribers are to be told: of a key that had other tags, first that it is gone,
-    /// for those whose filters do not let the new ones through. Keys whose time is over must be gone: call [`MapState::expire`] first.
+    /// Applies a change if its conditions hold: to the state, and as the next publication of the stream, which numbers
+    /// changes even where it keeps none. Returns the publications for subscribers. For a key whose tags change, the first
+    /// one removes it, for subscribers whose filters do not match the new tags. Expired keys must be gone: call
+    /// [`MapState::expire`] first.
     pub fn change(
         &mut self,
         now: Moment,
@@ -126,8 +127,8 @@ impl MapState {
         }
     }
 
-    /// Takes out the key that expired first, and answers what subscribers are to be told. `None` if none has. Those of
-    /// which nobody is told are taken out all at once.
+    /// Removes the key that expired first, and returns the publication for subscribers. `None` if no key has expired. In a
+    /// quiet channel all expired keys are removed at once, without publications.
     pub fn expire(
         &mut self,
         now: Moment,
@@ -147,12 +148,12 @@ impl MapState {
         Some(published)
     }
 
-    /// The part that the filter asks for. Its position is for the caller to say.
+    /// Returns the page that the filter asks for. The caller sets its position.
     pub fn page(&self, filter: &StateFilter, ordered: bool) -> StatePage {
         self.page_at(filter, ordered, Moment::ZERO)
     }
 
-    /// The same without keys whose time is over by now.
+    /// Returns the page that the filter asks for, without keys that have expired by now.
     pub fn page_at(&self, filter: &StateFilter, ordered: bool, now: Moment) -> StatePage {
         let is_there = |entry: &&KeyEntry| entry.expires.is_none_or(|at| at > now);
         let mut page = StatePage::default();
@@ -182,7 +183,7 @@ impl MapState {
         page
     }
 
-    /// The keys behind the cursor, in the order asked for.
+    /// Iterates over the keys behind the cursor, in the order asked for.
     fn from<'a>(
         &'a self,
         filter: &StateFilter,
@@ -252,7 +253,7 @@ impl MapState {
         append(now, &mut publication, keeping, stream, stream_bytes_max);
         let key: Arc<str> = key.into();
         let expires = keeping.key_ttl.map(|ttl| now + ttl);
-        // A version that was given once still counts after a change that has none.
+        // A version stays in force after a change that has none.
         let version = version.map(Box::new).or_else(|| before.as_ref()?.version.clone());
         self.bytes += cost(&key, &publication);
         self.expiring.extend(expires.map(|at| (at, key.clone())));
@@ -294,7 +295,7 @@ impl MapState {
     }
 }
 
-/// Gives a change its number, and keeps it where changes are kept.
+/// Assigns an offset to a change, and keeps the change where the channel keeps a stream.
 fn append(
     now: Moment,
     publication: &mut Publication,

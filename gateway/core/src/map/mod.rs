@@ -1,10 +1,10 @@
-//! Channels that keep state by key: what is kept, how it is changed, and what is read of it.
+//! Channels that keep state by key: what they keep, how it changes, and how it is read.
 //!
-//! A channel's state holds one publication for each key. A change is checked against it ([`MapChange`]), written, and told
-//! to subscribers as a publication of its key; where the channel has a stream beside its state, that publication is also
-//! the stream's next. Where it has none, changes are numbered all the same, so that nodes know when one is missing and
-//! subscribers are told to read anew; clients do not see these numbers. [`MapState`] is all of it for one channel, without a
-//! clock; brokers that keep state elsewhere use the same words.
+//! A channel's state has one publication for each key. A change ([`MapChange`]) is checked against the state, written, and
+//! sent to subscribers as a publication of its key. Where the channel has a stream beside its state, that publication is
+//! also appended to the stream. Where it has none, changes are numbered all the same, so that nodes notice a missing one
+//! and have subscribers read the state again; clients do not see these numbers. [`MapState`] implements all of it for one
+//! channel, without a clock. Brokers that keep state elsewhere use the same types.
 
 mod cursor;
 mod map_options;
@@ -24,23 +24,23 @@ pub use cursor::Cursor;
 pub use map_options::{ClientKey, MapMode, MapOptions};
 pub use map_state::{KeyEntry, MapPublications, MapState};
 
-/// Longest key, in bytes.
+/// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 255;
 
 /// What a channel keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MapRetention {
-    /// Of the stream beside the state. None where no size is set. It says by itself whether there are keys beside it, and
-    /// whether they expire.
+    /// The retention of the stream beside the state. There is no stream where no size is set. It also says whether there
+    /// are keys beside the stream, and whether they expire.
     pub stream: Retention,
-    /// How long a key is kept after it was last written; `None`: until it is removed.
+    /// How long a key is kept after it was last written. `None`: until it is removed.
     pub key_ttl: Option<Duration>,
-    /// Keys are read in the order of their scores, the highest first, and not of their names.
+    /// Whether keys are read in the order of their scores, the highest first, and not of their names.
     pub ordered: bool,
-    /// Keys of one channel. One more is refused.
+    /// The most keys of one channel. A further one is refused.
     pub keys_max: u32,
-    /// Who follows the channel follows its publications, and is not told when a key is gone of whose publications the newest
-    /// was kept.
+    /// Whether removals are not published: subscribers follow the channel's publications, and the keys only keep the newest
+    /// ones.
     pub quiet: bool,
 }
 
@@ -49,53 +49,53 @@ pub struct MapRetention {
 pub struct MapChange {
     pub key: Box<str>,
     pub action: KeyAction,
-    /// In a channel with a stream: nothing is done unless the key was last written there.
+    /// In a channel with a stream: the change is made only if the key was last written at this position.
     pub expected: Option<StreamPosition>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum KeyAction {
     Set(Box<SetKey>),
-    /// `tags`: those of the publication that tells of it. `None`: those that the key had.
+    /// `tags`: the tags of the publication of the removal. `None`: the tags that the key had.
     Remove {
         tags: Option<Tags>,
     },
 }
 
-/// What a key is set to, and when.
+/// The new value of a key, and the conditions for setting it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SetKey {
-    /// What the key holds then. Its `keyed` is filled in.
+    /// The new value. Its `keyed` is filled in.
     pub publication: Publication,
     pub score: i64,
     pub mode: SetMode,
-    /// The key is kept for longer even if it is not set because of `mode`.
+    /// Whether the key's expiry is extended even if the key is not set because of `mode`.
     pub refreshes: bool,
-    /// In a channel with a stream: nothing is done unless this is newer than what the key has.
+    /// In a channel with a stream: the change is made only if this is newer than the key's version.
     pub version: Option<Version>,
 }
 
-/// Which keys a change is for.
+/// Which keys a change applies to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SetMode {
     #[default]
     Any,
-    /// Those that are not there.
+    /// Keys that do not exist.
     IfNew,
-    /// Those that are.
+    /// Keys that exist.
     IfExists,
 }
 
-/// Why a change was not made, although nothing is wrong with it.
+/// Why a valid change was not made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Suppressed {
-    /// It was made before, under the same idempotency key.
+    /// It was made before, with the same idempotency key.
     Idempotency,
-    /// The key has content that is as new.
+    /// The key has content that is at least as new.
     Version,
     KeyExists,
     KeyNotFound,
-    /// The key was last written elsewhere in the stream.
+    /// The key was last written at another position.
     PositionMismatch,
 }
 
@@ -103,7 +103,7 @@ impl Suppressed {
     pub const ALL: [Self; 5] =
         [Self::Idempotency, Self::Version, Self::KeyExists, Self::KeyNotFound, Self::PositionMismatch];
 
-    /// The protocol's word for it.
+    /// Returns the protocol's word for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Idempotency => "idempotency",
@@ -119,10 +119,10 @@ impl Suppressed {
     }
 }
 
-/// What came of a change.
+/// The result of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ChangedKey {
-    /// How many changes there were after it. In a channel without a stream that is for nodes to know.
+    /// The position after the change. In a channel without a stream only nodes use it.
     pub position: Option<StreamPosition>,
     pub suppressed: Option<Suppressed>,
 }
@@ -135,32 +135,32 @@ pub enum NotMade {
     Full,
 }
 
-/// Which part of a state is wanted.
+/// Which part of a state to read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StateFilter {
-    /// Where the page before ended; empty for the first.
+    /// The cursor of the page before; empty for the first page.
     pub cursor: Box<str>,
-    /// Most keys; 0 asks for the position only.
+    /// The most keys; 0 asks for the position only.
     pub limit: u32,
-    /// In an ordered channel: from the lowest score on.
+    /// In an ordered channel: the lowest score first.
     pub ascending: bool,
-    /// This key alone.
+    /// Only this key.
     pub key: Option<Box<str>>,
-    /// A page ends behind the key with which it holds so many bytes.
+    /// The page ends behind the key with which it reaches this many bytes.
     pub enough_bytes: u32,
 }
 
-/// A part of a state.
+/// A page of a state.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StatePage {
     pub entries: Vec<Publication>,
-    /// How many changes there were when it was read. In a channel without a stream that is for nodes to know.
+    /// The position when it was read. In a channel without a stream only nodes use it.
     pub top: Option<StreamPosition>,
-    /// Asks for what comes next; empty at the end.
+    /// The cursor for the next page; empty at the end.
     pub cursor: Box<str>,
 }
 
-/// The publication that tells that a key is there no more.
+/// Returns the publication of a key's removal.
 pub fn removal(key: &str, tags: Tags) -> Publication {
     let keyed = shared::publication::Keyed { key: key.into(), removed: true, ..Default::default() };
     Publication { tags, keyed: Some(Box::new(keyed)), ..Publication::new(Payload::json(bytes::Bytes::new())) }

@@ -1,4 +1,4 @@
-//! What a broker counts about itself, shown in the node's metrics.
+//! Exports the counters of a broker to the node's metrics.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::broker::BrokerRefusal;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::catch_up;
 
-/// Counters for a broker and the presence beside it, whose values appear in `metrics`. `has_links` if it keeps links
-/// to something that can be lost.
+/// Returns counters for a broker and the presence beside it, and exports them to `metrics`. `has_links` says whether the
+/// broker keeps links that can be lost.
 pub fn shown_in(metrics: &Metrics, has_links: bool) -> Arc<BrokerMetrics> {
     let counted = counters(&metrics.broker.seconds);
     let shown = counted.clone();
@@ -19,7 +19,8 @@ pub fn shown_in(metrics: &Metrics, has_links: bool) -> Arc<BrokerMetrics> {
     counted
 }
 
-/// Makes the counters of each of several servers, by its name, and of what is no server's without one. In `metrics` they appear together, and some of each alone.
+/// Returns a function that gives each of several servers its counters, by the server's name; an empty name is for
+/// counters of no server. `metrics` shows their sum, and some counters of each server.
 pub fn shown_by_shard(metrics: &Metrics) -> impl Fn(&str) -> Arc<BrokerMetrics> + Send + Sync + use<> {
     let all = Arc::new(Mutex::new(Vec::<(Box<str>, Arc<BrokerMetrics>)>::new()));
     let shown = all.clone();
@@ -42,7 +43,7 @@ pub fn shown_by_shard(metrics: &Metrics) -> impl Fn(&str) -> Arc<BrokerMetrics> 
     }
 }
 
-/// What no server's is, and what was counted of servers that are not there any more, has no links that could be down.
+/// Prevents counters of no server, and those of servers that are gone, from showing a link as down.
 fn bear_what_is_gone(all: &[(Box<str>, Arc<BrokerMetrics>)]) {
     let is_there = |(name, counted): &&(Box<str>, Arc<BrokerMetrics>)| {
         !name.is_empty() && Arc::strong_count(counted) > 1
@@ -69,7 +70,7 @@ fn show_shard(name: &str, broker: &BrokerMetrics, metrics: &Metrics) {
     metrics.shards.channels.with_label_values(&[name]).set(channels);
 }
 
-/// Counters whose round trips are observed.
+/// Returns counters whose round trips are observed in `seconds`.
 fn counters(seconds: &HistogramVec) -> Arc<BrokerMetrics> {
     let seconds = Operation::ALL.map(|operation| seconds.with_label_values(&[operation.as_str()]));
     Arc::new(BrokerMetrics::with_round_trip_hook(Box::new(move |operation, took| {

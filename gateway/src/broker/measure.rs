@@ -1,4 +1,4 @@
-//! What a broker counts about itself, in no metrics library's terms.
+//! The counters that a broker keeps about itself, independent of any metrics library.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,21 +9,21 @@ use parking_lot::Mutex;
 use super::{BrokerError, BrokerRefusal};
 use crate::telemetry::Reminder;
 
-/// Is told of every finished round trip: which call it served, and how long it took.
+/// Called for every finished round trip, with its operation and duration.
 pub type RoundTripHook = Box<dyn Fn(Operation, Duration) + Send + Sync>;
 
-/// Counters that only grow, except where said. Shared by a broker and the presence beside it.
+/// Counters that only grow, except where noted. Shared by a broker and the presence beside it.
 #[derive(Default)]
 pub struct BrokerMetrics {
     /// Publications accepted from this node, duplicates not counted.
     pub published: SharedCounter,
     /// Publications not made because their idempotency key had been used.
     pub duplicates: SharedCounter,
-    /// Publications handed to this node's subscribers' side.
+    /// Publications received for this node's subscribers.
     pub received: SharedCounter,
-    /// Bytes of what was received.
+    /// Bytes of the received publications.
     pub received_bytes: SharedCounter,
-    /// Messages that arrived but could not be read, and so were dropped.
+    /// Messages dropped because they could not be decoded.
     pub undecodable: SharedCounter,
     /// Streams emptied or forgotten before their time, because memory was full.
     pub evicted_streams: SharedCounter,
@@ -31,18 +31,18 @@ pub struct BrokerMetrics {
     pub evicted_keys: SharedCounter,
     /// Calls that failed without having been sent: there was no connection.
     pub unreachable: SharedCounter,
-    /// Calls that failed without having been sent: they found no place in time.
+    /// Calls that failed without having been sent: there was no room for them in time.
     pub timeouts: SharedCounter,
     /// Calls that were sent and not answered.
     pub unanswered: SharedCounter,
-    /// Calls that were answered with something they should not be.
+    /// Calls whose answer was unexpected.
     pub unexpected: SharedCounter,
     /// Calls that the server refused, by the kind of refusal.
     refused: [SharedCounter; BrokerRefusal::ALL.len()],
     refusals_log: Mutex<Reminder>,
     /// The link that carries commands.
     pub command_link: LinkMetrics,
-    /// The link that carries what may be answered at length.
+    /// The link that carries reads whose answers may be long.
     pub read_link: LinkMetrics,
     /// The link that carries subscriptions.
     pub subscriber_link: LinkMetrics,
@@ -52,7 +52,7 @@ pub struct BrokerMetrics {
     pub sentinels_up: SharedCounter,
     /// Times so many presence changes waited for Redis that all of this node's presence was written anew instead.
     pub presence_overflows: SharedCounter,
-    /// Times a ledger's log was not made shorter when it was due.
+    /// Times a ledger's log was due for compaction and was not compacted.
     pub unshortened_ledgers: SharedCounter,
     /// Channels subscribed at this moment: goes up and down.
     pub subscribed_channels: SharedCounter,
@@ -64,9 +64,9 @@ pub struct BrokerMetrics {
 /// One of the links to a server.
 #[derive(Debug, Default)]
 pub struct LinkMetrics {
-    /// 1 while it is up: goes up and down.
+    /// 1 while the link is up: goes up and down.
     pub up: SharedCounter,
-    /// Times it was made again after it was lost.
+    /// Times the link was opened again after it was lost.
     pub reconnects: SharedCounter,
 }
 
@@ -107,7 +107,7 @@ impl Operation {
         Self::Turn,
     ];
 
-    /// A word for labels.
+    /// Returns the value for metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Publish => "publish",
@@ -129,12 +129,12 @@ impl Operation {
 }
 
 impl BrokerMetrics {
-    /// Counters that also tell every round trip to `hook`.
+    /// Returns counters that also report every round trip to `hook`.
     pub fn with_round_trip_hook(hook: RoundTripHook) -> Self {
         Self { round_trip: Some(hook), ..Self::default() }
     }
 
-    /// The numbers of several servers as those of one. A link is up where it is up to all of them.
+    /// Adds up the counters of several servers. A link is up if it is up to all of them; the canary is the slowest.
     pub fn together<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
         let together = Self::default();
         let all: Vec<&Self> = all.into_iter().collect();
@@ -173,7 +173,7 @@ impl BrokerMetrics {
         together
     }
 
-    /// Calls that failed, and times a link was made again.
+    /// Returns the number of calls that failed, and of times a link was opened again.
     pub(crate) fn failures(&self) -> (u64, u64) {
         let refused: u64 = self.refused.iter().map(SharedCounter::get).sum();
         let failed = [&self.unreachable, &self.timeouts, &self.unanswered, &self.unexpected];
@@ -184,7 +184,7 @@ impl BrokerMetrics {
         )
     }
 
-    /// Counts a call that failed. What the server refuses is told in the log, once a minute for each kind.
+    /// Counts a failed call. A refusal by the server is also logged, once a minute for each kind.
     pub(crate) fn failed(&self, error: &BrokerError) {
         match error {
             BrokerError::Unreachable(_) => self.unreachable.increment(),
@@ -206,7 +206,7 @@ impl BrokerMetrics {
         }
     }
 
-    /// Calls that the server refused for this reason.
+    /// Returns the counter of calls that the server refused for this reason.
     pub fn refused(&self, kind: BrokerRefusal) -> &SharedCounter {
         &self.refused[kind as usize]
     }
@@ -229,7 +229,7 @@ impl fmt::Debug for BrokerMetrics {
     }
 }
 
-/// A number that many threads count in.
+/// A counter that many threads share.
 #[derive(Default)]
 pub struct SharedCounter(AtomicU64);
 

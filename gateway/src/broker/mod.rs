@@ -1,6 +1,6 @@
-//! A broker carries publications between nodes and remembers them.
+//! Brokers carry publications between nodes and keep the history of channels.
 //!
-//! One trait, one test suite, several implementations. A broker never names the node: what arrives leaves
+//! All implementations share one trait and one test suite. A broker never names the node: whatever it receives leaves
 //! through the [`BrokerEvents`] it was made with.
 
 mod broker_config;
@@ -29,7 +29,7 @@ use shared::push::OwnedEvent;
 pub use broker_config::{BrokerConfig, BrokerKind};
 pub use refusal::BrokerRefusal;
 
-/// Whether something that was asked for has taken effect, or when it will have.
+/// Whether a request has taken effect already, or a future that completes when it has.
 #[expect(missing_debug_implementations, reason = "a boxed future has nothing to show")]
 pub enum Effective {
     Now,
@@ -49,52 +49,54 @@ impl Effective {
     }
 }
 
-/// The most parts that a broker has.
+/// The largest number of parts that a broker has.
 pub const PARTS_MAX: usize = 64;
 
 /// Every call ends by itself: implementations keep a deadline and answer [`BrokerError::Timeout`] or
 /// [`BrokerError::Unanswered`] past it.
 pub trait Broker: Send + Sync + std::fmt::Debug {
-    /// Of how many parts it is made, each of which can fail while the others work: at most [`PARTS_MAX`]. Everything of a
-    /// channel is in one.
+    /// Returns the number of parts, each of which can fail while the others work: at most [`PARTS_MAX`]. Everything that
+    /// belongs to a channel is in one part.
     fn parts(&self) -> usize {
         1
     }
 
-    /// In which of them a channel is at this moment. Who waits for one part lets nobody wait who wants another.
+    /// Returns the part that a channel is in at this moment. A caller that waits for one part must not hold up callers
+    /// that want another.
     fn part_of(&self, _channel: &Channel) -> usize {
         0
     }
 
-    /// What people call a part: where it is. Empty, if there is only one, or none at this place at the moment.
+    /// Returns the name of a part for operators: its address. Empty if there is only one part, or none at this index at
+    /// the moment.
     fn part_name(&self, _part: usize) -> Arc<str> {
         "".into()
     }
 
-    /// Whether there is a part at this place at the moment. Where they come and go, a place may be another one's later.
+    /// Whether there is a part at this index at the moment. Where parts come and go, an index may later be another part's.
     fn has_part(&self, _part: usize) -> bool {
         true
     }
 
-    /// How channels are placed. Nodes that say different things miss each other's publications.
+    /// Describes how channels are placed on parts. Nodes whose layouts differ miss each other's publications.
     fn layout(&self) -> &str {
         ""
     }
 
-    /// Appends to the channel's stream (if `retention` keeps one) and sends to every interested node, atomically.
-    /// Returns where the publication stands: `None` without a stream. What was called first is published first, also
-    /// if nobody waits for its answer yet.
+    /// Appends to the channel's stream (if `retention` keeps one) and sends to every interested node, atomically. Returns
+    /// the position of the publication, which is `None` without a stream. Publications are made in the order of the
+    /// calls, even if nobody waits for the answers yet.
     fn publish(&self, request: PublishRequest) -> BoxFuture<'_, Result<Published, BrokerError>>;
 
-    /// Sends a join or a leave to every interested node, behind what was published before. It is not kept.
+    /// Sends a join or a leave to every interested node, after the publications made before it. The event is not kept.
     fn publish_event(&self, channel: Channel, event: OwnedEvent) -> BoxFuture<'_, Result<(), BrokerError>>;
 
-    /// Has these channels delivered to this node. Answered when nothing published from now on can be missed.
-    /// The caller counts: a channel is subscribed at most once until it is unsubscribed. After an error it is not
+    /// Subscribes this node to these channels. Completes when nothing published from now on can be missed. The caller
+    /// counts: a channel is subscribed at most once until it is unsubscribed. After an error the channels are not
     /// subscribed; a caller that stops waiting cannot know, and unsubscribes.
     fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>>;
 
-    /// The same for one channel, if this broker need not wait for that. Returns whether it is done.
+    /// Subscribes to one channel if this broker can do so without waiting. Returns whether it did.
     fn subscribe_at_once(&self, _channel: &Channel) -> bool {
         false
     }
@@ -109,40 +111,41 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         retention: Retention,
     ) -> BoxFuture<'_, Result<HistoryPage, BrokerError>>;
 
-    /// Where a channel's stream ends, if this broker knows without waiting.
+    /// Returns where a channel's stream ends, if this broker knows without waiting.
     fn position_now(&self, _channel: &Channel) -> Option<StreamPosition> {
         None
     }
 
-    /// Whether what is published has been handed to this node before anyone can read of it in history.
+    /// Whether a publication is handed to this node before anyone can read it in history.
     fn hands_out_at_once(&self) -> bool {
         false
     }
 
-    /// The top of several streams, in the order asked.
+    /// Returns the top positions of several streams, in the order asked.
     fn positions(
         &self,
         channels: Vec<(Channel, Retention)>,
     ) -> BoxFuture<'_, Result<Vec<StreamPosition>, BrokerError>>;
 
-    /// Ends an epoch of a channel, because offsets that were given out in it are given out again. Returns the position in
-    /// the epoch that follows, or in the one that has followed already.
+    /// Ends an epoch of a channel because offsets assigned in it are being assigned again. Returns the position in the
+    /// epoch that follows, which may have begun already.
     fn leave_epoch(
         &self,
         channel: Channel,
         epoch: Epoch,
     ) -> BoxFuture<'_, Result<StreamPosition, BrokerError>>;
 
-    /// Forgets the publications of a channel. Offsets go on, so that subscribers see no gap.
+    /// Removes the publications of a channel. Offsets go on, so that subscribers see no gap.
     fn remove_history(&self, channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>>;
 
-    /// Changes a key of a channel that keeps state by key: its state, its stream if it has one, and what every interested
-    /// node is told, atomically. Changes have offsets as publications of streams do, also where no stream is kept. What was called first is done first, also if nobody waits for its answer yet.
+    /// Changes a key of a channel that keeps state by key: updates the state and the stream, if there is one, and tells
+    /// every interested node, atomically. Changes have offsets as publications of streams do, even where no stream is
+    /// kept. Changes are made in the order of the calls, even if nobody waits for the answers yet.
     fn change_key(&self, _request: ChangeRequest) -> BoxFuture<'_, Result<ChangedKey, BrokerError>> {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
-    /// Reads a part of such a state. Keys whose time is over are told as removed, by somebody, soon after that.
+    /// Reads a part of a channel's state. Soon after a key expires, some node publishes its removal.
     fn read_state(
         &self,
         _channel: Channel,
@@ -152,18 +155,18 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
-    /// Whether keys whose time is over are told as removed although nobody asks for the state.
+    /// Whether the removal of expired keys is published even if nobody reads the state.
     fn takes_out_expired(&self) -> bool {
         true
     }
 
-    /// How many keys it has.
+    /// Returns the number of keys of a channel.
     fn count_keys(&self, _channel: Channel) -> BoxFuture<'_, Result<u64, BrokerError>> {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
 
-    /// Forgets such a channel's state and stream. Nobody is told: whoever knows where it stood, knows that in an epoch that
-    /// is over.
+    /// Forgets the state and the stream of a channel that keeps state by key. Subscribers are not told: any position they
+    /// know is of an epoch that is over.
     fn clear_state(&self, _channel: Channel) -> BoxFuture<'_, Result<(), BrokerError>> {
         ready(Err(BrokerError::NotAvailable)).boxed()
     }
@@ -171,23 +174,23 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// Sends a message to every node, this one included. Returns how many nodes it was handed to.
     fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>>;
 
-    /// Sends a message to one node: the one that was made with this name, or that announces itself with it. Returns how
-    /// many it was handed to: none if no such node listens.
+    /// Sends a message to one node: the one that was made with this name, or that announces itself with it. Returns the
+    /// number of receivers, which is 0 if no such node listens.
     fn tell_node(&self, node: &str, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>>;
 
-    /// Sends a message through the broker to this node alone and waits for it: how long the way there and back
-    /// took. Proves what no connection state can: that publications arrive.
+    /// Sends a message through the broker to this node alone, waits for it, and returns how long the round trip took.
+    /// This proves what no connection state can: that publications arrive.
     fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>>;
 
-    /// The same through one part alone.
+    /// Does the same through one part alone.
     fn canary_of(&self, _part: usize) -> BoxFuture<'_, Result<Duration, BrokerError>> {
         self.canary()
     }
 
-    /// Has this node be the only one of all nodes that does something, if nobody else is. Returns whether it is. The turn
-    /// holds for a time from the call on; it is given back by a call with no time.
+    /// Makes this node the only one of all nodes that does something, unless another node is. Returns whether this node
+    /// holds the turn. It holds the turn for `lease` from the call on, and gives it back by a call with no lease.
     fn take_turn<'a>(&'a self, _taking: TurnRequest<'a>) -> BoxFuture<'a, Result<TurnLease, BrokerError>> {
-        // Of a broker with one node: nobody else could.
+        // This default is for a broker with one node: no other node could hold the turn.
         ready(Ok(TurnLease { held: true, done: "".into(), over: Duration::ZERO })).boxed()
     }
 
@@ -200,58 +203,58 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         lease: Duration,
     ) -> BoxFuture<'_, Result<Vec<Bytes>, BrokerError>>;
 
-    /// The descriptions of all nodes whose lease has not run out. Where there are several parts, a node may be among them
-    /// several times, with what it said at different times.
+    /// Returns the descriptions of all nodes whose lease has not run out. With several parts, a node may appear several
+    /// times, with descriptions of different times.
     fn nodes(&self) -> BoxFuture<'_, Result<Vec<Bytes>, BrokerError>>;
 
-    /// Takes this node's announcement back.
+    /// Withdraws this node's announcement.
     fn retire(&self, node: &str) -> BoxFuture<'_, Result<(), BrokerError>>;
 }
 
-/// What a node asks for that wants to be the only one to do something.
+/// The request of a node to be the only one that does something.
 #[derive(Clone, Copy, Debug)]
 pub struct TurnRequest<'a> {
-    /// What is done.
+    /// The name of the task.
     pub what: &'a str,
     pub node: &'a str,
     pub lease: Duration,
-    /// Only if the turn of whoever had it last has been over for so long.
+    /// The node takes the turn only if the previous holder's turn ended at least this long ago.
     pub patience: Duration,
-    /// How far it has got, for whoever follows. Kept if the turn is this node's already.
+    /// How far this node has got, for the next holder. Stored if the turn is this node's already.
     pub done: &'a str,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TurnLease {
-    /// Whether it is this node's.
+    /// Whether this node holds the turn.
     pub held: bool,
-    /// How far whoever had it before this call had got. Empty: nobody had it, or there is no telling.
+    /// How far the holder before this call had got. Empty if there was none, or if that is unknown.
     pub done: Box<str>,
-    /// Where the turn is this node's: for how long the one before it had been over.
+    /// If this node holds the turn: how long ago the previous holder's turn had ended.
     pub over: Duration,
 }
 
-/// Where what a broker receives goes. Called on the broker's own threads: must not block or wait.
+/// The receiver of everything that arrives through a broker. Called on the broker's own threads: must not block or wait.
 pub trait BrokerEvents: Send + Sync {
-    /// A publication in a subscribed channel, in the channel's order, with its position set if it has one.
+    /// Receives a publication of a subscribed channel, in the channel's order, with its position set if it has one.
     fn publication(&self, channel: &str, publication: Publication);
 
-    /// A join or a leave in a subscribed channel, in order with its publications.
+    /// Receives a join or a leave of a subscribed channel, in order with its publications.
     fn event(&self, channel: &str, event: OwnedEvent);
 
-    /// A control message of some node.
+    /// Receives a control message of some node.
     fn control(&self, message: Bytes);
 
-    /// A message for this node alone.
+    /// Receives a message for this node alone.
     fn node_message(&self, message: Bytes);
 
-    /// Of what is in this part anything may have been missed, and streams may have begun anew: the link over which publications arrive was
-    /// lost and is back with everything subscribed again, the link over which they are made was opened again, or the
-    /// server behind one of them is not what it was.
+    /// Reports that anything in this part may have been missed, and that streams may have begun anew: the link that
+    /// carries subscriptions was lost and is back with everything subscribed again, the link that carries commands was
+    /// opened again, or the server behind one of them is not the one it was.
     fn resumed(&self, part: usize);
 
-    /// These channels are in this part from now on, where they are subscribed again. Of what is in them anything may have been missed,
-    /// and nothing of others.
+    /// Reports that these channels are in this part from now on and are subscribed there again. Anything in these
+    /// channels may have been missed, and nothing in others.
     fn moved(&self, _part: usize, _channels: Vec<Channel>) {}
 }
 
@@ -260,11 +263,10 @@ pub struct PublishRequest {
     pub channel: Channel,
     pub publication: Publication,
     pub retention: Retention,
-    /// A second publication with the same key in the same channel within the time is not made; it answers as the
-    /// first did.
+    /// A second publication with the same key in the same channel within the TTL is not made; its answer is that of the first.
     pub idempotency: Option<Idempotency>,
-    /// In a channel with a stream: the publication is not made unless this is newer than the last one that had a
-    /// version. It then answers where the stream ends.
+    /// In a channel with a stream, the publication is not made unless this version is newer than that of the last
+    /// publication with a version. The answer is then the top of the stream.
     pub version: Option<Version>,
 }
 
@@ -285,7 +287,7 @@ pub struct Idempotency {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Published {
     pub position: Option<StreamPosition>,
-    /// It was made before, under the same idempotency key, or has no newer version than what was made before.
+    /// Whether the publication was made before under the same idempotency key, or its version is not newer than the last one.
     pub duplicate: bool,
 }
 
@@ -294,16 +296,16 @@ pub enum BrokerError {
     /// Nothing was sent: there is no connection.
     #[error("the broker cannot be reached: {0}")]
     Unreachable(Arc<str>),
-    /// Nothing was sent: it found no place in time.
+    /// Nothing was sent: there was no room for the request in time.
     #[error("the broker took nothing more within {} ms", .0.as_millis())]
     Timeout(Duration),
-    /// It was sent, and nobody knows what came of it: it may have been done, or may still be.
+    /// The request was sent and its outcome is unknown: it may have been carried out, or may still be.
     #[error("the broker has not answered: {0}")]
     Unanswered(Arc<str>),
-    /// The server said no, in its own words: it was not done.
+    /// The server refused, in its own words: nothing was done.
     #[error("the broker's server refuses: {text}")]
     Refused { kind: BrokerRefusal, text: Arc<str> },
-    /// The broker was not asked.
+    /// The broker was not asked, because a worker of this node is behind.
     #[error("a worker of this node has been behind for {} ms, so this was not published", .0.as_millis())]
     Behind(Duration),
     #[error("the broker answered something unexpected: {0}")]
@@ -311,35 +313,35 @@ pub enum BrokerError {
     /// This broker keeps no state by key.
     #[error("the broker keeps no state by key")]
     NotAvailable,
-    /// It was not done: the channel has as many keys as its settings let it have, or they take as much as they may.
+    /// Nothing was done: the channel has as many keys as its settings allow, or their bytes have reached the bound.
     #[error("the channel has as many keys as it may, or they take as much as they may")]
     Full,
-    /// It was not done: all channels together leave no room for one key more.
+    /// Nothing was done: the keys of all channels together leave no room for one more.
     #[error("the keys of all channels take all the room that they may")]
     NoRoom,
-    /// Everybody who wanted it has gone meanwhile.
+    /// Everybody who waited for the result has gone meanwhile.
     #[error("nobody wants it any more")]
     Abandoned,
 }
 
 impl BrokerError {
-    /// What a server's refusal means.
+    /// Returns the error for a server's refusal, classified by its text.
     pub(crate) fn refused(text: impl Into<Arc<str>>) -> Self {
         let text = text.into();
         Self::Refused { kind: BrokerRefusal::read(&text), text }
     }
 
-    /// It was sent, and no answer has come in this time.
+    /// Returns the error for a request that was sent and not answered within `after`.
     pub(crate) fn unanswered(after: Duration) -> Self {
         Self::Unanswered(format!("nothing within {} ms", after.as_millis()).into())
     }
 
-    /// Whether what was asked may have been done all the same, or may still be.
+    /// Whether the request may have been carried out despite the error, or may still be.
     pub fn is_outcome_unknown(&self) -> bool {
         matches!(self, Self::Unanswered(_) | Self::Unexpected(_))
     }
 
-    /// A word for labels.
+    /// Returns the value for metric labels.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "unreachable",

@@ -1,31 +1,31 @@
-//! The ways in which a broker's server says no, told apart by what an operator must do.
+//! The refusals of a broker's server, classified by what an operator must do.
 
-/// A bounded set: these are values of a label.
+/// The kind of a refusal. The set is bounded, because the kinds are values of a metric label.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum BrokerRefusal {
-    /// It is a replica now, and takes no writes.
+    /// The server is a replica now, and takes no writes.
     ReadOnly,
-    /// Its memory is full, and nothing may be evicted.
+    /// The server's memory is full, and nothing may be evicted.
     OutOfMemory,
-    /// It cannot save to its disk, and was told to stop then.
+    /// The server cannot save to its disk, and is configured to refuse writes then.
     CannotSave,
-    /// Fewer replicas follow it than it was told to want.
+    /// Fewer replicas follow the server than it is configured to require.
     TooFewReplicas,
     /// The user lacks a right.
     Rights,
-    /// It is still reading its data from the disk.
+    /// The server is still reading its data from the disk.
     Loading,
-    /// The key is at another node of a cluster.
+    /// Another node of the cluster has the key.
     Moved,
-    /// Some of the cluster's slots are served by nobody.
+    /// Some of the cluster's slots are served by no node.
     ClusterDown,
-    /// It is a replica that has lost its master.
+    /// The server is a replica that has lost its master.
     MasterDown,
-    /// It does not have a script, and it could not be put there.
+    /// The server does not have a script, and the script could not be loaded.
     NoScript,
-    /// A script of somebody runs for too long.
+    /// Somebody's script has been running for too long.
     Busy,
-    /// It does not know the command, or has it under another name.
+    /// The server does not know the command, or has it under another name.
     UnknownCommand,
     Other,
 }
@@ -47,7 +47,7 @@ impl BrokerRefusal {
         Self::Other,
     ];
 
-    /// A word for labels.
+    /// Returns the value for metric labels.
     pub fn label(self) -> &'static str {
         match self {
             Self::ReadOnly => "readonly",
@@ -66,12 +66,13 @@ impl BrokerRefusal {
         }
     }
 
-    /// Whether another connection may end at a server that does not refuse.
+    /// Whether another connection may reach a server that does not refuse.
     pub fn passes_with_the_server(self) -> bool {
         matches!(self, Self::ReadOnly | Self::Loading | Self::Moved | Self::ClusterDown | Self::MasterDown)
     }
 
-    /// Reads what a Redis says, which begins with a code. What a script met may stand in the middle.
+    /// Classifies an error of Redis, which begins with a code. If a command of a script failed, the code may stand in the
+    /// middle.
     pub fn read(text: &str) -> Self {
         const CODES: [(&str, BrokerRefusal); 14] = [
             ("READONLY", BrokerRefusal::ReadOnly),
@@ -93,7 +94,7 @@ impl BrokerRefusal {
         if let Some((_, known)) = CODES.iter().find(|(code, _)| *code == first) {
             return *known;
         }
-        // Redis 6 puts what a command of a script was refused with behind words of its own.
+        // Redis 6 wraps the error of a script's command in words of its own.
         if let Some((_, known)) = CODES.iter().find(|(code, _)| text.contains(&format!("-{code} "))) {
             return *known;
         }

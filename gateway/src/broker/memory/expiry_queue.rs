@@ -1,10 +1,10 @@
-//! What has to be looked at again, and when: a queue of names by deadline.
+//! A queue of names by deadline.
 
 use std::collections::BTreeSet;
 
 use shared::moment::Moment;
 
-/// A name is in it at most once if its owner keeps the deadline it was queued with.
+/// Names by deadline. A name is queued at most once if its owner keeps the deadline it was queued with.
 #[derive(Debug)]
 pub(super) struct Deadlines<T: Ord>(BTreeSet<(Moment, T)>);
 
@@ -23,7 +23,7 @@ impl<T: Ord> Deadlines<T> {
         self.0.remove(&(at, name));
     }
 
-    /// Takes the earliest one out, if its deadline is not after `now`.
+    /// Removes and returns the earliest name, if its deadline is not after `now`.
     pub(super) fn pop_due(&mut self, now: Moment) -> Option<T> {
         let (at, _) = self.0.first()?;
         if *at > now {
@@ -36,7 +36,7 @@ impl<T: Ord> Deadlines<T> {
         self.0.len()
     }
 
-    /// Takes the earliest one out, due or not.
+    /// Removes and returns the earliest name, due or not.
     pub(super) fn pop_first(&mut self) -> Option<(Moment, T)> {
         self.0.pop_first()
     }

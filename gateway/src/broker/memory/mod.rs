@@ -29,17 +29,17 @@ use self::shard::{MemoryShard, ShardLimits};
 use super::measure::BrokerMetrics;
 use super::{Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published};
 
-/// Locks the channels are spread over.
+/// The number of shards, each with a lock of its own, that channels are spread over.
 const SHARDS: usize = 32;
 
-/// How often what has had its time is looked for.
+/// How often expired entries are looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 
 /// Most entries swept while one lock is held.
 const SWEEP_BATCH: usize = 256;
 
-/// Delivers under the lock of the channel's shard: that is what keeps a channel's order, and costs little, for
-/// events are only pushed to inboxes.
+/// Delivers under the lock of the channel's shard. That keeps the channel's order and costs little, because events are
+/// only pushed to inboxes.
 pub struct MemoryBroker {
     shards: Vec<Mutex<MemoryShard>>,
     hasher: RandomState,
@@ -50,7 +50,7 @@ pub struct MemoryBroker {
 }
 
 impl MemoryBroker {
-    /// Must be called within a tokio runtime, whose timer then drives the sweeping for as long as the broker lives.
+    /// Starts the broker. Must be called within a tokio runtime, whose timer drives the sweep for as long as the broker lives.
     pub fn start(
         config: &MemoryBrokerConfig,
         events: Arc<dyn BrokerEvents>,
@@ -87,7 +87,7 @@ impl MemoryBroker {
         Moment::ZERO + self.origin.elapsed()
     }
 
-    /// To be called under the lock of the channel's shard.
+    /// Must be called under the lock of the channel's shard.
     fn deliver(&self, channel: &Channel, publication: Publication) {
         self.metrics.received.increment();
         self.metrics.received_bytes.add(publication.data.bytes.len() as u64);
@@ -152,7 +152,7 @@ impl Broker for MemoryBroker {
         Some(self.shard(channel).lock().position(self.now(), channel, &self.metrics))
     }
 
-    /// Both happen under the lock of the channel's shard.
+    /// Appending and delivering both happen under the lock of the channel's shard.
     fn hands_out_at_once(&self) -> bool {
         true
     }
@@ -217,7 +217,7 @@ impl Broker for MemoryBroker {
         ready(Ok(1)).boxed()
     }
 
-    /// There is one node. It is known by the name that it announces itself with.
+    /// Delivers to this node, the only one, if it has announced itself with this name.
     fn tell_node(&self, node: &str, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
         let is_known = self.nodes.lock().contains_key(node);
         if is_known {
@@ -226,7 +226,7 @@ impl Broker for MemoryBroker {
         ready(Ok(u32::from(is_known))).boxed()
     }
 
-    /// A publication can only be held up here by one of the locks, so each is taken once.
+    /// Takes each lock once: nothing else can hold up a publication here.
     fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>> {
         let start = Instant::now();
         for shard in &self.shards {
@@ -269,7 +269,7 @@ impl std::fmt::Debug for MemoryBroker {
     }
 }
 
-/// Holds the broker only while it works, and so ends with it.
+/// Holds the broker only while sweeping, so that the task ends with the broker.
 async fn sweep(broker: Weak<MemoryBroker>) {
     loop {
         tokio::time::sleep(SWEEP_PERIOD).await;

@@ -1,4 +1,4 @@
-//! What was answered to publications that carried an idempotency key.
+//! Remembers the answers to publications with an idempotency key.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use shared::moment::Moment;
 use super::expiry_queue::Deadlines;
 use crate::broker::Published;
 
-/// Answers by (channel, key), each for its time; the number is bounded.
+/// Answers by channel and idempotency key, each until it expires. The number of keys is bounded.
 #[derive(Debug)]
 pub(super) struct IdempotencyCache {
     by_key: HashMap<Arc<str>, (Published, Moment)>,
@@ -28,7 +28,7 @@ impl IdempotencyCache {
         (*expires > now).then_some(*answer)
     }
 
-    /// Returns whether another key had to be forgotten before its time.
+    /// Stores an answer. Returns whether another key was evicted before it expired.
     pub(super) fn remember(
         &mut self,
         now: Moment,
@@ -51,7 +51,7 @@ impl IdempotencyCache {
         at > now
     }
 
-    /// Forgets at most `count` of those whose time is over. Returns how many there were.
+    /// Removes at most `count` expired keys. Returns how many it removed.
     pub(super) fn sweep(&mut self, now: Moment, count: usize) -> usize {
         for swept in 0..count {
             let Some(key) = self.expiring.pop_due(now) else { return swept };
@@ -66,7 +66,7 @@ impl IdempotencyCache {
     }
 }
 
-/// A channel's name holds no line end, so no two pairs make the same text.
+/// Joins both with a line end. A channel's name holds none, so no two pairs make the same text.
 fn compose(channel: &Channel, key: &str) -> Arc<str> {
     let mut composed = String::with_capacity(channel.as_str().len() + 1 + key.len());
     composed.push_str(channel.as_str());

@@ -1,4 +1,4 @@
-//! A part of the channels: their streams, who wants them, and what may be forgotten. Told the time.
+//! One shard of the channels: their streams, their subscriptions and their deadlines. The time is an argument.
 
 mod first_epochs;
 mod map_channel;
@@ -21,7 +21,7 @@ use super::remember::IdempotencyCache;
 use crate::broker::measure::BrokerMetrics;
 use crate::broker::{PublishRequest, Published, Version};
 
-/// Tables of fewer places keep their memory.
+/// Tables with a smaller capacity are not shrunk.
 const SHRINK_FROM: usize = 64;
 
 /// The bounds of one shard. Bytes are counted over all shards, so that one busy channel may use them all.
@@ -32,7 +32,7 @@ pub(super) struct ShardLimits {
     pub(super) position_ttl: Duration,
     pub(super) bytes_max: usize,
     pub(super) bytes: Arc<AtomicUsize>,
-    /// The same of channels that keep state by key.
+    /// The same for channels that keep state by key.
     pub(super) map_keys_max: usize,
     pub(super) keys: Arc<AtomicUsize>,
     pub(super) state_bytes_max: usize,
@@ -41,30 +41,30 @@ pub(super) struct ShardLimits {
 
 #[derive(Debug)]
 pub(super) struct MemoryShard {
-    /// In boxes: a table has many free places.
+    /// Boxed, because a hash table has many free places.
     streams: HashMap<Channel, Box<ShardStream>>,
-    /// Of the channels that have no stream: anyone who may ask can name many, and most of a million personal channels are
-    /// quiet.
+    /// The epochs of channels without a stream. A client that may read positions can name many channels, and most of a
+    /// million personal channels are quiet.
     first_epochs: FirstEpochs,
     subscribed: HashSet<Channel>,
     answers: IdempotencyCache,
-    /// Streams by when their publications have had their time.
+    /// Streams by the time at which their publications expire.
     emptying: Deadlines<Channel>,
-    /// Streams by when they are forgotten, position and all.
+    /// Streams by the time at which they are forgotten, position included.
     forgetting: Deadlines<Channel>,
-    /// Channels by when the first of their keys has had its time.
+    /// Channels by the time at which their first key expires.
     expiring: Deadlines<Channel>,
     limits: ShardLimits,
 }
 
-/// A stream with its places in the two queues. A place is not moved each time the deadline moves: it is looked
-/// at when it comes up.
+/// A stream with its entries in the two queues. An entry is not moved each time its deadline moves: the deadline is
+/// checked when the entry comes up.
 #[derive(Debug)]
 struct ShardStream {
     stream: Stream,
-    /// Of the last publication that had one.
+    /// The version of the last publication that had one.
     version: Option<Box<Version>>,
-    /// In a channel that keeps state by key. While there are any, it is not forgotten.
+    /// The state of a channel that keeps state by key. A channel with keys is not forgotten.
     keys: Option<Box<map_channel::MapChannel>>,
     forget: Moment,
     queued_to_forget: Moment,
@@ -107,7 +107,7 @@ impl MemoryShard {
         was_subscribed
     }
 
-    /// Answers the publisher, and gives back the publication if this node wants it.
+    /// Publishes. Returns the answer, and the publication if this node is subscribed to the channel.
     pub(super) fn publish(
         &mut self,
         now: Moment,
@@ -183,7 +183,7 @@ impl MemoryShard {
         }
     }
 
-    /// Where a channel stands that has no stream. It gets one if it might stand elsewhere soon.
+    /// Returns the position of a channel without a stream. The channel gets a stream if its epoch would change soon.
     fn first_position(&mut self, now: Moment, channel: &Channel, metrics: &BrokerMetrics) -> StreamPosition {
         if self.first_epochs.changes_soon(now, channel) {
             return self.touch(now, channel, metrics).stream.position();
@@ -210,7 +210,7 @@ impl MemoryShard {
         self.recount(before, 0);
     }
 
-    /// Lets go of what has had its time, at most `count` of each kind. Returns whether there may be more.
+    /// Removes expired entries, at most `count` of each kind. Returns whether there may be more.
     pub(super) fn sweep(&mut self, now: Moment, count: usize) -> bool {
         let mut more = self.answers.sweep(now, count) == count;
         more |= (0..count).all(|_| match self.emptying.pop_due(now) {
@@ -230,7 +230,7 @@ impl MemoryShard {
         more
     }
 
-    /// The channel's stream if there is one, with what has had its time already gone.
+    /// Returns the channel's stream, if there is one, with expired publications removed.
     fn look(&mut self, now: Moment, channel: &Channel) -> Option<&mut ShardStream> {
         if self.streams.get(channel)?.forget <= now && !self.streams.get(channel)?.has_keys() {
             self.forget(channel);
@@ -246,7 +246,7 @@ impl MemoryShard {
         Some(entry)
     }
 
-    /// The same, made if there is none.
+    /// Returns the channel's stream, and creates one if there is none.
     fn touch(&mut self, now: Moment, channel: &Channel, metrics: &BrokerMetrics) -> &mut ShardStream {
         if self.look(now, channel).is_none() {
             while self.streams.len() >= self.limits.channels_max && self.forget_one() {
@@ -254,7 +254,7 @@ impl MemoryShard {
             }
             self.forgetting.insert(now + self.limits.position_ttl.min(HOLDS), channel.clone());
         }
-        // Until it is published to.
+        // This deadline applies until the first publication.
         let forget = now + self.limits.position_ttl.min(HOLDS);
         let first_epochs = &self.first_epochs;
         self.streams.entry(channel.clone()).or_insert_with(|| {
@@ -277,13 +277,13 @@ impl MemoryShard {
         }
     }
 
-    /// Empties the streams of this shard that would be emptied first, until all shards together fit.
+    /// Empties streams of this shard, those that expire first, until the streams of all shards fit into the bound.
     fn shed_bytes(&mut self, metrics: &BrokerMetrics) {
         while self.limits.bytes.load(Ordering::Relaxed) > self.limits.bytes_max {
             let Some((at, channel)) = self.emptying.pop_first() else { return };
             let Some(entry) = self.streams.get_mut(&channel) else { continue };
             if entry.stream.expires() > at && !entry.stream.is_empty() {
-                // It was published to since it was queued: its turn comes later.
+                // The channel was published to since the stream was queued: its turn comes later.
                 entry.queued_to_empty = Some(entry.stream.expires());
                 self.emptying.insert(entry.stream.expires(), channel);
                 continue;
@@ -298,9 +298,9 @@ impl MemoryShard {
         }
     }
 
-    /// Forgets the stream that was left alone longest. Returns whether there was one.
+    /// Forgets the stream that has been unused for longest. Returns whether there was one.
     fn forget_one(&mut self) -> bool {
-        // Those with keys stay: each goes to the end of the queue at most once.
+        // Streams with keys stay: each goes to the end of the queue at most once.
         for _ in 0..self.forgetting.len() {
             let Some((at, channel)) = self.forgetting.pop_first() else { return false };
             let Some(entry) = self.streams.get_mut(&channel) else { continue };
@@ -365,12 +365,12 @@ impl MemoryShard {
     }
 }
 
-/// Whether a table has so many free places, after many have left it, that they are worth giving back.
+/// Whether so many places of a table have become free that shrinking it is worth the work.
 fn is_sparse(used: usize, capacity: usize) -> bool {
     capacity >= SHRINK_FROM && used < capacity / 8
 }
 
-/// Copies the payload out of whatever larger buffer it arrived in, so that what is counted is what is held.
+/// Copies the payload out of the larger buffer it may have arrived in, so that the bytes counted are the bytes held.
 fn own_bytes(payload: &mut Payload) {
     payload.bytes = bytes::Bytes::copy_from_slice(&payload.bytes);
 }

@@ -1,4 +1,4 @@
-//! Asking every server at once, where the answers of some are enough.
+//! Requests to every server at once, where the answers of some are enough.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use futures_util::stream::FuturesUnordered;
 
 use crate::broker::BrokerError;
 
-/// What those gave that answered: all of them, or those that did so until `patience` after the first. An error if none did.
+/// Returns the answers of all servers, or those that arrive within `patience` after the first. Fails if no server succeeded.
 pub(crate) async fn gather<T>(
     requests: impl IntoIterator<Item = impl Future<Output = Result<T, BrokerError>>>,
     patience: Duration,
@@ -21,7 +21,7 @@ pub(crate) async fn gather<T>(
                 given.push(answer);
                 deadline.get_or_insert_with(|| tokio::time::Instant::now() + patience);
             }
-            // What may have been done is worse than what was not.
+            // An unknown outcome is the worse error to report: the request may have been carried out.
             Err(error) if failed.as_ref().is_none_or(|failed: &BrokerError| !failed.is_outcome_unknown()) => {
                 failed = Some(error);
             }
@@ -34,8 +34,8 @@ pub(crate) async fn gather<T>(
     }
 }
 
-/// How many heard what goes over one way, and over the next as well if nobody hears it there, it fails, or says nothing for so
-/// long.
+/// Sends over one way, and over the next as well if nobody receives the message there, if it fails, or if there is no
+/// answer within `patience`. Returns the number of receivers.
 pub(in crate::broker) async fn one_after_another(
     mut ways: impl Iterator<Item = impl Future<Output = Result<u32, BrokerError>>>,
     patience: Duration,
@@ -51,14 +51,14 @@ pub(in crate::broker) async fn one_after_another(
         } else {
             match tokio::time::timeout(patience, requests.next()).await {
                 Ok(answer) => answer,
-                // It hangs: over another one as well.
+                // The server hangs: try the next one as well.
                 Err(_) => continue,
             }
         };
         match answer {
             Some(Ok(0)) => nobody = true,
             Some(Ok(heard)) => return Ok(heard),
-            // What may have been done is worse than what was not.
+            // An unknown outcome is the worse error to report: the request may have been carried out.
             Some(Err(error)) if failed.as_ref().is_none_or(|failed| !failed.is_outcome_unknown()) => {
                 failed = Some(error);
             }
@@ -67,13 +67,13 @@ pub(in crate::broker) async fn one_after_another(
         }
     }
     match failed {
-        // Whoever is told that nobody heard it may say it again.
+        // A caller that learns that nobody received the message may send it again, so an unknown outcome is an error.
         Some(error) if error.is_outcome_unknown() || !nobody => Err(error),
         _ => Ok(0),
     }
 }
 
-/// `None`: all have answered, or there was enough time.
+/// Returns the next answer, or `None` once all have answered or the deadline has passed.
 async fn next<T, F: Future<Output = T>>(
     requests: &mut FuturesUnordered<F>,
     deadline: Option<tokio::time::Instant>,

@@ -1,4 +1,4 @@
-//! What comes from one of the servers: passed on with its number, and what comes from several once.
+//! Passes on the events of one server with the number of its shard, and messages that come over several servers once.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(in crate::broker) struct ShardEvents {
     heard: Arc<ShardMessages>,
 }
 
-/// What all servers brought of the messages between nodes.
+/// The messages between nodes that arrived over all servers, to drop repeats.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct ShardMessages {
     repeats: Mutex<Repeats>,
@@ -38,8 +38,8 @@ impl ShardEvents {
 }
 
 impl ShardMessages {
-    /// Hands a message on if it comes for the first time. Others wait meanwhile, so that what was sent later is not handed on
-    /// before.
+    /// Hands a message on if it arrives for the first time. Holds the lock meanwhile, so that a later message does not
+    /// overtake it.
     fn once(&self, written: Bytes, hand_on: impl FnOnce(Bytes)) {
         let Some((sender, number, message)) = shard_message::read(written) else {
             if let Some(suppressed) = self.unread_log.admit() {

@@ -1,7 +1,7 @@
 //! Several Redis servers that do not know of each other: each channel is at one of them, with everything that belongs to it.
 //!
-//! A shard is a [`RedisBroker`] of its own, with its own links, pauses and numbers, so that what becomes of one server is felt
-//! by its channels alone. What concerns all nodes and no channel goes over every server: [`reach_shard`].
+//! A shard is a [`RedisBroker`] of its own, with its own links, pauses and counters, so that the failure of one server
+//! affects its channels alone. Messages that concern nodes rather than channels go over every server: [`reach_shard`].
 
 pub(crate) mod collect_answers;
 pub(in crate::broker) mod events;
@@ -29,7 +29,7 @@ use super::{
     Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, TurnLease, TurnRequest,
 };
 
-/// Something at each server, and which of it has what.
+/// A value for each server, and the placement of names on servers.
 #[derive(Debug)]
 pub struct Shards<T> {
     placement: Arc<Placement>,
@@ -37,13 +37,13 @@ pub struct Shards<T> {
 }
 
 impl<T> Shards<T> {
-    /// `all` are those that `placement` was made of, in its order.
+    /// `all` holds the values of the servers that `placement` was made of, in its order.
     pub fn new(placement: Placement, all: Vec<T>) -> Self {
         Self { placement: Arc::new(placement), all: all.into() }
     }
 
-    /// That which has what is called so. Channels, ledgers, sessions and turns are called what stands between braces in the
-    /// names of their keys.
+    /// Returns the value of the server that has `name`. Channels, ledgers, sessions and turns are named by the text
+    /// between braces in the names of their keys.
     pub fn of(&self, name: &str) -> &T {
         &self.all[self.placement.of(name)]
     }
@@ -52,7 +52,8 @@ impl<T> Shards<T> {
         self.placement.of(name)
     }
 
-    /// All of it: first that which has this, and behind each what would have it if those before were not there.
+    /// Returns all values: first that of the server that has `name`, then those of the servers that would have it if the
+    /// ones before were absent.
     pub(crate) fn ranked(&self, name: &str) -> impl Iterator<Item = &T> {
         self.placement.ranked(name).into_iter().map(|shard| &self.all[shard])
     }
@@ -65,7 +66,7 @@ impl<T> Shards<T> {
         self.all.iter()
     }
 
-    /// Something else at each of the same servers.
+    /// Makes another value for each of the same servers.
     pub fn map<U>(&self, make: impl FnMut(&T) -> U) -> Shards<U> {
         Shards { placement: self.placement.clone(), all: self.all.iter().map(make).collect() }
     }
@@ -85,13 +86,13 @@ pub struct BrokerShard {
 pub struct ShardedBroker {
     shards: Shards<BrokerShard>,
     numbers: Numbers,
-    /// How long until another server is tried as well.
+    /// How long to wait for a server until the next one is tried as well.
     patience: Duration,
 }
 
 impl ShardedBroker {
-    /// Begins to connect and returns at once, as [`RedisBroker::start`] does. `metrics` makes the numbers of a server, which is
-    /// named.
+    /// Begins to connect and returns at once, as [`RedisBroker::start`] does. `metrics` makes the counters of a server
+    /// from its name.
     pub fn start(
         config: &RedisConfig,
         node: &str,
@@ -123,7 +124,7 @@ impl ShardedBroker {
         &self.shards.of(channel.as_str()).broker
     }
 
-    /// Things by the server that has them, and where each stood.
+    /// Groups items by the server that has them, with the index of each.
     fn divided<T>(
         &self,
         things: Vec<T>,
@@ -136,7 +137,7 @@ impl ShardedBroker {
     }
 }
 
-/// Things by their shard, and where each stood. Shards with nothing are left out.
+/// Groups items by their shard, with the index of each. Shards without items are left out.
 pub(crate) fn divide<T>(
     things: Vec<T>,
     shard: impl Fn(&T) -> usize,
@@ -153,7 +154,7 @@ pub(crate) fn divide<T>(
     divided
 }
 
-/// The other way round: what each shard gave for its things, in the order in which they stood.
+/// Reverses [`divide`]: returns what each shard gave for its items, in their original order.
 pub(crate) fn restore<T>(parts: impl IntoIterator<Item = (Vec<usize>, Vec<T>)>) -> Vec<T> {
     let mut all: Vec<(usize, T)> =
         parts.into_iter().flat_map(|(places, given)| places.into_iter().zip(given)).collect();
@@ -186,9 +187,10 @@ impl Broker for ShardedBroker {
         self.of(&channel).publish_event(channel, event)
     }
 
-    /// All of it or nothing, as the trait has it: who does not want channels to share their fate asks for those of one part.
+    /// Subscribes to all of the channels or to none, as the trait requires. A caller that does not want channels to share
+    /// their fate asks for those of one part at a time.
     fn subscribe(&self, channels: Vec<Channel>) -> BoxFuture<'_, Result<(), BrokerError>> {
-        // Begun before anybody waits, as those of one server are.
+        // All requests begin before the first is awaited, as they do with one server.
         let requests = self.divided(channels, |channel| channel).into_iter().map(|(shard, _, channels)| {
             let request = shard.broker.subscribe(channels.clone());
             async move { (shard, channels, request.await) }
@@ -206,7 +208,7 @@ impl Broker for ShardedBroker {
             if result.is_err() {
                 let given_back =
                     taken.into_iter().map(|(shard, channels)| shard.broker.unsubscribe(channels));
-                // Where it fails, that server has gone as well, and forgets.
+                // If that fails, that server is gone as well, and forgets the subscriptions.
                 join_all(given_back).await;
             }
             result

@@ -1,9 +1,10 @@
-//! What concerns nodes and not channels, with whatever servers there are.
+//! Requests that concern nodes rather than channels, over whichever servers can be reached.
 //!
-//! A message for all nodes goes over every server, and each node takes it once: so it arrives wherever sender and receiver have
-//! one server in common. In each server messages keep their order, so they do at a receiver, unless its link to one is lost
-//! while a message is still on its way over another. A message for one node goes over one server, always the same for
-//! the same node, and over the next only if that has nobody who hears it, or does not answer.
+//! A message for all nodes goes over every server, and each node takes it once: so it arrives wherever sender and
+//! receiver have one server in common. Each server keeps the order of messages, so a receiver gets them in order, unless
+//! its link to one server is lost while a message is still on its way over another. A message for one node goes over one
+//! server, always the same for the same node, and over the next only if nobody receives it there or the server does not
+//! answer.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::collect_answers::{gather, one_after_another};
 use crate::broker::{Broker, BrokerError, TurnLease, TurnRequest};
 
 impl ShardedBroker {
-    /// Returns how many nodes heard it over the server where most did.
+    /// Sends to all nodes. Returns the number of receivers at the server that had most.
     pub(super) async fn send_to_all(&self, message: Bytes) -> Result<u32, BrokerError> {
         let written = self.numbers.write(&message);
         let sent = self.shards.iter().map(|shard| shard.broker.send_control(written.clone()));
@@ -29,8 +30,8 @@ impl ShardedBroker {
         one_after_another(requests, self.patience).await
     }
 
-    /// A turn is at one server, and at the next while that cannot be asked. So two nodes may have it for a while, one of which
-    /// reaches a server that the other does not.
+    /// Takes a turn at the server that has it, or at the next while that server cannot be asked. So two nodes may hold a
+    /// turn for a while if one of them reaches a server that the other does not.
     pub(super) async fn take_turn_somewhere(
         &self,
         taking: TurnRequest<'_>,
@@ -56,14 +57,14 @@ impl ShardedBroker {
         Ok(once_each(gather(announced, self.patience).await?))
     }
 
-    /// Those that any server names.
+    /// Returns the nodes that any server names.
     pub(super) async fn nodes_anywhere(&self) -> Result<Vec<Bytes>, BrokerError> {
         let requests = self.shards.iter().map(|shard| shard.broker.nodes());
         Ok(once_each(gather(requests, self.patience).await?))
     }
 }
 
-/// What several servers name alike is there once.
+/// Removes the repeats of descriptions that several servers return.
 fn once_each(named: Vec<Vec<Bytes>>) -> Vec<Bytes> {
     let mut known = HashSet::new();
     named.into_iter().flatten().filter(|description| known.insert(description.clone())).collect()

@@ -1,4 +1,4 @@
-//! What messages between nodes have before them where they may come over several servers: who sent them, and which they are.
+//! The header of messages between nodes that may come over several servers: the sender and the number of the message.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,7 +22,7 @@ impl Default for Numbers {
 }
 
 impl Numbers {
-    /// The message with the next number before it.
+    /// Prepends a header with the next number to the message.
     pub(in crate::broker) fn write(&self, message: &[u8]) -> Bytes {
         let mut written = BytesMut::with_capacity(HEAD_BYTES + message.len());
         written.put_u8(VERSION);
@@ -33,7 +33,8 @@ impl Numbers {
     }
 }
 
-/// Who sent a message, its number, and what it says. `None` for what another release wrote, or one that has only one server.
+/// Splits a message into its sender, its number and its body. Returns `None` for a message of another release, or of a
+/// node that has only one server.
 pub(in crate::broker) fn read(mut written: Bytes) -> Option<(u64, u64, Bytes)> {
     let message = written.split_off(HEAD_BYTES.min(written.len()));
     let head: &[u8; HEAD_BYTES] = written[..].try_into().ok()?;

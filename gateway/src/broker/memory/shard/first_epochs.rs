@@ -1,9 +1,9 @@
-//! The epochs of channels that have no stream, worked out rather than kept.
+//! The epochs of channels without a stream, computed rather than stored.
 //!
-//! A stream that has had its time is forgotten no sooner than the time to live of positions after its last publication, and
-//! each channel has another first epoch once in that time: so the next stream of the channel has another epoch than any that
-//! was forgotten. Where one is forgotten earlier, to make room or because its epoch is left, a counter is raised
-//! that a few other channels share.
+//! A stream that expires is forgotten no sooner than the TTL of positions after its last publication, and the computed
+//! epoch of each channel changes once within that time. So the next stream of the channel has an epoch that no forgotten
+//! stream of it had. Where a stream is forgotten earlier, to make room or because its epoch is left, a counter is
+//! incremented that a few other channels share.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -12,10 +12,10 @@ use shared::channel::Channel;
 use shared::moment::Moment;
 use shared::position::Epoch;
 
-/// Channels are spread over so many counters, of one shard: 1 KiB.
+/// The number of counters that the channels of one shard are spread over: 1 KiB.
 const COUNTERS: usize = 256;
 
-/// Whoever was told an epoch finds it again for so long at least. Shortly before it changes, it is kept after all.
+/// An epoch given to a client remains valid for at least this long. A channel whose epoch would change sooner gets a stream.
 pub(super) const HOLDS: Duration = Duration::from_secs(3600);
 
 /// Gives channels without a stream their epochs.
@@ -33,33 +33,34 @@ impl FirstEpochs {
         Self { state: RandomState::new(), period, forgotten: Box::new([0; COUNTERS]) }
     }
 
-    /// The epoch that this channel has without a stream, and that a stream begun now has.
+    /// Returns the epoch that this channel has without a stream, and that a stream begun now has.
     pub(super) fn of(&self, now: Moment, channel: &Channel) -> Epoch {
         let hash = self.state.hash_one(channel);
         let forgotten = self.forgotten[counter(hash)];
         Epoch::from_random(self.state.hash_one((channel, forgotten, self.at(now, hash).0)))
     }
 
-    /// Whether it changes so soon that whoever is told of it may come back to another one.
+    /// Whether the channel's epoch changes so soon that a client that was given it may come back to another one.
     pub(super) fn changes_soon(&self, now: Moment, channel: &Channel) -> bool {
         let left = self.period - self.at(now, self.state.hash_one(channel)).1;
         u128::from(left) <= HOLDS.as_millis()
     }
 
-    /// The next epoch of this channel is another one.
+    /// Gives this channel another epoch from now on.
     pub(super) fn leave(&mut self, channel: &Channel) {
         let counter = counter(self.state.hash_one(channel));
         self.forgotten[counter] = self.forgotten[counter].wrapping_add(1);
     }
 
-    /// The number of the channel's period, and how long that has lasted. They do not all begin at once.
+    /// Returns the number of the channel's period, and the age of that period. Periods of different channels do not begin
+    /// at once.
     fn at(&self, now: Moment, hash: u64) -> (u64, u64) {
         let shifted = now.0.saturating_add(hash % self.period);
         (shifted / self.period, shifted % self.period)
     }
 }
 
-/// By other bits than those that say how far periods are shifted.
+/// Takes other bits of the hash than those that shift the periods.
 fn counter(hash: u64) -> usize {
     (hash >> 56) as usize % COUNTERS
 }

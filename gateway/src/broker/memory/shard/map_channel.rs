@@ -1,4 +1,4 @@
-//! Channels that keep state by key: their keys stand beside their stream, and expire one by one.
+//! Channels that keep state by key: their keys are held beside their stream, and expire one by one.
 
 use std::sync::atomic::Ordering;
 
@@ -13,20 +13,20 @@ use super::{MemoryShard, ShardStream, own_bytes};
 use crate::broker::measure::BrokerMetrics;
 use crate::broker::{BrokerError, ChangeRequest, Published};
 
-/// The state of one channel, and what it is kept by.
+/// The state of one channel, and its retention.
 #[derive(Debug)]
 pub(super) struct MapChannel {
     pub(super) state: MapState,
     keeping: MapRetention,
-    /// When it is looked at for keys whose time is over.
+    /// When the channel is next checked for expired keys.
     queued: Option<Moment>,
 }
 
-/// What subscribers are to be told, oldest first.
+/// Updates for subscribers, oldest first.
 pub(in crate::broker::memory) type MapUpdates = Vec<Publication>;
 
 impl MemoryShard {
-    /// What subscribers of this node are told comes back too, also if the change is not made: keys may have expired.
+    /// Changes a key. Also returns updates for this node's subscribers, even if the change is not made: keys may have expired.
     pub(in crate::broker::memory) fn change_key(
         &mut self,
         now: Moment,
@@ -57,7 +57,7 @@ impl MemoryShard {
         });
         keys.keeping = keeping;
         let before = (keys.state.len(), keys.state.bytes(), entry.stream.bytes());
-        // A key that is there may change: what it had before makes room.
+        // An existing key may change even then: its previous value makes room.
         let keeping = MapRetention { keys_max: if has_no_room { 0 } else { keeping.keys_max }, ..keeping };
         let made = keys.state.change(now, change, &keeping, &mut entry.stream, stream_bytes_max);
         let after = (keys.state.len(), keys.state.bytes(), entry.stream.bytes());
@@ -117,7 +117,7 @@ impl MemoryShard {
         keys.map_or(0, |keys| keys.state.len() as u64)
     }
 
-    /// The next position in this channel is of a new epoch.
+    /// Forgets the state and the stream. The next position in this channel has a new epoch.
     pub(in crate::broker::memory) fn clear_state(&mut self, channel: &Channel) {
         if self.streams.contains_key(channel) {
             self.first_epochs.leave(channel);
@@ -125,7 +125,7 @@ impl MemoryShard {
         }
     }
 
-    /// Takes keys out whose time is over, at most `count` in all. Returns whether there may be more.
+    /// Removes expired keys, at most `count` in all. Returns whether there may be more.
     pub(in crate::broker::memory) fn sweep_keys(
         &mut self,
         now: Moment,
@@ -148,7 +148,7 @@ impl MemoryShard {
         true
     }
 
-    /// Takes out keys of this channel whose time is over.
+    /// Removes at most `count` expired keys of this channel.
     fn expire_keys(&mut self, now: Moment, channel: &Channel, count: usize) -> MapUpdates {
         let stream_bytes_max = self.limits.bytes_max;
         let Some(ShardStream { stream, keys: Some(keys), .. }) =
@@ -188,7 +188,8 @@ impl MemoryShard {
         }
     }
 
-    /// A place that is too early is looked at and moved: only one that is too late is mended here.
+    /// Queues the channel for its next expiry. An entry that is too early is moved when it comes up: only one that is too
+    /// late is moved here.
     fn queue_to_expire(&mut self, channel: &Channel) {
         let Some(keys) = self.streams.get_mut(channel).and_then(|entry| entry.keys.as_mut()) else { return };
         let Some(next) = keys.state.next_expiry() else { return };

@@ -1,4 +1,4 @@
-//! What it takes to reach a server: where it is at this moment, TLS, and who logs in.
+//! How to reach a server: its present address, TLS and the login.
 
 use std::fmt;
 use std::path::Path;
@@ -22,21 +22,21 @@ pub(crate) struct Access {
     pub(super) place: ServerPlace,
     pub(super) login: RedisConnectionInfo,
     pub(super) tls: Option<TlsConnector>,
-    /// The server must be a node of a cluster.
+    /// Whether the server must be a node of a cluster.
     pub(super) in_cluster: bool,
 }
 
-/// Where a server is.
+/// The location of a server.
 #[derive(Debug)]
 pub(super) enum ServerPlace {
     Fixed(Arc<RedisAddress>),
-    /// Where the Sentinels say.
+    /// The master that the Sentinels name.
     Named(Sentinels),
 }
 
 impl Access {
-    /// `name`: of connections to Sentinels. Where there are any, they are asked from now on: must be called within a tokio
-    /// runtime.
+    /// `name` is the name of connections to Sentinels. If there are any, they are asked from now on: must be called
+    /// within a tokio runtime.
     pub(super) fn new(
         config: &RedisConfig,
         name: &str,
@@ -82,7 +82,7 @@ impl Access {
     }
 }
 
-/// Who logs in with what. Without a password nobody does.
+/// Returns the login for a user and a password. Without a password, nodes do not log in.
 pub(super) fn login(
     user: &str,
     password: &Secret,
@@ -104,7 +104,7 @@ pub(super) fn login(
 }
 
 impl ServerPlace {
-    /// Where it is now. Waits for the first answer of those who say it, for as long as the caller likes.
+    /// Returns the present address. Waits for the first answer of the Sentinels; the caller keeps the deadline.
     pub(super) async fn address(&self) -> Result<Arc<RedisAddress>, DialError> {
         match self {
             Self::Fixed(address) => Ok(address.clone()),
@@ -112,7 +112,7 @@ impl ServerPlace {
         }
     }
 
-    /// Returns when it is known to be elsewhere, and says where.
+    /// Returns when the server is known to be at another address, with that address.
     pub(super) async fn another_than(&self, address: &RedisAddress) -> Arc<RedisAddress> {
         match self {
             Self::Fixed(_) => std::future::pending().await,
@@ -120,7 +120,7 @@ impl ServerPlace {
         }
     }
 
-    /// That nobody has said within this time where it is.
+    /// Returns the error when the address has not become known within this time.
     pub(super) fn unknown_within(&self, time: Duration) -> DialError {
         match self {
             Self::Fixed(_) => DialError::Timeout(time),
@@ -131,7 +131,7 @@ impl ServerPlace {
         }
     }
 
-    /// What an error at this address means to whoever must act.
+    /// Explains an error at this address to whoever must act.
     pub(super) fn explain(&self, at: &RedisAddress, error: DialError) -> DialError {
         match self {
             Self::Fixed(_) => error,

@@ -1,4 +1,4 @@
-//! Bytes to and from a server: the way there, TLS on it, and a count of what arrives.
+//! The byte stream to a server: the connection, TLS on it, and a count of the bytes that arrive.
 
 use std::io;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use super::redis_address::RedisAddress;
 use super::redis_dial::DialError;
 
-/// The kernel asks a silent peer after this time, and again in these steps, whether it is still there.
+/// The kernel probes a silent peer after this time, and again in these steps.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const KEEPALIVE_STEP: Duration = Duration::from_secs(5);
 
@@ -25,7 +25,7 @@ pub(super) trait RedisByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> RedisByteStream for S {}
 
-/// Whose certificate is expected at an address, if one is.
+/// Returns the name expected in the server's certificate, if the address uses TLS.
 pub(super) fn name_in_certificate(address: &RedisAddress) -> Result<Option<ServerName<'static>>, DialError> {
     match address {
         RedisAddress::Tcp { host, tls: true, .. } => Ok(Some(ServerName::try_from(host.clone())?)),
@@ -33,7 +33,7 @@ pub(super) fn name_in_certificate(address: &RedisAddress) -> Result<Option<Serve
     }
 }
 
-/// Connects. Whoever calls it keeps the deadline.
+/// Connects. The caller keeps the deadline.
 pub(super) async fn connect(
     address: &RedisAddress,
     tls: Option<&TlsConnector>,
@@ -53,7 +53,7 @@ pub(super) async fn connect(
     })
 }
 
-/// Counts what is read from a stream.
+/// Counts the bytes read from a stream.
 #[derive(Debug)]
 pub(super) struct CountingStream<S> {
     pub(super) stream: S,

@@ -1,4 +1,4 @@
-//! Which publications of a pipeline one script call makes, and what it answered to each.
+//! Divides the publications of a pipeline among script calls, and the answer of a call among its publications.
 
 use std::ops::Range;
 
@@ -8,13 +8,13 @@ use super::publish_script::{OutgoingPublication, unexpected};
 use super::redis_link::OpenLink;
 use crate::broker::BrokerError;
 
-/// Publications that one call makes at most: Redis does nothing else meanwhile, a seventh of a millisecond.
+/// The most publications of one call. Redis does nothing else during a call, which takes a seventh of a millisecond.
 const CALL_MAX: usize = 16;
-/// Bytes of the publications of one call, unless a single one has more.
+/// The most bytes of the publications of one call, unless a single one has more.
 const CALL_BYTES_MAX: usize = 64 << 10;
 
-/// What each command makes. The order stays: only neighbors travel together, and in a cluster those of one slot. `alone` says what
-/// travels with nobody.
+/// Returns the range of publications that each command makes. The order is kept: only neighbors share a call, and in a
+/// cluster only those of one slot. The flag `alone` marks a publication that shares its call with no other.
 pub(super) fn divide<'a>(
     all: impl IntoIterator<Item = (&'a OutgoingPublication, bool)>,
 ) -> Vec<Range<usize>> {
@@ -39,7 +39,7 @@ pub(super) fn divide<'a>(
     calls
 }
 
-/// The command that makes these.
+/// Returns the command that makes these publications.
 pub(super) fn command<'a>(
     call: impl ExactSizeIterator<Item = &'a OutgoingPublication> + Clone,
     up: &OpenLink,
@@ -50,14 +50,14 @@ pub(super) fn command<'a>(
     }
 }
 
-/// What became of each of `count` publications of one call.
+/// Returns the result of each of the `count` publications of one call.
 pub(super) fn split(answer: Option<Value>, count: usize) -> Vec<Result<Value, BrokerError>> {
     let missing = || BrokerError::Unexpected("an answer is missing".into());
     match answer {
         None => (0..count).map(|_| Err(missing())).collect(),
         Some(answer) if count == 1 => vec![Ok(answer)],
         Some(Value::Array(answers)) if answers.len() == count => answers.into_iter().map(Ok).collect(),
-        // All of them were refused.
+        // Redis refused the whole call.
         Some(error @ Value::ServerError(_)) => vec![Ok(error); count],
         Some(_) => (0..count).map(|_| Err(unexpected("publish"))).collect(),
     }

@@ -1,7 +1,7 @@
-//! Which epochs the channels have that this node published to of late, as the script told.
+//! The epochs of channels that this node published to recently, as told by the script.
 //!
-//! Only a hint, which the script proves: a channel that has another epoch by then costs it a few reads more. So names
-//! are kept as hashes, and two of one hash take it from each other.
+//! An epoch is only a hint, which the script checks: if the channel has another epoch by then, the script needs a few
+//! more reads. That is why names are kept as hashes, and two channels with the same hash overwrite each other.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use shared::channel::Channel;
 use shared::position::Epoch;
 
-/// Channels remembered at most: 2 MB.
+/// The most channels remembered: 2 MB.
 const CHANNELS_MAX: usize = 1 << 16;
 
 /// Epochs by channel.
@@ -21,7 +21,7 @@ pub(super) struct KnownEpochs {
     by_channel: Mutex<HashMap<u64, KnownEpoch>>,
 }
 
-/// An epoch and until when its channel's times to live need no renewal.
+/// An epoch, and until when the TTLs of its channel need no renewal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KnownEpoch {
     pub(super) epoch: Epoch,
@@ -29,7 +29,7 @@ pub(super) struct KnownEpoch {
 }
 
 impl KnownEpoch {
-    /// The epoch, as long as nothing needs to be renewed.
+    /// Returns the epoch, as long as nothing needs to be renewed.
     pub(super) fn at(&self, now: Instant) -> Option<Epoch> {
         (now < self.until).then_some(self.epoch)
     }
@@ -44,7 +44,7 @@ impl KnownEpochs {
         self.by_channel.lock().get(&hash).copied()
     }
 
-    /// Remembers what was told about a channel: for `time` after `requested_at` nothing needs to be renewed.
+    /// Remembers the epoch of a channel: for `time` after `requested_at` nothing needs to be renewed.
     pub(super) fn learn(&self, hash: u64, epoch: Epoch, requested_at: Instant, time: Duration) {
         let Some(until) = requested_at.checked_add(time) else { return };
         let mut by_channel = self.by_channel.lock();

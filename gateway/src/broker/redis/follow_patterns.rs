@@ -1,4 +1,5 @@
-//! Messages that others publish in a Redis, ours or another: a connection of its own, opened again for ever.
+//! Follows messages that others publish in a Redis, this gateway's or another, over a connection of its own that is
+//! reopened for ever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,28 +13,28 @@ use super::resp::RedisMessage;
 use super::subscriptions::{Driver, ReceiveMessage, Subscriptions};
 use crate::telemetry::Reminder;
 
-/// What is told of it. Called on the connection's task, which reads nothing else meanwhile: must not wait.
+/// Receives what a [`Follower`] reads. Called on the connection's task, which reads nothing else meanwhile: must not wait.
 pub(crate) trait Follow: Send + Sync + 'static {
-    /// The connection is open, and everything is subscribed. `again`: it was before.
+    /// The connection is open and everything is subscribed. `again`: it has been open before.
     fn opened(&self, again: bool);
 
-    /// What was published after this is not told before it is open again.
+    /// The connection is lost. Messages published from now on are missed until it is open again.
     fn lost(&self);
 
-    /// A message, and the name of the channel it was published in.
+    /// A message, and the name of the channel that it was published in.
     fn message(&self, name: &[u8], data: &[u8]);
 }
 
-/// What is followed.
+/// The patterns to follow.
 pub(crate) struct Following {
-    /// Patterns of names of channels.
+    /// Patterns of channel names.
     pub(crate) patterns: Vec<String>,
-    /// In which channel something is published as soon as all is subscribed, before anybody else publishes anything, and what:
-    /// made each time.
+    /// A channel, and a function that makes the message to publish there. It is published as soon as everything is
+    /// subscribed, before anybody else publishes anything.
     pub(crate) hello: (String, Box<dyn Fn() -> String + Send + Sync>),
 }
 
-/// What `*` and the like are not to mean in a pattern.
+/// Escapes the characters of a name that have a special meaning in patterns.
 pub(crate) fn literally(name: &str) -> String {
     let mut pattern = String::with_capacity(name.len());
     for letter in name.chars() {
@@ -45,7 +46,7 @@ pub(crate) fn literally(name: &str) -> String {
     pattern
 }
 
-/// Connects, and connects again. Ends when it is dropped.
+/// Connects, and reconnects after each loss. Ends when it is dropped.
 pub(crate) struct Follower {
     config: RedisConfig,
     dialer: RedisDialer,
@@ -69,7 +70,7 @@ impl ReceiveMessage for FollowReceiver {
 }
 
 impl Follower {
-    /// `name`: of the connection, where Redis lists them. Must be called within a tokio runtime.
+    /// `name` is the name of the connection in Redis' list of clients. Must be called within a tokio runtime.
     pub(crate) fn new(
         config: RedisConfig,
         name: String,
@@ -86,7 +87,7 @@ impl Follower {
         })
     }
 
-    /// `what`: whose messages they are, for logs.
+    /// Follows for ever. `what` says in logs whose messages these are.
     pub(crate) async fn run(self, what: &'static str) {
         let mut pauses = ReconnectBackoff::new(self.config.reconnect_max());
         let mut reminder = Reminder::new();
@@ -121,7 +122,7 @@ impl Follower {
         }
     }
 
-    /// Subscribes and publishes in one go, so that Redis does nothing between the two.
+    /// Subscribes and publishes in one write, so that Redis carries out nothing between the two.
     async fn subscribe(&self, connection: &Subscriptions) -> Result<(), Arc<str>> {
         let (channel, message) = &self.following.hello;
         let message = message();
@@ -133,7 +134,7 @@ impl Follower {
         }
     }
 
-    /// Until it is lost. Says why it was.
+    /// Keeps the connection until it is lost. Returns the reason of the loss.
     async fn keep(&self, dialed: PushConnection) -> Arc<str> {
         let PushConnection { connection, mut driver, server, at } = dialed;
         let lost = async {
@@ -153,10 +154,10 @@ impl Follower {
     }
 }
 
-/// Nothing of an old connection may arrive beside the new one's.
+/// Stops the driver: nothing of an old connection may arrive beside the messages of the new one.
 async fn end(driver: Driver) {
     driver.abort();
-    // One that has ended by itself may have been seen to, and must not be asked again.
+    // A driver that has ended may have been awaited already, and must not be polled again.
     if !driver.is_finished() {
         let _ = driver.await;
     }

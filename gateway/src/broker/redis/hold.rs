@@ -1,5 +1,5 @@
-//! How a connection is kept: asked again and again what is at its other end, given up when it is of no use, and made
-//! again after pauses.
+//! Keeps a connection: asks again and again what the server at its other end is, gives the connection up when it is of no
+//! use, and spaces the attempts to open it again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const HELD_LONG: Duration = Duration::from_secs(10);
 /// The first pause after a loss is at most this long.
 const PAUSE_FIRST_MAX: Duration = Duration::from_millis(50);
 
-/// What there is of a connection that is opened again and again.
+/// The state of a connection that is reopened again and again.
 #[derive(Clone, Debug)]
 pub(crate) enum HoldState<T> {
     /// The first attempt is being made.
@@ -24,7 +24,8 @@ pub(crate) enum HoldState<T> {
     Down(Arc<str>),
 }
 
-/// What is up, or why nothing is. Waits only for the outcome of the very first attempt.
+/// Returns the value that is up, or an error with the reason of the outage. Waits only for the outcome of the very first
+/// attempt.
 pub(super) async fn settled<T: Clone>(state: &watch::Receiver<HoldState<T>>) -> Result<T, BrokerError> {
     let mut state = state.clone();
     let settled = state.wait_for(|state| !matches!(state, HoldState::Opening)).await;
@@ -35,7 +36,7 @@ pub(super) async fn settled<T: Clone>(state: &watch::Receiver<HoldState<T>>) -> 
     }
 }
 
-/// By which a connection is given up that is open, but of no use.
+/// Gives up connections that are open but of no use.
 #[derive(Debug)]
 pub(super) struct GiveUpSignal(watch::Sender<(u64, Arc<str>)>);
 
@@ -46,7 +47,7 @@ impl Default for GiveUpSignal {
 }
 
 impl GiveUpSignal {
-    /// The connection of this number, and those before it.
+    /// Gives up the connection of this number, and those before it.
     pub(super) fn connection(&self, number: u64, reason: &str) {
         self.0.send_if_modified(|given_up| {
             let is_news = given_up.0 < number;
@@ -57,21 +58,21 @@ impl GiveUpSignal {
         });
     }
 
-    /// Returns when the connection of this number is to be given up, and says why.
+    /// Returns when the connection of this number is to be given up, with the reason.
     pub(super) async fn wait(&self, number: u64) -> Arc<str> {
         let mut given_up = self.0.subscribe();
         let reason = given_up.wait_for(|(last, _)| *last >= number).await.ok().map(|last| last.1.clone());
         match reason {
             Some(reason) => reason,
-            // The sender is this.
+            // Never happens: `self` holds the sender.
             None => std::future::pending().await,
         }
     }
 }
 
-/// Waits until the connection is lost, or its server can no longer be used, and says why. The server is asked again
-/// and again what it is: `changed` is told whenever it is not what it was. `heard` grows with whatever arrives: a
-/// connection that brings bytes is alive, however long an answer stands in line behind them.
+/// Waits until the connection is lost, or its server can no longer be used, and returns the reason. The server is asked
+/// in intervals what it is, and `changed` is called whenever the answer differs from the last. `heard` grows with
+/// everything that arrives: a connection that brings bytes is alive, however long an answer is queued behind them.
 pub(super) async fn hold<P: Future<Output = Result<Server, BrokerError>>>(
     lost: impl Future<Output = Arc<str>>,
     interval: Duration,
@@ -102,7 +103,7 @@ pub(super) async fn hold<P: Future<Output = Result<Server, BrokerError>>>(
                     known = server;
                 }
             }
-            // Who refuses is alive.
+            // A server that refuses is alive.
             Ok(Err(BrokerError::Refused { .. })) => {}
             Ok(Err(error)) => return error.to_string().into(),
             Err(_) if heard() != before => {}
@@ -111,8 +112,7 @@ pub(super) async fn hold<P: Future<Output = Result<Server, BrokerError>>>(
     }
 }
 
-/// Pauses between attempts: each random between nothing and a bound that doubles, so that many nodes do not come
-/// back at once.
+/// Pauses between attempts. Each is random between zero and a bound that doubles, so that many nodes do not come back at once.
 #[derive(Clone, Debug)]
 pub(super) struct ReconnectBackoff {
     bound: Duration,
@@ -130,12 +130,12 @@ impl ReconnectBackoff {
         pause
     }
 
-    /// What comes next is no part of a run of failures.
+    /// Resets the bound: the next attempt is not part of a run of failures.
     pub(super) fn begin_anew(&mut self) {
         *self = Self::new(self.max);
     }
 
-    /// To be told how long the last connection held.
+    /// Takes notice of how long the last connection held.
     pub(super) fn held(&mut self, duration: Duration) {
         if duration >= HELD_LONG {
             self.begin_anew();

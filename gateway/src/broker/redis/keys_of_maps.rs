@@ -1,8 +1,8 @@
-//! Channels that keep state by key: a hash of what each key holds, the order of the keys and when they expire, beside the
-//! channel's stream. One script for a change, one for a page.
+//! Channels that keep state by key: a hash of values, the order of the keys and their expiry, beside the channel's
+//! stream. One script changes a key, another reads a page.
 //!
-//! Keys whose time is over are taken out by whichever script comes next, a few at a time, and told as removed. The nodes
-//! look at the channels that they have subscribers of; what nobody looks at any more goes as a whole.
+//! Every script first removes a few expired keys and publishes their removal. Nodes check the channels that they have
+//! subscribers of; the keys of a channel that no node checks expire as a whole.
 
 use bytes::{Bytes, BytesMut};
 use gateway_core::map::{
@@ -23,10 +23,10 @@ use super::script;
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, ChangeRequest};
 
-/// What a page ends with at the latest, so that nobody's answer stands long behind it.
+/// Bytes after which a page ends, so that other answers do not wait long behind it.
 const PAGE_BYTES: u32 = 128 << 10;
 
-/// What the script that changes a key is given.
+/// The arguments of the script that changes a key.
 #[derive(Debug)]
 pub(super) struct KeyChange {
     common: MapScriptCommon,
@@ -42,11 +42,11 @@ pub(super) struct KeyChange {
     refreshes: bool,
     expected: Option<StreamPosition>,
     version: (u64, Box<str>),
-    /// Patches are wanted.
+    /// Whether subscribers want patches.
     delta: bool,
 }
 
-/// What scripts of these channels have in common.
+/// The arguments that all scripts of these channels share.
 #[derive(Debug)]
 struct MapScriptCommon {
     slot: u16,
@@ -76,7 +76,7 @@ impl MapScriptCommon {
             name: keys.publications(channel),
             size: if has_stream { keeping.stream.size } else { 0 },
             stream_ttl: ttl_millis(keeping.stream.ttl),
-            // As long as there are keys that stay, so does it.
+            // The position lives as long as the keys: for ever if they do not expire.
             position_ttl: if keeping.key_ttl.is_some() { position_ttl_ms } else { 0 },
         }
     }
@@ -122,7 +122,7 @@ impl KeyChange {
             }
             KeyAction::Set(set) => {
                 let version = set.version.map_or((0, "".into()), |version| (version.number, version.epoch));
-                // Where nobody is told, there is nothing to tell.
+                // With `quiet` nobody is told, so no removal is needed.
                 let removal = match keeping.quiet {
                     true => BytesMut::new(),
                     false => encoded(&removal(&key, set.publication.tags.clone())),
@@ -165,7 +165,7 @@ impl KeyChange {
             .arg(self.version.0)
             .arg(&*self.version.1)
             .arg(once_ttl)
-            // Longer than any key, so that the last of them is told as removed if anyone listens.
+            // Outlives every key, so that the removal of the last one is published if a node is subscribed.
             .arg(self.key_ttl.saturating_mul(2).saturating_add(60_000))
             .arg(u8::from(self.delta));
         command
@@ -185,7 +185,7 @@ impl KeyChange {
 }
 
 impl RedisBroker {
-    /// Leaves in the order of the calls, waited for or not, and in order with publications.
+    /// Changes a key. Changes leave in the order of the calls, even if nobody waits, and in order with publications.
     pub(super) fn change_one_key(
         &self,
         request: ChangeRequest,
@@ -239,7 +239,7 @@ impl RedisBroker {
         u64::from_redis_value(count).map_err(|_| unexpected("keys"))
     }
 
-    /// The position goes too, so that what follows is of a new epoch.
+    /// Removes all keys of the channel. The position goes too, so that a new epoch follows.
     pub(super) async fn clear_keys(&self, channel: Channel) -> Result<(), BrokerError> {
         let keys = &self.keys;
         let mut command = redis::cmd("UNLINK");

@@ -1,4 +1,4 @@
-//! Everything that leads to one master: a connection for commands, one for reads that may be long, and one for what arrives.
+//! All connections to one master: one for commands, one for reads that may be long, and one for subscriptions.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -17,7 +17,7 @@ use super::route_pushes::PushRouter;
 use crate::broker::BrokerEvents;
 use crate::broker::measure::BrokerMetrics;
 
-/// The server there is, the one that Sentinel names at each time, or one of a cluster's.
+/// The only server, the one that Sentinel names, or one of a cluster.
 #[derive(Debug)]
 pub(super) struct Master {
     pub(super) link: Arc<RedisLink>,

@@ -1,9 +1,9 @@
-//! The broker of several nodes: one Redis orders, keeps and carries.
+//! The broker of several nodes over Redis, which orders, stores and delivers publications.
 //!
-//! Three connections ([`master`]): one [`redis_link`] for commands, one for reads that may be long, and [`redis_listen`] for what arrives. All
-//! are opened again for ever; every call ends by its deadline whatever Redis does. Which server they end at, [`access`]
-//! knows: the one there is, or the master that [`sentinel`] follows. Or there are several masters, and [`cluster`] knows which of
-//! them has what.
+//! There are three connections to a server ([`master`]): a [`redis_link`] for commands, one for reads that may be long,
+//! and [`redis_listen`] for subscriptions. All are reopened for ever, and every call ends by its deadline, whatever Redis
+//! does. [`access`] knows the server to connect to: the only one, or the master that [`sentinel`] follows. With several
+//! masters, [`cluster`] knows the slots of each.
 
 mod access;
 mod byte_stream;
@@ -70,13 +70,13 @@ use super::{
     Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, TurnLease, TurnRequest,
 };
 
-/// Pages of history that are read at once. Whoever reads another waits for its turn, under its deadline.
+/// The most pages of history read at once. Other readers wait for their turn, under their deadline.
 const READING_MAX: usize = 16;
 
-/// Long histories that are read at once: each is in memory as a whole until its reader has it.
+/// The most long histories read at once. Each is in memory as a whole until its reader has it.
 const LONG_READS_MAX: usize = 4;
 
-/// What Redis said first, taken out of the buffer: for [`crate::readers`].
+/// Takes the first reply out of the buffer, for [`crate::readers`].
 pub(crate) fn read_in_words(buffer: &mut BytesMut) -> Result<Option<String>, String> {
     let reply = resp::take(buffer).map_err(|malformed| malformed.to_string())?;
     Ok(reply.map(|reply| match reply {
@@ -87,12 +87,12 @@ pub(crate) fn read_in_words(buffer: &mut BytesMut) -> Result<Option<String>, Str
     }))
 }
 
-/// Which process keeps which data set. In another one, what was kept may be lost or old.
+/// The process and the data set at the other end. If either changes, keys may have been lost or be outdated.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ServerGeneration {
     run: Arc<str>,
     data_set: Arc<str>,
-    /// A Redis that does not tell its run may be another one on each connection.
+    /// Stands in for the run: a Redis that does not tell its run may be another one on each connection.
     connection: u64,
 }
 
@@ -110,16 +110,16 @@ pub struct RedisBroker {
     metrics: Arc<BrokerMetrics>,
 }
 
-/// To whom publications and subscriptions go.
+/// The servers that publications and subscriptions go to.
 #[derive(Debug)]
 enum RedisTargets {
     One(Master),
-    /// In a cluster: to the master of the channel's slot.
+    /// In a cluster, the master of the channel's slot.
     Many(Arc<RedisCluster>),
 }
 
 impl RedisTargets {
-    /// What was called first is published first, if it is of one channel.
+    /// Publishes. The publications of a channel are made in the order of the calls.
     fn push(
         &self,
         outgoing: OutgoingPublication,
@@ -132,8 +132,8 @@ impl RedisTargets {
 }
 
 impl RedisBroker {
-    /// Begins to connect and returns at once: an unreachable Redis is told by each call, and by the canary. `node`
-    /// is unique to this process. Must be called within a tokio runtime.
+    /// Begins to connect and returns at once: if Redis is unreachable, each call and the canary fail. `node` is unique to
+    /// this process. Must be called within a tokio runtime.
     pub fn start(
         config: &RedisConfig,
         node: &str,
@@ -151,7 +151,8 @@ impl RedisBroker {
         Ok(Self::with(config, keys, RedisTargets::One(master), links, metrics))
     }
 
-    /// The same over the masters of a cluster, each of which has numbers of its own. `metrics` is for what is none's.
+    /// Does the same over the masters of a cluster, each of which has counters of its own. `metrics` returns the counters
+    /// of a master by name; the empty name is for counts of no master.
     pub fn start_in_cluster(
         config: &RedisConfig,
         node: &str,
@@ -188,18 +189,18 @@ impl RedisBroker {
         })
     }
 
-    /// The connection for commands, for others that keep things in the same Redis.
+    /// Returns the connection for commands, for other parts that keep things in the same Redis.
     pub(crate) fn link(&self) -> &Commands {
         &self.link
     }
 
-    /// The connection for what may be answered at length.
+    /// Returns the connection for reads whose answers may be long.
     pub(crate) fn reads(&self) -> &Commands {
         &self.reads
     }
 
-    /// Where this node tries out whether it can do its work in a part: its own channel, and keys that are no client's. `None`: there
-    /// is no such part at the moment.
+    /// Returns the keys and the channel with which this node tests whether it can do its work in a part. No client uses
+    /// them. `None` if there is no such part at the moment.
     pub(crate) fn trial(&self, part: usize) -> Option<(RedisKeys, Channel)> {
         let canary_channel = match &self.ways {
             RedisTargets::One(master) => Some(master.canaries.canary_channel()),
@@ -208,8 +209,8 @@ impl RedisBroker {
         canary_channel.map(|canary_channel| (canary_channel.keys.clone(), canary_channel.channel.clone()))
     }
 
-    /// Tries each right alone: one that is needed once in a while is missed only then, and by a script that says in
-    /// which line. An error names all that lack.
+    /// Tries each right by itself. Otherwise a missing right that is rarely needed would only show when it is, in an
+    /// error of a script that names a line. The error names all missing rights.
     pub(crate) async fn look_at_rights(&self, part: usize) -> Result<(), BrokerError> {
         match &self.ways {
             RedisTargets::One(master) => master.look_at_rights().await,
@@ -217,7 +218,8 @@ impl RedisBroker {
         }
     }
 
-    /// What Redis is at this moment, for who keeps things there that others must not lose. Of a cluster: all of it.
+    /// Returns the present generation of Redis, for callers whose keys must not be lost there. In a cluster it covers all
+    /// masters.
     pub(crate) fn generation(&self) -> Result<ServerGeneration, BrokerError> {
         match &self.ways {
             RedisTargets::One(master) => {
@@ -236,7 +238,7 @@ impl RedisBroker {
         }
     }
 
-    /// The same where a key is.
+    /// Returns the present generation of the server that has `key`.
     pub(crate) fn generation_of(&self, key: &str) -> Result<ServerGeneration, BrokerError> {
         match &self.ways {
             RedisTargets::One(_) => self.generation(),
@@ -247,7 +249,7 @@ impl RedisBroker {
         }
     }
 
-    /// Where a message for all nodes, or for one, is said.
+    /// Publishes a message for all nodes, or for one.
     async fn say(&self, name: &str, message: &[u8]) -> Result<u32, BrokerError> {
         match &self.ways {
             RedisTargets::One(master) => master.publish_control(name, message).await,
@@ -255,7 +257,7 @@ impl RedisBroker {
         }
     }
 
-    /// What is counted where a channel is.
+    /// Returns the counters for a channel: those of its master, or the common ones.
     fn metrics_of(&self, channel: &Channel) -> Arc<BrokerMetrics> {
         let of_master = match &self.ways {
             RedisTargets::One(_) => None,

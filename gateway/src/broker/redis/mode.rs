@@ -1,4 +1,4 @@
-//! How many servers there are and who says which of them is used, and which settings go with that.
+//! The modes of Redis, which say how many servers there are and how the one in use is found, and the settings of each mode.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use super::redis_config::{RedisConfig, RedisUrl};
 use crate::secret::Secret;
 use crate::setting::Faults;
 
-/// More addresses are a mistake.
+/// The most addresses: more are a mistake.
 const ADDRESSES_MAX: usize = 32;
 
-/// What Sentinel takes for the name of a master, beside letters and digits.
+/// Characters that Sentinel accepts in the name of a master, beside letters and digits.
 const NAME_CHARACTERS: &[u8] = b".-_";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ impl RedisMode {
     }
 }
 
-/// What does not go with the mode, or lacks in it.
+/// Reports settings that do not fit the mode, and those that the mode lacks.
 pub(super) fn check(config: &RedisConfig, faults: &mut Faults) {
     match config.mode {
         RedisMode::Single => {
@@ -110,7 +110,7 @@ fn files_without_tls(config: &RedisConfig, needed: &str, faults: &mut Faults) {
     }
 }
 
-/// In the mode `single` all of this stands in the URL, without the password if that is in a file.
+/// In mode `single` the URL says all of this, except for a password that is in a file.
 fn only_in_other_modes(config: &RedisConfig, faults: &mut Faults) {
     if !config.addresses.is_empty() {
         faults.add("addresses", "is not for mode = \"single\", which is at url");
@@ -127,7 +127,7 @@ fn only_in_other_modes(config: &RedisConfig, faults: &mut Faults) {
     }
 }
 
-/// In other modes no URL is looked at.
+/// Other modes do not use the URL.
 fn no_url(config: &RedisConfig, faults: &mut Faults) {
     if config.url != RedisConfig::default().url {
         let problem = format!(
@@ -182,7 +182,7 @@ fn sentinel(config: &RedisConfig, faults: &mut Faults) {
     login("sentinel_", &config.sentinel_user, &config.sentinel_password, file, faults);
 }
 
-/// Every key that is set and says something of Sentinels.
+/// Returns the keys of all settings for Sentinel that are set.
 fn of_sentinels(config: &RedisConfig) -> impl Iterator<Item = &'static str> {
     let keys = [
         ("sentinel_master", !config.sentinel_master.is_empty()),
@@ -195,7 +195,7 @@ fn of_sentinels(config: &RedisConfig) -> impl Iterator<Item = &'static str> {
 }
 
 impl RedisConfig {
-    /// The same patience, at another place: what is said of the place of this one does not hold there.
+    /// Returns the same timeouts and TTLs for another URL. Settings about the location of this Redis are left out.
     pub(crate) fn at(&self, url: RedisUrl) -> Self {
         let Self { prefix, timeout_ms, ping_ms, reconnect_max_ms, position_ttl_s, presence_ttl_s, .. } =
             self.clone();
@@ -211,8 +211,8 @@ impl RedisConfig {
         }
     }
 
-    /// With `mode = "shards"`: what each server is called, and the settings that lead to it alone. Hosts are the same however
-    /// they are spelt.
+    /// Returns, with `mode = "shards"`, the name of each server and the settings that lead to it alone. Names are in
+    /// lower case, because hosts are the same however they are spelt.
     pub(crate) fn shards(&self) -> Vec<(Arc<str>, Self)> {
         let alone = |address: &String| {
             let name = address.to_ascii_lowercase();
@@ -221,13 +221,13 @@ impl RedisConfig {
         self.addresses.iter().map(alone).collect()
     }
 
-    /// With `mode = "cluster"`: the settings that lead to one of its nodes alone.
+    /// Returns, with `mode = "cluster"`, the settings that lead to one of its nodes alone.
     pub(super) fn of_member(&self, host: &str, port: u16) -> Self {
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         Self { addresses: vec![address], ..self.clone() }
     }
 
-    /// Every file that holds a password, with its key.
+    /// Returns every file that holds a password, with the key of its setting.
     pub(crate) fn password_files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
         let files = [
             ("password_file", &self.password_file),

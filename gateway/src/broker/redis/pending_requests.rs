@@ -1,4 +1,4 @@
-//! Requests in flight on the connection for subscriptions: whoever asked is told what came of it, whatever happens.
+//! Requests in flight on the connection for subscriptions. Every caller is answered, whatever happens.
 
 use std::collections::HashSet;
 
@@ -8,8 +8,8 @@ use shared::channel::Channel;
 use super::requests::{SubscriptionRequest, SubscriptionRequestKind};
 use crate::broker::BrokerError;
 
-/// Requests in flight. What is wanted changes at once, so that a connection lost meanwhile is replaced by one that
-/// has it; what was not confirmed by then is given up again, for its caller is told so.
+/// Requests in flight. The set of wanted channels changes at once, so that a connection that replaces a lost one
+/// subscribes to them. Channels not confirmed by then are dropped again, because their caller gets an error.
 pub(super) struct PendingRequests<'a> {
     wanted: &'a Mutex<HashSet<Channel>>,
     waiting: Vec<SubscriptionRequest>,
@@ -31,7 +31,8 @@ impl<'a> PendingRequests<'a> {
         self.waiting.push(request);
     }
 
-    /// Of these channels, which no request has together with others, some were refused: they are not subscribed.
+    /// Fails the requests that subscribe to these channels, some of which were refused. No such request has other
+    /// channels besides.
     pub(super) fn refuse(&mut self, channels: &[Channel], error: &BrokerError) {
         let refused = |request: &mut SubscriptionRequest| {
             request.kind == SubscriptionRequestKind::Subscribe
@@ -42,12 +43,13 @@ impl<'a> PendingRequests<'a> {
             channels.iter().for_each(|channel| {
                 wanted.remove(channel);
             });
-            // Whoever asked may have given up.
+            // The caller may have given up.
             let _ = reply.send(Err(error.clone()));
         }
     }
 
-    /// Everything was confirmed. Gives back what was subscribed for callers that no longer wait.
+    /// Ends the batch after everything was confirmed. Returns the channels that were subscribed for callers that no
+    /// longer wait.
     pub(super) fn settle(mut self) -> Vec<Channel> {
         let (mut abandoned, mut taken) = (Vec::new(), HashSet::new());
         for SubscriptionRequest { kind, channels, reply } in std::mem::take(&mut self.waiting) {
@@ -76,7 +78,7 @@ impl Drop for PendingRequests<'_> {
                 }
                 SubscriptionRequestKind::Unsubscribe => Ok(()),
             };
-            // Whoever asked may have given up.
+            // The caller may have given up.
             let _ = reply.send(result);
         }
     }

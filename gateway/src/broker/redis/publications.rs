@@ -1,6 +1,6 @@
-//! Publications on their way to Redis: whatever waits leaves as one pipeline, and the next does not wait for its
-//! answers. So a publisher with many in flight pays for a round trip once, and they arrive in the order they were
-//! pushed.
+//! Publications on their way to Redis. All that wait leave as one pipeline, and the next pipeline does not wait for the
+//! answers. A publisher with many publications in flight thus pays for one round trip, and they arrive in the order they
+//! were pushed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,23 +23,23 @@ use super::script;
 use crate::broker::BrokerError;
 use crate::broker::measure::{BrokerMetrics, Operation};
 
-/// Publications of one pipeline.
+/// The most publications of a pipeline.
 const PIPELINE_MAX: usize = 512;
-/// Bytes of one pipeline, unless a single publication has more.
+/// The most bytes of a pipeline, unless a single publication has more.
 const PIPELINE_BYTES_MAX: usize = 1 << 20;
-/// Pipelines whose answers are awaited at once: enough that Redis always has something to do.
+/// The most pipelines in flight: enough that Redis always has work.
 const PIPELINES_MAX: usize = 4;
-/// Kibibytes of publications that are not answered yet, each counted as one more than it has. Who has another waits
-/// for its place, under its deadline.
+/// Kibibytes of unanswered publications, each counted as one more than it has. Further publications wait for a place,
+/// under their deadline.
 const PLACES: usize = 65_536;
 
 #[derive(Debug)]
 pub(super) struct Publications {
     queue: Arc<PublicationQueue>,
     places: Arc<Semaphore>,
-    /// Held by whoever waits for a place, and asked for by the others in their order.
+    /// Held by the publication that waits for a place. The others wait for the lock in their order.
     line: Arc<Mutex<()>>,
-    /// How many stand in line, or will when they are polled.
+    /// The number of publications that wait for a place, or will when they are polled.
     behind: Arc<AtomicUsize>,
     timeout: Duration,
     _task: AbortOnDropHandle<()>,
@@ -62,17 +62,17 @@ pub(super) struct QueuedPublication {
     pub(super) outgoing: OutgoingPublication,
     pub(super) begun: Instant,
     reply: oneshot::Sender<Result<Value, BrokerError>>,
-    /// In a cluster: its place among those of its slot.
+    /// In a cluster, the publication's place in the flow of its slot.
     pub(super) ticket: Option<FlowTicket>,
-    /// It is sent to where its slot is on its way to.
+    /// Whether it is sent to the server that imports its slot, behind ASKING.
     pub(super) asks: bool,
-    /// How often somebody else was to be asked.
+    /// How often it has been redirected.
     pub(super) redirected: u32,
     _place: OwnedSemaphorePermit,
 }
 
 impl QueuedPublication {
-    /// With the way to its answer.
+    /// Returns the queued publication and the receiver of its answer.
     pub(super) fn new(
         outgoing: OutgoingPublication,
         begun: Instant,
@@ -87,12 +87,12 @@ impl QueuedPublication {
     }
 
     pub(super) fn answer(self, answer: Result<Value, BrokerError>) {
-        // Whoever asked may have given up.
+        // The caller may have given up.
         let _ = self.reply.send(answer);
     }
 }
 
-/// Places that this publication takes.
+/// Returns the number of places that this publication takes.
 pub(super) fn places_of(outgoing: &OutgoingPublication) -> u32 {
     1 + u32::try_from(outgoing.bytes() / 1024).unwrap_or(u32::MAX).min(PLACES as u32 - 1)
 }
@@ -100,8 +100,8 @@ pub(super) fn places_of(outgoing: &OutgoingPublication) -> u32 {
 impl Publications {
     pub(super) fn start(link: Arc<RedisLink>, timeout: Duration, metrics: Arc<BrokerMetrics>) -> Self {
         let queue = Arc::new(PublicationQueue::default());
-        // Unconstrained, here and below: whatever is told to come back later for having done much is woken last come
-        // first, and pipelines would overtake each other. What is awaited bounds the work well enough.
+        // Unconstrained, here and below: tasks that yield because their budget is used up are woken last in, first out,
+        // and pipelines would overtake each other. The awaited futures bound the work well enough.
         let task = PublicationSender { queue: queue.clone(), link, timeout, metrics };
         let places = Arc::new(Semaphore::new(PLACES));
         Self {
@@ -114,8 +114,8 @@ impl Publications {
         }
     }
 
-    /// Is in its place when this returns, as long as there is one. Without one it waits in line from the first poll
-    /// on, and nobody called later comes before it.
+    /// Queues a publication before returning if there is a place. Otherwise the future waits for a place from its first
+    /// poll on, and no later call gets ahead of it.
     pub(super) fn push(
         &self,
         outgoing: OutgoingPublication,
@@ -151,13 +151,13 @@ impl Publications {
 }
 
 impl Publications {
-    /// What had a place already, and was to be sent to another master, or to this one later.
+    /// Queues a publication that has its place already, after it was redirected to another master, or to this one later.
     pub(super) fn push_again(&self, one: QueuedPublication) {
         self.queue.push(one);
     }
 }
 
-/// One that has found no place and is not in one yet, polled or not.
+/// Counts a publication that waits for a place, polled or not.
 struct QueuePlace(Arc<AtomicUsize>);
 
 impl QueuePlace {
@@ -186,13 +186,13 @@ impl PublicationQueue {
             waiting.list.push_back(one);
             waiting.list.len() == 1
         };
-        // Whoever found others there need not wake anyone: they have.
+        // If the queue was not empty, the task has been woken already.
         if was_empty {
             self.added.notify_one();
         }
     }
 
-    /// Some of what waits, in its order; returns when there is something.
+    /// Takes waiting publications in their order, at most a pipeline's worth. Waits until there is at least one.
     async fn take(&self) -> Vec<QueuedPublication> {
         loop {
             let added = self.added.notified();
@@ -229,7 +229,7 @@ struct PublicationSender {
 impl PublicationSender {
     async fn run(self) {
         let mut in_flight = FuturesOrdered::new();
-        // What a Redis without the script refused. It goes before anything new, so that the order holds.
+        // Publications refused because Redis lacked the script. They go before anything new, to keep the order.
         let mut again: Vec<QueuedPublication> = Vec::new();
         loop {
             if in_flight.is_empty() && !again.is_empty() {
@@ -242,7 +242,7 @@ impl PublicationSender {
                 biased;
                 Some(refused) = in_flight.next(), if !in_flight.is_empty() => again.extend(refused),
                 batch = self.queue.take(), if room => {
-                    // Before the next is taken: those who wait for a first connection are woken in any order.
+                    // Awaited before the next batch is taken: tasks that wait for a first connection are woken in any order.
                     let connection = self.connection().await;
                     in_flight.push_back(self.send(batch, connection, false));
                 }
@@ -250,13 +250,14 @@ impl PublicationSender {
         }
     }
 
-    /// Waits only for the outcome of the very first attempt to connect.
+    /// Returns the connection. Waits only for the outcome of the very first attempt to connect.
     async fn connection(&self) -> Result<(MultiplexedConnection, OpenLink), BrokerError> {
         let connection = tokio::time::timeout(self.timeout, self.link.connection()).await;
         connection.unwrap_or(Err(BrokerError::Timeout(self.timeout)))
     }
 
-    /// Sends a pipeline, with the script before it if `load`, and hands its answers out. Gives back what was refused for want of the script.
+    /// Sends a pipeline, behind the script if `load`, and answers its publications. Returns those that were refused
+    /// because the script is missing.
     async fn send(
         &self,
         batch: Vec<QueuedPublication>,
@@ -275,11 +276,11 @@ impl PublicationSender {
         };
         batch.retain(|one| !one.is_abandoned());
         let Some(oldest) = batch.iter().map(|one| one.begun).min() else { return Vec::new() };
-        // What was sent elsewhere first takes no time from those it travels with.
+        // A redirected publication does not shorten the time of the publications that share its pipeline.
         let newest = batch.iter().filter(|one| one.redirected == 0).map(|one| one.begun).min();
         let deadline = newest.unwrap_or(oldest) + self.timeout;
         if up.of_cluster.is_some() {
-            // Between slots there is no order, and those of one share calls.
+            // There is no order between slots, and publications of one slot share calls.
             batch.sort_by_key(|one| one.outgoing.slot());
         }
         let calls = calls::divide(batch.iter().map(|one| (&one.outgoing, one.asks)));
@@ -305,7 +306,7 @@ impl PublicationSender {
             }
             let answers = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
             let mut answers = answers.map_err(explain)?.into_iter();
-            // If it was refused, so is what follows, for want of the script.
+            // If loading was refused, the calls behind it fail because the script is missing.
             let mut not_loaded = None;
             for answer in answers.by_ref().take(loads) {
                 if let Value::ServerError(error) = answer {
@@ -319,7 +320,7 @@ impl PublicationSender {
                 self.metrics.observe_round_trip(Operation::Publish, sent.elapsed());
                 let asks: Vec<bool> = calls.iter().map(|call| batch[call.start].asks).collect();
                 let answers = calls.iter().zip(asks).flat_map(|(call, asks)| {
-                    // That it asks is answered as well.
+                    // ASKING has an answer of its own.
                     let answer = answers.nth(usize::from(asks));
                     calls::split(answer, call.len())
                 });

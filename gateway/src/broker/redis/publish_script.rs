@@ -1,4 +1,4 @@
-//! Publishing: one script that numbers, keeps and sends, or a plain PUBLISH where there is nothing to keep.
+//! Publishes: with one script that numbers, stores and sends, or with a plain PUBLISH if there is nothing to store.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,13 +18,13 @@ use super::redis_link::OpenLink;
 use super::script;
 use crate::broker::{BrokerError, PublishRequest, Published, Version};
 
-/// How often a stream's times to live are renewed at most while it is kept: it is kept up to a sixteenth longer than asked.
+/// How often the TTLs of a stream are renewed at most per TTL: streams are kept up to a sixteenth longer than asked.
 const RENEWALS_PER_TTL: u64 = 16;
 
-/// One publication as it will be sent, whichever connection there is then.
+/// A publication to be sent, independent of the connection.
 #[derive(Debug)]
 pub(super) enum OutgoingPublication {
-    /// Nothing to keep: a PUBLISH.
+    /// Nothing to store: a PUBLISH.
     Plain {
         slot: u16,
         name: String,
@@ -35,7 +35,7 @@ pub(super) enum OutgoingPublication {
     Key(Box<KeyChange>),
 }
 
-/// What the script is given.
+/// The arguments of the script that publishes.
 #[derive(Debug)]
 pub(super) struct PublishScriptArgs {
     slot: u16,
@@ -48,23 +48,23 @@ pub(super) struct PublishScriptArgs {
     size: u32,
     times: Times,
     version: Option<Version>,
-    /// What the channel is taken to have.
+    /// The epoch that the channel is believed to have.
     known: Option<KnownEpoch>,
     record: BytesMut,
 }
 
-/// How long things are kept, in milliseconds: each a little longer than it must be, so that not every publication needs
+/// How long things are kept, in milliseconds. Each is a little longer than required, so that not every publication needs
 /// to renew it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Times {
     stream: u64,
     position: u64,
-    /// Both are renewed when this is over.
+    /// Both are renewed at this interval.
     renew: u64,
 }
 
 impl RedisBroker {
-    /// Publications leave in the order of the calls, waited for or not.
+    /// Publishes. Publications leave in the order of the calls, even if nobody waits.
     pub(super) fn publish_once(
         &self,
         request: PublishRequest,
@@ -89,7 +89,7 @@ impl RedisBroker {
         }
     }
 
-    /// On its way among publications, so that it comes in order with them.
+    /// Sends a join or a leave in the queue of publications, so that it keeps its order among them.
     pub(super) fn send_event(
         &self,
         channel: &Channel,
@@ -138,7 +138,7 @@ impl OutgoingPublication {
         }))
     }
 
-    /// The command for this connection.
+    /// Returns the command for this connection.
     pub(super) fn command(&self, up: &OpenLink) -> Cmd {
         match self {
             Self::Plain { name, message, .. } => {
@@ -152,7 +152,7 @@ impl OutgoingPublication {
         }
     }
 
-    /// Whether others of the same slot may be made by the same call.
+    /// Whether one call may make this publication together with others of the same slot.
     pub(super) fn shares_a_call(&self) -> bool {
         self.script_args().is_some_and(PublishScriptArgs::is_plain)
     }
@@ -166,7 +166,7 @@ impl OutgoingPublication {
         }
     }
 
-    /// In a cluster: the slot of its channel. 0 elsewhere.
+    /// Returns the slot of the channel in a cluster. 0 elsewhere.
     pub(super) fn slot(&self) -> u16 {
         match self {
             Self::Plain { slot, .. } => *slot,
@@ -175,8 +175,8 @@ impl OutgoingPublication {
         }
     }
 
-    /// What subscribers are sent of it, as the script has it, once it was made: `answer` is what the script gave. `None` if it
-    /// was not made, or says more than that.
+    /// Returns the message that the script sends to subscribers, once the publication was made: `answer` is that of the
+    /// script. `None` if the publication was not made, or was not made by the script that publishes.
     pub(super) fn message(&self, answer: &Value) -> Option<Self> {
         let args = self.script_args()?;
         let (published, _) = read_published(answer.clone(), args.known).ok()?;
@@ -193,7 +193,7 @@ impl OutgoingPublication {
         }
     }
 
-    /// How much it holds, in bytes.
+    /// Returns the size in bytes.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Plain { message, .. } => message.len(),
@@ -204,7 +204,7 @@ impl OutgoingPublication {
 }
 
 impl PublishScriptArgs {
-    /// Makes this one alone.
+    /// Returns the command that makes this publication alone.
     fn command(&self, up: &OpenLink) -> Cmd {
         let mut command = script::PUBLISH.by_hash(up);
         command.arg(self.life.len() + 2 + usize::from(self.once.is_some()));
@@ -237,7 +237,7 @@ impl PublishScriptArgs {
         command.arg(&self.position).arg(&self.stream);
     }
 
-    /// What all publications of one call have in common.
+    /// Adds the arguments that all publications of a call share.
     fn common(&self, command: &mut Cmd, up: &OpenLink) {
         command.arg(&*script::run_of(up)).arg(self.epoch.as_str()).arg(self.times.position);
     }
@@ -253,13 +253,14 @@ impl PublishScriptArgs {
             .arg(&self.record[..]);
     }
 
-    /// Whether it has nothing that must be compared.
+    /// Whether there is no idempotency key and no version to compare.
     fn is_plain(&self) -> bool {
         self.once.is_none() && self.version.is_none()
     }
 }
 
-/// Makes all of these, which are plain, in one step after the other. `None` if there are none.
+/// Returns the command that makes all of these publications, which must be plain, one after the other. `None` if there
+/// are none.
 pub(super) fn command_of_several<'a>(
     all: impl Iterator<Item = &'a PublishScriptArgs> + Clone,
     up: &OpenLink,
@@ -277,18 +278,18 @@ pub(super) fn command_of_several<'a>(
 impl Times {
     fn new(stream: u64, position: u64) -> Self {
         let renew = stream.min(position) / RENEWALS_PER_TTL;
-        // A position is renewed by readers too, who add as much.
+        // Readers renew a position too, and add as much.
         Self { stream: stream.saturating_add(renew), position: position.saturating_add(position / 4), renew }
     }
 }
 
-/// Redis refuses a time of zero.
+/// Redis refuses a TTL of zero.
 pub(super) fn ttl_millis(ttl: Duration) -> u64 {
     u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64 / 2)
 }
 
-/// PUBLISH answers how many connections it went to, the script what it gave. With how long nothing of the channel needs to
-/// be renewed, if that was looked into.
+/// Reads the answer. PUBLISH returns the number of receiving connections, the script the position. The duration is how
+/// long nothing of the channel needs to be renewed, if the script checked that.
 fn read_published(
     value: Value,
     known: Option<KnownEpoch>,

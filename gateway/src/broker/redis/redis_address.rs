@@ -1,4 +1,4 @@
-//! Reading `redis.url`: every part of it is honoured, or refused in words that do not repeat it.
+//! Parses `redis.url`. Every part of it is honoured, or refused with an error that does not repeat it.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ impl std::fmt::Display for RedisAddress {
     }
 }
 
-/// Who logs in, and to which database.
+/// User, password and database of a connection.
 #[derive(Debug, Default)]
 struct RedisLogin {
     user: Option<String>,
@@ -36,7 +36,7 @@ struct RedisLogin {
 }
 
 impl RedisLogin {
-    /// One `name=value` behind the question mark.
+    /// Takes one `name=value` of the query.
     fn take(&mut self, name: &str, value: &str) -> Result<(), DialError> {
         let twice = |what: &str| refused(format!("{what} is given twice"));
         match name {
@@ -54,7 +54,7 @@ impl RedisLogin {
             },
             "protocol" if matches!(value, "3" | "resp3") => Ok(()),
             "protocol" => Err(refused("only protocol=resp3 is spoken")),
-            // A name may be what was meant to be a secret.
+            // The error does not repeat the name: it may be a misplaced secret.
             _ => Err(refused("behind the question mark only db, user and password are known")),
         }
     }
@@ -64,7 +64,7 @@ fn refused(why: impl Into<String>) -> DialError {
     DialError::Url(why.into())
 }
 
-/// Reads the whole of it.
+/// Parses the URL into an address and a login.
 pub(super) fn parse(url: &RedisUrl) -> Result<(RedisAddress, RedisConnectionInfo), DialError> {
     let text = url.reveal();
     let Some((scheme, rest)) = text.split_once("://") else {
@@ -102,7 +102,7 @@ pub(super) fn parse(url: &RedisUrl) -> Result<(RedisAddress, RedisConnectionInfo
     Ok((address, info))
 }
 
-/// `[[user]:password@]host[:port][/database]`
+/// Parses `[[user]:password@]host[:port][/database]`.
 fn tcp(rest: &str, tls: bool, login: &mut RedisLogin) -> Result<RedisAddress, DialError> {
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let place = match authority.rsplit_once('@') {
@@ -125,7 +125,7 @@ fn tcp(rest: &str, tls: bool, login: &mut RedisLogin) -> Result<RedisAddress, Di
     Ok(RedisAddress::Tcp { host: decoded(host)?, port: port.unwrap_or(PORT), tls })
 }
 
-/// `host:port`, of which neither may lack. The error repeats nothing of it: it may hold what was meant to be a secret.
+/// Parses `host:port`, both of which are required. The error repeats nothing of the text, which may hold a misplaced secret.
 pub(super) fn host_and_port(text: &str) -> Result<(String, u16), &'static str> {
     if text.contains("://") || text.contains('/') {
         return Err("must be host:port, without a scheme or a path");
@@ -142,7 +142,7 @@ pub(super) fn host_and_port(text: &str) -> Result<(String, u16), &'static str> {
     }
 }
 
-/// The host and the port of `host[:port]`. In brackets stand addresses with colons.
+/// Splits `host[:port]` into host and port. Addresses with colons stand in brackets.
 fn divided(place: &str) -> Result<(&str, Option<u16>), &'static str> {
     let (host, port) = match place.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
         Some((host, "")) => (host, None),

@@ -1,5 +1,5 @@
-//! The message by which a node proves that it can do its work: a publication of its own that goes the way of all
-//! others, is kept and comes back, on keys and a channel that are no client's.
+//! The canary, by which a node proves that it can do its work: a publication of its own that takes the way of all others,
+//! is stored and comes back, on keys and a channel that belong to no client.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,16 +24,17 @@ use super::script;
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, Idempotency, PublishRequest};
 
-/// What a canary leaves behind is gone after this.
+/// The TTL of the keys of canaries.
 const TRACES_TTL: Duration = Duration::from_secs(30);
 
-/// How often the rights of the user are looked at, while nothing says that one is missing.
+/// How often the user's rights are checked while nothing indicates that one is missing.
 const RIGHTS_INTERVAL: Duration = Duration::from_secs(30);
 
-/// So many that stay away in a row end the connection on which they should have come, though bytes arrive on it.
+/// After this many lost canaries in a row, the connection on which they should have arrived is given up, even if other
+/// bytes arrive on it.
 const STRAYS_MAX: u32 = 3;
 
-/// Links that end at different servers.
+/// The error when links end at different servers.
 const APART: &str = "the connections to Redis end at different servers: its address leads to more than one";
 
 /// The channel of a node through which its canary probes go, in a key space of its own.
@@ -41,7 +42,7 @@ const APART: &str = "the connections to Redis end at different servers: its addr
 pub(super) struct CanaryChannel {
     pub(super) keys: RedisKeys,
     pub(super) channel: Channel,
-    /// Where they are heard (pub/sub).
+    /// The pub/sub channel on which canaries arrive.
     pub(super) name: String,
 }
 
@@ -50,13 +51,13 @@ pub(super) struct Canaries {
     canary_channel: RwLock<Arc<CanaryChannel>>,
     in_flight: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     strays: AtomicU32,
-    /// The connection on which the rights were last found to be all there, and when.
+    /// The connection on which all rights were last found, and when.
     rights_had: Mutex<Option<(u64, Instant)>>,
 }
 
 impl CanaryChannel {
     fn new(keys: RedisKeys, node: &str) -> Self {
-        // The names of nodes are made here, of what channels are made of.
+        // Node names consist of characters that are allowed in channel names.
         let channel = Channel::parse(node, CHANNEL_BYTES_MAX)
             .or_else(|_| Channel::parse("node", CHANNEL_BYTES_MAX))
             .expect("a word is a channel name");
@@ -66,7 +67,7 @@ impl CanaryChannel {
 }
 
 impl Canaries {
-    /// `keys` are those of canaries; `node` is unique to this process.
+    /// `keys` are the keys of canaries; `node` is unique to this process.
     pub(super) fn new(keys: RedisKeys, node: &str) -> Self {
         Self {
             canary_channel: RwLock::new(Arc::new(CanaryChannel::new(keys, node))),
@@ -85,18 +86,18 @@ impl Canaries {
         *self.canary_channel.write() = Arc::new(CanaryChannel::new(keys, node));
     }
 
-    /// One came back.
+    /// Notes that a canary came back.
     pub(super) fn heard(&self, publication: &Publication) {
         let number = std::str::from_utf8(&publication.data.bytes).ok().and_then(|text| text.parse().ok());
         if let Some(waiting) = number.and_then(|number: u64| self.in_flight.lock().remove(&number)) {
-            // Whoever waited may have given up this very moment.
+            // The caller may have given up at this very moment.
             let _ = waiting.send(());
         }
     }
 }
 
 impl Master {
-    /// Sends one, and reads the history it is kept in.
+    /// Sends a canary, and reads the history that stores it.
     pub(super) async fn send_canary(&self) -> Result<Duration, BrokerError> {
         let start = Instant::now();
         let (up, listening) = self.ends_together().await?;
@@ -127,7 +128,7 @@ impl Master {
         Ok(took)
     }
 
-    /// The links that carry it, once it is known that they end at the same server.
+    /// Returns the links that carry canaries, once it is known that they end at the same server.
     async fn ends_together(&self) -> Result<(OpenLink, ListeningConnection), BrokerError> {
         let ends = async {
             let of = |what: &str, error| match error {
@@ -161,7 +162,7 @@ impl Master {
         self.canaries.in_flight.lock().insert(number, sender);
         let _forget = PendingCanary { canaries: &self.canaries, number };
         let canary_channel = self.canaries.canary_channel();
-        // Subscribing is asked for anew each time: it may be forbidden by now, and what was subscribed stays.
+        // Subscribes anew each time: the right to may have been taken away, and an existing subscription would hide that.
         let subscribe = async {
             let names = [vec![canary_channel.name.clone()], vec![format!("{}:nothing", canary_channel.name)]];
             let both = async {
@@ -182,7 +183,7 @@ impl Master {
             channel: canary_channel.channel.clone(),
             publication: Publication::new(Payload::text(number.to_string())),
             retention: Retention::new(1, TRACES_TTL),
-            // Of each its own: with a common one, the second within its time would not be made.
+            // Each canary has a key of its own: with a common one, the second within the TTL would not be made.
             idempotency: Some(Idempotency { key: number.to_string().into(), ttl: Duration::from_millis(1) }),
             version: None,
         };
@@ -193,7 +194,7 @@ impl Master {
         };
         let heard_before = self.router.heard.load(Ordering::Relaxed);
         if self.router.is_sharded() {
-            // It may be the first in this slot, and another connection is as likely to be before this one.
+            // The canary may be the first in this slot, and another connection is as likely to be ahead of this one.
             subscribe.await?;
             publish().await?;
         } else {
@@ -208,7 +209,7 @@ impl Master {
         }
         let why = format!("nothing came back of what went out {} ms ago", self.timeout.as_millis());
         let strays = self.canaries.strays.fetch_add(1, Ordering::Relaxed) + 1;
-        // While other things arrive it may only stand in line behind them.
+        // While other bytes arrive, the canary may only be queued behind them.
         if self.router.heard.load(Ordering::Relaxed) == heard_before || strays >= STRAYS_MAX {
             self.canaries.strays.store(0, Ordering::Relaxed);
             self.listener.give_up(listening.number, &why);
@@ -216,7 +217,7 @@ impl Master {
         Err(BrokerError::Unanswered(why.into()))
     }
 
-    /// Asks the server that takes commands whether this node's subscriptions are there too.
+    /// Asks the server that takes commands whether it has this node's subscriptions too.
     async fn is_listened_to(
         &self,
         up: &OpenLink,
@@ -231,7 +232,7 @@ impl Master {
                 let nobody = listeners.is_some_and(|listeners| listeners.last() == Some(&Value::Int(0)));
                 if nobody { Err(self.take_apart(up, listening)) } else { Ok(()) }
             }
-            // It can be done without.
+            // This check is optional.
             Err(error) if is_for_want_of_a_right(&error) => Ok(()),
             Err(error) => Err(error),
         }
@@ -243,7 +244,7 @@ impl Master {
         BrokerError::Unreachable(APART.into())
     }
 
-    /// Looks at the rights on each new connection, and now and then.
+    /// Checks the user's rights on each new connection, and in intervals.
     async fn has_rights(&self, number: u64) -> Result<(), BrokerError> {
         let had = *self.canaries.rights_had.lock();
         if had.is_some_and(|(on, at)| on == number && at.elapsed() < RIGHTS_INTERVAL) {
@@ -254,8 +255,8 @@ impl Master {
         Ok(())
     }
 
-    /// Tries each right alone: one that is needed once in a while is missed only then, and by a script that says in
-    /// which line. An error names all that lack.
+    /// Tries each right by itself. Otherwise a missing right that is rarely needed would only show when it is, in an
+    /// error of a script that names a line. The error names all missing rights.
     pub(super) async fn look_at_rights(&self) -> Result<(), BrokerError> {
         let canary_channel = self.canaries.canary_channel();
         let CanaryChannel { keys, channel, name } = &*canary_channel;
@@ -274,7 +275,7 @@ impl Master {
     }
 }
 
-/// Nobody waits for this canary any more, also if its caller went away.
+/// Forgets a canary when its caller stops waiting, for whatever reason.
 struct PendingCanary<'a> {
     canaries: &'a Canaries,
     number: u64,

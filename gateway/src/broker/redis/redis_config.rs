@@ -1,4 +1,4 @@
-//! Which Redis, and how patient to be with it.
+//! The settings of `[redis]`: which servers to use, and for how long to wait for them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -151,7 +151,7 @@ impl RedisConfig {
     }
 }
 
-/// An address that may hold a password: shown without it, also when the configuration is printed.
+/// A URL that may hold a password. It is shown without it, even when the configuration is printed.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct RedisUrl(String);
@@ -161,15 +161,15 @@ impl RedisUrl {
         Self(url.into())
     }
 
-    /// With the password.
+    /// Returns the URL with its password.
     pub(super) fn reveal(&self) -> &str {
         &self.0
     }
 }
 
 impl fmt::Display for RedisUrl {
-    /// Whatever stands between the scheme and the last `@`, or behind a `?` or `#`, may be secret, however badly it is
-    /// written.
+    /// Hides the text between the scheme and the last `@`, and behind a `?` or `#`: it may be secret, however badly the
+    /// URL is written.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, rest) =
             self.0.split_once("://").map_or((None, &*self.0), |(scheme, rest)| (Some(scheme), rest));
@@ -178,7 +178,7 @@ impl fmt::Display for RedisUrl {
         }
         let (at, end) = (rest.rfind('@'), rest.find(['?', '#']));
         match (at, end) {
-            // Which of the two is part of a secret cannot be told.
+            // It is unknown which of the two is part of a secret.
             (Some(at), Some(end)) if at > end => f.write_str("***"),
             (at, end) => {
                 let place = at.map_or(0, |at| at + 1);

@@ -1,4 +1,4 @@
-//! What nodes send each other beside publications.
+//! Messages between nodes, beside publications.
 
 use redis::FromRedisValue;
 
@@ -8,7 +8,7 @@ use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 
 impl Master {
-    /// Returns how many nodes listen to this name.
+    /// Publishes a message under this name. Returns the number of nodes that listen to it.
     pub(super) async fn publish_control(&self, name: &str, message: &[u8]) -> Result<u32, BrokerError> {
         let mut command = redis::cmd("PUBLISH");
         command.arg(name).arg(message);

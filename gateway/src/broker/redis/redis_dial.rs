@@ -1,4 +1,4 @@
-//! Opening one connection to Redis: where it is at this moment, TLS, who we are.
+//! Opens a connection to Redis: finds its present address, uses TLS and logs in.
 
 use std::io;
 use std::sync::Arc;
@@ -24,17 +24,17 @@ use super::subscriptions::{Driver, ReceiveMessage, Subscriptions};
 use crate::broker::{BrokerError, BrokerRefusal};
 use crate::secret::SecretFileError;
 
-/// Commands that wait to be written at once; whoever has one more waits for a place, under its deadline.
+/// The most commands that wait to be written. Further callers wait for a place, under their deadline.
 const COMMANDS_WAITING_MAX: usize = 1024;
 
-/// Knows how to open connections, and opens them alike.
+/// Opens all connections to a server in the same way.
 pub(crate) struct RedisDialer {
     access: Arc<Access>,
     client_name: String,
     timeout: Duration,
-    /// The keys that name the life of the data set. In a cluster there are none, and these are anywhere.
+    /// The keys that name the life of the data set. A cluster has none, and these may be in any slot.
     life: [String; 2],
-    /// Where it was tried last.
+    /// The address that was tried last.
     tried: Mutex<Option<Arc<RedisAddress>>>,
 }
 
@@ -42,11 +42,11 @@ pub(crate) struct RedisDialer {
 pub(super) struct CommandConnection {
     pub(super) connection: MultiplexedConnection,
     pub(super) driver: AbortOnDropHandle<()>,
-    /// What is at its other end.
+    /// The server at the other end.
     pub(super) server: Server,
-    /// Grows with whatever arrives.
+    /// Grows with everything that arrives.
     pub(super) heard: Arc<AtomicU64>,
-    /// Where that is.
+    /// The address of the server.
     pub(super) at: Arc<RedisAddress>,
 }
 
@@ -54,13 +54,13 @@ pub(super) struct CommandConnection {
 pub(super) struct PushConnection {
     pub(super) connection: Subscriptions,
     pub(super) driver: Driver,
-    /// What is at its other end.
+    /// The server at the other end.
     pub(super) server: Server,
-    /// Where that is.
+    /// The address of the server.
     pub(super) at: Arc<RedisAddress>,
 }
 
-/// An open connection of a part that reads what others keep in a Redis, and keeps nothing of the broker's there.
+/// An open connection for a part that reads what others keep in a Redis, and keeps nothing of the broker there.
 pub(crate) struct PlainConnection {
     pub(crate) connection: MultiplexedConnection,
     at: Arc<RedisAddress>,
@@ -84,17 +84,17 @@ pub enum DialError {
     Redis(#[from] RedisError),
     #[error("{0}")]
     Refused(BrokerError),
-    /// The address leads to something that this project cannot use.
+    /// The address leads to a server that this project cannot use.
     #[error("{0}")]
     Unusable(&'static str),
     #[error("no connection within {} ms", .0.as_millis())]
     Timeout(Duration),
     #[error("the password cannot be read: {0}")]
     Password(#[from] SecretFileError),
-    /// Nobody says which server is the master.
+    /// No Sentinel says which server is the master.
     #[error("{0}")]
     NoMaster(Arc<str>),
-    /// The master that Sentinel names cannot be used. The last part says what else is wrong, or nothing.
+    /// The master that Sentinel names cannot be used. The last part says what else is wrong, or is empty.
     #[error("{0}, which Sentinel names as the master: {1}{2}")]
     Master(String, Box<Self>, String),
     /// Another server became the master while one was being tried.
@@ -112,7 +112,7 @@ impl RedisDialer {
         self.timeout
     }
 
-    /// Where Redis is looked for, for logs.
+    /// Returns the address, or the Sentinels, for logs.
     pub(crate) fn place(&self) -> String {
         self.access.place.to_string()
     }
@@ -122,8 +122,8 @@ impl RedisDialer {
         self.reach(|at| async move { self.greet(self.connect(&at).await?, at).await }).await
     }
 
-    /// Knows how to open connections of a part that is not the broker. Where Sentinel says who is master, it is asked from now on:
-    /// must be called within a tokio runtime.
+    /// Makes a dialer for a part other than the broker. If Sentinel names the master, it is asked from now on: must be
+    /// called within a tokio runtime.
     pub(crate) fn of_another(config: &RedisConfig, client_name: String) -> Result<Self, DialError> {
         let access = Arc::new(Access::new(config, &client_name, &Arc::default())?);
         Ok(Self::new(config, &access, client_name))
@@ -132,7 +132,7 @@ impl RedisDialer {
     /// Opens a connection for commands to a Redis that need not be the broker's, or fails within the timeout.
     pub(crate) async fn dial_plain(&self) -> Result<PlainConnection, DialError> {
         self.reach(|at| async move {
-            // Deadlines are set by those who wait.
+            // The callers keep the deadlines.
             let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
             let (connection, driver) = self.log_in(self.connect(&at).await?, config).await?;
             Ok(PlainConnection { connection, at, _driver: driver })
@@ -140,7 +140,7 @@ impl RedisDialer {
         .await
     }
 
-    /// Returns when such a connection leads to a server that is not the one to use any more, and says which is. That server may
+    /// Returns when the server of this connection is no longer the one to use, and says which one is. The old server may
     /// well go on answering.
     pub(crate) async fn moved_from(&self, plain: &PlainConnection) -> Arc<str> {
         self.moved(&plain.at).await
@@ -159,7 +159,7 @@ impl RedisDialer {
                 let select = ["SELECT", &login.db().to_string()];
                 connection.ask(&select).await.map_err(DialError::Refused)?;
             }
-            // A managed Redis may forbid it; it is not needed to go on.
+            // A managed Redis may forbid this. It is not essential.
             if let Err(error) = connection.ask(&["CLIENT", "SETNAME", &self.client_name]).await {
                 tracing::debug!(%error, "Redis does not take a client name");
             }
@@ -170,13 +170,12 @@ impl RedisDialer {
         .await
     }
 
-    /// Returns when the server at this address is not the one to use any more, and says which is.
+    /// Returns when the server at this address is no longer the one to use, and says which one is.
     pub(super) async fn moved(&self, from: &RedisAddress) -> Arc<str> {
         DialError::Moved(self.access.place.another_than(from).await.to_string()).to_string().into()
     }
 
-    /// Waits before the next attempt. Where another server is to be used than the one that was tried last, that is worth
-    /// trying soon.
+    /// Pauses before the next attempt. If the server to use is another than the one tried last, the pause is short.
     pub(super) async fn rest(&self, pauses: &mut ReconnectBackoff) {
         let tried = self.tried.lock().clone();
         let another = async {
@@ -186,7 +185,7 @@ impl RedisDialer {
             }
         };
         tokio::select! {
-            // Asked first: what is known already must not wait for chance.
+            // Polled first: a change that is known already must not be left to chance.
             biased;
             () = another => {
                 pauses.begin_anew();
@@ -196,7 +195,7 @@ impl RedisDialer {
         }
     }
 
-    /// Finds out where the server is, and opens something there. Gives up as soon as it is known to be elsewhere.
+    /// Finds the address of the server and opens a connection there. Gives up as soon as the server is known to be elsewhere.
     async fn reach<T, F: Future<Output = Result<T, DialError>>>(
         &self,
         open: impl FnOnce(Arc<RedisAddress>) -> F,
@@ -220,7 +219,7 @@ impl RedisDialer {
         connect(at, self.access.tls.as_ref()).await
     }
 
-    /// Says who is there over a new connection, and gives it its name.
+    /// Logs in over a new connection, and names it.
     async fn log_in(
         &self,
         stream: impl RedisByteStream + 'static,
@@ -231,7 +230,7 @@ impl RedisDialer {
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
         let mut set_name = redis::cmd("CLIENT");
         set_name.arg("SETNAME").arg(&self.client_name);
-        // A managed Redis may forbid it; it is not needed to go on.
+        // A managed Redis may forbid this. It is not essential.
         if let Err(error) = set_name.query_async::<Value>(&mut connection).await {
             tracing::debug!(%error, "Redis does not take a client name");
         }
@@ -243,7 +242,7 @@ impl RedisDialer {
         stream: Box<dyn RedisByteStream>,
         at: Arc<RedisAddress>,
     ) -> Result<CommandConnection, DialError> {
-        // Deadlines are set by those who wait, for each call as a whole.
+        // The callers keep the deadlines, for each call as a whole.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
@@ -252,10 +251,10 @@ impl RedisDialer {
         let stream = CountingStream { stream, bytes: heard.clone() };
         let (mut connection, driver) = self.log_in(stream, config).await?;
         let server = usable(identify(&mut connection).await?, self.access.in_cluster)?;
-        // INFO is answered by one that does nothing else yet.
+        // A Redis that is still loading its data answers INFO, but not GET.
         let [_, life] = &self.life;
         let read = redis::cmd("GET").arg(life).query_async::<Value>(&mut connection).await.map_err(explain);
-        // Other refusals are told by whoever needs what is refused.
+        // Other refusals are reported by the calls that meet them.
         if let Err(error @ BrokerError::Refused { kind: BrokerRefusal::Loading, .. }) = read {
             return Err(DialError::Refused(error));
         }
@@ -264,7 +263,7 @@ impl RedisDialer {
                 "this user may not call INFO, so every connection begins new epochs: clients are told that they may \
                  have missed something where they have not. `ACL SETUSER … +info` helps"
             );
-            // What is written after this is in another life of the data set than whatever was before.
+            // Everything written after this belongs to another life of the data set than what was before.
             let mut end_life = redis::cmd("DEL");
             end_life.arg(&self.life);
             end_life.query_async::<Value>(&mut connection).await?;
@@ -280,7 +279,7 @@ fn usable(server: Server, in_cluster: bool) -> Result<Server, DialError> {
     }
 }
 
-/// Asks what the server is: by INFO, and where that is forbidden by what everyone may ask.
+/// Identifies the server by INFO, or by HELLO if the user lacks the right to INFO.
 pub(super) async fn identify(connection: &mut MultiplexedConnection) -> Result<Server, RedisError> {
     let mut pipeline = redis::pipe();
     pipeline.cmd("INFO").arg("server").cmd("INFO").arg("replication");
@@ -303,16 +302,16 @@ pub(super) async fn identify(connection: &mut MultiplexedConnection) -> Result<S
     }
 }
 
-/// Whether a command is kept from this user, in one way or the other.
+/// Whether this user may not call a command, because a right is missing or the command is disabled.
 pub(crate) fn is_for_want_of_a_right(error: &BrokerError) -> bool {
     matches!(error, BrokerError::Refused { kind: BrokerRefusal::Rights | BrokerRefusal::UnknownCommand, .. })
 }
 
 impl CommandConnection {
-    /// Returns when the connection is closed and nothing more comes out of it.
+    /// Returns when the connection is closed and nothing more can arrive on it.
     pub(super) async fn close(self) {
         self.driver.abort();
-        // One that has ended by itself may have been seen to, and must not be asked again.
+        // A driver that has ended may have been awaited already, and must not be polled again.
         if !self.driver.is_finished() {
             let _ = self.driver.await;
         }

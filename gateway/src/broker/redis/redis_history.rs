@@ -1,4 +1,4 @@
-//! Reading streams: a page, several positions at once, and forgetting.
+//! Reads streams: a page of history, and the positions of several. Also removes history.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,24 +19,24 @@ use super::script;
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 
-/// Positions asked for in one script call, which keeps Redis from all else meanwhile: a quarter of a millisecond.
+/// Positions read in one script call, during which Redis does nothing else: a quarter of a millisecond.
 const POSITIONS_BATCH: usize = 250;
 
-/// Bytes of publications after which a page of history ends, so that nobody's answer stands long behind it.
+/// Bytes of publications after which a page of history ends, so that other answers do not wait long behind it.
 const PAGE_BYTES: usize = 128 << 10;
 
-/// A read of so many bytes goes on when it is its turn. Shorter ones wait for nobody: replies, and most repairs.
+/// Bytes after which a read must wait for its turn. Shorter reads, which are replies and most repairs, never wait.
 const LONG_BYTES: usize = 512 << 10;
 
-/// How long such a read may wait until those before it are through. Whoever comes back with many others is
-/// better served in turn than together with all of them.
+/// How long a long read may wait for the ones before it. When many clients come back at once, reading one after another
+/// serves them better than reading all together.
 const LONG_WAIT: Duration = Duration::from_secs(30);
 
-/// Times a read of several pages is begun anew because the stream was cut or began anew meanwhile.
+/// How often a read of several pages is started anew because the stream was trimmed or restarted meanwhile.
 const REREADS_MAX: usize = 3;
 
 impl RedisBroker {
-    /// Reads page after page, each with its own deadline. What it gives is what one read at the end would have given.
+    /// Reads page after page, each with its own deadline. The result is what a single read at the end would have returned.
     pub(super) async fn read_history(
         &self,
         channel: Channel,
@@ -52,7 +52,7 @@ impl RedisBroker {
         ))
     }
 
-    /// `None` if the pages do not belong together.
+    /// Returns `None` if the pages do not belong together.
     async fn read_pages(
         &self,
         channel: &Channel,
@@ -89,7 +89,7 @@ impl RedisBroker {
         }
     }
 
-    /// As much as fits one answer, and its bytes: there may be more if they are [`PAGE_BYTES`] or more.
+    /// Reads one page and returns it with its bytes. There may be more if they are [`PAGE_BYTES`] or more.
     pub(super) async fn read_page(
         &self,
         keys: &RedisKeys,
@@ -112,7 +112,7 @@ impl RedisBroker {
             let position = Some(StreamPosition { offset, epoch: top.epoch });
             match decode_record(record) {
                 Ok(publication) => publications.push(Publication { position, ..publication }),
-                // Leaving one out would be a gap that nobody is told of.
+                // Leaving this publication out would be a gap that nobody learns of.
                 Err(error) => {
                     self.metrics.undecodable.increment();
                     return Err(BrokerError::Unexpected(
@@ -147,7 +147,7 @@ impl RedisBroker {
         Ok(positions)
     }
 
-    /// `None` for a channel that has yet to be given a position in this life of the data set. One script for those of one slot.
+    /// Returns `None` for a channel that has no position yet in this life of the data set. Calls one script for each slot.
     async fn read_known_positions(
         &self,
         channels: &[(Channel, Retention)],
@@ -192,7 +192,7 @@ impl RedisBroker {
         Ok(positions)
     }
 
-    /// Whatever a channel's position is after this, its epoch is not `epoch`.
+    /// Ends `epoch`: whatever position the channel has after this, its epoch is another one.
     pub(super) async fn leave(&self, channel: Channel, epoch: Epoch) -> Result<StreamPosition, BrokerError> {
         let position = self.keys.position(&channel);
         let fill = |command: &mut Cmd, _: &OpenLink| {
@@ -204,7 +204,7 @@ impl RedisBroker {
         Ok(read_answer(answer)?.0)
     }
 
-    /// The position alone, made if there is none.
+    /// Reads the position alone, which is created if there is none.
     fn position_call(&self, channel: &Channel) -> impl Fn(&mut Cmd, &OpenLink) + use<> {
         history_call(&self.keys, self.position_ttl_ms, channel, HistoryFilter::default())
     }
@@ -252,13 +252,13 @@ fn last_offset(page: &HistoryPage) -> Option<u64> {
     Some(page.publications.last()?.position?.offset)
 }
 
-/// Whether the next page goes on where the last one ended, in the same life of the stream.
+/// Appends a page if it continues where the last one ended, in the same life of the stream. Returns whether it does.
 fn append(all: &mut HistoryPage, next: HistoryPage, reverse: bool) -> bool {
     let first = next.publications.first().and_then(|first| Some(first.position?.offset));
     let goes_on = match (last_offset(all), first) {
         (Some(last), Some(first)) if reverse => first.checked_add(1) == Some(last),
         (Some(last), Some(first)) => last.checked_add(1) == Some(first),
-        // In reverse, what is not there any more is what would have been cut off.
+        // In reverse, publications that are gone by now are those that would have been cut off.
         _ => reverse || next.top.offset == last_offset(all).unwrap_or_default(),
     };
     if !goes_on || next.top.epoch != all.top.epoch {
@@ -279,7 +279,7 @@ pub(super) fn read_answer(value: Value) -> Result<(StreamPosition, Vec<Value>), 
     Ok((read_position(offset, epoch)?, entries))
 }
 
-/// An entry is `[<offset>-0, [r, record]]`.
+/// Reads an entry of the form `[<offset>-0, [r, record]]`.
 fn read_entry(entry: Value) -> Result<(u64, Bytes), BrokerError> {
     let Value::Array(parts) = entry else { return Err(unexpected("history")) };
     let Ok([Value::BulkString(id), Value::Array(fields)]) = <[Value; 2]>::try_from(parts) else {

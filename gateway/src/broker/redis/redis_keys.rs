@@ -1,8 +1,7 @@
-//! The names of everything this project has in Redis.
+//! The names of all keys and channels of this project in Redis.
 //!
-//! What belongs to one channel carries the same hash tag, so that a cluster keeps it in one slot and a script can
-//! touch it at once. Pub/sub knows no databases: what is sent carries the number of the database in its name, unless that
-//! is 0.
+//! All keys of a channel carry the same hash tag, so that a cluster keeps them in one slot and one script can access
+//! them. Pub/sub is not divided into databases: its names carry the number of the database, unless that is 0.
 
 use std::sync::Arc;
 
@@ -10,29 +9,29 @@ use shared::channel::Channel;
 
 use super::cluster::slots;
 
-/// Keeps a hash tag from being empty for a channel that starts with `}`, and ends the name of a channel where that is not the tag. No
-/// channel name holds this byte.
+/// Prevents an empty hash tag for a channel that starts with `}`, and ends the name of a channel where the name is not
+/// the tag. No channel name holds this byte.
 const TAG_GUARD: char = '\u{1}';
 
 #[derive(Clone, Debug)]
 pub(crate) struct RedisKeys {
     prefix: Arc<str>,
     database: i64,
-    /// What the pub/sub name of a channel begins with.
+    /// The beginning of the pub/sub name of every channel.
     publications: Arc<str>,
-    /// Empty where scripts are not given it.
+    /// The keys of the data set's life. Empty where scripts do not get them.
     life: Arc<[Arc<str>]>,
     tags: Tags,
 }
 
-/// What stands between braces in the names of all that belongs to a channel.
+/// The text between braces in the names of all keys of a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Tags {
     /// The channel's name.
     Names,
-    /// Of so many tags, which are spread evenly over the slots of a cluster, the one of the name's slot.
+    /// The tag of the name's partition: one of this many tags that are spread evenly over the slots of a cluster.
     Partitions(u16),
-    /// The tag of one slot, whatever the channel.
+    /// The tag of this slot, whatever the channel.
     Slot(u16),
 }
 
@@ -43,7 +42,7 @@ impl RedisKeys {
         Self { prefix: prefix.into(), database, publications: publications.into(), life, tags: Tags::Names }
     }
 
-    /// Those of a cluster, whose channels are divided into so many partitions.
+    /// Returns the keys in a cluster, where channels are divided into this many partitions.
     pub(super) fn of_cluster(prefix: &str, partitions: u16) -> Self {
         let life = Arc::from([]);
         Self { life, tags: Tags::Partitions(partitions.clamp(1, slots::SLOTS)), ..Self::new(prefix, 0) }
@@ -53,36 +52,36 @@ impl RedisKeys {
         [format!("{prefix}:life-lease"), format!("{prefix}:life")]
     }
 
-    /// Where the lease of a life is in a cluster: in this slot, which is one of the master whose life it is (string).
+    /// The lease of a life in a cluster (string). It is in this slot, which is served by the master whose life it is.
     pub(super) fn lease_in(&self, slot: u16) -> String {
         format!("{}:life-lease:{{{}}}", self.prefix, slots::tag(slot))
     }
 
-    /// In a cluster: the slot of all that belongs to a channel. 0 where there are no slots.
+    /// Returns the slot of a channel's keys in a cluster. 0 where there are no slots.
     pub(super) fn slot(&self, channel: &Channel) -> u16 {
         match self.tags {
             Tags::Names => 0,
             Tags::Partitions(partitions) => {
                 let slot = u32::from(slots::of_tag(channel.as_str().as_bytes()));
                 let (partitions, all) = (u32::from(partitions), u32::from(slots::SLOTS));
-                // Of the slots of a partition the first.
+                // The first of the slots of the partition.
                 ((slot * partitions / all) * all).div_ceil(partitions) as u16
             }
             Tags::Slot(slot) => slot,
         }
     }
 
-    /// What the data set's life is called: for a moment and for one process, and until it ends (strings).
+    /// The names of the data set's life: one for a moment and one process, one until the life ends (strings).
     pub(crate) fn life(&self) -> &Arc<[Arc<str>]> {
         &self.life
     }
 
-    /// Where a channel's publications are sent (pub/sub).
+    /// The pub/sub channel of a channel's publications.
     pub(crate) fn publications(&self, channel: &Channel) -> String {
         self.tagged(&[&self.publications], channel)
     }
 
-    /// The channel whose publications are sent here.
+    /// Returns the channel whose publications are sent under this pub/sub name.
     pub(crate) fn channel_of<'a>(&self, name: &'a [u8]) -> Option<&'a str> {
         let tagged = name.strip_prefix(self.publications.as_bytes())?;
         if self.tags == Tags::Names {
@@ -103,7 +102,7 @@ impl RedisKeys {
         self.of_channel("position", channel)
     }
 
-    /// What each key of a channel holds (hash).
+    /// The values of a channel's keys (hash).
     pub(crate) fn state(&self, channel: &Channel) -> String {
         self.of_channel("state", channel)
     }
@@ -118,18 +117,19 @@ impl RedisKeys {
         self.of_channel("expiry", channel)
     }
 
-    /// What was answered under an idempotency key (string).
+    /// The answer that was given under an idempotency key (string).
     pub(crate) fn once(&self, channel: &Channel, key: &str) -> String {
         format!("{}:{key}", self.of_channel("once", channel))
     }
 
-    /// Which nodes have clients in a channel (set); `:<node>` and `:<node>:users` after it name what they have.
+    /// The nodes with clients in a channel (set); `:<node>` and `:<node>:users` after it name what they have.
     pub(crate) fn present(&self, channel: &Channel) -> String {
         self.of_channel("present", channel)
     }
 
-    /// All of a ledger: leases (sorted set), how many hold each thing (hash), numbers (hash), news (sorted set), where they
-    /// end and who reads them (hash), and what the names of sorted sets begin with that say what each holder holds.
+    /// All keys of a ledger: leases (sorted set), the number of holders of each entry (hash), counts (hash), news (sorted
+    /// set), the end of the news and its readers (hash), and the prefix of the sorted sets that list the entries of each
+    /// holder.
     pub(crate) fn ledger(&self, ledger: &str) -> [String; 6] {
         ["leases", "holders", "counts", "news", "meta", "held"]
             .map(|part| format!("{}:ledger:{{{ledger}}}:{part}", self.prefix))
@@ -140,44 +140,45 @@ impl RedisKeys {
         format!("{}:session:{{{key}}}", self.prefix)
     }
 
-    /// Until when each node's clients are taken to be present (sorted set): in a cluster at several places.
+    /// Until when each node's clients are taken to be present (sorted set). A cluster has several copies.
     pub(crate) fn presence_leases(&self) -> Vec<String> {
         self.common("presence-leases", "")
     }
 
-    /// Whose turn something is, and how far it has got (hash).
+    /// The holder of a turn, and its progress (hash).
     pub(crate) fn turn(&self, what: &str) -> String {
         format!("{}:turn:{{{what}}}", self.prefix)
     }
 
-    /// Where nodes send commands to each other (pub/sub).
+    /// The pub/sub channel of commands between nodes.
     pub(crate) fn control(&self) -> String {
         format!("{}:control{}", self.prefix, database_suffix(self.database))
     }
 
-    /// Where one node alone is told things (pub/sub).
+    /// The pub/sub channel of messages for one node.
     pub(crate) fn node(&self, node: &str) -> String {
         format!("{}:node{}:{node}", self.prefix, database_suffix(self.database))
     }
 
-    /// The same for what nodes send to themselves, apart from what clients can name.
+    /// Returns the keys of canaries, apart from all names that clients can choose.
     pub(crate) fn of_canaries(&self) -> Self {
         Self::new(&format!("{}:canary", self.prefix), self.database)
     }
 
-    /// The same in a cluster, all of it in one slot.
+    /// Returns the keys of canaries in a cluster, all of them in one slot.
     pub(super) fn of_canaries_in(&self, slot: u16) -> Self {
         let of_one = Self::of_cluster(&format!("{}:canary", self.prefix), 1);
         Self { tags: Tags::Slot(slot), ..of_one }
     }
 
-    /// Until when each node's announcement holds (sorted set), and what each says of itself (hash): in a cluster at several places.
+    /// Until when each node's announcement holds (sorted set), and the descriptions of the nodes (hash). A cluster has
+    /// several copies.
     pub(crate) fn announcements(&self) -> Vec<[String; 2]> {
         let (leases, descriptions) = (self.common("nodes", ":leases"), self.common("nodes", ":descriptions"));
         leases.into_iter().zip(descriptions).map(Into::into).collect()
     }
 
-    /// Names of what belongs to all nodes.
+    /// Returns the names of keys that belong to all nodes.
     fn common(&self, what: &str, part: &str) -> Vec<String> {
         if self.tags != Tags::Names {
             let name = |slot| format!("{}:{what}:{{{}}}{part}", self.prefix, slots::tag(slot));
@@ -211,7 +212,7 @@ impl RedisKeys {
     }
 }
 
-/// What pub/sub names have behind their kind.
+/// Returns the suffix of pub/sub names for a database.
 fn database_suffix(database: i64) -> String {
     if database == 0 { String::new() } else { format!("@{database}") }
 }

@@ -1,4 +1,4 @@
-//! A connection for commands: opened again and again for ever, and every call on it has a deadline.
+//! A connection for commands. It is reopened for ever, and every call on it has a deadline.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,29 +19,29 @@ use crate::broker::measure::{BrokerMetrics, LinkMetrics, Operation};
 use crate::broker::{BrokerError, BrokerEvents};
 use crate::telemetry::Reminder;
 
-/// Shared by all that send commands. Their commands travel together: nobody waits for another's answer.
+/// Shared by all senders of commands. Commands are pipelined: no sender waits for the answer of another.
 #[derive(Debug)]
 pub(crate) struct RedisLink {
     state: watch::Receiver<HoldState<OpenLink>>,
     give_up: Arc<GiveUpSignal>,
     timeout: Duration,
-    /// Redirections are no failures.
+    /// Whether the server is of a cluster, where redirections are no failures.
     in_cluster: bool,
     metrics: Arc<BrokerMetrics>,
     _supervisor: AbortOnDropHandle<()>,
 }
 
-/// What a link is for.
+/// The purpose of a link.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum RedisLinkPurpose {
-    /// Everything whose answer is short. Whoever keeps things is told when it was opened again.
+    /// For commands with short answers. When the connection was opened again, the broker's events are told.
     Commands,
-    /// What may be answered at length, so that nothing short stands in line behind it.
+    /// For reads whose answers may be long, so that no short answer waits behind them.
     Reads,
 }
 
 impl RedisLinkPurpose {
-    /// In the connection's name and in logs.
+    /// Returns the word for the connection's name and for logs.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Commands => "commands",
@@ -61,11 +61,11 @@ impl RedisLinkPurpose {
 #[derive(Clone, Debug)]
 pub(crate) struct OpenLink {
     connection: MultiplexedConnection,
-    /// What the server at its other end is: asked when it was opened, and again with every sign of life.
+    /// The server at the other end, identified when the connection was opened and again with every ping.
     pub(crate) server: Arc<Server>,
-    /// Which connection this is, counted from 1.
+    /// The number of the connection, counted from 1.
     pub(crate) number: u64,
-    /// What scripts are told beside that, if the server is a master of a cluster.
+    /// Further arguments of scripts, if the server is a master of a cluster.
     pub(super) of_cluster: Option<Arc<ClusterLives>>,
 }
 
@@ -102,24 +102,25 @@ impl RedisLink {
         }
     }
 
-    /// Follows the connection as it is lost and opened.
+    /// Returns a receiver that follows the connection as it is lost and reopened.
     pub(crate) fn watch(&self) -> watch::Receiver<HoldState<OpenLink>> {
         self.state.clone()
     }
 
-    /// The connection there is, for who sends more than a call's worth and keeps the deadline himself. Fails at once
-    /// while there is none.
+    /// Returns the present connection, for callers that send more than one call and keep the deadline themselves. Fails
+    /// at once while there is none.
     pub(super) async fn connection(&self) -> Result<(MultiplexedConnection, OpenLink), BrokerError> {
         let up = settled(&self.state).await?;
         Ok((up.connection.clone(), up))
     }
 
-    /// The connection of this number is open, but of no use.
+    /// Gives up the connection of this number, which is open but of no use.
     pub(super) fn give_up(&self, number: u64, reason: &str) {
         self.give_up.connection(number, reason);
     }
 
-    /// To be told of what was refused on the connection of this number: another may end at a better server.
+    /// Takes notice of a refusal on the connection of this number. Gives the connection up if another may reach a server
+    /// that does not refuse.
     pub(super) fn heard_refusal(&self, number: u64, error: &BrokerError) {
         if let BrokerError::Refused { kind, text } = error
             && kind.passes_with_the_server()
@@ -129,12 +130,12 @@ impl RedisLink {
         }
     }
 
-    /// Whether somebody else is to be asked, or the same later, which the caller sees to.
+    /// Whether the caller must ask another server, or the same one later.
     fn is_redirection(&self, error: &BrokerError) -> bool {
         self.in_cluster && Redirect::read(error).is_some()
     }
 
-    /// Whether there is a connection at this moment, and to what.
+    /// Returns the connection that is open at this moment, if there is one.
     pub(super) fn now(&self) -> Option<OpenLink> {
         match &*self.state.borrow() {
             HoldState::Up(up) => Some(up.clone()),
@@ -142,12 +143,12 @@ impl RedisLink {
         }
     }
 
-    /// One command. Fails at once while there is no connection.
+    /// Sends one command. Fails at once while there is no connection.
     pub(crate) async fn call(&self, operation: Operation, command: &Cmd) -> Result<Value, BrokerError> {
         self.within_deadline(operation, |mut up| async move { send(&mut up.connection, command).await }).await
     }
 
-    /// One script. `fill` adds the number of keys, the keys and the arguments; it may be called twice.
+    /// Calls a script. `fill` adds the number of keys, the keys and the arguments; it may be called twice.
     pub(crate) async fn eval(
         &self,
         operation: Operation,
@@ -169,7 +170,8 @@ impl RedisLink {
         .await
     }
 
-    /// The same script several times in one round trip, and what became of each. Each of `fills` works as in [`RedisLink::eval`].
+    /// Calls the same script several times in one round trip, and returns each result. Each of `fills` works as in
+    /// [`RedisLink::eval`].
     pub(super) async fn eval_each<F: Fn(&mut Cmd, &OpenLink)>(
         &self,
         operation: Operation,
@@ -188,7 +190,7 @@ impl RedisLink {
             }
             let answers = up.connection.send_packed_commands(&pipeline, 0, pipeline.len()).await?;
             let lacks = |answer: &Value| matches!(answer, Value::ServerError(error) if is_no_script(&error.clone().into()));
-            // None of them was carried out then, or the script is there by now.
+            // In this case no call was carried out, and all can be sent again once the script is loaded.
             if answers.iter().all(lacks) {
                 let load = script.load(&up);
                     send(&mut up.connection, &load).await?;
@@ -199,7 +201,7 @@ impl RedisLink {
         Ok(self.each(answers.await?))
     }
 
-    /// Several commands in one round trip, and what became of each.
+    /// Sends several commands in one round trip, and returns each result.
     pub(super) async fn call_each(
         &self,
         operation: Operation,
@@ -214,7 +216,7 @@ impl RedisLink {
         Ok(self.each(answers.await?))
     }
 
-    /// Refusals among the answers of a pipeline are counted as those of a single command are.
+    /// Counts refusals among the answers of a pipeline as those of single commands are counted.
     fn each(&self, answers: Vec<Value>) -> Vec<Result<Value, BrokerError>> {
         let number = self.now().map_or(0, |up| up.number);
         let each = answers.into_iter().map(|answer| accept(answer).map_err(explain));
@@ -259,7 +261,7 @@ impl RedisLink {
     }
 }
 
-/// What an error means to who has sent something.
+/// Translates an error for a caller that has sent something.
 pub(crate) fn explain(error: RedisError) -> BrokerError {
     if error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() {
         return BrokerError::Unanswered(format!("the connection was lost: {error}").into());
@@ -313,7 +315,7 @@ impl Supervisor {
         }
     }
 
-    /// Until it is lost. Says why it was.
+    /// Keeps the connection until it is lost. Returns the reason of the loss.
     async fn keep(&self, mut dialed: CommandConnection, number: u64) -> Arc<str> {
         let metrics = self.purpose.metrics(&self.metrics);
         metrics.up.set(1);
@@ -373,7 +375,7 @@ async fn send(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<V
     answers.into_iter().last().map_or(Ok(Value::Nil), accept)
 }
 
-/// The client library hands over a refusal as an answer like any other.
+/// The client library returns a refusal as an answer like any other.
 fn accept(answer: Value) -> Result<Value, RedisError> {
     match answer {
         Value::ServerError(error) => Err(error.into()),

@@ -1,5 +1,5 @@
-//! The connection for subscriptions: what arrives on it goes out at once, and when it is lost everything is
-//! subscribed again before anyone is told that it is back.
+//! The connection for subscriptions. Messages that arrive on it are passed on at once. After a loss, all channels are
+//! subscribed again before the link is reported as up.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -29,10 +29,10 @@ use crate::telemetry::Reminder;
 /// Channels in one SUBSCRIBE.
 const SUBSCRIBE_BATCH: usize = 1_000;
 
-/// What this link is called in logs.
+/// The name of this link in logs.
 const LINK: &str = "subscriptions";
 
-/// Batches in flight at once when everything is subscribed again.
+/// Batches in flight at once while all channels are subscribed again.
 const RESUBSCRIBE_BATCHES: usize = 8;
 
 #[derive(Debug)]
@@ -47,10 +47,10 @@ pub(super) struct RedisListener {
     _task: AbortOnDropHandle<()>,
 }
 
-/// What must be delivered: kept, so that it can be asked for again.
+/// The channels that must be delivered. They are kept so that they can be subscribed again.
 pub(super) type WantedChannels = Arc<Mutex<HashSet<Channel>>>;
 
-/// Where channels go whose slot leaves the server.
+/// Takes the channels whose slot moves to another server.
 #[derive(Debug)]
 pub(super) struct MigratingChannels {
     pub(super) wanted: WantedChannels,
@@ -58,7 +58,7 @@ pub(super) struct MigratingChannels {
 }
 
 impl MigratingChannels {
-    /// A channel is not subscribed any more. If it is still wanted, that was not asked for.
+    /// Reports that a channel is not subscribed any more. If it is still wanted, this node did not ask for that.
     pub(super) fn left(&self, channel: &str) {
         let channel = self.wanted.lock().take(channel);
         if let Some(channel) = channel {
@@ -67,13 +67,13 @@ impl MigratingChannels {
     }
 }
 
-/// A connection on which everything that is wanted is subscribed.
+/// A connection on which all wanted channels are subscribed.
 #[derive(Clone, Debug)]
 pub(super) struct ListeningConnection {
     pub(super) connection: Subscriptions,
-    /// What the server at its other end is.
+    /// The server at the other end.
     pub(super) server: Arc<Server>,
-    /// Which connection this is, counted from 1.
+    /// The number of the connection, counted from 1.
     pub(super) number: u64,
 }
 
@@ -111,34 +111,34 @@ impl RedisListener {
         }
     }
 
-    /// The connection there is. Waits only for the outcome of the very first attempt.
+    /// Returns the present connection. Waits only for the outcome of the very first attempt.
     pub(super) async fn listening(&self) -> Result<ListeningConnection, BrokerError> {
         settled(&self.state).await
     }
 
-    /// The connection of this number is open, but of no use.
+    /// Gives up the connection of this number, which is open but of no use.
     pub(super) fn give_up(&self, number: u64, reason: &str) {
         self.give_up.connection(number, reason);
     }
 
-    /// Those of these channels that are to be delivered.
+    /// Returns those of these channels that are to be delivered.
     pub(super) fn wants(&self, channels: &[Channel]) -> Vec<Channel> {
         let wanted = self.wanted.lock();
         channels.iter().filter(|channel| wanted.contains(*channel)).cloned().collect()
     }
 
-    /// Lets channels go that are elsewhere by now. Returns which those were.
+    /// Unsubscribes from channels that are at another server by now. Returns these channels.
     pub(super) fn let_go(&self, is_elsewhere: impl Fn(&Channel) -> bool) -> Vec<Channel> {
         let gone: Vec<Channel> = self.wanted.lock().extract_if(|channel| is_elsewhere(channel)).collect();
         if !gone.is_empty() {
-            // What nobody waits for is done all the same, in its turn.
+            // A request is carried out in its turn even if nobody waits for the answer.
             drop(self.unsubscribe(gone.clone()));
         }
         gone
     }
 
-    /// Takes effect in the order of the calls, also for callers who do not wait. Where channels are subscribed by the shard, all of a
-    /// call must be in one slot.
+    /// Subscribes to channels. Requests take effect in the order of the calls, even if the caller does not wait. With
+    /// sharded pub/sub, all channels of a call must be in one slot.
     pub(super) fn subscribe(
         &self,
         channels: Vec<Channel>,
@@ -178,7 +178,7 @@ impl RedisListener {
             };
             match &result {
                 Ok(()) => metrics.observe_round_trip(operation, start.elapsed()),
-                // Another master is asked then.
+                // The caller asks another master then.
                 Err(error) if is_sharded && Redirect::read(error).is_some() => {}
                 Err(error) => metrics.failed(error),
             }
@@ -190,7 +190,7 @@ impl RedisListener {
 struct ListenTask {
     state: watch::Sender<HoldState<ListeningConnection>>,
     give_up: Arc<GiveUpSignal>,
-    /// Connections opened until now.
+    /// The number of connections opened so far.
     number: u64,
     dialer: Arc<RedisDialer>,
     ping: Duration,
@@ -224,9 +224,9 @@ impl ListenTask {
                         }
                         Err(error) => error.to_string().into(),
                     };
-                    // Nothing of the old connection may arrive beside the new one's.
+                    // Nothing of the old connection may arrive beside the pushes of the new one.
                     dialed.driver.abort();
-                    // One that has ended by itself may have been seen to, and must not be asked again.
+                    // A driver that has ended may have been awaited already, and must not be polled again.
                     if !dialed.driver.is_finished() {
                         let _ = dialed.driver.await;
                     }
@@ -264,7 +264,7 @@ impl ListenTask {
         }
     }
 
-    /// Says no if the server is to be left meanwhile.
+    /// Subscribes to all wanted channels. Fails if the server is to be left meanwhile.
     async fn subscribe_all(&self, dialed: &PushConnection) -> Result<(), BrokerError> {
         tokio::select! {
             subscribed = self.subscribe_wanted(&dialed.connection) => subscribed,
@@ -278,7 +278,7 @@ impl ListenTask {
         if self.router.is_sharded() {
             let wanted: Vec<Channel> = self.wanted.lock().iter().cloned().collect();
             self.subscribe_by_slot(connection, wanted, |channels, _| {
-                // They are elsewhere by now: this connection was lost when they left.
+                // These channels are elsewhere by now: the connection was lost while they moved.
                 if let Some(leaving) = &self.router.leaving {
                     channels.iter().for_each(|channel| leaving.left(channel.as_str()));
                 }
@@ -298,7 +298,7 @@ impl ListenTask {
             .await
     }
 
-    /// Subscribes by the shard, and tells which channels are at another one. Any other refusal is an error.
+    /// Subscribes with SSUBSCRIBE, and reports the channels that are at another shard. Any other refusal is an error.
     async fn subscribe_by_slot(
         &self,
         connection: &Subscriptions,
@@ -336,7 +336,7 @@ impl ListenTask {
         channels.iter().map(|channel| self.router.keys.publications(channel)).collect()
     }
 
-    /// In groups of one slot each, as many of them together as are asked for at once.
+    /// Groups channels by slot, and puts as many groups into a batch as one request may have channels.
     fn by_slot(&self, channels: Vec<Channel>) -> Vec<Vec<Vec<Channel>>> {
         let mut by_slot: BTreeMap<u16, Vec<Channel>> = BTreeMap::new();
         for channel in channels {
@@ -369,7 +369,7 @@ impl ListenTask {
         }
     }
 
-    /// Subscribes and unsubscribes as asked until the connection is lost. Says why it was.
+    /// Subscribes and unsubscribes as requested until the connection is lost. Returns the reason of the loss.
     async fn serve(&mut self, dialed: &mut PushConnection) -> Arc<str> {
         let PushConnection { connection, driver, server, at } = dialed;
         let connection = &*connection;
@@ -409,8 +409,8 @@ impl ListenTask {
         }
     }
 
-    /// One batch of requests, in as few commands as can be. An error means that the connection is of no more use:
-    /// nobody knows what is subscribed on it.
+    /// Carries out a batch of requests in as few commands as possible. After an error the connection is of no more use:
+    /// it is unknown which channels are subscribed on it.
     async fn perform(
         &mut self,
         connection: &Subscriptions,
@@ -421,7 +421,7 @@ impl ListenTask {
         let wanted = self.wanted.clone();
         let mut pending = PendingRequests::new(&wanted);
         for request in batch {
-            // Who has given up waiting for a subscription was told that there is none.
+            // A caller that has given up waiting for a subscription was told that there is none.
             if request.kind == SubscriptionRequestKind::Subscribe && request.reply.is_closed() {
                 continue;
             }
@@ -471,7 +471,7 @@ impl ListenTask {
         self.router.metrics.subscribed_channels.set(wanted.lock().len() as u64);
         let abandoned = pending.settle();
         if !abandoned.is_empty() {
-            // Before anything asked since: the same channel may have been asked for again.
+            // Queued before newer requests, which may subscribe to the same channel again.
             let (reply, _) = oneshot::channel();
             self.requests.push_first(SubscriptionRequest {
                 kind: SubscriptionRequestKind::Unsubscribe,
@@ -482,7 +482,7 @@ impl ListenTask {
         Ok(())
     }
 
-    /// While there is no connection: nothing new can be subscribed, anything can be let go.
+    /// Answers requests while there is no connection: subscribing fails, unsubscribing succeeds.
     async fn refuse_all(&mut self, requests: &Requests, reason: &Arc<str>) {
         loop {
             for request in requests.take().await {
@@ -496,7 +496,7 @@ impl ListenTask {
                         Ok(())
                     }
                 };
-                // Whoever asked may have given up.
+                // The caller may have given up.
                 let _ = request.reply.send(result);
             }
             self.router.metrics.subscribed_channels.set(self.wanted.lock().len() as u64);

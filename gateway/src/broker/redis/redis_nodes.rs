@@ -1,4 +1,4 @@
-//! Which nodes there are: each puts its description down for a time, readers clear away what is over.
+//! The register of nodes: each node stores its description with a lease, and readers remove the expired ones.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl RedisBroker {
         self.link.call_many(Operation::Nodes, &pipeline).await.map(|_| ())
     }
 
-    /// At each place there is. What several give counts once.
+    /// Exchanges announcements with every copy of the register. A description that several copies return counts once.
     async fn exchange(
         &self,
         node: &str,

@@ -1,4 +1,4 @@
-//! TLS to Redis: whom the server's certificate is checked against, and what this node shows of itself.
+//! TLS to Redis: the authorities that the server's certificate is checked against, and the certificate of this node.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub(super) fn connector(config: &RedisConfig) -> Result<TlsConnector, DialError>
     tls_connector(config.ca_file.as_deref(), identity)
 }
 
-/// `identity`: the files of a certificate, with those it was signed with, and of its key.
+/// `identity` is the file of a certificate and the ones it was signed with, and the file of its key.
 pub(crate) fn tls_connector(
     ca_file: Option<&Path>,
     identity: Option<(&Path, &Path)>,
@@ -26,7 +26,7 @@ pub(crate) fn tls_connector(
     client_config(ca_file, identity).map(|tls| TlsConnector::from(Arc::new(tls)))
 }
 
-/// The same, for whoever connects by other means.
+/// Returns the configuration alone, for callers that connect by other means.
 pub(crate) fn client_config(
     ca_file: Option<&Path>,
     identity: Option<(&Path, &Path)>,

@@ -1,4 +1,4 @@
-//! Whose turn it is: a lease in a hash, beside how far its holder has got.
+//! Turns: a lease in a hash, beside the progress of its holder.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::script;
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, TurnLease, TurnRequest};
 
-/// How long it is known how far something has got that nobody goes on with.
+/// How long the progress of a task is kept after nobody continues it.
 const UNUSED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl RedisBroker {

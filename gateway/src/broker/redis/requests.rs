@@ -1,4 +1,4 @@
-//! Subscriptions asked for and given up that wait for the connection, in the order of the calls.
+//! Requests to subscribe and unsubscribe that wait for the connection, in the order of the calls.
 
 use std::collections::VecDeque;
 
@@ -8,8 +8,8 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::broker::BrokerError;
 
-/// Channels that may wait to be subscribed; more are refused. Unsubscribing is never refused: what can be
-/// unsubscribed has been subscribed, which bounds it.
+/// The most channels that may wait to be subscribed; more are refused. Unsubscribing is never refused: a channel that can
+/// be unsubscribed has been subscribed, which bounds the number.
 const SUBSCRIBE_WAITING_MAX: usize = 200_000;
 
 #[derive(Debug, Default)]
@@ -59,7 +59,7 @@ impl Requests {
         true
     }
 
-    /// Everything that waits; returns when there is something.
+    /// Takes all waiting requests. Waits until there is at least one.
     pub(super) async fn take(&self) -> VecDeque<SubscriptionRequest> {
         loop {
             let added = self.added.notified();

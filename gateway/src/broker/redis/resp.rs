@@ -1,32 +1,32 @@
-//! What Redis says on the connection for subscriptions, in RESP3. A message is found by the lengths before its parts
-//! and cut out of the buffer it arrived in: nothing of it is looked at or copied.
+//! Parses RESP3 on the connection for subscriptions. A message is found by the lengths before its parts and split off the
+//! buffer it arrived in, without looking at its payload or copying it.
 
 use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// The longest thing that is read. Redis itself ends at 512 MiB, and no publication is nearly as long.
+/// The longest part that is read. Redis itself allows 512 MiB, and no publication is nearly as long.
 const PART_BYTES_MAX: usize = 64 << 20;
-/// The deepest lists in lists. What is asked for here has one in one.
+/// The deepest nesting of lists. The answers that are asked for here have one list in another.
 const DEPTH_MAX: usize = 8;
-/// The longest line: a length, or an error.
+/// The longest line, which is a length or an error.
 const LINE_BYTES_MAX: usize = 64 << 10;
 
-/// One thing Redis said, whole.
+/// A complete reply or push of Redis.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum RespReply {
     Message(RedisMessage),
     Subscribed,
     Unsubscribed,
-    /// A shard's channel that is not subscribed any more: because it was asked for, or because its slot has left.
+    /// A channel of sharded pub/sub that is no longer subscribed, because this node unsubscribed or because its slot moved.
     Left(Bytes),
-    /// The answer to a command, as it was written.
+    /// The raw answer to a command, or the text of an error.
     Answer(Result<Bytes, String>),
     /// A push that nobody asked for.
     Other,
 }
 
-/// A message of a channel, still in one piece with its name.
+/// A message of a channel, still in one buffer with its name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct RedisMessage {
     whole: Bytes,
@@ -39,18 +39,18 @@ impl RedisMessage {
         self.whole.get(self.name.clone()).unwrap_or_default()
     }
 
-    /// Shares the memory that the message came in.
+    /// Returns the payload, which shares the memory that the message came in.
     pub(super) fn data(&self) -> Bytes {
         self.whole.slice(self.data.clone())
     }
 }
 
-/// This is not RESP3, or more than is read of it.
+/// The input is not RESP3, or exceeds a bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("Redis said something that is no RESP3, or too long")]
 pub(super) struct Malformed;
 
-/// Takes the first thing out of the buffer; `None` while it is not all there.
+/// Takes the first reply out of the buffer. Returns `None` while it is incomplete.
 pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<RespReply>, Malformed> {
     let bytes = &buffer[..];
     let Some(first) = bytes.first() else { return Ok(None) };
@@ -58,7 +58,7 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<RespReply>, Malformed
         let Some(end) = end_of(bytes, 0, 0)? else { return Ok(None) };
         let whole = buffer.split_to(end).freeze();
         return Ok(Some(match whole[0] {
-            // What belongs to what comes next, and is not asked for.
+            // An attribute of the reply that follows, which nobody asked for.
             b'|' => RespReply::Other,
             b'-' | b'!' => {
                 let text = String::from_utf8_lossy(&whole[1..]);
@@ -85,10 +85,10 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<RespReply>, Malformed
     Ok(Some(reply))
 }
 
-/// Takes out that a shard's channel, whose name stands from `at` on, is not subscribed any more.
+/// Takes out a push saying that a channel of sharded pub/sub is no longer subscribed. Its name begins at `at`.
 fn left(buffer: &mut BytesMut, at: usize) -> Result<Option<RespReply>, Malformed> {
     let Some(end) = end_of(buffer, 0, 0)? else { return Ok(None) };
-    // Where nothing was subscribed it has no name.
+    // Without a subscription, the push has no name.
     let name = match buffer.get(at..at + 2) {
         Some(b"$-") => None,
         _ => text(buffer, at)?,
@@ -97,7 +97,7 @@ fn left(buffer: &mut BytesMut, at: usize) -> Result<Option<RespReply>, Malformed
     Ok(Some(name.map_or(RespReply::Other, |name| RespReply::Left(whole.slice(name)))))
 }
 
-/// Takes a message out of the buffer, whose name stands from `at` on.
+/// Takes a message out of the buffer. Its channel name begins at `at`.
 fn message(buffer: &mut BytesMut, at: usize) -> Result<Option<RespReply>, Malformed> {
     let Some(name) = text(buffer, at)? else { return Ok(None) };
     let Some(data) = text(buffer, name.end + 2)? else { return Ok(None) };
@@ -105,7 +105,7 @@ fn message(buffer: &mut BytesMut, at: usize) -> Result<Option<RespReply>, Malfor
     Ok(Some(RespReply::Message(RedisMessage { whole, name, data })))
 }
 
-/// Where a text stands whose `$` is at `at`, once all of it and the line break behind it are there.
+/// Returns the range of a bulk string whose `$` is at `at`, once the string and the line break behind it have arrived.
 fn text(bytes: &[u8], at: usize) -> Result<Option<Range<usize>>, Malformed> {
     match bytes.get(at) {
         None => return Ok(None),
@@ -121,7 +121,7 @@ fn text(bytes: &[u8], at: usize) -> Result<Option<Range<usize>>, Malformed> {
     }
 }
 
-/// The number that stands from `at` to the end of its line, and where the next line begins.
+/// Returns the number between `at` and the end of its line, and where the next line begins.
 fn length(bytes: &[u8], at: usize) -> Result<Option<(usize, usize)>, Malformed> {
     let mut value = 0;
     for (index, byte) in bytes.iter().enumerate().skip(at) {
@@ -143,7 +143,7 @@ fn length(bytes: &[u8], at: usize) -> Result<Option<(usize, usize)>, Malformed> 
     Ok(None)
 }
 
-/// Where the value that begins at `at` ends, once all of it is there.
+/// Returns the end of the value that begins at `at`, once the value has arrived.
 fn end_of(bytes: &[u8], at: usize, depth: usize) -> Result<Option<usize>, Malformed> {
     if depth > DEPTH_MAX {
         return Err(Malformed);
@@ -182,13 +182,13 @@ fn line_end(bytes: &[u8], at: usize) -> Result<Option<usize>, Malformed> {
     }
 }
 
-/// The words of a flat answer, in their order.
+/// Returns the words of a flat answer, in order.
 pub(super) fn words(answer: &str) -> impl Iterator<Item = &str> {
-    // What is left out tells a length, of a text or of the whole.
+    // Skips lines that hold the length of a string or of the answer.
     answer.split("\r\n").filter(|line| !line.starts_with(['$', '%', '*']))
 }
 
-/// Appends a command.
+/// Appends a command to `out`.
 pub(super) fn command<P: AsRef<[u8]>>(parts: impl ExactSizeIterator<Item = P>, out: &mut Vec<u8>) {
     let mut number = itoa::Buffer::new();
     out.push(b'*');

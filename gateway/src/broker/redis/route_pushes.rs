@@ -1,4 +1,4 @@
-//! What arrives from Redis, and to whom it goes.
+//! Routes pushes from Redis to their receivers.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -14,18 +14,18 @@ use super::subscriptions::ReceiveMessage;
 use crate::broker::BrokerEvents;
 use crate::broker::measure::BrokerMetrics;
 
-/// Where pushes go. Runs on the connection's task, which reads nothing else meanwhile: must not wait.
+/// The receivers of pushes. Runs on the connection's task, which reads nothing else meanwhile: must not wait.
 pub(super) struct PushRouter {
     pub(super) keys: RedisKeys,
     pub(super) control: String,
-    /// Where this node alone is told things (pub/sub).
+    /// The pub/sub channel of messages for this node alone.
     pub(super) own: String,
     pub(super) canaries: Arc<Canaries>,
-    /// In a cluster, whose shards have channels of their own.
+    /// Set in a cluster, which uses sharded pub/sub.
     pub(super) leaving: Option<MigratingChannels>,
     pub(super) events: Arc<dyn BrokerEvents>,
     pub(super) metrics: Arc<BrokerMetrics>,
-    /// Grows with whatever arrives.
+    /// Grows with everything that arrives.
     pub(super) heard: AtomicU64,
 }
 
@@ -61,7 +61,7 @@ impl PushRouter {
                 Err(error) => {
                     self.metrics.undecodable.increment();
                     let count = self.metrics.undecodable.get();
-                    // Whoever writes such things may write many.
+                    // Logged ever more rarely: a publisher of unreadable messages may publish many.
                     if count.is_power_of_two() {
                         tracing::warn!(channel, %error, count, "publications from Redis cannot be read");
                     }
@@ -78,12 +78,12 @@ impl PushRouter {
         }
     }
 
-    /// Whether channels are subscribed by the shard.
+    /// Whether channels are subscribed with sharded pub/sub.
     pub(super) fn is_sharded(&self) -> bool {
         self.leaving.is_some()
     }
 
-    /// The names this node always listens to, those of shards apart.
+    /// Returns the names that this node always listens to, without those of sharded pub/sub.
     pub(super) fn own_names(&self) -> Vec<String> {
         let canary = (!self.is_sharded()).then(|| self.canaries.canary_channel().name.clone());
         [self.control.clone(), self.own.clone()].into_iter().chain(canary).collect()

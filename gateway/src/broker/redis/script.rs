@@ -1,4 +1,4 @@
-//! The scripts, each called by its hash, and left at a Redis that does not have it.
+//! The Lua scripts. Each is called by its hash, and loaded where a Redis lacks it.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -7,8 +7,8 @@ use redis::Cmd;
 
 use super::redis_link::OpenLink;
 
-/// A script that gives out positions, behind what finds out in which life of the data set that is: a text for one server, and one
-/// for the masters of a cluster.
+/// A script that assigns positions, behind the part that finds out the present life of the data set. It has one text for
+/// a single server, and one for the masters of a cluster.
 macro_rules! in_a_life {
     ($($file:literal),*) => {
         Script::of_both(
@@ -26,7 +26,7 @@ macro_rules! in_a_life {
     };
 }
 
-/// The same of a channel that keeps state by key.
+/// A script of that kind for channels that keep state by key.
 macro_rules! of_keys {
     ($file:literal) => {
         in_a_life!("scripts/keys.lua", $file)
@@ -43,13 +43,13 @@ pub(crate) static ANNOUNCE: Script = Script::new(include_str!("scripts/announce.
 pub(super) static TURN: Script = Script::new(include_str!("scripts/turn.lua"));
 pub(super) static RIGHTS: Script = Script::new(include_str!("scripts/rights.lua"));
 
-/// How long the id of a Redis process is. What has another length is none.
+/// The length of the id of a Redis process. A text of another length is no id.
 pub(super) const RUN_BYTES: usize = 40;
-/// In place of an id: the script cannot ask what life of the data set this is.
+/// Stands in for an id where the script cannot find out the life of the data set.
 const UNNAMED_RUN: &str = "----------------------------------------";
 const _: () = assert!(UNNAMED_RUN.len() == RUN_BYTES, "scripts cut it off by its length");
 
-/// What scripts are told of the process that runs them, and in a cluster of the other masters.
+/// Returns the argument that tells scripts the process that runs them, and in a cluster the other masters.
 pub(super) fn run_of(up: &OpenLink) -> Cow<'_, str> {
     let run = if up.server.names_lives() { &*up.server.run } else { UNNAMED_RUN };
     match &up.of_cluster {
@@ -89,7 +89,7 @@ impl Script {
         self.in_cluster.as_ref().filter(|_| up.of_cluster.is_some()).unwrap_or(&self.alone)
     }
 
-    /// For a Redis that has the script. The keys and arguments follow, the number of keys first.
+    /// Returns the command for a Redis that has the script. The number of keys, the keys and the arguments must follow.
     pub(super) fn by_hash(&self, up: &OpenLink) -> Cmd {
         let ScriptText { text, hash } = self.text(up);
         let hash = hash.get_or_init(|| redis::Script::new(text).get_hash().to_owned());
@@ -98,7 +98,7 @@ impl Script {
         command
     }
 
-    /// Leaves it at a Redis that does not have it: the one way, so that one right is needed.
+    /// Returns the command that loads the script. No other command is used for that, so that one right is enough.
     pub(super) fn load(&self, up: &OpenLink) -> Cmd {
         let mut command = redis::cmd("SCRIPT");
         command.arg("LOAD").arg(self.text(up).text);

@@ -1,4 +1,4 @@
-//! What a Redis says of itself: which process it is, whose data it has, and whether this project can use it.
+//! What a Redis tells about itself: its process, its data set, and whether this project can use it.
 
 use std::sync::Arc;
 
@@ -6,15 +6,15 @@ use redis::Value;
 
 use super::script;
 
-/// What a server is, as far as it tells and this user may ask.
+/// The identity of a server, as far as it is told and this user may ask.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Server {
-    /// Names this run of the process. Empty where it is not told.
+    /// The id of this run of the process. Empty if it is unknown.
     pub(crate) run: Arc<str>,
-    /// Names the history of the data set (`master_replid`): another one begins with each promotion and each start.
-    /// Empty where it is not told.
+    /// The id of the history of the data set (`master_replid`), which changes with each promotion and each start. Empty
+    /// if it is unknown.
     pub(crate) data_set: Arc<str>,
-    /// Whether this user may call INFO, and so may scripts that run as this user.
+    /// Whether this user, and scripts that run as this user, may call INFO.
     pub(crate) tells: bool,
     is_replica: bool,
     mode: ServerMode,
@@ -39,14 +39,14 @@ impl ServerMode {
 }
 
 impl Server {
-    /// From the sections `server` and `replication` of INFO.
+    /// Reads the sections `server` and `replication` of INFO.
     pub(super) fn from_info(server: &str, replication: &str) -> Self {
         Self {
             run: field(server, "run_id").into(),
             data_set: field(replication, "master_replid").into(),
             tells: true,
             is_replica: field(replication, "role") == "slave",
-            // The first is what Valkey calls it.
+            // Valkey uses the first name.
             mode: [field(server, "server_mode"), field(server, "redis_mode")]
                 .into_iter()
                 .find(|mode| !mode.is_empty())
@@ -55,7 +55,7 @@ impl Server {
         }
     }
 
-    /// From the answer to HELLO, which everyone may call: its words in their order, each name before its value.
+    /// Reads the answer to HELLO, which every user may call: its words in order, each name before its value.
     pub(super) fn from_hello<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
         let mut server = Self::default();
         let mut words = words.into_iter();
@@ -69,7 +69,7 @@ impl Server {
         server
     }
 
-    /// From the answer to HELLO as the client library reads it.
+    /// Reads the answer to HELLO as the client library decodes it.
     pub(super) fn from_hello_value(answer: &Value) -> Self {
         let Value::Map(fields) = answer else { return Self::default() };
         let text = |value: &Value| match value {
@@ -94,7 +94,8 @@ impl Server {
         self.mode == ServerMode::Cluster
     }
 
-    /// Why nothing can be kept at this server, for who must change the address. `in_cluster`: it is to be a node of one.
+    /// Returns why this server cannot be used, in words for whoever must change the address. `in_cluster`: the server
+    /// must be a node of a cluster.
     pub(super) fn unusable(&self, in_cluster: bool) -> Option<&'static str> {
         match (self.mode, in_cluster) {
             (ServerMode::Sentinel, _) => Some(
@@ -116,7 +117,7 @@ impl Server {
         }
     }
 
-    /// Whether two connections end at different servers, as far as both tell.
+    /// Whether two connections certainly end at different servers. Unknown ids prove nothing.
     pub(super) fn is_surely_another(&self, other: &Self) -> bool {
         !self.run.is_empty() && !other.run.is_empty() && self.run != other.run
     }

@@ -1,5 +1,5 @@
-//! An open connection for subscriptions. Its driver reads what arrives and hands messages on at once; everyone else
-//! asks through a queue and is told when Redis has confirmed.
+//! An open connection for subscriptions. Its driver reads what arrives and passes messages on at once; all callers send
+//! commands through a queue and are answered when Redis has confirmed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,43 +17,43 @@ use super::resp::{self, RedisMessage, RespReply};
 use super::server::Server;
 use crate::broker::BrokerError;
 
-/// How much is read at once, in bytes. A publication keeps the memory of all that came with it.
+/// Bytes read at once. A publication keeps the memory of the whole read alive.
 const READ_BYTES: usize = 64 << 10;
 
-/// Commands that wait to be written. Those who ask have few in flight at once.
+/// The most commands that wait to be written. Each caller has few in flight at once.
 const COMMANDS_MAX: usize = 64;
 
-/// Where messages go. Called on the connection's task, which reads nothing else meanwhile: must not wait.
+/// The receiver of messages. Called on the connection's task, which reads nothing else meanwhile: must not wait.
 pub(super) trait ReceiveMessage: Send + Sync + 'static {
     fn receive(&self, message: &RedisMessage);
 
-    /// A shard's channel is not subscribed any more, asked for or not.
+    /// A sharded pub/sub channel is no longer subscribed, whether this node asked for that or not.
     fn left(&self, _name: &[u8]) {}
 
-    /// Grows with whatever arrives.
+    /// Returns the counter that grows with everything that arrives.
     fn heard(&self) -> &AtomicU64;
 }
 
-/// A way to ask. The connection ends with its driver, not with this.
+/// A handle for sending commands. The connection ends with its driver, not with this handle.
 #[derive(Clone, Debug)]
 pub(super) struct Subscriptions(mpsc::Sender<SubscriptionCommand>);
 
-/// The connection is lost when this ends. It says why.
+/// The task of a connection. When it ends, the connection is lost; its output is the reason.
 pub(super) type Driver = AbortOnDropHandle<Arc<str>>;
 
 #[derive(Debug)]
 struct SubscriptionCommand {
     /// One or more commands.
     command: Vec<u8>,
-    /// What is awaited for each: noted before anything of them is answered.
+    /// The replies awaited for the commands. They are queued before any of the commands is answered.
     awaited: Vec<AwaitedReply>,
 }
 
 #[derive(Debug)]
 struct AwaitedReply {
-    /// `None`: an answer like that of any command.
+    /// The kind and the number of confirmations. `None` for the answer of any other command.
     confirmations: Option<(RespReply, usize)>,
-    /// Commands before it are answered only if they are refused, and then nobody cares.
+    /// Whether the commands before it are answered only if they are refused, in which case the refusal is ignored.
     is_behind_refusals: bool,
     reply: oneshot::Sender<Result<Bytes, BrokerError>>,
 }
@@ -79,7 +79,7 @@ impl Subscriptions {
         self.names("UNSUBSCRIBE", names, RespReply::Unsubscribed).await
     }
 
-    /// Subscribes to channels of a shard. All names of a group are in one slot, and each group is confirmed or refused by itself.
+    /// Subscribes with SSUBSCRIBE. All names of a group are in one slot, and each group is confirmed or refused by itself.
     pub(super) async fn subscribe_sharded(&self, groups: &[Vec<String>]) -> Vec<Result<(), BrokerError>> {
         let (mut command, mut awaiting, mut answers) = (Vec::new(), Vec::new(), Vec::new());
         for names in groups {
@@ -98,14 +98,15 @@ impl Subscriptions {
         results
     }
 
-    /// Unsubscribes from channels of a shard, those of a group in one slot. What has left already is refused, and is as good.
+    /// Unsubscribes with SUNSUBSCRIBE. All names of a group are in one slot. A refusal means that the channels have left
+    /// already, which is as good.
     pub(super) async fn unsubscribe_sharded(&self, groups: &[Vec<String>]) -> Result<(), BrokerError> {
         let mut command = Vec::new();
-        // Without names, it would mean all.
+        // Without names, the command would mean all.
         for names in groups.iter().filter(|names| !names.is_empty()) {
             write_names("SUNSUBSCRIBE", names, &mut command);
         }
-        // How often the names are told depends on what has left by then: once this is answered, all of them were.
+        // How many confirmations come depends on which channels have left by then. When HELLO is answered, all have come.
         resp::command(["HELLO"].iter(), &mut command);
         let (mut last, answer) = awaited(None);
         last.is_behind_refusals = true;
@@ -113,7 +114,7 @@ impl Subscriptions {
         answer.await.unwrap_or_else(|_| Err(lost())).map(drop)
     }
 
-    /// Has the server speak RESP3 and logs in. Returns what it says of itself.
+    /// Switches the server to RESP3 and logs in. Returns how the server identifies itself.
     pub(super) async fn greet(&self, login: &RedisConnectionInfo) -> Result<Server, BrokerError> {
         let mut hello = vec!["HELLO", "3"];
         if let Some(password) = login.password() {
@@ -122,12 +123,12 @@ impl Subscriptions {
         Ok(from_hello(&self.ask(&hello).await?))
     }
 
-    /// Asks what the server is, as far as everyone may ask.
+    /// Identifies the server by HELLO, which needs no rights.
     pub(super) async fn hello(&self) -> Result<Server, BrokerError> {
         Ok(from_hello(&self.ask(&["HELLO"]).await?))
     }
 
-    /// Asks what the server is: by INFO, and where that is forbidden by what everyone may ask.
+    /// Identifies the server by INFO, or by HELLO if the user lacks the right to INFO.
     pub(super) async fn identify(&self) -> Result<Server, BrokerError> {
         let server = self.ask(&["INFO", "server"]).await;
         if server.as_ref().is_err_and(is_for_want_of_a_right) {
@@ -137,14 +138,14 @@ impl Subscriptions {
         Ok(Server::from_info(&String::from_utf8_lossy(&server), &String::from_utf8_lossy(&replication)))
     }
 
-    /// Any other command. Gives its answer as it was written.
+    /// Sends any other command. Returns its raw answer.
     pub(super) async fn ask(&self, parts: &[&str]) -> Result<Bytes, BrokerError> {
         let mut command = Vec::new();
         resp::command(parts.iter(), &mut command);
         self.send(command, None).await
     }
 
-    /// Two commands in one go: the server does nothing else between them.
+    /// Sends two commands in one write: the server does nothing else between them.
     pub(super) async fn ask_both(
         &self,
         first: &[&str],
@@ -156,7 +157,8 @@ impl Subscriptions {
         self.send_both(command, None, None).await
     }
 
-    /// Subscribes to patterns, and sends another command in the same go: Redis carries out nothing of others in between.
+    /// Subscribes to patterns and sends another command in the same write: Redis carries out no other client's commands
+    /// in between.
     pub(super) async fn follow(&self, patterns: &[String], then: &[&str]) -> Result<(), BrokerError> {
         let mut command = Vec::new();
         let mut parts = vec!["PSUBSCRIBE"];
@@ -188,7 +190,7 @@ impl Subscriptions {
         answer.await.unwrap_or_else(|_| Err(lost()))
     }
 
-    /// Two commands, written together.
+    /// Sends two commands in one write.
     async fn send_both(
         &self,
         command: Vec<u8>,
@@ -255,7 +257,7 @@ async fn drive<R: ReceiveMessage>(
                 }
             }
             next = commands.recv(), if asking => match next {
-                // Redis reads whatever it has to write, so this does not wait for what is not read here meanwhile.
+                // This cannot deadlock: Redis goes on reading while its own answers are not read here.
                 Some(SubscriptionCommand { command, awaited }) => {
                     waiting.extend(awaited);
                     writer.write_all(&command).await?;
@@ -267,7 +269,7 @@ async fn drive<R: ReceiveMessage>(
     }
 }
 
-/// Tells whoever asked first. Redis answers in the order of the commands.
+/// Answers the caller that has waited longest. Redis answers in the order of the commands.
 fn settle(waiting: &mut VecDeque<AwaitedReply>, reply: RespReply) {
     let Some(first) = waiting.front_mut() else { return };
     let result = match (&mut first.confirmations, reply) {
@@ -284,7 +286,7 @@ fn settle(waiting: &mut VecDeque<AwaitedReply>, reply: RespReply) {
         _ => return,
     };
     if let Some(first) = waiting.pop_front() {
-        // Whoever asked may have given up.
+        // The caller may have given up.
         let _ = first.reply.send(result);
     }
 }

@@ -1,4 +1,5 @@
-//! The masters of a cluster that this node knows: each is a part of the broker, at a place of its own for as long as it has slots.
+//! The masters of a cluster that this node knows. Each is a part of the broker, with an index of its own for as long as
+//! it has slots.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -15,11 +16,11 @@ use crate::broker::redis::redis_keys::RedisKeys;
 /// The most masters that are used.
 pub(super) const MASTERS_MAX: usize = 32;
 
-/// So much of what Redis calls the history of its data set names a life.
+/// The length of the prefix of Redis' replication id that names a life.
 const LIFE_BYTES: usize = 16;
 
-/// What scripts at a master are told beside which process it is: where the lease of its life is, and what the lives of the
-/// other masters are called at this moment.
+/// What scripts at a master are told beside its process: the key of the lease of its life, and the present names of the
+/// other masters' lives.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterLives(RwLock<Arc<str>>);
 
@@ -36,23 +37,23 @@ impl ClusterLives {
     }
 }
 
-/// One of them.
+/// One of the masters.
 #[derive(Debug)]
 pub(super) struct ClusterPart {
-    /// Which part of the broker it is.
+    /// The index of this part of the broker.
     pub(super) place: usize,
     pub(super) member: ClusterNode,
-    /// Where it is.
+    /// The address of the master.
     pub(super) name: Arc<str>,
     pub(super) master: Master,
     pub(super) lives: Arc<ClusterLives>,
-    /// A slot that it has: for what is not a channel's and must be at this master.
+    /// A slot of this master, for keys that belong to no channel and must be at this master.
     pub(super) home: AtomicU16,
     pub(super) _watch: AbortOnDropHandle<()>,
 }
 
 impl ClusterPart {
-    /// What the life of its data set is called, as far as its own connection tells at this moment.
+    /// Returns the name of the life of the master's data set, if its connection is up.
     pub(super) fn life(&self) -> Option<Arc<str>> {
         self.master.link.now().map(|up| up.server.data_set.clone())
     }
@@ -61,27 +62,27 @@ impl ClusterPart {
         self.master.link.now().is_some()
     }
 
-    /// Has another slot for what is not a channel's.
+    /// Moves to another slot for the keys that belong to no channel.
     pub(super) fn move_home(&self, slot: u16, keys: &RedisKeys, node: &str) {
         if self.home.swap(slot, Ordering::Relaxed) != slot {
             self.master.canaries.move_to(keys.of_canaries_in(slot), node);
         }
     }
 
-    /// Tells its scripts what is to be known. `others` are the lives of the other masters.
+    /// Updates what the scripts at this master are told. `others` are the lives of the other masters.
     pub(super) fn tell(&self, keys: &RedisKeys, others: &[Arc<str>]) {
         let others: Vec<&str> = others.iter().filter_map(|life| life.get(..LIFE_BYTES)).collect();
         self.lives.tell(&keys.lease_in(self.home.load(Ordering::Relaxed)), &others.join(","));
     }
 }
 
-/// Which part has each slot.
+/// The parts, and the part that has each slot.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     pub(super) parts: Vec<Option<Arc<ClusterPart>>>,
-    /// By slot.
+    /// The index of the part, by slot.
     pub(super) owners: Vec<Option<u8>>,
-    /// Those that have no slots any more, for as long as something may be on its way to them.
+    /// Parts that have no slots any more, kept for as long as something may be on its way to them.
     pub(super) retired: Vec<(Instant, Arc<ClusterPart>)>,
 }
 
@@ -100,7 +101,7 @@ impl Places {
         self.parts.iter().flatten()
     }
 
-    /// With those that are on their way out.
+    /// Returns all parts, including the retired ones.
     pub(super) fn all_there_are(&self) -> impl Iterator<Item = &Arc<ClusterPart>> {
         self.all().chain(self.retired.iter().map(|(_, part)| part))
     }

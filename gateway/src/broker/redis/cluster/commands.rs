@@ -1,5 +1,5 @@
-//! Everything that is asked beside publications and subscriptions: at the one server there is, or at the master of its key's slot,
-//! and again where that says that somebody else is to be asked.
+//! Commands beside publications and subscriptions. They go to the only server, or to the master of their key's slot, and
+//! again to another if that one redirects them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::broker::redis::redis_link::{OpenLink, RedisLink};
 use crate::broker::redis::script::Script;
 
 tokio::task_local! {
-    /// Whatever is sent meanwhile goes to where its slot is on its way to.
+    /// Set while commands are sent to the server that imports their slot.
     static ASKING: ();
 }
 
@@ -28,17 +28,17 @@ pub(in crate::broker::redis) fn with_asking() -> bool {
     ASKING.try_with(|()| ()).is_ok()
 }
 
-/// The first pause before somebody is asked again who said "later", and the longest.
+/// The first and the longest pause before a server that asked to try later is asked again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
 
-/// So often another master is asked at once. If that goes on, masters do not agree yet.
+/// How many redirections are followed at once. If there are more, the masters do not agree yet.
 const AT_ONCE: u32 = 3;
 
-/// Where commands go whose key is known.
+/// The connections for commands whose key is known.
 #[derive(Clone, Debug)]
 pub(crate) enum Commands {
     Server(Arc<RedisLink>),
-    /// The connections of masters for commands, or those for reads that may be long.
+    /// The connections to masters for commands, or those for reads that may be long.
     Cluster(Arc<RedisCluster>, ReplySize),
 }
 
@@ -49,18 +49,18 @@ pub(crate) enum ReplySize {
     Long,
 }
 
-/// When what is kept may have been lost.
+/// Watches for moments at which keys may have been lost.
 #[derive(Debug)]
 pub(crate) enum Changes {
     Server(watch::Receiver<HoldState<OpenLink>>),
-    /// Whether anybody was asked yet, and which data sets there are.
+    /// Whether the cluster was asked for its layout yet, and the generation of its data sets.
     Cluster(watch::Receiver<bool>, watch::Receiver<u64>),
 }
 
 impl Changes {
     /// Waits for the outcome of the very first attempt to connect.
     pub(crate) async fn first(&mut self) {
-        // What is closed will not change any more.
+        // A closed channel will not change any more.
         match self {
             Self::Server(link) => drop(link.wait_for(|state| !matches!(state, HoldState::Opening)).await),
             Self::Cluster(settled, _) => drop(settled.wait_for(|settled| *settled).await),
@@ -88,8 +88,8 @@ impl Commands {
         }
     }
 
-    /// One script. `key` is one of its keys, which says where. `fill` adds the number of keys, the keys and the arguments; it may be
-    /// called several times.
+    /// Calls a script. `key` is one of its keys, and decides where it is sent. `fill` adds the number of keys, the keys
+    /// and the arguments; it may be called several times.
     pub(crate) async fn eval(
         &self,
         operation: Operation,
@@ -109,8 +109,8 @@ impl Commands {
         }
     }
 
-    /// The same script several times, in as few round trips as can be, each with a key and what fills it as in
-    /// [`Commands::eval`]. Returns what became of each.
+    /// Calls the same script several times in as few round trips as possible, each with a key and a `fill` as in
+    /// [`Commands::eval`]. Returns each result.
     pub(crate) async fn eval_each<F: Fn(&mut Cmd, &OpenLink)>(
         &self,
         operation: Operation,
@@ -138,7 +138,7 @@ impl Commands {
         }
     }
 
-    /// The same, where one that fails makes all of it fail.
+    /// Does the same, but fails if one of the calls fails.
     pub(crate) async fn eval_many<F: Fn(&mut Cmd, &OpenLink)>(
         &self,
         operation: Operation,
@@ -148,7 +148,7 @@ impl Commands {
         self.eval_each(operation, script, fills).await.into_iter().collect()
     }
 
-    /// One command, whose first argument is its key.
+    /// Sends one command, whose first argument is its key.
     pub(crate) async fn call(&self, operation: Operation, command: &Cmd) -> Result<Value, BrokerError> {
         match self {
             Self::Server(link) => link.call(operation, command).await,
@@ -160,7 +160,7 @@ impl Commands {
         }
     }
 
-    /// Several commands in as few round trips as can be, and what became of each. The first argument of each is its key.
+    /// Sends several commands in as few round trips as possible. The first argument of each is its key. Returns each result.
     pub(crate) async fn call_each(
         &self,
         operation: Operation,
@@ -189,7 +189,7 @@ impl Commands {
         }
     }
 
-    /// The same, where one that fails makes all of it fail.
+    /// Does the same, but fails if one of the commands fails.
     pub(crate) async fn call_many(
         &self,
         operation: Operation,
@@ -216,7 +216,7 @@ impl ClusterPart {
 }
 
 impl RedisCluster {
-    /// Asks the master of a slot, and whoever that says, within one deadline.
+    /// Asks the master of a slot, and follows redirections, within one deadline.
     async fn routed<F: Future<Output = Result<Value, BrokerError>>>(
         &self,
         slot: u16,
@@ -250,7 +250,8 @@ impl RedisCluster {
         }
     }
 
-    /// Asks each master what is its own, and alone again what has moved meanwhile. `wanted` are the slots of all that is asked.
+    /// Asks each master for its share of the requests, and repeats redirected ones one by one. `wanted` are the slots of
+    /// all requests.
     async fn each<A, B>(
         &self,
         wanted: Vec<u16>,

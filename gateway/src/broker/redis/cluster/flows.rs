@@ -1,5 +1,5 @@
-//! The order of publications while slots move: those of a slot are at one master at a time, and what comes later waits until
-//! all of them were answered before it is sent to another.
+//! Keeps publications in order while slots move. The publications of a slot are in flight to one master at a time: before
+//! one is sent to another master, all that are in flight must have been answered.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -18,14 +18,14 @@ use crate::broker::BrokerError;
 use crate::broker::redis::publications::{QueuedPublication, places_of, wait};
 use crate::broker::redis::publish_script::OutgoingPublication;
 
-/// Kibibytes of publications that wait for others of their slot, or because it moves, each counted as one more than it has, beside those that
-/// were sent before. More are refused.
+/// Kibibytes of publications that wait for others of their slot, or because the slot moves, each counted as one more than
+/// it has. Publications in flight are not included. More are refused.
 const WAITING_MAX: usize = 65_536;
 
-/// The first pause before somebody is asked again who said "later", and the longest.
+/// The first and the longest pause before a server that asked to try later is asked again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(20));
 
-/// So often another master is asked at once. If that goes on, masters do not agree yet.
+/// How many redirections are followed at once. If there are more, the masters do not agree yet.
 const AT_ONCE: u32 = 3;
 
 #[derive(Debug)]
@@ -40,35 +40,35 @@ pub(super) struct SlotFlows {
 /// The publications of a slot.
 #[derive(Debug, Default)]
 struct SlotFlow {
-    /// Where those are that were sent and not answered.
+    /// The master that publications are in flight to.
     at: Option<Arc<ClusterPart>>,
     in_flight: u32,
-    /// Those that wait, in the order of the calls.
+    /// Publications that wait, in the order of the calls.
     waiting: VecDeque<WaitingPublication>,
-    /// How many there were.
+    /// The number of publications so far.
     count: u64,
-    /// Somebody sees to those that wait.
+    /// Whether a task is sending the waiting publications.
     is_seen_to: bool,
-    /// Somebody else was to be asked, and nothing was taken by the master of the slot since: what one is refused, the next may not be. So
-    /// one is sent at a time.
+    /// Whether a publication was redirected, and the slot's master has made none since. A master may refuse one
+    /// publication and take the next, so they are sent one at a time.
     is_in_doubt: bool,
-    /// One with an idempotency key is in flight. Its key is new, so it is refused for as long as its slot moves, while what is sent behind
-    /// it would be taken: nothing is.
+    /// Whether a publication with an idempotency key is in flight. Its key is new, so it is refused for as long as the
+    /// slot moves, while a publication sent behind it would be made. So none is sent.
     is_keyed: bool,
 }
 
 #[derive(Debug)]
 struct WaitingPublication {
-    /// Which of the slot's it is, in the order of the calls.
+    /// The publication's number in its slot, in the order of the calls.
     order: u64,
     one: QueuedPublication,
-    /// Where its slot is on its way to, if it is to be sent there. Else it goes to the master of the slot.
+    /// The master that imports the slot, if the publication is to be sent there; otherwise it goes to the master of the slot.
     next: Option<Arc<ClusterPart>>,
-    /// Who was asked said "later".
+    /// Whether the master that was asked said to try later.
     is_later: bool,
 }
 
-/// A publication's place among those of its slot, until it was answered.
+/// A publication's place in the flow of its slot, until it was answered.
 pub(in crate::broker::redis) struct FlowTicket {
     flows: Arc<SlotFlows>,
     slot: u16,
@@ -87,7 +87,7 @@ impl SlotFlows {
         &self.slots[usize::from(slot % SLOTS)]
     }
 
-    /// Is in its place when this returns, as [`Publications::push`] has it.
+    /// Publishes. The publication is in its place when this returns, as with [`Publications::push`].
     ///
     /// [`Publications::push`]: crate::broker::redis::publications::Publications::push
     pub(super) fn push(
@@ -111,7 +111,7 @@ impl SlotFlows {
             Err(error) if cluster.is_settled() => {
                 return std::future::ready(Err(error)).right_future().right_future();
             }
-            // Nobody knows yet who has it.
+            // It is not known yet which master has the slot.
             Err(_) if flow.in_flight == 0 => self.see_to(&mut flow, slot),
             Ok(_) | Err(_) => {}
         }
@@ -124,12 +124,12 @@ impl SlotFlows {
         wait(answer).left_future().right_future()
     }
 
-    /// One less is in flight.
+    /// Counts one publication less in flight.
     fn answered(self: &Arc<Self>, slot: u16) {
         let mut flow = self.slot(slot).lock();
         flow.in_flight = flow.in_flight.saturating_sub(1);
         if flow.in_flight == 0 {
-            // A master that is gone must not be held by a slot that nobody publishes in any more.
+            // A slot in which nobody publishes any more must not keep a master that is gone.
             flow.at = None;
         }
         if flow.in_flight == 0 && !flow.waiting.is_empty() {
@@ -144,7 +144,7 @@ impl SlotFlows {
         }
     }
 
-    /// Sends what waits, until something is in flight again.
+    /// Sends waiting publications until one is in flight again.
     async fn go_on(self: Arc<Self>, slot: u16) {
         loop {
             let pause =
@@ -179,7 +179,7 @@ impl SlotFlows {
         }
     }
 
-    /// Sends those that go the way of the first, as many as may be in flight together.
+    /// Sends the publications that go the same way as the first, as many as may be in flight together.
     fn send(self: &Arc<Self>, flow: &mut SlotFlow, slot: u16, to: &Arc<ClusterPart>, asks: bool) {
         let goes_there = |waiting: &WaitingPublication| match &waiting.next {
             Some(next) => asks && Arc::ptr_eq(next, to),
@@ -202,7 +202,7 @@ impl SlotFlows {
 }
 
 impl SlotFlow {
-    /// Whether what comes now may be sent there at once.
+    /// Whether a new publication may be sent to this master at once.
     fn is_free_for(&self, owner: &Arc<ClusterPart>) -> bool {
         let is_there = || {
             !self.is_in_doubt && !self.is_keyed && self.at.as_ref().is_some_and(|at| Arc::ptr_eq(at, owner))
@@ -210,7 +210,7 @@ impl SlotFlow {
         self.waiting.is_empty() && (self.in_flight == 0 || is_there())
     }
 
-    /// Forgets those that nobody waits for any more, and takes out those whose time is over.
+    /// Drops publications that nobody waits for any more, and takes out those past their deadline.
     fn take_over(&mut self, timeout: Duration) -> Vec<QueuedPublication> {
         self.waiting.retain(|waiting| !waiting.one.is_abandoned());
         let (over, left): (VecDeque<WaitingPublication>, VecDeque<WaitingPublication>) =
@@ -223,7 +223,7 @@ impl SlotFlow {
 }
 
 impl WaitingPublication {
-    /// How long to wait before it is sent again.
+    /// Returns how long to wait before the publication is sent again.
     fn pause(&self) -> Duration {
         match self.one.redirected {
             0 => Duration::ZERO,
@@ -234,11 +234,11 @@ impl WaitingPublication {
 }
 
 impl FlowTicket {
-    /// It was not made, and somebody else is to be asked: before all that came after it.
+    /// Puts back a publication that was redirected instead of made, before all later ones.
     pub(in crate::broker::redis) fn put_back(self, mut one: QueuedPublication, redirect: Redirect) {
         let cluster = self.flows.cluster.upgrade();
         let next = cluster.and_then(|cluster| cluster.redirected(self.slot, &redirect));
-        // Where it is to be asked for is not known yet.
+        // The server that was named is not known yet.
         let is_later =
             redirect == Redirect::Later || (matches!(redirect, Redirect::Ask { .. }) && next.is_none());
         {
@@ -248,23 +248,24 @@ impl FlowTicket {
             let at = flow.waiting.partition_point(|waiting| waiting.order < self.order);
             flow.waiting.insert(at, WaitingPublication { order: self.order, one, next, is_later });
         }
-        // What this was the last of is gone on with now.
+        // If no more publications are in flight, dropping the ticket makes the flow go on.
         drop(self);
     }
 
-    /// It was made by the master of the slot, which takes what follows too, until the slot leaves.
+    /// Notes that the slot's master made a publication. It takes the following ones too, until the slot moves.
     pub(in crate::broker::redis) fn made(&self) {
         self.flows.slot(self.slot).lock().is_in_doubt = false;
     }
 
-    /// A publication was made where its slot is on its way to. Subscribers are where it comes from until all of it has arrived.
+    /// Sends a publication to subscribers that was made at the master that imports its slot. They stay at the old master
+    /// until the whole slot has moved.
     pub(in crate::broker::redis) fn tell_the_others(&self, outgoing: &OutgoingPublication, answer: &Value) {
         let (Some(cluster), Some(message)) = (self.flows.cluster.upgrade(), outgoing.message(answer)) else {
             return;
         };
         if let Ok(owner) = cluster.owner(self.slot) {
             let sent = owner.master.publications.push(message, None);
-            // If that fails, the subscribers compare positions when the slot has arrived.
+            // If this fails, subscribers compare positions when the slot has moved.
             self.flows.runtime.spawn(async move { drop(sent.await) });
         }
     }

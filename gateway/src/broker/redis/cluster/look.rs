@@ -1,4 +1,4 @@
-//! Asking who has which slots: the masters that are known, and where none of them answers, whatever nodes of the cluster there are.
+//! Finds out which master has which slots: asks the known masters, and if none of them answers, any node of the cluster.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -16,27 +16,27 @@ use crate::broker::redis::redis_dial::RedisDialer;
 use crate::broker::shards::collect_answers::gather;
 use crate::telemetry::Reminder;
 
-/// How often it is asked while nothing seems wrong, and while something does.
+/// How often the layout is asked for while all is well, and while it is not.
 const CALM: Duration = Duration::from_secs(5);
 const TROUBLED: Duration = Duration::from_millis(200);
 
-/// The pause between two times at least: many are told to ask elsewhere at the same moment.
+/// The shortest pause between two rounds, because many commands are redirected at the same moment.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// How much longer than the first answer others may take.
+/// How much longer than the first answer the others may take.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// Nodes that are asked at most where no master that is known answers.
+/// The most nodes that are asked if no known master answers.
 const STRANGERS_MAX: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct SlotDiscovery {
     wanted: Notify,
-    /// Why nobody knows anything.
+    /// Why nothing is known.
     trouble: Mutex<Arc<str>>,
-    /// Every node that there was when it was last known.
+    /// Every node in the layout that was last known.
     known: Mutex<Vec<(Box<str>, u16)>>,
-    /// How often it was asked.
+    /// The number of finished rounds.
     looks: watch::Sender<u64>,
 }
 
@@ -52,7 +52,7 @@ impl Default for SlotDiscovery {
 }
 
 impl SlotDiscovery {
-    /// Has it be asked soon.
+    /// Requests a round soon.
     pub(super) fn look(&self) {
         self.wanted.notify_one();
     }
@@ -61,10 +61,10 @@ impl SlotDiscovery {
         self.trouble.lock().clone()
     }
 
-    /// Has it be asked, and returns when what was begun after this call has come to an end, or after the time.
+    /// Requests a round, and returns when a round begun after this call has ended, or after the time.
     pub(super) async fn look_within(&self, time: Duration) {
         let mut looks = self.looks.subscribe();
-        // One that is in flight may have begun before.
+        // A round in flight may have begun before the call.
         let enough = *looks.borrow_and_update() + 2;
         let looking = async {
             loop {
@@ -74,12 +74,12 @@ impl SlotDiscovery {
                 }
             }
         };
-        // Whoever waits goes on with what is known.
+        // After the time, the caller goes on with what is known.
         let _ = tokio::time::timeout(time, looking).await;
     }
 }
 
-/// Asks again and again, for as long as there is a cluster.
+/// Asks again and again, for as long as the cluster exists.
 pub(super) async fn keep_looking(cluster: Weak<RedisCluster>, looking: Arc<SlotDiscovery>) {
     let mut reminder = Reminder::new();
     loop {
@@ -112,7 +112,7 @@ pub(super) async fn keep_looking(cluster: Weak<RedisCluster>, looking: Arc<SlotD
             if cluster.is_calm() { CALM } else { TROUBLED }
         };
         tokio::time::sleep(PAUSE).await;
-        // Asked for or not, it is time then.
+        // Ends early if a round is requested.
         let _ = tokio::time::timeout(pause, looking.wanted.notified()).await;
     }
 }
@@ -139,7 +139,7 @@ impl RedisCluster {
             && let Ok(views) = gather(looks, PATIENCE).await
         {
             let layout = Layout::decide(&views);
-            // A master that was reset knows of none.
+            // A master that was reset knows of no other masters.
             if !layout.masters.is_empty() {
                 return Ok(layout);
             }
@@ -147,7 +147,7 @@ impl RedisCluster {
         self.ask_strangers().await
     }
 
-    /// The nodes of the configuration, and those that were there.
+    /// Asks the nodes of the configuration, and those that were last known.
     async fn ask_strangers(&self) -> Result<Layout, Arc<str>> {
         let mut addresses = self.config.addresses.clone();
         for (host, port) in self.looking.known.lock().iter() {

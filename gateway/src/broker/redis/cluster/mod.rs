@@ -1,9 +1,9 @@
-//! Redis Cluster and Valkey Cluster: who is master of which slots at this moment, and everything sent to that one.
+//! Redis Cluster and Valkey Cluster: finds the master of each slot, and sends everything to that master.
 //!
-//! Each master is a part of the broker, with connections, queues and pauses of its own ([`cluster_parts`]). What a channel has is in one
-//! slot ([`slots`]). Who has a slot is asked of the masters themselves ([`look`]) now and then, and at once when one of them says
-//! that somebody else is to be asked ([`redirect`]). Publications keep their order over a move ([`flows`]), subscriptions follow
-//! their slots ([`moves`]), whatever else is asked is asked again where it belongs ([`commands`]).
+//! Each master is a part of the broker, with connections, queues and pauses of its own ([`cluster_parts`]). All keys of a
+//! channel are in one slot ([`slots`]). The masters are asked for the layout in intervals ([`look`]), and at once when
+//! one of them redirects a command ([`redirect`]). Publications keep their order while slots move ([`flows`]),
+//! subscriptions follow their slots ([`moves`]), and other commands are sent again to the right master ([`commands`]).
 
 mod cluster_parts;
 mod commands;
@@ -48,20 +48,20 @@ use crate::broker::shards::events::{ShardEvents, ShardMessages};
 use crate::broker::shards::shard_message::Numbers;
 use crate::broker::{BrokerError, BrokerEvents};
 
-/// How long connections to a master are kept that has no slots any more: for what is on its way, and to know that it lives.
+/// How long connections to a master without slots are kept, for what is in flight, and to know that the master lives.
 const RETIRED_FOR: Duration = Duration::from_secs(30);
 
-/// Data sets that are remembered at most.
+/// The most data sets that are remembered.
 const SEEN_MAX: usize = 4_096;
 
-/// Makes the numbers of a master, which is named.
+/// Makes the counters of a master from its name.
 pub(crate) type MakeMetrics = Box<dyn Fn(&str) -> Arc<BrokerMetrics> + Send + Sync>;
 
-/// What a master of a cluster is made with.
+/// What a master of a cluster needs beside its configuration.
 pub(super) struct ClusterMasterParts {
     pub(super) lives: Arc<ClusterLives>,
     pub(super) moves: Arc<Moves>,
-    /// A slot that it has.
+    /// A slot of this master.
     pub(super) home: u16,
 }
 
@@ -78,9 +78,9 @@ pub(crate) struct RedisCluster {
     flows: Arc<SlotFlows>,
     moves: Arc<Moves>,
     looking: Arc<SlotDiscovery>,
-    /// Whether it was asked who has what, with or without an answer.
+    /// Whether the cluster was asked for its layout, with or without an answer.
     settled: watch::Sender<bool>,
-    /// Grows whenever a data set comes that was not known: what was kept in another may not be in it.
+    /// Grows with every data set that was not seen before: keys may have been lost then.
     generation: watch::Sender<u64>,
     seen: Mutex<HashSet<(Arc<str>, Arc<str>)>>,
     has_logged_too_many: AtomicBool,
@@ -89,7 +89,7 @@ pub(crate) struct RedisCluster {
 }
 
 impl RedisCluster {
-    /// Begins to ask and to connect and returns at once. Must be called within a tokio runtime.
+    /// Begins to ask and to connect, and returns at once. Must be called within a tokio runtime.
     pub(super) fn start(
         config: &RedisConfig,
         node: &str,
@@ -97,7 +97,7 @@ impl RedisCluster {
         events: Arc<dyn BrokerEvents>,
         make_metrics: MakeMetrics,
     ) -> Result<Arc<Self>, DialError> {
-        // What cannot be read is told now. A place is not connected to by this.
+        // Reports unreadable settings and files now. This does not connect.
         Access::new(&config.of_member("127.0.0.1", 1), "", &Arc::default())?;
         let cluster = Arc::new_cyclic(|this: &Weak<Self>| Self {
             config: config.clone(),
@@ -128,7 +128,7 @@ impl RedisCluster {
         Ok(cluster)
     }
 
-    /// The master of a slot.
+    /// Returns the master of a slot.
     fn owner(&self, slot: u16) -> Result<Arc<ClusterPart>, BrokerError> {
         let places = self.places.read();
         if let Some(owner) = places.owner(slot) {
@@ -142,19 +142,19 @@ impl RedisCluster {
         Err(BrokerError::Unreachable(format!("no master of the cluster has slot {slot}").into()))
     }
 
-    /// What is counted of the master of a slot.
+    /// Returns the counters of the master of a slot.
     pub(super) fn metrics_of(&self, slot: u16) -> Option<Arc<BrokerMetrics>> {
         self.places.read().owner(slot).map(|owner| owner.master.metrics.clone())
     }
 
-    /// Whether it was asked who has what, with or without an answer.
+    /// Whether the cluster was asked for its layout, with or without an answer.
     fn is_settled(&self) -> bool {
         *self.settled.borrow()
     }
 
-    /// Waits until it was.
+    /// Waits until the cluster was asked for its layout.
     async fn settle(&self) {
-        // The sender is this.
+        // Cannot fail: `self` holds the sender.
         let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
     }
 
@@ -170,7 +170,7 @@ impl RedisCluster {
         self.part(place).map_or_else(|| "".into(), |part| part.name.clone())
     }
 
-    /// Whether there is a master at this place. The first is there before any is known, for somebody must say why none is.
+    /// Whether there is a master at this index. While none is known, the first index counts as one, to report why.
     pub(super) fn has_part(&self, place: usize) -> bool {
         let places = self.places.read();
         places.parts.get(place).is_some_and(Option::is_some) || (place == 0 && places.all().next().is_none())
@@ -195,7 +195,7 @@ impl RedisCluster {
         self.flows.push(self, outgoing)
     }
 
-    /// What this node can do with a part: see [`Master::send_canary`].
+    /// Sends a canary to a part: see [`Master::send_canary`].
     pub(super) async fn send_canary(&self, place: usize) -> Result<Duration, BrokerError> {
         let settled = tokio::time::timeout(self.config.timeout(), self.settle()).await;
         settled.map_err(|_| BrokerError::Timeout(self.config.timeout()))?;
@@ -212,7 +212,7 @@ impl RedisCluster {
         }
     }
 
-    /// The same with all of them. Returns how long the slowest took.
+    /// Sends canaries to all parts. Returns the longest round trip.
     pub(super) async fn sing_everywhere(&self) -> Result<Duration, BrokerError> {
         let settled = tokio::time::timeout(self.config.timeout(), self.settle()).await;
         settled.map_err(|_| BrokerError::Timeout(self.config.timeout()))?;
@@ -221,7 +221,7 @@ impl RedisCluster {
         Ok(took.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().max().unwrap_or_default())
     }
 
-    /// Where this node tries out at a part whether it can do its work.
+    /// Returns the channel with which this node tests whether it can do its work at a part.
     pub(super) fn trial(&self, place: usize) -> Option<Arc<super::redis_canary::CanaryChannel>> {
         Some(self.part(place)?.master.canaries.canary_channel())
     }
@@ -233,7 +233,7 @@ impl RedisCluster {
         }
     }
 
-    /// Which data sets there are, all in all. Never goes back to what it was.
+    /// Returns a number for the data sets of all masters. It never returns to an earlier value.
     pub(super) fn generation(&self) -> Result<u64, BrokerError> {
         if self.parts_there().iter().any(|part| part.is_up()) {
             return Ok(*self.generation.borrow());
@@ -241,14 +241,14 @@ impl RedisCluster {
         Err(BrokerError::Unreachable(self.looking.trouble()))
     }
 
-    /// The connection to the master of a slot, as it is now.
+    /// Returns the present connection to the master of a slot.
     pub(super) fn up_of(&self, slot: u16) -> Result<super::redis_link::OpenLink, BrokerError> {
         let owner = self.owner(slot)?;
         let down = || BrokerError::Unreachable(format!("no connection to {}", owner.name).into());
         owner.master.link.now().ok_or_else(down)
     }
 
-    /// Takes note of who is to be asked. Returns who that is, if it is only for this time.
+    /// Takes notice of a redirection. Returns the master to ask if it is to be asked this time only.
     fn redirected(&self, slot: u16, redirect: &Redirect) -> Option<Arc<ClusterPart>> {
         self.looking.look();
         let (host, port) = match redirect {
@@ -256,7 +256,7 @@ impl RedisCluster {
             Redirect::Later => return None,
         };
         let mut places = self.places.write();
-        // Without a host it is the one that was asked.
+        // Without a host, the redirection means the host that was asked.
         let redirecting = places.owner(slot).map(|owner| owner.member.host.clone());
         let host = if host.is_empty() { redirecting.as_deref().unwrap_or_default() } else { &**host };
         let to = places.all().find(|part| part.member.is_at(host, port)).cloned()?;
@@ -271,16 +271,16 @@ impl RedisCluster {
         }
     }
 
-    /// Brings everything to what the masters say.
+    /// Updates the parts and the owners of slots to a new layout.
     fn apply(&self, layout: &Layout) {
         let mut places = self.places.write();
         let before = places.owners.clone();
         let mut is_another = false;
         let now = Instant::now();
-        // Let go of behind the lock: what they still have in their queues has locks of its own.
+        // Dropped after the lock is released: their queues have locks of their own.
         let is_over = |(since, _): &mut (Instant, _)| now.duration_since(*since) >= RETIRED_FOR;
         let over: Vec<_> = places.retired.extract_if(.., is_over).collect();
-        // Those that are gone, or elsewhere by now, make room.
+        // Masters that are gone, or have another address by now, make room.
         for place in 0..places.parts.len() {
             let stays =
                 |part: &ClusterPart| layout.masters.iter().any(|master| is_the_same(master, &part.member));
@@ -310,7 +310,7 @@ impl RedisCluster {
                 part.move_home(slot as u16, &self.keys, &self.node);
             }
         }
-        // A master may have the place, and the slots, of the one that it replaces.
+        // A master may take the index, and the slots, of the one that it replaces.
         let have_moved = is_another || before != places.owners;
         drop(places);
         drop(over);
@@ -320,7 +320,7 @@ impl RedisCluster {
         }
     }
 
-    /// A master that was not known. `None`: there are too many.
+    /// Adds a master that was not known. Returns `None` if there are too many, or if it cannot be used.
     fn add(&self, places: &mut Places, member: &ClusterNode, home: u16) -> Option<usize> {
         let Some(place) = places.parts.iter().position(Option::is_none) else {
             if !self.has_logged_too_many.swap(true, Ordering::Relaxed) {
@@ -352,7 +352,7 @@ impl RedisCluster {
         Some(place)
     }
 
-    /// Sees to what is different when a connection to a master is made or lost.
+    /// Watches the connection to a master, and acts whenever it is made or lost.
     fn watch(&self, master: &Master) -> AbortOnDropHandle<()> {
         let (mut link, this) = (master.link.watch(), self.this.clone());
         AbortOnDropHandle::new(tokio::spawn(async move {
@@ -381,7 +381,7 @@ impl RedisCluster {
         }
     }
 
-    /// Tells the scripts at each master which lives go on at the others.
+    /// Tells the scripts at each master the lives of the other masters.
     fn tell_lives(&self) {
         let places = self.places.read();
         let lives: Vec<(usize, Arc<str>)> = places
@@ -396,7 +396,7 @@ impl RedisCluster {
         }
     }
 
-    /// Channels whose slots are at another master by now are subscribed there.
+    /// Moves subscriptions of channels whose slots are at another master by now.
     fn follow_slots(&self) {
         let places = self.places.read();
         let owners: Vec<Option<usize>> = places.owners.iter().map(|owner| owner.map(usize::from)).collect();
@@ -416,7 +416,7 @@ impl RedisCluster {
     }
 }
 
-/// Whether a master is the one that is known, and where it was.
+/// Whether two descriptions are of the same master at the same address.
 fn is_the_same(one: &ClusterNode, other: &ClusterNode) -> bool {
     one.id == other.id && one.host == other.host && one.port == other.port && one.name == other.name
 }

@@ -1,5 +1,5 @@
-//! Subscriptions follow their slots: a channel whose slot has left its master is subscribed at the next, and what was published in
-//! between is looked for.
+//! Moves subscriptions with their slots. A channel whose slot has left its master is subscribed at the next one, and
+//! publications made in between are recovered.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Weak};
@@ -13,10 +13,10 @@ use tokio::sync::Notify;
 use super::{Redirect, RedisCluster};
 use crate::broker::BrokerError;
 
-/// How long others are waited for that leave with the first.
+/// How long to wait for further channels that move with the first.
 const TOGETHER: Duration = Duration::from_millis(2);
 
-/// The pause before what could not be subscribed is tried again.
+/// The pause before channels that could not be subscribed are tried again.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// Channels on their way to another master: at most as many as are subscribed.
@@ -36,7 +36,7 @@ impl Moves {
         }
     }
 
-    /// They are not wanted any more.
+    /// Forgets channels that are not wanted any more.
     fn forget(&self, channels: &[Channel]) {
         let mut moving = self.channels.lock();
         if !moving.is_empty() {
@@ -50,14 +50,14 @@ impl Moves {
         self.channels.lock().iter().cloned().collect()
     }
 
-    /// Takes these out. Returns those that were still wanted, and those that were not.
+    /// Takes out these channels. Returns those that were still wanted, and those that were not.
     fn take(&self, channels: Vec<Channel>) -> (Vec<Channel>, Vec<Channel>) {
         let mut moving = self.channels.lock();
         channels.into_iter().partition(|channel| moving.remove(channel))
     }
 }
 
-/// Sees to channels on their way, for as long as there is a cluster.
+/// Subscribes to moving channels at their new masters, for as long as the cluster exists.
 pub(super) async fn keep_moving(cluster: Weak<RedisCluster>, moves: Arc<Moves>) {
     loop {
         if moves.all().is_empty() {
@@ -74,7 +74,7 @@ pub(super) async fn keep_moving(cluster: Weak<RedisCluster>, moves: Arc<Moves>) 
 }
 
 impl RedisCluster {
-    /// Whether all of them have arrived.
+    /// Subscribes to all moving channels. Returns whether all of them have arrived.
     async fn move_all(&self, moves: &Moves) -> bool {
         let mut by_slot: BTreeMap<u16, Vec<Channel>> = BTreeMap::new();
         for channel in moves.all() {
@@ -101,7 +101,7 @@ impl RedisCluster {
             if let Some(part) = part.as_ref().filter(|_| !unwanted.is_empty()) {
                 drop(part.master.listener.unsubscribe(unwanted));
             }
-            // While others were waited for some may have left again.
+            // Some channels may have moved again while others were awaited.
             let here = part.map(|part| part.master.listener.wants(&wanted)).unwrap_or_default();
             let here: HashSet<Channel> = here.into_iter().collect();
             let gone: Vec<Channel> = wanted.extract_if(.., |channel| !here.contains(channel)).collect();
@@ -119,12 +119,12 @@ impl RedisCluster {
         all
     }
 
-    /// All of them or none, as the trait has it.
+    /// Subscribes to all of the channels or to none, as the trait requires.
     pub(in crate::broker::redis) fn subscribe(
         self: &Arc<Self>,
         channels: Vec<Channel>,
     ) -> impl Future<Output = Result<(), BrokerError>> + Send + use<> {
-        // Asked for before anybody waits, as far as it is known of whom: so calls keep their order.
+        // Where the master is known, the request begins before anything is awaited, so that calls keep their order.
         let requests: Vec<_> = self
             .by_slot(channels)
             .into_iter()
@@ -153,14 +153,14 @@ impl RedisCluster {
                 }
             }
             if result.is_err() {
-                // Where it fails, that master has gone as well, and forgets.
+                // If this fails, that master is gone as well, and forgets the subscriptions.
                 let _ = cluster.unsubscribe(taken).await;
             }
             result
         }
     }
 
-    /// Channels of one slot, until its master has them. `last` is what was answered already.
+    /// Subscribes to channels of one slot until its master has them. `last` is an answer that has come already.
     async fn subscribe_in(
         &self,
         slot: u16,
@@ -195,7 +195,7 @@ impl RedisCluster {
         self.moves.forget(&channels);
         let mut by_place: BTreeMap<usize, HashSet<Channel>> = BTreeMap::new();
         let places = self.places.read();
-        // Those who have them, and those who were asked for them and do not have them yet.
+        // Both the masters that have the channels, and those that were asked for them and do not have them yet.
         for part in places.all() {
             by_place.entry(part.place).or_default().extend(part.master.listener.wants(&channels));
         }

@@ -1,7 +1,8 @@
-//! What concerns nodes and not channels: said at one master, from where the cluster carries it to all of them.
+//! Requests that concern nodes rather than channels. They go to one master, and the cluster carries them to the others.
 //!
-//! Each node listens at each master, so it hears a message as often as there are masters, and takes it once. It is heard for
-//! certain by whoever listens at the master where it is said. Where nobody does, or that one does not answer, it is said at the next.
+//! Each node listens at each master, so it receives a message once per master, and takes it once. Nodes that listen at
+//! the master where the message is published certainly receive it. If no node does, or that master does not answer, the
+//! message is published at the next.
 
 use bytes::Bytes;
 
@@ -11,7 +12,7 @@ use crate::broker::BrokerError;
 use crate::broker::shards::collect_answers::one_after_another;
 
 impl RedisCluster {
-    /// Returns how many nodes heard it.
+    /// Publishes a message for all nodes, or for one. Returns the number of receivers.
     pub(in crate::broker::redis) async fn say(&self, name: &str, message: &[u8]) -> Result<u32, BrokerError> {
         let timeout = self.config.timeout();
         let settled = tokio::time::timeout(timeout, self.settle()).await;
@@ -21,7 +22,7 @@ impl RedisCluster {
         if parts.is_empty() {
             return Err(BrokerError::Unreachable(self.looking.trouble()));
         }
-        // The same one for the same name, so that messages keep their order.
+        // The same name begins at the same master, so that its messages keep their order.
         let first = usize::from(slots::of_tag(name.as_bytes())) % parts.len();
         parts.rotate_left(first);
         let ways = parts.iter().map(|part| part.master.publish_control(name, &written));

@@ -1,19 +1,19 @@
-//! The ways in which a node of a cluster says that somebody else is to be asked, or the same one later.
+//! Errors by which a node of a cluster redirects a request to another node, or to a later time.
 
 use crate::broker::{BrokerError, BrokerRefusal};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::broker::redis) enum Redirect {
-    /// The slot is at this place from now on.
+    /// The slot is at this address from now on.
     Moved { slot: u16, host: Box<str>, port: u16 },
-    /// The slot is on its way there, and what was asked for has arrived, or is new.
+    /// The slot is being moved to this address, and the keys of the request have arrived there, or are new.
     Ask { host: Box<str>, port: u16 },
-    /// A part of what was asked for is on its way, or nobody serves the slot: in a moment.
+    /// Some of the keys are being moved, or nobody serves the slot: try again in a moment.
     Later,
 }
 
 impl Redirect {
-    /// `None` for any other error.
+    /// Reads a redirection. Returns `None` for any other error.
     pub(in crate::broker::redis) fn read(error: &BrokerError) -> Option<Self> {
         let BrokerError::Refused { kind, text } = error else { return None };
         match kind {
@@ -38,7 +38,7 @@ impl Redirect {
                     _ => None,
                 }
             }
-            // A script met a key that had left before it.
+            // A script accessed a key that had moved before the script ran.
             _ if text.contains("access a non local key") => Some(Self::Later),
             _ => None,
         }

@@ -1,18 +1,18 @@
-//! The slots of a cluster: which of them has a key, and by which tag a key gets into one.
+//! The slots of a cluster: the slot of a key, and tags that put a key into a given slot.
 //!
-//! As the specification of Redis Cluster has it: CRC-16 (XMODEM) of what stands between the first pair of braces that has anything
-//! between it, or else of the whole key, modulo 16,384.
+//! As specified by Redis Cluster, the slot is the CRC-16 (XMODEM) of the text between the first pair of braces, or of the
+//! whole key if there is no such text, modulo 16,384.
 
 use std::sync::LazyLock;
 
-/// How many there are.
+/// The number of slots.
 pub(crate) const SLOTS: u16 = 16_384;
 
-/// Places at which what belongs to all nodes is kept, so that the fault of one master does not take it away: in the middle of
-/// each third of all slots, which three masters have when a cluster is made.
+/// Slots of the copies of keys that belong to all nodes, so that the failure of one master does not take them away. Each
+/// is in the middle of a third of all slots, which is what three masters have when a cluster is created.
 pub(crate) const COMMON: [u16; 3] = [2_730, 8_192, 13_653];
 
-/// For each slot the least number whose digits have it.
+/// For each slot, the least number whose digits are a tag of it.
 static TAGS: LazyLock<Box<[u32]>> = LazyLock::new(|| {
     let mut tags = vec![u32::MAX; usize::from(SLOTS)].into_boxed_slice();
     let (mut left, mut number) = (tags.len(), 0);
@@ -43,13 +43,13 @@ const TABLE: [u16; 256] = {
     table
 };
 
-/// The slot of what has this tag.
+/// Returns the slot of keys with this tag.
 pub(crate) fn of_tag(tag: &[u8]) -> u16 {
     let crc = tag.iter().fold(0_u16, |crc, byte| (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)]);
     crc % SLOTS
 }
 
-/// The slot of a key.
+/// Returns the slot of a key.
 pub(crate) fn of_key(key: &[u8]) -> u16 {
     let tag = memchr::memchr(b'{', key).and_then(|open| {
         let inner = &key[open + 1..];
@@ -58,7 +58,7 @@ pub(crate) fn of_key(key: &[u8]) -> u16 {
     of_tag(tag.unwrap_or(key))
 }
 
-/// A tag whose slot this is.
+/// Returns a tag of this slot.
 pub(crate) fn tag(slot: u16) -> u32 {
     TAGS[usize::from(slot % SLOTS)]
 }

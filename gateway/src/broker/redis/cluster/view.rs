@@ -1,11 +1,11 @@
-//! Who has which slots, as the nodes of a cluster say: each answers CLUSTER NODES with what it has heard, and of two that claim a slot
-//! the one with the later configuration epoch has it, which is the cluster's own rule.
+//! Finds out which master has which slots. Each node answers CLUSTER NODES with what it has heard; if two masters claim a
+//! slot, the one with the later configuration epoch has it, which is the cluster's own rule.
 
 use std::collections::HashMap;
 
 use super::slots::SLOTS;
 
-/// What one node says of all.
+/// What one node knows of all nodes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct ClusterView {
     pub(super) nodes: Vec<ClusterNode>,
@@ -15,24 +15,24 @@ pub(super) struct ClusterView {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct ClusterNode {
     pub(super) id: Box<str>,
-    /// Where it is, as the cluster calls it.
+    /// The host, as the cluster calls it.
     pub(super) host: Box<str>,
-    /// What it is announced as, if that is not its address.
+    /// The host name that the node announces, if that is not its address.
     pub(super) name: Box<str>,
     pub(super) port: u16,
     pub(super) is_master: bool,
-    /// It is known to be gone.
+    /// Whether the node is known to have failed.
     pub(super) has_failed: bool,
     epoch: u64,
-    /// From one to the other, both of them too.
+    /// Ranges of slots, both ends included.
     slots: Vec<(u16, u16)>,
 }
 
-/// The masters that have slots, and of each slot which of them has it.
+/// The masters that have slots, and the owner of each slot.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Layout {
     pub(super) masters: Vec<ClusterNode>,
-    /// The place of each slot's master in that list.
+    /// The index in `masters` of each slot's owner.
     pub(super) owners: Vec<Option<usize>>,
     /// Every node that can be asked.
     pub(super) known: Vec<(Box<str>, u16)>,
@@ -46,7 +46,7 @@ impl ClusterView {
 }
 
 impl ClusterNode {
-    /// `id host:port@bus[,name[,…]] flags master ping pong epoch link slots…`
+    /// Reads `id host:port@bus[,name[,…]] flags master ping pong epoch link slots…`.
     fn read(line: &str, asked_host: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
         let (id, address, flags) = (words.next()?, words.next()?, words.next()?);
@@ -66,7 +66,7 @@ impl ClusterNode {
             let (from, to) = (from.parse().ok()?, to.parse().ok()?);
             (from <= to && to < SLOTS).then_some((from, to))
         };
-        // What is on its way to or from it stands in brackets.
+        // Slots that are being moved stand in brackets.
         let slots = words.filter(|word| !word.starts_with('[')).filter_map(range).collect();
         Some(Self {
             id: id.into(),
@@ -80,14 +80,14 @@ impl ClusterNode {
         })
     }
 
-    /// Whether a redirection to this place means this node.
+    /// Whether a redirection to this address means this node.
     pub(super) fn is_at(&self, host: &str, port: u16) -> bool {
         self.port == port && (*self.host == *host || (!self.name.is_empty() && *self.name == *host))
     }
 }
 
 impl Layout {
-    /// What all of them say together.
+    /// Combines the answers of several nodes.
     pub(super) fn decide(views: &[ClusterView]) -> Self {
         let mut latest: HashMap<&str, &ClusterNode> = HashMap::new();
         let mut claims: Vec<Option<(u64, &str)>> = vec![None; usize::from(SLOTS)];

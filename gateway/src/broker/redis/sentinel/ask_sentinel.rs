@@ -1,5 +1,5 @@
-//! One Sentinel is asked who is master: again and again, and at once when it tells of a change. Its connection is opened again
-//! for ever.
+//! Asks one Sentinel which server is the master: in intervals, and at once when the Sentinel reports a change. The
+//! connection is reopened for ever.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,54 +23,55 @@ use super::decide::{ReportedMaster, SentinelWord};
 use crate::broker::BrokerError;
 use crate::telemetry::Reminder;
 
-/// What Sentinels publish when another server becomes the master. The one that holds the election says that it has told a
-/// replica to be master, up to a second later that it has become one, and at last that all others know.
+/// Events that Sentinels publish when another server becomes the master. The Sentinel that leads the failover first
+/// publishes that it has told a replica to become the master, up to a second later that the replica has, and at last that
+/// all others know.
 const EVENTS: [&str; 3] = ["+switch-master", "+promoted-slave", PROMOTION_EVENT];
 const PROMOTION_EVENT: &str = "+failover-state-wait-promotion";
 
-/// How often a replica that was told to be master is asked whether it is.
+/// How often a replica that was told to become the master is asked whether it has.
 const PROMOTION_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Asks one Sentinel.
+/// The client of one Sentinel.
 pub(super) struct SentinelClient {
     pub(super) board: Arc<SentinelBoard>,
-    /// Its place on the board.
+    /// The Sentinel's index on the board.
     pub(super) number: usize,
     pub(super) address: RedisAddress,
     pub(super) login: RedisConnectionInfo,
     pub(super) tls: Option<TlsConnector>,
-    /// The same for the servers that it watches.
+    /// The login and TLS for the servers that the Sentinel watches.
     pub(super) server_login: RedisConnectionInfo,
     pub(super) server_tls: Option<TlsConnector>,
     pub(super) client_name: String,
     pub(super) timeout: Duration,
-    /// How often it is asked while it says nothing by itself.
+    /// How often the Sentinel is asked while it reports nothing by itself.
     pub(super) interval: Duration,
     pub(super) pause_max: Duration,
 }
 
-/// Hears what a Sentinel publishes.
+/// Receives the events that a Sentinel publishes.
 struct SentinelEvents {
-    /// What the master is called.
+    /// The name of the master.
     name: String,
     heard: AtomicU64,
     news: Notify,
-    /// The replica that was told last to be master.
+    /// The replica that was last told to become the master.
     chosen: Mutex<Option<(String, u16)>>,
 }
 
-/// The replica that a Sentinel has told to be master, and has not named yet.
+/// A replica that a Sentinel has told to become the master, and does not name as the master yet.
 struct PromotedReplica {
     host: String,
     port: u16,
-    /// It says so itself.
+    /// Whether the replica itself says that it is a master.
     is_master: bool,
 }
 
 impl ReceiveMessage for SentinelEvents {
     fn receive(&self, message: &RedisMessage) {
         let data = message.data();
-        // A Sentinel may watch many masters, and tells of each which one it is about.
+        // A Sentinel may watch many masters, and each event says which one it is about.
         if !is_about(&self.name, &data) {
             return;
         }
@@ -85,7 +86,7 @@ impl ReceiveMessage for SentinelEvents {
     }
 }
 
-/// For a connection on which nothing is subscribed.
+/// The receiver for a connection on which nothing is subscribed.
 struct NoReceiver(AtomicU64);
 
 impl ReceiveMessage for NoReceiver {
@@ -100,7 +101,7 @@ fn is_about(name: &str, data: &[u8]) -> bool {
     data.split(|byte| *byte == b' ').any(|word| word == name.as_bytes())
 }
 
-/// Where the replica is that an event is about: `slave NAME HOST PORT @ …`.
+/// Returns the address of the replica that an event is about: `slave NAME HOST PORT @ …`.
 fn replica_in(data: &[u8]) -> Option<(String, u16)> {
     let mut words = std::str::from_utf8(data).ok()?.split(' ').skip(2);
     Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
@@ -144,7 +145,7 @@ impl SentinelClient {
         if !server.is_sentinel() {
             return Err(DialError::Unusable("this is no Sentinel"));
         }
-        // It may be forbidden, and is not needed to go on.
+        // This may be forbidden. It is not essential.
         if let Err(error) = connection.ask(&["CLIENT", "SETNAME", &self.client_name]).await {
             tracing::debug!(%error, "a Sentinel does not take a client name");
         }
@@ -153,15 +154,15 @@ impl SentinelClient {
         Ok((connection, driver, news))
     }
 
-    /// Waits for a replica that was told to be master, and answers whether it has become one. Ends for none but one that is
-    /// still to become it.
+    /// Waits until a replica that was told to become the master is one. Returns whether it is. Never returns unless there
+    /// is a replica that is still to become the master.
     async fn becomes_master(&self, chosen: Option<&PromotedReplica>) -> bool {
         let Some(PromotedReplica { host, port, is_master: false }) = chosen else {
             return std::future::pending().await;
         };
         let address = RedisAddress::Tcp { host: host.clone(), port: *port, tls: self.board.tls };
         let waiting = async {
-            // With the word to be master come words to close all connections.
+            // A replica that is promoted is also told to close all connections.
             while let Err(error) = self.is_master(&address).await {
                 tracing::debug!(%address, %error, "a replica that was told to be master cannot be asked");
                 tokio::time::sleep(PROMOTION_INTERVAL).await;
@@ -182,7 +183,7 @@ impl SentinelClient {
         Ok(())
     }
 
-    /// Until it is lost. Says why it was.
+    /// Keeps the connection until it is lost. Returns the reason of the loss.
     async fn keep(&self, connection: &Subscriptions, mut driver: Driver, news: &SentinelEvents) -> Arc<str> {
         let asking = async {
             let mut chosen: Option<PromotedReplica> = None;
@@ -203,7 +204,7 @@ impl SentinelClient {
                     () = tokio::time::sleep(self.interval) => {}
                     is_master = self.becomes_master(chosen.as_ref()) => match &mut chosen {
                         Some(chosen) if is_master => chosen.is_master = true,
-                        // It is named by the Sentinel in time.
+                        // The Sentinel will name this replica in time.
                         _ => chosen = None,
                     },
                 }
@@ -216,23 +217,24 @@ impl SentinelClient {
     }
 }
 
-/// What a Sentinel answers.
+/// The answer of a Sentinel.
 struct SentinelReply {
-    /// `None`: it knows nobody of this name.
+    /// `None` if the Sentinel knows no master of this name.
     named: Option<ReportedMaster>,
-    /// It is about to make another server the master.
+    /// Whether the Sentinel is about to make another server the master.
     fails_over: bool,
 }
 
 impl SentinelReply {
-    /// Whether this replica is to be master and is not named yet.
+    /// Whether this replica is to become the master and is not named yet.
     fn is_choosing(&self, chosen: &PromotedReplica) -> bool {
         let is_named = |named: &ReportedMaster| named.host == chosen.host && named.port == chosen.port;
         self.fails_over && self.named.as_ref().is_some_and(|named| !is_named(named))
     }
 
-    /// A replica that was told to be master and is one is the master, although the Sentinel says so only after it has asked for
-    /// itself, which it does once a second. It will be so by a later election than the one before.
+    /// Returns the Sentinel's word. A replica that was told to become the master and is one counts as the master,
+    /// although the Sentinel names it only after its own check, once a second. Its epoch will be later than the present
+    /// one.
     fn word(self, chosen: Option<&PromotedReplica>) -> SentinelWord {
         match (self.named, chosen.filter(|chosen| chosen.is_master)) {
             (Some(named), Some(PromotedReplica { host, port, .. })) => SentinelWord::Names(ReportedMaster {
@@ -248,7 +250,7 @@ impl SentinelReply {
     }
 }
 
-/// Both questions in one go, so that no election comes between their answers.
+/// Sends both questions in one write, so that no failover comes between the answers.
 async fn ask(connection: &Subscriptions, name: &str) -> Result<SentinelReply, BrokerError> {
     let (address, state) = connection
         .ask_both(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name], &["SENTINEL", "MASTER", name])
@@ -258,7 +260,7 @@ async fn ask(connection: &Subscriptions, name: &str) -> Result<SentinelReply, Br
     let Some((host, port)) = address else { return Ok(unknown) };
     let state: HashMap<String, String> = match state {
         Ok(state) => read(&state)?,
-        // It was taken away between the two.
+        // The master was removed between the two questions.
         Err(BrokerError::Refused { text, .. }) if text.contains("No such master") => return Ok(unknown),
         Err(error) => return Err(error),
     };

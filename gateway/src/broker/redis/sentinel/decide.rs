@@ -1,4 +1,4 @@
-//! Whom to believe of several Sentinels: who has heard of the latest election, and else most of them.
+//! Decides which of several Sentinels to believe: those that know of the latest failover, and among them the majority.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -7,43 +7,44 @@ use std::time::Duration;
 
 use super::super::redis_address::RedisAddress;
 
-/// How long a Sentinel that has fallen silent is taken at more than its word: by then those that are left have heard of the
-/// election that it was to end, for Sentinels greet each other every two seconds, or there is none.
+/// How long a promotion that only a silent Sentinel foretold is believed. Sentinels greet each other every two seconds,
+/// so by then the others have heard of the failover, or there is none.
 const FORETOLD_FOR: Duration = Duration::from_secs(5);
 
-/// What a Sentinel says.
+/// The last word of a Sentinel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum SentinelWord {
-    /// It has been asked and may answer still.
+    /// The Sentinel has been asked and may still answer.
     Awaited,
     Names(ReportedMaster),
-    /// It knows no master of this name.
+    /// The Sentinel knows no master of this name.
     Unknown,
-    /// It does not answer, for this reason. What it named before.
+    /// The Sentinel does not answer, for this reason. The master is the one it named before.
     Silent(Arc<str>, Option<ReportedMaster>),
 }
 
-/// The master, as one Sentinel knows it.
+/// The master, as one Sentinel reports it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ReportedMaster {
     pub(super) host: String,
     pub(super) port: u16,
-    /// Which election made it the master: grows with each, and only a majority of all Sentinels can hold one.
+    /// The epoch of the failover that made it the master. It grows with each failover, for which a majority of all
+    /// Sentinels is needed.
     pub(super) epoch: u64,
-    /// How many other Sentinels that one knows.
+    /// The number of other Sentinels that this Sentinel knows.
     pub(super) others: usize,
-    /// Where the Sentinel did not say so itself, but the replica that it told to be master: what it said.
+    /// The master that the Sentinel itself named, if this report comes from the replica that it told to become the master.
     pub(super) instead_of: Option<Box<ReportedMaster>>,
 }
 
-/// What to make of all words together.
+/// The conclusion from all words together.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum MasterVerdict<'a> {
-    /// It is too early to tell.
+    /// It is too early to decide.
     Awaited,
-    /// This is the master. `trouble`: that nobody says so now, and why.
+    /// This is the master. `trouble` says why no Sentinel names a master at present, if none does.
     Master { named: &'a ReportedMaster, trouble: Option<String> },
-    /// Nobody names one, for these reasons.
+    /// No Sentinel names a master, for these reasons.
     Nobody(String),
 }
 
@@ -52,7 +53,7 @@ impl SentinelWord {
         matches!(self, Self::Names(_) | Self::Unknown)
     }
 
-    /// The same Sentinel once it has been silent for this time.
+    /// Returns the word of this Sentinel after it has been silent for this time.
     pub(super) fn silenced(&self, why: Arc<str>, silence: Duration) -> Self {
         let last = match self {
             Self::Names(named) => Some(named),
@@ -68,8 +69,8 @@ impl ReportedMaster {
         RedisAddress::Tcp { host: self.host.clone(), port: self.port, tls }
     }
 
-    /// What still counts of it when whoever said it has been silent for this time: an election that was only to come may have
-    /// been given up.
+    /// Returns what still counts of this report after its Sentinel has been silent for this time: a failover that was
+    /// only foretold may have been given up.
     fn after(&self, silence: Duration) -> Self {
         match &self.instead_of {
             Some(last) if silence >= FORETOLD_FOR => (**last).clone(),
@@ -82,7 +83,7 @@ impl ReportedMaster {
     }
 }
 
-/// The words of all Sentinels, each with where it is, become one. `followed`: the master that is known until now.
+/// Combines the words of all Sentinels, each with its Sentinel's address. `followed` is the master known until now.
 pub(super) fn decide<'a>(
     name: &str,
     words: &'a [(String, SentinelWord)],
@@ -95,7 +96,8 @@ pub(super) fn decide<'a>(
             .filter_map(|(_, word)| if let SentinelWord::Names(named) = word { Some(named) } else { None })
     };
     let known = names().map(|named| named.others + 1).max().unwrap_or(0).max(words.len());
-    // Who was last at an election may be gone, while one who missed it is back. Most of them together have not missed it.
+    // The Sentinel that led the last failover may be gone, while one that missed it is back. A majority of Sentinels
+    // cannot have missed it.
     let lasting = words.iter().filter_map(|(_, word)| match word {
         SentinelWord::Silent(_, Some(last)) if answers * 2 <= known => Some(last),
         _ => None,
@@ -105,7 +107,7 @@ pub(super) fn decide<'a>(
         let is_awaited = words.iter().any(|(_, word)| *word == SentinelWord::Awaited);
         return if is_awaited { MasterVerdict::Awaited } else { MasterVerdict::Nobody(reasons(name, words)) };
     };
-    // The first to answer need not be one of the well informed: so long as nothing is followed there is time for others.
+    // The first Sentinel to answer may be outdated: as long as no master is followed there is time to wait for others.
     if followed.is_none()
         && answers * 2 <= words.len()
         && words.iter().any(|(_, word)| *word == SentinelWord::Awaited)
@@ -131,7 +133,7 @@ pub(super) fn decide<'a>(
     }
 }
 
-/// Why nobody names a master, in words.
+/// Describes why no Sentinel names a master.
 fn reasons(name: &str, words: &[(String, SentinelWord)]) -> String {
     let knows_not = words.iter().any(|(_, word)| *word == SentinelWord::Unknown);
     let mut text = if knows_not {
@@ -143,7 +145,7 @@ fn reasons(name: &str, words: &[(String, SentinelWord)]) -> String {
     for (at, word) in words {
         if let SentinelWord::Silent(why, _) = word {
             let separator = std::mem::replace(&mut separator, "; ");
-            // Writing to a text cannot fail.
+            // Writing to a string cannot fail.
             let _ = write!(text, "{separator}{at}: {why}");
         }
     }

@@ -1,5 +1,5 @@
-//! Which server is the master, as Redis Sentinel says: every Sentinel is asked, and asked again at once when it tells of a
-//! change. A replica that a Sentinel has told to be master is asked itself.
+//! Follows the master that Redis Sentinel names. Every Sentinel is asked in intervals, and at once when it reports a
+//! change. A replica that a Sentinel has told to become the master is asked itself.
 
 mod ask_sentinel;
 mod decide;
@@ -24,30 +24,30 @@ use super::redis_tls;
 use crate::broker::measure::BrokerMetrics;
 use crate::telemetry::Reminder;
 
-/// All Sentinels of the configuration, and what has come of asking them.
+/// All Sentinels of the configuration, and the master they name.
 pub(super) struct Sentinels {
     board: Arc<SentinelBoard>,
     known: watch::Receiver<KnownMaster>,
     _askers: Vec<AbortOnDropHandle<()>>,
 }
 
-/// What is known of the master.
+/// The present knowledge of the master.
 #[derive(Clone, Debug, Default)]
 struct KnownMaster {
-    /// Once one is known there always is: it is used until another takes its place, whatever becomes of the Sentinels.
+    /// Once known, a master is always set: it is used until another takes its place, even if the Sentinels fail.
     master: Option<Arc<RedisAddress>>,
-    /// Why nobody says who it is. `None` with no master: it is not known yet.
+    /// Why no Sentinel names a master. `None` without a master means that it is not known yet.
     trouble: Option<Arc<str>>,
 }
 
-/// Where each Sentinel's last word is.
+/// The last word of each Sentinel.
 #[derive(Debug)]
 struct SentinelBoard {
-    /// What the master is called.
+    /// The name of the master.
     name: String,
-    /// Whether it is reached over TLS.
+    /// Whether the master is reached over TLS.
     tls: bool,
-    /// In the order of the configuration, each with the Sentinel's address.
+    /// Words in the order of the configuration, each with the address of its Sentinel.
     words: Mutex<Vec<(String, SentinelWord)>>,
     known: watch::Sender<KnownMaster>,
     metrics: Arc<BrokerMetrics>,
@@ -55,8 +55,8 @@ struct SentinelBoard {
 }
 
 impl Sentinels {
-    /// Begins to ask and returns at once. `servers`: what opens connections to those that are watched. Must be called within a
-    /// tokio runtime.
+    /// Begins to ask and returns at once. `servers` is the login and TLS for connections to the servers that Sentinels
+    /// watch. Must be called within a tokio runtime.
     pub(super) fn start(
         config: &RedisConfig,
         servers: (&RedisConnectionInfo, Option<&TlsConnector>),
@@ -98,7 +98,7 @@ impl Sentinels {
         Ok(Self { board, known, _askers: askers })
     }
 
-    /// The master, or why none is known. Waits while it may still become known by the first answers.
+    /// Returns the master, or why none is known. Waits while the first answers may still make it known.
     pub(super) async fn master(&self) -> Result<Arc<RedisAddress>, Arc<str>> {
         let mut known = self.known.clone();
         let settled = known.wait_for(|known| known.master.is_some() || known.trouble.is_some()).await;
@@ -106,7 +106,7 @@ impl Sentinels {
         known.master.clone().ok_or_else(|| known.trouble.clone().unwrap_or_default())
     }
 
-    /// Returns when another server is the master, and says which.
+    /// Returns when another server is the master, with its address.
     pub(super) async fn another_than(&self, address: &RedisAddress) -> Arc<RedisAddress> {
         let mut known = self.known.clone();
         let is_another =
@@ -114,19 +114,19 @@ impl Sentinels {
         let another = known.wait_for(is_another).await;
         match another.ok().and_then(|known| known.master.clone()) {
             Some(another) => another,
-            // The sender is this.
+            // Never happens: `self` holds the sender.
             None => std::future::pending().await,
         }
     }
 
-    /// What keeps the Sentinels from saying who is master now, if anything does.
+    /// Returns why the Sentinels name no master at present, if they do not.
     pub(super) fn trouble(&self) -> Option<Arc<str>> {
         self.known.borrow().trouble.clone()
     }
 }
 
 impl SentinelBoard {
-    /// What a Sentinel says now, or that it says nothing.
+    /// Records the word of a Sentinel, or its silence.
     fn note(&self, number: usize, say: impl FnOnce(&SentinelWord) -> SentinelWord) {
         let mut words = self.words.lock();
         let Some((_, word)) = words.get_mut(number) else { return };

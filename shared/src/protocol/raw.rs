@@ -1,7 +1,8 @@
-//! The bare protocol: a connection is at most one channel, a message is a publication or goes to the application.
+//! The raw protocol: a connection has at most one channel, and each message is a publication or goes to the
+//! application.
 //!
-//! There is nothing to learn and nothing to parse: any WebSocket client speaks it. What it cannot say (an answer, an
-//! offset, a reason other than that of a close) it does not say.
+//! Any WebSocket client can use it, as there is no format to parse. It cannot express replies, offsets, or reasons
+//! other than that of a close.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -16,11 +17,11 @@ use crate::reply::{Answer, Reply};
 
 const CONNECT_ID: u32 = 1;
 const SUBSCRIBE_ID: u32 = 2;
-/// Of every message: nobody waits for one in particular.
+/// The id of every message. None of them has a reply to match.
 const MESSAGE_ID: u32 = 3;
 
-/// One connection of the bare protocol. Unlike other protocols it has a value per connection, since what to subscribe
-/// to stands in the address. What it encodes is the same for all.
+/// One connection of the raw protocol. Unlike other protocols it has a value per connection, since the address holds
+/// the channel to subscribe to. Its encodings are the same for all connections.
 #[derive(Clone, Debug)]
 pub struct Raw {
     channel: Box<str>,
@@ -30,37 +31,38 @@ pub struct Raw {
     messages: MessageHandling,
 }
 
-/// How messages are handled that a client of a raw endpoint (`/raw/…`) sends.
+/// How the messages of a client of a raw endpoint (`/raw/…`) are handled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum MessageHandling {
-    /// Each is published in the connection's channel.
+    /// Each message is published in the connection's channel.
     #[default]
     Publish,
-    /// Each goes to the application, which may answer.
+    /// Each message goes to the application, which may answer.
     Ask,
-    /// The first closes the connection.
+    /// The first message closes the connection.
     Refuse,
 }
 
 impl Raw {
-    /// With `recover`, the connection begins with the publications after that position, or is closed with
-    /// [`Disconnect::INSUFFICIENT_STATE`] if they are no longer there: a gap must not go unseen.
+    /// Makes a connection. With `recover`, it begins with the publications after that position, or is closed with
+    /// [`Disconnect::INSUFFICIENT_STATE`] if they are no longer retained: a gap must not go unnoticed.
     pub fn new(channel: Box<str>, token: Box<str>, recover: Option<Since>) -> Self {
         Self { channel, token, recover, delivery: None, messages: MessageHandling::default() }
     }
 
-    /// The same for a client that says whether it wants all publications or the newest values.
+    /// Returns the same with the client's choice between all publications and the newest values.
     pub fn delivering(self, delivery: Option<DeliveryWanted>) -> Self {
         Self { delivery, ..self }
     }
 
-    /// The same for an endpoint that takes messages otherwise. If it does not publish them, its channel may be empty,
-    /// and then there is none.
+    /// Returns the same for an endpoint that handles messages differently. If it does not publish them, its channel may
+    /// be empty: then the connection has none.
     pub fn taking(self, messages: MessageHandling) -> Self {
         Self { messages, ..self }
     }
 
-    /// `/raw/` without a name is a mistake of the client's. An endpoint that needs no channel may have none.
+    /// Whether there is a channel to subscribe to. `/raw/` without a name is an error of the client, so it counts as
+    /// one.
     fn subscribes(&self) -> bool {
         !self.channel.is_empty() || self.messages == MessageHandling::Publish
     }

@@ -1,11 +1,12 @@
-//! Channels as an event stream, for `EventSource` and whatever reads such streams (HTML Standard, section 9.2).
+//! Channels as server-sent events, for `EventSource` and other readers of such streams (HTML Standard, section 9.2).
 //!
-//! What a client follows stands in its address, and nothing comes from it after that. Each publication is an event with its
-//! payload as the data. Its id says where its channel stands; whoever follows several channels is told where all of them
-//! stand, by [`Positions`]. A client that comes back with the last id has what it missed, or is told that it cannot have it.
+//! The address names the channels that a client follows, and the client sends nothing after it. Each publication is an
+//! event with its payload as the data. The event's id is the channel's position; a client that follows several channels
+//! receives the positions in all of them, kept by [`Positions`]. A client that reconnects with its last id receives the
+//! publications that it missed, or is told that they cannot be recovered.
 //!
-//! `onmessage` of `EventSource` hears events without a type alone. So whoever follows one channel is told no types, unless they
-//! ask for the names that publishers give to events.
+//! `onmessage` of `EventSource` only receives events without a type. So the events of a client that follows one channel
+//! have no type, unless the client asks for the names that publishers give to events.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -32,27 +33,27 @@ use positions::put_id;
 pub const SUBSCRIBED: &str = "subscribed";
 /// The type of the last event.
 pub const DISCONNECT: &str = "disconnect";
-/// What cannot be the type of an event: `EventSource` has events of its own with these.
+/// Names that cannot be the type of an event: `EventSource` has events of its own with these.
 pub const RESERVED: [&str; 2] = ["error", "open"];
 
-/// What the type of an event says.
+/// The content of an event's type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Types {
-    /// Events have none.
+    /// Events have no type.
     #[default]
     Nothing,
-    /// In which channel it was published: for those who follow several.
+    /// The channel of the publication: for clients that follow several.
     Channel,
-    /// What its publisher calls the event, where that can be a type and is none of the stream's own.
+    /// The publisher's name of the event, if it is valid as a type and is not one of the stream's own.
     Name,
 }
 
-/// What is said to all clients of one kind.
+/// The protocol for all clients with the same types of events.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EventSource {
     pub types: Types,
-    /// About how long clients are to wait before they come back, in milliseconds. Each is told a time of its own, between a
-    /// half of this and one and a half. 0: as long as they like.
+    /// Average time that clients wait before they reconnect, in milliseconds. Each client is given its own time, from
+    /// half of this to one and a half times this. 0: the client decides.
     pub retry_ms: u32,
 }
 
@@ -65,7 +66,7 @@ impl Protocol for EventSource {
         }
     }
 
-    /// There is no way to send anything.
+    /// Clients cannot send anything.
     fn decode(&self, _message: Message<'_>, _commands: &mut Vec<Command>) -> Result<(), DecodeError> {
         Err(DecodeError::Malformed)
     }
@@ -93,7 +94,7 @@ impl Protocol for EventSource {
                 put_disconnect(disconnect, out);
                 Encoded::Message(MessageKind::Text)
             }
-            // A client that is told of publications alone.
+            // Clients are told of publications alone.
             Event::Joined(_)
             | Event::Left(_)
             | Event::MemberAdded(_)
@@ -109,14 +110,14 @@ impl Protocol for EventSource {
         Heartbeat::Unanswered
     }
 
-    /// An event ends itself.
+    /// Each event ends with an empty line, so that none needs a delimiter.
     fn delimiter(&self) -> Option<&'static [u8]> {
         Some(b"")
     }
 }
 
 impl EventSource {
-    /// What the client begins with: where it stands in each channel, and what it has missed since.
+    /// Writes the first event: the positions in all channels, and the publications that the client missed.
     fn put_connected(&self, connected: &Connected, out: &mut BytesMut) {
         put_type(SUBSCRIBED, out);
         out.put_slice(b"data: {\"client\":\"");
@@ -135,7 +136,7 @@ impl EventSource {
         }
         out.put_slice(b"}");
         if let Some(data) = connected.data.as_ref().filter(|data| data.kind == PayloadKind::Json) {
-            // One line: what a backend says may be laid out on several.
+            // A backend's JSON may contain line breaks, which would end the data.
             out.put_slice(b",\"data\":");
             out.extend(data.bytes.iter().filter(|byte| !matches!(byte, b'\n' | b'\r')));
         }
@@ -156,7 +157,8 @@ impl EventSource {
         }
     }
 
-    /// A time that differs from client to client, so that those who were cut off together do not come back together.
+    /// Returns a time that differs from client to client, so that clients that were cut off together do not return
+    /// together.
     fn retry_of(&self, connected: &Connected) -> Option<u32> {
         let half = self.retry_ms / 2;
         let spread = u128::from(self.retry_ms) + 1;
@@ -167,7 +169,8 @@ impl EventSource {
         let kind = match self.types {
             Types::Nothing => None,
             Types::Channel => Some(channel),
-            // Publishers cannot say what the stream says of itself, nor what only the reader's own end may say.
+            // Publishers may use neither the types of the stream's own events nor those that `EventSource` itself
+            // raises.
             Types::Name => publication
                 .event()
                 .filter(|name| can_be_type(name) && ![SUBSCRIBED, DISCONNECT].contains(name))
@@ -182,20 +185,20 @@ impl EventSource {
     }
 }
 
-/// Whether an event can have this type: it is one line, and `EventSource` takes an empty one for none.
+/// Whether the name is valid as an event's type. It must be one line, and `EventSource` ignores an empty one.
 pub(crate) fn can_be_type(name: &str) -> bool {
     !name.is_empty() && !name.chars().any(char::is_control)
 }
 
-/// The caller has seen that it can be one.
+/// Writes an event's type. The caller has checked it with [`can_be_type`].
 pub(crate) fn put_type(kind: &str, out: &mut BytesMut) {
     out.put_slice(b"event: ");
     out.put_slice(kind.as_bytes());
     out.put_u8(b'\n');
 }
 
-/// A payload as the data of an event. Each line of it is a field, and readers put line feeds between them, whatever ended
-/// the lines before. What is no text is in base64.
+/// Writes a payload as the data of an event, each line as a field. Readers join the fields with line feeds, whatever
+/// line breaks the payload has. Binary data is written in base64.
 pub(crate) fn put_data(payload: &Payload, out: &mut BytesMut) {
     let encoded;
     let mut rest: &[u8] = match payload.kind {
@@ -217,7 +220,7 @@ pub(crate) fn put_data(payload: &Payload, out: &mut BytesMut) {
     out.put_u8(b'\n');
 }
 
-/// Why the stream ends.
+/// Writes the event that tells why the stream ends.
 pub(crate) fn put_disconnect(disconnect: &Disconnect, out: &mut BytesMut) {
     put_type(DISCONNECT, out);
     out.put_slice(b"data: {\"code\":");

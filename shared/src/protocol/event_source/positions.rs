@@ -1,7 +1,8 @@
-//! Where a client stands in each of its channels, as the id of an event.
+//! A client's positions in its channels, as the id of an event.
 //!
-//! It is written as forms are: `news=abcdefgh:12&sport=abcdefgh:7`, each channel with the epoch and the offset of the last
-//! publication that the client was given. An event that all subscribers of its channel share can name that channel alone.
+//! The id has the format of a form: `news=abcdefgh:12&sport=abcdefgh:7`, each channel with the epoch and the offset of
+//! the last publication that the client received. An event that is shared by all subscribers of a channel names that
+//! channel alone.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +13,12 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use crate::command::Since;
 use crate::position::StreamPosition;
 
-/// What begins the line with the id, which is the last of an event that has one.
+/// The beginning of the line with the id, which is the last line of an event that has one.
 const ID: &[u8] = b"id: ";
 const EVENT_END: &[u8] = b"\n\n";
 
-/// What may not stand in a name as it is: an id goes into headers and addresses, and these have a meaning in it.
+/// Characters to escape in a channel's name, as they have a meaning in the id or in the headers and addresses that
+/// carry it.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -29,7 +31,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'!')
     .remove(b'*');
 
-/// Writes the line with the id, if there is anything to stand in it.
+/// Writes the line with the id, unless there are no positions.
 pub(super) fn put_id<'a>(positions: impl IntoIterator<Item = (&'a str, StreamPosition)>, out: &mut BytesMut) {
     let mut before = ID;
     for (channel, position) in positions {
@@ -46,7 +48,7 @@ pub(super) fn put_id<'a>(positions: impl IntoIterator<Item = (&'a str, StreamPos
     }
 }
 
-/// Reads an id. `None` if it is not one of ours.
+/// Reads an id. `None` if it is not in this format.
 pub(super) fn read(id: &str) -> Option<BTreeMap<Box<str>, Since>> {
     let read = |pair: &str| {
         let (name, position) = pair.split_once('=')?;
@@ -57,18 +59,19 @@ pub(super) fn read(id: &str) -> Option<BTreeMap<Box<str>, Since>> {
     id.split('&').map(read).collect()
 }
 
-/// Where a client of several channels stands in each, by what goes out to it: the id of its last event, as it was written.
+/// The positions of a client that follows several channels, derived from its events: the id of its last event, as
+/// written.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Positions(Box<[u8]>);
 
 impl Positions {
-    /// How long the id is, in bytes.
+    /// Returns the length of the id in bytes.
     pub fn id_bytes(&self) -> usize {
         self.0.len()
     }
 
-    /// Appends these events with ids that say where the client stands in all of its channels once it has them, for those that
-    /// say where it stands in one. What begins the stream names all of its channels.
+    /// Appends these events. The id of each event that has one is replaced by the client's positions in all of its
+    /// channels after that event. The first event of the stream names all of its channels.
     pub fn amend(&mut self, events: &[u8], out: &mut BytesMut) {
         let mut rest = events;
         while let Some(end) = memmem::find(rest, EVENT_END) {
@@ -89,7 +92,7 @@ impl Positions {
         out.put_slice(rest);
     }
 
-    /// Takes the place in a channel for what the client has had of that. Mostly it is as long as the one before.
+    /// Replaces the position in one channel. The new text is mostly as long as the old one.
     fn take(&mut self, place: &[u8]) {
         let name = &place[..memchr::memchr(b'=', place).map_or(place.len(), |end| end + 1)];
         let (mut at, mut known) = (0, None);

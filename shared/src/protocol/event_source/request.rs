@@ -1,4 +1,4 @@
-//! What the address of an event stream asks for.
+//! Requests for an event stream, read from the address.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,34 +9,34 @@ use super::{RESERVED, Types};
 use crate::command::{Connect, Since, Subscribe};
 use crate::delivery::{self, DeliveryWanted};
 
-/// No stream has this epoch.
+/// An epoch that no stream has.
 const NO_EPOCH: &str = "?";
 
-/// What the client is called in metrics and logs.
+/// Name of the client in metrics and logs.
 const NAME: &str = "sse";
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EventSourceRequest {
-    /// In their order, each once. Without any, what the token names is followed.
+    /// The channels, sorted and without duplicates. If there are none, the client follows those that its token names.
     channels: BTreeSet<Box<str>>,
     token: Box<str>,
-    /// The type of an event is to be its name.
+    /// Whether the type of an event is its name.
     names: bool,
     /// Where the client stopped reading, if it says so.
     since: Option<LastId>,
-    /// All publications or the newest values, of each channel.
+    /// The delivery in each channel: all publications or the newest values.
     delivery: Option<DeliveryWanted>,
 }
 
-/// The id of the last event that a client has had.
+/// The id of the last event that a client received.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum LastId {
     Positions(BTreeMap<Box<str>, Since>),
-    /// Not one that any stream here has given it.
+    /// An id that no stream of the gateway has given out.
     Unknown,
 }
 
-/// Why an address asks for nothing.
+/// Why an address is not a valid request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EventSourceRequestError {
     #[error("{0} is not UTF-8")]
@@ -58,7 +58,7 @@ pub enum EventSourceRequestError {
 }
 
 impl EventSourceRequest {
-    /// Reads the query of an address, and the header `Last-Event-ID`, which goes before what the query says of it.
+    /// Reads the query of an address and the header `Last-Event-ID`, which takes precedence over the id in the query.
     pub fn read(query: &str, last_event_id: Option<&[u8]>) -> Result<Self, EventSourceRequestError> {
         let mut request = Self::default();
         let mut last_id = None;
@@ -80,7 +80,7 @@ impl EventSourceRequest {
                     }
                 }
                 "token" => request.token = decode(value, "token")?.into(),
-                // The first is what EventSource calls it, the second what polyfills may.
+                // `lastEventId` is the name that EventSource uses, and `last_event_id` one that polyfills may use.
                 "lastEventId" | "last_event_id" => last_id = Some(decode(value, "lastEventId")?),
                 "delivery" => delivery = Some(value),
                 "times_per_s" => times = Some(value),
@@ -102,7 +102,7 @@ impl EventSourceRequest {
         if request.names && request.channels.len() != 1 {
             return Err(EventSourceRequestError::NamesOfSeveral);
         }
-        // Readers that have seen no id send none, or an empty one.
+        // Readers that have received no id send none, or an empty one.
         request.since = last_id.filter(|id| !id.is_empty()).map(|id| match positions::read(&id) {
             Some(positions) => LastId::Positions(positions),
             None => LastId::Unknown,
@@ -110,7 +110,7 @@ impl EventSourceRequest {
         Ok(request)
     }
 
-    /// What the types of its events are to say.
+    /// Returns the content of the types of the stream's events.
     pub fn types(&self) -> Types {
         match self.channels.len() {
             1 if self.names => Types::Name,
@@ -119,7 +119,7 @@ impl EventSourceRequest {
         }
     }
 
-    /// The same with the token of a header, which goes before that of the address.
+    /// Returns the request with the token of a header, which takes precedence over the one in the address.
     #[must_use]
     pub fn with_token(self, token: Option<&str>) -> Self {
         match token {
@@ -128,7 +128,7 @@ impl EventSourceRequest {
         }
     }
 
-    /// The command that this comes to.
+    /// Returns the connect command for the request.
     pub fn connect(self) -> Connect {
         let Self { channels, token, since, delivery, names: _ } = self;
         let exact = !channels.is_empty();
@@ -160,7 +160,7 @@ impl EventSourceRequest {
     }
 }
 
-/// As forms write it: a plus stands for a space.
+/// Decodes a form value, in which a plus stands for a space.
 fn decode(value: &str, of: &'static str) -> Result<String, EventSourceRequestError> {
     let value = value.replace('+', " ");
     let decoded =

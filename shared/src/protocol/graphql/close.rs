@@ -1,30 +1,30 @@
-//! Closes in this protocol's own codes, chosen by what its clients do then.
+//! Translation of closes into this protocol's codes, chosen by how its clients react to them.
 //!
-//! graphql-ws stays away for good after 4400, 4401, 4406, 4409, 4429 and 4500, and after most codes below 3000. It comes back at
-//! once and for ever after 1000, and with growing pauses after 1001, 1012, 1013, 4403, 4408 and whatever else there is: so
-//! what is to keep a client away must have one of the first.
+//! graphql-ws does not reconnect after 4400, 4401, 4406, 4409, 4429 and 4500, and after most codes below 3000. It
+//! reconnects at once and without limit after 1000, and with growing pauses after 1001, 1012, 1013, 4403, 4408 and all
+//! other codes. So a close that is meant to keep a client away needs one of the first group.
 
 use crate::disconnect::Disconnect;
 
-/// Another node is there for it.
+/// Another node can serve the client.
 const SERVICE_RESTART: u16 = 1012;
-/// It was not the client's fault, and may go well next time.
+/// The client was not at fault and may succeed next time.
 const TRY_AGAIN_LATER: u16 = 1013;
 pub(super) const BAD_REQUEST: u16 = 4400;
-/// Final: nothing that this client can say would change it.
+/// Final: the client cannot succeed with another token either.
 pub(super) const UNAUTHORIZED: u16 = 4401;
-/// The client comes back, with whatever token it then has.
+/// The client reconnects, with its token of that time.
 pub(super) const FORBIDDEN: u16 = 4403;
 const INIT_TIMEOUT: u16 = 4408;
 pub(super) const ALREADY_EXISTS: u16 = 4409;
 pub(super) const TOO_MANY_INITS: u16 = 4429;
-/// The protocol's own, which an application may choose too.
+/// The protocol's own codes, which an application may use too.
 const OWN: [u16; 8] =
     [BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, 4406, INIT_TIMEOUT, ALREADY_EXISTS, TOO_MANY_INITS, 4500];
 
 pub(super) fn translated(disconnect: &Disconnect) -> Disconnect {
     let code = match disconnect {
-        // Of the transport, and of this translation.
+        // Codes of the transport and those that this module has already translated.
         Disconnect { code: ..3000, .. } => disconnect.code,
         Disconnect { code, .. } if OWN.contains(code) => *code,
         Disconnect { code, .. } if *code == Disconnect::SHUTDOWN.code => SERVICE_RESTART,
@@ -45,7 +45,7 @@ pub(super) fn translated(disconnect: &Disconnect) -> Disconnect {
 mod tests {
     use super::*;
 
-    /// Whether graphql-ws 6.4 comes back.
+    /// Whether graphql-ws 6.4 reconnects.
     fn comes_back(code: u16) -> bool {
         let is_internal =
             (1000..2000).contains(&code) && ![1000, 1001, 1005, 1006, 1012, 1013, 1014].contains(&code);
@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn who_is_to_come_back_does_and_who_is_not_does_not() {
-        // Whose token is no good any more has to come back to show another, and who was late may not be so again.
+        // A client with an invalid token must reconnect to present another, and one that was late may be in time next
+        // time.
         let with_another_try = [Disconnect::INVALID_TOKEN, Disconnect::STALE];
         for disconnect in Disconnect::ALL.iter().filter(|disconnect| disconnect.code >= 3000) {
             let told = translated(disconnect);

@@ -1,4 +1,4 @@
-//! Reading what clients send.
+//! Decodes client messages.
 
 use std::borrow::Cow;
 
@@ -17,7 +17,7 @@ use crate::error::ErrorCode;
 use crate::protocol::DecodeError;
 use crate::publication::{Payload, is_too_deep};
 
-/// What the client is called in metrics and logs.
+/// Name of the client in metrics and logs.
 const NAME: &str = "graphql";
 
 #[derive(Deserialize)]
@@ -30,7 +30,7 @@ struct GraphQlMessage<'a> {
     payload: Option<&'a RawValue>,
 }
 
-/// An operation as its client asks for it.
+/// An operation as its client requests it.
 #[derive(Deserialize, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct RequestedOperation<'a> {
@@ -38,7 +38,7 @@ pub struct RequestedOperation<'a> {
     pub query: Cow<'a, str>,
     #[serde(borrow, default)]
     pub operation_name: Option<Cow<'a, str>>,
-    /// A JSON object, if it is one.
+    /// The variables, which should be a JSON object.
     #[serde(borrow, default)]
     pub variables: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -51,16 +51,16 @@ struct Extensions<'a> {
     tidegate: Option<GatewayExtension<'a>>,
 }
 
-/// What is said to this gateway in particular.
+/// The extension that is addressed to this gateway.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct GatewayExtension<'a> {
-    /// Each result is to say where it stands.
+    /// Whether each result carries its stream position.
     #[serde(default)]
     positions: bool,
     #[serde(borrow, default)]
     recover: Option<Recover<'a>>,
-    /// Lets the client into a channel that takes one.
+    /// A subscription token for the channel.
     #[serde(borrow, default)]
     token: Option<Cow<'a, str>>,
 }
@@ -101,12 +101,12 @@ impl OperationState {
                 command(number::CONNECT, Request::Connect(Box::new(connect(line.payload)?)))
             }
             ("ping", false) => command(number::PING, Request::Ping),
-            // That it has come says it all, and it may come unasked.
+            // A pong only shows that the client is alive, and it may come unrequested.
             ("pong", false) => Ok(Vec::new()),
             ("subscribe", false) | ("start", true) => {
                 let is_early = match own.dialect {
                     Dialect::TransportWs => !self.acknowledged,
-                    // Its clients send operations behind the init, and do not wait.
+                    // Clients of this subprotocol send operations right after the init, without waiting for its answer.
                     Dialect::SubscriptionsTransport => !self.initialised,
                     Dialect::OneStream | Dialect::StreamEach => false,
                 };
@@ -133,7 +133,8 @@ impl OperationState {
         begins.and_then(|line| self.find(line.id.as_deref()?)).is_some()
     }
 
-    /// Begins an operation, or finds out why not. Either is told once all before it is.
+    /// Begins an operation, or finds the error in it. The client is told of either in its turn, after all earlier
+    /// commands.
     fn begin(&mut self, own: &GraphQl, line: &GraphQlMessage<'_>) -> Result<Vec<Command>, DecodeError> {
         let id = line.id.as_deref().ok_or(DecodeError::Malformed)?;
         if id.is_empty() != (own.dialect == Dialect::StreamEach) || id.len() > ID_BYTES_MAX {
@@ -145,7 +146,7 @@ impl OperationState {
             if own.dialect == Dialect::TransportWs {
                 return Err(closes(close::ALREADY_EXISTS, "an operation with this id is under way"));
             }
-            // The new one in its place.
+            // The new operation replaces the old one.
             self.remove(at);
         }
         let planned = match self.operations.len() >= own.operations_max {
@@ -160,7 +161,7 @@ impl OperationState {
                 let counts_as = if is_too_much { ErrorCode::LimitExceeded } else { ErrorCode::BadRequest };
                 (operation, Request::Refused(counts_as))
             }
-            // Nobody need be asked; but it is told in its turn.
+            // The answer is known already, but the ping command has it sent in its turn.
             Ok((Plan::Answer(result), _)) => {
                 (Operation::new(id, number, OperationStage::Result(result)), Request::Ping)
             }
@@ -188,7 +189,7 @@ impl OperationState {
         };
         let (epoch, mut offset) =
             own.recover.map_or_else(Default::default, |recover| (recover.epoch, recover.offset));
-        // Nothing that other readers of the channel do not have yet may be passed over.
+        // Publications that other operations on the channel have not received yet must not be skipped.
         let beside = self.operations.iter().filter(|one| *one.channel == *channel);
         for position in
             beside.filter_map(|one| one.position).filter(|position| position.epoch.as_str() == epoch)
@@ -220,7 +221,7 @@ impl Operation {
 }
 
 impl<'a> RequestedOperation<'a> {
-    /// An operation without variables, for those who have only a document.
+    /// Makes an operation without variables, for callers that have only a document.
     pub fn of(query: &'a str) -> Self {
         Self { query: Cow::Borrowed(query), operation_name: None, variables: None, extensions: None }
     }
@@ -237,8 +238,8 @@ impl<'a> RequestedOperation<'a> {
     }
 }
 
-/// Who the client is: `token`, or `Authorization` with a bearer's, in any case and also among `headers`. What else there is
-/// goes to the application.
+/// Reads the client's credentials: `token`, or a bearer token in `Authorization`, in any case and also among `headers`.
+/// All other members go to the application.
 fn connect(payload: Option<&RawValue>) -> Result<Connect, DecodeError> {
     let mut connect = Connect { name: NAME.into(), ..Connect::default() };
     let Some(payload) = payload else { return Ok(connect) };
@@ -262,7 +263,7 @@ fn connect(payload: Option<&RawValue>) -> Result<Connect, DecodeError> {
     Ok(connect)
 }
 
-/// Takes out what is called `Authorization`, in any case.
+/// Removes the member called `Authorization`, in any case, and returns its token.
 fn bearer(members: &mut serde_json::Map<String, Value>) -> Option<String> {
     let name = members.keys().find(|name| name.eq_ignore_ascii_case("authorization"))?.clone();
     let Some(Value::String(value)) = members.remove(&name) else { return None };

@@ -1,4 +1,4 @@
-//! Writing what a client is told.
+//! Encodes replies, results and errors.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -15,7 +15,7 @@ use crate::push::UnsubscribeCode;
 use crate::refusal::Refusal;
 use crate::reply::{Answer, Connected, Reply, Subscribed};
 
-/// What `extensions.code` says of a position that cannot be recovered from.
+/// The `extensions.code` of a position from which recovery is impossible.
 const UNRECOVERABLE: &str = "UNRECOVERABLE_POSITION";
 
 const TEXT: Encoded = Encoded::Message(MessageKind::Text);
@@ -74,7 +74,7 @@ impl OperationState {
                 TEXT
             }
             Dialect::TransportWs => Encoded::Close(disconnect),
-            // Here it is for a status to say.
+            // In these dialects the HTTP status tells the client.
             Dialect::OneStream | Dialect::StreamEach => Encoded::Close(refusal.disconnect()),
         }
     }
@@ -108,7 +108,8 @@ impl OperationState {
                 });
                 let position = subscribed.position.or(beside.and_then(|one| one.position));
                 let one = &mut self.operations[at];
-                // What was read for it may begin earlier, where others stand.
+                // The publications read for this operation may begin earlier, as other operations on the channel needed
+                // them.
                 let since = |offset| position.map(|position| StreamPosition { offset, ..position });
                 one.position = one.since.map_or(position, since);
                 one.channel = channel.into();
@@ -121,7 +122,8 @@ impl OperationState {
                 }
                 self.catch_up(dialect, reply, subscribed, out, &mut lengths);
             }
-            // An operation that fails is not asked for again, and a connection that is lost is. Where others live it fails alone.
+            // Clients do not retry a failed operation, but they reconnect after a lost connection. If other operations
+            // are live, only this one fails.
             (OperationStage::Asked(_), Err(refusal))
                 if refusal.is_outage() && !dialect.is_streamed() && !self.has_live() =>
             {
@@ -131,13 +133,13 @@ impl OperationState {
                 let gone = self.remove(at);
                 self.fail(dialect, &gone.id, &refused(refusal), out, &mut lengths);
             }
-            // Nothing else is asked for under an operation's number.
+            // No other command has an operation's number.
             (OperationStage::Asked(_) | OperationStage::Live(_), _) => {}
         }
         texts(lengths)
     }
 
-    /// What was missed goes to all who read the channel and do not have it.
+    /// Sends the missed publications to all operations that read the channel and have not received them.
     fn catch_up(
         &mut self,
         dialect: Dialect,
@@ -157,7 +159,7 @@ impl OperationState {
         }
     }
 
-    /// Whoever asked has left meanwhile.
+    /// Handles the reply to an operation that the client has ended meanwhile.
     fn answer_nobody(&mut self, reply: &Reply) -> Encoded {
         if let (Some(channel), Ok(Answer::Subscribe(_))) = (&reply.channel, &reply.outcome) {
             self.leave(channel.as_str().into());
@@ -166,7 +168,7 @@ impl OperationState {
     }
 }
 
-/// What a publication is to an operation. `result`: the members of its result.
+/// Writes a publication for an operation. `result` holds the members of its result.
 pub(super) fn next(
     dialect: Dialect,
     id: &str,
@@ -189,7 +191,7 @@ pub(super) fn next(
     end(dialect, out);
 }
 
-/// Why an operation is over. `errors`: a JSON list.
+/// Writes the error that ends an operation. `errors` is a JSON list.
 pub(super) fn error(dialect: Dialect, id: &str, errors: &[u8], out: &mut BytesMut) {
     match dialect {
         Dialect::TransportWs => {
@@ -200,7 +202,7 @@ pub(super) fn error(dialect: Dialect, id: &str, errors: &[u8], out: &mut BytesMu
             begin(dialect, "error", id, out);
             first_error(errors, out);
         }
-        // There is no event for it: it is a result without data.
+        // There is no event for errors, so that they are sent as a result without data.
         Dialect::OneStream | Dialect::StreamEach => {
             begin(dialect, "next", id, out);
             out.put_slice(br#"{"errors":"#);
@@ -211,7 +213,7 @@ pub(super) fn error(dialect: Dialect, id: &str, errors: &[u8], out: &mut BytesMu
     end(dialect, out);
 }
 
-/// That an operation is over, where other operations go on.
+/// Tells the client that an operation is complete, while its stream goes on.
 pub(super) fn complete(dialect: Dialect, id: &str, out: &mut BytesMut) {
     if dialect.is_streamed() {
         out.put_slice(b"event: complete\ndata: ");
@@ -251,7 +253,7 @@ fn end(dialect: Dialect, out: &mut BytesMut) {
     }
 }
 
-/// The first of a JSON list of errors, for those who expect one alone.
+/// Writes the first error of a JSON list, for the dialect that expects a single one.
 fn first_error(errors: &[u8], out: &mut BytesMut) {
     let first: Option<Vec<&serde_json::value::RawValue>> = serde_json::from_slice(errors).ok();
     match first.as_deref() {
@@ -260,7 +262,7 @@ fn first_error(errors: &[u8], out: &mut BytesMut) {
     }
 }
 
-/// Errors as a JSON list.
+/// Returns the errors as a JSON list.
 pub(super) fn list(errors: &[GraphQlError]) -> Bytes {
     let mut out = BytesMut::new();
     out.put_u8(b'[');
@@ -285,7 +287,7 @@ pub(super) fn list(errors: &[GraphQlError]) -> Bytes {
     out.freeze()
 }
 
-/// Why the server has ended a subscription.
+/// Returns the errors for a subscription that the server has ended.
 pub(super) fn ended(code: UnsubscribeCode) -> Bytes {
     let name = match code {
         UnsubscribeCode::Server => "UNSUBSCRIBED",
@@ -296,7 +298,7 @@ pub(super) fn ended(code: UnsubscribeCode) -> Bytes {
     list(&[GraphQlError::new(name, code.reason())])
 }
 
-/// Why the session refuses an operation.
+/// Returns the errors for an operation that the session refuses.
 fn refused(refusal: &Refusal) -> Bytes {
     let name = match refusal.known() {
         None => "REFUSED",
@@ -320,7 +322,7 @@ fn refused(refusal: &Refusal) -> Bytes {
     out.put_slice(br#","extensions":{"code":"#);
     json::string(name, &mut out);
     if refusal.known().is_none() {
-        // As the application has numbered it.
+        // The application's own error code.
         out.put_slice(br#","number":"#);
         json::number(refusal.code.into(), &mut out);
     }

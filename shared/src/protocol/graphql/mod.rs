@@ -1,8 +1,9 @@
 //! GraphQL subscriptions: over WebSockets in both of their subprotocols, and over server-sent events in both modes.
 //!
-//! An operation is a reader of a channel. A client may have several, also of one channel, each with an id and a selection of
-//! its own: so unlike other protocols this one has a value per connection ([`GraphQl`]), which knows the operations. What
-//! all subscribers of a channel share is a [`PayloadRecord`] ([`GraphQlRecords`]), of which each client's value makes its messages.
+//! An operation reads a channel. A client may have several operations, also on one channel, each with an id and a
+//! selection of its own. So unlike other protocols this one has a value per connection ([`GraphQl`]), which knows the
+//! operations. All subscribers of a channel share a [`PayloadRecord`] ([`GraphQlRecords`]), from which each client's
+//! value makes its messages.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -31,35 +32,35 @@ pub use selection::{Field, FieldOf, FieldSelection, Objects, Scalar, Typed, Valu
 
 use operations::OperationState;
 
-/// The subprotocol of today, of `graphql-ws` on npm.
+/// The current subprotocol, of `graphql-ws` on npm.
 pub const TRANSPORT_WS: &str = "graphql-transport-ws";
-/// The one before it, of `subscriptions-transport-ws`.
+/// The previous subprotocol, of `subscriptions-transport-ws`.
 pub const SUBSCRIPTIONS_TRANSPORT: &str = "graphql-ws";
 
-/// The header in which a client of event streams is told what its stream is called, and says it. In lower case.
+/// The header with which the gateway names a client's event stream, and the client refers to it. In lower case.
 pub const STREAM_TOKEN: &str = "x-graphql-event-stream-token";
 
-/// What `extensions.code` says of more than there may be.
+/// The `extensions.code` of an error about an exceeded limit.
 pub const LIMIT_EXCEEDED: &str = "LIMIT_EXCEEDED";
 
 /// Longest id of an operation, in bytes.
 pub const ID_BYTES_MAX: usize = 255;
 
-/// The numbers of commands that are no operation's.
+/// Numbers of commands that belong to no operation.
 mod number {
     pub(super) const CONNECT: u32 = 1;
     pub(super) const PING: u32 = 2;
     pub(super) const UNSUBSCRIBE: u32 = 3;
-    /// Operations are numbered from here on.
+    /// The number of the first operation.
     pub(super) const OPERATIONS: u32 = 16;
 }
 
-/// How messages are written.
+/// The format of the messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dialect {
     TransportWs,
     SubscriptionsTransport,
-    /// Events of all operations of a client in one stream.
+    /// The events of all of a client's operations in one stream.
     OneStream,
     /// A stream for each operation.
     StreamEach,
@@ -71,35 +72,35 @@ impl Dialect {
     }
 }
 
-/// Finds out what an operation is.
+/// Validates operations and decides how each is carried out.
 pub trait Planner: Send + Sync + std::fmt::Debug {
-    /// Changes nothing that anybody could see.
+    /// Plans an operation. Has no visible side effects.
     fn plan(&self, operation: &RequestedOperation<'_>) -> Result<Plan, Vec<GraphQlError>>;
 }
 
-/// What an operation comes to.
+/// How an operation is carried out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Plan {
-    /// This result, and nothing more.
+    /// The operation has this one result.
     Answer(Bytes),
     Subscribe(PlannedSubscription),
 }
 
-/// A subscription.
+/// A subscription to carry out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PlannedSubscription {
-    /// Empty where only the application knows it.
+    /// The channel. Empty if only the application knows it.
     pub channel: Box<str>,
-    /// What the application is told that says whether and where, if it is asked.
+    /// The question to the application whether the client may subscribe and to which channel, if it is asked.
     pub ask: Option<Payload>,
     pub selection: Arc<FieldSelection>,
 }
 
-/// Why an operation is not carried out.
+/// An error that prevents or ends an operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GraphQlError {
     pub message: String,
-    /// What is in `extensions.code`.
+    /// The content of `extensions.code`.
     pub code: &'static str,
     /// Line and column in the document, from 1.
     pub location: Option<(usize, usize)>,
@@ -116,8 +117,8 @@ impl GraphQlError {
     }
 }
 
-/// One client's operations. Its worker has both ends of the lock, so that nobody waits for it; it is there because the
-/// session and whoever delivers publications hold the same value.
+/// The operations of one client. The lock is never contended, as both of its users run on the client's worker. It
+/// exists because the session and the delivery of publications share the value.
 #[derive(Debug)]
 pub struct GraphQl {
     dialect: Dialect,
@@ -126,7 +127,7 @@ pub struct GraphQl {
     state: Mutex<OperationState>,
 }
 
-/// What follows for the session from what it has answered.
+/// Actions that the session must take after replies and messages.
 #[derive(Debug, Default)]
 pub struct SessionActions {
     pub commands: Vec<Command>,
@@ -134,12 +135,12 @@ pub struct SessionActions {
 }
 
 impl GraphQl {
-    /// `operations_max`: how many a client may have in flight.
+    /// Makes the operations of one client, which may have `operations_max` in flight.
     pub fn new(dialect: Dialect, planner: Arc<dyn Planner>, operations_max: usize) -> Self {
         Self { dialect, planner, operations_max, state: Mutex::default() }
     }
 
-    /// The messages that records which the hub shares are to this client, one after the other, and how long each is, in bytes.
+    /// Appends this client's messages for the records that the hub shares, and returns the length of each in bytes.
     pub fn deliver(&self, records: &Bytes, selected: &mut Selected, out: &mut BytesMut) -> Vec<usize> {
         let (mut rest, mut lengths) = (records.clone(), Vec::new());
         let mut state = self.state();
@@ -150,12 +151,12 @@ impl GraphQl {
         lengths
     }
 
-    /// Whether a message of this client would begin an operation under the id of one that is in flight.
+    /// Whether a message of this client would begin an operation with the id of one that is in flight.
     pub fn would_repeat(&self, message: &[u8]) -> bool {
         self.state().would_repeat(message)
     }
 
-    /// What follows from what was answered and decoded since this was last asked for, if anything does.
+    /// Returns the actions that replies and messages have caused since the last call, if there are any.
     pub fn take_wishes(&self) -> Option<SessionActions> {
         let mut state = self.state();
         let wishes = SessionActions { commands: state.settle(), close: state.close.take() };
@@ -163,7 +164,7 @@ impl GraphQl {
     }
 
     fn state(&self) -> MutexGuard<'_, OperationState> {
-        // What was half done when it panicked concerns one client.
+        // A state that a panic left inconsistent affects one client only.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -201,7 +202,7 @@ impl Protocol for GraphQl {
     fn heartbeat(&self) -> Heartbeat {
         match self.dialect {
             Dialect::TransportWs => Heartbeat::Message(MessageKind::Text, br#"{"type":"ping"}"#),
-            // Its keep-alive messages are not answered, and a client that has had one expects more.
+            // Clients do not answer its keep-alive messages, and one that has received a keep-alive expects more.
             Dialect::SubscriptionsTransport => Heartbeat::Transport,
             Dialect::OneStream | Dialect::StreamEach => Heartbeat::Unanswered,
         }
@@ -216,7 +217,7 @@ impl Protocol for GraphQl {
     }
 }
 
-/// Messages of these lengths.
+/// Returns text messages of these lengths.
 fn texts(lengths: Vec<usize>) -> Encoded {
     match lengths.is_empty() {
         true => Encoded::Nothing,

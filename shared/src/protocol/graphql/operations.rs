@@ -1,4 +1,4 @@
-//! The operations of one client: which there are, which channel each reads, and how far.
+//! The operations of one client: their channels, stages and positions.
 
 use std::sync::Arc;
 
@@ -14,43 +14,43 @@ use crate::push::UnsubscribeCode;
 
 #[derive(Debug, Default)]
 pub(super) struct OperationState {
-    /// The client has said who it is.
+    /// Whether the client has sent `connection_init`.
     pub(super) initialised: bool,
-    /// It has been let in.
+    /// Whether the connection was accepted.
     pub(super) acknowledged: bool,
     pub(super) operations: Vec<Operation>,
-    /// Of the last operation.
+    /// The number of the last operation.
     last_number: u32,
-    /// Channels that have lost a reader, and may have none left.
+    /// Channels that have lost a reader and may have none left.
     left: Vec<Box<str>>,
-    /// The connection is to end.
+    /// The close with which the connection must end, if any.
     pub(super) close: Option<Disconnect>,
 }
 
 #[derive(Debug)]
 pub(super) struct Operation {
     pub(super) id: Box<str>,
-    /// Of its command.
+    /// The number of the operation's command.
     pub(super) number: u32,
-    /// Empty as long as only the application knows it.
+    /// The channel; empty while only the application knows it.
     pub(super) channel: Box<str>,
     pub(super) stage: OperationStage,
-    /// Its client keeps count of where it is.
+    /// Whether results carry positions, as the client keeps track of them.
     pub(super) tells_positions: bool,
-    /// Its client has asked for what it missed after this offset.
+    /// The offset after which the client asked to recover.
     pub(super) since: Option<u64>,
-    /// What it has been given up to.
+    /// The position up to which the client has received publications.
     pub(super) position: Option<StreamPosition>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum OperationStage {
-    /// It has not been answered yet.
+    /// The operation has not been answered yet.
     Asked(Arc<FieldSelection>),
     Live(Arc<FieldSelection>),
-    /// This is its result, and all of it.
+    /// The operation has this one result.
     Result(Bytes),
-    /// These errors are, as a JSON list.
+    /// The operation fails with these errors, a JSON list.
     Errors(Bytes),
 }
 
@@ -63,14 +63,14 @@ impl OperationState {
         self.operations.iter().any(|one| matches!(one.stage, OperationStage::Live(_)))
     }
 
-    /// Under which number the next operation is asked for.
+    /// Returns the number for the next operation's command.
     pub(super) fn next_number(&mut self) -> u32 {
-        // Nobody has so many that one from before the turn is still there.
+        // A client has far fewer operations than numbers, so that none is reused while its operation exists.
         self.last_number = self.last_number.wrapping_add(1).max(number::OPERATIONS);
         self.last_number
     }
 
-    /// Ends an operation. What comes for it from now on reaches nobody, whoever has its id then.
+    /// Ends an operation. Anything that still arrives for it is dropped, even if its id is in use again.
     pub(super) fn remove(&mut self, at: usize) -> Operation {
         let gone = self.operations.remove(at);
         if matches!(gone.stage, OperationStage::Asked(_) | OperationStage::Live(_))
@@ -81,14 +81,15 @@ impl OperationState {
         gone
     }
 
-    /// A channel has lost a reader.
+    /// Notes that a channel has lost a reader.
     pub(super) fn leave(&mut self, channel: Box<str>) {
         if !self.left.contains(&channel) {
             self.left.push(channel);
         }
     }
 
-    /// The channels that nobody reads any more. As long as the channel of some operation is not known, it may be any.
+    /// Returns commands to leave the channels that no operation reads any more. Returns none while the channel of some
+    /// operation is unknown, as it may be one of them.
     pub(super) fn settle(&mut self) -> Vec<Command> {
         let is_open =
             |one: &Operation| matches!(one.stage, OperationStage::Asked(_)) && one.channel.is_empty();
@@ -102,7 +103,7 @@ impl OperationState {
         unread.map(unsubscribe).collect()
     }
 
-    /// Writes what a publication is to each operation that reads its channel. `result` makes it of a selection.
+    /// Writes a publication for each operation that reads its channel. `result` applies a selection to it.
     pub(super) fn deliver(
         &mut self,
         dialect: Dialect,
@@ -126,7 +127,7 @@ impl OperationState {
         lengths
     }
 
-    /// The server has ended the subscription that these operations read.
+    /// Ends the operations on a channel whose subscription the server has ended.
     pub(super) fn end_channel(
         &mut self,
         dialect: Dialect,
@@ -141,7 +142,7 @@ impl OperationState {
                 at += 1;
                 continue;
             }
-            // The session has left it already.
+            // The session has left the channel already.
             let gone = self.operations.remove(at);
             match code {
                 UnsubscribeCode::Server => self.complete(dialect, &gone.id, out, &mut lengths),
@@ -156,7 +157,7 @@ impl OperationState {
         super::texts(lengths)
     }
 
-    /// Tells that an operation is over. Where it has a stream of its own, that ends, and says so as it does.
+    /// Completes an operation. If the operation has a stream of its own, the end of the stream tells the client.
     pub(super) fn complete(
         &mut self,
         dialect: Dialect,
@@ -174,7 +175,7 @@ impl OperationState {
         }
     }
 
-    /// Tells that an operation is over, and that this is why. `errors`: a JSON list.
+    /// Ends an operation with these errors, a JSON list.
     pub(super) fn fail(
         &mut self,
         dialect: Dialect,
@@ -193,8 +194,8 @@ impl OperationState {
 }
 
 impl Operation {
-    /// Whether its client has been given this one before: it came to the channel later than others, or was brought up to
-    /// date by itself.
+    /// Whether the client has received this publication before. This happens if the operation joined the channel later
+    /// than others, or recovered by itself.
     fn has(&self, position: Option<StreamPosition>) -> bool {
         match (self.position, position) {
             (Some(own), Some(one)) => own.epoch == one.epoch && one.offset <= own.offset,

@@ -1,4 +1,4 @@
-//! What subscribers of a channel share of a publication: its payload as JSON, and where it stands.
+//! The part of a publication that a channel's subscribers share: its payload as JSON, and its position.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -13,14 +13,14 @@ use crate::publication::Publication;
 use crate::push::{Event, Push};
 use crate::reply::Reply;
 
-/// No message of this protocol begins so.
+/// First byte of a record. No message of this protocol begins with it.
 const MARK: u8 = 0;
-/// The mark and the length of all.
+/// The mark and the length of the whole record.
 const HEADER_BYTES: usize = 5;
-/// The last event of a stream that was one operation's.
+/// The last event of a stream that belongs to one operation.
 const COMPLETE: &[u8] = b"event: complete\ndata:\n\n";
 
-/// A publication as each client's own messages are made of it.
+/// A publication from which each client's own messages are made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PayloadRecord {
     pub(super) channel: Bytes,
@@ -29,12 +29,12 @@ pub struct PayloadRecord {
     pub(super) json: Bytes,
 }
 
-/// Writes a publication for all of its channel's subscribers. Several may stand behind each other.
+/// Writes a publication for all subscribers of its channel. Several records may follow each other.
 pub(super) fn put(channel: &Channel, publication: &Publication, out: &mut BytesMut) {
     let start = out.len();
     out.put_u8(MARK);
     out.put_u32(0);
-    // A channel's name is shorter than 256 bytes, and an epoch shorter than that.
+    // The lengths of a channel name and of an epoch fit in one byte.
     out.put_u8(channel.as_str().len() as u8);
     out.put_slice(channel.as_str().as_bytes());
     out.put_u8(u8::from(publication.position.is_some()));
@@ -44,7 +44,7 @@ pub(super) fn put(channel: &Channel, publication: &Publication, out: &mut BytesM
         out.put_slice(position.epoch.as_str().as_bytes());
     }
     json::payload(&publication.data, out);
-    // No payload is longer than that can say.
+    // No payload exceeds what four bytes can express.
     let length = (out.len() - start) as u32;
     if let Some(place) = out.get_mut(start + 1..start + HEADER_BYTES) {
         place.copy_from_slice(&length.to_be_bytes());
@@ -52,12 +52,12 @@ pub(super) fn put(channel: &Channel, publication: &Publication, out: &mut BytesM
 }
 
 impl PayloadRecord {
-    /// Whether these bytes are what [`GraphQlRecords`] has written, and not a message that is for a client as it is.
+    /// Whether the bytes are records of [`GraphQlRecords`], as opposed to a message that is sent to a client unchanged.
     pub fn is_first_in(bytes: &[u8]) -> bool {
         bytes.first() == Some(&MARK)
     }
 
-    /// Takes the first out of what [`GraphQlRecords`] has written, with its bytes. `None` if there is none left.
+    /// Takes the first of [`GraphQlRecords`]' records, together with its bytes. `None` if there is none left.
     pub fn take(bytes: &mut Bytes) -> Option<(Bytes, Self)> {
         let header: [u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES)?.try_into().ok()?;
         let [MARK, length @ ..] = header else { return None };
@@ -84,13 +84,13 @@ impl PayloadRecord {
     }
 }
 
-/// Some bytes behind their length.
+/// Takes bytes that are preceded by their length.
 fn take(rest: &mut Bytes) -> Option<Bytes> {
     let length = usize::from(rest.try_get_u8().ok()?);
     (rest.len() >= length).then(|| rest.split_to(length))
 }
 
-/// What the hub encodes once for all clients, in whichever dialect.
+/// The shared encoding of publications for all clients, in every dialect.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GraphQlRecords;
 
@@ -99,7 +99,7 @@ impl Protocol for GraphQlRecords {
         ProtocolId::GRAPHQL
     }
 
-    /// Nobody speaks it: clients have a [`super::GraphQl`] each.
+    /// Clients have a [`super::GraphQl`] each, so that none sends messages to this one.
     fn decode(&self, _message: Message<'_>, _commands: &mut Vec<Command>) -> Result<(), DecodeError> {
         Err(DecodeError::Malformed)
     }
@@ -114,7 +114,7 @@ impl Protocol for GraphQlRecords {
                 put(channel, publication, out);
                 Encoded::Message(MessageKind::Text)
             }
-            // Only a stream of one operation ends so, with it.
+            // Only the stream of a single operation ends normally, when the operation does.
             (None, Event::Disconnected(disconnect)) if disconnect.code == Disconnect::NORMAL.code => {
                 out.put_slice(COMPLETE);
                 Encoded::Message(MessageKind::Text)

@@ -1,4 +1,4 @@
-//! Results that several clients are sent: each is made once on a worker for all who have selected the same.
+//! A cache of results, so that a worker makes each once for all clients with the same selection.
 
 use std::sync::Arc;
 
@@ -6,27 +6,27 @@ use bytes::Bytes;
 
 use super::{FieldSelection, PayloadRecord};
 
-/// How many results are kept.
+/// The most results that are kept.
 const RESULTS_MAX: usize = 64;
 
-/// The results that were made last.
+/// The most recent results.
 #[derive(Debug, Default)]
 pub struct Selected {
     results: Vec<SelectedResult>,
-    /// Which makes room next.
+    /// Index of the result to replace next.
     oldest: usize,
 }
 
 #[derive(Debug)]
 struct SelectedResult {
-    /// Held, so that no other is at its address.
+    /// Held so that no other record can have the same address.
     record: Bytes,
     selection: Arc<FieldSelection>,
     result: Bytes,
 }
 
 impl Selected {
-    /// The result for a record that these are the bytes of.
+    /// Returns the result for a record and a selection. `bytes` are the record's bytes.
     pub fn get(&mut self, bytes: &Bytes, record: &PayloadRecord, selection: &Arc<FieldSelection>) -> Bytes {
         let is_it = |known: &&SelectedResult| {
             known.record.as_ptr() == bytes.as_ptr()
@@ -47,7 +47,7 @@ impl Selected {
         result
     }
 
-    /// Lets go of all.
+    /// Drops all results.
     pub fn clear(&mut self) {
         if !self.results.is_empty() {
             *self = Self::default();
@@ -69,7 +69,7 @@ mod tests {
         let (bytes, selection) = (Bytes::from_static(b"one"), Arc::new(any("a")));
         let mut selected = Selected::default();
         let first = selected.get(&bytes, &record("1"), &selection);
-        // Were it made again, it would not be the same.
+        // A result that was made again would differ.
         assert_eq!(selected.get(&bytes, &record("2"), &selection), first);
         assert_eq!(selected.get(&bytes, &record("2"), &Arc::new(any("b"))), r#""data":{"b":2}"#);
         assert_eq!(selected.get(&Bytes::from_static(b"two"), &record("2"), &selection), r#""data":{"a":2}"#);

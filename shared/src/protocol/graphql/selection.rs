@@ -1,5 +1,5 @@
-//! What an operation selects of a payload: fields by their names, under the names that the client wants them to have, and each
-//! value held to its type (GraphQL, section 6.4).
+//! Selections of payloads: fields by name, renamed as the client asks, with each value checked against its type
+//! (GraphQL, section 6.4).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,22 +12,22 @@ use crate::protocol::json;
 
 /// The field that names the type of an object, in payloads and in selections.
 const TYPE_NAME: &str = "__typename";
-/// A result tells of no more errors than this.
+/// The most errors in a result.
 const ERRORS_MAX: usize = 16;
-/// A result is at most so many times as long as its payload: aliases may repeat a value as often as there may be fields.
+/// A result is at most this many times as long as its payload, as aliases may repeat a value for each field.
 const REPEATS_MAX: usize = 16;
-/// What any result may have, in bytes: short payloads may get long names.
+/// A result may always have this many bytes, as aliases may be long for a short payload.
 const RESULT_BYTES_MIN: usize = 64 << 10;
 
-/// The field of a subscription, and what is selected of it.
+/// The field of a subscription, and the selection on it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct FieldSelection {
-    /// What the client calls it.
+    /// The field's name in the result.
     pub key: Box<str>,
     pub value: ValueRule,
 }
 
-/// How a value is made of what there is in the payload.
+/// How a value of the payload becomes a value of the result.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ValueRule {
     pub non_null: bool,
@@ -36,16 +36,16 @@ pub struct ValueRule {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum ValueType {
-    /// A scalar of the application's own: whatever JSON there is.
+    /// An application's own scalar: any JSON value.
     Any,
     Scalar(Scalar),
-    /// One of these texts.
+    /// One of these names.
     Enum(Box<[Box<str>]>),
     List(Box<ValueRule>),
     Object(Objects),
 }
 
-/// The scalars that GraphQL has.
+/// GraphQL's built-in scalars.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Scalar {
     Int,
@@ -55,14 +55,14 @@ pub enum Scalar {
     Id,
 }
 
-/// Objects of one type, or of one of several that the payload names.
+/// Objects of one type, or of one of several types that the payload names.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Objects {
     pub is_abstract: bool,
     pub types: Box<[Typed]>,
 }
 
-/// What is selected of objects of a type.
+/// The selection on objects of one type.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Typed {
     pub name: Box<str>,
@@ -71,7 +71,7 @@ pub struct Typed {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Field {
-    /// What the client calls it.
+    /// The field's name in the result.
     pub key: Box<str>,
     pub of: FieldOf,
 }
@@ -79,11 +79,11 @@ pub struct Field {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum FieldOf {
     TypeName,
-    /// The member of this name in the payload.
+    /// The payload's member of this name.
     Member(Box<str>, ValueRule),
 }
 
-/// A value is missing where there must be one, so that what is around it is missing too.
+/// A required value is missing, so that its parent becomes null too.
 struct Null;
 
 #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,10 +96,10 @@ enum Step<'s> {
     Index(usize),
 }
 
-/// A result on its way.
+/// A result that is being written.
 struct Writer<'s> {
     out: BytesMut,
-    /// Behind so many bytes no value is written any more.
+    /// The length beyond which no further value is written.
     bytes_max: usize,
     path: Vec<Step<'s>>,
     /// Written as the members of a JSON list.
@@ -108,7 +108,8 @@ struct Writer<'s> {
 }
 
 impl FieldSelection {
-    /// The members of a result, `"data":...` and maybe `"errors":...`, of a payload that is one JSON value.
+    /// Applies the selection to a payload, which is one JSON value. Returns the members of the result: `"data":...`
+    /// and, if there are any, `"errors":...`.
     pub fn apply(&self, payload: &[u8]) -> Bytes {
         let mut writer = Writer {
             out: BytesMut::with_capacity(payload.len() + 32),
@@ -235,7 +236,7 @@ impl Objects {
 }
 
 impl Scalar {
-    /// `None` if it is not of this kind and cannot be made so (section 3.5).
+    /// Writes the value. `None` if it is not of this type and cannot be coerced to it (section 3.5).
     fn write(self, value: &str, out: &mut BytesMut) -> Option<()> {
         let first = value.as_bytes().first()?;
         let is_number = first.is_ascii_digit() || *first == b'-';
@@ -272,7 +273,7 @@ impl Scalar {
 }
 
 impl Writer<'_> {
-    /// Tells why a value is missing.
+    /// Records why a value is missing.
     fn fail(&mut self, why: &'static str) -> Result<(), Null> {
         self.errors_count += 1;
         if self.errors_count > ERRORS_MAX {
@@ -302,7 +303,7 @@ impl Writer<'_> {
 pub(super) mod tests {
     use super::*;
 
-    /// Whatever the payload is.
+    /// Selects any payload unchanged.
     pub(crate) fn any(key: &str) -> FieldSelection {
         FieldSelection { key: key.into(), value: ValueRule { non_null: false, of: ValueType::Any } }
     }

@@ -13,7 +13,8 @@ use crate::publication::Publication;
 use crate::push::UnsubscribeCode;
 use crate::reply::{Answer, Connected, Subscribed};
 
-/// A document is a channel; `!` is a mistake, `?` a question that is answered at once, `@` one for the application.
+/// A document is the name of a channel. A leading `!` is an error, `?` a query answered at once, and `@` a question for
+/// the application.
 #[derive(Debug)]
 struct Simple;
 
@@ -36,7 +37,7 @@ impl Planner for Simple {
     }
 }
 
-/// A client and what it was told last.
+/// One client.
 struct One {
     graphql: GraphQl,
     numbers: Vec<u32>,
@@ -91,7 +92,7 @@ impl One {
         (encoded, messages)
     }
 
-    /// The last operation is live in this channel.
+    /// Reports that the last operation is live in this channel.
     fn live(&self, channel: &str, offset: u64) {
         let subscribed = Subscribed { position: Some(at(offset)), ..Subscribed::default() };
         self.reply(*self.numbers.last().unwrap(), Ok(Answer::Subscribe(subscribed)), Some(channel));
@@ -276,7 +277,7 @@ fn one_that_left_before_it_was_answered_leaves_nothing_behind() {
     one.say(r#"{"type":"complete","id":"a"}"#).unwrap();
     one.live("news", 0);
     assert_eq!(one.wishes(), (vec![unsubscribe("news")], None));
-    // While the channel of another is not known, it may be the same.
+    // Another operation whose channel is still unknown may read the same channel.
     one.subscribe("b", "news", "");
     one.live("news", 0);
     one.subscribe("c", "@where", "");

@@ -1,7 +1,8 @@
-//! Mercure (draft-dunglas-mercure-07, as hubs 0.x speak it): updates of topics as an event stream, published by a form.
+//! Mercure (draft-dunglas-mercure-07, as hubs 0.x implement it): updates of topics as an event stream, published by a
+//! form.
 //!
-//! A topic is a channel. What an update says beside its data travels as tags of the publication, so that a broker keeps it and
-//! other wires pass over it. Its type is the name of an event, which other wires know too.
+//! A topic is a channel. The fields of an update other than its data are carried as tags of the publication, so that
+//! brokers keep them and other protocols ignore them. Its type is the name of an event, which other protocols use too.
 
 use bytes::{BufMut, BytesMut};
 
@@ -19,20 +20,20 @@ mod update;
 pub use request::{MercureRequest, MercureRequestError, OWN_TOPICS};
 pub use update::{InvalidUpdate, Update};
 
-/// Set to anything: only those who show that they may are given the publication.
+/// Set to any value on an update that only authorized subscribers receive.
 pub const PRIVATE: &str = "mercure.private";
-/// The topics, the canonical one first, a line each.
+/// The topics, one per line, the canonical one first.
 pub const TOPICS: &str = "mercure.topics";
 const ID: &str = "mercure.id";
 const RETRY: &str = "mercure.retry";
 
-/// What stands for all topics, and the name of the channel in which the updates of all are.
+/// The selector of all topics, and the name of the channel with the updates of all topics.
 pub const ALL_TOPICS: &str = "*";
 
-/// The id that stands before the first update that there is.
+/// The id that precedes the first retained update.
 pub const EARLIEST: &str = "earliest";
 
-/// The header that says after which update a stream begins.
+/// The header with the id after which a stream begins.
 const LAST_EVENT_ID: &str = "last-event-id";
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,7 +44,7 @@ impl Protocol for Mercure {
         ProtocolId::MERCURE
     }
 
-    /// There is no way to send anything.
+    /// Clients cannot send anything.
     fn decode(&self, _message: Message<'_>, _commands: &mut Vec<Command>) -> Result<(), DecodeError> {
         Err(DecodeError::Malformed)
     }
@@ -54,7 +55,7 @@ impl Protocol for Mercure {
             Ok(_) => return Encoded::Nothing,
             Err(refusal) => return Encoded::Close(refusal.disconnect()),
         };
-        // Some proxies pass nothing on before there is a line.
+        // Some proxies do not forward the response before it has a line.
         out.put_slice(b":\n");
         let mut header = None;
         for subscribed in connected.subs.values() {
@@ -74,7 +75,7 @@ impl Protocol for Mercure {
                 Encoded::Message(MessageKind::Text)
             }
             Event::Unsubscribed(code) => Encoded::Close(code.disconnect()),
-            // The protocol has no words but updates: the stream ends.
+            // The protocol has only updates, so that the end of the stream must do.
             Event::Disconnected(_)
             | Event::Joined(_)
             | Event::Left(_)
@@ -91,7 +92,7 @@ impl Protocol for Mercure {
         Heartbeat::Unanswered
     }
 
-    /// An event ends itself.
+    /// Each event ends with an empty line, so that none needs a delimiter.
     fn delimiter(&self) -> Option<&'static [u8]> {
         Some(b"")
     }
@@ -101,7 +102,7 @@ fn put_update(publication: &Publication, out: &mut BytesMut) {
     if let Some(kind) = publication.event().filter(|name| can_be_type(name)) {
         put_type(kind, out);
     }
-    // Other wires can set tags too, to anything.
+    // Other protocols can set tags too, to any value.
     let is_number = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if let Some(retry) = publication.tags.get(RETRY).map(|retry| &**retry).filter(is_number) {
         out.put_slice(b"retry: ");
@@ -109,7 +110,8 @@ fn put_update(publication: &Publication, out: &mut BytesMut) {
         out.put_u8(b'\n');
     }
     put_data(&publication.data, out);
-    // Last: some readers take the half of an event that a broken stream ends with for a whole one, and would go on behind it.
+    // The id comes last: some readers accept the incomplete event at the end of a broken stream, and would resume after
+    // it.
     if let Some(id) = id_of(publication) {
         out.put_slice(b"id: ");
         out.put_slice(id.as_bytes());
@@ -118,18 +120,18 @@ fn put_update(publication: &Publication, out: &mut BytesMut) {
     out.put_u8(b'\n');
 }
 
-/// What its publisher calls it, if that is an id.
+/// Returns the id that the publisher gave, if it is valid as an id.
 fn own_id(publication: &Publication) -> Option<&str> {
     publication.tags.get(ID).map(|id| &**id).filter(|id| !id.chars().any(char::is_control))
 }
 
-/// The id of what was published without one, as things are that came another way.
+/// Returns an id made of the position, for publications without an id of their own, such as those of other protocols.
 fn place(publication: &Publication) -> Option<String> {
     publication.position.map(|position| format!("#{}:{}", position.epoch.as_str(), position.offset))
 }
 
-/// Makes an update of this topic of what was published another way, under an id that is made for it. Returns whether it has
-/// become one: what has topics already is one.
+/// Turns a publication of another protocol into an update of this topic, with a generated id. Returns false if it has
+/// topics, as it is an update already.
 pub fn make_update(publication: &mut Publication, topic: &str, id: impl FnOnce() -> String) -> bool {
     if publication.tags.contains_key(TOPICS) {
         return false;
@@ -139,7 +141,7 @@ pub fn make_update(publication: &mut Publication, topic: &str, id: impl FnOnce()
     true
 }
 
-/// The id by which an update is told.
+/// Returns the id with which an update is sent.
 pub fn id_of(publication: &Publication) -> Option<String> {
     own_id(publication).map(str::to_owned).or_else(|| place(publication))
 }

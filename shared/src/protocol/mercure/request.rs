@@ -1,4 +1,4 @@
-//! What the address of a subscription asks for.
+//! Requests for a subscription, read from the address.
 
 use percent_encoding::percent_decode_str;
 
@@ -6,13 +6,13 @@ use super::EARLIEST;
 use crate::command::{Connect, ResumeAfter, Subscribe};
 use crate::topic_selector::Selector;
 
-/// Most topics of one request.
+/// Most topics in one request.
 pub(super) const TOPICS_MAX: usize = 100;
 
-/// The hub's own topics begin with this.
+/// The prefix of the hub's own topics.
 pub const OWN_TOPICS: &str = "/.well-known/mercure/";
 
-/// What the client is called in metrics and logs.
+/// Name of the client in metrics and logs.
 const NAME: &str = "mercure";
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -22,7 +22,7 @@ pub struct MercureRequest {
     token: Option<String>,
 }
 
-/// Why an address asks for nothing.
+/// Why an address is not a valid request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MercureRequestError {
     #[error("there is no parameter \"topic\"")]
@@ -34,7 +34,7 @@ pub enum MercureRequestError {
 }
 
 impl MercureRequest {
-    /// Reads the query of an address, and the header `Last-Event-ID`, which goes before what the query says of it.
+    /// Reads the query of an address and the header `Last-Event-ID`, which takes precedence over the id in the query.
     pub fn read(query: &str, last_event_id: Option<&[u8]>) -> Result<Self, MercureRequestError> {
         let mut request = Self::default();
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
@@ -63,7 +63,7 @@ impl MercureRequest {
         }
     }
 
-    /// As they are written, one or more.
+    /// Returns the topics as written, at least one.
     pub fn topics(&self) -> &[String] {
         &self.topics
     }
@@ -73,8 +73,9 @@ impl MercureRequest {
         self.token.as_deref()
     }
 
-    /// The command that this comes to. `channel_of` is where a topic's updates are, and where those of all topics are: one
-    /// topic that is called by its name is followed there, everything else is picked out of all.
+    /// Returns the connect command for the request. `channel_of` returns the channel of a topic's updates, or for
+    /// `None` that of all topics. A single topic by name is followed in its own channel; all other selections filter
+    /// the channel of all topics.
     pub fn connect(self, token: &str, channel_of: impl Fn(Option<&str>) -> String) -> Connect {
         let topics: Vec<Selector> = self.topics.iter().map(|topic| Selector::new(topic)).collect();
         let only = match &topics[..] {
@@ -105,7 +106,7 @@ impl MercureRequest {
     }
 }
 
-/// As forms write it: a plus stands for a space.
+/// Decodes a form value, in which a plus stands for a space.
 pub(super) fn decode(value: &str, of: &'static str) -> Result<String, MercureRequestError> {
     let value = value.replace('+', " ");
     let decoded = percent_decode_str(&value).decode_utf8().map_err(|_| MercureRequestError::NotUtf8(of))?;

@@ -1,4 +1,4 @@
-//! What a publisher's form says.
+//! Updates, read from a publisher's form.
 
 use super::request::{OWN_TOPICS, TOPICS_MAX, decode};
 use super::{ID, PRIVATE, RETRY, TOPICS};
@@ -17,7 +17,7 @@ pub struct Update {
     retry: Option<u64>,
 }
 
-/// Why a form is no update.
+/// Why a form is not a valid update.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InvalidUpdate {
     #[error("the form is not UTF-8")]
@@ -92,22 +92,22 @@ impl Update {
         }
     }
 
-    /// One of the hub's own, for those who may read its topic.
+    /// Makes an update of one of the hub's own topics. It is private: only clients that may read the topic receive it.
     pub fn own(topic: String, data: String) -> Self {
         Self { topics: vec![topic], data, private: true, ..Self::default() }
     }
 
-    /// The canonical one first.
+    /// Returns the topics, the canonical one first.
     pub fn topics(&self) -> &[String] {
         &self.topics
     }
 
-    /// What its publisher calls it.
+    /// Returns the id that the publisher gave.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
-    /// As it is published in each of its channels, under this id if its publisher gave it none.
+    /// Returns the publication for each of the update's channels. It gets this id if the publisher gave none.
     pub fn publication(&self, id: &str) -> Publication {
         let mut publication = Publication::new(Payload::json_or_text(self.data.clone()));
         let mut tag = |name: &str, value: &str| publication.tags.insert(name.into(), value.into());

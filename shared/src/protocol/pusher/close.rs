@@ -1,25 +1,25 @@
-//! Closes in this protocol's own codes, chosen by what its clients do then.
+//! Translation of closes into this protocol's codes, chosen by how its clients react to them.
 //!
-//! pusher-js stays away for good after 4001 to 4099 and after 4300 and above, comes back after a second after 4100 to 4199,
-//! and at once after 4200 to 4299. After codes below 4000 it always comes back, after a second: so what is to keep a client
-//! away must not have one of those.
+//! pusher-js does not reconnect after 4001 to 4099 and after 4300 and above, reconnects after a second for 4100 to
+//! 4199, and at once for 4200 to 4299. After codes below 4000 it always reconnects, after a second: so a close that is
+//! meant to keep a client away must not have one of those.
 
 use crate::disconnect::Disconnect;
 
-/// Whoever has too many connections stays away.
+/// The client has too many connections and must stay away.
 const OVER_QUOTA: u16 = 4004;
-/// So does whoever is not let in, breaks the protocol, or is sent away.
+/// The client is not admitted, breaks the protocol or was disconnected by the server, and must stay away.
 const NOT_AUTHORIZED: u16 = 4009;
-/// Come back, after a second.
+/// Reconnect after a second.
 const COME_BACK: u16 = 4100;
-/// Come back at once: only this connection has failed.
+/// Reconnect at once: only this connection has failed.
 const NO_PONG: u16 = 4201;
-/// What an application has chosen of the codes that this protocol's clients know themselves.
+/// Codes that this protocol's clients know, which an application may use too.
 const OWN: std::ops::RangeInclusive<u16> = 4000..=4299;
 
 pub(super) fn translated(disconnect: &Disconnect) -> Disconnect {
     let code = match disconnect {
-        // Of the transport, with no message that could be understood before it.
+        // Codes of the transport, which are sent before any message could be understood.
         Disconnect { code: ..3000, .. } => disconnect.code,
         Disconnect { code, .. } if OWN.contains(code) => *code,
         Disconnect { code, .. } if *code == Disconnect::NO_PONG.code => NO_PONG,
@@ -34,7 +34,7 @@ pub(super) fn translated(disconnect: &Disconnect) -> Disconnect {
 mod tests {
     use super::*;
 
-    /// Whether pusher-js comes back.
+    /// Whether pusher-js reconnects.
     fn comes_back(code: u16) -> bool {
         !matches!(code, 4001..=4099 | 4300..)
     }

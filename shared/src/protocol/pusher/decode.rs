@@ -1,4 +1,4 @@
-//! Reading what clients send.
+//! Decodes client messages.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::error::ErrorCode;
 use crate::protocol::DecodeError;
 use crate::publication::{Payload, is_too_deep};
 
-/// What a client's own events begin with.
+/// The prefix of clients' own events.
 const CLIENT_EVENT: &str = "client-";
 
 #[derive(Deserialize)]
@@ -44,7 +44,7 @@ struct SignInData<'a> {
     user_data: Cow<'a, str>,
 }
 
-/// The command that a message stands for, if it stands for any.
+/// Returns the command for a message, if it has one.
 pub(super) fn decode(pusher: &Pusher, message: &[u8]) -> Result<Option<Command>, DecodeError> {
     if message.is_empty() {
         return Err(DecodeError::Empty);
@@ -56,7 +56,7 @@ pub(super) fn decode(pusher: &Pusher, message: &[u8]) -> Result<Option<Command>,
     let command = |id, request| Ok(Some(Command { id, request }));
     match &*line.event {
         "pusher:ping" => command(id::PING, Request::Ping),
-        // That it has come says it all: unlike elsewhere it may come unasked.
+        // A pong only shows that the client is alive. Unlike in other protocols it may come unrequested.
         "pusher:pong" => Ok(None),
         "pusher:subscribe" => {
             let SubscribeData { channel, auth, channel_data } = data(&line)?;
@@ -78,7 +78,7 @@ pub(super) fn decode(pusher: &Pusher, message: &[u8]) -> Result<Option<Command>,
             command(id::SIGN_IN, Request::SignIn { token: auth.into(), data })
         }
         event if event.starts_with(CLIENT_EVENT) => command(id::EMIT, emit(pusher, &line)?),
-        // Only the server has other events.
+        // All other events are the server's alone.
         _ => command(id::OTHER, Request::Refused(ErrorCode::MethodNotFound)),
     }
 }
@@ -113,9 +113,9 @@ fn emit(pusher: &Pusher, line: &PusherEvent<'_>) -> Result<Request, DecodeError>
     }
     let data = match line.data {
         None => Payload::json(&b"null"[..]),
-        // What is inside is what is meant, as in what the server sends.
+        // The content of the string is the payload, as in the server's messages.
         Some(text) if text.get().starts_with('"') => {
-            // Half of a character is text in JavaScript, and nowhere else.
+            // JavaScript strings may hold half a surrogate pair, which is not valid UTF-8.
             let Ok(text) = serde_json::from_str::<String>(text.get()) else {
                 return Ok(Request::Refused(ErrorCode::BadRequest));
             };
@@ -134,7 +134,7 @@ fn is_name(name: &str) -> bool {
     PusherChannelKind::of(name).access == Access::User || check_channel(name).is_ok()
 }
 
-/// What a message says.
+/// Reads the data of a message.
 fn data<'a, T: Deserialize<'a>>(line: &PusherEvent<'a>) -> Result<T, DecodeError> {
     let data = line.data.ok_or(DecodeError::Malformed)?.get();
     serde_json::from_str(data).map_err(|_| DecodeError::Malformed)

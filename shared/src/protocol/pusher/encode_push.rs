@@ -1,4 +1,4 @@
-//! Writing what clients are told without asking.
+//! Encodes pushes.
 
 use bytes::{BufMut, BytesMut};
 
@@ -12,7 +12,7 @@ use crate::protocol::json::{self, Object};
 use crate::publication::Publication;
 use crate::push::{Event, Push, UnsubscribeCode};
 
-/// Room for what stands around the data of an event.
+/// Space to reserve for the fields around an event's data.
 const ENVELOPE_BYTES_GUESS: usize = 128;
 
 const TEXT: Encoded = Encoded::Message(MessageKind::Text);
@@ -51,18 +51,18 @@ pub(super) fn encode(pusher: &Pusher, push: Push<'_>, out: &mut BytesMut) -> Enc
         (Event::Unsubscribed(UnsubscribeCode::Server), Some(seen)) => {
             subscription_error(&name(&seen), "Unsubscribed", UnsubscribeCode::Server.reason(), 410, out)
         }
-        // The client can be told only by coming back.
+        // Only a reconnect can tell the client that its subscription has expired.
         (Event::Unsubscribed(UnsubscribeCode::Expired), Some(_)) => {
             Encoded::Close(Disconnect::SUBSCRIPTION_EXPIRED)
         }
         (Event::Unsubscribed(_), Some(_)) => Encoded::Close(Disconnect::INSUFFICIENT_STATE),
         (Event::Disconnected(disconnect), _) => error(Some(disconnect.code), &disconnect.reason, out),
-        // Who comes and goes is told by users; the rest is not said in this protocol.
+        // Joins and leaves are reported by user. The other pushes do not exist in this protocol.
         _ => Encoded::Nothing,
     }
 }
 
-/// A publication as an event.
+/// Writes a publication as an event.
 pub(super) fn event(publication: &Publication, seen: &SeenChannel<'_>, out: &mut BytesMut) -> Encoded {
     let name = name(seen);
     out.reserve(ENVELOPE_BYTES_GUESS + name.len() + publication.data.bytes.len());
@@ -71,7 +71,7 @@ pub(super) fn event(publication: &Publication, seen: &SeenChannel<'_>, out: &mut
     json::string(event, object.field("event"));
     json::string(&name, object.field("channel"));
     json::text(&publication.data, object.field("data"));
-    // Who has sent it, where everyone is told who is there.
+    // The sender, in channels that show their members to everyone.
     let by = publication.info.as_ref().map(|info| info.user.as_str()).filter(|user| !user.is_empty());
     if let Some(user) = by.filter(|_| PusherChannelKind::of(&name).access == Access::Presence) {
         json::string(user, object.field("user_id"));
@@ -87,7 +87,7 @@ fn name<'a>(seen: &'a SeenChannel<'_>) -> std::borrow::Cow<'a, str> {
     }
 }
 
-/// A message of the protocol's own, with an object as its data, which is a string that holds it.
+/// Writes an event of the protocol itself. Its data is a string that holds a JSON object.
 pub(super) fn inner(
     event: &str,
     channel: Option<&str>,
@@ -108,7 +108,7 @@ pub(super) fn inner(
     TEXT
 }
 
-/// That a user has come or gone whom the client watches.
+/// Writes that a user on the client's watchlist has come online or gone offline.
 fn watchlist(what: &str, user: &str, out: &mut BytesMut) -> Encoded {
     inner("pusher_internal:watchlist_events", None, out, |data| {
         json::list([()], data.field("events"), |(), out| {
@@ -120,7 +120,7 @@ fn watchlist(what: &str, user: &str, out: &mut BytesMut) -> Encoded {
     })
 }
 
-/// That something went wrong, as an object and not as a string that holds one.
+/// Writes an error. Its data is an object, as opposed to a string that holds one.
 pub(super) fn error(code: Option<u16>, message: &str, out: &mut BytesMut) -> Encoded {
     out.put_slice(br#"{"event":"pusher:error","data":"#);
     let mut data = Object::begin(out);
@@ -134,7 +134,7 @@ pub(super) fn error(code: Option<u16>, message: &str, out: &mut BytesMut) -> Enc
     TEXT
 }
 
-/// That a subscription has not come about, or has ended.
+/// Writes that a subscription has failed or ended.
 pub(super) fn subscription_error(
     channel: &str,
     kind: &str,

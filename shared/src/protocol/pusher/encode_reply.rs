@@ -1,4 +1,4 @@
-//! Writing what one client is answered.
+//! Encodes replies.
 
 use bytes::BytesMut;
 
@@ -13,7 +13,7 @@ use crate::protocol::json::{self, Object};
 use crate::refusal::Refusal;
 use crate::reply::{Answer, Connected, Reply, Subscribed};
 
-/// A client has sent more events than it may.
+/// The client has exceeded its rate of events.
 const TOO_MANY_EVENTS: u16 = 4301;
 
 pub(super) fn encode(pusher: &Pusher, reply: &Reply, out: &mut BytesMut) -> Encoded {
@@ -33,12 +33,13 @@ pub(super) fn encode(pusher: &Pusher, reply: &Reply, out: &mut BytesMut) -> Enco
         Ok(_) => Encoded::Nothing,
         Err(refusal) => match (reply.id, name) {
             (id::CONNECT, _) => Encoded::Close(refusal.disconnect()),
-            // A client that cannot say who it is waits for an answer that has no word: it is sent away.
+            // The protocol has no reply to a failed sign-in for which the client waits, so that the connection is
+            // closed.
             (id::SIGN_IN, _) => Encoded::Close(match refusal.temporary {
                 true => Disconnect::INTERNAL,
                 false => Disconnect::INVALID_TOKEN.because(&refusal.message),
             }),
-            // Libraries never ask again by themselves, but for a connection that was lost.
+            // Libraries do not retry a subscription by themselves, except after a lost connection.
             (id::SUBSCRIBE, Some(_)) if refusal.is_outage() => Encoded::Close(refusal.disconnect()),
             (id::SUBSCRIBE, Some(name)) => {
                 let (kind, status) = kind_of(refusal);
@@ -66,7 +67,7 @@ fn established(pusher: &Pusher, connected: &Connected, out: &mut BytesMut) -> En
     })
 }
 
-/// Why there is no subscription, in the protocol's words: what kind of error it is, and its HTTP status.
+/// Returns the kind of error and HTTP status with which the protocol reports a failed subscription.
 fn kind_of(refusal: &Refusal) -> (&'static str, u16) {
     match refusal.known() {
         Some(ErrorCode::Unauthorized | ErrorCode::PermissionDenied | ErrorCode::TokenExpired) => {
@@ -79,7 +80,7 @@ fn kind_of(refusal: &Refusal) -> (&'static str, u16) {
     }
 }
 
-/// That a subscription has come about; in a presence channel with who is there.
+/// Writes that a subscription has succeeded, in a presence channel with its members.
 pub(super) fn subscribed(channel: &str, answer: &Subscribed, out: &mut BytesMut) {
     inner("pusher_internal:subscription_succeeded", Some(channel), out, |data| {
         let Some(members) = &answer.members else { return };
@@ -98,8 +99,8 @@ pub(super) fn subscribed(channel: &str, answer: &Subscribed, out: &mut BytesMut)
     });
 }
 
-/// What was written since `start` says that a subscription has come about: appends what the channel has kept, or that it
-/// should have kept something and has not.
+/// Completes the success message that was written from `start` on: appends the retained event of a cache channel, or a
+/// cache miss if it has none.
 pub(super) fn cached(
     pusher: &Pusher,
     channel: &str,

@@ -1,8 +1,8 @@
-//! Pusher Channels, protocol 7: what pusher-js, Laravel Echo and their kin speak.
+//! Pusher Channels, protocol 7, as pusher-js, Laravel Echo and compatible libraries speak it.
 //!
-//! A message is an object with the name of an event. What the server sends has its `data` as a string that holds JSON, what
-//! clients send need not. An answer has no number: it is known by its channel. See `docs/protocols/pusher.md` for how
-//! channels and events of this protocol and publications stand for each other.
+//! A message is an object with the name of an event. The `data` of the server's messages is a string that holds JSON;
+//! clients may send any JSON. A reply has no number: its channel identifies the command. See `docs/protocols/pusher.md`
+//! for the mapping between this protocol's channels and events and the gateway's channels and publications.
 
 use bytes::BytesMut;
 
@@ -26,17 +26,17 @@ pub use names::{
 };
 pub use socket_id::{parse_socket_id, socket_id};
 
-/// The version of the protocol that is spoken here.
+/// The supported version of the protocol.
 pub const PROTOCOL: u32 = 7;
-/// The oldest that says the same as far as clients go: they differ in what servers may be told.
+/// The oldest compatible version. The versions differ only in the messages that servers receive.
 pub const PROTOCOL_MIN: u32 = 5;
 
-/// What events are called that were published without a name.
+/// The name of events that were published without one.
 pub const UNNAMED_EVENT: &str = "message";
 
 const PING: &[u8] = br#"{"event":"pusher:ping","data":"{}"}"#;
 
-/// What a client's message was: an answer is told apart by it.
+/// Ids of commands by their kind, by which a reply is interpreted.
 mod id {
     pub(super) const CONNECT: u32 = 1;
     pub(super) const SUBSCRIBE: u32 = 2;
@@ -47,12 +47,11 @@ mod id {
     pub(super) const OTHER: u32 = 7;
 }
 
-/// Pusher as the clients of one app speak it. What it encodes for all is the same for every app, as long as their channels
-/// are named in the same way.
+/// The protocol for the clients of one app. Pushes are encoded the same for all apps whose channels are named alike.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pusher {
     pub names: PusherNames,
-    /// Seconds of silence after which a client asks whether the server is there.
+    /// Silence, in seconds, after which a client pings the server.
     pub activity_timeout_s: u32,
     /// The longest data of a client's event, in bytes.
     pub event_data_bytes_max: usize,

@@ -1,4 +1,4 @@
-//! What channels are called, in this protocol and in the gateway, and what a channel's name says about it.
+//! Names of channels in this protocol and in the gateway, and the properties that a channel's name implies.
 
 use crate::channel::Channel;
 use crate::protocol::name_part;
@@ -10,34 +10,34 @@ pub const EVENT_BYTES_MAX: usize = 200;
 /// Longest id of a user, in bytes.
 pub const USER_BYTES_MAX: usize = 128;
 
-/// A user's own channel, in this protocol.
+/// The prefix of a user's own channel in this protocol.
 const SERVER_TO_USER: &str = "#server-to-user-";
-/// Before the sign that a user's name follows: the channel that tells whether the user is online.
+/// Precedes the user boundary in the name of the channel that reports whether a user is online.
 const ONLINE: &str = "online";
-/// Who may be in a channel.
+/// Who may subscribe to a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
     Public,
-    /// Those whom the application has signed for.
+    /// Clients for which the application has signed.
     Private,
-    /// The same, and everyone is told who is there.
+    /// Like `Private`, and every subscriber is told who else is there.
     Presence,
-    /// The user who is named, once signed in.
+    /// The user whose name the channel has, once signed in.
     User,
 }
 
-/// What a channel's name says about it.
+/// The properties that a channel's name implies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PusherChannelKind {
     pub access: Access,
-    /// It keeps its last event.
+    /// Whether the channel retains its last event.
     pub cache: bool,
-    /// Only those who are in it can read what comes to it: not even the server can.
+    /// Whether payloads are encrypted end to end, so that not even the server can read them.
     pub encrypted: bool,
 }
 
 impl PusherChannelKind {
-    /// By the name in this protocol.
+    /// Returns the properties of a channel by its name in this protocol.
     pub fn of(name: &str) -> Self {
         let kind = |access, cache, encrypted| Self { access, cache, encrypted };
         if name.starts_with(SERVER_TO_USER) {
@@ -55,13 +55,13 @@ impl PusherChannelKind {
         kind(Access::Public, name.starts_with("cache-"), false)
     }
 
-    /// Whether clients may send events to it.
+    /// Whether clients may send events to the channel.
     pub fn takes_client_events(self) -> bool {
         matches!(self.access, Access::Private | Access::Presence) && !self.encrypted
     }
 }
 
-/// Why a text is no name.
+/// Why a text is not a valid name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InvalidName {
     #[error("is empty")]
@@ -74,7 +74,7 @@ pub enum InvalidName {
     Reserved,
 }
 
-/// Whether this can be the name of a channel that is no user's own.
+/// Checks the name of a channel other than a user's own.
 pub fn check_channel(name: &str) -> Result<(), InvalidName> {
     if name.is_empty() {
         return Err(InvalidName::Empty);
@@ -86,7 +86,7 @@ pub fn check_channel(name: &str) -> Result<(), InvalidName> {
     if name.bytes().all(is_plain) { Ok(()) } else { Err(InvalidName::Characters) }
 }
 
-/// Whether an event can be called so.
+/// Checks the name of an event.
 pub fn check_event(name: &str) -> Result<(), InvalidName> {
     match name.len() {
         0 => Err(InvalidName::Empty),
@@ -96,12 +96,13 @@ pub fn check_event(name: &str) -> Result<(), InvalidName> {
     }
 }
 
-/// Whether libraries take an event of this name for one of the protocol's own.
+/// Whether libraries interpret an event of this name as one of the protocol's own.
 pub(super) fn is_reserved(event: &str) -> bool {
     event.starts_with("pusher:") || event.starts_with("pusher_internal:")
 }
 
-/// How the channels of an app are named in the gateway: in the app's namespace, and a user's own as everywhere.
+/// Names of an app's channels in the gateway. They lie in the app's namespace, with a user's own channel behind the
+/// user boundary as in any namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PusherNames {
     namespace: Box<str>,
@@ -109,18 +110,18 @@ pub struct PusherNames {
     user_boundary: Box<str>,
 }
 
-/// A channel of the gateway, as this protocol sees it.
+/// A channel of the gateway, in terms of this protocol.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum SeenChannel<'a> {
     Channel(&'a str),
-    /// A user's own.
+    /// A user's own channel.
     User(String),
-    /// It tells whether a user is online.
+    /// The channel that reports whether a user is online.
     Online(String),
 }
 
 impl PusherNames {
-    /// `namespace` is the app's. The boundaries are those of the gateway's channel names.
+    /// Makes the names of an app in this namespace. The boundaries are those of the gateway's channel names.
     pub fn new(namespace: &str, namespace_boundary: &str, user_boundary: &str) -> Self {
         Self {
             namespace: namespace.into(),
@@ -133,7 +134,8 @@ impl PusherNames {
         &self.namespace
     }
 
-    /// The gateway's name for a channel of this protocol. Any text is named so: what is no channel's name gives none.
+    /// Returns the gateway's name for a channel of this protocol. It does not validate `name`: an invalid name gives an
+    /// invalid channel.
     pub fn channel(&self, name: &str) -> String {
         match name.strip_prefix(SERVER_TO_USER) {
             Some(user) => self.of_user(user),
@@ -141,17 +143,17 @@ impl PusherNames {
         }
     }
 
-    /// The channel of a user alone.
+    /// Returns the user's own channel.
     pub fn of_user(&self, user: &str) -> String {
         self.prefixed(&format!("{}{}", self.user_boundary, name_part::encode(user)))
     }
 
-    /// The channel that tells whether a user is online.
+    /// Returns the channel that reports whether a user is online.
     pub fn online(&self, user: &str) -> String {
         self.prefixed(&format!("{ONLINE}{}{}", self.user_boundary, name_part::encode(user)))
     }
 
-    /// What a user of the app is to the rest of the gateway: the same id in two apps is two users.
+    /// Returns the gateway's id of a user. It includes the app, so that the same id in two apps means two users.
     pub fn user(&self, user: &str) -> String {
         self.prefixed(user)
     }
@@ -160,7 +162,7 @@ impl PusherNames {
         format!("{}{}{name}", self.namespace, self.namespace_boundary)
     }
 
-    /// The name in this protocol of a channel of any app. `None` for what is none of them.
+    /// Returns the name in this protocol of a channel of any app. `None` for other channels.
     pub fn name_of(&self, channel: &str) -> Option<String> {
         match self.seen(channel)? {
             SeenChannel::Channel(name) => Some(name.to_owned()),
@@ -169,7 +171,7 @@ impl PusherNames {
         }
     }
 
-    /// The user of the app whose user of the gateway this is.
+    /// Returns the app's id of a user, from the gateway's id.
     pub fn user_of<'a>(&self, user: &'a str) -> Option<&'a str> {
         user.strip_prefix(&*self.namespace)?.strip_prefix(&*self.namespace_boundary)
     }

@@ -1,18 +1,18 @@
-//! The id of a connection as this protocol writes it: two numbers with a point between them.
+//! Socket ids: this protocol's form of a connection's id, two numbers divided by a point.
 
 use crate::id::ClientId;
 
-/// Its upper and its lower half, in digits.
+/// Returns the id's upper and lower half in decimal.
 pub fn socket_id(client: ClientId) -> String {
     let bits = client.bits();
     format!("{}.{}", (bits >> 64) as u64, bits as u64)
 }
 
-/// Reads what [`socket_id`] writes. `None` for what cannot be the id of a connection.
+/// Reads the form that [`socket_id`] writes. `None` for any other text.
 pub fn parse_socket_id(text: &str) -> Option<ClientId> {
     let (upper, lower) = text.split_once('.')?;
     let half = |digits: &str| {
-        // `str::parse` takes a sign too.
+        // `str::parse` would also accept a sign.
         let is_plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
         is_plain.then(|| digits.parse::<u64>().ok()).flatten()
     };

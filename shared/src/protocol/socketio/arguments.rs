@@ -1,8 +1,8 @@
-//! The arguments of an event and the payload of a publication: how one stands for the other.
+//! Conversion between the arguments of an event and the payload of a publication.
 //!
-//! One argument is the payload itself, so that other wires and servers read what was meant. None or several are a JSON
-//! array, and a tag says so. An argument that is bytes and nothing else is a binary payload; other bytes stand in base64
-//! in JSON, and a tag says where.
+//! A single argument is the payload itself, so that other protocols and servers receive the value as it was sent. No
+//! argument or several are a JSON array, and a tag says so. A single argument of bytes is a binary payload; bytes in
+//! other places are base64 in the JSON, and a tag lists the places.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,16 +13,17 @@ use super::attachments::{embed, extract, has_placeholders, whole, write_placehol
 use crate::protocol::json;
 use crate::publication::{Payload, PayloadKind, Tagged, Tags};
 
-/// Of a publication whose payload is a JSON array of the event's arguments: how many there are.
+/// The tag of a payload that is a JSON array of the event's arguments: their number.
 pub const ARGUMENTS_TAG: &str = "args";
-/// Of a publication with bytes in its JSON: a JSON array of pointers (RFC 6901) to the texts that hold them in base64.
+/// The tag of a payload with bytes in its JSON: a JSON array of pointers (RFC 6901) to the strings that hold them in
+/// base64.
 pub const BINARY_TAG: &str = "binary";
 
-/// Why arguments could not be read: they name attachments that are not there, or one twice.
+/// The arguments name attachments that do not exist, or one of them twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ArgumentsError;
 
-/// The arguments of an event, for other clients.
+/// Converts the arguments of an event into a payload for other clients.
 pub(super) fn shared(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagged, ArgumentsError> {
     let [only] = values else { return listed(values, attachments) };
     if let Some(bytes) = whole(only.get()) {
@@ -34,7 +35,7 @@ pub(super) fn shared(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagg
     Ok(Tagged { data: Payload::json(json.freeze()), tags: tags(None, &pointers) })
 }
 
-/// The same for whoever reads all arguments alike: always a JSON array.
+/// The same for recipients that treat any number of arguments alike: the payload is always a JSON array.
 pub(super) fn listed(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagged, ArgumentsError> {
     let guess = values.iter().map(|value| value.get().len() + 1).sum::<usize>() + 2;
     let (mut json, mut pointers) = (BytesMut::with_capacity(guess), Vec::new());
@@ -51,8 +52,8 @@ pub(super) fn listed(values: &[&RawValue], attachments: &[Bytes]) -> Result<Tagg
     Ok(Tagged { data: Payload::json(json.freeze()), tags: tags(Some(values.len()), &pointers) })
 }
 
-/// The arguments of an event as a packet has them, with placeholders for these attachments. `None`: they name some that are
-/// not there, or one twice.
+/// Converts the arguments of a packet, with placeholders for these attachments. `None` if they name attachments that do
+/// not exist, or one of them twice.
 pub fn arguments_with_attachments(values: &[&RawValue], attachments: &[Bytes]) -> Option<Tagged> {
     shared(values, attachments).ok()
 }
@@ -61,7 +62,7 @@ fn unused(attachments: &[Bytes]) -> Vec<Option<Bytes>> {
     attachments.iter().cloned().map(Some).collect()
 }
 
-/// The arguments of an event that a server sends, with base64 at these pointers into their array.
+/// Converts the arguments of an event from a server, with base64 at these pointers into their array.
 pub fn arguments_of_server(values: &[&RawValue], pointers: &[String]) -> Tagged {
     let [only] = values else { return listed_by_server(values, pointers) };
     let own: Vec<String> =
@@ -75,18 +76,18 @@ pub fn arguments_of_server(values: &[&RawValue], pointers: &[String]) -> Tagged 
     Tagged { data, tags: tags(None, &own) }
 }
 
-/// The same as a JSON array, whatever they are.
+/// The same, but the payload is always a JSON array.
 pub fn listed_by_server(values: &[&RawValue], pointers: &[String]) -> Tagged {
     let mut json = BytesMut::new();
     json::list(values, &mut json, |value, out| out.put_slice(value.get().as_bytes()));
     Tagged { data: Payload::json(json.freeze()), tags: tags(Some(values.len()), pointers) }
 }
 
-/// The most of a pointer that is told of, in characters.
+/// The most characters of a pointer that an error message shows.
 const POINTER_SHOWN_MAX: usize = 100;
 
-/// Why a server's arguments cannot have bytes at these pointers, if they cannot: each is to lead to a text in base64, and
-/// nothing among them may look like the place of other bytes.
+/// Returns the error in a server's arguments with bytes at these pointers, if there is one. Each pointer must lead to a
+/// string in base64, and no argument may contain an object that looks like a placeholder.
 pub fn binary_fault(values: &[&RawValue], pointers: &[String]) -> Option<String> {
     use serde_json::Value;
     if pointers.is_empty() {
@@ -122,7 +123,7 @@ fn tags(count: Option<usize>, pointers: &[String]) -> Tags {
     tags
 }
 
-/// Appends what stands between the brackets of a packet, and to `attachments` what follows it.
+/// Appends the arguments, without the brackets of their array, and their bytes to `attachments`.
 pub(super) fn write(data: &Payload, tags: &Tags, out: &mut BytesMut, attachments: &mut Vec<Bytes>) {
     if data.kind != PayloadKind::Json {
         return match data.kind {
@@ -134,11 +135,12 @@ pub(super) fn write(data: &Payload, tags: &Tags, out: &mut BytesMut, attachments
         };
     }
     let Some(pointers) = tags.get(BINARY_TAG) else { return write_json(&data.bytes, tags, out) };
-    // Whoever has published it may have written anything.
+    // A publisher may set the tag to anything.
     let pointers: Vec<String> = serde_json::from_str(pointers).unwrap_or_default();
     let Ok(json) = std::str::from_utf8(&data.bytes) else { return write_json(&data.bytes, tags, out) };
     if has_placeholders(json) {
-        // A client would look for attachments that there are none of, and end its connection. As text they harm nobody.
+        // A client would expect attachments that do not exist, and close its connection. The base64 is harmless as
+        // text.
         return write_json(&data.bytes, tags, out);
     }
     let mut replaced = BytesMut::with_capacity(json.len());
@@ -146,7 +148,8 @@ pub(super) fn write(data: &Payload, tags: &Tags, out: &mut BytesMut, attachments
     write_json(&replaced, tags, out);
 }
 
-/// JSON that is a list of arguments, if the tags say so and it is a list at all, or one of them.
+/// Writes JSON as a list of arguments, if the tags say that it is one and it is an array, and as a single argument
+/// otherwise.
 fn write_json(json: &[u8], tags: &Tags, out: &mut BytesMut) {
     let json = json.trim_ascii();
     let listed = || json.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));
@@ -248,7 +251,7 @@ mod tests {
         let plain = |data| Tagged { data, tags: Tags::new() };
         assert_eq!(written(&plain(Payload::json(" [1, 2]\n"))).0, "[1, 2]");
         assert_eq!(written(&plain(Payload::text("a \"b\""))).0, r#""a \"b\"""#);
-        // Tags that somebody has made up.
+        // Tags that a publisher has made up.
         let odd = Tags::from([(ARGUMENTS_TAG.into(), "2".into()), (BINARY_TAG.into(), "nonsense".into())]);
         assert_eq!(written(&Tagged { data: Payload::json("{}"), tags: odd }).0, "{}");
     }

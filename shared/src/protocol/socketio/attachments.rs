@@ -1,7 +1,7 @@
-//! Bytes inside of JSON: as attachments on this wire, in base64 where others read it.
+//! Bytes inside JSON: attachments in this protocol, base64 in publications.
 //!
-//! A packet has `{"_placeholder":true,"num":0}` where an attachment belongs. A publication has the bytes in base64 there,
-//! and a tag that lists these places as JSON pointers (RFC 6901), in a JSON array.
+//! A packet has `{"_placeholder":true,"num":0}` in place of an attachment. A publication has the bytes there in base64,
+//! and a tag that lists these places as JSON pointers (RFC 6901) in a JSON array.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -14,10 +14,10 @@ use serde::Deserialize;
 use crate::protocol::json;
 use crate::publication::Payload;
 
-/// No placeholder is longer, in bytes, however it is spaced.
+/// Longest placeholder with any white space, in bytes.
 const PLACEHOLDER_BYTES_MAX: usize = 96;
 
-/// The key that libraries know a placeholder by.
+/// The key by which libraries recognize a placeholder.
 const PLACEHOLDER_KEY: &str = "_placeholder";
 
 #[derive(Deserialize)]
@@ -28,22 +28,22 @@ struct Placeholder {
     num: u32,
 }
 
-/// A value that may be bytes.
+/// A value that may stand for bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Value {
     Text,
     Placeholder(u32),
-    /// What libraries take for a placeholder, and is none that they can read.
+    /// An object that libraries treat as a placeholder but cannot read.
     Unreadable,
 }
 
-/// A placeholder names an attachment that is not there, or that another has named, or none.
+/// A placeholder names an attachment that does not exist or that another placeholder has used, or cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct NoSuchAttachment;
 
-/// Appends valid JSON with base64 in place of its placeholders, and to `pointers` where these were, each with `at` before
-/// it. Each attachment is taken out of `unused`: libraries send one for each place, and what a packet becomes would have no
-/// bound if many places shared one.
+/// Appends valid JSON with base64 in place of its placeholders, and appends their pointers to `pointers`, each prefixed
+/// with `at`. Each attachment is taken out of `unused`: libraries send one for each place, and without this rule many
+/// places could share one, so that the result would have no bound.
 pub(super) fn embed(
     json: &str,
     unused: &mut [Option<Bytes>],
@@ -57,7 +57,7 @@ pub(super) fn embed(
         let number = match value {
             Value::Text => return,
             Value::Placeholder(number) => number,
-            // Beside attachments it would end the connections of all who are sent it.
+            // In a packet with attachments it would close the connection of every client that receives it.
             Value::Unreadable => {
                 result = result.and(if has_attachments { Err(NoSuchAttachment) } else { Ok(()) });
                 return;
@@ -76,15 +76,15 @@ pub(super) fn embed(
     result
 }
 
-/// Whether this value is an attachment and nothing else, and which.
+/// Returns the number of the attachment, if the value is a placeholder and nothing else.
 pub(super) fn whole(json: &str) -> Option<usize> {
     let json = json.trim();
     let (number, end) = placeholder(json, 0)?;
     (end == json.len()).then_some(number as usize)
 }
 
-/// Appends valid JSON with placeholders for the base64 at these pointers, and to `attachments` what it stands for. What is
-/// no base64 stays as it is.
+/// Appends valid JSON with placeholders in place of the base64 at these pointers, and the decoded bytes to
+/// `attachments`. Strings that are not base64 stay unchanged.
 pub(super) fn extract(json: &str, pointers: &[String], out: &mut BytesMut, attachments: &mut Vec<Bytes>) {
     let mut copied = 0;
     walk(json, "", &mut |pointer, range, value| {
@@ -102,7 +102,7 @@ pub(super) fn extract(json: &str, pointers: &[String], out: &mut BytesMut, attac
     out.put_slice(&json.as_bytes()[copied..]);
 }
 
-/// Whether an object in this valid JSON would be taken for an attachment by whoever reads a packet that has some.
+/// Whether a reader of a packet with attachments would mistake an object in this valid JSON for a placeholder.
 pub(super) fn has_placeholders(json: &str) -> bool {
     fn is_one(value: &serde_json::Value) -> bool {
         match value {
@@ -124,7 +124,7 @@ pub(super) fn write_placeholder(number: usize, out: &mut BytesMut) {
     out.put_u8(b'}');
 }
 
-/// The placeholder that begins here, and where it ends.
+/// Reads the placeholder at this position. Returns its number and its end.
 fn placeholder(json: &str, at: usize) -> Option<(u32, usize)> {
     let bytes = json.as_bytes().get(at..)?;
     if bytes.first() != Some(&b'{') {
@@ -136,16 +136,16 @@ fn placeholder(json: &str, at: usize) -> Option<(u32, usize)> {
     found.is_placeholder.then_some((found.num, at + length))
 }
 
-/// The text of a JSON string.
+/// Returns the content of a JSON string.
 fn text(json: &str) -> Option<Cow<'_, str>> {
-    // Base64 has nothing to escape.
+    // Base64 contains nothing to escape.
     match json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         Some(plain) if !plain.contains('\\') => Some(plain.into()),
         _ => serde_json::from_str::<String>(json).ok().map(Into::into),
     }
 }
 
-/// Tells each text and each placeholder in valid JSON that is not nested too deep, with its pointer and where it is.
+/// Visits each string and each placeholder in valid JSON of bounded depth, with its pointer and range.
 fn walk(json: &str, at: &str, visit: &mut dyn FnMut(&str, Range<usize>, Value)) {
     Walk { json, at: 0, pointer: at.to_owned(), visit }.value();
 }

@@ -1,7 +1,9 @@
-//! How far a client of a namespace has come that may return: what it is told with each event, and what is kept of it meanwhile.
+//! The positions of a client that may resume its session in a namespace: the offset sent with each event, and the state
+//! that is kept while the client is away.
 //!
-//! A channel that the client follows has a number, which is never given again, and a place to count from. An offset names
-//! what was sent since then in each of them, so that it is short, and whose it is: `AbCd.0-1c.3-5`, numbers in base 36.
+//! Each channel that the client follows has a number, which is never reused, and a position from which it is counted.
+//! An offset holds a mark of the session and the number of publications sent in each channel since that position, which
+//! keeps it short: `AbCd.0-1c.3-5`, with numbers in base 36.
 
 use std::collections::BTreeMap;
 
@@ -11,55 +13,56 @@ use crate::position::StreamPosition;
 
 /// Longest offset that is read, in bytes.
 pub(super) const OFFSET_BYTES_MAX: usize = 16 * 1024;
-/// Longest secret name of a session that is read, in bytes.
+/// Longest session secret (`pid`) that is read, in bytes.
 pub(super) const PID_BYTES_MAX: usize = 64;
-/// So much of the secret name stands in every offset: enough to tell one's own from that of the session before.
+/// How many bytes of the secret stand in every offset: enough to tell the session's offsets from those of the session
+/// before.
 const MARK_BYTES: usize = 4;
 
-/// What a client says as it comes back.
+/// What a client sends to resume a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Resume {
-    /// The secret name of its session.
+    /// The secret name of the session.
     pub pid: Box<str>,
-    /// Of the last event that it was sent, if it was sent any.
+    /// The offset of the last event that the client received, if it received any.
     pub offset: Option<Box<str>>,
 }
 
 /// A channel that a client follows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FollowedChannel {
-    /// Which of the session's channels it is.
+    /// The channel's number in the session.
     pub number: u32,
     pub channel: Box<str>,
-    /// What is counted from.
+    /// The position from which the channel is counted.
     pub since: StreamPosition,
 }
 
-/// What is kept of a session, as far as the protocol goes.
+/// The part of a session's saved state that the protocol needs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SessionOffsets {
     pub followed: Vec<FollowedChannel>,
-    /// No channel has had this number yet, nor a higher one.
+    /// The next number to use. No channel has had it or a higher one.
     pub next: u32,
 }
 
-/// Why an offset says nothing.
+/// Why an offset cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UnusableOffset {
-    /// It is none of ours.
+    /// The offset is not in the gateway's format.
     Malformed,
-    /// It names channels that what is kept knows nothing of.
+    /// The offset names channels that the saved state does not have yet.
     Newer,
 }
 
-/// One client's, in one namespace.
+/// The positions of one client in one namespace.
 #[derive(Debug)]
 pub(super) struct Cursor {
     pub(super) pid: Box<str>,
     offsets: SessionOffsets,
-    /// Offsets up to which the client was sent everything, in the order of the channels.
+    /// The offset in each channel, in the channels' order, up to which the client was sent everything.
     sent: Vec<u64>,
-    /// How often what is kept has changed.
+    /// How often the state to save has changed.
     changes: u64,
 }
 
@@ -69,12 +72,12 @@ impl Cursor {
         Self { pid, offsets, sent, changes: 0 }
     }
 
-    /// The offsets to keep, and how many changes have led to them.
+    /// Returns the state to save, and the number of changes that led to it.
     pub(super) fn offsets(&self) -> (u64, SessionOffsets) {
         (self.changes, self.offsets.clone())
     }
 
-    /// The client follows one more channel, from here on. Returns whether that is new.
+    /// Starts to follow a channel from this position. Returns whether the state changed.
     pub(super) fn follow(&mut self, channel: &str, since: StreamPosition) -> bool {
         if self.find(channel).is_some_and(|at| self.offsets.followed[at].since.epoch == since.epoch) {
             return false;
@@ -88,7 +91,7 @@ impl Cursor {
         true
     }
 
-    /// Returns whether it did follow it.
+    /// Stops following a channel. Returns whether the client followed it.
     pub(super) fn unfollow(&mut self, channel: &str) -> bool {
         let found = self.find(channel);
         if let Some(at) = found {
@@ -99,7 +102,7 @@ impl Cursor {
         found.is_some()
     }
 
-    /// The client was sent all of a channel up to here.
+    /// Notes that the client was sent all publications of a channel up to this position.
     pub(super) fn advance(&mut self, channel: &str, position: StreamPosition) {
         if let Some(at) = self.find(channel)
             && self.offsets.followed[at].since.epoch == position.epoch
@@ -112,7 +115,8 @@ impl Cursor {
         self.offsets.followed.iter().position(|followed| *followed.channel == *channel)
     }
 
-    /// Writes what goes behind the arguments of an event: where its receiver stands once it has it.
+    /// Writes the offset, which follows the arguments of an event: the client's positions once it has received the
+    /// event.
     pub(super) fn write_argument(&self, out: &mut BytesMut) {
         out.put_slice(b",\"");
         out.put_slice(mark(&self.pid).as_bytes());
@@ -128,14 +132,14 @@ impl Cursor {
         out.put_u8(b'"');
     }
 
-    /// How long that can be, about.
+    /// Returns the approximate length of the offset in an event, in bytes.
     pub(super) fn argument_bytes(&self) -> usize {
         MARK_BYTES + 4 + self.offsets.followed.len() * 8
     }
 }
 
 impl SessionOffsets {
-    /// Where a client of this session stands in each of its channels, by the last offset that it was told.
+    /// Returns the client's position in each of its channels, given the last offset that it received.
     pub fn positions(&self, resume: &Resume) -> Result<Vec<(&str, StreamPosition)>, UnusableOffset> {
         let sent = match resume.offset.as_deref() {
             None => BTreeMap::new(),
@@ -161,7 +165,7 @@ impl SessionOffsets {
             sent.insert(number, read(since)?);
         }
         if whose != mark(pid) {
-            // The client was sent nothing since its session began: it remembers the end of another.
+            // The offset is from another session: the client has received nothing in this one.
             return Ok(BTreeMap::new());
         }
         match sent.keys().next_back() {

@@ -1,4 +1,4 @@
-//! Reading what clients send.
+//! Decodes client messages.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,22 +23,22 @@ use crate::publication::{Payload, Selection, Tagged, is_too_deep};
 pub const ARGUMENTS_MAX: usize = 256;
 /// Longest name of an event, in bytes.
 pub const EVENT_BYTES_MAX: usize = 200;
-/// Longest name of a namespace that is answered by its name, in bytes.
+/// Longest name of an unknown namespace that is answered with an error, in bytes.
 const NAMESPACE_BYTES_MAX: usize = 255;
-/// What libraries call what they tell themselves: nobody may send it.
+/// Events that libraries emit locally, which clients may not send.
 pub const RESERVED: [&str; 6] =
     ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
-/// What a client says of a session that it comes back to.
+/// The keys with which a client resumes a session.
 const RESUME_KEYS: [&str; 2] = ["pid", "offset"];
 
-/// What a client says as it connects.
+/// The object that a client sends as it connects.
 #[derive(Deserialize)]
 struct Auth<'a>(#[serde(borrow)] BTreeMap<Cow<'a, str>, &'a RawValue>);
 
 type Decoded = Result<(), DecodeError>;
 
-/// A packet, at least the beginning of one.
+/// Decodes a text message: a packet, whose attachments may still follow.
 pub(super) fn text(
     common: &SocketIoShared,
     state: &mut ConnectionState,
@@ -71,12 +71,12 @@ pub(super) fn text(
             state.begin(PartialPacket { text: text.into(), attachments: Vec::new(), missing });
             Ok(())
         }
-        // Only the server says so.
+        // Only servers send this packet.
         PacketKind::ConnectError => Err(DecodeError::Malformed),
     }
 }
 
-/// The next attachment of the packet that is arriving.
+/// Adds an attachment to the incomplete packet, and handles the packet once it is complete.
 pub(super) fn attachment(
     common: &SocketIoShared,
     state: &mut ConnectionState,
@@ -131,7 +131,7 @@ fn connect(
             state.set_resume(index, resume);
         }
         if RESUME_KEYS.iter().any(|key| object.0.contains_key(*key)) {
-            // Secrets of the client and the gateway.
+            // They are secrets between the client and the gateway, and not for the application.
             data = without_resume(object).into();
         }
     }
@@ -147,19 +147,19 @@ fn connect(
     Ok(())
 }
 
-/// What a client says of a session that it comes back to. One that says what cannot be right has none.
+/// Reads the session that a client resumes. `None` if there is none or it is invalid.
 fn resume(object: &Auth<'_>) -> Option<Resume> {
     let [pid, offset] = RESUME_KEYS.map(|key| object.0.get(key).and_then(|value| text_of(value, false)));
     let pid = pid.filter(|pid| pid.len() <= PID_BYTES_MAX)?;
     let offset = match offset {
-        // It cannot be one of ours.
+        // The gateway makes no offset that long, so it counts as a malformed one.
         Some(offset) if offset.len() > OFFSET_BYTES_MAX => Some(Cow::Borrowed("")),
         offset => offset,
     };
     Some(Resume { pid: pid.into(), offset: offset.map(Into::into) })
 }
 
-/// What a client says beside that. Empty if it says nothing.
+/// Returns the client's object without these keys, or an empty string if nothing is left.
 fn without_resume(object: &Auth<'_>) -> String {
     let rest = object.0.iter().filter(|(key, _)| !RESUME_KEYS.contains(&&***key));
     let rest: BTreeMap<&str, &&RawValue> = rest.map(|(key, value)| (&**key, value)).collect();
@@ -176,7 +176,7 @@ fn disconnect(
     let namespace = common.namespaces.get(index).filter(|_| state.is_in(index));
     state.joined &= !bit(index);
     state.entering &= !bit(index);
-    // Both may have ended it at once.
+    // The server may have ended it at the same time.
     if let Some(namespace) = namespace {
         let channel = namespace.channel().into();
         commands.push(Command { id: id::LEAVE | index as u32, request: Request::Unsubscribe { channel } });
@@ -184,7 +184,7 @@ fn disconnect(
     Ok(())
 }
 
-/// An event or an acknowledgement with all of its attachments.
+/// Handles an event or an acknowledgement with all of its attachments.
 fn whole(
     common: &SocketIoShared,
     state: &mut ConnectionState,
@@ -205,7 +205,7 @@ fn whole(
         let number = packet.ack.ok_or(DecodeError::Malformed)?;
         let arguments = match state.awaits_answer(index, number) {
             true => Some(listed(&values, attachments).map_err(|_| DecodeError::Malformed)?),
-            // It comes late, or nobody has asked.
+            // The acknowledgement is late, or was never requested.
             false => None,
         };
         state.answer(u32::try_from(number).unwrap_or_default(), arguments);
@@ -235,13 +235,13 @@ fn whole(
     }
 }
 
-/// Why an event goes nowhere.
+/// Why an event is not carried out.
 enum EventError {
     Malformed,
     Refused(ErrorCode),
 }
 
-/// An event of a client in a namespace.
+/// An event that a client has sent in a namespace.
 struct NamespaceEvent<'a> {
     namespace: &'a Namespace,
     index: usize,
@@ -249,13 +249,13 @@ struct NamespaceEvent<'a> {
     name: &'a str,
     values: &'a [&'a RawValue],
     attachments: &'a [Bytes],
-    /// Of the command whose answer acknowledges it.
+    /// The id of the command whose reply acknowledges the event.
     id: u32,
 }
 
 impl NamespaceEvent<'_> {
     fn requests(&self, commands: &mut Vec<Command>) -> Result<(), EventError> {
-        // It was on its way when the server put the client out.
+        // If not, the client sent the event before it learned that the server had removed it.
         let is_in = self.state.is_in(self.index);
         if self.name.len() > EVENT_BYTES_MAX {
             return Err(EventError::Refused(ErrorCode::BadRequest));
@@ -318,7 +318,7 @@ impl NamespaceEvent<'_> {
         Command { id: id::EVENT | self.index as u32, request }
     }
 
-    /// The channel of the room that the client comes into or goes out of, and what those who are there are told.
+    /// Returns the channel of the room to join or leave, and the event that tells the other members.
     fn enter(&self, entry: &RoomRule) -> Result<(String, Option<Request>), EventError> {
         let (room, values) = self.room(&entry.room)?;
         if !entry.admits(&room) {
@@ -326,7 +326,7 @@ impl NamespaceEvent<'_> {
         }
         let channel = self.namespace.room(&room);
         let announcement = entry.tell.as_ref().map(|event| match &values[..] {
-            // Who it is, where it says no more.
+            // Without arguments, the event tells the client's id.
             [] => {
                 let client = self.state.client.ok_or(EventError::Refused(ErrorCode::NotAvailable))?;
                 let mut own = bytes::BytesMut::new();
@@ -343,7 +343,7 @@ impl NamespaceEvent<'_> {
         Ok((channel, announcement))
     }
 
-    /// Which room it is about, and the arguments that go further.
+    /// Returns the room that the event names, and the remaining arguments.
     fn room(&self, named: &RoomName) -> Result<(String, Vec<&RawValue>), EventError> {
         let mut values = self.values.to_vec();
         match named {
@@ -357,13 +357,13 @@ impl NamespaceEvent<'_> {
     }
 }
 
-/// An event that tells the others in a room.
+/// Makes the event that tells the other clients in a room.
 fn forward(channel: String, event: &str, arguments: Tagged) -> Request {
     let (channel, event) = (channel.into(), event.into());
     Request::Forward(Box::new(command::Forward { channel, event, arguments, to_sender: false, only: None }))
 }
 
-/// A JSON string's text; or a number as it is written, where that will do.
+/// Returns the content of a JSON string or, with `or_number`, a number as it is written.
 fn text_of(value: &RawValue, or_number: bool) -> Option<Cow<'_, str>> {
     let json = value.get();
     match json.as_bytes().first()? {

@@ -1,4 +1,4 @@
-//! Writing what clients are told without asking.
+//! Encodes pushes.
 
 use std::ops::DerefMut;
 
@@ -16,10 +16,10 @@ use crate::protocol::{Encoded, json};
 use crate::publication::{Payload, Publication, Tags};
 use crate::push::{Event, Push, UnsubscribeCode};
 
-/// Room for what stands around the arguments of an event.
+/// Space to reserve around the arguments of an event.
 const ENVELOPE_BYTES_GUESS: usize = 64;
 
-/// `state` is that of one connection, to which nothing is said that others share.
+/// Encodes a push. `state` belongs to one connection, so it is not used for pushes that connections share.
 pub(super) fn encode<S: DerefMut<Target = ConnectionState>>(
     namespaces: &Namespaces,
     state: impl FnOnce() -> S,
@@ -34,7 +34,7 @@ pub(super) fn encode<S: DerefMut<Target = ConnectionState>>(
             followed_event(seen.namespace.name(), channel.unwrap_or_default(), publication, cursor, out)
         }
         Event::Publication(publication, _) => event(seen.namespace.name(), publication, None, out),
-        // It can only come back as a whole.
+        // The client can only recover by reconnecting.
         Event::Unsubscribed(
             code @ (UnsubscribeCode::InsufficientState | UnsubscribeCode::StateInvalidated),
         ) => Encoded::Close(code.disconnect()),
@@ -49,12 +49,12 @@ pub(super) fn encode<S: DerefMut<Target = ConnectionState>>(
             packet::begin(PacketKind::Disconnect, 0, seen.namespace.name(), None, out);
             Encoded::Message(MessageKind::Text)
         }
-        // Who comes and goes is not said in this protocol, nor which rooms a client is in.
+        // The protocol reports neither joins and leaves nor the rooms of a client.
         _ => Encoded::Nothing,
     }
 }
 
-/// An event for one client, which is told with it how far it has come, if it may return.
+/// Writes an event for one client, with the client's offset if it may resume its session.
 pub(super) fn followed_event(
     namespace: &str,
     channel: &str,
@@ -68,7 +68,7 @@ pub(super) fn followed_event(
     event(namespace, publication, cursor.as_deref(), out)
 }
 
-/// A publication as an event, for one who stands at `cursor` once it has it.
+/// Writes a publication as an event. `cursor` holds the receiver's positions after the event.
 pub(super) fn event(
     namespace: &str,
     publication: &Publication,
@@ -76,23 +76,23 @@ pub(super) fn event(
     out: &mut BytesMut,
 ) -> Encoded {
     let Publication { data, tags, .. } = publication;
-    // What other wires call so ends a connection here.
+    // An event with a reserved name from another protocol would close the connections of the clients here.
     let name = publication.event().filter(|name| !RESERVED.contains(name)).unwrap_or(UNNAMED_EVENT);
     out.reserve(ENVELOPE_BYTES_GUESS + namespace.len() + name.len() + data.bytes.len());
     let arguments = Arguments { event: Some(name), values: (data, tags), cursor };
     with_arguments([PacketKind::Event, PacketKind::BinaryEvent], namespace, None, arguments, out)
 }
 
-/// What stands in a packet.
+/// The contents of a packet.
 pub(super) struct Arguments<'a> {
-    /// The name of an event, if it is one.
+    /// The name of the event; `None` in an acknowledgement.
     pub(super) event: Option<&'a str>,
     pub(super) values: (&'a Payload, &'a Tags),
-    /// Where its receiver stands once it has it, if that is told.
+    /// The receiver's positions after the event, if it is told its offset.
     pub(super) cursor: Option<&'a Cursor>,
 }
 
-/// A packet with arguments: `kinds` are its kind without and with attachments.
+/// Writes a packet with arguments. `kinds` are its kinds without and with attachments.
 pub(super) fn with_arguments(
     kinds: [PacketKind; 2],
     namespace: &str,
@@ -127,7 +127,7 @@ pub(super) fn with_arguments(
     }
 }
 
-/// What was written since `start`, a packet's head and so on, becomes one with attachments.
+/// Turns the packet written since `start`, with a head of `head` bytes, into one with attachments.
 fn attach(
     kind: PacketKind,
     namespace: &str,
@@ -148,7 +148,8 @@ fn attach(
     Encoded::Messages(messages)
 }
 
-/// Clients come back by themselves after a connection is lost, and not after they were told to leave their namespaces.
+/// Tells the client to leave its namespaces if it must not return: clients reconnect after a lost connection, but not
+/// after they were told to leave.
 pub(super) fn last_words(
     namespaces: &Namespaces,
     state: &mut ConnectionState,
@@ -156,7 +157,7 @@ pub(super) fn last_words(
     out: &mut BytesMut,
 ) -> Encoded {
     let joined = std::mem::take(&mut state.joined);
-    // Who has sent too much at once comes back, as with a request that is too long.
+    // A client that sent too much at once may return, as after a request that is too long.
     if disconnect.invites_reconnect() || disconnect.code == Disconnect::TOO_BIG.code {
         return Encoded::Nothing;
     }

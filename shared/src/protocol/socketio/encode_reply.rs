@@ -1,4 +1,4 @@
-//! Writing what one client is answered.
+//! Encodes replies.
 
 use bytes::{BufMut, BytesMut};
 
@@ -18,7 +18,7 @@ use crate::reply::{Answer, Reply, Subscribed};
 
 const TEXT: Encoded = Encoded::Message(MessageKind::Text);
 
-/// What a client is told of an event of its own that was refused, where it asks for no acknowledgement.
+/// The event that tells a client of the refusal of an event for which it requested no acknowledgement.
 const ERROR_EVENT: &str = "error";
 
 pub(super) fn encode(
@@ -54,7 +54,7 @@ pub(super) fn encode(
     }
 }
 
-/// A client has come into a namespace, or has not.
+/// Answers a client that has entered a namespace, or was refused.
 fn entered(
     state: &mut ConnectionState,
     namespace: &Namespace,
@@ -63,12 +63,12 @@ fn entered(
     out: &mut BytesMut,
 ) -> Encoded {
     match &reply.outcome {
-        // The namespace is entered next.
+        // The namespace's own reply follows.
         Ok(Answer::Connect(connected)) => {
             state.client = Some(connected.client);
             Encoded::Nothing
         }
-        // It may have gone again already.
+        // The client may have left again already.
         _ if state.entering & bit(index) == 0 => Encoded::Nothing,
         Ok(Answer::Subscribe(subscribed)) => {
             let Some(client) = state.client else { return Encoded::Nothing };
@@ -80,8 +80,8 @@ fn entered(
         Ok(_) => Encoded::Nothing,
         Err(refusal) => {
             state.entering &= !bit(index);
-            // Libraries never ask again by themselves, but for a connection that was lost. Whoever is somewhere else already
-            // is told, and keeps what it has.
+            // Libraries do not retry a namespace by themselves, except after a lost connection. A client that is in
+            // another namespace is told of the error and stays connected.
             match refusal.is_outage() && state.joined == 0 {
                 true => Encoded::Close(refusal.disconnect()),
                 false => connect_error(namespace.name(), &refusal.message, Some(refusal), out),
@@ -134,7 +134,7 @@ fn connect_error(namespace: &str, message: &str, refusal: Option<&Refusal>, out:
     TEXT
 }
 
-/// An event was refused that asked for no acknowledgement.
+/// Writes the refusal of an event without an acknowledgement.
 fn refused(namespace: &Namespace, refusal: &Refusal, out: &mut BytesMut) -> Encoded {
     packet::begin(PacketKind::Event, 0, namespace.name(), None, out);
     out.put_u8(b'[');

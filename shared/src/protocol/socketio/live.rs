@@ -1,8 +1,8 @@
-//! What may change while clients are served.
+//! Values that may change while clients are served.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// A value that whoever has it sees change. Two are equal if their values are.
+/// A value that can be replaced while others read it. Two are equal if their values are.
 #[derive(Debug, Default)]
 pub struct Live<T>(RwLock<Arc<T>>);
 

@@ -1,8 +1,8 @@
-//! Socket.IO, protocol 5: what socket.io-client from 3.0 on and its kin speak, over Engine.IO 4.
+//! Socket.IO, protocol 5, as socket.io-client from 3.0 on and compatible libraries speak it, over Engine.IO 4.
 //!
-//! A message is a packet; one with bytes in it is a packet of text and a binary message for each. A connection carries any
-//! number of namespaces, each with clients' events and rooms of its own. See `docs/protocols/socketio.md` for how
-//! namespaces, rooms and events of this protocol and channels and publications stand for each other.
+//! A message is a packet. A packet with bytes is a text message followed by a binary message for each of them. A
+//! connection carries any number of namespaces, each with its own events and rooms. See `docs/protocols/socketio.md`
+//! for the mapping between this protocol's namespaces, rooms and events and the gateway's channels and publications.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,30 +50,31 @@ use encode_push::Arguments;
 use packet::PacketKind;
 use state::ConnectionState;
 
-/// What events are called that were published without a name.
+/// The name of events that were published without one.
 pub const UNNAMED_EVENT: &str = "message";
 
-/// What a command was: its answer is told apart by it. The lowest bits name a namespace, or an answer that is awaited.
+/// Ids of commands by their kind, by which a reply is interpreted. The lower bits hold a namespace or the number of a
+/// reply that is awaited.
 mod id {
     const KIND: u32 = 29;
 
     pub(super) const ENTER: u32 = 1 << KIND;
     pub(super) const EVENT: u32 = 2 << KIND;
     pub(super) const LEAVE: u32 = 3 << KIND;
-    /// The highest number of an answer that is awaited.
+    /// The highest number of a reply that is awaited.
     pub(super) const NUMBER_MAX: u32 = ENTER - 1;
 
-    /// The kind of a command, and the rest.
+    /// Splits an id into the kind of its command and the rest.
     pub(super) fn parts(id: u32) -> (u32, u32) {
         (id & !NUMBER_MAX, id & NUMBER_MAX)
     }
 }
 
-/// What all connections have in common.
+/// Settings that all connections share.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SocketIoShared {
     pub namespaces: Namespaces,
-    /// What holds the connection token in what a client says as it connects. Empty: nothing does.
+    /// The key of the connection token in the object that a client sends as it connects. Empty: there is no token.
     pub token_key: Box<str>,
     /// The most attachments of one packet.
     pub attachments_max: u32,
@@ -81,21 +82,21 @@ pub struct SocketIoShared {
     pub packet_bytes_max: usize,
 }
 
-/// What is told of a client to whoever counts, and to whoever waits for it.
+/// Changes of a client, for counters and for callers that wait for its acknowledgements.
 #[derive(Debug)]
 pub struct ClientNews {
-    /// What it has said to events that ask for it.
+    /// Acknowledgements that the client has sent.
     pub answered: Vec<AckReceived>,
-    /// Events that it has sent.
+    /// Number of events that the client has sent.
     pub events: u32,
-    /// Those that were refused.
+    /// Number of those that were refused.
     pub refused: u32,
-    /// The namespaces that it is in now, as a bit for each in their order.
+    /// The namespaces that the client is in now, as a bit for each in their order.
     pub joined: u64,
 }
 
-/// One connection. Unlike other protocols it has a value for each, which knows its namespaces. What it encodes for all is
-/// the same for all.
+/// One connection. Unlike other protocols it has a value per connection, which knows the connection's namespaces.
+/// Encodings that are shared do not depend on the connection.
 #[derive(Debug)]
 pub struct SocketIo {
     common: Arc<SocketIoShared>,
@@ -107,14 +108,14 @@ impl SocketIo {
         Self { common, state: Mutex::default() }
     }
 
-    /// Whether its clients may be told how far they have come: then what all share is [`EventRecords`], of which
-    /// [`Self::deliver`] makes what they are told.
+    /// Whether clients may be told their offsets. If so, the hub's shared encoding is [`EventRecords`], from which
+    /// [`Self::deliver`] makes each client's messages.
     pub fn tells_offsets(&self) -> bool {
         self.common.namespaces.keep_any()
     }
 
-    /// Has each message of what [`EventRecords`] has written said to this client. Returns whether it was that: other bytes are for
-    /// it as they are.
+    /// Passes each message in the records of [`EventRecords`] to `say`, completed for this client. Returns whether the
+    /// bytes were records: all others are sent to the client unchanged.
     pub fn deliver(&self, records: &Bytes, say: impl FnMut(MessageKind, &[u8])) -> bool {
         let are_records = record::is_first_in(records);
         if are_records {
@@ -123,19 +124,20 @@ impl SocketIo {
         are_records
     }
 
-    /// What the client has said of a session in this namespace that it comes back to. Once.
+    /// Takes the session that the client wants to resume in this namespace, if it named one.
     pub fn take_resume(&self, namespace: &str) -> Option<Resume> {
         self.state().take_resume(self.common.namespaces.find(namespace)?)
     }
 
-    /// The client may come back to a session of this secret name, of which this is known. It is told the name as it enters.
+    /// Lets the client resume later under this secret name, from these offsets. The client is told the name as it
+    /// enters.
     pub fn keep_session(&self, namespace: &str, pid: &str, offsets: SessionOffsets) {
         if let Some(index) = self.common.namespaces.find(namespace) {
             self.state().set_cursor(index, Some(Cursor::new(pid.into(), offsets)));
         }
     }
 
-    /// The secret name of its session, and what is to be kept of it, with how many changes have led there.
+    /// Returns the session's secret name, and its state to save with the number of changes that led to it.
     pub fn offsets(&self, namespace: &str) -> Option<(Box<str>, u64, SessionOffsets)> {
         let state = self.state();
         let cursor = state.cursor(self.common.namespaces.find(namespace)?)?;
@@ -143,7 +145,8 @@ impl SocketIo {
         Some((cursor.pid.clone(), changes, offsets))
     }
 
-    /// It cannot come back to its session in this namespace. Returns its secret name, if there was one.
+    /// Ends the client's session in this namespace, so that it cannot resume. Returns the session's secret name, if
+    /// there was one.
     pub fn end_session(&self, namespace: &str) -> Option<Box<str>> {
         let index = self.common.namespaces.find(namespace)?;
         let mut state = self.state();
@@ -152,7 +155,7 @@ impl SocketIo {
         Some(pid)
     }
 
-    /// The client follows a channel from here on. Returns the namespace that has something else to be kept now.
+    /// Starts to follow a channel from this position. Returns the namespace if its state to save has changed.
     pub fn follow(&self, channel: &str, since: StreamPosition) -> Option<&Namespace> {
         let index = self.common.namespaces.seen(channel)?.index;
         if !self.state().cursor_mut(index)?.follow(channel, since) {
@@ -161,7 +164,7 @@ impl SocketIo {
         self.common.namespaces.get(index)
     }
 
-    /// The same for one that it does not follow any more.
+    /// Stops following a channel. Returns the namespace if its state to save has changed.
     pub fn unfollow(&self, channel: &str) -> Option<&Namespace> {
         let index = self.common.namespaces.seen(channel)?.index;
         if !self.state().cursor_mut(index)?.unfollow(channel) {
@@ -170,7 +173,7 @@ impl SocketIo {
         self.common.namespaces.get(index)
     }
 
-    /// The client has had all of a channel up to here.
+    /// Notes that the client was sent all publications of a channel up to this position.
     pub fn stands_at(&self, channel: &str, position: StreamPosition) {
         if let Some(seen) = self.common.namespaces.seen(channel)
             && let Some(cursor) = self.state().cursor_mut(seen.index)
@@ -179,12 +182,13 @@ impl SocketIo {
         }
     }
 
-    /// The client is one that was here before.
+    /// Gives the connection the id of a client whose session it resumes.
     pub fn become_client(&self, client: ClientId) {
         self.state().client = Some(client);
     }
 
-    /// An event that asks the client for an acknowledgement, with the number of that. `None`: it is not in the namespace.
+    /// Writes an event that requests an acknowledgement, and returns the acknowledgement's number. `None` if the client
+    /// is not in the namespace.
     pub fn ask(
         &self,
         namespace: &str,
@@ -207,24 +211,24 @@ impl SocketIo {
         Some((number, encode_push::with_arguments(kinds, namespace, Some(number.into()), arguments, out)))
     }
 
-    /// Whether it was told to leave a namespace.
+    /// Whether the server has told the client to leave a namespace.
     pub fn was_told_to_leave(&self) -> bool {
         self.state().left != 0
     }
 
-    /// Nobody waits for this acknowledgement any more.
+    /// Forgets an acknowledgement that no caller waits for any more.
     pub fn give_up_ask(&self, number: u32) {
         self.state().give_up_ask(number);
     }
 
-    /// What has come of the client since this was asked last.
+    /// Takes the changes since the last call.
     pub fn take_news(&self) -> ClientNews {
         let mut state = self.state();
         let (events, refused) = (std::mem::take(&mut state.events), std::mem::take(&mut state.refused));
         ClientNews { answered: state.take_answered(), events, refused, joined: state.joined }
     }
 
-    /// Only the connection's own worker, and what it has others do for it, ask for it.
+    /// Locks the state. Only the connection's own worker, and tasks that it starts for the connection, use it.
     fn state(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

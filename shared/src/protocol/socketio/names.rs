@@ -1,4 +1,4 @@
-//! Which channels the namespaces and rooms of this protocol are, and what becomes of the events that clients send there.
+//! Names of namespaces and rooms: their channels in the gateway, and the routes of clients' events.
 
 use std::collections::BTreeMap;
 
@@ -8,21 +8,21 @@ use crate::protocol::name_part;
 use super::live::Live;
 use super::routes::{NamespaceAccess, Routes};
 
-/// The most namespaces there can be: a connection keeps a bit for each.
+/// The most namespaces. A connection keeps a bit for each.
 pub const NAMESPACES_MAX: usize = 64;
 
-/// Behind the prefix of a namespace: the channel that all of its clients are in. No room is called so: in a room's name
-/// the sign is encoded.
+/// Follows the prefix of a namespace in the name of the channel of all its clients. No room has this name, as the
+/// character is encoded in names of rooms.
 const ALL: &str = "*";
 
-/// All namespaces that clients may connect to. What is encoded for all depends on it and on nothing else.
+/// All namespaces that clients may connect to. Shared encodings depend on it and on nothing else.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Namespaces {
     all: Vec<Namespace>,
     by_name: BTreeMap<Box<str>, usize>,
-    /// By what stands in front of the channels' names.
+    /// The index of each namespace by the prefix of its channels' names.
     by_prefix: BTreeMap<Box<str>, usize>,
-    /// Between that and the rest.
+    /// Separates the prefix from the rest of a channel's name.
     boundary: Box<str>,
 }
 
@@ -30,30 +30,31 @@ pub struct Namespaces {
 pub struct Namespace {
     name: Box<str>,
     prefix: Box<str>,
-    /// Others can hold from some moment on, for who comes and what is sent after it.
+    /// May be replaced at run time, with effect on the clients that connect and the events that are sent after it.
     pub access: Live<NamespaceAccess>,
     pub routes: Live<Routes>,
-    /// How long its clients may be away and come back to what they missed. 0: they begin anew.
+    /// Longest absence after which clients recover the events that they missed, in milliseconds. 0: there is no
+    /// recovery.
     pub recovery_ms: u64,
 }
 
-/// A channel as this protocol sees it.
+/// A channel in terms of this protocol.
 #[derive(Clone, Copy, Debug)]
 pub struct SeenRoom<'a> {
     pub namespace: &'a Namespace,
     pub(super) index: usize,
-    /// The room as it is written in the channel's name; `None` for the channel of all who are in the namespace.
+    /// The room, as encoded in the channel's name; `None` for the channel of all clients in the namespace.
     room: Option<&'a str>,
 }
 
 impl Namespaces {
-    /// `boundary` ends the name of the gateway's namespace in a channel's name.
+    /// Makes an empty set. `boundary` ends the gateway's namespace in a channel's name.
     pub fn new(boundary: &str) -> Self {
         Self { boundary: boundary.into(), ..Self::default() }
     }
 
-    /// Adds the namespace that clients call `name` and whose channels lie in the gateway's namespace `channels`. Returns
-    /// whether there was room for it; the caller sees to it that no name comes twice.
+    /// Adds the namespace that clients call `name`, with channels in the gateway's namespace `channels`. Returns
+    /// whether there was room for it. The caller ensures that names are unique.
     pub fn add(&mut self, name: &str, channels: &str, access: NamespaceAccess, routes: Routes) -> bool {
         if self.all.len() >= NAMESPACES_MAX {
             return false;
@@ -67,14 +68,14 @@ impl Namespaces {
         true
     }
 
-    /// Has clients of a namespace come back to what they missed, if they were away for no longer than this.
+    /// Lets clients of a namespace recover missed events after an absence of at most `recovery_ms` milliseconds.
     pub fn keep_sessions(&mut self, name: &str, recovery_ms: u64) {
         if let Some(namespace) = self.find(name).and_then(|index| self.all.get_mut(index)) {
             namespace.recovery_ms = recovery_ms;
         }
     }
 
-    /// Whether clients of any namespace can come back to what they missed.
+    /// Whether clients of any namespace can recover missed events.
     pub fn keep_any(&self) -> bool {
         self.all.iter().any(Namespace::keeps_sessions)
     }
@@ -83,7 +84,7 @@ impl Namespaces {
         self.all.iter()
     }
 
-    /// What a channel is here. `None`: nothing.
+    /// Returns the namespace and room of a channel. `None` if it belongs to no namespace.
     pub fn seen<'a>(&'a self, channel: &'a str) -> Option<SeenRoom<'a>> {
         let (prefix, rest) = channel.split_once(&*self.boundary)?;
         let index = *self.by_prefix.get(prefix)?;
@@ -113,24 +114,24 @@ impl Namespace {
         &self.name
     }
 
-    /// Whether clients can come back to what they missed.
+    /// Whether clients can recover missed events.
     pub fn keeps_sessions(&self) -> bool {
         self.recovery_ms > 0
     }
 
-    /// The channel of all who are in the namespace.
+    /// Returns the channel of all clients in the namespace.
     pub fn channel(&self) -> String {
         format!("{}{ALL}", self.prefix)
     }
 
-    /// The channel of a room. Any text names one.
+    /// Returns the channel of a room, whose name may be any text.
     pub fn room(&self, room: &str) -> String {
         format!("{}{}", self.prefix, name_part::encode(room))
     }
 }
 
 impl SeenRoom<'_> {
-    /// `None` for the channel of all who are in the namespace.
+    /// Returns the name of the room. `None` for the channel of all clients in the namespace.
     pub fn room(&self) -> Option<String> {
         self.room.map(name_part::decode)
     }

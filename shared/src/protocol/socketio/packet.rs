@@ -1,11 +1,10 @@
-//! What stands before the data of a packet: its kind, how many attachments follow, its namespace, the number of its
-//! acknowledgement.
+//! The head of a packet: its kind, the number of its attachments, its namespace, and the number of its acknowledgement.
 
 use bytes::{BufMut, BytesMut};
 
 use crate::protocol::json;
 
-/// The namespace that a packet without one is of.
+/// The namespace of packets that name none.
 pub(super) const MAIN: &str = "/";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,16 +41,16 @@ impl PacketKind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Packet<'a> {
     pub(super) kind: PacketKind,
-    /// How many binary messages follow.
+    /// The number of binary messages that follow.
     pub(super) attachments: u32,
     pub(super) namespace: &'a str,
     pub(super) ack: Option<u64>,
-    /// JSON that nobody has looked at; empty if there is none.
+    /// Unparsed JSON; empty if there is none.
     pub(super) data: &'a str,
 }
 
 impl<'a> Packet<'a> {
-    /// `None` for what is no packet.
+    /// Reads a packet. `None` if the text is not one.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         let kind = PacketKind::of(*text.as_bytes().first()?)?;
         let mut rest = &text[1..];
@@ -74,7 +73,7 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Writes what stands before the data.
+/// Writes the head of a packet.
 pub(super) fn begin(
     kind: PacketKind,
     attachments: usize,
@@ -96,7 +95,7 @@ pub(super) fn begin(
     }
 }
 
-/// Digits and nothing else, of a number that fits.
+/// Reads a number that consists of digits only and fits.
 fn number(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_number { text.parse().ok() } else { None }
@@ -128,7 +127,7 @@ mod tests {
             out.extend_from_slice(data.as_bytes());
             assert_eq!(out, text);
         }
-        // As some clients write it.
+        // Some clients leave out the comma.
         assert_eq!(Packet::parse("0/admin").map(|packet| packet.namespace), Some("/admin"));
     }
 

@@ -1,4 +1,5 @@
-//! An event as the hub keeps it for clients that are told their offsets with it: each gets its own last argument.
+//! The hub's shared encoding of events for clients that receive offsets: each client gets its own offset as the last
+//! argument.
 
 use std::sync::Arc;
 
@@ -16,14 +17,14 @@ use crate::protocol::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
 use crate::push::{Event, Push};
 use crate::reply::Reply;
 
-/// No packet begins so, nor does a frame that holds one.
+/// First byte of a record. No packet begins with it, nor does a frame that holds one.
 const MARK: u8 = 0;
-/// The mark and the length of all.
+/// The mark and the length of the whole record.
 const HEADER_BYTES: usize = 5;
-/// What the list of an event's arguments ends with.
+/// The end of an event's list of arguments.
 const END: u8 = b']';
 
-/// What is encoded once for all clients that are told offsets.
+/// The shared encoding for all clients that receive offsets.
 #[derive(Debug)]
 pub struct EventRecords {
     common: Arc<SocketIoShared>,
@@ -40,7 +41,7 @@ impl Protocol for EventRecords {
         ProtocolId::SOCKET_IO
     }
 
-    /// Nobody speaks it: clients have a [`super::SocketIo`] each.
+    /// Clients have a [`super::SocketIo`] each, so that none sends messages to this one.
     fn decode(&self, _message: Message<'_>, _commands: &mut Vec<Command>) -> Result<(), DecodeError> {
         Err(DecodeError::Malformed)
     }
@@ -88,7 +89,7 @@ fn put(
     out.reserve(packet.len() + channel.len() + 64 + messages.len() * HEADER_BYTES);
     out.put_u8(MARK);
     out.put_u32(0);
-    // Names of channels and epochs are shorter than 256 bytes.
+    // The lengths of a channel name and of an epoch fit in one byte.
     out.put_u8(channel.len() as u8);
     out.put_slice(channel.as_bytes());
     out.put_u8(u8::from(position.is_some()));
@@ -109,12 +110,12 @@ fn put(
     }
 }
 
-/// Whether these bytes are what [`EventRecords`] has written, and not what is for a client as it is.
+/// Whether the bytes are records of [`EventRecords`], as opposed to messages that are sent to a client unchanged.
 pub(super) fn is_first_in(bytes: &[u8]) -> bool {
     bytes.first() == Some(&MARK)
 }
 
-/// Has each message of what [`EventRecords`] has written said to one client.
+/// Passes each message in the records to `say`, with the client's own offset.
 pub(super) fn deliver(
     namespaces: &Namespaces,
     state: &mut ConnectionState,
@@ -133,7 +134,7 @@ pub(super) fn deliver(
         for (at, (kind, length)) in messages.into_iter().enumerate() {
             let message = packet.split_to(length.min(packet.len()));
             match (cursor, message.split_last()) {
-                // The first holds the arguments.
+                // Only the first message holds the arguments.
                 (Some(cursor), Some((&END, before))) if at == 0 => {
                     message_for_client.clear();
                     message_for_client.reserve(message.len() + cursor.argument_bytes());
@@ -148,7 +149,7 @@ pub(super) fn deliver(
     }
 }
 
-/// An event of a channel.
+/// An event in a channel.
 struct EventRecord {
     channel: Bytes,
     position: Option<StreamPosition>,
@@ -157,7 +158,7 @@ struct EventRecord {
 }
 
 impl EventRecord {
-    /// Takes the first out of what was written. `None` if there is none left.
+    /// Takes the first record. `None` if there is none left.
     fn take(bytes: &mut Bytes) -> Option<Self> {
         let header: [u8; HEADER_BYTES] = bytes.get(..HEADER_BYTES)?.try_into().ok()?;
         let [MARK, length @ ..] = header else { return None };
@@ -186,7 +187,7 @@ impl EventRecord {
     }
 }
 
-/// Some bytes behind their length.
+/// Takes bytes that are preceded by their length.
 fn take(rest: &mut Bytes) -> Option<Bytes> {
     let length = usize::from(rest.try_get_u8().ok()?);
     (rest.len() >= length).then(|| rest.split_to(length))

@@ -1,81 +1,81 @@
-//! What becomes of an event that a client sends: by its name, as the configuration says.
+//! Routes of clients' events, by name, as configured.
 
 use std::collections::BTreeMap;
 
-/// Who may come into a namespace.
+/// Which clients may enter a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NamespaceAccess {
-    /// Only clients with a user.
+    /// Whether only clients with a user may enter.
     pub users_only: bool,
-    /// The application is asked.
+    /// Whether the application is asked.
     pub asks: bool,
-    /// But not about who comes back to a session that it had.
+    /// Whether clients that resume a session enter without asking the application.
     pub recovery_skips_hook: bool,
 }
 
-/// The events of one namespace. What no rule is for is refused.
+/// The routes of one namespace's events. Events without a route are refused.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Routes {
     exact: BTreeMap<Box<str>, Route>,
-    /// By what their names begin with, the longest first.
+    /// Routes by the beginning of the name, the longest first.
     beginnings: Vec<(Box<str>, Route)>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
-    /// It goes to other clients.
+    /// The event goes to other clients.
     Publish(ForwardRule),
-    /// The client comes into a room.
+    /// The client joins a room.
     Join(RoomRule),
-    /// The client goes out of a room.
+    /// The client leaves a room.
     Leave(RoomRule),
-    /// The application is asked.
+    /// The event goes to the application.
     Backend,
-    /// Its sender is told no.
+    /// The event is refused.
     Refuse,
 }
 
-/// Where an event goes, and as what.
+/// The destination of an event and its name there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ForwardRule {
     pub to: Destination,
-    /// What it is called there; `None`: the same.
+    /// The event's name at the destination; `None` to keep its name.
     pub event: Option<Box<str>>,
-    /// Its sender gets it too.
+    /// Whether the sender receives the event too.
     pub to_sender: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Destination {
-    /// All who are in the namespace.
+    /// All clients in the namespace.
     Namespace,
-    /// Those who are in a room in which the sender is.
+    /// The clients in a room that the sender is in.
     Room(RoomName),
-    /// The client whose id the argument at this place is, which goes no further then.
+    /// The client whose id is the argument at this index. The argument is removed.
     Client(usize),
 }
 
-/// Which room a client comes into or goes out of.
+/// The room that a client joins or leaves.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RoomRule {
     pub room: RoomName,
-    /// What rooms may be called: names, or beginnings of names with a `*` behind them. Empty: anything.
+    /// Permitted names of rooms, or beginnings of names followed by a `*`. Empty: any name.
     pub rooms: Vec<Box<str>>,
-    /// The event that tells those who are in it, if they are told.
+    /// The event that tells the other clients in the room, if they are told.
     pub tell: Option<Box<str>>,
 }
 
-/// How the room of an event is known.
+/// How an event names its room.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RoomName {
-    /// It is always this one.
+    /// Always this room.
     Always(Box<str>),
-    /// The argument at this place names it, which goes no further then. The first is at 0.
+    /// The argument at this index names the room. The argument is removed. The first is at 0.
     Argument(usize),
 }
 
 impl Routes {
-    /// What becomes of events of this name, or of names that begin so if it ends in `*`.
+    /// Adds a route for events of this name or, if it ends in `*`, for all names that begin so.
     pub fn add(&mut self, name: &str, route: Route) {
         match name.strip_suffix('*') {
             Some(beginning) => {
@@ -88,7 +88,7 @@ impl Routes {
         }
     }
 
-    /// `None`: it is refused.
+    /// Returns the route of an event. `None` if it is refused.
     pub fn find(&self, event: &str) -> Option<&Route> {
         let by_beginning = || self.beginnings.iter().find(|(beginning, _)| event.starts_with(&**beginning));
         self.exact.get(event).or_else(|| by_beginning().map(|(_, route)| route))

@@ -1,19 +1,19 @@
-//! The id of a client in a namespace, as other clients and servers are told it.
+//! Ids of clients in a namespace, as other clients and servers see them.
 //!
-//! It holds the client's own id, so that whoever is named by it is found without a table.
+//! An id contains the client's own id, so that the client can be found without a table.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::id::ClientId;
 
-/// Bytes of the client's id, and of the namespace's mark behind it.
+/// Length of the client's id, and of both it and the namespace's mark, in bytes.
 const ID_BYTES: usize = 16;
 const BYTES: usize = ID_BYTES + 2;
-/// Characters of an id.
+/// Length of an id in characters.
 const CHARACTERS: usize = 24;
 
-/// 24 characters of base64 as it stands in URLs.
+/// Returns the id: 24 characters of URL-safe base64.
 pub fn sid(client: ClientId, namespace: &str) -> String {
     let mut bytes = [0; BYTES];
     bytes[..ID_BYTES].copy_from_slice(&client.bits().to_be_bytes());
@@ -21,7 +21,7 @@ pub fn sid(client: ClientId, namespace: &str) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The client that this is the id of, if it is one in this namespace.
+/// Returns the client with this id, if the id belongs to this namespace.
 pub fn parse_sid(text: &str, namespace: &str) -> Option<ClientId> {
     if text.len() != CHARACTERS {
         return None;
@@ -31,7 +31,7 @@ pub fn parse_sid(text: &str, namespace: &str) -> Option<ClientId> {
     (of == mark(namespace)).then(|| ClientId::from_bits(u128::from_be_bytes(*id)))
 }
 
-/// The same client is somebody else in each namespace. FNV-1a, folded.
+/// Returns a mark of the namespace (FNV-1a, folded), so that a client's ids differ between namespaces.
 fn mark(namespace: &str) -> [u8; 2] {
     let hash = namespace
         .bytes()

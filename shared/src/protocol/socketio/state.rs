@@ -1,4 +1,4 @@
-//! What one connection remembers: which namespaces it is in, whose answers it waits for, and the packet that is arriving.
+//! The state of one connection: its namespaces, pending acknowledgements, and an incomplete packet.
 
 use bytes::Bytes;
 
@@ -6,21 +6,22 @@ use super::cursor::{Cursor, Resume};
 use crate::id::ClientId;
 use crate::publication::Tagged;
 
-/// One connection's memory. Most of it is empty for nearly all of a connection's life.
+/// The state of one connection. Most of it is empty for nearly all of the connection's life.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionState {
-    /// Known once the first namespace was entered.
+    /// The client's id, known once it has entered its first namespace.
     pub(super) client: Option<ClientId>,
-    /// A bit for each namespace that it is in.
+    /// A bit for each namespace that the client is in.
     pub(super) joined: u64,
-    /// A bit for each that it has asked to enter.
+    /// A bit for each namespace that the client has asked to enter.
     pub(super) entering: u64,
-    /// A bit for each that the server has put it out of: what was on its way then is no breach.
+    /// A bit for each namespace that the server has removed the client from: events that were in flight are no
+    /// violation.
     pub(super) left: u64,
     next: u32,
-    /// The number of the last acknowledgement that was requested of it.
+    /// The number of the last acknowledgement that was requested of the client.
     last_ack: u32,
-    /// Events that it has sent, and those that were refused, since they were counted last.
+    /// Events that the client has sent, and those of them that were refused, since they were last counted.
     pub(super) events: u32,
     pub(super) refused: u32,
     rare: Option<Box<RareConnectionState>>,
@@ -30,40 +31,40 @@ pub(super) struct ConnectionState {
 struct RareConnectionState {
     awaited: Vec<(u32, ReplyPurpose)>,
     arriving: Option<PartialPacket>,
-    /// By namespace: how far the client has come, where it may return.
+    /// The client's positions by namespace, where it may resume its session.
     cursors: Vec<(usize, Cursor)>,
-    /// By namespace: what the client has said of a session that it comes back to.
+    /// The sessions that the client wants to resume, by namespace.
     resumes: Vec<(usize, Resume)>,
     asks: PendingAcks,
 }
 
-/// Acknowledgements that the client is asked for.
+/// Acknowledgements that were requested of the client.
 #[derive(Debug, Default)]
 struct PendingAcks {
-    /// Their numbers and namespaces.
+    /// Numbers and namespaces of those that have not arrived.
     open: Vec<(u32, usize)>,
     answered: Vec<AckReceived>,
     answered_bytes: usize,
 }
 
-/// What a client says to an event that asks for it.
+/// An acknowledgement that the client has sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AckReceived {
     pub number: u32,
-    /// `None`: nobody asks for it, any more.
+    /// The arguments. `None` if no caller waits for the acknowledgement.
     pub arguments: Option<Tagged>,
 }
 
-/// What the answer to a command is for.
+/// The purpose of a command's reply.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum ReplyPurpose {
-    /// An event that asks for an acknowledgement.
+    /// Acknowledges an event.
     Ack { namespace: usize, ack: u64 },
-    /// A namespace that is none.
+    /// Refuses a namespace that does not exist.
     Unknown(Box<str>),
 }
 
-/// A packet whose attachments have not all come.
+/// A packet whose attachments have not all arrived.
 #[derive(Debug)]
 pub(super) struct PartialPacket {
     pub(super) text: Box<str>,
@@ -76,9 +77,9 @@ impl ConnectionState {
         (self.joined | self.entering) & bit(namespace) != 0
     }
 
-    /// A number for the command whose answer is awaited.
+    /// Returns a number for a command whose reply is awaited.
     pub(super) fn awaits(&mut self, awaited: ReplyPurpose) -> u32 {
-        // 0 is no number, and the highest bits say of what kind others are.
+        // 0 is not used as a number, and the highest bits hold the kinds of other commands.
         self.next = self.next % super::id::NUMBER_MAX + 1;
         self.rare.get_or_insert_default().awaited.push((self.next, awaited));
         self.next
@@ -116,7 +117,7 @@ impl ConnectionState {
         cursors.iter_mut().find(|(of, _)| *of == namespace).map(|(_, cursor)| cursor)
     }
 
-    /// In place of what there was of that namespace.
+    /// Replaces the namespace's cursor.
     pub(super) fn set_cursor(&mut self, namespace: usize, cursor: Option<Cursor>) {
         let cursors = &mut self.rare.get_or_insert_default().cursors;
         cursors.retain(|(of, _)| *of != namespace);
@@ -138,14 +139,14 @@ impl ConnectionState {
         Some(resume)
     }
 
-    /// A number for an event that asks for an acknowledgement.
+    /// Returns a number for an event that requests an acknowledgement.
     pub(super) fn ask(&mut self, namespace: usize) -> u32 {
         self.last_ack = self.last_ack.wrapping_add(1);
         self.rare.get_or_insert_default().asks.open.push((self.last_ack, namespace));
         self.last_ack
     }
 
-    /// Nobody waits for this one any more.
+    /// Forgets an acknowledgement that no caller waits for any more.
     pub(super) fn give_up_ask(&mut self, number: u32) {
         if let Some(rare) = &mut self.rare {
             rare.asks.open.retain(|(open, _)| *open != number);
@@ -153,13 +154,13 @@ impl ConnectionState {
         }
     }
 
-    /// Whether this acknowledgement was asked for.
+    /// Whether this acknowledgement was requested and is still awaited.
     pub(super) fn awaits_answer(&self, namespace: usize, number: u64) -> bool {
         let open = self.rare.as_ref().map_or(&[][..], |rare| &rare.asks.open);
         open.iter().any(|&(open, of)| u64::from(open) == number && of == namespace)
     }
 
-    /// `arguments` for one that is awaited; without it, for one that is not.
+    /// Records an acknowledgement: with `arguments` if it is awaited, without them if it is not.
     pub(super) fn answer(&mut self, number: u32, arguments: Option<Tagged>) {
         let asks = &mut self.rare.get_or_insert_default().asks;
         asks.open.retain(|(open, _)| *open != number || arguments.is_none());
@@ -175,7 +176,7 @@ impl ConnectionState {
         answered
     }
 
-    /// Bytes that are kept of what is arriving and of what is awaited.
+    /// Returns the bytes held for an incomplete packet, awaited replies and received acknowledgements.
     pub(super) fn held_bytes(&self) -> usize {
         let Some(rare) = &self.rare else { return 0 };
         let arriving = rare.arriving.as_ref().map_or(0, PartialPacket::bytes);

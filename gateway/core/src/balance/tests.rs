@@ -1,4 +1,4 @@
-//! Plans, their sums, and several nodes that carry theirs out at the same time.
+//! Single plans, their sums, and several nodes that carry out their plans at the same time.
 
 use proptest::prelude::*;
 
@@ -10,7 +10,7 @@ fn load(clients: u32) -> NodeLoad {
     NodeLoad { clients, ..NodeLoad::default() }
 }
 
-/// The plan of each node, made of the same numbers.
+/// The plan of each node, made from the same numbers.
 fn plans(counts: &[u32], tolerance_percent: u32) -> Vec<ShedPlan> {
     let plan = |at: usize| {
         let others = counts.iter().enumerate().filter(|(other, _)| *other != at);
@@ -59,7 +59,7 @@ fn a_node_that_stops_takes_nobody_and_its_clients_are_about_to_come() {
 fn no_more_go_than_the_others_have_room_for_and_no_faster_than_they_accept() {
     let narrow = NodeLoad { room: Some(30), ..load(0) };
     assert_eq!(ShedPlan::new(400, &[narrow], 10, OVER).to_close, 30);
-    // Two nodes are above the mean: each has its part of what the third takes.
+    // Two nodes are above the mean. Each gets its part of what the third accepts.
     let plan = ShedPlan::new(600, &[load(300), narrow], 0, OVER);
     assert_eq!((plan.mean, plan.to_close), (300, 30));
     assert_eq!(ShedPlan::new(450, &[load(450), narrow], 0, OVER).to_close, 15);
@@ -67,7 +67,7 @@ fn no_more_go_than_the_others_have_room_for_and_no_faster_than_they_accept() {
     let plan = ShedPlan::new(400, &[slow], 10, OVER);
     assert_eq!((plan.to_close, plan.over), (200, Duration::from_secs(100)));
     assert_eq!(ShedPlan::new(400, &[slow, load(0)], 10, OVER).over, OVER, "one of them takes any number");
-    // Two close at the same time for one that takes two a second: 200 clients, 100 seconds.
+    // Two nodes close clients at the same time for one that accepts two a second: 200 clients take 100 seconds.
     let full = NodeLoad { accepts_per_s: 1000, ..load(300) };
     let plan = ShedPlan::new(300, &[full, slow], 0, OVER);
     assert_eq!((plan.to_close, plan.over), (100, Duration::from_secs(100)));
@@ -80,9 +80,9 @@ fn a_drain_takes_as_long_as_the_others_need_and_may_last() {
     assert_eq!(drain_time(1000, &[load(0)], second(20), second(60)), (second(20), None));
     assert_eq!(drain_time(6000, &[slow, slow], second(20), second(60)), (second(30), None));
     assert_eq!(drain_time(6000, &[slow, slow], second(20), second(0)), (second(20), Some(second(30))));
-    // Whoever knows that all of them go to one node sets what that one needs.
+    // An operator who knows that all clients go to one node sets the time that this node needs.
     assert_eq!(drain_time(6000, &[slow, slow], second(60), second(0)), (second(60), None));
-    // Another one stops, too, and has half of what the third accepts.
+    // A second node stops, too, and uses half of what the third accepts.
     let stops = NodeLoad { draining: true, accepts_per_s: 100, ..load(500) };
     assert_eq!(drain_time(1000, &[slow, stops], second(5), second(60)), (second(20), None));
     assert_eq!(drain_time(1000, &[], second(5), second(60)), (second(5), None), "nobody else is there");
@@ -133,8 +133,8 @@ proptest! {
         }
     }
 
-    /// Nodes that all begin at once, know each other's numbers as they were up to three seconds ago, and whose clients come
-    /// back after a while to the node that has the fewest.
+    /// All nodes begin at once, know each other's numbers as of up to three seconds ago, and their clients come back after
+    /// a while to the node with the fewest.
     #[test]
     fn nodes_that_shed_at_the_same_time_meet_at_the_mean(
         counts in prop::collection::vec(0_u32..400, 2..6), over_s in 1_u64..20, delay in 1_usize..30, lag in 1_usize..30,
@@ -185,7 +185,8 @@ proptest! {
         }
     }
 
-    /// What is closed in any second is within one client, and so within five percent from twenty a second on, of the rate.
+    /// The clients closed in any second differ from the rate by at most one, which is at most five percent from twenty a
+    /// second on.
     #[test]
     fn clients_are_closed_at_the_rate_that_was_set(clients in 1_u32..30_000, over_s in 5_u64..60) {
         let over = Duration::from_secs(over_s);

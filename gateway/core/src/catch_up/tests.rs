@@ -1,4 +1,4 @@
-//! Tests of catching up: who shares a read, and who must not.
+//! Tests of catching up: which subscribers share a read, and which must not.
 
 use shared::publication::Payload;
 
@@ -56,7 +56,7 @@ fn answered(catch_up: &mut CatchUp, want: &CatchUpRequest<'_>) -> Vec<u64> {
     }
 }
 
-/// Reads until this one has an answer, and counts the reads.
+/// Reads until this request has an answer, and counts the reads.
 fn read_until_answered(
     catch_up: &mut CatchUp,
     stream: &Stream,
@@ -90,7 +90,7 @@ fn a_storm_of_recoveries_is_one_read() {
     for (want, expected) in wants.iter().zip([&[6, 7, 8][..], &[7, 8], &[8], &[]]) {
         assert_eq!(offsets(&history.answer(want).unwrap()), expected);
     }
-    // Those who come later are told what was handed out since, too.
+    // Later subscribers also get what was delivered since.
     catch_up.handed_out(NOW, &append(&mut stream, 100));
     let late = catch_up.want(stopped(7), LIMIT);
     assert_eq!(answered(&mut catch_up, &late), [8, 9]);
@@ -104,7 +104,7 @@ fn all_who_want_the_newest_share_a_read_of_it() {
     assert_eq!(reading.filter, HistoryFilter { limit: 1, reverse: true, ..HistoryFilter::default() });
     assert_eq!(catch_up.ask(NOW, &wants[1]), CatchUpAnswer::Wait);
     let page = stream.page(reading.filter);
-    // Handed out meanwhile: it is newer than what was read.
+    // Delivered meanwhile, and newer than the page.
     catch_up.handed_out(NOW, &append(&mut stream, 100));
     let ReadResult::Shared(history) = catch_up.read(NOW, reading, &page) else { panic!() };
     for want in &wants {
@@ -122,7 +122,7 @@ fn the_newest_is_told_from_what_others_asked_for() {
     assert_eq!(read_until_answered(&mut catch_up, &stream, &want), (vec![2, 3], 1));
     let newest = catch_up.want_newest();
     assert_eq!(answered(&mut catch_up, &newest), [3]);
-    // What was read from the end on alone does not push out the rest.
+    // A read of the newest publication alone does not replace the rest.
     let want = catch_up.want(stopped(2), LIMIT);
     assert_eq!(answered(&mut catch_up, &want), [3]);
 }
@@ -136,7 +136,7 @@ fn a_position_alone_does_not_say_what_is_newest() {
     assert_eq!(read_until_answered(&mut catch_up, &stream, &newest), (vec![3], 1));
 }
 
-/// The id of what was published without one, at this offset.
+/// The id of a publication without an id of its own, at this offset.
 fn update(offset: u64) -> ResumeAfter {
     ResumeAfter::Id(format!("#{}:{offset}", epoch().as_str()).into())
 }
@@ -158,7 +158,7 @@ fn all_who_look_for_an_update_share_a_read_and_are_given_what_came_after_theirs(
     assert_eq!(told(&wants[0]), [9, 8, 7, 6]);
     assert_eq!(told(&wants[1]), [9, 8]);
     assert_eq!(told(&wants[2]), (1..=9).rev().collect::<Vec<_>>());
-    // And so are those who come after them, whatever they stopped at.
+    // Later subscribers share it, too, whatever they stopped at.
     let late = update(7);
     let late = catch_up.want_after(&late, LIMIT);
     assert_eq!(answered(&mut catch_up, &late), [9, 8, 7]);
@@ -172,7 +172,7 @@ fn an_update_that_is_not_known_here_is_looked_for_in_a_new_read() {
     let known = update(2);
     let want = catch_up.want_after(&known, LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &stream, &want), (vec![3, 2], 1));
-    // Another node has handed it out; this one has not.
+    // Another node has delivered it; this one has not.
     append(&mut stream, 100);
     let newer = update(4);
     let want = catch_up.want_after(&newer, LIMIT);
@@ -222,7 +222,7 @@ fn what_is_handed_out_during_a_read_is_part_of_it() {
     let reading = begin(&mut catch_up, &want);
     let page = stream.page(reading.filter);
     catch_up.handed_out(NOW, &append(&mut stream, 100));
-    // This one joined after the fourth was handed out: a past without it would be a gap.
+    // This subscriber joined after the fourth was delivered: history without it would be a gap.
     let meanwhile = catch_up.want(stopped(3), LIMIT);
     assert_eq!(catch_up.ask(NOW, &meanwhile), CatchUpAnswer::Wait);
     let ReadResult::Shared(history) = catch_up.read(NOW, reading, &page) else { panic!() };
@@ -268,10 +268,10 @@ fn one_who_is_ahead_of_what_is_kept_makes_a_new_read() {
     read_until_answered(&mut catch_up, &stream, &first);
     append(&mut stream, 100);
     append(&mut stream, 100);
-    // It got the fourth from another node, which is ahead of this one.
+    // The client got the fourth from another node, which is ahead of this one.
     let ahead = catch_up.want(stopped(4), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &stream, &ahead), (vec![5], 1));
-    // A place that the stream never had is told so after one read.
+    // A client that names an offset the stream never had is told so after one read.
     let nowhere = catch_up.want(stopped(99), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &stream, &nowhere), (vec![], 1));
     let other = catch_up.want(Some(ClientPosition { offset: 4, epoch: Some(Epoch::from_random(9)) }), LIMIT);
@@ -299,7 +299,7 @@ fn whoever_begins_here_is_told_of_a_read_begun_after_they_came() {
         panic!()
     };
     assert_eq!(history.answer(&begins).unwrap().top.offset, 4);
-    // The more that was kept is not given up for it.
+    // The longer history is not replaced by it.
     let recovers = catch_up.want(stopped(1), LIMIT);
     assert_eq!(answered(&mut catch_up, &recovers), [2, 3]);
 }
@@ -314,7 +314,7 @@ fn whoever_missed_more_than_is_left_costs_no_read_each() {
         let want = catch_up.want(stopped(offset), LIMIT);
         assert_eq!(answered(&mut catch_up, &want), expected, "{offset}");
     }
-    // More than the limit was missed: the next read takes what is newest, which serves all others.
+    // More than the limit was missed: the next read takes the newest, which serves all others.
     let (mut catch_up, long) = (fresh(), stream(40, 100));
     let want = catch_up.want(stopped(2), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &long, &want), (vec![], 1));
@@ -327,7 +327,7 @@ fn whoever_missed_more_than_is_left_costs_no_read_each() {
         let expected: Vec<u64> = if offset < 30 { vec![] } else { (offset + 1..=40).collect() };
         assert_eq!(answered(&mut catch_up, &want), expected);
     }
-    // All has had its time.
+    // Everything has expired.
     let (mut catch_up, mut expired) = (fresh(), stream(8, 100));
     expired.clear();
     let want = catch_up.want(stopped(7), LIMIT);
@@ -338,7 +338,7 @@ fn whoever_missed_more_than_is_left_costs_no_read_each() {
 
 #[test]
 fn whoever_is_up_to_date_takes_nothing_from_those_behind() {
-    // Nothing comes after where they stand, and that says nothing about what comes before.
+    // Nothing comes after their position, which says nothing about what comes before it.
     for ahead in [10, 11, 99] {
         let (mut catch_up, stream) = (fresh(), stream(10, 100));
         let up_to_date = catch_up.want(stopped(ahead), LIMIT);
@@ -378,7 +378,7 @@ fn a_read_brings_as_many_as_anyone_who_waits_takes() {
         assert_eq!(catch_up.ask(NOW, want), CatchUpAnswer::Wait);
     }
     let _ = catch_up.read(NOW, reading, &stream.page(reading.filter));
-    // Asked for by the one that takes little, in both their names.
+    // The subscriber with the small limit asks, for both of them.
     let reading = begin(&mut catch_up, &little);
     assert_eq!(
         reading.filter,
@@ -394,7 +394,7 @@ fn after_a_failed_read_another_may_be_made() {
     catch_up.read_failed(failed);
     let again = begin(&mut catch_up, &want);
     assert!(again.number > failed.number);
-    // The first comes back after all: too late to be told to anyone.
+    // The first read returns after all: too late to be shared.
     assert!(matches!(catch_up.read(NOW, failed, &stream(3, 9).page(failed.filter)), ReadResult::Unshared));
     assert_eq!(catch_up.ask(NOW, &want), CatchUpAnswer::Wait);
 }

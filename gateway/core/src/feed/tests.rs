@@ -1,4 +1,4 @@
-//! A feed by hand, and against streams that lose and repeat publications at random.
+//! Tests of a feed: single steps, and streams that lose and repeat publications at random.
 
 use proptest::prelude::*;
 use shared::position::Epoch;
@@ -24,7 +24,7 @@ fn page(offsets: std::ops::RangeInclusive<u64>, top: StreamPosition) -> HistoryP
     HistoryPage { publications, top }
 }
 
-/// Offsets as they are delivered, a loss as a negative number.
+/// The delivered offsets, a loss as a negative number.
 fn offsets(mended: &Mended) -> Vec<i64> {
     let offset = |position: StreamPosition| i64::try_from(position.offset).unwrap();
     mended
@@ -361,7 +361,7 @@ proptest! {
         let mut top = at(0);
         let mut retained = 0..0u64;
         feed.anchor(top);
-        // What a subscriber that started at the anchor would believe.
+        // What a subscriber that started at the anchor believes.
         let mut seen = top;
         let mut wanted = None;
         let mut epochs = 1;
@@ -439,7 +439,7 @@ proptest! {
         }
         prop_assert!(trimmed || holes == 0, "history had everything");
 
-        // Once it is quiet, two looks find whatever is missing.
+        // Once the channel is quiet, two checks find everything that is missing.
         for _ in 0..1000 {
             let deliveries = match wanted {
                 Some(_) => ask(&mut feed, &mut wanted, top, retained.clone(), 10).unwrap_or_default(),
@@ -462,7 +462,7 @@ proptest! {
     }
 }
 
-/// A broker whose data goes back, without a word: what stands at each offset, from 1 on.
+/// A broker whose data is rolled back unannounced. Holds what is at each offset, from 1 on.
 #[derive(Debug)]
 struct Forgetful {
     life: u64,
@@ -495,7 +495,7 @@ impl Forgetful {
     }
 }
 
-/// What someone who follows the stream believes to stand at each offset.
+/// What a subscriber believes to be at each offset.
 #[derive(Debug)]
 struct Follower {
     knows: Vec<u64>,
@@ -508,7 +508,7 @@ impl Follower {
         Self { knows: broker.stream.clone(), at: broker.top(), told }
     }
 
-    /// As a hub does, and a client that comes back and cannot recover.
+    /// Does what a hub does, and a client that comes back and cannot recover.
     fn take(&mut self, deliveries: &[FeedDelivery], broker: &Forgetful) {
         for delivery in deliveries {
             let (comes, data) = match delivery {
@@ -562,7 +562,7 @@ proptest! {
                     }
                     Admission::Held | Admission::Duplicate => vec![],
                 },
-                // What comes of the anchor's publications a second time cannot be told from what comes late.
+                // Publications of the anchor that come a second time cannot be told from late ones.
                 Turn::GoBack(count) if feed.fingerprint != 0 => {
                     broker.stream.truncate(broker.stream.len().saturating_sub(count));
                     went_back = true;

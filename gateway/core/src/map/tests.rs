@@ -1,4 +1,4 @@
-//! Random changes beside a plain model of what a state is.
+//! Checks random changes against a plain model of a state.
 
 use std::collections::BTreeMap;
 
@@ -70,7 +70,7 @@ impl Tried {
         self.keeping.stream.keeps_history()
     }
 
-    /// One more publication was told: it stands where the stream now ends.
+    /// Checks the next publication: it has the offset at which the stream now ends.
     fn check_told(&mut self, told: &Publication) {
         self.told += 1;
         assert_eq!(told.offset(), self.told);
@@ -91,7 +91,7 @@ impl Tried {
         offset.map(|offset| StreamPosition { offset, ..self.stream.position() })
     }
 
-    /// What the model says of a change.
+    /// The result of a change according to the model.
     fn expect(&self, key: &str, expected: Option<u64>, set: Option<&Step>) -> Result<(), NotMade> {
         let suppressed = |why| Err(NotMade::Suppressed(why));
         let known = self.model.get(key);

@@ -1,6 +1,6 @@
-//! Two regions and a link between them, in virtual time: what publishers and subscribers of a channel get where it has one home,
-//! and where it has one in each. Streams, feeds and histories are those of the gateway. The page `docs/two-regions.md` has its
-//! figures from here:
+//! Two regions and a link between them, in virtual time: what publishers and subscribers of a channel get where it has one
+//! home, and where it has one in each region. Streams, feeds and histories are those of the gateway. The figures of the
+//! page `docs/two-regions.md` come from here:
 //!
 //! ```sh
 //! cargo test -p gateway-core --test regions -- --nocapture
@@ -27,7 +27,7 @@ fn setting(homes: usize, cut_s: u64, history: u32) -> Setting {
     Setting { homes, one_way, cut: Duration::from_secs(cut_s), history, a_second: 20, time: TIME }
 }
 
-/// The rows of the page's table: homes, seconds for which the link is away, publications that history keeps.
+/// The rows of the page's table: homes, seconds for which the link is down, publications that history keeps.
 const ROWS: [(usize, u64, u32); 8] = [
     (1, 0, 1_000),
     (1, 5, 1_000),

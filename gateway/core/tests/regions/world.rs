@@ -1,4 +1,4 @@
-//! What happens, millisecond by millisecond.
+//! The two regions, event by event.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,55 +12,55 @@ use shared::moment::Moment;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::{Payload, Publication};
 
-/// When the link goes away, if it does.
+/// When the link goes down, if it does.
 const CUT_AT: Moment = Moment(20_000);
-/// How much is read of history at once.
+/// The most publications of one read of history.
 const PAGE: u32 = 500;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// 1: the channel's stream is in the first region. 2: it has one in each, for what is published there.
+    /// 1: the channel's stream is in the first region. 2: there is one in each region, for what is published there.
     pub homes: usize,
-    /// How long it takes from one region to the other.
+    /// The latency from one region to the other.
     pub one_way: Duration,
-    /// For how long the link is away.
+    /// How long the link is down.
     pub cut: Duration,
-    /// Publications that a stream keeps.
+    /// How many publications a stream keeps.
     pub history: u32,
-    /// Publications in each region, every second.
+    /// Publications in each region per second.
     pub a_second: u64,
     pub time: Duration,
 }
 
-/// By region where there are two.
+/// The result, by region where there are two figures.
 #[derive(Debug, Default)]
 pub struct Report {
     pub requests: [u64; 2],
     pub refused: [u64; 2],
-    /// The longest that a publisher waited for a yes.
+    /// The longest that a publisher waited for success.
     pub accepted_within: [Duration; 2],
-    /// How long it took until subscribers of the publisher's own region saw it, and of the other one, where the link was there all
-    /// the while: median.
+    /// The median time until subscribers of the publisher's own region saw a publication, and those of the other region,
+    /// while the link was up.
     pub here: [Duration; 2],
     pub there: [Duration; 2],
     /// How many publications subscribers saw.
     pub seen: [u64; 2],
-    /// Of those, from history.
+    /// How many of those came from history.
     pub recovered: u64,
-    /// Publications that subscribers were told they miss.
+    /// How many publications subscribers were told they missed.
     pub lost: u64,
-    /// Publications that the two regions see in another order than some other one.
+    /// How many publications the two regions see in another order than some other publication.
     pub other_order: u64,
 }
 
 #[derive(Debug)]
 enum Event {
-    /// Somebody in this region publishes.
+    /// A client in this region publishes.
     Ask {
         region: usize,
         number: u64,
     },
-    /// What was asked comes to the stream's home.
+    /// A publish request reaches the stream's home.
     Append {
         stream: usize,
         region: usize,
@@ -77,13 +77,13 @@ enum Event {
         publication: Box<Publication>,
     },
     LinkIsBack,
-    /// A region asks where a stream stands, and says where it stood itself.
+    /// A region asks for a stream's position, and reports its own.
     AskTop {
         stream: usize,
         region: usize,
         before: Option<StreamPosition>,
     },
-    /// Where the stream stood is known in this region, and where the region stood when it asked.
+    /// The answer to that: the stream's position, and the region's position when it asked.
     Top {
         stream: usize,
         region: usize,
@@ -134,12 +134,12 @@ struct World {
     turn: u64,
     events: BinaryHeap<Reverse<Next>>,
     streams: Vec<Stream>,
-    /// What each region's node knows of each stream.
+    /// The feed of each stream on each region's node.
     feeds: [Vec<Feed>; 2],
-    /// What each region's subscribers saw, in their order.
+    /// The publications that each region's subscribers saw, in order.
     saw: [Vec<u64>; 2],
     origins: FxHashMap<u64, (usize, Moment)>,
-    /// Which publication each position names.
+    /// The publication at each position.
     named: FxHashMap<(usize, StreamPosition), u64>,
     delays: FxHashMap<(usize, usize), Vec<Duration>>,
     report: Report,
@@ -183,7 +183,7 @@ impl World {
         let count = self.setting.time.as_secs() * self.setting.a_second;
         for number in 0..count {
             for region in 0..2 {
-                // Neither at the same time nor evenly between each other.
+                // Publications of the regions come neither at the same time nor evenly spaced.
                 let after = Duration::from_millis(number * every + region as u64 * every / 3);
                 self.after(after, Event::Ask { region, number: number * 2 + region as u64 });
             }
@@ -202,7 +202,7 @@ impl World {
         stream
     }
 
-    /// Sends something to a region. What is on its way when the link goes away is gone with it.
+    /// Sends something to a region. It is lost if the link is down before it arrives.
     fn send(&mut self, from: usize, to: usize, event: Event) -> bool {
         if from == to {
             self.after(Duration::ZERO, event);
@@ -241,7 +241,7 @@ impl World {
                         Event::Arrives { stream, region: to, publication: publication.clone().into() };
                     self.send(self.home(stream), to, arrives);
                 }
-                // Who hears nothing does not know; it was made all the same.
+                // A publisher that gets no answer does not know, but its publication was made.
                 self.send(self.home(stream), region, Event::Answered { region, requested_at });
             }
             Event::Answered { region, requested_at } => {
@@ -350,7 +350,7 @@ impl World {
         delays[delays.len() / 2]
     }
 
-    /// Of what both saw, how many stand on another side of some other one.
+    /// Returns how many of the publications that both saw come on another side of some other one.
     fn other_order(&self) -> u64 {
         let [here, there] = &self.saw;
         let place: FxHashMap<u64, usize> =

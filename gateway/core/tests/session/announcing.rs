@@ -1,4 +1,4 @@
-//! Who comes and goes: told by a session of itself, and asked for by others.
+//! Joins and leaves: announced by a session for its own client, and asked for by others.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use shared::push::UnsubscribeCode;
 
 use crate::support::{Client, channel, context, joined};
 
-/// `told` tells who comes and goes, to whoever asks; `forced` to everyone; `silent` does not tell.
+/// `told` announces joins and leaves to clients that ask; `forced` to all; `silent` to none.
 fn client() -> Client {
     let base = (*context().rules.default).clone();
     let mut context: Context = context();

@@ -1,4 +1,4 @@
-//! Whatever comes, in whatever order: what must always hold of a session.
+//! Random events in any order: the invariants of a session.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,10 +34,10 @@ const CHANNELS: [&str; 6] = ["a", "$b", "log:c", "recover:d", "shut:e", "poll:f"
 
 #[derive(Clone, Debug)]
 enum Event {
-    /// One message of these commands, each with an id of its own.
+    /// One message with these commands, each with its own id.
     Says(Vec<&'static str>),
     SaysBytes(MessageKind, Vec<u8>),
-    /// The outcome of one of the awaited effects: the right kind, or any other.
+    /// The outcome of one of the awaited effects: of the right kind, or of any other.
     Answers(Index, Kind, bool),
     AnswersNothing(u32, Kind),
     WaitsUntilWoken,
@@ -57,7 +57,7 @@ enum Kind {
     Closed,
 }
 
-/// `ID` stands for a number that is used once.
+/// `ID` stands for a number that is used only once.
 const COMMANDS: [&str; 27] = [
     r#"{"id":ID,"connect":{}}"#,
     r#"{"id":ID,"subscribe":{"channel":"a"}}"#,
@@ -88,7 +88,7 @@ const COMMANDS: [&str; 27] = [
     "not a command",
 ];
 
-/// How many of [`COMMANDS`] never close a connected client by themselves.
+/// The part of [`COMMANDS`] that never closes a connected client by itself.
 const HARMLESS: std::ops::Range<usize> = 1..7;
 
 fn commands() -> impl Strategy<Value = Vec<&'static str>> {
@@ -124,14 +124,14 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// What the hub would hold of a channel.
+/// The hub's state of a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
     Joining,
     Live,
 }
 
-/// A session, and everything that was seen of it.
+/// A session, and everything that was observed of it.
 struct Observed {
     session: Session,
     now: Moment,
@@ -140,18 +140,18 @@ struct Observed {
     next_id: u32,
     awaited: Vec<Effect>,
     tickets: BTreeSet<Ticket>,
-    /// Ids said, and whether they were replied to.
+    /// The ids of commands, and whether they were answered.
     replied: BTreeMap<u32, bool>,
     places: BTreeMap<Channel, Place>,
     subscribe_ids: BTreeMap<u32, &'static str>,
-    /// Where others know of the client.
+    /// The channels in which the client was announced.
     announced: BTreeSet<Channel>,
     closed: bool,
 }
 
 impl Observed {
     fn open(protocol: Arc<dyn Protocol>, is_json: bool) -> Self {
-        // Every publication is a piece of its own.
+        // Every publication fills a piece.
         let settings = SessionSettings {
             errors_max: 20,
             queued_commands_max: 40,
@@ -197,7 +197,7 @@ impl Observed {
         match event {
             Event::Says(commands) => self.says(&commands),
             Event::SaysBytes(kind, data) => {
-                // It closes, or (in the bare protocol) is published.
+                // The session closes, or publishes the message (in the bare protocol).
                 self.session.handle_message(self.now, Message { kind, data: &data });
             }
             Event::Answers(at, kind, right) => {
@@ -239,7 +239,7 @@ impl Observed {
             Event::Subscribes(name, recover) => {
                 let since = recover.then(|| Since { offset: 2, epoch: "life".into() });
                 let subscription = ServerSubscription { channel: name.into(), ..Default::default() };
-                // Whatever it says: what follows from it is looked at.
+                // The result does not matter: its effects are checked.
                 let _ = self.session.handle_subscribe(self.now, subscription, since);
             }
             Event::Refreshes(kind) => {
@@ -271,7 +271,7 @@ impl Observed {
         self.session.handle_message(self.now, Message { kind: MessageKind::Text, data: message.as_bytes() });
     }
 
-    /// Takes what the session wants done and checks each of it.
+    /// Takes the session's effects and checks each.
     fn look(&mut self) {
         let mut pinged = false;
         while let Some(effect) = self.session.poll_effect() {
@@ -293,7 +293,7 @@ impl Observed {
                 Effect::Leave { channel, ended } => match self.places.remove(channel) {
                     None => panic!("{channel} is left without a join"),
                     Some(Place::Live) => assert!(ended.is_some(), "{channel} was live"),
-                    // A client may know of its subscription before it goes live, or of none.
+                    // A client may be told of its subscription before it goes live, or not at all.
                     Some(Place::Joining) => {}
                 },
                 Effect::UpdatePresence { channel, .. } => {
@@ -317,7 +317,7 @@ impl Observed {
                 self.awaited.push(effect);
             }
         }
-        // Room, and renewals, beside the joins. Of those that are no longer waited for some may be left.
+        // Beside the joins, room and renewals are awaited. Effects that no longer matter may be left.
         let others = 2 + 2 * CHANNELS.len();
         assert!(self.awaited.len() <= JOINS_MAX + others || self.closed, "too much is awaited");
         assert_eq!(self.session.is_closed(), self.closed);
@@ -347,7 +347,7 @@ impl Observed {
         }
     }
 
-    /// Whether there was a ping in it.
+    /// Reads a message. Returns whether there was a ping in it.
     fn reads(&mut self, message: &[u8]) -> bool {
         if !self.is_json {
             return false;
@@ -368,7 +368,7 @@ impl Observed {
         pinged
     }
 
-    /// Answers everything that is awaited, until nothing is.
+    /// Answers all awaited effects, until there are none.
     fn settle(&mut self) {
         for _ in 0..10_000 {
             if self.closed || self.awaited.is_empty() {
@@ -438,7 +438,7 @@ fn outcome(effect: &Effect, now: Moment, kind: Kind) -> (Ticket, OutcomeResult) 
     let read: HistoryPage = page(&[3, 4], 4);
     let result = match effect {
         Effect::Authenticate { .. } | Effect::Reauthenticate { .. } | Effect::SignIn { .. } => {
-            // Whom the server renews it subscribes too.
+            // A client that the server renews is also subscribed by it.
             let refreshed_by_server = expires.is_some();
             let to = |name: &&str| ServerSubscription { channel: (*name).into(), ..Default::default() };
             let subs = ["log:c", "recover:d"].iter().filter(|_| refreshed_by_server).map(to).collect();
@@ -554,7 +554,7 @@ proptest! {
     }
 }
 
-/// Without this the properties above could hold of sessions that close at once.
+/// Without this test the properties above could also hold of sessions that close at once.
 #[test]
 fn a_long_conversation_stays_open_and_is_answered() {
     let mut observed = Observed::open(Arc::new(CentrifugeJson::default()), true);

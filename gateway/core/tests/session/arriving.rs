@@ -1,4 +1,4 @@
-//! What the server subscribes a client to: as it connects, and later.
+//! Subscriptions that the server makes for a client: as it connects, and later.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn ann(subs: Vec<ServerSubscription>) -> OutcomeResult {
     OutcomeResult::Authenticated(Ok(Identity { user: UserId::new("ann"), subs, ..Identity::default() }))
 }
 
-/// A client whose token says this, up to where its channels are joined.
+/// A client whose token has these subscriptions, up to where its channels are joined.
 fn connecting(context: Context, connect: &str, subs: Vec<ServerSubscription>) -> Client {
     let mut client = Client::open(context);
     client.says(&format!(r#"{{"id":1,"connect":{{{connect}}}}}"#));

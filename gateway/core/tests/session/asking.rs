@@ -1,4 +1,4 @@
-//! What clients say to the application: rpc and send.
+//! Requests of clients to the application: rpc and send.
 
 use gateway_core::effect::{Denial, Identity, OutcomeResult};
 use gateway_core::session::{Application, Context};

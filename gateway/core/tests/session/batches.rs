@@ -1,4 +1,4 @@
-//! Replies share messages, and never change places with what makes a channel live.
+//! Replies share messages, and never change places with what makes a channel go live.
 
 use gateway_core::session::{BATCH_BYTES_MAX, REPLIES_PER_MESSAGE_MAX};
 use shared::error::ErrorCode;

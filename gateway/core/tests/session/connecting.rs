@@ -1,4 +1,4 @@
-//! From the opening of a connection to the answer to its connect command.
+//! Connecting, from the opening of a connection to the answer to its connect command.
 
 use std::time::Duration;
 

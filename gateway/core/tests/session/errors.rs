@@ -1,4 +1,4 @@
-//! Commands that are answered with an error whatever stands in them, and those that break the protocol.
+//! Commands that are answered with an error whatever they contain, and commands that break the protocol.
 
 use shared::error::ErrorCode;
 use shared::framing::{Message, MessageKind};

@@ -1,4 +1,4 @@
-//! Clients whose request says all that they follow: each of it and nothing beside, or a no.
+//! Clients whose request names everything that they follow: they get exactly that, or are refused.
 
 use std::sync::Arc;
 

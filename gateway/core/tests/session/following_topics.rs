@@ -1,4 +1,4 @@
-//! Clients of a Mercure hub: which updates are for them, and from which they go on.
+//! Clients of a Mercure hub: which updates they get, and from which they continue.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use shared::topic_selector::Selector;
 
 use crate::support::{Client, authenticated, context, joined, page};
 
-/// The hub's namespace, open to all or closed.
+/// The hub's namespace, open to all clients or closed.
 fn with_hub(open: bool) -> Context {
     let mut context = context();
     let options = ChannelOptions {
@@ -42,7 +42,7 @@ fn reading(subscribe: &[&str]) -> OutcomeResult {
     OutcomeResult::Authenticated(Ok(identity))
 }
 
-/// Whether the hub would let a client have such an update: by the filter that the client joins with.
+/// Whether the hub would send a client such an update, according to the filter with which the client joins.
 fn is_for(mut client: Client, who: OutcomeResult, form: &str) -> bool {
     client.answer(who);
     let join = std::iter::from_fn(|| client.session.poll_effect()).find_map(|effect| match effect {
@@ -97,7 +97,7 @@ fn a_closed_hub_is_for_those_who_show_a_right() {
 #[test]
 fn an_update_that_is_found_is_gone_on_from_and_another_is_not() {
     let past = || {
-        // As history is read backwards.
+        // In the order in which history is read backwards.
         let mut past = page(&[5, 6, 7], 7);
         for publication in &mut past.publications {
             let update = Update::read(format!("topic=a&id=id-{}", publication.offset()).as_bytes()).unwrap();

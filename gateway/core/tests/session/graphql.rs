@@ -1,4 +1,4 @@
-//! GraphQL speaks through the same session: a channel may have several readers in one client, and an application may say where.
+//! GraphQL uses the same session: a client may have several readers of a channel, and the application may name the channel.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use shared::publication::Payload;
 
 use crate::support::{Client, context, joined, page};
 
-/// A document is a channel, or behind an `@` a question for the application.
+/// A document is the name of a channel, or behind an `@` a question for the application.
 #[derive(Debug)]
 struct ByName;
 
@@ -28,7 +28,7 @@ impl Planner for ByName {
     }
 }
 
-/// A client, and what its operations follow it up with.
+/// A client, with the protocol that holds its operations.
 struct Connected {
     client: Client,
     graphql: Arc<GraphQl>,
@@ -69,7 +69,7 @@ impl Connected {
     }
 }
 
-/// What is told of a publication whose payload is its offset, to one that counts.
+/// The message for a publication whose payload is its offset, to an operation with positions.
 fn next_event(id: &str, offset: u64) -> String {
     format!(
         r#"< {{"id":"{id}","type":"next","payload":{{"data":{{"m":{offset}}},"extensions":{{"tidegate":{{"position":{{"epoch":"life","offset":{offset}}}}}}}}}}}"#

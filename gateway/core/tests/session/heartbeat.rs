@@ -68,7 +68,7 @@ fn whatever_comes_from_a_client_shows_that_it_is_there() {
     client.waits_ms(12_500);
     for _ in 0..300 {
         assert_eq!(client.did(), ["< {}"]);
-        // It writes all the time and never answers.
+        // The client writes all the time and never answers.
         client.says(r#"{"id":2,"unsubscribe":{"channel":"a"}}"#);
         client.did();
         client.waits_ms(24_999);
@@ -184,7 +184,7 @@ fn first_pings_are_spread_over_half_an_interval() {
         session.handle_outcome(Moment::ZERO, gateway_core::effect::Outcome { ticket, result });
         session.poll_timeout().unwrap()
     };
-    // Multiples of a large odd number, as good as random here.
+    // Multiples of a large odd number are as good as random here.
     let moments: Vec<Moment> =
         (0..1_000).map(|n: u64| first_ping(n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
     let (first, last) = (moments.iter().min().unwrap(), moments.iter().max().unwrap());
@@ -192,7 +192,7 @@ fn first_pings_are_spread_over_half_an_interval() {
     assert!(last.since(*first) > Duration::from_secs(12), "{first:?} to {last:?}");
 }
 
-/// A session on a wire that asks for a sign of life before anything is said.
+/// A session on a wire that requires a sign of life before the client says anything.
 fn connecting_at_once() -> Session {
     connecting_at_once_by(0)
 }

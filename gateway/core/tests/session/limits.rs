@@ -1,4 +1,4 @@
-//! What a client may not do too much of.
+//! Limits on what a client may do.
 
 use gateway_core::effect::{Identity, OutcomeResult};
 use gateway_core::session::SessionSettings;

@@ -12,7 +12,7 @@ fn asks(client: &mut Client, id: u32, channel: &str, rest: &str) -> Vec<String> 
     client.did()
 }
 
-/// The same as the channel has it after it was cleared.
+/// The same state after the channel was cleared.
 fn in_another_life(result: OutcomeResult) -> OutcomeResult {
     let OutcomeResult::State(Ok(mut page)) = result else { panic!("{result:?} is no state") };
     page.top = page.top.map(|top| StreamPosition { epoch: Epoch::from_random(2), ..top });
@@ -47,7 +47,7 @@ fn later_pages_leave_out_what_comes_by_the_stream() {
         r#""state":[{"data":1,"offset":1,"key":"a"},{"data":1,"offset":2,"key":"b"}]}}"#
     );
     assert_eq!(client.did(), [reply]);
-    // Other commands do not wait for the client to ask for the next.
+    // Other commands do not wait until the client asks for the next page.
     client.says(r#"{"id":3,"presence":{"channel":"shut:a"}}"#);
     assert_eq!(client.did().len(), 1);
     let rest = r#","phase":2,"limit":2,"cursor":"b","offset":2,"epoch":"life""#;
@@ -72,7 +72,7 @@ fn without_a_stream_publications_are_held_back_from_before_the_first_page_and_no
     );
     assert_eq!(client.did(), [reply]);
     asks(&mut client, 3, "brief:a", r#","phase":2,"limit":2,"cursor":"a""#);
-    // What was set since the first page is among what is held back.
+    // Keys set since the first page are among what is held back.
     client.answer(keys(&[("b", 2), ("c", 5)], Some(900), ""));
     let reply = r#"< {"id":3,"subscribe":{"epoch":"life","type":1,"state":[{"data":1,"key":"b"}]}}"#;
     assert_eq!(client.did(), [reply, "live brief:a @4", "show seen:brief:a"]);
@@ -157,7 +157,7 @@ fn who_is_far_behind_reads_the_stream_page_by_page() {
     let mut client = Client::anonymous();
     let recover = r#","phase":1,"recover":true,"limit":2,"offset":5,"epoch":"life""#;
     asks(&mut client, 2, "state:a", recover);
-    // What was missed is more than one read brings.
+    // More was missed than one read returns.
     client.answer(joined(Some(page(&[], 900))));
     assert_eq!(client.did(), ["leave state:a", "history state:a since 5 limit 2"]);
     client.answer(OutcomeResult::History(Ok(page(&[6, 7], 900))));

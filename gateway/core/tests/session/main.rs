@@ -1,4 +1,4 @@
-//! Sessions driven by hand: real bytes of the wire in, effects out, and time that only moves when it is told to.
+//! Sessions driven by hand: real bytes of the wire go in, effects come out, and time moves only when a test moves it.
 
 #![allow(clippy::unwrap_used, reason = "a test that finds nothing where something must be has failed")]
 

@@ -1,4 +1,5 @@
-//! Asking for the newest values: in the data of a subscription, within what its namespace allows, and anew while it lives.
+//! Delivery of newest values: asked for in the data of a subscription, within what its namespace allows, and changed while
+//! it lives.
 
 use gateway_core::effect::OutcomeResult;
 use shared::error::ErrorCode;
@@ -89,7 +90,7 @@ fn a_namespace_can_say_it_for_all_who_say_nothing() {
     assert_eq!(client.did(), [line]);
 }
 
-/// Subscribes, and asks for something else.
+/// Subscribes, and then asks for other terms.
 fn change(own: &str, to: &str) -> Client {
     let mut client = Client::anonymous();
     let data = if own.is_empty() { String::new() } else { format!(r#","data":{{"tidegate":{own}}}"#) };

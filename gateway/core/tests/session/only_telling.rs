@@ -1,4 +1,4 @@
-//! Clients that say once who they are, and are told everything from then on.
+//! Clients that identify themselves once, and only receive from then on.
 
 use std::sync::Arc;
 

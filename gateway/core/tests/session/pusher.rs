@@ -1,4 +1,4 @@
-//! Pusher speaks through the same session: who may be where is the application's signatures to say, and members are users.
+//! Pusher uses the same session: the application's signatures decide who may subscribe, and members are users.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The bare protocol speaks through the same session: its address says what others say in commands.
+//! The bare protocol uses the same session: its address has what other protocols put into commands.
 
 use std::sync::Arc;
 

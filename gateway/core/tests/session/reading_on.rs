@@ -1,4 +1,4 @@
-//! Answers of many bytes, and clients that take them slowly.
+//! Large answers, and clients that take them slowly.
 
 use bytes::Bytes;
 use gateway_core::effect::{DeliveryTerms, Effect, GoLive, Identity, OutcomeResult};
@@ -10,7 +10,7 @@ use shared::push::UnsubscribeCode;
 
 use crate::support::{Client, channel, error, joined, page, position, with_settings};
 
-/// One publication of these is a piece.
+/// One publication of this size fills a piece.
 const LARGE: usize = 900;
 
 fn client() -> Client {
@@ -31,7 +31,7 @@ fn large(offsets: std::ops::RangeInclusive<u64>, top: u64) -> HistoryPage {
 const FROM_TWO: &str =
     r#"{"id":2,"subscribe":{"channel":"recover:a","recover":true,"epoch":"life","offset":2}}"#;
 
-/// What it did, with the numbers of publications in place of their data.
+/// The effects, with the numbers of publications in place of their data.
 fn did(client: &mut Client) -> Vec<String> {
     let short = |line: String| {
         let zeros = "0".repeat(LARGE - 1);
@@ -57,7 +57,7 @@ fn a_recovery_of_many_bytes_begins_in_the_reply_and_goes_on_as_the_client_takes_
     assert_eq!(did(&mut client), [reply, "await room"]);
     client.answer(OutcomeResult::Room);
     assert_eq!(did(&mut client), ["join recover:a since 3 limit 2 positioned"]);
-    // More was published meanwhile than a recovery may have.
+    // Meanwhile more was published than a recovery may return.
     client.answer(joined(Some(large(4..=5, 90))));
     assert_eq!(did(&mut client), [piece(4), "await room".to_owned()]);
     client.answer(OutcomeResult::Room);

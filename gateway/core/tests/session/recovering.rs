@@ -1,4 +1,4 @@
-//! Coming back to a channel: all that was missed, or the plain word that it is not there.
+//! Recovery of a channel: everything that was missed, or a plain answer that it is not there.
 
 use gateway_core::effect::OutcomeResult;
 use gateway_core::history::HistoryPage;
@@ -7,7 +7,7 @@ use shared::error::ErrorCode;
 
 use crate::support::{Client, error, joined, page, with_settings};
 
-/// Recovers `log:a` from a position, with the broker answering this.
+/// Recovers `log:a` from a position, with this answer of the broker.
 fn recover(offset: u64, epoch: &str, answer: Option<HistoryPage>) -> Vec<String> {
     let mut client = Client::anonymous();
     let since = format!(r#""recover":true,"epoch":"{epoch}","offset":{offset}"#);

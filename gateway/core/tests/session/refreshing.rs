@@ -1,4 +1,4 @@
-//! Tokens that expire, and new ones in their place.
+//! Tokens that expire, and their replacement.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use shared::moment::Moment;
 
 use crate::support::{CLIENT, Client, context, error, joined, page, refused};
 
-/// Heartbeats would only be in the way.
+/// A context without heartbeats, which would be in the way.
 fn quiet() -> Context {
     let settings = SessionSettings { ping_interval_ms: 3_600_000, ..SessionSettings::default() };
     Context { settings, ..context() }
@@ -22,13 +22,13 @@ fn identity(expires: Moment) -> Identity {
     Identity { user: UserId::new("ann"), expires: Some(expires), ..Identity::default() }
 }
 
-/// Connected with a token for a minute.
+/// A client that is connected with a token for a minute.
 fn for_a_minute() -> Client {
     let expires = Client::open(quiet()).now + Duration::from_secs(60);
     Client::connected(quiet(), identity(expires))
 }
 
-/// Connected without an end, subscribed to `news` with a token for a minute.
+/// A client that is connected without expiry, and subscribed to `news` with a token for a minute.
 fn subscribed_for_a_minute() -> Client {
     let identity = Identity { user: UserId::new("ann"), ..Identity::default() };
     let mut client = Client::connected(quiet(), identity);

@@ -1,4 +1,4 @@
-//! Connections and subscriptions that the application renews, or that the server API does.
+//! Connections and subscriptions that the application or the server API renews.
 
 use std::time::Duration;
 

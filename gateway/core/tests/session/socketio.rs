@@ -1,5 +1,4 @@
-//! Socket.IO speaks through the same session: namespaces that a client comes into and goes out of, with rooms that hang on
-//! them.
+//! Socket.IO uses the same session: namespaces that a client enters and leaves, with rooms that depend on them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +66,7 @@ fn grant() -> OutcomeResult {
     OutcomeResult::Authorized(Ok(Grant::default()))
 }
 
-/// In the main namespace, as nobody in particular.
+/// A client in the main namespace, without a user.
 fn entered() -> Client {
     let mut client = opened();
     client.says("0");

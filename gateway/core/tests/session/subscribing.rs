@@ -1,4 +1,4 @@
-//! The subscribe command: who may, what is asked of the hub and the broker, what is answered.
+//! The subscribe command: who may subscribe, what the session asks of the hub and the broker, and what it answers.
 
 use std::sync::Arc;
 use std::time::Duration;

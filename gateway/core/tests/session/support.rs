@@ -1,4 +1,4 @@
-//! One client in a test: it speaks JSON, and what its session did is told as lines of text.
+//! A client for tests: it speaks JSON, and the effects of its session come as lines of text.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,9 +31,9 @@ pub(crate) const CLIENT: &str = "00000000-0000-4000-8000-000000000007";
 pub(crate) struct Client {
     pub(crate) session: Session,
     pub(crate) now: Moment,
-    /// Effects whose outcome is awaited, with the channel they are about.
+    /// Effects whose outcome is awaited, with the channel they concern.
     awaited: VecDeque<(Ticket, String)>,
-    /// Why each leave was.
+    /// The reason of each leave.
     pub(crate) ended: Vec<Option<Ended>>,
 }
 
@@ -50,7 +50,7 @@ impl Client {
         Self::that_asks(way, protocol, context, None)
     }
 
-    /// With a request that says it all.
+    /// A client whose request says everything.
     pub(crate) fn that_asks(
         way: ConnectionWay,
         protocol: Arc<dyn Protocol>,
@@ -63,12 +63,12 @@ impl Client {
         Self { session: Session::open(now, opening), now, awaited: VecDeque::new(), ended: Vec::new() }
     }
 
-    /// Connected, as nobody in particular.
+    /// A client that is connected without a user.
     pub(crate) fn anonymous() -> Self {
         Self::connected(context(), Identity::default())
     }
 
-    /// Connected, as this user.
+    /// A client that is connected as this user.
     pub(crate) fn user(user: &str) -> Self {
         Self::connected(context(), Identity { user: UserId::new(user), ..Identity::default() })
     }
@@ -90,7 +90,7 @@ impl Client {
         assert!(self.did().contains(&format!("live {channel}")));
     }
 
-    /// Subscribes with a token that gave this.
+    /// Subscribes with a token that has this grant.
     pub(crate) fn subscribe_with_token(&mut self, channel: &str, grant: Grant) {
         self.says(&format!(r#"{{"id":2,"subscribe":{{"channel":"{channel}","token":"t"}}}}"#));
         assert_eq!(self.did(), [format!("authorize {channel} t")]);
@@ -105,7 +105,7 @@ impl Client {
         self.session.handle_message(self.now, Message { kind: MessageKind::Text, data: message.as_bytes() });
     }
 
-    /// Answers the oldest effect that awaits it.
+    /// Answers the oldest awaited effect.
     pub(crate) fn answer(&mut self, result: OutcomeResult) {
         let (ticket, _) = self.awaited.pop_front().expect("no effect is awaited");
         self.session.handle_outcome(self.now, Outcome { ticket, result });
@@ -118,7 +118,7 @@ impl Client {
         self.session.handle_outcome(self.now, Outcome { ticket, result });
     }
 
-    /// Time passes, with the session woken whenever it asked for it.
+    /// Lets time pass, and wakes the session whenever it asked for it.
     pub(crate) fn waits(&mut self, time: Duration) {
         let until = self.now + time;
         while let Some(next) = self.session.poll_timeout().filter(|next| *next <= until) {
@@ -133,7 +133,7 @@ impl Client {
         self.waits(Duration::from_millis(ms));
     }
 
-    /// What the session did since it was last asked, a line for each effect.
+    /// Returns the session's effects since the last call, a line for each.
     pub(crate) fn did(&mut self) -> Vec<String> {
         let effects: Vec<Effect> = std::iter::from_fn(|| self.session.poll_effect()).collect();
         effects.into_iter().map(|effect| self.tell(effect)).collect()
@@ -292,10 +292,9 @@ impl Client {
     }
 }
 
-/// Channels without a namespace are open to all and keep nothing. Those of `log` keep history and presence. `shut`
-/// allows nothing, `named` lets the named users in, `recover` and `position` force what they are called. `secret` keeps
-/// history that nobody may read, and into `members` only subscribers publish. `poll` has keys that are asked for, three
-/// for each client.
+/// Channels without a namespace are open to all and keep nothing. Those of `log` keep history and presence. `shut` allows
+/// nothing, `named` admits the named users, `recover` and `position` force what their names say. `secret` keeps history
+/// that nobody may read, and only subscribers may publish into `members`. `poll` has polled keys, three for each client.
 pub(crate) fn context() -> Context {
     let open = ChannelOptions {
         allow_subscribe: true,
@@ -358,7 +357,7 @@ pub(crate) fn context() -> Context {
     }
 }
 
-/// Channels that keep state by key, whose subscribers are seen in those of `seen`.
+/// Newest values: kept and sent by default (`snapshot`), or sent on request.
 fn quotes(snapshot: bool) -> NewestOptions {
     NewestOptions {
         delivery: if snapshot { DeliveryMode::Latest } else { DeliveryMode::All },
@@ -371,6 +370,7 @@ fn quotes(snapshot: bool) -> NewestOptions {
     }
 }
 
+/// Channels that keep state by key, whose subscribers are shown in those of `seen`.
 fn with_keys(mode: MapMode) -> ChannelOptions {
     let map = MapOptions {
         mode,
@@ -448,7 +448,7 @@ pub(crate) fn error(id: u32, code: ErrorCode) -> String {
     format!(r#"< {{"id":{id},"error":{{"code":{code},"message":"{message}"{temporary}}}}}"#)
 }
 
-/// Where a subscriber is shown.
+/// The channels in which a subscriber is shown.
 fn names(shown: &PublishedSubscriber) -> String {
     let names = [&shown.clients, &shown.users, &shown.own].into_iter().flatten();
     names.map(|channel| channel.as_str()).collect::<Vec<_>>().join(" ")

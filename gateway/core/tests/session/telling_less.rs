@@ -1,4 +1,4 @@
-//! Subscribers who are told less than all: the newest publication, those with certain tags, or only what has changed.
+//! Subscribers that receive less than everything: the newest publication, those with certain tags, or deltas.
 
 use std::sync::Arc;
 
@@ -11,8 +11,7 @@ use shared::publication::Payload;
 
 use crate::support::{Client, context, error, joined, page};
 
-/// `cache` holds a state in each publication, `auto` hands it out unasked; `tags` lets subscribers filter, `delta` sends
-/// what has changed.
+/// `cache` has a state in each publication, `auto` sends it unasked; `tags` lets subscribers filter, `delta` sends deltas.
 fn with_more() -> Context {
     let mut context = context();
     let base = (**context.rules.namespaces.get("recover").unwrap()).clone();

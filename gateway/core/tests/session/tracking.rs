@@ -1,4 +1,4 @@
-//! Keys of polled channels: who may follow which, when it begins, and every way in which it ends.
+//! Keys of polled channels: which may be followed by whom, how following begins, and all the ways in which it ends.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn track(client: &mut Client, items: &str, untrack: &str) -> Vec<String> {
     client.did()
 }
 
-/// What is signed, for so many seconds.
+/// A signature for these keys, valid for this many seconds.
 fn signed(client: &Client, keys: &[(&str, u64)], seconds: u64) -> OutcomeResult {
     let items = keys.iter().map(|(key, version)| ((*key).into(), *version)).collect();
     let expires = (seconds > 0).then(|| client.now + Duration::from_secs(seconds));

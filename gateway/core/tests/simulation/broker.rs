@@ -1,5 +1,5 @@
-//! A broker with one stream a channel: what it appends it sends to every node that asked for the channel, and some of
-//! that does not arrive.
+//! A broker with one stream per channel. It sends what it appends to every node that has subscribed to the channel, and
+//! some of that is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,26 +20,26 @@ use crate::cluster::RECOVERY_LIMIT;
 use crate::network::{Ask, Event, Lane, Net, NodeEvent, Question, trace};
 use crate::polls::Application;
 
-/// Larger than any stream here.
+/// More bytes than any stream here has.
 pub(crate) const STREAM_BYTES_MAX: usize = 1 << 20;
 
-/// What a third of the application's publications are tagged with.
+/// The tag of a third of the application's publications.
 pub(crate) const TAG: (&str, &str) = ("third", "yes");
 
-/// Publications of this channel are long enough for patches.
+/// Publications of this channel are long enough for deltas.
 const PADDED: &str = "stream:b";
 
-/// The way from the broker to one node.
+/// The link from the broker to one node.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     pub(crate) up: bool,
-    /// Counts the links there were: what was on an earlier one does not arrive.
+    /// The number of this link: what was on an earlier one does not arrive.
     pub(crate) number: u32,
     pub(crate) node_life: u32,
     lane: Lane,
-    /// What the node has asked for, whether or not the link is up.
+    /// The channels that the node has asked for, whether or not the link is up.
     wanted: BTreeSet<Channel>,
-    /// What the broker delivers over the present link.
+    /// The channels that the broker delivers over the current link.
     subscribed: BTreeSet<Channel>,
 }
 
@@ -47,20 +47,20 @@ pub(crate) struct Link {
 pub(crate) struct Broker {
     pub(crate) rules: ChannelRules,
     pub(crate) streams: BTreeMap<Channel, Stream>,
-    /// Of channels that keep state by key.
+    /// The states of channels that keep state by key.
     pub(crate) states: BTreeMap<Channel, MapState>,
     pub(crate) links: Vec<Link>,
     next_number: u64,
-    /// When all streams began anew.
+    /// When all streams started anew.
     flushed_at: Option<Moment>,
     /// When each channel was cleared last.
     pub(crate) cleared_at: BTreeMap<Channel, Moment>,
-    /// What is asked for keys of the polled channel.
+    /// The application that is asked for the keys of the polled channel.
     pub(crate) application: Application,
 }
 
-/// Milliseconds in which nodes find out that streams have begun anew, each by itself: until then some of them hand out
-/// what was left of the old ones.
+/// How long nodes take to notice that streams have started anew, each by itself, in milliseconds. Until then some of them
+/// deliver what was left of the old ones.
 const EPOCHS_OVERLAP: u64 = 5_000;
 
 impl Broker {
@@ -78,7 +78,7 @@ impl Broker {
         }
     }
 
-    /// A payload that no other publication has.
+    /// Returns a payload that no other publication has.
     pub(crate) fn payload(channel: &Channel, number: u64) -> Payload {
         Payload::json(match channel.as_str() {
             PADDED => format!("{{\"n\":{number},\"pad\":\"{:>60}\"}}", number % 5),
@@ -156,7 +156,7 @@ impl Broker {
         }
     }
 
-    /// The link to a node is lost, with what is on it.
+    /// Takes a node's link down, with everything that is on it.
     pub(crate) fn lose_link(&mut self, node: usize) {
         let link = &mut self.links[node];
         link.up = false;
@@ -164,7 +164,7 @@ impl Broker {
         link.subscribed.clear();
     }
 
-    /// It is back, and everything is asked for again.
+    /// Restores a link, over which everything is asked for again.
     pub(crate) fn restore_link(&mut self, node: usize, net: &mut Net) {
         let link = &mut self.links[node];
         link.up = true;
@@ -175,25 +175,25 @@ impl Broker {
         net.at(time, Event::Node { node, life: link.node_life, what: NodeEvent::Resumed });
     }
 
-    /// The node is gone; the next one of this number has a life of its own.
+    /// Forgets a node that is gone. The next node with this number starts a new life.
     pub(crate) fn forget_node(&mut self, node: usize, life: u32) {
         let link = &mut self.links[node];
         *link = Link { up: link.up, number: link.number + 1, node_life: life, ..Link::default() };
     }
 
-    /// The broker starts again and remembers nothing.
+    /// Restarts the broker, which has lost everything.
     pub(crate) fn flush(&mut self, now: Moment) {
         self.streams.clear();
         self.states.clear();
         self.flushed_at = Some(now);
     }
 
-    /// Whether there may still be two streams of one name, of which nobody can tell which came first.
+    /// Whether there may still be two streams of one name, of which nobody can tell the order.
     pub(crate) fn epochs_overlap(&self, now: Moment) -> bool {
         self.flushed_at.is_some_and(|at| now.0 < at.0 + EPOCHS_OVERLAP)
     }
 
-    /// Something of a polled key changes, and is published, or found when the key is next asked for.
+    /// Changes a polled key. The change is published, or found when the key is next asked for.
     pub(crate) fn change_polled(&mut self, channel: &Channel, net: &mut Net) {
         let Some((key, version, epoch)) = self.application.change(net) else { return };
         for (node, link) in self.links.iter_mut().enumerate() {
@@ -208,7 +208,7 @@ impl Broker {
         }
     }
 
-    /// Nodes are told to compare where a channel stands, as far as they can be told.
+    /// Has nodes compare a channel's position, as far as they can be reached.
     pub(crate) fn have_compared(&mut self, channel: &Channel, net: &mut Net) {
         for (node, link) in self.links.iter_mut().enumerate().filter(|(_, link)| link.up) {
             let latency = net.dice.within(1..60);
@@ -218,23 +218,23 @@ impl Broker {
         }
     }
 
-    /// The same of one channel.
+    /// Whether there may still be two streams of this channel.
     pub(crate) fn epochs_of_overlap(&self, channel: &Channel, now: Moment) -> bool {
         let cleared = self.cleared_at.get(channel).is_some_and(|at| now.0 < at.0 + EPOCHS_OVERLAP);
         cleared || self.epochs_overlap(now)
     }
 
-    /// The history of every channel is removed. Offsets go on.
+    /// Removes the history of every channel. Offsets continue.
     pub(crate) fn clear_history(&mut self) {
         self.streams.values_mut().for_each(Stream::clear);
     }
 
-    /// Where a channel's stream ends; `None` if it has none.
+    /// Returns where a channel's stream ends; `None` if it has none.
     pub(crate) fn top(&mut self, channel: &Channel, net: &mut Net) -> Option<StreamPosition> {
         self.retention(channel).keeps_history().then(|| self.page(channel, HistoryFilter::default(), net).top)
     }
 
-    /// Whether history holds everything after a position.
+    /// Whether history has everything after a position.
     pub(crate) fn could_serve(&mut self, channel: &Channel, epoch: &str, offset: u64, net: &mut Net) -> bool {
         if !self.retention(channel).keeps_history() {
             return false;
@@ -244,7 +244,7 @@ impl Broker {
         is_recovered(&Since { offset, epoch: epoch.into() }, &self.page(channel, filter, net))
     }
 
-    /// How many subscriptions of channels the nodes have.
+    /// Returns how many channel subscriptions the nodes have.
     pub(crate) fn subscriptions(&self) -> usize {
         self.links.iter().map(|link| link.wanted.len()).sum()
     }
@@ -269,7 +269,7 @@ impl Broker {
         self.send_on(channel, &publication, net);
     }
 
-    /// To all nodes that are to have it, as far as it gets there.
+    /// Sends a publication to all nodes that are subscribed, as far as it gets there.
     pub(crate) fn send_on(&mut self, channel: &Channel, publication: &Publication, net: &mut Net) {
         trace(net.now, || format!("published {channel} {:?}", publication.position));
         for (node, link) in self.links.iter_mut().enumerate() {
@@ -289,7 +289,7 @@ impl Broker {
         }
     }
 
-    /// Joins and leaves have no stream: nobody would be told that one was lost.
+    /// Sends a join or a leave. They have no stream, so nobody would be told of a lost one: none is.
     fn announce(&mut self, channel: &Channel, event: &OwnedEvent, net: &mut Net, checkers: &mut Checkers) {
         checkers.announced(channel, event, net.now);
         for (node, link) in self.links.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! What must hold, whatever happened: order, no duplicate, no loss that nobody is told of.
+//! The invariants, whatever happened: order, no duplicates, no loss without notice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -13,21 +13,21 @@ use shared::push::OwnedEvent;
 /// What a subscriber asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// To be told of gaps, and to be brought to now after them.
+    /// To be told of gaps, and to recover after them.
     Recoverable,
     /// To be told of gaps.
     Positioned,
-    /// What is tagged, and to be brought to now after gaps.
+    /// Tagged publications, and to recover after gaps.
     Filtered,
-    /// To be sent patches, and to be brought to now after gaps.
+    /// Deltas, and to recover after gaps.
     Patched,
-    /// Nothing: the server subscribes it, and brings it to now when it comes back.
+    /// Nothing: the server subscribes it, and recovers it when it comes back.
     Served,
-    /// Whatever comes.
+    /// Publications as they come.
     Plain,
 }
 
-/// Where a publication stands.
+/// A publication that was made.
 #[derive(Debug)]
 struct Record {
     channel: Channel,
@@ -41,15 +41,15 @@ struct Record {
 #[derive(Debug, Default)]
 pub(crate) struct Checkers {
     records: BTreeMap<u64, Record>,
-    /// Of all that was published in each channel, whether it was tagged.
+    /// For each publication of a channel, whether it was tagged.
     tagged: BTreeMap<Channel, Vec<bool>>,
-    /// The tagged ones by where they stand.
+    /// The tagged publications by their position.
     tagged_at: BTreeSet<(Channel, String, u64)>,
-    /// Who is in each channel by what was announced, and since when.
+    /// The members of each channel according to the announcements, and since when.
     members: BTreeMap<Channel, BTreeMap<String, Moment>>,
-    /// Joins and leaves reach everybody in this run.
+    /// Whether joins and leaves reach all subscribers in this run.
     pub(crate) all_are_announced: bool,
-    /// Nothing goes wrong in this run, so that nobody may miss anything.
+    /// Whether nothing goes wrong in this run, so that no subscriber may miss anything.
     pub(crate) nothing_is_lost: bool,
 }
 
@@ -82,7 +82,7 @@ impl Checkers {
         }
     }
 
-    /// It is quiet: these are subscribers, and no others are announced to be.
+    /// Checks, once it is quiet, that exactly these subscribers are announced.
     pub(crate) fn check_members(&self, subscribers: impl Iterator<Item = (Channel, String)>) {
         let announced = self
             .members
@@ -93,13 +93,13 @@ impl Checkers {
         assert_eq!(announced, subscribers, "who is announced, and who is there");
     }
 
-    /// Whether nothing that a filter lets through stands there.
+    /// Whether no tagged publication has an offset in this range.
     fn is_nothing_between(&self, channel: &Channel, epoch: &str, offsets: Range<u64>) -> bool {
         let at = |offset| (channel.clone(), epoch.to_owned(), offset);
         offsets.is_empty() || self.tagged_at.range(at(offsets.start)..at(offsets.end)).next().is_none()
     }
 
-    /// The same, as publications are counted in their channel.
+    /// Whether no tagged publication has an index in this range.
     fn is_nothing_counted(&self, channel: &Channel, indices: Range<usize>) -> bool {
         self.tagged[channel].get(indices).is_none_or(|tagged| tagged.iter().all(|is_tagged| !is_tagged))
     }
@@ -118,9 +118,9 @@ impl Checkers {
 pub(crate) struct Reader {
     channel: Channel,
     kind: Kind,
-    /// Up to where everything was seen, by one who follows the stream.
+    /// The position up to which everything was seen, for a subscriber that follows the stream.
     pub(crate) position: Option<(String, u64)>,
-    /// The last publication of the present subscription, counted in its channel.
+    /// The index of the last publication of the current subscription.
     last: Option<usize>,
 }
 
@@ -129,8 +129,8 @@ impl Reader {
         Self { channel, kind, position: None, last: None }
     }
 
-    /// The reply to a subscribe command that asked to recover from `position_sent`. Returns whether the reader was told that
-    /// it may have missed something.
+    /// Handles the reply to a subscribe command that asked to recover from `position_sent`. Returns whether the reply says
+    /// that something may have been missed.
     pub(crate) fn begin(
         &mut self,
         position_sent: Option<&(String, u64)>,
@@ -190,7 +190,7 @@ impl Reader {
         self.last = Some(record.index);
     }
 
-    /// It is quiet for long enough: who follows the stream is at its end.
+    /// Checks, once it has been quiet for long enough, that a subscriber that follows the stream is at its end.
     pub(crate) fn check_end(&self, top: Option<StreamPosition>, checkers: &Checkers) {
         if let Some(top) = top.filter(|_| self.kind != Kind::Plain) {
             let (epoch, offset) = self.position.as_ref().expect("it follows the stream");
@@ -218,7 +218,7 @@ impl Reader {
     }
 }
 
-/// Whom one subscriber knows to be in a channel, since it subscribed.
+/// The members that one subscriber knows in a channel, since it subscribed.
 #[derive(Debug, Default)]
 pub(crate) struct MemberList {
     present: BTreeSet<String>,
@@ -238,7 +238,7 @@ impl MemberList {
         self.present.remove(client);
     }
 
-    /// It is quiet: the list has nobody who is gone, and everybody who has come since.
+    /// Checks, once it is quiet, that the list has no member that is gone, and all that have joined since.
     pub(crate) fn check_end(&self, channel: &Channel, since: Moment, checkers: &Checkers) {
         let nobody = BTreeMap::new();
         let truth = checkers.members.get(channel).unwrap_or(&nobody);

@@ -1,5 +1,5 @@
-//! A model of a client library: connects to any node, subscribes, recovers, comes back after whatever happens, and
-//! lets the checkers look at all it gets.
+//! A model of a client library: it connects to any node, subscribes, recovers and reconnects, and passes everything it gets
+//! to the checkers.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +16,10 @@ use crate::network::{ClientEvent, Event, Net, NodeEvent, trace};
 use crate::polls::{Follower, POLLED};
 use crate::subscription::{State, Subscription};
 
-/// What a reply will be to.
+/// The command that a reply will answer.
 #[derive(Debug)]
 pub(crate) enum SentCommand {
-    /// With where it stopped reading what the server subscribes it to.
+    /// With the positions where it stopped reading the server's subscriptions.
     Connect {
         from: BTreeMap<Channel, (String, u64)>,
     },
@@ -30,7 +30,7 @@ pub(crate) enum SentCommand {
     Unsubscribe {
         channel: Channel,
     },
-    /// A page of a channel's keys, or to be live.
+    /// Asks for a page of a channel's keys, or to go live.
     Map {
         channel: Channel,
     },
@@ -90,7 +90,7 @@ impl Client {
         client
     }
 
-    /// A connection to a node was begun.
+    /// Handles a new connection to a node.
     pub(crate) fn open(&mut self, wire: u64, net: &mut Net) {
         self.wire = Some(wire);
         let mut frame = BytesMut::new();
@@ -174,7 +174,7 @@ impl Client {
         }
     }
 
-    /// From now on it only wants what it subscribed to at first.
+    /// Returns to the subscriptions it had at first, and to no others.
     pub(crate) fn settle(&mut self, net: &mut Net) {
         let subscriptions = self.subscriptions.iter().map(|(channel, one)| (channel, one.wanted));
         let maps = self.maps.iter().map(|(channel, map)| (channel, map.wanted));
@@ -195,7 +195,7 @@ impl Client {
         self.wire.is_none() && !self.leaving
     }
 
-    /// The channels it is in, with its name there.
+    /// Iterates over the channels to which it is subscribed, with its client id.
     pub(crate) fn memberships(&self) -> impl Iterator<Item = (Channel, String)> {
         let name = self.wire.map(|wire| ClientId::from_random(u128::from(wire)).to_string());
         let on = self.subscriptions.iter().filter(|(_, one)| one.state == State::On);
@@ -274,7 +274,7 @@ impl Client {
                     let (channel, subscription) = self.subscription(&channel);
                     assert_eq!(subscription.kind, Kind::Served, "{channel} was to be its own");
                     assert_eq!(subscription.state, State::Off, "{channel} begins anew");
-                    // Without a word about the past.
+                    // This says nothing about the past.
                     subscription.begin(None, result, net, checkers);
                 }
                 Received::Unsubscribed { channel, code: 2000 } => {
@@ -307,7 +307,7 @@ impl Client {
                     let command = self.sent_commands.remove(&id).expect("a reply answers a command, once");
                     match outcome {
                         Ok(answer) => self.on_answer(command, answer, broker, net, checkers),
-                        // It has ended meanwhile, and the client was told.
+                        // The subscription has ended meanwhile, and the client was told.
                         Err(refusal) if matches!(command, SentCommand::Track) => {
                             assert_eq!(refusal.code, 103)
                         }
@@ -356,7 +356,7 @@ impl Client {
                     }
                     subscription.state = State::Off;
                     let Some(result) = result.subs.remove(channel.as_str()) else {
-                        // It was ended before the connect was answered, and may have been begun anew by now.
+                        // The subscription was ended before the connect was answered, and may have been begun anew by now.
                         let place = (wire, channel.clone());
                         let is_told_apart = net.ended.contains(&place) || net.begun_anew.contains(&place);
                         assert!(is_told_apart, "{channel} was forgotten");
@@ -379,7 +379,7 @@ impl Client {
                 assert_eq!(subscription.state, State::Requested);
                 if subscription.begin(from.as_ref(), result, net, checkers) {
                     net.stats.count("told that recovery failed");
-                    // History holds less with time: what it could serve now it could serve then.
+                    // History only loses publications with time: what it could serve now it could serve then.
                     let (epoch, offset) = from.as_ref().expect("only who asks is told");
                     let served = broker.could_serve(&channel, epoch, *offset, net);
                     assert!(!served, "{channel} could have been recovered from {offset}");
@@ -392,7 +392,7 @@ impl Client {
             }
             (SentCommand::Unsubscribe { channel }, ClientResult::Other) => {
                 let (channel, subscription) = self.subscription(channel.as_str());
-                // The node may have ended it first, and then it was asked for again already.
+                // The node may have ended it first, and then the client has asked for it again already.
                 if subscription.state == State::On {
                     subscription.state = State::Off;
                 }
@@ -420,7 +420,7 @@ impl Client {
         }
     }
 
-    /// Now and then a subscription is given up for a while, and something is published.
+    /// Gives up a subscription for a while, or publishes something, now and then.
     fn churn(&mut self, broker: &mut Broker, net: &mut Net) {
         if !net.plan.churn {
             return;
@@ -487,7 +487,7 @@ impl Client {
         self.command(Request::Subscribe(subscribe), command, frame);
     }
 
-    /// The application ends what it has subscribed the client to, or begins anew.
+    /// Has the application end a subscription it made for the client, or begin one anew.
     pub(crate) fn server_acts(&self, net: &mut Net) {
         let Some(wire) = self.wire else { return };
         let served = net.served.get(&self.index).cloned().unwrap_or_default();
@@ -498,7 +498,7 @@ impl Client {
         }
     }
 
-    /// A connection was closed for a hole in what the server had subscribed it to: there must be one.
+    /// Checks that a connection which was closed for a gap in a server's subscription did have a gap.
     fn check_need(&self, wire: u64, broker: &mut Broker, net: &mut Net) {
         net.stats.count("closed for a hole in a subscription of the server's");
         let served = self.subscriptions.iter().filter(|(_, one)| one.kind == Kind::Served);

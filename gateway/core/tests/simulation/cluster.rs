@@ -1,4 +1,4 @@
-//! All of it under one seed: three nodes, a broker, clients and what goes wrong between them.
+//! A whole cluster under one seed: three nodes, a broker, clients, and what goes wrong between them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,18 +23,20 @@ use crate::worker::Lines;
 const NODES: usize = 3;
 const CLIENTS: usize = 9;
 const CHANNELS: [&str; 4] = ["plain", "stream:a", "stream:b", "short:c"];
-/// Those that keep state by key: without a stream, for long and for so short that all is gone in the end, and with one.
+/// The channels that keep state by key: without a stream, once with a long expiry and once with one so short that all keys
+/// are gone in the end; and with a stream.
 const MAPS: [&str; 4] = ["brief:a", "fading:b", "map:c", "tiny:d"];
 
-/// Publications that one read brings a client that comes back. Fewer than streams keep, so that some are too far behind.
+/// How many publications one read returns to a client that comes back. Fewer than streams keep, so that some clients are
+/// too far behind.
 pub(crate) const RECOVERY_LIMIT: u32 = 30;
 
-/// Milliseconds in which everything happens.
+/// Milliseconds in which things happen.
 const BUSY: u64 = 15_000;
-/// Milliseconds after that in which all must come right again: every break in a link is mended within three seconds,
-/// a client is found silent within six, and positions are looked at every three.
+/// Milliseconds after that in which everything must recover: a lost link is restored within three seconds, a silent client
+/// is found within six, and positions are checked every three.
 const CALM: u64 = 20_000;
-/// Milliseconds in which all is cleared away after the last client went.
+/// Milliseconds in which everything is cleaned up after the last client left.
 const AFTERMATH: u64 = 5_000;
 
 struct Cluster {
@@ -48,7 +50,7 @@ struct Cluster {
     maps: Vec<Channel>,
 }
 
-/// Panics if a promise is broken.
+/// Runs one seed. Panics if a promise is broken.
 pub(crate) fn run(seed: u64) -> Stats {
     let plan = plan(seed);
     let mut net = Net::new(seed, plan);
@@ -59,7 +61,7 @@ pub(crate) fn run(seed: u64) -> Stats {
     let settings = SessionSettings {
         ping_interval_ms: 4_000,
         pong_timeout_ms: 1_500,
-        // A few publications are a piece.
+        // A few publications fill a piece.
         reply_bytes_max: 600,
         recovery_limit_max: RECOVERY_LIMIT,
         ..SessionSettings::default()
@@ -128,7 +130,7 @@ pub(crate) fn run(seed: u64) -> Stats {
     cluster.net.stats
 }
 
-/// Of eight seeds there is one in which nothing goes wrong, and one in which all that does can be mended.
+/// Of eight seeds, one has no faults, and one only faults that can be mended.
 fn plan(seed: u64) -> Plan {
     let mut dice = crate::network::Dice(!seed);
     let mut pick = |choices: [u64; 3]| choices[dice.index(3)];
@@ -316,7 +318,7 @@ impl Cluster {
                 net.stats.count("connections cut");
                 trace(net.now, || format!("the connection of client {client} is cut"));
                 cut(wire, net);
-                // Often the node finds out only because no pong comes.
+                // Often the node notices only because no pong comes.
                 if net.dice.chance(500) {
                     let (node, life) = (net.wires[&wire].node, net.wires[&wire].life);
                     net.send_to_node(node, life, 0..3000, NodeEvent::Closed { wire });
@@ -366,7 +368,7 @@ impl Cluster {
         }
     }
 
-    /// Nothing goes wrong from now on.
+    /// Ends all faults.
     fn calm_down(&mut self) {
         trace(self.net.now, || "calm".to_owned());
         self.net.plan = Plan { inbox: usize::MAX, holes: self.net.plan.holes, ..Plan::default() };
@@ -379,7 +381,7 @@ impl Cluster {
     }
 }
 
-/// The client finds out before long.
+/// Cuts a connection. The client notices before long.
 fn cut(wire: u64, net: &mut Net) {
     let Some(cut) = net.wires.get_mut(&wire) else { return };
     cut.cut = true;

@@ -1,8 +1,8 @@
-//! The promises of the gateway, held to under faults: nodes with real sessions, hubs and feeds, wired as the shell
-//! wires them, in virtual time, with everything that can go wrong decided by one seed.
+//! Checks that the gateway keeps its promises under faults: nodes with real sessions, hubs and feeds, wired as in a
+//! gateway, in virtual time, with everything that can go wrong decided by one seed.
 //!
-//! To look at one seed: `SIMULATION_SEED=7 cargo test -p gateway-core --test simulation`. It prints what happened.
-//! To try more of them: `SIMULATION_SEEDS=10000`.
+//! To run one seed: `SIMULATION_SEED=7 cargo test -p gateway-core --test simulation`. It prints what happened. To try more
+//! seeds: `SIMULATION_SEEDS=10000`.
 
 mod broker;
 mod checkers;
@@ -27,7 +27,7 @@ use network::{Stats, start_trace, take_trace};
 
 const SEEDS: u64 = 240;
 const THREADS: usize = 4;
-/// Lines of what happened before a promise was broken.
+/// How many lines of the trace are shown when a promise was broken.
 const TRACE_LINES_SHOWN: usize = 150;
 
 #[test]
@@ -88,7 +88,7 @@ fn the_same_seed_happens_in_the_same_way() {
     assert!(first == second);
 }
 
-/// What every run over many seeds must contain.
+/// What must occur in every run over many seeds.
 const STRIKES: [&str; 59] = [
     "clients gone for a while",
     "closed for a hole in a subscription of the server's",

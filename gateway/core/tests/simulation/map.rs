@@ -1,4 +1,4 @@
-//! What a client knows of a channel that keeps state by key: it reads the state page by page, applies every change, and
+//! A client's view of a channel that keeps state by key: it reads the state page by page, applies every change, and
 //! recovers where it can.
 
 use std::collections::BTreeMap;
@@ -14,18 +14,18 @@ use crate::network::Net;
 use crate::states::Truth;
 use crate::subscription::{PAYLOAD_BYTES_MAX, State};
 
-/// Keys of one page: fewer than there are.
+/// The number of keys of one page: fewer than there are.
 const PAGE: u32 = 2;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum MapKind {
     Plain,
-    /// Only what is tagged.
+    /// Only tagged keys.
     Filtered,
     Patched,
 }
 
-/// What the client holds of a key.
+/// The client's value of a key.
 #[derive(Debug)]
 struct Held {
     number: u64,
@@ -38,14 +38,14 @@ pub(crate) struct Map {
     pub(crate) kind: MapKind,
     pub(crate) state: State,
     pub(crate) wanted: bool,
-    /// Up to where everything was seen, where changes can be recovered.
+    /// The position up to which everything was seen, where changes can be recovered.
     pub(crate) position: Option<(String, u64)>,
-    /// What the pages of the state are of, where nothing can be recovered.
+    /// The epoch of the state's pages, where nothing can be recovered.
     epoch: String,
-    /// It has had the whole state.
+    /// Whether the client has read the whole state.
     is_whole: bool,
     keys: BTreeMap<String, Held>,
-    /// Payloads come in strings.
+    /// Whether payloads come in strings.
     patched: bool,
     phase: Phase,
     cursor: String,
@@ -70,7 +70,7 @@ impl Map {
         }
     }
 
-    /// From where it stands, if it stands anywhere, or else from the first page of the state.
+    /// Begins from the client's position, if it has one, or else from the first page of the state.
     pub(crate) fn begin(&mut self) -> Subscribe {
         self.state = State::Requested;
         self.recovers = self.is_whole && self.position.is_some();
@@ -115,7 +115,7 @@ impl Map {
         }
     }
 
-    /// The answer to what it asked for. Returns what it asks for next, if it is not live yet.
+    /// Handles an answer. Returns the next request, if the client is not live yet.
     pub(crate) fn on_answer(
         &mut self,
         result: ReceivedSubscribeResult<'_>,
@@ -162,14 +162,14 @@ impl Map {
         Some(self.request())
     }
 
-    /// Where it stood cannot be gone on from: it reads all anew.
+    /// Handles that its position cannot be recovered: it reads the whole state again.
     pub(crate) fn on_unrecoverable(&mut self, net: &mut Net) -> Subscribe {
         net.stats.count("maps that could not be gone on with");
         self.begin_anew();
         self.request()
     }
 
-    /// A change that comes when it is live.
+    /// Takes in a change while live.
     pub(crate) fn get(&mut self, publication: &ReceivedPublication<'_>, net: &mut Net) {
         assert_eq!(self.state, State::On, "a change of {} without a subscription", self.channel);
         match &mut self.position {
@@ -217,7 +217,7 @@ impl Map {
         self.keys.insert(publication.key.to_string(), held);
     }
 
-    /// It is quiet for long enough: the client has the truth.
+    /// Checks, once it has been quiet for long enough, that the client has the broker's state.
     pub(crate) fn check_end(&self, truth: &Truth, net: &mut Net) {
         assert_eq!(self.state, State::On, "a client did not come back to {}", self.channel);
         let wanted = |tagged: bool| tagged || self.kind != MapKind::Filtered;

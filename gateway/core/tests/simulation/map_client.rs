@@ -1,4 +1,4 @@
-//! What a client does about its channels that keep state by key.
+//! A client's handling of channels that keep state by key.
 
 use bytes::BytesMut;
 use shared::channel::Channel;
@@ -47,7 +47,7 @@ impl Client {
         self.later(200..1500, ClientEvent::Subscribe(channel), net);
     }
 
-    /// It was told that something may be missing: there must be something.
+    /// Handles that the server ended the subscription because something may be missing. There must be a reason.
     pub(crate) fn on_map_ended(&mut self, channel: &str, broker: &mut Broker, net: &mut Net) {
         let wire = self.wire.expect("it reads");
         let channel = Channel::parse(channel, 255).expect("a channel");
@@ -64,7 +64,7 @@ impl Client {
         self.later(50..500, ClientEvent::Subscribe(channel), net);
     }
 
-    /// Now and then one is given up for a while, and keys are changed.
+    /// Gives up a subscription for a while, or changes keys, now and then.
     pub(crate) fn churn_maps(&mut self, net: &mut Net) {
         if self.maps.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! Time, chance, and everything that is on its way from one place to another.
+//! Time, chance, and everything that is on its way.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use shared::position::{Epoch, StreamPosition};
 use shared::publication::Publication;
 use shared::push::OwnedEvent;
 
-/// Bytes on their way to one client, beyond which it counts as slow.
+/// The most bytes on their way to one client before it counts as slow.
 pub(crate) const OUTBOX_BYTES_MAX: usize = 1500;
 
 /// Something that happens at a time.
@@ -38,12 +38,12 @@ pub(crate) enum Event {
     Publish,
     /// The application changes a key of some channel.
     ChangeKey,
-    /// The broker takes out keys whose time is over.
+    /// The broker removes expired keys.
     ExpireKeys,
-    /// Something of a polled key changes.
+    /// A polled key changes.
     ChangePolled,
     Fault,
-    /// The application ends a subscription of some client, or makes one.
+    /// The application ends a subscription of a client, or begins one.
     ServerActs,
     LinkUp {
         node: usize,
@@ -53,7 +53,7 @@ pub(crate) enum Event {
     },
 }
 
-/// What reaches the broker.
+/// A request that reaches the broker.
 #[derive(Debug)]
 pub(crate) struct Ask {
     pub(crate) node: usize,
@@ -66,7 +66,7 @@ pub(crate) enum Question {
     Subscribe(Channel),
     Unsubscribe(Channel),
     History(Channel, HistoryFilter, Purpose),
-    /// Each with where its feed stands.
+    /// Each channel with the position of its feed.
     Positions(Vec<(Channel, Option<StreamPosition>)>, GapCheck),
     LeaveEpoch(Channel, Epoch),
     Publish(Channel, Publication, u64, Ticket),
@@ -77,7 +77,7 @@ pub(crate) enum Question {
     Announce(Channel, OwnedEvent),
 }
 
-/// What a read of history is for.
+/// The purpose of a read of history.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purpose {
     CatchUp(ReadRequest),
@@ -87,23 +87,23 @@ pub(crate) enum Purpose {
         ticket: Ticket,
     },
     Mend,
-    /// A page for a client that reads a stream itself.
+    /// A page for a client that reads history itself.
     Page {
         wire: u64,
         ticket: Ticket,
     },
 }
 
-/// What reaches a node.
+/// An event that reaches a node.
 #[derive(Debug)]
 pub(crate) enum NodeEvent {
-    /// Over the link with this number: what was on an earlier one is lost.
+    /// Over the link with this number: what was on an earlier link is lost.
     Publication {
         link: u32,
         channel: Channel,
         publication: Publication,
     },
-    /// A join or a leave, over such a link.
+    /// A join or a leave, over the link with this number.
     Told {
         link: u32,
         channel: Channel,
@@ -144,11 +144,11 @@ pub(crate) enum NodeEvent {
         requested: Vec<poll::PolledKey>,
         answer: Option<(Epoch, Vec<poll::PolledItem>)>,
     },
-    /// It is looked at what to ask for.
+    /// The node checks which keys to ask for.
     PollDue {
         channel: Channel,
     },
-    /// The application has published a key: over such a link.
+    /// The application has published a key, over the link with this number.
     PolledPublished {
         link: u32,
         channel: Channel,
@@ -156,7 +156,7 @@ pub(crate) enum NodeEvent {
         version: u64,
         epoch: Epoch,
     },
-    /// A channel was cleared: over such a link, too.
+    /// A channel was cleared; over the link with this number, too.
     Compare {
         link: u32,
         channel: Channel,
@@ -189,20 +189,20 @@ pub(crate) enum NodeEvent {
     Closed {
         wire: u64,
     },
-    /// The application ends a subscription, or makes one.
+    /// The application ends a subscription, or begins one.
     ServerActs {
         wire: u64,
         channel: Channel,
         subscribes: bool,
     },
-    /// The client has taken what it was sent.
+    /// The client has taken what was sent to it.
     Room {
         wire: u64,
         ticket: Ticket,
     },
 }
 
-/// What reaches a client.
+/// An event that reaches a client.
 #[derive(Debug)]
 pub(crate) enum ClientEvent {
     Connect,
@@ -215,7 +215,7 @@ pub(crate) enum ClientEvent {
         code: u16,
     },
     Subscribe(Channel),
-    /// Follow a key again that was removed.
+    /// Follow a removed key again.
     Follow(Box<str>),
     Churn,
 }
@@ -241,13 +241,13 @@ impl Dice {
         (self.roll() % length as u64) as usize
     }
 
-    /// True so many times in a thousand.
+    /// True this many times in a thousand.
     pub(crate) fn chance(&mut self, per_mille: u64) -> bool {
         self.roll() % 1000 < per_mille
     }
 }
 
-/// Keeps what goes over it in order.
+/// A path that keeps its messages in order.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Lane {
     last: u64,
@@ -268,14 +268,14 @@ pub(crate) struct Wire {
     pub(crate) life: u32,
     pub(crate) up: Lane,
     pub(crate) down: Lane,
-    /// Nothing gets through any more, and not everybody knows.
+    /// Nothing gets through any more, and not every side knows.
     pub(crate) cut: bool,
-    /// Milliseconds that every message to the client takes longer than the one before.
+    /// How much longer each message to the client takes than the one before, in milliseconds.
     pub(crate) drag: u64,
     pub(crate) bytes_on_their_way: usize,
 }
 
-/// What goes wrong under one seed, in a thousand times.
+/// What goes wrong under one seed, per mille.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) dropped_publications: u64,
@@ -283,23 +283,23 @@ pub(crate) struct Plan {
     pub(crate) slow_clients: u64,
     pub(crate) churn: bool,
     pub(crate) faults: bool,
-    /// Publications that fit into a worker's inbox.
+    /// How many publications fit into a worker's inbox.
     pub(crate) inbox: usize,
     pub(crate) holes: Holes,
 }
 
-/// In which channels the plan can leave a hole that a subscriber has to be told of.
+/// In which channels the plan can leave a gap that a subscriber has to be told of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Holes {
     /// Nothing is lost, so in none.
     #[default]
     None,
-    /// Whatever is lost can be read from history, where that is long enough.
+    /// In channels with a short history: elsewhere, whatever is lost can be read from history.
     InShortHistories,
     Anywhere,
 }
 
-/// How often what happened, over all seeds: a fault that never strikes proves nothing.
+/// How often each thing happened, over all seeds: a fault that never occurs proves nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stats(pub(crate) BTreeMap<&'static str, u64>);
 
@@ -309,7 +309,7 @@ impl Stats {
     }
 }
 
-/// What lies between the broker, the nodes and the clients.
+/// The network between the broker, the nodes and the clients.
 #[derive(Debug)]
 pub(crate) struct Net {
     pub(crate) now: Moment,
@@ -321,17 +321,19 @@ pub(crate) struct Net {
     asks: BTreeMap<usize, Lane>,
     agenda: BTreeMap<(u64, u64), Event>,
     next_event: u64,
-    /// Who may be told of a hole that history could fill: there was no room for what came, or history could not be read.
+    /// Which subscribers may be told of a gap that history could fill, because there was no room for a publication or
+    /// history could not be read.
     pub(crate) excused: BTreeSet<(u64, Channel)>,
-    /// What the application subscribes each client to.
+    /// The channels to which the application subscribes each client.
     pub(crate) served: BTreeMap<usize, Vec<Channel>>,
-    /// Of these, what it has ended, or could not begin: for the connection, not for the next.
+    /// The subscriptions of these that it has ended or could not begin. This holds for the connection, not for the next
+    /// one.
     pub(crate) ended: BTreeSet<(u64, Channel)>,
-    /// What it has begun anew for a connection.
+    /// The subscriptions that it has begun anew for a connection.
     pub(crate) begun_anew: BTreeSet<(u64, Channel)>,
-    /// From when on each subscription is told of all who come and go: from when the node is brought the channel.
+    /// Since when each subscription is told of all joins and leaves: since the broker delivers the channel to the node.
     pub(crate) told_since: BTreeMap<(u64, Channel), Moment>,
-    /// Pieces in a row that could not be read for a client.
+    /// How many pieces in a row could not be read for a client.
     failures: BTreeMap<u64, u8>,
 }
 
@@ -366,7 +368,7 @@ impl Net {
         self.at(self.now.0 + delay, event);
     }
 
-    /// The next event before `end`, and its time is now.
+    /// Takes the next event before `end`, and moves the time to it.
     pub(crate) fn next(&mut self, end: u64) -> Option<Event> {
         let entry = self.agenda.first_entry()?;
         if entry.key().0 > end {
@@ -381,7 +383,7 @@ impl Net {
         self.after(delay, Event::Node { node, life, what });
     }
 
-    /// Subscriptions stay in order, everything else may overtake.
+    /// Sends a request to the broker. Subscriptions and announcements stay in order; everything else may overtake.
     pub(crate) fn ask_broker(&mut self, node: usize, life: u32, what: Question) {
         let latency = self.dice.within(1..30);
         let time = match what {
@@ -411,7 +413,7 @@ impl Net {
         self.next_wire
     }
 
-    /// From the client to its node, in order.
+    /// Sends from the client to its node, in order.
     pub(crate) fn up(&mut self, id: u64, what: impl FnOnce(u64) -> NodeEvent) {
         let latency = self.dice.within(1..40);
         let Some(wire) = self.wires.get_mut(&id).filter(|wire| !wire.cut) else { return };
@@ -420,7 +422,7 @@ impl Net {
         self.at(time, Event::Node { node, life, what: what(id) });
     }
 
-    /// From the node to the client, in order. False if too much is on its way.
+    /// Sends from the node to the client, in order. Returns false if too much is on its way.
     pub(crate) fn down(&mut self, id: u64, message: Bytes) -> bool {
         let latency = self.dice.within(1..40);
         let Some(wire) = self.wires.get_mut(&id).filter(|wire| !wire.cut) else { return true };
@@ -435,8 +437,8 @@ impl Net {
         true
     }
 
-    /// A subscriber that was to go live was told of a hole: more may have come than was held back for it, and not
-    /// everything is in history.
+    /// Notes that a subscriber about to go live was told of a gap: more may have come than could be held back for it, and
+    /// not everything is in history.
     pub(crate) fn told_at_once(&mut self, channel: &Channel, wire: u64) {
         let is_kept = !["brief:", "fading:"].iter().any(|unkept| channel.as_str().starts_with(unkept));
         if is_kept {
@@ -445,7 +447,7 @@ impl Net {
         self.stats.count("told of a hole before they were live");
     }
 
-    /// A subscriber was told of a hole. What `overflowed` on the way to it may still be in history.
+    /// Notes that a subscriber was told of a gap. What `overflowed` on the way to it may still be in history.
     pub(crate) fn told(&mut self, channel: &Channel, wire: u64, overflowed: bool) {
         self.stats.count("told of a hole");
         if overflowed {
@@ -463,7 +465,8 @@ impl Net {
         assert!(may_be, "a subscriber of {channel} was told of a hole that there cannot be");
     }
 
-    /// A client that takes its recovery slowly gets no further when history cannot be read for it again and again.
+    /// Notes whether a piece was read. A client that takes its recovery slowly gets no further when reads fail again and
+    /// again.
     pub(crate) fn piece_read(&mut self, wire: u64, channel: &Channel, read: bool) {
         let failures = self.failures.entry(wire).or_default();
         *failures = if read { 0 } else { *failures + 1 };
@@ -472,7 +475,7 @@ impl Net {
         }
     }
 
-    /// The node says goodbye, after everything it sent.
+    /// Closes the connection from the node's side, after everything it sent.
     pub(crate) fn close(&mut self, id: u64, code: u16) {
         let Some(wire) = self.wires.get_mut(&id).filter(|wire| !wire.cut) else { return };
         let time = wire.down.arrival(self.now, 5);
@@ -485,7 +488,7 @@ thread_local! {
     static TRACE: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// From now on, [`trace`] keeps what it is told, for the seed that is looked at.
+/// Starts to keep the lines passed to [`trace`], for a seed that is run alone.
 pub(crate) fn start_trace() {
     TRACE.with_borrow_mut(|lines| *lines = Some(Vec::new()));
 }

@@ -1,5 +1,4 @@
-//! One gateway node as the shell wires it: workers with their hubs, a feed for each channel, and what it asks of the
-//! broker.
+//! One gateway node, wired as in a gateway: workers with their hubs, a feed for each channel, and requests to the broker.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,20 +24,20 @@ use crate::network::{Net, NodeEvent, Purpose, Question, trace};
 use crate::worker::{Wish, Worker};
 
 pub(crate) const WORKERS: usize = 2;
-/// Publications that one read of history brings while a gap is mended: few, so that several reads are needed.
+/// How many publications one read of history returns while a gap is mended: few, so that several reads are needed.
 const MEND_PAGE: u32 = 5;
-/// Milliseconds between two looks at the positions of all channels.
+/// Milliseconds between two checks of the positions of all channels.
 const CHECK_EVERY: u64 = 3_000;
 
-/// What a node keeps of a channel.
+/// A channel on one node.
 #[derive(Debug, Default)]
 struct Local {
     feed: Feed,
     interest: [bool; WORKERS],
     subscribed: bool,
-    /// The last publication that was handed out, for patches.
+    /// The last publication that was delivered, for deltas.
     previous: Option<PreviousPublication>,
-    /// Names the last change of interest, so that an unsubscription that is no longer wanted is not made.
+    /// The number of the last change of interest, so that an unsubscription that is no longer wanted is not made.
     generation: u32,
     /// Joins that wait for the broker to deliver the channel.
     waiting: Vec<(u64, Join)>,
@@ -47,7 +46,7 @@ struct Local {
     askers: Vec<Asker>,
 }
 
-/// One who joins and is to be told of the retained history.
+/// A subscriber that joins and is to get the retained history.
 #[derive(Debug)]
 struct Asker {
     wire: u64,
@@ -62,15 +61,15 @@ pub(crate) struct Node {
     pub(crate) workers: Vec<Worker>,
     channels: BTreeMap<Channel, Local>,
     pub(crate) pollers: BTreeMap<Channel, Poller>,
-    /// The worker of each connection, and its place there.
+    /// The worker of each connection, and its key there.
     places: BTreeMap<u64, (usize, u32)>,
     pub(crate) variants: Arc<Variants>,
     pub(crate) context: Arc<Context>,
-    /// Counts changes of interest over all channels: one that is forgotten and comes back does not count anew.
+    /// Counts changes of interest over all channels. A channel that is forgotten and comes back does not start anew.
     generations: u32,
 }
 
-/// What all nodes have in common.
+/// What all nodes share.
 #[derive(Clone, Debug)]
 pub(crate) struct Common {
     pub(crate) context: Arc<Context>,
@@ -251,7 +250,7 @@ impl Node {
         }
     }
 
-    /// Nothing is left of anyone.
+    /// Checks that nothing is left.
     pub(crate) fn check_empty(&self) {
         for worker in &self.workers {
             worker.check_empty();
@@ -265,7 +264,7 @@ impl Node {
         );
     }
 
-    /// Does what a worker wished while it ran.
+    /// Carries out what a worker asked for while it ran.
     pub(crate) fn carry_out(&mut self, worker: usize, net: &mut Net) {
         while let Some(wish) = self.workers[worker].wishes.pop_front() {
             match wish {
@@ -380,7 +379,7 @@ impl Node {
         }
     }
 
-    /// One read has come back for all who waited.
+    /// Handles a read that has returned, for all subscribers that waited.
     fn on_history_read(
         &mut self,
         channel: Channel,
@@ -389,7 +388,7 @@ impl Node {
         net: &mut Net,
     ) {
         let Some(local) = self.channels.get_mut(&channel) else { return };
-        // What was asked for in an earlier life of the channel is nobody's any more.
+        // A read begun in an earlier life of the channel belongs to nobody any more.
         if !local.catch_up.is_reading(reading) {
             return;
         }
@@ -417,7 +416,7 @@ impl Node {
                     self.ask_for_history(channel.clone(), asker, net);
                 }
                 Err(()) => {
-                    // What the server wanted comes to nothing, and its client has not heard of it.
+                    // The server's subscription fails, and its client has not heard of it.
                     net.ended.insert((asker.wire, channel.clone()));
                     let failed = OutcomeResult::Joined(Err(ErrorCode::Internal));
                     self.answer(asker.wire, asker.ticket, failed, net);
@@ -426,7 +425,7 @@ impl Node {
         }
     }
 
-    /// Somebody here may go on from a page of keys that was read.
+    /// Notes that a subscriber here may continue from a page of keys that was read.
     fn begin_from(&mut self, channel: &Channel, top: StreamPosition, net: &mut Net) {
         let Some(local) = self.channels.get_mut(channel).filter(|local| local.subscribed) else { return };
         local.feed.anchor(top);
@@ -472,7 +471,7 @@ impl Node {
         self.carry_out(worker, net);
     }
 
-    /// Hands each delivery once to every worker with interest.
+    /// Passes each delivery once to every worker with interest.
     fn deliver(&mut self, channel: &Channel, deliveries: Vec<FeedDelivery>, net: &mut Net) {
         let Some(local) = self.channels.get_mut(channel) else { return };
         for delivery in deliveries {

@@ -1,4 +1,4 @@
-//! What a client does about the keys that it follows.
+//! A client's handling of the keys that it follows.
 
 use bytes::BytesMut;
 use shared::channel::Channel;
@@ -44,7 +44,7 @@ impl Client {
         self.later(50..500, ClientEvent::Subscribe(Channel::parse(POLLED, 255).expect("valid")), net);
     }
 
-    /// A key that was removed may be there again.
+    /// Follows a removed key again, since it may exist again.
     pub(crate) fn follow_again(&mut self, key: Box<str>, net: &mut Net) {
         let Some(follower) = &mut self.follower else { return };
         follower.wants.insert(key.clone());

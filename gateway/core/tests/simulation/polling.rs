@@ -1,4 +1,5 @@
-//! Polled channels on a node and its workers, as the shell wires them: what is asked for, and who is told what came of it.
+//! Polled channels on a node and its workers, wired as in a gateway: which keys are asked for, and which followers get the
+//! results.
 
 use std::sync::Arc;
 
@@ -18,10 +19,10 @@ use crate::node::{Node, WORKERS};
 use crate::polls::content;
 use crate::worker::{Item, Wish, Worker, Writer};
 
-/// Followers who are told in one go.
+/// How many followers are updated at a time.
 const PIECE: usize = 2;
 
-/// What is new of a key.
+/// An update of a key.
 #[derive(Debug)]
 pub(crate) struct News {
     prepared: Arc<Prepared>,
@@ -51,7 +52,7 @@ impl Node {
         self.poll(channel, net);
     }
 
-    /// Asks for what is due.
+    /// Asks for the keys that are due.
     pub(crate) fn poll(&mut self, channel: &Channel, net: &mut Net) {
         while let Some(poller) = self.pollers.get_mut(channel) {
             match poller.next(net.now) {
@@ -104,7 +105,7 @@ impl Node {
         self.spread(channel, taken, net);
     }
 
-    /// What one who subscribes is told of the epoch of versions.
+    /// Returns what a new subscriber is told of the epoch of versions.
     pub(crate) fn poll_position(&self, channel: &Channel) -> Option<HistoryPage> {
         let epoch = self.pollers.get(channel)?.epoch();
         let top = StreamPosition { offset: 0, epoch };

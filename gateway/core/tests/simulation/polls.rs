@@ -1,4 +1,4 @@
-//! Keys of a polled channel: what the application has of them, and what a client that follows some of them knows.
+//! Keys of a polled channel: what the application has, and what a client knows that follows some of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,12 +12,12 @@ use shared::publication::Payload;
 use crate::network::{Net, trace};
 use crate::subscription::State;
 
-/// The one channel of this kind.
+/// The only polled channel.
 pub(crate) const POLLED: &str = "poll:e";
-/// Keys that there may be.
+/// The number of keys that may exist.
 const KEYS: usize = 8;
 
-/// The application: it numbers what it has, anew each time it is started.
+/// The application. It numbers its contents, and starts to count anew each time it is started.
 #[derive(Debug)]
 pub(crate) struct Application {
     epoch: Epoch,
@@ -36,7 +36,7 @@ impl Application {
         format!("p{}", net.dice.index(KEYS)).into()
     }
 
-    /// Something of a key changes. Returns the key and its version, if it may be published.
+    /// Changes a key. Returns the key and its version, if it may be published.
     pub(crate) fn change(&mut self, net: &mut Net) -> Option<(Box<str>, u64, Epoch)> {
         let key = Self::any_key(net);
         self.last_version += 1;
@@ -53,7 +53,7 @@ impl Application {
         net.dice.chance(300).then_some((key, version, self.epoch))
     }
 
-    /// It is started anew, and counts from the beginning.
+    /// Restarts the application, which then counts from the beginning.
     pub(crate) fn restart(&mut self, net: &mut Net) {
         net.stats.count("versions counted anew");
         self.epoch = Epoch::from_random(net.dice.roll());
@@ -92,7 +92,7 @@ pub(crate) fn content(version: u64) -> Payload {
 pub(crate) struct Follower {
     pub(crate) channel: Channel,
     pub(crate) state: State,
-    /// Of the versions that it has.
+    /// The epoch of the versions that it has.
     epoch: String,
     pub(crate) wants: BTreeSet<Box<str>>,
     has: BTreeMap<Box<str>, u64>,
@@ -110,7 +110,7 @@ impl Follower {
         Request::Subscribe(Subscribe { channel, kind: SubscriptionKind::SharedPoll, ..Subscribe::default() })
     }
 
-    /// It is subscribed: versions of another epoch say nothing.
+    /// Handles the answer to the subscribe command: versions of another epoch cannot be compared.
     pub(crate) fn on_subscribed(&mut self, epoch: &str, net: &mut Net) -> Request {
         assert_eq!(self.state, State::Requested);
         self.state = State::On;
@@ -129,7 +129,7 @@ impl Follower {
         Request::Track { channel: self.channel.as_str().into(), batches, untrack: Vec::new() }
     }
 
-    /// Answers a key that is there no more.
+    /// Takes in a publication. Returns the key if it was removed.
     pub(crate) fn get(&mut self, publication: &ReceivedPublication<'_>, net: &mut Net) -> Option<Box<str>> {
         assert_eq!(self.state, State::On, "news without a subscription");
         let key: Box<str> = publication.key.as_ref().into();
@@ -147,7 +147,8 @@ impl Follower {
         None
     }
 
-    /// It is quiet for long enough: the client knows the newest of each key that it follows.
+    /// Checks, once it has been quiet for long enough, that the client knows the newest version of each key that it
+    /// follows.
     pub(crate) fn check_end(&self, application: &Application, net: &mut Net) {
         assert_eq!(self.state, State::On, "a client did not come back to {}", self.channel);
         for key in &self.wants {

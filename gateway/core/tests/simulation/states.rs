@@ -1,5 +1,5 @@
 //! The broker's channels that keep state by key: changed, read, expired and cleared. Changes are numbered and sent on like
-//! publications, whether or not a stream is kept of them.
+//! publications, whether or not the channel keeps a stream of them.
 
 use std::collections::BTreeMap;
 
@@ -14,24 +14,24 @@ use crate::broker::{Broker, STREAM_BYTES_MAX, TAG};
 use crate::checkers::number;
 use crate::network::{Net, trace};
 
-/// Keys of each channel.
+/// The number of keys of each channel.
 const KEYS: usize = 6;
 
-/// What each key holds, as the broker has it: its number, and whether it is tagged.
+/// The value of each key on the broker: its number, and whether it is tagged.
 pub(crate) type Truth = BTreeMap<String, (u64, bool)>;
 
 impl Broker {
-    /// A key that there may be.
+    /// Returns one of the keys that may exist.
     pub(crate) fn any_key(net: &mut Net) -> Box<str> {
         format!("k{}", net.dice.index(KEYS)).into()
     }
 
-    /// What a key is to hold: of a length that pays for patches, and no two the same.
+    /// Returns the payload for a key: long enough for deltas, and no two are the same.
     pub(crate) fn content(number: u64) -> Payload {
         Payload::json(format!("{{\"n\":{number},\"pad\":\"{:>60}\"}}", number % 5))
     }
 
-    /// The application sets a key, or takes it away.
+    /// Has the application set or remove a key.
     pub(crate) fn change_any_key(&mut self, channel: &Channel, net: &mut Net) {
         let key = Self::any_key(net);
         let action = if net.dice.chance(750) {
@@ -49,7 +49,7 @@ impl Broker {
 
     pub(crate) fn change_key(&mut self, channel: &Channel, mut change: MapChange, net: &mut Net) {
         if let KeyAction::Set(set) = &mut change.action {
-            // In the order in which they come here, whoever made them.
+            // Numbered in the order in which they arrive here, whoever made them.
             set.publication.data = Self::content(self.number());
         }
         self.expire_keys(channel, net);
@@ -75,7 +75,7 @@ impl Broker {
         StatePage { top, ..page }
     }
 
-    /// Keys whose time is over are gone, and that is told.
+    /// Removes expired keys, and publishes the removals.
     pub(crate) fn expire_keys(&mut self, channel: &Channel, net: &mut Net) {
         let (now, keeping) = (net.now, self.keeping(channel));
         self.stream(channel, net);
@@ -87,14 +87,14 @@ impl Broker {
         }
     }
 
-    /// The application clears a channel: what follows is of another life.
+    /// Has the application clear a channel: what follows has a new epoch.
     pub(crate) fn clear_state(&mut self, channel: &Channel, now: Moment) {
         self.cleared_at.insert(channel.clone(), now);
         self.states.remove(channel);
         self.streams.remove(channel);
     }
 
-    /// What whoever has the channel's state ought to have.
+    /// Returns what every client with the channel's state should have.
     pub(crate) fn truth(&self, channel: &Channel) -> Truth {
         let all = StateFilter { limit: u32::MAX, enough_bytes: u32::MAX, ..StateFilter::default() };
         let page = self.states.get(channel).map(|state| state.page(&all, false)).unwrap_or_default();

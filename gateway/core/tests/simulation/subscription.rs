@@ -1,4 +1,4 @@
-//! What a client knows of one of its subscriptions: it reads what comes, applies patches and keeps a list of members.
+//! A client's view of one of its subscriptions: it reads what comes, applies deltas and keeps a list of members.
 
 use gateway_core::delta;
 use shared::channel::Channel;
@@ -7,7 +7,7 @@ use shared::protocol::centrifuge::json::client::{ReceivedPublication, ReceivedSu
 use crate::checkers::{Checkers, Kind, MemberList, Reader};
 use crate::network::Net;
 
-/// Longer than any payload here.
+/// More bytes than any payload here has.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 1000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,11 +23,11 @@ pub(crate) struct Subscription {
     pub(crate) state: State,
     pub(crate) wanted: bool,
     pub(crate) reader: Reader,
-    /// Payloads come in strings.
+    /// Whether payloads come in strings.
     patched: bool,
-    /// The last payload, of which the next may be a patch.
+    /// The last payload, which is the base of the next delta.
     base: Option<String>,
-    /// For one that asks who comes and goes.
+    /// For a subscription that asks for joins and leaves.
     pub(crate) members: Option<MemberList>,
 }
 
@@ -44,7 +44,7 @@ impl Subscription {
         }
     }
 
-    /// Reads what came, and takes it for what it stands for.
+    /// Reads a publication, and applies it if it is a delta.
     pub(crate) fn get(&mut self, publication: &ReceivedPublication<'_>, net: &mut Net, checkers: &Checkers) {
         let text = self.whole(publication, net);
         let data = text.as_deref().unwrap_or(publication.data);
@@ -74,7 +74,8 @@ impl Subscription {
         Some(whole)
     }
 
-    /// The server says where the subscription stands. Returns whether that says that something may have been missed.
+    /// Begins the subscription with the server's answer. Returns whether the answer says that something may have been
+    /// missed.
     pub(crate) fn begin(
         &mut self,
         from: Option<&(String, u64)>,

@@ -1,4 +1,4 @@
-//! One worker as the shell wires it: connections with their sessions, a hub, a timer wheel and an inbox.
+//! One worker, wired as in a gateway: connections with their sessions, a hub, a timer wheel and an inbox.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::network::{Net, NodeEvent, trace};
 use crate::node::Common;
 use crate::polling::{News, named};
 
-/// What a worker wants of its node.
+/// What a worker asks of its node.
 #[derive(Debug)]
 pub(crate) enum Wish {
     Listen(Channel),
@@ -44,13 +44,13 @@ pub(crate) enum Wish {
     Follow(Channel, Vec<(Box<str>, u64)>),
     Unfollow(Channel, Vec<Box<str>>),
     Announce(Channel, OwnedEvent),
-    /// What can be answered at once.
+    /// An outcome that is known at once.
     Outcome(u64, Outcome),
-    /// The connection is no more.
+    /// The connection is gone.
     Gone(u64),
 }
 
-/// A line break ends a message. It is what stands between the parts of one too, so clients need not tell them apart.
+/// A line break ends a message. It also separates the parts of one, so clients need not tell them apart.
 #[derive(Debug)]
 pub(crate) struct Lines;
 
@@ -80,7 +80,7 @@ pub(crate) enum Item {
     Publication(Arc<Prepared>),
     Lost(Channel, StreamPosition),
     News(News),
-    /// Versions of this polled channel count anew.
+    /// The versions of this polled channel start anew.
     Anew(Channel),
 }
 
@@ -95,11 +95,11 @@ pub(crate) struct Worker {
     pub(crate) connections: Slab<Connection>,
     pub(crate) trackers: Trackers,
     pub(crate) inbox: Vec<Item>,
-    /// Up to where its node has handed out what was published, to any worker.
+    /// The position up to which its node has delivered each channel, to any worker.
     pub(crate) handed_out: BTreeMap<Channel, StreamPosition>,
-    /// What did not fit into the inbox, up to the last.
+    /// The position of the last publication of each channel that did not fit into the inbox.
     overflow: BTreeMap<Channel, StreamPosition>,
-    /// The same of the present run, of which subscribers are being told.
+    /// Whether subscribers are being told of such an overflow.
     overflowing: bool,
     is_to_run: bool,
     wakes_at: Option<u64>,
@@ -120,7 +120,7 @@ impl Worker {
             life,
             index,
             common: common.clone(),
-            // So few clients are in a channel here that even two are many.
+            // Channels here have so few subscribers that even two are many.
             hub: Hub::new(limits).with_sweep_piece(1),
             wheel: TimerWheel::new(now),
             connections: Slab::new(),
@@ -162,7 +162,7 @@ impl Worker {
         self.follow_up(key, net);
     }
 
-    /// The application ends a subscription of the client's, or makes one.
+    /// Has the application end a subscription of the client, or begin one.
     pub(crate) fn server_acts(&mut self, key: u32, channel: &Channel, subscribes: bool, net: &mut Net) {
         let Some(connection) = self.connections.get_mut(key as usize) else { return };
         let place = (connection.wire, channel.clone());
@@ -181,7 +181,7 @@ impl Worker {
         self.follow_up(key, net);
     }
 
-    /// Forgets a connection and all it listened to.
+    /// Removes a connection with all its subscriptions.
     pub(crate) fn remove(&mut self, key: u32) {
         let Some(mut connection) = self.connections.try_remove(key as usize) else { return };
         let announced = connection.session.take_announced();
@@ -217,7 +217,7 @@ impl Worker {
         self.wake(net);
     }
 
-    /// Takes what is in the inbox, by channel.
+    /// Takes everything in the inbox, by channel.
     pub(crate) fn run(&mut self, net: &mut Net) {
         self.is_to_run = false;
         let mut by_channel: BTreeMap<Channel, Vec<Arc<Prepared>>> = BTreeMap::new();
@@ -280,7 +280,7 @@ impl Worker {
         }
     }
 
-    /// Has the hub do something, and then does what follows for those it told of a hole or could not write to.
+    /// Runs an action on the hub, and then handles the subscribers that were told of a gap or could not be written to.
     fn with_hub(&mut self, net: &mut Net, act: impl FnOnce(&mut Hub, &mut Writer<'_>)) {
         let mut writer = Writer::new(&self.connections, net);
         act(&mut self.hub, &mut writer);
@@ -304,7 +304,7 @@ impl Worker {
         }
     }
 
-    /// Carries out what a session wants, until it wants nothing.
+    /// Carries out the effects of a session, until there are none.
     pub(crate) fn follow_up(&mut self, key: u32, net: &mut Net) {
         while let Some(connection) = self.connections.get_mut(key as usize) {
             let Some(effect) = connection.session.poll_effect() else {
@@ -398,7 +398,7 @@ impl Worker {
         }
     }
 
-    /// What was held back and does not join on, or finds no room, is read from history.
+    /// Goes live. If what was held back does not join on, or finds no room, the session reads it from history.
     fn go_live(&mut self, key: u32, go_live: &GoLive, net: &mut Net) {
         let is_full = go_live.can_read_on() && net.dice.chance(50);
         let mut writer = Writer { is_full, ..Writer::new(&self.connections, net) };
@@ -434,7 +434,7 @@ impl Worker {
     }
 }
 
-/// What the application subscribes clients to.
+/// The subscription that the application makes for clients.
 fn server_subscription(channel: &Channel) -> ServerSubscription {
     let overrides =
         Overrides { force_recovery: Some(true), force_push_join_leave: Some(true), ..Overrides::default() };
@@ -447,13 +447,13 @@ fn subscriber(key: u32, terms: &DeliveryTerms) -> Subscriber {
     Subscriber::new(key, variant).positioned(terms.positioned).joins_and_leaves(terms.joins_and_leaves)
 }
 
-/// Writes what the hub decides.
+/// Writes what the hub delivers.
 pub(crate) struct Writer<'a> {
     connections: &'a Slab<Connection>,
     net: &'a mut Net,
     told: Vec<(u32, Channel)>,
     pub(crate) slow: Vec<u32>,
-    /// The client has no room for what was held back for it.
+    /// Whether the client has no room for what was held back for it.
     is_full: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Random askers beside a real stream: what the stream could serve is served, and nothing else.
+//! Checks random requests against a real stream: what the stream could serve is served, and nothing else.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,11 +9,11 @@ use crate::recovery::is_recovered;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// So many are published.
+    /// This many are published.
     Publish(u64),
-    /// So many of those are handed out on this node.
+    /// This many of them are delivered on this node.
     HandOut(usize),
-    /// Someone comes who stopped so many before the newest (or after it), and takes so many.
+    /// A client comes that stopped this many before the newest (or after it), with this limit.
     Recover {
         behind: i64,
         limit: u32,
@@ -21,16 +21,17 @@ enum Step {
         other_epoch: bool,
     },
     Begin,
-    /// Someone comes who wants the newest publication.
+    /// A client comes that wants the newest publication.
     Newest,
-    /// Someone comes who looks for what stood so many before the newest, among so many; with none, for all there is.
+    /// A client comes that looks for the update this many before the newest, within this limit; with `None`, for
+    /// everything.
     Seek {
         behind: Option<i64>,
         limit: u32,
     },
-    /// The read that is in flight has reached the broker.
+    /// The read in flight has reached the broker.
     Reach,
-    /// It comes back, or fails.
+    /// The read returns, or fails.
     Return {
         fails: bool,
     },
@@ -61,12 +62,12 @@ fn select_limit() -> impl Strategy<Value = u32> {
     prop::sample::select(vec![1, 3, 8, 1_000])
 }
 
-/// Someone who waits.
+/// A client that waits.
 #[derive(Clone, Debug)]
 struct Asker {
     want: CatchUpRequest<'static>,
     since: Option<Since>,
-    /// The stream's end when they came.
+    /// The stream's end when the client came.
     top: u64,
 }
 
@@ -75,7 +76,7 @@ struct Model {
     retention: Retention,
     stream: Stream,
     catch_up: CatchUp,
-    /// Published and not handed out yet.
+    /// Published but not delivered yet.
     on_their_way: VecDeque<Publication>,
     handed_out: u64,
     reading: Option<(ReadRequest, Option<HistoryPage>)>,
@@ -168,7 +169,7 @@ impl Model {
                             Some(page) => self.check(&asker, &page),
                             None => self.asks(asker),
                         },
-                        // Everyone reads for themselves.
+                        // Each client reads for itself.
                         ReadResult::Unshared => {}
                     }
                 }
@@ -225,7 +226,7 @@ impl Model {
             assert!(all.len() <= asker.want.limit as usize);
             return;
         }
-        // Up to where they are told of, from a stream as it is now: it holds less with time, never more.
+        // Compares up to the answered position, with a stream as it is now: it only ever loses publications with time.
         self.stream.expire(self.now);
         let filter =
             HistoryFilter { since: Some(since.offset), limit: u32::MAX, reverse: false, enough_bytes: None };
@@ -236,7 +237,7 @@ impl Model {
         assert!(!is_recovered(since, &could), "{since:?} up to {:?} could be had", page.top);
     }
 
-    /// What is told is all there was since, and whoever is told of nothing could not have had it.
+    /// The answer has everything since the update. A client with an empty answer could not have had it.
     fn check_sought(&mut self, asker: &Asker, sought: &ResumeAfter, page: &HistoryPage) {
         let told = offsets(page);
         let limit = asker.want.limit as usize;

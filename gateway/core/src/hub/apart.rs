@@ -1,9 +1,9 @@
-//! Subscribers of a channel who do not get just what most of them get stand in lists of their own: those with a filter, a
-//! list for each filter, those who want to be told of joins and leaves, those who have agreed to patches, those who are sent
-//! the newest values, a list for each number of times a second.
+//! Separate lists for subscribers with special terms: a filter, joins and leaves, patches, or newest values. Each
+//! combination of terms has a list of its own, so there is one for each filter and for each rate of newest values.
 //!
-//! Each list is a channel to itself, as far as the rest of the hub goes; the first one knows the others. So whoever
-//! wants nothing in particular pays nothing for those who do, and a filter is asked once for all who have it.
+//! To the rest of the hub each list is a channel of its own; the channel's first list knows the others. So subscribers
+//! without special terms pay nothing for those with them, and a filter is evaluated once for all subscribers that have
+//! it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::{Counts, Hub};
 use crate::newest::{self, NewestTerms, NewestWindow};
 use crate::tag_filter::TagFilter;
 
-/// What the subscribers of one list get.
+/// The terms that the subscribers of one list share.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct ListTerms {
     filter: Option<Arc<TagFilter>>,
@@ -31,7 +31,7 @@ pub(super) struct ListTerms {
     newest: Option<NewestPace>,
 }
 
-/// How those are served who are sent the newest values.
+/// The rate and the age limit of subscribers that are sent the newest values.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct NewestPace {
     times_per_s: u32,
@@ -44,23 +44,23 @@ impl From<NewestTerms> for NewestPace {
     }
 }
 
-/// What sets a list apart from the channel's first.
+/// The state of a list other than the channel's first.
 #[derive(Debug)]
 pub(super) struct SeparateList {
     wants: ListTerms,
     /// The channel's first list.
     first: u32,
-    /// Where it is named there.
+    /// The index of this list in the first list's [`SeparateLists`].
     index: usize,
-    /// For those with patches: the last publication that was given to all who are live and not fresh.
+    /// With patches: the position of the last publication that was given to all live subscribers that are not fresh.
     given: Option<StreamPosition>,
-    /// How many of the live are fresh: they get the next publication whole.
+    /// Number of live subscribers that are fresh: they get the next publication whole.
     fresh: usize,
-    /// For those who are sent the newest values: what waits for all of them.
+    /// With newest values: the values that wait for all subscribers of the list.
     pub(super) window: Option<NewestWindow<Arc<Prepared>>>,
 }
 
-/// The lists beside a channel's first.
+/// The lists of a channel other than its first.
 #[derive(Debug, Default)]
 pub(super) struct SeparateLists {
     ids: Vec<u32>,
@@ -74,14 +74,14 @@ impl SeparateLists {
 }
 
 impl Members {
-    /// What publications must match to be given to this list.
+    /// Returns the filter that publications must match to be delivered to this list.
     pub(super) fn filter(&self) -> Option<&Arc<TagFilter>> {
         self.apart()?.wants.filter.as_ref()
     }
 }
 
 impl ListTerms {
-    /// `None` for what most want: every publication, whole, and nothing else.
+    /// Returns the terms of a subscriber. `None` for the usual terms: every publication, whole, and nothing else.
     #[inline]
     pub(super) fn of(
         subscriber: Subscriber,
@@ -94,8 +94,7 @@ impl ListTerms {
         is_special.then_some(Self { filter, joins_and_leaves, patches, newest })
     }
 
-    /// The same for those who are sent the newest values, or all. `None` for what most want, or for those who have agreed to
-    /// patches.
+    /// Returns these terms with newest values at the given pace, or without them.
     pub(super) fn with_newest(&self, newest: Option<NewestPace>) -> Self {
         Self { newest, ..self.clone() }
     }
@@ -109,7 +108,7 @@ impl ListTerms {
     }
 }
 
-/// Whether this event is for the subscribers of a list.
+/// Returns whether an event is for the subscribers of a list.
 pub(super) fn wants(apart: Option<&SeparateList>, prepared: &Prepared) -> bool {
     match prepared.event() {
         OwnedEvent::Publication(publication) => apart
@@ -127,7 +126,8 @@ pub(super) fn wants_joins_and_leaves(apart: Option<&SeparateList>) -> bool {
     apart.is_some_and(|apart| apart.wants.joins_and_leaves)
 }
 
-/// Those of these that are for a list, for who was given the one at `given` last. `None` if there is none.
+/// Returns the bundles of those publications that are for a list whose subscribers were last given the publication at
+/// `given`. `None` if there are none.
 pub(super) fn bundles<'a>(
     apart: Option<&SeparateList>,
     given: Option<StreamPosition>,
@@ -149,12 +149,13 @@ impl SeparateList {
 }
 
 impl Members {
-    /// What waits for all who are sent the newest values here, if this is a list of those.
+    /// Returns the window of values that wait for the subscribers of this list, if it is one of newest values.
     pub(super) fn window(&mut self) -> Option<&mut NewestWindow<Arc<Prepared>>> {
         self.apart_mut()?.window.as_mut()
     }
 
-    /// Those of these that are for this list, for who was given the one at `given` last. `None` if there is none.
+    /// Returns the bundles of those publications that are for this list, whose subscribers were last given the one at
+    /// `given`. `None` if there are none.
     pub(super) fn bundles(
         &self,
         given: Option<StreamPosition>,
@@ -163,12 +164,12 @@ impl Members {
         bundles(self.apart(), given, publications)
     }
 
-    /// The last publication that was given to all who are live and not fresh.
+    /// Returns the position of the last publication that was given to all live subscribers that are not fresh.
     pub(super) fn given(&self) -> Option<StreamPosition> {
         self.apart().and_then(|apart| apart.given)
     }
 
-    /// These go to all who are live.
+    /// Notes that bundles are delivered to all live subscribers.
     pub(super) fn give(&mut self, bundles: &Bundles) {
         let Some(apart) = self.apart_mut().filter(|apart| apart.wants.patches) else { return };
         if let Some(last) = bundles.last_publication() {
@@ -176,14 +177,15 @@ impl Members {
         }
     }
 
-    /// Not all who are live have been given what was to be given to all: the next publication goes to everyone whole.
+    /// Notes that not all live subscribers were given the last publication, so that the next one is sent to all of them
+    /// whole.
     pub(super) fn forget_given(&mut self) {
         if let Some(apart) = self.apart_mut() {
             apart.given = None;
         }
     }
 
-    /// A subscriber that stands at `position` comes to the live: whether it is fresh there.
+    /// Determines whether a subscriber at `position` that goes live is fresh in this list.
     pub(super) fn freshness(
         &mut self,
         subscriber: Subscriber,
@@ -192,7 +194,7 @@ impl Members {
         let is_first = self.live.is_empty();
         let Some(apart) = self.apart_mut().filter(|apart| apart.wants.patches) else { return subscriber };
         if subscriber.has_last() && is_first {
-            // What it was given is what all are given who are live.
+            // It is the only live subscriber, so what it was given is what all live subscribers were given.
             apart.given = position;
         }
         let is_fresh = !subscriber.has_last() || position.is_none() || apart.given != position;
@@ -200,7 +202,7 @@ impl Members {
         subscriber.fresh(is_fresh)
     }
 
-    /// This one is live no more.
+    /// Updates the count of fresh subscribers after one has left the live ones.
     pub(super) fn forget_freshness(&mut self, subscriber: Subscriber) {
         if let Some(apart) = self.apart_mut().filter(|_| subscriber.is_fresh()) {
             apart.fresh -= 1;
@@ -211,7 +213,8 @@ impl Members {
         self.apart().is_some_and(|apart| apart.fresh > 0)
     }
 
-    /// These of the live have been given what is in flight. Joins and leaves say nothing of any payload.
+    /// Marks live subscribers of a range as given the bundles, and so no longer fresh. Joins and leaves contain no
+    /// payload, and change nothing.
     pub(super) fn have_been_given(&mut self, from: usize, until: usize, bundles: &Bundles) {
         if !self.has_fresh() || bundles.last_publication().is_none() {
             return;
@@ -227,7 +230,7 @@ impl Members {
     }
 }
 
-/// Gives each of these what it can have: those who are fresh get the first publication whole.
+/// Delivers to each subscriber the bundles it can take: fresh ones get the first publication whole.
 pub(super) fn hand(
     subscribers: &[Subscriber],
     now: &mut Bundles,
@@ -245,7 +248,7 @@ pub(super) fn hand(
 }
 
 impl Hub {
-    /// Where a connection stands in a channel, whose first list is `first`.
+    /// Returns the list and the place of a connection in a channel whose first list is `first`.
     #[inline]
     pub(super) fn find_place(&self, first: u32, key: u32) -> Option<(u32, ListPosition)> {
         match self.places.get(key, first) {
@@ -254,7 +257,7 @@ impl Hub {
         }
     }
 
-    /// The same, and it stands there no more.
+    /// Removes and returns the list and the place of a connection in a channel.
     #[inline]
     pub(super) fn take_place(&mut self, first: u32, key: u32) -> Option<(u32, ListPosition)> {
         if let Some(at) = self.places.remove(key, first) {
@@ -275,7 +278,7 @@ impl Hub {
         row.find(|place| is_of_this_channel(place.channel)).map(|place| (place.channel, place.at))
     }
 
-    /// The list for those who want this, made if there is none.
+    /// Returns the list for subscribers with these terms, creating it if there is none.
     pub(super) fn list_for(&mut self, first: u32, wants: ListTerms) -> u32 {
         let members = &mut self.channels[first as usize];
         if let Some(&id) = members.others().and_then(|others| others.by_wants.get(&wants)) {
@@ -300,7 +303,7 @@ impl Hub {
         id
     }
 
-    /// Whether nobody is left in the channel of this list, in which nobody is.
+    /// Returns whether the channel of an empty list has no subscribers in its other lists either.
     pub(super) fn is_last(&self, id: u32) -> bool {
         match self.channels[id as usize].apart() {
             None => self.channels[id as usize].others().is_none(),
@@ -311,13 +314,13 @@ impl Hub {
         }
     }
 
-    /// Drops a list that nobody is in any more, and the channel with its last.
+    /// Drops an empty list, and the channel if it was the last one.
     pub(super) fn drop_empty(&mut self, id: u32) {
         let members = &mut self.channels[id as usize];
         match members.apart() {
             None if members.others().is_none() => self.forget(id),
             None => {
-                // It stays, being the first, and knows nothing of what comes while nobody is in it.
+                // The first list stays, but does not follow the stream while it is empty.
                 members.stream = None;
                 members.unserved = 0;
                 self.sweeps.forget(id);
@@ -352,7 +355,8 @@ impl Hub {
         }
     }
 
-    /// Does something for each of a channel's lists in which anyone is. What all of them count is counted once.
+    /// Calls `act` for each list of a channel that is not empty. Duplicates and gaps, which every list counts, are
+    /// counted once.
     pub(super) fn for_each_list(&mut self, first: u32, mut act: impl FnMut(&mut Self, u32)) {
         let before = self.counts;
         let mut most = before;
@@ -376,7 +380,7 @@ impl Hub {
         self.counts = Counts { duplicates: most.duplicates, gaps: most.gaps, ..self.counts };
     }
 
-    /// The same channel's list that stands first.
+    /// Returns the first list of this list's channel.
     pub(super) fn first_of(&self, id: u32) -> u32 {
         self.channels.get(id as usize).and_then(|members| members.apart()).map_or(id, |apart| apart.first)
     }

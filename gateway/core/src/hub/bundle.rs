@@ -1,7 +1,7 @@
-//! Several publications of one channel as few writes: what a worker with a backlog sends.
+//! Bundles: several publications of one channel as few writes, for a worker with a backlog.
 //!
-//! The bytes are made once for all subscribers of a variant. Where the protocol has something to put between
-//! messages they travel as one, which also deflates to a third of what each of them would by itself.
+//! The bytes are made once for all subscribers of a variant. Where the protocol has a delimiter between messages,
+//! several travel as one message, which also deflates to a third of what they would take separately.
 
 use std::sync::Arc;
 
@@ -16,63 +16,63 @@ use super::subscriber::Sink;
 use super::variants::Variant;
 use crate::namespace_id::NamespaceId;
 
-/// Publications that travel in one message. Client libraries are tried with this many by other gateways.
+/// Publications that may travel in one message. Other gateways have tried client libraries with this many.
 pub const BUNDLED_MESSAGES_MAX: usize = 16;
-/// Bytes of one write, if it holds more than one publication.
+/// Bytes of one write that holds more than one publication, at most.
 pub const BUNDLED_BYTES_MAX: usize = 64 << 10;
-/// The same of newest values: so many short ones first, since those behind them can still give way to newer ones when the
-/// connection takes no more; then longer ones, for that one takes them.
+/// The same for newest values. The first writes are short, since values after them can still be superseded if the
+/// connection takes no more; then writes become longer, because the connection has taken the short ones.
 const NEWEST_SHORT_WRITES: usize = 8;
 const NEWEST_SHORT_BYTES_MAX: usize = 512;
 const NEWEST_LONG_BYTES_MAX: usize = 16 << 10;
 
-/// What to write to the subscribers of one variant.
+/// The writes for subscribers of one variant.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Bundle {
-    /// Whole frames, in order: one write each.
+    /// Whole frames in order, one write each.
     pub writes: SmallVec<[Bytes; 1]>,
-    /// Of several newest values: how many of them are dealt with once each of the writes is.
+    /// With several newest values: for each write, the number of values that are dealt with once it is done.
     pub reach: SmallVec<[u32; 4]>,
-    /// What keeps the rest from being written.
+    /// The reason why the rest is not written, if there is a rest.
     pub end: Option<BundleEnd>,
-    /// How many publications are in the writes.
+    /// Number of publications in the writes.
     pub publications: u32,
 }
 
 /// Why a bundle holds fewer publications than there are.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BundleEnd {
-    /// The protocol can say what comes next only by closing.
+    /// The protocol can express the next publication only by closing.
     Close(Disconnect),
-    /// What comes next cannot be encoded. Whoever was to have every publication is to be told; the others may have what
-    /// comes after it.
+    /// The next publication cannot be encoded. Subscribers that were to get every publication have to be told; the
+    /// others may get the bundle of those after it.
     Broken(Box<Bundle>),
 }
 
-/// The bundles of the same publications for each variant, made when first asked for.
+/// Bundles of the same publications for each variant, made when first asked for.
 #[derive(Clone, Debug)]
 pub struct Bundles {
     publications: SmallVec<[Arc<Prepared>; 1]>,
-    /// The last publication that those who get these were given.
+    /// The last publication that the subscribers were given before these.
     given: Option<StreamPosition>,
     made: SmallVec<[(Variant, Bundle); 2]>,
-    /// The one asked for last.
+    /// The index in `made` of the bundle asked for last.
     last: usize,
     writes: WriteSizes,
-    /// They have waited for as long as those who get them wish.
+    /// Whether the publications have waited in a window, as their subscribers wished.
     has_waited: bool,
 }
 
-/// How long writes may be that hold more than one publication.
+/// The sizes of writes that hold more than one publication.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum WriteSizes {
     Long,
-    /// The first are short.
+    /// The first writes are short.
     Growing,
 }
 
 impl WriteSizes {
-    /// Of one that comes behind so many.
+    /// Returns the bytes of a write that comes after `behind` others, at most.
     fn bytes_max(self, behind: usize) -> usize {
         match self {
             Self::Long => BUNDLED_BYTES_MAX,
@@ -83,28 +83,30 @@ impl WriteSizes {
 }
 
 impl Bundles {
-    /// For those who were given no publication before these, as far as is known: the first one comes whole.
+    /// Creates bundles for subscribers that, as far as is known, were given no publication before: the first one is
+    /// sent whole.
     pub fn new(publications: &[Arc<Prepared>]) -> Self {
         Self::after(None, publications.into())
     }
 
-    /// For those whom the publication at `given` was the last they were given: what follows it can come as a patch.
+    /// Creates bundles for subscribers that were last given the publication at `given`: the one that follows it can be
+    /// sent as a patch.
     pub(super) fn after(given: Option<StreamPosition>, publications: SmallVec<[Arc<Prepared>; 1]>) -> Self {
         let (made, writes) = (SmallVec::new(), WriteSizes::Long);
         Self { publications, given, made, last: 0, writes, has_waited: false }
     }
 
-    /// Newest values, in few writes that are not long.
+    /// Creates bundles of newest values, in few writes that are not long.
     pub(super) fn newest(publications: SmallVec<[Arc<Prepared>; 1]>) -> Self {
         Self { writes: WriteSizes::Growing, ..Self::after(None, publications) }
     }
 
-    /// Newest values that leave as a window closes. How late they are says nothing of the node.
+    /// Creates bundles of newest values from a window that closes. Their lateness says nothing about the node.
     pub(super) fn after_window(publications: SmallVec<[Arc<Prepared>; 1]>) -> Self {
         Self { has_waited: true, ..Self::newest(publications) }
     }
 
-    /// Tells the sink that these have come to the last of a list, if that is to be measured.
+    /// Tells the sink that the last subscriber of a list was served, if that is to be measured.
     pub(super) fn tell_delivered(&self, sink: &mut impl Sink) {
         if !self.has_waited {
             sink.delivered(&self.publications);
@@ -115,13 +117,14 @@ impl Bundles {
         &self.publications
     }
 
-    /// The namespace of their channel.
+    /// Returns the namespace of the channel.
     #[inline]
     pub fn namespace(&self) -> NamespaceId {
         self.publications.first().map_or(NamespaceId::DEFAULT, |prepared| prepared.namespace())
     }
 
-    /// Neighbours in a list mostly take the same variant, so the last answer is looked at first.
+    /// Returns the bundle for a variant. Neighbours in a list mostly take the same variant, so the last bundle is tried
+    /// first.
     #[inline]
     pub fn get(&mut self, variant: Variant) -> &Bundle {
         if self.made.get(self.last).is_none_or(|(of, _)| *of != variant) {
@@ -130,25 +133,25 @@ impl Bundles {
         &self.made[self.last].1
     }
 
-    /// Whether any of these is not for all.
+    /// Returns whether any of the publications is not for all subscribers.
     #[inline]
     pub fn spares_anyone(&self) -> bool {
         self.publications.iter().any(|prepared| prepared.except().is_some() || prepared.only().is_some())
     }
 
-    /// What is left for one subscriber of those that are not for it: made for this one alone.
+    /// Returns the bundle for one subscriber, without the publications that are not for it.
     pub fn without(&self, variant: Variant, is_spared: impl Fn(&Prepared) -> bool) -> Bundle {
         let left: SmallVec<[Arc<Prepared>; 1]> =
             self.publications.iter().filter(|prepared| !is_spared(prepared)).cloned().collect();
         Bundle::of(&left, variant, self.given, self.writes)
     }
 
-    /// The last publication among these, if any of them is one.
+    /// Returns the last publication, if any of the events is one.
     pub(super) fn last_publication(&self) -> Option<&Publication> {
         self.publications.iter().rev().find_map(|prepared| prepared.publication())
     }
 
-    /// Whether one of the publications cannot be encoded for all who were to have it.
+    /// Returns whether one of the publications could not be encoded for some variant.
     pub(super) fn is_broken(&self) -> bool {
         self.made.iter().any(|(_, bundle)| matches!(bundle.end, Some(BundleEnd::Broken(_))))
     }
@@ -163,7 +166,7 @@ impl Bundles {
     }
 }
 
-/// What those were given last who are given this after what was `given`.
+/// Returns the position of the publication that subscribers were last given, after `prepared` has followed `given`.
 fn given_after(prepared: &Prepared, given: Option<StreamPosition>) -> Option<StreamPosition> {
     match prepared.publication() {
         Some(publication) => publication.position,
@@ -172,7 +175,8 @@ fn given_after(prepared: &Prepared, given: Option<StreamPosition>) -> Option<Str
 }
 
 impl Bundle {
-    /// Each publication comes as a patch where it follows the one before it here, or the first of them `given`.
+    /// Creates the bundle of a variant. A publication is sent as a patch where it follows the one before it here, or,
+    /// for the first one, `given`.
     fn of(
         publications: &[Arc<Prepared>],
         variant: Variant,
@@ -200,7 +204,7 @@ impl Bundle {
                 rest = after;
             }
             if how == WriteSizes::Growing {
-                // What has no write of its own is dealt with in that before it.
+                // A publication without a write of its own is dealt with in the write before it.
                 bundle.reach.truncate(bundle.writes.len().saturating_sub(1));
                 bundle.reach.resize(bundle.writes.len(), (publications.len() - rest.len()) as u32);
             }
@@ -209,7 +213,7 @@ impl Bundle {
         bundle
     }
 
-    /// What comes after this one only matters where the bundle ends with it.
+    /// Adds one publication. `after` only matters if the bundle ends with it.
     fn add(&mut self, variant: Variant, prepared: &Prepared, after: &[Arc<Prepared>], how: WriteSizes) {
         match prepared.writable(variant) {
             Writable::Nothing => {}
@@ -224,7 +228,7 @@ impl Bundle {
         }
     }
 
-    /// Puts small writes that follow each other together.
+    /// Merges consecutive small writes.
     fn gather(&mut self, how: WriteSizes) {
         let mut gathered: SmallVec<[Bytes; 1]> = SmallVec::new();
         let mut frames = std::mem::take(&mut self.writes).into_iter().peekable();
@@ -249,8 +253,8 @@ impl Bundle {
     }
 }
 
-/// One frame with as many of the first messages as may travel as one, all of the same kind, deflated where that helps; and
-/// how many they are. `None` if that is only one, or if the protocol has each travel by itself.
+/// Returns one frame with as many of the first messages as may travel as one, all of the same kind and deflated where
+/// that helps, and their number. `None` if that is only one, or if the protocol sends each message by itself.
 fn join(
     publications: &[Arc<Prepared>],
     variant: Variant,

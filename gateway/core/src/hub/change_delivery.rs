@@ -1,5 +1,5 @@
-//! Lists of those who are sent the newest values: what comes waits for their window, and newer values take the place of
-//! older ones, once for all of the list.
+//! Delivery to lists of newest values: values wait for the list's window, and newer values supersede older ones, once
+//! for all subscribers of the list.
 
 use std::sync::Arc;
 
@@ -14,33 +14,34 @@ use super::prepared::Prepared;
 use super::subscriber::Sink;
 use crate::newest::{Closed, DueValue, NewestQueue, NewestTerms, WindowShare};
 
-/// What came of a wish to be served otherwise.
+/// The outcome of a change of delivery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeliveryChangeOutcome {
     Done,
-    /// It is not live yet, or no more.
+    /// The change is not possible now: the subscription is not live, the channel is being swept, or publications are on
+    /// their way that the subscriber would miss in the other list.
     NotNow,
-    /// It has agreed to patches, of which none may be left out.
+    /// The subscriber has agreed to patches, none of which may be left out.
     Never,
 }
 
 impl Hub {
-    /// What the time is for what comes next.
+    /// Sets the current time.
     pub fn tell_time(&mut self, now: Moment) {
         self.now = now;
     }
 
-    /// When [`Hub::close_windows`] has something to do.
+    /// Returns when [`Hub::close_windows`] has something to do.
     pub fn next_window(&self) -> Option<Moment> {
         self.windows.next_close()
     }
 
-    /// Delivers what has waited in windows that close now.
+    /// Delivers the values of windows that close now.
     pub fn close_windows(&mut self, now: Moment, sink: &mut impl Sink) {
         self.now = now;
         while let Some(id) = self.windows.take_due(now) {
             if self.sweeps.is_under_way(id) {
-                // What came behind it belongs into the window.
+                // Publications behind the sweep belong into the window.
                 self.finish_sweep(id, sink);
             }
             let Some(members) = self.channels.get_mut(id as usize) else { continue };
@@ -65,8 +66,8 @@ impl Hub {
         }
     }
 
-    /// Gives those who came while the window was open what came after them. Returns how many of the live are not of
-    /// these: they stand in front of them then.
+    /// Delivers to subscribers that joined while the window was open the values that came after them. Returns the
+    /// number of the other live subscribers, which are then at the front.
     fn serve_newcomers(
         &mut self,
         id: u32,
@@ -91,7 +92,7 @@ impl Hub {
         std::mem::take(&mut members.unserved) as usize
     }
 
-    /// Something has come for a list of those who are sent the newest values.
+    /// Handles publications for a list of newest values: delivers them, or puts them into the open window.
     pub(super) fn begin_newest(
         &mut self,
         id: u32,
@@ -113,7 +114,8 @@ impl Hub {
         }
         let Some(window) = members.window() else { return };
         if live == 0 {
-            // What waited was for those who have gone. Whoever comes knows this one already, or is given it as they come.
+            // The values waited for subscribers that have left. New subscribers have this one already, or are given it
+            // as they join.
             window.clear();
             return;
         }
@@ -140,15 +142,16 @@ impl Hub {
         }
     }
 
-    /// Serves all who are still to be served in a channel.
+    /// Finishes all sweeps of a channel.
     pub fn finish_sweeps_of(&mut self, channel: &str, sink: &mut impl Sink) {
         if let Some(first) = self.ids.find(&self.channels, channel).filter(|_| self.is_sweeping()) {
             self.for_each_list(first, |hub, id| hub.finish_sweep(id, sink));
         }
     }
 
-    /// A live subscription is sent the newest values from now on, or otherwise than before, or all. `sink` gets at once what
-    /// waits for it in the list that it leaves, and nothing that is for others: not while the channel is swept.
+    /// Changes a live subscription to the newest values, to other terms of newest values, or to all publications.
+    /// `sink` gets at once the values that wait for it in the list it leaves, and nothing for other subscribers. Fails
+    /// while the channel is being swept.
     pub fn change_latest(
         &mut self,
         channel: &str,
@@ -165,7 +168,7 @@ impl Hub {
         let Some((id, at)) = self.find_place(first, key) else { return DeliveryChangeOutcome::NotNow };
         let members = &mut self.channels[id as usize];
         let waiting = members.aside.as_ref().map_or(&[][..], |aside| &aside.waiting);
-        // One that waits for the stream is past what waits here.
+        // A subscriber that waits for the stream is past the values that wait here.
         let (subscriber, waits_at) = match at.list() {
             PlaceList::Live => (members.live.get(at.index()).copied(), None),
             PlaceList::Waiting => waiting
@@ -190,13 +193,13 @@ impl Hub {
         if other == id {
             return DeliveryChangeOutcome::Done;
         }
-        // Lists that began before anything came can have begun at different places.
+        // Lists that began before any publication came may be at different positions.
         let (position, others) = (waits_at.or(stream), &self.channels[other as usize]);
         let waits_there = match (position, others.stream) {
             _ if others.is_empty() => waits_at,
             (Some(at), Some(there)) if at == there => None,
             (Some(at), Some(there)) if at.epoch == there.epoch && at.offset > there.offset => Some(at),
-            // What lies between is still on its way, and would not come to it there.
+            // Publications in between are still on their way, and the other list would not deliver them to it.
             (Some(_), Some(_)) => return DeliveryChangeOutcome::NotNow,
             (position, None) => position,
             (None, Some(_)) => None,
@@ -208,7 +211,7 @@ impl Hub {
         self.channels[id as usize].take_out(at, id, &mut self.places);
         let members = &mut self.channels[other as usize];
         if members.is_empty() {
-            // Nobody was in it, so nobody has told it.
+            // An empty list does not follow the stream.
             members.stream = stream;
         }
         let subscriber = subscriber.newest(latest.is_some());
@@ -224,7 +227,7 @@ impl Hub {
 }
 
 impl Hub {
-    /// Whether any of a channel's lists is being swept.
+    /// Returns whether any of a channel's lists is being swept.
     fn is_sweeping_any(&self, first: u32) -> bool {
         let others = self.channels.get(first as usize).and_then(|members| members.others());
         let others = others.map_or(&[][..], |others| others.ids());
@@ -232,7 +235,8 @@ impl Hub {
     }
 }
 
-/// The newest of each key, in the order in which the keys came. What is no value keeps its place among them.
+/// Returns the newest publication of each key, in the order in which the keys first came, followed by events that are
+/// no publications.
 fn newest_of(publications: SmallVec<[Arc<Prepared>; 1]>) -> SmallVec<[Arc<Prepared>; 1]> {
     if publications.len() < 2 {
         return publications;
@@ -248,7 +252,7 @@ fn newest_of(publications: SmallVec<[Arc<Prepared>; 1]>) -> SmallVec<[Arc<Prepar
     leaves
 }
 
-/// Values with how many they have superseded.
+/// Returns values that carry the number of those they superseded.
 fn with_superseded(taken: Vec<DueValue<Arc<Prepared>>>) -> SmallVec<[Arc<Prepared>; 1]> {
     taken.into_iter().map(|DueValue { value, superseded }| value.superseding(superseded)).collect()
 }

@@ -1,4 +1,4 @@
-//! A connection is reached another way from now on, and takes another encoding in all of its channels.
+//! Changing the encoding of a connection in all of its channels, because it has changed its transport.
 
 use super::Hub;
 use super::places::PlaceList;
@@ -6,7 +6,7 @@ use super::subscriber::Subscriber;
 use super::variants::Variant;
 
 impl Hub {
-    /// Where it has agreed to patches it still gets them.
+    /// Sets the encoding that a connection takes. In channels where it has agreed to patches it still gets them.
     pub fn change_wire(&mut self, key: u32, variant: Variant) {
         for place in self.places.row(key) {
             let Some(members) = self.channels.get_mut(place.channel as usize) else { continue };
@@ -19,7 +19,7 @@ impl Hub {
                 (PlaceList::Waiting, Some(aside)) => {
                     aside.waiting.get_mut(index).map(|waiting| &mut waiting.subscriber)
                 }
-                // It is given nothing more.
+                // These subscribers are sent nothing more.
                 (PlaceList::Insufficient, _) | (_, None) => None,
             };
             if let Some(subscriber) = subscriber {

@@ -1,4 +1,4 @@
-//! A publication comes to a channel, or is known to have been lost on its way.
+//! Delivery of publications to a channel, and of the news that publications were lost on their way.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use super::subscriber::Sink;
 use super::{Counts, Hub};
 
 impl Hub {
-    /// Publications of one channel, in the order they came. Subscribers get as many of them at a time as follow
-    /// each other, so that the sink can write them as one. In a channel of many, some are served now and the others by
-    /// [`Hub::sweep_on`].
+    /// Delivers publications of one channel, in the order they came. As many of them at a time as follow each other go
+    /// to the sink, which can write them as one. In a channel with many subscribers some are served now and the others
+    /// by [`Hub::sweep_on`].
     pub fn deliver(&mut self, channel: &str, publications: &[Arc<Prepared>], sink: &mut impl Sink) {
         let Some(id) = self.ids.find(&self.channels, channel) else { return };
         if self.channels.get(id as usize).is_some_and(|members| members.others().is_some()) {
@@ -30,7 +30,7 @@ impl Hub {
         }
     }
 
-    /// The same for a list that is not being swept.
+    /// Delivers publications to a list that is not being swept.
     pub(super) fn advance_by(&mut self, id: u32, publications: &[Arc<Prepared>], sink: &mut impl Sink) {
         let mut rest = publications;
         while let (Some(next), Some(members)) = (rest.first(), self.channels.get_mut(id as usize)) {
@@ -57,8 +57,8 @@ impl Hub {
         }
     }
 
-    /// Everything of this channel up to `position` that did not come will not come. Those who follow the stream
-    /// and miss something are told.
+    /// Marks everything of the channel up to `position` that has not come as lost. Positioned subscribers that miss
+    /// something are told.
     pub fn lost(&mut self, channel: &str, position: StreamPosition, sink: &mut impl Sink) {
         let Some(id) = self.ids.find(&self.channels, channel) else { return };
         self.for_each_list(id, |hub, id| {
@@ -70,7 +70,7 @@ impl Hub {
         });
     }
 
-    /// Goes one publication forward with care: someone is waiting, or there is a hole before it.
+    /// Advances the stream by one event where subscribers wait for the stream or there is a gap before the event.
     fn advance(&mut self, id: u32, what: StreamEvent<'_>, hole: bool, sink: &mut impl Sink) {
         let Some(members) = self.channels.get_mut(id as usize) else { return };
         let mut insufficient = Vec::new();
@@ -135,7 +135,7 @@ impl Hub {
     }
 }
 
-/// What a stream goes forward by.
+/// An event that advances a stream.
 #[derive(Clone, Copy)]
 enum StreamEvent<'a> {
     Publication(&'a Arc<Prepared>),
@@ -158,22 +158,23 @@ enum StreamStep {
     Gap,
 }
 
-/// What a publication means for a subscriber that waits for the stream to reach it.
+/// What a publication means for a subscriber that waits for the stream to reach its position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum SubscriberStep {
-    /// It knows this one, and not all of the next ones may be new to it.
+    /// The subscriber has this publication, and may have some of the next ones too.
     Stay,
-    /// It gets this one, which says nothing about where the stream is.
+    /// The subscriber gets this publication, which has no position in the stream.
     StayWith,
-    /// It gets this one and all that follow.
+    /// The subscriber gets this publication and all that follow.
     Before,
-    /// It knows this one, but none that follow.
+    /// The subscriber has this publication, but none that follow.
     After,
-    /// It misses something.
+    /// The subscriber misses something.
     Insufficient,
 }
 
-/// `comes`: where the stream comes to, if anywhere; `lost`: without what stands there.
+/// Returns what an event means for a waiting subscriber. `comes`: the position of the event, if it has one; `lost`:
+/// whether the publication there was lost.
 fn turn(
     position: StreamPosition,
     positioned: bool,
@@ -193,7 +194,8 @@ fn turn(
 }
 
 impl Members {
-    /// How many of these simply continue the stream, up to the first that someone has waited for. Moves it behind them.
+    /// Returns how many of these publications simply continue the stream, up to the first position that a subscriber
+    /// waits for. Moves the stream behind them.
     fn follow(&mut self, publications: &[Arc<Prepared>]) -> usize {
         let until = match self.waited_for() {
             AwaitedPosition::Nothing => None,
@@ -218,7 +220,7 @@ impl Members {
         run
     }
 
-    /// The nearest position that someone waits for the stream to reach.
+    /// Returns the nearest position that a subscriber waits for the stream to reach.
     fn waited_for(&self) -> AwaitedPosition {
         let waiting = self.aside.as_ref().map_or(&[][..], |aside| &aside.waiting);
         let Some(first) = waiting.first() else { return AwaitedPosition::Nothing };
@@ -232,9 +234,9 @@ impl Members {
         AwaitedPosition::Position(nearest)
     }
 
-    /// Those who waited for the stream to come to where it is now wait no more. They know the last publication.
+    /// Makes subscribers live that waited for the stream to reach its present position. They have the last publication.
     pub(super) fn end_waiting(&mut self, id: u32, places: &mut Places) {
-        // From the last on, so that mostly none has to move into the place of one that goes.
+        // From the last to the first, so that mostly no entry has to move into a free place.
         for index in (0..self.waiting()).rev() {
             let Some(aside) = &mut self.aside else { return };
             if aside.waiting.get(index).is_some_and(|waiting| self.stream == Some(waiting.position))
@@ -247,7 +249,8 @@ impl Members {
         self.drop_unused_aside();
     }
 
-    /// Those of these that come after `position`; up to the first hole for one who would be told of it.
+    /// Returns the publications that come after `position`. For a positioned subscriber, only those before the first
+    /// gap.
     pub(super) fn after(
         position: Option<StreamPosition>,
         positioned: bool,
@@ -269,11 +272,11 @@ impl Members {
     }
 }
 
-/// What those wait for who know more than this worker has seen.
+/// The position that waiting subscribers are at, which are ahead of this worker.
 enum AwaitedPosition {
     Nothing,
     Position(StreamPosition),
-    /// In several epochs, which have no order.
+    /// Positions in several epochs, which have no order.
     Several,
 }
 
@@ -288,7 +291,7 @@ fn classify(stream: Option<StreamPosition>, comes: Option<StreamPosition>) -> St
     }
 }
 
-/// Keeps publications for those who are joining, if anyone is.
+/// Holds publications back for joining subscribers, if there are any.
 fn hold_back(
     members: &mut Members,
     publications: &[Arc<Prepared>],
@@ -298,7 +301,7 @@ fn hold_back(
 ) {
     let joins_and_leaves = apart::wants_joins_and_leaves(members.apart());
     if let Some(aside) = members.aside.as_mut().filter(|aside| !aside.joining.is_empty()) {
-        // Of those that the filter keeps back, too: they say how far the stream has come.
+        // Publications that the list's filter leaves out are held, too: they say how far the stream has come.
         let held = publications.iter().filter(|held| joins_and_leaves || held.publication().is_some());
         counts.held_overflow += aside.held.hold(held, limits, total);
     }

@@ -1,4 +1,4 @@
-//! Pushes as packets of Engine.IO: each in a WebSocket message, or one behind another for the next request that fetches them.
+//! Framing of pushes as Engine.IO packets: each in a WebSocket message, or several in the body of a polling response.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use shared::framing::engine_io::{MESSAGE, SEPARATOR, put_message};
@@ -8,10 +8,10 @@ use shared::framing::{Message, MessageKind};
 use super::variants::PushFraming;
 use super::websocket_frames::{DeflateOptions, WebSocketFrames, put_header};
 
-/// The type of a packet.
+/// Bytes of a packet's type.
 const MARK_BYTES: usize = 1;
 
-/// A WebSocket message for each packet, deflated where that was negotiated and pays.
+/// Frames each packet as a WebSocket message, deflated if that was negotiated and makes it smaller.
 #[derive(Debug, Default)]
 pub struct EngineWebSocketFrames(WebSocketFrames);
 
@@ -50,7 +50,7 @@ impl PushFraming for EngineWebSocketFrames {
     }
 }
 
-/// Packets with a separator behind each, so that what is fetched next can always follow.
+/// Frames packets with a separator after each, so that another packet can always follow.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EnginePollingFrames;
 
@@ -74,7 +74,7 @@ impl PushFraming for EnginePollingFrames {
         0
     }
 
-    /// The body of an answer is deflated as a whole or not at all.
+    /// Returns `None`: the body of a response is deflated as a whole or not at all.
     fn deflate(&self, _kind: MessageKind, _message: &[u8]) -> Option<Bytes> {
         None
     }

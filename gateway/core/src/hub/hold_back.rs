@@ -1,4 +1,4 @@
-//! What a channel published while some of its subscribers were still joining: kept once for all of them.
+//! Publications held back while some subscribers of a channel were still joining, kept once for all of them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,18 +8,18 @@ use shared::position::StreamPosition;
 use super::members::JoiningMember;
 use super::prepared::Prepared;
 
-/// Publications held back in one channel.
+/// Publications held back in one channel, at most.
 pub const HELD_PUBLICATIONS_MAX: usize = 1024;
-/// Bytes held back in one channel, of joins and leaves too.
+/// Bytes held back in one channel, at most, including joins and leaves.
 pub const HELD_BYTES_MAX: usize = 1 << 20;
-/// Bytes held back in all channels of one hub.
+/// Bytes held back in all channels of one hub, at most.
 pub const HELD_BYTES_TOTAL_MAX: usize = 64 << 20;
 
-/// What a held publication costs beside its payload, roughly.
+/// Bytes that a held publication takes beside its payload, roughly.
 const HELD_OVERHEAD_BYTES: usize = 256;
 
-/// How much is held back for joining subscribers before some is given up: the oldest publications, and joins and leaves
-/// only if nothing else is left.
+/// How much is held back for joining subscribers before entries are dropped: the oldest publications first, and joins
+/// and leaves only if no publication is left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HoldLimits {
     pub publications: usize,
@@ -33,13 +33,13 @@ impl Default for HoldLimits {
     }
 }
 
-/// What came since the oldest joining subscriber did, numbered by arrival.
+/// Events that came since the oldest joining subscriber joined, numbered by arrival.
 #[derive(Debug, Default)]
 pub(super) struct HoldBackQueue {
     entries: VecDeque<HeldEvent>,
-    /// How many of them are publications.
+    /// Number of entries that are publications.
     publications: usize,
-    /// The number that the next will get.
+    /// The number of the next entry.
     next: u64,
     bytes: usize,
 }
@@ -51,22 +51,22 @@ struct HeldEvent {
     prepared: Arc<Prepared>,
 }
 
-/// The part of a channel that a subscriber could not see while it joined.
+/// The events of a channel that a subscriber missed while it joined.
 #[derive(Debug)]
 pub(super) struct CaughtUp<'a> {
     pub(super) publications: Vec<&'a Arc<Prepared>>,
-    /// Where it stands then. `None` if it follows no stream.
+    /// The subscriber's position after these events. `None` if it follows no stream.
     pub(super) now_at: Option<StreamPosition>,
 }
 
 impl HoldBackQueue {
-    /// The number that the next will get.
+    /// Returns the number of the next entry.
     pub(super) fn next(&self) -> u64 {
         self.next
     }
 
-    /// Holds these back, as long as there is room. `total` counts the bytes of all channels.
-    /// Returns how many were given up.
+    /// Holds events back, and drops old ones where the limits are exceeded. `total` counts the bytes of all channels.
+    /// Returns how many events were dropped.
     pub(super) fn hold<'a>(
         &mut self,
         publications: impl Iterator<Item = &'a Arc<Prepared>>,
@@ -98,7 +98,7 @@ impl HoldBackQueue {
         given_up
     }
 
-    /// Gives up the oldest publication, which history may have, or what is the oldest without any.
+    /// Drops the oldest publication, which history may still have, or the oldest event if there is no publication.
     /// Returns how many bytes that frees.
     fn give_up(&mut self) -> Option<usize> {
         let oldest = self.entries.iter().position(|entry| entry.is_publication).unwrap_or(0);
@@ -108,8 +108,8 @@ impl HoldBackQueue {
         Some(cost(&prepared))
     }
 
-    /// What a subscriber is to get that knows the stream up to `position`. `None` if something between that and now is
-    /// not here.
+    /// Returns the events to deliver to a subscriber that has the stream up to `position`. `None` if something between
+    /// `position` and now is missing here.
     pub(super) fn catch_up(
         &self,
         joining: &JoiningMember,
@@ -120,9 +120,10 @@ impl HoldBackQueue {
         let skipped = self.entries.partition_point(|entry| entry.number < since);
         for HeldEvent { number, prepared, .. } in self.entries.range(skipped..) {
             match (prepared.position(), now_at) {
-                // It has no place in the stream, and can stand before something that is known.
+                // An event without a position is always delivered, even if it came before a publication that the
+                // subscriber has.
                 (None, _) => {}
-                // History was read anew since.
+                // The subscriber has read history again since this event.
                 (Some(_), _) if *number < from => continue,
                 (Some(_), None) => {}
                 (Some(stands), Some(at)) if knows(at, stands) => continue,
@@ -138,7 +139,7 @@ impl HoldBackQueue {
         Some(CaughtUp { publications, now_at })
     }
 
-    /// Lets go of what has a place in the stream, which all who are joining will read from history. Returns how many
+    /// Drops the publications of the stream, which all joining subscribers will read from history. Returns how many
     /// bytes that frees.
     pub(super) fn let_go_of_stream(&mut self) -> usize {
         let before = self.bytes;
@@ -153,7 +154,7 @@ impl HoldBackQueue {
         before - self.bytes
     }
 
-    /// Lets go of everything: nobody is joining any more. Returns how many bytes that frees.
+    /// Drops everything, because no subscriber is joining any more. Returns how many bytes that frees.
     pub(super) fn clear(&mut self) -> usize {
         self.entries = VecDeque::new();
         self.publications = 0;
@@ -161,12 +162,12 @@ impl HoldBackQueue {
     }
 }
 
-/// Whether nothing lies between the two.
+/// Returns whether `next` directly follows `position`.
 pub(super) fn follows(position: StreamPosition, next: StreamPosition) -> bool {
     position.epoch == next.epoch && position.offset.checked_add(1) == Some(next.offset)
 }
 
-/// Whether someone at `position` has seen what stands at `other`.
+/// Returns whether a subscriber at `position` has the publication at `other`.
 fn knows(position: StreamPosition, other: StreamPosition) -> bool {
     position.epoch == other.epoch && other.offset <= position.offset
 }

@@ -1,4 +1,4 @@
-//! The first list of each channel, by the channel's name. The name itself stands in the list alone.
+//! An index from channel names to the first list of each channel. The name itself is stored in the list only.
 
 use std::hash::BuildHasher;
 
@@ -24,12 +24,12 @@ impl ListIds {
         self.0.find(hash(channel), |&id| name(lists, id) == channel).copied()
     }
 
-    /// For a list whose channel has none here yet.
+    /// Adds a list whose channel has no entry yet.
     pub(super) fn insert(&mut self, lists: &Lists, id: u32) {
         self.0.insert_unique(hash(name(lists, id)), id, |&id| hash(name(lists, id)));
     }
 
-    /// For a list that may be gone already.
+    /// Removes a list, which may have been removed already.
     pub(super) fn remove(&mut self, channel: &str, id: u32) {
         if let Ok(entry) = self.0.find_entry(hash(channel), |&known| known == id) {
             entry.remove();
@@ -44,7 +44,7 @@ impl ListIds {
         self.0.len()
     }
 
-    /// Gives back what the present channels do not need, if that is much.
+    /// Frees memory that the present channels do not need, if it is much.
     pub(super) fn shrink(&mut self, lists: &Lists) {
         if self.0.len() <= self.0.capacity() / 4 {
             self.0.shrink_to(self.0.len() * 2, |&id| hash(name(lists, id)));

@@ -1,4 +1,4 @@
-//! What a hub knows of one subscription, for whoever looks into it.
+//! The state of one subscription, for inspection.
 
 use std::sync::Arc;
 
@@ -9,34 +9,35 @@ use super::places::PlaceList;
 use super::subscriber::Subscriber;
 use crate::tag_filter::TagFilter;
 
-/// How far a subscription has come.
+/// The stage of a subscription.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SubscriptionStage {
-    /// It gets publications as they come.
+    /// The subscriber gets publications as they come.
     Live,
-    /// Publications are held back until its client is told that it has begun.
+    /// Publications are held back until the client is told that its subscription has begun.
     Joining,
-    /// It is ahead of this worker: what it has already is still on its way here.
+    /// The subscriber is ahead of this worker: publications that it has already are still on their way here.
     Ahead,
-    /// Its client was told that it missed something, and is to subscribe again.
+    /// The client was told of a gap, and is to subscribe again.
     Insufficient,
 }
 
-/// One subscription.
+/// The state of one subscription.
 #[derive(Clone, Debug)]
 pub struct Inspected {
     pub stage: SubscriptionStage,
-    /// It follows the stream, and is told of gaps.
+    /// Whether the subscription follows the stream and is told of gaps.
     pub positioned: bool,
-    /// It is sent the newest value of each key.
+    /// Whether the subscriber is sent the newest value of each key.
     pub newest: bool,
-    /// Up to where everything was handed to it, as far as it follows the stream. `None` before the first publication.
+    /// The stream position up to which the subscriber was given everything, if it follows the stream. `None` before the
+    /// first publication.
     pub position: Option<StreamPosition>,
     pub filter: Option<Arc<TagFilter>>,
 }
 
 impl Hub {
-    /// The subscription of a connection to a channel, if there is one.
+    /// Returns the state of a connection's subscription to a channel, if there is one.
     pub fn inspect(&self, channel: &str, key: u32) -> Option<Inspected> {
         let first = self.ids.find(&self.channels, channel)?;
         let (id, at) = self.find_place(first, key)?;

@@ -1,4 +1,4 @@
-//! Coming to a channel: held back at first, then live.
+//! Joining a channel: publications are held back for the subscriber at first, then it goes live.
 
 use std::sync::Arc;
 
@@ -14,42 +14,44 @@ use super::subscriber::{Sink, Subscriber};
 use crate::newest::NewestTerms;
 use crate::tag_filter::TagFilter;
 
-/// What came of a join.
+/// The outcome of a join.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct JoinOutcome {
-    /// Nobody on this worker listened to the channel before.
+    /// Whether the channel had no subscriber on this worker before.
     pub first: bool,
 }
 
-/// What a subscriber has when it goes live.
+/// What a subscriber has of the stream when it goes live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KnownPosition {
-    /// It knows the stream up to here. `None`: the channel has no stream.
+    /// The position up to which the subscriber has the stream. `None` if the channel has no stream.
     pub position: Option<StreamPosition>,
-    /// It was given the publication at that position, so that the next one may come to it as a patch of that.
+    /// Whether the subscriber was given the publication at that position, so that the next one may be sent as a patch
+    /// of it.
     pub has_last: bool,
-    /// The node has handed out everything up to there: what of it is still to come here is in this worker's inbox, and whoever
-    /// joins from now on is not told of less.
+    /// Whether the node has passed everything up to that position to its workers: publications still to come here are
+    /// then in this worker's inbox, and a subscriber that joins from now on is not told of an earlier position.
     pub is_handed_out: bool,
 }
 
 impl From<Option<StreamPosition>> for KnownPosition {
-    /// Of a position up to which everything is handed out.
+    /// Creates a position up to which everything has been passed to the workers.
     fn from(position: Option<StreamPosition>) -> Self {
         Self { position, has_last: false, is_handed_out: true }
     }
 }
 
 impl Hub {
-    /// Whether a worker that has seen nothing of a channel's stream may learn from someone who goes live where that stands.
+    /// Returns whether this worker has seen nothing of a channel's stream and may take the position of a subscriber
+    /// that goes live as the stream's.
     pub fn has_seen_nothing(&self, channel: &str) -> bool {
         let members = self.ids.find(&self.channels, channel).and_then(|id| self.channels.get(id as usize));
         members.is_some_and(|members| members.stream.is_none() && members.live.is_empty())
     }
 
-    /// From now on, publications of the channel are held back for this subscriber until [`Hub::go_live`]. With a filter,
-    /// it gets only those that this lets through. One that is there already starts anew; if it was still joining and
-    /// wants the same, what no history has is held back for it since it joined first.
+    /// Adds a joining subscriber, for which publications are held back until [`Hub::go_live`]. With a filter, the
+    /// subscriber gets only publications that match it. A subscriber that is there already starts anew; if it was still
+    /// joining with the same terms, events that are in no history stay held back for it since its first join.
     pub fn join(
         &mut self,
         channel: &Channel,
@@ -59,7 +61,7 @@ impl Hub {
         self.join_apart(channel, subscriber, filter, None)
     }
 
-    /// The same for one that is sent the newest value of each key.
+    /// Adds a joining subscriber that is sent the newest value of each key.
     pub fn join_latest(
         &mut self,
         channel: &Channel,
@@ -98,7 +100,7 @@ impl Hub {
             self.held_bytes -= self.channels[before as usize].take_out(at, before, &mut self.places);
         }
         self.channels[id as usize].make_joining(subscriber, id, &mut self.places);
-        // Only now: the channel must not go for a moment.
+        // Done last, so that the channel does not disappear for a moment.
         if let Some((before, _)) = before.filter(|(before, _)| *before != id)
             && self.channels[before as usize].is_empty()
         {
@@ -107,10 +109,10 @@ impl Hub {
         JoinOutcome { first: known.is_none() }
     }
 
-    /// What the subscriber knows has been told to its client. It gets what was held back and is not known to it, then
-    /// everything that comes; or it is told that something in between is not there, and joins on, until it leaves or joins
-    /// again. Does nothing for one that is not joining.
-    /// On a worker that has seen nothing of the stream, it says where that stands if `is_handed_out`.
+    /// Makes a joining subscriber live, once its client has been told up to where it has the stream. The subscriber
+    /// gets the held publications that it does not have, then everything that comes; or it is told that there is a gap,
+    /// and stays joining until it leaves or joins again. Does nothing for a subscriber that is not joining. On a worker
+    /// that has seen nothing of the stream, the subscriber's position becomes the stream's if `is_handed_out`.
     pub fn go_live(
         &mut self,
         channel: &str,
@@ -154,9 +156,10 @@ impl Hub {
 }
 
 impl Members {
-    /// Whether the worker, which has seen nothing of the stream yet, may go on as if it had seen it up to here, where what is
-    /// handed out is in its inbox at the latest. What is in there and stands before this place is known to whoever is live or
-    /// waits; those who are joining may have been told of less.
+    /// Returns whether the worker, which has seen nothing of the stream yet, may go on as if it had seen it up to
+    /// `position`, given that everything the node has passed on is in its inbox at the latest. Subscribers that are
+    /// live or waiting have what is in the inbox up to that position; joining ones may have been told of an earlier
+    /// position.
     fn is_first_at(&self, position: StreamPosition) -> bool {
         let is_first = |aside: &MembersRareState| {
             aside.joining.is_empty() && aside.waiting.iter().all(|waiting| waiting.position == position)
@@ -164,7 +167,7 @@ impl Members {
         self.stream.is_none() && self.live.is_empty() && self.aside.as_deref().is_none_or(is_first)
     }
 
-    /// Has what was held back written to one who is joining. Returns where it goes then, and whether it was given the last
+    /// Sends the held publications to a joining subscriber. Returns its next stage, and whether it was given the last
     /// publication; `None` if it misses something.
     fn catch_up(
         &self,
@@ -175,7 +178,7 @@ impl Members {
     ) -> Option<(JoinNext, bool)> {
         let KnownPosition { position, has_last, .. } = knows;
         let subscriber = joining.subscriber;
-        // History was read for it before that was lost, or of a stream that is gone.
+        // The history it got was read before that loss, or is of a stream that no longer exists.
         let is_outdated = joining.lost.zip(position).is_some_and(|(lost, knows)| {
             subscriber.is_positioned() && (knows.epoch != lost.epoch || knows.offset < lost.offset)
         });
@@ -206,8 +209,8 @@ enum JoinNext {
     Waiting(StreamPosition),
 }
 
-/// Where a subscriber goes that has got everything up to `now_at`, on a worker that has seen `stream`. `None`: it misses
-/// something.
+/// Returns the next stage of a subscriber that has everything up to `now_at`, on a worker that has seen the stream up
+/// to `stream`. `None` if the subscriber misses something.
 fn next(
     now_at: Option<StreamPosition>,
     stream: Option<StreamPosition>,
@@ -216,12 +219,12 @@ fn next(
     let Some(now_at) = now_at else { return Some(JoinNext::Live(None)) };
     match stream {
         Some(stream) if stream == now_at => Some(JoinNext::Live(Some(now_at))),
-        // Everything since the join was held back, so what is missing was lost before it came here.
+        // Everything since the join was held back, so the missing publications were lost before they came here.
         Some(stream) if stream.epoch == now_at.epoch && stream.offset > now_at.offset => {
             (!positioned).then_some(JoinNext::Live(Some(now_at)))
         }
-        // The worker is behind, or in another epoch, or has seen nothing yet: what the subscriber knows already
-        // may still be on its way, and must not be given to it a second time.
+        // The worker is behind, or in another epoch, or has seen nothing yet: publications that the subscriber has may
+        // still be on their way, and must not be delivered to it a second time.
         _ => Some(JoinNext::Waiting(now_at)),
     }
 }

@@ -1,18 +1,18 @@
-//! Going from a channel, from all of them, and giving memory back after many went.
+//! Leaving one channel or all of them, and giving memory back after many have left.
 
 use shared::channel::Channel;
 
 use super::Hub;
 
-/// What came of a leave.
+/// The outcome of a leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LeaveOutcome {
-    /// Nobody on this worker listens to the channel any more.
+    /// Whether the channel has no subscriber left on this worker.
     pub last: bool,
 }
 
 impl Hub {
-    /// Ends a subscription in any state. `None` if there is none.
+    /// Ends a subscription in any state. Returns `None` if there is none.
     pub fn leave(&mut self, channel: &str, key: u32) -> Option<LeaveOutcome> {
         let (id, at) = self.take_place(self.ids.find(&self.channels, channel)?, key)?;
         let members = &mut self.channels[id as usize];
@@ -40,8 +40,8 @@ impl Hub {
         }
     }
 
-    /// Gives memory back that the present subscriptions do not need. Worth calling now and then, not often: it
-    /// may copy tables.
+    /// Frees memory that the present subscriptions do not need. Worth calling now and then, but not often: it may copy
+    /// tables.
     pub fn shrink(&mut self) {
         self.channels.shrink_to_fit();
         self.ids.shrink(&self.channels);

@@ -1,11 +1,12 @@
-//! The lists of all channels on one worker, by their numbers.
+//! The table of all subscriber lists on one worker.
 
 use std::ops::{Index, IndexMut};
 
 use super::members::Members;
 
-/// Lists by their numbers, which are used again. In boxes: there can be as many as connections and more, and a table's free
-/// places are many. A place is a pointer, where a `Slab` of boxes takes two: what says that one is free stands beside them.
+/// Lists by their ids, which are reused. Lists are boxed: there can be more of them than connections, and a table has
+/// many free slots. A slot is one pointer, where a `Slab` of boxes takes two words, because the free slots are recorded
+/// separately.
 #[derive(Debug, Default)]
 pub(super) struct Lists {
     places: Vec<Option<Box<Members>>>,
@@ -23,7 +24,7 @@ impl Lists {
         self.places.get_mut(number)?.as_deref_mut()
     }
 
-    /// Returns the list's number.
+    /// Inserts a list and returns its id.
     pub(super) fn insert(&mut self, list: Box<Members>) -> usize {
         if let Some(number) = self.free.pop() {
             self.places[number as usize] = Some(list);
@@ -33,9 +34,11 @@ impl Lists {
         self.places.len() - 1
     }
 
+    /// Removes a list.
+    ///
     /// # Panics
     ///
-    /// If there is none of this number.
+    /// Panics if there is no list with this id.
     pub(super) fn remove(&mut self, number: usize) -> Box<Members> {
         let list = self.places[number].take().expect("the list is there");
         self.free.push(number as u32);
@@ -52,7 +55,7 @@ impl Lists {
         self.places.capacity()
     }
 
-    /// Gives back the places after the last one in use.
+    /// Frees the slots after the last one in use.
     pub(super) fn shrink_to_fit(&mut self) {
         let used = self.places.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         self.places.truncate(used);

@@ -1,4 +1,4 @@
-//! The subscribers of one channel on one worker, in a list for each state a subscription can be in.
+//! One list of a channel's subscribers on one worker, with a part for each state of a subscription.
 
 use shared::channel::Channel;
 use shared::position::StreamPosition;
@@ -15,46 +15,48 @@ const SHRINK_FROM: usize = 64;
 #[derive(Debug)]
 pub(super) struct Members {
     pub(super) channel: Channel,
-    /// The last publication this worker saw or was told of. `None` until the first, and without a stream.
+    /// The position of the last publication that this worker saw or was told of. `None` before the first one, and in a
+    /// channel without a stream.
     pub(super) stream: Option<StreamPosition>,
-    /// Those who get every publication, as soon as it comes.
+    /// Subscribers that get every publication as soon as it comes.
     pub(super) live: SmallVec<[Subscriber; 2]>,
-    /// While the channel is swept: so many at the front of `live` are still to be served.
+    /// While the list is swept: the number of subscribers at the front of `live` that are still to be served.
     pub(super) unserved: u32,
-    /// The others. Most channels have none most of the time.
+    /// Subscribers in other states. Most channels have none most of the time.
     pub(super) aside: Option<Box<MembersRareState>>,
-    /// Where the channel has several lists: what this one is of them.
+    /// The role of this list, if the channel has several.
     pub(super) among: Option<Box<AmongLists>>,
 }
 
-/// One of several lists of a channel. In one place, since no list is both.
+/// The role of one of several lists of a channel. One field for both roles, since no list has both.
 #[derive(Debug)]
 pub(super) enum AmongLists {
-    /// The first, which knows the others.
+    /// The channel's first list, which knows the others.
     First(SeparateLists),
-    /// One of those who want something that is not what most want.
+    /// A list of subscribers with special terms.
     Separate(SeparateList),
 }
 
 #[derive(Debug, Default)]
 pub(super) struct MembersRareState {
-    /// Publications are held back for these until they go live.
+    /// Subscribers for which publications are held back until they go live.
     pub(super) joining: Vec<JoiningMember>,
     pub(super) held: HoldBackQueue,
-    /// These know more than this worker has seen: what they know already is still on its way here.
+    /// Subscribers that are ahead of this worker: publications that they have already are still on their way here.
     pub(super) waiting: Vec<WaitingMember>,
-    /// These were told that their stream has a hole.
+    /// Subscribers that were told of a gap in their stream.
     pub(super) insufficient: Vec<InsufficientMember>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct JoiningMember {
     pub(super) subscriber: Subscriber,
-    /// The number in `held` of what came first after the join, of the stream.
+    /// The number in `held` of the first publication of the stream after the last join.
     pub(super) from: u64,
-    /// The same of what no history has, joins and leaves above all: after its first join, if this is one of several.
+    /// The number in `held` of the first event after the first join, for events that are in no history, joins and
+    /// leaves above all.
     pub(super) since: u64,
-    /// What was known to be lost of the stream since.
+    /// The position up to which publications of the stream were lost since.
     pub(super) lost: Option<StreamPosition>,
 }
 
@@ -76,7 +78,7 @@ impl Members {
         Self { channel, stream: None, live: SmallVec::new(), unserved: 0, aside: None, among: None }
     }
 
-    /// What these want that is not what most want.
+    /// Returns the state of a list other than the channel's first.
     #[inline]
     pub(super) fn apart(&self) -> Option<&SeparateList> {
         match self.among.as_deref()? {
@@ -93,7 +95,7 @@ impl Members {
         }
     }
 
-    /// On a channel's first list: the others, if there are any.
+    /// Returns the other lists, if this is the channel's first and there are others.
     #[inline]
     pub(super) fn others(&self) -> Option<&SeparateLists> {
         match self.among.as_deref()? {
@@ -117,7 +119,7 @@ impl Members {
         self.live.is_empty() && self.aside.as_ref().is_none_or(|aside| aside.is_unused())
     }
 
-    /// It stands at `position`, if it follows the stream.
+    /// Adds a live subscriber, which is at `position` if it follows the stream.
     #[inline]
     pub(super) fn make_live(
         &mut self,
@@ -141,8 +143,8 @@ impl Members {
         aside.joining.push(JoiningMember { subscriber, from, since: from, lost: None });
     }
 
-    /// One that is joining reads on in history, up to what comes from now on. Returns how many held bytes nobody waits for
-    /// any more.
+    /// Restarts a joining subscriber that reads history up to the present again. Returns how many held bytes no
+    /// subscriber waits for any more.
     pub(super) fn join_again(&mut self, subscriber: Subscriber, index: usize) -> usize {
         let Some(MembersRareState { joining, held, .. }) = self.aside.as_deref_mut() else { return 0 };
         let is_alone = joining.len() == 1;
@@ -164,19 +166,20 @@ impl Members {
         waiting.push(WaitingMember { subscriber, position });
     }
 
-    /// How many wait for the stream to reach them.
+    /// Returns how many subscribers wait for the stream to reach their position.
     pub(super) fn waiting(&self) -> usize {
         self.aside.as_ref().map_or(0, |aside| aside.waiting.len())
     }
 
-    /// One of the waiting is to be served in its turn, and waits on.
+    /// Marks a waiting subscriber as due to be served in its turn. It goes on waiting.
     pub(super) fn make_due(&mut self, index: usize) {
         if let Some(waiting) = self.aside.as_mut().and_then(|aside| aside.waiting.get_mut(index)) {
             waiting.subscriber = waiting.subscriber.due(true);
         }
     }
 
-    /// The next of the waiting that are due, at most `count`, before the first `until`; and before how many the rest are.
+    /// Takes the due subscribers among the first `until` waiting ones, from the last to the first, at most `count`.
+    /// Returns them, and the index below which further ones may be due.
     pub(super) fn take_due(&mut self, until: usize, count: usize) -> (Vec<Subscriber>, usize) {
         let Some(aside) = &mut self.aside else { return (Vec::new(), 0) };
         let mut until = until.min(aside.waiting.len());
@@ -198,8 +201,8 @@ impl Members {
         insufficient.push(InsufficientMember { key });
     }
 
-    /// Takes an entry out of its list, wherever it is. Its own place is the caller's to change.
-    /// Returns how many held bytes nobody waits for any more.
+    /// Removes an entry from its part of the list. The caller has to change the entry's own place. Returns how many
+    /// held bytes no subscriber waits for any more.
     pub(super) fn take_out(&mut self, at: ListPosition, id: u32, places: &mut Places) -> usize {
         let mut freed = 0;
         match (at.list(), self.aside.as_mut()) {
@@ -221,7 +224,7 @@ impl Members {
     }
 
     pub(super) fn take_live(&mut self, mut index: usize, id: u32, places: &mut Places) {
-        // One who has been served must not come to stand among those who have not.
+        // A subscriber that has been served must not be moved among those that have not.
         let unserved = self.unserved as usize;
         if index < unserved {
             self.unserved -= 1;
@@ -236,7 +239,7 @@ impl Members {
             places.set(moved.key, id, ListPosition::new(PlaceList::Live, index));
         }
         if is_sparse(self.live.len(), self.live.capacity()) {
-            // To this many, not to more.
+            // `grow` sets the capacity to exactly this many.
             self.live.grow(self.live.len() * 2);
         }
         self.forget_freshness(taken);
@@ -245,7 +248,8 @@ impl Members {
         }
     }
 
-    /// Moves one that is still to be served behind those. Returns where it is now, or `None` if it has been served.
+    /// Moves a subscriber that is still to be served behind those that are. Returns its index then, or `None` if it has
+    /// been served.
     pub(super) fn take_turn(&mut self, index: usize, id: u32, places: &mut Places) -> Option<usize> {
         let last = (self.unserved as usize).checked_sub(1).filter(|&last| index <= last)?;
         self.unserved -= 1;
@@ -254,7 +258,7 @@ impl Members {
         Some(last)
     }
 
-    /// Swaps two entries. The place of the one that goes to `other` is the caller's to change.
+    /// Swaps two entries. The caller has to change the place of the one that goes to `other`.
     fn swap_live(&mut self, index: usize, other: usize, id: u32, places: &mut Places) {
         if index != other {
             self.live.swap(index, other);
@@ -274,13 +278,13 @@ impl MembersRareState {
         self.joining.is_empty() && self.waiting.is_empty() && self.insufficient.is_empty()
     }
 
-    /// Lets go of what was held back once nobody is joining. Returns how many bytes that frees.
+    /// Drops held events once no subscriber is joining. Returns how many bytes that frees.
     pub(super) fn let_go(&mut self) -> usize {
         if self.joining.is_empty() { self.held.clear() } else { 0 }
     }
 }
 
-/// An entry that knows whose it is, so that its place can follow it.
+/// An entry that knows its connection, so that the place can be updated when the entry moves.
 pub(super) trait Keyed {
     fn key(&self) -> u32;
 }
@@ -325,7 +329,7 @@ pub(super) fn swap_out<T: Keyed>(
     Some(taken)
 }
 
-/// Whether a list has so many free places, after many have left it, that they are worth giving back.
+/// Returns whether a list has so many free slots, after many subscribers have left, that they are worth freeing.
 fn is_sparse(length: usize, capacity: usize) -> bool {
     capacity >= SHRINK_FROM && length < capacity / 4
 }

@@ -1,11 +1,11 @@
-//! The subscriptions of one worker: which connections listen to which channels.
+//! The hub: the subscriptions of one worker's connections.
 //!
-//! One hub belongs to one worker thread: no locks, nothing shared but the [`Prepared`] publications. A connection
-//! is a number, a channel is a dense list of subscribers that is handed to the [`Sink`] as it is, piece by piece if it
-//! is long. What makes a subscriber special (still joining, ahead of this worker, told of a hole) is kept beside that list, so that the
-//! loop over it asks nothing.
+//! One hub belongs to one worker thread: it has no locks and shares nothing but the [`Prepared`] publications. A
+//! connection is a number, and a channel is a dense list of subscribers that is passed to the [`Sink`] as a slice, in
+//! pieces if it is long. Subscribers in a special state (joining, ahead of this worker, told of a gap) are kept beside
+//! that list, so that the loop over it has no branches for them.
 //!
-//! A subscription's life: [`Hub::join`] → publications are held back → [`Hub::go_live`] → [`Hub::leave`].
+//! The life of a subscription: [`Hub::join`] → publications are held back → [`Hub::go_live`] → [`Hub::leave`].
 
 mod apart;
 mod bundle;
@@ -64,13 +64,13 @@ pub struct Hub {
     limits: HoldLimits,
     held_bytes: usize,
     counts: Counts,
-    /// As it was last told.
+    /// The time that the hub was last told.
     now: Moment,
-    /// What waits for those who want newest values so many times a second.
+    /// When the windows of newest values close.
     windows: WindowTimers,
 }
 
-/// The size of a hub at this moment. Bytes are those of publications held back for joining subscribers.
+/// The current size of a hub. Bytes are those of publications held back for joining subscribers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Interest {
     pub channels: usize,
@@ -78,20 +78,20 @@ pub struct Interest {
     pub held_bytes: usize,
 }
 
-/// Counts of what has happened in a hub since it was made.
+/// Counters of a hub since it was created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
-    /// Publications dropped because this worker had them already.
+    /// Publications dropped because this worker had already seen them.
     pub duplicates: u64,
-    /// Times a channel's stream jumped forward or changed its epoch.
+    /// Times that a channel's stream skipped offsets or changed its epoch.
     pub gaps: u64,
-    /// Subscribers told that their stream has a hole.
+    /// Subscribers told of a gap in their stream.
     pub insufficient: u64,
-    /// Publications given up because too many were held back for joining subscribers.
+    /// Publications dropped because too many were held back for joining subscribers.
     pub held_overflow: u64,
-    /// Values that gave way to newer ones before they were handed to subscribers, once for each of these.
+    /// Newest values superseded before they were delivered, counted once for each subscriber.
     pub superseded: u64,
-    /// Values that became too old before they were handed to subscribers, in the same way.
+    /// Newest values that expired before they were delivered, counted once for each subscriber.
     pub stale: u64,
 }
 
@@ -118,7 +118,7 @@ impl Hub {
         self.ids.iter().filter_map(|id| Some(&self.channels.get(id as usize)?.channel))
     }
 
-    /// Returns how many subscribers a channel has on this worker, those included that are still joining.
+    /// Returns how many subscribers a channel has on this worker, including those that are still joining.
     pub fn subscribers(&self, channel: &str) -> usize {
         let count = |members: &Members| {
             let aside = members
@@ -130,7 +130,7 @@ impl Hub {
         self.lists(channel).map(count).sum()
     }
 
-    /// Returns the subscribers that are live, and so get publications as they come, in one or several lists.
+    /// Returns the live subscribers, which get publications as they come, in one or several lists.
     pub fn live(&self, channel: &str) -> impl Iterator<Item = &[Subscriber]> {
         self.lists(channel).map(|members| &members.live[..])
     }

@@ -1,8 +1,8 @@
-//! Where each connection stands in the lists of its channels, so that it can leave them without a search.
+//! The place of each connection in the lists of its channels, so that it can leave them without a search.
 
 use smallvec::SmallVec;
 
-/// Which of a channel's lists a subscription is in.
+/// The part of a list that a subscription is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(super) enum PlaceList {
@@ -19,7 +19,8 @@ pub(super) struct ListPosition(u32);
 const INDEX_BITS: u32 = 30;
 
 impl ListPosition {
-    /// An index over 2^30 cannot be: a list holds a connection once, and a process has no room for so many.
+    /// Packs a list and an index. An index cannot exceed 2^30: a list holds a connection once, and a process has no
+    /// room for that many.
     pub(super) fn new(list: PlaceList, index: usize) -> Self {
         debug_assert!(index < 1 << INDEX_BITS);
         Self((list as u32) << INDEX_BITS | index as u32)
@@ -57,7 +58,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// The number of subscriptions.
+    /// Returns the number of subscriptions.
     pub(super) fn count(&self) -> usize {
         self.count
     }
@@ -68,7 +69,7 @@ impl Places {
         Some(row[found].at)
     }
 
-    /// Adds a place, or changes the one there is.
+    /// Adds a place, or changes the existing one.
     pub(super) fn set(&mut self, key: u32, channel: u32, at: ListPosition) {
         let key = key as usize;
         if key >= self.rows.len() {
@@ -95,7 +96,7 @@ impl Places {
         Some(place.at)
     }
 
-    /// Takes all places of a connection.
+    /// Removes and returns all places of a connection.
     pub(super) fn take(&mut self, key: u32) -> Row {
         let row = self.rows.get_mut(key as usize).map(std::mem::take).unwrap_or_default();
         self.count -= row.len();
@@ -110,7 +111,7 @@ impl Places {
         self.rows.get(key as usize).map_or(&[], |row| row)
     }
 
-    /// Gives back the rows after the last one in use.
+    /// Frees the rows after the last one in use.
     pub(super) fn shrink(&mut self) {
         let used = self.rows.iter().rposition(|row| !row.is_empty()).map_or(0, |last| last + 1);
         self.rows.truncate(used);

@@ -1,5 +1,5 @@
-//! One publication, or another event of a channel, ready for any number of subscribers on any number of workers: each
-//! encoding of it is made at most once, by the first worker that meets a subscriber who takes it.
+//! A publication or another event of a channel, ready for any number of subscribers on any number of workers: each
+//! encoding is made at most once, by the first worker with a subscriber that takes it.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,7 +21,7 @@ use crate::delta;
 use crate::namespace_id::NamespaceId;
 use crate::newest::{NewestValue, SUPERSEDED_TAG};
 
-/// What a message is expected to add to its payload: names, quotes, an offset. Only a guess at a buffer's size.
+/// Bytes that a message is expected to add to its payload: names, quotes, an offset. Only used to guess buffer sizes.
 const ENVELOPE_BYTES_GUESS: usize = 96;
 
 /// The publication before another one in a channel's stream.
@@ -31,16 +31,16 @@ pub struct PreviousPublication {
     pub data: Payload,
 }
 
-/// What the event is for subscribers of one [`Variant`].
+/// The encoded form of an event for subscribers of one [`Variant`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Writable<'a> {
     /// These bytes, as they are.
     Frame(&'a Bytes),
-    /// The protocol has no word for it.
+    /// The protocol cannot express the event, and nothing is sent.
     Nothing,
-    /// The protocol can only say it by closing.
+    /// The protocol can only express the event by closing.
     Close(&'a Disconnect),
-    /// Encoding it panicked. For everybody else it is as it was.
+    /// Encoding panicked. Other encodings are not affected.
     Broken,
 }
 
@@ -49,21 +49,21 @@ pub enum Writable<'a> {
 pub struct Prepared {
     channel: Channel,
     event: OwnedEvent,
-    /// Where it stands in its channel, whether or not subscribers are told.
+    /// The event's stream position, whether or not subscribers see it.
     position: Option<StreamPosition>,
     previous: Option<Box<Patch>>,
     received_micros: u64,
-    /// How many values of its key it stands for beside itself.
+    /// The number of older values of its key that it supersedes.
     superseded: u32,
-    /// What becomes of it is counted there.
+    /// The namespace in which its deliveries are counted.
     namespace: NamespaceId,
     variants: Arc<Variants>,
     first: OnceLock<EncodingSlot>,
 }
 
 impl Prepared {
-    /// A publication that no patch is made for. What becomes of it is counted in `namespace`. `received_micros` is when this
-    /// node got hold of it, on the owner's clock, for measuring how long it takes from there.
+    /// Prepares a publication without a patch. Its deliveries are counted in `namespace`. `received_micros` is when
+    /// this node received it, on the owner's clock, for measuring its latency from there.
     pub fn new(
         channel: Channel,
         namespace: NamespaceId,
@@ -74,7 +74,8 @@ impl Prepared {
         Self::of(channel, namespace, OwnedEvent::Publication(publication), None, received_micros, variants)
     }
 
-    /// Any event. A publication that says so can go out as a patch of the `previous` one to those who were given that.
+    /// Prepares any event. A publication that allows it can be sent as a patch of the `previous` one to subscribers
+    /// that were given that.
     pub fn of(
         channel: Channel,
         namespace: NamespaceId,
@@ -106,13 +107,14 @@ impl Prepared {
         })
     }
 
-    /// The namespace in which it is counted.
+    /// Returns the namespace in which deliveries are counted.
     #[inline]
     pub fn namespace(&self) -> NamespaceId {
         self.namespace
     }
 
-    /// The same for those who were not sent so many values of its key before it, and are told of that.
+    /// Returns this publication for subscribers that were not sent `superseded` older values of its key, and are told
+    /// that number.
     pub fn superseding(self: &Arc<Self>, superseded: u32) -> Arc<Self> {
         let OwnedEvent::Publication(publication) = &self.event else { return self.clone() };
         if superseded == self.superseded {
@@ -133,7 +135,7 @@ impl Prepared {
         })
     }
 
-    /// A change of a key that has a number for nodes alone: subscribers are not shown it.
+    /// Prepares a change of a key whose position is for nodes only: subscribers do not see it.
     pub fn unnumbered(
         channel: Channel,
         namespace: NamespaceId,
@@ -145,7 +147,7 @@ impl Prepared {
         let position = publication.position.take();
         let event = OwnedEvent::Publication(publication);
         let mut prepared = Self::of(channel, namespace, event, previous, received_micros, variants);
-        // Nobody else has it yet.
+        // There is no other reference to it yet.
         if let Some(prepared) = Arc::get_mut(&mut prepared) {
             prepared.position = position;
         }
@@ -160,7 +162,7 @@ impl Prepared {
         &self.event
     }
 
-    /// The publication, if it is one.
+    /// Returns the publication, if the event is one.
     pub fn publication(&self) -> Option<&Publication> {
         match &self.event {
             OwnedEvent::Publication(publication) => Some(publication),
@@ -168,24 +170,25 @@ impl Prepared {
         }
     }
 
-    /// The one client that is not to have it, wherever it is.
+    /// Returns the one client that does not get the event.
     #[inline]
     pub fn except(&self) -> Option<ClientId> {
         match &self.event {
             OwnedEvent::Publication(publication) => publication.except.as_deref().copied(),
-            // It is told with its subscription who is there.
+            // The reply to its subscription tells the client who is there.
             OwnedEvent::MemberAdded { info, .. } => Some(info.client),
             _ => None,
         }
     }
 
-    /// Which of the subscribers get it, if not all of them.
+    /// Returns which subscribers get the publication, if not all of them do.
     #[inline]
     pub fn only(&self) -> Option<&Selection> {
         self.publication()?.only.as_deref()
     }
 
-    /// How many changes of who is in the channel the node had seen with this one, if it is one.
+    /// Returns the number of changes of the channel's members that the node had seen with this one, if the event is
+    /// such a change.
     pub fn members_version(&self) -> Option<u64> {
         match &self.event {
             OwnedEvent::MemberAdded { version, .. } | OwnedEvent::MemberRemoved { version, .. } => {
@@ -195,13 +198,13 @@ impl Prepared {
         }
     }
 
-    /// Where it stands in its channel's stream, if it stands there.
+    /// Returns the event's stream position, if it has one.
     #[inline]
     pub fn position(&self) -> Option<StreamPosition> {
         self.position
     }
 
-    /// How many bytes it holds, beside what every event does.
+    /// Returns how many bytes the event holds, beside those that every event does.
     pub fn bytes(&self) -> usize {
         match &self.event {
             OwnedEvent::Publication(publication) => publication.data.bytes.len(),
@@ -219,15 +222,16 @@ impl Prepared {
         self.received_micros
     }
 
-    /// What is measured of it, if it is one of those that are. What no broker has brought is none.
+    /// Returns the stamp by which latency is measured, if this publication is measured. Publications that came by no
+    /// broker are not.
     #[inline]
     pub fn stamp(&self) -> Option<&Stamp> {
         let stamp = self.publication()?.stamp.as_deref()?;
         (stamp.is_measured() && stamp.arrived_micros > 0).then_some(stamp)
     }
 
-    /// What to write to subscribers of this variant. The first call for an encoding makes it, and its deflated
-    /// twin is made by the first call that wants it.
+    /// Returns what to write to subscribers of a variant. The first call for an encoding makes it; its deflated form is
+    /// made by the first call that wants it.
     pub fn writable(&self, variant: Variant) -> Writable<'_> {
         let slot = self.slot(variant);
         match &slot.plain {
@@ -248,7 +252,7 @@ impl Prepared {
         }
     }
 
-    /// The message itself, if it is one in this variant's protocol.
+    /// Returns the unframed message, if the event is exactly one in this variant's protocol.
     pub(super) fn message(&self, variant: Variant) -> Option<(MessageKind, &[u8])> {
         match &self.slot(variant).plain {
             PlainEncoding::Frames { frames, message: Some((kind, range)) } => {
@@ -258,7 +262,8 @@ impl Prepared {
         }
     }
 
-    /// The form of this variant in which it goes to those whom the publication at `given` was the last they were given.
+    /// Returns the form of this variant for subscribers that were last given the publication at `given`: a patch, if
+    /// there is one for them.
     #[inline]
     pub(super) fn form_after(&self, given: Option<StreamPosition>, variant: Variant) -> Variant {
         match &self.previous {
@@ -273,25 +278,25 @@ impl Prepared {
         }
     }
 
-    /// The patch that makes it of the previous publication, made once for all.
+    /// Returns the patch from the previous publication to this one, made once for all subscribers.
     fn patch(&self) -> Option<&Bytes> {
         let patch = self.previous.as_ref()?;
         let make = || {
             let publication = self.publication()?;
-            // What cannot be patched can still be sent whole.
+            // A publication without a patch can still be sent whole.
             catch_unwind(AssertUnwindSafe(|| delta::between(&patch.previous.data, &publication.data)))
                 .unwrap_or(None)
         };
         patch.made.get_or_init(make).as_ref()
     }
 
-    /// The encodings of all variants, such as a protocol's row and how messages are put into frames.
+    /// Returns the table of encodings: protocols and framings.
     pub(super) fn variants(&self) -> &Variants {
         &self.variants
     }
 
-    /// An encoding, made if it is not there. They stand in a row that begins with the one that was asked for first. There
-    /// are few: nearly always all that is asked for is the same, or one of two or three.
+    /// Returns an encoding, made if it is not there. Encodings are a linked list that begins with the one that was
+    /// asked for first. There are few: nearly always only one, two or three are asked for.
     fn slot(&self, variant: Variant) -> &EncodingSlot {
         let variant = variant.undeflated();
         let mut slot = self.first.get_or_init(|| self.make(variant));
@@ -306,7 +311,7 @@ impl Prepared {
         EncodingSlot { variant, plain, deflated: OnceLock::new(), next: OnceLock::new() }
     }
 
-    /// A panic while one event is encoded costs that event, and only those who take this encoding.
+    /// Encodes the event. A panic costs only this event, and only the subscribers that take this encoding.
     fn encode_or_break(&self, variant: Variant) -> PlainEncoding {
         catch_unwind(AssertUnwindSafe(|| self.encode(variant))).unwrap_or(PlainEncoding::Broken)
     }
@@ -350,7 +355,7 @@ impl Prepared {
 
     fn deflate(&self, encoding: usize, kind: MessageKind, message: &[u8]) -> Option<Bytes> {
         let framing = &self.variants.get(encoding)?.framing;
-        // What cannot be deflated can still be sent as it is.
+        // A message that is not deflated can still be sent as it is.
         catch_unwind(AssertUnwindSafe(|| framing.deflate(kind, message))).unwrap_or(None)
     }
 }
@@ -376,19 +381,20 @@ impl NewestValue for Arc<Prepared> {
 #[derive(Debug)]
 struct Patch {
     previous: PreviousPublication,
-    /// It is what the key held before: everyone who takes patches has that, for they have the whole state.
+    /// Whether the previous publication is the key's previous value: then every subscriber that takes patches has it,
+    /// because it has the whole state.
     of_key: bool,
-    /// `None` inside: it would not be shorter than the payload.
+    /// `None` inside if the patch would not be shorter than the payload.
     made: OnceLock<Option<Bytes>>,
 }
 
-/// One encoding, in one form.
+/// One encoding of the event.
 #[derive(Debug)]
 struct EncodingSlot {
-    /// Without what deflating depends on.
+    /// The variant without the deflate window.
     variant: Variant,
     plain: PlainEncoding,
-    /// `None` inside: deflating does not pay.
+    /// `None` inside if deflating does not pay.
     deflated: OnceLock<Option<Bytes>>,
     next: OnceLock<Box<EncodingSlot>>,
 }
@@ -397,7 +403,7 @@ struct EncodingSlot {
 enum PlainEncoding {
     Frames {
         frames: Bytes,
-        /// If it is one message, its kind and where it lies in its frame: then it can be deflated.
+        /// If the frames hold exactly one message, its kind and range: then it can be deflated.
         message: Option<(MessageKind, Range<usize>)>,
     },
     Nothing,

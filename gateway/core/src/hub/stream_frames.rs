@@ -1,32 +1,33 @@
-//! Pushes as pieces of a response that never ends: server-sent events, lines, or messages that tell their own length.
+//! Framing of pushes as pieces of a response without an end: server-sent events, lines, or length-delimited messages.
 //!
-//! Over HTTP/1.1 each piece is a chunk (RFC 9112 §7.1), so that the bytes which all share are what the socket takes.
+//! Over HTTP/1.1 each piece is a chunk (RFC 9112 §7.1), so that the shared bytes are exactly what is written to the
+//! socket.
 
 use bytes::{Bytes, BytesMut};
 use shared::framing::MessageKind;
 
 use super::variants::PushFraming;
 
-/// A chunk's length in hexadecimal digits and the end of its line. No message is longer than a u32 can say.
+/// Bytes of a chunk's length in hexadecimal digits and its line end. No message is longer than a u32 can say.
 const CHUNK_HEADER_BYTES_MAX: usize = 10;
 const CHUNK_END: &[u8] = b"\r\n";
-/// What ends a response in chunks.
+/// The chunk that ends a chunked response.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// How messages follow each other.
+/// The layout of messages in the response.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Layout {
-    /// As the data of an event each, for `EventSource`.
+    /// Each message is the data of an event, for `EventSource`.
     EventStream,
-    /// Events that the protocol has made itself, as they are.
+    /// Messages are events already, encoded by the protocol, and are sent as they are.
     Events,
-    /// One a line.
+    /// One message per line.
     Lines,
-    /// As they are: each begins with its length.
+    /// Messages as they are: each begins with its length.
     Delimited,
 }
 
-/// How a response without an end is laid out.
+/// The framing of a response without an end.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct StreamFrames {
     pub layout: Layout,
@@ -48,7 +49,7 @@ impl StreamFrames {
         Self { layout: Layout::Events, chunked: true },
     ];
 
-    /// Its place in [`StreamFrames::ALL`].
+    /// Returns the index in [`StreamFrames::ALL`].
     pub fn index(self) -> usize {
         let layout = match self.layout {
             Layout::EventStream => 0,
@@ -59,23 +60,23 @@ impl StreamFrames {
         layout + usize::from(self.chunked)
     }
 
-    /// What ends the response.
+    /// Returns the bytes that end the response.
     pub fn end(self) -> &'static [u8] {
         if self.chunked { LAST_CHUNK } else { b"" }
     }
 
-    /// What shows a silent reader that the stream lives, and is no message. No line may be empty behind a comment of an
-    /// event stream: some readers make an event of it.
+    /// Returns a piece that is no message and shows that the stream is alive, if the layout has one. A comment of an
+    /// event stream must not be followed by an empty line: some readers make an event of it.
     pub fn keep_alive(self) -> Option<Bytes> {
         matches!(self.layout, Layout::EventStream | Layout::Events).then(|| self.piece(b":\n"))
     }
 
-    /// A piece that holds these bytes and is no message.
+    /// Returns a piece that holds these bytes and is no message.
     pub fn piece(self, bytes: &[u8]) -> Bytes {
         self.piece_of(bytes.len(), |buffer| buffer.extend_from_slice(bytes))
     }
 
-    /// A piece of what is appended, which is about so many bytes.
+    /// Returns a piece of the bytes that `append` appends, which are about `bytes` many.
     pub fn piece_of(self, bytes: usize, append: impl FnOnce(&mut BytesMut)) -> Bytes {
         let mut buffer = BytesMut::with_capacity(CHUNK_HEADER_BYTES_MAX + bytes + CHUNK_END.len());
         buffer.resize(CHUNK_HEADER_BYTES_MAX, 0);
@@ -84,7 +85,7 @@ impl StreamFrames {
         buffer.freeze().slice(start..)
     }
 
-    /// What a message begins and ends with.
+    /// Returns the bytes before and after each message.
     fn around(self) -> (&'static [u8], &'static [u8]) {
         match self.layout {
             Layout::EventStream => (b"data: ", b"\n\n"),
@@ -93,7 +94,7 @@ impl StreamFrames {
         }
     }
 
-    /// Makes a piece of what begins at `start`. Returns where the piece begins.
+    /// Makes the buffer from `start` on a piece. Returns where the piece begins.
     fn enclose(self, start: usize, buffer: &mut BytesMut) -> usize {
         if !self.chunked {
             return start;
@@ -139,14 +140,14 @@ impl PushFraming for StreamFrames {
         self.enclose(start, buffer)
     }
 
-    /// A response is deflated as a whole or not at all.
+    /// Returns `None`: a response is deflated as a whole or not at all.
     fn deflate(&self, _kind: MessageKind, _message: &[u8]) -> Option<Bytes> {
         None
     }
 }
 
-/// A line's end ends the field of an event, so each line of a message has a field of its own. The reader puts line feeds
-/// between them.
+/// Splits a message into one `data` field per line, because a line end ends a field. The reader joins the fields with
+/// line feeds.
 fn fold_lines(start: usize, buffer: &mut BytesMut) {
     let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
     if !buffer.iter().skip(start).any(is_end) {

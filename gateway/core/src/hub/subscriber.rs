@@ -1,4 +1,4 @@
-//! One subscription as the hub's dense lists hold it, and where the hub hands what it decided.
+//! One subscription as the hub's dense lists hold it, and the sink for the hub's deliveries.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::variants::Variant;
 pub struct Subscriber {
     /// The connection's index in its worker's slab.
     pub key: u32,
-    /// Which encoding the connection takes, in this channel.
+    /// The encoding that the connection takes in this channel.
     pub variant: Variant,
     flags: SubscriberFlags,
 }
@@ -26,13 +26,13 @@ struct SubscriberFlags(u8);
 
 const POSITIONED: u8 = 1;
 const JOINS_AND_LEAVES: u8 = 1 << 1;
-/// It has agreed to patches, and was not given the publication that the next patch begins from.
+/// The subscriber has agreed to patches, and was not given the publication that the next patch applies to.
 const FRESH: u8 = 1 << 2;
-/// It was given the publication at its position.
+/// The subscriber was given the publication at its position.
 const HAS_LAST: u8 = 1 << 3;
-/// It waits for the stream, and for its turn to be served with what says nothing about the stream.
+/// The subscriber waits for the stream, and for its turn to be sent a publication that has no position in the stream.
 const DUE: u8 = 1 << 4;
-/// A newer value may take the place of one that it has not been sent yet.
+/// A newer value may supersede one that the subscriber has not been sent yet.
 const NEWEST: u8 = 1 << 5;
 
 impl Subscriber {
@@ -40,13 +40,13 @@ impl Subscriber {
         Self { key, variant, flags: SubscriberFlags::default() }
     }
 
-    /// This subscription follows a stream and is told of gaps.
+    /// Sets whether the subscription follows a stream and is told of gaps.
     #[must_use]
     pub fn positioned(self, positioned: bool) -> Self {
         self.with(POSITIONED, positioned)
     }
 
-    /// It is told who comes to the channel and who goes.
+    /// Sets whether the subscriber is told of joins and leaves.
     #[must_use]
     pub fn joins_and_leaves(self, wanted: bool) -> Self {
         self.with(JOINS_AND_LEAVES, wanted)
@@ -65,7 +65,8 @@ impl Subscriber {
         self.with(NEWEST, newest)
     }
 
-    /// It is sent the newest value of each key, and not all of them. All of a list are, or none.
+    /// Returns whether the subscriber is sent the newest value of each key instead of all publications. This is the
+    /// same for all subscribers of a list.
     #[inline]
     pub fn is_newest(self) -> bool {
         self.has(NEWEST)
@@ -105,26 +106,26 @@ impl Subscriber {
     }
 }
 
-/// What a hub does is said to this, while it goes through its lists. What follows from it for the hub itself
-/// (leaving, closing) is kept by the sink until the hub returns.
+/// Receives the hub's deliveries while the hub goes through its lists. Changes to the hub that follow from them
+/// (leaving, closing) are kept by the sink until the hub returns.
 pub trait Sink {
-    /// Write these publications, in their order, to each of these subscribers. They are of one channel.
+    /// Writes publications of one channel, in order, to each of the subscribers.
     fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles);
 
-    /// Write to a subscriber that goes live what was held back for it. `false` if it cannot take that: then it misses
-    /// something.
+    /// Writes to a subscriber that goes live what was held back for it. Returns `false` if it cannot take that, and so
+    /// misses something.
     fn catch_up(&mut self, subscriber: Subscriber, bundles: &mut Bundles) -> bool {
         self.deliver(&[subscriber], bundles);
         true
     }
 
-    /// This connection is about to be delivered to in several channels, which can be one write.
+    /// Reports that a connection is about to be sent publications of several channels, which can be one write.
     fn gather(&mut self, _key: u32) {}
 
-    /// All who were to have these from one of the channel's lists have been served.
+    /// Reports that all subscribers of one of the channel's lists have been served.
     fn delivered(&mut self, _publications: &[Arc<Prepared>]) {}
 
-    /// This subscriber missed something of its stream that the hub cannot give it. It gets nothing more from the
-    /// channel until it has left and joined again, or has joined again if it was about to go live.
+    /// Reports that a subscriber missed something of its stream that the hub cannot give it. It gets nothing more from
+    /// the channel until it has left and joined again, or has joined again if it was about to go live.
     fn insufficient(&mut self, key: u32, channel: &Channel);
 }

@@ -1,9 +1,10 @@
-//! What comes to a channel of many subscribers goes out in pieces, so that others get their turn in between.
+//! Fan-out to long lists in pieces, so that other channels and sockets get their turn in between.
 //!
-//! While a channel is swept, its list of live subscribers has two parts: those in front are still to be served, those
-//! behind them have been. Whoever goes live meanwhile is put behind, being past what is in flight. What comes to the
-//! channel meanwhile waits until all are served; a subscriber who came after it gets it nonetheless, where the channel
-//! has no stream whose position would tell. A channel with lists apart is swept list by list.
+//! While a list is swept, its live subscribers have two parts: those at the front are still to be served, those behind
+//! them have been. A subscriber that goes live meanwhile is put at the back, because it already has what is being
+//! delivered. Publications that come to the channel meanwhile wait until all are served; a subscriber that joined after
+//! such a publication gets it nonetheless if the channel has no stream whose position would tell. A channel with
+//! separate lists is swept list by list.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -21,31 +22,31 @@ use super::places::{PlaceList, SubscriptionPlace};
 use super::prepared::Prepared;
 use super::subscriber::{Sink, Subscriber};
 
-/// How many subscribers are served at a time: some two milliseconds, where a `send` takes four microseconds.
+/// Subscribers served in one piece: some two milliseconds, where a `send` takes four microseconds.
 pub const SWEEP_PIECE: usize = 512;
 
-/// Fewer, where together they would be sent more payload bytes than this.
+/// Payload bytes sent in one piece: a piece has fewer subscribers where it would exceed this.
 pub(super) const SWEEP_BYTES: usize = 1 << 20;
 
-/// The most payload bytes of other channels that a piece's subscribers are given with it. Those for whom that is too
-/// much get the rest when it is its turn.
+/// Payload bytes of other channels that the subscribers of a piece are sent along with it. Subscribers beyond that get
+/// them in the sweeps of those channels.
 const SWEEP_TOGETHER_BYTES: usize = 8 << 20;
 
-/// No more than this waits behind a sweep: before more does, the sweep is finished. A queue that is emptied at leisure
-/// would hide from publishers that the worker is behind.
+/// Bounds of what waits behind a sweep: before more does, the sweep is finished at once. A queue that is emptied at
+/// leisure would hide from publishers that the worker is behind.
 pub(super) const WAITING_PUBLICATIONS_MAX: usize = 64;
 pub(super) const WAITING_BYTES_MAX: usize = 64 << 10;
 
-/// The lists that are being swept.
+/// The sweeps in progress.
 #[derive(Debug)]
 pub(super) struct Sweeps {
     piece: usize,
-    /// How many of a piece were served at once in other lists of the channel that something comes to.
+    /// Subscribers already served at once in other lists of the same channel, counted against the piece.
     served_before: usize,
     in_flight: FxHashMap<u32, Box<SweepInFlight>>,
-    /// The first goes on next.
+    /// The order of turns: the first list is served next.
     order: VecDeque<u32>,
-    /// What one who is in all of them would be sent of payload, in bytes.
+    /// Payload bytes that a subscriber of all swept lists would be sent.
     bytes: usize,
 }
 
@@ -53,16 +54,17 @@ pub(super) struct Sweeps {
 struct SweepInFlight {
     id: u32,
     now: Bundles,
-    /// The same for those who get the first of them whole, once anyone does.
+    /// The same bundles for fresh subscribers, which get the first publication whole. Made when first needed.
     whole: Option<Box<Bundles>>,
-    /// What each subscriber is sent of payload, in bytes.
+    /// Payload bytes that each subscriber is sent.
     bytes: usize,
-    /// Those of the waiting who get it too are among so many of them.
+    /// Waiting subscribers below this index may be due, and then get these publications too.
     due_before: usize,
-    /// What came since it began.
+    /// Publications that came since the sweep began.
     next: Vec<Arc<Prepared>>,
     next_bytes: usize,
-    /// The same for those who leave before it is their turn, once anyone has: for who is told of a hole, and who is not.
+    /// The bundles of `next` for subscribers that leave before their turn, made when first needed: one for subscribers
+    /// that are not positioned, one for those that are.
     next_bundles: [Option<Option<Box<Bundles>>>; 2],
 }
 
@@ -79,19 +81,19 @@ impl Default for Sweeps {
 }
 
 impl Hub {
-    /// Serves `piece` subscribers at a time in place of [`SWEEP_PIECE`].
+    /// Sets the number of subscribers served at a time, in place of [`SWEEP_PIECE`].
     #[must_use]
     pub fn with_sweep_piece(mut self, piece: usize) -> Self {
         self.sweeps.piece = piece.max(1);
         self
     }
 
-    /// Whether a channel is being swept: [`Hub::sweep_on`] has something to do.
+    /// Returns whether a channel is being swept, so that [`Hub::sweep_on`] has something to do.
     pub fn is_sweeping(&self) -> bool {
         !self.sweeps.in_flight.is_empty()
     }
 
-    /// Serves the next piece: of one list, or of several of one channel if they are short.
+    /// Serves the next piece: of one list, or of several short lists of one channel.
     pub fn sweep_on(&mut self, sink: &mut impl Sink) {
         let mut of_channel = None;
         let mut served = 0;
@@ -108,7 +110,7 @@ impl Hub {
         }
     }
 
-    /// Serves all that is in flight.
+    /// Finishes all sweeps.
     pub fn finish_sweeps(&mut self, sink: &mut impl Sink) {
         while let Some(&id) = self.sweeps.order.front() {
             let Some(sweep) = self.sweeps.take(id) else { return };
@@ -116,8 +118,8 @@ impl Hub {
         }
     }
 
-    /// Serves one connection out of turn that is about to leave this channel, or all of its channels: it gets what was
-    /// published before that, and then nothing more.
+    /// Serves a connection out of turn before it leaves one channel, or all of its channels: it gets everything
+    /// published before that, and nothing more.
     pub fn serve_last(&mut self, key: u32, channel: Option<&Channel>, sink: &mut impl Sink) {
         let only = channel.map(|channel| self.ids.find(&self.channels, channel.as_str()));
         let row: SmallVec<[SubscriptionPlace; 4]> = self.places.row(key).into();
@@ -160,8 +162,8 @@ impl Hub {
         }
     }
 
-    /// Starts to serve all live subscribers of a list and those of the waiting that are due, or serves them, if they are
-    /// few.
+    /// Delivers publications to all live subscribers of a list and to the waiting ones that are due: at once if they
+    /// are few, by a sweep otherwise.
     pub(super) fn begin_sweep(
         &mut self,
         id: u32,
@@ -187,13 +189,13 @@ impl Hub {
         self.sweep_list(id, now, due, sink);
     }
 
-    /// The same for what is for all of the list.
+    /// Delivers bundles to all live subscribers of a list.
     pub(super) fn sweep_list(&mut self, id: u32, now: Bundles, due: usize, sink: &mut impl Sink) {
         let Some(members) = self.channels.get(id as usize) else { return };
         self.sweep_front(id, members.live.len(), now, due, sink);
     }
 
-    /// The same for what is for so many at the front of the live.
+    /// Delivers bundles to the first `live` live subscribers of a list.
     pub(super) fn sweep_front(
         &mut self,
         id: u32,
@@ -228,8 +230,8 @@ impl Hub {
         self.sweeps.add(Box::new(SweepInFlight::new(id, now, due_before)));
     }
 
-    /// Has publications wait behind the sweep of their channel. Returns whether they do: there may be none, or none any
-    /// more.
+    /// Queues publications behind the sweep of their list. Returns whether they wait: `false` if there is no sweep, or
+    /// if it has been finished for lack of room.
     pub(super) fn wait_for_sweep(
         &mut self,
         id: u32,
@@ -250,7 +252,7 @@ impl Hub {
         }
     }
 
-    /// Returns how many were served, of all that there are in one turn.
+    /// Serves the next `count` subscribers of a sweep. Returns how many were served.
     fn serve(&mut self, mut sweep: Box<SweepInFlight>, count: usize, sink: &mut impl Sink) -> usize {
         let id = sweep.id;
         let Some(members) = self.channels.get_mut(id as usize) else { return 0 };
@@ -258,7 +260,7 @@ impl Hub {
         let left = unserved.saturating_sub(count);
         members.unserved = left as u32;
         let mut served = unserved - left;
-        // All of them can have left.
+        // All subscribers of the piece may have left.
         if left < unserved {
             let together = self.take_turns_with(id, left..unserved, sink);
             let members = &mut self.channels[id as usize];
@@ -295,8 +297,8 @@ impl Hub {
         served
     }
 
-    /// Who of a piece is also still to be served in other channels has its turn there at the same time. Returns who that
-    /// is, by channel.
+    /// Lets subscribers of a piece that are still to be served in other channels take their turn there at the same
+    /// time. Returns those subscribers by list.
     fn take_turns_with(
         &mut self,
         id: u32,
@@ -307,7 +309,7 @@ impl Hub {
         if self.sweeps.in_flight.is_empty() {
             return together;
         }
-        // The most that one of them can be sent beside this. Mostly that need not be looked at more closely.
+        // A bound on what one subscriber can be sent beside this piece. Mostly it need not be computed more precisely.
         let keys = SWEEP_TOGETHER_BYTES / self.sweeps.bytes.max(1);
         for index in piece.take(keys.max(1)) {
             let key = self.channels[id as usize].live[index].key;
@@ -347,17 +349,17 @@ impl Hub {
 }
 
 impl Sweeps {
-    /// How many subscribers are served at a time, when each is sent so many bytes.
+    /// Returns how many subscribers are served in a piece, if each is sent `bytes`.
     fn piece_of(&self, bytes: usize) -> usize {
         (SWEEP_BYTES / bytes.max(1)).clamp(1, self.piece)
     }
 
-    /// How many may be served at once, without a sweep.
+    /// Returns how many subscribers may be served at once, without a sweep.
     fn room_for(&self, bytes: usize) -> usize {
         self.piece_of(bytes).saturating_sub(self.served_before)
     }
 
-    /// So many have been served at once in other lists of the channel.
+    /// Records how many subscribers were served at once in other lists of the channel.
     pub(super) fn leave_room(&mut self, served: usize) {
         self.served_before = served;
     }
@@ -382,19 +384,19 @@ impl Sweeps {
         }
         let sweep = self.in_flight.remove(&id)?;
         self.bytes -= sweep.bytes;
-        // Mostly it is the first.
+        // Mostly the list is the first in the order.
         if let Some(index) = self.order.iter().position(|of| *of == id) {
             self.order.remove(index);
         }
         Some(sweep)
     }
 
-    /// The list is gone, and its number may be another's soon.
+    /// Forgets the sweep of a list that is removed and whose id may be reused.
     pub(super) fn forget(&mut self, id: u32) {
         drop(self.take(id));
     }
 
-    /// How many publications wait behind the sweep of a list. `None` if it is not swept.
+    /// Returns how many publications wait behind the sweep of a list. `None` if it is not swept.
     #[cfg(test)]
     pub(super) fn waiting(&self, id: u32) -> Option<usize> {
         self.in_flight.get(&id).map(|sweep| sweep.next.len())
@@ -412,7 +414,7 @@ impl SweepInFlight {
         Self { id, now, whole: None, bytes, due_before, next: Vec::new(), next_bytes: 0, next_bundles }
     }
 
-    /// Delivers what waits to one who is live and has been given what is in flight.
+    /// Delivers the waiting publications to a live subscriber that has been given those of the sweep.
     fn deliver_next(&mut self, members: &Members, subscriber: Subscriber, sink: &mut impl Sink) {
         if self.next.is_empty() {
             return;
@@ -430,7 +432,7 @@ impl SweepInFlight {
         }
     }
 
-    /// Returns whether there was room.
+    /// Queues publications behind the sweep. Returns whether there was room.
     fn wait(&mut self, publications: &[Arc<Prepared>]) -> bool {
         let bytes = bytes(publications);
         let fits = self.next.len() + publications.len() <= WAITING_PUBLICATIONS_MAX

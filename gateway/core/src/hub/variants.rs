@@ -1,4 +1,4 @@
-//! The encodings that subscribers of one worker can take: which protocol, in which framing, deflated or not.
+//! The encodings of pushes: a protocol in a framing, with or without compression.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,36 +7,36 @@ use bytes::{Bytes, BytesMut};
 use shared::framing::MessageKind;
 use shared::protocol::Protocol;
 
-/// How many encodings can be told apart by a [`Variant`].
+/// Encodings that a [`Variant`] can distinguish.
 pub const ENCODINGS_MAX: usize = 256;
 
-/// Smallest and largest deflate window, as powers of two (RFC 7692 §7.1.2).
+/// The smallest and the largest deflate window, as powers of two (RFC 7692 §7.1.2).
 pub const WINDOW_BITS: std::ops::RangeInclusive<u8> = 8..=15;
 
-/// One encoding in two bytes: a place in the table of [`Variants`], the form of payloads and the peer's deflate window.
+/// One encoding in two bytes: a row in the table of [`Variants`], the form of payloads, and the peer's deflate window.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Variant(u16);
 
 const WINDOW: u16 = 0xf;
-/// Patches are agreed to. The payload comes whole, as it does for those.
+/// The subscriber has agreed to patches. The payload is sent whole, in the form for such subscribers.
 const WHOLE: u16 = 1 << 4;
-/// Patches are agreed to, and this is one.
+/// The payload is sent as a patch.
 const PATCH: u16 = 1 << 5;
 
 impl Variant {
-    /// The messages of this encoding as they are.
+    /// Returns the variant of this encoding without compression.
     pub fn plain(encoding: EncodingId) -> Self {
         Self(u16::from(encoding.0) << 8)
     }
 
-    /// Messages deflated where that makes them smaller, for a peer that keeps `2^window_bits` bytes.
-    /// Window bits that do not exist mean no compression.
+    /// Returns the variant whose messages are deflated where that makes them smaller, for a peer with a window of
+    /// `2^window_bits` bytes. Without compression if `window_bits` is out of range.
     pub fn deflated(encoding: EncodingId, window_bits: u8) -> Self {
         let window_bits = if WINDOW_BITS.contains(&window_bits) { window_bits } else { 0 };
         Self(u16::from(encoding.0) << 8 | u16::from(window_bits))
     }
 
-    /// The same for a subscriber that has agreed to patches of payloads.
+    /// Returns this variant for a subscriber that has agreed to patches of payloads.
     #[must_use]
     pub fn with_patches(self) -> Self {
         Self(self.0 | WHOLE)
@@ -46,7 +46,7 @@ impl Variant {
         self.0 & WHOLE != 0
     }
 
-    /// The same for a publication that comes as a patch.
+    /// Returns this variant for a publication that is sent as a patch.
     pub(super) fn patched(self) -> Self {
         Self(self.0 | PATCH)
     }
@@ -63,13 +63,14 @@ impl Variant {
         usize::from(self.0 >> 8)
     }
 
-    /// What the messages before they are deflated depend on.
+    /// Returns the part of the variant on which the messages depend before they are deflated.
     pub(super) fn undeflated(self) -> Self {
         Self(self.0 & !WINDOW)
     }
 
-    /// Whether the peer can inflate a message of this length, whatever in it the deflater refers back to. Nothing
-    /// refers back further than the largest window, so that one takes everything (RFC 1951 §3.2.5).
+    /// Returns whether the peer can inflate a message of this length, whatever the deflater refers back to. References
+    /// never reach further back than the largest window, so a peer with that window takes every message (RFC 1951
+    /// §3.2.5).
     pub fn takes_deflated(self, message_bytes: usize) -> bool {
         match self.0 & WINDOW {
             0 => false,
@@ -89,24 +90,25 @@ impl fmt::Debug for Variant {
     }
 }
 
-/// Names one row of [`Variants`], the first by default.
+/// The index of a row of [`Variants`], the first by default.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct EncodingId(u8);
 
-/// How whole messages are laid out for a transport. Pure.
+/// Lays out whole messages for a transport. Without side effects.
 pub trait PushFraming: Send + Sync + fmt::Debug {
-    /// How many bytes [`PushFraming::seal`] may need in front of a message.
+    /// Returns how many bytes [`PushFraming::seal`] may need before a message.
     fn headroom(&self) -> usize;
 
-    /// Makes a frame of `buffer`, which holds [`PushFraming::headroom`] free bytes and then the message. May append.
-    /// Returns where the frame begins, at most at the message.
+    /// Makes `buffer` a frame. It holds [`PushFraming::headroom`] free bytes, followed by the message. May append.
+    /// Returns where the frame begins, which is not after the start of the message.
     fn seal(&self, kind: MessageKind, buffer: &mut BytesMut) -> usize;
 
-    /// A whole frame with the message deflated from a fresh context. `None` if that gains nothing or is not done.
+    /// Returns a whole frame with the message deflated from a fresh context. `None` if that does not make it smaller or
+    /// the framing does not deflate.
     fn deflate(&self, kind: MessageKind, message: &[u8]) -> Option<Bytes>;
 }
 
-/// Messages as they are: for clients that put together themselves what goes out to them.
+/// Messages without framing, for clients that assemble their output themselves.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BareMessages;
 
@@ -124,21 +126,21 @@ impl PushFraming for BareMessages {
     }
 }
 
-/// One row: a protocol in a framing.
+/// A protocol in a framing.
 #[derive(Clone, Debug)]
 pub struct Encoding {
     pub protocol: Arc<dyn Protocol>,
     pub framing: Arc<dyn PushFraming>,
 }
 
-/// All encodings, given at start. The hub knows them by number only.
+/// All encodings, set up at start. The hub knows them by index only.
 #[derive(Clone, Debug, Default)]
 pub struct Variants {
     encodings: Vec<Encoding>,
 }
 
 impl Variants {
-    /// Adds a row. `None` once there are [`ENCODINGS_MAX`].
+    /// Adds a row and returns its index. `None` if there are [`ENCODINGS_MAX`] already.
     pub fn add(&mut self, encoding: Encoding) -> Option<EncodingId> {
         let id = self.encodings.len();
         if id >= ENCODINGS_MAX {

@@ -1,4 +1,4 @@
-//! Pushes as whole WebSocket frames, deflated where that was negotiated and pays.
+//! Framing of pushes as whole WebSocket frames, deflated if that was negotiated and makes them smaller.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,14 +9,14 @@ use shared::framing::websocket::{Deflater, FrameHeader, Opcode};
 
 use super::variants::PushFraming;
 
-/// Messages shorter than this gain too little to be worth deflating, in bytes.
+/// Messages shorter than this are not worth deflating, in bytes.
 pub const DEFLATE_MIN_BYTES: usize = 200;
-/// 1 is fast, 9 is small. At 2 a 300-byte JSON message takes 13 µs and shrinks to two thirds.
+/// The deflate level: 1 is fast, 9 is small. At 2 a 300-byte JSON message takes 13 µs and shrinks to two thirds.
 pub const DEFLATE_LEVEL: u8 = 2;
-/// How many deflaters are kept between messages. Each holds some hundred kilobytes.
+/// Deflaters kept between messages. Each holds some hundred kilobytes.
 const DEFLATERS_IDLE_MAX: usize = 4;
 
-/// How broadcast messages are deflated.
+/// The options for deflating broadcast messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeflateOptions {
     pub min_bytes: usize,
@@ -29,11 +29,11 @@ impl Default for DeflateOptions {
     }
 }
 
-/// Server frames, so without a mask.
+/// Frames messages as a server does: without a mask.
 #[derive(Debug, Default)]
 pub struct WebSocketFrames {
     options: DeflateOptions,
-    /// Deflaters without a message. A lock is held only to take one or to put it back.
+    /// Idle deflaters. The lock is held only to take one or to put it back.
     idle: Mutex<Vec<Deflater>>,
 }
 
@@ -72,7 +72,7 @@ impl PushFraming for WebSocketFrames {
         }
         let (header, length) = header(kind, frame.len() - HEADER_BYTES_MAX, true).to_bytes();
         frame[HEADER_BYTES_MAX - length..HEADER_BYTES_MAX].copy_from_slice(&header[..length]);
-        // The buffer was as large as the message: give back what deflating saved.
+        // The buffer was as large as the message: free what deflating saved.
         Some(Bytes::copy_from_slice(&frame[HEADER_BYTES_MAX - length..]))
     }
 }

@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(heard.marks.len(), MARKS_MAX);
     }
 
-    /// What happens in a cluster of three.
+    /// An event in a cluster of three nodes.
     #[derive(Clone, Debug)]
     enum Step {
         Emit,

@@ -124,7 +124,7 @@ mod tests {
             }
         }
 
-        /// Whoever answers late is not left for last.
+        /// A worker that answers late does not close its clients last.
         #[test]
         fn a_worker_that_answers_late_comes_down_beside_the_others(had in 10_u32..1_000, before in 0_u32..10) {
             let mut shares = WorkerShares::new(vec![had, 0]);
@@ -134,7 +134,7 @@ mod tests {
             prop_assert!(parts[0].abs_diff(parts[1]) <= 2, "{:?}", parts);
         }
 
-        /// However small the steps are, all come down together.
+        /// However small the steps are, all workers shrink together.
         #[test]
         fn workers_close_side_by_side(
             had in prop::collection::vec(0_u32..80, 1..9), steps in prop::collection::vec(0_u32..4, 0..80),

@@ -39,7 +39,7 @@ pub struct NewestOptions {
     pub snapshot_ttl_s: u32,
 }
 
-/// What of a channel's publications a subscriber is sent.
+/// Which publications of a channel a subscriber is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeliveryMode {

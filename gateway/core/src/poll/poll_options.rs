@@ -33,11 +33,11 @@ pub struct PollOptions {
     pub publish_enabled: bool,
 }
 
-/// By what newer content is known.
+/// How newer content is recognized.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PollMode {
-    /// By its content being another one.
+    /// By different content.
     #[default]
     Versionless,
     /// By a higher version.

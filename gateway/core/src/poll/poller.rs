@@ -79,8 +79,7 @@ pub struct KeyUpdate {
 /// The result of an answer or a publication.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PollerUpdate {
-    /// Whether the versions have started anew, so that those which clients have cannot be compared any more. Told before
-    /// `news`.
+    /// Whether versions start anew, so that the versions of clients cannot be compared any more. Told before `news`.
     pub reset: bool,
     pub news: Vec<KeyUpdate>,
     pub changed: usize,

@@ -1,8 +1,8 @@
 //! The clients on one worker that follow keys of polled channels.
 //!
 //! Each key has a dense list of its followers, each with the version that it has. An update of a key goes through that list
-//! from its end, a piece at a time. Clients that begin to follow meanwhile stand behind the piece that is left, and get
-//! what they lack because the key is asked for again.
+//! from its end, a piece at a time. Clients that begin to follow meanwhile are appended behind the pieces that are left,
+//! and get what they lack because the key is asked for again.
 
 use std::sync::Arc;
 

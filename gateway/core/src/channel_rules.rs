@@ -1,4 +1,4 @@
-//! What is allowed and kept in which channels: options for each namespace.
+//! Channel options by namespace: what clients may do in a channel, and what the channel keeps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -131,22 +131,23 @@ pub struct ChannelOptions {
     pub allow_presence_for_client: bool,
     /// The same for anonymous clients.
     pub allow_presence_for_anonymous: bool,
-    /// Publications can be private: for those whose token names one of their topics. That is where the hub's updates are.
+    /// Whether publications can be private, for clients whose token names one of their topics. Set for the channels of
+    /// the Mercure hub.
     #[serde(skip)]
     pub has_private_publications: bool,
-    /// Clients may come back to what they missed in all channels of the namespace at once: so what is for some of them is
-    /// kept, too.
+    /// Whether clients may resume a session in all channels of the namespace at once. History then also keeps
+    /// publications that are for some subscribers only.
     #[serde(skip)]
     pub keeps_sessions: bool,
-    /// A signature or a token lets clients in, and nothing else that they say.
+    /// Whether clients are admitted only by a signature or a token.
     #[serde(skip)]
     pub only_signed: bool,
-    /// What happens in its channels is counted by this number.
+    /// The id under which metrics of its channels are counted.
     #[serde(skip)]
     pub namespace: NamespaceId,
 }
 
-/// What the subscriptions to a channel follow.
+/// The kind of content that subscriptions to a channel follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SubscriptionType {
@@ -171,7 +172,7 @@ impl SubscriptionType {
         }
     }
 
-    /// How a client asks for it.
+    /// Returns the kind of subscription that a client has to ask for.
     pub fn kind(self) -> SubscriptionKind {
         match self {
             Self::Stream => SubscriptionKind::Stream,
@@ -183,25 +184,25 @@ impl SubscriptionType {
     }
 }
 
-/// What a subscriber that recovers is given.
+/// What a subscriber is sent when it recovers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecoveryMode {
-    /// All it missed.
+    /// Everything it missed.
     #[default]
     Stream,
     /// The newest publication.
     Cache,
 }
 
-/// A format of what has changed from one payload to the next.
+/// A format of deltas from one payload to the next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeltaType {
     Fossil,
 }
 
-/// What a payload may be.
+/// Which payloads a channel accepts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DataFormat {
@@ -227,12 +228,13 @@ impl DataFormat {
 }
 
 impl ChannelOptions {
-    /// Whether its content comes from a backend that is asked for it, and from nowhere else.
+    /// Returns whether the channel's content comes only from a backend that is polled.
     pub fn is_polled(&self) -> bool {
         self.subscription_type == SubscriptionType::SharedPoll
     }
 
-    /// What is kept of the retained history that this publication is a part of: whom it was for has to be known when it is read again.
+    /// Returns the retention of one publication. A publication for some subscribers only is retained only in channels
+    /// that keep sessions, because its audience has to be known when it is read again.
     pub fn retention_of(&self, publication: &Publication) -> Retention {
         match publication.only.as_deref() {
             Some(only) if only.volatile || !self.keeps_sessions => Retention::default(),
@@ -240,7 +242,7 @@ impl ChannelOptions {
         }
     }
 
-    /// What a channel retains of its history, also beside its keys.
+    /// Returns the retention of a channel's history, also of one beside a map.
     pub fn retention(&self) -> Retention {
         if self.subscription_type.keeps_keys() {
             return self.map.keeping().stream;
@@ -249,41 +251,41 @@ impl ChannelOptions {
         Retention { size: self.history_size, ttl: Duration::from_secs(self.history_ttl_s), beside }
     }
 
-    /// What a channel of publications keeps of their keys. `None`: nothing.
+    /// Returns the retention of the newest values of a channel of publications. `None` if it keeps none.
     pub fn newest_retention(&self) -> Option<MapRetention> {
         self.newest.keeping(self.retention())
     }
 
-    /// Whether publications of keys, and nothing else, go to its channels.
+    /// Returns whether its channels are maps, which take publications of keys only.
     pub fn keeps_keys(&self) -> bool {
         self.subscription_type.keeps_keys()
     }
 }
 
-/// Options by how a name begins.
+/// Options by prefix of a channel's own name.
 pub type Kinds = Vec<(Box<str>, Arc<ChannelOptions>)>;
 
-/// The options of every channel, and which names there are.
+/// The options of all channels, and the rules for their names.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ChannelRules {
     /// For channels without a namespace.
     pub default: Arc<ChannelOptions>,
     pub namespaces: BTreeMap<Box<str>, Arc<ChannelOptions>>,
-    /// Namespaces that hold the channels of a pattern, the narrower first.
+    /// The options of namespaces with a pattern, the narrower patterns first.
     pub patterns: Vec<Arc<ChannelOptions>>,
-    /// What these are called, in the same order.
+    /// The names of those namespaces, in the same order.
     pub pattern_names: Vec<Box<str>>,
-    /// In some namespaces, options by how a name begins behind the namespace. The first that fits counts.
+    /// Options by the prefix of the name after the namespace, for some namespaces. The first match counts.
     pub kinds: BTreeMap<Box<str>, Kinds>,
     pub names: ChannelNames,
-    /// Names may be any text, and not only printable ASCII.
+    /// Whether names may be any text, and not only printable ASCII.
     pub unicode: bool,
     /// The namespace whose channels are topics of a Mercure hub.
     pub hub: Option<Box<str>>,
 }
 
 impl ChannelRules {
-    /// Sorts namespaces into those with a name before each channel and those with a pattern.
+    /// Creates rules, and sorts namespaces into those that prefix channel names and those with a pattern.
     pub fn new(
         default: ChannelOptions,
         namespaces: impl IntoIterator<Item = (Box<str>, ChannelOptions)>,
@@ -304,8 +306,8 @@ impl ChannelRules {
         rules
     }
 
-    /// The same rules where the channels of a namespace have options by how their names begin. One that does not exist is
-    /// made, with the options that nobody has set.
+    /// Returns these rules with options by prefix for the channels of a namespace. A namespace that does not exist is
+    /// created with the default options.
     #[must_use]
     pub fn with_kinds(mut self, namespace: &str, kinds: Vec<(Box<str>, ChannelOptions)>) -> Self {
         self.namespaces.entry(namespace.into()).or_default();
@@ -314,13 +316,13 @@ impl ChannelRules {
         self
     }
 
-    /// The same rules where the channels of a namespace are topics of a Mercure hub.
+    /// Returns these rules with a namespace whose channels are topics of a Mercure hub.
     #[must_use]
     pub fn with_hub(self, namespace: &str) -> Self {
         Self { hub: Some(namespace.into()), ..self }
     }
 
-    /// The same rules where what happens in the channels of each namespace is counted by the number that `id_of` gives it.
+    /// Returns these rules with each namespace counted under the id that `id_of` gives it.
     #[must_use]
     pub fn with_namespace_ids(mut self, id_of: impl Fn(&str) -> NamespaceId) -> Self {
         let named = self.namespaces.iter_mut().map(|(name, options)| (&**name, options));
@@ -334,7 +336,8 @@ impl ChannelRules {
         self
     }
 
-    /// The topic whose updates are in this channel, if it is one that is for everyone and that publishers can have.
+    /// Returns the topic whose updates are in this channel, if the channel is for everyone and publishers can use the
+    /// topic.
     pub fn topic<'a>(&self, channel: &'a Channel) -> Option<&'a str> {
         let behind_namespace = channel.as_str().strip_prefix(&**self.hub.as_ref()?)?;
         let topic = behind_namespace.strip_prefix(&*self.names.namespace_boundary)?;
@@ -344,44 +347,45 @@ impl ChannelRules {
         (is_one && self.names.audience(channel.as_str()).is_everyone()).then_some(topic)
     }
 
-    /// The channel of this name, if it can be one.
+    /// Parses the name of a channel.
     pub fn channel(&self, name: &str, bytes_max: usize) -> Result<Channel, InvalidChannel> {
         if self.unicode { Channel::parse_unicode(name, bytes_max) } else { Channel::parse(name, bytes_max) }
     }
 
-    /// Whether the application, and not the client, is asked when a subscription to the channel expires.
+    /// Returns whether the application, and not the client, is asked when a subscription to the channel expires.
     pub fn is_renewed_by_server(&self, channel: &Channel) -> bool {
         self.options(channel).is_some_and(|options| options.sub_refresh_hook)
     }
 
-    /// `None` if the channel names a namespace that does not exist.
+    /// Returns the options of a channel. `None` if its namespace does not exist.
     pub fn options(&self, channel: &Channel) -> Option<&Arc<ChannelOptions>> {
         self.find(channel.as_str()).0
     }
 
-    /// What is counted of a channel is counted by this number.
+    /// Returns the id under which metrics of a channel are counted.
     pub fn namespace_id(&self, channel: &str) -> NamespaceId {
         self.find(channel).0.map_or(NamespaceId::UNKNOWN, |options| options.namespace)
     }
 
-    /// The part of a channel's name that is its own: behind its namespace.
+    /// Returns the part of a channel's name after its namespace.
     pub fn own_name<'a>(&self, channel: &'a Channel) -> &'a str {
         self.find(channel.as_str()).1
     }
 
-    /// Whether the rule of the channel's namespace admits its name. That of a namespace that does not exist has no say.
+    /// Returns whether the namespace's rule for names admits the channel's. A namespace that does not exist admits
+    /// every name.
     pub fn admits_name(&self, channel: &Channel) -> bool {
         let (options, rest) = self.find(channel.as_str());
         options.is_none_or(|options| options.channel_regex.admits(rest))
     }
 
-    /// Options of every kind.
+    /// Returns all options there are.
     pub fn all(&self) -> impl Iterator<Item = &Arc<ChannelOptions>> {
         let kinds = self.kinds.values().flatten().map(|(_, options)| options);
         [&self.default].into_iter().chain(self.namespaces.values()).chain(&self.patterns).chain(kinds)
     }
 
-    /// The options of a channel, and what its name is beside the namespace.
+    /// Returns the options of a channel, and its name without the namespace.
     fn find<'a>(&self, channel: &'a str) -> (Option<&Arc<ChannelOptions>>, &'a str) {
         let name = self.names.public_part(channel);
         if !self.patterns.is_empty() && name.starts_with(SEPARATOR) {

@@ -1,6 +1,6 @@
-//! What a session wants done, and how it is told what came of it.
+//! Effects that a session wants performed, and their outcomes.
 //!
-//! The shell performs effects in the order they are polled. Those with a [`Ticket`] are answered by exactly one
+//! The shell performs effects in the order they are polled. Each effect with a [`Ticket`] is answered by exactly one
 //! [`Outcome`] with the same ticket, at any later time, unless the session has closed.
 
 use std::sync::Arc;
@@ -26,60 +26,61 @@ use crate::map::{MapChange, MapRetention, StateFilter, StatePage};
 use crate::newest::NewestTerms;
 use crate::tag_filter::TagFilter;
 
-/// Names an effect whose outcome is awaited. Unique within one session.
+/// Identifies an effect whose outcome is awaited. Unique within one session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Default)]
 pub struct Ticket(pub u32);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// Begin the answer to the request that the client came with, with this header among others. What is written to the
-    /// client follows in it. Only for protocols whose answers wait for that.
+    /// Begin the response to the client's request, with this header among others. What is sent to the client follows in
+    /// it. Only for protocols whose response does not begin earlier.
     Begin(Option<Header>),
     /// Write this message to the client.
     Send(OwnedMessage),
-    /// Send a ping of the transport's own.
+    /// Send a ping of the transport.
     Ping,
-    /// Say goodbye, after everything sent so far. Nothing follows; the shell then leaves all channels.
+    /// Close the connection, after everything sent so far. No effect follows; the shell then leaves all channels.
     Close(Disconnect),
 
-    /// Find out who the client is. An empty token asks to be let in anonymously.
+    /// Authenticate the client. An empty token asks for an anonymous connection.
     Authenticate {
         ticket: Ticket,
         connect: Box<Connect>,
     },
-    /// Find out what a subscription token grants, or, without one, what the application says. The session has checked
+    /// Determine what a subscription token grants or, without one, what the application says. The session has checked
     /// that the channel is valid.
     Authorize {
         ticket: Ticket,
         channel: Channel,
         token: Box<str>,
-        /// What the client says to the application.
+        /// The client's data for the application.
         data: Option<Payload>,
     },
-    /// Whether a client may subscribe, and where: for the application to say. `channel`: where the client asks to, or empty.
+    /// Ask the application whether a client may subscribe, and to which channel. `channel`: the one that the client
+    /// asks for, or empty.
     Resolve {
         ticket: Ticket,
         channel: Box<str>,
-        /// What the application is told.
+        /// The data for the application.
         question: Payload,
     },
-    /// A client that is connected already says who it is.
+    /// Verify the identity that a connected client claims.
     SignIn {
         ticket: Ticket,
         token: Box<str>,
         data: Payload,
     },
-    /// A new connection token from a client that is connected already.
+    /// Verify a new connection token of a connected client.
     Reauthenticate {
         ticket: Ticket,
         token: Box<str>,
     },
 
-    /// The connection expires: ask the application whether it may stay.
+    /// Ask the application whether an expired connection may stay.
     Refresh {
         ticket: Ticket,
     },
-    /// The same of a subscription.
+    /// Ask the application whether an expired subscription may stay.
     SubRefresh {
         ticket: Ticket,
         channel: Channel,
@@ -87,42 +88,42 @@ pub enum Effect {
     /// Close the user's other connections, on every node.
     CloseOthers,
 
-    /// Become a subscriber: from now on the hub holds publications back for this client until [`Effect::GoLive`].
-    /// Answered once the broker delivers the channel to this node, with the history asked for, read after that.
-    /// Whoever is held back from already begins anew.
+    /// Join a channel: from now on the hub holds publications back for this client until [`Effect::GoLive`]. Answered
+    /// once the broker delivers the channel to this node, with the requested history, read after that. For a client
+    /// that is joining already, holding back starts anew.
     Join(Box<Join>),
-    /// The reply is on its way: deliver what was held back, without what lies at or before `position`, then live.
-    /// What cannot be delivered is told to [`Session::handle_hole`](crate::session::Session::handle_hole).
+    /// The reply has been sent: deliver the held publications after `position`, then go live. Publications that cannot
+    /// be delivered are reported to [`Session::handle_hole`](crate::session::Session::handle_hole).
     GoLive(GoLive),
-    /// Answered once the client's socket has taken all that was sent so far: the client is ready for more.
+    /// Wait until the client's socket has taken everything sent so far, and so the client is ready for more.
     AwaitRoom {
         ticket: Ticket,
     },
-    /// Stop being a subscriber; also undoes a join that failed or is not answered yet.
+    /// Leave a channel. Also undoes a join that failed or is not answered yet.
     Leave {
         channel: Channel,
-        /// Why it ended, if the client knew of it.
+        /// Why the subscription ended, if the client knew of it.
         ended: Option<Ended>,
     },
 
-    /// Show this in the channel's presence in place of what the join said.
+    /// Replace the client's info in the channel's presence.
     UpdatePresence {
         channel: Channel,
         info: Box<ClientInfo>,
     },
-    /// Tell the channel's subscribers that this client has come. What it was told before is on its way.
+    /// Tell the channel's subscribers that this client has joined. The reply to the client has been sent before.
     AnnounceJoined {
         channel: Channel,
         info: Box<ClientInfo>,
     },
-    /// The same when it is gone. Whoever leaves by closing is told of by
-    /// [`Session::take_announced`](crate::session::Session::take_announced).
+    /// Tell the channel's subscribers that this client has left. For clients that leave by closing,
+    /// [`Session::take_announced`](crate::session::Session::take_announced) is called instead.
     AnnounceLeft {
         channel: Channel,
         info: Box<ClientInfo>,
     },
 
-    /// Give a message to the application. The channel is that of a bare endpoint, and empty elsewhere.
+    /// Pass a message to the application. The channel is that of a bare endpoint, and empty elsewhere.
     Message {
         ticket: Ticket,
         channel: Box<str>,
@@ -133,17 +134,17 @@ pub enum Effect {
         ticket: Ticket,
         question: Box<EventQuestion>,
     },
-    /// Ask the application something.
+    /// Call the application.
     Rpc {
         ticket: Ticket,
         method: Box<str>,
         data: Payload,
     },
-    /// Serve a subscription otherwise from now on. Answered as [`Effect::Rpc`] is.
+    /// Change the delivery of a subscription. Answered as [`Effect::Rpc`] is.
     ChangeDelivery {
         ticket: Ticket,
         channel: Channel,
-        /// `None`: it is sent all.
+        /// `None` if the subscriber is sent all publications.
         latest: Option<NewestTerms>,
     },
     Publish {
@@ -152,24 +153,24 @@ pub enum Effect {
         publication: Box<Publication>,
         retention: Retention,
     },
-    /// Change a key of a channel that keeps state by key.
+    /// Change a key of a map.
     ChangeKey {
         ticket: Ticket,
         channel: Channel,
         change: Box<MapChange>,
         keeping: MapRetention,
     },
-    /// Read a part of such a state.
+    /// Read a part of a map's state.
     ReadState {
         ticket: Ticket,
         channel: Channel,
         filter: Box<StateFilter>,
         keeping: MapRetention,
     },
-    /// Show this subscriber as keys of other channels, from now until it is hidden.
+    /// Show a subscriber as keys of other channels until it is hidden.
     ShowSubscriber(Box<PublishedSubscriber>),
-    /// Take them back. Whoever leaves by closing is told of by
-    /// [`Session::take_shown`](crate::session::Session::take_shown).
+    /// Remove these keys. For clients that leave by closing,
+    /// [`Session::take_shown`](crate::session::Session::take_shown) is called instead.
     HideSubscriber(Box<PublishedSubscriber>),
     History {
         ticket: Ticket,
@@ -186,54 +187,54 @@ pub enum Effect {
         channel: Channel,
     },
 
-    /// Find out whether these keys are signed for this client, and whether there is room for them.
+    /// Verify whether keys are signed for this client, and whether there is room for them.
     Verify {
         ticket: Ticket,
         channel: Channel,
         batches: Vec<TrackBatch>,
     },
-    /// The reply is on its way: tell the client what is newer than the version it has of each key, now and as it comes.
-    /// Ends with the subscription.
+    /// The reply has been sent: send the client what is newer than its version of each key, now and as it comes. Ends
+    /// with the subscription.
     Follow {
         channel: Channel,
         keys: Vec<(Box<str>, u64)>,
     },
-    /// Not of these keys any more.
+    /// Stop following these keys.
     Unfollow {
         channel: Channel,
         keys: Vec<Box<str>>,
     },
 }
 
-/// An event of a client that the application is asked about.
+/// An event of a client about which the application is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EventQuestion {
-    /// Of the part of the server that it was sent to.
+    /// The channel of the Socket.IO namespace to which the event was sent.
     pub channel: Channel,
     pub event: Box<str>,
-    /// Its arguments: a JSON array.
+    /// The arguments of the event: a JSON array.
     pub arguments: Tagged,
-    /// The channels that hang on that one and that the client is in.
+    /// The rooms of that namespace that the client is in.
     pub rooms: Vec<Channel>,
 }
 
-/// What the application wants done for an event, in this order.
+/// The actions of the application for an event, in this order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EventActions {
     pub leave: Vec<Channel>,
-    /// Channels that the client comes into. Those that it is in are none.
+    /// Channels for the client to join. Those that it is in already are ignored.
     pub join: Vec<ServerSubscription>,
     pub emit: Vec<Emitted>,
-    /// For the client, if it asks for an acknowledgement.
+    /// The acknowledgement, if the client asks for one.
     pub acknowledge: Option<Box<Tagged>>,
-    /// The client is put out of the part of the server that the event was sent to.
+    /// Whether the client is removed from the namespace to which the event was sent.
     pub end: bool,
 }
 
-/// An event that the application sends.
+/// An event to send for the application.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Emitted {
-    /// To the client alone, as if it had come to this channel.
+    /// To the client alone, as if it had been published to this channel.
     Own { channel: Channel, publication: Box<Publication> },
     /// To the subscribers of a channel.
     Published { channel: Channel, publication: Box<Publication> },
@@ -242,17 +243,16 @@ pub enum Emitted {
 /// Why a subscription that its client knew of has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
-    /// The client wished it.
+    /// The client unsubscribed.
     ByClient,
-    /// Its connection is gone. Whoever leaves so is told of by
-    /// [`Session::take_ended`](crate::session::Session::take_ended).
+    /// The connection was closed. Reported by [`Session::take_ended`](crate::session::Session::take_ended).
     Disconnected,
-    /// The server did it, and has told the client.
+    /// The server ended the subscription, and has told the client.
     ByServer(UnsubscribeCode),
 }
 
 impl Ended {
-    /// As Centrifuge counts it. The first two are said to no client.
+    /// Returns the code that Centrifuge uses. The codes of the first two are sent to no client.
     pub fn code(self) -> u32 {
         match self {
             Self::ByClient => 0,
@@ -270,15 +270,16 @@ impl Ended {
     }
 }
 
-/// A subscriber as others see it among the keys of channels that are made for that.
+/// A subscriber that is shown as keys of other channels.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PublishedSubscriber {
     pub info: ClientInfo,
-    /// Where its client id is a key.
+    /// The channel in which its client id is a key.
     pub clients: Option<Channel>,
-    /// Where its user is a key. It is not taken back: it expires some time after the user's last client has left.
+    /// The channel in which its user is a key. This key is not removed: it expires some time after the user's last
+    /// client has left.
     pub users: Option<Channel>,
-    /// Where its client id may be a key that it has set itself, to be removed as it leaves.
+    /// The channel in which it may have set its client id as a key, which is removed as it leaves.
     pub own: Option<Channel>,
 }
 
@@ -288,30 +289,30 @@ pub struct Join {
     pub channel: Channel,
     pub terms: DeliveryTerms,
     pub retention: Retention,
-    /// Read history on the way: `None` in channels without a stream.
+    /// The history to read on the way. `None` in channels without a stream.
     pub history: Option<HistoryRequest>,
-    /// Show this in the channel's presence from now until the leave.
+    /// The client's info in the channel's presence, from now until it leaves.
     pub presence: Option<ClientInfo>,
-    /// Answer with who is there ([`OutcomeResult::JoinedAmong`]).
+    /// Whether to answer with the channel's members ([`OutcomeResult::JoinedAmong`]).
     pub members: bool,
-    /// In place of `history`: read the newest value of each key, as they are kept by this.
+    /// In place of `history`: read the newest value of each key, with this retention.
     pub newest: Option<MapRetention>,
 }
 
-/// How a subscriber is told what comes to the channel.
+/// The terms of delivery to a subscriber.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct DeliveryTerms {
-    /// It is told of gaps in the channel's stream.
+    /// Whether the subscriber is told of gaps in the channel's stream.
     pub positioned: bool,
-    /// It is told who comes and who goes.
+    /// Whether the subscriber is told of joins and leaves.
     pub joins_and_leaves: bool,
-    /// Payloads may come as patches of the one before. For those who are told of gaps.
+    /// Whether payloads may be sent as patches of the one before. Only for positioned subscribers.
     pub patches: bool,
-    /// Only publications that this lets through.
+    /// The filter that publications must match.
     pub filter: Option<Arc<TagFilter>>,
-    /// Of the changes of who is there, as the node counts them, those up to this one are known to it.
+    /// The node's count of member changes up to which the client knows the members.
     pub members_known: u64,
-    /// It is sent the newest value of each key, in place of all.
+    /// The terms of newest values, if the client is sent those in place of all publications.
     pub latest: Option<NewestTerms>,
 }
 
@@ -324,39 +325,41 @@ impl DeliveryTerms {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GoLive {
     pub channel: Channel,
-    /// `None` where publications are not numbered.
+    /// The position of the client. `None` if publications are not numbered.
     pub position: Option<StreamPosition>,
-    /// As the join said.
+    /// The terms of the join.
     pub terms: DeliveryTerms,
-    /// If what was held back does not join on, more may be read from history. Not where that was tried just now and
-    /// brought nothing.
+    /// Whether the rest may be read from history if the held publications do not follow `position`. Not set if that was
+    /// just tried without result.
     pub may_read_on: bool,
-    /// The client was just sent the publication at `position`, whole or by a patch: the next can be a patch of it.
+    /// Whether the client was just sent the publication at `position`, whole or as a patch, so that the next one can be
+    /// a patch of it.
     pub has_last: bool,
 }
 
 impl GoLive {
-    /// Whether history may have what was held back and cannot be delivered.
+    /// Returns whether history may contain held publications that cannot be delivered.
     pub fn can_read_on(&self) -> bool {
         self.may_read_on && self.position.is_some()
     }
 }
 
-/// What someone who joins is to be told of the channel's retained history.
+/// The part of the channel's retained history to read for a joining subscriber.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HistoryRequest {
-    /// A limit of 0 asks for the position only. The newest publication is one in reverse, from no offset on.
+    /// A limit of 0 asks for the position only. The newest publication is a limit of 1 in reverse, without an offset.
     pub filter: HistoryFilter,
-    /// The epoch of `filter.since`: empty if any will do, `None` if it cannot be of any stream here.
+    /// The epoch of `filter.since`. Empty if any epoch will do, `None` if it cannot be the epoch of any stream here.
     pub epoch: Option<Epoch>,
-    /// What is looked for in what `filter` says: of what came before it nothing is wanted. If it is not there, nothing need be
-    /// told but the position.
+    /// An update to look for in the publications that `filter` selects. Those before the update are not needed. If it
+    /// is not there, only the position is needed.
     pub sought: Option<ResumeAfter>,
-    /// It is to be read for this one: any part that begins there is welcome, up to what there is now.
+    /// Whether the history is read for this client alone: any part that begins at `filter.since` will do, up to the
+    /// present.
     pub part: bool,
 }
 
-/// What came of the effect with this ticket.
+/// The outcome of the effect with this ticket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outcome {
     pub ticket: Ticket,
@@ -369,17 +372,17 @@ pub enum OutcomeResult {
     Authenticated(Result<Identity, Denial>),
     Authorized(Result<Grant, Denial>),
     Resolved(Result<Resolved, Denial>),
-    /// The history asked for; `None` if none was.
+    /// For `Join`: the requested history; `None` if none was requested.
     Joined(Result<Option<HistoryPage>, ErrorCode>),
-    /// The same for a join that asks who is there.
+    /// For a `Join` that asks for the members.
     JoinedAmong(Result<(Option<HistoryPage>, ChannelMembers), ErrorCode>),
-    /// Who the client is, and what it is subscribed to as such.
+    /// For `SignIn`: the identity of the client, and the subscriptions that come with it.
     SignedIn(Result<Identity, Denial>),
     /// For `Refresh` and `SubRefresh`.
     Renewed(Result<Renewal, Denial>),
     /// For `Event`.
     Handled(Result<Box<EventActions>, Denial>),
-    /// For `Message`: what goes back to the client, if anything does.
+    /// For `Message`: the answer to the client, if there is one.
     Messaged(Result<Option<Payload>, Denial>),
     Rpc(Result<Payload, Denial>),
     /// For `Publish` and `ChangeKey`.
@@ -395,84 +398,85 @@ pub enum OutcomeResult {
     Room,
 }
 
-/// Who is in a channel: one client of each user.
+/// The members of a channel: one client of each user.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ChannelMembers {
     pub clients: Vec<ClientInfo>,
-    /// How many changes of that the node has seen.
+    /// Number of member changes that the node has seen.
     pub version: u64,
 }
 
-/// Keys that are signed, and until when.
+/// Keys whose signature was verified, and its expiry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verified {
     pub items: Vec<(Box<str>, u64)>,
     pub expires: Option<Moment>,
 }
 
-/// What the application says of a connection or a subscription that was to end.
+/// The application's answer about a connection or a subscription that has expired.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Renewal {
-    /// It ends.
+    /// The connection or subscription ends.
     Expired,
-    /// It stays: until `expires`, or for as long as it likes. What is `None` beside that is as it was.
+    /// It stays until `expires`, or without a limit. The other fields stay as they were if they are `None`.
     Stays { expires: Option<Moment>, info: Option<Bytes>, meta: Option<Bytes> },
-    /// There is no answer. The question is asked again, for so long after the end.
+    /// There was no answer. The question is repeated until `grace` after the expiry.
     Unanswered { grace: Duration },
 }
 
-/// Who a client is, and what it brings.
+/// The identity of a client, and what comes with it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Identity {
     pub user: UserId,
-    /// JSON shown to others.
+    /// JSON shown to other clients.
     pub info: Option<Bytes>,
     /// When the connection ends unless it is refreshed.
     pub expires: Option<Moment>,
-    /// The application is asked then ([`Effect::Refresh`]), and not the client.
+    /// Whether the application, and not the client, is asked to renew it then ([`Effect::Refresh`]).
     pub refreshed_by_server: bool,
-    /// What the server subscribes it to as it connects.
+    /// Subscriptions that the server makes as the client connects.
     pub subs: Vec<ServerSubscription>,
-    /// A JSON object for the application's own servers. No client ever sees it.
+    /// A JSON object for the application's own servers, which no client sees.
     pub meta: Option<Bytes>,
-    /// What it may do in which channels, beside what these allow to everybody. The first that names a channel counts.
+    /// Rights in channels, beside those that the channels give to everybody. The first capability that names a channel
+    /// counts.
     pub caps: Box<[Capability]>,
-    /// For the reply to its connect command. No token has it.
+    /// Data for the connect reply. Tokens have none.
     pub data: Option<Bytes>,
-    /// What the wall clock says, in milliseconds since 1970, for that reply.
+    /// The wall clock for the connect reply, in milliseconds since 1970.
     pub time_ms: Option<u64>,
-    /// What its token says of updates.
+    /// The rights of the client's token for updates.
     pub updates: Option<Box<Updates>>,
 }
 
-/// What may be done with updates, by their topics.
+/// Rights for updates, by topics.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Updates {
     /// Topics whose private updates may be read.
     pub subscribe: Box<[Selector]>,
     /// Topics that may be published to.
     pub publish: Box<[Selector]>,
-    /// JSON that is shown beside its subscriptions.
+    /// JSON shown beside the client's subscriptions.
     pub payload: Option<Bytes>,
 }
 
-/// A subscription that the server makes, not the client.
+/// A subscription made by the server and not by the client.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServerSubscription {
-    /// As it was written: whether it is a valid name, of a namespace that exists, is for the session to see.
+    /// The name as it was written: the session checks whether it is valid and its namespace exists.
     pub channel: Box<str>,
-    /// JSON shown to others in this channel.
+    /// JSON shown to other clients in this channel.
     pub info: Option<Bytes>,
-    /// For the client, beside the subscription.
+    /// Data for the client, sent with the subscription.
     pub data: Option<Bytes>,
     /// When the subscription ends.
     pub expires: Option<Moment>,
     pub overrides: Overrides,
-    /// The client is told who is there, by users.
+    /// Whether the client is told the channel's members, by users.
     pub members: bool,
 }
 
-/// What is said of one subscription in place of its channel's options. `None`: as these say.
+/// Overrides of the channel's options for one subscription. `None` leaves an option as it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Overrides {
     pub presence: Option<bool>,
@@ -482,7 +486,7 @@ pub struct Overrides {
     pub force_push_join_leave: Option<bool>,
 }
 
-/// What a client may do in some channels.
+/// The rights of a client in some channels.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Capability {
     /// Names, or patterns in which `*` stands for any text.
@@ -491,7 +495,7 @@ pub struct Capability {
     pub allow: Rights,
 }
 
-/// How the channels of a [`Capability`] are written.
+/// How the channel names of a [`Capability`] are matched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Matching {
     #[default]
@@ -499,7 +503,7 @@ pub enum Matching {
     Wildcard,
 }
 
-/// What may be done in a channel.
+/// Rights in a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rights {
     pub subscribe: bool,
@@ -510,53 +514,53 @@ pub struct Rights {
     pub history: bool,
 }
 
-/// What a subscription token gives.
+/// What a subscription token or the application grants.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Grant {
-    /// The user the token was made for: the session checks that it is this client's.
+    /// The user of the token. The session checks that it is the client's.
     pub user: UserId,
-    /// As whom it is seen in this channel, if not as who it is.
+    /// The user under which others see the client in this channel, if it is not its own.
     pub shown_as: Option<UserId>,
-    /// JSON shown to others in this channel.
+    /// JSON shown to other clients in this channel.
     pub info: Option<Bytes>,
     pub expires: Option<Moment>,
-    /// The application is asked then ([`Effect::SubRefresh`]), and not the client.
+    /// Whether the application, and not the client, is asked to renew it then ([`Effect::SubRefresh`]).
     pub refreshed_by_server: bool,
-    /// For the client, in the reply.
+    /// Data for the client in the reply.
     pub data: Option<Bytes>,
     pub overrides: Overrides,
-    /// What the subscriber may do in the channel beside what its options allow. Subscribing is allowed by the grant.
+    /// Rights beside those of the channel's options. The grant itself allows subscribing.
     pub allow: Rights,
-    /// Who the client is, where it has shown that only now.
+    /// The identity of the client, if it was established only now.
     pub identity: Option<Box<Identity>>,
-    /// What is done once the client has been told that it is a subscriber.
+    /// Actions to perform once the client has been told that it is subscribed.
     pub then: Option<Box<EventActions>>,
-    /// The client comes back to a session that it had.
+    /// The earlier session that the client resumes.
     pub resumed: Option<Box<Resumed>>,
 }
 
-/// A session that a client comes back to, as it stands when what was missed has been read.
+/// A session that a client resumes, as it stands once everything missed has been read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Resumed {
-    /// Who the client was, and is again.
+    /// The client id of the session, which the client takes again.
     pub client: ClientId,
-    /// From where on it is told of the channel that it comes into.
+    /// The position from which the client is told of the channel that it enters.
     pub since: Since,
-    /// The channels that hang on that one.
+    /// The rooms of that channel, with the position in each.
     pub rooms: Vec<(Channel, Since)>,
-    /// What it missed up to there, in the order in which it is told.
+    /// Publications missed up to those positions, in the order in which the client is told.
     pub missed: Vec<(Channel, Publication)>,
 }
 
-/// Where a client may subscribe, according to the application.
+/// The channel that the application lets a client subscribe to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Resolved {
-    /// As it was written.
+    /// The name as it was written.
     pub channel: Box<str>,
     pub grant: Grant,
 }
 
-/// Why what was asked for is not done.
+/// Why a command was not performed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Denial {
     /// Answer the command with this error.

@@ -189,7 +189,7 @@ fn write_changed(
 ) -> Option<()> {
     let target = delta.target;
     let windows = PayloadWindows::of(origin);
-    // Everything before `done` is written. `shift` is where the last copy would continue if the bytes in between were
+    // Everything before `done` is written. At `at + shift` the origin continues the last copy, if the bytes since were
     // replaced by as many others.
     let (mut done, mut at) = (from, from);
     let mut shift = 0_isize;

@@ -1,4 +1,4 @@
-//! What the application's own servers are asked about a client. None of it is waited for on a worker.
+//! Asks the application's own servers about a client. Workers do not wait for the answers.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::node::Node;
 use crate::webhooks::PendingClientEvent;
 use crate::worker::WorkerLocal;
 
-/// A client as it is told to a backend, for a question that outlives the turn.
+/// A client as described to a backend, for a request that outlives the turn.
 #[derive(Clone, Debug)]
 pub(super) struct HookCaller {
     client: ClientId,
@@ -35,12 +35,12 @@ impl HookCaller {
         &self.origin
     }
 
-    /// It is one that was here before.
+    /// The client has resumed an earlier one and takes over its id.
     pub(super) fn become_client(&mut self, client: ClientId) {
         self.client = client;
     }
 
-    /// It has just shown who it is.
+    /// Sets the user that the client has just authenticated as.
     pub(super) fn become_user(&mut self, user: &UserId, meta: Option<&Bytes>) {
         (self.user, self.meta) = (user.clone(), meta.cloned());
     }
@@ -68,8 +68,8 @@ impl Client {
         }
     }
 
-    /// Asks who a client is that has no token, or all the same. Who the backend does not know is whoever its token says,
-    /// or nobody.
+    /// Asks the backend to authenticate a client, with or without a token. If the backend has no answer, the client is the
+    /// user of its token, or anonymous.
     pub(super) fn ask_to_connect(
         &mut self,
         local: &WorkerLocal,
@@ -78,8 +78,8 @@ impl Client {
         connect: Box<Connect>,
     ) {
         let (authenticator, now) = (local.authenticator.clone(), local.clock.unix_seconds());
-        // Whether somebody without a token may come in is for the backend to say first: judged now, who is let in by it
-        // would be told in the log and counted as refused.
+        // Whether a client without a token may connect is for the backend to say first. Decided now, a client that the
+        // backend admits would be logged and counted as refused.
         let verdict = (!connect.token.is_empty()).then(|| authenticator.authenticate(now, &connect.token));
         if !connect.headers.is_empty() {
             let given = connect.headers.iter().map(|(name, value)| (&**name, &**value));
@@ -92,7 +92,7 @@ impl Client {
             let known = match verdict {
                 Some(verdict) => match verdict.wait().await {
                     Ok(identity) => Some(identity),
-                    // Nobody is asked about a token that is wrong.
+                    // The backend is not asked about an invalid token.
                     Err(denial) => return OutcomeResult::Authenticated(Err(denial)),
                 },
                 None => None,
@@ -115,7 +115,7 @@ impl Client {
         });
     }
 
-    /// Asks whether a client may subscribe that has no token for it.
+    /// Asks whether a client without a token for a channel may subscribe to it.
     pub(super) fn ask_to_subscribe(
         &mut self,
         local: &WorkerLocal,
@@ -135,7 +135,7 @@ impl Client {
         });
     }
 
-    /// Asks whether a connection that expires may stay.
+    /// Asks whether a connection that is about to expire may stay.
     pub(super) fn ask_to_refresh(&mut self, local: &WorkerLocal, ticket: Ticket) {
         let Some(backend) = local.node.backend.clone() else {
             return self.answer(local, ticket, OutcomeResult::Renewed(not_available()));
@@ -146,7 +146,7 @@ impl Client {
         });
     }
 
-    /// The same of a subscription.
+    /// Asks whether a subscription that is about to expire may stay.
     pub(super) fn ask_to_sub_refresh(&mut self, local: &WorkerLocal, ticket: Ticket, channel: Channel) {
         let Some(backend) = local.node.backend.clone() else {
             return self.answer(local, ticket, OutcomeResult::Renewed(not_available()));
@@ -158,7 +158,7 @@ impl Client {
         });
     }
 
-    /// A client calls a method of the application.
+    /// Calls a method of the application for a client.
     pub(super) fn ask_rpc(&mut self, local: &WorkerLocal, ticket: Ticket, method: Box<str>, data: Payload) {
         let Some(backend) = local.node.backend.clone() else {
             return self.answer(local, ticket, OutcomeResult::Rpc(not_available()));
@@ -167,12 +167,12 @@ impl Client {
         self.ask(local, ticket, |_| async move {
             let data = Some(&data.bytes[..]).filter(|data| !data.is_empty());
             let answer = backend.rpc(&caller.origin, &caller.asker(), &method, data).await;
-            // An answer without data is one all the same.
+            // An answer without data is a valid answer.
             OutcomeResult::Rpc(answer.map(|data| data.unwrap_or_else(|| Payload::json(Bytes::new()))))
         });
     }
 
-    /// A client says something to the application, which may say something in return.
+    /// Sends a client's message to the application, which may answer it.
     pub(super) fn ask_with_message(
         &mut self,
         local: &WorkerLocal,
@@ -190,8 +190,8 @@ impl Client {
         });
     }
 
-    /// Publishes what a client wants published, in a channel whose hook says whether, and as what.
-    /// `webhook`: what is told of it besides.
+    /// Publishes for a client, in a channel whose hook decides whether and in what form. `webhook` is the event sent to the
+    /// app's webhooks as well.
     pub(super) fn publish_as_allowed(
         &mut self,
         local: &WorkerLocal,
@@ -212,7 +212,7 @@ impl Client {
         });
     }
 
-    /// Changes a key as a client wants it, in a channel whose hook says whether, and how.
+    /// Changes a key for a client, in a channel whose hook decides whether and how.
     pub(super) fn change_key_as_allowed(
         &mut self,
         local: &WorkerLocal,

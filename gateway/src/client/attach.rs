@@ -1,4 +1,4 @@
-//! A client that was reached by requests is reached by a WebSocket from now on.
+//! Moves a polling client to a WebSocket.
 
 use bytes::{BufMut, BytesMut};
 use gateway_core::hub::{EnginePollingFrames, PushFraming};
@@ -13,7 +13,7 @@ use crate::transport::task_pipe::Attached;
 use crate::worker::WorkerLocal;
 
 impl Client {
-    /// What waits to be fetched is made ready for the other wire, in its order.
+    /// Switches the client to the WebSocket. Packets waiting to be fetched are converted for it, in order.
     pub(crate) fn attach(&mut self, local: &mut WorkerLocal, attached: Attached) {
         let Attached { socket, deflate, .. } = attached;
         let mut waiting = self.link.stream.take_back();
@@ -24,7 +24,7 @@ impl Client {
         }
         let framing = Framing::new(ClientWire::EngineWebSocket, deflate.is_some(), None);
         self.link = ClientLink { stream: socket.into(), framing };
-        // What is made for it alone is laid out as it is made.
+        // The frames of a client whose sessions are kept are laid out when they are made for it: it keeps its variant.
         if self.keeper().is_none() {
             self.variant =
                 local.encodings.variant(self.protocol, ClientWire::EngineWebSocket, deflate.as_ref());
@@ -36,10 +36,10 @@ impl Client {
     }
 }
 
-/// Packets that were to be fetched, as WebSocket messages.
+/// Converts packets that were waiting to be fetched into WebSocket messages.
 fn into_frames(waiting: &mut BytesMut) -> BytesMut {
     let mut frames = BytesMut::with_capacity(waiting.len() + waiting.len() / 8);
-    // The last separator has nothing behind it.
+    // Nothing follows the last separator.
     waiting.truncate(waiting.len().saturating_sub(1));
     if waiting.is_empty() {
         return frames;
@@ -54,7 +54,7 @@ fn into_frames(waiting: &mut BytesMut) -> BytesMut {
             Ok(EnginePacket::Message(Message { kind: MessageKind::Binary, data })) => {
                 encode_message(MessageKind::Binary, data, false, &mut frames);
             }
-            // They say something to a request alone, and a WebSocket just ends; and this node has written no other.
+            // These packets have a meaning for polling requests only, and this node has written no others.
             Ok(EnginePacket::Close | EnginePacket::Noop | EnginePacket::Pong(_) | EnginePacket::Upgrade)
             | Err(_) => {}
         }
@@ -63,7 +63,7 @@ fn into_frames(waiting: &mut BytesMut) -> BytesMut {
 }
 
 impl Framing {
-    /// A message as a packet.
+    /// Appends a message as a packet.
     pub(super) fn put_packet(&self, kind: MessageKind, message: &[u8], out: &mut BytesMut) {
         match (self, kind) {
             (Self::EnginePolling(_), _) => {

@@ -1,4 +1,4 @@
-//! The end of a connection: every way leads through [`Client::leave_all`] once.
+//! The end of a connection. Every way leads through [`Client::leave_all`] once.
 
 use gateway_core::effect::Ended;
 use shared::channel::Channel;
@@ -14,7 +14,8 @@ use crate::telemetry::connection_metrics::CLOSE_BY_PEER;
 use crate::worker::WorkerLocal;
 
 impl Client {
-    /// Says goodbye: the client leaves all its channels now, and its socket goes when it has answered, or soon.
+    /// Begins to close: the client leaves all its channels now, and its socket is dropped when the client has answered, or
+    /// after a deadline.
     pub(crate) fn begin_close(&mut self, local: &mut WorkerLocal, disconnect: &Disconnect) {
         if self.is_closing() {
             return;
@@ -25,7 +26,8 @@ impl Client {
         let shown = if local.authenticator.explains() { disconnect } else { &plain };
         let goodbye = self.goodbye(local, CloseMessage::Closed(shown));
         if self.link.framing.reads_goodbye(disconnect) {
-            // After what was sent before: replies are read before the goodbye. On overflow that has been given up.
+            // Queued behind earlier frames, so that replies are read before the close frame. After an overflow these were
+            // dropped.
             self.outbox.push_last(goodbye);
         } else {
             local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
@@ -34,8 +36,8 @@ impl Client {
         self.start_closing(local, disconnect.label());
     }
 
-    /// A client that breaks the protocol is someone's to mend, who sees it here, and so does who gives slow clients time or
-    /// room; not all of it, for any client can.
+    /// Logs the cause. Clients that break the protocol are logged for their developer, and slow clients for the operator who
+    /// sets their limits; rate-limited, because any client can cause both.
     fn note_cause(&self, local: &WorkerLocal, disconnect: &Disconnect) {
         let (client, code, reason) = (self.session.client(), disconnect.code, &disconnect.reason);
         if let Some(cause) = SlowCause::of(disconnect) {
@@ -52,11 +54,11 @@ impl Client {
         }
     }
 
-    /// The peer says goodbye, first or in answer.
+    /// Handles the peer's close frame, sent first or in answer to ours.
     pub(super) fn handle_peer_close(&mut self, local: &mut WorkerLocal, code: Option<u16>) {
         self.incoming = Incoming::Nothing;
         if self.is_closing() {
-            // The handshake is complete once our own frame is out.
+            // The closing handshake is complete once our own frame is out.
             local.mark_unwritten(self.key.index);
             return;
         }
@@ -69,7 +71,8 @@ impl Client {
         self.start_closing(local, CLOSE_BY_PEER);
     }
 
-    /// Nothing of this connection is trusted any more but its socket: the client is told so, and not heard again.
+    /// Closes a connection of whose state nothing is trusted any more except the socket. The client is told, and not read
+    /// again.
     pub(crate) fn condemn(&mut self, local: &mut WorkerLocal) {
         self.incoming = Incoming::Rubbish;
         self.finishing = None;
@@ -80,7 +83,7 @@ impl Client {
         self.start_closing(local, Disconnect::INTERNAL.label());
     }
 
-    /// Says a last word, if the socket takes it at once.
+    /// Sends a close frame, if the socket takes it at once.
     pub(crate) fn say_last(&mut self, local: &mut WorkerLocal, disconnect: &Disconnect) {
         self.outbox.discard_waiting();
         let goodbye = self.goodbye(local, CloseMessage::Closed(disconnect));
@@ -90,7 +93,7 @@ impl Client {
         self.link.stream.end();
     }
 
-    /// From here on nothing is done but writing what waits.
+    /// Marks the client as closing: from here on only the bytes that wait are written.
     pub(super) fn start_closing(&mut self, local: &mut WorkerLocal, reason: &'static str) {
         self.note_closing(local, reason);
         if self.incoming == Incoming::Open && !self.link.framing.answers_goodbye() {
@@ -98,7 +101,7 @@ impl Client {
         }
         local.mark_unwritten(self.key.index);
         local.schedule(self);
-        // Answers are not waited for any more, and the peer's own close frame may lie unread.
+        // Commands in flight are not waited for any more, and the peer's own close frame may be unread.
         if std::mem::take(&mut self.paused) {
             local.unread.push(self.key.index);
         }
@@ -109,13 +112,13 @@ impl Client {
         self.closing = Some(Box::new(Closing { until, reason }));
     }
 
-    /// Stops being a subscriber of anything. Safe to call again.
+    /// Ends all subscriptions of the client. Idempotent.
     pub(crate) fn leave_all(&mut self, local: &mut WorkerLocal, why: &Disconnect) {
         self.tell_gone();
         let client = self.session.client();
         if let Some(permit) = self.user_permit.take() {
             let (user, plain) = (permit.user(), why.plain());
-            // Of a channel before it is vacated, and all before the client is gone.
+            // The channels' events before a channel is vacated, and all of them before the client is gone.
             if local.node.tells(EventType::Unsubscribe) {
                 for (channel, ended) in self.session.take_ended() {
                     let channel = channel.as_str();
@@ -147,14 +150,14 @@ impl Client {
             (channel, info, subscribers)
         };
         let announced = announced.into_iter().map(with_subscribers).collect();
-        // One that may come back as the client it was would be told to have left after it has come.
+        // A resumable client may return under the same id: its leave would then be announced after it has joined again.
         let may_be_held = *why == Disconnect::SHUTDOWN && self.keeper().is_none();
         local.node.depart(ClientTraces { client, present, announced, shown }, may_be_held);
         self.leave_sessions(local, why);
         self.give_up_answers(local);
     }
 
-    /// A subscription has ended under a connection. After its end there is nothing more to tell of a client.
+    /// Tells the application that a subscription has ended while the connection stays. Does nothing after the client's end.
     pub(super) fn tell_ended(&self, local: &WorkerLocal, channel: &Channel, ended: Option<Ended>) {
         if let (Some(ended), Some(permit)) = (ended, &self.user_permit) {
             let (client, user, channel) = (self.session.client(), permit.user(), channel.as_str());
@@ -167,7 +170,7 @@ impl Client {
         !self.is_mute() && self.stalled_since.is_some_and(is_over)
     }
 
-    /// Time has passed: what does that change?
+    /// Handles timers that are due.
     pub(crate) fn handle_timeout(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
         if self.closing.as_ref().is_some_and(|closing| closing.until <= local.now) {
             return Err(Gone::Closed);
@@ -177,8 +180,8 @@ impl Client {
             return self.give_up(local);
         }
         if self.is_stalled_for_too_long(local) {
-            // A poll tells of room only when a third of the socket's buffer is free, which can take a slow reader
-            // long. So the socket is asked itself before the client is blamed.
+            // The poll reports room only when a third of the socket's buffer is free, which can take a slow reader long. So
+            // a write is tried before the client is blamed.
             self.flush(local)?;
         }
         if self.is_stalled_for_too_long(local) {

@@ -1,8 +1,8 @@
-//! What a client asked for before it left is carried out all the same: its end waits for that, but not for ever.
+//! Carries out a client's commands after it has left: its end waits for them, up to a deadline.
 //!
-//! A client that says goodbye, ends its stream or is lost stops being a subscriber at once. Its commands go on in their
-//! order, those included that still lie in its socket, until all are done or [`Finishing::until`] has come. Answers are
-//! written as long as anyone may read them. Then a goodbye is answered.
+//! A client that sends a close frame, ends its stream or is lost stops being a subscriber at once. Its commands, including
+//! those still unread in its socket, are carried out in order until all are done or [`Finishing::until`] has come. Answers
+//! are written as long as the client may read them. Then its close frame is answered.
 
 use std::io;
 
@@ -16,10 +16,10 @@ use crate::telemetry::connection_metrics::{CLOSE_BY_PEER, CLOSE_LOST};
 use crate::worker::WorkerLocal;
 use crate::worker::inbox::WorkerEvent;
 
-/// The client has left, and its commands are still in flight.
+/// The state of a client that has left while its commands are in flight.
 #[derive(Debug)]
 pub(super) struct Finishing {
-    /// What is not carried out by then is given up.
+    /// Commands not carried out by then are given up.
     until: Moment,
     leaving: Departure,
     mute: Option<StoppedWriting>,
@@ -28,18 +28,18 @@ pub(super) struct Finishing {
 /// How a client left.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Departure {
-    /// With a goodbye, which is answered with the same code (RFC 6455 §5.5.1).
+    /// With a close frame, which is answered with the same code (RFC 6455 §5.5.1).
     Goodbye(Option<u16>),
-    /// Its stream ended or broke without one.
+    /// Its stream ended or broke without a close frame.
     Lost(io::ErrorKind),
 }
 
 /// Why nothing more is written to a client that has left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum StoppedWriting {
-    /// Its socket takes nothing any more.
+    /// The socket takes no more bytes.
     Unreachable,
-    /// It did not read the answers, and some were given up: those after them would come behind a hole.
+    /// The client did not read its answers, and some were dropped: later ones would follow a gap.
     Behind,
 }
 
@@ -54,21 +54,21 @@ impl Client {
         self.finishing.is_some() && !self.is_closing()
     }
 
-    /// Whether nothing that is said now would reach the client.
+    /// Whether nothing written now would reach the client.
     pub(super) fn is_mute(&self) -> bool {
         self.finishing.as_ref().is_some_and(|finishing| finishing.mute.is_some())
     }
 
-    /// The client leaves with commands in flight.
+    /// Records that the client leaves with commands in flight.
     pub(super) fn begin_finishing(&mut self, local: &mut WorkerLocal, leaving: Departure) {
         match &mut self.finishing {
-            // Lost for writing, it may still be read from, and its goodbye may come.
+            // A client lost while writing may still be readable, and its close frame may come.
             Some(finishing) => finishing.leaving = leaving,
             None => {
                 self.leave_all(local, &Disconnect::CONNECTION_CLOSED);
                 let until = local.now + local.websocket.finish_timeout();
                 self.finishing = Some(Box::new(Finishing { until, leaving, mute: None }));
-                // What it has asked for besides waits no longer for it to take a long answer.
+                // Its other commands no longer wait until it has taken a long answer.
                 if let Some(ticket) = self.awaits_room.take() {
                     let outcome = Outcome { ticket, result: OutcomeResult::Room };
                     local.inbox.push(WorkerEvent::Outcome(self.key, outcome));
@@ -78,7 +78,7 @@ impl Client {
         local.schedule(self);
     }
 
-    /// The stream brings nothing more: it has ended, or it is broken.
+    /// Handles the end of the stream: it has ended or is broken.
     pub(super) fn handle_end_of_stream(
         &mut self,
         local: &mut WorkerLocal,
@@ -97,7 +97,7 @@ impl Client {
         self.finish(local)
     }
 
-    /// The socket takes nothing more. What the client has sent before that may still lie in it.
+    /// Handles a socket that takes no more bytes. Commands that the client sent before may still be in it.
     pub(crate) fn handle_unwritable(
         &mut self,
         local: &mut WorkerLocal,
@@ -120,14 +120,14 @@ impl Client {
         self.finish(local)
     }
 
-    /// A client that has left does not read its answers. What it asked for is done nevertheless.
+    /// Drops the answers of a client that has left and does not read them. Its commands are carried out nevertheless.
     pub(super) fn handle_overflow_while_finishing(&mut self, local: &mut WorkerLocal) {
         let Some(finishing) = &mut self.finishing else { return };
         finishing.mute.get_or_insert(StoppedWriting::Behind);
         local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
     }
 
-    /// Ends a client that has left, once all is done that it had asked for.
+    /// Ends a client that has left, once all its commands are carried out.
     pub(crate) fn finish(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
         if !self.is_finishing() || self.incoming != Incoming::Nothing || self.session.is_busy() {
             return Ok(());
@@ -135,11 +135,11 @@ impl Client {
         self.conclude(local)
     }
 
-    /// The time for that is over.
+    /// Ends a client that has left, because the deadline has passed.
     pub(super) fn give_up(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
         local.tally.commands_given_up += self.session.unfinished() as u64;
         if self.incoming == Incoming::Open {
-            // Nobody counts what was never read, but it is not nothing.
+            // Commands that were never read cannot be counted; they count as one.
             local.tally.commands_given_up += 1;
             self.incoming = Incoming::Nothing;
         }
@@ -159,7 +159,7 @@ impl Client {
             }
             Departure::Goodbye(code) => {
                 let goodbye = match mute {
-                    // In place of its own code: answers are missing before this.
+                    // Sent in place of the client's own code, because answers before this are missing.
                     Some(_) => self.goodbye(local, CloseMessage::Closed(&Disconnect::SLOW)),
                     None => self.goodbye(local, CloseMessage::Answered(code)),
                 };
@@ -168,7 +168,7 @@ impl Client {
                 Ok(())
             }
             Departure::Lost(_) if mute.is_none() && !self.outbox.is_empty() => {
-                // Who has only ended its own side reads the last answers.
+                // A client that has only ended its own side reads the last answers.
                 self.start_closing(local, CLOSE_LOST);
                 Ok(())
             }

@@ -1,4 +1,4 @@
-//! What a client follows of polled channels, as its session has decided.
+//! Tracks keys of polled channels for a client, as its session has decided.
 
 use gateway_core::effect::{DeliveryTerms, OutcomeResult, Ticket};
 use shared::channel::Channel;
@@ -8,7 +8,7 @@ use crate::client::Client;
 use crate::worker::WorkerLocal;
 
 impl Client {
-    /// Whether all of this is signed for the client's user, and whether there is room for it.
+    /// Checks that the keys are signed for the client's user and that there is room for them.
     pub(super) fn verify(
         &mut self,
         local: &WorkerLocal,
@@ -23,7 +23,7 @@ impl Client {
     }
 
     pub(super) fn follow(&mut self, local: &mut WorkerLocal, channel: &Channel, keys: &[(Box<str>, u64)]) {
-        // It has left everything, or is about to have.
+        // A client that has left, or is about to, tracks nothing.
         if self.is_finishing() || self.is_closing() {
             return;
         }
@@ -31,7 +31,7 @@ impl Client {
         for (key, version) in keys {
             local.trackers.track(channel, key, subscriber, *version);
         }
-        // Now that it is known here: what comes of it reaches the client.
+        // Only now that the client is listed here, so that updates reach it.
         local.node.follow(local.index, channel, keys);
     }
 

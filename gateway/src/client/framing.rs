@@ -1,4 +1,4 @@
-//! How messages lie in what a client is reached through, and what is said there that is no message.
+//! Frames messages for a client's transport, and handles its control frames.
 
 use bytes::{Bytes, BytesMut};
 use gateway_core::hub::{Layout, StreamFrames, Variant};
@@ -25,23 +25,23 @@ use websocket::WebSocket;
 #[derive(Debug)]
 pub(super) enum Framing {
     WebSocket(WebSocket),
-    /// Each message is a packet of Engine.IO.
+    /// Each WebSocket message is a packet of Engine.IO.
     EngineWebSocket(WebSocket),
     /// Requests bring packets of Engine.IO and fetch them.
     EnginePolling(PartialPacket),
-    /// A response that never ends: what the client says comes another way.
+    /// An endless response: the client's commands arrive by other requests.
     Response {
         frames: StreamFrames,
         unanswered: Option<Box<PendingResponse>>,
     },
 }
 
-/// The last that a client is told.
+/// The last message to a client.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CloseMessage<'a> {
-    /// The server ends it.
+    /// The server closes the connection.
     Closed(&'a Disconnect),
-    /// The client has said goodbye, with this code.
+    /// The client has sent a close frame with this code.
     Answered(Option<u16>),
 }
 
@@ -52,12 +52,12 @@ impl Framing {
             ClientWire::EngineWebSocket => Self::EngineWebSocket(WebSocket::new(deflates)),
             ClientWire::EnginePolling => Self::EnginePolling(PartialPacket::default()),
             ClientWire::Response(frames) => Self::Response { frames, unanswered },
-            // Of a client's own row, never of its link.
+            // Clients have this wire only for their own row of encodings, never for their link.
             ClientWire::Bare => Self::WebSocket(WebSocket::new(deflates)),
         }
     }
 
-    /// How packets of Engine.IO lie in it.
+    /// Returns the wire on which packets of Engine.IO are laid out.
     pub(super) fn engine_io_wire(&self) -> ClientWire {
         if matches!(self, Self::EnginePolling(_)) {
             ClientWire::EnginePolling
@@ -66,7 +66,7 @@ impl Framing {
         }
     }
 
-    /// A ping of the transport's own, where it has one.
+    /// Returns a ping of the transport, if it has one.
     pub(super) fn ping(&self, scratch: &mut BytesMut) -> Option<Bytes> {
         match self {
             Self::WebSocket(_) => Some(websocket::ping(scratch)),
@@ -76,7 +76,7 @@ impl Framing {
         }
     }
 
-    /// The last bytes that are written.
+    /// Returns the last bytes to write.
     pub(super) fn goodbye(
         &mut self,
         goodbye: CloseMessage<'_>,
@@ -86,7 +86,7 @@ impl Framing {
     ) -> Bytes {
         match self {
             Self::WebSocket(_) => {
-                // Some protocols say so in a message too, as on the wires that have no close.
+                // Some protocols send a message as well, as on transports without close frames.
                 if let CloseMessage::Closed(disconnect) = goodbye
                     && encodings.tells_of_close(variant)
                 {
@@ -95,8 +95,8 @@ impl Framing {
                 websocket::goodbye(goodbye, scratch)
             }
             Self::EngineWebSocket(_) => match goodbye {
-                // Engine.IO has no reasons: its clients know an end of their stream, and no more. Some wait for that
-                // behind a close frame too, and do not answer it: on Android that is a ping's time and more.
+                // Engine.IO has no close reasons: its clients only see the end of their stream. Some wait for that even
+                // after a close frame, which they do not answer: on Android for longer than a ping interval.
                 CloseMessage::Closed(_) => Bytes::new(),
                 answered @ CloseMessage::Answered(_) => websocket::goodbye(answered, scratch),
             },
@@ -118,12 +118,13 @@ impl Framing {
         }
     }
 
-    /// Whether the client answers a goodbye with its own. Others end their stream.
+    /// Whether the client answers a close frame with its own. Other clients end their stream.
     pub(super) fn answers_goodbye(&self) -> bool {
         matches!(self, Self::WebSocket(_))
     }
 
-    /// Whether anybody reads it. Who polls and has not answered a ping does not come back for it, and its session is over.
+    /// Whether the client reads its last message. A polling client that has not answered a ping sends no request to fetch
+    /// it.
     pub(super) fn reads_goodbye(&self, disconnect: &Disconnect) -> bool {
         !matches!(self, Self::EnginePolling(_)) || disconnect.code != Disconnect::NO_PONG.code
     }
@@ -147,7 +148,7 @@ impl Framing {
         }
     }
 
-    /// A message for one client alone, as it goes out here.
+    /// Frames a message for one client.
     pub(super) fn enclose_message(&self, message: &[u8]) -> Bytes {
         match self {
             Self::WebSocket(_) => websocket::text(message),
@@ -155,7 +156,7 @@ impl Framing {
         }
     }
 
-    /// What is made for one client alone, about so many bytes, as it goes out here.
+    /// Frames bytes made for one client. `bytes` is their approximate number.
     pub(super) fn enclose(&self, bytes: usize, append: impl FnOnce(&mut BytesMut)) -> Bytes {
         match self {
             Self::Response { frames, .. } => frames.piece_of(bytes, append),
@@ -167,7 +168,7 @@ impl Framing {
         }
     }
 
-    /// Of what kind messages are that come another way.
+    /// Returns the kind of messages that arrive by other requests.
     pub(super) fn kind(&self) -> MessageKind {
         match self {
             Self::Response { frames: StreamFrames { layout: Layout::Delimited, .. }, .. } => {
@@ -177,7 +178,7 @@ impl Framing {
         }
     }
 
-    /// What is kept of a message that is arriving, in bytes.
+    /// Returns how many bytes of an incomplete message are held.
     pub(super) fn held_bytes(&self) -> usize {
         match self {
             Self::WebSocket(websocket) | Self::EngineWebSocket(websocket) => websocket.held_bytes(),
@@ -186,7 +187,7 @@ impl Framing {
         }
     }
 
-    /// Lets go of the message that is arriving. Nothing that follows can be understood after that.
+    /// Drops an incomplete message. The bytes that follow can no longer be parsed.
     pub(super) fn drop_incoming(&mut self) {
         match self {
             Self::WebSocket(websocket) | Self::EngineWebSocket(websocket) => {
@@ -199,7 +200,7 @@ impl Framing {
 }
 
 impl Client {
-    /// Begins the answer to the client's request, where that has waited for its session to say so.
+    /// Begins the response to the client's request, if it has waited for the session's decision.
     pub(super) fn begin_answer(&mut self, local: &mut WorkerLocal, header: Option<Header>) {
         if let Framing::Response { unanswered, .. } = &mut self.link.framing
             && let Some(unanswered) = unanswered.take()
@@ -216,27 +217,27 @@ impl Client {
         }
     }
 
-    /// How the client is reached, in the words that Centrifuge has for it.
+    /// Returns Centrifuge's name for the client's transport.
     pub(crate) fn transport(&self) -> &'static str {
         self.link.framing.transport(self.protocol.only_tells())
     }
 
-    /// Whether it is reached over Engine.IO.
+    /// Whether the client uses Engine.IO.
     pub(crate) fn is_over_engine_io(&self) -> bool {
         self.link.framing.is_of_engine_io()
     }
 
-    /// Handles bytes of the client's.
+    /// Handles bytes from the client.
     pub(crate) fn handle_bytes(&mut self, local: &mut WorkerLocal, bytes: &mut [u8]) {
         match &self.link.framing {
             Framing::WebSocket(_) | Framing::EngineWebSocket(_) => self.handle_frames(local, bytes),
             Framing::EnginePolling(_) => self.handle_payload(local, bytes),
-            // Only the end of the stream says something: behind a request in HTTP/1.1 nothing else is heard.
+            // Only the end of the stream matters: nothing is read behind a request in HTTP/1.1.
             Framing::Response { .. } => {}
         }
     }
 
-    /// Lets go of the message that is arriving.
+    /// Drops an incomplete message.
     pub(crate) fn drop_incoming(&mut self) {
         if self.incoming == Incoming::Open {
             self.incoming = Incoming::Rubbish;
@@ -244,18 +245,18 @@ impl Client {
         }
     }
 
-    /// The last bytes for this client.
+    /// Returns the last bytes for this client.
     pub(super) fn goodbye(&mut self, local: &mut WorkerLocal, goodbye: CloseMessage<'_>) -> Bytes {
         let translated = match goodbye {
-            // Its codes are those of a WebSocket's close.
+            // The protocol's codes apply to close frames of a WebSocket.
             CloseMessage::Closed(disconnect) if self.link.framing.answers_goodbye() => {
                 Some(local.encodings.close(self.variant, disconnect))
             }
             CloseMessage::Closed(_) | CloseMessage::Answered(_) => None,
         };
         let goodbye = translated.as_ref().map_or(goodbye, CloseMessage::Closed);
-        // Whoever is told to leave closes by itself. Libraries hear of a close before they hear of what stands before it in the
-        // same answer, and would take it for a lost connection.
+        // A client that was told to leave closes by itself. Libraries handle a close before the packets ahead of it in the
+        // same response, and would take it for a lost connection.
         if matches!(self.link.framing, Framing::EnginePolling(_))
             && matches!(goodbye, CloseMessage::Closed(_))
             && self.socketio().is_some_and(|socketio| socketio.was_told_to_leave())

@@ -1,4 +1,5 @@
-//! A subscription goes live: its client gets what the hub held back for it, or reads that from history when it has room.
+//! A subscription goes live: the client gets the publications that the hub held back for it, or reads them from history when
+//! it has room.
 
 use bytes::Bytes;
 use gateway_core::effect::GoLive;
@@ -35,7 +36,7 @@ impl Client {
         local.hub.go_live(channel.as_str(), key, knows, &mut held_back);
         let HeldBackSink { frames, publications, close, is_insufficient, superseded, .. } = held_back;
         if is_insufficient {
-            // What comes from now on is held back until the client has read on.
+            // Publications are held back from now on until the client has read on.
             if !self.is_closing() && !self.session.handle_hole(go_live) {
                 local.tally.insufficient += 1;
                 self.session.handle_unsubscribe(channel, UnsubscribeCode::InsufficientState);
@@ -64,33 +65,33 @@ impl Client {
     }
 }
 
-/// Takes what the hub held back for one subscriber while it joined.
+/// Receives the publications that the hub held back for one subscriber while it joined.
 #[derive(Debug)]
 struct HeldBackSink<'a> {
     client: &'a mut Client,
     id: ClientId,
-    /// Changes of who is there that the client knows of.
+    /// The version of the channel's members that the client knows.
     members_known: u64,
     bytes_max: usize,
-    /// What the client has no room for can be read from history later.
+    /// Whether publications that the client has no room for can be read from history later.
     can_wait: bool,
     frames: Vec<Bytes>,
     publications: u64,
     close: Option<Disconnect>,
     is_insufficient: bool,
-    /// Newest values that gave way to newer ones.
+    /// How many newest values were superseded by newer ones.
     superseded: u64,
 }
 
 impl HeldBackSink<'_> {
-    /// What is not for the client, or known to it.
+    /// Whether an event is not for the client, or known to it.
     fn is_spared(&self, prepared: &Prepared) -> bool {
         prepared.except() == Some(self.id)
             || prepared.publication().is_some_and(|publication| !self.client.session.is_meant(publication))
             || prepared.members_version().is_some_and(|version| version <= self.members_known)
     }
 
-    /// Newest values go the way of those that come later, behind what the client is answered.
+    /// Queues newest values in the client's lanes, behind the reply, where later ones go too.
     fn have_wait(&mut self, subscriber: Subscriber, bundles: &Bundles) -> bool {
         for prepared in bundles.publications() {
             if self.is_spared(prepared) {

@@ -1,8 +1,8 @@
-//! One client: its session, what waits to be written to it, and how it is reached.
+//! One client: its session, its outbox, and the link to it.
 //!
-//! A client lives on one worker from the request to the last byte. [`open`] begins it, [`read`] takes in what
-//! the client sends, [`perform`] does what its session decides, [`write`] gives bytes to the socket, [`finish`] lets
-//! what was asked for be done first and [`close`] ends it: by one exit, whoever asked.
+//! A client lives on one worker from the request to the last byte. [`open`] begins it, [`read`] handles what the client
+//! sends, [`perform`] carries out its session's decisions, [`write`] gives bytes to the socket, [`finish`] lets commands in
+//! flight complete, and [`close`] ends it, by one exit for all causes.
 
 use std::sync::Arc;
 
@@ -62,56 +62,56 @@ pub(crate) struct Client {
     pub(crate) session: Session,
     pub(crate) outbox: Outbox,
     pub(crate) key: ClientKey,
-    /// Which of the hub's encodings this client takes.
+    /// The hub's encoding that this client takes.
     pub(crate) variant: Variant,
     pub(crate) protocol: ProtocolId,
     pub(crate) opened: Moment,
-    /// The socket is not read until the session has answered enough of what it was asked.
+    /// Whether reading is paused until the session has answered enough commands.
     pub(crate) paused: bool,
     incoming: Incoming,
     finishing: Option<Box<finish::Finishing>>,
     closing: Option<Box<Closing>>,
-    /// Names the effect by which the session is told that the socket has taken all there is.
+    /// The effect to report to the session when the socket has taken all bytes.
     awaits_room: Option<Ticket>,
-    /// Since when the socket has taken no byte, while any wait for it.
+    /// Since when the socket has taken no byte while bytes wait for it.
     stalled_since: Option<Moment>,
     rare: Option<Box<RareClientState>>,
     /// The connection's place among those allowed, held for its life.
     _admitted: Admitted,
     user_permit: Option<UserPermit>,
-    /// What the node's memory counts for this client alone, in bytes.
+    /// The bytes that the node's memory budget counts for this client alone.
     accounted: usize,
 }
 
-/// The state that few clients have, in a box of its own so that all others are smaller.
+/// State that few clients have, boxed so that all other clients are smaller.
 #[derive(Debug, Default)]
 struct RareClientState {
-    /// The name by which commands find the client, where they come apart from its stream.
+    /// The id by which commands find the client, if they arrive apart from its stream.
     name: Option<SessionId>,
-    /// The client's position in each of its channels, if every event is to say it.
+    /// The client's position in each of its channels, if every event has to carry it.
     positions: Option<Positions>,
-    /// The part of the node that is told when the stream begins and ends.
+    /// A part of the node that is told when the stream begins and ends.
     watcher: Option<Arc<dyn StreamWatcher>>,
-    /// Address and headers of the client, as hooks are told them.
+    /// The client's address and headers, as sent to hooks.
     origin: Option<Arc<ClientOrigin>>,
-    /// The app that the client belongs to, if it speaks Pusher.
+    /// The client's app, if it speaks Pusher.
     app: Option<Arc<PusherApp>>,
     /// The operations in flight, if the client speaks GraphQL.
     graphql: Option<Arc<GraphQl>>,
-    /// The state beside the session, if the client speaks Socket.IO.
+    /// State beside the session, if the client speaks Socket.IO.
     socketio: Option<Box<OfSocketIo>>,
-    /// The newest values that wait for the client, if it is sent any.
+    /// The newest values that wait for the client, if it receives any.
     newest: Option<Box<newest::Newest>>,
 }
 
-/// The state of a client that speaks Socket.IO, beside its session.
+/// State of a client that speaks Socket.IO, beside its session.
 #[derive(Debug)]
 struct OfSocketIo {
-    /// The protocol's value of this connection, which the session has too.
+    /// The connection's protocol value, shared with the session.
     protocol: Arc<SocketIo>,
-    /// This connection, among those that have held a session. `None`: sessions of this client are not kept.
+    /// This connection as a holder of sessions. `None` if sessions of this client are not kept.
     connection: Option<SessionHolder>,
-    /// The acknowledgements that the client is asked for, by their numbers.
+    /// The client's outstanding acknowledgements, by their numbers.
     pending_acks: Vec<(u32, AwaitedClient)>,
     /// The namespaces in which the client is counted, a bit for each.
     counted: u64,
@@ -135,30 +135,30 @@ impl RareClientState {
     }
 }
 
-/// The way to a client: its bytes, and how messages are laid out in them.
+/// The link to a client: its byte stream, and the framing of messages in it.
 #[derive(Debug)]
 pub(crate) struct ClientLink {
     pub(crate) stream: ClientStream,
     framing: Framing,
 }
 
-/// What may still come from the peer.
+/// What the peer may still send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Incoming {
     Open,
-    /// Nothing more can be understood, or nothing more matters. What comes is read all the same: a socket that is closed
-    /// over unread bytes takes the goodbye on its way with it.
+    /// What comes is discarded, because it can no longer be parsed or no longer matters. It is still read: closing a socket
+    /// with unread bytes could destroy the close frame in flight.
     Rubbish,
     /// Nothing after the peer's close frame.
     Nothing,
 }
 
-/// A closing handshake that has begun: the close frame is queued, and the peer may still answer it.
+/// A closing handshake in progress: the close frame is queued, and the peer may still answer it.
 #[derive(Debug)]
 struct Closing {
-    /// When the socket goes, whether the peer has answered or not.
+    /// When the socket is dropped, whether or not the peer has answered.
     until: Moment,
-    /// For the metrics.
+    /// The reason, for the metrics.
     reason: &'static str,
 }
 
@@ -168,13 +168,13 @@ pub(crate) enum Gone {
     /// The peer ended the stream, or the network did.
     #[error("the connection was lost: {0}")]
     Lost(std::io::ErrorKind),
-    /// All is said: the closing handshake is over, or its deadline is.
+    /// The closing handshake is complete, or its deadline has passed.
     #[error("closed")]
     Closed,
 }
 
 impl Client {
-    /// Returns when [`Client::handle_timeout`] is next to be called, if nothing happens before. `None`: never.
+    /// Returns when to call [`Client::handle_timeout`] next, if nothing else happens. `None` means never.
     pub(crate) fn poll_timeout(&self, write_timeout: std::time::Duration) -> Option<Moment> {
         let stalled = self.stalled_since.map(|since| since + write_timeout);
         let earlier = |until: Moment| Some(stalled.map_or(until, |stalled| stalled.min(until)));
@@ -183,14 +183,14 @@ impl Client {
             (None, Some(finishing)) if self.is_mute() => Some(finishing.until()),
             (None, Some(finishing)) => earlier(finishing.until()),
             (None, None) => {
-                // A socket that takes nothing says itself when it does.
+                // A stalled socket reports by itself when it takes bytes again.
                 let newest = self.next_newest().filter(|_| !self.is_stalled());
                 [self.session.poll_timeout(), stalled, newest].into_iter().flatten().min()
             }
         }
     }
 
-    /// What is kept for this client and of it, in bytes. What others wait for too counts in full.
+    /// Returns the bytes of memory held for this client. Bytes shared with other clients count in full.
     pub(crate) fn owes(&self) -> usize {
         self.outbox.bytes() + self.newest_bytes() + self.commands_bytes()
     }
@@ -199,7 +199,8 @@ impl Client {
         self.session.queued_bytes() + self.link.framing.held_bytes()
     }
 
-    /// Counts what is kept for this client alone. What the socket takes at once was never kept.
+    /// Updates the memory budget with what is held for this client alone. Bytes that the socket took at once were never
+    /// held.
     pub(crate) fn account(&mut self, local: &mut WorkerLocal) {
         let outbox = if self.is_stalled() { self.outbox.own_bytes() } else { 0 };
         let now = outbox + self.newest_bytes() + self.commands_bytes();
@@ -213,7 +214,8 @@ impl Client {
         local.memory.recount(std::mem::take(&mut self.accounted), 0);
     }
 
-    /// The way past this client for deliveries, if there is one and nothing of them is to be made for it alone.
+    /// Returns the direct way to the socket for deliveries, if there is one and no frames have to be made for this client
+    /// alone.
     pub(crate) fn direct(&self) -> Option<Direct> {
         let tells_offsets = |own: &OfSocketIo| own.protocol.tells_offsets();
         let alone = |rare: &RareClientState| {
@@ -225,42 +227,42 @@ impl Client {
         if alone { None } else { self.link.stream.direct() }
     }
 
-    /// What hooks are told of where it comes from.
+    /// Returns the client's address and headers, as sent to hooks.
     fn origin(&self) -> Option<&Arc<ClientOrigin>> {
         self.rare.as_ref()?.origin.as_ref()
     }
 
-    /// Whose client it is, if it speaks Pusher.
+    /// Returns the client's app, if it speaks Pusher.
     fn app(&self) -> Option<&Arc<PusherApp>> {
         self.rare.as_ref()?.app.as_ref()
     }
 
-    /// Whether bytes wait for the socket to take more.
+    /// Whether bytes wait because the socket takes no more.
     pub(crate) fn is_stalled(&self) -> bool {
         self.stalled_since.is_some()
     }
 
-    /// What waits to be written to its socket, in bytes.
+    /// Returns the bytes that wait to be written to the socket.
     pub(crate) fn outbox_bytes(&self) -> u64 {
         self.outbox.bytes() as u64
     }
 
-    /// For how long its socket has taken nothing, though something waits for it.
+    /// Returns for how long the socket has taken none of the bytes that wait.
     pub(crate) fn stalled_for(&self, now: Moment) -> std::time::Duration {
         self.stalled_since.map(|since| now.since(since)).unwrap_or_default()
     }
 
-    /// Why it ended, for the metrics. A bounded set of words.
+    /// Returns the reason of the close, for the metrics: one of a bounded set.
     pub(crate) fn close_reason(&self) -> &'static str {
         self.closing.as_ref().map_or(CLOSE_LOST, |closing| closing.reason)
     }
 
-    /// Whether this is the client's name.
+    /// Whether this is the client's session id.
     pub(crate) fn is_session(&self, name: SessionId) -> bool {
         self.rare.as_ref().and_then(|rare| rare.name.as_ref()).is_some_and(|own| own.is(name))
     }
 
-    /// Whether it holds its sessions under this number.
+    /// Whether this connection holds its sessions under this number.
     pub(crate) fn is_holder(&self, holder: Holder) -> bool {
         let own = self.rare.as_ref().and_then(|rare| rare.socketio.as_ref());
         own.and_then(|own| own.connection.as_ref()).is_some_and(|own| own.holder == holder)

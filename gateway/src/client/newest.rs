@@ -1,5 +1,5 @@
-//! A client that is sent newest values: what waits for it waits in lanes, behind its outbox, and goes there a little at
-//! a time, as its connection takes it. What is in the outbox cannot give way to anything newer any more.
+//! Newest values for one client: those that wait stay in lanes, behind its outbox, and move there a few at a time as the
+//! connection takes them. A value in the outbox can no longer be superseded by a newer one.
 
 use std::sync::Arc;
 
@@ -17,25 +17,25 @@ use crate::client::{Client, QueuedBytes};
 use crate::telemetry::labels::Drop;
 use crate::worker::WorkerLocal;
 
-/// What is put into an empty outbox at first, in bytes of frames, or one value. Twice as much each time that a socket takes
-/// all of it at once: that one is quick.
+/// The bytes of frames moved to an empty outbox at first; at least one value is moved. Doubled each time the socket takes
+/// all of it at once.
 pub(super) const QUANTUM_BYTES: usize = 512;
-/// And at most.
+/// The limit of that doubling.
 pub(super) const QUANTUM_BYTES_MAX: usize = 16 << 10;
 
-/// Bytes that may wait in the kernel unsent before it says that there is no room: what lies there grows old.
+/// The unsent bytes in the kernel above which the socket takes no more, because values there grow old.
 const UNSENT_BYTES_MAX: u32 = 1 << 10;
 
-/// The lanes of a client that has any.
+/// The lanes of a client that receives newest values.
 #[derive(Debug, Default)]
 pub(crate) struct Newest {
     lanes: Lanes<Arc<Prepared>>,
-    /// When a lane may have more that has had its bytes for now.
+    /// When a lane that has used up its bytes may have more.
     next: Option<Moment>,
 }
 
 impl Client {
-    /// A subscription is sent newest values by these terms from now on.
+    /// Begins to send newest values of a channel, by these terms.
     pub(super) fn open_lane(&mut self, local: &mut WorkerLocal, channel: &Channel, latest: NewestTerms) {
         let rare = self.rare.get_or_insert_default();
         rare.newest.get_or_insert_default().lanes.open(channel, latest);
@@ -43,14 +43,15 @@ impl Client {
         self.note_lanes(local);
     }
 
-    /// For a client with lanes, of whatever its connection is now.
+    /// Limits the unsent bytes in the kernel for a client with lanes, whatever its connection is now.
     pub(super) fn keep_little_unsent(&self) {
         if self.newest().is_some() {
             self.link.stream.keep_little_unsent(UNSENT_BYTES_MAX);
         }
     }
 
-    /// A subscription has ended, or is sent all from now on. Returns what waits for it.
+    /// Stops sending newest values of a channel, because the subscription has ended or is sent everything from now on.
+    /// Returns the values that wait.
     pub(super) fn close_lane(
         &mut self,
         local: &mut WorkerLocal,
@@ -69,7 +70,7 @@ impl Client {
         waiting.into_iter().map(|taken| (taken.value, taken.superseded)).collect()
     }
 
-    /// All subscriptions have ended.
+    /// Drops all lanes when all subscriptions have ended.
     pub(super) fn close_lanes(&mut self, local: &mut WorkerLocal) {
         if let Some(newest) = self.rare.as_mut().and_then(|rare| rare.newest.take()) {
             local.tally.frames_discarded += newest.lanes.len() as u64;
@@ -85,34 +86,34 @@ impl Client {
         self.rare.as_mut()?.newest.as_deref_mut()
     }
 
-    /// Bytes that wait in lanes.
+    /// Returns the bytes that wait in lanes.
     pub(super) fn newest_bytes(&self) -> usize {
         self.newest().map_or(0, |newest| newest.lanes.bytes())
     }
 
-    /// When something can be taken out of a lane that may not have more before.
+    /// Returns when a value can next leave a lane that has used up its bytes.
     pub(super) fn next_newest(&self) -> Option<Moment> {
         self.newest()?.next
     }
 
-    /// Deliveries look at this, and not at the lanes.
+    /// Updates the flag that deliveries check in place of the lanes.
     fn note_lanes(&self, local: &mut WorkerLocal) {
         local.note_lanes(self.key.index, self.newest().is_some_and(|newest| newest.lanes.is_needed()));
     }
 
-    /// A value that cannot be written now. Returns whether it took the place of an older one.
+    /// Queues a value that cannot be written now. Returns whether it superseded an older one.
     pub(crate) fn put_newest(&mut self, value: Arc<Prepared>, bytes_max: usize) -> Result<LanePut, LaneFull> {
         let channel = value.channel().clone();
         self.newest_mut().ok_or(LaneFull)?.lanes.put(&channel, value, bytes_max)
     }
 
-    /// Something was put into lanes: it goes behind what the outbox holds.
+    /// Has the lanes written behind the outbox, after values were queued in them.
     pub(super) fn serve_lanes(&mut self, local: &mut WorkerLocal) {
         self.note_lanes(local);
         local.mark_unwritten(self.key.index);
     }
 
-    /// Puts what may go next into the outbox, which is empty. Returns whether there was anything.
+    /// Moves values that may go next into the empty outbox. Returns whether there were any.
     pub(super) fn refill(&mut self, local: &mut WorkerLocal, quantum: usize) -> bool {
         let Some(mut newest) = self.rare.as_mut().and_then(|rare| rare.newest.take()) else { return false };
         let was_waiting = !newest.lanes.is_empty();
@@ -131,7 +132,7 @@ impl Client {
                 newest.lanes.spent(&channel, frame.len(), now);
                 bytes += frame.len();
                 local.tally.note_delivered(taken.value.namespace(), frame.len());
-                // It is empty, or has less than a quantum in it, and one value is never too long.
+                // The outbox holds less than a quantum, and a single value always fits.
                 let _ = self.queue(QueuedBytes::Shared { bytes: frame }, usize::MAX, &mut local.selected);
             }
         }
@@ -157,7 +158,7 @@ impl Client {
         }
     }
 
-    /// A subscription is to be served otherwise, if it is still the one for which that was asked.
+    /// Changes how a subscription is delivered, if it is still the one that the request was for.
     pub(crate) fn answer_delivery_change(
         &mut self,
         local: &mut WorkerLocal,
@@ -171,14 +172,14 @@ impl Client {
         };
         let result = match changed {
             DeliveryChangeOutcome::Done => Ok(Payload::json("{}")),
-            // It still joins: it may ask again.
+            // The subscription is still joining. The client may ask again.
             DeliveryChangeOutcome::NotNow => Err(ErrorCode::TooManyRequests.into()),
             DeliveryChangeOutcome::Never => Err(ErrorCode::BadRequest.into()),
         };
         self.answer(local, ticket, OutcomeResult::Rpc(result));
     }
 
-    /// A live subscription is served otherwise from now on.
+    /// Changes how a live subscription is delivered, from now on.
     fn change_delivery(
         &mut self,
         local: &mut WorkerLocal,
@@ -199,7 +200,7 @@ impl Client {
             if value.publication().is_some_and(|publication| !self.session.is_meant(publication)) {
                 continue;
             }
-            // Behind older values that wait in the lane, or in the place of one.
+            // Behind older values in the lane, or in place of one.
             match self.put_newest(value, max) {
                 Ok(put) => local.tally.superseded += u64::from(put == LanePut::Instead),
                 Err(LaneFull) => {
@@ -226,14 +227,14 @@ impl Client {
         }
     }
 
-    /// More keys wait than may: the client subscribes anew.
+    /// Ends a subscription for which more keys wait than may. The client subscribes again.
     pub(crate) fn end_for_fullness(&mut self, local: &mut WorkerLocal, channel: &Channel) {
         local.tally.insufficient += 1;
         self.session.handle_unsubscribe(channel, UnsubscribeCode::InsufficientState);
     }
 }
 
-/// What waited in the hub for all who were served as this one was.
+/// The values that the hub held back for all subscribers with the same terms.
 #[derive(Debug)]
 struct WaitingNewest(Vec<Arc<Prepared>>);
 
@@ -242,6 +243,6 @@ impl Sink for WaitingNewest {
         self.0.extend_from_slice(bundles.publications());
     }
 
-    /// Nobody is told of anything here.
+    /// There is nobody to tell here.
     fn insufficient(&mut self, _key: u32, _channel: &Channel) {}
 }

@@ -1,4 +1,4 @@
-//! A client of an app that speaks Pusher: its key lets it in, and signatures say where it may be and who it is.
+//! A client of a Pusher app: its key admits it, and signatures say which channels it may enter and which user it is.
 
 use std::sync::Arc;
 
@@ -17,17 +17,17 @@ use crate::node::Node;
 use crate::pusher::SubscriptionEntry;
 use crate::worker::WorkerLocal;
 
-/// As clients are told that name no app at all: they stay away.
+/// The close of clients whose app was removed, as for an unknown app: they do not come back.
 const APP_GONE: (u16, &str) = (4001, "there is no app with this key any more");
 
 impl Client {
-    /// Nobody in particular, until it signs in.
+    /// Admits the client as anonymous, until it signs in.
     pub(super) fn let_in(&mut self, local: &mut WorkerLocal, ticket: Ticket) {
         let admitted = self.admit(local, Ok(Identity::default()));
         self.answer(local, ticket, OutcomeResult::Authenticated(admitted));
     }
 
-    /// What it is to be told if its app is gone.
+    /// Returns the close for the client if its app was removed.
     pub(crate) fn why_its_app_is_gone(&self) -> Option<Disconnect> {
         let is_gone = self.app().is_some_and(|app| app.is_removed());
         let (code, reason) = APP_GONE;
@@ -35,7 +35,7 @@ impl Client {
             .then(|| Disconnect { code, reason: reason.into() })
     }
 
-    /// Lets it into a channel that its app has signed for, as long as there is room.
+    /// Admits the client to a channel that its app has signed for, if there is room.
     pub(super) fn let_into(
         &mut self,
         local: &WorkerLocal,
@@ -62,27 +62,27 @@ impl Client {
         }
     }
 
-    /// It has come to a channel, or is about to leave it.
+    /// Has the channel's subscribers counted again, because the client has joined or is about to leave.
     pub(super) fn note_count(&self, local: &WorkerLocal, channel: &Channel) {
         if self.app().is_some_and(|app| app.counts(channel.as_str())) {
             local.node.count_changed(channel);
         }
     }
 
-    /// A channel that should have kept its last event for this client, where its app's servers are told if it has none.
+    /// Returns the channel if its app's webhooks are to be told when no last event is cached for this client.
     pub(super) fn awaits_cache(&self, local: &WorkerLocal, channel: &Channel) -> Option<Channel> {
         let webhooks = local.node.webhooks.as_ref().filter(|_| self.app().is_some())?;
         webhooks.tells_cache_misses(channel.as_str()).then(|| channel.clone())
     }
 
-    /// It says who it is.
+    /// Signs the client in as a user.
     pub(super) fn sign_in(&mut self, local: &mut WorkerLocal, ticket: Ticket, auth: &str, data: &Payload) {
         let refused = || Err(Denial::of(ErrorCode::NotAvailable));
         let signed_in = self.app().map_or_else(refused, |app| {
             app.sign_in(self.session.client(), auth, text(data)).map_err(Denial::Error)
         });
         let admitted = match signed_in {
-            // A connection counts for the user whom it is of.
+            // The connection now counts for that user.
             Ok(identity) if self.session.user().is_anonymous() => {
                 self.user_permit = None;
                 self.admit(local, Ok(identity))
@@ -93,7 +93,7 @@ impl Client {
     }
 }
 
-/// Tells that a channel has kept nothing, if somebody awaits that.
+/// Tells the app's webhooks that a channel has no cached event, if they are to be told.
 pub(super) fn note_cache(
     node: &Node,
     awaits: Option<&Channel>,
@@ -106,12 +106,12 @@ pub(super) fn note_cache(
     page
 }
 
-/// What came as text is text.
+/// The payload arrived as text, so it is valid UTF-8.
 fn text(data: &Payload) -> &str {
     std::str::from_utf8(&data.bytes).unwrap_or_default()
 }
 
-/// Whether a user may become a member of a channel that holds so many at most, or is one.
+/// Checks that a user is a member of a channel, or may become one within its limit.
 async fn has_room(node: &Arc<Node>, channel: Channel, member: &UserId, max: u32) -> Result<(), Refusal> {
     let unknown = |error| Refusal::of(refused(error));
     if node.presence_stats(channel.clone()).await.map_err(unknown)?.users < max {

@@ -1,4 +1,4 @@
-//! A client that speaks GraphQL: what its operations are told, and what the application says of them.
+//! A client that speaks GraphQL: delivers to its operations, and asks the application about them.
 
 use bytes::{Bytes, BytesMut};
 use gateway_core::effect::{Denial, OutcomeResult, Resolved, Ticket};
@@ -11,7 +11,8 @@ use crate::client::framing::Framing;
 use crate::worker::WorkerLocal;
 
 impl Framing {
-    /// What goes out to a client with these operations of something that is for it alone, or that all share. `None`: nothing.
+    /// Returns the frames for a client with these operations, from bytes for it alone or shared by all. `None` if there are
+    /// none.
     pub(super) fn of_operations(
         &self,
         graphql: &GraphQl,
@@ -40,7 +41,7 @@ impl Framing {
 }
 
 impl Client {
-    /// What follows from what its operations were answered. Returns whether anything does.
+    /// Follows up on the answers to the client's operations. Returns whether there was anything to do.
     pub(super) fn follow_up(&mut self, local: &WorkerLocal) -> bool {
         self.take_answers(local);
         let graphql = self.rare.as_ref().and_then(|rare| rare.graphql.as_ref());
@@ -55,7 +56,7 @@ impl Client {
         true
     }
 
-    /// Asks whether an operation is carried out, and in which channel.
+    /// Asks the application whether an operation is carried out, and in which channel.
     pub(super) fn ask_to_resolve(
         &mut self,
         local: &WorkerLocal,

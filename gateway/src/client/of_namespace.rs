@@ -1,4 +1,4 @@
-//! A client of Socket.IO: into which namespaces it may come, and as whom.
+//! A client of Socket.IO: which namespaces it may enter, and as which user.
 
 use gateway_core::effect::{Denial, EventQuestion, Grant, Identity, OutcomeResult, Ticket};
 use shared::channel::Channel;
@@ -16,8 +16,8 @@ use crate::client::ask_backend::HookCaller;
 use crate::worker::WorkerLocal;
 
 impl Client {
-    /// Lets it into a namespace, or into a room that an event of it leads to. `token`: what it shows to come into a further
-    /// namespace than its first; `auth`: what it says.
+    /// Admits the client to a namespace, or to a room that a rule for one of its events names. `token` is the token for a
+    /// namespace after the first; `auth` is the client's payload.
     pub(super) fn let_into_namespace(
         &mut self,
         local: &mut WorkerLocal,
@@ -34,12 +34,12 @@ impl Client {
                 returning = self.returning(local, seen.namespace);
                 *seen.namespace.access.get()
             }
-            // A rule leads clients into any room but those of another wire that ask for a signature.
+            // A rule may name any room except channels of another protocol that require a signature.
             Some(_) if local.node.rules().options(&channel).is_some_and(|options| options.only_signed) => {
                 let refused = Err(Denial::of(ErrorCode::PermissionDenied));
                 return self.answer(local, ticket, OutcomeResult::Authorized(refused));
             }
-            // What rules lead there has said that it may.
+            // The rule that names the room has decided already.
             Some(_) => NamespaceAccess::default(),
             None => {
                 let refused = Err(Denial::of(ErrorCode::NotAvailable));
@@ -86,7 +86,7 @@ impl Client {
         self.answer(local, ticket, OutcomeResult::Authorized(passed));
     }
 
-    /// An event goes to the application.
+    /// Asks the application about a client's event.
     pub(super) fn ask_about_event(&mut self, local: &WorkerLocal, ticket: Ticket, question: EventQuestion) {
         let Some(backend) = local.node.backend.clone() else {
             let refused = Err(Denial::of(ErrorCode::NotAvailable));
@@ -107,7 +107,7 @@ impl Client {
         });
     }
 
-    /// A client of nobody in particular has shown who it is: its connection counts for that user from now on.
+    /// Sets the user of an anonymous client that has authenticated. Its connection counts for that user from now on.
     pub(super) fn become_shown(&mut self, local: &mut WorkerLocal, grant: Grant) -> Result<Grant, Denial> {
         let Some(identity) = grant.identity.filter(|_| self.session.user().is_anonymous()) else {
             return Ok(Grant { identity: None, ..grant });
@@ -116,7 +116,7 @@ impl Client {
         match self.admit(local, Ok(*identity)) {
             Ok(identity) => Ok(Grant { identity: Some(Box::new(identity)), ..grant }),
             Err(denial) => {
-                // It stays who it is, where it is.
+                // The client stays anonymous and keeps its namespaces.
                 self.user_permit = before;
                 Err(Denial::Error(refusal(denial)))
             }
@@ -124,7 +124,7 @@ impl Client {
     }
 }
 
-/// Whether the application lets a client in, and what it wants done then.
+/// Asks the application whether to admit a client, and what to do then.
 async fn ask_for_access(
     backend: &Backend,
     common: &SocketIoShared,
@@ -145,7 +145,7 @@ async fn ask_for_access(
     }
 }
 
-/// With what a client has shown to come into a namespace. A connection is of one user in all of them.
+/// Checks a client's token for a namespace. A connection has the same user in all of them.
 fn shown_at(access: NamespaceAccess, user: UserId, shown: Result<Identity, Denial>) -> Result<Grant, Denial> {
     let identity = shown.map_err(|denial| Denial::Error(refusal(denial)))?;
     if user.is_anonymous() || identity.user == user {
@@ -163,7 +163,7 @@ fn pass(access: NamespaceAccess, user: UserId, identity: Option<Box<Identity>>) 
     Ok(Grant { user, identity, ..Grant::default() })
 }
 
-/// A namespace that is closed to a client ends no connection.
+/// Converts a denial: being refused by a namespace does not end the connection.
 fn refusal(denial: Denial) -> Refusal {
     match denial {
         Denial::Error(refusal) => refusal,

@@ -1,4 +1,4 @@
-//! A client of Socket.IO whose sessions are kept: what is written of them as it goes from room to room, and what it leaves.
+//! A client of Socket.IO whose sessions are kept: updates its sessions as it moves between rooms, and when it leaves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::node::{Node, ResumableSession, ResumeRequest};
 use crate::sessions::{HoldEnd, SessionHolder, SessionRecord};
 use crate::worker::WorkerLocal;
 
-/// Bytes of random bits in the secret name of a session.
+/// The random bytes in the secret id of a session.
 const PID_BYTES: usize = 21;
 
-/// A client's part in its sessions, for what outlives the turn.
+/// A client's part in its sessions, for work that outlives the turn.
 #[derive(Clone, Debug)]
 pub(super) struct ClientSessions {
     pub(super) socketio: Arc<SocketIo>,
@@ -31,7 +31,7 @@ pub(super) struct ClientSessions {
     user: Box<str>,
 }
 
-/// A name that nobody guesses.
+/// Returns an id that cannot be guessed.
 pub(super) fn draw_pid() -> String {
     use base64::Engine;
     let bits: [u8; PID_BYTES] = std::array::from_fn(|_| rand::random());
@@ -43,7 +43,7 @@ pub(super) fn recovery(namespace: &Namespace) -> Duration {
 }
 
 impl ClientSessions {
-    /// The client follows a channel from here on. What is kept says so before the client is told.
+    /// Records that the client follows a channel from this position. The session is written before the client is told.
     pub(super) async fn follow(
         &self,
         node: &Node,
@@ -54,7 +54,7 @@ impl ClientSessions {
         match self.write(node, namespace).await {
             Ok(()) => Ok(()),
             Err(_) if namespace.channel() == channel.as_str() => {
-                // It comes in all the same, and has no session to come back to.
+                // The client is admitted all the same, but has no session to resume.
                 self.end(node, namespace, HoldEnd::ForGood);
                 Ok(())
             }
@@ -80,7 +80,7 @@ impl ClientSessions {
         Ok(())
     }
 
-    /// Returns whether there was one.
+    /// Ends a session. Returns whether there was one.
     fn end(&self, node: &Node, namespace: &Namespace, ended: HoldEnd) -> bool {
         let pid = self.socketio.end_session(namespace.name());
         if let Some(pid) = &pid {
@@ -90,21 +90,21 @@ impl ClientSessions {
     }
 }
 
-/// A client that comes into a namespace where sessions are kept.
+/// A client that enters a namespace in which sessions are kept.
 #[derive(Debug)]
 pub(super) struct ReturningClient {
     keeper: ClientSessions,
     namespace: Box<str>,
-    /// What it says of one that it had.
+    /// The client's request to resume an earlier session.
     resume: Resume,
-    /// Who it is, where others know it as that.
+    /// The client's id, if others know it already.
     own: Option<ClientId>,
     limit: u32,
     bytes_max: usize,
 }
 
 impl ReturningClient {
-    /// The session that it had is its own again, if that can be. If not, one begins.
+    /// Resumes the earlier session if possible; otherwise a new one begins.
     pub(super) async fn resume(
         &self,
         node: &Node,
@@ -133,7 +133,7 @@ impl ReturningClient {
         Some(Box::new(resumed))
     }
 
-    /// The application does not let it in: it may try again.
+    /// Releases the session of a client that the application did not admit. It may try again.
     pub(super) fn turn_back(&self, node: &Node, common: &SocketIoShared) {
         if let Some(namespace) = common.namespaces.named(&self.namespace) {
             self.keeper.end(node, namespace, HoldEnd::Away);
@@ -142,7 +142,8 @@ impl ReturningClient {
 }
 
 impl Client {
-    /// A client comes into a namespace where sessions are kept. `None`: a new one begins, or none.
+    /// Returns a client's request to resume a session, on entering a namespace that keeps sessions. `None` if a new session
+    /// begins, or none.
     pub(super) fn returning(&self, local: &WorkerLocal, namespace: &Namespace) -> Option<ReturningClient> {
         let keeper = self.keeper().filter(|_| namespace.keeps_sessions())?;
         let Some(resume) = keeper.socketio.take_resume(namespace.name()) else {
@@ -165,7 +166,7 @@ impl Client {
         self.rare.as_ref()?.socketio.as_ref().map(|own| &own.protocol)
     }
 
-    /// `None` for clients whose sessions are not kept.
+    /// Returns the client's part in its sessions. `None` if its sessions are not kept.
     pub(super) fn keeper(&self) -> Option<ClientSessions> {
         let own = self.rare.as_ref()?.socketio.as_ref()?;
         Some(ClientSessions {
@@ -176,7 +177,7 @@ impl Client {
         })
     }
 
-    /// The same, if a channel is of a namespace where the client has a session.
+    /// The same, if the channel belongs to a namespace in which the client has a session.
     pub(super) fn keeper_of(&self, local: &WorkerLocal, channel: &Channel) -> Option<ClientSessions> {
         let keeper = self.keeper()?;
         let names = &local.encodings.socketio_common().namespaces;
@@ -184,7 +185,7 @@ impl Client {
         keeper.socketio.offsets(namespace.name()).map(|_| keeper)
     }
 
-    /// A client that was let in may be one that was here before. It is that for all who know it from now on.
+    /// Takes over the id of the resumed session, if the client was admitted with one. Others know it by that id from now on.
     pub(super) fn become_resumed(&mut self, local: &WorkerLocal, grant: Grant) -> Grant {
         let own = self.rare.as_ref().and_then(|rare| rare.socketio.as_ref());
         if let (Some(resumed), Some(own)) = (&grant.resumed, own) {
@@ -203,7 +204,7 @@ impl Client {
         grant
     }
 
-    /// The client has left a channel: what is kept of its session says so soon.
+    /// Updates the session after the client has left a channel.
     pub(super) fn note_left(&self, local: &WorkerLocal, channel: &Channel) {
         let Some(keeper) = self.keeper() else { return };
         let names = &local.encodings.socketio_common().namespaces;
@@ -218,14 +219,15 @@ impl Client {
             let channel = channel.clone();
             local.node.spawn(async move {
                 if let Some(seen) = common.namespaces.seen(channel.as_str()) {
-                    // It is tried again until it is written.
+                    // The session keeper retries until it is written.
                     drop(keeper.write(&node, seen.namespace).await);
                 }
             });
         }
     }
 
-    /// The connection is over: its client may come back to its sessions, unless it was told to stay away.
+    /// Releases the client's sessions at the end of the connection. The client may resume them unless its close code told it
+    /// not to return.
     pub(crate) fn leave_sessions(&self, local: &WorkerLocal, why: &Disconnect) {
         let client = self.session.client();
         local.node.client_ids.release(client, local.index, self.key.index);
@@ -235,7 +237,7 @@ impl Client {
         local.node.sessions.leave(&keeper.connection, ended);
     }
 
-    /// The client has had all of a channel up to here.
+    /// Records that the client has received everything of a channel up to this position.
     pub(super) fn note_position(&self, channel: &Channel, position: Option<StreamPosition>) {
         if let (Some(socketio), Some(position)) = (self.socketio(), position) {
             socketio.stands_at(channel.as_str(), position);
@@ -244,7 +246,7 @@ impl Client {
 }
 
 impl Framing {
-    /// What goes out to a client of something that is for it alone, or that all share.
+    /// Returns the frames for a client, from bytes for it alone or shared by all.
     pub(super) fn of_session(&self, socketio: &SocketIo, bytes: &Bytes) -> Option<Bytes> {
         let mut frames = BytesMut::with_capacity(bytes.len() + 64);
         let were_records = socketio.deliver(bytes, |kind: MessageKind, message: &[u8]| {

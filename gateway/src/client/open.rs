@@ -22,38 +22,38 @@ use crate::transport::encodings::ClientWire;
 use crate::transport::{ClientStream, IncomingSocket};
 use crate::worker::WorkerLocal;
 
-/// A client that has been let in, on its way to a worker.
+/// An admitted client on its way to a worker.
 #[derive(Debug)]
 pub(crate) struct NewClient {
     pub(crate) socket: IncomingSocket,
-    /// What came behind the request.
+    /// Bytes read behind the request.
     pub(crate) unread: Bytes,
     pub(crate) wire: ClientWire,
-    /// Written before everything else: the head of a response that the worker gives in place of HTTP's own machinery.
+    /// Written first: the head of a response, where the worker writes it in place of the HTTP server.
     pub(crate) head: Bytes,
-    /// Where the answer waits for the session: whose it is to begin.
+    /// The response to begin, if it waits for the session's decision.
     pub(crate) unanswered: Option<Box<PendingResponse>>,
-    /// Who is told that it comes and goes.
+    /// Told when the stream begins and ends.
     pub(crate) watcher: Option<Arc<dyn StreamWatcher>>,
-    /// Commands that came with the request.
+    /// Commands that came in the request.
     pub(crate) first: Option<Bytes>,
-    /// The request as the connect command that it comes to, where it says it all.
+    /// The connect command that the request amounts to, if it is complete.
     pub(crate) connect: Option<Box<Connect>>,
     pub(crate) protocol: Arc<dyn Protocol>,
     pub(crate) deflate: Option<DeflateParams>,
     pub(crate) admitted: Admitted,
-    /// For the application's own servers, where any is asked.
+    /// The client's address and headers, if any hook asks for them.
     pub(crate) origin: Option<Arc<ClientOrigin>>,
-    /// Whose client it is, if it speaks Pusher.
+    /// The client's app, if it speaks Pusher.
     pub(crate) app: Option<Arc<PusherApp>>,
-    /// The same value as `protocol`, if it speaks GraphQL.
+    /// The same value as `protocol`, if the client speaks GraphQL.
     pub(crate) graphql: Option<Arc<GraphQl>>,
-    /// It is only let in to be told this.
+    /// The client is only admitted to be closed with this.
     pub(crate) turned_away: Option<Disconnect>,
 }
 
 impl Client {
-    /// Gives a new client its session. What the session wants at once is performed by the caller's next step.
+    /// Makes a new client with its session. The session's first effects are performed by the caller's next step.
     pub(crate) fn open(new: NewClient, key: ClientKey, local: &WorkerLocal) -> Self {
         let stream = ClientStream::from(new.socket);
         let protocol_id = new.protocol.id();
@@ -63,7 +63,7 @@ impl Client {
             Some((protocol, own)) => (protocol, Some(Box::new(OfSocketIo::new(own, key)))),
         };
         let positions = (protocol_id == ProtocolId::SSE_CHANNELS).then(Positions::default);
-        // What is made for it alone out of what all share is cut into pieces after that.
+        // Frames made for this client alone out of shared bytes are cut into pieces afterwards.
         let wire = match &positions {
             _ if new.graphql.is_some() => ClientWire::Bare,
             _ if socketio.as_ref().is_some_and(|own| own.protocol.tells_offsets()) => ClientWire::Bare,
@@ -76,8 +76,8 @@ impl Client {
             new.deflate.as_ref().filter(|_| wire != ClientWire::Bare),
         );
         let only_tells = protocol_id.only_tells();
-        // Who is reached through a response says its commands in other requests; who says none has a name all the same, for
-        // its application.
+        // A client that is reached through a response sends its commands in other requests, which name its session. A
+        // unidirectional client has an id, too, for its application.
         let name = (only_tells || matches!(new.wire, ClientWire::Response(_)))
             .then(|| local.node.session_ids.make(rand::random(), local.index, key.index));
         let way = match name {

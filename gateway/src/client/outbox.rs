@@ -1,4 +1,4 @@
-//! What waits to be written to one client, bounded in bytes.
+//! The bytes that wait to be written to one client, bounded in size.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -8,26 +8,26 @@ use bytes::{Buf, Bytes};
 /// The most buffers given to the kernel in one write.
 const SLICES: usize = 32;
 
-/// What will be written, in its order. Owns no memory while empty.
+/// Frames to write, in order. Owns no memory while empty.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     waiting: VecDeque<QueuedBytes>,
     bytes: usize,
-    /// Those of them that are kept for nobody else.
+    /// The part of `bytes` that is held for no other client.
     own_bytes: usize,
-    /// A part of the first frame has been written: nothing may come before the rest of it.
+    /// Whether a part of the first frame has been written: nothing may come before the rest of it.
     partial: bool,
-    /// How many frames at the front the next control frame goes behind: those before it, so that pongs come in the
-    /// order of their pings, and the data frame they went behind.
+    /// The number of frames at the front that the next control frame goes behind: earlier control frames, so that pongs keep
+    /// the order of their pings, and the partial data frame ahead of them.
     urgent: u32,
 }
 
-/// What is written whole, if it is written.
+/// A frame, or several that are written as one.
 #[derive(Clone, Debug)]
 pub(crate) enum QueuedBytes {
-    /// For one client alone.
+    /// Held for one client alone.
     Own(Bytes),
-    /// Others may wait for the same bytes.
+    /// Other clients may wait for the same bytes.
     Shared { bytes: Bytes },
 }
 
@@ -68,8 +68,8 @@ impl Outbox {
         self.own_bytes
     }
 
-    /// An empty outbox takes one frame of any size, so that a limit below the largest message refuses no message
-    /// to a client that keeps up.
+    /// Queues a frame. An empty outbox takes one frame of any size, so that a limit below the largest message does not
+    /// exclude a client that keeps up.
     pub(crate) fn push(&mut self, frame: QueuedBytes, bytes_max: usize) -> Result<(), OutboxFull> {
         if !self.waiting.is_empty() && self.bytes + frame.bytes().len() > bytes_max {
             return Err(OutboxFull);
@@ -93,8 +93,8 @@ impl Outbox {
         self.waiting.push_back(rest);
     }
 
-    /// Control frames go before waiting data (RFC 6455 §5.4 lets them), so that a slow client still sees pings and
-    /// learns why it is closed. They are not bounded here: each answers something bounded.
+    /// Queues a control frame ahead of waiting data (allowed by RFC 6455 §5.4), so that a slow client still sees pings and
+    /// learns why it is closed. Not bounded here: each control frame answers something bounded.
     pub(crate) fn push_control(&mut self, frame: Bytes) {
         let frame = QueuedBytes::Own(frame);
         self.count(&frame);
@@ -103,19 +103,19 @@ impl Outbox {
         self.urgent = place as u32 + 1;
     }
 
-    /// The close frame goes behind everything that was promised before it, and always fits.
+    /// Queues the close frame behind everything sent before. It always fits.
     pub(crate) fn push_last(&mut self, frame: Bytes) {
         let frame = QueuedBytes::Own(frame);
         self.count(&frame);
         self.waiting.push_back(frame);
     }
 
-    /// Takes all that waits, in its order.
+    /// Takes all frames that wait, in order.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = QueuedBytes> {
         std::mem::take(self).waiting.into_iter()
     }
 
-    /// Forgets all that waits, except the rest of a frame that has begun.
+    /// Drops all frames that wait, except the rest of a partial one. Returns how many were dropped.
     pub(crate) fn discard_waiting(&mut self) -> usize {
         let keep = usize::from(self.partial);
         let dropped = self.waiting.len().saturating_sub(keep);
@@ -126,7 +126,7 @@ impl Outbox {
         dropped
     }
 
-    /// Writes until all is written or `write` has had enough. Returns how many bytes were written.
+    /// Writes until everything is written or `write` takes no more. Returns the number of bytes written.
     pub(crate) fn flush(
         &mut self,
         mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
@@ -150,7 +150,7 @@ impl Outbox {
             }
         }
         if self.waiting.is_empty() {
-            // An idle connection keeps no room.
+            // An idle connection holds no memory.
             self.waiting = VecDeque::new();
         }
         Ok(total)

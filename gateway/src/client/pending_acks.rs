@@ -1,4 +1,4 @@
-//! A client of Socket.IO is asked for acknowledgements.
+//! Asks a client of Socket.IO for acknowledgements.
 
 use bytes::BytesMut;
 use shared::framing::OwnedMessage;
@@ -9,11 +9,11 @@ use crate::client::Client;
 use crate::node::ClientsRequest;
 use crate::worker::WorkerLocal;
 
-/// The most acknowledgements that one client is waited for.
+/// The most outstanding acknowledgements of one client.
 const PENDING_MAX: usize = 64;
 
 impl Client {
-    /// Sends it an event that asks for an acknowledgement.
+    /// Sends the client an event that asks for an acknowledgement.
     pub(crate) fn ask_client(&mut self, local: &mut WorkerLocal, asking: &ClientsRequest) {
         let client = self.session.client();
         self.forget_asks();
@@ -27,7 +27,7 @@ impl Client {
         let ask = &asking.ask;
         let Some((number, encoded)) = protocol.ask(&ask.namespace, &ask.event, &ask.arguments, &mut out)
         else {
-            // It is on its way in or out.
+            // The client is just entering or leaving the namespace.
             return;
         };
         own.pending_acks.push((number, awaited));
@@ -42,7 +42,7 @@ impl Client {
         }
     }
 
-    /// What nobody waits for any more is awaited no longer.
+    /// Forgets acknowledgements that nobody waits for any more.
     pub(crate) fn forget_asks(&mut self) {
         let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) else { return };
         let protocol = &own.protocol;
@@ -58,7 +58,7 @@ impl Client {
         }
     }
 
-    /// Passes on what the client has said to such events.
+    /// Passes on the client's acknowledgements.
     pub(super) fn take_answers(&mut self, local: &WorkerLocal) {
         let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) else { return };
         let ClientNews { answered, events, refused, joined } = own.protocol.take_news();
@@ -69,7 +69,7 @@ impl Client {
             count_in_namespaces(local, &mut own.counted, joined);
         }
         for answered in answered {
-            // What was not asked there under this number leaves what was asked elsewhere as it is.
+            // An acknowledgement for another namespace than the event's leaves the pending one as it is.
             let is_in_time = answered.arguments.is_some_and(|arguments| {
                 let at = own.pending_acks.iter().position(|(number, _)| *number == answered.number);
                 at.is_some_and(|at| own.pending_acks.swap_remove(at).1.answer(arguments))
@@ -80,7 +80,7 @@ impl Client {
         }
     }
 
-    /// Whoever waits for its answers need not wait any more, and it is in no namespace.
+    /// Gives up the client's outstanding acknowledgements, and takes it out of the counts of namespaces.
     pub(super) fn give_up_answers(&mut self, local: &WorkerLocal) {
         if let Some(own) = self.rare.as_mut().and_then(|rare| rare.socketio.as_mut()) {
             own.pending_acks = Vec::new();
@@ -89,7 +89,7 @@ impl Client {
     }
 }
 
-/// A client is in other namespaces than it was counted in.
+/// Updates the counts of namespaces with those that the client has entered or left.
 #[cold]
 fn count_in_namespaces(local: &WorkerLocal, counted: &mut u64, joined: u64) {
     for (index, namespace) in local.encodings.socketio_common().namespaces.iter().enumerate() {

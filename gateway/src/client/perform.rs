@@ -1,7 +1,7 @@
-//! Doing what a session decides: the only place where a session meets the hub and the node.
+//! Carries out what a session decides. The only place where a session meets the hub and the node.
 //!
-//! What can be done at once is done here. What has to be asked of the broker is asked on the node's own runtime,
-//! and the answer comes back through the worker's inbox; a worker never waits.
+//! What can be done at once is done here. Requests to the broker run on the node's runtime, and the outcome comes back
+//! through the worker's inbox; a worker never waits.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl Client {
                     }
                 }
                 Effect::Close(disconnect) => self.begin_close(local, &disconnect),
-                // It is to be told something else.
+                // The session has closed and answers something else.
                 Effect::Authenticate { .. } if self.session.is_closed() => {}
                 Effect::Authenticate { ticket, .. } if self.app().is_some() => self.let_in(local, ticket),
                 Effect::Authenticate { ticket, connect } => self.authenticate(local, ticket, connect),
@@ -87,20 +87,20 @@ impl Client {
                 }
                 Effect::Join(join) => self.join(local, *join),
                 Effect::GoLive(go_live) => match self.is_finishing() {
-                    // It has been told what it missed, and it has left.
+                    // The client has been sent what it missed, and has left.
                     true => {
                         self.close_lane(local, &go_live.channel);
                         local.leave(self.key.index, self.session.client(), &go_live.channel);
                     }
                     false => self.go_live(local, &go_live),
                 },
-                // What still waits to be done does not wait for one that leaves.
+                // The remaining commands do not wait for a client that leaves.
                 Effect::AwaitRoom { ticket } if self.is_finishing() => {
                     self.answer(local, ticket, OutcomeResult::Room);
                 }
                 Effect::AwaitRoom { ticket } => {
                     self.awaits_room = Some(ticket);
-                    // Looked at when what was sent so far is written.
+                    // The session is told when the bytes sent so far are written.
                     local.mark_unwritten(self.key.index);
                 }
                 Effect::Leave { channel, ended } => {
@@ -110,13 +110,13 @@ impl Client {
                     self.close_lane(local, &channel);
                     local.leave(self.key.index, self.session.client(), &channel);
                 }
-                // It has left all presence already.
+                // The client has left all presence already.
                 Effect::UpdatePresence { .. } if self.is_finishing() => {}
                 Effect::UpdatePresence { channel, info } => {
-                    // Nothing waits for it: where it cannot be written yet, the node keeps trying.
+                    // Not awaited: if it cannot be written yet, the node keeps trying.
                     drop(local.node.enter_presence(channel, *info));
                 }
-                // It has left before it was there: nobody hears of it.
+                // The client left before it was announced, so it is never announced.
                 Effect::AnnounceJoined { .. } if self.is_finishing() => drop(self.session.take_announced()),
                 Effect::AnnounceJoined { channel, info } => {
                     let subscribers = local.hub.subscribers(channel.as_str());
@@ -148,7 +148,8 @@ impl Client {
                     let webhooks = local.node.webhooks.as_ref().filter(|_| self.app().is_some());
                     let webhook = webhooks
                         .and_then(|hooks| hooks.client_event(request.channel.as_str(), &request.publication));
-                    // As the session saw it: who asked nobody must not be let through here either.
+                    // Decided as the session saw it: a publication that the session did not send to the hook must not bypass
+                    // it here either.
                     if options.is_some_and(|options| options.publish_hook) {
                         self.publish_as_allowed(local, ticket, came, request, webhook);
                         continue;
@@ -187,7 +188,7 @@ impl Client {
                         )
                     });
                 }
-                // The same as of those who were never announced.
+                // Treated like clients that were never announced.
                 Effect::ShowSubscriber(_) if self.is_finishing() => drop(self.session.take_shown()),
                 Effect::ShowSubscriber(shown) => local.node.show(*shown),
                 Effect::HideSubscriber(shown) => local.node.hide(*shown),
@@ -230,10 +231,10 @@ impl Client {
         self.answer_with(local, ticket, verdict, OutcomeResult::Authenticated);
     }
 
-    /// An outcome that came later, as the session is to be told it.
+    /// Prepares an outcome that arrived later for the session.
     pub(crate) fn taken_in(&mut self, local: &mut WorkerLocal, outcome: Outcome) -> Outcome {
         let result = match outcome.result {
-            // Whoever renews its token is in already.
+            // A client that renews its token is admitted already.
             OutcomeResult::Authenticated(result) if self.user_permit.is_none() => {
                 OutcomeResult::Authenticated(self.admit(local, result))
             }
@@ -246,7 +247,7 @@ impl Client {
         Outcome { result, ..outcome }
     }
 
-    /// Takes a user in whose token is right, if it may have one connection more.
+    /// Admits an authenticated user, if the limit of connections allows it.
     pub(super) fn admit(
         &mut self,
         local: &mut WorkerLocal,
@@ -260,7 +261,7 @@ impl Client {
         Ok(Identity { refreshed_by_server, time_ms: Some(local.clock.unix_millis()), ..identity })
     }
 
-    /// Most tokens are judged at once; some wait for a key.
+    /// Answers with a verdict. Most are ready at once; some wait for a key.
     fn answer_with<T: Send + 'static>(
         &mut self,
         local: &WorkerLocal,
@@ -276,7 +277,7 @@ impl Client {
         }
     }
 
-    /// The user's other connections go, wherever they are.
+    /// Has the user's other connections closed, on every node.
     fn close_others(&self, local: &mut WorkerLocal) {
         let (user, client) = (self.session.user().as_str().into(), self.session.client());
         let came_back = local.contenders.enter(self.key.index);
@@ -284,12 +285,12 @@ impl Client {
         local.node.spawn(async move { node.keep_only(user, client, came_back).await });
     }
 
-    /// An answer that needed no waiting. What the session makes of it is performed by the loop in progress.
+    /// Gives the session an outcome that needed no waiting. The loop in progress performs the effects.
     pub(super) fn answer(&mut self, local: &WorkerLocal, ticket: Ticket, result: OutcomeResult) {
         self.session.handle_outcome(local.now, Outcome { ticket, result });
     }
 
-    /// Asks the node something; the answer comes as an event of this worker's inbox.
+    /// Asks the node. The outcome arrives as an event in this worker's inbox.
     pub(super) fn ask<F>(&self, local: &WorkerLocal, ticket: Ticket, question: impl FnOnce(Arc<Node>) -> F)
     where
         F: Future<Output = OutcomeResult> + Send + 'static,
@@ -302,7 +303,7 @@ impl Client {
         });
     }
 
-    /// The same for what is short work: it is begun here, and where nothing has to be waited for it is done with that.
+    /// The same for short work: it is begun here, and finished here if it does not have to wait.
     fn begin<F>(&mut self, local: &WorkerLocal, ticket: Ticket, question: impl FnOnce(Arc<Node>) -> F)
     where
         F: Future<Output = OutcomeResult> + Send + 'static,
@@ -316,7 +317,7 @@ impl Client {
 
     fn join(&mut self, local: &mut WorkerLocal, join: Join) {
         if self.is_finishing() && join.history.as_ref().is_some_and(|history| history.part) {
-            // It has left before it had taken all.
+            // The client left before it had received everything.
             return self.answer(local, join.ticket, OutcomeResult::Joined(Err(ErrorCode::Internal)));
         }
         let Join { ticket, channel, terms, retention, history, presence, members, newest } = join;
@@ -347,7 +348,7 @@ impl Client {
         let present =
             presence.map_or(Effective::Now, |info| local.node.enter_presence(channel.clone(), info));
         let keeper = self.keeper_of(local, &channel);
-        // Most who come back after a fault need not wait: one of them has read for all.
+        // Most clients that return after an outage need not wait: one of them has read history for all.
         if keeper.is_none() && delivered.is_now() && present.is_now() && !members && newest.is_none() {
             let known = match &history {
                 Some(wanted) => local.node.known_catch_up(&channel, wanted).map(Some),
@@ -362,12 +363,13 @@ impl Client {
             let joined = channel.clone();
             let joining = async {
                 match delivered.wait().await {
-                    // Nobody is left in the channel, nor is this client: what it asked for before is still to be done.
+                    // The channel has no subscribers left, not even this client, but its earlier commands are still carried
+                    // out.
                     Ok(()) | Err(BrokerError::Abandoned) => {}
                     Err(error) => return Err(error),
                 }
                 if let Err(error) = present.wait().await {
-                    // The node keeps trying; a channel without a list of who is there beats no channel.
+                    // The node keeps trying. A channel without complete presence is better than no channel.
                     if let Some(suppressed) = node.absent_log.admit() {
                         tracing::warn!(%error, %channel, suppressed, "a subscriber is not in the channel's presence yet");
                     }
@@ -405,16 +407,16 @@ impl Client {
     }
 }
 
-/// A question whose panic is an answer too.
+/// Turns a panic of the request into an outcome.
 async fn guarded(asking: impl Future<Output = OutcomeResult>, metrics: Arc<Metrics>) -> OutcomeResult {
     AssertUnwindSafe(asking).catch_unwind().await.unwrap_or_else(|_| {
-        // The session refuses whatever it was that waits for this.
+        // The session refuses the command that waits for it.
         metrics.panicked(PanicSite::Request);
         OutcomeResult::Published(Err(ErrorCode::Internal.into()))
     })
 }
 
-/// What a subscriber is told of the retained history of a channel without a stream: in a polled one, by what its versions count.
+/// Returns the history page of a channel without history: in a polled channel, the epoch of its versions.
 fn polled_page(node: &Node, channel: &Channel) -> Option<HistoryPage> {
     let options = node.rules().options(channel).filter(|options| options.is_polled()).cloned()?;
     let top = node.poll_position(channel, &options.shared_poll)?;
@@ -422,7 +424,7 @@ fn polled_page(node: &Node, channel: &Channel) -> Option<HistoryPage> {
 }
 
 pub(super) fn refused(error: BrokerError) -> ErrorCode {
-    // Told in the broker's own log, once a minute for each kind.
+    // Logged by the broker, once a minute for each kind.
     tracing::debug!(%error, "the broker could not do what a client asked");
     match error {
         BrokerError::Full | BrokerError::NoRoom => ErrorCode::LimitExceeded,

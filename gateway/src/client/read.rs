@@ -1,4 +1,4 @@
-//! Taking in what a client sends.
+//! Reads what a client sends.
 
 use std::io;
 
@@ -8,36 +8,36 @@ use shared::framing::Message;
 use crate::client::{Client, Gone};
 use crate::worker::WorkerLocal;
 
-/// The most reads of one connection before others get their turn.
+/// The most reads of one connection before other connections get their turn.
 const READS_MAX: usize = 8;
 
-/// What is read at once in any case.
+/// The least bytes that are read at once.
 const READ_BYTES_MIN: usize = 64;
 
-/// Whether a connection has said all it had to say for now.
+/// Why reading a connection stopped.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ReadProgress {
-    /// The socket is empty: the poll tells when it is not.
+    /// The socket is empty. The poll reports when it is readable again.
     Drained,
-    /// There is more, and no edge will tell of it: come back.
+    /// There is more to read, without a further edge from the poll.
     More,
-    /// The session is behind with answers: come back when it is not.
+    /// The session is behind with answers. Reading continues when it has caught up.
     Congested,
 }
 
-/// What has become of a message that came apart from its client's stream.
+/// The outcome of a message that arrived apart from its client's stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CommandOutcome {
     Taken,
-    /// It would begin what is in flight already, and was not taken.
+    /// It was not taken, because the same command is in flight already.
     Repeated,
-    /// There is nobody to take it.
+    /// The client is gone.
     Gone,
 }
 
 impl Client {
-    /// Reads what the socket has, a few buffers at most, and handles it. `ended` is whether the poll has seen the end
-    /// of the stream, of which it tells once.
+    /// Reads what the socket has, a few buffers at most, and handles it. `ended` says that the poll has reported the end of
+    /// the stream, which it does once.
     pub(crate) fn handle_readable(
         &mut self,
         local: &mut WorkerLocal,
@@ -73,7 +73,7 @@ impl Client {
         Ok(ReadProgress::More)
     }
 
-    /// Handles a message that came another way than through the client's own stream.
+    /// Handles a message that did not arrive through the client's own stream.
     pub(crate) fn handle_message(&mut self, local: &mut WorkerLocal, data: Bytes) -> CommandOutcome {
         local.tally.messages_in[usize::from(self.protocol.0)] += 1;
         if self.is_closing() || self.is_finishing() {

@@ -1,4 +1,4 @@
-//! Somebody who is told that a client's stream has begun, and that it has ended.
+//! Watches the beginning and the end of a client's stream.
 
 use std::fmt;
 
@@ -7,23 +7,23 @@ use shared::id::ClientId;
 
 use crate::client::Client;
 
-/// Told in this order, each at most once, and of an end only after a beginning. On a worker: nothing is waited for.
+/// Called in this order, each at most once, and `ended` only after `begun`. Runs on a worker, so it must not wait.
 pub(crate) trait StreamWatcher: Send + Sync + fmt::Debug {
-    /// The client has been let in. `payload` is what its token says of it for this.
+    /// The client has been admitted. `payload` is the claim of its token for this purpose.
     fn begun(&self, client: ClientId, payload: Option<&Bytes>);
 
     fn ended(&self, client: ClientId);
 }
 
 impl Client {
-    /// The client has been let in.
+    /// Reports that the client has been admitted.
     pub(super) fn tell_begun(&self) {
         if let Some(watcher) = self.rare.as_ref().and_then(|rare| rare.watcher.as_ref()) {
             watcher.begun(self.session.client(), self.session.payload());
         }
     }
 
-    /// The client has left. Safe to call again.
+    /// Reports that the client has left. Idempotent.
     pub(super) fn tell_gone(&mut self) {
         if let Some(watcher) = self.rare.as_mut().and_then(|rare| rare.watcher.take()) {
             watcher.ended(self.session.client());

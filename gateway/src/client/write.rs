@@ -1,4 +1,4 @@
-//! Giving bytes to a client's socket.
+//! Writes to a client's socket.
 
 use bytes::Bytes;
 use gateway_core::effect::{Outcome, OutcomeResult};
@@ -15,7 +15,7 @@ impl Client {
     /// Queues a message for this client alone; it is written at the end of the worker's turn.
     pub(crate) fn send_message(&mut self, local: &mut WorkerLocal, message: &OwnedMessage) {
         let variant = match self.keeper().is_some() {
-            // What all share is made into its own.
+            // For a client with kept sessions, `queue` converts all frames.
             true => local.encodings.variant(self.protocol, self.link.framing.engine_io_wire(), None),
             false => self.variant,
         };
@@ -23,10 +23,10 @@ impl Client {
         self.send_frame(local, frame);
     }
 
-    /// Queues a whole frame. A client that has too much waiting already is closed.
+    /// Queues a whole frame. A client whose outbox is full is closed.
     pub(crate) fn send_frame(&mut self, local: &mut WorkerLocal, frame: Bytes) {
         if self.is_closing() || self.is_mute() {
-            // The goodbye is in the outbox, and nothing may follow it; or nobody reads it.
+            // Nothing may follow the close frame in the outbox, or nobody reads it.
             return;
         }
         match self.queue(QueuedBytes::Own(frame), local.websocket.outbox_bytes_max, &mut local.selected) {
@@ -38,8 +38,8 @@ impl Client {
         }
     }
 
-    /// Puts a frame into the outbox. One that is full is written first: what waits may only be waiting for the end of
-    /// the turn, and who is slow is for the socket to say.
+    /// Puts a frame into the outbox. A full outbox is written first: its frames may only be waiting for the end of the turn,
+    /// and only the socket can tell that a client is slow.
     pub(crate) fn queue(
         &mut self,
         frame: QueuedBytes,
@@ -67,18 +67,18 @@ impl Client {
         };
         let Err(outbox::OutboxFull) = self.outbox.push(frame.clone(), bytes_max) else { return Ok(()) };
         let stream = &mut self.link.stream;
-        // A socket that fails here fails again at the end of the turn, where that ends the connection.
+        // A socket that fails here fails again at the end of the turn, which ends the connection.
         let _ = self.outbox.flush(|slices| stream.write_vectored(slices));
         self.outbox.push(frame, bytes_max)
     }
 
-    /// Whether so many bytes more can wait for this client. What the socket takes is written first.
+    /// Whether this many more bytes may wait for the client. Writes what the socket takes first.
     pub(super) fn has_room(&mut self, bytes: usize, bytes_max: usize) -> bool {
         if self.outbox.bytes() + bytes <= bytes_max {
             return true;
         }
         let stream = &mut self.link.stream;
-        // A socket that fails here fails again at the end of the turn, where that ends the connection.
+        // A socket that fails here fails again at the end of the turn, which ends the connection.
         let _ = self.outbox.flush(|slices| stream.write_vectored(slices));
         self.outbox.bytes() + bytes <= bytes_max
     }
@@ -88,7 +88,7 @@ impl Client {
             return;
         }
         if self.outbox.bytes() > local.websocket.outbox_bytes_max + CONTROL_BYTES_MAX {
-            // A peer that pings without reading what it is answered.
+            // The peer sends pings without reading the answers.
             self.handle_overflow(local, SlowCause::OutboxFull);
             return;
         }
@@ -96,8 +96,8 @@ impl Client {
         local.mark_unwritten(self.key.index);
     }
 
-    /// The slow-consumer policy: what waits is given up, and the client is told why and closed, so that it comes
-    /// back and recovers from the last publication it did get.
+    /// Applies the slow-consumer policy: drops what waits and closes the client with the cause, so that it returns and
+    /// recovers from the last publication it received.
     pub(crate) fn handle_overflow(&mut self, local: &mut WorkerLocal, cause: SlowCause) {
         if self.is_closing() {
             return;
@@ -106,7 +106,7 @@ impl Client {
             return self.handle_overflow_while_finishing(local);
         }
         local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
-        // At once: what the session still had to say would go out behind a hole.
+        // Closed at once: the session's further messages would follow a gap.
         let disconnect = cause.disconnect();
         self.begin_close(local, &disconnect);
         self.session.handle_disconnect(disconnect);
@@ -116,7 +116,7 @@ impl Client {
     /// Writes what waits, as much as the socket takes.
     pub(crate) fn flush(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
         self.flush_outbox(local)?;
-        // Room that is left is for newest values, a little at a time.
+        // Remaining room in the socket is for newest values, a few at a time.
         let mut quantum = QUANTUM_BYTES;
         while self.rare.is_some() && !self.is_stalled() && !self.is_closing() && !self.is_mute() {
             if !self.refill(local, quantum) {
@@ -147,7 +147,7 @@ impl Client {
             }
             match self.incoming {
                 Incoming::Nothing if self.is_closing() => return Err(Gone::Closed),
-                // Tells the peer that all is said; its end of the stream, or the deadline, is awaited.
+                // Tells the peer that nothing follows. Its end of the stream, or the deadline, is awaited.
                 Incoming::Rubbish if self.is_closing() => self.link.stream.shut_down_writing(),
                 _ => {}
             }
@@ -159,5 +159,5 @@ impl Client {
     }
 }
 
-/// Room for control frames beyond a full outbox.
+/// The bytes of control frames allowed beyond a full outbox.
 const CONTROL_BYTES_MAX: usize = 4 << 10;

@@ -1,4 +1,4 @@
-//! Who of a channel is meant, on one worker.
+//! Selects a channel's subscribers on one worker.
 
 use gateway_core::session::Session;
 
@@ -6,7 +6,7 @@ use crate::node::control::Among;
 use crate::worker::Worker;
 
 impl Worker {
-    /// The places of those that are named, if nobody else can be meant.
+    /// Returns the places of the clients that are named, if no others can be selected.
     pub(super) fn places_of(&self, among: &Among) -> Option<Vec<usize>> {
         if !among.only.channels.is_empty() || among.only.clients.is_empty() {
             return None;
@@ -21,7 +21,7 @@ impl Worker {
 }
 
 impl Among {
-    /// Whether this client is meant. It has to be subscribed to the channel.
+    /// Whether this client is selected. It has to be subscribed to the channel.
     pub(super) fn means(&self, session: &Session) -> bool {
         let Self { channel, only } = self;
         session.is_in(channel) && only.includes(session.client(), |channel| session.is_in(channel))

@@ -1,5 +1,5 @@
-//! The server makes subscribers of clients. Whoever asked for it is told once each of them is live: what is published after
-//! that reaches them.
+//! Subscriptions that the server makes. The requester is told once each of them is live: publications after that reach the
+//! clients.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use crate::node::control::ControlTarget;
 use crate::worker::Worker;
 use crate::worker::inbox::ActTally;
 
-/// Subscriptions that are not live yet and that somebody waits for, by their client's place in the table. Each ends with
-/// what its client waits for, or with the client.
+/// Subscriptions that are not live yet and have a requester waiting, by their client's place in the table. Each ends when
+/// the subscription is settled, or with the client.
 #[derive(Debug, Default)]
 pub(crate) struct PendingSubscriptions(FxHashMap<u32, Vec<(Box<str>, ActTally)>>);
 
 impl PendingSubscriptions {
-    /// Tells of each of the client's that is live now, or that has come to nothing.
+    /// Reports the client's subscriptions that are live now, or that have failed.
     pub(super) fn look_at(&mut self, client: &Client) {
         if self.0.is_empty() {
             return;
@@ -37,7 +37,7 @@ impl PendingSubscriptions {
         }
     }
 
-    /// The client has gone, and nobody else is to have what was to be its.
+    /// Forgets the client at this place, so that the next client there does not inherit its subscriptions.
     pub(super) fn forget(&mut self, index: u32) {
         self.0.remove(&index);
         if self.0.is_empty() {
@@ -56,7 +56,7 @@ impl Worker {
         let (subscription, since) = &**wanted;
         acted.add(self.for_each_of(target, |client, local| {
             match client.session.handle_subscribe(local.now, subscription.clone(), since.clone()) {
-                // Whoever made it may wait for it, too.
+                // The request that made the existing subscription may be waiting for it, too.
                 Ok(()) | Err(ErrorCode::AlreadySubscribed) => {
                     let waiting = local.awaited.0.entry(client.key.index).or_default();
                     waiting.push((subscription.channel.clone(), acted.clone()));

@@ -1,9 +1,8 @@
-//! Connections of an application's servers that publish and publish: read and answered where the subscribers are.
+//! Kept connections of application servers that publish a lot: read and answered on the workers.
 //!
-//! A publication that comes to a worker goes out to that worker's subscribers in the same turn, without a task, a lock
-//! that anybody waits for, or another thread that has to be woken. A caller stays here for as long as it sends nothing but
-//! plain publications. Whatever else comes, and whoever is quiet for a while, goes back to where HTTP is spoken in full, with
-//! all that was read.
+//! A publication that arrives on a worker goes out to that worker's subscribers in the same turn, without a task, a
+//! contended lock, or another thread to wake. A caller stays here as long as it sends nothing but plain publications. A
+//! caller that sends anything else, or is quiet for a while, goes back to the HTTP server with all bytes that were read.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -30,27 +29,27 @@ use crate::worker::Worker;
 use crate::worker::inbox::WorkerEvent;
 use crate::worker::read_call::{CALL_BYTES_MAX, ParsedCall, read_call, write_answer};
 
-/// Their tokens in the poll begin here. Clients have theirs below.
+/// The poll tokens of callers begin here. Those of clients are below.
 pub(super) const CALLERS: usize = 1 << 40;
 
-/// The most requests of one caller in one turn, and reads.
+/// The most requests, and reads, of one caller in one turn.
 const TURN_MAX: usize = 16;
 
-/// Who is quiet for so long is served elsewhere until it closes.
+/// A caller that is quiet for this long is handed back to the HTTP server.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// How often is looked for those.
+/// How often quiet callers are looked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where callers come from, and go back to.
+/// The HTTP server from which callers come, and to which they go back.
 pub(crate) trait CallerHost: Send + Sync + fmt::Debug {
-    /// Answers a request. What can be done without waiting is done when this is first polled.
+    /// Answers a request. What can be done without waiting is done when the future is first polled.
     fn answer(&self, request: Request<Full<Bytes>>) -> BoxFuture<'static, Response<Full<Bytes>>>;
 
-    /// Serves the connection from now on. So much was read of it and not answered.
+    /// Serves the connection from now on. `read` was read from it and has not been answered.
     fn take_back(self: Arc<Self>, socket: TcpStream, read: Bytes, peer: Peer);
 
-    /// Whether every answer is to be the last on its connection.
+    /// Whether every answer has to be the last on its connection.
     fn is_leaving(&self) -> bool;
 }
 
@@ -61,11 +60,11 @@ pub(crate) struct NewCaller {
     pub(crate) read: Bytes,
     pub(crate) peer: Peer,
     pub(crate) host: Arc<dyn CallerHost>,
-    /// Counts it among the connections on which HTTP is spoken.
+    /// Counts the caller among the HTTP connections.
     pub(crate) counted: TaskTrackerToken,
 }
 
-/// Names a caller of one worker for ever.
+/// Identifies a caller of one worker; never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct CallerKey {
     index: usize,
@@ -78,54 +77,54 @@ struct CallerConnection {
     key: CallerKey,
     peer: Peer,
     host: Arc<dyn CallerHost>,
-    /// Read, and not a whole request yet.
+    /// Bytes read that do not form a whole request yet.
     unanswered: Vec<u8>,
-    /// What of that waits for more.
+    /// The memory reserved for a request of which more bytes are expected.
     room: BodyPermit,
-    /// Answers that the socket has not taken.
+    /// Bytes of answers that the socket has not taken.
     unsent: Vec<u8>,
-    /// Nothing is left to read until the poll tells of more.
+    /// Whether nothing is left to read until the poll reports more.
     drained: bool,
-    /// The peer has ended its side: the poll tells of that once.
+    /// Whether the peer has ended its side, which the poll reports once.
     hung_up: bool,
-    /// A request is being answered elsewhere: nothing is read until it is.
+    /// Whether a request is being answered by a task. Nothing is read until it is.
     waits: bool,
-    /// Nothing more comes.
+    /// Whether the peer sends no more bytes.
     ended: bool,
-    /// No request after this one is answered.
+    /// Whether no request after this one is answered.
     is_last: bool,
-    /// It is among those who may have more to read.
+    /// Whether the caller is listed in `Callers::unread`.
     is_unread: bool,
-    /// When it was last answered, or began a request. Not when it sent more of one: who takes long over it is served where
-    /// that has a deadline.
+    /// When a request was last answered or begun. More bytes of a request do not count: a slow request is handed back to the
+    /// HTTP server, which has a deadline for it.
     moved: Moment,
     counted: TaskTrackerToken,
 }
 
-/// Those of one worker.
+/// The callers of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Callers {
     table: Slab<Box<CallerConnection>>,
     made: u64,
-    /// Those who may have more to read, of which no edge tells.
+    /// Callers that may have more to read, without the poll reporting it.
     unread: Vec<usize>,
     looked: Moment,
-    /// The time as HTTP has it, and of which second that is.
+    /// The current date as HTTP formats it, and the Unix second it is for.
     date: (u64, String),
 }
 
-/// What is to be done with a caller after its turn.
+/// What happens to a caller after its turn.
 enum AfterCall {
     Stay,
-    /// There may be more to read.
+    /// More may be left to read.
     ReadOn,
-    /// It is served elsewhere.
+    /// The caller is handed back to the HTTP server.
     Back,
     Gone,
 }
 
 impl Callers {
-    /// How long nothing will be due here.
+    /// Returns how long until something is due here.
     pub(super) fn next_due(&self, now: Moment) -> Option<Duration> {
         if !self.unread.is_empty() {
             return Some(Duration::ZERO);
@@ -157,7 +156,7 @@ impl Worker {
         if let Err(error) =
             self.poll.registry().register(&mut socket, mio::Token(CALLERS + key.index), interest)
         {
-            // Dropped, as it would be if it could not be taken elsewhere.
+            // The connection is dropped, as it would be if no other place could take it.
             return tracing::warn!(%error, "a connection of the server API cannot be polled");
         }
         entry.insert(Box::new(CallerConnection {
@@ -181,7 +180,7 @@ impl Worker {
         self.metrics.api.connections_on_workers.inc();
     }
 
-    /// The poll tells of a caller.
+    /// Serves a caller for which the poll reports an event.
     pub(super) fn handle_caller(&mut self, index: usize, hung_up: bool, buffer: &mut [u8]) {
         let Some(caller) = self.callers.table.get_mut(index) else { return };
         caller.drained = false;
@@ -190,7 +189,7 @@ impl Worker {
         self.settle_caller(index, then);
     }
 
-    /// Goes on with callers that had more than one turn's share.
+    /// Continues with callers that had more to read than one turn's share.
     pub(super) fn serve_callers(&mut self, buffer: &mut [u8]) {
         for index in std::mem::take(&mut self.callers.unread) {
             if let Some(caller) = self.callers.table.get_mut(index) {
@@ -201,7 +200,7 @@ impl Worker {
         }
     }
 
-    /// A request has been answered elsewhere.
+    /// Sends the answer to a request that a task has answered.
     pub(super) fn answer_caller(&mut self, key: CallerKey, answer: Response<Full<Bytes>>, buffer: &mut [u8]) {
         let is_there = self.callers.table.get(key.index).is_some_and(|caller| caller.key == key);
         if is_there {
@@ -211,7 +210,7 @@ impl Worker {
         }
     }
 
-    /// Those who are quiet go back to where waiting costs a worker nothing.
+    /// Hands quiet callers back to the HTTP server, where waiting costs a worker nothing.
     pub(super) fn look_at_callers(&mut self) {
         if self.callers.table.is_empty() || self.callers.looked + LOOK_INTERVAL > self.local.now {
             return;
@@ -225,7 +224,7 @@ impl Worker {
             .filter(|(_, caller)| !caller.waits && now.since(caller.moved) >= QUIET)
             .filter_map(|(index, caller)| match caller.unsent.is_empty() {
                 true => Some((index, AfterCall::Back)),
-                // It does not read its answers.
+                // The caller does not read its answers.
                 false => (now.since(caller.moved) >= write_timeout).then_some((index, AfterCall::Gone)),
             })
             .collect();
@@ -234,7 +233,8 @@ impl Worker {
         }
     }
 
-    /// All who are not being answered go back: this node is about to stop. Of the others none is read any more.
+    /// Hands back all callers that are not being answered, because this node is about to stop. The others are not read any
+    /// more.
     pub(super) fn let_callers_go(&mut self) {
         let idle: Vec<usize> = self
             .callers
@@ -248,7 +248,7 @@ impl Worker {
         }
     }
 
-    /// Reads and answers what a caller sends, its share of a turn.
+    /// Reads and answers a caller's requests, at most one turn's share.
     fn serve_caller(&mut self, index: usize, buffer: &mut [u8]) -> AfterCall {
         for _ in 0..TURN_MAX {
             let Some(caller) = self.callers.table.get_mut(index) else { return AfterCall::Stay };
@@ -265,7 +265,7 @@ impl Worker {
                 ParsedCall::Whole(request, bytes) => {
                     caller.unanswered.drain(..bytes);
                     if caller.unanswered.is_empty() {
-                        // One that is large now and then is no reason to keep as much for ever.
+                        // A large request now and then is no reason to keep a large buffer.
                         caller.unanswered.shrink_to(IDLE_BYTES);
                     }
                     if caller.room.bytes() > 0 {
@@ -277,9 +277,9 @@ impl Worker {
                     continue;
                 }
                 ParsedCall::Other => return AfterCall::Back,
-                // Not all of a request will ever come.
+                // The request will never be complete.
                 ParsedCall::Partial if caller.ended => return AfterCall::Gone,
-                // Where there is no room, that is told where HTTP is spoken in full.
+                // If there is no memory for the request, the HTTP server reports that.
                 ParsedCall::Partial if caller.drained => {
                     let fits = caller.room.resize(caller.unanswered.len());
                     return if fits { AfterCall::Stay } else { AfterCall::Back };
@@ -294,7 +294,7 @@ impl Worker {
                         caller.moved = self.local.now;
                     }
                     caller.unanswered.extend_from_slice(&buffer[..count]);
-                    // A socket that gives less than was asked for is empty (epoll(7)).
+                    // A read that returns less than was asked for has emptied the socket (epoll(7)).
                     caller.drained = count < room && !caller.hung_up;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => caller.drained = true,
@@ -305,7 +305,7 @@ impl Worker {
         AfterCall::ReadOn
     }
 
-    /// Has a request answered: at once, if nothing has to be waited for.
+    /// Answers a request at once, or has a task answer it if there is something to wait for.
     fn call(&mut self, index: usize, request: Request<Full<Bytes>>) -> Option<Response<Full<Bytes>>> {
         let caller = self.callers.table.get_mut(index)?;
         let host = caller.host.clone();
@@ -351,7 +351,7 @@ impl Worker {
             caller.is_last = is_last;
             caller.moved = self.local.now;
             caller.unsent.append(&mut out);
-            // Whoever is gone is found to be when it is read from.
+            // A peer that is gone is noticed at the next read.
             caller.ended |= caller.send().is_err();
         }
     }
@@ -361,7 +361,7 @@ impl Worker {
             AfterCall::Stay => {}
             AfterCall::ReadOn => {
                 let Some(caller) = self.callers.table.get_mut(index) else { return };
-                // Once, or its share of a turn would grow with every edge.
+                // Listed once; otherwise its share of a turn would grow with every edge.
                 if !std::mem::replace(&mut caller.is_unread, true) {
                     self.callers.unread.push(index);
                 }
@@ -372,7 +372,8 @@ impl Worker {
                     self.callers.unread.retain(|unread| *unread != index);
                 }
                 self.metrics.api.connections_on_workers.dec();
-                // Closing the socket takes it out of the poll; one that lives on must not be told of here.
+                // Deregistered explicitly: dropping the socket would do so, but a socket that lives on must not be polled
+                // here.
                 if self.poll.registry().deregister(&mut caller.socket).is_ok()
                     && matches!(then, AfterCall::Back)
                 {
@@ -389,7 +390,7 @@ impl Worker {
 }
 
 impl CallerConnection {
-    /// Writes what waits, as much as the socket takes.
+    /// Writes pending answers, as much as the socket takes.
     fn send(&mut self) -> io::Result<()> {
         while !self.unsent.is_empty() {
             match self.socket.write(&self.unsent) {
@@ -404,5 +405,5 @@ impl CallerConnection {
     }
 }
 
-/// What is kept of a buffer for the next request.
+/// How many bytes of a buffer's capacity are kept for the next request.
 const IDLE_BYTES: usize = 4 << 10;

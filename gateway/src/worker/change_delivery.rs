@@ -1,5 +1,5 @@
-//! Clients that have asked to be served otherwise in one of their channels. Those who are still to be served there have
-//! their turn first: what is handed out because one changes is handed to all whose it is.
+//! Applies clients' requests to change how a subscription is delivered. Sweeps of the channel in progress are finished
+//! first, so that publications handed out because of the change reach all subscribers they are meant for.
 
 use shared::channel::Channel;
 
@@ -8,7 +8,7 @@ use crate::worker::Worker;
 use gateway_core::effect::Ticket;
 use gateway_core::newest::NewestTerms;
 
-/// What a client has asked for in this turn.
+/// A client's request of this turn.
 #[derive(Debug)]
 pub(crate) struct DeliveryChange {
     pub(crate) of: ClientKey,
@@ -19,7 +19,7 @@ pub(crate) struct DeliveryChange {
 
 impl Worker {
     pub(super) fn change_deliveries(&mut self) {
-        // An answer can let the next command of its client go on.
+        // The answer to one request may let the client's next command proceed.
         while !self.local.delivery_changes.is_empty() {
             for DeliveryChange { of, ticket, channel, latest } in
                 std::mem::take(&mut self.local.delivery_changes)

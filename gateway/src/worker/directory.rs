@@ -1,17 +1,17 @@
-//! Which connections a worker has of each user, found without a look at the others.
+//! Finds a worker's connections of each user without a scan of the others.
 
 use rustc_hash::FxHashMap;
 use shared::id::UserId;
 
-/// No place in the table.
+/// Stands for no place in the table.
 const NONE: u32 = u32::MAX;
 
-/// Anonymous clients are nobody's, and not in here.
+/// The connections by user. Anonymous clients are not listed.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
-    /// The client of each user that came last.
+    /// The latest client of each user.
     last: FxHashMap<UserId, u32>,
-    /// For each place in the table of connections: who came before and after it, of the same user.
+    /// For each place in the table of connections, the previous and the next client of the same user.
     links: Vec<ClientKeyLinks>,
 }
 
@@ -39,7 +39,7 @@ impl Directory {
         }
     }
 
-    /// The client is one that was entered.
+    /// Removes a client that was entered.
     pub(crate) fn leave(&mut self, user: &UserId, index: u32) {
         if user.is_anonymous() {
             return;
@@ -56,7 +56,7 @@ impl Directory {
         }
     }
 
-    /// The connections of a user.
+    /// Returns the connections of a user.
     pub(crate) fn of(&self, user: &str) -> impl Iterator<Item = u32> + '_ {
         let last = self.last.get(&UserId::new(user)).copied();
         std::iter::successors(last, |&at| {
@@ -65,7 +65,7 @@ impl Directory {
         })
     }
 
-    /// Gives memory back that places from `places` on took.
+    /// Frees the memory of places from `places` on.
     pub(crate) fn shrink(&mut self, places: usize) {
         self.links.truncate(places);
         self.links.shrink_to_fit();

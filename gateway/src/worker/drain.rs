@@ -1,4 +1,4 @@
-//! Letting clients go: one after the other over a grace period, and whoever is left at the end.
+//! Drains a worker: closes its clients one after the other over a grace period, and the rest at the end.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use shared::moment::Moment;
 use crate::client::{ClientKey, Gone};
 use crate::worker::Worker;
 
-/// How often a draining worker looks whether the next client's turn to close has come.
+/// How often a draining worker checks whether the next client is due to be closed.
 pub(super) const DRAIN_STEP: Duration = Duration::from_millis(20);
 
-/// Closing every client by a given time.
+/// The drain of a worker, which closes every client by a given time.
 #[derive(Debug)]
 pub(super) struct WorkerDrain {
     began: Moment,
     pacing: Pacing,
-    /// Last to close first.
+    /// Clients yet to close, the last one first.
     left: Vec<ClientKey>,
     closed: usize,
-    /// Whose turn it was while a command of theirs was in flight: that is answered first.
+    /// Clients that were due while one of their commands was in flight. The command is answered first.
     busy: Vec<ClientKey>,
     until: Moment,
 }
@@ -36,7 +36,7 @@ impl Worker {
             Some(WorkerDrain { began: self.local.now, pacing, left, closed: 0, busy: Vec::new(), until });
     }
 
-    /// Closes as many as should be closed by now.
+    /// Closes the clients that are due by now.
     pub(super) fn step_drain(&mut self) {
         let Some(drain) = &mut self.drain else { return };
         let mut ended = Vec::new();
@@ -49,7 +49,7 @@ impl Worker {
         for key in turns {
             let index = key.index as usize;
             let client = self.clients.get(index).filter(|client| client.key == key);
-            // One that has left ends by itself, after what it had asked for.
+            // A client that has left ends by itself, after its commands are carried out.
             let Some(client) = client.filter(|client| !client.is_finishing()) else {
                 continue;
             };
@@ -64,7 +64,7 @@ impl Worker {
         }
     }
 
-    /// The last thing a worker does: whoever is still here is told so, if one write can do it.
+    /// Closes everything when the worker stops. Clients still here are told so, if a single write can do it.
     pub(super) fn close_everything(&mut self) {
         self.local.inbox.close();
         self.serve_everyone();
@@ -76,7 +76,7 @@ impl Worker {
             }
             client.session.handle_disconnect(Disconnect::SHUTDOWN);
             client.perform(&mut self.local);
-            // Failing or not, the socket goes now.
+            // The socket is dropped whether or not this succeeds.
             let _ = client.flush(&mut self.local);
             self.remove(index, &Gone::Closed);
         }

@@ -1,8 +1,8 @@
-//! What has come to this worker by the time it looks, channel by channel, so that it leaves in few writes.
+//! Gathers what has come to this worker by channel, so that it leaves in few writes.
 //!
 //! Order is kept within a channel, which is all that subscribers are promised. Publications of one channel that wait
-//! together become one write for each subscriber. A client that gets something from several channels in one turn
-//! gets it in one write as well: it goes through the outbox, which is emptied when the turn ends.
+//! together become one write for each subscriber. A client that receives publications of several channels in one turn gets
+//! them in one write as well: they go through its outbox, which is flushed when the turn ends.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::worker::Worker;
 /// The most payload bytes of one channel's publications that are delivered together.
 const GROUP_BYTES: usize = 64 << 10;
 
-/// Publications that are delivered together, in one turn or, if they are many, in several.
+/// Publications that are delivered together, in one turn or, if there are many, in several.
 #[derive(Debug, Default)]
 pub(super) struct GatheredPublications {
     groups: VecDeque<ChannelGroup>,
-    /// Where each channel's open group is.
+    /// The index of each channel's open group.
     by_channel: FxHashMap<Channel, usize>,
-    /// Of those gathered, how many have not been served yet, and their bytes.
+    /// The number of gathered publications that have not been served yet, and their bytes.
     unserved: (usize, usize),
 }
 
@@ -50,10 +50,10 @@ impl GatheredPublications {
         self.groups.is_empty()
     }
 
-    /// The group that takes `bytes` more of this channel: its last one, or a new one behind it.
+    /// Returns the group that takes `bytes` more of this channel: its last one, or a new one behind it.
     fn place_for(&mut self, channel: &Channel, bytes: usize) -> usize {
         let has_room = |group: &ChannelGroup| group.bytes + bytes <= GROUP_BYTES;
-        // A burst is mostly of one channel, which then needs no search.
+        // Most bursts are of one channel, which then needs no look-up.
         if let Some(last) = self.groups.back()
             && last.channel == *channel
             && has_room(last)
@@ -72,7 +72,7 @@ impl GatheredPublications {
 }
 
 impl Worker {
-    /// Makes what was gathered ready, and with it what has waited long enough for its flush interval.
+    /// Closes the groups, and adds the publications whose flush interval has passed.
     pub(super) fn close_gathered(&mut self) {
         let mut gathered = std::mem::take(&mut self.gathered);
         if !gathered.groups.is_empty() {
@@ -90,7 +90,7 @@ impl Worker {
         self.gathered = gathered;
     }
 
-    /// Delivers what was gathered, as far as this turn's share goes.
+    /// Delivers gathered publications, as far as this turn's share allows.
     pub(super) fn deliver_gathered(&mut self) {
         while !self.share.is_used_up()
             && let Some(group) = self.gathered.groups.pop_front()
@@ -102,19 +102,19 @@ impl Worker {
             self.local.inbox.served(served.0, served.1);
         }
         if self.gathered.is_empty() {
-            // Those that wait for their flush interval are counted there.
+            // Publications that wait for their flush interval are counted by the flush windows.
             let (count, bytes) = std::mem::take(&mut self.gathered.unserved);
             self.local.inbox.served(count, bytes);
         }
     }
 
-    /// Drops what was gathered.
+    /// Drops the gathered publications.
     pub(super) fn forget_gathered(&mut self) {
         let (count, bytes) = std::mem::take(&mut self.gathered).unserved;
         self.local.inbox.served(count, bytes);
     }
 
-    /// Leaves in each group what its namespace's flush interval lets through.
+    /// Leaves in each group the publications that its namespace's flush interval lets through.
     fn let_wait(&mut self, groups: &mut VecDeque<ChannelGroup>) {
         for group in groups.iter_mut() {
             let Some(interval) = self.flush_interval(&group.channel) else { continue };
@@ -129,7 +129,8 @@ impl Worker {
         (options.flush_interval_ms > 0).then(|| Duration::from_millis(options.flush_interval_ms.into()))
     }
 
-    /// Delivers what waits in a channel for its flush interval, ahead of something that must not overtake it.
+    /// Delivers the publications of a channel that wait for its flush interval, ahead of an event that must not overtake
+    /// them.
     pub(super) fn deliver_waiting(&mut self, channel: &Channel) {
         let waiting = self.windows.take(channel.as_str());
         if !waiting.is_empty() {
@@ -137,9 +138,9 @@ impl Worker {
         }
     }
 
-    /// Finds the connections that are in more than one of these channels: for them, all that comes waits for the end
-    /// of the turn. One look at each subscriber's flags is nothing beside a system call. Channels of many are not served
-    /// in one turn: the hub finds who is in several of those.
+    /// Finds the connections subscribed to more than one of these channels: their frames wait for the end of the turn.
+    /// Looking at each subscriber's flags costs nothing beside a system call. Channels with many subscribers take several
+    /// turns; the hub finds the clients that are in several of those.
     fn join_writes(&mut self, groups: &VecDeque<ChannelGroup>) {
         self.turn = self.turn.wrapping_add(1);
         let (hub, flags) = (&self.local.hub, &mut self.local.flags);

@@ -1,4 +1,4 @@
-//! What a worker is told by other threads: one bounded queue, swapped out whole.
+//! What other threads send to a worker: one bounded queue, swapped out whole.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,54 +32,54 @@ use crate::worker::callers::{CallerKey, NewCaller};
 use crate::worker::let_go::LetGo;
 use crate::worker::list_connections::WorkerConnections;
 
-/// What a worker can be told.
+/// An event for a worker.
 #[derive(Debug)]
 pub(crate) enum WorkerEvent {
-    /// A client that has been let in: its socket is this worker's from now on.
+    /// A client that has been admitted: its socket is this worker's from now on.
     Open(Box<NewClient>),
     Publication(Arc<Prepared>),
-    /// News of a key of a polled channel.
+    /// An update of a key of a polled channel.
     News(Arc<KeyUpdate>),
-    /// Versions of this polled channel count anew: its subscribers are to come back.
+    /// The versions of this polled channel start anew: its subscribers have to return.
     Anew(Channel),
-    /// What did not come of this channel up to here will not come.
+    /// Publications of this channel up to the position that have not arrived will not arrive.
     Lost(Channel, StreamPosition),
     Outcome(ClientKey, Outcome),
-    /// A connection of an application's server, to be served here.
+    /// A kept connection of an application server, to be served here.
     Call(Box<NewCaller>),
-    /// What such a connection has asked for is done.
+    /// The answer to a request on such a connection.
     Answered(CallerKey, Box<Response<Full<Bytes>>>),
-    /// A client's pipe has something to read, or room again.
+    /// A client's pipe has become readable or writable.
     Turned(ClientKey, PipeReadiness),
-    /// What a client sends apart from the stream it is reached through, and whom to tell what has become of that.
+    /// A message that a client sends apart from its stream, and the sender to which the outcome is reported.
     Message(SessionId, Bytes, oneshot::Sender<CommandOutcome>),
-    /// Close those of these clients that are here.
+    /// Close the selected clients on this worker.
     Disconnect(Arc<ControlTarget>, Disconnect, ActTally),
-    /// Close this client: its session is another connection's.
+    /// Close this client: its session now belongs to another connection.
     Displaced(ClientKey),
-    /// End the subscription of those of these clients that are here.
+    /// End a subscription of the selected clients on this worker.
     Unsubscribe(Arc<ControlTarget>, Channel, ActTally),
-    /// Close the user's clients that are here, but this one and those whose command comes later.
+    /// Close the user's clients on this worker except this one, and except those whose command comes later.
     KeepOnly(Arc<str>, ClientId),
-    /// Make subscribers of those of these clients that are here. It is done once they are live.
+    /// Subscribe the selected clients on this worker. It is done once the subscriptions are live.
     Subscribe(Arc<ControlTarget>, Arc<(ServerSubscription, Option<Since>)>, ActTally),
-    /// Send those of these clients that are here an event that asks for acknowledgements.
+    /// Send the selected clients on this worker an event that asks for acknowledgements.
     AskClients(Arc<ControlTarget>, Arc<ClientsRequest>),
-    /// Forget of those of these clients that are here what nobody waits for any more.
+    /// Forget acknowledgements of the selected clients on this worker that nobody waits for any more.
     ForgetAsks(Arc<ControlTarget>),
-    /// Say how long the connections of those of these clients that are here are good for.
+    /// Set the expiry of the selected clients' connections.
     Refresh(Arc<ControlTarget>, Renewal, ActTally),
-    /// Tell how many subscribers these channels have here.
+    /// Return the number of subscribers that these channels have on this worker.
     Count(Arc<[Channel]>, oneshot::Sender<Vec<u32>>),
-    /// Tell of these connections, from this place on, at most so many.
+    /// List at most this many connections, from this place on.
     List(Arc<ConnectionsWanted>, u32, usize, oneshot::Sender<WorkerConnections>),
-    /// Close so many of this worker's clients, which then come back to other nodes.
+    /// Close this many of the worker's clients, which then return to other nodes.
     LetGo(LetGo),
-    /// No more are to be let go.
+    /// End the plan: close no more clients.
     LetNobodyGo,
-    /// Look for debtors to close: the node is short of memory.
+    /// Look for debtors to close, because the node is short of memory.
     Shed,
-    /// Another configuration holds.
+    /// Apply a new configuration.
     Renew(Contexts),
     /// Close every client by `until`, evenly spread.
     Drain {
@@ -88,19 +88,19 @@ pub(crate) enum WorkerEvent {
     Stop,
 }
 
-/// What is new of a key, for those who follow it.
+/// An update of a key, for the clients that track it.
 #[derive(Debug)]
 pub(crate) struct KeyUpdate {
     pub(crate) prepared: Arc<Prepared>,
     pub(crate) key: Arc<str>,
-    /// Whoever has this version or a newer one knows it.
+    /// Clients that have this version or a newer one are not sent the update.
     pub(crate) version: u64,
-    /// The key is there no more.
+    /// Whether the key was removed.
     pub(crate) removed: bool,
 }
 
-/// Counts the clients that workers have done something to. Tells when the last of them has, or never will: when all
-/// clones are gone.
+/// Counts the clients to which workers have applied a command. Reports the result when all clones are dropped: then every
+/// worker is done, or never will be.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ActTally(Option<Arc<ActCount>>);
 
@@ -112,14 +112,14 @@ struct ActCount {
     done: Option<oneshot::Sender<ActResult>>,
 }
 
-/// What came of it.
+/// The outcome of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct ActResult {
-    /// The clients that were meant.
+    /// The number of selected clients.
     pub(crate) clients: u32,
-    /// Those of them for whom it failed.
+    /// How many of these it failed for.
     pub(crate) failed: u32,
-    /// Those of these that may have no more channels.
+    /// How many of the failures are of clients that may have no more channels.
     pub(crate) full: u32,
 }
 
@@ -131,7 +131,7 @@ impl ActTally {
         (Self(Some(Arc::new(count))), result)
     }
 
-    /// One for which nobody waits.
+    /// A tally whose result nobody waits for.
     pub(crate) fn unawaited() -> Self {
         Self(None)
     }
@@ -142,14 +142,14 @@ impl ActTally {
         }
     }
 
-    /// For one of those that are counted it has failed.
+    /// Counts a failure for one of the counted clients.
     pub(crate) fn fail(&self) {
         if let Some(count) = &self.0 {
             count.failed.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// The same: that one may have no more channels.
+    /// Counts a failure for a client that may have no more channels.
     pub(crate) fn fail_full(&self) {
         self.fail();
         if let Some(count) = &self.0 {
@@ -161,7 +161,7 @@ impl ActTally {
 impl Drop for ActCount {
     fn drop(&mut self) {
         if let Some(done) = self.done.take() {
-            // Whoever asked may have given up.
+            // The requester may have given up.
             let _ = done.send(ActResult {
                 clients: self.clients.load(Ordering::Relaxed),
                 failed: self.failed.load(Ordering::Relaxed),
@@ -171,24 +171,24 @@ impl Drop for ActCount {
     }
 }
 
-/// The most payload bytes that wait for a worker, however much memory there is.
+/// The most payload bytes that wait for a worker, however large its share of memory is.
 const BYTES_MAX: usize = 64 << 20;
 
-/// Publishers on this node wait while a worker has more than this part of what it may have waiting.
+/// Publishers on this node wait while more than this fraction of a worker's bound is waiting: a quarter.
 const HIGH: usize = 4;
 
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    /// The most publications that wait. Past it a publication is not queued: its channel is marked lost instead, and
-    /// its subscribers are told of the gap.
+    /// The most publications that wait. Beyond it a publication is not queued: its channel is marked lost instead, and its
+    /// subscribers are told of the gap.
     publications_max: usize,
-    /// The same in payload bytes.
+    /// The bound in payload bytes.
     bytes_max: usize,
     queue: Mutex<InboxQueue>,
     waker: mio::Waker,
-    /// Whether the worker has been woken and has not looked yet: one wake-up serves all that came before it.
+    /// Whether the worker has been woken and has not looked yet. One wake-up serves all events pushed before it.
     woken: AtomicBool,
-    /// Publications that have been pushed and not served, taken or not.
+    /// Publications pushed and not yet served, whether or not the worker has taken them.
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
     room: Notify,
@@ -197,9 +197,9 @@ pub(crate) struct Inbox {
 #[derive(Debug, Default)]
 pub(crate) struct InboxQueue {
     pub(crate) events: VecDeque<WorkerEvent>,
-    /// The last publication that did not fit, by channel.
+    /// The position of the last publication that did not fit, by channel.
     pub(crate) lost: FxHashMap<Channel, Option<StreamPosition>>,
-    /// The worker has stopped: what comes now is dropped, and sockets among it are closed by that.
+    /// Whether the worker has stopped. Later events are dropped, which closes the sockets among them.
     closed: bool,
 }
 
@@ -217,8 +217,8 @@ impl Inbox {
         }
     }
 
-    /// Queues anything but a publication. What comes this way is bounded by its cause: a connection each, an
-    /// outcome for each effect, a message for each request that waits.
+    /// Queues any event but a publication. The number of these events is bounded by their causes: one for each connection,
+    /// effect, or waiting request.
     pub(crate) fn push(&self, event: WorkerEvent) {
         {
             let mut queue = self.queue.lock();
@@ -230,7 +230,7 @@ impl Inbox {
         self.wake();
     }
 
-    /// Queues a publication, or marks its channel lost if there is no room. Returns whether there was.
+    /// Queues a publication, or marks its channel lost if there is no room. Returns whether there was room.
     pub(crate) fn push_publication(&self, prepared: Arc<Prepared>) -> bool {
         let fits = {
             let mut queue = self.queue.lock();
@@ -238,7 +238,7 @@ impl Inbox {
             if fits {
                 queue.events.push_back(WorkerEvent::Publication(prepared));
             } else {
-                // A join that finds no room after a publication says nothing of where that stood.
+                // A join has no position, so one that does not fit after a publication leaves the recorded position.
                 let lost = queue.lost.entry(prepared.channel().clone()).or_default();
                 *lost = prepared.position().or(*lost);
             }
@@ -248,8 +248,8 @@ impl Inbox {
         fits
     }
 
-    /// Queues news, if there is room. Returns whether there was. A removal finds room always: it has no payload, there is
-    /// one for each key, and nobody would ask for the key again to tell of it.
+    /// Queues an update of a key. Returns whether there was room. A removal is always queued: it has no payload, there is at
+    /// most one for each key, and no later poll would report it.
     pub(crate) fn push_news(&self, news: Arc<KeyUpdate>) -> bool {
         {
             let mut queue = self.queue.lock();
@@ -264,7 +264,7 @@ impl Inbox {
         true
     }
 
-    /// Counts one more in, if there is room for it.
+    /// Counts one more publication, if there is room for it.
     fn take_room(&self, queue: &InboxQueue, bytes: usize) -> bool {
         let fits = !queue.closed
             && self.waiting.load(Ordering::Relaxed) < self.publications_max
@@ -280,30 +280,30 @@ impl Inbox {
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// The worker is awake, and takes what comes before it sleeps again: nobody need wake it until then.
+    /// Suppresses wake-ups: the worker is awake, and takes further events before it sleeps again.
     pub(crate) fn stay_awake(&self) {
         self.woken.store(true, Ordering::SeqCst);
     }
 
-    /// Has the worker look, whatever it was about to do.
+    /// Wakes the worker, whatever it was about to do.
     pub(crate) fn look_again(&self) {
         self.woken.store(false, Ordering::SeqCst);
         self.wake();
     }
 
-    /// Takes all that waits. `into` must be empty; its room is reused. What was taken counts as waiting until it has been
-    /// served: a queue that is emptied at leisure would hide from publishers that the worker is behind.
+    /// Takes all events that wait. `into` must be empty; its capacity is reused. Taken publications count as waiting until
+    /// they are served: otherwise the queue would hide from publishers that the worker is behind.
     pub(crate) fn take(&self, into: &mut InboxQueue) {
-        // Cleared first: whatever is pushed after this wakes again.
+        // Cleared first: an event pushed after this wakes the worker again.
         self.woken.store(false, Ordering::SeqCst);
         std::mem::swap(&mut *self.queue.lock(), into);
     }
 
-    /// So much of what was taken has been served.
+    /// Counts taken publications as served.
     pub(crate) fn served(&self, publications: usize, bytes: usize) {
         let waited = self.waiting.fetch_sub(publications, Ordering::SeqCst);
         let bytes_waited = self.waiting_bytes.fetch_sub(bytes, Ordering::SeqCst);
-        // Whoever makes a count fall below its mark tells those who wait for that.
+        // The call that makes a count fall to its mark notifies the publishers that wait.
         let fell = |before: usize, by: usize, mark: usize| before > mark && before - by <= mark;
         if fell(waited, publications, self.publications_max / HIGH)
             || fell(bytes_waited, bytes, self.bytes_max / HIGH)
@@ -312,7 +312,7 @@ impl Inbox {
         }
     }
 
-    /// Nothing is taken any more. What still waits is dropped.
+    /// Closes the queue and drops the events that wait.
     pub(crate) fn close(&self) {
         let left = {
             let mut queue = self.queue.lock();
@@ -330,12 +330,12 @@ impl Inbox {
         drop(left);
     }
 
-    /// How many publications wait or are being served.
+    /// Returns how many publications wait or are being served.
     pub(crate) fn depth(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Waits until the worker has caught up enough for more, at most until the deadline. Returns whether it has.
+    /// Waits until the worker has caught up far enough, at most until the deadline. Returns whether it has.
     pub(crate) async fn wait_for_room(&self, deadline: Duration) -> bool {
         if !self.is_high() {
             return true;
@@ -361,7 +361,7 @@ impl Inbox {
         if !self.woken.swap(true, Ordering::SeqCst)
             && let Err(error) = self.waker.wake()
         {
-            // Cannot happen while the worker's poll lives; a later push tries again.
+            // Cannot happen while the worker's poll lives. A later push tries again.
             self.woken.store(false, Ordering::SeqCst);
             tracing::error!(%error, "a worker could not be woken");
         }

@@ -1,4 +1,4 @@
-//! Users that have one connection: of those that came at the same time the one whose command comes last stays.
+//! Users with one connection: of connections made at the same time, the one whose command comes last stays.
 
 use rustc_hash::FxHashMap;
 use shared::disconnect::Disconnect;
@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 
 use crate::worker::Worker;
 
-/// Clients that have commanded their user's other connections to be closed, and whose command has not come back: by their
-/// place in the table. Whoever waits for that has a deadline, and is not there any more after it.
+/// Clients whose command to close their user's other connections has not come back yet, by their place in the table. The
+/// task that waits for it has a deadline, after which its receiver is closed.
 #[derive(Debug, Default)]
 pub(crate) struct Contenders(FxHashMap<u32, oneshot::Sender<()>>);
 
@@ -29,14 +29,14 @@ impl Contenders {
 
     fn decide(&mut self, index: u32) {
         if let Some(decided) = self.0.remove(&index) {
-            // Whoever waited may have given up.
+            // The task may have given up.
             let _ = decided.send(());
         }
     }
 }
 
 impl Worker {
-    /// Closes the user's clients here but this one, and those whose command comes later.
+    /// Closes the user's clients on this worker except this one, and except those whose command comes later.
     pub(super) fn keep_only(&mut self, user: &str, only: ClientId) {
         let indices: Vec<u32> = self.local.directory.of(user).collect();
         for index in indices {

@@ -1,4 +1,4 @@
-//! Letting some clients go, so that they come back to other nodes: as many as the node says, and whom by turns.
+//! Closes some of a worker's clients, so that they return to other nodes: as many as the node asks for, in a fair order.
 
 use std::collections::VecDeque;
 
@@ -9,16 +9,16 @@ use tokio::sync::oneshot;
 use crate::client::ClientKey;
 use crate::worker::Worker;
 
-/// So many clients of a worker are to be closed.
+/// A request to close some of a worker's clients.
 #[derive(Debug)]
 pub(crate) struct LetGo {
-    /// Numbers what all of them belong to: the order is made once for each.
+    /// The number of the node's plan. The closing order is made once for each plan.
     pub(crate) plan: u64,
     pub(crate) count: u32,
     pub(crate) done: oneshot::Sender<LetGone>,
 }
 
-/// What has come of it.
+/// The result of the request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct LetGone {
     pub(crate) closed: u32,
@@ -26,7 +26,7 @@ pub(crate) struct LetGone {
     pub(crate) left: u32,
 }
 
-/// Whose turn it is to be closed.
+/// The order in which clients are closed.
 #[derive(Debug)]
 pub(super) struct LettingGo {
     plan: u64,
@@ -34,8 +34,8 @@ pub(super) struct LettingGo {
 }
 
 impl Worker {
-    /// All clients that can be closed, in the order in which they should be. In one go: of a node that stops, whose clients are
-    /// on their way out, and otherwise of one worker at a time.
+    /// Returns all clients that can be closed, in closing order. Computed in one go: either the node is stopping and its
+    /// clients are leaving anyway, or one worker does this at a time.
     pub(super) fn closing_order(&self) -> Vec<ClientKey> {
         let clients = self.clients.iter().map(|(_, client)| client);
         let open = clients.filter(|client| !client.is_closing() && !client.is_finishing());
@@ -44,9 +44,9 @@ impl Worker {
 
     pub(super) fn let_go(&mut self, wanted: LetGo) {
         let LetGo { plan, count, done } = wanted;
-        // Of a worker that stops, all are being closed.
+        // A draining worker is closing all clients already.
         let gone = if self.drain.is_some() { LetGone::default() } else { self.close_some(plan, count) };
-        // Whoever asked may have given up.
+        // The requester may have given up.
         let _ = done.send(gone);
     }
 
@@ -63,7 +63,7 @@ impl Worker {
             let Some(client) = client.filter(|client| !client.is_closing() && !client.is_finishing()) else {
                 continue;
             };
-            // Its command is answered first; its turn comes again after that of all others.
+            // The client's command is answered first. It is due again after all others.
             if client.session.is_busy() {
                 busy.push(key);
                 continue;
@@ -71,7 +71,7 @@ impl Worker {
             self.end(index, None, |client| client.session.handle_disconnect(Disconnect::SHUTDOWN));
             closed += 1;
         }
-        // Here, and not where this was asked from, so that it is counted however late the answer is.
+        // Counted here rather than by the requester, so that clients are counted however late the answer is.
         self.metrics.moves.balance_closes_total.inc_by(closed.into());
         order.extend(busy);
         let left = u32::try_from(order.len()).unwrap_or(u32::MAX);

@@ -1,4 +1,4 @@
-//! What a worker tells of its connections and channels, a little at a time: nobody who listens is to wait for it.
+//! Lists a worker's connections and channels in small pieces, so that delivery does not wait for it.
 
 use gateway_core::hub::SubscriptionStage;
 use shared::channel::Channel;
@@ -9,33 +9,33 @@ use crate::node::node_message::{
 };
 use crate::worker::Worker;
 
-/// The most places that are looked at in one go.
+/// The most places looked at in one piece.
 const SCAN_MAX: usize = 2_048;
 
-/// The most bytes that are told in one go: enough for any one connection.
+/// The most bytes listed in one piece: enough for any one connection.
 const BYTES_MAX: usize = 128 * 1024;
 
-/// The most channels of one connection that are named.
+/// The most channels named for one connection.
 const CHANNELS_MAX: usize = 500;
 
 /// A part of a worker's connections.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerConnections {
     pub(crate) connections: Vec<ConnectionInfo>,
-    /// How many bytes of text these are.
+    /// The bytes of text that the connections take.
     pub(crate) bytes: usize,
-    /// Where to go on.
+    /// The place where the next piece begins.
     pub(crate) next: Option<u32>,
 }
 
 impl Worker {
-    /// The subscribers of each of these channels here.
+    /// Returns the number of subscribers of each of these channels on this worker.
     pub(super) fn count_subscribers(&self, channels: &[Channel]) -> Vec<u32> {
         let count = |channel: &Channel| self.local.hub.subscribers(channel.as_str());
         channels.iter().map(|channel| u32::try_from(count(channel)).unwrap_or(u32::MAX)).collect()
     }
 
-    /// Those connections from this place on that are wanted: at most `limit`, and the rest another time.
+    /// Returns the wanted connections from this place on, at most `limit`. The rest is listed in further pieces.
     pub(super) fn list(&self, wanted: &ConnectionsWanted, from: u32, limit: usize) -> WorkerConnections {
         let mut listed = WorkerConnections::default();
         let places = self.generations.len() as u32;
@@ -82,7 +82,7 @@ impl Worker {
         let subscriptions = client.session.subscriptions().take(CHANNELS_MAX).map(|channel| {
             let name = channel.as_str().into();
             let Some(found) = self.local.hub.inspect(channel.as_str(), client.key.index) else {
-                // It is being authorized, or has just gone.
+                // The subscription is being authorized, or has just ended.
                 return SubscriptionDetail {
                     channel: name,
                     stage: "joining".into(),
@@ -126,7 +126,7 @@ fn is_wanted(wanted: &ConnectionsWanted, client: &Client) -> bool {
         && wanted.channel.as_ref().is_none_or(|wanted| session.subscriptions().any(|one| one == wanted))
 }
 
-/// About what it takes in JSON.
+/// Returns the approximate size in JSON.
 fn bytes_of(info: &ConnectionInfo) -> usize {
     let names: usize = info.channels.iter().map(|channel| channel.len()).sum();
     let channels = match &info.detail {

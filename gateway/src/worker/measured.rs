@@ -1,4 +1,4 @@
-//! When this worker began with publications that are measured, and when it was done with them.
+//! Measures how long this worker takes to write the publications whose latency is measured.
 
 use std::sync::{Arc, Weak};
 
@@ -8,14 +8,14 @@ use shared::stamp::TraceContext;
 use crate::telemetry::labels::Stage;
 use crate::telemetry::stages::StageMetrics;
 
-/// The most that are measured at once on a worker. Further ones are measured less.
+/// The most publications measured at once on a worker. Beyond it the oldest is measured incompletely.
 const MEASURED_MAX: usize = 16;
 
-/// One that is being written to sockets. Its payload need not stay for that.
+/// A publication that is being written to sockets. Measuring does not keep its payload alive.
 #[derive(Debug)]
 struct Begun {
     prepared: Weak<Prepared>,
-    /// When the first of them was, on the node's clock in microseconds.
+    /// When its delivery began, on the node's clock in microseconds.
     micros: u64,
     trace: Option<TraceContext>,
     /// The last list of subscribers that was written to.
@@ -30,10 +30,10 @@ struct Written {
     since_micros: u64,
 }
 
-/// What was measured of one publication on this worker.
+/// The measurements of one publication on this worker.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Delivered {
-    /// From the first socket to the last, in microseconds.
+    /// Time from the first socket to the last, in microseconds.
     pub(super) socket_micros: u64,
     /// Since the publisher's request, in microseconds.
     pub(super) since_micros: u64,
@@ -44,7 +44,7 @@ pub(super) struct Delivered {
 pub(super) struct Measured {
     begun: [Option<Begun>; MEASURED_MAX],
     next: usize,
-    /// Whether any was written to a list.
+    /// Whether any publication was written to a list.
     has_written: bool,
 }
 
@@ -64,8 +64,8 @@ impl Begun {
 }
 
 impl Measured {
-    /// Takes the place of the oldest, and answers what there is to say of that. Those without a subscriber here are never
-    /// over.
+    /// Begins to measure a publication in place of the oldest one. Returns the oldest's measurements, if any. A publication
+    /// without subscribers here is never written, and only ends this way.
     pub(super) fn begin(&mut self, prepared: &Arc<Prepared>, micros: u64) -> Option<Delivered> {
         let trace = prepared.stamp().and_then(|stamp| stamp.trace);
         let begun = Begun { prepared: Arc::downgrade(prepared), micros, trace, written: None };
@@ -74,7 +74,7 @@ impl Measured {
         oldest?.delivered()
     }
 
-    /// One of the lists of its channel was written to.
+    /// Records that one of the channel's lists of subscribers was written to.
     pub(super) fn note_written(&mut self, prepared: &Arc<Prepared>, micros: u64, since_micros: u64) {
         let is_it = |begun: &&mut Begun| std::ptr::eq(begun.prepared.as_ptr(), Arc::as_ptr(prepared));
         if let Some(begun) = self.begun.iter_mut().flatten().find(is_it) {
@@ -83,7 +83,7 @@ impl Measured {
         }
     }
 
-    /// Those that were written to every list: the caller knows that none is on its way.
+    /// Reports the publications written to every list: the caller knows that no sweep is in progress.
     pub(super) fn take_delivered(&mut self, mut tell: impl FnMut(Delivered)) {
         if !std::mem::take(&mut self.has_written) {
             return;

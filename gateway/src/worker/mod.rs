@@ -1,8 +1,8 @@
 //! A worker: one thread with its connections, its part of the hub and its own poll.
 //!
-//! A worker never waits for anything but its poll. Sockets, timers and the [`inbox`] wake it; in each [`turn`] it
-//! reads, handles, delivers and writes, in that order, so that what one turn produces for a client leaves in one
-//! write. [`sweep`] is the fan-out. [`callers`] are those who publish over HTTP.
+//! A worker never waits for anything but its poll. Sockets, timers and the [`inbox`] wake it; in each [`turn`] it reads,
+//! handles, delivers and writes, in that order, so that everything one turn produces for a client leaves in one write.
+//! [`sweep`] is the fan-out. [`callers`] are the connections that publish over HTTP.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,13 +68,13 @@ pub(crate) use tally::Tally;
 use directory::Directory;
 use inbox::{Inbox, InboxQueue};
 
-/// The poll's token for the inbox. Connections have their place in the table.
+/// The poll's token for the inbox. The token of a connection is its place in the table.
 const INBOX: mio::Token = mio::Token(usize::MAX);
 
-/// The worker's only read buffer, and with it the most that one read of one client takes, in bytes.
+/// The size of the worker's only read buffer, in bytes: the most that one read of one client takes.
 const READ_BYTES: usize = 64 << 10;
 
-/// The state of a worker beside its table of clients: what all of them use and share.
+/// The state that a worker's clients share.
 #[derive(Debug)]
 pub(crate) struct WorkerLocal {
     pub(crate) index: usize,
@@ -85,9 +85,9 @@ pub(crate) struct WorkerLocal {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) context: Arc<Context>,
-    /// The context of sessions that are reached over Engine.IO.
+    /// The context of sessions over Engine.IO.
     engine_io: Arc<Context>,
-    /// Whether options may have changed since a client joined.
+    /// Whether the configuration has been reloaded, so that options may have changed since a client joined.
     renewed: bool,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) encodings: Arc<Encodings>,
@@ -96,52 +96,52 @@ pub(crate) struct WorkerLocal {
     pub(crate) packet_limits: Limits,
     pub(crate) websocket: Arc<WebSocketConfig>,
     pub(crate) inflater: Inflater,
-    /// The buffer in which control frames are written before they are queued.
+    /// The buffer in which control frames are encoded before they are queued.
     pub(crate) scratch: BytesMut,
-    /// Results of GraphQL that several clients are sent, as long as a sweep takes.
+    /// Results of GraphQL selections shared by clients, for the duration of a sweep.
     pub(crate) selected: Selected,
     pub(crate) tally: Tally,
     pub(crate) wheel: TimerWheel,
     pub(crate) directory: Directory,
     pub(crate) given_up_log: LogLimiter,
-    /// Clients that are in the presence of a channel which keeps none for others.
+    /// Clients present in a channel whose options keep no presence for others.
     pub(crate) shown: FxHashSet<(ClientId, Channel)>,
-    /// Clients that are about to be their user's only one.
+    /// Clients whose command to close their user's other connections is in flight.
     pub(crate) contenders: keep_one_connection::Contenders,
-    /// Subscriptions made by the server that somebody waits for.
+    /// Subscriptions made by the server whose requester waits.
     awaited: await_subscriptions::PendingSubscriptions,
     pub(crate) refusals_log: LogLimiter,
-    /// When to log that a client was too slow: one for each [`SlowCause`], in the order of [`SlowCause::ALL`].
+    /// Limits the log of clients that were too slow: one for each [`SlowCause`], in the order of [`SlowCause::ALL`].
     pub(crate) slow_logs: [LogLimiter; SlowCause::ALL.len()],
-    /// The clients that follow keys of polled channels, by key.
+    /// The clients that track keys of polled channels, by key.
     pub(crate) trackers: Trackers,
     pub(crate) memory: Arc<Memory>,
     shared_frames: SharedFrames,
     /// One for each place in the table of clients.
     flags: Vec<ClientFlags>,
-    /// Connections with something in their outbox that no write has been tried for yet.
+    /// Connections with bytes in their outbox for which no write has been tried yet.
     unwritten: Vec<u32>,
-    /// Connections that have more to read, of which no edge will tell.
+    /// Connections that have more to read without a further edge from the poll.
     pub(crate) unread: Vec<u32>,
     /// Subscribers whose delivery changes at the end of the turn.
     pub(crate) delivery_changes: Vec<change_delivery::DeliveryChange>,
 }
 
-/// How a delivery reaches one client. Packed densely beside the hub's tables, because a sweep looks at one for each
+/// How deliveries reach one client. Packed densely beside the hub's tables, because a sweep looks at one for each
 /// subscriber.
 #[derive(Debug, Default)]
 struct ClientFlags {
-    /// Sends straight to the socket, without touching the client. `None` where the stream has no such way.
+    /// Sends straight to the socket, without touching the client. `None` if the stream does not allow it.
     direct: Option<Direct>,
-    /// Something waits in the outbox: what comes now must wait behind it.
+    /// Whether bytes wait in the outbox: further ones have to wait behind them.
     waiting: bool,
-    /// The client is in the list of those to write at the end of the turn.
+    /// Whether the client is listed to be written to at the end of the turn.
     listed: bool,
-    /// The socket was found to be closed, and the client has not been ended yet.
+    /// Whether the client is about to be ended, so that nothing more is written to it.
     doomed: bool,
-    /// Newest values wait, or are counted: those that come go the same way.
+    /// Whether newest values wait in the client's lanes, or are counted there. Further ones take the same way.
     lanes: bool,
-    /// The turn in which a channel of this client was last seen among several.
+    /// The last turn in which several channels were delivered and one of them was this client's.
     turn: u32,
 }
 
@@ -182,8 +182,8 @@ impl WorkerSeat {
 pub(crate) struct Worker {
     poll: mio::Poll,
     clock: Clock,
-    /// The connections, each in an allocation of its own: the table is small, grows without moving them, and every one
-    /// that closes gives its memory back. A sweep does not touch them.
+    /// The connections, each in its own allocation: the table stays small, grows without moving them, and a connection that
+    /// closes frees its memory. A sweep does not touch them.
     clients: Slab<Box<Client>>,
     /// How many connections each place in the table has had.
     generations: Vec<u32>,
@@ -195,18 +195,18 @@ pub(crate) struct Worker {
     /// Whether any namespace has a flush interval.
     paced: bool,
     windows: FlushWindows<Arc<Prepared>>,
-    /// Counts turns that deliver to more than one channel.
+    /// Counts the turns that deliver to more than one channel.
     turn: u32,
-    /// These are kept between turns for their room.
+    /// Events taken from the inbox. Kept between turns for its capacity.
     taken: InboxQueue,
-    /// The last turn had no time to look into the inbox.
+    /// Whether the last turn had no time to look into the inbox.
     untaken: bool,
     gathered: gather::GatheredPublications,
-    /// News of keys that not everyone has been told yet.
+    /// Updates of keys that some followers have yet to be sent.
     telling: VecDeque<tell_followers::KeyUpdateInFlight>,
     share: take::TurnBudget,
     io_uring: worker_config::IoUring,
-    /// The way to many sockets at once, where the kernel has one.
+    /// Sends to many sockets at once, if the kernel allows it.
     together: Option<SendBatch>,
     aftermath: Vec<sweep::AfterSweep>,
     measured: measured::Measured,
@@ -220,7 +220,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread. It ends after [`Event::Stop`].
+    /// Starts the thread. It ends after [`inbox::WorkerEvent::Stop`].
     pub(crate) fn spawn(seat: WorkerSeat, parts: WorkerParts) -> std::io::Result<thread::JoinHandle<()>> {
         let name = format!("worker-{}", parts.index);
         let mut worker = Self::new(seat, parts);
@@ -234,7 +234,8 @@ impl Worker {
                     Err(_) => catch_unwind(AssertUnwindSafe(|| worker.begin_anew())).is_ok(),
                 };
                 if !goes_on {
-                    // A node without one of its workers would look alive and serve nobody: better none, and a restart.
+                    // Without one of its workers the node would look alive but not serve its clients: aborting gets it
+                    // restarted.
                     tracing::error!("a worker failed for good; the node ends");
                     std::process::abort();
                 }
@@ -328,7 +329,7 @@ impl Worker {
 }
 
 impl WorkerLocal {
-    /// Something waits in this client's outbox: write it when the turn ends.
+    /// Lists the client to be written to at the end of the turn, because bytes wait in its outbox.
     pub(crate) fn mark_unwritten(&mut self, index: u32) {
         let flags = &mut self.flags[index as usize];
         flags.waiting = true;
@@ -338,24 +339,24 @@ impl WorkerLocal {
         }
     }
 
-    /// Nothing waits any more: deliveries may go straight to the socket again.
+    /// Marks the client's outbox as empty: deliveries may go straight to the socket again.
     pub(crate) fn mark_written(&mut self, index: u32) {
         self.flags[index as usize].waiting = false;
     }
 
-    /// Whether newest values for this client must go through its lanes.
+    /// Sets whether newest values for this client have to go through its lanes.
     pub(crate) fn note_lanes(&mut self, index: u32, needed: bool) {
         self.flags[index as usize].lanes = needed;
     }
 
-    /// Makes sure the client is looked at when it wants to be.
+    /// Schedules the client's next timer.
     pub(crate) fn schedule(&mut self, client: &Client) {
         if let Some(at) = client.poll_timeout(self.websocket.write_timeout()) {
             self.wheel.schedule(client.key.index, at);
         }
     }
 
-    /// Takes a client out of one channel, and the channel from the broker if nobody here is left in it.
+    /// Takes a client out of one channel, and releases the channel if it has no subscribers left on this worker.
     pub(crate) fn leave(&mut self, index: u32, client: ClientId, channel: &Channel) {
         let unfollowed = self.trackers.leave(channel.as_str(), index);
         self.node.unfollow(self.index, channel, &unfollowed);
@@ -370,7 +371,7 @@ impl WorkerLocal {
         }
     }
 
-    /// Takes a client out of all its channels. Returns in which of them it is present.
+    /// Takes a client out of all its channels. Returns those in which the client may be present.
     pub(crate) fn leave_all(&mut self, index: u32, client: ClientId) -> Vec<Channel> {
         self.awaited.forget(index);
         self.contenders.forget(index);
@@ -391,13 +392,13 @@ impl WorkerLocal {
         self.tally.namespaces.of(namespace).subscriptions -= 1;
     }
 
-    /// Returns whether the client may be in the channel's presence.
+    /// Releases the channel after its last subscriber. Returns whether the client may be in the channel's presence.
     fn left(&mut self, client: ClientId, channel: &Channel, last: bool) -> bool {
         if last {
             self.node.release(self.index, channel);
         }
         let by_override = !self.shown.is_empty() && self.shown.remove(&(client, channel.clone()));
-        // Whoever joined under other options may be present all the same.
+        // A client that joined under earlier options may still be present.
         let keeps_presence = self.context.rules.options(channel).is_some_and(|options| options.presence);
         by_override || self.renewed || keeps_presence
     }

@@ -1,7 +1,7 @@
-//! A panic costs the one client that was being served, or, where nobody can say whom, this worker's clients: never the
-//! node. Whoever pays is closed with 3004, comes back, and recovers.
+//! Contains panics. A panic costs the client that was being served or, if that is unknown, all clients of the worker, but
+//! never the node. These clients are closed with 3004, return and recover.
 //!
-//! A publication that cannot be encoded is caught where that is done, in the hub's `prepared`.
+//! A publication that cannot be encoded is caught where it is encoded, in the hub's `prepared`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -16,12 +16,12 @@ use crate::telemetry::labels::PanicSite;
 use crate::worker::{ClientFlags, Worker};
 
 impl Worker {
-    /// Does something for one client alone.
+    /// Runs a step that concerns one client alone.
     pub(super) fn serve(&mut self, index: usize, step: impl FnOnce(&mut Self)) {
         self.renew_client(index);
         let gone = self.clients.get(index).and_then(|client| client.why_its_app_is_gone());
         if gone.is_some() {
-            // This hands publications to others too: a panic in that is not this client's.
+            // This may deliver to other clients too: a panic there is not this client's.
             self.serve_last(index, None);
         }
         let serve = || {
@@ -35,11 +35,11 @@ impl Worker {
         }
     }
 
-    /// Serving this client panicked: nothing it holds is trusted any more but its socket.
+    /// Closes a client whose serving panicked. Nothing of its state is trusted any more except the socket.
     #[cold]
     fn quarantine(&mut self, index: usize) {
         self.metrics.panicked(PanicSite::Client);
-        // These are used by one after the other, and may have been left in the middle of something.
+        // Clients share these, and the panic may have left them in an inconsistent state.
         self.local.inflater = Inflater::new();
         self.local.scratch.clear();
         let Some(client) = self.clients.get_mut(index) else { return };
@@ -50,19 +50,19 @@ impl Worker {
             false => self.clients[index].condemn(&mut self.local),
         }));
         if closed.is_err() {
-            // What is left of it in the hub cannot be told from what is sound.
+            // The hub's tables may still hold parts of the client, and can no longer be trusted.
             self.begin_anew();
         }
     }
 
-    /// Closes all clients of this worker, and begins with empty tables: some of them may be wrong.
+    /// Closes all clients of this worker and starts with empty tables, because the old ones may be inconsistent.
     pub(super) fn begin_anew(&mut self) {
         self.metrics.panicked(PanicSite::Worker);
         tracing::error!(clients = self.clients.len(), "a worker panicked; its clients are closed");
         let clients = std::mem::take(&mut self.clients);
         self.local.scratch.clear();
         for (index, mut client) in clients {
-            // Before the socket closes: the flags hold leave to send to it.
+            // Before the socket closes: the flags hold the permission to send to it.
             self.local.flags[index] = ClientFlags::default();
             let last_words = catch_unwind(AssertUnwindSafe(|| {
                 for channel in client.session.subscriptions() {

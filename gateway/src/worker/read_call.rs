@@ -1,41 +1,41 @@
-//! A request of an application's server as it lies in what was read, and its answer as it is written.
+//! Parses the requests of application servers in place, and writes the answers.
 //!
-//! Only what is plain is read here: a publication in one piece, over HTTP/1.1, on a connection that is kept. Whatever
-//! needs a second thought is left to HTTP's own machinery.
+//! Only the plain case is read here: a publication in one piece, over HTTP/1.1, on a kept connection. Everything else is
+//! left to the HTTP server.
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 
-/// Where publications are sent.
+/// The path of publications.
 const PATH: &str = "/api/publish";
 
-/// What such a request begins with.
+/// The first bytes of a publication request.
 const BEGINS: &[u8] = b"POST /api/publish";
 
-/// The most bytes of a request that is read here, its head included.
+/// The most bytes of a request that is read here, including its head.
 pub(super) const CALL_BYTES_MAX: usize = 64 << 10;
 
-/// The most bytes of its head: what any configuration allows.
+/// The most bytes of the head: the largest that any configuration allows.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
-/// The most headers of one.
+/// The most headers in a head.
 const HEADERS_MAX: usize = 32;
 
-/// What lies in what was read.
+/// The result of parsing the bytes read.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a request is moved once, which is cheaper than a box")]
 pub(super) enum ParsedCall {
-    /// A request, which takes so many bytes.
+    /// A request, and the number of bytes it takes.
     Whole(Request<Full<Bytes>>, usize),
-    /// The beginning of one, as far as can be seen.
+    /// The beginning of a request.
     Partial,
-    /// Something else.
+    /// Not a plain request.
     Other,
 }
 
-/// Whether these first bytes of a connection are such a request's, with a whole head.
+/// Whether these first bytes of a connection are a plain request with a complete head.
 pub(crate) fn is_call(bytes: &[u8]) -> bool {
     memchr::memmem::find(bytes, b"\r\n\r\n").is_some() && !matches!(read_call(bytes), ParsedCall::Other)
 }
@@ -63,7 +63,7 @@ pub(super) fn read_call(bytes: &[u8]) -> ParsedCall {
     }
 }
 
-/// How long the body is, if this head is of a plain request. One that is not there has no length: that is not plain.
+/// Returns the length of the body if the head is of a plain request. A request without a length is not plain.
 fn body_bytes(head: &httparse::Request<'_, '_>) -> Option<usize> {
     let path = head.path?;
     let is_plain = head.version == Some(1) && path == PATH;
@@ -97,10 +97,10 @@ fn request(head: &httparse::Request<'_, '_>, body: Bytes) -> Option<Request<Full
     Some(request)
 }
 
-/// Writes an answer as HTTP's own machinery does. `date` is the time as HTTP has it.
+/// Writes an answer as the HTTP server would. `date` is the current date as HTTP formats it.
 pub(super) fn write_answer(answer: Response<Full<Bytes>>, date: &str, out: &mut Vec<u8>) {
     let (head, body) = answer.into_parts();
-    // What is all there need not be waited for.
+    // The body is complete, so its future is ready at once.
     let body = body.collect().now_or_never().and_then(Result::ok).unwrap_or_default().to_bytes();
     let mut put = |parts: [&[u8]; 4]| parts.iter().for_each(|part| out.extend_from_slice(part));
     let reason = head.status.canonical_reason().unwrap_or_default();

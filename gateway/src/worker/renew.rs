@@ -1,8 +1,8 @@
-//! Taking over a configuration that was read again.
+//! Applies a configuration that was reloaded.
 //!
-//! Sessions share what was read. One that is looked at takes the new one over then: so nobody pays for a reload but by a
-//! comparison of two pointers, and every client has it by its next ping. The clients of an app that is gone go then, too: at
-//! different times, as their pings are.
+//! Sessions share the configuration. A session takes over the new one when it is next served, so a reload costs each client
+//! only a comparison of two pointers, and every client has the new configuration by its next ping. Clients of an app that
+//! was removed are closed then, too, spread over time as their pings are.
 
 use std::sync::Arc;
 
@@ -11,21 +11,21 @@ use gateway_core::session::Context;
 
 use crate::worker::{Worker, WorkerLocal};
 
-/// What sessions go by, which depends on how their clients are reached.
+/// The contexts of sessions, which depend on the client's transport.
 #[derive(Clone, Debug)]
 pub(crate) struct Contexts {
     pub(crate) usual: Arc<Context>,
-    /// Of those that are reached over Engine.IO.
+    /// For sessions over Engine.IO.
     pub(crate) engine_io: Arc<Context>,
 }
 
 impl WorkerLocal {
-    /// What a client's session goes by.
+    /// Returns the context of a client's session.
     pub(crate) fn context_of(&self, over_engine_io: bool) -> &Arc<Context> {
         if over_engine_io { &self.engine_io } else { &self.context }
     }
 
-    /// Other rules are about to hold: the subscriptions to each channel are counted where new ones will be.
+    /// Moves the counts of subscriptions to the namespaces of new rules.
     fn recount_subscriptions(&mut self, rules: &ChannelRules) {
         for channel in self.hub.channels() {
             let before = self.context.rules.namespace_id(channel.as_str());
@@ -42,14 +42,14 @@ impl WorkerLocal {
 impl Worker {
     pub(super) fn renew(&mut self, Contexts { usual, engine_io }: Contexts) {
         self.local.renewed = true;
-        // What waits already leaves by its own windows, whatever is paced from now on.
+        // Publications that wait leave by their windows, whatever is paced from now on.
         self.paced |= usual.rules.all().any(|options| options.flush_interval_ms > 0);
         self.local.recount_subscriptions(&usual.rules);
         self.local.context = usual;
         self.local.engine_io = engine_io;
     }
 
-    /// Has the client that is about to be served go by what holds now.
+    /// Gives the current context to a client that is about to be served.
     pub(super) fn renew_client(&mut self, index: usize) {
         if let Some(client) = self.clients.get_mut(index) {
             let context = self.local.context_of(client.is_over_engine_io());

@@ -1,4 +1,4 @@
-//! What a worker tells the metrics at the end of a turn.
+//! Reports a worker's counts to the metrics at the end of a turn.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use shared::moment::Moment;
 use crate::telemetry::labels::Drop;
 use crate::worker::Worker;
 
-/// How often outboxes are looked at.
+/// How often outboxes are counted.
 const OUTBOXES_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often a worker logs what it has given up.
+/// How often a worker logs the commands it has given up.
 const GIVEN_UP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the metrics have been told of the hub.
+/// The totals reported so far.
 #[derive(Debug, Default)]
 pub(super) struct ReportedTotals {
     subscriptions: usize,
@@ -69,7 +69,7 @@ impl Worker {
         }
     }
 
-    /// What waits for sockets that are full. Looked at now and then: it means going through all connections.
+    /// Reports the bytes that wait for full sockets. Done at intervals, because it visits all connections.
     fn report_outboxes(&mut self) {
         if self.local.now.since(self.reported.outboxes_at) < OUTBOXES_INTERVAL {
             return;

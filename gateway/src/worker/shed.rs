@@ -1,8 +1,8 @@
-//! A node that keeps nearly all it may for its clients closes those for whom it keeps the most.
+//! Closes the clients that hold the most memory when the node has nearly used up its budget.
 //!
-//! Each worker looks at its own, largest first, once all have been asked what their largest owes: none is closed while
-//! another worker has a larger one. That worker is told to look instead. Only where no time is left for asking, each
-//! worker closes what it has, down to half of what is known of others.
+//! Each worker closes its own clients, largest first, after all workers have been asked for their largest: no client is
+//! closed while another worker has a larger one; that worker is told to look instead. Only when memory is out, and there is
+//! no time to ask, each worker closes its own, down to half of what is known of the others.
 
 use std::io;
 use std::time::Duration;
@@ -18,25 +18,25 @@ use crate::worker::Worker;
 /// How long a worker waits before it looks at all its clients again, if closing some of them was not enough.
 const SHED_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The most that is kept for a client that is told why it is closed.
+/// The most bytes held for a client that is still sent the reason for its close.
 const GOODBYE_BYTES_MAX: usize = 16 << 10;
 
-/// What a worker remembers of its last look.
+/// A worker's state since it last looked for debtors.
 #[derive(Debug, Default)]
 pub(super) struct SheddingState {
     tried_at: Option<Moment>,
-    /// Since memory is short, the others have been asked.
+    /// Whether the other workers have been asked since memory ran short.
     has_asked_others: bool,
     log: LogLimiter,
 }
 
 impl Worker {
-    /// When to look again, while memory is short.
+    /// Returns when to look again, while memory is short.
     pub(super) fn next_shedding(&self) -> Option<Duration> {
         self.local.memory.is_short().then_some(SHED_INTERVAL)
     }
 
-    /// Closes debtors until the node has room, if it has none.
+    /// Closes the clients that owe the most, until the node has room.
     pub(super) fn shed(&mut self) {
         if !self.local.memory.is_short() {
             self.shedding.has_asked_others = false;
@@ -54,7 +54,7 @@ impl Worker {
         let debts = self.clients.iter().filter(|(_, client)| !client.is_closing());
         let debts = debts.map(|(index, client)| (client.owes(), index));
         let mut debtors: Vec<(usize, usize)> = debts.filter(|(owes, _)| *owes > 0).collect();
-        // The largest last.
+        // Sorted by debt, the largest last.
         debtors.sort_unstable();
         if !std::mem::replace(&mut self.shedding.has_asked_others, true) {
             self.local.memory.compare(self.local.index, debtors.last().map_or(0, |(owes, _)| *owes));
@@ -84,7 +84,7 @@ impl Worker {
             self.shedding.tried_at = None;
         } else {
             self.shedding.tried_at = Some(now);
-            // Another may have larger ones.
+            // Another worker may have larger debtors.
             self.local.node.have_others_shed(self.local.index);
         }
         if closed > 0 {
@@ -105,27 +105,27 @@ impl Worker {
     fn close_debtor(&mut self, index: usize) {
         let client = &mut self.clients[index];
         if client.is_finishing() {
-            // It has left, and what it asked for is still done. Only its answers are given up.
+            // The client has left, and its commands are still carried out. Only its answers are dropped.
             if let Err(gone) = client.handle_unwritable(&mut self.local, io::ErrorKind::OutOfMemory) {
                 self.remove(index, &gone);
             }
             return;
         }
         client.handle_overflow(&mut self.local, SlowCause::MemoryShort);
-        // It would be held until the socket goes, and others would be closed in its place.
+        // Otherwise these bytes would be held until the socket is dropped, and other clients would be closed instead.
         client.drop_incoming();
         if client.outbox.bytes() > GOODBYE_BYTES_MAX {
-            // The goodbye would stand behind the rest of a message that has begun, which is what takes the room.
+            // The close frame would wait behind the rest of a message in progress, which holds the memory.
             self.remove(index, &Gone::Closed);
         } else {
             client.account(&mut self.local);
             self.local.schedule(&self.clients[index]);
         }
-        // What only it had waited for goes with it.
+        // Frees frames that only this client had waited for.
         self.local.shared_frames.prune();
     }
 
-    /// What the largest debtor here owes, for others to know.
+    /// Reports what the largest debtor on this worker owes.
     pub(super) fn tell_of_debtors(&self) {
         let debts = self.clients.iter().map(|(_, client)| client.owes());
         self.local.memory.compare(self.local.index, debts.max().unwrap_or(0));
@@ -133,7 +133,7 @@ impl Worker {
 
     pub(super) fn look_at_debtors(&mut self) {
         self.tell_of_debtors();
-        // Whoever asks has told.
+        // The worker that asks has reported its own.
         self.shedding.has_asked_others = true;
         self.shed();
     }

@@ -1,18 +1,18 @@
-//! Giving memory back once many clients have left: a worker's tables were made for the most it ever had.
+//! Frees memory after many clients have left: a worker's tables have grown to the most clients it ever had.
 
 use super::Worker;
 
-/// Below this many connections the tables are not worth the trouble.
+/// Tables with fewer connections are not worth shrinking.
 const SHRINK_FROM: usize = 256;
 
-/// Knows when enough have left since there were the most. Shrinking goes through the tables, so it happens at a
-/// quarter of the most, then at each half of that, and once more when nobody is left: a table can only be cut behind
-/// its last tenant, who may be anywhere.
+/// Decides when to shrink. Shrinking visits the tables, so it happens at a quarter of the maximum, then at each half of
+/// that, and once more when no client is left: a table can only be cut behind its last occupied place, which may be
+/// anywhere.
 #[derive(Debug, Default)]
 pub(super) struct ShrinkPolicy {
-    /// The most there were since there were none.
+    /// The most connections since there were none.
     most: usize,
-    /// Shrink when there are fewer than this.
+    /// Shrink when there are fewer connections than this.
     below: usize,
 }
 
@@ -22,7 +22,7 @@ impl ShrinkPolicy {
         self.below = self.below.max(connections / 4);
     }
 
-    /// Whether now is the time.
+    /// Records a close. Returns whether to shrink now.
     pub(super) fn closed(&mut self, connections: usize) -> bool {
         if connections == 0 {
             self.below = 0;
@@ -39,7 +39,7 @@ impl ShrinkPolicy {
 impl Worker {
     pub(super) fn shrink(&mut self) {
         match self.clients.is_empty() {
-            // The empty table still knows the order in which its places became free.
+            // The empty table would keep its list of free places.
             true => self.clients = slab::Slab::new(),
             false => self.clients.shrink_to_fit(),
         }
@@ -47,7 +47,7 @@ impl Worker {
         let keys = self.clients.iter().next_back().map_or(0, |(last, _)| last + 1);
         self.local.wheel.shrink(keys);
         self.local.directory.shrink(keys);
-        // The generations stay: a place must never name an earlier tenant. Flags are as small.
+        // The generations stay, because a place must never be taken for an earlier client's. The flags are equally small.
     }
 }
 

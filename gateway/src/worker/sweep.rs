@@ -1,7 +1,7 @@
-//! The fan-out: publications of one channel to all its subscribers on this worker.
+//! The fan-out: delivers publications of one channel to all its subscribers on this worker.
 //!
-//! For a subscriber with nothing waiting this is one `send` of bytes that all share. Nothing else of the
-//! client is touched; nothing is copied, encoded, allocated or locked for it.
+//! For a subscriber with an empty outbox this is one `send` of bytes that all subscribers share. Nothing else of the client
+//! is touched; nothing is copied, encoded, allocated or locked for it.
 
 use std::sync::Arc;
 use std::{io, ops};
@@ -31,7 +31,7 @@ use crate::worker::take::TurnBudget;
 use crate::worker::tally::HandedOut;
 use crate::worker::{ClientFlags, Tally};
 
-/// What a sweep may touch of a worker.
+/// The parts of a worker that a sweep uses.
 #[derive(Debug)]
 pub(super) struct WorkerSweep<'w> {
     pub(super) clients: &'w mut Slab<Box<Client>>,
@@ -40,38 +40,38 @@ pub(super) struct WorkerSweep<'w> {
     pub(super) tally: &'w mut Tally,
     pub(super) metrics: &'w Metrics,
     pub(super) clock: Clock,
-    /// Finds whom something is not for.
+    /// Finds the clients that a publication excludes.
     pub(super) client_ids: &'w ClientIds,
     pub(super) worker: usize,
     pub(super) outbox_bytes_max: usize,
     pub(super) share: &'w mut TurnBudget,
     pub(super) shared_frames: &'w mut SharedFrames,
-    /// Results of GraphQL that several clients are sent.
+    /// Results of GraphQL selections shared by clients.
     pub(super) selected: &'w mut Selected,
-    /// Who follows the stream and cannot have one of the publications.
+    /// Subscribers that follow the stream and cannot be sent one of the publications.
     pub(super) missing: Vec<u32>,
-    /// The way to many sockets at once, if there is one.
+    /// Sends to many sockets at once, if that is available.
     pub(super) together: &'w mut Option<SendBatch>,
     pub(super) aftermath: &'w mut Vec<AfterSweep>,
     pub(super) measured: &'w mut Measured,
 }
 
-/// What a sweep found that can only be dealt with after it.
+/// A finding that can only be dealt with after the sweep.
 #[derive(Debug)]
 pub(super) enum AfterSweep {
-    /// Its outbox ran over.
+    /// The client's outbox has overflowed.
     Overflown(u32),
     Failed(u32, io::Error),
-    /// It missed something that cannot be had any more.
+    /// The client missed a publication that cannot be recovered.
     Insufficient(u32, Channel),
-    /// Its protocol can say what happened only by closing.
+    /// The client's protocol can report the event only by closing.
     Close(u32, Disconnect),
-    /// More newest values wait for it in this channel than may.
+    /// More newest values of this channel wait for the client than may.
     Full(u32, Channel),
 }
 
 impl AfterSweep {
-    /// The client it is about.
+    /// The place of the client concerned.
     pub(super) fn index(&self) -> u32 {
         let (Self::Overflown(index)
         | Self::Failed(index, _)
@@ -82,7 +82,7 @@ impl AfterSweep {
     }
 }
 
-/// Handing out what is of one namespace. It is counted there in the end, also as far as it came where it panics.
+/// Counts deliveries for one namespace when dropped, so also if the sweep panics.
 struct CountedSweep<'s, 'w> {
     sweep: &'s mut WorkerSweep<'w>,
     namespace: NamespaceId,
@@ -95,9 +95,10 @@ impl ops::Drop for CountedSweep<'_, '_> {
     }
 }
 
-/// For whom of a worker's clients a publication is, by their places.
+/// The clients of a worker that a publication is for, by place.
 pub(super) struct Audience<'p> {
-    /// The one that is not to have it. Whoever takes patches needs every payload to make the next one of.
+    /// The client excluded from it. A client that takes patches is sent it nevertheless, because it needs every payload to
+    /// apply the next patch.
     spared: Option<u32>,
     only: Option<&'p Selection>,
     named: SmallVec<[u32; 1]>,
@@ -179,7 +180,7 @@ impl WorkerSweep<'_> {
 
     #[inline]
     pub(super) fn hand(&mut self, subscriber: &Subscriber, bundle: &Bundle) {
-        // What does not fit any more must not be followed by something that does.
+        // If one write does not fit, later ones must not follow it.
         let sent = bundle.writes.iter().all(|frames| self.send(subscriber, frames));
         if sent {
             self.tally.deliveries += u64::from(bundle.publications);
@@ -193,7 +194,7 @@ impl WorkerSweep<'_> {
         }
     }
 
-    /// The same where some of this is not for all of them.
+    /// Hands out bundles of which some publications are not for all subscribers.
     #[cold]
     fn hand_to_the_others(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         let publications: SmallVec<[Arc<Prepared>; 1]> = bundles.publications().into();
@@ -214,7 +215,7 @@ impl WorkerSweep<'_> {
         }
     }
 
-    /// For whom of this worker's clients something is.
+    /// Returns which of this worker's clients a publication is for.
     pub(super) fn audience<'p>(&self, prepared: &'p Prepared) -> Audience<'p> {
         let here = |client: &ClientId| {
             let (worker, index) = self.client_ids.place(*client);
@@ -230,14 +231,14 @@ impl WorkerSweep<'_> {
         }
     }
 
-    /// Whether a client has not taken what it was sent before. What waits for the end of this turn alone, as for clients that get
-    /// something from several channels, does not make it so.
+    /// Whether a client has not taken earlier bytes. Bytes that only wait for the end of this turn, as for clients in
+    /// several channels, do not count.
     fn is_behind(&self, key: u32) -> bool {
         let is_stalled = || self.clients.get(key as usize).is_some_and(|client| client.is_stalled());
         self.flags[key as usize].waiting && is_stalled()
     }
 
-    /// Whether it is on its way, or waits in the outbox.
+    /// Sends frames. Returns whether they are on their way or in the outbox.
     #[inline]
     fn send(&mut self, subscriber: &Subscriber, frames: &Bytes) -> bool {
         let direct = match &self.flags[subscriber.key as usize] {
@@ -247,7 +248,7 @@ impl WorkerSweep<'_> {
         self.sent(subscriber.key, frames, direct::send(direct, frames))
     }
 
-    /// What came of a send. Returns the same.
+    /// Handles the result of a send. Returns whether the frames are on their way or in the outbox.
     #[inline]
     pub(super) fn sent(&mut self, key: u32, frames: &Bytes, answer: io::Result<usize>) -> bool {
         match answer {
@@ -290,17 +291,17 @@ impl WorkerSweep<'_> {
         queued
     }
 
-    /// Nothing more is written to one that is about to be closed: it would come behind a hole, or behind the end.
+    /// Marks a client that is about to be closed. Nothing more is written to it, because it would follow a gap, or the end.
     #[cold]
     pub(super) fn doom(&mut self, aftermath: AfterSweep, key: u32) {
         self.aftermath.push(aftermath);
         let flags = &mut self.flags[key as usize];
         flags.doomed = true;
-        // So that it is asked for at all.
+        // Set because sweeps check this flag first.
         flags.waiting = true;
     }
 
-    /// One publication cannot be encoded for this subscriber, and these come after it.
+    /// Passes over a publication that cannot be encoded for this subscriber; `rest` follows it.
     #[cold]
     fn pass_over(&mut self, subscriber: &Subscriber, rest: &Bundle) {
         self.metrics.dropped(Drop::Quarantined, 1);
@@ -310,7 +311,7 @@ impl WorkerSweep<'_> {
         }
     }
 
-    /// Those who follow the stream are told of what was passed over.
+    /// Notes the subscribers that follow the stream and missed a publication.
     fn tell_who_miss(&mut self, bundles: &Bundles) {
         let Some(first) = bundles.publications().first().filter(|_| !self.missing.is_empty()) else { return };
         let insufficient =
@@ -325,7 +326,7 @@ impl WorkerSweep<'_> {
         self.list(key);
     }
 
-    /// Has the client written to when the turn ends, which also starts its write deadline.
+    /// Lists the client to be written to when the turn ends, which also starts its write deadline.
     pub(super) fn list(&mut self, key: u32) {
         let flags = &mut self.flags[key as usize];
         flags.waiting = true;

@@ -1,5 +1,5 @@
-//! The fan-out to those who are sent newest values. Whoever's connection takes them gets what all share, as others do.
-//! For the others they wait, where newer ones can take their place.
+//! The fan-out to subscribers that are sent newest values. A client whose connection takes them is sent the shared frames,
+//! like other subscribers. For other clients the values wait where newer ones can replace them.
 
 use std::io;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ impl WorkerSweep<'_> {
         }
     }
 
-    /// Sends as much as the connection takes at once. Returns how many of the values that deals.
+    /// Sends as much as the connection takes at once. Returns the number of values dealt with.
     fn send_newest(&mut self, subscriber: &Subscriber, bundles: &mut Bundles) -> usize {
         let key = subscriber.key as usize;
         let ClientFlags { direct: Some(_), waiting: false, lanes: false, .. } = &self.flags[key] else {
@@ -61,14 +61,14 @@ impl WorkerSweep<'_> {
             }
         }
         if bundle.writes.is_empty() {
-            // Its protocol has no word for any of them.
+            // The protocol has no message for any of them.
             done = count;
         }
         self.tally.deliveries += done as u64;
         done
     }
 
-    /// A value waits for its turn; what is none is queued as for anybody. Returns whether there is to be more.
+    /// Queues a value in the client's lanes, or another event in its outbox. Returns whether the client takes more.
     fn have_wait(&mut self, subscriber: &Subscriber, prepared: &Arc<Prepared>) -> bool {
         let key = subscriber.key;
         if self.flags[key as usize].doomed {

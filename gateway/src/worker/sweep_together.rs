@@ -1,4 +1,4 @@
-//! The fan-out to many sockets in one call of the kernel, where that can be had.
+//! The fan-out to many sockets in one system call, where the kernel allows it.
 
 use gateway_core::hub::{Bundles, Subscriber};
 
@@ -7,17 +7,17 @@ use crate::worker::sweep::WorkerSweep;
 use crate::worker::worker_config::IoUring;
 use crate::worker::{ClientFlags, Worker};
 
-/// Fewer are sent to one by one, which is as cheap (decision 30).
+/// Fewer sockets are sent to one by one, which is as cheap (decision 30).
 const TOGETHER_MIN: usize = 4;
 
 impl Worker {
-    /// Tries whether this process may have it, if it is wanted.
+    /// Opens io_uring if it is wanted and this process may use it.
     pub(super) fn open_together(&mut self) {
         if self.io_uring == IoUring::Off || self.together.is_some() {
             return;
         }
         let opened = SendBatch::open();
-        // One speaks for all: what one may have they all may.
+        // The first worker logs for all, because all may do the same.
         match &opened {
             Ok(_) if self.local.index == 0 => {
                 tracing::info!("workers send to many clients at once: io_uring is allowed")
@@ -33,8 +33,8 @@ impl Worker {
 }
 
 impl WorkerSweep<'_> {
-    /// Hands it to as many as can be sent to together, and to whoever stands among them. Returns who is left. A list has
-    /// nobody twice, so that no send here has to wait for what came of another.
+    /// Hands bundles to the subscribers that can be sent to together, and one by one to the others among them. Returns the
+    /// subscribers that are left. A subscriber is in a list once, so no send here depends on the result of another.
     pub(super) fn hand_together<'s>(
         &mut self,
         subscribers: &'s [Subscriber],
@@ -43,7 +43,7 @@ impl WorkerSweep<'_> {
         if subscribers.len() < TOGETHER_MIN {
             return subscribers;
         }
-        // It comes back unless it fails, or something panics before the last send is answered.
+        // Put back unless it fails, or something panics before the last send is answered.
         let Some(mut together) = self.together.take() else { return subscribers };
         let mut left = subscribers;
         while let Some((piece, rest)) =

@@ -1,4 +1,4 @@
-//! What others tell a worker, in the order it came, and no more of it in one turn than leaves sockets and timers theirs.
+//! Handles the events in a worker's inbox in order, and no more in one turn than leaves time for sockets and timers.
 
 use gateway_core::hub::Prepared;
 use shared::disconnect::Disconnect;
@@ -9,12 +9,12 @@ use crate::node::control::ControlTarget;
 use crate::worker::Worker;
 use crate::worker::inbox::WorkerEvent;
 
-/// The most writes to subscribers in one turn: some four milliseconds.
+/// The most writes to subscribers in one turn: about four milliseconds.
 const WRITES_MAX: usize = 1_024;
-/// The most payload bytes that they hold together.
+/// The most payload bytes in these writes.
 const BYTES_MAX: usize = 4 << 20;
 
-/// What may still be handed to subscribers in this turn.
+/// The writes and bytes left for this turn.
 #[derive(Debug, Default)]
 pub(super) struct TurnBudget {
     writes: usize,
@@ -26,7 +26,7 @@ impl TurnBudget {
         *self = Self { writes: WRITES_MAX, bytes: BYTES_MAX };
     }
 
-    /// Publications are handed to so many subscribers.
+    /// Deducts the delivery of publications to this many subscribers.
     pub(super) fn take(&mut self, subscribers: usize, publications: &[std::sync::Arc<Prepared>]) {
         let bytes: usize = publications.iter().map(|prepared| prepared.bytes()).sum();
         self.writes = self.writes.saturating_sub(subscribers);
@@ -39,7 +39,7 @@ impl TurnBudget {
 }
 
 impl Worker {
-    /// Whether something that was taken from the inbox waits for the next turn.
+    /// Whether events taken from the inbox wait for the next turn.
     pub(super) fn is_behind(&self) -> bool {
         !self.gathered.is_empty()
             || !self.telling.is_empty()
@@ -49,7 +49,7 @@ impl Worker {
 
     pub(super) fn take_inbox(&mut self, buffer: &mut [u8]) {
         self.share.renew();
-        // What is pushed meanwhile wakes nobody: as long as it was not taken, the worker must not sleep.
+        // Events pushed meanwhile do not wake the worker, so it must not sleep before they are taken.
         self.untaken = self.is_behind();
         if !self.untaken {
             self.local.inbox.take(&mut self.taken);
@@ -66,19 +66,19 @@ impl Worker {
                     self.gather_on();
                     self.close_gathered();
                 }
-                // Everything else keeps its place among the publications.
+                // All other events keep their order with publications.
                 Some(other) => self.handle_event(other, buffer),
                 None => break,
             }
         }
         for (channel, position) in std::mem::take(&mut self.taken.lost) {
             self.deliver_waiting(&channel);
-            // In a channel without a stream nobody was promised anything; the metrics count it.
+            // Subscribers of a channel without history were promised nothing. The metrics count the loss.
             if let Some(position) = position {
                 self.sweep(|hub, sweep| hub.lost(channel.as_str(), position, sweep));
             }
         }
-        // Nothing was gathered, and yet something may have waited for long enough.
+        // Nothing was gathered, but a flush interval may have passed.
         self.close_gathered();
         self.deliver_gathered();
     }
@@ -91,7 +91,7 @@ impl Worker {
         }
     }
 
-    /// Delivers the publications that were taken and wait for their turn.
+    /// Delivers the publications that were taken and not yet delivered.
     pub(super) fn serve_taken(&mut self) {
         loop {
             self.share.renew();
@@ -105,7 +105,7 @@ impl Worker {
                         self.close_gathered();
                     }
                     Some(WorkerEvent::News(news)) => self.begin_telling(news),
-                    // Whoever is meant is about to be closed.
+                    // Other events concern clients that are about to be closed.
                     Some(_) => {}
                     None => return,
                 }
@@ -145,7 +145,7 @@ impl Worker {
                 let index = self.local.node.session_ids.place(session).1 as usize;
                 let mut heard = CommandOutcome::Gone;
                 self.serve(index, |worker| heard = worker.handle_message(index, session, message));
-                // Whoever asked may have given up.
+                // The requester may have given up.
                 let _ = taken.send(heard);
             }
             WorkerEvent::Disconnect(target, disconnect, acted) => {
@@ -156,7 +156,7 @@ impl Worker {
             }
             WorkerEvent::Displaced(key) => {
                 let index = key.index as usize;
-                // Another may be in its place.
+                // Another client may have the place by now.
                 if self.clients.get(index).is_some_and(|client| client.key == key) {
                     self.end(index, None, |client| {
                         client.session.handle_disconnect(Disconnect::CONNECTION_LIMIT);
@@ -182,7 +182,7 @@ impl Worker {
                     client.session.handle_refresh(local.now, renewal.clone());
                 }));
             }
-            // Whoever asked may have given up.
+            // The requester may have given up.
             WorkerEvent::Count(channels, counted) => drop(counted.send(self.count_subscribers(&channels))),
             WorkerEvent::List(wanted, from, limit, listed) => {
                 drop(listed.send(self.list(&wanted, from, limit)))

@@ -1,5 +1,4 @@
-//! What a worker counts for itself and hands to the metrics once a turn, so that no shared counter is touched for
-//! each delivery.
+//! A worker's own counters, added to the metrics once a turn, so that deliveries touch no shared counter.
 
 use std::mem;
 
@@ -14,23 +13,23 @@ use crate::worker::tally_namespaces::NamespaceTallies;
 pub(crate) struct Tally {
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
-    /// What sweeps put into outboxes, as their sockets did not take it at once.
+    /// Bytes that sweeps put into outboxes because the sockets did not take them at once.
     pub(crate) bytes_queued: u64,
     pub(crate) messages_in: [u64; ProtocolId::COUNT],
     pub(crate) deliveries: u64,
-    /// Frames given up for clients that did not read them; each such client is closed and told.
+    /// Frames dropped for clients that did not read them. Each such client is closed with a code.
     pub(crate) frames_discarded: u64,
     pub(crate) insufficient: u64,
     /// Newest values that gave way to newer ones while they waited for a client.
     pub(crate) superseded: u64,
     /// Newest values that became too old while they waited.
     pub(crate) stale: u64,
-    /// Of clients that had left, and whose time was over.
+    /// Commands of clients that had left, and whose deadline passed.
     pub(crate) commands_given_up: u64,
     pub(crate) namespaces: NamespaceTallies,
 }
 
-/// How far a worker has come with what its sweeps hand out.
+/// A worker's totals of deliveries and bytes before a sweep.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HandedOut {
     deliveries: u64,
@@ -42,7 +41,7 @@ impl Tally {
         HandedOut { deliveries: self.deliveries, bytes: self.bytes_out + self.bytes_queued }
     }
 
-    /// What was handed out since `before` was of this namespace.
+    /// Counts the deliveries and bytes since `before` for this namespace.
     pub(crate) fn note_handed_out(&mut self, namespace: NamespaceId, before: HandedOut) {
         let now = self.handed_out();
         let tally = self.namespaces.of(namespace);
@@ -50,7 +49,7 @@ impl Tally {
         tally.bytes_out += now.bytes - before.bytes;
     }
 
-    /// One publication was handed to one client, as so many bytes.
+    /// Counts one publication delivered to one client, with its bytes.
     pub(crate) fn note_delivered(&mut self, namespace: NamespaceId, bytes: usize) {
         self.deliveries += 1;
         let tally = self.namespaces.of(namespace);
@@ -58,7 +57,7 @@ impl Tally {
         tally.bytes_out += bytes as u64;
     }
 
-    /// Adds what was counted since the last time, and begins anew.
+    /// Adds the counts since the last report to the metrics, and resets them.
     pub(crate) fn report(&mut self, metrics: &Metrics) {
         self.namespaces.report(&metrics.namespaces);
         self.bytes_queued = 0;

@@ -1,4 +1,4 @@
-//! What a worker counts by namespace, and hands to the metrics once a turn.
+//! A worker's counters by namespace, added to the metrics once a turn.
 
 use gateway_core::namespace_id::NamespaceId;
 
@@ -6,19 +6,19 @@ use crate::telemetry::namespace_metrics::{NAMESPACES_MAX, NamespaceMetrics};
 
 const WORD_BITS: usize = u64::BITS as usize;
 
-/// Since the last report.
+/// The counts since the last report.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct NamespaceTally {
     pub(crate) deliveries: u64,
     pub(crate) bytes_out: u64,
-    /// How many more or fewer there are.
+    /// The change of the number of subscriptions.
     pub(crate) subscriptions: i64,
 }
 
 #[derive(Debug)]
 pub(crate) struct NamespaceTallies {
     of: Box<[NamespaceTally]>,
-    /// A bit for each that was counted in.
+    /// One bit for each namespace with counts.
     touched: [u64; NAMESPACES_MAX / WORD_BITS],
 }
 
@@ -38,7 +38,7 @@ impl NamespaceTallies {
         &mut self.of[at]
     }
 
-    /// Adds what was counted since the last time, and begins anew.
+    /// Adds the counts since the last report to the metrics, and resets them.
     pub(super) fn report(&mut self, metrics: &NamespaceMetrics) {
         for (word, touched) in self.touched.iter_mut().enumerate() {
             while *touched != 0 {

@@ -1,4 +1,5 @@
-//! News of keys, to those who follow them: a piece of a long list at a time, so that others get their turns in between.
+//! Delivers updates of keys to the clients that track them: a piece of a long list at a time, so that other events get their
+//! turns in between.
 
 use std::sync::Arc;
 
@@ -8,11 +9,11 @@ use gateway_core::poll::Trackers;
 use crate::worker::Worker;
 use crate::worker::inbox::KeyUpdate;
 
-/// News on its way.
+/// An update being delivered.
 #[derive(Debug)]
 pub(super) struct KeyUpdateInFlight {
     news: Arc<KeyUpdate>,
-    /// Those who stand before this in the key's list have not been told.
+    /// The followers before this place in the key's list have yet to be sent it.
     rest: usize,
 }
 
@@ -23,7 +24,7 @@ impl Worker {
         self.telling.push_back(KeyUpdateInFlight { news, rest });
     }
 
-    /// Tells what is new, in the order in which it came, as far as this turn's share goes.
+    /// Delivers updates in order, as far as this turn's share allows.
     pub(super) fn tell_followers(&mut self) {
         while !self.share.is_used_up()
             && let Some(KeyUpdateInFlight { news, rest }) = self.telling.pop_front()
@@ -42,7 +43,7 @@ impl Worker {
         }
     }
 
-    /// How many are still to be told.
+    /// Delivers to one piece of the list. Returns how many followers are left.
     fn tell_piece(&mut self, news: &KeyUpdate, rest: usize) -> usize {
         let channel = news.prepared.channel().as_str();
         let (outdated, rest) =
@@ -51,7 +52,8 @@ impl Worker {
         rest
     }
 
-    /// Whoever is told that a key is there no more does not follow it any more. How many are still to be told.
+    /// Tells followers that the key was removed, which ends their tracking. Returns how many are left; more than one counts
+    /// as one.
     fn tell_of_removal(&mut self, news: &KeyUpdate) -> usize {
         let channel = news.prepared.channel();
         let (dismissed, any_left) = self.local.trackers.dismiss(channel.as_str(), &news.key, SWEEP_PIECE);
@@ -74,7 +76,7 @@ impl Worker {
         }
     }
 
-    /// Nobody follows anything here any more.
+    /// Forgets all tracked keys of this worker.
     pub(super) fn forget_followers(&mut self) {
         let trackers = std::mem::take(&mut self.local.trackers);
         for (channel, keys) in Trackers::keys(&trackers) {

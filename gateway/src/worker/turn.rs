@@ -1,4 +1,4 @@
-//! One turn of a worker: what woke it, in order.
+//! One turn of a worker: handles its wake-ups, in order.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use crate::worker::inbox::WorkerEvent;
 use crate::worker::sweep::{AfterSweep, WorkerSweep};
 use crate::worker::{ClientFlags, INBOX, READ_BYTES, Worker, WorkerLocal};
 
-/// The most sockets looked at in one turn.
+/// The most sockets handled in one turn.
 const EVENTS: usize = 1_024;
 
 impl Worker {
@@ -32,7 +32,7 @@ impl Worker {
         let mut events = mio::Events::with_capacity(EVENTS);
         let mut buffer = vec![0; READ_BYTES];
         self.open_together();
-        // A turn may have ended early that was to look into the inbox.
+        // A turn that was to look into the inbox may have ended early.
         self.local.inbox.look_again();
         while !self.stopping {
             let timeout = self.poll_timeout();
@@ -99,7 +99,7 @@ impl Worker {
         }
     }
 
-    /// The same for a client that is reached through a pipe to a task.
+    /// Handles readiness of a client that is reached through a pipe to a task.
     pub(super) fn handle_turned(&mut self, key: ClientKey, turned: PipeReadiness, buffer: &mut [u8]) {
         let index = key.index as usize;
         if self.clients.get(index).is_none_or(|client| client.key != key) {
@@ -111,7 +111,7 @@ impl Worker {
         }
     }
 
-    /// Goes on writing where there had been no room. Returns whether the client is still there.
+    /// Continues writing where the socket had no room before. Returns whether the client is still there.
     fn write(&mut self, index: usize) -> bool {
         let Some(client) = self.clients.get_mut(index).filter(|client| client.is_stalled()) else {
             return true;
@@ -126,7 +126,7 @@ impl Worker {
         true
     }
 
-    /// A message that was not sent through the client's stream.
+    /// Handles a message that was not sent through the client's stream.
     pub(super) fn handle_message(
         &mut self,
         index: usize,
@@ -167,7 +167,7 @@ impl Worker {
         }
     }
 
-    /// Goes on with sockets that had more than one turn's share.
+    /// Continues with sockets that had more to read than one turn's share.
     fn read_on(&mut self, buffer: &mut [u8]) {
         for index in std::mem::take(&mut self.local.unread) {
             self.serve(index as usize, |worker| worker.read(index as usize, buffer, true));
@@ -209,7 +209,7 @@ impl Worker {
         }
     }
 
-    /// A client that was reached through a pipe has a socket from now on.
+    /// Moves a client from its pipe to a socket.
     fn attach(&mut self, index: usize, attached: Attached, buffer: &mut [u8]) {
         let (unread, client) = (attached.unread.clone(), &mut self.clients[index]);
         client.attach(&mut self.local, attached);
@@ -218,7 +218,7 @@ impl Worker {
         }
     }
 
-    /// Has the client's stream tell of what happens to it. Returns whether the client is still there.
+    /// Registers the client's stream with the poll. Returns whether the client is still there.
     fn watch(&mut self, index: usize) -> bool {
         let client = &mut self.clients[index];
         self.local.flags[index].direct = client.direct();
@@ -234,7 +234,7 @@ impl Worker {
         watched.is_ok()
     }
 
-    /// Takes in what came before the worker had the client's stream.
+    /// Handles the bytes that were read before the worker had the client's stream.
     fn read_first(&mut self, index: usize, unread: &[u8], buffer: &mut [u8]) {
         let client = &mut self.clients[index];
         for chunk in unread.chunks(READ_BYTES) {
@@ -247,7 +247,7 @@ impl Worker {
             return;
         }
         self.local.schedule(&self.clients[index]);
-        // What came with the handshake through TLS is inside it, and no edge will tell of that.
+        // Bytes that came with the TLS handshake are inside the TLS session, and no edge reports them.
         if self.clients[index].link.stream.may_hold_bytes() {
             self.read(index, buffer, true);
         }
@@ -255,7 +255,7 @@ impl Worker {
 
     pub(super) fn handle_outcome(&mut self, key: ClientKey, outcome: Outcome) {
         let Some(client) = self.clients.get_mut(key.index as usize) else { return };
-        // The client that asked may be gone, and another in its place.
+        // The client that the outcome is for may be gone, and another in its place.
         if client.key != key || client.is_closing() {
             return;
         }
@@ -265,7 +265,7 @@ impl Worker {
         client.perform(&mut self.local);
         self.local.awaited.look_at(client);
         if client.is_closing() {
-            // What one that has left asked for behind what failed.
+            // The remaining commands of a client that has left are given up after one that failed.
             self.local.tally.commands_given_up += unfinished.saturating_sub(1);
         }
         if client.paused && !client.session.is_congested() {
@@ -288,7 +288,7 @@ impl Worker {
         }
     }
 
-    /// The first of the publications that is measured has waited until now.
+    /// Records how long the first measured publication has waited.
     fn note_begun(&mut self, publications: &[Arc<Prepared>]) {
         let measured = publications.iter().find_map(|prepared| Some((prepared, prepared.stamp()?)));
         if let Some((prepared, stamp)) = measured {
@@ -301,14 +301,14 @@ impl Worker {
         }
     }
 
-    /// Tells of the publications that are measured and have come to all of their subscribers.
+    /// Records the measured publications that have been delivered to all of their subscribers.
     fn note_delivered(&mut self) {
         if !self.local.hub.is_sweeping() {
             self.measured.take_delivered(|delivered| delivered.observe(&self.metrics.stages));
         }
     }
 
-    /// Delivers newest values that have waited for those who want them so many times a second.
+    /// Delivers newest values whose window has ended.
     fn close_windows(&mut self) {
         let now = self.local.now;
         if self.local.hub.next_window().is_some_and(|at| at <= now) {
@@ -316,18 +316,18 @@ impl Worker {
         }
     }
 
-    /// Goes on with a channel of so many subscribers that one turn was not to serve them all.
+    /// Continues to sweep channels with too many subscribers for one turn.
     fn sweep_on(&mut self) {
         if self.local.hub.is_sweeping() {
             self.sweep(|hub, sweep| hub.sweep_on(sweep));
         }
     }
 
-    /// Delivers to one who is to be closed, or taken from one channel, what was published before that.
+    /// Delivers earlier publications to a client that is about to be closed, or removed from one channel.
     pub(super) fn serve_last(&mut self, index: usize, channel: Option<&Channel>) {
         let key = index as u32;
         if self.paced {
-            // What was let through before must not come after it.
+            // Publications that the flush interval has let through come first.
             while !self.gathered.is_empty() {
                 self.share.renew();
                 self.deliver_gathered();
@@ -343,7 +343,7 @@ impl Worker {
         }
     }
 
-    /// Delivers all that waits for its turn.
+    /// Delivers everything that waits.
     pub(super) fn serve_everyone(&mut self) {
         self.serve_taken();
         for (channel, publications) in self.windows.take_all() {
@@ -352,7 +352,7 @@ impl Worker {
         self.sweep(|hub, sweep| hub.finish_sweeps(sweep));
     }
 
-    /// Lets the hub hand something to many connections, then deals with what came of it for single ones.
+    /// Runs a fan-out of the hub, then handles its findings about single clients.
     pub(super) fn sweep(&mut self, work: impl FnOnce(&mut gateway_core::hub::Hub, &mut WorkerSweep<'_>)) {
         let local = &mut self.local;
         let mut aftermath = std::mem::take(&mut self.aftermath);
@@ -385,7 +385,7 @@ impl Worker {
 
     fn settle(&mut self, after: AfterSweep) {
         let index = after.index();
-        // One client can be named twice in one sweep, and gone after the first.
+        // One client can be named twice in one sweep, and be gone after the first.
         let Some(client) = self.clients.get_mut(index as usize) else { return };
         match after {
             AfterSweep::Overflown(_) => client.handle_overflow(&mut self.local, SlowCause::OutboxFull),
@@ -412,8 +412,7 @@ impl Worker {
         self.local.schedule(&self.clients[index as usize]);
     }
 
-    /// Ends something for the clients that are meant: all of it, or what they have in one channel. Returns how many
-    /// there were.
+    /// Ends the selected clients, or their subscription to one channel. Returns their number.
     pub(super) fn for_each_target(
         &mut self,
         target: &ControlTarget,
@@ -430,7 +429,7 @@ impl Worker {
         clients
     }
 
-    /// Does something to each of the clients that are meant. Returns how many there were.
+    /// Runs `act` on each of the selected clients. Returns their number.
     pub(super) fn for_each_of(
         &mut self,
         target: &ControlTarget,
@@ -447,7 +446,7 @@ impl Worker {
         clients
     }
 
-    /// Where clients that are meant can be.
+    /// Returns the places where selected clients can be.
     fn candidates(&self, target: &ControlTarget) -> Vec<usize> {
         if let Some(session) = target.session {
             return vec![self.local.node.session_ids.place(session).1 as usize];
@@ -472,7 +471,7 @@ impl Worker {
         let Some(client) = self.clients.get(index) else { return false };
         let session = &client.session;
         if let Some(holder) = target.holder {
-            // Also one that is yet to become who it was.
+            // This includes a client that has yet to take over its earlier id.
             return client.is_holder(holder) && !client.is_closing();
         }
         session.is_connected()
@@ -484,10 +483,10 @@ impl Worker {
             && target.among.as_deref().is_none_or(|among| among.means(session))
     }
 
-    /// Ends all of a client, or what it has in one channel, after what was published before that.
+    /// Ends a client, or its subscription to one channel, after earlier publications are delivered to it.
     pub(super) fn end(&mut self, index: usize, channel: Option<&Channel>, act: impl FnOnce(&mut Client)) {
         self.serve_last(index, channel);
-        // That can show that it has gone.
+        // The delivery may have shown that the client is gone.
         let Some(client) = self.clients.get_mut(index).filter(|client| !client.is_closing()) else {
             return;
         };
@@ -495,7 +494,7 @@ impl Worker {
         self.settle_client(index);
     }
 
-    /// Does what a client's session has decided.
+    /// Carries out what a client's session has decided.
     pub(super) fn settle_client(&mut self, index: usize) {
         let client = &mut self.clients[index];
         client.perform(&mut self.local);
@@ -519,12 +518,12 @@ impl Worker {
                 Ok(()) => self.local.schedule(&self.clients[index]),
                 Err(gone) => self.remove(index, &gone),
             },
-            // It has moved on since it was scheduled.
+            // The client's deadline has moved since the timer was scheduled.
             _ => self.local.schedule(&self.clients[index]),
         }
     }
 
-    /// Writes what this turn has put into outboxes.
+    /// Flushes the outboxes that this turn has filled.
     fn write_out(&mut self) {
         let mut unwritten = std::mem::take(&mut self.local.unwritten);
         for index in unwritten.drain(..) {
@@ -539,13 +538,13 @@ impl Worker {
         self.local.unwritten = unwritten;
     }
 
-    /// The only place where a client ends.
+    /// Removes a client. The only place where a client ends.
     pub(super) fn remove(&mut self, index: usize, gone: &Gone) {
         let client = &mut self.clients[index];
         client.leave_all(&mut self.local, &Disconnect::CONNECTION_CLOSED);
         client.forget_account(&self.local);
         if client.is_closing() {
-            // A peer that says goodbye and ends its stream at once may still want to be answered.
+            // A peer that closes and ends its stream at once may still wait for the reply.
             let _ = client.flush(&mut self.local);
         }
         tracing::debug!(client = %client.session.client(), %gone, "gone");
@@ -553,7 +552,7 @@ impl Worker {
         let lived = self.local.now.since(client.opened);
         self.metrics.disconnected(client.protocol, client.close_reason(), lived);
         self.local.wheel.remove(index as u32);
-        // Before the socket closes: the flags hold leave to send to it.
+        // Before the socket closes: the flags hold the permission to send to it.
         self.local.flags[index] = ClientFlags::default();
         self.clients.remove(index);
         if self.shrink_policy.closed(self.clients.len()) {

@@ -1,4 +1,4 @@
-//! Packets of Engine.IO: what each asks of its client's session and connection.
+//! Handles packets of Engine.IO for a client's session and connection.
 
 use bytes::Bytes;
 use gateway_core::session::Session;
@@ -9,19 +9,19 @@ use shared::moment::Moment;
 use crate::client::{Client, Incoming};
 use crate::worker::WorkerLocal;
 
-/// A text of the packet's one digit, as a server's frame.
+/// A server's text frame that holds the packet's one digit.
 pub(super) const PING_IN_WEBSOCKET: Bytes = Bytes::from_static(b"\x81\x012");
 
-/// What is left to do about a packet once its session has it.
+/// What is left to do about a packet after its session has handled it.
 pub(super) enum PacketAction {
     Said,
-    /// The client says goodbye.
+    /// The client closes.
     Close,
-    /// Nothing that follows can be understood.
+    /// The packets that follow can no longer be parsed.
     Broken(Disconnect),
 }
 
-/// Has the session take in a packet of its client's.
+/// Has the session handle a packet of its client.
 pub(super) fn hear(
     session: &mut Session,
     now: Moment,
@@ -33,7 +33,7 @@ pub(super) fn hear(
             session.handle_control_frame(now, data.len());
             session.handle_transport_pong(now);
         }
-        // Left over from a change of transports: they say nothing here.
+        // Left over from a change of transports, without a meaning here.
         Ok(EnginePacket::Upgrade | EnginePacket::Noop) => session.handle_control_frame(now, 0),
         Ok(EnginePacket::Close) => return PacketAction::Close,
         Ok(EnginePacket::Ping(_)) => return broken("a ping, which only servers send"),
@@ -48,7 +48,7 @@ fn broken(why: &str) -> PacketAction {
 }
 
 impl Client {
-    /// Does what is left to do.
+    /// Does what is left to do about a packet.
     pub(super) fn heed(&mut self, local: &mut WorkerLocal, heard: PacketAction) {
         match heard {
             PacketAction::Said => self.perform(local),

@@ -1,46 +1,46 @@
-//! A request whose answer waits for what its client's session says: a stream, or a refusal with its status.
+//! A request whose response waits for the session's decision: a stream, or a refusal with a status.
 //!
-//! A browser comes back to a stream that ends, for ever. Whoever is not let in must be told so by a status, and that stands at
-//! the beginning of an answer.
+//! A browser returns to a stream that ends, endlessly. Only a status can stop it, and the status stands at the beginning of
+//! a response.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use shared::disconnect::Disconnect;
 use shared::protocol::Header;
 use tokio::sync::oneshot;
 
-/// Who writes the answer.
+/// Who writes the response.
 #[derive(Debug)]
 pub(crate) enum PendingResponse {
-    /// The worker does. Of the head of a stream, and of a refusal, all but the lines that are found out later.
+    /// The worker writes it. Each holds all of the head but the lines that depend on the decision.
     Here { stream: Bytes, refusal: Bytes },
-    /// A task does, which is told.
+    /// A task writes it, and is told how to begin.
     Elsewhere(oneshot::Sender<ResponseBeginning>),
 }
 
-/// How an answer begins that somebody else writes.
+/// The beginning of a response that a task writes.
 #[derive(Debug)]
 pub(crate) enum ResponseBeginning {
-    /// With a stream, and this header among others.
+    /// A stream, with this additional header.
     Stream(Option<Header>),
-    /// There is no stream.
+    /// A refusal instead of a stream.
     Refusal { status: u16, why: String },
 }
 
-/// What the worker is to write.
+/// What the worker writes.
 pub(super) enum ResponseHead {
-    /// A stream follows.
+    /// The head of a stream.
     Begun(Bytes),
-    /// That is all.
+    /// A complete refusal.
     Refused(Bytes),
 }
 
 impl PendingResponse {
-    /// Whether the worker writes it.
+    /// Whether the worker writes the response.
     pub(super) fn is_here(&self) -> bool {
         matches!(self, Self::Here { .. })
     }
 
-    /// A stream begins. What is to be written before it.
+    /// Begins a stream. Returns the bytes to write before it.
     pub(super) fn begin(self, header: Option<Header>) -> Bytes {
         match self {
             Self::Here { stream, .. } => {
@@ -56,14 +56,14 @@ impl PendingResponse {
                 head.freeze()
             }
             Self::Elsewhere(beginning) => {
-                // Whoever asked may have gone.
+                // The peer may have gone.
                 let _ = beginning.send(ResponseBeginning::Stream(header));
                 Bytes::new()
             }
         }
     }
 
-    /// The client's session ends before it has begun.
+    /// Handles a session that ends before it has begun.
     pub(super) fn refuse_or_begin(self, disconnect: &Disconnect) -> ResponseHead {
         let Some(status) = status_of(disconnect) else { return ResponseHead::Begun(self.begin(None)) };
         let why = format!("{}\n", disconnect.reason);
@@ -90,8 +90,8 @@ impl PendingResponse {
     }
 }
 
-/// With what status a client is refused whose session ends so. `None` where it may come back as it is: then it is given a
-/// stream, and that ends, for clients do not come back after any other status.
+/// Returns the status of a refusal for a session that ends this way. `None` if the client may come back unchanged: it is
+/// then given a stream that ends, because clients do not come back after any other status.
 pub(super) fn status_of(disconnect: &Disconnect) -> Option<u16> {
     match disconnect.code {
         code if code == Disconnect::INVALID_TOKEN.code || code == Disconnect::EXPIRED.code => Some(401),
@@ -102,7 +102,7 @@ pub(super) fn status_of(disconnect: &Disconnect) -> Option<u16> {
             Some(400)
         }
         code if code == Disconnect::CONNECTION_LIMIT.code => Some(429),
-        // It was not the client that took too long.
+        // The delay was not the client's.
         code if code == Disconnect::STALE.code => None,
         _ if disconnect.invites_reconnect() => None,
         _ => Some(403),

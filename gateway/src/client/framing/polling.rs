@@ -1,4 +1,4 @@
-//! Packets of Engine.IO that requests bring and fetch: one behind another through a pipe, each with a separator behind it.
+//! Packets of Engine.IO that requests bring and fetch: passed through a pipe, each with a separator behind it.
 
 use bytes::Bytes;
 use shared::framing::engine_io::{PollingPayload, SEPARATOR};
@@ -12,7 +12,7 @@ pub(super) const PING: Bytes = Bytes::from_static(b"2\x1e");
 const CLOSE: Bytes = Bytes::from_static(b"1\x1e");
 const NOOP: Bytes = Bytes::from_static(b"6\x1e");
 
-/// What has come of a packet whose end has not. Empty between two requests: each brings whole packets.
+/// The received part of an incomplete packet. Empty between two requests, because each brings whole packets.
 #[derive(Debug, Default)]
 pub(crate) struct PartialPacket(Vec<u8>);
 
@@ -24,16 +24,16 @@ impl PartialPacket {
 
 pub(super) fn goodbye(goodbye: CloseMessage<'_>) -> Bytes {
     match goodbye {
-        // Who is told so stays away in the library of Python: the end of a session says that it can be begun again.
+        // The Python library does not come back after a close packet. The end of the session tells it that it may.
         CloseMessage::Closed(disconnect) if disconnect.invites_reconnect() => Bytes::new(),
         CloseMessage::Closed(_) => CLOSE,
-        // Whoever has said goodbye needs no answer, but for a request that may still wait.
+        // A client that has closed needs no answer, except for a request that may still wait.
         CloseMessage::Answered(_) => NOOP,
     }
 }
 
 impl Client {
-    /// Handles packets that requests have brought. The requests were bounded when they were read.
+    /// Handles packets that requests have brought. Their size was checked when the requests were read.
     pub(super) fn handle_payload(&mut self, local: &mut WorkerLocal, bytes: &mut [u8]) {
         self.session.handle_sign_of_life();
         for piece in bytes.split_inclusive_mut(|byte| *byte == SEPARATOR) {

@@ -1,4 +1,4 @@
-//! WebSocket frames: messages both ways, pings, and a goodbye that is answered (RFC 6455).
+//! WebSocket frames: messages in both directions, pings, and the closing handshake (RFC 6455).
 
 use bytes::{Bytes, BytesMut};
 use shared::framing::MessageKind;
@@ -10,10 +10,10 @@ use super::{CloseMessage, Framing};
 use crate::client::{Client, Incoming};
 use crate::worker::WorkerLocal;
 
-/// Of a server's frame, which has no mask (RFC 6455 §5.2).
+/// The longest header of a server's frame, which has no mask (RFC 6455 §5.2).
 const FRAME_HEADER_BYTES_MAX: usize = 10;
 
-/// What is left of a frame, and of a message in several.
+/// The incomplete frame, and the incomplete message of several frames.
 #[derive(Debug)]
 pub(crate) struct WebSocket(Assembler);
 
@@ -32,7 +32,7 @@ pub(super) fn ping(scratch: &mut BytesMut) -> Bytes {
     scratch.split().freeze()
 }
 
-/// A text as a frame.
+/// Frames a text message.
 pub(super) fn text(message: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(message.len() + FRAME_HEADER_BYTES_MAX);
     websocket::encode_message(MessageKind::Text, message, false, &mut frame);
@@ -42,19 +42,19 @@ pub(super) fn text(message: &[u8]) -> Bytes {
 pub(super) fn goodbye(goodbye: CloseMessage<'_>, scratch: &mut BytesMut) -> Bytes {
     match goodbye {
         CloseMessage::Closed(disconnect) => websocket::encode_disconnect(disconnect, scratch),
-        // The same code back (RFC 6455 §5.5.1).
+        // The same code is sent back (RFC 6455 §5.5.1).
         CloseMessage::Answered(code) => websocket::encode_close(code.map(|code| (code, "")), scratch),
     }
     scratch.split().freeze()
 }
 
 impl Client {
-    /// Handles bytes of the client's: frames, and what is left of one.
+    /// Handles bytes from the client, together with the rest of an incomplete frame.
     pub(super) fn handle_frames(&mut self, local: &mut WorkerLocal, bytes: &mut [u8]) {
         self.session.handle_sign_of_life();
         let mut unread = bytes;
         let mut closing = self.is_closing();
-        // After a close only the peer's own close frame matters; after an error not even the framing holds.
+        // After a close only the peer's own close frame matters; after an error the framing is lost.
         while self.incoming == Incoming::Open {
             let (assembler, limits, in_packets) = match &mut self.link.framing {
                 Framing::WebSocket(WebSocket(assembler)) => (assembler, &local.limits, false),

@@ -1,4 +1,4 @@
-//! Instruction counts of the hot paths, under callgrind. Each has a ceiling where it stands.
+//! Instruction counts of the hot paths, under callgrind. Each benchmark states its own ceiling.
 
 mod decode;
 mod deliver;

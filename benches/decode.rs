@@ -1,4 +1,4 @@
-//! A client's message to commands.
+//! Decoding a client's message into commands.
 
 use std::hint::black_box;
 

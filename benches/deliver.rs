@@ -1,4 +1,4 @@
-//! Publications through the hub to all subscribers of a channel, into a sink that only counts them.
+//! Delivering publications through the hub to all subscribers of a channel, into a sink that only counts them.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ fn one_variant(subscribers: u32, publications: u64) -> Sample {
     (hub, prepared(publications, &variants), Counter::default())
 }
 
-/// The channel's first publication: until it came, nobody on this worker knew where the stream was.
+/// The channel's first publication, before which the hub does not know the stream's position.
 fn the_first(subscribers: u32) -> Sample {
     let (variants, [centrifuge, _]) = variants();
     let hub = hub_before_its_first(subscribers, &[Variant::plain(centrifuge)]);
@@ -28,7 +28,7 @@ fn the_first(subscribers: u32) -> Sample {
     (hub, vec![first], Counter::default())
 }
 
-/// Everyone is in a second channel, to which one is published just before.
+/// Every subscriber is in a second channel too, which has just had a publication.
 fn two_channels(subscribers: u32) -> Sample {
     let (variants, [centrifuge, _]) = variants();
     let mut hub = hub(subscribers, &[Variant::plain(centrifuge)]);
@@ -48,7 +48,7 @@ fn two_channels(subscribers: u32) -> Sample {
     (hub, prepared(1, &variants), Counter::default())
 }
 
-/// Neighbours in the list differ: the worst order there is.
+/// Neighbours in the list have different variants, which is the worst order.
 fn four_variants(subscribers: u32, publications: u64) -> Sample {
     let (variants, [centrifuge, raw]) = variants();
     let each = [

@@ -1,4 +1,4 @@
-//! Replies and pushes to bytes.
+//! Encoding replies and pushes.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! WebSocket frames of a client to messages: header, limits, unmasking, UTF-8.
+//! Decoding a client's WebSocket frames into messages: header, limits, unmasking, UTF-8.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! Coming to a channel in the hub, and going from it.
+//! Joining and leaving a channel in the hub.
 
 use std::hint::black_box;
 
@@ -20,13 +20,13 @@ fn subscriber(key: u32) -> Subscriber {
     Subscriber::new(key, Variant::plain(centrifuge)).positioned(true)
 }
 
-/// A thousand others in one channel.
+/// One channel with a thousand other subscribers.
 fn one_channel() -> Sample {
     let someone = subscriber(1_000);
     (hub(1_000, &[someone.variant]), channel(CHANNEL), someone)
 }
 
-/// A hundred thousand channels with one subscriber each, and a new one to come.
+/// A hundred thousand channels with one subscriber each, before a subscriber joins a new one.
 fn many_channels() -> Sample {
     let someone = subscriber(100_000);
     let mut hub = Hub::default();

@@ -1,4 +1,4 @@
-//! A publication to the frame that all its subscribers get.
+//! Preparing the frame that all subscribers of a publication share.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ fn raw(bytes: usize) -> Sample {
     (channel(CHANNEL), publication(bytes, 1), variants, Variant::plain(raw))
 }
 
-/// With a deflater that has been used before, as nearly all have.
+/// The deflater has been used before, as in nearly all cases.
 fn deflated(bytes: usize) -> Sample {
     let (variants, [centrifuge, _]) = variants();
     let variant = Variant::deflated(centrifuge, 15);
@@ -54,7 +54,7 @@ fn made(bytes: usize) -> (Arc<Prepared>, Variant) {
     (prepared, variant)
 }
 
-// What everyone after the first subscriber of a variant pays.
+// The cost for each subscriber of a variant after the first.
 #[library_benchmark]
 #[bench::deflated(args = (1024), setup = made, config = counted(70))]
 fn frame_again((prepared, variant): (Arc<Prepared>, Variant)) -> (Arc<Prepared>, usize) {
@@ -80,7 +80,7 @@ fn deflated_backlog(count: u64) -> Backlog {
     (prepared(count, &variants), variant)
 }
 
-// Several waiting publications to one frame.
+// Bundles several waiting publications into one frame.
 #[library_benchmark]
 #[bench::plain_8(args = (8), setup = backlog, config = counted(15_259))]
 #[bench::deflated_8(args = (8), setup = deflated_backlog, config = counted(326_054))]

@@ -1,4 +1,4 @@
-//! A publication to what a broker carries, and back.
+//! Encoding and decoding the record in which a broker carries a publication.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! A session's share of a client's commands: decoded, decided, answered.
+//! A session's share of a client's commands: decoding, deciding, answering.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ fn context() -> Arc<Context> {
     })
 }
 
-/// Says this, and answers every effect as a shell would. Returns how many there were.
+/// Passes a message to the session, and answers every effect as a worker would. Returns the number of effects.
 fn hear(session: &mut Session, now: Moment, message: &str) -> u32 {
     session.handle_message(now, text(message));
     let mut effects = 0;
@@ -95,7 +95,7 @@ fn subscribed() -> (Session, String) {
     (an_open_one().0, r#"{"id":4,"unsubscribe":{"channel":"prices:AAPL"}}"#.to_owned())
 }
 
-/// It has been pinged and has to answer.
+/// A session that has pinged its client, and the client's pong.
 fn pinged() -> (Session, String) {
     let (mut session, _) = an_open_one();
     session.handle_timeout(Moment(26_000));

@@ -1,21 +1,21 @@
-//! How far a count may rise before it is a regression.
+//! Ceilings: how far a count may rise before it is a regression.
 
 use gungraun::{Callgrind, EventKind, LibraryBenchmarkConfig};
 
-/// The release of rustc with which all counts were taken.
+/// The release of rustc that all counts were taken with.
 const COUNTED_WITH: &str = "1.95";
-/// What is allowed above a count, in percent, with that compiler. The same program takes the same instructions each
-/// time; this is room for what a change next door does to inlining.
+/// Margin above a count, in percent, with that compiler. The same program always takes the same number of instructions:
+/// the margin allows for changes elsewhere that affect inlining.
 const MARGIN_PERCENT: u64 = 5;
-/// The same with any other compiler, which decides anew what to inline and what to vectorize.
+/// Margin with any other compiler, which makes its own choices of inlining and vectorization.
 const OTHER_COMPILER_MARGIN_PERCENT: u64 = 20;
-/// Too few instructions for percents of them to mean anything.
+/// Smallest margin, for counts that are so low that a percentage is meaningless.
 const MARGIN_INSTRUCTIONS_MIN: u64 = 20;
 
-/// This many instructions were counted. A few percent more fail the run.
+/// Returns a configuration that fails the run if the benchmark exceeds this count by more than the margin.
 pub fn counted(instructions: u64) -> LibraryBenchmarkConfig {
     let mut config = LibraryBenchmarkConfig::default();
-    // Other processors have other instructions: there the counts are shown, and mean nothing to these ceilings.
+    // Other architectures have other instructions, so their counts are shown but not compared.
     if cfg!(target_arch = "x86_64") {
         config.tool(Callgrind::default().hard_limits([(EventKind::Ir, ceiling(instructions))]));
     }

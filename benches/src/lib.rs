@@ -1,4 +1,4 @@
-//! What the counts in this folder share: their ceilings, and what they are counted on.
+//! Shared parts of the benchmarks: ceilings and samples.
 
 mod ceiling;
 pub mod samples;

@@ -1,4 +1,4 @@
-//! The messages, channels and subscribers that are counted with.
+//! Sample messages, channels and subscribers of the benchmarks.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use shared::protocol::centrifuge::json::CentrifugeJson;
 use shared::protocol::raw::Raw;
 use shared::publication::{ClientInfo, Payload, Publication};
 
-/// The channel that most counts are about.
+/// The channel of most benchmarks.
 pub const CHANNEL: &str = "prices:AAPL";
 
-/// Panics where a sample is none, which only a mistake in this folder can cause.
+/// Makes a channel. Panics if the name is invalid, which only an error in this folder can cause.
 pub fn channel(name: &str) -> Channel {
     match Channel::parse(name, 255) {
         Ok(channel) => channel,
@@ -31,13 +31,14 @@ pub fn position(offset: u64) -> StreamPosition {
     StreamPosition { offset, epoch: Epoch::from_random(7_777_777_777) }
 }
 
-/// A JSON object of exactly this many bytes, at least 64: quotes in front and few repetitions, as a tick has.
+/// Returns a JSON object of exactly this many bytes, at least 64, that resembles a market tick: quotes at the front and
+/// few repetitions.
 pub fn json(bytes: usize) -> String {
     let mut text = String::from(r#"{"symbol":"AAPL","bid":191.05,"ask":191.07,"note":""#);
     let mut state = 1_u32;
     while text.len() < bytes - 2 {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        // Digits and words, so that deflating has something to find but not everything.
+        // Digits and words, so that deflating finds some repetitions, but not everywhere.
         match state >> 29 {
             0 => text.push_str(" price"),
             1 => text.push_str(" of "),
@@ -65,7 +66,7 @@ pub fn text(data: &str) -> Message<'_> {
     Message { kind: MessageKind::Text, data: data.as_bytes() }
 }
 
-/// The gateway's own table: Centrifuge JSON and bare text, each in WebSocket frames.
+/// Returns the gateway's own table of encodings: Centrifuge JSON and raw, each in WebSocket frames.
 pub fn variants() -> (Arc<Variants>, [EncodingId; 2]) {
     let mut variants = Variants::default();
     let framing = Arc::new(WebSocketFrames::default());
@@ -76,14 +77,14 @@ pub fn variants() -> (Arc<Variants>, [EncodingId; 2]) {
     (Arc::new(variants), ids)
 }
 
-/// This many publications of a channel, each of 128 bytes, the first at offset 2: see [`hub`].
+/// Returns this many publications of 128 bytes in the channel, the first at offset 2: see [`hub`].
 pub fn prepared(count: u64, variants: &Arc<Variants>) -> Vec<Arc<Prepared>> {
     let prepare =
         |offset| Prepared::new(channel(CHANNEL), NamespaceId::DEFAULT, publication(128, offset), 0, variants);
     (2..2 + count).map(prepare).collect()
 }
 
-/// Counts what it is given, as cheaply as that can be done: what is left is the hub's.
+/// Counts the deliveries as cheaply as possible, so that nearly all of the cost is the hub's.
 #[derive(Debug, Default)]
 pub struct Counter {
     pub writes: u64,
@@ -103,8 +104,8 @@ impl Sink for Counter {
     fn insufficient(&mut self, _key: u32, _channel: &Channel) {}
 }
 
-/// A hub in which this many connections listen to [`CHANNEL`], their variants one after another. It has seen the
-/// channel's first publication, so that everyone is where nearly all subscribers are nearly always.
+/// Returns a hub with this many subscribers of [`CHANNEL`], whose variants alternate. It has delivered the channel's
+/// first publication, so that the subscribers are in the state in which nearly all subscribers nearly always are.
 pub fn hub(subscribers: u32, variants: &[Variant]) -> Hub {
     let mut hub = hub_before_its_first(subscribers, variants);
     let first =
@@ -114,7 +115,7 @@ pub fn hub(subscribers: u32, variants: &[Variant]) -> Hub {
     hub
 }
 
-/// The same before the first publication, when all subscribers still wait for the channel's stream to reach them.
+/// The same before the first publication, when no subscriber has received anything from the channel's stream yet.
 pub fn hub_before_its_first(subscribers: u32, variants: &[Variant]) -> Hub {
     let mut hub = Hub::new(HoldLimits::default());
     for (key, variant) in (0..subscribers).zip(variants.iter().cycle()) {
@@ -123,7 +124,7 @@ pub fn hub_before_its_first(subscribers: u32, variants: &[Variant]) -> Hub {
     hub
 }
 
-/// Subscribes to the end: joined, and live.
+/// Subscribes completely: joins the channel and goes live.
 pub fn listen(hub: &mut Hub, channel: &Channel, key: u32, variant: Variant) {
     hub.join(channel, Subscriber::new(key, variant).positioned(true), None);
     hub.go_live(channel.as_str(), key, Some(position(0)), &mut Counter::default());

@@ -1,4 +1,5 @@
-//! What must hold for any bytes whatsoever. Each function takes what a peer may send and panics if it does not hold.
+//! Properties that must hold for any input. Each function takes bytes that a peer may send, and panics if its property
+//! fails.
 
 use std::sync::Arc;
 
@@ -35,8 +36,8 @@ use shared::record::{decode_message, decode_record, encode_record, split_positio
 use shared::reply::{Answer, Connected, Reply, Subscribed};
 use shared::topic_selector::Selector;
 
-/// The framing hears the same however bytes are chopped, holds no more than its limits, and hands out text only if it
-/// is UTF-8. The first byte chooses the role, compression, and the size of the pieces.
+/// The framing reads the same events however the bytes are split, holds no more than its limits, and only returns text
+/// that is UTF-8. The first byte chooses the role, compression and the size of the pieces.
 pub fn websocket_frames(data: &[u8]) {
     let Some((&choice, stream)) = data.split_first() else { return };
     let role = if choice & 1 == 0 { Role::Server } else { Role::Client };
@@ -45,7 +46,8 @@ pub fn websocket_frames(data: &[u8]) {
     assert_eq!(whole, heard(role, choice & 2 != 0, stream, piece_bytes));
 }
 
-/// Inflating any bytes ends within the limit, with the same result again, and what is deflated comes back.
+/// Inflating any bytes ends within the limit and gives the same result twice, and deflated bytes inflate to the
+/// original.
 pub fn websocket_inflate(data: &[u8]) {
     let mut inflater = Inflater::new();
     let first = inflater.inflate(data, LIMITS.message_bytes_max).map(<[u8]>::to_vec);
@@ -58,8 +60,8 @@ pub fn websocket_inflate(data: &[u8]) {
     assert_eq!(inflater.inflate(&compressed, data.len()), Ok(data));
 }
 
-/// Any headers are accepted or refused, and an answer to an offer is one that could itself be offered. Each line is
-/// a header, and the whole is also tried as an offer.
+/// Any headers are accepted or refused, and the answer to an offer is itself a valid offer. Each line is a header, and
+/// the whole input is also tried as an offer.
 pub fn websocket_handshake(data: &[u8]) {
     let headers = data.split(|byte| *byte == b'\n').filter_map(|line| {
         let colon = line.iter().position(|byte| *byte == b':')?;
@@ -75,7 +77,7 @@ pub fn websocket_handshake(data: &[u8]) {
     }
 }
 
-/// A command that is understood is understood the same when it is written again.
+/// A command that decodes is the same after it is encoded and decoded again.
 pub fn centrifuge_json(data: &[u8]) {
     for kind in [MessageKind::Text, MessageKind::Binary] {
         let mut commands = Vec::new();
@@ -84,7 +86,7 @@ pub fn centrifuge_json(data: &[u8]) {
             if let Request::Subscribe(subscribe) = &command.request {
                 let _ = subscribe.delivery();
             }
-            // These name what cannot be served, and have no bytes of their own.
+            // These stand for input that is not served, and have no encoding.
             if !matches!(command.request, Request::Refused(_) | Request::Unknown) {
                 assert_eq!(rewritten(&command), [command]);
             }
@@ -92,8 +94,7 @@ pub fn centrifuge_json(data: &[u8]) {
     }
 }
 
-/// The body of a request holds packets or it does not, however it is looked at; and a message that was read from it is read
-/// again from a body that it is put into.
+/// Reading and checking a request's body agree, and a message that was read from one body reads back from another one.
 pub fn engine_io(data: &[u8]) {
     let mut body = data.to_vec();
     let read: Result<Vec<_>, _> = engine_io::PollingPayload::read(&mut body).collect();
@@ -112,8 +113,8 @@ pub fn engine_io(data: &[u8]) {
     }
 }
 
-/// Any bytes of a Pusher client are at most one command, of a channel of its app if of any; an event is no longer than
-/// allowed, and for a channel that takes such.
+/// Any message of a Pusher client is at most one command, whose channel, if it has one, belongs to the client's app. An
+/// event is within the size limit, and its channel accepts client events.
 pub fn pusher(data: &[u8]) {
     let names = PusherNames::new("app", ":", "#");
     let pusher = Pusher { names: names.clone(), activity_timeout_s: 120, event_data_bytes_max: 100 };
@@ -141,7 +142,7 @@ pub fn pusher(data: &[u8]) {
     }
 }
 
-/// Documents are channels; one that begins with `?` is a question, one with `@` is for the application, one with `!` a mistake.
+/// A document is a channel's name. A leading `?` is a query, `@` a question for the application, and `!` an error.
 #[derive(Debug)]
 struct ByFirstLetter;
 
@@ -163,8 +164,8 @@ impl Planner for ByFirstLetter {
     }
 }
 
-/// A client of GraphQL is told only of operations that it has under way, in messages that can be read. The first byte chooses
-/// the dialect and what the session answers; each line is a message.
+/// A GraphQL client receives valid messages, at most one for each operation in flight. The first byte chooses the
+/// dialect and the session's answers; each line is a message.
 pub fn graphql(data: &[u8]) {
     let Some((&choice, messages)) = data.split_first() else { return };
     let dialects =
@@ -222,8 +223,8 @@ pub fn graphql(data: &[u8]) {
     }
 }
 
-/// Any messages of a client of Socket.IO ask for nothing outside of its namespaces, and an event that goes to others is the
-/// same event for them. Messages end at 0x1e; those that are no text are attachments.
+/// Messages of a Socket.IO client only reach its own namespaces, and an event that is forwarded decodes to the same
+/// event. 0x1e separates messages; those that are not UTF-8 are attachments.
 pub fn socketio(data: &[u8]) {
     let (one, other) = (socketio_connection(4), socketio_connection(1_000));
     let enter = Message { kind: MessageKind::Text, data: b"0" };
@@ -250,7 +251,7 @@ pub fn socketio(data: &[u8]) {
                 other => panic!("{other:?}"),
             };
             if forward.arguments.tags.contains_key(BINARY_TAG) {
-                // A key that comes twice has one pointer.
+                // A duplicate key has only one pointer.
                 continue;
             }
             let mut publication = Publication::new(forward.arguments.data.clone());
@@ -289,7 +290,7 @@ fn socketio_connection(attachments_max: u32) -> SocketIo {
     }))
 }
 
-/// A publication as the messages that it is told in.
+/// Returns the messages in which a publication is sent.
 fn encoded_events(protocol: &SocketIo, publication: &Publication) -> Vec<(MessageKind, BytesMut)> {
     let (channel, mut out) = (Channel::parse("io:*", 255).expect("a name"), BytesMut::new());
     let push = Push::to(&channel, PushEvent::plain(publication));
@@ -302,7 +303,7 @@ fn encoded_events(protocol: &SocketIo, publication: &Publication) -> Vec<(Messag
     }
 }
 
-/// The same, in Protobuf: there, a payload is what its bytes are.
+/// The property of [`centrifuge_json`] in Protobuf, where a payload is any bytes.
 pub fn centrifuge_protobuf(data: &[u8]) {
     let mut commands = Vec::new();
     let message = Message { kind: MessageKind::Binary, data };
@@ -319,7 +320,7 @@ pub fn centrifuge_protobuf(data: &[u8]) {
     let _ = protobuf::client::decode_frame(data);
 }
 
-/// A client that speaks once has connected or has said nothing that is understood.
+/// Any first message of a unidirectional client is a connect request or an error.
 pub fn centrifuge_uni(data: &[u8]) {
     let message = Message { kind: MessageKind::Binary, data };
     for protocol in [&CentrifugeUniJson::default() as &dyn Protocol, &CentrifugeUniProtobuf::default()] {
@@ -330,14 +331,14 @@ pub fn centrifuge_uni(data: &[u8]) {
     }
 }
 
-/// The client's end reads any frame.
+/// The client side reads any frame without panicking.
 pub fn centrifuge_json_client(data: &[u8]) {
     if let Ok(frame) = std::str::from_utf8(data) {
         decode_frame(frame).for_each(drop);
     }
 }
 
-/// Every message of the bare protocol is one publication.
+/// Every message of the raw protocol is one publication.
 pub fn raw(data: &[u8]) {
     for kind in [MessageKind::Text, MessageKind::Binary] {
         if kind == MessageKind::Text && std::str::from_utf8(data).is_err() {
@@ -352,8 +353,8 @@ pub fn raw(data: &[u8]) {
     }
 }
 
-/// Any address is refused or asks for channels that can be asked for again, and whatever goes out keeps all but its ids. The
-/// first line is the query, the second the last id, the rest what goes out.
+/// Any address is refused or asks for valid channels, and amending a stream changes nothing but its ids. The first line
+/// is the query, the second the last id, the rest the stream.
 pub fn event_source(data: &[u8]) {
     let mut parts = data.splitn(3, |byte| *byte == b'\n');
     let (query, last_id) = (parts.next().unwrap_or_default(), parts.next());
@@ -378,8 +379,8 @@ pub fn event_source(data: &[u8]) {
     assert_eq!(without_ids(&amended), without_ids(events));
 }
 
-/// Any address and any form are refused or make sense, and no update can be more than one event. The first line is the address,
-/// the rest the form; what remains is also tried as a template and a topic.
+/// Any address and any form are refused or valid, and an update is always exactly one event. The first line is the
+/// address, the rest the form. The two are also tried as a template and a topic.
 pub fn mercure(data: &[u8]) {
     let split = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (query, form) = (&data[..split], data.get(split + 1..).unwrap_or_default());
@@ -402,12 +403,12 @@ pub fn mercure(data: &[u8]) {
     let _ = selector.matches(topic);
 }
 
-/// Where a line is empty for the first time.
+/// Returns the position of the first empty line.
 fn memchr_of(events: &[u8]) -> Option<usize> {
     events.windows(2).position(|pair| pair == b"\n\n")
 }
 
-/// What a broker carries is refused, or reads back when it is written again.
+/// A record is refused, or reads back after it is encoded again.
 pub fn record(data: &[u8]) {
     let bytes = Bytes::copy_from_slice(data);
     let _ = (decode_message(bytes.clone()), split_position(bytes.clone()));
@@ -419,7 +420,7 @@ pub fn record(data: &[u8]) {
 }
 
 const LIMITS: Limits = Limits { message_bytes_max: 4096, frame_bytes_max: 2048, fragments_max: 20 };
-/// What one connection may hold: a message, with room for it to grow, and the frame in progress.
+/// The most that one connection may hold: a message, with capacity to grow, and the current frame.
 const HELD_BYTES_MAX: usize = 3 * LIMITS.message_bytes_max;
 
 #[derive(PartialEq, Debug)]

@@ -1,5 +1,5 @@
-//! What must hold for any bytes that the gateway's own readers are given. Like [`checks`](crate::checks), which has those
-//! of the words that both ends share.
+//! Properties that must hold for any input of the gateway's own readers. The readers of `shared` are checked in
+//! [`checks`](crate::checks).
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Uri};
@@ -16,8 +16,8 @@ use tidegate::node::node_message::{NODE_MESSAGE_BYTES_MAX, NodeMessage};
 use tidegate::readers;
 use tidegate::secret::Secret;
 
-/// Redis is understood the same however its bytes are chopped, and a message is what was published, whatever it holds.
-/// The first byte chooses the size of the pieces and where a name ends.
+/// Redis replies are read alike however the bytes are split, and a pushed message has the content that was published,
+/// whatever it is. The first byte chooses the size of the pieces and where a name ends.
 pub fn redis(data: &[u8]) {
     let Some((&choice, stream)) = data.split_first() else { return };
     let whole = replies(stream, stream.len().max(1));
@@ -35,22 +35,22 @@ pub fn redis(data: &[u8]) {
     assert_eq!((readers::redis(&mut pushed), pushed.len()), (Ok(Some(expected)), 0));
 }
 
-/// What is read of a block is what it says when it is written anew.
+/// A block that is read says the same after it is written and read again.
 pub fn nats_block(data: &[u8]) {
     let Ok((block, written, can_be_read)) = readers::nats_block(Bytes::copy_from_slice(data)) else { return };
     let (again, rewritten, can_be_read_again) = readers::nats_block(written.clone()).expect("it was read");
     assert_eq!((block, written, can_be_read), (again, rewritten, can_be_read_again));
 }
 
-/// What is read of a ledger's log is what it says when it is written anew, and stands for the same table.
+/// A ledger's log that is read says the same after it is written and read again, and gives the same table.
 pub fn nats_ledger(data: &[u8]) {
     let Some((said, written, table)) = readers::nats_ledger(Bytes::copy_from_slice(data)) else { return };
     let (again, rewritten, table_again) = readers::nats_ledger(written.clone()).expect("it was read");
     assert_eq!((said, written, table), (again, rewritten, table_again));
 }
 
-/// A connection is understood the same however its bytes arrive, and of what follows the header nothing is taken. The
-/// first byte chooses the size of the pieces.
+/// A header is read alike however the bytes are split, and no bytes after the header are consumed. The first byte
+/// chooses the size of the pieces.
 pub fn proxy_header(data: &[u8]) {
     let Some((&choice, stream)) = data.split_first() else { return };
     let pieces: Vec<&[u8]> = stream.chunks(usize::from(choice) % 32 + 1).collect();
@@ -71,7 +71,8 @@ pub fn proxy_header(data: &[u8]) {
     assert_eq!(readers::proxy_header(&[header]), (read, taken));
 }
 
-/// What is planned of a document can be applied to any payload, and gives JSON. Whatever is no document is told why.
+/// A document that is planned can be applied to any payload, with JSON as the result. Any other document has an error
+/// message.
 pub fn graphql_document(data: &[u8]) {
     const SDL: &str = "type Subscription { order(shop: ID! = 1, filter: Filter, kind: Kind): Order pet: Pet! any: Any } \
         type Order { id: ID! lines: [Line!] by: Order } type Line { name: String! price: Float } scalar Any \
@@ -108,7 +109,7 @@ fn is_members(result: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(&whole).is_ok_and(|value| value.is_object())
 }
 
-/// What is read of a body is what it says when it is written anew. The first byte chooses the format.
+/// A body that is read says the same after it is written and read again. The first byte chooses the format.
 pub fn emulation(data: &[u8]) {
     let Some((&choice, body)) = data.split_first() else { return };
     let Ok(read) = readers::emulation(body, choice % 2 == 1) else { return };
@@ -127,8 +128,8 @@ pub fn emulation(data: &[u8]) {
     assert_eq!(readers::emulation(&written, true).as_ref(), Ok(&read));
 }
 
-/// A head is read when it is whole, whatever follows it, and only if hyper would read the same. What decides about its
-/// client takes any header. The first byte chooses where it is cut.
+/// A head is read once it is complete, whatever follows it, and as hyper would read it. The checks of the client's
+/// origin and address accept any headers. The first byte chooses where the head is cut.
 pub fn http_head(data: &[u8]) {
     let Some((&choice, bytes)) = data.split_first() else { return };
     let Some(head) = readers::http_head(bytes) else { return };
@@ -145,9 +146,9 @@ pub fn http_head(data: &[u8]) {
     judge(&head);
 }
 
-/// A command is understood the same alone and in a batch.
+/// A command is read alike by itself and in a batch.
 pub fn api_body(data: &[u8]) {
-    // Of the rest, the server API says that it is no JSON object.
+    // The server API refuses any other body, as it is not a JSON object.
     let is_object = data.trim_ascii_start().starts_with(b"{");
     let _ = readers::api_batch(data);
     for method in METHODS {
@@ -158,10 +159,10 @@ pub fn api_body(data: &[u8]) {
     assert!(readers::api_command("batch", data).is_none());
 }
 
-/// What other nodes send is refused, or reads back when it is written again.
+/// A message of another node is refused, or reads back after it is encoded again.
 pub fn control(data: &[u8]) {
     if let Ok(command) = ControlCommand::decode(data) {
-        // A list of fields is shorter than the fields with their names.
+        // A list of fields is shorter than the fields with their names, so that the encoding may exceed the limit.
         match command.encode() {
             Ok(again) => assert_eq!(ControlCommand::decode(&again).ok(), Some(command)),
             Err(error) => assert!(data.len() > CONTROL_BYTES_MAX - 1_000, "{error}"),
@@ -173,8 +174,8 @@ pub fn control(data: &[u8]) {
     }
 }
 
-/// What one node says to another is refused, or reads back when it is written again. A question that is not understood is
-/// answered, and never asked again.
+/// A message between nodes is refused, or reads back after it is encoded again. A question of an unknown kind is
+/// answered and never encoded, so it is exempt.
 pub fn node_message(data: &[u8]) {
     let Ok(message) = NodeMessage::decode(&Bytes::copy_from_slice(data)) else { return };
     if let NodeMessage::Question { question: None, .. } = message {
@@ -186,7 +187,7 @@ pub fn node_message(data: &[u8]) {
     }
 }
 
-/// Whoever connects as a node says for whom in one line, and nothing behind it is taken.
+/// The opening line of a connection between nodes names the session, and no bytes after the line are consumed.
 pub fn opening(data: &[u8]) {
     let Ok((session, is_stream, deflate, rest)) = readers::opening(data) else { return };
     let line = data.len() - rest;
@@ -199,8 +200,8 @@ pub fn opening(data: &[u8]) {
     }
 }
 
-/// No text is taken for a token that was signed, and claims mean the same again. What is granted has not ended, and what
-/// is shown is JSON. The first byte chooses the time.
+/// No text passes as a signed token, and claims are read alike twice. Claims that are granted have not expired, and
+/// their info is JSON. The first byte chooses the time.
 pub fn token(data: &[u8]) {
     let Some((&choice, bytes)) = data.split_first() else { return };
     let config = AuthConfig {
@@ -219,7 +220,8 @@ pub fn token(data: &[u8]) {
     assert!(claims.info.as_ref().is_none_or(is_json), "{claims:?}");
 }
 
-/// Of what an issuer publishes so many keys are taken at most, each with a name. It is read the same again, and as PEM too.
+/// At most 128 keys of an issuer's key set are used, each with a name, or 16 of a PEM file. A key set is read alike
+/// twice.
 pub fn key_set(data: &[u8]) {
     if let Ok(names) = readers::key_set(data) {
         assert!(names.len() <= 128 && names.is_sorted());
@@ -234,14 +236,14 @@ pub fn key_set(data: &[u8]) {
     }
 }
 
-/// What an emitter of Socket.IO says is an event, a command or a message of Python, whatever it is taken for; and a pickle is
+/// A message of a Socket.IO emitter that reads as an event reads as neither a command nor a message from Python. A pickle is
 /// never read.
 pub fn emitted(data: &[u8]) {
     let [packet, request, python] = readers::emitted(data);
     assert!(packet.is_err() || request.is_err() && python.is_err(), "{packet:?} {request:?} {python:?}");
     assert!(data.first() != Some(&0x80) || python.is_err(), "{python:?}");
     assert_eq!(readers::emitted(data)[0], packet, "it is read alike each time");
-    // Nothing is said behind what was said in JSON but white space.
+    // Only white space may follow the JSON of a message.
     for (words, read) in [(&request, 1), (&python, 2)] {
         if words.is_ok() {
             assert_eq!(&readers::emitted(&[data, b" \n"].concat())[read], words);
@@ -250,15 +252,15 @@ pub fn emitted(data: &[u8]) {
     }
 }
 
-/// An answer of an application's server means the same with white space around it, and means nothing unless it is text
-/// that may be JSON.
+/// A backend's answer means the same with white space around it, and is not understood unless it is text that may be
+/// JSON.
 pub fn backend_answer(data: &[u8]) {
     let words = readers::backend_answer(data);
-    // When something ends is told from now.
+    // Expiries are relative to the current time.
     if !words.iter().any(|words| words.contains("expires: Some")) {
         let padded = readers::backend_answer(&[b" ", data, b"\r\n"].concat());
         let denied = |words: &String| words.contains("cannot be understood");
-        // What is wrong is told with its place.
+        // Errors in JSON are reported with their position, which white space shifts.
         assert!(
             padded.iter().zip(&words).all(|(padded, words)| padded == words || denied(words)),
             "{padded:?}"
@@ -281,7 +283,7 @@ const METHODS: [&str; 9] = [
     "unsubscribe",
 ];
 
-/// Everything that was said, and what is left: bytes, or why no more is read.
+/// Returns the replies that were read, and the rest of the stream or the error that ended it.
 fn replies(stream: &[u8], piece_bytes: usize) -> (Vec<String>, Result<Bytes, String>) {
     let (mut buffer, mut all) = (BytesMut::new(), Vec::new());
     for piece in stream.chunks(piece_bytes) {

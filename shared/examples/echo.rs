@@ -1,4 +1,4 @@
-//! A WebSocket server that sends back what it gets: the framing alone, on blocking sockets.
+//! A WebSocket server that echoes messages: the framing alone, on blocking sockets.
 //!
 //! `cargo run --release -p shared --example echo -- 127.0.0.1:9001`, then `tests/autobahn/run ws://127.0.0.1:9001`.
 
@@ -26,7 +26,7 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// The largest messages of the Autobahn cases have 16 MiB, and come in up to 65,536 frames.
+/// The largest messages of the Autobahn cases have 16 MiB, in up to 65,536 frames.
 const LIMITS: Limits =
     Limits { message_bytes_max: 16 << 20, frame_bytes_max: 16 << 20, fragments_max: 1 << 20 };
 const HEAD_BYTES_MAX: usize = 8192;
@@ -53,7 +53,8 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
                 Ok(None) => break true,
                 Ok(Some(FrameEvent::Message(message))) => {
                     compressed.clear();
-                    // Everything is compressed, even where it gains nothing: the cases of groups 12 and 13 want it.
+                    // Every message is compressed, even if that gains nothing, because the cases of groups 12 and 13
+                    // expect it.
                     let deflated = params.is_some_and(|params| {
                         deflater.deflate_for_window(
                             message.data,
@@ -88,7 +89,7 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Reads up to the end of the request's head. Returns how long it is, and how much was read in all.
+/// Reads up to the end of the request's head. Returns the length of the head and the number of bytes read in all.
 fn read_head(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<(usize, usize)> {
     let mut filled = 0;
     while filled < HEAD_BYTES_MAX {
@@ -104,7 +105,7 @@ fn read_head(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<(usize, us
     Err(io::Error::new(io::ErrorKind::InvalidData, "not an HTTP request"))
 }
 
-/// The response to a request, and what was agreed on about compression.
+/// Returns the response to a request, and the negotiated compression.
 fn answer(head: &[u8]) -> Option<(String, Option<DeflateParams>)> {
     let mut lines = std::str::from_utf8(head).ok()?.split("\r\n");
     let method = lines.next()?.split(' ').next()?;
@@ -122,7 +123,7 @@ fn answer(head: &[u8]) -> Option<(String, Option<DeflateParams>)> {
     Some((response, params))
 }
 
-/// Ends what is sent and reads out what still comes, so that the close frame is not lost to a reset.
+/// Shuts down the sending side and discards further input, so that a reset does not destroy the close frame.
 fn close(mut stream: TcpStream) -> io::Result<()> {
     stream.shutdown(std::net::Shutdown::Write)?;
     stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;

@@ -1,5 +1,5 @@
-//! The Centrifuge protocol in JSON, held to vectors: frames of the official libraries, frames of strangers, and what
-//! clients are sent.
+//! The Centrifuge protocol in JSON, checked against vectors: frames of the official libraries, malformed frames, and
+//! the server's messages.
 
 use bytes::BytesMut;
 use shared::command::{Command, Request};
@@ -25,7 +25,7 @@ fn decode(frame: &str) -> (Vec<Command>, Result<(), DecodeError>) {
     (commands, outcome)
 }
 
-/// As the vector files show a command.
+/// Formats a command as the vector files do.
 fn shown(command: &Command) -> String {
     match &command.request {
         Request::Refused(_) | Request::Unknown => format!("{} {:?}", command.id, command.request),

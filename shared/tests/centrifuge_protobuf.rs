@@ -1,5 +1,5 @@
-//! The Centrifuge protocol in Protobuf, held to vectors: frames of the official libraries, frames of strangers, and what
-//! clients are sent.
+//! The Centrifuge protocol in Protobuf, checked against vectors: frames of the official libraries, malformed frames,
+//! and the server's messages.
 
 use bytes::{Bytes, BytesMut};
 use shared::command::{Command, Connect, Request, Subscribe};
@@ -28,7 +28,7 @@ fn decode(frame: &[u8]) -> (Vec<Command>, Result<(), DecodeError>) {
     (commands, outcome)
 }
 
-/// The bytes of hexadecimal digits, among which there may be white space.
+/// Decodes hexadecimal digits, ignoring white space.
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex.chars().filter_map(|char| char.to_digit(16)).map(|digit| digit as u8).collect();
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
@@ -38,7 +38,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// As the vector files show a command: in JSON, or with its payload beside if that is none.
+/// Formats a command as the vector files do, in the protocol's JSON encoding.
 fn shown(command: &Command) -> String {
     match &command.request {
         Request::Refused(_) | Request::Unknown => format!("{} {:?}", command.id, command.request),
@@ -165,7 +165,7 @@ fn commands_of_a_frame_are_bounded() {
 
 #[test]
 fn a_filter_that_is_nested_too_deep_ends_the_reading_and_not_the_program() {
-    // A filter of one node, of one node, …: each level is a tag, and the length of what is in it.
+    // Filters of one node each, nested in one another: each level is a tag and the length of its content.
     let mut filter = Vec::new();
     for _ in 0..10_000 {
         filter = field(6, &filter);

@@ -1,4 +1,4 @@
-//! The Centrifuge protocol in one direction: what a client says once, and what it is told from then on.
+//! The unidirectional Centrifuge protocol: the client's one message, and the server's messages after it.
 
 use bytes::BytesMut;
 use shared::command::{Command, Connect, Request};

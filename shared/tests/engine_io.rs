@@ -1,4 +1,4 @@
-//! Engine.IO's payloads held to vectors: bodies of requests that libraries sent.
+//! Engine.IO's payloads, checked against vectors: bodies of requests that libraries sent.
 
 use shared::framing::engine_io::{EnginePacket, PacketError, PollingPayload};
 use shared::framing::{Message, MessageKind};
@@ -6,7 +6,7 @@ use shared::framing::{Message, MessageKind};
 #[path = "support/vectors.rs"]
 mod vectors;
 
-/// As the vectors show it.
+/// Formats a packet as the vectors do.
 fn shown(packet: Result<EnginePacket<'_>, PacketError>) -> String {
     let text = |data: &[u8]| String::from_utf8(data.to_vec()).expect("text");
     let line = match packet {

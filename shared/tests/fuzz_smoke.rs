@@ -1,4 +1,4 @@
-//! The checks of the fuzz targets, for a moment: on bytes of chance, and on good ones with something broken.
+//! A short run of the fuzz targets' checks, on random bytes and on corrupted valid input.
 
 use bytes::BytesMut;
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ mod spoil;
 
 use spoil::{config, spoiled};
 
-/// Bytes that something reads without complaint.
+/// Generates bytes that some reader accepts.
 fn good() -> impl Strategy<Value = Vec<u8>> {
     let frame = (any::<(bool, bool)>(), 0usize..6, prop::collection::vec(any::<u8>(), 0..300)).prop_map(
         |((fin, rsv1), opcode, payload)| {

@@ -1,4 +1,4 @@
-//! The subprotocols of GraphQL held to vectors: messages that libraries sent.
+//! The subprotocols of GraphQL, checked against vectors: messages that libraries sent.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +13,7 @@ use shared::reply::{Answer, Connected, Reply};
 #[path = "support/vectors.rs"]
 mod vectors;
 
-/// Notes what is asked for, and carries nothing out.
+/// Records the requested operations, and carries none out.
 #[derive(Debug, Default)]
 struct Noting(Mutex<Vec<String>>);
 
@@ -45,7 +45,7 @@ impl Client {
         Ok(commands)
     }
 
-    /// As the session answers a client that it lets in.
+    /// Connects the client as the session would.
     fn is_let_in(&self) {
         let id = self.sent(r#"{"type":"connection_init"}"#).expect("it can be read")[0].id;
         let connected = Connected::new(ClientId::from_random(7), "0", "node".into());
@@ -53,7 +53,7 @@ impl Client {
         self.graphql.encode_reply(&Reply::new(id, Ok(answer)), &mut BytesMut::new());
     }
 
-    /// What was read, as the vectors show it.
+    /// Formats the decoded commands as the vectors do.
     fn shown(&self, commands: Result<Vec<Command>, DecodeError>) -> Vec<String> {
         let commands = match commands {
             Ok(commands) => commands,
@@ -69,7 +69,7 @@ impl Client {
                     shown.push(line.trim_end().to_owned());
                 }
                 Request::Ping => shown.push("ping".to_owned()),
-                // An operation, which is noted.
+                // An operation, which the planner has recorded.
                 Request::Refused(_) => {}
                 other => panic!("{other:?}"),
             }

@@ -1,4 +1,4 @@
-//! Pusher's protocol held to vectors: messages that libraries sent, and what clients are sent.
+//! Pusher's protocol, checked against vectors: messages that libraries sent, and the server's messages.
 
 use bytes::BytesMut;
 use shared::channel::Channel;
@@ -18,7 +18,7 @@ mod vectors;
 
 use vectors::cases;
 
-/// As the protocol numbers what clients ask for.
+/// The protocol's ids for commands.
 const CONNECT: u32 = 1;
 const SUBSCRIBE: u32 = 2;
 const EMIT: u32 = 4;
@@ -32,7 +32,7 @@ fn text(payload: &Payload) -> String {
     String::from_utf8(payload.bytes.to_vec()).expect("text")
 }
 
-/// As the vector file shows what was asked for.
+/// Formats a request as the vector files do.
 fn shown(request: &Request) -> String {
     let line = match request {
         Request::Subscribe(subscribe) => {
@@ -82,7 +82,7 @@ fn price(data: Payload) -> Publication {
     Publication { tags, ..Publication::new(data) }
 }
 
-/// Every message that encoding made.
+/// Returns all messages of an encoding.
 fn messages(encode: impl FnOnce(&Pusher, &mut BytesMut) -> Encoded) -> Vec<String> {
     let mut out = BytesMut::new();
     let lengths = match encode(&pusher(), &mut out) {

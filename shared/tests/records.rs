@@ -1,4 +1,4 @@
-//! Records as brokers carry them, read from outside.
+//! Records as brokers carry them, through the public API.
 
 use bytes::{BufMut, BytesMut};
 use shared::publication::{Keyed, Payload, Publication};

@@ -1,4 +1,4 @@
-//! What is written reads back, and what is read never panics, for many values of each kind.
+//! Encoding and decoding are inverse, and decoding never panics, for generated values of every kind.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ use shared::record::{
     encode_record, split_position,
 };
 
-/// The same values in every run.
+/// Uses the same generated values in every run.
 fn config() -> Config {
     Config { cases: 500, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Config::default() }
 }
@@ -62,7 +62,7 @@ fn json_payload() -> impl Strategy<Value = Payload> {
     json_line().prop_map(Payload::json)
 }
 
-/// JSON as it is after a way through a line.
+/// Generates JSON without line breaks, as it is after transport in one line.
 fn json_line() -> impl Strategy<Value = Bytes> {
     json_value().prop_map(|value| value.to_string().into())
 }
@@ -220,7 +220,7 @@ fn publication() -> impl Strategy<Value = Publication> {
     )
 }
 
-/// What any reader must make of a payload.
+/// Returns the JSON value that any reader must see in a payload.
 fn carried(payload: &Payload) -> Value {
     match payload.kind {
         PayloadKind::Json => serde_json::from_slice(&payload.bytes).expect("made of a value"),
@@ -411,7 +411,7 @@ proptest! {
     }
 }
 
-/// Pieces that a frame is made of, so that chance gets far into a reader.
+/// Generates fragments of frames, so that random input gets far into a reader.
 fn fragment() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec![
         "{",

@@ -1,4 +1,4 @@
-//! Socket.IO, packet by packet: what clients send, what they are answered and told.
+//! Socket.IO, packet by packet: the client's packets, the server's replies and pushes.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ impl Connection {
         Self(SocketIo::new(common()))
     }
 
-    /// One that is in the main namespace.
+    /// Makes a client in the main namespace.
     fn connected() -> Self {
         let connection = Self::new();
         let id = connection.sent("0").expect("it can be read")[0].id;
@@ -93,7 +93,7 @@ impl Connection {
         told(encoded, out)
     }
 
-    /// As the session answers a client that it lets in.
+    /// Lets the client in as the session would.
     fn enter(&self, id: u32) -> Vec<String> {
         let connected = Connected::new(ClientId::from_random(CLIENT), "0", "node".into());
         assert_eq!(self.answered(id, Answer::Connect(Box::new(connected))), [""; 0]);
@@ -107,7 +107,7 @@ impl Connection {
     }
 }
 
-/// The messages, those of bytes in brackets.
+/// Returns the messages, binary ones in brackets.
 fn told(encoded: Encoded, mut out: BytesMut) -> Vec<String> {
     let parts = match encoded {
         Encoded::Message(kind) => vec![(kind, out.len())],
@@ -358,7 +358,7 @@ fn who_is_not_to_come_back_is_told_to_leave_each_namespace() {
     assert_eq!(words(&Connection::connected(), &Disconnect::SHUTDOWN), [""; 0]);
 }
 
-/// A connection to both namespaces of the vectors, where all may say everything.
+/// A connection to both namespaces of the vectors, which forward all events.
 fn open_to_all() -> Connection {
     let mut namespaces = Namespaces::new(":");
     for (name, channels) in [("/", "socketio"), ("/custom", "custom")] {
@@ -372,7 +372,7 @@ fn open_to_all() -> Connection {
     Connection(SocketIo::new(Arc::new(common)))
 }
 
-/// As the vectors show what was asked for.
+/// Formats a request as the vectors do.
 fn shown(request: &Request) -> String {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
     match request {

@@ -1,4 +1,4 @@
-//! What records hold, byte by byte.
+//! The contents of records, byte by byte.
 
 use super::*;
 use crate::stamp::TraceContext;
@@ -80,7 +80,7 @@ fn a_stamp_is_a_tag_to_earlier_releases_and_none_to_this_one() {
         assert_eq!(record_of(&stamped), record_of(&as_tag));
         let carried = Some(Box::new(Stamp { arrived_micros: 0, ..stamp }));
         assert_eq!(decode_record(record_of(&stamped)), Ok(Publication { stamp: carried, ..plain.clone() }));
-        // One of a release that says more.
+        // A stamp of a later release, with a further field.
         as_tag.tags.insert(STAMP_TAG.into(), "7,8,9,10".into());
         assert_eq!(decode_record(record_of(&as_tag)), Ok(plain));
     }

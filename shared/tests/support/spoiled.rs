@@ -1,4 +1,4 @@
-//! Good bytes with something broken, the same in every run.
+//! Corrupted valid input, the same in every run.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
@@ -7,7 +7,7 @@ pub(crate) fn config() -> Config {
     Config { cases: 400, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Config::default() }
 }
 
-/// A few of the bytes are changed, and they are cut somewhere, or not.
+/// Changes a few of the bytes, and may cut off the end.
 pub(crate) fn spoiled(good: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     let flips = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
     (good, flips, any::<prop::sample::Index>(), any::<bool>()).prop_map(|(mut bytes, flips, cut, is_cut)| {

@@ -1,6 +1,6 @@
-//! Files of vectors: cases with names.
+//! Vector files, which hold named cases.
 
-/// One case of a vector file: its name, and its lines by the sign they begin with.
+/// One case of a vector file: its name, the input (lines with `>`) and the expected results (lines with `=` or `!`).
 pub(crate) struct Case<'a> {
     pub(crate) name: &'a str,
     pub(crate) frame: String,

@@ -1,4 +1,4 @@
-//! What clients can be told, a word or more of each kind.
+//! Samples of everything that a server can send, at least one of each kind.
 
 use std::collections::BTreeMap;
 
@@ -135,7 +135,7 @@ pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
     ]
 }
 
-/// For the words that a push borrows.
+/// Owns the values that a push borrows.
 pub(crate) struct Pushed {
     channel: Channel,
     publications: Vec<(&'static str, Publication)>,

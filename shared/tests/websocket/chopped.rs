@@ -1,16 +1,16 @@
-//! The same is heard however the bytes are cut.
+//! The same events are read however the bytes are split.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 
 use super::*;
 
-/// The same values in every run.
+/// Uses the same generated values in every run.
 fn config() -> Config {
     Config { cases: 400, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Config::default() }
 }
 
-/// Frames as a client may send them, mostly in order.
+/// Generates frames that a client may send, mostly in a valid order.
 fn any_frame() -> impl Strategy<Value = BytesMut> {
     let opcode = prop_oneof![
         3 => Just(Opcode::Text),

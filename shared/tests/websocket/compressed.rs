@@ -1,4 +1,4 @@
-//! Messages that come deflated.
+//! Compressed messages.
 
 use super::*;
 
@@ -47,7 +47,7 @@ fn compressed_messages_are_checked_like_others() {
 
 #[test]
 fn a_message_of_the_largest_size_may_be_compressed_even_if_that_makes_it_longer() {
-    // What a compressor makes of noise: stored blocks, each five bytes longer than what it holds.
+    // A compressor turns noise into stored blocks, each five bytes longer than its content.
     let limits = Limits { message_bytes_max: 65_536, frame_bytes_max: 65_536, fragments_max: 1 };
     let mut stored = Vec::new();
     for chunk in [7; 65_536].chunks(16_383) {

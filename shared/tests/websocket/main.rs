@@ -1,4 +1,4 @@
-//! What a server makes of what clients send, in one piece and in all the pieces it may arrive in.
+//! A server's reading of clients' frames, in one piece and in all possible pieces.
 
 mod chopped;
 mod compressed;
@@ -39,7 +39,7 @@ fn text(data: &str) -> Seen {
     Seen::Message(MessageKind::Text, data.as_bytes().to_vec())
 }
 
-/// One connection and everything it was heard to say.
+/// One connection and all events read from it.
 struct Peer {
     assembler: Assembler,
     inflater: Inflater,
@@ -71,7 +71,8 @@ impl Peer {
     }
 }
 
-/// What is seen of bytes that arrive whole, after checking that it is the same when they arrive one by one.
+/// Returns the events of bytes that arrive at once, after checking that they are the same when the bytes arrive one by
+/// one.
 fn seen(bytes: &[u8]) -> Vec<Seen> {
     let mut whole = Peer::new(LIMITS);
     whole.says(bytes);

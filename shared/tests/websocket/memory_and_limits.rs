@@ -1,4 +1,4 @@
-//! What a connection costs, and how much a peer may ask of it.
+//! The memory that a connection takes, and the limits on a peer.
 
 use super::*;
 

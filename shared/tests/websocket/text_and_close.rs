@@ -1,4 +1,4 @@
-//! What text may hold, and what a close may say.
+//! The validity of text and of closes.
 
 use super::*;
 

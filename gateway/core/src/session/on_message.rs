@@ -124,7 +124,7 @@ impl Session {
             (Phase::Opening, Request::Ping) => self.answer(id, Answer::Pong),
             (Phase::Connected, request) => self.perform(now, id, request),
             (Phase::Opening | Phase::Connecting | Phase::Refused, _) => {
-                self.close(Disconnect::BAD_REQUEST.because("nothing may come before the answer to connect"));
+                self.close(Disconnect::BAD_REQUEST.because("no command may precede the reply to connect"));
             }
         }
     }
@@ -158,7 +158,7 @@ impl Session {
             Request::Refused(error) => self.refuse(now, id, error),
             Request::Connect(_) => self.close(Disconnect::BAD_REQUEST.because("a client connects once")),
             Request::Pong | Request::Unknown => {
-                self.close(Disconnect::BAD_REQUEST.because("the command is of no known kind"));
+                self.close(Disconnect::BAD_REQUEST.because("the command is unknown"));
             }
         }
     }

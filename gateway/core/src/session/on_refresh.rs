@@ -15,7 +15,7 @@ use crate::effect::{Denial, Effect, Grant, Identity};
 impl Session {
     pub(super) fn on_refresh(&mut self, id: u32, token: Box<str>) {
         if token.is_empty() {
-            return self.close(Disconnect::BAD_REQUEST.because("the command brings no token"));
+            return self.close(Disconnect::BAD_REQUEST.because("the command has no token"));
         }
         if self.identity.as_ref().is_some_and(|identity| identity.refreshed_by_server) {
             return self.close(Disconnect::BAD_REQUEST.because("the application renews this connection"));

@@ -43,7 +43,7 @@ impl RecoveryRequest {
     /// Returns what a subscribe command asks for in a channel with these options.
     pub(super) fn of(request: Subscribe, options: &ChannelOptions) -> Result<Self, Denial> {
         if !request.delta.is_empty() && *request.delta != *DELTA_FOSSIL {
-            return Err(Denial::Disconnect(Disconnect::BAD_REQUEST.because("the delta is of no known kind")));
+            return Err(Denial::Disconnect(Disconnect::BAD_REQUEST.because("the delta format is unknown")));
         }
         if request.kind != options.subscription_type.kind() {
             return Err(ErrorCode::PermissionDenied.into());

@@ -16,9 +16,9 @@ use super::subscriber::Sink;
 use super::variants::Variant;
 use crate::namespace_id::NamespaceId;
 
-/// Publications that may travel in one message. Other gateways have tried client libraries with this many.
+/// Maximum number of publications in one message. Other gateways have tried client libraries with this many.
 pub const BUNDLED_MESSAGES_MAX: usize = 16;
-/// Bytes of one write that holds more than one publication, at most.
+/// Maximum bytes of one write that holds more than one publication.
 pub const BUNDLED_BYTES_MAX: usize = 64 << 10;
 /// The same for newest values. The first writes are short, since values after them can still be superseded if the
 /// connection takes no more; then writes become longer, because the connection has taken the short ones.
@@ -72,7 +72,7 @@ enum WriteSizes {
 }
 
 impl WriteSizes {
-    /// Returns the bytes of a write that comes after `behind` others, at most.
+    /// Returns the maximum bytes of a write that comes after `behind` others.
     fn bytes_max(self, behind: usize) -> usize {
         match self {
             Self::Long => BUNDLED_BYTES_MAX,

@@ -41,7 +41,7 @@ impl Hub {
         self.now = now;
         while let Some(id) = self.windows.take_due(now) {
             if self.sweeps.is_under_way(id) {
-                // Publications behind the sweep belong into the window.
+                // Publications that wait behind the sweep belong in the window.
                 self.finish_sweep(id, sink);
             }
             let Some(members) = self.channels.get_mut(id as usize) else { continue };

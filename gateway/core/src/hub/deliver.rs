@@ -272,7 +272,7 @@ impl Members {
     }
 }
 
-/// The position that waiting subscribers are at, which are ahead of this worker.
+/// The nearest position of the waiting subscribers, which are ahead of this worker.
 enum AwaitedPosition {
     Nothing,
     Position(StreamPosition),

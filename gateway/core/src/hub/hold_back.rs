@@ -8,11 +8,11 @@ use shared::position::StreamPosition;
 use super::members::JoiningMember;
 use super::prepared::Prepared;
 
-/// Publications held back in one channel, at most.
+/// Maximum number of publications held back in one channel.
 pub const HELD_PUBLICATIONS_MAX: usize = 1024;
-/// Bytes held back in one channel, at most, including joins and leaves.
+/// Maximum bytes held back in one channel, including joins and leaves.
 pub const HELD_BYTES_MAX: usize = 1 << 20;
-/// Bytes held back in all channels of one hub, at most.
+/// Maximum bytes held back in all channels of one hub.
 pub const HELD_BYTES_TOTAL_MAX: usize = 64 << 20;
 
 /// Bytes that a held publication takes beside its payload, roughly.

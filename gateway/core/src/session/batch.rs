@@ -14,7 +14,7 @@ use super::Session;
 use super::session_state::Phase;
 use crate::effect::{Denial, Effect};
 
-/// Replies that may share one message.
+/// Maximum number of replies in one message.
 pub const REPLIES_PER_MESSAGE_MAX: u16 = 64;
 
 /// A message of replies is sent once it holds this many bytes.

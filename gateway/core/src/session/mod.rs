@@ -81,7 +81,7 @@ mod on_timeout;
 mod on_track;
 mod on_unsubscribe;
 
-/// Subscribe commands of one connection that may be in flight at once.
+/// Maximum number of subscribe commands of one connection in flight at once.
 pub const JOINS_MAX: usize = 16;
 
 /// The id given to a connect command that came with the request that opened the connection.

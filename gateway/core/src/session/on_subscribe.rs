@@ -29,7 +29,7 @@ use crate::history::{HistoryFilter, HistoryPage};
 use crate::recovery::{is_newest, is_recovered, stands_at};
 use crate::reply_bytes::publications_bytes;
 
-/// Bytes of newest values that one reply may hold.
+/// Maximum bytes of newest values in one reply.
 const NEWEST_BYTES_MAX: usize = 8 << 20;
 
 /// A subscription that goes live as soon as its client has been told of it.

@@ -79,9 +79,9 @@ pub enum RecordError {
     Truncated,
     #[error("the record is of version {0}; this release reads versions up to {VERSION_2}")]
     Version(u8),
-    #[error("the record is of something this release does not know")]
+    #[error("the record is of a kind that this release does not know")]
     What,
-    #[error("the record is of no publication")]
+    #[error("the record does not hold a publication")]
     NoPublication,
     #[error("the record has flags this release does not know")]
     Flags,
@@ -91,7 +91,7 @@ pub enum RecordError {
     Text,
     #[error("the tags of the record are not in order")]
     Tags,
-    #[error("a channel in the record is none")]
+    #[error("a channel in the record has an invalid name")]
     Channel,
     #[error("the position before the record is malformed")]
     Position,

@@ -175,7 +175,7 @@ pub enum Heartbeat {
 pub enum DecodeError {
     #[error("the message is empty")]
     Empty,
-    #[error("the message is not what this protocol is written in")]
+    #[error("the message is not in this protocol's format")]
     Malformed,
     #[error("the message holds too many commands")]
     TooManyCommands,

@@ -45,7 +45,7 @@ pub enum EnginePacket<'a> {
 pub enum PacketError {
     #[error("a packet is empty")]
     Empty,
-    #[error("a packet has a type that there is not")]
+    #[error("a packet has an unknown type")]
     UnknownType,
     #[error("a packet of binary data is not in base64")]
     NotBase64,

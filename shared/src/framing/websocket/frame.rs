@@ -57,7 +57,7 @@ pub enum FrameError {
     Masked,
     #[error("a continuation frame continues no message")]
     NothingToContinue,
-    #[error("a message starts before the one before it has ended")]
+    #[error("a message starts before the previous one has ended")]
     MessageNotEnded,
     #[error("a close frame has a body of one byte")]
     CloseTooShort,

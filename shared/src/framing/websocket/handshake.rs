@@ -49,7 +49,7 @@ pub enum HandshakeError {
     #[error("the header {0} is not text")]
     NotText(&'static str),
     #[error(
-        "the Sec-WebSocket-Protocol holds more than {SUBPROTOCOLS_MAX} names, something that is no token, or one twice"
+        "the Sec-WebSocket-Protocol header has more than {SUBPROTOCOLS_MAX} names, an invalid name or a duplicate"
     )]
     Subprotocol,
 }

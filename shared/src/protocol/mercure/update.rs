@@ -26,7 +26,7 @@ pub enum InvalidUpdate {
     NoTopic,
     #[error("there are more than {TOPICS_MAX} topics")]
     TooManyTopics,
-    #[error("* stands for all topics and is none itself")]
+    #[error("* stands for all topics and cannot be published to")]
     All,
     #[error("topics that begin with {OWN_TOPICS} are the hub's own")]
     Own,
@@ -36,7 +36,7 @@ pub enum InvalidUpdate {
     Id,
     #[error("\"type\" is longer than {NAME_BYTES_MAX} bytes or has a control character in it")]
     Type,
-    #[error("\"retry\" is no number of milliseconds")]
+    #[error("\"retry\" is not a number of milliseconds")]
     Retry,
 }
 

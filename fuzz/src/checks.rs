@@ -1,5 +1,4 @@
-//! Properties that must hold for any input. Each function takes bytes that a peer may send, and panics if its property
-//! fails.
+//! Properties that must hold for any input. Each function takes bytes that a peer may send, and panics if its property fails.
 
 use std::sync::Arc;
 
@@ -46,8 +45,7 @@ pub fn websocket_frames(data: &[u8]) {
     assert_eq!(whole, heard(role, choice & 2 != 0, stream, piece_bytes));
 }
 
-/// Inflating any bytes ends within the limit and gives the same result twice, and deflated bytes inflate to the
-/// original.
+/// Inflating any bytes ends within the limit and gives the same result twice, and deflated bytes inflate to the original.
 pub fn websocket_inflate(data: &[u8]) {
     let mut inflater = Inflater::new();
     let first = inflater.inflate(data, LIMITS.message_bytes_max).map(<[u8]>::to_vec);

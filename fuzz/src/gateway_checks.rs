@@ -71,8 +71,7 @@ pub fn proxy_header(data: &[u8]) {
     assert_eq!(readers::proxy_header(&[header]), (read, taken));
 }
 
-/// A document that is planned can be applied to any payload, with JSON as the result. Any other document has an error
-/// message.
+/// A document that is planned can be applied to any payload, with JSON as the result. Any other document has an error message.
 pub fn graphql_document(data: &[u8]) {
     const SDL: &str = "type Subscription { order(shop: ID! = 1, filter: Filter, kind: Kind): Order pet: Pet! any: Any } \
         type Order { id: ID! lines: [Line!] by: Order } type Line { name: String! price: Float } scalar Any \
@@ -220,8 +219,7 @@ pub fn token(data: &[u8]) {
     assert!(claims.info.as_ref().is_none_or(is_json), "{claims:?}");
 }
 
-/// At most 128 keys of an issuer's key set are used, each with a name, or 16 of a PEM file. A key set is read alike
-/// twice.
+/// At most 128 keys of an issuer's key set are used, each with a name, or 16 of a PEM file. A key set is read alike twice.
 pub fn key_set(data: &[u8]) {
     if let Ok(names) = readers::key_set(data) {
         assert!(names.len() <= 128 && names.is_sorted());
@@ -252,8 +250,7 @@ pub fn emitted(data: &[u8]) {
     }
 }
 
-/// A backend's answer means the same with white space around it, and is not understood unless it is text that may be
-/// JSON.
+/// A backend's answer means the same with white space around it, and is not understood unless it is text that may be JSON.
 pub fn backend_answer(data: &[u8]) {
     let words = readers::backend_answer(data);
     // Expiries are relative to the current time.

@@ -214,8 +214,7 @@ pub struct Connect {
     pub headers: BTreeMap<Box<str>, Box<str>>,
     /// Recovery of server-side subscriptions, by channel.
     pub subs: BTreeMap<Box<str>, Subscribe>,
-    /// Whether the client follows exactly the channels in `subs` and no others. The connection is refused if one of
-    /// them is.
+    /// Whether the client follows exactly the channels in `subs` and no others. The connection is refused if a subscription is.
     pub exact: bool,
     /// Name and version of the client library, for metrics and logs.
     pub name: Box<str>,
@@ -283,8 +282,7 @@ pub struct Subscribe {
     /// The topics to follow, in a channel with updates of many topics. Empty: all of them.
     pub topics: Box<[Selector]>,
     /// Whether this may be a further reader of a channel that the client already reads. The publications that it missed
-    /// are delivered to all readers of the client. For protocols in which one client may have several readers of a
-    /// channel.
+    /// are delivered to all readers of the client. For protocols in which one client may have several readers of a channel.
     pub beside: bool,
     /// Data with which to ask the application whether the client may subscribe, and to which channel.
     pub ask: Option<Box<Payload>>,

@@ -82,8 +82,7 @@ impl DeliveryWanted {
         Ok((channel, DeliveryOptions { delivery, times_per_s, bytes_per_s }.try_into()?))
     }
 
-    /// Reads the delivery from the parameters of an address, each `None` if it is absent. Returns `None` if all are
-    /// absent.
+    /// Reads the delivery from the parameters of an address, each `None` if it is absent. Returns `None` if all are absent.
     pub fn of_parameters(
         delivery: Option<&str>,
         times_per_s: Option<&str>,

@@ -152,8 +152,7 @@ impl SlowCause {
         Disconnect::SLOW.because(self.words())
     }
 
-    /// Returns the cause of a close. `None` for any other close, and for one with the same code that the application
-    /// chose.
+    /// Returns the cause of a close. `None` for any other close, and for one with the same code that the application chose.
     pub fn of(disconnect: &Disconnect) -> Option<Self> {
         let why = disconnect.why().filter(|_| disconnect.code == Disconnect::SLOW.code)?;
         Self::ALL.into_iter().find(|cause| cause.words() == why)

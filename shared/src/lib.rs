@@ -1,5 +1,4 @@
-//! The vocabulary that the gateway and its clients share: identifiers, commands, replies, pushes, framings and
-//! protocols.
+//! The vocabulary that the gateway and its clients share: identifiers, commands, replies, pushes, framings and protocols.
 //!
 //! Read in this order: identifiers ([`channel`], [`id`], [`moment`], [`position`]), messages ([`publication`],
 //! [`command`], [`reply`], [`push`]), the form in which brokers carry a publication ([`record`]) and the measurements

@@ -21,8 +21,7 @@ impl Epoch {
 
     const RANDOM_BYTES: NonZeroU8 = NonZeroU8::MIN.saturating_add(8);
 
-    /// Reads an epoch. `None` for a text that is too long to be one of the gateway's: treat it as one that differs from
-    /// all.
+    /// Reads an epoch. `None` for a text that is too long to be one of the gateway's: treat it as one that differs from all.
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; EPOCH_BYTES_MAX];
         bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());

@@ -131,8 +131,7 @@ pub struct Publication {
     pub keyed: Option<Box<Keyed>>,
     /// The one subscriber that does not receive the publication, usually its sender. Boxed because it is rare.
     pub except: Option<Box<ClientId>>,
-    /// The subscribers that receive the publication; `None` for all. History keeps it only in namespaces that keep
-    /// sessions.
+    /// The subscribers that receive the publication; `None` for all. History keeps it only in namespaces that keep sessions.
     pub only: Option<Box<Selection>>,
     /// The stamp of a publication that is sampled for measurement. Subscribers never see it.
     pub stamp: Option<Box<Stamp>>,

@@ -1,7 +1,6 @@
 //! Messages that the server sends to clients without a request.
 //!
-//! A push to a channel never carries anything about one connection. That is why its bytes can be shared by all
-//! subscribers.
+//! A push to a channel never carries anything about one connection. That is why its bytes can be shared by all subscribers.
 
 use crate::channel::Channel;
 use crate::disconnect::Disconnect;

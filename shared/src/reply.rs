@@ -132,8 +132,7 @@ pub struct Subscribed {
     pub data: Option<Box<Payload>>,
     /// Whether payloads come in the forms of [`crate::push::Form`] other than plain.
     pub delta: bool,
-    /// With `delta`, one entry for each of `publications`: the patch that replaces its payload, or empty if it comes
-    /// whole.
+    /// With `delta`, one entry for each of `publications`: the patch that replaces its payload, or empty if it comes whole.
     pub patches: Vec<Bytes>,
     /// The part for subscriptions to keys in place of a stream.
     pub keyed: Option<Box<KeyedAnswer>>,

@@ -71,8 +71,7 @@ impl Selector {
         self.shape == Shape::All
     }
 
-    /// Whether the selector matches this topic. A template also matches the topic whose name is the template's own
-    /// text.
+    /// Whether the selector matches this topic. A template also matches the topic whose name is the template's own text.
     pub fn matches(&self, topic: &str) -> bool {
         match &self.shape {
             _ if *self.text == *topic => true,

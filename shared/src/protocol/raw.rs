@@ -1,5 +1,4 @@
-//! The raw protocol: a connection has at most one channel, and each message is a publication or goes to the
-//! application.
+//! The raw protocol: a connection has at most one channel, and each message is a publication or goes to the application.
 //!
 //! Any WebSocket client can use it, as there is no format to parse. It cannot express replies, offsets, or reasons
 //! other than that of a close.
@@ -61,8 +60,7 @@ impl Raw {
         Self { messages, ..self }
     }
 
-    /// Whether there is a channel to subscribe to. `/raw/` without a name is an error of the client, so it counts as
-    /// one.
+    /// Whether there is a channel to subscribe to. `/raw/` without a name is an error of the client, so it counts as one.
     fn subscribes(&self) -> bool {
         !self.channel.is_empty() || self.messages == MessageHandling::Publish
     }

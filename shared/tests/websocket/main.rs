@@ -71,8 +71,7 @@ impl Peer {
     }
 }
 
-/// Returns the events of bytes that arrive at once, after checking that they are the same when the bytes arrive one by
-/// one.
+/// Returns the events of bytes that arrive at once, after checking that they are the same when the bytes arrive one by one.
 fn seen(bytes: &[u8]) -> Vec<Seen> {
     let mut whole = Peer::new(LIMITS);
     whole.says(bytes);

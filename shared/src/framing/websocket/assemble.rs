@@ -158,8 +158,7 @@ impl Assembler {
         Ok(None)
     }
 
-    /// Checks a header against the frames before it and the limits, before any payload is taken. Returns the payload's
-    /// length.
+    /// Checks a header against the frames before it and the limits, before any payload is taken. Returns the payload's length.
     fn check(&self, header: FrameHeader, limits: &Limits) -> Result<usize, FrameError> {
         match (self.role, header.mask) {
             (Role::Server, None) => return Err(FrameError::NotMasked),

@@ -157,8 +157,7 @@ impl EventSource {
         }
     }
 
-    /// Returns a time that differs from client to client, so that clients that were cut off together do not return
-    /// together.
+    /// Returns a time that differs from client to client, so that clients that were cut off together do not return together.
     fn retry_of(&self, connected: &Connected) -> Option<u32> {
         let half = self.retry_ms / 2;
         let spread = u128::from(self.retry_ms) + 1;
@@ -169,8 +168,7 @@ impl EventSource {
         let kind = match self.types {
             Types::Nothing => None,
             Types::Channel => Some(channel),
-            // Publishers may use neither the types of the stream's own events nor those that `EventSource` itself
-            // raises.
+            // Publishers may use neither the types of the stream's own events nor those that `EventSource` itself raises.
             Types::Name => publication
                 .event()
                 .filter(|name| can_be_type(name) && ![SUBSCRIBED, DISCONNECT].contains(name))

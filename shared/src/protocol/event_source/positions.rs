@@ -17,8 +17,7 @@ use crate::position::StreamPosition;
 const ID: &[u8] = b"id: ";
 const EVENT_END: &[u8] = b"\n\n";
 
-/// Characters to escape in a channel's name, as they have a meaning in the id or in the headers and addresses that
-/// carry it.
+/// Characters to escape in a channel's name, as they have a meaning in the id or in the headers and addresses that carry it.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -59,8 +58,7 @@ pub(super) fn read(id: &str) -> Option<BTreeMap<Box<str>, Since>> {
     id.split('&').map(read).collect()
 }
 
-/// The positions of a client that follows several channels, derived from its events: the id of its last event, as
-/// written.
+/// The positions of a client that follows several channels, derived from its events: the id of its last event, as written.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Positions(Box<[u8]>);
 

@@ -54,8 +54,7 @@ mod tests {
 
     #[test]
     fn who_is_to_come_back_does_and_who_is_not_does_not() {
-        // A client with an invalid token must reconnect to present another, and one that was late may be in time next
-        // time.
+        // A client with an invalid token must reconnect to present another, and one that was late may be in time next time.
         let with_another_try = [Disconnect::INVALID_TOKEN, Disconnect::STALE];
         for disconnect in Disconnect::ALL.iter().filter(|disconnect| disconnect.code >= 3000) {
             let told = translated(disconnect);

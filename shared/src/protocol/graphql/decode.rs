@@ -133,8 +133,7 @@ impl OperationState {
         begins.and_then(|line| self.find(line.id.as_deref()?)).is_some()
     }
 
-    /// Begins an operation, or finds the error in it. The client is told of either in its turn, after all earlier
-    /// commands.
+    /// Begins an operation, or finds the error in it. The client is told of either in its turn, after all earlier commands.
     fn begin(&mut self, own: &GraphQl, line: &GraphQlMessage<'_>) -> Result<Vec<Command>, DecodeError> {
         let id = line.id.as_deref().ok_or(DecodeError::Malformed)?;
         if id.is_empty() != (own.dialect == Dialect::StreamEach) || id.len() > ID_BYTES_MAX {

@@ -108,8 +108,7 @@ impl OperationState {
                 });
                 let position = subscribed.position.or(beside.and_then(|one| one.position));
                 let one = &mut self.operations[at];
-                // The publications read for this operation may begin earlier, as other operations on the channel needed
-                // them.
+                // The publications read for this operation may begin earlier, as other operations on the channel needed them.
                 let since = |offset| position.map(|position| StreamPosition { offset, ..position });
                 one.position = one.since.map_or(position, since);
                 one.channel = channel.into();

@@ -1,5 +1,4 @@
-//! Mercure (draft-dunglas-mercure-07, as hubs 0.x implement it): updates of topics as an event stream, published by a
-//! form.
+//! Mercure (draft-dunglas-mercure-07, as hubs 0.x implement it): updates of topics as an event stream, published by a form.
 //!
 //! A topic is a channel. The fields of an update other than its data are carried as tags of the publication, so that
 //! brokers keep them and other protocols ignore them. Its type is the name of an event, which other protocols use too.
@@ -110,8 +109,7 @@ fn put_update(publication: &Publication, out: &mut BytesMut) {
         out.put_u8(b'\n');
     }
     put_data(&publication.data, out);
-    // The id comes last: some readers accept the incomplete event at the end of a broken stream, and would resume after
-    // it.
+    // The id comes last: some readers accept the incomplete event at the end of a broken stream, and would resume after it.
     if let Some(id) = id_of(publication) {
         out.put_slice(b"id: ");
         out.put_slice(id.as_bytes());

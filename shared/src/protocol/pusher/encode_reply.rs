@@ -33,8 +33,7 @@ pub(super) fn encode(pusher: &Pusher, reply: &Reply, out: &mut BytesMut) -> Enco
         Ok(_) => Encoded::Nothing,
         Err(refusal) => match (reply.id, name) {
             (id::CONNECT, _) => Encoded::Close(refusal.disconnect()),
-            // The protocol has no reply to a failed sign-in for which the client waits, so that the connection is
-            // closed.
+            // The protocol has no reply to a failed sign-in for which the client waits, so that the connection is closed.
             (id::SIGN_IN, _) => Encoded::Close(match refusal.temporary {
                 true => Disconnect::INTERNAL,
                 false => Disconnect::INVALID_TOKEN.because(&refusal.message),

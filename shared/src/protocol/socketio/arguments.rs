@@ -15,8 +15,7 @@ use crate::publication::{Payload, PayloadKind, Tagged, Tags};
 
 /// The tag of a payload that is a JSON array of the event's arguments: their number.
 pub const ARGUMENTS_TAG: &str = "args";
-/// The tag of a payload with bytes in its JSON: a JSON array of pointers (RFC 6901) to the strings that hold them in
-/// base64.
+/// The tag of a payload with bytes in its JSON: a JSON array of pointers (RFC 6901) to the strings that hold them in base64.
 pub const BINARY_TAG: &str = "binary";
 
 /// The arguments name attachments that do not exist, or one of them twice.
@@ -139,8 +138,7 @@ pub(super) fn write(data: &Payload, tags: &Tags, out: &mut BytesMut, attachments
     let pointers: Vec<String> = serde_json::from_str(pointers).unwrap_or_default();
     let Ok(json) = std::str::from_utf8(&data.bytes) else { return write_json(&data.bytes, tags, out) };
     if has_placeholders(json) {
-        // A client would expect attachments that do not exist, and close its connection. The base64 is harmless as
-        // text.
+        // A client would expect attachments that do not exist, and close its connection. The base64 is harmless as text.
         return write_json(&data.bytes, tags, out);
     }
     let mut replaced = BytesMut::with_capacity(json.len());
@@ -148,8 +146,7 @@ pub(super) fn write(data: &Payload, tags: &Tags, out: &mut BytesMut, attachments
     write_json(&replaced, tags, out);
 }
 
-/// Writes JSON as a list of arguments, if the tags say that it is one and it is an array, and as a single argument
-/// otherwise.
+/// Writes JSON as a list of arguments, if the tags say that it is one and it is an array, and as a single argument otherwise.
 fn write_json(json: &[u8], tags: &Tags, out: &mut BytesMut) {
     let json = json.trim_ascii();
     let listed = || json.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]"));

@@ -15,8 +15,7 @@ use crate::position::StreamPosition;
 pub(super) const OFFSET_BYTES_MAX: usize = 16 * 1024;
 /// Longest session secret (`pid`) that is read, in bytes.
 pub(super) const PID_BYTES_MAX: usize = 64;
-/// How many bytes of the secret stand in every offset: enough to tell the session's offsets from those of the session
-/// before.
+/// How many bytes of the secret stand in every offset: enough to tell the session's offsets from those of the session before.
 const MARK_BYTES: usize = 4;
 
 /// What a client sends to resume a session.
@@ -115,8 +114,7 @@ impl Cursor {
         self.offsets.followed.iter().position(|followed| *followed.channel == *channel)
     }
 
-    /// Writes the offset, which follows the arguments of an event: the client's positions once it has received the
-    /// event.
+    /// Writes the offset, which follows the arguments of an event: the client's positions once it has received the event.
     pub(super) fn write_argument(&self, out: &mut BytesMut) {
         out.put_slice(b",\"");
         out.put_slice(mark(&self.pid).as_bytes());

@@ -129,8 +129,7 @@ impl SocketIo {
         self.state().take_resume(self.common.namespaces.find(namespace)?)
     }
 
-    /// Lets the client resume later under this secret name, from these offsets. The client is told the name as it
-    /// enters.
+    /// Lets the client resume later under this secret name, from these offsets. The client is told the name as it enters.
     pub fn keep_session(&self, namespace: &str, pid: &str, offsets: SessionOffsets) {
         if let Some(index) = self.common.namespaces.find(namespace) {
             self.state().set_cursor(index, Some(Cursor::new(pid.into(), offsets)));

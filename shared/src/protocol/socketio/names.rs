@@ -33,8 +33,7 @@ pub struct Namespace {
     /// May be replaced at run time, with effect on the clients that connect and the events that are sent after it.
     pub access: Live<NamespaceAccess>,
     pub routes: Live<Routes>,
-    /// Longest absence after which clients recover the events that they missed, in milliseconds. 0: there is no
-    /// recovery.
+    /// Longest absence after which clients recover the events that they missed, in milliseconds. 0: there is no recovery.
     pub recovery_ms: u64,
 }
 

@@ -1,5 +1,4 @@
-//! The hub's shared encoding of events for clients that receive offsets: each client gets its own offset as the last
-//! argument.
+//! The hub's shared encoding of events for clients that receive offsets: each client gets its own offset as the last argument.
 
 use std::sync::Arc;
 

@@ -15,8 +15,7 @@ pub(super) struct ConnectionState {
     pub(super) joined: u64,
     /// A bit for each namespace that the client has asked to enter.
     pub(super) entering: u64,
-    /// A bit for each namespace that the server has removed the client from: events that were in flight are no
-    /// violation.
+    /// A bit for each namespace that the server has removed the client from: events that were in flight are no violation.
     pub(super) left: u64,
     next: u32,
     /// The number of the last acknowledgement that was requested of the client.

@@ -16,8 +16,7 @@ use crate::protocol::centrifuge::{FLAG_REJECT_UNRECOVERED, TYPE_KEYED, TYPE_TRAC
 /// Appends one command. The caller puts a line break between several commands of one message.
 ///
 /// [`Request::Refused`] and [`Request::Unknown`] have no encoding: they stand for input that a server does not serve,
-/// and some requests belong to other protocols. All of them are written as a `ping` command, which no server serves
-/// either.
+/// and some requests belong to other protocols. All of them are written as a `ping` command, which no server serves either.
 pub fn encode_command(command: &Command, out: &mut BytesMut) {
     let mut line = Object::begin(out);
     line.number("id", u64::from(command.id));

@@ -1,7 +1,6 @@
 //! Decodes client messages, which hold one command per line.
 //!
-//! The types here mirror the wire format and stay in this file, so that renaming a type elsewhere cannot change the
-//! wire.
+//! The types here mirror the wire format and stay in this file, so that renaming a type elsewhere cannot change the wire.
 
 use std::collections::BTreeMap;
 use std::fmt;

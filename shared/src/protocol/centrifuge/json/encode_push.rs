@@ -8,8 +8,7 @@ use crate::publication::Publication;
 use crate::push::{Event, Form, Push};
 use crate::reply::Subscribed;
 
-/// Space to reserve for a push that is not a publication. For publications the caller reserves it, as it knows their
-/// length.
+/// Space to reserve for a push that is not a publication. For publications the caller reserves it, as it knows their length.
 const PUSH_BYTES_GUESS: usize = 128;
 
 pub(super) fn encode(push: Push<'_>, out: &mut BytesMut) {

@@ -12,8 +12,7 @@ pub use crate::protocol::json::{payload, string};
 use crate::protocol::json::text;
 
 /// Appends a payload or a patch for a subscriber that has negotiated deltas, always as a string that stands for the
-/// text. A patch that is not UTF-8 has no such string, so the whole payload replaces it. Returns whether a patch was
-/// written.
+/// text. A patch that is not UTF-8 has no such string, so the whole payload replaces it. Returns whether a patch was written.
 #[inline(never)]
 fn text_of(payload: &Payload, out: &mut BytesMut, patch: Option<&str>) -> bool {
     match patch {

@@ -15,8 +15,7 @@ use crate::{command, publication};
 /// Appends one command preceded by its length.
 ///
 /// [`Request::Refused`] and [`Request::Unknown`] have no encoding: they stand for input that a server does not serve,
-/// and some requests belong to other protocols. All of them are written as a `ping` command, which no server serves
-/// either.
+/// and some requests belong to other protocols. All of them are written as a `ping` command, which no server serves either.
 pub fn encode_command(command: &Command, out: &mut BytesMut) {
     let mut wire = requests::CommandRequest { id: command.id, ..Default::default() };
     let of = |channel: &str| Some(requests::OfChannel { channel: channel.to_owned() });

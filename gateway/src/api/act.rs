@@ -1,4 +1,4 @@
-//! Commands for clients, wherever they are connected: carried out by the node that has them, which says so.
+//! Commands for clients, wherever they are connected: executed by the node that has them, which confirms it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,13 +18,13 @@ use crate::node::control::{CONTROL_BYTES_MAX, ControlCommand, ControlTarget, EXC
 use crate::node::node_message::{ClientCommand, ConnectionExpiry, NodeRequest, NodeResponse, Subscribing};
 use crate::node::{AskError, SessionId};
 
-/// The reason of an application that gives none.
+/// The reason of a close for which the application gives none.
 const NO_REASON: &str = "disconnected";
 
 /// Longest info or data of a subscription, in bytes.
 const JSON_BYTES_MAX: usize = 64 * 1024;
 
-/// So many nodes that have not answered are named.
+/// The most unresponsive nodes that an error names.
 const NAMED_MAX: usize = 8;
 
 impl ApiCall<'_> {
@@ -33,7 +33,7 @@ impl ApiCall<'_> {
             Some(close) if close.code != 0 => u16::try_from(close.code)
                 .ok()
                 .and_then(|code| {
-                    // Without a reason centrifuge-js comes back after any code, for ever.
+                    // Without a reason, centrifuge-js reconnects after any code, endlessly.
                     let reason = if close.reason.is_empty() { NO_REASON } else { &close.reason };
                     Disconnect::custom(code, reason)
                 })
@@ -48,7 +48,7 @@ impl ApiCall<'_> {
         let Some(mut target) = target(&request.user, &request.client, &request.session)? else {
             return Ok(());
         };
-        // What is no id of ours is no client that could be spared.
+        // An invalid id belongs to no client, so there is nothing to except.
         target.except = request.whitelist.iter().filter_map(|client| ClientId::parse(client)).collect();
         self.act(target, ClientCommand::Disconnect(disconnect)).await
     }
@@ -99,12 +99,12 @@ impl ApiCall<'_> {
         self.act(target, ClientCommand::Refresh(Box::new(wanted))).await
     }
 
-    /// Has every node do it. Done once each that can have one of these clients has said so.
+    /// Has every node execute the command. Returns once every node that can have one of these clients has confirmed it.
     pub(super) async fn act(&self, target: ControlTarget, act: ClientCommand) -> Result<(), ApiError> {
         self.in_time()?;
-        // A client is in one place.
+        // A client is on one node.
         let is_one = target.client.is_some() || target.session.is_some();
-        // Where there are no questions there are no sessions either.
+        // Nodes without questions have no such sessions either.
         let is_of_session = target.session.is_some();
         let command = for_earlier_releases(&target, &act);
         let answers = self.node.ask_all(NodeRequest::Act(target, act)).await?;
@@ -152,7 +152,7 @@ impl ApiCall<'_> {
     }
 }
 
-/// What nodes that cannot be asked are told, where there is a word for it.
+/// Returns the control message for nodes that do not answer questions, if there is one for this command.
 fn for_earlier_releases(target: &ControlTarget, act: &ClientCommand) -> Option<ControlCommand> {
     if target.session.is_some() || target.among.is_some() {
         return None;
@@ -170,7 +170,7 @@ fn for_earlier_releases(target: &ControlTarget, act: &ClientCommand) -> Option<C
 }
 
 impl ApiError {
-    /// By nodes that do not answer, and by those that have no word for it.
+    /// An error about nodes that do not answer, and those whose release lacks the command.
     fn not_acknowledged(silent: &[Box<str>], unable: &[Box<str>]) -> Self {
         let named = |nodes: &[Box<str>]| {
             let named = nodes[..nodes.len().min(NAMED_MAX)].join(", ");
@@ -191,7 +191,7 @@ impl ApiError {
     }
 }
 
-/// What clients are shown: JSON, in base64 or as it is.
+/// Returns JSON that clients are shown, given in base64 or as it is.
 fn json(field: &str, written: Option<&RawValue>, base64: &str) -> Result<Option<Bytes>, ApiError> {
     let bytes: Bytes = match (base64, written) {
         ("", None) => return Ok(None),
@@ -210,7 +210,7 @@ fn json(field: &str, written: Option<&RawValue>, base64: &str) -> Result<Option<
     Ok(Some(bytes))
 }
 
-/// Whom a command is about. `None`: a client that cannot exist, because its id or session is none of ours.
+/// Returns the target of a command. `None` for a client that cannot exist, because its id or session is invalid.
 fn target(
     user: &RequestText<'_>,
     client: &RequestText<'_>,

@@ -1,4 +1,4 @@
-//! Why a request was not done, in the words of the API.
+//! Why a request failed, as reported by the API.
 
 use std::borrow::Cow;
 
@@ -12,17 +12,17 @@ use shared::refusal::Refusal;
 
 use crate::broker::BrokerError;
 
-/// What was sent to the broker may be done all the same. Only whoever asked can tell whether asking again does harm.
+/// A command sent to the broker may still be carried out. Only the caller can tell whether repeating it does harm.
 const OUTCOME_UNKNOWN: &str = "the outcome is unknown, it may have been done or may yet be";
-/// And what helps with a publication.
+/// The same for a publication, with advice.
 const OUTCOME_UNKNOWN_OF_PUBLISHING: &str = "the outcome is unknown, it may have been published or may yet be; asking \
     again with the idempotency_key that it had makes no second copy, without one it may";
 
-/// An error of the protocol or of the application: a code that programs know and a message for people.
+/// An error of the protocol or of the application: a code for programs and a message for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ApiError {
     refusal: Refusal,
-    /// What in the request was wrong, beyond what the code says.
+    /// What was wrong with the request, beyond what the code says.
     detail: Option<Cow<'static, str>>,
 }
 
@@ -35,7 +35,7 @@ impl ApiError {
         Self::with_detail(ErrorCode::BadRequest, detail)
     }
 
-    /// For what was to be published.
+    /// An error of the broker for a publication.
     pub(super) fn not_published(error: BrokerError) -> Self {
         if error.is_outcome_unknown() {
             return Self::with_detail(ErrorCode::Internal, OUTCOME_UNKNOWN_OF_PUBLISHING);
@@ -43,7 +43,7 @@ impl ApiError {
         error.into()
     }
 
-    /// For what was only to be read: asking again does no harm.
+    /// An error of the broker for a read, which can be repeated without harm.
     pub(super) fn not_read(error: BrokerError) -> Self {
         tracing::debug!(%error, "a request of the server API failed");
         ErrorCode::Internal.into()
@@ -57,7 +57,7 @@ impl ApiError {
         Self::with_detail(ErrorCode::NotAvailable, detail)
     }
 
-    /// `{"code":107,"message":"bad request: no channel is given"}`
+    /// Writes the error: `{"code":107,"message":"bad request: no channel is given"}`.
     pub(super) fn write(&self, out: &mut BytesMut) {
         out.put_slice(b"{\"code\":");
         out.put_slice(self.refusal.code.to_string().as_bytes());
@@ -66,7 +66,7 @@ impl ApiError {
         out.put_u8(b'}');
     }
 
-    /// The same for people.
+    /// Returns the message with its detail.
     pub(crate) fn message(&self) -> String {
         match &self.detail {
             Some(detail) => format!("{}: {detail}", self.refusal.message),
@@ -74,17 +74,17 @@ impl ApiError {
         }
     }
 
-    /// Which of the gateway's own it is.
+    /// Returns the error as one of the gateway's own codes, if it is one.
     pub(super) fn known(&self) -> Option<ErrorCode> {
         self.refusal.known()
     }
 
-    /// There is no room for what was asked for.
+    /// Whether a limit was exceeded.
     pub(super) fn is_of_limit(&self) -> bool {
         self.known() == Some(ErrorCode::LimitExceeded)
     }
 
-    /// The HTTP status for callers that ask for one in place of 200.
+    /// Returns the HTTP status for callers that ask for one in place of 200.
     pub(super) fn status(&self) -> StatusCode {
         match self.known() {
             Some(ErrorCode::UnknownChannel | ErrorCode::MethodNotFound) => StatusCode::NOT_FOUND,
@@ -103,7 +103,7 @@ impl From<ErrorCode> for ApiError {
     }
 }
 
-/// The words of the application's own servers. There is no client here that could be closed.
+/// The error of the application's own servers. Here there is no client that could be closed.
 impl From<Denial> for ApiError {
     fn from(denial: Denial) -> Self {
         let refusal = match denial {
@@ -118,8 +118,7 @@ impl From<Denial> for ApiError {
 
 impl From<BrokerError> for ApiError {
     fn from(error: BrokerError) -> Self {
-        // The broker's own log tells what it is refused and when its link is lost; one line a request would only
-        // drown it.
+        // The broker's own log reports refusals and lost links. A line for each request would only drown those.
         tracing::debug!(%error, "a request of the server API failed");
         if error.is_outcome_unknown() {
             return Self::with_detail(ErrorCode::Internal, OUTCOME_UNKNOWN);

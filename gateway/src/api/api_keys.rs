@@ -1,4 +1,4 @@
-//! Who may use the API: whoever shows a key, compared in constant time.
+//! Authenticates callers of the API by a key, compared in constant time.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// The scheme of `Authorization: apikey KEY`.
 const SCHEME: &str = "apikey";
 
-/// The keys that open the API.
+/// The keys that grant access to the API.
 #[derive(Debug)]
 pub(crate) struct ApiKeys {
     keys: Vec<Secret>,
@@ -31,7 +31,7 @@ impl ApiKeys {
         Ok(Self { keys, insecure: config.insecure })
     }
 
-    /// `Err` says what is wrong, to whoever asked: nothing a thief could not find out anyway.
+    /// Checks a request's key. The error is for the caller: it says nothing an attacker could not find out anyway.
     pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
         if self.insecure {
             return Ok(());
@@ -49,15 +49,15 @@ impl ApiKeys {
         }
     }
 
-    /// Looks at every key to its end, so that how long it takes tells nothing about the bytes of any. The lengths
-    /// are no secret.
+    /// Compares every key to its end, so that the time taken reveals nothing about their bytes. Their lengths are not
+    /// secret.
     fn hold(&self, given: &[u8]) -> bool {
         let held = |found: Choice, key: &Secret| found | key.reveal().as_bytes().ct_eq(given);
         self.keys.iter().fold(Choice::from(0), held).into()
     }
 }
 
-/// What other servers of this API take too. URLs end up in the logs of proxies; here they are not logged.
+/// Returns the key in the query, which other servers of this API accept, too. Proxies may log URLs; this node does not.
 fn in_query(query: &str) -> Option<Cow<'_, [u8]>> {
     let key = query.split('&').find_map(|pair| pair.strip_prefix("api_key="))?;
     Some(percent_encoding::percent_decode_str(key).into())

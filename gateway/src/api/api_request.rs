@@ -1,7 +1,7 @@
-//! What is asked: the methods, and their parameters out of JSON.
+//! Requests of the API: the methods, and their parameters from JSON.
 //!
-//! Fields that the gateway does not know are passed over, and a field that is null counts as missing: client
-//! libraries of many languages and releases write these bodies.
+//! Unknown fields are ignored, and a field that is null counts as missing: client libraries of many languages and releases
+//! write these bodies.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -26,11 +26,11 @@ pub(super) use socketio_requests::{
 
 macro_rules! methods {
     ($($name:ident $word:literal $parameters:ty;)*) => {
-        /// One command, alone in its request or in a batch. Borrows from the body.
+        /// A command, alone in its request or in a batch. Borrows from the body.
         #[derive(Debug)]
         pub(super) enum Command<'a> {
             $($name($parameters),)*
-            /// In a batch only, where it must not spoil the others.
+            /// An unknown command in a batch, which must not fail the others.
             Unknown,
         }
 
@@ -55,7 +55,7 @@ macro_rules! methods {
                 }
             }
 
-            /// The same where they are the next value of a map.
+            /// Reads the parameters as the next value of a map.
             fn read_next<'de, M: MapAccess<'de>>(self, map: &mut M) -> Result<Command<'de>, M::Error> {
                 match self {
                     $(Self::$name => map.next_value().map(Command::$name)),*
@@ -64,7 +64,7 @@ macro_rules! methods {
         }
 
         impl Command<'_> {
-            /// Under which name a batch answers it.
+            /// Returns the name under which a batch answers the command.
             pub(super) fn method(&self) -> Option<Method> {
                 match self {
                     $(Self::$name(_) => Some(Method::$name),)*
@@ -115,10 +115,10 @@ impl Method {
     }
 }
 
-/// One of several commands in one body, as older client libraries send them.
+/// One of several commands in a body, as older client libraries send them.
 #[derive(Debug, Deserialize)]
 pub(super) struct OlderCommand<'a> {
-    /// Comes back with the answer.
+    /// Returned with the answer.
     #[serde(default, deserialize_with = "or_default")]
     pub(super) id: u32,
     #[serde(borrow, default)]
@@ -127,7 +127,7 @@ pub(super) struct OlderCommand<'a> {
     pub(super) params: Option<&'a RawValue>,
 }
 
-/// A text, borrowed unless it has escapes. Null is an empty one.
+/// A text, borrowed unless it has escapes. Null reads as empty.
 #[derive(Debug, Default)]
 pub(super) struct RequestText<'a>(Cow<'a, str>);
 
@@ -178,7 +178,7 @@ macro_rules! with_content {
             version_epoch: RequestText<'a>,
             #[serde(deserialize_with = "or_default")]
             delta: bool,
-            /// Of which value it is the newest, in a channel that has such.
+            /// The key whose newest value this is, in a channel that has newest values.
             #[serde(borrow)]
             key: Option<RequestText<'a>>,
         }
@@ -223,7 +223,7 @@ pub(super) struct ChannelRequest<'a> {
 pub(super) struct History<'a> {
     #[serde(borrow)]
     pub(super) channel: RequestText<'a>,
-    /// 0: the position only. Negative: as many as allowed.
+    /// 0 for the position only; negative for as many as allowed.
     #[serde(deserialize_with = "or_default")]
     pub(super) limit: i64,
     #[serde(borrow)]
@@ -283,7 +283,7 @@ pub(super) struct Unsubscribe<'a> {
 pub(super) struct ChannelsRequest<'a> {
     #[serde(borrow)]
     pub(super) pattern: RequestText<'a>,
-    /// 0: as many as allowed.
+    /// 0 for as many as allowed.
     #[serde(deserialize_with = "or_default")]
     pub(super) limit: u32,
     #[serde(borrow)]
@@ -299,10 +299,10 @@ pub(super) struct Connections<'a> {
     pub(super) client: RequestText<'a>,
     #[serde(borrow)]
     pub(super) channel: RequestText<'a>,
-    /// A filter in a language that is not spoken here.
+    /// A filter in a language that is not supported here.
     #[serde(borrow)]
     pub(super) expression: RequestText<'a>,
-    /// 0: as many as allowed.
+    /// 0 for as many as allowed.
     #[serde(deserialize_with = "or_default")]
     pub(super) limit: u32,
     #[serde(borrow)]
@@ -320,7 +320,7 @@ pub(super) struct Subscribe<'a> {
     pub(super) client: RequestText<'a>,
     #[serde(borrow)]
     pub(super) session: RequestText<'a>,
-    /// In seconds since 1970. 0: never.
+    /// In seconds since 1970. 0 means never.
     #[serde(deserialize_with = "or_default")]
     pub(super) expire_at: i64,
     #[serde(borrow)]
@@ -365,7 +365,7 @@ pub(super) struct Refresh<'a> {
     pub(super) session: RequestText<'a>,
     #[serde(deserialize_with = "or_default")]
     pub(super) expired: bool,
-    /// In seconds since 1970. 0: never.
+    /// In seconds since 1970. 0 means never.
     #[serde(deserialize_with = "or_default")]
     pub(super) expire_at: i64,
     #[serde(borrow)]
@@ -392,13 +392,13 @@ pub(super) struct SharedPollPublish<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Shed<'a> {
-    /// Name or uid of one node. Empty: all of them.
+    /// The name or uid of one node. Empty for all.
     #[serde(borrow)]
     pub(super) node: RequestText<'a>,
-    /// In seconds. 0: as each node's configuration says.
+    /// In seconds. 0 for each node's configured value.
     #[serde(deserialize_with = "or_default")]
     pub(super) over_s: u32,
-    /// The same.
+    /// 0 for each node's configured value.
     #[serde(deserialize_with = "or_default")]
     pub(super) tolerance_percent: u32,
     #[serde(deserialize_with = "or_default")]
@@ -414,7 +414,7 @@ pub(super) struct Rpc<'a> {
     pub(super) params: Option<&'a RawValue>,
 }
 
-/// `{"publish":{…}}`: the one field that names a method counts.
+/// Reads `{"publish":{…}}`: the field that names a method counts.
 impl<'de: 'a, 'a> Deserialize<'de> for Command<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(CommandVisitor)

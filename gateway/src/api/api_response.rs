@@ -1,4 +1,4 @@
-//! What is answered, in JSON.
+//! The responses of the API, in JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -25,9 +25,9 @@ use crate::broker::Published;
 use crate::node::control::NodeInfo;
 use crate::node::node_message::ConnectionInfo;
 
-/// What a channel of a list takes beside its name, roughly, in bytes.
+/// The approximate bytes of a channel in a list, beside its name.
 const CHANNEL_BYTES: usize = 24;
-/// What a connection of a list takes beside its user and its channels, roughly, in bytes.
+/// The approximate bytes of a connection in a list, beside its user and channels.
 const CONNECTION_BYTES: usize = 256;
 
 #[derive(Debug)]
@@ -40,28 +40,28 @@ pub(super) enum ApiResponse {
     Info(Vec<NodeInfo>),
     Channels(ChannelList),
     Connections(ConnectionList),
-    /// What a method said.
+    /// The result of a called method.
     Called(Option<Payload>),
     Changed(ChangedKey),
     State(StatePage),
-    /// Of a channel that keeps state by key.
+    /// The stream of a channel that keeps state by key.
     Stream(HistoryPage),
-    /// How many keys there are.
+    /// The number of keys.
     MapStats(u64),
     Sockets(SocketList),
     Asked(AskedSockets),
-    /// What was found out.
+    /// Findings in JSON.
     Found(Value),
-    /// Nothing to tell but that it was done.
+    /// Success without a result.
     Done,
 }
 
-/// `{"result":{…}}` or `{"error":{…}}`.
+/// Writes `{"result":{…}}` or `{"error":{…}}`.
 pub(super) fn write(answer: &Result<ApiResponse, ApiError>, out: &mut BytesMut) {
     wrapped(answer, "result", ApiResponse::encode, out);
 }
 
-/// `{"replies":[{"publish":{…}},{"error":{…}}]}`, in the order of the commands.
+/// Writes `{"replies":[{"publish":{…}},{"error":{…}}]}`, in the order of the commands.
 pub(super) fn write_batch(
     commands: &[Command<'_>],
     answers: &[Result<ApiResponse, ApiError>],
@@ -75,21 +75,21 @@ pub(super) fn write_batch(
     out.put_u8(b'}');
 }
 
-/// `{"id":7,"result":{…}}` a line, with the id if there is one.
+/// Writes a line `{"id":7,"result":{…}}`, with the id if there is one.
 pub(super) fn write_older(id: u32, answer: &Result<ApiResponse, ApiError>, out: &mut BytesMut) {
     if id == 0 {
         return write(answer, out);
     }
-    // Writing to a buffer that grows cannot fail.
+    // Writing to a growing buffer cannot fail.
     let _ = write!(out, "{{\"id\":{id},");
     let from = out.len();
     write(answer, out);
-    // The brace that opened it.
+    // Without the opening brace, which is written already.
     let rest = out.split_off(from);
     out.put_slice(&rest[1..]);
 }
 
-/// `{"error":{…}}`, for what fails as a whole.
+/// Returns `{"error":{…}}`, for a request that fails as a whole.
 pub(super) fn error(refused: &ApiError) -> Bytes {
     let mut out = BytesMut::with_capacity(128);
     write(&Err(refused.clone()), &mut out);
@@ -97,7 +97,7 @@ pub(super) fn error(refused: &ApiError) -> Bytes {
 }
 
 impl ApiResponse {
-    /// What it takes, roughly, where that can be much.
+    /// Returns the approximate size, for responses that can be large.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::History(page) | Self::Stream(page) => publications_bytes(&page.publications),
@@ -162,7 +162,7 @@ impl ApiResponse {
                         out.put_u8(b',');
                     }
                     write_string(name, out);
-                    // Writing to a buffer that grows cannot fail.
+                    // Writing to a growing buffer cannot fail.
                     let _ = write!(out, ":{{\"num_clients\":{clients}}}");
                 }
                 out.put_u8(b'}');
@@ -207,7 +207,7 @@ fn write_changed(changed: &ChangedKey, out: &mut BytesMut) {
     }
     if let Some(why) = changed.suppressed {
         let comma = if changed.position.is_some() { "," } else { "" };
-        // Writing to a buffer that grows cannot fail.
+        // Writing to a growing buffer cannot fail.
         let _ = write!(out, "{comma}\"suppressed\":true,\"suppress_reason\":\"{}\"", why.as_str());
     }
     out.put_u8(b'}');
@@ -227,7 +227,7 @@ fn write_entries(entries: &[Publication], top: Option<StreamPosition>, cursor: &
     out.put_u8(b'}');
 }
 
-/// The end of an object that lists something.
+/// Writes the end of an object that holds a list.
 fn write_rest(rest: &ListRemainder, out: &mut BytesMut) {
     if let Some(cursor) = &rest.cursor {
         out.put_slice(b",\"cursor\":");
@@ -294,7 +294,7 @@ fn write_node(node: &NodeInfo, out: &mut BytesMut) {
         write_string(text, out);
     }
     let NodeInfo { num_clients, num_users, num_subs, num_channels, uptime, .. } = node;
-    // Writing to a buffer that grows cannot fail.
+    // Writing to a growing buffer cannot fail.
     let _ = write!(
         out,
         ",\"num_clients\":{num_clients},\"num_users\":{num_users},\"num_subs\":{num_subs},\
@@ -310,7 +310,7 @@ fn write_published(published: &Published, out: &mut BytesMut) {
     out.put_u8(b'}');
 }
 
-/// The same of a channel of keys, of which nothing but its epoch may be known.
+/// Writes the position of a channel that keeps state by key, of which only the epoch may be known.
 fn write_place(position: StreamPosition, out: &mut BytesMut) {
     if position.offset > 0 {
         return write_position(position, out);
@@ -321,13 +321,13 @@ fn write_place(position: StreamPosition, out: &mut BytesMut) {
 
 fn write_position(position: StreamPosition, out: &mut BytesMut) {
     out.put_slice(b"\"offset\":");
-    // Writing to a buffer that grows cannot fail.
+    // Writing to a growing buffer cannot fail.
     let _ = write!(out, "{}", position.offset);
     out.put_slice(b",\"epoch\":");
     write_string(position.epoch.as_str(), out);
 }
 
-/// An object with one field: the answer under this name, or the error.
+/// Writes an object with one field: the result under this name, or the error.
 fn wrapped<T>(
     answer: &Result<T, ApiError>,
     name: &str,

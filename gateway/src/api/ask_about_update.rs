@@ -1,4 +1,4 @@
-//! Updates of the hub as the application has them: the publish hook of their topics' channels.
+//! Asks the application about updates of the Mercure hub, by the publish hook of their topics' channels.
 
 use gateway_core::effect::{Denial, Identity};
 use gateway_core::history::Retention;
@@ -12,13 +12,13 @@ use crate::backend::{ClientOrigin, HookSubject};
 use crate::broker::PublishRequest;
 use crate::node::of_topic;
 
-/// Tags of which the hub alone is to say what they hold begin with this.
+/// The prefix of tags that only the hub may set.
 const OWN_TAGS: &str = "mercure.";
 
 impl Hub {
-    /// Asks about an update once for each of its topics, in their order, where the channel of that has it asked. Each may refuse
-    /// it, and what one changes holds for what is asked next and for all that is published. `requests` has the channel of each
-    /// topic, and that of all topics behind them.
+    /// Asks about an update once for each of its topics, in order, if the topic's channel has the hook. Each answer may
+    /// refuse the update; its changes apply to later questions and to everything that is published. `requests` has the
+    /// channel of each topic, followed by the channel of all topics.
     pub(super) async fn ask_about(
         &self,
         mut requests: Vec<PublishRequest>,
@@ -28,7 +28,7 @@ impl Hub {
     ) -> Result<Vec<PublishRequest>, UpdateError> {
         let rules = self.node().rules();
         let asker = HookSubject {
-            // Of no connection, and so of nobody else's id.
+            // The request belongs to no connection, so the id is a new one.
             client: ClientId::from_random(rand::random()),
             transport: TRANSPORT,
             protocol: ProtocolId::MERCURE.format(),
@@ -54,7 +54,7 @@ impl Hub {
     }
 }
 
-/// What the hook has changed. Its version is not heard: the update has an id, and is in several channels.
+/// Applies the hook's changes. Its version is ignored: the update has an id, and is in several channels.
 fn take_over(answer: &PublishRequest, request: &mut PublishRequest) {
     let PublishRequest { publication, retention, idempotency, .. } = answer;
     request.publication.data = publication.data.clone();

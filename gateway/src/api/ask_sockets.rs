@@ -1,4 +1,4 @@
-//! Events that ask clients of Socket.IO for acknowledgements, wherever they are.
+//! Asks clients of Socket.IO for acknowledgements of an event, on all nodes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,15 +20,15 @@ use crate::node::node_message::{AskClients, AskOutcome, NodeResponse};
 use crate::node::{ASK_CLIENTS_TIMEOUT_MAX, AskError};
 use crate::socketio::addressed::{all, selection};
 
-/// How long answers are waited for where nothing is said of it.
+/// How long to wait for answers by default.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What clients have said.
+/// The clients' answers.
 #[derive(Debug, Default)]
 pub(super) struct AskedSockets {
-    /// The id of each in the namespace, and what came of it.
+    /// Each client's id in the namespace, with its outcome.
     sockets: Vec<(String, AskOutcome)>,
-    /// Names of nodes that have not told what theirs have said.
+    /// Names of the nodes that have not reported their clients' answers.
     missing_nodes: Vec<Box<str>>,
 }
 
@@ -86,7 +86,7 @@ impl ApiCall<'_> {
             }
         }
         if outcome.missing_nodes.is_empty() {
-            // Who was meant by its id, and is nowhere.
+            // Clients that were named by id and are on no node.
             let gone = named.difference(&answered);
             outcome.sockets.extend(gone.map(|client| (sid(*client, namespace.name()), AskOutcome::Gone)));
         }

@@ -1,4 +1,4 @@
-//! Publishing by clients over HTTP: `POST /connection/publish` with the token of their connection. For clients that only
+//! Publishing by clients over HTTP: `POST /connection/publish` with the token of a connection. For clients that only
 //! publish, and those that cannot hold a connection.
 
 use std::sync::Arc;
@@ -25,16 +25,16 @@ use crate::broker::PublishRequest;
 use crate::node::Node;
 use crate::telemetry::labels::PublicationSource;
 
-/// Requests of clients that are served at once, apart from those of the server API. Others are told to come back.
+/// The most requests of clients served at once, apart from those of the server API. Further ones are told to come back.
 const AT_ONCE_MAX: usize = 1_024;
 
-/// What hooks are told of how such a client is reached.
+/// The transport's name, as sent to hooks.
 pub(super) const TRANSPORT: &str = "http";
 
 /// The scheme of `Authorization: Bearer TOKEN`.
 const SCHEME: &[u8] = b"bearer ";
 
-/// What publishes for clients that send no more than a request.
+/// Publishes for clients that send a single request.
 #[derive(Debug)]
 pub struct ByClient {
     authenticator: Arc<Authenticator>,
@@ -49,7 +49,7 @@ struct ClientPublish<'a> {
     data: Option<&'a RawValue>,
 }
 
-/// Why nothing was published: a code of the protocol under a status of HTTP.
+/// Why nothing was published: a code of the protocol, and an HTTP status.
 #[derive(Debug)]
 struct PublishRefusal {
     status: StatusCode,
@@ -71,12 +71,12 @@ impl From<ErrorCode> for PublishRefusal {
 }
 
 impl PublishRefusal {
-    /// The token does not say who it is.
+    /// The token does not authenticate a user.
     fn unknown(denial: Denial) -> Self {
         Self { status: StatusCode::UNAUTHORIZED, ..Self::denied(denial) }
     }
 
-    /// The hook says no, or nothing: then with the status of that error.
+    /// The hook has refused, or has failed: then with the status of that error.
     fn by_hook(denial: Denial) -> Self {
         let known = match &denial {
             Denial::Error(refusal) => refusal.known(),
@@ -100,7 +100,7 @@ impl ByClient {
         Self { authenticator, node, room: Semaphore::new(AT_ONCE_MAX) }
     }
 
-    /// Publishes what the body says, if whoever shows the token could do so over a connection, without being subscribed.
+    /// Publishes the request in the body, if the token's user could publish it over a connection without being subscribed.
     pub async fn publish(
         &self,
         headers: &HeaderMap,
@@ -172,7 +172,7 @@ impl ByClient {
         if options.is_polled() {
             return Err(ErrorCode::NotAvailable.into());
         }
-        // Whoever is not refused by the hook may.
+        // With a hook, only the hook decides.
         let is_allowed = options.publish_hook
             || self.authenticator.is_insecure()
             || rights(&identity.caps, &rules.names, &channel).publish
@@ -184,7 +184,7 @@ impl ByClient {
         if !options.publication_data_format.admits(&data) {
             return Err(ErrorCode::BadRequest.into());
         }
-        // Of no connection, and so of nobody else's id.
+        // The request belongs to no connection, so the id is a new one.
         let client = ClientId::from_random(rand::random());
         let Identity { user, info, meta, .. } = identity;
         let info = ClientInfo { client, user: user.clone(), conn_info: info, chan_info: None };
@@ -201,7 +201,7 @@ impl ByClient {
     }
 }
 
-/// Empty without the header: whoever shows no token is anonymous. `None` for what is no token.
+/// Returns the token, or an empty one without the header, which is anonymous. `None` for a malformed header.
 fn token(headers: &HeaderMap) -> Option<&str> {
     let Some(value) = headers.get(AUTHORIZATION) else { return Some("") };
     let (scheme, token) = value.as_bytes().split_at_checked(SCHEME.len())?;

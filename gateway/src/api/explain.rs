@@ -1,4 +1,4 @@
-//! Why a client did, or did not, get a publication: all that can be found out afterwards.
+//! Explains why a client did or did not receive a publication, as far as that can be found out afterwards.
 
 use gateway_core::channel_rules::ChannelOptions;
 use gateway_core::history::HistoryFilter;
@@ -14,15 +14,15 @@ use super::run_command::ApiCall;
 use crate::node::ClosesWanted;
 use crate::node::node_message::{ConnectionDetail, ConnectionInfo, DetailWanted, SubscriptionDetail};
 
-/// What can be said in the end.
+/// The conclusion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum DeliveryVerdict {
-    /// It was written to the client's socket.
+    /// The publication was written to the client's socket.
     Sent,
-    /// It is on its way there.
+    /// The publication is waiting to be written.
     Waiting,
     NotSent,
-    /// Nothing was kept that says so.
+    /// Nothing was kept that would tell.
     Unknown,
 }
 
@@ -37,7 +37,7 @@ impl DeliveryVerdict {
     }
 }
 
-/// What was found, one after the other. What is found last decides.
+/// The findings in order. The last one determines the verdict.
 #[derive(Debug)]
 struct Findings {
     verdict: DeliveryVerdict,
@@ -60,7 +60,7 @@ impl ApiCall<'_> {
         let client = self.find_client(&request.client, DetailWanted { tags }).await?;
         match &client {
             FoundClient { connection: Some((_, info)), .. } => {
-                // Of what is not there to be looked at nobody knows whether it was for this client, and when.
+                // For a publication that is no longer kept, it is unknown whether it was for this client.
                 if is_there && (publication.is_some() || request.offset == 0) {
                     let now_ms = self.node.clock.unix_millis();
                     explain_subscription(
@@ -86,7 +86,7 @@ impl ApiCall<'_> {
         Ok(with_missing(words, &client.missing_nodes))
     }
 
-    /// The publication, where the channel keeps it. The second is whether there is one to ask about.
+    /// Returns the publication, if the channel keeps it, and whether there is one to explain.
     async fn look_up(
         &self,
         found: &mut Findings,
@@ -188,7 +188,7 @@ fn explain_subscription(
     explain_position(found, detail, subscription, offset);
 }
 
-/// Whether the publication is for this client at all.
+/// Explains whether the publication is for this client at all.
 fn explain_choice(
     found: &mut Findings,
     info: &ConnectionInfo,

@@ -1,4 +1,4 @@
-//! What there is to know of one connection, and of those that were closed lately.
+//! Reports details of one connection, and the connections closed recently.
 
 use serde_json::{Map, Value, json};
 use shared::id::ClientId;
@@ -12,12 +12,12 @@ use crate::node::node_message::{
 };
 use crate::node::{CloseRecord, ClosesWanted};
 
-/// A client that was asked for, if it is connected.
+/// The result of looking for a client.
 #[derive(Debug, Default)]
 pub(super) struct FoundClient {
-    /// Its node and what that tells.
+    /// The client's node, and its connection there.
     pub(super) connection: Option<(Box<str>, ConnectionInfo)>,
-    /// Nodes that have not answered: it may be at one of these.
+    /// Names of the nodes that have not answered: the client may be on one of these.
     pub(super) missing_nodes: Vec<Box<str>>,
 }
 
@@ -28,7 +28,7 @@ impl ApiCall<'_> {
         Ok(with_missing(json!({ "connection": connection }), &found.missing_nodes))
     }
 
-    /// The latest first.
+    /// Returns recent closes, the latest first.
     pub(super) async fn closes(&self, request: &api_request::ClosesRequest<'_>) -> Result<Value, ApiError> {
         let (user, client) = (&*request.user, &*request.client);
         let wanted = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Into::into);
@@ -40,7 +40,7 @@ impl ApiCall<'_> {
         Ok(with_missing(json!({ "closes": closes }), &missing))
     }
 
-    /// Each with its node, and the names of nodes that have not answered.
+    /// Returns closes of all nodes, each with its node, and the names of nodes that have not answered.
     pub(super) async fn closes_everywhere(
         &self,
         wanted: ClosesWanted,
@@ -70,7 +70,7 @@ impl ApiCall<'_> {
         if name.is_empty() {
             return Err(ApiError::bad_request("no client is given"));
         }
-        // What is no id of ours is nobody's.
+        // An invalid id belongs to no client.
         let Some(client) = ClientId::parse(name) else { return Ok(FoundClient::default()) };
         let listing = ConnectionsQuery {
             client: Some(client),
@@ -92,7 +92,7 @@ fn connection_in_words(node: &str, info: &ConnectionInfo) -> Value {
         "client": client, "user": user, "node": node, "transport": transport, "protocol": protocol, "uptime": uptime,
         "num_channels": num_channels,
     });
-    // A node of an earlier release tells none.
+    // A node of an earlier release reports no detail.
     if let Some(detail) = &info.detail {
         words["outbox_bytes"] = detail.outbox_bytes.into();
         words["stalled_ms"] = detail.stalled_ms.into();

@@ -1,4 +1,4 @@
-//! Lists of channels and connections, gathered from all nodes a page at a time.
+//! Lists channels and connections, gathered from all nodes a page at a time.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::node::node_message::{
     ConnectionCursor, ConnectionInfo, ConnectionsWanted, DetailWanted, NodeRequest, NodeResponse, PAGE_MAX,
 };
 
-/// Channels with their subscribers on all nodes.
+/// Channels with their numbers of subscribers over all nodes.
 #[derive(Debug, Default)]
 pub(super) struct ChannelList {
     pub(super) channels: BTreeMap<Box<str>, u64>,
@@ -23,31 +23,31 @@ pub(super) struct ChannelList {
 
 #[derive(Debug, Default)]
 pub(super) struct ConnectionList {
-    /// Each with its node.
+    /// Each connection with its node.
     pub(super) connections: Vec<(Box<str>, ConnectionInfo)>,
     pub(super) rest: ListRemainder,
 }
 
-/// Which connections are asked for.
+/// Selects the connections to list.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionsQuery<'a> {
-    /// Empty: of any user.
+    /// Empty for all users.
     pub(super) user: &'a str,
     pub(super) client: Option<ClientId>,
     pub(super) channel: Option<Channel>,
-    /// 0: as many as allowed.
+    /// 0 for as many as allowed.
     pub(super) limit: u32,
     pub(super) cursor: &'a str,
-    /// What else is to be told of each.
+    /// Further details to return for each connection.
     pub(super) detail: Option<DetailWanted>,
 }
 
-/// What a list does not hold.
+/// What a list does not include.
 #[derive(Debug, Default)]
 pub(super) struct ListRemainder {
-    /// Where it goes on, if it does.
+    /// Where the next page begins, if there is one.
     pub(super) cursor: Option<String>,
-    /// Names of nodes that have not told theirs.
+    /// Names of the nodes that have not answered.
     pub(super) missing_nodes: Vec<Box<str>>,
 }
 
@@ -60,7 +60,7 @@ impl ListRemainder {
 }
 
 impl ApiCall<'_> {
-    /// In the order of their names.
+    /// Returns channels ordered by name.
     pub(super) async fn channels(
         &self,
         request: &api_request::ChannelsRequest<'_>,
@@ -87,7 +87,7 @@ impl ApiCall<'_> {
             "" => None,
             client => match ClientId::parse(client) {
                 Some(client) => Some(client),
-                // None of ours, so nobody has it.
+                // An invalid id belongs to no client.
                 None => return Ok(ConnectionList::default()),
             },
         };
@@ -100,7 +100,7 @@ impl ApiCall<'_> {
             .await
     }
 
-    /// Node after node, by their ids, each from its first place to its last.
+    /// Returns connections, ordered by the id of their node, then by their place on it.
     pub(super) async fn list(&self, listing: ConnectionsQuery<'_>) -> Result<ConnectionList, ApiError> {
         let ConnectionsQuery { user, client, channel, limit, cursor, detail } = listing;
         let mut list = ConnectionList::default();
@@ -139,7 +139,7 @@ impl ApiCall<'_> {
                 };
                 list.connections.extend(page.connections.into_iter().map(|one| (node.uid.clone(), one)));
                 match page.next {
-                    // A node that does not get on would be asked for ever.
+                    // A node that makes no progress would be asked endlessly.
                     Some(next) if next > from => from = next,
                     _ => break,
                 }

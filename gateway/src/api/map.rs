@@ -1,4 +1,4 @@
-//! Channels that keep state by key: keys set and removed, state and stream read.
+//! Commands on channels that keep state by key: sets and removes keys, reads state and stream.
 
 use gateway_core::history::{HistoryFilter, HistoryPage};
 use gateway_core::map::{
@@ -16,7 +16,7 @@ use super::run_command::ApiCall;
 use crate::broker::ChangeRequest;
 use crate::telemetry::labels::PublicationSource;
 
-/// A page of state ends behind the key with which it holds so many bytes.
+/// A page of state ends after the key with which it reaches this many bytes.
 const PAGE_BYTES_MAX: u32 = 4 << 20;
 
 impl ApiCall<'_> {
@@ -33,7 +33,7 @@ impl ApiCall<'_> {
         };
         let data = match request.has_data() {
             true => self.payload(request.data, &request.b64data)?,
-            // A key may stand for itself.
+            // A key may carry no data.
             false => Payload::json(bytes::Bytes::new()),
         };
         let rules = self.node.rules();
@@ -149,7 +149,7 @@ impl ApiCall<'_> {
         Ok(self.node.clear_state(channel).await?)
     }
 
-    /// A channel that keeps state by key.
+    /// Returns the channel of this name, which has to keep state by key.
     fn map(&self, name: &str) -> Result<(Channel, MapRetention), ApiError> {
         let (channel, options) = self.channel(name)?;
         if !options.keeps_keys() {
@@ -159,7 +159,7 @@ impl ApiCall<'_> {
     }
 }
 
-/// Without a stream, where changes stand is for nodes to know. Callers see whose life they are of.
+/// Removes the offset, which in a channel without a stream is internal to the nodes. Callers see the epoch.
 fn unnumbered(position: StreamPosition) -> StreamPosition {
     StreamPosition { offset: 0, ..position }
 }

@@ -1,6 +1,6 @@
-//! Who follows which topics of the Mercure hub: updates when a subscription begins and ends, and lists of those there are.
+//! Subscriptions to topics of the Mercure hub: updates when one begins or ends, and lists of the current ones.
 //!
-//! A subscriber is in the presence of a channel that nobody can follow, so all nodes know of it, and forget it with its node.
+//! A subscriber is in the presence of a channel without subscribers, so all nodes know of it, and it goes with its node.
 
 use std::sync::Arc;
 
@@ -19,15 +19,15 @@ use tokio::sync::oneshot;
 use super::update::{Hub, UpdateError};
 use crate::client::StreamWatcher;
 
-/// Where the lists are.
+/// The path of the lists.
 pub(crate) const PATH: &str = "/.well-known/mercure/subscriptions";
 
 const CONTEXT: &str = "https://mercure.rocks/";
 
-/// What a variable of a URI template leaves as it is (RFC 6570 §3.2.2).
+/// The characters that a variable of a URI template leaves unescaped are removed (RFC 6570 §3.2.2).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// What the presence channel keeps of a subscriber.
+/// The subscriber's info in the presence channel.
 #[derive(Serialize, Deserialize)]
 struct SubscriberInfo {
     topics: Vec<String>,
@@ -35,7 +35,7 @@ struct SubscriberInfo {
     payload: Option<Box<RawValue>>,
 }
 
-/// One client of the hub, while its stream lasts.
+/// A client of the hub, while its stream lasts.
 #[derive(Debug)]
 pub(crate) struct Subscriber {
     hub: Arc<Hub>,
@@ -46,7 +46,7 @@ pub(crate) struct Subscriber {
 #[derive(Debug)]
 struct StreamBeginning {
     payload: Option<Bytes>,
-    /// Over when the beginning has been told.
+    /// Resolves when the beginning has been published.
     announced: oneshot::Receiver<()>,
 }
 
@@ -74,7 +74,7 @@ impl StreamWatcher for Subscriber {
         let Some(StreamBeginning { payload, announced }) = self.begun.lock().take() else { return };
         let (hub, topics) = (self.hub.clone(), self.topics.clone());
         self.hub.node().spawn(async move {
-            // Whoever is told of the end has been told of the beginning.
+            // The end is published only after the beginning.
             let _ = announced.await;
             hub.hide(client);
             hub.tell(client, &topics, false, payload.as_ref()).await;
@@ -82,7 +82,7 @@ impl StreamWatcher for Subscriber {
     }
 }
 
-/// What of the subscriptions is asked for.
+/// Selects subscriptions.
 enum SubscriptionQuery {
     All,
     Of(String),
@@ -90,7 +90,7 @@ enum SubscriptionQuery {
 }
 
 impl SubscriptionQuery {
-    /// By a path. `None` for one that names nothing.
+    /// Parses a path. `None` for one that selects nothing.
     fn read(path: &str) -> Option<Self> {
         let rest = path.strip_prefix(PATH)?;
         let decode = |text: &str| percent_decode_str(text).decode_utf8().ok().map(|text| text.into_owned());
@@ -105,7 +105,7 @@ impl SubscriptionQuery {
 }
 
 impl Hub {
-    /// The document at a path, in JSON-LD. `None`: there is no such subscription.
+    /// Returns the JSON-LD document at a path. `None` if there is no such subscription.
     pub(crate) async fn subscriptions(
         &self,
         token: Option<&str>,
@@ -117,7 +117,7 @@ impl Hub {
             return Err(UpdateError::Unlisted);
         }
         let Some(wanted) = SubscriptionQuery::read(path) else { return Ok(None) };
-        // Read before the list is: whoever follows from there on misses no change of it.
+        // Read before the list: a client that follows updates from there on misses no change of the list.
         let last_id = self.last_id().await?;
         let present =
             self.node().presence(self.presence_channel()?).await.map_err(|_| UpdateError::Failed)?;
@@ -181,7 +181,7 @@ impl Hub {
         }
     }
 
-    /// An update for each topic. Those who follow these know from the list what they may miss.
+    /// Publishes an update for each topic. Subscribers to these updates can tell from the list what they may have missed.
     async fn tell(&self, client: ClientId, topics: &[String], active: bool, payload: Option<&Bytes>) {
         let subscriber = name_of(client);
         let payload = payload.and_then(|payload| serde_json::from_slice::<Box<RawValue>>(payload).ok());

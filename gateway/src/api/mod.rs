@@ -1,8 +1,8 @@
-//! The server API: what an application's back end asks of the gateway over HTTP.
+//! The server API: requests of an application's back end to the gateway over HTTP.
 //!
-//! One request is one `POST /api/<method>` with a JSON body, in the shapes of the Centrifuge server API, so that its
-//! client libraries work. [`serve`](Api::serve) is the way in: `keys` says who may, `request` reads, `run` does, and
-//! `answer` writes.
+//! One request is one `POST /api/<method>` with a JSON body, in the shapes of the Centrifuge server API, so that its client
+//! libraries work. [`serve`](Api::serve) is the entry point: `api_keys` authenticates, `api_request` reads, `run_command`
+//! executes, and `api_response` writes.
 
 mod act;
 mod api_config;
@@ -37,13 +37,13 @@ pub(crate) use published_message::{Content, PublishedMessage, channel};
 pub(crate) use serve::ReloadFn;
 pub use serve::{Api, PREFIX};
 
-/// What a body asks of a method, if there is such a method: for [`crate::readers`].
+/// Reads the body of a request to a method, if the method exists: for [`crate::readers`].
 pub(crate) fn command_in_words(method: &str, body: &[u8]) -> Option<Result<String, String>> {
     let read = api_request::Method::parse(method)?.read(body);
     Some(read.map(|command| format!("{command:?}")).map_err(|error| error.to_string()))
 }
 
-/// The same of each command of a batch.
+/// Reads each command of a batch, also for the readers.
 pub(crate) fn batch_in_words(body: &[u8]) -> Result<Vec<(Option<&'static str>, String)>, String> {
     let batch: api_request::BatchRequest<'_> =
         serde_json::from_slice(body).map_err(|error| error.to_string())?;

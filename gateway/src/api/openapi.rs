@@ -1,6 +1,6 @@
-//! The API in OpenAPI 3.1: what `GET /api/openapi.json` answers.
+//! The API in OpenAPI 3.1, served at `GET /api/openapi.json`.
 //!
-//! Tests hold requests and answers of every method against it, so what it says is so.
+//! Tests check requests and responses of every method against it.
 
 mod inspect_schemas;
 mod schemas;
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::api_request::Method;
 
-/// Where it is. No key is asked for: it is the same everywhere.
+/// The path of the document. It needs no key, because the document is the same on every node.
 pub(super) const PATH: &str = "/api/openapi.json";
 
 pub(super) fn serve(method: &HttpMethod) -> Response<Full<Bytes>> {
@@ -115,7 +115,7 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-/// An object with this one field.
+/// Returns the schema of an object with this one field.
 fn object(field: &str, schema: Value) -> Value {
     json!({ "type": "object", "required": [field], "properties": { field: schema } })
 }

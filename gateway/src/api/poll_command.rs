@@ -1,4 +1,4 @@
-//! Newer content of keys, from an application that does not wait to be asked.
+//! Newer content of keys of polled channels, pushed by the application ahead of the next poll.
 
 use gateway_core::poll::{KEY_BYTES_MAX, PollMode};
 use shared::position::{EPOCH_BYTES_MAX, Epoch};
@@ -9,7 +9,7 @@ use super::run_command::ApiCall;
 use crate::telemetry::labels::PublicationSource;
 
 impl ApiCall<'_> {
-    /// Tells those who follow the key, on every node, unless they know this version or a newer one.
+    /// Delivers the content to the clients that track the key, on every node, unless they have this version or a newer one.
     pub(super) async fn shared_poll_publish(&self, request: &SharedPollPublish<'_>) -> Result<(), ApiError> {
         if request.version == 0 {
             return Err(ApiError::bad_request("the version must be at least 1"));

@@ -1,4 +1,4 @@
-//! Publishing to one channel, to many, and in a row.
+//! Publishing to one channel, to many, and several publications in order.
 
 use serde_json::value::RawValue;
 use shared::error::ErrorCode;
@@ -22,7 +22,7 @@ impl ApiCall<'_> {
         Ok(published)
     }
 
-    /// Several, in this order. They are on their way together: a row of publications does not pay a round trip each.
+    /// Publishes several in this order. They are in flight together, so that each does not cost a round trip.
     pub(super) async fn publish_row(&self, row: &[&Publish<'_>]) -> Vec<Result<Published, ApiError>> {
         let mut answers = Vec::with_capacity(row.len());
         for part in row.chunks(CONCURRENT) {
@@ -62,7 +62,7 @@ impl ApiCall<'_> {
         message.to(channel, &options)
     }
 
-    /// To several channels at once: one that fails does not hold the others up.
+    /// Publishes to several channels at once. One that fails does not hold up the others.
     pub(super) async fn broadcast(
         &self,
         request: &Broadcast<'_>,

@@ -1,4 +1,4 @@
-//! What is to be published, whoever asks and however it arrives: read and checked as the server API does it.
+//! A message to publish: read and checked in the same way for the server API and for feeds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 /// Longest epoch of versions, in bytes.
 const VERSION_EPOCH_BYTES_MAX: usize = 64;
 
-/// What publish and broadcast have in common.
+/// The content of a publish or broadcast request.
 #[derive(Debug)]
 pub(crate) struct Content<'a> {
     pub(crate) data: Option<&'a RawValue>,
@@ -39,7 +39,7 @@ pub(crate) struct Content<'a> {
     pub(crate) key: Option<&'a str>,
 }
 
-/// What is published, the same for each channel.
+/// A message to publish, the same for each channel.
 #[derive(Debug)]
 pub(crate) struct PublishedMessage {
     publication: Publication,
@@ -49,7 +49,7 @@ pub(crate) struct PublishedMessage {
 }
 
 impl PublishedMessage {
-    /// `body`: what the content is borrowed from.
+    /// Reads a message. `body` is what the content is borrowed from.
     pub(crate) fn read(content: Content<'_>, body: &Bytes, config: &ApiConfig) -> Result<Self, ApiError> {
         let version = version(content.version, content.version_epoch)?;
         let idempotency = idempotency(content.idempotency_key, config)?;
@@ -62,7 +62,7 @@ impl PublishedMessage {
         Ok(Self { publication, skip_history: content.skip_history, idempotency, version })
     }
 
-    /// The same, known for this time by its own idempotency key, or by this one if it has none.
+    /// Sets how long the idempotency key is kept, and uses this key if the message has none.
     pub(crate) fn known_by(self, key: impl FnOnce() -> Box<str>, ttl: Duration) -> Self {
         let key = self.idempotency.map_or_else(key, |own| own.key);
         Self { idempotency: Some(Idempotency { key, ttl }), ..self }
@@ -95,7 +95,7 @@ impl PublishedMessage {
     }
 }
 
-/// The channel of this name and its options.
+/// Returns the channel of this name and its options.
 pub(crate) fn channel(rules: &ChannelRules, name: &str) -> Result<(Channel, Arc<ChannelOptions>), ApiError> {
     let channel =
         rules.channel(name, CHANNEL_BYTES_MAX).map_err(|error| ApiError::bad_request(error.to_string()))?;
@@ -103,7 +103,7 @@ pub(crate) fn channel(rules: &ChannelRules, name: &str) -> Result<(Channel, Arc<
     Ok((channel, options))
 }
 
-/// `body`: what the data is borrowed from.
+/// Reads a payload. `body` is what the data is borrowed from.
 pub(super) fn payload(
     data: Option<&RawValue>,
     b64data: &str,
@@ -112,7 +112,7 @@ pub(super) fn payload(
 ) -> Result<Payload, ApiError> {
     let payload = match data {
         _ if !b64data.is_empty() => decode(b64data)?,
-        // Borrowed from the body, which it therefore shares: a payload is not copied on its way to the broker.
+        // Shares the body's memory: a payload is not copied on its way to the broker.
         Some(data) => Payload::json(body.slice_ref(data.get().as_bytes())),
         None => return Err(ApiError::bad_request("no data is given")),
     };
@@ -126,7 +126,7 @@ pub(super) fn payload(
     Ok(payload)
 }
 
-/// `None` if there is no version.
+/// Returns the version, or `None` if there is none.
 pub(super) fn version(number: u64, epoch: &str) -> Result<Option<Version>, ApiError> {
     if epoch.len() > VERSION_EPOCH_BYTES_MAX {
         let detail = format!("the version epoch is longer than {VERSION_EPOCH_BYTES_MAX} bytes");
@@ -135,7 +135,7 @@ pub(super) fn version(number: u64, epoch: &str) -> Result<Option<Version>, ApiEr
     Ok((number != 0).then(|| Version { number, epoch: epoch.into() }))
 }
 
-/// `None` if there is no key.
+/// Returns the idempotency key, or `None` if there is none.
 pub(super) fn idempotency(key: &str, config: &ApiConfig) -> Result<Option<Idempotency>, ApiError> {
     if key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
         let detail = format!("the idempotency key is longer than {IDEMPOTENCY_KEY_BYTES_MAX} bytes");
@@ -144,7 +144,7 @@ pub(super) fn idempotency(key: &str, config: &ApiConfig) -> Result<Option<Idempo
     Ok((!key.is_empty()).then(|| Idempotency { key: key.into(), ttl: config.idempotency_ttl() }))
 }
 
-/// Bytes of any content: clients get JSON or text as such, and anything else as binary.
+/// Decodes a payload of any content: clients receive JSON or text as such, and anything else as binary.
 fn decode(base64: &str) -> Result<Payload, ApiError> {
     let bytes: Bytes =
         STANDARD.decode(base64).map_err(|error| ApiError::bad_request(format!("b64data: {error}")))?.into();

@@ -1,4 +1,4 @@
-//! Questions about channels and nodes.
+//! Commands that read channels and nodes.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ impl ApiCall<'_> {
         }
     }
 
-    /// As much of it as there is room for.
+    /// Reads as much of the history as the response has room for.
     pub(super) async fn read_history(
         &self,
         channel: Channel,

@@ -1,4 +1,4 @@
-//! Calls of methods that the application's own servers answer, as those of clients.
+//! Calls methods that the application's own servers implement, as clients do.
 
 use shared::error::ErrorCode;
 use shared::id::{ClientId, UserId};
@@ -10,11 +10,11 @@ use super::api_request;
 use super::run_command::ApiCall;
 use crate::backend::{ClientOrigin, HookKind, HookSubject};
 
-/// What the hook is told of how its caller is reached.
+/// The transport's name, as sent to the hook.
 const TRANSPORT: &str = "server_api";
 
 impl ApiCall<'_> {
-    /// What the hook for calls answers, if it answers with anything.
+    /// Returns the hook's answer, if it has data.
     pub(super) async fn rpc(&self, request: &api_request::Rpc<'_>) -> Result<Option<Payload>, ApiError> {
         if request.method.is_empty() {
             return Err(ApiError::bad_request("no method is given"));
@@ -23,7 +23,7 @@ impl ApiCall<'_> {
         let backend = backend.ok_or(ErrorCode::MethodNotFound)?;
         self.in_time()?;
         let asker = HookSubject {
-            // Of no connection, and so of nobody else's id.
+            // The request belongs to no connection, so the id is a new one.
             client: ClientId::from_random(rand::random()),
             transport: TRANSPORT,
             protocol: ProtocolId::CENTRIFUGE_JSON.format(),

@@ -1,4 +1,4 @@
-//! Does what is asked: one command, or a batch of them.
+//! Executes a command, or a batch of them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,21 +19,21 @@ use super::published_message;
 use super::response_budget::ResponseBudget;
 use crate::node::Node;
 
-/// Commands of one request that are in flight at once.
+/// The most commands of one request in flight at once.
 pub(super) const CONCURRENT: usize = 256;
 
-/// One request being served.
+/// A request being served.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ApiCall<'a> {
     pub(super) config: &'a ApiConfig,
     pub(super) node: &'a Node,
     pub(super) body: &'a Bytes,
-    /// Nothing is begun after this.
+    /// No command is begun after this.
     pub(super) deadline: Instant,
     pub(super) room: &'a ResponseBudget,
-    /// The namespaces of Socket.IO, if that is served.
+    /// The namespaces of Socket.IO, if it is enabled.
     pub(super) namespaces: Option<&'a Namespaces>,
-    /// Questions that may be in flight side by side, and so share the room.
+    /// The number of commands that may be in flight together, and so share the response budget.
     pub(super) side_by_side: usize,
 }
 
@@ -49,13 +49,13 @@ impl<'a> ApiCall<'a> {
         Ok(answer)
     }
 
-    /// How many bytes of a history one question may be told.
+    /// Returns the most bytes of history for one command.
     pub(super) fn share(&self) -> u32 {
         let side_by_side = u32::try_from(self.side_by_side).unwrap_or(u32::MAX).max(1);
         self.room.left().min(self.config.answer_bytes_max / side_by_side)
     }
 
-    /// When the request was let in.
+    /// Returns when the request was admitted.
     pub(super) fn came(&self) -> Instant {
         self.deadline.checked_sub(self.config.deadline()).unwrap_or_else(Instant::now)
     }
@@ -109,9 +109,9 @@ impl<'a> ApiCall<'a> {
         })
     }
 
-    /// Answers every command, in the order asked. Publications to one channel are made in that order; those to
-    /// different channels are in flight together. Any other command waits for all before it, and those after wait
-    /// for it, unless the batch is parallel.
+    /// Answers every command, in the order of the batch. Publications to one channel are made in that order; those to
+    /// different channels are in flight together. Any other command waits for all before it, and those after wait for it,
+    /// unless the batch is parallel.
     pub(super) async fn run_batch(
         &self,
         batch: &BatchRequest<'_>,
@@ -136,7 +136,7 @@ impl<'a> ApiCall<'a> {
         Ok(answers.into_iter().map(|answer| answer.unwrap_or(Err(ErrorCode::Internal.into()))).collect())
     }
 
-    /// Commands of one chain: the publications of a channel, or one command of any kind.
+    /// Runs the commands of one chain: the publications of a channel, or a single command of any kind.
     async fn run_chain(
         &self,
         batch: &BatchRequest<'_>,
@@ -154,7 +154,7 @@ impl<'a> ApiCall<'a> {
         chain.into_iter().zip(made.map(|made| made.map(ApiResponse::Published))).collect()
     }
 
-    /// The channel of this name and its options.
+    /// Returns the channel of this name and its options.
     pub(super) fn channel(&self, name: &str) -> Result<(Channel, Arc<ChannelOptions>), ApiError> {
         published_message::channel(&self.node.rules(), name)
     }
@@ -164,8 +164,8 @@ impl<'a> ApiCall<'a> {
     }
 }
 
-/// The commands of a batch, by their place in it: stages one after the other, in each stage chains side by side, in
-/// each chain commands one after the other.
+/// Returns the commands of a batch by index: stages that run one after the other, each with chains that run in parallel,
+/// each with commands that run one after the other.
 fn stages(batch: &BatchRequest<'_>) -> Vec<Vec<Vec<usize>>> {
     let mut stages = Vec::new();
     let mut stage: Vec<Vec<usize>> = Vec::new();

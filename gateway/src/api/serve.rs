@@ -1,4 +1,4 @@
-//! The way in: HTTP on one side, commands on the other.
+//! The entry point of the API: from HTTP requests to commands.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -30,31 +30,31 @@ use crate::node::Node;
 use crate::secret::SecretFileError;
 use crate::telemetry::traces::{SPANS, join_callers_trace};
 
-/// What the paths of the API begin with.
+/// The prefix of the API's paths.
 pub const PREFIX: &str = "/api/";
 
-/// Where older client libraries send all their commands.
+/// The path to which older client libraries send all their commands.
 const OLDER_PATH: &str = "/api";
 
-/// The one method that is made of others.
+/// The method that combines others.
 const BATCH: &str = "batch";
 
-/// The one method that is of the node that is asked, and of no channel or client.
+/// The method that concerns the node itself, rather than a channel or client.
 const RELOAD: &str = "reload";
 
-/// Reads the configuration again, and answers what has changed as JSON, or why nothing has. May wait for files.
+/// Reloads the configuration. Returns what has changed as JSON, or why nothing has. May block on files.
 pub(crate) trait ReloadFn: Send + Sync + fmt::Debug {
     fn reload(&self) -> Result<serde_json::Value, String>;
 }
 
-/// What a path asks for.
+/// The endpoint at a path.
 #[derive(Clone, Copy, Debug)]
 enum ApiEndpoint {
     One(Method),
     Batch,
     /// Commands that name their methods themselves.
     Older,
-    /// That this node reads its configuration again.
+    /// A reload of this node's configuration.
     Reload,
 }
 
@@ -70,7 +70,7 @@ impl ApiEndpoint {
         }
     }
 
-    /// A label of a metric: never what was asked, which could be anything.
+    /// Returns the value of the metric's label: never the requested path, which is unbounded.
     fn label(endpoint: Option<Self>) -> &'static str {
         match endpoint {
             Some(Self::One(method)) => method.name(),
@@ -82,7 +82,7 @@ impl ApiEndpoint {
     }
 }
 
-/// Ask for an HTTP status that tells of protocol errors, in place of 200, with the value `transport`.
+/// Headers that ask for an HTTP status in place of 200 for protocol errors, with the value `transport`.
 const ERROR_MODE_HEADERS: [&str; 2] = ["x-tidegate-error-mode", "x-centrifugo-error-mode"];
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -90,18 +90,18 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 #[derive(Debug)]
 pub struct Api {
     config: ApiConfig,
-    /// Others can be set while the node runs.
+    /// May be replaced while the node runs.
     keys: RwLock<ApiKeys>,
     reload: OnceLock<Arc<dyn ReloadFn>>,
     socketio: OnceLock<Arc<SocketIoShared>>,
     node: Arc<Node>,
     /// One permit for each request that may be served at once.
     room: Semaphore,
-    /// Told when nothing more is begun.
+    /// Cancelled when no more requests are begun.
     closed: CancellationToken,
 }
 
-/// Why a request was not even read.
+/// Why a request was refused before it was read.
 struct ApiBodyError {
     status: StatusCode,
     refused: ApiError,
@@ -120,27 +120,27 @@ impl Api {
         })
     }
 
-    /// The keys of another configuration.
+    /// Reads the keys of another configuration.
     pub(crate) fn read_keys(&self, config: &ApiConfig) -> Result<ApiKeys, SecretFileError> {
         ApiKeys::new(config)
     }
 
-    /// They open the API from now on, and no others do.
+    /// Replaces the keys.
     pub(crate) fn set_keys(&self, keys: ApiKeys) {
         *self.keys.write() = keys;
     }
 
-    /// What is to be done when a reload of the configuration is asked for. Once.
+    /// Sets the function that reloads the configuration. Called once.
     pub(crate) fn reload_with(&self, reload: Arc<dyn ReloadFn>) {
         let _ = self.reload.set(reload);
     }
 
-    /// Clients of Socket.IO are served, in these namespaces. Once.
+    /// Sets the namespaces of Socket.IO, if it is enabled. Called once.
     pub(crate) fn know_socketio(&self, common: Arc<SocketIoShared>) {
         let _ = self.socketio.set(common);
     }
 
-    /// Nothing is begun after this. What has been begun is answered.
+    /// Stops accepting requests. Those in progress are answered.
     pub fn close(&self) {
         self.closed.cancel();
     }
@@ -158,7 +158,7 @@ impl Api {
         self.serve_endpoint(ApiEndpoint::of(request.uri().path()), admitted, request).await
     }
 
-    /// The same for a method that is asked by whoever has been let in elsewhere.
+    /// Serves a request to a method whose caller was authenticated elsewhere.
     pub(crate) async fn serve_admitted<B>(&self, method: &str, request: Request<B>) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes>,
@@ -251,7 +251,7 @@ impl Api {
             side_by_side: 1,
         };
         let json: &[u8] = if body.is_empty() { b"{}" } else { &body };
-        // serde would also take a list of fields in their order, which is nobody's API.
+        // serde would also accept an array of fields in order, which is not part of the API.
         if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(unread(StatusCode::BAD_REQUEST, ApiError::bad_request("the body is no JSON object")));
         }
@@ -298,7 +298,7 @@ impl Api {
                     }
                     api_response::write_older(id, answer, &mut out);
                 }
-                // The status can tell of one only.
+                // The status can report a single command only.
                 answers.into_iter().next().filter(|_| batch.commands.len() == 1).and_then(Result::err)
             }
         };
@@ -325,7 +325,7 @@ impl Api {
         mode.map_or(self.config.error_mode == ErrorMode::Transport, |mode| mode == "transport")
     }
 
-    /// Reads the body, no longer than allowed and no later.
+    /// Reads the body, within the limits of size and time.
     async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<ReceivedBody, ApiBodyError>
     where
         B: Body<Data = Bytes>,
@@ -362,7 +362,7 @@ fn unread(status: StatusCode, refused: ApiError) -> ApiBodyError {
     ApiBodyError { status, refused }
 }
 
-/// Commands that follow each other, and their ids. All of them are read before any is carried out.
+/// Reads consecutive commands and their ids. All are read before any is executed.
 fn read_older(json: &[u8], max: usize) -> Result<(Vec<u32>, BatchRequest<'_>), ApiBodyError> {
     let bad = |detail: String| unread(StatusCode::BAD_REQUEST, ApiError::bad_request(detail));
     let (mut ids, mut batch) = (Vec::new(), BatchRequest::default());

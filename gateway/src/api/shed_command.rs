@@ -1,4 +1,4 @@
-//! Has nodes let go of the clients that others have room for.
+//! Has nodes close the clients that other nodes have room for.
 
 use serde_json::{Value, json};
 use shared::error::ErrorCode;
@@ -11,17 +11,17 @@ use crate::node::AskError;
 use crate::node::control::NodeInfo;
 use crate::node::node_message::{NodeRequest, NodeResponse, ShedReport, ShedWanted};
 
-/// The longest that it may be asked to take, in seconds.
+/// The longest duration of a shed that may be requested, in seconds.
 const OVER_S_MAX: u32 = 86_400;
 
-/// The most that a node may be asked to keep above the mean, in percent.
+/// The largest tolerance above the mean that may be requested, in percent.
 const TOLERANCE_PERCENT_MAX: u32 = 1_000;
 
-/// The most nodes of which an error says what each of them has said.
+/// The most nodes whose answers an error lists.
 const PROBLEMS_MAX: usize = 5;
 
 impl ApiCall<'_> {
-    /// Returns what each node does from now on.
+    /// Returns what each node is going to do.
     pub(super) async fn shed(&self, request: &api_request::Shed<'_>) -> Result<Value, ApiError> {
         if request.over_s > OVER_S_MAX {
             return Err(ApiError::bad_request(format!("over_s is longer than {OVER_S_MAX} s")));
@@ -70,7 +70,7 @@ impl ApiCall<'_> {
     }
 }
 
-/// Why none of the nodes that were asked says what it does.
+/// Returns why no node has reported what it does.
 fn nodes_problems(problems: &[String]) -> String {
     if problems.is_empty() {
         return "no node is announced, not even this one".to_owned();

@@ -1,4 +1,4 @@
-//! Clients of Socket.IO as servers see them: events for them, the rooms they are in, and their end.
+//! Commands on clients of Socket.IO: events, rooms, and disconnects.
 
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -21,17 +21,17 @@ use crate::node::node_message::{ClientCommand, ConnectionInfo, Subscribing};
 use crate::socketio::addressed::{AddressedEvent, all, room, rooms, selection};
 use crate::telemetry::labels::PublicationSource;
 
-/// The namespace that is meant where none is named.
+/// The namespace if none is named.
 const MAIN: &str = "/";
 
-/// What is told of a client.
+/// A client as reported by the API.
 #[derive(Debug)]
 pub(super) struct SocketDescription {
-    /// In the namespace.
+    /// The client's id in the namespace.
     pub(super) id: String,
     pub(super) client: Box<str>,
     pub(super) user: Box<str>,
-    /// The uid of its node.
+    /// The uid of the client's node.
     pub(super) node: Box<str>,
     pub(super) rooms: Vec<String>,
 }
@@ -98,7 +98,7 @@ impl<'c> ApiCall<'c> {
             }
             let act = ClientCommand::Subscribe(Box::new(Subscribing::to(channel)));
             match self.act(among(namespace, of, except)?, act).await {
-                // Others have room for what follows.
+                // Other clients may still have room, so the rest is carried out.
                 Err(refused) if refused.is_of_limit() => full = full.and(Err(refused)),
                 result => result?,
             }
@@ -113,7 +113,7 @@ impl<'c> ApiCall<'c> {
             return Err(ApiError::bad_request("no room to leave is given"));
         }
         let target = among(namespace, of, except)?;
-        // Whoever is meant by a room is meant until it has left all that it is to leave: that room last.
+        // A client selected by a room stays selected until it has left all the other rooms, so that room is left last.
         let named = target.among.as_ref().map(|among| among.only.channels.clone()).unwrap_or_default();
         let mut channels = rooms(namespace, leave).map_err(ApiError::bad_request)?;
         channels.sort_by_key(|channel| named.contains(channel));
@@ -150,7 +150,7 @@ impl<'c> ApiCall<'c> {
         Ok(SocketList { sockets: connections.into_iter().filter_map(of).collect(), rest })
     }
 
-    /// `None` for a client that is not in the namespace, though it may be subscribed to a room's channel.
+    /// Returns `None` for a client that is not in the namespace, even if it is subscribed to a room's channel.
     fn socket(
         &self,
         namespace: &Namespace,

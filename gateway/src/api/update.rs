@@ -1,4 +1,4 @@
-//! The Mercure hub: which channels hold the updates of which topics, and publishing them.
+//! The Mercure hub: maps topics to channels, and publishes updates.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::node::Node;
 use crate::setting::Faults;
 use crate::telemetry::labels::PublicationSource;
 
-/// Updates that are published at once. Others are told to come back.
+/// The most updates published at once. Further ones are told to come back.
 const AT_ONCE_MAX: usize = 1_024;
 
 /// Longest name of the cookie, in bytes.
@@ -65,7 +65,7 @@ impl MercureConfig {
     }
 }
 
-/// The options of the hub's namespace where the configuration has none.
+/// Returns the options of the hub's namespace if the configuration has none.
 pub fn default_options() -> ChannelOptions {
     ChannelOptions {
         history_size: 300,
@@ -85,7 +85,7 @@ pub(crate) struct Hub {
     room: Semaphore,
 }
 
-/// Why an update is not published.
+/// Why an update was not published.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpdateError {
     #[error(transparent)]
@@ -115,12 +115,12 @@ impl Hub {
         Self { config, authenticator, node, room: Semaphore::new(AT_ONCE_MAX) }
     }
 
-    /// The cookie in which browsers send their token.
+    /// Returns the name of the cookie in which browsers send their token.
     pub(crate) fn cookie(&self) -> &str {
         &self.config.cookie
     }
 
-    /// The name of the channel of a topic, or of all.
+    /// Returns the name of the channel of a topic, or of all topics.
     pub(crate) fn channel_of(&self, topic: Option<&str>) -> String {
         name(&self.config.namespace, &self.node.rules(), topic)
     }
@@ -139,19 +139,19 @@ impl Hub {
         self.config.subscriptions && below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
     }
 
-    /// Who is to be told that a client follows these topics, if anyone is.
+    /// Returns a watcher for a client that follows these topics, if subscriptions are published.
     pub(crate) fn watch(self: &Arc<Self>, topics: &[String]) -> Option<Arc<dyn StreamWatcher>> {
         self.config
             .subscriptions
             .then(|| -> Arc<dyn StreamWatcher> { Arc::new(Subscriber::new(self.clone(), topics.to_vec())) })
     }
 
-    /// In the presence of which channel subscribers are. None of them follows it.
+    /// Returns the channel whose presence holds the subscribers. It has no subscribers itself.
     pub(super) fn presence_channel(&self) -> Result<Channel, UpdateError> {
         channel(&self.config.namespace, &self.node.rules(), Some(mercure_subscriptions::PATH))
     }
 
-    /// The channel of all topics, and what it keeps.
+    /// Returns the channel of all topics and its retention.
     pub(super) fn all_topics(&self) -> Result<(Channel, Retention), UpdateError> {
         let rules = self.node.rules();
         let channel = channel(&self.config.namespace, &rules, None)?;
@@ -159,7 +159,8 @@ impl Hub {
         Ok((channel, retention))
     }
 
-    /// Publishes an update of the hub's own. It is not in a channel of its topic, which few could name beforehand.
+    /// Publishes an update of the hub itself, only in the channel of all topics: few subscribers could name its topic
+    /// beforehand.
     pub(super) async fn publish_own(&self, update: &Update) -> Result<(), UpdateError> {
         let (channel, retention) = self.all_topics()?;
         let publication = update.publication(&new_id());
@@ -167,7 +168,7 @@ impl Hub {
         self.node.publish(request).await.map(|_| ()).map_err(|_| UpdateError::Failed)
     }
 
-    /// Who shows this token.
+    /// Authenticates a token.
     pub(super) async fn identify(&self, token: Option<&str>) -> Result<Identity, UpdateError> {
         let is_shown = token.filter(|token| !token.is_empty());
         let Some(token) = is_shown.or(self.is_insecure().then_some("")) else {
@@ -182,8 +183,8 @@ impl Hub {
         })
     }
 
-    /// Publishes what a form says, if whoever shows the token may publish to all its topics. Returns the update's id.
-    /// The application is asked first where the channels of its topics have it asked; `origin` is what it is told of the request.
+    /// Publishes the update in a form, if the token allows publishing to all its topics. Returns the update's id. The
+    /// application is asked first if the channels of its topics have the hook; `origin` is what it is told of the request.
     pub(crate) async fn publish(
         &self,
         token: Option<&str>,
@@ -199,7 +200,7 @@ impl Hub {
         let id = update.id().map_or_else(new_id, str::to_owned);
         let requests =
             self.ask_about(self.requests(&update, &id)?, update.topics(), &identity, origin).await?;
-        // One update, which all of its channels are given: it is counted in the first.
+        // An update in several channels counts once, in the first of them.
         let channel = requests.first().map(|request| request.channel.clone());
         for published in self.node.publish_in_order(requests).await {
             published.map_err(|_| UpdateError::Failed)?;
@@ -210,7 +211,7 @@ impl Hub {
         Ok(id)
     }
 
-    /// One for the channel of each topic, and one for that of all.
+    /// Returns a request for the channel of each topic, and one for the channel of all topics.
     fn requests(&self, update: &Update, id: &str) -> Result<Vec<PublishRequest>, UpdateError> {
         let rules = self.node.rules();
         let topics = update.topics().iter().map(|topic| Some(&**topic));
@@ -250,7 +251,7 @@ fn channel(namespace: &str, rules: &ChannelRules, topic: Option<&str>) -> Result
     Ok(channel)
 }
 
-/// All of the topics have to be allowed, or nothing is published.
+/// Checks that all topics are allowed. Otherwise nothing is published.
 fn check_rights(identity: &Identity, topics: &[String]) -> Result<(), UpdateError> {
     let allowed = identity.updates.as_deref().map_or(&[][..], |updates| &updates.publish);
     let is_allowed = |topic: &&String| allowed.iter().any(|selector: &Selector| selector.matches(topic));

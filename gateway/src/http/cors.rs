@@ -1,4 +1,4 @@
-//! What lets pages of other origins read the answers: who may connect may also read (the Fetch standard's CORS protocol).
+//! CORS: pages of other origins that may connect may also read responses (the Fetch standard's CORS protocol).
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -7,12 +7,12 @@ use hyper::{HeaderMap, Response, StatusCode};
 use crate::http::Body;
 use crate::http::head::ConnectHead;
 
-/// How long a browser may go by an answer to a preflight, in seconds.
+/// How long a browser may cache the response to a preflight, in seconds.
 const PREFLIGHT_SECONDS: &str = "300";
-/// Longest list of headers that a preflight may ask for, in bytes.
+/// Longest list of headers that a preflight may request, in bytes.
 const REQUEST_HEADERS_BYTES_MAX: usize = 512;
 
-/// What an answer to this request says. Its origin has been let in.
+/// Returns the CORS headers of the response to this request, whose origin was checked before.
 pub(super) fn headers(head: &ConnectHead<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let origin = head.header("origin").and_then(|origin| HeaderValue::from_bytes(origin).ok());
@@ -24,12 +24,12 @@ pub(super) fn headers(head: &ConnectHead<'_>) -> HeaderMap {
     headers
 }
 
-/// The same one by one. None of them is said twice.
+/// Returns the headers one by one. Each has one value.
 pub(super) fn lines(headers: HeaderMap) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
     headers.into_iter().filter_map(|(name, value)| Some((name?, value)))
 }
 
-/// The answer to a preflight of a request with one of these methods.
+/// Returns the response to a preflight for a request with one of these methods.
 pub(super) fn preflight(head: &ConnectHead<'_>, methods: &'static str) -> Response<Body> {
     let mut response = Response::new(super::whole(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;

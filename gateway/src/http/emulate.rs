@@ -1,7 +1,7 @@
-//! `/emulation`: the commands of a client that is reached through a response, each request some of them.
+//! `/emulation`: requests that carry commands of a client reached through a response.
 //!
-//! A request may come to any node: the client says which one has its session. It is answered when that node's session has
-//! taken the commands, so that who waits for the answer before the next request has them carried out in their order.
+//! A request may reach any node: the client names the one that has its session. It is answered after that session has taken
+//! the commands, so that a client that waits for the response before the next request has them carried out in order.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,19 +21,19 @@ const PROTOBUF: &[u8] = b"application/octet-stream";
 
 pub(super) const METHODS: &str = "POST, OPTIONS";
 
-/// As clients send it that speak JSON.
+/// The body as sent by clients that use JSON.
 #[derive(Debug, Deserialize)]
 struct Emulation<'a> {
     #[serde(borrow, default)]
     session: Cow<'a, str>,
     #[serde(borrow, default)]
     node: Cow<'a, str>,
-    /// Commands, as they would stand in a message.
+    /// Commands, encoded as in a message.
     #[serde(borrow)]
     data: Cow<'a, str>,
 }
 
-/// The same in Protobuf.
+/// The body in Protobuf.
 #[derive(Message)]
 struct WireEmulation {
     #[prost(string, tag = "1")]
@@ -44,7 +44,7 @@ struct WireEmulation {
     data: Bytes,
 }
 
-/// Reads the body of a request, or tells what is wrong with it.
+/// Reads the body of a request. The error says what is wrong with it.
 pub(super) fn read_emulation(body: Bytes, in_protobuf: bool) -> Result<EmulatedCommands, String> {
     if in_protobuf {
         let WireEmulation { node, session, data } =
@@ -57,7 +57,7 @@ pub(super) fn read_emulation(body: Bytes, in_protobuf: bool) -> Result<EmulatedC
 }
 
 impl HttpRouter {
-    /// Has the session that is named take the commands of this request.
+    /// Has the session that the request names take its commands.
     pub(super) async fn emulate(
         self: &Arc<Self>,
         request: Request<Incoming>,
@@ -95,7 +95,7 @@ impl HttpRouter {
     }
 }
 
-/// Whether the body of a request holds Protobuf.
+/// Whether the body of a request is Protobuf.
 pub(super) fn is_protobuf(head: &ConnectHead<'_>) -> bool {
     head.header("content-type").is_some_and(|kind| {
         let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Requests of Engine.IO: what their addresses ask for, and what they are refused with.
+//! Requests of Engine.IO: what their URLs ask for, and how they are refused.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ use crate::transport::task_pipe::{Attached, carry, handed};
 
 const METHODS: &str = "GET, POST, OPTIONS";
 
-/// What is spoken over Engine.IO at a path.
+/// The protocol spoken over Engine.IO at a path.
 #[derive(Debug)]
 pub(super) enum EngineIoPath {
     SocketIo,
@@ -42,14 +42,14 @@ pub(super) enum EngineIoPath {
     Bound(Arc<RawPath>),
 }
 
-/// By what its client is reached.
+/// The transport that a request names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum EngineIoTransport {
     Polling,
     WebSocket,
 }
 
-/// Why a request is refused, in the words of the reference server: clients show them as they are.
+/// Why a request is refused, in the words of the reference server, which clients show as they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum EngineIoError {
     UnknownTransport,
@@ -95,21 +95,21 @@ fn check_version(head: &ConnectHead<'_>) -> Result<(), EngineIoError> {
     }
 }
 
-/// A client that polls and tries a WebSocket. `None`: there is no such session, or not any more.
+/// A polling client that probes a WebSocket. `None` if its session does not exist, or has ended.
 #[derive(Debug)]
 pub(super) struct ProbeRequest(Option<FoundSession>);
 
-/// What a request that polls asks for.
+/// What a polling request asks for.
 enum PollRequest {
-    /// A session, which the answer begins.
+    /// A new session, which the response begins.
     Open(AdmittedPoller),
-    /// Packets of this one.
+    /// Packets of this session.
     Fetch(FoundSession),
-    /// To give it the packets in the body.
+    /// To deliver the packets in the body to this session.
     Bring(FoundSession),
 }
 
-/// A client that is let in.
+/// An admitted client.
 struct AdmittedPoller {
     protocol: Arc<dyn Protocol>,
     admitted: Admitted,
@@ -117,7 +117,7 @@ struct AdmittedPoller {
 }
 
 impl HttpRouter {
-    /// What is spoken over Engine.IO at this path, if anything is.
+    /// Returns the protocol spoken over Engine.IO at this path, if any.
     pub(super) fn engine_io_at(&self, path: &str) -> Option<EngineIoPath> {
         if !self.clients {
             return None;
@@ -129,7 +129,7 @@ impl HttpRouter {
         (bound.transport == RawTransport::EngineIo).then_some(EngineIoPath::Bound(bound))
     }
 
-    /// A request to become a WebSocket with packets in it.
+    /// Reads a request to open a WebSocket that carries packets.
     pub(super) fn read_engine_io(
         &self,
         path: &EngineIoPath,
@@ -152,12 +152,13 @@ impl HttpRouter {
         if !self.engine_io.settings().upgrades {
             return Err(refused(EngineIoError::BadRequest));
         }
-        // Who names a session that is over, or has changed over, learns that from the WebSocket: libraries expect no status.
+        // A client that names a session that has ended, or has changed over, learns that from the WebSocket: libraries do
+        // not expect a status.
         let sid = Sid::parse(&sid).ok_or_else(|| refused(EngineIoError::UnknownSid))?;
         Ok(opening.probing(ProbeRequest(self.engine_io.find(sid))))
     }
 
-    /// Answers a request that polls.
+    /// Answers a polling request.
     pub(super) async fn serve_engine_io(
         self: &Arc<Self>,
         peer: &Peer,
@@ -198,7 +199,7 @@ impl HttpRouter {
             EngineIoTransport::Polling => return Err(refused(EngineIoError::UnknownTransport)),
             EngineIoTransport::WebSocket => return Err(refused(EngineIoError::BadRequest)),
         }
-        // Polling by scripts that call back, which version 4 has given up.
+        // JSONP polling, which version 4 no longer has.
         if head.query("j").is_some() {
             return Err(refused(EngineIoError::BadRequest));
         }
@@ -258,7 +259,7 @@ impl HttpRouter {
         session: &FoundSession,
     ) -> Result<Bytes, HttpRefusal> {
         let bringing = session.begin_bringing().map_err(ended)?;
-        // Packets of binary data are text too.
+        // Binary packets are encoded as text, too.
         if in_octets {
             return Err(ended(PollingError::Malformed));
         }
@@ -267,8 +268,8 @@ impl HttpRouter {
         Ok(Bytes::from_static(b"ok"))
     }
 
-    /// Hears out a client that tries a WebSocket, and has its worker reach it by that if it changes over. Carries it to the
-    /// node of its session, where that is another.
+    /// Handles the probe of a client that tries a WebSocket, and moves the client to it if it changes over. If another node
+    /// has the session, carries the WebSocket there.
     pub(super) async fn change_over(
         &self,
         upgraded: Upgraded,
@@ -369,7 +370,7 @@ impl HttpRouter {
     }
 }
 
-/// Counts what it is made for, until it is dropped.
+/// Counts in a gauge until it is dropped.
 struct GaugeGuard<'m>(&'m IntGauge);
 
 impl<'m> GaugeGuard<'m> {
@@ -385,10 +386,10 @@ impl Drop for GaugeGuard<'_> {
     }
 }
 
-/// What a client says and is told at this path.
+/// Returns the protocol of a client at this path.
 fn spoken_at(encodings: &Encodings, path: &EngineIoPath, token: String) -> Arc<dyn Protocol> {
     match path {
-        // Its token comes later.
+        // The client sends its token later.
         EngineIoPath::SocketIo => encodings.socketio(),
         EngineIoPath::Bound(bound) => {
             let raw = Raw::new(bound.channel.as_str().into(), token.into(), None);

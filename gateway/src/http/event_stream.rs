@@ -1,4 +1,4 @@
-//! `/sse`: channels as an event stream, named in the address.
+//! `/sse`: channels as server-sent events, named in the URL.
 
 use std::sync::Arc;
 
@@ -42,8 +42,8 @@ impl EventStreamConfig {
 }
 
 impl HttpRouter {
-    /// Opens a client that follows what its address says. Whoever may not is told so by a status, after which
-    /// `EventSource` does not come back.
+    /// Opens a client that follows the channels in its URL. A refused client is told so by a status, after which
+    /// `EventSource` does not reconnect.
     pub(super) async fn follow_channels(
         self: &Arc<Self>,
         peer: &Peer,

@@ -1,5 +1,5 @@
-//! `/graphql`: subscriptions in GraphQL. Over a WebSocket, and over server-sent events in both modes of graphql-sse: a stream for
-//! each operation, or one for all of a client's, which is reserved first and told of operations by requests of their own.
+//! `/graphql`: GraphQL subscriptions over a WebSocket, and over server-sent events in both modes of graphql-sse: a stream
+//! for each operation, or one for all operations of a client, which is reserved first and controlled by separate requests.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -35,25 +35,25 @@ pub(crate) const PATH: &str = "/graphql";
 
 pub(super) const METHODS: &str = "GET, POST, PUT, DELETE, OPTIONS";
 
-/// How long a stream that is reserved may remain unopened.
+/// How long a reserved stream may stay unopened.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The longest that a node calls a session, in bytes.
+/// The longest id of a session, in bytes.
 const SESSION_BYTES_MAX: usize = 64;
 
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// What is served at [`PATH`].
+/// The endpoint at [`PATH`].
 #[derive(Debug)]
 pub(crate) struct GraphqlEndpoint {
-    /// Another can hold for clients that come after it.
+    /// May be replaced for clients that connect later.
     catalog: RwLock<Arc<Catalog>>,
     operations_max: usize,
     pub(super) reserved: Arc<StreamReservations>,
     metrics: Arc<Metrics>,
 }
 
-/// Counts what is asked for.
+/// Counts operations by the outcome of planning.
 #[derive(Debug)]
 struct CountedOperations {
     catalog: Arc<Catalog>,
@@ -73,12 +73,12 @@ impl Planner for CountedOperations {
 }
 
 impl GraphqlEndpoint {
-    /// `operations_max`: how many a client may have in flight.
+    /// `operations_max` is how many operations a client may have in flight.
     pub(crate) fn new(catalog: Arc<Catalog>, operations_max: usize, metrics: Arc<Metrics>) -> Self {
         Self { catalog: RwLock::new(catalog), operations_max, reserved: Arc::default(), metrics }
     }
 
-    /// Clients that come from now on have these fields. Others keep those that they came for.
+    /// Sets the fields for clients that connect from now on. Connected clients keep theirs.
     pub(crate) fn set_catalog(&self, catalog: Arc<Catalog>) {
         *self.catalog.write() = catalog;
     }
@@ -90,7 +90,7 @@ impl GraphqlEndpoint {
     }
 }
 
-/// What stands beside the rest of an operation where all have one stream.
+/// The part of an operation that names it, where all operations share one stream.
 #[derive(Deserialize)]
 struct NamedOperation<'a> {
     #[serde(borrow, default)]
@@ -104,21 +104,22 @@ struct NamedExtensions<'a> {
     operation_id: Option<Cow<'a, str>>,
 }
 
-/// What a request is for.
+/// What a request asks for.
 enum GraphqlRequestKind {
-    /// A stream of this operation.
+    /// A stream for this operation.
     Stream,
-    /// The stream that is reserved under this name.
+    /// The stream reserved under this name.
     Reserved(String),
     Reserve,
     /// An operation in the stream of this name.
     Operation(String),
-    /// The end of an operation in it.
+    /// The end of an operation in that stream.
     End(String, String),
 }
 
 impl HttpRouter {
-    /// A WebSocket in one of the subprotocols. Whoever offers none of them is let in to be told so.
+    /// Reads a request for a WebSocket with one of the subprotocols. A client that offers none of them is admitted and
+    /// closed with a code that says so.
     pub(super) fn read_graphql(
         &self,
         endpoint: &GraphqlEndpoint,
@@ -139,11 +140,11 @@ impl HttpRouter {
             code: 4406,
             reason: "offer the subprotocol graphql-transport-ws, or graphql-ws".into(),
         });
-        // Each client's messages are its own: deflating them would be done for one alone.
+        // Each client's messages are its own, so deflated frames could not be shared.
         Ok(opening.of_operations(graphql, turned_away))
     }
 
-    /// Everything at [`PATH`] that asks for no WebSocket.
+    /// Serves all requests at [`PATH`] that ask for no WebSocket.
     pub(super) async fn serve_graphql(
         self: &Arc<Self>,
         peer: &Peer,
@@ -184,7 +185,7 @@ impl HttpRouter {
         }
     }
 
-    /// A stream of one operation, which ends with it.
+    /// Streams one operation. The stream ends with it.
     async fn stream_operation(
         self: &Arc<Self>,
         peer: &Peer,
@@ -204,7 +205,7 @@ impl HttpRouter {
         self.open_stream(take_over, opening, version).await
     }
 
-    /// Makes a client whose stream is opened by another request, and tells its name.
+    /// Makes a client whose stream another request opens, and returns its name.
     async fn reserve(
         self: &Arc<Self>,
         peer: &Peer,
@@ -253,10 +254,10 @@ impl HttpRouter {
         }
     }
 
-    /// The stream of this name, of the node that the name tells: if that takes in what other nodes ask.
+    /// Takes the stream of this name from the node in the name, if that node accepts requests of others.
     async fn take_elsewhere(&self, name: &str) -> ReserveOutcome {
         let Some((node, session)) = name.rsplit_once('.') else { return ReserveOutcome::Unknown };
-        // What no session is called is not worth a connection to another node.
+        // An id that no session can have is not worth a connection to another node.
         if session.len() > SESSION_BYTES_MAX {
             return ReserveOutcome::Unknown;
         }
@@ -270,7 +271,7 @@ impl HttpRouter {
         })
     }
 
-    /// Has the client of a stream, on whichever node it is, take a message.
+    /// Has the client of a stream take a message, on whichever node it is.
     async fn tell_stream(
         &self,
         name: &str,
@@ -329,7 +330,7 @@ impl HttpRouter {
         })
     }
 
-    /// An operation as JSON: the body of a POST, or what the address of a GET says.
+    /// Reads an operation as JSON, from the body of a POST or the URL of a GET.
     async fn read_operation(&self, request: Request<Incoming>) -> Result<Box<RawValue>, HttpRefusal> {
         let malformed = |why: String| HttpRefusal::new(Handshake::Request, StatusCode::BAD_REQUEST, why);
         if request.method() == Method::GET {
@@ -346,7 +347,7 @@ impl HttpRouter {
     }
 }
 
-/// What a request is for, or what is answered because it makes no sense.
+/// Returns what a request asks for, or the error to answer.
 fn wanted(method: &Method, head: &ConnectHead<'_>) -> Result<GraphqlRequestKind, (StatusCode, &'static str)> {
     let accepts = |kind: &str| {
         let given = head.header("accept").map(|accept| String::from_utf8_lossy(accept).to_ascii_lowercase());
@@ -383,7 +384,7 @@ fn wanted(method: &Method, head: &ConnectHead<'_>) -> Result<GraphqlRequestKind,
     }
 }
 
-/// What the client calls an operation.
+/// Returns the id that the client gave an operation.
 fn id_of(operation: &RawValue) -> Result<String, &'static str> {
     let named: NamedOperation<'_> =
         serde_json::from_str(operation.get()).map_err(|_| "the operation cannot be read")?;
@@ -395,7 +396,7 @@ fn id_of(operation: &RawValue) -> Result<String, &'static str> {
     }
 }
 
-/// As it would come over a WebSocket.
+/// Encodes a message as it would arrive over a WebSocket.
 fn message(kind: &str, id: &str, payload: Option<&RawValue>) -> Bytes {
     let id = Value::from(id);
     match payload {
@@ -404,7 +405,7 @@ fn message(kind: &str, id: &str, payload: Option<&RawValue>) -> Bytes {
     }
 }
 
-/// The operation that an address holds.
+/// Reads the operation in a URL.
 fn operation_in(head: &ConnectHead<'_>) -> Result<String, String> {
     let query = head.form_query("query").ok_or("query is missing")?;
     let mut operation = json!({ "query": query });
@@ -420,7 +421,7 @@ fn operation_in(head: &ConnectHead<'_>) -> Result<String, String> {
     Ok(operation.to_string())
 }
 
-/// An answer that says why there is nothing else.
+/// Returns a response with an error.
 fn json_error(status: StatusCode, why: &str, cors: HeaderMap) -> Response<Body> {
     let body = json!({ "errors": [{ "message": why }] });
     let mut response = Response::new(whole(body.to_string()));
@@ -431,7 +432,7 @@ fn json_error(status: StatusCode, why: &str, cors: HeaderMap) -> Response<Body> 
     response
 }
 
-/// Whether a request asks for a WebSocket, so that it is no other that is served at the same path.
+/// Whether a request asks for a WebSocket, rather than another endpoint at the same path.
 pub(super) fn asks_for_websocket(head: &ConnectHead<'_>) -> bool {
     head.asks_in_http2() || head.header("upgrade").is_some()
 }

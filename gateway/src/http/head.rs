@@ -1,8 +1,8 @@
-//! The head of a request, whoever has read it: hyper, or this file from the first bytes of a connection.
+//! The head of a request, read by hyper, or here from the first bytes of a connection.
 //!
-//! Nearly every connection begins with a request to become a WebSocket that comes in one piece. For those, hyper's
-//! buffers, header map, body and timers cost more than all that the gateway does itself (decision 7). So the first
-//! bytes are looked at here; whatever is not plainly such a request is hyper's to read from the start.
+//! Nearly every connection begins with a request for a WebSocket that arrives in one piece. For such requests, hyper's
+//! buffers, header map, body and timers cost more than all the work of the gateway itself (decision 7). So the first bytes
+//! are parsed here, and every connection that does not plainly begin with such a request is left to hyper.
 
 use hyper::ext::Protocol;
 use hyper::{Method, Request, Version};
@@ -12,15 +12,15 @@ use smallvec::SmallVec;
 /// The most headers of a head that is read here.
 const HEADERS_MAX: usize = 32;
 
-/// What decides about a request to connect.
+/// The part of a request that decides whether it may connect.
 #[derive(Debug)]
 pub(crate) struct ConnectHead<'a> {
     pub(super) method: &'a str,
     pub(super) path: &'a str,
     pub(super) query: Option<&'a str>,
-    /// HTTP/1.1, and neither older nor newer.
+    /// Whether the version is exactly HTTP/1.1.
     is_1_1: bool,
-    /// Asks for a WebSocket as HTTP/2 does (RFC 8441 §4).
+    /// Whether it asks for a WebSocket as in HTTP/2 (RFC 8441 §4).
     asks_in_http2: bool,
     headers: SmallVec<[(&'a str, &'a [u8]); HEADERS_MAX]>,
 }
@@ -39,8 +39,8 @@ impl<'a> ConnectHead<'a> {
         }
     }
 
-    /// The head that these bytes begin with and how long it is, if all of it is there and nothing about it needs a
-    /// second thought: a GET of HTTP/1.1 without a body.
+    /// Reads the head at the beginning of these bytes and returns it with its length, if it is complete and plain: a GET of
+    /// HTTP/1.1 without a body.
     pub(super) fn read(bytes: &'a [u8]) -> Option<(Self, usize)> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
@@ -70,17 +70,17 @@ impl<'a> ConnectHead<'a> {
         self.headers.iter().copied()
     }
 
-    /// The first header of this name. The name is given in lower case.
+    /// Returns the first header of this name, which is given in lower case.
     pub(super) fn header(&self, name: &str) -> Option<&'a [u8]> {
         self.all(name).next()
     }
 
-    /// Every header of this name, in the order they were sent.
+    /// Returns all headers of this name, in the order sent.
     pub(super) fn all(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
         self.headers().filter(move |(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// The token in the header `Authorization`, if there is that header. Otherwise what is wrong with it.
+    /// Returns the token of the `Authorization` header, if there is one. The error says what is wrong with it.
     pub(super) fn bearer(&self) -> Result<Option<&'a str>, &'static str> {
         let Some(value) = self.header("authorization") else { return Ok(None) };
         let value = std::str::from_utf8(value).ok().filter(|value| value.is_ascii());
@@ -90,14 +90,15 @@ impl<'a> ConnectHead<'a> {
         }
     }
 
-    /// The cookie of this name, if it is text.
+    /// Returns the cookie of this name, if it is text.
     pub(super) fn cookie(&self, name: &str) -> Option<&'a str> {
         let pairs = self.all("cookie").filter_map(|cookies| std::str::from_utf8(cookies).ok());
         let mut pairs = pairs.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.split_once('='));
         pairs.find(|(found, _)| found.trim() == name).map(|(_, value)| value.trim().trim_matches('"'))
     }
 
-    /// What makes it unclear who asks whom: a proxy in front may have gone by another header than this node would.
+    /// Returns why the request's origin or target is ambiguous: a proxy in front may have used another header than this node
+    /// would.
     pub(super) fn ambiguity(&self) -> Option<&'static str> {
         if self.all("origin").nth(1).is_some() {
             return Some("there is more than one Origin header");
@@ -109,18 +110,18 @@ impl<'a> ConnectHead<'a> {
         }
     }
 
-    /// What no WebSocket can be opened with.
+    /// Returns why no WebSocket can be opened with this version and method.
     pub(super) fn version_fault(&self) -> Option<&'static str> {
         let is_sound = self.is_1_1 || self.asks_in_http2;
         (!is_sound).then_some("a WebSocket is opened with HTTP/1.1, or by CONNECT in HTTP/2")
     }
 
-    /// Whether it asks to become something else than HTTP, rightly or not.
+    /// Whether the request asks to leave HTTP, validly or not.
     pub(super) fn asks_to_upgrade(&self) -> bool {
         self.asks_in_http2 || self.header("upgrade").is_some()
     }
 
-    /// What this request says of the WebSocket that it asks for.
+    /// Reads the request's WebSocket handshake.
     pub(super) fn upgrade(&self) -> Result<Upgrade<'a>, HandshakeError> {
         match self.asks_in_http2 {
             true => websocket::read_connect(self.headers()),
@@ -128,13 +129,13 @@ impl<'a> ConnectHead<'a> {
         }
     }
 
-    /// The same, as forms write it: a plus stands for a space.
+    /// Returns the first value of a query parameter, decoded as in forms: a plus stands for a space.
     pub(super) fn form_query(&self, name: &str) -> Option<String> {
         let value = self.raw_query(name)?.replace('+', " ");
         Some(percent_encoding::percent_decode_str(&value).decode_utf8_lossy().into_owned())
     }
 
-    /// The first value of a query parameter, decoded.
+    /// Returns the first value of a query parameter, decoded.
     pub(super) fn query(&self, name: &str) -> Option<String> {
         let value = self.raw_query(name)?;
         Some(percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
@@ -145,13 +146,13 @@ impl<'a> ConnectHead<'a> {
         Some(pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1)
     }
 
-    /// How long path and query are, in bytes.
+    /// Returns the length of the path and query, in bytes.
     pub(super) fn url_bytes(&self) -> usize {
         self.path.len() + self.query.map_or(0, |query| query.len() + 1)
     }
 }
 
-/// What stands for itself in a path and a query. The rest is hyper's to judge.
+/// Whether a byte stands for itself in a path or query. All others are left to hyper.
 fn is_target_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&byte)
 }

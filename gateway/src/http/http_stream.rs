@@ -1,4 +1,4 @@
-//! A client's connection while HTTP is spoken on it.
+//! A client's connection while it speaks HTTP.
 
 use std::io;
 use std::pin::Pin;
@@ -22,13 +22,13 @@ pub(crate) struct HttpStream {
 
 #[derive(Debug)]
 enum Io {
-    /// What was read already comes first.
+    /// Bytes read before come first.
     Plain(TcpStream, Bytes),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl HttpStream {
-    /// A plain socket, of which so much has been read already.
+    /// Wraps a plain socket, from which these bytes have been read already.
     pub(crate) fn plain(stream: TcpStream, read: Bytes) -> Self {
         Self { io: Io::Plain(stream, read), take_over: TakeOver::default() }
     }
@@ -37,20 +37,20 @@ impl HttpStream {
         Self { io: Io::Tls(Box::new(stream)), take_over: TakeOver::default() }
     }
 
-    /// Whether both sides have agreed to HTTP/2.
+    /// Whether both sides have negotiated HTTP/2.
     pub(crate) fn is_http2(&self) -> bool {
         matches!(&self.io, Io::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2))
     }
 
-    /// By which it can be had while HTTP is spoken on it.
+    /// Returns the handle by which the connection can be taken over while it speaks HTTP.
     pub(crate) fn take_over(&self) -> TakeOver {
         self.take_over.clone()
     }
 
-    /// Takes the socket away from tokio, for a worker's own poll.
+    /// Detaches the socket from tokio, for a worker's own poll.
     pub(crate) fn into_socket(self) -> io::Result<IncomingSocket> {
         match self.io {
-            // Whoever speaks HTTP has taken what was read before.
+            // The bytes read before have been consumed as HTTP.
             Io::Plain(stream, _) => Ok(IncomingSocket::Plain(stream.into_std()?)),
             Io::Tls(stream) => {
                 let (stream, tls) = stream.into_inner();
@@ -106,13 +106,13 @@ impl AsyncWrite for HttpStream {
     }
 }
 
-/// How HTTP writes a name whose words begin with capitals, and how everybody else writes it. They are of one length.
+/// How hyper writes these names with title case, and how they are usually written. Both have the same length.
 const TITLED: &[u8] = b"\r\nSec-Websocket-";
 const USUAL: &[u8] = b"\r\nSec-WebSocket-";
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
-/// The answer with the names of its headers as they are usually written, if there is anything to mend. Names mean the same
-/// in any case, but some clients compare them as they were taught to. An answer's head is written whole.
+/// Returns the response with header names in their usual case, if any differ. Case does not matter in names, but some
+/// clients compare it. The head of a response is written in one piece.
 fn as_usually_written(answer: &[u8]) -> Option<Vec<u8>> {
     if !answer.starts_with(b"HTTP/1.") {
         return None;

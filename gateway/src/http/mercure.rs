@@ -1,4 +1,4 @@
-//! `/.well-known/mercure`: updates of topics, followed as an event stream and published by a form.
+//! `/.well-known/mercure`: updates of topics, read as an event stream and published with a form.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) const METHODS: &str = "GET, POST, OPTIONS";
 
 const LIST_METHODS: &str = "GET, OPTIONS";
 
-/// How publishers are told of the hub; it says so of itself.
+/// The link by which the hub announces itself to publishers.
 const LINK: &str = "</.well-known/mercure>; rel=\"mercure\"";
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -45,7 +45,7 @@ impl HttpRouter {
         }
     }
 
-    /// Opens a client that follows the topics of its address.
+    /// Opens a client that follows the topics in its URL.
     async fn follow_topics(
         self: &Arc<Self>,
         peer: &Peer,
@@ -82,7 +82,7 @@ impl HttpRouter {
         self.open_stream(take_over, opening, request.version()).await
     }
 
-    /// Tells who follows what. Who asks counts as a client while it is answered.
+    /// Lists subscriptions. The requester counts as a client while it is answered.
     async fn list_subscriptions(
         &self,
         peer: &Peer,
@@ -119,7 +119,7 @@ impl HttpRouter {
         }
     }
 
-    /// Publishes an update. Its publisher counts as a client while it is served.
+    /// Publishes an update. The publisher counts as a client while it is served.
     async fn publish_update(
         &self,
         peer: &Peer,
@@ -140,7 +140,7 @@ impl HttpRouter {
             };
             let of_cookie = if bearer.is_none() { head.cookie(hub.cookie()) } else { None };
             if of_cookie.is_some() && head.header("origin").is_none() {
-                // Browsers send cookies for whoever asks them to, and say who it was.
+                // Browsers send cookies on behalf of any page, and name the page in `Origin`.
                 return refused(StatusCode::FORBIDDEN, "who publishes by a cookie must send an Origin");
             }
             if !head.header("content-type").is_some_and(is_form) {

@@ -1,4 +1,4 @@
-//! The client listener's HTTP: paths to handlers, and every check that comes before a client is let in.
+//! The client listener's HTTP: routes paths to handlers, and makes every check before a client is admitted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -53,13 +53,13 @@ pub(crate) use take_over::TakeOver;
 use origin::OriginPolicy;
 use raw_paths::RawPaths;
 
-/// A head that was read without hyper, for [`crate::readers`].
+/// A request head read without hyper, for [`crate::readers`].
 #[derive(PartialEq, Eq, Debug)]
 pub struct ReadHead<'a> {
     pub path: &'a str,
     pub query: Option<&'a str>,
     pub headers: Vec<(&'a str, &'a [u8])>,
-    /// How long it is.
+    /// The length of the head.
     pub bytes: usize,
 }
 
@@ -68,18 +68,18 @@ pub(crate) fn read_head(bytes: &[u8]) -> Option<ReadHead<'_>> {
     Some(ReadHead { path: head.path, query: head.query, headers: head.headers().collect(), bytes })
 }
 
-/// The body of a request to `/emulation`, for [`crate::readers`]: node, session and commands.
+/// Reads the body of a request to `/emulation`, for [`crate::readers`]: node, session and commands.
 pub(crate) fn read_emulation(body: &[u8], in_protobuf: bool) -> Result<(Box<str>, Box<str>, Bytes), String> {
     let commands = emulate::read_emulation(Bytes::copy_from_slice(body), in_protobuf)?;
     Ok((commands.node, commands.session, commands.data))
 }
 
-/// Where every request of a client goes.
+/// Routes every request of a client.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpRouter {
-    /// Others can be set while the node runs.
+    /// May be replaced while the node runs.
     pub(crate) origins: Arc<RwLock<OriginPolicy>>,
-    /// These too.
+    /// May be replaced while the node runs.
     pub(crate) raw_paths: Arc<RawPaths>,
     pub(crate) proxies: TrustedProxies,
     pub(crate) admission: Arc<Admission>,
@@ -87,9 +87,9 @@ pub(crate) struct HttpRouter {
     pub(crate) clients: bool,
     /// Whether `/sse` is served.
     pub(crate) sse: bool,
-    /// The Mercure hub, where it is switched on.
+    /// The Mercure hub, if it is enabled.
     pub(crate) hub: Option<Arc<Hub>>,
-    /// `None` where the API has an address of its own.
+    /// `None` if the API has its own address.
     pub(crate) api: Option<Arc<Api>>,
     pub(crate) by_client: Arc<ByClient>,
     pub(crate) encodings: Arc<Encodings>,
@@ -100,30 +100,30 @@ pub(crate) struct HttpRouter {
     pub(crate) url_bytes_max: usize,
     /// Longest body of a request with commands, in bytes.
     pub(crate) message_bytes_max: usize,
-    /// The ticker page, where the demo is on.
+    /// Whether the demo's ticker page is served.
     pub(crate) pages: bool,
-    /// Told, with a client, what its handshake says that hooks pass on.
+    /// Receives the details of clients' handshakes that hooks pass on.
     pub(crate) backend: Option<Arc<Backend>>,
     pub(crate) refusals_log: Arc<LogLimiter>,
-    /// Where GraphQL is served.
+    /// The GraphQL endpoint, if it is enabled.
     pub(crate) graphql: Option<Arc<graphql::GraphqlEndpoint>>,
-    /// Where Pusher is served: whose clients connect.
+    /// The Pusher apps, if there are any.
     pub(crate) apps: Option<Arc<Apps>>,
-    /// What their servers ask of the gateway. `None` where the API has an address of its own.
+    /// The HTTP API for the servers of Pusher apps. `None` if the API has its own address.
     pub(crate) pusher_api: Option<Arc<PusherApi>>,
 }
 
-/// What a request is answered with: all of it, or what a worker writes as it goes.
+/// The body of a response: complete, or written by a worker.
 pub(crate) type Body = Either<Full<Bytes>, HandedBody>;
 
 fn whole(bytes: impl Into<Bytes>) -> Body {
     Either::Left(Full::new(bytes.into()))
 }
 
-/// Which node keeps something of this name, if any does.
+/// Returns the address of the node with this id, if it accepts connections of other nodes.
 type FindNode = dyn Fn(Box<str>) -> BoxFuture<'static, Option<Box<str>>> + Send + Sync;
 
-/// Where those go who have been let in, and what they send apart.
+/// Passes on admitted clients, and commands that arrive apart from them.
 #[derive(Clone)]
 pub(crate) struct ClientEntry {
     receive: Arc<dyn Fn(Box<NewClient>) + Send + Sync>,
@@ -132,7 +132,7 @@ pub(crate) struct ClientEntry {
     find_node: Arc<FindNode>,
 }
 
-/// Commands of a client, with the names of its node and session.
+/// A client's commands, with the ids of its node and session.
 #[derive(Debug)]
 pub(crate) struct EmulatedCommands {
     pub(crate) node: Box<str>,
@@ -140,19 +140,19 @@ pub(crate) struct EmulatedCommands {
     pub(crate) data: Bytes,
 }
 
-/// What has become of them.
+/// The outcome of delivering commands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum DeliveryOutcome {
-    /// The session has taken them.
+    /// The session has taken the commands.
     Done,
-    /// It has, and the session was not there.
+    /// The node has no such session.
     NoSuchSession,
-    /// It has not, for they would begin what is in flight already.
+    /// The session has not taken the commands, because the same ones are in flight already.
     Repeated,
     NoSuchNode,
-    /// Longer than one node tells another.
+    /// The commands are longer than a message between nodes may be.
     TooLong,
-    /// Nobody knows.
+    /// The outcome is unknown.
     Failed,
 }
 
@@ -167,7 +167,7 @@ impl ClientEntry {
         Self { receive, tell, call, find_node: Arc::new(find_node) }
     }
 
-    /// Has a worker serve a connection of an application's server.
+    /// Has a worker serve a connection of an application server.
     pub(crate) fn call(&self, new: NewCaller) {
         (self.call)(Box::new(new));
     }
@@ -183,7 +183,7 @@ impl fmt::Debug for ClientEntry {
     }
 }
 
-/// Why a request goes no further, for the client and for the metrics.
+/// Why a request is refused, for the client and for the metrics.
 #[derive(Debug)]
 pub(crate) struct HttpRefusal {
     result: Handshake,
@@ -197,13 +197,13 @@ impl HttpRefusal {
         Self { result, status, why: why.into(), headers: Vec::new() }
     }
 
-    /// What was asked for makes no sense, which a page of another origin may read too.
+    /// Refuses a malformed request. Pages of other origins may read the response, too.
     fn malformed(why: impl Into<String>, cors: &HeaderMap) -> Self {
         let refused = Self::new(Handshake::Request, StatusCode::BAD_REQUEST, why);
         refused.with(cors::lines(cors.clone()))
     }
 
-    /// The same, with headers.
+    /// Adds headers to the refusal.
     fn with(mut self, headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>) -> Self {
         self.headers.extend(headers);
         self

@@ -1,7 +1,7 @@
-//! Whose pages may connect: the check of `Origin` before a handshake is answered.
+//! Which pages may connect: the check of `Origin` before a handshake is answered.
 //!
-//! A browser sends cookies and reaches internal addresses on behalf of any page it shows, and asks nobody before
-//! opening a WebSocket. The `Origin` header is the only word on which page it is (RFC 6455 §10.2).
+//! A browser sends cookies and reaches internal addresses on behalf of any page it shows, and asks no one before it opens a
+//! WebSocket. Only the `Origin` header says which page it is (RFC 6455 §10.2).
 
 use crate::http::http_config::HttpConfig;
 
@@ -9,11 +9,11 @@ use crate::http::http_config::HttpConfig;
 const SAME_ORIGIN: &str = "same-origin";
 /// Allows all pages.
 const ANY: &str = "*";
-/// What pages in local files send, in Chromium.
+/// The origin of pages in local files, in Chromium.
 const FILE: &str = "file://";
-/// What pages in local files send elsewhere, and all that a browser gives no origin: sandboxed frames of any page.
+/// The origin of pages in local files in other browsers, and of all pages without an origin, such as sandboxed frames.
 const NULL: &str = "null";
-/// Longest `Origin` that is looked at, in bytes: a host name has at most 253.
+/// Longest `Origin` that is examined, in bytes. A host name has at most 253.
 const ORIGIN_BYTES_MAX: usize = 512;
 
 /// The origins that may connect.
@@ -27,7 +27,7 @@ pub struct OriginPolicy {
     listed: Vec<Pattern>,
 }
 
-/// Why an entry of the list means nothing.
+/// Why an entry of the list is invalid.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "\"{0}\" is no origin: write scheme://host or scheme://host:port, with * for the first label of the host and for the \
@@ -36,7 +36,7 @@ pub struct OriginPolicy {
 pub struct InvalidOrigin(String);
 
 impl OriginPolicy {
-    /// Reads the list; the position and fault of every entry that means nothing otherwise.
+    /// Parses the list. On failure, returns the position and the fault of every invalid entry.
     pub fn new(config: &HttpConfig) -> Result<Self, Vec<(usize, InvalidOrigin)>> {
         let mut policy = Self {
             any: false,
@@ -61,8 +61,8 @@ impl OriginPolicy {
         if faults.is_empty() { Ok(policy) } else { Err(faults) }
     }
 
-    /// Whether a request with these headers may go on. `null` and `file://` stand for nobody in particular, and are
-    /// refused unless they are named or all are allowed.
+    /// Whether a request with these headers may proceed. `null` and `file://` identify no page, so they are refused unless
+    /// listed or all origins are allowed.
     pub fn allows(&self, origin: Option<&str>, host: Option<&str>) -> bool {
         let Some(origin) = origin else { return self.missing };
         if self.any || self.nameless.contains(&origin) {
@@ -81,7 +81,7 @@ impl OriginPolicy {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Pattern {
     parts: OriginParts,
-    /// The host is what follows one label of any name.
+    /// Whether the host has to follow one label of any name.
     any_first_label: bool,
     any_port: bool,
 }
@@ -90,7 +90,7 @@ impl Pattern {
     fn parse(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let (any_first_label, authority) = match authority.strip_prefix("*.") {
-            // A public suffix such as *.com is everyone; at least two labels must be named.
+            // A public suffix such as *.com would allow everyone, so at least two labels must be given.
             Some(rest)
                 if rest.split(':').next()?.split('.').filter(|label| !label.is_empty()).count() >= 2 =>
             {
@@ -126,7 +126,7 @@ impl Pattern {
 struct OriginParts {
     scheme: String,
     host: String,
-    /// The scheme's own port where none is written; 0 for schemes that have none.
+    /// The scheme's default port if none is written; 0 for schemes without one.
     port: u16,
 }
 
@@ -142,8 +142,8 @@ impl OriginParts {
         Some(Self { scheme, host, port })
     }
 
-    /// Whether the `Host` of the request names where this origin's pages come from. The scheme is not compared: a
-    /// proxy in front may have ended TLS. `None` if `Host` makes no sense.
+    /// Whether the request's `Host` serves this origin's pages. The scheme is not compared, because a proxy in front may
+    /// have terminated TLS. `None` if `Host` is malformed.
     fn is_served_by(&self, host: &str) -> Option<bool> {
         let (host, port) = split_authority(host, default_port(&self.scheme))?;
         Some(self.host == host && self.port == port)
@@ -158,7 +158,7 @@ fn default_port(scheme: &str) -> u16 {
     }
 }
 
-/// Host in lower case and port of `host`, `host:port`, `[v6]` or `[v6]:port`. `None` if it is anything else.
+/// Returns the host in lower case and the port of `host`, `host:port`, `[v6]` or `[v6]:port`. `None` for anything else.
 fn split_authority(authority: &str, default_port: u16) -> Option<(String, u16)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {

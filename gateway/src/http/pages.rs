@@ -1,11 +1,11 @@
-//! The demo's ticker page and what it is made of, carried inside the program.
+//! The demo's ticker page and its files, embedded in the program.
 
 use bytes::Bytes;
 use http::Response;
 use http::header::{self, HeaderName, HeaderValue};
 use http_body_util::Full;
 
-/// The path, the kind and the content of each file.
+/// The path, content type and content of each file.
 const FILES: [(&str, &str, &[u8]); 6] = [
     ("/", HTML, include_bytes!("../../demo/index.html")),
     ("/ticker.css", "text/css; charset=utf-8", include_bytes!("../../demo/ticker.css")),
@@ -18,8 +18,8 @@ const FILES: [(&str, &str, &[u8]); 6] = [
 pub(crate) const HTML: &str = "text/html; charset=utf-8";
 pub(crate) const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// Sent with every file. The page may load nothing but these files and connect to nobody but this node, and no other
-/// page may show it. Browsers ask again each time, so that a new release is seen at once.
+/// Sent with every file. The page may load only these files and connect only to this node, and no other page may embed it.
+/// Browsers revalidate each time, so that a new release is seen at once.
 const HEADERS: [(HeaderName, &str); 6] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -33,13 +33,13 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (header::CACHE_CONTROL, "no-cache"),
 ];
 
-/// The file at this path, if there is one. The path is that of the request, without the query.
+/// Returns the file at this path, if there is one. The path is the request's, without the query.
 pub fn find(path: &str) -> Option<Response<Full<Bytes>>> {
     let (_, kind, content) = FILES.iter().find(|(file, ..)| *file == path)?;
     Some(serve(kind, content))
 }
 
-/// A file of a page, locked to this node.
+/// Returns a file of a page, restricted to this node.
 pub(crate) fn serve(kind: &'static str, content: &'static [u8]) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(content)));
     let headers = response.headers_mut();

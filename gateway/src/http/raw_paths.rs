@@ -1,4 +1,4 @@
-//! Paths of their own for raw endpoints: which channel each stands for, and what becomes of its clients' messages.
+//! Configured paths of raw endpoints: the channel each stands for, and how its clients' messages are handled.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,12 +65,12 @@ impl From<Messages> for raw::MessageHandling {
 }
 
 impl RawPathsConfig {
-    /// Whether any of them is reached over Engine.IO.
+    /// Whether any path uses Engine.IO.
     pub fn has_engine_io(&self) -> bool {
         self.paths.values().any(|path| path.transport == RawTransport::EngineIo)
     }
 
-    /// What is wrong with the paths themselves.
+    /// Checks the paths themselves.
     pub fn check(&self, faults: &mut Faults) {
         for (at, (path, bound)) in self.paths.iter().enumerate() {
             if let Err(problem) = check_path(path) {
@@ -96,7 +96,7 @@ impl RawPathsConfig {
     }
 }
 
-/// The paths of a node that runs. Others can be set meanwhile: whoever is connected stays as it is.
+/// The paths of a running node. They may be replaced; connected clients are not affected.
 #[derive(Debug)]
 pub(crate) struct RawPaths(RwLock<BTreeMap<String, Arc<RawPath>>>);
 

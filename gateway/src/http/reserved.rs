@@ -1,4 +1,4 @@
-//! Streams whose clients are there before anybody reads them: by the names that open them.
+//! Reserved streams: their clients exist before the streams are opened by name.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -10,14 +10,14 @@ use shared::id::ClientId;
 use crate::client::StreamWatcher;
 use crate::transport::task_pipe::HandedBody;
 
-/// No more than there are clients, for each holds a place among those.
+/// The reserved streams. Bounded by the limit of clients, because each holds a client's place.
 #[derive(Debug, Default)]
 pub(super) struct StreamReservations {
-    /// `None`: it is open.
+    /// `None` for a stream that is open already.
     streams: Mutex<HashMap<Box<str>, Option<HandedBody>>>,
 }
 
-/// What came of opening one.
+/// The outcome of opening a reserved stream.
 #[derive(Debug)]
 pub(super) enum ReserveOutcome {
     Stream(HandedBody),
@@ -25,7 +25,7 @@ pub(super) enum ReserveOutcome {
     Unknown,
 }
 
-/// One of them, as long as its client is there.
+/// A reservation, which lasts as long as its client.
 #[derive(Debug)]
 pub(super) struct StreamReservation {
     all: Weak<StreamReservations>,
@@ -40,12 +40,12 @@ enum ReservationStage {
 }
 
 impl StreamReservations {
-    /// For a client that is about to be made, and is to be watched by this.
+    /// Returns a reservation for a client that is about to be made, to be passed as its watcher.
     pub(super) fn begin(self: &Arc<Self>) -> Arc<StreamReservation> {
         Arc::new(StreamReservation { all: Arc::downgrade(self), stage: Mutex::new(ReservationStage::Begun) })
     }
 
-    /// The stream of this name, once.
+    /// Takes the stream of this name, once.
     pub(super) fn take(&self, name: &str) -> ReserveOutcome {
         match self.streams.lock().get_mut(name) {
             None => ReserveOutcome::Unknown,
@@ -55,21 +55,21 @@ impl StreamReservations {
 }
 
 impl StreamReservation {
-    /// The client has been made, and this is the other end of its stream.
+    /// Keeps the other end of the client's stream, once the client has been made.
     pub(super) fn keep(&self, name: &str, stream: HandedBody) {
         let Some(all) = self.all.upgrade() else { return };
         let mut stage = self.stage.lock();
-        // It may have gone already.
+        // The client may be gone already.
         if matches!(*stage, ReservationStage::Begun) {
             *stage = ReservationStage::Reserved(name.into());
             all.streams.lock().insert(name.into(), Some(stream));
         }
     }
 
-    /// Nobody has opened it in time: its client goes. One that is open stays.
+    /// Drops the stream if it has not been opened in time, which ends its client. An open stream stays.
     pub(super) fn give_up(&self) {
         let unopened = self.with_name(|all, name| all.streams.lock().get_mut(name).and_then(Option::take));
-        // Only now, without a lock: the client's worker is told.
+        // Dropped without a lock held, because this notifies the client's worker.
         drop(unopened);
     }
 

@@ -1,5 +1,5 @@
-//! Streams that are opened at another node than the one where they were reserved: that node gives the stream over a
-//! connection between the two, and this one hands it on to whoever asked.
+//! Reserved streams that are opened at another node than the one that holds them: the holder sends the stream over a
+//! connection between the two nodes, and this node passes it on to the client.
 
 use std::io;
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use super::reserved::ReserveOutcome;
 use crate::engine_io::{EngineIo, NodeOpening, OpeningPurpose};
 use crate::transport::task_pipe::{HandedBody, carry, fill, handed};
 
-/// How long the other node may take to say whether it has the stream.
+/// How long the other node may take to answer whether it has the stream.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A silent node is asked by the kernel after this time, and again in these steps, whether it is still there.
+/// TCP keepalive: when the kernel probes a silent node first, and how often after that.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(20);
 const KEEPALIVE_STEP: Duration = Duration::from_secs(5);
 
-/// What a node says first of a stream that another asks it for.
+/// The first byte of the answer to a node that asks for a stream.
 const GIVEN: u8 = b'+';
 const OPEN_ALREADY: u8 = b'=';
 
 impl GraphqlEndpoint {
-    /// Gives the stream of this name to the node at the other end. Returns what goes on until the stream is over.
+    /// Sends the stream of this name to the other node. Returns a future that runs until the stream is over.
     pub(crate) async fn give_to_node(
         &self,
         name: &str,

@@ -1,8 +1,8 @@
-//! Clients that are reached through a response without an end: `/connection/sse`, `/connection/http_stream`, and the same
-//! for those who only listen, `/connection/uni_sse` and `/connection/uni_http_stream`.
+//! Clients reached through an endless response: `/connection/sse`, `/connection/http_stream`, and the unidirectional
+//! `/connection/uni_sse` and `/connection/uni_http_stream`.
 //!
-//! Over HTTP/1 the worker writes the response itself, to the socket, as it does for WebSockets. Where the connection cannot
-//! be had, the response is a body that a worker fills.
+//! Over HTTP/1 the worker writes the response itself, to the socket, as it does for WebSockets. If the connection cannot be
+//! taken over, the response is a body that a worker fills.
 
 use std::io;
 use std::sync::Arc;
@@ -33,16 +33,16 @@ use crate::transport::IncomingSocket;
 use crate::transport::encodings::ClientWire;
 use crate::transport::task_pipe::{HandedBody, handed};
 
-/// How long the body of a request may take to come.
+/// How long the body of a request may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where `EventSource`, which can send no body, puts its commands.
+/// The query parameter with the commands of an `EventSource`, which cannot send a body.
 const COMMANDS_PARAMETER: &str = "cf_connect";
 
-/// What an event stream begins with: some proxies pass nothing on before there is a line.
+/// Sent first in an event stream, because some proxies pass nothing on before there is a line.
 const EVENT_STREAM_BEGINS: &[u8] = b"\r\n";
 
-/// No proxy may keep any of it back, and nobody may keep any of it.
+/// Headers against buffering and caching of the response.
 const UNKEPT: [(HeaderName, &str); 4] = [
     (header::CACHE_CONTROL, "private, no-cache, no-store, must-revalidate, max-age=0"),
     (header::PRAGMA, "no-cache"),
@@ -58,12 +58,12 @@ fn content_type(layout: Layout) -> &'static str {
     }
 }
 
-/// An endpoint whose answer has no end.
+/// An endpoint with an endless response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Streamed {
     EventStream,
     HttpStream,
-    /// For those who say who they are in the request, and no more.
+    /// For unidirectional clients, which send a connect command in the request and nothing more.
     UniEvents,
     UniHttp,
 }
@@ -80,7 +80,7 @@ impl Streamed {
         }
     }
 
-    /// How messages follow each other, for a client whose request holds Protobuf or not.
+    /// Returns the layout of messages. `in_protobuf` says that the request's body is Protobuf.
     fn layout(self, in_protobuf: bool) -> Layout {
         match self {
             Self::EventStream | Self::UniEvents => Layout::EventStream,
@@ -90,29 +90,29 @@ impl Streamed {
     }
 }
 
-/// A client that is let in, and how its response begins.
+/// An admitted client, and how its response begins.
 #[derive(Debug)]
 pub(super) struct StreamOpening {
     pub(super) layout: Layout,
-    /// Those of a stream.
+    /// The headers of a stream.
     pub(super) headers: HeaderMap,
-    /// Whether there is to be one is for the client's session to say. Otherwise there is one in any case.
+    /// Set if the client's session decides between a stream and a refusal. Otherwise there is always a stream.
     pub(super) waits: Option<RefusalResponse>,
     pub(super) watcher: Option<Arc<dyn StreamWatcher>>,
     pub(super) first: Option<Bytes>,
     pub(super) connect: Option<Box<Connect>>,
     pub(super) protocol: Arc<dyn Protocol>,
-    /// The same value, if it speaks GraphQL.
+    /// The same value as `protocol`, if the client speaks GraphQL.
     pub(super) graphql: Option<Arc<GraphQl>>,
     pub(super) admitted: Admitted,
     pub(super) origin: Option<Arc<ClientOrigin>>,
 }
 
-/// What a refusal needs of a response that is one or a stream.
+/// What a refusal needs in addition to its status.
 #[derive(Debug, Default)]
 pub(super) struct RefusalResponse {
     pub(super) headers: HeaderMap,
-    /// Where somebody else than the worker writes the head.
+    /// The task to tell, if the worker does not write the head.
     tell: Option<oneshot::Sender<ResponseBeginning>>,
 }
 
@@ -123,7 +123,7 @@ impl RefusalResponse {
 }
 
 impl StreamOpening {
-    /// Has the session tell whether there is a stream, where that is for it to say.
+    /// Has the session report its decision, if the decision is the session's.
     fn asks(&mut self) -> Option<AwaitedBeginning> {
         let waits = self.waits.as_mut()?;
         let (tell, beginning) = oneshot::channel();
@@ -131,10 +131,10 @@ impl StreamOpening {
         Some((beginning, waits.headers.clone()))
     }
 
-    /// For a worker that writes to `socket`, or through a task.
+    /// Returns the client for a worker that writes to `socket`, or through a task.
     fn into_client(self, socket: IncomingSocket, unread: Bytes, version: Version) -> NewClient {
         let is_handed = matches!(socket, IncomingSocket::Handed(_));
-        // What HTTP/1.0 does not know: its responses end with their connection.
+        // HTTP/1.0 has no chunked coding: its responses end with their connection.
         let chunked = version == Version::HTTP_11 && !is_handed;
         let frames = StreamFrames { layout: self.layout, chunked };
         let mut head = if is_handed { Vec::new() } else { lines_of_head(&self.headers, chunked) };
@@ -174,19 +174,19 @@ impl StreamOpening {
     }
 }
 
-/// The head of a response without its end, as bytes.
+/// Returns the head of an endless response without its final line.
 fn lines_of_head(headers: &HeaderMap, chunked: bool) -> Vec<u8> {
     let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
     put_lines(headers, &mut head);
     if chunked {
         head.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
-    // The socket is the client's own from here on: no other request is read from it.
+    // The socket belongs to the client from here on: no other request is read from it.
     head.extend_from_slice(b"connection: close\r\n");
     head
 }
 
-/// What every refusal has beside its status.
+/// Returns the lines of every refusal after its status.
 fn lines_of_refusal(headers: &HeaderMap) -> Vec<u8> {
     let mut lines = b"content-type: text/plain; charset=utf-8\r\n".to_vec();
     put_lines(headers, &mut lines);
@@ -203,7 +203,7 @@ fn put_lines(headers: &HeaderMap, head: &mut Vec<u8>) {
     }
 }
 
-/// The headers of a stream.
+/// Returns the headers of a stream.
 pub(super) fn headers_of_stream(layout: Layout, cors: HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(layout)));
@@ -213,7 +213,7 @@ pub(super) fn headers_of_stream(layout: Layout, cors: HeaderMap) -> HeaderMap {
 }
 
 impl HttpRouter {
-    /// Opens a client that is reached through the answer to this request.
+    /// Opens a client that is reached through the response to this request.
     pub(super) async fn respond(
         self: &Arc<Self>,
         peer: &Peer,
@@ -231,7 +231,7 @@ impl HttpRouter {
         let version = request.version();
         let first = match (request.method(), in_query) {
             (&Method::GET, Some(commands)) => commands.into(),
-            // Nobody in particular.
+            // An anonymous client.
             (&Method::GET, None) if streamed.only_tells() => Bytes::from_static(b"{}"),
             (&Method::GET, None) => {
                 let why = format!("{COMMANDS_PARAMETER} is to hold the first commands");
@@ -245,7 +245,7 @@ impl HttpRouter {
         let headers = headers_of_stream(layout, cors);
         let in_protobuf = layout == Layout::Delimited;
         let protocol = match streamed.only_tells() {
-            // In chunks or not, it is told the same.
+            // The protocol is the same whether or not the response is chunked.
             true => {
                 let wire = ClientWire::Response(StreamFrames { layout, chunked: false });
                 self.encodings.centrifuge_uni(in_protobuf, wire, false)
@@ -269,7 +269,7 @@ impl HttpRouter {
         self.open_stream(take_over, opening, version).await
     }
 
-    /// Has a worker write the response, or a task for it where the connection cannot be had.
+    /// Has a worker write the response, or a task if the connection cannot be taken over.
     pub(super) async fn open_stream(
         self: &Arc<Self>,
         take_over: &TakeOver,
@@ -280,7 +280,7 @@ impl HttpRouter {
             Version::HTTP_10 | Version::HTTP_11 => self.take_connection(take_over, opening, version).await,
             _ => Some(opening),
         };
-        // Whoever had it taken over does not come here.
+        // If the connection was taken over, this point is not reached.
         let Some(mut opening) = left else { return Err(gone()) };
         let (near, far) = handed();
         let mut response = Response::new(Either::Right(far));
@@ -297,8 +297,8 @@ impl HttpRouter {
         Ok(response)
     }
 
-    /// Makes a client whose stream is not the answer to this request. Gives the stream, and what the session has found out
-    /// for a header.
+    /// Makes a client whose stream is not the response to this request. Returns the stream, and the session's header if it
+    /// has one.
     pub(super) async fn open_apart(
         &self,
         mut opening: StreamOpening,
@@ -317,7 +317,7 @@ impl HttpRouter {
         Ok((far, found))
     }
 
-    /// Has a worker write to the connection itself. Gives back what is to be opened if the connection cannot be had.
+    /// Has a worker write to the connection itself. Returns the opening if the connection cannot be taken over.
     async fn take_connection(
         self: &Arc<Self>,
         take_over: &TakeOver,
@@ -331,7 +331,7 @@ impl HttpRouter {
                 let Some(opening) = taken.lock().take() else { return };
                 match connection {
                     Ok((socket, unread)) => {
-                        // Where its session is waited for, that says what came of it.
+                        // If the session decides, it reports the outcome.
                         if opening.waits.is_none() {
                             router.metrics.handshake(Handshake::Accepted);
                         }
@@ -344,12 +344,12 @@ impl HttpRouter {
         slot.lock().take()
     }
 
-    /// Reads the body of a request that is short.
+    /// Reads the body of a short request.
     pub(super) async fn read_body(&self, body: Incoming) -> Result<ReceivedBody, HttpRefusal> {
         self.read_body_of(body, self.message_bytes_max).await
     }
 
-    /// Reads the body of a request that has at most `max` bytes.
+    /// Reads the body of a request, of at most `max` bytes.
     pub(super) async fn read_body_of(&self, body: Incoming, max: usize) -> Result<ReceivedBody, HttpRefusal> {
         self.bodies.read(body, max, BODY_TIMEOUT).await.map_err(|error| {
             let (status, retry_after) = match error {
@@ -366,10 +366,10 @@ impl HttpRouter {
     }
 }
 
-/// What a session will say of a stream, and what a refusal has beside its status.
+/// The session's pending decision, and the headers of a refusal.
 type AwaitedBeginning = (oneshot::Receiver<ResponseBeginning>, HeaderMap);
 
-/// The header that a session has found out, or its refusal. It has a deadline, and what it comes to is told in any case.
+/// Waits for the session's decision: its header, or a refusal. The session has a deadline and always reports.
 async fn begun((beginning, cors): AwaitedBeginning) -> Result<Option<Header>, HttpRefusal> {
     match beginning.await.map_err(|_| gone())? {
         ResponseBeginning::Refusal { status, why } => Err(refused(status, why).with(cors::lines(cors))),
@@ -377,7 +377,7 @@ async fn begun((beginning, cors): AwaitedBeginning) -> Result<Option<Header>, Ht
     }
 }
 
-/// What a session says in place of a stream.
+/// Returns the session's refusal.
 fn refused(status: u16, why: String) -> HttpRefusal {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
     let challenge = (status == StatusCode::UNAUTHORIZED)

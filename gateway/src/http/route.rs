@@ -1,4 +1,4 @@
-//! Which handler answers which path.
+//! Routes paths to handlers.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -26,16 +26,16 @@ use crate::telemetry::labels::Handshake;
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
 const UNI_PATH: &str = "/connection/uni_websocket";
 const RAW_PREFIX: &str = "/raw/";
-/// Behind it stands the key of an app.
+/// The key of an app follows.
 const PUSHER_PREFIX: &str = "/app/";
 const API_PREFIX: &str = "/api/";
 const API_PATH: &str = "/api";
 
-/// So many characters of an origin that is refused are shown.
+/// How many characters of a refused origin are shown.
 const ORIGIN_SHOWN_MAX: usize = 120;
 
 impl HttpRouter {
-    /// Answers one request. Nothing goes wrong that is not an answer.
+    /// Answers one request. Every failure is a response.
     pub(crate) async fn handle(
         self: &Arc<Self>,
         peer: &Peer,
@@ -100,7 +100,7 @@ impl HttpRouter {
         Err(HttpRefusal::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here"))
     }
 
-    /// What clients ask for beside WebSockets.
+    /// Serves clients' requests that ask for no WebSocket.
     async fn serve_apart(
         self: &Arc<Self>,
         peer: &Peer,
@@ -135,7 +135,7 @@ impl HttpRouter {
         }
     }
 
-    /// Publishes for a client. It counts as one that is connected while it is served.
+    /// Publishes for a client, which counts as connected while it is served.
     async fn publish(&self, peer: &Peer, request: Request<Incoming>) -> Result<Response<Body>, HttpRefusal> {
         let (cors, _admitted, origin) = {
             let head = ConnectHead::of(&request);
@@ -154,9 +154,9 @@ impl HttpRouter {
         Ok(response.map(Either::Left))
     }
 
-    /// The way of a connection whose first bytes are a request to connect, to be answered 101: past the same checks,
-    /// without HTTP's machinery. `None` for whatever else it may be, refusals included, which is decided when the
-    /// bytes have gone through hyper; nothing has been counted then.
+    /// Grants a connection whose first bytes are a request to connect, to be answered 101: with the same checks, but without
+    /// hyper. `None` for anything else, refusals included; those are decided when hyper has read the bytes, and nothing has
+    /// been counted yet.
     pub(crate) fn open_at_once(&self, peer: &Peer, bytes: &[u8]) -> Option<GrantedUpgrade> {
         let (head, length) = ConnectHead::read(bytes)?;
         if head.url_bytes() > self.url_bytes_max {
@@ -169,7 +169,7 @@ impl HttpRouter {
         Some(GrantedUpgrade { head_bytes: length, opening, admitted })
     }
 
-    /// Every check that a client must pass before the handshake itself is looked at.
+    /// Makes every check of a client before the handshake itself is read.
     fn let_in(&self, peer: &Peer, head: &ConnectHead<'_>) -> Result<Admitted, HttpRefusal> {
         if let Some(why) = head.ambiguity().or_else(|| head.version_fault()) {
             return Err(HttpRefusal::new(Handshake::Upgrade, StatusCode::BAD_REQUEST, why));
@@ -178,7 +178,7 @@ impl HttpRouter {
         self.admit(peer, head)
     }
 
-    /// Every check of who asks, where the request is not to become a WebSocket.
+    /// Checks the requester of a request that asks for no WebSocket.
     pub(super) fn check_asker(&self, head: &ConnectHead<'_>) -> Result<(), HttpRefusal> {
         if let Some(why) = head.ambiguity() {
             return Err(HttpRefusal::new(Handshake::Request, StatusCode::BAD_REQUEST, why));
@@ -186,7 +186,7 @@ impl HttpRouter {
         self.check_origin(head)
     }
 
-    /// The same, and that the request is of one of these methods.
+    /// Checks the requester, and that the method is one of these.
     pub(super) fn check_request(
         &self,
         head: &ConnectHead<'_>,
@@ -201,7 +201,7 @@ impl HttpRouter {
         Err(refused.with([(header::ALLOW, HeaderValue::from_static(methods))]))
     }
 
-    /// A place for the client among those of its address.
+    /// Takes a place for the client among those of its address.
     pub(super) fn admit(&self, peer: &Peer, head: &ConnectHead<'_>) -> Result<Admitted, HttpRefusal> {
         let address = self.address_of(peer, head);
         let admitted = match peer.is_shared {
@@ -211,7 +211,7 @@ impl HttpRouter {
         admitted.map_err(not_admitted)
     }
 
-    /// The same for a client that stays when its connection goes.
+    /// Takes a place for a client that outlives its connection.
     pub(super) fn admit_apart(&self, peer: &Peer, head: &ConnectHead<'_>) -> Result<Admitted, HttpRefusal> {
         self.admission.admit_apart(self.address_of(peer, head)).map_err(not_admitted)
     }
@@ -220,8 +220,7 @@ impl HttpRouter {
         self.proxies.client_ip(peer.address, head.all(X_FORWARDED_FOR))
     }
 
-    /// Whoever sets a gateway up must see why a page cannot connect. What anyone can cause as often as they like is
-    /// told now and then.
+    /// Logs a refusal. The operator must see why a page cannot connect; rate-limited, because anyone can cause refusals.
     fn log_refusal(&self, peer: &Peer, refused: &HttpRefusal) {
         let (status, client) = (refused.status.as_u16(), peer.address);
         let suppressed = if refused.result == Handshake::Origin { self.refusals_log.admit() } else { None };
@@ -271,7 +270,7 @@ impl HttpRouter {
             return Ok(());
         }
         let why = match text("origin") {
-            // Cut short and escaped: it is shown, and anyone may have written it.
+            // Truncated and escaped, because anyone may have written it.
             Some(origin) => {
                 let origin: String = origin.chars().take(ORIGIN_SHOWN_MAX).collect();
                 format!("pages of {origin:?} may not connect: http.allowed_origins does not name them")
@@ -291,20 +290,20 @@ fn not_admitted(refusal: AdmissionRefusal) -> HttpRefusal {
     refused.with([(header::RETRY_AFTER, HeaderValue::from(refusal.retry_after_seconds()))])
 }
 
-/// Where clients connect.
+/// An endpoint at which clients open a WebSocket.
 #[derive(Debug)]
 pub(super) enum ClientEndpoint<'a> {
     Centrifuge,
-    /// For those who say who they are, and no more.
+    /// For unidirectional clients, which only send a connect command.
     CentrifugeUni,
-    /// The channel, as it is written in the path.
+    /// The channel, as written in the path.
     Raw(&'a str),
-    /// The key of an app, as it is written in the path.
+    /// The key of an app, as written in the path.
     Pusher(&'a Apps, &'a str),
     GraphQl(&'a graphql::GraphqlEndpoint),
-    /// A path that the configuration names.
+    /// A path from the configuration.
     Bound(Arc<RawPath>),
-    /// A path at which packets of Engine.IO are exchanged.
+    /// A path of Engine.IO.
     EngineIo(EngineIoPath),
 }
 
@@ -320,21 +319,21 @@ impl<'a> ClientEndpoint<'a> {
     }
 }
 
-/// What clients ask for beside WebSockets.
+/// An endpoint of clients without a WebSocket.
 #[derive(Clone, Copy, Debug)]
 enum SeparateEndpoint {
     Streamed(Streamed),
-    /// Channels as events, named in the address.
+    /// Channels as server-sent events, named in the URL.
     Channels,
-    /// Updates of topics, followed or published.
+    /// Updates of topics, read or published.
     Updates,
-    /// Operations of GraphQL, as events.
+    /// GraphQL operations, over server-sent events.
     GraphQl,
-    /// Commands of a client that is reached through a response.
+    /// Commands of a client reached through a response.
     Emulation,
-    /// A publication of a client that shows its token and holds no connection.
+    /// A publication of a client that has a token and no connection.
     Publish,
-    /// Nothing: pages warm up a connection with it before they need one.
+    /// An empty response, with which pages warm up a connection.
     Init,
 }
 
@@ -364,7 +363,7 @@ impl SeparateEndpoint {
     }
 }
 
-/// A request to connect that was granted from its bytes alone. The head takes so many of them.
+/// A request to connect that was granted from its first bytes. `head_bytes` is the length of its head.
 #[derive(Debug)]
 pub(crate) struct GrantedUpgrade {
     pub(crate) head_bytes: usize,

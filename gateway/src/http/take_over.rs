@@ -1,8 +1,8 @@
-//! Taking a connection away from HTTP's machinery in the middle of a request, so that a worker writes the response.
+//! Takes a connection away from hyper in the middle of a request, so that a worker writes the response.
 //!
-//! Who answers a request can ask for its connection. The task that drives the connection sees that as soon as nothing
-//! can go on without it, takes the connection apart, and hands it over; of whoever asked nothing is left then. Where
-//! earlier answers still wait to be written, they would be lost: then the request has to be answered as usual.
+//! The handler of a request can ask for its connection. The task that drives the connection notices when nothing else can
+//! proceed, takes the connection apart, and hands it over; the handler is dropped with it. If earlier responses are still
+//! unwritten, they would be lost: then the request has to be answered as usual.
 
 use std::fmt;
 use std::io;
@@ -16,10 +16,10 @@ use tokio::sync::{Notify, oneshot};
 use crate::http::HttpStream;
 use crate::transport::IncomingSocket;
 
-/// What is done with a connection that was taken, and what has been read from it behind the request.
+/// Receives a connection that was taken, and the bytes read from it behind the request.
 type TakeOverFn = Box<dyn FnOnce(io::Result<(IncomingSocket, Bytes)>) + Send>;
 
-/// Stands between whoever answers the requests of a connection and the task that drives it.
+/// Connects the handlers of a connection's requests with the task that drives it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TakeOver(Arc<TakeOverState>);
 
@@ -27,7 +27,7 @@ pub(crate) struct TakeOver(Arc<TakeOverState>);
 struct TakeOverState {
     request: Mutex<Option<TakeOverRequest>>,
     requested: Notify,
-    /// The socket has refused bytes that HTTP's machinery still holds.
+    /// Whether the socket has refused bytes that hyper still holds.
     unwritten: AtomicBool,
 }
 
@@ -43,7 +43,7 @@ impl fmt::Debug for TakeOverRequest {
 }
 
 impl TakeOver {
-    /// Asks for the connection. Goes on only if it cannot be had; otherwise `receive` gets it.
+    /// Asks for the connection. Returns only if it cannot be taken; otherwise `receive` gets it.
     pub(crate) async fn ask(
         &self,
         receive: impl FnOnce(io::Result<(IncomingSocket, Bytes)>) + Send + 'static,
@@ -52,13 +52,13 @@ impl TakeOver {
         *self.0.request.lock() = Some(TakeOverRequest { receive: Box::new(receive), refused });
         self.0.requested.notify_one();
         if refusal.await.is_err() {
-            // It is ours, and whoever waits here is about to be dropped with what is left of the connection.
+            // The connection was taken, and this future is about to be dropped with the rest of it.
             std::future::pending::<()>().await;
         }
     }
 
-    /// For the driver: waits until somebody has asked for the connection and can have it. It is not to be driven any
-    /// further then, but handed over.
+    /// For the driver: waits until the connection has been asked for and can be taken. It must then be handed over, and
+    /// driven no further.
     pub(crate) async fn granted(&self) {
         loop {
             self.0.requested.notified().await;
@@ -66,20 +66,20 @@ impl TakeOver {
                 return;
             }
             if let Some(request) = self.0.request.lock().take() {
-                // Whoever asked may have gone.
+                // The handler may be gone.
                 let _ = request.refused.send(());
             }
         }
     }
 
-    /// For the driver: gives the connection away.
+    /// For the driver: hands the connection over.
     pub(crate) fn hand_over(&self, stream: HttpStream, unread: Bytes) {
         if let Some(request) = self.0.request.lock().take() {
             (request.receive)(stream.into_socket().map(|socket| (socket, unread)));
         }
     }
 
-    /// For the stream: whether the socket has taken what it was given last.
+    /// For the stream: records whether the socket has taken the last bytes.
     pub(super) fn note_written(&self, all: bool) {
         self.0.unwritten.store(!all, Ordering::Relaxed);
     }

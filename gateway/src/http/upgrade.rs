@@ -1,4 +1,4 @@
-//! Turning a request into a client's connection: every check before the 101, then the socket goes to a worker.
+//! Turns a request into a client's WebSocket: every check before the 101, then the socket goes to a worker.
 
 use std::io;
 use std::net::IpAddr;
@@ -33,63 +33,63 @@ use crate::transport::IncomingSocket;
 use crate::transport::encodings::ClientWire;
 use crate::transport::task_pipe::{carry, handed};
 
-/// Centrifuge clients may name the protocol or say nothing.
+/// Centrifuge clients may name the subprotocol or none.
 const CENTRIFUGE_JSON: &str = "centrifuge-json";
 const CENTRIFUGE_PROTOBUF: &str = "centrifuge-protobuf";
 
-/// Where a client that says nothing later puts who it is.
+/// The query parameter with the connect command of a unidirectional client.
 const CONNECT_PARAMETER: &str = "cf_connect";
 
-/// The subprotocol that a client of a raw endpoint may name, so that it can offer its token beside it.
+/// The subprotocol that a client of a raw endpoint may offer, so that it can offer its token beside it.
 pub(super) const RAW: &str = "tidegate.raw";
-/// Browsers cannot set headers: they offer their token as a protocol that is never chosen.
+/// Browsers cannot set headers, so they offer their token as a subprotocol that is never chosen.
 const TOKEN_PREFIX: &str = "tidegate.token.";
 
-/// What a request to connect comes to: how it is answered, and how its client is spoken to.
+/// A granted request to connect: its response, and the protocol for its client.
 #[derive(Debug)]
 pub(crate) struct UpgradeOpening {
     accept: String,
     subprotocol: Option<&'static str>,
     deflate: Option<DeflateParams>,
     protocol: Arc<dyn Protocol>,
-    /// For the application's own servers, where any is asked.
+    /// The client's address and headers, if any hook asks for them.
     origin: Option<Arc<ClientOrigin>>,
-    /// What the client says in the address.
+    /// The client's commands in the URL.
     first: Option<Bytes>,
-    /// Whose client it is, if it speaks Pusher.
+    /// The client's app, if it speaks Pusher.
     app: Option<Arc<PusherApp>>,
-    /// The same value as `protocol`, if it speaks GraphQL.
+    /// The same value as `protocol`, if the client speaks GraphQL.
     graphql: Option<Arc<GraphQl>>,
     turned_away: Option<Disconnect>,
     wire: ClientWire,
-    /// Frames that it begins with, behind the answer.
+    /// Frames to send first, after the response.
     greeting: Bytes,
-    /// It has a session already, and tries a WebSocket.
+    /// Set if the client has a polling session and probes a WebSocket.
     probing: Option<ProbeRequest>,
 }
 
 impl UpgradeOpening {
-    /// For a client of GraphQL. What it is told is made for it alone, and goes out as it is.
+    /// Sets the opening up for GraphQL. Messages are made for one client each, and sent without compression.
     pub(super) fn of_operations(self, graphql: Arc<GraphQl>, turned_away: Option<Disconnect>) -> Self {
         Self { graphql: Some(graphql), turned_away, deflate: None, ..self }
     }
 
-    /// With what is known of where the client comes from.
+    /// Adds the client's address and headers.
     pub(super) fn from(self, origin: Option<Arc<ClientOrigin>>) -> Self {
         Self { origin, ..self }
     }
 
-    /// The same over another framing, beginning with these frames.
+    /// Sets another framing, which begins with these frames.
     pub(super) fn over(self, wire: ClientWire, greeting: Bytes) -> Self {
         Self { wire, greeting, ..self }
     }
 
-    /// The same for a client that has a session already.
+    /// Marks the client as one that has a session already.
     pub(super) fn probing(self, probing: ProbeRequest) -> Self {
         Self { probing: Some(probing), ..self }
     }
 
-    /// Whether something is to be heard of the client before a worker has it.
+    /// Whether the client has to complete a probe before a worker gets it.
     pub(super) fn has_to_probe(&self) -> bool {
         self.probing.is_some()
     }
@@ -103,7 +103,7 @@ impl UpgradeOpening {
             headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         }
         let mut insert = |name, value: &str| {
-            // Each is base64 or our own words.
+            // Each value is base64 or a constant of ours.
             if let Ok(value) = HeaderValue::from_str(value) {
                 headers.insert(name, value);
             }
@@ -123,7 +123,7 @@ impl UpgradeOpening {
         response
     }
 
-    /// The same, as bytes.
+    /// Appends the response as bytes.
     pub(crate) fn write_response(&self, into: &mut Vec<u8>) {
         into.extend_from_slice(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -165,7 +165,7 @@ impl HttpRouter {
         }
     }
 
-    /// `/connection/websocket`: the Centrifuge protocol.
+    /// Reads `/connection/websocket`: the Centrifuge protocol.
     fn read_centrifuge(&self, head: &ConnectHead<'_>) -> Result<UpgradeOpening, HttpRefusal> {
         let upgrade = read(head)?;
         let (in_protobuf, with_transport_pings) =
@@ -174,8 +174,8 @@ impl HttpRouter {
         Ok(self.opening(upgrade, known(in_protobuf), protocol))
     }
 
-    /// `/connection/uni_websocket`: what the client is told, once it has said who it is, in its first message or in the
-    /// address.
+    /// Reads `/connection/uni_websocket`: the unidirectional Centrifuge protocol. The client's connect command is its first
+    /// message, or in the URL.
     fn read_centrifuge_uni(&self, head: &ConnectHead<'_>) -> Result<UpgradeOpening, HttpRefusal> {
         let upgrade = read(head)?;
         let (in_protobuf, with_transport_pings) =
@@ -190,7 +190,7 @@ impl HttpRouter {
         Ok(UpgradeOpening { first: first.map(Bytes::from), ..opening })
     }
 
-    /// `/raw/{channel}`, and the paths that stand for a channel.
+    /// Reads `/raw/{channel}`, and configured paths that stand for a channel.
     fn read_raw(
         &self,
         channel: &str,
@@ -214,7 +214,7 @@ impl HttpRouter {
         Ok(self.opening(upgrade, RAW, Arc::new(raw)))
     }
 
-    /// `/app/{key}`: Pusher. Its clients go by close codes: a request that is wrong is let in to be told so.
+    /// Reads `/app/{key}`: Pusher. Its clients rely on close codes, so a wrong request is admitted and closed with one.
     fn read_pusher(
         &self,
         apps: &Apps,
@@ -226,7 +226,7 @@ impl HttpRouter {
             let unknown = || turned_away(4001, "there is no app with this key");
             apps.with_key(key).ok_or_else(unknown)
         });
-        // No subprotocol: there is none that all of its clients offer.
+        // No subprotocol, because there is none that all clients offer.
         Ok(match found {
             Ok(app) => {
                 let opening = self.opening(upgrade, "", app.protocol.clone());
@@ -261,14 +261,13 @@ impl HttpRouter {
         }
     }
 
-    /// What the application's servers may be told of a client, if they are asked anything.
+    /// Returns what hooks are told of a client, if there are any.
     pub(super) fn origin(&self, head: &ConnectHead<'_>, address: IpAddr) -> Option<Arc<ClientOrigin>> {
         let backend = self.backend.as_ref().filter(|backend| backend.asks())?;
         Some(Arc::new(backend.origin(address, head.headers())))
     }
 
-    /// Answers a request that hyper has read. Waits, beside the answer, until the socket is ours, and gives it to a
-    /// worker.
+    /// Answers a request that hyper has read. A task waits for the upgraded socket and gives it to a worker.
     pub(super) fn open(
         self: &Arc<Self>,
         request: Request<Incoming>,
@@ -285,7 +284,7 @@ impl HttpRouter {
             };
             if let Some(probing) = opening.probing {
                 router.change_over(upgraded, version, probing, opening.deflate).await;
-                // Until then it counts as the connection that it is.
+                // Until then the connection keeps its own place.
                 return drop(admitted);
             }
             if version == Version::HTTP_2 {
@@ -303,7 +302,7 @@ impl HttpRouter {
         response
     }
 
-    /// Gives a connection that has been answered 101 to a worker.
+    /// Gives a connection that was answered with 101 to a worker.
     pub(crate) fn hand_over(
         &self,
         socket: IncomingSocket,
@@ -345,14 +344,14 @@ impl HttpRouter {
         self.reception.receive(new);
     }
 
-    /// Counts a client that went away while it was answered.
+    /// Counts a client that went away before it was connected.
     pub(crate) fn lost(&self, error: &io::Error) {
         self.metrics.handshake(Handshake::Request);
         tracing::debug!(%error, "a client was gone before it was connected");
     }
 }
 
-/// The connection itself, and what was read from it behind the request.
+/// Returns the connection itself, and the bytes read from it behind the request.
 pub(super) fn own_stream(upgraded: Upgraded) -> io::Result<(HttpStream, Bytes)> {
     let parts = upgraded
         .downcast::<TokioIo<HttpStream>>()
@@ -360,7 +359,7 @@ pub(super) fn own_stream(upgraded: Upgraded) -> io::Result<(HttpStream, Bytes)> 
     Ok((parts.io.into_inner(), parts.read_buf))
 }
 
-/// Whether the version of the protocol that a client asks for is spoken here.
+/// Checks that the version that a client asks for is supported.
 fn pusher_protocol(head: &ConnectHead<'_>) -> Result<(), Disconnect> {
     let Some(version) = head.query("protocol") else {
         return Err(turned_away(4008, "no protocol version is given"));
@@ -386,7 +385,7 @@ fn wants_transport_pings(head: &ConnectHead<'_>) -> bool {
     head.query("cf_ws_frame_ping_pong").as_deref() == Some("true")
 }
 
-/// The subprotocol that is chosen if it is offered.
+/// Returns the subprotocol to choose if it is offered.
 fn known(in_protobuf: bool) -> &'static str {
     if in_protobuf { CENTRIFUGE_PROTOBUF } else { CENTRIFUGE_JSON }
 }
@@ -401,7 +400,8 @@ pub(super) fn read<'h>(head: &ConnectHead<'h>) -> Result<Upgrade<'h>, HttpRefusa
     })
 }
 
-/// Returns the token of a client of a raw endpoint: from its `Authorization` header, or offered as a subprotocol. Empty if there is none.
+/// Returns the token of a client of a raw endpoint: from its `Authorization` header, or offered as a subprotocol. Empty if
+/// there is none.
 pub(super) fn token(head: &ConnectHead<'_>, upgrade: &Upgrade<'_>) -> Result<String, HttpRefusal> {
     if let Some(token) = head.bearer().map_err(malformed)? {
         return Ok(token.to_owned());

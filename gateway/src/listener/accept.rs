@@ -1,4 +1,4 @@
-//! Accepting connections: PROXY header, TLS and HTTP, each with its deadline.
+//! Accepts connections: PROXY header, TLS and HTTP, each with a deadline.
 
 use std::convert::Infallible;
 use std::io;
@@ -35,13 +35,13 @@ use crate::telemetry::labels::{Handshake, PanicSite};
 use crate::worker::callers::{CallerHost, NewCaller};
 use crate::worker::read_call::is_call;
 
-/// How long to wait after the kernel refuses to hand out a connection: it has no descriptor to spare.
+/// The pause after the kernel fails to hand out a connection, because no descriptor is free.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// The most connections accepted before those that were get their turn.
+/// The most connections accepted before the tasks of earlier ones get their turn.
 const ACCEPTS_IN_A_ROW: usize = 32;
 
-/// What the client listener needs to take a connection from the kernel to the router.
+/// What the client listener needs to bring a connection from the kernel to the router.
 #[derive(Debug)]
 pub(crate) struct ClientListener {
     pub(crate) admission: Arc<Admission>,
@@ -49,23 +49,23 @@ pub(crate) struct ClientListener {
     pub(crate) tls_timeout: Duration,
     pub(crate) proxy_protocol: proxy_protocol::ProxyProtocolConfig,
     pub(crate) http: crate::http::http_config::HttpConfig,
-    /// The most requests and clients at once of one HTTP/2 connection.
+    /// The most concurrent requests and clients of one HTTP/2 connection.
     pub(crate) http2_streams_max: u32,
     pub(crate) router: Arc<HttpRouter>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Told when no more is to come: what is asked for is answered, and each answer is the last on its connection.
+    /// Cancelled when the node begins to leave: requests are answered, each with the last response on its connection.
     pub(crate) leaving: CancellationToken,
-    /// Told when no more is accepted: connections that only wait for a next request end then.
+    /// Cancelled when no more is accepted: idle connections end then.
     pub(crate) stop: CancellationToken,
-    /// Connections on which HTTP is spoken, or may soon be.
+    /// Connections that speak HTTP, or are about to.
     pub(crate) connections: TaskTracker,
 }
 
-/// How long a connection in a spare place may take to say what it wants: others may want the place.
+/// How long a connection in a spare place may take for its first request, because other connections may need the place.
 const SPARE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl ClientListener {
-    /// Accepts until told to stop. Connections that are in flight go on.
+    /// Accepts connections until stopped. Connections in progress continue.
     pub(crate) async fn accept(self: Arc<Self>, socket: AsyncFd<mio::net::TcpListener>) {
         let mut in_a_row = 0;
         let mut stopped = pin!(self.stop.cancelled());
@@ -82,7 +82,7 @@ impl ClientListener {
                     Ok(permit) => {
                         self.connections.spawn(self.clone().take(socket.into(), address, permit));
                     }
-                    // Closed without a word: an answer would cost more than the connection.
+                    // Closed without an answer, which would cost more than the connection.
                     Err(refusal) => self.metrics.handshake(refusal.handshake()),
                 },
                 Err(error) if is_of_one_connection(&error) => {
@@ -109,10 +109,10 @@ impl ClientListener {
     ) {
         let peer = Peer { address: address.ip(), place: permit.place(), is_shared: false };
         if self.tls.is_some() || proxy_protocol::is_expected(&self.proxy_protocol, address.ip()) {
-            // Boxed: what most connections do not need is no part of what is kept for each.
+            // Boxed, so that state needed by few connections does not enlarge the future of all.
             return Box::pin(self.take_wrapped(socket, address, permit)).await;
         }
-        // The request may have come with the connection. Then the socket need not be waited for.
+        // The request may have arrived with the connection. Then there is no need to wait for the socket.
         match read_first_bytes(&socket, |bytes| self.router.open_at_once(&peer, bytes)) {
             FirstBytes::None => {}
             FirstBytes::Ended => return,
@@ -134,7 +134,7 @@ impl ClientListener {
         }
     }
 
-    /// A connection on which nothing has come yet.
+    /// Waits for the first bytes of a connection.
     async fn wait_for_request(self: &Arc<Self>, stream: TcpStream, peer: Peer, permit: HandshakePermit) {
         loop {
             let ready = tokio::select! {
@@ -178,7 +178,7 @@ impl ClientListener {
         }
     }
 
-    /// A connection that begins with a PROXY header or with TLS.
+    /// Serves a connection that begins with a PROXY header or with TLS.
     async fn take_wrapped(
         self: Arc<Self>,
         socket: std::net::TcpStream,
@@ -190,7 +190,7 @@ impl ClientListener {
             let stream = TcpStream::from_std(socket).map_err(|_| Handshake::Request)?;
             tokio::select! {
                 secured = self.secure(stream, address) => secured,
-                // Nothing has been asked for yet.
+                // No request has been received yet.
                 () = self.stop.cancelled() => Err(Handshake::Draining),
             }
         };
@@ -209,7 +209,7 @@ impl ClientListener {
         }
     }
 
-    /// What comes before HTTP.
+    /// Handles the PROXY header and the TLS handshake.
     async fn secure(
         &self,
         mut stream: TcpStream,
@@ -232,9 +232,9 @@ impl ClientListener {
         }
     }
 
-    /// Whether a connection that begins with this is better served where subscribers are.
+    /// Whether a connection that begins with these bytes is better served by a worker.
     fn is_for_worker(&self, peer: &Peer, read: &[u8]) -> bool {
-        // In a spare place some answers end the connection.
+        // In a spare place, some answers end the connection.
         self.router.api.is_some() && is_call(read) && !peer.place.is_spare() && !self.leaving.is_cancelled()
     }
 
@@ -244,7 +244,7 @@ impl ClientListener {
     }
 
     async fn serve(&self, stream: HttpStream, peer: Peer, permit: Option<HandshakePermit>) {
-        // The handshake is over when the first request's head is here. Later ones only have their deadline.
+        // The handshake is over when the first request's head has arrived. Later requests only have their deadline.
         let handshake = Mutex::new(permit);
         let take_over = stream.take_over();
         let service = service_fn(|request| {
@@ -280,7 +280,7 @@ impl ClientListener {
         let (mut waits, mut stopping) = (true, false);
         let result = loop {
             tokio::select! {
-                // A request that has come before a stop is begun with before it is told of that.
+                // A request that arrived before the stop is begun before the connection is told to end.
                 biased;
                 result = &mut connection => break result,
                 () = take_over.granted() => {
@@ -309,13 +309,13 @@ impl ClientListener {
         }
     }
 
-    /// How long the first request may take to come. A connection that waits for its next one has longer.
+    /// Returns how long the first request may take. A kept connection may wait longer for the next one.
     pub(super) fn head_timeout(&self, peer: &Peer) -> Duration {
         let timeout = self.http.head_timeout();
         if peer.place.is_spare() { timeout.min(SPARE_TIMEOUT) } else { timeout }
     }
 
-    /// Whether no further request is waited for after this answer.
+    /// Whether this response is the last on its connection.
     fn is_last<B>(&self, peer: &Peer, response: &Response<B>) -> bool {
         let status = response.status();
         let wastes_a_spare_place =
@@ -361,7 +361,7 @@ enum AcceptedStream {
     Tls(HttpStream),
 }
 
-/// Whether an error of `accept` speaks of the connection that was next, and not of this process.
+/// Whether an error of `accept` concerns a single connection rather than this process.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,21 +1,21 @@
-//! How many files and sockets this process may have open.
+//! The limit of open files and sockets of this process.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors kept for what is no client and not the API: listeners, the broker, files.
+/// Descriptors reserved for listeners, the broker and files: everything but clients and the API.
 const RESERVED: u64 = 256;
 
-/// The limit as it stands after [`raise`].
+/// The limit after [`raise`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Descriptors {
-    /// What the limit was before; `None` for no limit.
+    /// The limit before; `None` for no limit.
     pub before: Option<u64>,
-    /// What it is now; `None` for no limit.
+    /// The limit now; `None` for no limit.
     pub limit: Option<u64>,
 }
 
-/// Raises the soft limit to the hard one. A process may always do this; where the system still refuses, the old
-/// limit stays and is answered.
+/// Raises the soft limit to the hard one. A process may always do this; if the system still refuses, the old limit stays and
+/// is returned.
 pub fn raise() -> Descriptors {
     let found = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: found.maximum, maximum: found.maximum };
@@ -30,16 +30,16 @@ pub fn raise() -> Descriptors {
 }
 
 impl Descriptors {
-    /// How many client connections that allows, beside `others`.
+    /// Returns how many client connections the limit allows, beside `others`.
     pub fn connections(self, others: u32) -> u32 {
         let limit = self.limit.unwrap_or(u64::MAX);
-        // A process with few descriptors keeps half for itself.
+        // With few descriptors, the process keeps half for itself.
         let left = limit.saturating_sub((RESERVED + u64::from(others)).min(limit / 2));
         u32::try_from(left).unwrap_or(u32::MAX)
     }
 
-    /// How many connections a node takes that is told to take `wanted` (0: as many as it can), and what to tell
-    /// the operator if that is less.
+    /// Returns how many connections a node accepts that is configured for `wanted` (0: as many as possible), and a warning
+    /// for the operator if that is less.
     pub fn allow(self, wanted: u32, others: u32) -> (u32, Option<String>) {
         let possible = self.connections(others);
         if wanted <= possible {

@@ -1,4 +1,4 @@
-//! The first bytes of a connection: read once, and answered at once where that can be.
+//! The first bytes of a connection: read once, and answered at once if possible.
 
 use std::os::fd::AsFd;
 
@@ -9,10 +9,10 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use crate::http::{GrantedUpgrade, HttpRouter};
 use crate::transport::IncomingSocket;
 
-/// The most bytes of a first read. Requests of browsers take 500 to 2,000.
+/// The most bytes of the first read. Requests of browsers take 500 to 2,000.
 const FIRST_BYTES_MAX: usize = 4096;
 
-/// What came of the first read.
+/// The result of the first read.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one is made for a connection, and looked at where it is made")]
 pub(super) enum FirstBytes {
@@ -20,13 +20,13 @@ pub(super) enum FirstBytes {
     None,
     /// The peer is gone.
     Ended,
-    /// A client may come in. What it sent behind its request is still to be read.
+    /// A client is admitted. The bytes behind its request are still to be read.
     Granted(Bytes, GrantedUpgrade),
-    /// Something else, or not all of it: to be read on by HTTP.
+    /// Another request, or an incomplete one: to be handled by the HTTP server.
     Other(Bytes),
 }
 
-/// Reads what is there, without waiting. `grant` judges whether it is a request that can be answered at once.
+/// Reads the available bytes, without waiting. `grant` decides whether they are a request that can be answered at once.
 pub(super) fn read_first_bytes(
     socket: &impl AsFd,
     grant: impl FnOnce(&[u8]) -> Option<GrantedUpgrade>,
@@ -48,11 +48,11 @@ pub(super) fn read_first_bytes(
 }
 
 impl HttpRouter {
-    /// Answers a client that may come in, and gives its socket to a worker.
+    /// Sends an admitted client its response, and hands its socket to a worker.
     pub(super) fn answer(&self, socket: std::net::TcpStream, unread: &Bytes, granted: GrantedUpgrade) {
         let mut response = Vec::with_capacity(RESPONSE_BYTES);
         granted.opening.write_response(&mut response);
-        // The socket's buffer is empty, and no socket has one that is smaller than this answer.
+        // The socket's send buffer is empty, and always larger than this response.
         match send(&socket, &response, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(sent) if sent == response.len() => {
                 let GrantedUpgrade { opening, admitted, .. } = granted;
@@ -64,7 +64,7 @@ impl HttpRouter {
     }
 }
 
-/// Room for the usual answer.
+/// The capacity for the usual response.
 const RESPONSE_BYTES: usize = 256;
 
 #[cfg(test)]

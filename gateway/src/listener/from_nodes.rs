@@ -1,5 +1,5 @@
-//! The listener for other nodes: they bring WebSockets of clients whose sessions are here, and ask for streams that are reserved
-//! here.
+//! The listener for other nodes: they carry WebSockets of clients whose sessions are here, and open streams that are
+//! reserved here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::engine_io::{EngineIo, NodeOpening, OpeningPurpose, ProbeError};
 use crate::http::graphql;
 use crate::telemetry::Metrics;
 
-/// The most connections at once that have no session yet. Those that have one count as its client.
+/// The most concurrent connections without a session. Those with a session count as its client.
 const CONNECTIONS_MAX: usize = 4_096;
 
-/// How long to wait after the kernel refuses to hand out a connection.
+/// The pause after the kernel fails to hand out a connection.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// How long a node may take to say what a connection is for.
+/// How long a node may take to name the purpose of a connection.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Who is asked about what other nodes bring.
+/// The endpoints for connections of other nodes.
 #[derive(Debug)]
 pub(crate) struct FromNodes {
     pub(crate) engine_io: Arc<EngineIo>,
@@ -30,7 +30,7 @@ pub(crate) struct FromNodes {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// Takes connections in until told to stop.
+/// Accepts connections until stopped.
 pub(crate) async fn take_in(socket: TcpListener, from_nodes: FromNodes, stop: CancellationToken) {
     let (room, from_nodes) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(from_nodes));
     loop {
@@ -53,7 +53,7 @@ pub(crate) async fn take_in(socket: TcpListener, from_nodes: FromNodes, stop: Ca
         let from_nodes = from_nodes.clone();
         tokio::spawn(async move {
             let taken = from_nodes.take_in_one(stream).await;
-            // Whatever follows is a client's own.
+            // From here on the connection is a client's.
             drop(permit);
             if let Some(carrying) = taken {
                 carrying.await;
@@ -63,7 +63,7 @@ pub(crate) async fn take_in(socket: TcpListener, from_nodes: FromNodes, stop: Ca
 }
 
 impl FromNodes {
-    /// Returns what goes on for as long as a client is there.
+    /// Returns a future that runs as long as the client is connected.
     async fn take_in_one(&self, mut stream: TcpStream) -> Option<impl Future<Output = ()> + use<>> {
         let (opening, unread) = self.read_opening(&mut stream).await?;
         match opening.purpose {

@@ -1,6 +1,6 @@
-//! HTTP/2 on a connection under TLS: requests, responses that never end, and WebSockets, many at once (RFC 9113, RFC 8441).
+//! HTTP/2 on a TLS connection: requests, endless responses and WebSockets, many at once (RFC 9113, RFC 8441).
 //!
-//! Each client has a place of its own on the node, beside that of the connection, and is reached through a task.
+//! Each client has its own place on the node, beside that of the connection, and is reached through a task.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -27,17 +27,17 @@ use crate::http::{Body, HttpStream, TakeOver};
 use crate::listener::accept::ClientListener;
 use crate::telemetry::labels::{Handshake, PanicSite};
 
-/// What one stream may have sent that nobody has read, in bytes.
+/// The most unread bytes that one stream may have sent.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-/// The same of all streams of a connection together.
+/// The most unread bytes of all streams of a connection together.
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
-/// What a stream keeps of what its client has no window for, in bytes. The rest stays in the client's outbox.
+/// The most bytes that a stream buffers while its client's window is closed. Further ones stay in the client's outbox.
 const SEND_BYTES_MAX: usize = 32 << 10;
 
-/// How often it is looked at whether a connection of a stopping node has lost a client.
+/// How often a stopping node checks whether a connection has lost a client.
 const LEAVING_LOOK: Duration = Duration::from_millis(200);
 
-/// Runs a connection's tasks among those that a drain waits for.
+/// Runs a connection's tasks in the tracker that a drain waits for.
 #[derive(Clone)]
 struct Tracked(TaskTracker);
 
@@ -47,14 +47,14 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Tracked {
     }
 }
 
-/// What the requests of one connection have in common.
+/// State shared by the requests of one connection.
 struct Http2Connection {
     peer: Peer,
-    /// The handshake is over when the first request's head is here.
+    /// Released when the first request's head has arrived, which ends the handshake.
     handshake: Mutex<Option<HandshakePermit>>,
-    /// Requests that are being answered.
+    /// The number of requests being answered.
     answering: AtomicUsize,
-    /// Requests there have been.
+    /// The number of requests so far.
     requests: AtomicUsize,
 }
 
@@ -89,7 +89,7 @@ impl ClientListener {
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .max_send_buf_size(SEND_BYTES_MAX)
-                // Whoever does not answer these is gone, however many clients it says it has.
+                // A peer that does not answer these pings is gone, however many clients its connection has.
                 .keep_alive_interval(self.http.keep_alive())
                 .enable_connect_protocol()
                 .serve_connection(TokioIo::new(stream), service)
@@ -104,7 +104,7 @@ impl ClientListener {
                     if connection.handshake.lock().is_some() {
                         return self.metrics.handshake(Handshake::Request);
                     }
-                    // A connection that nobody has used since it was last looked at is over.
+                    // A connection unused since the last look is closed.
                     let requests = connection.requests.load(Ordering::Relaxed);
                     if requests == seen && connection.is_idle() && !stopping {
                         stopping = true;
@@ -127,9 +127,9 @@ impl ClientListener {
         }
     }
 
-    /// Waits until a node that stops may say so on a connection. By the standard (RFC 9113 §6.8) GOAWAY ends no stream that is
-    /// open, but several clients give up all streams of the connection with it. So it is said when the first of the
-    /// connection's clients has been closed in its turn, which is also when somebody would come back over it.
+    /// Waits until a stopping node may send GOAWAY on a connection. By the standard (RFC 9113 §6.8) GOAWAY ends no open
+    /// stream, but several clients give up all streams of the connection with it. So it is sent when the first of the
+    /// connection's clients has been closed in its turn, which is also when a client might return over the same connection.
     async fn may_say_goaway(&self, connection: &Http2Connection) {
         tokio::select! {
             () = self.stop.cancelled() => {}
@@ -153,7 +153,7 @@ impl ClientListener {
         connection.answering.fetch_add(1, Ordering::Relaxed);
         let _answered = InFlightGuard(&connection.answering);
         name_host(&mut request);
-        // There is no connection to be taken over: others use it too.
+        // The connection cannot be taken over, because other requests share it.
         let take_over = TakeOver::default();
         let answering = self.router.handle(&connection.peer, &take_over, request);
         match AssertUnwindSafe(answering).catch_unwind().await {
@@ -171,12 +171,12 @@ impl ClientListener {
 }
 
 impl Http2Connection {
-    /// Whether nobody is answered, and no client holds on to it.
+    /// Whether no request is being answered, and no client uses the connection.
     fn is_idle(&self) -> bool {
         self.answering.load(Ordering::Relaxed) == 0 && self.clients() == 0
     }
 
-    /// How many clients are on it.
+    /// Returns the number of clients on the connection.
     fn clients(&self) -> usize {
         self.peer.place.others()
     }
@@ -190,7 +190,7 @@ impl Drop for InFlightGuard<'_> {
     }
 }
 
-/// The authority of a request is what HTTP/1 has a header for. One that says something else beside it stays, and makes the
+/// Copies the request's authority to the header that HTTP/1 has for it. A different host header stays, which makes the
 /// request ambiguous (RFC 9113 §8.3.1).
 fn name_host(request: &mut Request<Incoming>) {
     let authority = request.uri().authority().and_then(|name| HeaderValue::from_str(name.as_str()).ok());

@@ -1,4 +1,4 @@
-//! The internal listener: health, metrics and the console, for operators and their machines.
+//! The internal listener: health, metrics and the console, for operators and monitoring.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -20,18 +20,18 @@ use crate::clock::Clock;
 use crate::console::{self, Console};
 use crate::telemetry::{Metrics, Readiness, answer};
 
-/// The most connections at once: a few scrapers, probes and people.
+/// The most concurrent connections: a few scrapers, probes and people.
 const CONNECTIONS_MAX: usize = 256;
 
-/// What is asked at one address.
+/// What is served at one address.
 #[derive(Clone, Debug)]
 pub(crate) struct Internal {
     pub(crate) clock: Clock,
     pub(crate) readiness: Arc<Readiness>,
     pub(crate) metrics: Arc<Metrics>,
-    /// `None`: it is elsewhere, or nowhere.
+    /// `None` if the console is disabled or has its own address.
     pub(crate) console: Option<Arc<Console>>,
-    /// Whether there is more than the console.
+    /// Whether health and metrics are served as well as the console.
     pub(crate) health: bool,
 }
 
@@ -50,7 +50,7 @@ impl Internal {
     }
 }
 
-/// Serves until the runtime ends: an operator wants to see a node drain.
+/// Serves until the runtime ends, so that an operator can watch a node drain.
 pub(crate) async fn serve(socket: TcpListener, internal: Internal, keep_alive: Duration) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {

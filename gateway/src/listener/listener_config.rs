@@ -84,7 +84,7 @@ impl ClusterConfig {
         }
     }
 
-    /// Where other nodes reach a listener that is bound to this address.
+    /// Returns the address that other nodes use for a listener bound to `bound`.
     pub(crate) fn advertised(&self, bound: SocketAddr) -> Box<str> {
         if !self.advertise.is_empty() {
             return self.advertise.as_str().into();

@@ -1,4 +1,4 @@
-//! Where clients arrive: accepting, TLS, the PROXY protocol.
+//! The listeners: accepting connections, TLS, the PROXY protocol.
 
 pub mod descriptors;
 pub mod listener_config;

@@ -1,4 +1,4 @@
-//! Every encoding a client of this node can take.
+//! The encodings that clients of this node can take.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use shared::protocol::socketio::{EventRecords, SocketIo, SocketIoShared};
 use shared::protocol::{Encoded, Protocol, ProtocolId};
 use shared::push::{Event, Push};
 
-/// What a framing is expected to put behind a message. Only a guess at a buffer's size.
+/// The bytes that a framing is expected to append to a message. Only a guess for a buffer's size.
 const TAIL_BYTES_GUESS: usize = 4;
 
 #[derive(Debug)]
@@ -31,20 +31,20 @@ pub(crate) struct Encodings {
     /// With the protocol's own pings, and with the transport's.
     centrifuge_json: [Arc<dyn Protocol>; 2],
     centrifuge_protobuf: [Arc<dyn Protocol>; 2],
-    /// By what the types of events say.
+    /// By what the event types say.
     event_source: [Arc<dyn Protocol>; 3],
     mercure: Arc<dyn Protocol>,
     socketio: Arc<SocketIoShared>,
-    /// By protocol and wire.
+    /// The ids of encodings, by protocol and wire.
     ids: [[EncodingId; ClientWire::COUNT]; ProtocolId::COUNT],
-    /// By their ids.
+    /// The encodings, by id.
     rows: Vec<Encoding>,
-    /// Whether pushes to clients that are only told share WebSocket messages.
+    /// Whether pushes to unidirectional clients share WebSocket messages.
     joins: bool,
     deflates: bool,
 }
 
-/// How messages to a client are laid out.
+/// The layout of messages to a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ClientWire {
     WebSocket,
@@ -52,18 +52,18 @@ pub(crate) enum ClientWire {
     EngineWebSocket,
     /// Packets of Engine.IO that requests fetch.
     EnginePolling,
-    /// A response that never ends.
+    /// An endless response.
     Response(StreamFrames),
-    /// In nothing: for clients whose messages are made of what all share, and then laid out.
+    /// No layout: for clients whose messages are made from shared bytes, and laid out afterwards.
     Bare,
 }
 
 impl ClientWire {
-    /// Those that are no responses.
+    /// All wires that are not responses.
     const OTHERS: [Self; 4] = [Self::WebSocket, Self::EngineWebSocket, Self::EnginePolling, Self::Bare];
     const COUNT: usize = Self::OTHERS.len() + StreamFrames::COUNT;
 
-    /// The same without what cuts it into pieces.
+    /// Returns the same wire without chunked transfer coding.
     pub(crate) fn whole(self) -> Self {
         match self {
             Self::WebSocket | Self::EngineWebSocket | Self::EnginePolling | Self::Bare => self,
@@ -71,7 +71,7 @@ impl ClientWire {
         }
     }
 
-    /// In the order of their indices.
+    /// Returns all wires in the order of their indices.
     fn all() -> impl Iterator<Item = Self> {
         Self::OTHERS.into_iter().chain(StreamFrames::ALL.map(Self::Response))
     }
@@ -92,10 +92,10 @@ impl ClientWire {
 }
 
 impl Encodings {
-    /// `commands_max` may wait for each other, so that many come in one message: a library subscribes to all it has at
-    /// once, and to more than it may have it is to be told channel by channel. `joins` is whether pushes to clients that
-    /// are only told share WebSocket messages. `sse_retry_ms` is what clients of `/sse` are told of when to come back.
-    /// `pusher` says what clients of any app are told, and `socketio` what namespaces there are.
+    /// `commands_max` bounds the commands that wait for each other, and so those in one message: a library subscribes to all
+    /// its channels at once, and has to be told channel by channel which are too many. `joins` is whether pushes to
+    /// unidirectional clients share WebSocket messages. `sse_retry_ms` tells clients of `/sse` when to reconnect. `pusher`
+    /// is the protocol for clients of any app, and `socketio` has the namespaces.
     pub(crate) fn new(
         deflates: bool,
         options: DeflateOptions,
@@ -108,7 +108,7 @@ impl Encodings {
         let websocket: Arc<dyn PushFraming> = Arc::new(WebSocketFrames::new(options));
         let engine_websocket: Arc<dyn PushFraming> = Arc::new(EngineWebSocketFrames::new(options));
         let engine_polling: Arc<dyn PushFraming> = Arc::new(EnginePollingFrames);
-        // Beside the connect command.
+        // One more, for the connect command.
         let commands_max = COMMANDS_PER_MESSAGE_MAX.max(commands_max as usize + 1);
         let both = |of: fn(usize, bool) -> Arc<dyn Protocol>| {
             [false, true].map(|transport_pings| with_faults(of(commands_max, transport_pings)))
@@ -121,7 +121,7 @@ impl Encodings {
         let event_source = [Types::Nothing, Types::Channel, Types::Name]
             .map(|types| with_faults(Arc::new(EventSource { types, retry_ms: sse_retry_ms })));
         let mercure = with_faults(Arc::new(Mercure));
-        // What a protocol says to all does not depend on which connection its value is of, nor on who pings.
+        // What a protocol sends to all clients depends neither on the connection of its value nor on whose pings are used.
         let on = |protocol: ProtocolId, wire| -> Arc<dyn Protocol> {
             let joins = may_join(wire, joins);
             match protocol {
@@ -178,7 +178,7 @@ impl Encodings {
         }
     }
 
-    /// What is said to clients on this wire that say who they are and no more.
+    /// Returns the unidirectional Centrifuge protocol on this wire.
     pub(crate) fn centrifuge_uni(
         &self,
         in_protobuf: bool,
@@ -192,7 +192,7 @@ impl Encodings {
         }
     }
 
-    /// Channels as events.
+    /// Returns the protocol that sends channels as server-sent events.
     pub(crate) fn event_source(&self, types: Types) -> Arc<dyn Protocol> {
         let of = match types {
             Types::Nothing => 0,
@@ -202,34 +202,34 @@ impl Encodings {
         self.event_source[of].clone()
     }
 
-    /// Updates of topics.
+    /// Returns the protocol of Mercure, which sends the updates of topics.
     pub(crate) fn mercure(&self) -> Arc<dyn Protocol> {
         self.mercure.clone()
     }
 
-    /// Socket.IO for one connection.
+    /// Returns Socket.IO for one connection.
     pub(crate) fn socketio(&self) -> Arc<dyn Protocol> {
         with_faults(Arc::new(SocketIo::new(self.socketio.clone())))
     }
 
-    /// The same, and its value as it is.
+    /// Returns Socket.IO for one connection, also as its concrete type.
     pub(crate) fn own_socketio(&self) -> (Arc<dyn Protocol>, Arc<SocketIo>) {
         let own = Arc::new(SocketIo::new(self.socketio.clone()));
         (with_faults(own.clone()), own)
     }
 
-    /// What clients of Socket.IO have in common.
+    /// Returns the state that clients of Socket.IO share.
     pub(crate) fn socketio_common(&self) -> &Arc<SocketIoShared> {
         &self.socketio
     }
 
-    /// The Centrifuge protocol as a client has asked for it.
+    /// Returns the Centrifuge protocol in the encoding that a client has asked for.
     pub(crate) fn centrifuge(&self, in_protobuf: bool, with_transport_pings: bool) -> Arc<dyn Protocol> {
         let both = if in_protobuf { &self.centrifuge_protobuf } else { &self.centrifuge_json };
         both[usize::from(with_transport_pings)].clone()
     }
 
-    /// What a client takes that speaks this protocol on this wire and has agreed to this compression.
+    /// Returns the variant for a protocol on a wire, with the compression that was negotiated.
     pub(crate) fn variant(
         &self,
         protocol: ProtocolId,
@@ -243,17 +243,17 @@ impl Encodings {
         }
     }
 
-    /// The same protocol's on this wire, not deflated.
+    /// Returns the variant of the same protocol on another wire, without compression.
     pub(crate) fn on_wire(&self, variant: Variant, wire: ClientWire) -> Variant {
         self.variant(self.rows[variant.encoding()].protocol.id(), wire, None)
     }
 
-    /// What compression to agree to.
+    /// Returns which compression to negotiate.
     pub(crate) fn deflate_policy(&self) -> DeflatePolicy {
         DeflatePolicy { enabled: self.deflates, ..DeflatePolicy::default() }
     }
 
-    /// The frame of a message for one client alone.
+    /// Returns the frame of a message for one client.
     pub(crate) fn frame(&self, variant: Variant, message: &OwnedMessage) -> Bytes {
         let framing = &self.rows[variant.encoding()].framing;
         if variant.takes_deflated(message.data.len())
@@ -269,17 +269,17 @@ impl Encodings {
         frame.freeze().slice(start..)
     }
 
-    /// Whether the client is told in a message that it is closed.
+    /// Whether the protocol sends a message when it closes.
     pub(crate) fn tells_of_close(&self, variant: Variant) -> bool {
         self.rows[variant.encoding()].protocol.id().tells_of_close()
     }
 
-    /// The close that says to this client what `disconnect` means.
+    /// Translates a disconnect to the close that the client's protocol has for it.
     pub(crate) fn close(&self, variant: Variant, disconnect: &Disconnect) -> Disconnect {
         self.rows[variant.encoding()].protocol.close(disconnect)
     }
 
-    /// That the client is closed and why, as a frame of its own; empty if its protocol has no word for that.
+    /// Returns a frame that says that the client is closed and why. Empty if the protocol has no such message.
     pub(crate) fn disconnect_push(&self, variant: Variant, disconnect: &Disconnect) -> Bytes {
         let mut data = BytesMut::new();
         let push = Push::alone(Event::Disconnected(disconnect));
@@ -290,8 +290,8 @@ impl Encodings {
     }
 }
 
-/// Whether pushes to clients that are only told share messages on this wire. An event is one push: whoever reads it need not
-/// look for line breaks in it.
+/// Whether pushes to unidirectional clients share messages on this wire. A server-sent event holds one push, so that its
+/// reader need not look for line breaks.
 fn may_join(wire: ClientWire, in_websocket: bool) -> bool {
     match wire {
         ClientWire::WebSocket => in_websocket,
@@ -301,7 +301,7 @@ fn may_join(wire: ClientWire, in_websocket: bool) -> bool {
     }
 }
 
-/// The same protocol; in a program for tests, with faults that they can cause.
+/// Returns the protocol; in test builds, with faults that tests can cause.
 fn with_faults(protocol: Arc<dyn Protocol>) -> Arc<dyn Protocol> {
     #[cfg(debug_assertions)]
     let protocol = crate::faults::with_faults(protocol);

@@ -1,4 +1,4 @@
-//! A transport moves bytes: a plain socket, one under TLS, or a pipe to a task, never waiting.
+//! Transports move bytes without waiting: over a plain socket, over one with TLS, or through a pipe to a task.
 
 use std::io::{self, IoSlice, Read, Write};
 
@@ -20,19 +20,19 @@ pub(crate) use tls_stream::TlsStream;
 
 use task_pipe::Attached;
 
-/// What HTTP/2 is called where TLS agrees on a protocol (RFC 9113 §3.2).
+/// The name of HTTP/2 in TLS protocol negotiation (RFC 9113 §3.2).
 pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
 
-/// A client's socket on its way to a worker, in nobody's poll.
+/// A client's socket on its way to a worker, not registered with any poll.
 #[derive(Debug)]
 pub(crate) enum IncomingSocket {
     Plain(std::net::TcpStream),
     Tls(std::net::TcpStream, Box<rustls::ServerConnection>),
-    /// No socket, but a task that has one.
+    /// A pipe to a task that has the socket.
     Handed(PipeStream),
 }
 
-/// The bytes of one client.
+/// The byte stream of one client.
 #[derive(Debug)]
 pub(crate) enum ClientStream {
     Plain(TcpStream),
@@ -53,7 +53,8 @@ impl From<IncomingSocket> for ClientStream {
 }
 
 impl ClientStream {
-    /// Leave for a fan-out to send past this object, to be dropped before it; `None` if bytes must pass through it.
+    /// Returns the permission for a fan-out to send past this object, to be dropped before it. `None` if bytes must pass
+    /// through it.
     pub(crate) fn direct(&self) -> Option<Direct> {
         match self {
             Self::Plain(socket) => Some(Direct::of(socket)),
@@ -61,7 +62,7 @@ impl ClientStream {
         }
     }
 
-    /// `Ok(0)` is the end of the stream.
+    /// Reads bytes. `Ok(0)` is the end of the stream.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.read(buffer),
@@ -70,13 +71,14 @@ impl ClientStream {
         }
     }
 
-    /// Whether a read that gave `count` bytes where there was `room` has left nothing to read. A socket that gives less
-    /// than was asked for is empty, and its next edge is still to come (epoll(7)); TLS gives a record at a time.
+    /// Whether a read of `count` bytes into `room` has left nothing to read. A socket that returns less than was asked for
+    /// is empty, and its next edge is still to come (epoll(7)). TLS returns a record at a time.
     pub(crate) fn is_drained_by(&self, count: usize, room: usize) -> bool {
         matches!(self, Self::Plain(_)) && count < room
     }
 
-    /// For a plain socket, bytes the kernel took; those the pipe took on their way to a task. Under TLS, bytes taken in; call [`ClientStream::flush`] after the last.
+    /// Writes bytes. Returns the bytes taken: by the kernel for a plain socket, by the pipe for a task, and by rustls under
+    /// TLS, where [`ClientStream::flush`] is to be called after the last write.
     pub(crate) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match (self, slices) {
             // Cheaper for the kernel than a list of one.
@@ -87,7 +89,7 @@ impl ClientStream {
         }
     }
 
-    /// Writes what the transport itself holds. Returns whether nothing is left.
+    /// Writes the bytes that the transport itself holds. Returns whether none are left.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         match self {
             Self::Plain(_) | Self::Handed(_) => Ok(true),
@@ -95,7 +97,7 @@ impl ClientStream {
         }
     }
 
-    /// How many bytes the kernel has taken since this was last asked, of which `written` were written to this stream.
+    /// Returns how many bytes the kernel has taken since the last call. `written` of them were written to this stream.
     pub(crate) fn take_sent(&mut self, written: usize) -> usize {
         match self {
             Self::Plain(_) | Self::Handed(_) => written,
@@ -103,8 +105,8 @@ impl ClientStream {
         }
     }
 
-    /// Has the kernel say that it takes nothing more while so much of what it has is still unsent. What lies there cannot be
-    /// replaced by anything newer. Without that, the connection works as before.
+    /// Has the kernel take no more while this many of its bytes are unsent, because values there cannot be superseded by
+    /// newer ones. If that fails, the connection works as before.
     pub(crate) fn keep_little_unsent(&self, bytes: u32) {
         let socket = match self {
             Self::Plain(socket) => socket,
@@ -114,9 +116,9 @@ impl ClientStream {
         let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(bytes);
     }
 
-    /// Says that nothing more will be written.
+    /// Ends the writing side.
     pub(crate) fn shut_down_writing(&mut self) {
-        // The peer may be gone already; then there is nobody to tell.
+        // The peer may be gone already, and then there is nobody to tell.
         let _ = match self {
             Self::Plain(socket) => socket.shutdown(std::net::Shutdown::Write),
             Self::Tls(stream) => stream.shut_down_writing(),
@@ -127,14 +129,14 @@ impl ClientStream {
         };
     }
 
-    /// The last call before the socket is closed, which takes it out of its poll and ends a plain stream too.
+    /// Ends the stream. Called last before the socket is closed, which removes it from its poll and ends a plain stream.
     pub(crate) fn end(&mut self) {
         if matches!(self, Self::Tls(_)) {
             self.shut_down_writing();
         }
     }
 
-    /// What the client is to be reached by from now on in place of a pipe, once all is read that came through that.
+    /// Returns the connection that replaces a pipe, once everything from the pipe is read.
     pub(crate) fn take_attached(&self) -> Option<Box<Attached>> {
         match self {
             Self::Handed(stream) => stream.take_attached(),
@@ -142,7 +144,7 @@ impl ClientStream {
         }
     }
 
-    /// What was written to a pipe and nobody has taken.
+    /// Returns the bytes that were written to a pipe and not taken.
     pub(crate) fn take_back(&self) -> BytesMut {
         match self {
             Self::Handed(stream) => stream.take_back(),
@@ -150,12 +152,12 @@ impl ClientStream {
         }
     }
 
-    /// Whether bytes may have come that the socket will not tell of.
+    /// Whether bytes may be buffered that the socket does not report.
     pub(crate) fn may_hold_bytes(&self) -> bool {
         matches!(self, Self::Tls(_) | Self::Handed(_))
     }
 
-    /// Has its worker told of what happens to it: by the poll, or by `wake`.
+    /// Registers the stream, so that its worker is told of events: by the poll, or by `wake`.
     pub(crate) fn register(
         &mut self,
         registry: &Registry,
@@ -170,8 +172,8 @@ impl ClientStream {
                 return Ok(());
             }
         };
-        // Both, once and for all: edges are only told when something changes, and a socket that never blocks never
-        // turns writable again.
+        // Both interests from the start: edges are only reported on a change, and a socket that never blocks never becomes
+        // writable again.
         socket.register(registry, token, Interest::READABLE | Interest::WRITABLE)
     }
 }

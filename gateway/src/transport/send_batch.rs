@@ -1,8 +1,8 @@
-//! Sending to many sockets in one call of the kernel, where it lets this process do that (io_uring).
+//! Sends to many sockets in one system call, where the kernel allows this process io_uring.
 //!
-//! It keeps the promises of [`direct`](super::direct), whose sends it gathers. None of them waits: one that would have to
-//! is answered with `WouldBlock`. And when the call is over all of them have been answered, so that the kernel holds no
-//! descriptor and no byte any more: nothing can be sent to the next tenant of a descriptor, or after a later send.
+//! It keeps the promises of [`direct`](super::direct), whose sends it gathers. No send waits: one that would is answered
+//! with `WouldBlock`. When the call returns every send has been answered, so the kernel holds no descriptor and no bytes:
+//! nothing can reach a descriptor's next owner, or be sent after a later send.
 
 #![expect(unsafe_code, reason = "the kernel is given descriptors and addresses through memory it shares")]
 
@@ -16,19 +16,19 @@ use io_uring::{IoUring, opcode, types};
 use super::Direct;
 use super::direct::FLAGS;
 
-/// The most sends of one call: what the kernel is told of them stays in the processor's nearest cache.
+/// The most sends in one call: the kernel's entries for these stay in the nearest processor cache.
 pub(crate) const TOGETHER_MAX: usize = 128;
 
-/// More than a pair of sockets holds.
+/// More bytes than a pair of sockets can hold.
 const TRIED_BYTES_MAX: usize = 64 << 20;
 
-/// Sends that are gathered, and the way to the kernel.
+/// Gathered sends, and the ring to the kernel.
 pub(crate) struct SendBatch {
     ring: IoUring,
     sends: Vec<Send>,
-    /// What they send. Neighbours mostly send the same.
+    /// The bytes of the sends. Consecutive sends mostly share them.
     frames: Vec<Bytes>,
-    /// What the kernel answered to each, if it has.
+    /// The kernel's answer to each send, if it has come.
     answers: Vec<Option<i32>>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct SendBatch {
 struct Send {
     socket: RawFd,
     frames: u32,
-    /// Whom the answer is for.
+    /// Identifies the send to the caller.
     tag: u32,
 }
 
@@ -47,7 +47,8 @@ impl std::fmt::Debug for SendBatch {
 }
 
 impl SendBatch {
-    /// Fails where the kernel has no io_uring, does not let this process use it, or does not keep the promises above.
+    /// Opens a ring. Fails if the kernel has no io_uring, does not allow it to this process, or does not keep the promises
+    /// above.
     pub(crate) fn open() -> io::Result<Self> {
         let room = || Vec::with_capacity(TOGETHER_MAX);
         let ring = IoUring::new(TOGETHER_MAX as u32)?;
@@ -57,7 +58,7 @@ impl SendBatch {
         Ok(together)
     }
 
-    /// Sends to a pair of sockets of its own until they take no more.
+    /// Sends to its own pair of sockets until they take no more, to check the promises.
     fn try_out(&mut self) -> io::Result<()> {
         let (near, mut far) = UnixStream::pair()?;
         let frames = Bytes::from_static(&[b'?'; 16 << 10]);
@@ -82,7 +83,7 @@ impl SendBatch {
         }
     }
 
-    /// Adds a send of all these bytes, of which there may be [`TOGETHER_MAX`].
+    /// Adds a send of all these bytes. There may be [`TOGETHER_MAX`] of them.
     #[inline]
     pub(crate) fn add(&mut self, to: &Direct, frames: &Bytes, tag: u32) {
         self.gather(to.descriptor(), frames, tag);
@@ -99,15 +100,15 @@ impl SendBatch {
         self.sends.push(Send { socket, frames: at as u32, tag });
     }
 
-    /// Sends what was gathered, and has each answered as by [`direct::send`](super::direct::send), in order.
+    /// Sends everything gathered. Each send is answered as by [`direct::send`](super::direct::send), in order.
     ///
-    /// After an error the kernel is not to be asked in this way again. Everything has been answered nevertheless.
+    /// After an error the ring must not be used again. Every send has been answered nevertheless.
     pub(crate) fn send(&mut self, mut answer: impl FnMut(u32, io::Result<usize>)) -> io::Result<()> {
         self.answers.clear();
         self.answers.resize(self.sends.len(), None);
         let (seen, submitted) = self.ask();
         if self.answers[..seen].contains(&None) {
-            // The kernel may still read them: better kept for ever than given to somebody else.
+            // The kernel may still read these bytes: leaking them is better than reusing their memory.
             std::mem::forget(self.frames.clone());
         }
         for (at, send) in self.sends.iter().enumerate() {
@@ -116,7 +117,7 @@ impl SendBatch {
                     Ok(count) => Ok(count as usize),
                     Err(_) => Err(io::Error::from_raw_os_error(-result)),
                 },
-                // Nobody knows how much of it went.
+                // It is unknown how much of it was sent.
                 None if at < seen => Err(io::ErrorKind::ConnectionAborted.into()),
                 None => send_alone(send.socket, &self.frames[send.frames as usize]),
             };
@@ -127,7 +128,7 @@ impl SendBatch {
         submitted
     }
 
-    /// Has the kernel carry out the sends. Returns how many of them it has seen, and whether it has answered all.
+    /// Has the kernel carry out the sends. Returns how many it has seen, and an error if it has not answered them all.
     fn ask(&mut self) -> (usize, io::Result<()>) {
         let mut queue = self.ring.submission();
         for (at, send) in self.sends.iter().enumerate() {
@@ -135,7 +136,7 @@ impl SendBatch {
             let length = u32::try_from(frames.len()).unwrap_or(u32::MAX);
             let entry =
                 opcode::Send::new(types::Fd(send.socket), frames.as_ptr(), length).flags(FLAGS.bits() as i32);
-            // SAFETY: the kernel reads the bytes before it answers. Until then they are kept in `frames`, or for ever.
+            // SAFETY: the kernel reads the bytes before it answers. Until then they are kept in `frames`, or leaked.
             let pushed = unsafe { queue.push(&entry.build().user_data(at as u64)) };
             debug_assert!(pushed.is_ok(), "there is room for as many as may be gathered");
         }
@@ -162,9 +163,9 @@ impl SendBatch {
     }
 }
 
-/// Past the kernel's queue, for what it has not taken from there.
+/// Sends without the ring what the kernel has not taken from its queue.
 fn send_alone(socket: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    // SAFETY: whoever added it for this send has a stream that is still open.
+    // SAFETY: the caller that added this send keeps the stream open until the batch is sent.
     let socket = unsafe { BorrowedFd::borrow_raw(socket) };
     Ok(rustix::net::send(socket, bytes, FLAGS)?)
 }

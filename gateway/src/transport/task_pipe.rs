@@ -1,7 +1,8 @@
-//! A stream whose other end is a task of this node: for clients that are reached through an answer of hyper's, a stream of
-//! HTTP/2, or whatever else no worker can read from its own poll.
+//! A stream whose other end is a task of this node: for clients reached through a response of hyper, a stream of HTTP/2, or
+//! anything else that a worker cannot poll itself.
 //!
-//! A pipe with a bound in each direction. To the worker it is a socket that never waits; the task waits at the other end.
+//! The pipe is bounded in each direction. To the worker it looks like a non-blocking socket; the task waits at the other
+//! end.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -22,73 +23,73 @@ use tokio::sync::Notify;
 
 use crate::transport::IncomingSocket;
 
-/// The most bytes that wait for the task, as a socket's own buffer would hold them.
+/// The most bytes that wait for the task, as in a socket's own buffer.
 const OUTBOUND_BYTES_MAX: usize = 16 << 10;
 
-/// The most bytes that wait for the worker. One push may go past it.
+/// The most bytes that wait for the worker. A single push may exceed it.
 const INBOUND_BYTES_MAX: usize = 16 << 10;
 
-/// What is read of a client's stream at once.
+/// The most bytes read from a client's stream at once.
 const READ_BYTES: usize = 4 << 10;
 
-/// What a worker is to look at.
+/// What a worker has to look at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PipeReadiness {
-    /// There is something to read, or the other end is gone.
+    /// There are bytes to read, or the other end is gone.
     Readable,
-    /// There is room again.
+    /// There is room to write again.
     Writable,
 }
 
-/// Tells a worker, from whatever thread.
+/// Notifies a worker, from any thread.
 pub(crate) type Wake = Arc<dyn Fn(PipeReadiness) + Send + Sync>;
 
 /// The worker's end. Dropping it ends the stream for the task.
 #[derive(Debug)]
 pub(crate) struct PipeStream(Arc<SharedPipe>);
 
-/// The task's end. Dropping it tells the worker that the client has gone.
+/// The task's end. Dropping it tells the worker that the client is gone.
 #[derive(Debug)]
 pub(crate) struct HandedBody(Arc<SharedPipe>);
 
 #[derive(Debug, Default)]
 struct SharedPipe {
     pipe: Mutex<Pipe>,
-    /// Told when the worker has read.
+    /// Notified when the worker has read.
     read: Notify,
 }
 
 #[derive(Default)]
 struct Pipe {
     outbound: BytesMut,
-    /// What is written is taken slice by slice, each whole or not at all.
+    /// Whether writes are taken slice by slice, each whole or not at all.
     is_of_slices: bool,
-    /// Nothing more comes from the worker.
+    /// Whether the worker has ended its side.
     outbound_ended: bool,
-    /// The worker has found no room, and is told when there is.
+    /// Whether the worker has found no room, and is to be notified when there is some.
     wants_room: bool,
     inbound: VecDeque<Bytes>,
     inbound_bytes: usize,
-    /// Nothing more comes from the task, which may still take what is written.
+    /// Whether the client has ended its side. The task may still take what is written.
     inbound_ended: bool,
     worker_gone: bool,
-    /// Nothing more comes from the task, and nobody takes what is written.
+    /// Whether the task is gone: it pushes nothing and takes nothing.
     task_gone: bool,
     wake: Option<Wake>,
     taker: Option<Waker>,
-    /// By what the client is to be reached in place of this pipe.
+    /// The connection that replaces this pipe.
     attached: Option<Box<Attached>>,
-    /// Done when the worker lets go.
+    /// Called when the worker drops its end.
     let_go: Option<OnRelease>,
 }
 
 type OnRelease = Box<dyn FnOnce() + Send>;
 
-/// A connection that takes the place of a pipe.
+/// A connection that replaces a pipe.
 #[derive(Debug)]
 pub(crate) struct Attached {
     pub(crate) socket: IncomingSocket,
-    /// What came on it already.
+    /// Bytes already read from it.
     pub(crate) unread: Bytes,
     pub(crate) deflate: Option<DeflateParams>,
 }
@@ -99,14 +100,14 @@ impl fmt::Debug for Pipe {
     }
 }
 
-/// A pipe's two ends.
+/// Returns the two ends of a new pipe.
 pub(crate) fn handed() -> (PipeStream, HandedBody) {
     let shared = Arc::new(SharedPipe::default());
     (PipeStream(shared.clone()), HandedBody(shared))
 }
 
-/// The same for a worker that writes what must not be taken apart: each slice is taken whole, and so one may go past the
-/// bound. `let_go` is done when the worker's end is dropped.
+/// The same for a worker whose slices must not be split: each is taken whole, so one may exceed the bound. `let_go` is
+/// called when the worker's end is dropped.
 pub(crate) fn handed_in_slices(let_go: impl FnOnce() + Send + 'static) -> (PipeStream, HandedBody) {
     let (near, far) = handed();
     {
@@ -118,7 +119,7 @@ pub(crate) fn handed_in_slices(let_go: impl FnOnce() + Send + 'static) -> (PipeS
 }
 
 impl PipeStream {
-    /// From now on the worker is told. What has happened before it must see for itself.
+    /// Notifies the worker from now on. Earlier events it has to check for itself.
     pub(super) fn connect(&self, wake: Wake) {
         self.0.pipe.lock().wake = Some(wake);
     }
@@ -165,18 +166,18 @@ impl PipeStream {
         if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
     }
 
-    /// What the client is to be reached by from now on, once all is read that came before that.
+    /// Returns the connection that replaces this pipe, once everything that came before it is read.
     pub(crate) fn take_attached(&self) -> Option<Box<Attached>> {
         let mut pipe = self.0.pipe.lock();
         if pipe.inbound.is_empty() { pipe.attached.take() } else { None }
     }
 
-    /// What was written and nobody has taken.
+    /// Returns the bytes written and not taken.
     pub(crate) fn take_back(&self) -> BytesMut {
         std::mem::take(&mut self.0.pipe.lock().outbound)
     }
 
-    /// Whether nobody takes any more what is written.
+    /// Whether the task is gone, so that nothing written is taken any more.
     fn is_abandoned(&self) -> bool {
         self.0.pipe.lock().task_gone
     }
@@ -207,7 +208,7 @@ impl Drop for PipeStream {
 }
 
 impl HandedBody {
-    /// Hands bytes of the client to the worker, once it has read enough of those before. Returns whether it still reads.
+    /// Hands the client's bytes to the worker, once it has read enough of the earlier ones. Returns whether it still reads.
     pub(crate) async fn push(&self, bytes: Bytes) -> bool {
         loop {
             let read = self.0.read.notified();
@@ -231,7 +232,7 @@ impl HandedBody {
         }
     }
 
-    /// Tells the worker that the client says no more. It may still be told something.
+    /// Tells the worker that the client sends no more. The worker may still write.
     pub(crate) fn end_inbound(&self) {
         let wake = {
             let mut pipe = self.0.pipe.lock();
@@ -241,7 +242,7 @@ impl HandedBody {
         wake.into_iter().for_each(|wake| wake(PipeReadiness::Readable));
     }
 
-    /// Has the client reached by something else from now on. Gives that back if the worker has let go.
+    /// Replaces the pipe with another connection. Returns it if the worker's end is gone.
     pub(crate) fn attach(&self, attached: Attached) -> Result<(), Attached> {
         let wake = {
             let mut pipe = self.0.pipe.lock();
@@ -255,13 +256,13 @@ impl HandedBody {
         Ok(())
     }
 
-    /// Whether all that the worker will ever write has been taken.
+    /// Whether the worker has ended its side and everything is taken.
     pub(crate) fn is_over(&self) -> bool {
         let pipe = self.0.pipe.lock();
         pipe.outbound_ended && pipe.outbound.is_empty()
     }
 
-    /// Tells the worker that the client has gone.
+    /// Tells the worker that the client is gone.
     pub(crate) fn abandon(&self) {
         let wake = {
             let mut pipe = self.0.pipe.lock();
@@ -271,7 +272,7 @@ impl HandedBody {
         wake.into_iter().for_each(|wake| wake(PipeReadiness::Readable));
     }
 
-    /// What the worker has written, all of it. `None` once that is over.
+    /// Takes everything the worker has written. `None` once the worker has ended its side.
     pub(crate) fn poll_take(&self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let mut pipe = self.0.pipe.lock();
         if pipe.outbound.is_empty() {
@@ -289,7 +290,7 @@ impl HandedBody {
     }
 }
 
-/// Carries a client's bytes both ways until the worker has said its last, or the client is gone.
+/// Copies a client's bytes in both directions until the worker has ended its side, or the client is gone.
 pub(crate) async fn carry(stream: impl AsyncRead + AsyncWrite, handed: HandedBody) {
     let (mut from_client, mut to_client) = tokio::io::split(stream);
     let inward = async {
@@ -299,7 +300,7 @@ pub(crate) async fn carry(stream: impl AsyncRead + AsyncWrite, handed: HandedBod
             match from_client.read_buf(&mut buffer).await {
                 Ok(0) => return Ok(()),
                 Ok(_) if handed.push(buffer.split().freeze()).await => {}
-                // The worker reads no more; what it has written may still be on its way.
+                // The worker reads no more, but its last bytes may still be in flight.
                 Ok(_) => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -319,18 +320,17 @@ pub(crate) async fn carry(stream: impl AsyncRead + AsyncWrite, handed: HandedBod
     };
     if sent.is_ok() {
         handed.end_inbound();
-        // Bounded by the worker, which lets go of a client that takes nothing, and by the connection's own pings.
+        // Bounded by the worker, which drops a client that takes nothing, and by the connection's own pings.
         let _ = outward.await;
     }
 }
 
-/// Writes what comes of another node into a body, until nothing more comes or nobody takes it any more. Whatever is idle has
-/// no buffer here.
+/// Copies bytes from another node into a body, until no more come or nobody takes them. An idle stream holds no buffer here.
 pub(crate) async fn fill(near: PipeStream, from: TcpStream) {
     let turned = Arc::new(Notify::new());
     let room = turned.clone();
     near.connect(Arc::new(move |_| room.notify_one()));
-    // Whoever went before that told nobody.
+    // If the task went before the call above, it has notified nobody.
     if near.is_abandoned() {
         return;
     }
@@ -362,7 +362,7 @@ pub(crate) async fn fill(near: PipeStream, from: TcpStream) {
     }
 }
 
-/// What there is to read, up to a bound. Its buffer is not held while anything is waited for.
+/// Reads what is available, up to a bound. The buffer is not held across a wait.
 fn read_some(from: &TcpStream) -> io::Result<Bytes> {
     let mut buffer = [0; READ_BYTES];
     let count = from.try_read(&mut buffer)?;

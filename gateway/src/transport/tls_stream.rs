@@ -1,23 +1,23 @@
-//! TLS over a non-blocking socket: rustls keeps the records, the worker's poll says when to go on.
+//! TLS over a non-blocking socket: rustls holds the records, and the worker's poll says when to continue.
 
 use std::io::{self, IoSlice, Read, Write};
 
 use mio::net::TcpStream;
 use rustls::ServerConnection;
 
-/// The most plain bytes that rustls holds for a client that is not reading, in records not yet written.
+/// The most plaintext bytes that rustls holds for a client that does not read, in records not yet written.
 const UNWRITTEN_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(crate) struct TlsStream {
     socket: TcpStream,
     tls: ServerConnection,
-    /// Bytes of records that the kernel has taken since [`TlsStream::take_sent`].
+    /// Bytes of records that the kernel has taken since [`TlsStream::take_sent`] was called.
     sent: usize,
 }
 
 impl TlsStream {
-    /// Takes over a connection whose handshake is done.
+    /// Takes over a connection after its handshake.
     pub(crate) fn new(socket: TcpStream, mut tls: ServerConnection) -> Self {
         tls.set_buffer_limit(Some(UNWRITTEN_BYTES_MAX));
         Self { socket, tls, sent: 0 }
@@ -34,7 +34,7 @@ impl TlsStream {
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.tls.reader().read(buffer) {
-                // rustls says "would block" where it has no plain bytes, `Ok(0)` after a proper goodbye.
+                // rustls returns "would block" when it has no plaintext, and `Ok(0)` after a proper close.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return done,
             }
@@ -42,13 +42,12 @@ impl TlsStream {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             if let Err(error) = self.tls.process_new_packets() {
-                // The alert that tells the peer what was wrong.
+                // Sends the alert that tells the peer what was wrong.
                 let _ = self.flush();
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
             if self.tls.wants_write() {
-                // A socket that takes nothing more may still hold what the peer had sent before. Whoever writes next is
-                // told.
+                // A socket that takes no more may still hold bytes from the peer. The next write returns the error.
                 let _ = self.flush();
             }
         }
@@ -57,8 +56,8 @@ impl TlsStream {
     pub(super) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut taken = self.tls.writer().write_vectored(slices)?;
         let emptied = self.flush()?;
-        // rustls takes nothing while it holds the most it may. If the socket has just taken all of that, there is
-        // room now, and no edge will tell of it later.
+        // rustls takes nothing while its buffer is full. If the socket has just taken all of that, there is room now, and no
+        // edge will report it later.
         if taken == 0 && emptied {
             taken = self.tls.writer().write_vectored(slices)?;
         }

@@ -1,4 +1,4 @@
-//! What is asked by whoever looks into a connection.
+//! The parameters of methods that inspect connections.
 
 use serde::Deserialize;
 
@@ -18,7 +18,7 @@ pub(in crate::api) struct ClosesRequest<'a> {
     pub(in crate::api) user: RequestText<'a>,
     #[serde(borrow)]
     pub(in crate::api) client: RequestText<'a>,
-    /// 0: as many as allowed.
+    /// 0 for as many as allowed.
     #[serde(deserialize_with = "or_default")]
     pub(in crate::api) limit: u32,
 }
@@ -30,10 +30,10 @@ pub(in crate::api) struct Explain<'a> {
     pub(in crate::api) client: RequestText<'a>,
     #[serde(borrow)]
     pub(in crate::api) channel: RequestText<'a>,
-    /// Of the publication. 0: of any.
+    /// The publication's offset. 0 for no particular publication.
     #[serde(deserialize_with = "or_default")]
     pub(in crate::api) offset: u64,
-    /// Empty: whatever the channel's is now.
+    /// The publication's epoch. Empty for the channel's current one.
     #[serde(borrow)]
     pub(in crate::api) epoch: RequestText<'a>,
 }

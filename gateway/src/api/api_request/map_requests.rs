@@ -1,4 +1,4 @@
-//! What is asked about channels that keep state by key.
+//! The parameters of methods on channels that keep state by key.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ pub(in crate::api) struct MapPublish<'a> {
     pub(in crate::api) score: i64,
     #[serde(borrow)]
     pub(in crate::api) key_mode: RequestText<'a>,
-    /// Where the key must have been written last.
+    /// The position at which the key must have been written last.
     #[serde(borrow)]
     pub(in crate::api) expected: Option<Since<'a>>,
 }
@@ -63,10 +63,10 @@ pub(in crate::api) struct MapReadState<'a> {
     pub(in crate::api) channel: RequestText<'a>,
     #[serde(borrow)]
     pub(in crate::api) cursor: RequestText<'a>,
-    /// 0: the position only. Negative: as many as allowed.
+    /// 0 for the position only; negative for as many as allowed.
     #[serde(deserialize_with = "or_default")]
     pub(in crate::api) limit: i64,
-    /// Not empty: this key alone.
+    /// Restricts the read to this key, if not empty.
     #[serde(borrow)]
     pub(in crate::api) key: RequestText<'a>,
     #[serde(deserialize_with = "or_default")]

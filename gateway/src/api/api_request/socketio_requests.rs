@@ -1,4 +1,4 @@
-//! What is asked about clients of Socket.IO.
+//! The parameters of methods on clients of Socket.IO.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -11,10 +11,10 @@ macro_rules! about_sockets {
         #[derive(Debug, Default, Deserialize)]
         #[serde(default)]
         pub(in crate::api) struct $name<'a> {
-            /// Empty: `/`.
+            /// Empty for `/`.
             #[serde(borrow)]
             pub(in crate::api) namespace: RequestText<'a>,
-            /// Those in these rooms, or with these ids. None: all in the namespace.
+            /// Only clients in these rooms, or with these ids. None for all clients of the namespace.
             #[serde(borrow, deserialize_with = "or_default")]
             pub(in crate::api) rooms: Vec<RequestText<'a>>,
             #[serde(borrow, deserialize_with = "or_default")]
@@ -29,7 +29,7 @@ about_sockets!(SocketioEmit {
     event: RequestText<'a>,
     #[serde(borrow, deserialize_with = "or_default")]
     args: Vec<&'a RawValue>,
-    /// Pointers into `args` to texts that hold bytes in base64.
+    /// Pointers into `args` to strings that hold bytes in base64.
     #[serde(deserialize_with = "or_default")]
     binary: Vec<String>,
     #[serde(deserialize_with = "or_default")]
@@ -43,10 +43,10 @@ about_sockets!(SocketioAsk {
     event: RequestText<'a>,
     #[serde(borrow, deserialize_with = "or_default")]
     args: Vec<&'a RawValue>,
-    /// Pointers into `args` to texts that hold bytes in base64.
+    /// Pointers into `args` to strings that hold bytes in base64.
     #[serde(deserialize_with = "or_default")]
     binary: Vec<String>,
-    /// How long answers are waited for. 0: as long as usual.
+    /// How long to wait for answers. 0 for the default.
     #[serde(deserialize_with = "or_default")]
     timeout_ms: u64
 });
@@ -62,7 +62,7 @@ about_sockets!(SocketioLeave {
 });
 
 about_sockets!(SocketioDisconnect {
-    /// The connection, and not the namespace alone.
+    /// Whether to close the connection rather than only leave the namespace.
     #[serde(deserialize_with = "or_default")]
     close: bool
 });
@@ -72,10 +72,10 @@ about_sockets!(SocketioDisconnect {
 pub(in crate::api) struct SocketioSockets<'a> {
     #[serde(borrow)]
     pub(in crate::api) namespace: RequestText<'a>,
-    /// Or the id of a client. Empty: all in the namespace.
+    /// A room or the id of a client. Empty for all clients of the namespace.
     #[serde(borrow)]
     pub(in crate::api) room: RequestText<'a>,
-    /// 0: as many as allowed.
+    /// 0 for as many as allowed.
     #[serde(deserialize_with = "or_default")]
     pub(in crate::api) limit: u32,
     #[serde(borrow)]

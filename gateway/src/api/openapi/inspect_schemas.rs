@@ -1,4 +1,4 @@
-//! What the methods that look into connections take and give, as JSON Schema.
+//! Parameters and results of the methods that inspect connections, as JSON Schema.
 
 use serde_json::{Value, json};
 

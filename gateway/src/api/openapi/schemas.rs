@@ -1,4 +1,4 @@
-//! What each method takes and gives, as JSON Schema.
+//! Parameters and results of each method, as JSON Schema.
 
 use serde_json::{Map, Value, json};
 
@@ -299,7 +299,7 @@ pub(super) fn result(method: Method) -> Value {
     }
 }
 
-/// The body of a batch.
+/// Returns the schema of a batch's body.
 pub(super) fn batch() -> Value {
     let commands: Vec<Value> =
         Method::ALL.iter().map(|&method| object(method.name(), request(method))).collect();
@@ -315,7 +315,7 @@ pub(super) fn batch() -> Value {
     )
 }
 
-/// The answer to it.
+/// Returns the schema of a batch's response.
 pub(super) fn replies() -> Value {
     let mut replies: Vec<Value> =
         Method::ALL.iter().map(|&method| object(method.name(), result(method))).collect();
@@ -323,7 +323,7 @@ pub(super) fn replies() -> Value {
     object("replies", json!({ "type": "array", "items": { "oneOf": replies } }))
 }
 
-/// What reading the configuration again has done.
+/// Returns the schema of the result of a reload.
 pub(super) fn reloaded() -> Value {
     let change = json!({
         "type": "object",
@@ -340,7 +340,7 @@ pub(super) fn reloaded() -> Value {
     )
 }
 
-/// What others refer to.
+/// Returns the schemas that others refer to.
 pub(super) fn shared() -> Value {
     let json = || json!({ "description": "Any JSON." });
     json!({
@@ -403,7 +403,7 @@ pub(super) fn shared() -> Value {
     })
 }
 
-/// Why a change of a key is not made.
+/// Why a change of a key was suppressed.
 const SUPPRESSED: [&str; 5] = ["idempotency", "version", "key_exists", "key_not_found", "position_mismatch"];
 
 pub(super) const USERS: &[&str] = &["", "ann"];
@@ -494,7 +494,7 @@ pub(super) fn flag(description: &str) -> Value {
     json!({ "type": ["boolean", "null"], "description": description })
 }
 
-/// In place of an option of the channel.
+/// Returns the schema of an override for an option of the channel.
 fn switch() -> Value {
     json!({ "oneOf": [fields(&[], [("value", flag("Without it: off."))]), { "type": "null" }] })
 }

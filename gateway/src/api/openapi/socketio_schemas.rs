@@ -1,4 +1,4 @@
-//! What the methods about clients of Socket.IO take and give, as JSON Schema.
+//! Parameters and results of the methods on clients of Socket.IO, as JSON Schema.
 
 use serde_json::{Value, json};
 
@@ -70,7 +70,7 @@ pub(super) fn request(method: Method) -> Value {
     }
 }
 
-/// What is told of clients.
+/// Returns the schema of a list of clients.
 pub(super) fn sockets() -> Value {
     let socket = fields(
         &["id", "client", "user", "node", "rooms"],
@@ -97,7 +97,7 @@ pub(super) fn sockets() -> Value {
     )
 }
 
-/// What clients have said.
+/// Returns the schema of the clients' answers.
 pub(super) fn ask_answers() -> Value {
     let answer = fields(
         &["id", "status"],

@@ -1,6 +1,6 @@
-//! The PROXY protocol: a load balancer tells, before the first byte of a client, where the client really is.
+//! The PROXY protocol: a load balancer sends a client's real address ahead of the client's first byte.
 //!
-//! The header is read to its last byte and not one further: what follows belongs to TLS or HTTP.
+//! The header is read to its last byte and not one further: the bytes behind it belong to TLS or HTTP.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,16 +14,16 @@ pub use proxy_protocol_config::ProxyProtocolConfig;
 
 mod proxy_protocol_config;
 
-/// Longest header of version 1, in bytes, its line end included.
+/// Longest header of version 1, in bytes, including its line end.
 const V1_BYTES_MAX: usize = 107;
 
-/// The shortest header of either version: `PROXY UNKNOWN` and a line end. So many can be read without knowing more.
+/// The shortest header of either version, in bytes: `PROXY UNKNOWN` and a line end. This many can always be read.
 const SHORTEST: usize = 15;
 
-/// What every header of version 2 begins with, the length of the rest included, in bytes.
+/// The fixed part of every header of version 2, in bytes, which includes the length of the rest.
 const V2_FIXED_BYTES: usize = 16;
 
-/// Longest header of version 2 that is read, in bytes. Addresses take 36, what follows are extensions.
+/// Longest header of version 2 that is read, in bytes. Addresses take 36; extensions follow.
 const V2_BYTES_MAX: usize = 4096;
 
 /// Why a connection's header could not be used.
@@ -41,7 +41,7 @@ pub enum ProxyHeaderError {
     Lost(#[from] std::io::Error),
 }
 
-/// The address of the client behind a connection from `peer`. Reads the header if one must come, nothing otherwise.
+/// Returns the address of the client behind a connection from `peer`. Reads a header only if one must come.
 pub async fn client_address(
     config: &ProxyProtocolConfig,
     stream: &mut TcpStream,
@@ -51,7 +51,7 @@ pub async fn client_address(
         return Ok(peer);
     }
     match tokio::time::timeout(config.timeout(), read_header(stream)).await {
-        // The proxy speaks for itself (a health check), or for something that has no address.
+        // The proxy speaks for itself (a health check), or for a peer without an address.
         Ok(Ok(None)) => Ok(peer),
         Ok(Ok(Some(client))) => Ok(client),
         Ok(Err(error)) => Err(error),
@@ -69,7 +69,7 @@ fn is_trusted(config: &ProxyProtocolConfig, peer: IpAddr) -> bool {
     config.trusted.iter().any(|network| network.contains(&peer))
 }
 
-/// A stream whose next bytes can be looked at without taking them.
+/// A stream whose next bytes can be inspected without consuming them.
 pub(crate) trait Peek: AsyncRead + Unpin {
     fn peek(&mut self, into: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;
 }
@@ -80,11 +80,11 @@ impl Peek for TcpStream {
     }
 }
 
-/// What the header says of where the client is, if it says it.
+/// Reads the header. Returns the client's address, if the header has one.
 pub(crate) async fn read_header(stream: &mut impl Peek) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     let mut header = vec![0; SHORTEST];
-    // Fewer bytes than the shortest header are already no header if they do not begin like one. Only what is there
-    // is looked at, so a client that sends `GET /` is told at once.
+    // Even fewer bytes than the shortest header show that it is missing. Only available bytes are checked, so a client that
+    // sends `GET /` is refused at once.
     let mut read = 0;
     while read < SHORTEST {
         let more = stream.read(&mut header[read..]).await?;
@@ -108,7 +108,7 @@ async fn read_v1(
     stream: &mut impl Peek,
     mut header: Vec<u8>,
 ) -> Result<Option<SocketAddr>, ProxyHeaderError> {
-    // No whole header is shorter than what has been read, so what ends a line in it ends the header.
+    // No complete header is shorter than the bytes read, so a line end among them ends the header.
     if header.iter().filter(|byte| **byte == b'\n').count() > usize::from(header.ends_with(b"\r\n")) {
         return Err(ProxyHeaderError::Malformed("its line ends without a carriage return".to_owned()));
     }
@@ -117,7 +117,7 @@ async fn read_v1(
         if had >= V1_BYTES_MAX {
             return Err(ProxyHeaderError::Malformed("it has no line end".to_owned()));
         }
-        // Looks at what has come and takes it up to the line end: a client's first bytes may stand behind it.
+        // Peeks, and consumes no more than the line: the client's first bytes may follow it.
         let mut peeked = [0; V1_BYTES_MAX];
         let seen = stream.peek(&mut peeked[..V1_BYTES_MAX - had]).await?;
         if seen == 0 {

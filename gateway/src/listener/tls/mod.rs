@@ -1,7 +1,7 @@
-//! TLS on the client listener, whose certificate can be changed while connections are open.
+//! TLS on the client listener. The certificate can be changed while connections are open.
 //!
-//! New files serve the handshakes that begin after they were read. Connections that are open keep what they have.
-//! Files that cannot be used change nothing: the old certificate goes on, the log and a metric tell.
+//! Changed files apply to handshakes that begin after they were read. Open connections keep theirs. Unusable files change
+//! nothing: the old certificate continues to serve, and the log and a metric report it.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -25,19 +25,19 @@ pub use tls_config::{TlsConfig, TlsVersion};
 
 mod tls_config;
 
-/// The only protocol that is spoken over TLS: WebSocket needs it.
+/// The other protocol offered over TLS: WebSockets need it where HTTP/2 is not spoken.
 const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// Largest certificate or key file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// TLS as the listener uses it.
+/// The listener's TLS.
 #[derive(Debug)]
 pub struct ListenerTls {
     server: Arc<ServerConfig>,
     current: Arc<ServingCertificate>,
     files: Files,
-    /// What the files looked like when they were last read, usable or not.
+    /// The fingerprints of the files as last read, usable or not.
     seen: Mutex<[Option<Fingerprint>; 2]>,
 }
 
@@ -67,7 +67,7 @@ impl ListenerTls {
         };
         let files = Files { certificate: certificate.clone(), key: key.clone() };
         let provider = Arc::new(ring::default_provider());
-        // Before reading: a change in between is then seen as one.
+        // Taken before reading, so that a change in between is noticed.
         let seen = files.fingerprints();
         let current = Arc::new(ServingCertificate(RwLock::new(files.read(&provider)?)));
         let versions: &[_] = match config.version_min {
@@ -82,8 +82,8 @@ impl ListenerTls {
         let protocols =
             [ALPN_HTTP2, ALPN_HTTP1].into_iter().filter(|name| config.http2 || *name != ALPN_HTTP2);
         server.alpn_protocols = protocols.map(<[u8]>::to_vec).collect();
-        // Clients that come back bring their session in a ticket, which saves both sides the signature. Nothing is
-        // remembered of them here, so this holds for a million as for one.
+        // Clients that return present their session in a ticket, which saves both sides the signature. Nothing is stored
+        // here for them, however many they are.
         server.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
         server.session_storage = Arc::new(NoServerSessionStorage {});
         // A client reconnects over one connection at a time: one ticket is enough.
@@ -91,12 +91,12 @@ impl ListenerTls {
         Ok(Some(Self { server: Arc::new(server), current, files, seen: Mutex::new(seen) }))
     }
 
-    /// For a new connection's handshake.
+    /// Returns the configuration for a new connection's handshake.
     pub fn server(&self) -> Arc<ServerConfig> {
         self.server.clone()
     }
 
-    /// Reads the files again if they changed since they were last read. Returns whether a new certificate serves.
+    /// Reads the files again if they have changed. Returns whether a new certificate serves.
     pub fn reload_if_changed(&self) -> Result<bool, TlsError> {
         let found = self.files.fingerprints();
         if std::mem::replace(&mut *self.seen.lock(), found) == found {
@@ -105,20 +105,20 @@ impl ListenerTls {
         self.read().map(|fresh| self.serve(fresh)).map(|()| true)
     }
 
-    /// Reads the files, changed or not, and leaves the certificate that serves as it is.
+    /// Reads the files, changed or not, without changing the certificate that serves.
     pub fn read(&self) -> Result<LoadedCertificate, TlsError> {
-        // Before reading: a change in between is then seen as one.
+        // Taken before reading, so that a change in between is noticed.
         let seen = self.files.fingerprints();
         Ok(LoadedCertificate { certified: self.files.read(self.server.crypto_provider())?, seen })
     }
 
-    /// Has new handshakes get what was read.
+    /// Serves new handshakes with this certificate.
     pub fn serve(&self, fresh: LoadedCertificate) {
         *self.seen.lock() = fresh.seen;
         *self.current.0.write() = fresh.certified;
     }
 
-    /// Tells the log and the metrics what came of reading the files again.
+    /// Reports the result of a reload to the log and the metrics.
     pub fn tell(&self, reloaded: Result<(), &TlsError>, metrics: &Metrics) {
         match reloaded {
             Ok(()) => {
@@ -132,7 +132,7 @@ impl ListenerTls {
         }
     }
 
-    /// Looks for changed files every so often, until told to stop.
+    /// Checks the files for changes at this interval, until stopped.
     pub async fn watch(self: Arc<Self>, interval: Duration, metrics: Arc<Metrics>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -142,7 +142,7 @@ impl ListenerTls {
                 () = stop.cancelled() => return,
             }
             let tls = self.clone();
-            // Files are read on a thread that may wait for a disk.
+            // Read on a blocking thread, because the disk may be slow.
             match tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
                 Ok(Ok(false)) => {}
                 Ok(reloaded) => self.tell(reloaded.as_ref().map(|_| ()), &metrics),
@@ -152,7 +152,7 @@ impl ListenerTls {
     }
 }
 
-/// A certificate and its key as they were read, not yet serving.
+/// A certificate and its key as read, not yet serving.
 #[derive(Debug)]
 pub struct LoadedCertificate {
     certified: Arc<CertifiedKey>,
@@ -175,7 +175,7 @@ struct Files {
     key: PathBuf,
 }
 
-/// What changes when a file is written again or replaced, a symbolic link to it included.
+/// What changes when a file is rewritten or replaced, also through a symbolic link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Fingerprint {
     inode: u64,

@@ -52,7 +52,7 @@ impl Default for TlsConfig {
 }
 
 impl TlsConfig {
-    /// Whether clients speak TLS.
+    /// Whether clients use TLS.
     pub fn is_on(&self) -> bool {
         self.certificate_file.is_some()
     }

@@ -1,6 +1,6 @@
-//! Publishing what is kept: everything that waits in a channel goes as one message, which is taken only if it is behind the
-//! one that this node knows to be the last. So offsets have no gaps, versions are compared, and no key is used twice,
-//! whichever nodes publish at once.
+//! Publishes with history. All publications that wait in a channel are sent as one message, which the server takes only
+//! if it follows the message that this node knows to be the last. So offsets have no gaps, versions are compared, and no
+//! idempotency key is used twice, whichever nodes publish at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,26 +23,26 @@ use super::tops::ChannelTop;
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, PublishRequest, Published, Version};
 
-/// How long whoever was beaten to it waits: what was first may still be on its way to the other servers.
+/// The pause after another node's message was first: that message may still be on its way to the other servers.
 const BEATEN_PAUSE: Duration = Duration::from_millis(1);
 
-/// How long whoever finds no stream waits: another one is being made, or has begun another life.
+/// The pause if there is no stream: another one is being created, or has begun another life.
 pub(super) const STREAM_PAUSE: Duration = Duration::from_millis(10);
 
-/// Publications of one message.
+/// The most publications in one message.
 const BLOCK_ENTRIES_MAX: usize = 128;
-/// Bytes of one message, unless a single publication has more.
+/// The most bytes in one message, unless a single publication has more.
 const BLOCK_BYTES_MAX: usize = 256 << 10;
-/// Bytes that a message has beside its publications, at most.
+/// The most bytes that a message has beside its publications.
 const BLOCK_OVERHEAD: usize = 8 << 10;
 
-/// A publication on its way to where it is kept.
+/// A publication on its way into the history.
 #[derive(Debug)]
 pub(super) struct AppendRequest {
     pub(super) record: Bytes,
     pub(super) retention: Retention,
     pub(super) version: Option<Version>,
-    /// The idempotency key, once it is reserved for this.
+    /// The idempotency key, once it is reserved for this publication.
     pub(super) reserved: Option<KeyReservation>,
 }
 
@@ -58,7 +58,7 @@ impl AppendRequest {
         self.reserved.as_ref().map(|reserved| reserved.digest)
     }
 
-    /// Whether both can be in one message.
+    /// Whether both publications can be in one message.
     fn goes_with(&self, first: &Self) -> bool {
         self.retention == first.retention && !self.is_taken_over() && !first.is_taken_over()
     }
@@ -68,15 +68,15 @@ impl AppendRequest {
     }
 }
 
-/// What a message says, and what becomes of the publications by that: `None` for those that are not among them.
+/// A message to append, and the results of its publications.
 struct AppendDraft {
     block: Block,
-    /// Whether it takes away what is before it: that had its time.
+    /// Whether the message is a rollup that removes everything before it, because that has expired.
     alone: bool,
     outcomes: Vec<Published>,
 }
 
-/// How many of these go as one message.
+/// Returns how many of these publications go into one message.
 pub(super) fn together<'a>(
     additions: impl IntoIterator<Item = &'a AppendRequest>,
     payload_max: usize,
@@ -97,7 +97,7 @@ pub(super) fn together<'a>(
 }
 
 impl NatsBroker {
-    /// Publishes these, which go together: answers what became of each.
+    /// Publishes these publications, which go into one message. Returns the result of each.
     pub(super) async fn append(
         &self,
         channel: &Channel,
@@ -124,7 +124,8 @@ impl NatsBroker {
                 },
             };
             if let Some(key) = first.key().filter(|_| first.is_taken_over()) {
-                // Whoever had the key before may have used it: what came of that is in the history, or never will be.
+                // The node that reserved the key before may have used it: its publication is in the history by now, or
+                // never will be.
                 if let Some(position) = self.find_key(channel, size, key).await? {
                     return Ok(vec![Published { position: Some(position), duplicate: true }]);
                 }
@@ -169,7 +170,7 @@ impl NatsBroker {
         }
     }
 
-    /// Where a channel stands, as its last message says; and that message, if there is one that still counts.
+    /// Returns where a channel stands, as its last message says, and that message if there is one in the present epoch.
     pub(super) async fn load_over(
         &self,
         link: &super::nats_link::NatsLink,
@@ -179,7 +180,7 @@ impl NatsBroker {
     ) -> Result<(ChannelTop, Option<(StoredMessage, Block)>), JetStreamError> {
         let subject = self.names.history(size, channel, &life.name);
         let stream = self.names.stream(StreamKind::History(size));
-        // As it is before anybody is asked: what is published meanwhile may come after the answer, and is no reason to doubt it.
+        // Read before the server is asked: what is published meanwhile may come after the answer, and is no reason to doubt it.
         let stood = self.tops.stood(channel);
         let last = match self.jetstream.get(link, &stream, &MessageSelector::Last(subject)).await {
             Ok(last) => last,
@@ -199,13 +200,13 @@ impl NatsBroker {
         Ok((top, Some((stored, block))))
     }
 
-    /// What a message says.
+    /// Decodes the block of a message.
     pub(super) fn block(&self, channel: &Channel, stored: &StoredMessage) -> Result<Block, BrokerError> {
         Block::decode(stored.payload.clone()).map_err(|error| self.unreadable(channel, &error))
     }
 
     pub(super) fn unreadable(&self, channel: &Channel, error: &BlockError) -> BrokerError {
-        // Leaving one out would be a gap that nobody is told of.
+        // Leaving this one out would be a gap that nobody learns of.
         self.metrics.undecodable.increment();
         BrokerError::Unexpected(format!("the history of {channel} cannot be read: {error}").into())
     }
@@ -216,7 +217,7 @@ fn has_gone_back(stood: StreamPosition, now: StreamPosition) -> bool {
     stood.epoch == now.epoch && stood.offset > now.offset
 }
 
-/// What goes behind this top.
+/// Drafts the message that follows this top.
 fn draft(top: &ChannelTop, additions: &[AppendRequest], now: u64) -> AppendDraft {
     let mut version = top.version.clone();
     let mut offset = top.position.offset;
@@ -237,13 +238,13 @@ fn draft(top: &ChannelTop, additions: &[AppendRequest], now: u64) -> AppendDraft
     }
     let retention = additions.first().map(|first| first.retention).unwrap_or_default();
     let first = offset + 1 - entries.len() as u64;
-    // What was before has had its time, or there was nothing.
+    // Everything before has expired, or there was nothing.
     let alone = top.places.is_empty() || top.over <= now;
     let retained_from = if alone { first } else { top.retained_from };
     let lowest = (offset + 1).saturating_sub(u64::from(retention.size)).max(retained_from);
     let mut earlier: Vec<BlockPlace> = Vec::new();
     if !alone {
-        // One that reaches over the edge is the last of use.
+        // The message that spans the lowest offset is the last one needed.
         let mut next_first = first;
         for place in top.places.iter().take(EARLIER_MAX) {
             if next_first <= lowest {
@@ -253,8 +254,9 @@ fn draft(top: &ChannelTop, additions: &[AppendRequest], now: u64) -> AppendDraft
             next_first = place.first;
         }
     }
-    // Servers before 2.10 take away what was before only after others may have added behind it, and with it what they know to be there. So nothing
-    // is taken away where there are no publications: of a channel that has just begun, in which many publish.
+    // Servers before 2.10 carry out a rollup so late that others may have added messages behind it by then, and remove
+    // messages that these nodes know to exist. So the message is no rollup where there are no publications to remove: in a
+    // channel that has just begun, in which many publish.
     let alone = alone && !top.places.is_empty();
     let top = StreamPosition { offset, ..top.position };
     AppendDraft { block: Block { top, retained_from, retention, version, earlier, entries }, alone, outcomes }

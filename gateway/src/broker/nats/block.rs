@@ -1,7 +1,8 @@
-//! Publications of one channel as one message of a stream: what was waiting when it was sent, in order.
+//! Blocks: publications of one channel as one message of a stream. A block holds the publications that waited when it was
+//! sent, in order.
 //!
-//! The newest message of a channel says all that the next publisher has to know: where the channel stands, which version
-//! came last, and where the messages before it are.
+//! The newest block of a channel holds all that the next publisher has to know: where the channel stands, the last
+//! version, and where the blocks before it are.
 
 use std::time::Duration;
 
@@ -15,18 +16,18 @@ use shared::record::{RecordError, decode_record};
 use super::nats_names::KEY_BYTES;
 use crate::broker::Version;
 
-/// What a block begins with; a message that is not kept begins with a colon.
+/// The first byte of a block; a message without history begins with a colon.
 pub(super) const BLOCK: u8 = 0xB1;
 
-/// Messages before it that a block tells of: a reader asks for so many at once.
+/// The most earlier blocks that a block lists. A reader requests that many at once.
 pub(super) const EARLIER_MAX: usize = 16;
 
 const HAS_VERSION: u8 = 1;
 
-/// Longest epoch of a version, in bytes.
+/// The longest epoch of a version, in bytes.
 const VERSION_EPOCH_BYTES_MAX: usize = 4_096;
 
-/// Where a message is, and the offset of the first publication in it.
+/// The sequence of a block, and the offset of its first publication.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct BlockPlace {
     pub(super) sequence: u64,
@@ -35,21 +36,21 @@ pub(super) struct BlockPlace {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Block {
-    /// Of the last publication in it, or before it if there is none in it.
+    /// The position of the last publication in the block, or before it if the block is empty.
     pub(super) top: StreamPosition,
-    /// Of the first publication that is still kept: what was before it had its time, or was removed.
+    /// The offset of the first publication that is still kept: those before it have expired or were removed.
     pub(super) retained_from: u64,
     pub(super) retention: Retention,
-    /// Of the last publication that had one.
+    /// The version of the last publication that had one.
     pub(super) version: Option<Version>,
-    /// Newest first.
+    /// The blocks before this one, newest first.
     pub(super) earlier: Vec<BlockPlace>,
     pub(super) entries: Vec<BlockEntry>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct BlockEntry {
-    /// The digest of its idempotency key.
+    /// The digest of the publication's idempotency key.
     pub(super) key: Option<[u8; KEY_BYTES]>,
     pub(super) record: Bytes,
 }
@@ -67,7 +68,7 @@ pub(super) enum BlockError {
 }
 
 impl Block {
-    /// The offset of the first publication in it.
+    /// Returns the offset of the first publication in the block.
     pub(super) fn first(&self) -> u64 {
         self.top.offset + 1 - self.entries.len() as u64
     }
@@ -102,7 +103,7 @@ impl Block {
         out.freeze()
     }
 
-    /// Shares the memory of the message. What is in the records is not looked at.
+    /// Decodes a block, which shares the memory of the message. Records are not decoded.
     pub(super) fn decode(mut bytes: Bytes) -> Result<Self, BlockError> {
         let head = take(&mut bytes, 2)?;
         let [BLOCK, flags @ 0..=HAS_VERSION] = head[..] else { return Err(BlockError::Unknown) };
@@ -125,7 +126,7 @@ impl Block {
         for _ in 0..count {
             earlier.push(BlockPlace { sequence: number(&mut bytes)?, first: number(&mut bytes)? });
         }
-        // The number is believed only as far as there are bytes: nothing is reserved for it.
+        // The count is not trusted: no memory is reserved for it.
         let count = number(&mut bytes)?;
         if count > offset {
             return Err(BlockError::Number);
@@ -148,7 +149,7 @@ impl Block {
         Ok(Self { top, retained_from, retention, version, earlier, entries })
     }
 
-    /// The publications in it, each at its position.
+    /// Decodes the publications, each at its position.
     pub(super) fn publications(&self) -> impl Iterator<Item = Result<Publication, BlockError>> {
         let epoch = self.top.epoch;
         self.entries.iter().zip(self.first()..).map(move |(entry, offset)| {
@@ -157,13 +158,13 @@ impl Block {
         })
     }
 
-    /// The first offset that is still kept, by the size as it was asked for last.
+    /// Returns the first offset that is still kept, by the size that was last asked for.
     pub(super) fn lowest(&self) -> u64 {
         let by_size = (self.top.offset + 1).saturating_sub(u64::from(self.retention.size));
         by_size.max(self.retained_from).max(1)
     }
 
-    /// Whether what it tells of has had its time at `now`, both in milliseconds since 1970.
+    /// Whether the history up to this block, written at `written`, has expired at `now`. Both are in milliseconds since 1970.
     pub(super) fn is_over(&self, written: u64, now: u64) -> bool {
         let ttl = u64::try_from(self.retention.ttl.as_millis()).unwrap_or(u64::MAX);
         now >= written.saturating_add(ttl)

@@ -1,5 +1,5 @@
-//! What is kept beside channels and changed by one of those who want to change it: each thing is the last message of a subject, and
-//! what is written has to be behind the one that was read.
+//! Compare-and-set beside channels: each value is the last message of a subject, and a write must follow the message that
+//! was read.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ impl NatsBroker {
         self.names.session(key)
     }
 
-    /// The last message of a subject, if there is one.
+    /// Returns the last message of a subject, if there is one.
     pub(crate) async fn last_message(
         &self,
         link: &NatsLink,
@@ -30,8 +30,9 @@ impl NatsBroker {
         last.map_err(|failed| self.request_failed(kind, failed))
     }
 
-    /// Writes behind that message; 0: where there is none. Returns `false`, and does nothing, if another one is the last by now.
-    /// `ttl`: how long it is to be kept, where the server forgets by itself.
+    /// Writes a message behind the one with sequence `after`, or the first one if that is 0. Returns `false`, and does
+    /// nothing, if another message is the last by now. `ttl` is how long the message is kept, where the server removes
+    /// expired messages by itself.
     pub(crate) async fn keep_behind(
         &self,
         kind: StreamKind,
@@ -44,7 +45,7 @@ impl NatsBroker {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Subject-Sequence", after.to_string());
         if life.forgets() {
-            // In whole seconds, and no sooner than any reader finds it to be over.
+            // In whole seconds, and not before every reader considers the message expired.
             headers.insert("Nats-TTL", (ttl.as_secs() + 2).to_string());
         }
         match self.jetstream.put_with(&self.link, subject.to_owned(), headers, payload).await {
@@ -54,7 +55,7 @@ impl NatsBroker {
         }
     }
 
-    /// Deletes that message, if it is still there.
+    /// Deletes the message with this sequence, if it is still there.
     pub(crate) async fn delete_message(&self, kind: StreamKind, sequence: u64) -> Result<(), BrokerError> {
         let deleted = self.jetstream.delete(&self.link, &self.names.stream(kind), sequence).await;
         deleted.map_err(|failed| self.request_failed(kind, failed))

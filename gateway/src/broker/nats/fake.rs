@@ -1,4 +1,4 @@
-//! A server that says what a test tells it to, for what a real one says at moments that nobody can choose.
+//! A server that answers as a test tells it to, for answers that a real server gives at moments that nobody can choose.
 
 use std::net::Ipv4Addr;
 
@@ -6,26 +6,26 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-/// What is said to whoever asks.
+/// An answer to a request.
 pub(crate) enum FakeReply {
-    /// Under this subject, with where it would be acknowledged.
+    /// A message under this subject, with the subject of its acknowledgement.
     Message(&'static str, String),
-    /// Without a body: a status and its description.
+    /// An answer without a body: a status and its description.
     Status(&'static str),
     /// An answer of the API.
     Answer(String),
-    /// A message that is read past the API: its subject and sequence.
+    /// A message that is read directly, past the API: its subject and sequence.
     Stored(&'static str, u64),
 }
 
-/// Where it is reached, and the server itself, which ends with this.
+/// Starts a server. Returns its URL, and a handle that ends the server when it is dropped.
 pub(super) async fn serve(
     says: impl Fn(&str) -> Vec<FakeReply> + Send + Sync + 'static,
 ) -> (String, AbortOnDropHandle<()>) {
     serve_as("2.11.0", says).await
 }
 
-/// The same of this release.
+/// Starts a server of this release.
 pub(crate) async fn serve_as(
     version: &'static str,
     says: impl Fn(&str) -> Vec<FakeReply> + Send + Sync + 'static,

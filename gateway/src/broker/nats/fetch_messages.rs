@@ -1,4 +1,4 @@
-//! All that a stream has of some subjects, read through a consumer that ends with the reading.
+//! Reads all messages that a stream has under some subjects, through a consumer that ends with the read.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,20 +14,20 @@ use super::nats_link::NatsLink;
 use super::stored::{JetStream, JetStreamError, MessageSelector, nanoseconds, odd};
 use crate::broker::BrokerError;
 
-/// Messages that are asked for at once.
+/// The most messages requested at once.
 const BATCH: u64 = 1_024;
 
-/// When nobody reads it, the server forgets a consumer after this.
+/// How long the server keeps a consumer that nobody reads from.
 const UNREAD: Duration = Duration::from_secs(5);
 
-/// After this it is clear that some of them are not there any more: the others come at once.
+/// How long a request for messages is open. Messages that exist come at once, so after this time some are clearly gone.
 const FEWER: Duration = Duration::from_millis(250);
 
-/// So long after that nothing more comes.
+/// How long after the end of a request nothing more of it is expected.
 const SILENT: Duration = Duration::from_millis(500);
 
-/// How often what has come meanwhile is read too. What is missing after that was written anew each time; where many things are new at every
-/// moment, there is no end to wait for.
+/// How often messages written during the read are read as well. A message that is missing after that was rewritten each
+/// time; where many things are new at every moment, there is no end to wait for.
 const PASSES_MAX: usize = 5;
 
 /// A message that was read.
@@ -35,7 +35,7 @@ const PASSES_MAX: usize = 5;
 pub(crate) struct FetchedMessage {
     pub(crate) subject: String,
     pub(crate) sequence: u64,
-    /// In milliseconds since 1970, by the server's clock.
+    /// The time of writing in milliseconds since 1970, by the server's clock.
     pub(crate) written: u64,
     pub(crate) payload: Bytes,
 }
@@ -46,7 +46,7 @@ struct Consumer {
     num_pending: u64,
 }
 
-/// What a consumer has not handed out yet, and what it has.
+/// How many messages a consumer has not delivered yet, and how many it has.
 #[derive(Deserialize)]
 struct ConsumerState {
     num_pending: u64,
@@ -82,7 +82,7 @@ struct ConsumerReading<'a> {
 }
 
 impl JetStream {
-    /// The last message of each of these subjects that there is, in the order in which they were written.
+    /// Returns the last message of each of these subjects, in the order in which they were written.
     pub(crate) async fn gather(
         &self,
         link: &NatsLink,
@@ -92,7 +92,8 @@ impl JetStream {
         let (mut reading, count) = self.consume(link, stream, subjects, 1).await?;
         reading.read(count).await?;
         if count > 0 {
-            // What is written anew while it is read stands behind all there was. Read in place of something else, it would be counted for it.
+            // A message rewritten during the read stands behind all others. Reading it instead of another one ends the
+            // count too early.
             for _ in 0..PASSES_MAX {
                 if !reading.has_not_all(subjects).await? {
                     break;
@@ -104,8 +105,8 @@ impl JetStream {
         Ok(last_of_each(reading.end().await?))
     }
 
-    /// All from this sequence on that there is now, in the order in which it was written. Each batch has a timeout of its own: there may be
-    /// much of it.
+    /// Returns all messages from this sequence on that exist now, in the order in which they were written. Each batch has
+    /// a timeout of its own, because there may be many.
     pub(crate) async fn gather_from(
         &self,
         link: &NatsLink,
@@ -118,7 +119,7 @@ impl JetStream {
         reading.end().await
     }
 
-    /// Returns how many messages there are to read, too.
+    /// Creates a consumer. Also returns the number of messages to read.
     async fn consume<'a>(
         &'a self,
         link: &'a NatsLink,
@@ -148,7 +149,7 @@ impl JetStream {
         Ok((reading, made.num_pending))
     }
 
-    /// The subjects alone.
+    /// Returns the subjects alone.
     pub(crate) async fn subjects(
         &self,
         link: &NatsLink,
@@ -171,7 +172,7 @@ impl JetStream {
 }
 
 impl ConsumerReading<'_> {
-    /// Reads so many, or as many as there still are.
+    /// Reads this many messages, or as many as are left.
     async fn read(&mut self, count: u64) -> Result<(), JetStreamError> {
         let mut left = count;
         let mut deadline = Instant::now() + self.link.timeout();
@@ -194,7 +195,7 @@ impl ConsumerReading<'_> {
         self.jetstream.ask(self.link, &name, &json!({})).await
     }
 
-    /// Asks for so many. Returns whether there were fewer, or they take their time.
+    /// Requests this many messages. Returns whether fewer came, because they are gone or take their time.
     async fn pull(&mut self, batch: u64, deadline: Instant) -> Result<bool, JetStreamError> {
         let link = self.link;
         let next = self.jetstream.subject(&format!("CONSUMER.MSG.NEXT.{}.{}", self.stream, self.consumer));
@@ -203,12 +204,12 @@ impl ConsumerReading<'_> {
         let mut messages = link.pull(next, pull.into()).await?;
         let (mut read_now, mut is_late) = (0, false);
         while read_now < batch {
-            // A server that comes to a question only when that has expired may let go of it without a word.
+            // A server that handles a request only after it has expired may drop it silently.
             let silent = if is_late { deadline } else { deadline.min(Instant::now() + expires + SILENT) };
             let message = match tokio::time::timeout_at(silent, messages.next()).await {
                 Ok(Some(message)) => message,
                 Err(_) if silent < deadline && link.connection().is_ok() => {
-                    // What it has handed out is still on its way.
+                    // Messages that the consumer has delivered are still on their way.
                     is_late = self.state().await?.delivered.consumer_seq > self.gathered.len() as u64;
                     if is_late {
                         continue;
@@ -227,22 +228,22 @@ impl ConsumerReading<'_> {
                     read_now += 1;
                     let count = self.gathered.len();
                     if number != count as u64 {
-                        // Something of it was lost on the way.
+                        // A message was lost on the way.
                         let text = format!("message {number} has come as the {count}th");
                         return Err(BrokerError::Unanswered(text.into()).into());
                     }
                 }
-                // There are fewer than there were, or what there is takes its time.
+                // There are fewer messages than there were, or they take their time.
                 Some(404 | 408) => return Ok(true),
-                // The consumer or its leader is gone, and with it nobody knows how much of it.
+                // The consumer or its leader is gone, and it is unknown how many messages with it.
                 status => return Err(cut_off(status, message.description.as_deref()).into()),
             }
         }
         Ok(false)
     }
 
-    /// Whether the stream has any of these subjects behind what was read. How many a consumer still has is counted by the server a moment
-    /// after they are there.
+    /// Whether the stream has any of these subjects behind the messages that were read. The server counts the pending
+    /// messages of a consumer only a moment after they are stored.
     async fn has_not_all(&self, subjects: &str) -> Result<bool, JetStreamError> {
         let sequence = self.gathered.last().map_or(0, |last| last.sequence) + 1;
         let next = MessageSelector::Next { sequence, subject: subjects.to_owned() };
@@ -250,7 +251,7 @@ impl ConsumerReading<'_> {
     }
 
     async fn end(self) -> Result<Vec<FetchedMessage>, JetStreamError> {
-        // The server does it by itself, later.
+        // No answer is awaited: the server would remove the consumer later by itself.
         let delete = self.jetstream.subject(&format!("CONSUMER.DELETE.{}.{}", self.stream, self.consumer));
         self.link.send(delete, Bytes::new()).await?;
         Ok(self.gathered)
@@ -266,7 +267,8 @@ fn last_of_each(gathered: Vec<FetchedMessage>) -> Vec<FetchedMessage> {
     gathered.into_iter().filter(|message| last.get(&message.subject) == Some(&message.sequence)).collect()
 }
 
-/// Who reads anew has another consumer, unless the server does not want to be asked for so much.
+/// Returns the error for a read that the server ended. A new read has another consumer and may succeed, unless the server
+/// refused the size of the request.
 fn cut_off(status: Option<u16>, description: Option<&str>) -> BrokerError {
     let status = status.unwrap_or_default();
     let description = description.unwrap_or("the consumer does not answer");
@@ -278,8 +280,8 @@ fn cut_off(status: Option<u16>, description: Option<&str>) -> BrokerError {
     }
 }
 
-/// Where a message stands, it says in the subject that it would be acknowledged at, which newer servers begin with two tokens
-/// more, and which of the consumer's it is: `$JS.ACK.stream.consumer.deliveries.sequence.of consumer.nanoseconds.left`.
+/// Reads a message. The subject of its acknowledgement holds its sequence and its number in the consumer, and two more
+/// tokens from newer servers: `$JS.ACK.stream.consumer.deliveries.sequence.of consumer.nanoseconds.left`.
 fn read(message: Message) -> Result<(u64, FetchedMessage), BrokerError> {
     let reply = message.reply.as_deref().unwrap_or_default();
     let mut tokens: Vec<&str> = reply.split('.').collect();

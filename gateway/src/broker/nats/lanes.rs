@@ -1,6 +1,6 @@
-//! Publications on their way, in the order of the calls: each channel whose publications are kept has a lane, for as long
-//! as something is in it, and whatever waits there goes together. What is not kept goes in one queue for all channels, and is
-//! answered when the server has it.
+//! Publications on their way, in the order of the calls. Each channel with history has a lane for as long as publications
+//! wait in it, and those are sent together. Publications without history go through one queue for all channels, and are
+//! answered when the server has them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -20,24 +20,24 @@ use super::once::{KeyReserveOutcome, LOOK_AGAIN};
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, Idempotency, Published};
 
-/// Kibibytes of publications that are not answered yet, each counted as one more than it has. Who has another waits
-/// for its place, under its deadline.
+/// Kibibytes of unanswered publications, each counted as one more than it has. Further publications wait for a place,
+/// under their deadline.
 const PLACES: usize = 65_536;
 
-/// The most that is taken out of a lane at once.
+/// The most publications taken out of a lane at once.
 const ROUND_MAX: usize = 512;
 
 pub(super) type LaneResult = Result<ChangedKey, BrokerError>;
 
-/// What is to be done with a publication.
+/// What to do with a publication.
 #[derive(Debug)]
 pub(super) enum LaneTask {
     Append(AppendRequest, Option<Idempotency>),
     /// In a channel that keeps state by key.
     Change(MapRequest),
-    /// Not kept, and not made again under the same key.
+    /// Without history, and not made again under the same idempotency key.
     Once(Bytes, Idempotency),
-    /// Not kept.
+    /// Without history.
     Pass(Bytes),
     /// A join or a leave, which is no publication.
     Tell(Bytes),
@@ -57,13 +57,13 @@ impl LaneTask {
 pub(super) struct LanePublication {
     task: LaneTask,
     deadline: Instant,
-    /// Of what is not kept, so much was asked for before.
+    /// How many publications without history had been queued before this one.
     behind: u64,
     reply: oneshot::Sender<LaneResult>,
     _place: OwnedSemaphorePermit,
 }
 
-/// What is not kept, on its way out.
+/// A publication without history, or an event, on its way to the server.
 #[derive(Debug)]
 pub(super) struct UnkeptPublication {
     pub(super) subject: String,
@@ -81,9 +81,9 @@ pub(super) struct Lanes {
     enqueued: AtomicU64,
     sent: watch::Receiver<u64>,
     places: Arc<Semaphore>,
-    /// How many wait for a place, or will when they are polled.
+    /// The number of publications that wait for a place, or will when they are polled.
     waiting: AtomicUsize,
-    /// Held by whoever waits for a place, and asked for by the others in their order.
+    /// Held by the publication that waits for a place. The others wait for the lock in their order.
     line: tokio::sync::Mutex<()>,
 }
 
@@ -96,7 +96,7 @@ impl Drop for LaneWaiting {
     }
 }
 
-/// The other end of the queue of what is not kept.
+/// The receiving end of the queue of publications without history.
 #[derive(Debug)]
 pub(super) struct UnkeptQueue {
     pub(super) passing: mpsc::UnboundedReceiver<UnkeptPublication>,
@@ -122,8 +122,8 @@ impl Lanes {
 }
 
 impl NatsBroker {
-    /// Is in its place when this returns, as long as there is one. Without one it waits in line from the first poll
-    /// on, and nobody called later comes before it.
+    /// Queues a publication before returning if there is a place. Otherwise the future waits for a place from its first
+    /// poll on, and no later call gets ahead of it.
     pub(super) fn push(
         &self,
         channel: Channel,
@@ -166,7 +166,7 @@ impl NatsBroker {
                     }
                 }
             };
-            // What is sent is answered within a deadline of its own; this is for what waits before that.
+            // A request that was sent has a deadline of its own; this one is for the time spent waiting before that.
             match tokio::time::timeout_at(deadline + broker.timeout * 3, answer).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => Err(BrokerError::Unreachable("the broker has ended".into())),
@@ -223,7 +223,8 @@ impl NatsBroker {
         }
     }
 
-    /// Somebody else may be using its key: it goes back into its lane in a moment, and holds up nobody there.
+    /// Returns a publication to its lane after a moment, because its idempotency key may be in use elsewhere. It holds up
+    /// no other publication there.
     fn set_aside(&self, channel: &Channel, one: LanePublication) {
         let (broker, channel) = (self.own(), channel.clone());
         tokio::spawn(async move {
@@ -234,11 +235,11 @@ impl NatsBroker {
 
     fn pass(&self, passing: UnkeptPublication) {
         self.lanes.enqueued.fetch_add(1, Ordering::SeqCst);
-        // Nobody is left to take it only when the broker ends.
+        // The receiver is gone only when the broker ends.
         let _ = self.lanes.passing.send(passing);
     }
 
-    /// Until nothing is in it any more.
+    /// Works on a lane until it is empty.
     async fn clear_lane(self: Arc<Self>, channel: Channel) {
         loop {
             let round: Vec<LanePublication> = {
@@ -255,14 +256,14 @@ impl NatsBroker {
         }
     }
 
-    /// In order. What is kept waits until what is not, and was asked for before, is on its way.
+    /// Carries out a round in order. Publications with history wait until earlier ones without history are on their way.
     async fn do_round(&self, channel: &Channel, round: Vec<LanePublication>) {
         let behind = round.iter().map(|one| one.behind).max().unwrap_or_default();
         self.sent_up_to(behind).await;
         let mut left = VecDeque::from(round);
         while !left.is_empty() {
             let mut keys = HashSet::new();
-            // One key at a time: the second is told what came of the first.
+            // Each key once per pass: a second publication with the key gets the result of the first.
             let is_new = |one: &LanePublication| match &one.task {
                 LaneTask::Append(_, Some(idempotency)) => keys.insert(idempotency.key.clone()),
                 _ => true,
@@ -280,7 +281,7 @@ impl NatsBroker {
     async fn do_in_order(&self, channel: &Channel, round: Vec<LanePublication>) {
         let mut additions: Vec<(AppendRequest, LanePublication)> = Vec::new();
         let mut changes: Vec<(MapRequest, LanePublication)> = Vec::new();
-        // All keys at once, in the order of the calls.
+        // All keys are reserved at once, in the order of the calls.
         let reserving = round.into_iter().map(|one| self.begin(channel, one));
         for begun in futures_util::future::join_all(reserving).await {
             match begun {
@@ -304,7 +305,7 @@ impl NatsBroker {
         self.change_all(channel, changes).await;
     }
 
-    /// What can be done without what comes before it: reserving a key.
+    /// Does what does not depend on the publications before it: reserves the key.
     async fn begin(&self, channel: &Channel, mut one: LanePublication) -> LaneStep {
         let task = std::mem::replace(&mut one.task, LaneTask::Pass(Bytes::new()));
         match task {
@@ -367,7 +368,7 @@ impl NatsBroker {
         let (mut requests, mut ones): (Vec<MapRequest>, VecDeque<LanePublication>) =
             changes.into_iter().unzip();
         while let Some(first) = ones.front() {
-            // Those behind the first came later, and have as long as it.
+            // The changes behind the first came later, and have at least as much time.
             let changed = self.change_together(channel, &requests, first.deadline).await;
             let outcomes = match changed {
                 Ok(outcomes) => outcomes,
@@ -398,7 +399,7 @@ impl NatsBroker {
                 self.pass(UnkeptPublication { subject, message, deadline, reply, is_publication, _place });
                 self.sent_up_to(self.lanes.enqueued.load(Ordering::SeqCst)).await;
             }
-            // Those are not done alone.
+            // These are never done alone.
             LaneTask::Append(..) | LaneTask::Change(_) => {}
         }
     }
@@ -411,13 +412,13 @@ impl NatsBroker {
             }
             Ok(_) | Err(_) => {}
         }
-        // Whoever asked may have given up.
+        // The caller may have given up.
         let _ = one.reply.send(answer);
         LaneStep::Done
     }
 }
 
-/// What is said of a publication without a key.
+/// Returns the result of a publication as that of a change.
 pub(super) fn changed(published: Published) -> ChangedKey {
     let suppressed = published.duplicate.then_some(Suppressed::Idempotency);
     ChangedKey { position: published.position, suppressed }

@@ -1,4 +1,4 @@
-//! Where ledgers are: the log of each, a subject in which everything that is done to it stands in one order, and parts of what came of it.
+//! Ledgers in JetStream. Each has a log, a subject with all of its changes in one order, and parts of snapshots of the log.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::stored::{JetStreamError, MessageSelector, StoredMessage, code};
 use super::streams::LiveStream;
 use crate::broker::BrokerError;
 
-/// The part of a ledger's names that its log has. No other is called so.
+/// The part name of a ledger's log. No other part has this name.
 const LOG: &str = "log";
 
 /// A ledger, in one life of the stream.
@@ -30,20 +30,20 @@ impl LedgerLog {
         &self.ledger
     }
 
-    /// This sequence was read: it was given out.
+    /// Notes that this sequence was read, and so has been assigned.
     pub(crate) fn saw(&self, sequence: u64) {
         self.stream.saw(sequence);
     }
 }
 
 impl NatsBroker {
-    /// Where this ledger is now.
+    /// Returns the log of this ledger in the present life of the stream.
     pub(crate) async fn ledger_log(&self, ledger: &str) -> Result<LedgerLog, BrokerError> {
         let stream = self.streams.ready(StreamKind::Ledgers).await?;
         Ok(LedgerLog { ledger: ledger.into(), stream })
     }
 
-    /// Adds to the log, whatever came last. Returns the sequence of what was added.
+    /// Appends to the log unconditionally. Returns the sequence of the new message.
     pub(crate) async fn add_to_log(&self, log: &LedgerLog, payload: Bytes) -> Result<u64, BrokerError> {
         let added = self.jetstream.put(&self.link, self.names.ledger(&log.ledger, LOG, log.life()), payload);
         let sequence = added.await.map_err(|failed| self.ledger_failed(failed))?;
@@ -51,7 +51,7 @@ impl NatsBroker {
         Ok(sequence)
     }
 
-    /// Puts this in place of all that the log has, if the last of it is still this. `None`: it is not.
+    /// Replaces the whole log with this message, if its last sequence is still `last`. Returns `None` if it is not.
     pub(crate) async fn replace_log(
         &self,
         log: &LedgerLog,
@@ -69,7 +69,7 @@ impl NatsBroker {
         }
     }
 
-    /// The first message of the log from this sequence on.
+    /// Returns the first message of the log from this sequence on.
     pub(crate) async fn next_in_log(
         &self,
         log: &LedgerLog,
@@ -81,13 +81,14 @@ impl NatsBroker {
         next.map_err(|failed| self.ledger_failed(failed))
     }
 
-    /// The stream has given out again what was read at this sequence: it has gone back, even if it is as long by now.
+    /// Notes that the stream has assigned again a sequence that was read: it has gone back, even if it is as long as
+    /// before by now.
     pub(crate) fn went_back(&self, log: &LedgerLog, sequence: u64) {
         log.stream.saw(sequence.saturating_add(1));
         self.streams.doubt(StreamKind::Ledgers);
     }
 
-    /// All that the log has now from this sequence on.
+    /// Returns all messages of the log from this sequence on.
     pub(crate) async fn log_from(
         &self,
         log: &LedgerLog,
@@ -96,12 +97,12 @@ impl NatsBroker {
         self.gather_part(log, LOG, sequence).await
     }
 
-    /// All of the log.
+    /// Returns all messages of the log.
     pub(crate) async fn whole_log(&self, log: &LedgerLog) -> Result<Vec<FetchedMessage>, BrokerError> {
         self.ledger_part(log, LOG).await
     }
 
-    /// All that stands under a name.
+    /// Returns all messages of a part.
     pub(crate) async fn ledger_part(
         &self,
         log: &LedgerLog,
@@ -122,7 +123,7 @@ impl NatsBroker {
         gathered.map_err(|failed| self.ledger_failed(failed))
     }
 
-    /// Adds to what stands under a name.
+    /// Adds a message to a part.
     pub(crate) async fn add_ledger_part(
         &self,
         log: &LedgerLog,
@@ -134,7 +135,7 @@ impl NatsBroker {
         added.map(drop).map_err(|failed| self.ledger_failed(failed))
     }
 
-    /// Deletes the parts whose names are such. The log stays.
+    /// Deletes the parts whose names are old. The log stays.
     pub(crate) async fn drop_ledger_parts(
         &self,
         log: &LedgerLog,
@@ -153,7 +154,7 @@ impl NatsBroker {
         Ok(())
     }
 
-    /// How long a message may be.
+    /// Returns the longest message that the server takes, in bytes.
     pub(crate) fn payload_max(&self) -> usize {
         self.link.payload_max()
     }

@@ -1,8 +1,8 @@
-//! The broker of several nodes over NATS: core subjects carry, and JetStream orders and keeps.
+//! The broker of several nodes over NATS: core subjects deliver publications, and JetStream orders and stores them.
 //!
-//! Three connections, as to Redis: one [`nats_link`] for what is published, one for reads, and one for what is heard. Each is opened
-//! again for ever, and every call ends by its deadline whatever a server does. How channels get positions that name one
-//! publication for ever is told in decision 32.
+//! There are three connections, as to Redis: a [`nats_link`] for commands, one for reads, and one for subscriptions. Each
+//! is reopened for ever, and every call ends by its deadline, whatever a server does. Decision 32 describes how channels
+//! get positions that name one publication for ever.
 
 mod append;
 mod block;
@@ -69,14 +69,14 @@ use super::{
 };
 use crate::telemetry::LogLimiter;
 
-/// What a block says, and the same written anew; with whether its publications can be read: for [`crate::readers`].
+/// Returns a block in words, its encoding, and whether its publications can be decoded: for [`crate::readers`].
 pub(crate) fn read_block_in_words(bytes: Bytes) -> Result<(String, Bytes, bool), String> {
     let block = Block::decode(bytes).map_err(|error| error.to_string())?;
     let can_be_read = block.publications().all(|publication| publication.is_ok());
     Ok((format!("{block:?}"), block.encode(), can_be_read))
 }
 
-/// Histories that are read at once. Whoever reads another waits for its turn, under its deadline.
+/// The most histories read at once. Other readers wait for their turn, under their deadline.
 const READING_MAX: usize = 16;
 
 #[derive(Debug)]
@@ -107,8 +107,8 @@ pub struct NatsBroker {
 }
 
 impl NatsBroker {
-    /// Begins to connect and returns soon: a NATS that cannot be reached is told by each call, and by the canary. `node`
-    /// is unique to this process. Must be called within a tokio runtime.
+    /// Begins to connect and returns soon: if NATS is unreachable, each call and the canary fail. `node` is unique to
+    /// this process. Must be called within a tokio runtime.
     pub async fn start(
         config: &NatsConfig,
         node: &str,
@@ -192,7 +192,7 @@ impl NatsBroker {
         Ok(broker)
     }
 
-    /// For what is kept beside it: the connection for commands, the one for reads, and what is there.
+    /// Returns the connection for commands, for other parts that keep things in NATS.
     pub(crate) fn link(&self) -> &Arc<NatsLink> {
         &self.link
     }

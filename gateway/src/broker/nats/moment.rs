@@ -1,14 +1,14 @@
-//! Moments as JetStream writes them, and the one there is now.
+//! Times as JetStream writes them, and the present time.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Milliseconds since 1970, by this machine's clock.
+/// Returns the milliseconds since 1970, by this machine's clock.
 pub(crate) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Milliseconds since 1970 of a moment in UTC by RFC 3339, such as `2026-11-29T19:46:15.101342618Z`.
+/// Parses a time in UTC by RFC 3339, such as `2026-11-29T19:46:15.101342618Z`, into milliseconds since 1970.
 pub(crate) fn milliseconds(text: &str) -> Option<u64> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let mut date = date.splitn(3, '-').map(|part| part.parse::<u64>().ok());
@@ -25,7 +25,7 @@ pub(crate) fn milliseconds(text: &str) -> Option<u64> {
     {
         return None;
     }
-    // Years that begin in March have their odd day at the end.
+    // Years that begin in March have their leap day at the end.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1;
     let since = days - 719_468;

@@ -1,5 +1,5 @@
-//! The message by which a node proves that it can do its work: a publication in a channel of its own, which is kept, comes
-//! back, and is read.
+//! The canary, by which a node proves that it can do its work: a publication in a channel of its own, which is stored,
+//! comes back and is read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use super::nats_link::NatsLink;
 use super::nats_names::NatsNames;
 use crate::broker::{BrokerError, PublishRequest};
 
-/// What a canary leaves behind is of no use after this.
+/// The retention of canaries.
 const RETENTION: Retention = Retention::new(1, Duration::from_secs(30));
 
-/// This node's own channel, and how far it has been heard.
+/// This node's own channel, and the number of canaries received.
 #[derive(Debug)]
 pub(super) struct Canary {
     channel: Channel,
@@ -37,7 +37,7 @@ impl Canary {
         names: &NatsNames,
         node: &str,
     ) -> Result<Self, NatsConnectError> {
-        // The names of nodes are made here, of what channels are made of.
+        // Node names consist of characters that are allowed in channel names.
         let name = format!("canary/{node}");
         let channel = Channel::parse(&name, CHANNEL_BYTES_MAX)
             .or_else(|_| Channel::parse("canary", CHANNEL_BYTES_MAX))

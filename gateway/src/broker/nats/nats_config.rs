@@ -1,4 +1,4 @@
-//! Which NATS, and how patient to be with it.
+//! The settings of `[nats]`: which servers to use, and for how long to wait for them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ const TTL_S_MAX: u64 = 31_536_000;
 /// The most servers of a list.
 const SERVERS_MAX: usize = 64;
 
-/// Why no connection can be begun with. Holds no secret.
+/// Why the connections cannot be set up. Holds no secret.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("nats: {0}")]
 pub struct NatsConnectError(pub(crate) String);
@@ -204,7 +204,7 @@ impl NatsConfig {
         Duration::from_secs(self.presence_ttl_s)
     }
 
-    /// Files of secrets that are named, by their keys.
+    /// Returns the configured files of secrets, with the keys of their settings.
     pub(crate) fn secret_files(&self) -> Vec<(&'static str, &Path)> {
         named([
             ("password_file", &self.password_file),
@@ -213,7 +213,7 @@ impl NatsConfig {
         ])
     }
 
-    /// Other files that are named.
+    /// Returns the other configured files, with the keys of their settings.
     pub(crate) fn files(&self) -> Vec<(&'static str, &Path)> {
         named([
             ("ca_file", &self.ca_file),
@@ -227,10 +227,10 @@ fn named<'a>(files: [(&'static str, &'a Option<PathBuf>); 3]) -> Vec<(&'static s
     files.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?))).collect()
 }
 
-/// Servers, as they are connected to, and who logs in.
+/// The servers to connect to, and the login.
 #[derive(Clone, Debug)]
 pub(super) struct Servers {
-    /// Without users and passwords: a library may log them.
+    /// Addresses without users and passwords, because a library may log them.
     pub(super) addresses: Vec<ServerAddr>,
     pub(super) login: NatsLogin,
 }
@@ -249,7 +249,7 @@ impl fmt::Debug for NatsLogin {
     }
 }
 
-/// Addresses that may hold a password: shown without it, also when the configuration is printed.
+/// URLs that may hold a password. They are shown without it, even when the configuration is printed.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct NatsUrl(String);
@@ -259,7 +259,7 @@ impl NatsUrl {
         Self(url.into())
     }
 
-    /// The error repeats nothing of it: it may hold what was meant to be a secret.
+    /// Parses the URLs. The error repeats nothing of them, because they may hold a misplaced secret.
     pub(super) fn read(&self) -> Result<Servers, &'static str> {
         let mut servers = Servers { addresses: Vec::new(), login: NatsLogin::None };
         for text in self.0.split(',').map(str::trim) {
@@ -306,9 +306,9 @@ fn read_login(text: &str) -> Result<NatsLogin, &'static str> {
 }
 
 impl fmt::Display for NatsUrl {
-    /// Whatever stands between a scheme and the last `@` of a part may be secret, however badly it is written.
+    /// Hides the text between a scheme and the last `@`: it may be secret, however badly the URL is written.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A comma may be in a password that should not have one.
+        // A password may wrongly contain a comma.
         let Some(at) = self.0.rfind('@') else { return f.write_str(&self.0) };
         let scheme = self.0.split_once("://").map_or("", |(scheme, _)| scheme);
         let scheme = if matches!(scheme, "nats" | "tls") { scheme } else { "nats" };

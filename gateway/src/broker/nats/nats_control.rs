@@ -1,4 +1,4 @@
-//! What nodes send each other beside publications: heard by all, or by one, and each says that it has heard it.
+//! Messages between nodes, beside publications: for all nodes or for one. Each receiver acknowledges them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use super::nats_names::StreamKind;
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, BrokerEvents};
 
-/// How long it is waited for nodes that say nothing: they may be gone.
+/// How long to wait for nodes that do not answer: they may be gone.
 const HEARD_WITHIN: Duration = Duration::from_millis(500);
 
-/// The most nodes whose answers are waited for.
+/// The most nodes whose answers are awaited.
 const NODES_MAX: usize = 4_096;
 
 impl NatsBroker {
-    /// Returns how many nodes have heard it.
+    /// Sends a message to all nodes. Returns the number of nodes that received it.
     pub(super) async fn tell_all(&self, message: Bytes) -> Result<u32, BrokerError> {
         let began = Instant::now();
         self.streams.ready(StreamKind::State).await?;
@@ -45,7 +45,7 @@ impl NatsBroker {
         Ok(u32::try_from(heard).unwrap_or(u32::MAX))
     }
 
-    /// Returns whether the node has heard it: 0 or 1.
+    /// Sends a message to one node. Returns the number of nodes that received it: 0 or 1.
     pub(super) async fn tell_one(&self, node: &str, message: Bytes) -> Result<u32, BrokerError> {
         let began = Instant::now();
         let answer = self.link.ask(self.names.node_messages(node), None, message).await?;
@@ -54,7 +54,7 @@ impl NatsBroker {
     }
 }
 
-/// Hears what is said on a subject until this is dropped, and says so.
+/// Receives and acknowledges the messages of a subject until the handle is dropped.
 pub(super) async fn hear(
     link: Arc<NatsLink>,
     subject: String,
@@ -67,7 +67,7 @@ pub(super) async fn hear(
         while let Some(message) = messages.next().await {
             take(&*events, message.payload);
             if let Some(reply) = message.reply {
-                // Whoever asks notices that it does not come.
+                // If this fails, the sender misses the acknowledgement.
                 let _ = link.send(reply, Bytes::new()).await;
             }
         }

@@ -1,4 +1,4 @@
-//! From the settings to how a connection is made.
+//! Makes the options of connections from the settings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::secret::Secret;
 /// The first pause before a connection is tried again is at most this long.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 
-/// How connections are made: what is read of files is read once.
+/// Makes the options of connections. Files are read once.
 #[derive(Clone, Debug)]
 pub(crate) struct NatsDialer {
     servers: Vec<ServerAddr>,
@@ -51,7 +51,7 @@ impl NatsDialer {
             tls: Arc::new(tls),
             config: config.clone(),
         };
-        // A file that holds no credentials is found now.
+        // Reports a file without credentials now.
         dialer.options("tidegate")?;
         Ok(dialer)
     }
@@ -60,7 +60,7 @@ impl NatsDialer {
         self.servers.clone()
     }
 
-    /// `name`: what the server calls the connection.
+    /// `name` is the name of the connection at the server.
     pub(crate) fn options(&self, name: &str) -> Result<ConnectOptions, NatsConnectError> {
         let options = match &self.login {
             NatsLogin::None => ConnectOptions::new(),
@@ -70,8 +70,8 @@ impl NatsDialer {
             NatsLogin::Token(token) => ConnectOptions::with_token(token.clone()),
         };
         let options = match &self.credentials {
-            // What is wrong may stand in the error beside what is secret.
-            // The library wants the line break at the end, which a secret is read without.
+            // The error is dropped, because it may hold the secret. The library needs the line break at the end, which is
+            // stripped when a secret is read.
             Some(credentials) => {
                 options.credentials(&format!("{}\n", credentials.reveal())).map_err(|_| {
                     NatsConnectError(
@@ -92,7 +92,7 @@ impl NatsDialer {
     }
 }
 
-/// Random, and longer each time.
+/// Returns a random pause, which grows with the number of attempts.
 fn pause(attempts: usize, longest: Duration) -> Duration {
     if attempts <= 1 {
         return Duration::ZERO;

@@ -1,4 +1,4 @@
-//! Reading what is kept of a channel: from its last message, which tells where those before it are, back to what is wanted.
+//! Reads the history of a channel: from its last message, which lists those before it, back to the offsets that are wanted.
 
 use std::collections::BTreeMap;
 
@@ -19,21 +19,21 @@ use super::tops::ChannelTop;
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 
-/// Messages that one reader asks for at once.
+/// The most messages that one reader requests at once.
 const TOGETHER: usize = 16;
 
-/// Positions that are asked for at once.
+/// The most positions that are read at once.
 const POSITIONS_TOGETHER: usize = 128;
 
-/// Times a channel is looked at again that others publish in meanwhile.
+/// How often a channel is read again while others publish in it.
 const ATTEMPTS_MAX: u32 = 50;
 
-/// What a reader knows of a channel's messages: by the offset of the first publication in each.
+/// The messages of a channel that a reader knows of, by the offset of the first publication in each.
 #[derive(Default)]
 struct HistoryIndex {
     blocks: BTreeMap<u64, Block>,
     places: BTreeMap<u64, u64>,
-    /// The last offset of which it is known that its message is gone, and with it those before.
+    /// The first offset of the newest message that is known to be gone, and with it those before.
     gone: u64,
 }
 
@@ -48,13 +48,13 @@ impl HistoryIndex {
         }
     }
 
-    /// The message that begins with this offset is not there any more.
+    /// Notes that the message that begins with this offset is gone.
     fn lose(&mut self, first: u64) {
         self.gone = self.gone.max(first);
         self.places.retain(|place, _| *place > first);
     }
 
-    /// The message that has this offset, or the first behind it.
+    /// Returns the message that has this offset, or the first one behind it.
     fn at(&self, offset: u64) -> Option<(u64, u64)> {
         let before = self.places.range(..=offset).next_back();
         before.or_else(|| self.places.range(offset..).next()).map(|(first, sequence)| (*first, *sequence))
@@ -88,7 +88,7 @@ impl NatsBroker {
         Ok(page)
     }
 
-    /// Reads what the filter says of what is between these offsets.
+    /// Reads the publications between these offsets that the filter selects.
     async fn read_wanted(
         &self,
         channel: &Channel,
@@ -107,7 +107,7 @@ impl NatsBroker {
         if from > to {
             return Ok(());
         }
-        // Of the oldest, which the filter wants first, some may be gone before their time.
+        // Some of the oldest publications, which the filter wants first, may be gone before their time.
         let first_wanted = if filter.reverse { from.max((to + 1).saturating_sub(limit)) } else { from };
         let mut found = HistoryIndex::default();
         found.add(last.0.sequence, last.1);
@@ -127,7 +127,7 @@ impl NatsBroker {
             (from, to.min(from.saturating_add(limit - 1)))
         };
         if from > to {
-            // All of it is gone from the stream.
+            // The whole range is gone from the stream.
             return Ok(());
         }
         let places = wanted(&found, from, to, filter.reverse);
@@ -135,7 +135,7 @@ impl NatsBroker {
         for some in places.chunks(TOGETHER) {
             self.fetch(channel, size, some, page.top.epoch, &mut found).await?;
             for (first, _) in some {
-                // Gone since.
+                // The message was removed meanwhile.
                 let Some(block) = found.blocks.remove(first) else { continue };
                 let publications = block.publications().collect::<Result<Vec<_>, _>>();
                 let mut publications = publications.map_err(|error| self.unreadable(channel, &error))?;
@@ -153,7 +153,7 @@ impl NatsBroker {
         Ok(())
     }
 
-    /// Finds where the messages are, back to the one with this offset, or to the first that is left.
+    /// Finds the messages back to the one with this offset, or to the oldest that is left.
     async fn go_back_to(
         &self,
         channel: &Channel,
@@ -167,7 +167,7 @@ impl NatsBroker {
                 return Ok(());
             }
             if found.blocks.contains_key(&first) {
-                // It knew of none before it.
+                // The oldest known message lists none before it.
                 return Ok(());
             }
             self.fetch(channel, size, &[(first, sequence)], epoch, found).await?;
@@ -178,7 +178,7 @@ impl NatsBroker {
         Ok(())
     }
 
-    /// Reads those of these messages that are not there yet.
+    /// Reads those of these messages that were not read yet.
     async fn fetch(
         &self,
         channel: &Channel,
@@ -203,7 +203,7 @@ impl NatsBroker {
         for (first, stored) in answers {
             let Some(stored) = stored.map_err(BrokerError::from)? else { continue };
             let block = self.block(channel, &stored)?;
-            // Another one has its place: the stream is not what it was.
+            // Otherwise another message has this sequence: the stream is not what it was.
             if block.top.epoch == epoch && block.first() == first {
                 found.add(stored.sequence, block);
             }
@@ -211,7 +211,7 @@ impl NatsBroker {
         Ok(())
     }
 
-    /// Where a channel stands. One that has no place is given one, so that its epoch holds.
+    /// Returns where a channel stands, and its last message. A channel without a position gets one, so that its epoch holds.
     pub(super) async fn settled(
         &self,
         channel: &Channel,
@@ -260,7 +260,7 @@ impl NatsBroker {
         Ok(positions)
     }
 
-    /// The streams of history that a channel may be in, the likeliest first.
+    /// Returns the sizes of history streams that a channel may be in, the likeliest first.
     async fn sizes_of(&self, channel: &Channel) -> Result<Vec<u32>, BrokerError> {
         let sizes = self.streams.of_channels().await?.into_iter();
         let size = |kind| if let StreamKind::History(size) = kind { Some(size) } else { None };
@@ -270,7 +270,7 @@ impl NatsBroker {
         Ok(sizes)
     }
 
-    /// Wherever the channel is, it is in another epoch after this.
+    /// Ends `epoch`: in whichever stream the channel is, its epoch is another one after this.
     pub(super) async fn leave(&self, channel: Channel, epoch: Epoch) -> Result<StreamPosition, BrokerError> {
         let mut position = self.leave_in_map(&channel, epoch).await?;
         let sizes = self.sizes_of(&channel).await?;
@@ -302,8 +302,8 @@ impl NatsBroker {
         Ok(())
     }
 
-    /// Puts a message in place of all that a channel has in a stream, if it has any and `change` wants it. Returns where the
-    /// channel stands after that.
+    /// Replaces all messages of a channel in a stream by a marker, if it has any and `change` returns a top. Returns
+    /// where the channel stands after that.
     async fn mark(
         &self,
         channel: &Channel,
@@ -335,7 +335,7 @@ impl NatsBroker {
         Err(BrokerError::Unexpected(format!("{channel} changes faster than it is read").into()))
     }
 
-    /// Where the publication stands that used this key, if it is still kept.
+    /// Returns the position of the publication that used this key, if it is still kept.
     pub(super) async fn find_key(
         &self,
         channel: &Channel,
@@ -360,7 +360,7 @@ impl NatsBroker {
     }
 }
 
-/// What was found in a stream. `None`, a moment later: there was none, and it is to be looked for again.
+/// Unwraps what was loaded from a stream. Returns `None` after a pause if there was no stream, which is to be looked for again.
 async fn found<T>(loaded: Result<T, JetStreamError>, attempt: u32) -> Result<Option<T>, BrokerError> {
     match loaded {
         Ok(loaded) => Ok(Some(loaded)),
@@ -372,7 +372,7 @@ async fn found<T>(loaded: Result<T, JetStreamError>, attempt: u32) -> Result<Opt
     }
 }
 
-/// The messages in which something is between these offsets, in the order in which they are wanted.
+/// Returns the messages with publications between these offsets, in the order in which they are wanted.
 fn wanted(found: &HistoryIndex, from: u64, to: u64, reverse: bool) -> Vec<(u64, u64)> {
     let begins = found.places.range(..=from).next_back().map_or(from, |(first, _)| *first);
     let places = found.places.range(begins..=to).map(|(first, sequence)| (*first, *sequence));

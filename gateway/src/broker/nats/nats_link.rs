@@ -1,8 +1,7 @@
-//! A connection to NATS, and what is asked over it: every question has a deadline, and fails at once when the connection
-//! is lost.
+//! A connection to NATS, and the requests over it. Every request has a deadline, and fails at once when the connection is lost.
 //!
-//! The library opens it again for ever and subscribes anew what was subscribed; each time has a number. Answers come to an
-//! inbox of this connection's own, so that whoever gave up waiting leaves nothing behind.
+//! The library reopens the connection for ever and restores its subscriptions; each connection has a number. Answers come
+//! to an inbox of this link, so that a caller that gave up waiting leaves nothing behind.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,21 +22,21 @@ use super::nats_config::NatsConnectError;
 use crate::broker::BrokerError;
 use crate::broker::measure::{BrokerMetrics, LinkMetrics};
 
-/// Longest text of a server that is kept to be shown.
+/// The longest error text of a server that is kept to be shown.
 const SERVER_ERROR_BYTES_MAX: usize = 256;
 
-/// What became of the connection.
+/// The state of the connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum NatsLinkState {
     /// The first connection is being made.
     Opening,
-    /// The number of this connection: 1 for the first.
+    /// The number of the connection, counted from 1.
     Up(u64),
     Down(Arc<str>),
 }
 
 impl NatsLinkState {
-    /// The number of the connection there is.
+    /// Returns the number of the present connection.
     fn connection(&self) -> Result<u64, BrokerError> {
         match self {
             Self::Up(number) => Ok(*number),
@@ -47,7 +46,7 @@ impl NatsLinkState {
     }
 }
 
-/// Which of the links of a broker.
+/// The purpose of a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NatsLinkPurpose {
     Commands,
@@ -73,7 +72,7 @@ impl NatsLinkPurpose {
     }
 }
 
-/// Is told that messages of some subscription were dropped here, because nobody took them.
+/// Called when messages of a subscription were dropped here because nobody took them.
 pub(crate) type Overflowed = Box<dyn Fn() + Send + Sync>;
 
 pub(crate) struct NatsLink {
@@ -87,13 +86,13 @@ pub(crate) struct NatsLink {
     _reader: AbortOnDropHandle<()>,
 }
 
-/// What the connection's events change.
+/// The state that the connection's events change.
 struct NatsLinkShared {
     waiting: Mutex<HashMap<u64, ReplyWaiter>>,
     state: watch::Sender<NatsLinkState>,
-    /// Connections so far.
+    /// The number of connections so far.
     made: AtomicU64,
-    /// What the server said last that was no answer.
+    /// The last error of the server that was no answer.
     server_error: Mutex<Option<Arc<str>>>,
     purpose: NatsLinkPurpose,
     metrics: Arc<BrokerMetrics>,
@@ -105,7 +104,7 @@ enum ReplyWaiter {
     Many(mpsc::Sender<Message>),
 }
 
-/// A place among those who wait for answers, free again when this is dropped.
+/// An entry among the callers that wait for answers. It is removed when this is dropped.
 struct ReplySlot {
     shared: Arc<NatsLinkShared>,
     number: u64,
@@ -117,20 +116,20 @@ impl Drop for ReplySlot {
     }
 }
 
-/// Answers that come one after the other.
+/// Answers that arrive one after the other.
 pub(crate) struct ReplyStream {
     place: ReplySlot,
     messages: mpsc::Receiver<Message>,
 }
 
 impl ReplyStream {
-    /// None: not by then.
+    /// Returns the next answer, or `None` if the deadline passes first.
     pub(crate) async fn next_by(&mut self, deadline: Instant) -> Option<Message> {
         tokio::time::timeout_at(deadline, self.messages.recv()).await.ok().flatten()
     }
 }
 
-/// A round trip that is on its way.
+/// A round trip in flight.
 #[must_use]
 pub(crate) struct RoundTripProbe {
     place: ReplySlot,
@@ -207,12 +206,12 @@ impl NatsLink {
         self.timeout
     }
 
-    /// The number of the connection there is.
+    /// Returns the number of the present connection.
     pub(crate) fn connection(&self) -> Result<u64, BrokerError> {
         self.state.borrow().connection()
     }
 
-    /// Waits for the first connection, unless it cannot be made: whoever has just begun has not lost it.
+    /// Waits for the first connection, unless it cannot be made: a link that has just begun has not lost its connection.
     pub(crate) async fn opened(&self) -> Result<u64, BrokerError> {
         if *self.state.borrow() == NatsLinkState::Opening {
             let mut state = self.watch();
@@ -227,19 +226,19 @@ impl NatsLink {
         let mut state = self.watch();
         let up = state.wait_for(|state| matches!(state, NatsLinkState::Up(_)));
         match tokio::time::timeout(self.timeout, up).await {
-            // This holds the state's lock. To look at the state beside it would be to wait for oneself, as soon as somebody
-            // waits to change it.
+            // `state` holds the lock of the state. Borrowing it again would deadlock as soon as another task waits to
+            // change it.
             Ok(Ok(state)) => state.connection(),
             Ok(Err(_)) | Err(_) => self.connection(),
         }
     }
 
-    /// Sends without an answer, in the order of calls.
+    /// Sends without an answer, in the order of the calls.
     pub(crate) async fn send(&self, subject: impl Into<Subject>, payload: Bytes) -> Result<(), BrokerError> {
         self.put(subject.into(), None, None, payload).await
     }
 
-    /// The same, and those who hear it may answer.
+    /// Does the same with answers: each receiver may send one.
     pub(crate) async fn send_to_all(
         &self,
         subject: impl Into<Subject>,
@@ -254,7 +253,7 @@ impl NatsLink {
         Ok(ReplyStream { place, messages })
     }
 
-    /// Asks for messages of a stream, which come under their own subjects.
+    /// Requests messages of a stream, which arrive under their own subjects.
     pub(crate) async fn pull(&self, subject: String, payload: Bytes) -> Result<Subscriber, BrokerError> {
         self.opened().await?;
         let inbox = self.client.new_inbox();
@@ -268,7 +267,7 @@ impl NatsLink {
         Ok(messages)
     }
 
-    /// Asks, and waits for the one answer. That nobody listens is an answer too.
+    /// Sends a request and waits for its only answer. That nobody listens is an answer too.
     pub(crate) async fn ask(
         &self,
         subject: impl Into<Subject>,
@@ -288,7 +287,7 @@ impl NatsLink {
         answer.inspect_err(|error| self.metrics.failed(error))
     }
 
-    /// Sends something to this connection itself: when it returns, the server has taken all that was sent before.
+    /// Sends a message to this connection itself. When it returns, the server has taken everything that was sent before.
     pub(crate) async fn round_trip(&self) -> Result<RoundTripProbe, BrokerError> {
         let (number, reply) = self.next_place();
         let (sender, returned) = oneshot::channel();
@@ -303,8 +302,8 @@ impl NatsLink {
         (number, format!("{}.{number}", self.inbox))
     }
 
-    /// Whether so many replicas can be had of streams whose messages are taken only behind the last. Clusters of servers before 2.11 may
-    /// take two of them on one condition (decision 32).
+    /// Checks that streams with conditional writes can have this many replicas. Clusters of servers before 2.11 may take
+    /// two writes on one condition (decision 32).
     pub(crate) fn can_replicate(&self, replicas: u8) -> Result<(), BrokerError> {
         let version = self.client.server_info().version;
         if replicas == 1 || !is_before_2_11(&version) {
@@ -317,17 +316,17 @@ impl NatsLink {
         Err(BrokerError::Unexpected(text.into())).inspect_err(|error| self.metrics.failed(error))
     }
 
-    /// Whether the server lets messages say how long they are to be kept.
+    /// Whether the server supports a TTL for each message.
     pub(crate) fn can_end_messages(&self) -> bool {
         !is_before_2_11(&self.client.server_info().version)
     }
 
-    /// Counts what the server refused.
+    /// Counts a refusal by the server.
     pub(crate) fn failed(&self, error: &BrokerError) {
         self.metrics.failed(error);
     }
 
-    /// What the server takes at most, in bytes.
+    /// Returns the longest message that the server takes, in bytes.
     pub(crate) fn payload_max(&self) -> usize {
         self.client.max_payload()
     }
@@ -339,7 +338,7 @@ impl NatsLink {
         headers: Option<HeaderMap>,
         payload: Bytes,
     ) -> Result<(), BrokerError> {
-        // What is sent without a connection would be sent later, when nobody expects it any more.
+        // Without a connection, the library would send the message later, when nobody expects it any more.
         self.opened().await?;
         let sending = async {
             match (reply, headers) {
@@ -390,7 +389,7 @@ impl NatsLinkShared {
                 let waiting = std::mem::take(&mut *self.waiting.lock());
                 for waiting in waiting.into_values() {
                     if let ReplyWaiter::One(sender) = waiting {
-                        // Whoever asked may have given up.
+                        // The caller may have given up.
                         let _ = sender.send(Err(BrokerError::Unanswered(reason.clone())));
                     }
                 }
@@ -419,7 +418,7 @@ impl NatsLinkShared {
         let Some(number) = number else { return };
         let mut waiting = self.waiting.lock();
         if let Some(ReplyWaiter::Many(sender)) = waiting.get(&number) {
-            // There are no more than were asked for.
+            // There is room for as many answers as are expected.
             let _ = sender.try_send(message);
             return;
         }
@@ -429,7 +428,7 @@ impl NatsLinkShared {
         }
     }
 
-    /// A server says what it refuses beside the answers, if it says it at all.
+    /// Returns the error for a missing answer. A server reports what it refuses outside of answers, if at all.
     fn unanswered(&self, after: Duration) -> BrokerError {
         match &*self.server_error.lock() {
             Some(server_error) => BrokerError::Unanswered(
@@ -440,7 +439,7 @@ impl NatsLinkShared {
     }
 }
 
-/// A version that cannot be read is somebody's own.
+/// Whether the server is older than 2.11. A version that cannot be read is that of a custom build.
 fn is_before_2_11(version: &str) -> bool {
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
     match (numbers.next().flatten(), numbers.next().flatten()) {
@@ -449,7 +448,7 @@ fn is_before_2_11(version: &str) -> bool {
     }
 }
 
-/// Whether the answer is that nobody listens.
+/// Whether the answer says that nobody listens.
 pub(crate) fn is_unheard(message: &Message) -> bool {
     message.status == Some(StatusCode::NO_RESPONDERS)
 }

@@ -1,4 +1,4 @@
-//! What this node hears: a subscription for each channel that it has subscribers of, the messages of all nodes, and its own.
+//! The subscriptions of this node: one for each channel that has subscribers here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use super::tops::ChannelTops;
 use crate::broker::measure::{BrokerMetrics, Operation};
 use crate::broker::{BrokerError, BrokerEvents};
 
-/// Where what is heard goes.
+/// The receivers of messages.
 pub(super) struct NatsRouter {
     pub(super) names: NatsNames,
     pub(super) events: Arc<dyn BrokerEvents>,
@@ -35,7 +35,7 @@ pub(super) struct NatsRouter {
     pub(super) maps: Arc<CachedMaps>,
 }
 
-/// A channel that is heard.
+/// A subscribed channel.
 #[derive(Debug)]
 struct FollowedSubject {
     is_wanted: Arc<AtomicBool>,
@@ -52,7 +52,7 @@ impl NatsBroker {
             for channel in &channels {
                 self.follow(channel).await?;
             }
-            // The server takes things in their order: what comes back was behind all of these.
+            // The server works in order: when the round trip ends, it has taken all of these subscriptions.
             self.listener.round_trip().await?.wait().await
         };
         match listened.await {
@@ -84,7 +84,7 @@ impl NatsBroker {
         Ok(())
     }
 
-    /// Nothing is handed out any more when this returns.
+    /// Unsubscribes from channels. Nothing of them is delivered any more when this returns.
     pub(super) fn leave_all(&self, channels: &[Channel]) {
         let mut listening = self.listening.0.lock();
         for channel in channels {
@@ -101,7 +101,7 @@ impl NatsBroker {
     }
 }
 
-/// Until the channel is left: in order, as it comes.
+/// Passes on the messages of a channel in order, until the channel is left.
 async fn hear(
     router: Arc<NatsRouter>,
     channel: Channel,
@@ -121,7 +121,7 @@ impl NatsRouter {
         match message.payload.first() {
             Some(&BLOCK) => self.take_block(channel, &message),
             Some(&CHANGES) => self.take_changes(channel, &message),
-            // What the changes before it came to, which were told as they came.
+            // A snapshot of earlier changes, which were delivered when they were made.
             Some(&BASE) => {}
             Some(&ONCE) => match message_of(message.payload) {
                 Some(message) => self.take_event(channel, message),
@@ -183,7 +183,7 @@ impl NatsRouter {
         }
     }
 
-    /// In which streams the log is that a message stands in, and the sequence of the one before it there.
+    /// Returns which streams hold the log of a message, and the sequence of the message before it in the log.
     fn log_of(&self, message: &Message) -> Option<(KeysBeside, u64)> {
         let headers = message.headers.as_ref()?;
         let beside = self.names.is_in_keys(headers.get_last("Nats-Subject")?.as_str())?;
@@ -201,7 +201,7 @@ impl NatsRouter {
     }
 }
 
-/// Of a message that was kept: the life of its stream, and its sequence there.
+/// Returns the life and the sequence of a message that is stored in a stream.
 fn place_of(message: &Message) -> Option<(&str, u64)> {
     let headers = message.headers.as_ref()?;
     let subject = headers.get_last("Nats-Subject")?.as_str();
@@ -209,7 +209,7 @@ fn place_of(message: &Message) -> Option<(&str, u64)> {
     Some((subject.rsplit_once('.')?.1, sequence))
 }
 
-/// Tells that anything may have been missed, whenever one of the links is another connection.
+/// Reports that anything may have been missed whenever a link has a new connection.
 pub(super) async fn tell_of_losses(link: Arc<NatsLink>, events: Arc<dyn BrokerEvents>) {
     let mut state = link.watch();
     let mut last = None;
@@ -221,7 +221,7 @@ pub(super) async fn tell_of_losses(link: Arc<NatsLink>, events: Arc<dyn BrokerEv
             continue;
         };
         if last.is_some_and(|last| last != number) || (last.is_none() && number > 1) {
-            // What was subscribed is so again when this comes back.
+            // When the round trip ends, the subscriptions have been restored.
             let back = match link.round_trip().await {
                 Ok(returning) => returning.wait().await,
                 Err(error) => Err(error),

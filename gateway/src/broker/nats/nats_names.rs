@@ -1,8 +1,8 @@
-//! What things are called in NATS: subjects, and the streams that keep them.
+//! Names in NATS: subjects, and the streams that store them.
 //!
-//! A channel is one token of a subject, whatever its name holds. Everything that nodes hear of it comes with one token
-//! more, so that one subscription of a node hears publications that are kept, those that are not, and those that are
-//! known by a key.
+//! A channel is one token of a subject, whatever its name holds. The subjects that nodes subscribe to have one more
+//! token, so that one subscription of a node receives the publications of a channel with history, without history and
+//! with an idempotency key.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -11,41 +11,42 @@ use gateway_core::history::KeysBeside;
 use ring::digest::{SHA256, digest};
 use shared::channel::Channel;
 
-/// A token longer than this, in bytes, is told by its digest alone: a subject has its place in a line of 4,096.
+/// A longer token, in bytes, is replaced by its digest: a subject must fit into a line of 4,096.
 const TOKEN_BYTES_MAX: usize = 512;
 
-/// Behind a channel's token, where what is published is not kept.
+/// The token behind a channel's, for publications without history.
 const PASSING: &str = "m";
 
-/// What every life of a stream takes beside its own subjects. No channel and no ledger has this token, and nobody publishes there.
+/// A token in a subject that every life of a stream takes beside its own. No channel and no ledger has it, and nobody
+/// publishes there.
 const ANY_LIFE: &str = "%any";
 
-/// Which stream of JetStream.
+/// The streams of JetStream.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum StreamKind {
-    /// Publications of channels that keep up to so many.
+    /// Publications of channels that keep up to this many.
     History(u32),
-    /// Idempotency keys that are good for up to so many seconds.
+    /// Idempotency keys with a TTL of up to this many seconds.
     Once(u32),
-    /// Which nodes there are, and whose turn it is.
+    /// Nodes and turns.
     State,
-    /// Who is present.
+    /// Presence.
     Presence,
     /// Sessions that their clients may come back to.
     Sessions,
-    /// What became of ledgers: who holds what over all nodes.
+    /// Ledgers, which record who holds what over all nodes.
     Ledgers,
     /// Channels that keep state by key.
     Keys(KeysBeside),
 }
 
 impl StreamKind {
-    /// Whether the subjects of a stream end with its life, so that nothing that was meant for another life is taken.
+    /// Whether the subjects of a stream end with its life, so that a message for another life is not taken.
     pub(super) fn has_lives(self) -> bool {
         matches!(self, Self::History(_) | Self::Ledgers | Self::Keys(_))
     }
 
-    /// Whether what it has goes on in another life, for which it has to be written anew.
+    /// Whether the content of a stream continues in another life, for which it has to be written anew.
     pub(super) fn is_carried_over(self) -> bool {
         matches!(self, Self::Keys(_))
     }
@@ -62,7 +63,7 @@ impl NatsNames {
         Self { prefix: prefix.into() }
     }
 
-    /// The name of a stream, which holds no dots.
+    /// Returns the name of a stream, which holds no dots.
     pub(crate) fn stream(&self, kind: StreamKind) -> String {
         let prefix = &self.prefix;
         match kind {
@@ -77,8 +78,9 @@ impl NatsNames {
         }
     }
 
-    /// What a stream takes, in this life of it, which stands first. Two lives of a stream have a subject in common: a server makes no second stream
-    /// that takes what another one does, and so does not make both when two nodes ask for them at once.
+    /// Returns the subjects that a stream takes in this life; the subject with the life comes first. All lives of a
+    /// stream have a subject in common: a server creates no second stream that takes a subject of another, so it does not
+    /// create both when two nodes ask at once.
     pub(crate) fn taken(&self, kind: StreamKind, life: &str) -> Vec<String> {
         let prefix = &self.prefix;
         match kind {
@@ -103,7 +105,7 @@ impl NatsNames {
         }
     }
 
-    /// What of that is sent to nodes once it is kept, and where to.
+    /// Returns which messages are republished to nodes once they are stored, and the destination.
     pub(crate) fn republished(&self, kind: StreamKind) -> Option<(String, String)> {
         let prefix = &self.prefix;
         let source = match kind {
@@ -117,7 +119,8 @@ impl NatsNames {
         Some((source, format!("{prefix}.c.>")))
     }
 
-    /// The life that a stream is in, by what it takes: empty where it has none. `None`: that is not what it takes.
+    /// Returns the life of a stream from a subject that it takes: empty for a stream without lives, and `None` if the
+    /// stream does not take that subject.
     pub(crate) fn life_of<'a>(&self, kind: StreamKind, taken: &'a str) -> Option<&'a str> {
         if !kind.has_lives() {
             return self.taken(kind, "").iter().any(|ours| ours == taken).then_some("");
@@ -125,7 +128,7 @@ impl NatsNames {
         taken.strip_prefix(&self.whole_life(kind, ""))
     }
 
-    /// Which stream it is that is called so, of those that channels are in.
+    /// Returns the stream of this name, if it is one that channels are in.
     pub(crate) fn of_channels(&self, stream: &str) -> Option<StreamKind> {
         match stream.strip_prefix(&*self.prefix)? {
             "_keys_expiring" => Some(StreamKind::Keys(KeysBeside::Expiring)),
@@ -134,22 +137,22 @@ impl NatsNames {
         }
     }
 
-    /// Where a node hears all of a channel.
+    /// Returns the subject with which a node receives everything of a channel.
     pub(crate) fn heard(&self, channel: &Channel) -> String {
         format!("{}.c.{}.*", self.prefix, token(channel.as_str()))
     }
 
-    /// Where what is not kept is published.
+    /// Returns the subject of publications without history.
     pub(crate) fn passing(&self, channel: &Channel) -> String {
         format!("{}.c.{}.{PASSING}", self.prefix, token(channel.as_str()))
     }
 
-    /// Where what is kept is.
+    /// Returns the subject of a channel's history.
     pub(crate) fn history(&self, size: u32, channel: &Channel, life: &str) -> String {
         format!("{}.h{size}.{}.{life}", self.prefix, token(channel.as_str()))
     }
 
-    /// All that a stream with lives has in one of them.
+    /// Returns the subjects of all messages in one life of a stream.
     pub(crate) fn whole_life(&self, kind: StreamKind, life: &str) -> String {
         match kind {
             StreamKind::History(size) => format!("{}.h{size}.*.{life}", self.prefix),
@@ -158,12 +161,12 @@ impl NatsNames {
         }
     }
 
-    /// The log of a channel that keeps state by key; in any life, if that is `*`.
+    /// Returns the subject of the log of a channel that keeps state by key; in any life, if `life` is `*`.
     pub(crate) fn keys(&self, beside: KeysBeside, channel: &Channel, life: &str) -> String {
         format!("{}.{}.{}.{life}", self.prefix, word_of(beside), token(channel.as_str()))
     }
 
-    /// Parts of what came of it, by their name.
+    /// Returns the subject of a part of a snapshot of that log, by the name of the part.
     pub(crate) fn part_of_keys(
         &self,
         beside: KeysBeside,
@@ -174,38 +177,38 @@ impl NatsNames {
         format!("{}.{}p.{}.{part}.{life}", self.prefix, word_of(beside), token(channel.as_str()))
     }
 
-    /// In which of the streams a log is that has this subject.
+    /// Returns which of the streams holds the log with this subject.
     pub(crate) fn is_in_keys(&self, subject: &str) -> Option<KeysBeside> {
         let word = subject.strip_prefix(&*self.prefix)?.strip_prefix('.')?.split('.').next()?;
         [KeysBeside::Expiring, KeysBeside::Staying].into_iter().find(|beside| word_of(*beside) == word)
     }
 
-    /// A session, by what it is kept under.
+    /// Returns the subject of a session, by its key.
     pub(crate) fn session(&self, key: &str) -> String {
         format!("{}.session.{key}", self.prefix)
     }
 
-    /// What became of a ledger; or parts of what it was, by their name.
+    /// Returns the subject of a ledger's log, or of a part of a snapshot of it, by the name of the part.
     pub(crate) fn ledger(&self, ledger: &str, part: &str, life: &str) -> String {
         format!("{}.ledger.{}.{part}.{life}", self.prefix, token(ledger))
     }
 
-    /// An idempotency key of a channel that has history.
+    /// Returns the subject of an idempotency key in a channel with history.
     pub(crate) fn key(&self, seconds: u32, channel: &Channel, key: &str) -> String {
         format!("{}.o{seconds}.k.{}.{}", self.prefix, token(channel.as_str()), hash_of(key))
     }
 
-    /// A publication that is known by its key, in a channel that has none.
+    /// Returns the subject of a publication with an idempotency key in a channel without history.
     pub(crate) fn published_once(&self, seconds: u32, channel: &Channel, key: &str) -> String {
         format!("{}.o{seconds}.p.{}.{}", self.prefix, token(channel.as_str()), hash_of(key))
     }
 
-    /// What a node says of itself; of all nodes if there is no name.
+    /// Returns the subject of a node's description, or of all nodes without a name.
     pub(crate) fn node(&self, node: Option<&str>) -> String {
         format!("{}.s.node.{}", self.prefix, node.map_or_else(|| "*".to_owned(), token))
     }
 
-    /// A node's lease; of all nodes if there is no name.
+    /// Returns the subject of a node's lease, or of all nodes without a name.
     pub(crate) fn lease(&self, node: Option<&str>) -> String {
         format!("{}.s.lease.{}", self.prefix, node.map_or_else(|| "*".to_owned(), token))
     }
@@ -214,18 +217,18 @@ impl NatsNames {
         format!("{}.s.turn.{}", self.prefix, token(what))
     }
 
-    /// A client that is present, at a node.
+    /// Returns the subject of a client that is present at a node.
     pub(crate) fn present(&self, channel: &Channel, node: &str, client: &str, user: &str) -> String {
         let (prefix, channel) = (&self.prefix, token(channel.as_str()));
         format!("{prefix}.p.{channel}.{}.{client}.{}", token(node), hash_of(user))
     }
 
-    /// The same, of whichever user.
+    /// Returns the same subject for any user.
     pub(crate) fn present_as_any(&self, channel: &Channel, node: &str, client: &str) -> String {
         format!("{}.p.{}.{}.{client}.*", self.prefix, token(channel.as_str()), token(node))
     }
 
-    /// Where a node tries out whether presence can be kept. No channel has this token.
+    /// Returns the subject with which a node tests whether presence can be stored. No channel has this token.
     pub(crate) fn trial(&self, node: &str) -> String {
         format!("{}.p.%t.{}.0.0", self.prefix, token(node))
     }
@@ -234,17 +237,17 @@ impl NatsNames {
         format!("{}.p.{}.*.*.*", self.prefix, token(channel.as_str()))
     }
 
-    /// All that a node put there who is present. `node`: its token.
+    /// Returns the subject of all presence stored by a node. `node` is the token of the node.
     pub(crate) fn present_at(&self, node: &str) -> String {
         format!("{}.p.*.{node}.*.*", self.prefix)
     }
 
-    /// What all nodes hear.
+    /// Returns the subject of messages for all nodes.
     pub(crate) fn control(&self) -> String {
         format!("{}.control", self.prefix)
     }
 
-    /// What one node hears.
+    /// Returns the subject of messages for one node.
     pub(crate) fn node_messages(&self, node: &str) -> String {
         format!("{}.n.{}", self.prefix, token(node))
     }
@@ -257,12 +260,12 @@ fn word_of(beside: KeysBeside) -> &'static str {
     }
 }
 
-/// The least class of which this is no more.
+/// Returns the smallest class that is enough for `size`.
 pub(crate) fn class_of(size: u32, classes: &[u32]) -> u32 {
     classes.iter().copied().find(|class| size <= *class).unwrap_or(size)
 }
 
-/// A name as one token of a subject. No two names have the same.
+/// Returns a name as one token of a subject. Different names have different tokens.
 pub(crate) fn token(name: &str) -> String {
     let mut token = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -272,11 +275,11 @@ pub(crate) fn token(name: &str) -> String {
             let _never_fails = write!(token, "%{byte:02X}");
         }
     }
-    // What is behind a % is never this, but here.
+    // No escape begins with `%~`, so this token is no other name's.
     if token.len() > TOKEN_BYTES_MAX || token.is_empty() { format!("%~{}", hex_of(name, 32)) } else { token }
 }
 
-/// Bytes that tell a text from others.
+/// The length of digests that tell texts apart, in bytes.
 pub(crate) const KEY_BYTES: usize = 16;
 
 pub(crate) fn digest_of(text: &str) -> [u8; KEY_BYTES] {
@@ -286,7 +289,7 @@ pub(crate) fn digest_of(text: &str) -> [u8; KEY_BYTES] {
     bytes
 }
 
-/// The same in letters and digits.
+/// Returns the same digest in letters and digits.
 pub(crate) fn hash_of(text: &str) -> String {
     hex_of(text, KEY_BYTES)
 }

@@ -1,5 +1,5 @@
-//! Which nodes there are: each keeps a lease for as long as it listens, and says what it is. Who sees that a lease is over
-//! takes it away, and what was put there under it.
+//! The register of nodes: each node keeps a lease for as long as it listens, and stores its description. Any node that
+//! finds an expired lease removes it, with everything that was stored under it.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,26 +21,26 @@ use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 use crate::telemetry::Reminder;
 
-/// A lease is renewed so many times before it is over.
+/// How many times a lease is renewed before it would run out.
 const RENEWALS: u32 = 4;
 
-/// A lease that is over so long is taken away: a clock may be wrong by less.
+/// How long ago a lease must have run out to be removed: clocks may differ by less.
 const OVER_FOR: Duration = Duration::from_secs(2);
 
-/// How soon a lease that could not be renewed is tried again.
+/// The pause before a lease that could not be renewed is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// How this node is registered with the others.
+/// The registration of this node.
 #[derive(Debug)]
 pub(crate) struct NodeRegistration {
-    /// Under which name it has its lease: another one whenever a lease has been over, for others may be taking away what was
-    /// put there under it.
+    /// The name of this node's lease. It changes whenever a lease has run out, because others may be removing everything
+    /// stored under the old name.
     name: Mutex<Arc<str>>,
-    /// On which connection that was renewed last, or why it could not be.
+    /// The connection on which the lease was last renewed, or why the renewal failed.
     renewed: Mutex<Result<u64, BrokerError>>,
-    /// When and on which connection that could be done last.
+    /// When, and on which connection, the lease was last renewed with success.
     last: Mutex<Option<(Instant, u64)>>,
-    /// Counts the times that everything has to be put there anew.
+    /// Counts the times that everything has to be stored anew.
     anew: watch::Sender<u64>,
     retired: AtomicBool,
 }
@@ -58,12 +58,12 @@ impl NodeRegistration {
     }
 }
 
-/// A lease as it was found.
+/// A lease as it was read.
 pub(crate) struct NatsNodeLease {
     /// The node's token.
     pub(crate) node: String,
     sequence: u64,
-    /// How long it has been over.
+    /// How long ago the lease ran out, if it has.
     over: Option<Duration>,
 }
 
@@ -106,7 +106,7 @@ impl NatsBroker {
         Ok(())
     }
 
-    /// The tokens of all nodes whose lease holds.
+    /// Returns the tokens of all nodes whose lease holds.
     pub(crate) async fn live_nodes(&self) -> Result<BTreeSet<String>, BrokerError> {
         let leases = self.read_leases().await?;
         Ok(leases.into_iter().filter(|lease| lease.over.is_none()).map(|lease| lease.node).collect())
@@ -123,22 +123,22 @@ impl NatsBroker {
         Ok(leases.collect())
     }
 
-    /// Under which name this node puts things there.
+    /// Returns the name under which this node stores things.
     pub(crate) fn lease_name(&self) -> Arc<str> {
         self.registered.name.lock().clone()
     }
 
-    /// Changes whenever everything that this node put there has to be put there anew.
+    /// Returns a receiver that changes whenever this node has to store everything anew.
     pub(crate) fn put_anew(&self) -> watch::Receiver<u64> {
         self.registered.anew.subscribe()
     }
 
-    /// What this node put there may be gone.
+    /// Makes this node store everything anew, because it may be gone.
     pub(super) fn put_all_anew(&self) {
         self.registered.anew.send_modify(|count| *count += 1);
     }
 
-    /// This node listens, and keeps what it put there.
+    /// Renews the lease, which says that this node listens and keeps what it stored.
     async fn renew_lease(&self, connection: u64) -> Result<(), BrokerError> {
         let began = Instant::now();
         let last = *self.registered.last.lock();
@@ -156,7 +156,7 @@ impl NatsBroker {
         Ok(())
     }
 
-    /// Takes away what those left behind who have no lease any more.
+    /// Removes what nodes without a lease left behind.
     async fn clear_up(&self) -> Result<(), BrokerError> {
         for lease in self.read_leases().await? {
             if lease.over.is_some_and(|over| over >= OVER_FOR) && lease.node != token(&self.lease_name()) {
@@ -193,7 +193,7 @@ impl NatsBroker {
         failed.into()
     }
 
-    /// Whether this node's lease was renewed on the connection there is.
+    /// Checks that this node's lease was renewed on the present connection.
     pub(super) fn has_lease(&self) -> Result<(), BrokerError> {
         let connection = self.link.connection()?;
         match &*self.registered.renewed.lock() {
@@ -231,7 +231,8 @@ pub(super) async fn keep_lease(broker: Weak<NatsBroker>) {
             let registered = renewed.as_ref().ok().copied();
             *broker.registered.renewed.lock() = renewed;
             if registered.is_some() {
-                // Others do it too, and this one again with its next renewal: what is left counts for nothing anyway.
+                // A failure does no harm: other nodes do this too, this one does it again with its next renewal, and
+                // entries without a lease do not count.
                 match broker.clear_up().await {
                     Ok(()) => drop(of_clearing.over(now)),
                     Err(error) => {
@@ -243,7 +244,7 @@ pub(super) async fn keep_lease(broker: Weak<NatsBroker>) {
             }
             (broker.link.watch(), pause, registered)
         };
-        // Another connection is reason to register at once.
+        // A new connection is a reason to register at once.
         let another = async {
             while let Ok(()) = state.changed().await {
                 if matches!(*state.borrow(), NatsLinkState::Up(number) if Some(number) != registered) {
@@ -251,7 +252,7 @@ pub(super) async fn keep_lease(broker: Weak<NatsBroker>) {
                 }
             }
         };
-        // Whether it came, or the time is over, is the same.
+        // It makes no difference whether a new connection or the timeout ended the pause.
         let _another = tokio::time::timeout(pause, another).await;
     }
 }
@@ -262,7 +263,8 @@ fn lease_of(lease: Duration) -> BytesMut {
     payload
 }
 
-/// What stands behind the lease, and how long that has been over. None: it is none.
+/// Returns the payload behind the lease, and how long ago the lease ran out, if it has. Returns `None` if the entry has
+/// no lease.
 fn left_of(entry: FetchedMessage) -> Option<(Bytes, Option<Duration>)> {
     let mut payload = entry.payload;
     if !payload.has_remaining() {

@@ -1,4 +1,4 @@
-//! Whose turn it is: a lease in a message of its own, beside how far its holder has got.
+//! Turns: a lease in a message of its own, beside the progress of its holder.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use super::stored::{JetStream, JetStreamError, MessageSelector, StoredMessage, c
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, TurnLease, TurnRequest};
 
-/// How long it is known how far something has got that nobody goes on with.
+/// How long the progress of a task is kept after nobody continues it.
 const UNUSED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What is written of a turn.
+/// The content of a turn's message.
 struct WrittenTurn {
     node: Box<str>,
     lease_ms: u64,
@@ -36,7 +36,7 @@ impl NatsBroker {
     }
 }
 
-/// Takes the turn that is a message of this subject, if nobody else has it.
+/// Takes the turn stored under this subject, unless another node holds it.
 pub(crate) async fn take_turn_in(
     jetstream: &JetStream,
     link: &NatsLink,

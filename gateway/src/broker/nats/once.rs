@@ -1,8 +1,9 @@
-//! Idempotency keys: each is a message of its own, which is taken only if there is none.
+//! Idempotency keys. Each is a message of its own, which the server takes only if there is none.
 //!
-//! In a channel without history that message is the publication itself: it is sent on once it is taken. In one with history
-//! the key is reserved first, then used, then said to be used. Whoever dies in between leaves a key that is reserved: who
-//! comes later waits until nothing can come of it any more, looks for it in the history, and uses it if it is not there.
+//! In a channel without history that message is the publication itself, which is republished once it is taken. In a
+//! channel with history the key is reserved first, then used, then marked as used. A node that dies in between leaves a
+//! reserved key: a later publisher waits until nothing can come of the reservation any more, looks for the key in the
+//! history, and uses it if it is not there.
 
 use std::time::Duration;
 
@@ -20,19 +21,19 @@ use super::stored::{JetStreamError, MessageSelector, StoredMessage, code, odd};
 use super::streams::KEY_SECONDS;
 use crate::broker::{BrokerError, Idempotency, Published};
 
-/// What the message of a key begins with. What a channel's subscribers are sent stands behind the time.
+/// The first byte of a key's message that is the publication itself. The message for subscribers stands behind the TTL.
 pub(super) const ONCE: u8 = 0xB2;
 const RESERVED: u8 = 0xB3;
 const USED: u8 = 0xB4;
 
-/// How often it is looked again whether a key that somebody has reserved was used.
+/// The pause before a key that is reserved elsewhere is checked again.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A key that is reserved for a publication.
 #[derive(Clone, Debug)]
 pub(super) struct KeyReservation {
     pub(super) digest: [u8; KEY_BYTES],
-    /// Somebody else had it reserved, and never said that it was used.
+    /// Whether the key had been reserved before, and never marked as used.
     pub(super) taken_over: bool,
     subject: String,
     seconds: u32,
@@ -40,22 +41,22 @@ pub(super) struct KeyReservation {
     ttl_ms: u64,
 }
 
-/// What is known of a key.
+/// The state of a key.
 enum KeyState {
     Free { after: u64 },
     Reserved { after: u64, since: u64 },
     Used(Option<StreamPosition>),
 }
 
-/// What came of a try to take a key.
+/// The result of an attempt to take a key.
 enum TakenKey {
-    /// The message is there, and whether there was one before that was never used.
+    /// The message is stored. `taken_over`: there was a reservation before that was never marked as used.
     Ours {
         sequence: u64,
         taken_over: bool,
     },
     Used(Option<StreamPosition>),
-    /// Somebody else has reserved it, and may be using it at this moment.
+    /// Somebody else has reserved the key, and may be using it at this moment.
     Busy,
 }
 
@@ -66,7 +67,7 @@ pub(super) enum KeyReserveOutcome {
 }
 
 impl NatsBroker {
-    /// Publishes what is not kept, unless its key was used.
+    /// Publishes without history, unless the key was used.
     pub(super) async fn publish_once(
         &self,
         channel: &Channel,
@@ -83,7 +84,7 @@ impl NatsBroker {
             let duplicate = match self.take_key(seconds, &subject, payload.clone(), deadline).await? {
                 TakenKey::Ours { .. } => false,
                 TakenKey::Used(_) => true,
-                // Nobody reserves these.
+                // Keys of this kind are never reserved.
                 TakenKey::Busy => {
                     tokio::time::sleep(LOOK_AGAIN).await;
                     continue;
@@ -93,7 +94,7 @@ impl NatsBroker {
         }
     }
 
-    /// Reserves the key for a publication that is kept, or says what came of it.
+    /// Reserves the key for a publication with history, or returns the result of the earlier publication.
     pub(super) async fn reserve(
         &self,
         channel: &Channel,
@@ -117,7 +118,7 @@ impl NatsBroker {
         })
     }
 
-    /// Says that these keys were used. A key of which nobody can be told is as one whose user died.
+    /// Marks these keys as used. A key for which that fails remains as if its publisher had died.
     pub(super) async fn used(&self, used: Vec<(KeyReservation, StreamPosition)>) {
         let saying = used.into_iter().map(|(reservation, position)| async move {
             let mut payload = head(USED, reservation.ttl_ms);
@@ -133,17 +134,17 @@ impl NatsBroker {
         join_all(saying).await;
     }
 
-    /// Lets go of keys that nothing came of.
+    /// Releases keys whose publications were not made.
     pub(super) async fn release(&self, reserved: impl Iterator<Item = KeyReservation>) {
         let releasing = reserved.map(|reservation| async move {
             let stream = self.names.stream(StreamKind::Once(reservation.seconds));
-            // One that is left is as one whose user died.
+            // A key that is not released remains as if its publisher had died.
             let _ = self.jetstream.delete(&self.link, &stream, reservation.sequence).await;
         });
         join_all(releasing).await;
     }
 
-    /// Waits for nobody who has reserved it.
+    /// Takes a key. Does not wait if somebody else has reserved it.
     async fn take_key(
         &self,
         seconds: u32,
@@ -174,7 +175,7 @@ impl NatsBroker {
                 KeyState::Free { after } => (after, false),
                 KeyState::Used(position) => return Ok(TakenKey::Used(position)),
                 KeyState::Reserved { after, since } => {
-                    // Twice as long as anything that began then can take.
+                    // Twice as long as a publication that was begun then can take.
                     let patience =
                         u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX).saturating_mul(2);
                     if now().saturating_sub(since) < patience {
@@ -187,7 +188,7 @@ impl NatsBroker {
     }
 }
 
-/// The class of streams that a key is in, and how long it is good, in milliseconds.
+/// Returns the class of streams that a key is in, and its TTL in milliseconds.
 fn good_for(ttl: Duration) -> (u32, u64) {
     let seconds = u32::try_from(ttl.as_secs().saturating_add(1)).unwrap_or(u32::MAX);
     let most = KEY_SECONDS[KEY_SECONDS.len() - 1];
@@ -202,7 +203,7 @@ fn head(what: u8, ttl_ms: u64) -> BytesMut {
     head
 }
 
-/// What the last message of a key says of it.
+/// Reads the state of a key from its last message.
 fn known(stored: &StoredMessage) -> Result<KeyState, BrokerError> {
     let mut payload = stored.payload.clone();
     let what = payload.try_get_u8().map_err(|_| odd("an idempotency key"))?;
@@ -224,7 +225,7 @@ fn known(stored: &StoredMessage) -> Result<KeyState, BrokerError> {
     }
 }
 
-/// What a channel's subscribers are sent of a message that is known by its key.
+/// Returns the message for subscribers from a key's message that is the publication itself.
 pub(super) fn message_of(mut payload: Bytes) -> Option<Bytes> {
     payload.try_get_u8().ok()?;
     decode_varint(&mut payload).ok()?;

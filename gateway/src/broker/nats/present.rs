@@ -1,4 +1,4 @@
-//! What presence keeps in JetStream, by its subjects.
+//! Presence in JetStream, by its subjects.
 
 use bytes::Bytes;
 use shared::channel::Channel;
@@ -28,7 +28,7 @@ impl NatsBroker {
         self.purge_from_presence(subject).await
     }
 
-    /// A client of a node, of whichever user.
+    /// Removes a client of a node, of whichever user.
     pub(crate) async fn purge_client(
         &self,
         channel: &Channel,
@@ -38,7 +38,7 @@ impl NatsBroker {
         self.purge_from_presence(&self.names.present_as_any(channel, node, client)).await
     }
 
-    /// All that was put there under this name.
+    /// Removes all presence stored under this name.
     pub(crate) async fn purge_present(&self, node: &str) -> Result<(), BrokerError> {
         self.purge_from_presence(&self.names.present_at(&super::nats_names::token(node))).await
     }
@@ -67,7 +67,7 @@ impl NatsBroker {
     fn presence_failed(&self, failed: JetStreamError) -> BrokerError {
         self.streams.doubt(StreamKind::Presence);
         if matches!(failed, JetStreamError::NoStream) {
-            // With the stream went what this node had in it.
+            // This node's presence was lost with the stream.
             self.put_all_anew();
         }
         failed.into()

@@ -1,4 +1,4 @@
-//! Sends what is not kept, and answers when the server has it.
+//! Sends publications without history, and answers them when the server has them.
 
 use std::sync::Weak;
 
@@ -10,10 +10,10 @@ use super::lanes::UnkeptQueue;
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 
-/// Messages that are answered together.
+/// The most messages that are answered together.
 const PASSING_MAX: usize = 512;
 
-/// Sends what is not kept, in the order in which it was asked for, until the broker ends.
+/// Sends publications without history in the order of the calls, until the broker ends.
 pub(super) async fn send_passing(broker: Weak<NatsBroker>, mut outlet: UnkeptQueue) {
     let mut batch = Vec::with_capacity(PASSING_MAX);
     while outlet.passing.recv_many(&mut batch, PASSING_MAX).await > 0 {
@@ -30,7 +30,7 @@ pub(super) async fn send_passing(broker: Weak<NatsBroker>, mut outlet: UnkeptQue
             };
             match sent {
                 Ok(()) => answered.push(one),
-                // Whoever asked may have given up.
+                // The caller may have given up.
                 Err(error) => drop(one.reply.send(Err(error))),
             }
         }
@@ -49,10 +49,10 @@ pub(super) async fn send_passing(broker: Weak<NatsBroker>, mut outlet: UnkeptQue
             for one in answered {
                 let answer = match &returned {
                     Ok(()) => Ok(ChangedKey::default()),
-                    // It was sent all the same.
+                    // The publication was sent all the same.
                     Err(error) => Err(BrokerError::Unanswered(error.to_string().into())),
                 };
-                // Whoever asked may have given up.
+                // The caller may have given up.
                 let _ = one.reply.send(answer);
             }
         });

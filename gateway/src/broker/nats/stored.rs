@@ -1,4 +1,4 @@
-//! What JetStream keeps, asked for and changed: one question for each thing, over any link.
+//! Reads and changes what JetStream stores: one request for each operation, over any link.
 
 use std::time::Duration;
 
@@ -14,41 +14,41 @@ use super::moment::milliseconds;
 use super::nats_link::{NatsLink, is_unheard};
 use crate::broker::{BrokerError, BrokerRefusal};
 
-/// What the server calls its errors.
+/// The server's error codes.
 pub(crate) mod code {
     pub(crate) const STREAM_NOT_FOUND: u64 = 10_059;
     pub(crate) const STREAM_NAME_TAKEN: u64 = 10_058;
     /// Another stream takes some of the same subjects.
     pub(crate) const SUBJECTS_TAKEN: u64 = 10_065;
     pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10_071;
-    /// In a stream of several servers, while another write of the subject is in flight.
+    /// In a replicated stream, while another write to the subject is in flight.
     pub(crate) const WRITTEN_MEANWHILE: [u64; 2] = [10_163, 10_164];
     pub(crate) const NO_MESSAGE: u64 = 10_037;
     pub(crate) const CONSUMER_NOT_FOUND: u64 = 10_014;
-    /// Of a message that is to be deleted.
+    /// A message that is to be deleted does not exist.
     pub(crate) const NOT_DELETED: u64 = 10_057;
     pub(super) const NOT_ENABLED: u64 = 10_076;
     pub(super) const NOT_ENABLED_FOR_ACCOUNT: u64 = 10_039;
 }
 
-/// The subject before which the API is, and how messages are read.
+/// The prefix of the API's subjects, and how messages are read.
 #[derive(Clone, Debug)]
 pub(crate) struct JetStream {
     api: String,
-    /// Whether messages are read past the API: only where one server has them, for others may lag behind.
+    /// Whether messages are read directly, past the API: only with a single replica, because others may lag behind.
     direct: bool,
 }
 
-/// A message as it is kept.
+/// A stored message.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredMessage {
     pub(crate) sequence: u64,
-    /// When it was written, in milliseconds since 1970, by the server's clock.
+    /// The time of writing in milliseconds since 1970, by the server's clock.
     pub(crate) written: u64,
     pub(crate) payload: Bytes,
 }
 
-/// What was refused, by the server's number for it.
+/// A refusal, with the server's error code.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct JetStreamApiError {
     #[serde(default)]
@@ -57,12 +57,12 @@ pub(crate) struct JetStreamApiError {
     description: String,
 }
 
-/// Why something could not be had.
+/// Why a request failed.
 #[derive(Clone, Debug)]
 pub(crate) enum JetStreamError {
-    /// By its number.
+    /// The server refused, with this error code.
     Refused(u64, BrokerError),
-    /// No stream takes what was sent.
+    /// No stream takes the subject.
     NoStream,
     Other(BrokerError),
 }
@@ -112,7 +112,7 @@ impl JetStreamApiError {
     }
 }
 
-/// What every answer of the API may hold in place of what was asked for.
+/// The error that any answer of the API may hold in place of its result.
 #[derive(Deserialize)]
 struct JetStreamAnswer {
     error: Option<JetStreamApiError>,
@@ -136,12 +136,12 @@ struct FoundMessage {
     time: String,
 }
 
-/// How a message is asked for.
+/// Selects a message.
 #[derive(Clone, Debug)]
 pub(crate) enum MessageSelector {
     Sequence(u64),
     Last(String),
-    /// The first of these subjects, from this sequence on.
+    /// The first message of these subjects from this sequence on.
     Next {
         sequence: u64,
         subject: String,
@@ -164,12 +164,12 @@ impl JetStream {
         Self { api, direct }
     }
 
-    /// Whether streams may be read past the API.
+    /// Whether streams may be read directly, past the API.
     pub(crate) fn is_direct(&self) -> bool {
         self.direct
     }
 
-    /// Asks the API.
+    /// Sends a request to the API and returns its answer.
     pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
         link: &NatsLink,
@@ -187,12 +187,12 @@ impl JetStream {
         read(link, &answer)
     }
 
-    /// Sends a request to the API whose answers come one by one.
+    /// Returns the subject of a request to the API, for requests whose answers come one by one.
     pub(crate) fn subject(&self, what: &str) -> String {
         format!("{}.{what}", self.api)
     }
 
-    /// Adds a message, if the last one of its subject is still this one. Returns its sequence.
+    /// Adds a message, if the last one of its subject still has the sequence `after`. Returns the sequence of the new message.
     pub(crate) async fn add(
         &self,
         link: &NatsLink,
@@ -204,13 +204,13 @@ impl JetStream {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Subject-Sequence", after.to_string());
         if alone {
-            // What this subject had goes with it.
+            // A rollup removes all earlier messages of the subject.
             headers.insert("Nats-Rollup", "sub");
         }
         self.send(link, subject, Some(headers), payload).await
     }
 
-    /// Adds a message whatever came last.
+    /// Adds a message unconditionally.
     pub(crate) async fn put(
         &self,
         link: &NatsLink,
@@ -220,7 +220,7 @@ impl JetStream {
         self.send(link, subject, None, payload).await
     }
 
-    /// The same with headers.
+    /// Does the same with headers.
     pub(crate) async fn put_with(
         &self,
         link: &NatsLink,
@@ -245,7 +245,7 @@ impl JetStream {
         read::<PublishAck>(link, &answer).map(|acknowledged| acknowledged.seq)
     }
 
-    /// None: there is none.
+    /// Returns the selected message, or `None` if there is none.
     pub(crate) async fn get(
         &self,
         link: &NatsLink,
@@ -311,7 +311,7 @@ impl JetStream {
         }
     }
 
-    /// Deletes all that a stream has of these subjects.
+    /// Deletes all messages that a stream has under these subjects.
     pub(crate) async fn purge(
         &self,
         link: &NatsLink,
@@ -335,7 +335,7 @@ pub(crate) fn odd(what: &str) -> BrokerError {
     BrokerError::Unexpected(format!("JetStream answered {what} that cannot be read").into())
 }
 
-/// In nanoseconds, as the API has times.
+/// Converts a time to nanoseconds, the API's unit.
 pub(crate) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(i64::MAX as u64).min(i64::MAX as u64)
 }

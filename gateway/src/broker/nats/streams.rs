@@ -1,8 +1,9 @@
-//! The streams of JetStream that things are kept in: found or made, and looked at again whenever the connection is another.
+//! The streams of JetStream: found or created, and checked again on each new connection.
 //!
-//! A stream of history, of keys or of ledgers has a life, whose name is in the subjects that it takes: what was meant for another life finds no
-//! stream. A stream that is made begins a life, and so does one that has gone back: whose last sequence is less than one
-//! that this node has seen in the same life. A copy of old data was put back then, or what was written last is lost.
+//! A stream of history, of keys or of ledgers has a life, whose name is in the subjects that it takes: a message for
+//! another life finds no stream. A stream begins a life when it is created, and when it has gone back: when its last
+//! sequence is lower than one that this node has seen in the same life. Then a copy of old data was restored, or the
+//! latest writes are lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,25 +21,26 @@ use super::nats_names::{NatsNames, StreamKind};
 use super::stored::{JetStream, JetStreamError, code, nanoseconds};
 use crate::broker::BrokerError;
 
-/// Publications that channels keep, by the least of these that is enough: each is a stream of its own.
+/// The classes of history sizes, in publications. A channel is in the stream of the smallest class that is enough.
 pub(super) const SIZES: [u32; 9] = [16, 64, 256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576];
 
-/// Seconds for which idempotency keys are good, the same way. The last is more than anything can ask for.
+/// The classes of TTLs of idempotency keys, in seconds, used in the same way. The last is more than anything can ask for.
 pub(super) const KEY_SECONDS: [u32; 6] = [60, 600, 3_600, 14_400, 86_400, 31_536_000];
 
-/// Messages of a subject beside those of its publications: what removed history, or ended an epoch.
+/// Messages of a subject beside its publications: the markers of removed history and of ended epochs.
 const MARKERS_MAX: u64 = 8;
 
-/// Sessions are kept for a day at most, and while their connection lives somewhat longer. Servers before 2.11 keep each for all of this.
+/// Sessions are kept for at most a day, and somewhat longer while their connection lives. Servers before 2.11 keep each
+/// for all of this time.
 const SESSIONS_AGE: Duration = Duration::from_secs(25 * 60 * 60);
 
-/// The most sessions that are kept. Past it those go first that were written longest ago.
+/// The most sessions. Past it, those written longest ago are removed first.
 const SESSIONS_MAX: u64 = 1 << 20;
 
-/// Whether a message may say how long it is to be kept: of servers of 2.11 or later.
+/// The setting that allows a TTL for each message, known to servers from 2.11 on.
 const MESSAGES_END: &str = "allow_msg_ttl";
 
-/// What can be set of a stream that is there.
+/// The settings that can be changed in an existing stream.
 const SETTINGS: [&str; 7] = [
     "allow_direct",
     "max_age",
@@ -49,25 +51,25 @@ const SETTINGS: [&str; 7] = [
     MESSAGES_END,
 ];
 
-/// What is said of a stream that has something of a life before.
+/// The description of a stream that may hold messages of an earlier life.
 const BEGUN_ANEW: &str = "It has gone back to what it was before.";
 
-/// A server of a cluster that has just become the leader may know less for a moment than was confirmed before.
+/// For this long, a server of a cluster that has just become the leader may know less than was confirmed before.
 const LEADER_SETTLES: Duration = Duration::from_secs(5);
 
-/// Times a stream is looked for again that others make or take away.
+/// How often a stream is looked for again that others create or remove.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// A stream that is there.
+/// A stream that exists.
 #[derive(Debug)]
 pub(crate) struct LiveStream {
-    /// Of a stream with lives: what its subjects end with.
+    /// The life of a stream with lives, with which its subjects end.
     pub(super) name: Arc<str>,
-    /// The highest sequence that this node knows to have been given out.
+    /// The highest sequence that this node knows to have been assigned.
     seen: AtomicU64,
-    /// Whether the server forgets messages by themselves that say how long they are to be kept.
+    /// Whether messages can have a TTL, after which the server removes them.
     forgets: AtomicBool,
-    /// Whether there may be something of another life that is to go on in this one.
+    /// Whether the stream may hold messages of another life that continue in this one.
     carries: AtomicBool,
 }
 
@@ -85,19 +87,19 @@ impl LiveStream {
         self.forgets.load(Ordering::SeqCst)
     }
 
-    /// This sequence was given out.
+    /// Notes that this sequence was assigned.
     pub(super) fn saw(&self, sequence: u64) {
         self.seen.fetch_max(sequence, Ordering::SeqCst);
     }
 }
 
-/// A stream, and on which connection it was looked at last.
+/// A stream, and the connection on which it was last checked.
 #[derive(Clone, Debug)]
 struct KnownStream {
     life: Arc<LiveStream>,
-    /// 0: it has to be looked at again.
+    /// 0 if the stream has to be checked again.
     connection: u64,
-    /// Since when it has been found to have gone back.
+    /// Since when the stream has appeared to have gone back.
     back_since: Option<Instant>,
 }
 
@@ -105,7 +107,7 @@ struct KnownStream {
 pub(super) struct Streams {
     names: NatsNames,
     jetstream: JetStream,
-    /// Whose connection it is that counts: that of what is published.
+    /// The link whose connection counts: the one for commands.
     link: Arc<NatsLink>,
     storage: Storage,
     replicas: u8,
@@ -113,7 +115,7 @@ pub(super) struct Streams {
     keys_max: u64,
     position_ttl: Duration,
     known: Mutex<HashMap<StreamKind, KnownStream>>,
-    /// Held while streams are found or made: one after the other.
+    /// Held while a stream is found or created, so that this happens one at a time.
     finding: tokio::sync::Mutex<()>,
 }
 
@@ -156,7 +158,7 @@ impl Streams {
         }
     }
 
-    /// The stream, found or made on the connection there is.
+    /// Returns the stream, found or created on the present connection.
     pub(super) async fn ready(&self, kind: StreamKind) -> Result<Arc<LiveStream>, BrokerError> {
         let connection = self.link.opened().await?;
         if let Some(life) = self.known_on(kind, connection) {
@@ -166,14 +168,14 @@ impl Streams {
             Ok(alone) => alone,
             Err(_) => return Err(BrokerError::Timeout(self.link.timeout())),
         };
-        // Somebody else may have found it meanwhile.
+        // Another task may have found it meanwhile.
         if let Some(life) = self.known_on(kind, connection) {
             return Ok(life);
         }
         self.find(kind, connection).await.map_err(BrokerError::from)
     }
 
-    /// It has to be looked at again: it did not take what was meant for it.
+    /// Has the stream checked again, because it did not take a message that was meant for it.
     pub(super) fn doubt(&self, kind: StreamKind) {
         if let Some(known) = self.known.lock().get_mut(&kind) {
             known.connection = 0;
@@ -185,7 +187,7 @@ impl Streams {
         known.get(&kind).filter(|known| known.connection == connection).map(|known| known.life.clone())
     }
 
-    /// Looks whether streams with lives have gone back, for whatever reason there can be while the connection stays.
+    /// Checks whether streams with lives have gone back, which can also happen while the connection stays.
     pub(super) async fn look_again(&self) -> Result<(), BrokerError> {
         let used: Vec<StreamKind> = self.known.lock().keys().copied().collect();
         for kind in used.into_iter().filter(|kind| kind.has_lives()) {
@@ -196,7 +198,7 @@ impl Streams {
         Ok(())
     }
 
-    /// All streams there are that channels are in.
+    /// Returns all existing streams that channels are in.
     pub(super) async fn of_channels(&self) -> Result<Vec<StreamKind>, BrokerError> {
         let (mut found, mut offset) = (Vec::new(), 0);
         loop {
@@ -253,7 +255,7 @@ impl Streams {
             return Ok(life);
         }
         if let Some(refused) = refused {
-            // It is not there, and what it is to take another one does.
+            // The stream does not exist, and another one takes its subjects.
             if let JetStreamError::Refused(_, error) = &refused {
                 self.link.failed(error);
             }
@@ -263,7 +265,7 @@ impl Streams {
         Err(BrokerError::Unexpected(text.into()).into())
     }
 
-    /// Whether it is no leader that has just begun.
+    /// Whether the stream has gone back for longer than a new leader needs to settle.
     fn has_gone_back_for_long(&self, kind: StreamKind) -> bool {
         let mut known = self.known.lock();
         let Some(known) = known.get_mut(&kind) else { return true };
@@ -271,7 +273,7 @@ impl Streams {
         self.replicas == 1 || since.elapsed() >= LEADER_SETTLES
     }
 
-    /// Returns why it could not be made, where that may be because another node has made it.
+    /// Creates a stream. Returns the refusal if another node may have created it.
     async fn make(&self, kind: StreamKind) -> Result<Option<JetStreamError>, JetStreamError> {
         let name = self.names.stream(kind);
         let config = self.wanted(kind, &new_life());
@@ -280,7 +282,7 @@ impl Streams {
                 tracing::info!(stream = name, "the stream was not there and is made");
                 Ok(None)
             }
-            // Of two nodes that make it at once, servers before 2.9.16 tell the second one only that its subjects are taken.
+            // If two nodes create it at once, servers before 2.9.16 tell the second one only that the subjects are taken.
             Err(failed @ JetStreamError::Refused(code::STREAM_NAME_TAKEN | code::SUBJECTS_TAKEN, _)) => {
                 Ok(Some(failed))
             }
@@ -288,7 +290,7 @@ impl Streams {
         }
     }
 
-    /// Ends a life: what the stream has of it is found by nobody any more, and goes.
+    /// Ends a life: nobody finds its messages any more, and they are removed unless they are carried over.
     async fn begin_anew(&self, kind: StreamKind, life: &str, config: &Value) -> Result<(), JetStreamError> {
         let name = self.names.stream(kind);
         let mut config = config.clone();
@@ -307,22 +309,23 @@ impl Streams {
         self.jetstream.purge(&self.link, &name, &self.names.whole_life(kind, life)).await
     }
 
-    /// What can be set of a stream that is there. Returns what is set of it now.
+    /// Changes the settings that can be changed in an existing stream. Returns its present settings.
     async fn set_limits(&self, kind: StreamKind, mut config: Value) -> Result<Value, JetStreamError> {
         let wanted = self.wanted(kind, "");
         let mut differs = false;
         for key in SETTINGS {
-            // What is not asked for is left as it is: a server may have been a newer one.
+            // Settings that are not asked for stay as they are: they may come from a newer server.
             if wanted.get(key).is_some() && config.get(key) != wanted.get(key) {
                 config[key] = wanted[key].clone();
                 differs = true;
             }
         }
-        // Looked at once: a server that changes what it is told would be told again each time.
+        // Done only when the stream is first found: a server that alters the settings would be asked to change them each time.
         if !differs || self.known.lock().contains_key(&kind) {
             return Ok(config);
         }
-        // A server refuses a window for duplicates that is longer than messages are kept. It was chosen when the stream was made.
+        // A server refuses a window for duplicates that is longer than messages are kept. The window was set when the
+        // stream was created.
         let age = wanted["max_age"].as_u64().filter(|age| *age > 0);
         if let (Some(age), Some(window)) = (age, config["duplicate_window"].as_u64())
             && window > age
@@ -347,10 +350,10 @@ impl Streams {
                 (Duration::from_secs(seconds.into()), 1, self.keys_max, 0, self.storage)
             }
             StreamKind::State => (Duration::ZERO, 1, 0, 0, self.storage),
-            // Nodes write it anew.
+            // Nodes store their presence anew.
             StreamKind::Presence => (Duration::ZERO, 1, 0, 0, Storage::Memory),
             StreamKind::Sessions => (SESSIONS_AGE, 1, SESSIONS_MAX, 0, self.storage),
-            // Who writes in a ledger or in such a channel keeps it short.
+            // The writers of ledgers and of channels with state by key keep them short.
             StreamKind::Ledgers => (Duration::ZERO, 0, 0, 0, self.storage),
             StreamKind::Keys(KeysBeside::Staying) => (Duration::ZERO, 0, 0, 0, self.storage),
             StreamKind::Keys(_) => (self.position_ttl, 0, 0, 0, self.storage),

@@ -1,4 +1,5 @@
-//! Where channels stand, as far as this node knows: whoever publishes next need not ask, as long as nobody else published.
+//! The tops of channels that this node knows. It need not ask for a top before it publishes, as long as no other node has
+//! published.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,28 +13,28 @@ use super::block::{Block, BlockPlace, EARLIER_MAX};
 use super::stored::StoredMessage;
 use crate::broker::Version;
 
-/// Channels of which it is known. Past it any of the others is forgotten, and asked for when it is needed.
+/// The most channels remembered. Past it, any other channel is forgotten, and read again when it is needed.
 const KNOWN_MAX: usize = 32_768;
 
-/// Where a channel stands.
+/// The top of a channel: its position, and what the next publisher has to know.
 #[derive(Clone, Debug)]
 pub(super) struct ChannelTop {
-    /// Of the stream that it is in.
+    /// The life of the stream that the channel is in.
     pub(super) life: Arc<str>,
     pub(super) size: u32,
-    /// Of the last message; 0: there is none.
+    /// The sequence of the last message, or 0 if there is none.
     pub(super) sequence: u64,
     pub(super) position: StreamPosition,
     pub(super) version: Option<Version>,
     pub(super) retained_from: u64,
-    /// Newest first.
+    /// The blocks with publications, newest first.
     pub(super) places: VecDeque<BlockPlace>,
-    /// When the history has had its time, in milliseconds since 1970.
+    /// When the history expires, in milliseconds since 1970.
     pub(super) over: u64,
 }
 
 impl ChannelTop {
-    /// Of a channel that nothing is known of, or whose epoch ends.
+    /// Returns the top of a channel of which nothing is known, or whose epoch ends.
     pub(super) fn new(life: Arc<str>, size: u32, sequence: u64) -> Self {
         let position = StreamPosition { offset: 0, epoch: Epoch::from_random(rand::random()) };
         Self {
@@ -48,7 +49,7 @@ impl ChannelTop {
         }
     }
 
-    /// As the last message says.
+    /// Reads the top from the last message.
     pub(super) fn read(life: Arc<str>, size: u32, stored: &StoredMessage, block: &Block) -> Self {
         let mut places: VecDeque<BlockPlace> = VecDeque::with_capacity(EARLIER_MAX + 1);
         if !block.entries.is_empty() {
@@ -69,7 +70,7 @@ impl ChannelTop {
         }
     }
 
-    /// A message that nothing is in: it says where the channel stands, and that nothing before it is kept.
+    /// Returns a block without publications, which says where the channel stands, and that nothing before it is kept.
     pub(super) fn marker(&self) -> Block {
         Block {
             top: self.position,
@@ -81,7 +82,7 @@ impl ChannelTop {
         }
     }
 
-    /// A message was added behind it.
+    /// Advances to a message that was added behind this top.
     pub(super) fn advance(&mut self, sequence: u64, block: &Block, now: u64) {
         self.sequence = sequence;
         self.position = block.top;
@@ -97,11 +98,11 @@ impl ChannelTop {
     }
 }
 
-/// What is known of a channel.
+/// The known top of a channel.
 #[derive(Debug)]
 struct KnownTop {
     top: ChannelTop,
-    /// Whether somebody else has published since: it is good for nothing but to see that the channel went back.
+    /// Whether somebody else has published since. A stale top only serves to notice that the channel went back.
     stale: bool,
 }
 
@@ -130,17 +131,17 @@ impl ChannelTops {
         }
     }
 
-    /// Where this node knows the channel to have stood, at this moment.
+    /// Returns where the channel stood, as far as this node knows at this moment.
     pub(super) fn stood(&self, channel: &Channel) -> Option<StreamPosition> {
         self.0.lock().get(channel).map(|known| known.top.position)
     }
 
-    /// Of which size the stream is that this channel was last found in.
+    /// Returns the size of the stream in which this channel was last found.
     pub(super) fn size_of(&self, channel: &Channel) -> Option<u32> {
         self.0.lock().get(channel).map(|known| known.top.size)
     }
 
-    /// A message came that somebody published, and that was kept.
+    /// Takes in a stored message that some node published.
     pub(super) fn hear(&self, channel: &Channel, life: &str, sequence: u64, block: &Block, now: u64) {
         if let Some(known) = self.0.lock().get_mut(channel)
             && *known.top.life == *life

@@ -1,10 +1,10 @@
--- Puts down a node's description for a time, and takes away those whose time is over.
+-- Stores a node's description with a lease, and removes those whose lease has run out.
 --
--- The first write frees memory, so that a full Redis lets it and the rest through: there are only so many nodes.
+-- The first command frees memory, so that a full Redis allows it and those that follow: the number of nodes is bounded.
 --
 -- KEYS  leases, descriptions
 -- ARGV  node ('' to only clean up), lease ms, description
--- Gives all descriptions that hold
+-- Returns all descriptions whose lease holds
 local leases, descriptions = KEYS[1], KEYS[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

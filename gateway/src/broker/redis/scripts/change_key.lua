@@ -1,11 +1,11 @@
 -- Sets or removes one key: state, stream and delivery are one step.
 --
--- KEYS  as keys.lua has it, and the idempotency key if there is one
--- ARGV  as keys.lua has it, key ttl ms (0: it stays), most keys, 'set' or 'remove', key, record (of a removal: empty, if that which
---       was kept is to be told), record that will tell of its removal, score, 'any', 'if_new' or 'if_exists', 1 if it is to
---       live on although it is there, expected offset and epoch (both empty: any), version (0: none), its epoch,
---       idempotency ttl ms, state ttl ms (0: it stays), 1 if nodes are to be told what the key held before
--- Gives {reason or '', offset, epoch}; the reason 'full' is an error
+-- KEYS  as in keys.lua, and the idempotency key if there is one
+-- ARGV  as in keys.lua, key ttl ms (0: it does not expire), the most keys, 'set' or 'remove', key, record (of a removal: empty
+--       to publish the stored one), record of its later removal, score, 'any', 'if_new' or 'if_exists', 1 to renew the ttl of
+--       a key that exists, expected offset and epoch (both empty: any), version (0: none), its epoch, idempotency ttl ms,
+--       state ttl ms (0: it does not expire), 1 if nodes are told the key's previous value
+-- Returns {reason or '', offset, epoch}; the reason 'full' is an error
 local key_ttl, keys_max, action, key = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10]
 local record, removal, score, mode = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
 local version, version_epoch, once = ARGV[18], ARGV[19], KEYS[8]
@@ -78,7 +78,7 @@ if had then
     return answer('key_exists')
   end
   if streamed and version ~= '0' then
-    -- As texts: a number here has 53 bits.
+    -- Compared as text, because a number here has 53 bits.
     local newer = #version > #had_version or (#version == #had_version and version > had_version)
     if not newer and (version_epoch == '' or version_epoch == had_epoch) then
       return answer('version')
@@ -93,7 +93,7 @@ if version == '0' and had then
   -- A version that was given once still counts after a change that has none.
   version, version_epoch = had_version, had_epoch
 end
--- Of a key that had other tags, first that it is gone: for those whose filters do not let the new ones through.
+-- If the key had other tags, its removal is published first: for subscribers whose filters do not match the new tags.
 local retagged = had and had_removal ~= removal
 local at = last + (retagged and 2 or 1)
 -- The first write needs memory: whatever refuses writes refuses this one, and none after it.

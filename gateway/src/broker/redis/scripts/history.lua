@@ -1,10 +1,10 @@
--- Reads a part of a stream and where it ends. A channel without a position in this life of the data set gets one, so
+-- Reads a part of a stream, and its top position. A channel without a position in this life of the data set gets one, so
 -- that its epoch holds.
 --
 -- KEYS  lease, life, position, stream
--- ARGV  as life.lua has it, position ttl ms, limit (0: the position only), 'forward' or 'reverse', first id, last id
+-- ARGV  as in life.lua, position ttl ms, limit (0: the position only), 'forward' or 'reverse', first id, last id
 --       (in the order of reading), bytes after which it is enough
--- Gives {offset, epoch, entries}
+-- Returns {offset, epoch, entries}
 if unreadable then
   return unreadable
 end
@@ -15,11 +15,11 @@ if forget ~= nil then
   -- The first write needs memory: a full Redis takes no new channels.
   begin(call, position, epoch, whole(offset), forget)
   if not forget then
-    -- It belongs to a life that is over.
+    -- The stream belongs to a life that is over.
     call('UNLINK', stream)
   end
 end
--- Anyone who may ask can name channels that nobody ever publishes to: they are not remembered for long.
+-- A client that may read positions can name channels that nobody ever publishes to: those expire soon.
 local ttl = tonumber(ARGV[3])
 if offset == 0 then
   ttl = math.min(ttl, 3600000)
@@ -31,7 +31,7 @@ if lives_until < now + ttl then
   end
 end
 
--- In parts, so that an answer ends soon after it has the bytes that it may: nobody knows beforehand what is how long.
+-- Reads in batches, so that an answer ends soon after it has enough bytes: the sizes of entries are not known beforehand.
 local entries, bytes, part_max = {}, 0, 4
 local command, step, from = 'XRANGE', 1, ARGV[6]
 if ARGV[5] == 'reverse' then

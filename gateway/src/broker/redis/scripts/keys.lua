@@ -1,12 +1,13 @@
 
--- What scripts of channels that keep state by key have in common, behind life.lua.
+-- The common part of scripts for channels that keep state by key, behind life.lua.
 --
--- A key's value in the state is `offset:score:version:n:m:`, the n bytes of the version's epoch, the m bytes of the record
--- that tells of its removal (0 where nobody is told), and its record. The order has every key with its score (0 where keys are not ordered), the
--- expiry those that expire. The field without a name in the state is the newest offset, should the position be lost.
+-- A key's value in the state is `offset:score:version:n:m:`, the n bytes of the version's epoch, the m bytes of the
+-- record of its removal (0 if removals are not published), and its record. The order holds every key with its score (0 if
+-- keys are not ordered), the expiry the keys that expire. The field without a name in the state is the newest offset, in
+-- case the position is lost.
 --
 -- KEYS  lease, life, position, stream, state, order, expiry
--- ARGV  as life.lua has it, pub/sub name, stream size (0: no stream), stream ttl ms, position ttl ms (0: it stays)
+-- ARGV  as in life.lua, pub/sub name, stream size (0: no stream), stream ttl ms, position ttl ms (0: it does not expire)
 local position, stream, state, order, expiry = KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local name, size = ARGV[3], ARGV[4]
 local streamed = size ~= '0'
@@ -16,7 +17,7 @@ if forget == false then
   last = tonumber(call('HGET', state, '') or 0)
 end
 
--- What a value holds: offset, score, version, its epoch, the record of its removal, its record.
+-- Splits a value into offset, score, version, its epoch, the record of its removal and its record.
 local function parts(value)
   local offset, score, version, n, m, from = string.match(value, '^(%d+):(-?%d+):(%d+):(%d+):(%d+):()')
   n, m = tonumber(n), tonumber(m)
@@ -24,14 +25,14 @@ local function parts(value)
     string.sub(value, from + n, from + n + m - 1), string.sub(value, from + n + m)
 end
 
--- Keeps the position, made if there is none in this life.
+-- Stores the position, which is created if there is none in this life.
 local function keep_position()
   if forget == nil then
     call('HSET', position, life .. epoch, whole(last))
   else
     begin(call, position, epoch, whole(last), forget)
     if not forget then
-      -- It belongs to a life that is over.
+      -- The stream belongs to a life that is over.
       call('UNLINK', stream)
     end
     forget = nil
@@ -41,15 +42,15 @@ local function keep_position()
   end
 end
 
--- A change: it has the next offset, in the stream too if there is one, and is on its way to the nodes. `before` is what its
--- key held, where that may be of use to them.
+-- Makes a change: assigns the next offset, appends to the stream if there is one, and publishes to the nodes. `before` is
+-- the key's previous value, where the nodes have a use for it.
 local function tell(record, before)
   last = last + 1
   keep_position()
   if streamed then
     local added = redis.pcall('XADD', stream, 'MAXLEN', size, whole(last) .. '-0', 'r', record)
     if type(added) == 'table' then
-      -- It is ahead of its position: one of the two was put back alone. What follows begins anew.
+      -- The stream is ahead of its position: one of the two was restored alone. Both begin anew.
       call('UNLINK', position, stream)
       failed = added
       return
@@ -60,7 +61,7 @@ local function tell(record, before)
   call(send, name, whole(last) .. ':' .. epoch .. ':' .. pair .. record)
 end
 
--- Takes out keys whose time is over, and tells of it. More than a few come next time.
+-- Removes expired keys, and publishes their removal. More than a few are left to the next script.
 local function expire()
   local due = call('ZRANGEBYSCORE', expiry, '-inf', whole(now), 'LIMIT', '0', '64')
   for _, key in ipairs(due) do

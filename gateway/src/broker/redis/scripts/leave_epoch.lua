@@ -1,4 +1,4 @@
--- Has a channel begin a new epoch as soon as it is touched, if its epoch is still this one. Frees memory, so that a full
+-- Makes a channel begin a new epoch at its next access, if its epoch is still this one. Frees memory, so that a full
 -- Redis does not refuse it.
 --
 -- KEYS  position

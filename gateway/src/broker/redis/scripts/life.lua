@@ -1,14 +1,14 @@
--- Which life of the data set this is: the beginning of every script that gives out positions.
+-- Determines the present life of the data set: the beginning of every script that assigns positions.
 --
--- A life ends where the data set may have gone back: with each start of Redis and each promotion, both of which
--- change `master_replid`. It must be known at the moment the script runs, for a connection survives its server's
--- demotion and promotion. INFO would cost a third of a publication, so what it said holds for two milliseconds, in a
--- lease that is good for one process and that its replicas are not given. Where INFO is forbidden, a life is a random
--- name that every node takes away as it connects.
+-- A life ends where the data set may have gone back: with each start of Redis and each promotion, both of which change
+-- `master_replid`. It must be determined while the script runs, because a connection survives its server's demotion and
+-- promotion. INFO would cost a third of a publication, so its answer holds for two milliseconds, in a lease that is valid
+-- for one process and is not replicated. Where INFO is forbidden, a life is a random name that every node deletes as it
+-- connects.
 --
 -- KEYS  lease, life
--- ARGV  id of the process as it was when the connection was opened (40 hyphens: it may not be asked for), a new epoch
--- Leaves `life` (16 bytes), `now` (ms, up to 2 late), `refused` (why Redis takes no writes, if it was tried), and `unreadable` (the
+-- ARGV  id of the process when the connection was opened (40 hyphens: INFO is forbidden), a new epoch
+-- Sets `life` (16 bytes), `now` (ms, up to 2 late), `refused` (why Redis takes no writes, if one was tried), `unreadable` (the
 -- same, if reading makes no sense either), and `send`, the command that publishes
 local call, new_epoch, send = redis.call, ARGV[2], 'PUBLISH'
 local life, now, refused, unreadable, others, second
@@ -38,7 +38,7 @@ else
   end
   refused = refused.err and refused
   if refused then
-    -- A master that is full, cannot save or has no replicas still knows best; a replica does not.
+    -- A master that is full, cannot save or has too few replicas still has the latest data; a replica may not.
     local still_master = string.find(refused.err, 'OOM', 1, true) or string.find(refused.err, 'MISCONF', 1, true)
       or string.find(refused.err, 'NOREPLICAS', 1, true)
     unreadable = (not still_master or not written) and refused

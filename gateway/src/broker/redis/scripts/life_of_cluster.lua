@@ -1,11 +1,12 @@
--- Which life of the data set this is, where the server is a master of a cluster: in place of life.lua.
+-- Determines the present life of the data set where the server is a master of a cluster, in place of life.lua.
 --
--- All keys of a script must be in one slot, and a slot may move to another master while its keys go on. So a life is that of a
--- master, and no key among KEYS has it: the lease is in some slot of this master, and is done without while that slot moves.
+-- All keys of a script must be in one slot, and a slot may move to another master while its keys live on. So a life
+-- belongs to a master, and none of KEYS stores it: the lease is in some slot of this master, and the script does without
+-- it while that slot moves.
 --
--- ARGV  id of the process as it was when the connection was opened, a line break, the name of the lease, a line break, and what
---       the other masters' lives are called that go on at this moment; a new epoch
--- Leaves what life.lua does, and `others`, and `second`: what this master's life was called before it was promoted
+-- ARGV  id of the process when the connection was opened, a line break, the name of the lease, a line break, and the present
+--       names of the other masters' lives; a new epoch
+-- Sets what life.lua does, and `others`, and `second`: the name of this master's life before it was promoted
 local KEYS = {'', '', unpack(KEYS)}
 local call, new_epoch, send = redis.call, ARGV[2], 'SPUBLISH'
 local life, now, refused, unreadable, second

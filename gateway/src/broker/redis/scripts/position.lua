@@ -1,17 +1,17 @@
 
--- Where a channel stands: behind life.lua, for scripts that give out positions.
+-- The position of a channel: behind life.lua, for scripts that assign positions.
 --
--- A position (hash) has its epoch, the life of the data set it was made in, and the offset of the newest publication, in
--- a field that is named for both. So adding one to that field proves that neither has changed, without reading them. What an
--- epoch that is over got to is in the field `offset`.
+-- A position (hash) holds its epoch, the life of the data set it was created in, and the offset of the newest
+-- publication, in a field that is named after both. So incrementing that field proves that neither has changed, without
+-- reading them. The field `offset` holds the last offset of an epoch that is over.
 
 local function whole(number)
   return string.format('%.0f', number)
 end
 
--- In a cluster: whether an epoch that was begun at another master goes on here, which it does if its slot has come from there. That
--- master lives on under the same name then; where it was this one's, this one was promoted, and may lack what it had. Gives the
--- newest offset.
+-- In a cluster: whether an epoch begun at another master continues here, which it does if its slot was moved here from
+-- there. That master's life then goes on under the same name. If the life was this master's own before it was promoted,
+-- data may be missing, and the epoch ends. Returns the newest offset.
 local function goes_on(position, epoch, of)
   if not others or of == life or of == second or not string.find(others, of, 1, true) then
     return nil
@@ -23,9 +23,9 @@ local function goes_on(position, epoch, of)
   end
 end
 
--- Epoch and newest offset of a position in this life, with more of its fields. The epoch is new where it has none in this life:
--- then the offset is that of the epoch before, and the last thing returned is the field to forget, or false if there
--- was no position at all.
+-- Returns the epoch and the newest offset of a position in this life, with more of its fields. If it has no epoch in this
+-- life, the epoch is new and the offset is that of the epoch before; the last value returned is then the field to forget,
+-- or false if there was no position at all.
 local function where(position, ...)
   local known = call('HMGET', position, 'epoch', 'in_life', ...)
   local epoch, of = known[1], known[2]
@@ -43,7 +43,7 @@ local function where(position, ...)
   return new_epoch, tonumber(call('HGET', position, 'offset') or 0), known, epoch and 'offset'
 end
 
--- Begins an epoch, with redis.call or redis.pcall. The first write needs memory. What earlier releases had goes.
+-- Begins an epoch, with redis.call or redis.pcall. The first write needs memory. Fields of earlier releases are removed.
 local function begin(run, position, epoch, offset, forget)
   local begun = run('HSET', position, 'epoch', epoch, 'in_life', life, life .. epoch, offset)
   if type(begun) == 'number' and forget then

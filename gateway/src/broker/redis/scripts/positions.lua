@@ -1,9 +1,9 @@
--- Reads where many streams end, for next to nothing each.
+-- Reads the top positions of many streams, at little cost for each.
 --
 -- KEYS  lease, life, positions
--- ARGV  as life.lua has it, position ttl ms
--- Gives {offset or -1, epoch, offset or -1, epoch, ...}; -1 for a channel without a position in this life of the data
--- set, which history.lua gives it
+-- ARGV  as in life.lua, position ttl ms
+-- Returns {offset or -1, epoch, offset or -1, epoch, ...}; -1 for a channel without a position in this life of the data
+-- set, which history.lua creates
 if unreadable then
   return unreadable
 end

@@ -1,22 +1,22 @@
 
--- Makes publications: of each the offset, the place in the stream and the delivery are one step, or none.
+-- Makes publications: for each, assigning the offset, appending to the stream and delivering are one step, or none.
 --
--- A script keeps what it did before a command was refused. So the first write is one that needs memory: whatever
--- refuses writes refuses that one, and none after it. What rights may refuse besides comes before anything is visible
--- and is taken back. The idempotency key is there before the publication is.
+-- A script keeps what it did before a command was refused. So the first write is one that needs memory: whatever refuses
+-- writes refuses that one, and none after it. Commands that may be refused for want of a right come before anything is
+-- visible, and what they did is undone. The idempotency key is stored before the publication is.
 --
--- KEYS  lease, life, and of each publication position and stream; the idempotency key of a single one that has one
--- ARGV  as life.lua has it, position ttl ms, and of each publication: pub/sub name, epoch that the channel is taken to have
---       ('' if its times to live may have to be renewed, or nobody knows), stream size (0: no stream), stream ttl ms, renew
---       ms, record. Of a single one also: idempotency ttl ms, and version and version epoch if there are any. The times to
---       live are long enough that they need not be renewed more often than that.
--- Gives what became of the single one, or of each: an error, the offset in the epoch that the channel was taken to have,
--- {duplicate 0 or 1}, {1, offset, epoch}, or {0, offset, epoch, ms for which the times to live need no renewal}
+-- KEYS  lease, life, and for each publication position and stream; for a single one also its idempotency key, if it has one
+-- ARGV  as in life.lua, position ttl ms, and for each publication: pub/sub name, epoch that the channel is believed to have
+--       ('' if that is unknown, or ttls may have to be renewed), stream size (0: no stream), stream ttl ms, renew ms, record.
+--       For a single one also: idempotency ttl ms, and version and version epoch if there are any. The ttls are long enough
+--       that they need not be renewed more often than that.
+-- Returns for the single one, or for each: an error, the offset in the epoch that the channel was believed to have,
+-- {duplicate 0 or 1}, {1, offset, epoch}, or {0, offset, epoch, ms for which the ttls need no renewal}
 
 local rpcall = redis.pcall
 
--- Answers an error. Where position and stream do not belong together, or are not what they should be (one of them was put
--- back alone, or by hand), what follows begins anew.
+-- Returns an error. If position and stream do not belong together, or are malformed (one of them was restored alone, or
+-- changed by hand), both begin anew.
 local function give_up(position, stream, error)
   for _, broken in ipairs({'equal or smaller', 'WRONGTYPE', 'not an integer'}) do
     if string.find(error.err, broken, 1, true) then
@@ -26,8 +26,8 @@ local function give_up(position, stream, error)
   return error
 end
 
--- All but the offset. Where the delivery is refused, the offset is taken back.
--- Gives the error if there is one, whether the publication was delivered, and whether the stream is new
+-- Does all but assigning the offset. If the delivery is refused, the offset is taken back.
+-- Returns the error if there is one, whether the publication was delivered, and whether the stream is new
 local function deliver(position, field, offset, epoch, stream, name, size, record)
   local sent = rpcall(send, name, offset .. ':' .. epoch .. ':' .. record)
   if type(sent) == 'table' then
@@ -45,7 +45,7 @@ local function deliver(position, field, offset, epoch, stream, name, size, recor
   return nil, true, is_new
 end
 
--- For a channel that is taken to have this epoch. Gives the offset or an error, or nil if it has another.
+-- Publishes in a channel that is believed to be in this epoch. Returns the offset or an error, or nil if its epoch is another.
 local function publish_in(expected, position, stream, at)
   local field = life .. expected
   local offset = rpcall('HINCRBY', position, field, 1)
@@ -53,7 +53,7 @@ local function publish_in(expected, position, stream, at)
     return give_up(position, stream, offset)
   end
   if offset == 1 then
-    -- Nobody takes it to be in an epoch that has nothing.
+    -- The channel is in another epoch: the increment has created this field.
     call('HDEL', position, field)
     return nil
   end
@@ -64,7 +64,7 @@ local function publish_in(expected, position, stream, at)
   return failed or offset
 end
 
--- For a channel of which nothing is known: finds its epoch, or begins one, and renews what is due.
+-- Publishes in a channel of which nothing is known: finds its epoch, or begins one, and renews what is due.
 local function publish(position, stream, once, at)
   local known = rpcall('HMGET', position, 'epoch', 'in_life', 'renew')
   if known.err then
@@ -75,7 +75,7 @@ local function publish(position, stream, once, at)
   end
   local epoch, version, is_in_life = known[1], #KEYS < 6 and ARGV[at + 7], known[1] and known[2] == life
   if is_in_life and version then
-    -- As texts: a number here has 53 bits.
+    -- Compared as text, because a number here has 53 bits.
     local last = call('HMGET', position, 'version', 'version_epoch')
     local had = last[1]
     local newer = not had or #version > #had or (#version == #had and version > had)
@@ -93,7 +93,7 @@ local function publish(position, stream, once, at)
     if type(offset) == 'number' then
       offset = last + 1
       if not forget then
-        -- It belongs to a life that is over.
+        -- The stream belongs to a life that is over.
         call('UNLINK', stream)
       end
     end

@@ -1,9 +1,9 @@
--- Reads a page of a channel's keys, and where the channel stands.
+-- Reads a page of a channel's keys, and the channel's position.
 --
--- KEYS  as keys.lua has it
--- ARGV  as keys.lua has it, limit (0: the position only), 'name', 'score', 'ascending' or 'key', score and key of the
+-- KEYS  as in keys.lua
+-- ARGV  as in keys.lua, limit (0: the position only), 'name', 'score', 'ascending' or 'key', score and key of the
 --       cursor (the key empty: from the beginning), bytes after which it is enough
--- Gives {offset, epoch, cursor score, cursor key (empty: the end), entries}, an entry being offset and record
+-- Returns {offset, epoch, cursor score, cursor key (empty: the end), entries}, an entry being offset and record
 if unreadable then
   return unreadable
 end
@@ -20,7 +20,7 @@ local limit, way, from_score, from_key = tonumber(ARGV[7]), ARGV[8], ARGV[9], AR
 local entries, bytes, enough = {}, 0, tonumber(ARGV[11])
 local cursor_score, cursor_key = '0', ''
 
--- False if the page is full.
+-- Adds a key to the page. Returns false if the page is full.
 local function add(key, score)
   if #entries >= 2 * limit or (#entries > 0 and bytes >= enough) then
     return false
@@ -28,7 +28,7 @@ local function add(key, score)
   local value = call('HGET', state, key)
   if value then
     local offset, _, _, _, removal, record = parts(value)
-    -- More can be over than were taken out just now, and nobody is told of these later.
+    -- More keys may have expired than were removed just now, and the removal of this kind is never published.
     local is_over = removal == '' and (tonumber(call('ZSCORE', expiry, key)) or now + 1) <= now
     if not is_over then
       entries[#entries + 1] = offset
@@ -71,7 +71,7 @@ if way == 'name' then
     from = '(' .. part[#part]
   end
 end
--- Among keys of one score, those up to the cursor's are passed over.
+-- Among keys of one score, those up to the cursor's are skipped.
 local command, first, to, at = 'ZREVRANGEBYSCORE', '+inf', '-inf', 0
 if way == 'ascending' then
   command, first, to = 'ZRANGEBYSCORE', '-inf', '+inf'

@@ -1,8 +1,8 @@
--- Says which rights the user lacks that scripts need, by using each: an error of a script names only a line.
+-- Returns the rights that the user lacks for scripts, by using each: the error of a script names only a line.
 --
--- KEYS  three that nobody uses: their kinds are made up here
+-- KEYS  three that nobody uses, whose types are made up here
 -- ARGV  a pub/sub name, and the command that publishes there
--- Gives the names of what is refused for want of a right
+-- Returns the names of the missing rights
 local lacks = {}
 
 local function try(...)

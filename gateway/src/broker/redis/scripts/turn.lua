@@ -1,8 +1,8 @@
--- Has a node be the only one that does something, for a time from each call on, and keeps how far that has got.
+-- Makes a node the only one that does something, for a lease from each call on, and stores its progress.
 --
 -- KEYS  turn
--- ARGV  node, lease ms, how long the last lease must have been over ms, how far it has got, kept unused ms
--- Gives {1 or 0: whether it has the turn, how far the last one had got, for how long its turn had been over ms}
+-- ARGV  node, lease ms, how long ago the last lease must have run out ms, progress, how long an unused turn is kept ms
+-- Returns {1 or 0: whether the node holds the turn, the last holder's progress, how long ago its turn had ended ms}
 local turn = KEYS[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -87,13 +87,13 @@ impl NatsBroker {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(BrokerError::Unreachable("the link has ended".into())),
             Err(_) => {
-                let reason = "a publication of this node was kept, and did not come back to it".into();
+                let reason = "a publication of this node was stored, and did not come back to it".into();
                 return Err(BrokerError::Unanswered(reason));
             }
         }
         let filter = HistoryFilter { since: None, limit: 1, reverse: true, enough_bytes: None };
         if self.read_history(channel, filter, RETENTION).await?.publications.is_empty() {
-            return Err(BrokerError::Unexpected("a publication that was kept is not there".into()));
+            return Err(BrokerError::Unexpected("a stored publication is not in the history".into()));
         }
         let took = start.elapsed();
         self.metrics.canary_micros.set(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));

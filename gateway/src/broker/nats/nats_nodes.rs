@@ -237,7 +237,7 @@ pub(super) async fn keep_lease(broker: Weak<NatsBroker>) {
                     Ok(()) => drop(of_clearing.over(now)),
                     Err(error) => {
                         if of_clearing.is_due(error.label(), now) {
-                            tracing::warn!(%error, "what nodes that are gone left behind could not be taken away");
+                            tracing::warn!(%error, "entries of nodes that are gone could not be removed");
                         }
                     }
                 }

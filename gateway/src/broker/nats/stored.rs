@@ -25,7 +25,7 @@ pub(crate) mod code {
     pub(crate) const WRITTEN_MEANWHILE: [u64; 2] = [10_163, 10_164];
     pub(crate) const NO_MESSAGE: u64 = 10_037;
     pub(crate) const CONSUMER_NOT_FOUND: u64 = 10_014;
-    /// A message that is to be deleted does not exist.
+    /// The deletion of a message failed.
     pub(crate) const NOT_DELETED: u64 = 10_057;
     pub(super) const NOT_ENABLED: u64 = 10_076;
     pub(super) const NOT_ENABLED_FOR_ACCOUNT: u64 = 10_039;

@@ -261,7 +261,7 @@ impl Streams {
             }
             return Err(refused);
         }
-        let text = format!("the stream {} is made and taken away again", self.names.stream(kind));
+        let text = format!("others create and remove the stream {} again and again", self.names.stream(kind));
         Err(BrokerError::Unexpected(text.into()).into())
     }
 
@@ -279,7 +279,7 @@ impl Streams {
         let config = self.wanted(kind, &new_life());
         match self.jetstream.ask::<Value>(&self.link, &format!("STREAM.CREATE.{name}"), &config).await {
             Ok(_) => {
-                tracing::info!(stream = name, "the stream was not there and is made");
+                tracing::info!(stream = name, "the stream did not exist and was created");
                 Ok(None)
             }
             // If two nodes create it at once, servers before 2.9.16 tell the second one only that the subjects are taken.
@@ -301,7 +301,7 @@ impl Streams {
         self.jetstream.ask::<Value>(&self.link, &format!("STREAM.UPDATE.{name}"), &config).await?;
         tracing::warn!(
             stream = name,
-            "the stream has gone back to what it was before: what is in it begins anew, channels in new epochs"
+            "the stream has gone back to an earlier state: its content begins anew, channels in new epochs"
         );
         if kind.is_carried_over() {
             return Ok(());
@@ -335,7 +335,7 @@ impl Streams {
         let name = self.names.stream(kind);
         let set: StreamInfoResponse =
             self.jetstream.ask(&self.link, &format!("STREAM.UPDATE.{name}"), &config).await?;
-        tracing::info!(stream = name, "the stream is given the bounds that are set");
+        tracing::info!(stream = name, "the settings of the stream were updated");
         Ok(set.config)
     }
 

@@ -64,7 +64,7 @@ impl Access {
             }
             RedisMode::Shards | RedisMode::Cluster => {
                 let [address] = &config.addresses[..] else {
-                    return Err(DialError::Url("a server of several has one address".into()));
+                    return Err(DialError::Url("one server of several must have exactly one address".into()));
                 };
                 let (host, port) = redis_address::host_and_port(address)
                     .map_err(|problem| DialError::Url(problem.into()))?;

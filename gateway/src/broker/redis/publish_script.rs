@@ -324,7 +324,7 @@ pub(super) fn read_position(offset: Value, epoch: Value) -> Result<StreamPositio
 }
 
 pub(super) fn unexpected(script: &str) -> BrokerError {
-    BrokerError::Unexpected(format!("the {script} script gave something it should not").into())
+    BrokerError::Unexpected(format!("the {script} script returned something unexpected").into())
 }
 
 #[cfg(test)]

@@ -207,7 +207,7 @@ impl Master {
             self.canaries.strays.store(0, Ordering::Relaxed);
             return Ok(());
         }
-        let why = format!("nothing came back of what went out {} ms ago", self.timeout.as_millis());
+        let why = format!("a canary sent {} ms ago did not come back", self.timeout.as_millis());
         let strays = self.canaries.strays.fetch_add(1, Ordering::Relaxed) + 1;
         // While other bytes arrive, the canary may only be queued behind them.
         if self.router.heard.load(Ordering::Relaxed) == heard_before || strays >= STRAYS_MAX {

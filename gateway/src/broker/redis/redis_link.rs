@@ -336,7 +336,7 @@ impl Supervisor {
             tell();
         }
         let changed = |server: &Server| {
-            tracing::warn!(link = self.purpose.word(), "the Redis behind a connection is not what it was");
+            tracing::warn!(link = self.purpose.word(), "the server behind a Redis connection has changed");
             show(server);
             tell();
         };

@@ -388,7 +388,7 @@ impl ListenTask {
         };
         let state = self.state.clone();
         let changed = |server: &Server| {
-            tracing::warn!(link = LINK, "the Redis behind a connection is not what it was");
+            tracing::warn!(link = LINK, "the server behind a Redis connection has changed");
             show(&state, number, connection, server);
             router.events.resumed(0);
         };

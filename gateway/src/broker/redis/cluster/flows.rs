@@ -116,7 +116,7 @@ impl SlotFlows {
             Ok(_) | Err(_) => {}
         }
         let Ok(place) = self.waiting.clone().try_acquire_many_owned(places_of(&outgoing)) else {
-            let error = BrokerError::Unreachable("too much waits for its turn in the cluster".into());
+            let error = BrokerError::Unreachable("too many publications wait in the cluster".into());
             return std::future::ready(Err(error)).right_future().right_future();
         };
         let (one, answer) = QueuedPublication::new(outgoing, Instant::now(), place);
@@ -168,7 +168,8 @@ impl SlotFlows {
                 (over, is_done)
             };
             for one in over {
-                let refused = BrokerError::refused(format!("TRYAGAIN slot {slot} moves, or nobody has it"));
+                let refused =
+                    BrokerError::refused(format!("TRYAGAIN slot {slot} is being moved, or no master has it"));
                 let error = if one.redirected > 0 { refused } else { BrokerError::Timeout(self.timeout) };
                 one.answer(Err(error));
             }

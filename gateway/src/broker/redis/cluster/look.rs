@@ -95,7 +95,7 @@ pub(super) async fn keep_looking(cluster: Weak<RedisCluster>, looking: Arc<SlotD
                     match unserved {
                         0 => drop(reminder.over(now)),
                         _ if reminder.is_due("unserved", now) => {
-                            tracing::warn!(unserved, "nobody in the cluster has some of the slots");
+                            tracing::warn!(unserved, "some slots of the cluster are served by no master");
                         }
                         _ => {}
                     }

@@ -43,8 +43,8 @@ pub(super) struct ShardLimits {
 pub(super) struct MemoryShard {
     /// Boxed, because a hash table has many free places.
     streams: HashMap<Channel, Box<ShardStream>>,
-    /// The epochs of channels without a stream. A client that may read positions can name many channels, and most of a
-    /// million personal channels are quiet.
+    /// The epochs of channels without a stream, which take no room: a client that may read positions can name many
+    /// channels, and most of a million personal channels are quiet.
     first_epochs: FirstEpochs,
     subscribed: HashSet<Channel>,
     answers: IdempotencyCache,

@@ -220,7 +220,7 @@ fn target(
         return Err(ApiError::bad_request("neither a user, a client nor a session is given"));
     }
     if user.len() > CONTROL_BYTES_MAX / 2 {
-        return Err(ApiError::bad_request("the user's name is longer than any"));
+        return Err(ApiError::bad_request("the user's name is too long"));
     }
     let mut target =
         ControlTarget { user: (!user.is_empty()).then(|| (**user).into()), ..ControlTarget::default() };

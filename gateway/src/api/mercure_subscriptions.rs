@@ -190,7 +190,7 @@ impl Hub {
             document["@context"] = CONTEXT.into();
             let update = Update::own(path_of(topic, &subscriber), document.to_string());
             if let Err(error) = self.publish_own(&update).await {
-                tracing::debug!(%error, %client, "nobody is told of a subscription");
+                tracing::debug!(%error, %client, "an update about a subscription could not be published");
             }
         }
     }

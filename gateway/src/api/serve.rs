@@ -314,7 +314,7 @@ impl Api {
 
     async fn reload(&self) -> Result<serde_json::Value, ApiError> {
         let Some(reload) = self.reload.get().cloned() else {
-            return Err(ApiError::not_available("nothing can be read again here"));
+            return Err(ApiError::not_available("this node cannot reload its configuration"));
         };
         let reloaded = tokio::task::spawn_blocking(move || reload.reload()).await;
         reloaded.map_err(|_| ApiError::from(ErrorCode::Internal))?.map_err(ApiError::bad_request)

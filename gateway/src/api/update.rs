@@ -92,7 +92,7 @@ pub(crate) enum UpdateError {
     Invalid(#[from] InvalidUpdate),
     #[error("the topic {0:?} cannot be a channel's name: {1}")]
     Topic(String, String),
-    #[error("its data is not what publications of {0} may hold")]
+    #[error("the data is not of the format that the namespace {0} is set to")]
     Data(Box<str>),
     #[error("publishing takes a token")]
     NoToken,
@@ -102,9 +102,9 @@ pub(crate) enum UpdateError {
     Forbidden(String),
     #[error("the claim mercure.subscribe does not name this list")]
     Unlisted,
-    #[error("the application says no: {0}")]
+    #[error("the application refuses the update: {0}")]
     Denied(String),
-    #[error("too much is published at once")]
+    #[error("too many updates are being published at once")]
     Busy,
     #[error("the broker failed")]
     Failed,

@@ -144,7 +144,7 @@ impl Client {
             self.incoming = Incoming::Nothing;
         }
         if let Some(suppressed) = local.given_up_log.admit() {
-            tracing::warn!(client = %self.session.client(), suppressed, "given up what a client asked for before it left");
+            tracing::warn!(client = %self.session.client(), suppressed, "commands of a client that has left were given up");
         }
         self.conclude(local)
     }

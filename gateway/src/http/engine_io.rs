@@ -342,7 +342,7 @@ impl HttpRouter {
         if let Err(error) =
             self.engine_io.carry(stream, unread, node, Carried { to_session, to_client }).await
         {
-            tracing::debug!(%error, "a WebSocket is not carried to the node of its session any further");
+            tracing::debug!(%error, "carrying a WebSocket to the node of its session has ended");
         }
     }
 

@@ -266,7 +266,7 @@ impl HttpRouter {
         };
         let answer = reserved_elsewhere::ask_node(&address, name, self.engine_io.clone()).await;
         answer.unwrap_or_else(|error| {
-            tracing::debug!(%error, "the node where a stream is reserved does not give it");
+            tracing::debug!(%error, "a reserved stream could not be taken from its node");
             ReserveOutcome::Unknown
         })
     }
@@ -371,7 +371,7 @@ fn wanted(method: &Method, head: &ConnectHead<'_>) -> Result<GraphqlRequestKind,
         (&Method::PUT, _) => Err((StatusCode::NOT_ACCEPTABLE, "the name of a stream is text/plain")),
         (_, None) => Err((
             StatusCode::NOT_FOUND,
-            "operations are served over a WebSocket, and as text/event-stream to whoever accepts that",
+            "operations are served over a WebSocket, and as text/event-stream to clients that accept it",
         )),
         (&Method::DELETE, Some(token)) => match head.form_query("operationId").filter(|id| !id.is_empty()) {
             Some(id) => Ok(GraphqlRequestKind::End(token, id)),

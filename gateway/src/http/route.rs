@@ -275,7 +275,7 @@ impl HttpRouter {
                 let origin: String = origin.chars().take(ORIGIN_SHOWN_MAX).collect();
                 format!("pages of {origin:?} may not connect: http.allowed_origins does not name them")
             }
-            None => "whoever sends no Origin may not connect: http.allow_missing_origin is off".to_owned(),
+            None => "requests without an Origin may not connect: http.allow_missing_origin is off".to_owned(),
         };
         Err(HttpRefusal::new(Handshake::Origin, StatusCode::FORBIDDEN, why))
     }

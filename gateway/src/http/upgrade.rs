@@ -182,7 +182,7 @@ impl HttpRouter {
             (wants_protobuf(head, &upgrade), wants_transport_pings(head));
         let first = head.form_query(CONNECT_PARAMETER);
         if in_protobuf && first.is_some() {
-            return Err(malformed(format!("{CONNECT_PARAMETER} is for those who speak JSON")));
+            return Err(malformed(format!("{CONNECT_PARAMETER} is for clients that use JSON")));
         }
         let protocol =
             self.encodings.centrifuge_uni(in_protobuf, ClientWire::WebSocket, with_transport_pings);

@@ -149,7 +149,7 @@ pub(super) async fn keep_announcing(node: Arc<Node>, part: usize) {
                 let Err(error) = sent else { continue };
                 node.note_unpublished(channel, &error);
                 if let Some(suppressed) = announcements.failed_log.admit() {
-                    tracing::warn!(%error, suppressed, "a join or a leave could not be told");
+                    tracing::warn!(%error, suppressed, "a join or a leave could not be announced");
                 }
             }
         }

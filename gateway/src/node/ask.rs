@@ -229,7 +229,10 @@ impl Node {
         let refusal = permit.is_err().then(|| self.asking.refusing.clone().try_acquire_owned());
         if let Some(Err(_)) = refusal {
             if let Some(suppressed) = self.asking.unanswered_log.admit() {
-                tracing::warn!(suppressed, "so many questions come that not even a refusal is sent to all");
+                tracing::warn!(
+                    suppressed,
+                    "too many questions of other nodes: some are dropped without a refusal"
+                );
             }
             return;
         }

@@ -411,7 +411,7 @@ impl Node {
             Ok(Some(others)) => others,
             _ => {
                 tracing::warn!(
-                    "what other nodes take in is not known; clients are closed at the rate that was set"
+                    "the load of other nodes is not known; clients are closed at the configured rate"
                 );
                 return grace;
             }

@@ -62,7 +62,7 @@ impl Node {
             Ok(counted) => counted,
             Err(error) => {
                 if let Some(suppressed) = self.counts.failed_log.admit() {
-                    tracing::warn!(%error, suppressed, "subscribers could not be counted; they are to be again");
+                    tracing::warn!(%error, suppressed, "subscribers could not be counted; trying again");
                 }
                 return channels.iter().for_each(|channel| self.count_changed(channel));
             }

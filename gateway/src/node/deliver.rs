@@ -37,7 +37,7 @@ impl BrokerEvents for FromBroker {
         let position = publication.position;
         if catch_unwind(AssertUnwindSafe(|| node.receive(channel, publication))).is_err() {
             node.metrics.panicked(PanicSite::Delivery);
-            tracing::error!(channel, "taking a publication in panicked; it is told as lost");
+            tracing::error!(channel, "handling a publication panicked; it is reported as lost");
             let lose = || {
                 let mut shard = node.interest.shard(channel);
                 if let (Some(local), Some(position)) = (shard.get_mut(channel), position) {
@@ -53,7 +53,7 @@ impl BrokerEvents for FromBroker {
         let Some(node) = self.node() else { return };
         if catch_unwind(AssertUnwindSafe(|| node.receive_event(channel, event))).is_err() {
             node.metrics.panicked(PanicSite::Delivery);
-            tracing::error!(channel, "taking a join or leave in panicked; it is dropped");
+            tracing::error!(channel, "handling a join or leave panicked; it is dropped");
         }
     }
 

@@ -22,7 +22,7 @@ impl Node {
             match NodeInfo::decode(&description) {
                 Ok(node) if *node.uid != *self.id.0 => nodes.push(node),
                 Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "a node describes itself in words this one cannot read"),
+                Err(error) => tracing::warn!(%error, "the announcement of a node cannot be read"),
             }
         }
         keep_latest(&mut nodes);
@@ -67,7 +67,7 @@ pub(super) async fn keep_announced(node: Arc<Node>) {
         let description = match node.describe().encode() {
             Ok(description) => description,
             Err(error) => {
-                tracing::error!(%error, "this node cannot describe itself");
+                tracing::error!(%error, "the announcement of this node cannot be encoded");
                 continue;
             }
         };

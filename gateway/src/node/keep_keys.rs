@@ -208,7 +208,7 @@ pub(super) async fn keep_showing(node: Arc<Node>, part: usize) {
                 let Err(error) = changed else { continue };
                 node.note_unpublished(channel, &error);
                 if let Some(suppressed) = showing.failed_log.admit() {
-                    tracing::warn!(%error, suppressed, "who subscribes to a channel could not be shown in another");
+                    tracing::warn!(%error, suppressed, "a subscriber could not be published as a key of another channel");
                 }
             }
         }

@@ -114,7 +114,7 @@ impl Node {
         if cleared.is_ok()
             && let Err(error) = self.control(ControlCommand::Compare { channel: channel.clone() }).await
         {
-            tracing::warn!(%error, %channel, "nodes could not be told that a channel was cleared; each finds out by itself");
+            tracing::warn!(%error, %channel, "nodes could not be told that a channel was cleared; they notice when positions are compared");
         }
         cleared
     }

@@ -117,7 +117,7 @@ impl Node {
                 match self.presence(channel.clone()).await {
                     Ok(present) => drop(self.take_presence(channel, present)),
                     // Tried again in the next round.
-                    Err(error) => tracing::debug!(%error, %channel, "who is there could not be read"),
+                    Err(error) => tracing::debug!(%error, %channel, "presence could not be read"),
                 }
             });
             join_all(reads).await;

@@ -67,7 +67,7 @@ impl PendingCopies {
                 channel,
                 reason,
                 suppressed,
-                "an update is in its topic, and will not be among all topics"
+                "an update was published in its topic, but not in the channel of all topics"
             );
         }
     }

@@ -78,7 +78,7 @@ impl Node {
                 address
             }
             Err(error) => {
-                tracing::debug!(%error, "it is not known where a node takes in WebSockets");
+                tracing::debug!(%error, "the address at which a node accepts WebSockets is not known");
                 None
             }
         }

@@ -79,7 +79,7 @@ impl SendBatch {
         if received == sent as u64 {
             Ok(())
         } else {
-            Err(io::Error::other("other bytes were sent than was said"))
+            Err(io::Error::other("the socket was sent other bytes than were given"))
         }
     }
 
@@ -91,7 +91,7 @@ impl SendBatch {
 
     #[inline]
     fn gather(&mut self, socket: RawFd, frames: &Bytes, tag: u32) {
-        debug_assert!(self.sends.len() < TOGETHER_MAX, "more sends than were said to come");
+        debug_assert!(self.sends.len() < TOGETHER_MAX, "more sends than a batch may hold");
         let is_same = |known: &Bytes| known.as_ptr() == frames.as_ptr() && known.len() == frames.len();
         let at = self.frames.iter().rposition(is_same).unwrap_or_else(|| {
             self.frames.push(frames.clone());
@@ -138,7 +138,7 @@ impl SendBatch {
                 opcode::Send::new(types::Fd(send.socket), frames.as_ptr(), length).flags(FLAGS.bits() as i32);
             // SAFETY: the kernel reads the bytes before it answers. Until then they are kept in `frames`, or leaked.
             let pushed = unsafe { queue.push(&entry.build().user_data(at as u64)) };
-            debug_assert!(pushed.is_ok(), "there is room for as many as may be gathered");
+            debug_assert!(pushed.is_ok(), "the queue has room for a whole batch");
         }
         let pushed = queue.len();
         drop(queue);

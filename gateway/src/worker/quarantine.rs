@@ -76,7 +76,7 @@ impl Worker {
             let lived = self.local.now.since(client.opened);
             self.metrics.disconnected(client.protocol, reason, lived);
             if last_words.is_err() {
-                tracing::error!("a client could not even be closed in good order");
+                tracing::error!("a client could not be closed in order");
             }
         }
         let channels: Vec<_> = self.local.hub.channels().cloned().collect();

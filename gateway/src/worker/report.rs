@@ -65,7 +65,7 @@ impl Worker {
         if reported.given_up > 0 && is_due {
             let commands = std::mem::take(&mut reported.given_up);
             reported.given_up_at = Some(now);
-            tracing::warn!(commands, "clients left before what they had sent could be carried out in time");
+            tracing::warn!(commands, "commands of clients that have left were not carried out in time");
         }
     }
 

@@ -24,7 +24,7 @@ pub(crate) const PATH: &str = "/.well-known/mercure/subscriptions";
 
 const CONTEXT: &str = "https://mercure.rocks/";
 
-/// The characters that a variable of a URI template leaves unescaped are removed (RFC 6570 §3.2.2).
+/// The characters that a variable of a URI template escapes (RFC 6570 §3.2.2).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The subscriber's info in the presence channel.

@@ -43,7 +43,7 @@ pub(crate) fn command_in_words(method: &str, body: &[u8]) -> Option<Result<Strin
     Some(read.map(|command| format!("{command:?}")).map_err(|error| error.to_string()))
 }
 
-/// Reads each command of a batch, also for the readers.
+/// Reads each command in the body of a batch: for [`crate::readers`].
 pub(crate) fn batch_in_words(body: &[u8]) -> Result<Vec<(Option<&'static str>, String)>, String> {
     let batch: api_request::BatchRequest<'_> =
         serde_json::from_slice(body).map_err(|error| error.to_string())?;

@@ -148,8 +148,8 @@ impl Client {
                     let webhooks = local.node.webhooks.as_ref().filter(|_| self.app().is_some());
                     let webhook = webhooks
                         .and_then(|hooks| hooks.client_event(request.channel.as_str(), &request.publication));
-                    // Decided as the session saw it: a publication that the session did not send to the hook must not bypass
-                    // it here either.
+                    // By the options that the session used: it lets a publication pass because the hook decides, so the
+                    // hook must be asked.
                     if options.is_some_and(|options| options.publish_hook) {
                         self.publish_as_allowed(local, ticket, came, request, webhook);
                         continue;

@@ -99,7 +99,7 @@ struct CollectedReplies<'n> {
 }
 
 impl ClientsRequest {
-    /// Reserves the request to one more client and reports the client as sent to. If a limit is met, reports it as not
+    /// Counts one more client as asked, and reports that it is sent the event. If a limit is met, reports the client as not
     /// asked and returns `None`.
     pub(crate) fn begin(&self, client: ClientId) -> Option<AwaitedClient> {
         let took = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));

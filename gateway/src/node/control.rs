@@ -43,7 +43,7 @@ pub struct ControlTarget {
     pub user: Option<Box<str>>,
     /// This client only.
     pub client: Option<ClientId>,
-    /// Only the client of this Engine.IO session. Control messages cannot carry it.
+    /// Only the client with this session id. Control messages cannot carry it.
     pub session: Option<SessionId>,
     /// Only the connection that holds sessions under this number. Control messages cannot carry it.
     pub holder: Option<Holder>,

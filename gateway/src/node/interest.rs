@@ -285,7 +285,8 @@ impl Interest {
         LocalChannel { channel, workers: 0, link, feed, terms, checked: now, aside: None }
     }
 
-    /// Resets a channel whose stream starts anew. Joins that wait for a read of the old stream read for themselves.
+    /// Resets a channel: later publications have nothing to do with earlier ones. Joins that wait for an earlier read of
+    /// history read for themselves.
     pub(crate) fn begin_anew(&self, local: &mut LocalChannel) {
         local.feed = Feed::default();
         if let Some(ChannelRareState { waiting, roster, .. }) = local.aside.take().map(|aside| *aside)

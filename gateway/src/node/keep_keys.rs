@@ -201,7 +201,7 @@ pub(super) async fn keep_showing(node: Arc<Node>, part: usize) {
             if batch.is_empty() {
                 break;
             }
-            // The futures are first polled in order, so the changes are sent in order.
+            // Each call starts its change, so the changes are sent in order.
             let channels: Vec<_> = batch.iter().map(|request| request.channel.clone()).collect();
             let changed = join_all(batch.into_iter().map(|request| node.broker.change_key(request))).await;
             for (channel, changed) in channels.iter().zip(changed) {

@@ -1,7 +1,7 @@
 //! The questions and answers between nodes, and their encoding.
 //!
 //! A message is one line of JSON, followed by bytes that need not be JSON. The version, the question's number and the sender
-//! keep their place in that line in every version, so that a node can tell another that it does not understand the question:
+//! keep their meaning in every version, so that a node can tell another that it does not understand the question:
 //! nodes of two releases run side by side.
 
 use std::borrow::Cow;
@@ -79,7 +79,7 @@ pub enum ClientCommand {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subscribing {
     pub channel: Channel,
-    /// When the subscription expires, in seconds since 1970. `None`: never.
+    /// When the subscription expires, in seconds since 1970. `None`: it lasts as long as the connection.
     pub expires_at: Option<i64>,
     /// JSON shown to others in the channel.
     pub info: Option<Bytes>,

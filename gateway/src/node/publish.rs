@@ -129,7 +129,7 @@ impl Node {
         let span = tracing::info_span!(target: SPANS, "publish", channel = %request.channel);
         self.seal_stamp(&mut request.publication, &span);
         let among_all = self.among_all_topics(&rules, &mut request);
-        // Nodes of earlier releases can read publications that do not mention patches, so the flag is set only where patches
+        // Nodes of earlier releases can only read publications that do not mention patches, so the flag is set only where patches
         // are allowed.
         request.publication.delta &= options.is_some_and(|options| !options.allowed_delta_types.is_empty());
         // A versioned publication may be outdated: the copy waits until the broker has accepted the original.

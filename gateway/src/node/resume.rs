@@ -109,7 +109,7 @@ impl Node {
     ) -> Result<ResumableSession, Unrecovered> {
         let ResumeRequest { namespace, resume, user, own, by, .. } = wanted;
         let stored = self.sessions.read(&resume.pid).await.map_err(|_| Unrecovered::Unreachable)?;
-        // A session of the same connection, unless the application has admitted the client to it before.
+        // This connection may take up a session of its own only if the application did not admit it then.
         let may_take = |stored: &StoredSession| {
             stored.holder != by.holder || self.sessions.may_take_up(&resume.pid, by.holder)
         };

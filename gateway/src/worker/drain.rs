@@ -17,7 +17,7 @@ pub(super) const DRAIN_STEP: Duration = Duration::from_millis(20);
 pub(super) struct WorkerDrain {
     began: Moment,
     pacing: Pacing,
-    /// Clients yet to close, the last one first.
+    /// Clients yet to close, in reverse order.
     left: Vec<ClientKey>,
     closed: usize,
     /// Clients that were due while one of their commands was in flight. The command is answered first.

@@ -174,7 +174,7 @@ impl Drop for ActCount {
 /// The most payload bytes that wait for a worker, however large its share of memory is.
 const BYTES_MAX: usize = 64 << 20;
 
-/// Publishers on this node wait while more than this fraction of a worker's bound is waiting: a quarter.
+/// Publishers on this node wait while a worker has more waiting than its bound divided by this.
 const HIGH: usize = 4;
 
 #[derive(Debug)]

@@ -39,7 +39,7 @@ impl ShrinkPolicy {
 impl Worker {
     pub(super) fn shrink(&mut self) {
         match self.clients.is_empty() {
-            // The empty table would keep its list of free places.
+            // The emptied table would keep its list of free places.
             true => self.clients = slab::Slab::new(),
             false => self.clients.shrink_to_fit(),
         }

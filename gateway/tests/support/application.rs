@@ -1,4 +1,4 @@
-//! An application's own server: it keeps what it was asked, and answers as a test says.
+//! A stand-in for an application's server: it records the requests, and answers as a test says.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::gateway::PATIENCE;
 
-/// One request: its path, the headers that a test looks at, and its body.
+/// A request: its path, the headers that a test looks at, and its body.
 #[derive(Clone, Debug)]
 pub struct RecordedRequest {
     pub path: String,
@@ -72,12 +72,12 @@ impl Application {
         Ok(response)
     }
 
-    /// The requests that came to this path.
+    /// Returns the requests to this path.
     pub fn requests(&self, path: &str) -> Vec<RecordedRequest> {
         self.requests.lock().iter().filter(|request| request.path == path).cloned().collect()
     }
 
-    /// All events it was told, once they are so many.
+    /// Returns all events that were sent, once there are this many.
     pub async fn events(&self, count: usize) -> Vec<Value> {
         let began = Instant::now();
         loop {

@@ -1,4 +1,4 @@
-//! A client of a test's own, on a WebSocket implementation that is not the gateway's.
+//! A client for tests, on a WebSocket implementation other than the gateway's.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -33,29 +33,29 @@ impl Gateway {
         Socket::upgrade(stream, path, headers).await
     }
 
-    /// A bare client of a channel.
+    /// Opens a raw client of a channel.
     pub async fn raw(&self, channel: &str) -> Socket {
         self.open(&format!("/raw/{channel}"), &[]).await
     }
 
-    /// An anonymous client, connected.
+    /// Connects an anonymous client.
     pub async fn connect(&self) -> Client {
         self.connect_with(json!({})).await
     }
 
-    /// A client that is this user, connected.
+    /// Connects a client of this user.
     pub async fn connect_as(&self, user: &str) -> Client {
         self.connect_with(json!({ "token": self.token(user) })).await
     }
 
-    /// A client that connects with these parameters.
+    /// Connects a client with these parameters.
     pub async fn connect_with(&self, connect: Value) -> Client {
         let mut client = self.stranger().await;
         client.id = client.command("connect", connect).await["client"].as_str().expect("an id").to_owned();
         client
     }
 
-    /// A client that has not sent its connect command.
+    /// Opens a client that has not sent its connect command.
     pub async fn stranger(&self) -> Client {
         Client::new(self.open("/connection/websocket", &[]).await)
     }
@@ -80,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.stream.send(message.into()).await
     }
 
-    /// The next message, or how the connection ended.
+    /// Returns the next message, or how the connection ended.
     pub async fn next(&mut self) -> Result<Message, Ending> {
         let next = tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a message in time");
         match next {
@@ -91,7 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// The next message with data.
+    /// Returns the next message with data.
     pub async fn data(&mut self) -> Message {
         loop {
             match self.next().await.unwrap_or_else(|ending| panic!("ended: {ending:?}")) {
@@ -108,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// Whether the next thing is the end of the stream, without a close frame.
+    /// Whether the stream ends next, without a close frame.
     pub async fn is_cut_off(&mut self) -> bool {
         matches!(self.next().await, Err(Ending::Broken(_)))
     }
@@ -124,14 +124,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
     }
 
-    /// Says goodbye and waits until the node has closed the socket.
+    /// Sends a close frame and waits until the node has closed the socket.
     pub async fn close(mut self) {
         self.stream.close(None).await.expect("a goodbye is sent");
         let end = async { while self.stream.next().await.is_some_and(|next| next.is_ok()) {} };
         tokio::time::timeout(PATIENCE, end).await.expect("the node closes in time");
     }
 
-    /// To send and to receive at the same time.
+    /// Splits the socket, to send and receive concurrently.
     pub fn split(self) -> (SplitSink<WebSocketStream<S>, Message>, SplitStream<WebSocketStream<S>>) {
         self.stream.split()
     }
@@ -156,7 +156,7 @@ impl From<CloseFrame> for Ending {
     }
 }
 
-/// What a client was told in a channel.
+/// A publication that a client received.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Received {
     pub channel: String,
@@ -170,7 +170,7 @@ pub struct Client<S = TcpStream> {
     pub socket: Socket<S>,
     pub id: String,
     last_command: u64,
-    /// What came while an answer was waited for.
+    /// Messages that came while a reply was awaited.
     pushes: VecDeque<Value>,
 }
 
@@ -224,7 +224,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.command("publish", json!({ "channel": channel, "data": data })).await;
     }
 
-    /// The messages of the next frame; pings are answered.
+    /// Returns the messages of the next frame. Pings are answered.
     async fn frame(&mut self) -> Result<Vec<Value>, Ending> {
         let start = Instant::now();
         loop {
@@ -244,7 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
-    /// The next push, or reply nobody waited for.
+    /// Returns the next push, or the next reply that nobody waited for.
     pub async fn push(&mut self) -> Value {
         self.try_push().await.unwrap_or_else(|ending| panic!("no push: {ending:?}"))
     }
@@ -257,7 +257,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Ok(self.pushes.pop_front().unwrap_or_default())
     }
 
-    /// The next publication.
+    /// Returns the next publication.
     pub async fn publication(&mut self) -> Received {
         let push = self.push().await;
         received(&push).unwrap_or_else(|| panic!("no publication: {push}"))
@@ -280,7 +280,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 }
 
-/// The publication in a push.
+/// Returns the publication in a push.
 pub fn received(push: &Value) -> Option<Received> {
     let push = push.get("push")?;
     let publication = push.get("pub")?;
@@ -291,7 +291,7 @@ pub fn received(push: &Value) -> Option<Received> {
     })
 }
 
-/// Reads whatever a socket still brings, until a deadline.
+/// Reads and drops the messages of a socket, for this time.
 pub async fn drain_for<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<S>, time: Duration) {
     let read = async { while socket.next().await.is_ok() {} };
     let _ = tokio::time::timeout(time, read).await;

@@ -1,18 +1,18 @@
-//! Rust code as the tidy test reads it: what it names, whichever way that is written.
+//! Rust code as the tidy test reads it: the names that it uses, however they are written.
 //!
-//! Comments and the insides of texts are gone, and so is what is compiled for tests alone. Lists of imports are written
-//! out (`use std::{fs, net}` says `std::net`), `super::` and `self::` become the path they stand for, a name given by
-//! `as` becomes the name it hides, `r#` is taken off, and there is no space that need not be.
+//! Comments and the contents of strings are removed, and so is code that is compiled for tests alone. Lists of imports
+//! are expanded (`use std::{fs, net}` contains `std::net`), `super::` and `self::` become the path they stand for, a
+//! name given by `as` becomes the original name, `r#` is removed, and so is every space that is not needed.
 
 use std::collections::HashMap;
 
-/// The code of a file. `path` is that of the file from the root of the house.
+/// Returns the code of a file. `path` is that of the file from the root of the repository.
 pub(crate) fn code_of(path: &str, text: &str) -> String {
     let tokens = without_tests(tokens_of(text));
     written(&with_whole_paths(&module_of(path), tokens))
 }
 
-/// The files and folders that hold nothing but tests, by this file's words: `#[cfg(test)] mod tests;`.
+/// Returns the files and folders that this file declares as test modules: `#[cfg(test)] mod tests;`.
 pub(crate) fn modules_of_tests(path: &str, text: &str) -> Vec<String> {
     let tokens = tokens_of(text);
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -34,7 +34,7 @@ pub(crate) fn modules_of_tests(path: &str, text: &str) -> Vec<String> {
     (0..tokens.len()).filter_map(|at| named(test_attribute(&tokens, at)?)).flatten().collect()
 }
 
-/// Whether the code says these words: whole ones, at their ends.
+/// Whether the code contains these words, not as parts of longer words.
 pub(crate) fn names(code: &str, words: &str) -> bool {
     let is_word = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
     let (bytes, wanted) = (code.as_bytes(), words.as_bytes());
@@ -44,7 +44,8 @@ pub(crate) fn names(code: &str, words: &str) -> bool {
     })
 }
 
-/// Words, `::`, and single signs. Of a text only its quotes and, where it is one word of a path, its inside are kept.
+/// Splits a text into words, `::`, and single characters. Of a string only the quotes are kept, and the name of a file
+/// for `#[path]`.
 fn tokens_of(text: &str) -> Vec<String> {
     let (all, mut tokens): (Vec<char>, Vec<String>) = (text.chars().collect(), Vec::new());
     let at = |index: usize| all.get(index).copied().unwrap_or('\0');
@@ -64,7 +65,7 @@ fn tokens_of(text: &str) -> Vec<String> {
                 tokens.push(name_of_file(&all[next..end]));
                 next = end;
             }
-            // A letter, or the name of a lifetime.
+            // A character literal, or the name of a lifetime.
             '\'' if at(next + 1) == '\\' || at(next + 2) == '\'' => {
                 next += if at(next + 1) == '\\' { 3 } else { 2 };
                 while next < all.len() && at(next) != '\'' {
@@ -77,13 +78,13 @@ fn tokens_of(text: &str) -> Vec<String> {
                 let word: String = all[next..end].iter().collect();
                 let hashes = (end..all.len()).take_while(|index| at(*index) == '#').count();
                 next = match (&*word, at(end), at(end + hashes)) {
-                    // A raw text, which ends with as many signs as it began with.
+                    // A raw string, which ends with as many `#` as it began with.
                     ("r" | "br" | "cr", _, '"') => {
                         tokens.push("\"\"".to_owned());
                         raw_text_end(&all, end + hashes + 1, hashes)
                     }
                     ("r", '#', _) if hashes == 1 => end + 1,
-                    // The quote that follows is read as a text's own.
+                    // The next character is read as the beginning of an ordinary literal.
                     ("b" | "c", '"' | '\'', _) => end,
                     _ => {
                         tokens.push(word);
@@ -127,13 +128,13 @@ fn raw_text_end(all: &[char], start: usize, hashes: usize) -> usize {
     (start..all.len()).find(ends).map_or(all.len(), |at| at + 1 + hashes)
 }
 
-/// The name of a file is kept, for `#[path]`; what people read is not.
+/// Returns the name of a file, for `#[path]`; other strings become empty.
 fn name_of_file(text: &[char]) -> String {
     let text: String = text.iter().collect();
     if text.ends_with(".rs\"") && !text.contains(char::is_whitespace) { text } else { "\"\"".to_owned() }
 }
 
-/// Where the item begins to which a `#[cfg(test)]` at `at` belongs.
+/// Returns the start of the item that a `#[cfg(test)]` at `at` belongs to.
 fn test_attribute(tokens: &[String], at: usize) -> Option<usize> {
     let begins = |words: &[&str]| {
         tokens[at..].iter().map(|token| &**token).take(words.len()).eq(words.iter().copied())
@@ -143,7 +144,7 @@ fn test_attribute(tokens: &[String], at: usize) -> Option<usize> {
     .then(|| group_end(tokens, at + 1))
 }
 
-/// Behind the bracket that closes the one at `at`.
+/// Returns the index behind the bracket that closes the one at `at`.
 fn group_end(tokens: &[String], at: usize) -> usize {
     let mut depth = 0;
     for (index, token) in tokens.iter().enumerate().skip(at) {
@@ -174,7 +175,7 @@ fn without_tests(tokens: Vec<String>) -> Vec<String> {
     left
 }
 
-/// Behind an item, a statement, a field or an arm: after its block, its semicolon, or its comma.
+/// Returns the index behind an item, a statement, a field or an arm: after its block, its semicolon, or its comma.
 fn item_end(tokens: &[String], start: usize) -> usize {
     const ITEMS: [&str; 11] =
         ["fn", "mod", "use", "impl", "struct", "enum", "trait", "const", "static", "type", "let"];
@@ -185,14 +186,14 @@ fn item_end(tokens: &[String], start: usize) -> usize {
             "," if !is_item => return next + 1,
             "{" => {
                 let end = group_end(tokens, next);
-                // A list of imports, or a value, goes on to its semicolon.
+                // A list of imports, or a value, continues to its semicolon.
                 return end + usize::from(tokens.get(end).is_some_and(|token| token == ";"));
             }
             "(" | "[" => {
                 next = group_end(tokens, next);
                 continue;
             }
-            // It was the last of what surrounds it.
+            // The last element of an enclosing group.
             ")" | "]" | "}" => return next,
             word => is_item |= ITEMS.contains(&word),
         }
@@ -213,7 +214,7 @@ fn with_whole_paths(module: &[String], tokens: Vec<String>) -> Vec<String> {
     while next < tokens.len() {
         let follows = |at: usize, sign: &str| tokens.get(at).is_some_and(|token| token == sign);
         match &*tokens[next] {
-            // `use<'a>` says what a type captures.
+            // `use<'a>` names the captures of a type.
             "use" if !follows(next + 1, "<") => {
                 let end = (next..tokens.len()).find(|at| tokens[*at] == ";").unwrap_or(tokens.len());
                 for path in imports(&tokens[next + 1..end], &mut renamed) {
@@ -239,12 +240,12 @@ fn with_whole_paths(module: &[String], tokens: Vec<String>) -> Vec<String> {
     whole.into_iter().map(original).collect()
 }
 
-/// Every path of a tree of imports, and into `renamed` what each `as` hides.
+/// Returns every path in a tree of imports, and collects in `renamed` the name behind each `as`.
 fn imports(tree: &[String], renamed: &mut HashMap<String, String>) -> Vec<Vec<String>> {
     let Some(open) = tree.iter().position(|token| token == "{") else {
         return match tree {
             [path @ .., name, word, new] if word == "as" => {
-                // `self as name` is the module that the list is of.
+                // `self as name` renames the module of the list.
                 let last =
                     if name == "self" { path.iter().rfind(|token| *token != "::") } else { Some(name) };
                 renamed.extend(last.filter(|_| new != "_").map(|last| (new.clone(), last.clone())));

@@ -1,4 +1,4 @@
-//! Sources of feeds of a test's own, of each kind, in the same words.
+//! Sources of feeds for tests, of each kind, behind one interface.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ pub const FEED: &str = "orders";
 pub const STREAM: &str = "incoming";
 const GROUP: &str = "readers";
 
-/// Where records come from.
+/// The source of records.
 #[derive(Debug)]
 pub enum Outside {
     Stream(RedisServer),
@@ -45,7 +45,7 @@ const COLUMNS: [(&str, &str); 12] = [
     ("delta", "boolean"),
 ];
 
-/// What tells of new rows, as the page on feeds has it.
+/// The trigger that notifies of new rows, as in the page on feeds.
 const TRIGGER: &str = "
 CREATE FUNCTION outbox_notify() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -58,7 +58,7 @@ CREATE TRIGGER outbox_notify AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE F
 /// Fields that are JSON as they are written.
 const JSON: [&str; 3] = ["data", "tags", "channels"];
 
-/// The value of a record of Kafka.
+/// Returns the value of a Kafka record.
 fn object(fields: &[(&str, &str)]) -> String {
     let member = |(name, value): &(&str, &str)| {
         let value = if JSON.contains(name) { (*value).to_owned() } else { Value::from(*value).to_string() };
@@ -67,16 +67,16 @@ fn object(fields: &[(&str, &str)]) -> String {
     format!("{{{}}}", fields.iter().map(member).collect::<Vec<_>>().join(","))
 }
 
-/// A record that was put aside: why, and what it said.
+/// A dead letter: the reason, and the fields of the record.
 pub type DeadLetter = (String, BTreeMap<String, String>);
 
 impl Outside {
     pub fn stream() -> Self {
-        // What was said to be there is there when it comes back.
+        // Acknowledged records must survive a restart.
         Self::Stream(RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]))
     }
 
-    /// Of one partition, so that all records have one order.
+    /// Creates a topic with one partition, so that all records have one order.
     pub async fn topic() -> Self {
         let server = KafkaServer::start().await;
         server.make_topic(STREAM, 1).await;
@@ -103,7 +103,7 @@ impl Outside {
         Self::Table(server)
     }
 
-    /// A stream of JetStream.
+    /// Creates a JetStream stream.
     pub fn subjects() -> Self {
         let server = NatsServer::start();
         let stream = format!("{{\"name\":\"{STREAM}\",\"subjects\":[\"{STREAM}.>\"],\"storage\":\"file\"}}");
@@ -112,12 +112,12 @@ impl Outside {
         Self::Subjects(server)
     }
 
-    /// Has a node read it.
+    /// Has a node read the source.
     pub fn feeds(&self, node: Description) -> Description {
         self.feeds_as(FEED, node)
     }
 
-    /// The same under another name.
+    /// The same, as a feed of another name.
     pub fn feeds_as(&self, feed: &str, node: Description) -> Description {
         match self {
             Self::Stream(redis) => node
@@ -146,7 +146,7 @@ impl Outside {
         self.add_all(&[fields.to_vec()]).await;
     }
 
-    /// Adds records, in their order.
+    /// Adds records, in order.
     pub async fn add_all(&self, records: &[Vec<(&str, &str)>]) {
         match self {
             Self::Stream(redis) => {
@@ -161,7 +161,7 @@ impl Outside {
                 }
             }
             Self::Subjects(server) => {
-                // All but the data and what is a list or an object is text.
+                // Everything but the data, lists and objects is text.
                 let value = |name: &str, value: &str| match name {
                     "data" | "tags" | "channels" => value.to_owned(),
                     _ => Value::from(value).to_string(),
@@ -207,7 +207,7 @@ impl Outside {
         transaction.commit().await.expect("rows");
     }
 
-    /// Has the source hand out all of it again.
+    /// Has the source deliver all its records again.
     pub async fn repeat(&self) {
         match self {
             Self::Stream(redis) => {
@@ -232,7 +232,7 @@ impl Outside {
         }
     }
 
-    /// What was put aside, in its order.
+    /// Returns the dead letters, in order.
     pub async fn dead_letters(&self) -> Vec<DeadLetter> {
         match self {
             Self::Stream(redis) => {
@@ -263,7 +263,7 @@ impl Outside {
                 let letter = |row: &tokio_postgres::Row| {
                     let record: Map<String, Value> =
                         serde_json::from_str(&row.get::<_, String>(1)).expect("a row in JSON");
-                    // As they were said: a column in JSON as it is written, any other as its text.
+                    // As they were added: a JSON column as it is written, any other as its text.
                     let fields = record.into_iter().map(|(name, value)| match value {
                         Value::String(text) if !JSON.contains(&&*name) => (name, text),
                         value => (name, value.to_string()),
@@ -282,7 +282,7 @@ impl Outside {
                     let text = |raw: &RawValue| {
                         serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
                     };
-                    // What was written as JSON is told as it is written.
+                    // JSON fields are returned as they are written.
                     let told = |(name, raw): (String, Box<RawValue>)| {
                         let is_json = JSON.contains(&&*name);
                         (name, if is_json { raw.get().to_owned() } else { text(&raw) })
@@ -294,7 +294,7 @@ impl Outside {
         }
     }
 
-    /// Has it refuse to keep anything that was put aside, or not any more.
+    /// Makes the source refuse dead letters, or accept them again.
     pub async fn refuse_dead_letters(&self, refuse: bool) {
         match (self, refuse) {
             (Self::Stream(redis), true) => redis.ask::<()>(&["SET", &format!("{STREAM}:dead"), "no stream"]),
@@ -308,7 +308,7 @@ impl Outside {
                 let dead = format!("{STREAM}_dead");
                 server.ask(&format!("$JS.API.STREAM.DELETE.{dead}"), "");
                 if refuse {
-                    // It is there, and takes something else.
+                    // A stream of that name exists, with other subjects.
                     let other = format!("{{\"name\":\"{dead}\",\"subjects\":[\"elsewhere\"]}}");
                     let made = server.ask(&format!("$JS.API.STREAM.CREATE.{dead}"), &other);
                     assert!(!made.contains("\"error\""), "{made}");
@@ -319,7 +319,7 @@ impl Outside {
         }
     }
 
-    /// How many records it hands out again, if it is asked to.
+    /// Returns how many records are unfinished.
     pub async fn left(&self) -> u64 {
         match self {
             Self::Stream(redis) => {
@@ -331,7 +331,7 @@ impl Outside {
                 count.expect("a count").get::<_, i64>(0).unsigned_abs()
             }
             Self::Subjects(server) => {
-                // While it is made anew there is none.
+                // There is no consumer while it is recreated.
                 let started = Instant::now();
                 let info = loop {
                     let info = server.ask(&format!("$JS.API.CONSUMER.INFO.{STREAM}.{GROUP}-{FEED}"), "");
@@ -366,7 +366,7 @@ impl Outside {
         }
     }
 
-    /// Starts it again with what it had.
+    /// Restarts the server with its data.
     pub async fn restart(&mut self) {
         match self {
             Self::Stream(redis) => redis.restart(),

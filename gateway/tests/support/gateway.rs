@@ -1,4 +1,4 @@
-//! A node of a test's own, on free ports: in this process, or the program itself as another.
+//! A node for tests, on free ports: in this process, or as a process of its own.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -18,13 +18,13 @@ use tokio::runtime::Runtime;
 
 use crate::http::{self, Answer};
 
-/// Nothing that is waited for takes this long, on a machine with much else to do.
+/// The timeout of everything that tests wait for, generous for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The key of the server API.
 pub const KEY: &str = "key-of-the-tests";
 
-/// Everything is allowed to everyone: what a test forbids stands in the test.
+/// The base configuration, which allows everything to everyone. A test adds what it forbids.
 const BASE: &str = r#"
 [server]
 listen = "127.0.0.1:0"
@@ -61,7 +61,7 @@ allow_history = true
 allow_presence = true
 "#;
 
-/// A node that is being described. Begin with [`gateway`].
+/// The configuration of a node that is not started yet. Begin with [`gateway`].
 #[derive(Debug, Default)]
 pub struct Description {
     toml: String,
@@ -74,30 +74,30 @@ pub fn gateway() -> Description {
 }
 
 impl Description {
-    /// Sets one key, in words that its variable takes.
+    /// Sets one key, with a value as its environment variable takes it.
     pub fn with(mut self, key: &str, value: impl ToString) -> Self {
         let variable = format!("TIDEGATE_{}", key.to_uppercase().replace('.', "__"));
         self.environment.insert(variable, value.to_string());
         self
     }
 
-    /// Adds sections that no variable can name.
+    /// Adds sections that have no environment variable.
     pub fn and(mut self, toml: &str) -> Self {
         self.toml.push_str(toml);
         self
     }
 
-    /// Has the node share publications and presence with others over this Redis.
+    /// Uses this Redis as the broker, which other nodes may share.
     pub fn over(self, redis_url: &str) -> Self {
         self.with("broker.kind", "redis").with("redis.url", redis_url)
     }
 
-    /// The same over NATS.
+    /// Uses this NATS as the broker.
     pub fn over_nats(self, url: &str) -> Self {
         self.with("broker.kind", "nats").with("nats.url", url)
     }
 
-    /// The same over the Redis that Sentinels at these ports name as the master `watched`.
+    /// Uses the Redis that Sentinels at these ports name as the master `watched`.
     pub fn over_sentinels(self, ports: impl IntoIterator<Item = u16>) -> Self {
         let addresses: Vec<String> = ports.into_iter().map(|port| format!("127.0.0.1:{port}")).collect();
         self.with("broker.kind", "redis")
@@ -106,14 +106,14 @@ impl Description {
             .with("redis.sentinel_master", "watched")
     }
 
-    /// The same over several that do not know of each other, at these ports.
+    /// Uses several Redis servers that do not know of each other, at these ports.
     pub fn over_shards(self, ports: impl IntoIterator<Item = u16>) -> Self {
         let addresses: Vec<String> = ports.into_iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let described = self.with("broker.kind", "redis").with("redis.mode", "shards");
         described.with("redis.addresses", addresses.join(","))
     }
 
-    /// The same over a cluster, of which nodes are at these addresses.
+    /// Uses a Redis Cluster that has nodes at these addresses.
     pub fn over_cluster(self, addresses: &[String]) -> Self {
         let described = self.with("broker.kind", "redis").with("redis.mode", "cluster");
         described.with("redis.addresses", addresses.join(","))
@@ -152,7 +152,7 @@ impl Description {
         }
     }
 
-    /// Starts the program itself, and waits until it serves.
+    /// Starts the program as a process, and waits until it serves.
     pub async fn run(self) -> Gateway {
         let directory = tempfile::tempdir().expect("a directory");
         let auth = self.load(&directory).auth;
@@ -186,7 +186,7 @@ impl Description {
     }
 }
 
-/// A node that runs, until it is dropped.
+/// A running node, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Gateway {
     pub address: SocketAddr,
@@ -204,13 +204,13 @@ enum Run {
 }
 
 impl Gateway {
-    /// A token that makes a client this user.
+    /// Issues a token for this user.
     pub fn token(&self, user: &str) -> String {
         let request = TokenRequest { user: user.to_owned(), ..TokenRequest::default() };
         issue(&self.auth, 1_700_000_000, &request).expect("a token")
     }
 
-    /// The node itself, if it runs in this process.
+    /// Returns the node, if it runs in this process.
     pub fn node(&self) -> Arc<tidegate::node::Node> {
         match &self.run {
             Run::Here(app, _) => app.as_ref().as_ref().expect("it runs").node().clone(),
@@ -218,7 +218,7 @@ impl Gateway {
         }
     }
 
-    /// Uses the server API.
+    /// Calls a method of the server API, which must succeed.
     pub async fn api(&self, method: &str, body: Value) -> Value {
         let answer = self.try_api(method, &body).await;
         assert_eq!(answer.status, 200, "{method} {body}: {answer:?}");
@@ -227,7 +227,7 @@ impl Gateway {
         answer["result"].clone()
     }
 
-    /// As [`Gateway::api`], where no may be the answer.
+    /// Calls a method of the server API, which may be refused.
     pub async fn try_api(&self, method: &str, body: &Value) -> Answer {
         let headers = format!("X-API-Key: {KEY}\r\nContent-Type: application/json\r\n");
         http::request(self.api, "POST", &format!("/api/{method}"), &headers, &body.to_string()).await
@@ -239,12 +239,12 @@ impl Gateway {
         result["offset"].as_u64().unwrap_or(0)
     }
 
-    /// Asks the internal listener.
+    /// Requests a path of the internal listener.
     pub async fn internal(&self, path: &str) -> Answer {
         http::request(self.internal, "GET", path, "", "").await
     }
 
-    /// The sum of a metric over all its labels, or the value of one line: `tidegate_closes_total{reason="slow"}`.
+    /// Returns the sum of a metric over all its labels, or the value of one line: `tidegate_closes_total{reason="slow"}`.
     pub async fn metric(&self, name: &str) -> f64 {
         let answer = self.internal("/metrics").await;
         let text = String::from_utf8(answer.body).expect("text");
@@ -258,7 +258,7 @@ impl Gateway {
         values.iter().sum()
     }
 
-    /// Waits until a metric has a value.
+    /// Waits until a metric has this value.
     pub async fn metric_becomes(&self, name: &str, value: f64) {
         let mut last = f64::NAN;
         let start = Instant::now();
@@ -293,7 +293,7 @@ impl Gateway {
         kill_process(Pid::from_child(child), signal).expect("the program takes signals");
     }
 
-    /// Waits for the program's end. Returns how it ended, and what it has written.
+    /// Waits until the process ends. Returns its status, and its log.
     pub async fn ended(mut self) -> (ExitStatus, Vec<String>) {
         let Run::There(child, log) = &mut self.run else { panic!("the node runs in this process") };
         let start = Instant::now();
@@ -306,7 +306,7 @@ impl Gateway {
         }
     }
 
-    /// Its process, which is this one where the node runs here.
+    /// Returns the process of the node, which is this one where the node runs here.
     pub fn process(&self) -> u32 {
         match &self.run {
             Run::Here(..) => std::process::id(),
@@ -341,7 +341,7 @@ fn serving(line: &str) -> Option<(SocketAddr, SocketAddr, SocketAddr)> {
     Some((address("client_address")?, address("api_address")?, address("internal_address")?))
 }
 
-/// Asks again and again until the answer is yes.
+/// Waits until the condition holds.
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !holds().await {

@@ -1,4 +1,4 @@
-//! A client that speaks GraphQL over a WebSocket.
+//! A GraphQL client over a WebSocket.
 
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -32,12 +32,12 @@ pub struct GraphQl {
 }
 
 impl Gateway {
-    /// A client that has said nothing yet.
+    /// Opens a client that has sent nothing yet.
     pub async fn graphql_stranger(&self, subprotocols: &str) -> GraphQl {
         GraphQl { socket: self.open("/graphql", &[("sec-websocket-protocol", subprotocols)]).await }
     }
 
-    /// A client that is welcome, with this payload of its init.
+    /// Opens a client whose `connection_init`, with this payload, is acknowledged.
     pub async fn graphql_with(&self, payload: Value) -> GraphQl {
         let mut client = self.graphql_stranger(TRANSPORT_WS).await;
         client.say(json!({ "type": "connection_init", "payload": payload })).await;
@@ -55,7 +55,7 @@ impl GraphQl {
         self.socket.send(message.to_string()).await;
     }
 
-    /// The next message that is no ping.
+    /// Returns the next message that is no ping.
     pub async fn hear(&mut self) -> Value {
         loop {
             let message: Value = serde_json::from_str(&self.socket.text().await).expect("JSON");
@@ -69,26 +69,26 @@ impl GraphQl {
         self.say(json!({ "type": "subscribe", "id": id, "payload": payload })).await;
     }
 
-    /// Subscribes, and is sure that what comes after this is heard.
+    /// Subscribes, and waits until the subscription is live.
     pub async fn subscribe(&mut self, id: &str, query: &str) {
         self.subscribe_with(id, json!({ "query": query })).await;
         self.settle().await;
     }
 
-    /// Everything said before has been answered.
+    /// Waits until everything sent before has been handled.
     pub async fn settle(&mut self) {
         self.say(json!({ "type": "ping" })).await;
         assert_eq!(self.hear().await, json!({ "type": "pong" }));
     }
 
-    /// The payload of the next message, which is a result of this operation.
+    /// Returns the payload of the next message, which must be a result of this operation.
     pub async fn next(&mut self, id: &str) -> Value {
         let mut message = self.hear().await;
         assert_eq!((&message["type"], &message["id"]), (&json!("next"), &json!(id)), "{message}");
         message["payload"].take()
     }
 
-    /// The code of the error that the next message ends this operation with.
+    /// Returns the code of the next message, which must be the error that ends this operation.
     pub async fn error(&mut self, id: &str) -> Value {
         let mut message = self.hear().await;
         assert_eq!((&message["type"], &message["id"]), (&json!("error"), &json!(id)), "{message}");

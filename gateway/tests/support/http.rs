@@ -1,4 +1,4 @@
-//! The least HTTP client that can ask a node something: one request, one connection, no opinion on the answer.
+//! A minimal HTTP client: one request on one connection, and the answer as it is.
 
 use std::net::SocketAddr;
 
@@ -19,7 +19,7 @@ impl Answer {
     }
 }
 
-/// `headers` are whole lines, each with its end.
+/// Sends a request. `headers` are whole lines, each with its line break.
 pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.expect("the node listens");
     let length = body.len();
@@ -31,13 +31,13 @@ pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &st
     answer(&mut stream).await.expect("an answer")
 }
 
-/// A request to open a WebSocket, which is expected to come to nothing.
+/// Sends a WebSocket handshake that is expected to be refused.
 pub async fn refused_upgrade(address: SocketAddr, path: &str, headers: &str) -> Answer {
     let stream = open_upgrade(address, path, headers).await;
     answer(&mut { stream }).await.expect("an answer")
 }
 
-/// Sends a request to open a WebSocket and reads nothing.
+/// Sends a WebSocket handshake and reads nothing.
 pub async fn open_upgrade(address: SocketAddr, path: &str, headers: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("the node listens");
     let head = format!(
@@ -48,7 +48,7 @@ pub async fn open_upgrade(address: SocketAddr, path: &str, headers: &str) -> Tcp
     stream
 }
 
-/// Reads a whole answer; `None` if the stream ends or breaks first.
+/// Reads a whole answer. Returns `None` if the stream ends or breaks first.
 pub async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> Option<Answer> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];

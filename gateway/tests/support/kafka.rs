@@ -1,6 +1,6 @@
-//! A real Kafka of a test's own: one broker on a free port, in a directory of its own, gone when the test is.
+//! A real Kafka for tests: one broker on a free port, in its own directory, both removed on drop.
 //!
-//! Its programs are those of `tests/kafka/run`, which fetches them and says where they are.
+//! `tests/kafka/run` fetches its programs and sets their path.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,10 +14,10 @@ use tempfile::TempDir;
 
 use crate::redis_server::free_port;
 
-/// Two machines of Java start one after the other, beside whatever else runs.
+/// Two Java programs start one after the other, beside other load.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 
-/// Any number does for a cluster of one.
+/// Any id will do for a cluster of one broker.
 const CLUSTER_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
 #[derive(Debug)]
@@ -25,18 +25,18 @@ pub struct KafkaServer {
     programs: PathBuf,
     directory: TempDir,
     port: u16,
-    /// Where brokers speak to each other, plainly.
+    /// The port for brokers, without TLS or authentication.
     inner: u16,
     process: Option<Child>,
 }
 
 impl KafkaServer {
-    /// A broker that speaks plainly and lets everybody in.
+    /// Starts a broker without TLS or authentication.
     pub async fn start() -> Self {
         Self::start_with("PLAINTEXT", &[]).await
     }
 
-    /// With another protocol at its port, and more lines of settings: `$DIRECTORY` in them is its own.
+    /// Starts a broker with another protocol on its port, and further settings, in which `$DIRECTORY` stands for its directory.
     pub async fn start_with(protocol: &str, settings: &[&str]) -> Self {
         let programs =
             std::env::var_os("KAFKA_PROGRAMS").expect("tests/kafka/run says where Kafka is").into();
@@ -54,7 +54,7 @@ impl KafkaServer {
             "controller.listener.names=CONTROL".to_owned(),
             "inter.broker.listener.name=INNER".to_owned(),
             "log.dirs=$DIRECTORY/data".to_owned(),
-            // A lone broker has no replicas, and a test no time.
+            // A single broker has no replicas, and tests should be fast.
             "offsets.topic.num.partitions=1".to_owned(),
             "offsets.topic.replication.factor=1".to_owned(),
             "transaction.state.log.num.partitions=1".to_owned(),
@@ -89,7 +89,7 @@ impl KafkaServer {
         java
     }
 
-    /// Where clients connect.
+    /// Returns the address for clients.
     pub fn address(&self) -> String {
         format!("localhost:{}", self.port)
     }
@@ -101,7 +101,7 @@ impl KafkaServer {
         }
     }
 
-    /// Starts it with what it had, and waits until it takes connections.
+    /// Starts the broker with its old data, and waits until it accepts connections.
     pub async fn restart(&mut self) {
         self.kill();
         let log = std::fs::File::create(self.directory.path().join("log")).expect("a log");
@@ -121,7 +121,7 @@ impl KafkaServer {
         }
     }
 
-    /// A client that is let in without a word, as brokers let each other in. Tries until the broker answers.
+    /// Connects a client on the port for brokers. Retries until the broker answers.
     pub async fn client(&self) -> Kafka {
         let start = Instant::now();
         loop {
@@ -146,7 +146,7 @@ impl KafkaServer {
         deleted.into_values().for_each(|deleted| deleted.expect("it is deleted"));
     }
 
-    /// Removes what the first partition of a topic has before an offset.
+    /// Deletes the records of a topic's first partition before an offset.
     pub async fn cut_off(&self, topic: &str, before: i64) {
         let admin = self.client().await.admin();
         let asked = [(TopicPartition::new(topic, 0), before)];
@@ -154,7 +154,7 @@ impl KafkaServer {
         assert!(cut.into_values().all(|cut| cut.is_ok_and(|first| first == before)), "it is removed");
     }
 
-    /// Writes records, in their order.
+    /// Writes records, in order.
     pub async fn write(&self, records: impl IntoIterator<Item = Record>) {
         let producer = self.client().await.producer().build().await.expect("a producer");
         let mut written = Vec::new();
@@ -167,7 +167,7 @@ impl KafkaServer {
         producer.close().await.expect("a last word");
     }
 
-    /// All that a topic has.
+    /// Returns all records of a topic.
     pub async fn read(&self, topic: &str) -> Vec<ConsumerRecord> {
         let kafka = self.client().await;
         let reading = kafka

@@ -1,4 +1,4 @@
-//! A real NATS server of a test's own, with JetStream: on a free port, in a directory of its own, gone when the test is.
+//! A real NATS server for tests, with JetStream: on a free port, in its own directory, both removed on drop.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// A server takes far less to start; a loaded machine may take long.
+/// A server starts much faster; a busy machine may take long.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Another process can take a free port before the server does.
 const START_ATTEMPTS: u32 = 5;
 
-/// Nothing that a server is asked for takes this long.
+/// The timeout of every request to a server.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct NatsServer {
     directory: TempDir,
     process: Option<Child>,
     settings: String,
-    /// What a test's own connections log in with, as the fields of a `CONNECT`.
+    /// The credentials of the tests' own connections, as fields of a `CONNECT`.
     login: String,
 }
 
@@ -34,18 +34,18 @@ impl NatsServer {
         Self::start_with("", "")
     }
 
-    /// With further lines of its configuration, and how a test's own connections log in: fields of a `CONNECT`, such as
-    /// `"auth_token":"x",`.
+    /// Starts a server with further lines of configuration, and credentials for the tests' own connections: fields of a
+    /// `CONNECT`, such as `"auth_token":"x",`.
     pub fn start_with(settings: &str, login: &str) -> Self {
         Self::start_from(None, settings, login)
     }
 
-    /// One of a release of its own.
+    /// Starts the server of another release.
     pub fn start_of(program: &Path) -> Self {
         Self::start_program(program, None, "", "")
     }
 
-    /// A server that begins with what another had on its disk.
+    /// Starts a server with a copy of another server's data.
     pub fn start_from(copy: Option<&Path>, settings: &str, login: &str) -> Self {
         Self::start_program(Path::new("nats-server"), copy, settings, login)
     }
@@ -71,8 +71,8 @@ impl NatsServer {
         panic!("nats-server did not start on any of {START_ATTEMPTS} ports");
     }
 
-    /// So many that are a cluster, and answer as one: of the release that `scripts/test` brings, because those of Debian 12 do not keep to
-    /// the conditions of what they replicate.
+    /// Starts a cluster of this many servers, of the release that `scripts/test` installs: the release in Debian 12
+    /// does not honour the conditions of replicated writes.
     pub fn start_cluster(count: usize) -> Vec<Self> {
         Self::start_cluster_of(&recent_program(), count)
     }
@@ -92,7 +92,7 @@ impl NatsServer {
                 login: String::new(),
             })
             .collect();
-        // None of them answers before most of them run.
+        // No server answers before most of them run.
         servers.iter_mut().for_each(Self::spawn);
         assert!(servers.iter_mut().all(Self::answers), "nats-server did not become a cluster");
         servers
@@ -106,12 +106,12 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Where its streams are.
+    /// Returns the directory of its streams.
     pub fn store(&self) -> PathBuf {
         self.directory.path().join("store")
     }
 
-    /// Kills it without a chance to save anything.
+    /// Kills the server without a chance to save anything.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
@@ -119,13 +119,13 @@ impl NatsServer {
         }
     }
 
-    /// Starts it again on the same port, with whatever its directory holds.
+    /// Starts the server again on the same port, with the data in its directory.
     pub fn restart(&mut self) {
         self.kill();
         assert!(self.launch(), "nats-server did not start again on port {}", self.port);
     }
 
-    /// The same with what it had on its disk when this copy was made.
+    /// Starts the server again with the data of this copy.
     pub fn restart_from(&mut self, copy: &Path) {
         self.kill();
         std::fs::remove_dir_all(self.store()).expect("its store goes");
@@ -133,7 +133,7 @@ impl NatsServer {
         assert!(self.launch(), "nats-server did not start again on port {}", self.port);
     }
 
-    /// A copy of what it has on its disk, while it does not run.
+    /// Stops the server, copies its data, and starts it again.
     pub fn copy_while_down(&mut self, to: &Path) {
         self.signal(Signal::TERM);
         if let Some(mut process) = self.process.take() {
@@ -143,7 +143,7 @@ impl NatsServer {
         assert!(self.launch(), "nats-server did not start again on port {}", self.port);
     }
 
-    /// Stops it in the middle of whatever it does, its connections open.
+    /// Suspends the process, with its connections open.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
@@ -157,7 +157,7 @@ impl NatsServer {
         kill_process(Pid::from_child(process), signal).expect("NATS takes signals");
     }
 
-    /// Asks on a connection of its own: answers what came back.
+    /// Sends a request on a connection of its own, and returns the answer.
     pub fn ask(&self, subject: &str, payload: &str) -> String {
         self.try_ask(subject, payload).unwrap_or_else(|error| panic!("{subject}: {error}"))
     }
@@ -167,7 +167,7 @@ impl NatsServer {
         self.exchange(subject, headers, payload).unwrap_or_else(|error| panic!("{subject}: {error}"))
     }
 
-    /// Publishes these, in their order, and waits until each is kept.
+    /// Publishes messages, in order, and waits until each is stored.
     pub fn add_all(&self, messages: &[(String, Vec<u8>)]) {
         let mut session = self.session().expect("a connection");
         for (subject, payload) in messages {
@@ -180,7 +180,7 @@ impl NatsServer {
         }
     }
 
-    /// All that a stream has: heads and bodies, in their order. None where there is no such stream.
+    /// Returns all messages of a stream, in order, as heads and bodies. Empty where there is no such stream.
     pub fn all_of(&self, stream: &str) -> Vec<(String, Vec<u8>)> {
         let consumer = "{\"deliver_policy\":\"all\",\"ack_policy\":\"none\"}";
         let request = format!("{{\"stream_name\":\"{stream}\",\"config\":{consumer}}}");
@@ -195,7 +195,7 @@ impl NatsServer {
         (0..count).map(|_| session.answer().expect("a message")).collect()
     }
 
-    /// As [`NatsServer::ask`], where there may be no answer.
+    /// Like [`NatsServer::ask`], but the answer may be missing.
     pub fn try_ask(&self, subject: &str, payload: &str) -> std::io::Result<String> {
         self.exchange(subject, &[], payload.as_bytes())
     }
@@ -258,7 +258,7 @@ impl NatsServer {
                 return false;
             }
             if self.settings.contains("verify") || self.settings.contains("operator:") {
-                // A test's own connections have no certificate, and no key to sign with.
+                // The tests' own connections have no certificate, and no key to sign with.
                 if TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok() {
                     return true;
                 }
@@ -271,7 +271,7 @@ impl NatsServer {
     }
 }
 
-/// A connection of a test's own.
+/// A connection of the tests.
 struct Session {
     reader: BufReader<TcpStream>,
     writer: TcpStream,
@@ -289,7 +289,7 @@ impl Session {
         self.writer.write_all(&[line.as_bytes(), payload, b"\r\n"].concat())
     }
 
-    /// The head, if there is one, and the body.
+    /// Returns the head, if there is one, and the body.
     fn answer(&mut self) -> std::io::Result<(String, Vec<u8>)> {
         loop {
             let mut line = String::new();
@@ -336,7 +336,7 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// What `scripts/test` takes from a package of Python.
+/// Returns the program that `scripts/test` takes from a Python package.
 pub fn recent_program() -> PathBuf {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let target = std::env::var_os("CARGO_TARGET_DIR")

@@ -1,4 +1,4 @@
-//! What can be checked of the pages in Markdown without making a site of them: links, the menu, names of code, settings.
+//! Checks of the Markdown pages that need no site: links, the menu, names in code, settings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -11,9 +11,9 @@ use tidegate::config::{Config, Sources};
 
 use super::{CRATES, code, collect, root, sources};
 
-/// Where the menu of the site comes from: each page of `docs/` is listed in one of these.
+/// The sources of the site's menu: each page of `docs/` is listed in one of these.
 const LISTS: [&str; 3] = ["docs/README.md", "docs/migrating/README.md", "docs/decisions/README.md"];
-/// Where codes are defined, or put into the words of a protocol, whichever there are: naming one here sends none.
+/// Files that define codes, or translate all of them for a protocol: a name in them does not send a code.
 const CODES_IN_WORDS: [&str; 5] = [
     "shared/src/disconnect.rs",
     "shared/src/push.rs",
@@ -21,7 +21,7 @@ const CODES_IN_WORDS: [&str; 5] = [
     "shared/src/protocol/graphql/operations.rs",
     "shared/src/protocol/socketio/encode_push.rs",
 ];
-/// Pages whose TOML is of another program than the gateway.
+/// Pages with the TOML of other programs.
 const OF_OTHER_PROGRAMS: [&str; 1] = ["docs/load-testing.md"];
 
 #[test]
@@ -113,7 +113,7 @@ fn codes_that_a_page_calls_not_sent_are_those_that_nothing_sends() {
     let closes = defined(&read("shared/src/disconnect.rs"));
     let ends = defined(&read("shared/src/push.rs"));
     assert!(closes.len() == Disconnect::ALL.len() && ends.len() >= 4, "{closes:?} {ends:?}");
-    // The file that defines them names those by their type that it makes something of.
+    // The file of the definitions names a code by its type where it uses one.
     let own = code::code_of(CODES_IN_WORDS[0], &read(CODES_IN_WORDS[0]));
     let mut wrong = Vec::new();
     for (name, code) in closes.iter().chain(&ends) {
@@ -163,7 +163,7 @@ fn every_configuration_on_a_page_is_one() {
     assert!(wrong.is_empty() && count > 30, "{count} blocks\n{}", wrong.join("\n\n"));
 }
 
-/// The end of a subscription for which a close stands, which is sent where that is.
+/// Returns the end of a subscription that a close code stands for, and that is sent in its place.
 fn stands_for(close: &str) -> &str {
     match close {
         "INSUFFICIENT_STATE" => "InsufficientState",
@@ -172,8 +172,8 @@ fn stands_for(close: &str) -> &str {
     }
 }
 
-/// The pages of `docs/` for which a list has a line in the menu: those below its own folder, and not those that its introduction
-/// leads to.
+/// Returns the pages of `docs/` that a list adds to the menu: those in its own folder, without those that its
+/// introduction links to.
 fn listed_in(list: &str, text: &str) -> Vec<String> {
     let below = list.trim_end_matches("README.md");
     let begin = text.find("\n## ").filter(|_| list == LISTS[0]).unwrap_or_default();
@@ -181,7 +181,7 @@ fn listed_in(list: &str, text: &str) -> Vec<String> {
     targets.filter(|target| target.starts_with(below)).collect()
 }
 
-/// Every page, by its path from the root.
+/// Returns every page, by its path from the root.
 fn pages() -> BTreeMap<String, String> {
     let root = root();
     let mut files = Vec::new();
@@ -199,7 +199,7 @@ fn pages() -> BTreeMap<String, String> {
     files.into_iter().map(read).collect()
 }
 
-/// The path from the root of what a page names beside itself.
+/// Returns the path from the root for a target relative to a page.
 fn beside(page: &str, target: &str) -> String {
     let mut path = PathBuf::new();
     for part in Path::new(page).parent().expect("a page is in a folder").join(target).components() {
@@ -211,7 +211,7 @@ fn beside(page: &str, target: &str) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// The lines of a page that are not inside of fences.
+/// Returns the lines of a page outside of code fences.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut is_code = false;
     text.lines().filter(move |line| {
@@ -229,7 +229,7 @@ fn links(text: &str) -> Vec<String> {
     lines(text).flat_map(of).collect()
 }
 
-/// What can stand behind `#` in a link to a page, as GitHub makes it of headings.
+/// Returns the anchors of a page, as GitHub derives them from headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     for heading in lines(text).filter(|line| line.starts_with('#')) {

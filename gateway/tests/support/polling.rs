@@ -1,4 +1,4 @@
-//! A client of Engine.IO that polls: requests that fetch packets, and others that bring them.
+//! An Engine.IO client that polls: with requests that fetch packets, and others that bring them.
 
 use std::net::SocketAddr;
 
@@ -10,34 +10,34 @@ use crate::gateway::Gateway;
 use crate::http::{self, Answer};
 use crate::tls::Certificate;
 
-/// Where the bare endpoint is.
+/// The path of the raw endpoint.
 pub const PATH: &str = "/engine.io/";
 
-/// Its section.
+/// The section of the raw endpoint.
 pub const ENDPOINT: &str = "[raw.paths.\"/engine.io/\"]\nchannel = \"chat\"\ntransport = \"engine_io\"\n";
 
 #[derive(Clone, Debug)]
 pub struct Poller {
     pub address: SocketAddr,
     pub sid: String,
-    /// What it was told when it was opened.
+    /// The handshake, as the node sent it.
     pub handshake: Value,
 }
 
 impl Gateway {
-    /// Opens a session whose client polls.
+    /// Opens a session of a polling client.
     pub async fn poller(&self) -> Poller {
         self.poller_with("").await
     }
 
-    /// The same with further lines of the first request's head.
+    /// Opens a session, with further header lines in the first request.
     pub async fn poller_with(&self, headers: &str) -> Poller {
         let path = format!("{PATH}?EIO=4&transport=polling");
         let packet = text(http::request(self.address, "GET", &path, headers, "").await);
         Poller::greeted(self.address, &packet)
     }
 
-    /// Opens one by a request over TLS.
+    /// Opens a session by a request over TLS.
     pub async fn poller_over(&self, certificate: &Certificate) -> Poller {
         let path = format!("{PATH}?EIO=4&transport=polling");
         let mut stream = certificate.connect(self).await;
@@ -60,17 +60,17 @@ impl Poller {
         format!("{PATH}?EIO=4&transport={transport}&sid={}", self.sid)
     }
 
-    /// Where its WebSocket is tried.
+    /// Returns the path at which the session's client probes a WebSocket.
     pub fn websocket(&self) -> String {
         self.path("websocket")
     }
 
-    /// What a request that brings packets begins with.
+    /// Returns the beginning of a request that brings packets.
     pub fn post(&self) -> String {
         format!("POST {}", self.path("polling"))
     }
 
-    /// The same client, asking another node.
+    /// Returns the same client, with requests to another node.
     pub fn at(&self, node: &Gateway) -> Self {
         Self { address: node.address, ..self.clone() }
     }
@@ -79,18 +79,18 @@ impl Poller {
         http::request(self.address, method, &self.path("polling"), headers, body).await
     }
 
-    /// What waits, or comes next.
+    /// Fetches the packets that wait, or come next.
     pub async fn fetch(&self) -> String {
         text(self.request("GET", "", "").await)
     }
 
-    /// The same, meanwhile.
+    /// Fetches packets in the background.
     pub fn fetching(&self) -> JoinHandle<String> {
         let poller = self.clone();
         tokio::spawn(async move { poller.fetch().await })
     }
 
-    /// Fetches until so many bytes have come.
+    /// Fetches until this many bytes have come.
     pub async fn fetch_all(&self, bytes: usize) -> String {
         let mut fetched = self.fetch().await;
         while fetched.len() < bytes {
@@ -103,7 +103,7 @@ impl Poller {
         assert_eq!(text(self.request("POST", "", packets).await), "ok");
     }
 
-    /// The status of a request that fetches.
+    /// Returns the status of a request that fetches.
     pub async fn status(&self) -> u16 {
         self.request("GET", "", "").await.status
     }

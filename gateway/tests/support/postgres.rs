@@ -1,4 +1,4 @@
-//! A real PostgreSQL of a test's own: on a socket in a folder of its own, gone when the test is.
+//! A real PostgreSQL for tests: on a socket in its own directory, both removed on drop.
 
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
@@ -10,10 +10,10 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-/// It takes a second to start; a loaded machine may take long, and one that was killed mends its data first.
+/// A server starts within a second; a busy machine may take long, and a killed server recovers its data first.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Who runs it where a test is run by root, whom PostgreSQL refuses: the number of `nobody` on Debian and its like.
+/// The user that runs the server if the tests run as root, which PostgreSQL refuses: `nobody` on Debian and similar systems.
 const NOBODY: u32 = 65_534;
 
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl PostgresServer {
         Self::start_with(&[], &[]).await
     }
 
-    /// With settings, such as `port=5433`, and files that it is to have as its own.
+    /// Starts a server with settings, such as `port=5433`, and with copies of these files.
     pub async fn start_with(settings: &[&str], files: &[(&str, &Path)]) -> Self {
         let programs = programs();
         let directory = tempfile::tempdir().expect("a directory for PostgreSQL");
@@ -62,14 +62,14 @@ impl PostgresServer {
         server
     }
 
-    /// Where it is, by its socket.
+    /// Returns the URL of its socket.
     pub fn url(&self) -> String {
         let folder = self.directory.path().to_string_lossy().replace('/', "%2F");
         let port = self.options.iter().find_map(|option| option.strip_prefix("port=")).unwrap_or("5432");
         format!("postgres://postgres@{folder}:{port}/postgres")
     }
 
-    /// A session of the test's own.
+    /// Opens a session for the test.
     pub async fn session(&self) -> Client {
         self.try_session().await.expect("a session")
     }
@@ -80,16 +80,16 @@ impl PostgresServer {
         Ok(client)
     }
 
-    /// Ends it without a chance to finish anything, with all of its sessions.
+    /// Ends the server and all its sessions without a chance to finish anything.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // Its own way to end at once: killed, it would leave what it has started.
+            // SIGQUIT is PostgreSQL's immediate shutdown: SIGKILL would leave its child processes running.
             let _ = kill_process(Pid::from_child(&process), Signal::QUIT);
             let _ = process.wait();
         }
     }
 
-    /// Starts it again with what it had.
+    /// Starts the server again with its old data.
     pub async fn restart(&mut self) {
         self.kill();
         self.launch().await;
@@ -127,18 +127,18 @@ impl Drop for PostgresServer {
     }
 }
 
-/// A program of it, run by somebody whom it lets do so.
+/// Returns a command of PostgreSQL, run as a user that the server accepts.
 fn command(programs: &Path, name: &str) -> Command {
     let mut command = Command::new(programs.join(name));
     if geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
-    // Where it stands has to be there for whoever runs it.
+    // The working directory must exist for that user.
     command.current_dir("/").env_remove("PGPORT").env_remove("PGDATA");
     command
 }
 
-/// Where its programs are: Debian keeps those of each version in a folder that is not on the path.
+/// Returns the directory of the programs: Debian keeps those of each version in a folder that is not on the path.
 fn programs() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(Result::ok);
     let mut found: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();

@@ -1,4 +1,4 @@
-//! A client that speaks Pusher, and signatures as an application makes them.
+//! A Pusher client, and signatures as an application makes them.
 
 use ring::hmac;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::client::Socket;
 use crate::gateway::Gateway;
 use crate::http;
 
-/// An app with everything on.
+/// An app with all features enabled.
 pub const APP: &str = r#"
 [pusher]
 enabled = true
@@ -19,7 +19,7 @@ secret = "a secret of the app"
 client_events = true
 "#;
 
-/// A request of its server, without a signature that counts.
+/// A request of the app's server, with an invalid signature.
 pub const POST: &str =
     "POST /apps/1/batch_events?auth_key=key&auth_timestamp=1&auth_version=1.0&auth_signature=x&body_md5=x";
 
@@ -37,7 +37,7 @@ pub struct Pusher {
 }
 
 impl Gateway {
-    /// A client of the app, connected.
+    /// Connects a client of the app.
     pub async fn pusher(&self) -> Pusher {
         let mut socket = self.open("/app/key?protocol=7&client=js&version=8.4.0&flash=false", &[]).await;
         let established: Value = serde_json::from_str(&socket.text().await).expect("JSON");
@@ -53,7 +53,7 @@ impl Pusher {
         self.socket.send(message.to_string()).await;
     }
 
-    /// The next message that is no ping: its event, channel and data, which is read if it is JSON.
+    /// Returns the next message that is no ping: its event, channel and data, which is parsed if it is JSON.
     pub async fn hear(&mut self) -> (String, String, Value) {
         loop {
             let message: Value = serde_json::from_str(&self.socket.text().await).expect("JSON");
@@ -70,14 +70,14 @@ impl Pusher {
         }
     }
 
-    /// The data of the next message, which is this event of this channel.
+    /// Returns the data of the next message, which must be this event of this channel.
     pub async fn hears(&mut self, event: &str, channel: &str) -> Value {
         let heard = self.hear().await;
         assert_eq!((&*heard.0, &*heard.1), (event, channel), "{}", heard.2);
         heard.2
     }
 
-    /// Asks for a channel, with what its name asks for.
+    /// Subscribes to a channel, with the signature and the data that its name requires.
     pub async fn ask(&mut self, channel: &str, member: Option<Value>) {
         let member = member.map(|member| member.to_string());
         let signed = match &member {
@@ -98,7 +98,7 @@ impl Pusher {
         self.hears("pusher_internal:subscription_succeeded", channel).await;
     }
 
-    /// Becomes a member. Returns who is there, in order.
+    /// Joins a presence channel. Returns the ids of its members, in order.
     pub async fn enter(&mut self, channel: &str, user: &str) -> Vec<String> {
         self.ask(channel, Some(json!({ "user_id": user, "user_info": { "name": user } }))).await;
         let data = self.hears("pusher_internal:subscription_succeeded", channel).await;
@@ -108,7 +108,7 @@ impl Pusher {
         ids.iter().map(|id| id.as_str().expect("a text").to_owned()).collect()
     }
 
-    /// Says who it is.
+    /// Signs in as a user.
     pub async fn sign_in(&mut self, user: Value) {
         let user = user.to_string();
         let auth = format!("key:{}", sign(&format!("{}::user::{user}", self.id)));
@@ -116,7 +116,7 @@ impl Pusher {
         self.hears("pusher:signin_success", "").await;
     }
 
-    /// Nothing was said so far that was not heard.
+    /// Checks that no message is waiting.
     pub async fn hears_nothing(&mut self) {
         self.say(json!({ "event": "pusher:ping", "data": {} })).await;
         self.hears("pusher:pong", "").await;
@@ -124,8 +124,8 @@ impl Pusher {
 }
 
 impl Gateway {
-    /// Asks the app's HTTP API, signed as the app's servers do. `more`: further parameters, in the order of their names.
-    /// A path of `/users/` is one without the app.
+    /// Calls the app's HTTP API, signed as by the app's servers. `more`: further parameters, in the order of their
+    /// names. A path that begins with `/users/` names no app.
     pub async fn pusher_api(&self, method: &str, path: &str, more: &str, body: &str) -> (u16, String) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
         let mut query = format!("auth_key=key&auth_timestamp={}&auth_version=1.0", now.as_secs());

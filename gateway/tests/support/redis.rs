@@ -1,4 +1,4 @@
-//! A real Redis of a test's own: on a free port, in a directory of its own, gone when the test is.
+//! A real Redis for tests: on a free port, in its own directory, both removed on drop.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
@@ -10,7 +10,7 @@ use redis::{FromRedisValue, RedisResult};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// A Redis takes far less to start; a loaded machine may take long.
+/// A server starts much faster; a busy machine may take long.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
 const SENTINEL_FILE: &str = "sentinel.conf";
@@ -26,7 +26,7 @@ pub struct RedisServer {
     process: Option<Child>,
     options: Vec<String>,
     is_sentinel: bool,
-    /// Of the default user.
+    /// The password of the default user.
     password: Option<String>,
 }
 
@@ -35,17 +35,17 @@ impl RedisServer {
         Self::start_with(&[])
     }
 
-    /// With options as on the command line of `redis-server`.
+    /// Starts a server with options as on the command line of `redis-server`.
     pub fn start_with(options: &[&str]) -> Self {
         Self::start_program(&program(), options)
     }
 
-    /// Of another make that takes the same options.
+    /// Starts another implementation that takes the same options.
     pub fn start_program(program: &Path, options: &[&str]) -> Self {
         Self::start_in(program, options, || tempfile::tempdir().expect("a directory for Redis"))
     }
 
-    /// A server that begins with what another has on its disk.
+    /// Starts a server with a copy of another server's data.
     pub fn start_from(backup: &Path, program: &Path, options: &[&str]) -> Self {
         Self::start_in(program, options, || {
             let directory = tempfile::tempdir().expect("a directory for Redis");
@@ -54,13 +54,13 @@ impl RedisServer {
         })
     }
 
-    /// A Sentinel that knows a server as `watched`, with further lines of settings, and alone decides.
+    /// Starts a Sentinel that knows a server as `watched`, with further settings, and that decides alone.
     pub fn start_sentinel(watched: &Self, settings: &str) -> Self {
         let monitor = format!("sentinel monitor watched 127.0.0.1 {} 1\n{settings}", watched.port);
         Self::start_sentinel_with(&watched.program, &monitor)
     }
 
-    /// A Sentinel with these lines of settings.
+    /// Starts a Sentinel with these settings.
     pub fn start_sentinel_with(program: &Path, settings: &str) -> Self {
         for _ in 0..START_ATTEMPTS {
             let directory = tempfile::tempdir().expect("a directory for Sentinel");
@@ -102,7 +102,7 @@ impl RedisServer {
         panic!("{program:?} did not start on any of {START_ATTEMPTS} ports");
     }
 
-    /// At this port, which must be free.
+    /// Starts a server on this port, which must be free.
     pub fn start_at(port: u16, options: &[&str]) -> Self {
         let mut server = Self {
             program: program(),
@@ -141,7 +141,7 @@ impl RedisServer {
         self.try_ask(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
-    /// Kills it without a chance to save anything.
+    /// Kills the server without a chance to save anything.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
@@ -153,21 +153,20 @@ impl RedisServer {
         self.process.is_some()
     }
 
-    /// Starts it again on the same port, with whatever its directory holds.
+    /// Starts the server again on the same port, with the data in its directory.
     pub fn restart(&mut self) {
         self.kill();
         assert!(self.launch(), "redis-server did not start again on port {}", self.port);
     }
 
-    /// Starts it again with what its directory holds and these options beside its own. Does not wait until it has
-    /// read all of it.
+    /// Starts the server again with its data and further options. Does not wait until the data is loaded.
     pub fn restart_with(&mut self, options: &[&str]) {
         self.kill();
         self.options.extend(options.iter().map(|option| (*option).to_owned()));
         assert!(self.launch(), "redis-server did not start again on port {}", self.port);
     }
 
-    /// Stops it in the middle of whatever it does, its connections open.
+    /// Suspends the process, with its connections open.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
@@ -224,7 +223,7 @@ impl RedisServer {
         false
     }
 
-    /// As [`RedisServer::ask`], where no may be the answer.
+    /// Like [`RedisServer::ask`], but the command may fail.
     pub fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
         let client = redis::Client::open(self.url())?;
         let mut connection = client.get_connection_with_timeout(Duration::from_secs(2))?;
@@ -243,12 +242,12 @@ impl Drop for RedisServer {
     }
 }
 
-/// What tests run that say nothing of it: `scripts/servers` runs them with others of its kind.
+/// The program that tests run by default: `scripts/servers` substitutes other implementations.
 pub fn program() -> PathBuf {
     std::env::var_os("TIDEGATE_TEST_REDIS").map_or_else(|| "redis-server".into(), PathBuf::from)
 }
 
-/// A port that nobody listens on at the moment.
+/// Returns a port that nobody listens on at the moment.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("its address").port()

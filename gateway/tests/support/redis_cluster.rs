@@ -1,4 +1,4 @@
-//! A real Redis Cluster of a test's own: masters with slots, replicas, and an operator who moves slots as `redis-cli` does.
+//! A real Redis Cluster for tests: masters with slots, replicas, and an operator that moves slots as `redis-cli` does.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use redis::{Connection, FromRedisValue};
 
 use crate::redis_server::{RedisServer, free_port, program};
 
-/// Nodes agree much sooner; a loaded machine may take long.
+/// Nodes agree much faster; a busy machine may take long.
 const AGREE_DEADLINE: Duration = Duration::from_secs(60);
 
 const SLOTS: u16 = 16_384;
@@ -15,11 +15,11 @@ const SLOTS: u16 = 16_384;
 #[derive(Debug)]
 pub struct RedisCluster {
     pub servers: Vec<RedisServer>,
-    /// What each of them runs.
+    /// The program of its servers.
     program: PathBuf,
 }
 
-/// What one node is to the others.
+/// A node of the cluster, as another node sees it.
 #[derive(Clone, Debug)]
 pub struct Member {
     pub id: String,
@@ -29,19 +29,19 @@ pub struct Member {
 }
 
 impl RedisCluster {
-    /// As many masters with the same share of the slots each, and as many replicas of each.
+    /// Starts masters with an equal share of the slots each, and replicas of each.
     pub fn start(masters: usize, replicas: usize) -> Self {
         Self::start_program(&program(), masters, replicas)
     }
 
-    /// The same of another make that takes the same options.
+    /// The same with another implementation that takes the same options.
     pub fn start_program(program: &Path, masters: usize, replicas: usize) -> Self {
         let share = |part: usize| (usize::from(SLOTS) * part / masters) as u16;
         let firsts: Vec<u16> = (0..masters).map(share).collect();
         Self::start_parts(program, &firsts, replicas)
     }
 
-    /// A master for each of these slots, which has it and those up to the next.
+    /// Starts a master for each of these slots, which owns it and all slots before the next one in the list.
     pub fn start_with(firsts: &[u16], replicas: usize) -> Self {
         Self::start_parts(&program(), firsts, replicas)
     }
@@ -53,7 +53,7 @@ impl RedisCluster {
             cluster.add_server();
         }
         for (number, server) in cluster.servers.iter().enumerate() {
-            // Epochs of their own, so that nobody has to find out who comes first.
+            // Distinct epochs, so that the nodes need not resolve conflicts.
             server.ask::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()]);
             if number < masters {
                 let (from, to) = (firsts[number], firsts.get(number + 1).map_or(SLOTS, |next| *next) - 1);
@@ -77,7 +77,7 @@ impl RedisCluster {
         cluster
     }
 
-    /// One more, which knows nobody yet. Returns its number.
+    /// Starts one more server, which is not in the cluster yet. Returns its index.
     pub fn add_server(&mut self) -> usize {
         let bus = free_port().to_string();
         let mut all = vec!["--cluster-enabled", "yes", "--cluster-node-timeout", "1500"];
@@ -87,7 +87,7 @@ impl RedisCluster {
         self.servers.len() - 1
     }
 
-    /// Has all that run know each other, and waits until they work.
+    /// Introduces all running servers to each other, and waits until the cluster works.
     pub fn meet_all(&self) {
         let mut running = self.running();
         let first = running.next().expect("one runs");
@@ -99,7 +99,7 @@ impl RedisCluster {
         self.agree("all know each other", |members| members.len() == count);
     }
 
-    /// Waits until every server that runs is told the same of all, and this holds.
+    /// Waits until every running server reports the same members, and the condition holds for them.
     pub fn agree(&self, what: &str, holds: impl Fn(&[Member]) -> bool) {
         self.wait(what, || {
             self.running().all(|server| {
@@ -133,20 +133,20 @@ impl RedisCluster {
         self.servers[server].ask(&["INFO", section])
     }
 
-    /// Which server has a slot, as the first that runs says.
+    /// Returns the server that owns a slot, according to the first running server.
     pub fn owner(&self, slot: u16) -> usize {
         let (first, _) =
             self.servers.iter().enumerate().find(|(_, server)| server.is_running()).expect("one runs");
         self.owner_by(first, slot).expect("somebody has it")
     }
 
-    /// Which server has a slot, as this one says. `None`: nobody.
+    /// Returns the server that owns a slot, according to this server. `None`: no server does.
     pub fn owner_by(&self, server: usize, slot: u16) -> Option<usize> {
         let members = members(&self.servers[server]);
         members.iter().find(|member| member.has(slot)).map(|owner| self.at_port(owner.port))
     }
 
-    /// The slots that a server has.
+    /// Returns the slots that a server owns.
     pub fn slots(&self, server: usize) -> Vec<u16> {
         let port = self.servers[server].port();
         let members = members(&self.servers[server]);
@@ -158,7 +158,7 @@ impl RedisCluster {
         self.servers.iter().position(|server| server.port() == port).expect("it is one of ours")
     }
 
-    /// Moves slots with all their keys, one after the other, as `redis-cli --cluster reshard` does.
+    /// Moves slots with all their keys, key by key, as `redis-cli --cluster reshard` does.
     pub fn move_slots(&self, slots: impl IntoIterator<Item = u16>, to: usize) {
         let mut connections: Vec<Option<Connection>> =
             self.servers.iter().map(|server| server.is_running().then(|| connect(server))).collect();
@@ -192,7 +192,7 @@ impl RedisCluster {
         }
     }
 
-    /// Moves slots with all their keys at once, as Valkey can from version 9 on.
+    /// Moves slots with all their keys as a whole, as Valkey can from version 9 on.
     pub fn migrate_slots(&self, slots: impl IntoIterator<Item = u16>, to: usize) {
         let id = self.id(to);
         for slot in slots {
@@ -214,7 +214,7 @@ impl RedisCluster {
         }
     }
 
-    /// Takes a server that has no slots out of the cluster, and ends it.
+    /// Removes a server without slots from the cluster, and ends it.
     pub fn remove_server(&mut self, server: usize) {
         let id = self.id(server);
         self.servers[server].kill();
@@ -224,7 +224,7 @@ impl RedisCluster {
         self.agree("it is forgotten", |members| members.iter().all(|member| member.id != id));
     }
 
-    /// Waits until a server is a replica that has all of what its master has.
+    /// Waits until a server is a replica that is in sync with its master.
     pub fn is_replica(&self, server: usize) {
         self.wait("it is a replica", || {
             let info = self.servers[server].try_ask::<String>(&["INFO", "replication"]).unwrap_or_default();
@@ -232,7 +232,7 @@ impl RedisCluster {
         });
     }
 
-    /// Waits until all say that a server has these slots.
+    /// Waits until all servers agree on the owner of these slots.
     pub fn agree_on(&self, slots: &[u16], owner: usize) {
         let port = self.servers[owner].port();
         self.agree("all know who has what", |members| {
@@ -267,7 +267,7 @@ fn run<T: FromRedisValue>(connection: &mut Connection, words: &[&str]) -> T {
     command.query(connection).unwrap_or_else(|error| panic!("{words:?}: {error}"))
 }
 
-/// What a node says of all, those that have failed left out.
+/// Returns the members that a node reports, without failed ones.
 pub fn members(server: &RedisServer) -> Vec<Member> {
     let Ok(text) = server.try_ask::<String>(&["CLUSTER", "NODES"]) else { return Vec::new() };
     let member = |line: &str| {

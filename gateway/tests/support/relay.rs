@@ -1,5 +1,5 @@
-//! A stretch of network of a test's own: connections go through it, to one end or to several in turn, can be cut, held
-//! or made to fall silent, and share what it carries in a second.
+//! A network relay for tests: connections lead through it to one target, or to several in turn, and can be cut, held,
+//! silenced or slowed down.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -23,28 +23,28 @@ pub struct Relay {
 
 #[derive(Debug)]
 struct Shared {
-    /// Connections that have said this word fall silent when they are told to.
+    /// Only connections on which this word was sent can be silenced and have their answers kept.
     word: &'static [u8],
-    /// Connections numbered up to this one, counted from 1, are silent.
+    /// Connections up to this number, counted from 1, are silent.
     silent: watch::Sender<u64>,
     opened: AtomicU64,
-    /// Raised to end every connection there is.
+    /// Raised to cut all present connections.
     cuts: watch::Sender<u64>,
     held: watch::Sender<bool>,
-    /// What comes back on connections that have said the word is kept.
+    /// Whether answers on connections with the word are kept back.
     keeps: watch::Sender<bool>,
-    /// What is kept so at this moment, the first of each connection.
+    /// The answers kept back at present, the first of each connection.
     recorded: Mutex<Vec<u8>>,
-    /// Where new connections lead, in turn.
+    /// The targets of new connections, in turn.
     targets: Mutex<Vec<SocketAddr>>,
-    /// Bytes that come back in a second on all connections together. 0: any number.
+    /// The rate of bytes towards clients, on all connections together, per second. 0: no limit.
     rate: AtomicU64,
-    /// When the last byte that was let through has passed.
+    /// When the last permitted byte has passed.
     passed: Mutex<Instant>,
 }
 
 impl Shared {
-    /// Waits until these bytes have passed.
+    /// Waits until the rate permits these bytes.
     async fn carry(&self, bytes: usize) {
         let rate = self.rate.load(Ordering::Relaxed);
         if rate == 0 {
@@ -60,7 +60,7 @@ impl Shared {
 }
 
 impl Relay {
-    /// To `target`; the connections that can be silenced are those that say `word`.
+    /// Starts a relay to `target`. Only connections on which `word` was sent can be silenced.
     pub async fn start(target: SocketAddr, word: &'static [u8]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address");
@@ -81,7 +81,7 @@ impl Relay {
         Self { address, shared, _tasks: tasks }
     }
 
-    /// To a port of this machine.
+    /// Starts a relay to a port of this machine.
     pub async fn to(port: u16) -> Self {
         Self::start((Ipv4Addr::LOCALHOST, port).into(), b"\r\n").await
     }
@@ -90,22 +90,22 @@ impl Relay {
         self.address.port()
     }
 
-    /// New connections lead to these in turn; those there are stay.
+    /// Sets the targets of new connections, in turn. Present connections stay.
     pub fn lead_to(&self, targets: &[SocketAddr]) {
         *self.shared.targets.lock() = targets.to_vec();
     }
 
-    /// New connections lead to this port of this machine.
+    /// Sets a port of this machine as the target of new connections.
     pub fn point(&self, port: u16) {
         self.lead_to(&[(Ipv4Addr::LOCALHOST, port).into()]);
     }
 
-    /// Ends every connection there is.
+    /// Cuts all present connections.
     pub fn cut(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Nothing passes, either way, until [`Relay::release`]. Neither end is told.
+    /// Holds all bytes, in both directions, until [`Relay::release`]. Neither end notices.
     pub fn hold(&self) {
         self.shared.held.send_replace(true);
     }
@@ -116,22 +116,22 @@ impl Relay {
         self.shared.keeps.send_replace(false);
     }
 
-    /// Keeps what comes back on connections that have said the word, until [`Relay::release`]. What is said on them passes.
+    /// Keeps back answers on connections with the word, until [`Relay::release`]. Requests pass.
     pub fn keep_answers(&self) {
         self.shared.keeps.send_replace(true);
     }
 
-    /// Whether an answer is kept in which this stands.
+    /// Whether an answer that contains these bytes is kept back.
     pub fn keeps(&self, part: &[u8]) -> bool {
         self.shared.recorded.lock().windows(part.len()).any(|window| window == part)
     }
 
-    /// Lets so many bytes come back in a second.
+    /// Limits the bytes towards clients to this rate.
     pub fn slow_down(&self, bytes_per_second: u64) {
         self.shared.rate.store(bytes_per_second, Ordering::Relaxed);
     }
 
-    /// From now on nothing passes either way on the connections there are, and neither end is told.
+    /// Silences the present connections for good, in both directions. Neither end notices.
     pub fn silence(&self) {
         self.shared.silent.send_replace(self.shared.opened.load(Ordering::SeqCst));
     }

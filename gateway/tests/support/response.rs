@@ -1,4 +1,4 @@
-//! A client that is told everything in one response, and says its own in other requests.
+//! A client that receives everything in one response, and sends its commands in other requests.
 
 use std::collections::VecDeque;
 
@@ -10,23 +10,23 @@ use crate::gateway::{Gateway, PATIENCE};
 
 use crate::http::{self, Answer};
 
-/// What comes of a response, as it comes.
+/// A response that is read as it comes.
 pub struct Response<S> {
     stream: S,
     pub status: u16,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
-    /// What has been read and not been looked at, chunks and all.
+    /// Bytes that have been read and not parsed, with the chunks' framing.
     raw: Vec<u8>,
-    /// What has come out of the chunks.
+    /// The body, without the framing.
     body: Vec<u8>,
-    /// Of the event that was read last.
+    /// The remaining messages of the last event.
     messages: VecDeque<Value>,
     chunked: bool,
     ended: bool,
 }
 
-/// Asks with HTTP/1.1 and reads the head of what comes.
+/// Sends a request by HTTP/1.1 and reads the head of the response.
 pub async fn ask(
     gateway: &Gateway,
     method: &str,
@@ -38,7 +38,7 @@ pub async fn ask(
     ask_on(stream, "HTTP/1.1", method, path, headers, body).await
 }
 
-/// The same on a stream that is there, in a version of HTTP.
+/// The same on an open stream, with this version of HTTP.
 pub async fn ask_on<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     version: &str,
@@ -54,7 +54,7 @@ pub async fn ask_on<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 impl<S: AsyncRead + Unpin> Response<S> {
-    /// Reads the head of the response that comes next.
+    /// Reads the head of the next response.
     pub async fn read(stream: S) -> Self {
         let (raw, body) = (Vec::new(), Vec::new());
         let mut response = Self {
@@ -90,7 +90,7 @@ impl<S: AsyncRead + Unpin> Response<S> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
     }
 
-    /// The body up to here and without it; `None` if it ends first.
+    /// Returns the body up to this text, without the text. `None` if the body ends first.
     pub async fn until(&mut self, end: &str) -> Option<String> {
         loop {
             self.unchunk();
@@ -104,7 +104,7 @@ impl<S: AsyncRead + Unpin> Response<S> {
         }
     }
 
-    /// The next message of an event stream. An event may hold several, one a line.
+    /// Returns the next message of an event stream. An event may hold several, one a line.
     pub async fn event(&mut self) -> Option<Value> {
         if let Some(message) = self.messages.pop_front() {
             return Some(message);
@@ -115,7 +115,7 @@ impl<S: AsyncRead + Unpin> Response<S> {
         self.messages.pop_front()
     }
 
-    /// The next message that stands behind its length, with it. Of less than 16 KiB.
+    /// Returns the next length-delimited message, with its length. Up to 16 KiB.
     pub async fn delimited(&mut self) -> Option<Vec<u8>> {
         loop {
             self.unchunk();
@@ -133,12 +133,12 @@ impl<S: AsyncRead + Unpin> Response<S> {
         }
     }
 
-    /// The next line.
+    /// Returns the next line.
     pub async fn line(&mut self) -> Option<Value> {
         Some(serde_json::from_str(&self.until("\n").await?).expect("JSON"))
     }
 
-    /// What has come of the body, at least a byte.
+    /// Returns the body received so far, at least a byte.
     pub async fn bytes(&mut self) -> Vec<u8> {
         loop {
             self.unchunk();
@@ -149,7 +149,7 @@ impl<S: AsyncRead + Unpin> Response<S> {
         }
     }
 
-    /// Whether the body has ended as it should: in chunks, with the last of them.
+    /// Whether the body has ended properly: a chunked one with its last chunk.
     pub async fn is_over(&mut self) -> bool {
         let rest = self.until("\u{0}").await;
         rest.is_none() && self.body.is_empty() && (self.ended || !self.chunked)
@@ -188,7 +188,7 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|found| found == wanted)
 }
 
-/// Sends commands apart, for the session that a connect answer names.
+/// Sends commands by emulation, for the session that a connect reply names.
 pub async fn emulate(gateway: &Gateway, connected: &Value, commands: &[Value]) -> Answer {
     let lines: Vec<String> = commands.iter().map(Value::to_string).collect();
     let (session, node) = (&connected["connect"]["session"], &connected["connect"]["node"]);

@@ -1,4 +1,4 @@
-//! A client of Socket.IO, packet by packet.
+//! A Socket.IO client, packet by packet.
 
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
@@ -6,14 +6,14 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::client::Socket;
 use crate::gateway::{Gateway, PATIENCE};
 
-/// One connection over a WebSocket, past the first packet of Engine.IO.
+/// A connection over a WebSocket, past the handshake of Engine.IO.
 #[derive(Debug)]
 pub struct SocketIo {
     pub socket: Socket,
 }
 
 impl Gateway {
-    /// A connection that is in no namespace.
+    /// Opens a connection that is in no namespace.
     pub async fn socketio(&self) -> SocketIo {
         let mut socket = self.open("/socket.io/?EIO=4&transport=websocket", &[]).await;
         let open = socket.text().await;
@@ -21,7 +21,7 @@ impl Gateway {
         SocketIo { socket }
     }
 
-    /// A client in the main namespace, and its id there.
+    /// Connects a client to the main namespace. Returns its id there, too.
     pub async fn in_main(&self) -> (SocketIo, String) {
         let mut client = self.socketio().await;
         let sid = client.enter("/", "").await;
@@ -39,7 +39,7 @@ impl SocketIo {
         self.socket.send(Message::binary(bytes.to_vec())).await;
     }
 
-    /// Comes into a namespace, and answers its id there.
+    /// Joins a namespace, and returns the client's id there.
     pub async fn enter(&mut self, namespace: &str, auth: &str) -> String {
         let (packet, before) = match namespace {
             "/" => (format!("0{auth}"), "0".to_owned()),
@@ -52,10 +52,10 @@ impl SocketIo {
         welcome["sid"].as_str().expect("an id").to_owned()
     }
 
-    /// The next packet of Socket.IO; pings are answered.
+    /// Returns the next packet of Socket.IO. Pings are answered.
     pub async fn next_packet(&mut self) -> String {
         let packet = self.read_packet();
-        // Pings alone are no answer.
+        // Bounded, because pings could go on for ever.
         tokio::time::timeout(2 * PATIENCE, packet).await.expect("a packet in time")
     }
 
@@ -70,7 +70,7 @@ impl SocketIo {
         }
     }
 
-    /// The next attachment.
+    /// Returns the next attachment.
     pub async fn bytes(&mut self) -> Vec<u8> {
         match self.socket.data().await {
             Message::Binary(bytes) => bytes.to_vec(),
@@ -78,7 +78,7 @@ impl SocketIo {
         }
     }
 
-    /// That nothing was told before what comes of this event, which the namespace publishes to all.
+    /// Checks that no message is waiting: the next one must be this event, which the namespace publishes to all.
     pub async fn has_been_told_all(&mut self) {
         self.send(r#"2["say","mark"]"#).await;
         assert_eq!(self.next_packet().await, r#"2["say","mark"]"#);

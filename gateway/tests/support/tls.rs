@@ -1,4 +1,4 @@
-//! A certificate of a test's own, and streams to a node that uses it.
+//! A certificate for tests, and streams to a node that uses it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,12 +27,12 @@ impl Certificate {
         Self { directory }
     }
 
-    /// Its file of this name: `certificate.pem`, `key.pem`.
+    /// Returns its file of this name: `certificate.pem`, `key.pem`.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// Has the node use it.
+    /// Configures a node with it.
     pub fn on(&self, description: Description) -> Description {
         let file = |name: &str| self.directory.path().join(name).display().to_string();
         description
@@ -44,7 +44,7 @@ impl Certificate {
         self.connect_offering(gateway, &[]).await
     }
 
-    /// The same, with these protocols to choose from.
+    /// Connects, and offers these ALPN protocols.
     pub async fn connect_offering(&self, gateway: &Gateway, protocols: &[&str]) -> TlsStream<TcpStream> {
         let certificate = CertificateDer::from_pem_file(self.directory.path().join("certificate.pem"));
         let mut roots = RootCertStore::empty();

@@ -1,4 +1,4 @@
-//! What one subscriber has been given, and whether that is what it was promised.
+//! The publications that one subscriber has received, and the checks of what it was promised.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use crate::client::{Client, received};
 use crate::gateway::PATIENCE;
 use crate::ledger::Ledger;
 
-/// How long a subscriber waits before it asks again where the node cannot serve it.
+/// The pause before a subscriber tries again where the node cannot serve it.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// A subscriber keeps it over all its connections.
+/// A subscriber's record over all its connections.
 #[derive(Debug)]
 pub struct Account {
     pub channel: String,
@@ -21,7 +21,7 @@ pub struct Account {
     stands: Option<Stands>,
     pub received: u64,
     pub recoveries: u64,
-    /// Times it was told that something may be missing.
+    /// How often it was told that publications may be missing.
     pub told: u64,
     pub heard_the_last: bool,
 }
@@ -48,7 +48,7 @@ impl Account {
         }
     }
 
-    /// Subscribes from where it stands, again and again where the node says that it cannot serve yet.
+    /// Subscribes from its position, again and again while the node cannot serve it yet.
     pub async fn subscribe(&mut self, client: &mut Client) {
         let start = Instant::now();
         loop {
@@ -105,7 +105,7 @@ impl Account {
         self.ledger.note(&self.channel, &stands.epoch, offset, data);
     }
 
-    /// Something the node says while it is subscribed.
+    /// Handles a push to the subscriber.
     pub async fn hear(&mut self, client: &mut Client, push: &Value) {
         if push["push"]["unsubscribe"]["code"] == 2500 {
             let since = self.stands.as_ref().map(|stands| stands.since);

@@ -1,4 +1,4 @@
-//! Publishers and subscribers of a play, each a task of its own until it is told to stop.
+//! The publishers and subscribers of a play, each a task that runs until it is told to stop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,10 +15,10 @@ use crate::client::Client;
 use crate::gateway::{Gateway, PATIENCE};
 use crate::ledger::Ledger;
 
-/// Whoever waits for a push looks up this often, so that a quiet channel is no silence.
+/// The interval at which a subscriber stops waiting for a push to look around, so that a quiet channel does not time out.
 const LOOK_UP: Duration = Duration::from_secs(5);
 
-/// How long it may take until everyone has heard of what was published last.
+/// How long it may take until every subscriber has the last publication.
 const END_DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -29,13 +29,13 @@ pub struct Audience {
     publishers: JoinSet<()>,
     subscribers: JoinSet<Account>,
     publish: watch::Sender<bool>,
-    /// From then on nobody leaves any more, and everyone stops at the last publication.
+    /// Once set, nobody leaves any more, and every subscriber stops at the last publication.
     last: watch::Sender<bool>,
     pub accepted: Arc<AtomicU64>,
 }
 
 impl Audience {
-    /// For each channel: a publisher and a subscriber that stays on each node, and one that comes and goes.
+    /// Starts, for each channel, a publisher and a permanent subscriber on each node, and a subscriber that comes and goes.
     pub async fn gather(
         nodes: &[Arc<Gateway>],
         channels: &[&str],
@@ -78,12 +78,12 @@ impl Audience {
         audience
     }
 
-    /// Publishers pause, or go on.
+    /// Pauses or resumes the publishers.
     pub fn publish(&self, go_on: bool) {
         self.publish.send_replace(go_on);
     }
 
-    /// Publishes something that says it is the last, until everyone has heard it. Answers all accounts.
+    /// Publishes a last publication until every subscriber has it. Returns all accounts.
     pub async fn end(mut self) -> Vec<Account> {
         self.check();
         self.publishers.shutdown().await;
@@ -104,7 +104,7 @@ impl Audience {
         accounts
     }
 
-    /// Fails as soon as a publisher or a subscriber has.
+    /// Panics as soon as a publisher or a subscriber has failed.
     pub fn check(&mut self) {
         if let Some(ended) = self.publishers.try_join_next() {
             ended.expect("no position names two publications");
@@ -126,7 +126,7 @@ struct Publisher {
 }
 
 impl Publisher {
-    /// What fails is not tried again: nobody knows whether it was made.
+    /// Failed publications are not repeated: they may have been made.
     async fn run(mut self) {
         for number in 0_u64.. {
             if self.publish.wait_for(|go_on| *go_on).await.is_err() {
@@ -141,7 +141,7 @@ impl Publisher {
     }
 }
 
-/// Whether it was accepted. What the node says of its position is noted.
+/// Publishes, and records the position in the answer. Returns whether the publication was accepted.
 async fn publish(node: &Gateway, channel: &str, data: Value, ledger: &Ledger) -> bool {
     let answer = node.try_api("publish", &json!({ "channel": channel, "data": data })).await;
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
@@ -191,12 +191,12 @@ async fn come_and_go(
             account.hear(&mut client, &push).await;
         }
         drop(client);
-        // Until then, or until the end.
+        // Until the pause is over, or the play ends.
         let _ = tokio::time::timeout(Duration::from_millis(away), last.wait_for(|last| *last)).await;
     }
 }
 
-/// Waits until nodes serve everything again.
+/// Waits until all nodes are ready.
 pub async fn all_ready(nodes: &[Arc<Gateway>]) {
     let start = Instant::now();
     for (number, node) in nodes.iter().enumerate() {

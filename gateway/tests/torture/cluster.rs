@@ -1,5 +1,5 @@
-//! A Redis Cluster whose slots move both ways, and whose masters die, hang, hand over, come and go: what happens to one is
-//! noticed in the channels that it has alone, and a move by nobody.
+//! A Redis Cluster whose slots move both ways, and whose masters die, hang, hand over, come and go. What happens to a
+//! master may be noticed only in its own channels, and a move in none.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,32 +18,32 @@ use crate::stage::{Make, node};
 
 const MASTERS: usize = 3;
 
-/// Beside the slot of a channel, those that move with it: what is moved as a whole is more than one slot.
+/// Slots that move together with a channel's slot, so that several slots are moved as a whole.
 const SLOTS_TOGETHER: u16 = 3;
 
-/// What happens to the master that has a channel, whichever that is by then.
+/// An event for the master that owns a channel's slot at that moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Event {
-    /// The channel's slot goes to another master, key by key.
+    /// The channel's slot moves to another master, key by key.
     Move,
-    /// It goes as a whole, as Valkey can.
+    /// The slot moves as a whole, as Valkey can.
     Migrate,
-    /// One more master joins, has the slot for a while, gives it back and leaves.
+    /// A further master joins, owns the slot for a while, gives it back and leaves.
     ComeAndGo,
-    /// It dies, its replica is promoted, and it comes back as the replica of that.
+    /// The master dies, its replica is promoted, and it comes back as a replica.
     Kill,
-    /// It hangs until its replica is promoted, and wakes up then.
+    /// The master hangs until its replica is promoted, and wakes up then.
     Hang,
-    /// It hangs, but not for long enough.
+    /// The master hangs for too short a time for a failover.
     Freeze,
-    /// It hands over to its replica.
+    /// The master hands over to its replica.
     HandOver,
     FlushAll,
     ForgetScripts,
     KillConnections(&'static str),
 }
 
-/// Nobody loses anything by these.
+/// Events that lose nothing.
 const HARMLESS: [Event; 6] = [
     Event::Move,
     Event::Move,
@@ -55,20 +55,20 @@ const HARMLESS: [Event; 6] = [
 
 const SEVERE: [Event; 4] = [Event::Kill, Event::Hang, Event::HandOver, Event::FlushAll];
 
-/// A channel of each master, and those who publish and listen there.
+/// A channel of each master, with its publishers and subscribers.
 struct Part {
     channel: String,
     slot: u16,
-    /// What was lost at the master that had it, and at no other.
+    /// Losses at the master that owned the slot, and at no other.
     ledger: Arc<Ledger>,
     audience: Audience,
 }
 
-/// What may happen.
+/// The events of a play.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Everything,
-    /// Only what loses nothing: then nobody may be told of anything.
+    /// Only events that lose nothing: then no subscriber may be told of a loss.
     Harmless,
 }
 
@@ -99,7 +99,7 @@ pub async fn play(make: Make, kind: Kind, seed: u64, time: Duration) {
     if kind == Kind::Everything {
         events.extend(SEVERE);
     }
-    // A short play has each of the slow ones once at least; a long one draws from all of them.
+    // A short play has each of the slow events once at least; a long one draws from all of them.
     let mut first: Vec<Event> = match kind {
         Kind::Everything => vec![Event::Kill, Event::Hang, Event::Move],
         Kind::Harmless => vec![Event::ComeAndGo, Event::Move],
@@ -137,7 +137,7 @@ async fn happen(
     let slot = parts[at].slot;
     let slots: Vec<u16> = (slot..slot + SLOTS_TOGETHER).collect();
     let master = block_in_place(|| cluster.owner(slot));
-    // Those that have lost what this master loses.
+    // The channels that lose what this master loses.
     let here: Vec<&Part> =
         parts.iter().filter(|part| block_in_place(|| cluster.owner(part.slot)) == master).collect();
     let ledgers: Vec<Arc<Ledger>> = here.iter().map(|part| part.ledger.clone()).collect();
@@ -167,7 +167,8 @@ async fn happen(
                 cluster.move_slots(slots.iter().copied(), master);
                 cluster.agree_on(&slots, master);
             });
-            // Positions that moved are taken for what they are while the master that they come from still lives.
+            // Only after publications have gone on, because moved positions are recognized only while the old master
+            // still lives.
             goes_on(&parts[at]).await;
             block_in_place(|| cluster.remove_server(newcomer));
         }
@@ -204,7 +205,7 @@ async fn happen(
         }
         Event::Freeze => {
             cluster.servers[master].freeze();
-            // Much less than after which it would be replaced.
+            // Much shorter than the timeout for a failover.
             tokio::time::sleep(pause * 3).await;
             cluster.servers[master].thaw();
         }
@@ -219,7 +220,7 @@ async fn happen(
     }
 }
 
-/// Acts while any of these may have lost something.
+/// Runs `act` while these channels may lose data.
 async fn losing<T>(ledgers: &[Arc<Ledger>], act: impl Future<Output = T>) -> T {
     ledgers.iter().for_each(|ledger| ledger.begin_losing());
     let result = act.await;
@@ -227,7 +228,7 @@ async fn losing<T>(ledgers: &[Arc<Ledger>], act: impl Future<Output = T>) -> T {
     result
 }
 
-/// Waits until something more was published in the channel.
+/// Waits until further publications were made in the channel.
 async fn goes_on(part: &Part) {
     let (start, before) = (Instant::now(), part.audience.accepted.load(Ordering::Relaxed));
     while part.audience.accepted.load(Ordering::Relaxed) < before + 5 {
@@ -236,19 +237,19 @@ async fn goes_on(part: &Part) {
     }
 }
 
-/// The slot of a channel, with as many partitions as there are unless said otherwise.
+/// Returns the slot of a channel, for the default number of partitions.
 fn slot_of(cluster: &RedisCluster, channel: &str) -> u16 {
     let slot: u16 = cluster.servers[0].ask(&["CLUSTER", "KEYSLOT", channel]);
     slot / 16 * 16
 }
 
-/// The servers that have slots.
+/// Returns the servers that own slots.
 fn masters(cluster: &RedisCluster) -> Vec<usize> {
     let all = 0..cluster.servers.len();
     all.filter(|server| cluster.servers[*server].is_running() && !cluster.slots(*server).is_empty()).collect()
 }
 
-/// Which server has a slot, as others say than this one.
+/// Returns the server that owns a slot, according to another server than `but`.
 fn owner_by(cluster: &RedisCluster, slot: u16, but: usize) -> usize {
     let all = 0..cluster.servers.len();
     let other = all.into_iter().find(|other| *other != but && cluster.servers[*other].is_running());

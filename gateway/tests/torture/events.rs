@@ -1,4 +1,4 @@
-//! What happens to the servers and to the ways there.
+//! The events for the servers and for the network to them.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use crate::stage::{Stage, is_in_sync, server_options};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// The replica takes over without the master's last writes. Connections to the old one are cut, or stay.
+    /// The replica takes over without the master's last writes. Connections to the old master are cut, or stay open.
     FailOver {
         cut: bool,
     },
     /// The master becomes a replica and then master again, without its last writes, and without losing a connection.
-    /// Publishers may be quiet meanwhile.
+    /// Publishers may pause meanwhile.
     ThereAndBack {
         quiet: bool,
     },
-    /// An older copy is put into the master by replication, over the connections that there are.
+    /// An older copy of the data gets into the master by replication, over the open connections.
     BackupPutBack {
         quiet: bool,
     },
     /// The master is killed and comes back with an older snapshot.
     OldSnapshot,
-    /// Redis forgets a part of a channel, for want of memory.
+    /// Redis evicts a part of a channel, for want of memory.
     Evict(&'static str),
     FlushAll,
     ForgetScripts,
@@ -38,7 +38,7 @@ pub enum Event {
     Freeze,
 }
 
-/// Nothing of what was accepted is lost by these.
+/// Events that lose no accepted publication.
 pub const HARMLESS: &[Event] = &[
     Event::ForgetScripts,
     Event::KillConnections("normal"),
@@ -48,7 +48,7 @@ pub const HARMLESS: &[Event] = &[
     Event::Freeze,
 ];
 
-/// These take data away, and every connection with it.
+/// Events that lose data, and every connection with it.
 pub const SEVERE: &[Event] = &[
     Event::FailOver { cut: true },
     Event::OldSnapshot,
@@ -58,7 +58,7 @@ pub const SEVERE: &[Event] = &[
     Event::FlushAll,
 ];
 
-/// These take data away behind connections that stay.
+/// Events that lose data while connections stay open.
 pub const SLY: &[Event] = &[
     Event::FailOver { cut: false },
     Event::ThereAndBack { quiet: false },
@@ -67,7 +67,7 @@ pub const SLY: &[Event] = &[
     Event::BackupPutBack { quiet: true },
 ];
 
-/// Draws from the sets given.
+/// Draws an event from these sets.
 pub fn draw(sets: &[&[Event]], rng: &mut StdRng) -> Event {
     let set = sets.choose(rng).expect("a set");
     *set.choose(rng).expect("an event")
@@ -134,7 +134,7 @@ pub async fn happen(
     }
 }
 
-/// The nodes find the new master one after the other, so that for a while they see different servers.
+/// The nodes find the new master one after the other, so that for a while they use different servers.
 async fn fail_over(stage: &mut Stage, cut: bool, other_first: bool, pause: Duration) {
     let (old, new) = (stage.master, stage.replica());
     stage.hold_replication();

@@ -1,4 +1,4 @@
-//! What everyone together has seen: which publication each position names, and when the servers last lost something.
+//! The joint record of a play: the publication at each position, and the time of the servers' last loss.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-/// How long after a loss a node may still find out about it, and tell those who came meanwhile.
+/// How long after a loss a node may still detect it, and tell subscribers that came meanwhile.
 const FOUND_OUT: Duration = Duration::from_secs(5);
 
-/// Shared by publishers, subscribers and whoever plays the events.
+/// Shared by publishers, subscribers and the player of events.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// A new connection is as good as a loss: nobody can prove that the server behind it is the same.
+    /// Whether a new connection counts as a loss, because the node cannot prove that the server behind it is the same.
     links_cost_epochs: bool,
     named: Mutex<HashMap<(String, String, u64), Value>>,
     losses: Mutex<Losses>,
@@ -25,12 +25,12 @@ struct Losses {
 }
 
 impl Ledger {
-    /// For nodes that may not call INFO, if `links_cost_epochs`.
+    /// Creates the record. `links_cost_epochs`: for nodes that may not call INFO.
     pub fn new(links_cost_epochs: bool) -> Self {
         Self { links_cost_epochs, ..Self::default() }
     }
 
-    /// Someone was shown this publication at this position: whoever else is must see the same.
+    /// Records the publication at a position. Panics if another one was seen there.
     pub fn note(&self, channel: &str, epoch: &str, offset: u64, data: &Value) {
         let mut named = self.named.lock();
         let known =
@@ -42,7 +42,7 @@ impl Ledger {
         self.named.lock().len()
     }
 
-    /// Acts while data may be lost.
+    /// Runs `act` while data may be lost.
     pub async fn losing<T>(&self, act: impl Future<Output = T>) -> T {
         self.begin_losing();
         let result = act.await;
@@ -50,7 +50,7 @@ impl Ledger {
         result
     }
 
-    /// From now on data may be lost.
+    /// Begins a time in which data may be lost.
     pub fn begin_losing(&self) {
         self.losses.lock().in_flight += 1;
     }
@@ -61,7 +61,7 @@ impl Ledger {
         losses.ended = Some(Instant::now());
     }
 
-    /// Whether someone who has followed since then may be told that something is missing.
+    /// Whether a subscriber that has followed since then may be told that publications are missing.
     pub fn may_have_lost(&self, since: Instant) -> bool {
         let losses = self.losses.lock();
         self.links_cost_epochs

@@ -1,7 +1,7 @@
-//! Real servers lose, forget and go back in time under load; no subscriber may miss anything, or be given anything
-//! wrong, without being told, and none may be told for nothing.
+//! Real servers lose data, forget it and go back in time under load. No subscriber may miss a publication, or receive a
+//! wrong one, without being told, and none may be told for no reason.
 //!
-//! A short play of each kind runs with every test run. A long one, of any seed:
+//! A short play of each kind is part of every test run. To run a long one, of any seed:
 //!
 //! ```sh
 //! TORTURE_SECONDS=600 TORTURE_SEED=7 cargo test -p tidegate --test torture -- --ignored --nocapture
@@ -52,10 +52,10 @@ use play::{Kind, play};
 use sentinel::Way;
 use stage::Make;
 
-/// How long a short play takes, without its end.
+/// The duration of a short play, without its end.
 const SHORT: Duration = Duration::from_secs(7);
 
-/// How long each play of a long one takes.
+/// The duration of each play in a long run.
 const LONG: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -123,7 +123,7 @@ async fn nobody_is_told_of_a_loss_where_a_cluster_of_nats_loses_its_leaders() {
     nats::play_cluster(13, SHORT).await;
 }
 
-/// Plays with one seed after the other, until the time is over.
+/// Plays one seed after the other, until the time is over.
 async fn play_long(play: impl AsyncFn(u64)) {
     let number = |name: &str, default: u64| {
         std::env::var(name).map_or(default, |value| value.parse().expect("a number"))

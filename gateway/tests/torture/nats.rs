@@ -1,5 +1,5 @@
-//! NATS alone and as a cluster of three: servers die, hang and are cut off, streams are emptied, deleted and put back from
-//! older copies.
+//! NATS alone and as a cluster of three: servers die, hang and are cut off; streams are emptied, deleted and restored
+//! from older copies.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,16 +18,16 @@ use crate::nats_server::NatsServer;
 use crate::play::CHANNELS;
 use crate::relay::Relay;
 
-/// What these channels keep is in this stream, by the number that they keep.
+/// The stream of these channels, named after the size of their history.
 const STREAM: &str = "tidegate_history_16384";
 
-/// A cluster on a loaded machine takes this long at most to choose a leader, or to bring a server up to date.
+/// The longest that a cluster on a busy machine takes to elect a leader, or to catch a server up.
 const CLUSTER_PATIENCE: Duration = Duration::from_secs(90);
 
-/// What happens to the one server.
+/// An event for the single server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Event {
-    /// It is killed, and comes back with what is in its files.
+    /// The server is killed, and comes back with the data in its files.
     Kill,
     Freeze,
     CutDoors,
@@ -36,31 +36,31 @@ enum Event {
     Purge,
     PurgeChannel,
     DeleteStream,
-    /// It comes back with an older copy of everything.
+    /// The server comes back with an older copy of everything.
     OlderCopy,
 }
 
-/// What happens to one of three.
+/// An event for one of three servers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ClusterEvent {
-    /// The leader of the stream is killed; another is chosen, and it comes back.
+    /// The leader of the stream is killed; another is elected, and the old one comes back.
     KillLeader,
-    /// The same, but it hangs and wakes up.
+    /// The leader hangs until another is elected, and wakes up.
     HangLeader,
     /// The leader hands over.
     StepDown,
-    /// One that leads nothing of it is killed.
+    /// A server that does not lead the stream is killed.
     KillFollower,
 }
 
 const HARMLESS: [Event; 4] = [Event::Kill, Event::Freeze, Event::CutDoors, Event::HoldDoor];
 const SEVERE: [Event; 4] = [Event::Purge, Event::PurgeChannel, Event::DeleteStream, Event::OlderCopy];
 
-/// What may happen.
+/// The events of a play.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Everything,
-    /// Only what loses nothing: then nobody may be told of anything.
+    /// Only events that lose nothing: then no subscriber may be told of a loss.
     Harmless,
 }
 
@@ -137,12 +137,13 @@ async fn happen(event: Event, server: &mut NatsServer, doors: &[Relay], pause: D
     }
 }
 
-/// Asks the API of JetStream.
+/// Calls the API of JetStream.
 fn request_api(server: &NatsServer, what: &str, request: &str) -> Value {
     serde_json::from_str(&server.ask(&format!("$JS.API.{what}"), request)).unwrap_or_default()
 }
 
-/// A stream that was just deleted is not there until a node has made it again, which is no less than what was asked for.
+/// Calls the API, which must succeed. A stream that was just deleted may be missing until a node has recreated it,
+/// which has the same effect.
 fn succeeds(server: &NatsServer, what: &str, request: &str) {
     let answer = request_api(server, what, request);
     assert!(answer["success"] == true || answer["error"]["err_code"] == 10_059, "{what}: {answer}");
@@ -159,7 +160,7 @@ async fn end(kind: Kind, nodes: &[Arc<Gateway>], audience: Audience) {
     assert!(kind == Kind::Everything || told == 0, "nothing was lost");
 }
 
-/// Three servers that keep everything three times: nothing that happens to one of them loses anything.
+/// Plays with three servers and three replicas of everything: an event for one of them loses nothing.
 pub async fn play_cluster(seed: u64, time: Duration) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut servers = block_in_place(|| NatsServer::start_cluster(3));
@@ -175,7 +176,7 @@ pub async fn play_cluster(seed: u64, time: Duration) {
         ClusterEvent::StepDown,
         ClusterEvent::KillFollower,
     ];
-    // A server takes its time to come back: a short play has two of these, and then whatever is drawn.
+    // A server takes time to come back, so a short play has these two, and then whatever is drawn.
     let mut first = vec![ClusterEvent::KillLeader, ClusterEvent::HangLeader];
     let start = Instant::now();
     while start.elapsed() < time || !first.is_empty() {
@@ -213,7 +214,7 @@ pub async fn play_cluster(seed: u64, time: Duration) {
     end(Kind::Harmless, &nodes, audience).await;
 }
 
-/// Waits until one that is not this one leads the stream.
+/// Waits until another server than this one leads the stream.
 async fn another_leads(servers: &[NatsServer], gone: usize) {
     let start = Instant::now();
     while leader_by(&servers[(gone + 1) % servers.len()]).is_none_or(|(leader, _)| leader == gone) {
@@ -222,7 +223,7 @@ async fn another_leads(servers: &[NatsServer], gone: usize) {
     }
 }
 
-/// Waits until all servers have all of the stream. Returns which one leads it.
+/// Waits until all servers have all of the stream. Returns its leader.
 async fn in_sync(servers: &[NatsServer], mut last: Option<(usize, bool)>) -> usize {
     let start = Instant::now();
     loop {
@@ -235,7 +236,7 @@ async fn in_sync(servers: &[NatsServer], mut last: Option<(usize, bool)>) -> usi
     }
 }
 
-/// Which server leads the stream, as this one says, and whether the others have all of it.
+/// Returns the leader of the stream, according to this server, and whether the others are in sync.
 fn leader_by(server: &NatsServer) -> Option<(usize, bool)> {
     let info = block_in_place(|| server.try_ask(&format!("$JS.API.STREAM.INFO.{STREAM}"), "")).ok()?;
     let info: Value = serde_json::from_str(&info).ok()?;

@@ -1,4 +1,5 @@
-//! One play: events drawn from a seed, under load, and then everything heals and everyone hears the last publication.
+//! A play: events drawn from a seed, under load; in the end everything heals, and every subscriber receives the last
+//! publication.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,13 +13,13 @@ use crate::events::{HARMLESS, SEVERE, SLY, draw, happen};
 use crate::ledger::Ledger;
 use crate::stage::{Make, Stage};
 
-/// What may happen.
+/// The events of a play.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Everything,
-    /// The nodes may not call INFO.
+    /// All events, with nodes that may not call INFO.
     WithoutInfo,
-    /// Only what loses nothing.
+    /// Only events that lose nothing.
     Harmless,
 }
 

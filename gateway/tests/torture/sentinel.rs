@@ -1,4 +1,4 @@
-//! A real Sentinel fails over and back. The ways of the nodes follow what it says, or nodes ask it themselves.
+//! A real Sentinel fails over and back. The nodes follow it through relays, or ask it themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,19 +14,19 @@ use crate::play::CHANNELS;
 use crate::redis_server::RedisServer;
 use crate::stage::{Make, Stage, is_in_sync};
 
-/// Publishing goes on for this long after each change of master.
+/// How long publishing goes on after each failover.
 const AFTER: Duration = Duration::from_secs(1);
 
-/// How nodes get to the new master.
+/// How nodes find the new master.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Way {
-    /// As behind a balancer that asks Sentinel: new connections go to the new master, old ones stay.
+    /// Through relays, as behind a balancer that asks Sentinel: new connections go to the new master, old ones stay.
     Doors,
-    /// With `redis.mode = "sentinel"`.
+    /// By `redis.mode = "sentinel"`.
     Asked,
 }
 
-/// Why there is a new master.
+/// The cause of a failover.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Reason {
     Planned,
@@ -75,11 +75,11 @@ pub async fn play(make: Make, seed: u64, way: Way) {
     assert!(accepted > 100 && told > 0, "each promotion begins new epochs");
 }
 
-/// Waits for another master than this server, and gives the reason for it.
+/// Causes a failover from this server for the given reason, and waits for it.
 async fn another(sentinel: &RedisServer, failed: &mut RedisServer, reason: Reason) -> u16 {
     let (old, start) = (failed.port(), Instant::now());
     if reason != Reason::Planned {
-        // Until it knows the replica there is nobody to fail over to.
+        // Sentinel cannot fail over until it knows the replica.
         while !replica_is_known(sentinel) {
             assert!(start.elapsed() < PATIENCE, "no replica");
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -103,7 +103,7 @@ async fn another(sentinel: &RedisServer, failed: &mut RedisServer, reason: Reaso
     }
 }
 
-/// Whether Sentinel knows a replica that is well.
+/// Whether Sentinel knows a healthy replica.
 fn replica_is_known(sentinel: &RedisServer) -> bool {
     let replicas: Vec<std::collections::HashMap<String, String>> =
         sentinel.ask(&["SENTINEL", "REPLICAS", "watched"]);
@@ -113,11 +113,11 @@ fn replica_is_known(sentinel: &RedisServer) -> bool {
     })
 }
 
-/// Soon sure that a master is gone, and that a failover has failed.
+/// Short timeouts for a dead master, and for a failover that has failed.
 const IMPATIENT: &str =
     "sentinel down-after-milliseconds watched 1000\nsentinel failover-timeout watched 3000";
 
-/// The port of the master that it would send clients to.
+/// Returns the port of the master that Sentinel names.
 fn master(sentinel: &RedisServer) -> u16 {
     let address: (String, String) = sentinel.ask(&["SENTINEL", "get-master-addr-by-name", "watched"]);
     address.1.parse().expect("a port")

@@ -17,13 +17,13 @@ use crate::stage::{Make, node};
 
 const SHARDS: usize = 3;
 
-/// What happens to one of the servers.
+/// An event for one of the servers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Event {
-    /// It is killed, and comes back later with nothing.
+    /// The server is killed, and comes back later without data.
     Kill,
     FlushAll,
-    /// It forgets the stream of its channel, or where that stood.
+    /// The server evicts the stream of its channel, or the record of its position.
     Evict(&'static str),
     ForgetScripts,
     KillConnections(&'static str),
@@ -41,11 +41,11 @@ const EVENTS: [Event; 8] = [
     Event::Freeze,
 ];
 
-/// One of the servers, the channel that it has, and those who publish and listen there.
+/// One of the servers, its channel, and the channel's publishers and subscribers.
 struct Shard {
     server: RedisServer,
     channel: String,
-    /// What was lost here, and at no other server.
+    /// Losses on this server, and on no other.
     ledger: Arc<Ledger>,
     audience: Audience,
 }
@@ -116,7 +116,7 @@ async fn happen(event: Event, shard: &mut Shard, nodes: &[Arc<Gateway>], pause: 
     }
 }
 
-/// Waits until all nodes can use a server: they are ready also without it.
+/// Waits until all nodes use a server: they are ready without it, too.
 async fn is_used(server: &RedisServer, nodes: &[Arc<Gateway>]) {
     let metric = format!("tidegate_broker_shard_up{{shard=\"127.0.0.1:{}\"}}", server.port());
     let start = Instant::now();

@@ -1,5 +1,5 @@
-//! Two servers that replicate one to the other over a wire that can be held, and two nodes, each with a door of its own
-//! to the server that is master.
+//! Two servers, one of which replicates the other over a relay that can be held, and two nodes, each with a relay of
+//! its own to the master.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::gateway::{Description, Gateway, PATIENCE, gateway};
 use crate::redis_server::RedisServer;
 use crate::relay::Relay;
 
-/// The user of the nodes, who may not call INFO in some plays.
+/// The user of the nodes, which may not call INFO in some plays.
 const USER: &str = "limited";
 const PASSWORD: &str = "password-of-the-tests";
 const USER_OPTIONS: [&str; 7] = ["--user", USER, "on", ">password-of-the-tests", "~*", "&*", "+@all"];
@@ -38,11 +38,11 @@ impl Make {
 pub struct Stage {
     pub make: Make,
     pub servers: [RedisServer; 2],
-    /// Which one is master.
+    /// The index of the master.
     pub master: usize,
-    /// Where each server can be reached for replication.
+    /// The relays for replication from each server.
     wires: [Relay; 2],
-    /// What each node takes for its Redis.
+    /// The relay that each node uses as its Redis.
     pub doors: [Relay; 2],
     pub nodes: [Arc<Gateway>; 2],
 }
@@ -61,8 +61,8 @@ impl Stage {
         stage
     }
 
-    /// The same with a Sentinel, which nodes ask themselves if `nodes_ask`. It tells replicas by its port where their master
-    /// is, so that nothing can be held on the way.
+    /// The same with a Sentinel, which nodes ask themselves if `nodes_ask`. Sentinel gives replicas the port of the
+    /// master itself, so replication cannot be held then.
     pub async fn with_sentinel(make: Make, settings: &str, nodes_ask: bool) -> (Self, RedisServer) {
         if !nodes_ask {
             let stage = Self::set(make, true).await;
@@ -86,7 +86,7 @@ impl Stage {
         1 - self.master
     }
 
-    /// Holds what the master sends to its replica.
+    /// Holds the replication from the master.
     pub fn hold_replication(&self) {
         self.wires[self.master].hold();
     }
@@ -108,7 +108,7 @@ impl Stage {
     }
 }
 
-/// What replication needs to be quick.
+/// Options for fast replication.
 pub fn server_options() -> [&'static str; 6] {
     ["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
 }
@@ -122,20 +122,20 @@ fn servers(make: Make, with_info: bool) -> [RedisServer; 2] {
     [(); 2].map(|()| RedisServer::start_program(&make.program(), &options))
 }
 
-/// Where each server can be reached for replication, and the doors of the nodes.
+/// Creates the relays for replication, and those of the nodes.
 async fn ways(servers: &[RedisServer; 2]) -> ([Relay; 2], [Relay; 2]) {
     let wires = [Relay::to(servers[0].port()).await, Relay::to(servers[1].port()).await];
     let doors = [Relay::to(servers[0].port()).await, Relay::to(servers[0].port()).await];
     (wires, doors)
 }
 
-/// The second follows the first over no wire.
+/// Makes the second server replicate the first, without a relay.
 async fn replicates(servers: &[RedisServer; 2]) {
     servers[1].ask::<String>(&["REPLICAOF", "127.0.0.1", &servers[0].port().to_string()]);
     is_in_sync(&servers[1]).await;
 }
 
-/// A node that loses patience with its Redis soon.
+/// Starts a node with short timeouts for its Redis.
 pub async fn node(description: Description, name: &str) -> Arc<Gateway> {
     let node = description.with("node.name", name);
     let node =

@@ -1,7 +1,7 @@
-//! `tidegate top`: what nodes do at this moment, in a terminal.
+//! `tidegate top`: shows in a terminal what nodes are doing.
 //!
-//! `read_nodes` asks nodes for their metrics, `busiest_channels` the server API, `figures` makes rates and quantiles of
-//! two readings, and `page` lays them out. The terminal is written to with the few control sequences that all of them know.
+//! `read_nodes` requests the metrics of nodes, `busiest_channels` asks the server API, `figures` computes rates and
+//! quantiles from two readings, and `page` lays them out. Only control sequences that every terminal knows are used.
 
 mod busiest_channels;
 mod figures;
@@ -24,7 +24,7 @@ use crate::inspect::{CliError, GatewayAddress, GatewayArgs, on_this_machine, run
 use busiest_channels::Channels;
 use read_nodes::MetricsReader;
 
-/// As wide as pages are where there is no terminal to ask.
+/// The width of pages where there is no terminal to ask.
 const WIDTH: u16 = 120;
 
 /// Show what nodes do at this moment, anew every second, until it is interrupted.
@@ -55,11 +55,11 @@ pub struct TopArgs {
     pub once: bool,
 }
 
-/// The other screen, without a cursor.
+/// Opens the alternate screen and hides the cursor.
 const OPEN: &[u8] = b"\x1b[?1049h\x1b[?25l";
 const CLOSE: &[u8] = b"\x1b[?25h\x1b[?1049l";
 
-/// Shows pages until it is interrupted, or one. Fails where no node has answered for that one.
+/// Shows pages until it is interrupted, or prints one page. Fails if no node has answered for that one.
 pub fn command(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> ExitCode {
     run_cli("top", async {
         let has_answered = show(args, of, internal).await?;
@@ -67,7 +67,7 @@ pub fn command(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> 
     })
 }
 
-/// Returns whether a node has answered.
+/// Shows pages. Returns whether a node has answered.
 async fn show(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> Result<bool, CliError> {
     let via = GatewayArgs { url: args.api.clone(), key: args.key.clone(), ..GatewayArgs::default() };
     let mut channels =
@@ -76,10 +76,10 @@ async fn show(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> R
     let nodes = if args.nodes.is_empty() { &own[..] } else { &args.nodes };
     let mut reader = MetricsReader::new(nodes)?;
     let is_terminal = io::stdout().is_terminal() && !args.once;
-    // Before the screen: whoever interrupts it has it closed.
+    // Installed before the screen opens, so that an interrupt closes the screen.
     let (mut interrupted, mut terminated) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    // Whoever stops it with Ctrl-Z has the shell's screen back for as long.
+    // Ctrl-Z restores the shell's screen until the process continues.
     let mut stopped = signal(SignalKind::from_raw(Signal::TSTP.as_raw()))?;
     let mut screen = Screen::open(is_terminal)?;
     let mut round = interval(Duration::from_millis(args.interval_ms));
@@ -113,7 +113,7 @@ async fn show(args: &TopArgs, of: GatewayAddress<'_>, internal: SocketAddr) -> R
     }
 }
 
-/// Where pages are shown: a terminal, which is as it was before once this is dropped, or whoever reads one after the other.
+/// The output of pages: a terminal, which is restored when this is dropped, or a reader of one page after the other.
 struct Screen {
     is_terminal: bool,
 }
@@ -127,7 +127,7 @@ impl Screen {
         Ok(Self { is_terminal })
     }
 
-    /// Stops this process as if nobody had taken the signal for that. Goes on when it does.
+    /// Stops this process, as the default action of SIGTSTP does. Returns when it continues.
     fn pause(&mut self) -> io::Result<()> {
         if self.is_terminal {
             io::stdout().write_all(CLOSE)?;
@@ -141,7 +141,7 @@ impl Screen {
         Ok(())
     }
 
-    /// Columns and lines.
+    /// Returns the columns, and the lines if there is a terminal.
     fn size(&self) -> (u16, Option<u16>) {
         let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
         match size.filter(|size| size.ws_col > 0 && size.ws_row > 0) {
@@ -153,8 +153,8 @@ impl Screen {
     fn show(&mut self, lines: &[String], height: Option<u16>) -> io::Result<()> {
         let mut text = String::with_capacity(8 * 1024);
         if self.is_terminal {
-            // From the top, each line in place of the one before, and nothing of the page before below the last. What is
-            // there is cleared first: behind a line as wide as the terminal, its last character would be.
+            // From the top, each line over the old one, and nothing of the old page below the last. A line is cleared
+            // before it is written: clearing behind a line as wide as the terminal would erase its last character.
             let rows = height.map_or(lines.len(), usize::from).min(lines.len());
             text.push_str("\x1b[H\x1b[K");
             text.push_str(&lines[..rows].join("\r\n\x1b[K"));
@@ -172,7 +172,7 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         if self.is_terminal {
-            // There is nobody left to tell.
+            // Best effort: nobody is left to report an error to.
             let _ = io::stdout().write_all(CLOSE);
             let _ = io::stdout().flush();
         }

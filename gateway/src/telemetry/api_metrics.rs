@@ -1,4 +1,4 @@
-//! What is counted of requests to the server API.
+//! The metrics of requests to the server API.
 
 use std::time::Duration;
 
@@ -27,14 +27,14 @@ impl ApiMetrics {
 }
 
 impl Metrics {
-    /// A request to the server API was answered. `method` is a method's name or `unknown`, never what was asked.
+    /// Counts an answered request. `method` is the name of a method or `unknown`, never text from the request.
     pub fn api_request(&self, method: &'static str, status: u16, took: Duration) {
         self.api.requests_total.with_label_values(&[method, status_label(status)]).inc();
         self.api.seconds.with_label_values(&[method]).observe(took.as_secs_f64());
     }
 }
 
-/// The statuses the API answers with; any other by its class.
+/// Returns the label of a status: known ones by themselves, others by class.
 fn status_label(status: u16) -> &'static str {
     const KNOWN: [(u16, &str); 14] = [
         (200, "200"),

@@ -1,4 +1,4 @@
-//! What is counted of backends: found once for each hook, and counted without a look-up.
+//! The metrics of backends. The children of a hook are looked up once, and counted without a lookup.
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
@@ -6,10 +6,10 @@ use super::metrics::SLOW_BUCKETS;
 use super::names;
 use super::register::{counter, counters, gauge, gauges, histograms};
 
-/// What came of a question, beside the failures, which the backend's own type names.
+/// The results of a hook's requests beside the failures, which `HookFailure` names.
 const ANSWERED: [&str; 2] = ["answered", "denied"];
 
-/// The families of metrics of backends.
+/// The metric families of backends.
 #[derive(Debug)]
 pub(super) struct BackendMetrics {
     seconds: prometheus::HistogramVec,
@@ -36,7 +36,7 @@ pub struct HookMetrics {
     results: IntCounterVec,
 }
 
-/// The metrics of events that are told.
+/// The metrics of a queue of events.
 #[derive(Clone, Debug)]
 pub struct EventsMetrics {
     pub queued: IntGauge,
@@ -45,18 +45,18 @@ pub struct EventsMetrics {
     failures: IntCounterVec,
 }
 
-/// Why an event was never told.
+/// Why an event was lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LostEvent {
-    /// As many waited as may.
+    /// The queue was full.
     Full,
-    /// Its batch was not taken in its time.
+    /// Its batch was not accepted before the deadline.
     Deadline,
-    /// The backend said that it will never take its batch, or it is longer than can be kept until it is told.
+    /// The recipient refused its batch for good, or the event is too long to be kept until it is sent.
     Refused,
-    /// The node stopped first.
+    /// The node stopped before the event was sent.
     Stopping,
-    /// The node failed over its batch.
+    /// The node failed while it handled the batch.
     Failed,
 }
 
@@ -96,7 +96,7 @@ impl BackendMetrics {
         }
     }
 
-    /// Shown as 0 from here on, so that a rate is right from the start.
+    /// Returns the metrics of a hook. They are shown as 0 from here on, so that a rate is right from the start.
     pub(super) fn hook(&self, hook: &'static str, failures: &[&'static str]) -> HookMetrics {
         for result in ANSWERED.iter().chain(failures) {
             self.results.with_label_values(&[hook, result]);
@@ -131,14 +131,14 @@ impl BackendMetrics {
 }
 
 impl HookMetrics {
-    /// `result` is one of a bounded set of words.
+    /// Counts a result, which is one of a bounded set of words.
     pub fn result(&self, result: &'static str) {
         self.results.with_label_values(&[self.hook, result]).inc();
     }
 }
 
 impl EventsMetrics {
-    /// Shown as 0 from here on.
+    /// Shows the metrics as 0 from here on.
     fn shown(self) -> Self {
         for result in LostEvent::ALL.iter().map(|lost| lost.label()).chain(["sent"]) {
             self.events.with_label_values(&[result]);
@@ -154,7 +154,7 @@ impl EventsMetrics {
         self.events.with_label_values(&[why.label()]).inc_by(count);
     }
 
-    /// An attempt to send a batch failed. `reason` is one of a bounded set of words.
+    /// Counts a failed attempt to send a batch. `reason` is one of a bounded set of words.
     pub fn failed(&self, reason: &'static str) {
         self.failures.with_label_values(&[reason]).inc();
     }

@@ -1,4 +1,4 @@
-//! What is counted of the broker, whichever it is.
+//! The metrics of the broker, of whichever kind it is.
 
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 

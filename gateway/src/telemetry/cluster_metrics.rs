@@ -1,4 +1,4 @@
-//! What a node counts of the other nodes of its cluster.
+//! The metrics of a node about the other nodes of its cluster.
 
 use prometheus::{IntCounter, IntGauge, Registry};
 

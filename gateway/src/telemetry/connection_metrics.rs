@@ -1,4 +1,4 @@
-//! What is counted of clients' connections: how they come, how many there are, how they go.
+//! The metrics of clients' connections: opened, open, and closed.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::labels::Handshake;
 use super::names;
 use super::register::{by_protocol, counters, gauge, gauges, histogram, shown_counters};
 
-/// Upper ends of the buckets of a connection's life, in seconds: from a second to a day.
+/// The upper bounds of the buckets of a connection's lifetime, in seconds: from a second to a day.
 const LIFE_BUCKETS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
 
-/// What closes are counted as when no close code of the gateway's was the reason.
+/// The labels of closes without a close code of the gateway.
 pub const CLOSE_BY_PEER: &str = "peer";
 pub const CLOSE_LOST: &str = "lost";
 
@@ -52,20 +52,20 @@ impl ConnectionMetrics {
 }
 
 impl Metrics {
-    /// A client is connected: counted until [`Metrics::disconnected`].
+    /// Counts a connected client, until [`Metrics::disconnected`].
     pub fn connected(&self, protocol: ProtocolId) {
         self.connection.open[usize::from(protocol.0)].inc();
         self.connection.opened_total[usize::from(protocol.0)].inc();
     }
 
-    /// A connection is over. `reason` is a [`Disconnect::label`], [`CLOSE_BY_PEER`] or [`CLOSE_LOST`].
+    /// Counts a closed connection. `reason` is a [`Disconnect::label`], [`CLOSE_BY_PEER`] or [`CLOSE_LOST`].
     pub fn disconnected(&self, protocol: ProtocolId, reason: &'static str, lived: Duration) {
         self.connection.open[usize::from(protocol.0)].dec();
         self.connection.closes_total.with_label_values(&[reason]).inc();
         self.connection.lived_seconds.observe(lived.as_secs_f64());
     }
 
-    /// A client is closed because it is too slow.
+    /// Counts a client that is closed because it is too slow.
     pub fn slow_consumer(&self, cause: SlowCause) {
         self.connection.slow_consumers_total.with_label_values(&[cause.label()]).inc();
     }
@@ -74,7 +74,7 @@ impl Metrics {
         self.connection.handshakes_total.with_label_values(&[result.label()]).inc();
     }
 
-    /// Connections open now.
+    /// Returns the number of open connections.
     pub fn connections(&self) -> i64 {
         self.connection.open.iter().map(IntGauge::get).sum()
     }

@@ -1,4 +1,4 @@
-//! What is counted of emitters of Socket.IO: what they say, and what came of it.
+//! The metrics of Socket.IO emitters: their messages, and the results of carrying them out.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 
@@ -9,10 +9,10 @@ use super::register::{counter, counters, gauge};
 #[derive(Clone, Debug)]
 pub struct EmittersMetrics {
     messages: IntCounterVec,
-    /// Whether the connection to their Redis is open.
+    /// Whether the connection to the emitters' Redis is open.
     pub link_up: IntGauge,
     pub reconnects: IntCounter,
-    /// Whether it is this node that carries out what they say.
+    /// Whether this node carries out the messages.
     pub leads: IntGauge,
     pub waiting_bytes: IntGauge,
 }
@@ -28,7 +28,7 @@ impl EmittersMetrics {
         }
     }
 
-    /// Both are of bounded sets of words.
+    /// Counts messages. Both labels are of bounded sets of words.
     pub fn message(&self, kind: &'static str, result: &'static str, count: u64) {
         self.messages.with_label_values(&[kind, result]).inc_by(count);
     }

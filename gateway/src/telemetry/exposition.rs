@@ -1,7 +1,7 @@
-//! The formats in which Prometheus reads metrics, and which of them is wanted.
+//! The formats in which Prometheus reads metrics, and the choice between them.
 //!
-//! The library gathers families and writes the oldest format. The other two are written here, because it knows neither
-//! exemplars nor native histograms: decision 36.
+//! The library gathers families and writes the oldest format. The other two are written here, because the library knows
+//! neither exemplars nor native histograms: decision 36.
 
 mod open_metrics;
 pub(crate) mod protobuf;
@@ -11,7 +11,7 @@ use prometheus::{Encoder, TextEncoder};
 
 use super::latency::Detail;
 
-/// What metrics are written as.
+/// A format of metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ExpositionFormat {
     /// Prometheus' text, version 0.0.4.
@@ -33,8 +33,8 @@ impl ExpositionFormat {
         }
     }
 
-    /// The format that an `Accept` header likes best (RFC 9110, section 12.5.1). Of those that it likes alike, the one that
-    /// it names first. Text where it names none that there is, or there is no header.
+    /// Returns the format that an `Accept` header prefers (RFC 9110, section 12.5.1), the first of equally preferred
+    /// ones. Text if the header is absent or names no known format.
     pub fn wanted(accept: Option<&str>) -> Self {
         let mut best = (Self::Text, 0.0);
         for range in accept.unwrap_or_default().split(',') {
@@ -69,7 +69,7 @@ impl ExpositionFormat {
     }
 }
 
-/// The details of one kind of latency, by its family and its label `stage`.
+/// The details of latencies, by family and label `stage`.
 pub(super) type Details = [(&'static str, Option<&'static str>, Detail)];
 
 pub(super) fn write(
@@ -86,7 +86,7 @@ pub(super) fn write(
     Ok(out)
 }
 
-/// What is known beyond its buckets of a histogram of this family with these labels.
+/// Returns the details beyond the buckets of a histogram, if its family and labels have any.
 fn detail_of<'d>(
     details: &'d Details,
     family: &MetricFamily,

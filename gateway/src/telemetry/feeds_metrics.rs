@@ -1,4 +1,4 @@
-//! What is counted of feeds: what was read, what came of it, and how far they are behind.
+//! The metrics of feeds: the records read, their results, and the lag.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::metrics::Metrics;
 use super::names;
 use super::register::{counters, gauges, options, register};
 
-/// The metrics of all feeds. Their names are bounded by the configuration.
+/// The metrics of all feeds. The values of the label are bounded by the configuration.
 #[derive(Clone, Debug)]
 pub struct FeedsMetrics {
     read: IntCounterVec,
@@ -30,11 +30,11 @@ pub struct FeedMetrics {
     pub repeated: IntCounter,
     pub dead_lettered: IntCounter,
     pub retried: IntCounter,
-    /// Whether the source can be used.
+    /// Whether the source is reachable.
     pub connected: IntGauge,
-    /// Whether it is this node that reads.
+    /// Whether this node reads the feed.
     pub reader: IntGauge,
-    /// Records that were read and are not done with.
+    /// Records that were read and are unfinished.
     pub held: IntGauge,
     behind: IntGaugeVec,
     oldest: GaugeVec,
@@ -74,14 +74,14 @@ impl FeedsMetrics {
 }
 
 impl Metrics {
-    /// Of the feed of this name, which is one of the configuration's.
+    /// Returns the metrics of the feed with this name, which the configuration must have.
     pub fn feed(&self, name: &str) -> FeedMetrics {
         self.feeds.feed(name)
     }
 }
 
 impl FeedMetrics {
-    /// How far the feed is behind. What its source cannot tell is not shown.
+    /// Sets the lag of the feed. Figures that the source does not know are not shown.
     pub fn lag(&self, records: Option<u64>, oldest: Option<Duration>) {
         match records {
             Some(records) => {
@@ -97,7 +97,7 @@ impl FeedMetrics {
         }
     }
 
-    /// Nothing is read or held here for now.
+    /// Resets the gauges while this node neither reads nor holds records.
     pub fn stands_still(&self) {
         for gauge in [&self.connected, &self.reader, &self.held] {
             gauge.set(0);
@@ -105,7 +105,7 @@ impl FeedMetrics {
         self.forget_lag();
     }
 
-    /// It is for another node to say.
+    /// Removes the lag, which only the node that reads the feed can tell.
     pub fn forget_lag(&self) {
         self.lag(None, None);
     }

@@ -1,19 +1,19 @@
-//! The values of labels that stand for no type of another part.
+//! Label values that no other part has a type for.
 
-/// A part of a publication's way from its publisher to a subscriber, and the last one back.
+/// A stage on the way of a publication from its publisher to a subscriber. The last one is the way back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     /// From the publisher's request to the broker.
     Ingress,
     /// Through the broker, to a node with subscribers.
     Broker,
-    /// From there to the workers.
+    /// From the node's receipt to the workers.
     Node,
     /// In a worker's inbox.
     Queue,
     /// From the first socket of a worker's subscribers to the last.
     Socket,
-    /// From a ping behind what a client was sent to its answer.
+    /// From a ping, sent behind the messages for a client, to its pong.
     Acknowledgement,
 }
 
@@ -33,19 +33,19 @@ impl Stage {
     }
 }
 
-/// What came of an attempt to connect.
+/// The result of an attempt to connect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Handshake {
     Accepted,
-    /// The node has as many connections as it takes.
+    /// The node has reached its limit of connections.
     NodeFull,
-    /// The node, or the address, is in as many handshakes as it may.
+    /// The node, or the address, has reached its limit of concurrent handshakes.
     HandshakesFull,
-    /// The address has as many connections as it may.
+    /// The address has reached its limit of connections.
     AddressFull,
     /// The address connects too often.
     AddressRate,
-    /// The user has as many connections as they may.
+    /// The user has reached the limit of connections.
     UserFull,
     /// The node is being stopped.
     Draining,
@@ -55,11 +55,11 @@ pub enum Handshake {
     Tls,
     /// The request's head was not HTTP, too long or late.
     Request,
-    /// The page may not connect.
+    /// The page's origin may not connect.
     Origin,
-    /// The path is no endpoint, or not for clients.
+    /// The path is no endpoint, or not one for clients.
     Path,
-    /// The request was no correct upgrade to WebSocket.
+    /// The request was no valid upgrade to WebSocket.
     Upgrade,
 }
 
@@ -99,7 +99,7 @@ impl Handshake {
     }
 }
 
-/// Where a publication came from.
+/// The source of a publication.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PublicationSource {
     Api,
@@ -125,29 +125,29 @@ impl PublicationSource {
     }
 }
 
-/// Why something did not reach someone.
+/// Why a message was dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Drop {
     /// A worker's inbox was full.
     InboxFull,
     /// A connection's outbox was full; the connection is closed.
     OutboxFull,
-    /// Too many came while a subscriber was joining; it is told.
+    /// Too many publications came while a subscriber was joining; the subscriber is told.
     HeldBackFull,
     /// Too many joins and leaves waited for the broker.
     AnnouncementsFull,
-    /// Too many changes of who subscribes waited for the broker, to be shown as keys of another channel.
+    /// Too many changes of subscribers waited for the broker, to be published as keys of another channel.
     ShownFull,
-    /// Encoding it panicked. Who follows the stream is told.
+    /// Encoding it panicked. Subscribers with a stream position are told.
     Quarantined,
-    /// A newest value had waited for longer than it is true. The next one tells of it.
+    /// A newest value had waited for longer than it is valid. The next one makes up for it.
     Stale,
 }
 
-/// Who has said something of a key that is followed.
+/// The source of a value of a followed key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PollSource {
-    /// A backend that was asked.
+    /// A backend that was polled.
     Round,
     /// The server API.
     Published,
@@ -162,18 +162,18 @@ impl PollSource {
     }
 }
 
-/// What panicked.
+/// The part that panicked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PanicSite {
-    /// Serving one client, which is closed.
+    /// The processing of one client, which is closed.
     Client,
-    /// A request to the API, or a command that is carried out beside the workers; it is refused.
+    /// A request to the API, or a command that runs outside the workers; it is refused.
     Request,
-    /// Taking in what the broker delivers, or a task that sees to that; what is missing is read from history or told.
+    /// Handling a delivery of the broker, or a task for that; missing publications are read from history, or the gap is told.
     Delivery,
-    /// A worker itself: all of its clients are closed.
+    /// A worker: all its clients are closed.
     Worker,
-    /// The task of a feed, which begins anew with what it was not done with.
+    /// The task of a feed, which restarts with its unfinished records.
     Feed,
 }
 
@@ -215,12 +215,12 @@ impl Drop {
     }
 }
 
-/// Where what a subscriber is told of a channel's retained history comes from.
+/// The source of a channel's history for a subscriber.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HistorySource {
-    /// History was read for it.
+    /// A read for this subscriber.
     Read,
-    /// Somebody else's read told it too.
+    /// A read for an earlier subscriber.
     EarlierRead,
 }
 
@@ -235,13 +235,13 @@ impl HistorySource {
     }
 }
 
-/// What came of reading the configuration again.
+/// The result of reading the configuration again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReloadOutcome {
     Applied,
-    /// Nothing in it is another one.
+    /// Nothing has changed.
     Unchanged,
-    /// It holds a mistake, so nothing of it was applied.
+    /// The configuration has a mistake, so nothing was applied.
     Refused,
 }
 

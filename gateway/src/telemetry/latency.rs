@@ -1,8 +1,8 @@
-//! Latencies of one kind: in the buckets of their metric, in buckets fine enough for any quantile, and with the traces of
-//! some of them.
+//! Records latencies of one kind: in the buckets of their metric, in buckets fine enough for any quantile, and with the
+//! traces of some of them.
 //!
-//! The fine buckets are those of Prometheus' native histograms: their ends are powers of 2^(1/8), so that a quantile is off
-//! by at most 9 %. There is a fixed number of them, which needs no lock and no memory later.
+//! The fine buckets are those of Prometheus' native histograms: their bounds are powers of 2^(1/8), so that a quantile
+//! is off by at most 9 %. Their number is fixed, so recording takes no lock and no further memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,19 +11,19 @@ use parking_lot::Mutex;
 use prometheus::Histogram;
 use shared::stamp::TraceContext;
 
-/// Eight fine buckets to each power of two.
+/// The schema with eight fine buckets for each power of two.
 pub(super) const SCHEMA: i32 = 3;
 const PER_DOUBLING: i32 = 1 << SCHEMA;
 
-/// What is no longer than this is in no fine bucket but that of zero: 2^-20 s, some microsecond.
+/// Latencies up to this count in the zero bucket: 2^-20 s, about a microsecond.
 pub(super) const ZERO_SECONDS: f64 = 1.0 / 1_048_576.0;
-/// The first fine bucket ends at 2^(1/8) times that.
+/// The first fine bucket ends at 2^(1/8) times [`ZERO_SECONDS`].
 pub(super) const FIRST_BUCKET: i32 = -20 * PER_DOUBLING + 1;
-/// The last one ends at 2^7 s. What takes longer is counted there.
+/// The last fine bucket ends at 2^7 s. Longer latencies are counted in it, too.
 const LAST_BUCKET: i32 = 7 * PER_DOUBLING;
 const BUCKETS: usize = (LAST_BUCKET - FIRST_BUCKET + 1) as usize;
 
-/// One latency of one trace.
+/// A latency and its trace.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) struct Exemplar {
     pub(super) trace: u128,
@@ -35,19 +35,19 @@ pub(super) struct Exemplar {
 #[derive(Debug)]
 pub(crate) struct Latency {
     buckets: Histogram,
-    /// Upper ends of those.
+    /// The upper bounds of `buckets`.
     ends: &'static [f64],
     zero: AtomicU64,
     fine: Box<[AtomicU64]>,
-    /// The last trace in each bucket, and in what is beyond them.
+    /// The last trace in each bucket, and beyond the last bucket.
     exemplars: Mutex<Box<[Option<Exemplar>]>>,
 }
 
-/// What only some of the formats show.
+/// The data that only some of the formats show.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Detail {
     pub(super) zero: u64,
-    /// From [`FIRST_BUCKET`] on.
+    /// The fine buckets, from [`FIRST_BUCKET`] on.
     pub(super) fine: Vec<u64>,
     pub(super) exemplars: Vec<Option<Exemplar>>,
 }
@@ -83,13 +83,13 @@ impl Latency {
     }
 }
 
-/// Which of the fine buckets holds this.
+/// Returns the index of the fine bucket for a latency.
 fn place(seconds: f64) -> usize {
     let bucket = (seconds.log2() * f64::from(PER_DOUBLING)).ceil() as i32;
     (bucket.clamp(FIRST_BUCKET, LAST_BUCKET) - FIRST_BUCKET) as usize
 }
 
-/// Where a fine bucket ends, in seconds.
+/// Returns the upper bound of a fine bucket, in seconds.
 pub(crate) fn end_of(bucket: i32) -> f64 {
     (f64::from(bucket) / f64::from(PER_DOUBLING)).exp2()
 }

@@ -1,12 +1,12 @@
-//! Lines that others can cause as often as they like: logged now and then, with how many were not.
+//! Limits log lines that others can cause as often as they like: most are suppressed and counted.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// So many lines may come at once.
+/// The most lines at once.
 const AT_ONCE_MAX: u32 = 5;
-/// Then one is let through in this time.
+/// After that, one line is let through in each interval.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Limits how often lines of one kind are logged.
@@ -15,14 +15,14 @@ pub struct LogLimiter(Mutex<LogLimiterState>);
 
 #[derive(Debug, Default)]
 struct LogLimiterState {
-    /// Lines let through for which no interval has gone by yet.
+    /// Lines let through whose interval has not passed yet.
     admitted: u32,
     since: Option<Instant>,
     suppressed: u64,
 }
 
 impl LogLimiter {
-    /// `Some` if the line may be logged now: how many were not, since the last that was.
+    /// Returns `Some` if the line may be logged now, with the number of lines suppressed since the last one.
     pub fn admit(&self) -> Option<u64> {
         self.admit_at(Instant::now())
     }
@@ -59,7 +59,7 @@ mod tests {
         }
         assert_eq!(admitted(INTERVAL), Some(1_000));
         assert_eq!(admitted(INTERVAL), None);
-        // A long silence makes room for a few again, and no more.
+        // A long silence makes room for the initial number of lines again, and no more.
         let later = 1_000 * INTERVAL;
         let again: Vec<_> = (0..20).filter_map(|_| admitted(later)).collect();
         assert_eq!(again, [1, 0, 0, 0, 0]);

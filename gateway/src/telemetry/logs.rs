@@ -1,4 +1,4 @@
-//! Structured logs, and traces beside them where they are configured.
+//! Structured logs, and traces if they are configured.
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
@@ -25,13 +25,13 @@ pub enum LogSetupError {
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Sends everything logged in this process to standard error, and what panics too. Call it once, inside the runtime
-/// that is to send traces; flush the traces at the end.
+/// Sends all log lines and panics of this process to standard error. Call it once, inside the runtime that is to send
+/// traces; flush the traces at the end.
 pub fn init(config: &TelemetryConfig) -> Result<Option<Traces>, LogSetupError> {
     let (logs, level) = log_layer(config, std::io::stderr)?;
     let traces = Traces::start(config)?;
     listeners(logs, traces.as_ref()).try_init()?;
-    // There is one set of logs in a process, and it was not set up before.
+    // A process has one set of logs, which had not been set up before.
     let _ = LEVEL.set(level);
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -41,10 +41,10 @@ pub fn init(config: &TelemetryConfig) -> Result<Option<Traces>, LogSetupError> {
     Ok(traces)
 }
 
-/// The level of the logs of this process, once they are set up.
+/// The handle of the log level of this process, once logs are set up.
 static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
-/// Logs as `config.log_level` says from now on. Nothing where logs are not this program's own.
+/// Sets the log level to `config.log_level`. Has no effect where another program has set up the logs.
 pub fn set_level(config: &TelemetryConfig) -> Result<(), ParseError> {
     let filter = filter(config)?;
     if let Some(level) = LEVEL.get()
@@ -55,8 +55,8 @@ pub fn set_level(config: &TelemetryConfig) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// All that listens. A layer that is there but empty would have every span made, to listen to none: what is not wanted
-/// is left out.
+/// Combines the layers. A layer that is present but empty would cause every span to be created for nobody, so unused
+/// layers are left out.
 fn listeners(logs: Box<dyn Layer<Registry> + Send + Sync>, traces: Option<&Traces>) -> Dispatch {
     match traces {
         Some(traces) => Registry::default().with(logs).with(traces.layer()).into(),
@@ -66,7 +66,7 @@ fn listeners(logs: Box<dyn Layer<Registry> + Send + Sync>, traces: Option<&Trace
 
 type Logs<S> = Box<dyn Layer<S> + Send + Sync>;
 
-/// Writes logs to `writer`. Spans of traces are not for it: they cost nothing unless traces are on.
+/// Returns the layer that writes logs to `writer`. It ignores spans of traces, so that these cost nothing unless traces are on.
 fn log_layer<S, W>(
     config: &TelemetryConfig,
     writer: W,

@@ -29,29 +29,29 @@ use super::socketio_metrics::SocketIoMetrics;
 use super::stages::StageMetrics;
 use super::workers_metrics::{WorkerMetrics, WorkersMetrics};
 
-/// Upper ends of the buckets of everything that is a network round trip or less, in seconds.
+/// The upper bounds of the buckets of network round trips and faster operations, in seconds.
 pub(super) const FAST_BUCKETS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0,
 ];
 
-/// The same of what an application's own server takes its time for.
+/// The same for requests to an application's own server.
 pub(super) const SLOW_BUCKETS: &[f64] =
     &[0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// The same of a publication's way, which may take as long as a broker is away.
+/// The same for the way of a publication, which may take as long as a broker is unreachable.
 pub(super) const STAGE_BUCKETS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0,
 ];
 
-/// Everything that is counted. Fields without a label are counted directly; the others through a method, so that a
-/// label can only have the values `names` says.
+/// All metrics. Fields without a label are counted directly, the others through a method, so that a label can only have
+/// the values that `names` lists.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     node: NodeLabel,
-    /// Brought up to date, one after the other, at every scrape.
+    /// Called in turn at every scrape.
     refreshers: Mutex<Vec<Refresher>>,
     pub connection: ConnectionMetrics,
     engine_io_upgrades_total: IntCounterVec,
@@ -59,7 +59,7 @@ pub struct Metrics {
     pub bodies_refused_total: IntCounter,
     pub engine_io_waiting: IntGauge,
     pub engine_io_carried: IntGauge,
-    /// To sessions, and to clients.
+    /// Bytes to sessions, and to clients.
     pub engine_io_carried_bytes_total: [IntCounter; 2],
     pub socketio: SocketIoMetrics,
     pub shards: ShardMetrics,
@@ -119,7 +119,7 @@ pub struct Metrics {
     pub(super) process: ProcessMetrics,
 }
 
-/// Copies what a part counted by itself into the metrics.
+/// Copies the counts of a part into the metrics.
 pub struct Refresher(Box<dyn Fn(&Metrics) + Send + Sync>);
 
 impl std::fmt::Debug for Refresher {
@@ -238,12 +238,12 @@ impl Metrics {
         metrics
     }
 
-    /// A client that polls has tried a WebSocket.
+    /// Counts a polling client's probe of a WebSocket.
     pub fn engine_io_upgrade(&self, result: &'static str) {
         self.engine_io_upgrades_total.with_label_values(&[result]).inc();
     }
 
-    /// A client has asked for an operation in GraphQL.
+    /// Counts a GraphQL operation of a client.
     pub fn graphql_operation(&self, result: &'static str) {
         self.graphql_operations_total.with_label_values(&[result]).inc();
     }
@@ -278,12 +278,12 @@ impl Metrics {
         self.workers.of(index)
     }
 
-    /// A node, this one included, was asked something. `result` is one of a few words.
+    /// Counts a request between nodes, this one included. `result` is one of a few words.
     pub fn node_request(&self, result: &'static str) {
         self.node_questions_total.with_label_values(&[result]).inc();
     }
 
-    /// What came of a token: `accepted`, or why not.
+    /// Counts the verdict on a token: `accepted`, or why it was refused.
     pub fn token(&self, kind: &'static str, result: &'static str) {
         self.tokens_total.with_label_values(&[kind, result]).inc();
     }
@@ -302,72 +302,72 @@ impl Metrics {
         self.config_reloads_total[result as usize].inc();
     }
 
-    /// This configuration holds from now on.
+    /// Records that this configuration was applied.
     pub fn config_applied(&self, in_toml: &str) {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.config_applied_seconds.set(since_1970.as_secs() as i64);
-        // FNV-1a, and as much of it as every reader of metrics can hold exactly.
+        // FNV-1a, cut to the bits that every reader of metrics can hold exactly.
         let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         let hash = in_toml.bytes().fold(0xcbf2_9ce4_8422_2325, step) >> 16;
         self.config_hash.set(hash as i64);
     }
 
-    /// What was said of keys that are followed.
+    /// Counts polled keys by result.
     pub fn polled(&self, source: PollSource, changed: usize, unchanged: usize, removed: usize) {
         for (result, count) in [("changed", changed), ("unchanged", unchanged), ("removed", removed)] {
             self.poll_results.with_label_values(&[source.label(), result]).inc_by(count as u64);
         }
     }
 
-    /// Of one hook, whose failures are counted as these.
+    /// Returns the metrics of one hook, with a label value for each of these failures.
     pub fn hook(&self, hook: &'static str, failures: &[&'static str]) -> HookMetrics {
         self.backend.hook(hook, failures)
     }
 
-    /// Of the events that are told to webhooks.
+    /// Returns the metrics of the events for webhooks.
     pub fn webhooks(&self) -> EventsMetrics {
         self.backend.webhooks()
     }
 
-    /// Times who is where was written anew for them.
+    /// Counts how often the occupancy of channels was written anew for webhooks.
     pub fn webhook_restarts(&self) -> IntCounter {
         self.backend.webhook_restarts()
     }
 
-    /// Of what emitters of Socket.IO say.
+    /// Returns the metrics of Socket.IO emitters.
     pub fn emitters(&self) -> &EmittersMetrics {
         &self.emitters
     }
 
-    /// Of the events that are told to the backend.
+    /// Returns the metrics of the events for the backend.
     pub fn events(&self) -> EventsMetrics {
         self.backend.events()
     }
 
-    /// Says among how many nodes this one, of this name, should be. Has every metric carry the name as the label `node`, and
-    /// publications measured, as far as that is wanted.
+    /// Sets the node's name, as the label `node` of every metric if that is configured, the sampling of publications,
+    /// and the number of nodes that the cluster should have.
     pub fn place_node(&self, name: &str, config: &TelemetryConfig, nodes_expected: u32) {
         config.node_label.then(|| self.node.set(name));
         self.stages.set_samples_per_second(config.stage_samples_per_second);
         self.cluster.nodes_expected.set(nodes_expected.into());
     }
 
-    /// Has `refresh` called at every scrape, for a part that counts by itself.
+    /// Adds a function that is called at every scrape, for a part that counts by itself.
     pub fn refresh_with(&self, refresh: impl Fn(&Self) + Send + Sync + 'static) {
         self.refreshers.lock().push(Refresher(Box::new(refresh)));
     }
 
-    /// Everything, as all versions of Prometheus read it.
+    /// Renders all metrics in the text format, which all versions of Prometheus read.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
         self.render_as(ExpositionFormat::Text)
     }
 
-    /// Everything, in one of the formats that Prometheus reads. What others count is read first.
+    /// Renders all metrics in a format, after calling the refreshers.
     pub fn render_as(&self, format: ExpositionFormat) -> Result<Vec<u8>, prometheus::Error> {
         let refreshers = self.refreshers.lock();
         self.process.refresh();
         refreshers.iter().for_each(|Refresher(refresh)| refresh(self));
-        // Held until here, so that two scrapes at once do not add the same growth twice.
+        // Locked until here, so that two concurrent scrapes do not add the same growth twice.
         drop(refreshers);
         let mut families = self.registry.gather();
         self.node.add_to(&mut families);
@@ -375,7 +375,7 @@ impl Metrics {
     }
 }
 
-/// Brings a counter up to what was counted elsewhere.
+/// Raises a counter to a count that is kept elsewhere.
 pub fn catch_up(counter: &IntCounter, counted: u64) {
     counter.inc_by(counted.saturating_sub(counter.get()));
 }
@@ -400,7 +400,7 @@ fn poll_results(registry: &Registry) -> IntCounterVec {
     family
 }
 
-/// What sessions say they do.
+/// Counts the reports of sessions.
 impl SessionObserver for Metrics {
     fn command(&self, name: &'static str) {
         self.commands_total.with_label_values(&[name]).inc();

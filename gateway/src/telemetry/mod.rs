@@ -1,4 +1,4 @@
-//! What a node tells of itself: metrics, logs, traces, and whether it is ready.
+//! What a node reports about itself: metrics, logs, traces, and readiness.
 
 mod api_metrics;
 pub mod backend_metrics;

@@ -1,4 +1,4 @@
-//! What is counted of clients that a node sends away: for want of memory, or to have them at other nodes.
+//! The metrics of clients that a node closes: for want of memory, or to balance the nodes.
 
 use prometheus::{IntCounter, IntGauge, Registry};
 

@@ -3,7 +3,7 @@
 //! The values of every label are bounded: nothing a client chooses (a channel, a user, an address) is a label.
 //! `docs/metrics.md` is written from this file.
 
-/// What a metric is.
+/// The type of a metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MetricKind {
     Counter,
@@ -11,13 +11,13 @@ pub enum MetricKind {
     Histogram,
 }
 
-/// One metric.
+/// The definition of a metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Name {
     pub name: &'static str,
     pub kind: MetricKind,
     pub help: &'static str,
-    /// Each label and what its values are.
+    /// Each label, and a description of its values.
     pub labels: &'static [(&'static str, &'static str)],
 }
 

@@ -1,4 +1,4 @@
-//! What is counted by namespace. The labels are the namespaces of the configuration, never what a client has sent.
+//! The metrics by namespace. The label values are the namespaces of the configuration, never text from a client.
 
 use std::sync::OnceLock;
 
@@ -11,19 +11,19 @@ use super::labels::PublicationSource;
 use super::names;
 use super::register::{counters, gauges};
 
-/// The most namespaces that are counted each by itself, in the life of a node. Those beyond are counted as one.
+/// The most namespaces that are counted separately in the life of a node. Further ones are counted as one.
 pub(crate) const NAMESPACES_MAX: usize = 1 << u8::BITS;
 
-/// Those beyond [`NAMESPACES_MAX`].
+/// The number of all namespaces beyond [`NAMESPACES_MAX`].
 const OTHERS: NamespaceId = NamespaceId(2);
 
-/// The labels of what is no namespace of the configuration. None of that name could be written before a channel's boundary
-/// by anybody who has not set it up.
+/// The labels for everything outside the counted namespaces. No client can put such a name before a channel's boundary
+/// unless the configuration has a namespace of that name.
 const DEFAULT_LABEL: &str = "(default)";
 const UNKNOWN_LABEL: &str = "(unknown)";
 const OTHERS_LABEL: &str = "(others)";
 
-/// The metrics of one namespace, found once and counted without a look-up.
+/// The metrics of one namespace, looked up once and counted without a lookup.
 #[derive(Debug)]
 pub(crate) struct NamespaceCounters {
     label: Box<str>,
@@ -50,9 +50,9 @@ pub struct NamespaceMetrics {
     recoveries_total: IntCounterVec,
     refusals_total: IntCounterVec,
     history_reads_total: IntCounterVec,
-    /// The label of each number that was given so far.
+    /// The label of each number that has been assigned.
     labels: Mutex<Vec<Box<str>>>,
-    /// By number. Read without a lock.
+    /// The metrics by number, read without a lock.
     of: Box<[OnceLock<NamespaceCounters>]>,
 }
 
@@ -86,8 +86,8 @@ impl NamespaceMetrics {
         metrics
     }
 
-    /// Gives the namespaces of these rules the numbers by which they are counted. One keeps its number from one
-    /// configuration to the next. Each is shown from now on.
+    /// Assigns numbers for counting to the namespaces of these rules. A namespace keeps its number from one
+    /// configuration to the next. All of them are shown from now on.
     pub(crate) fn number(&self, rules: ChannelRules) -> ChannelRules {
         rules.with_namespace_ids(|name| {
             let id = self.id_of(name);
@@ -110,7 +110,7 @@ impl NamespaceMetrics {
         u8::try_from(at).map_or(OTHERS, NamespaceId)
     }
 
-    /// The metrics of a namespace by its number.
+    /// Returns the metrics of a namespace by its number.
     pub(crate) fn of(&self, id: NamespaceId) -> &NamespaceCounters {
         self.of[usize::from(id.0)].get_or_init(|| self.make(id))
     }
@@ -135,12 +135,12 @@ impl NamespaceMetrics {
         }
     }
 
-    /// A command about a channel was answered with an error.
+    /// Counts a command about a channel that was answered with an error.
     pub(super) fn refused(&self, id: NamespaceId, error: &str) {
         self.refusals_total.with_label_values(&[&self.of(id).label, error]).inc();
     }
 
-    /// The broker did not take a publication.
+    /// Counts a publication that the broker refused.
     pub(super) fn publication_refused(&self, id: NamespaceId, reason: &str) {
         self.publications_refused_total.with_label_values(&[&self.of(id).label, reason]).inc();
     }

@@ -1,15 +1,15 @@
-//! The name of the node, on every metric of a node that is told to say it.
+//! Adds the name of the node to every metric, if that is configured.
 
 use std::sync::OnceLock;
 
 use prometheus::proto::{LabelPair, MetricFamily};
 
-/// A label that all metrics are given when they are shown, or none.
+/// A label for all metrics, or none.
 #[derive(Debug, Default)]
 pub(super) struct NodeLabel(OnceLock<LabelPair>);
 
 impl NodeLabel {
-    /// The first name stays.
+    /// Sets the label. Later calls have no effect.
     pub(super) fn set(&self, name: &str) {
         let mut label = LabelPair::default();
         label.set_name("node".to_owned());

@@ -1,4 +1,4 @@
-//! The state of the process as the system tells it.
+//! The state of the process, as the system reports it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,7 +7,7 @@ use prometheus::{Counter, Gauge, IntGauge, Registry};
 use super::names;
 use super::register::{gauge, options, register};
 
-/// What is read from the system at every scrape.
+/// Metrics that are read from the system at every scrape.
 #[derive(Debug)]
 pub(super) struct ProcessMetrics {
     start_time_seconds: Gauge,
@@ -35,10 +35,10 @@ impl ProcessMetrics {
         self.start_time_seconds.set(now.as_secs_f64());
     }
 
-    /// Reads everything again. What the system does not tell keeps its last value.
+    /// Reads everything again. A value that the system does not report stays as it was.
     pub(super) fn refresh(&self) {
         if let Some(seconds) = cpu_seconds() {
-            // A counter only grows: what it has not counted yet is added.
+            // A counter can only be increased, so the difference is added.
             let grown = seconds - self.cpu_seconds_total.get();
             if grown > 0.0 {
                 self.cpu_seconds_total.inc_by(grown);
@@ -53,7 +53,7 @@ impl ProcessMetrics {
             }
         }
         if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
-            // One of them is the directory's own.
+            // One of the entries is the directory itself.
             self.descriptors.set(i64::try_from(entries.count()).unwrap_or(i64::MAX).saturating_sub(1));
         }
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -61,10 +61,10 @@ impl ProcessMetrics {
     }
 }
 
-/// User and system time, in seconds.
+/// Returns user and system time, in seconds.
 fn cpu_seconds() -> Option<f64> {
     let stat = read("/proc/self/stat")?;
-    // The second field is the program's name in brackets and may hold anything, even spaces.
+    // The second field is the program's name in parentheses and may hold anything, even spaces.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
@@ -73,7 +73,7 @@ fn cpu_seconds() -> Option<f64> {
     Some((user + system) as f64 / ticks_per_second as f64)
 }
 
-/// The number of the line that begins with `name`.
+/// Returns the number in the line that begins with `name`.
 fn field(text: &str, name: &str) -> Option<i64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_ascii_whitespace().next()?.parse().ok()

@@ -1,4 +1,4 @@
-//! Whether clients should be sent to this node, and why not.
+//! Decides whether clients should be sent to this node, and why not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,35 +11,35 @@ use shared::moment::Moment;
 use super::metrics::Metrics;
 use super::shards_metrics::Neighbors;
 
-/// What `/readyz` goes by. Red until the node has started and a first message has come back through the broker, from
-/// the moment it begins to drain, and while messages do not come back.
+/// The state behind `/readyz`. A node is unready until it has started and a first canary has come back through the
+/// broker, once it drains, and while canaries do not come back.
 ///
-/// Where the broker has several parts, one that is away is no reason to send all clients elsewhere: what is in the others goes on
-/// here as it does there. It is a reason if other nodes have that part.
+/// If the broker has several parts, an unreachable one is no reason to send all clients elsewhere: the other parts work
+/// here as they do there. It is a reason if other nodes reach that part.
 #[derive(Debug)]
 pub struct Readiness {
     started: AtomicBool,
     draining: AtomicBool,
-    /// How old the last canary that came back may be.
+    /// The greatest age of the last canary that came back.
     canary_age_max: Duration,
     parts: Box<[BrokerPart]>,
-    /// What other nodes say, once they were asked.
+    /// The reports of other nodes, once they were asked.
     neighbors: Mutex<Option<Arc<Neighbors>>>,
-    /// Whether there has been a moment in which all nodes placed channels alike. One that has served since then does not stop
-    /// because another one comes that is wrong.
+    /// Whether there was a moment in which all nodes placed channels alike. From then on, a newcomer with another
+    /// placement does not make this node unready.
     agreed: AtomicBool,
-    /// Why no token can be checked, if none can.
+    /// Why no token can be checked, if that is so.
     keys_missing: Mutex<Option<String>>,
 }
 
 /// A part of the broker.
 #[derive(Debug)]
 struct BrokerPart {
-    /// Empty, if there is only one.
+    /// The part's name. Empty if there is only one part.
     name: Mutex<Arc<str>>,
-    /// None is at this place at the moment.
+    /// Whether no part has this index at present.
     is_absent: AtomicBool,
-    /// The millisecond of the node's clock after the one in which the canary last came back. 0: it never did.
+    /// The millisecond of the node's clock after the one in which a canary last came back. 0: none did.
     canary_at: AtomicU64,
     trouble: Mutex<Option<CanaryFailure>>,
 }
@@ -51,36 +51,36 @@ struct CanaryFailure {
     reason: String,
 }
 
-/// A trouble this short is no reason to send clients elsewhere: a lost connection is made again sooner.
+/// The longest failure that is no reason to send clients elsewhere: lost connections are restored sooner.
 const TROUBLE_BORNE: Duration = Duration::from_secs(1);
 
-/// What others said of a part before it was away here so long is not what they say now: a node's announcement holds for 10 s,
-/// and a link that hangs is noticed within some seconds.
+/// Reports of other nodes count only once a part has failed here for this long, because older ones may be out of date:
+/// a node's announcement holds for 10 s, and a link that hangs is noticed within some seconds.
 const APART_BORNE: Duration = Duration::from_secs(15);
 
-/// A part that has not been reached since the node started keeps it from being ready for so long.
+/// How long after the start a part that was never reached keeps the node unready.
 const START_BORNE: Duration = Duration::from_secs(10);
 
 /// The answer of `/readyz`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct ReadinessReport {
     pub ready: bool,
-    /// Why not, for the person who reads it.
+    /// Why the node is not ready, for a human reader.
     pub reasons: Vec<String>,
-    /// What is wrong all the same.
+    /// Problems that do not make the node unready.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// Of the part of the broker for which it is the highest.
+    /// The highest age among the parts of the broker.
     pub canary_age_ms: u64,
 }
 
 impl Readiness {
-    /// For a broker of one part.
+    /// Creates the readiness for a broker of one part.
     pub fn new(canary_age_max: Duration) -> Self {
         Self::of_parts(canary_age_max, vec!["".into()])
     }
 
-    /// For a broker whose parts are called so.
+    /// Creates the readiness for a broker with parts of these names.
     pub fn of_parts(canary_age_max: Duration, names: Vec<Arc<str>>) -> Self {
         let part = |name| BrokerPart {
             name: Mutex::new(name),
@@ -99,12 +99,12 @@ impl Readiness {
         }
     }
 
-    /// All parts run: clients can be served.
+    /// Marks all parts of the node as running: clients can be served.
     pub fn set_started(&self) {
         self.started.store(true, Ordering::Release);
     }
 
-    /// The node is being stopped. There is no way back.
+    /// Marks the node as stopping, for good.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Release);
     }
@@ -113,8 +113,8 @@ impl Readiness {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// What a part is called from now on that is another one than before, or that none is at this place. One that comes when all others
-    /// have proved themselves is given as long as a trouble is borne.
+    /// Replaces a part by another one, or by none. A part that comes when all others have proved themselves counts as
+    /// working until its failure has lasted too long.
     pub fn part_changed(&self, part: usize, now: Moment, name: Option<Arc<str>>) {
         let others = self.parts.iter().enumerate().filter(|(index, _)| *index != part);
         let mut there =
@@ -129,7 +129,7 @@ impl Readiness {
         }
     }
 
-    /// A message to this node itself came back through a part of the broker.
+    /// Records that a canary came back through a part of the broker.
     pub fn canary_returned(&self, part: usize, now: Moment) {
         if let Some(part) = self.parts.get(part) {
             part.canary_at.fetch_max(now.0.saturating_add(1), Ordering::AcqRel);
@@ -137,7 +137,7 @@ impl Readiness {
         }
     }
 
-    /// It did not, for this reason.
+    /// Records that a canary did not come back, with the reason.
     pub fn canary_failed(&self, part: usize, now: Moment, reason: String) {
         if let Some(part) = self.parts.get(part) {
             let mut trouble = part.trouble.lock();
@@ -146,7 +146,7 @@ impl Readiness {
         }
     }
 
-    /// What the other nodes say.
+    /// Sets the reports of the other nodes.
     pub fn neighbors_heard(&self, neighbors: Option<Arc<Neighbors>>) {
         if neighbors.as_ref().is_some_and(|neighbors| neighbors.apart.is_empty()) {
             self.agreed.store(true, Ordering::Release);
@@ -154,7 +154,7 @@ impl Readiness {
         *self.neighbors.lock() = neighbors;
     }
 
-    /// No key is there to check any token with, for this reason; or there is one.
+    /// Sets why no token can be checked, or clears it.
     pub fn keys_missing(&self, reason: Option<String>) {
         *self.keys_missing.lock() = reason;
     }
@@ -186,7 +186,7 @@ impl Readiness {
         ReadinessReport { ready: reasons.is_empty(), reasons, notes, canary_age_ms }
     }
 
-    /// What is wrong with the parts of the broker: reasons not to be ready, and what is none.
+    /// Adds the failures of the broker's parts: to the reasons if they make the node unready, otherwise to the notes.
     fn judge_parts(
         &self,
         now: Moment,
@@ -216,7 +216,7 @@ impl Readiness {
         }
     }
 
-    /// Brings the metrics about readiness up to date.
+    /// Updates the metrics of readiness.
     pub fn show(&self, now: Moment, metrics: &Metrics) {
         let verdict = self.verdict(now);
         metrics.ready.set(i64::from(verdict.ready));
@@ -224,14 +224,14 @@ impl Readiness {
     }
 }
 
-/// Why a part of the broker cannot be used, and for how long that has been so.
+/// Why a part of the broker cannot be used, and for how long.
 struct PartFailure {
     why: String,
     lasts: Duration,
 }
 
 impl BrokerPart {
-    /// How long ago a canary last came back.
+    /// Returns the time since a canary last came back.
     fn age(&self, now: Moment) -> Duration {
         now.since(Moment(self.canary_at.load(Ordering::Acquire).saturating_sub(1)))
     }

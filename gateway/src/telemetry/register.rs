@@ -1,4 +1,4 @@
-//! Makes metrics of their names and puts them into a registry.
+//! Creates metrics by their definitions and registers them.
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -19,7 +19,7 @@ pub(super) fn options(name: Name) -> Opts {
     Opts::new(name.name, name.help)
 }
 
-/// Registers a metric of this file's own making.
+/// Registers a metric that this file has created.
 pub(super) fn register<M: Collector + Clone + 'static>(
     registry: &Registry,
     made: prometheus::Result<M>,
@@ -37,7 +37,7 @@ pub(super) fn counters(registry: &Registry, name: Name) -> IntCounterVec {
     register(registry, IntCounterVec::new(options(name), &name.label_names()))
 }
 
-/// Registers counters that are shown as 0 before the first, so that a rate over them is right from the start.
+/// Registers counters that are shown as 0 before the first count, so that a rate is right from the start.
 pub(super) fn shown_counters<'l>(
     registry: &Registry,
     name: Name,

@@ -1,13 +1,13 @@
-//! Which lines about something that lasts are written: one when it begins or has another cause, one a minute after.
+//! Decides which log lines about a lasting problem are written: one when it begins or its cause changes, then one a minute.
 
 use std::time::{Duration, Instant};
 
-/// How often it is said again.
+/// The interval of repeated lines.
 const EVERY: Duration = Duration::from_secs(60);
-/// Causes that are told apart. With more of them at once, some are said again early.
+/// The most causes that are told apart. With more at once, some are logged again early.
 const CAUSES_MAX: usize = 8;
 
-/// Remembers what was said of one trouble.
+/// Remembers which lines were logged about one problem.
 #[derive(Debug, Default)]
 pub(crate) struct Reminder {
     since: Option<Instant>,
@@ -19,7 +19,7 @@ impl Reminder {
         Self { since: None, logged: Vec::new() }
     }
 
-    /// The trouble is there, for this cause. Whether that is to be said now.
+    /// Records that the problem is present with this cause. Returns whether to log that now.
     pub(crate) fn is_due(&mut self, cause: &str, now: Instant) -> bool {
         self.since.get_or_insert(now);
         if let Some((_, at)) = self.logged.iter_mut().find(|(logged, _)| logged == cause) {
@@ -36,7 +36,7 @@ impl Reminder {
         true
     }
 
-    /// The trouble is over. How long it was there, if it was.
+    /// Records that the problem is over. Returns how long it lasted, if there was one.
     pub(crate) fn over(&mut self, now: Instant) -> Option<Duration> {
         self.logged.clear();
         self.since.take().map(|since| now.duration_since(since))

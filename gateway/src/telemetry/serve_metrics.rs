@@ -9,7 +9,7 @@ use super::exposition::ExpositionFormat;
 use super::metrics::Metrics;
 use super::readiness::Readiness;
 
-/// Answers a request to the internal listener. `accept`: which formats of metrics are wanted, as the header says.
+/// Answers a request to the internal listener. `accept`: the header of that name.
 pub fn answer(
     method: &Method,
     path: &str,

@@ -1,22 +1,22 @@
-//! What is counted of each of several Redis servers, and what nodes that know of each other say of them.
+//! The metrics of each of several Redis servers, and what other nodes report about them.
 
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use super::names;
 use super::register::{counters, gauge, gauges};
 
-/// What other nodes say of their way to the broker.
+/// The reports of other nodes about their access to the broker.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Neighbors {
-    /// Those that place channels in another way, in words. Empty: there are none.
+    /// A description of the nodes that place channels differently. Empty: there are none.
     pub apart: String,
-    /// How many they are.
+    /// The number of these nodes.
     pub apart_count: usize,
     /// For each part of the broker, a node that can use it.
     pub uses: Vec<Option<Box<str>>>,
 }
 
-/// The servers are those that the configuration names.
+/// The metrics of each server. The label values are bounded by the configuration.
 #[derive(Debug)]
 pub struct ShardMetrics {
     pub(crate) up: IntGaugeVec,
@@ -39,7 +39,7 @@ impl ShardMetrics {
         }
     }
 
-    /// Has every metric of a server exist.
+    /// Creates every metric of a server.
     #[cfg(test)]
     pub(super) fn name_one(&self) {
         let shard = &["10.0.0.1:6379"];

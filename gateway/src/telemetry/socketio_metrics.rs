@@ -1,4 +1,4 @@
-//! What is counted of Socket.IO.
+//! The metrics of Socket.IO.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
@@ -48,23 +48,23 @@ impl SocketIoMetrics {
         }
     }
 
-    /// So many more clients are in this namespace, which the configuration names.
+    /// Adds to the number of clients in this namespace, which must be configured.
     pub fn entered(&self, namespace: &str, clients: i64) {
         self.clients.with_label_values(&[namespace]).add(clients);
     }
 
-    /// Clients have sent events, and some were refused.
+    /// Counts events of clients, and those of them that were refused.
     pub fn events(&self, received: u32, refused: u32) {
         self.received.inc_by(received.into());
         self.refused.inc_by(refused.into());
     }
 
-    /// A client has asked to come back to a session that it had.
+    /// Counts a client's attempt to return to its session.
     pub fn recovery(&self, result: &'static str) {
         self.recoveries.with_label_values(&[result]).inc();
     }
 
-    /// A client was asked for an acknowledgement, or has given one that nobody waits for.
+    /// Counts the end of a request for acknowledgement, or an acknowledgement that nobody waits for.
     pub fn ask_ended(&self, result: &'static str) {
         self.asks.with_label_values(&[result]).inc();
     }

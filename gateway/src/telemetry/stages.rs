@@ -1,4 +1,4 @@
-//! How long publications take from their publishers to the sockets, stage by stage, and which of them are measured.
+//! Measures how long publications take from their publishers to the sockets, stage by stage, for a sample of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,12 +30,12 @@ impl StageMetrics {
         }
     }
 
-    /// At most so many publications a second are measured from now on.
+    /// Sets the most publications a second that are measured.
     pub(crate) fn set_samples_per_second(&self, samples: u32) {
         self.sampler.per_second.store(samples.into(), Ordering::Relaxed);
     }
 
-    /// Whether the publication that has come at this time is to be measured.
+    /// Whether the publication that arrived at this time is to be measured.
     pub(crate) fn is_due(&self, now_micros: u64) -> bool {
         self.sampler.is_due(now_micros / 1_000_000)
     }
@@ -44,12 +44,12 @@ impl StageMetrics {
         self.stages[stage as usize].observe(micros as f64 / 1e6, trace);
     }
 
-    /// A publication has come to the last socket of a worker.
+    /// Records that a publication has reached the last socket of a worker.
     pub(crate) fn delivered(&self, micros: u64, trace: Option<TraceContext>) {
         self.delivery.observe(micros as f64 / 1e6, trace);
     }
 
-    /// What only some of the formats show, by the metric's name and its label `stage`.
+    /// Returns the details for the formats that show them, by the metric's name and its label `stage`.
     pub(super) fn details(&self) -> Vec<(&'static str, Option<&'static str>, Detail)> {
         let stages = Stage::ALL.into_iter().zip(&self.stages);
         let stages =
@@ -58,15 +58,15 @@ impl StageMetrics {
     }
 }
 
-/// Chooses one publication in so many, as follows from how many there were in the second before: those that come in a
-/// burst are measured as the others are, and no more than so many a second.
+/// Samples one publication in `stride`, which follows from their number in the second before. So publications in a
+/// burst are as likely to be measured as others, and no more than `per_second` are.
 #[derive(Debug, Default)]
 struct Sampler {
     per_second: AtomicU64,
     second: AtomicU64,
     seen: AtomicU64,
     taken: AtomicU64,
-    /// One in so many. 0: in this first second, every one.
+    /// The sampling stride. 0: every publication is sampled, in the first second.
     stride: AtomicU64,
 }
 

@@ -1,4 +1,4 @@
-//! What a node tells of itself, in which form and to whom.
+//! The section `telemetry`: logs, traces and the labels of metrics.
 
 use serde::{Deserialize, Serialize};
 
@@ -75,18 +75,18 @@ impl TelemetryConfig {
     }
 }
 
-/// The first word that stands alone and is no level. A filter takes it for the name of a module, of which all is wanted
-/// and nothing of any other: a node with the level `warning` would be silent.
+/// Returns the first word that stands alone and is no level. A filter takes it for the name of a module, of which
+/// everything is logged, and nothing of any other: a node with the level `warning` would be silent.
 fn no_level(filter: &str) -> Option<&str> {
     let words = filter.split(',').map(str::trim).filter(|word| !word.contains('='));
     words.into_iter().find(|word| word.parse::<tracing::level_filters::LevelFilter>().is_err())
 }
 
-/// The path at which collectors take traces.
+/// The path at which collectors accept traces.
 const TRACES_PATH: &str = "/v1/traces";
 
-/// The address that traces are sent to: the base address of a collector, as its other clients are given it, is
-/// completed.
+/// Returns the address that traces are sent to. The base address of a collector, as its other clients need it, is
+/// completed by the path.
 pub(super) fn full_endpoint(endpoint: &str) -> Result<String, &'static str> {
     let uri: ::http::Uri = endpoint.parse().map_err(|_| "must be a URL such as http://127.0.0.1:4318")?;
     match uri.scheme_str() {

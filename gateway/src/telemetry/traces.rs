@@ -1,7 +1,7 @@
-//! Traces: how a publication went from the API through the broker to its subscribers, as OTLP over HTTP.
+//! Traces: the way of a publication from the API through the broker to its subscribers, as OTLP over HTTP.
 //!
-//! Spans are made with [`SPANS`] as their target. Where no collector is configured nothing listens to that target,
-//! and making one costs a comparison.
+//! Spans have [`SPANS`] as their target. Where no collector is configured nothing subscribes to that target, and
+//! creating a span costs a comparison.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -38,10 +38,10 @@ use super::{Reminder, TelemetryConfig};
 /// The target of spans that belong to traces.
 pub const SPANS: &str = "tidegate_trace";
 
-/// How long one batch may take to be sent.
+/// The timeout for sending one batch.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest answer of a collector that is read, in bytes. It says what was refused, if anything was.
+/// The longest answer of a collector that is read, in bytes. It names rejected spans, if there are any.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Why traces cannot be set up.
@@ -51,7 +51,7 @@ pub enum TraceError {
     Exporter { endpoint: String, error: opentelemetry_otlp::ExporterBuildError },
 }
 
-/// The way of traces to their collector. Spans wait in a bounded queue; those that find it full are dropped.
+/// The pipeline of traces to their collector. Spans wait in a bounded queue; when it is full, they are dropped.
 #[derive(Debug)]
 pub struct Traces {
     provider: SdkTracerProvider,
@@ -59,7 +59,7 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// `None` if no collector is configured. Sends from the tokio runtime it is called in.
+    /// Returns `None` if no collector is configured. Sends from the tokio runtime that this is called in.
     pub fn start(config: &TelemetryConfig) -> Result<Option<Self>, TraceError> {
         let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
         let client = OnRuntime {
@@ -84,7 +84,7 @@ impl Traces {
         Ok(Some(Self { provider, flush_timeout: Duration::from_millis(config.flush_timeout_ms) }))
     }
 
-    /// Takes the spans made with the target [`SPANS`], and no others.
+    /// Returns the layer for spans with the target [`SPANS`], and no others.
     pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -93,7 +93,7 @@ impl Traces {
         tracing_opentelemetry::layer().with_tracer(self.provider.tracer("tidegate")).with_filter(only_traces)
     }
 
-    /// Sends what still waits, for as long as was configured. No span is taken after this.
+    /// Sends the waiting spans, for at most the configured time. Later spans are dropped.
     pub async fn flush(self) {
         let flushed =
             tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(self.flush_timeout));
@@ -105,15 +105,15 @@ impl Traces {
     }
 }
 
-/// Batches of spans that could not be sent by this process, and what a node's metrics show of it.
+/// The number of batches of spans that this process could not send, for the metrics of its nodes.
 static FAILED: AtomicU64 = AtomicU64::new(0);
 
-/// How many batches of spans could not be sent.
+/// Returns how many batches of spans could not be sent.
 pub fn failed_exports() -> u64 {
     FAILED.load(Ordering::Relaxed)
 }
 
-/// Says when spans cannot be sent: once, and once a minute while it lasts.
+/// Logs when spans cannot be sent: once, and once a minute while that lasts.
 #[derive(Debug)]
 struct ReportingExporter<E> {
     exporter: E,
@@ -156,7 +156,7 @@ impl<E: opentelemetry_sdk::trace::SpanExporter> opentelemetry_sdk::trace::SpanEx
     }
 }
 
-/// Makes `span` part of the trace that a caller's `traceparent` header names (W3C Trace Context), if it names one.
+/// Makes `span` part of the trace in the caller's `traceparent` header (W3C Trace Context), if there is one.
 pub fn join_callers_trace(span: &Span, headers: &HeaderMap) {
     if span.is_disabled() || !headers.contains_key("traceparent") {
         return;
@@ -167,7 +167,7 @@ pub fn join_callers_trace(span: &Span, headers: &HeaderMap) {
     }
 }
 
-/// The place of `span` in a trace that is sampled, for what comes after it at other nodes.
+/// Returns the context of `span`, if its trace is sampled, for spans on other nodes.
 pub fn sampled_trace(span: &Span) -> Option<TraceContext> {
     if span.is_disabled() {
         return None;
@@ -180,7 +180,7 @@ pub fn sampled_trace(span: &Span) -> Option<TraceContext> {
         .then(|| TraceContext { trace: u128::from_be_bytes(trace), span: u64::from_be_bytes(span) })
 }
 
-/// Makes `span` a child of one that another node, or this one, has made.
+/// Makes `span` a child of a span of another node, or of this one.
 pub fn join_trace(span: &Span, parent: TraceContext) {
     if span.is_disabled() {
         return;
@@ -197,7 +197,7 @@ pub fn join_trace(span: &Span, parent: TraceContext) {
     }
 }
 
-/// Tells whoever is asked next which trace `span` belongs to, if it belongs to one.
+/// Adds the trace of `span`, if it has one, to the headers of an outgoing request.
 pub fn pass_trace_on(span: &Span, headers: &mut HeaderMap) {
     if !span.is_disabled() {
         TraceContextPropagator::new().inject_context(&span.context(), &mut IntoHeaders(headers));
@@ -226,7 +226,7 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// Sends on the gateway's runtime what is asked for on a thread of the exporter's own, which has none.
+/// Sends on the gateway's runtime: the exporter's own thread has none.
 #[derive(Debug)]
 struct OnRuntime {
     runtime: tokio::runtime::Handle,

@@ -1,4 +1,4 @@
-//! What is counted of each worker by its number.
+//! The metrics of each worker, labelled with its number.
 
 use prometheus::{Counter, CounterVec, IntGauge, IntGaugeVec, Registry};
 
@@ -14,13 +14,13 @@ pub(super) struct WorkersMetrics {
     io_uring: IntGaugeVec,
 }
 
-/// The metrics of one worker, found once and counted without a look-up.
+/// The metrics of one worker, looked up once and counted without a lookup.
 #[derive(Clone, Debug)]
 pub struct WorkerMetrics {
     pub inbox: IntGauge,
     pub busy_seconds_total: Counter,
     pub connections: IntGauge,
-    /// Whether it sends to many clients in one system call.
+    /// Whether the worker sends to many clients in one system call.
     pub io_uring: IntGauge,
 }
 

@@ -1,4 +1,4 @@
-//! The busiest channels, and nodes that are not read: what the server API says.
+//! Asks the server API for the busiest channels, and for nodes whose metrics are not read.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -8,39 +8,39 @@ use serde_json::{Value, json};
 use crate::inspect::{ApiClient, CallError};
 use crate::secret::{Secret, SecretFileError};
 
-/// Channels that are looked at: those with the most subscribers among the first so many, by name.
+/// The channels considered: those with the most subscribers among the first of this many, by name.
 const LISTED_MAX: u32 = 1_000;
-/// Of so many it is asked how far they are.
+/// The most channels whose offset is requested.
 const FOLLOWED_MAX: usize = 50;
-/// How often it is asked at most: every node has to answer.
+/// The shortest interval between requests, because every node has to answer.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Channel {
     pub(super) name: String,
     pub(super) clients: u64,
-    /// Publications a second. `None` without history, and at the first look.
+    /// Publications a second. `None` without history, and at the first request.
     pub(super) rate: Option<f64>,
 }
 
 pub(super) struct Channels {
-    /// Or why there is none.
+    /// The client, or why there is none.
     caller: Result<ApiClient, String>,
     pub(super) max: usize,
     requested_at: Option<Instant>,
-    /// How often it was: there are rates from the second time on.
+    /// The number of requests so far: there are rates from the second one on.
     looks: u32,
-    /// Where channels stood when they were last looked at.
+    /// The offsets of channels at the last request.
     offsets: HashMap<String, (u64, Instant)>,
     pub(super) busiest: Vec<Channel>,
-    /// All nodes and how many clients each has.
+    /// The names of all nodes, with the number of their clients.
     pub(super) cluster: Vec<(String, u64)>,
-    /// Why there is nothing new.
+    /// Why there are no new figures.
     pub(super) problem: Option<String>,
 }
 
 impl Channels {
-    /// What is wrong with the URL or the key is told as the problem: nodes can be watched nonetheless.
+    /// Creates the reader. A mistake in the URL or the key is shown as the problem: nodes can be watched nonetheless.
     pub(super) fn new(url: &str, key: Result<Option<Secret>, SecretFileError>, max: usize) -> Self {
         let caller = key
             .map_err(|error| format!("the key cannot be read: {error}"))
@@ -57,7 +57,7 @@ impl Channels {
         }
     }
 
-    /// Asks, if that was not a moment ago.
+    /// Requests new figures, unless the last request was a moment ago.
     pub(super) async fn read(&mut self) {
         if self.requested_at.is_some_and(|at| at.elapsed() < INTERVAL) && self.looks > 1 {
             return;

@@ -1,4 +1,4 @@
-//! What readings say: sums, rates between two of them, and quantiles of what came between them.
+//! Computes figures from readings: sums, rates between two of them, and quantiles of the values in between.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use super::read_nodes::{Reading, WatchedNode};
 use crate::telemetry::exposition::protobuf::{Histogram, Metric};
 use crate::telemetry::latency::end_of;
 
-/// The fine bucket of what is too short for the others.
+/// The key of the zero bucket.
 const ZERO: i32 = i32::MIN;
 
-/// How many are in each fine bucket.
+/// The number of values in each fine bucket.
 pub(super) type Buckets = BTreeMap<i32, u64>;
 
 fn metrics<'r>(reading: &'r Reading, name: &str) -> &'r [Metric] {
@@ -25,23 +25,23 @@ fn label<'m>(metric: &'m Metric, name: &str) -> Option<&'m str> {
     metric.label.iter().find(|label| label.name() == name).map(|label| label.value())
 }
 
-/// The metrics of a name. A publication counts where it was published: that a node has it from the broker, too, its own included,
-/// is counted as from `node` and left out.
+/// Returns the metrics of a name. A publication counts where it was published: its arrival from the broker is counted
+/// with the source `node` on every node, that one included, and is left out.
 fn counting<'r>(reading: &'r Reading, name: &str) -> impl Iterator<Item = &'r Metric> {
     metrics(reading, name).iter().filter(|metric| label(metric, "source") != Some("node"))
 }
 
-/// What a counter or a gauge is, over all its labels.
+/// Returns the sum of a counter or a gauge over all its labels.
 pub(super) fn sum(reading: &Reading, name: &str) -> f64 {
     counting(reading, name).map(value).sum()
 }
 
-/// The least that a gauge is, if it is there.
+/// Returns the lowest value of a gauge, if there is one.
 pub(super) fn least(reading: &Reading, name: &str) -> Option<f64> {
     metrics(reading, name).iter().map(value).reduce(f64::min)
 }
 
-/// The same for each value of one label.
+/// Returns the sums for each value of one label.
 pub(super) fn by_label<'r>(reading: &'r Reading, name: &str, by: &str) -> BTreeMap<&'r str, f64> {
     let mut sums = BTreeMap::new();
     for metric in counting(reading, name) {
@@ -50,7 +50,7 @@ pub(super) fn by_label<'r>(reading: &'r Reading, name: &str, by: &str) -> BTreeM
     sums
 }
 
-/// The name of the node, where its metrics say it.
+/// Returns the name of the node, if its metrics carry it.
 pub(super) fn node_label(reading: &Reading) -> Option<String> {
     let metric = metrics(reading, "tidegate_ready").first()?;
     label(metric, "node").map(str::to_owned)
@@ -61,20 +61,20 @@ impl WatchedNode {
         self.readings.back().filter(|_| self.gone.is_none())
     }
 
-    /// The reading before the last, and the seconds between.
+    /// Returns the reading before the last, and the seconds between them.
     fn before(&self) -> Option<(&Reading, f64)> {
         let last = self.last()?;
         let before = self.readings.get(self.readings.len().checked_sub(2)?)?;
         Some((before, last.at.duration_since(before.at).as_secs_f64().max(0.001)))
     }
 
-    /// How much a counter grows in a second. `None` before there are two readings.
+    /// Returns how much a counter grows in a second. `None` before there are two readings.
     pub(super) fn rate(&self, name: &str) -> Option<f64> {
         let (before, seconds) = self.before()?;
         Some((sum(self.last()?, name) - sum(before, name)).max(0.0) / seconds)
     }
 
-    /// The same for each value of one label that grows.
+    /// Returns the rates for each value of one label that grows.
     pub(super) fn rates(&self, name: &str, by: &str) -> Vec<(String, f64)> {
         let (Some(last), Some((before, seconds))) = (self.last(), self.before()) else { return Vec::new() };
         let before = by_label(before, name, by);
@@ -85,7 +85,7 @@ impl WatchedNode {
         by_label(last, name, by).into_iter().filter_map(rate).collect()
     }
 
-    /// What a histogram with fine buckets was told between the first reading that is kept and the last one.
+    /// Returns the values that a histogram received between the oldest kept reading and the last one.
     pub(super) fn latencies(&self, name: &str, stage: Option<&str>) -> Buckets {
         let of = |reading: &Reading| {
             let is_it = |metric: &&Metric| label(metric, "stage") == stage;
@@ -101,7 +101,7 @@ impl WatchedNode {
     }
 }
 
-/// Unfolds the runs of buckets and the differences between them.
+/// Decodes the runs of buckets and the differences between their counts.
 fn buckets(histogram: &Histogram) -> Buckets {
     let mut buckets = Buckets::from([(ZERO, histogram.zero_count())]);
     let (mut bucket, mut count) = (0_i32, 0_i64);
@@ -118,14 +118,14 @@ fn buckets(histogram: &Histogram) -> Buckets {
     buckets
 }
 
-/// Adds what others have.
+/// Adds the values of other buckets.
 pub(super) fn add(sum: &mut Buckets, other: &Buckets) {
     for (bucket, count) in other {
         *sum.entry(*bucket).or_default() += count;
     }
 }
 
-/// So long at most took this share of them, in seconds. `None` where there are none.
+/// Returns the quantile for this share, in seconds. `None` where there are no values.
 pub(super) fn quantile(buckets: &Buckets, share: f64) -> Option<f64> {
     let count: u64 = buckets.values().sum();
     let rank = ((count as f64 * share).ceil() as u64).max(1);

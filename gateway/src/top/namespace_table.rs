@@ -1,4 +1,4 @@
-//! What goes on in each namespace, over all nodes that are read.
+//! The table of namespaces, over all nodes that are read.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::figures::by_label;
 use super::page::{NONE, bytes, number, padded};
 use super::read_nodes::WatchedNode;
 
-/// Those that are shown, the busiest first.
+/// The most namespaces that are shown, the busiest first.
 const NAMESPACES_MAX: usize = 8;
 const LABEL: &str = "namespace";
 const NAME_WIDTH: usize = 20;
@@ -27,7 +27,7 @@ impl NamespaceFigures {
     }
 }
 
-/// Nothing where all is in the namespace of channels that name none.
+/// Writes the table, unless only the default namespace is in use.
 pub(super) fn write(nodes: &[WatchedNode], lines: &mut Vec<String>) {
     let mut all: Vec<(String, NamespaceFigures)> =
         read(nodes).into_iter().filter(|(_, figures)| !figures.is_quiet()).collect();
@@ -107,7 +107,7 @@ mod tests {
                 chat.deliveries_out_total.inc_by(deliveries);
                 chat.bytes_out_total.inc_by(4_096);
                 metrics.publication_in(rules.namespace_id("chat:1"), PublicationSource::Api);
-                // The broker brings it back to each node, which is the same publication.
+                // The broker delivers the same publication to each node.
                 metrics.publication_in(rules.namespace_id("chat:1"), PublicationSource::Node);
                 metrics.namespaces.of(rules.namespace_id("plain")).subscriptions.set(1);
             })

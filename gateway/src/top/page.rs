@@ -10,9 +10,9 @@ use super::namespace_table;
 use super::read_nodes::WatchedNode;
 use crate::telemetry::labels::Stage;
 
-/// Reasons of closes and drops that are shown.
+/// The most reasons of closes and drops that are shown.
 const REASONS_MAX: usize = 6;
-/// Where there is nothing to say yet.
+/// Shown where there is no value yet.
 pub(super) const NONE: &str = "-";
 
 pub(super) struct Page<'a> {
@@ -20,14 +20,14 @@ pub(super) struct Page<'a> {
     pub(super) channels: Option<&'a Channels>,
 }
 
-/// A column of the table of nodes, and what stands in it.
+/// A column of the table of nodes, and its content.
 struct NodeColumn {
     title: &'static str,
     width: usize,
     of: fn(&WatchedNode) -> String,
 }
 
-/// From what is looked for first to what there is room for last.
+/// The columns by importance: a narrow terminal shows only the first ones.
 const COLUMNS: [NodeColumn; 13] = [
     NodeColumn { title: "conns", width: 7, of: |node| gauge(node, "tidegate_connections") },
     NodeColumn { title: "subs", width: 7, of: |node| gauge(node, "tidegate_subscriptions") },
@@ -102,7 +102,7 @@ impl Page<'_> {
         }
     }
 
-    /// Nodes of the cluster that this does not watch.
+    /// Mentions nodes of the cluster that are not watched.
     fn not_read(&self, lines: &mut Vec<String>) {
         let Some(channels) = self.channels else { return };
         let more = channels.cluster.len().saturating_sub(self.nodes.len());
@@ -130,14 +130,14 @@ impl Page<'_> {
         }
     }
 
-    /// Those of all nodes.
+    /// Returns the latencies of all nodes.
     fn latencies(&self, name: &str, stage: Option<&str>) -> Buckets {
         let mut all = Buckets::new();
         self.nodes.iter().for_each(|node| add(&mut all, &node.latencies(name, stage)));
         all
     }
 
-    /// The most frequent ones of all nodes.
+    /// Returns the most frequent reasons of all nodes.
     fn reasons(&self, title: &str, name: &str, by: &str) -> String {
         let mut rates: BTreeMap<String, f64> = BTreeMap::new();
         for (reason, rate) in self.nodes.iter().flat_map(|node| node.rates(name, by)) {
@@ -196,7 +196,7 @@ fn latency(node: &WatchedNode, share: f64) -> String {
     quantile(&node.latencies("tidegate_delivery_seconds", None), share).map_or(NONE.to_owned(), seconds)
 }
 
-/// Whether the way to the broker is open, and whether calls fail. In memory there is none.
+/// Whether the broker is connected, and whether calls to it fail. A memory broker has no connection.
 fn broker(node: &WatchedNode) -> String {
     let Some(last) = node.last() else { return NONE.to_owned() };
     let failing = node.rate("tidegate_broker_errors_total").is_some_and(|rate| rate > 0.0);
@@ -209,7 +209,7 @@ fn broker(node: &WatchedNode) -> String {
     .to_owned()
 }
 
-/// Five characters, or less.
+/// Formats a number in at most five characters.
 pub(super) fn number(value: f64) -> String {
     scaled(value, 1_000.0, &["", "k", "M", "G", "T"])
 }
@@ -237,13 +237,14 @@ fn seconds(value: f64) -> String {
     }
 }
 
-/// What somebody else has named does not write to the terminal in other ways than as a name, nor turns the line around.
+/// Replaces control characters and changes of direction. Names come from outside, and must not move the cursor or turn
+/// a line around.
 fn plain(text: &str) -> String {
     let turns = |character| matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|one| if one.is_control() || turns(one) { '?' } else { one }).collect()
 }
 
-/// As much of a line as that many columns show: some characters take two of them, and some none.
+/// Cuts a line to this many columns: some characters take two of them, and some none.
 fn fitted(line: &str, width: usize) -> String {
     let mut left = width;
     let fits = |character: &char| {
@@ -255,7 +256,7 @@ fn fitted(line: &str, width: usize) -> String {
     plain(line).chars().take_while(fits).collect()
 }
 
-/// The same, with spaces up to that many columns.
+/// Cuts a text to this many columns, or fills it up with spaces.
 pub(super) fn padded(text: &str, width: usize) -> String {
     let mut text = fitted(text, width);
     text.extend(std::iter::repeat_n(' ', width.saturating_sub(text.width())));

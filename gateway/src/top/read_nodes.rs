@@ -1,4 +1,4 @@
-//! Readings of nodes' metrics, and what became of nodes that give none.
+//! Reads the metrics of nodes, and keeps track of nodes that do not answer.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -17,14 +17,14 @@ use crate::inspect::CliError;
 use crate::telemetry::exposition::ExpositionFormat;
 use crate::telemetry::exposition::protobuf::{self, MetricFamily};
 
-/// How long one node may take to answer. The others are shown late by that.
+/// The timeout for one node. It delays the others on the page.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest answer that is read, in bytes.
+/// The longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Quantiles are of what came between the oldest of so many readings and the newest.
+/// The number of readings that are kept. Quantiles cover the time between the oldest and the newest.
 const READINGS_MAX: usize = 11;
 
-/// All metrics of a node at one time, by their names.
+/// All metrics of a node at one time, by name.
 #[derive(Clone, Debug)]
 pub(super) struct Reading {
     pub(super) at: Instant,
@@ -34,11 +34,11 @@ pub(super) struct Reading {
 #[derive(Debug)]
 pub(super) struct WatchedNode {
     url: Uri,
-    /// Its own, where its metrics say it, or else where it is.
+    /// The node's own name, if its metrics carry it, or else its address.
     pub(super) name: String,
-    /// The newest last.
+    /// The newest reading last.
     pub(super) readings: VecDeque<Reading>,
-    /// Since when, and why, there are no new ones.
+    /// Since when, and why, the node does not answer.
     pub(super) gone: Option<(Instant, String)>,
 }
 
@@ -54,7 +54,7 @@ impl MetricsReader {
             let parsed: Uri = metrics.parse().map_err(|_| CliError::InternalUrl(url.clone()))?;
             let authority = parsed.authority().filter(|_| parsed.scheme_str() == Some("http"));
             let authority = authority.ok_or_else(|| CliError::InternalUrl(url.clone()))?;
-            // Never what stands before them: that can be a password.
+            // The user part of the URL is never shown: it can be a password.
             let port = authority.port().map_or(String::new(), |port| format!(":{port}"));
             let name = format!("{}{port}", authority.host());
             Ok(WatchedNode { url: parsed, name, readings: VecDeque::new(), gone: None })
@@ -67,7 +67,7 @@ impl MetricsReader {
         &self.nodes
     }
 
-    /// Asks all of them at once.
+    /// Reads all nodes concurrently.
     pub(super) async fn read(&mut self) {
         let client = &self.client;
         let requests = self.nodes.iter().map(|node| async move {
@@ -97,7 +97,7 @@ impl WatchedNode {
     fn take(&mut self, reading: Reading) {
         self.gone = None;
         let started = |reading: &Reading| super::figures::sum(reading, "tidegate_process_start_time_seconds");
-        // One that was started anew counts from zero.
+        // The counters of a restarted node begin at zero.
         if self.readings.back().is_some_and(|last| started(last) != started(&reading)) {
             self.readings.clear();
         }

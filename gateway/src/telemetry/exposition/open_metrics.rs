@@ -25,7 +25,7 @@ fn write_family(
     let name = family.name();
     let (of, kind) = match family.get_field_type() {
         MetricType::COUNTER => match name.strip_suffix("_total") {
-            // Names of families may not stand twice, and here are counters called as gauges are, but for this ending.
+            // Two families cannot have the same name, and some counters differ from a gauge only in this suffix.
             Some(short) if families.iter().all(|other| other.name() != short) => (short, "counter"),
             _ => (name, "unknown"),
         },
@@ -76,7 +76,7 @@ fn write_histogram(
     writeln!(text, "{name}_count{} {count}", Labels(labels, None))
 }
 
-/// Labels in braces, and the end of a bucket among them.
+/// Labels in braces, with the upper bound of a bucket if there is one.
 struct Labels<'a>(&'a [LabelPair], Option<f64>);
 
 impl Display for Labels<'_> {
@@ -98,8 +98,8 @@ impl Display for Labels<'_> {
     }
 }
 
-/// A number as OpenMetrics has it everywhere: `1.0`, `0.25`, `+Inf`, and `5e-05` as Prometheus itself writes it, whose labels `le`
-/// are then the same whichever format was read.
+/// A number as OpenMetrics writes it: `1.0`, `0.25`, `+Inf`, and `5e-05` as Prometheus itself does, so that labels `le`
+/// are the same in all formats.
 struct Number(f64);
 
 impl Display for Number {
@@ -119,7 +119,7 @@ impl Display for Number {
     }
 }
 
-/// A text with its quotes, line ends and backslashes escaped.
+/// A text with its quotes, line breaks and backslashes escaped.
 struct Escaped<'a>(&'a str);
 
 impl Display for Escaped<'_> {

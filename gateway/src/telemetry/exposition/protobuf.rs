@@ -1,5 +1,5 @@
-//! Prometheus' own messages (`io.prometheus.client`, prometheus/client_model 0.3), as far as there is anything to say in
-//! them. Mirrors of the wire: numbers of fields are theirs.
+//! The messages of `io.prometheus.client` (prometheus/client_model 0.3), as far as the gateway uses them. The numbers
+//! of fields are those of the wire format.
 
 use prometheus::proto::{self, MetricType};
 use prost::Message;
@@ -49,7 +49,7 @@ pub(crate) struct Label {
     pub(crate) value: Option<String>,
 }
 
-/// That of a gauge or a counter.
+/// The value of a gauge or a counter.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct ValueMessage {
     #[prost(double, optional, tag = "1")]
@@ -86,7 +86,7 @@ pub(crate) struct BucketMessage {
     pub(crate) exemplar: Option<ExemplarMessage>,
 }
 
-/// Buckets side by side that are not empty, `offset` behind the end of those before.
+/// A run of buckets that are not empty, `offset` buckets behind the run before.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct Span {
     #[prost(sint32, optional, tag = "1")]
@@ -121,7 +121,7 @@ pub(super) fn write(families: &[proto::MetricFamily], details: &Details, out: &m
     }
 }
 
-/// Reads all families of an answer. `None` if it is none.
+/// Decodes all families of a response. Returns `None` if it is invalid.
 pub(crate) fn read(mut body: &[u8]) -> Option<Vec<MetricFamily>> {
     let mut families = Vec::new();
     while !body.is_empty() {
@@ -166,7 +166,7 @@ fn histogram_of(histogram: &proto::Histogram, detail: Option<&Detail>) -> Histog
     if let Some(detail) = detail {
         add_fine_buckets(detail, &mut made);
     }
-    // Both are counted while they are read: what is beside the fine buckets may not be more than is in those.
+    // Counting goes on while both are read: the plain buckets must not add up to more than the fine ones.
     let count = made.sample_count.unwrap_or_default();
     let exemplar = |at: usize| detail?.exemplars.get(at).copied().flatten().map(exemplar_of);
     let bucket = |(at, bucket): (usize, &proto::Bucket)| BucketMessage {
@@ -183,7 +183,7 @@ fn histogram_of(histogram: &proto::Histogram, detail: Option<&Detail>) -> Histog
     made
 }
 
-/// The native histogram: runs of buckets that are not empty, and each count as its difference to the one before.
+/// Adds the native histogram: runs of buckets that are not empty, each count as the difference to the one before.
 fn add_fine_buckets(detail: &Detail, made: &mut Histogram) {
     made.schema = Some(latency::SCHEMA);
     made.zero_threshold = Some(latency::ZERO_SECONDS);
@@ -199,7 +199,7 @@ fn add_fine_buckets(detail: &Detail, made: &mut Histogram) {
         made.positive_delta.push(*count as i64 - before);
         before = *count as i64;
     }
-    // Without one it would not be known to be native.
+    // Without a span the histogram would not be recognized as native.
     if made.positive_span.is_empty() {
         made.positive_span.push(Span { offset: Some(0), length: Some(0) });
     }

@@ -1,4 +1,4 @@
-//! What is written in each format, and which of them is.
+//! Tests the content of each format, and the choice between them.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ fn the_format_is_the_one_that_is_liked_best() {
     let protobuf =
         "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
     let open = "application/openmetrics-text;version=1.0.0";
-    // As Prometheus asks: without and with native histograms.
+    // The headers of Prometheus: without and with native histograms.
     let plain = format!(
         "{open},application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
     );
@@ -58,7 +58,7 @@ fn open_metrics_have_exemplars_and_every_family_once() {
     assert!(line("tidegate_stage_seconds_bucket{stage=\"broker\",le=\"1.0\"}").ends_with("} 1"));
     line("# TYPE tidegate_bytes_in counter");
     line("tidegate_bytes_in_total 0");
-    // There is a gauge of the name without the ending.
+    // There is a gauge with the same name without the suffix.
     line("# TYPE tidegate_connections gauge");
     line("# TYPE tidegate_connections_total unknown");
     assert!(text.ends_with("\n# EOF\n"));
@@ -89,7 +89,7 @@ fn protobuf_has_native_histograms_beside_exemplars() {
     let exemplars: Vec<_> = histogram.bucket.iter().filter_map(|bucket| bucket.exemplar.as_ref()).collect();
     assert_eq!(exemplars.len(), 1);
     assert_eq!(exemplars[0].label[0].value(), "00000000000000000000000000000abc");
-    // What is counted alone is there as well.
+    // Plain metrics are included as well.
     let up = families.iter().find(|family| family.name() == "tidegate_build_info").unwrap();
     assert_eq!((up.kind(), up.metric[0].gauge.unwrap().value()), (Kind::Gauge, 1.0));
 }

@@ -1,4 +1,4 @@
-//! Every metric that is listed is there, and what is counted is shown.
+//! Tests that every listed metric exists, and that counts are shown.
 
 use shared::disconnect::{Disconnect, SlowCause};
 use shared::error::ErrorCode;

@@ -1,4 +1,4 @@
-//! Traces sent to a collector of the test's own, which reads them as a real one does.
+//! Tests traces with a collector that decodes them as a real one does.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::*;
 
 type Received = Arc<Mutex<Vec<ExportTraceServiceRequest>>>;
 
-/// Takes traces at the address it answers.
+/// Starts a collector, and returns its address and the spans that it receives.
 async fn collector() -> (String, Received) {
     let received = Received::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -62,7 +62,7 @@ fn config(endpoint: String, trace_ratio: f64) -> TelemetryConfig {
     }
 }
 
-/// Publishes as the node does, as far as spans go.
+/// Creates the spans of a publication, as the node does.
 fn publish(headers: &HeaderMap) {
     let publish = tracing::info_span!(target: SPANS, "publish", channel = "prices:AAPL");
     join_callers_trace(&publish, headers);

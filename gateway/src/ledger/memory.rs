@@ -1,5 +1,5 @@
-//! The ledgers of a single node. They end with the process; holders have leases all the same, as one that begins anew leaves
-//! its old name to run out.
+//! The ledgers of a single node, which end with the process. Holders have leases all the same: a holder that begins
+//! anew abandons its old name, whose lease then expires.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -20,12 +20,12 @@ pub struct MemoryLedger(Mutex<HashMap<Box<str>, MemoryLedgerState>>);
 #[derive(Debug, Default)]
 struct MemoryLedgerState {
     table: Table,
-    /// Until when each holder holds what it does. One that is over stays until it has heard of it.
+    /// The expiry of each holder's lease. An expired lease is kept until its holder has been told.
     leases: BTreeMap<Box<str>, Instant>,
 }
 
 impl MemoryLedgerState {
-    /// Whether this holder has begun. `None`: it has, and is over, of which it is told once.
+    /// Whether this holder has a lease. `None`: the lease has expired, which is reported once.
     fn holds(&mut self, holder: &str, now: Instant) -> Option<bool> {
         match self.leases.get(holder) {
             Some(until) if *until <= now => {

@@ -1,7 +1,8 @@
-//! Who holds what over all nodes, and the news of it, which are told once whatever becomes of a node.
+//! Ledgers: which holder holds what over all nodes, and news of the changes, which are told once whatever happens to a node.
 //!
-//! One ledger for each app. It is kept in this process ([`memory`]), or under a lease for each holder in Redis ([`redis`]) or NATS ([`nats`]):
-//! what a node held that has died is free when its lease has run out, and one of the others has that told.
+//! There is one ledger for each app. It is kept in this process ([`memory`]), or with a lease for each holder in Redis
+//! ([`redis`]) or NATS ([`nats`]): what a dead node held becomes free when its lease expires, and another node sends
+//! the news of it.
 
 pub mod memory;
 pub mod nats;
@@ -15,36 +16,36 @@ use gateway_core::ledger::{LedgerCapacity, LedgerChange, LedgerPage, ReaderProgr
 
 use crate::broker::BrokerError;
 
-/// What came of what a holder did.
+/// The result of a holder's call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum HoldOutcome {
     Done,
-    /// The same, and there is more to be freed of what dead holders held: to be prolonged again soon.
+    /// Done, and dead holders still have entries to be freed: prolong again soon.
     Freeing,
-    /// Nothing was done: what this holder held is not its own any more, or may have been lost. It begins anew under a name
+    /// Nothing was done: the holder has lost its entries, or they may have been lost. It must begin anew under a name
     /// that was never used.
     Over,
 }
 
-/// What a reader asks for.
+/// A reader's request.
 #[derive(Clone, Copy, Debug)]
 pub struct LedgerQuery<'a> {
     pub ledger: &'a str,
     pub reader: &'a str,
-    /// All who read this ledger: news are kept until each has done with them.
+    /// All readers of this ledger: news are kept until each reader has acknowledged them.
     pub readers: &'a [&'a str],
-    /// Who reads for it. It is the only one for as long as `lease` says, from each call on.
+    /// The node that reads for the reader. No other node can for the duration of `lease` after each call.
     pub by: &'a str,
     pub lease: Duration,
-    /// What it has done with, if it has.
+    /// The progress to acknowledge, if there is any.
     pub done: Option<ReaderProgress>,
     pub limit: usize,
 }
 
-/// Every call ends by itself, as those of brokers do.
+/// Stores ledgers. Every call ends by itself, as those of brokers do.
 pub trait Ledger: Send + Sync + std::fmt::Debug {
-    /// Carries out changes, in their order. Doing it twice is doing it once, but for what is only said.
+    /// Applies changes in order. Applying them again has no further effect, except that plain news are repeated.
     fn change<'a>(
         &'a self,
         ledger: &'a str,
@@ -53,14 +54,14 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
         room: LedgerCapacity,
     ) -> BoxFuture<'a, Result<HoldOutcome, BrokerError>>;
 
-    /// How many of these changes are done as one, of which all count or none does. Where more are given, and not all can be done, some may
-    /// be. 0: the first is longer than can be kept at all. Before the ledger was used it is not known for certain.
+    /// Returns how many of these changes can be applied atomically. If more are given and not all can be applied, some may
+    /// be. 0: the first change is too long to be kept at all. The answer is certain only once the ledger has been used.
     fn fits_in_a_step(&self, changes: &[LedgerChange]) -> usize {
         changes.len()
     }
 
-    /// Has a holder keep what it holds for `lease` from now on, the first time as every time, and frees some of what those
-    /// held whose lease is over.
+    /// Begins or renews a holder's lease, to last for `lease` from now on, and frees some entries of holders whose
+    /// lease has expired.
     fn prolong<'a>(
         &'a self,
         ledger: &'a str,
@@ -69,7 +70,7 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
         room: LedgerCapacity,
     ) -> BoxFuture<'a, Result<HoldOutcome, BrokerError>>;
 
-    /// A holder ends: what it held is free after a while, or at once where nobody else could hold it meanwhile.
+    /// Ends a holder. Its entries become free after a while, or at once where nobody else could hold them meanwhile.
     fn retire<'a>(
         &'a self,
         ledger: &'a str,
@@ -78,13 +79,13 @@ pub trait Ledger: Send + Sync + std::fmt::Debug {
         room: LedgerCapacity,
     ) -> BoxFuture<'a, Result<(), BrokerError>>;
 
-    /// Reads on, if nobody else reads for this reader: `None` if somebody does.
+    /// Reads on for a reader. `None`: another node reads for it.
     fn read<'a>(&'a self, reading: LedgerQuery<'a>)
     -> BoxFuture<'a, Result<Option<LedgerPage>, BrokerError>>;
 
-    /// Whether news are still there for other nodes when this one has ended.
+    /// Whether news outlive this node, for other nodes to tell.
     fn outlives_node(&self) -> bool;
 
-    /// How long what a node holds can outlive the node.
+    /// Returns how long the entries of a node can outlive the node.
     fn lease(&self) -> Duration;
 }

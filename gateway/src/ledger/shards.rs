@@ -1,4 +1,4 @@
-//! Ledgers over several servers: each is at one of them, whole. While that is away, its webhooks wait.
+//! Ledgers over several servers: each ledger is on one of them, as a whole. While that server is unreachable, its webhooks wait.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Presence of a single node. It ends with the process, so no lease is needed.
+//! The presence of a single node. It ends with the process, so no lease is needed.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -18,7 +18,7 @@ use super::Presence;
 use super::room::{PresenceRoom, RoomMember};
 use crate::broker::{BrokerError, Effective};
 
-/// Locks the channels are spread over.
+/// The number of locks that channels are spread over.
 const SHARDS: usize = 32;
 
 #[derive(Debug)]
@@ -27,8 +27,8 @@ pub struct MemoryPresence {
     hasher: RandomState,
 }
 
-/// The rooms of one shard by their channels. A table of boxes: there can be as many as subscriptions, and what is free of a
-/// table costs no more than a pointer each.
+/// The rooms of one shard by channel. The table holds boxes: there can be as many rooms as subscriptions, and a free
+/// slot costs no more than a pointer.
 #[derive(Debug, Default)]
 struct RoomTable(HashTable<Box<ChannelRoom>>);
 
@@ -41,10 +41,10 @@ struct ChannelRoom {
 const _: () =
     assert!(size_of::<ChannelRoom>() <= 64, "there is one for each subscription to a channel of one's own");
 
-/// What is known of a client in a channel. What few have stands in a box.
+/// A client that is present in a channel. Fields that few clients have are boxed.
 #[derive(Debug)]
 struct PresentClient {
-    /// [`ClientId::bits`] in halves: a whole one would stand at every sixteenth byte only.
+    /// [`ClientId::bits`] in halves: a `u128` would need an alignment of 16 bytes.
     client: [u64; 2],
     user: UserId,
     infos: Option<Box<PresentInfos>>,
@@ -86,7 +86,7 @@ impl RoomMember for PresentClient {
     }
 }
 
-/// Tables of fewer places keep their memory.
+/// Tables with a smaller capacity keep their memory.
 const SHRINK_FROM: usize = 64;
 
 impl RoomTable {
@@ -109,7 +109,7 @@ impl RoomTable {
             return;
         }
         entry.remove();
-        // After many have left, memory comes back.
+        // Gives memory back after many have left.
         let (length, capacity) = (self.0.len(), self.0.capacity());
         if capacity >= SHRINK_FROM && length < capacity / 8 {
             self.0.shrink_to(length * 2, |one| hasher.hash_one(&one.channel));
@@ -127,7 +127,7 @@ impl MemoryPresence {
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, RoomTable> {
-        // The bits in the middle: the tables inside use those at both ends.
+        // The bits in the middle: the tables themselves use those at both ends.
         self.shards[(hash >> 32) as usize % SHARDS].lock()
     }
 }

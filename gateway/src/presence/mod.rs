@@ -1,4 +1,4 @@
-//! Who is subscribed to a channel, over all nodes.
+//! Presence: the clients that are subscribed to a channel, over all nodes.
 
 pub mod memory;
 pub mod nats;
@@ -18,34 +18,33 @@ use shared::publication::ClientInfo;
 
 use crate::broker::{BrokerError, Effective};
 
-/// Presence is held under a lease: what a node added is gone a bounded time after the node is.
+/// Stores presence. Entries are held under a lease, so those of a dead node disappear within a bounded time.
 pub trait Presence: Send + Sync + std::fmt::Debug {
-    /// Adds or replaces. Keeps the entry alive until it is removed, or this node dies and the lease runs out.
-    /// An error means that others cannot see it yet: it will be shown as soon as that is possible, unless it is
-    /// removed.
-    /// What is added and removed takes effect in the order of calls: the answer only tells when others can see it.
+    /// Adds or replaces an entry, and keeps it alive until it is removed, or this node dies and the lease expires. An
+    /// error means that others cannot see the entry yet: it will be written as soon as that is possible, unless it is
+    /// removed. Calls to add and remove take effect in order; the result only tells when others can see the entry.
     fn add(&self, channel: Channel, info: ClientInfo) -> Effective;
 
-    /// Does not wait for others to see it.
+    /// Removes an entry. Does not wait until others see that.
     fn remove(&self, channel: Channel, client: ClientId);
 
     fn clients(&self, channel: Channel)
     -> BoxFuture<'_, Result<BTreeMap<ClientId, ClientInfo>, BrokerError>>;
 
-    /// Counted where the entries are, without carrying them here.
+    /// Returns the counts. The store computes them, so entries are not transferred.
     fn stats(&self, channel: Channel) -> BoxFuture<'_, Result<PresenceStats, BrokerError>>;
 
-    /// How long what a node added can outlive the node.
+    /// Returns how long the entries of a node can outlive the node.
     fn lease(&self) -> Duration;
 
-    /// Writes and reads something of no meaning: whether presence can be kept.
+    /// Checks that presence can be stored, by writing and reading a probe.
     fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
 
-    /// The same in one part of the broker alone.
+    /// The same for one part of the broker alone.
     fn probe_of(&self, _part: usize) -> BoxFuture<'_, Result<(), BrokerError>> {
         self.probe()
     }
 
-    /// Takes back everything this node added, at once. For a node that ends; nothing is added after it.
+    /// Removes all entries of this node at once. For a node that ends; nothing is added after it.
     fn retire(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
 }

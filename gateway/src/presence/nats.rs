@@ -1,7 +1,7 @@
-//! Presence over several nodes in a stream of JetStream: a message for each client in a channel, under the lease of its node.
+//! Presence over several nodes in a JetStream stream: a message for each client in a channel, under the lease of its node.
 //!
-//! What a node put there counts as long as its lease holds. A name under which a lease was over is never used again: the
-//! node takes another one and writes everything anew, and so it does whenever its connection is another.
+//! The entries of a node count as long as its lease is valid. A name whose lease has expired is never used again: the
+//! node takes another name and writes all entries again. It also does so after every reconnect.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -25,16 +25,16 @@ use crate::broker::measure::Operation;
 use crate::broker::nats::NatsBroker;
 use crate::broker::{BrokerError, Effective};
 
-/// Changes that are written at once.
+/// The number of concurrent writes.
 const TOGETHER: usize = 256;
 
-/// Changes that are taken in hand before others.
+/// The most changes in one round.
 const ROUND_MAX: usize = 4_096;
 
-/// How soon what could not be written is tried again.
+/// The pause before failed writes are repeated.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// For so long it is believed which nodes there are, unless another one appears.
+/// How long the list of live nodes is cached, unless an unknown node appears.
 const NODES_KNOWN: Duration = Duration::from_secs(1);
 
 type NatsPresenceWaiter = oneshot::Sender<Result<(), BrokerError>>;
@@ -56,11 +56,11 @@ struct NatsPresenceShared {
     changed: Notify,
 }
 
-/// Who is to be present, and what was written of it.
+/// The entries of this node, and their written state.
 #[derive(Debug, Default)]
 struct NatsPresenceTable {
     entries: HashMap<NatsMemberKey, NatsMemberEntry>,
-    /// Of these it is not written yet what is wanted.
+    /// Entries whose wanted state has not been written yet.
     unwritten: HashSet<NatsMemberKey>,
     waiting: HashMap<NatsMemberKey, Vec<NatsPresenceWaiter>>,
     retiring: Option<NatsPresenceWaiter>,
@@ -68,16 +68,16 @@ struct NatsPresenceTable {
 
 #[derive(Clone, Debug, Default)]
 struct NatsMemberEntry {
-    /// None: to be removed.
+    /// `None`: the entry is to be removed.
     info: Option<ClientInfo>,
-    /// The subject under which it stands.
+    /// The subject under which the entry was written.
     written: Option<String>,
-    /// Counts what was wanted.
+    /// Counts changes of the wanted state.
     version: u64,
 }
 
 impl NatsPresence {
-    /// Must be called within a tokio runtime.
+    /// Starts the writing task. Must be called within a tokio runtime.
     pub fn start(broker: Arc<NatsBroker>, lease: Duration) -> Arc<Self> {
         let shared = Arc::<NatsPresenceShared>::default();
         let writing = write(broker.clone(), shared.clone());
@@ -125,7 +125,7 @@ impl NatsPresence {
         }
     }
 
-    /// The nodes whose lease holds; looked for anew where one of these is not known.
+    /// Returns the nodes whose lease is valid. The cached list is refreshed if it lacks one of the nodes in `seen`.
     async fn live(&self, seen: &BTreeSet<String>) -> Result<Arc<BTreeSet<String>>, BrokerError> {
         let known = self.live.lock().clone();
         if let Some((_, live)) = known.filter(|(at, _)| at.elapsed() < NODES_KNOWN)
@@ -220,7 +220,7 @@ impl Presence for NatsPresence {
     }
 }
 
-/// Writes what is wanted, and tries again what could not be, until the node retires.
+/// Writes changes, and repeats failed writes, until the node retires.
 async fn write(broker: Arc<NatsBroker>, shared: Arc<NatsPresenceShared>) {
     let mut anew = broker.put_anew();
     loop {
@@ -228,7 +228,7 @@ async fn write(broker: Arc<NatsBroker>, shared: Arc<NatsPresenceShared>) {
             let mut local = shared.local.lock();
             if anew.has_changed().unwrap_or(false) {
                 anew.borrow_and_update();
-                // The server may have lost it, and who read another name than this one counts it no more.
+                // The server may have lost the entries, and readers ignore entries under the node's old name.
                 let all: Vec<NatsMemberKey> = local.entries.keys().cloned().collect();
                 local.unwritten.extend(all);
             }
@@ -258,7 +258,7 @@ async fn write(broker: Arc<NatsBroker>, shared: Arc<NatsPresenceShared>) {
     }
 }
 
-/// Returns whether all of it could be written.
+/// Writes one round of changes. Returns whether all writes have succeeded.
 async fn write_round(broker: &NatsBroker, shared: &NatsPresenceShared) -> bool {
     let round: Vec<(NatsMemberKey, NatsMemberEntry)> = {
         let mut local = shared.local.lock();
@@ -293,7 +293,7 @@ async fn write_round(broker: &NatsBroker, shared: &NatsPresenceShared) -> bool {
                     local.unwritten.insert(key);
                 } else if before.info.is_some() {
                     for waiter in local.waiting.remove(&key).into_iter().flatten() {
-                        // Whoever asked may have given up.
+                        // The caller may have given up.
                         let _ = waiter.send(Ok(()));
                     }
                 } else {
@@ -315,7 +315,7 @@ async fn write_round(broker: &NatsBroker, shared: &NatsPresenceShared) -> bool {
     all
 }
 
-/// Returns what stands there then.
+/// Writes one entry. Returns the subject under which it now stands.
 async fn write_one(
     broker: &NatsBroker,
     node: &str,
@@ -326,7 +326,7 @@ async fn write_one(
     let Some(info) = &entry.info else {
         match &entry.written {
             Some(subject) => broker.take_present(subject).await?,
-            // Whether it was written is not known.
+            // It is not known whether the entry was written.
             None => broker.purge_client(channel, node, &client).await?,
         }
         return Ok(None);
@@ -336,7 +336,7 @@ async fn write_one(
     encode_event(&OwnedEvent::Joined(info.clone()), &mut payload);
     broker.put_present(subject.clone(), payload.freeze()).await?;
     if let Some(before) = entry.written.as_ref().filter(|before| **before != subject) {
-        // It was another user's, or under another name of this node.
+        // The old entry was another user's, or under another name of this node.
         broker.take_present(before).await?;
     }
     Ok(Some(subject))

@@ -1,29 +1,29 @@
-//! Those who are in a channel: a short list where they are few, as in most channels, and tables where they are many.
+//! The clients in a channel: a short list where they are few, as in most channels, and tables where they are many.
 
 use std::collections::{BTreeSet, HashMap};
 
 use shared::id::{ClientId, UserId};
 use smallvec::SmallVec;
 
-/// The most that are in a list. It is looked through for every question.
+/// The most clients in a list. Every lookup scans the list.
 const LISTED_MAX: usize = 8;
 
-/// Tables become a list again at this many: a channel around [`LISTED_MAX`] does not go to and fro.
+/// The size at which tables become a list again: lower, so that a channel around [`LISTED_MAX`] does not alternate.
 const LISTED_AGAIN: usize = LISTED_MAX / 2;
 
-/// One who is in a channel.
+/// A client in a channel.
 pub(super) trait RoomMember {
     fn client(&self) -> ClientId;
     fn user(&self) -> &UserId;
 }
 
-/// Each client once. Its users are those of its clients.
+/// The clients of a channel, each once, and their users.
 #[derive(Debug)]
 pub(super) struct PresenceRoom<M>(RoomMembers<M>);
 
 #[derive(Debug)]
 enum RoomMembers<M> {
-    /// Most channels of a client's own never have another: the first takes no allocation.
+    /// Most single-user channels never have a second client: the first one takes no allocation.
     Listed(SmallVec<[M; 1]>),
     InTables(Box<Tables<M>>),
 }
@@ -31,7 +31,7 @@ enum RoomMembers<M> {
 #[derive(Debug)]
 struct Tables<M> {
     clients: HashMap<ClientId, M>,
-    /// How many clients each user has.
+    /// The number of clients of each user.
     users: HashMap<UserId, u32>,
 }
 
@@ -57,7 +57,7 @@ impl<M: RoomMember> PresenceRoom<M> {
         replaced
     }
 
-    /// Returns the user of the client, if it was here.
+    /// Removes a client. Returns its user, if it was here.
     pub(super) fn remove(&mut self, client: ClientId) -> Option<UserId> {
         match &mut self.0 {
             RoomMembers::Listed(list) => {
@@ -81,7 +81,7 @@ impl<M: RoomMember> PresenceRoom<M> {
         }
     }
 
-    /// In no order.
+    /// Returns the members in no particular order.
     pub(super) fn members(&self) -> impl Iterator<Item = &M> {
         let (listed, in_tables) = match &self.0 {
             RoomMembers::Listed(list) => (Some(list), None),
@@ -94,7 +94,7 @@ impl<M: RoomMember> PresenceRoom<M> {
         self.members().next().is_none()
     }
 
-    /// How many clients there are, and how many users.
+    /// Returns the number of clients, and the number of users.
     pub(super) fn counts(&self) -> (usize, usize) {
         match &self.0 {
             RoomMembers::Listed(list) => (list.len(), self.users().len()),
@@ -109,7 +109,7 @@ impl<M: RoomMember> PresenceRoom<M> {
         }
     }
 
-    /// Each once.
+    /// Returns the users, each once.
     pub(super) fn users(&self) -> BTreeSet<&UserId> {
         match &self.0 {
             RoomMembers::Listed(list) => list.iter().map(RoomMember::user).collect(),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     proptest! {
-        /// However many come and go, a room says what a plain table of clients and their users says.
+        /// However many clients come and go, a room gives the same answers as a plain table of clients and users.
         #[test]
         fn a_room_is_what_a_table_is(steps in proptest::collection::vec((any::<bool>(), 0_u128..24, 0..6_u8), 0..200)) {
             let (mut room, mut table) = (PresenceRoom::default(), BTreeMap::new());

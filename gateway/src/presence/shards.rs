@@ -1,4 +1,5 @@
-//! Presence over several servers: who is in a channel is kept where the channel is, under a lease of this node at each.
+//! Presence over several servers: the entries of a channel are kept where the channel is, under a lease of this node on
+//! each server.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

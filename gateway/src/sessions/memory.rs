@@ -1,4 +1,4 @@
-//! Sessions of one node, in its memory: they end with it.
+//! Sessions of one node, in its memory: they end with the node.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use super::{Holder, RenewOutcome, SessionKey, SessionStore, StoredSession};
 use crate::broker::BrokerError;
 
-/// The most sessions that are kept. Past it those go first that would go soonest.
+/// The most sessions that are kept. Past it, those that expire soonest are evicted.
 const SESSIONS_MAX: usize = 1 << 20;
 
 #[derive(Debug, Default)]

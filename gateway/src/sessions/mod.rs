@@ -1,8 +1,8 @@
-//! Sessions that their clients may come back to, at whichever node: what each was, until its client has been away too long.
+//! Stored sessions, to which clients may come back on any node: the state of each, until its client has been away for too long.
 //!
-//! A session is kept under a hash of its secret name, in this process ([`memory`]), in Redis ([`redis`]) or in NATS ([`nats`]). One connection
-//! holds it: what others write to it is not taken. Its node prolongs it for as long as the connection lives, so that it
-//! outlives the node by what is configured.
+//! A session is stored under a hash of its secret name, in this process ([`memory`]), in Redis ([`redis`]) or in NATS
+//! ([`nats`]). One connection holds it, and writes by others are refused. The connection's node prolongs it for as long
+//! as the connection lives, so that it outlives the node by the configured time.
 
 pub mod memory;
 pub mod nats;
@@ -27,20 +27,20 @@ use crate::client_key::ClientKey;
 
 pub(crate) use session_keeper::{HoldEnd, SessionKeeper};
 
-/// Under what a session is kept.
+/// The key under which a session is stored.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct SessionKey(Cow<'static, str>);
 
-/// Which connection holds a session. A number that is drawn for each.
+/// Identifies the connection that holds a session: a random number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Holder(pub u64);
 
-/// A connection of this node, as one that holds sessions. Its clones are the same connection.
+/// A connection of this node as a holder of sessions. Clones stand for the same connection.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionHolder {
     pub(crate) holder: Holder,
     pub(crate) key: ClientKey,
-    /// Set once it is gone: what becomes of its sessions, also of one that is only noted after that.
+    /// Set once the connection is gone: how its sessions end, also those that are stored only after that.
     gone: Arc<OnceLock<HoldEnd>>,
 }
 
@@ -50,31 +50,31 @@ impl SessionHolder {
     }
 }
 
-/// What became of a session that its holder wants to keep.
+/// The result of prolonging a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RenewOutcome {
     Prolonged,
-    /// It is not there: Redis has lost it, or forgotten it.
+    /// The session does not exist: Redis has lost or expired it.
     Lost,
-    /// Another holds it.
+    /// Another connection holds the session.
     Taken,
-    /// It cannot be asked about now.
+    /// The store cannot be reached for this session now.
     Unknown,
 }
 
-/// A session as it is kept.
+/// A session as it is stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredSession {
     pub holder: Holder,
-    /// How often it was changed by this holder: what is older is not written over what is newer.
+    /// Counts the changes by this holder, so that an older state never replaces a newer one.
     pub version: u64,
     pub value: Bytes,
 }
 
-/// Every call ends by itself, as those of brokers do.
+/// Stores sessions. Every call ends by itself, as those of brokers do.
 pub trait SessionStore: Send + Sync + std::fmt::Debug {
-    /// Writes what a holder has of a session. Returns `false`, and does nothing, if another holds it; also
-    /// where another was the last to hold it, if the store has it still.
+    /// Writes a holder's state of a session. Returns `false`, and does nothing, if another holder has it; also if
+    /// another was the last one to have it and the store still knows.
     fn write<'a>(
         &'a self,
         key: &'a SessionKey,
@@ -82,7 +82,8 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
         ttl: Duration,
     ) -> BoxFuture<'a, Result<bool, BrokerError>>;
 
-    /// Passes a session on from the holder it was read of. Returns `false` if that holds it no more.
+    /// Passes a session from the holder that it was read from to a new one. Returns `false` if that holder does not
+    /// have it any more.
     fn take<'a>(
         &'a self,
         key: &'a SessionKey,
@@ -93,21 +94,21 @@ pub trait SessionStore: Send + Sync + std::fmt::Debug {
 
     fn read<'a>(&'a self, key: &'a SessionKey) -> BoxFuture<'a, Result<Option<StoredSession>, BrokerError>>;
 
-    /// Keeps these for so long from now on, as far as they are of these holders.
+    /// Prolongs these sessions by the given times, as far as the given holders have them.
     fn prolong<'a>(
         &'a self,
         sessions: &'a [(SessionKey, Holder, Duration)],
     ) -> BoxFuture<'a, Result<Vec<RenewOutcome>, BrokerError>>;
 
-    /// Forgets a session, if this holder holds it.
+    /// Removes a session, if this holder has it.
     fn remove<'a>(&'a self, key: &'a SessionKey, holder: Holder) -> BoxFuture<'a, Result<(), BrokerError>>;
 }
 
 impl SessionKey {
-    /// No other sorts before it.
+    /// The key that sorts before all others.
     const LEAST: Self = Self(Cow::Borrowed(""));
 
-    /// Whoever reads what is kept cannot come back to it.
+    /// Hashes the name, so that a reader of the store cannot resume a session.
     pub fn of(pid: &str) -> Self {
         let digest = ring::digest::digest(&ring::digest::SHA256, pid.as_bytes());
         let hex = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}"));
@@ -119,19 +120,19 @@ impl SessionKey {
     }
 }
 
-/// What is kept of a session.
+/// The stored state of a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionRecord {
-    /// Who the client was, and is again.
+    /// The id that the client had, and has again when it comes back.
     pub client: ClientId,
     pub user: Box<str>,
     pub namespace: Box<str>,
-    /// Where its connection is, or was.
+    /// The node that has, or had, the session's connection.
     pub node: Box<str>,
     pub offsets: SessionOffsets,
 }
 
-/// The written form, so that a rename above cannot change what other releases read.
+/// The serialized form, so that a rename above cannot change what other releases read.
 #[derive(Serialize, Deserialize)]
 struct SessionRecordBody {
     v: u32,
@@ -144,7 +145,7 @@ struct SessionRecordBody {
     followed: Vec<(u32, Box<str>, u64, Box<str>)>,
 }
 
-/// Raised whenever an older node would misread a session. Those of another version are none.
+/// Raised whenever an older node would misread a session. Sessions of another version are ignored.
 const VERSION: u32 = 1;
 
 impl SessionRecord {
@@ -164,7 +165,7 @@ impl SessionRecord {
         serde_json::to_vec(&written).unwrap_or_default().into()
     }
 
-    /// `None` for what this release does not understand.
+    /// Returns `None` for a session that this release does not understand.
     pub fn decode(value: &[u8]) -> Option<Self> {
         let written: SessionRecordBody = serde_json::from_slice(value).ok()?;
         if written.v != VERSION {

@@ -1,6 +1,6 @@
-//! Sessions of several nodes, in JetStream: the last message of a subject each, which is written only behind the one that was read.
+//! Sessions of several nodes, in JetStream: each is the last message of its subject, written by compare-and-set.
 //!
-//! What a session says of how long it is kept is looked at by whoever reads it, as servers before 2.11 do not forget single messages.
+//! Readers check the expiry in the message, because servers before 2.11 do not expire single messages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::broker::nats::nats_link::NatsLink;
 use crate::broker::nats::nats_names::StreamKind;
 use crate::broker::nats::stored::StoredMessage;
 
-/// Sessions that are prolonged at once.
+/// The most sessions that are prolonged concurrently.
 const TOGETHER: usize = 64;
 
 #[derive(Debug)]
@@ -29,14 +29,14 @@ pub struct NatsSessions(Arc<NatsBroker>);
 struct LastSession {
     sequence: u64,
     stored: Option<StoredSession>,
-    /// Whose it was, if it has had its time: by the clock of this node, which may be wrong.
+    /// The last holder of a session that has expired: by the clock of this node, which may be wrong.
     over: Option<Holder>,
 }
 
-/// What is to become of a session.
+/// What to do with a session.
 enum SessionStep {
     Keep(StoredSession, Duration),
-    /// It stays as it is.
+    /// Leave it as it is.
     Stay,
 }
 
@@ -53,7 +53,7 @@ impl NatsSessions {
         }
     }
 
-    /// Has `decide` say what becomes of the session that is there, again and again until nobody else has written meanwhile.
+    /// Changes a session by compare-and-set: calls `decide` with the present state until no other write has come in between.
     async fn change<T>(
         &self,
         key: &SessionKey,
@@ -114,7 +114,7 @@ impl NatsSessions {
                 self.0.metrics().observe_round_trip(Operation::SessionWrite, began.elapsed());
                 return Ok(());
             }
-            // It may be another message by now, of the same holder.
+            // The loop reads again, because the same holder may have written another message meanwhile.
             self.is_in_time(began)?;
             self.0.delete_message(StreamKind::Sessions, found.sequence).await?;
         }
@@ -163,7 +163,7 @@ impl SessionStore for NatsSessions {
         &'a self,
         sessions: &'a [(SessionKey, Holder, Duration)],
     ) -> BoxFuture<'a, Result<Vec<RenewOutcome>, BrokerError>> {
-        // For all of them together: what is not known by then is asked again with the next.
+        // One deadline for all of them: sessions without a result by then are prolonged in the next round.
         let deadline = Instant::now() + self.0.link().timeout();
         let prolonging: Vec<_> =
             sessions.iter().map(|(key, holder, ttl)| self.prolong_by(deadline, key, *holder, *ttl)).collect();
@@ -182,7 +182,7 @@ impl SessionStore for NatsSessions {
     }
 }
 
-/// For how many milliseconds it is kept, its holder, its version, and what it is.
+/// Encodes a session: how long it is kept, in milliseconds, its holder, its version, and its value.
 fn written(stored: &StoredSession, ttl: Duration) -> Bytes {
     let mut out = BytesMut::with_capacity(24 + stored.value.len());
     out.put_u64(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
@@ -193,7 +193,8 @@ fn written(stored: &StoredSession, ttl: Duration) -> Bytes {
 }
 
 impl LastSession {
-    /// What there is may seem to be over to a node whose clock is wrong: another's is another's for as long as it is there.
+    /// A node whose clock is wrong may take a valid session for expired: while its message exists, it stays with its
+    /// last holder.
     fn is_anothers(&self, holder: Holder) -> bool {
         let stored = self.stored.as_ref().map(|stored| stored.holder);
         stored.or(self.over).is_some_and(|there| there != holder)
@@ -251,7 +252,7 @@ mod tests {
         let ttl = Duration::from_secs(60);
         let of = |holder| StoredSession { holder: Holder(holder), version: 3, value: Bytes::new() };
         let message = StoredMessage { sequence: 1, written: 10_000, payload: written(&of(7), ttl) };
-        // By an hour, and by a clock that is right.
+        // By a clock that is an hour ahead, and by one that is right.
         for now in [10_000 + 3_600_000, 10_001] {
             let there = read(&message, now).unwrap();
             assert!(matches!(there.prolong(Holder(8), ttl), (SessionStep::Stay, RenewOutcome::Taken)));

@@ -1,4 +1,4 @@
-//! Sessions of several nodes, in Redis: a string each, which Redis forgets by itself.
+//! Sessions of several nodes, in Redis: a string each, which Redis expires by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::broker::redis::script::Script;
 static WRITE: Script = Script::new(include_str!("scripts/write.lua"));
 static REMOVE: Script = Script::new(include_str!("scripts/remove.lua"));
 
-/// Digits of a holder, and of a version behind it.
+/// The digits of a holder, and of the version behind it.
 const DIGITS: usize = 16;
 
 #[derive(Debug)]
@@ -90,7 +90,8 @@ impl SessionStore for RedisSessions {
         sessions: &'a [(SessionKey, Holder, Duration)],
     ) -> BoxFuture<'a, Result<Vec<RenewOutcome>, BrokerError>> {
         async move {
-            // What turns out to be another's is kept a little shorter than that wanted, and prolonged by it before that shows.
+            // A session that another holder has got meanwhile may be shortened a little by this. That holder prolongs
+            // it in time.
             let mut pipeline = Pipeline::with_capacity(2 * sessions.len());
             for (key, _, ttl) in sessions {
                 let (key, millis) = (self.key(key), u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
@@ -108,7 +109,7 @@ impl SessionStore for RedisSessions {
                     RenewOutcome::Prolonged
                 }
                 [Ok(Value::Int(1)), Ok(_)] => RenewOutcome::Taken,
-                // Of several masters one that is away keeps nobody from prolonging what is at others.
+                // An unreachable master among several does not keep sessions on the others from being prolonged.
                 [Err(_), _] | [_, Err(_)] => RenewOutcome::Unknown,
                 _ => RenewOutcome::Lost,
             });

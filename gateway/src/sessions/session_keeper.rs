@@ -1,5 +1,5 @@
-//! The sessions of this node's connections: each is written as it changes, prolonged while its connection lives, and left to
-//! its client for a while when that is gone. A connection whose session is found to be another's is told so.
+//! Keeps the sessions of this node's connections: writes each as it changes, prolongs it while its connection lives,
+//! and keeps it for its client for a while after that. A connection whose session another one has taken is told so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,21 +14,21 @@ use crate::broker::BrokerError;
 use crate::client_key::ClientKey;
 use crate::telemetry::LogLimiter;
 
-/// How often it is looked at which sessions are to be prolonged.
+/// The interval at which sessions that are due are prolonged.
 const TICK: Duration = Duration::from_millis(500);
-/// The most that are prolonged at once.
+/// The most sessions that are prolonged in one batch.
 const PROLONGED_MAX: usize = 1_000;
-/// How often a session is prolonged: a quarter of the time it is kept for, within these.
+/// The bounds of the interval at which a session is prolonged, a quarter of the time that it is kept for.
 const INTERVAL: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
-/// When what could not be written is tried again.
+/// The delay before a failed write is repeated.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Why a connection holds a session no more.
+/// Why a connection does not hold a session any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum HoldEnd {
-    /// Its client may come back to it.
+    /// The client may come back to the session.
     Away,
-    /// Nobody can.
+    /// The session is over.
     ForGood,
 }
 
@@ -39,8 +39,8 @@ pub(crate) struct SessionKeeper {
     unwritten_log: LogLimiter,
 }
 
-/// Who holds which session. For a moment two connections of a node may hold the same: the second has taken it, and the first
-/// has yet to be told.
+/// A connection and a session that it holds. For a moment two connections of a node may hold the same session: the
+/// second one has taken it, and the first one has not been told yet.
 type HoldingKey = (Holder, SessionKey);
 
 #[derive(Debug, Default)]
@@ -56,15 +56,15 @@ struct HeldSession {
     connection: ClientKey,
     recovery: Duration,
     due: Instant,
-    /// What is there may not be this.
+    /// Whether the stored state may differ from this one.
     dirty: bool,
-    /// Its connection is gone, and what is to become of it is yet to be written.
+    /// Set once the connection has left the session, until that is written to the store.
     ended: Option<HoldEnd>,
-    /// How many writes of it are in flight. What comes of its end waits for them.
+    /// The number of writes in flight. The end of the session is written after them.
     writing: u32,
 }
 
-/// A write of a session that is in flight.
+/// A write in flight of a session.
 #[derive(Debug)]
 struct SessionWrite<'a> {
     sessions: &'a SessionKeeper,
@@ -98,7 +98,7 @@ impl HeldSessions {
         Some(held)
     }
 
-    /// What was said first of its end counts.
+    /// Ends a session. The first call decides how.
     fn end(&mut self, holding: &HoldingKey, ended: HoldEnd) {
         if let Some(held) = self.held.get_mut(holding) {
             held.ended.get_or_insert(ended);
@@ -106,7 +106,7 @@ impl HeldSessions {
         }
     }
 
-    /// The session is another's: the connection that was to be told, if it is still there.
+    /// Forgets a session that another holder has. Returns the connection to be told, if it is still there.
     fn lose(&mut self, holding: &HoldingKey) -> Option<ClientKey> {
         self.forget(holding).filter(|held| held.ended.is_none()).map(|held| held.connection)
     }
@@ -116,7 +116,7 @@ fn interval(recovery: Duration) -> Duration {
     (recovery / 4).clamp(INTERVAL[0], INTERVAL[1])
 }
 
-/// How long a session is kept whose connection lives: what is left when its node dies is enough.
+/// Returns how long a session with a live connection is kept: long enough for its client to recover when the node dies.
 fn ttl(recovery: Duration) -> Duration {
     recovery + 2 * interval(recovery)
 }
@@ -126,12 +126,12 @@ impl SessionKeeper {
         Self { store, live: Mutex::default(), unwritten_log: LogLimiter::default() }
     }
 
-    /// How many connections of this node hold one.
+    /// Returns how many sessions the connections of this node hold.
     pub(crate) fn count(&self) -> usize {
         self.live.lock().held.len()
     }
 
-    /// The connection of this node that has, or lately had, sessions under this number.
+    /// Returns the connection of this node that has, or lately had, sessions under this number.
     pub(crate) fn connection(&self, holder: Holder) -> Option<ClientKey> {
         let live = self.live.lock();
         let (_, held) =
@@ -143,7 +143,7 @@ impl SessionKeeper {
         self.store.read(&SessionKey::of(pid)).await
     }
 
-    /// A connection holds this from now on, in place of `from`. Returns whether it does: another may have been quicker.
+    /// Passes a session from `from` to a connection of this node. Returns false if another connection was faster.
     pub(crate) async fn take(
         &self,
         pid: &str,
@@ -160,7 +160,7 @@ impl SessionKeeper {
             let holding = (by.holder, key);
             let ended = by.gone.get().copied();
             let due = Instant::now() + if ended.is_some() { Duration::ZERO } else { interval(recovery) };
-            // It may have had it before, and have been put out of it.
+            // The connection may have held the session before, and lost it.
             let writing = live.forget(&holding).map_or(0, |before| before.writing);
             let held =
                 HeldSession { stored, connection: by.key, recovery, due, dirty: false, ended, writing };
@@ -170,14 +170,15 @@ impl SessionKeeper {
         Ok(taken)
     }
 
-    /// Whether a connection may take up a session that it held itself: it does not any more, and has not left it for good.
+    /// Whether a connection may resume a session that it held itself: it holds it no longer, and has not left it for good.
     pub(crate) fn may_take_up(&self, pid: &str, holder: Holder) -> bool {
         let live = self.live.lock();
         live.held.get(&(holder, SessionKey::of(pid))).is_none_or(|held| held.ended == Some(HoldEnd::Away))
     }
 
-    /// What a connection has of its session now. Returns `false` if the session is another's. An error leaves it to be tried
-    /// again. `is_current`: whether the connection has not left it meanwhile. From the moment it says so, [`Self::end`] finds it.
+    /// Writes a connection's present state of its session. Returns `false` if another holder has the session. After an
+    /// error the write is repeated later. `is_current` tells whether the connection has not left the session meanwhile;
+    /// from that call on, [`Self::end`] finds the session.
     pub(crate) async fn write(
         &self,
         pid: &str,
@@ -198,7 +199,7 @@ impl SessionKeeper {
                 Ok(true)
             }
             Ok(false) => {
-                // Its client has come back elsewhere.
+                // The client has come back on another connection.
                 self.live.lock().forget(&holding);
                 Ok(false)
             }
@@ -211,8 +212,8 @@ impl SessionKeeper {
         }
     }
 
-    /// Takes note of what is to be written, and of the write. Returns `false` if there is nothing to write: what is noted is
-    /// newer, or the session is over.
+    /// Records the state to be written, and the write in flight. Returns `false` if there is nothing to write: the
+    /// recorded state is newer, or the session is over.
     fn note(
         &self,
         holding: &HoldingKey,
@@ -245,24 +246,24 @@ impl SessionKeeper {
         true
     }
 
-    /// What is kept is this version, or a later one.
+    /// Records that this version, or a later one, is stored.
     fn written(&self, holding: &HoldingKey, version: u64, recovery: Duration) {
         let mut live = self.live.lock();
         if let Some(held) = live.held.get_mut(holding).filter(|held| held.stored.version <= version) {
             held.dirty = false;
-            // What has ended meanwhile is due already.
+            // A session that has ended meanwhile is due already.
             if held.ended.is_none() {
                 live.set_due(holding, Instant::now() + interval(recovery));
             }
         }
     }
 
-    /// The connection has left one of its sessions.
+    /// Ends one of a connection's sessions.
     pub(crate) fn end(&self, pid: &str, holder: Holder, ended: HoldEnd) {
         self.live.lock().end(&(holder, SessionKey::of(pid)), ended);
     }
 
-    /// The connection is gone, and with it whatever it holds, or is about to.
+    /// Ends all sessions that a connection holds, or is about to hold.
     pub(crate) fn leave(&self, by: &SessionHolder, ended: HoldEnd) {
         let mut live = self.live.lock();
         let _ = by.gone.set(ended);
@@ -273,7 +274,7 @@ impl SessionKeeper {
         }
     }
 
-    /// Keeps what is kept, until the runtime ends. `displace` is told of connections whose session turns out to be another's.
+    /// Keeps the sessions until the runtime ends. `displace` is called for connections whose session another holder has.
     pub(crate) async fn keep(&self, displace: impl Fn(ClientKey)) {
         loop {
             tokio::time::sleep(TICK).await;
@@ -281,13 +282,13 @@ impl SessionKeeper {
         }
     }
 
-    /// What is due is written now, as far as it can be: this node is about to end, or its client was told that it has left.
+    /// Writes what is due now, as far as possible: because this node is about to end, or a client was told that it has left.
     pub(crate) async fn settle(&self, displace: impl Fn(ClientKey)) {
         self.keep_due(&displace).await;
     }
 
     async fn keep_due(&self, displace: &impl Fn(ClientKey)) {
-        // What is tried again meanwhile is due another time.
+        // Sessions that are due again meanwhile wait for the next call.
         let now = Instant::now();
         loop {
             let (lost, is_more) = self.keep_some(now).await;
@@ -298,7 +299,7 @@ impl SessionKeeper {
         }
     }
 
-    /// Returns who has lost its session to another, and whether there is more to do.
+    /// Handles one batch. Returns the connections that have lost their session, and whether there is more to do.
     async fn keep_some(&self, now: Instant) -> (Vec<ClientKey>, bool) {
         let (mut prolonged, mut rewritten, mut removed) = (Vec::new(), Vec::new(), Vec::new());
         {
@@ -320,13 +321,13 @@ impl SessionKeeper {
                     Some(HoldEnd::Away) => prolonged.push((holding.1.clone(), holding.0, held.recovery)),
                     None => prolonged.push((holding.1.clone(), holding.0, ttl(held.recovery))),
                 }
-                // Tried again, whatever comes of it.
+                // A retry is scheduled in any case; success reschedules it.
                 live.set_due(&holding, now + RETRY);
             }
         }
         let is_more = prolonged.len() + rewritten.len() + removed.len() >= PROLONGED_MAX;
         let mut lost = self.prolong(&prolonged, &mut rewritten).await;
-        // None waits for another, whose server may hang.
+        // Run concurrently: none waits for a server that may hang.
         let rewritten = join_all(rewritten.iter().map(|holding| self.write_again(holding)));
         let removed = join_all(removed.iter().map(|holding| self.remove(holding)));
         let (rewritten, _) = tokio::join!(rewritten, removed);
@@ -337,7 +338,7 @@ impl SessionKeeper {
     async fn remove(&self, holding: &HoldingKey) {
         if self.store.remove(&holding.1, holding.0).await.is_ok() {
             let mut live = self.live.lock();
-            // Its connection may have taken it up again.
+            // The connection may have resumed the session.
             if live.held.get(holding).is_some_and(|held| held.ended.is_some()) {
                 live.forget(holding);
             }
@@ -364,10 +365,10 @@ impl SessionKeeper {
                     rewritten.push(holding);
                 }
                 RenewOutcome::Taken => lost.extend(live.lose(&holding)),
-                // Tried again.
+                // Repeated later.
                 RenewOutcome::Unknown => {}
                 RenewOutcome::Prolonged if held.ended == Some(HoldEnd::Away) => drop(live.forget(&holding)),
-                // It has left meanwhile, and that is due.
+                // The connection has left the session for good meanwhile, and that is due.
                 RenewOutcome::Prolonged if held.ended == Some(HoldEnd::ForGood) => {}
                 RenewOutcome::Prolonged => {
                     let due = Instant::now() + interval(held.recovery);
@@ -392,7 +393,7 @@ impl SessionKeeper {
             Ok(true) if is_away => drop(self.live.lock().forget(holding)),
             Ok(true) => self.written(holding, version, recovery),
             Ok(false) => return self.live.lock().lose(holding),
-            // Tried again.
+            // Repeated later.
             Err(_) => {}
         }
         None

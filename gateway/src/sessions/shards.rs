@@ -1,4 +1,4 @@
-//! Sessions over several servers: each is at one of them, by its key, wherever its channels are.
+//! Sessions over several servers: each session is on one of them, chosen by its key, wherever its channels are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl SessionStore for ShardedSessions {
         self.of(key).read(key)
     }
 
-    /// Those of a server that cannot be asked are [`RenewOutcome::Unknown`], and the others are prolonged.
+    /// Prolongs sessions on every server. Those on an unreachable server are [`RenewOutcome::Unknown`].
     fn prolong<'a>(
         &'a self,
         sessions: &'a [(SessionKey, Holder, Duration)],
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
     use crate::sessions::memory::MemorySessions;
 
-    /// A server that is away.
+    /// An unreachable server.
     #[derive(Debug)]
     struct Away;
 

@@ -1,4 +1,4 @@
-//! Follows the log of a ledger: reads it from its last base, and then on.
+//! Follows the log of a ledger: reads it from its last base (a snapshot of the ledger), and then on.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,50 +17,50 @@ use crate::broker::nats::fetch_messages::FetchedMessage;
 use crate::broker::nats::ledger_log::LedgerLog;
 use crate::broker::nats::stored::StoredMessage;
 
-/// Messages that are read one by one. Who is further behind reads all there are together.
+/// The number of messages that are read one by one. A node that is further behind reads all the others in one batch.
 const SINGLES_MAX: u32 = 4;
-/// Times a log is read from its beginning that others make shorter meanwhile.
+/// How often a log is read again from its beginning because other nodes compact it meanwhile.
 const ATTEMPTS_MAX: u32 = 10;
-/// How long it is waited when another node has just begun the same log, or made it shorter.
+/// The pause after another node has just begun the same log, or compacted it.
 const BEATEN_PAUSE: Duration = Duration::from_millis(5);
-/// What a message costs who reads it beside its bytes, in bytes.
+/// The cost of reading a message beside its bytes, in bytes.
 const MESSAGE_BYTES: usize = 256;
-/// The most bytes that are kept of what is done while the log is made shorter.
+/// The most bytes of operations that are kept while the log is compacted.
 const TAIL_BYTES_MAX: usize = 16 << 20;
 
 /// A ledger, as far as this node has read its log.
 #[derive(Debug, Default)]
 pub(super) struct FollowedLedger {
-    /// In which life of the stream; `None`: nothing was read.
+    /// The incarnation of the stream that was read; `None`: nothing was read.
     pub(super) life: Option<Arc<str>>,
     pub(super) replica: LedgerReplica,
-    /// The last message that was read.
+    /// The sequence of the last message that was read.
     pub(super) applied: u64,
-    /// What stands behind the last base costs who reads it so much, in bytes, and that base so much.
+    /// The cost, in bytes, of reading the messages behind the last base, and of reading that base.
     pub(super) log_bytes: usize,
     pub(super) base_bytes: usize,
-    /// While this node makes the log shorter: what was done since it wrote the table down.
+    /// While this node compacts the log: the operations since it encoded the table.
     pub(super) tail: Option<LedgerTail>,
-    /// In which life each holder of this node has begun, until it is over.
+    /// The incarnation of the stream in which each holder of this node has begun, until the holder is over.
     pub(super) begun: HashMap<Box<str>, Arc<str>>,
     pub(super) turns: SeenTurns,
 }
 
-/// What was done since a table was written down: when, and what.
+/// The operations since the table was encoded, with their times.
 #[derive(Debug, Default)]
 pub(super) struct LedgerTail {
     pub(super) ops: Vec<(u64, Bytes)>,
     pub(super) bytes: usize,
 }
 
-/// A ledger that nobody else of this node uses meanwhile.
+/// A ledger that this node has locked.
 pub(super) struct OpenLedger {
     pub(super) log: LedgerLog,
     pub(super) followed: OwnedMutexGuard<FollowedLedger>,
     pub(super) deadline: Instant,
 }
 
-/// Something of this node that stands in the log, and how much news it asks for.
+/// An operation of this node in the log, and the most news that it asks for.
 #[derive(Clone, Copy)]
 pub(super) struct AddedOp<'a> {
     pub(super) sequence: u64,
@@ -68,7 +68,7 @@ pub(super) struct AddedOp<'a> {
     pub(super) limit: usize,
 }
 
-/// Reads logs, and keeps nothing of its own.
+/// Reads logs. Has no state of its own.
 #[derive(Clone, Debug)]
 pub(super) struct LogFollower {
     pub(super) broker: Arc<NatsBroker>,
@@ -86,30 +86,30 @@ impl FollowedLedger {
         }
     }
 
-    /// All that was done so far has this base, which costs so much.
+    /// Accounts for a new base, which covers everything so far and costs `base_bytes` to read.
     pub(super) fn rest_on(&mut self, sequence: u64, base_bytes: usize) {
         (self.applied, self.log_bytes, self.base_bytes, self.tail) = (sequence, 0, base_bytes, None);
     }
 }
 
 impl LogFollower {
-    /// Reads the log from its last base; begins it where there is none.
+    /// Reads the log from its last base, and begins the log where there is none.
     pub(super) async fn read_whole(&self, open: &mut OpenLedger) -> Result<(), BrokerError> {
         (open.followed.life, open.followed.tail) = (None, None);
         let mut outcome = Err(BrokerError::Unexpected("the log of a ledger is begun again and again".into()));
         for _ in 0..ATTEMPTS_MAX {
             self.is_in_time(open)?;
             let mut all = self.broker.whole_log(&open.log).await?;
-            // Who has read so much is not to fail for it: each further batch came in its time.
+            // Reading this much must not make the call time out: each further batch came in time.
             open.deadline = Instant::now() + self.broker.link().timeout();
             let Some(begin) = all.iter().rposition(|one| LedgerMessage::is_base(&one.payload)) else {
                 if all.iter().any(|one| LedgerMessage::decode(one.payload.clone()).is_none()) {
-                    // It may be that of a newer release.
+                    // The log may have been written by a newer release.
                     return Err(self.unreadable());
                 }
-                // There is nothing, or somebody has taken away what it began with: what is left says nothing by itself.
+                // The log is empty, or its base was removed: the messages that are left mean nothing without it.
                 let last = all.last().map_or(0, |last| last.sequence);
-                // It stands for nothing of that, so that nobody who has read it goes on.
+                // An empty base covers none of them, so no node that has read them goes on from it.
                 let base = LedgerBase::default();
                 if self.broker.replace_log(&open.log, last, base.encode()).await?.is_none() {
                     tokio::time::sleep(BEATEN_PAUSE).await;
@@ -122,7 +122,7 @@ impl LogFollower {
                 open.followed.life = Some(open.log.life().clone());
                 break;
             }
-            // What came of the log may have been put in its place meanwhile.
+            // The log may have been compacted meanwhile.
             tokio::time::sleep(BEATEN_PAUSE).await;
         }
         outcome
@@ -142,14 +142,14 @@ impl LogFollower {
         Ok(outcome)
     }
 
-    /// Takes note of the next message of the log. Returns what came of what is asked for, if that is known now.
+    /// Applies the next message of the log. Returns the outcome of the operation `added`, if it is known now.
     async fn take(
         &self,
         open: &mut OpenLedger,
         stored: StoredMessage,
         added: Option<AddedOp<'_>>,
     ) -> Result<Option<OpOutcome>, BrokerError> {
-        // A stream that goes back is noticed by this.
+        // Reveals a stream whose sequences have gone back.
         open.log.saw(stored.sequence);
         match LedgerMessage::decode(stored.payload.clone()).ok_or_else(|| self.unreadable())? {
             LedgerMessage::Op(op) => {
@@ -164,7 +164,7 @@ impl LogFollower {
             LedgerMessage::Base(base) => {
                 let is_behind = base.covers != open.followed.applied || open.followed.applied == 0;
                 if is_behind {
-                    // This node was behind what it stands for.
+                    // This node has not read everything that the base covers.
                     open.followed.replica = self.put_back(open, &base).await?;
                 }
                 let added = added
@@ -192,7 +192,7 @@ impl LogFollower {
         Ok(replica)
     }
 
-    /// Reads on, to what is asked for, or to the end that the log has now.
+    /// Reads on, to the operation `added`, or to the present end of the log.
     pub(super) async fn read_on(
         &self,
         open: &mut OpenLedger,
@@ -200,7 +200,7 @@ impl LogFollower {
     ) -> Result<Option<OpOutcome>, BrokerError> {
         let read = self.read_to(open, added).await;
         if read.as_ref().is_err_and(|error| !matches!(error, BrokerError::Timeout(_))) {
-            // Of something that cannot be put back nothing is believed.
+            // A replica that could not follow the log is not to be trusted.
             open.followed.life = None;
         }
         read
@@ -230,7 +230,8 @@ impl LogFollower {
             self.is_in_time(open)?;
             let all = match self.broker.log_from(&open.log, open.followed.applied + 1).await {
                 Ok(all) => all,
-                // A consumer goes with its leader, and the log does not: what there is, and why not, the next message says.
+                // The ephemeral consumer is lost with its leader, the log is not: the next read finds the message, or
+                // why there is none.
                 Err(BrokerError::Refused { .. } | BrokerError::Unanswered(_)) => {
                     tokio::time::sleep(BEATEN_PAUSE).await;
                     continue;
@@ -257,7 +258,7 @@ impl LogFollower {
     }
 }
 
-/// What a message of this length costs who reads the log.
+/// Returns the cost of reading a message of this length in the log.
 pub(super) fn log_bytes(length: usize) -> usize {
     length + MESSAGE_BYTES
 }

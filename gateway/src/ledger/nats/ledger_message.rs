@@ -1,4 +1,4 @@
-//! What stands in the log of a ledger: what was done, one message each; and in place of all that was done before, what came of it.
+//! The messages in the log of a ledger: one for each operation, and bases, each a snapshot in place of all messages before it.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use gateway_core::ledger::{LedgerCapacity, LedgerChange, LedgerEvent, LedgerRow, ReaderProgress};
@@ -18,12 +18,13 @@ const LEASE: u8 = 6;
 const TURN: u8 = 7;
 const DONE: u8 = 8;
 
-/// What was done.
+/// An operation on a ledger.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum LedgerOp {
     Change {
         holder: Box<str>,
-        /// Grows with all that a holder does: what is not more came late, and was done again since.
+        /// Grows with every operation of a holder. An operation whose number is not greater came late, after its holder
+        /// had repeated it.
         number: u64,
         room: LedgerCapacity,
         changes: Vec<LedgerChange>,
@@ -35,7 +36,7 @@ pub(super) enum LedgerOp {
         lease_ms: u64,
         /// Whether the holder has never held anything before.
         begins: bool,
-        /// How much of what dead holders held is freed with it.
+        /// The most entries of dead holders that are freed with this operation.
         freed_max: u64,
     },
     Read {
@@ -47,17 +48,17 @@ pub(super) enum LedgerOp {
     },
 }
 
-/// What came of all that was done.
+/// A snapshot of a ledger.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct LedgerBase {
-    /// The last message that it is made of.
+    /// The sequence of the last message that the snapshot covers.
     pub(super) covers: u64,
-    /// When that was written, in milliseconds since 1970.
+    /// When that message was written, in milliseconds since 1970.
     pub(super) time: u64,
-    /// Where rows that did not find room here are: so many messages under this name. Empty, if there are none.
+    /// The name and the number of the messages with rows that do not fit into this one. Empty, if there are none.
     pub(super) part: Box<str>,
     pub(super) parts: u64,
-    /// How long all rows are together, in bytes.
+    /// The length of all rows together, in bytes.
     pub(super) bytes: u64,
     pub(super) rows: Bytes,
 }
@@ -68,15 +69,15 @@ pub(super) enum LedgerMessage {
     Base(LedgerBase),
 }
 
-/// What a ledger has, one by one.
+/// A row of a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum ReplicaRow {
     Table(LedgerRow),
-    /// A holder, until when it holds what it does, and what it did last.
+    /// A holder, the expiry of its lease, and the number of its last operation.
     Lease(Box<str>, u64, u64),
-    /// A reader, who reads for it, and until when that one alone does.
+    /// A reader, the node that reads for it, and the expiry of that node's lease on reading.
     Turn(Box<str>, Box<str>, u64),
-    /// What was done after all that stands before, and when: an encoded [`LedgerOp`].
+    /// An operation after all rows before it, and its time: an encoded [`LedgerOp`].
     Done(u64, Bytes),
 }
 
@@ -128,12 +129,12 @@ impl LedgerBase {
 }
 
 impl LedgerMessage {
-    /// Whether it says what came of all before it.
+    /// Whether the message is a base.
     pub(super) fn is_base(payload: &[u8]) -> bool {
         payload.first() == Some(&BASE)
     }
 
-    /// `None` for what this release does not understand.
+    /// Returns `None` for a message that this release does not understand.
     pub(super) fn decode(mut payload: Bytes) -> Option<Self> {
         let payload = &mut payload;
         let what = payload.try_get_u8().ok()?;
@@ -152,7 +153,7 @@ impl LedgerMessage {
                 let (lease_ms, begins) = (count(payload)?, payload.try_get_u8().ok()? != 0);
                 let freed_max = count(payload)?;
                 if payload.has_remaining() {
-                    // A newer release says more, which is not to be done by halves.
+                    // A newer release has written more, and applying only a part of it would be wrong.
                     return None;
                 }
                 Self::Op(LedgerOp::Prolong { holder, number, room, lease_ms, begins, freed_max })
@@ -225,7 +226,7 @@ impl ReplicaRow {
         }
     }
 
-    /// All of these, or `None` if one is not understood.
+    /// Decodes all rows. Returns `None` if one is not understood.
     pub(super) fn decode_all(mut rows: Bytes, mut take: impl FnMut(Self)) -> Option<()> {
         let rows = &mut rows;
         while rows.has_remaining() {

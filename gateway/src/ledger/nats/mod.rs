@@ -1,8 +1,9 @@
-//! The ledgers of several nodes, in JetStream: a log of everything that is done to a ledger, from which each node that uses it makes the
-//! same table.
+//! The ledgers of several nodes, in JetStream: each ledger is a log of operations, from which every node that uses it
+//! builds the same table.
 //!
-//! What becomes of something that is done follows from what stands before it in the log and from when the server wrote it, so
-//! that one message is one step, whatever it changes. From time to time one node puts what came of all of it in place of the log.
+//! The outcome of an operation follows from the messages before it in the log and from the time at which the server
+//! stored it, so one message is one atomic step, whatever it changes. From time to time a node compacts the log: it
+//! replaces it by a snapshot.
 
 mod follow_log;
 mod ledger_message;
@@ -32,8 +33,8 @@ use crate::broker::measure::Operation;
 use crate::broker::nats::{NatsBroker, NatsConfig};
 use crate::broker::{BrokerError, BrokerRefusal};
 
-/// What a message of a ledger's log says, and the same written anew; and the table that it stands for, if it says what came of all before it and
-/// needs nothing else for that: for [`crate::readers`].
+/// Describes a message of a ledger's log, encodes it again, and returns the lines of its table if it is a complete
+/// base: for [`crate::readers`].
 pub(crate) fn read_message_in_words(bytes: Bytes) -> Option<(String, Bytes, Option<Vec<String>>)> {
     let message = LedgerMessage::decode(bytes)?;
     let text = format!("{message:?}");
@@ -47,11 +48,11 @@ pub(crate) fn read_message_in_words(bytes: Bytes) -> Option<(String, Bytes, Opti
     })
 }
 
-/// What a message of changes has beside them, in bytes: the names of holders are short.
+/// The overhead of a message of changes, in bytes: the names of holders are short.
 const HEAD_BYTES: usize = 1_024;
-/// What a change costs beside its text, in bytes.
+/// The overhead of a change beside its text, in bytes.
 const CHANGE_BYTES: usize = 16;
-/// How much of what dead holders held is freed in one step.
+/// The most entries of dead holders that are freed in one step.
 const FREED_MAX: u64 = 5_000;
 
 #[derive(Debug)]
@@ -59,7 +60,7 @@ pub struct NatsLedger {
     broker: Arc<NatsBroker>,
     lease: Duration,
     ledgers: Mutex<HashMap<Box<str>, Arc<tokio::sync::Mutex<FollowedLedger>>>>,
-    /// Numbers what holders of this node do, in its order.
+    /// Numbers the operations of this node's holders, in order.
     number: AtomicU64,
     follower: LogFollower,
     shortener: LogShortener,
@@ -78,7 +79,7 @@ impl NatsLedger {
         }
     }
 
-    /// The ledger in the life that the stream is in, read whole once.
+    /// Locks the ledger, and reads it whole if this node has not read the present incarnation of the stream.
     async fn open(&self, ledger: &str) -> Result<OpenLedger, BrokerError> {
         let timeout = self.broker.link().timeout();
         let deadline = Instant::now() + timeout;
@@ -96,7 +97,7 @@ impl NatsLedger {
         Ok(open)
     }
 
-    /// Does something, and answers what came of it.
+    /// Adds an operation to the log, and returns its outcome.
     async fn perform(
         &self,
         open: &mut OpenLedger,
@@ -105,16 +106,16 @@ impl NatsLedger {
     ) -> Result<OpOutcome, BrokerError> {
         let payload = op.encode();
         let length = payload.len();
-        // What is begun too late is not begun: its caller would do it again.
+        // An operation that is past its deadline is not added: its caller would repeat it.
         self.follower.is_in_time(open)?;
         let sequence = self.broker.add_to_log(&open.log, payload).await?;
         if sequence <= open.followed.applied {
-            // It was given out before: the stream has gone back, and what this node has is of something that is no more.
+            // This sequence was assigned before: the stream has gone back, and this node's state belongs to a lost incarnation.
             open.followed.life = None;
             self.broker.went_back(&open.log, open.followed.applied);
             return Err(BrokerError::Unanswered("the stream of ledgers has gone back".into()));
         }
-        // What is done is to be known, however long it took to be first.
+        // The deadline is renewed, because the outcome must be known however long adding the operation took.
         open.deadline = Instant::now() + self.broker.link().timeout();
         let outcome = self.follower.read_on(open, Some(AddedOp { sequence, op, limit })).await?;
         let outcome = outcome.ok_or_else(|| self.follower.unreadable())?;
@@ -134,7 +135,7 @@ impl NatsLedger {
     ) -> Result<HoldOutcome, BrokerError> {
         let mut open = self.open(ledger).await?;
         if let Some(long) = changes.iter().find(|change| !self.fits(change)) {
-            // Before anything is done of them.
+            // Checked before any of the changes is applied.
             let (bytes, most) = (long.bytes(), self.broker.payload_max());
             let text = format!("a change of {bytes} bytes is more than NATS takes as one message ({most})");
             return Err(BrokerError::Refused { kind: BrokerRefusal::Other, text: text.into() });
@@ -157,7 +158,7 @@ impl NatsLedger {
         }
     }
 
-    /// How many of these changes go as one message. 0: the first is too long for any.
+    /// Returns how many of these changes fit into one message. 0: the first is too long for any.
     fn together(&self, changes: &[LedgerChange]) -> usize {
         let bytes_max = self.changes_bytes_max();
         let mut bytes = 0;
@@ -186,7 +187,7 @@ impl NatsLedger {
         let mut open = self.open(ledger).await?;
         let begins = match open.followed.begun.get(holder) {
             Some(life) if life == open.log.life() => false,
-            // What it held was lost with another life.
+            // The holder's entries were lost with an earlier incarnation of the stream.
             Some(_) => return Ok(open.note(holder, HoldOutcome::Over)),
             None => true,
         };
@@ -218,7 +219,7 @@ impl NatsLedger {
             if other != by && !left.is_zero() {
                 return Ok(None);
             }
-            // Nothing has to be written down while half of the lease is left and nothing was done with.
+            // No message is needed while half of the lease is left and there is nothing to acknowledge.
             if other == by
                 && let Some(page) = replica.page(reader, limit)
                 && (lease / 2..=lease).contains(&left)
@@ -236,14 +237,14 @@ impl NatsLedger {
         }
     }
 
-    /// The table that this node has when it has read all of the log, one line for each thing in it: every node has the same.
+    /// Returns this node's table after reading all of the log, one line for each row: the same on every node.
     pub async fn table(&self, ledger: &str) -> Result<Vec<String>, BrokerError> {
         let mut open = self.open(ledger).await?;
         self.follower.read_on(&mut open, None).await?;
         Ok(open.followed.replica.lines())
     }
 
-    /// Under the lock of the ledger: what is sent first has the lower number.
+    /// Called under the lock of the ledger, so that operations are sent in the order of their numbers.
     fn next_number(&self) -> u64 {
         self.number.fetch_add(1, Ordering::Relaxed)
     }
@@ -261,7 +262,7 @@ impl NatsLedger {
 }
 
 impl OpenLedger {
-    /// What is over is not asked about again: whoever held it has another name by then.
+    /// Records the outcome. A holder that is over is forgotten, because its node begins anew under another name.
     fn note(&mut self, holder: &str, held: HoldOutcome) -> HoldOutcome {
         if held == HoldOutcome::Over {
             self.followed.begun.remove(holder);

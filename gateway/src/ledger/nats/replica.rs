@@ -1,5 +1,5 @@
-//! What a node makes of what was done to a ledger: the same at every node, as all of it follows from the messages, their order and
-//! when the server wrote them.
+//! The state machine of a ledger. It is the same on every node, because it depends only on the messages, their order
+//! and the times at which the server stored them.
 
 use std::collections::BTreeMap;
 
@@ -9,30 +9,30 @@ use gateway_core::ledger::{Ledger as Table, LedgerCapacity, LedgerPage};
 use super::ledger_message::{LedgerMessage, LedgerOp, ReplicaRow};
 use crate::ledger::HoldOutcome;
 
-/// What came of something that was done.
+/// The outcome of an operation.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum OpOutcome {
     Held(HoldOutcome),
-    /// `None`: another reads for this reader.
+    /// `None`: another node reads for this reader.
     Page(Option<LedgerPage>),
 }
 
 #[derive(Clone, Copy, Debug)]
 struct HolderLease {
     until: u64,
-    /// Of what it did last.
+    /// The number of the holder's last operation.
     number: u64,
 }
 
-/// Times are in milliseconds since 1970, by the server's clock.
+/// A node's copy of a ledger. Times are in milliseconds since 1970, by the server's clock.
 #[derive(Debug, Default)]
 pub(super) struct LedgerReplica {
     table: Table,
-    /// Of those also whose lease is over, until all is freed that they held.
+    /// Includes expired leases, until all entries of their holders are freed.
     leases: BTreeMap<Box<str>, HolderLease>,
-    /// For each reader: who reads for it, and until when that one alone does.
+    /// For each reader: the node that reads for it, and the expiry of that node's lease on reading.
     turns: BTreeMap<Box<str>, (Box<str>, u64)>,
-    /// When the last of it was done. It never goes back.
+    /// The time of the last operation. It never goes back.
     time: u64,
 }
 
@@ -45,7 +45,7 @@ impl LedgerReplica {
         self.time
     }
 
-    /// `limit`: how much news whoever has done it wants to have.
+    /// Applies an operation. `limit`: the most news that its sender wants.
     pub(super) fn apply(&mut self, op: LedgerOp, written: u64, limit: usize) -> OpOutcome {
         self.time = self.time.max(written);
         match op {
@@ -83,8 +83,8 @@ impl LedgerReplica {
         }
     }
 
-    /// What has come of something that was done, of which only what is there now is known: it is the last that
-    /// its holder or reader has done. `limit` is that of [`LedgerReplica::apply`].
+    /// Returns the outcome of an operation that a snapshot covers, so that only its effect is known. It must be the
+    /// last operation of its holder or reader. `limit` is that of [`LedgerReplica::apply`].
     pub(super) fn came_of(&self, op: &LedgerOp, limit: usize) -> OpOutcome {
         match op {
             LedgerOp::Change { holder, number, .. } | LedgerOp::Prolong { holder, number, .. } => {
@@ -104,7 +104,7 @@ impl LedgerReplica {
         }
     }
 
-    /// Whether this holder holds what it does, and this is not older than what it did already.
+    /// Whether the holder's lease is valid, and this operation is newer than its last one.
     fn counts(&mut self, holder: &str, number: u64) -> bool {
         match self.leases.get_mut(holder) {
             Some(lease) if lease.until > self.time && lease.number < number => {
@@ -115,7 +115,7 @@ impl LedgerReplica {
         }
     }
 
-    /// Frees some of what those held whose lease is over. Returns whether there is more.
+    /// Frees some entries of holders whose lease has expired. Returns whether there are more.
     fn free(&mut self, room: LedgerCapacity, freed_max: usize) -> bool {
         let dead = self.leases.iter().filter(|(_, lease)| lease.until <= self.time);
         let dead: Vec<Box<str>> = dead.map(|(holder, _)| holder.clone()).collect();
@@ -132,17 +132,17 @@ impl LedgerReplica {
         is_more
     }
 
-    /// Who reads for a reader, and until when that one alone does.
+    /// Returns the node that reads for a reader, and the expiry of its lease on reading.
     pub(super) fn turn(&self, reader: &str) -> Option<(&str, u64)> {
         self.turns.get(reader).map(|(by, until)| (&**by, *until))
     }
 
-    /// The next news for a reader that has read before.
+    /// Returns the next news for a reader that has read before.
     pub(super) fn page(&self, reader: &str, limit: usize) -> Option<LedgerPage> {
         self.table.page(reader, limit)
     }
 
-    /// All of it, each thing as a line, in an order that does not depend on how it came about.
+    /// Returns all rows as lines, in an order that does not depend on the history of the ledger.
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.rows().map(|row| format!("{row:?}")).collect();
         lines.push(format!("Time({})", self.time));
@@ -158,7 +158,7 @@ impl LedgerReplica {
         leases.chain(turns).chain(self.table.rows().map(ReplicaRow::Table))
     }
 
-    /// All of it, as rows of about so many bytes together.
+    /// Encodes all rows, in chunks of about `chunk_bytes`.
     pub(super) fn write_down(&self, chunk_bytes: usize) -> Vec<Bytes> {
         let (mut chunks, mut chunk) = (Vec::new(), BytesMut::new());
         for row in self.rows() {
@@ -173,7 +173,7 @@ impl LedgerReplica {
         chunks
     }
 
-    /// Puts back what was written down. `None` if it is not understood.
+    /// Restores encoded rows. Returns `None` if a row is not understood.
     pub(super) fn put_back(&mut self, rows: Bytes) -> Option<()> {
         let mut is_understood = true;
         ReplicaRow::decode_all(rows, |row| match row {
@@ -246,7 +246,7 @@ mod tests {
             held(&mut replica, change("one", 4, LedgerChange::Release("a".into())), 1_002),
             HoldOutcome::Done
         );
-        // It was on its way all the time, and its holder has done the same again since.
+        // The change was in flight all the time, and its holder has repeated it since.
         assert_eq!(held(&mut replica, change("one", 2, hold()), 1_003), HoldOutcome::Over);
         assert_eq!(news(&mut replica, "r"), [LedgerEvent::Taken("a".into()), LedgerEvent::Free("a".into())]);
         assert_eq!(held(&mut replica, prolong("one", 6, 0, false), 1_004), HoldOutcome::Done);
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(told.iter().filter(|news| matches!(news, LedgerEvent::Free(_))).count(), FREED_MAX + 1);
     }
 
-    /// Everything that can be done, and more of it than a table says by itself: leases that are over, what comes late, and who reads.
+    /// Every kind of operation, with cases that the table alone does not show: expired leases, late changes, and readers.
     fn some_of_everything() -> Vec<(u64, LedgerOp)> {
         let read = |reader: &str, by: &str, done| LedgerOp::Read {
             reader: reader.into(),
@@ -375,7 +375,7 @@ mod tests {
         let mut replica = LedgerReplica::default();
         for (written, op) in some_of_everything() {
             let outcome = replica.apply(op.clone(), written, 9);
-            // Nobody asks of what it has given up and done again since.
+            // Nobody asks for the outcome of a change that its holder has given up and repeated.
             if !matches!(&op, LedgerOp::Change { changes, .. } if *changes == [LedgerChange::Hold("late".into())])
             {
                 assert_eq!(replica.came_of(&op, 9), outcome, "{op:?}");

@@ -1,11 +1,12 @@
-//! Whose turn it is to read, as long as this node has seen it to be: by how much time went by here, whatever clocks show.
+//! Measures how long other nodes' leases on reading last, by the time that passes on this node, whatever the clocks of
+//! nodes show.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The turn of one reader, as it was seen first.
+/// A reader's lease, as this node saw it first.
 #[derive(Debug)]
 struct SeenTurn {
     by: Box<str>,
@@ -17,7 +18,8 @@ struct SeenTurn {
 pub(super) struct SeenTurns(HashMap<Box<str>, SeenTurn>);
 
 impl SeenTurns {
-    /// How much of a turn is left. `time`: of the last message in the log; like `until`, in milliseconds since 1970, by the server's clock.
+    /// Returns how much of a lease is left. `time`, of the last message in the log, and `until` are in milliseconds
+    /// since 1970, by the server's clock.
     pub(super) fn left(
         &mut self,
         reader: &str,
@@ -28,7 +30,7 @@ impl SeenTurns {
         let is_same = |seen: &&SeenTurn| *seen.by == *by && seen.until == until;
         let length = Duration::from_millis(until.saturating_sub(time));
         let ends = match self.0.get(reader).filter(is_same) {
-            // What the log says since then may be sooner.
+            // By the log's time the lease may end sooner.
             Some(seen) => seen.ends.min(now + length),
             None => now + length,
         };
@@ -45,7 +47,7 @@ mod tests {
     fn a_turn_lasts_as_long_as_it_is_seen_to_whatever_the_clocks_of_nodes_show() {
         let now = Instant::now();
         let after = |millis| now + Duration::from_millis(millis);
-        // By a clock of 1970, and by one of the year 5138.
+        // With a server clock in 1970, and one in the year 5138.
         for time in [1_000, 100_000_000_000_000] {
             let mut turns = SeenTurns::default();
             let mut left =

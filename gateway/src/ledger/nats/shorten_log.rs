@@ -1,4 +1,4 @@
-//! Puts what came of a log in its place, beside everything else: what others do meanwhile goes with it as what was done since.
+//! Compacts logs in the background: replaces a log by a snapshot. Operations that come meanwhile are appended to the snapshot.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use crate::broker::BrokerError;
 use crate::broker::nats::ledger_log::LedgerLog;
 use crate::telemetry::LogLimiter;
 
-/// The log is made short when it costs so much, in bytes, and half of what the base costs: who writes all of a table down does it for
-/// half as much that was done.
+/// The log is compacted when the operations behind the base cost this many bytes and half of the base: writing a whole
+/// table pays only after that many operations.
 const LOG_BYTES: usize = 256 << 10;
 const BASE_SHARE: usize = 2;
-/// How long a message is of those that tell what came of the log, in bytes.
+/// The size of the messages with the rows of a snapshot, in bytes.
 const CHUNK_BYTES: usize = 128 << 10;
-/// How long one making short may take, over all that it writes.
+/// The timeout of a compaction, over all its writes.
 const SHORTENING_MAX: Duration = Duration::from_secs(60);
-/// Times it is tried to be between what others write. Each is one round trip in which nobody else may have written.
+/// The number of attempts at compare-and-set. Each is one round trip in which no other node may write.
 const TRIES_MAX: u32 = 50;
 
-/// Makes logs short, one task for each ledger at most.
+/// Compacts logs, with at most one task for each ledger.
 #[derive(Clone, Debug)]
 pub(super) struct LogShortener {
     follower: LogFollower,
@@ -33,7 +33,7 @@ pub(super) struct LogShortener {
     unshortened_log: Arc<LogLimiter>,
 }
 
-/// A ledger is being made short, until this is dropped.
+/// Marks a ledger as being compacted, until dropped.
 struct BusyLedger {
     busy: Arc<Mutex<HashSet<Box<str>>>>,
     ledger: Box<str>,
@@ -45,7 +45,7 @@ impl Drop for BusyLedger {
     }
 }
 
-/// Whether what costs so much, and has cost less before, is to be made short now: of several nodes the one whose message made it so.
+/// Whether the log is due to be compacted by this node: the node whose own message crosses the threshold does it.
 pub(super) fn is_due(followed: &FollowedLedger, own: usize) -> bool {
     let each = LOG_BYTES.max(followed.base_bytes / BASE_SHARE);
     followed.log_bytes / each > followed.log_bytes.saturating_sub(own) / each
@@ -56,7 +56,7 @@ impl LogShortener {
         Self { follower, busy: Arc::default(), unshortened_log: Arc::default() }
     }
 
-    /// Begins to make it short, unless this node is at it.
+    /// Starts a compaction, unless this node is compacting the ledger already.
     pub(super) fn begin(
         &self,
         ledger: &str,
@@ -102,27 +102,27 @@ impl LogShortener {
         };
         let part: Box<str> = format!("at-{covers}-{:08x}", rand::random::<u32>()).into();
         let mut base = LedgerBase { time, part: part.clone(), ..LedgerBase::default() };
-        // A last chunk that is short goes with the base.
+        // A short last chunk is stored in the base itself.
         base.rows = chunks.pop().unwrap_or_default();
         if base.rows.len() > chunk_bytes {
             chunks.push(std::mem::take(&mut base.rows));
         }
         let replaced = self.replace(log, followed, base, chunks).await;
         let is_replaced = matches!(replaced, Ok(true));
-        // Those that others write at this moment stand for more.
+        // Parts that other nodes write at this moment cover more messages.
         let is_old = |other: &str| {
             let stands_for = other.split('-').nth(1).and_then(|covers| covers.parse::<u64>().ok());
             let is_before = stands_for.is_some_and(|stands_for| stands_for < covers);
             if is_replaced { is_before } else { *other == *part }
         };
-        // Of what has no answer nobody knows whether it counts: whoever is next does away with it.
+        // Without an answer it is not known whether the base was stored, so its parts stay: the next compaction removes them.
         if replaced.is_ok() {
             broker.drop_ledger_parts(log, is_old).await?;
         }
         replaced.map(drop)
     }
 
-    /// Returns whether it did: others may have been first.
+    /// Replaces the log. Returns false if another node has compacted it first.
     async fn replace(
         &self,
         log: &LedgerLog,
@@ -145,7 +145,7 @@ impl LogShortener {
                 let is_same_life = open.followed.life.as_ref() == Some(log.life());
                 let followed = &mut *open.followed;
                 let applied = followed.applied;
-                // Another has made it short, or what was done meanwhile has no room.
+                // Another node has compacted the log, or too many operations have come meanwhile.
                 let Some(tail) = followed.tail.as_mut().filter(|_| is_same_life) else { return Ok(false) };
                 if tail.bytes <= tail_bytes_max {
                     let rows = with_ops(&parts.base.rows, &tail.ops);
@@ -161,7 +161,7 @@ impl LogShortener {
                 }
             };
             if let Some(LedgerTail { ops, .. }) = long_tail {
-                // What stands in the base would come behind it.
+                // Rows in the base come behind those in parts, so they move to a part first.
                 let rows = std::mem::take(&mut parts.base.rows);
                 let mut some = BytesMut::from(&rows[..]);
                 for (written, op) in ops {
@@ -175,7 +175,7 @@ impl LogShortener {
                 parts.add(some.freeze()).await?;
             }
         }
-        // Its parts are not needed, as nobody has heard of them.
+        // The parts are not needed: no base refers to them.
         let part = parts.base.part.clone();
         broker.drop_ledger_parts(log, |other| *other == *part).await?;
         let text = format!("others have written each of {TRIES_MAX} times");
@@ -199,7 +199,7 @@ impl PartWriter<'_> {
     }
 }
 
-/// These rows, and what was done after them.
+/// Returns these rows, with the operations after them.
 fn with_ops(rows: &Bytes, ops: &[(u64, Bytes)]) -> Bytes {
     let mut all = BytesMut::from(&rows[..]);
     ops.iter().for_each(|(written, op)| ReplicaRow::Done(*written, op.clone()).encode(&mut all));

@@ -1,8 +1,9 @@
-//! The ledgers of several nodes, in Redis: each change, and the news it makes, are one step of a script.
+//! The ledgers of several nodes, in Redis: each change and its news are one step of a script.
 //!
-//! A ledger has a sorted set of what each holder holds, a hash of how many hold each thing, and its news. All keys of a ledger
-//! carry its name as their hash tag. The name of a holder is good for one life of the data set: whoever meets another one, or
-//! finds its lease gone, begins anew under a new name, and the old one's holdings are freed when its lease has run out.
+//! A ledger has a sorted set of what each holder holds, a hash with the number of holders of each entry, and its news.
+//! All keys of a ledger carry its name as their hash tag. The name of a holder is valid for one generation of the data
+//! set: a node that meets another generation, or finds its lease gone, begins anew under a new name, and the entries of
+//! the old name are freed when its lease has expired.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::broker::redis::redis_link::OpenLink;
 use crate::broker::redis::script::Script;
 use crate::broker::redis::{RedisBroker, RedisConfig, ServerGeneration};
 
-/// A script of ledgers, behind what all of them have in common.
+/// A script of ledgers, with the functions that all of them share.
 macro_rules! of_ledgers {
     ($file:literal) => {
         Script::new(concat!(include_str!("scripts/ledger.lua"), include_str!($file)))
@@ -32,7 +33,7 @@ static CHANGE: Script = of_ledgers!("scripts/change.lua");
 static PROLONG: Script = of_ledgers!("scripts/prolong.lua");
 static READ: Script = of_ledgers!("scripts/read.lua");
 
-/// How much of what dead holders held is freed in one step.
+/// The most entries of dead holders that are freed in one step.
 const FREED_MAX: usize = 500;
 /// How long a ledger is kept that no node uses.
 const UNUSED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -44,7 +45,7 @@ type LedgerHolder = (Box<str>, Box<str>);
 pub struct RedisLedger {
     broker: Arc<RedisBroker>,
     lease: Duration,
-    /// In which generation of Redis each holder of each ledger has begun, until it is over.
+    /// The generation of Redis in which each holder of each ledger has begun, until the holder is over.
     begun: Mutex<HashMap<LedgerHolder, ServerGeneration>>,
 }
 
@@ -53,14 +54,14 @@ impl RedisLedger {
         Self { broker, lease: config.presence_ttl(), begun: Mutex::default() }
     }
 
-    /// Whether this holder has begun in what Redis is now. `None`: it has not begun.
+    /// Whether this holder has begun in the present generation of Redis. `None`: it has not begun.
     fn is_sound(&self, ledger: &str, holder: &str) -> Result<Option<bool>, BrokerError> {
         let [key, ..] = self.keys(ledger);
         let now = self.broker.generation_of(&key)?;
         Ok(self.begun.lock().get(&(ledger.into(), holder.into())).map(|generation| *generation == now))
     }
 
-    /// What is over is not asked about again: whoever held it has another name by then.
+    /// Records the outcome. A holder that is over is forgotten, because its node begins anew under another name.
     fn note(&self, ledger: &str, holder: &str, held: HoldOutcome) -> HoldOutcome {
         if held == HoldOutcome::Over {
             self.begun.lock().remove(&(ledger.into(), holder.into()));
@@ -129,7 +130,7 @@ impl RedisLedger {
             command.arg(keys.len()).arg(&keys).arg(0).arg(0).arg(reader).arg(by).arg(millis(lease));
             command.arg(&from).arg(&until).arg(limit).arg(readers);
         };
-        // News can be long, and nothing short is to stand behind them.
+        // On the connection for reads: news can be long, and short commands should not have to wait behind them.
         let answer = self.broker.reads().eval(Operation::LedgerRead, &READ, &keys[0], fill).await?;
         let Value::Array(parts) = answer else { return Err(unexpected()) };
         if parts.len() == 1 {
@@ -197,7 +198,7 @@ impl Ledger for RedisLedger {
     }
 }
 
-/// A number, a colon, and what is told.
+/// Parses an entry: a number, a colon, and the event.
 fn read_entry(entry: &[u8]) -> Option<(u64, LedgerEvent)> {
     let (number, news) = std::str::from_utf8(entry).ok()?.split_once(':')?;
     Some((number.parse().ok()?, LedgerEvent::read(news)?))

@@ -1,5 +1,5 @@
-//! The task that brings Redis up to what this node has: changes as they come, the lease, and all of it again
-//! whenever Redis may have lost it.
+//! The task that writes this node's presence to Redis: changes as they come, the lease, and everything again whenever
+//! Redis may have lost it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,36 +20,36 @@ use crate::broker::redis::{RedisBroker, ServerGeneration};
 pub(super) static LEASE: Script = Script::new(include_str!("scripts/lease.lua"));
 pub(super) static WRITE: Script = Script::new(include_str!("scripts/write.lua"));
 
-/// Channels written in one round trip.
+/// The most channels written in one round trip.
 const FLUSH_CHANNELS: usize = 500;
 
-/// Channels whose keys are prolonged in one round trip.
+/// The most channels whose keys are prolonged in one round trip.
 const PROLONG_CHANNELS: usize = 1_000;
 
-/// The lease is prolonged this many times in its length.
+/// How often the lease is renewed within its duration.
 const PROLONGS_PER_LEASE: u32 = 4;
 
-/// Keys of a channel live this many leases without being written to: only for memory's sake, since without the
-/// lease nobody counts them. They are prolonged after a third of that.
+/// The expiry of a channel's keys without a write, in leases. It only saves memory, since nobody counts entries without
+/// a lease. The keys are prolonged after a third of that.
 const LEASES_PER_KEY: u32 = 6;
 
-/// Pause after Redis refused or did not answer.
+/// The pause after Redis has refused or did not answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) struct Flusher {
     node: String,
-    /// The name under which this node writes now.
+    /// The name under which this node writes at present.
     name: Arc<str>,
     lease: Duration,
     broker: Arc<RedisBroker>,
     shared: Arc<RedisPresenceShared>,
-    /// How many names have been used.
+    /// The number of names used so far.
     names: u64,
-    /// Redis as it was when the lease was last prolonged.
+    /// The generation of Redis at the last renewal of the lease.
     leased_on: Option<ServerGeneration>,
-    /// Names that everything was written under before, and whose lease may hold still, with when it ends by itself.
+    /// Earlier names whose lease may still be valid, with the time at which it expires by itself.
     left: Vec<(Instant, Arc<str>)>,
-    /// What is yet to be prolonged in this round.
+    /// The channels that are still to be prolonged in this round.
     prolonging: Vec<Channel>,
 }
 
@@ -82,12 +82,12 @@ impl Flusher {
         let mut keys_due = tokio::time::interval_at(Instant::now() + key_period, key_period);
         keys_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = self.broker.link().changes();
-        // Until then nothing can be written, and no lease taken.
+        // Until the first connection nothing can be written, and no lease can be taken.
         changes.first().await;
         loop {
             let retiring = self.shared.retiring.lock().take();
             if let Some(done) = retiring {
-                // Whoever asked may have given up.
+                // The caller may have given up.
                 let _ = done.send(self.give_up_lease().await);
                 return;
             }
@@ -95,7 +95,7 @@ impl Flusher {
             let shared = self.shared.clone();
             let result = tokio::select! {
                 biased;
-                // Redis may be another one, or an emptied one.
+                // Redis may be another server, or have been emptied.
                 () = changes.next() => self.prolong_lease().await,
                 _ = lease_due.tick() => self.prolong_lease().await,
                 _ = keys_due.tick() => {
@@ -121,7 +121,7 @@ impl Flusher {
             return self.start_anew().await;
         }
         let flushed = self.flush().await;
-        // A full Redis takes nobody new, and yet those who are there are to stay.
+        // A full Redis accepts no new entries, but present entries still must be kept.
         let prolonged = self.prolong_keys().await;
         flushed.and(prolonged)
     }
@@ -146,11 +146,11 @@ impl Flusher {
         for (write, result) in writes.into_iter().zip(results) {
             let result = result.map(drop);
             if result.is_err() {
-                // Nobody knows what of it was done.
+                // It is not known which part of the write was applied.
                 self.shared.local.lock().change_whole(write.channel);
             }
             for waiter in write.waiters {
-                // Whoever waited may have given up.
+                // The caller may have given up.
                 let _ = waiter.send(result.clone());
             }
             flushed = flushed.and(result);
@@ -158,7 +158,7 @@ impl Flusher {
         flushed
     }
 
-    /// One part of the keys whose time must be prolonged. What is not there is written again.
+    /// Prolongs a part of the keys that are due. Missing keys are written again.
     async fn prolong_keys(&mut self) -> Result<(), BrokerError> {
         let from = self.prolonging.len().saturating_sub(PROLONG_CHANNELS);
         let part = self.prolonging.split_off(from);
@@ -184,7 +184,7 @@ impl Flusher {
                 local.change_whole(channel);
             }
         }
-        // Behind those that are left: they may be of a master that is away.
+        // Retried after the remaining channels: these may be on a master that is unreachable.
         self.prolonging.splice(0..0, again);
         prolonged
     }
@@ -205,7 +205,7 @@ impl Flusher {
         self.start_anew().await
     }
 
-    /// Under a new name, everything again. The old name ends in the same step as the new one begins.
+    /// Writes everything again under a new name. The old name's lease ends in the same step in which the new one's begins.
     async fn start_anew(&mut self) -> Result<(), BrokerError> {
         tracing::info!("writing all presence anew");
         self.left.push((Instant::now() + self.lease, self.name.clone()));
@@ -215,7 +215,7 @@ impl Flusher {
         self.end_those_left().await
     }
 
-    /// Whoever left while one of them held would be present until it is over.
+    /// Ends the leases of earlier names: clients that left meanwhile would stay present under them until they expire.
     async fn end_those_left(&mut self) -> Result<(), BrokerError> {
         let now = Instant::now();
         self.left.retain(|(until, _)| now < *until);

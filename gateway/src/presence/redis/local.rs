@@ -1,4 +1,4 @@
-//! What this node has put into presence, and which part of it Redis does not know yet.
+//! This node's presence entries, and which of them have not been written to Redis yet.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -12,16 +12,16 @@ use tokio::sync::oneshot;
 use crate::broker::BrokerError;
 use crate::presence::room::{PresenceRoom, RoomMember};
 
-/// Clients written by one call of the script.
+/// The most clients written by one call of the script.
 const WRITE_CLIENTS_MAX: usize = 1_000;
 
-/// Channels without clients that may wait to be removed from Redis. Past it, everything is written anew under
-/// another name and the old name's lease is given up, which removes them all at once.
+/// The most channels without clients that may wait to be removed from Redis. Past it, everything is written again under
+/// another name and the old name's lease is ended, which removes them all at once.
 const EMPTIED_WAITING_MAX: usize = 100_000;
 
 pub(super) type RedisPresenceWaiter = oneshot::Sender<Result<(), BrokerError>>;
 
-/// Bounded by the node's subscriptions, and by the constant above.
+/// The node's entries and their unwritten changes. Bounded by the node's subscriptions, and by the constant above.
 #[derive(Debug, Default)]
 pub(super) struct RedisPresenceTable {
     rooms: HashMap<Channel, PresenceRoom<LocalMember>>,
@@ -50,7 +50,7 @@ impl RoomMember for LocalMember {
 
 #[derive(Debug, Default)]
 struct Changed {
-    /// What Redis has for this channel cannot be relied on.
+    /// Whether the whole channel must be written, because its content in Redis is unknown.
     whole: bool,
     clients: HashSet<ClientId>,
     users: HashSet<UserId>,
@@ -94,7 +94,7 @@ impl RedisPresenceTable {
         self.bound_emptied();
     }
 
-    /// Has everything written again, from nothing.
+    /// Marks every channel to be written from scratch.
     pub(super) fn change_all(&mut self) {
         for channel in self.rooms.keys().cloned().collect::<Vec<_>>() {
             self.change_whole(channel);
@@ -106,14 +106,14 @@ impl RedisPresenceTable {
         *self = Self::default();
     }
 
-    /// Has one channel written again, from nothing.
+    /// Marks a channel to be written from scratch.
     pub(super) fn change_whole(&mut self, channel: Channel) {
         let changed = self.change(channel);
         changed.whole = true;
         self.bound_emptied();
     }
 
-    /// Whether what waited was too much. Asking resets it; the caller must then change names.
+    /// Returns whether too many changes have waited, and resets that. The caller must then change names.
     pub(super) fn take_overflowed(&mut self) -> bool {
         std::mem::take(&mut self.overflowed)
     }
@@ -146,7 +146,7 @@ impl RedisPresenceTable {
         writes
     }
 
-    /// As much of a change as fits one call, and what is left for later.
+    /// Returns as much of a change as fits into one call, and the rest for later.
     fn make_write(&self, channel: Channel, changed: Changed) -> (PresenceWrite, Option<Changed>) {
         let Changed { whole, mut clients, users, mut waiters } = changed;
         let mut write = PresenceWrite {
@@ -159,7 +159,7 @@ impl RedisPresenceTable {
             waiters: Vec::new(),
         };
         let Some(room) = self.rooms.get(&write.channel) else {
-            // Nobody is left: beginning from nothing, with nothing, removes it.
+            // No client is left: writing the channel from scratch, with nothing, removes it.
             write.whole = true;
             write.waiters = waiters;
             return (write, None);
@@ -178,8 +178,8 @@ impl RedisPresenceTable {
                 None => write.removed.push(client),
             }
         }
-        // A user's place depends on all of its clients here, so it is written when the last of them is. A whole
-        // room names all its users.
+        // A user's entry depends on all of its clients here, so it is written together with the last of them. A room
+        // written from scratch names all its users.
         let users = if whole { room.users().into_iter().cloned().collect() } else { users };
         for user in users {
             if !later.clients.is_empty()
@@ -207,7 +207,7 @@ impl RedisPresenceTable {
         self.changed.entry(channel).or_default()
     }
 
-    /// A changed channel without a room is one that was emptied.
+    /// Bounds the emptied channels: changed channels without a room.
     fn bound_emptied(&mut self) {
         if self.order.len() > self.rooms.len() + EMPTIED_WAITING_MAX {
             self.overflowed = true;
@@ -218,7 +218,7 @@ impl RedisPresenceTable {
     }
 }
 
-/// A record with client info and no payload.
+/// Encodes client info as a record with no payload.
 fn encode(info: ClientInfo) -> Bytes {
     let mut publication = Publication::new(Payload::binary(Bytes::new()));
     publication.info = Some(info);

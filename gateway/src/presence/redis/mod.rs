@@ -1,9 +1,9 @@
-//! Presence over several nodes: each writes its own clients under a lease of its own, in batches, in the background.
+//! Presence over several nodes in Redis: each node writes its own clients under its own lease, in batches, in the background.
 //!
-//! Per channel there is a set of nodes, and per channel and node a hash of clients and a set of users. A node's
-//! clients count as long as the node's one lease holds, which costs one command each few seconds however many
-//! clients there are. A name under which a lease has run out is never used again: the node takes another one and
-//! writes everything anew, so that readers can clear away what they find without a lease.
+//! Per channel there is a set of nodes, and per channel and node a hash of clients and a set of users. A node's clients
+//! count as long as the node's lease is valid, which costs one command every few seconds however many clients there
+//! are. A name whose lease has expired is never used again: the node takes another one and writes everything again, so
+//! readers can remove entries that they find without a lease.
 
 mod flush;
 mod local;
@@ -41,17 +41,17 @@ pub struct RedisPresence {
     _flusher: AbortOnDropHandle<()>,
 }
 
-/// Between those who add and remove, and the task that writes.
+/// State shared by the callers that add and remove, and the task that writes.
 #[derive(Debug)]
 struct RedisPresenceShared {
     local: Mutex<RedisPresenceTable>,
     changed: Notify,
-    /// Asks the task to end, and waits for it.
+    /// Asks the task to end, and receives its result.
     retiring: Mutex<Option<RedisPresenceWaiter>>,
 }
 
 impl RedisPresence {
-    /// `node` is unique to this process. Must be called within a tokio runtime.
+    /// Starts the writing task. `node` is unique to this process. Must be called within a tokio runtime.
     pub fn start(config: &RedisConfig, node: &str, broker: Arc<RedisBroker>) -> Arc<Self> {
         let shared = Arc::new(RedisPresenceShared {
             local: Mutex::default(),

@@ -1,4 +1,4 @@
-//! Whether presence can be kept: what it is made of is tried out, on keys that are no client's.
+//! Checks that presence can be stored, by trying its commands on keys of no client.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::broker::measure::Operation;
 use crate::broker::redis::redis_link::OpenLink;
 use crate::broker::redis::{RedisBroker, is_for_want_of_a_right};
 
-/// What a trial leaves behind is gone after this.
+/// How long the keys of a probe are kept.
 const TRACES_TTL: Duration = Duration::from_secs(30);
 
-/// Under which nobody is present.
+/// The name of a node that does not exist.
 const NAME: &str = "trial";
 
-/// In one part of the broker.
+/// Probes one part of the broker.
 pub(super) async fn try_out(broker: &RedisBroker, part: usize) -> Result<(), BrokerError> {
     let done = write_and_read(broker, part).await;
     if done.as_ref().is_err_and(is_for_want_of_a_right) {

@@ -1,4 +1,4 @@
-//! Asking Redis who is present.
+//! Reads presence from Redis.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,16 +23,16 @@ use crate::broker::shards::collect_answers::gather;
 
 static READ: Script = Script::new(include_str!("scripts/read.lua"));
 
-/// How old a list of live nodes may be at most. A part of the lease, if that is shorter.
+/// The greatest age of a list of live nodes. A part of the lease, if that is shorter.
 const LIST_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// How much longer than the first of several places for leases the others may take.
 const OTHER_PLACES: Duration = Duration::from_millis(250);
 
-/// Names of the nodes whose lease holds.
+/// The names of the nodes whose lease is valid.
 type LiveNodeNames = Arc<Vec<Vec<u8>>>;
 
-/// The nodes whose lease held a moment ago.
+/// A cached list of the nodes whose lease was valid a moment ago.
 #[derive(Debug)]
 pub(super) struct LiveNodes {
     age_max: Duration,
@@ -92,9 +92,9 @@ impl LiveNodes {
             PresenceReadOutcome::Answer(answer) => return Ok(answer),
             PresenceReadOutcome::Unknown(unknown) => unknown,
         };
-        // These nodes were in the channel before the next list is made, and a node has its lease before it writes:
-        // those that are not on it are gone, and so are those that were on the list before. Whoever appears only after that
-        // has just come.
+        // These nodes were in the channel before the next list is made, and a node takes its lease before it writes:
+        // nodes that are not on the new list are dead, and so are nodes that were on the list before. A node that
+        // appears only after that is new.
         let before = live;
         let live = self.list(broker).await?;
         let known = unknown.into_iter().chain(before.iter().cloned());
@@ -115,11 +115,11 @@ impl LiveNodes {
 
 pub(super) enum PresenceReadOutcome {
     Answer(Value),
-    /// The channel names these nodes, of which it is not known whether they live.
+    /// The channel names these nodes, which are not known to be alive.
     Unknown(Vec<Vec<u8>>),
 }
 
-/// With `dead`, clears those away and takes all others as live.
+/// Asks for the presence of a channel. With `dead`, removes those nodes and takes all others as alive.
 pub(super) async fn ask(
     broker: &RedisBroker,
     key: &str,
@@ -144,9 +144,9 @@ pub(super) async fn ask(
     }
 }
 
-/// Prolongs the lease of `name`, if it is not empty, and ends that of `ending`, if that is not empty. Returns
-/// whether the lease had held until now, and which hold. Where there are several places for leases, most of them are enough: what
-/// one that was replaced may lack, another has.
+/// Renews the lease of `name`, if it is not empty, and ends that of `ending`, if that is not empty. Returns whether the
+/// lease was valid until now, and the names of all nodes with a valid lease. With several places for leases a majority
+/// is enough: a lease that one replaced server lacks is on another one.
 pub(super) async fn read_leases(
     broker: &RedisBroker,
     name: &str,
@@ -171,7 +171,7 @@ pub(super) async fn read_leases(
     Ok((held, Arc::new(latest_of_each(all))))
 }
 
-/// Of each node the name that it took last: a place that was away when a node took it still has the one before.
+/// Keeps only the latest name of each node: a place that was unreachable when a node changed its name still has the one before.
 fn latest_of_each(names: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let mut latest: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
     let mut others = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! What is kept of sessions, and until when.
+//! Tests how sessions are stored, and for how long.
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -32,7 +32,7 @@ fn nobody(key: ClientKey) {
     panic!("nobody has lost anything, and {key:?} neither");
 }
 
-/// What is due at any time is due now.
+/// Makes all sessions due now.
 fn set_all_due(sessions: &SessionKeeper) {
     let mut live = sessions.live.lock();
     let all: Vec<_> = live.held.keys().cloned().collect();
@@ -56,7 +56,7 @@ async fn one_connection_holds_a_session_and_what_it_wrote_before_is_not_newer() 
     assert_eq!((read.holder, &read.value[..]), (one.holder, &b"new"[..]));
     assert!(sessions.take("p", one.holder, &other, value("new"), RECOVERY).await.unwrap());
     assert!(!sessions.take("p", one.holder, &by(3), value("x"), RECOVERY).await.unwrap(), "one is too late");
-    // The connection before it is still there.
+    // The earlier connection is still there.
     let elsewhere = SessionKeeper { live: Mutex::default(), ..SessionKeeper::new(sessions.store.clone()) };
     assert!(!write(&elsewhere, "p", &one, 9, "stale", RECOVERY).await.unwrap(), "it is told so");
     assert_eq!(sessions.read("p").await.unwrap().unwrap().holder, other.holder);
@@ -128,7 +128,7 @@ async fn what_was_lost_meanwhile_is_written_again() {
     assert!(sessions.read("p").await.unwrap().is_some());
 }
 
-/// What is kept is there, and does not take long but where it is held up.
+/// A store that works at once, except where a test holds it up.
 #[derive(Debug)]
 struct Slow {
     sessions: MemorySessions,
@@ -144,7 +144,7 @@ impl Slow {
         Self { sessions, written, held_up, holds_up_prolonging: false }
     }
 
-    /// Until it may go on.
+    /// Waits until the test lets the call go on.
     async fn hold_up(&self) {
         self.written.notify_one();
         self.held_up.acquire().await.expect("open").forget();
@@ -243,7 +243,7 @@ async fn a_session_that_is_noted_after_its_connection_is_gone_is_over_too() {
         sessions.leave(&late, ended);
         assert!(sessions.take("taken", Holder(1), &late, value("x"), RECOVERY).await.unwrap());
         assert!(write(&sessions, "new", &late, 0, "x", RECOVERY).await.unwrap(), "nobody else has it");
-        // The one before finds it taken.
+        // The earlier connection finds the session taken.
         sessions.leave(&before, HoldEnd::Away);
         sessions.settle(nobody).await;
         assert_eq!(sessions.count(), 0, "nobody prolongs it");

@@ -1,4 +1,4 @@
-//! Carrying out what emitters say: events become publications, and commands are for the clients of all nodes.
+//! Carries out the messages of emitters: events become publications, and commands go to the clients of all nodes.
 
 use std::time::Duration;
 
@@ -14,25 +14,25 @@ use crate::node::node_message::{ClientCommand, NodeRequest, NodeResponse, Subscr
 use crate::socketio::addressed::{AddressError, AddressedEvent, all, rooms, selection};
 use crate::telemetry::labels::PublicationSource;
 
-/// How long it is known that something was published: longer than another node may take until it comes to the same message.
+/// How long the idempotency key of a publication is remembered: longer than another node may take to reach the same message.
 const KNOWN: Duration = Duration::from_secs(60);
 
-/// How long a command may take before what follows it is carried out.
+/// How long a command may take before the messages behind it are carried out.
 const COMMAND_MAX: Duration = Duration::from_secs(1);
 
-/// What came of a message.
+/// The kind of a message, and the result of carrying it out.
 struct EmitOutcome(EmitterMessageKind, &'static str);
 
-/// Something that is to be done.
+/// The action that a message asks for.
 enum EmitStep {
     Publish(Box<PublishRequest>),
-    /// What is to be done to whom, one after the other.
+    /// Commands for the targeted clients, carried out one after the other.
     Acts(EmitterMessageKind, ControlTarget, Vec<ClientCommand>),
     Nothing(EmitOutcome),
 }
 
 impl EmitterContext {
-    /// Returns how many of these are done, or will never be: those before the first that could not be done now.
+    /// Returns how many messages of the batch are settled: those before the first that could not be carried out now.
     pub(super) async fn carry_out(&self, batch: &[WaitingMessage<UnreadMessage>]) -> usize {
         let mut done = 0;
         let mut row: Vec<PublishRequest> = Vec::new();
@@ -40,7 +40,7 @@ impl EmitterContext {
             match self.step(waiting) {
                 EmitStep::Publish(request) => row.push(*request),
                 other => {
-                    // In their order with what is published.
+                    // Pending publications go first, so that the order of messages is kept.
                     let published = self.publish(std::mem::take(&mut row)).await;
                     done += published.count;
                     if published.is_stuck {
@@ -60,7 +60,7 @@ impl EmitterContext {
         done + self.publish(row).await.count
     }
 
-    /// What is to be done about a message. What cannot be done is told.
+    /// Returns the action for a message. Messages that cannot be carried out are logged.
     fn step(&self, waiting: &WaitingMessage<UnreadMessage>) -> EmitStep {
         let EmitterMessage { namespace, what } = match waiting.message.read() {
             Ok(command) => command,
@@ -110,7 +110,7 @@ impl EmitterContext {
             }
             EmitterCommand::Leave { of, rooms: names } => {
                 let target = among(namespace, &of)?;
-                // Whoever is meant by a room is meant until it has left all that it is to leave: that room last.
+                // A target by room includes a client only until it has left that room, so rooms of the target are left last.
                 let named =
                     target.among.as_ref().map(|among| among.only.channels.clone()).unwrap_or_default();
                 let mut channels = rooms(namespace, &names)?;
@@ -147,7 +147,7 @@ impl EmitterContext {
                 Err(error) => {
                     self.tell(&error);
                     published.is_stuck = true;
-                    // Those behind it are asked for again: what was published is known by its place.
+                    // The messages behind this one are published again later: their places serve as idempotency keys.
                     return published;
                 }
             };
@@ -191,11 +191,11 @@ impl EmitterContext {
 
 struct PublishProgress {
     count: usize,
-    /// The next of them can not be published now.
+    /// The next publication cannot be made now.
     is_stuck: bool,
 }
 
-/// Whether asking again cannot help.
+/// Whether a retry cannot help.
 fn is_for_good(error: &BrokerError) -> bool {
     matches!(error, BrokerError::NotAvailable | BrokerError::Full | BrokerError::Abandoned)
 }

@@ -1,14 +1,14 @@
-//! The channels in Redis in which emitters publish, and what is said in each.
+//! The channels in Redis in which emitters publish, and the kind of messages in each.
 
 use shared::protocol::socketio::Namespaces;
 
 use crate::broker::redis::follow_patterns::literally;
 use crate::socketio::EmittersConfig;
 
-/// Behind the prefix: where nodes mark where they begin to listen.
+/// The suffix of the channel in which nodes publish a mark as they begin to listen.
 const MARKS: &str = "-tidegate#";
 
-/// What arrives in a channel.
+/// The kind of messages in a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum EmitterSource<'a> {
     /// An event for this namespace.
@@ -16,16 +16,16 @@ pub(super) enum EmitterSource<'a> {
     /// A command about clients in this namespace.
     Request(&'a str),
     Python,
-    /// A mark of some node.
+    /// A mark of a node.
     Mark,
 }
 
-/// All channels that are listened to.
+/// All channels that the node listens to.
 #[derive(Debug)]
 pub(super) struct EmitterChannels {
     marks: String,
     python: Option<String>,
-    /// What the names of each namespace's channels of events begin with, and its channel of commands.
+    /// For each namespace: the prefix of its channels of events, and its channel of commands.
     of_namespaces: Vec<(String, String, Box<str>)>,
 }
 
@@ -40,7 +40,7 @@ impl EmitterChannels {
         };
         let listened_to = namespaces.iter().filter(|_| is_set(prefix));
         let mut of_namespaces: Vec<_> = listened_to.map(|namespace| of(namespace.name())).collect();
-        // The name of one can begin with that of another.
+        // The name of one namespace may begin with that of another, so the longest come first.
         of_namespaces.sort_by_key(|(events, ..)| std::cmp::Reverse(events.len()));
         let base = if is_set(prefix) { prefix } else { python_channel };
         Self {
@@ -50,19 +50,19 @@ impl EmitterChannels {
         }
     }
 
-    /// Where nodes mark where they begin to listen.
+    /// The channel in which nodes publish a mark as they begin to listen.
     pub(super) fn marks(&self) -> &str {
         &self.marks
     }
 
-    /// The same for all nodes that listen to the same, and for no others: only they number messages alike. FNV-1a.
+    /// Returns a digest of the channels (FNV-1a). Only nodes with the same digest number messages alike.
     pub(super) fn digest(&self) -> u32 {
         let bytes = self.patterns().join("\n");
         bytes.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
     }
 
-    /// Patterns for all of them, also for those that need none: servers of Socket.IO count who subscribes to a channel of
-    /// commands by its name, and wait for as many answers.
+    /// Returns patterns for all channels, also for those that need none: servers of Socket.IO count who subscribes to a
+    /// channel of commands by its name, and wait for as many answers.
     pub(super) fn patterns(&self) -> Vec<String> {
         let mut patterns = vec![literally(&self.marks)];
         patterns.extend(self.python.as_deref().map(literally));

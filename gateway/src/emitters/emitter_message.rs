@@ -1,4 +1,4 @@
-//! What emitters say, whichever library they use, and why something was not understood.
+//! The messages of emitters, whichever library sent them, and the errors of messages that are not carried out.
 
 use shared::publication::Tagged;
 
@@ -18,21 +18,21 @@ pub(super) enum EmitterCommand {
     Disconnect { of: EmitterTarget, close: bool },
 }
 
-/// Whom it is about: those in these rooms, or with these ids. None: all.
+/// The targeted clients: those in these rooms, or with these ids. Empty: all.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct EmitterTarget {
     pub(super) rooms: Vec<String>,
     pub(super) except: Vec<String>,
 }
 
-/// Of what kind a message is, for metrics.
+/// The kind of a message, for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum EmitterMessageKind {
     Emit,
     Join,
     Leave,
     Disconnect,
-    /// A command of none of these kinds, or that could not be read.
+    /// Any other command, or a message that cannot be read.
     Other,
 }
 

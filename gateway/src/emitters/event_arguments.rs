@@ -1,4 +1,4 @@
-//! The arguments of an event as JSON, out of MessagePack or JSON alike: nothing is built in between.
+//! Converts the arguments of an event to JSON, straight from MessagePack or JSON, without an intermediate tree.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use shared::protocol::socketio::{ARGUMENTS_MAX, arguments_of_server, binary_fault};
 use shared::publication::{JSON_DEPTH_MAX, Tagged};
 
-/// The most bytes objects of one event: each is sent by itself.
+/// The most binary values of one event: each is sent separately.
 const BINARY_MAX: usize = 256;
 
 /// An event's name, and its arguments as a JSON array.
@@ -17,7 +17,7 @@ const BINARY_MAX: usize = 256;
 pub(super) struct EventArguments {
     pub(super) event: String,
     json: Vec<u8>,
-    /// Pointers to the texts in it that are bytes in base64.
+    /// JSON pointers to the texts that are binary values in base64.
     binary: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ impl EventArguments {
     }
 }
 
-/// Reads the list that a packet has as its data.
+/// Reads the list that is a packet's data.
 pub(super) struct ListOfArguments;
 
 impl<'de> DeserializeSeed<'de> for ListOfArguments {
@@ -74,11 +74,11 @@ impl<'de> Visitor<'de> for ListOfArguments {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ValueWritten {
     Value,
-    /// JavaScript's `undefined`: nothing in an object, and null in a list.
+    /// JavaScript's `undefined`: left out of an object, and null in a list.
     Nothing,
 }
 
-/// Writes values as JSON, and bytes as base64 whose places it lists.
+/// Writes values as JSON, and binary values as base64, with a list of their places.
 #[derive(Debug, Default)]
 struct Writer {
     json: Vec<u8>,
@@ -88,7 +88,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// The next of a list, behind so many. `None`: there is none.
+    /// Writes the next element of a list, at this index. `None`: there is none.
     fn element<'de, A: SeqAccess<'de>>(
         &mut self,
         list: &mut A,
@@ -109,7 +109,7 @@ impl Writer {
     }
 
     fn text(&mut self, text: &str) {
-        // Writing to a vector cannot fail, and a text is always JSON.
+        // Writing to a vector cannot fail, and every text can be written as JSON.
         let _ = serde_json::to_writer(&mut self.json, text);
     }
 
@@ -132,12 +132,12 @@ impl Writer {
         }
     }
 
-    /// What MessagePack has types for that JSON has not.
+    /// Writes a value of a type that MessagePack has and JSON has not.
     fn extension(&mut self, tag: i8, data: &[u8]) -> Result<ValueWritten, String> {
         match (tag, data) {
-            // These two are notepack's before its version 3.
+            // Extensions of type 0 are those of notepack before its version 3.
             (0, [0]) => return Ok(ValueWritten::Nothing),
-            // As it writes dates; bytes as many have the same form, but hardly so small a number in front.
+            // notepack's form of a date. Eight binary bytes look the same, but hardly ever begin with so small a number.
             (0, [0, 0, ..]) if data.len() == 8 => {
                 let millis = data.iter().fold(0_i64, |sum, byte| (sum << 8) | i64::from(*byte));
                 self.text(&iso_date(millis));
@@ -189,7 +189,7 @@ impl<'de> Visitor<'de> for &mut Writer {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<ValueWritten, E> {
-        // What is no number in JSON is null, as in JavaScript.
+        // JSON has no NaN and no infinity: they become null, as in JavaScript.
         let _ = serde_json::to_writer(&mut self.json, &value);
         Ok(ValueWritten::Value)
     }
@@ -255,7 +255,7 @@ impl<'de> Visitor<'de> for &mut Writer {
     }
 }
 
-/// A text, or what JavaScript makes a text of where it needs one.
+/// Reads a text, or a value that JavaScript converts to a text as a key.
 pub(super) struct ObjectKey;
 
 impl<'de> DeserializeSeed<'de> for ObjectKey {
@@ -294,7 +294,7 @@ impl Visitor<'_> for ObjectKey {
     }
 }
 
-/// The tag of an extension, and what is in it.
+/// Reads the tag and the data of an extension.
 struct Extension;
 
 impl<'de> Visitor<'de> for Extension {
@@ -334,7 +334,7 @@ impl Visitor<'_> for Data {
     }
 }
 
-/// The timestamp of MessagePack in milliseconds since 1970, in each of its three lengths.
+/// Returns the timestamp of MessagePack in milliseconds since 1970, from any of its three lengths.
 fn timestamp_millis(data: &[u8]) -> Option<i64> {
     let number = |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, byte| (sum << 8) | u64::from(*byte));
     let (seconds, nanos) = match data.len() {
@@ -349,10 +349,10 @@ fn timestamp_millis(data: &[u8]) -> Option<i64> {
     seconds.checked_mul(1_000)?.checked_add(i64::try_from(nanos / 1_000_000).ok()?)
 }
 
-/// As `Date.prototype.toISOString` writes it.
+/// Formats a time like `Date.prototype.toISOString`.
 fn iso_date(millis: i64) -> String {
     let (days, of_day) = (millis.div_euclid(86_400_000), millis.rem_euclid(86_400_000));
-    // By eras of 400 years that begin in March, so that a leap day comes last.
+    // Computed in eras of 400 years that begin in March, so that a leap day comes last.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

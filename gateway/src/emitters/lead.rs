@@ -1,4 +1,4 @@
-//! Which node carries out what emitters say: the one whose turn it is, for as long as it says so again and again.
+//! Decides which node carries out the messages of emitters: the holder of a lease, which it keeps renewing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,31 +8,31 @@ use tokio_util::sync::CancellationToken;
 
 use super::{EmitterContext, UnreadMessage};
 
-/// What all nodes call the turn by.
+/// The name of the lease, the same on all nodes.
 const WHAT: &str = "socketio-emitters";
 
-/// How long a turn holds from each time on that it is taken.
+/// How long the lease lasts from each renewal on.
 const LEASE: Duration = Duration::from_secs(2);
-/// How often it is taken, or asked for.
+/// The interval at which a node renews the lease, or tries to take it.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// How long a node that may have missed something leaves it to others to go on.
+/// How long a node that may have missed messages leaves a free lease to others.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a message waits for somebody to carry it out. Longer than it takes others to notice that a node has died, and
-/// shorter than it is known what was published under a key.
+/// How long a message is kept for being carried out. Longer than it takes others to notice that a node has died, and
+/// shorter than idempotency keys are remembered.
 const WAITS_MAX: Duration = Duration::from_secs(30);
-/// How many messages, and bytes of them, are carried out at once.
+/// The most messages, and bytes of them, in one batch.
 const BATCH: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
-/// The pause after something could not be done.
+/// The pause after a message could not be carried out.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// What this node knows of the turn.
+/// This node's view of the lease.
 #[derive(Debug, Default)]
 struct Leadership {
-    /// Until when it is this node's.
+    /// When this node's lease ends, if it has one.
     until: Option<Instant>,
     requested_at: Option<Instant>,
-    /// How far another node has got, once that was asked.
+    /// The progress of the lease's holder, once it was read.
     seen: Option<Option<MessagePlace>>,
 }
 
@@ -47,7 +47,7 @@ impl Leadership {
 }
 
 impl EmitterContext {
-    /// Until it is to stop, and then until what was heard is done.
+    /// Leads until `stop` is cancelled, and then until all messages that were heard are carried out.
     pub(super) async fn lead(self: Arc<Self>, stop: CancellationToken) {
         let mut turn = Leadership::default();
         loop {
@@ -75,7 +75,7 @@ impl EmitterContext {
         }
     }
 
-    /// Takes the turn if nobody else has it, or looks how far whoever has it has got.
+    /// Takes or renews the lease, or reads the progress of the node that holds it.
     async fn take(&self, turn: &mut Leadership) {
         turn.requested_at = Some(Instant::now());
         let was_held = turn.is_held();
@@ -90,7 +90,7 @@ impl EmitterContext {
             )
         };
         if !is_placed && is_empty {
-            // It hears nothing, so others are to go on.
+            // This node hears nothing, so another one should lead.
             if was_held {
                 self.give_back(turn).await;
             }
@@ -98,7 +98,7 @@ impl EmitterContext {
             self.metrics.leads.set(0);
             return;
         }
-        // Who has the turn keeps it while it has something left to do.
+        // The holder of the lease keeps it while messages are left to be carried out.
         let patience = if covers || was_held { Duration::ZERO } else { PATIENCE };
         let lease = if is_placed || was_held { LEASE } else { Duration::ZERO };
         let done = done.map(|place| place.to_string()).unwrap_or_default();
@@ -112,8 +112,8 @@ impl EmitterContext {
                     if let Some(place) = place {
                         let mut heard = self.heard.lock();
                         if is_held && !heard.knows(place) {
-                            // Whoever had the turn listens to other channels. What was heard before its turn was over it may have
-                            // done, under names that mean nothing here.
+                            // The holder before listened to other channels, so its places mean nothing here. It may
+                            // have carried out the messages that were heard before its lease was over.
                             heard.forget(self.node.clock.now(), taken.over);
                         }
                         heard.done_until(place);
@@ -127,13 +127,13 @@ impl EmitterContext {
                 }
                 turn.until = is_held.then(|| begun + LEASE);
             }
-            // What it holds it holds until that is over.
+            // The lease stays valid until it expires.
             Err(error) => tracing::debug!(%error, "whose turn it is to listen to emitters cannot be told"),
         }
         self.metrics.leads.set(i64::from(turn.is_held()));
     }
 
-    /// Others need not wait until the turn is over.
+    /// Gives back the lease, so that others need not wait until it expires.
     async fn give_back(&self, turn: &Leadership) {
         self.metrics.leads.set(0);
         if !turn.is_held() {
@@ -145,7 +145,7 @@ impl EmitterContext {
         }
     }
 
-    /// What nobody has carried out for too long is let go of.
+    /// Drops messages that nobody has carried out in time.
     fn forget(&self, heard: &mut gateway_core::heard::HeardMessages<UnreadMessage>) {
         let forgotten = heard.forget(self.node.clock.now(), WAITS_MAX);
         if forgotten > 0 {
@@ -156,7 +156,7 @@ impl EmitterContext {
         }
     }
 
-    /// Carries out the first of those that wait.
+    /// Carries out the oldest messages.
     async fn carry_on(&self) -> TakeOverProgress {
         let batch: Vec<WaitingMessage<UnreadMessage>> = {
             let heard = self.heard.lock();
@@ -173,7 +173,7 @@ impl EmitterContext {
         }
         let done = self.carry_out(&batch).await;
         let mut heard = self.heard.lock();
-        // Some of it may have been let go of meanwhile.
+        // Some of the batch may have been dropped meanwhile.
         if let Some(last) = done.checked_sub(1).and_then(|last| batch.get(last)) {
             heard.done_until(last.place);
         }
@@ -183,10 +183,10 @@ impl EmitterContext {
 }
 
 enum TakeOverProgress {
-    /// Nothing waits.
+    /// No message is left.
     All,
-    /// A part of it is done.
+    /// A part of the messages is carried out.
     Some,
-    /// The broker does not take it.
+    /// The broker does not accept the next one.
     Stuck,
 }

@@ -1,9 +1,10 @@
-//! Servers that send events through Redis, as they do to servers of Socket.IO: what they say is carried out once over the
-//! whole cluster.
+//! Accepts events that other servers send through Redis, as they send them to servers of Socket.IO. Each is carried out
+//! once over the whole cluster.
 //!
-//! Every node hears all of it, and keeps it until it is done. One node leads: it carries it out, as publications and commands
-//! that reach all nodes, and writes down how far it is. If it dies, one of the others goes on from there. What is done
-//! twice in between is told apart by the place that all nodes call a message by ([`gateway_core::heard`]).
+//! Every node hears all messages, and keeps each until it is carried out. One node leads: it carries the messages out,
+//! as publications and commands that reach all nodes, and records its progress. If it dies, another node goes on from
+//! there. Publications that both have made are recognized by the place of their message, which is the same on all nodes
+//! ([`gateway_core::heard`]).
 
 mod carry_out;
 mod emitter_channels;
@@ -37,16 +38,16 @@ use crate::socketio::EmittersConfig;
 use crate::telemetry::LogLimiter;
 use crate::telemetry::emitters_metrics::EmittersMetrics;
 
-/// What it is in logs.
+/// The name of the connection in logs.
 const WHAT: &str = "emitters";
 
-/// How long a node that stops may take to hand over.
+/// How long a stopping node may take to hand over.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
-/// What a message takes beside its bytes, roughly.
+/// The approximate overhead of a message beside its bytes.
 const OVERHEAD_BYTES: usize = 128;
 
-/// A message that nobody has read yet.
+/// A message that has not been parsed yet.
 #[derive(Clone, Debug)]
 enum UnreadMessage {
     Packet(Arc<str>, Bytes),
@@ -60,7 +61,7 @@ struct EmitterContext {
     node: Arc<Node>,
     common: Arc<SocketIoShared>,
     names: EmitterChannels,
-    /// What the marks of nodes begin with that listen to the same.
+    /// The upper half of the marks of all nodes that listen to the same channels.
     digest: u64,
     message_bytes_max: usize,
     heard: Mutex<HeardMessages<UnreadMessage>>,
@@ -69,7 +70,7 @@ struct EmitterContext {
     logs: EmitterLogs,
 }
 
-/// The limits of its log lines.
+/// The rate limits of the log lines.
 #[derive(Debug, Default)]
 struct EmitterLogs {
     unread: LogLimiter,
@@ -85,7 +86,7 @@ pub(crate) struct EmitterListener {
     _following: AbortOnDropHandle<()>,
 }
 
-/// What it is made of.
+/// The parameters of [`EmitterListener::start`].
 #[derive(Debug)]
 pub(crate) struct EmitterParts<'a> {
     pub(crate) settings: &'a EmittersConfig,
@@ -97,11 +98,11 @@ pub(crate) struct EmitterParts<'a> {
 }
 
 impl EmitterListener {
-    /// Begins to connect and returns at once.
+    /// Starts to connect, and returns at once.
     pub(crate) fn start(parts: EmitterParts<'_>) -> Result<Self, DialError> {
         let EmitterParts { settings, redis, common, node, runtime } = parts;
         let names = EmitterChannels::new(settings, &common.namespaces);
-        // Nodes that listen to other channels number messages in another way.
+        // Nodes that listen to other channels number messages differently.
         let digest = u64::from(names.digest()) << 32;
         let mark = move || format!("{:016x}", digest | u64::from(rand::random::<u32>()));
         let following =
@@ -119,7 +120,7 @@ impl EmitterListener {
             common,
             node,
         });
-        // Where Sentinel says who is master, it is asked from now on.
+        // Sentinels, if there are any, are asked for the master from now on.
         let _entered = runtime.enter();
         let follower = Follower::new(settings.redis(redis), name, following, listening.clone())?;
         let stop = CancellationToken::new();
@@ -128,7 +129,7 @@ impl EmitterListener {
         Ok(Self { stop, leading, _following: following })
     }
 
-    /// Carries out what was heard, and has another node go on.
+    /// Carries out the messages that were heard, and hands over to another node.
     pub(crate) async fn shut_down(self) {
         self.stop.cancel();
         if tokio::time::timeout(HAND_OVER, self.leading).await.is_err() {
@@ -152,7 +153,7 @@ impl Follow for EmitterContext {
     }
 
     fn message(&self, name: &[u8], data: &[u8]) {
-        // Copied: what it arrived in may hold far more.
+        // Copied, because the buffer that the message arrived in may be far larger.
         let bytes = |data: &[u8]| Bytes::copy_from_slice(data);
         let message = match self.names.source(name) {
             None => return,
@@ -210,7 +211,7 @@ impl UnreadMessage {
         }
     }
 
-    /// Of what kind it is if it cannot be read.
+    /// Returns the kind that is counted if the message cannot be read.
     fn kind(&self) -> EmitterMessageKind {
         match self {
             Self::Packet(..) => EmitterMessageKind::Emit,
@@ -234,7 +235,7 @@ impl UnreadMessage {
     }
 }
 
-/// What a message says, or why it cannot be read, by where it arrived: for [`crate::readers`].
+/// Describes a message, or why it cannot be read, for each kind of channel: for [`crate::readers`].
 pub(crate) fn in_words(message: &[u8]) -> [Result<String, String>; 3] {
     let data = Bytes::copy_from_slice(message);
     [

@@ -1,5 +1,5 @@
-//! The messages of `@socket.io/redis-emitter` and its like, and of servers with the Redis adapter: `[uid, packet, options]`
-//! in MessagePack, or in JSON.
+//! Parses the messages of `@socket.io/redis-emitter` and similar libraries, and of servers with the Redis adapter:
+//! `[uid, packet, options]` in MessagePack, or in JSON.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,10 +12,10 @@ use super::emitter_message::{EmitterCommand, EmitterMessageError, EmitterTarget}
 use super::event_arguments::{EventArguments, ListOfArguments, ObjectKey};
 use crate::socketio::addressed::PARTS_MAX;
 
-/// An event, and one that libraries before the protocol's version 5 say has bytes in it.
+/// The types of an event, and of an event with binary data by libraries before version 5 of the protocol.
 const EVENTS: [u64; 2] = [2, 5];
 
-/// Reads a message that was published for this namespace.
+/// Parses a message that was published for this namespace.
 pub(super) fn read(message: &[u8], namespace: &str) -> Result<EmitterCommand, EmitterMessageError> {
     let malformed = |error: String| EmitterMessageError::Malformed(error);
     let packet = match message.first() {
@@ -27,7 +27,7 @@ pub(super) fn read(message: &[u8], namespace: &str) -> Result<EmitterCommand, Em
         }
         _ => {
             let mut packed = rmp_serde::Deserializer::from_read_ref(message);
-            // The list, the packet and its data are around the arguments.
+            // The list, the packet and its data enclose the arguments.
             packed.set_max_depth(JSON_DEPTH_MAX + 8);
             packed.deserialize_any(Triple).map_err(|error| malformed(error.to_string()))?
         }
@@ -60,7 +60,7 @@ struct BroadcastOptions {
     volatile: bool,
 }
 
-/// The three parts of a message.
+/// Reads the three parts of a message.
 struct Triple;
 
 impl<'de> Visitor<'de> for Triple {
@@ -82,7 +82,7 @@ impl<'de> Visitor<'de> for Triple {
     }
 }
 
-/// Something that is read field by field, as the names come.
+/// A struct that is read field by field, in the order of the names in the input.
 trait ByName: Default {
     fn take<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error>;
 }
@@ -116,7 +116,7 @@ impl<'de, T: ByName> Visitor<'de> for ByNameSeed<T> {
         Ok(T::default())
     }
 
-    /// An empty text stands for nothing, as some emitters have it.
+    /// Some emitters send an empty text in place of an empty object.
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
         if text.is_empty() { Ok(T::default()) } else { Err(E::custom("a text in place of an object")) }
     }
@@ -159,12 +159,12 @@ impl ByName for PacketFlags {
     }
 }
 
-/// Names of rooms: a list, one alone, or none. Numbers are names, too.
+/// Names of rooms: a list, a single name, or nothing. Numbers are names, too.
 #[derive(Debug, Default)]
 pub(super) struct RoomNames(pub(super) Vec<String>);
 
 impl RoomNames {
-    /// Where an empty text alone stands for none.
+    /// Returns no names where the only one is an empty text.
     fn or_none(self) -> Vec<String> {
         if self.0 == [""] { Vec::new() } else { self.0 }
     }

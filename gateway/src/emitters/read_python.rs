@@ -1,4 +1,4 @@
-//! The messages of python-socketio's managers, in JSON as they are since its version 5.14. Pickles are never read.
+//! Parses the messages of python-socketio's managers, which are JSON since version 5.14. Pickles are never read.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +11,7 @@ use shared::publication::{Tagged, is_too_deep};
 use super::emitter_message::{EmitterCommand, EmitterMessage, EmitterMessageError, EmitterTarget};
 use super::read_packet::RoomNames;
 
-/// What every pickle begins with since Python 2.3.
+/// The first byte of every pickle since Python 2.3.
 const PICKLE: u8 = 0x80;
 
 #[derive(Debug, Deserialize)]
@@ -23,7 +23,7 @@ struct PythonMessage<'a> {
     event: Option<String>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
-    /// Since 5.16: whether attachments stand behind the arguments, which are always a list then.
+    /// Since 5.16: whether attachments follow the arguments, which are always a list then.
     #[serde(default)]
     binary: Option<bool>,
     #[serde(default)]
@@ -75,7 +75,7 @@ pub(super) fn read(message: &[u8]) -> Result<EmitterMessage, EmitterMessageError
     Ok(EmitterMessage { namespace: namespace.unwrap_or_else(|| "/".to_owned()), what })
 }
 
-/// The arguments of an event. None alone, which stands for nothing, is none.
+/// Returns the arguments of an event. A single null stands for no arguments.
 fn event_arguments(data: Option<&RawValue>, binary: Option<bool>) -> Result<Tagged, EmitterMessageError> {
     let unreadable = |error: serde_json::Error| EmitterMessageError::Malformed(error.to_string());
     let data = data.map_or("null", RawValue::get);

@@ -1,17 +1,18 @@
-//! Commands of `@socket.io/redis-emitter` and its like, in JSON: who is to come into rooms, to leave some, or to go.
+//! Parses commands of `@socket.io/redis-emitter` and similar libraries, in JSON: which clients join rooms, leave rooms
+//! or are disconnected.
 
 use serde::Deserialize;
 
 use super::emitter_message::{EmitterCommand, EmitterMessageError, EmitterTarget};
 use super::read_packet::RoomNames;
 
-/// The kinds of commands that servers and emitters have.
+/// The types of commands that servers and emitters send.
 mod kind {
     pub(super) const JOIN: u8 = 2;
     pub(super) const LEAVE: u8 = 3;
     pub(super) const DISCONNECT: u8 = 4;
     pub(super) const SERVER_SIDE_EMIT: u8 = 6;
-    /// Emitters in Go write the digit's code in place of the number.
+    /// Emitters in Go send the character code of the digit in place of the number.
     pub(super) const DIGIT_0: u8 = b'0';
 }
 
@@ -24,7 +25,7 @@ struct EmitterRequest {
     rooms: RoomNames,
     #[serde(default)]
     close: bool,
-    /// Of one client, in place of options: as servers ask each other.
+    /// For one client, in place of options: servers send requests in this form.
     #[serde(default)]
     sid: Option<String>,
     #[serde(default)]

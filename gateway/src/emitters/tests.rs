@@ -1,4 +1,4 @@
-//! What emitters of many kinds were seen to send, and what is made of it.
+//! Tests the parsers with messages recorded from many kinds of emitters.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -11,7 +11,7 @@ fn hex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-/// An event's name, its payload as it is shown, its tags, and whom it is for.
+/// An event's name, its arguments, its target, and whether it is volatile.
 fn emitted(what: EmitterCommand) -> (String, Tagged, EmitterTarget, bool) {
     match what {
         EmitterCommand::Emit { event, arguments, of, volatile } => (event, arguments, of, volatile),
@@ -32,7 +32,7 @@ fn of(rooms: &[&str], except: &[&str]) -> EmitterTarget {
     EmitterTarget { rooms: names(rooms), except: names(except) }
 }
 
-/// As `@socket.io/redis-emitter` 5.1.0 sends them.
+/// As sent by `@socket.io/redis-emitter` 5.1.0.
 #[test]
 fn events_of_the_emitter_for_node_are_read() {
     // io.emit('hello', 'world', 1, 2.5, null, undefined, true)
@@ -111,23 +111,23 @@ fn what_emitters_of_other_kinds_send_is_read_too() {
         (&*event, json_of(&arguments), whom),
         ("old", json!([{ "a": 1 }, "AQI="]), of(&["room"], &[]))
     );
-    // Before version 3 of notepack `undefined`, dates and ArrayBuffers are extensions of the type 0.
+    // Before version 3 of notepack, `undefined`, dates and ArrayBuffers are extensions of type 0.
     let (_, arguments, ..) = packet(
         "93a7656d697474657283a47479706502a46461746195a165d40000d7000000016f5e66e87bc7020001ff82a161d40000a16201a36e7370a12f80",
     );
     let told = json!([null, "2020-01-01T00:00:00.123Z", "Af8=", { "b": 1 }]);
     assert_eq!((json_of(&arguments), &*arguments.tags["binary"]), (told, r#"["/2"]"#));
-    // Python's socket.io-emitter: an empty text where there is nothing.
+    // Python's socket.io-emitter sends an empty text in place of an empty object.
     let (_, arguments, whom, _) = packet(
         "93a7656d697474657283a46461746192a165c40101a47479706505a36e7370a12f82a5666c616773a0a5726f6f6d73a0",
     );
     assert_eq!((arguments.data.kind, whom), (PayloadKind::Binary, EmitterTarget::default()));
-    // A parser of JSON.
+    // An emitter that sends JSON.
     let message =
         br#"["emitter",{"type":2,"data":["e",{"a":1}],"nsp":"/"},{"rooms":["r"],"flags":{},"except":[]}]"#;
     let (event, arguments, whom, _) = emitted(read_packet::read(message, "/").unwrap());
     assert_eq!((&*event, arguments.data, whom), ("e", Payload::json(r#"{"a":1}"#), of(&["r"], &[])));
-    // Go: what is empty is left out.
+    // Go emitters leave out empty values.
     let (_, _, whom, volatile) = packet(
         "93a7656d697474657282a47479706502a46461746191a165 81a5666c61677381a8766f6c6174696c65c3"
             .replace(' ', "")
@@ -180,7 +180,7 @@ fn what_grows_without_bound_is_refused() {
         read_packet::read(&message, "/")
     };
     assert!(packed(&hex("92a165c0")).is_ok());
-    // Lists that say they are long, and lists in lists.
+    // Lists that claim to be long, and nested lists.
     assert!(packed(&hex("ddffffffffa165c0")).is_err());
     assert!(packed(&hex("92a165dfffffffff")).is_err());
     assert!(packed(&hex("92a165c6ffffffff00")).is_err());
@@ -191,7 +191,7 @@ fn what_grows_without_bound_is_refused() {
     within.extend([0x91; 126]);
     within.push(0xc0);
     assert!(packed(&within).is_ok());
-    // Arguments, pieces of binary data, and rooms.
+    // Too many arguments, binary values and rooms.
     let mut many = hex("dc0102a165");
     many.extend([0xc0; 257]);
     assert!(packed(&many).is_err());
@@ -218,7 +218,7 @@ fn commands_are_read() {
         matches!(&disconnect, EmitterCommand::Disconnect { of: whom, close: true } if *whom == EmitterTarget::default()),
         "{disconnect:?}"
     );
-    // As emitters in Go number it, and as servers ask about one client.
+    // With the types of emitters in Go, and in the form of servers for one client.
     assert!(matches!(read(r#"{"type":50,"opts":{},"rooms":["a"]}"#), Ok(EmitterCommand::Join { .. })));
     let one = read(r#"{"requestId":"x","type":3,"sid":"s","room":"a"}"#).unwrap();
     assert!(
@@ -240,7 +240,7 @@ fn commands_are_read() {
     }
 }
 
-/// As python-socketio 5.14 and 5.18.1 send them.
+/// As sent by python-socketio 5.14 and 5.18.1.
 #[test]
 fn what_managers_of_python_send_is_read() {
     let read = |json: &str| read_python::read(json.as_bytes());
@@ -256,7 +256,7 @@ fn what_managers_of_python_send_is_read() {
     let none = of_data("[null]", r#","binary":false"#);
     assert_eq!((json_of(&none), &*none.tags["args"]), (json!([]), "0"));
     assert_eq!(of_data("[[1, 2]]", r#","binary":false"#).data, Payload::json("[1, 2]"));
-    // Before 5.16 what was given was the data as it is.
+    // Before 5.16 the data was sent as it was given.
     assert_eq!(of_data("[1, 2]", "").data, Payload::json("[1, 2]"));
     assert_eq!(json_of(&of_data("null", "")), json!([]));
     let inside = of_data(r#"[[{"p": {"_placeholder": true, "num": 0}}], "Af8="]"#, r#","binary":true"#);
@@ -278,7 +278,7 @@ fn what_managers_of_python_send_is_read() {
 
 #[test]
 fn a_pickle_is_never_read() {
-    // As python-socketio 5.13.0 sends them.
+    // As sent by python-socketio 5.13.0.
     let pickle = b"\x80\x04\x95\x92\x00\x00\x00\x00\x00\x00\x00}\x94(\x8c\x06method\x94\x8c\x04emit\x94\x8c\x05event\x94u.";
     assert!(matches!(read_python::read(pickle), Err(EmitterMessageError::Pickle)));
     let read = |json: &str| read_python::read(json.as_bytes());
@@ -306,7 +306,7 @@ proptest! {
         let _ = super::in_words(&bytes);
     }
 
-    /// A message that was seen, with a few of its bytes changed or the rest cut off.
+    /// A recorded message with a few bytes changed, or cut short.
     #[test]
     fn a_spoiled_message_is_read_or_refused(changes in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..6), cut in any::<usize>()) {
         let mut message = hex(

@@ -1,7 +1,7 @@
-//! A WebSocket that came to a node where its session is not: its bytes are carried to the node that has the session, and that
-//! node's to the client, for as long as the connection lasts.
+//! Carries a WebSocket that came to a node other than that of its session: copies bytes between the client and the node
+//! that has the session, for as long as the connection lasts.
 //!
-//! Nothing is read of what passes. A connection that is idle has no buffer here.
+//! The bytes are not parsed. An idle connection has no buffer here.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -19,19 +19,19 @@ use tokio::sync::watch;
 use super::node_opening::{NodeOpening, OpeningPurpose};
 use super::{Elsewhere, EngineIo};
 
-/// The longest that a connection to another node may take to stand.
+/// The timeout for connecting to another node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long one side may go on when the other has said its last.
+/// How long one side may go on after the other has ended.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most bytes that wait on their way, in each direction.
+/// The most bytes in flight, in each direction.
 const WAITING_BYTES_MAX: usize = 16 << 10;
 
-/// How much longer than any client may be silent nothing passes before both sides are let go.
+/// How much longer than a client may be silent the connection may be idle before both sides are closed.
 const SILENCE_BEYOND: Duration = Duration::from_secs(10);
 
-/// Why a WebSocket is not carried, or not any further.
+/// Why a WebSocket is not carried, or not any longer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CarryError {
     #[error("the node of its session takes in no WebSockets from others, or is gone")]
@@ -45,7 +45,7 @@ pub(crate) enum CarryError {
 }
 
 impl CarryError {
-    /// A word for metrics.
+    /// Returns the label for metrics.
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::NoAddress => "no_address",
@@ -56,7 +56,7 @@ impl CarryError {
     }
 }
 
-/// Counts bytes by where they are carried.
+/// Counters of carried bytes, by direction.
 #[derive(Clone, Debug)]
 pub(crate) struct Carried {
     pub(crate) to_session: IntCounter,
@@ -64,7 +64,7 @@ pub(crate) struct Carried {
 }
 
 impl Elsewhere {
-    /// A connection to the node of this session, on which is said what the client and this node have agreed.
+    /// Connects to the node of this session, and sends it what the client and this node have negotiated.
     pub(crate) async fn reach(&self, deflate: Option<&DeflateParams>) -> Result<TcpStream, CarryError> {
         let address = self.nodes.address(&self.node).await.ok_or(CarryError::NoAddress)?;
         let connecting = async {
@@ -81,14 +81,14 @@ impl Elsewhere {
 }
 
 impl EngineIo {
-    /// Waits until this node, which is being stopped, has to let go of one of the connections that it carries.
+    /// Waits until this stopping node has to close one of the connections that it carries.
     pub(crate) async fn time_to_let_go(&self) {
         let until = changed(&mut self.let_go.subscribe()).await;
         at(Some(moment_within(until))).await;
     }
 
-    /// Carries bytes both ways until both sides have said all, nothing passes any more, or this node has to let go.
-    /// `unread` has come of the client already.
+    /// Carries bytes both ways until both sides have ended, the connection is idle for too long, or this node has to
+    /// close it. `unread` has been received from the client already.
     pub(crate) async fn carry(
         &self,
         client: impl AsyncRead + AsyncWrite + Unpin,
@@ -110,9 +110,9 @@ struct Carrying<C, N> {
 }
 
 enum CarryStep {
-    /// The client has said all, and the node knows.
+    /// The client has ended its side, and the node has been told.
     InwardOver,
-    /// The client knows all that the node will ever say.
+    /// The node has ended its side, and the client has been told.
     OutwardOver,
 }
 
@@ -170,13 +170,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin, N: AsyncRead + AsyncWrite + Unpin> Carry
     }
 }
 
-/// Those who are let go leave evenly until then, as clients of workers do.
+/// Returns a random time until then, so that carried clients leave evenly, as clients of workers do.
 fn moment_within(until: Instant) -> Instant {
     let now = Instant::now();
     now + until.saturating_duration_since(now).mul_f64(rand::random())
 }
 
-/// When this node is to have let go, once that is known.
+/// Returns the time by which this node must have closed what it carries, once that is known.
 async fn changed(let_go: &mut watch::Receiver<Option<Instant>>) -> Instant {
     loop {
         let until = *let_go.borrow_and_update();
@@ -195,17 +195,17 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
-/// Bytes from one side to the other.
+/// One direction of the connection.
 struct OneWay {
-    /// What the other side has not taken yet.
+    /// Bytes that the receiving side has not accepted yet.
     waiting: BytesMut,
-    /// It has taken something that may wait within it.
+    /// Whether the receiving side has accepted bytes that were not flushed.
     unflushed: bool,
-    /// Nothing more comes.
+    /// Whether the sending side has ended.
     ended: bool,
-    /// The other side knows that too.
+    /// Whether the receiving side has been told that.
     is_over: bool,
-    /// When it has last taken something.
+    /// When the receiving side last accepted bytes.
     moved: Instant,
     carried: IntCounter,
 }
@@ -222,7 +222,7 @@ impl OneWay {
         }
     }
 
-    /// Ready when all is carried, and the other side knows that it was all.
+    /// Ready when all bytes are carried, and the receiving side is shut down.
     fn poll(
         &mut self,
         context: &mut Context<'_>,
@@ -235,7 +235,7 @@ impl OneWay {
                 self.note_taken(taken)?;
                 self.waiting.advance(taken);
             }
-            // Nobody needs it while nothing comes.
+            // An idle connection keeps no buffer.
             self.waiting = BytesMut::new();
             if self.ended {
                 return to.as_mut().poll_shutdown(context);
@@ -349,7 +349,7 @@ mod tests {
         let Pair { mut client, mut node, carrying, .. } = pair(b"", Duration::from_millis(50));
         client.write_all(b"x").await.unwrap();
         told(&mut node, 1).await;
-        // More than the client takes: it reads nothing.
+        // More than the sockets buffer: the client reads nothing.
         let writing = tokio::spawn(async move { node.write_all(&vec![0; 1 << 20]).await });
         assert!(matches!(carrying.await.unwrap(), Err(CarryError::Silent)));
         assert!(writing.await.unwrap().is_err());

@@ -1,7 +1,7 @@
-//! Requests that come to a node where their session is not: what they ask is passed on to the node that the name tells.
+//! Passes on polling requests that come to a node other than that of their session, to the node that the session's name tells.
 //!
-//! A request that fetches asks in turns, each shorter than a question may take. Whatever goes wrong ends the session: packets
-//! may be on their way that nobody will get, and the client is to notice.
+//! A request that fetches asks in turns, each shorter than a request between nodes may take. Any failure ends the
+//! session: packets may have been lost, and the client has to notice.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,50 +15,50 @@ use shared::framing::engine_io::PollingPayload;
 use super::polling_session::{NOOP, PollingError, PollingSession};
 use super::{EngineIo, Sid};
 
-/// How long one question waits for packets.
+/// How long one request to the other node waits for packets.
 const TURN: Duration = Duration::from_secs(3);
 
-/// The longest part of packets that one node gives another, in bytes: what a message between nodes has room for.
+/// The longest part of packets in one message, in bytes: the room that a message between nodes has.
 pub(crate) const PART_BYTES_MAX: usize = (1 << 20) - (4 << 10);
 
-/// The longest packets that are put together of parts, in bytes: more than any node lets wait for one client.
+/// The longest sequence of packets that is put together from parts, in bytes: more than any node queues for one client.
 const WHOLE_BYTES_MAX: usize = 256 << 20;
 
-/// What a request asks of a session.
+/// A request to a session on another node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RemotePollRequest {
-    /// The packets that wait, or come in that time.
+    /// Returns the packets that wait, or that come within this time.
     Fetch { wait_ms: u32 },
-    /// What did not go into the answer before.
+    /// Returns the packets that did not fit into the previous reply.
     FetchRest,
-    /// To take in these, behind the parts that came before.
+    /// Brings packets, behind the parts that were sent before.
     Bring(Bytes),
-    /// A part of what is to be taken in, of which more comes.
+    /// Brings a part of the packets, of which more follow.
     BringPart(Bytes),
     /// The client is gone.
     End,
 }
 
-/// What comes of it.
+/// The reply to such a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum RemotePollReply {
-    /// Empty: none have come.
+    /// Empty: no packets have come.
     Packets(Bytes),
-    /// A part of them, of which there is more.
+    /// A part of the packets, of which more remain.
     Part(Bytes),
     Done,
-    /// There is no such session, or not any more.
+    /// The session does not exist, or has ended.
     Over,
-    /// Nobody knows.
+    /// It is not known whether the request was carried out.
     Unknown,
 }
 
-/// The other nodes.
+/// The connection to the other nodes.
 pub(crate) trait Nodes: Send + Sync + fmt::Debug {
-    /// Where a node takes in the WebSockets of its sessions' clients, if it does.
+    /// Returns the address at which a node accepts carried WebSockets, if it does.
     fn address(&self, node: &str) -> BoxFuture<'static, Option<Box<str>>>;
 
-    /// Asks a node something of a session, by the secret of its name.
+    /// Sends a request to the node of a session, which is named by its secret.
     fn ask(
         &self,
         node: &str,
@@ -73,12 +73,12 @@ pub(crate) struct Elsewhere {
     pub(super) nodes: Arc<dyn Nodes>,
     pub(super) node: Box<str>,
     pub(super) session: Box<str>,
-    /// The node that has the request is being stopped.
+    /// Whether the node that has the request is being stopped.
     pub(super) leaving: Arc<AtomicBool>,
 }
 
 impl Elsewhere {
-    /// As [`super::PollingSession::fetch`].
+    /// Fetches packets, as [`super::PollingSession::fetch`].
     pub(crate) async fn fetch(&self, patience: Duration) -> Result<Bytes, PollingError> {
         let unanswered = self.unanswered();
         let begun = Instant::now();
@@ -109,7 +109,7 @@ impl Elsewhere {
         Ok(NOOP)
     }
 
-    /// Packets of which no answer holds all.
+    /// Fetches the rest of packets that do not fit into one reply.
     async fn fetch_rest(&self, first: Bytes) -> Result<Bytes, PollingError> {
         let mut packets = BytesMut::from(first);
         while packets.len() <= WHOLE_BYTES_MAX {
@@ -125,7 +125,7 @@ impl Elsewhere {
         Err(PollingError::Unreachable)
     }
 
-    /// A request brings packets: it ends the session unless it is carried out.
+    /// Begins a request that brings packets: it ends the session unless it is carried out.
     pub(crate) fn begin_bringing(&self) -> BringingElsewhere<'_> {
         BringingElsewhere(self.unanswered())
     }
@@ -142,7 +142,7 @@ impl Elsewhere {
 pub(crate) struct BringingElsewhere<'e>(RemoteRequestGuard<'e>);
 
 impl BringingElsewhere<'_> {
-    /// As [`super::polling_session::PacketUpload::bring`].
+    /// Brings packets, as [`super::polling_session::PacketUpload::bring`].
     pub(crate) async fn bring(self, body: Bytes) -> Result<(), PollingError> {
         if PollingPayload::check(&body).is_err() {
             return Err(PollingError::Malformed);
@@ -178,7 +178,7 @@ impl BringingElsewhere<'_> {
     }
 }
 
-/// A request of another node's session. If it is dropped before it is done, the session is to end.
+/// Guards a request to a session on another node: ends the session if dropped before the request is done.
 struct RemoteRequestGuard<'e> {
     elsewhere: &'e Elsewhere,
     is_done: bool,
@@ -194,14 +194,14 @@ impl Drop for RemoteRequestGuard<'_> {
     fn drop(&mut self) {
         if !self.is_done {
             let Elsewhere { nodes, node, session, .. } = self.elsewhere;
-            // Bounded by the time that a question may take. If it fails too, the missing pong ends the session.
+            // Bounded by the timeout of requests between nodes. If it fails too, the missing pong ends the session.
             tokio::spawn(nodes.ask(node, session.clone(), RemotePollRequest::End));
         }
     }
 }
 
 impl PollingSession {
-    /// As much of these packets as one answer has room for. The rest is kept for the next.
+    /// Returns as much of these packets as one reply has room for, and keeps the rest for the next.
     fn begin_parts(&self, mut packets: Bytes) -> RemotePollReply {
         if packets.len() <= PART_BYTES_MAX {
             return RemotePollReply::Packets(packets);
@@ -216,7 +216,7 @@ impl PollingSession {
         if rest.is_empty() { RemotePollReply::Over } else { self.begin_parts(rest) }
     }
 
-    /// A part of what a request brings, of which the rest follows.
+    /// Stores a part of the packets that a request brings, of which the rest follows.
     fn hold_part(&self, part: &[u8], bytes_max: usize) -> Result<(), PollingError> {
         let mut brought = self.brought.lock();
         if brought.len() + part.len() > bytes_max {
@@ -239,7 +239,7 @@ impl PollingSession {
 }
 
 impl EngineIo {
-    /// What another node's request asks of a session that is here.
+    /// Carries out another node's request to a session of this node.
     pub(crate) async fn answer(&self, session: &str, polled: RemotePollRequest) -> RemotePollReply {
         let found = Sid::parse_secret(session).and_then(|secret| self.find_here(secret));
         let Some(session) = found else { return RemotePollReply::Over };
@@ -276,11 +276,11 @@ mod tests {
     use crate::socketio::SocketioConfig;
     use crate::transport::ClientStream;
 
-    /// Another node, that is asked without a network.
+    /// Another node, which is reached without a network.
     #[derive(Debug)]
     struct Other {
         node: Arc<EngineIo>,
-        /// Its answers are lost from now on.
+        /// Whether its replies are lost.
         is_lost: Mutex<bool>,
     }
 

@@ -1,4 +1,4 @@
-//! Engine.IO on this node: what sessions begin with, and those whose clients poll, by the names that these are told.
+//! Engine.IO on this node: the handshake of sessions, and the sessions of polling clients by name.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,8 +37,8 @@ pub(crate) use transport_probe::{PROBE_TIMEOUT, ProbeError, probe, say_goodbye};
 use elsewhere::BringingElsewhere;
 use polling_session::PacketUpload;
 
-/// What another node says first, for [`crate::readers`]: session, whether it asks for a stream, agreed compression, and how
-/// many bytes are behind it.
+/// Describes the opening line of another node, for [`crate::readers`]: session, whether it asks for a stream,
+/// negotiated compression, and how many bytes follow it.
 pub(crate) fn read_opening(bytes: &[u8]) -> Result<(Box<str>, bool, Option<String>, usize), String> {
     let read = NodeOpening::read(bytes).now_or_never().ok_or("it waits for more")?;
     let (NodeOpening { session, purpose }, rest) = read.map_err(|error| error.to_string())?;
@@ -49,35 +49,35 @@ pub(crate) fn read_opening(bytes: &[u8]) -> Result<(Box<str>, bool, Option<Strin
     Ok((session, is_stream, agreed, rest.len()))
 }
 
-/// How sessions of Engine.IO begin on this node, and those that requests keep alive.
+/// Begins sessions of Engine.IO on this node, and keeps those of polling clients.
 #[derive(Debug)]
 pub(crate) struct EngineIo {
     settings: SocketioConfig,
     node: Box<str>,
     polling: Arc<PollingSessions>,
-    /// For sessions that are on other nodes.
+    /// Reaches sessions that are on other nodes.
     nodes: OnceLock<Arc<dyn Nodes>>,
-    /// This node is being stopped.
+    /// Whether this node is being stopped.
     leaving: Arc<AtomicBool>,
-    /// By when it has let go of the connections that it carries to others.
+    /// The time by which the node must have closed the connections that it carries to other nodes.
     let_go: watch::Sender<Option<Instant>>,
 }
 
-/// A session that a request names.
+/// The session that a request names.
 #[derive(Debug)]
 pub(crate) enum FoundSession {
     Here(Arc<PollingSession>),
     Elsewhere(Elsewhere),
 }
 
-/// A request that brings packets. If it is dropped its session ends.
+/// A request that brings packets. If it is dropped, its session ends.
 pub(crate) enum RemotePacketUpload<'s> {
     Here(PacketUpload<'s>),
     Elsewhere(BringingElsewhere<'s>),
 }
 
 impl FoundSession {
-    /// As [`PollingSession::fetch`].
+    /// Fetches packets, as [`PollingSession::fetch`].
     pub(crate) async fn fetch(&self, patience: Duration) -> Result<Bytes, PollingError> {
         match self {
             Self::Here(session) => session.fetch(patience).await,
@@ -85,7 +85,7 @@ impl FoundSession {
         }
     }
 
-    /// As [`PollingSession::begin_bringing`].
+    /// Begins to bring packets, as [`PollingSession::begin_bringing`].
     pub(crate) fn begin_bringing(&self) -> Result<RemotePacketUpload<'_>, PollingError> {
         match self {
             Self::Here(session) => session.begin_bringing().map(RemotePacketUpload::Here),
@@ -103,26 +103,26 @@ impl RemotePacketUpload<'_> {
     }
 }
 
-/// Sessions by the secrets of their names. As many as there are clients: each was admitted as one.
+/// Sessions by the secrets of their names. There are as many as polling clients, each admitted as a client.
 ///
-/// Where a secret is looked for does not show how much of it is right: the table hides its order.
+/// The time of a lookup does not show how much of a secret is right: the table hashes with random keys.
 #[derive(Debug, Default)]
 struct PollingSessions(Mutex<HashMap<u128, Arc<PollingSession>>>);
 
-/// A session's name: which one it is, and on which node. Whoever knows it can speak for its client.
+/// A session's name: its secret, and its node. Whoever knows it can speak for the client.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sid<'a> {
     secret: u128,
     pub(crate) node: &'a str,
 }
 
-/// A client that is to be opened.
+/// A client that is about to be opened.
 #[derive(Debug)]
 pub(crate) struct PollingClient {
-    /// Its worker's end.
+    /// The worker's end of the pipe.
     pub(crate) pipe: PipeStream,
     pub(crate) session: Arc<PollingSession>,
-    /// What it is told first.
+    /// The first packet for the client.
     pub(crate) greeting: Bytes,
 }
 
@@ -158,9 +158,9 @@ impl EngineIo {
         }
     }
 
-    /// From now on other nodes are asked about the sessions that they have.
+    /// Sets how the sessions of other nodes are reached.
     pub(crate) fn connect(&self, nodes: Arc<dyn Nodes>) {
-        // Once is enough: there is one cluster.
+        // Later calls have no effect: there is one cluster.
         let _ = self.nodes.set(nodes);
     }
 
@@ -168,7 +168,7 @@ impl EngineIo {
         &self.settings
     }
 
-    /// What a client over a WebSocket is told first, as a frame.
+    /// Returns the first packet for a client over a WebSocket, as a frame.
     pub(crate) fn greeting(&self) -> Bytes {
         let mut packet = BytesMut::new();
         self.put_handshake(rand::random(), false, &mut packet);
@@ -177,7 +177,7 @@ impl EngineIo {
         frame.freeze()
     }
 
-    /// Begins a session whose client polls.
+    /// Begins the session of a polling client.
     pub(crate) fn begin_polling(&self) -> PollingClient {
         let secret = rand::random();
         let sessions = Arc::downgrade(&self.polling);
@@ -190,22 +190,22 @@ impl EngineIo {
         PollingClient { pipe, session, greeting: greeting.freeze() }
     }
 
-    /// This node is being stopped: requests whose sessions are elsewhere do not wait here any longer.
+    /// Marks this node as stopping: requests for sessions on other nodes wait here no longer.
     pub(crate) fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// What is carried to sessions on other nodes is let go of, evenly until then.
+    /// Closes the connections that are carried to other nodes, evenly until then.
     pub(crate) fn let_go(&self, until: Instant) {
         self.let_go.send_replace(Some(until));
     }
 
-    /// The session of this name, if its client polls here, or if another node has to know.
+    /// Finds the session of this name, on this node or on the node that the name tells.
     pub(crate) fn find(&self, sid: Sid<'_>) -> Option<FoundSession> {
         if *sid.node == *self.node {
             return self.find_here(sid.secret).map(FoundSession::Here);
         }
-        // All names of nodes are of one length: no other is worth a question.
+        // All names of nodes have the same length, so a name of another length needs no request.
         let nodes = self.nodes.get().filter(|_| sid.node.len() == self.node.len())?.clone();
         Some(FoundSession::Elsewhere(Elsewhere {
             nodes,
@@ -219,7 +219,7 @@ impl EngineIo {
         self.polling.0.lock().get(&secret).cloned()
     }
 
-    /// The longest that a request waits for packets: in all that time there is a ping, or no client.
+    /// Returns the longest that a request waits for packets: a ping comes within that time, or the client is gone.
     pub(crate) fn patience(&self) -> Duration {
         Duration::from_millis(self.settings.ping_interval_ms + self.settings.ping_timeout_ms)
     }
@@ -233,7 +233,7 @@ impl EngineIo {
 
 impl PollingSessions {
     fn forget(sessions: &Weak<Self>, secret: u128) {
-        // Whoever goes first of those that share it is dropped with the lock open.
+        // The session is dropped after the lock is released.
         let forgotten = sessions.upgrade().and_then(|sessions| sessions.0.lock().remove(&secret));
         drop(forgotten);
     }

@@ -1,4 +1,4 @@
-//! What one node says to another before what it carries of a client follows: a line of JSON.
+//! The line of JSON that one node sends to another before the bytes that it carries for a client.
 
 use std::io;
 
@@ -9,29 +9,29 @@ use shared::framing::websocket::{DeflateParams, DeflatePolicy};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Raised whenever an older node would misread it.
+/// Raised whenever an older node would misread the line.
 const VERSION: u32 = 1;
 
-/// That of a line that asks for a stream, which nodes of version 1 know nothing of.
+/// The version of a line that asks for a stream, which nodes of version 1 do not support.
 const VERSION_OF_STREAMS: u32 = 2;
 
 /// The longest line, in bytes.
 const BYTES_MAX: usize = 512;
 
-/// For which session a connection is.
+/// The session that a connection between nodes is for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct NodeOpening {
-    /// Of its name what its own node knows it by.
+    /// The part of the session's name by which its node knows it.
     pub(crate) session: Box<str>,
     pub(crate) purpose: OpeningPurpose,
 }
 
-/// What a connection from another node is for.
+/// The purpose of a connection from another node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum OpeningPurpose {
-    /// A client's WebSocket follows, whose handshake has agreed on this.
+    /// A client's WebSocket follows, with the compression that its handshake has negotiated.
     WebSocket { deflate: Option<DeflateParams> },
-    /// The stream that is reserved for the session's client is to follow in answer.
+    /// The node answers with the stream that is reserved for the session's client.
     Stream,
 }
 
@@ -47,13 +47,13 @@ pub(crate) enum OpeningError {
     Lost(#[from] io::Error),
 }
 
-/// These mean the same in every version.
+/// These fields mean the same in every version.
 #[derive(Serialize, Deserialize)]
 struct OpeningHeader {
     v: u32,
     #[serde(default)]
     session: Box<str>,
-    /// As the handshake's answer says it.
+    /// As in the response of the handshake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deflate: Option<String>,
 }
@@ -73,7 +73,7 @@ impl NodeOpening {
         stream.write_all(&self.encode()?).await
     }
 
-    /// Reads it. Returns what has come behind it already, too.
+    /// Reads the line. Also returns the bytes that have been received behind it.
     pub(crate) async fn read(mut stream: impl AsyncRead + Unpin) -> Result<(Self, Bytes), OpeningError> {
         let mut come = BytesMut::with_capacity(BYTES_MAX);
         loop {
@@ -94,7 +94,7 @@ impl NodeOpening {
         let OpeningHeader { v, session, deflate } = serde_json::from_slice(line)?;
         let purpose = match v {
             VERSION => {
-                // What was agreed reads as an offer of the same.
+                // The negotiated parameters are parsed as an offer of the same.
                 let deflate = deflate.and_then(|agreed| negotiate([&*agreed], DeflatePolicy::default()));
                 OpeningPurpose::WebSocket { deflate }
             }

@@ -1,5 +1,5 @@
-//! One client that requests fetch packets for and bring packets of: between two of them there is this, a pipe to its worker,
-//! and no task.
+//! The session of one polling client, whose requests fetch and bring packets. Between requests it consists of this
+//! state and a pipe to the client's worker, without a task.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,44 +12,44 @@ use tokio::sync::Notify;
 
 use crate::transport::task_pipe::{Attached, HandedBody};
 
-/// Answers to requests that have nothing else to say.
+/// The answer to requests for which there are no packets.
 pub(super) const NOOP: Bytes = Bytes::from_static(b"6");
-/// The client has broken the rules, by another request.
+/// The answer to a pending request when another request has broken the rules.
 const CLOSE: Bytes = Bytes::from_static(b"1");
 
-/// How long a request that fetches waits while its client tries a WebSocket.
+/// How long a request that fetches waits while the client probes a WebSocket.
 const FETCH_WHILE_PROBING: Duration = Duration::from_millis(100);
 
-/// How long the worker may take to have room for what a request brings.
+/// How long the worker may take to have room for the packets that a request brings.
 const BRING_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(crate) struct PollingSession {
     pipe: HandedBody,
     phase: Mutex<Phase>,
-    /// Told when that changes.
+    /// Notified when the phase changes.
     changed: Notify,
-    /// A request waits for packets.
+    /// Whether a request waits for packets.
     fetching: AtomicBool,
-    /// A request brings some.
+    /// Whether a request brings packets.
     bringing: AtomicBool,
-    /// What was taken for a request at another node, and did not go into the answer to that.
+    /// Packets taken for a request at another node that did not fit into the reply.
     pub(super) unfetched: Mutex<Bytes>,
-    /// Parts of what such a request brings.
+    /// Parts of the packets that a request at another node brings.
     pub(super) brought: Mutex<BytesMut>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Polling,
-    /// It tries a WebSocket.
+    /// The client probes a WebSocket.
     Probing,
-    /// It has changed over to one.
+    /// The client has changed over to a WebSocket.
     Moved,
     Ended,
 }
 
-/// Why a request is refused. But for the first, its session has ended with that.
+/// Why a request is refused. All but the first end the session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum PollingError {
     #[error("the session is over, or has changed over to a WebSocket")]
@@ -77,14 +77,14 @@ impl PollingSession {
         }
     }
 
-    /// The packets that wait, or the next ones to come; none once `patience` is over. If it is given up the session ends:
-    /// what was taken for it would be missing.
+    /// Returns the packets that wait, or the next ones to come, or a no-op once `patience` is over. If the request is
+    /// given up, the session ends: the packets taken for it would be missing.
     pub(crate) async fn fetch(&self, patience: Duration) -> Result<Bytes, PollingError> {
         let packets = self.fetch_in_turn(patience).await?;
         Ok(if packets.is_empty() { NOOP } else { packets })
     }
 
-    /// The same for a request that comes again at once if there are none, which is said by none at all.
+    /// The same for a request that repeats at once when there are no packets: these are reported as empty bytes.
     pub(super) async fn fetch_in_turn(&self, patience: Duration) -> Result<Bytes, PollingError> {
         let Some(turn) = RequestGuard::begin(self, &self.fetching) else {
             return Err(self.break_off(PollingError::Overlap));
@@ -121,7 +121,7 @@ impl PollingSession {
         packets
     }
 
-    /// Makes way for a request that brings packets. There is one at a time.
+    /// Begins a request that brings packets. There is one at a time.
     pub(crate) fn begin_bringing(&self) -> Result<PacketUpload<'_>, PollingError> {
         let Some(turn) = RequestGuard::begin(self, &self.bringing) else {
             return Err(self.break_off(PollingError::Overlap));
@@ -135,23 +135,23 @@ impl PollingSession {
         }
     }
 
-    /// Its client tries a WebSocket. Returns whether it may: it has none yet, and tries no other. A request that waits is
-    /// answered, so that nothing is on its way when the client changes over.
+    /// Begins to probe a WebSocket. Returns false unless the client polls and probes no other WebSocket. A request that
+    /// waits is answered, so that none is in flight when the client changes over.
     pub(super) fn begin_probing(&self) -> bool {
         self.change(Phase::Polling, Phase::Probing)
     }
 
-    /// The WebSocket came to nothing.
+    /// Returns to polling after a WebSocket has failed.
     pub(super) fn stop_probing(&self) {
         self.change(Phase::Probing, Phase::Polling);
     }
 
-    /// The client is reached by this from now on. Returns whether there is still one.
+    /// Moves the client to this connection. Returns whether the client is still there.
     pub(crate) fn attach(&self, attached: Attached) -> bool {
         self.change(Phase::Probing, Phase::Moved) && self.pipe.attach(attached).is_ok()
     }
 
-    /// The client is gone. What it has asked for before is carried out.
+    /// Ends the session, because the client is gone. Its earlier commands are carried out.
     pub(crate) fn end(&self) {
         let mut phase = self.phase.lock();
         if *phase == Phase::Moved {
@@ -198,7 +198,7 @@ fn without_last_separator(mut packets: Bytes) -> Bytes {
     packets
 }
 
-/// One request of its kind. If it is dropped before it is done, its client has given it up.
+/// A request of one kind in progress. If it is dropped before it is done, the client has given it up.
 struct RequestGuard<'s> {
     session: &'s PollingSession,
     taken: &'s AtomicBool,
@@ -207,7 +207,7 @@ struct RequestGuard<'s> {
 
 impl<'s> RequestGuard<'s> {
     fn begin(session: &'s PollingSession, taken: &'s AtomicBool) -> Option<Self> {
-        // Made only then: dropping one gives the turn back.
+        // Created only if the flag was free: dropping a guard clears it.
         let is_free = !taken.swap(true, Ordering::AcqRel);
         is_free.then(|| Self { session, taken, is_done: false })
     }
@@ -226,11 +226,11 @@ impl Drop for RequestGuard<'_> {
     }
 }
 
-/// A request that brings packets. If it is dropped its session ends: nobody knows what was to come.
+/// A request that brings packets. If it is dropped, its session ends, because packets may be missing.
 pub(crate) struct PacketUpload<'s>(RequestGuard<'s>);
 
 impl PacketUpload<'_> {
-    /// Hands the packets of a whole body to the worker, once it has room.
+    /// Passes the packets of a whole body to the worker, once it has room.
     pub(crate) async fn bring(self, body: Bytes) -> Result<(), PollingError> {
         if PollingPayload::check(&body).is_err() {
             return Err(PollingError::Malformed);
@@ -262,7 +262,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// A worker's end, and a session.
+    /// The worker's end of the pipe, and the session.
     fn session() -> (ClientStream, Arc<PollingSession>) {
         let (near, far) = handed_in_slices(|| {});
         (ClientStream::Handed(near), Arc::new(PollingSession::new(far)))

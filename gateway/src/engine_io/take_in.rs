@@ -1,4 +1,4 @@
-//! WebSockets that other nodes carry here, each to a session whose client polls: from then on its worker reaches it by that.
+//! Takes in WebSockets that other nodes carry here, each for the session of a polling client, which changes over to it.
 
 use bytes::Bytes;
 use shared::framing::websocket::DeflateParams;
@@ -10,8 +10,8 @@ use crate::transport::IncomingSocket;
 use crate::transport::task_pipe::Attached;
 
 impl EngineIo {
-    /// Has the client of this session reached by a connection of another node, if it changes over. `unread` has come on that
-    /// already.
+    /// Moves the client of this session to a connection from another node, if the client changes over. `unread` has
+    /// been received on the connection already.
     pub(crate) async fn take_in(
         &self,
         session: &str,

@@ -1,7 +1,7 @@
-//! A client that polls tries a WebSocket, and changes over to it if it works.
+//! Lets a polling client probe a WebSocket, and change over to it if it works.
 //!
-//! It asks `2probe`, is answered `3probe`, waits until no request of its own is on its way, and says `5`. What follows is its
-//! worker's to read. Until then it is reached by polling, whatever becomes of this.
+//! The client sends `2probe`, is answered `3probe`, waits until none of its requests is in flight, and sends `5`. The
+//! worker reads everything after that. Until then the client is reached by polling, whatever happens to the WebSocket.
 
 use std::io;
 use std::time::Duration;
@@ -16,18 +16,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::polling_session::PollingSession;
 
-/// The longest from the first byte to the change.
+/// The longest time from the first byte to the change.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest that a goodbye may take.
+/// The timeout for closing the stream.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
-/// What is read at once. A probe has six bytes.
+/// The size of a read. A probe has six bytes.
 const READ_BYTES: usize = 1 << 10;
-/// Frames that may come before the change: a client that only pings tries nothing.
+/// The most frames before the change: it ends probes of clients that only send pings.
 const FRAMES_MAX: usize = 16;
 
 const LIMITS: Limits = Limits { message_bytes_max: 128, frame_bytes_max: 128, fragments_max: 4 };
 
-/// Why a client stays as it was.
+/// Why a client stays with polling.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeError {
     #[error("it has changed over already, tries another WebSocket, or is gone")]
@@ -41,7 +41,7 @@ pub(crate) enum ProbeError {
 }
 
 impl ProbeError {
-    /// A word for metrics.
+    /// Returns the label for metrics.
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::NotPolling => "not_polling",
@@ -52,7 +52,8 @@ impl ProbeError {
     }
 }
 
-/// Waits until the client changes over, at most so long, and answers what it has sent behind that. `None`: there is no such session.
+/// Waits until the client changes over, for at most `within`, and returns the bytes behind that. `None`: there is no
+/// such session.
 pub(crate) async fn probe(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     unread: Bytes,
@@ -74,9 +75,9 @@ pub(crate) async fn probe(
     probed
 }
 
-/// Ends a WebSocket that comes to nothing: by the end of its stream, which every library notices.
+/// Ends a failed WebSocket by ending its stream, which every library notices.
 pub(crate) async fn say_goodbye(stream: &mut (impl AsyncWrite + Unpin)) {
-    // Nothing depends on it.
+    // Best effort: nothing depends on the result.
     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, stream.shutdown()).await;
 }
 
@@ -90,7 +91,7 @@ struct Prober {
 enum ProbePacket {
     Probe,
     Upgrade,
-    /// To be answered with these bytes.
+    /// A ping, to be answered with these bytes.
     Ping(Bytes),
     Nothing,
 }
@@ -132,7 +133,7 @@ impl Prober {
         Err(ProbeError::Unexpected)
     }
 
-    /// The next thing that the client says.
+    /// Reads the next packet of the client.
     async fn next(
         &mut self,
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
@@ -169,12 +170,12 @@ impl Prober {
     }
 }
 
-/// A session's client tries a WebSocket. It stays with its requests if this is dropped before it has succeeded.
+/// A probe by a session's client. If it is dropped before it has succeeded, the client stays with polling.
 struct TransportProbe<'s>(Option<&'s PollingSession>);
 
 impl<'s> TransportProbe<'s> {
     fn begin(session: &'s PollingSession) -> Option<Self> {
-        // Made only then: one that is dropped ends the attempt, whoever's it is.
+        // Created only if the probe may begin: dropping one ends the session's probe.
         session.begin_probing().then(|| Self(Some(session)))
     }
 
@@ -211,7 +212,7 @@ mod tests {
         frames.to_vec()
     }
 
-    /// What comes of a client that says this, and what it is told.
+    /// The result for a client that sends these bytes, and the answer that it receives.
     async fn probed(session: Option<&PollingSession>, said: &[u8]) -> (Result<Bytes, ProbeError>, Vec<u8>) {
         let (mut near, mut far) = duplex(1 << 10);
         let (come, rest) = said.split_at(said.len().min(3));

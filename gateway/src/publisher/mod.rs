@@ -1,7 +1,7 @@
 //! `tidegate publish`: feeds a running gateway over its server API, with real prices or with one's own data.
 //!
-//! `read` gets publications out of a file or standard input, `pace` says when, `send` carries them over HTTP, and
-//! `run` holds these together.
+//! `read_lines` reads publications from a file or standard input, `pace` says when each is due, `publish_client` sends
+//! them over HTTP, and `run_publisher` connects these parts.
 
 mod pace;
 mod publish_cli;

@@ -1,12 +1,12 @@
-//! When the next publication is due: a fixed rate, whether or not the gateway keeps up.
+//! Decides when the next publication is due: at a fixed rate, whether or not the gateway keeps up.
 
 use std::str::FromStr;
 use std::time::Duration;
 
-/// At high rates, publications that are due within this time travel together.
+/// At high rates, publications that become due within this time are sent together.
 const TOGETHER: Duration = Duration::from_millis(5);
 
-/// How many publications a second.
+/// The rate of publications.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum PublishRate {
     PerSecond(f64),
@@ -36,12 +36,12 @@ impl FromStr for PublishRate {
     }
 }
 
-/// Counts what is due against what was taken. Times are measured from the start by the caller.
+/// Counts the publications that are due and those that were taken. The caller measures times from the start.
 #[derive(Debug)]
 pub(super) struct Pace {
     rate: PublishRate,
     taken: u64,
-    /// Time in which there was nothing to publish: nothing became due in it.
+    /// The time in which there was nothing to publish. Nothing became due in it.
     idle: Duration,
     /// The longest a publication has been overdue when it was taken.
     pub(super) late_max: Duration,
@@ -52,11 +52,11 @@ impl Pace {
         Self { rate, taken: 0, idle: Duration::ZERO, late_max: Duration::ZERO }
     }
 
-    /// How many are due now, or how long nothing worth a request will be.
+    /// Returns how many publications are due now, or how long it is until enough are due for a request.
     pub(super) fn due(&self, elapsed: Duration) -> Result<usize, Duration> {
         let PublishRate::PerSecond(rate) = self.rate else { return Ok(usize::MAX) };
         let running = elapsed.saturating_sub(self.idle).as_secs_f64();
-        // The first is due at once.
+        // The first publication is due at once.
         let due = (running * rate) as u64 + 1;
         let worth = (rate * TOGETHER.as_secs_f64()).max(1.0) as u64;
         match due.saturating_sub(self.taken) {
@@ -70,7 +70,7 @@ impl Pace {
         }
     }
 
-    /// This many were taken.
+    /// Counts publications that were taken.
     pub(super) fn take(&mut self, elapsed: Duration, count: usize) {
         if let PublishRate::PerSecond(rate) = self.rate {
             let at = Duration::try_from_secs_f64(self.taken as f64 / rate).unwrap_or(Duration::MAX);
@@ -79,7 +79,7 @@ impl Pace {
         self.taken += count as u64;
     }
 
-    /// There was nothing to take for so long.
+    /// Records a time in which there was nothing to take.
     pub(super) fn idle(&mut self, waited: Duration) {
         self.idle += waited;
     }

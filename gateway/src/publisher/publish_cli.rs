@@ -1,4 +1,4 @@
-//! The subcommand: a runtime of its own, complaints on standard error, the report on standard output.
+//! The subcommand: runs on its own runtime, prints complaints on standard error and the report on standard output.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -34,8 +34,8 @@ pub fn command(args: &PublishArgs) -> ExitCode {
     if result.is_ok() && report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Without the signal there is still the default: the process ends. As the first process of a container it has no
-/// default, so the signal that stops containers is listened to as well.
+/// Waits for a signal. If it cannot be handled, its default action still ends the process. The first process of a
+/// container has no default actions, so SIGTERM, which stops containers, is handled as well.
 async fn signalled(kind: SignalKind) {
     match signal(kind) {
         Ok(mut signal) => {

@@ -1,4 +1,4 @@
-//! Carries publications to the server API, several in one request, again after a lost connection.
+//! Sends publications to the server API, several in one request, and again after a lost connection.
 
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,10 @@ use crate::secret::Secret;
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Longest answer that is read, in bytes.
+/// The longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// How long nothing may come before whoever publishes is told that nothing comes.
+/// The time without an answer after which the user is told that there is none.
 const SILENCE: Duration = Duration::from_secs(1);
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -44,14 +44,14 @@ pub enum SendError {
     Answer(String),
 }
 
-/// What is wrong with one try.
+/// The error of one attempt.
 enum AttemptError {
-    /// May be gone at the next try.
+    /// The next attempt may succeed.
     Passing(String),
     Lasting(SendError),
 }
 
-/// What became of one publication: `Err` is what the gateway says against it.
+/// The result of one publication: `Err` is the gateway's reason for refusing it.
 pub(super) type PublishOutcome = Result<(), String>;
 
 pub(super) struct PublishClient {
@@ -59,13 +59,13 @@ pub(super) struct PublishClient {
     url: Uri,
     key: http::HeaderValue,
     retry_for: Duration,
-    /// Begins every idempotency key, so that no other run has the same.
+    /// The start of every idempotency key, so that no other run has the same keys.
     run: Option<String>,
     sent: u64,
     pub(super) retries: u64,
 }
 
-/// Where batches go: below the address of the API, which stands below `/api` where nothing else is said.
+/// Returns the URL for batches, below the URL of the API. A URL without a path stands for `/api`.
 fn batch_url(url: &str) -> Result<Uri, SendError> {
     let invalid = |_| SendError::Url(url.to_owned());
     let given: Uri = url.parse().map_err(invalid)?;
@@ -74,8 +74,8 @@ fn batch_url(url: &str) -> Result<Uri, SendError> {
 }
 
 impl PublishClient {
-    /// `with_keys`: give each publication an idempotency key, so that a request whose answer was lost can be sent
-    /// again without publishing twice.
+    /// Creates a client. `with_keys`: give each publication an idempotency key, so that a request whose answer was lost
+    /// can be sent again without publishing twice.
     pub(super) fn new(
         url: &str,
         key: &Secret,
@@ -104,8 +104,8 @@ impl PublishClient {
         })
     }
 
-    /// Publishes all of these, in order for each channel. The outcomes are in the order of the items. `complain` is told
-    /// at once, and once, that the gateway does not answer: tries go on for long.
+    /// Publishes all items, in order for each channel, and returns the outcomes in the order of the items. `complain`
+    /// is called at once, and only once, when the gateway does not answer, because the retries may take long.
     pub(super) async fn send(
         &mut self,
         items: &[InputItem],
@@ -239,7 +239,7 @@ fn outcomes(answer: &[u8], count: usize) -> Result<Vec<PublishOutcome>, SendErro
     Ok(replies.replies.into_iter().map(outcome).collect())
 }
 
-/// What an error answer says, as far as it is text.
+/// Returns the message of an error answer, as far as it is text.
 fn error_in(answer: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Whole {

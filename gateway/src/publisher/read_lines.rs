@@ -1,4 +1,4 @@
-//! Gets publications out of a file, standard input or the shipped prices, a line each.
+//! Reads publications from a file, standard input or the shipped prices, one a line.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::PathBuf;
@@ -10,13 +10,13 @@ use tokio::sync::mpsc;
 use crate::prices::{HEADER, Price, SHIPPED};
 use crate::setting::trimmed;
 
-/// Longest line that is read, in bytes. The gateway takes no longer payload unless told to.
+/// The longest line that is read, in bytes. By default the gateway accepts no longer payload.
 const LINE_BYTES_MAX: usize = 256 * 1024;
 
-/// So many characters of a line that was not expected are shown.
+/// The most characters that are shown of an unexpected line.
 const SHOWN_MAX: usize = 80;
 
-/// Where publications come from.
+/// The source of publications.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum InputSource {
     /// The prices that come with the gateway.
@@ -25,11 +25,11 @@ pub(super) enum InputSource {
     File(PathBuf),
 }
 
-/// One line.
+/// A line of the input.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum InputLine {
     Item(InputItem),
-    /// Nothing to publish: which line, and what is wrong with it.
+    /// The line cannot be published: its number, and what is wrong with it.
     Bad(String),
 }
 
@@ -44,14 +44,14 @@ pub(super) struct InputItem {
 #[derive(Clone, Debug)]
 pub(super) struct InputOptions {
     pub(super) source: InputSource,
-    /// Begin again at the end.
+    /// Whether to begin again at the end.
     pub(super) again: bool,
-    /// Put before every channel; without it, `prices:` before symbols and nothing before channels.
+    /// A prefix of every channel. `None`: `prices:` before symbols, and nothing before channels.
     pub(super) prefix: Option<String>,
 }
 
 impl InputOptions {
-    /// Reads on the present thread, which may block, until the end or until nobody takes lines any more.
+    /// Reads on the current thread, which may block, until the input ends or the receiver is dropped.
     pub(super) fn run(&self, lines: &mpsc::Sender<InputLine>) -> std::io::Result<()> {
         loop {
             let (taken, items) = match &self.source {
@@ -68,7 +68,7 @@ impl InputOptions {
         }
     }
 
-    /// Whether lines were taken to the end, and how many publications there were.
+    /// Reads the input once. Returns whether all lines were received, and how many publications there were.
     fn read(&self, mut from: impl BufRead, lines: &mpsc::Sender<InputLine>) -> std::io::Result<(bool, u64)> {
         let mut bytes = Vec::new();
         let (mut number, mut items, mut is_prices) = (0_usize, 0_u64, false);
@@ -90,7 +90,7 @@ impl InputOptions {
                     is_prices = true;
                     continue;
                 }
-                // One line instead of one for each that is no channel, tab and JSON.
+                // A single error, in place of one for each line that is no channel, tab and JSON.
                 Ok(text) if number == 1 && !text.contains('\t') && text.contains(',') => {
                     let found: String = trimmed(text).chars().take(SHOWN_MAX).collect();
                     return Err(std::io::Error::new(
@@ -140,7 +140,7 @@ impl InputOptions {
     }
 }
 
-/// Whether these are the columns of prices, as spreadsheets write them too.
+/// Whether the line is the header of prices, also in the form that spreadsheets write.
 fn is_header(line: &str) -> bool {
     let columns = line.split(',').map(|column| trimmed(column).trim_matches('"'));
     columns.map(str::to_ascii_lowercase).eq(HEADER.split(',').map(str::to_owned))
@@ -154,7 +154,7 @@ fn named(prefix: &str, rest: &str) -> Result<String, String> {
     }
 }
 
-/// Reads up to the next line break, or the end. False: there was more than fits, which has been passed over.
+/// Reads up to the next line break, or the end. Returns false if the line is too long; the rest of it is skipped.
 fn read_line(from: &mut impl BufRead, bytes: &mut Vec<u8>) -> std::io::Result<bool> {
     from.by_ref().take(LINE_BYTES_MAX as u64).read_until(b'\n', bytes)?;
     if bytes.len() < LINE_BYTES_MAX || bytes.ends_with(b"\n") {

@@ -1,4 +1,4 @@
-//! Reads, waits until it is time, sends, and counts.
+//! Reads publications, waits until each is due, sends them, and counts the results.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,14 +12,14 @@ use super::publish_client::{PublishClient, PublishOutcome, SendError};
 use super::read_lines::{InputItem, InputLine, InputOptions, InputSource};
 use crate::secret::{Secret, SecretFileError};
 
-/// Lines read ahead.
+/// The most lines that are read ahead.
 const LINES_MAX: usize = 1_024;
 
-/// The most publications of one request, and about the most bytes.
+/// The most publications in one request, and the approximate most bytes.
 const BATCH_MAX: usize = 500;
 const BATCH_BYTES_MAX: usize = 512 * 1024;
 
-/// How long the answer to the last request is waited for once publishing should stop.
+/// How long to wait for the answer to the last request once publishing should stop.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 /// The most complaints of one kind that are printed; all are counted.
@@ -70,19 +70,19 @@ pub enum PublishError {
     Send(#[from] SendError),
 }
 
-/// What became of everything.
+/// The totals of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Report {
     pub published: u64,
-    /// The gateway said no.
+    /// Publications that the gateway has refused.
     pub refused: u64,
     pub bad_lines: u64,
-    /// Read and not published, because publishing could not go on.
+    /// Publications that were read and not sent, because publishing could not go on.
     pub unsent: u64,
     /// Requests that were sent again.
     pub retries: u64,
     pub took: Duration,
-    /// The longest a publication was behind its time.
+    /// The longest a publication was overdue.
     pub late_max: Duration,
 }
 
@@ -110,8 +110,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Publishes everything, until the end or until `stop` is ready. `complain` is told what goes wrong with single lines.
-/// What was done before an error is in the report beside it.
+/// Publishes all input, until its end or until `stop` is ready. `complain` receives what is wrong with single lines.
+/// The report also covers what was done before an error.
 pub async fn publish(
     args: &PublishArgs,
     stop: impl Future<Output = ()>,
@@ -148,7 +148,7 @@ async fn run(
     let (lines, mut taken) = mpsc::channel(LINES_MAX);
     let reading = InputOptions { source, again: args.again, prefix: args.channel_prefix.clone() };
     let from = args.file.as_ref().map_or("the shipped prices".to_owned(), |path| path.display().to_string());
-    // Reading may block for ever, on a terminal for instance: the thread is not waited for unless it has ended.
+    // Reading may block for ever, on a terminal for instance, so the thread is joined only if it has finished.
     let reader = std::thread::spawn(move || reading.run(&lines));
 
     let mut pace = Pace::new(args.rate);
@@ -180,7 +180,7 @@ async fn run(
             let mut sending = std::pin::pin!(sender.send(&batch, complain));
             tokio::select! {
                 sent = &mut sending => (Some(sent), false),
-                // What is in flight is seen through, unless the gateway does not answer.
+                // The request in flight is completed, unless the gateway does not answer.
                 () = &mut stop => (tokio::time::timeout(LAST_ANSWER, &mut sending).await.ok(), true),
             }
         };
@@ -220,7 +220,7 @@ fn count(
     }
 }
 
-/// The first line and those that are there already, as far as they fit into one request.
+/// Returns the first line and those that have been read already, as far as they fit into one request.
 fn gather(
     first: InputLine,
     due: usize,

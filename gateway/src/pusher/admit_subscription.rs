@@ -1,4 +1,4 @@
-//! What a client shows to be let into a channel or to be a user, and what it gets for it.
+//! Verifies what clients present to subscribe to a channel or to sign in as a user, and returns the grant.
 
 use bytes::Bytes;
 use gateway_core::effect::{Grant, Identity, Overrides, ServerSubscription};
@@ -11,11 +11,11 @@ use shared::refusal::Refusal;
 
 use super::PusherApp;
 
-/// What a subscription comes to, once there is room for it.
+/// The result of an admitted subscription, provided that the channel has room.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SubscriptionEntry {
     pub(crate) grant: Grant,
-    /// The user that it makes a member of the channel.
+    /// The user that becomes a member of the channel.
     pub(crate) member: Option<UserId>,
 }
 
@@ -36,7 +36,7 @@ struct UserData<'a> {
 }
 
 impl PusherApp {
-    /// Whether a client, signed in as `user`, may subscribe. `data`: what it says of itself beside its signature.
+    /// Checks whether a client, signed in as `user`, may subscribe. `data`: the data that the signature covers.
     pub(crate) fn admit(
         &self,
         client: ClientId,
@@ -92,7 +92,7 @@ impl PusherApp {
         Ok(SubscriptionEntry { grant, member: Some(user) })
     }
 
-    /// Who a client is that shows this, and whom it wants to know online.
+    /// Verifies a sign-in, and returns who the client is and which users it watches.
     pub(crate) fn sign_in(&self, client: ClientId, auth: &str, data: &str) -> Result<Identity, Refusal> {
         let signed = format!("{}::user::{data}", socket_id(client));
         let terms = self.terms();
@@ -143,7 +143,7 @@ impl PusherApp {
 
 const USER_ID: &str = "the id of a user must be a text or a whole number, of at most 128 bytes";
 
-/// Applications write the ids of users as texts and as numbers.
+/// Returns the id of a user. Applications write it as a text or as a number.
 fn user_id(raw: &RawValue) -> Option<String> {
     let text = raw.get();
     let id = match text.starts_with('"') {

@@ -1,4 +1,4 @@
-//! What the names of an app's channels say about them, as options: they hold for whoever publishes and subscribes, in any
+//! Derives options from the names of an app's channels. The options apply to all publishers and subscribers, in any
 //! protocol.
 
 use gateway_core::channel_names::ChannelNames;
@@ -7,11 +7,11 @@ use shared::protocol::pusher::{Access, PusherChannelKind, PusherNames};
 
 use super::pusher_config;
 
-/// The prefixes that say anything, each before those that are its beginning.
+/// The prefixes with a meaning. One that begins with another comes before it.
 const PREFIXES: [&str; 6] =
     ["private-encrypted-cache-", "private-cache-", "presence-cache-", "cache-", "private-", "presence-"];
 
-/// Options by how a channel's name begins behind its namespace, whose own are `base`.
+/// Returns options by the prefix of a channel's name in its namespace. `base`: the options of the namespace.
 pub(crate) fn kinds(
     app: &pusher_config::PusherAppConfig,
     base: &ChannelOptions,
@@ -44,7 +44,7 @@ fn options(
     options
 }
 
-/// For nobody but those whom a signature or a subscription token lets in.
+/// Restricts a channel to clients with a signature or a subscription token.
 fn closed(base: &ChannelOptions) -> ChannelOptions {
     ChannelOptions {
         allow_subscribe: false,

@@ -1,7 +1,7 @@
-//! The apps of clients that speak Pusher: what they are called, how they sign, and what their channels are.
+//! The apps of clients that speak Pusher: their names, their signatures, and their channels.
 //!
-//! Nothing here asks the node for anything: clients are let in by [`admit_subscription`], and what servers ask for over HTTP is
-//! `pusher_api`'s.
+//! Nothing here calls the node: [`admit_subscription`] verifies clients, and `pusher_api` serves the requests of
+//! servers over HTTP.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(crate) use kinds::kinds;
 pub use pusher_config::PusherConfig;
 pub(crate) use signer::AppSigner;
 
-/// An app of a node that runs. It is the same one for as long as its key and its namespace are: its clients hold it.
+/// An app on a running node. It stays the same object for as long as its key and its namespace do, because its clients hold it.
 #[derive(Debug)]
 pub(crate) struct PusherApp {
     pub(crate) key: Box<str>,
@@ -36,7 +36,7 @@ pub(crate) struct PusherApp {
     is_removed: AtomicBool,
 }
 
-/// What can change of an app while the node runs.
+/// The part of an app that can change while the node runs.
 #[derive(Debug)]
 pub(crate) struct AppSettings {
     pub(crate) signer: AppSigner,
@@ -44,17 +44,17 @@ pub(crate) struct AppSettings {
 }
 
 impl PusherApp {
-    /// What holds now: whoever does one thing asks once.
+    /// Returns the present settings. An operation must use the result of one call throughout.
     pub(crate) fn terms(&self) -> Arc<AppSettings> {
         self.terms.read().clone()
     }
 
-    /// Whether it is gone from the configuration, so that its clients have to go.
+    /// Whether the app was removed from the configuration, so that its clients are to be closed.
     pub(crate) fn is_removed(&self) -> bool {
         self.is_removed.load(Ordering::Relaxed)
     }
 
-    /// Whether the subscribers of a channel are told how many they are.
+    /// Whether the subscribers of a channel are told their number.
     pub(crate) fn counts(&self, channel: &str) -> bool {
         let kind = || self.names.name_of(channel).map(|name| PusherChannelKind::of(&name).access);
         self.terms().settings.subscription_counts && matches!(kind(), Some(Access::Public | Access::Private))
@@ -65,7 +65,7 @@ impl PusherApp {
 #[derive(Debug)]
 pub(crate) struct Apps {
     known: RwLock<AppIndex>,
-    /// For those who name no app: they are told so, and no more.
+    /// The protocol of clients without a valid app, which only tells them so.
     pub(crate) nobodys: Arc<dyn Protocol>,
     pub(crate) config: PusherConfig,
     channel_names: ChannelNames,
@@ -78,12 +78,12 @@ struct AppIndex {
     by_namespace: HashMap<Box<str>, Arc<PusherApp>>,
 }
 
-/// Apps as a configuration has them, whose secrets have been read.
+/// Apps of a configuration, with their secrets read.
 #[derive(Debug)]
 pub(crate) struct LoadedApps(Vec<(Box<str>, AppSettings)>);
 
 impl Apps {
-    /// `None` where Pusher is not served.
+    /// Returns `None` where Pusher is not served.
     pub(crate) fn new(config: &PusherConfig, names: &ChannelNames) -> Result<Option<Self>, SecretFileError> {
         if !config.enabled {
             return Ok(None);
@@ -98,7 +98,7 @@ impl Apps {
         Ok(Some(apps))
     }
 
-    /// Reads what can fail.
+    /// Reads the apps, which can fail for their secrets.
     pub(crate) fn read(config: &PusherConfig) -> Result<LoadedApps, SecretFileError> {
         let read = |(name, settings): (&String, &pusher_config::PusherAppConfig)| {
             let signer = AppSigner::new(&settings.key, &settings.read_secrets()?);
@@ -108,8 +108,8 @@ impl Apps {
         config.apps.iter().map(read).collect::<Result<_, _>>().map(LoadedApps)
     }
 
-    /// These are the apps from now on. One that has kept its key and its namespace goes on under its new terms; the clients
-    /// of one that has not are to go. Returns whether any is gone.
+    /// Replaces the apps. An app that keeps its key and its namespace gets its new settings; all other known apps are
+    /// removed, and their clients are to be closed. Returns whether any app was removed.
     pub(crate) fn go_by(&self, read: LoadedApps) -> bool {
         let mut known = self.known.write();
         let mut fresh = AppIndex::default();
@@ -153,12 +153,12 @@ impl Apps {
         self.known.read().by_id.get(id).cloned()
     }
 
-    /// The app that this channel of the gateway is one of.
+    /// Returns the app that a channel of the gateway belongs to.
     pub(crate) fn of_channel(&self, channel: &str) -> Option<Arc<PusherApp>> {
         self.in_namespace(self.namespace_of(channel)?)
     }
 
-    /// The namespace of a channel of the gateway, whether or not it is an app's.
+    /// Returns the namespace of a channel of the gateway, whether or not it is an app's.
     pub(crate) fn namespace_of<'a>(&self, channel: &'a str) -> Option<&'a str> {
         Some(channel.split_once(&*self.channel_names.namespace_boundary)?.0)
     }
@@ -167,7 +167,7 @@ impl Apps {
         self.known.read().by_namespace.get(namespace).cloned()
     }
 
-    /// Every app with its namespace.
+    /// Returns every app with its namespace.
     pub(crate) fn all(&self) -> Vec<(Box<str>, Arc<PusherApp>)> {
         let known = self.known.read();
         known.by_namespace.iter().map(|(namespace, app)| (namespace.clone(), app.clone())).collect()
@@ -175,13 +175,13 @@ impl Apps {
 }
 
 impl PusherConfig {
-    /// What apps' clients are told, whatever their app: for the encodings that all share.
+    /// Returns the protocol of clients of any app, for the encodings that all apps share.
     pub(crate) fn protocol(&self, names: &ChannelNames) -> Arc<dyn Protocol> {
         protocol(self, named("", names))
     }
 
-    /// This configuration with the apps of another one, as far as a running node can take them over. Whether Pusher is served
-    /// at all, its limits and its webhooks are as they were.
+    /// Returns this configuration with the apps of `new`, as far as a running node can take them over. `enabled`, the
+    /// limits and the webhooks stay as they were.
     pub(crate) fn with_live_of(&self, new: &Self) -> Self {
         if !self.enabled || !new.enabled {
             return self.clone();

@@ -12,9 +12,9 @@ use super::webhook::{Webhook, WebhooksConfig};
 use crate::secret::{Secret, SecretFileError};
 use crate::setting::Faults;
 
-/// A namespace is part of patterns.
+/// Characters that a namespace must not contain, because it is part of patterns.
 const PATTERN_CHARACTERS: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];
-/// Longest id and key of an app, in bytes.
+/// The longest id and key of an app, in bytes.
 const ID_BYTES_MAX: usize = 64;
 
 /// Clients that speak Pusher's protocol, version 7, and servers that use its HTTP API.
@@ -114,7 +114,7 @@ impl Default for PusherAppConfig {
 }
 
 impl PusherAppConfig {
-    /// The namespace of its channels. `name`: of its section.
+    /// Returns the namespace of the app's channels. `name`: the name of its section.
     pub fn namespace_or<'a>(&'a self, name: &'a str) -> &'a str {
         if self.namespace.is_empty() { name } else { &self.namespace }
     }
@@ -129,7 +129,7 @@ impl PusherAppConfig {
         Ok(Secrets { secret, previous })
     }
 
-    /// Every file that it names, with its key.
+    /// Returns every file that the settings name, with its key.
     pub fn secret_files(&self) -> impl Iterator<Item = (&'static str, &PathBuf)> {
         let files =
             [("secret_file", &self.secret_file), ("previous_secret_file", &self.previous_secret_file)];

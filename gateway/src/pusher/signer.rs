@@ -1,4 +1,4 @@
-//! An app's signatures: HMAC-SHA256 with its secret, in hexadecimal.
+//! Signs and verifies with an app's secret: HMAC-SHA256, in hexadecimal.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use ring::hmac;
 
 use crate::secret::Secret;
 
-/// How long a signature is, in hexadecimal digits.
+/// The length of a signature, in hexadecimal digits.
 const DIGITS: usize = 64;
 
-/// What an app's servers sign with.
+/// The secrets that an app's servers sign with.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Secrets {
     pub(crate) secret: Secret,
-    /// The one before it. Empty where there is none.
+    /// The previous secret. Empty where there is none.
     pub(crate) previous: Secret,
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct Secrets {
 pub(crate) struct AppSigner {
     key: Box<str>,
     secret: hmac::Key,
-    /// What is signed with it holds, too.
+    /// The previous secret, whose signatures are accepted too.
     previous: Option<hmac::Key>,
 }
 
@@ -41,14 +41,14 @@ impl AppSigner {
         signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Whether this is the signature of a text. How long it takes tells nothing about where the two differ.
+    /// Whether this is the signature of a text. The comparison takes constant time.
     pub(crate) fn verifies(&self, text: &[u8], signature: &str) -> bool {
         let Some(signature) = decoded(signature) else { return false };
         let verifies = |key: &hmac::Key| hmac::verify(key, text, &signature).is_ok();
         verifies(&self.secret) || self.previous.as_ref().is_some_and(verifies)
     }
 
-    /// The same for what clients show: the app's key, a colon and the signature.
+    /// The same for the `auth` of clients: the app's key, a colon and the signature.
     pub(crate) fn verifies_auth(&self, text: &[u8], auth: &str) -> bool {
         let signature = auth.split_once(':').filter(|(key, _)| *key == &*self.key);
         signature.is_some_and(|(_, signature)| self.verifies(text, signature))

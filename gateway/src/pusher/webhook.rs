@@ -1,4 +1,4 @@
-//! The settings of webhooks: what an app's servers are told of, and how long that may take.
+//! The settings of webhooks: which events an app's servers receive, and the limits of sending them.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub enum WebhookEvent {
 }
 
 impl WebhookEvent {
-    /// As it is called in what is told.
+    /// Returns the name of the event in the body of a webhook.
     pub fn name(self) -> &'static str {
         match self {
             Self::ChannelOccupied => "channel_occupied",
@@ -49,7 +49,7 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// Whether it tells of this in a channel of this name.
+    /// Whether the webhook wants this event of a channel of this name.
     pub fn wants(&self, event: WebhookEvent, name: &str) -> bool {
         self.types.contains(&event) && name.starts_with(&*self.channel_prefix)
     }

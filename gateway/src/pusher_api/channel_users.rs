@@ -1,4 +1,4 @@
-//! Users who have signed in: the end of their connections, wherever they are.
+//! Closes the connections of users who have signed in, on all nodes.
 
 use shared::disconnect::Disconnect;
 
@@ -7,11 +7,11 @@ use super::serve_pusher_api::PusherApiCall;
 use crate::node::control::ControlTarget;
 use crate::node::node_message::{ClientCommand, NodeRequest};
 
-/// Clients do not come back after it.
+/// A close code after which clients do not reconnect.
 const TERMINATED: (u16, &str) = (4009, "terminated by the application");
 
 impl PusherApiCall<'_> {
-    /// Done once every node has said so.
+    /// Closes the connections of a user. Returns once every node has confirmed it.
     pub(super) async fn terminate(&self, user: &str) -> Result<(), PusherApiError> {
         if user.is_empty() {
             return Err(PusherApiError::bad_request("no user is given"));

@@ -1,4 +1,4 @@
-//! Which channels are occupied, by how many and by whom.
+//! Answers which channels are occupied, by how many subscribers and by which users.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,11 @@ use super::pusher_api_error::PusherApiError;
 use super::pusher_request::{ChannelAttributes, check_name};
 use super::serve_pusher_api::PusherApiCall;
 
-/// Channels that are asked about at once.
+/// The most channels that are asked about concurrently.
 const TOGETHER: usize = 64;
 
 impl PusherApiCall<'_> {
-    /// Those that have subscribers, by name.
+    /// Returns the channels that have subscribers, by name.
     pub(super) async fn channels(&self) -> Result<Value, PusherApiError> {
         let prefix = self.parameters.get("filter_by_prefix").unwrap_or_default();
         if !prefix.is_empty() && check_channel(prefix).is_err() {
@@ -44,11 +44,11 @@ impl PusherApiCall<'_> {
             let users = ChannelAttributes { user_count: info.user_count, ..ChannelAttributes::default() };
             self.tell(&name, users, &mut attributes).await.map(|()| (name, Value::from(attributes)))
         });
-        // Made before they are run: a stream of closures would borrow for too long.
+        // Collected before they run: a stream of closures would borrow for too long.
         let attributes: Vec<_> = attributes.collect();
         let attributes: Vec<_> = futures_util::stream::iter(attributes).buffered(TOGETHER).collect().await;
         let channels: BTreeMap<String, Value> = attributes.into_iter().collect::<Result<_, _>>()?;
-        // A list that is not whole says so.
+        // An incomplete list is marked as such.
         let is_partial = list.cursor.is_some() || !list.missing_nodes.is_empty();
         Ok(match is_partial {
             false => json!({ "channels": channels }),
@@ -75,7 +75,7 @@ impl PusherApiCall<'_> {
         Ok(attributes.into())
     }
 
-    /// The users of a presence channel.
+    /// Returns the users of a presence channel.
     pub(super) async fn users(&self, name: &str) -> Result<Value, PusherApiError> {
         check_name(name)?;
         if PusherChannelKind::of(name).access != Access::Presence {
@@ -91,7 +91,7 @@ impl PusherApiCall<'_> {
         Ok(json!({ "users": users }))
     }
 
-    /// Adds what is asked about a channel, as far as it is of its kind.
+    /// Adds the requested attributes of a channel, as far as a channel of its kind has them.
     pub(super) async fn tell(
         &self,
         name: &str,
@@ -113,14 +113,14 @@ impl PusherApiCall<'_> {
         Ok(())
     }
 
-    /// How many are subscribed, on all nodes.
+    /// Returns the number of subscribers, on all nodes.
     async fn count(&self, name: &str) -> Result<u64, PusherApiError> {
         let channel = self.named(name)?;
         let counted = self.node.count_everywhere(std::slice::from_ref(&channel)).await?;
         Ok(counted.get(channel.as_str()).copied().unwrap_or(0))
     }
 
-    /// What a cache channel has kept, and for how many seconds it still does.
+    /// Returns the event that a cache channel has kept, and for how many more seconds it does.
     async fn cached(&self, name: &str) -> Result<Value, PusherApiError> {
         let channel = self.named(name)?;
         let rules = self.node.rules();

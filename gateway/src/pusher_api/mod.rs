@@ -1,7 +1,7 @@
-//! Pusher's HTTP API: what the servers of an app ask of the gateway, signed with the app's secret.
+//! Pusher's HTTP API: the requests of an app's servers, signed with the app's secret.
 //!
-//! [`serve_pusher_api`](PusherApi::serve) is the way in: `signature` says who may, `request` reads, and the others do: `trigger`
-//! publishes, `channels` tells who is where, `users` ends connections.
+//! [`serve_pusher_api`](PusherApi::serve) is the entry: `request_signature` verifies, `pusher_request` parses,
+//! `trigger` publishes, `channels` answers about channels, and `channel_users` closes connections.
 
 mod channel_users;
 mod channels;

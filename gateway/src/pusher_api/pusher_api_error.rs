@@ -1,4 +1,4 @@
-//! Every way to say no: a status, and a line for whoever reads it.
+//! The errors of this API: a status, and a line for the reader.
 
 use http::StatusCode;
 
@@ -34,7 +34,7 @@ impl PusherApiError {
 
 impl From<BrokerError> for PusherApiError {
     fn from(error: BrokerError) -> Self {
-        // The broker's own log tells of it.
+        // The broker logs the failure itself.
         tracing::debug!(%error, "a request of a Pusher server failed");
         match error.is_outcome_unknown() {
             true => Self::unavailable("whether it was done is not known: the broker did not answer"),

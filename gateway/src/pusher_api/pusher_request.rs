@@ -1,4 +1,4 @@
-//! Reading what is asked for: paths and bodies.
+//! Parses requests: paths and bodies.
 
 use std::borrow::Cow;
 
@@ -15,9 +15,9 @@ use shared::publication::Payload;
 use super::pusher_api_error::PusherApiError;
 use crate::pusher::PusherConfig;
 
-/// What the paths of this API begin with; an app's id follows.
+/// The prefix of this API's paths; an app's id follows.
 const PREFIX: &str = "/apps/";
-/// What a path begins with that Python's library asks at: it names no app.
+/// The prefix of a path that Python's library uses: it names no app.
 const OF_NO_APP: &str = "/users/";
 const TERMINATE: &str = "terminate_connections";
 
@@ -26,13 +26,13 @@ pub(super) fn is_path(path: &str) -> bool {
     path.starts_with(PREFIX) || terminated(path).is_some()
 }
 
-/// The user, as it stands in a path that names no app.
+/// Returns the user in a path that names no app.
 fn terminated(path: &str) -> Option<&str> {
     let (user, rest) = path.strip_prefix(OF_NO_APP)?.split_once('/')?;
     (rest == TERMINATE).then_some(user)
 }
 
-/// What a path asks for.
+/// The operation that a path stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum PusherApiEndpoint {
     Events,
@@ -44,7 +44,7 @@ pub(super) enum PusherApiEndpoint {
 }
 
 impl PusherApiEndpoint {
-    /// The app's id, and what is asked of it. Without an id, the key that the request is signed with says which app.
+    /// Returns the app's id and the operation. Without an id, the app is that of the key that signs the request.
     pub(super) fn of(path: &str) -> Option<(Option<&str>, Self)> {
         let decoded =
             |text| Some(percent_encoding::percent_decode_str(text).decode_utf8().ok()?.into_owned());
@@ -72,7 +72,7 @@ impl PusherApiEndpoint {
         }
     }
 
-    /// A label of a metric.
+    /// Returns the label for metrics.
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Events => "pusher_events",
@@ -91,12 +91,12 @@ pub(super) struct Trigger {
     pub(super) name: Box<str>,
     pub(super) channels: Vec<String>,
     pub(super) data: Payload,
-    /// Who is not to have it.
+    /// The client that does not receive the event.
     pub(super) except: Option<ClientId>,
     pub(super) info: ChannelAttributes,
 }
 
-/// What is to be told of channels.
+/// The requested attributes of channels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct ChannelAttributes {
     pub(super) user_count: bool,
@@ -148,13 +148,13 @@ struct EventBatch<'a> {
     batch: Vec<EventBody<'a>>,
 }
 
-/// Reads the body of a request for one event.
+/// Parses the body of a request for one event.
 pub(super) fn read_trigger(body: &[u8], limits: &PusherConfig) -> Result<Trigger, PusherApiError> {
     let event: EventBody<'_> = serde_json::from_slice(body).map_err(malformed)?;
     event.read(limits)
 }
 
-/// The same for several, each for one channel.
+/// Parses the body of a request for several events, each for one channel.
 pub(super) fn read_batch(body: &[u8], limits: &PusherConfig) -> Result<Vec<Trigger>, PusherApiError> {
     let EventBatch { batch } = serde_json::from_slice(body).map_err(malformed)?;
     if batch.len() > limits.batch_events_max {
@@ -190,7 +190,7 @@ impl EventBody<'_> {
             ));
         }
         let data = self.data.get();
-        // What is no text was not made a text by whoever sent it: it is what it is.
+        // Data that is not a text was not encoded by the sender, and is taken as it is.
         let data = match data.starts_with('"') {
             true => Payload::json_or_text(serde_json::from_str::<String>(data).map_err(malformed)?),
             false => Payload::json(Bytes::copy_from_slice(data.as_bytes())),
@@ -213,7 +213,7 @@ impl EventBody<'_> {
     }
 }
 
-/// Whether there can be a channel of this name.
+/// Checks whether a channel can have this name.
 pub(super) fn check_name(name: &str) -> Result<(), PusherApiError> {
     let refused =
         |why: &dyn std::fmt::Display| PusherApiError::bad_request(format!("the channel's name {why}"));

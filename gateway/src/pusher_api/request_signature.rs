@@ -1,4 +1,4 @@
-//! Whether a request is signed by its app: method, path and parameters in a certain order, and the body by its MD5.
+//! Verifies that a request is signed by its app: method, path and parameters in a fixed order, and the body by its MD5.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::pusher::PusherApp;
 const PARAMETERS_MAX: usize = 32;
 const VERSION: &str = "1.0";
 
-/// What a request says behind its path, by names in lower case.
+/// The parameters of a request's query, by name in lower case.
 #[derive(Debug, Default)]
 pub(super) struct Parameters(BTreeMap<String, String>);
 
@@ -39,7 +39,7 @@ impl Parameters {
         self.0.get(key).map(String::as_str)
     }
 
-    /// Whether the app has signed this request, not long ago. `now`: seconds since 1970.
+    /// Checks that the app has signed this request, and recently. `now`: seconds since 1970.
     pub(super) fn check(
         &self,
         app: &PusherApp,
@@ -70,7 +70,7 @@ impl Parameters {
                 "auth_signature is wrong: it must be the HMAC-SHA256 in hexadecimal of \"{signed}\""
             )));
         }
-        // Only what is signed is worth comparing with.
+        // The MD5 is compared only after the signature that covers it was verified.
         match (self.get("body_md5"), body.is_empty()) {
             (None, true) => Ok(()),
             (None, false) => Err(PusherApiError::unauthorized("body_md5 is missing")),
@@ -105,7 +105,7 @@ mod tests {
     const BODY: &[u8] = br#"{"name":"foo","channels":["project-3"],"data":"{\"some\":\"data\"}"}"#;
     const PATH: &str = "/apps/3/events";
     const NOW: i64 = 1_353_088_179;
-    /// The example of the protocol's own documents.
+    /// The example from the protocol's documentation.
     const QUERY: &str = "auth_key=278d425bdf160c739803&auth_timestamp=1353088179&auth_version=1.0\
         &body_md5=ec365a775a4cd0599faeb73354201b6f\
         &auth_signature=da454824c97ba181a32ccc17a72625ba02771f50b50e1e7430e47a1f3f457e6c";

@@ -1,4 +1,4 @@
-//! The way in: HTTP on one side, what is asked for on the other.
+//! The entry of the API: checks HTTP requests, and dispatches them to the operations.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,18 +19,18 @@ use crate::bodies::{BodyError, ReceivedBody};
 use crate::node::Node;
 use crate::pusher::{Apps, PusherApp};
 
-/// What a body holds beside the data of its events: names, and data that is JSON in a text, in which half may be escapes.
+/// The size of a body beside the data of its events: names, and JSON inside a text, of which half may be escapes.
 const ENVELOPE_BYTES: usize = 64 << 10;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// How much a request may take.
+/// The limits of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PusherApiLimits {
     pub(crate) requests_max: usize,
     pub(crate) deadline: Duration,
-    /// Most channels of a list.
+    /// The most channels in a list.
     pub(crate) list_max: usize,
 }
 
@@ -39,19 +39,19 @@ pub(crate) struct PusherApi {
     pub(super) apps: Arc<Apps>,
     pub(super) node: Arc<Node>,
     pub(super) limits: PusherApiLimits,
-    /// One permit for each request that may be served at once.
+    /// One permit for each request that may be served concurrently.
     room: Semaphore,
     closed: CancellationToken,
 }
 
-/// One request being served.
+/// A request that is being served.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PusherApiCall<'a> {
     pub(super) node: &'a Node,
     pub(super) app: &'a PusherApp,
     pub(super) parameters: &'a Parameters,
     pub(super) limits: PusherApiLimits,
-    /// Nothing is begun after this.
+    /// No operation begins after this.
     pub(super) deadline: Instant,
 }
 
@@ -75,7 +75,7 @@ impl PusherApi {
         is_path(path)
     }
 
-    /// Nothing is begun after this. What has been begun is answered.
+    /// Refuses new requests. Requests that have begun are answered.
     pub(crate) fn close(&self) {
         self.closed.cancel();
     }
@@ -172,7 +172,7 @@ impl PusherApi {
         }
     }
 
-    /// Reads the body, no longer than what is asked for can be and no later than the deadline.
+    /// Reads the body, up to the size limit of the endpoint and the deadline.
     async fn read<B>(&self, endpoint: &PusherApiEndpoint, body: B) -> Result<ReceivedBody, PusherApiError>
     where
         B: Body<Data = Bytes>,

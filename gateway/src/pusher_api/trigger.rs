@@ -1,4 +1,4 @@
-//! Events: publications in an app's channels.
+//! Publishes events in an app's channels.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ impl PusherApiCall<'_> {
         Ok(json!({ "channels": channels }))
     }
 
-    /// All of them are read before any is published.
+    /// Publishes a batch. All events are validated before any is published.
     pub(super) async fn trigger_batch(&self, batch: Vec<Trigger>) -> Result<Value, PusherApiError> {
         let mut requests = Vec::with_capacity(batch.len());
         for trigger in &batch {
@@ -69,7 +69,7 @@ impl PusherApiCall<'_> {
         trigger.channels.iter().map(request).collect()
     }
 
-    /// The gateway's channel of this name.
+    /// Returns the gateway's channel of this name.
     pub(super) fn named(&self, name: &str) -> Result<Channel, PusherApiError> {
         let channel = self.app.names.channel(name);
         let named = self.node.rules().channel(&channel, CHANNEL_BYTES_MAX);
@@ -87,7 +87,7 @@ impl PusherApiCall<'_> {
         Ok(())
     }
 
-    /// What is asked about a channel that an event was sent to.
+    /// Returns the requested attributes of a channel that an event was sent to.
     async fn attributes(&self, name: &str, info: ChannelAttributes) -> Result<Value, PusherApiError> {
         let mut attributes = serde_json::Map::new();
         self.tell(name, ChannelAttributes { cache: false, ..info }, &mut attributes).await?;

@@ -1,30 +1,30 @@
-//! To whom what servers send goes: from rooms, and ids of clients, to a channel and who in it.
+//! Addresses events and commands: turns rooms and ids of clients into a channel and a selection of its subscribers.
 
 use shared::channel::{CHANNEL_BYTES_MAX, Channel};
 use shared::protocol::socketio::{EVENT_BYTES_MAX, Namespace, RESERVED, parse_sid};
 use shared::publication::{EVENT_TAG, Publication, Selection, Tagged};
 
-/// The most rooms and ids of clients that one event, or one command, is for or is not for.
+/// The most rooms and ids of clients that one event or command may name as targets, and as exceptions.
 pub const PARTS_MAX: usize = 256;
 
-/// Why something cannot be sent as it was said.
+/// Why an address is invalid.
 pub type AddressError = String;
 
-/// An event, and for whom it is.
+/// An event with its target.
 #[derive(Debug)]
 pub struct AddressedEvent<'a, T> {
     pub event: &'a str,
     /// Its arguments.
     pub arguments: Tagged,
-    /// Rooms, and ids of clients. None: all in the namespace.
+    /// Rooms and ids of clients. Empty: all clients in the namespace.
     pub rooms: &'a [T],
     pub except: &'a [T],
-    /// Who has not taken all that it was sent before does not get it.
+    /// Whether the event is left out for clients that have not taken all earlier messages yet.
     pub volatile: bool,
 }
 
 impl<T: AsRef<str>> AddressedEvent<'_, T> {
-    /// What is published, and in which channel.
+    /// Returns the publication of the event, and its channel.
     pub fn publication(self, namespace: &Namespace) -> Result<(Channel, Publication), AddressError> {
         let Self { event, arguments: Tagged { data, mut tags }, rooms, except, volatile } = self;
         if event.is_empty() || event.len() > EVENT_BYTES_MAX || RESERVED.contains(&event) {
@@ -38,8 +38,8 @@ impl<T: AsRef<str>> AddressedEvent<'_, T> {
     }
 }
 
-/// Who of a namespace is in one of these rooms or has one of these ids: all, if none is given. And not who is in one of
-/// those that are excepted.
+/// Selects the clients of a namespace that are in one of these rooms or have one of these ids, or all of them if none
+/// is given, without the clients in `except`.
 pub fn selection<T: AsRef<str>>(
     namespace: &Namespace,
     rooms: &[T],
@@ -71,7 +71,7 @@ fn channel_and_selection<T: AsRef<str>>(
     volatile: bool,
 ) -> Result<(Channel, Option<Box<Selection>>), AddressError> {
     let mut only = Selection { volatile, ..selection(namespace, rooms, except)? };
-    // Mostly it is one room, whose channel is for that.
+    // Most events are for one room, and go through the room's own channel.
     let channel = match (&only.channels[..], only.clients.is_empty()) {
         ([_], true) => only.channels.remove(0),
         _ => all(namespace)?,
@@ -79,12 +79,12 @@ fn channel_and_selection<T: AsRef<str>>(
     Ok((channel, (only != Selection::default()).then(|| Box::new(only))))
 }
 
-/// The channel of all who are in a namespace.
+/// Returns the channel of all clients in a namespace.
 pub fn all(namespace: &Namespace) -> Result<Channel, AddressError> {
     channel(&namespace.channel())
 }
 
-/// The channel of a room.
+/// Returns the channel of a room.
 pub fn room(namespace: &Namespace, name: &str) -> Result<Channel, AddressError> {
     if name.is_empty() {
         return Err("a room has a name".to_owned());
@@ -92,7 +92,7 @@ pub fn room(namespace: &Namespace, name: &str) -> Result<Channel, AddressError> 
     channel(&namespace.room(name))
 }
 
-/// The channels of rooms that somebody comes into or leaves.
+/// Returns the channels of rooms to be joined or left.
 pub fn rooms<T: AsRef<str>>(namespace: &Namespace, names: &[T]) -> Result<Vec<Channel>, AddressError> {
     match names.len() > PARTS_MAX {
         true => Err(format!("there are more than {PARTS_MAX} rooms")),

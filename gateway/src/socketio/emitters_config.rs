@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::broker::redis::{RedisConfig, RedisUrl};
 use crate::setting::Faults;
 
-/// Longest beginning of the names of channels, in bytes.
+/// The longest prefix of channels, in bytes.
 const PREFIX_BYTES_MAX: usize = 128;
 
 /// What servers say with `@socket.io/redis-emitter` and its like, or python-socketio's managers, is carried out here. Off unless it
@@ -54,7 +54,7 @@ impl Default for EmittersConfig {
 }
 
 impl EmittersConfig {
-    /// `served`: whether Socket.IO is.
+    /// Checks the settings. `served`: whether Socket.IO is enabled.
     pub(super) fn check(&self, served: bool, faults: &mut Faults) {
         faults.outside("emitters.message_bytes_max", self.message_bytes_max, 1_024..=64 << 20);
         faults.outside("emitters.waiting_bytes_max", self.waiting_bytes_max, 64 << 10..=1 << 30);
@@ -93,7 +93,7 @@ impl EmittersConfig {
         }
     }
 
-    /// How they are reached. `redis`: the section of that name.
+    /// Returns the settings of the connection. `redis`: the section `[redis]`.
     pub(crate) fn redis(&self, redis: &RedisConfig) -> RedisConfig {
         self.url.as_ref().map_or_else(|| redis.clone(), |url| self.of(url, redis))
     }

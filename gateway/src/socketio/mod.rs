@@ -1,4 +1,4 @@
-//! Socket.IO, and the transport that it brings along.
+//! Socket.IO and its emitters: settings, namespaces, and the addresses of events.
 
 pub mod addressed;
 pub mod emitters_config;

@@ -11,16 +11,16 @@ use shared::protocol::socketio::{
 
 use crate::setting::Faults;
 
-/// The namespace that clients are in who name none.
+/// The namespace of clients that name none.
 const MAIN: &str = "/";
-/// Where its channels are, unless its section says otherwise.
+/// The default namespace of its channels.
 const CHANNELS_OF_MAIN: &str = "socketio";
-/// Longest name of a namespace, in bytes.
+/// The longest name of a namespace, in bytes.
 const NAME_BYTES_MAX: usize = 128;
-/// Shortest and longest time that a session is kept for, in milliseconds.
+/// The bounds of the time that a session is kept, in milliseconds.
 const RECOVERY_MS_MIN: u64 = 1_000;
 const RECOVERY_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
-/// The most events that one namespace has rules for.
+/// The most events with rules in one namespace.
 const EVENTS_MAX: usize = 1_000;
 
 /// One namespace that clients may connect to. Where there is no section for any, `/` is one, of which clients are told
@@ -99,7 +99,7 @@ impl Default for EventRule {
 }
 
 impl Namespace {
-    /// The namespace of its channels. `name`: of its section.
+    /// Returns the namespace of its channels. `name`: the name of its section.
     pub fn channels_or<'a>(&'a self, name: &'a str) -> &'a str {
         match (&*self.channels, name) {
             ("", MAIN) => CHANNELS_OF_MAIN,
@@ -121,7 +121,7 @@ impl Namespace {
         routes
     }
 
-    /// The same with what of `new` can hold at once.
+    /// Returns these settings with those of `new` that can change while the node runs.
     fn with_live_of(&self, new: &Self) -> Self {
         Self {
             users_only: new.users_only,
@@ -238,13 +238,13 @@ impl EventRule {
     }
 }
 
-/// Whether the application is asked anything.
+/// Whether the Socket.IO hook is called for anything.
 pub(super) fn asks(sections: &BTreeMap<String, Namespace>) -> bool {
     let hooks = |section: &Namespace| section.events.values().any(|rule| rule.action == Action::Hook);
     sections.values().any(|section| section.connect_hook || hooks(section))
 }
 
-/// The sections, or the one that there is without any.
+/// Returns the configured sections, or the default one if there is none.
 pub(super) fn or_main(sections: &BTreeMap<String, Namespace>) -> BTreeMap<String, Namespace> {
     if sections.is_empty() { [(MAIN.to_owned(), Namespace::default())].into() } else { sections.clone() }
 }
@@ -262,7 +262,7 @@ pub(super) fn check(sections: &BTreeMap<String, Namespace>, faults: &mut Faults)
     }
 }
 
-/// These, each with what can hold at once of the one with its name.
+/// Returns the present sections, each with those settings of the new section of its name that can change while the node runs.
 pub(super) fn with_live_of(
     present: &BTreeMap<String, Namespace>,
     new: &BTreeMap<String, Namespace>,
@@ -274,7 +274,7 @@ pub(super) fn with_live_of(
     merged.collect()
 }
 
-/// As clients are served. The sections have been checked.
+/// Builds the namespaces that clients are served by. The sections have been checked.
 pub(super) fn namespaces(sections: &BTreeMap<String, Namespace>, boundary: &str) -> Namespaces {
     let mut namespaces = Namespaces::new(boundary);
     for (name, section) in sections {

@@ -82,17 +82,17 @@ impl SocketioConfig {
         self.emitters.check(self.enabled, faults);
     }
 
-    /// Each namespace with its section. Where nothing is said of any there is one all the same.
+    /// Returns each namespace with its section. If none is configured, there is a default one.
     pub fn served(&self) -> BTreeMap<String, Namespace> {
         if self.enabled { namespaces::or_main(&self.namespaces) } else { BTreeMap::new() }
     }
 
-    /// Whether `[backend.socketio]` is asked anything.
+    /// Whether `[backend.socketio]` is called for anything.
     pub fn asks(&self) -> bool {
         self.enabled && namespaces::asks(&self.namespaces)
     }
 
-    /// What all connections have in common.
+    /// Returns what all connections share.
     pub(crate) fn common(&self, names: &ChannelNames) -> SocketIoShared {
         SocketIoShared {
             namespaces: namespaces::namespaces(&self.served(), &names.namespace_boundary),
@@ -102,12 +102,13 @@ impl SocketioConfig {
         }
     }
 
-    /// The same with what of `new` can hold at once: who may come into namespaces, and what becomes of events there.
+    /// Returns these settings with those of `new` that can change while the node runs: who may join namespaces, and the
+    /// rules of events.
     pub(crate) fn with_live_of(&self, new: &Self) -> Self {
         Self { namespaces: namespaces::with_live_of(&self.namespaces, &new.namespaces), ..self.clone() }
     }
 
-    /// Has clients go by these rules from now on.
+    /// Puts these rules into effect for all clients.
     pub(crate) fn set_rules(&self, common: &SocketIoShared) {
         for (name, section) in self.served() {
             if let Some(namespace) = common.namespaces.named(&name) {
@@ -117,14 +118,14 @@ impl SocketioConfig {
         }
     }
 
-    /// Whether clients of Socket.IO connect at this path.
+    /// Whether this is the path of Socket.IO.
     pub(crate) fn is_at(&self, path: &str) -> bool {
         self.enabled && (path == self.path || self.path.strip_suffix('/') == Some(path))
     }
 
-    /// What sessions over Engine.IO go by where others go by `settings`.
+    /// Returns the settings of sessions over Engine.IO, from the settings of other sessions.
     pub(crate) fn session_settings(&self, settings: &SessionSettings) -> SessionSettings {
-        // Once half of it waits, a connection is not read from: the other half is for the message just read.
+        // A connection is not read from once half of this is queued: the other half has room for the message just read.
         let queued = u32::try_from(self.payload_bytes_max * 2).unwrap_or(u32::MAX);
         SessionSettings {
             ping_interval_ms: self.ping_interval_ms,

@@ -1,8 +1,8 @@
-//! What the servers of Pusher's apps are told of what happens in their channels: once, whatever the number of nodes, also of a
-//! node that dies.
+//! Webhooks: the servers of Pusher's apps are told what happens in their channels, once for all nodes, also when a node dies.
 //!
-//! A node notes what it has ([`watch_occupancy`]) and writes that to the app's ledger ([`record_events`]), which knows what is news over all
-//! nodes. One node at a time sends the news for each webhook ([`send_webhooks`]). Nothing of it costs anything in apps without webhooks.
+//! A node records the occupancy of its channels ([`watch_occupancy`]) and writes it to the app's ledger
+//! ([`record_events`]), which knows what is news over all nodes. One node at a time sends the news for each webhook
+//! ([`send_webhooks`]). Apps without webhooks have no cost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,20 +38,20 @@ use send_webhooks::WebhookSender;
 use watch_occupancy::OccupancyWatch;
 use webhook_event::ClientEvent;
 
-/// What is given to tasks to stop by themselves, after their deadline.
+/// How long tasks may take to stop by themselves after their deadline.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// All webhooks of a node.
 #[derive(Debug)]
 pub(crate) struct Webhooks {
-    /// Those of apps that are gone too: their last channels are still vacated.
+    /// Includes apps that have been removed: their last channels still become vacated.
     by_namespace: RwLock<HashMap<Box<str>, Arc<WebhookApp>>>,
     parts: WebhooksParts,
     keeping: Tasks,
     sending: Tasks,
 }
 
-/// How long a task that has panicked is left alone.
+/// The pause before a task that has panicked is restarted.
 const RESTART_DELAY: Duration = Duration::from_millis(100);
 
 /// Tasks that are told when to stop.
@@ -61,7 +61,7 @@ struct Tasks {
     running: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// What webhooks are made of.
+/// The parameters of [`Webhooks::start`].
 #[derive(Debug)]
 pub(crate) struct WebhooksParts {
     pub(crate) settings: WebhooksConfig,
@@ -75,7 +75,7 @@ pub(crate) struct WebhooksParts {
     pub(crate) runtime: Handle,
 }
 
-/// One app that has webhooks.
+/// An app that has webhooks.
 #[derive(Debug)]
 struct WebhookApp {
     namespace: Box<str>,
@@ -83,18 +83,18 @@ struct WebhookApp {
     apps: Arc<Apps>,
     hooks: Vec<(Box<str>, Webhook)>,
     watch: Mutex<OccupancyWatch>,
-    /// The ledger is to be told something.
+    /// Notified when changes for the ledger are waiting.
     changed: Notify,
-    /// There may be news to send, for each webhook.
+    /// Notified when there may be news to send, for each webhook.
     news: Vec<Notify>,
     metrics: EventsMetrics,
-    /// Of the whole node: tells of panics.
+    /// The metrics of the whole node, for panics.
     of_node: Arc<Metrics>,
     lost_log: LogLimiter,
 }
 
 impl Webhooks {
-    /// `None` if no app has any.
+    /// Returns `None` if no app has webhooks.
     pub(crate) fn start(parts: WebhooksParts) -> Result<Option<Self>, String> {
         let (by_namespace, keeping, sending) = (RwLock::default(), Tasks::new(), Tasks::new());
         let webhooks = Self { by_namespace, parts, keeping, sending };
@@ -103,8 +103,8 @@ impl Webhooks {
         Ok(has_any.then_some(webhooks))
     }
 
-    /// Begins with the webhooks of apps that have come to a namespace in which none was watched: at the start all, later those
-    /// that have another namespace than before.
+    /// Starts the webhooks of apps in namespaces that are not watched yet: at the start those of all apps, later those
+    /// of apps whose namespace has changed.
     pub(crate) fn watch_apps(&self) -> Result<(), String> {
         let Self { parts, .. } = self;
         let settings = &parts.settings;
@@ -141,35 +141,35 @@ impl Webhooks {
         Ok(())
     }
 
-    /// A channel has its first subscriber on this node.
+    /// Records that a channel has its first subscriber on this node.
     pub(crate) fn occupied(&self, channel: &str) {
         if let Some((watched, name)) = self.holding(channel) {
             watched.note(|watch| watch.occupied(&name));
         }
     }
 
-    /// It has lost the last.
+    /// Records that a channel has lost its last subscriber on this node.
     pub(crate) fn vacated(&self, channel: &str) {
         if let Some((watched, name)) = self.holding(channel) {
             watched.note(|watch| watch.vacated(self.parts.clock.now(), &name));
         }
     }
 
-    /// A client of this node is in a channel's presence.
+    /// Records that a client of this node is in a channel's presence.
     pub(crate) fn entered(&self, channel: &str, info: &ClientInfo) {
         if let Some((watched, name)) = self.with_members(channel) {
             watched.note(|watch| watch.entered(self.parts.clock.now(), &name, info.clone()));
         }
     }
 
-    /// It is not any more.
+    /// Records that a client is not in a channel's presence any more.
     pub(crate) fn left(&self, channel: &str, client: ClientId) {
         if let Some((watched, name)) = self.with_members(channel) {
             watched.note(|watch| watch.left(self.parts.clock.now(), &name, client));
         }
     }
 
-    /// So many subscribers a channel has, on all nodes.
+    /// Records the number of a channel's subscribers, on all nodes.
     pub(crate) fn counted(&self, channel: &str, subscribers: u32) {
         if let Some((watched, name)) = self.of(channel)
             && watched.wants(WebhookEvent::SubscriptionCount, &name)
@@ -178,7 +178,7 @@ impl Webhooks {
         }
     }
 
-    /// A client has asked for a channel that should have kept its last event, and has none.
+    /// Records that a client has subscribed to a cache channel that has no event.
     pub(crate) fn missed_cache(&self, channel: &str) {
         if let Some((watched, name)) = self.of(channel)
             && watched.wants(WebhookEvent::CacheMiss, &name)
@@ -193,14 +193,14 @@ impl Webhooks {
         }
     }
 
-    /// Whether that is told of this channel.
+    /// Whether cache misses of this channel are reported.
     pub(crate) fn tells_cache_misses(&self, channel: &str) -> bool {
         self.of(channel).is_some_and(|(watched, name)| {
             PusherChannelKind::of(&name).cache && watched.wants(WebhookEvent::CacheMiss, &name)
         })
     }
 
-    /// A client's own event, as it is to be told once it is published.
+    /// Returns a client event that can be reported once it is published.
     pub(crate) fn client_event(
         &self,
         channel: &str,
@@ -225,14 +225,14 @@ impl Webhooks {
         Some(PendingClientEvent { watched, json: json.into() })
     }
 
-    /// Writes what is yet to be written and lets others have what this node held, then sends what is still to be sent.
+    /// Writes the last changes and releases this node's entries for others, then sends the remaining events.
     pub(crate) async fn shut_down(&self, until: std::time::Instant) {
         for tasks in [&self.keeping, &self.sending] {
             tasks.shut_down(Instant::from_std(until)).await;
         }
     }
 
-    /// The app of a channel, and the channel's name in it.
+    /// Returns the app of a channel, and the channel's name in it.
     fn of(&self, channel: &str) -> Option<(Arc<WebhookApp>, String)> {
         let namespace = self.parts.apps.namespace_of(channel)?;
         let watched = self.by_namespace.read().get(namespace)?.clone();
@@ -258,7 +258,7 @@ impl Webhooks {
     }
 }
 
-/// An event of a client that is on its way.
+/// A client event whose publication is in flight.
 #[derive(Debug)]
 pub(crate) struct PendingClientEvent {
     watched: Arc<WebhookApp>,
@@ -266,7 +266,7 @@ pub(crate) struct PendingClientEvent {
 }
 
 impl PendingClientEvent {
-    /// It has been published.
+    /// Reports the event, because it has been published.
     pub(crate) fn say(self) {
         self.watched.say(LedgerChange::Say(self.json));
     }
@@ -303,12 +303,12 @@ impl WebhookApp {
         }
     }
 
-    /// The app as it is now, or as it was before it was removed.
+    /// Returns the app as it is now, or as it was before it was removed.
     fn app(&self) -> Arc<PusherApp> {
         self.apps.in_namespace(&self.namespace).unwrap_or_else(|| self.app.clone())
     }
 
-    /// One of its tasks has panicked, and begins anew.
+    /// Logs and counts that a task has panicked, and waits before the caller restarts it.
     async fn panicked(&self, task: &'static str) {
         self.of_node.panicked(PanicSite::Delivery);
         tracing::error!(app = &*self.namespace, task, "a task of webhooks panicked; it begins anew");

@@ -1,4 +1,4 @@
-//! Keeps an app's ledger up to what this node has, and its lease from running out.
+//! Writes this node's occupancy and events to an app's ledger, and renews the lease there.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -20,19 +20,19 @@ use crate::telemetry::backend_metrics::LostEvent;
 
 /// How long a change waits for others to be written with it.
 const GATHER: Duration = Duration::from_millis(20);
-/// The most changes of one step of the ledger, and about the most bytes.
+/// The most changes in one step of the ledger, and the approximate most bytes.
 const STEP_CHANGES_MAX: usize = 500;
 const STEP_BYTES_MAX: usize = 1 << 20;
-/// A lease is prolonged this many times in its length.
+/// How often a lease is renewed within its duration.
 const PROLONGS_PER_LEASE: u32 = 4;
-/// Pause after the ledger refused or did not answer.
+/// The pause after the ledger has refused or did not answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 pub(super) struct EventRecorder {
     watched: Arc<WebhookApp>,
     ledger: Arc<dyn Ledger>,
     node: String,
-    /// The name under which this node holds things now, and how many names it has had.
+    /// The holder's name of this node at present, and the number of names so far.
     holder: String,
     names: u64,
     has_begun: bool,
@@ -40,9 +40,9 @@ pub(super) struct EventRecorder {
     delay: Duration,
     clock: Clock,
     restarts: IntCounter,
-    /// What the metrics show of what waits.
+    /// The waiting changes and bytes that the metrics show.
     shown: (usize, usize),
-    /// Something went wrong over what was being written.
+    /// Whether the last run has panicked.
     has_failed: bool,
     stop: signal::Receiver<Option<Instant>>,
     reminder: Reminder,
@@ -76,7 +76,7 @@ impl EventRecorder {
         keeper
     }
 
-    /// Runs until it is told to stop. Over a panic it gives up what was said and not written, and writes the rest anew.
+    /// Runs until it is told to stop. After a panic it drops unwritten events, and writes everything else anew.
     pub(super) async fn run(mut self) {
         while AssertUnwindSafe(self.keep_on()).catch_unwind().await.is_err() {
             self.has_failed = true;
@@ -110,9 +110,9 @@ impl EventRecorder {
         }
     }
 
-    /// Brings the ledger up to this node. `is_due`: the lease is to be prolonged.
+    /// Writes all changes to the ledger. `is_due`: the lease is due for renewal.
     async fn keep(&mut self, is_due: bool) -> Result<(), BrokerError> {
-        // Also while the ledger is out of reach: what has gone must not pile up.
+        // Done also while the ledger is unreachable, so that expired entries do not pile up.
         self.watched.watch.lock().pass(self.clock.now());
         if is_due || !self.has_begun {
             self.prolong().await?;
@@ -136,10 +136,10 @@ impl EventRecorder {
             if changes.is_empty() {
                 return Ok(());
             }
-            // So that what fails was not done in part, and is told twice when it is tried again.
+            // Only as many as are applied atomically: after a partial failure a retry would report some twice.
             changes.truncate(self.ledger.fits_in_a_step(&changes));
             if changes.is_empty() {
-                // It would be refused for ever, and all that waits behind it with it.
+                // The first change would be refused for ever, and block all changes behind it.
                 self.watched.watch.lock().done(1);
                 self.watched.lose(LostEvent::Refused, 1);
                 continue;
@@ -152,7 +152,7 @@ impl EventRecorder {
                 HoldOutcome::Over => {
                     self.begin_anew();
                     self.prolong().await?;
-                    // Where that happens again and again, nobody is to be busy with nothing else.
+                    // If that happens repeatedly, the loop must not spin.
                     tokio::time::sleep(GATHER).await;
                 }
             }
@@ -169,7 +169,7 @@ impl EventRecorder {
                 continue;
             }
             self.has_begun = true;
-            // What others held may have been freed.
+            // Entries of other holders may have been freed.
             self.watched.news.iter().for_each(tokio::sync::Notify::notify_one);
             if held == HoldOutcome::Done {
                 return Ok(());
@@ -177,8 +177,8 @@ impl EventRecorder {
         }
     }
 
-    /// Under a new name, everything again. What the old name held is free when its lease has run out, by when the new one
-    /// holds it.
+    /// Starts over under a new name, and writes everything again. The entries of the old name are freed when its lease
+    /// expires, by when the new name holds them.
     fn begin_anew(&mut self) {
         tracing::info!(app = &*self.watched.namespace, "writing anew for webhooks who is where");
         self.restarts.inc();
@@ -192,7 +192,8 @@ impl EventRecorder {
         self.has_begun = false;
     }
 
-    /// The last changes; then the others may have what this node held, once clients that went elsewhere have come there.
+    /// Writes the last changes, and releases this node's entries after a delay, so that clients that went to other
+    /// nodes have arrived there.
     async fn retire(&mut self) {
         let until = self.stop.borrow().unwrap_or_else(Instant::now);
         let leaving = async {
@@ -220,7 +221,7 @@ impl EventRecorder {
         self.shown = now;
     }
 
-    /// Has what failed tried again soon.
+    /// Schedules a retry after a failure.
     fn note(&mut self, result: Result<(), BrokerError>, prolonging: &mut Interval) {
         let now = std::time::Instant::now();
         match result {

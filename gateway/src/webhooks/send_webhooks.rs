@@ -23,18 +23,18 @@ use crate::telemetry::backend_metrics::LostEvent;
 const KEY: HeaderName = HeaderName::from_static("x-pusher-key");
 const SIGNATURE: HeaderName = HeaderName::from_static("x-pusher-signature");
 
-/// For so long a node is the one that sends, from each time it reads. Then another may.
+/// How long a node remains the only sender after each read. Then another node may take over.
 const LEASE: Duration = Duration::from_secs(5);
-/// How often the one that sends looks for news of other nodes.
+/// The interval at which the sending node looks for news of other nodes.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often the others look whether it still does. They do so at different times.
+/// The interval at which other nodes try to take over, randomized so that they differ.
 const LOOK_ELSEWHERE: Duration = Duration::from_millis(2_500);
-/// Pause after the ledger did not answer.
+/// The pause after the ledger did not answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) struct WebhookSender {
     watched: Arc<WebhookApp>,
-    /// Which of its webhooks.
+    /// The index of the webhook among those of its app.
     index: usize,
     ledger: Arc<dyn Ledger>,
     node: String,
@@ -42,20 +42,20 @@ pub(super) struct WebhookSender {
     clock: Clock,
     batch_max: usize,
     stop: signal::Receiver<Option<Instant>>,
-    /// What is done with and has not been said to be.
+    /// The progress that has not been acknowledged yet.
     done: Option<ReaderProgress>,
-    /// What is being sent, and how many events that may be.
+    /// The progress of the batch in flight, and its number of events.
     sending: Option<(ReaderProgress, u64)>,
-    /// The first after a gap that has been counted.
+    /// The first news after the last gap that has been counted.
     counted: u64,
     reminder: Reminder,
 }
 
-/// What there is to do after a look at the news.
+/// The next step after a look at the news.
 enum Next {
     AtOnce,
     After(Duration),
-    /// Somebody else sends.
+    /// Another node sends.
     Elsewhere,
     Stop,
 }
@@ -94,7 +94,7 @@ impl WebhookSender {
         })
     }
 
-    /// Runs until it is told to stop. Over a panic it gives up the batch that it was about.
+    /// Runs until it is told to stop. After a panic it gives up the batch in flight.
     pub(super) async fn run(mut self) {
         while AssertUnwindSafe(self.send_on()).catch_unwind().await.is_err() {
             self.watched.panicked("send").await;
@@ -157,7 +157,7 @@ impl WebhookSender {
             self.sending = None;
             match delivered {
                 Some(Ok(())) => {}
-                // Where it outlives this node, another will send it.
+                // If the ledger outlives this node, another node sends the batch.
                 Some(Err(LostEvent::Stopping)) => return Next::Stop,
                 Some(Err(reason)) => self.watched.lose(reason, events.len() as u64),
                 None => return Next::Elsewhere,
@@ -172,7 +172,7 @@ impl WebhookSender {
         written(news, |event, name| self.watched.hooks[self.index].1.wants(event, name))
     }
 
-    /// `None`: another node sends by now.
+    /// Sends a batch. `None`: another node is the sender by now.
     async fn deliver(&mut self, events: &[String]) -> Option<Result<(), LostEvent>> {
         let time_ms = self.clock.unix_millis();
         let body = Bytes::from(format!(r#"{{"time_ms":{time_ms},"events":[{}]}}"#, events.join(",")));
@@ -188,7 +188,7 @@ impl WebhookSender {
             loop {
                 tokio::time::sleep(LEASE / 3).await;
                 let reading = reading(watched, *index, node);
-                // While nobody can say, it goes on.
+                // While the ledger does not answer, sending goes on.
                 if let Ok(None) = ledger.read(LedgerQuery { lease: LEASE, ..reading.borrow() }).await {
                     return;
                 }
@@ -200,7 +200,7 @@ impl WebhookSender {
         }
     }
 
-    /// Lets another node send, at once. What nobody else can send is lost.
+    /// Lets another node take over at once. If no other node can, the remaining news are lost.
     async fn leave(&self) {
         if !self.ledger.outlives_node() {
             if let Ok(Some(page)) = self.read(self.done, usize::MAX, LEASE).await {
@@ -225,7 +225,7 @@ impl WebhookSender {
     }
 }
 
-/// Who reads, for which webhook.
+/// A reader of the ledger: the webhook, and this node.
 struct LedgerReader<'a> {
     readers: Vec<&'a str>,
     watched: &'a WebhookApp,

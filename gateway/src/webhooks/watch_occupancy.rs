@@ -1,6 +1,6 @@
-//! What one node has of one app's channels and members, and what of it the ledger does not know yet.
+//! The occupied channels and the members of one app on one node, and the changes that the ledger does not know yet.
 //!
-//! Whoever goes is let go of only after a while: a page that is loaded again is back before.
+//! Entries are released only after a delay: a page that is loaded again is back before that.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,22 +15,22 @@ use shared::push::OwnedEvent;
 
 use super::webhook_event;
 
-/// What a change that waits costs beside its text, in bytes.
+/// The overhead of a waiting change beside its text, in bytes.
 const CHANGE_BYTES: usize = 48;
 
-/// Bounded by the node's subscriptions, and by the room for changes that wait.
+/// The state of one app. Bounded by the node's subscriptions, and by the capacity for waiting changes.
 #[derive(Debug)]
 pub(super) struct OccupancyWatch {
     room: LedgerCapacity,
     delay: Duration,
-    /// Each thing that is held, and when it is to be let go of, if it is.
+    /// The held entries, each with the time of its release, if it is to be released.
     held: FxHashMap<Box<str>, Option<Moment>>,
     leaving: VecDeque<(Moment, Box<str>)>,
-    /// Who is in which presence channel, on this node.
+    /// The members of presence channels on this node.
     rosters: FxHashMap<Box<str>, Roster>,
     changes: VecDeque<LedgerChange>,
     bytes: usize,
-    /// The ledger is to be told of everything that is held.
+    /// Whether everything that is held must be written again.
     anew: bool,
 }
 
@@ -48,12 +48,12 @@ impl OccupancyWatch {
         }
     }
 
-    /// A channel has its first subscriber here.
+    /// Records that a channel has its first subscriber here.
     pub(super) fn occupied(&mut self, name: &str) {
         self.hold(webhook_event::channel(name));
     }
 
-    /// It has lost the last.
+    /// Records that a channel has lost its last subscriber here.
     pub(super) fn vacated(&mut self, now: Moment, name: &str) {
         self.let_go(now, webhook_event::channel(name));
     }
@@ -79,7 +79,7 @@ impl OccupancyWatch {
         }
     }
 
-    /// Something that is not held: a number, or an event. Returns how many are lost for want of room.
+    /// Adds a change that holds nothing: a count, or an event. Returns how many are lost because there is no room.
     pub(super) fn say(&mut self, change: LedgerChange) -> u64 {
         let cost = change.bytes() + CHANGE_BYTES;
         if self.changes.len() >= self.room.news_max || self.bytes + cost > self.room.bytes_max {
@@ -107,7 +107,7 @@ impl OccupancyWatch {
         }
     }
 
-    /// What cannot be left out: where there is no room, everything is told anew.
+    /// Adds a change that must not be lost: where there is no room, everything is written again.
     fn change(&mut self, change: LedgerChange) {
         if self.anew {
             return;
@@ -125,12 +125,12 @@ impl OccupancyWatch {
         self.changes.push_back(change);
     }
 
-    /// Lets go of what has been left for long enough.
+    /// Releases the entries whose delay has passed.
     pub(super) fn pass(&mut self, now: Moment) {
         while let Some((at, _)) = self.leaving.front().filter(|(at, _)| *at <= now) {
             let at = *at;
             let Some((_, subject)) = self.leaving.pop_front() else { return };
-            // Who came back and left again stands in the line a second time.
+            // An entry that came back and left again is queued a second time.
             if self.held.get(&subject) == Some(&Some(at)) {
                 self.held.remove(&subject);
                 self.change(LedgerChange::Release(subject));
@@ -138,17 +138,17 @@ impl OccupancyWatch {
         }
     }
 
-    /// When something is to be let go of.
+    /// Returns when the next entry is to be released.
     pub(super) fn next_at(&self) -> Option<Moment> {
         self.leaving.front().map(|(at, _)| *at)
     }
 
-    /// Whether a new name has to be taken for what is held. Asking takes it back.
+    /// Returns whether everything must be written again under a new name, and resets that.
     pub(super) fn take_overflowed(&mut self) -> bool {
         std::mem::take(&mut self.anew)
     }
 
-    /// Has the ledger told of everything that is held, and then of what was only announced.
+    /// Queues everything that is held to be written again, and behind it the waiting counts and events.
     pub(super) fn begin_anew(&mut self) {
         self.anew = false;
         let announced = std::mem::take(&mut self.changes).into_iter();
@@ -159,7 +159,7 @@ impl OccupancyWatch {
         self.bytes = self.changes.iter().map(|change| change.bytes() + CHANGE_BYTES).sum();
     }
 
-    /// Forgets what was only announced. Returns how much that was.
+    /// Drops the waiting counts and events. Returns how many there were.
     pub(super) fn give_up_announced(&mut self) -> u64 {
         let announced = self.announced();
         self.changes.retain(|change| !matches!(change, LedgerChange::Count(..) | LedgerChange::Say(_)));
@@ -167,7 +167,7 @@ impl OccupancyWatch {
         announced
     }
 
-    /// The first of what the ledger is to be told. They are still there until [`OccupancyWatch::done`].
+    /// Returns the first waiting changes, which stay queued until [`OccupancyWatch::done`].
     pub(super) fn first(&self, count_max: usize, bytes_max: usize) -> Vec<LedgerChange> {
         let mut bytes = 0;
         let fits = |change: &&LedgerChange| {
@@ -177,19 +177,19 @@ impl OccupancyWatch {
         self.changes.iter().take(count_max).take_while(fits).cloned().collect()
     }
 
-    /// The ledger knows of so many.
+    /// Removes changes that have been written.
     pub(super) fn done(&mut self, count: usize) {
         for change in self.changes.drain(..count.min(self.changes.len())) {
             self.bytes -= change.bytes() + CHANGE_BYTES;
         }
     }
 
-    /// How much waits: changes and bytes.
+    /// Returns the number of waiting changes, and their bytes.
     pub(super) fn waiting(&self) -> (usize, usize) {
         (self.changes.len(), self.bytes)
     }
 
-    /// How many of these were only announced, and are lost if nobody takes them any more.
+    /// Returns the number of waiting counts and events, which are lost if they are never written.
     pub(super) fn announced(&self) -> u64 {
         self.changes
             .iter()

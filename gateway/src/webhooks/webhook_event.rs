@@ -1,4 +1,4 @@
-//! What is held in an app's ledger, and the events that webhooks tell of it.
+//! The entries of an app's ledger, and the events that webhooks make of them.
 
 use std::borrow::Cow;
 
@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::pusher::webhook::WebhookEvent;
 
-/// What a node holds in a ledger, for as long as it has somebody there. In the ledger it is a text: a letter, the channel's
-/// name in Pusher, and behind a line break the user.
+/// The entries of a node in a ledger, as texts: a letter, the channel's name in Pusher, and for a member a line break
+/// and the user.
 const CHANNEL: char = 'c';
 const MEMBER: char = 'm';
 const BETWEEN: char = '\n';
 
-/// A channel that has subscribers.
+/// Returns the entry of a channel that has subscribers.
 pub(super) fn channel(name: &str) -> Box<str> {
     format!("{CHANNEL}{name}").into()
 }
 
-/// A user who is in a presence channel.
+/// Returns the entry of a user in a presence channel.
 pub(super) fn member(name: &str, user: &str) -> Box<str> {
     format!("{MEMBER}{name}{BETWEEN}{user}").into()
 }
@@ -46,7 +46,7 @@ pub(super) struct ClientEvent<'a> {
     pub(super) user_id: Option<&'a str>,
 }
 
-/// Of an event that was said, what a webhook chooses by.
+/// The part of an event in the ledger by which a webhook filters.
 #[derive(Deserialize)]
 struct EventHead<'a> {
     name: WebhookEvent,
@@ -54,7 +54,8 @@ struct EventHead<'a> {
     channel: Cow<'a, str>,
 }
 
-/// An event in JSON, if somebody wants it. `None` for what is none, too: a node of another release may have written it.
+/// Returns an event as JSON, if a webhook wants it. Invalid events are skipped too, because a node of another release
+/// may have written them.
 pub(super) fn written(news: &LedgerEvent, wants: impl Fn(WebhookEvent, &str) -> bool) -> Option<String> {
     let (event, channel, user_id, subscription_count) = match news {
         LedgerEvent::Said(json) => {

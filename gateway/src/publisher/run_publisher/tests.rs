@@ -1,4 +1,4 @@
-//! Publishing to a small server that answers as it is told.
+//! Tests publishing to a small server whose answers the test chooses.
 
 use std::sync::Arc;
 
@@ -22,12 +22,12 @@ struct Line {
     args: PublishArgs,
 }
 
-/// What the server does with a request.
+/// The reaction of the server to a request.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Answer {
     Publish,
     Status(u16),
-    /// Take the request and close the connection.
+    /// Accept the request and close the connection.
     Hang,
     Nonsense,
 }
@@ -36,7 +36,7 @@ enum Answer {
 struct Seen {
     requests: Vec<Value>,
     keys: Vec<String>,
-    /// For the first requests; those after are published.
+    /// Answers for the first requests; later requests are published.
     script: Vec<Answer>,
 }
 
@@ -57,7 +57,7 @@ async fn server(script: &[Answer]) -> (String, Arc<Mutex<Seen>>) {
             let (socket, _) = listener.accept().await.unwrap();
             let seen = shared.clone();
             let service = service_fn(move |request| answer(request, seen.clone()));
-            // A connection that hangs ends in an error, as it should.
+            // A connection that hangs ends in an error, as intended.
             tokio::spawn(
                 hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service),
             );
@@ -111,7 +111,7 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        // A leftover in the temporary folder harms nobody.
+        // A file that is left in the temporary folder does no harm.
         let _ = std::fs::remove_file(&self.0);
     }
 }
@@ -167,7 +167,7 @@ async fn a_lost_answer_is_asked_for_again_under_the_same_keys() {
 
 #[tokio::test]
 async fn publishing_to_nothing_says_so_at_once() {
-    // A port that was free a moment ago, and one on which nobody answers.
+    // A port that was free a moment ago, and one on which nothing answers.
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent_address = silent.local_addr().unwrap();
@@ -238,7 +238,7 @@ async fn what_no_retry_can_mend_ends_at_once() {
 
 #[tokio::test]
 async fn a_gateway_that_stays_away_is_given_up_in_time() {
-    // Bound and dropped: nobody listens there.
+    // Bound and dropped, so that nothing listens there.
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let args = arguments(&format!("http://127.0.0.1:{port}/api"), &["--retry-s", "1"]);
     let (report, result, _) = run(&args).await;

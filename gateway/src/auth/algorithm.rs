@@ -1,8 +1,8 @@
-//! How a token is signed (RFC 7518 §3, RFC 8037 §3.1).
+//! The signature algorithms of tokens (RFC 7518 §3, RFC 8037 §3.1).
 
 use serde::{Deserialize, Serialize};
 
-/// Named as in the header of a token.
+/// A signature algorithm, named as in the header of a token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 pub enum Algorithm {
     HS256,
@@ -19,7 +19,7 @@ pub enum Algorithm {
     EdDSA,
 }
 
-/// What a key must be to go with an algorithm. There is no key for two of these, and no algorithm for two keys.
+/// The kind of key that an algorithm needs. Each algorithm takes one kind, and no key is of two kinds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum KeyFamily {
     Hmac,
@@ -45,7 +45,7 @@ impl Algorithm {
         Self::EdDSA,
     ];
 
-    /// As it stands in the header of a token.
+    /// Returns the name as it stands in the header of a token.
     pub fn name(self) -> &'static str {
         match self {
             Self::HS256 => "HS256",

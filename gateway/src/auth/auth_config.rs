@@ -12,15 +12,15 @@ use crate::fetch::DocumentSource;
 use crate::secret::{Secret, SecretFileError};
 use crate::setting::Faults;
 
-/// As long as what the shortest signature is made of (RFC 7518 §3.2).
+/// The length of the shortest HMAC output (RFC 7518 §3.2).
 const SECRET_BYTES_MIN: usize = 32;
 
 /// Past an hour of leeway, the lifetime that a token states means little.
 const LEEWAY_S_MAX: u64 = 3_600;
 
-/// A key that was taken back serves for so long at most.
+/// Bounds for how long a key is still accepted after its issuer has withdrawn it.
 const JWKS_REFRESH_MS_MAX: u64 = 86_400_000;
-/// Less is a burden to who serves the keys, more keeps those out who have a new one.
+/// A shorter interval burdens the server of the keys; a longer one keeps out clients whose token has a new key.
 const JWKS_INTERVAL_MS: RangeInclusive<u64> = 100..=600_000;
 const JWKS_TIMEOUT_MS: RangeInclusive<u64> = 100..=30_000;
 const KEY_FILES_INTERVAL_MS: RangeInclusive<u64> = 1_000..=86_400_000;
@@ -185,7 +185,7 @@ impl Default for AuthConfig {
     }
 }
 
-/// The keys for one kind of token, as they are configured.
+/// The configured keys for one kind of token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeysConfig<'a> {
     pub(super) secret: TextOrFile<'a>,
@@ -199,7 +199,7 @@ pub(super) struct KeysConfig<'a> {
     pub(super) jwks_url: (&'static str, &'a str),
 }
 
-/// A text that is configured, or in a file that is.
+/// A text from the configuration, or from a file that the configuration names.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TextOrFile<'a> {
     pub(super) key: &'static str,
@@ -245,7 +245,7 @@ impl<'a> KeysConfig<'a> {
         ]
     }
 
-    /// Whether there is a present one.
+    /// Whether any present key is configured.
     pub(super) fn are_given(&self) -> bool {
         [self.secret, self.rsa, self.ecdsa, self.ed25519].iter().any(TextOrFile::is_given)
             || !self.jwks_url.1.is_empty()
@@ -284,7 +284,7 @@ impl AuthConfig {
         )
     }
 
-    /// Those of subscription tokens alone.
+    /// Returns the keys that are for subscription tokens alone.
     pub(super) fn subscription_keys(&self) -> KeysConfig<'_> {
         keys!(
             self, subscription_hmac_secret subscription_hmac_secret_file,
@@ -373,7 +373,7 @@ impl AuthConfig {
         }
     }
 
-    /// Every file with keys that is named and of no use, as (key of the setting, problem).
+    /// Returns every file with keys that is named and unusable, as (key of the setting, problem).
     pub fn file_faults(&self) -> Vec<(String, String)> {
         let mut found = Vec::new();
         for keys in [self.connection_keys(), self.subscription_keys()] {
@@ -399,7 +399,7 @@ impl AuthConfig {
         found
     }
 
-    /// What is wrong with a secret that was given, if it is too short to be one.
+    /// Returns what is wrong with a secret that was given, if it is too short.
     pub fn too_short(&self, secret: &Secret) -> Option<String> {
         let length = secret.reveal().len();
         (1..SECRET_BYTES_MIN).contains(&length).then_some(()).filter(|()| !self.allow_short_secrets)?;

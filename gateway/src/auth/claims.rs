@@ -1,4 +1,4 @@
-//! What a token says, once its signature has been checked.
+//! The claims of a token, once its signature has been checked.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use serde_json::value::RawValue;
 
 use super::granted::{CapabilityClaim, InvalidClaim, SubscriptionClaim, UpdatesClaim, json_of, rights_of};
 
-/// The claims that mean something here. Others are passed over, as RFC 7519 §4 asks. `null` is the same as nothing.
+/// The claims that the gateway reads. Others are ignored, as RFC 7519 §4 asks. `null` counts as absent.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct TokenClaims {
-    /// The user, unless another claim says who that is. Empty: anonymous.
+    /// The user, unless the configuration names another claim. Empty: anonymous.
     #[serde(deserialize_with = "user")]
     pub(super) sub: Box<str>,
     aud: Value,
@@ -24,37 +24,37 @@ pub(super) struct TokenClaims {
     expire_at: Option<Seconds>,
     info: Option<Box<RawValue>>,
     b64info: Option<Box<str>>,
-    // Of connection tokens only.
+    // In connection tokens only.
     channels: Option<Vec<Box<str>>>,
     subs: Option<BTreeMap<Box<str>, Option<SubscriptionClaim>>>,
     meta: Option<Box<RawValue>>,
     caps: Option<Vec<CapabilityClaim>>,
-    // Of subscription tokens only.
+    // In subscription tokens only.
     pub(super) channel: Option<Box<str>>,
-    /// The one client a subscription token is for. Deprecated in the protocol; empty: any of the user's.
+    /// The one client that a subscription token is for. Deprecated in the protocol; empty: any client of the user.
     client: Option<Box<str>>,
     data: Option<Box<RawValue>>,
     b64data: Option<Box<str>>,
     #[serde(rename = "override")]
     overrides: Option<super::granted::OverrideClaim>,
     allow: Option<Vec<Box<str>>>,
-    /// What may be done with updates.
+    /// What the client may do with Mercure updates.
     mercure: Option<UpdatesClaim>,
 }
 
-/// What is wrong with a token's times, though its signature is right. In seconds since 1970.
+/// What is wrong with the times of a token whose signature is right. In seconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum TokenTimeError {
-    /// Its `exp` is past: a fresh token may do.
+    /// `exp` has passed: a fresh token may be accepted.
     Expired(i64),
-    /// Its `nbf` is to come.
+    /// `nbf` lies in the future.
     Early(i64),
-    /// What it grants has ended already, by its `expire_at`.
+    /// The token's grant has ended already, by its `expire_at`.
     Ended(i64),
 }
 
 impl TokenClaims {
-    /// Whether one of the audiences that the token names is the right one.
+    /// Whether one of the token's audiences is the right one.
     pub(super) fn is_for(&self, is_right: impl Fn(&str) -> bool) -> bool {
         let names_it = |named: &Value| named.as_str().is_some_and(&is_right);
         match &self.aud {
@@ -67,12 +67,12 @@ impl TokenClaims {
         self.iss.as_str().is_some_and(is_right)
     }
 
-    /// The one client that the token is for, if it is for one.
+    /// Returns the one client that the token is for, if it names one.
     pub(super) fn only_for(&self) -> Option<&str> {
         self.client.as_deref().filter(|client| !client.is_empty())
     }
 
-    /// When what the token grants ends, in seconds since 1970; `None` if it does not end.
+    /// Returns when the token's grant ends, in seconds since 1970; `None` if it does not end.
     pub(super) fn expires_at(&self, now: i64, leeway: i64) -> Result<Option<i64>, TokenTimeError> {
         if let Some(exp) = self.exp.filter(|exp| exp.plus(leeway) <= now) {
             return Err(TokenTimeError::Expired(exp.0));
@@ -93,12 +93,12 @@ impl TokenClaims {
         }
     }
 
-    /// The JSON shown to others.
+    /// Returns the JSON shown to others.
     pub(super) fn info(&self) -> Result<Option<Bytes>, InvalidClaim> {
         json_of("info", self.info.as_deref(), self.b64info.as_deref())
     }
 
-    /// The JSON for the client itself, beside its subscription.
+    /// Returns the JSON for the client itself, sent with its subscription.
     pub(super) fn data(&self) -> Result<Option<Bytes>, InvalidClaim> {
         json_of("data", self.data.as_deref(), self.b64data.as_deref())
     }
@@ -107,12 +107,12 @@ impl TokenClaims {
         self.overrides.as_ref().map(|claim| claim.overrides()).unwrap_or_default()
     }
 
-    /// What a subscriber may do in the channel, beside what that allows.
+    /// Returns the rights of the subscriber in the channel, beside those that the channel's rules grant.
     pub(super) fn allow(&self) -> Result<Rights, InvalidClaim> {
         rights_of(self.allow.as_deref().unwrap_or_default())
     }
 
-    /// The JSON object for the application's own servers.
+    /// Returns the JSON object for the application's own servers.
     pub(super) fn meta(&self) -> Result<Option<Bytes>, InvalidClaim> {
         match json_of("meta", self.meta.as_deref(), None)? {
             Some(meta) if !meta.starts_with(b"{") => Err(InvalidClaim::Meta),
@@ -120,7 +120,7 @@ impl TokenClaims {
         }
     }
 
-    /// What the server subscribes the client to. `channels` counts for nothing where there are `subs`.
+    /// Returns the server-side subscriptions of the client. `channels` is ignored where there are `subs`.
     pub(super) fn server_subscriptions(&self) -> Result<Vec<ServerSubscription>, InvalidClaim> {
         let plain = |channel: &str| ServerSubscription { channel: channel.into(), ..Default::default() };
         if let Some(subs) = self.subs.as_ref().filter(|subs| !subs.is_empty()) {
@@ -152,8 +152,8 @@ fn user<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<str>, D::Error
     }
 }
 
-/// A user by name or by number. A number is its digits as they were written: many issuers count their users past what
-/// a float can tell apart.
+/// Returns a user given as a text or a number. A number is kept as the digits that were written: many issuers number
+/// their users beyond what a float can tell apart.
 pub(super) fn user_of(written: &RawValue, claim: &str) -> Result<Box<str>, serde_json::Error> {
     match written.get() {
         "null" => Ok(Box::default()),
@@ -165,7 +165,7 @@ pub(super) fn user_of(written: &RawValue, claim: &str) -> Result<Box<str>, serde
     }
 }
 
-/// A `NumericDate` (RFC 7519 §2): seconds since 1970, of which a part of a second is cut off.
+/// A `NumericDate` (RFC 7519 §2): seconds since 1970, with fractions of a second cut off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Seconds(i64);
 
@@ -180,7 +180,7 @@ impl<'de> Deserialize<'de> for Seconds {
         let number = serde_json::Number::deserialize(deserializer)?;
         let whole = number.as_i64().or_else(|| {
             let cut = number.as_f64()?.trunc();
-            // Within these bounds every float is a whole number of i64.
+            // Within these bounds every float without a fraction is an i64.
             (cut.abs() < 9.0e18).then_some(cut as i64)
         });
         whole.map(Self).ok_or_else(|| serde::de::Error::custom("a time that is out of all bounds"))

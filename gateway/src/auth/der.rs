@@ -1,16 +1,16 @@
-//! As much of DER (X.690) as stands around a key: one element after the other, each with its tag and length.
+//! Reads as much of DER (X.690) as encloses a key: one element after the other, each with its tag and length.
 
 pub(super) const INTEGER: u8 = 0x02;
 pub(super) const BIT_STRING: u8 = 0x03;
 pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
 pub(super) const SEQUENCE: u8 = 0x30;
 
-/// What is left to be read.
+/// The bytes that have not been read yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Der<'a>(pub(super) &'a [u8]);
 
 impl<'a> Der<'a> {
-    /// What the next element holds, if it has this tag.
+    /// Takes the content of the next element, if the element has this tag.
     pub(super) fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
         let [first, length, rest @ ..] = self.0 else { return None };
         if *first != tag {
@@ -22,7 +22,7 @@ impl<'a> Der<'a> {
                 let (length, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
                 (length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), rest)
             }
-            // A key is never that long, and no length is left open.
+            // A key is never longer than that, and DER has no indefinite lengths.
             _ => return None,
         };
         let (element, rest) = rest.split_at_checked(length)?;
@@ -34,14 +34,14 @@ impl<'a> Der<'a> {
         self.take(SEQUENCE).map(Self)
     }
 
-    /// A number that is not negative, without zeros before it.
+    /// Takes a non-negative integer, without leading zeros.
     pub(super) fn unsigned(&mut self) -> Option<&'a [u8]> {
         let number = self.take(INTEGER)?;
         number.first().filter(|first| **first < 0x80)?;
         Some(without_zeros(number))
     }
 
-    /// The whole bytes of a string of bits.
+    /// Takes a bit string that consists of whole bytes.
     pub(super) fn bits(&mut self) -> Option<&'a [u8]> {
         self.take(BIT_STRING)?.strip_prefix(&[0])
     }

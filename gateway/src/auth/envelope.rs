@@ -1,4 +1,4 @@
-//! What a token comes in: JWS in its compact form (RFC 7515 §3.1).
+//! The envelope of a token: JWS in its compact form (RFC 7515 §3.1).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,22 +13,22 @@ use super::algorithm::Algorithm;
 use super::claims::{TokenClaims, user_of};
 use super::sign_token::{SignError, SigningKey};
 
-/// The longest name of a key that is looked for, in bytes.
+/// The longest key name that is looked up, in bytes.
 const KID_BYTES_MAX: usize = 256;
 
-/// A token taken apart. Nothing of it is to be believed before its signature is checked.
+/// A token split into its parts. Nothing in it is to be trusted before its signature is checked.
 #[derive(Debug)]
 pub(super) struct UnverifiedToken<'a> {
-    /// What the signature is over.
+    /// The bytes that the signature covers.
     pub(super) signed: &'a [u8],
     pub(super) signature: Vec<u8>,
     pub(super) algorithm: Algorithm,
-    /// The name of its key, if it has one that can be a name.
+    /// The name of the key, if the header has a usable one.
     pub(super) kid: Option<Box<str>>,
     claims: Vec<u8>,
 }
 
-/// Why an envelope is not opened, worded for who runs the gateway.
+/// Why an envelope cannot be opened, worded for the operator of the gateway.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EnvelopeError {
     #[error("it is no JWT: three parts in base64url, with dots between them")]
@@ -53,14 +53,14 @@ pub(super) enum NotAnObject {
     Json(#[from] serde_json::Error),
 }
 
-/// What of a header matters. All else is whatever its issuer likes.
+/// The members of a header that matter. All others are up to the issuer.
 #[derive(Deserialize)]
 struct Header<'a> {
     #[serde(borrow)]
     alg: Cow<'a, str>,
     #[serde(borrow, default)]
     kid: Option<&'a RawValue>,
-    /// Says that something must be understood which is not (RFC 7515 §4.1.11).
+    /// Names extensions that must be understood (RFC 7515 §4.1.11). None is.
     crit: Option<IgnoredAny>,
 }
 
@@ -68,7 +68,7 @@ impl<'a> UnverifiedToken<'a> {
     pub(super) fn take_apart(token: &'a str) -> Result<Self, EnvelopeError> {
         let (signed, signature) = token.rsplit_once('.').ok_or(EnvelopeError::Shape)?;
         let (header, claims) = signed.split_once('.').ok_or(EnvelopeError::Shape)?;
-        // A third dot is no base64url.
+        // A third dot fails here: it is no base64url.
         let (header, claims) = (decoded(header)?, decoded(claims)?);
         let header: Header<'_> = object(&header).map_err(EnvelopeError::Header)?;
         if header.crit.is_some() {
@@ -78,13 +78,13 @@ impl<'a> UnverifiedToken<'a> {
             "ES512" => EnvelopeError::Es512,
             other => EnvelopeError::Algorithm(other.chars().take(32).collect()),
         })?;
-        // A name that is no text names no key here, and does no harm where none is looked for.
+        // A name that is no text names no key here, and does no harm where no key is looked up by name.
         let kid = header.kid.and_then(|kid| serde_json::from_str::<Box<str>>(kid.get()).ok());
         let kid = kid.filter(|kid| !kid.is_empty() && kid.len() <= KID_BYTES_MAX);
         Ok(Self { signed: signed.as_bytes(), signature: decoded(signature)?, algorithm, kid, claims })
     }
 
-    /// What it says, with the user out of the claim of this name.
+    /// Returns the claims, with the user from the claim of this name.
     pub(super) fn claims(&self, user_claim: &str) -> Result<TokenClaims, EnvelopeError> {
         let mut claims: TokenClaims = object(&self.claims).map_err(EnvelopeError::Claims)?;
         if user_claim != "sub" {
@@ -96,7 +96,7 @@ impl<'a> UnverifiedToken<'a> {
     }
 }
 
-/// A token with these claims, and the name of its key if that has one.
+/// Returns a signed token with these claims, and with the name of its key if there is one.
 pub(super) fn seal(
     key: &SigningKey,
     algorithm: Algorithm,
@@ -121,7 +121,7 @@ fn decoded(part: &str) -> Result<Vec<u8>, EnvelopeError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| EnvelopeError::Shape)
 }
 
-/// A list would do for serde, its elements in the order of the fields.
+/// Parses an object. Serde would take a list too, with its elements in the order of the fields.
 fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, NotAnObject> {
     if json.trim_ascii_start().first() != Some(&b'{') {
         return Err(NotAnObject::Another);

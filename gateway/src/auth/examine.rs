@@ -1,4 +1,4 @@
-//! `tidegate token verify`: what a gateway of this configuration makes of a token, and why.
+//! `tidegate token verify`: says whether a gateway of this configuration accepts a token, and why.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -17,10 +17,10 @@ use super::utc::utc;
 use super::verify::TokenPurpose;
 use crate::clock::Clock;
 
-/// The most that is read of a token on standard input, in bytes.
+/// The most that is read of a token from standard input, in bytes.
 const INPUT_BYTES_MAX: u64 = 64 * 1024;
 
-/// The token is in order, it is not, or that cannot be told.
+/// Exit codes for a token that is refused, and for one that cannot be judged.
 const EXIT_REFUSED: u8 = 1;
 const EXIT_UNKNOWN: u8 = 2;
 
@@ -40,7 +40,7 @@ pub struct ExamineArgs {
     pub config: Option<PathBuf>,
 }
 
-/// Prints what there is to be said of a token.
+/// Prints whether the token is accepted and what it says, or why it is refused.
 pub(super) fn examine(args: &ExamineArgs, config: &AuthConfig) -> ExitCode {
     let now = Clock::start().unix_seconds();
     let token = token(args).and_then(|token| {
@@ -51,7 +51,7 @@ pub(super) fn examine(args: &ExamineArgs, config: &AuthConfig) -> ExitCode {
     });
     match token {
         Ok(Ok(report)) => {
-            // Whoever asked for it is gone if it cannot be printed.
+            // If printing fails, the reader is gone.
             let _ = std::io::stdout().write_all(report.as_bytes());
             ExitCode::SUCCESS
         }
@@ -81,8 +81,8 @@ fn token(args: &ExamineArgs) -> Result<String, String> {
     Ok(read.trim().to_owned())
 }
 
-/// Why a gateway of this configuration refuses a token that was made just now. `None` too where that cannot be told
-/// without asking an issuer for its keys.
+/// Returns why a gateway of this configuration refuses a token that was just made. `None` also where that cannot be
+/// told without asking an issuer for its keys.
 pub(super) fn refusal(config: &AuthConfig, token: &str, channel: Option<&str>) -> Option<String> {
     let now = Clock::start().unix_seconds();
     let purpose = match purpose(channel) {
@@ -118,7 +118,7 @@ fn waited_for(rules: &Rules, now: i64, token: &str, purpose: &TokenPurpose) -> R
     }
 }
 
-/// The reason, with times as people read them.
+/// Returns the reason, with times in a readable form.
 fn reason(refused: &TokenError, now: i64) -> String {
     use super::claims::TokenTimeError;
     match refused {
@@ -233,7 +233,7 @@ fn rights(rights: Rights) -> String {
     if described.is_empty() { "do nothing".to_owned() } else { described.join(", ") }
 }
 
-/// A time as its two largest units.
+/// Formats a duration as its two largest units.
 fn lasting(seconds: i64) -> String {
     let seconds = seconds.max(0);
     match seconds {

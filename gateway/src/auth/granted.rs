@@ -1,4 +1,4 @@
-//! What claims grant beside a name: subscriptions, overrides of options, capabilities.
+//! What claims grant beside the name of a user: subscriptions, overrides of options, capabilities.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,13 +11,13 @@ use shared::topic_selector::Selector;
 
 /// The most capabilities of a client.
 const CAPABILITIES_MAX: usize = 64;
-/// The most channels and patterns in all of them together. Each may be looked at for a command.
+/// The most channels and patterns in all capabilities of a client together. A command may have to look at each.
 const CAPABILITY_CHANNELS_MAX: usize = 512;
 
-/// The most topics to publish to, and to subscribe to. Each may be looked at for an update.
+/// The most topics to publish to, and to subscribe to. An update may have to be matched with each.
 const TOPICS_MAX: usize = 256;
 
-/// What of the claims makes no sense.
+/// Why a claim is invalid.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum InvalidClaim {
     #[error("its {0} is no JSON, or nested too deep")]
@@ -145,7 +145,7 @@ pub(super) fn capabilities(claims: &[CapabilityClaim]) -> Result<Box<[Capability
     claims.iter().map(capability).collect()
 }
 
-/// What is misspelled would otherwise be missed without a word.
+/// Parses the names of rights. Unknown names are errors, so that a misspelled right is not silently missing.
 pub(super) fn rights_of(names: &[Box<str>]) -> Result<Rights, InvalidClaim> {
     let mut rights = Rights::default();
     for name in names {
@@ -160,7 +160,7 @@ pub(super) fn rights_of(names: &[Box<str>]) -> Result<Rights, InvalidClaim> {
     Ok(rights)
 }
 
-/// JSON that others can read, given as it is or in base64.
+/// Returns the JSON that others can read, given as it is or in base64.
 pub(super) fn json_of(
     claim: &'static str,
     plain: Option<&RawValue>,

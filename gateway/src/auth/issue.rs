@@ -12,39 +12,39 @@ use super::envelope::seal;
 use super::sign_token::{SignError, SigningKey};
 use crate::secret::{Secret, SecretFileError};
 
-/// What a token should say.
+/// The requested content of a token.
 #[derive(Clone, Debug, Default)]
 pub struct TokenRequest {
-    /// Empty: an anonymous one.
+    /// Empty: anonymous.
     pub user: String,
-    /// Makes a subscription token for this channel; else it is a connection token.
+    /// Makes a subscription token for this channel. `None`: a connection token.
     pub channel: Option<String>,
-    /// How long it is valid. `None`: for ever.
+    /// How long the token is valid. `None`: for ever.
     pub ttl: Option<Duration>,
-    /// When what it grants ends, in seconds since 1970, whatever `ttl` says; 0: never.
+    /// When the token's grant ends, in seconds since 1970, whatever `ttl` says; 0: never.
     pub expire_at: Option<i64>,
     /// JSON shown to others.
     pub info: Option<String>,
-    /// JSON for the client, beside the subscription. Of subscription tokens.
+    /// JSON for the client, sent with the subscription. For subscription tokens.
     pub data: Option<String>,
-    /// Channels the server subscribes the client to. Of connection tokens, as the next three.
+    /// Channels that the server subscribes the client to. For connection tokens, as are the next three.
     pub channels: Vec<String>,
-    /// The same with what each is to have, as a JSON object.
+    /// The same with options for each channel, as a JSON object.
     pub subs: Option<String>,
     /// A JSON object for the application's own servers.
     pub meta: Option<String>,
     /// Capabilities, as a JSON list.
     pub caps: Option<String>,
-    /// What the subscriber may do beside receiving: pub, prs, hst. Of subscription tokens.
+    /// What the subscriber may do beside receiving: pub, prs, hst. For subscription tokens.
     pub allow: Vec<String>,
-    /// In place of what the configuration asks for.
+    /// In place of the audience that the configuration requires.
     pub audience: Option<String>,
     pub issuer: Option<String>,
     /// A file with the private key to sign with, in place of the configuration's secret.
     pub private_key_file: Option<PathBuf>,
-    /// In place of the first that goes with the key.
+    /// In place of the first accepted algorithm that fits the key.
     pub algorithm: Option<Algorithm>,
-    /// The name of the key, where gateways look for it by that.
+    /// The name of the key, for gateways that look keys up by name.
     pub kid: Option<String>,
 }
 
@@ -64,7 +64,7 @@ pub enum IssueError {
     Sign(#[from] SignError),
 }
 
-/// In the order they were said.
+/// The claims, in the order in which they were added.
 #[derive(Default)]
 struct IssuedClaims<'a>(Vec<(&'a str, Box<RawValue>)>);
 
@@ -91,7 +91,7 @@ impl Serialize for IssuedClaims<'_> {
     }
 }
 
-/// Makes a token that a gateway of this configuration accepts, if it has the key to it.
+/// Makes a token that a gateway of this configuration accepts, if the key is available.
 pub fn issue(config: &AuthConfig, now_unix_s: i64, request: &TokenRequest) -> Result<String, IssueError> {
     refuse_misplaced(request)?;
     let key = match &request.private_key_file {

@@ -1,5 +1,5 @@
-//! The public keys of an issuer, by name, out of its own hands: a JWKS (RFC 7517), fetched when it is due and when a
-//! token names a key that is not there, but never more often than the interval says.
+//! The public keys of an issuer, by name, as the issuer publishes them: a JWKS (RFC 7517), fetched when it is due and
+//! when a token names a key that is not there, but never more often than the interval allows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use crate::authorities::AuthoritiesError;
 use crate::fetch::{DocumentSource, FetchError, Fetcher};
 use crate::telemetry::{Metrics, Reminder};
 
-/// Longest set that is read, in bytes.
+/// The longest set that is read, in bytes.
 const SET_BYTES_MAX: usize = 256 * 1024;
-/// The most keys that are kept of a set.
+/// The most keys that are kept from a set.
 const KEYS_MAX: usize = 128;
 /// The most tokens that wait for one fetch. Each keeps up to 32 KiB.
 const WAITING_MAX: usize = 4_096;
@@ -34,7 +34,7 @@ pub(super) struct Jwks {
     state: Mutex<JwksState>,
 }
 
-/// What a set is fetched by. Of two that are the same one is enough.
+/// The settings of a fetched set. Equal settings share one set.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct JwksSettings {
     source: DocumentSource,
@@ -47,7 +47,7 @@ pub(super) struct JwksSettings {
 #[derive(Debug, Default)]
 struct JwksState {
     keys: Arc<KeysByName>,
-    /// When the keys came, and when they were last asked for.
+    /// When the keys were fetched, and when they were last asked for.
     fetched: Option<Instant>,
     requested_at: Option<Instant>,
     /// Why the last fetch failed, if it did.
@@ -64,18 +64,18 @@ struct FetchInFlight(Shared<BoxFuture<'static, ()>>);
 #[derive(Clone, Debug)]
 struct JwkEntry {
     key: Arc<PublicKey>,
-    /// The only one it is for, if its issuer says so.
+    /// The only algorithm that the key is for, if its issuer names one.
     only: Option<Algorithm>,
 }
 
-/// What is known of a key.
+/// The result of looking up a key.
 pub(super) enum KeyLookup {
     Found(Arc<PublicKey>),
-    /// The issuer has none of this name for this algorithm, or had none a moment ago.
+    /// The issuer has no key of this name for this algorithm, or had none at the last fetch.
     Unknown,
-    /// The issuer cannot be asked.
+    /// The issuer cannot be reached.
     Unavailable(Arc<str>),
-    /// The issuer is being asked: look again after this.
+    /// The issuer is being asked: look the key up again once this is done.
     Wait(BoxFuture<'static, ()>),
 }
 
@@ -88,7 +88,7 @@ enum SetError {
 }
 
 impl JwksSettings {
-    /// `None` where the URL is none, which the check of the configuration has told.
+    /// Returns `None` where the URL is invalid, which the check of the configuration reports.
     pub(super) fn new(url: &str, config: &AuthConfig) -> Option<Self> {
         Some(Self {
             source: DocumentSource::parse(url, config.jwks_allow_http).ok()?,
@@ -113,7 +113,7 @@ impl Jwks {
         &self.settings
     }
 
-    /// The key of this name for this algorithm. Whether the set as it is has it is known at once.
+    /// Looks up the key of this name for this algorithm. A key in the present set is found without waiting.
     pub(super) fn find(self: &Arc<Self>, kid: &str, algorithm: Algorithm, now: Instant) -> KeyLookup {
         let mut state = self.state.lock();
         let fitting = |key: &&JwkEntry| {
@@ -141,25 +141,25 @@ impl Jwks {
         )
     }
 
-    /// Whether the keys should be fetched: they are old, or it failed some time ago.
+    /// Whether the keys should be fetched: they are old, or the last fetch failed some time ago.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         let state = self.state.lock();
         let pause = if state.trouble.is_some() { self.settings.interval } else { self.settings.refresh };
         state.requested_at.is_none_or(|at| now >= at + pause)
     }
 
-    /// Fetches the keys, or waits for those who do.
+    /// Fetches the keys, or waits for the fetch in flight.
     pub(super) async fn refresh(self: &Arc<Self>, now: Instant) {
         let asking = self.ask(&mut self.state.lock(), now);
         asking.await;
     }
 
-    /// Since when the keys are what they are. `None` if there never were any.
+    /// Returns the age of the keys. `None` if there never were any.
     pub(super) fn age(&self, now: Instant) -> Option<Duration> {
         self.state.lock().fetched.map(|fetched| now.saturating_duration_since(fetched))
     }
 
-    /// Why there are no keys, if there never were any.
+    /// Returns why there are no keys, if there never were any.
     pub(super) fn missing(&self) -> Option<String> {
         let state = self.state.lock();
         if state.fetched.is_some() {
@@ -188,7 +188,7 @@ impl Jwks {
         }
         let now = Instant::now();
         let mut state = self.state.lock();
-        // Cleared first: whoever asks after this asks anew.
+        // Cleared first: a request after this starts a new fetch.
         state.in_flight = None;
         state.requested_at = Some(now);
         match keys {
@@ -220,7 +220,7 @@ impl Jwks {
     }
 }
 
-/// A token that waits for the keys.
+/// A token that waits for the keys, counted while it does.
 struct WaitingToken(Arc<Jwks>);
 
 impl Drop for WaitingToken {
@@ -244,7 +244,7 @@ struct JwkSet {
     keys: Vec<Value>,
 }
 
-/// The members of a key that matter here (RFC 7517 §4).
+/// The members of a key that are read (RFC 7517 §4).
 #[derive(Deserialize)]
 struct Jwk<'a> {
     kty: &'a str,
@@ -260,8 +260,8 @@ struct Jwk<'a> {
     y: Option<&'a str>,
 }
 
-/// The keys that can be used. Those of other kinds, for other purposes or without a name are passed over, and so are
-/// secrets: what anybody can fetch is none.
+/// Parses a set and returns the usable keys. Keys of other kinds, for other purposes or without a name are skipped, and
+/// so are secrets: one that anybody can fetch is none.
 fn read_set(json: &[u8]) -> Result<KeysByName, serde_json::Error> {
     let JwkSet { keys } = serde_json::from_slice(json)?;
     let mut by_name = KeysByName::new();
@@ -297,7 +297,7 @@ fn usable(json: &Value) -> Option<(Box<str>, JwkEntry)> {
     Some((jwk.kid.into(), JwkEntry { key: Arc::new(key), only }))
 }
 
-/// What a set of keys says, for [`crate::readers`]: the names of those that can be used.
+/// Returns the names of the usable keys in a set, for [`crate::readers`].
 pub(super) fn names_in(json: &[u8]) -> Result<Vec<String>, String> {
     let keys = read_set(json).map_err(|error| error.to_string())?;
     let mut names: Vec<String> = keys.into_keys().map(String::from).collect();

@@ -1,4 +1,4 @@
-//! Who a client is and what it may subscribe to, as signed tokens (JWT, RFC 7519) say.
+//! Reads from signed tokens (JWT, RFC 7519) who a client is and what it may subscribe to.
 
 mod algorithm;
 mod auth_config;
@@ -27,11 +27,11 @@ pub use token_cli::{TokenArgs, command};
 pub use token_keys::KeyError;
 pub use verify::{Authenticator, TokenVerdict};
 
-/// What claims say and grant at some moment, for [`crate::readers`].
+/// The content and the grants of claims at a given moment, for [`crate::readers`].
 #[derive(PartialEq, Debug)]
 pub struct ReadClaims {
     pub words: String,
-    /// When it ends, in seconds since 1970, if it has not ended and ever does.
+    /// When the grant ends, in seconds since 1970, if it has not ended and ever does.
     pub expires_at: Option<i64>,
     /// The JSON shown to others.
     pub info: Option<bytes::Bytes>,
@@ -46,12 +46,12 @@ pub(crate) fn read_claims(now_unix_s: i64, claims: &[u8]) -> Result<ReadClaims, 
     Ok(ReadClaims { words, expires_at: end.unwrap_or_default(), info: info.unwrap_or_default() })
 }
 
-/// The names of the keys in a set that an issuer publishes.
+/// Returns the names of the keys in a set that an issuer publishes.
 pub(crate) fn read_key_set(json: &[u8]) -> Result<Vec<String>, String> {
     jwks::names_in(json)
 }
 
-/// How many public keys a text holds.
+/// Returns how many public keys a text holds.
 pub(crate) fn read_public_keys(pem: &str) -> Result<usize, String> {
     token_keys::public_keys(pem, None).map(|keys| keys.len()).map_err(|error| error.to_string())
 }

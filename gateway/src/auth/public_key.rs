@@ -1,4 +1,4 @@
-//! Public keys as they are configured or fetched (SPKI in PEM, JWK), and the signatures they check.
+//! Public keys as they are configured or fetched (SPKI in PEM, JWK), and the check of signatures with them.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,7 +21,7 @@ pub(super) const OID_P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
 pub(super) const OID_P521: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x23];
 pub(super) const OID_ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 
-/// A key that was looked at: it is long enough, and of a kind that is served.
+/// A key that was validated: it is long enough, and of a supported kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum PublicKey {
     /// Modulus and exponent, big-endian and without zeros before them.
@@ -35,7 +35,7 @@ pub(super) enum PublicKey {
     Ed25519(Box<[u8]>),
 }
 
-/// Why a text or a set of members is no public key of use.
+/// Why a text or the members of a JWK are no usable public key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PublicKeyError {
     #[error("holds no public key: it must be PEM that begins with -----BEGIN PUBLIC KEY-----")]
@@ -70,7 +70,7 @@ pub(super) struct Members<'a> {
 }
 
 impl PublicKey {
-    /// All keys of a text.
+    /// Parses all keys of a text.
     pub(super) fn from_pem(text: &str) -> Result<Vec<Self>, PublicKeyError> {
         let mut keys = Vec::new();
         for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()) {
@@ -87,14 +87,14 @@ impl PublicKey {
         if keys.is_empty() { Err(PublicKeyError::NoPem) } else { Ok(keys) }
     }
 
-    /// A SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).
+    /// Parses a SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).
     fn from_spki(der: &[u8]) -> Result<Self, PublicKeyError> {
         let read = || {
             let mut info = Der(der).sequence()?;
             let mut algorithm = info.sequence()?;
             let kind = algorithm.take(OBJECT_IDENTIFIER)?;
             let key = info.bits().filter(|_| info.is_at_end())?;
-            // RSA has a null there, and Ed25519 nothing.
+            // RSA keys have a null in this place, Ed25519 keys nothing.
             Some((kind, algorithm.take(OBJECT_IDENTIFIER), key))
         };
         let (kind, curve, key) = read().ok_or(PublicKeyError::Malformed)?;
@@ -139,7 +139,7 @@ impl PublicKey {
         if !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
             return Err(PublicKeyError::RsaBits(bits));
         }
-        // An exponent of 1 signs nothing, and an even one is none.
+        // An exponent of 1 signs nothing, and an even one is invalid.
         let is_sound = e.len() <= 4 && e != [1] && e.last().is_some_and(|last| last % 2 == 1);
         if is_sound { Ok(Self::Rsa { n: n.into(), e: e.into() }) } else { Err(PublicKeyError::Malformed) }
     }
@@ -165,7 +165,7 @@ impl PublicKey {
         }
     }
 
-    /// Whether this key has signed the message by this algorithm. Never, if it is a key for others.
+    /// Whether this key has signed the message with this algorithm. False if the algorithm needs another kind of key.
     pub(super) fn has_signed(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         if algorithm.family() != self.family() {
             return false;

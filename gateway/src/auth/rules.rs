@@ -1,4 +1,4 @@
-//! What tokens are checked by: the keys of both kinds, and what else the configuration says. Exchanged as a whole.
+//! The rules that tokens are checked by: the keys of both kinds, and the further settings. Replaced as a whole.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,30 +13,30 @@ use super::token_keys::{KeyError, KeySet, OpenTokenError, VerifiedToken};
 use super::verify::{TokenPurpose, is_too_long};
 use crate::telemetry::Metrics;
 
-/// What one configuration says of tokens, its keys read.
+/// The rules of one configuration, with its keys read.
 pub(crate) struct Rules {
     connections: Option<KeySet>,
-    /// `None`: those of connections.
+    /// `None`: the keys of connection tokens serve for both.
     subscriptions: Option<KeySet>,
     pub(super) leeway_s: i64,
     pub(super) allow_anonymous: bool,
     pub(super) explain_refusals: bool,
     pub(super) insecure: bool,
     pub(super) files_interval: Duration,
-    /// What they were made of, to be made again when files change.
+    /// The configuration of these rules, from which they are built again when files change.
     pub(super) config: AuthConfig,
-    /// Of what the files held.
+    /// The digest of all key files.
     digest: Digest,
 }
 
 impl Rules {
-    /// Keys that `before` has fetched are not fetched again.
+    /// Reads the keys. A set that `before` has fetched is taken over, not fetched again.
     pub(super) fn new(
         config: &AuthConfig,
         before: Option<&Self>,
         metrics: Option<&Arc<Metrics>>,
     ) -> Result<Self, KeyError> {
-        // Read before the keys are: a file that changes in between is read again the next time.
+        // Computed before the keys are read: a file that changes in between is read again the next time.
         let digest = digest_of_files(config)?;
         let mut known = before.map(Self::fetched).unwrap_or_default();
         let connections = KeySet::new(&config.connection_keys(), config, &known, metrics)?;
@@ -55,7 +55,7 @@ impl Rules {
         })
     }
 
-    /// What a token says, and when what it grants ends in seconds since 1970.
+    /// Returns the content of a token, and when its grant ends in seconds since 1970.
     pub(super) fn examine(
         &self,
         now: i64,
@@ -91,7 +91,7 @@ impl Rules {
         Ok((opened, end))
     }
 
-    /// The same, once its key has been waited for.
+    /// Examines a token whose key has been waited for.
     pub(super) fn examine_at_last(
         &self,
         now: i64,
@@ -106,7 +106,7 @@ impl Rules {
         })
     }
 
-    /// The sets of keys that are fetched, each once.
+    /// Returns the sets of keys that are fetched, each once.
     pub(super) fn fetched(&self) -> Vec<Arc<Jwks>> {
         let mut all: Vec<Arc<Jwks>> = Vec::new();
         for keys in [&self.connections, &self.subscriptions].into_iter().flatten() {
@@ -119,7 +119,7 @@ impl Rules {
         all
     }
 
-    /// Why nobody can be let in: no key is there yet, and nobody comes without one.
+    /// Returns why nobody can be let in: no key is there yet, and anonymous clients are refused.
     pub(super) fn missing(&self) -> Option<String> {
         let keys = self.connections.as_ref().filter(|keys| keys.only_fetches() && !self.allow_anonymous)?;
         keys.fetched()?.missing()
@@ -133,7 +133,7 @@ impl Rules {
         texts(&self.config).any(|text| text.file.is_some())
     }
 
-    /// Whether the files held the same.
+    /// Whether the key files held the same in both rules.
     pub(super) fn has_keys_of(&self, other: &Self) -> bool {
         self.digest.as_ref() == other.digest.as_ref()
     }

@@ -1,4 +1,4 @@
-//! Keys that tokens are made with, for `tidegate token`. A gateway that serves has none but shared secrets.
+//! Keys that `tidegate token` signs with. A gateway that serves has no signing key but shared secrets.
 
 use ring::rand::SystemRandom;
 use ring::signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, RsaEncoding, RsaKeyPair};
@@ -57,7 +57,7 @@ impl SigningKey {
             (OID_RSA, None) => rsa(RsaKeyPair::from_pkcs8(&der)),
             (OID_EC, Some(OID_P256)) => ecdsa(KeyFamily::P256, &signature::ECDSA_P256_SHA256_FIXED_SIGNING),
             (OID_EC, Some(OID_P384)) => ecdsa(KeyFamily::P384, &signature::ECDSA_P384_SHA384_FIXED_SIGNING),
-            // Without its public half, too: openssl does not write that.
+            // A key without its public half is accepted, too: openssl does not write that half.
             (OID_ED25519, None) => {
                 let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map_err(rejected)?;
                 Ok(Self::Ed25519(Box::new(key)))
@@ -75,7 +75,7 @@ impl SigningKey {
         }
     }
 
-    /// The first of these algorithms that goes with this key, or else the first of all.
+    /// Returns the first of the accepted algorithms that fits this key, or else the first of all that fits.
     pub(super) fn algorithm(&self, accepted: &[Algorithm]) -> Algorithm {
         let fits = |algorithm: &Algorithm| algorithm.family() == self.family();
         let any = || Algorithm::ALL.into_iter().find(fits).unwrap_or(Algorithm::HS256);
@@ -114,7 +114,7 @@ impl std::fmt::Debug for SigningKey {
     }
 }
 
-/// The kind of a PKCS #8 key, and its curve (RFC 5208 §5).
+/// Returns the kind of a PKCS #8 key, and its curve (RFC 5208 §5).
 fn kind_of(der: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let mut key = Der(der).sequence()?;
     key.unsigned().or(Some(&[]))?;

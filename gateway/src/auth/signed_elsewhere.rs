@@ -10,7 +10,7 @@ pub(super) const ED25519: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAjK
 pub(super) const P521: &str = "-----BEGIN PUBLIC KEY-----\nMIGbMBAGByqGSM49AgEGBSuBBAAjA4GGAAQBRv2hn5Co+b1NYFv4hwQwiaHdhmsc\nXkKiUNDi9qvYyqEuHE2MLdvQfCvm4ATY6cMo6kfRveivTXzOo8VXRJHmXwkB/T9Y\nEHtnVMx2qV70a/KWXCo1FCc2VsdsLxYuKwu2PE2FoY/yZ2rqPcE4fCPG1VBXEcZs\n6WNF3K1ZfXq/YQiImOs=\n-----END PUBLIC KEY-----\n";
 pub(super) const RSA_1024: &str = "-----BEGIN PUBLIC KEY-----\nMIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC/NG1JhUu6UCm8TRQPln3SzUDi\nM0Rpb/fTebsK+QgytN6gFRHN8qxWHT9e6in3TYXcQTUhGrQJgq3R4X92/Aj5P3Nb\nPappLObsrxHfEZ4VHa9J/TrFD9HPBW9kqI23PHx62p7z5P5xL9K6J/1LdL2vZ6tg\nMlOM04yPZnp2tF6gDQIDAQAB\n-----END PUBLIC KEY-----\n";
 
-/// Each algorithm, the public key, and the token.
+/// Each algorithm, with the public key and the token.
 pub(super) const SIGNED: [(Algorithm, &str, &str); 9] = [
     (
         Algorithm::RS256,
@@ -61,5 +61,5 @@ pub(super) const SIGNED: [(Algorithm, &str, &str); 9] = [
 
 pub(super) const ES512: &str = "eyJhbGciOiJFUzUxMiIsInR5cCI6IkpXVCIsImtpZCI6InA1MjEifQ.eyJzdWIiOiJhbGljZSIsImV4cCI6MTcwMDAwMzYwMH0.AGf7zS41hJl9EUxJRX9dCWmsQ0VuyVnuQHMYJEemSeMzhmDm-8dEWYZnl-o2JXNRt14xa3XjEtXTmFKNLww5x-4JAHHkDaqx9ByicRqLL-kLSyISB6o0oHAZmwRAfbkjgjyJchfuq-9aoUi1voGdVVqlDoa2FnF5iPiglwNJv_4YVj09";
 
-/// The public keys as an issuer publishes them.
+/// The public keys as an issuer publishes them, in a JWKS.
 pub(super) const JWKS: &str = r#"{"keys":[{"kty":"RSA","kid":"rsa","use":"sig","n":"xMAcS8cQ_Zu4YfTZSmJH1NsmapEjGUVPB-Mx_m569WnjEiy-ByBdxMgyhSw81AYua4HjzE1LIcvBC__dJhMnuKKuJVrEzJspVzn23Tj_dCU9sObXi9tfTGx2-GQg_zNgxads_UFZek6-fgaFU1syaYfW6bwwzkY4yZZAG1-EvjAgyYsU6NlNBG76BrQkkYsOiICVQQfXJCRp8tPokLlJvEO68S4oHje3VAjVlNFPYO9NAdgvGAcfIOzfNvNAKCYy6D8nYIgAI8XFR1PYfP6_LAIFIJOuTZw-suaTq8q-qA0wEQyL32del0_fhuIbKJq2GZVSjHP5W-rNIBQR1fOzjQ","e":"AQAB"},{"kty":"EC","crv":"P-256","kid":"p256","alg":"ES256","x":"r0K7PVJ4iy2kw-3pnmb9y4PB1XJLaWZLvEEhGGFB-_k","y":"suN2nZXKBloKWN6zhXPUIx_TUEMnx48byGGNzMZ0Olc"},{"kty":"EC","crv":"P-384","kid":"p384","key_ops":["verify"],"x":"kT3BUugUWvz2uK8i5_ljulE8A_LSQpH14N-Kfl_dLPaRTuOsP7stnSUAp2GBHDMT","y":"5fkT3e9ZWbeEwGJqKP9_FlnYk0rCIS4MAMU6uV8J8OdyNBqApdmqZEI0EpnFITxW"},{"kty":"OKP","crv":"Ed25519","kid":"ed","alg":"EdDSA","x":"jKvlrHQZ_cI-VmOxfAqJ_Y8VJJcJDCcIjsYXchIdBsA"}]}"#;

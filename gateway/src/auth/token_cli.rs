@@ -1,5 +1,5 @@
-//! The subcommand `tidegate token`: prints a token that a gateway of the same configuration accepts, and `tidegate
-//! token verify`, which says what such a gateway makes of one.
+//! The subcommands `tidegate token`, which prints a token that a gateway of the same configuration accepts, and
+//! `tidegate token verify`, which says whether such a gateway accepts a given one.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -101,7 +101,7 @@ const SUBSCRIPTIONS: &str = "Of subscription tokens";
 const SIGNATURE: &str = "Signature";
 
 impl TokenArgs {
-    /// The configuration that is meant, for whichever of the two it is.
+    /// Returns the path of the configuration, from the arguments of the subcommand that was called.
     pub fn config(&self) -> Option<&PathBuf> {
         match &self.verb {
             Some(TokenVerb::Verify(args)) => args.config.as_ref(),
@@ -110,7 +110,7 @@ impl TokenArgs {
     }
 }
 
-/// How long a token is valid.
+/// The lifetime of a token. `None`: for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ttl(pub Option<Duration>);
 
@@ -138,7 +138,7 @@ impl std::str::FromStr for Ttl {
     }
 }
 
-/// Prints one token on standard output, or what is to be said of one.
+/// Prints a token on standard output, or the verdict on a given one.
 pub fn command(args: &TokenArgs, config: &AuthConfig) -> ExitCode {
     if let Some(TokenVerb::Verify(args)) = &args.verb {
         return examine(args, config);
@@ -151,7 +151,7 @@ pub fn command(args: &TokenArgs, config: &AuthConfig) -> ExitCode {
         });
     match printed {
         Ok(token) => {
-            // It may be for a gateway of another configuration, so it is printed all the same.
+            // The token may be for a gateway of another configuration, so it is printed all the same.
             if let Some(reason) = refusal(config, &token, args.make.channel.as_deref()) {
                 eprintln!("tidegate token: a gateway of this configuration refuses it: {reason}");
             }

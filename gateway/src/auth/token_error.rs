@@ -1,5 +1,5 @@
-//! Every reason why a token is not accepted: in words for who runs the gateway, as a label, and as what the client is
-//! told.
+//! Every reason why a token is not accepted: worded for the operator of the gateway, as a metric label, and as the code
+//! that the client receives.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::claims::TokenTimeError;
 use super::envelope::EnvelopeError;
 use super::granted::InvalidClaim;
 
-/// Longest token that is looked at, in bytes.
+/// The longest token that is accepted, in bytes.
 pub(super) const TOKEN_BYTES_MAX: usize = 32 * 1024;
 
 /// Why a token is not accepted.
@@ -67,7 +67,7 @@ fn untimely(untimely: TokenTimeError) -> String {
 }
 
 impl TokenError {
-    /// For the metric of tokens.
+    /// Returns the label in the metric of tokens.
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -90,12 +90,12 @@ impl TokenError {
         }
     }
 
-    /// Whether this is how tokens end by themselves, which is nothing to report.
+    /// Whether the token is refused for its times alone. Tokens expire all the time, so that is not reported.
     pub(super) fn is_of_time(&self) -> bool {
         matches!(self, Self::Untimely(_))
     }
 
-    /// What a client is told whose connection token this was.
+    /// Returns the code for a client whose connection token was refused.
     pub(super) fn of_connection(&self) -> Denial {
         match self {
             Self::Missing => Denial::Disconnect(Disconnect::BAD_REQUEST),
@@ -114,7 +114,7 @@ impl TokenError {
         let error = match self {
             Self::Untimely(TokenTimeError::Expired(_) | TokenTimeError::Early(_)) => ErrorCode::TokenExpired,
             Self::Untimely(TokenTimeError::Ended(_)) => ErrorCode::Expired,
-            // The client may come again: by then the keys may be there.
+            // The client may try again: by then the keys may be there.
             Self::Unavailable(_) => ErrorCode::Internal,
             _ => return None,
         };

@@ -1,4 +1,4 @@
-//! The keys that tokens are signed with, ready for use: each for its own algorithms and no others.
+//! The keys that verify tokens: each for its own algorithms and no others.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use crate::authorities::AuthoritiesError;
 use crate::secret::{Secret, SecretFileError};
 use crate::telemetry::Metrics;
 
-/// The keys of one kind of token, and what else must be right about it.
+/// The keys of one kind of token, and the further requirements on its claims.
 #[derive(Debug)]
 pub(super) struct KeySet {
     keys: Vec<KnownKey>,
@@ -30,20 +30,20 @@ pub(super) struct KeySet {
 }
 
 struct KnownKey {
-    /// The setting it comes from.
+    /// The setting that the key comes from.
     setting: &'static str,
     verifier: Verifier,
-    /// Seconds since 1970; 0 for ever.
+    /// Seconds since 1970; 0: for ever.
     until: i64,
 }
 
 enum Verifier {
-    /// For each algorithm of its own, the secret made ready.
+    /// The secret, prepared for each of its algorithms.
     Secret(Box<[(Algorithm, hmac::Key); 3]>),
     Public(PublicKey),
 }
 
-/// What a claim must be.
+/// The required value of a claim.
 #[derive(Debug)]
 enum RequiredClaim {
     Anything,
@@ -51,25 +51,25 @@ enum RequiredClaim {
     Pattern(Box<str>),
 }
 
-/// A token whose signature is right, and which is for this gateway. Its times are not looked at.
+/// A token whose signature is right, and which is for this gateway. Its times have not been checked.
 #[derive(Debug)]
 pub(super) struct VerifiedToken {
     pub(super) claims: TokenClaims,
     pub(super) algorithm: Algorithm,
-    /// The setting its key comes from.
+    /// The setting that its key comes from.
     pub(super) key: &'static str,
-    /// The name of that key, if it was found by one.
+    /// The name of the key, if the key was found by name.
     pub(super) kid: Option<Box<str>>,
 }
 
 /// Why a token is not opened, or not yet.
 pub(super) enum OpenTokenError {
     Refused(TokenError),
-    /// Its key is being asked for: try again after this.
+    /// The key is being fetched: try again once this is done.
     Wait(BoxFuture<'static, ()>),
 }
 
-/// Why the keys of the configuration are of no use.
+/// Why the configured keys are unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error(transparent)]
@@ -81,7 +81,7 @@ pub enum KeyError {
 }
 
 impl KeySet {
-    /// `None` where no key is configured.
+    /// Returns `None` where no key is configured.
     pub(super) fn new(
         keys: &KeysConfig<'_>,
         config: &AuthConfig,
@@ -118,7 +118,7 @@ impl KeySet {
         }))
     }
 
-    /// One that is there already knows its keys.
+    /// Returns the set with these settings: the known one, which has its keys already, or a new one.
     fn jwks(
         settings: JwksSettings,
         known: &[Arc<Jwks>],
@@ -135,17 +135,17 @@ impl KeySet {
         self.jwks.as_ref()
     }
 
-    /// Whether all its keys are fetched ones.
+    /// Whether all keys of this set are fetched from a JWKS.
     pub(super) fn only_fetches(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// The claims of a token that one of the keys has signed.
+    /// Returns the claims of a token that one of the keys has signed.
     pub(super) fn open(&self, now: i64, token: &str) -> Result<VerifiedToken, OpenTokenError> {
         let envelope = UnverifiedToken::take_apart(token).map_err(TokenError::from)?;
         let (setting, kid) = self.signer(now, &envelope)?;
         let claims = envelope.claims(&self.user_claim).map_err(TokenError::from)?;
-        // A token that does not say who it is for, or by whom, is refused where that is asked.
+        // A token without an audience or issuer is refused where one is required.
         if !claims.is_for(|audience| self.audience.is(audience)) && self.audience.is_required() {
             return Err(TokenError::Audience.into());
         }
@@ -155,7 +155,7 @@ impl KeySet {
         Ok(VerifiedToken { claims, algorithm: envelope.algorithm, key: setting, kid })
     }
 
-    /// Which key has signed it.
+    /// Returns the setting and the name of the key that has signed the token.
     fn signer(
         &self,
         now: i64,
@@ -183,7 +183,7 @@ impl KeySet {
             return Err(TokenError::KeyOver(setting).into());
         }
         let refused = if tried { TokenError::Signature } else { TokenError::NoKeyFor(algorithm) };
-        // What anybody can fetch is no secret, so none is looked for there.
+        // What anybody can fetch is no secret, so keys for HMAC are not looked up there.
         let Some(jwks) = self.jwks.as_ref().filter(|_| algorithm.family() != KeyFamily::Hmac) else {
             return Err(refused.into());
         };
@@ -255,7 +255,7 @@ impl Verifier {
     }
 }
 
-// Nothing of a key is shown.
+// No part of a key is shown.
 impl std::fmt::Debug for KnownKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KnownKey")
@@ -273,7 +273,7 @@ pub(super) fn hmac_algorithm(algorithm: Algorithm) -> hmac::Algorithm {
     }
 }
 
-/// The keys in a text, all of these families if any are named.
+/// Parses the keys in a text. If families are given, all keys must be of these families.
 pub(super) fn public_keys(
     pem: &str,
     families: Option<&[KeyFamily]>,

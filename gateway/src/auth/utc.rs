@@ -1,6 +1,6 @@
-//! A moment as people read it: RFC 3339, in UTC.
+//! Formats a time as RFC 3339, in UTC.
 
-/// Seconds since 1970 as a date and a time, if the year has four digits; else as they are.
+/// Returns seconds since 1970 as a date and a time, if the year has four digits; else as the number.
 pub(super) fn utc(seconds: i64) -> String {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (hour, minute, second) = (second / 3_600, second % 3_600 / 60, second % 60);
@@ -12,13 +12,13 @@ pub(super) fn utc(seconds: i64) -> String {
     }
 }
 
-/// The day that is so many after the first of 1970.
+/// Returns the date of the day that lies this many days after 1970-01-01.
 fn date(days: i64) -> Option<(i64, i64, i64)> {
     let mut left = days;
     if !(-719_528..2_932_897).contains(&left) {
         return None;
     }
-    // Years of four hundred repeat: so many days are in them.
+    // The calendar repeats every 400 years, which have 146,097 days.
     let mut year = 1970 + left.div_euclid(146_097) * 400;
     left = left.rem_euclid(146_097);
     while left >= year_days(year) {

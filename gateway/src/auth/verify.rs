@@ -1,4 +1,4 @@
-//! Turns tokens into identities and grants, and says no with the right code.
+//! Turns tokens into identities and grants, and refuses the others with the right code.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use super::token_keys::{KeyError, OpenTokenError, VerifiedToken};
 use crate::clock::Clock;
 use crate::telemetry::{LogLimiter, Metrics, Readiness, Reminder};
 
-/// How often it is looked whether keys are due to be fetched or read again.
+/// The interval at which the gateway looks whether keys are due to be fetched or read again.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What came of a token, or what will.
+/// The verdict on a token, or a future of it.
 #[expect(missing_debug_implementations, reason = "a boxed future has nothing to show")]
 pub enum TokenVerdict<T> {
     Now(Result<T, Denial>),
-    /// Its key has to be fetched first. Ends by itself, with a refusal if the fetch takes too long.
+    /// The key has to be fetched first. Ends by itself, with a refusal if the fetch takes too long.
     Later(BoxFuture<'static, Result<T, Denial>>),
 }
 
@@ -39,13 +39,13 @@ impl<T> TokenVerdict<T> {
     }
 }
 
-/// Checks the tokens of clients, by rules that can be exchanged while it runs.
+/// Checks the tokens of clients, by rules that can be replaced while it runs.
 pub struct Authenticator {
     rules: RwLock<Arc<Rules>>,
     teller: Arc<VerdictReporter>,
 }
 
-/// What one token is checked for.
+/// The purpose that a token is checked for.
 #[derive(Clone)]
 pub(super) enum TokenPurpose {
     Connection,
@@ -57,7 +57,7 @@ impl Authenticator {
         Self::counted_by(config, clock, None)
     }
 
-    /// With metrics that count what came of tokens.
+    /// Creates an authenticator with metrics that count the verdicts.
     pub fn counted_by(
         config: &AuthConfig,
         clock: Clock,
@@ -68,28 +68,28 @@ impl Authenticator {
         Ok(Self { rules: RwLock::new(Arc::new(rules)), teller: Arc::new(teller) })
     }
 
-    /// What this configuration says, its files read anew, for [`Self::go_by`]. Keys that were fetched stay where their
-    /// address does. Reads files, so not for a thread that must not wait.
+    /// Builds the rules of this configuration for [`Self::go_by`], with the key files read again. Fetched keys are kept
+    /// where their URL is the same. Reads files, so not for a thread that must not block.
     pub(crate) fn read(&self, config: &AuthConfig) -> Result<Rules, KeyError> {
         Rules::new(config, Some(&self.rules()), self.teller.metrics.as_ref())
     }
 
-    /// Goes by these rules from now on. Tokens that are being looked at are finished by the rules before.
+    /// Puts these rules into effect. Tokens that are being checked are finished by the rules before.
     pub(crate) fn go_by(&self, rules: Rules) {
         *self.rules.write() = Arc::new(rules);
     }
 
-    /// Whether every client may do everything: for development only.
+    /// Whether every client may do everything (`auth.insecure`): for development only.
     pub fn is_insecure(&self) -> bool {
         self.rules().insecure
     }
 
-    /// Whether clients are told why they are refused: where things are tried out.
+    /// Whether clients are told why they are refused (`auth.explain_refusals`): for development only.
     pub fn explains(&self) -> bool {
         self.rules().explain_refusals
     }
 
-    /// Finds out who a client is. An empty token asks to be let in anonymously.
+    /// Verifies a connection token. An empty token asks for anonymous access.
     pub fn authenticate(&self, now_unix_s: i64, token: &str) -> TokenVerdict<Identity> {
         if token.is_empty() {
             let rules = self.rules();
@@ -101,7 +101,7 @@ impl Authenticator {
         self.judge(now_unix_s, token, TokenPurpose::Connection, identity)
     }
 
-    /// Finds out what a subscription token grants in a channel to a client.
+    /// Verifies a subscription token for this client and channel.
     pub fn authorize(
         &self,
         now_unix_s: i64,
@@ -145,7 +145,7 @@ impl Authenticator {
         self.rules.read().clone()
     }
 
-    /// Keeps the keys fresh until it is stopped: fetches those that are fetched, and reads files again. Tells readiness
+    /// Keeps the keys fresh until it is stopped: fetches sets of keys, and reads key files again. Reports to readiness
     /// while there is no key to check any token with.
     pub async fn keep(self: Arc<Self>, readiness: Arc<Readiness>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(LOOK_INTERVAL);
@@ -177,7 +177,7 @@ impl Authenticator {
 
     async fn read_again(self: &Arc<Self>, reminder: &mut Reminder) {
         let authenticator = self.clone();
-        // Files are read on a thread that may wait for a disk.
+        // The files are read on a thread that may wait for a disk.
         let reread = tokio::task::spawn_blocking(move || {
             let before = authenticator.rules();
             let rules = Rules::new(&before.config, Some(&before), authenticator.teller.metrics.as_ref())?;
@@ -185,7 +185,7 @@ impl Authenticator {
                 return Ok(false);
             }
             let mut current = authenticator.rules.write();
-            // Whoever has exchanged the rules meanwhile has read the files later than this.
+            // If the rules were replaced meanwhile, the files were read later than here.
             let is_ours = Arc::ptr_eq(&current, &before);
             if is_ours {
                 *current = Arc::new(rules);
@@ -209,7 +209,7 @@ impl Authenticator {
     }
 }
 
-// Keys redact themselves, but there is no need to rely on it.
+// Keys redact themselves, but nothing here relies on that.
 impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rules = self.rules();
@@ -259,7 +259,7 @@ fn grant(
     })
 }
 
-/// Tells what came of tokens: the client by a code, who runs the gateway by the log and by metrics.
+/// Reports verdicts: to the client by a code, to the operator by the log and by metrics.
 struct VerdictReporter {
     clock: Clock,
     log: LogLimiter,
@@ -282,8 +282,8 @@ impl VerdictReporter {
         }
     }
 
-    /// The client learns only the code, unless this is a place to try things out. Who runs the gateway is told why, now
-    /// and then, for anyone can bring tokens; the token itself is never shown.
+    /// Logs and counts a refusal. The client receives only the code, unless `auth.explain_refusals` is set. The log is
+    /// rate limited, because anyone can send tokens; the token itself is never shown.
     fn refuse(&self, rules: &Rules, purpose: &TokenPurpose, refused: &TokenError) -> Denial {
         self.count(purpose, refused.label());
         let (kind, reason) = (purpose.name(), refused);
@@ -324,7 +324,7 @@ impl TokenPurpose {
     }
 }
 
-/// Whether it is too long to be looked at.
+/// Whether the token is longer than the gateway accepts.
 pub(super) fn is_too_long(token: &str) -> bool {
     token.len() > TOKEN_BYTES_MAX
 }

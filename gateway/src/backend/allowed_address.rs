@@ -1,8 +1,8 @@
-//! Which addresses are not of the public internet.
+//! Tells which addresses are not on the public internet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether an address is private, of this machine, of this link, or of no single machine anywhere.
+/// Whether an address is private, loopback, link-local, or not the address of a single machine.
 pub(super) fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_private_v4(address),
@@ -27,13 +27,13 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
     address.is_loopback()
         || address.is_unspecified()
         || address.is_multicast()
-        // Unique local, link-local, and the site-local that came before.
+        // Unique local, link-local, and the deprecated site-local.
         || first & 0xfe00 == 0xfc00
         || first & 0xffc0 == 0xfe80
         || first & 0xffc0 == 0xfec0
 }
 
-/// The IPv4 address to which one of these kinds leads: mapped, translated (RFC 6052) or tunnelled (RFC 3056).
+/// Returns the IPv4 address in one of these kinds of IPv6 address: mapped, translated (RFC 6052) or tunnelled (RFC 3056).
 fn inner_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let join = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match address.segments() {

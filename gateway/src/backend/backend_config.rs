@@ -16,11 +16,11 @@ use crate::setting::Faults;
 
 /// Shorter secrets can be guessed from one signed request.
 const SECRET_BYTES_MIN: usize = 32;
-/// What the sections of polled channels begin with.
+/// The prefix of the sections of polled channels.
 pub(super) const POLLS: &str = "polls.";
-/// What is wrong with a section that says how to ask, and not where.
+/// The problem of a section that has settings and no URL.
 const NEEDS_URL: &str = "needs a url: without one nobody is asked or told anything";
-/// Longest message of the failure that is configured, in bytes.
+/// The longest `failure_message`, in bytes.
 const FAILURE_MESSAGE_BYTES_MAX: usize = 256;
 
 /// What all hooks have in common. A hook is on when its section has a `url`.
@@ -240,7 +240,7 @@ impl HookConfig {
 }
 
 impl BackendConfig {
-    /// Every question with the section it stands in.
+    /// Returns every hook with its section.
     pub(super) fn hooks(&self) -> Vec<(HookKind, String, &HookConfig)> {
         let fixed = [
             (HookKind::Connect, &self.connect),
@@ -343,12 +343,12 @@ fn too_short() -> String {
     format!("must be at least {SECRET_BYTES_MIN} random bytes")
 }
 
-/// What is wrong with a secret that was read from a file, if it is too short to be one.
+/// Returns what is wrong with a secret that was read from a file, if it is too short.
 pub(crate) fn secret_fault(secret: &Secret) -> Option<String> {
     (secret.reveal().len() < SECRET_BYTES_MIN).then(too_short)
 }
 
-/// Where a hook is, if it can be called there.
+/// Parses the URL of a hook.
 pub(super) fn parse_url(text: &str) -> Result<Uri, String> {
     let uri: Uri =
         text.parse().map_err(|_| "must be a URL such as https://app.example/connect".to_owned())?;
@@ -361,7 +361,7 @@ pub(super) fn parse_url(text: &str) -> Result<Uri, String> {
     Ok(uri)
 }
 
-/// What is wrong with an address that is posted to, and the headers that go with it. `key` names the one and the other.
+/// Checks the URL of a server that receives posts, and the static headers for it. `key` completes the names of the two settings.
 pub(crate) fn check_post(faults: &mut Faults, key: impl Fn(&str) -> String, url: &str, lines: &[Secret]) {
     if let Err(problem) = parse_url(url) {
         faults.add(key("url"), problem);
@@ -369,10 +369,10 @@ pub(crate) fn check_post(faults: &mut Faults, key: impl Fn(&str) -> String, url:
     check_lines(faults, &key("static_headers"), lines);
 }
 
-/// A name for this machine, wherever it leads.
+/// The name of this machine, allowed wherever it leads.
 pub(super) const LOCALHOST: &str = "localhost";
 
-/// One header of every request.
+/// Parses one static header.
 pub(super) fn parse_line(line: &Secret) -> Result<(HeaderName, HeaderValue), &'static str> {
     const SHAPE: &str = "each must be a header such as X-Key: secret";
     let (name, value) = line.reveal().split_once(':').ok_or(SHAPE)?;
@@ -385,7 +385,7 @@ pub(super) fn parse_line(line: &Secret) -> Result<(HeaderName, HeaderValue), &'s
     Ok((name, value))
 }
 
-/// Headers that say what a request is, and cannot be anybody else's.
+/// Whether a header is the gateway's own, because it says what a request is. Settings cannot set or pass on such headers.
 fn is_ours(name: &HeaderName) -> bool {
     const OURS: [&str; 14] = [
         "host",

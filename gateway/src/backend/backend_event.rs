@@ -1,10 +1,10 @@
-//! What is told to a backend after it has happened.
+//! The events that a backend is told of after they have happened.
 
 use gateway_core::effect::Ended;
 use serde::{Deserialize, Serialize};
 use shared::id::{ClientId, UserId};
 
-/// What kinds there are.
+/// The kinds of events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventType {
@@ -18,7 +18,7 @@ impl EventType {
     pub const ALL: [Self; 4] = [Self::Disconnect, Self::Unsubscribe, Self::Occupied, Self::Vacated];
 }
 
-/// Something that has happened.
+/// An event.
 #[derive(Clone, Debug)]
 pub enum BackendEvent<'a> {
     /// A client that had connected has left.
@@ -41,7 +41,7 @@ impl BackendEvent<'_> {
         }
     }
 
-    /// As it stands in a batch.
+    /// Returns the event as it stands in a batch.
     pub(super) fn to_json(&self, time_ms: u64) -> Vec<u8> {
         let mut written = BackendEventBody { time_ms, kind: self.kind(), ..BackendEventBody::default() };
         match self {

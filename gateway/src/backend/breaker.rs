@@ -1,5 +1,5 @@
-//! Stops asking a backend that fails: after so many failures within a window it is left alone for a while, then one
-//! request is let through.
+//! A circuit breaker: after a number of failures within a window, it stops requests to a backend for a while, then lets
+//! one request through as a probe.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,30 +22,30 @@ pub(super) struct Breaker {
 
 #[derive(Debug)]
 enum BreakerState {
-    /// When the last failures were: at most as many as would open it.
+    /// The times of the last failures: at most as many as open the breaker.
     Closed(VecDeque<Instant>),
     Open(Instant),
-    /// One request is on its way, and says whether the backend is well.
+    /// One request is in flight, and its outcome decides.
     Probing,
 }
 
-/// What lets a request through.
+/// The permission to send a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Pass {
     Usual,
     Probe,
 }
 
-/// What a request says of the backend.
+/// What the outcome of a request says about the backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Health {
     Well,
     Failing,
-    /// It was let go of before an answer came.
+    /// The request was cancelled before an answer came.
     Unknown,
 }
 
-/// What came of a report.
+/// The change of state that a report caused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum BreakerTransition {
     None,
@@ -58,7 +58,7 @@ impl Breaker {
         Self { settings, state: Mutex::new(BreakerState::Closed(VecDeque::new())) }
     }
 
-    /// `None`: not now.
+    /// Returns `None` while no request may be sent.
     pub(super) fn enter(&self, now: Instant) -> Option<Pass> {
         let mut state = self.state.lock();
         match *state {
@@ -72,7 +72,7 @@ impl Breaker {
         }
     }
 
-    /// To be called once for every pass.
+    /// Reports the outcome of a request. Must be called once for every pass.
     pub(super) fn report(&self, pass: Pass, health: Health, now: Instant) -> BreakerTransition {
         let mut state = self.state.lock();
         match (pass, health, &mut *state) {
@@ -84,7 +84,7 @@ impl Breaker {
                 *state = BreakerState::Open(now + self.settings.open_for);
                 BreakerTransition::None
             }
-            // Whoever comes next is the probe.
+            // The next request becomes the probe.
             (Pass::Probe, Health::Unknown, BreakerState::Probing) => {
                 *state = BreakerState::Open(now);
                 BreakerTransition::None
@@ -100,7 +100,7 @@ impl Breaker {
                 *state = BreakerState::Open(now + self.settings.open_for);
                 BreakerTransition::Opened
             }
-            // What was asked before it opened says nothing of now.
+            // A request from before the breaker opened says nothing about the present.
             _ => BreakerTransition::None,
         }
     }

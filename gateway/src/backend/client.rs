@@ -1,4 +1,4 @@
-//! The HTTP client towards backends: it keeps connections open, follows no redirect, and goes to no address it may not.
+//! The HTTP client towards backends: it keeps connections open, follows no redirect, and connects to allowed addresses only.
 
 use std::error::Error as StdError;
 use std::fmt::{self, Display};
@@ -29,12 +29,12 @@ use super::allowed_address::is_private;
 use super::backend_config::LOCALHOST;
 use super::failure::HookFailure;
 
-/// Names that are looked up at once. The system's resolver holds a thread for each.
+/// The most names that are resolved at once. The system's resolver holds a thread for each.
 const LOOKUPS_MAX: usize = 16;
-/// The longest head of an answer, in bytes.
+/// The longest head of a response, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// Why no client can be made.
+/// Why the client cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("the file of backend.ca_file, {file}, is of no use: {error}")]
@@ -43,10 +43,10 @@ pub enum ClientError {
     Tls(#[from] rustls::Error),
 }
 
-/// How names become addresses.
+/// Resolves a name to addresses.
 pub(super) type ResolveFuture = Arc<dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
-/// What a client is made of.
+/// The settings of a client.
 pub(super) struct HookClientParts<'a> {
     pub(super) ca_file: Option<&'a Path>,
     pub(super) allow_private_addresses: bool,
@@ -64,7 +64,7 @@ impl fmt::Debug for HttpClient {
     }
 }
 
-/// What a backend said.
+/// The response of a backend.
 #[derive(Debug)]
 pub(super) struct HookResponse {
     pub(super) status: StatusCode,
@@ -97,7 +97,7 @@ impl HttpClient {
         Ok(Self(client))
     }
 
-    /// Sends one request and reads its whole answer. Whoever calls sets a deadline.
+    /// Sends one request and reads the whole response. The caller sets a deadline.
     pub(super) async fn post(
         &self,
         url: &Uri,
@@ -126,12 +126,12 @@ impl HttpClient {
     }
 }
 
-/// Where the system looks names up.
+/// Returns the resolver of the system.
 pub(super) fn system_lookup() -> ResolveFuture {
     Arc::new(|name| Ok((name, 0).to_socket_addrs()?.collect()))
 }
 
-/// What kept a request from being answered, by the errors that led to it.
+/// Returns why a request got no response, by the errors that led to it.
 fn not_answered(error: &hyper_util::client::legacy::Error) -> HookFailure {
     let mut innermost = error.to_string();
     let mut cause = error.source();
@@ -169,13 +169,13 @@ fn authorities(file: Option<&Path>) -> Result<RootCertStore, ClientError> {
     Ok(roots)
 }
 
-/// A name led to no address that may be gone to.
+/// The name resolves to no allowed address.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} leads to private addresses only (backend.allow_private_addresses)")]
 struct NoAllowedAddress(String);
 
-/// Looks names up, and leaves out addresses that may not be gone to. It is asked right before the connection is made,
-/// so a name cannot lead elsewhere in between. Addresses that stand in a URL are never looked up.
+/// Resolves names and leaves out addresses that are not allowed. It runs right before the connection is made, so a name
+/// cannot change its address in between. Addresses that stand in a URL are never resolved.
 #[derive(Clone)]
 struct GuardedResolver {
     allow_private: bool,
@@ -198,7 +198,7 @@ impl Service<Name> for GuardedResolver {
             let turn = turns.acquire_owned().await?;
             let host = name.as_str().to_owned();
             let found = tokio::task::spawn_blocking(move || {
-                // Given back when the lookup has ended, whoever has given up on it meanwhile.
+                // Released when the lookup has ended, even if the request that waited for it is gone.
                 let _turn = turn;
                 lookup(&host)
             });

@@ -1,4 +1,5 @@
-//! Posts one batch after the other to one address, each again until it is taken, refused for good, or its time is over.
+//! Posts batches to one address, one after the other. Each is retried until it is accepted, refused for good, or past
+//! its deadline.
 
 use std::time::Duration;
 
@@ -15,25 +16,25 @@ use crate::telemetry::Reminder;
 use crate::telemetry::backend_metrics::{EventsMetrics, LostEvent};
 use crate::telemetry::traces::{SPANS, pass_trace_on};
 
-/// How long to wait before a batch is sent again: doubled each time, up to the longest.
+/// The pause before a retry: doubled each time, up to the maximum.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// Longest answer that is read. What it says does not matter.
+/// The longest response that is read. Its content does not matter.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Where batches go, and how long they may take.
+/// The destination of batches, and its timeouts.
 #[derive(Clone, Debug)]
 pub(crate) struct BatchDestination<'a> {
-    /// Whom they are for, in logs and traces.
+    /// The recipient, for logs and traces.
     pub(crate) to: &'static str,
     pub(crate) url: &'a str,
     /// Headers of every request, each as `Name: value`.
     pub(crate) static_headers: &'a [Secret],
-    /// The longest one attempt may take.
+    /// The timeout of one attempt.
     pub(crate) timeout: Duration,
-    /// How long a batch is tried.
+    /// How long a batch is retried.
     pub(crate) deadline: Duration,
-    /// When all must be over, once that is known.
+    /// The time by which everything must have stopped, once that is known.
     pub(crate) stop: watch::Receiver<Option<Instant>>,
     pub(crate) metrics: EventsMetrics,
 }
@@ -60,14 +61,14 @@ impl Courier {
         Ok(Self { client, to, url, headers, timeout, deadline, stop, metrics, reminder })
     }
 
-    /// When all must be over, once that is known.
+    /// Returns the time by which everything must have stopped, once that is known.
     pub(crate) fn stop_at(&self) -> Option<Instant> {
         let at = *self.stop.borrow();
-        // Nobody is left to say when.
+        // The sender is gone, so nobody can name a time any more: stop now.
         at.or_else(|| self.stop.has_changed().is_err().then(Instant::now))
     }
 
-    /// Sends one batch of so many events, or gives it up. `sign` adds what an attempt says of itself.
+    /// Sends one batch of this many events, or gives it up. `sign` adds the headers that belong to one attempt.
     pub(crate) async fn deliver(
         &mut self,
         events: usize,
@@ -111,7 +112,7 @@ impl Courier {
         Err(reason)
     }
 
-    /// Waits before another attempt. Whoever stops has less time than that.
+    /// Waits before another attempt: a shorter time while the node is stopping.
     async fn rest(&self, wait: Duration) {
         if self.stop_at().is_some() {
             return tokio::time::sleep(wait.min(PAUSE)).await;
@@ -138,13 +139,13 @@ impl Courier {
     }
 }
 
-/// Until all is to stop.
+/// Waits until a time to stop is set.
 pub(crate) async fn stopping(stop: &mut watch::Receiver<Option<Instant>>) {
-    // What it waits for is there, or nobody is left to say it.
+    // Returns when the time is set, or when its sender is gone.
     drop(stop.wait_for(Option::is_some).await);
 }
 
-/// Whether the other side says that it will never take this batch.
+/// Whether the recipient says that it will never accept this batch.
 fn is_final(failure: &HookFailure) -> bool {
     let never = [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY];
     matches!(failure, HookFailure::Status(status) if never.contains(status))

@@ -1,4 +1,4 @@
-//! Why a hook was not answered as it should be.
+//! The ways in which a hook can fail.
 
 use http::StatusCode;
 
@@ -27,7 +27,7 @@ pub(super) enum HookFailure {
 }
 
 impl HookFailure {
-    /// A bounded label for metrics.
+    /// Returns a bounded label for metrics.
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::TooMany => "too_many",
@@ -42,7 +42,7 @@ impl HookFailure {
         }
     }
 
-    /// Every label.
+    /// All labels.
     pub(super) const LABELS: [&str; 9] = [
         "too_many",
         "open",
@@ -55,8 +55,8 @@ impl HookFailure {
         "malformed",
     ];
 
-    /// What it says of the backend. A client may send what its backend refuses or stumbles over, and must not be able to
-    /// have a hook left alone for everybody by that: only what a server says of itself counts.
+    /// Returns what the failure says about the backend's health. A client can send what makes a backend refuse or fail,
+    /// and must not be able to open the breaker for everybody: only what a server says about itself counts.
     pub(super) fn health(&self) -> Health {
         match self {
             Self::Timeout | Self::Unreachable(_) | Self::PrivateAddress(_) | Self::Broken(_) => {
@@ -68,7 +68,7 @@ impl HookFailure {
         }
     }
 
-    /// Whether a question may be answered when it is asked again right away.
+    /// Whether the same request may succeed when it is sent again right away.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Broken(_) => true,
@@ -83,7 +83,7 @@ impl HookFailure {
     }
 }
 
-/// What gateways and servers say when another try may do.
+/// Whether this is a status with which gateways and servers suggest a retry.
 pub(super) fn is_passing(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }

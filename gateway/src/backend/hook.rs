@@ -1,4 +1,4 @@
-//! One question to a backend: within its deadline, its number at once and its patience with failures.
+//! One hook: its requests within their deadline, their concurrency limit and the circuit breaker.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::telemetry::backend_metrics::HookMetrics;
 use crate::telemetry::traces::{SPANS, pass_trace_on};
 use crate::telemetry::{LogLimiter, Metrics};
 
-/// What can be asked.
+/// The kinds of hooks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HookKind {
     Connect,
@@ -45,7 +45,7 @@ pub enum HookKind {
 }
 
 impl HookKind {
-    /// Its section, its label in metrics, and what its requests say they are.
+    /// Returns the hook's name: its section, its label in metrics, and the kind that its requests state.
     pub fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -64,7 +64,7 @@ impl HookKind {
         }
     }
 
-    /// Whether it only asks: then asking twice does no harm.
+    /// Whether the hook only asks, so that sending a request twice does no harm.
     fn only_asks(self) -> bool {
         matches!(
             self,
@@ -73,17 +73,17 @@ impl HookKind {
     }
 }
 
-/// Where a client comes from, as far as hooks are told.
+/// The origin of a client, as far as hooks receive it.
 #[derive(Clone, Debug, Default)]
 pub struct ClientOrigin {
     pub address: Option<IpAddr>,
-    /// Headers of its handshake.
+    /// Headers of the client's handshake.
     pub headers: HeaderMap,
-    /// Headers of its connect command.
+    /// Headers of the client's connect command.
     pub emulated: HeaderMap,
 }
 
-/// What all hooks of a node share.
+/// Shared by all hooks of a node.
 #[derive(Clone, Debug)]
 pub(super) struct HookContext {
     pub(super) client: HttpClient,
@@ -112,7 +112,7 @@ pub(super) struct Hook {
     log: LogLimiter,
 }
 
-/// Counts down and reports even if whoever asks lets go of the question.
+/// Ends the counts of a request and reports to the breaker, also if the caller drops the request.
 struct HookInFlight<'a> {
     hook: &'a Hook,
     pass: Pass,
@@ -137,7 +137,7 @@ impl Drop for HookInFlight<'_> {
 }
 
 impl Hook {
-    /// A hook whose settings have been checked.
+    /// Creates a hook from settings that have been checked.
     pub(super) fn new(
         kind: HookKind,
         config: &BackendConfig,
@@ -186,8 +186,8 @@ impl Hook {
         &self.emulated_headers
     }
 
-    /// Asks in the envelope that all hooks but `message` have. `mean` makes of a result what it means here; it gets
-    /// `None` where the backend has nothing to say.
+    /// Sends a request in the envelope that all hooks but `message` use. `mean` interprets the result; it gets `None`
+    /// where the answer has none.
     pub(super) async fn ask<T: DeserializeOwned, U>(
         &self,
         origin: &ClientOrigin,
@@ -200,7 +200,7 @@ impl Hook {
         }
     }
 
-    /// The same for whoever has something better to do about a failure, which is not counted yet.
+    /// Like [`Self::ask`], for callers with a fallback of their own. A failure is returned and not counted yet.
     pub(super) async fn question<T: DeserializeOwned, U>(
         &self,
         origin: &ClientOrigin,
@@ -222,7 +222,7 @@ impl Hook {
         Ok(answered)
     }
 
-    /// Counts, tells and words a failure.
+    /// Counts and logs a failure, and returns the error for the client.
     pub(super) fn denied(&self, failure: &HookFailure) -> Denial {
         self.metrics.result(failure.label());
         if let Some(suppressed) = self.log.admit() {
@@ -236,7 +236,7 @@ impl Hook {
         })
     }
 
-    /// What a client's request is sent with.
+    /// Returns the headers of a request for this client.
     pub(super) fn headers_for(&self, origin: &ClientOrigin) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let passed = [(&self.emulated_headers, &origin.emulated), (&self.http_headers, &origin.headers)];
@@ -260,12 +260,12 @@ impl Hook {
         headers
     }
 
-    /// Counts what was answered as it should be.
+    /// Counts a valid answer.
     pub(super) fn answered(&self) {
         self.metrics.result("answered");
     }
 
-    /// Sends a request within everything that bounds it. `context` is signed beside what is always signed.
+    /// Sends a request within all limits of the hook. `context` is signed beside the parts that are always signed.
     pub(super) async fn exchange<T>(
         &self,
         mut headers: HeaderMap,

@@ -1,4 +1,4 @@
-//! What a backend is asked, in the shapes of Centrifugo's proxies.
+//! The requests to a backend, in the shapes of Centrifugo's proxies.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,27 +7,27 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::id::{ClientId, UserId};
 
-/// Who a question is about.
+/// The client that a request is about.
 #[derive(Clone, Debug)]
 pub struct HookSubject<'a> {
     pub client: ClientId,
-    /// How it is reached, such as `websocket`.
+    /// The client's transport, such as `websocket`.
     pub transport: &'a str,
-    /// What it speaks: `json` or `protobuf`.
+    /// The client's protocol: `json` or `protobuf`.
     pub protocol: &'a str,
-    /// Nobody yet while it connects.
+    /// Empty while the client connects.
     pub user: &'a UserId,
-    /// What its connect hook or its token said of it for the application's servers.
+    /// Metadata for the application's servers, from the connect hook or the token.
     pub meta: Option<&'a Bytes>,
 }
 
-/// What a connect command says.
+/// The content of a connect command.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectQuestion<'a> {
     pub data: Option<&'a [u8]>,
     pub name: &'a str,
     pub version: &'a str,
-    /// Channels that it asks to be subscribed to by the server.
+    /// Channels that the client asks the server to subscribe it to.
     pub channels: Vec<&'a str>,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct HookRequest<'a> {
     pub(super) event: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) args: Option<&'a RawValue>,
-    /// Where bytes stand in base64 in the arguments, as JSON pointers.
+    /// The places of binary values in the arguments, which hold them in base64, as JSON pointers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) binary: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -78,7 +78,7 @@ pub(super) struct HookRequest<'a> {
     pub(super) recovered: bool,
 }
 
-/// What the configuration says of all questions.
+/// The settings of all requests.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestStyle {
     pub(super) include_meta: bool,
@@ -89,7 +89,7 @@ impl<'a> HookRequest<'a> {
     pub(super) fn new(asker: &HookSubject<'a>, data: Option<&'a [u8]>, style: RequestStyle) -> Self {
         let meta = asker.meta.filter(|_| style.include_meta);
         let json = data.filter(|_| !style.binary_encoding).and_then(json);
-        // What is no JSON can only be told in base64.
+        // Data that is no JSON can only be sent in base64.
         let b64data = data.filter(|_| json.is_none()).map(|data| STANDARD.encode(data));
         let encoding = if style.binary_encoding || b64data.is_some() { "binary" } else { "json" };
         Self {

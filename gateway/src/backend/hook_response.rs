@@ -1,6 +1,6 @@
-//! What a backend may answer, in the shapes of Centrifugo's proxies, and what it means here.
+//! The answers of a backend, in the shapes of Centrifugo's proxies, and their conversion into the gateway's types.
 //!
-//! Keys that mean nothing here are passed over, and `null` is the same as nothing.
+//! Unknown keys are ignored, and `null` counts as absent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,10 +27,10 @@ use super::poll_hook::PollResult;
 use super::socketio_hook;
 use crate::clock::Clock;
 
-/// Longest name of a user, in bytes: it stands in every publication of theirs.
+/// The longest name of a user, in bytes: it stands in every publication of the user.
 const USER_BYTES_MAX: usize = 1_024;
 
-/// What a publish hook says of a publication that it lets pass.
+/// The answer of a publish hook that lets a publication pass.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PublishAnswer {
     /// Published in place of what the client sent.
@@ -43,12 +43,12 @@ pub struct PublishAnswer {
     pub version_epoch: Box<str>,
 }
 
-/// What a hook says of a change of a key that it lets pass. Of a removal, the key, the tags and the idempotency key.
+/// The answer of a hook that lets a change of a key pass. For a removal, only the key, the tags and the idempotency key count.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct KeyAnswer {
-    /// Changed in place of the one that the client named.
+    /// The key to change in place of the one that the client named.
     pub key: Option<Box<str>>,
-    /// What it is set to in place of what the client sent.
+    /// The value in place of the one that the client sent.
     pub data: Option<Payload>,
     pub tags: Option<BTreeMap<Box<str>, Box<str>>>,
     pub mode: SetMode,
@@ -82,11 +82,11 @@ struct WireDisconnect {
     reason: String,
 }
 
-/// The outer result: whether the answer is one. The inner: what the backend says.
+/// Parses an answer. The outer result: whether the answer is valid. The inner: what the backend decided.
 pub(super) fn read_envelope<T: DeserializeOwned>(
     body: &[u8],
 ) -> Result<Result<Option<T>, Denial>, HookFailure> {
-    // All of it: what is passed over is not looked at closely.
+    // The whole text is checked, because the parser does not look closely at keys that it ignores.
     let text = std::str::from_utf8(body).map_err(|error| HookFailure::Malformed(error.to_string()))?;
     let envelope: HookResponseBody<T> =
         serde_json::from_str(text).map_err(|error| HookFailure::Malformed(error.to_string()))?;
@@ -110,14 +110,14 @@ pub(super) fn read_envelope<T: DeserializeOwned>(
     Ok(Ok(envelope.result))
 }
 
-/// Shortens a text to so many bytes, between two letters.
+/// Shortens a text to this many bytes, at the end of a character.
 fn cut(text: &mut String, bytes_max: usize) {
     while text.len() > bytes_max {
         text.pop();
     }
 }
 
-/// What is wrong with a result that could be read.
+/// What is wrong with a result that could be parsed.
 pub(super) type InvalidResult = String;
 
 #[derive(Debug, Default, Deserialize)]
@@ -218,7 +218,7 @@ pub(super) struct RpcResult {
 }
 
 impl ConnectResult {
-    /// `Ok(None)`: what it grants is over already.
+    /// Returns `Ok(None)` if the grant has ended already.
     pub(super) fn into_identity(self, clock: Clock) -> Result<Option<Identity>, InvalidResult> {
         if self.user.len() > USER_BYTES_MAX {
             return Err(format!("user is longer than {USER_BYTES_MAX} bytes"));
@@ -228,7 +228,7 @@ impl ConnectResult {
         for (channel, options) in self.subs.unwrap_or_default() {
             let fault = |fault| format!("subs.{channel}: {fault}");
             let options = options.unwrap_or_default();
-            // One that has ended before it began is none.
+            // A subscription that has expired already is left out.
             let Some(expires) = end(options.expire_at, clock) else { continue };
             subs.push(ServerSubscription {
                 info: info(options.info, options.b64info).map_err(fault)?,
@@ -259,7 +259,7 @@ impl ConnectResult {
 }
 
 impl SubscribeResult {
-    /// `Ok(None)`: what it grants is over already.
+    /// Returns `Ok(None)` if the grant has ended already.
     pub(super) fn into_grant(self, user: UserId, clock: Clock) -> Result<Option<Grant>, InvalidResult> {
         let Some(expires) = end(self.expire_at, clock) else { return Ok(None) };
         Ok(Some(Grant {
@@ -375,7 +375,7 @@ fn rights(allow: Vec<Box<str>>) -> Result<Rights, InvalidResult> {
     Ok(rights)
 }
 
-/// When something ends that ends at this second since 1970; 0 is never. `None`: it has ended.
+/// Converts a time of expiry in seconds since 1970; 0 is never. `None`: it has passed.
 fn end(expire_at: Option<i64>, clock: Clock) -> Option<Option<Moment>> {
     match expire_at {
         None | Some(0) => Some(None),
@@ -392,13 +392,13 @@ fn decoded(in_base64: Option<String>) -> Result<Option<Bytes>, InvalidResult> {
     STANDARD.decode(text).map(|bytes| Some(bytes.into())).map_err(|error| format!("is no base64: {error}"))
 }
 
-/// Any bytes: in base64, or the JSON that stands there.
+/// Returns any bytes: decoded from base64, or the JSON as it stands.
 fn payload(json: Option<Box<RawValue>>, in_base64: Option<String>) -> Result<Option<Bytes>, InvalidResult> {
     let bytes = decoded(in_base64)?;
     Ok(bytes.or_else(|| json.map(|json| Bytes::copy_from_slice(json.get().as_bytes()))))
 }
 
-/// The same, and whether it is JSON.
+/// The same, marked as JSON or binary.
 pub(super) fn of_its_kind(
     json: Option<Box<RawValue>>,
     in_base64: Option<String>,
@@ -407,7 +407,7 @@ pub(super) fn of_its_kind(
     Ok(payload.map(|bytes| if is_json(&bytes) { Payload::json(bytes) } else { Payload::binary(bytes) }))
 }
 
-/// What an answer of each hook says, or what is wrong with it: for [`crate::readers`].
+/// Describes how each hook reads an answer, or what is wrong with it: for [`crate::readers`].
 pub(crate) fn answers_in_words(body: &[u8]) -> Vec<String> {
     let clock = Clock::start();
     vec![
@@ -434,7 +434,7 @@ where
     }
 }
 
-/// JSON that others can read.
+/// Returns JSON that others can read.
 fn info(json: Option<Box<RawValue>>, in_base64: Option<String>) -> Result<Option<Bytes>, InvalidResult> {
     match payload(json, in_base64)? {
         Some(bytes) if !is_json(&bytes) => Err("b64info holds no JSON".to_owned()),

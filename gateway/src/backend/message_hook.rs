@@ -1,4 +1,4 @@
-//! The message hook of raw endpoints: what a client sends becomes the body of a request, what is answered goes back.
+//! The message hook of raw endpoints: a client's message becomes the body of a request, and the response goes back to it.
 
 use gateway_core::effect::Denial;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -10,16 +10,16 @@ use super::client::HookResponse;
 use super::failure::HookFailure;
 use super::hook::{ClientOrigin, Hook};
 
-/// Who sent a message, and where. Names are percent-encoded where a header could not hold them.
+/// The sender of a message, and its channel. Names are percent-encoded where a header could not hold them.
 const CLIENT: &str = "tidegate-client";
 const USER: &str = "tidegate-user";
 const CHANNEL: &str = "tidegate-channel";
-/// The content type of bytes.
+/// The content type of binary messages.
 const BINARY: &str = "application/octet-stream";
-/// What a header's value cannot hold, or would not be the same after decoding.
+/// The characters that a header's value cannot hold, or that decoding would change.
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
 
-/// A message that a client sent, and where to: a bare endpoint's channel, or nowhere.
+/// A client's message and the channel of its raw endpoint, if there is one.
 #[derive(Clone, Debug)]
 pub struct BareMessage<'a> {
     pub client: ClientId,
@@ -28,7 +28,7 @@ pub struct BareMessage<'a> {
     pub data: Payload,
 }
 
-/// What goes back to the sender, if anything does.
+/// Sends a message to the backend, and returns the reply for the sender, if there is one.
 pub(super) async fn send(
     hook: &Hook,
     origin: &ClientOrigin,
@@ -70,7 +70,7 @@ fn read(answer: HookResponse) -> Result<Option<Payload>, HookFailure> {
     }
 }
 
-/// Bytes are told apart from text by the content type; what is no text is bytes whatever it says.
+/// Converts a response. The content type tells binary from text; what is not UTF-8 is binary in any case.
 fn payload(answer: HookResponse) -> Payload {
     let kind = answer.content_type.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
     if kind.starts_with(BINARY.as_bytes()) {

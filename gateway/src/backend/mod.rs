@@ -1,8 +1,8 @@
-//! What the gateway asks of the application's own servers over HTTP, and what it tells them.
+//! Sends hooks and events to the application's own servers over HTTP.
 //!
-//! A [`Backend`] has a method for each question. Every one has a deadline, a number at once and a patience with
-//! failures, and none is asked on a worker. [`hook`] is what they have in common, [`client`] the way there, [`hook_request`]
-//! and [`hook_response`] the words, and [`tell`] what is told after it has happened.
+//! A [`Backend`] has a method for each hook. Every hook has a deadline, a concurrency limit and a circuit breaker, and
+//! none runs on a worker. [`hook`] holds what hooks have in common, [`client`] the HTTP client, [`hook_request`] and
+//! [`hook_response`] the messages, and [`tell`] the events, which are sent after they have happened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -58,10 +58,10 @@ use hook_request::{HookRequest, RequestStyle};
 use hook_response::{ConnectResult, KeyResult, PublishResult, RefreshResult, RpcResult, SubscribeResult};
 use tell::Events;
 
-/// Between the namespace of a method and the rest of its name.
+/// Separates the namespace of an RPC method from the rest of its name.
 const METHOD_SEPARATOR: char = ':';
 
-/// Why there can be no backend.
+/// Why the backend cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendSetupError {
     #[error(transparent)]
@@ -72,8 +72,8 @@ pub enum BackendSetupError {
     Hook { section: String, problem: String },
 }
 
-/// The way to addresses that other parts post to, bound by the settings of `[backend]`: whom TLS trusts, and which addresses
-/// are not gone to.
+/// The HTTP client for other parts that post to configured addresses. The settings of `[backend]` apply: whom TLS
+/// trusts, and which addresses are not allowed.
 #[derive(Clone, Debug)]
 pub(crate) struct Outbound(HttpClient);
 
@@ -97,7 +97,7 @@ fn http_client(config: &BackendConfig, lookup: ResolveFuture) -> Result<HttpClie
     })
 }
 
-/// The application's own servers, as far as they are asked anything.
+/// The application's own servers, as far as hooks and events go to them.
 #[derive(Debug)]
 pub struct Backend {
     connect: Option<Hook>,
@@ -114,7 +114,7 @@ pub struct Backend {
     socketio: Option<Hook>,
     polls: BTreeMap<Box<str>, Hook>,
     events: Option<Events>,
-    /// What some hook passes on of a handshake, and of a connect command.
+    /// The headers of a handshake, and of a connect command, that some hook passes on.
     http_headers: Vec<HeaderName>,
     emulated_headers: Vec<HeaderName>,
     style: RequestStyle,
@@ -124,7 +124,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// `None` if nothing is asked and nothing told. `node` is unique over all nodes and time.
+    /// Returns `None` if no hook is on and no events are sent. `node` is unique over all nodes and time.
     pub fn start(
         config: &BackendConfig,
         node: &str,
@@ -229,7 +229,7 @@ impl Backend {
         Ok(Some(backend))
     }
 
-    /// Whether this is asked at all.
+    /// Whether the hook of this kind is on.
     pub fn has(&self, kind: HookKind) -> bool {
         match kind {
             HookKind::Connect => self.connect.is_some(),
@@ -248,7 +248,7 @@ impl Backend {
         }
     }
 
-    /// Whether anything is asked about clients at all.
+    /// Whether any hook about clients is on.
     pub fn asks(&self) -> bool {
         let fixed = [
             &self.connect,
@@ -264,7 +264,7 @@ impl Backend {
         fixed.into_iter().any(Option::is_some) || !self.rpc_namespaces.is_empty()
     }
 
-    /// What hooks are told of where a client comes from, by the headers of its handshake.
+    /// Returns the origin of a client as hooks receive it, from its address and the headers of its handshake.
     pub fn origin<'a>(
         &self,
         address: IpAddr,
@@ -280,12 +280,12 @@ impl Backend {
         ClientOrigin { address: Some(address), headers: passed_on, ..ClientOrigin::default() }
     }
 
-    /// Whether the connect hook is asked about a client.
+    /// Whether the connect hook is called for a client.
     pub fn runs_connect_hook(&self, has_token: bool) -> bool {
         self.connect.is_some() && (self.connect_always || !has_token)
     }
 
-    /// Of the headers in a connect command, those that some hook passes on.
+    /// Returns those headers of a connect command that some hook passes on.
     pub fn emulated<'a>(&self, given: impl IntoIterator<Item = (&'a str, &'a str)>) -> HeaderMap {
         let mut passed_on = HeaderMap::new();
         for (name, value) in given {
@@ -299,7 +299,7 @@ impl Backend {
         passed_on
     }
 
-    /// Who a client is. `None`: the backend does not know it, and it is what clients without a token are.
+    /// Asks who a client is. `None`: the backend does not say, and the client is treated as one without a token.
     pub async fn connect(
         &self,
         origin: &ClientOrigin,
@@ -319,14 +319,14 @@ impl Backend {
         }
     }
 
-    /// Whether a connection that expires may stay.
+    /// Asks whether a connection that expires may stay.
     pub async fn refresh(&self, origin: &ClientOrigin, asker: &HookSubject<'_>) -> Result<Renewal, Denial> {
         let hook = self.refresh.as_ref().ok_or_else(not_available)?;
         let request = HookRequest::new(asker, None, self.style);
         self.refreshed(hook, origin, &request).await
     }
 
-    /// Whether a client may subscribe, and how.
+    /// Asks whether a client may subscribe, and with what options.
     pub async fn subscribe(
         &self,
         origin: &ClientOrigin,
@@ -343,7 +343,7 @@ impl Backend {
         hook.ask(origin, &request, mean).await?.ok_or_else(expired)
     }
 
-    /// Whether a subscription that expires may stay.
+    /// Asks whether a subscription that expires may stay.
     pub async fn sub_refresh(
         &self,
         origin: &ClientOrigin,
@@ -355,7 +355,7 @@ impl Backend {
         self.refreshed(hook, origin, &request).await
     }
 
-    /// Whether a client's publication is published, and as what.
+    /// Asks whether a client's publication is published, and with what content.
     pub async fn publish(
         &self,
         origin: &ClientOrigin,
@@ -369,7 +369,7 @@ impl Backend {
         hook.ask(origin, &request, mean).await
     }
 
-    /// Whether a client sets a key, which, and to what; without `data`, whether and which it removes.
+    /// Asks whether a client sets a key, which one, and to what value; without `data`, whether it removes a key and which one.
     pub async fn change_key(
         &self,
         origin: &ClientOrigin,
@@ -385,7 +385,7 @@ impl Backend {
         hook.ask(origin, &request, mean).await
     }
 
-    /// A call of a client: the data of its reply, if there is any.
+    /// Passes on a client's RPC call, and returns the data of the reply, if there is any.
     pub async fn rpc(
         &self,
         origin: &ClientOrigin,
@@ -404,7 +404,8 @@ impl Backend {
         hook.ask(origin, &request, |result: Option<RpcResult>| result.unwrap_or_default().into_data()).await
     }
 
-    /// A message of a client that expects no reply, such as one of a bare endpoint: what goes back to it, if anything does.
+    /// Passes on a client's message that expects no reply, such as one of a raw endpoint. Returns the message that goes
+    /// back to the client, if there is one.
     pub async fn message(
         &self,
         origin: &ClientOrigin,
@@ -414,7 +415,7 @@ impl Backend {
         message_hook::send(hook, origin, sent).await
     }
 
-    /// What is to be done for a client of Socket.IO.
+    /// Asks what to do about an event of a Socket.IO client.
     pub async fn socketio(
         &self,
         origin: &ClientOrigin,
@@ -426,24 +427,24 @@ impl Backend {
         socketio_hook::ask(hook, origin, asker, self.style, namespace, happened).await
     }
 
-    /// What there is of these keys of a polled channel, according to the backend of this name. `None`: there is no answer.
+    /// Asks the backend of this name for these keys of a polled channel. `None`: there is no answer.
     pub async fn poll(&self, name: &str, channel: &str, keys: &[PolledKey]) -> Option<PollResponse> {
         poll_hook::ask(self.polls.get(name)?, channel, keys).await
     }
 
-    /// Whether events of this kind are told, so that nobody need put one together for nothing.
+    /// Whether events of this kind are sent, so that callers do not build others for nothing.
     pub fn tells(&self, kind: EventType) -> bool {
         self.events.as_ref().is_some_and(|events| events.wants(kind))
     }
 
-    /// Tells what has happened, later. Waits for nothing.
+    /// Queues an event. Does not wait.
     pub fn tell(&self, event: &BackendEvent<'_>) {
         if let Some(events) = &self.events {
             events.push(event, self.clock.unix_millis());
         }
     }
 
-    /// Tells what is still to be told, until then.
+    /// Sends the queued events, until this time.
     pub async fn shut_down(&self, until: Instant) {
         if let Some(events) = &self.events {
             events.shut_down(until).await;
@@ -456,12 +457,12 @@ impl Backend {
         origin: &ClientOrigin,
         request: &HookRequest<'_>,
     ) -> Result<Renewal, Denial> {
-        // Nothing to say about it is what Centrifugo takes for its end.
+        // Centrifugo takes an answer without a result for the end of the connection.
         let mean = |result: Option<RefreshResult>| {
             result.map_or(Ok(Renewal::Expired), |result| result.into_renewal(self.clock))
         };
         hook.question(origin, request, mean).await.unwrap_or_else(|failure| {
-            // Counted and told like any other; what a client would be told of it does not matter here.
+            // The failure is counted and logged like any other; the error for the client does not matter here.
             let _ = hook.denied(&failure);
             Ok(Renewal::Unanswered { grace: self.refresh_grace })
         })

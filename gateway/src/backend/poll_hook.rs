@@ -1,4 +1,4 @@
-//! Asking for the keys of a polled channel.
+//! Asks a backend for the keys of a polled channel.
 
 use gateway_core::poll::{PolledItem, PolledKey};
 use serde::{Deserialize, Serialize};
@@ -10,11 +10,11 @@ use super::failure::HookFailure;
 use super::hook::{ClientOrigin, Hook};
 use super::hook_response::{InvalidResult, of_its_kind};
 
-/// What a backend says of the keys that it was asked for.
+/// The backend's answer for the requested keys.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PollResponse {
     pub items: Vec<PolledItem>,
-    /// Of the versions: those of another epoch cannot be compared with them.
+    /// The epoch of the versions: versions of another epoch cannot be compared with them.
     pub epoch: Epoch,
 }
 
@@ -59,7 +59,7 @@ impl PollResult {
             .ok_or_else(|| format!("its epoch is longer than {EPOCH_BYTES_MAX} bytes"))?;
         let items = self.items.unwrap_or_default().into_iter().map(|item| {
             let WireItem { key, data, b64data, version, removed } = item;
-            // A key without content has JSON's nothing for it.
+            // A key without content gets JSON's `null`.
             let data = of_its_kind(data, b64data)?.unwrap_or_else(|| Payload::json("null"));
             let (version, removed) = (version.unwrap_or_default(), removed.unwrap_or_default());
             Ok::<_, InvalidResult>(PolledItem { key, data, version, removed })
@@ -68,7 +68,7 @@ impl PollResult {
     }
 }
 
-/// `None`: there is no answer, which is counted and told.
+/// Asks for these keys. `None`: there is no answer, which is counted and logged.
 pub(super) async fn ask(hook: &Hook, channel: &str, keys: &[PolledKey]) -> Option<PollResponse> {
     let items = keys.iter().map(|polled| QuestionItem { key: &polled.key, version: polled.version });
     let question = PollRequestBody { channel, items: items.collect() };
@@ -83,6 +83,6 @@ pub(super) async fn ask(hook: &Hook, channel: &str, keys: &[PolledKey]) -> Optio
 }
 
 fn give_up(hook: &Hook, failure: &HookFailure) {
-    // Counted and told like any other; what a client would be told of it does not matter here.
+    // The failure is counted and logged like any other; the error for the client does not matter here.
     let _ = hook.denied(failure);
 }

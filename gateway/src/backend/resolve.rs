@@ -1,4 +1,5 @@
-//! Whether an operation of GraphQL is carried out, and in which channel: as a subscribe hook says, and a channel beside that.
+//! Asks whether a GraphQL operation is carried out, and in which channel. The answer is that of a subscribe hook, with
+//! a channel.
 
 use gateway_core::effect::{Denial, Resolved};
 use serde::Deserialize;
@@ -18,7 +19,7 @@ struct ResolveResult {
 }
 
 impl Backend {
-    /// Whether an operation may be carried out, and in which channel. `channel`: what the configuration says, or empty.
+    /// Asks whether an operation may be carried out, and in which channel. `channel`: the configured one, or empty.
     pub async fn resolve(
         &self,
         origin: &ClientOrigin,
@@ -36,7 +37,7 @@ impl Backend {
 }
 
 impl ResolveResult {
-    /// `channel`: where there is none in the answer. `Ok(None)`: what it grants is over already.
+    /// `channel` is used if the answer names none. Returns `Ok(None)` if the grant has ended already.
     fn into_resolved(
         self,
         channel: &str,

@@ -1,15 +1,15 @@
-//! Signs requests, so that a backend knows that the gateway asks, and when.
+//! Signs requests, so that a backend can verify that the gateway sent them, and when.
 
 use http::{HeaderMap, HeaderValue};
 use ring::hmac;
 
 use crate::secret::Secret;
 
-/// When a request was signed, in seconds since 1970: a backend passes over what is older than it bears.
+/// The time of the signature, in seconds since 1970: a backend refuses requests that are older than it tolerates.
 pub(super) const TIMESTAMP: &str = "tidegate-timestamp";
 /// `v1=` and the HMAC-SHA256 in hexadecimal.
 pub(super) const SIGNATURE: &str = "tidegate-signature";
-/// What is asked: so that no signed request can be taken for another.
+/// The kind of hook: so that no signed request can be taken for another.
 pub(super) const HOOK: &str = "tidegate-hook";
 
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl HookSigner {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes()))
     }
 
-    /// Signs the lines `timestamp` and `parts`, each ended by a line break, and then the body.
+    /// Signs `timestamp` and `parts`, each as a line that ends with a line break, and then the body.
     pub(super) fn sign(&self, headers: &mut HeaderMap, unix_seconds: i64, parts: &[&[u8]], body: &[u8]) {
         let timestamp = unix_seconds.to_string();
         let mut context = hmac::Context::with_key(&self.0);

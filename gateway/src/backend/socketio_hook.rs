@@ -1,4 +1,4 @@
-//! The hook of Socket.IO: events of clients, and who comes into a namespace. What is answered is done there.
+//! The hook of Socket.IO: clients' events and joins of namespaces. The answer lists actions for the gateway.
 
 use gateway_core::effect::{Denial, Emitted, EventActions, ServerSubscription};
 use serde::Deserialize;
@@ -14,12 +14,12 @@ use super::hook_request::{HookRequest, HookSubject, RequestStyle};
 use super::hook_response::InvalidResult;
 use crate::socketio::addressed::{self, AddressedEvent, PARTS_MAX};
 
-/// What a client has done.
+/// A client's action.
 #[derive(Clone, Copy, Debug)]
 pub enum SocketIoEvent<'a> {
-    /// It wants to come into the namespace, and says this. `recovered`: it comes back to a session that it had.
+    /// The client wants to join the namespace, with this `auth`. `recovered`: it comes back to a session that it had.
     Connect { auth: Option<&'a Payload>, recovered: bool },
-    /// It has sent an event, with a JSON array of arguments, and is in these rooms.
+    /// The client has sent an event, with a JSON array of arguments, and is in these rooms.
     Event { event: &'a str, arguments: &'a Tagged, rooms: &'a [String] },
 }
 
@@ -46,7 +46,7 @@ struct WireEmit {
     volatile: bool,
 }
 
-/// Asks what is to be done.
+/// Asks what to do about an event.
 pub(super) async fn ask(
     hook: &Hook,
     origin: &ClientOrigin,
@@ -158,7 +158,7 @@ fn refs(args: &[Box<RawValue>]) -> Vec<&RawValue> {
     args.iter().map(|arg| &**arg).collect()
 }
 
-/// What an answer says, or what is wrong with it: for [`crate::readers`].
+/// Describes an answer, or what is wrong with it: for [`crate::readers`].
 pub(super) fn in_words(result: EventResult) -> Result<EventActions, InvalidResult> {
     let mut namespaces = shared::protocol::socketio::Namespaces::new(":");
     namespaces.add("/", "socketio", Default::default(), Default::default());

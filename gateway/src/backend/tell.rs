@@ -1,4 +1,4 @@
-//! Tells a backend what has happened: in batches, in the order of this node, each again until it is taken.
+//! Sends events to a backend: in batches, in the order of this node, each retried until it is accepted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,14 +20,14 @@ use super::sign_request::HOOK;
 use crate::telemetry::LogLimiter;
 use crate::telemetry::backend_metrics::{EventsMetrics, LostEvent};
 
-/// What a queued event costs beside its text, in bytes.
+/// The overhead of a queued event beside its text, in bytes.
 const EVENT_BYTES: usize = 48;
-/// What is given to the one that sends to stop by itself, after its deadline.
+/// How long the sending task may take to stop by itself after its deadline.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
-/// The number of a batch, `node/number`: whoever has taken it before takes it only once.
+/// The header with the number of a batch, `node/number`, by which the backend recognizes a batch that it has accepted before.
 pub(super) const BATCH: &str = "tidegate-batch";
 
-/// The queue of events, and who sends them.
+/// The queue of events, and the task that sends them.
 #[derive(Debug)]
 pub(super) struct Events {
     types: Vec<EventType>,
@@ -41,15 +41,15 @@ pub(super) struct Events {
 
 #[derive(Debug)]
 struct EventQueueState {
-    /// Of the events that wait.
+    /// The bytes of the queued events.
     bytes: AtomicUsize,
-    /// Since the last batch that was taken.
+    /// The events lost since the last accepted batch.
     lost: AtomicU64,
     metrics: EventsMetrics,
 }
 
 impl Events {
-    /// `config` has been checked and has a URL. `node` is unique over all nodes and time.
+    /// Starts the sending task. `config` has been checked and has a URL. `node` is unique over all nodes and time.
     pub(super) fn start(
         config: &BackendConfig,
         node: &str,
@@ -97,7 +97,7 @@ impl Events {
         self.types.contains(&kind)
     }
 
-    /// Waits for nothing: an event that finds no room is lost, counted and told.
+    /// Queues an event without waiting. If the queue is full, the event is lost, counted and reported.
     pub(super) fn push(&self, event: &BackendEvent<'_>, time_ms: u64) {
         if !self.wants(event.kind()) {
             return;
@@ -124,7 +124,7 @@ impl Events {
         }
     }
 
-    /// Sends what waits, until then. What is pushed after this is lost.
+    /// Sends the queued events, until this time. Events that are pushed after this call are lost.
     pub(super) async fn shut_down(&self, until: std::time::Instant) {
         let until = Instant::from_std(until);
         self.stop.send_replace(Some(until));
@@ -149,7 +149,7 @@ impl EventQueueState {
     }
 }
 
-/// The one task that sends: one batch after the other, so that they arrive in order.
+/// The one task that sends: one batch after the other, so that batches arrive in order.
 struct EventSender {
     courier: Courier,
     node: String,
@@ -168,7 +168,7 @@ impl EventSender {
         }
     }
 
-    /// The events of the next batch. `None`: there are no more and there will be none.
+    /// Collects the events of the next batch. `None`: the queue is empty and closed.
     async fn gather(&mut self) -> Option<Vec<Bytes>> {
         let mut events = Vec::new();
         let mut stop = self.stop.clone();
@@ -177,7 +177,7 @@ impl EventSender {
             first = self.waiting.recv() => events.push(first?),
             () = stopping(&mut stop) => {
                 self.waiting.close();
-                // What was pushed before is there still.
+                // Events that were pushed before the queue was closed are still in it.
                 events.push(self.waiting.recv().await?);
             }
         }
@@ -198,7 +198,7 @@ impl EventSender {
         Some(events)
     }
 
-    /// Sends one batch until it is taken, refused for good, or its time is over.
+    /// Sends one batch until it is accepted, refused for good, or past its deadline.
     async fn send(&mut self, number: u64, events: Vec<Bytes>) {
         let lost = self.shared.lost.swap(0, Ordering::Relaxed);
         let body = self.batch(number, lost, &events);

@@ -9,11 +9,11 @@ use super::source::{Bounds, FieldKey};
 use super::{kafka, nats, postgres, redis_stream};
 use crate::setting::Faults;
 
-/// The most feeds. Each has a label of its own in metrics.
+/// The most feeds. Each has its own label in metrics.
 const FEEDS_MAX: usize = 64;
-/// Longest name of a feed, in bytes.
+/// The longest name of a feed, in bytes.
 const NAME_BYTES_MAX: usize = 64;
-/// Longest name of a field or column, in bytes: PostgreSQL cuts off what is longer.
+/// The longest name of a field or column, in bytes: PostgreSQL cuts off longer ones.
 const FIELD_BYTES_MAX: usize = 63;
 
 /// Records that are published as they come into a source outside: see [feeds](feeds.md). `NAME` is of letters, digits, `-` and
@@ -124,7 +124,7 @@ impl Default for FieldNames {
 }
 
 impl FieldNames {
-    /// What each of them is called.
+    /// Returns the configured name of each field.
     pub(super) fn names(&self) -> [(FieldKey, &str); FieldKey::COUNT] {
         [
             (FieldKey::Channel, &self.channel),
@@ -223,7 +223,7 @@ impl FeedConfig {
         Duration::from_secs(self.idempotency_ttl_s)
     }
 
-    /// Whether both would take each other's records.
+    /// Whether both feeds would read the same records.
     fn reads_what(&self, other: &Self) -> bool {
         let (stream, others) = (&self.redis_stream, &other.redis_stream);
         let (table, other_table) = (&self.postgres, &other.postgres);
@@ -251,7 +251,7 @@ impl FeedConfig {
         Duration::from_millis(self.retry_max_ms)
     }
 
-    /// Files that are named, by their keys.
+    /// Returns the files that the settings name, by their keys.
     pub(crate) fn files(&self) -> Vec<(&'static str, &std::path::Path)> {
         match self.kind {
             Some(FeedKind::RedisStream) => self.redis_stream.files(),
@@ -263,7 +263,7 @@ impl FeedConfig {
     }
 }
 
-/// What is wrong with any of them.
+/// Checks all feeds.
 pub(crate) fn check(feeds: &BTreeMap<String, FeedConfig>, faults: &mut Faults) {
     for (name, feed) in feeds {
         let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');

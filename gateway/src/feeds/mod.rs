@@ -1,8 +1,8 @@
-//! Publications from where data already is: each feed reads records from one source and publishes them, in order, once.
+//! Feeds: each reads records from one external source and publishes them, in order and once.
 //!
-//! Each feed is read by one node at a time, which its source sees to ([`source`]). What a record says is read as the server
-//! API reads it ([`record`]), what is read goes out channel by channel ([`work`]), and a record is let go of only when it is
-//! published, or was put where the source keeps what cannot be ([`run_feed`]).
+//! Each feed is read by one node at a time, which its source ensures ([`source`]). A record is parsed like a request of
+//! the server API ([`record`]), the publications of a batch go out channel by channel ([`work`]), and a record is
+//! settled only when it is published, or was put among the source's dead letters ([`run_feed`]).
 
 pub mod feed_config;
 pub mod kafka;
@@ -32,29 +32,29 @@ use crate::broker::nats::NatsConfig;
 use crate::broker::redis::RedisConfig;
 use crate::node::Node;
 
-/// How long a node that stops may take to publish what it has read.
+/// How long a stopping node may take to publish the records that it has read.
 const HAND_OVER: Duration = Duration::from_secs(3);
 
-/// The feeds of a node, which run.
+/// The running feeds of a node.
 #[derive(Debug)]
 pub(crate) struct Feeds {
     stop: CancellationToken,
     running: Vec<(Arc<str>, JoinHandle<()>)>,
 }
 
-/// What they are made of.
+/// The parameters of [`Feeds::start`].
 #[derive(Debug)]
 pub(crate) struct FeedsParts<'a> {
     pub(crate) feeds: &'a BTreeMap<String, FeedConfig>,
     /// The sections `redis` and `nats`.
     pub(crate) servers: (&'a RedisConfig, &'a NatsConfig),
-    /// The section `api`, whose bounds hold for records too.
+    /// The section `api`, whose limits apply to records too.
     pub(crate) api: &'a api::ApiConfig,
     pub(crate) node: &'a Arc<Node>,
     pub(crate) runtime: &'a Handle,
 }
 
-/// Why a feed cannot be begun with.
+/// Why a feed cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[error("feeds.{feed}: {problem}")]
 pub(crate) struct FeedSetupError {
@@ -63,10 +63,10 @@ pub(crate) struct FeedSetupError {
 }
 
 impl Feeds {
-    /// Begins to connect and returns at once.
+    /// Starts to connect, and returns at once.
     pub(crate) fn start(parts: FeedsParts<'_>) -> Result<Self, FeedSetupError> {
         let FeedsParts { feeds, servers, api, node, runtime } = parts;
-        // Where Sentinel says who is master, it is asked from now on.
+        // Sentinels, if there are any, are asked for the master from now on.
         let _entered = runtime.enter();
         let stop = CancellationToken::new();
         let mut all = Vec::new();
@@ -78,7 +78,7 @@ impl Feeds {
             let running = parts.running().map_err(unusable)?;
             all.push((parts, running));
         }
-        // None runs unless all can.
+        // No feed runs unless all can be set up.
         let run = |(parts, running): (FeedParts, Running)| {
             (parts.name.clone(), runtime.spawn(parts.keep(running, stop.clone())))
         };
@@ -86,7 +86,7 @@ impl Feeds {
         Ok(Self { stop, running })
     }
 
-    /// Publishes what was read, and leaves the rest to other nodes.
+    /// Publishes the records that were read, and leaves the others to other nodes.
     pub(crate) async fn shut_down(self) {
         self.stop.cancel();
         let until = tokio::time::Instant::now() + HAND_OVER;
@@ -100,7 +100,7 @@ impl Feeds {
     }
 }
 
-/// The source that a feed is set to.
+/// Returns the source that a feed is configured for.
 fn source(
     name: &str,
     feed: &FeedConfig,
@@ -118,7 +118,7 @@ fn source(
         }
         Some(FeedKind::Postgres) => Ok(Box::new(postgres::Postgres::new(name, feed, &redis.prefix)?)),
         Some(FeedKind::Kafka) => Ok(Box::new(kafka::Kafka::new(name, feed, &redis.prefix)?)),
-        // Settings are checked before anything is made of them.
+        // Unreachable: the settings have been checked.
         None => Err("has no kind".to_owned()),
     }
 }

@@ -1,4 +1,4 @@
-//! From what a record says to what is published: the fields that the server API has, and its rules.
+//! Turns the content of a record into a publication, with the fields and the rules of the server API.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -9,14 +9,14 @@ use serde_json::value::RawValue;
 use super::source::{FeedRecord, FieldKey, RecordFields};
 use crate::api::{ApiConfig, Content, PublishedMessage};
 
-/// What a record asks for.
+/// The publication that a record asks for, and its channels.
 #[derive(Debug)]
 pub(super) struct RecordRequest {
     pub(super) message: PublishedMessage,
     pub(super) channels: Vec<Box<str>>,
 }
 
-/// Reads it, or says why nothing can be published of it.
+/// Parses a record, or returns why it cannot be published.
 pub(super) fn read(record: &FeedRecord, api: &ApiConfig) -> Result<RecordRequest, String> {
     let fields = record.fields.as_ref().map_err(ToString::to_string)?;
     #[cfg(debug_assertions)]
@@ -70,7 +70,7 @@ fn text(fields: &RecordFields, word: FieldKey) -> Result<&str, String> {
     std::str::from_utf8(bytes).map_err(|error| wrong(word, error))
 }
 
-/// Nothing where the field is missing, empty or null.
+/// Returns `None` if the field is missing, empty or null.
 fn json<'a, T: serde::Deserialize<'a>>(
     fields: &'a RecordFields,
     word: FieldKey,

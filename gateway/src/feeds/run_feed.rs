@@ -1,4 +1,4 @@
-//! One feed, from the start of its node to its end: read, publish, let go; and when something is away, try again for ever.
+//! Runs one feed for as long as its node runs: reads, publishes and settles records, and retries for ever while something fails.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use crate::node::Node;
 use crate::telemetry::feeds_metrics::FeedMetrics;
 use crate::telemetry::{LogLimiter, Reminder};
 
-/// How often a feed keeps its turn and looks how far it is behind. Turns hold for several times as long.
+/// The interval at which a feed renews its lease and measures its lag. Leases last several times as long.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often a node asks whose turn it is that is not its own.
+/// The interval at which a node that does not read the feed tries to take the lease.
 const TURN_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The first pause after something could not be done is at most this long.
+/// The upper bound of the first pause after a failure.
 const PAUSE_FIRST_MAX: Duration = Duration::from_millis(100);
 
 /// A feed and its source.
@@ -35,13 +35,13 @@ pub(super) struct Running {
     source: Box<dyn FeedSource>,
     looked: Option<Instant>,
     trouble: Reminder,
-    /// What cannot be published is told sparingly: others can cause it as often as they like.
+    /// Limits the log lines about dead letters, because others can cause them as often as they like.
     dead: LogLimiter,
     unpublished: Reminder,
     is_reader: bool,
 }
 
-/// Pauses that grow.
+/// A backoff with random pauses whose bound grows.
 #[derive(Debug)]
 pub(super) struct FeedBackoff {
     bound: Duration,
@@ -142,7 +142,7 @@ impl Running {
         }
     }
 
-    /// Until all of them are published, or dead letters, or another node's.
+    /// Publishes these records until each is published or a dead letter, or until another node has the lease.
     async fn carry(&mut self, records: Vec<FeedRecord>, stop: &CancellationToken) -> Result<(), SourceError> {
         self.metrics.read.inc_by(records.len() as u64);
         let read = |record: FeedRecord| {
@@ -168,7 +168,8 @@ impl Running {
                         biased;
                         failure = &mut publishing => break failure,
                         () = tokio::time::sleep(left) => {
-                            // What is on its way goes on its way: it is known by its key wherever it is published next.
+                            // Publications in flight continue: their idempotency keys are known wherever the records
+                            // are published next.
                             if !self.look().await? {
                                 return self.drop_work();
                             }
@@ -214,7 +215,7 @@ impl Running {
         }
     }
 
-    /// What was read and is not done is for whoever reads next.
+    /// Leaves the unfinished records to the node that reads next.
     fn drop_work(&self) -> Result<(), SourceError> {
         self.metrics.held.set(0);
         Ok(())
@@ -230,7 +231,7 @@ impl Running {
         self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_INTERVAL)
     }
 
-    /// Whether it is still this node's turn.
+    /// Renews the lease and updates the lag. Returns whether this node still has the lease.
     async fn look(&mut self) -> Result<bool, SourceError> {
         self.looked = Some(Instant::now());
         match self.source.look().await? {
@@ -247,7 +248,7 @@ impl Running {
 
     fn read_by_others(&mut self) {
         self.metrics.reader.set(0);
-        // Only whoever reads can say so.
+        // Only the node that reads the feed knows the lag.
         self.metrics.forget_lag();
         if std::mem::replace(&mut self.is_reader, false) {
             tracing::info!(feed = %self.name, "this node no longer reads the feed");

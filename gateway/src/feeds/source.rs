@@ -1,23 +1,23 @@
-//! The seam: what a feed asks of whatever keeps its records.
+//! The interface between a feed and the source of its records.
 //!
-//! A source hands out records in their order to one node at a time, keeps them until it is told what came of each, and hands
-//! those out first that were handed out before and nothing was said of. It knows when it is not this node's turn.
+//! A source delivers records in order to one node at a time, and keeps them until they are settled. Records that were
+//! delivered before and not settled come first. A source knows when another node has the right to read.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-/// How much may be handed out at once.
+/// The bounds of one delivery.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) records_max: usize,
     pub(super) bytes_max: usize,
-    /// Longer records are told of, and not handed out.
+    /// Longer records are reported without their content.
     pub(super) record_bytes_max: usize,
 }
 
-/// What a record can say.
+/// The fields that a record can have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum FieldKey {
     Channel,
@@ -53,7 +53,7 @@ impl FieldKey {
     }
 }
 
-/// What a record says, as it was found.
+/// The fields of a record, as they were found.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RecordFields([Option<Bytes>; FieldKey::COUNT]);
 
@@ -70,9 +70,9 @@ impl RecordFields {
 /// One record.
 #[derive(Clone, Debug)]
 pub(super) struct FeedRecord {
-    /// What the source calls it: the same each time, and never that of another.
+    /// The source's name for the record: always the same, and never that of another record.
     pub(super) position: Box<str>,
-    /// What it says, or why it was not handed out.
+    /// The fields, or why they were not delivered.
     pub(super) fields: Result<RecordFields, RecordError>,
 }
 
@@ -88,59 +88,58 @@ pub(super) enum RecordError {
     Malformed(String),
 }
 
-/// What a source hands out.
+/// A delivery of a source.
 #[derive(Debug)]
 pub(super) enum SourceItem {
-    /// In their order. None: nothing waits.
+    /// In order. Empty: no record waits.
     Records(Vec<FeedRecord>),
     /// Another node reads.
     NotOurs,
 }
 
-/// What came of a record that was handed out.
+/// A delivered record that is finished.
 #[derive(Debug)]
 pub(super) struct SettledRecord {
     pub(super) position: Box<str>,
-    /// Why it will never be published, if so.
+    /// Why the record will never be published, if it is a dead letter.
     pub(super) dead: Option<String>,
 }
 
-/// How far a feed is behind, as far as its source can tell.
+/// How far a feed is behind, as far as its source knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Lag {
     pub(super) records: Option<u64>,
-    /// The age of the oldest of them. None where there is none, too.
+    /// The age of the oldest waiting record. `None` also where no record waits.
     pub(super) oldest: Option<Duration>,
 }
 
-/// What a look at a source has shown.
+/// The result of a check of a source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SourceCheck {
     Ours(Lag),
-    /// The turn is over: what was handed out is another node's now.
+    /// This node has lost the right to read: its delivered records are another node's now.
     NotOurs,
 }
 
-/// Why a source could not do what it was asked to. Whatever it was doing, it begins anew when it is asked again. Never holds a
-/// secret.
+/// Why a call to a source has failed. The next call starts over. Never holds a secret.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct SourceError(pub(super) String);
 
-/// Every call but `wait` ends by a deadline of its own. All but `settle` may be dropped before they end.
+/// Every call but `wait` ends by its own deadline. All but `settle` are cancellation safe.
 pub(super) trait FeedSource: Send + std::fmt::Debug {
-    /// Connects if it has to, takes this node's turn if nobody has it, and hands out what comes next.
+    /// Connects if necessary, takes the right to read if it is free, and delivers the next records.
     fn take(&mut self) -> BoxFuture<'_, Result<SourceItem, SourceError>>;
 
-    /// Lets go of records that are done with. Those that are dead go to where the source keeps such.
+    /// Settles finished records. Dead letters go to the place where the source keeps them.
     fn settle(&mut self, settled: Vec<SettledRecord>) -> BoxFuture<'_, Result<(), SourceError>>;
 
-    /// Keeps this node's turn while it publishes, and tells how far behind it is.
+    /// Renews this node's right to read while it publishes, and returns how far the feed is behind.
     fn look(&mut self) -> BoxFuture<'_, Result<SourceCheck, SourceError>>;
 
-    /// Returns when something may have come since nothing was handed out, or after about so long.
+    /// Returns when new records may be there, or after about `at_most`.
     fn wait(&mut self, at_most: Duration) -> BoxFuture<'_, Result<(), SourceError>>;
 
-    /// Gives the turn back. What was handed out and not settled is handed out to others.
+    /// Gives up the right to read. Unsettled records are delivered to other nodes.
     fn leave(&mut self) -> BoxFuture<'_, ()>;
 }

@@ -1,5 +1,4 @@
-//! A feed that has panicked is told of and begins anew, with a source that is made anew: whatever that was amid is given up,
-//! and read again.
+//! Restarts a feed that has panicked, with a new source: the work in progress is given up, and its records are read again.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -17,10 +16,10 @@ use crate::broker::redis::RedisConfig;
 use crate::node::Node;
 use crate::telemetry::labels::PanicSite;
 
-/// A feed that has run for so long was sound: what becomes of it then is no part of a row of panics.
+/// A feed that has run for this long counts as sound: a later panic does not add to the series of panics before.
 const SOUND_AFTER: Duration = Duration::from_secs(60);
 
-/// What a feed is made of, as often as it takes.
+/// The parameters of a feed, kept for restarts.
 #[derive(Debug)]
 pub(super) struct FeedParts {
     pub(super) name: Arc<str>,
@@ -33,14 +32,14 @@ pub(super) struct FeedParts {
 }
 
 impl FeedParts {
-    /// The feed, before it has read anything. Must be called within a tokio runtime.
+    /// Creates the feed, which has read nothing yet. Must be called within a tokio runtime.
     pub(super) fn running(&self) -> Result<Running, String> {
         let Self { name, feed, servers: (redis, nats), api, node } = self;
         let source: Box<dyn FeedSource> = super::source(name, feed, (redis, nats), node)?;
         Ok(Running::new(name.clone(), feed, api.clone(), node.clone(), source))
     }
 
-    /// Runs it until the node stops.
+    /// Runs the feed until the node stops.
     pub(super) async fn keep(self, running: Running, stop: CancellationToken) {
         let mut pauses = FeedBackoff::new(self.feed.retry_max());
         let mut next = Some(running);

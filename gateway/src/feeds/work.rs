@@ -1,4 +1,4 @@
-//! What was read at once and is being published: channel by channel, each channel's in the order of the records.
+//! Publishes the records of one delivery: channel by channel, within each channel in the order of the records.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +14,10 @@ use crate::broker::{BrokerError, Published};
 use crate::node::Node;
 use crate::telemetry::labels::PublicationSource;
 
-/// Channels that are published to at once.
+/// The number of channels that are published to concurrently.
 const CONCURRENT: usize = 64;
 
-/// Records on their way.
+/// Records in flight.
 #[derive(Debug)]
 pub(super) struct RecordsInFlight {
     records: Vec<PendingRecord>,
@@ -27,43 +27,43 @@ pub(super) struct RecordsInFlight {
 #[derive(Debug)]
 struct PendingRecord {
     position: Box<str>,
-    /// None: nothing can be published of it.
+    /// `None`: the record cannot be published.
     wanted: Option<RecordRequest>,
-    /// Channels it was not published to yet.
+    /// The number of channels that the record was not published to yet.
     open: usize,
-    /// Whether any channel got it that had not had it before.
+    /// Whether the record was new to any of its channels.
     is_new: bool,
-    /// Why it will never be published, to one of its channels at least.
+    /// Why the record will never be published, to one of its channels at least.
     dead: Option<String>,
     is_settled: bool,
 }
 
-/// The records for one channel, in their order.
+/// The records for one channel, in order.
 #[derive(Debug)]
 struct Chain {
     channel: Box<str>,
     waiting: VecDeque<usize>,
 }
 
-/// How far a chain has come.
+/// The progress of a chain.
 struct ChainProgress {
     chain: Chain,
     outcomes: Vec<(usize, Result<Published, String>)>,
-    /// Why it has come no further, for now.
+    /// Why the chain is stuck, for now.
     failure: Option<BrokerError>,
 }
 
-/// Records that are done with, for metrics.
+/// Counts of finished records, for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct RecordCounts {
     pub(super) published: u64,
-    /// They had been published before.
+    /// Records that had been published before.
     pub(super) repeated: u64,
     pub(super) dead: u64,
 }
 
 impl RecordsInFlight {
-    /// `records`: the position of each, and what is to become of it.
+    /// Takes the position of each record, with its publication or why it has none.
     pub(super) fn new(records: impl Iterator<Item = (Box<str>, Result<RecordRequest, String>)>) -> Self {
         let mut work = Self { records: Vec::new(), chains: Vec::new() };
         let mut chains: FxHashMap<Box<str>, usize> = FxHashMap::default();
@@ -87,22 +87,21 @@ impl RecordsInFlight {
         work
     }
 
-    /// How many records are not done with.
+    /// Returns how many records are unfinished.
     pub(super) fn held(&self) -> usize {
         self.records.iter().filter(|record| !record.is_settled).count()
     }
 
-    /// Publishes what it can. Says why not all, if there is something left that may be published later.
+    /// Publishes as much as it can. Returns an error if there are records left that may be published later.
     pub(super) async fn publish(&mut self, node: &Node) -> Option<BrokerError> {
         let chains = std::mem::take(&mut self.chains);
-        // Once one channel has to wait, others of that part of the broker need not find out one after the other that they
-        // have to.
+        // Once one channel is stuck, others of that part of the broker need not fail one after the other.
         let stuck: Vec<AtomicBool> = (0..node.parts().max(1)).map(|_| AtomicBool::new(false)).collect();
         let came: Vec<ChainProgress> = {
             let records = &self.records;
             let running = chains.into_iter().map(|chain| {
                 let channel = Channel::parse_unicode(&chain.channel, CHANNEL_BYTES_MAX).ok();
-                // What is no channel is refused before it comes to any.
+                // An invalid channel is refused before it reaches any part.
                 let part = channel.map_or(0, |channel| node.part_of(&channel));
                 follow(chain, records, node, &stuck[part.min(stuck.len() - 1)])
             });
@@ -126,7 +125,7 @@ impl RecordsInFlight {
         failure
     }
 
-    /// What is done with and was not told before.
+    /// Returns the records that have been finished since the last call.
     pub(super) fn take_settled(&mut self) -> (Vec<SettledRecord>, RecordCounts) {
         let mut counts = RecordCounts::default();
         let mut settled = Vec::new();
@@ -137,7 +136,7 @@ impl RecordsInFlight {
                 (None, true) => counts.published += 1,
                 (None, false) => counts.repeated += 1,
             }
-            // What it holds is needed no more.
+            // Frees the memory of the publication.
             record.wanted = None;
             settled.push(SettledRecord { position: record.position.clone(), dead: record.dead.take() });
         }
@@ -145,7 +144,7 @@ impl RecordsInFlight {
     }
 }
 
-/// Publishes one after the other, until one cannot be now. What follows that in the same channel has to wait.
+/// Publishes the records of a chain in order, until one fails for now. The records behind it wait.
 async fn follow(
     mut chain: Chain,
     records: &[PendingRecord],
@@ -172,7 +171,7 @@ async fn follow(
     ChainProgress { chain, outcomes, failure }
 }
 
-/// What came of it for good, or why it has to be tried again.
+/// Publishes to one channel. Returns the final result, or the error because of which it must be tried again.
 async fn publish(
     channel: &str,
     wanted: &RecordRequest,
@@ -195,8 +194,9 @@ async fn publish(
     }
 }
 
-/// Whether asking again cannot help. Where the room of all channels is taken there is some once keys have expired or were removed:
-/// that is as good as a broker that is away. What a channel's own settings bound is the record's fault.
+/// Whether a retry cannot help. Where the room of all channels is used up there will be some once keys have expired or
+/// were removed, so the record waits, as it does for a broker that is away. A limit of the channel's own settings is
+/// the record's fault.
 fn is_for_good(error: &BrokerError) -> bool {
     matches!(error, BrokerError::NotAvailable | BrokerError::Full)
 }

@@ -1,4 +1,4 @@
-//! The values of arguments and variables, held to their types (GraphQL, sections 3 and 6.1.2).
+//! Coerces the values of arguments and variables to their types (GraphQL, sections 3 and 6.1.2).
 
 use async_graphql_parser::Positioned;
 use async_graphql_parser::types::{BaseType, OperationDefinition, Type};
@@ -10,10 +10,10 @@ use shared::protocol::graphql::GraphQlError;
 use super::schema::{Field, Input, Schema, SchemaTypeKind};
 use super::{BAD_USER_INPUT, Errors, VALIDATION_FAILED, one};
 
-/// Values by name. One that is not there was not given and has no default.
+/// Values by name. A missing one was not given and has no default.
 pub(super) type ArgumentValues = serde_json::Map<String, Json>;
 
-/// The variables of an operation, of what its client has sent.
+/// Returns the variables of an operation, from the values that the client has sent.
 pub(super) fn variables(
     schema: &Schema,
     operation: &OperationDefinition,
@@ -52,7 +52,7 @@ pub(super) fn variables(
     Ok(found)
 }
 
-/// The arguments of a field.
+/// Returns the arguments of a field.
 pub(super) fn arguments(
     schema: &Schema,
     field: &Field,
@@ -85,14 +85,14 @@ fn or_default(schema: &Schema, input: &Input, value: Option<Json>) -> Result<Opt
     }
 }
 
-/// A value of a document that holds no variable.
+/// Coerces a literal that contains no variable.
 pub(super) fn constant(schema: &Schema, ty: &Type, value: &ConstValue) -> Result<Json, String> {
     let none = ArgumentValues::new();
     let missing = || "there is no value".to_owned();
     literal(schema, ty, &value.clone().into_value(), &none)?.ok_or_else(missing)
 }
 
-/// A value of a document. `None`: it is a variable that was not given.
+/// Coerces a literal of a document. `None`: it is a variable that was not given.
 fn literal(
     schema: &Schema,
     ty: &Type,
@@ -101,7 +101,7 @@ fn literal(
 ) -> Result<Option<Json>, String> {
     if let Value::Variable(name) = value {
         let Some(value) = variables.get(&**name) else { return Ok(None) };
-        // It was held to a type of its own, and must be good for this one too.
+        // The variable was coerced to its own type, and must be valid for this one too.
         return of_json(schema, ty, value).map(Some);
     }
     let name = match &ty.base {
@@ -109,7 +109,7 @@ fn literal(
         BaseType::List(item) => {
             let items = match value {
                 Value::List(items) => &items[..],
-                // One alone stands for a list of it.
+                // A single value stands for a list with that value.
                 one => std::slice::from_ref(one),
             };
             let each = |one: &Value| Ok(literal(schema, item, one, variables)?.unwrap_or(Json::Null));
@@ -140,7 +140,7 @@ fn literal(
     }
 }
 
-/// A value that came as JSON.
+/// Coerces a value given as JSON.
 fn of_json(schema: &Schema, ty: &Type, value: &Json) -> Result<Json, String> {
     let name = match &ty.base {
         _ if value.is_null() => return null(ty),
@@ -199,7 +199,7 @@ fn object<'n>(
     Ok(Json::Object(found))
 }
 
-/// Holds a value to a scalar. The application's own take anything.
+/// Checks the value of a scalar. Scalars of the application accept anything.
 fn scalar(name: &str, value: Json) -> Result<Json, String> {
     let is_whole =
         |value: &Json| value.as_i64().is_some() || value.as_f64().is_some_and(|float| float.fract() == 0.0);
@@ -219,7 +219,7 @@ fn scalar(name: &str, value: Json) -> Result<Json, String> {
     }
 }
 
-/// A value of a document as JSON, whatever its type. `None`: a variable in it was not given.
+/// Converts a literal to JSON, whatever its type. `None`: a variable in it was not given.
 pub(super) fn substituted(value: &Value, variables: &ArgumentValues) -> Option<Json> {
     Some(match value {
         Value::Variable(name) => variables.get(&**name)?.clone(),
@@ -240,7 +240,7 @@ pub(super) fn substituted(value: &Value, variables: &ArgumentValues) -> Option<J
 }
 
 impl Schema {
-    /// Whether a value can be given for this type.
+    /// Whether this is an input type.
     fn takes(&self, ty: &Type) -> bool {
         let kind = self.kind(super::fields::innermost(ty));
         matches!(kind, Some(SchemaTypeKind::Scalar | SchemaTypeKind::Enum(_) | SchemaTypeKind::Input(_)))

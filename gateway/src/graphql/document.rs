@@ -1,4 +1,4 @@
-//! The document of an operation: which of its operations is meant, and which fields it selects of a type.
+//! The document of an operation: finds the operation to run, and collects the fields that it selects.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -16,10 +16,10 @@ use super::coerce::{self, ArgumentValues};
 use super::schema::Schema;
 use super::{BAD_USER_INPUT, DocumentLimits, Errors, VALIDATION_FAILED, one};
 
-/// Fragments that one selection may go through: each may be inside of the last.
+/// The most fragments that one selection may go through: each may be nested in the last.
 const FRAGMENTS_MAX: usize = 500;
 
-/// The operation of this name, or the only one.
+/// Returns the operation of this name, or the only one.
 pub(super) fn operation_of<'a>(
     document: &'a ExecutableDocument,
     name: Option<&str>,
@@ -42,7 +42,7 @@ pub(super) fn operation_of<'a>(
     Ok(&found.node)
 }
 
-/// What goes by one name in a result: a field, maybe selected several times, and all that is selected of it.
+/// The fields with one name in the result: a field that may be selected several times, with all its selection sets.
 #[derive(Debug)]
 pub(super) struct FieldGroup<'a> {
     pub(super) first: &'a Positioned<Field>,
@@ -58,7 +58,7 @@ pub(super) struct Document<'a> {
     fragments: &'a HashMap<Name, Positioned<FragmentDefinition>>,
     pub(super) variables: &'a ArgumentValues,
     pub(super) limits: DocumentLimits,
-    /// Selections that may still be looked at.
+    /// The number of selections that may still be visited.
     left: Cell<usize>,
 }
 
@@ -72,8 +72,8 @@ impl<'a> Document<'a> {
         Self { schema, fragments, variables, limits, left: Cell::new(limits.fields_max) }
     }
 
-    /// The fields that are selected of objects of this type, in the order in which they are named first (GraphQL, section
-    /// 6.3.2).
+    /// Returns the fields that are selected of objects of this type, in the order of their first mention (GraphQL,
+    /// section 6.3.2).
     pub(super) fn collect(&self, of: &str, sets: &[&'a SelectionSet]) -> Result<Groups<'a>, Errors> {
         let mut groups = Vec::new();
         let mut visited = Vec::new();
@@ -128,7 +128,7 @@ impl<'a> Document<'a> {
         Ok(())
     }
 
-    /// Whether a fragment on this type is about objects of that one.
+    /// Whether a fragment with this type condition applies to objects of type `of`.
     fn applies(&self, condition: Option<&str>, of: &str) -> Result<bool, Errors> {
         let Some(condition) = condition else { return Ok(true) };
         if self.schema.kind(condition).is_none_or(|_| self.schema.is_leaf(condition)) {

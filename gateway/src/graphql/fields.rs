@@ -1,4 +1,4 @@
-//! Which channels the fields of the subscription type are, and the schema that they stand in.
+//! Maps the fields of the subscription type to channels, and builds or reads their schema.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +9,17 @@ use super::graphql_config::{GraphqlConfig, Subscription};
 use super::schema::{Field, Schema};
 use super::template::Template;
 
-/// The scalar that payloads are where nothing more is known of them.
+/// The scalar of payloads without a configured type.
 const JSON: &str = "JSON";
 
-/// What of a configuration cannot be used. `key`: inside its section.
+/// A mistake in the configuration. `key` is relative to the section.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FieldConfigError {
     pub key: String,
     pub problem: String,
 }
 
-/// The fields that are served.
+/// The configured fields of the subscription type.
 #[derive(Debug)]
 pub(super) struct SubscriptionFields(BTreeMap<Box<str>, MappedField>);
 
@@ -30,7 +30,7 @@ pub(super) struct MappedField {
 }
 
 impl SubscriptionFields {
-    /// `sdl`: a schema that says what the fields are, if there is one.
+    /// Reads the fields. `sdl`: a schema that defines them, if there is one.
     pub(super) fn read(
         config: &GraphqlConfig,
         sdl: Option<&str>,
@@ -77,7 +77,7 @@ impl SubscriptionFields {
         let schema = match sdl {
             Some(sdl) => Schema::parse(sdl)
                 .map_err(|problem| vec![FieldConfigError { key: "schema_file".to_owned(), problem }])?,
-            // What it is made of has been looked at.
+            // The parts of the generated schema have been checked.
             None => Schema::parse(&generated(config))
                 .map_err(|problem| vec![FieldConfigError { key: "subscriptions".to_owned(), problem }])?,
         };
@@ -90,7 +90,7 @@ impl SubscriptionFields {
         self.0.get(name)
     }
 
-    /// Whether the schema has each field, with arguments that a channel can be named by.
+    /// Checks that the schema has each field, with arguments that a channel can be named by.
     fn unusable_in(&self, schema: &Schema) -> Vec<FieldConfigError> {
         let mut found = Vec::new();
         for (name, mapped) in &self.0 {
@@ -122,7 +122,7 @@ fn names_a_channel(schema: &Schema, field: &Field, argument: &str) -> Result<(),
     }
 }
 
-/// What of a field's section is wrong, where there is no schema to say it.
+/// Returns the mistakes in a field's section, where there is no schema to define the field.
 fn unusable(name: &str, subscription: &Subscription) -> Vec<FieldConfigError> {
     let mut found = Vec::new();
     let section = format!("subscriptions.{name}");
@@ -163,7 +163,7 @@ fn unusable(name: &str, subscription: &Subscription) -> Vec<FieldConfigError> {
     found
 }
 
-/// A schema with nothing in it but these fields.
+/// Generates a schema with nothing but these fields.
 fn generated(config: &GraphqlConfig) -> String {
     let mut scalars: Vec<&str> = Vec::new();
     let mut fields = String::new();
@@ -189,14 +189,14 @@ fn generated(config: &GraphqlConfig) -> String {
     format!("{scalars}type Query {{\n  _nothing: Boolean\n}}\ntype Subscription {{\n{fields}}}\n")
 }
 
-/// Whether it is a name in GraphQL (section 2.1.9).
+/// Whether the text is a name in GraphQL (section 2.1.9).
 fn is_name(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with(|first: char| first.is_ascii_digit())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// The type inside of lists and without what it must not be.
+/// Returns the name of the type inside lists and non-null markers.
 pub(super) fn innermost(ty: &Type) -> &str {
     match &ty.base {
         BaseType::Named(name) => name,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Catalog;
 use crate::setting::Faults;
 
-/// Longest schema, in bytes.
+/// The longest schema, in bytes.
 pub(crate) const SCHEMA_BYTES_MAX: u64 = 1 << 20;
 
 /// Subscriptions in GraphQL: over WebSockets (`graphql-transport-ws`, and the older `graphql-ws`), and over server-sent events.
@@ -66,12 +66,12 @@ pub struct Subscription {
 }
 
 impl GraphqlConfig {
-    /// The same with what of `new` can hold at once, for clients that come after it: all but whether it is served.
+    /// Returns these settings with those of `new` that can change while the node runs, for new clients: all but `enabled`.
     pub(crate) fn with_live_of(&self, new: &Self) -> Self {
         Self { enabled: self.enabled, ..new.clone() }
     }
 
-    /// `has_hook`: whether `backend.graphql` is on.
+    /// Checks the settings. `has_hook`: whether `backend.graphql` is on.
     pub fn check(&self, has_hook: bool, faults: &mut Faults) {
         faults.outside("query_bytes_max", self.query_bytes_max, 64..=1 << 20);
         faults.outside("depth_max", self.depth_max, 1..=64);
@@ -91,7 +91,7 @@ impl GraphqlConfig {
                 faults.add(format!("subscriptions.{name}.channel"), "must be set, or hook be true");
             }
         }
-        // With a schema, that is looked at together with its file.
+        // With a schema, the fields are checked together with its file.
         if self.schema_file.is_none()
             && let Err(unusable) = Catalog::new(self, None)
         {
@@ -99,7 +99,7 @@ impl GraphqlConfig {
         }
     }
 
-    /// The operations that clients may ask for, or what makes the schema's file or what is said beside it useless.
+    /// Returns the catalog of operations, or the mistakes in the schema's file or in the settings beside it.
     pub(crate) fn catalog(&self) -> Result<Catalog, Vec<super::FieldConfigError>> {
         let Some(file) = &self.schema_file else { return Catalog::new(self, None) };
         let unreadable =

@@ -1,4 +1,4 @@
-//! Answering what clients ask about the schema (GraphQL, section 4).
+//! Answers introspection queries (GraphQL, section 4).
 
 use async_graphql_parser::types::{BaseType, OperationDefinition, Type};
 use bytes::Bytes;
@@ -11,19 +11,19 @@ use super::schema::{Definition, Directive, EnumValue, Field, Input, Schema, Sche
 use super::select::TYPE_NAME;
 use super::{Errors, NOT_SUPPORTED, VALIDATION_FAILED, one};
 
-/// An answer about a schema holds no more values than this.
+/// The most values in the result of an introspection query.
 pub(super) const VALUES_MAX: usize = 200_000;
-/// The question that libraries ask is so deep.
+/// The depth of the introspection query that libraries send.
 const DEPTH_MIN: usize = 20;
 
-/// What there is to be asked about.
+/// An element of the schema that introspection can describe.
 #[derive(Clone, Copy)]
 enum SchemaItem<'s> {
     Schema,
     Named(&'s Definition),
-    /// A type around others: a list, or one without null.
+    /// A wrapping type: a list, or a non-null type.
     Around(&'s Type),
-    /// The list in one that must not be null.
+    /// The list inside a non-null type.
     List(&'s Type),
     Field(&'s Field),
     Input(&'s Input),
@@ -43,7 +43,7 @@ struct IntrospectionContext<'d, 's> {
     document: &'d Document<'s>,
 }
 
-/// The members of a result.
+/// Returns the members of the result.
 pub(super) fn answer<'s>(
     schema: &'s Schema,
     document: &Document<'s>,
@@ -130,7 +130,7 @@ impl<'s> SchemaItem<'s> {
         }
     }
 
-    /// What one of its fields is. `with_old`: what is deprecated counts too.
+    /// Returns the value of a field. With `with_old`, deprecated elements are included.
     fn answer(self, schema: &'s Schema, name: &str, with_old: bool) -> IntrospectionValue<'s> {
         match self {
             Self::Schema => of_schema(schema, name),
@@ -139,7 +139,7 @@ impl<'s> SchemaItem<'s> {
                 "kind" => text(if ty.nullable { "LIST" } else { "NON_NULL" }),
                 "ofType" => match (&ty.base, ty.nullable) {
                     (BaseType::List(item), true) => IntrospectionValue::One(type_of(schema, item)),
-                    // What is inside of it without the mark.
+                    // The type inside the non-null marker.
                     (BaseType::List(_), false) => IntrospectionValue::One(Self::List(ty)),
                     (BaseType::Named(named), _) => schema
                         .types

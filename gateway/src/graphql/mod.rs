@@ -1,7 +1,7 @@
-//! What operations of GraphQL mean here: which channel a field of the subscription type is, and what is selected of payloads.
+//! Interprets GraphQL operations: which channel a field of the subscription type stands for, and what is selected of payloads.
 //!
-//! Nothing here knows a client or a node. [`Catalog`] is made of the configuration, and of a schema if there is one, and
-//! plans each operation that a client asks for.
+//! Nothing here knows clients or nodes. A [`Catalog`] is built from the configuration, and from a schema if there is
+//! one, and plans each operation that a client asks for.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -31,30 +31,30 @@ use document::{Document, operation_of};
 use fields::SubscriptionFields;
 use schema::Schema;
 
-/// What a client did that makes no sense.
+/// Error codes of operations that a client has got wrong.
 const BAD_USER_INPUT: &str = "BAD_USER_INPUT";
 const VALIDATION_FAILED: &str = "GRAPHQL_VALIDATION_FAILED";
 const PARSE_FAILED: &str = "GRAPHQL_PARSE_FAILED";
 const NOT_SUPPORTED: &str = "OPERATION_NOT_SUPPORTED";
 
-/// Brackets deeper in each other than this are not looked at: no document that anybody means is.
+/// The deepest nesting of brackets that is parsed: no reasonable document goes deeper.
 const BRACKETS_MAX: usize = 64;
-/// Selections that are alike are looked for among this many, before those that nobody has are let go of.
+/// The number of shared selections that are kept before those that no client uses are dropped.
 const SELECTIONS_MIN: usize = 256;
 
 type Errors = Vec<GraphQlError>;
 
-/// The operations that clients may ask for.
+/// Plans the operations of clients.
 #[derive(Debug)]
 pub struct Catalog {
     schema: Schema,
     fields: SubscriptionFields,
     limits: DocumentLimits,
-    /// Those that clients have, so that who selects the same shares what is made of payloads.
+    /// The selections that clients use, so that clients with the same selection share the results.
     selections: Mutex<Selections>,
 }
 
-/// How large a document may be, and what it asks for.
+/// The limits of a document, and whether introspection is allowed.
 #[derive(Clone, Copy, Debug)]
 struct DocumentLimits {
     query_bytes_max: usize,
@@ -70,7 +70,7 @@ struct Selections {
 }
 
 impl Catalog {
-    /// `sdl`: the text of `schema_file`, if there is one.
+    /// Builds the catalog. `sdl`: the text of `schema_file`, if there is one.
     pub fn new(config: &GraphqlConfig, sdl: Option<&str>) -> Result<Self, Vec<FieldConfigError>> {
         let (schema, fields) = SubscriptionFields::read(config, sdl)?;
         Ok(Self {
@@ -96,7 +96,7 @@ impl Catalog {
         }
         parse_query(&*requested.query).map_err(|error| {
             let message = match &error {
-                // What it draws of the document is for people at a terminal.
+                // Only the reason: the parser's message includes a drawing for terminals.
                 async_graphql_parser::Error::Syntax { message, .. } => reason_of(message),
                 other => other.to_string(),
             };
@@ -130,7 +130,7 @@ impl Planner for Catalog {
         }
         let variables = coerce::variables(&self.schema, operation, requested.variables)?;
         if operation.ty == OperationType::Query {
-            // The schema is as long as it is.
+            // The size of the result follows from the schema, not from the client.
             let limits = DocumentLimits { fields_max: introspect::VALUES_MAX, ..self.limits };
             let document = Document::new(&self.schema, &parsed.fragments, &variables, limits);
             return introspect::answer(&self.schema, &document, operation).map(Plan::Answer);
@@ -164,7 +164,7 @@ impl Planner for Catalog {
     }
 }
 
-/// What the application is told that says whether.
+/// Returns the data of the hook that decides about the operation.
 fn question(field: &str, arguments: &coerce::ArgumentValues, requested: &RequestedOperation<'_>) -> Payload {
     let mut question = serde_json::Map::new();
     question.insert("field".to_owned(), field.into());
@@ -183,14 +183,14 @@ fn one(code: &'static str, message: impl Into<String>) -> Errors {
     vec![GraphQlError::new(code, message)]
 }
 
-/// The last line of a parser's error, which says what was expected.
+/// Returns the last line of a parser's error, which says what was expected.
 fn reason_of(message: &str) -> String {
     let last = message.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     format!("syntax error: {}", last.trim_start_matches(['=', ' ']))
 }
 
-/// Whether brackets are deeper in each other than a parser that goes down with them need go. Those in texts and comments
-/// close none: a parser passes over them.
+/// Whether brackets are nested deeper than a recursive parser should go. Brackets inside strings and comments close
+/// none: a parser skips them.
 fn brackets_are_too_deep(query: &str) -> bool {
     let mut depth = 0_usize;
     let mut rest = query.as_bytes();
@@ -202,7 +202,7 @@ fn brackets_are_too_deep(query: &str) -> bool {
             b'#' => rest = &behind[memchr::memchr2(b'\n', b'\r', behind).unwrap_or(behind.len())..],
             b'"' => match text_bytes(behind) {
                 Some(bytes) => rest = &behind[bytes..],
-                // Nobody knows where a parser believes it to end.
+                // It is not clear where a parser takes the string to end.
                 None => return depth + behind.iter().filter(|byte| opens(**byte)).count() > BRACKETS_MAX,
             },
             _ => {}
@@ -218,8 +218,8 @@ fn opens(byte: u8) -> bool {
     matches!(byte, b'{' | b'[' | b'(')
 }
 
-/// How long the text is that begins behind this first quotation mark, its end included (GraphQL, section 2.9.4). `None`: it
-/// has no end.
+/// Returns the length of the string that begins behind this first quotation mark, with its end (GraphQL, section
+/// 2.9.4). `None`: it has no end.
 fn text_bytes(behind: &[u8]) -> Option<usize> {
     const BLOCK: &[u8] = b"\"\"\"";
     const ESCAPED: &[u8] = b"\\\"\"\"";

@@ -1,4 +1,4 @@
-//! A schema: its types by name, as far as operations are held to them and clients ask for them.
+//! A schema: its types by name, as far as operations are checked against them and clients query them.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use super::{brackets_are_too_deep, reason_of};
 /// The scalars that every schema has.
 pub(super) const BUILTINS: [&str; 5] = ["Int", "Float", "String", "Boolean", "ID"];
 
-/// What clients may ask about a schema (GraphQL, section 4.2).
+/// The types of introspection (GraphQL, section 4.2).
 const ABOUT_SCHEMAS: &str = r#"
 type __Schema { description: String types: [__Type!]! queryType: __Type! mutationType: __Type
   subscriptionType: __Type directives: [__Directive!]! }
@@ -57,7 +57,7 @@ pub(super) struct Directive {
     pub(super) description: Option<Box<str>>,
     pub(super) arguments: Vec<Input>,
     pub(super) is_repeatable: bool,
-    /// In the words of the language.
+    /// Named as in the schema language.
     pub(super) locations: Vec<&'static str>,
 }
 
@@ -108,7 +108,7 @@ impl Schema {
         BUILTINS.contains(&name)
     }
 
-    /// Reads a schema, or tells what is wrong with it.
+    /// Parses a schema, or returns what is wrong with it.
     pub(super) fn parse(sdl: &str) -> Result<Self, String> {
         let mut schema = Self {
             types: BTreeMap::new(),
@@ -132,7 +132,7 @@ impl Schema {
             None => ("Query".into(), named("Mutation"), named("Subscription")),
         };
         if !schema.types.contains_key(&schema.query) {
-            // There must be one, and nothing is asked for here.
+            // A schema must have a query type, and there are no queries here.
             let field = "type Query { _nothing: Boolean }";
             schema.query = "Query".into();
             schema.add(field, &mut None)?;
@@ -155,7 +155,7 @@ impl Schema {
                 TypeSystemDefinition::Type(definition) => self.add_type(definition.node)?,
                 TypeSystemDefinition::Directive(found) => {
                     let found = directive(found.node);
-                    // Some tools write down those that every schema has.
+                    // Some tools list the built-in directives too.
                     if !self.directives.iter().any(|known| known.name == found.name) {
                         self.directives.push(found);
                     }
@@ -190,13 +190,13 @@ impl Schema {
                 .kind
                 .extend(kind)
                 .ok_or_else(|| format!("extends the type {name} by what that cannot have")),
-            // Some tools write them down too.
+            // Some tools list the built-in types too.
             Some(_) if Self::is_builtin(&name) || name.starts_with("__") => Ok(()),
             Some(_) => Err(format!("defines the type {name} twice")),
         }
     }
 
-    /// Whether every type that is named is there, and of the kind that it must be.
+    /// Checks that every type that is named exists, and is of the right kind.
     fn check(&self) -> Result<(), String> {
         let is_there = |name: &str, of: &str| match self.types.contains_key(name) {
             true => Ok(()),
@@ -274,12 +274,12 @@ impl Schema {
         self.kind(of)?.fields().iter().find(|field| *field.name == *name)
     }
 
-    /// Whether nothing can be selected of its values.
+    /// Whether values of this type have no fields to select.
     pub(super) fn is_leaf(&self, name: &str) -> bool {
         matches!(self.kind(name), Some(SchemaTypeKind::Scalar | SchemaTypeKind::Enum(_)))
     }
 
-    /// The object types that a value of this type may be of.
+    /// Returns the object types that a value of this type may have.
     pub(super) fn possible(&self, name: &str) -> Vec<&str> {
         match self.types.get(name) {
             Some(Definition { name, kind: SchemaTypeKind::Object { .. }, .. }) => vec![name],
@@ -300,7 +300,7 @@ impl Schema {
     }
 }
 
-/// Of queries, mutations and subscriptions.
+/// The root types of queries, mutations and subscriptions.
 type Roots = (Option<Box<str>>, Option<Box<str>>, Option<Box<str>>);
 
 impl SchemaTypeKind {
@@ -415,7 +415,7 @@ fn location_name(location: DirectiveLocation) -> &'static str {
     }
 }
 
-/// Why something is not to be used any more, if it is not.
+/// Returns the reason of a deprecation, if the element is deprecated.
 fn deprecated(directives: &[Positioned<ConstDirective>]) -> Option<Box<str>> {
     let directive = directives.iter().find(|directive| directive.node.name.node == "deprecated")?;
     Some(match directive.node.get_argument("reason").map(|reason| &reason.node) {

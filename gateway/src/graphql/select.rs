@@ -1,4 +1,4 @@
-//! What is selected of a payload, as it is applied to each: fields that are there, of types that they have.
+//! Turns the selection of an operation into rules that are applied to each payload, after checking the fields and their types.
 
 use async_graphql_parser::types::{BaseType, Type};
 use shared::protocol::graphql::{
@@ -12,7 +12,7 @@ use super::{Errors, NOT_SUPPORTED, VALIDATION_FAILED, one};
 /// The field that every object has.
 pub(super) const TYPE_NAME: &str = "__typename";
 
-/// How a value of this type is made of a payload. `depth`: how many fields it is inside of.
+/// Returns the rule that makes a value of this type from a payload. `depth`: how many fields enclose it.
 pub(super) fn complete(
     document: &Document<'_>,
     ty: &Type,

@@ -1,10 +1,10 @@
-//! The names of channels as they stand in the configuration, with arguments in their middle: `news:{topic}`.
+//! Templates of channel names with arguments, as in the configuration: `news:{topic}`.
 
 use serde_json::Value;
 
 use super::coerce::ArgumentValues;
 
-/// A name with places for arguments.
+/// A channel name with placeholders for arguments.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Template(Vec<TemplatePart>);
 
@@ -44,7 +44,7 @@ impl Template {
         })
     }
 
-    /// The channel's name. Whether there may be such a channel is for others to say.
+    /// Returns the name of the channel. The caller checks whether that is a valid channel.
     pub(super) fn fill(&self, arguments: &ArgumentValues) -> Result<Box<str>, String> {
         let mut channel = String::new();
         for part in &self.0 {

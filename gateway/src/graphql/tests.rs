@@ -1,4 +1,4 @@
-//! Documents against schemas: which channel, what selection, which mistake.
+//! Tests the planning of documents against schemas: channels, selections, errors.
 
 use serde_json::json;
 use shared::protocol::graphql::FieldSelection;
@@ -379,7 +379,7 @@ fn brackets_in_texts_and_comments_hide_no_depth() {
         deep("[\"\"\"]\"\"\" ", "]"),
         deep("[\"\"\"\\\"\"\"]\"\"\" ", "]"),
         deep("{a:#}\n", "}"),
-        // Two texts, as the first has no end with three marks.
+        // Parsed as two strings, because a string with three marks would have no end.
         deep("[\"\"\"x\" #]\n", "]"),
     ] {
         assert!(brackets_are_too_deep(&too_deep), "{}", &too_deep[..60]);

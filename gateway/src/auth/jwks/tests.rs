@@ -1,4 +1,4 @@
-//! When keys are fetched, how often, and what is made of them.
+//! Tests when keys are fetched, how often, and how sets are read.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -92,7 +92,7 @@ async fn many_tokens_wait_for_one_fetch_and_what_it_did_not_bring_is_remembered(
         assert_eq!(has(&keys, &format!("made up {number}"), Algorithm::RS256, now), "unknown");
     }
     assert_eq!((issuer.fetches(), keys.state.lock().waiting), (1, 0));
-    // After the interval one unknown name makes them be asked for again, and those with it wait for the same.
+    // After the interval an unknown name causes a new fetch, and further tokens with unknown names wait for that one.
     let later = Instant::now() + INTERVAL;
     let (one, other) =
         (keys.find("new", Algorithm::ES256, later), keys.find("made up", Algorithm::ES256, later));
@@ -144,7 +144,7 @@ async fn so_many_tokens_wait_and_no_more() {
     let mut waiting: Vec<KeyLookup> =
         (0..WAITING_MAX).map(|_| keys.find("rsa", Algorithm::RS256, now)).collect();
     assert_eq!(has(&keys, "rsa", Algorithm::RS256, now), "unavailable");
-    // One that is not waited for any more makes room.
+    // A lookup that was given up makes room.
     waiting.pop();
     assert_eq!(has(&keys, "rsa", Algorithm::RS256, now), "wait");
 }

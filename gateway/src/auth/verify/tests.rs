@@ -1,4 +1,4 @@
-//! What tokens, right and wrong, come to.
+//! Tests the verdicts on tokens, valid and invalid.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -37,7 +37,7 @@ fn sign(secret: &str, algorithm: Algorithm, claims: &Value) -> String {
     seal(&SigningKey::Hmac(Secret::new(secret)), algorithm, None, claims).unwrap()
 }
 
-/// What is known without waiting.
+/// The verdict, which must be there without waiting.
 fn now<T>(verdict: TokenVerdict<T>) -> Result<T, Denial> {
     match verdict {
         TokenVerdict::Now(result) => result,
@@ -320,7 +320,7 @@ fn no_algorithm_is_taken_for_another_of_the_same_key() {
 
 #[test]
 fn a_public_key_is_no_secret() {
-    // Whoever has the public key signs with it as if it were a shared one.
+    // An attacker has the public key and uses it as if it were a shared secret.
     let auth = with(|config| {
         config.hmac_secret = Secret::default();
         config.rsa_public_key = signed_elsewhere::RSA.into();

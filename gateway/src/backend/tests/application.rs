@@ -1,4 +1,4 @@
-//! An application's own server, as tests need one: it keeps what it was asked, and answers as it is told.
+//! A stand-in for an application's server: records the requests, and answers as the test says.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -34,7 +34,7 @@ impl RecordedRequest {
     }
 }
 
-/// What it answers. `None`: it never does.
+/// Returns the response to a request. `None`: it never answers.
 pub(super) type Answers = dyn Fn(&RecordedRequest) -> Option<Response<Full<Bytes>>> + Send + Sync;
 
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! What is asked, with what, and what the answers come to.
+//! Tests what hooks send, and how their answers are interpreted.
 
 use super::*;
 use crate::secret::Secret;

@@ -1,8 +1,8 @@
-//! A backend that fails costs its clients an error, and nobody else anything.
+//! Tests that a failing backend costs its clients an error, and nobody else anything.
 
 use super::*;
 
-/// Fails so often before it answers.
+/// An application that fails this many times before it answers.
 async fn failing(times: usize, code: u16) -> Application {
     let left = AtomicUsize::new(times);
     Application::start(move |_| {
@@ -92,7 +92,7 @@ async fn an_answer_that_is_too_long_or_makes_no_sense_is_an_internal_error() {
         let (backend, metrics) = backend(&BackendConfig { connect: hook, breaker_failures: 1, ..patient() });
         for count in ["1", "2"] {
             assert_eq!(connect(&backend).await, refused(ErrorCode::Internal), "{path}");
-            // What a client may have brought about leaves no hook alone.
+            // A failure that a client may have caused does not open the breaker.
             assert_eq!(results(&metrics, "connect", label), count, "{path}");
             assert_eq!(results(&metrics, "connect", "answered"), "0", "{path}");
         }

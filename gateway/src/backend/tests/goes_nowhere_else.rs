@@ -1,4 +1,4 @@
-//! Where requests go, and where they never do.
+//! Tests which addresses requests go to, and which ones they never go to.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::*;
 
-/// Every name leads to these addresses.
+/// Resolves every name to these addresses.
 fn leads_to(addresses: &'static [&'static str]) -> ResolveFuture {
     Arc::new(move |_| {
         let addresses = addresses.iter().map(|address| address.parse().unwrap());

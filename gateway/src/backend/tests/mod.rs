@@ -1,4 +1,4 @@
-//! The hooks of a gateway against an application's server of the test's own.
+//! Tests hooks and events against a stand-in for the application's server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ mod bears_failures;
 mod goes_nowhere_else;
 mod tells_events;
 
-/// A backend of these settings, and its metrics.
+/// A backend with these settings, and its metrics.
 fn backend(config: &BackendConfig) -> (Backend, Arc<Metrics>) {
     backend_with(config, client::system_lookup())
 }
@@ -78,7 +78,7 @@ fn results(metrics: &Metrics, hook: &str, result: &str) -> String {
     shown(metrics, &line).unwrap_or_default()
 }
 
-/// Until it holds: a test that never sees it fails by its own deadline.
+/// Waits until the condition holds. Fails by a deadline.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let waited = async {
         while !holds() {

@@ -1,4 +1,4 @@
-//! Events reach the backend in order and at least once, or are counted.
+//! Tests that events reach the backend in order and at least once, or are counted.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ fn occupy(backend: &Backend, channels: impl IntoIterator<Item = usize>) {
     }
 }
 
-/// The channels of all batches that were taken, in order.
+/// The channels of all accepted batches, in order.
 fn channels(application: &Application) -> Vec<String> {
     let batches = application.requests().into_iter().map(|received| received.json());
     let events = batches.flat_map(|batch| batch["events"].as_array().unwrap().clone());

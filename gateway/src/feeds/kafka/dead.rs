@@ -1,4 +1,4 @@
-//! Dead letters: records of the topic that keeps what cannot be published.
+//! Dead letters: records that cannot be published, kept in a topic of their own.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use krafka::{ConsumerRecord, KrafkaError, Record};
 use super::kafka_member::{KafkaCluster, KafkaMember, LETTER_BYTES_MAX};
 use super::says;
 
-/// What a dead letter needs beside the record.
+/// The room that a dead letter needs beside the record.
 const SLACK_BYTES: usize = 64 << 10;
 
-/// The record as it was, and in headers why it is one and where it was.
+/// Returns the dead letter of a record: the record as it was, with headers that tell the reason and the place.
 pub(super) fn letter(record: &ConsumerRecord, reason: &str, cluster: &KafkaCluster) -> Record {
     let mut letter = Record::new(cluster.dead_letters(), "").without_value();
     letter.key = record.key.clone();
@@ -31,19 +31,19 @@ pub(super) fn letter(record: &ConsumerRecord, reason: &str, cluster: &KafkaClust
 
 fn without_content(letter: Record) -> Record {
     let bytes = letter.value.as_ref().map_or(0, bytes::Bytes::len);
-    // Of a key or headers that are as long, nothing can be kept either.
+    // A key or headers may be just as long, so they are left out too.
     let keeps = |(name, _): &(String, Option<bytes::Bytes>)| name.starts_with("feed_");
     let mut letter = letter.without_value().without_key();
     letter.headers.retain(keeps);
     letter.header("feed_omitted", bytes.to_string())
 }
 
-/// Answered once all replicas have it that must.
+/// Writes a dead letter, and returns once the replicas have acknowledged it (`acks=all`).
 pub(super) async fn write(open: &KafkaMember, letter: Record, timeout: Duration) -> Result<(), String> {
     let short = without_content(letter.clone());
     let written = tokio::time::timeout(timeout, async {
         match open.producer.send(letter).await {
-            // The topic takes less than the one that it was in.
+            // The topic of dead letters accepts shorter records than the topic that the record was in.
             Err(KrafkaError::Broker {
                 code: ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge,
                 ..

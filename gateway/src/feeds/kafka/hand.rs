@@ -1,10 +1,11 @@
-//! What was handed out of each partition and is not let go of: a partition is done with up to the first record that is not.
+//! The delivered records of each partition that are not committed yet. A partition is committed up to its first
+//! unfinished record.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use krafka::{ConsumerRecord, Offset, PartitionId};
 
-/// By partition, in the order of offsets.
+/// Delivered records by partition, in the order of offsets.
 #[derive(Debug, Default)]
 pub(super) struct DeliveredRecords {
     partitions: BTreeMap<PartitionId, VecDeque<InFlightRecord>>,
@@ -28,7 +29,7 @@ impl DeliveredRecords {
         self.partitions.clear();
     }
 
-    /// Forgets what is another's now.
+    /// Forgets the records of partitions that this node has lost.
     pub(super) fn give_up(&mut self, partitions: &HashSet<PartitionId>) {
         self.partitions.retain(|partition, _| !partitions.contains(partition));
     }
@@ -37,7 +38,7 @@ impl DeliveredRecords {
         self.partitions.values().all(VecDeque::is_empty)
     }
 
-    /// A record that was handed out and is not done with.
+    /// Returns a record that was delivered and is not done yet.
     pub(super) fn find(&self, partition: PartitionId, offset: Offset) -> Option<&ConsumerRecord> {
         let held = self.partitions.get(&partition)?;
         let at = held.binary_search_by_key(&offset, |held| held.record.offset).ok()?;
@@ -51,7 +52,7 @@ impl DeliveredRecords {
         }
     }
 
-    /// Of each partition, the offset behind which nothing is left to do: those of which more is done than was told.
+    /// Returns the offset behind the finished records of each partition that has such records uncommitted.
     pub(super) fn done_up_to(&self) -> Vec<(PartitionId, Offset)> {
         let up_to = |held: &VecDeque<InFlightRecord>| {
             let last = held.iter().take_while(|held| held.is_done).last()?;
@@ -69,13 +70,13 @@ impl DeliveredRecords {
         }
     }
 
-    /// Where each partition has to be read from again.
+    /// Returns the offset from which each partition has to be read again.
     pub(super) fn from(&self) -> BTreeMap<PartitionId, Offset> {
         let first = |held: &VecDeque<InFlightRecord>| held.front().map(|held| held.record.offset);
         self.partitions.iter().filter_map(|(partition, held)| Some((*partition, first(held)?))).collect()
     }
 
-    /// How many are not done with, and when the oldest of them was written, in milliseconds since 1970.
+    /// Returns how many records are unfinished, and when the oldest of them was written, in milliseconds since 1970.
     pub(super) fn left(&self) -> (u64, Option<i64>) {
         let left = || self.partitions.values().flatten().filter(|held| !held.is_done);
         let oldest = left().map(|held| held.record.timestamp).filter(|at| *at > 0).min();
@@ -83,12 +84,12 @@ impl DeliveredRecords {
     }
 }
 
-/// What a record is called: the topic, the partition and the offset. None of them has a colon in it.
+/// Returns the position of a record: topic, partition and offset. None of them contains a colon.
 pub(super) fn position(record: &ConsumerRecord) -> Box<str> {
     format!("{}:{}:{}", record.topic, record.partition, record.offset).into()
 }
 
-/// The partition and the offset in it.
+/// Returns the partition and the offset of a position.
 pub(super) fn place(position: &str) -> Option<(PartitionId, Offset)> {
     let (rest, offset) = position.rsplit_once(':')?;
     let (_, partition) = rest.rsplit_once(':')?;

@@ -9,11 +9,11 @@ use crate::feeds::redis_stream::From;
 use crate::secret::Secret;
 use crate::setting::Faults;
 
-/// More of them are a mistake: one that answers tells of all others.
+/// More brokers in the list are a mistake: one that answers names all others.
 const BROKERS_MAX: usize = 32;
-/// Longest name of a topic, in bytes, as Kafka has it.
+/// The longest name of a topic, in bytes, as Kafka allows it.
 const TOPIC_BYTES_MAX: usize = 249;
-/// Longest name of a group, in bytes.
+/// The longest name of a group, in bytes.
 const GROUP_BYTES_MAX: usize = 255;
 
 /// With `kind = "kafka"`: a topic of Apache Kafka 3.9 or newer, or of what speaks its protocol, read as a consumer group.
@@ -184,7 +184,7 @@ impl KafkaConfig {
         files.into_iter().filter_map(|(key, file)| Some((key, file.as_deref()?)))
     }
 
-    /// Files that are named, by their keys.
+    /// Returns the files that the settings name, by their keys.
     pub(crate) fn files(&self) -> Vec<(&'static str, &Path)> {
         let password = self.password_file.as_deref().map(|file| ("kafka.password_file", file));
         self.files_of_tls().chain(password).collect()

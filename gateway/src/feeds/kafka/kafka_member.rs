@@ -1,4 +1,4 @@
-//! A connection to a cluster of Kafka: how one is made, and what is asked of it.
+//! A connection to a Kafka cluster as a member of the consumer group: how it is made, and the requests on it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -19,18 +19,18 @@ use crate::feeds::redis_stream::From;
 use crate::feeds::source::Bounds;
 use crate::secret::Secret;
 
-/// A node that says nothing for so long has lost its partitions. Brokers let no group ask for less than six seconds.
+/// A node that sends no heartbeat for this long loses its partitions. Brokers accept six seconds or more.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 
-/// A node that lives and reads nothing on for so long has lost them too, and others wait for it as long when they come together.
-/// It looks once a second.
+/// A node that does not poll for this long loses its partitions too, and a rebalance waits for it as long. The feed
+/// polls at least once a second.
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
-/// The longest request that carries a dead letter, in bytes. Brokers take 1 MiB unless they are told otherwise.
+/// The longest request that carries a dead letter, in bytes. Brokers accept 1 MiB by default.
 pub(super) const LETTER_BYTES_MAX: usize = 16 << 20;
 
-/// What is known of the cluster before anybody has connected to it.
+/// The configured cluster, without a connection.
 pub(super) struct KafkaCluster {
     settings: KafkaConfig,
     dead_letters: String,
@@ -39,7 +39,7 @@ pub(super) struct KafkaCluster {
     security: AuthConfig,
 }
 
-/// A member of the group.
+/// A connected member of the group.
 pub(super) struct KafkaMember {
     consumer: Consumer,
     pub(super) producer: Producer,
@@ -48,7 +48,7 @@ pub(super) struct KafkaMember {
     taken: RevokedPartitions,
 }
 
-/// Partitions that were taken from this node and not asked for since.
+/// Partitions that were revoked from this node since the last [`KafkaMember::taken`].
 #[derive(Clone, Default)]
 struct RevokedPartitions(Arc<Mutex<HashSet<PartitionId>>>);
 
@@ -114,7 +114,7 @@ impl KafkaCluster {
         self.settings.timeout()
     }
 
-    /// Connects and begins to come into the group.
+    /// Connects and starts to join the group.
     pub(super) async fn open(&self) -> Result<KafkaMember, String> {
         let in_words = |error: KrafkaError| error.to_string();
         let timeout = self.timeout();
@@ -130,11 +130,11 @@ impl KafkaCluster {
         let taken = RevokedPartitions::default();
         let consumer = kafka
             .consumer(&self.settings.group)
-            // What nobody has read is told of, and what is gone before it was read: see `poll`.
+            // A missing offset, or one that is gone, is reported as an error: see `poll`.
             .auto_offset_reset(AutoOffsetReset::None)
             .enable_auto_commit(false)
             .isolation_level(IsolationLevel::ReadCommitted)
-            // Nodes that come and go take no partition from another but those that they are to have.
+            // A rebalance takes only those partitions from a node that another node will have.
             .partition_assignment_strategy(PartitionAssignmentStrategy::CooperativeSticky)
             .session_timeout(SESSION_TIMEOUT)
             .heartbeat_interval(HEARTBEAT_INTERVAL)
@@ -157,7 +157,7 @@ impl KafkaCluster {
         let producer = kafka
             .producer()
             .acks(Acks::All)
-            // A dead letter that is there twice does no harm, and needs no right beyond that to write.
+            // A duplicate dead letter does no harm, and without idempotence the right to write is enough.
             .idempotent(false)
             .linger(Duration::ZERO)
             .delivery_timeout(timeout)
@@ -187,7 +187,7 @@ fn tls(settings: &KafkaConfig) -> Result<TlsConfig, String> {
         None => TlsConfig::new().with_native_roots(),
     };
     if let (Some(certificate), Some(key)) = (&settings.client_cert_file, &settings.client_key_file) {
-        // Read again with each connection: certificates are changed while nodes run.
+        // Read again for each connection: certificates are replaced while nodes run.
         let path = |file: &Path| file.to_string_lossy().into_owned();
         tls = tls.with_client_cert(path(certificate), path(key));
     }
@@ -195,7 +195,7 @@ fn tls(settings: &KafkaConfig) -> Result<TlsConfig, String> {
 }
 
 impl KafkaMember {
-    /// The partitions that were taken from this node since it was asked last.
+    /// Returns the partitions that were revoked from this node since the last call.
     pub(super) fn taken(&self) -> HashSet<PartitionId> {
         std::mem::take(&mut self.taken.0.lock())
     }
@@ -208,7 +208,7 @@ impl KafkaMember {
         self.consumer.assignment().await.remove(&self.topic).unwrap_or_default()
     }
 
-    /// What comes next, for as long as that takes.
+    /// Returns the next records, waiting for at most `at_most`.
     pub(super) async fn poll(&self, at_most: Duration) -> Result<Vec<ConsumerRecord>, KrafkaError> {
         match self.consumer.poll(at_most).await {
             Err(KrafkaError::NoOffset { partitions }) => {
@@ -221,15 +221,15 @@ impl KafkaMember {
         }
     }
 
-    /// Where nothing was read yet, or what comes next is gone.
+    /// Sets the position in a partition that was never read, or whose next record is gone.
     async fn begin(&self, partition: PartitionId) -> Result<(), KrafkaError> {
         let topic = &*self.topic;
         let committed = self.committed().await?;
         let (first, end) = self.consumer.fetch_watermarks(topic, partition).await?;
         let from = match (committed.get(&partition), self.from) {
-            // It was begun at meanwhile, by what was read of another partition or by another node.
+            // The group has an offset by now, from this node or another one.
             (Some(stood), _) if (first..=end).contains(stood) => *stood,
-            // The log was cut off there.
+            // The log was truncated past the committed offset.
             (Some(stood), _) => {
                 let gone = first.saturating_sub(*stood);
                 tracing::error!(
@@ -245,13 +245,13 @@ impl KafkaMember {
                 self.commit_ends().await?;
                 end
             }
-            // With others that the group has read, it was added to the topic since.
+            // The group has read other partitions, so this one was added to the topic later.
             (None, _) => first,
         };
         self.consumer.seek(topic, partition, from).await
     }
 
-    /// How far the group is, in the partitions of which it has read anything.
+    /// Returns the group's committed offsets, in the partitions of which it has read anything.
     async fn committed(&self) -> Result<BTreeMap<PartitionId, Offset>, KrafkaError> {
         let topic = &*self.topic;
         let found = self.consumer.fetch_metadata(Some(topic)).await?;
@@ -262,8 +262,8 @@ impl KafkaMember {
         Ok(committed.into_iter().map(|((_, partition), stood)| (partition, stood.offset)).collect())
     }
 
-    /// Has the group begin at the end of each partition, as it is now: whoever is given another one begins there too, and not at
-    /// the end that is then.
+    /// Commits the present end of each partition, so that a node that is assigned another partition begins at that
+    /// offset, and not at the end that the partition has by then.
     async fn commit_ends(&self) -> Result<(), KrafkaError> {
         let topic = &*self.topic;
         let found = self.consumer.fetch_metadata(Some(topic)).await?;
@@ -291,7 +291,7 @@ impl KafkaMember {
         self.consumer.commit_offsets(up_to.iter().map(offset)).await
     }
 
-    /// Nothing more is read while it is paused, and the group goes on.
+    /// Pauses or resumes fetching. The node stays a member of the group.
     pub(super) async fn pause(&self, pause: bool) {
         let partitions = self.partitions().await;
         match pause {
@@ -300,13 +300,14 @@ impl KafkaMember {
         }
     }
 
-    /// Whether a broker answers: the client takes its time to say that none does.
+    /// Checks that a broker answers, because the client is slow to report that none does.
     pub(super) async fn prove(&self) -> Result<(), KrafkaError> {
-        // Every topic has this partition, and where it ends is asked of a broker each time.
+        // Every topic has partition 0, and its end is requested from a broker each time.
         self.consumer.fetch_watermarks(&self.topic, 0).await.map(drop)
     }
 
-    /// How many records are still to be read: as the last answers of the brokers had it, which are old while it is paused.
+    /// Returns how many records are still to be read. While the consumer is paused, the ends of partitions are
+    /// requested from the brokers, because the client's own figures are old.
     pub(super) async fn behind(&self, is_paused: bool) -> Result<Option<u64>, KrafkaError> {
         let lag = self.consumer.lag().await;
         if !is_paused {

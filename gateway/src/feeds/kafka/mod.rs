@@ -1,8 +1,8 @@
-//! A topic of Kafka, read as a consumer group: each of its partitions by one node at a time.
+//! A topic of Kafka, read by a consumer group: one node reads each partition at a time.
 //!
-//! The turn is the group's: whoever is given a partition begins behind what was let go of there, and what a reader that was
-//! taken for dead commits later is refused. A partition is let go of up to the first record that is not done with, so those
-//! behind it may be read again: they are known by their positions.
+//! The group assigns the partitions. The node that is assigned a partition begins at the committed offset, and later
+//! commits of the node before it are refused. A partition is committed up to its first unfinished record, so records
+//! behind that may be read again: the idempotency keys of publications are made from their positions.
 
 mod dead;
 mod hand;
@@ -26,13 +26,13 @@ use super::source::{
     FeedRecord, FeedSource, FieldKey, Lag, SettledRecord, SourceCheck, SourceError, SourceItem,
 };
 
-/// How long a look lets the group go on: its members are asked to come together now and then, and wait for those who are not.
+/// How long a check polls. The group needs polls: rebalances wait for members that do not poll.
 const LOOK_FOR: Duration = Duration::from_millis(10);
 
-/// How long a node that stops takes to leave the group, at most.
+/// The longest that a stopping node waits to leave the group.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Failures in a row after which a connection is given up that might have healed by itself.
+/// The number of failures in a row after which a connection is closed, although the client might still repair it.
 const FAILURES_MAX: u32 = 3;
 
 /// The topic, and this node as one of its readers.
@@ -40,9 +40,9 @@ pub(super) struct Kafka {
     cluster: KafkaCluster,
     names: Vec<(FieldKey, Box<str>)>,
     open: Option<KafkaMember>,
-    /// What was handed out.
+    /// The records that were delivered and are not committed.
     hand: DeliveredRecords,
-    /// What was read and is still to be handed out.
+    /// The records that were read and are still to be delivered.
     polled: VecDeque<ConsumerRecord>,
     is_paused: bool,
     failures: u32,
@@ -62,7 +62,8 @@ impl Kafka {
         })
     }
 
-    /// After a failure that may pass the connection stays, for the client heals it by itself; not for ever.
+    /// Counts a failure. After a retriable one the connection stays, because the client repairs it by itself; after
+    /// `FAILURES_MAX` it is closed.
     fn failed(&mut self, error: KrafkaError) -> SourceError {
         self.failures += 1;
         if !error.is_retriable() || self.failures >= FAILURES_MAX {
@@ -80,7 +81,7 @@ impl Kafka {
         self.failure(&format!("no answer within {} ms", self.cluster.timeout().as_millis()))
     }
 
-    /// Gives everything up. The group is told on the side.
+    /// Closes the connection and forgets all records. Leaving the group happens in the background.
     fn close(&mut self) {
         self.forget();
         self.failures = 0;
@@ -95,8 +96,8 @@ impl Kafka {
         self.is_paused = false;
     }
 
-    /// Gives up what was read of partitions that were taken from this node since, also of those that it was given again.
-    /// Returns whether there were any.
+    /// Forgets records of partitions that were revoked since the last call, also of those that were assigned to this
+    /// node again. Returns whether there were any.
     fn give_up_what_is_taken(&mut self) -> bool {
         let Some(open) = &self.open else { return true };
         let taken = open.taken();
@@ -105,8 +106,8 @@ impl Kafka {
         !taken.is_empty()
     }
 
-    /// Reads on, for at most so long if there is nothing. Nothing is lost where the caller does not wait. Returns whether
-    /// partitions were taken from this node.
+    /// Polls for records, for at most `at_most` if there are none. Cancellation safe. Returns whether partitions were
+    /// revoked from this node.
     async fn poll(&mut self, at_most: Duration) -> Result<bool, SourceError> {
         let Some(open) = &self.open else { return Ok(true) };
         let polled = tokio::time::timeout(at_most + self.cluster.timeout(), open.poll(at_most)).await;
@@ -114,7 +115,7 @@ impl Kafka {
             Ok(Ok(records)) => {
                 self.failures = 0;
                 let is_taken = self.give_up_what_is_taken();
-                // These are of partitions that it has now.
+                // These records are of partitions that this node has now.
                 self.polled.extend(records);
                 Ok(is_taken)
             }
@@ -135,7 +136,7 @@ impl Kafka {
         }
         self.give_up_what_is_taken();
         if !self.hand.is_empty() {
-            // It may be done with, and only not told.
+            // The records may be finished, and only not committed.
             self.commit().await?;
         }
         if !self.hand.is_empty() {
@@ -150,7 +151,7 @@ impl Kafka {
         }
         let Some(open) = &self.open else { return Ok(SourceItem::NotOurs) };
         if !open.has_partitions().await {
-            // Who reads proves it with each look.
+            // A node with partitions proves the connection with each check.
             return match tokio::time::timeout(self.cluster.timeout(), open.prove()).await {
                 Ok(Ok(())) => Ok(SourceItem::NotOurs),
                 Ok(Err(error)) => Err(self.failed(error)),
@@ -160,7 +161,7 @@ impl Kafka {
         Ok(SourceItem::Records(self.hand_out()))
     }
 
-    /// Has everything read again that was handed out and of which nothing was said.
+    /// Seeks back, so that all unfinished records are read again.
     async fn begin_again(&mut self) -> Result<(), SourceError> {
         let mut from = self.hand.from();
         for record in self.polled.drain(..) {
@@ -199,7 +200,7 @@ impl Kafka {
                 }
             }
         }
-        // What is published is let go of whatever becomes of dead letters.
+        // Published records are settled whatever happens to dead letters.
         let mut unwritten = None;
         if let (Some(open), false) = (&self.open, letters.is_empty()) {
             for (partition, offset, letter) in letters {
@@ -230,10 +231,11 @@ impl Kafka {
                 self.hand.forget_committed();
                 Ok(())
             }
-            // It is another's turn, or about to be. Whoever has it reads again what was not committed, and finds it published.
+            // The partitions are another node's by now, or about to be. That node reads the uncommitted records again,
+            // and their idempotency keys are known.
             Ok(Err(KrafkaError::Broker { code, .. })) if is_anothers(code) => Ok(()),
             Ok(Err(error)) => {
-                // What was not let go of is read again.
+                // Uncommitted records are read again.
                 let error = self.failure(&error.to_string());
                 self.close();
                 Err(error)
@@ -243,7 +245,7 @@ impl Kafka {
     }
 
     async fn look_at(&mut self) -> Result<SourceCheck, SourceError> {
-        // Each time: partitions can have come from other nodes since.
+        // Paused every time, because other partitions may have been assigned meanwhile.
         if !self.hand.is_empty()
             && let Some(open) = &self.open
         {
@@ -282,7 +284,7 @@ impl Kafka {
     }
 }
 
-/// Whether a commit was refused because the partitions are not this node's any more.
+/// Whether a commit was refused because this node has lost the partitions.
 fn is_anothers(code: ErrorCode) -> bool {
     matches!(
         code,
@@ -293,7 +295,7 @@ fn is_anothers(code: ErrorCode) -> bool {
     )
 }
 
-/// How long ago that was, in milliseconds since 1970.
+/// Returns the age of a time in milliseconds since 1970.
 fn age(at: i64) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(Duration::from_millis(at.unsigned_abs()))

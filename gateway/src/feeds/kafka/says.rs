@@ -1,4 +1,4 @@
-//! What a record of Kafka says: in its value, its headers and its key.
+//! Parses the content of a Kafka record: its value, its headers and its key.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use serde_json::value::RawValue;
 use super::kafka_config::Value;
 use crate::feeds::source::{FieldKey, RecordError, RecordFields};
 
-/// How many bytes a record is of: its key, its value and its headers.
+/// Returns the size of a record in bytes: its key, its value and its headers.
 pub(super) fn size(record: &ConsumerRecord) -> usize {
     let long = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
     let headers: usize = record.headers.iter().map(|(name, value)| name.len() + long(value)).sum();
     long(&record.key) + long(&record.value) + headers
 }
 
-/// `names`: what each field is called.
+/// Parses the fields of a record. `names` has the name of each field.
 pub(super) fn read(
     record: &ConsumerRecord,
     value: Value,
@@ -60,8 +60,8 @@ pub(super) fn read(
     Ok(fields)
 }
 
-/// A member of the object as the text that other sources have: what is JSON as it is written, and of the rest a text without its
-/// quotes.
+/// Returns a member of the object in the form that other sources have: fields that hold JSON as they are written, and
+/// texts without their quotes.
 fn text(word: FieldKey, body: &Bytes, field: &RawValue) -> Option<Bytes> {
     let written = field.get();
     let as_written = || Some(body.slice_ref(written.as_bytes()));

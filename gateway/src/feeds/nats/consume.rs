@@ -1,4 +1,5 @@
-//! The stream and the consumer of a feed: found, made, and begun with again where it is not known what became of messages.
+//! The stream and the consumer of a feed: looks them up, creates the consumer, and recreates it when the state of
+//! messages is not known.
 
 use async_nats::Message;
 use futures_util::StreamExt;
@@ -13,22 +14,23 @@ use crate::broker::nats::stored::{JetStream, JetStreamError, code, nanoseconds, 
 use crate::feeds::redis_stream::From;
 use crate::feeds::source::Bounds;
 
-/// A message that nobody says anything of is handed out again after this: readers that change begin anew before that.
+/// The time after which the server redelivers an unacknowledged message. A new reader recreates the consumer, so it
+/// need not wait for this.
 const ACK_WAIT: Duration = Duration::from_secs(60);
 
-/// How much longer than it should take an answer to a pull is waited for.
+/// How much longer than its timeout the answer to a pull may take.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// How far a consumer has got.
+/// The progress of a consumer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConsumerProgress {
-    /// Messages that were handed out so far, whosever they were.
+    /// Messages delivered so far, to any node.
     pub(super) delivered: u64,
-    /// Up to here everything is acknowledged.
+    /// The sequence up to which every message is acknowledged.
     pub(super) done: u64,
-    /// Handed out, and not acknowledged.
+    /// Messages delivered and not acknowledged.
     pub(super) open: u64,
-    /// Not handed out yet.
+    /// Messages not delivered yet.
     pub(super) left: u64,
 }
 
@@ -57,14 +59,15 @@ struct StreamConfig {
     retention: String,
 }
 
-/// Which streams a feed can read, by what they keep.
+/// The retentions of streams that a feed can read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Keeps {
     Limits,
     WorkQueue,
 }
 
-/// What the stream keeps. One that keeps what somebody is interested in would lose it while the consumer is made anew.
+/// Returns the retention of the stream. Interest retention is refused: the stream would lose messages while the
+/// consumer is recreated.
 pub(super) async fn look_at_stream(
     jetstream: &JetStream,
     link: &NatsLink,
@@ -79,7 +82,7 @@ pub(super) async fn look_at_stream(
     }
 }
 
-/// Takes the consumer away.
+/// Deletes the consumer.
 pub(super) async fn unmake(
     jetstream: &JetStream,
     link: &NatsLink,
@@ -92,7 +95,7 @@ pub(super) async fn unmake(
     }
 }
 
-/// Makes it, to begin behind this message, or where the settings say.
+/// Creates the consumer, to begin behind message `done`, or where the settings say.
 pub(super) async fn make(
     jetstream: &JetStream,
     link: &NatsLink,
@@ -112,7 +115,7 @@ pub(super) async fn make(
     if !settings.subject.is_empty() {
         config["filter_subject"] = json!(settings.subject);
     }
-    // Of a work queue, what is acknowledged is gone.
+    // A work queue keeps no acknowledged messages, so it is read from its beginning.
     if keeps == Keeps::Limits {
         match (done, settings.from) {
             (Some(done), _) => {
@@ -136,7 +139,7 @@ pub(super) fn in_words(failed: JetStreamError) -> String {
     BrokerError::from(failed).to_string()
 }
 
-/// How far it has got. None: it is not there.
+/// Returns the progress of the consumer. `None`: it does not exist.
 pub(super) async fn look(
     jetstream: &JetStream,
     link: &NatsLink,
@@ -160,7 +163,7 @@ pub(super) async fn look(
     }))
 }
 
-/// Asks for the next messages: no more than so many and so many bytes, waiting for the first for so long.
+/// Pulls up to `batch` messages of up to `bytes_max` bytes, and waits up to `wait` for the first one.
 pub(super) async fn pull(
     jetstream: &JetStream,
     link: &NatsLink,
@@ -178,7 +181,7 @@ pub(super) async fn pull(
     }
     for alone in [false, true] {
         if alone {
-            // A message that is longer than all of them may be.
+            // A single message may be longer than the limit of a batch.
             request = json!({ "batch": 1, "no_wait": true });
         }
         let mut answers = link.pull(subject.clone(), request.to_string().into()).await?;
@@ -192,7 +195,7 @@ pub(super) async fn pull(
             };
             match message.status.map(|status| status.as_u16()) {
                 None => messages.push(message),
-                // Nothing, or nothing more.
+                // 404 and 408: no messages, or no more.
                 Some(404 | 408) => break,
                 Some(409) => {
                     is_too_long =

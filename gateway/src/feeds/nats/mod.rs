@@ -1,7 +1,8 @@
-//! A stream of JetStream, read by one node at a time through a durable pull consumer.
+//! A JetStream stream, read by one node at a time through a durable pull consumer.
 //!
-//! The turn is a message in a stream of its own, changed only by who has read it last. Whoever takes it over lets the consumer
-//! begin again behind what was acknowledged, so that what the node before had is what the next one reads first.
+//! The right to read is a lease: a message in a separate stream, changed by compare-and-set. A node that takes the
+//! lease over recreates the consumer behind the acknowledged messages, so that it begins with the messages that the
+//! node before it had not finished.
 
 mod consume;
 mod nats_feed_config;
@@ -27,7 +28,7 @@ use crate::broker::nats::stored::{JetStream, JetStreamError, MessageSelector, co
 use crate::broker::nats::{NatsConfig, NatsConnectError, NatsDialer, take_turn_in};
 use crate::broker::{TurnLease, TurnRequest};
 
-/// How long a turn holds from each time on that it is taken or kept.
+/// How long the lease lasts from each renewal on.
 const TURN_HOLDS: Duration = Duration::from_secs(5);
 
 /// The stream, and this node as its reader.
@@ -41,37 +42,38 @@ pub(super) struct NatsStream {
     settings: NatsFeedConfig,
     bounds: Bounds,
     words: Vec<(FieldKey, String)>,
-    /// The stream of turns, and this one's subject in it.
+    /// The stream of leases, and the subject of this feed's lease in it.
     turns: String,
     turn: String,
-    /// Where dead letters are published.
+    /// The subject of dead letters.
     dead: String,
-    /// Up to where everything is acknowledged, as far as is known. It stands with the turn, so that a consumer that is lost can be
-    /// made anew where it was.
+    /// The sequence up to which everything is acknowledged, as far as this node knows. It is stored with the lease, so
+    /// that a lost consumer can be recreated where it was.
     done: u64,
     open: Option<NatsConsumer>,
 }
 
-/// A connection that is open, and what is handed out.
+/// An open connection, and the messages that were delivered on it.
 struct NatsConsumer {
     link: NatsLink,
-    /// Whether the consumer is in order on this node's turn.
+    /// Whether this node has the lease and the consumer is ready.
     reads: bool,
     fetched: Vec<ReceivedMessage>,
     held: HashMap<Box<str>, ReceivedMessage>,
-    /// Messages that the consumer has handed out, all of them to this node.
+    /// The number of messages that the consumer has delivered, all of them to this node.
     delivered: u64,
 }
 
 impl NatsConsumer {
-    /// Somebody else reads: what was handed out here is handed out to that one.
+    /// Forgets the delivered messages, because another node has the lease and receives them again.
     fn lose_turn(&mut self) {
         self.reads = false;
         self.fetched.clear();
         self.held.clear();
     }
 
-    /// Who lost the turn without knowing it yet may still be handed out what is this node's: then it has to begin again.
+    /// Checks that no message went to another node. One that has lost the lease without knowing it may still pull
+    /// messages; then this node has to begin again.
     fn next(&mut self, received: ReceivedMessage) -> Result<ReceivedMessage, String> {
         self.delivered += 1;
         if received.delivery != self.delivered {
@@ -82,7 +84,7 @@ impl NatsConsumer {
 }
 
 impl NatsStream {
-    /// `node` is unique to this run of the node.
+    /// Creates the source. `node` is unique to this run of the node.
     pub(super) fn new(
         name: &str,
         feed: &FeedConfig,
@@ -147,7 +149,7 @@ impl NatsStream {
         Ok(SourceItem::Records(records))
     }
 
-    /// Finds the consumer in such a state that it hands out what is not acknowledged, in order; makes it if need be.
+    /// Makes sure that the consumer exists and delivers all unacknowledged messages in order.
     async fn prepare(&mut self) -> Result<(), String> {
         let Some(open) = &self.open else { return Err("it is not open".to_owned()) };
         let (jetstream, link, settings) = (&self.jetstream, &open.link, &self.settings);
@@ -159,7 +161,7 @@ impl NatsStream {
             }
             Some(progress) => {
                 self.done = progress.done;
-                // From here on it stands with the turn.
+                // The lease stores `done` before the consumer is deleted.
                 if !self.take_turn(TURN_HOLDS).await?.held {
                     return Err("the turn was lost".to_owned());
                 }
@@ -180,7 +182,7 @@ impl NatsStream {
         }
     }
 
-    /// Connects, and finds or makes the stream of turns.
+    /// Connects, and finds or creates the stream of leases.
     async fn open(&mut self) -> Result<(), String> {
         if self.open.is_some() {
             return Ok(());
@@ -222,7 +224,7 @@ impl NatsStream {
         taken.map_err(consume::in_words)
     }
 
-    /// Those that are dead last: where they cannot be put aside, the others are done with.
+    /// Settles records. Dead letters come last: if they cannot be written, the other records are settled.
     async fn let_go(&mut self, settled: Vec<SettledRecord>) -> Result<(), String> {
         let (dead, done): (Vec<_>, Vec<_>) = settled.into_iter().partition(|one| one.dead.is_some());
         self.acknowledge(&done).await?;
@@ -238,7 +240,7 @@ impl NatsStream {
         let done = settled.iter().filter_map(|one| open.held.remove(&one.position));
         let replies: Vec<String> = done.map(|one| one.reply).collect();
         let link = &open.link;
-        // Each is confirmed: what is not would be handed out again.
+        // Each acknowledgement is confirmed: an unconfirmed one might be lost, and its message redelivered.
         let acknowledging = replies
             .into_iter()
             .map(|reply| async move { link.ask(reply, None, Bytes::from_static(b"+ACK")).await });
@@ -250,7 +252,7 @@ impl NatsStream {
         Ok(())
     }
 
-    /// Dead letters, with why they are and all that they were.
+    /// Writes dead letters: the messages, with headers that tell the reason and the place.
     async fn put_aside(&self, settled: &[SettledRecord]) -> Result<(), String> {
         let Some(open) = &self.open else { return Err("it is not open".to_owned()) };
         let name = self.settings.dead_letters();
@@ -267,7 +269,7 @@ impl NatsStream {
         for one in settled {
             let (Some(reason), Some(received)) = (&one.dead, open.held.get(&one.position)) else { continue };
             let mut headers = received.headers.clone().unwrap_or_else(HeaderMap::new);
-            // Headers hold no line breaks.
+            // Headers cannot hold line breaks.
             headers.insert("Feed-Reason", reason.replace(['\r', '\n'], " "));
             headers.insert("Feed-Subject", received.subject.clone());
             headers.insert("Feed-Sequence", received.sequence.to_string());
@@ -296,7 +298,7 @@ impl NatsStream {
         Ok(SourceCheck::Ours(Lag { records: Some(records), oldest }))
     }
 
-    /// The age of the first message behind this one.
+    /// Returns the age of the first message behind this one.
     async fn oldest_after(&self, done: u64) -> Option<Duration> {
         let open = self.open.as_ref()?;
         let subject = if self.settings.subject.is_empty() { ">" } else { &self.settings.subject };
@@ -326,14 +328,14 @@ impl NatsStream {
         self.open = None;
     }
 
-    /// Whatever came to nothing, the next call begins with a new connection and with what was handed out before.
+    /// Drops the connection after any failure. The next call connects again, and begins with the unfinished messages.
     fn lost(&mut self, problem: &str) -> SourceError {
         self.open = None;
         SourceError(format!("stream {}: {problem}", self.settings.stream))
     }
 }
 
-/// Makes a stream, if it is not there.
+/// Creates a stream, if it does not exist.
 async fn make(jetstream: &JetStream, link: &NatsLink, name: &str, config: &Value) -> Result<(), String> {
     let in_words = |failed: JetStreamError| format!("stream {name}: {}", consume::in_words(failed));
     match jetstream.ask::<Value>(link, &format!("STREAM.INFO.{name}"), &json!({})).await {

@@ -8,10 +8,10 @@ use crate::broker::nats::{NatsConfig, NatsUrl};
 use crate::feeds::redis_stream::From;
 use crate::setting::Faults;
 
-/// Longest name of a stream or consumer, in bytes.
+/// The longest name of a stream or consumer, in bytes.
 const NAME_BYTES_MAX: usize = 128;
 
-/// Longest filter, in bytes.
+/// The longest filter, in bytes.
 const SUBJECT_BYTES_MAX: usize = 512;
 
 /// With `kind = "nats"`: a stream of JetStream, of the retention `limits` or `workqueue`, read through a durable pull consumer.
@@ -109,7 +109,7 @@ impl NatsFeedConfig {
         }
     }
 
-    /// How it is reached. `nats`: the section of that name.
+    /// Returns the settings of the connection. `nats`: the section `[nats]`.
     pub(super) fn nats(&self, nats: &NatsConfig) -> NatsConfig {
         self.url.as_ref().map_or_else(|| nats.clone(), |url| self.of(url, nats))
     }
@@ -134,7 +134,7 @@ impl NatsFeedConfig {
         if self.dead_letters.is_empty() { format!("{}_dead", self.stream) } else { self.dead_letters.clone() }
     }
 
-    /// Files that are named, by their keys.
+    /// Returns the files that the settings name, by their keys.
     pub(crate) fn files(&self) -> Vec<(&'static str, &Path)> {
         let files = [
             ("nats.credentials_file", &self.credentials_file),

@@ -1,4 +1,4 @@
-//! What a message says, as a record.
+//! Parses a delivered message into a record.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,24 +10,24 @@ use serde_json::value::RawValue;
 use super::nats_feed_config::Format;
 use crate::feeds::source::{FeedRecord, FieldKey, RecordError, RecordFields};
 
-/// A message that was handed out.
+/// A delivered message.
 #[derive(Debug)]
 pub(super) struct ReceivedMessage {
     pub(super) sequence: u64,
-    /// Which of the consumer's messages it is: they are counted as they are handed out.
+    /// The number of this delivery among those of the consumer.
     pub(super) delivery: u64,
-    /// When it was stored, in nanoseconds since 1970.
+    /// When the message was stored, in nanoseconds since 1970.
     stored: u64,
     pub(super) subject: String,
-    /// Where it is acknowledged.
+    /// The subject at which the message is acknowledged.
     pub(super) reply: String,
     pub(super) headers: Option<HeaderMap>,
     pub(super) payload: Bytes,
 }
 
 impl ReceivedMessage {
-    /// Where it stands, it says in the subject at which it is acknowledged, which newer servers begin with two tokens more:
-    /// `$JS.ACK.stream.consumer.deliveries.sequence.of consumer.nanoseconds…`.
+    /// Parses a message. Its place is in the subject of the acknowledgement, which newer servers begin with two more
+    /// tokens: `$JS.ACK.stream.consumer.deliveries.sequence.of consumer.nanoseconds…`.
     pub(super) fn read(message: Message) -> Result<Self, String> {
         let reply = message.reply.map(|reply| reply.to_string()).unwrap_or_default();
         let tokens: Vec<&str> = reply.split('.').collect();
@@ -41,12 +41,13 @@ impl ReceivedMessage {
         Ok(Self { sequence, delivery, stored, subject, reply, headers, payload })
     }
 
-    /// A stream that is made anew counts from one again, and a copy that is put back gives out sequences twice.
+    /// Returns the position. A recreated stream counts from one again, and a restored backup assigns sequences twice,
+    /// so the position includes the time.
     pub(super) fn position(&self) -> Box<str> {
         format!("{}-{}", self.sequence, self.stored).into()
     }
 
-    /// With its headers, about.
+    /// Returns the approximate size with headers, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let headers = self.headers.iter().flat_map(HeaderMap::iter);
         let length = |(name, values): (&async_nats::HeaderName, &Vec<async_nats::HeaderValue>)| {
@@ -74,7 +75,7 @@ impl ReceivedMessage {
         FeedRecord { position: self.position(), fields }
     }
 
-    /// Members of an object: texts as they are meant, all else as it is written. Data is written as it is.
+    /// Returns the members of an object: texts are unescaped, other values stay as written. Data always stays as written.
     fn members(&self, words: &[(FieldKey, String)]) -> Result<RecordFields, RecordError> {
         let members: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(&self.payload)
             .map_err(|error| RecordError::NoObject(error.to_string()))?;
@@ -94,7 +95,7 @@ impl ReceivedMessage {
         Ok(fields)
     }
 
-    /// Headers, and a body that is the data.
+    /// Returns the fields from the headers, with the body as the data.
     fn fields(&self, words: &[(FieldKey, String)]) -> RecordFields {
         let mut fields = RecordFields::default();
         for (word, name) in words {

@@ -1,4 +1,4 @@
-//! What a server says at moments that nobody can choose.
+//! Tests answers of a server at moments that a real server does not allow to choose.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ fn received(number: u64) -> ReceivedMessage {
     ReceivedMessage::read(message).expect("it says where it stands")
 }
 
-/// The answer that tells a turn that another node has.
+/// The lease of another node, as the server returns it.
 fn turn_of_another() -> String {
     let mut turn = Vec::new();
     encode_varint(60_000, &mut turn);
@@ -65,7 +65,7 @@ async fn whoever_loses_the_turn_keeps_nothing_that_was_handed_out_to_it() {
             assert!(matches!(stream.take().await, Ok(SourceItem::NotOurs)));
         }
         let open = stream.open.as_ref().expect("it is open");
-        // The node that has the turn is handed out the same: published here as well, it would be published twice.
+        // The node that has the lease receives the same messages: published here as well, they would be published twice.
         assert!(!open.reads && open.fetched.is_empty() && open.held.is_empty(), "looks: {looks}");
     }
 }

@@ -1,9 +1,10 @@
-//! How many rows are asked for at once: fewer after what was too much for the time there is, and slowly more again.
+//! Adapts how many rows are requested at once: halved after a request that was too much for its timeout, and slowly
+//! increased again.
 
-/// Reads that must succeed before more rows are asked for.
+/// The number of successful reads before more rows are requested.
 const IN_TIME_FOR_MORE: u32 = 4;
 
-/// At first all that may be.
+/// The number of rows to request, at first the configured maximum.
 #[derive(Debug)]
 pub(super) struct BatchSize {
     max: usize,
@@ -21,7 +22,7 @@ impl BatchSize {
         self.rows
     }
 
-    /// Whether a row alone was too much, and none was read since.
+    /// Whether a single row was too much, and none has been read since.
     pub(super) fn one_is_too_much(&self) -> bool {
         self.one_is_too_much
     }

@@ -1,7 +1,8 @@
-//! A table of PostgreSQL, read by one node at a time: its rows are deleted as they are published.
+//! A table of PostgreSQL, read by one node at a time: its rows are deleted once they are published.
 //!
-//! The turn is an advisory lock of the session: it ends with the session, whatever becomes of the node. Nothing is read past
-//! rows that are still there, so a transaction that ends late is not missed. No transaction is open while rows are published.
+//! The right to read is an advisory lock of the session: it ends with the session, whatever happens to the node. Rows
+//! are always read from the first one that is left, so a transaction that commits late is not missed. No transaction is
+//! open while rows are published.
 
 mod batch_size;
 mod postgres_config;
@@ -34,14 +35,14 @@ pub(super) struct Postgres {
     names: Vec<(FieldKey, Box<str>)>,
     session: Option<PostgresSession>,
     appetite: BatchSize,
-    /// A dead letter that could not be written, not even alone.
+    /// The position of a dead letter that could not be written, not even alone.
     unwritable: Option<Box<str>>,
 }
 
-/// Why calls came to nothing.
+/// Why calls have failed.
 struct PostgresTrouble {
     error: SourceError,
-    /// Of less there may be an answer.
+    /// Whether a smaller request may succeed.
     is_too_much: bool,
 }
 
@@ -55,7 +56,7 @@ impl Postgres {
     pub(super) fn new(name: &str, feed: &FeedConfig, prefix: &str) -> Result<Self, String> {
         let settings = feed.postgres.clone();
         let mut server = settings.url.read().map_err(|problem| format!("url {problem}"))?;
-        // One that has an application's name keeps it.
+        // A configured application name is kept.
         if server.get_application_name().is_none() {
             server.application_name(format!("{prefix} feed {name}"));
         }
@@ -66,7 +67,7 @@ impl Postgres {
                 let connector = tls_connector(settings.ca_file.as_deref(), identity);
                 Some(PostgresTls(connector.map_err(|error| error.to_string())?))
             }
-            // Over a socket nothing else is spoken.
+            // TLS is not used over a Unix socket.
             _ => {
                 server.ssl_mode(SslMode::Disable);
                 None
@@ -78,7 +79,7 @@ impl Postgres {
         Ok(Self { server, tls, bounds, names, session: None, settings, appetite, unwritable: None })
     }
 
-    /// Runs calls within the timeout, on a session that is opened if there is none. After a failure there is none.
+    /// Runs calls within the timeout, on the session, which is opened if there is none. A failure drops the session.
     async fn within<T>(
         &mut self,
         calls: impl AsyncFnOnce(&mut PostgresSession) -> Result<T, PostgresError>,
@@ -134,8 +135,8 @@ impl Postgres {
         }
     }
 
-    /// The next row, if what the table stores of it is more than a record may have: that much can be asked also where the
-    /// row itself cannot be read in time.
+    /// Returns the next row as a record that is too long, if its stored size exceeds the limit. The size can be read
+    /// even where the row itself cannot be read in time.
     async fn too_long_to_be_read(&mut self) -> Result<Option<FeedRecord>, SourceError> {
         let max = self.bounds.record_bytes_max;
         let next = self.within(async |session| {
@@ -179,7 +180,7 @@ impl Postgres {
 
     async fn look_at(&mut self) -> Result<SourceCheck, SourceError> {
         let looked = self.within(async |session| {
-            // Of a session that was opened anew it is not.
+            // A session that was just opened does not hold the lock.
             if !session.reads {
                 return Ok(SourceCheck::NotOurs);
             }
@@ -206,7 +207,7 @@ impl FeedSource for Postgres {
     fn wait(&mut self, at_most: Duration) -> BoxFuture<'_, Result<(), SourceError>> {
         async move {
             if let Some(session) = &self.session {
-                // Whether something has come or not is looked for next.
+                // The next step looks for rows, whether there was a notification or not.
                 let _late = tokio::time::timeout(at_most, session.news()).await;
             }
             Ok(())

@@ -10,7 +10,7 @@ use tokio_postgres::config::{Host, SslMode};
 use crate::broker::redis::RedisUrl;
 use crate::setting::Faults;
 
-/// Longest name of a table or column, in bytes: PostgreSQL cuts off what is longer.
+/// The longest name of a table or column, in bytes: PostgreSQL cuts off longer ones.
 const NAME_BYTES_MAX: usize = 63;
 
 /// With `kind = "postgres"`: a table of PostgreSQL 11 or newer into which an application writes what is to be published, in the
@@ -116,7 +116,7 @@ impl PostgresConfig {
         Duration::from_millis(self.timeout_ms)
     }
 
-    /// Files that are named, by their keys.
+    /// Returns the files that the settings name, by their keys.
     pub(crate) fn files(&self) -> Vec<(&'static str, &Path)> {
         let files = [
             ("postgres.ca_file", &self.ca_file),
@@ -127,16 +127,16 @@ impl PostgresConfig {
     }
 }
 
-/// An address that may hold a password: shown without it, also when the configuration is printed.
+/// An address that may hold a password, which is never shown, not even when the configuration is printed.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct PostgresUrl(String);
 
-/// What an address may begin with.
+/// The schemes of an address.
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
 impl PostgresUrl {
-    /// Where it leads, or what is wrong with it in words that do not repeat it.
+    /// Parses the address. The errors do not repeat it.
     pub(super) fn read(&self) -> Result<tokio_postgres::Config, &'static str> {
         if self.0.is_empty() {
             return Err("is missing: postgres://user:password@host:port/database?sslmode=require");
@@ -168,7 +168,7 @@ impl PostgresUrl {
 
 impl fmt::Display for PostgresUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Elsewhere a password may stand in it as well.
+        // A text that is no such URL may contain a password anywhere.
         match self.is_url() {
             true => RedisUrl::new(&*self.0).fmt(f),
             false if self.0.is_empty() => Ok(()),

@@ -1,4 +1,4 @@
-//! One session of PostgreSQL: what a table is like, and the statements that are run on it.
+//! A session of PostgreSQL: inspects the table of a feed, and runs the statements on it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,22 +15,22 @@ use super::postgres_config::PostgresConfig;
 use super::postgres_tls::PostgresTls;
 use crate::feeds::source::{Bounds, FeedRecord, FieldKey, RecordError, RecordFields, SettledRecord};
 
-/// How many rows are counted at most to say how far a feed is behind.
+/// The most rows that are counted to tell how far a feed is behind.
 pub(super) const COUNTED_MAX: i64 = 10_000;
 
-/// A session whose node says nothing for so long is ended by the server, and its turn with it.
+/// The server ends a session whose node is silent for this long, and with it the session's advisory lock.
 const SILENCE_MAX: &str = "10s";
 
-/// Of a dead letter that cannot be written whole, this much the table must store before its content is left out: what fails for
-/// smaller ones is not for their size.
+/// The stored size from which a dead letter that cannot be written whole is kept without its content. Smaller ones do
+/// not fail because of their size.
 const OMITTED_FROM_BYTES: u32 = 1 << 20;
 
-/// A session that is open.
+/// An open session.
 pub(super) struct PostgresSession {
     client: Client,
-    /// Told when the database tells of new rows.
+    /// Notified when the database announces new rows.
     news: Arc<Notify>,
-    /// Whether this session has the turn.
+    /// Whether this session holds the advisory lock.
     pub(super) reads: bool,
     words: Vec<FieldKey>,
     statements: Statements,
@@ -49,7 +49,7 @@ struct Statements {
     look: Statement,
 }
 
-/// Why a session came to nothing. Never holds a secret.
+/// Why a session has failed. Never holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PostgresError {
     #[error("{}", in_words(.0))]
@@ -63,7 +63,7 @@ pub(super) enum PostgresError {
 }
 
 impl PostgresError {
-    /// Whether less of it may be possible: it took too long, or was more than the server can have in one value.
+    /// Whether a smaller request may succeed: this one took too long, or was more than the server can have in one value.
     pub(super) fn is_too_much(&self) -> bool {
         let Self::Database(error) = self else { return false };
         let too_much = [SqlState::QUERY_CANCELED, SqlState::PROGRAM_LIMIT_EXCEEDED, SqlState::OUT_OF_MEMORY];
@@ -81,7 +81,7 @@ fn in_words(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// A name as SQL has it, whatever it holds.
+/// Quotes a name for SQL.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -91,7 +91,7 @@ fn quoted_table(name: &str) -> String {
 }
 
 impl PostgresSession {
-    /// Connects and looks at the table.
+    /// Connects and inspects the table.
     pub(super) async fn open(
         server: &tokio_postgres::Config,
         tls: Option<&PostgresTls>,
@@ -111,8 +111,8 @@ impl PostgresSession {
             }
         };
         let driver = AbortOnDropHandle::new(driver);
-        // One that does not know the first of the names yet ends only those that are amid something, and, by the others, those
-        // whose machine is gone.
+        // A server that does not know the first of these settings ends only sessions inside a transaction and, by the
+        // other settings, those whose machine is gone.
         let limits = format!(
             "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = '{SILENCE_MAX}'; \
              SELECT set_config(name, wanted, false) FROM (VALUES ('idle_session_timeout', '{SILENCE_MAX}'), \
@@ -123,13 +123,13 @@ impl PostgresSession {
         client.batch_execute(&limits).await?;
         let table = PostgresTable::find(&client, settings, names).await?;
         let statements = table.statements(&client, settings, bounds).await?;
-        // Before the first look: what comes after that is told of.
+        // Listens before the first look, so that no later row goes unannounced.
         client.batch_execute(&format!("LISTEN {}", quoted(&settings.notify()))).await?;
         let words = table.columns.iter().map(|column| column.word).collect();
         Ok(Self { client, news, reads: false, words, statements, _driver: driver })
     }
 
-    /// Takes the turn if nobody else has it.
+    /// Takes the advisory lock if no other session holds it.
     pub(super) async fn take_turn(&mut self) -> Result<bool, PostgresError> {
         if !self.reads {
             self.reads = self.client.query_one(&self.statements.turn, &[]).await?.try_get(0)?;
@@ -144,7 +144,7 @@ impl PostgresSession {
         Ok(())
     }
 
-    /// At most so many rows.
+    /// Returns at most this many rows.
     pub(super) async fn take(
         &self,
         rows: usize,
@@ -174,14 +174,15 @@ impl PostgresSession {
             .collect()
     }
 
-    /// The next row, and how many bytes the table stores of it: less than it is of, where they are compressed.
+    /// Returns the position of the next row and its stored size in bytes, which is less than its full size where values
+    /// are compressed.
     pub(super) async fn stored_next(&self) -> Result<Option<(Box<str>, u64)>, PostgresError> {
         let Some(row) = self.client.query_opt(&self.statements.stored, &[]).await? else { return Ok(None) };
         let (position, bytes): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
         Ok(Some((position.into(), u64::try_from(bytes).map_err(|_| PostgresError::Unexpected)?)))
     }
 
-    /// `without`: dead letters that are long are kept without their content.
+    /// Settles records. With `without`, long dead letters are kept without their content.
     pub(super) async fn settle(
         &mut self,
         settled: &[SettledRecord],
@@ -191,7 +192,7 @@ impl PostgresSession {
             settled.iter().filter(|one| one.dead.is_none()).map(|one| &*one.position).collect();
         let dead = settled.iter().filter_map(|one| Some((&*one.position, one.dead.as_deref()?)));
         let (dead, reasons): (Vec<&str>, Vec<&str>) = dead.unzip();
-        // First, and by itself: what is published is let go of whatever becomes of dead letters.
+        // First, and by itself: published rows are deleted whatever happens to dead letters.
         if !done.is_empty() {
             self.client.execute(&self.statements.done, &[&done]).await?;
         }
@@ -205,7 +206,7 @@ impl PostgresSession {
         Ok(())
     }
 
-    /// How many rows wait, counted up to a bound, and for how many seconds the first of them does.
+    /// Returns how many rows wait, counted up to a bound, and the age of the first one.
     pub(super) async fn look(&self) -> Result<(u64, Option<Duration>), PostgresError> {
         let row = self.client.query_one(&self.statements.look, &[]).await?;
         let (waiting, age): (i64, Option<f64>) = (row.try_get(0)?, row.try_get(1)?);
@@ -213,7 +214,7 @@ impl PostgresSession {
         Ok((u64::try_from(waiting).map_err(|_| PostgresError::Unexpected)?, age))
     }
 
-    /// Returns when the database has told of new rows.
+    /// Returns when the database has announced new rows.
     pub(super) async fn news(&self) {
         self.news.notified().await;
     }
@@ -223,7 +224,7 @@ impl PostgresSession {
     }
 }
 
-/// Has the session's bytes come and go. What the server tells by itself is news, or of no matter.
+/// Transfers the session's bytes. Of the server's own messages, notifications are passed on and others ignored.
 async fn drive<S, T>(mut connection: Connection<S, T>, news: Arc<Notify>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -234,13 +235,13 @@ where
             news.notify_one();
         }
     }
-    // Whoever waits finds that it is over.
+    // Wakes the waiting task, which finds the session ended.
     news.notify_one();
 }
 
-/// A table as it was found.
+/// The table as it was found.
 struct PostgresTable {
-    /// As SQL has them.
+    /// Quoted for SQL.
     name: String,
     dead: String,
     id: String,
@@ -250,10 +251,10 @@ struct PostgresTable {
     object: u32,
 }
 
-/// A column that says something, as an expression of text.
+/// A column with a field of records, as an expression of type text.
 struct Column {
     word: FieldKey,
-    /// As SQL has it.
+    /// Quoted for SQL.
     name: String,
     text: String,
 }
@@ -287,7 +288,7 @@ impl PostgresTable {
         for (word, name) in names {
             let quoted = quoted(name);
             let text = match of(name) {
-                // Whoever has called it something else has it.
+                // A column with a configured name must exist.
                 None if **name != *word.name() => return Err(missing(name)),
                 None => continue,
                 Some("bytea") if *word == FieldKey::B64data => {
@@ -324,7 +325,7 @@ impl PostgresTable {
         let given: Vec<String> = (0..columns.len())
             .map(|at| format!("CASE WHEN size <= {record_bytes_max} THEN c{at} END"))
             .collect();
-        // Sizes are added up by the server, so that no more comes than can be held.
+        // The server adds up the sizes, so that no more rows are sent than fit into the bounds.
         let take = format!(
             "SELECT id::text, size, {given} FROM (\
                SELECT *, sum(CASE WHEN size <= {record_bytes_max} THEN size ELSE 0 END) OVER (ORDER BY id) AS total FROM (\

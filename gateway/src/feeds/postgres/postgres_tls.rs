@@ -1,4 +1,4 @@
-//! TLS to PostgreSQL: the same rustls that everything here speaks.
+//! TLS to PostgreSQL, with the same rustls as everywhere in the gateway.
 
 use std::future::Future;
 use std::io;
@@ -10,17 +10,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_rustls::TlsConnector;
 
-/// Makes connections with TLS of those without.
+/// Wraps connections in TLS.
 #[derive(Clone)]
 pub(super) struct PostgresTls(pub(super) TlsConnector);
 
-/// One connection that is about to speak it, and to whom.
+/// A connection that is about to start TLS, and the name of its server.
 pub(super) struct TlsTarget {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
 
-/// A connection that speaks it.
+/// A connection with TLS.
 pub(super) struct TlsConnection<S>(tokio_rustls::client::TlsStream<S>);
 
 impl<S> MakeTlsConnect<S> for PostgresTls
@@ -51,7 +51,7 @@ where
 
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream for TlsConnection<S> {
     fn channel_binding(&self) -> ChannelBinding {
-        // The certificate is checked: who could stand between could also answer for it.
+        // Channel binding adds nothing: the certificate is checked, and an attacker who has its key could bind too.
         ChannelBinding::none()
     }
 }

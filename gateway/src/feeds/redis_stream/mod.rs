@@ -1,7 +1,8 @@
-//! A stream in Redis, read by one node at a time as a consumer group with one consumer.
+//! A Redis stream, read by one node at a time, through a consumer group with one consumer.
 //!
-//! The turn is a key beside the stream, and every read looks at it in the same script: who has lost the turn is handed out
-//! nothing more. What a node had that died is what the next one reads first, for all are the same consumer.
+//! The right to read is a lease: a key beside the stream, which the script of every read checks. A node that has lost
+//! the lease receives nothing more. All nodes are the same consumer, so a node that takes over first reads the
+//! unacknowledged records of the node before it.
 
 mod redis_stream_config;
 
@@ -22,10 +23,10 @@ use super::source::{
 };
 use crate::broker::redis::{DialError, PlainConnection, RedisConfig, RedisDialer};
 
-/// How long a turn holds from each time on that it is taken or kept.
+/// How long the lease lasts from each renewal on.
 const TURN_HOLDS: Duration = Duration::from_secs(5);
 
-/// A call that waits for records is let wait this much longer than it should take.
+/// How much longer than its timeout a blocking call may take.
 const SLACK: Duration = Duration::from_secs(2);
 
 static TAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/take.lua")));
@@ -37,31 +38,31 @@ static LEAVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scri
 pub(super) struct RedisStream {
     dialer: RedisDialer,
     timeout: Duration,
-    /// What the turn is called by that this node has.
+    /// The value of the lease when this node has it.
     reader: String,
     stream: String,
     turn: String,
     dead_letters: String,
     settings: RedisStreamConfig,
     bounds: Bounds,
-    /// The fields that are listened to, and what they are called.
+    /// The fields that are read, with their configured names.
     words: Vec<(FieldKey, Box<[u8]>)>,
     open: Option<RedisStreamConnections>,
 }
 
-/// Connections that are open.
+/// Open connections.
 struct RedisStreamConnections {
     calls: PlainConnection,
-    /// Where records are waited for: a call that waits holds up those behind it.
+    /// A separate connection for blocking reads: a blocking call delays all calls behind it.
     waits: Option<PlainConnection>,
-    /// Behind which id records are read that had been handed out before, until there are no more of them.
+    /// The id behind which records are read again that were delivered before, until none is left.
     again: Option<String>,
-    /// The last id that was handed out, as far as is known.
+    /// The last id that was delivered, as far as this node knows.
     last: Option<String>,
 }
 
 impl RedisStream {
-    /// `node` is unique to this run of the node.
+    /// Creates the source. `node` is unique to this run of the node.
     pub(super) fn new(
         name: &str,
         feed: &FeedConfig,
@@ -125,7 +126,7 @@ impl RedisStream {
             match (records.last(), after) {
                 (Some(last), Some(_)) => open.again = Some(String::from(&*last.position)),
                 (Some(last), None) => open.last = Some(String::from(&*last.position)),
-                // All of those are done with: now come those that nobody has had.
+                // All records that were delivered before are finished, so new ones are next.
                 (None, Some(_)) => {
                     open.again = None;
                     continue;
@@ -136,7 +137,7 @@ impl RedisStream {
         }
     }
 
-    /// None: it is another node's turn.
+    /// Parses the records of an answer. The inner `None`: another node has the lease.
     fn given(&self, answer: Value) -> Option<Option<Vec<FeedRecord>>> {
         let Value::Array(answer) = answer else { return None };
         let mut answer = answer.into_iter();
@@ -188,7 +189,7 @@ impl RedisStream {
                 tracing::info!(stream, group, from, "the consumer group was not there and is made");
                 Ok(())
             }
-            // Another node was first.
+            // Another node has created the group first.
             Err(RedisStreamError::Refused(error)) if error.code() == Some("BUSYGROUP") => Ok(()),
             Err(failed) => Err(self.lost(&failed)),
         }
@@ -269,7 +270,7 @@ impl RedisStream {
         within(&self.dialer, &open.calls, self.timeout, call).await
     }
 
-    /// Whatever was refused or late, the next call begins with a new connection and with what was handed out before.
+    /// Drops the connections after any failure. The next call connects again, and begins with the unfinished records.
     fn lost(&mut self, failed: &RedisStreamError) -> SourceError {
         self.open = None;
         SourceError(format!("stream {} at {}: {}", self.stream, self.dialer.place(), failed.in_words()))
@@ -280,7 +281,7 @@ impl RedisStream {
     }
 }
 
-/// Runs a call within a time, on a server that is still the one to use.
+/// Runs a call within this time, for as long as the server is the one to use.
 async fn within<T>(
     dialer: &RedisDialer,
     open: &PlainConnection,
@@ -289,7 +290,7 @@ async fn within<T>(
 ) -> Result<T, RedisStreamError> {
     let mut connection = open.connection.clone();
     tokio::select! {
-        // Asked first: one that was left answers as it always did.
+        // Polled first, because a server that is no longer the master answers as before.
         biased;
         another = dialer.moved_from(open) => Err(RedisStreamError::Moved(another)),
         answer = tokio::time::timeout(time, call(&mut connection)) => match answer {
@@ -299,11 +300,11 @@ async fn within<T>(
     }
 }
 
-/// Why a call came to nothing.
+/// Why a call has failed.
 enum RedisStreamError {
     Refused(RedisError),
     Late(Duration),
-    /// Another server is the one to use. What was asked of this one may have been done.
+    /// Another server is the one to use now. This one may have carried out the call.
     Moved(Arc<str>),
     Unexpected,
 }

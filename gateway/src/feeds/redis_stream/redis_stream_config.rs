@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::broker::redis::{RedisConfig, RedisUrl};
 use crate::setting::Faults;
 
-/// Longest name of a key or group, in bytes.
+/// The longest name of a key or group, in bytes.
 const NAME_BYTES_MAX: usize = 256;
 
 /// With `kind = "redis_stream"`: a stream of a Redis of version 6.2 or newer, or Valkey, read as a consumer group.
@@ -88,7 +88,7 @@ impl RedisStreamConfig {
         }
     }
 
-    /// How it is reached. `redis`: the section of that name.
+    /// Returns the settings of the connection. `redis`: the section `[redis]`.
     pub(super) fn redis(&self, redis: &RedisConfig) -> RedisConfig {
         self.url.as_ref().map_or_else(|| redis.clone(), |url| self.of(url, redis))
     }
@@ -106,7 +106,7 @@ impl RedisStreamConfig {
         if self.dead_letters.is_empty() { format!("{}:dead", self.stream) } else { self.dead_letters.clone() }
     }
 
-    /// Files that are named, by their keys.
+    /// Returns the files that the settings name, by their keys.
     pub(crate) fn files(&self) -> Vec<(&'static str, &Path)> {
         let files = [
             ("redis_stream.ca_file", &self.ca_file),

@@ -1,4 +1,4 @@
-//! The whole node: builds every part in order, owns it, and lets go of it in reverse.
+//! The whole node: builds every part in order, owns the parts, and stops them in reverse.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,10 +64,10 @@ use connect::Connected;
 use open_listener::{listen, local_address, open_listener};
 use reload::Reloader;
 
-/// How old the last one that came back may be before clients are sent elsewhere.
+/// The greatest age of the last canary that came back through the broker. Past it the node is unready, and clients go elsewhere.
 const CANARY_AGE_MAX: Duration = Duration::from_secs(4);
 
-/// A node that runs.
+/// A running node.
 #[derive(Debug)]
 pub struct App {
     reload: Arc<Reloader>,
@@ -80,17 +80,17 @@ pub struct App {
     node: Arc<Node>,
     inboxes: Vec<Arc<Inbox>>,
     workers: Vec<thread::JoinHandle<()>>,
-    /// Each ends when its listener closes.
+    /// The accept loops. Each ends when its listener closes.
     accepting: Vec<JoinHandle<()>>,
     api: Arc<Api>,
     pusher_api: Option<Arc<PusherApi>>,
     emitters: Option<EmitterListener>,
     feeds: Option<Feeds>,
-    /// Connections on which HTTP is spoken.
+    /// The connections that speak HTTP.
     http: TaskTracker,
     leaving: CancellationToken,
     stop: CancellationToken,
-    /// Of everything that is no worker.
+    /// Runs everything that is not a worker.
     runtime: Handle,
 }
 
@@ -104,8 +104,8 @@ pub enum StartError {
 }
 
 impl App {
-    /// Starts every part. When this returns, clients are served. With `load` the configuration is read again on SIGHUP
-    /// and when the API is asked to.
+    /// Starts every part. When this returns, clients are served. With `load`, SIGHUP and requests to the API read the
+    /// configuration again.
     pub fn start(config: Config, load: Option<LoadConfigFn>, runtime: Handle) -> Result<Self, StartError> {
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::new());
@@ -114,7 +114,7 @@ impl App {
         });
         let stop = CancellationToken::new();
 
-        // Everything that can fail for want of a right setting comes before anything runs.
+        // Everything that can fail because of a setting comes before anything runs.
         let tls = ListenerTls::load(&config.tls).map_err(setup)?.map(Arc::new);
         let authenticator = Authenticator::counted_by(&config.auth, clock, Some(metrics.clone()));
         let authenticator = Arc::new(authenticator.map_err(setup)?);
@@ -128,7 +128,7 @@ impl App {
             tracing::warn!("{advice}");
         }
         let entered = runtime.enter();
-        // Heeded before anybody knows that this node serves: until then it would end the process.
+        // SIGHUP is handled before anybody knows that this node serves: until then it would end the process.
         let hangups = signal(SignalKind::hangup()).map_err(setup)?;
         let (client_socket, client_address) = open_listener(config.server.listen, config.server.backlog)?;
         let internal_socket = listen(config.internal.listen, INTERNAL_BACKLOG)?;
@@ -431,12 +431,12 @@ impl App {
         })
     }
 
-    /// Where clients connect: the port the kernel chose, if it was asked to.
+    /// Returns the address for clients, with the port that the kernel chose if the configuration left it open.
     pub fn client_address(&self) -> SocketAddr {
         self.client_address
     }
 
-    /// Where the server API is: where clients connect, or at an address of its own.
+    /// Returns the address of the server API: the one for clients, or one of its own.
     pub fn api_address(&self) -> SocketAddr {
         self.api_address
     }
@@ -469,7 +469,8 @@ fn encodings(config: &Config) -> Encodings {
     )
 }
 
-/// Gives new clients to the workers in turn, so that each gets its share, and what clients send apart to their nodes.
+/// Assigns new clients to the workers in turn, so that each gets its share, and routes commands that clients send apart
+/// to the nodes that hold them.
 fn reception(inboxes: &[Arc<Inbox>], node: &Arc<Node>) -> ClientEntry {
     let next = || {
         let (inboxes, next) = (inboxes.to_vec(), AtomicUsize::new(0));

@@ -1,4 +1,4 @@
-//! Whom the certificates of servers are checked against.
+//! The certificate authorities that servers are checked against.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -7,12 +7,12 @@ use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-/// Why there is nobody to check against.
+/// Why the authorities cannot be read.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct AuthoritiesError(String);
 
-/// The authorities of a PEM file, or without one those of the operating system.
+/// Returns the authorities of a PEM file, or without a file those of the operating system.
 pub(crate) fn authorities(file: Option<&Path>) -> Result<RootCertStore, AuthoritiesError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = file {

@@ -1,6 +1,6 @@
-//! Bodies of requests while they come in and are worked on: all of a node's together, against a part of its budget.
+//! Accounts for the bodies of requests while they are received and processed, against a part of the node's memory budget.
 //!
-//! Each has a longest length and a deadline where it is read. That leaves out how many come at once.
+//! The readers bound the length and the time of each body. The budget here bounds all of them together.
 
 use std::fmt;
 use std::ops::Deref;
@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 
-/// What is kept of bodies on this node.
+/// The bytes of bodies that this node holds.
 #[derive(Debug)]
 pub(crate) struct Bodies {
     bytes_max: usize,
@@ -20,7 +20,7 @@ pub(crate) struct Bodies {
     refused: AtomicU64,
 }
 
-/// Why a body is not read to its end. Nothing was done of the request then.
+/// Why a body is not read to its end. The request has had no effect then.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error("the body is longer than {0} bytes")]
@@ -33,21 +33,21 @@ pub(crate) enum BodyError {
     Crowded,
 }
 
-/// A body that has come. Its bytes count for as long as this is there.
+/// A received body. Its bytes are accounted for until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ReceivedBody {
     bytes: Bytes,
     _room: BodyPermit,
 }
 
-/// So many bytes of a node's.
+/// A reservation of bytes in the node's budget for bodies.
 pub(crate) struct BodyPermit {
     bodies: Arc<Bodies>,
     bytes: usize,
 }
 
 impl Bodies {
-    /// For so many bytes at once. A single body has room in any case.
+    /// Creates a budget of this many bytes. A single body has room in any case.
     pub(crate) fn new(bytes_max: usize) -> Arc<Self> {
         Arc::new(Self { bytes_max, held_bytes: AtomicUsize::new(0), refused: AtomicU64::new(0) })
     }
@@ -56,17 +56,17 @@ impl Bodies {
         self.held_bytes.load(Ordering::Relaxed)
     }
 
-    /// How often one found no room.
+    /// Returns how often a body found no room.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Room for nothing, which may become more.
+    /// Returns an empty reservation, which can grow.
     pub(crate) fn room(self: &Arc<Self>) -> BodyPermit {
         BodyPermit { bodies: self.clone(), bytes: 0 }
     }
 
-    /// Reads a body of at most `max` bytes to its end, within that time.
+    /// Reads a body of at most `max` bytes to its end, within this time.
     pub(crate) async fn read<B>(
         self: &Arc<Self>,
         body: B,
@@ -88,7 +88,7 @@ impl Bodies {
     {
         let mut body = std::pin::pin!(body);
         let mut room = self.room();
-        // Most come in one piece, which is not copied.
+        // Most bodies arrive in one piece, which is not copied.
         let (mut first, mut all) = (Bytes::new(), BytesMut::new());
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|error| BodyError::Broken(error.into()))?.into_data() else {
@@ -129,7 +129,7 @@ impl BodyPermit {
         self.bytes
     }
 
-    /// Makes it larger by so much. False if there is no room for that: then it stays as it was.
+    /// Enlarges the reservation by this many bytes. Returns false and leaves it as it was if there is no room.
     pub(crate) fn grow(&mut self, by: usize) -> bool {
         let before = self.bodies.held_bytes.fetch_add(by, Ordering::Relaxed);
         let others = before.saturating_sub(self.bytes);
@@ -141,7 +141,7 @@ impl BodyPermit {
         true
     }
 
-    /// The same to a size, which may be smaller.
+    /// Changes the reservation to this size, which may be smaller.
     pub(crate) fn resize(&mut self, bytes: usize) -> bool {
         if bytes > self.bytes {
             return self.grow(bytes - self.bytes);

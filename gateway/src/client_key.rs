@@ -1,6 +1,6 @@
-//! What names a client of a worker to whoever wants to tell it something later.
+//! Identifies a client of a worker for messages that come later.
 
-/// Names a client of one worker for ever: the place in its table, and which tenant of that place.
+/// The identity of a client of one worker, unique for ever: its slot in the worker's table, and the generation of the slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ClientKey {
     pub(crate) worker: u16,

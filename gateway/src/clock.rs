@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use shared::moment::Moment;
 
-/// Counts milliseconds since it was made.
+/// Counts milliseconds since its creation.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     origin: Instant,
@@ -19,22 +19,22 @@ impl Clock {
         Moment::ZERO + self.origin.elapsed()
     }
 
-    /// Microseconds since the clock was made, for measuring latencies.
+    /// Returns microseconds since the clock's creation, for measuring latencies.
     pub fn micros(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Seconds since 1970, as the wall clock says now.
+    /// Returns seconds since 1970 by the wall clock.
     pub fn unix_seconds(&self) -> i64 {
         i64::try_from(since_1970().as_secs()).unwrap_or(i64::MAX)
     }
 
-    /// Microseconds since 1970, as the wall clock says now.
+    /// Returns microseconds since 1970 by the wall clock.
     pub fn unix_micros(&self) -> u64 {
         u64::try_from(since_1970().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Milliseconds since 1970, as the wall clock says now.
+    /// Returns milliseconds since 1970 by the wall clock.
     pub fn unix_millis(&self) -> u64 {
         u64::try_from(since_1970().as_millis()).unwrap_or(u64::MAX)
     }

@@ -1,4 +1,4 @@
-//! One request that the program makes as a client, and its whole answer, with words for what went wrong.
+//! One HTTP request of the program's own commands, with the whole response, and a readable error otherwise.
 
 use std::error::Error;
 
@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::Connect;
 
-/// The status and the body, of at most so many bytes. Whoever calls sets a deadline.
+/// Returns the status and the body, which may have at most `answer_bytes_max` bytes. The caller sets a deadline.
 pub(crate) async fn exchange<C: Connect + Clone + Send + Sync + 'static>(
     client: &Client<C, Full<Bytes>>,
     request: Request<Full<Bytes>>,
@@ -21,7 +21,7 @@ pub(crate) async fn exchange<C: Connect + Clone + Send + Sync + 'static>(
     Ok((status, answer.to_bytes()))
 }
 
-/// The error and its causes: the outermost says little.
+/// Formats the error with its causes: the outermost error alone says little.
 fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! Faults that tests of a whole node can cause: a program that is made for use has none of this.
+//! Faults that tests of a whole node can cause. A release build has none of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,28 +11,28 @@ use shared::protocol::{DecodeError, Encoded, Heartbeat, Protocol, ProtocolId};
 use shared::push::{Event, Push};
 use shared::reply::Reply;
 
-/// A publication with this in it cannot be encoded for Centrifuge clients.
+/// A publication that contains this text panics while it is encoded for Centrifuge clients.
 pub const ENCODING_PANICS: &str = "fault: encoding panics";
-/// A message with this in it cannot be decoded.
+/// A message that contains this text panics while it is decoded.
 pub const DECODING_PANICS: &str = "fault: decoding panics";
 
-/// A worker cannot deliver a publication with this in it.
+/// A publication that contains this text panics while a worker delivers it.
 pub const DELIVERING_PANICS: &str = "fault: delivering panics";
 
-/// A worker that has delivered a publication with this in it cannot go on.
+/// A publication that contains this text makes the worker panic after its delivery.
 pub const DELIVERED_PANICS: &str = "fault: having delivered panics";
 
-/// An event with this in it cannot be sent to a webhook.
+/// An event that contains this text panics while it is sent to a webhook.
 pub const TELLING_PANICS: &str = "fault: telling panics";
-/// An event with this in it cannot be written for webhooks.
+/// An event that contains this text panics while it is written to the ledger for webhooks.
 pub const KEEPING_PANICS: &str = "fault: keeping panics";
 
-/// A record of a feed with this in it cannot be read.
+/// A record of a feed that contains this text panics while it is read.
 pub const READING_PANICS: &str = "fault: reading a record panics";
 
 static ARMED: AtomicBool = AtomicBool::new(false);
 
-/// From now on, the words above do what they say, in every node of this process.
+/// Arms the faults above in every node of this process.
 pub fn arm() {
     ARMED.store(true, Ordering::Relaxed);
 }
@@ -43,14 +43,14 @@ pub(crate) fn trip(word: &str, bytes: &[u8]) {
     }
 }
 
-/// The same for anything that shows what is in it.
+/// Like [`trip`], for values that are searched in their debug output.
 pub(crate) fn trip_over(word: &str, within: &impl std::fmt::Debug) {
     if ARMED.load(Ordering::Relaxed) {
         trip(word, format!("{within:?}").as_bytes());
     }
 }
 
-/// The same protocol, with these faults.
+/// Wraps the protocol so that it has these faults.
 pub(crate) fn with_faults(protocol: Arc<dyn Protocol>) -> Arc<dyn Protocol> {
     Arc::new(Faulty(protocol))
 }

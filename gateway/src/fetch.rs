@@ -1,5 +1,4 @@
-//! Fetches a small document from a server that the configuration names: once, within a deadline and a bound, and from
-//! nowhere else, whatever that server answers.
+//! Fetches a small document from a configured server: once, within a deadline and a size limit. Redirects are not followed.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -20,18 +19,18 @@ use tokio_rustls::TlsConnector;
 
 use crate::authorities::{AuthoritiesError, authorities};
 
-/// Where a document is.
+/// The address of a document.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct DocumentSource {
     is_tls: bool,
     host: Box<str>,
     port: u16,
-    /// As the header `Host` has it.
+    /// The value of the header `Host`.
     authority: Box<str>,
     path: Box<str>,
 }
 
-/// Why there is no document.
+/// Why a document could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
     #[error("no answer within {} ms", .0.as_millis())]
@@ -56,14 +55,14 @@ pub(crate) enum FetchError {
     Broken(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// How servers are reached.
+/// Fetches documents, with the TLS settings for all servers.
 #[derive(Clone)]
 pub(crate) struct Fetcher {
     tls: TlsConnector,
 }
 
 impl DocumentSource {
-    /// An address that begins with `https://`, or with `http://` if that is allowed.
+    /// Parses an address that begins with `https://`, or with `http://` if that is allowed.
     pub(crate) fn parse(text: &str, http_allowed: bool) -> Result<Self, String> {
         let uri: Uri = text.parse().map_err(|_| format!("is \"{text}\", which is no URL"))?;
         let is_tls = match uri.scheme_str() {
@@ -100,7 +99,8 @@ impl DocumentSource {
 }
 
 impl Fetcher {
-    /// Checks servers against the authorities of a file, or without one against those of the operating system.
+    /// Creates a fetcher that checks servers against the authorities of a file, or without one against those of the
+    /// operating system.
     pub(crate) fn new(ca_file: Option<&std::path::Path>) -> Result<Self, AuthoritiesError> {
         let roots = authorities(ca_file)?;
         let mut config =
@@ -113,7 +113,7 @@ impl Fetcher {
         Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
     }
 
-    /// The body of the answer, if it is 200 and of so many bytes at most.
+    /// Returns the body of the response, if its status is 200 and it has at most `bytes_max` bytes.
     pub(crate) async fn get(
         &self,
         source: &DocumentSource,
@@ -145,7 +145,7 @@ async fn connect(source: &DocumentSource) -> Result<TcpStream, FetchError> {
     let addresses: Vec<SocketAddr> = found.map_err(FetchError::Unreachable)?.collect();
     let mut failed = FetchError::NoAddress;
     for address in addresses {
-        // Looked at here, once the name stands for an address, so that no name can stand for another later.
+        // Checked after the name was resolved, so that the name cannot change its address in between.
         if !source.is_tls && !is_private(address.ip()) {
             return Err(FetchError::Public(address.ip()));
         }
@@ -162,7 +162,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with this call, however that ends.
+    // Aborted when this call returns.
     let mut driver = JoinSet::new();
     driver.spawn(connection);
     let mut request = Request::new(Empty::<Bytes>::new());
@@ -233,7 +233,7 @@ mod tests {
         }
     }
 
-    /// Says this to whoever asks, then nothing more.
+    /// Sends this answer to every client, then nothing more.
     async fn server(answer: String) -> DocumentSource {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/keys", listener.local_addr().unwrap());

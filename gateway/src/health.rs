@@ -1,4 +1,4 @@
-//! The subcommand that asks a node whether it is well, for containers that have no other program to ask with.
+//! The subcommand that asks a node whether it is well, for containers without another HTTP client.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use http::Uri;
 
-/// The most that is read of an answer, in bytes: it is a line or two.
+/// The most bytes that are read of an answer: it is a line or two.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Ask a running node whether it is ready: ends with 0 if it says so, with 1 if not.
@@ -37,7 +37,7 @@ pub enum HealthError {
     Unwell { url: Uri, status: u16, body: String },
 }
 
-/// Asks, and prints what is wrong on standard error.
+/// Asks the node, and prints what is wrong on standard error.
 pub fn command(args: &HealthArgs) -> ExitCode {
     match ask(&args.url, Duration::from_millis(args.timeout_ms)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -48,7 +48,7 @@ pub fn command(args: &HealthArgs) -> ExitCode {
     }
 }
 
-/// Whether the answer is a success. Plain sockets: a probe that runs every few seconds should cost next to nothing.
+/// Checks that the answer is a success. Uses plain sockets: a probe that runs every few seconds should cost next to nothing.
 pub fn ask(url: &Uri, within: Duration) -> Result<(), HealthError> {
     let (Some("http"), Some(host)) = (url.scheme_str(), url.host()) else {
         return Err(HealthError::Url(url.clone()));
@@ -106,7 +106,7 @@ fn left(deadline: Instant) -> io::Result<Duration> {
     }
 }
 
-/// The status and the body of an answer.
+/// Returns the status and the body of an answer.
 fn read(answer: &[u8]) -> Option<(u16, String)> {
     let answer = String::from_utf8_lossy(answer);
     let (head, body) = answer.split_once("\r\n\r\n")?;
@@ -123,7 +123,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// Answers one request with this, and tells what was asked.
+    /// Answers one request with this text, and returns the request.
     fn node(answer: &'static str) -> (Uri, thread::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/readyz?why", listener.local_addr().unwrap()).parse().unwrap();
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_node_that_does_not_answer_is_not_waited_for() {
-        // The kernel accepts for a listener that nobody serves.
+        // The kernel accepts connections for a listener that nothing serves.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/readyz", silent.local_addr().unwrap()).parse().unwrap();
         assert!(matches!(ask(&url, Duration::from_millis(50)), Err(HealthError::Late { .. })));

@@ -1,8 +1,8 @@
 //! The shell of a gateway node: sockets, clocks, Redis. Decisions are made in `gateway_core`.
 //!
-//! [`app`] builds every part in order and owns it. A client comes in through [`listener`] and [`http`], and lives on
-//! a [`worker`] as a [`client`] over a [`transport`]. What it asks for goes to the [`node`], which speaks to the
-//! [`broker`] and [`presence`]. Applications come in through the [`api`].
+//! [`app`] builds every part in order and owns it. A client comes in through [`listener`] and [`http`], and lives on a
+//! [`worker`] as a [`client`] over a [`transport`]. Its commands go to the [`node`], which speaks to the [`broker`] and
+//! [`presence`]. Applications come in through the [`api`].
 
 pub mod app;
 pub mod cli;

@@ -20,10 +20,10 @@ use tidegate::top::{self, TopArgs};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What the system's conventions call a mistake in how a program was called (sysexits.h, EX_USAGE).
+/// The conventional exit code of a wrong call (sysexits.h, EX_USAGE).
 const EXIT_USAGE: u8 = 64;
 
-/// The longest the runtime's last tasks may take once everything is said.
+/// The longest that the runtime's last tasks may take after the drain.
 const LAST_TASKS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Asks a running cluster, as its configuration or the flags say.
+/// Lists what a running cluster has, over the API that the configuration or the flags name.
 fn list(listing: ListCommand<'_>, via: &GatewayArgs) -> ExitCode {
     over_the_api(via.config.as_ref(), |of| inspect::command(listing, of))
 }
@@ -85,7 +85,7 @@ fn over_the_api(config: Option<&PathBuf>, command: impl FnOnce(GatewayAddress<'_
     }
 }
 
-/// Watches running nodes, as their configuration or the flags say.
+/// Watches running nodes, which the configuration or the flags name.
 fn show_top(args: &TopArgs) -> ExitCode {
     let settings = ConfigArgs { config: args.config.clone(), ..ConfigArgs::default() };
     let sources = settings.sources();
@@ -122,14 +122,14 @@ fn serve_until_signalled(
         tracing::warn!("{line}");
     }
 
-    // Watched for from the beginning: no signal falls between two steps.
+    // Watched from the beginning, so that no signal is missed between two steps.
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let load = Box::new(move || Config::load_to_serve(&settings.sources()));
     let app = App::start(config, Some(load), runtime.handle().clone())?;
     runtime.block_on(signals.next());
     let second = runtime.spawn(async move { signals.next().await });
     let drained = std::thread::spawn(move || app.drain());
-    // A second signal means: now.
+    // A second signal ends the process without waiting for the drain.
     while !drained.is_finished() && !second.is_finished() {
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -140,7 +140,7 @@ fn serve_until_signalled(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The wishes of an operator that the node should stop.
+/// The signals by which an operator stops the node.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -159,7 +159,7 @@ impl Signals {
     }
 }
 
-/// Prints a configuration that has no mistake, as TOML that can be read again: what is said of it is a comment.
+/// Prints a valid configuration, as TOML that can be read again: origins and advice are comments.
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]
 fn show(loaded: &Loaded, check: &Check, advice: &[String]) -> ExitCode {
     if check.json {

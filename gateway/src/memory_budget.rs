@@ -1,9 +1,9 @@
-//! What a node keeps in memory for others, against a budget.
+//! Accounts for memory that a node holds for others, against a budget.
 //!
-//! Seven sixteenths of the budget are for what waits for clients and from them: this is counted here, and when it is
-//! nearly used up the largest debtors are closed (`worker/shed`). The others are given away beforehand: one to bodies of
-//! requests, a quarter of the budget to the workers' inboxes, an eighth to what is held back for those who join, an eighth
-//! to what is kept of history that channels retain; each of these has its own rule for when it is full.
+//! Seven sixteenths of the budget are for bytes that wait for clients and come from them: these are counted here, and
+//! when they are nearly used up, the largest debtors are closed (`worker/shed`). The rest is assigned beforehand: one
+//! sixteenth to bodies of requests, a quarter to the workers' inboxes, an eighth to publications held back for joining
+//! subscribers, an eighth to the history that channels retain; each of these has its own rule for when it is full.
 
 use std::fs;
 use std::path::Path;
@@ -15,26 +15,26 @@ use rustc_hash::FxHashMap;
 
 use crate::bodies::Bodies;
 
-/// Where control groups are.
+/// The mount point of control groups.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
-/// More than anyone owes: a worker has not told yet.
+/// Larger than any debt: the worker has not reported yet.
 pub(crate) const UNKNOWN: usize = usize::MAX;
 
-/// A budget for the whole node, and what of it is used.
+/// The memory budget of a node, and how much of it is used.
 #[derive(Debug)]
 pub(crate) struct Memory {
     budget: usize,
-    /// For clients and of them, in bytes.
+    /// Bytes that wait for clients or come from them.
     used: AtomicUsize,
-    /// What each worker's largest debtor was last known to owe.
+    /// The debt of each worker's largest debtor, as last reported.
     largest: Box<[AtomicUsize]>,
-    /// What comes in requests.
+    /// The bodies of requests.
     pub(crate) bodies: Arc<Bodies>,
 }
 
 impl Memory {
-    /// `budget` in bytes; 0 for half of what this process may use.
+    /// Creates the budget, in bytes; 0 for half of the memory that this process may use.
     pub(crate) fn new(budget: u64, workers: usize) -> Arc<Self> {
         let budget = if budget > 0 { budget } else { allowed() / 2 };
         let budget = usize::try_from(budget).unwrap_or(usize::MAX);
@@ -50,22 +50,22 @@ impl Memory {
         self.budget
     }
 
-    /// For each worker's inbox, in payload bytes.
+    /// The bound of each worker's inbox, in payload bytes.
     pub(crate) fn inbox_bytes_max(&self) -> usize {
         self.budget / 4 / self.largest.len().max(1)
     }
 
-    /// For what each worker holds back, in bytes.
+    /// The bound of the publications that each worker holds back, in bytes.
     pub(crate) fn held_bytes_max(&self) -> usize {
         self.budget / 8 / self.largest.len().max(1)
     }
 
-    /// For the retained history of all channels, in bytes.
+    /// The bound of the history that all channels retain, in bytes.
     pub(crate) fn catch_up_bytes_max(&self) -> usize {
         self.budget / 8
     }
 
-    /// What may be kept for clients.
+    /// The bound of bytes that wait for clients or come from them.
     fn for_clients(&self) -> usize {
         self.budget / 16 * 7
     }
@@ -74,22 +74,22 @@ impl Memory {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether so much is kept for clients that some have to go.
+    /// Whether so much is used for clients that some have to be closed.
     pub(crate) fn is_short(&self) -> bool {
         self.used() > self.for_clients() / 8 * 7
     }
 
-    /// Whether there is no time to find out who owes the most on other workers.
+    /// Whether there is no time left to find the largest debtor of other workers.
     pub(crate) fn is_out(&self) -> bool {
         self.used() > self.for_clients()
     }
 
-    /// Whether enough have gone.
+    /// Whether enough clients have been closed.
     pub(crate) fn is_eased(&self) -> bool {
         self.used() <= self.for_clients() / 4 * 3
     }
 
-    /// What was counted as `before` is `now`.
+    /// Replaces a counted size by its present value.
     pub(crate) fn recount(&self, before: usize, now: usize) {
         match now.checked_sub(before) {
             Some(more) => self.used.fetch_add(more, Ordering::Relaxed),
@@ -97,14 +97,14 @@ impl Memory {
         };
     }
 
-    /// Forgets what the debtors of all other workers owe, which are about to be asked.
+    /// Forgets the largest debts of all other workers, which are about to be asked for them.
     pub(crate) fn ask_others(&self, worker: usize) {
         for (_, largest) in self.largest.iter().enumerate().filter(|(index, _)| *index != worker) {
             largest.store(UNKNOWN, Ordering::Relaxed);
         }
     }
 
-    /// What the largest debtor of a worker owes. Returns what that of any other does, or [`UNKNOWN`].
+    /// Sets the debt of a worker's largest debtor. Returns the largest debt on any other worker, or [`UNKNOWN`].
     pub(crate) fn compare(&self, worker: usize, owes: usize) -> usize {
         let mut others = 0;
         for (index, largest) in self.largest.iter().enumerate() {
@@ -117,17 +117,17 @@ impl Memory {
     }
 }
 
-/// The frames of one worker that wait for any number of clients, each counted once.
+/// The frames of one worker that wait in outboxes, each counted once however many clients it waits for.
 #[derive(Debug)]
 pub(crate) struct SharedFrames {
     memory: Arc<Memory>,
-    /// By where their bytes lie and how many they are. Each is held here, so that nothing else comes to lie there.
+    /// Frames by address and length. Each is kept alive here, so that its address is not reused.
     frames: FxHashMap<(usize, usize), Bytes>,
-    /// Look for those that wait for nobody any more when there are so many.
+    /// The number of frames at which frames that wait for nobody are looked for.
     prune_at: usize,
 }
 
-/// Below this many frames it is not worth the trouble.
+/// With fewer frames, pruning is not worth it.
 const PRUNE_FROM: usize = 64;
 
 impl SharedFrames {
@@ -148,7 +148,7 @@ impl SharedFrames {
         self.frames.insert(key, frame.clone());
     }
 
-    /// Lets go of those that wait for nobody, of which nothing tells before.
+    /// Drops frames that wait for nobody any more. Nothing reports that earlier.
     pub(crate) fn prune(&mut self) {
         let memory = &self.memory;
         self.frames.retain(|_, frame| {
@@ -169,7 +169,7 @@ impl SharedFrames {
     }
 }
 
-/// How much memory this process may use: what its control group allows, or what the machine has.
+/// Returns the memory that this process may use: the limit of its control group, or the machine's memory.
 fn allowed() -> u64 {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let group = allowed_by_group(&groups, Path::new(CONTROL_GROUPS));
@@ -178,11 +178,11 @@ fn allowed() -> u64 {
     group.map_or(machine, |group| group.min(machine))
 }
 
-/// The least that any of the groups allows in which this process is: `groups` as in `/proc/self/cgroup`.
+/// Returns the lowest limit of the control groups that contain this process. `groups` is the text of `/proc/self/cgroup`.
 fn allowed_by_group(groups: &str, root: &Path) -> Option<u64> {
     let read = |directory: &Path, file: &str| {
         let text = fs::read_to_string(directory.join(file)).ok()?;
-        // `max` is no limit.
+        // `max` stands for no limit.
         text.trim().parse::<u64>().ok()
     };
     let limits = groups.lines().filter_map(|line| {
@@ -195,7 +195,7 @@ fn allowed_by_group(groups: &str, root: &Path) -> Option<u64> {
             }
             _ => return None,
         };
-        // Inside a container the path may be that of the host, of which only the root is seen.
+        // Inside a container the path may be that of the host, of which only the root is visible.
         let inside = root.join(path.trim_start_matches('/'));
         inside
             .ancestors()
@@ -240,7 +240,7 @@ mod tests {
             frames.note(frame);
             waiting.push(frame.clone());
         }
-        // Of one the socket has taken a part.
+        // The socket has accepted a part of this frame.
         waiting[5] = waiting[5].slice(50..);
         drop((one, other));
         assert_eq!(memory.used(), 400);

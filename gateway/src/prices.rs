@@ -1,10 +1,10 @@
-//! Daily share prices in the shape of `gateway/demo/prices.csv`: read for the demo's feed and for `tidegate publish`.
+//! Daily share prices in the format of `gateway/demo/prices.csv`: read for the demo's feed and for `tidegate publish`.
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// The columns, in order, as the first line of a file names them.
+/// The columns, in order, as in the first line of a file.
 pub const HEADER: &str = "date,symbol,open,high,low,close,volume";
 
 /// The prices that come with the gateway; `gateway/demo/README.md` tells their source.
@@ -37,17 +37,17 @@ pub enum PriceError {
 }
 
 impl<'a> Price<'a> {
-    /// The channel that carries this share: `prices:AAPL`.
+    /// Returns the channel that carries this share: `prices:AAPL`.
     pub fn channel(&self) -> String {
         format!("prices:{}", self.symbol)
     }
 
-    /// What is published: a JSON object with the file's columns as keys.
+    /// Returns the published data: a JSON object with the file's columns as keys.
     pub fn to_json(&self) -> Bytes {
         serde_json::to_vec(self).expect("texts and numbers are always JSON").into()
     }
 
-    /// Reads one line after the header. `line` counts from 1 and is for the error only.
+    /// Parses one line after the header. `line` counts from 1 and is for the error only.
     pub fn parse(line: usize, row: &'a str) -> Result<Self, PriceError> {
         let mut columns = row.split(',');
         let mut next = || columns.next().ok_or(PriceError::Columns { line });
@@ -67,7 +67,7 @@ impl<'a> Price<'a> {
     }
 }
 
-/// Reads a whole file: the header, then one price a line.
+/// Parses a whole file: the header, then one price a line.
 pub fn parse(csv: &str) -> Result<Vec<Price<'_>>, PriceError> {
     let mut lines = csv.lines().zip(1..);
     if lines.next().is_none_or(|(header, _)| header.trim_end() != HEADER) {
@@ -77,7 +77,7 @@ pub fn parse(csv: &str) -> Result<Vec<Price<'_>>, PriceError> {
     rows.map(|(row, line)| Price::parse(line, row.trim_end())).collect()
 }
 
-/// A text that fits into a channel's name, and into JSON without escapes.
+/// Checks that a text fits into a channel's name, and into JSON without escapes.
 fn word<'a>(line: usize, column: &'static str, text: &'a str) -> Result<&'a str, PriceError> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
     if text.is_empty() || !text.bytes().all(fits) {

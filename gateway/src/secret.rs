@@ -1,4 +1,4 @@
-//! A text that is read from the configuration and never shown: not in logs, not by `check`, not in errors.
+//! Secret texts of the configuration, which are never shown: not in logs, not by `check`, not in errors.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,13 +11,13 @@ use serde::{Serialize, Serializer};
 
 use crate::setting::trimmed;
 
-/// What stands in for a secret wherever one would be shown.
+/// The text that is shown in place of a secret.
 pub const REDACTED: &str = "[redacted]";
 
-/// Longest secret file that is read, in bytes.
+/// The longest secret file that is read, in bytes.
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// Why there is no secret in a file.
+/// Why a secret cannot be read from a file.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
     #[error("the secret file {} cannot be read: {error}", .path.display())]
@@ -28,7 +28,7 @@ pub enum SecretFileError {
     TooLong(PathBuf),
 }
 
-/// A secret text. Only [`Secret::reveal`] gives it away, so every use of the real value can be found.
+/// A secret text. Only [`Secret::reveal`] exposes it, so every use of the real value can be found.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(Box<str>);
 
@@ -37,7 +37,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text of a file, without what is around it: editors end files with a line break, some begin them with a mark.
+    /// Reads the text of a file, without white space and a byte order mark around it: editors add both.
     pub fn from_file(path: &Path) -> Result<Self, SecretFileError> {
         let unreadable = |error| SecretFileError::Unreadable { path: path.to_owned(), error };
         if std::fs::metadata(path).map_err(unreadable)?.len() > SECRET_FILE_BYTES_MAX {
@@ -49,10 +49,10 @@ impl Secret {
         }
     }
 
-    /// The first of several secrets, one a line, that a file holds.
+    /// Reads the first of several secrets in a file, one a line.
     pub fn first_of_file(path: &Path) -> Result<Self, SecretFileError> {
         let all = Self::from_file(path)?;
-        // Not empty, and trimmed at both ends: its first line holds something.
+        // The text is not empty and trimmed at both ends, so its first line is not empty.
         Ok(Self::new(all.reveal().lines().next().unwrap_or_default().trim_end()))
     }
 
@@ -75,8 +75,8 @@ thread_local! {
     static TELLS_APART: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Lets what is written meanwhile show whether two secrets are the same, and nothing else of them. What is written is to be
-/// compared and thrown away.
+/// Runs `write` such that secrets are serialized as marks, which only tell whether two secrets are equal. The result is
+/// to be compared and thrown away.
 pub(crate) fn distinguishing<T>(write: impl FnOnce() -> T) -> T {
     TELLS_APART.set(true);
     let written = write();
@@ -84,13 +84,14 @@ pub(crate) fn distinguishing<T>(write: impl FnOnce() -> T) -> T {
     written
 }
 
-/// What stands for a secret text in what is compared: nothing at any other time. The key of the hash is this process's own.
+/// Returns the mark of a secret inside [`distinguishing`], and `None` at any other time. The key of the hash is random
+/// for each process.
 fn mark_of(text: &str) -> Option<String> {
     static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     TELLS_APART.get().then(|| format!("{:016x}", KEY.hash_one(text)))
 }
 
-/// Writes what may be seen of a secret text.
+/// Serializes the visible form of a secret.
 pub(crate) fn serialize_shown<S: Serializer>(
     secret: &str,
     shown: &(impl fmt::Display + ?Sized),
@@ -127,7 +128,7 @@ impl Visitor<'_> for SecretVisitor {
         Ok(Secret::new(text))
     }
 
-    // A secret of digits without quotes is a number in TOML. serde's own message would repeat it.
+    // A secret of digits without quotes is a number in TOML. serde's own error would repeat it.
     fn visit_i64<E: Error>(self, _: i64) -> Result<Secret, E> {
         Err(E::custom("must be text: put it in quotes"))
     }

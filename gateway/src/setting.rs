@@ -1,4 +1,4 @@
-//! What a part says about its own settings: which values cannot work, and why.
+//! Checks of settings that several parts share: which values cannot work, and why.
 
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -6,17 +6,17 @@ use std::ops::RangeInclusive;
 
 use serde::de::{Deserialize, Deserializer, Error};
 
-/// Longest path, in bytes.
+/// The longest path, in bytes.
 const PATH_BYTES_MAX: usize = 255;
-/// What the first part of a path cannot be: these are the gateway's own, or may be one day.
+/// Reserved first segments of a path: the gateway uses them, or may do so one day.
 const TAKEN: [&str; 6] = ["api", "app", "apps", "connection", "emulation", "raw"];
 
-/// A text without what editors, shells and files leave around it: white space, line breaks, a mark of the byte order.
+/// Removes what editors, shells and files leave around a text: white space, line breaks, a byte order mark.
 pub fn trimmed(text: &str) -> &str {
     text.trim_matches(|character: char| character.is_whitespace() || character == '\u{feff}')
 }
 
-/// An address and port to listen on, as people write them.
+/// Parses an address and port to listen on.
 pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let text = trimmed(text);
     if let Ok(address) = text.parse() {
@@ -26,7 +26,7 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     if let Some(port) = text.strip_prefix("localhost:").and_then(port) {
         return Ok((Ipv4Addr::LOCALHOST, port).into());
     }
-    // What stands without an address means every address elsewhere, which nobody should get by leaving something out.
+    // Other programs take a port alone for every address. Nobody should get that by leaving something out.
     Err(match port(text.strip_prefix(':').or_else(|| text.strip_prefix("*:")).unwrap_or(text)) {
         Some(port) => format!(
             "is \"{text}\", which names no address: write 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} or \
@@ -38,18 +38,18 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// The same for a field of a section.
+/// Deserializes an address, for the field of a section.
 pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     parse_address(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
-/// The same for one that need not be there.
+/// The same for an optional address.
 pub fn address_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
     let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
     parse_address(&text).map(Some).map_err(D::Error::custom)
 }
 
-/// Paths are compared as they come in a request, so what clients would write otherwise cannot be in one.
+/// Checks a path. Paths are compared with those of requests byte by byte, so characters that clients would encode are refused.
 pub(crate) fn check_path(path: &str) -> Result<(), String> {
     let Some(rest) = path.strip_prefix('/') else { return Err("must begin with /".to_owned()) };
     if path.len() > PATH_BYTES_MAX {
@@ -69,24 +69,24 @@ pub(crate) fn check_path(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What is wrong with the settings of one section. A part adds to it and need not know where its section stands.
+/// The mistakes in the settings of one section. A part adds to it without knowing where its section stands.
 #[derive(Debug, Default)]
 pub struct Faults(Vec<(String, String)>);
 
 impl Faults {
-    /// `key` cannot be what it is. The problem reads on after `section.key: `.
+    /// Adds a mistake. The problem is read after `section.key: `.
     pub fn add(&mut self, key: impl Into<String>, problem: impl Into<String>) {
         self.0.push((key.into(), problem.into()));
     }
 
-    /// `key` must lie within `range`.
+    /// Adds a mistake if `value` is outside `range`.
     pub fn outside<T: PartialOrd + Display>(&mut self, key: &str, value: T, range: RangeInclusive<T>) {
         if !range.contains(&value) {
             self.add(key, format!("is {value}, must be from {} to {}", range.start(), range.end()));
         }
     }
 
-    /// Every fault as (key, problem).
+    /// Returns every mistake as (key, problem).
     pub fn into_inner(self) -> Vec<(String, String)> {
         self.0
     }

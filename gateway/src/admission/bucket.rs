@@ -1,4 +1,4 @@
-//! A token bucket: so many a second on average, so many at once.
+//! A token bucket: bounds an average rate per second, and how many may come at once.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl Bucket {
         Self { thousandths: u64::from(rate.burst) * TOKEN, at: now }
     }
 
-    /// Takes a token, or tells how long it is until there is one.
+    /// Takes a token, or returns how long it is until one is available.
     pub(super) fn take(&mut self, rate: BucketRate, now: Moment) -> Result<(), Duration> {
         self.fill(rate, now);
         if self.thousandths >= TOKEN {

@@ -1,18 +1,17 @@
-//! The address a client really has, when proxies stand between.
+//! Finds the address of a client behind proxies.
 //!
-//! Each proxy appends the address it was reached from to `X-Forwarded-For`, so the list reads from the client to
-//! us. Whatever a client wrote there itself stands on the left. Going from the right, the first address that is
-//! not one of our own proxies is the last that one of them has seen: that is the client. `Forwarded` (RFC 7239)
-//! is not read.
+//! Each proxy appends the address that it was reached from to `X-Forwarded-For`, so the list reads from the client to this
+//! node. Whatever the client wrote there itself stands on the left. Going from the right, the first address that is not a
+//! trusted proxy is the last one that a trusted proxy has seen: that is the client. `Forwarded` (RFC 7239) is not read.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// The header in which proxies tell whom they speak for.
+/// The header in which proxies name the client that they forward for.
 pub const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The proxies whose word is taken.
+/// The proxies whose `X-Forwarded-For` is trusted.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
 
@@ -26,7 +25,7 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The client's address, for a request that came from `peer` with these lines of [`X_FORWARDED_FOR`].
+    /// Returns the client's address, for a request from `peer` with these lines of [`X_FORWARDED_FOR`].
     pub fn client_ip<'l>(
         &self,
         peer: IpAddr,
@@ -40,7 +39,7 @@ impl TrustedProxies {
             }
             match parse(hop.trim()) {
                 Some(address) => nearest = address,
-                // What our proxy saw cannot be read: it is the nearest we know of.
+                // The entry that a trusted proxy wrote cannot be read: its own address is the nearest one known.
                 None => return nearest,
             }
         }
@@ -48,7 +47,7 @@ impl TrustedProxies {
     }
 }
 
-/// An address as proxies write it: alone, with a port, or in brackets.
+/// Parses an address as proxies write it: alone, with a port, or in brackets.
 fn parse(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let address: Option<IpAddr> = bare.parse().ok();

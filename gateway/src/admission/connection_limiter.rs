@@ -1,4 +1,4 @@
-//! What admission remembers, and what it decides from it. Told the time; knows no sockets.
+//! The state of admission and its decisions. The time is an argument; sockets are not known here.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,8 +9,8 @@ use shared::moment::Moment;
 use super::bucket::{Bucket, BucketRate};
 use super::{AdmissionConfig, AdmissionRefusal};
 
-/// An address as far as limits tell addresses apart: a whole IPv4 address, the /64 of an IPv6 one (its owner can
-/// take any address in it).
+/// An address as the limits tell addresses apart: a whole IPv4 address, or the /64 of an IPv6 one (its owner can take
+/// any address in it).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct AddressKey(IpAddr);
 
@@ -31,7 +31,7 @@ pub(super) struct ConnectionLimiter {
     config: AdmissionConfig,
     connections_max: u32,
     connections: u32,
-    /// Places beyond those, which no client gets.
+    /// Places for the server API beyond `connections_max`. No client gets one of them.
     spare_max: u32,
     spare: u32,
     handshakes: u32,
@@ -49,11 +49,11 @@ struct AddressUsage {
     seen: Moment,
 }
 
-/// Which of the node's places a connection has.
+/// Which kind of place on the node a connection has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum PlaceKind {
     Client,
-    /// One for the server API, taken while all others are.
+    /// A place for the server API, taken while all others are in use.
     Spare,
 }
 
@@ -74,13 +74,13 @@ impl ConnectionLimiter {
         }
     }
 
-    /// What is open already stays, and counts.
+    /// Replaces the limits. Open connections stay open, and count.
     pub(super) fn set_limits(&mut self, config: AdmissionConfig, connections_max: u32) {
         self.config = config;
         self.connections_max = connections_max;
     }
 
-    /// Takes the turn to accept one connection, or tells how long to wait for it.
+    /// Takes the turn to accept one connection, or returns how long to wait for it.
     pub(super) fn take_turn(&mut self, now: Moment) -> Result<(), Duration> {
         match self.config.accepts_per_s {
             0 => Ok(()),
@@ -93,7 +93,7 @@ impl ConnectionLimiter {
         self.handshakes < self.config.handshakes_max
     }
 
-    /// A connection is accepted and begins its handshake. Counted until [`ConnectionLimiter::end_handshake`] and, for the
+    /// Counts an accepted connection that begins its handshake, until [`ConnectionLimiter::end_handshake`] and, for the
     /// node, [`ConnectionLimiter::leave`].
     pub(super) fn enter(&mut self, address: Option<AddressKey>) -> Result<PlaceKind, AdmissionRefusal> {
         let kind = if self.connections < self.connections_max { PlaceKind::Client } else { PlaceKind::Spare };
@@ -116,7 +116,7 @@ impl ConnectionLimiter {
         Ok(kind)
     }
 
-    /// A client needs one of the places for clients.
+    /// Makes sure that a client has one of the places for clients.
     pub(super) fn take_place(&mut self, kind: PlaceKind) -> Result<(), AdmissionRefusal> {
         if kind == PlaceKind::Spare {
             if self.connections >= self.connections_max {
@@ -128,7 +128,8 @@ impl ConnectionLimiter {
         Ok(())
     }
 
-    /// A client needs a place and brings none. Counted until [`ConnectionLimiter::leave`].
+    /// Takes a further place, for a client that shares its connection or outlives it. Counted until
+    /// [`ConnectionLimiter::leave`].
     pub(super) fn take_place_beside(&mut self) -> Result<(), AdmissionRefusal> {
         if self.connections >= self.connections_max {
             return Err(AdmissionRefusal::NodeFull);
@@ -159,7 +160,7 @@ impl ConnectionLimiter {
         *self.taken(kind) -= 1;
     }
 
-    /// A client of this address wants in. Counted until [`ConnectionLimiter::leave_address`].
+    /// Admits a client of this address. Counted until [`ConnectionLimiter::leave_address`].
     pub(super) fn admit(&mut self, address: AddressKey, now: Moment) -> Result<(), AdmissionRefusal> {
         if !self.tracks_addresses() {
             return Ok(());
@@ -198,7 +199,7 @@ impl ConnectionLimiter {
         Ok(())
     }
 
-    /// Keeps what is known of an address. Those with a connection stay; of the others, only so many.
+    /// Stores the usage of an address. Addresses with a connection are always kept; of the others, `addresses_max`.
     fn remember(&mut self, address: AddressKey, known: AddressUsage) {
         self.addresses.insert(address, known);
         if known.open == 0 {
@@ -320,7 +321,7 @@ mod tests {
         };
         let mut limiter = limiter(config);
         let staying = address("192.0.2.1");
-        // Who has been away and is back has a connection, too.
+        // A client that has been away and is back has a connection, too.
         assert_eq!(limiter.admit(staying, Moment(0)), Ok(()));
         limiter.leave_address(staying, Moment(0));
         assert_eq!(limiter.admit(staying, Moment(1_000)), Ok(()));

@@ -1,8 +1,8 @@
-//! Who may connect: how many at once, how many from one address, how fast.
+//! Decides who may connect: how many at once, how many from one address, how fast.
 //!
-//! Two limiter. [`Admission::admit_handshake`] counts every accepted connection for the node, before anything is
-//! read from it. [`Admission::admit_client`] counts a client for its address, once that is known: a PROXY header
-//! or `X-Forwarded-For` may tell it only later. What was counted is given back when the permit is dropped.
+//! There are two limiters. [`Admission::admit_handshake`] counts every accepted connection for the node, before
+//! anything is read from it. [`Admission::admit_client`] counts a client for its address, once the address is known,
+//! which may be only after a PROXY header or `X-Forwarded-For`. Dropping a permit gives back its counts.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ mod connection_limiter;
 #[derive(Debug)]
 pub struct Admission {
     limiter: Mutex<ConnectionLimiter>,
-    /// Told when a handshake ends.
+    /// Notified when a handshake ends.
     room: Notify,
     clock: Clock,
     /// Proxies make handshakes for many clients, so limits per address do not hold for them.
@@ -38,7 +38,7 @@ pub struct Admission {
     metrics: Arc<Metrics>,
 }
 
-/// Why someone may not connect.
+/// Why a connection or a client is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AdmissionRefusal {
     #[error("this node has as many connections as it takes")]
@@ -61,7 +61,7 @@ impl AdmissionRefusal {
         }
     }
 
-    /// For `Retry-After`: how long it is until asking again makes sense.
+    /// Returns the value of `Retry-After`: the seconds until another attempt makes sense.
     pub fn retry_after_seconds(self) -> u64 {
         match self {
             Self::AddressRate { wait } => wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX),
@@ -72,8 +72,8 @@ impl AdmissionRefusal {
 }
 
 impl Admission {
-    /// A node that takes `connections_max` connections, whatever `config` says of that, and `spare_max` more for the
-    /// server API alone.
+    /// Creates the admission of a node that takes `connections_max` connections, whatever `config` says of that, and
+    /// `spare_max` more for the server API alone.
     pub fn new(
         config: &AdmissionConfig,
         connections_max: u32,
@@ -86,15 +86,15 @@ impl Admission {
         Arc::new(Self { limiter: Mutex::new(limiter), room: Notify::new(), clock, proxies, metrics })
     }
 
-    /// Other limits for what comes from now on.
+    /// Replaces the limits for connections that come from now on.
     pub fn set_limits(&self, config: &AdmissionConfig, connections_max: u32) {
         self.limiter.lock().set_limits(config.clone(), connections_max);
         // More handshakes may be in flight than before.
         self.room.notify_waiters();
     }
 
-    /// Waits until the node may accept another connection: for its turn in the rate of accepts, and for room among
-    /// the handshakes. Whoever connects meanwhile waits in the kernel's backlog. One caller at a time.
+    /// Waits until the node may accept another connection: for its turn in the rate of accepts, and for room among the
+    /// handshakes. Connections that come meanwhile wait in the kernel's backlog. One caller at a time.
     pub async fn turn(&self) {
         loop {
             let room = self.room.notified();
@@ -112,7 +112,7 @@ impl Admission {
         }
     }
 
-    /// A connection from `peer` was accepted: a place for it on the node until the permit is dropped.
+    /// Takes a place on the node for a connection accepted from `peer`, until the permit is dropped.
     pub fn admit_handshake(self: &Arc<Self>, peer: IpAddr) -> Result<HandshakePermit, AdmissionRefusal> {
         let address = (!self.proxies.contains(peer)).then(|| AddressKey::of(peer));
         let kind = self.limiter.lock().enter(address)?;
@@ -124,7 +124,7 @@ impl Admission {
         Ok(HandshakePermit { place, address })
     }
 
-    /// A client of this address wants in. Takes its place on the node over from the handshake.
+    /// Admits a client of this address. The client takes over the place of its handshake on the node.
     pub fn admit_client(
         self: &Arc<Self>,
         client: IpAddr,
@@ -142,7 +142,7 @@ impl Admission {
         Ok(Admitted { place: place.0.clone(), address, _shared: None })
     }
 
-    /// The same for one of several clients over a connection that has this place: it takes another.
+    /// Admits one of several clients that share a connection with this place: the client takes a place of its own.
     pub fn admit_beside(
         self: &Arc<Self>,
         client: IpAddr,
@@ -153,7 +153,7 @@ impl Admission {
         Ok(admitted)
     }
 
-    /// The same for a client that stays when the connection goes over which it came.
+    /// Admits a client that outlives the connection that it came over.
     pub fn admit_apart(self: &Arc<Self>, client: IpAddr) -> Result<Admitted, AdmissionRefusal> {
         let address = AddressKey::of(client);
         let mut limiter = self.limiter.lock();
@@ -168,11 +168,11 @@ impl Admission {
     }
 }
 
-/// A connection's place among those of the node, for as long as anything holds it.
+/// A connection's place on the node, taken until the last holder drops it.
 #[derive(Debug)]
 struct ConnectionPermit {
     admission: Arc<Admission>,
-    /// Changed with the limiter locked.
+    /// Changed only while the limiter is locked.
     spare: AtomicBool,
 }
 
@@ -216,33 +216,33 @@ impl Drop for HandshakePermit {
 pub struct HeldPlace(Arc<ConnectionPermit>);
 
 impl HeldPlace {
-    /// How many others hold it.
+    /// Returns how many others hold this place.
     pub(crate) fn others(&self) -> usize {
         Arc::strong_count(&self.0) - 1
     }
 
-    /// Whether it is one that no client gets.
+    /// Whether the place is one for the server API, which no client gets.
     pub fn is_spare(&self) -> bool {
         self.0.kind() == PlaceKind::Spare
     }
 }
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// As the socket or a PROXY header says.
+    /// The address, from the socket or a PROXY header.
     pub(crate) address: IpAddr,
     pub(crate) place: HeldPlace,
-    /// Whether there may be several clients there: then each takes a place of its own.
+    /// Whether several clients may share the connection: then each takes a place of its own.
     pub(crate) is_shared: bool,
 }
 
-/// Held for a client's life: its place on the node and among those of its address.
+/// Held for a client's life: its place on the node and its count among those of its address.
 #[derive(Debug)]
 pub struct Admitted {
     place: Arc<ConnectionPermit>,
     address: AddressKey,
-    /// The place of the connection that it shares with others.
+    /// The place of the connection that the client shares with others.
     _shared: Option<HeldPlace>,
 }
 

@@ -1,4 +1,4 @@
-//! Whether the broker works, as far as this node can tell by itself.
+//! Probes whether the broker works, as far as this node can tell by itself.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use crate::node::Node;
 use crate::telemetry::{Readiness, Reminder};
 
-/// How long after a message to this node itself has come back through the broker the next one is sent.
+/// The time between a canary that came back through the broker and the next one.
 const CANARY_INTERVAL: Duration = Duration::from_secs(1);
-/// How long after one that did not: what has healed shows soon.
+/// The time between a canary that did not come back and the next one: short, so that a recovery shows soon.
 const CANARY_RETRY: Duration = Duration::from_millis(250);
 
-/// Sends messages through a part of the broker to this node itself. As long as they come back, the node is ready. A part may come, go,
-/// and become another one.
+/// Sends canaries, messages to this node itself, through a part of the broker. The node is ready as long as they come
+/// back. The part may appear, disappear and be replaced by another one meanwhile.
 pub(super) async fn keep_canary(node: Arc<Node>, readiness: Arc<Readiness>, part: usize, named: Arc<str>) {
     let up = &node.metrics.shards.up;
     let mut there = Some(named);
@@ -21,7 +21,7 @@ pub(super) async fn keep_canary(node: Arc<Node>, readiness: Arc<Readiness>, part
         let now_there = node.broker_part(part);
         if now_there != there {
             if let Some(gone) = there.filter(|name| !name.is_empty()) {
-                // One that was never shown cannot be taken away.
+                // Fails only if no value was ever shown under this label.
                 let _ = up.remove_label_values(&[&*gone]);
             }
             node.set_usable(part, false);
@@ -67,7 +67,7 @@ pub(super) async fn keep_canary(node: Arc<Node>, readiness: Arc<Readiness>, part
     }
 }
 
-/// In logs, if there are several.
+/// The shard's name for log lines, if there are several.
 fn shard(name: &str) -> Option<&str> {
     Some(name).filter(|name| !name.is_empty())
 }

@@ -1,4 +1,4 @@
-//! From the configuration to a broker and the presence beside it.
+//! Connects to the broker that the configuration names, with its presence, ledger and sessions.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::sessions::redis::RedisSessions;
 use crate::sessions::shards::ShardedSessions;
 use crate::telemetry::Metrics;
 
-/// A broker, and what is kept beside it.
+/// A broker, and the stores beside it.
 pub(crate) struct Connected {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) presence: Arc<dyn Presence>,
@@ -34,7 +34,7 @@ pub(crate) struct Connected {
     pub(crate) sessions: Arc<dyn SessionStore>,
 }
 
-/// Why none can be begun with.
+/// Why the broker cannot be connected to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BrokerConnectError {
     #[error(transparent)]
@@ -43,8 +43,8 @@ pub(crate) enum BrokerConnectError {
     Nats(#[from] nats::NatsConnectError),
 }
 
-/// The broker that the configuration names, and what belongs to it. `node` is unique to this run of the node. Must be
-/// called within a tokio runtime.
+/// Connects the broker that the configuration names, and the stores beside it. `node` is unique to this run of the
+/// node. Must be called within a tokio runtime.
 pub(crate) async fn connect(
     config: &Config,
     node: &str,

@@ -1,4 +1,4 @@
-//! Opens the sockets on which a node listens: in place before anybody serves behind them.
+//! Opens the sockets on which a node listens, before anything serves them.
 
 use std::net::SocketAddr;
 
@@ -20,9 +20,9 @@ pub(super) fn open_listener(
 pub(super) fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, StartError> {
     let bind = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // A restarted node must not wait for the connections of the last one to time out.
+        // A restarted node must not wait for the connections of its predecessor to time out.
         socket.set_reuseaddr(true)?;
-        // A publication is one write: nothing is gained by waiting for more. Accepted sockets take this over.
+        // A publication is one write: nothing is gained by waiting for more. Accepted sockets inherit this.
         socket.set_nodelay(true)?;
         socket.bind(address)?;
         socket.listen(backlog)
@@ -30,8 +30,8 @@ pub(super) fn listen(address: SocketAddr, backlog: u32) -> Result<TcpListener, S
     bind().map_err(|error| StartError::Listen { address, error })
 }
 
-/// The listener as its own kind of event, so that a socket that is accepted is not put into a poll before anyone has
-/// to wait for it.
+/// Wraps the listener as mio's type, so that an accepted socket is not registered with a poll before somebody has to
+/// wait for it.
 #[expect(
     deprecated,
     reason = "its successor is unsafe for the sake of descriptors that change; a listener's does not"

@@ -1,4 +1,4 @@
-//! Reading the configuration again while the node runs: everything that can change is swapped, or nothing is.
+//! Reads the configuration again while the node runs: everything that can change is swapped, or nothing is.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,19 +27,19 @@ use crate::telemetry::{Metrics, logs};
 use crate::worker::Contexts;
 use crate::worker::inbox::{Inbox, WorkerEvent};
 
-/// Reads the configuration once more, from where it was read at the start.
+/// Reads the configuration again, from the sources of the start.
 pub type LoadConfigFn = Box<dyn Fn() -> Result<Config, Mistakes> + Send + Sync>;
 
-/// What a reload has done.
+/// The outcome of a reload.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct ReloadReport {
-    /// What holds from now on.
+    /// Changes that are in effect from now on.
     pub changed: Vec<ConfigChange>,
-    /// What was changed too and waits for the next start.
+    /// Changes that wait for the next start.
     pub needs_restart: Vec<ConfigChange>,
 }
 
-/// Why nothing was changed.
+/// Why a reload changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     #[error("this node was given its configuration, and has nothing to read again")]
@@ -50,11 +50,11 @@ pub enum ReloadError {
     Unusable(String),
 }
 
-/// The parts of a node that can be told of another configuration.
+/// The parts of a node that take another configuration while they run.
 pub(super) struct Reloader {
-    /// None where the node was given its configuration as it is.
+    /// None where the node was given its configuration as a value.
     pub(super) load: Option<LoadConfigFn>,
-    /// What the node goes by. Held for as long as a reload takes: there is one at a time.
+    /// The configuration in effect. Locked for as long as a reload takes, so that there is one at a time.
     pub(super) running: Mutex<Config>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) node: Arc<Node>,
@@ -72,7 +72,7 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    /// Reads, checks and swaps, and leaves a line in the log for each change. May wait for files.
+    /// Reads, checks and swaps the configuration, and logs a line for each change. May wait for files.
     pub(super) fn reload(&self) -> Result<ReloadReport, ReloadError> {
         let mut running = self.running.lock();
         let done = self.try_reload(&mut running);
@@ -105,7 +105,7 @@ impl Reloader {
         let merged = running.with_live_of(&read);
         let (changed, needs_restart) = (running.changes(&merged), merged.changes(&read));
 
-        // All that can fail comes first, and files are read even if their names are the same.
+        // Everything that can fail comes first. Files are read even if their names are the same.
         let unusable = |error: &dyn fmt::Display| ReloadError::Unusable(error.to_string());
         let origins = OriginPolicy::new(&merged.http).map_err(|faults| unusable(&faults[0].1))?;
         let keys = self.api.read_keys(&merged.api).map_err(|error| unusable(&error))?;
@@ -121,7 +121,7 @@ impl Reloader {
             }
             None => None,
         };
-        // Its text was checked as one of the settings.
+        // The text of the level was checked with the other settings.
         if merged.telemetry.log_level != running.telemetry.log_level {
             logs::set_level(&merged.telemetry).map_err(|error| unusable(&error))?;
         }
@@ -164,7 +164,7 @@ impl Reloader {
         Ok(ReloadReport { changed, needs_restart })
     }
 
-    /// Reloads whenever SIGHUP comes, until told to stop.
+    /// Reloads on every SIGHUP, until `stop` is cancelled.
     pub(super) async fn watch(self: Arc<Self>, mut hangups: Signal, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -172,7 +172,7 @@ impl Reloader {
                 hung_up = hangups.recv() => if hung_up.is_none() { return },
             }
             let reload = self.clone();
-            // What came of it is in the log.
+            // The reload has logged its own outcome.
             if let Err(error) = tokio::task::spawn_blocking(move || drop(reload.reload())).await {
                 tracing::error!(%error, "reading the configuration again failed");
             }
@@ -193,7 +193,7 @@ impl fmt::Debug for Reloader {
     }
 }
 
-/// What sessions go by under this configuration.
+/// Returns the contexts of sessions under this configuration.
 pub(super) fn contexts(
     config: &Config,
     node: &Node,
@@ -201,7 +201,7 @@ pub(super) fn contexts(
     metrics: Arc<Metrics>,
 ) -> Contexts {
     let mut settings = config.session.clone();
-    // Beside a long answer there is to be room for what is published meanwhile.
+    // The outbox must have room beside a long answer for publications that come meanwhile.
     let half = u32::try_from(config.websocket.outbox_bytes_max / 2).unwrap_or(u32::MAX);
     settings.reply_bytes_max = settings.reply_bytes_max.min(half);
     let of_engine_io = config.socketio.session_settings(&settings);

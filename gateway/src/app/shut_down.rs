@@ -1,4 +1,4 @@
-//! How a node stops.
+//! Drains and stops a node.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 use crate::app::App;
 use crate::worker::inbox::WorkerEvent;
 
-/// How often a drain looks whether everybody has left.
+/// The interval at which a drain looks whether all clients have left.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
-/// How long it may take until the broker has all leaves.
+/// The longest a drain waits until the broker has all leaves.
 const LEAVES_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long events may take to reach the backend when all clients have left, at least.
+/// The least time that events have to reach the backend once all clients have left.
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest the listener may take to end: it only drops its socket.
+/// The longest that closing the listeners may take: each only drops its socket.
 const SHUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest a stopping node waits for its broker.
 const RETIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest that the last answers of a stopping node may take.
+/// The longest a stopping node waits for its last answers.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl App {
-    /// Stops in an order that loses nobody: unready, then closed doors, then one client after the other over the
-    /// grace period, then the parts. A second signal is the caller's to watch for.
+    /// Stops in an order that loses nobody: the node becomes unready, closes its listeners, lets its clients go one
+    /// after the other over the grace period, and then stops its parts. A second signal is the caller's to watch for.
     pub fn drain(mut self) {
         let drain = self.reload.running.lock().drain.clone();
         self.readiness.set_draining();
@@ -32,7 +32,7 @@ impl App {
         thread::sleep(Duration::from_millis(drain.notice_ms));
 
         self.stop.cancel();
-        // Whoever is closed comes back at once, and must not come back here.
+        // A closed client reconnects at once, and must not reconnect here.
         self.runtime.block_on(async {
             let shut = futures_util::future::join_all(self.accepting.drain(..));
             if tokio::time::timeout(SHUT_TIMEOUT, shut).await.is_err() {
@@ -47,13 +47,13 @@ impl App {
         self.node.engine_io.let_go(Instant::now() + grace);
         let last = until + Duration::from_millis(drain.linger_ms);
         let has_clients = || self.metrics.connections() + self.metrics.engine_io_carried.get() > 0;
-        // Whoever was closed last has a moment to come back elsewhere before it is said to have left.
+        // The clients closed last have a moment to come back elsewhere before their leaves are announced.
         let is_awaited = || has_clients() || !self.http.is_empty() || self.node.held_departures() > 0;
         while is_awaited() && self.clock.now() < last {
             thread::sleep(DRAIN_POLL);
         }
         self.node.end_departures();
-        // A request that has not begun by now is told so. What has begun may take as long as its answer takes.
+        // From now on, new requests are refused. A request that has begun may take as long as its answer takes.
         self.api.close();
         if let Some(api) = &self.pusher_api {
             api.close();
@@ -80,7 +80,7 @@ impl App {
                 tracing::error!("a worker had failed");
             }
         }
-        // That everybody has left is told last: to those who listen, and to the backend.
+        // The leaves come last: subscribers and the backend are told that the clients have left.
         let deadline = self.clock.now() + LEAVES_TIMEOUT;
         while self.node.tells_departures() && self.clock.now() < deadline {
             thread::sleep(DRAIN_POLL);

@@ -1,4 +1,4 @@
-//! What is made of the command line's own definition: completions for shells, and the manual.
+//! Generates completions for shells and the manual from the definition of the command line.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ fn write_pages(folder: &Path) -> io::Result<()> {
     clap_mangen::generate_to(Cli::command().disable_help_subcommand(true), folder)
 }
 
-/// Whoever reads only the beginning, such as a pager, is no fault.
+/// A reader that stops early, such as a pager, is no error.
 fn ended(command: &str, printed: io::Result<()>) -> ExitCode {
     match printed {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

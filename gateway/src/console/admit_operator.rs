@@ -1,4 +1,4 @@
-//! Who may use the console: whoever knows the password, or comes through a proxy that has asked.
+//! Decides who may use the console: operators who know the password, or who come through a proxy that authenticates.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,19 +14,19 @@ use tokio::sync::Semaphore;
 use super::console_config::ConsoleConfig;
 use crate::secret::{Secret, SecretFileError};
 
-/// How long a wrong password is thought about. One after the other: that bounds how many can be tried.
+/// The delay after a wrong password. Wrong passwords are delayed one after the other, which bounds how many can be tried.
 const WRONG_DELAY: Duration = Duration::from_millis(200);
-/// A wrong password that would wait for its turn longer than this is not even looked at.
+/// The longest wait for such a delay. A password that would have to wait longer is refused unchecked.
 const WRONG_WAIT_MAX: Duration = Duration::from_secs(5);
 
 const SCHEME: &str = "Basic ";
 
-/// Why somebody is not let in.
+/// Why a request to the console is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ConsoleRefusal {
-    /// The browser is to ask for the password.
+    /// The browser should ask for the password.
     Unauthorized,
-    /// Too many wrong ones are tried.
+    /// Too many wrong passwords are being tried.
     TooMany,
 }
 
@@ -36,9 +36,9 @@ pub(super) struct Gate {
     user_header: Option<HeaderName>,
     proxies: Vec<IpNet>,
     insecure: bool,
-    /// For the wrong ones, one by one.
+    /// One permit, so that wrong passwords are delayed one by one.
     wrong: Semaphore,
-    /// How long each takes, and how long it may wait for its turn.
+    /// The delay of a wrong password, and the longest wait for it.
     delays: [Duration; 2],
 }
 
@@ -86,7 +86,7 @@ impl Gate {
     }
 }
 
-/// What stands behind the user's name.
+/// Returns the password, which follows the user's name.
 fn password_in(value: &[u8]) -> Option<Vec<u8>> {
     let (scheme, rest) = value.split_at_checked(SCHEME.len())?;
     if !scheme.eq_ignore_ascii_case(SCHEME.as_bytes()) {

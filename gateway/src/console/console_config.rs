@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::secret::Secret;
 use crate::setting::Faults;
 
-/// Shortest password, in bytes.
+/// The shortest password, in bytes.
 const PASSWORD_BYTES_MIN: usize = 8;
-/// Longest password, in bytes: it must fit into a header.
+/// The longest password, in bytes: it must fit into a header.
 const PASSWORD_BYTES_MAX: usize = 1_024;
 
 /// A page for operators: nodes, channels and connections as they are now.
@@ -66,7 +66,7 @@ impl ConsoleConfig {
     }
 }
 
-/// Why this can be no password.
+/// Returns why this cannot be a password.
 pub(crate) fn password_fault(password: &Secret) -> Option<String> {
     let text = password.reveal();
     let is_sound = (PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&text.len())

@@ -1,4 +1,4 @@
-//! What the console's page is made of.
+//! The files of the console's page.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -7,7 +7,7 @@ use http_body_util::Full;
 
 use crate::http::pages;
 
-/// The path, the kind and the content of each file.
+/// The path, the content type and the content of each file.
 const FILES: [(&str, &str, &[u8]); 9] = [
     ("/", pages::HTML, include_bytes!("../../console/index.html")),
     ("/console.css", "text/css; charset=utf-8", include_bytes!("../../console/console.css")),
@@ -20,7 +20,7 @@ const FILES: [(&str, &str, &[u8]); 9] = [
     ("/favicon.svg", "image/svg+xml", include_bytes!("../../demo/favicon.svg")),
 ];
 
-/// The file at this path, if there is one.
+/// Returns the file at this path, if there is one.
 pub(super) fn find(path: &str) -> Option<Response<Full<Bytes>>> {
     let (_, kind, content) = FILES.iter().find(|(file, ..)| *file == path)?;
     Some(pages::serve(kind, content))

@@ -1,7 +1,8 @@
-//! The console: a page for operators, carried inside the program, and what it asks of this node.
+//! The console: a page for operators, built into the program, and the requests that it makes to this node.
 //!
-//! It asks what the server API answers too, and no more than it needs. Whoever may use it is decided by [`admit_operator`], and no page of
-//! another origin can use what a browser remembers: each question carries a header that only this page's script can send.
+//! The page uses methods of the server API, and no more than it needs. [`admit_operator`] decides who may use it. No
+//! page of another origin can use the credentials that a browser remembers: each request carries a header that only
+//! this page's script can send.
 
 pub mod console_config;
 
@@ -25,16 +26,16 @@ use crate::telemetry::{Metrics, Readiness, answer};
 use admit_operator::{ConsoleRefusal, Gate};
 use console_config::ConsoleConfig;
 
-/// Where it is.
+/// The path of the console.
 pub(crate) const PREFIX: &str = "/console";
 
-/// What the page's script sends with every question.
+/// The header that the page's script sends with every request.
 const CONSOLE_HEADER: HeaderName = HeaderName::from_static("x-tidegate-console");
 
-/// The methods of the server API that only tell.
+/// The methods of the server API that only read.
 const TELLING: [&str; 8] =
     ["info", "channels", "connections", "presence_stats", "history", "inspect", "closes", "explain"];
-/// Those that change something.
+/// The methods that change something.
 const CHANGING: [&str; 3] = ["publish", "disconnect", "unsubscribe"];
 
 #[derive(Debug)]
@@ -104,7 +105,7 @@ impl Console {
         }
     }
 
-    /// One of the methods of the server API.
+    /// Calls one of the methods of the server API.
     async fn ask<B>(&self, method: &str, request: Request<B>) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes>,

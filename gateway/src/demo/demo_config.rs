@@ -1,4 +1,4 @@
-//! What the demo shows.
+//! The section `demo`.
 
 use serde::{Deserialize, Serialize};
 

@@ -11,10 +11,10 @@ use super::replay::Replay;
 use crate::broker::{BrokerError, PublishRequest, Published};
 use crate::prices::Price;
 
-/// From one price to the next: each of five shares moves four times a second.
+/// The interval between two prices: each of five shares moves four times a second.
 pub(super) const PACE: Duration = Duration::from_millis(50);
 
-/// Publishes for ever. A price that cannot be published is tried again at the next turn: none is left out.
+/// Publishes for ever. A price that cannot be published is tried again at the next tick: none is left out.
 pub(super) async fn feed<P, F>(mut replay: Replay<'_>, rules: &ChannelRules, pace: Duration, publish: P)
 where
     P: Fn(PublishRequest) -> F,
@@ -24,7 +24,7 @@ where
     turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for price in replay.earlier() {
         if let Err(error) = publish(request(price, rules)).await {
-            // Only the lines that people see at first are shorter for it.
+            // The only effect is that the lines of the page start out shorter.
             tracing::warn!(%error, "the demo starts without its past prices");
             break;
         }
@@ -71,7 +71,7 @@ mod tests {
 
     const CSV: &str = "1,A,1,1,1,1,1\n2,A,2,2,2,2,2\n2,B,3,3,3,3,3\n";
 
-    /// Starts a feed whose n-th attempt fails if `fails(n)`. What it publishes comes out of the channel.
+    /// Starts a feed whose n-th attempt fails if `fails(n)`. The channel receives its publications.
     fn start(fails: fn(u32) -> bool) -> mpsc::UnboundedReceiver<PublishRequest> {
         let (sender, receiver) = mpsc::unbounded_channel();
         tokio::spawn(async move {

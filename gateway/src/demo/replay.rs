@@ -1,11 +1,11 @@
-//! Which price comes next: all prices in the order of the file, again and again.
+//! Decides which price comes next: all prices in the order of the file, again and again.
 
 use crate::prices::Price;
 
-/// How many trading days are already past when somebody looks for the first time.
+/// The number of trading days that are already past when the demo starts.
 const DAYS_BEFORE: usize = 120;
 
-/// The prices in turn, without an end. Starts on the first day on which every share is traded.
+/// The prices in turn, without an end, from the first day on which every share is traded.
 #[derive(Debug)]
 pub(super) struct Replay<'a> {
     prices: Vec<Price<'a>>,
@@ -13,13 +13,13 @@ pub(super) struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    /// The prices must be sorted by day, and there must be at least one.
+    /// Creates the replay. The prices must be sorted by day, and there must be at least one.
     pub(super) fn new(prices: Vec<Price<'a>>) -> Self {
         let next = full_day(&prices);
         Self { prices, next }
     }
 
-    /// The days before the first: what gives the first onlooker a line to look at.
+    /// Returns the prices of the days before the first: they give the first visitor a line to look at.
     pub(super) fn earlier(&self) -> &[Price<'a>] {
         let mut day = None;
         let mut days = 0;
@@ -38,7 +38,7 @@ impl<'a> Replay<'a> {
         &self.prices[begin..self.next]
     }
 
-    /// The price that is due, until [`Replay::advance`].
+    /// Returns the price that is due. [`Replay::advance`] moves on.
     pub(super) fn current(&self) -> &Price<'a> {
         &self.prices[self.next]
     }
@@ -48,7 +48,7 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Where the first of the days with the most shares begins.
+/// Returns the index at which the first of the days with the most shares begins.
 fn full_day(prices: &[Price<'_>]) -> usize {
     let mut fullest = (0, 0);
     let mut begin = 0;

@@ -1,4 +1,4 @@
-//! One request to a server API and its answer.
+//! Calls methods of a server API.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::secret::Secret;
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Longest answer that is read, in bytes.
+/// The longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,7 @@ impl ApiClient {
         })
     }
 
-    /// The result of a method.
+    /// Calls a method, and returns its result.
     pub(crate) async fn call(&self, method: &str, parameters: &Value) -> Result<Value, CallError> {
         let (url, answer) = self.ask(method, parameters).await?;
         match serde_json::from_slice(&answer) {
@@ -100,7 +100,7 @@ impl ApiClient {
         }
     }
 
-    /// The whole answer of a method that has no `result` in it, as `batch`.
+    /// Calls a method whose answer has no `result`, such as `batch`, and returns the whole answer.
     pub(crate) async fn call_whole(&self, method: &str, parameters: &Value) -> Result<Value, CallError> {
         let (url, answer) = self.ask(method, parameters).await?;
         serde_json::from_slice(&answer).map_err(|error| CallError::Answer(url, error.to_string()))

@@ -1,4 +1,4 @@
-//! What is asked, and of whom.
+//! The arguments of subcommands that call a server API: the gateway to ask, and what to list.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -58,17 +58,17 @@ pub struct ConnectionsArgs {
     pub client: String,
 }
 
-/// What a gateway's configuration says about how to reach it.
+/// The settings of a gateway that tell how to reach it.
 #[derive(Clone, Copy, Debug)]
 pub struct GatewayAddress<'a> {
     pub api: &'a api::ApiConfig,
-    /// Where clients connect.
+    /// The address for clients.
     pub server: SocketAddr,
     /// Whether its listeners speak TLS.
     pub tls: bool,
 }
 
-/// Where something is reached from here that listens at this address.
+/// Returns the address by which a listener on this machine is reached.
 pub(crate) fn on_this_machine(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         let loopback: IpAddr = match address {
@@ -81,7 +81,7 @@ pub(crate) fn on_this_machine(mut address: SocketAddr) -> SocketAddr {
 }
 
 impl GatewayArgs {
-    /// Where to send requests.
+    /// Returns the URL of the server API.
     pub(crate) fn url(&self, of: GatewayAddress<'_>) -> String {
         self.url.clone().unwrap_or_else(|| {
             let address = on_this_machine(of.api.listen.unwrap_or(of.server));
@@ -89,7 +89,7 @@ impl GatewayArgs {
         })
     }
 
-    /// `None` where nothing names one: the gateway may ask for none.
+    /// Returns the key to send. `None` if there is none: the gateway may not require one.
     pub(crate) fn key(&self, of: GatewayAddress<'_>) -> Result<Option<Secret>, SecretFileError> {
         if let Some(key) = &self.key {
             return Ok(Some(Secret::new(key)));

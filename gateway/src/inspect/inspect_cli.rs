@@ -1,4 +1,4 @@
-//! The subcommands: page after page until all is told, to standard output.
+//! The subcommands that list: they request page after page, and print to standard output.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -10,14 +10,14 @@ use super::gateway_args::{ChannelsArgs, ConnectionsArgs, GatewayAddress, Gateway
 use super::print_listing;
 use super::run_cli::{CliError, run_cli};
 
-/// What is listed.
+/// The list to print.
 #[derive(Clone, Copy, Debug)]
 pub enum ListCommand<'a> {
     Channels(&'a ChannelsArgs),
     Connections(&'a ConnectionsArgs),
 }
 
-/// Lists. Fails if not all of it could be told.
+/// Prints the list. Fails if it is not complete.
 pub fn command(listing: ListCommand<'_>, of: GatewayAddress<'_>) -> ExitCode {
     run_cli(listing.method(), async {
         let missing = list(listing, of, &mut io::stdout().lock()).await?;
@@ -29,7 +29,7 @@ pub fn command(listing: ListCommand<'_>, of: GatewayAddress<'_>) -> ExitCode {
     })
 }
 
-/// Returns the names of nodes that have not told theirs.
+/// Prints the list, and returns the names of nodes whose part is missing.
 async fn list(
     listing: ListCommand<'_>,
     of: GatewayAddress<'_>,

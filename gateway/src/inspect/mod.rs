@@ -1,7 +1,8 @@
-//! `tidegate channels` and `tidegate connections`: what a running cluster has, over its server API. `tidegate shed`: to have
-//! clients go where there is room.
+//! `tidegate channels` and `tidegate connections` list what a running cluster has, over its server API. `tidegate shed`
+//! has its nodes close clients, which reconnect to nodes with room.
 //!
-//! `gateway_args` says what is asked and of whom, `call` asks, `print_listing` writes a table or JSON, and `run_cli` ends.
+//! `gateway_args` holds the arguments, `call` makes requests, `print_listing` prints a table or JSON, and `run_cli`
+//! runs a subcommand to its exit code.
 
 mod call;
 mod gateway_args;

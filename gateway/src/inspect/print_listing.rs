@@ -1,4 +1,4 @@
-//! A page of a list, as a table or as JSON.
+//! Prints a page of a list, as a table or as JSON.
 
 use std::io::{self, Write};
 
@@ -6,10 +6,10 @@ use serde_json::{Map, Value};
 
 use super::inspect_cli::ListCommand;
 
-/// So many channels of one connection stand in a table.
+/// The most channels of one connection that a table shows.
 const CHANNELS_SHOWN_MAX: usize = 5;
 
-/// One object a line, with what it is the entry of.
+/// Prints one object a line, together with the key of its entry.
 pub(super) fn lines(
     listing: ListCommand<'_>,
     entries: &Map<String, Value>,
@@ -27,7 +27,7 @@ pub(super) fn lines(
     Ok(())
 }
 
-/// Columns apart by tabs would not line up, and wider ones would not fit: names come last.
+/// Prints a table. Columns separated by tabs would not line up, and wider columns would not fit, so names come last.
 pub(super) fn table(
     listing: ListCommand<'_>,
     entries: &Map<String, Value>,
@@ -70,7 +70,7 @@ pub(super) fn table(
     Ok(())
 }
 
-/// Users and channels are named by others: nothing of theirs is to move a terminal's cursor.
+/// Replaces control characters. Users and channels have names from outside, which must not move a terminal's cursor.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|one| if one.is_control() { char::REPLACEMENT_CHARACTER } else { one }).collect()
 }

@@ -1,4 +1,4 @@
-//! Running a subcommand that asks what is running, and how it ends.
+//! Runs the subcommands that call a server API.
 
 use std::future::Future;
 use std::io;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::call::CallError;
 
-/// Why such a subcommand has not done what it should.
+/// Why a subcommand has failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error(transparent)]
@@ -21,7 +21,7 @@ pub(crate) enum CliError {
     InternalUrl(String),
 }
 
-/// Runs it on a runtime of its own, and says on standard error what went wrong.
+/// Runs the command on its own runtime, and prints an error on standard error.
 pub(crate) fn run_cli(name: &str, command: impl Future<Output = Result<ExitCode, CliError>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -32,7 +32,7 @@ pub(crate) fn run_cli(name: &str, command: impl Future<Output = Result<ExitCode,
     };
     match runtime.block_on(command) {
         Ok(code) => code,
-        // Whoever reads has seen enough.
+        // The reader has closed the pipe: it has seen enough.
         Err(CliError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tidegate {name}: {error}");

@@ -1,4 +1,4 @@
-//! `tidegate shed`: has the nodes of a running cluster close the clients that others have room for.
+//! `tidegate shed`: has the nodes of a running cluster close the clients that other nodes have room for.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ pub struct ShedArgs {
     pub json: bool,
 }
 
-/// Asks, and prints what each node does. Fails if not all of them have answered.
+/// Calls the API, and prints what each node does. Fails if not all nodes have answered.
 pub fn shed(args: &ShedArgs, of: GatewayAddress<'_>) -> ExitCode {
     run_cli("shed", async {
         let answer = ask(args, of).await?;

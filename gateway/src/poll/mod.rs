@@ -1,5 +1,5 @@
-//! What polled channels need beside their namespaces' options: who signs what clients may follow, and how much is asked
-//! at once.
+//! The settings of polled channels beside their namespaces' options: the secrets that sign what clients may follow, and
+//! the limit of concurrent requests.
 
 mod poll_config;
 mod poll_signature;

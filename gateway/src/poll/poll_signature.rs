@@ -1,8 +1,8 @@
-//! Whether the application has signed that a user may follow these keys.
+//! Verifies that the application has allowed a user to follow keys, by its signature.
 //!
-//! A signature is `issued:expires:hmac`, both times in seconds since 1970 and the rest the HMAC-SHA256 in hexadecimal of
-//! `issued`, `expires`, the user, the channel and, in hexadecimal, the SHA-256 of the keys in their order; fields and
-//! keys have a zero byte between them.
+//! A signature is `issued:expires:hmac`. Both times are in seconds since 1970. The rest is the HMAC-SHA256, in
+//! hexadecimal, of `issued`, `expires`, the user, the channel and, in hexadecimal, the SHA-256 of the keys in their
+//! order; fields and keys are separated by a zero byte.
 
 use ring::{digest, hmac};
 use subtle::ConstantTimeEq;
@@ -10,22 +10,22 @@ use subtle::ConstantTimeEq;
 use super::poll_config::PollConfig;
 use crate::secret::Secret;
 
-/// How long an expired signature is still taken, in seconds: clocks differ.
+/// How long an expired signature is still accepted, in seconds, because clocks differ.
 const GRACE_S: i64 = 5;
 
 #[derive(Debug)]
 pub(crate) struct Signatures {
-    /// `None`: nothing is signed, and nothing may be followed.
+    /// `None`: no signature is valid, and nothing may be followed.
     present: Option<hmac::Key>,
     previous: Option<hmac::Key>,
-    /// What was issued after this is not signed with the previous secret. 0: it may be.
+    /// The previous secret is not accepted for signatures issued after this time. 0: no limit.
     previous_until: i64,
 }
 
-/// What keeps keys from being followed.
+/// Why keys may not be followed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Problem {
-    /// It is no signature of these keys for this user.
+    /// The signature does not match these keys and this user.
     Wrong,
     Expired,
 }
@@ -42,7 +42,7 @@ impl Signatures {
         }
     }
 
-    /// When the signature expires, in seconds since 1970; `None`: never.
+    /// Returns when the signature expires, in seconds since 1970; `None`: never.
     pub(crate) fn verify<'a>(
         &self,
         now: i64,

@@ -469,8 +469,8 @@ fn encodings(config: &Config) -> Encodings {
     )
 }
 
-/// Assigns new clients to the workers in turn, so that each gets its share, and routes commands that clients send apart
-/// to the nodes that hold them.
+/// Assigns new clients to the workers in turn, so that each gets its share, and passes commands from requests to
+/// `/emulation` on to the nodes of their sessions.
 fn reception(inboxes: &[Arc<Inbox>], node: &Arc<Node>) -> ClientEntry {
     let next = || {
         let (inboxes, next) = (inboxes.to_vec(), AtomicUsize::new(0));

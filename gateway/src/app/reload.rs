@@ -141,7 +141,7 @@ impl Reloader {
             tracing::info!("apps are gone; their clients are closed one after the other");
         }
         if let Some(Err(error)) = self.node.webhooks.as_ref().map(|webhooks| webhooks.watch_apps()) {
-            tracing::error!(error, "webhooks cannot be begun with");
+            tracing::error!(error, "webhooks cannot be started");
         }
         for inbox in &self.inboxes {
             inbox.push(WorkerEvent::Renew(contexts.clone()));

@@ -36,7 +36,7 @@ impl App {
         self.runtime.block_on(async {
             let shut = futures_util::future::join_all(self.accepting.drain(..));
             if tokio::time::timeout(SHUT_TIMEOUT, shut).await.is_err() {
-                tracing::warn!("the door is still open");
+                tracing::warn!("the listeners did not close in time");
             }
         });
         let grace = self.runtime.block_on(self.node.time_to_drain(&drain));
@@ -86,7 +86,7 @@ impl App {
             thread::sleep(DRAIN_POLL);
         }
         if self.node.tells_departures() {
-            tracing::warn!("not all could be told who has left; presence ends with this node's lease");
+            tracing::warn!("not all leaves could be announced; presence ends with this node's lease");
         }
         let until = Instant::now() + Duration::from_millis(drain.linger_ms).max(EVENTS_TIMEOUT);
         self.runtime.block_on(async {

@@ -100,9 +100,7 @@ impl Rules {
     ) -> Result<(VerifiedToken, Option<i64>), TokenError> {
         self.examine(now, token, purpose).map_err(|unopened| match unopened {
             OpenTokenError::Refused(refused) => refused,
-            OpenTokenError::Wait(_) => {
-                TokenError::Unavailable("it was looked for, and did not come in time".into())
-            }
+            OpenTokenError::Wait(_) => TokenError::Unavailable("its issuer did not send it in time".into()),
         })
     }
 

@@ -81,7 +81,7 @@ impl EmitterContext {
         self.meant(namespace, what, waiting.place).unwrap_or_else(|fault| {
             if let Some(suppressed) = self.logs.unread.admit() {
                 let (namespace, kind) = (namespace.name(), kind.label());
-                tracing::warn!(%fault, namespace, kind, suppressed, "what an emitter says cannot be done");
+                tracing::warn!(%fault, namespace, kind, suppressed, "a message of an emitter cannot be carried out");
             }
             EmitStep::Nothing(EmitOutcome(kind, "refused"))
         })

@@ -120,15 +120,15 @@ impl EmitterContext {
                         self.metrics.waiting_bytes.set(i64::try_from(heard.bytes()).unwrap_or(i64::MAX));
                     }
                     if is_held {
-                        tracing::info!("this node carries out what emitters of Socket.IO say");
+                        tracing::info!("this node now carries out the messages of Socket.IO emitters");
                     }
                 } else if !is_held {
-                    tracing::info!("another node carries out what emitters of Socket.IO say");
+                    tracing::info!("another node now carries out the messages of Socket.IO emitters");
                 }
                 turn.until = is_held.then(|| begun + LEASE);
             }
             // The lease stays valid until it expires.
-            Err(error) => tracing::debug!(%error, "whose turn it is to listen to emitters cannot be told"),
+            Err(error) => tracing::debug!(%error, "the lease on emitters could not be renewed or taken"),
         }
         self.metrics.leads.set(i64::from(turn.is_held()));
     }
@@ -141,7 +141,7 @@ impl EmitterContext {
         }
         let done = self.heard.lock().done().map(|place| place.to_string()).unwrap_or_default();
         if let Err(error) = self.node.take_cluster_turn(WHAT, Duration::ZERO, Duration::ZERO, &done).await {
-            tracing::debug!(%error, "the turn to listen to emitters could not be given back; it ends by itself");
+            tracing::debug!(%error, "the lease on emitters could not be given back; it expires by itself");
         }
     }
 
@@ -151,7 +151,11 @@ impl EmitterContext {
         if forgotten > 0 {
             self.metrics.message("other", "late", forgotten as u64);
             if let Some(suppressed) = self.logs.dropped.admit() {
-                tracing::warn!(forgotten, suppressed, "what emitters said could not be carried out in time");
+                tracing::warn!(
+                    forgotten,
+                    suppressed,
+                    "messages of emitters could not be carried out in time"
+                );
             }
         }
     }

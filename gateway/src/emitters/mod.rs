@@ -133,7 +133,7 @@ impl EmitterListener {
     pub(crate) async fn shut_down(self) {
         self.stop.cancel();
         if tokio::time::timeout(HAND_OVER, self.leading).await.is_err() {
-            tracing::warn!("what emitters said last is left to other nodes");
+            tracing::warn!("the last messages of emitters are left to other nodes");
         }
     }
 }
@@ -185,7 +185,7 @@ impl Follow for EmitterContext {
                     tracing::warn!(
                         dropped,
                         suppressed,
-                        "too much of what emitters say waits here: the oldest is dropped"
+                        "too many messages of emitters wait here: the oldest are dropped"
                     );
                 }
             }

@@ -38,7 +38,7 @@ pub(crate) enum CarryError {
     NoAddress,
     #[error("the node of its session cannot be reached: {0}")]
     Unreachable(io::Error),
-    #[error("nothing passes any more")]
+    #[error("no bytes came from either side for too long")]
     Silent,
     #[error(transparent)]
     Lost(#[from] io::Error),

@@ -94,7 +94,7 @@ impl Feeds {
             let abort = running.abort_handle();
             if tokio::time::timeout_at(until, running).await.is_err() {
                 abort.abort();
-                tracing::warn!(%feed, "what was read last is left to other nodes, or to the next start");
+                tracing::warn!(%feed, "the records read last are left to other nodes, or to the next start");
             }
         }
     }

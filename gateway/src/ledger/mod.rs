@@ -1,4 +1,5 @@
-//! Ledgers: which holder holds what over all nodes, and news of the changes, which are told once whatever happens to a node.
+//! Ledgers: the entries that holders have over all nodes, such as occupied channels, and the news of changes, each of which is
+//! told once whatever happens to a node.
 //!
 //! There is one ledger for each app. It is kept in this process ([`memory`]), or with a lease for each holder in Redis
 //! ([`redis`]) or NATS ([`nats`]): what a dead node held becomes free when its lease expires, and another node sends

@@ -180,7 +180,10 @@ impl EventRecorder {
     /// Starts over under a new name, and writes everything again. The entries of the old name are freed when its lease
     /// expires, by when the new name holds them.
     fn begin_anew(&mut self) {
-        tracing::info!(app = &*self.watched.namespace, "writing anew for webhooks who is where");
+        tracing::info!(
+            app = &*self.watched.namespace,
+            "writing the occupancy of channels for webhooks again"
+        );
         self.restarts.inc();
         self.take_new_name();
         self.watched.watch.lock().begin_anew();
@@ -204,7 +207,7 @@ impl EventRecorder {
         };
         if !matches!(tokio::time::timeout_at(until, leaving).await, Ok(Ok(()))) {
             tracing::warn!(
-                "what this node held for webhooks could not be given back; it is freed with its lease"
+                "this node's occupancy could not be released for webhooks; it is freed when its lease expires"
             );
         }
         let lost = self.watched.watch.lock().announced();
@@ -227,12 +230,12 @@ impl EventRecorder {
         match result {
             Ok(()) => {
                 if let Some(lasted) = self.reminder.over(now) {
-                    tracing::info!(after_s = lasted.as_secs(), "what webhooks tell is written again");
+                    tracing::info!(after_s = lasted.as_secs(), "events for webhooks can be written again");
                 }
             }
             Err(error) => {
                 if self.reminder.is_due(error.label(), now) {
-                    tracing::warn!(%error, "what webhooks tell cannot be written");
+                    tracing::warn!(%error, "events for webhooks cannot be written");
                 }
                 prolonging.reset_after(RETRY_PAUSE);
             }

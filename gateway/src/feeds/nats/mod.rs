@@ -323,7 +323,7 @@ impl NatsStream {
         if self.open.as_ref().is_some_and(|open| open.reads)
             && let Err(error) = self.take_turn(Duration::ZERO).await
         {
-            tracing::debug!(error, "the turn to read a stream could not be given back");
+            tracing::debug!(error, "the lease on a stream could not be given back; it expires by itself");
         }
         self.open = None;
     }

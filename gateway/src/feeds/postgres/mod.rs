@@ -163,7 +163,7 @@ impl Postgres {
                     tracing::warn!(
                         table,
                         %position,
-                        "a dead letter is more than the database writes in time: if it is long, its content is left out"
+                        "the database does not write a dead letter in time: if it is long, its content is left out"
                     );
                 }
                 Ok(())
@@ -220,7 +220,7 @@ impl FeedSource for Postgres {
             if self.session.is_some()
                 && let Err(PostgresTrouble { error, .. }) = self.within(async |session| session.leave().await).await
             {
-                tracing::debug!(%error, "the turn to read a table could not be given back; it ends with the session");
+                tracing::debug!(%error, "the lock on a table could not be released; it ends with the session");
             }
             self.session = None;
         }

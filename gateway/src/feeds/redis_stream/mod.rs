@@ -256,7 +256,10 @@ impl RedisStream {
         call.arg(&self.reader);
         let left = self.within(async |connection| call.invoke_async::<Value>(connection).await).await;
         if let Err(error) = left {
-            tracing::debug!(error = error.in_words(), "the turn to read a stream could not be given back");
+            tracing::debug!(
+                error = error.in_words(),
+                "the lease on a stream could not be given back; it expires by itself"
+            );
         }
         self.open = None;
     }

@@ -215,7 +215,7 @@ impl LogFollower {
             for _ in 0..SINGLES_MAX {
                 self.is_in_time(open)?;
                 let next = self.broker.next_in_log(&open.log, open.followed.applied + 1).await?;
-                let lost = || BrokerError::Unanswered("what was done is not in the log any more".into());
+                let lost = || BrokerError::Unanswered("the operation is not in the log any more".into());
                 let Some(stored) = next else {
                     return if added.is_none() { Ok(None) } else { Err(lost()) };
                 };

@@ -262,7 +262,7 @@ impl NatsLedger {
 }
 
 impl OpenLedger {
-    /// Records the outcome. A holder that is over is forgotten, because its node begins anew under another name.
+    /// Records the outcome. A holder that is over is forgotten, because its node starts over under another name.
     fn note(&mut self, holder: &str, held: HoldOutcome) -> HoldOutcome {
         if held == HoldOutcome::Over {
             self.followed.begun.remove(holder);

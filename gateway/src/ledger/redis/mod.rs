@@ -61,7 +61,7 @@ impl RedisLedger {
         Ok(self.begun.lock().get(&(ledger.into(), holder.into())).map(|generation| *generation == now))
     }
 
-    /// Records the outcome. A holder that is over is forgotten, because its node begins anew under another name.
+    /// Records the outcome. A holder that is over is forgotten, because its node starts over under another name.
     fn note(&self, ledger: &str, holder: &str, held: HoldOutcome) -> HoldOutcome {
         if held == HoldOutcome::Over {
             self.begun.lock().remove(&(ledger.into(), holder.into()));

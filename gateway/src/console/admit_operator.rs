@@ -16,7 +16,7 @@ use crate::secret::{Secret, SecretFileError};
 
 /// The delay after a wrong password. Wrong passwords are delayed one after the other, which bounds how many can be tried.
 const WRONG_DELAY: Duration = Duration::from_millis(200);
-/// The longest wait for such a delay. A password that would have to wait longer is refused unchecked.
+/// The longest that a wrong password waits for its turn to be delayed. Past it the request is refused as one of too many.
 const WRONG_WAIT_MAX: Duration = Duration::from_secs(5);
 
 const SCHEME: &str = "Basic ";

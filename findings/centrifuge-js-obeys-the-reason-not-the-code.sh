@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# centrifuge-js decides by the *reason* of a close frame whether it ever comes back, and only then by its code.
+# centrifuge-js decides by the *reason* of a close frame whether it reconnects, and only then by the code.
 #
-# The guess: the protocol's ranges hold. 3500 to 3999 and 4500 to 4999 are final, all other codes invite the client back.
-# What happens: with an empty reason every code invites it back, 3500 and 4500 too, for ever. And a reason that happens to be
-# JSON is read as advice: if it has no field `reconnect` that is true, the client stops for good, whatever the code. So a
-# server that closes with (3008, "7") or (1001, "[1]") ends its clients, while (4500, "") starts an endless loop.
-# So: never an empty reason with a final code, and never a reason that is a number, a text in quotes, a list or an object.
+# The guess: the protocol's code ranges apply. 3500 to 3999 and 4500 to 4999 are final; after all other codes the client
+# reconnects.
+# What happens: with an empty reason the client reconnects after every code, including 3500 and 4500, endlessly. A
+# reason that happens to be valid JSON is taken as advice: unless it has a field `reconnect` that is true, the client
+# stops for good, whatever the code. So a server that closes with (3008, "7") or (1001, "[1]") stops its clients for
+# good, while (4500, "") starts an endless loop.
+# So: a server must not send an empty reason with a final code, and never a reason that is a number, a quoted string, a
+# list or an object.
 #
-# Versions: centrifuge 5.7.4 of npm, over ws 8.23.0. Delays are set to 20 to 40 ms, so that 400 ms tell the two apart.
+# Versions: centrifuge 5.7.4 of npm, over ws 8.23.0. The reconnect delays are set to 20 to 40 ms, so that 400 ms
+# distinguish the two outcomes.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

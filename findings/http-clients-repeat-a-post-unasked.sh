@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# curl, OkHttp and Java's HttpURLConnection send a POST a second time by themselves, and tell their caller of one success.
+# curl, OkHttp and Java's HttpURLConnection send a POST a second time by themselves, and report a single success to the
+# caller.
 #
-# The guess: who does not ask for retries gets none, least of all of a POST: RFC 9110 (9.2.2) has clients repeat only what is idempotent,
-# and curl has `--retry` for that, which is off. A caller without an error has sent one request.
-# What happens where a server takes a POST and dies before it answers: on a connection that had served another request, curl (libcurl, and
-# so PHP and what builds on it) and OkHttp believe that the connection was closed before, and send the whole POST again on a new one.
-# HttpURLConnection does so on a new connection too. Each reports the second answer as the only one. java.net.http, Apache's client,
-# undici and requests report an error after the first.
-# So: a server that counts, charges or publishes once per POST has duplicates of callers that never saw an error and have no retry in
-# their code. They happen when servers are restarted, and not in tests that make a connection for each request. Only a key in the
-# request, by which the server knows it again, helps.
+# The guess: a caller that does not ask for retries gets none, least of all for a POST. By RFC 9110 (9.2.2) clients
+# repeat only idempotent requests, and curl has `--retry` for that, which is off. A caller that sees no error has sent
+# one request.
+# What happens if a server accepts a POST and dies before it answers: on a connection that has served another request,
+# curl (libcurl, and so PHP and other programs based on it) and OkHttp assume that the connection had already been
+# closed, and send the whole POST again on a new one. HttpURLConnection does so even on a new connection. Each reports
+# the second response as the only one. java.net.http, Apache's client, undici and requests report an error after the
+# first attempt.
+# So: a server that counts, charges or publishes once per POST gets duplicates from callers that saw no error and have
+# no retry in their code. The duplicates appear when servers are restarted, and not in tests that open a connection per
+# request. Only an idempotency key in the request helps.
 #
-# Versions: okhttp 5.5.1 and httpclient5 5.6.5 of Maven, undici 6.29.1 of npm, requests 2.34.2 of PyPI; curl and Java as they are here (seen
-# with curl 7.88.1 and Java 17.0.15).
+# Versions: okhttp 5.5.1 and httpclient5 5.6.5 of Maven, undici 6.29.1 of npm, requests 2.34.2 of PyPI; curl and Java as
+# installed (seen with curl 7.88.1 and Java 17.0.15).
 set -euo pipefail
 dir=$(mktemp -d)
 server=

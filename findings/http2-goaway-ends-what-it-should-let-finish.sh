@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# A server that announces its drain by GOAWAY, as RFC 9113 has it, cuts running streams of events at some clients by that.
+# Some HTTP/2 clients abort running event streams when a server announces its drain by GOAWAY, as RFC 9113 describes.
 #
-# The guess: GOAWAY with NO_ERROR and the highest stream id refuses nothing that runs. A client hears its stream to the end, and opens another
-# connection for what comes next. So a server can say it at the beginning of a drain, and let its clients go one by one.
-# What happens: undici (and fetch over it), httpx, and the HTTP client of Java 17 end the stream with an error the moment GOAWAY comes,
-# before the server has ended anything. curl, Node's http2, OkHttp, and the HTTP client of Java 25 hear all of it.
-# So: to a part of the clients GOAWAY is the end. Where they should leave one by one, it has to be said connection by connection, spread
-# over the drain, and a client of these kinds comes back at once, also if its stream had minutes left.
+# The guess: GOAWAY with NO_ERROR and the highest stream id ends no running stream. A client reads its stream to the
+# end, and opens another connection for further requests. So a server can send GOAWAY at the beginning of a drain, and
+# close its clients one by one.
+# What happens: undici (and fetch over it), httpx, and the HTTP client of Java 17 fail the stream with an error the
+# moment GOAWAY arrives, before the server has ended anything. curl, Node's http2, OkHttp, and the HTTP client of Java
+# 25 read the whole stream.
+# So: for some clients GOAWAY is the end. If clients are to leave one by one, the server has to send GOAWAY connection
+# by connection, spread over the drain. A client of these kinds reconnects at once, even if its stream had minutes left.
 #
-# Versions: undici 7.30.2 of npm, httpx 0.28.1 with h2 4.4.1 of PyPI, okhttp 5.5.1 of Maven; Node, curl and every Java that is here (seen
-# with Node 20.20.2, curl 7.88.1, Java 17.0.15 and 25.0.3).
+# Versions: undici 7.30.2 of npm, httpx 0.28.1 with h2 4.4.1 of PyPI, okhttp 5.5.1 of Maven; Node, curl and every Java
+# as installed (seen with Node 20.20.2, curl 7.88.1, Java 17.0.15 and 25.0.3).
 set -euo pipefail
 dir=$(mktemp -d)
 server=

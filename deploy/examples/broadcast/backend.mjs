@@ -1,4 +1,4 @@
-// Publishes every message for all, with who said it.
+// Publishes every message to all clients, with its sender.
 import { createServer } from 'node:http';
 
 const api = `${process.env.GATEWAY ?? 'http://127.0.0.1:8000'}/api/publish`;

@@ -1,4 +1,4 @@
-// Says who speaks in which room, and refuses what is too long.
+// Adds the room and the sender to each message, and refuses messages that are too long.
 package main
 
 import (

@@ -1,7 +1,7 @@
-// The application behind the chat: it says who somebody is, takes messages, checks them and publishes them. It keeps
-// nothing itself: what was said is in the channels' histories, who is here in their presence.
+// The backend of the chat: it identifies users, and accepts, checks and publishes messages. It stores nothing: messages are
+// in the history of the channels, and the users that are online in their presence.
 //
-// Node 18 or later, no dependencies but the client library that it hands to the browser.
+// Needs Node 18 or later, and no packages except the client library that it serves to browsers.
 
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 const settings = {
   port: Number(process.env.PORT ?? 3000),
   secret: process.env.TOKEN_SECRET ?? 'change this secret of the chat example',
-  // Nodes of the gateway, as this server and browsers reach them; a load balancer in front of several is one.
+  // The URLs of gateway nodes, for this server and for browsers. A load balancer in front of several nodes counts as one.
   gateways: (process.env.GATEWAYS ?? 'http://127.0.0.1:8000').split(','),
   apiKey: process.env.GATEWAY_API_KEY ?? 'change-this-key-of-the-chat-example',
 };
@@ -22,7 +22,7 @@ const TEXT_MAX = 2_000;
 const BODY_BYTES_MAX = 16 * 1024;
 const MENTIONS_MAX = 10;
 const API_TIMEOUT_MS = 3_000;
-// The name is part of channel names, so what separates things there cannot be in it.
+// The name is part of channel names, so it must not contain their separators.
 const NAME = /^[a-z0-9_-]{1,24}$/;
 const ID = /^[a-zA-Z0-9-]{8,64}$/;
 
@@ -33,12 +33,12 @@ const files = {
   '/centrifuge.js': ['node_modules/centrifuge/dist/centrifuge.js', 'text/javascript; charset=utf-8'],
 };
 
-// ---- who somebody is ----
+// ---- users ----
 
 const encode = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
 const sign = (text) => createHmac('sha256', settings.secret).update(text).digest('base64url');
 
-// A connection token, which is also what proves to this server who calls it.
+// A connection token. It also identifies the user to this server.
 function tokenFor(user) {
   const claims = { sub: user, info: { name: user }, exp: Math.floor(Date.now() / 1000) + TOKEN_SECONDS };
   const signed = `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode(claims)}`;
@@ -56,7 +56,7 @@ function userOf(request) {
   return sub;
 }
 
-// ---- what somebody says ----
+// ---- messages ----
 
 const directChannel = (one, other) => `direct:#${[one, other].sort().join(',')}`;
 const personalChannel = (user) => `personal:#${user}`;
@@ -70,7 +70,7 @@ async function say(user, { to, text, id }) {
   if (person !== undefined) {
     if (!NAME.test(person) || person === user) throw refusal(400, 'there is nobody of that name');
     await publish(directChannel(user, person), message, message.id);
-    // So that both know of the conversation on every device they have, now and when they come back.
+    // This tells both users of the conversation on all of their devices, now and when they reconnect.
     await publish(personalChannel(person), { kind: 'direct', with: user, from: user, text }, `to ${message.id}`);
     await publish(personalChannel(user), { kind: 'direct', with: person, from: user, text }, `of ${message.id}`);
     return;
@@ -84,8 +84,8 @@ async function say(user, { to, text, id }) {
   }
 }
 
-// Asks one node after the other. What was not answered may have been published: the key makes it one all the same, here
-// and when the page sends the message again.
+// Tries one node after the other. A request without an answer may have published: with the idempotency key, neither the next
+// attempt nor a retry of the page publishes the message again.
 async function publish(channel, data, key) {
   const body = JSON.stringify({ channel, data, idempotency_key: `${data.from} ${key}` });
   let failed;
@@ -125,7 +125,7 @@ async function bodyOf(request) {
   }
 }
 
-// The gateways for a browser, each time beginning with another.
+// The gateways for a browser, beginning with another one each time.
 let signedIn = 0;
 function gatewaysForNext() {
   const first = signedIn++ % settings.gateways.length;

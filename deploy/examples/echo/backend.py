@@ -1,4 +1,4 @@
-"""Answers every message with itself."""
+"""Answers every message with the same message."""
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 

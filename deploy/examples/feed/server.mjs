@@ -1,5 +1,5 @@
-// A page of orders. A change of an order is written into a stream in Redis and nowhere else: the gateway reads it there and
-// publishes it. Nothing but Node and Redis is needed, and no gateway has to be there when something is written.
+// A page of orders. The server writes each change of an order only to a Redis stream; the gateway reads the stream and
+// publishes the change. Needs only Node and Redis. The gateway need not run when a change is written.
 
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -19,7 +19,7 @@ const orders = new Map([1, 2, 3].map((number) => [String(number), 0]));
 
 const known = () => [...orders].map(([order, state]) => ({ order, state: STATES[state] }));
 
-// One command to Redis, on a connection of its own. An application has a library and a pool for that.
+// Sends one command to Redis, on a connection of its own. A real application uses a library with a connection pool.
 async function ask(...words) {
   const socket = connect(Number(REDIS.port || 6379), REDIS.hostname);
   socket.setTimeout(TIMEOUT_MS, () => socket.destroy(new Error('Redis does not answer')));
@@ -34,7 +34,7 @@ async function ask(...words) {
   }
 }
 
-// The fields are those of a publication: docs/feeds.md has all of them.
+// The fields of a publication: docs/feeds.md lists all of them.
 async function changed(order, state) {
   const data = JSON.stringify({ order, state });
   await ask('XADD', STREAM, 'MAXLEN', '~', String(KEPT), '*', 'channel', `orders:${order}`, 'data', data);

@@ -1,5 +1,5 @@
-// A tea house: takes orders, and publishes each change of one. Queries and mutations are answered here, with GraphQL's own
-// library; subscriptions are the gateway's, which has the same schema.
+// A tea house that takes orders, and publishes each change of an order. This server answers queries and mutations with the
+// GraphQL library; the gateway, which has the same schema, serves subscriptions.
 
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -48,7 +48,7 @@ async function changed(shop, order) {
 }
 
 const resolvers = {
-  // The position comes first: what changes while orders are read comes after it.
+  // Read the position first: changes made while the orders are read then come after it.
   async house({ shop }) {
     const orders = ordersOf(shop);
     const { epoch, offset } = await api('history', { channel: `orders:${shop}`, limit: 0 });
@@ -86,7 +86,7 @@ const server = createServer(async (request, response) => {
   const { pathname } = new URL(request.url, GATEWAY);
   if (request.method === 'GET' && Object.hasOwn(files, pathname)) return answer(200, ...files[pathname]);
   if (request.method !== 'POST' || pathname !== '/graphql') return answer(404);
-  // Pages of other origins cannot send this type without being asked about.
+  // Pages of other origins cannot send this type without a CORS preflight.
   if (request.headers['content-type'] !== 'application/json') return answer(415);
   const asked = await read(request).catch(() => null);
   if (typeof asked?.query !== 'string') return answer(400);

@@ -1,5 +1,5 @@
-// A guest book: serves its page, signs for those who come in, and tells everybody what is written. No packages: what the
-// server libraries of Pusher do is two signatures.
+// A guest book: serves its page, authorizes guests, and triggers an event for each entry. It uses no packages: Pusher's
+// server libraries only make two kinds of signatures.
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -10,7 +10,7 @@ const PORT = Number(process.env.PORT ?? 3000);
 
 const sign = (text) => createHmac('sha256', APP.secret).update(text).digest('hex');
 
-// POST /apps/{id}/events, as `pusher.trigger` does it.
+// POST /apps/{id}/events, as `pusher.trigger` sends it.
 async function trigger(channel, name, data) {
   const body = JSON.stringify({ name, channel, data: JSON.stringify(data) });
   const path = `/apps/${APP.id}/events`;
@@ -22,7 +22,7 @@ async function trigger(channel, name, data) {
   if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
 }
 
-// Whoever gives a name is let in under it: an application of your own looks at its session here.
+// Accepts any name. A real application checks its session here.
 function authorize(form) {
   const [socket, channel, name] = ['socket_id', 'channel_name', 'name'].map((key) => form.get(key) ?? '');
   if (!/^\d+\.\d+$/.test(socket) || channel !== 'presence-guests' || !/^[\w -]{1,40}$/.test(name)) return null;
@@ -30,7 +30,7 @@ function authorize(form) {
   return { auth: `${APP.key}:${sign(`${socket}:${channel}:${member}`)}`, channel_data: member };
 }
 
-// What the gateway tells of guests, as `pusher.webhook(…)` checks and reads it.
+// Verifies and reads the webhooks of the gateway, as `pusher.webhook(…)` does.
 function told(headers, body) {
   const [given, right] = [String(headers['x-pusher-signature'] ?? ''), sign(body)];
   const holds = headers['x-pusher-key'] === APP.key && given.length === right.length;

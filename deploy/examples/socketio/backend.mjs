@@ -1,7 +1,7 @@
-// What the handlers of a Socket.IO server would be: each answers what is to be done.
+// In place of the handlers of a Socket.IO server: each function returns what the gateway is to do.
 import { createServer } from 'node:http';
 
-// As (event, ...args), to everybody, or as `where` says.
+// An event with arguments, to all clients, or to those that `where` selects.
 const emit = (event, args, where = {}) => ({ event, args, ...where });
 
 const onConnect = ({ sid, data }) => {

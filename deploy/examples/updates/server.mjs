@@ -1,5 +1,5 @@
-// A page of books in stock. Whoever opens it is given a cookie for the hub and follows all books; a change is an update of
-// one book, and what was reserved for somebody is private to them. Nothing but Node is needed.
+// A page of books in stock. A reader who opens it gets a cookie for the hub and follows all books. A change is an update of
+// one book; the reservations of a reader are private to that reader. Needs only Node.
 
 import { createHmac } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -22,7 +22,7 @@ function token(claims) {
 
 const inAnHour = () => Math.floor(Date.now() / 1000) + 3600;
 
-// All topics of one update; whoever may read one of them may read it.
+// The topics of one update. A reader who may read one of them may read the update.
 async function publish(topics, data, isPrivate = false) {
   const form = new URLSearchParams(topics.map((topic) => ['topic', topic]));
   form.set('data', JSON.stringify(data));
@@ -40,7 +40,7 @@ async function reserve(book, reader) {
   return 204;
 }
 
-// Readers have no password here: an application would ask for one.
+// Readers need no password here. A real application would ask for one.
 const nameOf = ({ headers }) => /(?:^|; )reader=(\w+)/.exec(headers.cookie ?? '')?.[1];
 
 const server = createServer(async (request, response) => {

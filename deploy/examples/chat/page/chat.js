@@ -1,5 +1,5 @@
-// The chat in the browser: one connection; for each room and each person one talks to, a subscription to what is said and
-// one to who types; and the personal channel, which the gateway subscribes everybody to by itself.
+// The chat in the browser, on one connection. Each room and each direct conversation has a subscription to its messages and
+// one to its typing indicators. The gateway itself subscribes each user to their personal channel.
 
 /* global Centrifuge */
 
@@ -21,7 +21,7 @@ let me;
 let token;
 let client;
 let open;
-// By key: a room's name, or "@" and a person's.
+// By key: the name of a room, or "@" and the name of a person.
 const conversations = new Map();
 
 // ---- calling the application ----
@@ -40,7 +40,7 @@ async function freshToken() {
     ({ token } = await call('/token'));
   } catch (error) {
     if (error.status !== 401) throw error;
-    // It had ended, as after a night with a closed lid: whoever was here may come in again.
+    // The token has expired, for instance while the computer was suspended: the user may enter again.
     token = undefined;
     ({ token } = await call('/session', { name: me }));
   }
@@ -74,7 +74,7 @@ class Conversation {
     this.typing.subscribe();
   }
 
-  // What was missed while the connection was away has come as publications already, if the history still had it.
+  // Messages missed while the connection was lost have arrived as publications, if the history still had them.
   async catchUp({ wasRecovering, recovered }) {
     if (this.isRoom) {
       const { clients } = await this.said.presence();
@@ -90,7 +90,7 @@ class Conversation {
     const known = this.messages;
     const isJoinedOn = read.some(({ id }) => this.seen.has(id));
     const behind = new Set(read.map(({ id }) => id));
-    // What is known and not among what was read is older, or has come while it was read.
+    // Known messages that were not read are older, or arrived during the read.
     const older = known.filter((message) => !behind.has(message.id) && message.at <= (read[0]?.at ?? Infinity));
     const newer = known.filter((message) => !behind.has(message.id) && !older.includes(message));
     const hole = older.length > 0 && !isJoinedOn ? [{ hole: true }] : [];
@@ -138,15 +138,15 @@ function turnTo(key) {
   if (matchMedia('(hover: hover)').matches) at('text').focus();
 }
 
-// ---- what concerns this person ----
+// ---- notifications ----
 
-// Somebody has written to them, or named them in a room: now, or while they were away.
+// A direct message to this user or a mention in a room: now, or while they were away.
 function told({ kind, from, text, ...about }, isNew) {
   const key = kind === 'direct' ? `@${about.with}` : about.room;
   const isFirst = !conversations.has(key);
   const concerned = conversation(key);
   if (!isNew || from === me || open === concerned) return;
-  // What was said before one listened does not come as a publication.
+  // A message sent before the first subscription does not arrive as a publication.
   if (isFirst) concerned.unread += 1;
   notify(kind === 'mention' ? `${from} in # ${key}: ${text}` : `${from}: ${text}`, key);
   show();
@@ -165,7 +165,7 @@ function newId() {
   return bytes.map((byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-// Sent until it is answered: the id makes it one message, however often it comes.
+// Retries until there is an answer. The id makes it one message, however often it arrives.
 async function send(to, text) {
   const message = { to, text, id: newId() };
   const until = Date.now() + SEND_FOR_MS;
@@ -184,11 +184,11 @@ let toldTyping = 0;
 function tellTyping() {
   if (!open || Date.now() - toldTyping < TYPING_EVERY_MS) return;
   toldTyping = Date.now();
-  // Nobody misses it if it is lost.
+  // It does not matter if this is lost.
   open.typing.publish({}).catch(() => {});
 }
 
-// ---- what is seen ----
+// ---- rendering ----
 
 function notify(text, key) {
   const button = element('button', { type: 'button', textContent: text });
@@ -231,7 +231,7 @@ let planned = false;
 function show() {
   if (planned) return;
   planned = true;
-  // Not at the next frame: a page that nobody looks at has none.
+  // Not at the next animation frame: a page in the background has none.
   setTimeout(() => {
     planned = false;
     draw();
@@ -253,7 +253,7 @@ function draw() {
   at('here').textContent = open.isRoom ? `${count} here` : here.has(open.key.slice(1)) ? 'here' : 'away';
   const list = at('messages');
   const wasAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
-  // Those that are shown already stay, so that what is read aloud is only what is new.
+  // Keep the items that are shown already, so that screen readers read only new ones.
   const shown = new Map([...list.children].map((item) => [item.dataset.id, item]));
   if (list.dataset.key !== open.key) shown.clear();
   const items = open.messages.map((message) => shown.get(message.id) ?? line(message));
@@ -266,7 +266,7 @@ function draw() {
   at('typing').textContent = typists.length ? `${typists.join(', ')} ${typists.length > 1 ? 'are' : 'is'} typing…` : '';
 }
 
-// ---- coming and going ----
+// ---- entering and leaving ----
 
 async function enter(name) {
   const session = await call('/session', { name });
@@ -276,7 +276,7 @@ async function enter(name) {
 
 function begin(session) {
   ({ user: me, token } = session);
-  // Each attempt to connect goes to the next node: one that is gone is passed over.
+  // Each attempt to connect goes to the next node, so that a failed node is skipped.
   let attempts = 0;
   const { gateways } = session;
   class NextNode extends WebSocket {
@@ -291,7 +291,7 @@ function begin(session) {
       at('state').textContent = state;
     });
   }
-  // From the channels that the gateway subscribed this user to: the personal one.
+  // Publications of server-side subscriptions: the personal channel.
   client.on('publication', ({ data }) => told(data, true));
   client.once('connected', () => readPersonal().catch((error) => console.warn(error.message)));
   at('me').textContent = me;
@@ -328,6 +328,6 @@ at('say').addEventListener('submit', async (event) => {
   }
 });
 
-// Whoever reloads the page is still here.
+// A user who reloads the page stays signed in.
 const name = sessionStorage.getItem('name');
 if (name) enter(name).catch((error) => (at('refused').textContent = error.message));

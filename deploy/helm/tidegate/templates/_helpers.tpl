@@ -14,7 +14,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
-{{/* The drain, and ten seconds for the last words to Redis, to backends and to traces. */}}
+{{/* The drain, plus ten seconds for the last messages to Redis, to backends and to traces. */}}
 {{- define "tidegate.grace" -}}
 {{- $drain := add .Values.drain.noticeMs (max .Values.drain.graceMs .Values.drain.graceMaxMs) .Values.drain.lingerMs -}}
 {{- add (div (add $drain 999) 1000) 10 -}}

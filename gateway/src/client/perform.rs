@@ -116,8 +116,15 @@ impl Client {
                     // Not awaited: if it cannot be written yet, the node keeps trying.
                     drop(local.node.enter_presence(channel, *info));
                 }
-                // The client left before it was announced, so it is never announced.
-                Effect::AnnounceJoined { .. } if self.is_finishing() => drop(self.session.take_announced()),
+                // The client left before its join was announced, but others may have seen it in presence.
+                Effect::AnnounceJoined { .. } if self.is_finishing() => {
+                    for (channel, info) in self.session.take_announced() {
+                        if local.context.rules.options(&channel).is_some_and(|options| options.presence) {
+                            let subscribers = local.hub.subscribers(channel.as_str());
+                            local.node.announce_left(channel, info, subscribers);
+                        }
+                    }
+                }
                 Effect::AnnounceJoined { channel, info } => {
                     let subscribers = local.hub.subscribers(channel.as_str());
                     local.node.announce_joined(channel, *info, subscribers);

@@ -95,12 +95,11 @@ impl Session {
     }
 
     /// Returns, once, the channels whose subscribers have to be told that this client has left, after its connection
-    /// was closed.
+    /// was closed. Among them are those that the client was still joining if they have presence: others may have seen it
+    /// there, although its join was not announced yet.
     pub fn take_announced(&mut self) -> Vec<(Channel, ClientInfo)> {
-        let announced = (0..self.subscriptions.len()).filter_map(|at| {
-            let live = self.subscriptions[at].live_mut()?;
-            std::mem::take(&mut live.announced).then_some(at)
-        });
+        let subscriptions = self.subscriptions.iter_mut().enumerate();
+        let announced = subscriptions.filter_map(|(at, one)| one.take_announced().then_some(at));
         let announced: SmallVec<[usize; 4]> = announced.collect();
         announced.iter().map(|&at| (self.subscriptions[at].channel.clone(), self.info_in(at))).collect()
     }
@@ -151,10 +150,8 @@ impl Session {
 
     /// Performs the end of a subscription: leaves the channel, hides the subscriber and announces the leave.
     pub(super) fn part(&mut self, mut subscription: Subscription, why: Ended) {
-        let (known, announced) =
-            subscription.live_mut().map_or((false, false), |live| (live.known, live.announced));
-        let ended = known.then_some(why);
-        let info = announced.then(|| Box::new(self.info(subscription.granted())));
+        let ended = subscription.live_mut().is_some_and(|live| live.known).then_some(why);
+        let info = subscription.take_announced().then(|| Box::new(self.info(subscription.granted())));
         let was_shown = subscription.live_mut().is_some_and(|live| live.shown);
         let shown = if was_shown { self.shown(&subscription) } else { None };
         let channel = subscription.channel;

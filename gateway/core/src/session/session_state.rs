@@ -185,6 +185,18 @@ impl Subscription {
         }
     }
 
+    /// Returns, once, whether the channel's subscribers have to be told when the client leaves.
+    pub(super) fn take_announced(&mut self) -> bool {
+        let is_shown = match &mut self.stage {
+            JoiningStage::Joining(joining) => {
+                std::mem::take(&mut joining.given.announced) && joining.given.presence
+            }
+            JoiningStage::Authorizing(_) | JoiningStage::Live(_) => false,
+        };
+        let is_announced = self.live_mut().is_some_and(|live| std::mem::take(&mut live.announced));
+        is_shown || is_announced
+    }
+
     pub(super) fn granted(&self) -> Option<&Granted> {
         match &self.stage {
             JoiningStage::Authorizing(joining) | JoiningStage::Joining(joining) => joining.granted.as_deref(),

@@ -11,12 +11,14 @@ use shared::push::UnsubscribeCode;
 
 use crate::support::{Client, channel, context, joined};
 
-/// `told` announces joins and leaves to clients that ask; `forced` to all; `silent` to none.
+/// `told` announces joins and leaves to clients that ask, `shown` has presence beside that; `forced` announces to all,
+/// `silent` to none.
 fn client() -> Client {
     let base = (*context().rules.default).clone();
     let mut context: Context = context();
     for (name, options) in [
         ("told", ChannelOptions { join_leave: true, allow_join_leave: true, ..base.clone() }),
+        ("shown", ChannelOptions { join_leave: true, presence: true, ..base.clone() }),
         ("forced", ChannelOptions { join_leave: true, force_push_join_leave: true, ..base.clone() }),
         ("silent", base),
     ] {
@@ -80,6 +82,32 @@ fn who_was_ended_before_it_knew_of_it_has_not_been_there() {
     client.did();
     client.answer(OutcomeResult::Joined(Err(shared::error::ErrorCode::Internal)));
     assert!(client.did().iter().all(|line| !line.starts_with("announce")));
+}
+
+#[test]
+fn who_can_be_seen_in_presence_before_its_join_is_announced_is_told_as_gone_all_the_same() {
+    // Closed while it joins.
+    let mut closed = client();
+    closed.says(r#"{"id":2,"subscribe":{"channel":"shown:a"}}"#);
+    closed.did();
+    closed.session.handle_disconnect(shared::disconnect::Disconnect::SHUTDOWN);
+    let announced = closed.session.take_announced();
+    assert_eq!(announced.len(), 1);
+    assert_eq!((announced[0].0.as_str(), announced[0].1.user.as_str()), ("shown:a", "ann"));
+    assert_eq!(closed.session.take_announced(), [], "once");
+    // Unsubscribed by the server while it joins.
+    let mut ended = client();
+    ended.says(r#"{"id":2,"subscribe":{"channel":"shown:a"}}"#);
+    ended.did();
+    ended.session.handle_unsubscribe(&channel("shown:a"), UnsubscribeCode::Server);
+    ended.answer(joined(None));
+    assert!(ended.did().contains(&"announce shown:a ann left".to_owned()));
+    // Its join fails.
+    let mut failed = client();
+    failed.says(r#"{"id":2,"subscribe":{"channel":"shown:a"}}"#);
+    failed.did();
+    failed.answer(OutcomeResult::Joined(Err(shared::error::ErrorCode::Internal)));
+    assert!(failed.did().contains(&"announce shown:a ann left".to_owned()));
 }
 
 #[test]

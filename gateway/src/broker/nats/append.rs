@@ -66,6 +66,13 @@ impl AppendRequest {
     fn is_taken_over(&self) -> bool {
         self.reserved.as_ref().is_some_and(|reserved| reserved.taken_over)
     }
+
+    /// Returns the key that may be released because this publication was not made. A key that was taken over stays
+    /// reserved: the publisher before may have used it, and only the reservation makes the next publisher look for that in
+    /// the history.
+    pub(super) fn unused_key(self) -> Option<KeyReservation> {
+        self.reserved.filter(|reserved| !reserved.taken_over)
+    }
 }
 
 /// A message to append, and the results of its publications.
@@ -321,6 +328,17 @@ mod tests {
             draft.outcomes.iter().map(|one| (one.position.unwrap().offset, one.duplicate)).collect();
         assert_eq!(told, [(6, false), (6, true), (7, false), (8, false)]);
         assert_eq!(draft.block.version.unwrap().number, 6);
+    }
+
+    #[test]
+    fn a_key_that_was_taken_over_is_not_released_though_its_publication_was_not_made() {
+        let reserved = |taken_over| {
+            let reserved = Some(KeyReservation::example(taken_over));
+            AppendRequest { reserved, ..addition("a", None) }
+        };
+        assert!(reserved(false).unused_key().is_some());
+        assert!(reserved(true).unused_key().is_none(), "who had it before may have used it");
+        assert!(addition("a", None).unused_key().is_none());
     }
 
     #[test]

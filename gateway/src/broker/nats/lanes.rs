@@ -354,7 +354,7 @@ impl NatsBroker {
                 }
                 Err(error) => {
                     if !error.is_outcome_unknown() {
-                        self.release(batch.into_iter().filter_map(|addition| addition.reserved)).await;
+                        self.release(batch.into_iter().filter_map(AppendRequest::unused_key)).await;
                     }
                     for one in ones {
                         self.answer(one, Err(error.clone()));

@@ -41,6 +41,14 @@ pub(super) struct KeyReservation {
     ttl_ms: u64,
 }
 
+#[cfg(test)]
+impl KeyReservation {
+    pub(super) fn example(taken_over: bool) -> Self {
+        let digest = [0; KEY_BYTES];
+        Self { digest, taken_over, subject: "key".into(), seconds: 60, sequence: 1, ttl_ms: 1_000 }
+    }
+}
+
 /// The state of a key.
 enum KeyState {
     Free { after: u64 },

@@ -112,9 +112,26 @@ impl RedisCluster {
     fn wait(&self, what: &str, holds: impl Fn() -> bool) {
         let start = Instant::now();
         while !holds() {
-            assert!(start.elapsed() < AGREE_DEADLINE, "{what}: not within {AGREE_DEADLINE:?}");
+            assert!(
+                start.elapsed() < AGREE_DEADLINE,
+                "{what}: not within {AGREE_DEADLINE:?}\n{}",
+                self.state()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Returns what each running server says of itself and of the others.
+    fn state(&self) -> String {
+        let answer = |server: &RedisServer, command: &[&str]| {
+            server.try_ask::<String>(command).unwrap_or_else(|error| format!("{error}\n"))
+        };
+        let of_server = |server: &RedisServer| {
+            let (nodes, replication) =
+                (answer(server, &["CLUSTER", "NODES"]), answer(server, &["INFO", "replication"]));
+            format!("port {}:\n{nodes}{replication}", server.port())
+        };
+        self.running().map(of_server).collect()
     }
 
     fn running(&self) -> impl Iterator<Item = &RedisServer> {

@@ -1,5 +1,5 @@
-//! The checks of the gateway's fuzz targets, for a moment: on the targets' seeds, on those with something broken, and on
-//! bytes of chance.
+//! Runs the checks of the gateway's fuzz targets briefly: on the targets' seeds, on corrupted seeds, and on random
+//! bytes.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
@@ -77,7 +77,7 @@ fn seeds_are_read_without_complaint() {
         assert!(tidegate::readers::http_head(&seed[1..]).is_some(), "{}", seed.escape_ascii());
     }
     for seed in seeds("proxy_header") {
-        // A bare line feed was once taken for a part of the header.
+        // A bare line feed was once accepted as a part of the header.
         let is_broken = seed.starts_with(b"\0PROXY UNKNOWN \n");
         let (read, _) = tidegate::readers::proxy_header(&[&seed[1..]]);
         assert_eq!(read.is_err(), is_broken, "{}: {read:?}", seed.escape_ascii());

@@ -1,4 +1,4 @@
-//! `docs/configuration.md` and `docs/metrics.md` say what the code says: they are written from it.
+//! Generates `docs/configuration.md` and `docs/metrics.md` from the code, and checks that they are up to date.
 //!
 //! After a change to a setting or a metric: `WRITE_DOCS=1 cargo test -p tidegate --test generated_docs`.
 
@@ -16,7 +16,7 @@ use tidegate::pusher::webhook::Webhook;
 use tidegate::socketio::namespaces::{EventRule, Namespace};
 use tidegate::telemetry::names::{self, MetricKind};
 
-/// Where the settings of each section are written down: section, file under `gateway`, type.
+/// Where the settings of each section are defined: section, file under `gateway`, type.
 const SECTIONS: &[(&str, &str, &str)] = &[
     ("node", "src/node/node_config.rs", "NodeConfig"),
     ("server", "src/listener/listener_config.rs", "ServerConfig"),
@@ -181,7 +181,7 @@ fn configuration() -> String {
             writeln!(page, "| `{}` | {} | {default} | {meaning} |", field.name, field.kind).unwrap();
         }
         if !head.is_empty() {
-            // All that is in it are sections.
+            // The section contains only other sections.
             page.pop();
         }
     }
@@ -207,7 +207,7 @@ fn metrics() -> String {
     page
 }
 
-/// One key, as its type's source says.
+/// One key, as the source of its type defines it.
 struct Field {
     name: String,
     kind: &'static str,
@@ -219,7 +219,7 @@ fn source(file: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What is written above a type.
+/// Returns the doc comment of a type.
 fn about(file: &str, name: &str) -> String {
     let source = source(file);
     let lines: Vec<&str> = source.lines().collect();
@@ -230,7 +230,7 @@ fn about(file: &str, name: &str) -> String {
     about.join(" ")
 }
 
-/// The public fields of a type and what is written above each.
+/// Returns the public fields of a type with their doc comments.
 fn fields(file: &str, name: &str) -> Vec<Field> {
     let source = source(file);
     let lines: Vec<&str> = source.lines().collect();
@@ -262,7 +262,7 @@ fn declaration(lines: &[&str], file: &str, name: &str) -> usize {
 }
 
 fn kind_in_words(kind: &str) -> &'static str {
-    // What need not be set is no other kind of value for that.
+    // An optional setting has the same kind of value.
     match kind.strip_prefix("Option<").and_then(|kind| kind.strip_suffix('>')).unwrap_or(kind) {
         "bool" => "true, false",
         "u16" | "u32" | "u64" | "usize" | "i64" => "number",

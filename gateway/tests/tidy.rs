@@ -1,4 +1,4 @@
-//! The rules of ARCHITECTURE.md that a program can check: who may name whom, and what must not be named at all.
+//! Checks the rules of ARCHITECTURE.md that a program can check: which code may use which, and what no code may use.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
@@ -10,11 +10,11 @@ mod code;
 #[path = "support/pages.rs"]
 mod pages;
 
-/// Files longer than this want splitting by event or verb. Most are far shorter.
+/// The longest file allowed. Longer ones should be split by event or verb; most are far shorter.
 const LINES_MAX: usize = 600;
 
-/// A rule: code under `inside` does not say `never`, except in `except`. Words are written as [`code::code_of`] writes
-/// them, paths from their root.
+/// A rule: code under `inside` does not contain `never`, except in the files `except`. Words are written as
+/// [`code::code_of`] writes them, paths from their root.
 struct Absence {
     inside: &'static str,
     never: &'static [&'static str],
@@ -22,7 +22,7 @@ struct Absence {
 }
 
 const ABSENCES: &[Absence] = &[
-    // The lower storeys do no IO because they have nothing to do it with.
+    // The two lower layers do no IO because they do not use anything that does.
     Absence {
         inside: "shared/src",
         never: &[
@@ -59,7 +59,7 @@ const ABSENCES: &[Absence] = &[
     },
     Absence { inside: "shared/src/framing", never: &["crate::protocol", "crate::command"], except: &[] },
     Absence { inside: "shared/src/protocol", never: &["framing::websocket"], except: &[] },
-    // What arrives leaves a broker through the events it was made with.
+    // A broker reports what arrives through the events that it was created with.
     Absence { inside: "gateway/src/broker", never: &["crate::node", "crate::worker"], except: &[] },
     Absence { inside: "gateway/src/presence", never: &["crate::node", "crate::worker"], except: &[] },
     Absence {
@@ -77,7 +77,7 @@ const ABSENCES: &[Absence] = &[
         never: &["crate::node", "crate::worker", "crate::client"],
         except: &[],
     },
-    // Parts are given their own settings, not everybody's.
+    // A part of the program receives its own settings, not the whole configuration.
     Absence {
         inside: "gateway/src",
         never: &["crate::config::Config"],
@@ -89,9 +89,9 @@ const ABSENCES: &[Absence] = &[
             "gateway/src/app/reload.rs",
         ],
     },
-    // A session meets the hub and the node in one place.
+    // One file connects sessions with the hub and the node.
     Absence { inside: "gateway/src", never: &["Effect::"], except: &["gateway/src/client/perform.rs"] },
-    // Raw descriptors are sent to in one place, one by one or together, and the allocator reads a symbol of ours.
+    // Unsafe code is only where bytes are sent to raw descriptors, and where the allocator reads a symbol of ours.
     Absence {
         inside: "gateway/src",
         never: &["unsafe"],
@@ -103,7 +103,7 @@ const ABSENCES: &[Absence] = &[
     },
     Absence { inside: "shared/src", never: &["unsafe"], except: &[] },
     Absence { inside: "gateway/core/src", never: &["unsafe"], except: &[] },
-    // Code that comes from elsewhere would not be read here.
+    // Code included from elsewhere would escape these checks.
     Absence { inside: "gateway/src", never: &["include!", "#[path"], except: &[] },
     Absence { inside: "shared/src", never: &["include!", "#[path"], except: &[] },
     Absence { inside: "gateway/core/src", never: &["include!", "#[path"], except: &[] },
@@ -131,7 +131,7 @@ fn every_arrow_points_down() {
     assert!(broken.is_empty(), "see the invariants in ARCHITECTURE.md:\n{}", broken.join("\n"));
 }
 
-/// One thing in three folders: a client lives on a worker, and both ask the node, which answers into their inboxes.
+/// Modules that form one unit: a client lives on a worker, and both call the node, which answers into their inboxes.
 const ONE_THING: [&str; 3] = ["client", "worker", "node"];
 
 #[test]
@@ -196,7 +196,7 @@ fn what_code_names_is_seen_however_it_is_written() {
     ] {
         let paths = ["gateway/core/src/session/on_connect.rs", "gateway/core/src/session/mod.rs"];
         let is_seen = |path: &&str| code::names(&code::code_of(path, text), never);
-        // The last of a path that begins with `super` or `self` hangs on where the file is.
+        // A path that begins with `super` or `self` depends on where the file is.
         assert!(paths.iter().any(is_seen), "{never} in {text}: {}", code::code_of(paths[0], text));
     }
 }
@@ -238,24 +238,25 @@ fn every_file_says_what_it_holds_and_is_not_too_long() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// The crates whose types and files stand once each, and where their sources are.
+/// The sources of the crates in which names of types and files must be unique.
 const CRATES: [&str; 3] = ["shared/src", "gateway/core/src", "gateway/src"];
 
-/// Files that may have the same name as others of their crate: below this folder, with these names (none: with any).
+/// Files that may share their name with others of their crate: below this folder, with one of these names, or with any if
+/// there are none.
 struct SameName {
     inside: &'static str,
     names: &'static [&'static str],
 }
 
 const SAME_NAMES: &[SameName] = &[
-    // Every protocol and every framing has a folder with a file for each step, and the steps are the same.
+    // Every protocol and every framing has a folder with a file per step, and the steps have the same names.
     SameName { inside: "shared/src/protocol", names: &[] },
     SameName { inside: "shared/src/framing", names: &[] },
-    // The same is kept in memory, over several servers, or in NATS, for presence, for the ledger and for sessions.
+    // Presence, ledger and sessions each have implementations in memory, over several servers and in NATS.
     SameName { inside: "gateway/src", names: &["memory.rs", "shards.rs", "nats.rs"] },
 ];
 
-/// What Rust calls the file of a folder, of a crate, or of a module's tests.
+/// Names that Rust gives to the file of a folder, of a crate, or of a module's tests.
 const FILES_OF_RUST: [&str; 4] = ["mod.rs", "lib.rs", "main.rs", "tests.rs"];
 
 #[test]
@@ -288,8 +289,8 @@ fn a_type_and_a_file_have_names_that_stand_once_in_their_crate() {
     assert!(broken.is_empty(), "these names stand more than once:\n{}", broken.join("\n"));
 }
 
-/// Words for what was done to something. What it is has a name that a newcomer would look up: what was told is a message, what
-/// was asked a request, what was said a reply; what is kept is retained, the past is a history, and what is owed is pending.
+/// Participles that name what was done to a thing. Names should say what the thing is: a message instead of `told`, a request
+/// instead of `asked`, a reply instead of `said`, `retained` for `kept`, a history for the `past`, `pending` for `owed`.
 const NO_NAMES: [&str; 6] = ["told", "asked", "said", "kept", "past", "owed"];
 
 #[test]
@@ -305,7 +306,7 @@ fn what_stands_in_code_is_named_by_what_it_is_and_not_by_what_was_done_to_it() {
             if tests.iter().any(|tests| path.starts_with(&**tests)) {
                 continue;
             }
-            // What stands in quotes is for others.
+            // Strings are not names.
             let code = code::code_of(path, text);
             let words = code
                 .split('"')
@@ -328,11 +329,11 @@ fn types_are_found_wherever_they_are_written_down_and_those_of_traits_are_not_me
     assert_eq!(types_of(&code), ["A", "G", "H", "J", "L"], "{code}");
 }
 
-/// Returns the names of the types that a piece of code defines, in their order; not those that traits leave open.
+/// Returns the names of the types that a piece of code defines, in their order, without associated types.
 fn types_of(code: &str) -> Vec<String> {
     let is_word = |found: char| found.is_alphanumeric() || found == '_';
     let (mut names, mut rest) = (Vec::new(), code);
-    // Whether each block that is open is that of a trait or an implementation, and whether the next one will be.
+    // For each open block, whether it belongs to a trait or an implementation, and whether the next one will.
     let (mut blocks, mut header) = (Vec::new(), None);
     while let Some(first) = rest.chars().next() {
         let end = match is_word(first) {
@@ -402,7 +403,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
-/// Every Rust file below a folder, by its path from the root.
+/// Returns every Rust file below a folder with its path from the root.
 fn sources(inside: &str) -> Vec<(String, String)> {
     let mut files = Vec::new();
     collect(&root().join(inside), "rs", &mut files);

@@ -1,5 +1,5 @@
-//! What a publication costs each of three masters of a cluster, beside one that has all slots, and what moves and failovers cost. No
-//! tests: they print what they measure.
+//! Measures what a publication costs each of three masters of a cluster, compared with one that has all slots, and what moves of
+//! slots and failovers cost. These are not tests: they print what they measure.
 //!
 //! `cargo test -p tidegate --test broker_suite cluster_costs -- --ignored --nocapture`
 
@@ -17,11 +17,11 @@ use crate::redis_server::RedisServer;
 
 const PUBLICATIONS: u64 = 20_000;
 const CHANNELS: usize = 300;
-/// In flight at once for each master.
+/// Publications in flight at once for each master.
 const TOGETHER: usize = 64;
 const ROUNDS: usize = 5;
 
-/// Microseconds of a processor that a server has used.
+/// Returns the CPU time that a server has used, in microseconds.
 fn used(server: &RedisServer) -> f64 {
     let info: String = server.ask(&["INFO", "cpu"]);
     let field = |name: &str| {
@@ -31,7 +31,7 @@ fn used(server: &RedisServer) -> f64 {
     (field("used_cpu_user") + field("used_cpu_sys")) * 1e6
 }
 
-/// Microseconds of each master for a publication.
+/// Returns the CPU time of each master per publication, in microseconds.
 async fn measure(node: &Node, channels: &[Channel], servers: &[RedisServer], masters: usize) -> Vec<f64> {
     let before: Vec<f64> = servers.iter().map(used).collect();
     let counted = || {
@@ -84,7 +84,7 @@ async fn a_publication_costs_each_of_three_masters_what_it_costs_one_that_has_al
     }
 }
 
-/// How long each publication took, in milliseconds, in the order of that.
+/// Publishes until stopped and returns how long each publication took, in milliseconds, in ascending order.
 async fn publish_for(node: &Node, channel: &Channel, stop: &AtomicBool) -> Vec<f64> {
     let mut took = Vec::new();
     while !stop.load(Ordering::Relaxed) {

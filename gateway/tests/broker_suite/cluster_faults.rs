@@ -1,4 +1,4 @@
-//! Masters of a cluster that die, are replaced, come and go; and what cannot be used as one.
+//! Tests a cluster whose masters die, are replaced, are added and are removed, and servers that cannot be used as a cluster.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::harness::{ALL, Backend, Cluster, Node, Redis, channel, eventually, re
 use crate::presence::info;
 use crate::redis_cluster::RedisCluster;
 
-/// The server whose channels these are.
+/// Returns the index of the server that has the channel's slot.
 fn server_of(cluster: &Cluster, node: &Node, channel: &Channel) -> usize {
     let name = node.broker.part_name(node.broker.part_of(channel));
     let named = |port: u16| *name == *format!("127.0.0.1:{port}");
@@ -42,7 +42,7 @@ async fn a_master_that_is_killed_is_missed_by_its_channels_alone_until_its_repli
     servers.servers[killed].kill();
     let at = Instant::now();
     let mut rounds = 0;
-    // Until the replica is promoted the others go on as if nothing was.
+    // Until the replica is promoted, the other masters work as before.
     let healed = loop {
         rounds += 1;
         for channel in rest {
@@ -88,13 +88,13 @@ async fn a_master_that_is_killed_is_missed_by_its_channels_alone_until_its_repli
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_is_added_and_another_removed_while_everything_goes_on() {
-    // The second has few slots, so that it is soon that it has none.
+    // The second master has few slots, so that they are moved quickly.
     let mut servers = RedisCluster::start_with(&[0, 16_000], 0);
     let added = servers.add_server();
     servers.meet_all();
     let cluster = Cluster::of(servers);
     let mut config = cluster.config.clone();
-    // It is told of by the others.
+    // The node learns of the added server from the others.
     config.addresses.truncate(1);
     let nodes = [cluster.node_with(&config), cluster.node_with(&config)];
     for node in &nodes {
@@ -113,7 +113,7 @@ async fn a_master_is_added_and_another_removed_while_everything_goes_on() {
         tokio::task::spawn_blocking(move || servers.move_slots(moving, to)).await.expect("moved");
         cluster.servers.agree_on(&slots, to);
     };
-    // Everything of the second, which is then removed.
+    // All slots of the second master, which is then removed.
     let removed = server_of(&cluster, &nodes[0], &all[3]);
     move_to(cluster.servers.slots(removed), added).await;
     assert!(cluster.servers.slots(removed).is_empty());
@@ -151,7 +151,7 @@ async fn a_master_is_added_and_another_removed_while_everything_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_without_slots_is_left_though_nobody_publishes_any_more_where_it_had_them() {
-    // The second has few of them, so that they are soon moved.
+    // The second master has few slots, so that they are moved quickly.
     let cluster = Cluster::of(RedisCluster::start_with(&[0, 16_000], 0));
     let node = cluster.node();
     node.listens().await;
@@ -166,7 +166,7 @@ async fn a_master_without_slots_is_left_though_nobody_publishes_any_more_where_i
     let servers = cluster.servers.clone();
     let slots: Vec<u16> = servers.slots(1);
     tokio::task::spawn_blocking(move || servers.move_slots(slots, 0)).await.expect("moved");
-    // It is kept for half a minute, for what may be on its way to it.
+    // The node keeps the connection for half a minute, for operations that may still be on their way to the master.
     let start = Instant::now();
     while connected() > 0 {
         assert!(start.elapsed() < Duration::from_secs(90), "the node stays connected");
@@ -174,7 +174,7 @@ async fn a_master_without_slots_is_left_though_nobody_publishes_any_more_where_i
     }
 }
 
-/// Why a node with this configuration cannot work.
+/// Returns the error of a node that cannot work with this configuration.
 async fn trouble(config: &RedisConfig, cluster: &Cluster) -> String {
     let node = cluster.node_with(config);
     node.broker.canary().await.expect_err("it cannot work").to_string()

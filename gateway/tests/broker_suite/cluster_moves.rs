@@ -1,4 +1,4 @@
-//! Slots of a cluster move to another master while everything goes on.
+//! Moves slots of a cluster to another master while the nodes publish and subscribe.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::presence::info;
 use crate::redis_cluster::RedisCluster;
 use crate::redis_server::RedisServer;
 
-/// All of it stays.
+/// A retention that keeps every publication of a test.
 const LONG: Retention = Retention::new(1_000_000, Duration::from_secs(600));
 /// Publications of a channel that are in flight at once.
 const TOGETHER: usize = 16;
 
-/// The slot of a channel, with as many partitions as there are unless said otherwise.
+/// Returns the first slot of the channel's partition, with the default number of partitions.
 pub fn slot_of(server: &RedisServer, channel: &Channel) -> u16 {
     let slot: u16 = server.ask(&["CLUSTER", "KEYSLOT", channel.as_str()]);
     slot / 16 * 16
@@ -35,7 +35,7 @@ pub fn slots_of(cluster: &Cluster, channels: &[Channel]) -> Vec<u16> {
     slots.into_iter().collect()
 }
 
-/// Some channels of each of the first masters.
+/// Returns `each` channels of each of the first `masters` masters.
 pub fn channels_at(node: &Node, masters: usize, each: usize, prefix: &str) -> Vec<Channel> {
     let parts: Vec<usize> = (0..node.broker.parts()).filter(|part| node.broker.has_part(*part)).collect();
     let named = |part: usize| {
@@ -46,7 +46,7 @@ pub fn channels_at(node: &Node, masters: usize, each: usize, prefix: &str) -> Ve
     parts.into_iter().take(masters).flat_map(named).collect()
 }
 
-/// Publishes numbers without waiting for the answers until told to stop, and gives the positions in the order of the calls.
+/// Publishes numbers, `TOGETHER` in flight, until `stop` is set, and returns the positions in the order of the calls.
 fn publish_on(
     broker: Arc<dyn Broker>,
     channel: Channel,
@@ -59,7 +59,7 @@ fn publish_on(
                 number += 1;
                 let mut made = request(&channel, number);
                 made.retention = LONG;
-                // Some alone, because they have keys.
+                // Publications with an idempotency key are sent alone.
                 if number % 7 == 0 {
                     let key = number.to_string().into();
                     made.idempotency = Some(Idempotency { key, ttl: Duration::from_secs(60) });
@@ -78,7 +78,7 @@ fn publish_on(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publications_keep_their_order_and_their_epoch_while_their_slots_move_both_ways() {
     let cluster = Cluster::of(RedisCluster::start(2, 0));
-    // A loaded machine may take long over a move, and nothing is to be refused.
+    // A move can take long on a loaded machine, and no publication may time out meanwhile.
     let config = redis::RedisConfig { timeout_ms: 20_000, ..cluster.config.clone() };
     let (node, other) = (cluster.node_with(&config), cluster.node_with(&config));
     node.listens().await;
@@ -103,7 +103,7 @@ async fn publications_keep_their_order_and_their_epoch_while_their_slots_move_bo
             })
         })
         .await;
-        // In the meantime too.
+        // Leaves time to publish between the moves.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     stop.store(true, Ordering::Relaxed);
@@ -117,7 +117,7 @@ async fn publications_keep_their_order_and_their_epoch_while_their_slots_move_bo
         let kept = node.history(channel, LONG_READ).await;
         let said: Vec<String> = expected.iter().map(u64::to_string).collect();
         assert_eq!(kept, said, "what was answered is what is kept");
-        // What a subscriber heard is a part of that, in its order, and each at most once or told as a gap by its offset.
+        // The subscriber received a part of the history, in its order, each publication at most once; offsets show the gaps.
         let heard: Vec<(u64, String)> = other
             .heard
             .in_channel(channel)
@@ -133,7 +133,7 @@ async fn publications_keep_their_order_and_their_epoch_while_their_slots_move_bo
     for channel in &channels {
         assert!(moved.contains(channel), "it is told that {channel} may lack something");
     }
-    // All are heard where they are now.
+    // Publications arrive from the masters that now have the slots.
     for channel in &channels {
         let last = node.publish(channel, "last").await.position.expect("a position");
         eventually("it is heard", async || {
@@ -166,7 +166,7 @@ async fn a_quiet_channel_keeps_its_epoch_where_its_slot_goes_and_so_does_all_tha
     let from = cluster.servers.owner(slots[0]);
     let (servers, moving) = (cluster.servers.clone(), slots.clone());
     tokio::task::spawn_blocking(move || servers.move_slots(moving, 1 - from)).await.expect("moved");
-    // By a node that knows nothing of before, and by one that does.
+    // Half of the channels are read by a node that has seen nothing of them, half by one that has.
     let newcomer = cluster.node();
     newcomer.listens().await;
     for (number, channel) in channels.iter().enumerate() {
@@ -196,19 +196,19 @@ async fn while_a_slot_is_on_its_way_what_has_arrived_is_used_there_and_heard_all
     let number = slot.to_string();
     target.ask::<()>(&["CLUSTER", "SETSLOT", &number, "IMPORTING", &cluster.servers.id(from)]);
     source.ask::<()>(&["CLUSTER", "SETSLOT", &number, "MIGRATING", &cluster.servers.id(1 - from)]);
-    // Nothing has left yet.
+    // No key has moved yet.
     node.publish(&news, "second").await;
     let keys: Vec<String> = source.ask(&["CLUSTER", "GETKEYSINSLOT", &number, "100"]);
     let port = target.port().to_string();
     for key in &keys {
         source.ask::<()>(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
     }
-    // All of it has, and subscribers are where it was.
+    // All keys have moved, and the subscribers are still at the source.
     let third = node.publish(&news, "third").await.position.expect("a position");
     assert_eq!(third, StreamPosition { offset: 3, ..first });
     eventually("it is heard", async || other.heard.texts(&news) == ["first", "second", "third"]).await;
     assert_eq!(node.history(&news, ALL).await, ["first", "second", "third"]);
-    // What is new is made when the slot has arrived: until then it waits.
+    // New keys can be created only once the slot has moved; until then the publication waits.
     let mut once = request(&news, "fourth");
     once.idempotency = Some(Idempotency { key: "k".into(), ttl: Duration::from_secs(60) });
     let waiting = tokio::spawn({
@@ -245,7 +245,7 @@ async fn a_slot_that_nobody_lets_arrive_is_told_in_time_and_others_go_on() {
     let number = slot.to_string();
     target.ask::<()>(&["CLUSTER", "SETSLOT", &number, "IMPORTING", &cluster.servers.id(from)]);
     source.ask::<()>(&["CLUSTER", "SETSLOT", &number, "MIGRATING", &cluster.servers.id(1 - from)]);
-    // One of two keys.
+    // Moves one of the slot's two keys.
     let keys: Vec<String> = source.ask(&["CLUSTER", "GETKEYSINSLOT", &number, "1"]);
     source.ask::<()>(&["MIGRATE", "127.0.0.1", &target.port().to_string(), &keys[0], "0", "5000"]);
     let error = node.broker.publish(request(stuck, "second")).await.expect_err("it is in two halves");
@@ -287,7 +287,7 @@ async fn each_node_is_brought_what_its_subscribers_need_and_nothing_else() {
     let received = |node: &Node| node.counted().received.get() as usize;
     for (node, channels) in nodes.iter().zip([theirs, ours]) {
         eventually("all are heard", async || received(node) >= CHANNELS / 2).await;
-        // What is sent after them over the same connections is behind them.
+        // The canary follows the publications on the same connections, so no copies can arrive after it.
         node.listens().await;
         assert_eq!(received(node), CHANNELS / 2);
         assert!(channels.iter().all(|channel| node.heard.texts(channel) == [channel.as_str()]));

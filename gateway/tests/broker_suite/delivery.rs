@@ -1,4 +1,4 @@
-//! Who hears what, and in which order.
+//! Tests which nodes receive a publication, and in which order.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -157,7 +157,7 @@ pub async fn what_is_published_without_waiting_keeps_the_order_of_the_calls<B: B
         let passing = PublishRequest { retention: NOT_KEPT, ..request(&passing, number) };
         answers.push(node.broker.publish(passing));
     }
-    // The last first: the order is that of the calls, not of the waiting.
+    // Awaits the last call first: the order is that of the calls, not that in which they are awaited.
     let mut offsets = Vec::new();
     while let Some(answer) = answers.pop() {
         offsets.extend(answer.await.expect("published").position.map(|position| position.offset));
@@ -214,7 +214,7 @@ pub async fn a_canary_comes_back<B: Backend>() {
     let node = backend.node();
     node.listens().await;
     let mut took = Duration::ZERO;
-    // One after the other, however soon.
+    // A canary may follow another immediately.
     for _ in 0..10 {
         took = node.broker.canary().await.expect("a canary");
         assert!(took < Duration::from_secs(2), "{took:?}");

@@ -1,4 +1,4 @@
-//! What Redis and the network can do to a broker, and what it must do then.
+//! Tests how the Redis broker behaves when Redis or the network fails.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tidegate::broker::redis::RedisUrl;
 use crate::harness::{ALL, Backend, KEPT, Node, Redis, channel, eventually, request};
 use crate::relay::Relay;
 
-/// How late an answer may be after its deadline on a busy machine.
+/// How long after its timeout a call may return on a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
 
 fn impatient() -> Redis {
@@ -25,7 +25,7 @@ async fn page(node: &Node, name: &str) -> HistoryPage {
     node.broker.history(channel(name), ALL, KEPT).await.expect("history")
 }
 
-/// Every call there is, each with its name.
+/// Makes every call of a broker, and returns its name, its duration and its result.
 async fn all_calls(node: &Node) -> Vec<(&'static str, Duration, Result<(), BrokerError>)> {
     let broker = &node.broker;
     let a = channel("a");
@@ -62,7 +62,7 @@ pub async fn works(node: &Node) -> bool {
     all_calls(node).await.iter().all(|(_, _, result)| result.is_ok())
 }
 
-/// What a node listens to in any case: its canary, commands for all nodes, and what is said to it by name.
+/// Redis channels that every node subscribes to: its canary, commands for all nodes, and messages for this node.
 const OWN_CHANNELS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,7 +120,7 @@ async fn a_lost_subscriber_link_is_made_again_with_everything_subscribed() {
     let before = page(&node, "many:1").await.top;
     let killed: i64 = redis.server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     assert_eq!(killed, 1);
-    // It is published while nobody listens, or after: then it is heard.
+    // The node may or may not have subscribed again by now; in the second case it misses this publication.
     node.publish(&channels[1], "meanwhile").await;
     eventually("the node is told", async || node.heard.resumed() == 1).await;
     let subscribed: Vec<String> = redis.server.ask(&["PUBSUB", "CHANNELS"]);
@@ -155,7 +155,7 @@ async fn every_call_to_a_frozen_redis_ends_by_its_deadline() {
     assert!(works(&node).await);
     redis.server.freeze();
     let start = Instant::now();
-    // Through the loss being noticed, to attempts at connecting that hang too.
+    // Long enough that the node notices the loss and then makes attempts to connect, which hang too.
     while start.elapsed() < Duration::from_secs(4) {
         for (name, took, result) in all_calls(&node).await {
             assert!(took < Duration::from_millis(redis.config.timeout_ms) + SLACK, "{name} took {took:?}");
@@ -253,7 +253,7 @@ async fn a_subscription_whose_caller_gave_up_does_not_stay() {
     for number in 0..100 {
         let subscribing = node.broker.subscribe(vec![channel(&format!("c{number}"))]);
         if number % 2 == 0 {
-            // Given up at once, or when the command is already on its way.
+            // Half of the calls are dropped before they start, the others perhaps when the command is on its way.
             drop(subscribing);
         } else {
             let _ = tokio::time::timeout(Duration::from_micros(number * 20), subscribing).await;

@@ -1,4 +1,4 @@
-//! Nodes to try brokers with: each hears what its broker tells it.
+//! Provides nodes for tests of brokers; each records the events of its broker.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,14 +38,14 @@ use crate::nats_server::NatsServer;
 use crate::redis_cluster::RedisCluster;
 use crate::redis_server::RedisServer;
 
-/// Nothing that is waited for takes this long.
+/// The deadline of every wait.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const KEPT: Retention = Retention::new(100, Duration::from_secs(60));
 pub const NOT_KEPT: Retention = Retention::new(0, Duration::ZERO);
 pub const ALL: HistoryFilter = HistoryFilter { since: None, limit: 1000, reverse: false, enough_bytes: None };
 
-/// Where nodes come from; what they share lives as long as this.
+/// Creates nodes, and keeps the servers that they share until it is dropped.
 pub trait Backend {
     fn new() -> Self;
     fn node(&self) -> Node;
@@ -56,18 +56,18 @@ pub struct Node {
     pub broker: Arc<dyn Broker>,
     pub presence: Arc<dyn Presence>,
     pub ledger: Arc<dyn Ledger>,
-    /// The same, where each node makes a table of its own.
+    /// The ledger over NATS, where each node derives its own table from the log.
     pub nats_ledger: Option<Arc<NatsLedger>>,
     pub sessions: Arc<dyn SessionStore>,
     pub heard: Arc<Heard>,
     pub metrics: Arc<BrokerMetrics>,
-    /// Of each server, where there are several.
+    /// The metrics of each server, if there are several.
     pub by_server: Vec<Arc<BrokerMetrics>>,
-    /// The same by its name, where they come and go. Without a name: what is none's.
+    /// The metrics by the name of the server, where servers come and go. An empty name stands for what belongs to no server.
     pub by_name: Arc<Mutex<BTreeMap<String, Arc<BrokerMetrics>>>>,
 }
 
-/// Everything a node was told.
+/// Everything that a node received from its broker.
 #[derive(Debug, Default)]
 pub struct Heard {
     publications: Mutex<HashMap<String, Vec<Publication>>>,
@@ -107,7 +107,7 @@ impl BrokerEvents for Heard {
 }
 
 impl Heard {
-    /// Joins and leaves.
+    /// Returns the joins and leaves, by channel.
     pub fn events(&self) -> Vec<(String, OwnedEvent)> {
         self.events.lock().clone()
     }
@@ -132,19 +132,19 @@ impl Heard {
         self.resumed.load(Ordering::SeqCst)
     }
 
-    /// Which channels moved to another part of the broker, in their order.
+    /// Returns the channels that moved to another part of the broker, in the order of the events.
     pub fn moved(&self) -> Vec<Channel> {
         self.moved.lock().clone()
     }
 
-    /// Of which parts of the broker that was told, in its order.
+    /// Returns the parts of the broker that resumed, in the order of the events.
     pub fn resumed_parts(&self) -> Vec<usize> {
         self.resumed_parts.lock().clone()
     }
 }
 
 impl Node {
-    /// Over one server, or none.
+    /// Creates a node whose broker has one server, or none.
     fn of_one(
         broker: Arc<dyn Broker>,
         presence: Arc<dyn Presence>,
@@ -157,7 +157,7 @@ impl Node {
         Self { broker, presence, ledger, nats_ledger: None, sessions, heard, metrics, by_server, by_name }
     }
 
-    /// What its broker has counted, over all servers.
+    /// Returns the sum of the broker's metrics over all servers.
     pub fn counted(&self) -> BrokerMetrics {
         let by_name = self.by_name.lock();
         let is_alone = self.by_server.is_empty() && by_name.is_empty();
@@ -170,7 +170,7 @@ impl Node {
         self.broker.publish(request(channel, text)).await.expect("published")
     }
 
-    /// Waits until what is sent to this node arrives.
+    /// Waits until messages to this node arrive.
     pub async fn listens(&self) {
         eventually("the node listens", async || self.broker.canary().await.is_ok()).await;
     }
@@ -183,7 +183,7 @@ impl Node {
         self.history_kept(channel, filter, KEPT).await
     }
 
-    /// Of a channel that keeps so much.
+    /// Reads the history of a channel with this retention.
     pub async fn history_kept(
         &self,
         channel: &Channel,
@@ -213,7 +213,7 @@ impl Backend for Memory {
 }
 
 impl Redis {
-    /// With options as on the command line of `redis-server`.
+    /// Starts a server with these options of the `redis-server` command line.
     pub fn with(options: &[&str]) -> Self {
         let server = RedisServer::start_with(options);
         let url = RedisUrl::new(server.url());
@@ -249,7 +249,7 @@ impl Backend for Redis {
     }
 }
 
-/// Several servers that do not know of each other.
+/// Three servers that do not know of each other.
 #[derive(Debug)]
 pub struct Shards {
     pub servers: Vec<RedisServer>,
@@ -258,7 +258,7 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// With options as on the command line of `redis-server`.
+    /// Starts the servers with these options of the `redis-server` command line.
     pub fn with(options: &[&str]) -> Self {
         let servers: Vec<_> = (0..3).map(|_| RedisServer::start_with(options)).collect();
         let addresses = servers.iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
@@ -301,7 +301,7 @@ impl Backend for Shards {
     }
 }
 
-/// A server with JetStream.
+/// A NATS server with JetStream.
 #[derive(Debug)]
 pub struct Nats {
     pub server: NatsServer,
@@ -310,14 +310,14 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// With further lines of the server's configuration, and how a test logs in.
+    /// Starts a server with further lines of configuration; `login` is what the test itself connects with.
     pub fn with(settings: &str, login: &str) -> Self {
         let server = NatsServer::start_with(settings, login);
         let config = nats::NatsConfig { url: NatsUrl::new(server.url()), ..nats::NatsConfig::default() };
         Self::of(server, config)
     }
 
-    /// Nodes with these settings.
+    /// Creates nodes with these settings.
     pub fn of(server: NatsServer, config: nats::NatsConfig) -> Self {
         Self { server, config, nodes: AtomicU64::new(0) }
     }
@@ -346,7 +346,7 @@ impl Backend for Nats {
     }
 }
 
-/// A cluster of three masters, which several tests may share: each has keys of its own.
+/// A cluster of three masters, which several tests may share: each uses a key prefix of its own.
 #[derive(Debug)]
 pub struct Cluster {
     pub servers: Arc<RedisCluster>,
@@ -354,13 +354,13 @@ pub struct Cluster {
     nodes: AtomicU64,
 }
 
-/// The one that is shared, for as long as anybody has it.
+/// The shared cluster, which lives as long as a test uses it.
 static SHARED: Mutex<Weak<RedisCluster>> = Mutex::new(Weak::new());
-/// How often keys of their own were given out.
+/// The number of key prefixes that were given out.
 static PREFIXES: AtomicU64 = AtomicU64::new(0);
 
 impl Cluster {
-    /// One of the test's own.
+    /// Uses a cluster that belongs to one test.
     pub fn of(servers: RedisCluster) -> Self {
         Self::over(Arc::new(servers))
     }
@@ -429,7 +429,7 @@ pub fn texts(publications: &[Publication]) -> Vec<String> {
     publications.iter().map(text).collect()
 }
 
-/// Asks again and again until the answer is yes.
+/// Polls `holds` until it returns true, and panics after `PATIENCE`.
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !holds().await {

@@ -1,4 +1,4 @@
-//! Channels that keep state by key.
+//! Tests channels that keep state by key.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub fn set(key: &str, data: &str) -> MapChange {
     MapChange { key: key.into(), action: KeyAction::Set(Box::new(set)), expected: None }
 }
 
-/// The same, with something else about it.
+/// Sets a key to `9` with further options.
 pub fn set_with(key: &str, with: impl FnOnce(&mut SetKey)) -> MapChange {
     let mut change = set(key, "9");
     if let KeyAction::Set(set) = &mut change.action {
@@ -60,7 +60,7 @@ pub fn all(limit: u32) -> StateFilter {
     StateFilter { limit, enough_bytes: u32::MAX, ..StateFilter::default() }
 }
 
-/// What a key is told to hold, or `-` if it is gone.
+/// Formats a publication as `key=value@offset`, with `-` as the value of a removed key.
 pub fn told(publication: &Publication) -> String {
     let keyed = publication.keyed.as_ref().expect("a key");
     let value = if keyed.removed { "-".into() } else { String::from_utf8_lossy(&publication.data.bytes) };
@@ -192,7 +192,7 @@ pub async fn keys_expire_and_that_is_told<B: Backend>() {
     change(&node, &a, set("k", "1"), BRIEF).await;
     assert_eq!(read(&node, &a, all(10), BRIEF).await.entries.len(), 1);
     eventually("it is told as removed", async || {
-        // A broker that does not look by itself is asked.
+        // Some brokers find expired keys only when the state is read.
         read(&node, &a, StateFilter::default(), BRIEF).await;
         node.heard.in_channel(&a).len() == 2
     })

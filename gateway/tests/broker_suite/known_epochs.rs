@@ -1,4 +1,4 @@
-//! What a node knows of a channel's epoch spares Redis some work, and is never taken for the truth.
+//! Tests that the epoch which a node remembers of a channel saves work in Redis, but is never trusted.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use shared::position::StreamPosition;
 
 use crate::harness::{ALL, Backend, KEPT, Node, Redis, channel, eventually, request};
 
-/// All at once, so that they leave in few calls; their positions in the order of the calls.
+/// Publishes all at once, so that they leave in few calls, and returns the positions in the order of the calls.
 async fn burst(node: &Node, channels: &[Channel], count: usize) -> Vec<StreamPosition> {
     let call = |number: usize| node.broker.publish(request(&channels[number % channels.len()], number));
     let answers: Vec<_> = (0..count).map(call).collect();

@@ -1,4 +1,4 @@
-//! Who holds what, and the news of it.
+//! Tests the ledger: who holds what, and the events that follow from changes.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ impl Node {
         read(done.map(|until| ReaderProgress { from, until }), limit).await
     }
 
-    /// All news after some.
+    /// Returns the events after the position `done`, or all.
     pub async fn news(&self, done: Option<u64>) -> Vec<LedgerEvent> {
         self.page("main", done, 10_000).await.news.into_iter().map(|(_, news)| news).collect()
     }
@@ -88,7 +88,7 @@ pub async fn a_holder_that_ends_lets_go_of_what_nobody_else_holds<B: Backend>() 
         .expect("ended");
     let room = LedgerCapacity { news_max: 9_999, ..ROOM };
     eventually("all is free", async || {
-        // Whoever is left frees a part of it each time.
+        // Each renewal by the remaining holder frees a part of the dead one's.
         let held = node.ledger.prolong("shop", "two", LEASE, room).await.expect("prolonged");
         assert_ne!(held, HoldOutcome::Over);
         node.news(Some(1_202)).await.len() == 1_200
@@ -173,7 +173,7 @@ pub async fn it_is_what_the_table_says_whatever_happens<B: Backend>() {
     for holder in ["0", "1", "2"] {
         node.begin(holder).await;
     }
-    // Any sequence will do, as long as it is always the same.
+    // Any pseudorandom sequence will do, as long as it is the same in each run.
     let mut seed = 7_u64;
     let mut draw = |below: u64| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

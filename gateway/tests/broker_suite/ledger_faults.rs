@@ -1,4 +1,4 @@
-//! What becomes of a ledger when nodes and Redis die.
+//! Tests a ledger whose nodes or whose Redis die.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,7 +23,7 @@ async fn what_a_dead_node_held_is_free_once_and_only_what_nobody_else_holds() {
     assert_eq!(keys, [""; 0]);
 }
 
-/// One of them dies with what it holds, and comes back late.
+/// Lets a holder's lease expire; what it held is freed, and its later changes are refused.
 pub async fn die_while_others_live(dying: &Node, living: &Node, third: &Node) {
     living.begin("living").await;
     third.begin("third").await;
@@ -47,7 +47,7 @@ pub async fn die_while_others_live(dying: &Node, living: &Node, third: &Node) {
     let taken = |subject: &str| LedgerEvent::Taken(subject.into());
     assert_eq!(living.news(None).await, [taken("a"), taken("b"), free("a")]);
 
-    // It was only slow: nothing that it does counts any more, and it knows that.
+    // The node was only slow: its changes are refused, and it is told so.
     let changed = dying.ledger.change("shop", "dying", &[hold("c")], ROOM).await.expect("an answer");
     assert_eq!(changed, HoldOutcome::Over);
     dying.begin("dying.2").await;
@@ -62,7 +62,7 @@ async fn one_node_reads_for_a_reader_until_its_lease_is_over_or_it_leaves() {
     read_for_one_reader(&redis.node(), &redis.node()).await;
 }
 
-/// Both want to read for the same reader.
+/// Lets two nodes ask to read for the same reader.
 pub async fn read_for_one_reader(one: &Node, other: &Node) {
     one.begin("one").await;
     one.change("one", &[hold("a")]).await;
@@ -76,7 +76,7 @@ pub async fn read_for_one_reader(one: &Node, other: &Node) {
     assert_eq!(reads(one, "one", SHORT).await, Some(1));
     eventually("the other reads", async || reads(other, "other", LEASE).await == Some(1)).await;
     assert_eq!(reads(one, "one", LEASE).await, None);
-    // What it had done with counts for nothing where another reads by now.
+    // Progress that a node reports late counts for nothing once another node reads.
     let late = LedgerQuery {
         by: "one",
         done: Some(ReaderProgress { from: 0, until: 1 }),
@@ -101,7 +101,7 @@ async fn who_meets_an_emptied_redis_or_another_process_begins_anew() {
     assert_eq!(changed("one").await.expect("an answer"), HoldOutcome::Over);
     node.begin("two").await;
     node.change("two", &[hold("a")]).await;
-    // What was read before it was emptied says nothing of what is there now.
+    // Progress from before Redis was emptied says nothing about the new events.
     let done = Some(ReaderProgress { from: 0, until: 1 });
     let page = node.ledger.read(reading("main", done, 9)).await.expect("read").expect("nobody else reads");
     assert_eq!(page.news, [(1, LedgerEvent::Taken("a".into()))]);
@@ -111,7 +111,7 @@ async fn who_meets_an_emptied_redis_or_another_process_begins_anew() {
     eventually("it is over", async || matches!(changed("two").await, Ok(HoldOutcome::Over))).await;
     node.begin("three").await;
     node.change("three", &[hold("a")]).await;
-    // By a connection of its own, which may be made later.
+    // Reads use a connection of their own, which may come back later.
     let reads = async || node.ledger.read(reading("main", None, 0)).await.is_ok();
     eventually("the ledger can be read", reads).await;
     assert_eq!(node.news(Some(1)).await, [], "it was held all the time");
@@ -151,7 +151,7 @@ async fn whoever_dies_and_whenever_news_take_turns_and_all_is_free_in_the_end() 
     assert_eq!(left, [""; 0]);
 }
 
-/// Holders of these nodes come and die, while they hold one thing or another.
+/// Lets holders of these nodes come and die at random while they hold things.
 pub async fn die_again_and_again(nodes: &[Node; 3], all_is_freed: impl AsyncFn() -> bool) {
     let name = |node: usize, life: u32| format!("{node}.{life}");
     let mut lives = [0_u32; 3];
@@ -167,7 +167,7 @@ pub async fn die_again_and_again(nodes: &[Node; 3], all_is_freed: impl AsyncFn()
         let number = draw(3) as usize;
         let (node, holder) = (&nodes[number], name(number, lives[number]));
         match draw(10) {
-            // It dies, and another comes in its place before or after that is known.
+            // The holder dies, and its successor begins before or after its lease has expired.
             0 => {
                 let dying = node.ledger.prolong("shop", &holder, Duration::from_millis(draw(4)), ROOM);
                 assert_ne!(dying.await.expect("prolonged"), HoldOutcome::Over);

@@ -1,4 +1,4 @@
-//! The data set goes back to what it was before: offsets that were given out and lost are given out again, in another
+//! Tests a data set that goes back to an earlier state: offsets that were assigned and lost are assigned again, in another
 //! epoch.
 
 use shared::channel::Channel;
@@ -8,7 +8,7 @@ use tidegate::broker::redis::RedisUrl;
 use crate::harness::{ALL, Backend, KEPT, Node, Redis, channel, eventually, request};
 use crate::redis_server::RedisServer;
 
-/// Nothing but what scripts find out tells the node that its Redis has changed.
+/// Returns a Redis whose nodes ping so rarely that only scripts notice that the server has changed.
 fn unwatched(options: &[&str]) -> Redis {
     let mut redis = Redis::with(options);
     redis.config.ping_ms = 60_000;
@@ -61,7 +61,7 @@ async fn what_a_failover_and_its_way_back_lost_is_given_out_again_in_another_epo
     }
     follow(&other, &redis.server).await;
     promote(&other);
-    // Nobody is told that the first one is not to be written to any more, and nobody touches these at the other.
+    // Nodes do not know that the first server must not be written to any more, and these channels are not touched at the other.
     let mut doomed = Vec::new();
     for channel in [&a, &b, &c] {
         doomed.push(published(&node, channel, 9..=10).await);
@@ -119,7 +119,7 @@ async fn an_epoch_holds_as_long_as_nothing_can_have_been_lost() {
     eventually("a new one begins", async || top(&node, &a).await.epoch != first.epoch).await;
 }
 
-/// A user that may not ask what Redis is.
+/// A user that may not ask Redis for its identity.
 const SHY: [&str; 8] = ["--user", "shy", "on", ">secret", "~*", "&*", "+@all", "-@dangerous"];
 
 fn shy() -> (Redis, RedisUrl) {

@@ -1,4 +1,4 @@
-//! What every broker and every presence must do, once for each implementation; then what Redis alone can suffer.
+//! Runs the same tests on every implementation of brokers, presence, ledgers and sessions; then tests faults of each server.
 
 #![allow(
     unreachable_pub,
@@ -52,7 +52,7 @@ mod streams;
 mod tls;
 mod turns;
 
-/// Every function in the list becomes a test of each implementation.
+/// Makes every function in the list a test of each implementation.
 macro_rules! suite {
     ($($module:ident :: { $($test:ident),* $(,)? })*) => {
         mod memory {
@@ -65,7 +65,7 @@ macro_rules! suite {
     };
 }
 
-/// The same where nodes can be several.
+/// Makes every function in the list a test of each implementation that several nodes can share.
 macro_rules! of_servers {
     ($($module:ident :: { $($test:ident),* $(,)? })*) => {
         of_redis! { $($module :: { $($test,)* })* }
@@ -78,7 +78,7 @@ macro_rules! of_servers {
     };
 }
 
-/// The same over Redis alone.
+/// Makes every function in the list a test of each implementation over Redis.
 macro_rules! of_redis {
     ($($module:ident :: { $($test:ident),* $(,)? })*) => {
         mod redis {

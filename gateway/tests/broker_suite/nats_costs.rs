@@ -1,4 +1,4 @@
-//! What publishing, subscribing and reading cost over NATS. Measured when asked for; nothing is asserted of times.
+//! Measures what publishing, subscribing and reading cost over NATS. Runs only when asked for; no times are asserted.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::sessions::{LONG, stored};
 
 const PUBLICATIONS: usize = 20_000;
 
-/// Publishes this many, so many in flight, over so many channels. Returns how many a second, and the median milliseconds.
+/// Publishes `PUBLICATIONS` over this many channels. Returns the publications per second, and the median latency in milliseconds.
 async fn publish(
     node: &Node,
     channels: usize,
@@ -41,7 +41,7 @@ async fn publish(
     (PUBLICATIONS as f64 / began.elapsed().as_secs_f64(), took[took.len() / 2].as_secs_f64() * 1e3)
 }
 
-/// Kibibytes of memory that this process has.
+/// Returns the resident memory of this process, in KiB.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("a status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");

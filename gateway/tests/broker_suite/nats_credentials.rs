@@ -1,4 +1,4 @@
-//! Nodes log in to a server of operators and accounts, with a credentials file as `nsc` writes it.
+//! Tests nodes that log in to a server with operators and accounts, with a credentials file as `nsc` writes it.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use tidegate::broker::nats::{NatsConfig, NatsUrl};
 
 use crate::harness::{ALL, Nats, channel, eventually};
 
-/// Says this of `subject`, signed by `issuer`.
+/// Returns a JWT with these claims about `subject`, signed by `issuer`.
 fn token(issuer: &KeyPair, subject: &KeyPair, name: &str, says: &Value) -> String {
     let head = json!({ "typ": "JWT", "alg": "ed25519-nkey" });
     let claims = json!({
@@ -27,7 +27,7 @@ fn token(issuer: &KeyPair, subject: &KeyPair, name: &str, says: &Value) -> Strin
     text
 }
 
-/// An account that may keep streams, of any size or none.
+/// Returns the JWT of an account that may store this many bytes in streams: -1 for any number, 0 for none.
 fn account(operator: &KeyPair, account: &KeyPair, name: &str, storage: i64) -> String {
     let limits = json!({
         "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
@@ -36,7 +36,7 @@ fn account(operator: &KeyPair, account: &KeyPair, name: &str, storage: i64) -> S
     token(operator, account, name, &json!({ "limits": limits, "type": "account", "version": 2 }))
 }
 
-/// A credentials file of a user of this account.
+/// Returns the credentials file of a user of this account.
 fn credentials(account: &KeyPair) -> String {
     let user = KeyPair::new_user();
     let says =
@@ -75,7 +75,7 @@ async fn nodes_log_in_with_a_credentials_file_and_are_told_when_it_is_of_a_stran
     node.publish(&a, "kept").await;
     eventually("it is heard", async || node.heard.texts(&a) == ["kept"]).await;
     assert_eq!(node.history(&a, ALL).await, ["kept"]);
-    // Of an account that this operator knows nothing of.
+    // A user of an account that the operator does not know.
     let stranger = nats.node_with(&with("stranger.creds", &credentials(&KeyPair::new_account())));
     eventually("it is told why", async || {
         let told = stranger.broker.canary().await.expect_err("refused").to_string();

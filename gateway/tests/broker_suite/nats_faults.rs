@@ -1,4 +1,5 @@
-//! What NATS alone can suffer: servers that are away or hang, streams that are lost or go back, and keys that nobody used.
+//! Tests faults that only NATS has: servers that are away or hang, streams that are lost or go back, and reserved keys that were
+//! never used.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ async fn a_server_that_hangs_is_waited_for_no_longer_than_a_call_may_take() {
     node.publish(&a, 1).await;
     nats.server.freeze();
     let began = std::time::Instant::now();
-    // Not all of it stands still at once.
+    // Not all threads of the server stop at once.
     let mut outcome = node.broker.publish(request(&a, 2)).await;
     while outcome.is_ok() && began.elapsed() < PATIENCE {
         outcome = node.broker.publish(request(&a, 2)).await;
@@ -70,7 +71,7 @@ async fn a_stream_that_is_lost_begins_new_epochs_for_all_nodes() {
     let before = one.publish(&a, 1).await.position.expect("a position");
     assert_eq!(other.publish(&a, 2).await.position.expect("a position").offset, 2);
     nats.server.ask("$JS.API.STREAM.DELETE.tidegate_history_256", "");
-    // The other one has yet to find out, and publishes by what it knows.
+    // The other node does not know yet, and publishes with its old state.
     let after = one.publish(&a, 3).await.position.expect("a position");
     assert_ne!(after.epoch, before.epoch);
     let next = other.publish(&a, 4).await.position.expect("a position");
@@ -105,7 +106,7 @@ async fn a_slow_read_is_no_reason_to_believe_that_a_channel_went_back() {
     let nats = Nats::new();
     let relay = Relay::start((Ipv4Addr::LOCALHOST, nats.server.port()).into(), b":reads\"").await;
     let url = NatsUrl::new(format!("nats://127.0.0.1:{}", relay.port()));
-    // Nothing is to come between that is no answer.
+    // No ping may come between the answers.
     let config = NatsConfig { url, timeout_ms: 20_000, ping_ms: 60_000, ..nats.config.clone() };
     let node = Arc::new(nats.node_with(&config));
     node.listens().await;
@@ -117,7 +118,7 @@ async fn a_slow_read_is_no_reason_to_believe_that_a_channel_went_back() {
         let (node, a) = (node.clone(), a.clone());
         tokio::spawn(async move { node.broker.history(a, ALL, KEPT).await })
     };
-    // The server has said where the channel stands, and nobody has heard it yet.
+    // The server has answered with the channel's position, and the relay holds the answer back.
     eventually("the answer is on its way", async || relay.keeps(b"Nats-Sequence")).await;
     let second = node.publish(&a, 2).await.position.expect("a position");
     assert_eq!((second.epoch, second.offset), (first.epoch, 2));
@@ -161,12 +162,12 @@ async fn a_key_that_somebody_reserved_and_never_used_is_used_by_who_comes_later(
         node.broker.publish(PublishRequest { idempotency, ..request(&a, key) }).await
     };
     assert!(!publish("known").await.expect("published").duplicate);
-    // As somebody leaves it who dies behind the reservation: the stream and the layout are those of this release.
+    // Leaves the key as a node does that dies after reserving it, with the stream and the layout of this release.
     let subject = nats.server.ask("$JS.API.STREAM.INFO.tidegate_once_60", "{\"subjects_filter\":\">\"}");
     let known =
         subject.split('"').find(|word| word.starts_with("tidegate.o60.k.a.")).expect("the key").to_owned();
     nats.server.add(&known, &[], &[0xB3, 0xB0, 0xEA, 0x01]);
-    // It was used, as the history tells.
+    // The key was used, as the history shows.
     eventually("it is found", async || publish("known").await.is_ok_and(|published| published.duplicate))
         .await;
     assert_eq!(node.history(&a, ALL).await, ["known"]);
@@ -187,7 +188,7 @@ async fn a_key_that_somebody_else_has_reserved_holds_up_nothing_but_its_own_publ
     let info = nats.server.ask("$JS.API.STREAM.INFO.tidegate_once_60", "{\"subjects_filter\":\">\"}");
     let known =
         info.split('"').find(|word| word.starts_with("tidegate.o60.k.a.")).expect("the key").to_owned();
-    // Another node has just reserved it anew, and says nothing more.
+    // Another node has just reserved the key again, and does nothing more.
     nats.server.add(&known, &[], &[0xB3, 0xB0, 0xEA, 0x01]);
     let (broker, waiting) = (node.broker.clone(), keyed("known"));
     let waits = tokio::spawn(async move { broker.publish(waiting).await });
@@ -231,7 +232,7 @@ async fn positions_may_be_remembered_for_a_shorter_time_from_some_day_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_may_not_clear_up_after_others_writes_its_presence_once() {
-    // Nobody reads a stream whole without a consumer.
+    // A whole stream can be read only with a consumer.
     let denied = "authorization { users: [\
         { user: operator, password: \"o\" }, \
         { user: node, password: \"n\", permissions: { publish: { allow: \">\", deny: \"$JS.API.CONSUMER.CREATE.tidegate_state\" } } }] }";
@@ -263,7 +264,7 @@ async fn a_long_history_is_read_from_any_place_forwards_and_backwards() {
     node.listens().await;
     let a = channel("a");
     let retention = gateway_core::history::Retention { size: 500, ..KEPT };
-    // Some alone in a message, some together.
+    // Some publications are alone in a message, some share one.
     for round in 0..60 {
         let publishing = (0..10).map(|number| {
             node.broker.publish(PublishRequest { retention, ..request(&a, round * 10 + number + 1) })
@@ -308,7 +309,7 @@ async fn what_was_present_is_so_again_after_the_server_lost_it() {
     let a = channel("a");
     one.enter(&a, &info(1, "ann")).await;
     assert_eq!(other.counts(&a).await, (1, 1));
-    // Presence is in the server's memory.
+    // The server keeps presence in memory.
     nats.server.restart();
     let counts = async |node: &Node| {
         node.presence.stats(a.clone()).await.map(|stats| (stats.clients, stats.users)).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Servers of NATS are killed under load, alone and in a cluster: what was published is accounted for by position and content.
+//! Kills NATS servers under load, alone and in a cluster, and accounts for every publication by position and content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use tokio::task::JoinSet;
 use crate::harness::{ALL, Backend, KEPT, Nats, Node, channel, eventually, request, texts};
 use crate::nats_server::NatsServer;
 
-/// No outage takes this long: a cluster has to notice one, and to choose another leader of each stream.
+/// The longest outage: a cluster has to notice it, and to elect another leader of each stream.
 const OUTAGE_MAX: Duration = Duration::from_secs(90);
 
-/// What was published, and where it stands.
+/// A publication: its channel, its position and its text.
 type Made = (Channel, StreamPosition, String);
 
-/// Publishes until it is published.
+/// Publishes again and again until the broker confirms it.
 pub async fn publish_for_sure(node: &Node, channel: &Channel, text: &str) -> StreamPosition {
     let start = Instant::now();
     loop {
-        // Known by its key: it may have been published although nobody said so.
+        // The idempotency key prevents a duplicate: an earlier attempt may have succeeded without an answer.
         let idempotency = Some(Idempotency { key: text.into(), ttl: Duration::from_secs(600) });
         let request = PublishRequest { idempotency, ..request(channel, text) };
         match node.broker.publish(request).await {
@@ -35,7 +35,7 @@ pub async fn publish_for_sure(node: &Node, channel: &Channel, text: &str) -> Str
     }
 }
 
-/// Every node publishes so many, one after the other, over all channels.
+/// Lets every node publish `each` publications, one after the other, over all channels.
 fn publish_from_all(nodes: &Arc<Vec<Node>>, channels: &[Channel], each: usize) -> JoinSet<Vec<Made>> {
     let mut publishing = JoinSet::new();
     for publisher in 0..nodes.len() {
@@ -54,8 +54,8 @@ fn publish_from_all(nodes: &Arc<Vec<Node>>, channels: &[Channel], each: usize) -
     publishing
 }
 
-/// No position names two publications, in answers, in what was heard and in history; and each was published once, in one epoch,
-/// without a gap.
+/// Checks that no position names two publications, whether in answers, at subscribers or in history, and that each was published
+/// once, in one epoch, without a gap.
 async fn account(nodes: &[Node], channels: &[Channel], made: &[Made]) {
     let mut named: BTreeMap<(Channel, String, u64), String> = BTreeMap::new();
     let mut name = |channel: &Channel, position: StreamPosition, text: &str| {
@@ -128,7 +128,7 @@ async fn nodes_that_begin_at_once_beside_an_empty_server_have_one_epoch_in_each_
         let config = NatsConfig { prefix, timeout_ms: 5_000, ..nats.config.clone() };
         let nodes: Arc<Vec<Node>> = Arc::new((0..NODES).map(|_| nats.node_with(&config)).collect());
         let listening = nodes.iter().map(|node| node.broker.send_control(bytes::Bytes::new()));
-        // Each has its connections, and has made nothing yet.
+        // Every node is connected, and has not created anything yet.
         assert!(futures_util::future::join_all(listening).await.iter().all(Result::is_ok));
         let all_at_once = Arc::new(tokio::sync::Barrier::new(NODES));
         let mut publishing = JoinSet::new();
@@ -136,7 +136,7 @@ async fn nodes_that_begin_at_once_beside_an_empty_server_have_one_epoch_in_each_
             let (nodes, all_at_once) = (nodes.clone(), all_at_once.clone());
             publishing.spawn(async move {
                 all_at_once.wait().await;
-                // A server of 2.9 now and then leaves one of several who ask for the same stream without an answer.
+                // When several nodes create the same stream at once, a 2.9 server sometimes leaves one of them without an answer.
                 for _ in 0..ATTEMPTS {
                     match nodes[number].broker.publish(request(&channel("a"), number)).await {
                         Ok(published) => return published.position.expect("a position"),

@@ -1,4 +1,4 @@
-//! What becomes of a ledger in NATS when nodes and NATS die, when its log is long, and when that is lost or goes back.
+//! Tests a ledger in NATS: nodes and servers that die, and a log that is long, is lost or goes back.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn taken(subject: &str) -> LedgerEvent {
     LedgerEvent::Taken(subject.into())
 }
 
-/// How many messages each subject of ledgers has.
+/// Returns the number of messages on each subject of the ledgers' stream.
 fn subjects(server: &NatsServer) -> Vec<(String, u64)> {
     let info = server.ask("$JS.API.STREAM.INFO.tidegate_ledgers", "{\"subjects_filter\":\">\"}");
     let info: Value = serde_json::from_str(&info).expect("JSON");
@@ -24,13 +24,13 @@ fn subjects(server: &NatsServer) -> Vec<(String, u64)> {
     subjects.iter().map(|(subject, count)| (subject.clone(), count.as_u64().expect("a number"))).collect()
 }
 
-/// The subject of the log of the only ledger.
+/// Returns the subject of the only ledger's log.
 fn log(server: &NatsServer) -> String {
     let log = subjects(server).into_iter().find(|(subject, _)| subject.contains(".log."));
     log.expect("a log").0
 }
 
-/// What a change came to, again and again until there is an answer: the outcome of what had none is not known.
+/// Repeats a change until it is answered, and returns the outcome. Attempts without an answer may have taken effect.
 async fn changed(node: &Node, holder: &str, change: LedgerChange) -> HoldOutcome {
     let mut outcome = None;
     eventually("there is an answer", async || {
@@ -62,12 +62,12 @@ async fn whoever_dies_and_whenever_news_take_turns_and_all_is_free_in_the_end() 
     have_the_same_table(&nats, &nodes).await;
 }
 
-/// What a node has read of the log.
+/// Returns the table that a node has derived from the log.
 async fn table(node: &Node) -> Vec<String> {
     node.nats_ledger.as_ref().expect("it is over NATS").table("shop").await.expect("a table")
 }
 
-/// Those that were there, and one that comes.
+/// Checks that the nodes have the same table as one that joins now.
 async fn have_the_same_table(nats: &Nats, nodes: &[Node]) {
     let newcomer = nats.node();
     eventually("it is connected", async || newcomer.broker.canary().await.is_ok()).await;
@@ -125,7 +125,7 @@ async fn a_killed_nats_keeps_what_is_held_and_what_was_done_with() {
     for node in [&node, &other] {
         let page = node.page("main", None, 9).await;
         let news: Vec<_> = page.news.into_iter().map(|(_, event)| event).collect();
-        // It may be that what had no answer was done.
+        // A change without an answer may have taken effect.
         let done: Vec<_> = news.into_iter().filter(|event| *event != taken("c")).collect();
         assert_eq!(done, [taken("b"), LedgerEvent::Free("a".into())]);
     }
@@ -144,11 +144,11 @@ async fn who_meets_a_stream_that_was_lost_begins_anew() {
     assert_eq!(changed(&node, "one", hold("b")).await, HoldOutcome::Over);
     node.begin("two").await;
     node.change("two", &[hold("a")]).await;
-    // What was read before it was lost says nothing of what is there now.
+    // Progress from before the loss says nothing about the new events.
     let done = Some(ReaderProgress { from: 0, until: 1 });
     let page = node.ledger.read(reading("main", done, 9)).await.expect("read").expect("nobody else reads");
     assert_eq!(page.news, [(1, taken("a"))]);
-    // The other one has yet to find out.
+    // The other node does not know yet.
     assert_eq!(changed(&other, "other", hold("b")).await, HoldOutcome::Over);
     assert_eq!(other.news(None).await, [taken("a")]);
 }
@@ -177,7 +177,7 @@ async fn a_long_log_is_made_short_and_says_the_same_to_who_was_there_and_to_who_
     one.begin("one").await;
     behind.begin("behind").await;
     behind.change("behind", &[hold("kept")]).await;
-    // More than finds room in one message of what came of the log.
+    // A snapshot of these holds does not fit in one message.
     let long = "x".repeat(1_000);
     let many: Vec<_> = (0..400).map(|number| hold(&format!("{number}{long}"))).collect();
     one.change("one", &many).await;
@@ -192,7 +192,7 @@ async fn a_long_log_is_made_short_and_says_the_same_to_who_was_there_and_to_who_
     assert_eq!(rounds, 2_100);
     is_short(&nats.server, 1_500).await;
     let there = subjects(&nats.server);
-    // Of all times that it was made short the parts of the last are there.
+    // Of all compactions, only the parts of the last snapshot remain.
     let parts: Vec<_> = there.iter().filter(|(subject, _)| subject.contains(".at-")).collect();
     assert!(parts[0].1 >= 3, "{there:?}");
     let newcomer = nats.node();
@@ -219,14 +219,14 @@ async fn a_log_of_which_a_part_was_taken_away_is_begun_anew_and_one_that_cannot_
     node.change("one", &[hold("a")]).await;
     let (log, _) =
         subjects(&nats.server).into_iter().find(|(subject, _)| subject.contains(".log.")).expect("a log");
-    // All but the last message.
+    // Deletes all messages but the last.
     let keep_one = format!("{{\"filter\":\"{log}\",\"keep\":1}}");
     nats.server.ask("$JS.API.STREAM.PURGE.tidegate_ledgers", &keep_one);
     let newcomer = nats.node();
     newcomer.begin("newcomer").await;
     newcomer.change("newcomer", &[hold("b")]).await;
     assert_eq!(newcomer.news(None).await, [taken("b")]);
-    // Who was there finds that it has nothing any more.
+    // The holder from before finds that it holds nothing any more.
     assert_eq!(changed(&node, "one", hold("c")).await, HoldOutcome::Over);
     nats.server.add(&log, &[], b"of another release");
     for node in [&node, &newcomer, &nats.node()] {
@@ -269,7 +269,7 @@ async fn what_is_more_than_the_server_takes_at_once_goes_in_several_messages() {
     let refused = node.ledger.change("shop", "one", &too_long, ROOM).await.expect_err("it is too long");
     assert!(refused.to_string().contains("65536"), "{refused}");
     node.change("one", &[hold("a")]).await;
-    // Nothing is done of what cannot be done whole, and whoever asks is told before.
+    // A step that does not fit is refused as a whole, and `fits_in_a_step` tells callers before.
     let some = [LedgerChange::Say("before".into()), too_long[0].clone(), hold("b")];
     assert_eq!(node.ledger.fits_in_a_step(&some), 1);
     assert_eq!(node.ledger.fits_in_a_step(&some[1..]), 0);
@@ -277,7 +277,7 @@ async fn what_is_more_than_the_server_takes_at_once_goes_in_several_messages() {
     assert!(node.ledger.change("shop", "one", &some, ROOM).await.is_err());
     let told = node.news(None).await;
     assert_eq!((told.len(), told.last()), (301, Some(&taken("a"))));
-    // What is nearly as long is taken, and the log is made short with it.
+    // A change just below the limit is accepted, and the log with it can be compacted.
     let long = LedgerChange::Say("x".repeat(64_000).into());
     for _ in 0..20 {
         node.change("one", std::slice::from_ref(&long)).await;
@@ -291,7 +291,7 @@ async fn a_log_that_cannot_be_made_short_is_counted_and_written_to_all_the_same(
     let nats = Nats::new();
     let node = nats.node();
     node.begin("one").await;
-    // What comes of all of it is longer than a message of this stream may be.
+    // The snapshot of all holds is longer than a message of this stream may be.
     let info = nats.server.ask("$JS.API.STREAM.INFO.tidegate_ledgers", "");
     let mut info: Value = serde_json::from_str(&info).expect("JSON");
     info["config"]["max_msg_size"] = 8_192.into();
@@ -308,7 +308,7 @@ async fn a_log_that_cannot_be_made_short_is_counted_and_written_to_all_the_same(
     have_the_same_table(&nats, &[node]).await;
 }
 
-/// Waits until the log has less messages than that, and one table of what came before, whole or in parts.
+/// Waits until the log has fewer messages than `messages_max` and one snapshot, whole or in parts.
 async fn is_short(server: &NatsServer, messages_max: u64) {
     eventually("the log is short", async || {
         let there = subjects(server);
@@ -354,7 +354,7 @@ async fn a_log_in_which_all_write_all_the_while_is_made_short_and_whoever_comes_
         bases.len() >= 3
     })
     .await;
-    // Nobody has stopped.
+    // The writers are still writing.
     let newcomer = nats.node();
     newcomer.begin("newcomer").await;
     stop.store(true, std::sync::atomic::Ordering::SeqCst);
@@ -376,11 +376,11 @@ async fn a_node_that_is_far_behind_does_not_read_one_by_one() {
     node.begin("one").await;
     behind.begin("behind").await;
     node.change("one", &[hold("b")]).await;
-    // What was done before: it changes nothing, and it is as much to read.
+    // Repeats of an earlier change alter nothing, but must be read.
     let (_, op) = nats.server.all_of("tidegate_ledgers").pop().expect("a change");
     let log = log(&nats.server);
     nats.server.add_all(&vec![(log, op); 30_000]);
-    // In the time that one call has.
+    // The node reads all of it within the timeout of one call.
     behind.change("behind", &[hold("a")]).await;
     assert_eq!(node.news(None).await, [taken("b"), taken("a")]);
     have_the_same_table(&nats, &[node, behind]).await;
@@ -394,7 +394,7 @@ async fn a_stream_that_goes_back_is_noticed_by_who_has_only_read_what_others_wro
     reader.begin("reader").await;
     let copy = tempfile::tempdir().expect("a directory");
     nats.server.copy_while_down(copy.path());
-    // Each look at the stream is done before more is written.
+    // Both nodes have examined the stream before more is written.
     eventually("they are back", async || {
         let read = reader.ledger.read(reading("main", None, 9)).await;
         read.is_ok() && writer.ledger.prolong("shop", "writer", LEASE, ROOM).await.is_ok()
@@ -424,7 +424,7 @@ async fn who_reads_and_has_nothing_to_say_writes_nothing() {
         assert_eq!(node.page("main", None, 9).await.news.len(), 1);
     }
     assert_eq!(subjects(&nats.server), before);
-    // What nobody reads meanwhile can be read by another when the lease is over, but for the clocks.
+    // A changed lease is written: it decides when another node may read.
     let short = tidegate::ledger::LedgerQuery { lease: Duration::from_millis(1), ..reading("main", None, 9) };
     assert!(node.ledger.read(short).await.expect("an answer").is_some());
     assert_ne!(subjects(&nats.server), before);

@@ -1,5 +1,4 @@
-//! What channels that keep state by key can suffer over NATS: nodes that write the same key, logs that are long, streams that are lost
-//! or go back, and messages that are not there any more.
+//! Tests channels that keep state by key over NATS: nodes that write the same key, long logs, and values that are too long.
 
 use std::time::Duration;
 
@@ -14,14 +13,14 @@ use tidegate::broker::{BrokerError, ChangeRequest, Idempotency, PublishRequest};
 use crate::harness::{ALL, Backend, KEPT, Nats, Node, channel, eventually, request, texts};
 use crate::keys::{BRIEF, STAYING, all, change, read, remove, set, set_with, told};
 
-/// Keys that expire, beside a stream.
+/// A retention with keys that expire, and a stream beside them.
 pub const EXPIRING: MapRetention = MapRetention {
     stream: Retention { beside: KeysBeside::Expiring, ..KEPT },
     key_ttl: Some(Duration::from_secs(60)),
     ..STAYING
 };
 
-/// A long value that begins so.
+/// Returns a long JSON string that begins with `text`.
 pub fn long(text: &str, bytes: usize) -> String {
     format!("\"{text}{}\"", "x".repeat(bytes))
 }
@@ -40,7 +39,7 @@ pub async fn try_change(node: &Node, channel: &Channel, change: MapChange) -> Re
     node.broker.change_key(request).await.map(drop)
 }
 
-/// What JetStream says of the messages of a channel's log.
+/// Returns the subject of a channel's log, and how many messages JetStream counts on it.
 pub fn log_of(nats: &Nats, stream: &str, channel: &str) -> (String, u64) {
     let info = nats.server.ask(&format!("$JS.API.STREAM.INFO.{stream}"), "{\"subjects_filter\":\">\"}");
     let begins = format!("\"tidegate.ks.{channel}.");
@@ -126,7 +125,7 @@ async fn keys_whose_node_has_gone_expire_and_whoever_reads_next_tells_of_it() {
     node.listens().await;
     node.subscribe(&a).await;
     eventually("all have expired", async || {
-        // As nodes ask of what they follow.
+        // Reads no keys, as nodes do for the channels that they follow.
         let page = read(&node, &a, StateFilter::default(), keeping).await;
         page.top.is_some_and(|top| top.offset == 1_200)
     })
@@ -203,7 +202,7 @@ async fn pages_join_with_what_is_heard_behind_them_while_others_write() {
         reader.heard.in_channel(&a).last().is_some_and(|one| one.offset() == last)
     })
     .await;
-    // As a client does: what stands in the pages, and each change behind the first of them.
+    // Builds the state as a client does: the entries of all pages, then each change after the first page's position.
     let mut state = std::collections::BTreeMap::new();
     for entry in pages.into_iter().flat_map(|page| page.entries) {
         state.insert(entry.keyed.as_ref().expect("a key").key.clone(), entry);
@@ -307,7 +306,7 @@ async fn what_is_too_long_is_refused_in_words_and_harms_nothing_else() {
     let made = futures_util::future::join_all(both.map(|made| try_change(&node, &a, made))).await;
     let [Ok(()), Err(error), Ok(())] = &made[..] else { panic!("{made:?}") };
     assert!(error.to_string().contains("more than NATS takes as one message"), "{error}");
-    // Both together are too long: who hears it gets the whole value.
+    // The value and the one before it do not fit in one message: subscribers receive the whole value.
     let delta = |text: &str| {
         let mut made = set("patched", &long(text, 40_000));
         if let KeyAction::Set(set) = &mut made.action {

@@ -1,5 +1,5 @@
-//! What channels that keep state by key suffer over NATS and go on after: streams that are lost or go back, messages that are not there
-//! any more, and servers that are away.
+//! Tests that channels that keep state by key over NATS survive faults: streams that are lost or go back, messages that are
+//! missing, and servers that are away.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn a_stream_that_is_lost_begins_its_channels_anew_without_keys() {
     let before = change(&one, &a, set("k", "1"), STAYING).await.position.expect("a position");
     change(&other, &a, set("l", "2"), STAYING).await;
     nats.server.ask("$JS.API.STREAM.DELETE.tidegate_keys_staying", "");
-    // The other one has yet to find out, and writes by what it knows.
+    // The other node does not know yet, and writes with its old state.
     let after = change(&one, &a, set("m", "3"), STAYING).await.position.expect("a position");
     assert_eq!((after.offset, after.epoch == before.epoch), (1, false));
     let next = change(&other, &a, set("n", "4"), STAYING).await.position.expect("a position");
@@ -66,7 +66,7 @@ async fn a_copy_that_is_put_back_gives_back_the_keys_it_had_in_epochs_that_are_n
     let first = change(&node, &a, set("k", "1"), STAYING).await.position.expect("a position");
     let in_quiet = change(&node, &quiet, set("q", "1"), STAYING).await.position.expect("a position");
     for number in 0..40 {
-        // So much that it is in parts.
+        // So much that the snapshot is in parts.
         change(&node, &large, set(&format!("k{number:02}"), &long("", 20_000)), STAYING).await;
     }
     eventually("it is written down", async || log_of(&nats, "tidegate_keys_staying", "large").1 < 30).await;
@@ -129,7 +129,7 @@ async fn a_message_that_is_taken_away_ends_the_epoch_wherever_it_stood() {
     let next = change(&node, &a, set("k4", "1"), STAYING).await.position.expect("a position");
     assert!(next.epoch != before.epoch, "{next:?} after {before:?}");
     assert_eq!(values(&read(&other, &a, all(10), STAYING).await), ["k1=1@1", "k2=1@2", "k4=1@3"]);
-    // What a log begins with is what the others go on from.
+    // The first message of a log is the snapshot that the later ones build on.
     let before = top(&node, &b, STAYING).await;
     delete(&log_of(&nats, "tidegate_keys_staying", "b").0, "next");
     let fresh = nats.node();

@@ -1,5 +1,5 @@
-//! Servers of NATS are killed while several nodes change keys: each change is accounted for by position and content, and all nodes end
-//! with the same state.
+//! Kills NATS servers while several nodes change keys, accounts for each change by position and content, and checks that all
+//! nodes end with the same state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use crate::harness::{ALL, Backend, Nats, Node, channel, eventually};
 use crate::keys::{STAYING, all, set, told};
 use crate::nats_server::NatsServer;
 
-/// No outage takes this long: a cluster has to notice one, and to choose another leader of each stream.
+/// The longest outage: a cluster has to notice it, and to elect another leader of each stream.
 const OUTAGE_MAX: Duration = Duration::from_secs(90);
 
-/// All changes of these tests are kept.
+/// A retention that keeps all changes of these tests.
 const LONG: MapRetention = MapRetention {
     stream: Retention { beside: KeysBeside::Staying, ..Retention::new(10_000, Duration::from_secs(600)) },
     ..STAYING
 };
 
-/// Which key was set to what, and where that stands.
+/// A change: its channel, its position, and the key and value as text.
 type Made = (Channel, StreamPosition, String);
 
-/// Changes a key until it is changed.
+/// Changes a key again and again until the broker confirms it.
 async fn change_for_sure(node: &Node, channel: &Channel, key: &str, text: &str) -> StreamPosition {
     let start = Instant::now();
     loop {
-        // Known by its idempotency key: it may have been changed although nobody said so.
+        // The idempotency key prevents a second change: an earlier attempt may have succeeded without an answer.
         let idempotency = Some(Idempotency { key: text.into(), ttl: Duration::from_secs(600) });
         let change = set(key, &format!("\"{text}\""));
         let request = ChangeRequest { channel: channel.clone(), change, keeping: LONG, idempotency };
@@ -45,7 +45,7 @@ async fn change_for_sure(node: &Node, channel: &Channel, key: &str, text: &str) 
     }
 }
 
-/// Every node changes so many keys, three at a time, over all channels: one that all change, and some of its own.
+/// Lets every node change `each` keys, three at a time, over all channels: one key that all nodes change, and some of its own.
 fn change_from_all(nodes: &Arc<Vec<Node>>, channels: &[Channel], each: usize) -> JoinSet<Vec<Made>> {
     let mut changing = JoinSet::new();
     for writer in 0..nodes.len() {
@@ -75,8 +75,8 @@ fn change_from_all(nodes: &Arc<Vec<Node>>, channels: &[Channel], each: usize) ->
     changing
 }
 
-/// No position names two changes, in answers, in what was heard and in history; each was made once, in one epoch, without a gap; and
-/// the state of every node is what the last change of each key has left.
+/// Checks that no position names two changes, whether in answers, at subscribers or in history, that each was made once, in one
+/// epoch, without a gap, and that the state of every node follows from the last change of each key.
 async fn account(nodes: &[Node], channels: &[Channel], made: &[Made]) {
     for channel in channels {
         let answered: BTreeMap<u64, &str> = made

@@ -1,4 +1,4 @@
-//! What becomes of sessions in NATS when it is away, loses them, or is of another release.
+//! Tests sessions in NATS when the server is away, loses them, or is of another release.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn sessions_outlive_a_nats_that_is_killed_and_are_refused_while_it_is_away
     nats.server.restart();
     eventually("it can be read again", async || node.sessions.read(&key).await.is_ok()).await;
     let there = node.session(&key).await.expect("it was in a file");
-    // Of what was not answered nobody knows whether it was done.
+    // Calls without an answer may have taken effect.
     assert!([stored(1, 0, "x"), stored(1, 1, "y"), stored(2, 0, "z")].contains(&there), "{there:?}");
 }
 
@@ -47,7 +47,7 @@ async fn sessions_of_a_stream_that_is_lost_are_lost_and_can_be_written_again() {
     assert_eq!(node.session(&key).await, Some(stored(1, 4, "x")));
 }
 
-/// How many messages the stream of sessions has.
+/// Returns the number of messages in the stream of sessions.
 fn messages(server: &NatsServer) -> u64 {
     let info = server.ask("$JS.API.STREAM.INFO.tidegate_sessions", "");
     let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
@@ -60,7 +60,7 @@ async fn over_a_cluster_sessions_are_one_holders_and_the_servers_forget_them_by_
     let url = servers.iter().map(NatsServer::url).collect::<Vec<_>>().join(",");
     let config =
         NatsConfig { url: NatsUrl::new(url), replicas: 3, timeout_ms: 5_000, ..NatsConfig::default() };
-    // As a release of NATS has made it that could not forget messages by themselves.
+    // The stream as it was created under a release of NATS that could not expire single messages.
     let made = servers[0].ask(
         "$JS.API.STREAM.CREATE.tidegate_sessions",
         "{\"name\":\"tidegate_sessions\",\"subjects\":[\"tidegate.session.*\"],\"storage\":\"file\",\"num_replicas\":3}",

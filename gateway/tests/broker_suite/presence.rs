@@ -1,4 +1,4 @@
-//! Who is present.
+//! Tests presence.
 
 use bytes::Bytes;
 use gateway_core::effect::PresenceStats;

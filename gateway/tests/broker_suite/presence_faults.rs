@@ -1,4 +1,4 @@
-//! What becomes of presence when nodes and Redis die.
+//! Tests presence when nodes or Redis die.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ async fn the_clients_of_a_dead_node_are_present_until_its_lease_runs_out() {
     assert_eq!(living.counts(&a).await, (2, 2));
     eventually("ann is gone", async || living.counts(&a).await == (1, 1)).await;
     assert_eq!(living.present(&a).await, [info(2, "bob")]);
-    // Whoever read it has also cleared it away.
+    // The node that read the dead node's presence has also removed it.
     let keys: Vec<String> = redis.server.ask(&["KEYS", "tidegate:present:{a}:*"]);
     assert!(keys.iter().all(|key| key.contains("node-1")), "{keys:?}");
     let nodes: Vec<String> = redis.server.ask(&["SMEMBERS", "tidegate:present:{a}"]);
@@ -44,7 +44,7 @@ async fn the_clients_of_a_living_node_outlast_every_lease_and_key() {
     node.enter(&a, &info(1, "ann")).await;
     let start = Instant::now();
     let ttl = async || redis.server.ask::<i64>(&["PTTL", "tidegate:present:{a}"]);
-    // The keys live for six leases and are prolonged every second one.
+    // The keys live for six leases and are prolonged every second lease.
     eventually("the keys are prolonged more than once", async || {
         assert_eq!(other.counts(&a).await, (1, 1));
         assert!(ttl().await > 2_000, "the keys run out");
@@ -128,7 +128,7 @@ async fn a_lease_that_was_lost_is_taken_under_another_name_with_everything_in_it
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_leaves_while_an_old_name_cannot_be_ended_is_gone_as_soon_as_it_can_be() {
     let mut redis = short_lease();
-    // What is left under the old name would be there for longer than anybody waits here.
+    // Members left under the old name would stay for longer than this test waits.
     redis.config.presence_ttl_s = 120;
     let node = redis.node();
     let a = channel("a");
@@ -136,7 +136,7 @@ async fn whoever_leaves_while_an_old_name_cannot_be_ended_is_gone_as_soon_as_it_
     node.enter(&a, &info(2, "bob")).await;
     let refused = || node.metrics.refused(BrokerRefusal::Other).get();
     let before = refused();
-    // Leases that no node can read, in a Redis that is another process, and so needs everything anew.
+    // No node can read the leases, and Redis is another process, so that nodes write all their presence again.
     let leases = "tidegate:presence-leases";
     redis.server.ask::<()>(&["RENAME", leases, "leases"]);
     redis.server.ask::<()>(&["SET", leases, "of another kind"]);
@@ -159,7 +159,7 @@ async fn whoever_leaves_while_an_old_name_cannot_be_ended_is_gone_as_soon_as_it_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_comes_back_empty_learns_who_is_present() {
     let mut redis = short_lease();
-    // So many come at once.
+    // 2000 members are added at once.
     redis.config.timeout_ms = 10_000;
     let (node, other) = (redis.node(), redis.node());
     let channels: Vec<_> = (0..2_000).map(|number| channel(&format!("c{number}"))).collect();
@@ -167,7 +167,7 @@ async fn a_redis_that_comes_back_empty_learns_who_is_present() {
     let entering = channels.iter().map(|channel| node.enter(channel, &ann));
     futures_util::future::join_all(entering).await;
     redis.server.kill();
-    // Leaving while Redis is away counts too, and so does coming.
+    // Joins and leaves while Redis is away count too.
     node.leave(&channels[0], &info(1, "ann")).await;
     let late = node.presence.add(channels[1].clone(), info(2, "bob")).wait().await;
     assert!(late.is_err(), "nobody can see bob yet");

@@ -1,4 +1,4 @@
-//! Redis refuses, here or there in a script: what is asked for is done whole or not at all.
+//! Tests that a script in which Redis refuses a command takes effect as a whole or not at all.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tidegate::broker::{Idempotency, PublishRequest};
 use crate::harness::{ALL, Backend, KEPT, NOT_KEPT, Node, Redis, channel, eventually, request, texts};
 use crate::redis_server::RedisServer;
 
-/// A way to be refused, and the way back.
+/// A reason for Redis to refuse writes, which a test can begin and end.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
     NoMemory,
@@ -67,7 +67,7 @@ async fn once(node: &Node, retention: Retention, text: &str) -> Result<bool, Str
     node.broker.publish(request).await.map(|made| made.duplicate).map_err(|error| error.to_string())
 }
 
-/// Five tries that are refused, one that is not: how often it was made.
+/// Publishes with the same key five times during the trouble and once after it, and checks that it was published once.
 async fn tries(trouble: Trouble, retention: Retention) {
     let redis = watched_rarely();
     let (node, listener) = (redis.node(), redis.node());
@@ -94,12 +94,12 @@ async fn tries(trouble: Trouble, retention: Retention) {
     }
     let mut answered_as_made = false;
     for _ in 0..5 {
-        // Where it became visible before it was refused, it counts as made.
+        // If the publication became visible before the refusal, it counts as published.
         answered_as_made |= once(&node, retention, "once").await.is_ok();
     }
     trouble.end(&redis.server);
     listener.listens().await;
-    // A client of whom the server is rid may have to come back.
+    // The node may have to reconnect, if the server has closed its connection.
     eventually("it is made", async || once(&node, retention, "once").await.is_ok()).await;
     assert_eq!(once(&node, retention, "once").await, Ok(true), "{trouble:?}");
     let last = PublishRequest { retention, ..request(&a, "last") };

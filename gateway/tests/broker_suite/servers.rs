@@ -1,4 +1,4 @@
-//! What the server at the other end is, and what must happen when it is another one or has changed.
+//! Tests which servers a node accepts, and what it does when the server is another one or has changed.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -19,7 +19,7 @@ fn quick_with(options: &[&str]) -> Redis {
     redis
 }
 
-/// What the canary says once it says anything but that it is too early.
+/// Returns the error of the canary.
 async fn refusal(redis: &Redis) -> String {
     let node = redis.node();
     node.broker.canary().await.expect_err("it cannot be used").to_string()
@@ -107,7 +107,7 @@ async fn a_managed_server_that_has_no_config_client_and_info_is_enough() {
     eventually("it is heard", async || other.heard.texts(&a) == ["x"]).await;
     node.enter(&a, &crate::presence::info(1, "ann")).await;
     assert_eq!(other.counts(&a).await, (1, 1));
-    // It does not say who it is: whatever comes over another connection begins a new epoch, also where it has lost everything.
+    // The server does not tell its identity, so every new connection begins a new epoch, even if the server has lost everything.
     redis.server.restart();
     let after = node.heard.resumed();
     eventually("it goes on", async || node.broker.publish(request(&a, "y")).await.is_ok()).await;
@@ -119,7 +119,7 @@ async fn a_managed_server_that_has_no_config_client_and_info_is_enough() {
     .await;
 }
 
-/// A node whose connections there are end at the one server, and those to come at the other.
+/// Returns a node whose present connections end at the one server, and whose later ones end at the other.
 async fn led_elsewhere() -> (Redis, RedisServer, Node, Relay) {
     let mut redis = quick();
     let other = RedisServer::start();
@@ -181,7 +181,7 @@ async fn servers_that_do_not_say_who_they_are_are_told_apart_by_who_is_listened_
     eventually("they end together", async || node.broker.canary().await.is_ok()).await;
 }
 
-/// The words of the line by which the page on deployment gives a user its rights.
+/// Returns the words of the `ACL SETUSER` line in the page on deployment.
 fn documented_rights() -> Vec<&'static str> {
     let page = include_str!("../../../docs/deployment.md");
     let line = page.lines().find(|line| line.trim().starts_with("ACL SETUSER tidegate ")).expect("the line");
@@ -200,7 +200,7 @@ async fn the_documented_rights_are_enough_and_each_that_lacks_is_named() {
     node.presence.probe().await.expect("presence");
     let refused: Vec<redis::Value> = redis.server.ask(&["ACL", "LOG"]);
     assert_eq!(refused, [], "nothing was refused on the way");
-    // These can be done without, or have done their part when the connection was opened.
+    // A node works without these rights, or needs them only when it opens a connection.
     let optional = ["+hello", "+select", "+client|setname", "+info", "+pubsub|numsub"];
     for right in rights.iter().filter(|word| word.starts_with('+') && !optional.contains(word)) {
         let command = &right[1..];

@@ -1,4 +1,4 @@
-//! Sessions that clients come back to: one connection holds each, until its time is over.
+//! Tests stored sessions that clients resume: one connection holds each, until it expires.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tidegate::sessions::{Holder, RenewOutcome, SessionKey, StoredSession};
 use crate::harness::{Backend, Node, eventually};
 
 pub const LONG: Duration = Duration::from_secs(60);
-/// Long enough to be seen, and short enough to wait for.
+/// A lifetime that is long enough to read the session, and short enough to wait for its end.
 pub const SHORT: Duration = Duration::from_millis(100);
 
 pub fn stored(holder: u64, version: u64, value: &str) -> StoredSession {
@@ -17,7 +17,7 @@ pub fn stored(holder: u64, version: u64, value: &str) -> StoredSession {
 }
 
 impl Node {
-    /// Writes once the sessions can be had.
+    /// Writes a session, as soon as the store is reachable.
     pub async fn begin_session(&self, key: &SessionKey, session: StoredSession) {
         eventually("the session is written", async || {
             matches!(self.sessions.write(key, session.clone(), LONG).await, Ok(true))
@@ -64,7 +64,7 @@ pub async fn of_all_who_take_a_session_at_once_one_has_it<B: Backend>() {
     take_at_once(&nodes).await;
 }
 
-/// All of them take a session at once, several times.
+/// Lets several holders take over a session at once, ten times.
 pub async fn take_at_once(nodes: &[Node]) {
     for turn in 0..10 {
         let key = SessionKey::of(&format!("turn {turn}"));

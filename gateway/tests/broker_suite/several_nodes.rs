@@ -1,4 +1,4 @@
-//! Nodes over one Redis behave as one.
+//! Tests that nodes over one Redis behave as one.
 
 use std::time::Duration;
 

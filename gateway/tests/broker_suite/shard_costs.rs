@@ -1,4 +1,5 @@
-//! What a publication costs a Redis that is one of several, beside one that is alone. Not a test: it prints what it measures.
+//! Measures what a publication costs a Redis that is one of several, compared with one that is alone. This is not a test: it
+//! prints what it measures.
 //!
 //! `cargo test -p tidegate --test broker_suite shard_costs -- --ignored --nocapture`
 
@@ -11,11 +12,11 @@ use crate::harness::{Backend, Node, Redis, Shards, channel, request};
 use crate::redis_server::RedisServer;
 
 const PUBLICATIONS: u64 = 20_000;
-/// In flight at once at each server.
+/// Publications in flight at once at each server.
 const TOGETHER: usize = 32;
 const ROUNDS: usize = 5;
 
-/// Microseconds of a processor that a server has used, and its calls of scripts.
+/// Returns the CPU time that a server has used, in microseconds, and its number of script calls.
 fn used(server: &RedisServer) -> (f64, u64) {
     let info: String = server.ask(&["INFO", "everything"]);
     let field = |name: &str| {
@@ -38,7 +39,7 @@ async fn fill(node: &Node, channel: &Channel) {
     join_all(publishers).await;
 }
 
-/// Per publication: microseconds of Redis, and calls.
+/// Returns, for each server, its CPU time in microseconds and its script calls per publication.
 async fn measure(node: &Node, channels: &[Channel], servers: &[&RedisServer]) -> Vec<(f64, f64)> {
     let before: Vec<_> = servers.iter().map(|server| used(server)).collect();
     join_all(channels.iter().map(|channel| fill(node, channel))).await;
@@ -73,7 +74,7 @@ async fn a_publication_costs_one_of_several_servers_what_it_costs_one_that_is_al
             shown.collect::<Vec<_>>().join(", ")
         };
         let alone = shown(measure(&alone, &one, &[&redis.server]).await);
-        // One of the servers as busy as the one that is alone, and then all of them.
+        // First only one of the servers gets the load of the one that is alone, then each of them.
         let one_of = shown(measure(&several, &each[..1], &servers[..1]).await);
         let all = shown(measure(&several, &each, &servers).await);
         println!("alone: {alone}; one of three: {one_of}; all three at once: {all}");

@@ -1,4 +1,4 @@
-//! Of several servers one is away: its channels are, and nothing else.
+//! Tests that the loss of one of several servers affects its channels and nothing else.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::presence::info;
 
 const LEASE: Duration = Duration::from_secs(60);
 
-/// A channel at each of the servers.
+/// Returns one channel for each server.
 fn channels(node: &Node, prefix: &str) -> Vec<Channel> {
     let named = |part: usize| {
         let mut names = (0..).map(|number| channel(&format!("{prefix}{number}")));
@@ -32,7 +32,7 @@ async fn two_nodes(shards: &Shards) -> [Node; 2] {
     nodes
 }
 
-/// Everything that has nothing to do with the channels of one server.
+/// Checks everything that does not depend on the channels of the lost server.
 async fn the_rest_goes_on(nodes: &[Node; 2], lost: usize, round: &str) {
     let [one, other] = nodes;
     for (part, channel) in channels(one, &format!("{round}-")).into_iter().enumerate() {
@@ -63,7 +63,7 @@ async fn the_rest_goes_on(nodes: &[Node; 2], lost: usize, round: &str) {
         let what = format!("{round}-{what}");
         let taking =
             |node| TurnRequest { what: &what, node, lease: LEASE, patience: Duration::ZERO, done: "" };
-        // Of a server that hangs nobody knows at first whether it has given the turn.
+        // While a server hangs, it is unknown at first whether it has granted the turn.
         let asked = async |node: &Node, name| node.broker.take_turn(taking(name)).await;
         eventually("one has the turn", async || asked(one, "node-0").await.is_ok_and(|turn| turn.held)).await;
         eventually("the other has not", async || asked(other, "node-1").await.is_ok_and(|turn| !turn.held))
@@ -109,7 +109,7 @@ async fn a_server_that_hangs_holds_nobody_up_who_wants_another_and_what_it_bring
     let nodes = two_nodes(&shards).await;
     let hanging = 2;
     shards.servers[hanging].freeze();
-    // At once: nobody has noticed yet.
+    // Immediately, before a node has noticed that the server hangs.
     the_rest_goes_on(&nodes, hanging, "frozen").await;
     shards.servers[hanging].thaw();
     for node in &nodes {
@@ -140,7 +140,7 @@ async fn commands_are_heard_once_and_in_their_order_though_they_come_over_every_
     }
     eventually("all are told", async || nodes[1].heard.node_messages().len() >= sent.len()).await;
     assert_eq!(nodes[1].heard.node_messages(), sent);
-    // Copies of the last may still come: what is sent after them over the same servers is behind them.
+    // Copies of the last message may still come; the canaries follow them over the same servers.
     nodes[0].listens().await;
     nodes[1].listens().await;
     assert_eq!((nodes[0].heard.control().len(), nodes[1].heard.control().len()), (sent.len(), sent.len()));

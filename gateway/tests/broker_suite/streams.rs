@@ -1,4 +1,4 @@
-//! Offsets, epochs, history, idempotency.
+//! Tests offsets, epochs, history and idempotency.
 
 use std::time::Duration;
 
@@ -89,12 +89,12 @@ pub async fn a_reader_with_enough_bytes_is_given_these_at_least_and_in_order<B: 
         assert!(offsets.eq(1..=page.publications.len() as u64));
         page.publications.len()
     };
-    // More at once than may be in flight: they take turns.
+    // More bytes than may be in flight at once: the reads wait for each other.
     let all = futures_util::future::join_all((0..12).map(|_| read(None))).await;
     assert_eq!(all, [24; 12]);
     assert!(read(Some(256 << 10)).await >= 8);
     assert!(read(Some(1)).await >= 1);
-    // What lies in memory costs nothing to name; what has to be fetched is not, beyond a page.
+    // The memory broker returns everything, at no cost; a broker that fetches stops after a page.
     let is_fetched = node.counted().read_link.up.get() > 0;
     assert!(!is_fetched || read(Some(256 << 10)).await < 24);
 }
@@ -256,7 +256,7 @@ pub async fn a_version_that_is_not_newer_is_not_published<B: Backend>() {
     }
     eventually("what was made is heard", async || node.heard.in_channel(&a).len() == 8).await;
     assert_eq!(node.history(&a, ALL).await.len(), 8);
-    // Without a stream there is nothing to compare with.
+    // A version is compared with the stream, which is absent here.
     for _ in 0..2 {
         let request = PublishRequest { version: version(1, ""), retention: NOT_KEPT, ..request(&a, "x") };
         assert!(!node.broker.publish(request).await.expect("published").duplicate);
@@ -268,7 +268,7 @@ pub async fn of_versions_that_come_at_once_the_newest_is_last<B: Backend>() {
     let node = backend.node();
     let a = channel("a");
     let publishing = (1..=60_u64).map(|number| {
-        // In an order that is none.
+        // Shuffles the numbers.
         let number = number * 37 % 61;
         node.broker.publish(PublishRequest { version: version(number, ""), ..request(&a, number) })
     });

@@ -1,4 +1,4 @@
-//! Redis and NATS behind TLS, with certificates of an authority that only the configuration knows.
+//! Tests Redis and NATS over TLS, with certificates of an authority that only the configuration names.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use tidegate::broker::redis::{RedisBroker, RedisConfig, RedisMode, RedisUrl};
 use crate::harness::{Backend, Heard, Nats, Redis, channel, eventually};
 use crate::redis_server::RedisServer;
 
-/// The files of one side.
+/// The certificate files of one side of a connection.
 struct Files {
     authority: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
 }
 
-/// An authority of its own, and a certificate for `name` that it has signed.
+/// Creates an authority, and a certificate for `name` signed by it.
 fn files(redis: &Redis, name: &str) -> Files {
     files_in(redis.server.directory(), name)
 }
@@ -30,7 +30,7 @@ fn files_in(directory: &Path, name: &str) -> Files {
     let authority = CertifiedIssuer::self_signed(params, key).expect("an authority");
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::new(vec![name.into()]).expect("parameters");
-    // Of the same name as its authority it would be taken for one that has signed itself.
+    // With the same name as its authority, the certificate would be taken for a self-signed one.
     params.distinguished_name.push(DnType::CommonName, name);
     let certificate = params.signed_by(&key, &authority).expect("a certificate");
     let file = |kind: &str, text: String| {
@@ -45,7 +45,7 @@ fn files_in(directory: &Path, name: &str) -> Files {
     }
 }
 
-/// Turns TLS on at a free port, for everyone or for clients with a certificate of this authority. Gives the port and
+/// Turns TLS on at a free port, for all clients or for those with a certificate of this authority. Returns the port and
 /// the server's files.
 fn with_tls(redis: &Redis, clients: Option<&Files>) -> (u16, Files) {
     let server = files(redis, "localhost");

@@ -1,4 +1,4 @@
-//! One node of all does something: whose turn it is, and how far it has got.
+//! Tests turns: which one of all nodes does a task, and how far the task has progressed.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub async fn a_turn_is_one_nodes_until_it_is_given_back_and_who_follows_knows_ho
     assert_eq!(take(&other, "other", LONG, Duration::ZERO, "x").await, turn(false, "1"));
     let elsewhere = TurnRequest { what: "another", node: "other", lease: LONG, patience: LONG, done: "" };
     assert!(other.broker.take_turn(elsewhere).await.expect("an answer").held);
-    // Given back.
+    // A lease of zero gives the turn back.
     assert_eq!(take(&one, "one", Duration::ZERO, Duration::ZERO, "2").await, turn(true, "2"));
     assert_eq!(
         take(&other, "other", LONG, LONG, "x").await,

@@ -1,4 +1,4 @@
-//! The application's own servers decide what clients may do, and are told what they did.
+//! Tests the hooks: the application's backend decides what clients may do, and is informed of what they did.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -126,7 +126,7 @@ async fn a_backend_says_who_a_client_is_and_a_token_needs_no_asking() {
     let mut bad = gateway.stranger().await;
     bad.ask("connect", json!({ "data": { "who": "bad" } })).await;
     assert_eq!(bad.closed().await, (4500, "no".to_owned()));
-    // Whom the backend does not know is anonymous, and those are not let in here.
+    // A client that the backend does not know is anonymous, and this gateway admits no anonymous clients.
     let mut nobody = gateway.stranger().await;
     nobody.ask("connect", json!({})).await;
     assert_eq!(nobody.closed().await.0, 3501);
@@ -162,7 +162,7 @@ async fn a_backend_says_who_may_subscribe_answers_calls_and_takes_messages() {
     assert_eq!(bob.refused("subscribe", json!({ "channel": "room" })).await, 403);
     ann.publish("room", json!(1)).await;
     assert_eq!(ann.publication().await.data, 1);
-    // Whoever subscribes to a private channel brings a token: nobody is asked.
+    // A private channel takes a token, so the backend is not asked.
     assert_eq!(ann.refused("subscribe", json!({ "channel": "$room" })).await, 103);
     assert_eq!(application.requests("/subscribe").len(), 2);
 
@@ -408,7 +408,7 @@ async fn backends_are_asked_about_clients_without_a_websocket_too() {
         assert_eq!(reply.expect("a reply")["rpc"]["data"], json!({ "n": 1 }));
         for path in ["/connect", "/rpc"] {
             let received = application.requests(path).pop().expect("it was asked");
-            // Whoever sends commands apart is still whoever opened the stream.
+            // Commands sent outside the stream carry the cookie of the request that opened the stream.
             assert_eq!(received.headers["cookie"], "session=1", "{path} by {transport}");
             let received = received.json();
             assert_eq!((&received["transport"], &received["protocol"]), (&json!(transport), &json!("json")));

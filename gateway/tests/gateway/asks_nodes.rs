@@ -1,4 +1,4 @@
-//! Nodes ask each other, and say so where there is no answer.
+//! Tests questions between nodes, and that the server API names nodes that do not answer.
 
 use bytes::Bytes;
 use serde_json::json;
@@ -13,7 +13,7 @@ use crate::gateway::{eventually, gateway};
 use crate::redis_server::RedisServer;
 use crate::spans_nodes::nodes;
 
-/// Announces a node that is not there.
+/// Announces a node that does not exist.
 fn announce(redis: &RedisServer, uid: &str, questions: u32) {
     let info = NodeInfo { uid: uid.into(), name: uid.into(), questions, ..NodeInfo::default() };
     let description = String::from_utf8(info.encode().expect("JSON").to_vec()).expect("text");
@@ -199,7 +199,7 @@ async fn a_disconnect_is_answered_by_those_who_have_the_clients_and_says_who_did
     let answer: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
     assert_eq!(answer["error"]["code"], 100);
     assert!(answer["error"]["message"].as_str().is_some_and(|message| message.contains("deaf")), "{answer}");
-    // A client that is found is nowhere else.
+    // Once the client is found, no other node needs to be asked.
     let list = here.api("connections", json!({"user": "bob"})).await;
     let id = list["connections"].as_object().and_then(|all| all.keys().next().cloned()).expect("bob");
     here.api("disconnect", json!({"client": id})).await;

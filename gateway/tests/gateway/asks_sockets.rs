@@ -1,4 +1,4 @@
-//! Servers ask clients of Socket.IO for acknowledgements, wherever they are, and are told what came of each.
+//! Tests `socketio_ask`: servers ask Socket.IO clients on any node for acknowledgements, and receive the outcome of each.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ fn served() -> Description {
     )
 }
 
-/// Asks, and answers what came of each client, by id.
+/// Asks clients and returns the outcome of each, sorted by id.
 async fn ask(gateway: &Gateway, request: Value) -> Vec<Value> {
     let result = gateway.api("socketio_ask", request).await;
     assert!(result.get("missing_nodes").is_none(), "{result}");
@@ -21,7 +21,7 @@ async fn ask(gateway: &Gateway, request: Value) -> Vec<Value> {
     answers
 }
 
-/// The number under which the client is asked, and the rest of the packet.
+/// Returns the packet's acknowledgement number and its arguments.
 async fn next_question(client: &mut SocketIo) -> (String, String) {
     let told = client.next_packet().await;
     let at = told.find('[').expect("arguments");
@@ -49,7 +49,7 @@ async fn what_a_client_says_to_an_event_is_answered_bytes_included() {
         "id": sid, "status": "answered", "args": ["fine", { "b": "/w==" }], "binary": ["/1/b"],
     });
     assert_eq!(answers, [expected]);
-    // Nobody else was asked.
+    // No other client was asked.
     other.send(r#"21["unheard of"]"#).await;
     assert!(other.next_packet().await.starts_with("31"));
     assert_eq!(gateway.metric("tidegate_socketio_asks_total{result=\"answered\"}").await, 1.0);
@@ -78,12 +78,12 @@ async fn those_who_do_not_answer_in_time_or_leave_are_told_apart_and_a_late_answ
     assert_eq!((&of(&prompt_id)["status"], &of(&prompt_id)["args"]), (&json!("answered"), &json!([1])));
     let (number, _) = next_question(&mut slow).await;
     slow.send(&format!("3{number}[2]")).await;
-    // And one that nobody has asked for.
+    // This acknowledgement was never asked for.
     slow.send("3999[3]").await;
     let late = "tidegate_socketio_asks_total{result=\"late\"}";
     eventually("both are counted", async || gateway.metric(late).await == 2.0).await;
     assert_eq!(gateway.metric("tidegate_socketio_asks_pending").await, 0.0);
-    // Its connection is as it was.
+    // The client's connection is not affected.
     let asking = ask(&gateway, json!({ "event": "again?", "rooms": [slow_id] }));
     let answering = async {
         let (next, arguments) = next_question(&mut slow).await;
@@ -137,7 +137,7 @@ async fn clients_of_a_room_are_asked_at_all_nodes_and_who_is_nowhere_is_gone() {
         client.send(r#"20["join","a"]"#).await;
         assert!(client.next_packet().await.starts_with("30"));
     }
-    // Longer than other questions between nodes may take.
+    // The timeout is longer than that of other questions between nodes.
     let asking = ask(&nodes[0], json!({ "rooms": ["a"], "event": "vote", "timeout_ms": 30000 }));
     let answering = async {
         for (client, vote) in [(&mut one, "yes"), (&mut other, "no")] {
@@ -168,7 +168,7 @@ async fn a_client_is_asked_for_so_many_at_once_and_what_makes_no_sense_is_refuse
     let answers: Vec<_> = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
     let count = |status: &str| answers.iter().filter(|answer| answer["status"] == status).count();
     assert_eq!((count("timeout"), count("too_many")), (64, 2));
-    // Those that nobody waits for any more do not count.
+    // Questions that have timed out do not count towards the limit.
     let asking = ask(&gateway, json!({ "rooms": [sid], "event": "last" }));
     let answering = async {
         loop {

@@ -1,4 +1,4 @@
-//! What the server API does to clients, wherever they are connected.
+//! Tests commands of the server API that affect clients on any node.
 
 use std::net::Ipv4Addr;
 
@@ -31,7 +31,7 @@ async fn clients_of_any_node_are_subscribed_by_the_server_and_hear_what_follows(
     assert_eq!(push["subscribe"]["offset"], 1, "{push}");
     here.publish("stream:news", json!("after")).await;
     assert_eq!(ann.publication().await.data, "after");
-    // Who is subscribed already stays so.
+    // Subscribing a client that is already subscribed changes nothing.
     here.api("subscribe", parameters).await;
     let list = here.api("connections", json!({"channel": "stream:news"})).await;
     assert_eq!(list["connections"].as_object().map(|all| all.len()), Some(1));
@@ -48,7 +48,7 @@ async fn what_is_published_after_a_subscription_was_acknowledged_reaches_the_cli
     eventually("it listens", async || node.is_ready().await).await;
     let mut ann = node.connect_as("ann").await;
     let subscription = json!({"user": "ann", "channel": "chat"});
-    // Until the node has noticed, Redis is asked to send it the channel and says nothing to that.
+    // Redis does not answer the node's SUBSCRIBE until the node has noticed that the connection is dead.
     relay.silence();
     eventually("it is acknowledged", async || {
         node.try_api("subscribe", &subscription).await.body == br#"{"result":{}}"#
@@ -120,7 +120,7 @@ async fn one_session_is_commanded_and_no_other_of_its_user() {
     assert_eq!(listed.len(), 1);
     assert_eq!((&listed[0]["transport"], &listed[0]["protocol"]), (&json!("http_stream"), &json!("json")));
 
-    // All that is given has to fit.
+    // Session and user must both match.
     for nobody in [json!({"session": session, "user": "bob"}), json!({"session": "A".repeat(22)})] {
         here.api("disconnect", nobody).await;
     }

@@ -1,4 +1,4 @@
-//! What servers say to clients of Socket.IO over the server API, on every node.
+//! Tests commands of the server API for Socket.IO clients on every node.
 
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ async fn nodes(redis: &RedisServer) -> [Gateway; 2] {
     [node().await, node().await]
 }
 
-/// Two clients on each of two nodes, and their ids.
+/// Connects two clients to each of two nodes, and returns them with their ids.
 async fn four(nodes: &[Gateway; 2]) -> ([SocketIo; 4], [String; 4]) {
     let (mut clients, mut ids) = (Vec::new(), Vec::new());
     for node in [&nodes[0], &nodes[0], &nodes[1], &nodes[1]] {
@@ -30,7 +30,7 @@ async fn four(nodes: &[Gateway; 2]) -> ([SocketIo; 4], [String; 4]) {
     (clients.try_into().expect("four"), ids.try_into().expect("four"))
 }
 
-/// Which of the clients are told this next; all others are told nothing before the mark.
+/// Checks which of the clients receive this packet next; the others receive nothing before the mark.
 async fn hear(clients: &mut [SocketIo; 4], told: &str, who: [bool; 4]) {
     for (client, hears) in clients.iter_mut().zip(who) {
         if hears {
@@ -83,7 +83,7 @@ async fn clients_come_into_rooms_leave_them_and_are_put_out_wherever_they_are() 
     let nodes = nodes(&redis).await;
     let (mut clients, ids) = four(&nodes).await;
     nodes[0].api("socketio_join", json!({ "rooms": [ids[0], ids[2], ids[3]], "join": ["a"] })).await;
-    // Those of a room come into another, but for one.
+    // The members of one room join another, except one.
     nodes[0].api("socketio_join", json!({ "rooms": ["a"], "except": [ids[3]], "join": ["b c"] })).await;
     let listed = nodes[1].api("socketio_sockets", json!({ "room": "b c" })).await;
     let mut sockets: Vec<Value> = listed["sockets"].as_array().expect("a list").clone();
@@ -171,7 +171,7 @@ async fn who_may_have_no_more_channels_comes_into_no_more_rooms_and_stays() {
     let (mut full, full_id) = gateway.in_main().await;
     let (mut other, _) = gateway.in_main().await;
     gateway.api("socketio_join", json!({ "rooms": [full_id], "join": ["x"] })).await;
-    // The namespace itself, and two rooms: one of them has one already.
+    // The namespace itself and two rooms: one client already has a room.
     let request = json!({ "join": ["a", "b"] });
     let answer = gateway.try_api("socketio_join", &request).await;
     let answer = String::from_utf8_lossy(&answer.body).into_owned();

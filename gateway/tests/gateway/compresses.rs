@@ -1,4 +1,4 @@
-//! permessage-deflate on the wire: one compressed frame for all, right for every window that was agreed on.
+//! Tests permessage-deflate on the wire: one compressed frame for all clients, valid for every negotiated window.
 
 use bytes::BytesMut;
 use serde_json::{Value, json};
@@ -13,17 +13,17 @@ use crate::http;
 
 const LIMITS: Limits = Limits { message_bytes_max: 1 << 20, frame_bytes_max: 1 << 20, fragments_max: 100 };
 
-/// A client that inflates, by the project's own framing in the client's role.
+/// A client that inflates, using the project's own framing in the client's role.
 #[derive(Debug)]
 pub struct Deflating {
     stream: TcpStream,
     assembler: Assembler,
     unread: Vec<u8>,
-    /// What the node agreed to.
+    /// The extension header of the node's response.
     agreed: String,
 }
 
-/// What a client read, and how long the frame was.
+/// A message that a client read, and the length of its frame.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Frame {
     text: String,
@@ -92,7 +92,7 @@ impl Deflating {
     }
 }
 
-/// Text that says much the same again and again, from near and from far.
+/// Returns text with repetitions over short and long distances.
 pub fn repetitive(length: usize) -> String {
     let mut text = String::new();
     for number in 0.. {
@@ -120,7 +120,7 @@ async fn every_window_reads_the_same_publications() {
         "permessage-deflate; server_max_window_bits=8",
     ];
     for offer in offers {
-        // Two of each, so that what they share is read twice.
+        // Two clients of each kind, so that each shared frame is read twice.
         clients.push(Deflating::open(&gateway, "/raw/chat", offer).await);
         clients.push(Deflating::open(&gateway, "/raw/chat", offer).await);
     }

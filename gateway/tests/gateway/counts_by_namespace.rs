@@ -1,4 +1,4 @@
-//! What happens is counted by the namespaces of channels, and the parts are the whole.
+//! Tests the metrics by namespace, and that they add up to the totals.
 
 use serde_json::json;
 
@@ -84,7 +84,7 @@ async fn what_is_counted_by_namespace_adds_up_to_what_is_counted_of_all() {
         assert_eq!(of(&gateway, "refusals_total", &labels).await, 1.0, "{labels}");
     }
 
-    // One comes back to what it has missed, and one to what nobody has any more.
+    // One client recovers what it missed; another asks for publications that are not retained any more.
     let mut back = gateway.connect().await;
     let epoch = gateway.api("history", json!({ "channel": "stream:news" })).await["epoch"].clone();
     back.command(

@@ -1,4 +1,4 @@
-//! The program is told to stop: who is there leaves in good order.
+//! Tests the drain: when the program is told to stop, its clients leave in an orderly way.
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ async fn a_drain_closes_clients_one_after_the_other_and_takes_their_presence_bac
     let moments = closed.windows(2).filter(|pair| pair[1] - pair[0] > Duration::from_millis(10)).count();
     assert!(moments >= 3, "one after the other, not all at the end: {closed:?}");
     for (number, at) in (0..).zip(closed) {
-        // It may be seen here late, but nobody is closed before it is their turn. What a worker does together it does at one time.
+        // The test may notice a close late, but no client is closed before its turn. A worker closes those of one turn together.
         let (after, turn) = (at - signalled, notice + grace * number / 30);
         assert!(after + Duration::from_millis(200) >= turn, "{after:?} is before {turn:?}");
     }
@@ -72,7 +72,7 @@ async fn a_second_signal_ends_the_program_at_once() {
     let gateway = gateway().with("drain.notice_ms", 0).with("drain.grace_ms", 600_000).run().await;
     let (mut one, mut other) = (gateway.connect().await, gateway.connect().await);
     gateway.signal(Signal::TERM);
-    // The first is closed at the beginning of the grace period, the other would be five minutes later.
+    // One client is closed at the beginning of the grace period, the other would be closed five minutes later.
     tokio::select! {
         _ = one.closed() => {}
         _ = other.closed() => {}
@@ -96,7 +96,7 @@ async fn a_client_that_gets_in_while_others_are_drained_does_not_stay() {
     let head = "GET /raw/late HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     late.write_all(head.as_bytes()).await.expect("sent");
-    // The head is in the node's hands once a later request is answered on another connection.
+    // The node has read the head once it has answered a later request on another connection.
     gateway.publish("news", json!(1)).await;
     gateway.signal(Signal::TERM);
     first.closed().await;
@@ -120,7 +120,7 @@ async fn a_node_without_clients_stops_at_once() {
     assert_eq!(gateway.ended().await.0.code(), Some(0));
 }
 
-/// A request to publish, in one piece.
+/// Returns a publish request, head and body in one string.
 fn publish(channel: &str, number: u32) -> String {
     let body = json!({ "channel": channel, "data": number }).to_string();
     format!(
@@ -178,9 +178,9 @@ async fn a_request_that_comes_too_late_for_a_drain_is_told_that_nothing_was_done
     let gateway = gateway().with("drain.grace_ms", 50).with("drain.linger_ms", 50).run().await;
     let request = publish("news", 1);
     let mut stream = TcpStream::connect(gateway.address).await.expect("it listens");
-    // All but the end of the body.
+    // Sends all but the last byte of the body.
     stream.write_all(&request.as_bytes()[..request.len() - 1]).await.expect("sent");
-    // The request is in the node's hands once a later one is answered on another connection.
+    // The node has read this much once it has answered a later request on another connection.
     gateway.publish("news", json!(2)).await;
     gateway.signal(Signal::TERM);
     let answer = crate::http::answer(&mut stream).await.expect("an answer");
@@ -198,7 +198,7 @@ async fn a_client_that_does_not_answer_the_goodbye_does_not_hold_the_program() {
         .run()
         .await;
     let client = gateway.connect().await;
-    // Nobody reads this socket any more, and it stays open.
+    // The socket stays open, but is not read any more.
     let stream = client.socket.into_inner();
     gateway.signal(Signal::TERM);
     let (status, _) = gateway.ended().await;

@@ -1,4 +1,4 @@
-//! Whoever looks into a cluster finds a client, and why it did or did not get a publication.
+//! Tests that an operator can find a client in a cluster, and why it did or did not receive a publication.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Clients whose tokens are signed with keys that the issuer publishes.
+//! Tests tokens that are signed with keys that their issuer publishes.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::gateway::{Description, eventually, gateway};
 
-/// Who signs tokens and publishes the public halves of the keys; or is down.
+/// An issuer, which signs tokens and publishes its public keys, or is down.
 struct Issuer {
     address: String,
     published: Arc<Mutex<Option<Vec<Value>>>>,
@@ -46,7 +46,7 @@ impl Issuer {
         Self { address, published, fetches, directory: tempfile::tempdir().expect("a directory") }
     }
 
-    /// Publishes one key more, and signs with it from now on.
+    /// Publishes a further key, with which tokens can be signed.
     fn publish(&self, kid: &str) {
         let key = KeyPair::generate().expect("a key");
         std::fs::write(self.directory.path().join(kid), key.serialize_pem()).expect("a file");
@@ -86,7 +86,7 @@ async fn a_key_that_is_published_while_the_gateway_runs_opens_its_tokens_at_once
     let mut ann = gateway.connect_with(json!({ "token": issuer.token("first", "first") })).await;
     ann.subscribe("news").await;
     issuer.publish("second");
-    // The gateway may have asked a moment ago: until the interval is over an unknown key stays one.
+    // If the gateway has just fetched the keys, an unknown key stays unknown until the interval is over.
     eventually("the new key opens a token", async || {
         let mut stranger = gateway.stranger().await;
         stranger.ask("connect", json!({ "token": issuer.token("second", "second") })).await;

@@ -1,4 +1,4 @@
-//! A client leaves with commands on their way: they are carried out, and only then is its goodbye answered.
+//! Tests clients that leave with commands on their way: the commands are carried out before the close frame is answered.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::gateway::{Description, Gateway, PATIENCE, eventually, gateway};
 use crate::redis_server::RedisServer;
 
-/// A client's frame, masked with zeros.
+/// Encodes a client's frame, masked with zeros.
 fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
@@ -33,7 +33,7 @@ fn goodbye() -> Vec<u8> {
     frame(8, &1000_u16.to_be_bytes())
 }
 
-/// The answer to it.
+/// The server's close frame in response to `goodbye`.
 const GOODBYE: [u8; 4] = [0x88, 2, 0x03, 0xe8];
 
 async fn send(stream: &mut TcpStream, bytes: &[u8]) {
@@ -47,7 +47,7 @@ async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     bytes
 }
 
-/// The next publications are these numbers.
+/// Checks that the next publications are these numbers.
 async fn hears(listener: &mut Client, numbers: std::ops::Range<u32>) {
     for number in numbers {
         assert_eq!(listener.publication().await.data, json!(number));
@@ -95,7 +95,7 @@ async fn what_came_before_the_end_of_the_stream_is_published() {
     gateway.metric_becomes("tidegate_connections", 1.0).await;
 }
 
-/// Commands of a client that is connected: so many publications, each with its id.
+/// Encodes `count` publish commands, each with its id.
 fn publications(count: u32) -> Vec<u8> {
     let command = |number: u32| {
         json!({ "id": number + 10, "publish": { "channel": "chat", "data": number } }).to_string()
@@ -103,7 +103,7 @@ fn publications(count: u32) -> Vec<u8> {
     (0..count).flat_map(|number| text(&command(number))).collect()
 }
 
-/// The ids of the replies in what a server has said.
+/// Returns the ids of the replies in the bytes that a server has sent.
 fn replies(said: &[u8]) -> Vec<u64> {
     let mut ids = Vec::new();
     let mut rest = said;
@@ -141,7 +141,7 @@ async fn every_command_before_a_goodbye_has_its_reply_before_the_answer_to_it() 
     }
 }
 
-/// A node that does not read on while a few commands of a client wait.
+/// Starts a node that stops reading from a client while 16 of its commands wait.
 async fn with_a_short_backlog(redis: &RedisServer) -> Gateway {
     let described = gateway().over(&redis.url()).with("session.queued_commands_max", 16);
     described.with("session.channels_max", 4).start().await
@@ -167,7 +167,7 @@ async fn a_client_that_is_gone_is_still_obeyed_in_what_it_had_sent() {
     let mut stream = gateway.connect().await.socket.into_inner();
     redis.freeze();
     send(&mut stream, &publications(50)).await;
-    // All of it is in the node's socket now, and some in its hands.
+    // All commands are in the node's socket now, and the node has read some of them.
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a reset is what it says");
     drop(stream);
     redis.thaw();
@@ -242,7 +242,7 @@ async fn what_who_is_gone_had_asked_is_not_answered_to_who_comes_in_its_place() 
     send(&mut gone, &[publications(1), goodbye()].concat()).await;
     assert_eq!(read_to_end(&mut gone).await, GOODBYE);
     gateway.metric_becomes("tidegate_connections", 0.0).await;
-    // On the same worker, in the same place, with as many questions.
+    // The next client is on the same worker, in the same slot, with as many pending requests.
     let mut next = gateway.connect().await;
     let id = next.ask("subscribe", json!({ "channel": "stream:own" })).await;
     redis.thaw();
@@ -261,14 +261,14 @@ async fn who_said_goodbye_hears_nothing_that_is_published_after_it() {
     };
     redis.freeze();
     send(&mut stream, &[publications(1), goodbye()].concat()).await;
-    // It has left its channel before its goodbye is answered.
+    // The client has left its channel before its close frame is answered.
     gateway.metric_becomes("tidegate_subscriptions", 0.0).await;
     redis.thaw();
     let said = read_to_end(&mut stream).await;
     assert_eq!(replies(&said), [10]);
 }
 
-/// Leaves without reading the long answers that it has asked for, and with one more wish.
+/// Lets a client leave without reading the long answers that it has asked for, with one more command on its way.
 async fn leaves_unread(at_once: bool) -> Vec<u8> {
     let gateway = gateway()
         .with("websocket.compression", false)

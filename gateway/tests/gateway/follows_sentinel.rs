@@ -1,5 +1,5 @@
-//! Redis Sentinel names another master: all nodes move there at once, nothing is missed in silence, and what is missing is
-//! said in words.
+//! Tests failovers by Redis Sentinel: all nodes move to the new master at once, no gap goes unreported, and errors name what is
+//! missing.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::hears_emitters::{EMITTERS, emit};
 use crate::redis_server::RedisServer;
 use crate::survives_redis::{Load, accounts, followers};
 
-/// Soon sure that a master is gone, and that a failover has failed.
+/// Settings with which a Sentinel soon considers a master down, and a failover failed.
 const IMPATIENT: &str =
     "sentinel down-after-milliseconds watched 1000\nsentinel failover-timeout watched 3000";
 
-/// What replication needs to be quick.
+/// Options with which replication starts quickly.
 const REPLICATES: [&str; 6] =
     ["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
 
@@ -27,18 +27,18 @@ struct World {
 }
 
 impl World {
-    /// Three Sentinels, of which two must agree.
+    /// Starts the servers and three Sentinels, of which two must agree.
     async fn new() -> Self {
         Self::with(&[], "", 3).await
     }
 
-    /// With these options for both servers and these lines of settings for so many Sentinels.
+    /// Starts the servers with these options, and this many Sentinels with these lines of settings.
     async fn with(options: &[&str], settings: &str, sentinels: usize) -> Self {
         let options = [&REPLICATES[..], options].concat();
         let servers = [(); 2].map(|()| RedisServer::start_with(&options));
         let port = servers[0].port();
         servers[1].ask::<()>(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
-        // A Sentinel that finds the replica in the first answer of the master need not wait for the next.
+        // A Sentinel that finds the replica in the master's first INFO need not wait for the next one.
         in_sync(&servers[1]).await;
         let quorum = sentinels / 2 + 1;
         let settings = format!("sentinel monitor watched 127.0.0.1 {port} {quorum}\n{IMPATIENT}\n{settings}");
@@ -65,7 +65,7 @@ impl World {
         gateway().over_sentinels(self.ports())
     }
 
-    /// Nodes that lose patience with a Redis soon.
+    /// Starts two nodes with short timeouts towards Redis.
     async fn nodes(&self) -> [Arc<Gateway>; 2] {
         let node = async |name: &str| {
             let node = self.node().with("node.name", name);
@@ -79,12 +79,12 @@ impl World {
         self.servers.iter_mut().find(|server| server.port() == port).expect("one of the two")
     }
 
-    /// Has another server become the master, and answers which one that is.
+    /// Makes the other server the master, and returns its port.
     async fn fail_over(&self) -> u16 {
         let (last, start) = (self.sentinels.last().expect("there are some"), Instant::now());
         let old = master(last);
         while master(last) == old {
-            // No while it has not seen yet that the replica is well.
+            // The Sentinel refuses until it has seen that the replica is healthy.
             let said = last.try_ask::<String>(&["SENTINEL", "FAILOVER", "watched"]);
             assert!(start.elapsed() < PATIENCE, "no other master: {said:?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -92,7 +92,7 @@ impl World {
         master(last)
     }
 
-    /// Waits until so many nodes have left the one server for the other.
+    /// Waits until this many nodes have moved from the one server to the other.
     async fn is_left(&self, old: u16, new: u16, nodes: usize) {
         let at = |port: u16| {
             let server = self.servers.iter().find(|server| server.port() == port).expect("one of the two");
@@ -101,7 +101,7 @@ impl World {
         eventually("the nodes have moved", async || at(old) == 0 && at(new) >= 3 * nodes).await;
     }
 
-    /// Waits until the Sentinel that was asked last names another master than this.
+    /// Waits until the last Sentinel names another master than this, and returns its port.
     async fn replaces(&self, old: u16) -> u16 {
         let last = self.sentinels.last().expect("there are some");
         eventually("another is master", async || master(last) != old).await;
@@ -119,7 +119,7 @@ async fn in_sync(replica: &RedisServer) {
     .await;
 }
 
-/// The port of the master that a Sentinel names.
+/// Returns the port of the master that a Sentinel names.
 fn master(sentinel: &RedisServer) -> u16 {
     let (_, port) = sentinel.ask::<(String, u16)>(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "watched"]);
     port
@@ -129,7 +129,7 @@ fn state(sentinel: &RedisServer) -> std::collections::HashMap<String, String> {
     sentinel.ask(&["SENTINEL", "MASTER", "watched"])
 }
 
-/// How many connections of nodes a server has.
+/// Returns the number of nodes' connections at a server.
 fn connections(server: &RedisServer) -> usize {
     let list: String = server.ask(&["CLIENT", "LIST"]);
     list.lines().filter(|line| line.contains("name=tidegate:")).count()
@@ -153,7 +153,7 @@ async fn is_told(node: &Gateway, why: &str) {
     }
 }
 
-/// A node is ready, and what is published there comes to a client. Nothing is held against it that it says may be tried again.
+/// Checks that a node is ready and that a publication there reaches a client. Retries after temporary errors.
 async fn serves(node: &Gateway) {
     eventually("ready", async || node.is_ready().await).await;
     let (mut client, start) = (node.connect().await, Instant::now());
@@ -214,7 +214,7 @@ async fn a_killed_master_is_left_for_the_one_that_takes_its_place() {
     let new = world.replaces(old).await;
     load.goes_on(100).await;
     load.end().await;
-    // It comes back as a master, until Sentinel tells it otherwise.
+    // The old master comes back as a master, until Sentinel makes it a replica.
     world.at(old).restart();
     in_sync(world.at(old)).await;
     world.is_left(old, new, 2).await;
@@ -235,7 +235,7 @@ async fn a_master_that_hangs_is_left_and_not_returned_to_when_it_wakes_up() {
     let new = world.replaces(old).await;
     load.goes_on(50).await;
     world.at(old).thaw();
-    // It still takes itself for the master at first.
+    // The old master still takes itself for the master at first.
     load.goes_on(50).await;
     world.is_left(old, new, 2).await;
     in_sync(world.at(old)).await;
@@ -269,7 +269,7 @@ async fn one_sentinel_that_dies_and_one_that_hangs_are_not_missed() {
         node.metric_becomes("tidegate_broker_master_changes_total", 1.0).await;
         serves(node).await;
     }
-    // Whoever starts now finds one that is gone, one that says nothing, and one that answers.
+    // A node that starts now finds one Sentinel that is gone, one that hangs, and one that answers.
     world.sentinels[0].freeze();
     let ports = [gone.port(), world.sentinels[0].port(), world.sentinels[1].port()];
     let late = gateway().over_sentinels(ports).with("redis.timeout_ms", 800).start().await;
@@ -355,7 +355,7 @@ async fn what_is_missing_is_told_in_words() {
     is_told(&led_astray, "read-only replica").await;
     assert_eq!(led_astray.internal("/livez").await.status, 200);
 
-    // One that is right among others that cannot be used is enough.
+    // One correct address among unusable ones is enough.
     ports.push(crate::redis_server::free_port());
     ports.push(world.servers[0].port());
     serves(&gateway().over_sentinels(ports).start().await).await;
@@ -365,7 +365,7 @@ async fn what_is_missing_is_told_in_words() {
 async fn a_sentinel_that_was_left_behind_is_not_believed_also_when_it_is_the_only_one_left() {
     let mut world = World::with(&[], "", 1).await;
     world.fail_over().await;
-    // It has heard of no election, and its master takes whatever it is given.
+    // This Sentinel knows of no election, and its master accepts writes.
     let forlorn = RedisServer::start();
     let settings = format!("sentinel monitor watched 127.0.0.1 {} 1", forlorn.port());
     let behind = RedisServer::start_sentinel_with(Path::new("redis-server"), &settings);
@@ -397,7 +397,7 @@ async fn emitters_are_heard_at_the_new_master_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_feed_of_the_nodes_own_redis_goes_where_the_master_is_though_the_old_one_still_answers() {
-    // Two that do not know of each other, and a Sentinel of each: the second has heard of the later election.
+    // Two servers that do not know of each other, each with a Sentinel: the second Sentinel has the higher config epoch.
     let servers = [(); 2].map(|()| RedisServer::start());
     let [early, mut late] = [(&servers[0], 1), (&servers[1], 2)].map(|(server, epoch)| {
         let watched = format!("sentinel monitor watched 127.0.0.1 {} 1", server.port());
@@ -440,7 +440,7 @@ async fn a_master_may_be_told_by_its_name_or_by_an_ipv6_address() {
     if std::net::TcpStream::connect(("::1", server.port())).is_ok() {
         serves(&gateway().over_sentinels([sentinel.port()]).start().await).await;
     } else {
-        // A machine without IPv6: where it was looked for is told as people write it.
+        // On a machine without IPv6, the error shows the address in the usual notation.
         let node = gateway().over_sentinels([sentinel.port()]).start().await;
         is_told(&node, &format!("[::1]:{}, which Sentinel names", server.port())).await;
     }

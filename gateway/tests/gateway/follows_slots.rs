@@ -1,4 +1,4 @@
-//! A Redis Cluster under a node's feet: slots move both ways, and masters die, while clients read and write.
+//! Tests nodes over a Redis Cluster whose slots move and whose masters die while clients read and write.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::loses_a_shard::{Load, follow_to_the_end, verdict};
 use crate::redis_cluster::RedisCluster;
 
 fn describe(cluster: &RedisCluster, name: &str) -> Description {
-    // A loaded machine may take long over a move, and nothing is to be refused.
+    // A move can take long on a loaded machine, and no publication may time out meanwhile.
     gateway().over_cluster(&cluster.addresses()).with("node.name", name).with("redis.timeout_ms", 20_000)
 }
 
@@ -23,7 +23,7 @@ async fn nodes(cluster: &RedisCluster) -> [Arc<Gateway>; 2] {
     nodes.map(Arc::new)
 }
 
-/// The slot of a channel, with as many partitions as there are unless said otherwise.
+/// Returns the first slot of the channel's partition, with the default number of partitions.
 fn slot_of(cluster: &RedisCluster, channel: &str) -> u16 {
     let slot: u16 = cluster.servers[0].ask(&["CLUSTER", "KEYSLOT", channel]);
     slot / 16 * 16
@@ -81,7 +81,7 @@ async fn whoever_reads_is_given_everything_once_and_in_order_while_slots_move_bo
 async fn a_master_that_dies_is_replaced_and_whoever_reads_misses_nothing_unnoticed() {
     let mut cluster = RedisCluster::start(3, 1);
     let nodes = nodes(&cluster).await;
-    // One channel of each master.
+    // One channel for each master.
     let channels: Vec<String> = (0..3)
         .map(|server| {
             let mut names = (0..).map(|number| format!("stream:master-{server}-{number}"));
@@ -118,7 +118,7 @@ async fn a_master_that_dies_is_replaced_and_whoever_reads_misses_nothing_unnotic
     })
     .await;
     println!("publishing again {} ms after the kill", killed.elapsed().as_millis());
-    // A promotion begins a new epoch: whoever stood in the channel is told, or is given what came after.
+    // A promotion begins a new epoch: the subscriber is unsubscribed with 2500, or receives what came after it.
     let push = reader.push().await;
     if received(&push).is_none() {
         assert_eq!(push["push"]["unsubscribe"]["code"], 2500, "{push}");

@@ -1,4 +1,4 @@
-//! What a client that is in may not do: every limit on an open connection, with its code and its metric.
+//! Tests every limit on an open connection, with its close code and its metric.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ async fn counted(gateway: &Gateway, reason: &str, times: f64) {
     gateway.metric_becomes(&format!("tidegate_closes_total{{reason=\"{reason}\"}}"), times).await;
 }
 
-/// A client may send as fast as it can.
+/// Describes a gateway without rate limits.
 fn without_rates() -> Description {
     gateway().with("session.messages_per_second", 0).with("session.bytes_per_second", 0)
 }
@@ -30,7 +30,7 @@ async fn a_client_that_does_not_connect_in_time_is_closed() {
 async fn a_message_longer_than_allowed_closes_with_1009_however_it_comes() {
     let gateway = gateway().with("websocket.message_bytes_max", 1000).start().await;
     let mut whole = gateway.connect().await;
-    // Longer than socket buffers: most of it is on its way when the node has had enough.
+    // The message is longer than the socket buffers: most of it is on its way when the node refuses it.
     let _ = whole.socket.try_send("x".repeat(8 << 20)).await;
     let (code, reason) = whole.closed().await;
     assert_eq!((code, &*reason), (1009, "message too big"));
@@ -51,7 +51,7 @@ async fn what_a_client_was_still_sending_does_not_cost_it_the_close_frame() {
         .start()
         .await;
     let mut stream = gateway.raw("chat").await.into_inner();
-    // A frame of 8 MiB: refused by its head, and sent to its end all the same.
+    // A frame of 8 MiB is refused by its header, and the client sends all of it nevertheless.
     let mut frame = vec![0x82, 0xff, 0, 0, 0, 0, 0, 0x80, 0, 0, 1, 2, 3, 4];
     frame.resize(frame.len() + (8 << 20), 0);
     tokio::io::AsyncWriteExt::write_all(&mut stream, &frame).await.expect("the node reads on");
@@ -148,7 +148,7 @@ async fn one_that_stops_reading_hurts_nobody_else(way: &str) {
         .with("workers.io_uring", way)
         .start()
         .await;
-    // So many are sent to together, where that can be.
+    // This many clients share one system call, where io_uring is allowed.
     let mut readers = Vec::new();
     for _ in 0..4 {
         let mut reader = gateway.connect().await;
@@ -180,7 +180,7 @@ async fn one_that_stops_reading_hurts_nobody_else(way: &str) {
     }
 }
 
-/// Reads what the sleeper was sent: whole publications in order from the first, then the close.
+/// Reads what the slow client was sent: complete publications in order from the first, then the close code.
 async fn sleeper_end(sleeper: &mut crate::client::Client, sent: u64) -> u16 {
     let mut last = 0;
     loop {
@@ -194,7 +194,7 @@ async fn sleeper_end(sleeper: &mut crate::client::Client, sent: u64) -> u16 {
                 assert!(last < sent);
                 return code;
             }
-            // It was too slow even for the goodbye.
+            // The client was too slow even for the close frame.
             Err(Ending::Broken(_) | Ending::Silent) => return 3008,
         }
     }
@@ -226,13 +226,13 @@ async fn a_socket_that_takes_nothing_is_closed_after_the_write_timeout() {
 async fn pings_without_end_from_a_client_that_does_not_read_close_it() {
     let gateway = without_rates()
         .with("websocket.outbox_bytes_max", 4096)
-        // That is not what ends it.
+        // The write timeout must not be what closes the client.
         .with("websocket.write_timeout_ms", 600_000)
         .start()
         .await;
     let mut client = gateway.raw("chat").await;
     let start = Instant::now();
-    // Its own socket fills up in the end, when the node reads no more of it.
+    // The client's own socket fills up in the end, when the node stops reading.
     while gateway.metric("tidegate_slow_consumers_total").await == 0.0 {
         assert!(start.elapsed() < Duration::from_secs(30));
         for _ in 0..5_000 {
@@ -272,14 +272,14 @@ async fn who_stopped_reading_for_a_while_and_went_on_is_nobody_to_blame() {
     let mut reader = gateway.connect().await;
     reader.subscribe("stream:much").await;
     let publish = json!({ "publish": { "channel": "stream:much", "data": "x".repeat(60_000) } });
-    // More than a socket holds, and quickly: nobody reads meanwhile.
+    // More than the sockets hold, before the client reads anything.
     for _ in 0..15 {
         gateway.api("batch", json!({ "commands": vec![&publish; 10] })).await;
     }
     for offset in 1..=150 {
         assert_eq!(reader.publication().await.offset, offset);
     }
-    // For longer than a socket may take nothing.
+    // For longer than the write timeout.
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(5) {
         gateway.publish("stream:much", json!("still here")).await;

@@ -1,4 +1,4 @@
-//! Who is not let in: every refusal before the 101, with its status and its metric.
+//! Tests every refusal before the 101, with its status and its metric.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn counted(gateway: &Gateway, result: &str, times: f64) {
     gateway.metric_becomes(&format!("tidegate_handshakes_total{{result=\"{result}\"}}"), times).await;
 }
 
-/// The status that an attempt to connect was refused with.
+/// Returns the HTTP status with which an attempt to connect was refused.
 fn status(attempt: Result<Socket, Error>) -> u16 {
     match attempt {
         Err(Error::Http(response)) => response.status().as_u16(),
@@ -28,7 +28,7 @@ fn status(attempt: Result<Socket, Error>) -> u16 {
     }
 }
 
-/// Waits until the node ends a stream, and counts what it said before.
+/// Waits until the node ends a stream, and returns the number of bytes that it sent before.
 async fn said_before_the_end(stream: &mut TcpStream) -> usize {
     let mut said = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await.expect("it ends in time");
@@ -198,7 +198,7 @@ async fn a_user_may_come_again_while_an_old_connection_is_still_to_say_goodbye()
         .with("websocket.close_timeout_ms", 60_000)
         .start()
         .await;
-    // It is told to leave, and does not answer.
+    // The client is asked to leave, and does not answer.
     let _old = gateway.connect_as("ann").await;
     gateway.api("disconnect", serde_json::json!({ "user": "ann" })).await;
     gateway.metric_becomes("tidegate_connections", 1.0).await;
@@ -234,14 +234,14 @@ async fn clients_that_fill_a_node_do_not_lock_the_api_out() {
     let gateway = gateway().with("limits.connections_max", 2).with("api.connections_max", 2).start().await;
     let mut clients = [gateway.connect().await, gateway.connect().await];
     clients[0].subscribe("news").await;
-    // Others stand at the door and say nothing.
+    // Further connections send nothing.
     let mut silent = Vec::new();
     for _ in 0..2 {
         silent.push(TcpStream::connect(gateway.address).await.expect("the kernel takes it"));
     }
     let mut one_too_many = TcpStream::connect(gateway.address).await.expect("the kernel takes it");
     assert_eq!(said_before_the_end(&mut one_too_many).await, 0);
-    // They are sent away after a while, long before the head of a request must have come.
+    // They are closed after a while, long before the deadline of a request's head.
     for mut silent in silent {
         assert_eq!(said_before_the_end(&mut silent).await, 0);
     }
@@ -353,7 +353,7 @@ async fn a_flood_of_handshakes_waits_and_hurts_no_connected_client() {
     assert!(gateway.metric("tidegate_handshakes_pending").await <= 50.0);
     client.publish("news", serde_json::json!("still here")).await;
     assert_eq!(client.publication().await.data, "still here");
-    // Those that never say a word make room for who does.
+    // Connections that send nothing give way to those that do.
     let late = tokio::time::timeout(Duration::from_secs(20), gateway.connect()).await;
     assert!(late.is_ok(), "a client waits behind the flood, not for ever");
     drop(flood);
@@ -366,7 +366,7 @@ async fn a_request_may_come_in_pieces_or_with_more_behind_it() {
     let head = "GET /raw/pieces HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let mut answers = Vec::new();
-    // At once, in two pieces, and with the first frame, a ping, behind it in the same piece.
+    // The head at once, in two pieces, and followed by the first frame, a ping, in the same piece.
     for (first, pings) in [(head.len(), false), (20, false), (head.len(), true)] {
         let mut stream = TcpStream::connect(gateway.address).await.expect("connected");
         stream.set_nodelay(true).expect("set");
@@ -388,7 +388,7 @@ async fn a_request_may_come_in_pieces_or_with_more_behind_it() {
         }
         let said = String::from_utf8_lossy(&said);
         assert!(said.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{said}");
-        // As everybody writes them, whoever has answered.
+        // The headers have their usual spelling, whichever code has answered.
         for header in [
             "Upgrade: websocket",
             "Connection: Upgrade",

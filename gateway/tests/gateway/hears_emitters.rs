@@ -1,4 +1,4 @@
-//! Servers that send events through Redis reach clients of Socket.IO, each once, whichever node carries it out.
+//! Tests emitters: events that servers send through Redis reach Socket.IO clients once, whichever node carries them out.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ fn node(redis: &RedisServer) -> Description {
     gateway().over(&redis.url()).and(EMITTERS)
 }
 
-/// Waits until one of the nodes carries out what emitters say, and answers which.
+/// Waits until one of the nodes carries out the messages of emitters, and returns its index.
 async fn leader(nodes: &[&Gateway]) -> usize {
     let start = Instant::now();
     loop {
@@ -47,12 +47,12 @@ async fn leader(nodes: &[&Gateway]) -> usize {
     }
 }
 
-/// Waits until a node hears emitters.
+/// Waits until a node receives the messages of emitters.
 async fn hears(node: &Gateway) {
     node.metric_becomes("tidegate_socketio_emitters_link_up", 1.0).await;
 }
 
-/// Publishes a message as an emitter with a parser of JSON does. Returns how many heard it.
+/// Publishes a message as an emitter with a JSON parser does. Returns the number of Redis subscribers that received it.
 pub fn emit(redis: &RedisServer, event: &str, arguments: &[Value], rooms: &[&str], except: &[&str]) -> u64 {
     let mut data = vec![json!(event)];
     data.extend_from_slice(arguments);
@@ -92,7 +92,7 @@ async fn what_emitters_say_is_done_once_on_all_nodes() {
         clients.push(node.in_main().await);
     }
     let ids: Vec<String> = clients.iter().map(|(_, id)| id.clone()).collect();
-    // The first two come into rooms, and are in both of them before what follows is sent.
+    // The first two clients join rooms, and are in both before the next events are sent.
     let opts = |rooms: &[&str], except: &[&str]| json!({ "rooms": rooms, "except": except });
     request(&redis, &json!({ "type": 2, "opts": opts(&[&ids[0], &ids[1]], &[]), "rooms": ["a", "b"] }));
     assert_eq!(emit(&redis, "e", &[json!("union")], &["a", "b"], &[]), 3, "every node hears it");
@@ -124,7 +124,7 @@ async fn what_emitters_say_is_done_once_on_all_nodes() {
         &[r#"2["e","all",{"x":[1]}]"#, r#"2["e","its own room"]"#, r#"2["py","x",2]"#, r#"2["mark"]"#],
     ];
     for ((client, _), told) in clients.iter_mut().zip(told) {
-        // Each room keeps its own order; there is none between rooms.
+        // Each room keeps its order; between rooms the order is undefined.
         let (mut heard, mut told) = (Vec::new(), told.to_vec());
         for _ in &told {
             heard.push(client.next_packet().await);
@@ -142,7 +142,7 @@ async fn what_emitters_say_is_done_once_on_all_nodes() {
     while clients[2].0.socket.next().await.is_ok() {}
 }
 
-/// Sends numbers to all, and checks that each client hears each once and in order.
+/// Checks that each client receives each of these numbers once and in order.
 async fn numbers(clients: &mut [SocketIo], numbers: std::ops::Range<u64>) {
     for client in clients {
         for number in numbers.clone() {
@@ -169,7 +169,7 @@ async fn another_node_goes_on_where_one_has_died_and_nothing_is_missing_or_told_
     for number in 0..200 {
         emit(&redis, "n", &[json!(number)], &[], &[]);
     }
-    // In the middle of what it does.
+    // The leader is killed in the middle of its work.
     for number in 200..400 {
         emit(&redis, "n", &[json!(number)], &[], &[]);
         if number == 300 {
@@ -211,7 +211,7 @@ async fn a_node_that_stops_hands_over_and_one_that_stands_still_is_not_waited_fo
         emit(&redis, "n", &[json!(number)], &[], &[]);
     }
     numbers(&mut clients, 0..50).await;
-    // While it stops it carries out what it has heard.
+    // A draining node still carries out what it has received.
     for number in 50..100 {
         emit(&redis, "n", &[json!(number)], &[], &[]);
     }
@@ -228,7 +228,7 @@ async fn a_node_that_stops_hands_over_and_one_that_stands_still_is_not_waited_fo
         emit(&redis, "n", &[json!(number)], &[], &[]);
     }
     numbers(&mut clients, 150..200).await;
-    // What it still wanted to do was done meanwhile.
+    // The new leader has already carried out what the halted node still had to do.
     halted.signal(Signal::CONT);
     leader(&[&halted, &last]).await;
     emit(&redis, "n", &[json!(200)], &[], &[]);

@@ -1,5 +1,5 @@
-//! Whoever has the state of a channel has the truth: what it misses is brought to it, or it is told to read anew. Also
-//! where no stream is kept beside the state.
+//! Tests that clients with the state of a channel stay correct: they receive what they missed or are told to read the state
+//! again, also where no stream is kept beside the state.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::gateway::{Description, Gateway, eventually, gateway};
 use crate::redis_server::{RedisServer, free_port};
 use crate::relay::Relay;
 
-/// Namespaces of each mode. Keys of the first two live long enough for any of these tests.
+/// Adds a namespace for each mode. Keys of the first two modes outlive each of these tests.
 pub fn with_maps(description: Description) -> Description {
     let mut toml = String::new();
     for (mode, ttl) in
@@ -24,12 +24,12 @@ pub fn with_maps(description: Description) -> Description {
     description.and(&toml)
 }
 
-/// A client that has a map, as libraries keep it.
+/// A client that maintains the state of a channel, as libraries do.
 pub struct Holder {
     client: Client,
     pub channel: &'static str,
     state: BTreeMap<String, Value>,
-    /// Times it was told to read anew.
+    /// How often the client was told to read the state again.
     pub told: usize,
 }
 
@@ -64,7 +64,7 @@ impl Holder {
         }
     }
 
-    /// Takes what comes until it has this.
+    /// Applies pushes until the client has this state.
     pub async fn comes_to_have(&mut self, state: &[(&str, u64)]) {
         let truth: BTreeMap<_, _> =
             state.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
@@ -98,7 +98,7 @@ async fn whoever_has_a_map_without_a_stream_reads_anew_when_redis_has_lost_its_d
     set(&node, holder.channel, "b", 2).await;
     holder.comes_to_have(&[("a", 1), ("b", 2)]).await;
     redis.ask::<()>(&["FLUSHALL"]);
-    // Nobody changes anything after that: it is found out all the same.
+    // The loss is noticed although nothing is changed afterwards.
     holder.comes_to_have(&[]).await;
     set(&node, holder.channel, "c", 3).await;
     holder.comes_to_have(&[("c", 3)]).await;
@@ -155,7 +155,7 @@ async fn clearing_a_map_is_told_at_once_on_all_nodes_whatever_its_mode() {
                 holder.comes_to_have(&[]).await;
                 assert_eq!(holder.told, 1, "{channel}");
             }
-            // They go on from there.
+            // The clients continue from the new state.
             set(nodes[0], channel, "b", 2).await;
             for holder in &mut holders {
                 holder.comes_to_have(&[("b", 2)]).await;
@@ -186,7 +186,7 @@ async fn who_is_subscribed_is_shown_again_soon_after_redis_has_lost_its_data() {
         page["entries"].as_array().map_or(0, Vec::len)
     };
     eventually("the player is shown", async || players().await == 1).await;
-    // Its data are another's, and the link is made again.
+    // Redis loses its data, and the node reconnects.
     redis.ask::<()>(&["FLUSHALL"]);
     redis.ask::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     eventually("the player is shown again", async || players().await == 1).await;

@@ -1,5 +1,5 @@
-//! Whoever has the state of a channel has the truth over NATS too: when the server dies or loses a stream, when a channel is cleared, and
-//! when keys expire.
+//! Tests over NATS that clients with the state of a channel stay correct: when the server dies or loses a stream, when a channel
+//! is cleared, and when keys expire.
 
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ async fn whoever_has_a_map_reads_anew_when_its_stream_is_lost() {
     set(&node, holder.channel, "a", 1).await;
     holder.comes_to_have(&[("a", 1)]).await;
     nats.ask("$JS.API.STREAM.DELETE.tidegate_keys_expiring", "");
-    // Nobody changes anything after that: it is found out all the same.
+    // The loss is noticed although nothing is changed afterwards.
     holder.comes_to_have(&[]).await;
     set(&node, holder.channel, "c", 3).await;
     holder.comes_to_have(&[("c", 3)]).await;

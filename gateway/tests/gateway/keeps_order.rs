@@ -1,4 +1,4 @@
-//! Order and completeness for everyone, while clients come and go under a stream of publications.
+//! Tests order and completeness for all clients while clients come and go under a stream of publications.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, received};
 use crate::gateway::{Gateway, gateway};
 
-/// Follows a channel through losses of connection, and checks each publication against the one before it.
+/// A subscriber that reconnects and recovers, and checks each publication against the one before it.
 struct Follower {
     channel: &'static str,
     epoch: Value,
@@ -17,7 +17,7 @@ struct Follower {
 }
 
 impl Follower {
-    /// Subscribes anew and takes in what was missed.
+    /// Connects, subscribes and recovers what was missed.
     async fn return_to(&mut self, gateway: &Gateway) -> Client {
         let mut client = gateway.connect().await;
         let mut subscribe = json!({ "channel": self.channel });
@@ -76,7 +76,7 @@ async fn storm_of_returns(flush_interval_ms: u32) {
         tokio::spawn(async move {
             let mut client = gateway.connect().await;
             while !stop.load(Ordering::Relaxed) {
-                // A few at once: the worker delivers them as one batch.
+                // Publishes several at once, which the worker delivers as one batch.
                 let first = published.load(Ordering::Relaxed) + 1;
                 let mut ids = Vec::new();
                 for number in first..first + 8 {
@@ -103,7 +103,7 @@ async fn storm_of_returns(flush_interval_ms: u32) {
                 let mut client = follower.return_to(&gateway).await;
                 follower.follow(&mut client, 1 + (number * 5 + round * 3) % 17).await;
                 if (number + round) % 3 == 0 {
-                    // Leaves and returns on the same connection.
+                    // The client unsubscribes and subscribes again on the same connection.
                     client.command("unsubscribe", json!({ "channel": "stream:storm" })).await;
                 }
             }
@@ -165,7 +165,7 @@ async fn within_a_flush_interval_publications_leave_as_one_message() {
         let pushes = message.lines().map(|line| serde_json::from_str(line).expect("JSON"));
         pushes.map(|push: Value| push["push"]["pub"]["offset"].as_u64().expect("an offset")).collect()
     };
-    // A machine can be too busy to publish all within the interval, and a worker too busy to look for them in time.
+    // A busy machine may not publish all within the interval, and a busy worker may take them up late.
     for attempt in 0..20 {
         let channel = format!("stream:paced-{attempt}");
         let mut client = gateway.connect().await;
@@ -178,7 +178,7 @@ async fn within_a_flush_interval_publications_leave_as_one_message() {
             messages.push(offsets(&client.socket.text().await));
         }
         assert_eq!(messages.concat(), [1, 2, 3, 4, 5]);
-        // The first after a pause does not wait.
+        // The first publication after a pause does not wait.
         if messages == [vec![1], vec![2, 3, 4, 5]] {
             return;
         }
@@ -199,7 +199,7 @@ async fn a_client_of_many_channels_hears_each_in_its_order() {
         clients.push(client);
     }
     for round in 1..=20u64 {
-        // In one batch, so that the worker finds them mixed.
+        // One batch, so that the worker finds publications of several channels mixed.
         let publish = |channel: &String| json!({ "publish": { "channel": channel, "data": round } });
         let commands: Vec<Value> = channels.iter().chain(&channels).map(publish).collect();
         gateway.api("batch", json!({ "commands": commands })).await;

@@ -1,4 +1,4 @@
-//! What waits for slow clients has a budget; those who owe the node most go first.
+//! Tests the memory budget for data that waits for slow clients; the clients with the largest backlog are closed first.
 
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -10,12 +10,12 @@ use crate::http;
 use crate::polling::ENDPOINT;
 use crate::pusher;
 
-/// The least a node can be given.
+/// The smallest budget that the configuration allows.
 const BUDGET: u32 = 16 << 20;
-/// Seven sixteenths of it are for clients, and what comes in one turn of a worker is looked at when the turn ends.
+/// The clients' share, seven sixteenths, plus what one turn of a worker may add: the budget is checked when the turn ends.
 const FOR_CLIENTS: f64 = (BUDGET / 16 * 7 + (4 << 20)) as f64;
 
-/// A client whose socket holds little, so that what it does not read waits in the node.
+/// Connects a client with small socket buffers, so that unread data waits in the node.
 pub async fn narrow(gateway: &Gateway, channel: &str) -> Client {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket2::SockRef::from(&socket).set_tcp_mss(536).expect("small segments, so small buffers");
@@ -28,7 +28,7 @@ pub async fn narrow(gateway: &Gateway, channel: &str) -> Client {
     client
 }
 
-/// A node that runs out of memory before the clients it serves run out of their outboxes.
+/// Starts a node that reaches its memory budget before its clients reach their outbox limits.
 async fn with_budget() -> Gateway {
     let described = gateway().with("limits.memory_bytes_max", BUDGET);
     described.with("websocket.outbox_bytes_max", 4 << 20).with("websocket.compression", false).start().await
@@ -48,7 +48,7 @@ async fn clients_that_do_not_read_are_closed_before_the_budget_is_used_up_the_la
         slow.push(narrow(&gateway, &format!("own{number}")).await);
     }
     let mut channels: Vec<String> = (0..30).map(|number| format!("own{number}")).collect();
-    // Twice for this one.
+    // This channel receives each payload twice.
     channels.push("own0".to_owned());
     let mut rounds = 0;
     while gateway.metric("tidegate_memory_closes_total").await == 0.0 {
@@ -62,7 +62,7 @@ async fn clients_that_do_not_read_are_closed_before_the_budget_is_used_up_the_la
     }
     let shed = gateway.metric("tidegate_memory_closes_total").await;
     assert!(shed < 15.0, "{shed} clients, where a few would have done");
-    // It owed the most. Whether it could be told depends on what had begun to be written to it.
+    // This client had the largest backlog. Whether a close frame could be sent depends on whether a frame was half written.
     let told = loop {
         if let Err(ending) = slow[0].socket.next().await {
             break ending;
@@ -94,7 +94,7 @@ async fn what_waits_for_many_counts_once() {
         gateway.publish("news", payload()).await;
     }
     gateway.metric_becomes("tidegate_deliveries_out_total", 30.0 * 40.0).await;
-    // Together they owe thirty times as much as two workers keep.
+    // The clients' backlogs add up to thirty times 40 frames, but each worker keeps a shared frame once.
     let kept = gateway.metric("tidegate_client_buffer_bytes").await;
     assert!(kept > 0.0 && kept <= 2.0 * 40.0 * f64::from(33 << 10), "{kept}");
     assert_eq!(gateway.metric("tidegate_memory_closes_total").await, 0.0);
@@ -127,7 +127,7 @@ async fn histories_that_nobody_reads_do_not_take_a_node_beyond_its_budget() {
 async fn messages_that_never_end_cost_as_many_clients_as_must_go_and_no_more() {
     const CLIENTS: u32 = 180;
     let gateway = gateway().with("limits.memory_bytes_max", BUDGET).start().await;
-    // Text in one masked frame of 60,000 bytes, of which the last is kept back.
+    // A text message in one masked frame of 60,000 bytes, of which the last is held back.
     let mut message = vec![0x81, 0xfe, 0xea, 0x60, 0, 0, 0, 0];
     message.extend([b'x'; 59_999]);
     let mut unfinished = Vec::new();
@@ -138,19 +138,19 @@ async fn messages_that_never_end_cost_as_many_clients_as_must_go_and_no_more() {
     }
     eventually("some are closed", async || gateway.metric("tidegate_memory_closes_total").await > 0.0).await;
     assert!(gateway.metric("tidegate_client_buffer_bytes").await <= FOR_CLIENTS);
-    // Each look ends at three quarters of what there is for clients, and begins at seven eighths.
+    // Shedding begins at seven eighths of the clients' share and ends at three quarters.
     let left = f64::from(CLIENTS) - gateway.metric("tidegate_memory_closes_total").await;
     let fitting = f64::from(BUDGET / 16 * 7 / 4 * 3 / 66_000);
     assert!(left >= fitting / 2.0, "{left} clients are left, and {fitting} would fit");
 }
 
-/// A request whose body has begun to come: so much of it, and one byte is missing.
+/// Sends a request with this many bytes of its body, of which one more byte is missing.
 async fn unfinished(gateway: &Gateway, head: &str, bytes: usize) -> TcpStream {
     let mut stream = TcpStream::connect(gateway.address).await.expect("it listens");
     let head = format!("{head} HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Length: {}\r\n", bytes + 1);
     let form = "Accept: text/event-stream\r\nContent-Type: application/x-www-form-urlencoded\r\nAuthorization: Bearer x\r\n\r\n";
     stream.write_all(format!("{head}{form}").as_bytes()).await.expect("it is read");
-    // It may be refused before all has come.
+    // The request may be refused before all of it has arrived.
     let _ = stream.write_all(&vec![b'x'; bytes]).await;
     stream
 }

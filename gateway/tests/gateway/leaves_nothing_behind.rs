@@ -1,4 +1,4 @@
-//! After everyone has left, in whatever way: nothing is counted, held or open that was theirs.
+//! Tests that after clients have left, in whatever way, nothing of theirs is counted, held or open.
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,7 +9,7 @@ use crate::gateway::{Gateway, PATIENCE, eventually, gateway};
 use crate::http;
 use crate::tls::Certificate;
 
-/// The files and sockets that a process has open.
+/// Returns the number of files and sockets that the process has open.
 fn descriptors(gateway: &Gateway) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", gateway.process())).expect("the process lives").count()
 }
@@ -28,7 +28,7 @@ async fn info(gateway: &Gateway) -> serde_json::Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundreds_of_clients_leave_in_every_way_there_is() {
     let gateway = gateway().with("websocket.close_timeout_ms", 300).run().await;
-    // Whatever is opened once stays open.
+    // Files that are opened on first use and stay open must not count.
     gateway.connect_as("first").await.socket.close().await;
     gateway.metric_becomes("tidegate_connections", 0.0).await;
     let before = descriptors(&gateway);
@@ -43,16 +43,16 @@ async fn hundreds_of_clients_leave_in_every_way_there_is() {
         for (number, mut client) in clients.into_iter().enumerate() {
             match (round + number) % 7 {
                 0 => client.socket.close().await,
-                // The stream ends without a goodbye.
+                // The stream ends without a close frame.
                 1 => drop(client),
-                // A reset: unread bytes are thrown away.
+                // A reset: unread bytes are discarded.
                 2 => {
                     let stream = client.socket.into_inner().into_std().expect("a socket");
                     socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).expect("set");
                 }
-                // Half closed: it could still read.
+                // Half closed: the client could still read.
                 3 => client.socket.into_inner().shutdown().await.expect("shut down"),
-                // Goodbye and end of stream at once, with commands in flight.
+                // A close frame and the end of the stream at once, with a command in flight.
                 4 => {
                     client.ask("history", json!({ "channel": "stream:1", "limit": 10 })).await;
                     let mut stream = client.socket.into_inner();
@@ -63,7 +63,7 @@ async fn hundreds_of_clients_leave_in_every_way_there_is() {
                     read.expect("an end").expect("a clean one");
                     assert!(said.ends_with(b"\x88\x02\x03\xe8"), "it is answered: {said:?}");
                 }
-                // Thrown out by the server.
+                // Disconnected by the server.
                 5 => {
                     gateway.api("disconnect", json!({ "user": "user-1", "client": client.id })).await;
                     drop(client);
@@ -76,7 +76,7 @@ async fn hundreds_of_clients_leave_in_every_way_there_is() {
                 }
             }
         }
-        // Handshakes that come to nothing.
+        // Handshakes that are not completed.
         for _ in 0..10 {
             drop(TcpStream::connect(address).await.expect("connected"));
             drop(http::open_upgrade(address, "/raw/chat", "").await);
@@ -118,7 +118,7 @@ async fn clients_behind_tls_leave_nothing_either() {
             0 => client.close().await,
             1 => drop(client),
             2 => drop(client.into_inner().into_inner()),
-            // What is no TLS, in the middle of it.
+            // Bytes that are not TLS, in the middle of a TLS stream.
             _ => {
                 let (mut stream, _) = client.into_inner().into_inner();
                 stream.write_all(b"this is no record of TLS at all").await.expect("sent");
@@ -172,7 +172,7 @@ async fn garbage_breaks_nothing_but_its_own_connection() {
         };
         let mut bytes = noise.bytes(3000);
         if number % 2 == 0 {
-            // A sound frame's head, and garbage in it: compressed or not, masked by nothing.
+            // The header of a valid frame with a garbage payload: compressed or not, masked with zeros.
             let length = 100.min(bytes.len()) as u8;
             let opcodes = [0x81, 0x82, 0xc1, 0xc2, 0x01, 0x80, 0x88, 0x89];
             let mut frame = vec![opcodes[noise.next() as usize % 8], 0x80 | length, 0, 0, 0, 0];
@@ -180,7 +180,7 @@ async fn garbage_breaks_nothing_but_its_own_connection() {
             frame.append(&mut bytes);
             bytes = frame;
         }
-        // It may be closed before it has taken all.
+        // The node may close the connection before it has read everything.
         let _ = stream.write_all(&bytes).await;
         if number % 5 == 0 {
             let mut said = Vec::new();
@@ -221,7 +221,7 @@ async fn a_descriptor_that_is_used_again_gets_only_its_own_clients_bytes() {
         }
         clients.push((channel, client));
         if clients.len() > 8 {
-            // The lowest free descriptor is the next one's.
+            // The next client gets this client's descriptor, the lowest free one.
             let (channel, mut client) = clients.swap_remove(round * 7 % 8);
             for _ in 0..3 {
                 assert_eq!(client.text().await, format!("\"{channel}\""));

@@ -1,4 +1,4 @@
-//! Pusher over several nodes: members and users are counted over all of them, and a node that dies takes its own away.
+//! Tests Pusher over several nodes: members and users are counted over all nodes, and those of a dead node are removed.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ async fn members_of_a_killed_node_are_told_as_gone_and_others_stay() {
     assert_eq!(ann.enter("presence-room", "ann").await, ["ann"]);
     assert_eq!(bob.enter("presence-room", "bob").await, ["ann", "bob"]);
     ann.hears("pusher_internal:member_added", "presence-room").await;
-    // One user who is only there, and one who is here too.
+    // One user is only at the doomed node, the other is at a second node too.
     let (mut cyd, mut ann_again) = (doomed.pusher().await, doomed.pusher().await);
     assert_eq!(cyd.enter("presence-room", "cyd").await, ["ann", "bob", "cyd"]);
     for client in [&mut ann, &mut bob] {

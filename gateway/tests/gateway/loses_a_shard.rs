@@ -1,4 +1,4 @@
-//! Of several Redis servers one dies: its channels suffer what those of a lone Redis do, and no others notice.
+//! Tests the death of one of several Redis servers: its channels fare as with a single Redis, and other channels are unaffected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use crate::client::{Client, received};
 use crate::gateway::{Description, Gateway, eventually, gateway};
 use crate::redis_server::RedisServer;
 
-/// Servers, and nodes over them.
+/// Several Redis servers, over which nodes are started.
 struct World {
     servers: Vec<RedisServer>,
     placement: Placement,
@@ -36,7 +36,7 @@ impl World {
         nodes
     }
 
-    /// A channel at each server.
+    /// Returns one channel for each server.
     fn channels(&self, prefix: &str) -> [String; 3] {
         [0, 1, 2].map(|server| {
             let mut names = (0..).map(|number| format!("{prefix}{number}"));
@@ -44,7 +44,7 @@ impl World {
         })
     }
 
-    /// Waits until nodes say whether they can use a server.
+    /// Waits until the nodes report that they can, or cannot, use a server.
     async fn is_used(&self, server: usize, used: bool, nodes: [&Gateway; 2]) {
         let metric = format!("tidegate_broker_shard_up{{shard=\"{}\"}}", address(&self.servers[server]));
         for node in nodes {
@@ -73,7 +73,7 @@ pub async fn verdict(node: &Gateway) -> (bool, String) {
     (answer.status == 200, format!("{} {}", verdict["reasons"], verdict["notes"]))
 }
 
-/// Publishes numbers into a channel until told to stop, and gives those that were accepted. Who fails goes on with the next.
+/// A publisher of numbers, which runs until stopped and returns those that were accepted. Failed publications are not repeated.
 pub struct Load {
     stop: Arc<AtomicBool>,
     publishing: tokio::task::JoinHandle<Vec<u64>>,
@@ -105,7 +105,7 @@ impl Load {
     }
 }
 
-/// Everything that a client is told of a channel, until a publication says that it is the last.
+/// Follows a channel until a publication says that it is the last. Returns the numbers and how often a gap was reported.
 pub async fn follow_to_the_end(mut client: Client) -> (Vec<u64>, u64) {
     let (mut numbers, mut told) = (Vec::new(), 0);
     loop {
@@ -133,7 +133,7 @@ async fn a_killed_server_harms_its_channels_alone_and_comes_back() {
             let mut client = node.connect().await;
             client.subscribe(channel).await;
             if at == lost {
-                // Its fate is looked at below.
+                // A subscriber of the lost server's channel is examined below.
                 client.socket.close().await;
             } else {
                 followers.push((at, tokio::spawn(follow_to_the_end(client))));
@@ -159,14 +159,14 @@ async fn a_killed_server_harms_its_channels_alone_and_comes_back() {
             is_ready && words.contains(&address(&world.servers[lost]))
         };
         eventually("it is ready all the same, and says what is wrong", names_it).await;
-        // Newcomers to channels of the other servers come in at once, and to those of the lost one are told to come again.
+        // New subscriptions succeed at once on the other servers, and fail with a temporary error on the lost one.
         let mut newcomer = node.connect().await;
         newcomer.subscribe(&channels[0]).await;
         let code = newcomer.refused("subscribe", json!({ "channel": channels[lost] })).await;
         assert_eq!(code, 100, "a temporary error");
     }
     world.restart(lost, both).await;
-    // It lost its data: whoever stood in the channel is told, as with a lone Redis, and takes part again.
+    // The server lost its data: as with a single Redis, the subscriber is unsubscribed with 2500 and can subscribe again.
     assert_eq!(victim.unsubscribed().await, (channels[lost].clone(), 2500));
     eventually("it can be subscribed again", async || {
         let id = victim.ask("subscribe", json!({ "channel": channels[lost] })).await;
@@ -176,7 +176,7 @@ async fn a_killed_server_harms_its_channels_alone_and_comes_back() {
     nodes[1].publish(&channels[lost], json!("after")).await;
     assert_eq!(victim.publication().await.data, "after");
 
-    // Of the others everything that was accepted arrived, once, in each publisher's order, and nobody was told of anything.
+    // On the other servers every accepted publication arrived once, in each publisher's order, and no gap was reported.
     let mut accepted = vec![Vec::new(); channels.len()];
     for (at, one, other) in loads {
         let (mut one, other) = (one.end().await, other.end().await);
@@ -215,7 +215,7 @@ async fn presence_info_and_commands_go_on_without_any_one_server() {
                 continue;
             }
             far.subscribe(channel).await;
-            // Those of before are taken out without anybody waiting for it.
+            // Earlier members are removed in the background.
             eventually("it alone is there", async || {
                 nodes[0].api("presence_stats", present.clone()).await["num_clients"] == 1
             })
@@ -237,7 +237,7 @@ async fn presence_info_and_commands_go_on_without_any_one_server() {
             .filter_map(|node| node["name"].as_str())
             .collect();
         assert_eq!(names, ["one", "two"], "without server {lost}");
-        // Over the other node, and in the order in which it was commanded.
+        // The other node carries the commands out, in the order in which they were given.
         let (kept, left) =
             if lost == 0 { (&channels[1], &channels[2]) } else { (&channels[0], &channels[3 - lost]) };
         nodes[0].api("unsubscribe", json!({ "user": user, "channel": left })).await;
@@ -271,7 +271,7 @@ async fn an_update_whose_copy_could_not_be_made_is_among_all_topics_once_that_se
     let refused = nodes[0].try_api("publish", &update).await;
     let refused: Value = serde_json::from_slice(&refused.body).expect("JSON");
     assert!(refused.get("error").is_some(), "it is published in part: {refused}");
-    // Who tries again is told that it is there.
+    // A retry finds the publication and succeeds.
     nodes[1].api("publish", update).await;
     world.restart(lost, nodes.each_ref()).await;
     let count = async |channel: &str| {
@@ -306,7 +306,7 @@ async fn a_node_with_another_list_of_servers_does_not_serve_and_says_whose_diffe
     }
     stranger.drain().await;
     one.metric_becomes("tidegate_nodes_apart", 0.0).await;
-    // With the list that all have it is one of them, in whatever order that is.
+    // A node with the same list of servers, in any order, is one of the cluster.
     let ports = world.servers.iter().rev().map(RedisServer::port);
     let friend = gateway().over_shards(ports).with("node.name", "friend").start().await;
     eventually("it serves", async || friend.is_ready().await).await;

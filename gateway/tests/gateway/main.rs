@@ -1,4 +1,4 @@
-//! The node as it runs, over real sockets: what it serves, what it refuses, what it survives, what it leaves behind.
+//! Tests the whole node over real sockets: what it serves, what it refuses, which faults it survives, and what it leaves behind.
 
 #![allow(
     unreachable_pub,

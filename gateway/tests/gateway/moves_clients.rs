@@ -1,4 +1,4 @@
-//! Clients that are moved to other nodes, because theirs has too many or stops: nothing is lost, and nobody was away.
+//! Tests clients that are moved to other nodes, because theirs has too many or stops: nothing is lost, and nobody leaves.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::redis_server::RedisServer;
 
 const CHANNEL: &str = "stream:audit";
 
-/// What a load balancer does: it sends each client to the node that has the fewest.
+/// A load balancer that sends each client to the node with the fewest clients.
 #[derive(Clone, Debug, Default)]
 struct Balancer(Arc<Mutex<HashMap<SocketAddr, usize>>>);
 
@@ -59,8 +59,8 @@ impl Balancer {
     }
 }
 
-/// A client that follows a stream to its end, and comes back whenever it is closed. Returns how often that was, and stays
-/// connected as long as the rest of the answer is kept.
+/// Follows a stream to its end, and reconnects whenever the connection is closed. Returns how often it was closed, and the
+/// socket, which keeps the client connected.
 async fn follow(balancer: Balancer, token: String) -> (usize, Socket) {
     let (mut closed, mut position) = (0, None);
     loop {
@@ -73,7 +73,7 @@ async fn follow(balancer: Balancer, token: String) -> (usize, Socket) {
     }
 }
 
-/// Returns whether the stream has ended, or only the connection.
+/// Returns true at the end of the stream, and false if only the connection was closed.
 async fn follow_on(socket: &mut Socket, token: &str, position: &mut Option<(u64, String)>) -> bool {
     let mut subscribe = json!({ "channel": CHANNEL });
     if let Some((offset, epoch)) = &position {
@@ -127,14 +127,14 @@ fn node(redis: &RedisServer, name: &str) -> Description {
     gateway().over(&redis.url()).with("node.name", name)
 }
 
-/// What a node does, by its name: its state and numbers.
+/// Calls `shed` and returns each node's state and numbers, by name.
 async fn shed(asked: &Gateway, request: Value) -> HashMap<String, Value> {
     let answer = asked.api("shed", request).await;
     let nodes = answer["nodes"].as_array().expect("nodes").iter();
     nodes.map(|node| (node["name"].as_str().expect("a name").to_owned(), node.clone())).collect()
 }
 
-/// Waits until a node knows of so many clients at each of all nodes, in the order of their names.
+/// Waits until a node knows the number of clients at each node, in the order of their names.
 async fn knows(asked: &Gateway, clients: &[u64]) {
     eventually("all numbers are known", async || {
         let info = asked.api("info", json!({})).await;
@@ -246,7 +246,7 @@ async fn a_node_that_may_lets_clients_go_by_itself_and_stays_quiet_after_that() 
     assert_eq!(b.metric("tidegate_balance_closes_total").await, 0.0);
 }
 
-/// A member of a presence channel of Pusher that comes back whenever it is closed, for ever.
+/// Keeps a member in a Pusher presence channel: reconnects whenever the connection is closed, without end.
 async fn be_member(balancer: Balancer, user: String) {
     loop {
         let path = "/app/key?protocol=7&client=js&version=8.4.0&flash=false";
@@ -269,7 +269,7 @@ async fn be_member(balancer: Balancer, user: String) {
     }
 }
 
-/// Follows who comes and goes, until it is told that it is over. Counts the clients that have gone.
+/// Follows joins and leaves until the test is over, and counts the leaves of clients.
 async fn watch_users(mut observer: Client, gone: Arc<AtomicUsize>) {
     let mut users: HashMap<String, HashSet<String>> = HashMap::new();
     loop {
@@ -310,7 +310,7 @@ async fn nodes_that_restart_in_turn_lose_nothing_and_nobody_was_away_for_others(
             .with("namespaces.stream.join_leave", true)
             .with("namespaces.stream.allow_join_leave", true)
     };
-    // Nobody else is sent to the node of those who look on.
+    // The balancer sends no clients to the observers' node.
     let stays = Arc::new(node("stays").start().await);
     let mut observer = stays.connect_as("observer").await;
     observer.command("subscribe", json!({ "channel": CHANNEL, "join_leave": true })).await;
@@ -381,7 +381,7 @@ async fn nodes_that_restart_in_turn_lose_nothing_and_nobody_was_away_for_others(
         known.len() == 4 && known.iter().filter_map(|(_, clients)| *clients).sum::<u64>() == 41
     })
     .await;
-    // 41 clients are at 4 nodes; that of the observers has 2.
+    // 41 clients are at 4 nodes; the observers' node has 2.
     let told = shed(&stays, json!({ "over_s": 1 })).await;
     let to_close: u64 = told.values().filter_map(|node| node["to_close"].as_u64()).sum();
     assert!(to_close >= 10, "{told:?}");
@@ -397,7 +397,7 @@ async fn nodes_that_restart_in_turn_lose_nothing_and_nobody_was_away_for_others(
     end.send(true).expect("somebody publishes");
     let published = publishing.await.expect("it publishes");
     stays.publish(CHANNEL, json!("end")).await;
-    // They stay connected until nobody looks on any more.
+    // The followers stay connected until the observers are done.
     let (moves, still_there): (Vec<usize>, Vec<Socket>) = followers.join_all().await.into_iter().unzip();
     let moved: usize = moves.into_iter().sum();
     assert!(moved >= FOLLOWERS, "{moved} moves: each was at a node that restarted");
@@ -436,7 +436,7 @@ async fn a_node_that_stops_takes_as_long_as_the_others_need_to_accept_its_client
     leaves.drain().await;
     let mut closed = closings.join_all().await;
     closed.sort();
-    // Ten clients at five a second; the time that is set would have them all gone in a twentieth.
+    // Ten clients at five per second; the configured grace period alone would close them in a twentieth of a second.
     let spread = closed[9] - closed[0];
     assert!(spread > Duration::from_millis(1_000), "all of them within {spread:?}");
 }
@@ -462,7 +462,7 @@ async fn without_a_hold_a_client_that_is_moved_has_left_at_once() {
     }
     assert_eq!(shed(&b, json!({ "node": "a", "over_s": 1 })).await["a"]["to_close"], 1);
     a.metric_becomes("tidegate_connections", 3.0).await;
-    // Those who are not held are told of by the node that closed them, without anybody having come back.
+    // Without a hold, the node that closed the client announces its leave at once.
     let left = loop {
         let push = observer.push().await["push"].take();
         if push.get("leave").is_some() {
@@ -485,7 +485,7 @@ async fn what_a_node_that_does_not_answer_has_said_is_in_the_error() {
     killed.signal(rustix::process::Signal::KILL);
     let (status, _) = killed.ended().await;
     assert!(!status.success());
-    // It is announced for as long as its lease lasts.
+    // The killed node is listed for as long as its lease lasts.
     eventually("the node says why there is no answer", async || {
         let refused = asked.try_api("shed", &json!({ "node": "killed" })).await;
         let said = String::from_utf8_lossy(&refused.body).into_owned();

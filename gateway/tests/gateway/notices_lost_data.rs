@@ -1,5 +1,5 @@
-//! Redis's data go back to what they were before, its connections open: whoever follows a channel is told, and nobody is
-//! given another publication in place of one that they have.
+//! Tests a Redis whose data go back to an earlier state while its connections stay open: subscribers are told, and no offset
+//! that a client has seen stands for another publication.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::redis_server::RedisServer;
 
 const CHANNEL: &str = "stream:a";
 
-/// A node with someone who has followed the channel up to 10, of which Redis has then lost the last five.
+/// A node with a client that has followed the channel up to offset 10, of which Redis then loses the last five.
 struct Scene {
     redis: RedisServer,
     backup: RedisServer,
@@ -20,7 +20,7 @@ struct Scene {
     epoch: Value,
 }
 
-/// One that was refused was not made, and is tried again: while its Redis is a replica, a node gives the link up.
+/// Publishes numbers and retries refused ones, which were not published: a node gives up the connection to a replica.
 async fn publish(node: &Gateway, numbers: std::ops::RangeInclusive<u64>) {
     for number in numbers {
         eventually("it is published", async || {
@@ -33,8 +33,8 @@ async fn publish(node: &Gateway, numbers: std::ops::RangeInclusive<u64>) {
     }
 }
 
-/// As clients do it: what is refused for the moment is asked for again. A node that looks often for whether its Redis answers may find, on a
-/// busy machine, that it does not.
+/// Subscribes, and retries after temporary errors, as clients do. With a short ping interval, a node on a busy machine may
+/// lose its Redis for a moment.
 async fn subscribe(client: &mut Client, request: Value) -> Value {
     let start = Instant::now();
     loop {
@@ -50,11 +50,11 @@ async fn subscribe(client: &mut Client, request: Value) -> Value {
 }
 
 impl Scene {
-    /// `ping_ms`: how often the node asks what its Redis is.
+    /// Starts the servers, the node and the client. Every `ping_ms` the node checks the identity of its Redis.
     async fn start(ping_ms: u64) -> Self {
         let redis = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
         let backup = RedisServer::start_with(&["--repl-diskless-sync-delay", "0"]);
-        // From the beginning: the first replica costs an epoch.
+        // The replica follows from the beginning, because the first replica begins a new epoch.
         follow(&backup, &redis).await;
         let node = gateway().over(&redis.url()).with("redis.ping_ms", ping_ms).start().await;
         let mut client = node.connect().await;
@@ -78,7 +78,7 @@ impl Scene {
         }
     }
 
-    /// It is told that it may have missed something, and cannot recover from where it was.
+    /// Checks that the client is told of a possible gap, and cannot recover from its position.
     async fn is_told(&mut self, holds: u64) {
         assert_eq!(self.client.unsubscribed().await, (CHANNEL.to_owned(), 2500));
         let recover = json!({ "channel": CHANNEL, "recover": true, "offset": 10, "epoch": self.epoch });
@@ -131,7 +131,7 @@ async fn a_backup_put_back_is_told_though_nobody_publishes() {
     scene.is_told(5).await;
 }
 
-/// The keys of the channel, as they are at the moment, beside themselves.
+/// Copies the channel's keys to another prefix.
 fn copy(redis: &RedisServer, from: &str, to: &str) {
     for key in ["position", "stream"] {
         let (from, to) = (format!("{from}:{key}:{{{CHANNEL}}}"), format!("{to}:{key}:{{{CHANNEL}}}"));
@@ -150,7 +150,7 @@ async fn keys_put_back_without_a_word_are_found_out_by_what_comes_twice() {
         let told = scene.client.push().await;
         let mut told = told;
         while told["push"]["unsubscribe"].is_null() {
-            // More can have come before anybody looked: then it was given out as what follows, and is taken back at once.
+            // Publications may have been delivered before the node noticed; then they are revoked at once.
             assert!(told["push"]["pub"]["offset"].as_u64().is_some_and(|offset| offset > 10), "{told}");
             told = scene.client.push().await;
         }
@@ -168,7 +168,7 @@ async fn keys_put_back_without_a_word_are_found_out_by_a_look() {
     copy(&scene.redis, "tidegate", "older");
     scene.go_on().await;
     copy(&scene.redis, "older", "tidegate");
-    // A link that is made again has every position compared.
+    // After a reconnect, the node compares every position.
     scene.redis.ask::<i64>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     scene.is_told(5).await;
 }

@@ -1,4 +1,4 @@
-//! Engine.IO at several nodes: requests and WebSockets that come to one that has not their session.
+//! Tests Engine.IO requests and WebSockets that arrive at a node without their session.
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +16,7 @@ fn over_engine_io() -> Description {
     gateway().and(ENDPOINT)
 }
 
-/// The same for a node that takes WebSockets in from others.
+/// Describes a node that also accepts WebSockets from other nodes.
 fn taking_in() -> Description {
     over_engine_io().with("cluster.listen", "127.0.0.1:0")
 }
@@ -31,7 +31,7 @@ async fn subscribed(gateway: &Gateway, count: u32) {
     gateway.metric_becomes("tidegate_subscriptions", f64::from(count)).await;
 }
 
-/// A WebSocket that this client tries at a node, found to work.
+/// Opens the client's WebSocket at a node, and probes it.
 async fn probed(gateway: &Gateway, poller: &Poller) -> Socket {
     let mut socket = gateway.open(&poller.websocket(), &[]).await;
     socket.send("2probe").await;
@@ -39,7 +39,7 @@ async fn probed(gateway: &Gateway, poller: &Poller) -> Socket {
     socket
 }
 
-/// The same, changed over to.
+/// Opens and probes the client's WebSocket, and upgrades to it.
 async fn changed(gateway: &Gateway, poller: &Poller) -> Socket {
     let mut socket = probed(gateway, poller).await;
     socket.send("5").await;
@@ -142,7 +142,7 @@ async fn a_websocket_at_another_node_is_carried_and_nothing_is_missed_or_told_tw
     let poller = here.poller().await;
     subscribed(&here, 1).await;
     let publishing = async {
-        // More than pipe and sockets hold at once, and on until it has changed over.
+        // More than the pipe and the sockets hold at once, so that it lasts until after the upgrade.
         for number in 0..200 {
             third.publish("chat", json!(format!("{number} {}", "x".repeat(number * 40)))).await;
         }
@@ -156,7 +156,7 @@ async fn a_websocket_at_another_node_is_carried_and_nothing_is_missed_or_told_tw
         };
         while fetch(&third).await < 20 {}
         let mut socket = probed(&there, &poller).await;
-        // One may still be on its way before a client says that it changes over.
+        // A poll may still be on its way when the client confirms the upgrade.
         fetch(&there).await;
         poller.at(&third).bring("4brought").await;
         socket.send("5").await;
@@ -259,7 +259,7 @@ async fn a_node_that_stops_lets_go_of_what_it_carries_and_what_was_said_counts()
     here.metric_becomes("tidegate_closes_total{reason=\"lost\"}", 1.0).await;
 }
 
-/// At most this is told before the end.
+/// Checks that the socket is closed after at most this message.
 async fn is_closed_after(socket: &mut Socket, last: &str) {
     while let Ok(message) = socket.next().await {
         assert_eq!(message, Message::text(last));
@@ -309,7 +309,7 @@ async fn either_node_that_dies_ends_the_connection_at_the_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_whose_node_cannot_be_reached_goes_on_polling() {
     let redis = RedisServer::start();
-    // Nobody listens there any more.
+    // A port at which nothing listens any more.
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let [here, there] = [
         taking_in().with("cluster.advertise", closed).over(&redis.url()).start().await,

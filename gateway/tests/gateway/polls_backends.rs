@@ -1,4 +1,4 @@
-//! Keys of polled channels: asked for once for all who follow them, and told to exactly those.
+//! Tests polled channels: each key is requested once for all clients that track it, and delivered to exactly those.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::redis_server::RedisServer;
 
 const SECRET: &str = "secret of the tests of polled channels";
 
-/// What the application has, by key.
+/// The application's data, by key.
 type Contents = Arc<Mutex<BTreeMap<String, Value>>>;
 
 fn put(contents: &Contents, key: &str, content: Value) {
@@ -294,7 +294,7 @@ async fn what_is_published_on_one_node_is_told_on_all_with_its_epoch() {
     for node in [&one, &other] {
         let (mut ann, _) = subscribed(node, "ann").await;
         track(&mut ann, "ann", &[("x", 0)]).await;
-        // Only the first answer tells of the epoch.
+        // The node learns the epoch only from the backend's first response.
         assert_eq!(ann.unsubscribed().await.1, 2500);
         let reply = ann.command("subscribe", json!({ "channel": "poll:a", "type": 4 })).await;
         assert_eq!(reply["epoch"], "first");

@@ -1,4 +1,4 @@
-//! Engine.IO by requests: a session between them, and its change over to a WebSocket.
+//! Tests Engine.IO over HTTP requests: the session between them, and its upgrade to a WebSocket.
 
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -23,7 +23,7 @@ async fn closed_for(gateway: &Gateway, reason: &str) {
     gateway.metric_becomes("tidegate_connections", 0.0).await;
 }
 
-/// A WebSocket that this client tries, found to work.
+/// Opens the client's WebSocket and probes it.
 async fn probed(gateway: &Gateway, poller: &Poller) -> Socket {
     let mut socket = gateway.open(&poller.websocket(), &[]).await;
     socket.send("2probe").await;
@@ -229,7 +229,7 @@ async fn a_client_that_changes_over_misses_nothing_and_hears_nothing_twice() {
     let gateway = over_engine_io().start().await;
     let poller = gateway.poller().await;
     subscribed(&gateway, 1).await;
-    // More than the pipe holds, so that some of it waits behind that.
+    // More than the pipe holds, so that some messages wait behind it.
     let long = "x".repeat(5_000);
     let mut expected = Vec::new();
     for number in 0..8 {

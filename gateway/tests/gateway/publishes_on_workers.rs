@@ -1,4 +1,4 @@
-//! Applications that publish over connections which they keep are served by workers, and cannot tell.
+//! Tests publishers on kept connections: workers serve them, with the same responses as hyper.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::http::{Answer, answer};
 
 const CONNECTIONS: &str = "tidegate_api_connections_on_workers";
 
-/// A request to publish, in the form that clients with a connection pool send.
+/// Returns a publish request as clients with a connection pool send it.
 fn publish(channel: &str, data: &Value) -> String {
     post("publish", KEY, &json!({ "channel": channel, "data": data }).to_string())
 }
@@ -51,7 +51,7 @@ async fn a_kept_connection_publishes_in_order_and_in_whatever_pieces_it_sends() 
         assert_eq!(answer.header("content-type"), Some("application/json"));
     }
     assert_eq!(gateway.metric(CONNECTIONS).await, 1.0);
-    // Head and body apart, and byte by byte.
+    // Sends head and body separately, then a request byte by byte.
     let request = publish("stream:room", &json!(51));
     let body = request.find("\r\n\r\n").expect("a head") + 4;
     stream.set_nodelay(true).expect("a socket");

@@ -1,4 +1,4 @@
-//! Clients without a WebSocket: they are told everything in one response, and say their own in other requests.
+//! Tests clients without a WebSocket: they receive everything in one response, and send commands in other requests.
 
 use bytes::BytesMut;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::spans_nodes::nodes;
 use crate::tls::Certificate;
 
 const CONNECT: &str = r#"{"id":1,"connect":{}}"#;
-/// The same in a query.
+/// The same command in a query.
 const CONNECT_IN_QUERY: &str = "/connection/sse?cf_connect=%7B%22id%22%3A1%2C%22connect%22%3A%7B%7D%7D";
 
 fn subscribe(id: u32, channel: &str) -> Value {
@@ -110,7 +110,7 @@ async fn the_end_is_told_and_the_response_is_whole() {
     let end = lines.line().await.unwrap();
     assert_eq!(end["push"]["disconnect"]["code"], 3503);
     assert!(lines.is_over().await);
-    // Its session is gone, and nobody is told whose it was.
+    // The session is gone, and the response does not reveal that it existed.
     assert_eq!(emulate(&gateway, &connected, &[subscribe(2, "stream:news")]).await.status, 204);
     gateway.metric_becomes("tidegate_connections", 0.0).await;
     let mut refused = ask(&gateway, "POST", "/connection/http_stream", "", "no command").await;

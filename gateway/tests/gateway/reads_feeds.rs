@@ -1,4 +1,4 @@
-//! Feeds: what is in a source outside reaches channels, each record once, in order, whatever is killed meanwhile.
+//! Tests feeds: records of an external source reach channels once and in order, whatever is killed meanwhile.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ pub fn node(outside: &Outside) -> Description {
     outside.feeds(gateway())
 }
 
-/// The publications of a channel, as the history has them.
+/// Returns the publications in a channel's history.
 pub async fn history(node: &Gateway, channel: &str) -> Vec<Value> {
     let answer = node.api("history", json!({ "channel": channel, "limit": -1 })).await;
     answer["publications"].as_array().cloned().unwrap_or_default()
@@ -28,7 +28,7 @@ pub async fn data(node: &Gateway, channel: &str) -> Vec<Value> {
     history(node, channel).await.into_iter().map(|publication| publication["data"].clone()).collect()
 }
 
-/// A gauge that is not always shown.
+/// Returns the value of a gauge that is not always exported.
 async fn shown(node: &Gateway, name: &str) -> Option<f64> {
     let answer = node.internal("/metrics").await;
     let text = String::from_utf8(answer.body).expect("text");
@@ -40,7 +40,7 @@ pub fn numbers(count: usize) -> Vec<String> {
     (0..count).map(|at| at.to_string()).collect()
 }
 
-/// Adds so many records to each of these channels, in turn.
+/// Adds these numbers as records to each of these channels, in turn.
 pub async fn add_to(outside: &Outside, channels: &[&str], numbers: &[String]) {
     let of = |number| channels.iter().map(move |channel| vec![("channel", *channel), ("data", number)]);
     outside.add_all(&numbers.iter().map(String::as_str).flat_map(of).collect::<Vec<_>>()).await;
@@ -51,7 +51,7 @@ pub fn as_values(numbers: &[String]) -> Vec<Value> {
 }
 
 async fn all_that_a_record_says_is_published(outside: Outside) {
-    // Before anybody reads.
+    // Added before a node reads.
     outside
         .add(&[("channel", "stream:a"), ("data", "{ \"first\": true }"), ("tags", "{\"event\":\"made\"}")])
         .await;
@@ -128,7 +128,7 @@ async fn of_two_nodes_one_reads_and_when_it_is_killed_the_other_goes_on(outside:
     let mut nodes = vec![describe().run().await, describe().run().await];
     let numbers = numbers(EACH);
     add_to(&outside, &CHANNELS, &numbers[..EACH / 2]).await;
-    // A node that is not given a processor for longer than its turn lasts loses it: whoever has come furthest reads.
+    // A node that gets no CPU for longer than its lease loses its turn; the node that has published more is the reader.
     let mut reader = 0;
     eventually("it is in flight", async || {
         let published = [nodes[0].metric(PUBLISHED).await, nodes[1].metric(PUBLISHED).await];
@@ -231,7 +231,7 @@ async fn a_node_that_stops_lets_another_go_on_at_once(outside: Outside) {
 }
 
 async fn what_a_record_is_known_by_is_its_feeds_own(outside: Outside) {
-    // Two feeds of one source: what keeps a record from being published twice is the feed's name with its position.
+    // Two feeds of one source: the idempotency key of a record is the feed's name with the record's position.
     let describe = outside.feeds_as("other", node(&outside));
     let node = describe.start().await;
     add_to(&outside, &["stream:a"], &numbers(3)).await;
@@ -262,7 +262,7 @@ async fn what_is_published_is_let_go_of_though_dead_letters_cannot_be_written(ou
 
 async fn a_reader_that_stood_still_reads_nothing_more_once_another_reads(outside: Outside) {
     let broker = RedisServer::start();
-    // No more than one answer of the API tells of a history.
+    // No more publications than one response of the API can return.
     let describe = || node(&outside).over(&broker.url()).with("feeds.orders.records_max", 4);
     let first = describe().run().await;
     first.metric_becomes(READER, 1.0).await;
@@ -270,7 +270,7 @@ async fn a_reader_that_stood_still_reads_nothing_more_once_another_reads(outside
     let numbers = numbers(900);
     add_to(&outside, &["stream:a"], &numbers[..450]).await;
     eventually("it is in flight", async || first.metric(PUBLISHED).await > 8.0).await;
-    // Long enough to lose its turn, with records in its hands.
+    // The node stops for long enough to lose its turn, with records in flight.
     first.signal(Signal::STOP);
     second.metric_becomes(READER, 1.0).await;
     first.signal(Signal::CONT);
@@ -280,7 +280,7 @@ async fn a_reader_that_stood_still_reads_nothing_more_once_another_reads(outside
     first.metric_becomes(READER, 0.0).await;
 }
 
-/// Each of these for each kind of source.
+/// Runs each of these tests for each kind of source.
 macro_rules! of_each_kind {
     ($($name:ident)*) => {
         mod of_a_stream {
@@ -313,7 +313,7 @@ macro_rules! of_each_kind {
     };
 }
 
-/// The same for a topic of Kafka, in runs that have one.
+/// Runs each of these tests for a Kafka topic, where Kafka is available.
 macro_rules! of_a_topic {
     ($($name:ident)*) => {
         mod of_a_topic {
@@ -391,7 +391,7 @@ async fn a_value_for_which_there_is_no_room_yet_waits_for_some() {
     let node = node.and(kept).start().await;
     let of = |channel, key| vec![("channel", channel), ("key", key), ("data", "1")];
     outside.add_all(&[of("kept:a", "1"), of("kept:a", "2"), of("kept:a", "3"), of("kept:b", "1")]).await;
-    // A channel's own bound is a setting like others; that of the node is no fault of what comes first to it.
+    // The bounds on keys make records wait for room; they do not make dead letters of them.
     eventually("it waits", async || node.metric("tidegate_feed_retries_total").await >= 2.0).await;
     assert_eq!(node.metric(PUBLISHED).await, 2.0);
     node.metric_becomes(PUBLISHED, 4.0).await;

@@ -1,4 +1,4 @@
-//! Tables of PostgreSQL as sources of feeds: what is theirs alone.
+//! Tests feeds from PostgreSQL tables, where they differ from other kinds.
 
 use serde_json::json;
 
@@ -9,12 +9,12 @@ use crate::reads_feeds::{DEAD, PUBLISHED, add_to, as_values, data, history, node
 use crate::redis_server::free_port;
 use crate::tls::Certificate;
 
-/// Rows that take long to be read: each waits in the database for a tenth of a second.
+/// Each row takes a tenth of a second to read in the database.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_cannot_be_read_at_once_are_read_a_few_at_a_time() {
     let outside = Outside::table().await;
     let Outside::Table(server) = &outside else { panic!("it is a table") };
-    // Rows come by the index, so that those past a limit are not looked at.
+    // PostgreSQL reads by the index, so that it does not evaluate rows past the limit.
     let slow = "CREATE FUNCTION slowly(data jsonb) RETURNS text LANGUAGE plpgsql IMMUTABLE AS \
                 $$ BEGIN PERFORM pg_sleep(0.1); RETURN data::text; END $$; \
                 CREATE VIEW slow AS SELECT id, channel, slowly(data) AS data FROM outbox; \
@@ -39,7 +39,7 @@ async fn rows_that_cannot_be_read_at_once_are_read_a_few_at_a_time() {
 async fn a_row_that_cannot_be_read_in_time_is_a_dead_letter_and_does_not_hold_up_the_rest() {
     let outside = Outside::table().await;
     let Outside::Table(server) = &outside else { panic!("it is a table") };
-    // More than can be made one text in a moment, or one value in JSON at all.
+    // More than can be converted to text within the timeout, or to one JSON value at all.
     let vast = "INSERT INTO outbox (channel, data, tags) SELECT 'stream:a', vast, vast \
                 FROM (SELECT to_jsonb(repeat('x', 140000000)) AS vast) AS made";
     server.session().await.batch_execute(vast).await.expect("a row");

@@ -1,4 +1,4 @@
-//! Topics of Kafka as sources of feeds: what is theirs alone. In runs that have a Kafka: `tests/kafka/run`.
+//! Tests feeds from Kafka topics, where they differ from other kinds. They need Kafka and run with `tests/kafka/run`.
 
 use bytes::Bytes;
 use krafka::Record;
@@ -14,7 +14,7 @@ use crate::tls::Certificate;
 
 const READER: &str = "tidegate_feed_reader";
 
-/// A node that reads a topic, with more settings of the section.
+/// Describes a node that reads a topic, with further settings of the section.
 fn reads(server: &KafkaServer, topic: &str, settings: &str) -> Description {
     gateway().and(&format!(
         "[feeds.orders]\nkind = \"kafka\"\n[feeds.orders.kafka]\nbrokers = [\"{}\"]\ntopic = \"{topic}\"\n{settings}\n",
@@ -31,7 +31,7 @@ async fn with_topic(name: &str, partitions: i32) -> KafkaServer {
 
 fn of(topic: &str, channel: &str, number: u64) -> Record {
     let value = json!({ "channel": channel, "data": number }).to_string();
-    // By its key, all that is of one channel is in one partition.
+    // The key puts all records of a channel into one partition.
     Record::new(topic, value).key(channel.to_owned())
 }
 
@@ -109,7 +109,7 @@ async fn what_a_transaction_took_back_is_not_published_and_what_was_cut_off_is_p
     assert_eq!(data(&node, "stream:a").await, [json!(0), json!(2)]);
     node.drain().await;
     server.write((3..10).map(|number| of("t", "stream:a", number))).await;
-    // Three records and three ends of transactions are before these.
+    // Three records and three end-of-transaction markers precede these.
     server.cut_off("t", 6 + 4).await;
     let node = reads(&server, "t", "").start().await;
     node.metric_becomes(PUBLISHED, 3.0).await;

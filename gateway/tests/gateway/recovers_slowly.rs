@@ -1,4 +1,4 @@
-//! Clients that missed more than waits for them, and take it as slowly as they like.
+//! Tests clients that missed more than an outbox holds, and read it slowly.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::net::TcpSocket;
 use crate::client::{Client, Ending, Socket, received};
 use crate::gateway::{Description, Gateway, eventually, gateway};
 
-/// Of each publication. So many of them are more than all that lies between a node and a client.
+/// The size of each publication. `MISSED` of them are more than all buffers between a node and a client hold.
 const BYTES: usize = 50_000;
 const MISSED: u64 = 160;
 
@@ -17,7 +17,7 @@ fn payload(number: u64) -> Value {
     json!(format!("{number}:{}", "x".repeat(BYTES)))
 }
 
-/// Publishes these. Returns the epoch.
+/// Publishes these numbers and returns the epoch.
 async fn publish(gateway: &Gateway, channel: &str, numbers: std::ops::RangeInclusive<u64>) -> String {
     for number in numbers {
         gateway.publish(channel, payload(number)).await;
@@ -26,12 +26,12 @@ async fn publish(gateway: &Gateway, channel: &str, numbers: std::ops::RangeInclu
     top["epoch"].as_str().expect("an epoch").to_owned()
 }
 
-/// A node that waits for slow tests.
+/// Describes a node with long timeouts.
 fn patient() -> Description {
     gateway().with("websocket.write_timeout_ms", 120_000).with("session.ping_interval_ms", 600_000)
 }
 
-/// A socket that holds little unread.
+/// Connects a socket with a small receive buffer.
 async fn small(gateway: &Gateway, path: &str) -> Socket {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(16 << 10).expect("a size");
@@ -39,10 +39,10 @@ async fn small(gateway: &Gateway, path: &str) -> Socket {
     Socket::upgrade(stream, path, &[]).await.expect("upgraded")
 }
 
-/// So many clients have been sent more than their sockets hold.
+/// Waits until this many clients have been sent more than their sockets hold.
 async fn blocked(gateway: &Gateway, clients: f64) {
     eventually("clients do not take what they are sent", async || {
-        // A worker looks at its clients when it has something to do.
+        // A worker updates this metric when it has something to do.
         let _worked = (gateway.stranger().await, gateway.stranger().await);
         gateway.metric("tidegate_outbox_blocked").await >= clients
     })
@@ -55,7 +55,7 @@ async fn a_bare_client_that_is_slow_to_recover_still_gets_live() {
     let epoch = publish(&gateway, "stream:s", 1..=MISSED).await;
     let mut client = small(&gateway, &format!("/raw/stream:s?offset=0&epoch={epoch}")).await;
     blocked(&gateway, 1.0).await;
-    // More than the outbox holds, while it has read nothing.
+    // More than the outbox holds, while the client has read nothing.
     publish(&gateway, "stream:s", MISSED + 1..=MISSED + 40).await;
     for number in 1..=MISSED + 40 {
         assert_eq!(client.text().await, payload(number).to_string());
@@ -228,7 +228,7 @@ async fn a_client_that_subscribes_to_far_more_than_it_may_is_told_and_does_not_r
             Err(other) => panic!("not closed: {other:?}"),
         }
     };
-    // Connected, and in as many channels as it may, of which the last are not answered before the close.
+    // The client connects and subscribes up to its limit of channels; the last replies may be missing because of the close.
     assert!((2..=1 + 128).contains(&served), "{served}");
     assert_eq!(code, 3509, "a code below 3500 would bring it back to the same end");
 }

@@ -1,4 +1,4 @@
-//! Clients of Socket.IO that lost their connection come back to their session: at any node, with what they missed.
+//! Tests Socket.IO clients that lost their connection and resume their session at any node, with what they missed.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ fn keeping() -> Description {
     gateway().and(NAMESPACES)
 }
 
-/// What a client knows of its session.
+/// What a client remembers of its session.
 #[derive(Clone, Debug)]
 struct Known {
     sid: String,
@@ -50,7 +50,7 @@ struct Known {
     offset: Option<String>,
 }
 
-/// A client that remembers what libraries do.
+/// A client that remembers what the libraries remember.
 #[derive(Debug)]
 struct Client {
     wire: SocketIo,
@@ -70,7 +70,7 @@ impl Client {
         Self { wire, known }
     }
 
-    /// One that comes back with what it knows. The events that follow are for the caller to read.
+    /// Connects and asks to resume the session. The caller reads the events that follow.
     async fn come_back(node: &Gateway, known: &Known) -> Self {
         let mut wire = node.socketio().await;
         wire.send(&format!("0{}", json!({ "pid": known.pid, "offset": known.offset }))).await;
@@ -84,7 +84,7 @@ impl Client {
         self.known.pid == known.pid
     }
 
-    /// The next event, without its offset.
+    /// Returns the next event without its offset, which is remembered.
     async fn event(&mut self) -> Value {
         let told = self.wire.next_packet().await;
         let packet = told.strip_prefix('2').unwrap_or_else(|| panic!("no event: {told}"));
@@ -99,7 +99,7 @@ impl Client {
         assert_eq!(self.wire.next_packet().await, r#"37[{"status":"ok"}]"#);
     }
 
-    /// Its connection is lost without a word.
+    /// Drops the connection without a packet.
     fn lose(self) -> Known {
         self.known
     }
@@ -133,7 +133,7 @@ async fn who_comes_back_is_who_it_was_in_its_rooms_and_misses_nothing() {
     assert_eq!(client.event().await, json!(["news", 1]));
     let known = client.known.clone();
     assert_eq!(client.event().await, json!(["news", 2]));
-    // It has not had the second.
+    // The client has not received the second event.
     drop(client);
     for (channel, number) in [("socketio:a", 3), ("socketio:*", 4), ("socketio:b", 5), ("socketio:a", 6)] {
         publish(&node, channel, number).await;
@@ -149,7 +149,7 @@ async fn who_comes_back_is_who_it_was_in_its_rooms_and_misses_nothing() {
     publish(&node, "socketio:a", 7).await;
     assert_eq!(back.event().await, json!(["news", 7]));
     assert_eq!(recoveries(&node, "recovered").await, 1.0);
-    // It is found by its id.
+    // The resumed client is found by its id.
     let (mut other, _) = node.in_main().await;
     other.send(&format!("2{}", json!(["to", known.sid, "you"]))).await;
     assert_eq!(back.event().await, json!(["to", "you"]));
@@ -191,7 +191,7 @@ async fn what_was_for_some_is_told_to_those_alone() {
     assert!(back.is_back(&known));
     assert_eq!(back.event().await, json!(["to", "for you"]));
     assert_eq!(back.event().await, json!(["say", "mark"]));
-    // Its own events are not among what it missed.
+    // The client's own events are not among those that it missed.
     back.ask(r#"["others","mine"]"#).await;
     let known = back.lose();
     let mut back = Client::come_back(&node, &known).await;
@@ -215,7 +215,7 @@ async fn over_nats_a_connection_that_looks_alive_is_displaced_here_and_at_anothe
     displace(&nodes).await;
 }
 
-/// A client comes back four times, at one of these nodes and the other, while its last connection is still there.
+/// Lets a client resume four times, at either node, while its previous connection is still open.
 async fn displace(nodes: &[Gateway; 2]) {
     let mut client = Client::enter(&nodes[0]).await;
     client.ask(r#"["join","a"]"#).await;
@@ -223,7 +223,7 @@ async fn displace(nodes: &[Gateway; 2]) {
     for (number, node) in [0, 1, 1, 0].into_iter().enumerate() {
         let mut next = Client::come_back(&nodes[node], &client.known).await;
         assert!(next.is_back(&known), "at node {node}");
-        // The one before it is told to leave, and its socket is closed.
+        // The previous connection is disconnected, and its socket is closed.
         assert_eq!(client.wire.next_packet().await, "1");
         assert!(client.wire.socket.is_cut_off().await);
         publish(&nodes[1 - node], "socketio:a", number as u32).await;
@@ -316,7 +316,7 @@ async fn whoever_cannot_have_all_of_it_begins_anew_and_it_is_counted_why() {
         assert!(!Client::come_back(&node, &changed).await.is_back(&known), "{what}");
         assert_eq!(recoveries(&node, what).await, before + 1.0, "{what}");
     }
-    // None of that was the end of it.
+    // None of these attempts has ended the session.
     let back = Client::come_back(&node, &known).await;
     assert!(back.is_back(&known));
     let known = back.lose();
@@ -369,7 +369,7 @@ async fn a_session_is_of_its_user() {
 async fn the_application_is_told_who_comes_back_unless_it_is_not_to_be_asked() {
     for skips in [false, true] {
         let application = Application::start(|received| {
-            // What it says of nobody in particular.
+            // The application refuses only clients that ask it to.
             let refuses = received.json()["data"]["refuse"] == true;
             let answer =
                 if refuses { r#"{"error":{"code":1000,"message":"no"}}"# } else { r#"{"result":{}}"# };
@@ -400,7 +400,7 @@ async fn the_application_is_told_who_comes_back_unless_it_is_not_to_be_asked() {
         let first = (false, json!({ "name": "x" }), true);
         let expected = match skips {
             true => vec![first],
-            // Secrets are not among what a client says.
+            // The application is not shown the secrets of the session.
             false => vec![first, (true, json!({ "refuse": true }), true), (true, Value::Null, true)],
         };
         assert_eq!(told, expected);
@@ -452,7 +452,7 @@ async fn over_nats_a_session_outlives_its_node() {
     a_node_is_killed(|node| node.over_nats(&nats.url())).await;
 }
 
-/// A client comes back that was at a node which is no more.
+/// Lets a client resume a session that was at a killed node.
 async fn a_node_is_killed(over: impl Fn(Description) -> Description) {
     let staying = over(keeping()).start().await;
     let doomed = over(keeping()).run().await;
@@ -480,7 +480,7 @@ async fn without_redis_clients_come_in_and_have_no_session() {
     let node = keeping().over(&redis.url()).start().await;
     let known = Client::enter(&node).await.lose();
     redis.restart();
-    // Its data is gone, and what was kept of the session with it.
+    // Redis has lost its data, and the session with it.
     eventually("it is reached again", async || node.is_ready().await).await;
     assert!(!Client::come_back(&node, &known).await.is_back(&known));
 }

@@ -1,4 +1,4 @@
-//! Subscribers that want less than all: patches in place of payloads, only publications with some tags.
+//! Tests subscribers that ask for less: deltas in place of payloads, or only publications with certain tags.
 
 use gateway_core::delta;
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ async fn publish(gateway: &Gateway, number: u64) {
     gateway.api("publish", body).await;
 }
 
-/// What a client has, made of what it is sent.
+/// The value that a client derives from payloads and deltas.
 #[derive(Default)]
 struct Prices {
     has: String,

@@ -1,4 +1,4 @@
-//! What a Centrifuge client asks for, and gets.
+//! Tests the commands of Centrifuge clients.
 
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -65,7 +65,7 @@ async fn presence_shows_who_is_there_until_they_leave() {
 async fn commands_of_one_frame_are_answered_in_their_order() {
     let gateway = gateway().start().await;
     let mut client = gateway.stranger().await;
-    // Subscribe commands behind the connect command need not wait for its answer.
+    // Clients may send subscribe commands before the connect command is answered.
     let frame = [
         json!({ "id": 1, "connect": {} }),
         json!({ "id": 2, "subscribe": { "channel": "stream:a" } }),
@@ -84,7 +84,7 @@ async fn commands_of_one_frame_are_answered_in_their_order() {
             None => assert_eq!(received(&message).expect("a publication").data, 1),
         }
     }
-    // Channels may be joined at once.
+    // Two subscribes may complete in either order.
     ids[1..3].sort_unstable();
     let expected = [(1, None), (2, None), (3, None), (4, None), (5, None), (6, None), (7, Some(102))];
     assert_eq!(ids, expected);
@@ -202,7 +202,7 @@ async fn who_comes_in_the_place_of_another_is_not_taken_for_them() {
     let id = left.id.clone();
     left.socket.close().await;
     gateway.metric_becomes("tidegate_connections", 2.0).await;
-    // In the place that is free now.
+    // Bob takes the slot that is free now.
     let bob = gateway.connect_as("bob").await;
     let all = json!({ "user": "ann", "disconnect": { "code": 4100, "reason": "moved" } });
     gateway.api("disconnect", all.clone()).await;
@@ -211,7 +211,7 @@ async fn who_comes_in_the_place_of_another_is_not_taken_for_them() {
     }
     bob.socket.close().await;
     gateway.metric_becomes("tidegate_connections", 0.0).await;
-    // In all three places, one of which was that of the first to leave.
+    // All three slots are taken, one of which belonged to the client that left first.
     let mut again = Vec::new();
     for _ in 0..3 {
         again.push(gateway.connect_as("ann").await);

@@ -1,4 +1,4 @@
-//! Engine.IO at a bare endpoint: its packets in WebSocket messages, its pings, its ends.
+//! Tests Engine.IO at a bare endpoint: packets in WebSocket messages, pings, and closes.
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -14,12 +14,12 @@ fn over_engine_io() -> Description {
     gateway().and(PATH)
 }
 
-/// With pings that come every 150 ms at the latest, and 100 ms for an answer.
+/// Describes a node that pings at least every 150 ms and waits 100 ms for the pong.
 fn impatient() -> Description {
     over_engine_io().with("socketio.ping_interval_ms", 150).with("socketio.ping_timeout_ms", 100)
 }
 
-/// A client over a WebSocket that has been told what it begins with, and that.
+/// Opens a WebSocket, and returns it with the contents of the open packet.
 async fn opened(gateway: &Gateway) -> (Socket, Value) {
     let mut socket = gateway.open(OVER_WEBSOCKET, &[]).await;
     let open = socket.text().await;

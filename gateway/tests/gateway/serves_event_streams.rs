@@ -1,4 +1,4 @@
-//! `/sse`: channels as an event stream, for `EventSource`.
+//! Tests `/sse`: channels as event streams, for `EventSource`.
 
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -13,12 +13,12 @@ fn served() -> Description {
     gateway().with("sse.enabled", true)
 }
 
-/// Asks for an event stream.
+/// Requests an event stream.
 async fn follow(gateway: &Gateway, query: &str, headers: &str) -> Response<TcpStream> {
     ask(gateway, "GET", &format!("/sse?{query}"), headers, "").await
 }
 
-/// The fields of the next event.
+/// Returns the fields of the next event.
 async fn event(stream: &mut Response<TcpStream>) -> Vec<(String, String)> {
     let event = stream.until("\n\n").await.expect("an event");
     let field = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -29,7 +29,7 @@ fn field<'a>(event: &'a [(String, String)], name: &str) -> Option<&'a str> {
     event.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
 }
 
-/// The first event: what it says, and its id.
+/// Reads the first event and returns its data and its id.
 async fn begun(stream: &mut Response<TcpStream>) -> (Value, String) {
     let first = event(stream).await;
     assert_eq!(field(&first, "event"), Some("subscribed"), "{first:?}");
@@ -99,7 +99,7 @@ async fn each_event_of_several_channels_says_where_all_of_them_stand() {
     let (said, begun_at) = begun(&mut stream).await;
     assert_eq!(begun_at, id);
     assert_eq!(said["channels"]["stream:a"], json!({ "recovered": true }));
-    // Channel by channel, and after each event the id holds for whoever is cut off there.
+    // The channels are recovered one after the other, and the id of each event is a position to recover from.
     let mut told = Vec::new();
     for _ in 0..3 {
         let one = event(&mut stream).await;
@@ -136,7 +136,7 @@ async fn events_have_their_names_as_types_for_those_who_ask_for_them() {
         assert_eq!(field(&one, "data"), Some(&*data.to_string()));
         assert_eq!(field(&other, "event"), None, "onmessage would not hear it");
     }
-    // What was missed has its names too.
+    // Recovered events have names too.
     let mut back =
         follow(&gateway, "channel=stream:a&names=true", &format!("Last-Event-ID: {began}\r\n")).await;
     begun(&mut back).await;

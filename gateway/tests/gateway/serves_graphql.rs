@@ -1,4 +1,4 @@
-//! Clients that speak GraphQL over WebSockets: operations on channels that are shared with every other protocol.
+//! Tests GraphQL over WebSockets: operations on channels that are shared with every other protocol.
 
 use serde_json::{Value, json};
 
@@ -172,7 +172,7 @@ async fn closes_are_those_that_libraries_go_by() {
 async fn of_both_subprotocols_todays_is_spoken_and_the_old_one_to_whoever_knows_no_other() {
     let gateway = served().start().await;
     let mut both = gateway.graphql_stranger("graphql-ws, graphql-transport-ws").await;
-    // As gql for Python does: it asks whether the server is there before all else, and its pong says nothing.
+    // gql for Python pings before it sends connection_init, and its own pongs have no payload.
     both.say(json!({ "type": "ping" })).await;
     assert_eq!(both.hear().await, json!({ "type": "pong" }));
     both.say(json!({ "type": "connection_init", "payload": {} })).await;
@@ -238,7 +238,7 @@ async fn a_client_goes_on_from_where_it_was_and_is_told_if_it_cannot() {
             (&json!(number), &json!(number))
         );
     }
-    // One more reader of the same channel, from elsewhere: what the first has comes to it no second time.
+    // A second operation on the same channel from another position: the first receives nothing twice.
     let mut there = position.clone();
     there["offset"] = json!(3);
     client.subscribe_with("2", from(&there)).await;

@@ -1,4 +1,4 @@
-//! GraphQL over server-sent events: a stream for each operation, and one for all of a client's.
+//! Tests GraphQL over server-sent events: one stream per operation, and one stream for all operations of a client.
 
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -12,7 +12,7 @@ const NEWS: &str = r#"subscription { message(topic: "news") }"#;
 const STREAM: &str = "Accept: text/event-stream\r\n";
 const TOKEN: &str = "X-GraphQL-Event-Stream-Token";
 
-/// The type and the data of the next event.
+/// Returns the type and the data of the next event.
 async fn event(stream: &mut Response<TcpStream>) -> (String, Value) {
     loop {
         let event = stream.until("\n\n").await.expect("an event");
@@ -174,7 +174,7 @@ async fn operations_find_their_stream_from_another_node() {
     one.metric_becomes("tidegate_subscriptions", 0.0).await;
 }
 
-/// Two nodes that know each other and where each takes in what the other asks.
+/// Starts two nodes that know each other and accept each other's requests.
 async fn linked(redis: &crate::redis_server::RedisServer) -> [Gateway; 2] {
     let node = || served().over(&redis.url()).with("cluster.listen", "127.0.0.1:0");
     let nodes = [node().start().await, node().start().await];

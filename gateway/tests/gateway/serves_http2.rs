@@ -1,4 +1,4 @@
-//! Clients of HTTP/2: requests, event streams and WebSockets over one connection (RFC 8441).
+//! Tests HTTP/2: requests, event streams and WebSockets over one connection (RFC 8441).
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -27,7 +27,7 @@ async fn start(description: Description) -> (Gateway, Certificate) {
     (certificate.on(description).start().await, certificate)
 }
 
-/// A connection on which the node has said that it takes WebSockets.
+/// Opens a connection on which the node has announced that it accepts WebSockets.
 async fn connect(gateway: &Gateway, certificate: &Certificate) -> Sender {
     let stream = certificate.connect_offering(gateway, &["h2", "http/1.1"]).await;
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
@@ -46,7 +46,7 @@ async fn request(sender: &mut Sender, method: &str, path: &str, body: &str) -> R
     tokio::time::timeout(PATIENCE, sender.send_request(request)).await.expect("in time").expect("an answer")
 }
 
-/// Uses the server API, over the same connection.
+/// Publishes through the server API, over the same connection.
 async fn publish(sender: &mut Sender, channel: &str, data: Value) {
     let request =
         Request::builder().method("POST").uri("https://localhost/api/publish").header("x-api-key", KEY);
@@ -115,7 +115,7 @@ async fn many_websockets_share_a_connection() {
         sockets.push(subscribed(&mut sender, "stream:news").await);
     }
     gateway.metric_becomes("tidegate_connections", 20.0).await;
-    // More than the pipe to a client's task holds, and less in all than a client lets lie unread on a connection.
+    // More than the pipe to a client's task holds, and less than the client's flow-control window for the connection.
     let large = "x".repeat(20_000);
     for number in 0..10 {
         publish(&mut sender, "stream:news", json!({ "number": number, "large": large })).await;
@@ -128,7 +128,7 @@ async fn many_websockets_share_a_connection() {
         let numbers: Vec<_> = seen.iter().map(|push| push["push"]["pub"]["data"]["number"].clone()).collect();
         assert_eq!(numbers, (0..10).map(Value::from).collect::<Vec<_>>());
     }
-    // What a client sends arrives too, however it is cut.
+    // A client's messages arrive too, in whatever pieces.
     let publish = json!({ "id": 3, "publish": { "channel": "stream:news", "data": "y".repeat(50_000) } });
     sockets[0].send(Message::text(publish.to_string())).await.expect("sent");
     let push = lines(&mut sockets[1]).await.remove(0);
@@ -153,7 +153,7 @@ async fn the_closing_handshake_goes_both_ways() {
     gateway.metric_becomes("tidegate_connections", 0.0).await;
 }
 
-/// What comes of a response, up to here and with it.
+/// Reads a response up to and including `end`.
 async fn until(response: &mut Response<Incoming>, end: &str) -> String {
     let mut text = String::new();
     while !text.contains(end) {
@@ -272,7 +272,7 @@ async fn a_drain_closes_clients_and_then_their_connection() {
     tokio::time::timeout(PATIENCE, drained).await.expect("in time").expect("drained");
 }
 
-/// To several clients GOAWAY is the end of all that they have on a connection.
+/// Several clients treat GOAWAY as the end of everything on the connection.
 #[tokio::test]
 async fn a_connection_is_told_of_a_drain_when_its_first_client_is_closed_and_not_before() {
     let (gateway, certificate) =

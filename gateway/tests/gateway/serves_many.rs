@@ -1,4 +1,4 @@
-//! Channels of so many subscribers that a worker serves them in pieces, and whoever is closed meanwhile.
+//! Tests channels with so many subscribers that a worker serves them in pieces, and closes in the middle of it.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use serde_json::json;
 use crate::client::Client;
 use crate::gateway::{Gateway, gateway};
 
-/// Three pieces for one worker.
+/// Three pieces of 512 subscribers for one worker.
 const MANY: usize = 1_100;
 const AT_ONCE: usize = 50;
 
-/// How publications leave for many clients.
+/// Values of `workers.io_uring`: sends in batches, and one by one.
 const WAYS: [&str; 2] = ["auto", "off"];
 
 async fn subscribers(gateway: &Gateway, channel: &str) -> Vec<Client> {
@@ -36,7 +36,7 @@ async fn each_of_many_gets_everything_in_order_and_before_it_is_closed() {
 }
 
 async fn each_of_many_gets_everything(way: &str) {
-    // Clients that wait for their turn here answer no pings.
+    // The test reads the clients one after the other, and those that wait answer no pings.
     let gateway = gateway()
         .with("workers.count", 1)
         .with("workers.io_uring", way)
@@ -52,7 +52,7 @@ async fn each_of_many_gets_everything(way: &str) {
             assert_eq!(client.publication().await.data, json!(number));
         }
     }
-    // Told in one breath: the second must not overtake the first.
+    // In one batch: the close must not overtake the publication.
     let goodbye = json!({ "publish": { "channel": "stream:many", "data": "goodbye" } });
     let close = json!({ "disconnect": { "user": "ann" } });
     gateway.api("batch", json!({ "commands": [goodbye, close] })).await;

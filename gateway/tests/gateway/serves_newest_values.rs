@@ -1,4 +1,4 @@
-//! Subscribers who want to know how things stand: the newest value of each key in place of all.
+//! Tests subscribers of newest values: the newest value of each key in place of every publication.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ fn latest(channel: &str) -> Value {
     json!({ "channel": channel, "data": { "tidegate": { "delivery": "latest" } } })
 }
 
-/// A client whose socket holds little unread.
+/// Connects a client with a small receive buffer.
 async fn small(gateway: &Gateway) -> Client {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4 << 10).expect("a size");
@@ -59,7 +59,7 @@ async fn small(gateway: &Gateway) -> Client {
     client
 }
 
-/// Publishes a value of each key, so many times, each of so many bytes.
+/// Publishes a value of `bytes` bytes for each key, once per round.
 async fn publish(gateway: &Gateway, channel: &str, keys: u64, rounds: std::ops::Range<u64>, bytes: usize) {
     for round in rounds {
         let values: Vec<Value> = (0..keys)
@@ -78,13 +78,13 @@ async fn publish(gateway: &Gateway, channel: &str, keys: u64, rounds: std::ops::
     }
 }
 
-/// The code of a command that was refused.
+/// Returns the error code of a refused command.
 fn error(answer: &Answer) -> u64 {
     let body: Value = serde_json::from_slice(&answer.body).expect("JSON");
     body["error"]["code"].as_u64().unwrap_or_else(|| panic!("it was done: {body}"))
 }
 
-/// The key of a publication, its round, and how many values it stands for.
+/// Returns the key of a publication, its round, and the number of values that it stands for.
 fn read(publication: &Value) -> (u64, u64, u64) {
     let key = publication["key"].as_str().expect("a key").parse().expect("a number");
     let superseded =
@@ -169,7 +169,7 @@ async fn so_many_times_a_second_is_what_it_says_and_can_be_changed_by_the_client
     }
     assert!(begun.elapsed() >= Duration::from_millis(990), "the second time is a second later");
     assert!(received <= 9, "{received} values in a first time and in those of the seconds after it");
-    // All of them again, from now on.
+    // The client switches back to all publications.
     let all = json!({ "channel": "quotes:all", "delivery": "all" });
     assert_eq!(
         client.command("rpc", json!({ "method": "tidegate.delivery", "data": all })).await["data"],
@@ -183,7 +183,7 @@ async fn so_many_times_a_second_is_what_it_says_and_can_be_changed_by_the_client
     assert_eq!(client.refused("rpc", json!({ "method": "tidegate.delivery", "data": wrong })).await, 107);
 }
 
-/// Reads up to this round, none of which comes before an older one. Returns for how many values they stand.
+/// Reads up to this round and checks that rounds only increase. Returns the number of values that the publications stand for.
 async fn read_until(client: &mut Client, last: u64) -> u64 {
     let (mut accounted, mut before) = (0, None);
     while before != Some(last) {
@@ -195,7 +195,7 @@ async fn read_until(client: &mut Client, last: u64) -> u64 {
     accounted
 }
 
-/// Asks to be served otherwise.
+/// Asks for another kind of delivery.
 async fn change(client: &mut Client, mut wanted: Value) {
     wanted["channel"] = json!("quotes:all");
     let answer = client.command("rpc", json!({ "method": "tidegate.delivery", "data": wanted })).await;
@@ -292,13 +292,13 @@ async fn who_joins_has_the_newest_of_each_key_and_then_all_that_follows() {
     assert_eq!((&reply["recoverable"], &reply["offset"]), (&Value::Null, &Value::Null));
     publish(&gateway, "kept:q", 1, 2..3, 1).await;
     assert_eq!(read(&client.push().await["push"]["pub"]), (0, 2, 1));
-    // Coming back is coming.
+    // A recovery is answered like a new subscription.
     let mut again = gateway.connect().await;
     let recover = json!({ "channel": "kept:q", "recover": true, "offset": 3, "epoch": "gone" });
     let reply = again.command("subscribe", recover).await;
     assert_eq!((&reply["recovered"], &reply["was_recovering"]), (&json!(true), &json!(true)));
     assert_eq!(reply["publications"].as_array().map(Vec::len), Some(5_000));
-    // History has what it always had.
+    // The history is unchanged.
     let history = gateway.api("history", json!({ "channel": "kept:q", "limit": 100 })).await;
     assert_eq!(history["publications"].as_array().map(Vec::len), Some(20));
 }
@@ -339,7 +339,7 @@ async fn values_are_kept_in_redis_for_those_who_join_on_any_node() {
         assert_eq!(rounds, (0..keys).map(|key| (key, 1)).collect());
         publish(&here, channel, 1, 2..3, 1).await;
         assert_eq!(read(&client.push().await["push"]["pub"]), (0, 2, 1));
-        // Tags of values differ, and nobody is told that a key has gone for that.
+        // A value with other tags is not treated as the removal of the key.
         let tagged = json!({ "channel": channel, "key": "0", "data": { "round": 3 }, "tags": { "a": "b" } });
         here.api("publish", tagged).await;
         assert_eq!(read(&client.push().await["push"]["pub"]), (0, 3, 1));

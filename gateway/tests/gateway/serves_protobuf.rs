@@ -1,4 +1,4 @@
-//! Clients that speak Protobuf: the same words in other bytes.
+//! Tests clients that use the Protobuf encoding.
 
 use std::collections::VecDeque;
 
@@ -20,7 +20,7 @@ use crate::response::Response;
 
 const PATH: &str = "/connection/websocket?cf_protocol=protobuf";
 
-/// One that reads with a reader that shares nothing with the gateway's writer.
+/// A client whose decoder shares no code with the gateway's encoder.
 struct Client {
     socket: Socket,
     unread: VecDeque<ReplyMessage>,
@@ -189,7 +189,7 @@ async fn a_ping_is_one_byte_and_so_is_its_pong() {
 async fn a_client_may_ask_for_the_pings_of_websocket() {
     let gateway =
         gateway().with("session.ping_interval_ms", 1_000).with("session.pong_timeout_ms", 500).start().await;
-    // Each is answered by the client's own library.
+    // The client's library answers each ping.
     let mut client = Client::new(gateway.open(&format!("{PATH}&cf_ws_frame_ping_pong=true"), &[]).await);
     let connect = client.command(Request::Connect(Box::default())).await.connect.expect("connected");
     assert_eq!((connect.ping, connect.pong), (0, false));
@@ -204,7 +204,7 @@ async fn a_client_may_ask_for_the_pings_of_websocket() {
     }
 }
 
-/// Sends bytes as a body of Protobuf, and reads the head of what comes.
+/// Sends bytes as a Protobuf body, and reads the head of the response.
 async fn post(gateway: &Gateway, path: &str, body: &[u8]) -> Response<TcpStream> {
     let mut stream = TcpStream::connect(gateway.address).await.expect("the node listens");
     let head = format!(

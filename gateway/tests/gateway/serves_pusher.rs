@@ -1,4 +1,4 @@
-//! Clients that speak Pusher: its channels, its events and its members, shared with every other protocol.
+//! Tests Pusher clients: channels, events and members, shared with every other protocol.
 
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ async fn the_protocols_own_names_are_nobodys_events() {
     }
     client.ask("private-a", None).await;
     client.hears("pusher_internal:subscription_succeeded", "private-a").await;
-    // Half of a character, in a text that is data.
+    // Half of a surrogate pair, in a string of data.
     let half = r#"{"event":"client-a","channel":"private-a","data":"\"\ud83d\""}"#;
     client.socket.send(half.to_owned()).await;
     assert_eq!(client.hear().await.0, "pusher:error", "and it stays connected");
@@ -80,7 +80,7 @@ async fn client_events_reach_everybody_else_in_any_protocol() {
     one.say(json!({ "event": "client-moved", "channel": "private-map", "data": { "x": 1 } })).await;
     assert_eq!(other.hears("client-moved", "private-map").await, json!({ "x": 1 }));
     one.hears_nothing().await;
-    // Of many that travel together too, each misses only its own.
+    // Also of events that are delivered together, each client misses only its own.
     for number in 0..5 {
         let from = if number % 2 == 0 { &mut one } else { &mut other };
         from.say(json!({ "event": "client-n", "channel": "private-map", "data": number })).await;
@@ -217,7 +217,7 @@ async fn a_drain_lets_clients_go_one_after_the_other_as_they_all_come_back_after
     let gateway = gateway().and(APP).with("workers.count", 1).with("drain.grace_ms", 60_000).start().await;
     let (mut one, mut other) = (gateway.pusher().await, gateway.pusher().await);
     let drained = tokio::spawn(gateway.drain());
-    // The first goes at once, the second has half of the time.
+    // One client is closed at once, the other after half of the grace period.
     let (told, mut stays) = tokio::select! {
         told = one.hear() => (told, other),
         told = other.hear() => (told, one),

@@ -1,4 +1,4 @@
-//! Bare clients: what comes in is published, what is published comes out.
+//! Tests bare clients: each message is published, and each publication is sent as a message.
 
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;

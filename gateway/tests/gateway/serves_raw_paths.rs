@@ -1,4 +1,4 @@
-//! Bare endpoints at paths of their own: bound to a channel, to a backend that answers, or to both.
+//! Tests bare endpoints at paths of their own: bound to a channel, to a backend that answers, or to both.
 
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;

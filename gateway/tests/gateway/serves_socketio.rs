@@ -1,4 +1,4 @@
-//! Socket.IO over WebSockets: namespaces, events, rooms, acknowledgements, and what other wires hear of them.
+//! Tests Socket.IO over WebSockets: namespaces, events, rooms, acknowledgements, and what other protocols receive of them.
 
 use serde_json::{Value, json};
 
@@ -131,7 +131,7 @@ async fn rooms_are_for_those_who_are_in_them() {
     outside.has_been_told_all().await;
     let body = json!({ "channel": "socketio:a%20b", "data": [1, 2], "tags": { "event": "e", "args": "2" } });
     gateway.api("publish", body).await;
-    // The mark of the one who is outside was for all.
+    // The outside client's mark was sent to everyone.
     assert_eq!([one.next_packet().await, one.next_packet().await], [r#"2["say","mark"]"#, r#"2["e",1,2]"#]);
 }
 
@@ -250,7 +250,7 @@ async fn who_cannot_be_let_in_for_now_has_its_connection_closed_so_that_it_comes
     inside.enter("/chat", r#"{"name":"ann"}"#).await;
 }
 
-/// Answers as the handlers of an application's own Socket.IO server would.
+/// Starts a backend that answers as the handlers of a Socket.IO server would.
 async fn handlers() -> Application {
     Application::start(|received| {
         let received = received.json();
@@ -284,7 +284,7 @@ fn handled_by(application: &Application) -> Description {
     )
 }
 
-/// A client whom the application has let in and told so.
+/// Connects a client that the application has admitted, and reads its `auth` event.
 async fn let_in(gateway: &Gateway, name: &str) -> (SocketIo, String) {
     let mut client = gateway.socketio().await;
     let sid = client.enter("/", &json!({ "name": name }).to_string()).await;
@@ -342,7 +342,7 @@ async fn an_event_reaches_whoever_it_is_for_once() {
         let told = [client.next_packet().await, client.next_packet().await];
         assert!(told.contains(&"30[]".to_owned()), "{told:?}");
     }
-    // Each case ends with a mark for all.
+    // Each case ends with a mark for every client.
     for (emit, [to_ann, to_bob, to_eve]) in [
         (json!({ "rooms": ["a", "b"] }), [true, true, false]),
         (json!({ "rooms": ["a", "b", "lobby"], "except": ["b"] }), [true, false, true]),

@@ -1,4 +1,4 @@
-//! Clients behind TLS: much in both directions, readers that pause, and what happens when they do not return.
+//! Tests clients over TLS: large transfers in both directions, readers that pause, and readers that do not return.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ async fn a_reader_that_pauses_gets_everything_when_it_reads_again() {
         .on(gateway())
         .with("websocket.outbox_bytes_max", 256 << 20)
         .with("session.bytes_per_second", 0)
-        // It does not read for as long as is published, which is long on a busy machine.
+        // The reader pauses while the test publishes, which takes long on a busy machine.
         .with("websocket.write_timeout_ms", 60_000)
         .start()
         .await;
@@ -44,7 +44,7 @@ async fn a_reader_that_pauses_gets_everything_when_it_reads_again() {
     let mut publisher = connect(&certificate, &gateway).await;
     let mut next = 1;
     for _ in 0..3 {
-        // More than all buffers between them hold.
+        // More than all buffers between the node and the reader hold.
         publish(&mut publisher, 250, 50_000).await;
         for _ in 0..250 {
             assert_eq!(reader.publication().await.offset, next);

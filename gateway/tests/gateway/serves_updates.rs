@@ -1,4 +1,4 @@
-//! `/.well-known/mercure`: updates of topics, followed and published.
+//! Tests `/.well-known/mercure`: subscribing to updates of topics, and publishing them.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,11 +16,11 @@ use crate::redis_server::RedisServer;
 use crate::response::{Response, ask};
 
 const PATH: &str = "/.well-known/mercure";
-/// As the node is configured.
+/// The secret in the node's configuration.
 const SECRET: &str = "a secret of the tests, thirty-two bytes or more";
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 
-/// A section for the hub's namespace like the one that is there without any.
+/// A configured section for the hub's namespace that equals the built-in one.
 const OPEN: &str = "[namespaces.mercure]\nhistory_size = 300\nhistory_ttl_s = 3600\nforce_recovery = true\n\
                     allow_subscribe = true\nallow_subscribe_anonymous = true\n";
 
@@ -28,7 +28,7 @@ fn hub() -> Description {
     gateway().with("mercure.enabled", true)
 }
 
-/// A token with these claims.
+/// Returns a token with these claims.
 fn token(claims: &Value) -> String {
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let signed =
@@ -55,14 +55,14 @@ async fn try_publish(gateway: &Gateway, headers: &str, pairs: &[(&str, &str)]) -
     http::request(gateway.address, "POST", PATH, &format!("{FORM}{headers}"), &form(pairs)).await
 }
 
-/// Publishes as one who may publish anything. Returns the update's id.
+/// Publishes with the permission for all topics, and returns the update's id.
 async fn publish(gateway: &Gateway, pairs: &[(&str, &str)]) -> String {
     let answer = try_publish(gateway, &bearer(&json!({ "publish": ["*"] })), pairs).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     String::from_utf8(answer.body).expect("text")
 }
 
-/// The fields of the next event, without comments.
+/// Returns the fields of the next event, without comments.
 async fn event(stream: &mut Response<TcpStream>) -> Vec<(String, String)> {
     let event = stream.until("\n\n").await.expect("an event");
     let fields = event.lines().filter(|line| !line.starts_with(':')).filter_map(|line| line.split_once(": "));
@@ -130,7 +130,7 @@ async fn private_updates_are_for_those_whose_token_names_a_topic_of_them() {
         follow(&gateway, &all, "").await,
         follow(&gateway, &one, &bearer(&json!({ "subscribe": ["/books/2"] }))).await,
     ];
-    // Whatever a client speaks, it is kept from it.
+    // Private updates are kept from clients of other protocols too.
     let mut native = Client::new(gateway.open("/connection/websocket", &[]).await);
     native.command("connect", json!({})).await;
     native.subscribe("mercure:/books/1").await;
@@ -146,7 +146,7 @@ async fn private_updates_are_for_those_whose_token_names_a_topic_of_them() {
     }
     assert_eq!(native.publication().await.data, "public");
     assert_eq!(native.refused("history", json!({ "channel": "mercure:/books/1", "limit": 10 })).await, 103);
-    // Nor is it found in the retained history.
+    // Nor are private updates found in the retained history.
     for (headers, expected) in [(&*in_header, "secret"), ("", "public")] {
         let mut stream =
             follow(&gateway, &[("topic", "/books/1"), ("lastEventID", "earliest")], headers).await;
@@ -176,14 +176,14 @@ async fn who_comes_back_is_given_what_came_after_the_last_update() {
         assert_eq!(stream.header("last-event-id"), Some("earliest"));
         let id = publish(&gateway, &[("topic", "a"), ("data", "new")]).await;
         assert_eq!(event(&mut stream).await, [("data".to_owned(), "new".to_owned()), ("id".to_owned(), id)]);
-        // For the next turn there are four again.
+        // Prepares four updates for the next iteration.
         let end = follow(&gateway, topics, "").await;
         assert_eq!(end.header("last-event-id"), None);
         break_history(&gateway).await;
     }
 }
 
-/// Begins the channels of the test anew, with the same four.
+/// Clears the test's channels and publishes the same four updates again.
 async fn break_history(gateway: &Gateway) {
     for channel in ["mercure:a", "mercure:*"] {
         gateway.api("history_remove", json!({ "channel": channel })).await;
@@ -283,7 +283,7 @@ async fn what_is_published_another_way_is_an_update_of_its_topic() {
         assert_eq!(data(stream).await, r#""by a client""#);
     }
     assert!(ids[0].starts_with("urn:uuid:") && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
-    // Whoever comes back goes on from it, wherever it was followed.
+    // The id is a position to recover from, for either kind of topic.
     for topic in ["/books/1", "/books/{id}"] {
         let mut back = follow(&gateway, &[("topic", topic), ("lastEventID", &ids[0])], "").await;
         assert_eq!(back.header("last-event-id"), Some(&*ids[0]));
@@ -304,7 +304,7 @@ async fn what_was_published_before_is_no_update_again() {
         body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         gateway.api("publish", body).await;
     };
-    // The same key in two channels is not the same publication, and a version counts in its own channel.
+    // Idempotency keys and versions apply to one channel each.
     for channel in ["mercure:a", "mercure:b", "mercure:a", "mercure:b"] {
         publish(channel, json!({ "idempotency_key": "once" })).await;
     }
@@ -314,7 +314,7 @@ async fn what_was_published_before_is_no_update_again() {
     for expected in ["a", "b", "c", "d", "d"] {
         assert_eq!(data(&mut all).await, format!("\"mercure:{expected}\""));
     }
-    // What is for some is not told to all.
+    // Publications for some users are not sent to everyone.
     publish("mercure:e#ann", json!({})).await;
     publish("mercure:f", json!({})).await;
     assert_eq!(data(&mut all).await, "\"mercure:f\"");
@@ -377,7 +377,7 @@ async fn all_who_come_back_together_are_told_by_one_read() {
     let topics = [[("topic", "a")], [("topic", "{any}")]];
     let here = [follow(&gateway, &topics[0], "").await, follow(&gateway, &topics[1], "").await];
     assert!(here.iter().all(|stream| stream.status == 200));
-    // Those of the broker have also what a node reads to prove that it can.
+    // Unlike the broker's metrics, this one does not count the reads of a node's readiness probe.
     let reads = "tidegate_catch_ups_total{from=\"read\"}";
     let (before, start) = (gateway.metric(reads).await, std::time::Instant::now());
     let back = (0..60).map(|number| {
@@ -394,7 +394,7 @@ async fn all_who_come_back_together_are_told_by_one_read() {
     });
     futures_util::future::join_all(back).await;
     let read = gateway.metric(reads).await - before;
-    // One for each of the two channels, and again whenever what was read is too old.
+    // One read for each of the two channels, and another whenever the last one is too old.
     let allowed = 2.0 * (1.0 + (start.elapsed().as_secs_f64() / FRESH.as_secs_f64()).floor());
     assert!(read <= allowed, "{read} reads");
 }
@@ -454,8 +454,7 @@ async fn who_follows_what_is_listed_and_told_to_those_who_may_know() {
     assert_eq!(data(&mut stranger).await, "public", "and nothing of subscriptions before it");
 }
 
-/// What readers do with blocks that hold no data, and with half an event at the end of a stream, differs: see the page on event
-/// streams.
+/// Readers differ in how they treat blocks without data and half an event at the end of a stream: see the page on event streams.
 #[tokio::test]
 async fn every_block_has_data_and_ends_with_its_id() {
     let gateway = hub()
@@ -474,7 +473,7 @@ async fn every_block_has_data_and_ends_with_its_id() {
         let mut stream = ask(&gateway, "GET", path, "", "").await;
         let mut block = stream.until("\n").await.expect("it begins") + "\n";
         assert_eq!(block, first, "{path}");
-        // A silent stream has comments in it, without an empty line behind one.
+        // An idle stream contains comments, not followed by an empty line.
         if first.starts_with(':') {
             assert_eq!(stream.until("\n").await.as_deref(), Some(":"), "{path}");
             block.clear();

@@ -1,4 +1,4 @@
-//! Several nodes over one Redis behave as one.
+//! Tests that several nodes over one Redis behave as one.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::gateway::{Gateway, eventually, gateway};
 use crate::redis_server::RedisServer;
 use crate::relay::Relay;
 
-/// So many nodes that share a Redis.
+/// Starts `N` nodes that share a Redis.
 pub async fn nodes<const N: usize>(redis: &RedisServer) -> [Gateway; N] {
     let mut nodes = Vec::new();
     for number in 0..N {
@@ -18,7 +18,7 @@ pub async fn nodes<const N: usize>(redis: &RedisServer) -> [Gateway; N] {
     nodes.try_into().expect("as many as were started")
 }
 
-/// How many of the nodes have Redis send them a channel.
+/// Returns the number of nodes that are subscribed to a channel in Redis.
 fn listeners(redis: &RedisServer, channel: &str) -> u64 {
     let name = format!("tidegate:pub:{{{channel}}}");
     redis.ask::<(String, u64)>(&["PUBSUB", "NUMSUB", &name]).1
@@ -45,7 +45,7 @@ async fn what_one_node_publishes_all_nodes_deliver_in_one_order() {
     }
     let page = nodes[2].api("history", json!({ "channel": "stream:news", "limit": 100 })).await;
     assert_eq!(page["publications"].as_array().map(Vec::len), Some(60));
-    // Bare publications, without a stream, go the same way.
+    // Publications without a stream take the same path.
     let mut bare = nodes[0].raw("chat").await;
     nodes[0].metric_becomes("tidegate_subscriptions", 2.0).await;
     eventually("Redis knows", async || listeners(&redis, "chat") == 1).await;
@@ -90,8 +90,8 @@ async fn who_comes_while_a_channel_is_being_let_go_hears_it() {
     one.subscribe("chat").await;
     one.command("unsubscribe", json!({ "channel": "chat" })).await;
     redis.freeze();
-    // The channel is let go two seconds after the last has left it, and Redis does not answer that. Too early or too late,
-    // this test shows less, and does not fail.
+    // The node unsubscribes in Redis two seconds after the last subscriber has left, and gets no answer. With other timing this
+    // test shows less, but does not fail.
     tokio::time::sleep(Duration::from_millis(2_300)).await;
     let mut id = two.ask("subscribe", json!({ "channel": "chat" })).await;
     redis.thaw();
@@ -135,7 +135,7 @@ async fn presence_and_commands_reach_over_nodes() {
     let mut spared = here.connect_as("ann").await;
     let of_all_but_one = json!({ "user": "ann", "whitelist": [spared.id], "disconnect": { "code": 4500 } });
     there.api("disconnect", of_all_but_one).await;
-    // An empty reason would bring her back.
+    // With an empty reason, clients would reconnect.
     assert_eq!(ann.closed().await, (4500, "disconnected".to_owned()));
     for client in [&mut bob, &mut spared] {
         client.publish("stream:room", json!("still here")).await;
@@ -183,7 +183,7 @@ async fn clients_of_a_node_that_died_are_present_only_until_their_lease_ends() {
     doomed.signal(rustix::process::Signal::KILL);
     doomed.ended().await;
     eventually("only who lives is there", async || present().await == 1).await;
-    // And that one stays past its own lease.
+    // The living client stays beyond its own lease.
     let start = std::time::Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
         assert_eq!(present().await, 1);
@@ -203,7 +203,7 @@ async fn of_two_connections_that_a_user_opens_at_the_same_time_one_stays() {
     let [here, there] = [single().start().await, single().start().await];
     eventually("both listen", async || here.is_ready().await && there.is_ready().await).await;
     for _ in 0..3 {
-        // Both are in before any node hears of the other.
+        // Both clients connect before their nodes learn of each other.
         relay.hold();
         let clients = [here.connect_as("ann").await, there.connect_as("ann").await];
         relay.release();

@@ -1,4 +1,4 @@
-//! Everybody comes back at once: history is read once for all of them, and nobody misses or fails anything.
+//! Tests a storm of reconnects: history is read once for all clients, and no client misses a publication or fails.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use crate::gateway::{Description, Gateway, gateway};
 use crate::redis_server::RedisServer;
 
 const CLIENTS: usize = 200;
-/// Who was told of a past that was read for them. What the broker counts has also what a node reads to prove that it can.
+/// Catch-ups that needed a read. Unlike the broker's metrics, it does not count the reads of a node's readiness probe.
 const READ: &str = "tidegate_catch_ups_total{from=\"read\"}";
 
-/// With or without a list of who is there: subscribers that are in one have to wait until they are.
+/// Turns presence on or off: with presence, subscribers wait until they have been added.
 fn present(description: Description, presence: &str) -> Description {
     description
         .with("namespaces.stream.presence", presence)
@@ -29,7 +29,7 @@ async fn connected(gateway: &Gateway, count: usize) -> Vec<Client> {
     clients
 }
 
-/// Subscribes from an offset, then follows up to another. Answers every offset it was given.
+/// Recovers from an offset, then follows up to another. Returns every offset received.
 async fn recover(mut client: Client, channel: String, epoch: String, since: u64, until: u64) -> Vec<u64> {
     let from = json!({ "channel": channel, "recover": true, "offset": since, "epoch": epoch });
     let subscribed = client.command("subscribe", from).await;
@@ -42,7 +42,7 @@ async fn recover(mut client: Client, channel: String, epoch: String, since: u64,
     offsets
 }
 
-/// Has many clients recover in one channel while something is published in it all the time.
+/// Lets many clients recover in one channel while it receives publications.
 async fn storm(gateway: &Arc<Gateway>, channel: &str, publish_during: u64) {
     let epoch = {
         let mut first = gateway.connect().await;
@@ -71,7 +71,7 @@ async fn storm(gateway: &Arc<Gateway>, channel: &str, publish_during: u64) {
     publisher.await.expect("all is published");
 }
 
-/// How many reads a storm may take that took so long: one, and another whenever what was read is too old.
+/// Returns how many reads a storm of this duration may take: one, and another whenever the last one is too old.
 fn reads_allowed(took: Duration) -> f64 {
     1.0 + (took.as_secs_f64() / FRESH.as_secs_f64()).floor()
 }
@@ -79,7 +79,7 @@ fn reads_allowed(took: Duration) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_recoveries_reads_the_history_of_a_channel_once() {
     let redis = RedisServer::start();
-    // The second is on the way that asks nobody who is there, the first on the one that does.
+    // Subscribing takes another code path with presence than without.
     for presence in ["true", "false"] {
         let gateway = present(gateway().over(&redis.url()), presence);
         let gateway = Arc::new(gateway.start().await);
@@ -89,7 +89,7 @@ async fn a_storm_of_recoveries_reads_the_history_of_a_channel_once() {
         let before = gateway.metric(READ).await;
         let start = Instant::now();
         storm(&gateway, &channel, 0).await;
-        // The subscriber that only asked where the stream is made one of its own.
+        // The subscriber that fetched the position caused one read itself.
         let reads = gateway.metric(READ).await - before - 1.0;
         assert!(reads <= reads_allowed(start.elapsed()), "{reads} reads for {CLIENTS} clients");
         assert!(gateway.metric("tidegate_catch_ups_total{from=\"earlier_read\"}").await >= 100.0);
@@ -115,7 +115,7 @@ async fn when_the_read_fails_all_who_wait_for_it_may_try_again() {
     let from = json!({ "channel": "stream:frozen", "recover": true, "offset": 1, "epoch": epoch });
     let mut clients = connected(&gateway, 20).await;
     redis.freeze();
-    // Ahead of what is known here, so that it has to be read.
+    // The offset is ahead of the node's, so that history has to be read.
     let mut asked = Vec::new();
     for client in &mut clients {
         asked.push(client.ask("subscribe", from.clone()).await);

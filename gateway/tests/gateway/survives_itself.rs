@@ -1,4 +1,4 @@
-//! The program has a fault: it costs one publication or one client, and not the node.
+//! Tests that a fault in the program costs one publication or one client, but not the node.
 
 use serde_json::json;
 use tidegate::faults;
@@ -39,7 +39,7 @@ async fn a_publication_that_cannot_be_encoded_is_told_as_lost_to_those_it_was_fo
         assert_eq!(client.publication().await.data, "after");
     }
     assert_eq!(listens.publication().await.data, "after");
-    // For those who take it as it is, nothing is wrong with it.
+    // Bare clients receive the publication, because only the encoding of other protocols panics.
     assert_eq!(bare.text().await, "1");
     assert_eq!(bare.text().await, json!(faults::ENCODING_PANICS).to_string());
     assert_eq!(bare.text().await, "3");

@@ -1,4 +1,4 @@
-//! NATS dies, or was never there: nothing is missed in silence, and everything heals by itself.
+//! Tests that when NATS dies or is absent from the start, gaps are reported and the node recovers by itself.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Redis dies, or the link to it, or a worker cannot keep up: nothing is missed in silence, and everything heals by itself.
+//! Tests faults of Redis, of its connections and of slow workers: gaps are reported, and nodes recover by themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::spans_nodes::nodes;
 
 pub const CHANNEL: &str = "stream:load";
 
-/// Publishes numbers through a node until told to stop. What fails is not tried again.
+/// A publisher of numbers through a node, which runs until stopped. Failed publications are not repeated.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -47,7 +47,7 @@ impl Load {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more have been accepted.
+    /// Waits until this many more publications have been accepted.
     pub async fn goes_on(&self, more: u64) {
         let until = self.accepted() + more;
         eventually("publications are accepted", async || self.accepted() >= until).await;
@@ -59,20 +59,20 @@ impl Load {
     }
 }
 
-/// What a subscriber went through, as far as it was told.
+/// What a subscriber received, and how often it was told of a gap.
 #[derive(Debug, Default)]
 pub struct Account {
     epoch: Value,
     offset: u64,
     pub received: u64,
-    /// Times it was told that something may be missing.
+    /// How often the subscriber was told of a possible gap.
     pub told: u64,
-    /// A publication has said that it is the last.
+    /// Whether a publication has said that it is the last.
     ended: bool,
 }
 
 impl Account {
-    /// Subscribes, again and again where the node says that it cannot yet.
+    /// Subscribes, and retries after temporary errors.
     async fn subscribe(&mut self, client: &mut Client) {
         let start = Instant::now();
         let mut parameters = json!({ "channel": CHANNEL });
@@ -122,7 +122,7 @@ impl Account {
     }
 }
 
-/// Says that it is over until everyone has heard it: who is told of a gap at the end begins behind it.
+/// Publishes the last message until every follower has received it: a follower with a gap at the end may miss the first ones.
 pub async fn accounts(node: &Gateway, mut followers: tokio::task::JoinSet<Account>) -> Vec<Account> {
     let mut accounts = Vec::new();
     while !followers.is_empty() {
@@ -207,7 +207,7 @@ async fn a_killed_redis_leaves_clients_connected_and_tells_them_what_is_gone() {
     here.publish("chat", json!("also without a stream")).await;
     assert_eq!(unpositioned.text().await, "\"also without a stream\"");
     for account in accounts(&here, followers).await {
-        // It came back empty: what was in its history is gone, and each was told so.
+        // Redis came back empty: its history is gone, and each subscriber was told so.
         assert!(account.told >= 1 && account.received > 100, "{account:?}");
     }
 }

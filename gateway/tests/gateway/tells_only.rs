@@ -1,4 +1,4 @@
-//! Clients that say once who they are, and are told everything from then on.
+//! Tests unidirectional clients, which send one connect command and only receive from then on.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ async fn next_push(socket: &mut Socket) -> Value {
     serde_json::from_str(&socket.text().await).expect("JSON, one push a message")
 }
 
-/// Makes the client a subscriber, as only the server can.
+/// Subscribes the client through the server API, since it cannot send commands.
 async fn subscribe(gateway: &Gateway, connected: &Value, channel: &str) {
     let client = connected["connect"]["client"].as_str().expect("an id");
     gateway.api("subscribe", json!({ "user": "", "client": client, "channel": channel })).await;

@@ -1,4 +1,4 @@
-//! Whatever keeps Redis from doing its part turns a node red, in words, and the node is green by itself once it is over.
+//! Tests that every fault of Redis makes a node unready, with a reason, and that the node is ready again once the fault is over.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use crate::gateway::{Gateway, eventually, gateway};
 use crate::redis_server::RedisServer;
 use crate::relay::Relay;
 
-/// As whom nodes log in, so that rights can be taken from them.
+/// The command that creates the nodes' user, so that a test can revoke its rights.
 const RIGHTS: [&str; 7] = ["ACL", "SETUSER", "gate", "on", ">secret", "~tidegate:*", "&tidegate:*"];
 
-/// A Redis with a node before it.
+/// A Redis and a node over it.
 struct World {
     redis: RedisServer,
     node: Gateway,
@@ -54,7 +54,7 @@ async fn turns_green(node: &Gateway, case: &str) {
     assert_eq!(node.publish("stream:proof", json!(1)).await, 1, "{case}");
 }
 
-/// What is done to Redis, what is said then, and what makes it good again.
+/// A fault of Redis, the reason that the node gives, and the remedy.
 struct Case {
     name: &'static str,
     harm: fn(&World),
@@ -202,7 +202,7 @@ async fn what_can_never_do_is_said_to_be_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_still_reads_its_data_is_waited_for() {
     let mut redis = RedisServer::start();
-    // Nothing that packs well: Redis answers now and then while it reads.
+    // Data that takes long to load, during which Redis answers now and then.
     redis.ask::<()>(&[
         "EVAL",
         "for i = 1, 100 do local t = {} for j = 1, 500 do t[j] = math.random(1e9) end \
@@ -225,7 +225,7 @@ fn at(redis: &RedisServer) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, redis.port()))
 }
 
-/// A node whose way to Redis can be made to lead elsewhere.
+/// Starts a node whose connections to Redis can be led elsewhere.
 async fn behind_relay(redis: &RedisServer) -> (Relay, Gateway) {
     let relay = Relay::start(at(redis), b"SUBSCRIBE").await;
     let node = gateway().over(&format!("redis://127.0.0.1:{}", relay.port())).start().await;

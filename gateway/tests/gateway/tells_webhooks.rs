@@ -1,4 +1,4 @@
-//! Webhooks of Pusher's apps: what happens in channels is told to the app's server once, whatever the number of nodes.
+//! Tests webhooks of Pusher apps: the app's server receives each event once, whatever the number of nodes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use crate::redis_server::RedisServer;
 
 const HOLDING: &str = r#""channel_occupied", "channel_vacated", "member_added", "member_removed""#;
 
-/// A node whose app tells this application of these.
+/// Describes a node whose app sends events of these types to this application.
 fn telling(application: &Application, types: &str) -> Description {
     let url = &application.url;
     gateway().and(APP).and(&format!(
@@ -39,7 +39,7 @@ fn unsubscribe(channel: &str) -> Value {
     json!({ "event": "pusher:unsubscribe", "data": { "channel": channel } })
 }
 
-/// The events of a batch, which is signed by the app.
+/// Checks the signature of a batch, and returns its events.
 fn events(received: &RecordedRequest) -> Vec<Value> {
     let body = std::str::from_utf8(&received.body).expect("text");
     let header = |name: &str| received.headers[name].to_str().expect("text").to_owned();
@@ -50,7 +50,7 @@ fn events(received: &RecordedRequest) -> Vec<Value> {
     received.json()["events"].as_array().expect("events").clone()
 }
 
-/// Everything that was told.
+/// Returns all events that the application received.
 fn webhooks_of(application: &Application) -> Vec<Value> {
     application.requests("/events").iter().flat_map(events).collect()
 }
@@ -60,7 +60,7 @@ async fn tells(application: &Application, expected: &[Value]) {
     assert_eq!(webhooks_of(application), expected);
 }
 
-/// What one channel, or one of its members, has been told of, in order.
+/// Returns the names of the events of one channel, or of one of its members, in order.
 fn of<'a>(events: &'a [Value], channel: &str, user: Option<&str>) -> Vec<&'a str> {
     let is_it = |event: &&Value| event["channel"] == channel && event["user_id"].as_str() == user;
     events.iter().filter(is_it).map(|event| event["name"].as_str().expect("a name")).collect()
@@ -122,7 +122,7 @@ async fn a_page_that_is_loaded_again_and_channels_that_nobody_asked_about_make_n
         of_member("member_added", "presence-later", "ann"),
     ];
     tells(&application, &expected).await;
-    // A single node that ends has nobody to whom its clients could have gone: all is told.
+    // The clients of a single node that stops cannot have gone to another node, so all events are sent.
     gateway.drain().await;
     expected.extend([
         of_channel("channel_vacated", "presence-later"),
@@ -231,7 +231,7 @@ async fn a_webhook_that_fails_holds_up_no_other_and_loses_the_oldest_past_the_ro
         last.into_iter().map(|mut event| event["channel"].take()).collect()
     };
     eventually("the last is told", async || taken() == ["c9"]).await;
-    // One was on its way, and four had room.
+    // One event was in flight, and four fitted into the queue.
     gateway.metric_becomes("tidegate_webhook_events_total{result=\"full\"}", 5.0).await;
     gateway.metric_becomes("tidegate_webhook_events_total{result=\"sent\"}", 15.0).await;
 }
@@ -262,7 +262,7 @@ async fn what_happens_while_redis_is_away_is_told_when_it_is_back() {
 #[tokio::test]
 async fn what_a_killed_node_had_is_told_once_as_gone_and_what_others_have_is_not() {
     let redis = RedisServer::start();
-    // Long enough for the nodes that live, on a machine with much else to do.
+    // Long enough for the living nodes to renew their leases on a busy machine.
     a_node_is_killed(|node| node.with("redis.presence_ttl_s", 4).over(&redis.url())).await;
 }
 
@@ -279,7 +279,7 @@ async fn what_is_longer_than_nats_takes_is_lost_alone_and_what_stands_before_it_
     let gateway = telling(&application, "\"client_event\"").over_nats(&nats.url()).start().await;
     let mut bob = gateway.pusher().await;
     bob.enter("presence-room", "bob").await;
-    // It is published, and has one more backslash for each of these when it is told.
+    // The long event is published, but in the webhook each quotation mark takes one more backslash.
     for (event, data) in
         [("client-a", "x".to_owned()), ("client-long", "\"".repeat(800)), ("client-b", "y".to_owned())]
     {
@@ -306,7 +306,7 @@ async fn a_node_is_killed(over: impl Fn(Description) -> Description) {
     cyd.subscribe("only-there").await;
     cyd.enter("presence-room", "cyd").await;
     ann_there.enter("presence-room", "ann").await;
-    // It is the first, and so the one that sends.
+    // This node is the first, and so sends the webhooks.
     eventually("it has told all", async || webhooks_of(&application).len() == 5).await;
     let (first, second) = (node().start().await, node().start().await);
     let (mut ann, mut bob) = (first.pusher().await, second.pusher().await);
@@ -361,7 +361,7 @@ async fn who_moves_from_a_node_that_drains_to_another_has_not_been_away() {
         of_channel("channel_occupied", "marker"),
     ];
     tells(&application, &expected).await;
-    // What the other left behind is over by the time that this is.
+    // When the marker's event has arrived, events left behind by the other node would have arrived too.
     after.say(unsubscribe("marker")).await;
     eventually("the marker is told", async || webhooks_of(&application).len() > 3).await;
     assert_eq!(webhooks_of(&application)[3..], [of_channel("channel_vacated", "marker")]);
@@ -379,7 +379,7 @@ async fn a_ledger_that_redis_has_lost_is_written_anew() {
     tells(&application, &expected).await;
     redis.ask::<()>(&["FLUSHALL"]);
     gateway.metric_becomes("tidegate_webhook_restarts_total", 1.0).await;
-    // Nobody knows any more that it was told.
+    // The ledger that recorded the event is lost, so it is sent again.
     expected.push(of_channel("channel_occupied", "news"));
     tells(&application, &expected).await;
     ann.say(unsubscribe("news")).await;

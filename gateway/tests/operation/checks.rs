@@ -1,4 +1,4 @@
-//! `tidegate check`, and what `serve` does with the same mistakes.
+//! Tests `tidegate check`, and how `serve` reacts to the same mistakes.
 
 use crate::program::program;
 
@@ -65,7 +65,7 @@ async fn what_is_set_is_printed_without_secrets_and_can_be_read_again() {
 async fn a_check_ends_with_a_line_that_all_is_well_and_can_show_only_what_is_changed() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.toml");
-    // As an editor of another system writes it.
+    // A file with a byte order mark and CRLF line ends.
     std::fs::write(
         &file,
         "\u{feff}[server]\r\nbacklog = \" 7 \"\r\n[websocket]\r\ncompression = \"False\"\r\n",

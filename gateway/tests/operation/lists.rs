@@ -1,4 +1,4 @@
-//! `tidegate channels` and `tidegate connections` against a gateway that runs.
+//! Tests `tidegate channels` and `tidegate connections` against a running gateway.
 
 use std::process::Output;
 

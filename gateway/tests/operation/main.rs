@@ -1,5 +1,5 @@
-//! The program as whoever operates it meets it: started as a process of its own, told things by its environment and
-//! by signals.
+//! Tests the program as operators use it: a process of its own, controlled by arguments, environment variables and
+//! signals.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 

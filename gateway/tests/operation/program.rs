@@ -1,4 +1,4 @@
-//! The program as a process of a test's own, on free ports.
+//! Runs the program as a process of a test, on free ports.
 
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::Arc;
@@ -9,28 +9,28 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-/// Nothing that is waited for takes this long, on a machine with much else to do.
+/// The deadline of every wait, also on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A process that is being described. Begin with [`program`].
+/// A process that is not started yet, made by [`program`].
 #[derive(Debug)]
 pub(crate) struct Program {
     command: Command,
 }
 
-/// A gateway that serves, and its end.
+/// A running gateway.
 #[derive(Debug)]
 pub(crate) struct Serving {
     child: Child,
-    /// Where clients and publishers connect.
+    /// The address for clients and publishers.
     pub(crate) address: String,
-    /// Where health and metrics are asked for.
+    /// The address for health checks and metrics.
     pub(crate) internal: String,
-    /// What it has logged since it serves.
+    /// The log lines since the gateway began to serve.
     log: Arc<Mutex<Vec<serde_json::Value>>>,
 }
 
-/// The gateway, without anything of the environment that the test itself runs in.
+/// Describes a process of the gateway with an empty environment.
 pub(crate) fn program() -> Program {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.env_clear().kill_on_drop(true);
@@ -43,13 +43,13 @@ impl Program {
         self
     }
 
-    /// Runs to its end.
+    /// Runs the program to its end.
     pub(crate) async fn run(mut self, arguments: &[&str]) -> Output {
         let ended = self.command.args(arguments).output();
         tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap()
     }
 
-    /// Serves with the demo's channels, and stops fast when it is told to.
+    /// Starts a gateway that serves the demo's channels and drains quickly.
     pub(crate) async fn serve(mut self) -> Serving {
         let mut child = self
             .command
@@ -74,7 +74,7 @@ impl Program {
             panic!("the gateway ended before it served");
         };
         let (address, internal) = tokio::time::timeout(PATIENCE, serving).await.unwrap();
-        // Whoever logs must not be held up by a full pipe.
+        // A full pipe must not block the gateway's logging.
         let log = Arc::new(Mutex::new(Vec::new()));
         let kept = log.clone();
         tokio::spawn(async move {
@@ -92,7 +92,7 @@ impl Serving {
         kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
     }
 
-    /// Waits for a line with this message, and gives it.
+    /// Waits for a log line with this message, and returns it.
     pub(crate) async fn logs(&self, message: &str) -> serde_json::Value {
         let logged = async {
             loop {
@@ -105,7 +105,7 @@ impl Serving {
         tokio::time::timeout(PATIENCE, logged).await.unwrap()
     }
 
-    /// Has it stop, and waits until it has.
+    /// Stops the gateway, and waits for its exit.
     pub(crate) async fn terminate(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         tokio::time::timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap()

@@ -1,4 +1,4 @@
-//! What whoever sets a gateway up learns when it says no: in the log, and in the demo as the client too.
+//! Tests that a refusal tells the operator the reason: in the log, and with the demo also in the response to the client.
 
 use futures_util::StreamExt;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -15,7 +15,7 @@ async fn open(gateway: &Serving, header: &'static str, value: &str) -> Result<Cl
     connect_async(request).await.map(|(client, _)| client)
 }
 
-/// Code and reason of the close that comes.
+/// Waits for the close frame, and returns its code and reason.
 async fn closed(client: &mut Client) -> (u16, String) {
     let close = async {
         loop {

@@ -1,4 +1,4 @@
-//! A configuration that changes under open connections: on SIGHUP, and when the API is asked to.
+//! Tests configuration reloads with open connections, on SIGHUP and through the server API.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::program::{PATIENCE, Serving, program};
 
-/// A file that is written anew.
+/// A configuration file that the test rewrites.
 struct File {
     directory: tempfile::TempDir,
 }
@@ -52,7 +52,7 @@ impl Client {
         client
     }
 
-    /// The reply to one command.
+    /// Sends a command and returns the reply.
     async fn ask(&mut self, command: &str, body: Value) -> Value {
         self.id += 1;
         let command = json!({ "id": self.id, command: body }).to_string();
@@ -71,7 +71,7 @@ impl Client {
         tokio::time::timeout(PATIENCE, answered).await.unwrap()
     }
 
-    /// The code of the error, or 0.
+    /// Subscribes, and returns the error code or 0.
     async fn subscribe(&mut self, channel: &str) -> u64 {
         let reply = self.ask("subscribe", json!({ "channel": channel })).await;
         reply["error"]["code"].as_u64().unwrap_or_default()
@@ -83,7 +83,7 @@ impl Client {
     }
 }
 
-/// The body of the answer to `POST /api/reload`.
+/// Returns the body of the response to `POST /api/reload`.
 async fn reload(gateway: &Serving, key: &str) -> Value {
     let asking = async {
         let mut socket = tokio::net::TcpStream::connect(&gateway.address).await.unwrap();
@@ -123,7 +123,7 @@ async fn a_hangup_swaps_the_rules_under_open_connections_and_tells_what_has_chan
     let restart = gateway.logs("a setting has changed that needs a restart").await;
     assert_eq!((restart["key"].as_str(), restart["new"].as_str()), (Some("server.backlog"), Some("77")));
 
-    // Its worker may be in a turn that began before: this one command may be served by the rules of then.
+    // The client's worker may still be in a turn that began before the reload, so this command may be served by the old rules.
     assert_eq!(client.publish("news:a").await, 0, "a subscription that there is stays");
     assert_eq!((client.subscribe("later:a").await, client.subscribe("news:b").await), (0, 103));
     let mut late = Client::connect(&gateway).await;
@@ -131,7 +131,7 @@ async fn a_hangup_swaps_the_rules_under_open_connections_and_tells_what_has_chan
     gateway.terminate().await;
 }
 
-/// The figures by namespace of one metric.
+/// Returns the values of a metric by namespace.
 async fn by_namespace(gateway: &Serving, metric: &str) -> Vec<(String, f64)> {
     let asking = async {
         let mut socket = tokio::net::TcpStream::connect(&gateway.internal).await.unwrap();
@@ -219,7 +219,7 @@ async fn bare_endpoints_come_and_go_and_whoever_is_connected_stays() {
     gateway.terminate().await;
 }
 
-/// What a client of Socket.IO is told when it sends this packet.
+/// Sends a Socket.IO packet and returns the next packet.
 async fn socketio_answers(
     socket: &mut WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
     packet: &str,
@@ -254,7 +254,7 @@ async fn rules_of_socketio_change_under_open_connections_and_its_namespaces_with
     assert!(keys("needs_restart").contains("socketio.namespaces./new"), "{answer}");
     assert!(!keys("needs_restart").contains("events.say"), "{answer}");
     assert_eq!(socketio_answers(&mut socket, r#"421["say",1]"#).await, r#"431[{"status":"ok"}]"#);
-    // Who is there stays; who comes is looked at by the new rules.
+    // Present clients stay; new ones are checked by the new rules.
     let (mut late, _) = open().await.unwrap();
     assert!(socketio_answers(&mut late, "40").await.starts_with("44"), "it is for users alone");
     let told = socketio_answers(&mut socket, "40/new,").await;
@@ -281,7 +281,7 @@ async fn clients_of_graphql_that_come_after_a_reload_have_its_fields() {
         let mut lines = BufReader::new(socket).lines();
         let first = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
         let mut said = first;
-        // Whoever is refused is told why at once; others are told nothing yet.
+        // A refused client receives the reason at once; an accepted one receives nothing yet.
         while let Ok(Ok(Some(line))) =
             tokio::time::timeout(std::time::Duration::from_millis(300), lines.next_line()).await
         {
@@ -349,7 +349,7 @@ async fn a_reload_by_the_api_answers_what_has_changed_and_shows_no_secret() {
     gateway.terminate().await;
 }
 
-/// The apps of Pusher with their keys, secrets and those before.
+/// Returns the configuration of Pusher apps with these keys, secrets and previous secrets.
 fn apps(apps: &[(&str, &str, &str)]) -> String {
     let head =
         "[session]\nping_interval_ms = 1000\npong_timeout_ms = 500\n[pusher]\nenabled = true\n".to_owned();
@@ -360,7 +360,7 @@ fn apps(apps: &[(&str, &str, &str)]) -> String {
     })
 }
 
-/// A client of an app, which answers pings by itself: whoever does something else for longer than an answer may take is not to lose it.
+/// A client of an app. It answers pings in the background, so that it stays connected while the test does something else.
 struct Pusher {
     sending: mpsc::UnboundedSender<Message>,
     heard: mpsc::UnboundedReceiver<Message>,
@@ -388,7 +388,7 @@ impl Pusher {
                     }
                     else => return,
                 };
-                // Whoever is not there any more hears and says nothing.
+                // The other end of either channel may be gone.
                 if let Some(said) = said {
                     let _ = socket.send(said).await;
                 }
@@ -409,7 +409,7 @@ impl Pusher {
         tokio::time::timeout(PATIENCE, self.heard.recv()).await.unwrap().unwrap()
     }
 
-    /// The next message that is no ping, and what its data is.
+    /// Returns the next message's event and its decoded data.
     async fn hear(&mut self) -> (String, Value) {
         let message: Value = serde_json::from_str(self.next().await.to_text().unwrap()).unwrap();
         let event = message["event"].as_str().unwrap().to_owned();
@@ -417,7 +417,7 @@ impl Pusher {
         (event, data.unwrap_or_else(|| message["data"].clone()))
     }
 
-    /// Whether it is let into a channel that is signed for with this secret.
+    /// Returns whether the client may subscribe to a channel with a signature made with this secret.
     async fn enters(&mut self, channel: &str, secret: &str) -> bool {
         let signature = sign(secret, &format!("{}:{channel}", self.id));
         let data = json!({ "channel": channel, "auth": format!("{}:{signature}", self.key) });
@@ -465,7 +465,7 @@ fn sign(secret: &str, text: &str) -> String {
     ring::hmac::sign(&key, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Takes one request in: its signature and its body.
+/// Accepts one request, and returns its signature and its body.
 async fn posted(listener: &TcpListener) -> (String, String) {
     let taking = async {
         let mut stream = BufReader::new(listener.accept().await.unwrap().0);

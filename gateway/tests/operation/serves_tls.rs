@@ -1,4 +1,4 @@
-//! `wss`: a real client through TLS, and a certificate that changes while it is connected.
+//! Tests `wss`: a client over TLS, and a certificate that changes while it is connected.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Certificate {
         self.directory.path().join(name)
     }
 
-    /// Puts another certificate in its place.
+    /// Replaces the certificate with another one.
     fn renew(&self) {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         for (name, text) in
@@ -46,7 +46,7 @@ impl Certificate {
         }
     }
 
-    /// A client that trusts what is in the files now, and nothing else.
+    /// Returns a connector that trusts only the certificate that is in the files now.
     fn connector(&self) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.file("certificate.pem")).unwrap()).unwrap();
@@ -77,7 +77,7 @@ async fn connect(gateway: &Serving, connector: &TlsConnector) -> std::io::Result
     opened.map(|(client, _)| client).map_err(std::io::Error::other)
 }
 
-/// Publishes through one client until all of them have heard it.
+/// Publishes through the first client, and waits until all of them have received it.
 async fn all_hear(clients: &mut [&mut Client], text: &str) {
     let heard = async {
         clients[0].send(Message::text(text)).await.unwrap();
@@ -88,7 +88,7 @@ async fn all_hear(clients: &mut [&mut Client], text: &str) {
     tokio::time::timeout(PATIENCE, heard).await.unwrap();
 }
 
-/// Publishes until a client that has just connected hears it: from then on it is subscribed.
+/// Publishes until a client that has just connected receives it, and so is subscribed.
 async fn is_subscribed(client: &mut Client, text: &str) {
     let heard = async {
         loop {
@@ -107,7 +107,7 @@ async fn a_changed_certificate_serves_newcomers_and_leaves_the_others_connected(
     let certificate = Certificate::new();
     let gateway = gateway(&certificate).await;
     let mut first = connect(&gateway, &certificate.connector()).await.unwrap();
-    // One that has never been here: who resumes a session is shown no certificate.
+    // A connector that has not connected yet: a resumed TLS session would not show the certificate.
     let old = certificate.connector();
     is_subscribed(&mut first, "first").await;
 

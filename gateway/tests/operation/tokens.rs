@@ -1,4 +1,4 @@
-//! `tidegate token`, and what `tidegate token verify` says of what it printed.
+//! Tests `tidegate token`, and `tidegate token verify` with the tokens it printed.
 
 use std::process::Output;
 use std::time::Duration;
@@ -154,7 +154,7 @@ async fn keys_that_cannot_be_fetched_leave_the_question_open() {
     let private = directory.path().join("private.pem");
     std::fs::write(&private, KeyPair::generate().unwrap().serialize_pem()).unwrap();
     let made = token(&["--private-key", private.to_str().unwrap(), "--kid", "a"]).await;
-    // Nobody listens there: the port is taken, and given back at once.
+    // Nothing listens at this port: it was bound and released at once.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let away = program()
         .env("TIDEGATE_AUTH__JWKS_URL", format!("http://{free}/keys"))

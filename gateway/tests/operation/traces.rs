@@ -1,4 +1,4 @@
-//! A publication's way through a running gateway, as a collector of traces sees it.
+//! Tests the trace of a publication through a running gateway, as a collector receives it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -36,8 +36,7 @@ async fn a_publication_is_one_trace_from_the_api_over_the_broker_to_its_delivery
     let (mut subscriber, _) =
         tokio_tungstenite::connect_async(format!("ws://{address}/raw/chat:hello")).await.unwrap();
 
-    // A subscriber hears what comes after its subscription, which nothing announces on this endpoint: publish until
-    // it hears something.
+    // This endpoint does not announce when the client is subscribed: publish until it receives something.
     let heard = async {
         loop {
             publish(&address).await;
@@ -80,7 +79,7 @@ async fn publish(address: &str) {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
-/// Takes traces at the address it answers.
+/// Starts a collector of traces, and returns its address and the spans that it receives.
 async fn collector() -> (String, Spans) {
     let spans = Spans::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,8 +1,8 @@
-"""Plays every case against the servers and compares what they said.
+"""Plays every case against the servers and compares their replies.
 
-    compare.py                       Tidegate against what the reference said when it was last asked (expected.json)
-    compare.py --reference PROGRAM   both live; with WRITE=1 keeps what the reference said, and writes the page's table
-    compare.py --only TEXT           the cases whose names hold this text, and what differs, listed or not
+    compare.py                       compares Tidegate with the recorded replies of the reference (expected.json)
+    compare.py --reference PROGRAM   runs both; with WRITE=1 records the reference's replies, and writes the page's table
+    compare.py --only TEXT           plays the cases whose names contain this text, and shows all differences, listed or not
 """
 
 import argparse
@@ -29,7 +29,7 @@ CASE_SECONDS_MAX = 60
 
 
 async def play_all(cases, reference, counts):
-    """What one kind of server says to each case, and how many events each step had."""
+    """Returns the replies of one kind of server to each case, and the number of events in each step."""
     servers = {profile: Server(profile, reference) for profile in PROFILES if any(case.profile == profile for case in cases)}
     places = asyncio.Semaphore(CASES_AT_ONCE)
     said = {}

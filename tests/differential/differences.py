@@ -1,4 +1,7 @@
-"""Every difference from the reference that is left, with its reason. Any other is a failure, and so is one that is gone."""
+"""All known differences from the reference, each with its reason.
+
+An unlisted difference fails the run, and so does a listed one that no longer occurs.
+"""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +11,7 @@ END = "<!-- End of the differences. -->"
 
 @dataclass
 class Everywhere:
-    """A difference that shows in many cases: `even_out` takes it away from what either side said."""
+    """A difference that occurs in many cases: `even_out` removes it from the replies of either side."""
 
     what: str
     reason: str
@@ -25,7 +28,7 @@ class Listed:
 
 
 def walked(change):
-    """`change` of every object, from the inside out."""
+    """Returns a function that applies `change` to every object, from the inside out."""
 
     def walk(value):
         if isinstance(value, dict):
@@ -64,7 +67,7 @@ def without_details(value):
 
 
 def without_why(value):
-    """The body of an answer that is no success."""
+    """Removes the body of an error response."""
     if value.get("status", 200) >= 400 and "body" in value:
         value["body"] = None
     if value.get("status", 200) >= 400 and "type" in value:
@@ -80,7 +83,7 @@ def without_metrics(value):
 
 
 def without_epoch_within(value):
-    """The epoch of a publication in a reply, or of the first one where patches are sent."""
+    """Removes the epoch of publications in a reply, and of pushes that may be deltas."""
     for publication in [*(value.get("publications") or []), *(value.get("state") or [])]:
         publication.pop("epoch", None)
     publication = value.get("pub")
@@ -109,23 +112,23 @@ def without_message_of_104(value):
 
 EVERYWHERE = [
     Everywhere(
-        "an HTTP answer of 400 and more has a body",
-        "it says why, for people",
+        "an HTTP response with a status of 400 or above has a body",
+        "the body tells people the reason",
         walked(without_why),
     ),
     Everywhere(
         "`info` of the server API has no `metrics` and `process`",
-        "they are at `/metrics`, where tools look for them",
+        "tools find these values at `/metrics`",
         walked(without_metrics),
     ),
     Everywhere(
-        "the first publication of a stream names its epoch in pushes alone, but in all of them, patched or not",
-        "a reply names the epoch itself; who takes patches needs it as much as others",
+        "the first publication of a stream names its epoch in every push, delta or not, but not in replies",
+        "a reply names the epoch itself, and subscribers with deltas need the epoch as much as others",
         walked(without_epoch_within),
     ),
     Everywhere(
         "entries of `map_read_state` and `map_read_stream` have a `time` only where `publication_time` is set",
-        "it is kept where somebody has asked for it, as that of other publications",
+        "as with other publications, the time is stored only where the configuration asks for it",
         walked(without_time_of_entries),
     ),
     Everywhere(
@@ -135,82 +138,81 @@ EVERYWHERE = [
     ),
     Everywhere(
         "the message of error 104 is “method not found” in the server API, too",
-        "it is one error, with one message",
+        "one error has one message",
         walked(without_message_of_104),
     ),
     Everywhere(
-        "a connect result names the `node` where commands do not come apart, too",
-        "who looks for a fault has something to ask for",
+        "a connect result names the `node` on every transport, not only where commands come in separate requests",
+        "a user who reports a problem can say which node served the connection",
         walked(without_node),
     ),
     Everywhere(
-        "commands of one frame that do not depend on each other are answered as they are done: what is refused at once first,"
-        " subscriptions in any order",
-        "no command waits for one that has nothing to do with it; libraries go by the `id`",
+        "independent commands of one frame are answered as they complete: immediate refusals first, subscriptions in any order",
+        "no command waits for an unrelated one; libraries match replies by `id`",
         walked(as_they_are_done),
     ),
     Everywhere(
-        "a message of an error of the server API goes on behind a colon",
-        "it says what is wrong with the request; the code and what stands before the colon are the same",
+        "an error message of the server API has details after a colon",
+        "the details tell what is wrong with the request; the code and the text before the colon are the same",
         walked(without_details),
     ),
 ]
 
-NAMES = "names are printable ASCII without spaces, unless `session.channel_unicode` allows more: they stand in logs and URLs"
-PAGES = "a page that may not connect is refused on all transports, and is not only kept from reading what it gets"
-STRICT = "JSON is read strictly: what is passed over in silence is what somebody meant"
-NOBODY = "a field that was forgotten: there it means all anonymous clients"
+NAMES = "names appear in logs and URLs, so they are printable ASCII without spaces unless `session.channel_unicode` allows more"
+PAGES = "a page that may not connect is refused on all transports; the browser alone would only hide the response from it"
+STRICT = "JSON is parsed strictly, so that nothing that a client sends is silently ignored"
+NOBODY = "the field was probably forgotten; the reference applies the command to all anonymous clients"
 
 LISTED = [
     Listed(
-        "a map subscription by a token says when it expires",
-        "its client renews the token in time, as that of any other subscription",
+        "a map subscription with a token tells when it expires",
+        "the client can renew the token in time, as for any other subscription",
         ["map: with a token"],
     ),
     Listed(
-        "`map_stats` of nothing says 0; there nothing",
-        "whoever asks for a number is given one",
+        "`map_stats` of an empty channel returns 0; in the reference, the field is absent",
+        "a request for a number is answered with a number",
         ["map API: clearing"],
     ),
     Listed(
-        "a removal of a key in a channel that has nothing names the channel's epoch",
-        "every answer to a change does",
+        "the result of removing a key from an empty channel names the channel's epoch",
+        "the result of every change names the epoch",
         ["map API: removing what is not there"],
     ),
     Listed(
-        "`map_read_stream` of a channel without a stream is refused (108); there it is empty",
-        "nothing was lost there: nothing is kept",
+        "`map_read_stream` of a channel without a stream is refused (108); in the reference, the result is empty",
+        "an empty result would suggest a stream without changes",
         ["map API: the stream where there is none"],
     ),
     Listed(
-        "subscribers of a map that is cleared are told to read anew; there they are not told",
-        "what they have is gone",
+        "subscribers of a map that is cleared are told to read the state again; in the reference, they are not told",
+        "the state that the subscribers hold no longer exists",
         ["map API: clearing under subscribers"],
     ),
     Listed(
-        "a user in a token may be a number: its digits",
-        "many issuers number their users",
+        "the user in a token may be a number, which stands for its digits",
+        "many token issuers have numeric user ids",
         ["token: with a sub that is a number"],
     ),
     Listed(
-        "an `info` of null is none",
-        "null is a value nowhere but in `data`",
+        "an `info` of null counts as absent",
+        "null is a value only in `data`",
         ["token: with info that is null"],
     ),
     Listed(
-        "`b64info` that is no base64 makes a token invalid (3500; there error 100), as does `meta` that is no object"
-        " (there it is passed over)",
-        "nothing that was meant is dropped without a word, and to try again does not help",
+        "a token is invalid (3500) if its `b64info` is not base64 (in the reference, error 100) or its `meta` is not an object"
+        " (in the reference, it is ignored)",
+        "nothing is dropped silently, and a retry with the same token cannot succeed",
         ["token: with b64info that is none", "token: with meta that is a text"],
     ),
     Listed(
-        "where `auth.insecure` is on, a token that is given still counts, and private channels are open",
-        "what a token says of its user can be tried out; everything is what the option opens",
+        "with `auth.insecure`, a token in the connect command still applies, and private channels are open",
+        "tokens can be tested with the option on, and the option opens everything",
         ["insecure: connect with a good token", "insecure: subscribe to a private channel"],
     ),
     Listed(
-        "several commands in one object or line, an `id` that comes twice, and names of fields in capitals, close with 3501;"
-        " there one counts",
+        "several commands in one object or line, a duplicate `id`, and field names in capitals close the connection with 3501;"
+        " in the reference, one of them counts",
         STRICT,
         [
             "frame: two commands in one object",
@@ -221,23 +223,23 @@ LISTED = [
         ],
     ),
     Listed(
-        "a command after a connect that was refused closes with 3501; there it is never answered",
-        "the client learns that it waits in vain",
+        "a command after a refused connect closes the connection with 3501; in the reference, it is never answered",
+        "the client learns that no reply will come",
         ["before connect: after a refused connect", "before connect: connect again after a refused one"],
     ),
     Listed(
-        "1009 has a reason",
-        "it says what is wrong",
+        "a close with 1009 has a reason",
+        "the reason tells what is wrong",
         ["message: of more bytes than allowed"],
     ),
     Listed(
         "a payload nested deeper than 128 levels is refused (107)",
-        "many subscribers' parsers could not read it",
+        "the parsers of many subscribers could not read such a payload",
         ["message: with a payload nested too deeply"],
     ),
     Listed(
-        "`:name` is in a namespace whose name is empty, which there is none of (102)",
-        "the namespace is what stands before the boundary",
+        "`:name` belongs to a namespace with an empty name, which does not exist (102)",
+        "the namespace is the text before the boundary",
         ["channel: with an empty namespace"],
     ),
     Listed(
@@ -251,13 +253,13 @@ LISTED = [
         ],
     ),
     Listed(
-        "a channel that names its users is open to them alone, and if `allow_user_limited` says so",
-        "a name that promises privacy is kept private, also where the option was forgotten",
+        "a channel that names its users is open only to them, and only with `allow_user_limited`",
+        "a channel whose name promises privacy stays private even if the option was forgotten",
         ["channel: for a user, where all may", "channel: for another user, where all may"],
     ),
     Listed(
-        "what `allow_…_for_client` allows without being subscribed, it does not allow in private channels",
-        "whoever could not subscribe there could read and write all the same",
+        "`allow_…_for_client` does not give clients without a subscription access to private channels",
+        "a client that may not subscribe there could otherwise read and write",
         [
             "may: anybody ask for publish in a private channel",
             "may: anybody ask for history in a private channel",
@@ -266,43 +268,45 @@ LISTED = [
         ],
     ),
     Listed(
-        "an unknown `type` of a subscription is error 107; there it closes with 3004",
-        "it is the command that is wrong, not the connection",
+        "an unknown `type` of a subscription is error 107; in the reference, it closes the connection with 3004",
+        "the command is wrong, not the connection",
         ["subscribe: with an unknown type"],
     ),
     Listed(
-        "a subscription token for the channel of no name is one for another channel (3500; there 103)",
-        "one mistake has one code",
+        "a subscription token with an empty channel is treated as one for another channel (3500; in the reference, 103)",
+        "the same mistake has the same code",
         ["subscription token: with an empty channel"],
     ),
     Listed(
-        "a bad token for `sub_refresh` is error 103 (there 3500 closes the connection), an expired one 109 (there success)",
-        "one subscription is at fault, and its client fetches a new token upon 109",
+        "an invalid token for `sub_refresh` is error 103 (in the reference, a close with 3500), an expired one is 109"
+        " (in the reference, success)",
+        "only one subscription is affected, and clients fetch a new token after 109",
         ["sub_refresh: with an expired token", "sub_refresh: with a token that is none"],
     ),
     Listed(
-        "a subscription ends when its time and the delay are over; there when it is looked at next, every 27 seconds",
-        "what has ended has ended",
+        "a subscription ends when its lifetime and the delay are over; in the reference, at the next check, every 27 seconds",
+        "an expired subscription should not receive anything",
         ["expiry of a subscription: ends it"],
     ),
     Listed(
-        "history before a position beyond the top, newest first, is all there is; there nothing",
-        "all of it stands before that position",
+        "history before a position beyond the top, newest first, is the whole history; in the reference, it is empty",
+        "all publications precede that position",
         ["history: since beyond the top, newest first"],
     ),
     Listed(
-        "`recover` alone asks for a subscription that can recover; there `recoverable` must say so, too",
-        "whoever has a position got it from such a subscription",
+        "`recover` alone makes the subscription recoverable; the reference requires `recoverable`, too",
+        "a client with a position got it from a recoverable subscription",
         ["recovery: where it must be asked for"],
     ),
     Listed(
-        "a client that would rather fail than lose something (flag 2) gets error 112 where there is no recovery at all, too",
-        "nothing was recovered there either",
+        "a client that prefers an error to a gap (flag 2) gets error 112 also where the channel has no recovery",
+        "nothing was recovered in that case either",
         ["recovery: where there is none, that would rather fail"],
     ),
     Listed(
-        "with the newest publication alone, `offset` is the one before it; there what the client sent, or nothing",
-        "the reply describes the publications in it: they begin behind its offset",
+        "when only the newest publication is recovered, `offset` is the one before it; in the reference, it is what the"
+        " client sent, or absent",
+        "the publications in a reply follow its offset",
         [
             "newest alone: with recover and no position",
             "newest alone: from an old position",
@@ -313,23 +317,25 @@ LISTED = [
         ],
     ),
     Listed(
-        "after a recovery without a publication in it, the next one is whole; there a patch",
-        "whether the client still has the payload before it, nobody knows",
+        "after a recovery without publications, the next publication is a full payload; in the reference, it is a delta",
+        "the server cannot know whether the client still has the previous payload",
         ["delta: in recovery of nothing"],
     ),
     Listed(
-        "a token that subscribes to a channel that cannot be is refused with its error; there that channel is passed over",
-        "nothing that was meant is dropped without a word",
+        "a token that subscribes to an invalid channel is refused with that channel's error; in the reference, the channel is"
+        " ignored",
+        "nothing is dropped silently",
         ["server's subscription: to an empty channel"],
     ),
     Listed(
-        "`recover_since` of the server API gives the client what it missed, as pushes; there its position alone",
-        "what was asked for is what is missing",
+        "`recover_since` of the server API sends the client what it missed, as pushes; in the reference, only its position",
+        "the caller asked for the missed publications",
         ["served: subscribe with recover_since"],
     ),
     Listed(
-        "clients are not told that the server has subscribed them where they were, or unsubscribed them where they were not",
-        "nothing has changed for them",
+        "clients are not told when the server subscribes them to a channel that they are subscribed to, or unsubscribes them from"
+        " one that they are not",
+        "nothing has changed for the client",
         [
             "served: subscribe twice",
             "served: subscribe of one that is subscribed",
@@ -338,7 +344,7 @@ LISTED = [
     ),
     Listed(
         "`unsubscribe` of the server API without a channel is refused (107)",
-        "rarely meant; there the client is told of the end of a channel without a name",
+        "the field was probably forgotten; in the reference, the client is unsubscribed from a channel without a name",
         ["served: unsubscribe of a user from all channels"],
     ),
     Listed(
@@ -351,38 +357,39 @@ LISTED = [
         ],
     ),
     Listed(
-        "a connect request of a client that only listens, and that cannot be read, is answered with a `disconnect`; there with 400,"
-        " or over WebSockets with a close alone",
-        "these clients are told why they are closed in one way",
+        "an invalid connect request of a unidirectional client is answered with a `disconnect`; in the reference, with 400, or"
+        " over WebSockets only with a close",
+        "unidirectional clients learn the reason in the same way in all cases",
         ["uni_websocket: no JSON", "uni_http_stream: no JSON"],
     ),
     Listed(
-        "an empty body of an API request counts as `{}`; there 400",
+        "an empty body of an API request counts as `{}`; in the reference, 400",
         "methods without fields can be called without a body",
         ["API: with an empty body", "API: info with an empty body"],
     ),
     Listed(
-        "an API request that is `null`, or in the older form has no method, is refused with 400; there 107 in the body",
-        "neither can be read as a request",
+        "an API request that is `null`, or has no method in the older form, is refused with 400; in the reference, with 107 in"
+        " the body",
+        "neither is a request",
         ["API: with a body that is null", "API: older form, without a method"],
     ),
     Listed(
-        "`data` that is null is no data (107)",
-        "libraries send it for a field that was forgotten",
+        "`data` of null counts as absent (107)",
+        "libraries send null for a forgotten field",
         ["API: publish null"],
     ),
     Listed(
-        "publications to channels that no client could name are refused (107)",
+        "publications to channels with names that clients cannot use are refused (107)",
         NAMES,
         ["API: publish to a channel with letters beyond ASCII", "API: publish to a channel of 300 bytes"],
     ),
     Listed(
-        "a broadcast without data is refused as a whole (107); there for each channel",
-        "nothing of it can be done",
+        "a broadcast without data is refused as a whole (107); in the reference, for each channel",
+        "it cannot succeed for any channel",
         ["API: broadcast without data"],
     ),
     Listed(
-        "`subscribe`, `unsubscribe`, `disconnect` and `refresh` of neither a user nor a client are refused (107)",
+        "`subscribe`, `unsubscribe`, `disconnect` and `refresh` without a user and a client are refused (107)",
         NOBODY,
         [
             "API: subscribe without a user",
@@ -392,13 +399,13 @@ LISTED = [
         ],
     ),
     Listed(
-        "a `disconnect` with a code that no client may get is refused (107)",
-        "clients would not know what to do",
+        "a `disconnect` with a code that clients must not receive is refused (107)",
+        "clients would not know how to react",
         ["API: disconnect with a code of 5"],
     ),
     Listed(
-        "the answer to a batch of nothing has `replies`, without one in it; there nothing",
-        "libraries look for the field",
+        "the result of an empty batch has an empty `replies`; in the reference, the field is absent",
+        "libraries expect the field",
         ["API: batch of nothing", "API: batch without commands"],
     ),
 ]
@@ -413,7 +420,7 @@ def written_into(page):
 
 
 def by_prefix(cases):
-    """How many there are of each kind, where there are more than anybody reads."""
+    """Lists up to six cases by name, and counts more by prefix."""
     if len(cases) <= 6:
         return cases
     prefixes = [case.partition(":")[0] for case in cases]

@@ -1,13 +1,13 @@
-"""What a server said, without what differs from one run to the next."""
+"""Removes from a server's replies what differs between runs."""
 
 import base64
 import json
 
 from centrifuge.fossil import apply_delta
 
-# Fields whose value is the server's own affair: that they are there counts.
+# Fields whose value each server chooses: only their presence is compared.
 OWN = {"version": "<version>", "node": "<node>", "session": "<session>", "time": "<time>", "uid": "<uid>"}
-# Lifetimes were asked for in seconds from a moment ago.
+# Seconds that have partly passed since the request; they are rounded.
 SECONDS = {"ttl", "uptime"}
 
 
@@ -15,7 +15,7 @@ class Normal:
     def __init__(self, run):
         self.names = {run.unique: "@"}
         self.epochs = {}
-        # The last whole payload of each link, which patches are against.
+        # The last full payload of each link, to which deltas apply.
         self.whole = {}
         for link, client in run.clients.items():
             self.names[client] = f"<client {link}>"
@@ -24,7 +24,7 @@ class Normal:
         return [{name: self.link(name, events) for name, events in sorted(step.items())} for step in steps]
 
     def link(self, name, events):
-        """Replies in their order, pushes in their order within each channel: how the two mix is nobody's promise."""
+        """Keeps the order of replies, and that of pushes within each channel; no other order is promised."""
         if name == "api":
             return [self.value(answer) for answer in events]
         replies, pushes, closed = [], [], None
@@ -42,7 +42,7 @@ class Normal:
         return {part: what for part, what in parts.items() if what}
 
     def patch(self, link, message):
-        """Patches are replaced by what they make: there are several ways to say the same."""
+        """Replaces deltas by their results, because different deltas can have the same result."""
         push = message.get("push") or message
         listed = (message.get("subscribe") or {}).get("publications") or []
         for publication in [*listed, push.get("pub")]:
@@ -50,7 +50,7 @@ class Normal:
                 continue
             data = data.encode() if isinstance(data, str) else data
             if publication.get("delta") and link not in self.whole:
-                # Against what the client had before the case began.
+                # The delta applies to a payload from before the case.
                 continue
             if publication.get("delta"):
                 data = bytes(apply_delta(self.whole[link], data))

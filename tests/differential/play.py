@@ -1,4 +1,4 @@
-"""Plays one case against one server and keeps what came back, step by step."""
+"""Plays one case against one server, and records the replies step by step."""
 
 import asyncio
 import base64
@@ -15,7 +15,7 @@ import websockets
 import wire
 from servers import KEY, SECRET
 
-# How long a server may take with what is owed to a client, and how long nothing must come for a step to be over.
+# How long a server may take with replies, and for how long nothing must arrive before a step is over.
 ANSWER_SECONDS_MAX = 3
 QUIET_SECONDS = 0.3
 QUIET_SECONDS_WHEN_TOLD = 0.05
@@ -23,7 +23,7 @@ QUIET_SECONDS_WHEN_TOLD = 0.05
 
 @dataclass
 class Case:
-    """`steps` in turn. `@` in any text is replaced by what no other case has, so that all cases can share a server."""
+    """Steps to play in turn. `@` in any text becomes a text unique to the case, so that all cases can share a server."""
 
     name: str
     steps: list
@@ -32,7 +32,7 @@ class Case:
 
 @dataclass
 class Open:
-    """A new connection `link`. Others are opened by their first frame, as WebSockets that speak JSON."""
+    """Opens the connection `link`. Without this step, the first frame opens a link as a WebSocket with JSON."""
 
     link: str
     transport: str = "websocket"
@@ -48,7 +48,7 @@ class Open:
 
 @dataclass
 class Send:
-    """Commands in one frame of `link`: dicts, or texts as they are; or a whole frame, text or bytes."""
+    """Sends one frame on `link`: a list of commands (dicts, or literal texts), or a whole frame as text or bytes."""
 
     link: str
     frame: object
@@ -56,7 +56,7 @@ class Send:
 
 @dataclass
 class Api:
-    """A call of the server API."""
+    """Calls the server API."""
 
     method: str
     params: object
@@ -64,7 +64,7 @@ class Api:
 
 @dataclass
 class Http:
-    """Any request."""
+    """Sends any HTTP request."""
 
     method: str
     path: str
@@ -85,7 +85,7 @@ class Leave:
 
 @dataclass
 class Token:
-    """A JWT, made when it is used: times are in seconds from then."""
+    """A JWT that is created when it is used: its times are in seconds from that moment."""
 
     claims: dict
     secret: str = SECRET
@@ -106,19 +106,19 @@ class Token:
 
 
 class Epoch:
-    """The epoch that was seen last."""
+    """Stands for the epoch that was seen last."""
 
 
 @dataclass
 class Client:
-    """The id of the client of a link."""
+    """Stands for the id of a link's client."""
 
     link: str
 
 
 @dataclass
 class Session:
-    """The session of the client of a link whose commands come apart, or that only listens."""
+    """Stands for the session of a link's client, if it is unidirectional or sends commands in separate requests."""
 
     link: str
 
@@ -128,7 +128,7 @@ def base64url(data):
 
 
 class Link:
-    """One connection: what came over it, and how to say something."""
+    """One connection: the events received, and methods to send."""
 
     def __init__(self, options):
         self.options = options
@@ -347,12 +347,12 @@ class Run:
             body = json.loads(text)
             self.look_for_epoch(body)
         except ValueError:
-            # Of a body that is no JSON only lines of JSON would say more than the status.
+            # Apart from JSON, only bodies with lines of JSON say more than the status.
             body = [json.loads(line) for line in text.splitlines()] if text.startswith("{") else None
         self.answers.append({"status": response.status, "body": body})
 
     async def settle(self, counts):
-        """Waits for what is owed: by ids without `counts`, else for as many events of each link."""
+        """Waits for the replies to all ids and, with `counts`, for that many events on each link."""
         begun = time.monotonic()
         quiet = QUIET_SECONDS_WHEN_TOLD if counts is not None else QUIET_SECONDS
         while True:

@@ -1,4 +1,4 @@
-"""The two servers under comparison, configured alike from one table."""
+"""The two servers under comparison, with equal configurations from one table."""
 
 import json
 import os
@@ -22,12 +22,12 @@ OLD_SECRET = "the secret before this one, long enough as well"
 KEY = "a-key-of-the-tests"
 
 STREAM = {"history_size": 10, "history_ttl": "300s"}
-# Keys that subscribers set and remove, which live for longer than any case.
+# Keys that subscribers set and remove, and that outlive every case.
 WRITTEN = {"key_ttl": "300s", "allow_publish_for_subscriber": True, "allow_remove_for_subscriber": True}
 CHANGES = {"stream_size": 10, "stream_ttl": "300s"}
 OPEN = {"allow_subscribe_for_client": True}
 
-# Namespaces in the words of the reference. `TIDEGATE` says what they are called here.
+# Namespaces with the option names of the reference, which `TIDEGATE` translates.
 NAMESPACES = {
     "none": {},
     "plain": OPEN,
@@ -101,7 +101,7 @@ NAMESPACES = {
     },
 }
 
-# What an option is called here, where it is not the same.
+# Tidegate's names of options, where they differ.
 TIDEGATE = {
     "allow_subscribe_for_client": "allow_subscribe",
     "allow_subscribe_for_anonymous": "allow_subscribe_anonymous",
@@ -116,8 +116,8 @@ TIDEGATE = {
     "stream_ttl": "stream_ttl_s",
 }
 
-# Several servers of each kind, for what a server is told as a whole: client options of the reference, sections of
-# Tidegate. Pings are far apart except where they are what is looked at.
+# Servers with other global settings: client options of the reference, sections of Tidegate. Pings are far apart except
+# where they are tested.
 PROFILES = {
     "main": (
         {"token": {"hmac_previous_secret_key": OLD_SECRET}},
@@ -216,7 +216,7 @@ def options_here(options):
             here[name] = options_here(value)
         elif name.endswith("_ttl_s"):
             here[name] = int(value.removesuffix("s"))
-    # There, whoever asks is told where there is something to tell; here that is an option of its own.
+    # The reference lets clients ask for joins and leaves wherever there are any; Tidegate has an option of its own for that.
     if here.get("join_leave") and not here.get("force_push_join_leave"):
         here["allow_join_leave"] = True
     return here

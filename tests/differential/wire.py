@@ -1,8 +1,8 @@
-"""Commands and replies as bytes and back: JSON lines, and Protobuf by the numbers of the protocol's schema."""
+"""Encodes commands and decodes replies: JSON lines, and Protobuf with the field numbers of the protocol's schema."""
 
 import json
 
-# Message: field → (number, kind). A kind is a scalar, the name of a message, [kind] for a list, {kind} for a map from text.
+# Message: field → (number, kind). A kind is a scalar, the name of a message, [kind] for a list, or {kind} for a map with text keys.
 SCHEMA = {
     "Command": {
         "id": (1, "uint"),
@@ -177,7 +177,7 @@ def read_json(payload):
 
 
 def read_protobuf(payload, message="Reply"):
-    """The messages that are whole, and the bytes of one that is not."""
+    """Returns the complete messages, and the bytes of an incomplete one."""
     messages = []
     while payload:
         try:

@@ -1,4 +1,4 @@
-"""The cases: what is sent to both servers."""
+"""The cases: the frames and requests that are sent to both servers."""
 
 from play import Api, Case, Token
 

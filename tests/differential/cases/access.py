@@ -1,4 +1,4 @@
-"""Publish, and who may do what."""
+"""Publishing, and permissions."""
 
 from cases import command, connect, publish, subscribe, table, user_token
 from play import Send
@@ -9,7 +9,7 @@ ASKED = {
     "presence": lambda channel: command("presence", channel=channel),
     "presence_stats": lambda channel: command("presence_stats", channel=channel),
 }
-# For each command: where a subscriber may, where any client may, where nobody may.
+# For each command, channels in which a subscriber may use it, in which any client may, and in which no client may.
 PLACES = {
     "publish": ["pub", "pubclient", "plain"],
     "history": ["hist", "histclient", "histno", "plain"],
@@ -32,7 +32,7 @@ PAYLOADS = {
     "letters beyond ASCII": '{"a": "é 漢 🙂"}',
     "escaped letters": '{"a": "\\u00e9\\n\\/"}',
     "spaces within": '{ "a" :  1 }',
-    # Not a line feed: that ends a command.
+    # A line feed would end the command.
     "a carriage return within": '{"a":\r1}',
     "a key that comes twice": '{"a":1,"a":2}',
 }

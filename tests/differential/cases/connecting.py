@@ -19,7 +19,7 @@ def swap_signature(text):
 
 
 def shown(**claims):
-    """What a connection token says of its user is seen in presence."""
+    """Connects with these claims, whose effect on the user is visible in presence."""
     return [
         {"id": 1, "connect": {"token": Token({"sub": "ann@", "exp": 3600, **claims})}},
         subscribe("presence:@"),

@@ -1,4 +1,4 @@
-"""Channels that keep state by key: read, changed, recovered, asked about."""
+"""Channels that keep state by key: reading, changing, recovering, statistics."""
 
 from cases import command, connect, publish, subscription_token, table, user_token
 from play import Api, Epoch, Leave, Send

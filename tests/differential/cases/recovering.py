@@ -5,7 +5,7 @@ from play import Api, Epoch, Send
 
 
 def back(channel, number, offset, epoch=Epoch, **fields):
-    """A client that has been there, and comes back after `number` publications."""
+    """A client that unsubscribes, and recovers after `number` publications."""
     return [
         connect(),
         subscribe(channel),

@@ -14,7 +14,7 @@ CASES = [
     *table(
         "API",
         {
-            # How it is asked.
+            # Forms of the request.
             "without a key": bare("publish", {"channel": "plain:@", "data": 1}, key=None),
             "with a wrong key": bare("publish", {"channel": "plain:@", "data": 1}, key="wrong"),
             "with an empty key": bare("publish", {"channel": "plain:@", "data": 1}, key=""),

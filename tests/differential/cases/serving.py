@@ -1,4 +1,4 @@
-"""What a server does to clients: subscriptions of its own, ends, refreshes."""
+"""Actions of the server: server-side subscriptions, unsubscribes, disconnects, refreshes."""
 
 from cases import command, connect, publish, publish_several, subscribe, table, user_token
 from play import Api, Client, Epoch, Open, Send, Session, Token

@@ -1,4 +1,4 @@
-"""The same over Protobuf, event streams, HTTP streams, and connections that only listen."""
+"""The other transports: Protobuf, event streams, HTTP streams, and unidirectional connections."""
 
 from cases import command, connect, publish, publish_several, subscribe, subscription_token, table, user_token
 from play import Api, Epoch, Http, Open, Send
@@ -7,7 +7,7 @@ LISTENING = {"token": user_token()}
 
 
 def sequences():
-    """What every transport must do, as commands after a connect."""
+    """Commands after a connect that every transport must support."""
     return {
         "connect": [],
         "subscribe": [subscribe("rec:@")],

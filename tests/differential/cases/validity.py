@@ -1,4 +1,4 @@
-"""Frames and commands that no library sends, ids, order, limits and pings."""
+"""Frames and commands that libraries do not send, ids, order, limits and pings."""
 
 from cases import command, connect, publish, subscribe, table, user_token
 from play import Leave, Open, Send, Wait

@@ -1,4 +1,4 @@
-// The console in a real browser, against a real gateway.
+// Tests the console in a real browser, against a real gateway.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -31,7 +31,7 @@ async function openConsole(t, gateway, { part = '', ...options } = {}) {
 
 const cell = (page, text) => page.locator('td', { hasText: text }).first();
 
-// A page of the gateway's own origin that is a client of the bare endpoint: what it hears, and the code it is closed with.
+// Opens a page of the gateway's origin as a client of the bare endpoint. It records messages and the close code.
 async function listener(t, gateway, channel) {
   const page = await newPage(t);
   await page.goto(gateway.http('/api/openapi.json'));
@@ -132,7 +132,7 @@ test('what is looked at again and again keeps the focus and the selection that a
     link.focus();
     getSelection().selectAllChildren(link);
   });
-  // One row before it, and one behind.
+  // One more row before the selected one, and one after it.
   await listener(t, gateway, 'open:a');
   await listener(t, gateway, 'open:z');
   await cell(page, 'open:z').waitFor();

@@ -1,4 +1,4 @@
-// Chromium's own EventSource: one channel and several, cut off and gone on with, and refused for good.
+// Tests Chromium's EventSource: one channel and several, recovery after a lost connection, and permanent refusals.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -7,7 +7,7 @@ import { newPage, startGateway, startRelay, until } from './support.mjs';
 
 const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, index) => from + index);
 
-// A page of the demo's own origin, with a source that notes what it is told.
+// Opens a page of the demo's origin, with a source that records its events.
 async function open(t, port, path, types = []) {
   const page = await newPage(t);
   await page.goto(`http://127.0.0.1:${port}/`);

@@ -1,4 +1,4 @@
-// The ticker page over TLS: the browser has one HTTP/2 connection, and its WebSocket is a stream of it (RFC 8441).
+// Tests the ticker page over TLS: the browser has one HTTP/2 connection, and its WebSocket is a stream of it (RFC 8441).
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -18,7 +18,7 @@ test('a browser asks for its WebSocket over the HTTP/2 connection that it has', 
   await inState(page, 'connected');
   const protocols = await page.evaluate(() => performance.getEntriesByType('navigation').map((entry) => entry.nextHopProtocol));
   assert.deepEqual(protocols, ['h2']);
-  // An upgrade of HTTP/1.1 is answered with 101.
+  // An upgrade over HTTP/1.1 would be answered with 101.
   assert.deepEqual(handshakes.map(({ status }) => status), [200]);
   await until('prices have moved', async () => (await cards(page)).every(({ offset }) => offset > 3));
   const { holes, duplicates, unrecovered } = await counters(page);

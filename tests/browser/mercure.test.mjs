@@ -1,4 +1,4 @@
-// Chromium's own EventSource at the Mercure hub: a template, private updates by a cookie, named events, and those missed.
+// Tests Chromium's EventSource at the Mercure hub: a template, private updates with a cookie, named events, and recovery.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -68,7 +68,7 @@ test('an event with a name is not heard by onmessage, so a page asks for names',
   const told = () => page.evaluate(() => window.told.filter((one) => one !== 'begun'));
   await until('both have begun', () => page.evaluate(() => window.told.length === 2));
   await gateway.api('publish', { channel: 'chat:a', data: 1, tags: { event: 'price' } });
-  // What a browser would take for its own word that the stream has failed.
+  // An event named `error` would look like the browser's own error event.
   await gateway.api('publish', { channel: 'chat:a', data: 2, tags: { event: 'error' } });
   await until('both have both', async () => (await told()).length === 4);
   assert.deepEqual((await told()).toSorted(), ['message 1', 'message 2', 'message&names=true 2', 'price&names=true 1']);

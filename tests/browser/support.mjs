@@ -1,4 +1,4 @@
-// What the tests of the ticker page share: a gateway with the demo, and Chromium with the page open.
+// Shared by the tests of the ticker page: a gateway with the demo, and Chromium with the page open.
 
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -20,7 +20,7 @@ const FLAGS = [
 
 export const SYMBOLS = ['AAPL', 'FB', 'GOOG', 'IBM', 'MSFT'];
 
-// One browser for all tests; each has a context of its own, with nothing of the others in it.
+// One browser for all tests; each test has a separate context.
 let browser;
 before(async () => {
   browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: FLAGS });
@@ -33,7 +33,7 @@ export async function newPage(t, options) {
   return context.newPage();
 }
 
-// Opens the ticker. Whatever the page complains about is kept in `complaints`.
+// Opens the ticker. Errors of the page are collected in `complaints`.
 export async function openTicker(t, port, { prepare = async () => {}, path = '/', ...options } = {}) {
   const page = await newPage(t, { viewport: { width: 1280, height: 900 }, ...options });
   page.complaints = [];
@@ -44,14 +44,14 @@ export async function openTicker(t, port, { prepare = async () => {}, path = '/'
   return page;
 }
 
-// What the page says of its connection, numbers as numbers.
+// Returns the page's data about its connection, with numbers as numbers.
 export async function counters(page) {
   const data = await page.locator('#ticker').evaluate(({ dataset }) => ({ ...dataset }));
   for (const [key, value] of Object.entries(data)) if (/^\d+$/.test(value)) data[key] = Number(value);
   return data;
 }
 
-// Every card: its share, offset, price and day.
+// Returns the symbol, offset, price and day of every card.
 export function cards(page) {
   return page.locator('.share').evaluateAll((all) =>
     all.map(({ dataset }) => ({

@@ -1,4 +1,4 @@
-// The ticker page in a real browser, against a real gateway.
+// Tests the ticker page in a real browser, against a real gateway.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -90,7 +90,7 @@ test('the page notices a connection that has gone silent', async (t) => {
   await inState(page, 'connected');
   await until('some prices', async () => (await counters(page)).messages > 5);
   relay.stall();
-  // The server pings every 25 s, and the page gives it 10 s more.
+  // The server pings every 25 s, and the page waits 10 s more.
   await page.clock.fastForward(36_000);
   await inState(page, 'waiting');
   assert.equal(await page.locator('#state').getAttribute('title'), 'no ping');
@@ -252,7 +252,7 @@ test('the latest price can be asked for, so many times a second, and what gives 
   assert.equal((await counters(page)).superseded, 0);
 
   await choose('the latest, once a second');
-  // Four prices a second of each share: three give way.
+  // Each share has four prices per second, three of which are superseded.
   await until('prices gave way', async () => (await counters(page)).superseded > 10);
   const { superseded, messages } = await counters(page);
   assert.equal(Number(await page.locator('#superseded').textContent()), superseded);

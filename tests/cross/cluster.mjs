@@ -1,4 +1,4 @@
-// Nodes over one Redis behind HAProxy, in the shape that is deployed, and what is done to them.
+// A cluster as it is deployed: nodes over one Redis behind HAProxy, which tests can kill and restart.
 
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -13,8 +13,8 @@ import { until } from '../support/wait.mjs';
 
 const DEPLOYED = new URL('../../deploy/haproxy/haproxy.cfg', import.meta.url);
 
-// Every wire, with its channels in one namespace: that is what makes a room of one of them the room of all. There are two, for
-// `NAMESPACE:*` is of all topics to Mercure and of all clients to Socket.IO.
+// All wires have their channels in the same namespaces, so that they share rooms. There are two namespaces because `NAMESPACE:*`
+// means all topics to Mercure, and all clients to Socket.IO.
 const namespace = (name) => `[namespaces.${name}]
 history_size = 100000
 history_ttl_s = 3600
@@ -90,7 +90,7 @@ export class Cluster {
     return cluster;
   }
 
-  // On the addresses that HAProxy knows it by.
+  // Starts a node on the addresses under which HAProxy knows it.
   async startNode(index) {
     const { port, internal } = this.ports[index];
     const text = config(this.redis.url, this.drain);
@@ -99,7 +99,7 @@ export class Cluster {
     this.nodes[index] = node;
   }
 
-  // Whichever node HAProxy likes.
+  // Returns an address at HAProxy, which chooses the node.
   http(path) {
     return `http://127.0.0.1:${this.port}${path}`;
   }
@@ -108,19 +108,19 @@ export class Cluster {
     return `ws://127.0.0.1:${this.port}${path}`;
   }
 
-  // How many nodes HAProxy sends clients to.
+  // Returns the number of nodes to which HAProxy sends clients.
   async up() {
     const figures = await (await fetch(`http://127.0.0.1:${this.figures}/metrics`)).text();
     return Number(/^haproxy_backend_active_servers\{proxy="gateways"\} (\d+)/m.exec(figures)?.[1] ?? 0);
   }
 
-  // How many clients of each protocol a node has.
+  // Returns the number of a node's clients by protocol.
   async connections(index) {
     const lines = (await this.nodes[index].metrics()).matchAll(/^tidegate_connections\{protocol="(\w+)"\} (\d+)/gm);
     return Object.fromEntries([...lines].map(([, protocol, count]) => [protocol, Number(count)]));
   }
 
-  // All that is in a channel, in its order. One answer holds only so many bytes.
+  // Returns all publications of a channel in order, in several pages because a response is limited in bytes.
   async history(channel) {
     const keys = [];
     for (let since; ; ) {
@@ -132,7 +132,7 @@ export class Cluster {
   }
 }
 
-// What tests publish names itself: who has published it, and the how manieth of theirs it is.
+// Identifies a publication by its publisher and the publisher's number for it.
 export const keyOf = ({ by, number }) => `${by} ${number}`;
 
 async function startHaproxy(t, ports) {
@@ -144,7 +144,7 @@ async function startHaproxy(t, ports) {
   const changes = [
     [/^ {4}bind :8000$/m, `    bind 127.0.0.1:${port}`],
     [/^ {4}bind :8404$/m, `    bind 127.0.0.1:${figures}`],
-    // Its port and its file are a container's own.
+    // These ports and files exist only in the container.
     [/^ {4}stats socket .*\n/m, ''],
     [/^ {4}server-state-file .*\n/m, ''],
     [/^ {4}load-server-state-from-file .*\n/m, ''],

@@ -1,4 +1,4 @@
-// Whatever a client speaks, whoever publishes and whatever happens to the nodes: the same publications in the same order.
+// Tests that clients of all protocols receive the same publications in the same order, whoever publishes and whichever nodes fail.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -12,11 +12,11 @@ import { WIRES } from './wires.mjs';
 const CLIENTS = Number(process.env.CROSS_CLIENTS ?? 20);
 const NODES = 3;
 const ROOMS = ['all:one', 'io:two'];
-// Of each publisher. All that is heard is heard by one process: the more there are, the less is said.
+// The rate of each publisher. One process receives everything, so the rate falls with the number of clients.
 const PER_SECOND = Math.min(4, 80 / CLIENTS);
 const SOME = 16;
 const DEADLINE_MS = 15_000 + 30 * CLIENTS;
-// HAProxy asks for health each second, each half once it was bad, and believes it the second time.
+// HAProxy checks health every second, or every half second after a failure, and marks a node as down after two failures.
 const DRAIN = { noticeMs: 2_000, graceMs: 3_000 + 10 * CLIENTS };
 
 const sum = (counts) => Object.values(counts).reduce((sum, count) => sum + count, 0);
@@ -63,7 +63,7 @@ test('clients of all wires at three nodes behind HAProxy', { timeout: 80_000 + 5
       await crowd.allAreHere();
       const { cutOff, back, twice } = crowd.since(moment);
       assert.deepEqual([twice, cutOff.length], [[], there], 'each of its clients was cut off once, and nobody else');
-      // Even would be a fifth in a fifth of the time; a machine that stands still for a while makes it more.
+      // An even spread would be a fifth in a fifth of the time; pauses of the machine make it more.
       for (const [what, moments] of [['cut off', cutOff], ['back', back]]) {
         const most = mostWithin(moments, DRAIN.graceMs / 5);
         t.diagnostic(`node ${index}: of ${there} clients at most ${most} ${what} within ${DRAIN.graceMs / 5} ms`);

@@ -1,4 +1,4 @@
-// Clients of every wire in the same rooms, and those among them that publish.
+// Clients of every wire in the same rooms, some of which publish.
 
 import { until } from '../support/wait.mjs';
 import { keyOf } from './cluster.mjs';
@@ -7,19 +7,19 @@ import { WIRES } from './wires.mjs';
 
 const serves = (name, room) => WIRES[name].serves?.(room.split(':')[0]) ?? true;
 
-// Clients that are opened at the same time.
+// Clients that connect at the same time.
 const AT_ONCE = 40;
 const OPEN_DEADLINE_MS = 60_000;
 
 export class Crowd {
   clients = [];
-  // By room: what was tried to publish, and what the gateway said it has.
+  // By room: the publications that were attempted, and those that the gateway accepted.
   tried = new Map();
   taken = new Map();
   #stopped = false;
   #publishing = [];
 
-  // So many clients of each wire, dealt out to the rooms in turns.
+  // Connects `count` clients of each wire, distributed evenly over the rooms.
   static async gather(t, cluster, rooms, count) {
     const crowd = new Crowd();
     Object.assign(crowd, { cluster, rooms });
@@ -44,7 +44,7 @@ export class Crowd {
 
   #open(name, room) {
     const told = new Told();
-    // Whatever a wire tells beside what was published here is none of this test's.
+    // Records the events that matter to this test.
     const ears = {
       began: (recovered) => told.began(recovered),
       heard: (publication) => told.heard(keyOf(publication)),
@@ -63,7 +63,7 @@ export class Crowd {
     return Object.entries(channels).reduce((sum, [channel, { num_clients: clients }]) => sum + (own.has(channel) ? clients : 0), 0);
   }
 
-  // One publisher of each wire in each room, until it is stopped, each about `perSecond` times a second.
+  // Starts one publisher of each wire in each room, which publishes about `perSecond` times a second until stopped.
   publish(perSecond) {
     for (const [room, name] of this.rooms.flatMap((room) => Object.keys(WIRES).map((name) => [room, name]))) {
       const client = this.clients.find((client) => client.name === name && client.room === room);
@@ -76,22 +76,22 @@ export class Crowd {
     for (let number = 1; !this.#stopped; number += 1) {
       const key = keyOf({ by, number });
       this.tried.get(room).push(key);
-      // What fails may have been published, or not: both are true.
+      // The outcome of a failed attempt is unknown.
       const answer = await publish({ by, number }).then((answer) => answer ?? {}, () => ({ unknown: true }));
       if (!answer.unknown) this.taken.get(room).push(key);
       await new Promise((resolve) => setTimeout(resolve, intervalMs * (0.5 + Math.random())));
     }
   }
 
-  // Until each publisher has been told of so many more that they are taken, where it is told.
+  // Waits until `more` further publications have been accepted in each room.
   async published(more) {
     const before = new Map(this.rooms.map((room) => [room, this.taken.get(room).length]));
     const has = (room) => this.taken.get(room).length >= before.get(room) + more;
     await until(`${more} more are published in each room`, () => this.rooms.every(has), 60_000);
   }
 
-  // Nothing more is published but a last one in each room, when all are here, and all have heard that. Answers what a wire's
-  // clients in a room should have heard: `(wire, room) → keys`.
+  // Stops the publishers, waits until all clients are connected, publishes a last message in each room and waits until all have
+  // received it. Returns what a client should have received: `({ wire, room }) → keys`.
   async stopPublishing() {
     this.#stopped = true;
     await Promise.all(this.#publishing);
@@ -108,7 +108,7 @@ export class Crowd {
     }
     const all = ({ wire, room }) => channels.get(this.channelOf({ wire, room })).filter((key) => key.includes(` in ${room} `));
     const has = (client) => client.told.isLost || client.told.last === all(client).at(-1);
-    // Who has not is found by what it lacks.
+    // A client that has not is reported later, with what it lacks.
     await until('all have the last', () => this.clients.every(has), 15_000).catch(() => {});
     return all;
   }
@@ -124,7 +124,7 @@ export class Crowd {
     });
   }
 
-  // When clients were cut off since a moment and were back, each time, and of which it happened again.
+  // Returns the times since a moment at which clients were cut off and came back, and the clients that were cut off repeatedly.
   since(moment) {
     const later = (of) => this.clients.flatMap(({ told }) => told[of].filter((at) => at >= moment));
     const again = this.clients.filter(({ told }) => told.cutOff.filter((at) => at >= moment).length > 1);

@@ -1,18 +1,18 @@
-// What a client was told, and whether it is what it should have been.
+// Records what a client received, and checks it.
 
 export class Told {
-  // What it heard, in parts between which something may lie that it did not hear.
+  // The received publications, in parts between which there may be gaps.
   parts = [];
-  // When it was cut off, and when it was back, in milliseconds.
+  // The times in milliseconds at which the client was cut off and came back.
   cutOff = [];
   back = [];
   isHere = false;
-  // It does not come back by itself any more.
+  // Whether the client has given up reconnecting.
   isLost = false;
-  // It was told that something cannot be given to it.
+  // How often the client was told that publications cannot be recovered.
   losses = 0;
 
-  // `recovered`: whatever it has not heard yet, it will hear.
+  // `recovered`: whether the client will receive everything that it has missed.
   began(recovered) {
     this.isHere = true;
     this.back.push(Date.now());
@@ -40,7 +40,7 @@ export class Told {
     return this.parts.reduce((sum, part) => sum + part.length, 0);
   }
 
-  // For people who look for a fault.
+  // A summary for diagnosing a failure.
   story() {
     return { parts: this.parts.map(({ length }) => length), cutOff: this.cutOff, back: this.back, isHere: this.isHere };
   }
@@ -50,8 +50,8 @@ export class Told {
   }
 }
 
-// What is wrong with what a client was told of a channel that holds `all`, in this order, and that it has followed from the
-// beginning to the end; nothing, if nothing is. Who `goesOn` after a loss of its connection misses nothing.
+// Returns the faults in what a client received of a channel with the history `all`, which it followed from the beginning to the
+// end. A client that `goesOn` recovers after a lost connection, and so misses nothing.
 export function faults(told, all, goesOn) {
   const found = [];
   const places = new Map(all.map((key, place) => [key, place]));
@@ -72,7 +72,7 @@ export function faults(told, all, goesOn) {
   return found;
 }
 
-// What is wrong with a channel that holds `all`, of what was `tried`, and of that `taken`.
+// Returns the faults in a channel's history `all`, given the publications that were `tried` and those that were `taken`.
 export function untrue(all, tried, taken) {
   const found = [];
   const there = new Set(all);
@@ -89,7 +89,7 @@ export function untrue(all, tried, taken) {
   return found;
 }
 
-// The most of these moments in any stretch of so many milliseconds.
+// Returns the largest number of these moments within any `stretchMs` milliseconds.
 export function mostWithin(moments, stretchMs) {
   const sorted = moments.toSorted((one, other) => one - other);
   let [most, from] = [0, 0];

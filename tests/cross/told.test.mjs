@@ -1,4 +1,4 @@
-// What finds faults finds each kind of them, and none where there is none.
+// Tests the detection of faults: each kind is found, and none is found where there is none.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -7,7 +7,7 @@ import { Told, faults, mostWithin, untrue } from './told.mjs';
 
 const ALL = ['a 1', 'b 1', 'a 2', 'b 2'];
 
-// Heard in these parts; `recovered`: with nothing between them.
+// A record of these parts; `recovered`: without gaps between them.
 function told(parts, recovered = false) {
   const made = new Told();
   for (const part of parts) {

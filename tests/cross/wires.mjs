@@ -1,13 +1,13 @@
-// A row for each wire: how a client of it follows a channel, and how it publishes there.
+// A row for each wire: how its clients follow a channel, and how they publish there.
 //
 // To add one: a row below, with
-//   protocol   as `tidegate_connections` counts its clients
-//   serves     (namespace) → whether it is in it, if it is not in all: a room is a namespace and a name, `all:one`
-//   goesOn     whether a client that comes back is given what it missed
-//   follow     (cluster, room, told) → { close() }. Tells `told` of what happens: began(recovered), heard(publication), left()
-//   channel    (room) → the channel that it follows in truth, where that is another than the room's own
-//   publish    (cluster, room, client) → what publishes: (publication) → a promise that the gateway has taken it, or that it was
-//              sent, where the wire has no word for that
+//   protocol   the label of its clients in `tidegate_connections`
+//   serves     (namespace) → whether the wire is in this namespace; by default in all. A room is a namespace and a name: `all:one`
+//   goesOn     whether a client that reconnects recovers what it missed
+//   follow     (cluster, room, told) → { close() }. Reports events to `told`: began(recovered), heard(publication), left()
+//   channel    (room) → the channel that the client really follows, if it is not the room
+//   publish    (cluster, room, client) → a publisher: (publication) → a promise, fulfilled when the gateway has accepted the
+//              publication, or when it was sent, if the wire has no acknowledgement
 
 import { Centrifuge } from 'centrifuge';
 import { Centrifuge as CentrifugeProtobuf } from 'centrifuge/build/protobuf';
@@ -21,7 +21,7 @@ import WebSocket from 'ws';
 import { inSeconds, token } from '../support/token.mjs';
 
 const MERCURE = '/.well-known/mercure';
-// What Pusher calls each of its events, for they have to have a name; others give theirs none.
+// The name of Pusher's events, which must have one; other wires use none.
 const NAME = 'said';
 const partsOf = (room) => room.split(':');
 const nameOf = (room) => partsOf(room)[1];
@@ -48,7 +48,7 @@ function centrifuge(Library, endpoint, options, read, write) {
   };
 }
 
-// What reads it is EventSource itself.
+// Follows a stream with EventSource itself.
 function eventSource(address, options) {
   return (cluster, room, told) => {
     const source = new EventSource(cluster.http(address(room)));
@@ -58,14 +58,14 @@ function eventSource(address, options) {
       told.began(recovered !== false);
     });
     source.onmessage = ({ data }) => told.heard(JSON.parse(data));
-    // An update's type is its name, and onmessage hears none that has one.
+    // Updates with a type do not reach onmessage.
     source.addEventListener(NAME, ({ data }) => told.heard(JSON.parse(data)));
     source.onerror = () => (source.readyState === EventSource.CLOSED ? told.lostForGood() : told.left());
     return { close: () => source.close() };
   };
 }
 
-// With an answer that is a success, or not taken.
+// Posts a publication, and throws unless the response is a success.
 async function post(cluster, path, body, headers) {
   const response = await fetch(cluster.http(path), { method: 'POST', body, headers });
   const said = await response.text();
@@ -99,7 +99,7 @@ export const WIRES = {
   'bare WebSocket': {
     protocol: 'raw',
     goesOn: false,
-    // Such a client comes back as its author has it: here after a tenth of a second to half a second.
+    // A bare client has to reconnect by itself: here after 0.1 to 0.5 seconds.
     follow(cluster, room, told) {
       const client = { closed: false };
       const open = () => {
@@ -120,7 +120,7 @@ export const WIRES = {
       open();
       return client;
     },
-    // Nothing is said of what was sent.
+    // This wire has no acknowledgements.
     publish: (_cluster, _room, client) => (publication) =>
       new Promise((resolve, reject) => {
         client.socket.send(JSON.stringify(publication), (error) => (error ? reject(error) : resolve({ unknown: true })));
@@ -137,7 +137,7 @@ export const WIRES = {
     protocol: 'mercure',
     serves: (namespace) => namespace === 'all',
     goesOn: true,
-    // The answer's header says whether what was missed is coming, and EventSource shows no headers.
+    // A response header tells whether the recovery succeeded, but EventSource does not expose headers.
     follow: eventSource((room) => `${MERCURE}?topic=${nameOf(room)}`, { opened: (told) => told.began(true) }),
     publish: (cluster, room) => (publication) => {
       const signed = token({ exp: inSeconds(600), mercure: { publish: ['*'] } });
@@ -149,7 +149,7 @@ export const WIRES = {
     protocol: 'mercure',
     serves: (namespace) => namespace === 'all',
     goesOn: true,
-    // What two nodes publish at the same time may stand in another order here than in the channel of the topic.
+    // Simultaneous publications of two nodes may have another order in this channel than in the topic's channel.
     channel: () => 'all:*',
     follow: eventSource((room) => `${MERCURE}?topic=${encodeURIComponent(`${nameOf(room).slice(0, -1)}{rest}`)}`, { opened: (told) => told.began(true) }),
   },
@@ -170,7 +170,7 @@ export const WIRES = {
       channel.bind_global((event, data) => event.startsWith('pusher:') || told.heard(data));
       return { close: () => client.disconnect() };
     },
-    // Clients publish in private channels alone; to this one their servers do.
+    // Clients may publish only in private channels, so an application server publishes here.
     publish(cluster, room) {
       const [app, name] = partsOf(room);
       const server = new PusherServer({
@@ -185,10 +185,10 @@ export const WIRES = {
   GraphQL: {
     protocol: 'graphql',
     goesOn: true,
-    // Clients publish with mutations at a server of their own. A namespace's field has its name.
+    // Clients publish with mutations at the application's server. A namespace's field has the namespace's name.
     follow(cluster, room, told) {
       const [field, name] = partsOf(room);
-      // The library sends this again, as it is then, when it connects anew.
+      // When it reconnects, the library sends this object again, with its values at that time.
       const extensions = { tidegate: { positions: true } };
       const client = createClient({
         url: cluster.ws('/graphql'), webSocketImpl: WebSocket, retryAttempts: Infinity, shouldRetry: () => true,
@@ -203,7 +203,7 @@ export const WIRES = {
         error: () => told.lostForGood(),
         complete: () => told.lostForGood(),
       });
-      // One that is connecting anew to what is gone already says so.
+      // Rejects if the client is reconnecting to a node that is gone.
       return { close: () => Promise.resolve(client.dispose()).catch(() => {}) };
     },
   },

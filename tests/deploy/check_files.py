@@ -1,4 +1,4 @@
-"""Each file of deploy/ by itself: is it well formed, and does it go with the others?"""
+"""Checks each file of deploy/ by itself: whether it is well formed, and consistent with the others."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def checks(binaries, folder):
 
 
 def run(*command, timeout=60, **options):
-    """A program that must succeed."""
+    """Runs a program that must succeed."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout, **options)
     if done.returncode != 0:
         raise AssertionError(f"{command[0]} ends with {done.returncode}: {(done.stderr + done.stdout).strip()}")
@@ -68,7 +68,7 @@ def compose_is_well_formed(file=COMPOSE):
 
 
 def merged(below, above):
-    """As compose merges a service into what it extends."""
+    """Merges a service into the one that it extends, as compose does."""
     both = dict(below)
     for key, value in above.items():
         if isinstance(value, dict) and isinstance(both.get(key), dict):
@@ -81,14 +81,14 @@ def merged(below, above):
 
 
 def resolved(file=COMPOSE):
-    """What a compose file holds, with the services that its own extend."""
+    """Returns the contents of a compose file, with `extends` resolved."""
     compose = yaml.safe_load(file.read_text())
     for name, service in compose["services"].items():
         extended = service.pop("extends", None)
         if extended:
             base = yaml.safe_load((file.parent / extended["file"]).read_text())["services"][extended["service"]]
             assert "extends" not in base, f"{name} extends what extends something"
-            # docker-compose 1.29 takes no such service to extend.
+            # docker-compose 1.29 cannot extend a service with these keys.
             assert not {"depends_on", "networks", "links"} & set(base), f"{name} cannot extend that"
             compose["services"][name] = merged(base, service)
     return compose
@@ -99,7 +99,7 @@ def services():
 
 
 def both_stacks_are_of_the_same_services():
-    """Whatever is the same with both brokers stands once."""
+    """Settings that are the same with both brokers are written once."""
     own = {file: yaml.safe_load(file.read_text())["services"] for file in (COMPOSE, WITH_NATS)}
     for name in ("gateway", "publisher", "haproxy"):
         bases = {(file.parent / of[name]["extends"]["file"]).resolve() for file, of in own.items()}
@@ -113,7 +113,7 @@ def both_stacks_are_of_the_same_services():
     return f"{len(one['environment'])} and {len(other['environment'])} variables, of which {len(set(one['environment']) & set(other['environment']))} are shared"
 
 
-# Those that need more than the others, and what for.
+# Services that write to their container's file system.
 WRITES = {"grafana"}
 
 
@@ -151,7 +151,7 @@ def nats_in_place_of_redis(binaries):
     assert theirs["TIDEGATE_BROKER__KIND"] == "nats" and "/nats.conf:ro" in WITH_NATS.read_text()
     if shutil.which("nats-server") is None:
         return "the server's settings not checked, for nats-server is not installed"
-    # As the container's shell has it: a token that begins with digits.
+    # Quoted as by the container's shell: the token looks like a number.
     return run("nats-server", "-t", "-c", conf, env={**os.environ, "NATS_TOKEN": '"1e5"'})
 
 
@@ -168,7 +168,7 @@ def overlays_are_well_formed():
 
 
 def secrets_are_made(folder):
-    """By the script, for each that the compose file reads."""
+    """The script creates each secret that the compose files read."""
     read = [yaml.safe_load(file.read_text())["secrets"].values() for file in (COMPOSE, WITH_NATS)]
     wanted = {Path(secret["file"]).name for secrets in read for secret in secrets}
     shipped = {secret.name for secret in (DEPLOY / "secrets").iterdir()}
@@ -185,7 +185,7 @@ def secrets_are_made(folder):
 
 
 def gateway_environment(file=COMPOSE):
-    """The variables of the gateway in a compose file, with the defaults of their variables."""
+    """Returns the environment of the gateway in a compose file, with variables replaced by their defaults."""
     variables = resolved(file)["services"]["gateway"]["environment"]
     return {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", str(value)) for name, value in variables.items()}
 
@@ -202,7 +202,7 @@ def grace_is_above_the_drain():
     variables = gateway_environment()
     drain = sum(int(variables[f"TIDEGATE_DRAIN__{key}_MS"]) for key in ("NOTICE", "GRACE", "LINGER"))
     grace = int(services()["gateway"]["stop_grace_period"].removesuffix("s")) * 1000
-    # Two seconds for the node's last words to Redis (RETIRE_TIMEOUT), two for the runtime, three for traces.
+    # Two seconds for the node to retire in Redis (RETIRE_TIMEOUT), two for the runtime, three for traces.
     assert grace >= drain + 7000, f"{grace} ms are too short for a drain of {drain} ms"
     server = re.search(r"default-server .*inter (\d+)s .*fall (\d+)", (DEPLOY / "haproxy/haproxy.cfg").read_text())
     noticed = int(server.group(1)) * int(server.group(2)) * 1000
@@ -211,14 +211,14 @@ def grace_is_above_the_drain():
     return f"{grace} ms for {drain}"
 
 
-# From 0, nothing is left to do, to 100, in systemd's own reckoning. What is left: it opens sockets to everybody.
+# The exposure that systemd computes, from 0 (none) to 100. What remains is that the service opens sockets to everybody.
 UNIT_EXPOSURE_MAX = 20
 
 
 def unit_is_confined(binaries, folder):
     text = (DEPLOY / "systemd/tidegate.service").read_text()
     assert "/usr/local/bin/tidegate" in text
-    # The program is elsewhere here, and a unit's file must have the unit's name.
+    # A copy with another path of the program; the file must have the unit's name.
     unit = folder / "tidegate.service"
     unit.write_text(text.replace("/usr/local/bin/tidegate", str(binaries["tidegate"])))
     run("systemd-analyze", "verify", "--man=no", unit)
@@ -243,8 +243,8 @@ def unit_is_confined(binaries, folder):
 
 
 def features_are_those_of_all():
-    """With others, what the image and a release choose would be built a second time, here and by whoever changes something."""
-    # Those of macros come from them: a macro with another feature is another macro.
+    """With other features, the packages of the image and of a release would have to be built a second time."""
+    # Build and development dependencies count, because macros with other features are built separately.
     every = features("--workspace", "--edges", "normal,build,dev")
     chosen = features("--package", "tidegate", "--package", "tidegate-loadtest", "--edges", "normal,build")
     others = sorted(line for line in chosen - every if str(ROOT) not in line)
@@ -253,7 +253,7 @@ def features_are_those_of_all():
 
 
 def features(*chosen):
-    """Crates with their features, one in each line."""
+    """Returns the crates with their features, as lines of `cargo tree`."""
     command = ["cargo", "tree", "--locked", "--prefix", "none", "--no-dedupe", "--format", "{p} {f}", *chosen]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -261,7 +261,7 @@ def features(*chosen):
 
 
 def image_has_all_its_build_needs(folder):
-    """Follows the Dockerfile in an empty folder, up to what Cargo would build: it checks the code instead."""
+    """Follows the Dockerfile in an empty folder, but checks the code instead of building it."""
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     assert not re.search(r"^# syntax=|--mount=|<<", dockerfile, re.M), "that needs BuildKit"
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
@@ -281,14 +281,14 @@ def image_has_all_its_build_needs(folder):
         run("sh", "-c", resolve, cwd=build)
         builds += 1
     assert builds == 2, "dependencies by themselves, then all"
-    # Beside the other artifacts, for the dependencies are checked already, by the lints.
+    # In the usual target folder, because the lints have already checked the dependencies there.
     check = f"cargo check --quiet --offline --locked {packages}"
     run("sh", "-c", check, cwd=build, env=os.environ | {"CARGO_TARGET_DIR": str(programs.TARGET)}, timeout=900)
     return packages.strip()
 
 
 def copy(paths, sent, build):
-    """COPY from what .dockerignore leaves of the project."""
+    """Does a COPY, from the part of the project that .dockerignore admits."""
     *sources, to = paths
     for source in sources:
         parts = [source, *(str(above) for above in Path(source).parents)]
@@ -312,7 +312,7 @@ def timeouts_are_above_the_heartbeat():
 
 def dashboard_is_well_formed():
     dashboard = json.loads(DASHBOARD.read_text())
-    # Whatever Grafana imports it asks for a data source by a variable: an identifier of one would be that of this stack alone.
+    # An imported dashboard asks for the data source with a variable; the id of a data source would be valid only in this stack.
     variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
     source = variables["datasource"]
     assert source["type"] == "datasource" and source["query"] == "prometheus", source
@@ -341,7 +341,7 @@ def dashboard_is_well_formed():
 
 
 def data_sources(part):
-    """Every data source that is named anywhere in it."""
+    """Yields every data source named in a part of the dashboard."""
     if isinstance(part, dict):
         for key, value in part.items():
             if key == "datasource":
@@ -354,7 +354,7 @@ def data_sources(part):
 
 
 def dashboard_expressions():
-    """Where each expression stands, and the expression with Grafana's variables filled in."""
+    """Returns the title of each panel or annotation with its expression, with Grafana's variables filled in."""
     dashboard = json.loads(DASHBOARD.read_text())
     found = [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel.get("targets", [])]
     found += [(note["name"], note["expr"]) for note in dashboard["annotations"]["list"]]
@@ -367,7 +367,7 @@ def alert_expressions():
 
 
 def selected(expression):
-    """Every metric that an expression looks at, with the labels that it asks for. Not what is there with native histograms alone."""
+    """Returns every metric in an expression with its label matchers, without those that need native histograms."""
     expression = re.sub(r"histogram_\w+\([^[]*tidegate_\w+(?<!_bucket)(\{[^}]*\})?\[\w+\]", "", expression)
     return [name + (labels or "") for name, labels in re.findall(r"\b((?:tidegate|haproxy)_\w+|up\b)(\{[^}]*\})?", expression)]
 

@@ -1,6 +1,6 @@
-"""The chart and the plain manifests: rendered by Helm's own engine, held against the schemas of Kubernetes, and against each other.
+"""Checks the chart and the plain manifests: rendered by Helm's engine, compared with the schemas of Kubernetes and each other.
 
-    WRITE=1 tests/deploy/run     writes anew what is made of the chart: deploy/kubernetes, and the chart's copy of the alerts
+    WRITE=1 tests/deploy/run     regenerates deploy/kubernetes, which is made from the chart, and the chart's copy of the alerts
 """
 
 import os
@@ -15,9 +15,9 @@ from check_files import ALERTS, DEPLOY, ROOT, run
 
 CHART = DEPLOY / "helm" / "tidegate"
 PLAIN = DEPLOY / "kubernetes"
-# The oldest that the chart says it is for, and the newest whose schemas there are.
+# The oldest version that the chart supports, and the newest with schemas.
 VERSIONS = ["1.27", kubernetes_validate.latest_version()]
-# Two seconds for the node's last words to Redis, two for answers, two for the runtime, three for traces.
+# Two seconds for the node to retire in Redis, two for answers, two for the runtime, three for traces.
 LAST_WORDS_SECONDS = 9
 OPERATORS = {"ServiceMonitor", "PrometheusRule"}
 
@@ -81,7 +81,7 @@ def one(things, kind, name="tidegate"):
 
 def lint():
     found = helm.lint(str(CHART))
-    # An icon needs an address on the web.
+    # An icon would need an address on the web.
     messages = [message for message in found["messages"] if message["error"] != "icon is recommended"]
     assert not messages and not found["errors"], found
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
@@ -111,7 +111,7 @@ def pods():
         grace = pod["terminationGracePeriodSeconds"]
         assert grace * 1000 >= drain + LAST_WORDS_SECONDS * 1000, f"{grace} s are too short for a drain of {drain} ms"
         paths = {probe: container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "liveness", "readiness")}
-        # Who asks /readyz whether it lives kills every node when Redis is away.
+        # A liveness probe on /readyz would kill every node when Redis is away.
         assert paths == {"startup": "/livez", "liveness": "/livez", "readiness": "/readyz"}, paths
         rolling = deployment["spec"]["strategy"]["rollingUpdate"]
         assert rolling == {"maxSurge": 1, "maxUnavailable": 0}, rolling
@@ -128,7 +128,7 @@ def pods():
 
 
 def configuration(binaries, folder):
-    """The program reads what the pod would."""
+    """The program accepts the configuration of the pod."""
     secrets = folder / "kubernetes-secrets"
     secrets.mkdir()
     for name in ("api_keys", "redis_password", "hmac_secret"):
@@ -169,7 +169,7 @@ def selects():
     assert holds(monitor["selector"]["matchLabels"], internal["metadata"]["labels"]), "nothing is scraped"
     assert not holds(monitor["selector"]["matchLabels"], one(things, "Service")["metadata"]["labels"]), "it is scraped twice"
     assert monitor["endpoints"][0]["port"] in {port["name"] for port in internal["spec"]["ports"]}
-    # The alerts ask for that job.
+    # The alerts select this job.
     assert internal["metadata"]["labels"][monitor["jobLabel"]] == "tidegate"
     scaler = one(things, "HorizontalPodAutoscaler")["spec"]
     assert [metric["type"] for metric in scaler["metrics"]] == ["Resource", "Pods"], scaler["metrics"]
@@ -207,7 +207,7 @@ def plain_is_rendered():
         head = "# Made of the chart in deploy/helm by tests/deploy/check_kubernetes.py. Change it there.\n"
         text = head + "---\n".join(yaml.dump(without_helm(thing), Dumper=Dumper, sort_keys=False, width=120) for thing in render(values, names))
         made_of_chart(PLAIN / file, text)
-    # Where it is there, it also says whether the base is whole.
+    # If kubectl is installed, it also checks that the base is complete.
     if shutil.which("kubectl"):
         done = subprocess.run(["kubectl", "kustomize", PLAIN], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
@@ -216,14 +216,14 @@ def plain_is_rendered():
 
 
 class Dumper(yaml.SafeDumper):
-    """Texts of several lines as they are."""
+    """Writes texts of several lines as blocks."""
 
 
 Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None))
 
 
 def without_helm(thing):
-    """Labels that say who manages a thing are not true without Helm."""
+    """Removes the labels that name Helm as the manager."""
     for labels in (thing["metadata"]["labels"], thing.get("spec", {}).get("template", {}).get("metadata", {}).get("labels", {})):
         labels.pop("helm.sh/chart", None)
         labels.pop("app.kubernetes.io/managed-by", None)

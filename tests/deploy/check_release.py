@@ -1,4 +1,4 @@
-"""What scripts/release makes, from the programs under test: the archive, its checksums, what it is made of, the manual."""
+"""Checks what scripts/release makes of the programs under test: the archive, checksums, components and manual pages."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 TARGET = f"{platform.machine()}-unknown-linux-gnu"
-# Whoever asks for help is shown all of these.
+# The commands in the output of `--help`.
 COMMANDS = re.compile(r"^  ([a-z]+) ", re.M)
 
 
@@ -70,7 +70,7 @@ class Released:
         return done.stdout.strip().split("needs ")[-1]
 
     def completes(self, script, commands):
-        """As bash does it: what there is behind `tidegate `."""
+        """Checks bash's completions after `tidegate `."""
         ask = f'source {script}; COMP_WORDS=(tidegate ""); COMP_CWORD=1; _tidegate tidegate "" tidegate; printf "%s\\n" "${{COMPREPLY[@]}}"'
         said = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True).stdout.split()
         assert set(commands) <= set(said), f"{commands} are commands, {said} are offered"

@@ -1,4 +1,4 @@
-"""As much of Docker as deploy/roll asks for, over gateways of a Stack: a program `docker` that asks this process."""
+"""Replaces Docker for deploy/roll, with gateways of a Stack as containers: a program `docker` that forwards to this process."""
 
 import json
 import re
@@ -26,7 +26,7 @@ class Engine:
         self.stack, self.folder = stack, folder
         self.containers = {}
         self.made = 0
-        # What containers are started with from now on, beside what the stack says.
+        # Further environment variables of containers that are started from now on.
         self.environment = {}
         self.said = []
         folder.mkdir(exist_ok=True)
@@ -90,7 +90,7 @@ class Engine:
         return self.stack.gateways[self.containers[container]]
 
     def scale(self, options):
-        # Anything else would touch nodes that are to stay, or build.
+        # Other options would affect nodes that must stay, or build an image.
         wanted = ["-d", "--no-deps", "--no-build", "--no-recreate", "--scale"]
         if options[:-1] != wanted:
             return 1, f"up with {options}\n"

@@ -1,4 +1,4 @@
-"""Python packages that these tests need beside Python, in an environment of their own below the target folder."""
+"""Python packages that these tests need, in an environment of their own below the target folder."""
 
 import site
 import subprocess
@@ -12,7 +12,7 @@ ENVIRONMENT = programs.TARGET / "venv-deploy"
 
 
 def bring():
-    """Installs them unless they are there, and lets this process import them."""
+    """Installs the packages if they are missing, and lets this process import them."""
     installed = ENVIRONMENT / "installed.txt"
     if not installed.exists() or installed.read_text() != NEEDED.read_text():
         subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
@@ -24,5 +24,5 @@ def bring():
 
 
 def program(name):
-    """A program that one of them brings."""
+    """Returns the path of a program that one of the packages contains."""
     return ENVIRONMENT / "bin" / name

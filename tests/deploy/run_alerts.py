@@ -1,4 +1,4 @@
-"""What fires when a node dies, crashes and comes back, hangs or leaves, and when HAProxy dies: with targets that come and go."""
+"""Tests which alerts fire when a node dies, crashes and restarts, hangs or leaves, and when HAProxy dies, as targets come and go."""
 
 import json
 import re
@@ -8,9 +8,9 @@ import urllib.parse
 from stack import Stack, get, until
 
 NODES = 3
-# A node's lease, and as long again until the others call it lost, with room for a busy machine.
+# A node's lease, and the same time again until the others count it as lost, with a margin for a busy machine.
 LOST_SECONDS = 60
-# How often others have to have looked, three seconds apart, to have missed a node that they call lost: with room.
+# How often the others check, three seconds apart, before they count a node as lost, with a margin.
 LOOKS = 7
 
 
@@ -75,7 +75,7 @@ class Watched:
         return f"lost is {lost[0]}"
 
     def crash(self):
-        """Its engine starts it again, and its target stays."""
+        """Kills a node that its engine restarts, so that its target stays."""
         before = self.ask("max(tidegate_nodes_lost_total)")
         for _ in range(3):
             started = self.ask(f'tidegate_process_start_time_seconds{{instance=~"{self.second}:.*"}}')
@@ -97,7 +97,7 @@ class Watched:
         until("the others see it", lambda: self.ask("min(tidegate_nodes)") == NODES)
 
     def kill_haproxy(self):
-        # The worker is the master's child, and ends with it.
+        # The worker process is a child of the master, and ends with it.
         self.stack.haproxy.kill()
         until("it is told", lambda: "TidegateBalancerDown" in self.firing())
 
@@ -107,7 +107,7 @@ class Watched:
         until("it is told", lambda: {"TidegateDown", "TidegateOneNodeLeft"} <= self.firing())
 
     def end(self, address, how):
-        """A container is gone from discovery when its process has ended."""
+        """Ends a node's process, and removes its container from discovery."""
         process = self.stack.gateways[address]
         process.send_signal(how)
         process.wait(60)
@@ -122,7 +122,7 @@ class Watched:
         return [result["metric"] for result in json.loads(text)["data"]["result"]]
 
     def ask(self, expression):
-        """The value, if there is one and no more."""
+        """Returns the value of an expression with exactly one result, or None."""
         query = urllib.parse.urlencode({"query": expression})
         text = get(f"http://127.0.0.1:{self.stack.prometheus}/api/v1/query?{query}")[1]
         found = json.loads(text)["data"]["result"]

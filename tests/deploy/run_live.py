@@ -1,4 +1,4 @@
-"""The shipped configurations at work: clients through HAProxy, gateways that die, stop and are added, Prometheus."""
+"""Runs the shipped configurations: clients through HAProxy, gateways that die, stop and are added, and Prometheus."""
 
 import json
 import re
@@ -11,13 +11,13 @@ from check_files import alert_expressions, dashboard_expressions, selected, serv
 from stack import API_KEY, PATIENCE_SECONDS, SECRETS, Stack, get, until
 from under_load import CHANNELS, CLIENTS, RATE, came_back, load
 
-# Metrics that are there only with several Redis servers, of which the shipped stack has one: alerts_test.yml has them.
+# Metrics that exist only with several Redis servers; the shipped stack has one. alerts_test.yml covers them.
 OF_SHARDS = "tidegate_broker_shard_"
 LOAD_SECONDS = 8
 
 
 def checks(binaries, folder):
-    """The checks of one stack follow each other: each goes on from where the one before left it."""
+    """Returns the checks of one stack, each of which continues from the state that the one before left."""
     live = Live(binaries, folder)
     return [
         ("clients behind HAProxy count by their own address", lambda: own_addresses(binaries, folder / "addresses")),
@@ -121,7 +121,7 @@ class Live:
             gateway.send_signal(signal.SIGTERM)
             until("all clients are at the other", lambda: self.stack.clients(self.third) == CLIENTS)
 
-        # The notice, the grace, and the way back.
+        # The notice, the grace period, and the time to reconnect.
         report = load(self.stack, LOAD_SECONDS + 4, act)
         assert gateway.wait(PATIENCE_SECONDS) == 0, f"it ends with {gateway.returncode}"
         reasons = report["connections"]["disconnect_reasons"]
@@ -131,13 +131,13 @@ class Live:
 
     def ask_prometheus(self):
         empty = []
-        # Whether an alert fires is the business of alerts_test.yml and of run_alerts: here, whether it looks at anything.
+        # alerts_test.yml and run_alerts check whether alerts fire. This checks that their metrics exist.
         selectors = [(where, one) for where, expression in alert_expressions() for one in selected(expression)]
         expressions = dashboard_expressions() + selectors
         for where, expression in expressions:
             if OF_SHARDS in expression:
                 continue
-            # Whether the limit at the end is passed is another matter.
+            # Without the threshold at the end.
             if not until_found(self.stack.prometheus, re.sub(r" (==|>|<) [\d.]+$", "", expression)):
                 empty.append(f"{where}: {expression}")
         assert not empty, "nothing is found by\n" + "\n".join(empty)
@@ -171,7 +171,7 @@ def until_found(prometheus, expression):
 
 
 def own_addresses(binaries, folder):
-    """With one client an address allowed, HAProxy's word decides who is who, and not the client's own."""
+    """With one client allowed per address, the address that HAProxy reports counts, not one that the client claims."""
     stack = Stack(binaries, folder, 1, {"TIDEGATE_LIMITS__CONNECTIONS_PER_ADDRESS_MAX": "1"})
     try:
         stack.start_gateway(0)
@@ -190,7 +190,7 @@ def own_addresses(binaries, folder):
 
 
 def proxied_addresses(binaries, folder):
-    """The same, where a proxy in front speaks the PROXY protocol."""
+    """The same with a proxy in front that sends the PROXY protocol."""
     proxy, first, second, stranger = "127.0.0.31", "127.0.0.41", "127.0.0.42", "127.0.0.51"
     environment = {"TIDEGATE_LIMITS__CONNECTIONS_PER_ADDRESS_MAX": "1"}
     stack = Stack(binaries, folder, 1, environment, {"PROXY_PROTOCOL_FROM": proxy})
@@ -201,7 +201,7 @@ def proxied_addresses(binaries, folder):
         for source, said in ((proxy, first), (proxy, second), (proxy, first), (stranger, second), (stranger, None)):
             line = f"PROXY TCP4 {said} 127.0.0.1 4000 {stack.public}\r\n" if said else ""
             client, status = handshake(stack.public, source, before=line)
-            # Kept open: a client that has gone counts no more.
+            # The clients stay open, because closed ones no longer count.
             clients.append(client)
             statuses.append(status)
         assert statuses[:2] == [101, 101], f"clients of two addresses are answered {statuses}"
@@ -213,12 +213,12 @@ def proxied_addresses(binaries, folder):
 
 
 def masked(text):
-    """A short frame of text, masked with zeros, which leaves it as it is."""
+    """Returns a short text frame, masked with zeros, which leave the text as it is."""
     return b"\x81" + bytes([0x80 | len(text)]) + bytes(4) + text
 
 
 def handshake(port, source, header="", patience=5, before=""):
-    """A client and the status of the answer; 0 without one. `before`: what it sends before its request."""
+    """Returns a client and the status of the response, or 0 without one. `before` is sent before the request."""
     try:
         client = socket.create_connection(("127.0.0.1", port), timeout=patience, source_address=(source, 0))
     except OSError:

@@ -1,4 +1,4 @@
-"""The configurations of other proxies, each before two gateways: a WebSocket, a stream of events, a node that drains, no node."""
+"""Tests the configurations of other proxies in front of two gateways: WebSockets, event streams, a draining node, and no node."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from stack import API_KEY, PATIENCE_SECONDS, Stack, free_port, get, replace_once
 from under_load import came_back, load
 
 PROXIES = DEPLOY / "proxies"
-# In the files of all of them.
+# The addresses and ports in all shipped files.
 FIRST, SECOND, CLIENTS_PORT, INTERNAL_PORT = "10.0.0.11", "10.0.0.12", "8000", "8001"
 CHANNEL = "prices:through"
 
@@ -29,7 +29,7 @@ def checks(binaries, folder):
 def nginx(stack, folder, ports):
     config = addressed("nginx.conf", stack, {f"listen {CLIENTS_PORT}": f"listen 127.0.0.1:{ports['clients']}"})
     own = f"pid {folder}/nginx.pid;\ndaemon off;\n"
-    # Where it puts bodies, which the path it was built with may not let it.
+    # nginx may not be allowed to write bodies to its built-in paths.
     paths = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     config = own + replace_once(config, "http {\n", f"http {{\n{paths}")
     (folder / "nginx.conf").write_text(config)
@@ -51,7 +51,7 @@ def envoy(stack, folder, ports):
     config = config.replace(f"port_value: {CLIENTS_PORT}", f"port_value: {stack.port}")
     config = config.replace(f"health_check_config: {{port_value: {INTERNAL_PORT}}}", f"health_check_config: {{port_value: {stack.internal}}}")
     (folder / "envoy.yaml").write_text(config)
-    # Nothing of another one that runs is touched.
+    # Without hot restart, it does not affect another running Envoy.
     return [packages.program("envoy"), "-c", folder / "envoy.yaml", "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning"]
 
 
@@ -64,7 +64,7 @@ def traefik(stack, folder, ports):
 
 
 def addressed(name, stack, replaced):
-    """A shipped configuration, with the addresses and ports of this test in it."""
+    """Returns a shipped configuration with the addresses and ports of this test."""
     config = (PROXIES / name).read_text()
     for shipped, here in replaced.items():
         config = replace_once(config, shipped, here)
@@ -88,10 +88,10 @@ class Fronts:
         stack, folder = self.stack, self.folder / front.__name__
         folder.mkdir()
         ports = {"clients": free_port(), "admin": free_port()}
-        # What they keep for themselves is kept here.
+        # The proxies keep their own files here.
         home = {name: str(folder) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")}
         process = stack.start(front.__name__, front(stack, folder, ports), env={**os.environ, **home})
-        # The load tester's clients come this way too.
+        # The load tester's clients connect through the proxy too.
         stack.public = ports["clients"]
         base = f"http://127.0.0.1:{stack.public}"
         try:
@@ -126,7 +126,7 @@ class Fronts:
             client.sendall(f"GET /sse?channel={CHANNEL} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n".encode())
             head = read_until(client, b"\r\n\r\n").lower()
             assert b" 200 " in head and b"text/event-stream" in head, head
-            # Each arrives before the next one is sent: nothing on the way waits for more.
+            # Each event arrives before the next one is sent, so the proxy does not buffer.
             for number in range(3):
                 publish(base, f"event-{number}")
                 read_until(client, f"event-{number}".encode())
@@ -149,7 +149,7 @@ class Fronts:
         return came_back(report)
 
     def nobody(self, base, in_json):
-        """With no node there, requests are answered, and again by a node once there is one."""
+        """Without a node the proxy answers with an error, and passes requests on again once there is a node."""
         second = self.stack.addresses[1]
         self.stack.gateways[second].kill()
         self.stack.gateways[second].wait()

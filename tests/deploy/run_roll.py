@@ -1,4 +1,4 @@
-"""deploy/roll under clients, over an engine that starts real gateways; and how an HAProxy lets its clients go."""
+"""Tests deploy/roll with connected clients, over an engine that starts real gateways, and how HAProxy closes its clients."""
 
 import os
 import re
@@ -71,7 +71,7 @@ class Rolled:
         return done.returncode, done.stdout + done.stderr
 
     def unchanged_by(self, environment, **variables):
-        """Rolls to nodes that cannot be, and says what was told. Those that are there go on."""
+        """Rolls to nodes that cannot start, checks that the present ones stay, and returns the output."""
         before = dict(self.engine.containers)
         processes = {container: self.engine.process(container).pid for container in before}
         self.engine.environment = environment
@@ -89,7 +89,7 @@ class Rolled:
         assert "is not ready: it has ended" in text and "drain.grace_ms" in text, text
 
     def stop_at_one_that_is_not_ready(self):
-        # Nobody listens there.
+        # Nothing listens at this port.
         text = self.unchanged_by({"TIDEGATE_REDIS__URL": "redis://127.0.0.1:1"}, ROLL_READY_S="2")
         assert "is not ready after 2 s" in text, text
 
@@ -117,7 +117,7 @@ class Rolled:
         self.stack.wait_until_sent_to(NODES)
 
     def spread(self):
-        """A node is taken away, so that the other has all clients, and another one started."""
+        """Removes a node, so that the other has all clients, and starts a new one."""
         one, other = list(self.engine.containers)
         first, second = self.engine.containers[one], self.engine.containers[other]
         self.engine.answer(["stop", other])
@@ -133,19 +133,19 @@ class Rolled:
 
         report = load(self.stack, 20, act)
         moved = int(re.search(r"closed (\d+) clients", said[0]).group(1))
-        # The publisher's connection may be one of them.
+        # The publisher's connection may be among those moved.
         assert abs(moved - CLIENTS / 2) <= 2 and abs(report["connections"]["reconnects"] - moved) <= 1, (said, report["connections"])
         return came_back(report)
 
     def close_clients(self):
-        """Clients of the process of before a reload, then those of the one that is to be stopped."""
+        """Closes clients of the process from before a reload, then those of the process that is to stop."""
         here = self.connect()
         mistaken = self.folder / "mistaken.cfg"
         mistaken.write_text("nonsense\n")
         refused = subprocess.run([DEPLOY / "haproxy/reload"], env={**self.of_haproxy(), "HAPROXY_CONFIG": str(mistaken)}, capture_output=True)
         assert refused.returncode != 0 and self.workers() == (1, 0), "a configuration with a mistake is taken over"
         self.run_in_haproxy("reload")
-        # The new one takes clients at once, and those of the old one are still there.
+        # The new process accepts clients at once, and those of the old one stay.
         there = self.connect()
         assert self.workers() == (1, 1), self.workers()
         assert still_open(here) == HAPROXY_CLIENTS, "the reload has cut clients"
@@ -160,13 +160,13 @@ class Rolled:
         for _ in range(HAPROXY_CLIENTS):
             client, status = handshake(self.stack.public, "127.0.0.1")
             assert status == 101, status
-            # Who says nothing is closed by the gateway after a while.
+            # The gateway would close a client that does not connect in time.
             client.sendall(masked(b'{"id":1,"connect":{}}'))
             clients.append(client)
         return clients
 
     def workers(self):
-        """How many processes there are that take clients, and of before. None while the master begins anew."""
+        """Returns the numbers of current and of old worker processes, or None while the master restarts."""
         try:
             with socket.create_connection(("127.0.0.1", self.stack.master), timeout=5) as master:
                 master.sendall(b"show proc;quit\n")
@@ -197,7 +197,7 @@ class Rolled:
         }
 
     def let_go(self, clients, *flags):
-        """How many were gone after half the time. All are, in the end."""
+        """Closes all clients, and returns how many of them were gone after half the time."""
         closing = self.run_close_clients(*flags, str(CLOSE_SECONDS))
         until("it begins", lambda: still_open(clients) < len(clients))
         began = time.monotonic()
@@ -219,7 +219,7 @@ class Rolled:
 
 
 def still_open(clients):
-    """How many of these sockets nobody has closed. What arrives on them is thrown away."""
+    """Returns how many of these sockets are open. Received bytes are discarded."""
     count = 0
     for client in clients:
         client.setblocking(False)

@@ -1,4 +1,4 @@
-"""What Prometheus, a collector of traces and `tidegate top` see of two gateways over one Redis."""
+"""Tests what Prometheus, a collector of traces and `tidegate top` show of two gateways over one Redis."""
 
 import http.server
 import json
@@ -63,7 +63,7 @@ class Watched:
             "TIDEGATE_TELEMETRY__NODE_LABEL": "true",
             "TIDEGATE_TELEMETRY__SERVICE_NAME": name,
             "TIDEGATE_TELEMETRY__OTLP_ENDPOINT": f"http://127.0.0.1:{self.collector.server_port}",
-            # Only what its caller traces is traced.
+            # Only requests whose caller traces them are traced.
             "TIDEGATE_TELEMETRY__TRACE_RATIO": "0",
             "OTEL_BSP_SCHEDULE_DELAY": "200",
         })  # fmt: skip
@@ -80,7 +80,7 @@ class Watched:
         self.collector = collector(self.spans)
         self.start_node("here")
         self.start_node("there")
-        # Each has to have heard that the other knows stamps.
+        # Each node has to learn that the other supports stamps.
         until("both see both", lambda: all(self.value(name, "tidegate_nodes") == 2 for name in self.nodes))
         self.subscriber = subscribe(self.nodes["there"]["listen"])
 
@@ -95,7 +95,7 @@ class Watched:
             publish = until("what it follows from is traced", asked)[0]
             return found, publish
 
-        # The one who listens is known to the other node when it has got something.
+        # Once the subscriber has received something, its node is subscribed.
         until("it hears what is published at the other", self.heard)
         deliver, publish = joined()
         assert (deliver["service"], publish["service"]) == ("there", "here"), (deliver, publish)
@@ -154,24 +154,24 @@ class Watched:
             assert 0 <= value < 30, f"{query} is {value}"
         counted = float(self.ask(prometheus, 'histogram_count(tidegate_stage_seconds{stage="broker", node="there"})'))
         assert counted >= 1, counted
-        # The alerts on late publications see them without the buckets of old, which are not kept here.
+        # The alerts on late publications work without classic buckets, which are not kept here.
         assert self.ask(prometheus, "count(tidegate_delivery_seconds_bucket)") is None
         late = r'sum\(rate\(tidegate_delivery_seconds_bucket\{le="0\.25"\}\[5m\]\)\) / .*?histogram_fraction\(.*?\[5m\]\)\)\)'
         ratio = re.search(late, ALERTS.read_text()).group(0)
 
         shares = until("the alerts see publications", lambda: self.published_then(prometheus, ratio))
         assert len(shares) == 1 and 0 <= shares[0] <= 1, f"{ratio} is {shares}"
-        # Nor does the dashboard need them.
+        # The dashboard does not need classic buckets either.
         timed = [(title, text) for title, text in dashboard_expressions() if re.search(r"tidegate_(stage|delivery)_seconds_bucket", text)]
         assert len(timed) >= 4, timed
         for title, expression in timed:
             values = until(f"{title} shows something", lambda text=expression: self.published_then(prometheus, text))
             assert all(0 <= value < 30 for value in values), f"{expression} is {values}"
-        # Others have their buckets as before.
+        # Other histograms have their classic buckets.
         assert self.ask(prometheus, 'tidegate_publish_to_socket_seconds_bucket{node="there", le="+Inf"}')
 
     def published_then(self, prometheus, expression):
-        """The values of an expression that looks at publications, of which there is one more now. None: it has none yet."""
+        """Publishes once more, and returns the values of an expression about publications, or None if there are none yet."""
         self.publish(secrets.token_hex(16))
         values = [float(one["value"][1]) for one in self.found(prometheus, expression)]
         return [value for value in values if value == value] or None
@@ -191,10 +191,10 @@ class Watched:
         return listen
 
     def exemplar_of(self, prometheus):
-        """The trace that Prometheus has kept of a publication of now."""
+        """Publishes with a trace, and waits until Prometheus has its exemplar."""
         trace = secrets.token_hex(16)
         self.traces.add(trace)
-        # Whoever answers no pings is not there for long.
+        # A new subscriber, because the last one answers no pings and is soon closed.
         self.subscriber = subscribe(self.nodes["there"]["listen"])
         until("it hears", self.heard)
         self.publish(trace)
@@ -205,7 +205,7 @@ class Watched:
             traces = [one["labels"].get("trace_id") for series in json.loads(text)["data"] for one in series["exemplars"]]
             return trace in traces
 
-        # With native histograms, exemplars stand with the histogram: Prometheus 2.42 takes that of the shortest latency alone.
+        # With native histograms, exemplars belong to the histogram: Prometheus 2.42 takes only that of the shortest latency.
         def kept_native():
             query = urllib.parse.urlencode({"query": 'tidegate_stage_seconds{stage="broker"}', "start": "2020-01-01T00:00:00Z", "end": "2100-01-01T00:00:00Z"})
             text = get(f"http://{prometheus}/api/v1/query_exemplars?{query}")[1]
@@ -277,7 +277,7 @@ class Watched:
         assert alone.returncode == 1 and " gone " in alone.stdout, (alone.returncode, alone.stdout, alone.stderr)
 
     def screen(self):
-        """In a terminal of its own, stopped as Ctrl-Z does and gone on with."""
+        """Runs `tidegate top` in a terminal, stops it as Ctrl-Z does, and continues it."""
         opens, closes = b"\x1b[?1049h", b"\x1b[?1049l"
         ours, theirs = pty.openpty()
         watching = subprocess.Popen(self.top_command("--interval-ms", "200"), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
@@ -323,7 +323,7 @@ def listens(port):
 
 
 def subscribe(port):
-    """A client of the bare endpoint, which gets what is published as frames."""
+    """Returns a client of the bare endpoint, which receives publications as frames."""
     client = socket.create_connection(("127.0.0.1", port), 10)
     client.sendall(
         f"GET /raw/{CHANNEL} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -337,7 +337,7 @@ def subscribe(port):
 
 
 def collector(spans):
-    """Takes traces, and keeps what tells spans apart."""
+    """Starts a collector of traces, which keeps the identity of each span."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -362,7 +362,7 @@ def collector(spans):
 
 
 def fields(message):
-    """The fields of a message of protobuf, by their numbers: bytes of those that have a length, numbers as they are."""
+    """Returns the fields of a Protobuf message by number: bytes for fields with a length, and numbers."""
     found, at = {}, 0
 
     def number():

@@ -1,4 +1,4 @@
-"""What docker-compose.yml starts, on loopback and without Docker: the shipped configurations with other ports in them."""
+"""Runs the services of docker-compose.yml on loopback without Docker: the shipped configurations with other ports."""
 
 import json
 import os
@@ -18,7 +18,7 @@ API_KEY = (SECRETS / "api_key").read_text().strip()
 
 
 def until(what, holds, seconds=PATIENCE_SECONDS):
-    """Waits until something holds, and returns what it found."""
+    """Waits until `holds` returns something true, and returns it."""
     deadline = time.monotonic() + seconds
     while True:
         found = holds()
@@ -30,7 +30,7 @@ def until(what, holds, seconds=PATIENCE_SECONDS):
 
 
 def get(url, body=None, headers=(), timeout=5):
-    """Status and text of an answer; status 0 if there is none."""
+    """Returns the status and text of a response; the status is 0 if there is none."""
     request = urllib.request.Request(url, data=body, headers=dict(headers))
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
@@ -42,7 +42,7 @@ def get(url, body=None, headers=(), timeout=5):
 
 
 def free_port(addresses=("127.0.0.1",), kind=socket.SOCK_STREAM):
-    """A port that is free on all of these addresses."""
+    """Returns a port that is free on all of these addresses."""
     while True:
         with socket.socket(type=kind) as first:
             first.bind((addresses[0], 0))
@@ -57,7 +57,7 @@ def free_port(addresses=("127.0.0.1",), kind=socket.SOCK_STREAM):
 
 
 class Names:
-    """The engine's DNS: one name with the addresses of all gateways that there are."""
+    """The engine's DNS: one name with the addresses of all running gateways."""
 
     def __init__(self):
         self.addresses = []
@@ -103,7 +103,7 @@ class Stack:
             "TIDEGATE_API__KEYS_FILE": SECRETS / "api_key",
             "TIDEGATE_HTTP__TRUSTED_PROXIES": "127.0.0.1/32",
             "TIDEGATE_DRAIN__GRACE_MS": "2000",
-            # For what is shown of feeds.
+            # For the dashboard's panels on feeds.
             "TIDEGATE_FEEDS__PRICES__KIND": "redis_stream",
             "TIDEGATE_FEEDS__PRICES__REDIS_STREAM__STREAM": "prices",
             **dict(environment),
@@ -122,7 +122,7 @@ class Stack:
         return process
 
     def start_gateway(self, index):
-        """A gateway that is ready, and known to those who look for one."""
+        """Starts a gateway, waits until it is ready, and adds it to discovery."""
         address = self.addresses[index]
         process = self.begin_gateway(address)
         until(f"the gateway at {address} is ready", lambda: self.is_ready(address))
@@ -132,7 +132,7 @@ class Stack:
     def begin_gateway(self, address, environment=()):
         environment = {
             **self.environment,
-            # As the names of containers do, they differ.
+            # Distinct names, as those of containers.
             "TIDEGATE_NODE__NAME": f"node-{address}",
             "TIDEGATE_SERVER__LISTEN": f"{address}:{self.port}",
             "TIDEGATE_INTERNAL__LISTEN": f"{address}:{self.internal}",
@@ -147,19 +147,19 @@ class Stack:
         return subprocess.run(ask, capture_output=True).returncode == 0
 
     def shed(self, address, options):
-        """Status and words of `tidegate shed` as within the container."""
+        """Runs `tidegate shed` as within the container, and returns its status and output."""
         settings = {"TIDEGATE_SERVER__LISTEN": f"{address}:{self.port}"}
         asked = [str(self.binaries["tidegate"]), "shed", *options]
         done = subprocess.run(asked, capture_output=True, text=True, env={**os.environ, **self.environment, **settings})
         return done.returncode, done.stderr if done.returncode else done.stdout
 
     def appear(self, address):
-        """Discovery tells of a container from its start on."""
+        """Adds a container to discovery."""
         self.names.addresses.append(address)
         self.tell_prometheus()
 
     def vanish(self, address):
-        """And no more of one that has ended."""
+        """Removes a container from discovery."""
         self.names.addresses.remove(address)
         self.tell_prometheus()
 
@@ -183,12 +183,12 @@ class Stack:
         ]:
             config = replace_once(config, shipped, here)
         (self.folder / "haproxy.cfg").write_text(config)
-        # As the image starts it: a master in the foreground, which is told by signals.
+        # As the image starts it: a master in the foreground, controlled by signals.
         command = ["haproxy", "-W", "-db", "-S", f"ipv4@127.0.0.1:{self.master}", "-f", self.folder / "haproxy.cfg"]
         self.haproxy = self.start("haproxy", command, env={**os.environ, **environment})
 
     def start_prometheus(self, hold="1s"):
-        """With what discovery knows, in a file: targets come and go as they do with DNS. Alerts fire after `hold`."""
+        """Starts Prometheus with the targets of discovery in a file, which come and go as with DNS. Alerts fire after `hold`."""
         self.prometheus = free_port()
         alerts, changed = re.subn(r"^( +for): \w+$", rf"\1: {hold}", (DEPLOY / "prometheus/alerts.yml").read_text(), flags=re.M)
         assert changed > 5, "most alerts wait for a while"
@@ -210,7 +210,7 @@ class Stack:
         until("Prometheus is ready", lambda: get(f"http://{listen}/-/ready")[0] == 200)
 
     def wait_until_sent_to(self, count):
-        """Until HAProxy sends clients to so many gateways."""
+        """Waits until HAProxy sends clients to this many gateways."""
         metric = r'^haproxy_backend_active_servers\{proxy="gateways"\} (\d+)'
         figures = f"http://127.0.0.1:{self.stats}/metrics"
 
@@ -221,7 +221,7 @@ class Stack:
         until(f"HAProxy sends clients to {count} gateways", holds)
 
     def clients(self, address):
-        """How many clients a gateway has."""
+        """Returns the number of a gateway's clients."""
         text = get(f"http://{address}:{self.internal}/metrics")[1]
         return sum(int(float(value)) for value in re.findall(r"^tidegate_connections\{.*?\} (\S+)", text, re.M))
 
@@ -237,7 +237,7 @@ class Stack:
 
 
 def redis_command():
-    """What the container of Redis runs, without the end of its here-document."""
+    """Returns the command of the Redis container, without the end of its here-document."""
     block = re.search(r"^ +- \|\n( +exec redis-server.*?)^ +END$", COMPOSE.read_text(), re.M | re.S).group(1)
     command = "\n".join(line.strip() for line in block.splitlines()) + "\n"
     return re.sub(r"\$\{\w+:-(.*?)\}", r"\1", command).replace("$$", "$")

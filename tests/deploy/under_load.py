@@ -1,4 +1,4 @@
-"""Clients through HAProxy of a Stack, to whom everything is published through HAProxy, while something is done."""
+"""Runs the load tester through a Stack's HAProxy while a test acts on the stack."""
 
 import json
 import re
@@ -11,7 +11,7 @@ RATE = 40
 
 
 def load(stack, seconds, act):
-    """The load tester's report. Nothing may be lost, come twice or come in another order."""
+    """Returns the load tester's report. No publication may be lost, duplicated or reordered."""
     report = stack.folder / "report.json"
     report.unlink(missing_ok=True)
     tester = stack.start("loadtest", [

@@ -1,4 +1,4 @@
-// The servers of WebSocket tutorials: each with each of its backends, and with clients of every kind at once.
+// Tests the examples of WebSocket tutorials: each server with each of its backends, and with clients of every kind at once.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -57,7 +57,7 @@ forEachBackend('broadcast', async (t, { gateway, backend, at }) => {
     }
   }
   assert.equal(names.size, clients.length, 'each has one name');
-  // Whom the backend fails is told so.
+  // Clients are closed with 3004 when the backend fails.
   backend.child.kill('SIGKILL');
   await backend.gone;
   clients[0].say('is anybody there?');
@@ -90,7 +90,7 @@ forEachBackend('chat-rooms', async (t, { gateway, config, at }) => {
   await until('closed', () => nowhere.closed);
 });
 
-// As the README makes one.
+// Creates a token as the README does.
 function tokenFor(user, config) {
   const directory = mkdtempSync(join(tmpdir(), 'tidegate-token-'));
   try {

@@ -1,4 +1,4 @@
-// The chat in a real browser: two people, each on a node of their own, over one Redis.
+// Tests the chat in a real browser: two users on two nodes over one Redis.
 
 import assert from 'node:assert/strict';
 import { mkdirSync, readFileSync } from 'node:fs';
@@ -13,10 +13,10 @@ import { EXAMPLES, newPage, start } from './support.mjs';
 
 const CHAT = join(EXAMPLES, 'chat');
 const SCREENSHOTS = join(TARGET, 'screenshots');
-// As the chat's configuration names the page.
+// The page's address in the chat's configuration.
 const PAGE = '127.0.0.1:3000';
 
-// Two nodes and the application, all as they are shipped but for ports.
+// Starts two nodes and the application as they are shipped, except for ports.
 async function startChat(t) {
   const redis = await startRedis(t);
   const port = await freePort();
@@ -149,7 +149,7 @@ test('when a node is lost nothing that was said is, and nothing is there twice',
   await talk(bob, 'before, too');
   await hears(ann, all);
 
-  // Hers is the first, which also takes what the application publishes.
+  // Ann's node is the first, at which the application publishes too.
   await nodes[0].kill();
   const meanwhile = 'from her, while she is away';
   await say(ann, meanwhile);

@@ -1,4 +1,4 @@
-// Orders in real browsers: what is written into a stream in Redis is what pages show, also what was written without a gateway.
+// Tests the orders example in real browsers: pages show the records of a Redis stream, also those written while no gateway ran.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';

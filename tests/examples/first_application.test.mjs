@@ -1,5 +1,5 @@
-// docs/first-application.md, as it stands: its files are written, its commands are run in their order, and what it says that a
-// reader will see is looked for. Nothing of it is written here a second time.
+// Follows docs/first-application.md: writes its files, runs its commands in order, and compares their output with the page.
+// Everything is read from the page; nothing is repeated here.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -16,7 +16,7 @@ import { newPage, start } from './support.mjs';
 const PAGE = new URL('../../docs/first-application.md', import.meta.url);
 const SERVES = /^(TIDEGATE_|tidegate serve|node server\.mjs)/;
 
-// The blocks of a page: files that it names before the block, commands, and what they answer.
+// Returns the blocks of a page: files, whose names precede the block, and commands with their output.
 function blocksOf(markdown) {
   const blocks = [];
   for (const [, before, language, text] of markdown.matchAll(/([^\n]*)\n\n```(\w+)\n(.*?)^```$/gms)) {
@@ -28,7 +28,7 @@ function blocksOf(markdown) {
   return blocks;
 }
 
-// What may be anything is left out with `…`.
+// `…` in the page's output matches anything.
 const pattern = (answer) => new RegExp(`^${answer.split('…').map(RegExp.escape ?? escaped).join('.+')}$`);
 const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 
@@ -41,7 +41,7 @@ class Reader {
     t.after(() => rmSync(this.cwd.replace(/\/chat$/, ''), { recursive: true, force: true }));
   }
 
-  // The page's ports are those that everybody has. Here others are free.
+  // Replaces the page's ports by free ones.
   here(text) {
     return Object.entries(this.places).reduce(
       (said, [port, free]) => said.replace(new RegExp(`(127\\.0\\.0\\.1:|listen\\()${port}\\b`, 'g'), `$1${free}`),
@@ -103,14 +103,14 @@ test('the page on a first application leads to one', async (t) => {
     PATH: `${dirname(program('tidegate'))}:${process.env.PATH}`,
     TIDEGATE_SERVER__LISTEN: `127.0.0.1:${places[8000]}`,
     TIDEGATE_INTERNAL__LISTEN: `127.0.0.1:${places[8001]}`,
-    // Packages that were fetched before are not fetched again.
+    // npm uses packages that it has already fetched.
     npm_config_prefer_offline: 'true',
     npm_config_audit: 'false',
   };
   const reader = new Reader(t, places, env);
   const blocks = blocksOf(readFileSync(PAGE, 'utf8'));
   assert.deepEqual(blocks.flatMap(({ file }) => file ?? []), ['tidegate.toml', 'server.mjs', 'page.html']);
-  // What a reader builds is built already.
+  // The program is already built.
   assert.match(blocks[0].command, /^cargo build /);
   const next = async (command) => {
     const block = blocks.shift();
@@ -163,7 +163,7 @@ test('the page on a first application leads to one', async (t) => {
   await next('TIDEGATE_BROKER__KIND=redis');
   await next('TIDEGATE_BROKER__KIND=redis');
   assert.deepEqual(blocks, []);
-  // History was in the memory of the first: the page says so, and begins anew.
+  // The first gateway had the history in memory, so the page reports a failed recovery and starts over.
   await state(bob, 'connected again, recovered: false');
   await shows(bob, []);
   const response = await fetch(`http://127.0.0.1:${places[8010]}/api/publish`, {

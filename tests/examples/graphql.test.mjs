@@ -1,4 +1,4 @@
-// The tea house: an application with a GraphQL server of its own, in real browsers with the library in its page.
+// Tests the tea house in real browsers: an application with its own GraphQL server, and the library in its page.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -12,13 +12,13 @@ import { until } from '../support/wait.mjs';
 import { EXAMPLES, newPage, start } from './support.mjs';
 
 const HERE = join(EXAMPLES, 'graphql');
-// As the configuration has it.
+// The API key in the configuration.
 const KEY = 'change-this-key-of-the-graphql-example';
 
 async function startTeaHouse(t) {
   const port = await freePort();
   const config = readFileSync(join(HERE, 'tidegate.toml'), 'utf8').replaceAll('127.0.0.1:3000', `127.0.0.1:${port}`);
-  // The configuration names the schema beside it, and is elsewhere here.
+  // The configuration names the schema relative to itself, but the test has a copy elsewhere.
   const env = { TIDEGATE_API__KEYS: undefined, TIDEGATE_GRAPHQL__SCHEMA_FILE: join(HERE, 'schema.graphql') };
   const gateway = await startGateway(t, { config, env });
   const server = start(t, process.execPath, ['server.mjs'], {
@@ -31,7 +31,7 @@ async function startTeaHouse(t) {
   return { url: `http://127.0.0.1:${port}/`, gateway };
 }
 
-// `relay`: what lies between the page and the gateway, if anything does.
+// `relay`: an optional relay between the page and the gateway.
 async function enter(t, { url, gateway }, shop, relay) {
   const page = await newPage(t);
   const through = ({ from, to }) => {

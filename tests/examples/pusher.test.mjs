@@ -1,4 +1,4 @@
-// The guest book: an application for Pusher in a real browser, with the official library in its page.
+// Tests the guest book in a real browser: a Pusher application with the official library in its page.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -28,7 +28,7 @@ async function startGuestBook(t) {
 
 async function enter(t, url, name) {
   const page = await newPage(t);
-  // The page has it from the internet, which tests do without.
+  // The page loads the library from the internet, which tests do not use.
   await page.route('https://js.pusher.com/**', (route) =>
     route.fulfill({ contentType: 'text/javascript', body: readFileSync(LIBRARY, 'utf8') }));
   await page.goto(`${url}?name=${name}`);

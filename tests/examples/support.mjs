@@ -1,4 +1,4 @@
-// What the tests of examples share: the example's gateway and backend on free ports, and clients of every kind.
+// Shared by the tests of the examples: an example's gateway and backend on free ports, and clients of every kind.
 
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
@@ -21,10 +21,10 @@ const HERE = new URL('./', import.meta.url).pathname;
 const PYTHON = join(TARGET, 'venv-examples/bin/python');
 const GO = join(TARGET, 'examples-go');
 const FLAGS = ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-sync'];
-// As configurations of examples name a backend.
+// The backend's address in the examples' configurations.
 const BACKEND = '127.0.0.1:3000';
 
-// Why something in Go is not run, if it is not: tests/examples/run says why it was not built.
+// Returns the reason to skip a Go program that tests/examples/run could not build, or false.
 export const goIsMissing = (name) => (existsSync(join(GO, name)) ? false : `${name} was not built: see above`);
 
 let browser;
@@ -43,7 +43,7 @@ export async function newPage(t, options) {
   return page;
 }
 
-// A process that is gone with the test. Answers its lines, as they come.
+// Starts a process that ends with the test, and collects the lines of its output.
 export function start(t, command, args, { cwd, env } = {}) {
   const child = spawn(command, args, { cwd, env: { ...process.env, ...env }, stdio: ['pipe', 'pipe', 'pipe'] });
   const running = { child, lines: [], errors: '' };
@@ -70,12 +70,12 @@ const COMMANDS = {
   Go: (example) => [join(GO, example), []],
 };
 
-// The gateway with the example's configuration, as it is but for ports, and one of its backends.
+// Starts the gateway with the example's configuration, except for ports, and one of its backends.
 export async function startExample(t, example, language) {
   const port = await freePort();
   const cwd = join(EXAMPLES, example);
   const config = readFileSync(join(cwd, 'tidegate.toml'), 'utf8').replaceAll(BACKEND, `127.0.0.1:${port}`);
-  // A machine with much else to do may need longer than people would wait.
+  // A busy machine may need longer than the default timeout.
   const settings = { TIDEGATE_API__KEYS: undefined, TIDEGATE_BACKEND__TIMEOUT_MS: '15000' };
   const gateway = await startGateway(t, { config, env: settings });
   const [command, args] = COMMANDS[language](example);
@@ -96,7 +96,7 @@ const listens = (port) =>
 
 // ---- clients ----
 
-// What a client of any kind has heard, and what it says. Everything that it hears is text.
+// A client of any kind, with the text messages that it has received.
 class Client {
   heard = [];
 
@@ -104,7 +104,7 @@ class Client {
     Object.assign(this, { kind, say });
   }
 
-  // The message with this number, from 0.
+  // Waits for the message with this number, from 0, and returns it.
   async message(number) {
     await until(`${this.kind} hears ${number + 1} messages`, () => {
       if (this.closed) throw new Error(`${this.kind} was closed: ${JSON.stringify(this.closed)}`);
@@ -125,7 +125,7 @@ export async function nodeClient(t, url, protocols = []) {
   return client;
 }
 
-// In a page of another origin, as the page of a tutorial is.
+// Opens a client in a page of another origin, as that of a tutorial.
 async function browserClient(t, url) {
   const server = createServer((_, response) => {
     response.setHeader('Content-Type', 'text/html').end('<title>page</title>');
@@ -160,7 +160,7 @@ async function processClient(t, kind, command, args) {
   return client;
 }
 
-// One of each kind, those of Go if they were built.
+// Connects one client of each kind, with Go if its programs were built.
 export async function everyClient(t, url) {
   const clients = [
     await nodeClient(t, url),

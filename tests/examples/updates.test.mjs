@@ -1,4 +1,4 @@
-// The books in stock in real browsers: two readers of one hub.
+// Tests the example of books in stock in real browsers: two readers of one hub.
 
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
@@ -13,7 +13,7 @@ import { until } from '../support/wait.mjs';
 import { EXAMPLES, newPage, start } from './support.mjs';
 
 const UPDATES = join(EXAMPLES, 'updates');
-// As the configuration names the page.
+// The page's address in the configuration.
 const PAGE = '127.0.0.1:3000';
 
 async function startUpdates(t) {
@@ -39,7 +39,7 @@ async function enter(t, url, reader) {
 
 const reserve = (page, book) => page.click(`[data-book="${book}"] button`);
 const left = (page, book) => page.textContent(`[data-book="${book}"] b`);
-// The server's own token, as it signs it.
+// The application server's token, signed as the server does.
 const encode = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
 const signed = `${encode({ alg: 'HS256' })}.${encode({ mercure: { publish: ['*'] } })}`;
 const secret = 'change this secret of the updates example';

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""How long publishing stands still, and how much is lost, when Redis Sentinel makes another server the master.
+"""Measures how long publishing is interrupted, and how much is lost, when Redis Sentinel makes another server the master.
 
-A master, its replicas, three Sentinels and one gateway with `redis.mode = "sentinel"`, all of its own and gone afterwards. Messages are
-published over the server API, one after the other, while the master changes:
+Starts a master, its replicas, three Sentinels and one gateway with `redis.mode = "sentinel"`, and stops them afterwards. Publishes
+messages over the server API, one after the other, while the master changes:
 
     tests/failover/measure.py planned killed hung                        with redis-server and the debug build
     tests/failover/measure.py planned --replicas 2 --min-replicas        with min-replicas-to-write 1, min-replicas-max-lag 1
     tests/failover/measure.py coordinated --server target/tools/valkey-server
 
-For each run: `down`, the longest time between two publications that were accepted; `behind`, from the first write that the new master
-took of anybody to the first publication there; `told`, to that from when the first Sentinel named the new master; `lost`,
-publications that were accepted and are in no history afterwards, and the time from the first to the last of them."""
+Prints for each run: `down`, the longest time between two accepted publications; `behind`, the time from the first write that the new
+master accepted to the first publication there; `told`, the time to that publication from when the first Sentinel named the new
+master; `lost`, the accepted publications that are in no history afterwards, and the time from the first to the last of them."""
 
 import argparse
 import http.client
@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHANNEL = "stream:measured"
 KEY = "key-of-the-measurement"
-# Everything ends within this, in seconds.
+# The deadline of every wait, in seconds.
 PATIENCE = 40
 
 
@@ -39,7 +39,7 @@ def free_port():
 
 
 def ask(port, *words, timeout=1.0):
-    """One command on a connection of its own; its answer as it was written, an error included."""
+    """Sends one command on a new connection, and returns the raw answer, which may be an error."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
         connection.settimeout(timeout)
         parts = [str(word).encode() for word in words]
@@ -64,7 +64,7 @@ class World:
     def __init__(self, options, folder):
         self.processes = []
         self.folder = folder
-        # Ports for seven, none of them twice.
+        # The ports in use, so that no port is assigned twice.
         self.ports = set()
         server = options.server
         replicates = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
@@ -146,7 +146,7 @@ class World:
 
 
 class Publisher(threading.Thread):
-    """Publishes numbers, one after the other, and notes when each was accepted, and in which epoch."""
+    """Publishes numbers, one after the other, and records when each was accepted, and in which epoch."""
 
     def __init__(self, port):
         super().__init__(daemon=True)
@@ -169,7 +169,7 @@ class Publisher(threading.Thread):
 
 
 class Watch(threading.Thread):
-    """Notes when something first holds."""
+    """Records when a condition first holds."""
 
     def __init__(self, holds):
         super().__init__(daemon=True)
@@ -186,7 +186,7 @@ class Watch(threading.Thread):
 
 
 def change(world, manner):
-    """Gives the reason for another master. Answers when."""
+    """Causes the failover, and returns the time."""
     at = time.monotonic()
     if manner == "killed":
         world.servers[world.old].kill()
@@ -221,7 +221,7 @@ def measure(options, manner):
             publisher = Publisher(world.api)
             publisher.start()
             until("publications are accepted", lambda: len(publisher.accepted) > 200)
-            # A replica that takes a write is none any more; and the Sentinels name another.
+            # A replica that accepts a write has been promoted. The Sentinels then name another master.
             promoted = [Watch(lambda port=port: "+OK" in ask(port, "SET", "probe", "1")) for port in world.replicas]
             name = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "watched"]
             told = [Watch(lambda port=port: str(world.old) not in ask(port, *name)) for port in world.sentinels]
@@ -231,7 +231,7 @@ def measure(options, manner):
             until("a replica is promoted", lambda: any(watch.at for watch in promoted))
             epoch = publisher.accepted[0][2]
             until("publications are accepted there", lambda: publisher.accepted[-1][2] != epoch)
-            # Until the old master, if it still takes writes, has been told.
+            # Until Sentinel has demoted the old master, if it still accepts writes.
             time.sleep(options.after_s)
             for thread in [publisher, *promoted, *told]:
                 thread.stop.set()

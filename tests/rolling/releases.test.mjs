@@ -1,4 +1,4 @@
-// Nodes of two releases over one Redis are one gateway.
+// Tests that nodes of two releases over one Redis work together.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -11,17 +11,17 @@ const EARLIER = process.env.TIDEGATE_EARLIER;
 if (!EARLIER) throw new Error('TIDEGATE_EARLIER names no program: tests/rolling/run sets it');
 const DRAIN = '[drain]\nnotice_ms = 0\ngrace_ms = 200\n';
 
-// Of namespaces whose rules the two releases share.
+// Settings of namespaces that both releases support.
 const TOLD = 'history_size = 100\nhistory_ttl_s = 300\nforce_recovery = true\nallow_subscribe = true\n';
 const LONG = TOLD.replace('100', '100000');
-// What the earlier release logs of events that it does not know: see docs/operations.md.
+// The earlier release logs this about events that it does not know: see docs/operations.md.
 const UNREAD = ['publications from Redis cannot be read'];
 
 const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, index) => from + index);
 const as = (user) => ({ token: token({ sub: user, exp: inSeconds(600) }) });
 
-// A test with a cluster: `start(name)` starts a node of this release, `start(name, { earlier: true })` one of the other. `more`
-// is TOML for it alone. At the end no log holds a complaint that it does not expect.
+// Defines a test with a cluster: `start(name)` starts a node of this release, `start(name, { earlier: true })` one of the earlier.
+// `more` is further TOML for that node. At the end, no log may contain unexpected warnings.
 function scenario(name, run) {
   test(name, async (t) => {
     const { start, nodes } = await cluster(t);
@@ -47,7 +47,7 @@ async function cluster(t) {
   return { start, nodes };
 }
 
-// One of each: `[earlier, later]`.
+// Starts one node of each release: `[earlier, later]`.
 async function both(start, { more = '' } = {}) {
   const nodes = [await start('earlier', { earlier: true }), await start('later', { more })];
   for (const node of nodes) {
@@ -56,7 +56,7 @@ async function both(start, { more = '' } = {}) {
   return nodes;
 }
 
-// A client at each of the nodes, by its name, with what happens to it counted.
+// Connects a client to each of the nodes, and counts its events.
 async function clientsAt(t, nodes, channel, options = {}) {
   const made = [];
   for (const [index, node] of nodes.entries()) {
@@ -92,7 +92,7 @@ for (const channel of ['news:a', 'plain:a']) {
       await node.api('publish', { channel, data: { from: index }, tags });
       await node.api('broadcast', { channels: [channel], data: [index, 1.5] });
       await node.api('publish', { channel, b64data: Buffer.from('some text').toString('base64') });
-      // Asked for where no patches are sent: so no record of it may be one that the earlier release cannot read.
+      // A delta is requested where none are sent, so its record must be readable for the earlier release.
       await node.api('publish', { channel, data: 'no patch', delta: true });
       await subscriptions[index].publish({ by: index });
     }
@@ -122,7 +122,7 @@ scenario('what either release keeps the other reads, in one stream', async (t, s
   assert.deepEqual(pages[0].publications.map(({ offset }) => offset), [6, 5]);
   const { epoch } = pages[0];
   await nodes[0].api('history_remove', { channel: 'news:a' });
-  // It goes on, or begins anew: the same for both.
+  // The stream continues or starts over, but in the same way for both nodes.
   const after = [];
   for (const node of nodes) after.push(await node.api('publish', { channel: 'news:a', data: 7 }));
   assert.equal(after[0].epoch, after[1].epoch);
@@ -161,7 +161,7 @@ scenario('a client that moves to the other release and back recovers all it miss
     relay.restore();
     const context = await back;
     assert.deepEqual([context.wasRecovering, context.recovered], [true, true]);
-    // A subscription that recovers is told the position it had.
+    // The reply to a recovery has the epoch of the client's position.
     assert.equal(context.streamPosition.epoch, epoch);
   }
   await publish(2);
@@ -221,7 +221,7 @@ scenario('both releases list both, and what only one can be asked is told', asyn
   assert.deepEqual(channels, { channels: { 'news:a': { num_clients: 1 } }, missing_nodes: ['earlier'] });
   const { connections, missing_nodes: missing } = await later.api('connections');
   assert.deepEqual([Object.values(connections).map(({ user }) => user), missing], [['user-1'], ['earlier']]);
-  // The earlier release has no word for it: whoever asks learns where it cannot be done.
+  // The earlier release lacks this command, and the error names the node that cannot carry it out.
   await assert.rejects(later.api('subscribe', { user: 'user-0', channel: 'news:b' }), /node earlier cannot do it/);
   assert.equal(await metric(earlier, 'tidegate_drops_total'), 0);
 });
@@ -242,7 +242,7 @@ scenario('joins and leaves of the later release do no harm to clients of the ear
   const [first, second] = await clientsAt(t, nodes, 'told:a');
   const heard = { join: [], leave: [] };
   for (const kind of Object.keys(heard)) {
-    // Its own join may still be on its way.
+    // The subscriber's own join may still be on its way.
     second.on(kind, ({ info: { user } }) => user.startsWith('visitor') && heard[kind].push(user));
   }
   const visitors = 8;
@@ -297,7 +297,7 @@ for (const back of [false, true]) {
       const subscription = await subscribed(client, 'long:a');
       readers.push({ relay, subscription: Object.assign(subscription, watched(client, subscription)), at: index % 3 });
     }
-    // Whoever publishes asks another node when one refuses, as behind a load balancer.
+    // The publisher tries another node when one refuses, as behind a load balancer.
     let [published, running] = [0, true];
     const publishing = (async () => {
       while (running) {
@@ -315,7 +315,7 @@ for (const back of [false, true]) {
     };
     for (const [index, name] of names.entries()) {
       await grow();
-      // The balancer leaves it out first, then it is asked to go.
+      // The balancer stops using the node before the node is stopped.
       const leaving = nodes[index];
       const away = (index + 1) % 3;
       for (const reader of readers.filter(({ at }) => at === index)) {

@@ -1,9 +1,9 @@
-// A load balancer that gives each HTTP request to the next of its servers, whoever sent the one before.
+// A load balancer that sends each HTTP request to the next server, regardless of the client.
 
 import http from 'node:http';
 import net from 'node:net';
 
-// With `webSockets` it passes these on too, each to the next of its servers.
+// With `webSockets`, it also forwards WebSockets, each to the next server.
 export async function startBalancer(t, ports, { webSockets = false } = {}) {
   const balancer = new Balancer(ports, webSockets);
   await balancer.listen();
@@ -20,7 +20,7 @@ class Balancer {
   constructor(ports, webSockets) {
     this.ports = ports;
     if (webSockets) this.#server.on('upgrade', (request, socket, head) => this.#tunnel(request, socket, head));
-    // What was asked: its path, the server that answered, and with which status.
+    // For each request, its path, the server that answered, and the status.
     this.requests = [];
   }
 
@@ -80,7 +80,7 @@ class Balancer {
     this.#forward(request, response, body, this.ports.length);
   }
 
-  // A server that cannot be reached is left out, as it would be by its health.
+  // A server that cannot be reached is skipped, as a health check would do.
   #forward(request, response, body, attempts) {
     const port = this.#next();
     const { method, headers, url } = request;

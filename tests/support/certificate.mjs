@@ -1,12 +1,12 @@
-// A certificate of a test's own, for `localhost` and 127.0.0.1.
+// Creates a certificate for a test, for `localhost` and 127.0.0.1.
 
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-// Its files (the certificate, and certificate and key in one as HAProxy has them), and the configuration of a gateway that has
-// it. They are gone when the test `t` is over.
+// Returns its files (the certificate, and certificate and key in one file for HAProxy), and the configuration of a gateway with
+// it. The files are removed when the test `t` ends.
 export function makeCertificate(t) {
   const directory = mkdtempSync(join(tmpdir(), 'tidegate-certificate-'));
   t.after(() => rmSync(directory, { recursive: true, force: true }));

@@ -15,8 +15,8 @@ export const API_KEY = 'test-key';
 const running = new Set();
 process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
 
-// A gateway is gone when the test `t` is over. `config` is TOML; `demo` starts it as `--demo`; `env` are more variables;
-// `binary` is another program; `listen` and `internalListen` are its ports, free ones without them.
+// Starts a gateway that stops when the test `t` ends. `config` is TOML; `demo` starts it with `--demo`; `env` are further
+// variables; `binary` is another program; `listen` and `internalListen` are its ports, by default free ones.
 export async function startGateway(
   t, { config = '', demo = false, env = {}, binary = program('tidegate'), listen = 0, internalListen = 0 } = {},
 ) {
@@ -50,7 +50,7 @@ class Gateway {
     this.lines = createInterface({ input: child.stderr });
   }
 
-  // Ready when it says where it listens.
+  // Resolves when the gateway has logged the addresses at which it listens.
   started() {
     return new Promise((resolve, reject) => {
       const fail = (why) => reject(new Error(`the gateway did not start: ${why}\n${this.log.join('\n')}`));
@@ -80,7 +80,7 @@ class Gateway {
     return `ws://127.0.0.1:${this.port}/raw/${channel}${query}`;
   }
 
-  // Calls the server API. An error answer is an exception with its code.
+  // Calls the server API. An error reply is thrown, with its code.
   async api(method, params = {}) {
     const response = await fetch(this.http(`/api/${method}`), {
       method: 'POST',
@@ -105,7 +105,7 @@ class Gateway {
     return (await fetch(`http://127.0.0.1:${this.internalPort}/metrics`)).text();
   }
 
-  // Asks it to stop, as an operator would. Answers its exit code.
+  // Stops the gateway as an operator would, and returns its exit code.
   async stop() {
     this.child.kill('SIGTERM');
     let timer;

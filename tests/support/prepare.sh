@@ -1,4 +1,4 @@
-# Sourced by the test programs of this folder: brings what they need, or says what is missing and how to get it.
+# Sourced by the test programs: installs what they need, or says what is missing and how to get it.
 
 . "$(dirname "${BASH_SOURCE[0]}")/programs.sh"
 
@@ -37,15 +37,15 @@ need_python() {
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing "venv" "apt-get install python3-venv brings it."
 }
 
-# Whether programs in Java can be built; what is missing is in no_java. Sets maven: the command, which keeps what it fetches
-# in the target folder.
+# Checks whether Java programs can be built, and sets no_java to what is missing otherwise. Sets maven to a command that keeps
+# its downloads in the target folder.
 java_is_there() {
   maven=(mvn --batch-mode --no-transfer-progress -Dmaven.repo.local="$target/maven")
   no_java="A JDK of version 17 or newer, or Maven"
   command -v javac > /dev/null && command -v mvn > /dev/null && javac --release 17 -version > /dev/null 2>&1
 }
 
-# The packages of the folder $1, in the versions of its lock file, unless they are there.
+# Installs the Node packages of the folder $1 in the versions of its lock file, if they are missing.
 install_node_packages() {
   local stamp="$1/node_modules/.installed"
   cmp -s "$1/package-lock.json" "$stamp" && return
@@ -54,7 +54,7 @@ install_node_packages() {
   cp "$1/package-lock.json" "$stamp"
 }
 
-# The packages of the file $1 in an environment of their own at $2, unless they are there.
+# Installs the Python packages of the file $1 into the environment $2, if they are missing.
 install_python_packages() {
   cmp -s "$1" "$2/installed.txt" && return
   python3 -m venv --clear "$2"
@@ -63,12 +63,12 @@ install_python_packages() {
   cp "$1" "$2/installed.txt"
 }
 
-# Ends a program that was asked to --install what it needs, and no more.
+# Ends a program that was called with --install, once everything is installed.
 installed() { # arguments of the program
   [ "${1:-}" != --install ] || exit 0
 }
 
-# Runs files of tests, two at a time where Node can be told how many: they wait more than they work.
+# Runs test files, two at a time if Node supports that, because they mostly wait.
 node_tests() {
   local at_once=()
   if node --test-concurrency=2 --eval '' 2> /dev/null; then at_once=(--test-concurrency=2); fi

@@ -1,11 +1,11 @@
-// Where programs under test are, as tests/support/programs.sh has it. They are not built here.
+// Finds the programs under test in the same places as tests/support/programs.sh, without building them.
 
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 
 const ROOT = new URL('../../', import.meta.url).pathname;
 
-// Where Cargo puts things, and screenshots with them.
+// Cargo's target folder, which also takes screenshots.
 export const TARGET = resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target');
 
 export function program(name) {

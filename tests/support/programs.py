@@ -1,26 +1,26 @@
-"""Where programs under test are, as tests/support/programs.sh has it."""
+"""Finds the programs under test in the same places as tests/support/programs.sh."""
 
 import os
 import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# As Cargo reads it: relative to where it is started, which is the project's folder everywhere here.
+# Cargo resolves it relative to its working directory, which is always the project's folder here.
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 
 
 def there(name):
-    """The program as whoever runs the tests has built it."""
+    """Returns the path of a program that has already been built."""
     return Path(os.environ.get("TIDEGATE_BIN_DIR") or TARGET / "debug").resolve() / name
 
 
 def environment(settings=()):
-    """What a node is started with. It would take TIDEGATE_BIN_DIR for a setting, and say that it is none."""
+    """Returns a node's environment, without TIDEGATE_BIN_DIR, which the node would reject as an unknown setting."""
     return {name: value for name, value in {**os.environ, **dict(settings)}.items() if name != "TIDEGATE_BIN_DIR"}
 
 
 def program(name, profile="dev", build=("--package", None)):
-    """The program in TIDEGATE_BIN_DIR, or the one that Cargo makes of `build`, by default of the package `name`."""
+    """Returns the program in TIDEGATE_BIN_DIR, or builds it with Cargo from `build`, by default the package `name`."""
     given = os.environ.get("TIDEGATE_BIN_DIR")
     if given:
         return Path(given).resolve() / name

@@ -1,11 +1,11 @@
-# Sourced: where programs under test are, and where everything else goes that is made on the way.
+# Sourced: defines where the programs under test are, and where test artifacts go.
 #
-#   TIDEGATE_BIN_DIR   a folder with the programs tidegate and tidegate-loadtest; without it they are built from this
-#                      source, and are where Cargo puts them
-#   CARGO_TARGET_DIR   where Cargo puts things, and tools, environments and screenshots with them; target/ without it
+#   TIDEGATE_BIN_DIR   a folder with the programs tidegate and tidegate-loadtest; without it, Cargo builds them from this
+#                      source
+#   CARGO_TARGET_DIR   the target folder of Cargo, also for tools, environments and screenshots; by default target/
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-# From here on it names the same folder wherever a program is started.
+# An absolute path, so that it names the same folder in every working directory.
 export CARGO_TARGET_DIR=$(cd "$root" && realpath -m "${CARGO_TARGET_DIR:-target}")
 target=$CARGO_TARGET_DIR
 
@@ -16,7 +16,7 @@ build_programs() {
     shift
     for package in "$@"; do packages+=(--package "$package"); done
     cargo build --manifest-path "$root/Cargo.toml" --profile "$profile" "${packages[@]}"
-    # The profile `dev` is the one whose folder has another name.
+    # The folder of the profile `dev` is called debug.
     TIDEGATE_BIN_DIR=$target/${profile/#dev/debug}
   fi
   export TIDEGATE_BIN_DIR

@@ -1,4 +1,4 @@
-// A Redis of a test's own, on a free port.
+// Starts a Redis for one test, on a free port.
 
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -55,7 +55,7 @@ export function freePort() {
 
 const answers = (port) => ask(port, ['PING']).then((answer) => answer === '+PONG', () => false);
 
-// What Redis says to a command of a few words, if that is short.
+// Sends a short command to Redis and returns the raw answer, which must be short too.
 function ask(port, words) {
   return new Promise((resolve, reject) => {
     const socket = net.connect(port, '127.0.0.1', () => socket.write(`${words.join(' ')}\r\n`));

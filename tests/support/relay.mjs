@@ -1,4 +1,4 @@
-// A TCP relay between a client and a gateway: a network that can be cut, go silent, or lead elsewhere.
+// A TCP relay between a client and a gateway, which can cut or stall connections, or lead them elsewhere.
 
 import net from 'node:net';
 
@@ -43,7 +43,7 @@ class Relay {
     this.#open = true;
   }
 
-  // Keeps connections open and carries nothing more over them: what a client sees when its network is gone.
+  // Keeps connections open without forwarding anything, as a client experiences the loss of its network.
   stall() {
     for (const [client, server] of this.#pairs) {
       client.unpipe(server);

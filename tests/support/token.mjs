@@ -12,5 +12,5 @@ export function token(claims, { algorithm = 'HS256', secret = SECRET } = {}) {
   return `${signed}.${signature}`;
 }
 
-// Seconds since 1970, so many from now.
+// Returns the Unix time this many seconds from now.
 export const inSeconds = (seconds) => Math.floor(Date.now() / 1000) + seconds;

@@ -1,8 +1,8 @@
-// Waiting with a deadline, in place of sleeping.
+// Waits with a deadline, instead of sleeping.
 
 const DEADLINE_MS = 15_000;
 
-// Until `condition` answers something true, which is then answered.
+// Waits until `condition` returns something true, and returns it.
 export async function until(what, condition, deadline = DEADLINE_MS) {
   const end = Date.now() + deadline;
   for (;;) {
@@ -13,7 +13,7 @@ export async function until(what, condition, deadline = DEADLINE_MS) {
   }
 }
 
-// The next `event` of an emitter, with its argument.
+// Returns a promise of the next `event` of an emitter, with its argument.
 export function next(emitter, event, deadline = DEADLINE_MS) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => reject(new Error(`no '${event}' within ${deadline} ms`)), deadline);

@@ -1,4 +1,4 @@
-// A client with Gorilla: says each line of its input, a JSON text, and writes each message that it hears as one.
+// A client with Gorilla: sends each line of its input, a JSON string, and prints each message as a JSON string.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Clients of Engine.IO and Socket.IO that begin by polling and change over to a WebSocket, as their libraries do unless they are
-// told otherwise: behind a balancer that sends each request and each WebSocket to another node, and over TLS.
+// Tests Engine.IO and Socket.IO clients that begin with polling and upgrade to a WebSocket, the default of their libraries: behind
+// a balancer that sends each request and each WebSocket to another node, and over TLS.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -72,7 +72,7 @@ async function behindABalancer(t) {
 
 test('engine.io-client: at three nodes in turn all change over, and nothing is missed or heard twice', async (t) => {
   const { nodes, url } = await behindABalancer(t);
-  // What is published from before they come until after they have changed over; each is to hear an unbroken row of it.
+  // Publications from before the clients connect until after their upgrade; each client must receive a sequence without gaps.
   let published = 0;
   let over = false;
   const publishing = (async () => {
@@ -113,7 +113,7 @@ test('socket.io-client: all change over, and come back and change over again whe
   assert.equal(sum(clients.map(({ cutOff }) => cutOff)), 0);
   balancer.ports = nodes.slice(0, 2).map(({ port }) => port);
   await nodes[2].kill();
-  // Until they notice, all seem to be connected, and what is said on a dead connection is lost.
+  // Until the clients notice, all seem to be connected, and messages on a dead connection are lost.
   const areCutOff = (before) => () => sum(clients.map(({ cutOff }) => cutOff)) > before;
   await until('those of it are cut off', areCutOff(0));
   await until('those of it are back', haveChanged);

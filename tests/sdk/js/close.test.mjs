@@ -1,4 +1,4 @@
-// Closes and ended subscriptions, as the library understands them; pings and their answers.
+// Tests how the library reacts to closes, ended subscriptions and pings.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -97,7 +97,7 @@ test('the library notices a network that has gone silent and comes back with eve
   const silent = next(ann, 'connecting');
   relay.stall();
   await gateway.publish('news:a', 'missed');
-  // 2 is the library's own code for a ping that did not come.
+  // 2 is the library's own code for a missing ping.
   assert.equal((await silent).code, 2);
   await until('the publication', () => news.publications.length);
   assert.deepEqual(dataOf(news), ['missed']);

@@ -1,4 +1,4 @@
-// Who is let in, and who stays.
+// Tests who may connect, and who may stay connected.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

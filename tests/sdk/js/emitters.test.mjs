@@ -1,5 +1,5 @@
-// The emitters of Socket.IO for Node, the official one and the one before it, through Redis to clients on three nodes; and a
-// server of Socket.IO with its Redis adapter beside them.
+// Tests Socket.IO's emitters for Node, the official one and its predecessor, through Redis to clients on three nodes, and beside
+// them a Socket.IO server with its Redis adapter.
 
 import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
@@ -28,7 +28,7 @@ history_ttl_s = 300
 
 const metric = async (node, name) => Number(new RegExp(`^tidegate_${name} (.*)$`, 'm').exec(await node.metrics())?.[1]);
 
-// Nodes that hear emitters at this Redis, or at their own; one of them carries out what these say.
+// Starts nodes that receive emitters' messages from Redis, and waits until one of them carries these out.
 async function startListening(t, count, more = '') {
   const nodes = await startNodes(t, count, EMITTERS + more);
   for (const node of nodes) {
@@ -45,13 +45,13 @@ async function leaderOf(nodes) {
 
 function redisOf(t, url) {
   const client = new Redis(url);
-  // When the test is over its Redis goes first.
+  // At the end of the test, Redis stops before this client.
   client.on('error', () => {});
   t.after(() => client.disconnect());
   return client;
 }
 
-// A client that keeps all it is told, in order.
+// Connects a client that records all events in order.
 async function listener(t, node, namespace = '/', transports = ['websocket']) {
   const socket = io(`http://127.0.0.1:${node.port}${namespace}`, { transports, forceNew: true, reconnectionDelay: 50 });
   t.after(() => socket.disconnect());
@@ -61,8 +61,8 @@ async function listener(t, node, namespace = '/', transports = ['websocket']) {
   return socket;
 }
 
-// Waits until each is told this, and a mark behind it. What came twice, or to the wrong ones, shows now or at the next mark: between
-// rooms there is no order.
+// Waits until each client has received these events and a mark. Duplicates and events for other clients show up at this mark or the
+// next one, because events of different rooms have no order.
 async function all(emitter, sockets, told) {
   emitter.emit('mark');
   const inOrder = (events) => events.map((event) => JSON.stringify(event)).sort();
@@ -85,7 +85,7 @@ test('@socket.io/redis-emitter: each client gets each event once, on every node'
   emitter.emit('hello', 'world', { a: [1, null, 2.5] }, undefined);
   await all(emitter, sockets, Array(4).fill([['hello', 'world', { a: [1, null, 2.5] }, null]]));
 
-  // Joining comes before what is sent behind it.
+  // Joins take effect before later events are sent.
   emitter.in(one.id).socketsJoin(['a', 'b c']);
   emitter.in([two.id, three.id]).socketsJoin('a');
   emitter.to('a').to('b c').emit('union', 1);
@@ -160,7 +160,7 @@ test('nodes are killed in the middle, and nobody misses an event or is told one 
   const send = (count) => {
     for (let n = 0; n < count; n += 1) emitter.emit('n', (sent += 1));
   };
-  // Two nodes go, one after the other: each time the one that carries out what the emitter says.
+  // Two nodes stop, one after the other: each time the one that carries out the emitter's messages.
   for (const survivors of [2, 1]) {
     const leader = await until('one carries out', () => leaderOf(left));
     left = left.filter((node) => node !== leader);
@@ -188,13 +188,13 @@ test('a server of Socket.IO with its Redis adapter may go on beside the nodes', 
   const nodes = await startListening(t, 2);
   const http = createServer();
   let server;
-  // Before its connections to Redis, through which it says goodbye: hooks run in their order.
+  // Hooks run in this order: the server closes before its connections to Redis, over which it announces its end.
   t.after(() => server?.close());
   server = new Server(http, { adapter: createAdapter(redisOf(t, nodes.redis.url), redisOf(t, nodes.redis.url), { requestsTimeout: 2_000 }) });
   await new Promise((resolve) => http.listen(0, '127.0.0.1', resolve));
   const own = await listener(t, { port: http.address().port });
   const sockets = [await listener(t, nodes[0]), await listener(t, nodes[1])];
-  // What the server sends reaches the nodes' clients too.
+  // Events of the server reach the nodes' clients too.
   server.emit('from the server', { a: 1 });
   server.in(sockets[0].id).socketsJoin('a');
   server.to('a').emit('in a room', Buffer.from([5]));
@@ -204,7 +204,7 @@ test('a server of Socket.IO with its Redis adapter may go on beside the nodes', 
     [['from the server', { a: 1 }], ['in a room', Buffer.from([5])]],
     [['from the server', { a: 1 }]],
   ]);
-  // It counts who answers by who listens, and does not wait for nodes that never will.
+  // The adapter does not wait for answers of the nodes.
   const listed = await server.fetchSockets();
   assert.deepEqual(listed.map(({ id }) => id), [own.id]);
 });

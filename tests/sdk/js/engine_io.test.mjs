@@ -1,5 +1,5 @@
-// engine.io-client, the official library, at a bare endpoint: by polling, by WebSocket, from one to the other, and at any
-// of several nodes.
+// Tests engine.io-client, the official library, at a bare endpoint: with polling, with WebSockets, with the upgrade, and at
+// any of several nodes.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -8,7 +8,7 @@ import { Socket } from 'engine.io-client';
 
 import { startBalancer, startGateway, startNodes, until } from './support.mjs';
 
-// With pings often enough to see some, and time to answer them on a busy machine.
+// An endpoint with frequent pings, and enough time to answer them on a busy machine.
 const ENDPOINT = `
 [raw.paths."/engine.io/"]
 channel = "chat"
@@ -31,12 +31,12 @@ hmac_secret = "a secret of at least thirty-two bytes"
 allow_anonymous = true
 ${ENDPOINT}`;
 
-// A client that keeps what it hears and how it ended, and says these as soon as it can.
+// Opens a client that records its messages and its end, and sends the messages `said` as soon as it is open.
 async function opened(t, port, options = {}, said = []) {
   const client = new Socket(`http://127.0.0.1:${port}`, { path: '/engine.io/', ...options });
   client.binaryType = 'arraybuffer';
   Object.assign(client, { heard: [], pings: 0, closes: [], upgrades: 0, failedUpgrades: 0 });
-  // An empty text has no data.
+  // The data of an empty text is undefined.
   const heard = (data = '') => (typeof data === 'string' ? data : [...new Uint8Array(data)]);
   client.on('message', (data) => client.heard.push(heard(data)));
   client.on('ping', () => (client.pings += 1));
@@ -116,7 +116,7 @@ test('at three nodes in turn a client polls as at one', async (t) => {
     await until('all is heard', () => client.heard.length === 36);
     assert.deepEqual(client.heard.filter((text) => !text.includes('server')), sent);
     await until('pings have come', () => client.pings > 3);
-    // The balancer passes no WebSocket on.
+    // The balancer does not forward WebSockets.
     assert.deepEqual([client.closes, client.transport.name], [[], 'polling']);
   }
   const answered = new Set(balancer.of('/engine.io/').map(({ port }) => port));

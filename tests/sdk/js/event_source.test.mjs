@@ -1,4 +1,4 @@
-// Readers of server-sent events that know nothing of the gateway: what they are given, and where they go on.
+// Tests generic readers of server-sent events: which events they receive, and from where they recover.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -71,7 +71,7 @@ for (const [name, read] of Object.entries(READERS)) {
   });
 }
 
-// So a node never refuses for a reason that may be gone the next time: what is over by then ends with the stream.
+// This is why a node does not refuse for temporary reasons: it accepts the stream and then ends it.
 for (const name of ['eventsource 4', 'eventsource 5']) {
   test(`${name} never comes back after a refusal, even if it was let in before`, async (t) => {
     const [open, shut] = [await startGateway(t, { config: CONFIG, env: ON }),

@@ -1,4 +1,4 @@
-// GraphQL's own clients, as they are: over WebSockets in both subprotocols, and over event streams in both modes.
+// Tests unmodified GraphQL clients: over WebSockets with both subprotocols, and over event streams in both modes.
 
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
@@ -28,14 +28,14 @@ const SPORT = { query: QUERY, variables: { topic: 'sport' } };
 const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, index) => from + index);
 
 const socketOf = (gateway) => gateway.url.replace('/connection/websocket', '/graphql');
-// Apollo's link looks for it where browsers have it.
+// Apollo's link looks for WebSocket where browsers have it.
 globalThis.WebSocket ??= WebSocket;
 
-// What was told, without what was published only to find out who hears.
+// Returns the received values without the probes of `hear`.
 const PROBE = 'is anybody there?';
 const values = (told) => told.results.map(({ data }) => data?.message).filter((value) => value !== PROBE);
 
-// What a sink is told.
+// Creates a sink that records what it receives.
 function sink() {
   const told = { results: [], errors: [], completed: 0 };
   told.next = (result) => told.results.push(result);
@@ -46,12 +46,12 @@ function sink() {
 
 function socketClient(t, url, options = {}) {
   const client = createClient({ url, webSocketImpl: WebSocket, retryWait: async () => {}, ...options });
-  // One that is connecting anew as the test ends, to what is gone already, says so.
+  // Rejects if the client is reconnecting to a stopped gateway when the test ends.
   t.after(() => Promise.resolve(client.dispose()).catch(() => {}));
   return client;
 }
 
-// Each subscribes to a topic and tells a sink; `stop` ends that.
+// Each client subscribes to a topic and passes results to a sink.
 const CLIENTS = {
   'graphql-ws': (t, gateway) => {
     const client = socketClient(t, socketOf(gateway));
@@ -100,7 +100,7 @@ function sseClient(t, gateway, singleConnection) {
   return (request, told) => client.subscribe(request, told);
 }
 
-// GraphQL has no word for being subscribed: what shows it is a result.
+// Publishes probes until all sinks have a result or an error: GraphQL does not acknowledge subscriptions.
 async function hear(gateway, channel, ...all) {
   await until(`${channel} is heard`, async () => {
     await gateway.publish(channel, PROBE);
@@ -236,7 +236,7 @@ test('when a node is killed graphql-ws goes on at another, from where it was', a
   const told = sink();
   told.next = (result) => {
     told.results.push(result);
-    // The library sends this object again as it is then.
+    // When it reconnects, the library sends this object again, with its values at that time.
     extensions.tidegate = { recover: result.extensions.tidegate.position };
   };
   const url = `ws://127.0.0.1:${relay.port}/graphql`;

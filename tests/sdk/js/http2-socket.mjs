@@ -1,10 +1,10 @@
-// WebSockets over Node's HTTP/2 client (RFC 8441), many to a connection, with the face that browsers give a WebSocket.
+// WebSockets over Node's HTTP/2 client (RFC 8441), many per connection, with the interface of browsers' WebSocket.
 
 import http2 from 'node:http2';
 
 import { Receiver, Sender, WebSocket } from 'ws';
 
-// The class of sockets that share the connection `session`, for a library that is told which class to use.
+// Returns a class of sockets that share the connection `session`, for libraries that accept a WebSocket class.
 export function socketsOver(session) {
   return class extends Http2Socket {
     constructor(url, protocols) {
@@ -13,7 +13,7 @@ export function socketsOver(session) {
   };
 }
 
-// An HTTP/2 connection to a server that says that it takes WebSockets, gone when the test `t` is over.
+// Opens an HTTP/2 connection to a server that announces WebSockets, and closes it when the test `t` ends.
 export async function connectHttp2(t, origin, authority) {
   const session = http2.connect(origin, { ca: authority });
   t.after(() => session.destroy());

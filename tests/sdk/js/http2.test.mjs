@@ -1,4 +1,4 @@
-// The library over HTTP/2 (RFC 8441), as Node speaks it, and through HAProxy, which speaks it in front of the gateway.
+// Tests the library over HTTP/2 (RFC 8441): with Node's client, and through HAProxy in front of the gateway.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -45,7 +45,7 @@ test('many clients share a connection, with all that a subscription can do', asy
   const clients = await Promise.all(numbers(1, 10).map(() => connected(t, url, options)));
   const all = await Promise.all(clients.map((made) => subscribed(made, 'news:a')));
   await all[0].publish(1);
-  // More than a stream's window, and than what the gateway keeps for one.
+  // More than a stream's window, and more than the gateway buffers for a stream.
   const large = 'x'.repeat(200_000);
   await api(session, 'publish', { channel: 'news:a', data: large });
   await api(session, 'publish', { channel: 'news:a', data: 3 });
@@ -58,7 +58,7 @@ test('many clients share a connection, with all that a subscription can do', asy
   assert.equal((await all[0].history({ limit: 2 })).publications.length, 2);
   assert.equal(session.sockets, 10);
 
-  // One is closed and comes back with what it missed, over the same connection; the others stay.
+  // One client is closed, reconnects over the same HTTP/2 connection and recovers; the others stay.
   const back = next(all[3], 'subscribed');
   const lost = next(clients[3], 'connecting');
   const { client } = clients[3].context;
@@ -69,7 +69,7 @@ test('many clients share a connection, with all that a subscription can do', asy
   assert.ok(clients.every(({ state }) => state === 'connected'));
   await clients[4].ready();
 
-  // Whoever leaves is gone from the channel.
+  // A client that disconnects leaves the channel.
   clients[5].disconnect();
   await until('nine are left', async () => (await all[0].presenceStats()).numClients === 9);
 });
@@ -95,7 +95,7 @@ test('a client that speaks Protobuf does so over HTTP/2, too', async (t) => {
   assert.equal((await closed).code, 1000);
 });
 
-// How a client comes to HAProxy, and how HAProxy comes to the gateway.
+// The HTTP versions between client and HAProxy, and between HAProxy and gateway.
 const WAYS = [
   ['1.1', 'h2'],
   ['2', 'h2'],
@@ -132,7 +132,7 @@ for (const [front, back] of WAYS) {
   });
 }
 
-// An HAProxy that takes TLS, and speaks nothing but `back` to the gateway, under TLS: h2 or h1.
+// Starts an HAProxy that accepts TLS, and speaks only `back` (h2 or h1) to the gateway, over TLS.
 async function startHaproxy(t, certificate, target, back) {
   const directory = mkdtempSync(join(tmpdir(), 'tidegate-haproxy-'));
   const port = await freePort();

@@ -1,4 +1,4 @@
-// Channels that keep state by key: the library reads them page by page and follows what changes, whatever happens.
+// Tests channels that keep state by key: the library reads the state page by page and follows its changes through all faults.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -44,7 +44,7 @@ map = { mode = "ephemeral", key_ttl_s = 10 }
 const config = CONFIG + MAPS;
 const as = (user) => ({ token: token({ sub: user, exp: inSeconds(600) }) });
 
-// What the library makes of a map: `held` is what a page would show, `order` the keys as they came with the last state.
+// Derives the state from the library's events: `held` is the state by key, `order` the keys in the order of the last sync.
 async function following(subscription) {
   subscription.held = {};
   subscription.on('sync', ({ entries }) => {

@@ -1,4 +1,4 @@
-// The Mercure hub and readers of server-sent events: updates of a template, private ones, and those missed.
+// Tests the Mercure hub with readers of server-sent events: updates of a template, private updates, and recovery.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

@@ -1,4 +1,4 @@
-// Several nodes over one Redis are one gateway.
+// Tests that several nodes over one Redis behave as one.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -107,7 +107,7 @@ test('the server subscribes a client at another node, which hears what follows a
 test('how long a connection is good for is said by any node', async (t) => {
   const [here, there] = await startNodes(t, 2, '[session]\nexpired_close_delay_ms = 0\n');
   const ann = await connected(t, there.url, as('ann'));
-  // The library does not listen to what is said of its time: it is closed, and comes back with its token.
+  // The library ignores changes of its expiry: it is closed, and reconnects with its token.
   for (const refresh of [{ expire_at: inSeconds(1) }, { expired: true }]) {
     const [away, back] = [next(ann, 'connecting'), next(ann, 'connected')];
     await here.api('refresh', { user: 'ann', ...refresh });

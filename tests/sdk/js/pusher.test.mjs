@@ -1,4 +1,4 @@
-// pusher-js, the official library, and its server's: everything the two do with each other, through the gateway.
+// Tests pusher-js, the official library, with the official server library: everything that they do with each other.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -24,7 +24,7 @@ function serverOf(gateway, app = { appId: '1', key: 'app-key', secret: 'app-secr
   });
 }
 
-// A client whose application signs whatever it asks for, as this user.
+// Creates a client whose application signs all its requests, as this user.
 function clientOf(t, gateway, user = {}, key = 'app-key', app = undefined) {
   const server = serverOf(gateway, app);
   const answer = (make) => (params, callback) => {
@@ -105,7 +105,7 @@ test('clients of a private channel hear each other, as often as they may', async
   const gateway = await startGateway(t, { config: CONFIG });
   const [one, other] = [await connected(t, gateway), await connected(t, gateway)];
   const [mine, theirs] = [await subscribed(one, 'private-map'), await subscribed(other, 'private-map')];
-  // More than ten a second: each that is too many is told, however slow the machine is.
+  // More than ten a second: each event beyond the limit is refused with an error, however slow the machine is.
   for (let n = 0; n < 40; n += 1) mine.trigger('client-moved', { n });
   await until('all are heard or refused', () => eventsOf(theirs).length + one.errors.length === 40);
   const numbers = eventsOf(theirs).map(([, data]) => data.n);
@@ -317,7 +317,7 @@ test('the server stops what pusher-js does not: events of clients in public chan
   mine.trigger('client-a', {});
   await until('refused', () => one.errors.length === 1);
   const early = await subscribed(other, 'private-map');
-  // Sent before its subscription is.
+  // Sent before the client subscribes.
   one.send_event('client-b', {}, 'private-map');
   const late = await subscribed(one, 'private-map');
   await until('refused again', () => one.errors.length === 2);

@@ -1,4 +1,4 @@
-// The bare endpoint, with a WebSocket and nothing else.
+// Tests the bare endpoint with a plain WebSocket.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

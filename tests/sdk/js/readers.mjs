@@ -1,15 +1,15 @@
-// Readers of server-sent events, each as it is used: what they are told is noted in the same way for all.
+// Readers of server-sent events, each used in its usual way, with one format for the records of all.
 
 import { fetchEventSource } from '@microsoft/fetch-event-source';
 import { EventSource as EventSource4 } from 'eventsource-4';
 import { EventSource as EventSource5 } from 'eventsource-5';
 import { createEventSource } from 'eventsource-client';
 
-// fetch-event-source is made for pages: it asks these two whether the page is seen, and for timers.
+// fetch-event-source is made for pages: it uses these two for the page's visibility, and for timers.
 globalThis.document ??= { hidden: false, addEventListener() {}, removeEventListener() {} };
 globalThis.window ??= globalThis;
 
-// Each reader answers what it was told: events as { type, data, id }, how often it has begun, and how it ended.
+// Each reader returns its record: events as { type, data, id }, how often the stream began, and how it ended.
 export const READERS = {
   'eventsource 4': (t, url, channels) => standard(EventSource4, t, url, channels),
   'eventsource 5': (t, url, channels) => standard(EventSource5, t, url, channels),
@@ -41,7 +41,7 @@ export const READERS = {
         else throw Object.assign(new Final(), { status: (told.refused = response.status) });
       },
       onmessage: ({ event, data, id }) => told.events.push({ type: event || 'message', data, id }),
-      // A stream that has ended is over for this library, unless that is an error.
+      // The library reconnects after the end of a stream only if that is an error.
       onclose() {
         throw new Error('ended');
       },

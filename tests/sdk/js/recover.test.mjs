@@ -1,4 +1,4 @@
-// What happens to a subscription when its connection is lost.
+// Tests subscriptions whose connection is lost.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -114,7 +114,7 @@ test('a stream that has begun anew is not taken for the old one', async (t) => {
   const news = await subscribed(await connected(t, relay.url), 'news:a');
   await publish(first, 'news:a', 1, 3);
   await until('three publications', () => news.publications.length === 3);
-  // The same offsets, but of a stream that this client has seen nothing of.
+  // The same offsets, but in a stream with another epoch.
   await publish(second, 'news:a', 1, 5);
   relay.target = second.port;
   const back = next(news, 'subscribed');

@@ -1,4 +1,4 @@
-// socket.io-client, the official library: its newest release, the oldest of this protocol, and the first that offers more.
+// Tests socket.io-client, the official library: its newest release, the oldest with this protocol, and the first with further features.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -40,7 +40,7 @@ notice_ms = 0
 grace_ms = 100
 `;
 
-// The oldest is a function with what it exports as its properties.
+// The oldest release exports a function, with the other exports as its properties.
 const LIBRARIES = {
   'socket.io-client 4.8': newest,
   'socket.io-client 3.0': { io: oldest.default, Manager: oldest.default.Manager },
@@ -55,7 +55,7 @@ const freePort = () =>
     });
   });
 
-// The arguments of the next event of this name.
+// Returns the arguments of the next event of this name.
 function event(socket, name) {
   return new Promise((resolve, reject) => {
     const late = setTimeout(() => reject(new Error(`no ${name} in time`)), 20_000);
@@ -66,7 +66,7 @@ function event(socket, name) {
   });
 }
 
-// What comes back to an event that asks for an acknowledgement.
+// Emits an event, and returns the arguments of its acknowledgement.
 const asked = (socket, ...args) => new Promise((resolve) => socket.emit(...args, (...answer) => resolve(answer)));
 
 function socketOf(t, library, gateway, namespace = '/', options = {}) {

@@ -1,5 +1,5 @@
-// socket.io-client comes back to its session, over three nodes behind a balancer that sends each request to the next of them: its
-// newest release, and the first that asks to.
+// Tests that socket.io-client resumes its session at three nodes behind a balancer that sends each request to the next node: with the
+// newest release, and with the first that supports it.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -25,7 +25,7 @@ room_argument = 0
 const LIBRARIES = { 'socket.io-client 4.8': newest, 'socket.io-client 4.6': first };
 const TRANSPORTS = { websocket: ['websocket'], polling: ['polling'], 'polling, then websocket': ['polling', 'websocket'] };
 
-// Nodes behind a balancer, of which any may go.
+// Starts three nodes behind a balancer.
 async function cluster(t, more = '') {
   const nodes = await startNodes(t, 3, CONFIG + more);
   const balancer = await startBalancer(t, nodes.map(({ port }) => port), { webSockets: true });
@@ -46,8 +46,8 @@ function socketOf(t, library, { balancer }, options = {}) {
 
 const connected = (socket, times = 1) => until(`it is connected ${times} times`, () => socket.connects >= times && socket.connected);
 
-// Numbered events, to the namespace and to a room in turns, of which some pass and are not kept: they end with a text, as
-// offsets do. Each through the next node.
+// Publishes numbered events, alternately to the namespace and to a room, each through the next node. Some are not retained: they end
+// with a text, as offsets do.
 class Publisher {
   #number = 0;
 
@@ -72,7 +72,7 @@ class Publisher {
   }
 }
 
-// The node that has the client, if one does.
+// Returns the node that has the client, if any.
 async function nodeOf({ nodes, alive }, socket) {
   const { sockets } = await alive[0].api('socketio_sockets', {});
   const { nodes: known } = await alive[0].api('info');
@@ -81,8 +81,8 @@ async function nodeOf({ nodes, alive }, socket) {
   return name && nodes[Number(name.split('-')[1]) - 1];
 }
 
-// Nothing is missing and nothing was told twice, and each room's events came in their order. Events of several rooms may
-// change places in the moment in which a client comes back.
+// Checks that no event is missing or duplicated, and that each room's events are in order. Events of different rooms may change
+// places when a client resumes.
 function assertTold(socket, { sent }) {
   const ofRoom = (numbers, odd) => numbers.filter((number) => number % 2 === odd);
   for (const odd of [0, 1]) assert.deepEqual(ofRoom(socket.told, odd), ofRoom(sent, odd));
@@ -106,7 +106,7 @@ for (const [name, library] of Object.entries(LIBRARIES)) {
         const doomed = await nodeOf(of, socket);
         of.alive = of.alive.filter((node) => node !== doomed);
         doomed.kill();
-        // As a balancer's checks find out.
+        // As after a balancer's health checks.
         of.balancer.ports = of.alive.map(({ port }) => port);
         await publisher.send(30);
         await connected(socket, times);
@@ -131,7 +131,7 @@ for (const [name, library] of Object.entries(LIBRARIES)) {
     const publisher = new Publisher(of);
     const sending = publisher.send(300);
     for (let times = 2; times < 8; times += 1) {
-      // For the node it had, the connection is still there.
+      // The previous node does not notice that the connection is lost.
       relay.stall();
       relay.target = of.nodes[times % 3].port;
       socket.io.engine.close();
@@ -182,7 +182,7 @@ for (const [name, library] of Object.entries(LIBRARIES)) {
     assert.deepEqual(byId(answers), { [one.id]: answer, [other.id]: answer });
     const { answers: none } = await of.nodes[1].api('socketio_ask', { rooms: [one.id], event: 'silent', timeout_ms: 200 });
     assert.deepEqual(none, [{ id: one.id, status: 'timeout' }]);
-    // What asks is no event to come back to: the offset that it knows is still one.
+    // A question to a client is not an event with an offset, so the client's last offset remains valid.
     one.io.engine.close();
     await connected(one, 2);
     assert.equal(one.recovered, true);

@@ -1,4 +1,4 @@
-// The library over event streams and HTTP streams: its commands come apart from what it is told, and reach any node.
+// Tests the library over event streams and HTTP streams: its commands are separate requests, which may reach any node.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -13,7 +13,7 @@ const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, index) =
 const as = (user) => ({ token: token({ sub: user, exp: inSeconds(60) }) });
 const TRANSPORTS = ['sse', 'http_stream'];
 
-// A client whose every request goes to the next node.
+// Connects a client whose requests each go to the next node.
 function through(t, balancer, transport, options) {
   const endpoint = balancer.http(`/connection/${transport}`);
   return connected(t, [{ transport, endpoint }], {
@@ -91,7 +91,7 @@ test('a POST for a node that is none is 404, one for a session that is none 204,
   assert.equal(await emulate(uid, 'x'), 204);
   assert.equal(await emulate(uid, 'A'.repeat(22)), 204);
   await there.kill();
-  // The library begins anew after each of these.
+  // The library reconnects after each of these statuses.
   const status = await emulate(uid, 'x');
   assert.ok(status === 404 || status >= 500, `${status}`);
 });

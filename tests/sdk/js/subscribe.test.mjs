@@ -1,4 +1,4 @@
-// Channels: subscribing, publishing and asking about them, and every way this can be refused.
+// Tests channels: subscribing, publishing, history and presence, and every refusal.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

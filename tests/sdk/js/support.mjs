@@ -1,4 +1,4 @@
-// What the tests of the JavaScript library share.
+// Shared by the tests of the JavaScript library.
 
 import { Centrifuge } from 'centrifuge';
 import WebSocket from 'ws';
@@ -15,8 +15,7 @@ export { SECRET, inSeconds, token } from '../../support/token.mjs';
 export { next, until } from '../../support/wait.mjs';
 export { WebSocket };
 
-// A channel that keeps history, one that offers it on demand, one without, and a private one; for users and for
-// anonymous clients.
+// Channels with history, with history on demand, without history, and private ones; for users and for anonymous clients.
 export const CONFIG = `
 [node]
 name = "test-node"
@@ -48,7 +47,7 @@ allow_publish_for_client = true
 [namespaces.shut]
 `;
 
-// So many nodes over a Redis of their own, `redis`, that know each other. `more` is TOML for all of them.
+// Starts `count` nodes that know each other, over a new Redis, `redis`. `more` is TOML for all of them.
 export async function startNodes(t, count, more = '') {
   const redis = await startRedis(t);
   const config = `${CONFIG}\n[broker]\nkind = "redis"\n[redis]\nurl = "${redis.url}"\n${more}`;
@@ -63,7 +62,7 @@ export async function startNodes(t, count, more = '') {
   return Object.assign(nodes, { redis });
 }
 
-// A client of the official library that is gone when the test is over.
+// Creates a client of the official library that disconnects when the test ends.
 export function client(t, url, options = {}) {
   const made = new Centrifuge(url, {
     websocket: WebSocket,
@@ -85,7 +84,7 @@ export async function connected(t, url, options = {}) {
   return made;
 }
 
-// Subscribes, and keeps everything that happens from then on.
+// Subscribes, and records the subscription's events.
 export async function subscribed(made, channel, options = {}) {
   const subscription = made.newSubscription(channel, options);
   watch(subscription);
@@ -104,7 +103,7 @@ export function watch(subscription) {
 export const dataOf = (subscription) => subscription.publications.map(({ data }) => data);
 export const offsetsOf = (subscription) => subscription.publications.map(({ offset }) => offset);
 
-// How the subscription ended: its error code.
+// Subscribes, and returns the error code of the refusal.
 export async function refused(made, channel, options = {}) {
   const subscription = made.newSubscription(channel, options);
   const event = next(subscription, 'unsubscribed');
@@ -114,7 +113,7 @@ export async function refused(made, channel, options = {}) {
   return code;
 }
 
-// The code of the error that a promise of the library ends with.
+// Returns the error code with which a promise of the library is rejected.
 export const codeOf = (promise) =>
   promise.then(
     (answer) => {
@@ -123,7 +122,7 @@ export const codeOf = (promise) =>
     ({ code }) => code,
   );
 
-// A WebSocket that counts and keeps what it is told, for what the library hides.
+// Opens a plain WebSocket that records its messages, for what the library hides.
 export async function bare(t, url, protocols = [], options = {}) {
   const socket = new WebSocket(url, protocols, options);
   t.after(() => socket.terminate());
@@ -140,5 +139,5 @@ export async function bare(t, url, protocols = [], options = {}) {
   return socket;
 }
 
-// What a bare client of the Centrifuge endpoint was told, one reply an element.
+// Returns the replies and pushes that a plain WebSocket received at the Centrifuge endpoint.
 export const repliesOf = (socket) => socket.messages.join('\n').split('\n').filter(Boolean).map((line) => JSON.parse(line));

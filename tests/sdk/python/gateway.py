@@ -1,4 +1,4 @@
-"""A gateway of the test's own, on free ports."""
+"""Runs a gateway for a test, on free ports."""
 
 import shutil
 import socket
@@ -51,7 +51,7 @@ class Gateway:
         file = Path(self.folder.name) / "gateway.toml"
         file.write_text(config)
         self.log = Path(self.folder.name) / "log"
-        # Each port is free when it is looked for; if another process takes it in between, the start fails and says so.
+        # Another process may take a free port before the gateway does; then the start fails with an error.
         self.address, internal = address or free_address(), free_address()
         with self.log.open("wb") as log:
             arguments = ["serve", "--config", file, "--listen", self.address, "--internal-listen", internal]
@@ -90,7 +90,7 @@ class Gateway:
 
 
 class Redis:
-    """A Redis of the test's own, on a free port, that keeps nothing."""
+    """A Redis for a test, on a free port, without persistence."""
 
     def __init__(self):
         if not shutil.which("redis-server"):

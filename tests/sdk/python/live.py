@@ -1,4 +1,4 @@
-"""Live clients for tests: what happens to them, in order."""
+"""Live clients for tests, which record their events in order."""
 
 import asyncio
 import logging
@@ -12,18 +12,18 @@ from gateway import KEY
 
 SECONDS_MAX = 20
 
-# The loops of tests run in debug mode, which reports every step of a test that takes a tenth of a second.
+# The event loops of tests run in debug mode, which reports every step that takes a tenth of a second.
 logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 class Events(ClientEventHandler, SubscriptionEventHandler):
-    """Every event in the order it came, by name."""
+    """Records every event by name, in order."""
 
     def __init__(self):
         self.queue = asyncio.Queue()
 
     async def expect(self, name):
-        """The next event of this name; others before it are passed over."""
+        """Waits for the next event of this name; skips others before it."""
         deadline = time.monotonic() + SECONDS_MAX
         passed = []
         while True:
@@ -48,7 +48,7 @@ for _name in ("connecting", "connected", "disconnected", "error", "subscribing",
 
 
 class LiveTestCase(unittest.IsolatedAsyncioTestCase):
-    """Has clients that leave at the end."""
+    """A test whose clients are closed at its end."""
 
     def api_of(self, gateway):
         api = AsyncClient(gateway.api, KEY)

@@ -1,4 +1,4 @@
-"""Readers of server-sent events that know nothing of the gateway, each as it is used."""
+"""Generic readers of server-sent events, each used in its usual way."""
 
 import httpx
 import requests

@@ -1,4 +1,4 @@
-"""The backends of the page about hooks run as they stand there, and what it says of signatures is so."""
+"""Tests the backends in the page about hooks as they are written there, and its statements about signatures."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ STOP_SECONDS_MAX = 10
 
 
 def example(language, beginning):
-    """The one block of the page in this language that begins so."""
+    """Returns the only block of the page in this language with this beginning."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (found,) = [block for block in blocks if block.startswith(beginning)]
     return found

@@ -1,4 +1,4 @@
-"""The bare endpoint through `websockets`, which knows nothing of any protocol."""
+"""Tests the bare endpoint with the library `websockets`."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""cent, the official library for the server API, synchronous and asynchronous."""
+"""Tests cent, the official library for the server API, synchronous and asynchronous."""
 
 import unittest
 import uuid
@@ -157,7 +157,7 @@ class Synchronous(unittest.TestCase):
         self.assertEqual(post("{").status_code, 400)
         self.assertIn("line 1 column", post("{").json()["error"]["message"])
         self.assertEqual(post(b" " * (1024 * 1024 + 1)).status_code, 413)
-        # Without a length: read until it is too much.
+        # Without a Content-Length, the gateway reads up to the limit.
         self.assertEqual(post(b" " * 65_536 for _ in range(32)).status_code, 413)
 
 

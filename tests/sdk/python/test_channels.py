@@ -1,4 +1,4 @@
-"""Channels through centrifuge-python: publishing, asking, being refused, losing the connection and coming back."""
+"""Tests channels with centrifuge-python: publishing, history, presence, refusals, and recovery after a lost connection."""
 
 import asyncio
 
@@ -25,7 +25,7 @@ ping_interval_ms = 1000
 pong_timeout_ms = 500
 """
 
-# Come back soon: tests cut connections to see it.
+# Short delays, because tests cut connections and wait for clients to reconnect.
 SOON = {"min_reconnect_delay": 0.02, "max_reconnect_delay": 0.2}
 
 
@@ -38,7 +38,7 @@ class ChannelTestCase(LiveTestCase):
         self.api = self.api_of(self.gateway)
 
     async def join(self, channel, user="ann", **options):
-        """A subscription that has begun, and its events."""
+        """Subscribes, and returns the subscription and its events."""
         client, _ = await self.connect_to(self.gateway, token(user))
         subscription, events = await self.subscribe(client, channel, **options)
         await events.expect("subscribed")

@@ -1,4 +1,4 @@
-"""Tokens, and the server API acting on live clients: cent on one side, centrifuge-python on the other."""
+"""Tests tokens, and the effects of the server API on live clients: cent on one side, centrifuge-python on the other."""
 
 import asyncio
 import unittest
@@ -93,7 +93,7 @@ class Clients(LiveTestCase):
         context = await events.expect("disconnected")
         self.assertEqual((context.code, context.reason), (4501, "banned"))
         await spared.ready()
-        # The spared one still answers.
+        # The other client is still connected.
         with self.assertRaises(ReplyError):
             await spared.publish(fresh(), 1)
 

@@ -1,4 +1,4 @@
-"""Three nodes over one Redis: whatever is asked of one is true of all."""
+"""Tests three nodes over one Redis: each answers for all of them."""
 
 import uuid
 

@@ -1,4 +1,4 @@
-"""The commands beside `serve`: `tidegate publish` and `tidegate token`, as a newcomer would use them."""
+"""Tests `tidegate publish` and `tidegate token`, as a newcomer would use them."""
 
 import json
 import os
@@ -74,7 +74,7 @@ class Publish(unittest.TestCase):
         self.addCleanup(gateway.stop)
         out, error = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 0, out)
-        # Told once that nothing answers, and once that it does.
+        # The program reports once that the gateway does not answer, and once that it does.
         self.assertEqual([line.rpartition("; ")[2][:11] for line in error.splitlines()], ["trying for ", "it answers "], error)
         self.assertNotIn("retried 0 requests", out)
         page = history(gateway, "stream")

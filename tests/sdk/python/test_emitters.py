@@ -1,4 +1,4 @@
-"""python-socketio's write-only managers, with and without asyncio, through Redis to clients on two nodes."""
+"""Tests python-socketio's write-only managers, with and without asyncio, through Redis to clients on two nodes."""
 
 import asyncio
 import queue
@@ -54,10 +54,10 @@ class Managers(unittest.TestCase):
         return client, heard, client.get_sid(namespace)
 
     def assert_told(self, *told):
-        """That each client is told this, and a mark behind it that all are told."""
+        """Checks that each client receives these events, and then a mark for all."""
         self.manager.emit("mark", None)
         for (_, heard, _), events in zip(self.clients, told):
-            # Between rooms there is no order.
+            # Events of different rooms have no order.
             found = [heard.get(timeout=PATIENCE_S) for _ in range(len(events) + 1)]
             self.assertCountEqual(found, [*events, ("mark",)])
 

@@ -1,4 +1,4 @@
-"""Readers of server-sent events that know nothing of the gateway: what they are given, and where they go on."""
+"""Tests generic readers of server-sent events: which events they receive, and from where they recover."""
 
 import json
 import unittest

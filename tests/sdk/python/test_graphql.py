@@ -1,4 +1,4 @@
-"""gql, the client of GraphQL for Python, over WebSockets in both subprotocols: it is strict about the order of messages."""
+"""Tests gql, the GraphQL client for Python, over WebSockets with both subprotocols: it is strict about the order of messages."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The Mercure hub and readers of server-sent events: updates of a topic and of a template, private ones, and those missed."""
+"""Tests the Mercure hub with readers of server-sent events: updates of a topic and of a template, private updates, and recovery."""
 
 import time
 import unittest

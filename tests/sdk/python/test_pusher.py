@@ -1,4 +1,4 @@
-"""pysher, a client that speaks Pusher, and pusher, the official library for its servers."""
+"""Tests pysher, a Pusher client, and pusher, the official library for servers."""
 
 import http.server
 import json
@@ -35,7 +35,7 @@ def server(secret="app-secret"):
 
 
 class Heard:
-    """What has been heard, in order."""
+    """The received events, in order."""
 
     def __init__(self):
         self.all, self.more = [], threading.Condition()
@@ -53,7 +53,7 @@ class Heard:
 
 
 class Application:
-    """An app's own server: what was posted to it, as (key, signature, body)."""
+    """An app's server, which records the requests that it receives as (key, signature, body)."""
 
     def __init__(self):
         posted = self.posted = Heard()
@@ -90,7 +90,7 @@ class Clients(unittest.TestCase):
         up = threading.Event()
         client.connection.bind("pusher:connection_established", lambda data: up.set())
         client.connect()
-        # Its thread ends when its own timeout has: nobody waits for that.
+        # The client's thread ends after a timeout of its own, for which the test does not wait.
         self.addCleanup(client.disconnect, 0)
         self.assertTrue(up.wait(PATIENCE_S), "it connects")
         return client
@@ -101,7 +101,7 @@ class Clients(unittest.TestCase):
         channel.bind("pusher_internal:subscription_succeeded", lambda data: up.set())
         for event in events:
             channel.bind(event, lambda data, event=event: heard.add(event, json.loads(data)))
-        # It can have been told before it listened.
+        # The event may have come before the handler was bound.
         for _ in range(PATIENCE_S * 10):
             if up.wait(0.1) or name in server().channels_info()["channels"]:
                 break

@@ -1,4 +1,4 @@
-"""python-socketio, with and without asyncio: the same protocol from another hand."""
+"""Tests python-socketio, an independent implementation of the protocol, with and without asyncio."""
 
 import asyncio
 import queue
@@ -96,7 +96,7 @@ class Async(unittest.IsolatedAsyncioTestCase):
                 await client.connect(f"http://{gateway.address}", transports=transports)
             answer = await one.call("chat message", b"\x00\xff", timeout=PATIENCE_S)
             self.assertEqual(answer, {"status": "ok"})
-            # Both: one that left over an attachment on its way would complain of it.
+            # Both clients read the event: one that disconnected with an attachment on its way would report an error.
             for _ in (one, other):
                 self.assertEqual(await asyncio.wait_for(heard.get(), PATIENCE_S), ("chat message", b"\x00\xff"))
             for client in (one, other):

@@ -1,4 +1,4 @@
-// Mercure's conformance tests with the Chromium that is there, against a gateway at port 8000.
+// Runs Mercure's conformance tests with the installed Chromium, against a gateway at port 8000.
 
 export default {
   testDir: '.',

@@ -1,4 +1,4 @@
-// The handlers that the suite of the Socket.IO protocol expects of its server.
+// The handlers that the test suite of the Socket.IO protocol expects.
 
 import { createServer } from 'node:http';
 

@@ -1,4 +1,4 @@
-// The client of Socket.IO for Go, by each of its transports and from one to the other.
+// Tests the Socket.IO client for Go, with each of its transports and with the upgrade between them.
 package socketio
 
 import (

@@ -10,14 +10,14 @@ import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.nio.charset.StandardCharsets;
 
-/** An application's server, which the gateway asks. */
+/** An application's backend, which the gateway calls. */
 final class Backend implements AutoCloseable {
     private final HttpServer server;
 
     Backend() throws IOException {
         server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 0);
         server.createContext("/rpc", exchange -> answer(exchange, called(exchange).toString()));
-        // What clients say is said back to them.
+        // Messages of clients are echoed.
         server.createContext("/message", exchange -> answer(exchange, body(exchange)));
         server.start();
     }

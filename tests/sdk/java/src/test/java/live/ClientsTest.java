@@ -36,7 +36,7 @@ import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 
-/** The library's clients, which speak Protobuf, on one node. */
+/** Tests the library's clients, which use Protobuf, on one node. */
 class ClientsTest extends Live {
     private static final String CONFIG = """
             [auth]
@@ -84,7 +84,7 @@ class ClientsTest extends Live {
         assertEquals(1, first.getOffset());
         assertEquals("bob", first.getInfo().getUser());
 
-        // In Protobuf they need not be JSON. Those who read JSON get them in base64.
+        // Payloads over Protobuf need not be JSON. Clients with JSON receive them in base64.
         var binary = new byte[] {0, (byte) 0xff, (byte) 0xfe, 10};
         publish(writing.made(), binary);
         assertArrayEquals(binary, reading.events().next(PublicationEvent.class).getData());
@@ -157,7 +157,7 @@ class ClientsTest extends Live {
         var disconnect = Map.of("code", 4000, "reason", "move");
         gateway.api("disconnect", Map.of("user", user, "disconnect", disconnect));
         var lost = client.events().next(ConnectingEvent.class);
-        // The first is that of the beginning.
+        // The first event may be that of the initial connection.
         lost = lost.getCode() == 0 ? client.events().next(ConnectingEvent.class) : lost;
         assertEquals(4000, lost.getCode());
         assertTrue(reading.events().next(SubscribedEvent.class).getRecovered());
@@ -319,7 +319,7 @@ class ClientsTest extends Live {
                 var ann = connected(asking, "ann");
                 var answer = call(ann.made(), "add", bytes("[1,2]"));
                 assertEquals("{\"method\":\"add\",\"user\":\"ann\",\"data\":[1,2]}", text(answer));
-                // A call that is no JSON is told in base64 and answered so.
+                // Data that is not JSON is passed to the backend, and returned by it, in base64.
                 var binary = new byte[] {0, (byte) 0xff};
                 assertArrayEquals(binary, call(ann.made(), "echo", binary));
                 assertEquals(1001, refusal(() -> call(ann.made(), "refuse", bytes("{}"))));

@@ -21,11 +21,11 @@ import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 
-/** What happens to a client or to a subscription, in order. */
+/** The events of a client or of a subscription, in order. */
 final class Events {
     private final BlockingQueue<Object> queue = new LinkedBlockingQueue<>();
 
-    /** The next event of this kind; others before it are passed over. */
+    /** Waits for the next event of this kind; skips others before it. */
     <T> T next(Class<T> kind) throws InterruptedException {
         var passed = new ArrayList<String>();
         while (true) {

@@ -31,7 +31,7 @@ final class Gateway implements AutoCloseable {
     private final String address;
     private final String internal;
 
-    /** Starts one, and waits until it says where it listens. */
+    /** Starts a gateway, and waits until it has logged the addresses at which it listens. */
     Gateway(String config) throws Exception {
         file = Files.createTempFile("tidegate-test-", ".toml");
         Files.writeString(file, config);
@@ -55,7 +55,7 @@ final class Gateway implements AutoCloseable {
         }
     }
 
-    /** Reads to the end, so that the gateway never waits with a line. */
+    /** Reads the log to its end, so that the gateway never blocks on a full pipe. */
     private void read(CompletableFuture<JsonObject> listening) {
         var log = new StringBuilder();
         try (var lines = new BufferedReader(new InputStreamReader(process.getErrorStream(), StandardCharsets.UTF_8))) {
@@ -76,12 +76,12 @@ final class Gateway implements AutoCloseable {
         return "ws://" + address + "/connection/websocket";
     }
 
-    /** Where clients connect who know their path. */
+    /** Returns the address for clients, without a path. */
     String origin() {
         return "http://" + address;
     }
 
-    /** Calls the server API. An error answer is an exception. */
+    /** Calls the server API. An error reply is thrown as an exception. */
     JsonObject api(String method, Map<String, ?> params) throws Exception {
         var request = HttpRequest.newBuilder(URI.create("http://" + address + "/api/" + method))
                 .header("X-API-Key", KEY)

@@ -24,9 +24,9 @@ import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
 import org.junit.jupiter.api.AfterEach;
 
-/** Tests with clients that leave at the end. */
+/** A test whose clients are closed at its end. */
 abstract class Live {
-    /** A client or a subscription, and what happens to it. */
+    /** A client or a subscription with its events. */
     record Watched<T>(T made, Events events) {}
 
     private final List<Client> clients = new ArrayList<>();
@@ -74,7 +74,7 @@ abstract class Live {
         return subscribe(client, channel, new SubscriptionOptions());
     }
 
-    /** What the library hands to a callback. */
+    /** Waits for the result that the library passes to a callback. */
     static <T> T answer(Consumer<ResultCallback<T>> call) throws Exception {
         var answer = new CompletableFuture<T>();
         call.accept((error, result) -> {
@@ -91,7 +91,7 @@ abstract class Live {
         return answer(call -> subscription.publish(data, call));
     }
 
-    /** Without being subscribed. */
+    /** Publishes without a subscription. */
     static PublishResult publish(Client client, String channel, byte[] data) throws Exception {
         return answer(call -> client.publish(channel, data, call));
     }
@@ -108,7 +108,7 @@ abstract class Live {
         return history.getPublications().stream().map(publication -> text(publication.getData())).toList();
     }
 
-    /** The code of the error with which something is refused. */
+    /** Returns the error code with which a call is refused. */
     static int refusal(Callable<?> asked) throws Exception {
         try {
             throw new AssertionError("this was not refused: " + asked.call());
@@ -117,7 +117,7 @@ abstract class Live {
         }
     }
 
-    /** The next so many publications, as texts. */
+    /** Waits for the next {@code count} publications, and returns them as texts. */
     static List<String> publications(Watched<Subscription> subscription, int count) throws InterruptedException {
         var texts = new ArrayList<String>();
         while (texts.size() < count) {

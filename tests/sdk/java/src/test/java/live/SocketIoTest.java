@@ -25,7 +25,7 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/** Socket.IO's own library for Java and Android, by each of its transports and from one to the other. */
+/** Tests Socket.IO's library for Java and Android, with each of its transports and with the upgrade between them. */
 class SocketIoTest {
     private static final String CONFIG = """
             [auth]
@@ -50,7 +50,7 @@ class SocketIoTest {
             grace_ms = 100
             """.formatted(Token.SECRET);
 
-    /** Any of these, with a comma between them. */
+    /** Transports, separated by commas. */
     private static final String POLLING = "polling";
     private static final String WEBSOCKET = "websocket";
     private static final String BOTH = "polling,websocket";
@@ -91,7 +91,7 @@ class SocketIoTest {
         return socket;
     }
 
-    /** The arguments of the next event of this name. */
+    /** Returns the arguments of the next event of this name. */
     private static CompletableFuture<Object[]> next(Socket socket, String event) {
         var arguments = new CompletableFuture<Object[]>();
         socket.once(event, arguments::complete);
@@ -102,7 +102,7 @@ class SocketIoTest {
         return future.get(Gateway.SECONDS_MAX, TimeUnit.SECONDS);
     }
 
-    /** Emits, and answers what comes back. */
+    /** Emits an event, and returns the arguments of its acknowledgement. */
     private static Object[] ask(Socket socket, String event, Object... arguments) throws Exception {
         var answer = new CompletableFuture<Object[]>();
         socket.emit(event, arguments, (Ack) answer::complete);
@@ -187,7 +187,7 @@ class SocketIoTest {
         var socket = connected(transports);
         var lost = next(socket, Socket.EVENT_DISCONNECT);
         gateway.close();
-        // It comes back after either, and after nothing else.
+        // The library reconnects only after these two reasons.
         assertTrue(List.of("transport close", "transport error").contains(get(lost)[0]));
     }
 }

@@ -1,8 +1,8 @@
-// Questions to the node that serves this page.
+// Requests to the node that serves this page.
 
 const DEADLINE_MS = 10_000;
 
-// What was asked was refused, or could not be asked.
+// A request that was refused or did not reach the node.
 export class Refused extends Error {}
 
 async function fetched(path, options) {
@@ -12,11 +12,11 @@ async function fetched(path, options) {
   } catch (error) {
     throw new Refused(error.name === 'TimeoutError' ? 'the node does not answer' : 'the node cannot be reached');
   }
-  if (response.status === 401) throw new Refused('the password is asked for anew: load the page again');
+  if (response.status === 401) throw new Refused('the console needs the password again: reload the page');
   return response;
 }
 
-// One of the methods of the server API.
+// Calls a method of the server API.
 export async function ask(method, body = {}) {
   const response = await fetched(`./api/${method}`, {
     method: 'POST',
@@ -34,19 +34,19 @@ export async function ask(method, body = {}) {
   return answer.result;
 }
 
-// The node's metrics, as text.
+// Returns the node's metrics as text.
 export async function metrics() {
   const response = await fetched('./metrics');
   if (!response.ok) throw new Refused(`the node answers with ${response.status}`);
   return response.text();
 }
 
-// What the console may do.
+// Returns the permissions of the console.
 export async function settings() {
   return (await fetched('./settings')).json();
 }
 
-// Whether the node is ready, and why not.
+// Returns whether the node is ready, with reasons if it is not.
 export async function readiness() {
   return (await fetched('./readyz')).json();
 }

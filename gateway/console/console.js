@@ -1,4 +1,4 @@
-// The console: what is shown where, and what is asked for it.
+// The console's views, and the requests that fill them.
 
 import { ask, metrics, readiness, settings } from './ask.js';
 import { parse, quantile, rate, rates, total, totals } from './figures.js';
@@ -16,10 +16,10 @@ const state = document.getElementById('state');
 
 let may = { read_only: true };
 let nodes = [];
-// The view that is shown: what it is made of is made anew with it, what is live in it by its `refresh`.
+// The current view. Its elements are created when it is opened; `refresh` updates its live parts.
 let shown = { refresh: async () => {} };
 
-// ---- What goes on whatever is shown: the figures of this node.
+// ---- Figures of this node, which are updated in every view.
 
 const plots = [
   { plot: new Plot({ title: 'Publications a second', series: ['in'], format: count, samples: SAMPLES }),
@@ -33,7 +33,7 @@ const plots = [
 ];
 
 let last = null;
-// What this node does in each namespace.
+// This node's figures for each namespace.
 let namespaces = [];
 
 function lookAtNamespaces(before, now, elapsed) {
@@ -79,15 +79,15 @@ async function go() {
 
 const nodeName = (uid) => nodes.find((node) => node.uid === uid)?.name ?? uid;
 
-const missing = (answer) => answer.missing_nodes && el('p', { class: 'note wrong' }, `Without ${answer.missing_nodes.join(', ')}: no answer came from there.`);
+const missing = (answer) => answer.missing_nodes && el('p', { class: 'note wrong' }, `Incomplete: no answer came from ${answer.missing_nodes.join(', ')}.`);
 
-// A part of the page that is filled again and again.
+// Creates a part of the page with contents that are refreshed.
 function live(refresh) {
   const part = el('div');
   return { part, refresh: async () => morph(part, (await refresh()).filter(Boolean)) };
 }
 
-// ---- Views. Each answers what it is made of, and how it is kept.
+// ---- Views. Each returns its contents, and the function that refreshes them.
 
 function overview() {
   const { part, refresh } = live(async () => {
@@ -116,7 +116,7 @@ function overview() {
       { title: 'Bytes a second', number: true, cell: (row) => bytes(row.sent) },
       { title: 'History reads', number: true, cell: (row) => count(row.history) },
       { title: 'Refused', number: true, cell: (row) => count(row.refused + row.untaken) },
-    ], namespaces, 'They are known in a moment.'),
+    ], namespaces, 'The figures appear in a moment.'),
   ]);
   return {
     content: [
@@ -130,7 +130,7 @@ function overview() {
 const channelRows = (channels) => table([
   { title: 'Channel', cell: (row) => link(row.name, 'channel', row.name) },
   { title: 'Subscribers', number: true, cell: (row) => count(row.clients) },
-], channels, 'No channel of that name has subscribers.');
+], channels, 'No channel with this name has subscribers.');
 
 function channels(pattern = '') {
   const { part, refresh } = live(async () => {
@@ -151,9 +151,9 @@ const publicationRows = (publications) => table([
   { title: 'Data', cell: (one) => (one.data === undefined ? el('em', {}, 'bytes') : json(one.data)) },
   { title: 'Tags', cell: (one) => (one.tags ? json(one.tags) : '') },
   { title: 'By', cell: (one) => (one.info ? link(one.info.user || one.info.client, 'client', one.info.client) : '') },
-], publications, 'Nothing is kept.');
+], publications, 'No publications are retained.');
 
-// What a channel does not keep is no error of the page.
+// Data that the channel does not retain is shown as absent, not as an error of the page.
 const orNone = (asked) => asked.catch((error) => ({ none: error.message }));
 
 function channel(name) {
@@ -171,7 +171,7 @@ function channel(name) {
         ['Position', history.none ? '–' : `${history.offset} of ${history.epoch}`],
       ]),
       el('h2', {}, 'Latest publications'),
-      history.none ? el('p', { class: 'note' }, `None can be told: ${history.none}.`) : publicationRows(history.publications),
+      history.none ? el('p', { class: 'note' }, `Not available: ${history.none}.`) : publicationRows(history.publications),
       el('h2', {}, 'Subscribers'),
       connectionRows(connections),
       missing(connections),
@@ -194,7 +194,7 @@ function publishForm(name) {
     try {
       data = JSON.parse(values.data);
     } catch (error) {
-      throw new Error(`The data is no JSON: ${error.message}`);
+      throw new Error(`The data is not JSON: ${error.message}`);
     }
     const { offset, epoch } = await ask('publish', { channel: name ?? values.channel, data });
     return epoch ? `Published at the offset ${offset}.` : 'Published.';
@@ -208,7 +208,7 @@ const connectionRows = (answer) => table([
   { title: 'Speaks', cell: (row) => `${row.protocol}, ${row.transport}` },
   { title: 'Channels', number: true, cell: (row) => count(row.num_channels) },
   { title: 'Up', number: true, cell: (row) => age(row.uptime) },
-], Object.entries(answer.connections).map(([client, row]) => ({ client, ...row })), 'Nobody is connected.');
+], Object.entries(answer.connections).map(([client, row]) => ({ client, ...row })), 'No client is connected.');
 
 function connections(user = '') {
   const { part, refresh } = live(async () => {
@@ -216,7 +216,7 @@ function connections(user = '') {
     return [connectionRows(answer), answer.cursor && el('p', { class: 'note' }, `The first ${LIST_MAX}.`), missing(answer)];
   });
   const search = form([
-    field('User', el('input', { name: 'user', type: 'search', value: user, placeholder: 'anybody', autocomplete: 'off' })),
+    field('User', el('input', { name: 'user', type: 'search', value: user, placeholder: 'any user', autocomplete: 'off' })),
     field('or client', el('input', { name: 'client', type: 'search', autocomplete: 'off' })),
   ], 'Search', (values) => {
     location.hash = values.client ? address('client', values.client) : address('connections', ...(values.user ? [values.user] : []));
@@ -228,7 +228,7 @@ function client(id) {
   const { part, refresh } = live(async () => {
     const [{ connection, ...rest }, { closes: closed }] = await Promise.all([ask('inspect', { client: id }), ask('closes', { client: id, limit: 5 })]);
     if (!connection) {
-      return [el('p', { class: 'note' }, 'Nobody of this name is connected.'), missing(rest), closed.length > 0 && closeRows(closed)];
+      return [el('p', { class: 'note' }, 'No client with this id is connected.'), missing(rest), closed.length > 0 && closeRows(closed)];
     }
     return [
       facts([
@@ -243,17 +243,17 @@ function client(id) {
       table([
         { title: 'Channel', cell: (one) => link(one.channel, 'channel', one.channel) },
         { title: 'Stage', cell: (one) => one.stage },
-        { title: 'Stands at', cell: (one) => (one.offset === undefined ? '–' : `${one.offset} of ${one.epoch}`) },
+        { title: 'Position', cell: (one) => (one.offset === undefined ? '–' : `${one.offset} of ${one.epoch}`) },
         { title: 'Delivery', cell: (one) => [one.newest ? 'newest' : 'all', one.positioned && 'positioned', one.filtered && 'filtered'].filter(Boolean).join(', ') },
         { title: '', cell: (one) => !may.read_only && action('Unsubscribe', one.channel, () => ask('unsubscribe', { client: id, user: connection.user, channel: one.channel })) },
       ], connection.subscriptions ?? [], 'None.'),
       !may.read_only && action('Disconnect', id, () => ask('disconnect', { client: id, user: connection.user })),
     ];
   });
-  return { content: [el('h1', {}, 'Client ', el('code', {}, id)), part, el('h2', {}, 'Why did it not get that?'), explainForm(id)], refresh };
+  return { content: [el('h1', {}, 'Client ', el('code', {}, id)), part, el('h2', {}, 'Why did this client not receive a publication?'), explainForm(id)], refresh };
 }
 
-// What is done to a client is asked for twice. `to`: what tells it from other buttons of its kind.
+// Creates a button for an action on a client, which asks for confirmation. `to` distinguishes it from others with the same title.
 function action(title, to, act) {
   return el('button', { type: 'button', class: 'harsh', 'data-key': `${title} ${to}`, click: async () => {
     if (!confirm(`${title} this client?`)) return;
@@ -261,7 +261,7 @@ function action(title, to, act) {
       await act();
       await shown.refresh();
     } catch (error) {
-      // What stands beside the button goes with the next look.
+      // A message beside the button would disappear with the next refresh.
       alert(`${title}: ${error.message}`);
     }
   } }, title);
@@ -276,7 +276,7 @@ function explainForm(id) {
     answer.replaceChildren();
     const { verdict, findings } = await ask('explain', { client: id, channel: name, offset: Number(offset) });
     answer.replaceChildren(
-      el('p', { class: 'verdict', 'data-verdict': verdict }, { sent: 'It was sent.', waiting: 'It is on its way.', not_sent: 'It was not sent.', unknown: 'That cannot be told.' }[verdict]),
+      el('p', { class: 'verdict', 'data-verdict': verdict }, { sent: 'It was sent.', waiting: 'It is on its way.', not_sent: 'It was not sent.', unknown: 'It is unknown whether it was sent.' }[verdict]),
       el('ul', {}, findings.map(({ text }) => el('li', {}, text))),
     );
   });
@@ -290,9 +290,9 @@ const closeRows = (closed) => table([
   { title: 'Code', number: true, cell: (one) => one.code },
   { title: 'Reason', cell: (one) => one.reason },
   { title: 'Spoke', cell: (one) => one.protocol },
-  { title: 'Was there', number: true, cell: (one) => age(one.lived) },
+  { title: 'Connected for', number: true, cell: (one) => age(one.lived) },
   { title: 'Node', cell: (one) => nodeName(one.node) },
-], closed, 'Nobody was closed lately.', (one) => one.client);
+], closed, 'No client was closed recently.', (one) => one.client);
 
 function closes(user = '') {
   const { part, refresh } = live(async () => {
@@ -302,7 +302,7 @@ function closes(user = '') {
   const search = form([field('User', el('input', { name: 'user', type: 'search', value: user, autocomplete: 'off' }))], 'Search', (values) => {
     location.hash = address('closes', ...(values.user ? [values.user] : []));
   });
-  const note = el('p', { class: 'note' }, 'Each node keeps its last 1,024. 3000: the client went by itself, or the network lost it.');
+  const note = el('p', { class: 'note' }, 'Each node keeps its last 1,024 closes. 3000: the client left by itself, or its connection was lost.');
   return { content: [el('h1', {}, 'Closes'), search, part, note], refresh };
 }
 
@@ -310,7 +310,7 @@ const publish = () => ({ content: [el('h1', {}, 'Publish'), publishForm()], refr
 
 const VIEWS = { overview, channels, channel, connections, client, closes, publish };
 
-// An address that makes no sense leads to the overview.
+// An invalid address leads to the overview.
 function namesIn(hash) {
   try {
     return hash.slice(1).split('/').map(decodeURIComponent);
@@ -338,7 +338,7 @@ addEventListener('hashchange', show);
 may = await settings().catch(() => may);
 document.getElementById('version').textContent = may.version ?? '';
 document.getElementById('to-publish').hidden = may.read_only;
-// The nodes' names are known before anything names one.
+// The names of nodes must be known before the first view shows one.
 await look().catch(() => {});
 await show();
 go();

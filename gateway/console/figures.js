@@ -1,9 +1,9 @@
-// What a node's metrics say: sums, rates between two moments, and quantiles of what came between them.
+// Derives figures from a node's metrics: sums, rates between two moments, and quantiles of the observations between them.
 
 const LINE = /^(\w+)(?:\{(.*)\})? (\S+)$/;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
 
-// The samples of a text of metrics, by name.
+// Returns the samples in a text of metrics, by name.
 export function parse(text) {
   const samples = new Map();
   for (const line of text.split('\n')) {
@@ -16,15 +16,16 @@ export function parse(text) {
   return samples;
 }
 
-// A publication counts where it was published. That a node has it from the broker, too, its own included, is counted as from `node`.
+// A publication counts at the node where it was published. The source `node` counts what a node receives from the broker, including its
+// own publications, and is left out.
 const counts = ({ labels }) => labels.source !== 'node';
 
-// The sum over all labels.
+// Returns the sum over all labels.
 export function total(samples, name) {
   return (samples.get(name) ?? []).filter(counts).reduce((sum, { value }) => sum + value, 0);
 }
 
-// The same for each value of one label.
+// Returns the sum for each value of one label.
 export function totals(samples, name, label) {
   const sums = new Map();
   for (const { labels, value } of (samples.get(name) ?? []).filter(counts)) {
@@ -33,13 +34,13 @@ export function totals(samples, name, label) {
   return sums;
 }
 
-// By how much a counter has grown in a second. A node that was started anew begins at 0.
+// Returns a counter's increase per second. A restarted node begins at 0.
 export function rate(before, now, name, seconds) {
   const [from, to] = [total(before, name), total(now, name)];
   return Math.max(0, to >= from ? to - from : to) / seconds;
 }
 
-// The same for each value of one label, as far as it has any.
+// Returns the increase per second for each present value of one label.
 export function rates(before, now, name, label, seconds) {
   const from = totals(before, name, label);
   return new Map([...totals(now, name, label)].map(([value, to]) => {
@@ -48,7 +49,7 @@ export function rates(before, now, name, label, seconds) {
   }));
 }
 
-// Below what the given part of the observations was that came between two moments, in the histogram's unit; null without any.
+// Returns the quantile `part` of the observations between two moments, in the histogram's unit, or null if there are none.
 export function quantile(before, now, name, part) {
   const buckets = new Map();
   for (const [samples, sign] of [[now, 1], [before, -1]]) {
@@ -65,7 +66,7 @@ export function quantile(before, now, name, part) {
   for (const limit of limits) {
     const count = buckets.get(limit);
     if (count >= wanted) {
-      // Beyond the last limit nothing is known but that.
+      // Observations above the last limit are only known to exceed it.
       if (limit === Infinity || count === below) return low;
       return low + (limit - low) * ((wanted - below) / (count - below));
     }

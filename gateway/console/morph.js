@@ -1,10 +1,10 @@
-// Brings a part of the page up to date in place: what is the same stays, with the focus and the selection in it.
+// Updates a part of the page in place: unchanged elements stay, and keep the focus and the selection.
 
 const keyOf = (node) => node.dataset?.key;
 const alike = (node, fresh) => node.nodeName === fresh.nodeName && keyOf(node) === keyOf(fresh);
 
-// The children of `part` become `fresh`. An element with a `data-key` (a row, a button that acts on something) stays only for
-// one of the same key; listeners of all others must not depend on what they stand for.
+// Makes `fresh` the children of `part`. An element with a `data-key` (a row, a button with an action) is reused only for one with the
+// same key; elements without a key may be reused for others, so their listeners must not depend on what they show.
 export function morph(part, fresh) {
   const wanted = new Set(fresh.map(keyOf).filter((key) => key !== undefined));
   const byKey = new Map([...part.childNodes].map((node) => [keyOf(node), node]));

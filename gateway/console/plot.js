@@ -1,4 +1,4 @@
-// A moving plot of a few series, with a scale, a legend and what it says in words.
+// A moving plot of a few series, with a scale, a legend and a description in words.
 
 const SVG = 'http://www.w3.org/2000/svg';
 const [WIDTH, HEIGHT] = [480, 150];
@@ -12,7 +12,7 @@ function shape(name, attributes, ...children) {
   return element;
 }
 
-// 1, 2 or 5 times a power of ten, and not less than what is shown.
+// Returns the lowest 1, 2 or 5 times a power of ten that is not below the value.
 export function ceiling(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
@@ -57,7 +57,7 @@ export class Plot {
     }
     const seconds = this.moments.length > 1 ? Math.round((this.moments.at(-1).at - this.moments[0].at) / 1_000) : 0;
     if (seconds > 0) {
-      // Beside each other only where there is room for both.
+      // Shows both labels only where there is room for them.
       if (this.moments.length > this.samples / 4) parts.push(shape('text', { class: 'tick', x: x(0), y: HEIGHT - 4 }, `${seconds} s ago`));
       parts.push(shape('text', { class: 'tick', x: WIDTH - SIDES.right, y: HEIGHT - 4, 'text-anchor': 'end' }, 'now'));
     }

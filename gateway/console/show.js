@@ -1,6 +1,6 @@
-// Pieces of the page, and figures in words.
+// Elements of the page, and formats of figures.
 
-// An element with attributes and what is in it. A function is a listener for the event that its attribute names.
+// Creates an element with attributes and children. An attribute with a function is a listener for the event of that name.
 export function el(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -12,8 +12,8 @@ export function el(name, attributes = {}, ...children) {
   return element;
 }
 
-// `columns`: a title, what of a row to show, and whether it is a number. `key`: what a row is known by when the table is
-// shown again; what stands in its first cell, if not told.
+// Creates a table. `columns`: a title, the cell for a row, and whether it is a number. `key`: identifies a row when the table is
+// refreshed; by default the text of its first cell.
 export function table(columns, rows, nothing, key = (_, [first]) => first.textContent) {
   if (rows.length === 0) return el('p', { class: 'note' }, nothing);
   const head = el('tr', {}, columns.map(({ title, number }) => el('th', { scope: 'col', class: number ? 'number' : undefined }, title)));
@@ -24,7 +24,7 @@ export function table(columns, rows, nothing, key = (_, [first]) => first.textCo
   return el('div', { class: 'wide' }, el('table', {}, el('thead', {}, head), el('tbody', {}, body)));
 }
 
-// Names and values in two columns.
+// Creates a list of names and values.
 export function facts(pairs) {
   return el('dl', { class: 'facts' }, pairs.map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value))));
 }
@@ -33,7 +33,7 @@ export function field(label, input) {
   return el('label', { class: 'field' }, el('span', {}, label), input);
 }
 
-// A form that asks for something when it is sent. `send` gets its values by name, and says in the end what was done.
+// Creates a form. `send` gets its values by name, and returns a message about the result.
 export function form(fields, action, send) {
   const said = el('p', { class: 'said', role: 'status' });
   const button = el('button', { type: 'submit' }, action);
@@ -53,7 +53,7 @@ export function form(fields, action, send) {
   return element;
 }
 
-// Names and places of the page's own addresses, whatever is in them.
+// Addresses within the page, with encoded names.
 export const address = (part, ...names) => `#${[part, ...names.map(encodeURIComponent)].join('/')}`;
 
 export const link = (text, part, ...names) => el('a', { href: address(part, ...names) }, text);
@@ -72,7 +72,7 @@ export const bytes = (value) => (value < 1024 ? `${Math.round(value)} B` : value
 
 export const seconds = (value) => (value < 0.000_9995 ? `${Math.round(value * 1e6)} µs` : value < 0.9995 ? `${(value * 1e3).toPrecision(3)} ms` : `${value.toPrecision(3)} s`);
 
-// How long something has been there.
+// Formats an age in seconds.
 export function age(total) {
   if (total < 60) return `${Math.floor(total)} s`;
   if (total < 3_600) return `${Math.floor(total / 60)} min`;
@@ -82,7 +82,7 @@ export function age(total) {
 
 export const ago = (ms) => `${age(Math.max(0, Date.now() - ms) / 1_000)} ago`;
 
-// Any JSON, on one line if it is short.
+// Formats a JSON value, on one line if it is short.
 export function json(value) {
   const line = JSON.stringify(value);
   return el('code', { class: 'json' }, line.length <= 120 ? line : JSON.stringify(value, null, 2));

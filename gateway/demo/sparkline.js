@@ -3,7 +3,7 @@
 const TOP = 6;
 const BOTTOM = 92;
 
-// `slots` is how many values fill the width: a shorter series ends where it ends, and grows to the right.
+// `slots` is the number of values that fill the width; a shorter series leaves space on the right.
 export function sparkline(values, slots) {
   const low = Math.min(...values);
   const span = Math.max(...values) - low;

@@ -3,11 +3,11 @@
 
 const BACKOFF_MIN_MS = 500;
 const BACKOFF_MAX_MS = 20_000;
-// The server says how often it pings. Silence for longer than that and this means the connection is dead.
+// The server announces its ping interval. A silence longer than the interval plus this delay means that the connection is dead.
 const PING_DELAY_MAX_MS = 10_000;
 const ANSWER_TIMEOUT_MS = 5_000;
 
-// After these the server does not want the client back (protocol errors of ours, refusals).
+// Close codes after which the client must not reconnect (protocol errors, refusals).
 const isFinal = (code) => code === 1009 || (code >= 3500 && code < 4000) || (code >= 4500 && code < 5000);
 
 // Full jitter: clients that were cut off together do not all come back together.
@@ -16,9 +16,9 @@ export function backoff(attempt, random = Math.random) {
   return Math.min(BACKOFF_MAX_MS, BACKOFF_MIN_MS + random() * ceiling);
 }
 
-// `onChange(client)` is called after every change of its state, `onPublication(channel, publication, recovered)` for
-// every publication, and `onSubscribed(channel)` for every subscription that starts anew: the first time, and when
-// what was missed could not be recovered. `onRefused(channel, message)` tells of one that the server does not allow.
+// `onChange(client)` is called after every change of the state, `onPublication(channel, publication, recovered)` for every
+// publication, and `onSubscribed(channel)` for every subscription without recovery: the first one, and one whose missed
+// publications could not be recovered. `onRefused(channel, message)` is called for a subscription that the server refuses.
 export class TickerClient {
   state = 'idle'; // idle, connecting, connected, waiting, closed
   client = '';
@@ -36,7 +36,7 @@ export class TickerClient {
   #retry = 0;
   #watch = 0;
   #silenceMax = ANSWER_TIMEOUT_MS;
-  #wanted = null; // How the server is to send what is published; null: all of it, recovered after a loss.
+  #wanted = null; // The chosen delivery; null: all publications, with recovery.
 
   constructor(url, { onChange, onPublication, onSubscribed, onRefused }) {
     this.#url = url;
@@ -57,7 +57,7 @@ export class TickerClient {
     this.#enter('connecting');
     const socket = new WebSocket(this.#url);
     this.#socket = socket;
-    // Events of a socket that was given up already concern nobody.
+    // Ignores events of a socket that was already given up.
     const current = (handle) => (event) => this.#socket === socket && handle(event);
     socket.onopen = current(() => this.#open());
     socket.onmessage = current(({ data }) => this.#receive(data));
@@ -66,8 +66,8 @@ export class TickerClient {
     this.#listen();
   }
 
-  // Has the server send all (null), or as `{ delivery, times_per_s }` says. Whoever has said so once says it again while
-  // subscribed; between that and all, which counts on positions, lies a new subscription.
+  // Chooses the delivery: all publications (null), or `{ delivery, times_per_s }`. Between two deliveries of newest values the
+  // subscription stays. Delivery of all needs positions, so changing from or to it takes a new subscription.
   async choose(wanted) {
     const change = this.#wanted && wanted;
     this.#wanted = wanted;
@@ -82,18 +82,18 @@ export class TickerClient {
     }
   }
 
-  // Lets the connection go as if the network had, to see the client come back.
+  // Drops the connection as if the network had failed, to show that the client recovers.
   drop() {
     if (this.#socket) this.#lose(0, 'cut here');
   }
 
-  // The newest publications of a channel, oldest first.
+  // Returns the newest publications of a channel, oldest first.
   async history(channel, limit) {
     const { publications = [] } = await this.#ask({ history: { channel, limit, reverse: true } });
     return publications.reverse();
   }
 
-  // Connect and all subscriptions in one message: the server takes them in turn.
+  // Sends connect and all subscribes in one message, which the server processes in order.
   #open() {
     const commands = [this.#command({ connect: { name: 'ticker' } }, (reply) => this.#connected(reply))];
     for (const [channel, { ended }] of this.#channels) if (!ended) commands.push(this.#subscribeCommand(channel));
@@ -169,7 +169,7 @@ export class TickerClient {
     } else if (reply.push.pub) {
       this.#publication(reply.push.channel, reply.push.pub, false);
     } else if (reply.push.unsubscribe) {
-      // From 2500 on the server wants to be asked again: it has found a gap, and subscribing again recovers it.
+      // Codes from 2500 on ask the client to subscribe again: the server has found a gap, which the new subscription recovers.
       if (reply.push.unsubscribe.code >= 2500) this.#resubscribe(reply.push.channel);
       else this.#end(reply.push.channel, reply.push.unsubscribe.reason);
     } else if (reply.push.disconnect) {
@@ -209,7 +209,7 @@ export class TickerClient {
     this.#enter('waiting');
   }
 
-  // Anything that arrives shows that the connection lives; too long a silence, that it does not.
+  // Restarts the timer that closes a silent connection.
   #listen() {
     clearTimeout(this.#watch);
     if (this.#silenceMax) this.#watch = setTimeout(() => this.#lose(0, 'no ping'), this.#silenceMax);

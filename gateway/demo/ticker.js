@@ -1,10 +1,10 @@
-// The ticker page: what the client receives, drawn.
+// The ticker page, which draws what the client receives.
 
 import { TickerClient } from './ticker-client.js';
 import { sparkline } from './sparkline.js';
 
 const POINTS = 120; // Prices in a sparkline.
-const ASLEEP_DAYS = 7; // A share whose last price is so far from the replayed day is not traded on it.
+const ASLEEP_DAYS = 7; // A share whose last price is this far from the replayed day counts as not traded.
 const RATE_SECONDS = 5; // The span over which messages a second are averaged.
 const NAMES = { AAPL: 'Apple', FB: 'Facebook', GOOG: 'Google', IBM: 'IBM', MSFT: 'Microsoft' };
 
@@ -29,7 +29,7 @@ const client = new TickerClient(`${origin}/connection/websocket`, {
     if (add(shares.get(channel), data, offset)) today = data.date;
     schedule();
   },
-  // A subscription that starts anew has no past yet: its history draws the line up to here.
+  // A subscription without recovery begins with the channel's history, which draws the line so far.
   async onSubscribed(channel) {
     const share = shares.get(channel);
     share.seen = [];
@@ -41,7 +41,7 @@ const client = new TickerClient(`${origin}/connection/websocket`, {
       today ||= share.seen.at(-1)?.data.date ?? '';
       schedule();
     } catch {
-      // Without its past the line starts now: the channel keeps none, or the connection was lost meanwhile.
+      // The line begins now: the channel has no history, or the connection was lost meanwhile.
     }
   },
   onRefused(channel, message) {
@@ -56,7 +56,7 @@ byId('delivery').addEventListener('change', async ({ target }) => {
   try {
     await client.choose(delivery ? { delivery, times_per_s: Number(times) } : null);
   } catch {
-    // The connection was lost meanwhile: it comes back with what is chosen now.
+    // The connection was lost meanwhile: the client reconnects with the new choice.
   }
 });
 addEventListener('online', () => client.state === 'waiting' && client.connect());
@@ -75,10 +75,10 @@ function makeShare(symbol) {
   return { symbol, card, part, seen: [], changed: false, asleep: false };
 }
 
-// Whether this was a price: anyone can publish anything.
+// Adds a price, and returns whether it was one, since anyone can publish anything.
 function add(share, data, offset) {
   if (!Number.isFinite(data?.close) || Number.isNaN(Date.parse(data.date))) return false;
-  // The replay has come to its end and begins again: the old line does not lead to the new price.
+  // The replay has started over: the old line does not lead to the new price.
   if (data.date < share.seen.at(-1)?.data.date) share.seen = [];
   share.seen.push({ data, offset });
   if (share.seen.length > POINTS) share.seen.shift();
@@ -86,7 +86,7 @@ function add(share, data, offset) {
   return true;
 }
 
-// However much arrives, the page is drawn at most once a frame.
+// Draws the page at most once per frame, however much arrives.
 function schedule() {
   if (drawing) return;
   drawing = true;

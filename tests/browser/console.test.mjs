@@ -81,7 +81,7 @@ test('from a channel to its subscriber, and why it did or did not get a publicat
 
   await page.locator('textarea[name=data]').fill('{"price": <b>');
   await page.getByRole('button', { name: 'Publish' }).click();
-  await page.getByText('The data is no JSON').waitFor();
+  await page.getByText('The data is not JSON').waitFor();
   await page.locator('textarea[name=data]').fill('{"note": "<b>bold</b>"}');
   await page.getByRole('button', { name: 'Publish' }).click();
   await page.getByText('Published at the offset 1.').waitFor();
@@ -114,7 +114,7 @@ test('from a channel to its subscriber, and why it did or did not get a publicat
 
   await page.getByRole('button', { name: 'Disconnect' }).click();
   await until('it is closed', async () => (await client.closed()) === 3503);
-  await page.getByText('Nobody of this name is connected.').waitFor();
+  await page.getByText('No client with this id is connected.').waitFor();
   await cell(page, 'force disconnect').waitFor();
   await page.getByRole('link', { name: 'Closes' }).click();
   await cell(page, '3503').waitFor();

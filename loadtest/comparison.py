@@ -1,6 +1,6 @@
-"""What a comparison of servers holds: figures of every server over all rounds, as medians and as ratios to the first.
+"""Comparisons of servers: figures of every server over all rounds, as medians and as ratios to the first.
 
-Used by compare/run, which writes one, and by plot, which reads them.
+compare/run writes comparisons, and plot reads them.
 """
 
 import json
@@ -26,7 +26,7 @@ def deliveries_per_cpu_second(report):
 
 CPU_PER_MILLION = "cpu_seconds_per_million"
 
-# Key, name for people, and where it stands in a report of one run. Less is better in all but those a second.
+# Key, label, and how to find the figure in a report of one run. Lower is better, except for figures per second.
 FIGURES = [
     (CPU_PER_MILLION, "CPU s per million deliveries", of_server("seconds_per_million")),
     ("deliveries_per_second", "Deliveries a second", of_deliveries(lambda one: one["deliveries"]["per_second"])),
@@ -51,7 +51,7 @@ FIGURES = [
 ]
 LABELS = {key: label for key, label, _ in FIGURES}
 
-# What should be 0, and where it stands in a report of one run.
+# Figures that should be 0, and where they are in a report of one run.
 FAULTS = {
     "lost": ("deliveries", "lost"),
     "duplicated": ("deliveries", "duplicated"),
@@ -63,12 +63,12 @@ FAULTS = {
 
 
 def ratios(values, first):
-    """How many times the first server's figures these are, round by round.
+    """Returns the ratios of these figures to those of the first server, round by round.
 
     >>> ratios([3.0, 4.0, 24.0], [2.0, 4.0, 8.0])
     {'median': 1.5, 'min': 1.0, 'max': 3.0}
 
-    What was not measured has no ratio, and neither has anything to nothing.
+    There is no ratio without both figures, or if the first server's figure is 0.
 
     >>> ratios([None, 1.0], [1.0, 0.0])
     >>> ratios([1.0], [])
@@ -79,7 +79,7 @@ def ratios(values, first):
 
 
 def compare(names, turns):
-    """Every server's figures and faults. A turn is {"server": its place in names, "round": from 0, "report": …}."""
+    """Returns every server's figures and faults. A turn is {"server": its index in names, "round": from 0, "report": …}."""
 
     def reports(server):
         return [turn["report"] for turn in turns if turn["server"] == server]
@@ -104,7 +104,7 @@ def figure(server, key):
 
 
 def read(path):
-    """A comparison from its file, or the report of one run as a comparison of one server."""
+    """Reads a comparison from a file, or the report of one run as a comparison of one server."""
     found = json.loads(path.read_text())
     if "turns" in found:
         return found
@@ -113,7 +113,7 @@ def read(path):
 
 
 def number(value):
-    """With separators between thousands, and no more digits than mean something.
+    """Formats a number with separators between thousands and only significant digits.
 
     >>> [number(value) for value in (7.0, 1234567.8, 123.456, 12.345, 0.01234)]
     ['7', '1,234,568', '123.5', '12.35', '0.012']

@@ -1,4 +1,4 @@
-"""What the scripts around several load testers share: the nodes, Redis and load testers that they start, and what these say."""
+"""Shared by the scripts with several load testers: the nodes, Redis and load testers that they start, and their figures."""
 
 import ctypes
 import http.client
@@ -19,43 +19,43 @@ from programs import environment, program  # noqa: E402
 
 START_SECONDS, STOP_SECONDS, POLL_SECONDS = 60, 20, 0.1
 
-# What one connection takes in all: both ends in the kernel, the node, and the holder. On the safe side of what was measured.
+# The memory of one connection: both ends in the kernel, the node, and the holder. Somewhat more than measured.
 BYTES_PER_CONNECTION = 16 << 10
-# What one node and its holder take before the first connection, and what everything else may need.
+# The memory of one node and its holder before the first connection, and a reserve for everything else.
 BYTES_PER_NODE, BYTES_SPARE = 24 << 20, 512 << 20
 SPARE_DESCRIPTORS, NODES_MAX = 200, 1_000
-# Connections from one source address, and such addresses of one holder.
+# The most connections from one source address, and the most source addresses of one holder.
 PER_SOURCE, SOURCES_MAX = 12_000, 200
 
 
 PR_SET_PDEATHSIG = 1
-# Looked up before anything forks. Only Linux has it.
+# Looked up before anything forks. Only Linux has prctl.
 PRCTL = getattr(ctypes.CDLL(None), "prctl", None)
 SCRIPT = os.getpid()
-# What ends a script: Ctrl-C, being told to, and the loss of its terminal.
+# The signals that end a script: Ctrl-C, a request to terminate, and the loss of its terminal.
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Failure(Exception):
-    """The run cannot be made, or did not go on in time."""
+    """The run cannot be made, or missed a deadline."""
 
 
 def end_when_told():
-    """Any of the signals ends the script as Ctrl-C does, and only the first counts: what it has started is to be ended in peace."""
+    """Makes each of the signals end the script as Ctrl-C does. Later signals are ignored, so that the cleanup is not interrupted."""
 
     def end(*_):
         ignore_endings()
         sys.exit(130)
 
     for ending in ENDINGS:
-        # Whoever starts it with `nohup` wants it to go on.
+        # A signal that is ignored at the start, as by `nohup`, stays ignored.
         if signal.getsignal(ending) != signal.SIG_IGN:
             signal.signal(ending, end)
 
 
 def ignore_endings():
     for ending in ENDINGS:
-        # With SIG_IGN, Python complains of those that came at the same moment.
+        # With SIG_IGN, Python complains about signals that arrived at the same moment.
         signal.signal(ending, lambda *_: None)
 
 
@@ -64,22 +64,22 @@ def run_script(main):
     end_when_told()
     try:
         main()
-    except Exception:  # Whatever it is, nothing was measured.
+    except Exception:  # After any error, nothing was measured.
         traceback.print_exc()
         sys.exit(2)
 
 
 def die_with_parent():
-    """Has the kernel kill this process when the thread ends that started it, however that came to its end."""
+    """Makes the kernel kill this process when the thread that started it ends for any reason."""
     if PRCTL:
         PRCTL(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def tie_to_script():
-    """What a program does before it runs, so that it does not outlive the script. Only the script's main thread may start it."""
+    """Runs in a new process before its program, so that it does not outlive the script. Only the script's main thread may start it."""
     die_with_parent()
     if os.getppid() != SCRIPT:
-        # It was killed before the kernel was told.
+        # The script ended before the kernel was told.
         os._exit(1)
 
 
@@ -88,7 +88,7 @@ def start(command, **more):
 
 
 def hear(pipe, seconds, who):
-    """What another process of the script says on a pipe."""
+    """Receives a message from another process of the script on a pipe."""
     try:
         if pipe.poll(seconds):
             return pipe.recv()
@@ -98,7 +98,7 @@ def hear(pipe, seconds, who):
 
 
 def binary(name):
-    """The program of this name, built with optimizations unless TIDEGATE_BIN_DIR has it."""
+    """Returns the program of this name, which is built with optimizations unless TIDEGATE_BIN_DIR has it."""
     try:
         return program(name, "release")
     except subprocess.CalledProcessError as error:
@@ -106,7 +106,7 @@ def binary(name):
 
 
 def wait(what, seconds, holds):
-    """Waits until something holds, and returns it."""
+    """Waits until `holds` returns something true, and returns it."""
     end = time.monotonic() + seconds
     while True:
         found = holds()
@@ -129,7 +129,7 @@ def answers(port):
 
 
 def ask(port, path, body=None, key=None, seconds=10):
-    """Status and text of one request on a connection of its own, or None where nobody answers."""
+    """Sends one request on a new connection. Returns the status and text of the response, or None without one."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:
         head = {"Content-Type": "application/json", **({"X-API-Key": key} if key else {})}
@@ -143,7 +143,7 @@ def ask(port, path, body=None, key=None, seconds=10):
 
 
 def payload(run, sequence, size, at_ns=None):
-    """JSON that load testers know as a publication of this run, due at this moment of their clock, or now."""
+    """Returns JSON that load testers recognize as a publication of this run, due at this time of their clock, or now."""
     due = time.monotonic_ns() if at_ns is None else at_ns
     mark = f'{{"mark":"tgm-{run:08x}-{0:06x}-{sequence:010x}-{due:016x}"'
     padding = max(0, size - len(mark) - len(',"pad":""}'))
@@ -151,11 +151,11 @@ def payload(run, sequence, size, at_ns=None):
 
 
 def processor_seconds(pids):
-    """What processes have used of processors up to now; one that is gone has used nothing."""
+    """Returns the CPU time that the processes have used. A process that is gone counts as 0."""
     ticks = 0
     for pid in pids:
         try:
-            # The name, which may have spaces in it, stands in brackets.
+            # The name in brackets may contain spaces.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
         except OSError:
@@ -164,7 +164,7 @@ def processor_seconds(pids):
 
 
 def memory_bytes(pids, field):
-    """The sum of a field of the processes' memory: Rss or Pss."""
+    """Returns the sum of a memory field of the processes: Rss or Pss."""
     total = 0
     for pid in pids:
         try:
@@ -176,7 +176,7 @@ def memory_bytes(pids, field):
 
 
 def nodes_for(connections, per_node, available, descriptors, files_left):
-    """How many nodes it takes, if all of it fits.
+    """Returns how many nodes are needed, or fails if they do not fit.
 
     >>> room = dict(available=21 << 30, descriptors=20_000, files_left=2_400_000)
     >>> nodes_for(1_000_000, 19_000, **room), nodes_for(10, 19_000, **room)
@@ -214,7 +214,7 @@ def nodes_for(connections, per_node, available, descriptors, files_left):
 
 
 def steady(rates):
-    """The seconds in which a drain was under way: without the two in which clients began to come, and the last two.
+    """Returns the rates of the seconds in which a drain was under way, without the first two and the last two.
 
     >>> steady([0, 120, 400, 490, 510, 300, 20, 0])
     [490, 510]
@@ -224,7 +224,7 @@ def steady(rates):
 
 
 def latency(late):
-    """Percentiles in milliseconds of what is in nanoseconds; None of nothing.
+    """Returns percentiles in milliseconds of durations in nanoseconds, or None without any.
 
     >>> figures = latency(range(1_000_000, 101_000_000, 1_000_000))
     >>> [figures[key] for key in ("count", "min", "mean", "p50", "p99", "max")]
@@ -242,7 +242,7 @@ def latency(late):
 
 
 class Node:
-    """A node of the gateway; it is started again at the same addresses."""
+    """A node of the gateway, which restarts at the same addresses."""
 
     def __init__(self, number, scratch, words=(), settings=()):
         self.name, self.port, self.internal = f"node-{number}", free_port(), free_port()
@@ -266,7 +266,7 @@ class Node:
         return answer is not None and answer[0] == 200
 
     def metric(self, name):
-        """The sum of the samples that begin so, 0 without any; None while the node does not answer."""
+        """Returns the sum of the samples with this prefix, 0 without any, or None if the node does not answer."""
         answer = ask(self.internal, "/metrics")
         if answer is None or answer[0] != 200:
             return None
@@ -275,7 +275,7 @@ class Node:
 
 
 class Fleet:
-    """Everything that a script has started. It ends with this, or with the script if that is killed."""
+    """Everything that a script has started. All of it ends with the fleet, or with the script if that is killed."""
 
     def __init__(self, scratch):
         self.scratch, self.nodes, self.holders, self.others = scratch, [], [], []
@@ -286,7 +286,7 @@ class Fleet:
         return process
 
     def start_redis(self, *more):
-        """A Redis without a file; returns its port."""
+        """Starts a Redis without persistence, and returns its port."""
         port = free_port()
         words = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         self.start_other(["redis-server", *words, *more])
@@ -301,11 +301,11 @@ class Fleet:
             node.await_ready()
 
     def start_holder(self, words, settings=()):
-        """One more load tester, which writes its report beside its log."""
+        """Starts another load tester, which writes its report beside its log."""
         number = len(self.holders)
         command = [binary("tidegate-loadtest"), *words, "--quiet", "--json", self.scratch / f"holder-{number}.json"]
         given = {**os.environ, "TIDEGATE_LOADTEST_TOKEN_SECRET": "", **dict(settings)}
-        # Without a secret nothing is signed; an empty one would be signed with.
+        # An empty secret is removed, because the load tester would sign with it.
         given = {name: value for name, value in given.items() if value}
         with (self.scratch / f"holder-{number}.log").open("wb") as log:
             self.holders.append(start(list(map(str, command)), stdout=log, stderr=log, env=given))
@@ -332,8 +332,8 @@ class Fleet:
         return sum(node.metric("tidegate_connections{") or 0 for node in self.nodes)
 
     def end(self):
-        """Asks what is left to end, and kills what does not: holders and nodes at once, since nobody is to come back."""
-        # Whoever is impatient would leave the rest of it running.
+        """Kills holders and nodes at once, so that no client reconnects; asks other processes to end, and kills those that do not."""
+        # A second Ctrl-C would leave the rest running.
         ignore_endings()
         for process in [*self.holders, *(node.process for node in self.nodes)]:
             if process and process.poll() is None:

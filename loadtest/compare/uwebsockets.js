@@ -1,4 +1,4 @@
-// A server on uWebSockets, as Bun has it built in: its native topics, published to with one call.
+// A server on uWebSockets, which is built into Bun: native topics, to which one call publishes.
 // Usage: bun uwebsockets.js PORT
 Bun.serve({
   hostname: '127.0.0.1',
@@ -12,7 +12,7 @@ Bun.serve({
   },
   websocket: {
     perMessageDeflate: process.env.DEFLATE === '1',
-    // As much as a gateway lets wait for one client.
+    // The gateway's default limit of unsent bytes for one client.
     backpressureLimit: 1 << 20,
     message(socket, message) {
       const { subscribe } = JSON.parse(message);

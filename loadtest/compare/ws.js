@@ -11,7 +11,7 @@ const server = http.createServer((request, response) => {
   request.on('data', (part) => parts.push(part));
   request.on('end', () => {
     response.end('{}');
-    // Bytes that are made once: a string would be encoded anew for every socket.
+    // Bytes, because a string would be encoded again for every socket.
     const body = Buffer.concat(parts);
     for (const socket of channels.get(channel) ?? []) {
       if (socket.readyState === WebSocket.OPEN) socket.send(body, { binary: false });

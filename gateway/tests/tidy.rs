@@ -152,7 +152,7 @@ fn no_module_of_the_gateway_needs_one_that_needs_it() {
         needs.entry(of(module)).or_default().extend(named);
     }
     assert!(needs["client"].contains("transport") && needs.len() > 15, "{needs:?}");
-    // Whoever needs nobody that is left can go; who cannot go ever needs itself.
+    // Removes modules that need no remaining module; those that are left depend on each other in a circle.
     while let Some(free) = needs.iter().find(|(_, of)| !of.iter().any(|one| needs.contains_key(one))) {
         let free = free.0.clone();
         needs.remove(&free);

@@ -227,7 +227,7 @@ mod tests {
             last in prop::collection::btree_map(0_u8..6, 0_u8..3, 0..6),
         ) {
             let user = |number: u8| ["ann", "bob", ""][usize::from(number)];
-            // A client is always the same user's.
+            // A client always belongs to the same user.
             let mut of: BTreeMap<u8, u8> = last.clone();
             let mut roster = Roster::default();
             let mut there = BTreeSet::new();

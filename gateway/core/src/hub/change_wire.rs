@@ -47,7 +47,7 @@ mod tests {
     use crate::hub::{Bundles, EncodingId, Prepared, Sink, Variants};
     use crate::namespace_id::NamespaceId;
 
-    /// Whom publications are handed to, and in which encoding.
+    /// Records the subscribers that publications are delivered to, with their encodings.
     #[derive(Default)]
     struct Handed(Vec<(u32, Variant)>);
 

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// A number is one list's for as long as that is there, and places come back.
+        /// A list keeps its id as long as it exists, and freed slots are reused.
         #[test]
         fn numbers_are_used_again_and_only_then(steps in prop::collection::vec((0_u8..4, any::<prop::sample::Index>()), 0..100)) {
             let (mut lists, mut model) = (Lists::default(), BTreeMap::new());

@@ -1,4 +1,4 @@
-//! The hub against a model that keeps every subscriber for itself and looks at each publication for each of them.
+//! Compares the hub with a model that stores each subscriber separately and examines each publication for each of them.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,7 +9,7 @@ use super::clients::{Clients, Kind, joined, published};
 use super::{Seen, channel, in_epoch, subscriber};
 use crate::hub::{Hub, Interest, KnownPosition};
 
-/// What comes to the channel: a publication, or that somebody joined.
+/// An event of the channel: a publication with its position, or a join.
 type Comes = Option<StreamPosition>;
 
 #[derive(Debug)]
@@ -25,12 +25,12 @@ struct Member {
     state: State,
 }
 
-/// Those who want the same.
+/// The subscribers of one kind.
 #[derive(Debug, Default)]
 struct List {
     members: BTreeMap<u32, Member>,
     stream: Option<StreamPosition>,
-    /// What waits behind a sweep has not come yet.
+    /// Events that wait behind a sweep and are not delivered yet.
     waiting: VecDeque<Comes>,
 }
 
@@ -41,7 +41,7 @@ struct Model {
     told: Vec<u32>,
 }
 
-/// Whether `comes` is known at `position`, follows it, or leaves a hole.
+/// Returns whether `comes` is already known at `position`, follows it, or leaves a gap.
 fn relation(position: Option<StreamPosition>, comes: StreamPosition) -> std::cmp::Ordering {
     let Some(at) = position else { return std::cmp::Ordering::Equal };
     if at.epoch != comes.epoch { std::cmp::Ordering::Greater } else { comes.offset.cmp(&(at.offset + 1)) }
@@ -69,7 +69,7 @@ impl Model {
         }
         let members = &mut self.lists.entry(kind).or_default().members;
         let held = match members.remove(&key).map(|member| member.state) {
-            // It reads on in history, which has publications and nothing else.
+            // The subscriber reads on in history, which contains only publications, so held-back joins are kept.
             Some(State::Joining { held, .. }) => held.into_iter().filter(Option::is_none).collect(),
             _ => Vec::new(),
         };
@@ -96,13 +96,13 @@ impl Model {
         hole |= lost.is_some_and(|lost| lost.epoch != position.epoch || lost.offset > position.offset);
         hole |= list.stream.is_some_and(|seen| seen.epoch == at.epoch && seen.offset > at.offset);
         if hole && member.positioned {
-            // It may join again.
+            // The subscriber may join again.
             self.told.push(key);
         } else {
             member.state = State::Live { position: Some(at) };
             let got = got.into_iter().filter(|&comes| kind.wants(comes));
             self.got.entry(key).or_default().extend(got);
-            // What all who are there know is nothing that the worker has to see.
+            // The list counts as having reached a position that all its subscribers already know.
             let knows_that = |member: &Member| match &member.state {
                 State::Live { position } => *position == Some(at),
                 State::Joining { .. } => false,
@@ -150,7 +150,7 @@ impl Model {
         }
     }
 
-    /// Gets what waits, as far as it follows, and nothing after that.
+    /// Gives a subscriber the waiting events up to the first gap, and nothing after that.
     fn serve_last(&mut self, key: u32) {
         let Some(kind) = self.kind_of(key) else { return };
         let List { members, stream, waiting } = self.lists.entry(kind).or_default();
@@ -186,14 +186,14 @@ impl Model {
     }
 }
 
-/// Whether the list in which this connection is is being swept, and how much waits behind that.
+/// Returns how many events wait behind a sweep of this connection's list, or `None` if it is not being swept.
 fn waiting(hub: &Hub, key: u32) -> Option<usize> {
     let (list, _) = hub.find_place(hub.ids.find(&hub.channels, "news")?, key)?;
     hub.sweeps.waiting(list)
 }
 
 impl Clients {
-    /// One who leaves while the channel is swept may not have had its turn.
+    /// A client that leaves during a sweep may not have had its turn.
     fn forget_what_is_to_come(&self, hub: &Hub, key: u32, model: &mut Model) {
         if waiting(hub, key).is_some()
             && let Some(got) = model.got.get_mut(&key)
@@ -210,7 +210,7 @@ enum Step {
         positioned: bool,
         kind: Kind,
     },
-    /// By history that ended this much before the end of the stream, and whose last publication the client was given.
+    /// The history ended this much before the end of the stream. `has_last`: the client was given its last publication.
     GoLive {
         key: u32,
         behind: u64,
@@ -224,24 +224,24 @@ enum Step {
         key: u32,
     },
     Publish,
-    /// Somebody joins the channel, somewhere.
+    /// A client joins the channel, at any node.
     Announce,
-    /// The last publication comes a second time.
+    /// The last publication arrives a second time.
     Repeat,
-    /// So much reaches the worker, at once or one by one.
+    /// This many events reach the worker, at once or one by one.
     Arrive {
         count: usize,
         at_once: bool,
     },
     Vanish,
     VanishKnowingly,
-    /// The next few subscribers are served with what is in flight.
+    /// The next piece of subscribers is served.
     SweepOn,
-    /// It is about to leave.
+    /// The client is about to leave.
     ServeLast {
         key: u32,
     },
-    /// The stream begins anew in another epoch.
+    /// The stream starts over in another epoch.
     Reset,
 }
 
@@ -365,7 +365,7 @@ proptest! {
                 }
                 Step::Reset => {
                     epochs += 1;
-                    // Nothing of the old stream comes a second time after the new one began.
+                    // No publication of the old stream arrives again after the new one has begun.
                     last = None;
                     top = in_epoch(&epochs.to_string(), 0);
                 }
@@ -376,7 +376,7 @@ proptest! {
                 let begun: Vec<_> = list.waiting.drain(..list.waiting.len() - behind).collect();
                 begun.into_iter().for_each(|comes| model.comes(kind, comes, false));
             }
-            // Several that are told of one gap may be told in any order.
+            // Subscribers may be told of the same gap in any order.
             clients.told.sort_unstable();
             model.told.sort_unstable();
             prop_assert_eq!(&clients.told, &model.told);

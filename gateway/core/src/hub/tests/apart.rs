@@ -1,4 +1,4 @@
-//! Those who want something else than most: filters, joins and leaves, patches.
+//! Tests subscribers in separate lists: with filters, with joins and leaves, with deltas.
 
 use super::clients::{Clients, Kind, joined, left, published};
 use super::*;
@@ -24,7 +24,7 @@ impl Room {
         self.hub.go_live("news", key, Some(at(offset)), &mut self.clients);
     }
 
-    /// It was given what is at this offset in its reply.
+    /// Joins and goes live with a reply that contained the publication at this offset.
     fn recovered(&mut self, key: u32, kind: Kind, offset: u64) {
         self.join(key, kind);
         self.go_live_recovered(key, offset);
@@ -126,7 +126,7 @@ fn publications_are_given_up_before_joins_and_leaves() {
     assert_eq!(room.hub.counts().held_overflow, 10 - 3);
 }
 
-/// A client that can take nothing now.
+/// A client that accepts no data at the moment.
 struct Full;
 
 impl Sink for Full {
@@ -193,7 +193,7 @@ fn joins_and_leaves_come_in_order_to_those_who_asked_and_to_nobody_else() {
 #[test]
 fn a_quiet_channel_of_many_is_told_of_joins_a_piece_at_a_time() {
     let mut room = Room { hub: Hub::default().with_sweep_piece(3), ..Room::default() };
-    // None has seen a publication: all wait for the stream to reach them.
+    // No subscriber has seen a publication: all wait for the stream to reach their positions.
     for key in 0..8 {
         room.live(key, JOINS, 5);
     }

@@ -1,4 +1,4 @@
-//! Clients that read what they are sent: payloads whole or as patches of what they have, joins and leaves.
+//! Clients that decode what they are sent: full payloads, deltas, joins and leaves.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -19,7 +19,7 @@ use crate::hub::*;
 use crate::namespace_id::NamespaceId;
 use crate::tag_filter::TagFilter;
 
-/// A message is its length, a letter and a payload.
+/// A protocol whose messages consist of a length, a letter and a payload.
 #[derive(Debug)]
 struct Lettered;
 
@@ -60,7 +60,7 @@ impl Protocol for Lettered {
     }
 }
 
-/// Nothing is put around messages.
+/// A framing that adds nothing to messages.
 #[derive(Debug)]
 struct Bare;
 
@@ -84,10 +84,10 @@ static VARIANTS: LazyLock<Arc<Variants>> = LazyLock::new(|| {
     Arc::new(variants)
 });
 
-/// What a subscriber of these tests may want.
+/// The options of a subscriber in these tests.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(super) struct Kind {
-    /// Only publications with an odd offset, or only those with an even one.
+    /// Filters for publications with odd offsets, or with even ones.
     pub(super) odd: Option<bool>,
     pub(super) joins: bool,
     pub(super) patches: bool,
@@ -112,7 +112,7 @@ impl Kind {
     }
 }
 
-/// Long enough that a patch pays, and nothing but the position differs.
+/// Returns a payload that is long enough for deltas to pay off, and that differs only in the position.
 fn payload(position: StreamPosition) -> Payload {
     let (epoch, offset) = (position.epoch.as_str(), position.offset);
     Payload::json(format!(r#"{{"what":"something that stays as it is","at":["{epoch}",{offset}]}}"#))
@@ -123,7 +123,7 @@ fn read(payload: &[u8]) -> StreamPosition {
     super::in_epoch(value["at"][0].as_str().unwrap(), value["at"][1].as_u64().unwrap())
 }
 
-/// The publication at this position, of which a patch can be made if the one before is known.
+/// Prepares the publication at this position, with the one before it, against which a delta can be made.
 pub(super) fn published(position: StreamPosition) -> Arc<Prepared> {
     let mut publication =
         Publication { position: Some(position), delta: true, ..Publication::new(payload(position)) };
@@ -154,21 +154,21 @@ pub(super) fn left() -> Arc<Prepared> {
     Prepared::of(channel("news"), NamespaceId::DEFAULT, OwnedEvent::Left(somebody()), None, 0, &VARIANTS)
 }
 
-/// Everyone's own reader.
+/// A decoder for each client.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
-    /// What each was told: where publications stand; `None` for a join or a leave.
+    /// What each client received: the positions of publications, and `None` for a join or a leave.
     pub(super) got: BTreeMap<u32, Vec<Option<StreamPosition>>>,
-    /// In which letters that came.
+    /// The letters of the messages that each client received.
     pub(super) letters: BTreeMap<u32, String>,
     pub(super) told: Vec<u32>,
-    /// How many were served with each call.
+    /// The number of subscribers served by each call.
     pub(super) calls: Vec<usize>,
     has: BTreeMap<u32, Bytes>,
 }
 
 impl Clients {
-    /// What it had is of no use any more, but for what it was given in its reply.
+    /// Forgets the client's last payload, except for one that it got in its reply.
     pub(super) fn answered(&mut self, key: u32, last: Option<StreamPosition>) {
         self.has.remove(&key);
         if let Some(last) = last {

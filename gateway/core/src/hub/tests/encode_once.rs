@@ -1,4 +1,4 @@
-//! Each encoding of a publication is made at most once, whoever asks and however often.
+//! Tests that each encoding of a publication is made at most once, whichever subscribers need it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use super::channel;
 use crate::hub::*;
 use crate::namespace_id::NamespaceId;
 
-/// Writes a payload as it is; answers `nothing` and `close` in its own way; fails on `broken`; writes `two` as two messages.
+/// A protocol that writes payloads unchanged, except for `nothing`, `close`, `broken` (an error) and `two` (two messages).
 #[derive(Debug, Default)]
 pub(super) struct Counting {
     encoded: AtomicUsize,
@@ -63,7 +63,7 @@ impl Protocol for Counting {
     }
 }
 
-/// `<message>`, and `{first letter}` for a deflated one that is longer than four bytes.
+/// A framing that writes `<message>`, and `{first letter}` for a deflated message of more than four bytes.
 #[derive(Debug, Default)]
 pub(super) struct Brackets {
     deflated: AtomicUsize,

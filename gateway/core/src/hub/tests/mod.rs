@@ -1,4 +1,4 @@
-//! The hub by hand: who gets what, who is told, and that nothing is left behind.
+//! Tests of the hub: who receives what, who is told of gaps, and that nothing is left behind.
 
 mod against_a_model;
 mod apart;
@@ -39,14 +39,14 @@ pub(super) fn subscriber(key: u32, positioned: bool) -> Subscriber {
     Subscriber::new(key, Variant::plain(EncodingId::default())).positioned(positioned)
 }
 
-/// What each connection got, and who was told.
+/// Records what each connection received, and which ones were told of a gap.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) got: BTreeMap<u32, Vec<Option<StreamPosition>>>,
     pub(super) told: Vec<u32>,
-    /// Who was announced to have something in several channels.
+    /// Connections that were announced as having events in several channels.
     pub(super) gathered: Vec<u32>,
-    /// How many publications came with each call.
+    /// The number of publications in each call.
     pub(super) calls: Vec<usize>,
 }
 

@@ -1,4 +1,4 @@
-//! Who is sent the newest values: whatever happens, values of a key never go back, and the last one of each arrives.
+//! Tests subscribers of newest values: the values of a key never go back, and the last value of each key arrives.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,25 +23,25 @@ fn value(key: u8, offset: u64, now: Moment) -> Arc<Prepared> {
     Prepared::new(channel("news"), NamespaceId::DEFAULT, publication, now.0 * 1_000, &Arc::default())
 }
 
-/// The key, the offset and how many values it stands for.
+/// Returns the key, the offset and the number of values that a publication stands for.
 fn read(prepared: &Prepared) -> (u8, u64, u64) {
     let publication = prepared.publication().unwrap();
     let told = publication.tags.get(SUPERSEDED_TAG).map_or(0, |count| count.parse().unwrap());
     (publication.keyed.as_ref().unwrap().key.parse().unwrap(), publication.offset(), told + 1)
 }
 
-/// One client, and what it has read.
+/// A client with what it has read.
 #[derive(Debug, Default)]
 struct Reader {
     lanes: Lanes<Arc<Prepared>>,
     is_blocked: bool,
     /// The offset of each key's last value.
     has: BTreeMap<u8, u64>,
-    /// Values that it was sent or that it was told it was not sent, since it went live.
+    /// Values that the client received, or was told were superseded, since it went live.
     accounted: u64,
-    /// What was the last one when it joined.
+    /// The last offset when the client joined.
     joined_at: u64,
-    /// It is sent all of them.
+    /// Whether the client receives all values.
     all: bool,
     received: Vec<(u64, u8, u64)>,
 }
@@ -51,7 +51,7 @@ struct Readers {
     readers: BTreeMap<u32, Reader>,
     now: Moment,
     told: Vec<u32>,
-    /// Offsets of what is measured as having come to all.
+    /// Offsets of publications that were measured as delivered to all.
     delivered: Vec<u64>,
 }
 
@@ -73,7 +73,7 @@ impl Reader {
     }
 }
 
-/// As the shell hands it out.
+/// Delivers as a worker does.
 impl Sink for Readers {
     fn deliver(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
         for subscriber in subscribers {
@@ -107,7 +107,7 @@ struct World {
     newest: BTreeMap<u8, u64>,
     top: u64,
     on_their_way: Vec<Arc<Prepared>>,
-    /// Those who join, with what they were told when.
+    /// Clients that join, with the snapshot and the position of their replies.
     joining: Vec<(u32, BTreeMap<u8, u64>, u64)>,
 }
 
@@ -167,7 +167,7 @@ impl World {
     fn change(&mut self, key: u32, latest: Option<NewestTerms>) {
         let now = self.readers.now;
         self.hub.finish_sweeps_of("news", &mut self.readers);
-        // What waits in the hub comes while it is still served as before.
+        // Values that wait in the hub are delivered before the change takes effect.
         if self.hub.change_latest("news", key, latest, &mut Passing(&mut self.readers))
             != DeliveryChangeOutcome::Done
         {
@@ -186,7 +186,7 @@ impl World {
         }
     }
 
-    /// Everybody has time for everything.
+    /// Lets all clients read everything.
     fn settle(&mut self) {
         while !self.joining.is_empty() {
             self.go_live();
@@ -201,7 +201,7 @@ impl World {
     }
 }
 
-/// Takes what waits for one that is about to be served otherwise.
+/// Takes the values that wait for a client whose delivery is about to change.
 struct Passing<'a>(&'a mut Readers);
 
 impl Sink for Passing<'_> {
@@ -453,7 +453,7 @@ fn who_comes_while_a_window_is_open_is_sent_what_comes_after_that_and_nothing_tw
     world.join(3, None);
     world.go_live();
     values(&mut world, 3);
-    // One changes, another joins with all up to here, a third changes later.
+    // One client changes, another joins with all values so far, a third changes later.
     world.change(2, paced);
     world.join(4, paced);
     world.go_live();

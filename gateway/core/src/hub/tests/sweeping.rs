@@ -1,17 +1,17 @@
-//! A channel of many subscribers is served in pieces, and what happens in between leaves nobody out and nobody with
-//! something twice.
+//! Tests that a channel with many subscribers is served in pieces, and that events in between make no subscriber miss a
+//! publication or receive one twice.
 
 use super::*;
 use crate::hub::sweep::{SWEEP_BYTES, WAITING_BYTES_MAX, WAITING_PUBLICATIONS_MAX};
 use crate::namespace_id::NamespaceId;
 
-/// Served two at a time.
+/// Creates a hub that serves two subscribers at a time.
 fn bench(subscribers: u32) -> Bench {
     let mut bench = Bench { hub: Hub::default().with_sweep_piece(2), ..Bench::default() };
     for key in 0..subscribers {
         bench.live(key, at(0));
     }
-    // The first publication finds everyone waiting for the stream to reach them.
+    // At the first publication, all subscribers wait for the stream to reach their positions.
     bench.publish([at(1)]);
     bench.sweep_out();
     bench
@@ -22,7 +22,7 @@ impl Bench {
         self.hub.sweep_on(&mut self.seen);
     }
 
-    /// A sweep that never ends fails.
+    /// Sweeps to the end, and fails if the sweep never ends.
     fn sweep_out(&mut self) {
         for _ in 0..100 {
             self.sweep_on();
@@ -30,7 +30,7 @@ impl Bench {
         assert!(!self.hub.is_sweeping());
     }
 
-    /// Who has this one.
+    /// Returns the subscribers that have the publication at this offset.
     fn have(&self, offset: u64) -> Vec<u32> {
         let keys = self.seen.got.keys().copied();
         keys.filter(|&key| self.seen.offsets(key).contains(&offset)).collect()
@@ -153,7 +153,7 @@ fn a_sweep_is_finished_before_too_much_waits_behind_it() {
 fn who_is_in_several_swept_channels_is_served_in_them_together() {
     let mut bench = bench(6);
     let other = channel("other");
-    // The other way round, and one of them is in no other channel.
+    // In reverse order, and one subscriber is in no other channel.
     for key in (1..7).rev() {
         bench.hub.join(&other, subscriber(key, false), None);
         bench.hub.go_live("other", key, None, &mut bench.seen);
@@ -183,7 +183,7 @@ fn who_is_about_to_leave_is_served_out_of_turn_and_gets_nothing_after_that() {
         let mut bench = bench(5);
         bench.publish([at(2)]);
         bench.sweep_on();
-        // The second of these has come already, and there is a hole before the last.
+        // The second publication is a duplicate, and there is a gap before the last one.
         bench.publish([at(3), at(3), at(4), at(6)]);
         bench.hub.serve_last(key, None, &mut bench.seen);
         assert_eq!(bench.seen.offsets(key), [1, 2, 3, 4]);
@@ -269,7 +269,7 @@ fn a_channel_that_all_have_left_is_swept_no_further() {
         bench.hub.leave("news", key);
     }
     assert!(!bench.hub.is_sweeping());
-    // Another channel may have its number now.
+    // Another channel may now have the same id.
     let other = channel("other");
     for key in 10..15 {
         bench.hub.join(&other, subscriber(key, false), None);

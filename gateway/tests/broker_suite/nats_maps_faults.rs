@@ -1,16 +1,18 @@
 //! Tests that channels that keep state by key over NATS survive faults: streams that are lost or go back, messages that are
 //! missing, and servers that are away.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use gateway_core::map::Suppressed;
-use tidegate::broker::nats::NatsConfig;
+use tidegate::broker::nats::{NatsConfig, NatsUrl};
 use tidegate::broker::{BrokerError, ChangeRequest, Idempotency};
 
 use crate::harness::{Backend, Nats, channel, eventually};
 use crate::keys::{STAYING, all, change, read, remove, set};
 use crate::nats_maps::{EXPIRING, log_of, long, top, try_change, values};
 use crate::nats_server::{NatsServer, recent_program};
+use crate::relay::Relay;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_that_is_cleared_begins_anew_for_nodes_that_know_it_and_its_idempotency_keys_stay_used() {
@@ -103,6 +105,76 @@ async fn a_copy_that_is_put_back_gives_back_the_keys_it_had_in_epochs_that_are_n
     assert_eq!(values(&read(&node, &a, all(10), STAYING).await), ["k=1@1", "l=2@2"]);
 }
 
+/// Deletes the first (`next`) or the last message of a log.
+fn delete(nats: &Nats, subject: &str, which: &str) {
+    let asked = format!("{{\"{which}_by_subj\":\"{subject}\",\"seq\":1}}");
+    let asked = if which == "last" { format!("{{\"last_by_subj\":\"{subject}\"}}") } else { asked };
+    let found = nats.server.ask("$JS.API.STREAM.MSG.GET.tidegate_keys_staying", &asked);
+    let sequence = found.split("\"seq\":").nth(1).and_then(|rest| rest.split(',').next()).expect("one");
+    let asked = format!("{{\"seq\":{sequence}}}");
+    nats.server.ask("$JS.API.STREAM.MSG.DELETE.tidegate_keys_staying", &asked);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_epoch_whose_log_has_lost_changes_is_left_although_the_first_attempt_fails() {
+    // A server before 2.10 names no last message of a subject whose last one was deleted.
+    let server = NatsServer::start_of(&recent_program());
+    let relay = Relay::start((Ipv4Addr::LOCALHOST, server.port()).into(), b":commands\"").await;
+    let url = NatsUrl::new(format!("nats://127.0.0.1:{}", relay.port()));
+    let config = NatsConfig { url, timeout_ms: 500, ping_ms: 200, ..NatsConfig::default() };
+    let nats = Nats::of(server, config);
+    let node = nats.node();
+    let a = channel("a");
+    node.listens().await;
+    for number in 1..=3 {
+        change(&node, &a, set(&format!("k{number}"), "1"), STAYING).await;
+    }
+    let before = top(&node, &a, STAYING).await;
+    delete(&nats, &log_of(&nats, "tidegate_keys_staying", "a").0, "last");
+    // Nothing can be written, although everything can be read.
+    relay.silence();
+    let read_now = async || node.broker.read_state(a.clone(), all(10), STAYING).await;
+    let failed = read_now().await;
+    assert!(failed.is_err(), "{failed:?}");
+    let mut page = None;
+    eventually("it is read", async || {
+        page = read_now().await.ok();
+        page.is_some()
+    })
+    .await;
+    let page = page.expect("a page");
+    assert_eq!(values(&page), ["k1=1@1", "k2=1@2"]);
+    let left = page.top.expect("a position");
+    assert!(left.epoch != before.epoch, "{left:?} after {before:?}");
+    let next = change(&node, &a, set("k4", "1"), STAYING).await.position.expect("a position");
+    assert_eq!((next.epoch, next.offset), (left.epoch, 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_epoch_in_which_others_went_on_after_changes_were_lost_is_left() {
+    let server = NatsServer::start_of(&recent_program());
+    let url = NatsUrl::new(server.url());
+    let nats = Nats::of(server, NatsConfig { url, ..NatsConfig::default() });
+    let node = nats.node();
+    let a = channel("a");
+    node.listens().await;
+    for number in 1..=3 {
+        change(&node, &a, set(&format!("k{number}"), "1"), STAYING).await;
+    }
+    let before = top(&node, &a, STAYING).await;
+    delete(&nats, &log_of(&nats, "tidegate_keys_staying", "a").0, "last");
+    let fresh = nats.node();
+    fresh.listens().await;
+    let again = change(&fresh, &a, set("k4", "1"), STAYING).await.position.expect("a position");
+    assert_eq!(again, before, "a node that does not know it cannot do better");
+    let page = read(&node, &a, all(10), STAYING).await;
+    let left = page.top.expect("a position");
+    assert!(left.epoch != before.epoch, "{left:?} after {before:?}");
+    assert_eq!(values(&page), ["k1=1@1", "k2=1@2", "k4=1@3"]);
+    let next = change(&fresh, &a, set("k5", "1"), STAYING).await.position.expect("a position");
+    assert_eq!((next.epoch, next.offset), (left.epoch, 4));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_is_taken_away_ends_the_epoch_wherever_it_stood() {
     let nats = Nats::new();
@@ -116,22 +188,14 @@ async fn a_message_that_is_taken_away_ends_the_epoch_wherever_it_stood() {
             change(&node, channel, set(&format!("k{number}"), "1"), STAYING).await;
         }
     }
-    let delete = |subject: &str, which: &str| {
-        let asked = format!("{{\"{which}_by_subj\":\"{subject}\",\"seq\":1}}");
-        let asked = if which == "last" { format!("{{\"last_by_subj\":\"{subject}\"}}") } else { asked };
-        let found = nats.server.ask("$JS.API.STREAM.MSG.GET.tidegate_keys_staying", &asked);
-        let sequence = found.split("\"seq\":").nth(1).and_then(|rest| rest.split(',').next()).expect("one");
-        let asked = format!("{{\"seq\":{sequence}}}");
-        nats.server.ask("$JS.API.STREAM.MSG.DELETE.tidegate_keys_staying", &asked);
-    };
     let before = top(&node, &a, STAYING).await;
-    delete(&log_of(&nats, "tidegate_keys_staying", "a").0, "last");
+    delete(&nats, &log_of(&nats, "tidegate_keys_staying", "a").0, "last");
     let next = change(&node, &a, set("k4", "1"), STAYING).await.position.expect("a position");
     assert!(next.epoch != before.epoch, "{next:?} after {before:?}");
     assert_eq!(values(&read(&other, &a, all(10), STAYING).await), ["k1=1@1", "k2=1@2", "k4=1@3"]);
     // The first message of a log is the snapshot that the later ones build on.
     let before = top(&node, &b, STAYING).await;
-    delete(&log_of(&nats, "tidegate_keys_staying", "b").0, "next");
+    delete(&nats, &log_of(&nats, "tidegate_keys_staying", "b").0, "next");
     let fresh = nats.node();
     fresh.listens().await;
     let page = read(&fresh, &b, all(10), STAYING).await;
@@ -160,7 +224,7 @@ async fn a_node_without_a_server_refuses_changes_and_reads_and_heals_by_itself()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn maps_work_over_the_newest_server_too() {
     let server = NatsServer::start_of(&recent_program());
-    let url = tidegate::broker::nats::NatsUrl::new(server.url());
+    let url = NatsUrl::new(server.url());
     let nats = Nats::of(server, NatsConfig { url, ..NatsConfig::default() });
     let (node, other) = (nats.node(), nats.node());
     let a = channel("a");

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gateway_core::history::KeysBeside;
 use parking_lot::Mutex;
 use shared::channel::Channel;
-use shared::position::StreamPosition;
+use shared::position::{Epoch, StreamPosition};
 
 use super::map_fold::MapFold;
 use super::map_message::ChangesMessage;
@@ -26,6 +26,8 @@ pub(super) struct FollowedMap {
     /// In which life of the stream; `None`: nothing that was read is good.
     pub(super) life: Option<Arc<str>>,
     pub(super) fold: MapFold,
+    /// Kept when the log is read anew.
+    pub(super) memory: LogMemory,
     /// The last message that was read.
     pub(super) sequence: u64,
     /// What stands behind the last base costs who reads it so much, in bytes, and that base so much.
@@ -35,6 +37,46 @@ pub(super) struct FollowedMap {
     pub(super) based: u64,
     /// While this node makes the log shorter: what was changed since it wrote down what it comes to.
     pub(super) tail: Option<MapTail>,
+}
+
+/// What this node knows a log to have held, whatever the log holds now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LogMemory {
+    /// The last message of the log that this node read or wrote.
+    end: Option<LogEnd>,
+    /// The epoch in which that message was found missing although others follow.
+    forked: Option<Epoch>,
+}
+
+/// A message of a log, and where the channel stood with it.
+#[derive(Clone, Copy, Debug)]
+struct LogEnd {
+    sequence: u64,
+    position: StreamPosition,
+}
+
+impl LogMemory {
+    /// Whether a log that ends with this message lacks one that this node knows: offsets of the epoch would be given out a second time.
+    pub(super) fn is_missing_from(&self, sequence: u64, position: StreamPosition) -> bool {
+        let epoch = position.epoch;
+        self.forked == Some(epoch)
+            || self.end.is_some_and(|end| end.position.epoch == epoch && sequence < end.sequence)
+    }
+
+    /// The log goes on with this message behind the one that has the sequence `before`. A base stands for all that it took the place of.
+    fn advance(&mut self, before: u64, sequence: u64, position: StreamPosition, is_base: bool) {
+        let known = self.end.filter(|end| end.position.epoch == position.epoch);
+        if let Some(end) = known {
+            if sequence < end.sequence {
+                return;
+            }
+            let is_passed_over = before < end.sequence && end.sequence < sequence && !is_base;
+            if is_passed_over || position.offset < end.position.offset {
+                self.forked = Some(position.epoch);
+            }
+        }
+        self.end = Some(LogEnd { sequence, position });
+    }
 }
 
 /// What was changed since something was written down: when, and what.
@@ -51,6 +93,7 @@ impl Default for FollowedMap {
         Self {
             life: None,
             fold: MapFold::new(StreamPosition::default(), 0),
+            memory: LogMemory::default(),
             sequence: 0,
             log_bytes: 0,
             base_bytes: 0,
@@ -61,9 +104,29 @@ impl Default for FollowedMap {
 }
 
 impl FollowedMap {
+    /// Forgets what was read of the log, but not where the log is known to have ended.
+    pub(super) fn reset(&mut self) {
+        *self = Self { memory: self.memory, ..Self::default() };
+    }
+
+    /// Whether the channel must leave its epoch, when its log was read to the end: the log lacks a message that this node knows.
+    pub(super) fn has_to_leave(&self) -> bool {
+        self.memory.is_missing_from(self.sequence, self.fold.position())
+    }
+
+    /// Whether the next reader of the channel needs what this node knows of its log.
+    fn is_in_doubt(&self) -> bool {
+        self.memory.end.is_some() && (self.life.is_none() || self.has_to_leave())
+    }
+
+    fn advance(&mut self, sequence: u64, is_base: bool) {
+        self.memory.advance(self.sequence, sequence, self.fold.position(), is_base);
+        self.sequence = sequence;
+    }
+
     /// A message was taken in that was written then.
     pub(super) fn note(&mut self, sequence: u64, written: u64, payload: &Bytes) {
-        self.sequence = sequence;
+        self.advance(sequence, false);
         self.log_bytes += payload.len() + MESSAGE_BYTES;
         if let Some(tail) = &mut self.tail {
             tail.bytes += payload.len();
@@ -76,7 +139,8 @@ impl FollowedMap {
 
     /// All that was changed so far has this base, which costs so much.
     pub(super) fn rest_on(&mut self, sequence: u64, written: u64, bytes: usize) {
-        (self.sequence, self.based) = (sequence, written);
+        self.advance(sequence, true);
+        self.based = written;
         (self.log_bytes, self.base_bytes, self.tail) = (0, bytes, None);
     }
 }
@@ -144,14 +208,44 @@ impl CachedMaps {
         let mut unused: Vec<(u64, MapName)> =
             unused.map(|(name, map)| (map.used.load(Ordering::Relaxed), name.clone())).collect();
         unused.sort_unstable_by_key(|(used, _)| *used);
+        let mut in_doubt = Vec::new();
         for (_, name) in unused {
             if self.bytes.load(Ordering::Relaxed) <= enough {
                 return;
             }
-            if let Some(map) = maps.remove(&name) {
-                self.bytes.fetch_sub(map.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+            if maps.get(&name).is_some_and(|map| self.empty_if_in_doubt(map)) {
+                in_doubt.push(name);
+            } else {
+                self.evict(&mut maps, &name);
             }
         }
+        // There is a bound for these too.
+        for name in in_doubt {
+            if self.bytes.load(Ordering::Relaxed) <= self.bytes_max {
+                return;
+            }
+            tracing::warn!(channel = %name.1, "there is no memory left for where a channel stood that has lost changes");
+            self.evict(&mut maps, &name);
+        }
+    }
+
+    fn evict(&self, maps: &mut HashMap<MapName, Arc<CachedMap>>, name: &MapName) {
+        if let Some(map) = maps.remove(name) {
+            self.bytes.fetch_sub(map.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Keeps nothing of a channel but where it stood, if whoever reads it next has to know that. Returns whether it is so.
+    fn empty_if_in_doubt(&self, map: &CachedMap) -> bool {
+        let Ok(mut followed) = map.followed.try_lock() else { return true };
+        if !followed.is_in_doubt() {
+            return false;
+        }
+        followed.reset();
+        let before = map.bytes.swap(MAP_BYTES, Ordering::Relaxed);
+        self.bytes.fetch_add(MAP_BYTES, Ordering::Relaxed);
+        self.bytes.fetch_sub(before, Ordering::Relaxed);
+        true
     }
 
     /// A message of a log came that stands behind that one: where this node has read as far as that, it has it.
@@ -181,6 +275,79 @@ impl CachedMaps {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn at(offset: u64) -> StreamPosition {
+        StreamPosition { offset, epoch: Epoch::from_random(1) }
+    }
+
+    /// What a node knows that has read a base and three messages with a change each.
+    fn known() -> LogMemory {
+        let mut memory = LogMemory::default();
+        memory.advance(0, 4, at(0), true);
+        for (before, sequence, offset) in [(4, 6, 1), (6, 9, 2), (9, 10, 3)] {
+            memory.advance(before, sequence, at(offset), false);
+        }
+        memory
+    }
+
+    #[test]
+    fn a_log_that_lacks_a_message_this_node_knows_is_noticed_however_it_goes_on() {
+        assert!(!known().is_missing_from(10, at(3)) && !known().is_missing_from(12, at(4)));
+        assert!(known().is_missing_from(9, at(2)), "the last message is gone");
+        let elsewhere = StreamPosition { epoch: Epoch::from_random(2), ..at(2) };
+        assert!(!known().is_missing_from(9, elsewhere), "another epoch has begun");
+        // Read anew while it is short, it is short still; and so it is when others go on behind it.
+        let mut memory = known();
+        memory.advance(0, 4, at(0), true);
+        memory.advance(4, 6, at(1), false);
+        memory.advance(6, 9, at(2), false);
+        assert!(memory.is_missing_from(9, at(2)));
+        memory.advance(9, 11, at(3), false);
+        assert!(memory.is_missing_from(11, at(3)));
+        memory.advance(11, 12, at(4), false);
+        memory.advance(12, 13, at(4), true);
+        assert!(memory.is_missing_from(13, at(4)), "until the epoch is left");
+        memory.advance(13, 14, elsewhere, true);
+        assert!(!memory.is_missing_from(14, elsewhere));
+    }
+
+    #[test]
+    fn a_log_that_is_read_anew_or_made_short_lacks_nothing() {
+        let mut memory = known();
+        for (before, sequence, offset) in [(0, 4, 0), (4, 6, 1), (6, 9, 2), (9, 10, 3), (10, 15, 4)] {
+            memory.advance(before, sequence, at(offset), sequence == 4);
+        }
+        assert!(!memory.is_missing_from(15, at(4)));
+        let mut memory = known();
+        memory.advance(0, 20, at(3), true);
+        assert!(!memory.is_missing_from(20, at(3)), "a base has taken its place");
+        memory.advance(0, 30, at(2), true);
+        assert!(memory.is_missing_from(30, at(2)), "a base that stands lower was made without it");
+    }
+
+    #[test]
+    fn where_a_channel_stood_that_has_lost_changes_is_known_although_the_memory_is_full() {
+        let maps = CachedMaps::new(10 * MAP_BYTES);
+        let name = |number: usize| Channel::parse(&format!("c{number}"), 255).unwrap();
+        {
+            let map = maps.get(KeysBeside::Staying, &name(0));
+            let mut followed = map.followed.try_lock().unwrap();
+            followed.fold = MapFold::new(at(2), 0);
+            (followed.sequence, followed.memory) = (9, known());
+            assert!(followed.has_to_leave());
+            drop(followed);
+            maps.weigh(&map, 5 * MAP_BYTES);
+        }
+        for number in 1..100 {
+            let map = maps.get(KeysBeside::Staying, &name(number));
+            maps.weigh(&map, MAP_BYTES);
+        }
+        assert!(maps.bytes.load(Ordering::Relaxed) <= 12 * MAP_BYTES);
+        let map = maps.find(KeysBeside::Staying, &name(0)).expect("it is not forgotten");
+        let followed = map.followed.try_lock().unwrap();
+        assert!(followed.memory.is_missing_from(9, at(2)) && followed.life.is_none());
+        assert_eq!(followed.sequence, 0, "nothing else is kept of it");
+    }
 
     #[test]
     fn what_was_used_longest_ago_goes_when_there_is_too_much() {

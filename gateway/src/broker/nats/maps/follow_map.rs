@@ -66,6 +66,7 @@ impl NatsBroker {
         if open.followed.life.as_ref() != Some(&open.live.name) {
             self.read_whole_map(&mut open).await?;
         }
+        self.leave_lost_epoch(&mut open).await?;
         Ok(open)
     }
 
@@ -107,7 +108,7 @@ impl NatsBroker {
         let mut outcome = Err(BrokerError::Unexpected(text.into()));
         for _ in 0..ATTEMPTS_MAX {
             self.map_in_time(open.deadline)?;
-            *open.followed = FollowedMap::default();
+            open.followed.reset();
             let begins = match self.next_of_map(open, 1).await? {
                 Some(stored) => match self.decoded(open, &stored)? {
                     MapMessage::Base(base) => self.take_base(open, &stored, base).await,
@@ -265,12 +266,13 @@ impl NatsBroker {
     /// Reads on, to the end that the log has now. Whoever gives up in the middle has read a part of it.
     pub(super) async fn follow_map(&self, open: &mut OpenMap) -> Result<(), BrokerError> {
         match self.read_on_map(open).await {
-            Ok(true) => Ok(()),
-            Ok(false) => self.renew_map(open).await,
-            // What was read does not go with what follows.
-            Err(_) if open.followed.life.is_none() => self.read_whole_map(open).await,
-            Err(error) => Err(error),
+            Ok(true) => {}
+            // The log has changed behind what was read, or ends before that.
+            Ok(false) => self.read_whole_map(open).await?,
+            Err(_) if open.followed.life.is_none() => self.read_whole_map(open).await?,
+            Err(error) => return Err(error),
         }
+        self.leave_lost_epoch(open).await
     }
 
     /// The same, without more. `false`: the log ends before where it was read.

@@ -29,7 +29,7 @@ use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
 
 pub(super) use self::cached_maps::CachedMaps;
-use self::cached_maps::MESSAGE_BYTES;
+use self::cached_maps::{FollowedMap, MESSAGE_BYTES};
 use self::decide_changes::MapDraft;
 pub(super) use self::decide_changes::{MapRequest, beside};
 use self::follow_map::OpenMap;
@@ -263,13 +263,16 @@ impl NatsBroker {
         // As it is before anybody is asked: what is added meanwhile may come after the answer.
         let known =
             self.maps.find(beside, channel).and_then(|map| map.followed.clone().try_lock_owned().ok());
-        let known = known.filter(|known| known.life.as_ref() == Some(&live.name)).map(|known| known.sequence);
+        let known =
+            known.map(|known| (known.life.as_ref() == Some(&live.name), known.sequence, known.memory));
         let last = self.last_of_map(channel, beside, &live).await?;
-        if known.is_some_and(|known| last.is_none_or(|(last, _)| last < known)) {
-            // It went back: whoever reads it as a whole finds that, and has it begin anew.
-            return Ok(None);
-        }
-        Ok(last.map(|(_, head)| head))
+        let went_back = |last: u64, top: StreamPosition| {
+            known.is_some_and(|(is_same_life, sequence, memory)| {
+                is_same_life && last < sequence || memory.is_missing_from(last, top)
+            })
+        };
+        // Whoever reads the log as a whole finds what it has lost, and has the channel begin a new epoch.
+        Ok(last.filter(|(last, head)| !went_back(*last, head.top)).map(|(_, head)| head))
     }
 
     pub(super) async fn map_position(
@@ -327,7 +330,7 @@ impl NatsBroker {
     /// Nothing is left but which idempotency keys were used.
     pub(super) async fn clear_map(&self, channel: Channel) -> Result<(), BrokerError> {
         for mut open in self.maps_of(&channel).await? {
-            self.rewrite_map(&mut open, "cleared", |fold| {
+            self.rewrite_map(&mut open, "cleared", |FollowedMap { fold, .. }| {
                 let mut cleared = self.empty_fold();
                 cleared.time = fold.time;
                 fold.once.iter().for_each(|(digest, used)| {
@@ -349,9 +352,11 @@ impl NatsBroker {
         let mut position = None;
         for mut open in self.maps_of(channel).await? {
             let next = Epoch::from_random(rand::random());
-            self.rewrite_map(&mut open, "left", |fold| match fold.position().epoch == epoch {
-                true => fold.in_epoch(next).map(Some),
-                false => Ok(None),
+            self.rewrite_map(&mut open, "left", |FollowedMap { fold, .. }| {
+                match fold.position().epoch == epoch {
+                    true => fold.in_epoch(next).map(Some),
+                    false => Ok(None),
+                }
             })
             .await?;
             position = Some(open.followed.fold.position());
@@ -361,9 +366,11 @@ impl NatsBroker {
 
     pub(super) async fn forget_map_history(&self, channel: &Channel) -> Result<(), BrokerError> {
         for mut open in self.maps_of(channel).await? {
-            self.rewrite_map(&mut open, "forgotten", |fold| match fold.stream.is_empty() {
-                true => Ok(None),
-                false => fold.without_history().map(Some),
+            self.rewrite_map(&mut open, "forgotten", |FollowedMap { fold, .. }| {
+                match fold.stream.is_empty() {
+                    true => Ok(None),
+                    false => fold.without_history().map(Some),
+                }
             })
             .await?;
         }

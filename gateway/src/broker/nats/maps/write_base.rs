@@ -13,6 +13,7 @@ use super::super::moment::now;
 use super::super::nats_names::StreamKind;
 use super::super::stored::{JetStreamError, MessageSelector, StoredMessage, code};
 use super::super::streams::LiveStream;
+use super::cached_maps::FollowedMap;
 use super::follow_map::OpenMap;
 use super::map_fold::MapFold;
 use super::map_message::{BaseMessage, MapHead, MapMessage, MapMessageError};
@@ -118,7 +119,7 @@ impl NatsBroker {
         &self,
         open: &mut OpenMap,
         why: &str,
-        change: impl Fn(&MapFold) -> Result<Option<MapFold>, MapMessageError> + Send + Sync,
+        change: impl Fn(&FollowedMap) -> Result<Option<MapFold>, MapMessageError> + Send + Sync,
     ) -> Result<(), BrokerError> {
         for _ in 0..ATTEMPTS_MAX {
             self.map_in_time(open.deadline)?;
@@ -126,7 +127,7 @@ impl NatsBroker {
                 open.followed.life = None;
                 return Err(BrokerError::Unanswered("a channel went back while it was written anew".into()));
             }
-            let changed = change(&open.followed.fold);
+            let changed = change(&open.followed);
             let Some(changed) = changed.map_err(|error| self.unreadable_map(&open.channel, &error))? else {
                 return Ok(());
             };
@@ -146,18 +147,17 @@ impl NatsBroker {
         Err(BrokerError::Unexpected(format!("{} changes faster than it is written", open.channel).into()))
     }
 
-    /// The log ends before where this node has read it: offsets of its epoch are given out again, and it begins another.
-    pub(super) async fn renew_map(&self, open: &mut OpenMap) -> Result<(), BrokerError> {
-        let stood = open.followed.fold.position();
-        open.followed.life = None;
-        self.read_whole_map(open).await?;
-        if open.followed.fold.position().epoch != stood.epoch {
+    /// Has the channel go on in a new epoch if its log has lost changes that this node knows. Where that fails nothing is read or written:
+    /// what is known of the log stays, so that whoever opens the channel next tries it again.
+    pub(super) async fn leave_lost_epoch(&self, open: &mut OpenMap) -> Result<(), BrokerError> {
+        if !open.followed.has_to_leave() {
             return Ok(());
         }
-        tracing::warn!(channel = %open.channel, "the channel stands before where it stood: it begins a new epoch");
+        tracing::warn!(channel = %open.channel, "the log of a channel has lost changes: the channel begins a new epoch");
         let epoch = Epoch::from_random(rand::random());
-        self.rewrite_map(open, "anew", |fold| match fold.position().epoch == stood.epoch {
-            true => fold.in_epoch(epoch).map(Some),
+        // A server that has just become the leader may have known less for a moment: then nothing is lost.
+        self.rewrite_map(open, "anew", |followed| match followed.has_to_leave() {
+            true => followed.fold.in_epoch(epoch).map(Some),
             false => Ok(None),
         })
         .await

@@ -206,6 +206,53 @@ async fn a_message_that_is_taken_away_ends_the_epoch_wherever_it_stood() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_a_log_that_could_not_be_made_short_are_deleted() {
+    let nats = Nats::new();
+    let node = nats.node();
+    let a = channel("a");
+    node.listens().await;
+    change(&node, &a, set("k", "1"), STAYING).await;
+    let stream = |what: &str, payload: &str| {
+        nats.server.ask(&format!("$JS.API.STREAM.{what}.tidegate_keys_staying"), payload)
+    };
+    let allow = |allowed: bool| {
+        let info: serde_json::Value = serde_json::from_str(&stream("INFO", "")).expect("JSON");
+        let mut config = info["config"].clone();
+        config["allow_rollup_hdrs"] = allowed.into();
+        let updated = stream("UPDATE", &config.to_string());
+        assert!(!updated.contains("\"error\""), "{updated}");
+    };
+    let last = || -> u64 {
+        let info: serde_json::Value = serde_json::from_str(&stream("INFO", "")).expect("JSON");
+        info["state"]["last_seq"].as_u64().expect("a sequence")
+    };
+    let parts = || stream("INFO", "{\"subjects_filter\":\"tidegate.ksp.>\"}").contains("\"tidegate.ksp.a.");
+    // A base takes the place of the log, and is refused now.
+    allow(false);
+    let mut sets = 0;
+    eventually("parts are written", async || {
+        sets += 1;
+        change(&node, &a, set(&format!("k{}", sets % 20), &long("x", 50_000)), STAYING).await;
+        last() > log_of(&nats, "tidegate_keys_staying", "a").1
+    })
+    .await;
+    eventually("they are deleted", async || !parts()).await;
+    assert!(log_of(&nats, "tidegate_keys_staying", "a").1 > sets);
+    allow(true);
+    eventually("its log is short", async || {
+        change(&node, &a, set("k1", &long("x", 50_000)), STAYING).await;
+        log_of(&nats, "tidegate_keys_staying", "a").1 < 5
+    })
+    .await;
+    let fresh = nats.node();
+    fresh.listens().await;
+    assert_eq!(
+        values(&read(&fresh, &a, all(100), STAYING).await),
+        values(&read(&node, &a, all(100), STAYING).await)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_a_server_refuses_changes_and_reads_and_heals_by_itself() {
     let mut nats = Nats::new();
     nats.server.kill();

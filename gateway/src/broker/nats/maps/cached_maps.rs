@@ -9,9 +9,10 @@ use gateway_core::history::KeysBeside;
 use parking_lot::Mutex;
 use shared::channel::Channel;
 use shared::position::{Epoch, StreamPosition};
+use tokio::time::Instant;
 
 use super::map_fold::MapFold;
-use super::map_message::ChangesMessage;
+use super::map_message::{BaseMessage, ChangesMessage};
 
 /// What a channel costs beside what is in it, roughly, in bytes.
 const MAP_BYTES: usize = 1_024;
@@ -30,6 +31,10 @@ pub(super) struct FollowedMap {
     pub(super) memory: LogMemory,
     /// The last message that was read.
     pub(super) sequence: u64,
+    /// The name of the parts of the last base.
+    pub(super) part: Box<str>,
+    /// When this node last began to make the log short. Kept when the log is read anew.
+    pub(super) shortening_began: Option<Instant>,
     /// What stands behind the last base costs who reads it so much, in bytes, and that base so much.
     pub(super) log_bytes: usize,
     pub(super) base_bytes: usize,
@@ -95,6 +100,8 @@ impl Default for FollowedMap {
             fold: MapFold::new(StreamPosition::default(), 0),
             memory: LogMemory::default(),
             sequence: 0,
+            part: Box::default(),
+            shortening_began: None,
             log_bytes: 0,
             base_bytes: 0,
             based: 0,
@@ -106,7 +113,8 @@ impl Default for FollowedMap {
 impl FollowedMap {
     /// Forgets what was read of the log, but not where the log is known to have ended.
     pub(super) fn reset(&mut self) {
-        *self = Self { memory: self.memory, ..Self::default() };
+        let Self { memory, shortening_began, .. } = *self;
+        *self = Self { memory, shortening_began, ..Self::default() };
     }
 
     /// Whether the channel must leave its epoch, when its log was read to the end: the log lacks a message that this node knows.
@@ -137,10 +145,11 @@ impl FollowedMap {
         }
     }
 
-    /// All that was changed so far has this base, which costs so much.
-    pub(super) fn rest_on(&mut self, sequence: u64, written: u64, bytes: usize) {
+    /// All that was changed so far has this base.
+    pub(super) fn rest_on(&mut self, sequence: u64, written: u64, base: BaseMessage) {
         self.advance(sequence, true);
-        self.based = written;
+        (self.based, self.part) = (written, base.part);
+        let bytes = usize::try_from(base.bytes).unwrap_or(usize::MAX);
         (self.log_bytes, self.base_bytes, self.tail) = (0, bytes, None);
     }
 }

@@ -204,13 +204,12 @@ impl NatsBroker {
                 Ok(())
             }
             MapMessage::Base(base) => {
-                let (followed, bytes) =
-                    (&mut *open.followed, usize::try_from(base.bytes).unwrap_or(usize::MAX));
+                let followed = &mut *open.followed;
                 if base.covers > 0
                     && base.covers == followed.sequence
                     && base.head.top == followed.fold.position()
                 {
-                    followed.rest_on(stored.sequence, stored.written, bytes);
+                    followed.rest_on(stored.sequence, stored.written, base);
                     return Ok(());
                 }
                 if self.take_base(open, &stored, base).await? {
@@ -243,7 +242,7 @@ impl NatsBroker {
         let fold = self.fold_of(&open.channel, &base, parts)?;
         let followed = &mut *open.followed;
         followed.fold = fold;
-        followed.rest_on(stored.sequence, stored.written, usize::try_from(base.bytes).unwrap_or(usize::MAX));
+        followed.rest_on(stored.sequence, stored.written, base);
         Ok(true)
     }
 

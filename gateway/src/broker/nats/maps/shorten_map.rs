@@ -9,6 +9,7 @@ use shared::channel::Channel;
 use tokio::time::Instant;
 
 use super::super::NatsBroker;
+use super::super::nats_names::StreamKind;
 use super::cached_maps::{FollowedMap, MapTail};
 use super::follow_map::OpenMap;
 use super::map_message::MapRow;
@@ -20,11 +21,15 @@ use crate::broker::BrokerError;
 const LOG_BYTES: usize = 256 << 10;
 const BASE_SHARE: usize = 2;
 /// A base that is forgotten with its time is written anew when it has had this part of it.
-const AGE_SHARE: u64 = 4;
+const AGE_SHARE: u32 = 4;
 /// How long one making short may take, over all that it writes.
 const SHORTENING_MAX: Duration = Duration::from_secs(60);
 /// Times it is tried to be between what others write. Each is one round trip in which no other node may have written.
 const TRIES_MAX: u32 = 50;
+
+/// How long a node waits before it tries again to replace a base because of its age. Without it, each write would begin an attempt while
+/// attempts fail. A quarter of the least `position_ttl_s` is 15 s: an attempt still falls between a quarter and half of it.
+const AGED_PAUSE: Duration = Duration::from_secs(10);
 
 /// Whether what costs so much, and has cost less before, is to be made short now: of several nodes by the one whose message made it
 /// so.
@@ -33,26 +38,39 @@ fn is_long(followed: &FollowedMap, own: usize) -> bool {
     followed.log_bytes / each > followed.log_bytes.saturating_sub(own) / each
 }
 
+/// Whether a base is replaced now because of its age.
+fn is_aged(followed: &FollowedMap, age: Duration, position_ttl: Duration, now: Instant) -> bool {
+    let began = followed.shortening_began;
+    age > position_ttl / AGE_SHARE && began.is_none_or(|began| now.duration_since(began) >= AGED_PAUSE)
+}
+
 impl NatsBroker {
     /// Begins to make the log short if it is to be, unless this node is at it. This node has just added so many bytes.
-    pub(super) fn shorten_if_due(&self, open: &OpenMap, own: usize, now: u64) {
-        let followed = &open.followed;
-        let age_max = u64::try_from(self.position_ttl.as_millis()).unwrap_or(u64::MAX) / AGE_SHARE;
-        let is_old = open.beside == KeysBeside::Expiring && now.saturating_sub(followed.based) > age_max;
-        if followed.tail.is_some() || !(is_long(followed, own) || is_old) {
+    pub(super) fn shorten_if_due(&self, open: &mut OpenMap, own: usize, now: u64) {
+        let (expires, followed) = (open.beside == KeysBeside::Expiring, &mut *open.followed);
+        let (age, at) = (Duration::from_millis(now.saturating_sub(followed.based)), Instant::now());
+        let is_aged = expires && is_aged(followed, age, self.position_ttl, at);
+        if followed.tail.is_some() || !(is_long(followed, own) || is_aged) {
             return;
         }
+        followed.shortening_began = Some(at);
         let (broker, channel, beside) = (self.own(), open.channel.clone(), open.beside);
         tokio::spawn(async move { broker.shorten_map(channel, beside).await });
     }
 
     async fn shorten_map(self: Arc<Self>, channel: Channel, beside: KeysBeside) {
         let owner = rand::random();
-        let shortening = self.try_to_shorten(owner, &channel, beside);
+        let mut unused = None;
+        let shortening = self.try_to_shorten(owner, &channel, beside, &mut unused);
         let done = match tokio::time::timeout(SHORTENING_MAX, shortening).await {
             Ok(done) => done,
             Err(_) => Err(BrokerError::Timeout(SHORTENING_MAX)),
         };
+        if let Some(parts) = unused {
+            // Parts that cannot be deleted now go when the next base is written.
+            let stream = self.names.stream(StreamKind::Keys(beside));
+            let _ = self.jetstream.purge(&self.link, &stream, &parts).await;
+        }
         let Err(error) = done else { return };
         if let Some(map) = self.maps.find(beside, &channel) {
             map.followed.lock().await.tail.take_if(|tail| tail.owner == owner);
@@ -63,23 +81,26 @@ impl NatsBroker {
         }
     }
 
+    /// `unused`: the subject of the parts that were written, while no base can name them.
     async fn try_to_shorten(
         &self,
         owner: u64,
         channel: &Channel,
         beside: KeysBeside,
+        unused: &mut Option<String>,
     ) -> Result<(), BrokerError> {
         let open = async || self.open_map(channel, beside, Instant::now() + self.timeout).await;
         let chunk_bytes = chunk_bytes(self);
-        let (mut writer, chunks, life, stood) = {
+        let (mut writer, chunks, life) = {
             let mut open = open().await?;
             if open.followed.tail.is_some() {
                 return Ok(());
             }
             open.followed.tail = Some(MapTail { owner, ..MapTail::default() });
             let chunks = open.followed.fold.write_down(chunk_bytes);
-            (BaseWriter::new(self, &open, "at"), chunks, open.live.name.clone(), open.followed.sequence)
+            (BaseWriter::new(self, &open, "at"), chunks, open.live.name.clone())
         };
+        *unused = Some(writer.subject.clone());
         writer.add_all(chunks).await.map_err(|failed| self.map_failed(beside, failed))?;
         for _ in 0..TRIES_MAX {
             let long_tail = {
@@ -95,9 +116,18 @@ impl NatsBroker {
                     base.rows = with_messages(&base.rows, &tail.messages);
                     (base.covers, base.head, base.time) =
                         (followed.sequence, followed.fold.head(), followed.fold.time);
-                    if self.put_base(&mut open, base).await? {
-                        self.drop_map_parts(&open, stood).await;
-                        return Ok(());
+                    // As long as the outcome is unknown, the base may be there and name these parts.
+                    let parts = unused.take();
+                    match self.put_base(&mut open, base).await {
+                        Ok(true) => {
+                            self.drop_map_parts(&open).await;
+                            return Ok(());
+                        }
+                        Err(error) if error.is_outcome_unknown() => return Err(error),
+                        refused => {
+                            *unused = parts;
+                            refused?;
+                        }
                     }
                     None
                 } else {
@@ -147,5 +177,20 @@ mod tests {
         assert!(!due(LOG_BYTES + 1_000, 0, 1_000), "who made it so does it");
         assert!(due(2 * LOG_BYTES, 0, 1));
         assert!(!due(2 * LOG_BYTES, 8 * LOG_BYTES, 1) && due(4 * LOG_BYTES, 8 * LOG_BYTES, 1));
+    }
+
+    #[test]
+    fn a_base_that_is_old_is_replaced_in_attempts_with_a_pause_between_them() {
+        let (ttl, began) = (Duration::from_secs(60), Instant::now());
+        let mut followed = FollowedMap::default();
+        assert!(!is_aged(&followed, Duration::from_secs(15), ttl, began));
+        assert!(is_aged(&followed, Duration::from_secs(16), ttl, began));
+        followed.shortening_began = Some(began);
+        let aged_at =
+            |followed: &FollowedMap, later| is_aged(followed, Duration::from_secs(17), ttl, began + later);
+        assert!(!aged_at(&followed, AGED_PAUSE / 2));
+        followed.reset();
+        assert!(!aged_at(&followed, AGED_PAUSE / 2), "also when the log was read anew meanwhile");
+        assert!(aged_at(&followed, AGED_PAUSE));
     }
 }

@@ -30,7 +30,7 @@ const BEATEN_PAUSE: Duration = Duration::from_millis(1);
 /// A base, as far as it was written.
 pub(super) struct BaseWriter<'a> {
     broker: &'a NatsBroker,
-    subject: String,
+    pub(super) subject: String,
     pub(super) base: BaseMessage,
 }
 
@@ -85,9 +85,8 @@ impl NatsBroker {
         let age_max = u64::try_from(self.position_ttl.as_millis()).unwrap_or(u64::MAX) / 2;
         while open.beside == KeysBeside::Expiring && now().saturating_sub(open.followed.based) > age_max {
             self.map_in_time(open.deadline)?;
-            let stood = open.followed.sequence;
             if self.write_base(open, "aged").await? {
-                self.drop_map_parts(open, stood).await;
+                self.drop_map_parts(open).await;
                 return Ok(());
             }
             self.follow_map(open).await?;
@@ -106,7 +105,7 @@ impl NatsBroker {
         match self.jetstream.add(&self.link, subject, last, true, base.encode()).await {
             Ok(sequence) => {
                 open.live.saw(sequence);
-                open.followed.rest_on(sequence, now(), usize::try_from(base.bytes).unwrap_or(usize::MAX));
+                open.followed.rest_on(sequence, now(), base);
                 Ok(true)
             }
             Err(JetStreamError::Refused(code::WRONG_LAST_SEQUENCE, _)) => Ok(false),
@@ -134,10 +133,9 @@ impl NatsBroker {
             // Until it is known what came of it, nothing that this node has is good.
             let life = open.followed.life.take();
             let before = std::mem::replace(&mut open.followed.fold, changed);
-            let stood = open.followed.sequence;
             if self.write_base(open, why).await? {
                 open.followed.life = life;
-                self.drop_map_parts(open, stood).await;
+                self.drop_map_parts(open).await;
                 return Ok(());
             }
             open.followed.fold = before;
@@ -179,15 +177,17 @@ impl NatsBroker {
         self.write_base(open, "anew").await
     }
 
-    /// Parts that were written when the log ended before this sequence are of no base any more. What cannot be deleted now is later.
-    pub(super) async fn drop_map_parts(&self, open: &OpenMap, sequence: u64) {
+    /// Deletes the parts of other bases than the last one. A base that another node began to write while the log ended before that one can not
+    /// take its place any more, so its parts go too. Parts that cannot be deleted now go the next time.
+    pub(super) async fn drop_map_parts(&self, open: &OpenMap) {
         let stream = self.names.stream(open.kind());
         let all = self.names.part_of_keys(open.beside, &open.channel, "*", &open.live.name);
         let Ok(there) = self.jetstream.subjects(&self.link, &stream, &all).await else { return };
         for subject in there {
-            let stands_for =
-                subject.rsplit('.').nth(1).and_then(|part| part.split('-').nth(1)?.parse::<u64>().ok());
-            if stands_for.is_some_and(|stands_for| stands_for < sequence) {
+            let part = subject.rsplit('.').nth(1).unwrap_or_default();
+            let stands_for = part.split('-').nth(1).and_then(|stands_for| stands_for.parse::<u64>().ok());
+            let is_older = stands_for.is_some_and(|stands_for| stands_for < open.followed.sequence);
+            if is_older && *part != *open.followed.part {
                 let _ = self.jetstream.purge(&self.link, &stream, &subject).await;
             }
         }

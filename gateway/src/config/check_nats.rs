@@ -18,6 +18,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         ));
     }
     let named = config.namespaces.iter().map(|(name, options)| (format!("namespaces.{name}"), options));
+    let mut expiring = Vec::new();
     for (section, options) in std::iter::once(("channels".to_owned(), &config.channels)).chain(named) {
         let (history, ttl_max) = (options.history_ttl_s, config.nats.position_ttl_s);
         if options.history_size > 0 && history > ttl_max {
@@ -27,6 +28,9 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         }
         // What a channel's log begins with is written anew before it has had its time, as long as keys are that much younger.
         let half = ttl_max / 2;
+        let has_expiring =
+            options.keeps_keys() && options.map.mode != MapMode::Persistent || options.newest.snapshot;
+        expiring.extend(has_expiring.then(|| section.clone()));
         let mut of_keys = |key: &str, ttl: u64| {
             if ttl > half {
                 let problem = format!(
@@ -44,6 +48,20 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         if options.newest.snapshot {
             of_keys("newest.snapshot_ttl_s", options.newest.snapshot_ttl_s.into());
             of_keys("history_ttl_s", if options.history_size > 0 { options.history_ttl_s } else { 0 });
+        }
+    }
+    if let Some(section) = expiring.first() {
+        // Idempotency keys of such a channel are in its log, and go with that.
+        let half = config.nats.position_ttl_s / 2;
+        let feeds = config.feeds.iter().map(|(name, feed)| (format!("feeds.{name}"), feed.idempotency_ttl_s));
+        for (part, ttl) in std::iter::once(("api".to_owned(), config.api.idempotency_ttl_s)).chain(feeds) {
+            if ttl > half {
+                let problem = format!(
+                    "is {ttl}, and with nats.position_ttl_s = {} a channel of {section} knows for {half} at most which keys were used",
+                    config.nats.position_ttl_s
+                );
+                found.push((format!("{part}.idempotency_ttl_s"), problem));
+            }
         }
     }
     found
@@ -85,14 +103,27 @@ mod tests {
         (staying.map.mode, staying.map.stream_ttl_s) = (MapMode::Persistent, 86_400);
         let latest = config.namespaces.entry("latest".to_owned()).or_default();
         (latest.newest.snapshot, latest.newest.snapshot_ttl_s) = (true, 1_801);
+        config.api.idempotency_ttl_s = 1_801;
+        config.feeds.entry("orders".to_owned()).or_default().idempotency_ttl_s = 1_800;
         let mut keys: Vec<String> = faults(&config).into_iter().map(|(key, _)| key).collect();
         keys.sort_unstable();
         let expected = [
+            "api.idempotency_ttl_s",
             "channels.map.key_ttl_s",
             "namespaces.latest.newest.snapshot_ttl_s",
             "namespaces.prices.history_ttl_s",
             "socketio.emitters.url",
         ];
         assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn idempotency_keys_may_be_good_for_longer_where_no_keys_of_maps_expire() {
+        let mut config = Config::default();
+        config.broker.kind = BrokerKind::Nats;
+        config.channels.subscription_type = SubscriptionType::Map;
+        config.channels.map.mode = MapMode::Persistent;
+        (config.nats.position_ttl_s, config.api.idempotency_ttl_s) = (3_600, 86_400);
+        assert_eq!(faults(&config), Vec::new());
     }
 }

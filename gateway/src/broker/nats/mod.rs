@@ -27,6 +27,7 @@ mod nats_turn;
 mod once;
 mod present;
 mod send_passing;
+mod server_clock;
 pub(crate) mod stored;
 mod streams;
 mod tops;
@@ -60,6 +61,7 @@ use self::nats_link::{NatsLink, NatsLinkPurpose};
 use self::nats_listen::{FollowedSubjects, NatsRouter};
 use self::nats_names::NatsNames;
 use self::nats_nodes::NodeRegistration;
+use self::server_clock::ServerClock;
 use self::stored::JetStream;
 use self::streams::Streams;
 use self::tops::ChannelTops;
@@ -93,6 +95,7 @@ pub struct NatsBroker {
     lanes: Lanes,
     tops: Arc<ChannelTops>,
     maps: Arc<CachedMaps>,
+    clock: Arc<ServerClock>,
     map_bytes_max: usize,
     position_ttl: Duration,
     unshortened_log: LogLimiter,
@@ -132,12 +135,14 @@ impl NatsBroker {
         let jetstream = JetStream::new(&config.domain, config.replicas == 1);
         let tops: Arc<ChannelTops> = Arc::default();
         let maps = Arc::new(CachedMaps::new(config.maps_memory_bytes_max));
+        let clock: Arc<ServerClock> = Arc::default();
         let router = NatsRouter {
             names: names.clone(),
             events: events.clone(),
             metrics: metrics.clone(),
             tops: tops.clone(),
             maps: maps.clone(),
+            clock: clock.clone(),
         };
         let canary = Canary::start(&listener, &names, node).await?;
         let (lanes, outlet) = Lanes::new();
@@ -169,6 +174,7 @@ impl NatsBroker {
             lanes,
             tops,
             maps,
+            clock,
             map_bytes_max: config.map_bytes_max,
             position_ttl: Duration::from_secs(config.position_ttl_s),
             unshortened_log: LogLimiter::default(),

@@ -22,6 +22,7 @@ use super::moment::now;
 use super::nats_link::{NatsLink, NatsLinkState};
 use super::nats_names::NatsNames;
 use super::once::{ONCE, message_of};
+use super::server_clock::ServerClock;
 use super::tops::ChannelTops;
 use crate::broker::measure::{BrokerMetrics, Operation};
 use crate::broker::{BrokerError, BrokerEvents};
@@ -33,6 +34,7 @@ pub(super) struct NatsRouter {
     pub(super) metrics: Arc<BrokerMetrics>,
     pub(super) tops: Arc<ChannelTops>,
     pub(super) maps: Arc<CachedMaps>,
+    pub(super) clock: Arc<ServerClock>,
 }
 
 /// A subscribed channel.
@@ -170,7 +172,7 @@ impl NatsRouter {
             && let Some((beside, before)) = self.log_of(message)
         {
             let place = (life, sequence, before);
-            self.maps.hear((beside, channel), place, &changes, (&message.payload, now()));
+            self.maps.hear((beside, channel), place, &changes, (&message.payload, self.clock.now()));
         }
         for publication in changes.publications() {
             match publication {

@@ -217,6 +217,11 @@ impl NatsNames {
         format!("{}.s.turn.{}", self.prefix, token(what))
     }
 
+    /// Returns the subject on which nodes store messages to read the server's time from them.
+    pub(crate) fn clock(&self) -> String {
+        format!("{}.s.clock.now", self.prefix)
+    }
+
     /// Returns the subject of a client that is present at a node.
     pub(crate) fn present(&self, channel: &Channel, node: &str, client: &str, user: &str) -> String {
         let (prefix, channel) = (&self.prefix, token(channel.as_str()));

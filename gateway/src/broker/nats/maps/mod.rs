@@ -22,7 +22,6 @@ use shared::position::{Epoch, StreamPosition};
 use tokio::time::Instant;
 
 use super::NatsBroker;
-use super::moment::now;
 use super::nats_names::StreamKind;
 use super::stored::{JetStreamError, code};
 use crate::broker::BrokerError;
@@ -83,7 +82,7 @@ impl NatsBroker {
         loop {
             self.map_in_time(deadline)?;
             self.keep_base(&mut open).await?;
-            let now = now();
+            let now = self.server_time().await;
             let fold = &mut open.followed.fold;
             let draft = fold.decide(batch, &first.keeping, now, self.map_bytes_max);
             let Some(payload) = self.payload_of(&open, &draft) else {
@@ -168,7 +167,7 @@ impl NatsBroker {
         };
         self.metrics.observe_round_trip(operation, sent.elapsed());
         open.live.saw(sequence);
-        let now = now();
+        let now = self.clock.now();
         let forgotten = open.followed.fold.commit(draft, now);
         self.metrics.evicted_keys.add(forgotten);
         open.followed.note(sequence, now, &payload);
@@ -207,19 +206,21 @@ impl NatsBroker {
         let beside = beside(&keeping);
         if filter.limit == 0 && filter.key.is_none() {
             // Nodes ask so for all that they follow: what is not in memory is not brought there for that.
-            let is_due = |head: map_message::MapHead| (1..=now()).contains(&head.next_expiry);
-            if let Some(head) = self.head_of_map(&channel, beside).await?.filter(|head| !is_due(*head)) {
+            let head = self.head_of_map(&channel, beside).await?;
+            let now = self.server_time().await;
+            if let Some(head) = head.filter(|head| !(1..=now).contains(&head.next_expiry)) {
                 return Ok(StatePage { top: Some(head.top), ..StatePage::default() });
             }
         }
         let mut open = self.open_map(&channel, beside, began + self.timeout).await?;
         self.follow_map(&mut open).await?;
+        let now = self.server_time().await;
         if !keeping.quiet && keeping.key_ttl.is_some() {
             self.take_out_expired(&mut open, &keeping).await?;
         }
         let fold = &open.followed.fold;
         // Nobody is told later of those that are gone in silence.
-        let hidden = if keeping.quiet { Moment(now()) } else { Moment::ZERO };
+        let hidden = if keeping.quiet { Moment(now) } else { Moment::ZERO };
         let page = fold.state.page_at(&filter, keeping.ordered, hidden);
         self.metrics.observe_round_trip(Operation::History, began.elapsed());
         Ok(StatePage { top: Some(fold.position()), ..page })
@@ -229,7 +230,7 @@ impl NatsBroker {
     /// the same.
     async fn take_out_expired(&self, open: &mut OpenMap, keeping: &MapRetention) -> Result<(), BrokerError> {
         for _ in 0..EXPIRIES_MAX {
-            let now = now();
+            let now = self.clock.now();
             if open.followed.fold.state.first_due(Moment(now)).is_none() {
                 break;
             }
@@ -299,8 +300,9 @@ impl NatsBroker {
         let began = Instant::now();
         let mut open = self.open_map(channel, beside, began + self.timeout).await?;
         self.follow_map(&mut open).await?;
+        let now = self.server_time().await;
         let stream = &mut open.followed.fold.stream;
-        stream.expire(Moment(now()));
+        stream.expire(Moment(now));
         let page = stream.page(filter);
         self.metrics.observe_round_trip(Operation::History, began.elapsed());
         Ok(page)

@@ -9,7 +9,6 @@ use shared::channel::Channel;
 use shared::position::Epoch;
 
 use super::super::NatsBroker;
-use super::super::moment::now;
 use super::super::nats_names::StreamKind;
 use super::super::stored::{JetStreamError, MessageSelector, StoredMessage, code};
 use super::super::streams::LiveStream;
@@ -83,7 +82,9 @@ impl NatsBroker {
     /// Writes it if the base is to be forgotten by the server before what is added now has had its time.
     pub(super) async fn keep_base(&self, open: &mut OpenMap) -> Result<(), BrokerError> {
         let age_max = u64::try_from(self.position_ttl.as_millis()).unwrap_or(u64::MAX) / 2;
-        while open.beside == KeysBeside::Expiring && now().saturating_sub(open.followed.based) > age_max {
+        while open.beside == KeysBeside::Expiring
+            && self.clock.now().saturating_sub(open.followed.based) > age_max
+        {
             self.map_in_time(open.deadline)?;
             if self.write_base(open, "aged").await? {
                 self.drop_map_parts(open).await;
@@ -105,7 +106,7 @@ impl NatsBroker {
         match self.jetstream.add(&self.link, subject, last, true, base.encode()).await {
             Ok(sequence) => {
                 open.live.saw(sequence);
-                open.followed.rest_on(sequence, now(), base);
+                open.followed.rest_on(sequence, self.clock.now(), base);
                 Ok(true)
             }
             Err(JetStreamError::Refused(code::WRONG_LAST_SEQUENCE, _)) => Ok(false),

@@ -1,0 +1,167 @@
+//! The time by the clock of the server, which is what keys of maps expire by at every node.
+//!
+//! A server answers no question for its time, but it says when it stored a message: a node stores one and reads it back. Between
+//! measurements the node counts on by its monotonic clock, so its wall clock does not matter.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::NatsBroker;
+use super::moment::now;
+use super::nats_link::NatsLink;
+use super::nats_names::StreamKind;
+use super::stored::{JetStream, JetStreamError, MessageSelector, odd};
+
+/// How long a measurement is good for: the clocks of two machines drift apart by a few milliseconds in this time.
+const MEASURED_TTL: Duration = Duration::from_secs(60);
+/// How long a node waits after a measurement that failed.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
+
+/// The server's clock, as far as this node knows it. Off by half of the time that the measurement took, at most.
+#[derive(Debug, Default)]
+pub(super) struct ServerClock {
+    state: Mutex<ClockState>,
+    /// Held by whoever measures.
+    measuring: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct ClockState {
+    /// What the clock showed at some instant, in milliseconds since 1970.
+    shown: Option<(u64, Instant)>,
+    /// The number of the connection, and until when nobody has to measure on it.
+    good: Option<(u64, Instant)>,
+}
+
+impl ServerClock {
+    /// Milliseconds since 1970. By the clock of this machine as long as nothing was measured.
+    pub(super) fn now(&self) -> u64 {
+        match self.state.lock().shown {
+            Some((shown, at)) => shown.saturating_add(millis(at.elapsed())),
+            None => now(),
+        }
+    }
+
+    fn is_due(&self, connection: u64) -> bool {
+        let good = self.state.lock().good;
+        good.is_none_or(|(number, until)| number != connection || Instant::now() >= until)
+    }
+
+    /// Measures the clock if that is due on this connection. A measurement that fails leaves what is known.
+    async fn measure_if_due(&self, jetstream: &JetStream, link: &NatsLink, stream: &str, subject: &str) {
+        let Ok(connection) = link.connection() else { return };
+        if !self.is_due(connection) {
+            return;
+        }
+        let is_known = self.state.lock().shown.is_some();
+        let _alone = match self.measuring.try_lock() {
+            Ok(alone) => alone,
+            Err(_) if is_known => return,
+            Err(_) => self.measuring.lock().await,
+        };
+        if !self.is_due(connection) {
+            return;
+        }
+        let measured = measure(jetstream, link, stream, subject).await;
+        let pause = if measured.is_ok() { MEASURED_TTL } else { FAILED_PAUSE };
+        let mut state = self.state.lock();
+        state.good = Some((connection, Instant::now() + pause));
+        match measured {
+            Ok(shown) => state.shown = Some(shown),
+            Err(failed) => tracing::debug!(?failed, "the clock of the server could not be read"),
+        }
+    }
+}
+
+/// What the server's clock shows, and when.
+async fn measure(
+    jetstream: &JetStream,
+    link: &NatsLink,
+    stream: &str,
+    subject: &str,
+) -> Result<(u64, Instant), JetStreamError> {
+    let began = Instant::now();
+    jetstream.put(link, subject.to_owned(), Bytes::new()).await?;
+    // Another node may have stored one since, which is as good: between the beginning and the end, too.
+    let last = jetstream.get(link, stream, &MessageSelector::Last(subject.to_owned())).await?;
+    let stored = last.ok_or_else(|| odd("no message where one was stored"))?;
+    let (ended, half) = (Instant::now(), began.elapsed() / 2);
+    Ok((stored.written.saturating_add(millis(half)), ended))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl NatsBroker {
+    /// The time by the server's clock, which is read first if that is due.
+    pub(super) async fn server_time(&self) -> u64 {
+        if self.streams.ready(StreamKind::State).await.is_ok() {
+            let (stream, subject) = (self.names.stream(StreamKind::State), self.names.clock());
+            self.clock.measure_if_due(&self.jetstream, &self.link, &stream, &subject).await;
+        }
+        self.clock.now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::fake::{FakeReply, serve};
+    use super::super::moment::milliseconds;
+    use super::super::nats_link::NatsLinkPurpose;
+    use super::super::{NatsConfig, NatsDialer, NatsUrl};
+    use super::*;
+    use crate::broker::measure::BrokerMetrics;
+
+    /// What every message was stored at that the faked server has.
+    const STORED: &str = "2026-11-30T12:00:00Z";
+
+    async fn link_to(
+        says: impl Fn(&str) -> Vec<FakeReply> + Send + Sync + 'static,
+    ) -> (NatsLink, impl Sized) {
+        let (url, server) = serve(says).await;
+        let config = NatsConfig { url: NatsUrl::new(url), timeout_ms: 2_000, ..NatsConfig::default() };
+        let dialer = NatsDialer::new(&config).unwrap();
+        let options = dialer.options("test").unwrap();
+        let (metrics, nothing) = (Arc::<BrokerMetrics>::default(), Box::new(|| {}));
+        let purpose = NatsLinkPurpose::Commands;
+        let link = NatsLink::start(dialer.servers(), options, purpose, config.timeout(), metrics, nothing);
+        let link = link.await.unwrap();
+        link.opened().await.unwrap();
+        (link, server)
+    }
+
+    #[tokio::test]
+    async fn the_time_is_the_servers_however_wrong_the_clock_of_this_machine_is() {
+        let (link, _server) = link_to(|subject| match subject {
+            "t.s.clock.now" => vec![FakeReply::Answer("{\"stream\":\"t_state\",\"seq\":7}".into())],
+            "$JS.API.DIRECT.GET.t_state" => vec![FakeReply::Stored("t.s.clock.now", 7)],
+            _ => Vec::new(),
+        })
+        .await;
+        let (clock, began) = (ServerClock::default(), Instant::now());
+        assert!(clock.now().abs_diff(now()) < 1_000, "nothing was measured yet");
+        clock.measure_if_due(&JetStream::new("", true), &link, "t_state", "t.s.clock.now").await;
+        let shown = clock.now() - milliseconds(STORED).unwrap();
+        assert!(shown <= millis(began.elapsed()), "{shown}");
+        assert!(!clock.is_due(1) && clock.is_due(2), "it is measured anew on each connection");
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_cannot_be_read_is_tried_again_and_what_is_known_stays() {
+        let (link, _server) =
+            link_to(|_| vec![FakeReply::Answer("{\"error\":{\"err_code\":10077}}".into())]).await;
+        let clock = ServerClock::default();
+        clock.state.lock().shown = Some((1_000_000, Instant::now()));
+        clock.measure_if_due(&JetStream::new("", true), &link, "t_state", "t.s.clock.now").await;
+        assert!((1_000_000..1_060_000).contains(&clock.now()));
+        assert!(!clock.is_due(1));
+        let until = clock.state.lock().good.unwrap().1;
+        assert!(until <= Instant::now() + FAILED_PAUSE);
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::{FutureExt, StreamExt};
 use gateway_core::history::{HistoryFilter, KeysBeside, Retention};
 use gateway_core::map::{KeyAction, MapChange, MapRetention, StateFilter, StatePage, Suppressed};
 use gateway_core::version::Version;
@@ -216,6 +217,57 @@ async fn pages_join_with_what_is_heard_behind_them_while_others_write() {
     }
     let truth = read(&writer, &a, all(100), STAYING).await;
     assert_eq!(state.values().map(told).collect::<Vec<_>>(), values(&truth));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_come_together_read_the_log_together_and_miss_nothing_that_was_acknowledged() {
+    const READERS: usize = 100;
+    let nats = Nats::new();
+    let (writer, reader) = (nats.node(), nats.node());
+    let a = channel("a");
+    for node in [&writer, &reader] {
+        node.listens().await;
+    }
+    let page_of = async || read(&reader, &a, all(10), STAYING).await;
+    change(&writer, &a, set("k", "0"), STAYING).await;
+    page_of().await;
+    let tap = async_nats::connect(nats.server.url()).await.expect("a connection");
+    let mut asked = tap.subscribe("$JS.API.DIRECT.GET.tidegate_keys_staying").await.expect("subscribed");
+    tap.flush().await.expect("the server has it");
+    for round in 1..=5 {
+        let made = change(&writer, &a, set("k", &round.to_string()), STAYING).await.position;
+        let pages = futures_util::future::join_all((0..READERS).map(|_| page_of())).await;
+        assert!(pages.iter().all(|page| page.top == made), "{made:?}: {pages:?}");
+    }
+    // The first reader may have begun before the others were called; the second reads for all of them.
+    let requests = count(&tap, &mut asked).await;
+    assert!(requests <= 5 * 5, "{requests} requests of {READERS} readers, 5 times");
+    let pages = async {
+        for _ in 0..20 {
+            let known = top(&writer, &a, STAYING).await.offset;
+            let pages = futures_util::future::join_all((0..READERS / 10).map(|_| page_of())).await;
+            assert!(pages.iter().all(|page| page.top.is_some_and(|top| top.offset >= known)));
+        }
+    };
+    let write = async {
+        for number in 0..100 {
+            change(&writer, &a, set("k", &number.to_string()), STAYING).await;
+        }
+    };
+    tokio::join!(pages, write);
+}
+
+/// Messages that have come since the last time.
+async fn count(client: &async_nats::Client, messages: &mut async_nats::Subscriber) -> usize {
+    client.flush().await.expect("the server has it");
+    // What the server sent before it answered this is here by then.
+    let (mut count, mut probe) = (0, client.subscribe("probe").await.expect("subscribed"));
+    client.publish("probe", "".into()).await.expect("published");
+    probe.next().await.expect("it comes back");
+    while messages.next().now_or_never().flatten().is_some() {
+        count += 1;
+    }
+    count
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

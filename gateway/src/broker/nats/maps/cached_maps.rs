@@ -31,6 +31,8 @@ pub(super) struct FollowedMap {
     pub(super) memory: LogMemory,
     /// The last message that was read.
     pub(super) sequence: u64,
+    /// When the last reading of the log began that came to its end: everything is known that was acknowledged before.
+    pub(super) complete: Option<Instant>,
     /// The name of the parts of the last base.
     pub(super) part: Box<str>,
     /// When this node last began to make the log short. Kept when the log is read anew.
@@ -100,6 +102,7 @@ impl Default for FollowedMap {
             fold: MapFold::new(StreamPosition::default(), 0),
             memory: LogMemory::default(),
             sequence: 0,
+            complete: None,
             part: Box::default(),
             shortening_began: None,
             log_bytes: 0,

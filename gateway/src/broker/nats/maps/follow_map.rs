@@ -274,8 +274,22 @@ impl NatsBroker {
         self.leave_lost_epoch(open).await
     }
 
-    /// The same, without more. `false`: the log ends before where it was read.
+    /// The same for a call that began at this instant. Readers that waited together for the channel share one reading: the first that begins
+    /// after all of them were called tells each of them everything that was acknowledged before its call.
+    pub(super) async fn follow_map_since(
+        &self,
+        open: &mut OpenMap,
+        called: Instant,
+    ) -> Result<(), BrokerError> {
+        match open.followed.complete.is_some_and(|complete| complete >= called) {
+            true => Ok(()),
+            false => self.follow_map(open).await,
+        }
+    }
+
+    /// Reads on, and does nothing else. `false`: the log ends before where it was read.
     pub(super) async fn read_on_map(&self, open: &mut OpenMap) -> Result<bool, BrokerError> {
+        let began = Instant::now();
         let (stream, subject) = (self.names.stream(open.kind()), self.log_of(open));
         let last = self.jetstream.get(&self.reads, &stream, &MessageSelector::Last(subject.clone())).await;
         let last =
@@ -311,6 +325,7 @@ impl NatsBroker {
             }
             singles = 0;
         }
+        open.followed.complete = Some(began);
         Ok(true)
     }
 }

@@ -171,6 +171,8 @@ impl NatsBroker {
         let forgotten = open.followed.fold.commit(draft, now);
         self.metrics.evicted_keys.add(forgotten);
         open.followed.note(sequence, now, &payload);
+        // It was taken behind the last message that this node knew: there was no other.
+        open.followed.complete = Some(sent);
         self.shorten_if_due(open, payload.len() + MESSAGE_BYTES, now);
         Ok(Added::Done)
     }
@@ -213,7 +215,7 @@ impl NatsBroker {
             }
         }
         let mut open = self.open_map(&channel, beside, began + self.timeout).await?;
-        self.follow_map(&mut open).await?;
+        self.follow_map_since(&mut open, began).await?;
         let now = self.server_time().await;
         if !keeping.quiet && keeping.key_ttl.is_some() {
             self.take_out_expired(&mut open, &keeping).await?;
@@ -284,8 +286,9 @@ impl NatsBroker {
         match self.head_of_map(channel, beside).await? {
             Some(head) => Ok(head.top),
             None => {
-                let mut open = self.open_map(channel, beside, Instant::now() + self.timeout).await?;
-                self.follow_map(&mut open).await?;
+                let began = Instant::now();
+                let mut open = self.open_map(channel, beside, began + self.timeout).await?;
+                self.follow_map_since(&mut open, began).await?;
                 Ok(open.followed.fold.position())
             }
         }
@@ -299,7 +302,7 @@ impl NatsBroker {
     ) -> Result<HistoryPage, BrokerError> {
         let began = Instant::now();
         let mut open = self.open_map(channel, beside, began + self.timeout).await?;
-        self.follow_map(&mut open).await?;
+        self.follow_map_since(&mut open, began).await?;
         let now = self.server_time().await;
         let stream = &mut open.followed.fold.stream;
         stream.expire(Moment(now));

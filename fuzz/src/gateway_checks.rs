@@ -49,6 +49,15 @@ pub fn nats_ledger(data: &[u8]) {
     assert_eq!((said, written, table), (again, rewritten, table_again));
 }
 
+/// A message of a map's log that was decoded and encoded again decodes to the same. The state that it holds is the same after it was
+/// written down as rows and read back.
+pub fn nats_map(data: &[u8]) {
+    let Ok((said, written, holds)) = readers::nats_map(Bytes::copy_from_slice(data)) else { return };
+    let (again, rewritten, holds_again) = readers::nats_map(written.clone()).expect("it was read");
+    assert_eq!((said, written, &holds), (again, rewritten, &holds_again));
+    assert_eq!(holds[0], holds[1]);
+}
+
 /// A header is read alike however the bytes are split, and no bytes after the header are consumed. The first byte
 /// chooses the size of the pieces.
 pub fn proxy_header(data: &[u8]) {

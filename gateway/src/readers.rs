@@ -35,6 +35,12 @@ pub fn nats_ledger(bytes: bytes::Bytes) -> Option<(String, bytes::Bytes, Option<
     crate::ledger::nats::read_message_in_words(bytes)
 }
 
+/// Returns a message of a map's log in NATS in words and encoded again, and, if a channel can begin with it, the state
+/// that it holds: as read, and after the state was written down as rows and read back.
+pub fn nats_map(bytes: bytes::Bytes) -> Result<(String, bytes::Bytes, [Vec<String>; 2]), String> {
+    crate::broker::nats::read_map_in_words(bytes)
+}
+
 /// Returns the head of the request that these bytes begin with, if it is one that is parsed without hyper.
 pub fn http_head(bytes: &[u8]) -> Option<ReadHead<'_>> {
     crate::http::read_head(bytes)
@@ -45,7 +51,8 @@ pub fn emulation(body: &[u8], in_protobuf: bool) -> Result<(Box<str>, Box<str>, 
     crate::http::read_emulation(body, in_protobuf)
 }
 
-/// Reads the PROXY header that a connection begins with, and returns how many bytes were consumed. The pieces arrive one by one.
+/// Reads the PROXY header that a connection begins with, and returns how many bytes were consumed. The pieces arrive one
+/// by one.
 pub fn proxy_header(pieces: &[&[u8]]) -> (Result<Option<SocketAddr>, String>, usize) {
     let sent = pieces.iter().map(|piece| piece.len()).sum::<usize>();
     let mut arriving = ChunkedReader(pieces.iter().copied().filter(|piece| !piece.is_empty()).collect());

@@ -49,6 +49,7 @@ smoke! {
     any_bytes_can_come_from_redis: redis;
     any_bytes_can_be_in_a_stream_of_nats: nats_block;
     any_bytes_can_be_in_the_log_of_a_ledger: nats_ledger;
+    any_bytes_can_be_in_the_log_of_a_map: nats_map;
     any_bytes_can_come_from_a_balancer: proxy_header;
     any_bytes_can_come_as_a_request: http_head;
     any_bytes_can_come_to_the_server_api: api_body;
@@ -72,6 +73,10 @@ fn seeds_are_read_without_complaint() {
     for seed in seeds("nats_ledger") {
         let (said, _, table) = tidegate::readers::nats_ledger(seed.into()).unwrap();
         assert_eq!(said.starts_with("Base("), table.is_some(), "{said}");
+    }
+    for seed in seeds("nats_map") {
+        let (said, _, holds) = tidegate::readers::nats_map(seed.into()).unwrap();
+        assert!(!holds[0].is_empty(), "{said}");
     }
     for seed in seeds("http_head") {
         assert!(tidegate::readers::http_head(&seed[1..]).is_some(), "{}", seed.escape_ascii());

@@ -48,6 +48,7 @@ use shared::record::{encode_event, encode_position, encode_record};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) use self::maps::read_map_in_words;
 pub use nats_config::{NatsConfig, NatsConnectError, NatsUrl, Storage};
 pub(crate) use nats_dial::NatsDialer;
 pub(crate) use nats_turn::take_turn_in;

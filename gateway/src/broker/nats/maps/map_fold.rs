@@ -55,6 +55,22 @@ impl MapFold {
         MapHead { top: self.position(), next_expiry: self.state.next_expiry().map_or(0, |at| at.0.max(1)) }
     }
 
+    /// All that it holds, in words. Times are over that are not later than that of the last message.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let retained = self.stream.page(WHOLE).publications;
+        let ends = (!retained.is_empty()).then(|| self.stream.expires());
+        let mut lines = vec![format!("{:?} {ends:?} {:?}", self.position(), self.version)];
+        lines.extend(retained.iter().map(|one| format!("{} {:?}", one.offset(), record(one))));
+        lines.extend(self.state.entries().map(|(key, entry)| {
+            let KeyEntry { publication, score, expires, version } = entry;
+            let offset = publication.offset();
+            format!("{key} {offset} {score} {expires:?} {version:?} {:?}", record(publication))
+        }));
+        let used = self.once.iter().filter(|(_, used)| used.until > self.time);
+        lines.extend(used.map(|used| format!("{used:?}")));
+        lines
+    }
+
     /// Appends what nodes hear to what is kept.
     pub(super) fn append(
         &mut self,
@@ -80,7 +96,7 @@ impl MapFold {
         }
         self.time = self.time.max(written);
         // By the clock that the server's is compared with, whatever that of the writer shows.
-        let shift = |moment: u64| written.saturating_add(moment).saturating_sub(message.at);
+        let shift = |moment: u64| written.saturating_add(moment).saturating_sub(message.at).max(1);
         let publications = message.publications().map(|one| one.map(owned)).collect::<Result<Vec<_>, _>>()?;
         for publication in &publications {
             self.append(publication.clone(), message.retention, written);
@@ -181,6 +197,7 @@ impl MapFold {
                     self.stream.keep_until(Moment(until));
                     self.version = version;
                 }
+                MapRow::Past(_) if self.position().offset == u64::MAX => return Err(MapMessageError::Number),
                 MapRow::Past(record) => {
                     let mut publication = owned(decode_record(record)?);
                     let (until, everything) = (self.stream.expires(), everything());

@@ -176,8 +176,9 @@ impl ChangesMessage {
         &self,
     ) -> impl Iterator<Item = Result<Publication, MapMessageError>> {
         let epoch = self.head.top.epoch;
-        self.entries.iter().zip(self.before() + 1..).map(move |(entry, offset)| {
-            let position = Some(StreamPosition { offset, epoch });
+        let before = self.before();
+        self.entries.iter().enumerate().map(move |(at, entry)| {
+            let position = Some(StreamPosition { offset: before + 1 + at as u64, epoch });
             let mut publication = Publication { position, ..decode_record(entry.record.clone())? };
             if let (Some(before), Some(keyed)) = (&entry.before, &mut publication.keyed) {
                 keyed.before = Some(decode_record(before.clone())?.data);

@@ -1,5 +1,6 @@
-//! Channels that keep state by key: each has a log, to which everything that changes it is added behind what whoever adds it knows to
-//! be the last; and what came of that is in the memory of each node that writes or reads it. Decision 41 tells why.
+//! Maps over JetStream: each channel that keeps state by key has a log, to which nodes append with a condition on its
+//! last message, and every node that writes or reads the channel keeps the resulting state in memory. Decision 41 says
+//! why.
 
 mod cached_maps;
 mod decide_changes;
@@ -14,6 +15,7 @@ mod write_base;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use gateway_core::history::{HistoryFilter, HistoryPage, KeysBeside};
 use gateway_core::map::{ChangedKey, MapRetention, StateFilter, StatePage};
 use shared::channel::Channel;
@@ -32,30 +34,32 @@ use self::cached_maps::{FollowedMap, MESSAGE_BYTES};
 use self::decide_changes::MapDraft;
 pub(super) use self::decide_changes::{MapRequest, beside};
 use self::follow_map::OpenMap;
+use self::map_fold::MapFold;
+use self::map_message::MapMessage;
 
-/// Changes of one message.
+/// The most changes of one message.
 const TOGETHER_MAX: usize = 128;
-/// Bytes of one message, unless a single change has more.
+/// The most bytes of one message, unless a single change has more.
 const TOGETHER_BYTES_MAX: usize = 256 << 10;
-/// What a message has beside its payload, at most, in bytes.
+/// The most bytes of a message's headers.
 const HEADERS_BYTES: usize = 1_024;
-/// How long whoever was beaten to it waits: what was first may still be on its way to the other servers.
+/// How long a node waits after another node's message came first: that message may still be on its way to the other servers.
 const BEATEN_PAUSE: Duration = Duration::from_millis(1);
-/// How long it is waited for another life of a stream.
+/// How long a node waits for another life of a stream to begin.
 const STREAM_PAUSE: Duration = Duration::from_millis(10);
-/// Messages in which one reader takes out keys whose time is over.
+/// The most messages in which one reader removes expired keys.
 const EXPIRIES_MAX: u32 = 16;
 
-/// What came of adding to a log.
+/// The outcome of an append to a log.
 enum Added {
     Done,
-    /// Another was first, and this node has read what that added.
+    /// Another node appended first, and this node has read its message.
     Beaten,
-    /// The stream is another one.
+    /// The stream has begun another life.
     Elsewhere,
 }
 
-/// How many of these go as one message.
+/// Returns how many of these requests go as one message.
 fn together(requests: &[MapRequest], payload_max: usize) -> usize {
     let bytes_max = TOGETHER_BYTES_MAX.min(payload_max / 2);
     let mut bytes = 0;
@@ -66,8 +70,34 @@ fn together(requests: &[MapRequest], payload_max: usize) -> usize {
     requests.iter().enumerate().take_while(fits).count()
 }
 
+/// Returns a message of a log in words and encoded again, and, if a channel can begin with it, the state that it holds:
+/// as read, and after the state was written down as rows and read back. For [`crate::readers`].
+pub(crate) fn read_map_in_words(bytes: Bytes) -> Result<(String, Bytes, [Vec<String>; 2]), String> {
+    let message = MapMessage::decode(bytes).map_err(|error| error.to_string())?;
+    let words = format!("{message:?}");
+    let (encoded, begun) = match message {
+        MapMessage::Changes(changes) => {
+            let position = StreamPosition { offset: changes.before(), ..changes.head.top };
+            let mut fold = MapFold::new(position, usize::MAX);
+            (changes.encode(), fold.take_in(&changes, changes.at).map(|()| fold))
+        }
+        MapMessage::Base(base) => {
+            let mut fold = MapFold::new(base.head.top, usize::MAX);
+            fold.time = base.time;
+            (base.encode(), fold.put_back(base.rows.clone()).map(|()| fold))
+        }
+    };
+    let holds = begun.ok().map(|fold| {
+        let mut copy = MapFold::new(StreamPosition::default(), usize::MAX);
+        copy.time = fold.time;
+        let put_back = fold.write_down(1_000).into_iter().try_for_each(|rows| copy.put_back(rows));
+        [fold.lines(), put_back.map_or_else(|error| vec![error.to_string()], |()| copy.lines())]
+    });
+    Ok((words, encoded, holds.unwrap_or_default()))
+}
+
 impl NatsBroker {
-    /// Changes what these say, as far as they go together. Returns what became of each of the first of them.
+    /// Makes the first of these changes, as many as go in one message, and returns their outcomes.
     pub(super) async fn change_together(
         &self,
         channel: &Channel,
@@ -77,7 +107,7 @@ impl NatsBroker {
         let mut batch = &requests[..together(requests, self.link.payload_max())];
         let Some(first) = batch.first() else { return Ok(Vec::new()) };
         let mut open = self.open_map(channel, first.beside(), deadline).await?;
-        // Whether nothing was added to the log since it was read.
+        // Whether the log was read to its end in this call.
         let mut is_read = false;
         loop {
             self.map_in_time(deadline)?;
@@ -93,7 +123,7 @@ impl NatsBroker {
                     continue;
                 }
                 if expired > 0 {
-                    // What it alone has room for is not to be refused for that.
+                    // The change may fit in a message without the expired keys.
                     self.take_out_expired(&mut open, &first.keeping).await?;
                     continue;
                 }
@@ -105,7 +135,7 @@ impl NatsBroker {
                 return Ok(vec![Err(BrokerError::refused(text))]);
             };
             if payload.is_empty() {
-                // Nothing is to be written: that is so if this node knows all that others have written.
+                // Nothing changes. That holds only if this node has read all messages of other nodes.
                 let outcomes = draft.outcomes.clone();
                 open.followed.fold.undo(draft);
                 if is_read {
@@ -129,12 +159,12 @@ impl NatsBroker {
         }
     }
 
-    /// Empty: there is nothing to write. `None`: it is longer than a message may be.
-    fn payload_of(&self, open: &OpenMap, draft: &MapDraft) -> Option<bytes::Bytes> {
+    /// Returns the encoded message of a draft, empty if nothing changes. `None`: it is longer than a message may be.
+    fn payload_of(&self, open: &OpenMap, draft: &MapDraft) -> Option<Bytes> {
         let bytes_max = self.link.payload_max().saturating_sub(HEADERS_BYTES);
         for befores in [true, false] {
             let Some(message) = draft.message(&open.followed.fold, befores) else {
-                return Some(bytes::Bytes::new());
+                return Some(Bytes::new());
             };
             let payload = message.encode();
             if payload.len() <= bytes_max {
@@ -144,16 +174,16 @@ impl NatsBroker {
         None
     }
 
-    /// Adds what was decided to the log, if nobody was first; else it is undone.
+    /// Appends a draft to the log, or undoes it if another node appended first.
     async fn add_draft(
         &self,
         open: &mut OpenMap,
         draft: MapDraft,
-        payload: bytes::Bytes,
+        payload: Bytes,
         operation: Operation,
     ) -> Result<Added, BrokerError> {
         let sent = Instant::now();
-        // Whoever gives up here does not know what came of it, and nothing that this node has is good.
+        // If this call is cancelled here, the outcome is unknown: what is in memory must not be used.
         let life = open.followed.life.take();
         let (subject, last) = (self.log_of(open), open.followed.sequence);
         let added = self.jetstream.add(&self.link, subject, last, false, payload.clone()).await;
@@ -171,7 +201,7 @@ impl NatsBroker {
         let forgotten = open.followed.fold.commit(draft, now);
         self.metrics.evicted_keys.add(forgotten);
         open.followed.note(sequence, now, &payload);
-        // It was taken behind the last message that this node knew: there was no other.
+        // The server took it behind the last message that this node knew, so there was no other.
         open.followed.complete = Some(sent);
         self.shorten_if_due(open, payload.len() + MESSAGE_BYTES, now);
         Ok(Added::Done)
@@ -184,7 +214,7 @@ impl NatsBroker {
                 self.follow_map(open).await?;
                 Ok(Added::Beaten)
             }
-            // Another life of the stream has begun.
+            // The stream has begun another life.
             JetStreamError::NoStream => {
                 self.streams.doubt(open.kind());
                 Ok(Added::Elsewhere)
@@ -207,7 +237,7 @@ impl NatsBroker {
         let began = Instant::now();
         let beside = beside(&keeping);
         if filter.limit == 0 && filter.key.is_none() {
-            // Nodes ask so for all that they follow: what is not in memory is not brought there for that.
+            // Nodes ask this of each channel that they follow: a channel that is not in memory is not read for it.
             let head = self.head_of_map(&channel, beside).await?;
             let now = self.server_time().await;
             if let Some(head) = head.filter(|head| !(1..=now).contains(&head.next_expiry)) {
@@ -221,15 +251,15 @@ impl NatsBroker {
             self.take_out_expired(&mut open, &keeping).await?;
         }
         let fold = &open.followed.fold;
-        // Nobody is told later of those that are gone in silence.
+        // Subscribers of a quiet channel are not told later that a key has expired.
         let hidden = if keeping.quiet { Moment(now) } else { Moment::ZERO };
         let page = fold.state.page_at(&filter, keeping.ordered, hidden);
         self.metrics.observe_round_trip(Operation::History, began.elapsed());
         Ok(StatePage { top: Some(fold.position()), ..page })
     }
 
-    /// Takes out keys whose time is over, and tells of it. What cannot be taken out now stays there: what is there can be read all
-    /// the same.
+    /// Removes expired keys and tells subscribers. Keys that cannot be removed now stay: the channel can be read all the
+    /// same.
     async fn take_out_expired(&self, open: &mut OpenMap, keeping: &MapRetention) -> Result<(), BrokerError> {
         for _ in 0..EXPIRIES_MAX {
             let now = self.clock.now();
@@ -256,14 +286,14 @@ impl NatsBroker {
         }
     }
 
-    /// What the last message of a channel says, without what came before it. `None`: it is to be looked at as a whole.
+    /// Returns the head of a channel's last message. `None`: the log has to be read as a whole.
     async fn head_of_map(
         &self,
         channel: &Channel,
         beside: KeysBeside,
     ) -> Result<Option<map_message::MapHead>, BrokerError> {
         let live = self.streams.ready(StreamKind::Keys(beside)).await?;
-        // As it is before anybody is asked: what is added meanwhile may come after the answer.
+        // Taken before the server is asked: a message that is added meanwhile may come after its answer.
         let known =
             self.maps.find(beside, channel).and_then(|map| map.followed.clone().try_lock_owned().ok());
         let known =
@@ -274,7 +304,7 @@ impl NatsBroker {
                 is_same_life && last < sequence || memory.is_missing_from(last, top)
             })
         };
-        // Whoever reads the log as a whole finds what it has lost, and has the channel begin a new epoch.
+        // Reading the log as a whole finds what it has lost, and begins a new epoch.
         Ok(last.filter(|(last, head)| !went_back(*last, head.top)).map(|(_, head)| head))
     }
 
@@ -311,7 +341,7 @@ impl NatsBroker {
         Ok(page)
     }
 
-    /// The channel in each of the streams that it is in.
+    /// Opens the channel in each stream that has it.
     async fn maps_of(&self, channel: &Channel) -> Result<Vec<OpenMap>, BrokerError> {
         let mut found = Vec::new();
         for kind in self.streams.of_channels().await? {
@@ -332,7 +362,7 @@ impl NatsBroker {
         Ok(maps.iter().map(|open| open.followed.fold.state.len() as u64).sum())
     }
 
-    /// Nothing is left but which idempotency keys were used.
+    /// Removes everything of a channel but its used idempotency keys.
     pub(super) async fn clear_map(&self, channel: Channel) -> Result<(), BrokerError> {
         for mut open in self.maps_of(&channel).await? {
             self.rewrite_map(&mut open, "cleared", |FollowedMap { fold, .. }| {
@@ -348,7 +378,7 @@ impl NatsBroker {
         Ok(())
     }
 
-    /// Where the channel stands in the epoch that follows this one, if it keeps state by key.
+    /// Has a channel that keeps state by key leave this epoch. Returns its position, or `None` if it keeps none.
     pub(super) async fn leave_in_map(
         &self,
         channel: &Channel,

@@ -336,6 +336,68 @@ impl Nats {
     }
 }
 
+impl Nats {
+    /// Nodes that hear what is sent to them.
+    pub async fn listening<const COUNT: usize>(&self) -> [Node; COUNT] {
+        let nodes = std::array::from_fn(|_| self.node());
+        for node in &nodes {
+            node.listens().await;
+        }
+        nodes
+    }
+
+    /// Nodes that have subscribed to a channel.
+    pub async fn following<const COUNT: usize>(&self, channel: &Channel) -> [Node; COUNT] {
+        let nodes = self.listening().await;
+        for node in &nodes {
+            node.subscribe(channel).await;
+        }
+        nodes
+    }
+}
+
+/// No outage of a cluster takes this long: it has to notice one, and to choose another leader of each stream.
+pub const OUTAGE_MAX: Duration = Duration::from_secs(90);
+
+/// A cluster of three servers of NATS with three replicas of everything, and nodes over it that have subscribed to channels.
+#[derive(Debug)]
+pub struct NatsCluster {
+    pub servers: Vec<NatsServer>,
+    pub nodes: Arc<Vec<Node>>,
+}
+
+impl NatsCluster {
+    pub async fn start(nodes: usize, channels: &[Channel]) -> Self {
+        let mut servers = NatsServer::start_cluster(3);
+        let urls: Vec<String> = servers.iter().map(NatsServer::url).collect();
+        let url = NatsUrl::new(urls.join(","));
+        let config = nats::NatsConfig { url, replicas: 3, ..nats::NatsConfig::default() };
+        let starter = Nats::of(servers.remove(0), config);
+        let nodes: Vec<Node> = (0..nodes).map(|_| starter.node()).collect();
+        let Nats { server, .. } = starter;
+        servers.insert(0, server);
+        for node in &nodes {
+            let works = async || node.broker.canary().await.is_ok();
+            eventually_within(OUTAGE_MAX, "the cluster works", works).await;
+            node.broker.subscribe(channels.to_vec()).await.expect("subscribed");
+        }
+        Self { servers, nodes: Arc::new(nodes) }
+    }
+
+    /// Kills each server in turn while each node makes so many publications, and starts it again when they have gone on without it.
+    pub async fn kill_in_turn(&mut self, each: usize) {
+        let published = || self.nodes[0].metrics.published.get();
+        for (at, server) in self.servers.iter_mut().enumerate() {
+            let before = (at as u64 + 1) * 25;
+            eventually_within(OUTAGE_MAX, "publishing goes on", async || published() >= before).await;
+            server.kill();
+            let without = (published() + 5).min(each as u64);
+            eventually_within(OUTAGE_MAX, "the others go on", async || published() >= without).await;
+            server.restart();
+        }
+    }
+}
+
 impl Backend for Nats {
     fn new() -> Self {
         Self::with("", "")
@@ -430,10 +492,14 @@ pub fn texts(publications: &[Publication]) -> Vec<String> {
 }
 
 /// Polls `holds` until it returns true, and panics after `PATIENCE`.
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    eventually_within(PATIENCE, what, holds).await;
+}
+
+async fn eventually_within(patience: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !holds().await {
-        assert!(start.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        assert!(start.elapsed() < patience, "{what}: not within {patience:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 use shared::channel::Channel;
 use shared::position::StreamPosition;
 use shared::publication::Publication;
-use tidegate::broker::nats::{NatsConfig, NatsUrl};
+use tidegate::broker::nats::NatsConfig;
 use tidegate::broker::{BrokerError, Idempotency, PublishRequest};
 use tokio::task::JoinSet;
 
-use crate::harness::{ALL, Backend, KEPT, Nats, Node, channel, eventually, request, texts};
-use crate::nats_server::NatsServer;
-
-/// The longest outage: a cluster has to notice it, and to elect another leader of each stream.
-const OUTAGE_MAX: Duration = Duration::from_secs(90);
+use crate::harness::{
+    ALL, Backend, KEPT, Nats, NatsCluster, Node, OUTAGE_MAX, channel, eventually, request, texts,
+};
 
 /// A publication: its channel, its position and its text.
 type Made = (Channel, StreamPosition, String);
@@ -162,36 +160,11 @@ async fn nodes_that_begin_at_once_beside_an_empty_server_have_one_epoch_in_each_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_cluster_whose_servers_are_killed_one_after_the_other_nothing_is_lost() {
     const EACH: usize = 120;
-    let mut servers = NatsServer::start_cluster(3);
-    let urls: Vec<String> = servers.iter().map(NatsServer::url).collect();
-    let url = NatsUrl::new(urls.join(","));
-    let config = NatsConfig { url, replicas: 3, ..NatsConfig::default() };
-    let starter = Nats::of(servers.remove(0), config);
-    let nodes: Vec<Node> = (0..2).map(|_| starter.node()).collect();
-    let Nats { server, .. } = starter;
-    servers.insert(0, server);
     let channels: Vec<Channel> = (0..3).map(|number| channel(&format!("c{number}"))).collect();
-    for node in &nodes {
-        let start = Instant::now();
-        while node.broker.canary().await.is_err() {
-            assert!(start.elapsed() < OUTAGE_MAX, "the cluster does not work");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        node.broker.subscribe(channels.clone()).await.expect("subscribed");
-    }
-    let nodes = Arc::new(nodes);
-    let publishing = publish_from_all(&nodes, &channels, EACH);
-    for (at, server) in servers.iter_mut().enumerate() {
-        let start = Instant::now();
-        while nodes[0].metrics.published.get() < (at as u64 + 1) * 25 {
-            assert!(start.elapsed() < OUTAGE_MAX, "publishing stands still");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        server.kill();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        server.restart();
-    }
+    let mut cluster = NatsCluster::start(2, &channels).await;
+    let publishing = publish_from_all(&cluster.nodes, &channels, EACH);
+    cluster.kill_in_turn(EACH).await;
     let made: Vec<Made> = publishing.join_all().await.concat();
     assert_eq!(made.len(), 2 * EACH);
-    account(&nodes, &channels, &made).await;
+    account(&cluster.nodes, &channels, &made).await;
 }

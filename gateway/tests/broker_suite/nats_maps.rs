@@ -54,12 +54,8 @@ pub fn log_of(nats: &Nats, stream: &str, channel: &str) -> (String, u64) {
 async fn of_two_nodes_that_write_one_key_each_change_has_a_place_of_its_own_and_the_last_stays() {
     const EACH: usize = 150;
     let nats = Nats::new();
-    let nodes = [nats.node(), nats.node()];
     let a = channel("a");
-    for node in &nodes {
-        node.listens().await;
-        node.subscribe(&a).await;
-    }
+    let nodes: [Node; 2] = nats.following(&a).await;
     let write = async |at: usize| {
         let mut positions = Vec::new();
         for number in 0..EACH {
@@ -91,11 +87,8 @@ async fn of_two_nodes_that_write_one_key_each_change_has_a_place_of_its_own_and_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_all_who_set_a_key_that_is_not_there_and_of_all_with_one_version_one_does() {
     let nats = Nats::new();
-    let nodes = [nats.node(), nats.node(), nats.node()];
     let a = channel("a");
-    for node in &nodes {
-        node.listens().await;
-    }
+    let nodes: [Node; 3] = nats.listening().await;
     for round in 1..=20_u64 {
         let key = format!("k{round}");
         let new = set_with(&key, |set| set.mode = gateway_core::map::SetMode::IfNew);
@@ -144,11 +137,8 @@ async fn keys_whose_node_has_gone_expire_and_whoever_reads_next_tells_of_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_is_kept_alive_by_one_node_does_not_expire_at_another() {
     let nats = Nats::new();
-    let nodes = [nats.node(), nats.node()];
     let a = channel("a");
-    for node in &nodes {
-        node.listens().await;
-    }
+    let nodes: [Node; 2] = nats.listening().await;
     let brief = MapRetention { key_ttl: Some(Duration::from_millis(900)), ..BRIEF };
     change(&nodes[0], &a, set("brief", "1"), brief).await;
     let began = std::time::Instant::now();
@@ -166,11 +156,8 @@ async fn a_key_that_is_kept_alive_by_one_node_does_not_expire_at_another() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_join_with_what_is_heard_behind_them_while_others_write() {
     let nats = Nats::new();
-    let (writer, reader) = (nats.node(), nats.node());
     let a = channel("a");
-    for node in [&writer, &reader] {
-        node.listens().await;
-    }
+    let [writer, reader] = nats.listening().await;
     for number in 0..40 {
         change(&writer, &a, set(&format!("k{number:02}"), "0"), STAYING).await;
     }
@@ -223,11 +210,8 @@ async fn pages_join_with_what_is_heard_behind_them_while_others_write() {
 async fn readers_that_come_together_read_the_log_together_and_miss_nothing_that_was_acknowledged() {
     const READERS: usize = 100;
     let nats = Nats::new();
-    let (writer, reader) = (nats.node(), nats.node());
     let a = channel("a");
-    for node in [&writer, &reader] {
-        node.listens().await;
-    }
+    let [writer, reader] = nats.listening().await;
     let page_of = async || read(&reader, &a, all(10), STAYING).await;
     change(&writer, &a, set("k", "0"), STAYING).await;
     page_of().await;
@@ -273,11 +257,8 @@ async fn count(client: &async_nats::Client, messages: &mut async_nats::Subscribe
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_missed_is_read_behind_a_position_as_far_as_it_is_kept() {
     let nats = Nats::new();
-    let (writer, reader) = (nats.node(), nats.node());
     let a = channel("a");
-    for node in [&writer, &reader] {
-        node.listens().await;
-    }
+    let [writer, reader] = nats.listening().await;
     for number in 1..=250 {
         change(&writer, &a, set(&format!("k{}", number % 9), &number.to_string()), EXPIRING).await;
     }
@@ -292,12 +273,8 @@ async fn what_was_missed_is_read_behind_a_position_as_far_as_it_is_kept() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_log_is_made_short_beside_those_who_write_and_nobody_notices() {
     let nats = Nats::new();
-    let nodes = [nats.node(), nats.node()];
     let a = channel("a");
-    for node in &nodes {
-        node.listens().await;
-        node.subscribe(&a).await;
-    }
+    let nodes: [Node; 2] = nats.following(&a).await;
     let write = async |at: usize| {
         for number in 0..400 {
             let key = format!("{at}-{}", number % 40);
@@ -381,12 +358,8 @@ async fn what_is_too_long_is_refused_in_words_and_harms_nothing_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publications_with_keys_and_without_have_one_order() {
     let nats = Nats::new();
-    let (node, other) = (nats.node(), nats.node());
     let a = channel("a");
-    for node in [&node, &other] {
-        node.listens().await;
-        node.subscribe(&a).await;
-    }
+    let [node, other] = nats.following(&a).await;
     let retention = EXPIRING.stream;
     let quiet = MapRetention { quiet: true, ..EXPIRING };
     for number in 1..=4 {

@@ -17,11 +17,8 @@ use crate::relay::Relay;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_that_is_cleared_begins_anew_for_nodes_that_know_it_and_its_idempotency_keys_stay_used() {
     let nats = Nats::new();
-    let (node, other) = (nats.node(), nats.node());
     let a = channel("a");
-    for node in [&node, &other] {
-        node.listens().await;
-    }
+    let [node, other] = nats.listening().await;
     let idempotency = Some(Idempotency { key: "once".into(), ttl: Duration::from_secs(60) });
     let once = ChangeRequest { channel: a.clone(), change: set("k", "1"), keeping: STAYING, idempotency };
     let first = node.broker.change_key(once.clone()).await.expect("changed");
@@ -43,11 +40,8 @@ async fn a_channel_that_is_cleared_begins_anew_for_nodes_that_know_it_and_its_id
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_is_lost_begins_its_channels_anew_without_keys() {
     let nats = Nats::new();
-    let (one, other) = (nats.node(), nats.node());
     let a = channel("a");
-    for node in [&one, &other] {
-        node.listens().await;
-    }
+    let [one, other] = nats.listening().await;
     let before = change(&one, &a, set("k", "1"), STAYING).await.position.expect("a position");
     change(&other, &a, set("l", "2"), STAYING).await;
     nats.server.ask("$JS.API.STREAM.DELETE.tidegate_keys_staying", "");
@@ -178,11 +172,8 @@ async fn an_epoch_in_which_others_went_on_after_changes_were_lost_is_left() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_is_taken_away_ends_the_epoch_wherever_it_stood() {
     let nats = Nats::new();
-    let (node, other) = (nats.node(), nats.node());
     let (a, b) = (channel("a"), channel("b"));
-    for node in [&node, &other] {
-        node.listens().await;
-    }
+    let [node, other] = nats.listening().await;
     for channel in [&a, &b] {
         for number in 1..=3 {
             change(&node, channel, set(&format!("k{number}"), "1"), STAYING).await;
@@ -273,12 +264,8 @@ async fn maps_work_over_the_newest_server_too() {
     let server = NatsServer::start_of(&recent_program());
     let url = NatsUrl::new(server.url());
     let nats = Nats::of(server, NatsConfig { url, ..NatsConfig::default() });
-    let (node, other) = (nats.node(), nats.node());
     let a = channel("a");
-    for node in [&node, &other] {
-        node.listens().await;
-        node.subscribe(&a).await;
-    }
+    let [node, other] = nats.following(&a).await;
     for number in 0..300 {
         let node = if number % 2 == 0 { &node } else { &other };
         change(node, &a, set(&format!("k{}", number % 7), &long(&number.to_string(), 2_000)), EXPIRING).await;

@@ -9,16 +9,11 @@ use gateway_core::history::{KeysBeside, Retention};
 use gateway_core::map::MapRetention;
 use shared::channel::Channel;
 use shared::position::StreamPosition;
-use tidegate::broker::nats::{NatsConfig, NatsUrl};
 use tidegate::broker::{ChangeRequest, Idempotency};
 use tokio::task::JoinSet;
 
-use crate::harness::{ALL, Backend, Nats, Node, channel, eventually};
+use crate::harness::{ALL, Backend, Nats, NatsCluster, Node, OUTAGE_MAX, channel, eventually};
 use crate::keys::{STAYING, all, set, told};
-use crate::nats_server::NatsServer;
-
-/// The longest outage: a cluster has to notice it, and to elect another leader of each stream.
-const OUTAGE_MAX: Duration = Duration::from_secs(90);
 
 /// A retention that keeps all changes of these tests.
 const LONG: MapRetention = MapRetention {
@@ -143,34 +138,11 @@ async fn of_a_server_that_is_killed_under_load_no_position_names_two_changes_and
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_cluster_whose_servers_are_killed_one_after_the_other_no_change_is_lost() {
     const EACH: usize = 120;
-    let mut servers = NatsServer::start_cluster(3);
-    let urls: Vec<String> = servers.iter().map(NatsServer::url).collect();
-    let config = NatsConfig { url: NatsUrl::new(urls.join(",")), replicas: 3, ..NatsConfig::default() };
-    let starter = Nats::of(servers.remove(0), config);
-    let nodes: Vec<Node> = (0..2).map(|_| starter.node()).collect();
-    let Nats { server, .. } = starter;
-    servers.insert(0, server);
     let channels: Vec<Channel> = (0..2).map(|number| channel(&format!("c{number}"))).collect();
-    for node in &nodes {
-        let start = Instant::now();
-        while node.broker.canary().await.is_err() {
-            assert!(start.elapsed() < OUTAGE_MAX, "the cluster does not work");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        node.broker.subscribe(channels.clone()).await.expect("subscribed");
-    }
-    let nodes = Arc::new(nodes);
-    let changing = change_from_all(&nodes, &channels, EACH);
-    for (at, server) in servers.iter_mut().enumerate() {
-        let start = Instant::now();
-        while nodes[0].metrics.published.get() < (at as u64 + 1) * 25 {
-            assert!(start.elapsed() < OUTAGE_MAX, "changing stands still");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        server.kill();
-        server.restart();
-    }
+    let mut cluster = NatsCluster::start(2, &channels).await;
+    let changing = change_from_all(&cluster.nodes, &channels, EACH);
+    cluster.kill_in_turn(EACH).await;
     let made: Vec<Made> = changing.join_all().await.concat();
     assert_eq!(made.len(), 2 * EACH);
-    account(&nodes, &channels, &made).await;
+    account(&cluster.nodes, &channels, &made).await;
 }

@@ -5,14 +5,19 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream;
 use gateway_core::history::Retention;
+use gateway_core::map::{MapChange, MapRetention};
 use tidegate::broker::{Idempotency, PublishRequest};
 use tidegate::sessions::{Holder, SessionKey};
 
 use crate::harness::{ALL, Backend, KEPT, NOT_KEPT, Nats, Node, channel, eventually, request};
+use crate::keys::{STAYING, all, change, read, remove, set};
 use crate::ledger::hold;
 use crate::sessions::{LONG, stored};
 
 const PUBLICATIONS: usize = 20_000;
+
+/// The retention of a map with more keys than those of other tests.
+const MANY: MapRetention = MapRetention { keys_max: 10_000, ..STAYING };
 
 /// Publishes `PUBLICATIONS` over this many channels. Returns the publications per second, and the median latency in milliseconds.
 async fn publish(
@@ -86,6 +91,61 @@ async fn what_it_costs() {
     node.publish(&channels[9_999], "x").await;
     eventually("it is heard", async || node.heard.texts(&channels[9_999]) == ["x"]).await;
     println!("{:.1} KiB each", (resident() - before) as f64 / 10_000.0);
+}
+
+/// Makes these changes of a map, so many in flight. Returns how many a second, and the median milliseconds.
+async fn change_all(node: &Node, changes: Vec<MapChange>, in_flight: usize) -> (f64, f64) {
+    let (count, began, a) = (changes.len(), Instant::now(), channel("a"));
+    let changing = changes.into_iter().map(|made| async {
+        let sent = Instant::now();
+        change(node, &a, made, MANY).await;
+        sent.elapsed()
+    });
+    let mut took: Vec<Duration> = stream::iter(changing).buffer_unordered(in_flight).collect().await;
+    took.sort_unstable();
+    (count as f64 / began.elapsed().as_secs_f64(), took[took.len() / 2].as_secs_f64() * 1e3)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures, for about a minute"]
+async fn what_maps_cost() {
+    const KEYS: usize = 1_000;
+    const CHANGES: usize = 10_000;
+    const PAGES: usize = 500;
+    let nats = Nats::new();
+    let [node, other] = nats.listening().await;
+    let value = format!("\"{}\"", "x".repeat(128));
+    let sets = || (0..CHANGES).map(|number| set(&format!("k{:04}", number % KEYS), &value)).collect();
+    for in_flight in [1, 64] {
+        let (a_second, median) = publish(&node, 1, in_flight, KEPT, false).await;
+        println!(
+            "a publication with history, {in_flight} in flight: {a_second:.0} a second, median {median:.2} ms"
+        );
+        let (a_second, median) = change_all(&node, sets(), in_flight).await;
+        println!("a key set of {KEYS}, {in_flight} in flight: {a_second:.0} a second, median {median:.2} ms");
+    }
+    let (began, a) = (Instant::now(), channel("a"));
+    let page = read(&other, &a, all(100), MANY).await;
+    assert_eq!(page.entries.len(), 100);
+    println!(
+        "the first page of 100 at a node that has read nothing: {:.1} ms",
+        began.elapsed().as_secs_f64() * 1e3
+    );
+    for (who, readers) in [("one", 1), ("100 who come together", 100)] {
+        let began = Instant::now();
+        for _ in 0..PAGES / readers {
+            let reading = (0..readers).map(|_| read(&other, &a, all(100), MANY));
+            futures_util::future::join_all(reading).await;
+        }
+        let each = began.elapsed().as_secs_f64() * 1e3 / PAGES as f64;
+        println!("a page of 100 of {KEYS} for {who}: {each:.2} ms each");
+    }
+    for in_flight in [1, 64] {
+        let removes =
+            (0..KEYS / 2).map(|number| remove(&format!("k{:04}", number * 2 + in_flight % 2))).collect();
+        let (a_second, median) = change_all(&node, removes, in_flight).await;
+        println!("a key removed, {in_flight} in flight: {a_second:.0} a second, median {median:.2} ms");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
-//! The time by the clock of the server, which is what keys of maps expire by at every node.
+//! The time by the server's clock, by which keys of maps expire at every node.
 //!
-//! A server answers no question for its time, but it says when it stored a message: a node stores one and reads it back. Between
-//! measurements the node counts on by its monotonic clock, so its wall clock does not matter.
+//! Servers before 2.10 do not answer with their time, but say when they stored a message: a node stores one and reads it
+//! back. Between measurements it adds what its monotonic clock shows, so its wall clock does not matter.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use super::nats_link::NatsLink;
 use super::nats_names::StreamKind;
 use super::stored::{JetStream, JetStreamError, MessageSelector, odd};
 
-/// How long a measurement is good for: the clocks of two machines drift apart by a few milliseconds in this time.
+/// How long a measurement is used. Clocks of two machines drift apart by a few milliseconds in this time.
 const MEASURED_TTL: Duration = Duration::from_secs(60);
 /// How long a node waits after a measurement that failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
 
-/// The server's clock, as far as this node knows it. Off by half of the time that the measurement took, at most.
+/// The server's clock as far as this node knows it: right to half of the time that the measurement took.
 #[derive(Debug, Default)]
 pub(super) struct ServerClock {
     state: Mutex<ClockState>,
@@ -30,14 +30,14 @@ pub(super) struct ServerClock {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct ClockState {
-    /// What the clock showed at some instant, in milliseconds since 1970.
+    /// The server's time at an instant, in milliseconds since 1970.
     shown: Option<(u64, Instant)>,
-    /// The number of the connection, and until when nobody has to measure on it.
+    /// On which connection the clock was measured, and until when that is good.
     good: Option<(u64, Instant)>,
 }
 
 impl ServerClock {
-    /// Milliseconds since 1970. By the clock of this machine as long as nothing was measured.
+    /// Returns the time in milliseconds since 1970: by the clock of this machine until the server's was measured.
     pub(super) fn now(&self) -> u64 {
         match self.state.lock().shown {
             Some((shown, at)) => shown.saturating_add(millis(at.elapsed())),
@@ -50,7 +50,7 @@ impl ServerClock {
         good.is_none_or(|(number, until)| number != connection || Instant::now() >= until)
     }
 
-    /// Measures the clock if that is due on this connection. A measurement that fails leaves what is known.
+    /// Measures the clock if that is due on this connection. A failed measurement leaves what is known.
     async fn measure_if_due(&self, jetstream: &JetStream, link: &NatsLink, stream: &str, subject: &str) {
         let Ok(connection) = link.connection() else { return };
         if !self.is_due(connection) {
@@ -76,7 +76,7 @@ impl ServerClock {
     }
 }
 
-/// What the server's clock shows, and when.
+/// Returns the server's time at an instant.
 async fn measure(
     jetstream: &JetStream,
     link: &NatsLink,
@@ -85,7 +85,7 @@ async fn measure(
 ) -> Result<(u64, Instant), JetStreamError> {
     let began = Instant::now();
     jetstream.put(link, subject.to_owned(), Bytes::new()).await?;
-    // Another node may have stored one since, which is as good: between the beginning and the end, too.
+    // A message that another node has stored since is as good: it was stored between the beginning and the end, too.
     let last = jetstream.get(link, stream, &MessageSelector::Last(subject.to_owned())).await?;
     let stored = last.ok_or_else(|| odd("no message where one was stored"))?;
     let (ended, half) = (Instant::now(), began.elapsed() / 2);
@@ -97,7 +97,7 @@ fn millis(time: Duration) -> u64 {
 }
 
 impl NatsBroker {
-    /// The time by the server's clock, which is read first if that is due.
+    /// Returns the time by the server's clock, and measures the clock first if that is due.
     pub(super) async fn server_time(&self) -> u64 {
         if self.streams.ready(StreamKind::State).await.is_ok() {
             let (stream, subject) = (self.names.stream(StreamKind::State), self.names.clock());
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
     use crate::broker::measure::BrokerMetrics;
 
-    /// What every message was stored at that the faked server has.
+    /// When the fake server stored its messages.
     const STORED: &str = "2026-11-30T12:00:00Z";
 
     async fn link_to(

@@ -1,4 +1,4 @@
-//! Channels that keep state by key, as far as this node has read their logs: in memory, up to so many bytes of it.
+//! The maps that this node has in memory, as far as it has read their logs. Their bytes are bounded.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,35 +14,35 @@ use tokio::time::Instant;
 use super::map_fold::MapFold;
 use super::map_message::{BaseMessage, ChangesMessage};
 
-/// What a channel costs beside what is in it, roughly, in bytes.
+/// The cost of a channel beside its content, roughly, in bytes.
 const MAP_BYTES: usize = 1_024;
-/// What a message costs who reads it beside its bytes, in bytes.
+/// The cost of reading a message beside its payload, in bytes.
 pub(super) const MESSAGE_BYTES: usize = 256;
-/// The most bytes that are kept of what is changed while the log is made shorter.
+/// The most bytes of changes that are kept while the log is made short.
 const TAIL_BYTES_MAX: usize = 16 << 20;
 
-/// A channel, as far as its log was read.
+/// A channel as far as its log was read.
 #[derive(Debug)]
 pub(super) struct FollowedMap {
-    /// In which life of the stream; `None`: nothing that was read is good.
+    /// The life of the stream in which it was read. `None`: what was read must not be used.
     pub(super) life: Option<Arc<str>>,
     pub(super) fold: MapFold,
     /// Kept when the log is read anew.
     pub(super) memory: LogMemory,
     /// The last message that was read.
     pub(super) sequence: u64,
-    /// When the last reading of the log began that came to its end: everything is known that was acknowledged before.
+    /// When the last reading began that reached the end of the log: it holds everything that was acknowledged before that.
     pub(super) complete: Option<Instant>,
     /// The name of the parts of the last base.
     pub(super) part: Box<str>,
     /// When this node last began to make the log short. Kept when the log is read anew.
     pub(super) shortening_began: Option<Instant>,
-    /// What stands behind the last base costs who reads it so much, in bytes, and that base so much.
+    /// The cost of reading the messages behind the last base, and that base, in bytes.
     pub(super) log_bytes: usize,
     pub(super) base_bytes: usize,
     /// When that base was written.
     pub(super) based: u64,
-    /// While this node makes the log shorter: what was changed since it wrote down what it comes to.
+    /// While this node makes the log short: the changes since it wrote down the state.
     pub(super) tail: Option<MapTail>,
 }
 
@@ -63,14 +63,16 @@ struct LogEnd {
 }
 
 impl LogMemory {
-    /// Whether a log that ends with this message lacks one that this node knows: offsets of the epoch would be given out a second time.
+    /// Whether a log that ends with this message lacks one that this node knows: offsets of the epoch would be given out
+    /// a second time.
     pub(super) fn is_missing_from(&self, sequence: u64, position: StreamPosition) -> bool {
         let epoch = position.epoch;
         self.forked == Some(epoch)
             || self.end.is_some_and(|end| end.position.epoch == epoch && sequence < end.sequence)
     }
 
-    /// The log goes on with this message behind the one that has the sequence `before`. A base stands for all that it took the place of.
+    /// The log goes on with this message behind the one that has the sequence `before`. A base stands for all that it
+    /// took the place of.
     fn advance(&mut self, before: u64, sequence: u64, position: StreamPosition, is_base: bool) {
         let known = self.end.filter(|end| end.position.epoch == position.epoch);
         if let Some(end) = known {
@@ -86,11 +88,13 @@ impl LogMemory {
     }
 }
 
-/// What was changed since something was written down: when, and what.
+/// The changes since a state was written down.
 #[derive(Debug, Default)]
 pub(super) struct MapTail {
-    /// Who makes the log shorter: of several, one after the other, each goes on with its own tail alone.
+    /// The attempt to make the log short that this tail belongs to: of several in turn, each goes on with its own tail
+    /// alone.
     pub(super) owner: u64,
+    /// When each message was written, and its payload.
     pub(super) messages: Vec<(u64, Bytes)>,
     pub(super) bytes: usize,
 }
@@ -114,13 +118,14 @@ impl Default for FollowedMap {
 }
 
 impl FollowedMap {
-    /// Forgets what was read of the log, but not where the log is known to have ended.
+    /// Forgets what was read of the log, but not what this node knows it to have held.
     pub(super) fn reset(&mut self) {
         let Self { memory, shortening_began, .. } = *self;
         *self = Self { memory, shortening_began, ..Self::default() };
     }
 
-    /// Whether the channel must leave its epoch, when its log was read to the end: the log lacks a message that this node knows.
+    /// Whether the channel must leave its epoch, when its log was read to the end: the log lacks a message that this node
+    /// knows.
     pub(super) fn has_to_leave(&self) -> bool {
         self.memory.is_missing_from(self.sequence, self.fold.position())
     }
@@ -135,7 +140,7 @@ impl FollowedMap {
         self.sequence = sequence;
     }
 
-    /// A message was taken in that was written then.
+    /// Notes a message of changes that the fold has taken in, written at that time.
     pub(super) fn note(&mut self, sequence: u64, written: u64, payload: &Bytes) {
         self.advance(sequence, false);
         self.log_bytes += payload.len() + MESSAGE_BYTES;
@@ -148,7 +153,7 @@ impl FollowedMap {
         }
     }
 
-    /// All that was changed so far has this base.
+    /// Notes a base that holds everything up to here.
     pub(super) fn rest_on(&mut self, sequence: u64, written: u64, base: BaseMessage) {
         self.advance(sequence, true);
         (self.based, self.part) = (written, base.part);
@@ -184,7 +189,7 @@ impl CachedMaps {
         self.maps.lock().get(&(beside, channel.clone())).cloned()
     }
 
-    /// Nothing may have been read of it.
+    /// Returns the channel, new if it is not in memory.
     pub(super) fn get(&self, beside: KeysBeside, channel: &Channel) -> Arc<CachedMap> {
         let mut maps = self.maps.lock();
         let map = maps.entry((beside, channel.clone())).or_insert_with(|| {
@@ -199,7 +204,8 @@ impl CachedMaps {
         map.clone()
     }
 
-    /// It takes so much by now. Where that is too much with all others, those go that were used longest ago and are not in use.
+    /// Notes how many bytes a map takes now. If all maps together take too many, unused ones are evicted, the least
+    /// recently used first.
     pub(super) fn weigh(&self, map: &CachedMap, bytes: usize) {
         let bytes = bytes + MAP_BYTES;
         let before = map.bytes.swap(bytes, Ordering::Relaxed);
@@ -213,7 +219,7 @@ impl CachedMaps {
     fn make_room(&self) {
         let enough = self.bytes_max / 4 * 3;
         let mut maps = self.maps.lock();
-        // Whoever uses one has it, or what is in it.
+        // A user of a map holds it or its content.
         let is_unused =
             |map: &Arc<CachedMap>| Arc::strong_count(map) == 1 && Arc::strong_count(&map.followed) == 1;
         let unused = maps.iter().filter(|(_, map)| is_unused(map));
@@ -231,12 +237,12 @@ impl CachedMaps {
                 self.evict(&mut maps, &name);
             }
         }
-        // There is a bound for these too.
+        // Their number has a bound, too.
         for name in in_doubt {
             if self.bytes.load(Ordering::Relaxed) <= self.bytes_max {
                 return;
             }
-            tracing::warn!(channel = %name.1, "there is no memory left for where a channel stood that has lost changes");
+            tracing::warn!(channel = %name.1, "no memory is left to remember where a channel stood that may have lost changes");
             self.evict(&mut maps, &name);
         }
     }
@@ -247,7 +253,8 @@ impl CachedMaps {
         }
     }
 
-    /// Keeps nothing of a channel but where it stood, if whoever reads it next has to know that. Returns whether it is so.
+    /// Empties a map whose next reader needs what this node knows of its log, but for that. Returns whether it is such a
+    /// map.
     fn empty_if_in_doubt(&self, map: &CachedMap) -> bool {
         let Ok(mut followed) = map.followed.try_lock() else { return true };
         if !followed.is_in_doubt() {
@@ -260,7 +267,7 @@ impl CachedMaps {
         true
     }
 
-    /// A message of a log came that stands behind that one: where this node has read as far as that, it has it.
+    /// Takes in a message of a log that was heard, if this node has read the log up to the message before it.
     pub(in super::super) fn hear(
         &self,
         (beside, channel): (KeysBeside, &Channel),
@@ -269,7 +276,7 @@ impl CachedMaps {
         (payload, now): (&Bytes, u64),
     ) {
         let Some(map) = self.find(beside, channel) else { return };
-        // Whoever uses it reads it by itself.
+        // A call that holds the channel reads on by itself.
         let Ok(mut followed) = map.followed.clone().try_lock_owned() else { return };
         if followed.life.as_deref() != Some(life) || followed.sequence != before {
             return;

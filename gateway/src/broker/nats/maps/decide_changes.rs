@@ -1,4 +1,4 @@
-//! What becomes of changes that go together: each is decided by what those before it have left, and all of them are one message.
+//! Decides changes that go in one message: each by the state that the changes before it have left.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +17,13 @@ use super::once_keys::{KeyDigest, UsedKey};
 use crate::broker::nats::nats_names::digest_of;
 use crate::broker::{BrokerError, ChangeRequest, Idempotency, PublishRequest, Version};
 
-/// Keys whose time is over that one message takes out, and bytes of what is told of them.
+/// The most expired keys that one message removes, and the most bytes of their removals.
 const EXPIRED_MAX: usize = 256;
 const EXPIRED_BYTES_MAX: usize = 16 << 10;
-/// What a change costs in a message beside what it holds, at most, in bytes.
+/// The most bytes of a change in a message beside its key and value.
 const CHANGE_OVERHEAD: usize = 128;
 
-/// Something that changes a channel which keeps state by key.
+/// A change of a channel that keeps state by key.
 #[derive(Debug)]
 pub(in super::super) struct MapRequest {
     what: MapAction,
@@ -35,22 +35,22 @@ pub(in super::super) struct MapRequest {
 #[derive(Debug)]
 enum MapAction {
     Change(MapChange),
-    /// A publication without a key, which is the next of the stream all the same.
+    /// A publication without a key, which takes the next offset as well.
     Publish(Box<Publication>, Option<Version>),
 }
 
-/// What becomes of changes, before the server has taken them.
+/// Decided changes that the server has not taken yet.
 #[derive(Debug)]
 pub(super) struct MapDraft {
     pub(super) outcomes: Vec<Result<ChangedKey, BrokerError>>,
     published: Vec<Publication>,
-    /// How many keys are taken out whose time is over.
+    /// How many expired keys are removed.
     pub(super) expired: usize,
-    /// What each key held before.
+    /// What each key held before that is changed.
     before: BTreeMap<Box<str>, Option<KeyEntry>>,
     once: Vec<(KeyDigest, UsedKey)>,
     version: Option<Version>,
-    /// Where changes are numbered that are not taken yet.
+    /// Gives the changes their offsets.
     stream: Stream,
     retention: Retention,
     at: u64,
@@ -67,7 +67,7 @@ impl MapRequest {
         Self { what: MapAction::Change(change), keeping, once: once(idempotency), bytes }
     }
 
-    /// Of a channel whose publications may have keys, one without.
+    /// A publication without a key, in a channel whose publications may have keys.
     pub(in super::super) fn publish(request: PublishRequest) -> Self {
         let PublishRequest { publication, retention, idempotency, version, .. } = request;
         let bytes = record(&publication).len();
@@ -80,12 +80,12 @@ impl MapRequest {
         self.bytes
     }
 
-    /// How long it makes a message.
+    /// Returns how many bytes of a message it takes at most.
     pub(super) fn message_bytes(&self) -> usize {
         self.bytes + CHANGE_OVERHEAD
     }
 
-    /// In which streams the channel is.
+    /// Returns which kind of stream has the channel.
     pub(in super::super) fn beside(&self) -> KeysBeside {
         match self.what {
             MapAction::Change(_) => beside(&self.keeping),
@@ -93,14 +93,14 @@ impl MapRequest {
         }
     }
 
-    /// Whether both can be in one message.
+    /// Returns whether both can go in one message.
     pub(super) fn goes_with(&self, first: &Self) -> bool {
         let bounds = |retention: Retention| (retention.size, retention.ttl);
         self.beside() == first.beside() && bounds(self.keeping.stream) == bounds(first.keeping.stream)
     }
 }
 
-/// In which streams a channel is whose state is kept so.
+/// Returns which kind of stream has a channel whose state is kept so.
 pub(in super::super) fn beside(keeping: &MapRetention) -> KeysBeside {
     if keeping.key_ttl.is_some() { KeysBeside::Expiring } else { KeysBeside::Staying }
 }
@@ -115,8 +115,8 @@ fn nothing() -> Publication {
 }
 
 impl MapFold {
-    /// Decides what becomes of these, in their order. The keys are as after that when this returns: whatever is not taken is to be
-    /// undone. `bytes_max`: of what all keys hold.
+    /// Decides these changes in their order, and applies them to the keys: a draft that the server does not take has to
+    /// be undone. `bytes_max` bounds what all keys hold.
     pub(super) fn decide(
         &mut self,
         batch: &[MapRequest],
@@ -147,7 +147,7 @@ impl MapFold {
         draft
     }
 
-    /// Keys whose time is over, and nothing else.
+    /// Decides the removal of expired keys, and nothing else.
     pub(super) fn decide_expiry(&mut self, keeping: &MapRetention, now: u64) -> MapDraft {
         let mut draft = self.decide(&[], keeping, now, usize::MAX);
         self.take_out_expired(&mut draft, keeping.quiet, now);
@@ -209,7 +209,7 @@ impl MapFold {
         Ok(ChangedKey { position: Some(position), suppressed: made })
     }
 
-    /// Returns why it is not made, if it is not.
+    /// Applies a change to the keys. Returns why it is suppressed, if it is.
     fn decide_change(
         &mut self,
         draft: &mut MapDraft,
@@ -231,7 +231,7 @@ impl MapFold {
             }
         }
         draft.note(self, &change.key);
-        // Scores always count here: whoever reads says whether keys are ordered by them.
+        // Scores are always kept: a reader says whether keys are ordered by them.
         let keeping = MapRetention { ordered: true, ..*keeping };
         let made = self.state.change(Moment(now), change.clone(), &keeping, &mut draft.stream, usize::MAX);
         match made {
@@ -244,14 +244,14 @@ impl MapFold {
         }
     }
 
-    /// The server has not taken it.
+    /// Takes back a draft that the server has not taken.
     pub(super) fn undo(&mut self, draft: MapDraft) {
         for (key, entry) in draft.before {
             self.state.replace(&key, entry);
         }
     }
 
-    /// The server has taken it. Returns how many idempotency keys were forgotten before their time.
+    /// Completes a draft that the server has taken. Returns how many idempotency keys were forgotten before they expired.
     pub(super) fn commit(&mut self, draft: MapDraft, now: u64) -> u64 {
         self.time = self.time.max(now);
         for publication in draft.published {
@@ -263,7 +263,7 @@ impl MapFold {
 }
 
 impl MapDraft {
-    /// What a key holds that may be changed.
+    /// Notes what a key holds that may be changed.
     fn note(&mut self, fold: &MapFold, key: &str) {
         if !self.before.contains_key(key) {
             self.before.insert(key.into(), fold.state.get(key).cloned());
@@ -279,7 +279,7 @@ impl MapDraft {
         self.published.push(publication);
     }
 
-    /// The message of it; `None`, if nothing is changed by it. `befores`: whether it tells what keys held before.
+    /// Returns the message of the draft, or `None` if it changes nothing. `befores`: whether it has what keys held before.
     pub(super) fn message(&self, fold: &MapFold, befores: bool) -> Option<ChangesMessage> {
         let first = fold.position().offset + 1;
         let mut rows = Vec::new();
@@ -289,7 +289,7 @@ impl MapDraft {
                 (before, Some(entry)) => {
                     let offset = entry.publication.offset();
                     let expires = entry.expires.map(|at| at.0);
-                    // By the whole position: what it held before may be of another epoch.
+                    // Compared by the whole position: what the key held before may be of another epoch.
                     if before.as_ref().map(|before| before.publication.position)
                         != Some(entry.publication.position)
                     {

@@ -1,4 +1,4 @@
-//! Random changes: whoever decides them, whoever reads what was decided, and whoever begins with what was written down have the same.
+//! Random changes: the writer, a reader of its messages, and a reader that began with a written state hold the same.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ enum Step {
         version: u64,
         once: Option<u8>,
     },
-    /// What waits goes as one message.
+    /// All waiting changes go as one message.
     Go {
         taken: bool,
     },
@@ -98,7 +98,7 @@ fn request(step: &Step, value: usize, keeping: MapRetention) -> Option<MapReques
     Some(MapRequest::change(ChangeRequest { channel: channel(), change, keeping, idempotency }))
 }
 
-/// All that can be seen of a fold.
+/// Everything that can be seen of a fold.
 #[derive(PartialEq, Debug)]
 struct Seen {
     position: StreamPosition,

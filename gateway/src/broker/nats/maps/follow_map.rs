@@ -1,4 +1,4 @@
-//! Follows the log of a channel that keeps state by key: reads it from its base, and then on.
+//! Follows the log of a channel that keeps state by key: reads it from its base on, and then what was added.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +19,14 @@ use super::map_fold::MapFold;
 use super::map_message::{BaseMessage, MapMessage, MapMessageError};
 use crate::broker::BrokerError;
 
-/// Messages that are read one by one. Who is further behind reads all there are together.
+/// The most messages that are read one by one. A node that is further behind reads all the rest through a consumer.
 const SINGLES_MAX: u32 = 4;
-/// Times a log is read from its beginning that others make shorter meanwhile.
+/// Attempts to read a log from its beginning while other nodes make it short.
 const ATTEMPTS_MAX: u32 = 10;
-/// How long it is waited when another node has just begun the same log, or made it shorter.
+/// How long a node waits when another node has just begun the same log, or made it short.
 const BEATEN_PAUSE: Duration = Duration::from_millis(5);
 
-/// A channel that nobody else of this node uses meanwhile.
+/// A channel that no other call of this node uses meanwhile.
 pub(super) struct OpenMap {
     pub(super) channel: Channel,
     pub(super) beside: KeysBeside,
@@ -50,7 +50,7 @@ impl OpenMap {
 }
 
 impl NatsBroker {
-    /// The channel in the life that the stream is in, read whole once.
+    /// Opens a channel in the current life of its stream. Reads the whole log if it is not in memory.
     pub(super) async fn open_map(
         &self,
         channel: &Channel,
@@ -98,7 +98,7 @@ impl NatsBroker {
         next.map_err(|failed| self.map_failed(open.beside, failed))
     }
 
-    /// Reads the log from its base; begins it where there is none.
+    /// Reads the log from its base on, or begins the log if there is none.
     pub(super) async fn read_whole_map(&self, open: &mut OpenMap) -> Result<(), BrokerError> {
         let _turn = match tokio::time::timeout_at(open.deadline, self.reading.acquire()).await {
             Ok(turn) => turn.ok(),
@@ -120,7 +120,7 @@ impl NatsBroker {
                 },
                 None => self.begin_map(open, None).await,
             };
-            // A base that is large has taken its time.
+            // Reading a large base may have taken long.
             open.deadline = open.deadline.max(Instant::now() + self.timeout);
             let is_read = match begins {
                 Ok(true) => self.read_on_map(open).await,
@@ -132,11 +132,11 @@ impl NatsBroker {
             };
             outcome = match is_read {
                 Ok(true) => Ok(()),
-                // Another was first.
+                // Another node was first.
                 Ok(false) => outcome,
                 Err(error) => Err(error),
             };
-            // Who has read so much is not to fail for it: each further batch came in its time.
+            // A call that has read much must not fail for that: each batch had its own timeout.
             open.deadline = open.deadline.max(Instant::now() + self.timeout);
             if outcome.is_ok() {
                 open.followed.life = Some(open.live.name.clone());
@@ -147,7 +147,8 @@ impl NatsBroker {
         outcome
     }
 
-    /// Puts the base of a channel in which nothing is in place of what its log has, if anything. Returns whether it did.
+    /// Begins the log of a channel: with what another life of the stream has of it, or empty. `lost`: the first message
+    /// of a log whose base is gone, which the new base takes the place of. Returns `false` if another node was first.
     async fn begin_map(&self, open: &mut OpenMap, lost: Option<u64>) -> Result<bool, BrokerError> {
         let carried = match lost {
             None if open.live.carries() => self.carried_map(open).await?,
@@ -162,7 +163,7 @@ impl NatsBroker {
                 let last = self.jetstream.get(&self.reads, &self.names.stream(open.kind()), &last).await;
                 let last = last.map_err(|failed| self.map_failed(open.beside, failed))?;
                 let last = last.map_or(0, |last| last.sequence);
-                // Another may have begun it since: what has been added to that is not lost.
+                // Another node may have begun the log anew since then: what was added behind that is not lost.
                 if self.next_of_map(open, 1).await?.map(|first| first.sequence) != lost {
                     return Ok(false);
                 }
@@ -182,7 +183,7 @@ impl NatsBroker {
     }
 
     fn decoded(&self, open: &OpenMap, stored: &StoredMessage) -> Result<MapMessage, BrokerError> {
-        // A stream that goes back is noticed by this.
+        // The stream is known to have gone back if it ends before this one day.
         open.live.saw(stored.sequence);
         MapMessage::decode(stored.payload.clone()).map_err(|error| self.unreadable_map(&open.channel, &error))
     }
@@ -221,7 +222,8 @@ impl NatsBroker {
         }
     }
 
-    /// Everything before it is in it. Returns whether all of it is there: it may have been written anew meanwhile.
+    /// Takes in a base, which holds everything before it. Returns `false` if its parts are not all there: another base
+    /// may have taken its place meanwhile.
     async fn take_base(
         &self,
         open: &mut OpenMap,
@@ -262,7 +264,7 @@ impl NatsBroker {
         Ok(fold)
     }
 
-    /// Reads on, to the end that the log has now. Whoever gives up in the middle has read a part of it.
+    /// Reads on to the end that the log has now. A call that is cancelled has read a part of it.
     pub(super) async fn follow_map(&self, open: &mut OpenMap) -> Result<(), BrokerError> {
         match self.read_on_map(open).await {
             Ok(true) => {}
@@ -274,8 +276,8 @@ impl NatsBroker {
         self.leave_lost_epoch(open).await
     }
 
-    /// The same for a call that began at this instant. Readers that waited together for the channel share one reading: the first that begins
-    /// after all of them were called tells each of them everything that was acknowledged before its call.
+    /// The same for a call that began at `called`. Calls that wait together for the channel share one reading: a reading
+    /// that began after `called` has found everything that was acknowledged before it.
     pub(super) async fn follow_map_since(
         &self,
         open: &mut OpenMap,
@@ -287,7 +289,7 @@ impl NatsBroker {
         }
     }
 
-    /// Reads on, and does nothing else. `false`: the log ends before where it was read.
+    /// Reads on, and does not leave a lost epoch. Returns `false` if the log ends before what was read of it.
     pub(super) async fn read_on_map(&self, open: &mut OpenMap) -> Result<bool, BrokerError> {
         let began = Instant::now();
         let (stream, subject) = (self.names.stream(open.kind()), self.log_of(open));
@@ -311,7 +313,7 @@ impl NatsBroker {
             let from = open.followed.sequence + 1;
             let all = match self.jetstream.gather_from(&self.reads, &stream, &subject, from).await {
                 Ok(all) => all,
-                // A consumer goes with its leader, and the log does not: what there is, and why not, the next message says.
+                // A consumer is lost with its leader, and the log is not: reading single messages tells what is there.
                 Err(JetStreamError::Refused(..) | JetStreamError::Other(BrokerError::Unanswered(_))) => {
                     tokio::time::sleep(BEATEN_PAUSE).await;
                     singles = 0;

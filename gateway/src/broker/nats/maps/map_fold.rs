@@ -1,4 +1,4 @@
-//! What a channel's log comes to: its keys, the changes that are kept, and which idempotency keys were used.
+//! The state that a channel's log results in: its keys, the changes that are kept, and the idempotency keys that were used.
 
 use bytes::{Bytes, BytesMut};
 use gateway_core::history::HistoryFilter;
@@ -13,21 +13,21 @@ use super::map_message::{ChangesMessage, MapHead, MapMessageError, MapRow};
 use super::once_keys::{OnceKeys, UsedKey};
 use crate::broker::Version;
 
-/// Everything that is kept of a stream.
+/// All retained changes of a stream.
 const WHOLE: HistoryFilter =
     HistoryFilter { since: None, limit: u32::MAX, reverse: false, enough_bytes: None };
 
-/// Times are in milliseconds since 1970.
+/// The state of a channel. Times are in milliseconds since 1970, by the server's clock.
 #[derive(Debug)]
 pub(super) struct MapFold {
     pub(super) state: MapState,
     pub(super) stream: Stream,
-    /// Of the last publication without a key that had one.
+    /// The version of the last publication without a key that had one.
     pub(super) version: Option<Version>,
     pub(super) once: OnceKeys,
-    /// When the last of it was written.
+    /// When the last message was written.
     pub(super) time: u64,
-    /// The most bytes of the stream: past it the oldest changes go.
+    /// The most bytes of the stream: past it the oldest changes are dropped.
     stream_bytes_max: usize,
 }
 
@@ -55,7 +55,7 @@ impl MapFold {
         MapHead { top: self.position(), next_expiry: self.state.next_expiry().map_or(0, |at| at.0.max(1)) }
     }
 
-    /// All that it holds, in words. Times are over that are not later than that of the last message.
+    /// Returns all that it holds in words, without idempotency keys that have expired when the last message was written.
     pub(super) fn lines(&self) -> Vec<String> {
         let retained = self.stream.page(WHOLE).publications;
         let ends = (!retained.is_empty()).then(|| self.stream.expires());
@@ -71,7 +71,7 @@ impl MapFold {
         lines
     }
 
-    /// Appends what nodes hear to what is kept.
+    /// Appends a change to the stream, as the channel's retention says.
     pub(super) fn append(
         &mut self,
         mut publication: Publication,
@@ -88,14 +88,14 @@ impl MapFold {
         }
     }
 
-    /// Takes in the next message of the log. After an error nothing of it is good.
+    /// Takes in the next message of the log. After an error the fold must not be used.
     pub(super) fn take_in(&mut self, message: &ChangesMessage, written: u64) -> Result<(), MapMessageError> {
         let at = self.position();
         if message.head.top.epoch != at.epoch || message.before() != at.offset {
             return Err(MapMessageError::Gap);
         }
         self.time = self.time.max(written);
-        // By the clock that the server's is compared with, whatever that of the writer shows.
+        // The times in it are by the writer's clock: they are moved to the server's.
         let shift = |moment: u64| written.saturating_add(moment).saturating_sub(message.at).max(1);
         let publications = message.publications().map(|one| one.map(owned)).collect::<Result<Vec<_>, _>>()?;
         for publication in &publications {
@@ -139,7 +139,7 @@ impl MapFold {
         Ok(())
     }
 
-    /// The same in another epoch, at the same offsets.
+    /// Returns the same state in another epoch, at the same offsets.
     pub(super) fn in_epoch(&self, epoch: Epoch) -> Result<Self, MapMessageError> {
         let mut renewed = Self::new(StreamPosition::default(), self.stream_bytes_max);
         renewed.time = self.time;
@@ -149,14 +149,14 @@ impl MapFold {
         Ok(renewed)
     }
 
-    /// The same without the changes that are kept. Offsets go on.
+    /// Returns the same state without retained changes. Offsets go on.
     pub(super) fn without_history(&self) -> Result<Self, MapMessageError> {
         let mut left = self.in_epoch(self.position().epoch)?;
         left.stream.clear();
         Ok(left)
     }
 
-    /// All of it as rows, in texts of about so many bytes.
+    /// Returns all of it as rows, in chunks of about this many bytes.
     pub(super) fn write_down(&self, chunk_bytes: usize) -> Vec<Bytes> {
         self.write_down_in(self.position().epoch, chunk_bytes)
     }
@@ -188,7 +188,7 @@ impl MapFold {
         writer.chunks
     }
 
-    /// Takes in rows that were written down. After an error nothing of it is good.
+    /// Takes in rows that were written down. After an error the fold must not be used.
     pub(super) fn put_back(&mut self, mut rows: Bytes) -> Result<(), MapMessageError> {
         while let Some(row) = MapRow::next(&mut rows)? {
             match row {
@@ -201,7 +201,7 @@ impl MapFold {
                 MapRow::Past(record) => {
                     let mut publication = owned(decode_record(record)?);
                     let (until, everything) = (self.stream.expires(), everything());
-                    // What is kept has its time together, until which it was written down.
+                    // All retained changes expire together, at the time that was written down.
                     self.stream.append(Moment::ZERO, &mut publication, everything, self.stream_bytes_max);
                     self.stream.keep_until(until);
                 }
@@ -223,12 +223,12 @@ impl MapFold {
     }
 }
 
-/// Of what was kept by its own retention already.
+/// Returns a retention that keeps all: rows hold only changes that were still retained.
 fn everything() -> gateway_core::history::Retention {
     gateway_core::history::Retention::new(u32::MAX, std::time::Duration::MAX)
 }
 
-/// With bytes of its own: what was read is a small part of something large.
+/// Copies the bytes of a publication, which are a small part of a large message.
 pub(super) fn owned(mut publication: Publication) -> Publication {
     let own = |bytes: &mut Bytes| *bytes = Bytes::copy_from_slice(bytes);
     own(&mut publication.data.bytes);

@@ -1,7 +1,7 @@
-//! What stands in the log of a channel that keeps state by key: what was changed, one message for all that went together; and in
-//! place of all that was changed before, what came of it.
+//! The messages in the log of a channel that keeps state by key: changes that were made together, and bases, which hold
+//! the state that all changes before them resulted in.
 //!
-//! A message of changes holds what nodes hear, and what became of each key: whoever reads it need not decide anything again.
+//! A message of changes holds what nodes hear and the outcome for each key, so a reader decides nothing.
 
 use std::time::Duration;
 
@@ -15,11 +15,12 @@ use shared::record::{RecordError, decode_record};
 use super::super::nats_names::KEY_BYTES;
 use crate::broker::Version;
 
-/// The first byte of each kind of message; one of publications alone begins with another.
+/// The first byte of a message of changes. Blocks of publications begin with another byte.
 pub(in super::super) const CHANGES: u8 = 0xB5;
+/// The first byte of a base.
 pub(in super::super) const BASE: u8 = 0xB6;
 
-/// And of each kind of row.
+// The first byte of each kind of row.
 const GONE: u8 = 1;
 const HELD: u8 = 2;
 const LIVES: u8 = 3;
@@ -29,7 +30,7 @@ const BEGINS: u8 = 6;
 const PAST: u8 = 7;
 const DONE: u8 = 8;
 
-/// Longest text in a message, in bytes, that is no record.
+/// Longest text in a message that is no record, in bytes.
 const TEXT_BYTES_MAX: usize = 4_096;
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -46,70 +47,70 @@ pub(in super::super) enum MapMessageError {
     Record(#[from] RecordError),
 }
 
-/// What the last message of a channel says first.
+/// The beginning of each message: where the channel stands with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in super::super) struct MapHead {
-    /// Of the last change.
+    /// The position of the last change.
     pub(in super::super) top: StreamPosition,
-    /// When the first key expires, in milliseconds since 1970. 0: none does.
+    /// When the first key expires, in milliseconds since 1970. 0: no key expires.
     pub(in super::super) next_expiry: u64,
 }
 
-/// What went together.
+/// Changes that were made together.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in super::super) struct ChangesMessage {
     pub(in super::super) head: MapHead,
-    /// When whoever wrote it did so, by its clock: the times in its rows are by that.
+    /// When it was written by the writer's clock, which the times in its rows are by.
     pub(super) at: u64,
     pub(super) retention: Retention,
-    /// Of the last publication without a key that had one.
+    /// The version of the last publication without a key that had one.
     pub(super) version: Option<Version>,
     pub(super) entries: Vec<ChangeEntry>,
     pub(super) rows: Vec<MapRow>,
 }
 
-/// What nodes hear of a change.
+/// A change as nodes hear it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ChangeEntry {
     pub(super) record: Bytes,
-    /// The record of what the key held before, where patches are wanted.
+    /// The record of what the key held before, if subscribers may be sent patches.
     pub(super) before: Option<Bytes>,
 }
 
-/// What came of all that was changed.
+/// The state that all changes before it resulted in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct BaseMessage {
     pub(super) head: MapHead,
-    /// The last message that it is made of. 0: with it something was changed besides.
+    /// The sequence of the last message that it is made of. 0: the base itself changes the state.
     pub(super) covers: u64,
-    /// When the last message was written that it is made of.
+    /// When that message was written.
     pub(super) time: u64,
-    /// Where rows that did not find room here are: so many messages under this name. Empty, if there are none.
+    /// The name of its parts: messages with the rows that have no room here.
     pub(super) part: Box<str>,
     pub(super) parts: u64,
-    /// How long all rows are together, in bytes.
+    /// The bytes of all rows.
     pub(super) bytes: u64,
     pub(super) rows: Bytes,
 }
 
-/// What a channel has, one by one. Times are in milliseconds since 1970.
+/// An item of a channel's state, or of a change to it. Times are in milliseconds since 1970.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum MapRow {
-    /// This key is there no more.
+    /// A key is removed.
     Gone(Box<str>),
-    /// The key of this entry of the message holds what that says.
+    /// The key of this entry of the message holds its publication.
     Held { entry: u64, expires: Option<u64>, version: Option<Version> },
-    /// A key lives on until then.
+    /// A key expires at another time.
     Lives(Box<str>, Option<u64>),
-    /// The digest of an idempotency key, where what it was used for stands, and until when it is good.
+    /// An idempotency key by its digest, the position of the change that it was used for, and when the key expires.
     Once { digest: [u8; KEY_BYTES], position: StreamPosition, until: u64 },
-    /// A key, as a record, and the offset of that.
+    /// A key with its publication as a record, and the offset of that.
     Key { offset: u64, expires: Option<u64>, version: Option<Version>, record: Bytes },
-    /// Where the channel stood before the changes that follow, its version, and until when those are kept.
+    /// The position of the channel before the retained changes that follow, its version, and when those changes expire.
     Begins { position: StreamPosition, version: Option<Version>, until: u64 },
-    /// The next change of the stream, as a record.
+    /// The next retained change, as a record.
     Past(Bytes),
-    /// What was changed after all that stands before, and when: an encoded [`ChangesMessage`].
+    /// Changes after all rows before this one, as an encoded [`ChangesMessage`], and when they were written.
     Done(u64, Bytes),
 }
 
@@ -134,14 +135,14 @@ impl MapHead {
         Ok((what, Self { top: position(bytes)?, next_expiry: number(bytes)? }))
     }
 
-    /// Of either kind of message.
+    /// Reads the head of a message of either kind.
     pub(super) fn of(mut payload: Bytes) -> Result<Self, MapMessageError> {
         Self::take(&mut payload).map(|(_, head)| head)
     }
 }
 
 impl ChangesMessage {
-    /// The offset before the first change in it.
+    /// Returns the offset before its first change.
     pub(super) fn before(&self) -> u64 {
         self.head.top.offset - self.entries.len() as u64
     }
@@ -171,7 +172,8 @@ impl ChangesMessage {
         }
     }
 
-    /// What nodes hear, each at its position, and with what its key held before, where that is told.
+    /// Returns the publications that nodes hear, each with its position and, if the message has it, with what its key
+    /// held before.
     pub(in super::super) fn publications(
         &self,
     ) -> impl Iterator<Item = Result<Publication, MapMessageError>> {
@@ -216,7 +218,7 @@ impl MapMessage {
         let size = u32::try_from(number(bytes)?).map_err(|_| MapMessageError::Number)?;
         let retention = Retention::new(size, Duration::from_millis(number(bytes)?));
         let version = version(bytes)?;
-        // The number is believed only as far as there are bytes: nothing is reserved for it.
+        // The count may be wrong, so no memory is reserved for it.
         let count = number(bytes)?;
         if count > head.top.offset {
             return Err(MapMessageError::Number);
@@ -283,7 +285,7 @@ impl MapRow {
         }
     }
 
-    /// `None`: there are no more.
+    /// Reads the next row. `None`: there are no more.
     pub(super) fn next(bytes: &mut Bytes) -> Result<Option<Self>, MapMessageError> {
         if bytes.is_empty() {
             return Ok(None);
@@ -324,12 +326,12 @@ fn put_position(position: StreamPosition, out: &mut BytesMut) {
     encode_varint(position.offset, out);
 }
 
-/// 0 says that there is none.
+/// 0 stands for none.
 fn put_moment(moment: Option<u64>, out: &mut BytesMut) {
     encode_varint(moment.map_or(0, |moment| moment.max(1)), out);
 }
 
-/// A version has a number of at least 1.
+/// The number of a version is at least 1, so 0 stands for none.
 fn put_version(version: Option<&Version>, out: &mut BytesMut) {
     encode_varint(version.map_or(0, |version| version.number), out);
     if let Some(version) = version.filter(|version| version.number > 0) {

@@ -1,4 +1,4 @@
-//! What is written in a log of a map is read as it was, and anything else is refused.
+//! Messages of a map's log decode to what was encoded, and all other bytes are refused.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,5 @@
-//! Idempotency keys of changes: which were used, where what they were used for stands, and until when they are good.
+//! The idempotency keys that were used in a channel: the position of the change that each was used for, and when each
+//! expires.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -6,15 +7,15 @@ use shared::position::StreamPosition;
 
 use super::super::nats_names::KEY_BYTES;
 
-/// The most of one channel. Past it the one goes that is good for the shortest time.
+/// The most keys of one channel. Past it, the key that expires first is forgotten.
 const KEYS_MAX: usize = 65_536;
 
-/// What each costs in memory, roughly, in bytes.
+/// The memory that a key takes, roughly, in bytes.
 const KEY_COST: usize = 128;
 
 pub(super) type KeyDigest = [u8; KEY_BYTES];
 
-/// Where what a key was used for stands, and until when it is good, in milliseconds since 1970.
+/// The position of the change that a key was used for, and when the key expires, in milliseconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct UsedKey {
     pub(super) position: StreamPosition,
@@ -36,7 +37,7 @@ impl OnceKeys {
         self.keys.get(digest).copied().filter(|used| used.until > now)
     }
 
-    /// Returns how many were forgotten before their time.
+    /// Remembers a key. Returns how many keys were forgotten before they expired.
     pub(super) fn remember(&mut self, digest: KeyDigest, used: UsedKey, now: u64) -> u64 {
         if let Some(before) = self.keys.insert(digest, used) {
             self.ending.remove(&(before.until, digest));
@@ -54,7 +55,7 @@ impl OnceKeys {
         forgotten
     }
 
-    /// Those that are good, the one first that is good for the shortest time.
+    /// Returns all keys in the order in which they expire.
     pub(super) fn iter(&self) -> impl Iterator<Item = (KeyDigest, UsedKey)> {
         self.ending.iter().filter_map(|(_, digest)| Some((*digest, *self.keys.get(digest)?)))
     }

@@ -1,4 +1,5 @@
-//! Puts what came of a channel's log in its place, beside everything else: what is changed meanwhile goes with it as it was written.
+//! Makes a channel's log short while it is used: writes the state down as a base, with the changes that were made
+//! meanwhile, and puts the base in place of the log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,36 +17,38 @@ use super::map_message::MapRow;
 use super::write_base::{BaseWriter, chunk_bytes};
 use crate::broker::BrokerError;
 
-/// The log is made short when it costs so much, in bytes, and half of what the base costs: who writes all of a state down does it for
-/// half as much that was changed.
+/// A log is made short when the messages behind its base cost this many bytes, and half of what the base costs: then the
+/// whole state is written down once for changes of half its size.
 const LOG_BYTES: usize = 256 << 10;
 const BASE_SHARE: usize = 2;
-/// A base that is forgotten with its time is written anew when it has had this part of it.
+/// A base that the server drops by its age is replaced when it has this share of the age.
 const AGE_SHARE: u32 = 4;
-/// How long one making short may take, over all that it writes.
+/// How long an attempt may take.
 const SHORTENING_MAX: Duration = Duration::from_secs(60);
-/// Times it is tried to be between what others write. Each is one round trip in which no other node may have written.
+/// How often an attempt tries to put its base in place. Each try takes a round trip in which no other node may write.
 const TRIES_MAX: u32 = 50;
 
-/// How long a node waits before it tries again to replace a base because of its age. Without it, each write would begin an attempt while
-/// attempts fail. A quarter of the least `position_ttl_s` is 15 s: an attempt still falls between a quarter and half of it.
+/// How long a node waits before it tries again to replace a base because of its age. Without it, each write would begin
+/// an attempt while attempts fail. A quarter of the least `position_ttl_s` is 15 s: an attempt still falls between a
+/// quarter and half of it.
 const AGED_PAUSE: Duration = Duration::from_secs(10);
 
-/// Whether what costs so much, and has cost less before, is to be made short now: of several nodes by the one whose message made it
-/// so.
+/// Returns whether this node has to make the log short: of several nodes, the one whose message, of `own` bytes, made the
+/// log so long.
 fn is_long(followed: &FollowedMap, own: usize) -> bool {
     let each = LOG_BYTES.max(followed.base_bytes / BASE_SHARE);
     followed.log_bytes / each > followed.log_bytes.saturating_sub(own) / each
 }
 
-/// Whether a base is replaced now because of its age.
+/// Returns whether a base has to be replaced now because of its age.
 fn is_aged(followed: &FollowedMap, age: Duration, position_ttl: Duration, now: Instant) -> bool {
     let began = followed.shortening_began;
     age > position_ttl / AGE_SHARE && began.is_none_or(|began| now.duration_since(began) >= AGED_PAUSE)
 }
 
 impl NatsBroker {
-    /// Begins to make the log short if it is to be, unless this node is at it. This node has just added so many bytes.
+    /// Begins an attempt to make the log short if it is due, unless one is in progress. This node has just added a
+    /// message that costs `own` bytes.
     pub(super) fn shorten_if_due(&self, open: &mut OpenMap, own: usize, now: u64) {
         let (expires, followed) = (open.beside == KeysBeside::Expiring, &mut *open.followed);
         let (age, at) = (Duration::from_millis(now.saturating_sub(followed.based)), Instant::now());
@@ -67,7 +70,7 @@ impl NatsBroker {
             Err(_) => Err(BrokerError::Timeout(SHORTENING_MAX)),
         };
         if let Some(parts) = unused {
-            // Parts that cannot be deleted now go when the next base is written.
+            // Parts that cannot be deleted now are deleted with those of the next base.
             let stream = self.names.stream(StreamKind::Keys(beside));
             let _ = self.jetstream.purge(&self.link, &stream, &parts).await;
         }
@@ -81,7 +84,7 @@ impl NatsBroker {
         }
     }
 
-    /// `unused`: the subject of the parts that were written, while no base can name them.
+    /// `unused`: the subject of the parts that were written, as long as no base can name them.
     async fn try_to_shorten(
         &self,
         owner: u64,
@@ -108,7 +111,7 @@ impl NatsBroker {
                 self.follow_map(&mut open).await?;
                 let is_same_life = open.live.name == life;
                 let followed = &mut *open.followed;
-                // Another has made it short, or what was changed meanwhile has no room.
+                // Another node has made the log short, or there were too many changes meanwhile.
                 let is_own = |tail: &&mut MapTail| is_same_life && tail.owner == owner;
                 let Some(tail) = followed.tail.as_mut().filter(is_own) else { return Ok(()) };
                 if tail.bytes <= chunk_bytes {
@@ -116,7 +119,7 @@ impl NatsBroker {
                     base.rows = with_messages(&base.rows, &tail.messages);
                     (base.covers, base.head, base.time) =
                         (followed.sequence, followed.fold.head(), followed.fold.time);
-                    // As long as the outcome is unknown, the base may be there and name these parts.
+                    // While the outcome is unknown, the base may be in place and name these parts.
                     let parts = unused.take();
                     match self.put_base(&mut open, base).await {
                         Ok(true) => {
@@ -135,7 +138,7 @@ impl NatsBroker {
                 }
             };
             if let Some(MapTail { messages, .. }) = long_tail {
-                // What stands in the base would come behind it.
+                // The rows in the message of the base are older than these changes, so they go first.
                 let mut some = BytesMut::from(&std::mem::take(&mut writer.base.rows)[..]);
                 let mut full = Vec::new();
                 for (written, message) in messages {
@@ -156,7 +159,7 @@ impl NatsBroker {
     }
 }
 
-/// These rows, and what was changed after them.
+/// Returns these rows, followed by the changes after them.
 fn with_messages(rows: &bytes::Bytes, messages: &[(u64, bytes::Bytes)]) -> bytes::Bytes {
     let mut all = BytesMut::from(&rows[..]);
     messages.iter().for_each(|(written, message)| MapRow::Done(*written, message.clone()).encode(&mut all));

@@ -1,5 +1,5 @@
-//! What a log comes to, put in its place: when it is begun, made anew with something else in it, or goes on in another life of its
-//! stream.
+//! Writes a base in place of a channel's log: when the log is begun, when its state is replaced, and when it goes on in
+//! another life of its stream.
 
 use std::time::Duration;
 
@@ -18,15 +18,15 @@ use super::map_fold::MapFold;
 use super::map_message::{BaseMessage, MapHead, MapMessage, MapMessageError};
 use crate::broker::BrokerError;
 
-/// How long a message is of those that tell what came of a log, in bytes.
+/// The length of a part of a base, in bytes.
 const CHUNK_BYTES: usize = 128 << 10;
-/// What a base holds by itself: nodes that follow the channel hear it as well.
+/// The most bytes of rows in the message of a base itself, which nodes that follow the channel hear as well.
 const INLINE_BYTES: usize = 16 << 10;
-/// Times something is put in place of a log to which others add meanwhile.
+/// Attempts to put a base in place of a log to which other nodes add meanwhile.
 const ATTEMPTS_MAX: u32 = 50;
 const BEATEN_PAUSE: Duration = Duration::from_millis(1);
 
-/// A base, as far as it was written.
+/// A base as far as it was written.
 pub(super) struct BaseWriter<'a> {
     broker: &'a NatsBroker,
     pub(super) subject: String,
@@ -42,7 +42,7 @@ impl<'a> BaseWriter<'a> {
         Self { broker, subject, base }
     }
 
-    /// Rows of which the last that are short go with the base itself.
+    /// Writes rows as parts. The last ones go in the message of the base itself, if they are short.
     pub(super) async fn add_all(&mut self, mut chunks: Vec<Bytes>) -> Result<(), JetStreamError> {
         self.base.rows = chunks.pop().unwrap_or_default();
         if self.base.rows.len() > INLINE_BYTES.min(chunk_bytes(self.broker)) {
@@ -69,7 +69,7 @@ pub(super) fn chunk_bytes(broker: &NatsBroker) -> usize {
 }
 
 impl NatsBroker {
-    /// Writes what is in memory in place of the log, if the last of that is what was read. Returns whether it did.
+    /// Writes the state in memory in place of the log. Returns `false` if other nodes have added to the log.
     pub(super) async fn write_base(&self, open: &mut OpenMap, why: &str) -> Result<bool, BrokerError> {
         let chunks = open.followed.fold.write_down(chunk_bytes(self));
         let mut writer = BaseWriter::new(self, open, why);
@@ -79,7 +79,7 @@ impl NatsBroker {
         self.put_base(open, base).await
     }
 
-    /// Writes it if the base is to be forgotten by the server before what is added now has had its time.
+    /// Writes a base if the server will drop the last one by its age before what is added now has expired.
     pub(super) async fn keep_base(&self, open: &mut OpenMap) -> Result<(), BrokerError> {
         let age_max = u64::try_from(self.position_ttl.as_millis()).unwrap_or(u64::MAX) / 2;
         while open.beside == KeysBeside::Expiring
@@ -102,7 +102,7 @@ impl NatsBroker {
     ) -> Result<bool, BrokerError> {
         base.bytes += base.rows.len() as u64;
         let (subject, last) = (self.log_of(open), open.followed.sequence);
-        // Also where there seems to be no last message: there may be earlier ones.
+        // Also where the server names no last message: there may be earlier ones.
         match self.jetstream.add(&self.link, subject, last, true, base.encode()).await {
             Ok(sequence) => {
                 open.live.saw(sequence);
@@ -114,7 +114,7 @@ impl NatsBroker {
         }
     }
 
-    /// Puts what `change` makes of the channel in its place. `None` leaves it as it is.
+    /// Replaces the state of the channel by what `change` returns. `None` leaves it as it is.
     pub(super) async fn rewrite_map(
         &self,
         open: &mut OpenMap,
@@ -131,7 +131,7 @@ impl NatsBroker {
             let Some(changed) = changed.map_err(|error| self.unreadable_map(&open.channel, &error))? else {
                 return Ok(());
             };
-            // Until it is known what came of it, nothing that this node has is good.
+            // Until the outcome is known, what is in memory must not be used.
             let life = open.followed.life.take();
             let before = std::mem::replace(&mut open.followed.fold, changed);
             if self.write_base(open, why).await? {
@@ -146,15 +146,15 @@ impl NatsBroker {
         Err(BrokerError::Unexpected(format!("{} changes faster than it is written", open.channel).into()))
     }
 
-    /// Has the channel go on in a new epoch if its log has lost changes that this node knows. Where that fails nothing is read or written:
-    /// what is known of the log stays, so that whoever opens the channel next tries it again.
+    /// Has the channel go on in a new epoch if its log has lost changes that this node knows. If that fails, the call
+    /// fails, and what this node knows of the log stays: the next call tries it again before it reads or writes.
     pub(super) async fn leave_lost_epoch(&self, open: &mut OpenMap) -> Result<(), BrokerError> {
         if !open.followed.has_to_leave() {
             return Ok(());
         }
         tracing::warn!(channel = %open.channel, "the log of a channel has lost changes: the channel begins a new epoch");
         let epoch = Epoch::from_random(rand::random());
-        // A server that has just become the leader may have known less for a moment: then nothing is lost.
+        // A server that has just become the leader may know less for a moment. Then nothing is lost, and the epoch stays.
         self.rewrite_map(open, "anew", |followed| match followed.has_to_leave() {
             true => followed.fold.in_epoch(epoch).map(Some),
             false => Ok(None),
@@ -162,8 +162,9 @@ impl NatsBroker {
         .await
     }
 
-    /// Servers of 2.9 find no last message of a subject whose last was deleted by hand, though there are others before it. What is there goes
-    /// on in another epoch. Returns whether it does.
+    /// Has the channel go on in a new epoch where the server names no last message of the log although there are
+    /// messages: servers of 2.9 do so when the last one was deleted by hand. Returns `false` if there is no such hole, or
+    /// another node was first.
     pub(super) async fn close_hole(&self, open: &mut OpenMap) -> Result<bool, BrokerError> {
         if self.last_of_map(&open.channel, open.beside, &open.live).await?.is_some() {
             return Ok(false);
@@ -178,8 +179,9 @@ impl NatsBroker {
         self.write_base(open, "anew").await
     }
 
-    /// Deletes the parts of other bases than the last one. A base that another node began to write while the log ended before that one can not
-    /// take its place any more, so its parts go too. Parts that cannot be deleted now go the next time.
+    /// Deletes the parts of other bases than the last one. A base that another node began to write while the log ended
+    /// before the last base cannot be put in place any more, so its parts go too. Parts that cannot be deleted now are
+    /// deleted the next time.
     pub(super) async fn drop_map_parts(&self, open: &OpenMap) {
         let stream = self.names.stream(open.kind());
         let all = self.names.part_of_keys(open.beside, &open.channel, "*", &open.live.name);
@@ -194,7 +196,7 @@ impl NatsBroker {
         }
     }
 
-    /// What the channel was in another life of its stream, in an epoch of its own.
+    /// Reads what the channel held in an earlier life of its stream, and gives it a new epoch.
     pub(super) async fn carried_map(&self, open: &OpenMap) -> Result<Option<MapFold>, BrokerError> {
         let stream = self.names.stream(open.kind());
         let all = self.names.keys(open.beside, &open.channel, "*");
@@ -245,6 +247,7 @@ impl NatsBroker {
         fold.map_err(|error| self.unreadable_map(&open.channel, &error))
     }
 
+    /// Returns whether any life of the stream has something of the channel.
     pub(super) async fn was_in_former_life(
         &self,
         channel: &Channel,
@@ -256,7 +259,8 @@ impl NatsBroker {
         there.map(|there| !there.is_empty()).map_err(|failed| self.map_failed(beside, failed))
     }
 
-    /// All messages of a subject that the stream takes no more: no consumer reads those.
+    /// Reads all messages of a subject of an earlier life one by one: no consumer reads a subject that the stream takes
+    /// no more.
     async fn all_of_former(
         &self,
         open: &OpenMap,
@@ -264,7 +268,7 @@ impl NatsBroker {
         subject: String,
     ) -> Result<Vec<StoredMessage>, BrokerError> {
         let (mut all, mut sequence) = (Vec::new(), 1);
-        // Each read has a deadline of its own, and a log that nobody adds to has an end.
+        // Each read has its own timeout, and nothing is added to such a log.
         loop {
             let next = MessageSelector::Next { sequence, subject: subject.clone() };
             let next = self.jetstream.get(&self.reads, stream, &next).await;
@@ -276,7 +280,8 @@ impl NatsBroker {
         }
     }
 
-    /// The channel has gone on in another life. What is left of it goes, now or with its time.
+    /// Deletes what earlier lives of the stream have of a channel that has gone on in this one. What cannot be deleted
+    /// now stays until it expires.
     pub(super) async fn drop_former_lives(&self, open: &OpenMap) {
         let stream = self.names.stream(open.kind());
         let logs = self.names.keys(open.beside, &open.channel, "*");
@@ -289,7 +294,7 @@ impl NatsBroker {
         }
     }
 
-    /// Where a channel stands, as its last message says.
+    /// Reads the head and the sequence of a channel's last message.
     pub(super) async fn last_of_map(
         &self,
         channel: &Channel,

@@ -152,14 +152,17 @@ impl NatsBroker {
         if !open.followed.has_to_leave() {
             return Ok(());
         }
-        tracing::warn!(channel = %open.channel, "the log of a channel has lost changes: the channel begins a new epoch");
         let epoch = Epoch::from_random(rand::random());
         // A server that has just become the leader may know less for a moment. Then nothing is lost, and the epoch stays.
         self.rewrite_map(open, "anew", |followed| match followed.has_to_leave() {
             true => followed.fold.in_epoch(epoch).map(Some),
             false => Ok(None),
         })
-        .await
+        .await?;
+        if open.followed.fold.position().epoch == epoch {
+            tracing::warn!(channel = %open.channel, "the log of a channel has lost changes: the channel goes on in a new epoch");
+        }
+        Ok(())
     }
 
     /// Has the channel go on in a new epoch where the server names no last message of the log although there are

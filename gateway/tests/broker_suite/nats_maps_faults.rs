@@ -197,6 +197,30 @@ async fn a_message_that_is_taken_away_ends_the_epoch_wherever_it_stood() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_missing_within_a_log_ends_the_epoch_and_the_other_keys_stay() {
+    let nats = Nats::new();
+    let [node, writer] = nats.listening().await;
+    let a = channel("a");
+    let mut before = None;
+    for number in 1..=3 {
+        before = change(&writer, &a, set(&format!("k{number}"), "1"), STAYING).await.position;
+        if number == 1 {
+            assert_eq!(values(&read(&node, &a, all(10), STAYING).await), ["k1=1@1"]);
+        }
+    }
+    // The log begins with a base, which has the sequence 1.
+    nats.server.ask("$JS.API.STREAM.MSG.DELETE.tidegate_keys_staying", "{\"seq\":3}");
+    let page = read(&node, &a, all(10), STAYING).await;
+    assert_eq!(values(&page), ["k1=1@1", "k3=1@3"]);
+    assert_ne!(page.top.map(|top| top.epoch), before.map(|before| before.epoch));
+    let fresh = nats.node();
+    fresh.listens().await;
+    for node in [&writer, &fresh] {
+        assert_eq!(read(node, &a, all(10), STAYING).await, page);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parts_of_a_log_that_could_not_be_made_short_are_deleted() {
     let nats = Nats::new();
     let node = nats.node();

@@ -51,7 +51,7 @@ pub(super) struct FollowedMap {
 pub(super) struct LogMemory {
     /// The last message of the log that this node read or wrote.
     end: Option<LogEnd>,
-    /// The epoch in which that message was found missing although others follow.
+    /// The epoch in which a message was found missing although others follow.
     forked: Option<Epoch>,
 }
 
@@ -71,6 +71,11 @@ impl LogMemory {
             || self.end.is_some_and(|end| end.position.epoch == epoch && sequence < end.sequence)
     }
 
+    /// Notes that messages of this epoch are missing from the log.
+    pub(super) fn fork(&mut self, epoch: Epoch) {
+        self.forked = Some(epoch);
+    }
+
     /// The log goes on with this message behind the one that has the sequence `before`. A base stands for all that it
     /// took the place of.
     fn advance(&mut self, before: u64, sequence: u64, position: StreamPosition, is_base: bool) {
@@ -81,7 +86,7 @@ impl LogMemory {
             }
             let is_passed_over = before < end.sequence && end.sequence < sequence && !is_base;
             if is_passed_over || position.offset < end.position.offset {
-                self.forked = Some(position.epoch);
+                self.fork(position.epoch);
             }
         }
         self.end = Some(LogEnd { sequence, position });

@@ -245,6 +245,29 @@ fn a_key_that_would_take_too_much_is_refused_and_one_that_is_there_may_get_short
 }
 
 #[test]
+fn behind_messages_that_are_missing_the_state_goes_on_without_what_they_changed() {
+    let expiring = MapRetention { key_ttl: Some(Duration::from_secs(5)), ..keep(9) };
+    let alive =
+        Step::Set { key: 2, tag: None, mode: SetMode::IfNew, refreshes: true, version: 0, once: None };
+    let mut writer = new_fold();
+    let log = [vec![set(1)], vec![set(2)], vec![set(3), alive], vec![set(1)]];
+    let mut now = NOW;
+    let log = log.map(|steps| {
+        now += 1_000;
+        commit(&mut writer, &steps, expiring, now)
+    });
+    assert!(matches!(&log[2].rows[..], [MapRow::Lives(..), MapRow::Held { .. }]));
+    let mut reader = new_fold();
+    for (at, message) in log.iter().enumerate().filter(|(at, _)| *at != 1) {
+        assert_eq!(reader.skip_missing(message), at == 2);
+        reader.take_in(message, NOW).unwrap();
+    }
+    assert_eq!(reader.position(), writer.position());
+    assert_eq!(reader.state.entries().map(|(key, _)| key).collect::<Vec<_>>(), ["k1", "k3"]);
+    assert_eq!(seen(&reader).kept.len(), 2, "what is retained has no gap");
+}
+
+#[test]
 fn in_another_epoch_all_is_where_it_was() {
     let mut fold = new_fold();
     commit(&mut fold, &[set(1), set(2), set(1)], keep(9), NOW);

@@ -196,6 +196,9 @@ impl NatsBroker {
     ) -> Result<(), BrokerError> {
         match self.decoded(open, &stored)? {
             MapMessage::Changes(changes) => {
+                if open.followed.fold.skip_missing(&changes) {
+                    open.followed.memory.fork(changes.head.top.epoch);
+                }
                 let taken = open.followed.fold.take_in(&changes, stored.written);
                 taken.map_err(|error| {
                     open.followed.life = None;

@@ -27,6 +27,8 @@ pub(super) struct MapFold {
     pub(super) once: OnceKeys,
     /// When the last message was written.
     pub(super) time: u64,
+    /// Whether messages before the last one are missing from the log.
+    has_hole: bool,
     /// The most bytes of the stream: past it the oldest changes are dropped.
     stream_bytes_max: usize,
 }
@@ -39,6 +41,7 @@ impl MapFold {
             version: None,
             once: OnceKeys::default(),
             time: 0,
+            has_hole: false,
             stream_bytes_max,
         }
     }
@@ -88,6 +91,18 @@ impl MapFold {
         }
     }
 
+    /// Goes on behind missing messages, if there are any before this one. What is retained of the stream is dropped.
+    /// Returns whether there are.
+    pub(super) fn skip_missing(&mut self, next: &ChangesMessage) -> bool {
+        let at = StreamPosition { offset: next.before(), ..next.head.top };
+        let is_missing = at.epoch == self.position().epoch && at.offset > self.position().offset;
+        if is_missing {
+            self.stream = Stream::going_on_from(at);
+            self.has_hole = true;
+        }
+        is_missing
+    }
+
     /// Takes in the next message of the log. After an error the fold must not be used.
     pub(super) fn take_in(&mut self, message: &ChangesMessage, written: u64) -> Result<(), MapMessageError> {
         let at = self.position();
@@ -111,9 +126,13 @@ impl MapFold {
                     self.hold(publication, expires.map(shift), version.clone())?;
                 }
                 MapRow::Lives(key, expires) => {
-                    let entry = self.state.get(key).cloned().ok_or(MapMessageError::Gap)?;
                     let expires = expires.map(|at| Moment(shift(at)));
-                    self.state.replace(key, Some(KeyEntry { expires, ..entry }));
+                    match self.state.get(key).cloned() {
+                        Some(entry) => self.state.replace(key, Some(KeyEntry { expires, ..entry })),
+                        // The message that set it is missing.
+                        None if self.has_hole => {}
+                        None => return Err(MapMessageError::Gap),
+                    }
                 }
                 MapRow::Once { digest, position, until } => {
                     let used = UsedKey { position: *position, until: shift(*until) };

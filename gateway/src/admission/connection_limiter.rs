@@ -321,7 +321,7 @@ mod tests {
         };
         let mut limiter = limiter(config);
         let staying = address("192.0.2.1");
-        // A client that has been away and is back has a connection, too.
+        // The client has reconnected, so its address has a connection.
         assert_eq!(limiter.admit(staying, Moment(0)), Ok(()));
         limiter.leave_address(staying, Moment(0));
         assert_eq!(limiter.admit(staying, Moment(1_000)), Ok(()));

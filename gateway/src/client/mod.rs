@@ -279,8 +279,8 @@ mod tests {
 
     #[test]
     fn a_client_is_small() {
-        // As much as the allocator gives for anything over 448 bytes. Beside it an idle one holds a place in five tables,
-        // and with a subscription one in the hub's.
+        // The allocator's size class for anything over 448 bytes. In addition, an idle client has a slot in five tables, and
+        // with a subscription one in the hub's.
         assert!(
             size_of::<Client>() <= 512,
             "{} bytes, {} of them the session",

@@ -337,7 +337,7 @@ mod tests {
     use super::super::Sources;
     use super::*;
 
-    /// The keys of what is wrong with a namespace of these options, without the namespace.
+    /// Returns the keys of the mistakes in a namespace with these options, without the namespace.
     fn wrong(options: &str) -> Vec<String> {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.toml");

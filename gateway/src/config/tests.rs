@@ -1,4 +1,4 @@
-//! Configurations that are good, and what is told of others.
+//! Tests valid configurations, and the problems reported for others.
 
 use super::*;
 use crate::secret::{REDACTED, Secret};
@@ -11,7 +11,7 @@ fn load(toml: &str, environment: &[(&str, &str)]) -> Result<Config, Mistakes> {
     Config::load(&Sources { file: Some(&file), environment, ..Sources::default() })
 }
 
-/// Paths and problems, one a line, without the file's directory.
+/// Returns the paths and problems of a configuration, one per line, without the file's directory.
 fn mistakes(toml: &str, environment: &[(&str, &str)]) -> Vec<String> {
     let mistakes = load(toml, environment).expect_err("there are mistakes").0;
     let line = |mistake: &Mistake| {
@@ -363,7 +363,7 @@ fn files_that_are_of_no_use_are_told_to_a_node_that_is_to_serve() {
 fn no_variable_however_strange_is_more_than_a_mistake() {
     let names = ["SERVER", "LISTEN", "ALLOWED_ORIGINS", "NAMESPACES", "PRICES", "0", "", "_"];
     let texts = ["", " ", "1", "-1", "1e400", "true", ",", "[1", "a=b", "\u{fffd}", "99999999999999999999"];
-    // Every way to join up to three of these names, with the texts in turn.
+    // Tries every combination of up to three of these names, with the texts in turn.
     for tried in 0..names.len().pow(3) {
         let [first, second, third] = [0, 1, 2].map(|place| names[(tried >> (3 * place)) % names.len()]);
         let environment = BTreeMap::from([

@@ -92,14 +92,14 @@ mod tests {
 
     use super::*;
 
-    /// A connection whose other end is held too.
+    /// Returns both ends of a connection.
     async fn connection() -> (HttpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         (HttpStream::plain(listener.accept().await.unwrap().0, Bytes::new()), far)
     }
 
-    /// Asks, and shows what was received.
+    /// Asks for the connection, and returns where the received bytes are stored.
     fn ask(take_over: &TakeOver) -> (impl Future<Output = ()>, Arc<Mutex<Option<Bytes>>>) {
         let received = Arc::new(Mutex::new(None));
         let (into, take_over) = (received.clone(), take_over.clone());

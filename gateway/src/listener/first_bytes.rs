@@ -81,7 +81,7 @@ mod tests {
         (client, server)
     }
 
-    /// What a first read finds, when something is there to be found.
+    /// Returns the result of the first read, once bytes have arrived.
     fn found(server: &TcpStream) -> FirstBytes {
         loop {
             match read_first_bytes(server, |_| None) {

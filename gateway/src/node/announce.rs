@@ -191,7 +191,7 @@ mod tests {
             add(&mut waiting, event(number, true), true);
         }
         add(&mut waiting, event(2, false), true);
-        // It has become small meanwhile: what is held still goes first.
+        // The channel has become small meanwhile, but the held events still go first.
         add(&mut waiting, event(4, false), false);
         assert!(waiting.prompt.is_empty());
         waiting.release();

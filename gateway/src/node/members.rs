@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn what_a_dead_node_leaves_is_read_until_it_is_gone_and_no_longer_believed() {
         for lease in [3, 30].map(Duration::from_secs) {
-            // A node that has more to do looks less often.
+            // A busy node checks less often.
             for look_ms in [1_000, 1_900, 2_500, 7_000] {
                 let gone = Moment(50_000);
                 let settled = settled_by(gone, lease);

@@ -125,7 +125,7 @@ mod tests {
         Moment(second * 1_000)
     }
 
-    /// A look every three seconds, from one to the other. Who is lost, and when.
+    /// Checks every three seconds within this range, and returns the lost nodes with the times.
     fn watch(others: &Others, seconds: std::ops::Range<u64>, names: &[&str]) -> Vec<(u64, String)> {
         let looks = seconds.step_by(3);
         looks

@@ -189,7 +189,7 @@ mod tests {
         }
         let firsts = pending.firsts(now, &HashSet::new());
         assert_eq!(texts(&firsts), [b"1", b"3"]);
-        // The first of them is at a server that is away.
+        // The first copy is for a server that is away.
         let busy = HashSet::from([firsts[0].copy.channel.clone()]);
         pending.done(firsts[1].number);
         assert!(pending.firsts(now, &busy).is_empty());

@@ -226,7 +226,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A node whose workers take nothing.
+    /// Returns a node whose workers do not take anything from their inboxes.
     pub(in crate::node) fn node(inboxes: Vec<Arc<Inbox>>) -> Arc<Node> {
         let from_broker = Arc::new(FromBroker::default());
         Node::start(NodeParts {

@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn what_was_missed_is_told_in_the_order_in_which_it_was_made() {
-        // A clock that was behind does not change a channel's own order.
+        // A time that goes back does not change the order within a channel.
         let resumed = of(vec![page(&[10, 30, 20], 6), page(&[15, 40], 9)], 1_000);
         let told: Vec<String> = resumed
             .missed

@@ -176,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    /// `None` where this machine forbids it, as some that only run tests do.
+    /// Returns `None` if this machine forbids io_uring, as some test machines do.
     fn allowed() -> Option<SendBatch> {
         match SendBatch::open() {
             Ok(together) => Some(together),

@@ -396,7 +396,7 @@ mod tests {
 
     use super::*;
 
-    /// The two ends, and how often the worker was told of something to read and of room.
+    /// Returns the two ends, and how often the worker was told of data to read and of room to write.
     fn connected() -> (PipeStream, HandedBody, Arc<[AtomicUsize; 2]>) {
         let (near, far) = handed();
         let told = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);

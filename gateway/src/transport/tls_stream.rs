@@ -100,7 +100,7 @@ mod tests {
 
     use super::*;
 
-    /// The two ends of a connection, once they have shaken hands.
+    /// Returns the two ends of a connection after the handshake.
     fn connected() -> (TlsStream, StdStream, ClientConnection) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let certificate = made.cert.der().clone();
@@ -146,7 +146,7 @@ mod tests {
         while client.wants_write() {
             client.write_tls(&mut socket).unwrap();
         }
-        // Unread bytes and no time to linger: the peer is told with a reset.
+        // With unread bytes and no linger time, the close is a reset.
         socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
         drop(socket);
 

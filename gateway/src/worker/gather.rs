@@ -173,7 +173,7 @@ mod tests {
     fn a_channel_keeps_its_order_through_groups_that_are_full() {
         let mut gathered = GatheredPublications::default();
         let large = GROUP_BYTES - 10;
-        // Where the last would fit beside the first, something stands between them.
+        // The last publication would fit into the first group, but must not overtake the second publication.
         for (name, offset, bytes) in [("a", 1, large), ("a", 2, large), ("b", 1, 1), ("a", 3, 1)] {
             let mut publication = Publication::new(Payload::binary(vec![0; bytes]));
             publication.position = Some(StreamPosition { offset, epoch: Epoch::from_random(1) });

@@ -1,4 +1,4 @@
-//! Every method over a memory broker, as HTTP requests that never touch a socket.
+//! Tests every method over a memory broker, with HTTP requests that use no socket.
 
 use std::collections::BTreeMap;
 

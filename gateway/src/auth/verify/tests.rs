@@ -37,7 +37,7 @@ fn sign(secret: &str, algorithm: Algorithm, claims: &Value) -> String {
     seal(&SigningKey::Hmac(Secret::new(secret)), algorithm, None, claims).unwrap()
 }
 
-/// The verdict, which must be there without waiting.
+/// Returns the verdict, which must be available without waiting.
 fn now<T>(verdict: TokenVerdict<T>) -> Result<T, Denial> {
     match verdict {
         TokenVerdict::Now(result) => result,

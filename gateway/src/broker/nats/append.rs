@@ -299,7 +299,7 @@ mod tests {
     fn what_goes_behind_a_top_has_the_next_offsets_and_knows_what_is_still_kept_before_it() {
         let draft = draft(&top(), &[addition("a", None), addition("b", None)], 999);
         assert_eq!((draft.block.first(), draft.block.top.offset, draft.alone), (6, 7, false));
-        // Of 5, 6 and 7 the first is in the message that begins at 4.
+        // Of the offsets 5 to 7, the first one is in the message that begins at 4.
         assert_eq!(draft.block.earlier.iter().map(|place| place.first).collect::<Vec<_>>(), [4]);
         let offsets: Vec<_> = draft.outcomes.iter().map(|one| one.position.unwrap().offset).collect();
         assert_eq!(offsets, [6, 7]);

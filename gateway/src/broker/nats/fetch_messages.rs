@@ -306,20 +306,20 @@ mod tests {
     use super::super::{NatsConfig, NatsDialer, NatsUrl};
     use super::*;
 
-    /// What is said to one pull.
+    /// The server's replies to one pull.
     type Pull = fn() -> Vec<FakeReply>;
 
     fn message(number: u32) -> FakeReply {
         FakeReply::Message("p.x", format!("$JS.ACK.s.c.1.{number}.{number}.1700000000000000000.0"))
     }
 
-    /// Of this subject and sequence, as that one of the consumer's.
+    /// Returns a message of this subject and stream sequence, with the consumer's sequence `number`.
     fn message_of(subject: &'static str, sequence: u32, number: u32) -> FakeReply {
         FakeReply::Message(subject, format!("$JS.ACK.s.c.1.{sequence}.{number}.1700000000000000000.0"))
     }
 
-    /// A consumer that says it has so many messages, and whose pulls are answered so, one after the other. Of what stands behind what was read
-    /// it is said each time what there is, and then that there is nothing.
+    /// A consumer that announces `count` messages and answers its pulls one after the other. `behind` has the answers to requests
+    /// for messages after those read; once they are used up, there is none.
     struct Faked {
         count: u32,
         pulls: Vec<Pull>,
@@ -328,7 +328,7 @@ mod tests {
         behind: Vec<u64>,
     }
 
-    /// What is gathered of it: subjects and sequences; or of a log, of which nothing is written anew.
+    /// Gathers the consumer's messages and returns their subjects and sequences. In a log, no message is replaced by a newer one.
     async fn gathered_of(faked: Faked, is_log: bool) -> Result<Vec<(String, u64)>, BrokerError> {
         let Faked { count, pulls, left, delivered, behind } = faked;
         let (pulled, looked) = (AtomicU32::new(0), AtomicU32::new(0));
@@ -371,7 +371,7 @@ mod tests {
         Ok(all.into_iter().map(|one| (one.subject, one.sequence)).collect())
     }
 
-    /// The same of a log of three.
+    /// Gathers a log of three messages.
     async fn gathered(pulls: Vec<Pull>, left: u32) -> Result<Vec<u64>, String> {
         let all = gathered_of(Faked { count: 3, pulls, left, delivered: 0, behind: Vec::new() }, true).await;
         let all = all.map_err(|error| error.to_string())?;
@@ -392,7 +392,7 @@ mod tests {
         };
         let all = gathered_of(faked, false).await.unwrap();
         assert_eq!(all, [("p.ann".to_owned(), 3), ("p.bob".to_owned(), 4)]);
-        // What the consumer says of itself may be a moment old: the stream is asked.
+        // The consumer's state may be slightly out of date, so the stream is asked too.
         let one: Pull = || vec![message_of("p.ann", 1, 1), FakeReply::Status("404 No Messages")];
         let then_bob: Pull = || vec![message_of("p.bob", 4, 2), FakeReply::Status("404 No Messages")];
         let faked = Faked { count: 2, pulls: vec![one, then_bob], left: 0, delivered: 0, behind: vec![4] };

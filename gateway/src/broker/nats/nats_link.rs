@@ -476,7 +476,7 @@ mod tests {
     use super::super::{NatsConfig, NatsDialer, NatsUrl};
     use super::*;
 
-    /// Who looks at the state twice waits for themselves as soon as somebody waits to change it in between.
+    /// A task that locks the state for reading twice would deadlock as soon as another waits to change it in between.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn who_waits_for_a_connection_is_not_held_up_by_one_that_changes() {
         let (url, _server) = serve(|_| Vec::new()).await;
@@ -497,7 +497,7 @@ mod tests {
                 }
             })
         };
-        // Threads of their own: what is held up for ever is not to hold up the test.
+        // Separate threads, so that a deadlock does not block the test.
         let (done, is_done) = std::sync::mpsc::channel();
         let waiting = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -346,7 +346,7 @@ mod tests {
             assert_eq!(names.life_of(kept, both[0]), None, "it says nothing of a life");
             assert_ne!(one[0], other[0], "what is meant for one life is not taken in another");
         }
-        // What has no lives is taken by one stream anyway, and no other kind has to do with it.
+        // Streams of different kinds have no subjects in common.
         let kinds =
             [StreamKind::History(16), StreamKind::History(64), StreamKind::Ledgers, StreamKind::Sessions];
         let all: Vec<_> = kinds.iter().flat_map(|kept| names.taken(*kept, "abc")).collect();

@@ -396,8 +396,8 @@ mod tests {
     use super::super::{NatsDialer, NatsUrl};
     use super::*;
 
-    /// What comes of looking for a stream at a server that says of the making that its subjects are taken, and finds the stream from a
-    /// certain look on.
+    /// Looks for a stream at a server that refuses to create it because its subjects are taken, and that finds the stream only
+    /// from the request `found_from` on. Returns the result and the number of counted refusals.
     async fn looked_for(found_from: u32) -> (Result<Arc<LiveStream>, BrokerError>, u64) {
         let looks = AtomicU32::new(0);
         let error = |code: u64, text: &str| {
@@ -415,7 +415,7 @@ mod tests {
             "$JS.API.STREAM.CREATE.tidegate_history_16" => {
                 error(code::SUBJECTS_TAKEN, "subjects overlap with an existing stream")
             }
-            // Its bounds are set: nothing in it changes.
+            // The request sets the stream's limits, and changes nothing else.
             "$JS.API.STREAM.UPDATE.tidegate_history_16" => {
                 vec![FakeReply::Answer(json!({ "config": {}, "state": { "last_seq": 0 } }).to_string())]
             }

@@ -174,7 +174,7 @@ mod tests {
         assert!(next.await.is_err());
     }
 
-    /// How a connection ends whose server answers a question never, or like this.
+    /// Returns how a connection ends if its server gives this answer, or none.
     async fn ends(answer: Option<Result<Server, BrokerError>>, bytes_arrive: bool) -> Option<Arc<str>> {
         let (short, heard) = (Duration::from_millis(1), AtomicU64::new(0));
         let held = hold(

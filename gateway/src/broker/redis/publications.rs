@@ -397,7 +397,7 @@ mod tests {
 
     use super::*;
 
-    /// Nobody takes what is put here.
+    /// Creates a queue whose publications are never sent.
     fn publications() -> Publications {
         Publications {
             queue: Arc::default(),
@@ -413,7 +413,7 @@ mod tests {
         OutgoingPublication::Plain { slot: 0, name: name.to_owned(), message: BytesMut::zeroed(bytes) }
     }
 
-    /// The names of all that have a place, in their order.
+    /// Returns the names of all publications in the queue, in their order.
     fn placed(publications: &Publications) -> Vec<String> {
         let waiting = publications.queue.waiting.lock();
         let name = |one: &QueuedPublication| match &one.outgoing {

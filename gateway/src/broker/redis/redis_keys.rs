@@ -234,7 +234,7 @@ fn tagged(begins: &[&str], channel: &Channel) -> String {
 mod tests {
     use super::*;
 
-    /// The part of a key that decides its slot, as the Redis Cluster specification says.
+    /// Returns the part of a key that determines its slot, according to the Redis Cluster specification.
     fn hash_tag(key: &str) -> &str {
         let Some((_, after)) = key.split_once('{') else { return key };
         match after.split_once('}') {

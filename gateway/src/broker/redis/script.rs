@@ -110,7 +110,7 @@ impl Script {
 mod tests {
     use std::collections::BTreeSet;
 
-    /// Words in capitals that scripts quote and that are no commands.
+    /// Quoted words in capitals in scripts that are not commands.
     const NO_COMMANDS: [&str; 11] = [
         "COUNT",
         "LIMIT",
@@ -125,7 +125,7 @@ mod tests {
         "WRONGTYPE",
     ];
 
-    /// The commands in a script.
+    /// Returns the commands in a script.
     fn commands(text: &str) -> BTreeSet<String> {
         let code = text.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
         let quoted = code.split('\'').skip(1).step_by(2).map(str::to_owned);
@@ -151,7 +151,7 @@ mod tests {
                         line.split(' ').any(|word| word == right),
                         "{right} of {file:?} is not documented"
                     );
-                    // Which can be done without.
+                    // A node works without INFO.
                     assert!(
                         command == "INFO" || tried.contains(&command),
                         "{command} of {file:?} is not tried"

@@ -186,7 +186,7 @@ mod tests {
             .unwrap()
     }
 
-    /// Sends each piece when the one before it was sent, then answers what was made of them and what is left.
+    /// Sends the pieces one after the other, and returns the result and the remaining bytes.
     async fn receive(
         config: &ProxyProtocolConfig,
         pieces: &[&[u8]],
@@ -197,7 +197,7 @@ mod tests {
         let (mut server, peer) = listener.accept().await.unwrap();
         let send = async {
             for piece in pieces {
-                // Refused before everything was sent: the other side may be gone.
+                // The server may have refused the connection before everything was sent.
                 let _ = client.write_all(piece).await;
                 tokio::task::yield_now().await;
             }

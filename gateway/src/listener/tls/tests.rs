@@ -1,4 +1,4 @@
-//! TLS with real handshakes over sockets, and certificates that change under it.
+//! Tests TLS with real handshakes over sockets, and with certificates that change meanwhile.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ impl Certificates {
         self.replace("key.pem", &made.signing_key.serialize_pem());
     }
 
-    /// Puts a new file in the place of an old one, as programs that renew certificates do.
+    /// Replaces a file atomically, as programs that renew certificates do.
     fn replace(&self, name: &str, text: &str) {
         std::fs::write(self.file("new"), text).unwrap();
         std::fs::rename(self.file("new"), self.file(name)).unwrap();
@@ -47,7 +47,7 @@ impl Certificates {
         }
     }
 
-    /// A client that trusts the certificate that is there now, and no other.
+    /// Returns a client that trusts only the current certificate.
     fn client(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.file("certificate.pem")).unwrap()).unwrap();
@@ -154,7 +154,7 @@ async fn the_watch_takes_changed_files_and_counts_them() {
 
     certificates.renew();
     wait_for(&metrics, "changed", 1).await;
-    // The watch may have looked between the two files of the new certificate: then that counts as a failure.
+    // The watch may have read the files between the two replacements; that counts as a failure.
     let failed = reloads(&metrics, "failed");
     certificates.replace("key.pem", "no key");
     wait_for(&metrics, "failed", failed + 1).await;
@@ -192,7 +192,7 @@ async fn a_client_that_comes_back_brings_its_session() {
         let mut kinds = Vec::new();
         for _ in 0..2 {
             let mut pair = handshake(&tls, &connector).await.unwrap();
-            // What TLS 1.3 says after the handshake is only heard by those who read.
+            // With TLS 1.3, a client gets its session ticket only when it reads after the handshake.
             pair.1.write_all(b"x").await.unwrap();
             pair.1.flush().await.unwrap();
             pair.0.read_exact(&mut [0]).await.unwrap();

@@ -1,4 +1,4 @@
-//! Questions and answers as they are written, read back, spoiled, and read by other releases.
+//! Tests questions and answers: encoded, decoded, corrupted, and read by other releases.
 
 use proptest::prelude::*;
 use shared::publication::{Payload, Tagged};
@@ -187,7 +187,7 @@ fn who_of_a_channel_is_meant_is_a_question_that_earlier_releases_do_not_take_for
     let wire = told.encode().unwrap();
     let wire = String::from_utf8(wire.to_vec()).unwrap();
     assert!(wire.contains(r#""ask":{"among":{"among":{"channel":"room:*""#), "{wire}");
-    // One inside of another, and anything else inside, is nothing that a node says.
+    // Nodes do not nest messages, or put anything else into them.
     for inside in [
         r#"{"channels":{}}"#,
         r#"{"among":{"among":{"channel":"b"},"act":{"disconnect":{"target":{},"code":3503,"reason":"r"}}}}"#,

@@ -1,4 +1,4 @@
-//! What is answered to requests that are wrong before anything is done, and how errors show in HTTP.
+//! Tests the responses to malformed requests, and how errors appear in HTTP.
 
 use ::http::header::{CONTENT_ENCODING, RETRY_AFTER};
 use ::http::{HeaderValue, Request, StatusCode};
@@ -63,7 +63,7 @@ async fn http_that_is_no_api_request_gets_its_status() {
     assert_eq!(gateway.raw("info", "").await.0, StatusCode::OK);
 }
 
-/// A body that sends what it is given and then stalls.
+/// A body that sends its bytes and then stalls.
 struct Stalls(Option<Bytes>);
 
 impl Body for Stalls {

@@ -1,4 +1,4 @@
-//! Requests made from the API's own description, and answers held against it.
+//! Generates requests from the API's own description, and compares the responses with it.
 
 use std::cell::Cell;
 
@@ -9,7 +9,7 @@ use proptest::test_runner::{Config as Tries, TestRunner};
 use super::*;
 use crate::api::openapi;
 
-/// Words of JSON Schema that the description uses: those that follow here understand no others.
+/// The JSON Schema keywords in the description. The functions below understand no others.
 const WORDS: [&str; 13] = [
     "$ref",
     "additionalProperties",
@@ -48,7 +48,7 @@ impl Description {
         }
     }
 
-    /// Says where a value is not as described. What is not described must not be there.
+    /// Returns where a value differs from its schema. Properties that are not described count as a difference.
     fn misfit(&self, schema: &Value, value: &Value, at: &str) -> Option<String> {
         let schema = self.resolved(schema);
         let wrong = |why: &str| Some(format!("{at}: {why}: {value}"));
@@ -95,7 +95,7 @@ impl Description {
         })
     }
 
-    /// Makes values that are as described.
+    /// Generates values that match a schema.
     fn values(&self, schema: &Value) -> BoxedStrategy<Value> {
         let schema = self.resolved(schema);
         if let Some(choices) = schema["oneOf"].as_array() {
@@ -166,7 +166,7 @@ fn types(schema: &Value) -> Vec<&str> {
     }
 }
 
-/// Sends requests made from the description of one path.
+/// Sends requests generated from the description of one path.
 fn try_out(path: &str, tries: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (description, gateway) = (Description::new(), runtime.block_on(fixture()));

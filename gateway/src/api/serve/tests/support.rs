@@ -1,4 +1,4 @@
-//! A node over a memory broker, and what its broker delivers.
+//! A node over a memory broker that records what the broker delivers.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,7 +20,7 @@ use crate::node::{Node, NodeParts};
 use crate::presence::memory::MemoryPresence;
 use crate::worker::inbox::{Inbox, InboxQueue, WorkerEvent};
 
-/// The broker delivers these to the node.
+/// The channels that the broker delivers to the node.
 const DELIVERED: [&str; 11] =
     ["poll:a", "a", "c", "kept:a", "kept:b", "kept:0", "kept:1", "kept:2", "kept:3", "kept:4", "kept:5"];
 
@@ -89,7 +89,7 @@ impl BrokerEvents for Received {
     fn resumed(&self, _part: usize) {}
 }
 
-/// In place of a worker: has no clients, and remembers what it was told to do to them.
+/// Stands in for a worker: has no clients, and records the commands for them.
 #[derive(Debug)]
 pub(super) struct Told {
     inbox: Arc<Inbox>,

@@ -172,8 +172,8 @@ mod tests {
         RedisAddress::Tcp { host: "10.0.0.1".to_owned(), port, tls: false }
     }
 
-    /// The port that is decided for, where these say so and this port is followed: 0 if there is none yet, or `None` if
-    /// nobody names one.
+    /// Returns the chosen port, given the Sentinels' words and the port that is followed: 0 if the master is still awaited,
+    /// or `None` if no Sentinel names one.
     fn decided(words: &[SentinelWord], followed: u16) -> Option<u16> {
         let words: Vec<(String, SentinelWord)> =
             words.iter().enumerate().map(|(number, word)| (format!("s{number}:1"), word.clone())).collect();

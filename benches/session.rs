@@ -9,7 +9,7 @@ use gateway_core::channel_rules::{ChannelOptions, ChannelRules};
 use gateway_core::effect::{Effect, Identity, Outcome, OutcomeResult};
 use gateway_core::history::HistoryPage;
 use gateway_core::session::{
-    Application, ConnectionWay, Context, NoObserver, Opening, Session, SessionSettings,
+    Application, ConnectionKind, Context, NoObserver, Opening, Session, SessionSettings,
 };
 use gungraun::{library_benchmark, library_benchmark_group};
 use shared::moment::Moment;
@@ -75,7 +75,7 @@ fn opened(context: Arc<Context>) -> (Session, u32) {
         client: info().client,
         protocol,
         context,
-        way: ConnectionWay::Both,
+        connection_kind: ConnectionKind::Bidirectional,
         connect: None,
         seed: 7,
     };
@@ -111,7 +111,7 @@ fn an_open_one() -> (Session, u32) {
         client: info().client,
         protocol: Arc::new(CentrifugeJson::default()),
         context: context(),
-        way: ConnectionWay::Both,
+        connection_kind: ConnectionKind::Bidirectional,
         connect: None,
         seed: 7,
     };

@@ -197,7 +197,7 @@ pub fn graphql(data: &[u8]) {
             if let Encoded::Messages(parts) = encoded {
                 assert_eq!(out.len() - start, parts.iter().map(|(_, length)| length).sum::<usize>());
             }
-            rest.extend(client.take_wishes().map(|wishes| wishes.commands).unwrap_or_default());
+            rest.extend(client.take_actions().map(|actions| actions.commands).unwrap_or_default());
         }
     }
     let publication = Publication::new(Payload::json("{\n}"));

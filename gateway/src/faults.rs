@@ -91,8 +91,8 @@ impl Protocol for Faulty {
         self.0.close(disconnect)
     }
 
-    fn last_words(&self, disconnect: &Disconnect, out: &mut BytesMut) -> Encoded {
-        self.0.last_words(disconnect, out)
+    fn encode_close_message(&self, disconnect: &Disconnect, out: &mut BytesMut) -> Encoded {
+        self.0.encode_close_message(disconnect, out)
     }
 
     fn held_bytes(&self) -> usize {

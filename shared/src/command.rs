@@ -283,7 +283,7 @@ pub struct Subscribe {
     pub topics: Box<[Selector]>,
     /// Whether this may be a further reader of a channel that the client already reads. The publications that it missed
     /// are delivered to all readers of the client. For protocols in which one client may have several readers of a channel.
-    pub beside: bool,
+    pub additional_reader: bool,
     /// Data with which to ask the application whether the client may subscribe, and to which channel.
     pub ask: Option<Box<Payload>>,
     /// All publications or the newest of each key, for protocols that carry this outside the data.

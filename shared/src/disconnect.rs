@@ -70,7 +70,7 @@ impl Disconnect {
 
     /// Returns the same close with the application's words as its reason, truncated to what a close frame can carry.
     /// Empty words change nothing.
-    pub fn in_words(&self, words: &str) -> Self {
+    pub fn with_reason(&self, words: &str) -> Self {
         match cut(words) {
             "" => self.clone(),
             words => Self { code: self.code, reason: words.to_owned().into() },
@@ -138,7 +138,7 @@ impl SlowCause {
     }
 
     /// Returns the cause in words, for people.
-    pub fn words(self) -> &'static str {
+    pub fn description(self) -> &'static str {
         match self {
             Self::OutboxFull => "its outbox is full",
             Self::WriteTimeout => "its socket took nothing for too long",
@@ -149,13 +149,13 @@ impl SlowCause {
 
     /// Returns the close for this cause.
     pub fn disconnect(self) -> Disconnect {
-        Disconnect::SLOW.because(self.words())
+        Disconnect::SLOW.because(self.description())
     }
 
     /// Returns the cause of a close. `None` for any other close, and for one with the same code that the application chose.
     pub fn of(disconnect: &Disconnect) -> Option<Self> {
         let why = disconnect.why().filter(|_| disconnect.code == Disconnect::SLOW.code)?;
-        Self::ALL.into_iter().find(|cause| cause.words() == why)
+        Self::ALL.into_iter().find(|cause| cause.description() == why)
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
             assert_eq!((disconnect.plain(), disconnect.label()), (Disconnect::SLOW, "slow"));
         }
         assert_eq!(SlowCause::of(&Disconnect::SLOW), None);
-        let other = Disconnect::INTERNAL.because(SlowCause::OutboxFull.words());
+        let other = Disconnect::INTERNAL.because(SlowCause::OutboxFull.description());
         assert_eq!(SlowCause::of(&other), None);
     }
 
@@ -198,11 +198,11 @@ mod tests {
 
     #[test]
     fn an_application_closes_in_its_own_words_and_everyone_is_told_them() {
-        let refused = Disconnect::REFUSED.in_words("out of stock");
+        let refused = Disconnect::REFUSED.with_reason("out of stock");
         assert_eq!((refused.code, &*refused.reason), (3510, "out of stock"));
         assert_eq!((refused.plain(), refused.label()), (refused.clone(), "refused"));
-        assert_eq!(Disconnect::REFUSED.in_words(""), Disconnect::REFUSED);
-        assert_eq!(Disconnect::REFUSED.in_words(&"é".repeat(100)).reason.len(), 122);
+        assert_eq!(Disconnect::REFUSED.with_reason(""), Disconnect::REFUSED);
+        assert_eq!(Disconnect::REFUSED.with_reason(&"é".repeat(100)).reason.len(), 122);
         assert!(Disconnect::REFUSED_FOR_NOW.invites_reconnect() && !refused.invites_reconnect());
     }
 }

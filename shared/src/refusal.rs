@@ -27,7 +27,7 @@ impl Refusal {
 
     /// Whether the server fails, and only for now: a new connection may succeed.
     pub fn is_outage(&self) -> bool {
-        self.temporary && self.known() == Some(ErrorCode::Internal)
+        self.temporary && self.error_code() == Some(ErrorCode::Internal)
     }
 
     /// Makes an application's refusal. `None` for a code outside [`CUSTOM_CODES`], or a message that is too long.
@@ -40,21 +40,21 @@ impl Refusal {
     }
 
     /// Returns the gateway's error with this code, if there is one.
-    pub fn known(&self) -> Option<ErrorCode> {
+    pub fn error_code(&self) -> Option<ErrorCode> {
         ErrorCode::ALL.into_iter().find(|known| known.code() == self.code)
     }
 
     /// Whether the client could have avoided the error. Never true of an application's own error.
     pub fn is_clients_fault(&self) -> bool {
-        self.known().is_some_and(ErrorCode::is_clients_fault)
+        self.error_code().is_some_and(ErrorCode::is_clients_fault)
     }
 
     /// Returns the close that stands for the error in protocols without errors. It invites the client to reconnect only
     /// if the command may succeed next time.
     pub fn disconnect(&self) -> Disconnect {
-        let Some(error) = self.known() else {
+        let Some(error) = self.error_code() else {
             let refused = if self.temporary { Disconnect::REFUSED_FOR_NOW } else { Disconnect::REFUSED };
-            return refused.in_words(&self.message);
+            return refused.with_reason(&self.message);
         };
         match error {
             ErrorCode::Internal => Disconnect::INTERNAL,
@@ -75,7 +75,7 @@ impl Refusal {
 
     /// Returns a bounded metric label: the message of the gateway's error, or `custom` for an application's.
     pub fn label(&self) -> &'static str {
-        self.known().map_or("custom", ErrorCode::message)
+        self.error_code().map_or("custom", ErrorCode::message)
     }
 }
 
@@ -93,7 +93,7 @@ mod tests {
     fn an_application_has_codes_of_its_own_and_not_the_gateways() {
         let own = Refusal::custom(400, "out of stock", true).unwrap();
         assert_eq!((own.code, &*own.message, own.temporary), (400, "out of stock", true));
-        assert_eq!((own.known(), own.label(), own.is_clients_fault()), (None, "custom", false));
+        assert_eq!((own.error_code(), own.label(), own.is_clients_fault()), (None, "custom", false));
         assert!(Refusal::custom(1999, "", false).is_some());
         for code in [0, 103, 399, 2000] {
             assert_eq!(Refusal::custom(code, "", false), None, "{code}");
@@ -113,7 +113,7 @@ mod tests {
     fn every_code_of_the_gateway_is_known_again() {
         for error in ErrorCode::ALL {
             let refusal = Refusal::from(error);
-            assert_eq!(refusal.known(), Some(error));
+            assert_eq!(refusal.error_code(), Some(error));
             assert_eq!(refusal.is_clients_fault(), error.is_clients_fault());
             assert_eq!(refusal.label(), error.message());
         }

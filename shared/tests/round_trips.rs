@@ -90,7 +90,7 @@ fn subscribe() -> impl Strategy<Value = Subscribe> {
             members: false,
             after: None,
             topics: Box::default(),
-            beside: false,
+            additional_reader: false,
             ask: None,
             delivery: None,
         },

@@ -350,7 +350,7 @@ fn who_is_not_to_come_back_is_told_to_leave_each_namespace() {
     connection.answered(id, Answer::Subscribe(Subscribed::default()));
     let words = |connection: &Connection, disconnect: &Disconnect| {
         let mut out = BytesMut::new();
-        let encoded = connection.0.last_words(disconnect, &mut out);
+        let encoded = connection.0.encode_close_message(disconnect, &mut out);
         told(encoded, out)
     };
     assert_eq!(words(&connection, &Disconnect::FORCE_DISCONNECT), ["1", "1/admin,"]);

@@ -176,13 +176,13 @@ impl CatchUp {
     }
 
     /// Returns an answer from the retained history, if it has one.
-    pub fn known(&mut self, now: Moment, want: &CatchUpRequest<'_>) -> Option<HistoryPage> {
+    pub fn retained_page(&mut self, now: Moment, want: &CatchUpRequest<'_>) -> Option<HistoryPage> {
         self.forget_old(now);
         self.retained.as_ref()?.answer(want)
     }
 
     pub fn ask(&mut self, now: Moment, want: &CatchUpRequest<'_>) -> CatchUpAnswer {
-        if let Some(page) = self.known(now, want) {
+        if let Some(page) = self.retained_page(now, want) {
             return CatchUpAnswer::Answered(page);
         }
         if want.newest {

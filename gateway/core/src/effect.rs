@@ -93,7 +93,7 @@ pub enum Effect {
     /// that is joining already, holding back starts anew.
     Join(Box<Join>),
     /// The reply has been sent: deliver the held publications after `position`, then go live. Publications that cannot
-    /// be delivered are reported to [`Session::handle_hole`](crate::session::Session::handle_hole).
+    /// be delivered are reported to [`Session::handle_gap`](crate::session::Session::handle_gap).
     GoLive(GoLive),
     /// Wait until the client's socket has taken everything sent so far, and so the client is ready for more.
     AwaitRoom {

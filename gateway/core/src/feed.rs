@@ -1,9 +1,9 @@
-//! Puts one channel's publications in order on one node, and mends gaps from history before any subscriber notices.
+//! Puts one channel's publications in order on one node, and repairs gaps from history before any subscriber notices.
 //!
 //! The owner passes everything on in the order in which it is returned here: calls for one channel must not overtake each
 //! other. Publications of a channel without a stream pass through.
 
-mod mending;
+mod gap_repair;
 
 use std::hash::{Hash, Hasher};
 
@@ -11,18 +11,18 @@ use rustc_hash::FxHasher;
 use shared::position::{Epoch, StreamPosition};
 use shared::publication::Publication;
 
-use self::mending::Mending;
+use self::gap_repair::GapRepair;
 use crate::history::HistoryPage;
 
-/// The most publications held while a gap is mended. Beyond this they are read from history again.
+/// The most publications held while a gap is repaired. Beyond this they are read from history again.
 pub const FEED_HELD_PUBLICATIONS_MAX: usize = 1024;
-/// The most bytes held while a gap is mended.
+/// The most bytes held while a gap is repaired.
 pub const FEED_HELD_BYTES_MAX: usize = 1 << 20;
 /// How many reads of history in a row may bring nothing before a gap is given up. Also how many attempts to leave an epoch
 /// may fail in a row.
-pub const MEND_ATTEMPTS_MAX: u32 = 5;
+pub const REPAIR_ATTEMPTS_MAX: u32 = 5;
 /// How many reads of history in a row may fail. Links that come and go are no reason to give up what history holds.
-pub const MEND_FAILURES_MAX: u32 = 40;
+pub const REPAIR_FAILURES_MAX: u32 = 40;
 
 /// The state of one channel's stream on one node.
 ///
@@ -49,7 +49,7 @@ struct FeedRareState {
     left: Option<Epoch>,
     /// The position at which history was found to match what was delivered, after something came twice.
     assured: Option<StreamPosition>,
-    mending: Option<Mending>,
+    repair: Option<GapRepair>,
 }
 
 /// Offsets after `after` and up to `until`, each of which may come once.
@@ -69,9 +69,9 @@ pub enum Admission {
     Deliver(Publication),
     /// It came before, or its stream is gone.
     Duplicate,
-    /// It is held until the gap before it is mended.
+    /// It is held until the gap before it is repaired.
     Held,
-    /// Something before it is missing. It is held: read history after this offset and call [`Feed::mend`].
+    /// Something before it is missing. It is held: read history after this offset and call [`Feed::repair`].
     Gap {
         since: u64,
     },
@@ -93,14 +93,14 @@ pub enum FeedDelivery {
     Lost(StreamPosition),
 }
 
-/// The result of an attempt to mend a gap.
+/// The result of an attempt to repair a gap.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Mended {
+pub struct RepairOutcome {
     pub deliveries: Vec<FeedDelivery>,
-    /// The gap is not fully mended: read history after this offset and call again.
+    /// The gap is not fully repaired: read history after this offset and call again.
     pub again: Option<u64>,
     /// The broker assigns offsets of this epoch again. Have it leave the epoch, and call [`Feed::left`] with the position
-    /// that it returns, or [`Feed::mend_failed`].
+    /// that it returns, or [`Feed::repair_failed`].
     pub leave: Option<Epoch>,
 }
 
@@ -119,7 +119,7 @@ pub enum GapState {
     Fine,
     /// The stream is ahead. Check again, once everything on its way must have arrived.
     Suspicious,
-    /// Read history after this offset and call [`Feed::mend`].
+    /// Read history after this offset and call [`Feed::repair`].
     Missing {
         since: u64,
     },
@@ -135,12 +135,12 @@ impl Feed {
             if aside.left == Some(comes.epoch) {
                 return Admission::Duplicate;
             }
-            if let Some(mending) = &mut aside.mending {
-                mending.heard = Some(comes);
+            if let Some(repair) = &mut aside.repair {
+                repair.received = Some(comes);
                 if self.known.includes(comes) {
                     return Admission::Duplicate;
                 }
-                mending.hold(publication);
+                repair.hold(publication);
                 return Admission::Held;
             }
         }
@@ -151,9 +151,9 @@ impl Feed {
                 if at.epoch == comes.epoch && comes.offset > at.offset.saturating_add(1) =>
             {
                 let since = self.joint(at);
-                let mending = self.begin_mending();
-                mending.heard = Some(comes);
-                mending.hold(publication);
+                let repair = self.begin_repair();
+                repair.received = Some(comes);
+                repair.hold(publication);
                 return Admission::Gap { since };
             }
             _ => {}
@@ -180,23 +180,23 @@ impl Feed {
     }
 
     /// Takes in history read after the offset asked for, oldest first.
-    pub fn mend(&mut self, page: HistoryPage) -> Mended {
-        let Some(mut mending) = self.take_mending() else { return Mended::default() };
-        let Some(before) = self.known.position() else { return self.give_up(mending, Vec::new()) };
+    pub fn repair(&mut self, page: HistoryPage) -> RepairOutcome {
+        let Some(mut repair) = self.take_repair() else { return RepairOutcome::default() };
+        let Some(before) = self.known.position() else { return self.give_up(repair, Vec::new()) };
         if page.top.epoch != before.epoch {
-            return self.change_epoch(mending, page.top);
+            return self.change_epoch(repair, page.top);
         }
-        if mending.leave || page.top.offset < before.offset || self.is_replaced(before, &page, &mending) {
-            mending.leave = true;
-            return self.go_on(mending, Vec::new());
+        if repair.leave || page.top.offset < before.offset || self.is_replaced(before, &page, &repair) {
+            repair.leave = true;
+            return self.go_on(repair, Vec::new());
         }
-        if std::mem::take(&mut mending.doubtful) {
+        if std::mem::take(&mut repair.doubtful) {
             self.aside.get_or_insert_default().assured = Some(before);
         }
         // A page may end with the publication that was delivered last.
         let is_nothing_left =
             !page.publications.iter().any(|publication| publication.position == Some(before));
-        mending.is_joined = true;
+        repair.is_joined = true;
         let mut at = before;
         let mut deliveries = Vec::new();
         for publication in page.publications {
@@ -213,24 +213,24 @@ impl Feed {
             at = page.top;
             deliveries.push(FeedDelivery::Lost(at));
         }
-        self.join_held(mending, deliveries, before, at, page.top)
+        self.join_held(repair, deliveries, before, at, page.top)
     }
 
     /// Handles that the broker has left the epoch whose offsets it assigned again. `top` is its position in the new epoch.
-    pub fn left(&mut self, top: StreamPosition) -> Mended {
+    pub fn left(&mut self, top: StreamPosition) -> RepairOutcome {
         if self.known.position().is_some_and(|at| at.epoch == top.epoch) {
-            return self.mend_failed();
+            return self.repair_failed();
         }
-        let Some(mending) = self.take_mending() else { return Mended::default() };
-        self.change_epoch(mending, top)
+        let Some(repair) = self.take_repair() else { return RepairOutcome::default() };
+        self.change_epoch(repair, top)
     }
 
     /// Handles a failed read of history, or a failed attempt to leave the epoch. The caller should pause before it tries
     /// again.
-    pub fn mend_failed(&mut self) -> Mended {
-        let Some(mut mending) = self.take_mending() else { return Mended::default() };
-        mending.failed += 1;
-        self.go_on(mending, Vec::new())
+    pub fn repair_failed(&mut self) -> RepairOutcome {
+        let Some(mut repair) = self.take_repair() else { return RepairOutcome::default() };
+        repair.failed += 1;
+        self.go_on(repair, Vec::new())
     }
 
     /// Compares with the top of the stream as the broker has just reported it. This finds losses in a channel that has been
@@ -238,8 +238,8 @@ impl Feed {
     /// the broker was asked: what has come since may be newer than the answer.
     pub fn check(&mut self, before: Option<StreamPosition>, top: StreamPosition, look: GapCheck) -> GapState {
         let Some(at) = self.known.position() else { return GapState::Fine };
-        if let Some(mending) = self.aside.as_mut().and_then(|aside| aside.mending.as_mut()) {
-            mending.expect(top);
+        if let Some(repair) = self.aside.as_mut().and_then(|aside| aside.repair.as_mut()) {
+            repair.expect(top);
             return GapState::Fine;
         }
         let is_behind = before.is_some_and(|before| {
@@ -247,7 +247,7 @@ impl Feed {
         });
         if is_behind {
             let since = self.joint(at);
-            self.begin_mending();
+            self.begin_repair();
             return GapState::Missing { since };
         }
         if self.known.includes(top) {
@@ -265,7 +265,7 @@ impl Feed {
         }
         if at.epoch == top.epoch {
             let since = self.joint(at);
-            self.begin_mending().expect(top);
+            self.begin_repair().expect(top);
             GapState::Missing { since }
         } else {
             self.take_over(at.epoch, top);
@@ -280,21 +280,21 @@ impl Feed {
 
     /// Whether a read of history is awaited.
     #[cfg(test)]
-    fn is_mending(&self) -> bool {
-        self.mending().is_some()
+    fn is_repairing(&self) -> bool {
+        self.gap_repair().is_some()
     }
 
     #[cfg(test)]
-    fn mending(&self) -> Option<&Mending> {
-        self.aside.as_ref().and_then(|aside| aside.mending.as_ref())
+    fn gap_repair(&self) -> Option<&GapRepair> {
+        self.aside.as_ref().and_then(|aside| aside.repair.as_ref())
     }
 
-    fn begin_mending(&mut self) -> &mut Mending {
-        self.aside.get_or_insert_default().mending.get_or_insert_default()
+    fn begin_repair(&mut self) -> &mut GapRepair {
+        self.aside.get_or_insert_default().repair.get_or_insert_default()
     }
 
-    fn take_mending(&mut self) -> Option<Mending> {
-        self.aside.as_mut()?.mending.take()
+    fn take_repair(&mut self) -> Option<GapRepair> {
+        self.aside.as_mut()?.repair.take()
     }
 
     /// Returns the offset after which to read history, such that the page shows whether it joins on to what was delivered.
@@ -314,19 +314,19 @@ impl Feed {
             return Admission::Duplicate;
         }
         let since = self.joint(at);
-        self.begin_mending().doubtful = true;
+        self.begin_repair().doubtful = true;
         Admission::Doubtful { since }
     }
 
     /// Whether history has another publication in the place of the last delivered one.
-    fn is_replaced(&self, at: StreamPosition, page: &HistoryPage, mending: &Mending) -> bool {
+    fn is_replaced(&self, at: StreamPosition, page: &HistoryPage, repair: &GapRepair) -> bool {
         if self.fingerprint == 0 {
             return false;
         }
         match page.publications.iter().find(|publication| publication.position == Some(at)) {
             Some(publication) => fingerprint(publication) != self.fingerprint,
             // It has expired, so a doubt cannot be cleared.
-            None => mending.doubtful,
+            None => repair.doubtful,
         }
     }
 
@@ -340,48 +340,47 @@ impl Feed {
         aside.assured = None;
     }
 
-    /// Switches to another stream while a gap was being mended.
-    fn change_epoch(&mut self, mut mending: Mending, top: StreamPosition) -> Mended {
-        let Some(before) = self.known.position() else { return self.give_up(mending, Vec::new()) };
+    /// Switches to another stream while a gap was being repaired.
+    fn change_epoch(&mut self, mut repair: GapRepair, top: StreamPosition) -> RepairOutcome {
+        let Some(before) = self.known.position() else { return self.give_up(repair, Vec::new()) };
         let mut deliveries = Vec::new();
         // What is held of the old stream is delivered as it is.
-        while let Some(publication) = mending.next_if(|stands| stands.epoch == before.epoch) {
+        while let Some(publication) = repair.next_if(|stands| stands.epoch == before.epoch) {
             deliveries.push(FeedDelivery::Publication(publication));
         }
-        let first =
-            mending.held.front().and_then(|held| held.position).filter(|held| held.epoch == top.epoch);
+        let first = repair.held.front().and_then(|held| held.position).filter(|held| held.epoch == top.epoch);
         let begins = first.map_or(top.offset, |first| first.offset.saturating_sub(1).min(top.offset));
         let at = StreamPosition { offset: begins, ..top };
         self.take_over(before.epoch, at);
         deliveries.push(FeedDelivery::Lost(at));
-        let mending =
-            Mending { fruitless: 0, failed: 0, doubtful: false, leave: false, is_joined: true, ..mending };
-        self.join_held(mending, deliveries, before, at, top)
+        let repair =
+            GapRepair { fruitless: 0, failed: 0, doubtful: false, leave: false, is_joined: true, ..repair };
+        self.join_held(repair, deliveries, before, at, top)
     }
 
     /// Delivers held publications that follow on.
     fn join_held(
         &mut self,
-        mut mending: Mending,
+        mut repair: GapRepair,
         mut deliveries: Vec<FeedDelivery>,
         before: StreamPosition,
         mut at: StreamPosition,
         top: StreamPosition,
-    ) -> Mended {
-        mending.forget(at);
+    ) -> RepairOutcome {
+        repair.forget(at);
         let read = at;
-        while let Some(publication) = mending.next_if(|stands| match stands.epoch == at.epoch {
+        while let Some(publication) = repair.next_if(|stands| match stands.epoch == at.epoch {
             true => stands.offset == at.offset.saturating_add(1),
             false => top == at,
         }) {
             at = publication.position.unwrap_or(at);
             deliveries.push(FeedDelivery::Publication(publication));
-            mending.forget(at);
+            repair.forget(at);
         }
         let of_this =
             |position: StreamPosition| if position.epoch == read.epoch { position.offset } else { 0 };
-        let heard = mending.heard.map_or(0, of_this);
-        self.aside.get_or_insert_default().echo.extend(of_this(before), read.offset, heard);
+        let received = repair.received.map_or(0, of_this);
+        self.aside.get_or_insert_default().echo.extend(of_this(before), read.offset, received);
         match deliveries.last() {
             Some(FeedDelivery::Publication(last)) if last.position == Some(at) => {
                 self.fingerprint = fingerprint(last);
@@ -391,57 +390,57 @@ impl Feed {
         }
         self.known = FeedPosition::Arrived(at);
         let behind = |other: StreamPosition| other.epoch == at.epoch && other.offset > at.offset;
-        if mending.held.is_empty() && !behind(top) && !mending.expected.is_some_and(behind) {
-            return Mended { deliveries, ..Mended::default() };
+        if repair.held.is_empty() && !behind(top) && !repair.expected.is_some_and(behind) {
+            return RepairOutcome { deliveries, ..RepairOutcome::default() };
         }
-        mending.fruitless = if at == before { mending.fruitless + 1 } else { 0 };
-        mending.failed = 0;
-        self.go_on(mending, deliveries)
+        repair.fruitless = if at == before { repair.fruitless + 1 } else { 0 };
+        repair.failed = 0;
+        self.go_on(repair, deliveries)
     }
 
-    fn go_on(&mut self, mending: Mending, deliveries: Vec<FeedDelivery>) -> Mended {
-        let failures_max = if mending.leave { MEND_ATTEMPTS_MAX } else { MEND_FAILURES_MAX };
+    fn go_on(&mut self, repair: GapRepair, deliveries: Vec<FeedDelivery>) -> RepairOutcome {
+        let failures_max = if repair.leave { REPAIR_ATTEMPTS_MAX } else { REPAIR_FAILURES_MAX };
         match self.known.position() {
-            Some(at) if mending.fruitless < MEND_ATTEMPTS_MAX && mending.failed < failures_max => {
-                let mended = if mending.leave {
-                    Mended { deliveries, again: Some(self.joint(at)), leave: Some(at.epoch) }
+            Some(at) if repair.fruitless < REPAIR_ATTEMPTS_MAX && repair.failed < failures_max => {
+                let repaired = if repair.leave {
+                    RepairOutcome { deliveries, again: Some(self.joint(at)), leave: Some(at.epoch) }
                 } else {
-                    let since = if mending.is_joined { at.offset } else { self.joint(at) };
-                    Mended { deliveries, again: Some(since), leave: None }
+                    let since = if repair.is_joined { at.offset } else { self.joint(at) };
+                    RepairOutcome { deliveries, again: Some(since), leave: None }
                 };
-                self.aside.get_or_insert_default().mending = Some(mending);
-                mended
+                self.aside.get_or_insert_default().repair = Some(repair);
+                repaired
             }
-            _ => self.give_up(mending, deliveries),
+            _ => self.give_up(repair, deliveries),
         }
     }
 
     /// Delivers everything that is held. Workers see the gaps in it themselves, except for one at the end.
-    fn give_up(&mut self, mending: Mending, mut deliveries: Vec<FeedDelivery>) -> Mended {
-        if mending.leave || mending.doubtful {
+    fn give_up(&mut self, repair: GapRepair, mut deliveries: Vec<FeedDelivery>) -> RepairOutcome {
+        if repair.leave || repair.doubtful {
             // No subscriber can be sure of what it has, and no position in a stream can be named. An empty epoch tells
             // everyone so.
             deliveries.push(FeedDelivery::Lost(StreamPosition::default()));
             *self = Self::default();
         } else if let Some(lost) =
-            mending.expected.filter(|&lost| mending.held.is_empty() && !self.known.includes(lost))
+            repair.expected.filter(|&lost| repair.held.is_empty() && !self.known.includes(lost))
         {
             deliveries.push(FeedDelivery::Lost(lost));
             let of_this =
                 |position: StreamPosition| if position.epoch == lost.epoch { position.offset } else { 0 };
-            let (before, heard) =
-                (self.known.position().map_or(0, of_this), mending.heard.map_or(0, of_this));
-            self.aside.get_or_insert_default().echo.extend(before, lost.offset, heard);
+            let (before, received) =
+                (self.known.position().map_or(0, of_this), repair.received.map_or(0, of_this));
+            self.aside.get_or_insert_default().echo.extend(before, lost.offset, received);
             self.known = FeedPosition::Arrived(lost);
             self.fingerprint = 0;
         }
-        for publication in mending.held {
+        for publication in repair.held {
             if let Some(stands) = publication.position {
                 self.stand_at(&publication, stands);
             }
             deliveries.push(FeedDelivery::Publication(publication));
         }
-        Mended { deliveries, ..Mended::default() }
+        RepairOutcome { deliveries, ..RepairOutcome::default() }
     }
 }
 
@@ -462,11 +461,11 @@ impl EchoRange {
         is_expected
     }
 
-    /// Adds offsets that history brought, when the last one that had come was `heard`.
-    fn extend(&mut self, after: u64, until: u64, heard: u64) {
+    /// Adds offsets that history brought, when the last one that had come was `received`.
+    fn extend(&mut self, after: u64, until: u64, received: u64) {
         let joins = self.after < self.until && self.until >= after;
         let after = if joins { self.after } else { after };
-        *self = Self { after: after.max(heard), until };
+        *self = Self { after: after.max(received), until };
     }
 }
 

@@ -17,7 +17,7 @@ pub enum LedgerChange {
     /// Sets the count of a subject: news only if the count was different. A subject without a count has 0.
     Count(Box<str>, u32),
     /// News that have nothing to do with holding.
-    Say(Box<str>),
+    Report(Box<str>),
 }
 
 impl LedgerChange {
@@ -27,7 +27,7 @@ impl LedgerChange {
             Self::Hold(subject) => ("+", subject.to_string()),
             Self::Release(subject) => ("-", subject.to_string()),
             Self::Count(subject, count) => ("#", format!("{count} {subject}")),
-            Self::Say(text) => ("=", text.to_string()),
+            Self::Report(text) => ("=", text.to_string()),
         }
     }
 
@@ -40,7 +40,7 @@ impl LedgerChange {
                 let (count, subject) = text.split_once(' ')?;
                 Self::Count(subject.into(), count.parse().ok()?)
             }
-            '=' => Self::Say(text.into()),
+            '=' => Self::Report(text.into()),
             _ => return None,
         })
     }
@@ -48,7 +48,7 @@ impl LedgerChange {
     /// Returns what the change costs to keep, in bytes.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Hold(text) | Self::Release(text) | Self::Count(text, _) | Self::Say(text) => text.len(),
+            Self::Hold(text) | Self::Release(text) | Self::Count(text, _) | Self::Report(text) => text.len(),
         }
     }
 }
@@ -61,7 +61,7 @@ pub enum LedgerEvent {
     /// The subject has lost its last holder.
     Free(Box<str>),
     Counted(Box<str>, u32),
-    Said(Box<str>),
+    Reported(Box<str>),
 }
 
 impl LedgerEvent {
@@ -76,7 +76,7 @@ impl LedgerEvent {
                 let (count, subject) = text.split_once(' ')?;
                 Self::Counted(subject.into(), count.parse().ok()?)
             }
-            '=' => Self::Said(text.into()),
+            '=' => Self::Reported(text.into()),
             _ => return None,
         })
     }
@@ -87,14 +87,14 @@ impl LedgerEvent {
             Self::Taken(subject) => format!("+{subject}"),
             Self::Free(subject) => format!("-{subject}"),
             Self::Counted(subject, count) => format!("#{count} {subject}"),
-            Self::Said(text) => format!("={text}"),
+            Self::Reported(text) => format!("={text}"),
         }
     }
 
     /// Returns what the event costs to keep, in bytes: as the scripts count it, except for the number.
     fn bytes(&self) -> usize {
         match self {
-            Self::Taken(text) | Self::Free(text) | Self::Counted(text, _) | Self::Said(text) => {
+            Self::Taken(text) | Self::Free(text) | Self::Counted(text, _) | Self::Reported(text) => {
                 text.len() + 1
             }
         }
@@ -172,22 +172,22 @@ impl Ledger {
                     let holders = self.holders.entry(subject.clone()).or_default();
                     *holders += 1;
                     if *holders == 1 {
-                        self.tell(LedgerEvent::Taken(subject), room);
+                        self.append(LedgerEvent::Taken(subject), room);
                     }
                 }
             }
             LedgerChange::Release(subject) => self.release(holder, &subject, room),
             LedgerChange::Count(subject, 0) => {
                 if self.counts.remove(&subject).is_some() {
-                    self.tell(LedgerEvent::Counted(subject, 0), room);
+                    self.append(LedgerEvent::Counted(subject, 0), room);
                 }
             }
             LedgerChange::Count(subject, count) => {
                 if self.counts.insert(subject.clone(), count) != Some(count) {
-                    self.tell(LedgerEvent::Counted(subject, count), room);
+                    self.append(LedgerEvent::Counted(subject, count), room);
                 }
             }
-            LedgerChange::Say(text) => self.tell(LedgerEvent::Said(text), room),
+            LedgerChange::Report(text) => self.append(LedgerEvent::Reported(text), room),
         }
     }
 
@@ -291,13 +291,13 @@ impl Ledger {
         if *holders == 0 {
             self.holders.remove(subject);
             if self.counts.remove(subject).is_some() {
-                self.tell(LedgerEvent::Counted(subject.into(), 0), room);
+                self.append(LedgerEvent::Counted(subject.into(), 0), room);
             }
-            self.tell(LedgerEvent::Free(subject.into()), room);
+            self.append(LedgerEvent::Free(subject.into()), room);
         }
     }
 
-    fn tell(&mut self, news: LedgerEvent, room: LedgerCapacity) {
+    fn append(&mut self, news: LedgerEvent, room: LedgerCapacity) {
         self.last = self.last.saturating_add(1);
         self.bytes += news.bytes();
         self.log.push_back((self.last, news));
@@ -387,7 +387,7 @@ mod tests {
     fn each_reader_goes_on_where_it_stood_and_what_all_have_done_with_is_forgotten() {
         let mut ledger = Ledger::default();
         for number in 0..4 {
-            ledger.change("one", LedgerChange::Say(format!("{number}").into()), ROOM);
+            ledger.change("one", LedgerChange::Report(format!("{number}").into()), ROOM);
         }
         let page = ledger.read("fast", None, 2, &["fast", "slow"]);
         assert_eq!(page.news.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2]);
@@ -407,14 +407,14 @@ mod tests {
         let room = LedgerCapacity { news_max: 3, bytes_max: 10 };
         ledger.read("r", None, 9, &["r"]);
         for _ in 0..5 {
-            ledger.change("one", LedgerChange::Say("x".into()), room);
+            ledger.change("one", LedgerChange::Report("x".into()), room);
         }
         let page = ledger.read("r", None, 9, &["r"]);
         assert_eq!((page.news.len(), page.dropped), (3, 2));
-        ledger.change("one", LedgerChange::Say("12345678".into()), room);
+        ledger.change("one", LedgerChange::Report("12345678".into()), room);
         let page = ledger.read("r", None, 9, &["r"]);
         assert_eq!((page.news.len(), page.dropped), (1, 5), "bytes are bounded, too");
-        ledger.change("one", LedgerChange::Say("1234567890".into()), room);
+        ledger.change("one", LedgerChange::Report("1234567890".into()), room);
         assert_eq!(ledger.log.len(), 0, "what has no room at all is not kept");
     }
 
@@ -424,7 +424,7 @@ mod tests {
             ("+cnews", Some(LedgerEvent::Taken("cnews".into()))),
             ("-", Some(LedgerEvent::Free("".into()))),
             ("#3 cnews", Some(LedgerEvent::Counted("cnews".into(), 3))),
-            ("={}", Some(LedgerEvent::Said("{}".into()))),
+            ("={}", Some(LedgerEvent::Reported("{}".into()))),
             ("#x y", None),
             ("#3", None),
             ("é", None),
@@ -444,7 +444,7 @@ mod tests {
             let subject: Box<str> = text.as_str().into();
             prop_assert_eq!(written(LedgerChange::Hold(subject.clone())), Some(LedgerEvent::Taken(subject.clone())));
             prop_assert_eq!(written(LedgerChange::Release(subject.clone())), Some(LedgerEvent::Free(subject.clone())));
-            prop_assert_eq!(written(LedgerChange::Say(subject.clone())), Some(LedgerEvent::Said(subject.clone())));
+            prop_assert_eq!(written(LedgerChange::Report(subject.clone())), Some(LedgerEvent::Reported(subject.clone())));
             let counted = LedgerEvent::Counted(subject.clone(), count);
             prop_assert_eq!(written(LedgerChange::Count(subject.clone(), count)), Some(counted.clone()));
             let changes = [LedgerChange::Count(subject.clone(), count), LedgerChange::Release(subject.clone())];

@@ -18,12 +18,12 @@ pub fn is_recovered(since: &Since, page: &HistoryPage) -> bool {
 pub fn is_newest(since: Option<&Since>, page: &HistoryPage) -> bool {
     match page.publications.first() {
         Some(newest) => newest.offset() == page.top.offset,
-        None => since.is_some_and(|since| stands_at(since, page.top)),
+        None => since.is_some_and(|since| stopped_at(since, page.top)),
     }
 }
 
 /// Whether a client stopped reading exactly at this position.
-pub fn stands_at(since: &Since, position: StreamPosition) -> bool {
+pub fn stopped_at(since: &Since, position: StreamPosition) -> bool {
     since.offset > 0 && since.offset == position.offset && *since.epoch == *position.epoch.as_str()
 }
 

@@ -27,7 +27,7 @@ pub enum Arrival {
 pub struct Repeats {
     senders: HashMap<u64, Sender>,
     /// Counts the messages that have arrived, to tell which sender was heard from last.
-    heard: u64,
+    received: u64,
 }
 
 #[derive(Debug)]
@@ -35,23 +35,23 @@ struct Sender {
     highest: u64,
     /// A bit for each of the latest numbers, at the number's position in a ring.
     seen: Box<[u64; WORDS]>,
-    heard: u64,
+    received: u64,
 }
 
 impl Repeats {
     /// Records the arrival of a message.
     pub fn arrived(&mut self, sender: u64, number: u64) -> Arrival {
-        self.heard += 1;
+        self.received += 1;
         if self.senders.len() >= SENDERS_MAX && !self.senders.contains_key(&sender) {
-            let oldest = self.senders.iter().min_by_key(|(_, sender)| sender.heard).map(|(name, _)| *name);
+            let oldest = self.senders.iter().min_by_key(|(_, sender)| sender.received).map(|(name, _)| *name);
             oldest.map(|oldest| self.senders.remove(&oldest));
         }
         let sender = self.senders.entry(sender).or_insert_with(|| Sender {
             highest: number,
             seen: Box::new([0; WORDS]),
-            heard: 0,
+            received: 0,
         });
-        sender.heard = self.heard;
+        sender.received = self.received;
         sender.arrived(number)
     }
 }

@@ -75,18 +75,18 @@ impl ApiError {
     }
 
     /// Returns the error as one of the gateway's own codes, if it is one.
-    pub(super) fn known(&self) -> Option<ErrorCode> {
-        self.refusal.known()
+    pub(super) fn error_code(&self) -> Option<ErrorCode> {
+        self.refusal.error_code()
     }
 
     /// Whether a limit was exceeded.
     pub(super) fn is_of_limit(&self) -> bool {
-        self.known() == Some(ErrorCode::LimitExceeded)
+        self.error_code() == Some(ErrorCode::LimitExceeded)
     }
 
     /// Returns the HTTP status for callers that ask for one in place of 200.
     pub(super) fn status(&self) -> StatusCode {
-        match self.known() {
+        match self.error_code() {
             Some(ErrorCode::UnknownChannel | ErrorCode::MethodNotFound) => StatusCode::NOT_FOUND,
             Some(ErrorCode::BadRequest | ErrorCode::NotAvailable | ErrorCode::LimitExceeded) => {
                 StatusCode::BAD_REQUEST

@@ -69,7 +69,7 @@ fn take_over(answer: &PublishRequest, request: &mut PublishRequest) {
 
 fn denied(denial: Denial) -> UpdateError {
     match denial {
-        Denial::Error(refusal) => match refusal.known() {
+        Denial::Error(refusal) => match refusal.error_code() {
             Some(ErrorCode::Internal | ErrorCode::NotAvailable | ErrorCode::TooManyRequests) => {
                 UpdateError::Failed
             }

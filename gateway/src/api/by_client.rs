@@ -79,7 +79,7 @@ impl PublishRefusal {
     /// The hook has refused, or has failed: then with the status of that error.
     fn by_hook(denial: Denial) -> Self {
         let known = match &denial {
-            Denial::Error(refusal) => refusal.known(),
+            Denial::Error(refusal) => refusal.error_code(),
             Denial::Disconnect(_) => None,
         };
         let status = known.map_or(StatusCode::FORBIDDEN, |code| Self::from(code).status);

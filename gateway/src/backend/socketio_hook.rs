@@ -141,8 +141,8 @@ impl WireEmit {
             Some(other) => return Err(format!("emit: \"{other}\" is none of all, others, sender")),
         };
         let (channel, publication) = addressed.publication(namespace).map_err(malformed)?;
-        let spared = (!to_sender).then(|| Box::new(client));
-        let publication = Publication { except: spared, ..publication };
+        let excluded = (!to_sender).then(|| Box::new(client));
+        let publication = Publication { except: excluded, ..publication };
         Ok(Emitted::Published { channel, publication: Box::new(publication) })
     }
 }

@@ -8,7 +8,7 @@ use shared::publication::ClientInfo;
 use crate::backend::{BackendEvent, EventType};
 use crate::client::finish::{Departure, Finishing};
 use crate::client::framing::CloseMessage;
-use crate::client::{Client, Closing, Gone, Incoming};
+use crate::client::{Client, Closing, DropReason, Incoming};
 use crate::node::{ClientTraces, CloseRecord};
 use crate::telemetry::connection_metrics::CLOSE_BY_PEER;
 use crate::worker::WorkerLocal;
@@ -24,11 +24,11 @@ impl Client {
         self.leave_all(local, disconnect);
         let plain = disconnect.plain();
         let shown = if local.authenticator.explains() { disconnect } else { &plain };
-        let goodbye = self.goodbye(local, CloseMessage::Closed(shown));
-        if self.link.framing.reads_goodbye(disconnect) {
+        let close_message = self.close_message(local, CloseMessage::Closed(shown));
+        if self.link.framing.reads_close_message(disconnect) {
             // Queued behind earlier frames, so that replies are read before the close frame. After an overflow these were
             // dropped.
-            self.outbox.push_last(goodbye);
+            self.outbox.push_last(close_message);
         } else {
             local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
             self.incoming = Incoming::Nothing;
@@ -43,7 +43,7 @@ impl Client {
         if let Some(cause) = SlowCause::of(disconnect) {
             local.node.metrics.slow_consumer(cause);
             if let Some(suppressed) = local.slow_logs[cause as usize].admit() {
-                let words = cause.words();
+                let words = cause.description();
                 tracing::info!(%client, cause = cause.label(), suppressed, "closing a slow client: {words}");
             }
         }
@@ -63,31 +63,31 @@ impl Client {
             return;
         }
         if self.session.is_busy() || self.finishing.is_some() {
-            return self.begin_finishing(local, Departure::Goodbye(code));
+            return self.begin_finishing(local, Departure::CloseFrame(code));
         }
         self.leave_all(local, &Disconnect::CONNECTION_CLOSED);
-        let goodbye = self.goodbye(local, CloseMessage::Answered(code));
-        self.outbox.push_last(goodbye);
+        let close_message = self.close_message(local, CloseMessage::Answered(code));
+        self.outbox.push_last(close_message);
         self.start_closing(local, CLOSE_BY_PEER);
     }
 
     /// Closes a connection of whose state nothing is trusted any more except the socket. The client is told, and not read
     /// again.
-    pub(crate) fn condemn(&mut self, local: &mut WorkerLocal) {
-        self.incoming = Incoming::Rubbish;
+    pub(crate) fn close_after_fault(&mut self, local: &mut WorkerLocal) {
+        self.incoming = Incoming::Discarded;
         self.finishing = None;
         self.leave_all(local, &Disconnect::INTERNAL);
         local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
-        let goodbye = self.goodbye(local, CloseMessage::Closed(&Disconnect::INTERNAL));
-        self.outbox.push_last(goodbye);
+        let close_message = self.close_message(local, CloseMessage::Closed(&Disconnect::INTERNAL));
+        self.outbox.push_last(close_message);
         self.start_closing(local, Disconnect::INTERNAL.label());
     }
 
     /// Sends a close frame, if the socket takes it at once.
-    pub(crate) fn say_last(&mut self, local: &mut WorkerLocal, disconnect: &Disconnect) {
+    pub(crate) fn try_send_close(&mut self, local: &mut WorkerLocal, disconnect: &Disconnect) {
         self.outbox.discard_waiting();
-        let goodbye = self.goodbye(local, CloseMessage::Closed(disconnect));
-        self.outbox.push_last(goodbye);
+        let close_message = self.close_message(local, CloseMessage::Closed(disconnect));
+        self.outbox.push_last(close_message);
         let stream = &mut self.link.stream;
         let _ = self.outbox.flush(|slices| stream.write_vectored(slices));
         self.link.stream.end();
@@ -96,8 +96,8 @@ impl Client {
     /// Marks the client as closing: from here on only the bytes that wait are written.
     pub(super) fn start_closing(&mut self, local: &mut WorkerLocal, reason: &'static str) {
         self.note_closing(local, reason);
-        if self.incoming == Incoming::Open && !self.link.framing.answers_goodbye() {
-            self.incoming = Incoming::Rubbish;
+        if self.incoming == Incoming::Open && !self.link.framing.answers_close_frame() {
+            self.incoming = Incoming::Discarded;
         }
         local.mark_unwritten(self.key.index);
         local.schedule(self);
@@ -114,7 +114,7 @@ impl Client {
 
     /// Ends all subscriptions of the client. Idempotent.
     pub(crate) fn leave_all(&mut self, local: &mut WorkerLocal, why: &Disconnect) {
-        self.tell_gone();
+        self.report_gone();
         let client = self.session.client();
         if let Some(permit) = self.user_permit.take() {
             let (user, plain) = (permit.user(), why.plain());
@@ -158,7 +158,7 @@ impl Client {
     }
 
     /// Tells the application that a subscription has ended while the connection stays. Does nothing after the client's end.
-    pub(super) fn tell_ended(&self, local: &WorkerLocal, channel: &Channel, ended: Option<Ended>) {
+    pub(super) fn report_ended(&self, local: &WorkerLocal, channel: &Channel, ended: Option<Ended>) {
         if let (Some(ended), Some(permit)) = (ended, &self.user_permit) {
             let (client, user, channel) = (self.session.client(), permit.user(), channel.as_str());
             local.node.tell(&BackendEvent::Unsubscribe { client, user, channel, ended });
@@ -167,13 +167,13 @@ impl Client {
 
     fn is_stalled_for_too_long(&self, local: &WorkerLocal) -> bool {
         let is_over = |since| since + local.websocket.write_timeout() <= local.now;
-        !self.is_mute() && self.stalled_since.is_some_and(is_over)
+        !self.has_stopped_writing() && self.stalled_since.is_some_and(is_over)
     }
 
     /// Handles timers that are due.
-    pub(crate) fn handle_timeout(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
+    pub(crate) fn handle_timeout(&mut self, local: &mut WorkerLocal) -> Result<(), DropReason> {
         if self.closing.as_ref().is_some_and(|closing| closing.until <= local.now) {
-            return Err(Gone::Closed);
+            return Err(DropReason::Closed);
         }
         let gives_up = |finishing: &Finishing| finishing.until() <= local.now;
         if self.is_finishing() && self.finishing.as_deref().is_some_and(gives_up) {
@@ -186,7 +186,7 @@ impl Client {
         }
         if self.is_stalled_for_too_long(local) {
             if self.is_closing() {
-                return Err(Gone::Closed);
+                return Err(DropReason::Closed);
             }
             self.handle_overflow(local, SlowCause::WriteTimeout);
         } else if !self.is_closing() && !self.is_finishing() {

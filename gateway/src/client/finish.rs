@@ -11,7 +11,7 @@ use shared::disconnect::Disconnect;
 use shared::moment::Moment;
 
 use crate::client::framing::CloseMessage;
-use crate::client::{Client, Gone, Incoming, Outbox};
+use crate::client::{Client, DropReason, Incoming, Outbox};
 use crate::telemetry::connection_metrics::{CLOSE_BY_PEER, CLOSE_LOST};
 use crate::worker::WorkerLocal;
 use crate::worker::inbox::WorkerEvent;
@@ -22,14 +22,14 @@ pub(super) struct Finishing {
     /// Commands not carried out by then are given up.
     until: Moment,
     leaving: Departure,
-    mute: Option<StoppedWriting>,
+    stopped_writing: Option<StoppedWriting>,
 }
 
 /// How a client left.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Departure {
     /// With a close frame, which is answered with the same code (RFC 6455 §5.5.1).
-    Goodbye(Option<u16>),
+    CloseFrame(Option<u16>),
     /// Its stream ended or broke without a close frame.
     Lost(io::ErrorKind),
 }
@@ -55,8 +55,8 @@ impl Client {
     }
 
     /// Whether nothing written now would reach the client.
-    pub(super) fn is_mute(&self) -> bool {
-        self.finishing.as_ref().is_some_and(|finishing| finishing.mute.is_some())
+    pub(super) fn has_stopped_writing(&self) -> bool {
+        self.finishing.as_ref().is_some_and(|finishing| finishing.stopped_writing.is_some())
     }
 
     /// Records that the client leaves with commands in flight.
@@ -67,7 +67,7 @@ impl Client {
             None => {
                 self.leave_all(local, &Disconnect::CONNECTION_CLOSED);
                 let until = local.now + local.websocket.finish_timeout();
-                self.finishing = Some(Box::new(Finishing { until, leaving, mute: None }));
+                self.finishing = Some(Box::new(Finishing { until, leaving, stopped_writing: None }));
                 // Its other commands no longer wait until it has taken a long answer.
                 if let Some(ticket) = self.awaits_room.take() {
                     let outcome = Outcome { ticket, result: OutcomeResult::Room };
@@ -83,14 +83,14 @@ impl Client {
         &mut self,
         local: &mut WorkerLocal,
         how: io::ErrorKind,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), DropReason> {
         if self.is_closing() {
-            return Err(Gone::Closed);
+            return Err(DropReason::Closed);
         }
         self.incoming = Incoming::Nothing;
         if self.finishing.is_none() {
             if !self.session.is_busy() && self.outbox.is_empty() {
-                return Err(Gone::Lost(how));
+                return Err(DropReason::Lost(how));
             }
             self.begin_finishing(local, Departure::Lost(how));
         }
@@ -102,9 +102,9 @@ impl Client {
         &mut self,
         local: &mut WorkerLocal,
         how: io::ErrorKind,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), DropReason> {
         if self.is_closing() {
-            return Err(Gone::Lost(how));
+            return Err(DropReason::Lost(how));
         }
         self.outbox = Outbox::default();
         self.stalled_since = None;
@@ -112,7 +112,7 @@ impl Client {
             self.begin_finishing(local, Departure::Lost(how));
         }
         if let Some(finishing) = &mut self.finishing {
-            finishing.mute = Some(StoppedWriting::Unreachable);
+            finishing.stopped_writing = Some(StoppedWriting::Unreachable);
         }
         if self.incoming == Incoming::Open && !self.paused {
             local.unread.push(self.key.index);
@@ -123,12 +123,12 @@ impl Client {
     /// Drops the answers of a client that has left and does not read them. Its commands are carried out nevertheless.
     pub(super) fn handle_overflow_while_finishing(&mut self, local: &mut WorkerLocal) {
         let Some(finishing) = &mut self.finishing else { return };
-        finishing.mute.get_or_insert(StoppedWriting::Behind);
+        finishing.stopped_writing.get_or_insert(StoppedWriting::Behind);
         local.tally.frames_discarded += self.outbox.discard_waiting() as u64;
     }
 
     /// Ends a client that has left, once all its commands are carried out.
-    pub(crate) fn finish(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
+    pub(crate) fn finish(&mut self, local: &mut WorkerLocal) -> Result<(), DropReason> {
         if !self.is_finishing() || self.incoming != Incoming::Nothing || self.session.is_busy() {
             return Ok(());
         }
@@ -136,7 +136,7 @@ impl Client {
     }
 
     /// Ends a client that has left, because the deadline has passed.
-    pub(super) fn give_up(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
+    pub(super) fn give_up(&mut self, local: &mut WorkerLocal) -> Result<(), DropReason> {
         local.tally.commands_given_up += self.session.unfinished() as u64;
         if self.incoming == Incoming::Open {
             // Commands that were never read cannot be counted; they count as one.
@@ -149,30 +149,30 @@ impl Client {
         self.conclude(local)
     }
 
-    fn conclude(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
+    fn conclude(&mut self, local: &mut WorkerLocal) -> Result<(), DropReason> {
         let Some(finishing) = &self.finishing else { return Ok(()) };
-        let (leaving, mute) = (finishing.leaving, finishing.mute);
+        let (leaving, stopped_writing) = (finishing.leaving, finishing.stopped_writing);
         match leaving {
-            Departure::Goodbye(_) if mute == Some(StoppedWriting::Unreachable) => {
+            Departure::CloseFrame(_) if stopped_writing == Some(StoppedWriting::Unreachable) => {
                 self.note_closing(local, CLOSE_BY_PEER);
-                Err(Gone::Closed)
+                Err(DropReason::Closed)
             }
-            Departure::Goodbye(code) => {
-                let goodbye = match mute {
+            Departure::CloseFrame(code) => {
+                let close_message = match stopped_writing {
                     // Sent in place of the client's own code, because answers before this are missing.
-                    Some(_) => self.goodbye(local, CloseMessage::Closed(&Disconnect::SLOW)),
-                    None => self.goodbye(local, CloseMessage::Answered(code)),
+                    Some(_) => self.close_message(local, CloseMessage::Closed(&Disconnect::SLOW)),
+                    None => self.close_message(local, CloseMessage::Answered(code)),
                 };
-                self.outbox.push_last(goodbye);
+                self.outbox.push_last(close_message);
                 self.start_closing(local, CLOSE_BY_PEER);
                 Ok(())
             }
-            Departure::Lost(_) if mute.is_none() && !self.outbox.is_empty() => {
+            Departure::Lost(_) if stopped_writing.is_none() && !self.outbox.is_empty() => {
                 // A client that has only ended its own side reads the last answers.
                 self.start_closing(local, CLOSE_LOST);
                 Ok(())
             }
-            Departure::Lost(how) => Err(Gone::Lost(how)),
+            Departure::Lost(how) => Err(DropReason::Lost(how)),
         }
     }
 }

@@ -77,9 +77,9 @@ impl Framing {
     }
 
     /// Returns the last bytes to write.
-    pub(super) fn goodbye(
+    pub(super) fn close_message(
         &mut self,
-        goodbye: CloseMessage<'_>,
+        close_message: CloseMessage<'_>,
         variant: Variant,
         encodings: &Encodings,
         scratch: &mut BytesMut,
@@ -87,22 +87,22 @@ impl Framing {
         match self {
             Self::WebSocket(_) => {
                 // Some protocols send a message as well, as on transports without close frames.
-                if let CloseMessage::Closed(disconnect) = goodbye
-                    && encodings.tells_of_close(variant)
+                if let CloseMessage::Closed(disconnect) = close_message
+                    && encodings.sends_close_message(variant)
                 {
                     scratch.extend_from_slice(&encodings.disconnect_push(variant, disconnect));
                 }
-                websocket::goodbye(goodbye, scratch)
+                websocket::close_message(close_message, scratch)
             }
-            Self::EngineWebSocket(_) => match goodbye {
+            Self::EngineWebSocket(_) => match close_message {
                 // Engine.IO has no close reasons: its clients only see the end of their stream. Some wait for that even
                 // after a close frame, which they do not answer: on Android for longer than a ping interval.
                 CloseMessage::Closed(_) => Bytes::new(),
-                answered @ CloseMessage::Answered(_) => websocket::goodbye(answered, scratch),
+                answered @ CloseMessage::Answered(_) => websocket::close_message(answered, scratch),
             },
-            Self::EnginePolling(_) => polling::goodbye(goodbye),
+            Self::EnginePolling(_) => polling::close_message(close_message),
             Self::Response { frames, unanswered } => {
-                if let CloseMessage::Closed(disconnect) = goodbye {
+                if let CloseMessage::Closed(disconnect) = close_message {
                     if let Some(unanswered) = unanswered.take() {
                         match unanswered.refuse_or_begin(disconnect) {
                             ResponseHead::Begun(head) => scratch.extend_from_slice(&head),
@@ -119,13 +119,13 @@ impl Framing {
     }
 
     /// Whether the client answers a close frame with its own. Other clients end their stream.
-    pub(super) fn answers_goodbye(&self) -> bool {
+    pub(super) fn answers_close_frame(&self) -> bool {
         matches!(self, Self::WebSocket(_))
     }
 
     /// Whether the client reads its last message. A polling client that has not answered a ping sends no request to fetch
     /// it.
-    pub(super) fn reads_goodbye(&self, disconnect: &Disconnect) -> bool {
+    pub(super) fn reads_close_message(&self, disconnect: &Disconnect) -> bool {
         !matches!(self, Self::EnginePolling(_)) || disconnect.code != Disconnect::NO_PONG.code
     }
 
@@ -133,13 +133,13 @@ impl Framing {
         matches!(self, Self::EngineWebSocket(_) | Self::EnginePolling(_))
     }
 
-    fn transport(&self, only_tells: bool) -> &'static str {
-        match (self, only_tells) {
+    fn transport(&self, is_unidirectional: bool) -> &'static str {
+        match (self, is_unidirectional) {
             (Self::WebSocket(_), false) => "websocket",
             (Self::WebSocket(_), true) => "uni_websocket",
             (Self::EngineWebSocket(_), _) => "websocket",
             (Self::EnginePolling(_), _) => "polling",
-            (Self::Response { frames, .. }, only_tells) => match (frames.layout, only_tells) {
+            (Self::Response { frames, .. }, is_unidirectional) => match (frames.layout, is_unidirectional) {
                 (Layout::EventStream | Layout::Events, false) => "sse",
                 (Layout::EventStream | Layout::Events, true) => "uni_sse",
                 (_, false) => "http_stream",
@@ -213,13 +213,13 @@ impl Client {
                 self.outbox.push_last(head);
                 local.mark_unwritten(self.key.index);
             }
-            self.tell_begun();
+            self.report_begun();
         }
     }
 
     /// Returns Centrifuge's name for the client's transport.
     pub(crate) fn transport(&self) -> &'static str {
-        self.link.framing.transport(self.protocol.only_tells())
+        self.link.framing.transport(self.protocol.is_unidirectional())
     }
 
     /// Whether the client uses Engine.IO.
@@ -240,37 +240,41 @@ impl Client {
     /// Drops an incomplete message.
     pub(crate) fn drop_incoming(&mut self) {
         if self.incoming == Incoming::Open {
-            self.incoming = Incoming::Rubbish;
+            self.incoming = Incoming::Discarded;
             self.link.framing.drop_incoming();
         }
     }
 
     /// Returns the last bytes for this client.
-    pub(super) fn goodbye(&mut self, local: &mut WorkerLocal, goodbye: CloseMessage<'_>) -> Bytes {
-        let translated = match goodbye {
+    pub(super) fn close_message(
+        &mut self,
+        local: &mut WorkerLocal,
+        close_message: CloseMessage<'_>,
+    ) -> Bytes {
+        let translated = match close_message {
             // The protocol's codes apply to close frames of a WebSocket.
-            CloseMessage::Closed(disconnect) if self.link.framing.answers_goodbye() => {
+            CloseMessage::Closed(disconnect) if self.link.framing.answers_close_frame() => {
                 Some(local.encodings.close(self.variant, disconnect))
             }
             CloseMessage::Closed(_) | CloseMessage::Answered(_) => None,
         };
-        let goodbye = translated.as_ref().map_or(goodbye, CloseMessage::Closed);
+        let close_message = translated.as_ref().map_or(close_message, CloseMessage::Closed);
         // A client that was told to leave closes by itself. Libraries handle a close before the packets ahead of it in the
         // same response, and would take it for a lost connection.
         if matches!(self.link.framing, Framing::EnginePolling(_))
-            && matches!(goodbye, CloseMessage::Closed(_))
+            && matches!(close_message, CloseMessage::Closed(_))
             && self.socketio().is_some_and(|socketio| socketio.was_told_to_leave())
         {
             return Bytes::new();
         }
         let framing = &mut self.link.framing;
         if let (Framing::Response { unanswered: Some(unanswered), .. }, CloseMessage::Closed(disconnect)) =
-            (&*framing, goodbye)
+            (&*framing, close_message)
             && unanswered.is_here()
         {
             let is_refused = pending_response::status_of(disconnect).is_some();
             local.metrics.handshake(if is_refused { Handshake::Request } else { Handshake::Accepted });
         }
-        framing.goodbye(goodbye, self.variant, &local.encodings, &mut local.scratch)
+        framing.close_message(close_message, self.variant, &local.encodings, &mut local.scratch)
     }
 }

@@ -37,7 +37,7 @@ impl Client {
         let HeldBackSink { frames, publications, close, is_insufficient, superseded, .. } = held_back;
         if is_insufficient {
             // Publications are held back from now on until the client has read on.
-            if !self.is_closing() && !self.session.handle_hole(go_live) {
+            if !self.is_closing() && !self.session.handle_gap(go_live) {
                 local.tally.insufficient += 1;
                 self.session.handle_unsubscribe(channel, UnsubscribeCode::InsufficientState);
             }
@@ -85,7 +85,7 @@ struct HeldBackSink<'a> {
 
 impl HeldBackSink<'_> {
     /// Whether an event is not for the client, or known to it.
-    fn is_spared(&self, prepared: &Prepared) -> bool {
+    fn is_excluded(&self, prepared: &Prepared) -> bool {
         prepared.except() == Some(self.id)
             || prepared.publication().is_some_and(|publication| !self.client.session.is_meant(publication))
             || prepared.members_version().is_some_and(|version| version <= self.members_known)
@@ -94,7 +94,7 @@ impl HeldBackSink<'_> {
     /// Queues newest values in the client's lanes, behind the reply, where later ones go too.
     fn have_wait(&mut self, subscriber: Subscriber, bundles: &Bundles) -> bool {
         for prepared in bundles.publications() {
-            if self.is_spared(prepared) {
+            if self.is_excluded(prepared) {
                 continue;
             }
             if prepared.publication().is_some() {
@@ -121,9 +121,10 @@ impl Sink for HeldBackSink<'_> {
         if subscriber.is_newest() {
             return self.have_wait(subscriber, bundles);
         }
-        let spares = !subscriber.variant.takes_patches()
-            && bundles.publications().iter().any(|prepared| self.is_spared(prepared));
-        let rest = spares.then(|| bundles.without(subscriber.variant, |prepared| self.is_spared(prepared)));
+        let has_excluded = !subscriber.variant.takes_patches()
+            && bundles.publications().iter().any(|prepared| self.is_excluded(prepared));
+        let rest =
+            has_excluded.then(|| bundles.without(subscriber.variant, |prepared| self.is_excluded(prepared)));
         let mut bundle = Some(match &rest {
             Some(rest) => rest,
             None => bundles.get(subscriber.variant),

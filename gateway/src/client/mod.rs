@@ -33,16 +33,16 @@ mod finish;
 mod follow_keys;
 mod framing;
 mod go_live;
+mod graphql_client;
 mod newest;
-mod of_app;
-mod of_graphql;
-mod of_namespace;
-mod of_session;
 pub(crate) mod open;
 mod outbox;
 mod pending_acks;
 mod perform;
+mod pusher_client;
 pub(crate) mod read;
+mod socketio_client;
+mod socketio_session;
 mod stream_watcher;
 mod write;
 
@@ -99,14 +99,14 @@ struct RareClientState {
     /// The operations in flight, if the client speaks GraphQL.
     graphql: Option<Arc<GraphQl>>,
     /// State beside the session, if the client speaks Socket.IO.
-    socketio: Option<Box<OfSocketIo>>,
+    socketio: Option<Box<SocketIoState>>,
     /// The newest values that wait for the client, if it receives any.
     newest: Option<Box<newest::Newest>>,
 }
 
 /// State of a client that speaks Socket.IO, beside its session.
 #[derive(Debug)]
-struct OfSocketIo {
+struct SocketIoState {
     /// The connection's protocol value, shared with the session.
     protocol: Arc<SocketIo>,
     /// This connection as a holder of sessions. `None` if sessions of this client are not kept.
@@ -117,9 +117,9 @@ struct OfSocketIo {
     counted: u64,
 }
 
-impl OfSocketIo {
+impl SocketIoState {
     fn new(protocol: Arc<SocketIo>, key: ClientKey) -> Self {
-        let connection = protocol.tells_offsets().then(|| SessionHolder::new(Holder(rand::random()), key));
+        let connection = protocol.sends_offsets().then(|| SessionHolder::new(Holder(rand::random()), key));
         Self { protocol, connection, pending_acks: Vec::new(), counted: 0 }
     }
 }
@@ -148,7 +148,7 @@ enum Incoming {
     Open,
     /// What comes is discarded, because it can no longer be parsed or no longer matters. It is still read: closing a socket
     /// with unread bytes could destroy the close frame in flight.
-    Rubbish,
+    Discarded,
     /// Nothing after the peer's close frame.
     Nothing,
 }
@@ -164,7 +164,7 @@ struct Closing {
 
 /// Why a connection's socket is dropped now.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Gone {
+pub(crate) enum DropReason {
     /// The peer ended the stream, or the network did.
     #[error("the connection was lost: {0}")]
     Lost(std::io::ErrorKind),
@@ -180,7 +180,7 @@ impl Client {
         let earlier = |until: Moment| Some(stalled.map_or(until, |stalled| stalled.min(until)));
         match (&self.closing, &self.finishing) {
             (Some(closing), _) => earlier(closing.until),
-            (None, Some(finishing)) if self.is_mute() => Some(finishing.until()),
+            (None, Some(finishing)) if self.has_stopped_writing() => Some(finishing.until()),
             (None, Some(finishing)) => earlier(finishing.until()),
             (None, None) => {
                 // A stalled socket reports by itself when it takes bytes again.
@@ -191,7 +191,7 @@ impl Client {
     }
 
     /// Returns the bytes of memory held for this client. Bytes shared with other clients count in full.
-    pub(crate) fn owes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.outbox.bytes() + self.newest_bytes() + self.commands_bytes()
     }
 
@@ -217,11 +217,11 @@ impl Client {
     /// Returns the direct way to the socket for deliveries, if there is one and no frames have to be made for this client
     /// alone.
     pub(crate) fn direct(&self) -> Option<Direct> {
-        let tells_offsets = |own: &OfSocketIo| own.protocol.tells_offsets();
+        let sends_offsets = |own: &SocketIoState| own.protocol.sends_offsets();
         let alone = |rare: &RareClientState| {
             rare.positions.is_some()
                 || rare.graphql.is_some()
-                || rare.socketio.as_deref().is_some_and(tells_offsets)
+                || rare.socketio.as_deref().is_some_and(sends_offsets)
         };
         let alone = self.rare.as_deref().is_some_and(alone);
         if alone { None } else { self.link.stream.direct() }

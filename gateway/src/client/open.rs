@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway_core::session::{ConnectionWay, Opening, Session};
+use gateway_core::session::{ConnectionKind, Opening, Session};
 use shared::command::Connect;
 use shared::disconnect::Disconnect;
 use shared::framing::websocket::DeflateParams;
@@ -15,7 +15,7 @@ use crate::admission::Admitted;
 use crate::backend::ClientOrigin;
 use crate::client::framing::{Framing, PendingResponse};
 use crate::client::{
-    Client, ClientKey, ClientLink, Incoming, OfSocketIo, Outbox, RareClientState, StreamWatcher,
+    Client, ClientKey, ClientLink, Incoming, Outbox, RareClientState, SocketIoState, StreamWatcher,
 };
 use crate::pusher::PusherApp;
 use crate::transport::encodings::ClientWire;
@@ -60,13 +60,13 @@ impl Client {
         let of_socketio = (protocol_id == ProtocolId::SOCKET_IO).then(|| local.encodings.own_socketio());
         let (protocol, socketio) = match of_socketio {
             None => (new.protocol, None),
-            Some((protocol, own)) => (protocol, Some(Box::new(OfSocketIo::new(own, key)))),
+            Some((protocol, own)) => (protocol, Some(Box::new(SocketIoState::new(own, key)))),
         };
         let positions = (protocol_id == ProtocolId::SSE_CHANNELS).then(Positions::default);
         // Frames made for this client alone out of shared bytes are cut into pieces afterwards.
         let wire = match &positions {
             _ if new.graphql.is_some() => ClientWire::Bare,
-            _ if socketio.as_ref().is_some_and(|own| own.protocol.tells_offsets()) => ClientWire::Bare,
+            _ if socketio.as_ref().is_some_and(|own| own.protocol.sends_offsets()) => ClientWire::Bare,
             Some(_) => new.wire.whole(),
             None => new.wire,
         };
@@ -75,23 +75,25 @@ impl Client {
             wire,
             new.deflate.as_ref().filter(|_| wire != ClientWire::Bare),
         );
-        let only_tells = protocol_id.only_tells();
+        let is_unidirectional = protocol_id.is_unidirectional();
         // A client that is reached through a response sends its commands in other requests, which name its session. A
         // unidirectional client has an id, too, for its application.
-        let name = (only_tells || matches!(new.wire, ClientWire::Response(_)))
+        let name = (is_unidirectional || matches!(new.wire, ClientWire::Response(_)))
             .then(|| local.node.session_ids.make(rand::random(), local.index, key.index));
-        let way = match name {
-            None => ConnectionWay::Both,
-            Some(name) if only_tells => ConnectionWay::OneWay { session: name.reveal().into() },
+        let connection_kind = match name {
+            None => ConnectionKind::Bidirectional,
+            Some(name) if is_unidirectional => {
+                ConnectionKind::Unidirectional { session: name.reveal().into() }
+            }
             Some(name) => {
-                ConnectionWay::Apart { session: name.reveal().into(), node: local.node.id.0.clone() }
+                ConnectionKind::Emulated { session: name.reveal().into(), node: local.node.id.0.clone() }
             }
         };
         let opening = Opening {
             client: local.node.client_ids.make(rand::random(), local.index, key.index),
             protocol,
             context: local.context_of(new.wire.is_of_engine_io()).clone(),
-            way,
+            connection_kind,
             connect: new.connect,
             seed: rand::random(),
         };

@@ -25,7 +25,7 @@ use crate::auth::TokenVerdict;
 use crate::backend::HookKind;
 use crate::broker::{BrokerError, ChangeRequest, Effective, PublishRequest};
 use crate::client::Client;
-use crate::client::of_app::note_cache;
+use crate::client::pusher_client::note_cache;
 use crate::node::Node;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::{PanicSite, PublicationSource};
@@ -104,7 +104,7 @@ impl Client {
                     local.mark_unwritten(self.key.index);
                 }
                 Effect::Leave { channel, ended } => {
-                    self.tell_ended(local, &channel, ended);
+                    self.report_ended(local, &channel, ended);
                     self.note_count(local, &channel);
                     self.note_left(local, &channel);
                     self.close_lane(local, &channel);
@@ -287,9 +287,9 @@ impl Client {
     /// Has the user's other connections closed, on every node.
     fn close_others(&self, local: &mut WorkerLocal) {
         let (user, client) = (self.session.user().as_str().into(), self.session.client());
-        let came_back = local.contenders.enter(self.key.index);
+        let came_back = local.pending_connections.enter(self.key.index);
         let node = local.node.clone();
-        local.node.spawn(async move { node.keep_only(user, client, came_back).await });
+        local.node.spawn(async move { node.close_other_connections(user, client, came_back).await });
     }
 
     /// Gives the session an outcome that needed no waiting. The loop in progress performs the effects.
@@ -358,7 +358,7 @@ impl Client {
         // Most clients that return after an outage need not wait: one of them has read history for all.
         if keeper.is_none() && delivered.is_now() && present.is_now() && !members && newest.is_none() {
             let known = match &history {
-                Some(wanted) => local.node.known_catch_up(&channel, wanted).map(Some),
+                Some(wanted) => local.node.retained_catch_up(&channel, wanted).map(Some),
                 None => Some(polled_page(&local.node, &channel)),
             };
             if let Some(known) = known {

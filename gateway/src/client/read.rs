@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 use shared::framing::Message;
 
-use crate::client::{Client, Gone};
+use crate::client::{Client, DropReason};
 use crate::worker::WorkerLocal;
 
 /// The most reads of one connection before other connections get their turn.
@@ -43,7 +43,7 @@ impl Client {
         local: &mut WorkerLocal,
         buffer: &mut [u8],
         ended: bool,
-    ) -> Result<ReadProgress, Gone> {
+    ) -> Result<ReadProgress, DropReason> {
         for _ in 0..READS_MAX {
             if self.session.is_congested() && !self.is_closing() {
                 self.paused = true;

@@ -17,14 +17,14 @@ pub(crate) trait StreamWatcher: Send + Sync + fmt::Debug {
 
 impl Client {
     /// Reports that the client has been admitted.
-    pub(super) fn tell_begun(&self) {
+    pub(super) fn report_begun(&self) {
         if let Some(watcher) = self.rare.as_ref().and_then(|rare| rare.watcher.as_ref()) {
             watcher.begun(self.session.client(), self.session.payload());
         }
     }
 
     /// Reports that the client has left. Idempotent.
-    pub(super) fn tell_gone(&mut self) {
+    pub(super) fn report_gone(&mut self) {
         if let Some(watcher) = self.rare.as_mut().and_then(|rare| rare.watcher.take()) {
             watcher.ended(self.session.client());
         }

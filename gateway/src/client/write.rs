@@ -7,7 +7,7 @@ use shared::framing::OwnedMessage;
 use shared::protocol::graphql::Selected;
 
 use crate::client::newest::{QUANTUM_BYTES, QUANTUM_BYTES_MAX};
-use crate::client::{Client, Gone, Incoming, QueuedBytes, RareClientState, outbox};
+use crate::client::{Client, DropReason, Incoming, QueuedBytes, RareClientState, outbox};
 use crate::worker::WorkerLocal;
 use crate::worker::inbox::WorkerEvent;
 
@@ -25,7 +25,7 @@ impl Client {
 
     /// Queues a whole frame. A client whose outbox is full is closed.
     pub(crate) fn send_frame(&mut self, local: &mut WorkerLocal, frame: Bytes) {
-        if self.is_closing() || self.is_mute() {
+        if self.is_closing() || self.has_stopped_writing() {
             // Nothing may follow the close frame in the outbox, or nobody reads it.
             return;
         }
@@ -58,7 +58,7 @@ impl Client {
                 }
             }
             Some(RareClientState { socketio: Some(own), .. }) => {
-                match self.link.framing.of_session(&own.protocol, frame.bytes()) {
+                match self.link.framing.select_for_session(&own.protocol, frame.bytes()) {
                     Some(frames) => QueuedBytes::Own(frames),
                     None => frame,
                 }
@@ -84,7 +84,7 @@ impl Client {
     }
 
     pub(crate) fn send_control(&mut self, local: &mut WorkerLocal, frame: Bytes) {
-        if self.is_closing() || self.is_mute() {
+        if self.is_closing() || self.has_stopped_writing() {
             return;
         }
         if self.outbox.bytes() > local.websocket.outbox_bytes_max + CONTROL_BYTES_MAX {
@@ -114,11 +114,11 @@ impl Client {
     }
 
     /// Writes what waits, as much as the socket takes.
-    pub(crate) fn flush(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
+    pub(crate) fn flush(&mut self, local: &mut WorkerLocal) -> Result<(), DropReason> {
         self.flush_outbox(local)?;
         // Remaining room in the socket is for newest values, a few at a time.
         let mut quantum = QUANTUM_BYTES;
-        while self.rare.is_some() && !self.is_stalled() && !self.is_closing() && !self.is_mute() {
+        while self.rare.is_some() && !self.is_stalled() && !self.is_closing() && !self.has_stopped_writing() {
             if !self.refill(local, quantum) {
                 break;
             }
@@ -128,7 +128,7 @@ impl Client {
         Ok(())
     }
 
-    fn flush_outbox(&mut self, local: &mut WorkerLocal) -> Result<(), Gone> {
+    fn flush_outbox(&mut self, local: &mut WorkerLocal) -> Result<(), DropReason> {
         let stream = &mut self.link.stream;
         let flushed = self.outbox.flush(|slices| stream.write_vectored(slices));
         let flushed = flushed.and_then(|written| Ok((written, stream.flush()?)));
@@ -146,9 +146,9 @@ impl Client {
                 local.inbox.push(WorkerEvent::Outcome(self.key, outcome));
             }
             match self.incoming {
-                Incoming::Nothing if self.is_closing() => return Err(Gone::Closed),
+                Incoming::Nothing if self.is_closing() => return Err(DropReason::Closed),
                 // Tells the peer that nothing follows. Its end of the stream, or the deadline, is awaited.
-                Incoming::Rubbish if self.is_closing() => self.link.stream.shut_down_writing(),
+                Incoming::Discarded if self.is_closing() => self.link.stream.shut_down_writing(),
                 _ => {}
             }
         } else if sent > 0 || self.stalled_since.is_none() {

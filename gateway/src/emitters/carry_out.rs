@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gateway_core::heard::{MessagePlace, WaitingMessage};
+use gateway_core::received_messages::{MessagePlace, WaitingMessage};
 use shared::disconnect::Disconnect;
 use shared::protocol::socketio::Namespace;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gateway_core::heard::{MessagePlace, WaitingMessage};
+use gateway_core::received_messages::{MessagePlace, WaitingMessage};
 use tokio_util::sync::CancellationToken;
 
 use super::{EmitterContext, UnreadMessage};
@@ -63,7 +63,7 @@ impl EmitterContext {
                     TakeOverProgress::Stuck => pause = RETRY,
                 }
             }
-            let is_done = !turn.is_held() || self.heard.lock().is_empty();
+            let is_done = !turn.is_held() || self.received.lock().is_empty();
             if is_stopping && is_done {
                 return self.give_back(&turn).await;
             }
@@ -80,13 +80,13 @@ impl EmitterContext {
         turn.requested_at = Some(Instant::now());
         let was_held = turn.is_held();
         let (is_placed, is_empty, covers, done) = {
-            let mut heard = self.heard.lock();
-            self.forget(&mut heard);
+            let mut received = self.received.lock();
+            self.forget(&mut received);
             (
-                heard.is_placed(),
-                heard.is_empty(),
-                turn.seen.is_some_and(|seen| heard.covers(seen)),
-                heard.done(),
+                received.is_placed(),
+                received.is_empty(),
+                turn.seen.is_some_and(|seen| received.covers(seen)),
+                received.done(),
             )
         };
         if !is_placed && is_empty {
@@ -110,14 +110,14 @@ impl EmitterContext {
                 if !was_held {
                     turn.seen = Some(place);
                     if let Some(place) = place {
-                        let mut heard = self.heard.lock();
-                        if is_held && !heard.knows(place) {
+                        let mut received = self.received.lock();
+                        if is_held && !received.knows(place) {
                             // The holder before listened to other channels, so its places mean nothing here. It may
                             // have carried out the messages that were heard before its lease was over.
-                            heard.forget(self.node.clock.now(), taken.over);
+                            received.forget(self.node.clock.now(), taken.over);
                         }
-                        heard.done_until(place);
-                        self.metrics.waiting_bytes.set(i64::try_from(heard.bytes()).unwrap_or(i64::MAX));
+                        received.done_until(place);
+                        self.metrics.waiting_bytes.set(i64::try_from(received.bytes()).unwrap_or(i64::MAX));
                     }
                     if is_held {
                         tracing::info!("this node now carries out the messages of Socket.IO emitters");
@@ -139,15 +139,15 @@ impl EmitterContext {
         if !turn.is_held() {
             return;
         }
-        let done = self.heard.lock().done().map(|place| place.to_string()).unwrap_or_default();
+        let done = self.received.lock().done().map(|place| place.to_string()).unwrap_or_default();
         if let Err(error) = self.node.take_cluster_turn(WHAT, Duration::ZERO, Duration::ZERO, &done).await {
             tracing::debug!(%error, "the lease on emitters could not be given back; it expires by itself");
         }
     }
 
     /// Drops messages that nobody has carried out in time.
-    fn forget(&self, heard: &mut gateway_core::heard::HeardMessages<UnreadMessage>) {
-        let forgotten = heard.forget(self.node.clock.now(), WAITS_MAX);
+    fn forget(&self, received: &mut gateway_core::received_messages::ReceivedMessages<UnreadMessage>) {
+        let forgotten = received.forget(self.node.clock.now(), WAITS_MAX);
         if forgotten > 0 {
             self.metrics.message("other", "late", forgotten as u64);
             if let Some(suppressed) = self.logs.dropped.admit() {
@@ -163,25 +163,25 @@ impl EmitterContext {
     /// Carries out the oldest messages.
     async fn carry_on(&self) -> TakeOverProgress {
         let batch: Vec<WaitingMessage<UnreadMessage>> = {
-            let heard = self.heard.lock();
+            let received = self.received.lock();
             let mut bytes = 0;
             let within = |one: &&WaitingMessage<UnreadMessage>| {
                 let is_first = bytes == 0;
                 bytes += one.message.bytes() + 1;
                 is_first || bytes <= BATCH_BYTES
             };
-            heard.first().take(BATCH).take_while(within).cloned().collect()
+            received.first().take(BATCH).take_while(within).cloned().collect()
         };
         if batch.is_empty() {
             return TakeOverProgress::All;
         }
         let done = self.carry_out(&batch).await;
-        let mut heard = self.heard.lock();
+        let mut received = self.received.lock();
         // Some of the batch may have been dropped meanwhile.
         if let Some(last) = done.checked_sub(1).and_then(|last| batch.get(last)) {
-            heard.done_until(last.place);
+            received.done_until(last.place);
         }
-        self.metrics.waiting_bytes.set(i64::try_from(heard.bytes()).unwrap_or(i64::MAX));
+        self.metrics.waiting_bytes.set(i64::try_from(received.bytes()).unwrap_or(i64::MAX));
         if done < batch.len() { TakeOverProgress::Stuck } else { TakeOverProgress::Some }
     }
 }

@@ -4,7 +4,7 @@
 //! Every node hears all messages, and keeps each until it is carried out. One node leads: it carries the messages out,
 //! as publications and commands that reach all nodes, and records its progress. If it dies, another node goes on from
 //! there. Publications that both have made are recognized by the place of their message, which is the same on all nodes
-//! ([`gateway_core::heard`]).
+//! ([`gateway_core::received_messages`]).
 
 mod carry_out;
 mod emitter_channels;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway_core::heard::{HeardMessages, HeardOutcome};
+use gateway_core::received_messages::{ReceiveOutcome, ReceivedMessages};
 use parking_lot::Mutex;
 use shared::protocol::socketio::SocketIoShared;
 use tokio::runtime::Handle;
@@ -64,7 +64,7 @@ struct EmitterContext {
     /// The upper half of the marks of all nodes that listen to the same channels.
     digest: u64,
     message_bytes_max: usize,
-    heard: Mutex<HeardMessages<UnreadMessage>>,
+    received: Mutex<ReceivedMessages<UnreadMessage>>,
     news: Notify,
     metrics: EmittersMetrics,
     logs: EmitterLogs,
@@ -111,7 +111,7 @@ impl EmitterListener {
         let metrics = node.metrics.emitters().clone();
         let listening = Arc::new(EmitterContext {
             message_bytes_max: settings.message_bytes_max,
-            heard: Mutex::new(HeardMessages::new(settings.waiting_bytes_max)),
+            received: Mutex::new(ReceivedMessages::new(settings.waiting_bytes_max)),
             news: Notify::new(),
             logs: EmitterLogs::default(),
             metrics,
@@ -148,7 +148,7 @@ impl Follow for EmitterContext {
 
     fn lost(&self) {
         self.metrics.link_up.set(0);
-        self.heard.lock().lose();
+        self.received.lock().lose();
         self.news.notify_one();
     }
 
@@ -160,7 +160,7 @@ impl Follow for EmitterContext {
             Some(EmitterSource::Mark) => {
                 let mark = std::str::from_utf8(data).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
                 if let Some(mark) = mark.filter(|mark| mark >> 32 == self.digest) {
-                    self.heard.lock().mark(mark);
+                    self.received.lock().mark(mark);
                     self.news.notify_one();
                 }
                 return;
@@ -172,14 +172,14 @@ impl Follow for EmitterContext {
         };
         let size = message.bytes() + OVERHEAD_BYTES;
         let outcome = {
-            let mut heard = self.heard.lock();
-            let outcome = heard.hear(self.node.clock.now(), size, message);
-            self.metrics.waiting_bytes.set(i64::try_from(heard.bytes()).unwrap_or(i64::MAX));
+            let mut received = self.received.lock();
+            let outcome = received.receive(self.node.clock.now(), size, message);
+            self.metrics.waiting_bytes.set(i64::try_from(received.bytes()).unwrap_or(i64::MAX));
             outcome
         };
         match outcome {
-            HeardOutcome::Waits => {}
-            HeardOutcome::InPlaceOf(dropped) => {
+            ReceiveOutcome::Waits => {}
+            ReceiveOutcome::InPlaceOf(dropped) => {
                 self.metrics.message(EmitterMessageKind::Other.label(), "dropped", dropped as u64);
                 if let Some(suppressed) = self.logs.dropped.admit() {
                     tracing::warn!(
@@ -189,7 +189,7 @@ impl Follow for EmitterContext {
                     );
                 }
             }
-            HeardOutcome::Unplaced => {
+            ReceiveOutcome::Unplaced => {
                 self.metrics.message(EmitterMessageKind::Other.label(), "unplaced", 1);
                 if let Some(suppressed) = self.logs.unplaced.admit() {
                     tracing::warn!(

@@ -32,7 +32,7 @@ pub(crate) use elsewhere::{Elsewhere, Nodes, RemotePollReply};
 pub(crate) use carry::Carried;
 pub(crate) use node_opening::{NodeOpening, OpeningPurpose};
 pub(crate) use polling_session::{PollingError, PollingSession};
-pub(crate) use transport_probe::{PROBE_TIMEOUT, ProbeError, probe, say_goodbye};
+pub(crate) use transport_probe::{PROBE_TIMEOUT, ProbeError, end_websocket, probe};
 
 use elsewhere::BringingElsewhere;
 use polling_session::PacketUpload;

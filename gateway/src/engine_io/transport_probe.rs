@@ -70,13 +70,13 @@ pub(crate) async fn probe(
         }
     };
     if probed.is_err() {
-        say_goodbye(stream).await;
+        end_websocket(stream).await;
     }
     probed
 }
 
 /// Ends a failed WebSocket by ending its stream, which every library notices.
-pub(crate) async fn say_goodbye(stream: &mut (impl AsyncWrite + Unpin)) {
+pub(crate) async fn end_websocket(stream: &mut (impl AsyncWrite + Unpin)) {
     // Best effort: nothing depends on the result.
     let _ = tokio::time::timeout(GOODBYE_TIMEOUT, stream.shutdown()).await;
 }

@@ -20,7 +20,7 @@ use crate::backend::ClientOrigin;
 use crate::client::open::NewClient;
 use crate::engine_io::{
     Carried, Elsewhere, FoundSession, PROBE_TIMEOUT, PollingClient, PollingError, PollingSession, ProbeError,
-    Sid, probe, say_goodbye,
+    Sid, end_websocket, probe,
 };
 use crate::http::emulate::is_protobuf as is_octet_stream;
 use crate::http::head::ConnectHead;
@@ -333,7 +333,7 @@ impl HttpRouter {
             Err(error) => {
                 self.metrics.engine_io_upgrade(error.label());
                 tracing::debug!(%error, "a client stays with polling");
-                return say_goodbye(&mut stream).await;
+                return end_websocket(&mut stream).await;
             }
         };
         self.metrics.engine_io_upgrade("carried");

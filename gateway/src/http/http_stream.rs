@@ -120,11 +120,11 @@ fn as_usually_written(answer: &[u8]) -> Option<Vec<u8>> {
     let head = &answer[..memmem::find(answer, END_OF_HEAD).unwrap_or(answer.len())];
     let mut places = memmem::find_iter(head, TITLED).peekable();
     places.peek()?;
-    let mut mended = answer.to_vec();
+    let mut repaired = answer.to_vec();
     for place in places {
-        mended[place..place + USUAL.len()].copy_from_slice(USUAL);
+        repaired[place..place + USUAL.len()].copy_from_slice(USUAL);
     }
-    Some(mended)
+    Some(repaired)
 }
 
 #[cfg(test)]
@@ -134,9 +134,10 @@ mod tests {
     #[test]
     fn names_are_mended_in_the_head_of_an_answer_alone() {
         let answer = "HTTP/1.1 101 X\r\nSec-Websocket-Accept: a\r\nSec-Websocket-Extensions: b\r\n\r\n\r\nSec-Websocket-: c";
-        let mended = as_usually_written(answer.as_bytes()).map(|mended| String::from_utf8(mended).unwrap());
+        let repaired =
+            as_usually_written(answer.as_bytes()).map(|repaired| String::from_utf8(repaired).unwrap());
         let expected = "HTTP/1.1 101 X\r\nSec-WebSocket-Accept: a\r\nSec-WebSocket-Extensions: b\r\n\r\n\r\nSec-Websocket-: c";
-        assert_eq!(mended.as_deref(), Some(expected));
+        assert_eq!(repaired.as_deref(), Some(expected));
         assert_eq!(as_usually_written(b"HTTP/1.1 200 OK\r\n\r\n"), None);
         assert_eq!(as_usually_written(b"\r\nSec-Websocket-Accept: a"), None);
     }

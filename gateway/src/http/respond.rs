@@ -69,7 +69,7 @@ pub(super) enum Streamed {
 }
 
 impl Streamed {
-    fn only_tells(self) -> bool {
+    fn is_unidirectional(self) -> bool {
         matches!(self, Self::UniEvents | Self::UniHttp)
     }
 
@@ -232,7 +232,7 @@ impl HttpRouter {
         let first = match (request.method(), in_query) {
             (&Method::GET, Some(commands)) => commands.into(),
             // An anonymous client.
-            (&Method::GET, None) if streamed.only_tells() => Bytes::from_static(b"{}"),
+            (&Method::GET, None) if streamed.is_unidirectional() => Bytes::from_static(b"{}"),
             (&Method::GET, None) => {
                 let why = format!("{COMMANDS_PARAMETER} is to hold the first commands");
                 return Err(HttpRefusal::malformed(why, &cors));
@@ -244,7 +244,7 @@ impl HttpRouter {
         };
         let headers = headers_of_stream(layout, cors);
         let in_protobuf = layout == Layout::Delimited;
-        let protocol = match streamed.only_tells() {
+        let protocol = match streamed.is_unidirectional() {
             // The protocol is the same whether or not the response is chunked.
             true => {
                 let wire = ClientWire::Response(StreamFrames { layout, chunked: false });

@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::node::Node;
 use crate::node::control::NodeInfo;
 use crate::worker::inbox::WorkerEvent;
-use crate::worker::let_go::{LetGo, LetGone};
+use crate::worker::rebalance::{RebalanceReport, RebalanceRequest};
 
 /// How often a step of a plan is due.
 const STEP: Duration = Duration::from_millis(50);
@@ -119,7 +119,7 @@ struct AskedWorkers {
 #[derive(Debug)]
 struct LateAnswer {
     count: u32,
-    answer: oneshot::Receiver<LetGone>,
+    answer: oneshot::Receiver<RebalanceReport>,
 }
 
 impl AskedWorkers {
@@ -298,7 +298,7 @@ impl Node {
     async fn carry_out_plan(&self, number: u64) {
         self.close_by_plan(number).await;
         // Queued behind every request to close clients.
-        self.inboxes.iter().for_each(|inbox| inbox.push(WorkerEvent::LetNobodyGo));
+        self.inboxes.iter().for_each(|inbox| inbox.push(WorkerEvent::StopRebalancing));
     }
 
     /// Closes clients step by step until the plan is done or has to end early.
@@ -315,7 +315,7 @@ impl Node {
             }
             let mut counts = vec![None; self.inboxes.len()];
             counts[worker] = Some(0);
-            self.let_go(number, counts, &mut workers, WORKER_TIMEOUT).await;
+            self.rebalance(number, counts, &mut workers, WORKER_TIMEOUT).await;
         }
         let mut shares = WorkerShares::new(workers.left.clone());
         loop {
@@ -348,7 +348,7 @@ impl Node {
             let due = due.min(step_max(shedding.plan()));
             if due > 0 {
                 let counts = shares.next(due, &workers.left).into_iter().map(Some).collect();
-                closed += self.let_go(number, counts, &mut workers, WORKER_TIMEOUT).await;
+                closed += self.rebalance(number, counts, &mut workers, WORKER_TIMEOUT).await;
             }
             if closed == 0 {
                 continue;
@@ -363,7 +363,7 @@ impl Node {
 
     /// Has each worker close its share, except workers with an overdue answer. Returns how many clients were closed; the
     /// metrics include them already.
-    async fn let_go(
+    async fn rebalance(
         &self,
         plan: u64,
         counts: Vec<Option<u32>>,
@@ -373,7 +373,7 @@ impl Node {
         let requests = self.inboxes.iter().zip(counts).enumerate().filter_map(|(worker, (inbox, count))| {
             let count = count.filter(|_| workers.late[worker].is_none())?;
             let (done, mut pending) = oneshot::channel();
-            inbox.push(WorkerEvent::LetGo(LetGo { plan, count, done }));
+            inbox.push(WorkerEvent::Rebalance(RebalanceRequest { plan, count, done }));
             Some(async move {
                 let answer = tokio::time::timeout(patience, &mut pending).await;
                 (worker, count, answer.map_err(|_| pending))
@@ -467,11 +467,11 @@ mod tests {
     use crate::node::publish::tests::node;
     use crate::worker::inbox::{Inbox, InboxQueue};
 
-    fn order_in(inbox: &Inbox) -> Option<LetGo> {
+    fn order_in(inbox: &Inbox) -> Option<RebalanceRequest> {
         let mut queue = InboxQueue::default();
         inbox.take(&mut queue);
         queue.events.into_iter().find_map(|event| match event {
-            WorkerEvent::LetGo(let_go) => Some(let_go),
+            WorkerEvent::Rebalance(rebalance) => Some(rebalance),
             _ => None,
         })
     }
@@ -484,13 +484,13 @@ mod tests {
         let node = node(vec![inbox.clone()]);
         let mut workers = AskedWorkers::new(1);
         let patience = Duration::from_millis(10);
-        assert_eq!(node.let_go(1, vec![Some(3)], &mut workers, patience).await, 0);
+        assert_eq!(node.rebalance(1, vec![Some(3)], &mut workers, patience).await, 0);
         assert_eq!((workers.pending(), workers.take_late()), (3, 0), "it may still close them");
-        let let_go = order_in(&inbox).expect("it was asked");
-        assert_eq!(let_go.count, 3);
-        assert_eq!(node.let_go(1, vec![Some(2)], &mut workers, patience).await, 0);
+        let rebalance = order_in(&inbox).expect("it was asked");
+        assert_eq!(rebalance.count, 3);
+        assert_eq!(node.rebalance(1, vec![Some(2)], &mut workers, patience).await, 0);
         assert!(order_in(&inbox).is_none(), "it has not answered");
-        let_go.done.send(LetGone { closed: 2, left: 5 }).unwrap();
+        rebalance.done.send(RebalanceReport { closed: 2, left: 5 }).unwrap();
         assert_eq!(workers.take_late(), 2);
         assert_eq!((workers.pending(), workers.left[0]), (0, 5));
         assert_eq!(workers.take_late(), 0, "once");

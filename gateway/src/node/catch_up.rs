@@ -37,15 +37,20 @@ enum CatchUpTurn {
 impl Node {
     /// Returns the history from memory, if it is known, for a client from which the channel's publications are held back
     /// already.
-    pub(crate) fn known_catch_up(&self, channel: &Channel, wanted: &HistoryRequest) -> Option<HistoryPage> {
+    pub(crate) fn retained_catch_up(
+        &self,
+        channel: &Channel,
+        wanted: &HistoryRequest,
+    ) -> Option<HistoryPage> {
         if wanted.part {
             return None;
         }
         let now = self.clock.now();
         let mut shard = self.interest.shard(channel.as_str());
         let aside = shard.get_mut(channel.as_str())?.aside();
-        let known =
-            aside.and_then(|ChannelRareState { catch_up, .. }| catch_up.known(now, &want(catch_up, wanted)));
+        let known = aside.and_then(|ChannelRareState { catch_up, .. }| {
+            catch_up.retained_page(now, &want(catch_up, wanted))
+        });
         drop(shard);
         if known.is_some() {
             self.metrics.catch_up_answered(HistorySource::EarlierRead);

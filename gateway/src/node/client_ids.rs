@@ -6,12 +6,12 @@ use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use shared::id::ClientId;
 
-use super::hidden_places::HiddenPlaces;
+use super::place_codec::PlaceCodec;
 
 /// The ids of this node's clients. 82 bits of each id are random.
 #[derive(Debug, Default)]
 pub(crate) struct ClientIds {
-    made_here: HiddenPlaces,
+    made_here: PlaceCodec,
     /// Clients that returned with the id they had before, on this node or another, and their places here.
     adopted: RwLock<FxHashMap<ClientId, (usize, u32)>>,
     /// The size of `adopted`. It is mostly 0, which spares the look-up.
@@ -20,7 +20,7 @@ pub(crate) struct ClientIds {
 
 impl ClientIds {
     pub(crate) fn make(&self, random: u128, worker: usize, index: u32) -> ClientId {
-        ClientId::from_bits(self.made_here.hide(ClientId::from_random(random).bits(), worker, index))
+        ClientId::from_bits(self.made_here.encode(ClientId::from_random(random).bits(), worker, index))
     }
 
     /// Gives the client at this place an id that it had before.
@@ -49,7 +49,7 @@ impl ClientIds {
         {
             return *place;
         }
-        self.made_here.find(client.bits())
+        self.made_here.decode(client.bits())
     }
 }
 

@@ -29,7 +29,7 @@ pub enum ControlCommand {
     Unsubscribe { target: ControlTarget, channel: Channel },
     /// Close the user's connections except this client's, and except those of clients that have sent the same command for
     /// themselves and whose command comes later in the broker's order.
-    KeepOnly { user: Box<str>, client: ClientId },
+    CloseOthers { user: Box<str>, client: ClientId },
     /// Compare the channel's position at the broker with what was handed out on this node: the channel was cleared.
     Compare { channel: Channel },
     /// Note that a node leaves in an orderly way. `node` is the id of its run.
@@ -97,7 +97,7 @@ impl ControlCommand {
             Self::Unsubscribe { target, channel } => {
                 (target, WireAction::Unsubscribe { channel: channel.as_str().into() })
             }
-            Self::KeepOnly { user, client } => {
+            Self::CloseOthers { user, client } => {
                 target = ControlTarget {
                     user: Some(user.clone()),
                     except: vec![*client],
@@ -151,7 +151,7 @@ impl ControlCommand {
         };
         Ok(match wire.action {
             WireAction::Disconnect { keeps_only: true, .. } => match (target.user, &target.except[..]) {
-                (Some(user), [client]) => Self::KeepOnly { user, client: *client },
+                (Some(user), [client]) => Self::CloseOthers { user, client: *client },
                 _ => return Err(ControlError::KeepsNobody),
             },
             WireAction::Disconnect { code, reason, .. } => {
@@ -282,7 +282,7 @@ mod tests {
                 disconnect: Disconnect::custom(4500, "banned \"for good\"").unwrap(),
             },
             ControlCommand::Unsubscribe { target, channel: channel.clone() },
-            ControlCommand::KeepOnly { user: "alice".into(), client: client(1) },
+            ControlCommand::CloseOthers { user: "alice".into(), client: client(1) },
             ControlCommand::Compare { channel },
             ControlCommand::Retired { node: "0b1c".into() },
         ] {
@@ -298,7 +298,7 @@ mod tests {
         };
         let wire = br#"[1,{"user":"bob","action":{"unsubscribe":{"channel":"news"}}}]"#;
         assert_eq!(&command.encode().unwrap()[..], wire);
-        let command = ControlCommand::KeepOnly { user: "bob".into(), client: client(1) };
+        let command = ControlCommand::CloseOthers { user: "bob".into(), client: client(1) };
         let wire = format!(
             r#"[1,{{"user":"bob","except":["{}"],"action":{{"disconnect":{{"code":3504,{},"keeps_only":true}}}}}}]"#,
             client(1),

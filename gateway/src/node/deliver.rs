@@ -109,12 +109,12 @@ impl Node {
             Admission::Held => {}
             Admission::Gap { since } => {
                 self.metrics.gaps_total.inc();
-                self.mend(local, since);
+                self.repair(local, since);
             }
             // Only history can tell whether this is the same publication.
             Admission::Doubtful { since } => {
                 self.metrics.duplicates_total.inc();
-                self.mend(local, since);
+                self.repair(local, since);
             }
         }
     }
@@ -145,9 +145,9 @@ impl Node {
     }
 
     /// Has the publications after an offset read from history, because one is missing or in doubt.
-    pub(super) fn mend(self: &Arc<Self>, local: &LocalChannel, since: u64) {
+    pub(super) fn repair(self: &Arc<Self>, local: &LocalChannel, since: u64) {
         let (channel, retention) = (local.channel.clone(), local.retention());
-        self.runtime.spawn(repair::mend(self.clone(), channel, retention, since));
+        self.runtime.spawn(repair::repair(self.clone(), channel, retention, since));
     }
 
     /// Hands a delivery to every worker with subscribers of the channel. The caller holds the channel's shard, so that later

@@ -37,6 +37,7 @@ mod ask_clients;
 mod balance;
 mod catch_up;
 mod client_ids;
+mod close_other_connections;
 mod closes;
 pub mod control;
 mod count_by_namespace;
@@ -47,21 +48,20 @@ mod describe;
 mod emit;
 mod expire;
 pub mod glob;
-mod hidden_places;
 mod interest;
 mod keep_keys;
-mod keep_only;
 mod keep_polling;
 mod list_channels;
+mod lost_nodes;
 mod map_commands;
 mod members;
-mod miss_nodes;
 mod neighbors;
 pub mod node_config;
 pub mod node_message;
 mod peers;
 mod pending_copies;
 mod per_part;
+mod place_codec;
 mod poll;
 mod poll_elsewhere;
 mod publish;
@@ -96,8 +96,8 @@ use counts::ChangedCounts;
 use departures::Departures;
 use interest::Interest;
 use keep_keys::KeptKeys;
+use lost_nodes::OtherNodeCounts;
 use members::MembersMissed;
-use miss_nodes::Others;
 use neighbors::NeighborsCell;
 use peers::Peers;
 use pending_copies::PendingCopies;
@@ -160,7 +160,7 @@ pub struct Node {
     runtime: Handle,
     repairs: PerPart<Repairs>,
     neighbors: NeighborsCell,
-    others: Others,
+    others: OtherNodeCounts,
     balancing: Balancing,
     departures: Departures,
     newest_reads: NewestReads,
@@ -170,7 +170,7 @@ pub struct Node {
     went_back_log: LogLimiter,
     unsubscribed_log: LogLimiter,
     not_alone_log: LogLimiter,
-    /// Serializes handing the commands of `keep_only` to the workers.
+    /// Serializes handing the commands of `close_other_connections` to the workers.
     keeping_only: parking_lot::Mutex<()>,
     pub(crate) absent_log: LogLimiter,
     tasks: TaskTracker,
@@ -258,7 +258,7 @@ impl Node {
             runtime: Handle::current(),
             repairs: PerPart::new(of_broker),
             neighbors: NeighborsCell::default(),
-            others: Others::default(),
+            others: OtherNodeCounts::default(),
             balancing: Balancing::default(),
             departures: Departures::default(),
             newest_reads: NewestReads::default(),

@@ -40,7 +40,7 @@ impl Node {
                     WorkerEvent::Unsubscribe(target.clone(), channel.clone(), ActTally::unawaited())
                 });
             }
-            ControlCommand::KeepOnly { user, client } => self.receive_keep_only(user, client),
+            ControlCommand::CloseOthers { user, client } => self.receive_close_others(user, client),
             ControlCommand::Compare { channel } => self.compare(&channel),
             ControlCommand::Retired { node } => self.other_retired(&node),
         }

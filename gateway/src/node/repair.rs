@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use gateway_core::feed::{Feed, FeedDelivery, GapCheck, GapState, Mended};
+use gateway_core::feed::{Feed, FeedDelivery, GapCheck, GapState, RepairOutcome};
 use gateway_core::history::{HistoryFilter, Retention};
 use shared::channel::Channel;
 use shared::moment::Moment;
@@ -42,20 +42,20 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// The most gaps repaired at the same time in one part of the broker. Publications of channels whose gap waits are held
 /// meanwhile.
-const MENDING_MAX: usize = 256;
+const REPAIRS_MAX: usize = 256;
 
 /// The repairs in one part of the broker.
 #[derive(Debug)]
 pub(super) struct Repairs {
     /// One permit for each gap being repaired: after a long outage every channel may have one.
-    mending: Semaphore,
+    permits: Semaphore,
     /// Wakes the task that compares all channels, because publications may have been missed in any of them.
     pub(super) compare_all: Notify,
 }
 
 impl Default for Repairs {
     fn default() -> Self {
-        Self { mending: Semaphore::new(MENDING_MAX), compare_all: Notify::new() }
+        Self { permits: Semaphore::new(REPAIRS_MAX), compare_all: Notify::new() }
     }
 }
 
@@ -69,26 +69,26 @@ struct CheckedChannel {
 }
 
 /// Reads the publications after `since` and hands them out, until nothing is missing or nothing more can be read.
-pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention, mut since: u64) {
+pub(super) async fn repair(node: Arc<Node>, channel: Channel, retention: Retention, mut since: u64) {
     // The semaphore lives as long as the node and is never closed.
-    let _permit = node.repairs.of(node.broker.part_of(&channel)).mending.acquire().await;
+    let _permit = node.repairs.of(node.broker.part_of(&channel)).permits.acquire().await;
     loop {
         let filter =
             HistoryFilter { since: Some(since), limit: PAGE, reverse: false, enough_bytes: Some(PAGE_BYTES) };
         node.note_history_read(&channel);
         let page = node.broker.history(channel.clone(), filter, retention).await;
         let mut failed = page.is_err();
-        let mended = node.go_on(&channel, |feed| match page {
-            Ok(page) => feed.mend(page),
+        let repaired = node.go_on(&channel, |feed| match page {
+            Ok(page) => feed.repair(page),
             Err(error) => {
                 if let Some(suppressed) = node.unmended_log.admit() {
                     tracing::warn!(%error, %channel, suppressed, "a gap could not be mended yet");
                 }
-                feed.mend_failed()
+                feed.repair_failed()
             }
         });
-        let Some(mut mended) = mended else { return };
-        if let Some(epoch) = mended.leave.filter(|_| !failed) {
+        let Some(mut repaired) = repaired else { return };
+        if let Some(epoch) = repaired.leave.filter(|_| !failed) {
             let left = node.broker.leave_epoch(channel.clone(), epoch).await;
             failed = left.is_err();
             let then = node.go_on(&channel, |feed| match left {
@@ -104,16 +104,16 @@ pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention
                         tracing::warn!(%error, %channel, suppressed, "the broker's data went back, and no new epoch can \
                             be begun yet");
                     }
-                    feed.mend_failed()
+                    feed.repair_failed()
                 }
             });
             let Some(then) = then else { return };
-            mended = MendRemainder { lost: mended.lost || then.lost, ..then };
+            repaired = RepairRemainder { lost: repaired.lost || then.lost, ..then };
         }
-        match mended.again {
+        match repaired.again {
             Some(next) => since = next,
             None => {
-                if !mended.lost && !failed {
+                if !repaired.lost && !failed {
                     node.metrics.repairs_total.inc();
                 }
                 return;
@@ -126,7 +126,7 @@ pub(super) async fn mend(node: Arc<Node>, channel: Channel, retention: Retention
 }
 
 /// What remains to be done after one step of a repair.
-struct MendRemainder {
+struct RepairRemainder {
     again: Option<u64>,
     leave: Option<Epoch>,
     lost: bool,
@@ -135,10 +135,14 @@ struct MendRemainder {
 impl Node {
     /// Applies a step to the channel's feed and hands out the resulting deliveries. `None` if the channel has no subscribers
     /// here any more.
-    fn go_on(&self, channel: &Channel, step: impl FnOnce(&mut Feed) -> Mended) -> Option<MendRemainder> {
+    fn go_on(
+        &self,
+        channel: &Channel,
+        step: impl FnOnce(&mut Feed) -> RepairOutcome,
+    ) -> Option<RepairRemainder> {
         let mut shard = self.interest.shard(channel.as_str());
         let local = shard.get_mut(channel.as_str())?;
-        let Mended { deliveries, again, leave } = step(&mut local.feed);
+        let RepairOutcome { deliveries, again, leave } = step(&mut local.feed);
         let lost = deliveries.iter().any(|delivery| matches!(delivery, FeedDelivery::Lost(_)));
         for mut delivery in deliveries {
             // The arrival of publications held behind the gap was recorded when they came.
@@ -153,7 +157,7 @@ impl Node {
             .entered();
             self.hand_out(local, delivery);
         }
-        Some(MendRemainder { again, leave, lost })
+        Some(RepairRemainder { again, leave, lost })
     }
 }
 
@@ -299,7 +303,7 @@ impl Node {
                     GapState::Suspicious => suspicious.push(looked),
                     GapState::Missing { since } => {
                         self.metrics.gaps_total.inc();
-                        self.mend(local, since);
+                        self.repair(local, since);
                     }
                     GapState::Lost(position) => {
                         self.metrics.gaps_total.inc();

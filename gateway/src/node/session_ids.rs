@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq;
 
-use super::hidden_places::HiddenPlaces;
+use super::place_codec::PlaceCodec;
 
 /// 40 bits of a hidden place, and 88 random ones.
 #[derive(Clone, Copy)]
@@ -47,16 +47,16 @@ impl fmt::Debug for SessionId {
 
 /// Makes and resolves the ids of one run of a node.
 #[derive(Debug, Default)]
-pub(crate) struct SessionIds(HiddenPlaces);
+pub(crate) struct SessionIds(PlaceCodec);
 
 impl SessionIds {
     pub(crate) fn make(&self, random: u128, worker: usize, index: u32) -> SessionId {
-        SessionId(self.0.hide(random, worker, index))
+        SessionId(self.0.encode(random, worker, index))
     }
 
     /// Returns the worker and the place of this client, if it is here.
     pub(crate) fn place(&self, session: SessionId) -> (usize, u32) {
-        self.0.find(session.0)
+        self.0.decode(session.0)
     }
 }
 

@@ -218,7 +218,7 @@ mod tests {
         let others = [signed(&app, "1.3:private-a"), signed(&app, "1.2:private-b"), String::new()];
         for wrong in others.iter().map(String::as_str).chain(["key:", &right[1..]]) {
             let refusal = admit(&app, "", "private-a", wrong, None).unwrap_err();
-            assert_eq!(refusal.known(), Some(ErrorCode::Unauthorized), "{wrong}");
+            assert_eq!(refusal.error_code(), Some(ErrorCode::Unauthorized), "{wrong}");
         }
         assert!(admit(&app, "", "private-b", &right, None).is_err());
         assert!(admit(&app, "", "private-a", &right, Some("{}")).is_err(), "data is signed too");

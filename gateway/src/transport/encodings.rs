@@ -270,8 +270,8 @@ impl Encodings {
     }
 
     /// Whether the protocol sends a message when it closes.
-    pub(crate) fn tells_of_close(&self, variant: Variant) -> bool {
-        self.rows[variant.encoding()].protocol.id().tells_of_close()
+    pub(crate) fn sends_close_message(&self, variant: Variant) -> bool {
+        self.rows[variant.encoding()].protocol.id().sends_close_message()
     }
 
     /// Translates a disconnect to the close that the client's protocol has for it.

@@ -268,7 +268,7 @@ pub(crate) struct PendingClientEvent {
 impl PendingClientEvent {
     /// Reports the event, because it has been published.
     pub(crate) fn say(self) {
-        self.watched.say(LedgerChange::Say(self.json));
+        self.watched.say(LedgerChange::Report(self.json));
     }
 }
 
@@ -283,7 +283,7 @@ impl WebhookApp {
     }
 
     fn say_as_json(&self, event: &webhook_event::BatchEvent<'_>) {
-        self.say(LedgerChange::Say(serde_json::to_string(event).expect("texts are JSON").into()));
+        self.say(LedgerChange::Report(serde_json::to_string(event).expect("texts are JSON").into()));
     }
 
     fn say(&self, change: LedgerChange) {

@@ -153,7 +153,7 @@ impl OccupancyWatch {
         self.anew = false;
         let announced = std::mem::take(&mut self.changes).into_iter();
         let announced =
-            announced.filter(|change| matches!(change, LedgerChange::Count(..) | LedgerChange::Say(_)));
+            announced.filter(|change| matches!(change, LedgerChange::Count(..) | LedgerChange::Report(_)));
         let held = self.held.keys().cloned().map(LedgerChange::Hold);
         self.changes = held.chain(announced).collect();
         self.bytes = self.changes.iter().map(|change| change.bytes() + CHANGE_BYTES).sum();
@@ -162,7 +162,7 @@ impl OccupancyWatch {
     /// Drops the waiting counts and events. Returns how many there were.
     pub(super) fn give_up_announced(&mut self) -> u64 {
         let announced = self.announced();
-        self.changes.retain(|change| !matches!(change, LedgerChange::Count(..) | LedgerChange::Say(_)));
+        self.changes.retain(|change| !matches!(change, LedgerChange::Count(..) | LedgerChange::Report(_)));
         self.bytes = self.changes.iter().map(|change| change.bytes() + CHANGE_BYTES).sum();
         announced
     }
@@ -193,7 +193,7 @@ impl OccupancyWatch {
     pub(super) fn announced(&self) -> u64 {
         self.changes
             .iter()
-            .filter(|change| matches!(change, LedgerChange::Count(..) | LedgerChange::Say(_)))
+            .filter(|change| matches!(change, LedgerChange::Count(..) | LedgerChange::Report(_)))
             .count() as u64
     }
 }
@@ -279,14 +279,14 @@ mod tests {
     fn what_is_only_said_finds_room_or_is_lost_and_what_is_held_is_told_anew() {
         let mut watch = OccupancyWatch::new(LedgerCapacity { news_max: 2, ..ROOM }, DELAY);
         watch.occupied("a");
-        assert_eq!(watch.say(LedgerChange::Say("x".into())), 0);
-        assert_eq!(watch.say(LedgerChange::Say("y".into())), 1);
+        assert_eq!(watch.say(LedgerChange::Report("x".into())), 0);
+        assert_eq!(watch.say(LedgerChange::Report("y".into())), 1);
         watch.occupied("b");
         assert!(watch.take_overflowed() && !watch.take_overflowed());
         watch.begin_anew();
         let mut told = take(&mut watch);
         told.sort_by_key(|change| format!("{change:?}"));
-        assert_eq!(told, [hold("ca"), hold("cb"), LedgerChange::Say("x".into())]);
+        assert_eq!(told, [hold("ca"), hold("cb"), LedgerChange::Report("x".into())]);
         assert_eq!(watch.waiting(), (0, 0));
     }
 
@@ -294,7 +294,7 @@ mod tests {
     fn one_step_takes_so_many_changes_and_so_many_bytes_and_at_least_one() {
         let mut watch = watch();
         for text in ["12345", "12345", "1234567890123"] {
-            watch.say(LedgerChange::Say(text.into()));
+            watch.say(LedgerChange::Report(text.into()));
         }
         assert_eq!((watch.first(1, 100).len(), watch.first(9, 10).len()), (1, 2));
         watch.done(2);

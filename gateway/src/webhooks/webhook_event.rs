@@ -58,7 +58,7 @@ struct EventHead<'a> {
 /// may have written them.
 pub(super) fn written(news: &LedgerEvent, wants: impl Fn(WebhookEvent, &str) -> bool) -> Option<String> {
     let (event, channel, user_id, subscription_count) = match news {
-        LedgerEvent::Said(json) => {
+        LedgerEvent::Reported(json) => {
             let head: EventHead<'_> = serde_json::from_str(json).ok()?;
             return wants(head.name, &head.channel).then(|| json.to_string());
         }
@@ -125,7 +125,7 @@ mod tests {
         let json = serde_json::to_string(&event).unwrap();
         let expected = r#"{"name":"client_event","channel":"presence-a","event":"client-moved","data":"{\"x\":1}","socket_id":"1.2","user_id":"7"}"#;
         assert_eq!(json, expected);
-        assert_eq!(all(&LedgerEvent::Said(json.into())).as_deref(), Some(expected));
+        assert_eq!(all(&LedgerEvent::Reported(json.into())).as_deref(), Some(expected));
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
             LedgerEvent::Taken("".into()),
             LedgerEvent::Free("xa".into()),
             LedgerEvent::Free("ma".into()),
-            LedgerEvent::Said("{}".into()),
+            LedgerEvent::Reported("{}".into()),
         ];
         assert!(odd.iter().all(|news| all(news).is_none()));
     }

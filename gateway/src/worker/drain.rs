@@ -6,7 +6,7 @@ use gateway_core::drain::Pacing;
 use shared::disconnect::Disconnect;
 use shared::moment::Moment;
 
-use crate::client::{ClientKey, Gone};
+use crate::client::{ClientKey, DropReason};
 use crate::worker::Worker;
 
 /// How often a draining worker checks whether the next client is due to be closed.
@@ -28,7 +28,7 @@ pub(super) struct WorkerDrain {
 impl Worker {
     pub(super) fn begin_drain(&mut self, until: Moment) {
         self.let_callers_go();
-        self.letting_go = None;
+        self.rebalancing = None;
         let mut left = self.closing_order();
         left.reverse();
         let pacing = Pacing::new(left.len(), until.since(self.local.now));
@@ -78,7 +78,7 @@ impl Worker {
             client.perform(&mut self.local);
             // The socket is dropped whether or not this succeeds.
             let _ = client.flush(&mut self.local);
-            self.remove(index, &Gone::Closed);
+            self.remove(index, &DropReason::Closed);
         }
         self.report(Duration::ZERO);
     }

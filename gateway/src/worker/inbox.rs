@@ -29,8 +29,8 @@ use crate::node::{ClientsRequest, SessionId};
 use crate::transport::task_pipe::PipeReadiness;
 use crate::worker::Contexts;
 use crate::worker::callers::{CallerKey, NewCaller};
-use crate::worker::let_go::LetGo;
 use crate::worker::list_connections::WorkerConnections;
+use crate::worker::rebalance::RebalanceRequest;
 
 /// An event for a worker.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(crate) enum WorkerEvent {
     /// End a subscription of the selected clients on this worker.
     Unsubscribe(Arc<ControlTarget>, Channel, ActTally),
     /// Close the user's clients on this worker except this one, and except those whose command comes later.
-    KeepOnly(Arc<str>, ClientId),
+    CloseOthers(Arc<str>, ClientId),
     /// Subscribe the selected clients on this worker. It is done once the subscriptions are live.
     Subscribe(Arc<ControlTarget>, Arc<(ServerSubscription, Option<Since>)>, ActTally),
     /// Send the selected clients on this worker an event that asks for acknowledgements.
@@ -74,9 +74,9 @@ pub(crate) enum WorkerEvent {
     /// List at most this many connections, from this place on.
     List(Arc<ConnectionsWanted>, u32, usize, oneshot::Sender<WorkerConnections>),
     /// Close this many of the worker's clients, which then return to other nodes.
-    LetGo(LetGo),
+    Rebalance(RebalanceRequest),
     /// End the plan: close no more clients.
-    LetNobodyGo,
+    StopRebalancing,
     /// Look for debtors to close, because the node is short of memory.
     Shed,
     /// Apply a new configuration.

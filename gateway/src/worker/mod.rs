@@ -38,27 +38,27 @@ mod among;
 mod await_subscriptions;
 pub(crate) mod callers;
 pub(crate) mod change_delivery;
+mod deliver_key_updates;
 mod directory;
 mod drain;
 mod gather;
 pub(crate) mod inbox;
-mod keep_one_connection;
-pub(crate) mod let_go;
 mod list_connections;
 mod measured;
 mod quarantine;
 pub(crate) mod read_call;
+pub(crate) mod rebalance;
 mod renew;
 mod report;
 mod shed;
 mod shrink;
+mod single_connection;
 mod sweep;
 mod sweep_newest;
 mod sweep_together;
 mod take;
 mod tally;
 mod tally_namespaces;
-mod tell_followers;
 mod turn;
 pub mod worker_config;
 
@@ -107,7 +107,7 @@ pub(crate) struct WorkerLocal {
     /// Clients present in a channel whose options keep no presence for others.
     pub(crate) shown: FxHashSet<(ClientId, Channel)>,
     /// Clients whose command to close their user's other connections is in flight.
-    pub(crate) contenders: keep_one_connection::Contenders,
+    pub(crate) pending_connections: single_connection::PendingConnections,
     /// Subscriptions made by the server whose requester waits.
     awaited: await_subscriptions::PendingSubscriptions,
     pub(crate) refusals_log: LogLimiter,
@@ -138,7 +138,7 @@ struct ClientFlags {
     /// Whether the client is listed to be written to at the end of the turn.
     listed: bool,
     /// Whether the client is about to be ended, so that nothing more is written to it.
-    doomed: bool,
+    closing: bool,
     /// Whether newest values wait in the client's lanes, or are counted there. Further ones take the same way.
     lanes: bool,
     /// The last turn in which several channels were delivered and one of them was this client's.
@@ -203,16 +203,16 @@ pub(crate) struct Worker {
     untaken: bool,
     gathered: gather::GatheredPublications,
     /// Updates of keys that some followers have yet to be sent.
-    telling: VecDeque<tell_followers::KeyUpdateInFlight>,
+    key_updates: VecDeque<deliver_key_updates::KeyUpdateInFlight>,
     share: take::TurnBudget,
     io_uring: worker_config::IoUring,
     /// Sends to many sockets at once, if the kernel allows it.
     together: Option<SendBatch>,
-    aftermath: Vec<sweep::AfterSweep>,
+    after_sweep: Vec<sweep::AfterSweep>,
     measured: measured::Measured,
     due: Vec<u32>,
     shedding: shed::SheddingState,
-    letting_go: Option<let_go::LettingGo>,
+    rebalancing: Option<rebalance::Rebalancing>,
     drain: Option<drain::WorkerDrain>,
     callers: callers::Callers,
     hold_limits: HoldLimits,
@@ -290,7 +290,7 @@ impl Worker {
                 directory: Directory::default(),
                 given_up_log: LogLimiter::default(),
                 shown: FxHashSet::default(),
-                contenders: keep_one_connection::Contenders::default(),
+                pending_connections: single_connection::PendingConnections::default(),
                 awaited: await_subscriptions::PendingSubscriptions::default(),
                 refusals_log: LogLimiter::default(),
                 slow_logs: Default::default(),
@@ -311,15 +311,15 @@ impl Worker {
             taken: InboxQueue::default(),
             untaken: false,
             gathered: gather::GatheredPublications::default(),
-            telling: VecDeque::new(),
+            key_updates: VecDeque::new(),
             share: take::TurnBudget::default(),
             io_uring: parts.io_uring,
             together: None,
-            aftermath: Vec::new(),
+            after_sweep: Vec::new(),
             measured: measured::Measured::default(),
             due: Vec::new(),
             shedding: shed::SheddingState::default(),
-            letting_go: None,
+            rebalancing: None,
             drain: None,
             callers: callers::Callers::default(),
             hold_limits,
@@ -374,7 +374,7 @@ impl WorkerLocal {
     /// Takes a client out of all its channels. Returns those in which the client may be present.
     pub(crate) fn leave_all(&mut self, index: u32, client: ClientId) -> Vec<Channel> {
         self.awaited.forget(index);
-        self.contenders.forget(index);
+        self.pending_connections.forget(index);
         for (channel, unfollowed) in self.trackers.remove_all(index) {
             self.node.unfollow(self.index, &channel, &unfollowed);
         }

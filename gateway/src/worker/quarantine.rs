@@ -11,7 +11,7 @@ use gateway_core::timer_wheel::TimerWheel;
 use shared::disconnect::Disconnect;
 use shared::framing::websocket::Inflater;
 
-use crate::client::Gone;
+use crate::client::DropReason;
 use crate::telemetry::labels::PanicSite;
 use crate::worker::{ClientFlags, Worker};
 
@@ -46,8 +46,8 @@ impl Worker {
         tracing::error!(client = %client.session.client(), "serving a client panicked; it is closed");
         let was_closing = client.is_closing();
         let closed = catch_unwind(AssertUnwindSafe(|| match was_closing {
-            true => self.remove(index, &Gone::Closed),
-            false => self.clients[index].condemn(&mut self.local),
+            true => self.remove(index, &DropReason::Closed),
+            false => self.clients[index].close_after_fault(&mut self.local),
         }));
         if closed.is_err() {
             // The hub's tables may still hold parts of the client, and can no longer be trusted.
@@ -64,18 +64,18 @@ impl Worker {
         for (index, mut client) in clients {
             // Before the socket closes: the flags hold the permission to send to it.
             self.local.flags[index] = ClientFlags::default();
-            let last_words = catch_unwind(AssertUnwindSafe(|| {
+            let closing = catch_unwind(AssertUnwindSafe(|| {
                 for channel in client.session.subscriptions() {
                     self.local.node.leave_presence(channel.clone(), client.session.client());
                 }
                 client.leave_sessions(&self.local, &Disconnect::INTERNAL);
                 client.forget_account(&self.local);
-                client.say_last(&mut self.local, &Disconnect::INTERNAL);
+                client.try_send_close(&mut self.local, &Disconnect::INTERNAL);
             }));
             let reason = Disconnect::INTERNAL.label();
             let lived = self.local.now.since(client.opened);
             self.metrics.disconnected(client.protocol, reason, lived);
-            if last_words.is_err() {
+            if closing.is_err() {
                 tracing::error!("a client could not be closed in order");
             }
         }
@@ -87,7 +87,7 @@ impl Worker {
             self.local.node.release(self.local.index, &channel);
         }
         self.local.hub = Hub::new(self.hold_limits);
-        self.local.contenders = super::keep_one_connection::Contenders::default();
+        self.local.pending_connections = super::single_connection::PendingConnections::default();
         self.local.awaited = super::await_subscriptions::PendingSubscriptions::default();
         self.forget_followers();
         self.local.inflater = Inflater::new();
@@ -96,7 +96,7 @@ impl Worker {
         self.local.unread.clear();
         self.local.unwritten.clear();
         self.windows = super::FlushWindows::default();
-        self.aftermath.clear();
+        self.after_sweep.clear();
         self.due.clear();
         self.forget_gathered();
         self.report(Duration::ZERO);

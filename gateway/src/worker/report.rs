@@ -89,6 +89,6 @@ impl Worker {
         if !self.local.shared_frames.is_empty() {
             self.local.shared_frames.prune();
         }
-        self.tell_of_debtors();
+        self.report_largest();
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use shared::disconnect::SlowCause;
 use shared::moment::Moment;
 
-use crate::client::Gone;
+use crate::client::DropReason;
 use crate::memory_budget::UNKNOWN;
 use crate::telemetry::LogLimiter;
 use crate::worker::Worker;
@@ -19,7 +19,7 @@ use crate::worker::Worker;
 const SHED_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The most bytes held for a client that is still sent the reason for its close.
-const GOODBYE_BYTES_MAX: usize = 16 << 10;
+const CLOSE_MESSAGE_BYTES_MAX: usize = 16 << 10;
 
 /// A worker's state since it last looked for debtors.
 #[derive(Debug, Default)]
@@ -52,12 +52,14 @@ impl Worker {
             return;
         }
         let debts = self.clients.iter().filter(|(_, client)| !client.is_closing());
-        let debts = debts.map(|(index, client)| (client.owes(), index));
-        let mut debtors: Vec<(usize, usize)> = debts.filter(|(owes, _)| *owes > 0).collect();
+        let debts = debts.map(|(index, client)| (client.memory_bytes(), index));
+        let mut debtors: Vec<(usize, usize)> = debts.filter(|(memory_bytes, _)| *memory_bytes > 0).collect();
         // Sorted by debt, the largest last.
         debtors.sort_unstable();
         if !std::mem::replace(&mut self.shedding.has_asked_others, true) {
-            self.local.memory.compare(self.local.index, debtors.last().map_or(0, |(owes, _)| *owes));
+            self.local
+                .memory
+                .compare(self.local.index, debtors.last().map_or(0, |(memory_bytes, _)| *memory_bytes));
             self.local.memory.ask_others(self.local.index);
             self.local.node.have_others_shed(self.local.index);
             if !self.local.memory.is_out() {
@@ -65,17 +67,17 @@ impl Worker {
             }
         }
         let mut closed = 0;
-        while let Some((owes, index)) = debtors.pop() {
-            let others = self.local.memory.compare(self.local.index, owes);
+        while let Some((memory_bytes, index)) = debtors.pop() {
+            let others = self.local.memory.compare(self.local.index, memory_bytes);
             let is_anothers_turn = match self.local.memory.is_out() {
-                true => others != UNKNOWN && others / 2 > owes,
-                false => others > owes,
+                true => others != UNKNOWN && others / 2 > memory_bytes,
+                false => others > memory_bytes,
             };
             if self.local.memory.is_eased() || is_anothers_turn {
                 break;
             }
             closed += 1;
-            self.close_debtor(index);
+            self.shed_client(index);
         }
         if debtors.is_empty() {
             self.local.memory.compare(self.local.index, 0);
@@ -102,7 +104,7 @@ impl Worker {
         }
     }
 
-    fn close_debtor(&mut self, index: usize) {
+    fn shed_client(&mut self, index: usize) {
         let client = &mut self.clients[index];
         if client.is_finishing() {
             // The client has left, and its commands are still carried out. Only its answers are dropped.
@@ -114,9 +116,9 @@ impl Worker {
         client.handle_overflow(&mut self.local, SlowCause::MemoryShort);
         // Otherwise these bytes would be held until the socket is dropped, and other clients would be closed instead.
         client.drop_incoming();
-        if client.outbox.bytes() > GOODBYE_BYTES_MAX {
+        if client.outbox.bytes() > CLOSE_MESSAGE_BYTES_MAX {
             // The close frame would wait behind the rest of a message in progress, which holds the memory.
-            self.remove(index, &Gone::Closed);
+            self.remove(index, &DropReason::Closed);
         } else {
             client.account(&mut self.local);
             self.local.schedule(&self.clients[index]);
@@ -126,13 +128,13 @@ impl Worker {
     }
 
     /// Reports what the largest debtor on this worker owes.
-    pub(super) fn tell_of_debtors(&self) {
-        let debts = self.clients.iter().map(|(_, client)| client.owes());
+    pub(super) fn report_largest(&self) {
+        let debts = self.clients.iter().map(|(_, client)| client.memory_bytes());
         self.local.memory.compare(self.local.index, debts.max().unwrap_or(0));
     }
 
-    pub(super) fn look_at_debtors(&mut self) {
-        self.tell_of_debtors();
+    pub(super) fn shed_for_others(&mut self) {
+        self.report_largest();
         // The worker that asks has reported its own.
         self.shedding.has_asked_others = true;
         self.shed();

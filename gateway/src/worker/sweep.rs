@@ -52,7 +52,7 @@ pub(super) struct WorkerSweep<'w> {
     pub(super) missing: Vec<u32>,
     /// Sends to many sockets at once, if that is available.
     pub(super) together: &'w mut Option<SendBatch>,
-    pub(super) aftermath: &'w mut Vec<AfterSweep>,
+    pub(super) after_sweep: &'w mut Vec<AfterSweep>,
     pub(super) measured: &'w mut Measured,
 }
 
@@ -99,7 +99,7 @@ impl ops::Drop for CountedSweep<'_, '_> {
 pub(super) struct Audience<'p> {
     /// The client excluded from it. A client that takes patches is sent it nevertheless, because it needs every payload to
     /// apply the next patch.
-    spared: Option<u32>,
+    excluded: Option<u32>,
     only: Option<&'p Selection>,
     named: SmallVec<[u32; 1]>,
     except: SmallVec<[u32; 1]>,
@@ -108,7 +108,7 @@ pub(super) struct Audience<'p> {
 impl Audience<'_> {
     pub(super) fn includes(&self, sweep: &WorkerSweep<'_>, subscriber: &Subscriber) -> bool {
         let key = subscriber.key;
-        if self.spared == Some(key) && !subscriber.variant.takes_patches() {
+        if self.excluded == Some(key) && !subscriber.variant.takes_patches() {
             return false;
         }
         let Some(only) = self.only else { return true };
@@ -149,7 +149,7 @@ impl Sink for WorkerSweep<'_> {
     }
 
     fn insufficient(&mut self, key: u32, channel: &Channel) {
-        self.aftermath.push(AfterSweep::Insufficient(key, channel.clone()));
+        self.after_sweep.push(AfterSweep::Insufficient(key, channel.clone()));
     }
 }
 
@@ -163,7 +163,7 @@ impl WorkerSweep<'_> {
         if subscribers.first().is_some_and(|first| first.is_newest()) {
             return self.deliver_newest(subscribers, bundles);
         }
-        match bundles.spares_anyone() {
+        match bundles.excludes_anyone() {
             false => {
                 for subscriber in self.hand_together(subscribers, bundles) {
                     self.hand(subscriber, bundles.get(subscriber.variant));
@@ -171,7 +171,7 @@ impl WorkerSweep<'_> {
             }
             true => self.hand_to_the_others(subscribers, bundles),
         }
-        self.tell_who_miss(bundles);
+        self.mark_insufficient(bundles);
         #[cfg(debug_assertions)]
         for publication in bundles.publications().iter().filter_map(|prepared| prepared.publication()) {
             faults::trip(faults::DELIVERED_PANICS, &publication.data.bytes);
@@ -187,7 +187,7 @@ impl WorkerSweep<'_> {
             match &bundle.end {
                 None => {}
                 Some(BundleEnd::Close(disconnect)) => {
-                    self.doom(AfterSweep::Close(subscriber.key, disconnect.clone()), subscriber.key);
+                    self.begin_closing(AfterSweep::Close(subscriber.key, disconnect.clone()), subscriber.key);
                 }
                 Some(BundleEnd::Broken(rest)) => self.pass_over(subscriber, rest),
             }
@@ -201,15 +201,15 @@ impl WorkerSweep<'_> {
         let audiences: SmallVec<[Audience<'_>; 1]> =
             publications.iter().map(|prepared| self.audience(prepared)).collect();
         for subscriber in subscribers {
-            let is_spared = |at: usize| !audiences[at].includes(self, subscriber);
-            let spared = (0..audiences.len()).filter(|&at| is_spared(at)).count();
-            if spared == 0 {
+            let is_excluded = |at: usize| !audiences[at].includes(self, subscriber);
+            let excluded = (0..audiences.len()).filter(|&at| is_excluded(at)).count();
+            if excluded == 0 {
                 self.hand(subscriber, bundles.get(subscriber.variant));
-            } else if spared < audiences.len() {
+            } else if excluded < audiences.len() {
                 let at =
                     |prepared: &Prepared| publications.iter().position(|one| std::ptr::eq(&**one, prepared));
                 let rest =
-                    bundles.without(subscriber.variant, |prepared| at(prepared).is_some_and(is_spared));
+                    bundles.without(subscriber.variant, |prepared| at(prepared).is_some_and(is_excluded));
                 self.hand(subscriber, &rest);
             }
         }
@@ -224,7 +224,7 @@ impl WorkerSweep<'_> {
         };
         let only = prepared.only();
         Audience {
-            spared: prepared.except().as_ref().and_then(here),
+            excluded: prepared.except().as_ref().and_then(here),
             named: only.iter().flat_map(|only| &only.clients).filter_map(here).collect(),
             except: only.iter().flat_map(|only| &only.except_clients).filter_map(here).collect(),
             only,
@@ -262,7 +262,7 @@ impl WorkerSweep<'_> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.queue(key, frames.clone()),
             Err(error) => {
-                self.doom(AfterSweep::Failed(key, error), key);
+                self.begin_closing(AfterSweep::Failed(key, error), key);
                 false
             }
         }
@@ -270,7 +270,7 @@ impl WorkerSweep<'_> {
 
     #[cold]
     pub(super) fn queue(&mut self, key: u32, frames: Bytes) -> bool {
-        if self.flags[key as usize].doomed {
+        if self.flags[key as usize].closing {
             return false;
         }
         self.shared_frames.note(&frames);
@@ -285,7 +285,7 @@ impl WorkerSweep<'_> {
             }
             false => {
                 self.tally.frames_discarded += 1;
-                self.doom(AfterSweep::Overflown(key), key);
+                self.begin_closing(AfterSweep::Overflown(key), key);
             }
         }
         queued
@@ -293,10 +293,10 @@ impl WorkerSweep<'_> {
 
     /// Marks a client that is about to be closed. Nothing more is written to it, because it would follow a gap, or the end.
     #[cold]
-    pub(super) fn doom(&mut self, aftermath: AfterSweep, key: u32) {
-        self.aftermath.push(aftermath);
+    pub(super) fn begin_closing(&mut self, after_sweep: AfterSweep, key: u32) {
+        self.after_sweep.push(after_sweep);
         let flags = &mut self.flags[key as usize];
-        flags.doomed = true;
+        flags.closing = true;
         // Set because sweeps check this flag first.
         flags.waiting = true;
     }
@@ -312,11 +312,11 @@ impl WorkerSweep<'_> {
     }
 
     /// Notes the subscribers that follow the stream and missed a publication.
-    fn tell_who_miss(&mut self, bundles: &Bundles) {
+    fn mark_insufficient(&mut self, bundles: &Bundles) {
         let Some(first) = bundles.publications().first().filter(|_| !self.missing.is_empty()) else { return };
         let insufficient =
             self.missing.drain(..).map(|key| AfterSweep::Insufficient(key, first.channel().clone()));
-        self.aftermath.extend(insufficient);
+        self.after_sweep.extend(insufficient);
     }
 
     #[cold]

@@ -14,12 +14,12 @@ use crate::worker::sweep::{AfterSweep, WorkerSweep};
 
 impl WorkerSweep<'_> {
     pub(super) fn deliver_newest(&mut self, subscribers: &[Subscriber], bundles: &mut Bundles) {
-        let spares_anyone = bundles.spares_anyone();
+        let excludes_anyone = bundles.excludes_anyone();
         for subscriber in subscribers {
-            let done = if spares_anyone { 0 } else { self.send_newest(subscriber, bundles) };
+            let done = if excludes_anyone { 0 } else { self.send_newest(subscriber, bundles) };
             for prepared in bundles.publications().iter().skip(done) {
-                let is_spared = spares_anyone && !self.audience(prepared).includes(self, subscriber);
-                if !is_spared && !self.have_wait(subscriber, prepared) {
+                let is_excluded = excludes_anyone && !self.audience(prepared).includes(self, subscriber);
+                if !is_excluded && !self.have_wait(subscriber, prepared) {
                     break;
                 }
             }
@@ -55,7 +55,7 @@ impl WorkerSweep<'_> {
                     break;
                 }
                 Err(error) => {
-                    self.doom(AfterSweep::Failed(subscriber.key, error), subscriber.key);
+                    self.begin_closing(AfterSweep::Failed(subscriber.key, error), subscriber.key);
                     return count;
                 }
             }
@@ -71,7 +71,7 @@ impl WorkerSweep<'_> {
     /// Queues a value in the client's lanes, or another event in its outbox. Returns whether the client takes more.
     fn have_wait(&mut self, subscriber: &Subscriber, prepared: &Arc<Prepared>) -> bool {
         let key = subscriber.key;
-        if self.flags[key as usize].doomed {
+        if self.flags[key as usize].closing {
             return false;
         }
         if prepared.publication().is_none() {
@@ -79,7 +79,7 @@ impl WorkerSweep<'_> {
                 Writable::Frame(frame) => self.queue(key, frame.clone()),
                 Writable::Nothing => true,
                 Writable::Close(disconnect) => {
-                    self.doom(AfterSweep::Close(key, disconnect.clone()), key);
+                    self.begin_closing(AfterSweep::Close(key, disconnect.clone()), key);
                     false
                 }
                 Writable::Broken => {
@@ -99,7 +99,7 @@ impl WorkerSweep<'_> {
                 true
             }
             Err(LaneFull) => {
-                self.aftermath.push(AfterSweep::Full(key, prepared.channel().clone()));
+                self.after_sweep.push(AfterSweep::Full(key, prepared.channel().clone()));
                 false
             }
         }

@@ -42,7 +42,7 @@ impl Worker {
     /// Whether events taken from the inbox wait for the next turn.
     pub(super) fn is_behind(&self) -> bool {
         !self.gathered.is_empty()
-            || !self.telling.is_empty()
+            || !self.key_updates.is_empty()
             || !self.taken.events.is_empty()
             || !self.taken.lost.is_empty()
     }
@@ -56,8 +56,8 @@ impl Worker {
         }
         loop {
             self.deliver_gathered();
-            self.tell_followers();
-            if !self.gathered.is_empty() || !self.telling.is_empty() {
+            self.deliver_key_updates();
+            if !self.gathered.is_empty() || !self.key_updates.is_empty() {
                 return;
             }
             match self.taken.events.pop_front() {
@@ -96,15 +96,15 @@ impl Worker {
         loop {
             self.share.renew();
             self.deliver_gathered();
-            self.tell_followers();
-            if self.gathered.is_empty() && self.telling.is_empty() {
+            self.deliver_key_updates();
+            if self.gathered.is_empty() && self.key_updates.is_empty() {
                 match self.taken.events.pop_front() {
                     Some(WorkerEvent::Publication(prepared)) => {
                         self.gathered.add(prepared);
                         self.gather_on();
                         self.close_gathered();
                     }
-                    Some(WorkerEvent::News(news)) => self.begin_telling(news),
+                    Some(WorkerEvent::News(news)) => self.begin_key_update(news),
                     // Other events concern clients that are about to be closed.
                     Some(_) => {}
                     None => return,
@@ -122,7 +122,7 @@ impl Worker {
             WorkerEvent::Publication(prepared) => {
                 self.deliver(prepared.channel(), std::slice::from_ref(&prepared))
             }
-            WorkerEvent::News(news) => self.begin_telling(news),
+            WorkerEvent::News(news) => self.begin_key_update(news),
             WorkerEvent::Anew(channel) => {
                 let everyone = ControlTarget::default();
                 self.for_each_target(&everyone, Some(&channel), |client| {
@@ -143,10 +143,10 @@ impl Worker {
             }
             WorkerEvent::Message(session, message, taken) => {
                 let index = self.local.node.session_ids.place(session).1 as usize;
-                let mut heard = CommandOutcome::Gone;
-                self.serve(index, |worker| heard = worker.handle_message(index, session, message));
+                let mut received = CommandOutcome::Gone;
+                self.serve(index, |worker| received = worker.handle_message(index, session, message));
                 // The requester may have given up.
-                let _ = taken.send(heard);
+                let _ = taken.send(received);
             }
             WorkerEvent::Disconnect(target, disconnect, acted) => {
                 let count = self.for_each_target(&target, None, |client| {
@@ -169,7 +169,7 @@ impl Worker {
                 });
                 acted.add(count);
             }
-            WorkerEvent::KeepOnly(user, client) => self.keep_only(&user, client),
+            WorkerEvent::CloseOthers(user, client) => self.close_other_connections(&user, client),
             WorkerEvent::Subscribe(target, wanted, acted) => self.subscribe(&target, &wanted, &acted),
             WorkerEvent::AskClients(target, asking) => {
                 self.for_each_of(&target, |client, local| client.ask_client(local, &asking));
@@ -188,9 +188,9 @@ impl Worker {
                 drop(listed.send(self.list(&wanted, from, limit)))
             }
             WorkerEvent::Renew(contexts) => self.renew(contexts),
-            WorkerEvent::LetGo(wanted) => self.let_go(wanted),
-            WorkerEvent::LetNobodyGo => self.letting_go = None,
-            WorkerEvent::Shed => self.look_at_debtors(),
+            WorkerEvent::Rebalance(wanted) => self.rebalance(wanted),
+            WorkerEvent::StopRebalancing => self.rebalancing = None,
+            WorkerEvent::Shed => self.shed_for_others(),
             WorkerEvent::Drain { until } => self.begin_drain(until),
             WorkerEvent::Stop => self.stopping = true,
         }

@@ -12,7 +12,7 @@ use shared::push::UnsubscribeCode;
 
 use crate::client::open::NewClient;
 use crate::client::read::{CommandOutcome, ReadProgress};
-use crate::client::{Client, ClientKey, Gone};
+use crate::client::{Client, ClientKey, DropReason};
 use crate::node::SessionId;
 use crate::node::control::ControlTarget;
 use crate::telemetry::labels::Stage;
@@ -60,7 +60,7 @@ impl Worker {
             }
             self.read_on(&mut buffer);
             self.serve_callers(&mut buffer);
-            self.local.hub.tell_time(self.local.now);
+            self.local.hub.set_now(self.local.now);
             self.take_inbox(&mut buffer);
             self.close_windows();
             self.sweep_on();
@@ -229,7 +229,7 @@ impl Worker {
         };
         let watched = client.link.stream.register(self.poll.registry(), mio::Token(index), wake);
         if let Err(error) = &watched {
-            self.remove(index, &Gone::Lost(error.kind()));
+            self.remove(index, &DropReason::Lost(error.kind()));
         }
         watched.is_ok()
     }
@@ -355,7 +355,7 @@ impl Worker {
     /// Runs a fan-out of the hub, then handles its findings about single clients.
     pub(super) fn sweep(&mut self, work: impl FnOnce(&mut gateway_core::hub::Hub, &mut WorkerSweep<'_>)) {
         let local = &mut self.local;
-        let mut aftermath = std::mem::take(&mut self.aftermath);
+        let mut after_sweep = std::mem::take(&mut self.after_sweep);
         let mut sweep = WorkerSweep {
             clients: &mut self.clients,
             flags: &mut local.flags,
@@ -371,15 +371,15 @@ impl Worker {
             selected: &mut local.selected,
             missing: Vec::new(),
             together: &mut self.together,
-            aftermath: &mut aftermath,
+            after_sweep: &mut after_sweep,
             measured: &mut self.measured,
         };
         work(&mut local.hub, &mut sweep);
-        for after in aftermath.drain(..) {
+        for after in after_sweep.drain(..) {
             let index = after.index();
             self.serve(index as usize, |worker| worker.settle(after));
         }
-        self.aftermath = aftermath;
+        self.after_sweep = after_sweep;
         self.local.selected.clear();
     }
 
@@ -539,7 +539,7 @@ impl Worker {
     }
 
     /// Removes a client. The only place where a client ends.
-    pub(super) fn remove(&mut self, index: usize, gone: &Gone) {
+    pub(super) fn remove(&mut self, index: usize, gone: &DropReason) {
         let client = &mut self.clients[index];
         client.leave_all(&mut self.local, &Disconnect::CONNECTION_CLOSED);
         client.forget_account(&self.local);

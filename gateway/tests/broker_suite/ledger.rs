@@ -61,13 +61,13 @@ pub async fn the_first_who_holds_and_the_last_who_lets_go_are_news<B: Backend>()
     node.change("two", &[hold("a"), release("b\né"), release("c")]).await;
     node.change("one", &[release("a"), release("a")]).await;
     node.change("two", &[release("a")]).await;
-    node.change("one", &[LedgerChange::Say("{\"x\": 1}".into()), hold("a")]).await;
+    node.change("one", &[LedgerChange::Report("{\"x\": 1}".into()), hold("a")]).await;
     let taken = |subject: &str| LedgerEvent::Taken(subject.into());
     let expected = [
         taken("a"),
         taken("b\né"),
         LedgerEvent::Free("a".into()),
-        LedgerEvent::Said("{\"x\": 1}".into()),
+        LedgerEvent::Reported("{\"x\": 1}".into()),
         taken("a"),
     ];
     assert_eq!(node.news(None).await, expected);
@@ -131,7 +131,8 @@ pub async fn each_reader_goes_on_where_it_stood<B: Backend>() {
     let backend = B::new();
     let node = backend.node();
     node.begin("one").await;
-    let said: Vec<LedgerChange> = (0..5).map(|number| LedgerChange::Say(number.to_string().into())).collect();
+    let said: Vec<LedgerChange> =
+        (0..5).map(|number| LedgerChange::Report(number.to_string().into())).collect();
     node.change("one", &said).await;
     let numbers = |page: LedgerPage| page.news.into_iter().map(|(number, _)| number).collect::<Vec<_>>();
     assert_eq!(numbers(node.page("main", None, 2).await), [1, 2]);
@@ -149,7 +150,7 @@ pub async fn a_reader_that_is_far_behind_is_told_how_much_it_missed<B: Backend>(
     node.begin("one").await;
     node.page("main", None, 9).await;
     let say = async |text: &str, room: LedgerCapacity| {
-        let change = [LedgerChange::Say(text.into())];
+        let change = [LedgerChange::Report(text.into())];
         assert_eq!(
             node.ledger.change("shop", "one", &change, room).await.expect("changed"),
             HoldOutcome::Done
@@ -188,7 +189,7 @@ pub async fn it_is_what_the_table_says_whatever_happens<B: Backend>() {
                     0 => hold(&subject),
                     1 => release(&subject),
                     2 => LedgerChange::Count(subject.into(), draw(3) as u32),
-                    _ => LedgerChange::Say(subject.into()),
+                    _ => LedgerChange::Report(subject.into()),
                 }
             })
             .collect();

@@ -126,7 +126,7 @@ async fn a_full_redis_refuses_changes_whole_and_lets_leases_and_readers_go_on() 
     node.change("one", &[hold("a")]).await;
     node.change("two", &[hold("b")]).await;
     redis.server.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
-    let changes = [hold("c"), release("a"), LedgerChange::Say("x".into())];
+    let changes = [hold("c"), release("a"), LedgerChange::Report("x".into())];
     let refused = node.ledger.change("shop", "one", &changes, ROOM).await.unwrap_err();
     assert_eq!(refused.label(), "oom");
     assert_eq!(node.news(None).await.len(), 2, "nothing of it was done");
@@ -137,7 +137,7 @@ async fn a_full_redis_refuses_changes_whole_and_lets_leases_and_readers_go_on() 
     node.change("one", &changes).await;
     assert_eq!(
         node.news(Some(3)).await,
-        [LedgerEvent::Taken("c".into()), free("a"), LedgerEvent::Said("x".into())]
+        [LedgerEvent::Taken("c".into()), free("a"), LedgerEvent::Reported("x".into())]
     );
 }
 

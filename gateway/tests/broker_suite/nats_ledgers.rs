@@ -265,12 +265,12 @@ async fn what_is_more_than_the_server_takes_at_once_goes_in_several_messages() {
     let many: Vec<_> = (0..300).map(|number| hold(&format!("{number}{long}"))).collect();
     node.change("one", &many).await;
     assert_eq!(node.news(None).await.len(), 300);
-    let too_long = [LedgerChange::Say("x".repeat(70_000).into())];
+    let too_long = [LedgerChange::Report("x".repeat(70_000).into())];
     let refused = node.ledger.change("shop", "one", &too_long, ROOM).await.expect_err("it is too long");
     assert!(refused.to_string().contains("65536"), "{refused}");
     node.change("one", &[hold("a")]).await;
     // A step that does not fit is refused as a whole, and `fits_in_a_step` tells callers before.
-    let some = [LedgerChange::Say("before".into()), too_long[0].clone(), hold("b")];
+    let some = [LedgerChange::Report("before".into()), too_long[0].clone(), hold("b")];
     assert_eq!(node.ledger.fits_in_a_step(&some), 1);
     assert_eq!(node.ledger.fits_in_a_step(&some[1..]), 0);
     assert!((40..300).contains(&node.ledger.fits_in_a_step(&many)), "as many as are one message");
@@ -278,7 +278,7 @@ async fn what_is_more_than_the_server_takes_at_once_goes_in_several_messages() {
     let told = node.news(None).await;
     assert_eq!((told.len(), told.last()), (301, Some(&taken("a"))));
     // A change just below the limit is accepted, and the log with it can be compacted.
-    let long = LedgerChange::Say("x".repeat(64_000).into());
+    let long = LedgerChange::Report("x".repeat(64_000).into());
     for _ in 0..20 {
         node.change("one", std::slice::from_ref(&long)).await;
     }

@@ -190,7 +190,7 @@ async fn sleeper_end(sleeper: &mut crate::client::Client, sent: u64) -> u16 {
                 assert_eq!(publication.offset, last + 1);
                 last = publication.offset;
             }
-            Err(Ending::Said(code, _)) => {
+            Err(Ending::Reported(code, _)) => {
                 assert!(last < sent);
                 return code;
             }

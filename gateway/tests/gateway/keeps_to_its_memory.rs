@@ -68,7 +68,7 @@ async fn clients_that_do_not_read_are_closed_before_the_budget_is_used_up_the_la
             break ending;
         }
     };
-    assert!(!matches!(told, Ending::Said(code, _) if code != 3008), "{told:?}");
+    assert!(!matches!(told, Ending::Reported(code, _) if code != 3008), "{told:?}");
     for _ in 0..rounds {
         gateway.api("broadcast", json!({ "channels": channels, "data": payload() })).await;
         for _ in 0..2 {

@@ -89,7 +89,7 @@ async fn follow_on(socket: &mut Socket, token: &str, position: &mut Option<(u64,
             Ok(Message::Text(text)) => text,
             Ok(_) => continue,
             Err(ending) => {
-                assert_eq!(ending, Ending::Said(3001, "shutdown".to_owned()));
+                assert_eq!(ending, Ending::Reported(3001, "shutdown".to_owned()));
                 return false;
             }
         };
@@ -264,7 +264,7 @@ async fn be_member(balancer: Balancer, user: String) {
                 Err(ending) => break ending,
             }
         };
-        assert!(matches!(ending, Ending::Said(4100, _)), "it is to come back: {ending:?}");
+        assert!(matches!(ending, Ending::Reported(4100, _)), "it is to come back: {ending:?}");
         balancer.let_go(address);
     }
 }

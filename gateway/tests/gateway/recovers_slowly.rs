@@ -224,7 +224,7 @@ async fn a_client_that_subscribes_to_far_more_than_it_may_is_told_and_does_not_r
         match client.try_push().await {
             Ok(reply) if reply["error"].is_null() => served += 1,
             Ok(reply) => assert_eq!(reply["error"]["code"], 106, "{reply}"),
-            Err(Ending::Said(code, _)) => break code,
+            Err(Ending::Reported(code, _)) => break code,
             Err(other) => panic!("not closed: {other:?}"),
         }
     };

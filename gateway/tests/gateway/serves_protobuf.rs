@@ -246,5 +246,5 @@ async fn a_bad_token_closes() {
     let mut frame = BytesMut::new();
     encode_command(&Command { id: 1, request: Request::Connect(Box::new(connect)) }, &mut frame);
     client.socket.send(frame.freeze()).await;
-    assert!(matches!(client.socket.next().await, Err(Ending::Said(3500, _))));
+    assert!(matches!(client.socket.next().await, Err(Ending::Reported(3500, _))));
 }

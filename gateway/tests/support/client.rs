@@ -118,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         loop {
             match self.next().await {
                 Ok(_) => {}
-                Err(Ending::Said(code, reason)) => return (code, reason),
+                Err(Ending::Reported(code, reason)) => return (code, reason),
                 Err(other) => panic!("not closed: {other:?}"),
             }
         }
@@ -144,7 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 /// How a connection ended.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Ending {
-    Said(u16, String),
+    Reported(u16, String),
     /// The stream ended without a close frame, or with an empty one.
     Silent,
     Broken(String),
@@ -152,7 +152,7 @@ pub enum Ending {
 
 impl From<CloseFrame> for Ending {
     fn from(frame: CloseFrame) -> Self {
-        Self::Said(frame.code.into(), frame.reason.to_string())
+        Self::Reported(frame.code.into(), frame.reason.to_string())
     }
 }
 

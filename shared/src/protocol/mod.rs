@@ -62,7 +62,7 @@ impl ProtocolId {
     ];
 
     /// Whether clients send nothing after their first message, and only receive from then on.
-    pub fn only_tells(self) -> bool {
+    pub fn is_unidirectional(self) -> bool {
         matches!(
             self,
             Self::CENTRIFUGE_UNI_JSON
@@ -75,8 +75,8 @@ impl ProtocolId {
     }
 
     /// Whether a client is told of a close in a message, even where the transport has a close of its own.
-    pub fn tells_of_close(self) -> bool {
-        self.only_tells() || self == Self::PUSHER
+    pub fn sends_close_message(self) -> bool {
+        self.is_unidirectional() || self == Self::PUSHER
     }
 
     /// Returns the protocol's name, for metrics and logs.
@@ -116,7 +116,7 @@ pub trait Protocol: Send + Sync + std::fmt::Debug {
 
     /// Appends a last message to one client before its connection is closed. For protocols whose values hold state of
     /// their connection.
-    fn last_words(&self, _disconnect: &Disconnect, _out: &mut BytesMut) -> Encoded {
+    fn encode_close_message(&self, _disconnect: &Disconnect, _out: &mut BytesMut) -> Encoded {
         Encoded::Nothing
     }
 

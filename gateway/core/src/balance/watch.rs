@@ -26,20 +26,20 @@ pub struct SeenNode {
 /// When each of the other nodes last announced something new.
 #[derive(Debug, Default)]
 pub struct NodeFreshness {
-    heard: FxHashMap<Box<str>, (u64, Moment)>,
+    received: FxHashMap<Box<str>, (u64, Moment)>,
 }
 
 impl NodeFreshness {
     /// Takes in the announcements of the other nodes. Returns whether all of them are recent.
     pub fn hear(&mut self, now: Moment, others: &[SeenNode]) -> bool {
-        self.heard.retain(|node, _| others.iter().any(|other| other.node == *node));
+        self.received.retain(|node, _| others.iter().any(|other| other.node == *node));
         let mut is_fresh = true;
         for other in others {
-            let heard = self.heard.entry(other.node.clone()).or_insert((other.uptime_s, now));
-            if heard.0 != other.uptime_s {
-                *heard = (other.uptime_s, now);
+            let received = self.received.entry(other.node.clone()).or_insert((other.uptime_s, now));
+            if received.0 != other.uptime_s {
+                *received = (other.uptime_s, now);
             }
-            is_fresh &= now.since(heard.1) < STALE;
+            is_fresh &= now.since(received.1) < STALE;
         }
         is_fresh
     }

@@ -210,8 +210,8 @@ fn a_read_serves_for_so_long() {
     let want = catch_up.want(stopped(1), LIMIT);
     assert_eq!(read_until_answered(&mut catch_up, &stream, &want), (vec![2, 3], 1));
     let late = catch_up.want(stopped(2), LIMIT);
-    assert!(catch_up.known(NOW + FRESH.mul_f32(0.99), &late).is_some());
-    assert_eq!(catch_up.known(NOW + FRESH, &late), None);
+    assert!(catch_up.retained_page(NOW + FRESH.mul_f32(0.99), &late).is_some());
+    assert_eq!(catch_up.retained_page(NOW + FRESH, &late), None);
     assert_eq!(catch_up.bytes(), 0, "nothing is kept longer");
 }
 
@@ -243,7 +243,7 @@ fn what_does_not_hang_together_is_shared_with_nobody() {
             catch_up.handed_out(NOW, &append(&mut stream, 100));
         }
         assert!(matches!(catch_up.read(NOW, reading, &page), ReadResult::Unshared));
-        assert_eq!(catch_up.known(NOW, &want), None);
+        assert_eq!(catch_up.retained_page(NOW, &want), None);
     }
 }
 
@@ -257,7 +257,7 @@ fn a_gap_or_another_epoch_ends_what_is_kept() {
         let mut next = Publication::new(Payload::json("1"));
         next.position = Some(StreamPosition { offset, epoch });
         catch_up.handed_out(NOW, &next);
-        assert_eq!(catch_up.known(NOW, &want), None);
+        assert_eq!(catch_up.retained_page(NOW, &want), None);
     }
 }
 
@@ -411,9 +411,9 @@ fn no_more_is_told_than_the_stream_keeps() {
     let back_in_time = catch_up.want(stopped(1), LIMIT);
     assert_eq!(answered(&mut catch_up, &back_in_time), [2, 3]);
     let away_for_too_long = catch_up.want(stopped(0), LIMIT);
-    assert_eq!(catch_up.known(NOW, &away_for_too_long), None);
+    assert_eq!(catch_up.retained_page(NOW, &away_for_too_long), None);
     let late = catch_up.want(stopped(2), LIMIT);
-    assert_eq!(catch_up.known(NOW + retention.ttl, &late), None);
+    assert_eq!(catch_up.retained_page(NOW + retention.ttl, &late), None);
 }
 
 #[test]
@@ -425,9 +425,9 @@ fn what_is_kept_is_bounded_in_number_and_in_bytes() {
         catch_up.handed_out(NOW, &append(&mut stream, 10_000));
     }
     let oldest = catch_up.want(stopped(0), u32::MAX);
-    assert_eq!(catch_up.known(NOW, &oldest), None);
+    assert_eq!(catch_up.retained_page(NOW, &oldest), None);
     let next = catch_up.want(stopped(1), u32::MAX);
-    assert!(catch_up.known(NOW, &next).is_some());
+    assert!(catch_up.retained_page(NOW, &next).is_some());
     let top = stream.position();
     for number in 1..=3 {
         let mut large = Publication::new(Payload::binary(vec![0; RETAINED_BYTES_MAX / 2]));

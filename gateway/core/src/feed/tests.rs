@@ -25,9 +25,9 @@ fn page(offsets: std::ops::RangeInclusive<u64>, top: StreamPosition) -> HistoryP
 }
 
 /// The delivered offsets, a loss as a negative number.
-fn offsets(mended: &Mended) -> Vec<i64> {
+fn offsets(repaired: &RepairOutcome) -> Vec<i64> {
     let offset = |position: StreamPosition| i64::try_from(position.offset).unwrap();
-    mended
+    repaired
         .deliveries
         .iter()
         .map(|delivery| match delivery {
@@ -55,10 +55,10 @@ fn what_comes_twice_for_no_reason_is_held_against_history() {
     assert_eq!(feed.admit(publication(at(4))), Admission::Doubtful { since: 4 });
     assert_eq!(feed.admit(publication(at(6))), Admission::Held);
     assert_eq!(feed.admit(publication(at(5))), Admission::Duplicate, "looked into already");
-    let mended = feed.mend(page(5..=6, at(6)));
-    assert_eq!((offsets(&mended), mended.leave), (vec![6], None), "it is the same stream");
+    let repaired = feed.repair(page(5..=6, at(6)));
+    assert_eq!((offsets(&repaired), repaired.leave), (vec![6], None), "it is the same stream");
     assert_eq!(feed.admit(publication(at(4))), Admission::Doubtful { since: 5 }, "as much again has come");
-    assert_eq!(feed.mend(page(6..=6, at(6))), Mended::default());
+    assert_eq!(feed.repair(page(6..=6, at(6))), RepairOutcome::default());
     assert_eq!(feed.admit(publication(at(3))), Admission::Duplicate, "nothing came since the last look");
     assert!(delivered(&mut feed, at(7)));
 }
@@ -68,8 +68,8 @@ fn what_has_come_and_was_brought_by_history_too_is_not_expected_again() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(1)));
     assert_eq!(feed.admit(publication(at(4))), Admission::Gap { since: 0 });
-    let mended = feed.mend(page(1..=5, at(5)));
-    assert_eq!((offsets(&mended), mended.again), (vec![2, 3, 4, 5], None));
+    let repaired = feed.repair(page(1..=5, at(5)));
+    assert_eq!((offsets(&repaired), repaired.again), (vec![2, 3, 4, 5], None));
     assert_eq!(feed.admit(publication(at(4))), Admission::Doubtful { since: 4 }, "it has come");
 }
 
@@ -83,13 +83,13 @@ fn a_stream_that_stands_behind_is_left_and_whoever_follows_it_told() {
     let before = feed.position();
     assert_eq!(feed.check(before, at(7), Routine), GapState::Missing { since: 10 });
     assert_eq!(feed.admit(publication(at(12))), Admission::Held);
-    let mended = feed.mend(HistoryPage { publications: vec![], top: at(7) });
-    assert_eq!((offsets(&mended), mended.leave, mended.again), (vec![], Some(at(0).epoch), Some(10)));
-    let mended = feed.mend_failed();
-    assert_eq!((mended.leave, mended.again), (Some(at(0).epoch), Some(10)), "until it is left");
-    assert_eq!(feed.mend(page(11..=15, at(15))).leave, Some(at(0).epoch), "also if more followed meanwhile");
-    let mended = feed.left(in_epoch("two", 8));
-    assert_eq!((offsets(&mended), mended.again, mended.leave), (vec![12, -8], None, None));
+    let repaired = feed.repair(HistoryPage { publications: vec![], top: at(7) });
+    assert_eq!((offsets(&repaired), repaired.leave, repaired.again), (vec![], Some(at(0).epoch), Some(10)));
+    let repaired = feed.repair_failed();
+    assert_eq!((repaired.leave, repaired.again), (Some(at(0).epoch), Some(10)), "until it is left");
+    assert_eq!(feed.repair(page(11..=15, at(15))).leave, Some(at(0).epoch), "also if more followed");
+    let repaired = feed.left(in_epoch("two", 8));
+    assert_eq!((offsets(&repaired), repaired.again, repaired.leave), (vec![12, -8], None, None));
     assert_eq!(feed.admit(publication(at(13))), Admission::Duplicate, "of a stream that is gone");
     assert!(delivered(&mut feed, in_epoch("two", 9)));
 }
@@ -108,19 +108,19 @@ fn a_stream_that_went_back_and_on_is_known_by_what_stands_in_the_place_of_the_la
     };
     let mut told = five();
     assert_eq!(told.admit(other(3)), Admission::Doubtful { since: 4 });
-    assert_eq!(told.mend(replaced()).leave, Some(at(0).epoch));
+    assert_eq!(told.repair(replaced()).leave, Some(at(0).epoch));
 
     let mut gap = five();
     assert_eq!(gap.admit(other(7)), Admission::Gap { since: 4 });
-    assert_eq!(gap.mend(replaced()).leave, Some(at(0).epoch), "what is missing does not join on");
+    assert_eq!(gap.repair(replaced()).leave, Some(at(0).epoch), "what is missing does not join on");
 
     let mut expired = five();
     assert_eq!(expired.admit(other(3)), Admission::Doubtful { since: 4 });
     let nothing = HistoryPage { publications: vec![], top: at(6) };
-    assert_eq!(expired.mend(nothing.clone()).leave, Some(at(0).epoch), "nobody can say what it was");
+    assert_eq!(expired.repair(nothing.clone()).leave, Some(at(0).epoch), "nobody can say what it was");
     let mut gap = five();
     assert_eq!(gap.admit(publication(at(7))), Admission::Gap { since: 4 });
-    assert_eq!(gap.mend(nothing).leave, None, "which is nothing new for a gap");
+    assert_eq!(gap.repair(nothing).leave, None, "which is nothing new for a gap");
 }
 
 #[test]
@@ -128,10 +128,10 @@ fn what_history_brought_may_come_once_more_but_not_twice() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(1)));
     feed.admit(publication(at(3)));
-    assert_eq!(offsets(&feed.mend(page(1..=6, at(6)))), [2, 3, 4, 5, 6]);
+    assert_eq!(offsets(&feed.repair(page(1..=6, at(6)))), [2, 3, 4, 5, 6]);
     assert!((4..=5).all(|offset| feed.admit(publication(at(offset))) == Admission::Duplicate));
     assert_eq!(feed.admit(publication(at(3))), Admission::Doubtful { since: 5 }, "it came already");
-    assert_eq!(feed.mend(page(6..=6, at(6))), Mended::default());
+    assert_eq!(feed.repair(page(6..=6, at(6))), RepairOutcome::default());
     assert!(delivered(&mut feed, at(7)));
     assert_eq!(feed.admit(publication(at(6))), Admission::Doubtful { since: 6 }, "7 came after it");
 }
@@ -141,8 +141,8 @@ fn where_the_epoch_cannot_be_left_everybody_is_told_nonetheless() {
     let mut feed = Feed::default();
     assert!((1..=5).all(|offset| delivered(&mut feed, at(offset))));
     feed.check(feed.position(), at(3), AfterLoss);
-    feed.mend(page(1..=3, at(3)));
-    let given_up = (0..MEND_ATTEMPTS_MAX).map(|_| feed.mend_failed()).last().unwrap();
+    feed.repair(page(1..=3, at(3)));
+    let given_up = (0..REPAIR_ATTEMPTS_MAX).map(|_| feed.repair_failed()).last().unwrap();
     assert_eq!(given_up.deliveries, [FeedDelivery::Lost(StreamPosition::default())]);
     assert_eq!(given_up.again, None);
     assert!(delivered(&mut feed, at(4)), "and it starts from nothing");
@@ -170,10 +170,10 @@ fn a_gap_is_mended_before_what_follows_it() {
     assert_eq!(feed.admit(publication(at(1))), Admission::Duplicate);
     assert_eq!(feed.admit(publication(at(7))), Admission::Held);
 
-    let mended = feed.mend(page(2..=4, at(4)));
-    assert_eq!((offsets(&mended), mended.again), (vec![2, 3, 4, 5], Some(5)));
-    let mended = feed.mend(page(6..=8, at(8)));
-    assert_eq!((offsets(&mended), mended.again), (vec![6, 7, 8], None));
+    let repaired = feed.repair(page(2..=4, at(4)));
+    assert_eq!((offsets(&repaired), repaired.again), (vec![2, 3, 4, 5], Some(5)));
+    let repaired = feed.repair(page(6..=8, at(8)));
+    assert_eq!((offsets(&repaired), repaired.again), (vec![6, 7, 8], None));
     assert_eq!(feed.admit(publication(at(8))), Admission::Duplicate);
     assert!(delivered(&mut feed, at(9)));
 }
@@ -183,12 +183,12 @@ fn what_history_no_longer_has_is_told_and_the_rest_delivered() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(1)));
     feed.admit(publication(at(9)));
-    let mended = feed.mend(page(6..=9, at(9)));
-    assert_eq!((offsets(&mended), mended.again), (vec![-5, 6, 7, 8, 9], None));
+    let repaired = feed.repair(page(6..=9, at(9)));
+    assert_eq!((offsets(&repaired), repaired.again), (vec![-5, 6, 7, 8, 9], None));
 
     feed.admit(publication(at(12)));
-    let mended = feed.mend(HistoryPage { publications: vec![], top: at(12) });
-    assert_eq!((offsets(&mended), mended.again), (vec![-12], None));
+    let repaired = feed.repair(HistoryPage { publications: vec![], top: at(12) });
+    assert_eq!((offsets(&repaired), repaired.again), (vec![-12], None));
 }
 
 #[test]
@@ -196,10 +196,10 @@ fn a_long_gap_is_read_page_by_page() {
     let mut feed = Feed::default();
     feed.anchor(at(0));
     assert_eq!(feed.admit(publication(at(7))), Admission::Gap { since: 0 });
-    let mended = feed.mend(page(1..=3, at(7)));
-    assert_eq!((offsets(&mended), mended.again), (vec![1, 2, 3], Some(3)));
-    let mended = feed.mend(page(4..=6, at(7)));
-    assert_eq!((offsets(&mended), mended.again), (vec![4, 5, 6, 7], None));
+    let repaired = feed.repair(page(1..=3, at(7)));
+    assert_eq!((offsets(&repaired), repaired.again), (vec![1, 2, 3], Some(3)));
+    let repaired = feed.repair(page(4..=6, at(7)));
+    assert_eq!((offsets(&repaired), repaired.again), (vec![4, 5, 6, 7], None));
 }
 
 #[test]
@@ -207,18 +207,18 @@ fn a_gap_that_cannot_be_read_is_given_up_after_some_attempts() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(1)));
     feed.admit(publication(at(3)));
-    for _ in 1..MEND_FAILURES_MAX {
-        assert_eq!(feed.mend_failed(), Mended { again: Some(0), ..Mended::default() });
+    for _ in 1..REPAIR_FAILURES_MAX {
+        assert_eq!(feed.repair_failed(), RepairOutcome { again: Some(0), ..RepairOutcome::default() });
     }
-    assert_eq!(offsets(&feed.mend_failed()), [3], "with its hole, which workers see");
+    assert_eq!(offsets(&feed.repair_failed()), [3], "with its hole, which workers see");
     assert!(delivered(&mut feed, at(4)));
 
     assert_eq!(feed.check(None, at(6), AfterLoss), GapState::Missing { since: 3 });
-    for _ in 1..MEND_FAILURES_MAX {
-        feed.mend_failed();
+    for _ in 1..REPAIR_FAILURES_MAX {
+        feed.repair_failed();
     }
-    assert_eq!(offsets(&feed.mend_failed()), [-6], "nothing came that would show the hole");
-    assert!(!feed.is_mending());
+    assert_eq!(offsets(&feed.repair_failed()), [-6], "nothing came that would show the hole");
+    assert!(!feed.is_repairing());
     assert_eq!(feed.admit(publication(at(6))), Admission::Duplicate, "what was told as lost is no news");
     assert!(delivered(&mut feed, at(7)));
 }
@@ -228,10 +228,10 @@ fn attempts_that_bring_nothing_count_only_one_after_the_other() {
     let mut feed = Feed::default();
     assert!(delivered(&mut feed, at(1)));
     feed.admit(publication(at(100)));
-    for offset in 2..=u64::from(2 * MEND_FAILURES_MAX) {
-        assert!(feed.mend_failed().again.is_some(), "before {offset}");
-        let mended = feed.mend(page(offset..=offset, at(100)));
-        assert_eq!((offsets(&mended), mended.again), (vec![offset as i64], Some(offset)));
+    for offset in 2..=u64::from(2 * REPAIR_FAILURES_MAX) {
+        assert!(feed.repair_failed().again.is_some(), "before {offset}");
+        let repaired = feed.repair(page(offset..=offset, at(100)));
+        assert_eq!((offsets(&repaired), repaired.again), (vec![offset as i64], Some(offset)));
     }
 }
 
@@ -242,14 +242,14 @@ fn what_is_held_is_bounded_and_read_again() {
     let last = 3 + FEED_HELD_PUBLICATIONS_MAX as u64 + 10;
     for offset in 3..=last {
         feed.admit(publication(at(offset)));
-        assert!(feed.mending().unwrap().held.len() <= FEED_HELD_PUBLICATIONS_MAX);
+        assert!(feed.gap_repair().unwrap().held.len() <= FEED_HELD_PUBLICATIONS_MAX);
     }
-    let mended = feed.mend(page(2..=5, at(last)));
-    assert_eq!((offsets(&mended), mended.again), (vec![2, 3, 4, 5], Some(5)));
-    let mended = feed.mend(page(6..=last - 20, at(last)));
-    assert_eq!(mended.again, Some(last - 20));
-    let mended = feed.mend(page(last - 19..=last, at(last)));
-    assert_eq!((mended.deliveries.len(), mended.again), (20, None));
+    let repaired = feed.repair(page(2..=5, at(last)));
+    assert_eq!((offsets(&repaired), repaired.again), (vec![2, 3, 4, 5], Some(5)));
+    let repaired = feed.repair(page(6..=last - 20, at(last)));
+    assert_eq!(repaired.again, Some(last - 20));
+    let repaired = feed.repair(page(last - 19..=last, at(last)));
+    assert_eq!((repaired.deliveries.len(), repaired.again), (20, None));
 }
 
 #[test]
@@ -262,11 +262,11 @@ fn what_has_been_given_out_makes_room_for_what_is_held() {
     assert!(delivered(&mut feed, at(1)));
     assert!(matches!(feed.admit(large(3)), Admission::Gap { .. }));
     assert_eq!(feed.admit(publication(at(5))), Admission::Held);
-    let mended = feed.mend(page(2..=2, at(5)));
-    assert_eq!((offsets(&mended), mended.again), (vec![2, 3], Some(3)));
+    let repaired = feed.repair(page(2..=2, at(5)));
+    assert_eq!((offsets(&repaired), repaired.again), (vec![2, 3], Some(3)));
     assert_eq!(feed.admit(large(6)), Admission::Held);
-    let mended = feed.mend(page(4..=4, at(6)));
-    assert_eq!((offsets(&mended), mended.again), (vec![4, 5, 6], None));
+    let repaired = feed.repair(page(4..=4, at(6)));
+    assert_eq!((offsets(&repaired), repaired.again), (vec![4, 5, 6], None));
 }
 
 #[test]
@@ -288,10 +288,10 @@ fn a_quiet_channel_is_found_behind_at_the_second_look_only() {
     assert!(delivered(&mut feed, at(2)) && delivered(&mut feed, at(3)));
     assert_eq!(feed.check(None, at(4), Routine), GapState::Suspicious, "the first one was on its way");
     assert_eq!(feed.check(None, at(4), Routine), GapState::Missing { since: 2 });
-    assert_eq!(feed.check(None, at(5), Routine), GapState::Fine, "being mended");
-    let mended = feed.mend(page(4..=4, at(4)));
-    assert_eq!((offsets(&mended), mended.again), (vec![4], Some(4)), "5 is known to be there");
-    assert_eq!(offsets(&feed.mend(page(5..=5, at(5)))), [5]);
+    assert_eq!(feed.check(None, at(5), Routine), GapState::Fine, "being repaired");
+    let repaired = feed.repair(page(4..=4, at(4)));
+    assert_eq!((offsets(&repaired), repaired.again), (vec![4], Some(4)), "5 is known to be there");
+    assert_eq!(offsets(&feed.repair(page(5..=5, at(5)))), [5]);
     assert_eq!(feed.admit(publication(at(5))), Admission::Duplicate, "late");
 }
 
@@ -300,7 +300,7 @@ fn what_a_subscriber_knows_from_history_shows_that_the_first_publication_is_miss
     let mut feed = Feed::default();
     feed.anchor(at(5));
     assert_eq!(feed.admit(publication(at(7))), Admission::Gap { since: 5 });
-    assert_eq!(offsets(&feed.mend(page(6..=7, at(7)))), [6, 7]);
+    assert_eq!(offsets(&feed.repair(page(6..=7, at(7)))), [6, 7]);
 
     let mut quiet = Feed::default();
     quiet.anchor(at(5));
@@ -320,7 +320,7 @@ fn a_new_epoch_passes_and_a_check_finds_a_quiet_one() {
     assert_eq!(feed.check(None, in_epoch("three", 2), AfterLoss), GapState::Fine);
     assert_eq!(feed.admit(publication(in_epoch("three", 2))), Admission::Duplicate, "it was on its way");
     assert_eq!(feed.check(None, in_epoch("three", 3), AfterLoss), GapState::Missing { since: 2 });
-    assert_eq!(offsets(&feed.mend(page(3..=3, in_epoch("three", 3)))), [3]);
+    assert_eq!(offsets(&feed.repair(page(3..=3, in_epoch("three", 3)))), [3]);
 }
 
 #[test]
@@ -329,8 +329,8 @@ fn a_gap_in_a_stream_that_is_gone_is_lost_and_the_new_stream_begins_with_what_ca
     assert!(delivered(&mut feed, at(5)));
     assert_eq!(feed.admit(publication(at(8))), Admission::Gap { since: 4 });
     assert_eq!(feed.admit(publication(in_epoch("two", 3))), Admission::Held);
-    let mended = feed.mend(page(3..=3, in_epoch("two", 3)));
-    assert_eq!((offsets(&mended), mended.again), (vec![8, -2, 3], None));
+    let repaired = feed.repair(page(3..=3, in_epoch("two", 3)));
+    assert_eq!((offsets(&repaired), repaired.again), (vec![8, -2, 3], None));
 }
 
 /// What happens to a publication, and when history is read.
@@ -370,9 +370,9 @@ proptest! {
             let first = (since + 1).max(retained.start);
             let publications = (first..retained.end).take(limit);
             let publications = publications.map(|offset| publication(StreamPosition { offset, ..top })).collect();
-            let mended = feed.mend(HistoryPage { publications, top });
-            *wanted = mended.again;
-            Some(mended.deliveries)
+            let repaired = feed.repair(HistoryPage { publications, top });
+            *wanted = repaired.again;
+            Some(repaired.deliveries)
         };
         let follow = |seen: &mut StreamPosition, delivery: &FeedDelivery| {
             let (to, lost) = match delivery {
@@ -412,10 +412,10 @@ proptest! {
                     ask(&mut feed, &mut wanted, top, retained.clone(), limit).unwrap_or_default()
                 }
                 Step::FailToAnswer if wanted.is_some() => {
-                    let mended = feed.mend_failed();
-                    wanted = mended.again;
+                    let repaired = feed.repair_failed();
+                    wanted = repaired.again;
                     trimmed |= wanted.is_none();
-                    mended.deliveries
+                    repaired.deliveries
                 }
                 Step::FailToAnswer => vec![],
                 Step::Trim => {
@@ -458,7 +458,7 @@ proptest! {
             }
         }
         prop_assert_eq!(seen, top);
-        prop_assert!(!feed.is_mending());
+        prop_assert!(!feed.is_repairing());
     }
 }
 
@@ -572,13 +572,13 @@ proptest! {
                 Turn::Read => match wanted.take() {
                     None => vec![],
                     Some(since) => {
-                        let mut mended = feed.mend(broker.page(since, 3));
-                        if mended.leave.is_some() {
+                        let mut repaired = feed.repair(broker.page(since, 3));
+                        if repaired.leave.is_some() {
                             broker.life += 1;
-                            mended = feed.left(broker.top());
+                            repaired = feed.left(broker.top());
                         }
-                        wanted = mended.again;
-                        mended.deliveries
+                        wanted = repaired.again;
+                        repaired.deliveries
                     }
                 },
                 Turn::Check => match feed.check(feed.position(), broker.top(), Routine) {

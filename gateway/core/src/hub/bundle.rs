@@ -107,7 +107,7 @@ impl Bundles {
     }
 
     /// Tells the sink that the last subscriber of a list was served, if that is to be measured.
-    pub(super) fn tell_delivered(&self, sink: &mut impl Sink) {
+    pub(super) fn report_delivered(&self, sink: &mut impl Sink) {
         if !self.has_waited {
             sink.delivered(&self.publications);
         }
@@ -135,14 +135,14 @@ impl Bundles {
 
     /// Returns whether any of the publications is not for all subscribers.
     #[inline]
-    pub fn spares_anyone(&self) -> bool {
+    pub fn excludes_anyone(&self) -> bool {
         self.publications.iter().any(|prepared| prepared.except().is_some() || prepared.only().is_some())
     }
 
     /// Returns the bundle for one subscriber, without the publications that are not for it.
-    pub fn without(&self, variant: Variant, is_spared: impl Fn(&Prepared) -> bool) -> Bundle {
+    pub fn without(&self, variant: Variant, is_excluded: impl Fn(&Prepared) -> bool) -> Bundle {
         let left: SmallVec<[Arc<Prepared>; 1]> =
-            self.publications.iter().filter(|prepared| !is_spared(prepared)).cloned().collect();
+            self.publications.iter().filter(|prepared| !is_excluded(prepared)).cloned().collect();
         Bundle::of(&left, variant, self.given, self.writes)
     }
 

@@ -27,7 +27,7 @@ pub enum DeliveryChangeOutcome {
 
 impl Hub {
     /// Sets the current time.
-    pub fn tell_time(&mut self, now: Moment) {
+    pub fn set_now(&mut self, now: Moment) {
         self.now = now;
     }
 
@@ -82,7 +82,7 @@ impl Hub {
                 let Some(at) = self.places.get(key, id).filter(|at| at.list() == PlaceList::Live) else {
                     continue;
                 };
-                let served = members.take_turn(at.index(), id, &mut self.places);
+                let served = members.mark_served(at.index(), id, &mut self.places);
                 subscribers.extend(served.and_then(|at| members.live.get(at).copied()));
             }
             if !values.is_empty() && !subscribers.is_empty() {

@@ -141,7 +141,7 @@ impl HoldBackQueue {
 
     /// Drops the publications of the stream, which all joining subscribers will read from history. Returns how many
     /// bytes that frees.
-    pub(super) fn let_go_of_stream(&mut self) -> usize {
+    pub(super) fn release_held_stream(&mut self) -> usize {
         let before = self.bytes;
         self.entries.retain(|entry| {
             let is_to_go = entry.prepared.position().is_some();

@@ -137,7 +137,7 @@ impl Hub {
         let subscriber = subscriber.given_last(has_last);
         if let Some(aside) = members.aside.as_mut() {
             swap_out(&mut aside.joining, at.index(), PlaceList::Joining, id, &mut self.places);
-            self.held_bytes -= aside.let_go();
+            self.held_bytes -= aside.release_held();
         }
         if let JoinNext::Waiting(position) = next
             && knows.is_handed_out

@@ -151,7 +151,7 @@ impl Members {
         if let Some(joining) = joining.get_mut(index) {
             *joining = JoiningMember { subscriber, from: held.next(), since: joining.since, lost: None };
         }
-        if is_alone { held.let_go_of_stream() } else { 0 }
+        if is_alone { held.release_held_stream() } else { 0 }
     }
 
     pub(super) fn make_waiting(
@@ -209,7 +209,7 @@ impl Members {
             (PlaceList::Live, _) => self.take_live(at.index(), id, places),
             (PlaceList::Joining, Some(aside)) => {
                 swap_out(&mut aside.joining, at.index(), PlaceList::Joining, id, places);
-                freed = aside.let_go();
+                freed = aside.release_held();
             }
             (PlaceList::Waiting, Some(aside)) => {
                 swap_out(&mut aside.waiting, at.index(), PlaceList::Waiting, id, places);
@@ -250,7 +250,7 @@ impl Members {
 
     /// Moves a subscriber that is still to be served behind those that are. Returns its index then, or `None` if it has
     /// been served.
-    pub(super) fn take_turn(&mut self, index: usize, id: u32, places: &mut Places) -> Option<usize> {
+    pub(super) fn mark_served(&mut self, index: usize, id: u32, places: &mut Places) -> Option<usize> {
         let last = (self.unserved as usize).checked_sub(1).filter(|&last| index <= last)?;
         self.unserved -= 1;
         self.swap_live(index, last, id, places);
@@ -279,7 +279,7 @@ impl MembersRareState {
     }
 
     /// Drops held events once no subscriber is joining. Returns how many bytes that frees.
-    pub(super) fn let_go(&mut self) -> usize {
+    pub(super) fn release_held(&mut self) -> usize {
         if self.joining.is_empty() { self.held.clear() } else { 0 }
     }
 }

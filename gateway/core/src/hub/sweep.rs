@@ -223,7 +223,7 @@ impl Hub {
             if now.is_broken() {
                 members.forget_given();
             }
-            now.tell_delivered(sink);
+            now.report_delivered(sink);
             return;
         }
         members.unserved = live as u32;
@@ -292,7 +292,7 @@ impl Hub {
         if sweep.now.is_broken() {
             members.forget_given();
         }
-        sweep.now.tell_delivered(sink);
+        sweep.now.report_delivered(sink);
         self.advance_by(id, &sweep.next, sink);
         served
     }
@@ -333,7 +333,9 @@ impl Hub {
             }
             for SubscriptionPlace { channel, at } in others {
                 let members = &mut self.channels[channel as usize];
-                let Some(served) = members.take_turn(at.index(), channel, &mut self.places) else { continue };
+                let Some(served) = members.mark_served(at.index(), channel, &mut self.places) else {
+                    continue;
+                };
                 let subscriber = members.live[served];
                 if let Some(other) = self.sweeps.in_flight.get(&channel) {
                     members.have_been_given(served, served + 1, &other.now);

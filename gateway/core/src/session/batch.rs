@@ -107,8 +107,8 @@ impl Session {
         }
     }
 
-    pub(super) fn say_last_words(&mut self, disconnect: &Disconnect) {
-        self.write(|protocol, out| protocol.last_words(disconnect, out));
+    pub(super) fn write_close_message(&mut self, disconnect: &Disconnect) {
+        self.write(|protocol, out| protocol.encode_close_message(disconnect, out));
     }
 
     pub(super) fn push(&mut self, push: Push<'_>) {

@@ -85,7 +85,7 @@ impl Session {
     /// Reads history in place of publications that were held back and cannot be delivered, because they do not follow
     /// `go_live.position` or there was no room for them. Returns whether the subscription reads on; if it does not, the
     /// caller ends it.
-    pub fn handle_hole(&mut self, go_live: &GoLive) -> bool {
+    pub fn handle_gap(&mut self, go_live: &GoLive) -> bool {
         let Some(position) = go_live.position.filter(|_| go_live.may_read_on) else { return false };
         if self.find_live(go_live.channel.as_str()).is_none() {
             return false;

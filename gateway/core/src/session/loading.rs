@@ -90,7 +90,7 @@ pub(super) struct LoadedState {
     /// As in [`Loading`].
     pub(super) has_changed: bool,
     /// In a channel without a stream: the position at which the state was read.
-    pub(super) stands_at: Option<StreamPosition>,
+    pub(super) position: Option<StreamPosition>,
     pub(super) until: Moment,
 }
 

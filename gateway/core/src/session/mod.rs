@@ -29,11 +29,11 @@ use crate::effect::{Effect, Identity, Ticket};
 
 pub use batch::{BATCH_BYTES_MAX, REPLIES_PER_MESSAGE_MAX};
 pub use behind::READS_FAILED_MAX;
+pub use connection_kind::ConnectionKind;
 pub use context::{Application, Context, NoObserver, SessionObserver};
 pub use on_change_delivery::CHANGE_DELIVERY;
 pub use on_renewal::RENEWAL_RETRY;
 pub use settings::{SessionSettings, SettingError};
-pub use way::ConnectionWay;
 
 use backlog::Backlog;
 use batch::ReplyBatch;
@@ -47,16 +47,16 @@ use session_state::{PendingCommand, Phase, Subscription};
 mod context;
 mod settings;
 
+mod additional_reader;
 mod backlog;
 mod batch;
 mod behind;
-mod beside;
+mod connection_kind;
 mod limits;
 mod loading;
 mod rights;
 mod session_state;
 mod terms;
-mod way;
 
 mod on_application;
 mod on_arrival;
@@ -101,7 +101,7 @@ pub struct Opening {
     pub client: ClientId,
     pub protocol: Arc<dyn Protocol>,
     pub context: Arc<Context>,
-    pub way: ConnectionWay,
+    pub connection_kind: ConnectionKind,
     /// The connect command, if the request that opened the connection contained everything it needs.
     pub connect: Option<Box<Connect>>,
     /// Random bits that choose when the first ping is sent.
@@ -149,7 +149,7 @@ pub struct Session {
     phase: Phase,
     awaits_pong: bool,
     /// Whether the client sends nothing after its connect command.
-    one_way: bool,
+    is_unidirectional: bool,
     /// Whether the subscriptions are fixed to those that the connect command asked for.
     fixed: bool,
     /// Whether every subscription is authorized by [`Effect::Authorize`], whatever the channel's options allow.
@@ -170,7 +170,7 @@ pub struct Session {
 #[derive(Debug, Default)]
 struct RareSessionState {
     /// Before the session is connected: how the client reaches the session, for the reply to connect.
-    way: ConnectionWay,
+    connection_kind: ConnectionKind,
     /// The deadline of the connect command's success, if pings begin before it.
     connect_by: Option<Moment>,
     events: EventLimit,
@@ -181,7 +181,7 @@ struct RareSessionState {
 impl Session {
     /// Opens a session. Its first effect is whatever the protocol sends when a connection opens.
     pub fn open(now: Moment, opening: Opening) -> Self {
-        let Opening { client, protocol, context, way, connect, seed } = opening;
+        let Opening { client, protocol, context, connection_kind, connect, seed } = opening;
         let half = context.settings.ping_interval_ms / 2;
         let first_ping_ms = u32::try_from(half + seed % (half + 1)).unwrap_or(u32::MAX);
         let deadline = now + context.settings.connect_timeout();
@@ -203,12 +203,12 @@ impl Session {
             behind: None,
             renewals: None,
             tracking: None,
-            one_way: matches!(way, ConnectionWay::OneWay { .. }),
+            is_unidirectional: matches!(connection_kind, ConnectionKind::Unidirectional { .. }),
             fixed: false,
             asks_of_all: false,
             has_rooms: false,
-            rare: (!matches!(way, ConnectionWay::Both))
-                .then(|| Box::new(RareSessionState { way, ..RareSessionState::default() })),
+            rare: (!matches!(connection_kind, ConnectionKind::Bidirectional))
+                .then(|| Box::new(RareSessionState { connection_kind, ..RareSessionState::default() })),
             limits: SessionLimits::default(),
             deadline,
             expiry: NEVER,
@@ -416,7 +416,7 @@ impl Session {
         if self.phase == Phase::Closed {
             return;
         }
-        self.say_last_words(&disconnect);
+        self.write_close_message(&disconnect);
         self.flush();
         self.effects.push_back(Effect::Close(disconnect));
         self.phase = Phase::Closed;

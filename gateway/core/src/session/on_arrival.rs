@@ -69,7 +69,7 @@ impl Session {
             let name = ServerSubscription { channel: name, ..ServerSubscription::default() };
             let mut one = match self.server_side(now, name, request) {
                 Err(Denial::Error(refusal))
-                    if !self.fixed && refusal.known() == Some(ErrorCode::UnknownChannel) =>
+                    if !self.fixed && refusal.error_code() == Some(ErrorCode::UnknownChannel) =>
                 {
                     let problem = "it asks for a channel of an unknown namespace";
                     return Err(Denial::Disconnect(Disconnect::BAD_REQUEST.because(problem)));
@@ -178,7 +178,7 @@ impl Session {
         let taken = result.map_err(Into::into).and_then(|page| self.take_up(now, at, page, used));
         let (subscribed, taken) = match taken {
             Ok(taken) => taken,
-            Err(error) => return self.turn_away(now, error),
+            Err(error) => return self.fail_arrival(now, error),
         };
         let channel = self.subscriptions[at].channel.clone();
         match taken.ended {
@@ -239,7 +239,7 @@ impl Session {
     }
 
     /// Refuses the connect command and leaves the channels that were joined for it.
-    pub(super) fn turn_away(&mut self, now: Moment, error: shared::refusal::Refusal) {
+    pub(super) fn fail_arrival(&mut self, now: Moment, error: shared::refusal::Refusal) {
         let Some(pending) = self.pending.take() else { return };
         while let Some(last) = self.subscriptions.len().checked_sub(1) {
             let subscription = self.remove(last);

@@ -14,7 +14,7 @@ use shared::refusal::Refusal;
 use shared::reply::{Answer, Connected, Expiry, Subscribed};
 
 use super::session_state::{PendingEffect, Phase};
-use super::{ConnectionWay, EXPIRY_MAX, Session};
+use super::{ConnectionKind, EXPIRY_MAX, Session};
 use crate::effect::{Denial, Effect, Identity};
 
 /// The fields of the connect reply that come from the authentication.
@@ -42,16 +42,16 @@ impl Session {
     ) {
         let mut identity = match result {
             Ok(identity) => identity,
-            Err(Denial::Error(error)) if self.has_rooms => return self.turn_back(now, id, error),
+            Err(Denial::Error(error)) if self.has_rooms => return self.refuse_attempt(now, id, error),
             Err(Denial::Error(error)) => return self.refuse_connect(now, id, error),
             // A client without a token is told that one is required.
             Err(Denial::Disconnect(disconnect))
-                if self.tells_who_is_nobody() && disconnect == Disconnect::BAD_REQUEST =>
+                if self.reports_missing_token() && disconnect == Disconnect::BAD_REQUEST =>
             {
                 return self.close(Disconnect::INVALID_TOKEN);
             }
             Err(Denial::Disconnect(disconnect)) if self.has_rooms => {
-                return self.turn_back(now, id, refusal(&disconnect));
+                return self.refuse_attempt(now, id, refusal(&disconnect));
             }
             Err(Denial::Disconnect(disconnect)) => return self.close(disconnect),
         };
@@ -75,7 +75,7 @@ impl Session {
     }
 
     /// Returns whether a client without a token is told that one is required, with a status or a close code for that.
-    fn tells_who_is_nobody(&self) -> bool {
+    fn reports_missing_token(&self) -> bool {
         self.fixed || self.protocol.id() == ProtocolId::GRAPHQL
     }
 
@@ -88,7 +88,7 @@ impl Session {
         subs: BTreeMap<Channel, Subscribed>,
     ) {
         self.phase = Phase::Connected;
-        let super::RareSessionState { way, connect_by, .. } =
+        let super::RareSessionState { connection_kind, connect_by, .. } =
             self.rare.take().map(|rare| *rare).unwrap_or_default();
         if connect_by.is_none() {
             self.deadline = now + Duration::from_millis(self.first_ping_ms.into());
@@ -96,15 +96,15 @@ impl Session {
         self.reckon_expiry();
         let settings = &self.context.settings;
         let (ping_seconds, pong) = match self.protocol.heartbeat() {
-            Heartbeat::Message(..) => (settings.ping_interval_ms.div_ceil(1_000), !self.one_way),
+            Heartbeat::Message(..) => (settings.ping_interval_ms.div_ceil(1_000), !self.is_unidirectional),
             Heartbeat::Transport | Heartbeat::Unanswered => (0, false),
         };
         let by_client = self.identity.as_ref().filter(|identity| !identity.refreshed_by_server);
         let expires = by_client.and_then(|identity| identity.expires);
-        let (session, node) = match way {
-            ConnectionWay::Apart { session, node } => (Some(session), node),
-            ConnectionWay::OneWay { session } => (Some(session), self.context.node.clone()),
-            ConnectionWay::Both => (None, self.context.node.clone()),
+        let (session, node) = match connection_kind {
+            ConnectionKind::Emulated { session, node } => (Some(session), node),
+            ConnectionKind::Unidirectional { session } => (Some(session), self.context.node.clone()),
+            ConnectionKind::Bidirectional => (None, self.context.node.clone()),
         };
         let connected = Connected {
             expires: expires.map(|expires| remaining(now, expires)),
@@ -135,8 +135,8 @@ impl Session {
         self.phase = Phase::Refused;
         self.backlog = None;
         self.identity = None;
-        if self.one_way {
-            // A one-way connection has no reply that could hold the refusal.
+        if self.is_unidirectional {
+            // A unidirectional connection has no reply that could hold the refusal.
             self.note_refusal(now, None, &refusal);
             return self.close(disconnect(&refusal));
         }
@@ -148,7 +148,7 @@ impl Session {
     }
 
     /// Refuses a connect command after which the client may try another Socket.IO namespace or another token.
-    fn turn_back(&mut self, now: Moment, id: u32, refusal: Refusal) {
+    fn refuse_attempt(&mut self, now: Moment, id: u32, refusal: Refusal) {
         self.phase = Phase::Opening;
         self.forget_enter();
         self.refuse(now, id, refusal);
@@ -157,7 +157,7 @@ impl Session {
 
 /// Returns the disconnect that corresponds to a refusal.
 fn disconnect(refusal: &Refusal) -> Disconnect {
-    match refusal.known() {
+    match refusal.error_code() {
         None => refusal.disconnect(),
         Some(ErrorCode::TokenExpired | ErrorCode::Expired) => Disconnect::EXPIRED,
         Some(ErrorCode::TooManyRequests) => Disconnect::TOO_MANY_REQUESTS,

@@ -320,7 +320,7 @@ impl Session {
         let Loading { channel, entry, began_at, has_changed, until, .. } = loading;
         let Err(place) = self.find(channel.as_str()) else { return };
         let has_stream = since.is_some();
-        let stands_at = began_at.filter(|_| !has_stream);
+        let position = began_at.filter(|_| !has_stream);
         let LoadingChannel { recovery, overrides, granted, data } = entry;
         let ticket = self.ticket();
         let state_bytes = publications_bytes(&state);
@@ -331,7 +331,7 @@ impl Session {
             overrides,
             granted,
             data,
-            keyed: Some(Box::new(LoadedState { wanted, state, state_bytes, has_changed, stands_at, until })),
+            keyed: Some(Box::new(LoadedState { wanted, state, state_bytes, has_changed, position, until })),
             ..JoiningSubscription::default()
         };
         self.joining += 1;

@@ -20,7 +20,7 @@ impl Session {
         if !self.limits.allow_message(now, &self.context.settings, message.data.len()) {
             return self.close(Disconnect::TOO_MANY_REQUESTS);
         }
-        if self.one_way && self.phase != Phase::Opening {
+        if self.is_unidirectional && self.phase != Phase::Opening {
             // The message counts against the limits and is otherwise ignored.
             return;
         }
@@ -91,7 +91,7 @@ impl Session {
             let has_long_answer = match &command.request {
                 Request::History(_) | Request::Presence { .. } => true,
                 // Joining again would skip what another reader of the channel is still reading from history.
-                Request::Subscribe(subscribe) => subscribe.beside && subscribe.recover,
+                Request::Subscribe(subscribe) => subscribe.additional_reader && subscribe.recover,
                 _ => false,
             };
             return !has_long_answer || self.is_ready_for_more();

@@ -29,7 +29,7 @@ impl Session {
         let identity = match result {
             Ok(identity) => identity,
             // A client whose new token has expired reconnects with a newer one.
-            Err(Denial::Error(refusal)) if refusal.known() == Some(ErrorCode::TokenExpired) => {
+            Err(Denial::Error(refusal)) if refusal.error_code() == Some(ErrorCode::TokenExpired) => {
                 return self.close(Disconnect::EXPIRED);
             }
             Err(Denial::Error(error)) => return self.refuse(now, id, error),

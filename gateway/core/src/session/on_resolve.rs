@@ -34,7 +34,7 @@ impl Session {
         }
         let Some(channel) = self.channel(now, id, &channel) else { return };
         let at = match self.find(channel.as_str()) {
-            Ok(at) => return self.read_beside(now, id, at, request, Some(grant)),
+            Ok(at) => return self.add_reader(now, id, at, request, Some(grant)),
             Err(at) => at,
         };
         let context = self.context.clone();

@@ -29,7 +29,7 @@ impl Session {
         let request = Subscribe { recover: since.is_some(), offset, epoch, ..Subscribe::default() };
         let mut wanted = match self.server_side(now, subscription, request) {
             Ok(wanted) => wanted,
-            Err(Denial::Error(refusal)) => return Err(refusal.known().unwrap_or(ErrorCode::Internal)),
+            Err(Denial::Error(refusal)) => return Err(refusal.error_code().unwrap_or(ErrorCode::Internal)),
             Err(Denial::Disconnect(_)) => return Err(ErrorCode::BadRequest),
         };
         self.narrow(&mut wanted, true);
@@ -50,7 +50,7 @@ impl Session {
 
     /// Tells a resumed client what it missed, and what has come to `channel` since that was read. Returns the rooms
     /// that the client rejoins.
-    pub(super) fn tell_missed(
+    pub(super) fn push_missed(
         &mut self,
         resumed: Resumed,
         channel: &Channel,
@@ -86,7 +86,7 @@ impl Session {
     }
 
     /// Pushes the subscription to the client, followed by its publications, for which the push has no field.
-    pub(super) fn tell_of_subscription(&mut self, at: usize, subscribed: Subscribed) {
+    pub(super) fn push_subscribed(&mut self, at: usize, subscribed: Subscribed) {
         let channel = self.subscriptions[at].channel.clone();
         self.push(Push::to(&channel, Event::Subscribed(&subscribed)));
         for publication in &subscribed.publications {

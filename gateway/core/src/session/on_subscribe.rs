@@ -26,7 +26,7 @@ use crate::effect::{
     Denial, Effect, Ended, EventActions, GoLive, Grant, HistoryRequest, Join, Overrides, Resumed,
 };
 use crate::history::{HistoryFilter, HistoryPage};
-use crate::recovery::{is_newest, is_recovered, stands_at};
+use crate::recovery::{is_newest, is_recovered, stopped_at};
 use crate::reply_bytes::publications_bytes;
 
 /// Maximum bytes of newest values in one reply.
@@ -62,7 +62,7 @@ impl Session {
         }
         let Some(channel) = self.channel(now, id, &request.channel) else { return };
         let at = match self.find(channel.as_str()) {
-            Ok(at) if request.beside => return self.read_beside(now, id, at, request, None),
+            Ok(at) if request.additional_reader => return self.add_reader(now, id, at, request, None),
             Ok(_) if self.has_rooms => {
                 // Joining a room again succeeds and changes nothing.
                 return self.answer_in(Some(channel), id, Answer::Subscribe(Subscribed::default()));
@@ -212,11 +212,11 @@ impl Session {
                     None => Vec::new(),
                 };
                 match id {
-                    0 => self.tell_of_subscription(at, subscribed),
+                    0 => self.push_subscribed(at, subscribed),
                     id => self.answer_in(Some(channel.clone()), id, Answer::Subscribe(subscribed)),
                 }
                 let is_back = resumed.is_some();
-                let rooms = resumed.map(|resumed| self.tell_missed(*resumed, &channel, &came));
+                let rooms = resumed.map(|resumed| self.push_missed(*resumed, &channel, &came));
                 self.begin_following(at, taken);
                 self.return_to(now, rooms.unwrap_or_default());
                 if is_back || then.is_some() {
@@ -315,7 +315,7 @@ impl Session {
         let counts_from = match (initial_history, &recovery.since, publications.first()) {
             _ if !recovered || initial_history == InitialHistory::NewestOfKeys => None,
             (InitialHistory::Newest, Some(since), Some(newest))
-                if newest.position.is_some_and(|position| stands_at(since, position)) =>
+                if newest.position.is_some_and(|position| stopped_at(since, position)) =>
             {
                 // The client has the newest publication already.
                 publications.clear();
@@ -328,7 +328,7 @@ impl Session {
         };
         let filter = recovery.filter;
         let state_bytes = keyed.as_ref().map_or(0, |arrived| arrived.state_bytes);
-        let stands_at = keyed.as_ref().and_then(|arrived| arrived.stands_at);
+        let state_position = keyed.as_ref().and_then(|arrived| arrived.position);
         let (bytes, rest) = match initial_history {
             // Newest values have no order in which the rest could be read later.
             InitialHistory::NewestOfKeys => (publications_bytes(&publications), None),
@@ -369,7 +369,7 @@ impl Session {
             }
             None => {
                 // Without a stream there is no position to wait for, and no history to read from.
-                let position = top.filter(|_| !is_polled).or(stands_at);
+                let position = top.filter(|_| !is_polled).or(state_position);
                 let may_read_on =
                     top.is_some() && (initial_history != InitialHistory::NewestOfKeys || is_streamed);
                 AfterReply::GoLive(GoLive { channel, position, terms, may_read_on, has_last })
@@ -384,7 +384,7 @@ impl Session {
             position: top
                 .filter(|_| (positioned || recoverable || is_polled) && !given.floats)
                 .map(|top| StreamPosition { offset: counts_from.unwrap_or(top.offset), ..top })
-                .or(stands_at.map(unnumbered)),
+                .or(state_position.map(unnumbered)),
             delta: given.delta,
             patches: if given.delta { delta::chain(&publications) } else { Vec::new() },
             publications,
@@ -460,7 +460,7 @@ impl Session {
     /// Ends a subscription that could not be joined.
     pub(super) fn fail_joining(&mut self, now: Moment, at: usize, error: impl Into<Refusal>) {
         if self.phase == Phase::Connecting {
-            return self.turn_away(now, error.into());
+            return self.fail_arrival(now, error.into());
         }
         let subscription = self.remove(at);
         let channel = subscription.channel.clone();

@@ -114,7 +114,7 @@ impl Session {
             Heartbeat::Transport | Heartbeat::Unanswered => Effect::Ping,
         });
         let heartbeat = self.protocol.heartbeat();
-        if self.one_way && heartbeat != Heartbeat::Transport || heartbeat == Heartbeat::Unanswered {
+        if self.is_unidirectional && heartbeat != Heartbeat::Transport || heartbeat == Heartbeat::Unanswered {
             self.deadline = now + self.context.settings.ping_interval();
             return;
         }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use gateway_core::feed::{Admission, Feed, FeedDelivery, GapCheck, GapState, Mended};
+use gateway_core::feed::{Admission, Feed, FeedDelivery, GapCheck, GapState, RepairOutcome};
 use gateway_core::history::{HistoryFilter, HistoryPage, Retention};
 use gateway_core::stream::Stream;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -281,8 +281,8 @@ impl World {
                 self.send(self.home(stream), region, Event::Page { stream, region, page });
             }
             Event::Page { stream, region, page } => {
-                let mended = self.feeds[region][stream].mend(page);
-                self.mended(stream, region, mended);
+                let repaired = self.feeds[region][stream].repair(page);
+                self.repaired(stream, region, repaired);
             }
         }
     }
@@ -291,9 +291,9 @@ impl World {
         self.send(region, self.home(stream), Event::Read { stream, region, since });
     }
 
-    fn mended(&mut self, stream: usize, region: usize, mended: Mended) {
+    fn repaired(&mut self, stream: usize, region: usize, repaired: RepairOutcome) {
         let mut stands = None;
-        for delivery in mended.deliveries {
+        for delivery in repaired.deliveries {
             match delivery {
                 FeedDelivery::Publication(publication) => {
                     stands = publication.position;
@@ -312,10 +312,10 @@ impl World {
                 }
             }
         }
-        if let Some(since) = mended.again {
+        if let Some(since) = repaired.again {
             self.read(stream, region, since);
         }
-        assert_eq!(mended.leave, None, "no offset is given out twice");
+        assert_eq!(repaired.leave, None, "no offset is given out twice");
     }
 
     fn deliver(&mut self, stream: usize, region: usize, publication: Publication, from_history: bool) {

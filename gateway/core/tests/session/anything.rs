@@ -10,7 +10,7 @@ use gateway_core::effect::{
 use gateway_core::history::HistoryPage;
 use gateway_core::map::StatePage;
 use gateway_core::session::{
-    Application, ConnectionWay, Context, JOINS_MAX, Opening, Session, SessionSettings,
+    Application, ConnectionKind, Context, JOINS_MAX, Opening, Session, SessionSettings,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -171,7 +171,7 @@ impl Observed {
             client: ClientId::from_random(7),
             protocol,
             context: Arc::new(context),
-            way: ConnectionWay::Both,
+            connection_kind: ConnectionKind::Bidirectional,
             connect: None,
             seed: 3,
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_core::effect::{Identity, OutcomeResult, Overrides, ServerSubscription};
-use gateway_core::session::{ConnectionWay, Context, JOINS_MAX, SessionSettings};
+use gateway_core::session::{ConnectionKind, Context, JOINS_MAX, SessionSettings};
 use shared::command::Since;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
@@ -297,8 +297,9 @@ fn a_server_that_subscribes_a_client_to_too_much_closes_it() {
 
 #[test]
 fn where_commands_come_apart_the_answer_says_with_what_they_come() {
-    let way = ConnectionWay::Apart { session: "secret".into(), node: "id-7".into() };
-    let mut client = Client::coming(way, std::sync::Arc::new(CentrifugeJson::default()), context());
+    let connection_kind = ConnectionKind::Emulated { session: "secret".into(), node: "id-7".into() };
+    let mut client =
+        Client::coming(connection_kind, std::sync::Arc::new(CentrifugeJson::default()), context());
     client.says(r#"{"id":1,"connect":{}}"#);
     client.did();
     client.answer(ann(Vec::new()));
@@ -309,8 +310,9 @@ fn where_commands_come_apart_the_answer_says_with_what_they_come() {
 #[test]
 fn where_nothing_comes_back_no_pong_is_expected_and_nothing_is_heard() {
     let one_way = || {
-        let way = ConnectionWay::OneWay { session: "s".into() };
-        let mut client = Client::coming(way, std::sync::Arc::new(CentrifugeJson::default()), context());
+        let connection_kind = ConnectionKind::Unidirectional { session: "s".into() };
+        let mut client =
+            Client::coming(connection_kind, std::sync::Arc::new(CentrifugeJson::default()), context());
         client.says(r#"{"id":1,"connect":{}}"#);
         client.did();
         client

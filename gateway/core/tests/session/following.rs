@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gateway_core::effect::{Identity, OutcomeResult, ServerSubscription};
-use gateway_core::session::{ConnectionWay, Context, SessionSettings};
+use gateway_core::session::{ConnectionKind, Context, SessionSettings};
 use shared::command::Connect;
 use shared::error::ErrorCode;
 use shared::id::UserId;
@@ -16,8 +16,8 @@ fn asking(context: Context, query: &str, last_event_id: &str) -> Client {
     let request = EventSourceRequest::read(query, Some(last_event_id.as_bytes())).unwrap();
     let protocol = EventSource { types: request.types(), retry_ms: 1_000 };
     let connect: Connect = request.connect();
-    let way = ConnectionWay::OneWay { session: "s".into() };
-    Client::that_asks(way, Arc::new(protocol), context, Some(Box::new(connect)))
+    let connection_kind = ConnectionKind::Unidirectional { session: "s".into() };
+    Client::that_asks(connection_kind, Arc::new(protocol), context, Some(Box::new(connect)))
 }
 
 fn ann(subs: &[&str], expires: Option<Moment>) -> OutcomeResult {

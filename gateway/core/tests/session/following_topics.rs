@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gateway_core::channel_rules::ChannelOptions;
 use gateway_core::effect::{Effect, Grant, Identity, OutcomeResult, Updates};
-use gateway_core::session::{ConnectionWay, Context};
+use gateway_core::session::{ConnectionKind, Context};
 use shared::id::UserId;
 use shared::protocol::mercure::{Mercure, MercureRequest, Update};
 use shared::publication::Publication;
@@ -28,8 +28,8 @@ fn with_hub(open: bool) -> Context {
 fn asking(context: Context, query: &str) -> Client {
     let connect = MercureRequest::read(query, None).unwrap();
     let connect = connect.connect("t", |topic| format!("m:{}", topic.unwrap_or("*")));
-    let way = ConnectionWay::OneWay { session: "s".into() };
-    let mut client = Client::that_asks(way, Arc::new(Mercure), context, Some(Box::new(connect)));
+    let connection_kind = ConnectionKind::Unidirectional { session: "s".into() };
+    let mut client = Client::that_asks(connection_kind, Arc::new(Mercure), context, Some(Box::new(connect)));
     assert_eq!(client.did(), ["authenticate t"]);
     client
 }

@@ -61,8 +61,8 @@ impl Connected {
 
     fn did(&mut self) -> Vec<String> {
         let mut did = self.client.did();
-        while let Some(wishes) = self.graphql.take_wishes() {
-            self.client.session.handle_commands(self.client.now, wishes.commands);
+        while let Some(actions) = self.graphql.take_actions() {
+            self.client.session.handle_commands(self.client.now, actions.commands);
             did.extend(self.client.did());
         }
         did

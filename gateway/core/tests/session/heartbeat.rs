@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gateway_core::effect::{Effect, Identity, Outcome, OutcomeResult};
 use gateway_core::namespace_id::NamespaceId;
-use gateway_core::session::{ConnectionWay, Context, Opening, Session, SessionObserver, SessionSettings};
+use gateway_core::session::{ConnectionKind, Context, Opening, Session, SessionObserver, SessionSettings};
 use shared::disconnect::Disconnect;
 use shared::framing::{Message, MessageKind};
 use shared::id::ClientId;
@@ -170,7 +170,7 @@ fn first_pings_are_spread_over_half_an_interval() {
             client: ClientId::from_random(7),
             protocol: Arc::new(CentrifugeJson::default()),
             context: context.clone(),
-            way: ConnectionWay::Both,
+            connection_kind: ConnectionKind::Bidirectional,
             connect: None,
             seed,
         };
@@ -203,7 +203,7 @@ fn connecting_at_once_by(seed: u64) -> Session {
         client: ClientId::from_random(7),
         protocol: Arc::new(CentrifugeJson { transport_pings: true, ..CentrifugeJson::default() }),
         context: Arc::new(with_settings(settings)),
-        way: ConnectionWay::Both,
+        connection_kind: ConnectionKind::Bidirectional,
         connect: None,
         seed,
     };

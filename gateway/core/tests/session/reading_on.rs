@@ -172,9 +172,9 @@ fn what_was_held_back_without_joining_on_is_read_from_history() {
         terms: DeliveryTerms { positioned: true, ..DeliveryTerms::default() },
         may_read_on,
     };
-    assert!(!client.session.handle_hole(&go_live(Some(position(7)), false)));
-    assert!(!client.session.handle_hole(&go_live(None, true)));
-    assert!(client.session.handle_hole(&go_live(Some(position(7)), true)));
+    assert!(!client.session.handle_gap(&go_live(Some(position(7)), false)));
+    assert!(!client.session.handle_gap(&go_live(None, true)));
+    assert!(client.session.handle_gap(&go_live(Some(position(7)), true)));
     assert_eq!(client.did(), ["await room"]);
     client.answer(OutcomeResult::Room);
     assert_eq!(client.did(), ["join recover:a since 7 limit 10 positioned"]);
@@ -199,7 +199,7 @@ fn a_piece_with_nothing_in_it_is_the_last() {
         may_read_on: true,
     };
     for (at, read, may_read_on) in [(7, page(&[8], 8), true), (8, page(&[], 8), false)] {
-        assert!(client.session.handle_hole(&hole(at)));
+        assert!(client.session.handle_gap(&hole(at)));
         client.did();
         client.answer(OutcomeResult::Room);
         client.did();

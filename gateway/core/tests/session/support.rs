@@ -13,7 +13,7 @@ use gateway_core::map::{KeyAction, MapMode, MapOptions, StatePage};
 use gateway_core::newest::{DeliveryMode, NewestOptions, NewestTerms};
 use gateway_core::poll::PollOptions;
 use gateway_core::session::{
-    Application, ConnectionWay, Context, NoObserver, Opening, Session, SessionSettings,
+    Application, ConnectionKind, Context, NoObserver, Opening, Session, SessionSettings,
 };
 use shared::channel::Channel;
 use shared::command::Connect;
@@ -43,23 +43,28 @@ impl Client {
     }
 
     pub(crate) fn speaking(protocol: Arc<dyn Protocol>, context: Context) -> Self {
-        Self::coming(ConnectionWay::Both, protocol, context)
+        Self::coming(ConnectionKind::Bidirectional, protocol, context)
     }
 
-    pub(crate) fn coming(way: ConnectionWay, protocol: Arc<dyn Protocol>, context: Context) -> Self {
-        Self::that_asks(way, protocol, context, None)
+    pub(crate) fn coming(
+        connection_kind: ConnectionKind,
+        protocol: Arc<dyn Protocol>,
+        context: Context,
+    ) -> Self {
+        Self::that_asks(connection_kind, protocol, context, None)
     }
 
     /// A client whose request says everything.
     pub(crate) fn that_asks(
-        way: ConnectionWay,
+        connection_kind: ConnectionKind,
         protocol: Arc<dyn Protocol>,
         context: Context,
         connect: Option<Box<Connect>>,
     ) -> Self {
         let now = Moment(1_000_000);
         let client = ClientId::from_random(7);
-        let opening = Opening { client, protocol, context: Arc::new(context), way, connect, seed: 0 };
+        let opening =
+            Opening { client, protocol, context: Arc::new(context), connection_kind, connect, seed: 0 };
         Self { session: Session::open(now, opening), now, awaited: VecDeque::new(), ended: Vec::new() }
     }
 

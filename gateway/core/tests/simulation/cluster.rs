@@ -130,7 +130,7 @@ pub(crate) fn run(seed: u64) -> Stats {
     cluster.net.stats
 }
 
-/// Of eight seeds, one has no faults, and one only faults that can be mended.
+/// Of eight seeds, one has no faults, and one only faults that can be repaired.
 fn plan(seed: u64) -> Plan {
     let mut dice = crate::network::Dice(!seed);
     let mut pick = |choices: [u64; 3]| choices[dice.index(3)];

@@ -7,7 +7,7 @@ use gateway_core::catch_up::{
     CatchUp, CatchUpAnswer, CatchUpRequest, ClientPosition, ReadRequest, ReadResult,
 };
 use gateway_core::effect::{Join, Outcome, OutcomeResult, Ticket};
-use gateway_core::feed::{Admission, Feed, FeedDelivery, GapCheck, GapState, Mended};
+use gateway_core::feed::{Admission, Feed, FeedDelivery, GapCheck, GapState, RepairOutcome};
 use gateway_core::history::{HistoryFilter, HistoryPage};
 use gateway_core::hub::{HELD_PUBLICATIONS_MAX, HoldLimits, Prepared, PreviousPublication, Variants};
 use gateway_core::namespace_id::NamespaceId;
@@ -24,8 +24,8 @@ use crate::network::{Net, NodeEvent, Purpose, Question, trace};
 use crate::worker::{Wish, Worker};
 
 pub(crate) const WORKERS: usize = 2;
-/// How many publications one read of history returns while a gap is mended: few, so that several reads are needed.
-const MEND_PAGE: u32 = 5;
+/// How many publications one read of history returns while a gap is repaired: few, so that several reads are needed.
+const REPAIR_PAGE: u32 = 5;
 /// Milliseconds between two checks of the positions of all channels.
 const CHECK_EVERY: u64 = 3_000;
 
@@ -175,16 +175,16 @@ impl Node {
             NodeEvent::History { channel, page, purpose: Purpose::Mend } => {
                 let Some(local) = self.channels.get_mut(&channel) else { return };
                 let failed = page.is_none();
-                let mended = match page {
-                    Some(page) => local.feed.mend(page),
-                    None => local.feed.mend_failed(),
+                let repaired = match page {
+                    Some(page) => local.feed.repair(page),
+                    None => local.feed.repair_failed(),
                 };
-                self.on_mended(channel, mended, failed, net);
+                self.on_repaired(channel, repaired, failed, net);
             }
             NodeEvent::LeftEpoch { channel, top } => {
                 let Some(local) = self.channels.get_mut(&channel) else { return };
-                let mended = local.feed.left(top);
-                self.on_mended(channel, mended, false, net);
+                let repaired = local.feed.left(top);
+                self.on_repaired(channel, repaired, false, net);
             }
             NodeEvent::MendAgain { channel, since } => self.read_missing(channel, since, net),
             NodeEvent::History { channel, page, purpose: Purpose::CatchUp(reading) } => {
@@ -434,8 +434,8 @@ impl Node {
         }
     }
 
-    fn on_mended(&mut self, channel: Channel, mended: Mended, failed: bool, net: &mut Net) {
-        let Mended { deliveries, again, leave } = mended;
+    fn on_repaired(&mut self, channel: Channel, repaired: RepairOutcome, failed: bool, net: &mut Net) {
+        let RepairOutcome { deliveries, again, leave } = repaired;
         self.deliver(&channel, deliveries, net);
         match (again, leave) {
             (Some(since), _) if failed => {
@@ -452,7 +452,7 @@ impl Node {
 
     fn read_missing(&mut self, channel: Channel, since: u64, net: &mut Net) {
         let filter =
-            HistoryFilter { since: Some(since), limit: MEND_PAGE, reverse: false, enough_bytes: None };
+            HistoryFilter { since: Some(since), limit: REPAIR_PAGE, reverse: false, enough_bytes: None };
         net.ask_broker(self.index, self.life, Question::History(channel, filter, Purpose::Mend));
     }
 

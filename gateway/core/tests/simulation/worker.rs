@@ -15,7 +15,7 @@ use gateway_core::hub::{
 };
 use gateway_core::map::{MapChange, StateFilter};
 use gateway_core::poll::Trackers;
-use gateway_core::session::{ConnectionWay, Opening, Session};
+use gateway_core::session::{ConnectionKind, Opening, Session};
 use gateway_core::timer_wheel::TimerWheel;
 use shared::channel::Channel;
 use shared::command::TrackBatch;
@@ -140,7 +140,7 @@ impl Worker {
             client: ClientId::from_random(u128::from(wire)),
             protocol: self.common.protocol.clone(),
             context: self.common.context.clone(),
-            way: ConnectionWay::Both,
+            connection_kind: ConnectionKind::Bidirectional,
             connect: None,
             seed: net.dice.roll(),
         };
@@ -411,7 +411,7 @@ impl Worker {
         let Writer { told, slow, .. } = writer;
         for (key, channel) in told {
             let Some(connection) = self.connections.get_mut(key as usize) else { continue };
-            if connection.session.handle_hole(go_live) {
+            if connection.session.handle_gap(go_live) {
                 net.stats.count("holes read from history");
             } else {
                 net.told_at_once(&channel, connection.wire);

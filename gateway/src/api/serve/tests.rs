@@ -541,7 +541,7 @@ async fn nothing_is_begun_after_the_deadline() {
             Ok(api_response::ApiResponse::Broadcast(responses)) => responses[0].clone().unwrap_err(),
             answer => answer.map(drop).unwrap_err(),
         };
-        assert_eq!(refused.known(), Some(ErrorCode::Internal), "{command:?}");
+        assert_eq!(refused.error_code(), Some(ErrorCode::Internal), "{command:?}");
     }
     assert!(gateway.received.publications().is_empty() && gateway.told.acts().is_empty());
 }

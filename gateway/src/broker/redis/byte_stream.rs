@@ -112,8 +112,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_read_is_counted() {
         let bytes = Arc::new(AtomicU64::new(0));
-        let mut heard = CountingStream { stream: &b"+PONG\r\n"[..], bytes: bytes.clone() };
-        heard.read_to_end(&mut Vec::new()).await.unwrap();
+        let mut received = CountingStream { stream: &b"+PONG\r\n"[..], bytes: bytes.clone() };
+        received.read_to_end(&mut Vec::new()).await.unwrap();
         assert_eq!(bytes.load(Ordering::Relaxed), 7);
     }
 }

@@ -56,7 +56,7 @@ pub(crate) struct Follower {
 
 struct FollowReceiver {
     follow: Arc<dyn Follow>,
-    heard: AtomicU64,
+    received: AtomicU64,
 }
 
 impl ReceiveMessage for FollowReceiver {
@@ -64,8 +64,8 @@ impl ReceiveMessage for FollowReceiver {
         self.follow.message(message.name(), &message.data());
     }
 
-    fn heard(&self) -> &AtomicU64 {
-        &self.heard
+    fn received(&self) -> &AtomicU64 {
+        &self.received
     }
 }
 
@@ -83,7 +83,7 @@ impl Follower {
             config,
             dialer,
             following,
-            receiver: Arc::new(FollowReceiver { follow, heard: AtomicU64::new(0) }),
+            receiver: Arc::new(FollowReceiver { follow, received: AtomicU64::new(0) }),
         })
     }
 
@@ -145,10 +145,11 @@ impl Follower {
                 reason = self.dialer.moved(&at) => reason,
             }
         };
-        let heard = || self.receiver.heard.load(Ordering::Relaxed);
+        let received = || self.receiver.received.load(Ordering::Relaxed);
         let ask = || connection.identify();
         let changed = |_: &super::server::Server| {};
-        let reason = hold(lost, self.config.ping(), self.dialer.timeout(), heard, ask, server, changed).await;
+        let reason =
+            hold(lost, self.config.ping(), self.dialer.timeout(), received, ask, server, changed).await;
         end(driver).await;
         reason
     }

@@ -71,13 +71,13 @@ impl GiveUpSignal {
 }
 
 /// Waits until the connection is lost, or its server can no longer be used, and returns the reason. The server is asked
-/// in intervals what it is, and `changed` is called whenever the answer differs from the last. `heard` grows with
+/// in intervals what it is, and `changed` is called whenever the answer differs from the last. `received` grows with
 /// everything that arrives: a connection that brings bytes is alive, however long an answer is queued behind them.
 pub(super) async fn hold<P: Future<Output = Result<Server, BrokerError>>>(
     lost: impl Future<Output = Arc<str>>,
     interval: Duration,
     timeout: Duration,
-    heard: impl Fn() -> u64,
+    received: impl Fn() -> u64,
     ask: impl Fn() -> P,
     mut known: Server,
     mut changed: impl FnMut(&Server),
@@ -88,7 +88,7 @@ pub(super) async fn hold<P: Future<Output = Result<Server, BrokerError>>>(
             reason = &mut lost => return reason,
             () = tokio::time::sleep(interval) => {}
         }
-        let before = heard();
+        let before = received();
         let answer = tokio::select! {
             reason = &mut lost => return reason,
             answer = tokio::time::timeout(timeout, ask()) => answer,
@@ -106,7 +106,7 @@ pub(super) async fn hold<P: Future<Output = Result<Server, BrokerError>>>(
             // A server that refuses is alive.
             Ok(Err(BrokerError::Refused { .. })) => {}
             Ok(Err(error)) => return error.to_string().into(),
-            Err(_) if heard() != before => {}
+            Err(_) if received() != before => {}
             Err(_) => return format!("nothing arrived within {} ms", timeout.as_millis()).into(),
         }
     }
@@ -176,12 +176,12 @@ mod tests {
 
     /// Returns how a connection ends if its server gives this answer, or none.
     async fn ends(answer: Option<Result<Server, BrokerError>>, bytes_arrive: bool) -> Option<Arc<str>> {
-        let (short, heard) = (Duration::from_millis(1), AtomicU64::new(0));
+        let (short, received) = (Duration::from_millis(1), AtomicU64::new(0));
         let held = hold(
             std::future::pending(),
             short,
             short,
-            || heard.fetch_add(u64::from(bytes_arrive), Ordering::Relaxed),
+            || received.fetch_add(u64::from(bytes_arrive), Ordering::Relaxed),
             || {
                 let answer = answer.clone();
                 async move {

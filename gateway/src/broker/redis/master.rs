@@ -70,7 +70,7 @@ impl Master {
                 .map(|of_cluster| MigratingChannels { wanted: wanted.clone(), moves: of_cluster.moves }),
             events: events.clone(),
             metrics: metrics.clone(),
-            heard: AtomicU64::new(0),
+            received: AtomicU64::new(0),
         });
         let dialer = RedisDialer::new(config, &access, name("subscriptions"));
         Ok(Self {

@@ -53,9 +53,9 @@ impl<'a> PendingRequests<'a> {
     pub(super) fn settle(mut self) -> Vec<Channel> {
         let (mut abandoned, mut taken) = (Vec::new(), HashSet::new());
         for SubscriptionRequest { kind, channels, reply } in std::mem::take(&mut self.waiting) {
-            let heard = reply.send(Ok(())).is_ok();
+            let received = reply.send(Ok(())).is_ok();
             match kind {
-                SubscriptionRequestKind::Subscribe if heard => taken.extend(channels),
+                SubscriptionRequestKind::Subscribe if received => taken.extend(channels),
                 SubscriptionRequestKind::Subscribe => abandoned.extend(channels),
                 SubscriptionRequestKind::Unsubscribe => {}
             }

@@ -87,7 +87,7 @@ impl Canaries {
     }
 
     /// Notes that a canary came back.
-    pub(super) fn heard(&self, publication: &Publication) {
+    pub(super) fn received(&self, publication: &Publication) {
         let number = std::str::from_utf8(&publication.data.bytes).ok().and_then(|text| text.parse().ok());
         if let Some(waiting) = number.and_then(|number: u64| self.in_flight.lock().remove(&number)) {
             // The caller may have given up at this very moment.
@@ -112,8 +112,8 @@ impl Master {
             );
             self.reads.eval(Operation::History, &script::HISTORY, fill).await.and_then(read_answer).map(drop)
         };
-        let (heard, read) = tokio::join!(self.publish_canary(&up, &listening), read);
-        let round_trip = heard.and(read);
+        let (received, read) = tokio::join!(self.publish_canary(&up, &listening), read);
+        let round_trip = received.and(read);
         match round_trip {
             Ok(()) => self.has_rights(up.number).await?,
             Err(error) => {
@@ -192,7 +192,7 @@ impl Master {
             self.publications
                 .push(OutgoingPublication::new(&canary_channel.keys, ttl_ms, &request, None), None)
         };
-        let heard_before = self.router.heard.load(Ordering::Relaxed);
+        let received_before = self.router.received.load(Ordering::Relaxed);
         if self.router.is_sharded() {
             // The canary may be the first in this slot, and another connection is as likely to be ahead of this one.
             subscribe.await?;
@@ -210,7 +210,7 @@ impl Master {
         let why = format!("a canary sent {} ms ago did not come back", self.timeout.as_millis());
         let strays = self.canaries.strays.fetch_add(1, Ordering::Relaxed) + 1;
         // While other bytes arrive, the canary may only be queued behind them.
-        if self.router.heard.load(Ordering::Relaxed) == heard_before || strays >= STRAYS_MAX {
+        if self.router.received.load(Ordering::Relaxed) == received_before || strays >= STRAYS_MAX {
             self.canaries.strays.store(0, Ordering::Relaxed);
             self.listener.give_up(listening.number, &why);
         }

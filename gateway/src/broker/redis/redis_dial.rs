@@ -45,7 +45,7 @@ pub(super) struct CommandConnection {
     /// The server at the other end.
     pub(super) server: Server,
     /// Grows with everything that arrives.
-    pub(super) heard: Arc<AtomicU64>,
+    pub(super) received: Arc<AtomicU64>,
     /// The address of the server.
     pub(super) at: Arc<RedisAddress>,
 }
@@ -247,8 +247,8 @@ impl RedisDialer {
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(COMMANDS_WAITING_MAX);
-        let heard = Arc::new(AtomicU64::new(0));
-        let stream = CountingStream { stream, bytes: heard.clone() };
+        let received = Arc::new(AtomicU64::new(0));
+        let stream = CountingStream { stream, bytes: received.clone() };
         let (mut connection, driver) = self.log_in(stream, config).await?;
         let server = usable(identify(&mut connection).await?, self.access.in_cluster)?;
         // A Redis that is still loading its data answers INFO, but not GET.
@@ -268,7 +268,7 @@ impl RedisDialer {
             end_life.arg(&self.life);
             end_life.query_async::<Value>(&mut connection).await?;
         }
-        Ok(CommandConnection { connection, driver, server, heard, at })
+        Ok(CommandConnection { connection, driver, server, received, at })
     }
 }
 

@@ -351,9 +351,9 @@ impl Supervisor {
                 reason = self.dialer.moved(&dialed.at) => reason,
             }
         };
-        let (known, heard) = (dialed.server.clone(), dialed.heard.clone());
-        let heard = || heard.load(Ordering::Relaxed);
-        let reason = hold(lost, self.ping, self.dialer.timeout(), heard, ask, known, changed).await;
+        let (known, received) = (dialed.server.clone(), dialed.received.clone());
+        let received = || received.load(Ordering::Relaxed);
+        let reason = hold(lost, self.ping, self.dialer.timeout(), received, ask, known, changed).await;
         metrics.up.set(0);
         self.state.send_replace(HoldState::Down(reason.clone()));
         dialed.close().await;

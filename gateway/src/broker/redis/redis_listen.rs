@@ -375,7 +375,7 @@ impl ListenTask {
         let connection = &*connection;
         let (ping, timeout) = (self.ping, self.dialer.timeout());
         let router = self.router.clone();
-        let heard = || router.heard.load(Ordering::Relaxed);
+        let received = || router.received.load(Ordering::Relaxed);
         let (give_up, number, dialer) = (self.give_up.clone(), self.number, self.dialer.clone());
         let ended = async {
             tokio::select! {
@@ -392,7 +392,7 @@ impl ListenTask {
             show(&state, number, connection, server);
             router.events.resumed(0);
         };
-        let lost = hold(ended, ping, timeout, heard, || connection.identify(), server.clone(), changed);
+        let lost = hold(ended, ping, timeout, received, || connection.identify(), server.clone(), changed);
         tokio::pin!(lost);
         let requests = self.requests.clone();
         loop {

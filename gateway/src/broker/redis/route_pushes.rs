@@ -26,7 +26,7 @@ pub(super) struct PushRouter {
     pub(super) events: Arc<dyn BrokerEvents>,
     pub(super) metrics: Arc<BrokerMetrics>,
     /// Grows with everything that arrives.
-    pub(super) heard: AtomicU64,
+    pub(super) received: AtomicU64,
 }
 
 impl ReceiveMessage for PushRouter {
@@ -41,8 +41,8 @@ impl ReceiveMessage for PushRouter {
         }
     }
 
-    fn heard(&self) -> &AtomicU64 {
-        &self.heard
+    fn received(&self) -> &AtomicU64 {
+        &self.received
     }
 }
 
@@ -74,7 +74,7 @@ impl PushRouter {
         } else if name == self.canaries.canary_channel().name.as_bytes()
             && let Ok(publication) = decode_message(message)
         {
-            self.canaries.heard(&publication);
+            self.canaries.received(&publication);
         }
     }
 
@@ -109,7 +109,7 @@ impl PushRouter {
             leaving: None,
             events: Arc::new(crate::node::FromBroker::default()),
             metrics: Arc::default(),
-            heard: AtomicU64::new(0),
+            received: AtomicU64::new(0),
         })
     }
 }

@@ -31,7 +31,7 @@ pub(super) trait ReceiveMessage: Send + Sync + 'static {
     fn left(&self, _name: &[u8]) {}
 
     /// Returns the counter that grows with everything that arrives.
-    fn heard(&self) -> &AtomicU64;
+    fn received(&self) -> &AtomicU64;
 }
 
 /// A handle for sending commands. The connection ends with its driver, not with this handle.
@@ -247,7 +247,7 @@ async fn drive<R: ReceiveMessage>(
                 if read? == 0 {
                     return Ok("Redis closed the connection".to_owned());
                 }
-                receiver.heard().fetch_add(1, Ordering::Relaxed);
+                receiver.received().fetch_add(1, Ordering::Relaxed);
                 while let Some(reply) = resp::take(&mut buffer).map_err(std::io::Error::other)? {
                     match reply {
                         RespReply::Message(message) => receiver.receive(&message),
@@ -363,11 +363,11 @@ mod tests {
         let (ours, mut redis) = tokio::io::duplex(1024);
         let (_connection, _driver) = Subscriptions::open(Box::new(ours), router.clone());
         redis.write_all(b">3\r\n$7\r\nmess").await.unwrap();
-        let heard = async {
-            while router.heard().load(Ordering::Relaxed) == 0 {
+        let received = async {
+            while router.received().load(Ordering::Relaxed) == 0 {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), heard).await.expect("it is heard");
+        tokio::time::timeout(Duration::from_secs(10), received).await.expect("it is heard");
     }
 }

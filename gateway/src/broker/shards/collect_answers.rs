@@ -57,7 +57,7 @@ pub(in crate::broker) async fn one_after_another(
         };
         match answer {
             Some(Ok(0)) => nobody = true,
-            Some(Ok(heard)) => return Ok(heard),
+            Some(Ok(received)) => return Ok(received),
             // An unknown outcome is the worse error to report: the request may have been carried out.
             Some(Err(error)) if failed.as_ref().is_none_or(|failed| !failed.is_outcome_unknown()) => {
                 failed = Some(error);

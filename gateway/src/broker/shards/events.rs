@@ -16,7 +16,7 @@ use crate::telemetry::LogLimiter;
 pub(in crate::broker) struct ShardEvents {
     shard: usize,
     events: Arc<dyn BrokerEvents>,
-    heard: Arc<ShardMessages>,
+    received: Arc<ShardMessages>,
 }
 
 /// The messages between nodes that arrived over all servers, to drop repeats.
@@ -31,9 +31,9 @@ impl ShardEvents {
     pub(in crate::broker) fn new(
         shard: usize,
         events: Arc<dyn BrokerEvents>,
-        heard: Arc<ShardMessages>,
+        received: Arc<ShardMessages>,
     ) -> Self {
-        Self { shard, events, heard }
+        Self { shard, events, received }
     }
 }
 
@@ -77,11 +77,11 @@ impl BrokerEvents for ShardEvents {
     }
 
     fn control(&self, message: Bytes) {
-        self.heard.once(message, |message| self.events.control(message));
+        self.received.once(message, |message| self.events.control(message));
     }
 
     fn node_message(&self, message: Bytes) {
-        self.heard.once(message, |message| self.events.node_message(message));
+        self.received.once(message, |message| self.events.node_message(message));
     }
 
     fn resumed(&self, _part: usize) {

@@ -20,8 +20,8 @@ impl ShardedBroker {
     pub(super) async fn send_to_all(&self, message: Bytes) -> Result<u32, BrokerError> {
         let written = self.numbers.write(&message);
         let sent = self.shards.iter().map(|shard| shard.broker.send_control(written.clone()));
-        let heard = gather(sent, self.patience).await?;
-        Ok(heard.into_iter().max().unwrap_or_default())
+        let received = gather(sent, self.patience).await?;
+        Ok(received.into_iter().max().unwrap_or_default())
     }
 
     pub(super) async fn tell_one(&self, node: String, message: Bytes) -> Result<u32, BrokerError> {

@@ -14,7 +14,7 @@ pub(super) const PING_IN_WEBSOCKET: Bytes = Bytes::from_static(b"\x81\x012");
 
 /// What is left to do about a packet after its session has handled it.
 pub(super) enum PacketAction {
-    Said,
+    Perform,
     /// The client closes.
     Close,
     /// The packets that follow can no longer be parsed.
@@ -22,7 +22,7 @@ pub(super) enum PacketAction {
 }
 
 /// Has the session handle a packet of its client.
-pub(super) fn hear(
+pub(super) fn handle_packet(
     session: &mut Session,
     now: Moment,
     packet: Result<EnginePacket<'_>, PacketError>,
@@ -40,7 +40,7 @@ pub(super) fn hear(
         Ok(EnginePacket::Open(_)) => return broken("an open packet, which only servers send"),
         Err(error) => return broken(&error.to_string()),
     }
-    PacketAction::Said
+    PacketAction::Perform
 }
 
 fn broken(why: &str) -> PacketAction {
@@ -49,12 +49,12 @@ fn broken(why: &str) -> PacketAction {
 
 impl Client {
     /// Does what is left to do about a packet.
-    pub(super) fn heed(&mut self, local: &mut WorkerLocal, heard: PacketAction) {
-        match heard {
-            PacketAction::Said => self.perform(local),
+    pub(super) fn perform_packet_action(&mut self, local: &mut WorkerLocal, action: PacketAction) {
+        match action {
+            PacketAction::Perform => self.perform(local),
             PacketAction::Close => self.handle_peer_close(local, None),
             PacketAction::Broken(disconnect) => {
-                self.incoming = Incoming::Rubbish;
+                self.incoming = Incoming::Discarded;
                 self.session.handle_disconnect(disconnect);
                 self.perform(local);
             }

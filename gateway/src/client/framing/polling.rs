@@ -22,8 +22,8 @@ impl PartialPacket {
     }
 }
 
-pub(super) fn goodbye(goodbye: CloseMessage<'_>) -> Bytes {
-    match goodbye {
+pub(super) fn close_message(close_message: CloseMessage<'_>) -> Bytes {
+    match close_message {
         // The Python library does not come back after a close packet. The end of the session tells it that it may.
         CloseMessage::Closed(disconnect) if disconnect.invites_reconnect() => Bytes::new(),
         CloseMessage::Closed(_) => CLOSE,
@@ -59,8 +59,8 @@ impl Client {
                 if closing {
                     continue;
                 }
-                let heard = packets::hear(&mut self.session, local.now, packet);
-                self.heed(local, heard);
+                let action = packets::handle_packet(&mut self.session, local.now, packet);
+                self.perform_packet_action(local, action);
             }
         }
     }

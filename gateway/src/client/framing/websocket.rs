@@ -39,8 +39,8 @@ pub(super) fn text(message: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-pub(super) fn goodbye(goodbye: CloseMessage<'_>, scratch: &mut BytesMut) -> Bytes {
-    match goodbye {
+pub(super) fn close_message(close_message: CloseMessage<'_>, scratch: &mut BytesMut) -> Bytes {
+    match close_message {
         CloseMessage::Closed(disconnect) => websocket::encode_disconnect(disconnect, scratch),
         // The same code is sent back (RFC 6455 §5.5.1).
         CloseMessage::Answered(code) => websocket::encode_close(code.map(|code| (code, "")), scratch),
@@ -65,7 +65,7 @@ impl Client {
                 Ok(Some(event)) => event,
                 Ok(None) => return,
                 Err(error) => {
-                    self.incoming = Incoming::Rubbish;
+                    self.incoming = Incoming::Discarded;
                     if !self.is_closing() {
                         tracing::debug!(client = %self.session.client(), %error, "a client broke the framing");
                         self.session.handle_disconnect(error.disconnect());
@@ -78,14 +78,18 @@ impl Client {
                 FrameEvent::Message(message) => {
                     local.tally.messages_in[usize::from(self.protocol.0)] += 1;
                     if !closing {
-                        let heard = match in_packets {
-                            true => packets::hear(&mut self.session, local.now, EnginePacket::read(message)),
+                        let action = match in_packets {
+                            true => packets::handle_packet(
+                                &mut self.session,
+                                local.now,
+                                EnginePacket::read(message),
+                            ),
                             false => {
                                 self.session.handle_message(local.now, message);
-                                PacketAction::Said
+                                PacketAction::Perform
                             }
                         };
-                        self.heed(local, heard);
+                        self.perform_packet_action(local, action);
                     }
                 }
                 FrameEvent::Ping(data) => {

@@ -305,7 +305,7 @@ mod tests {
         ) {
             let (name, text): (Box<str>, Box<str>) = (name.into(), text.into());
             let changes =
-                vec![LedgerChange::Hold(text.clone()), LedgerChange::Count(text.clone(), small), LedgerChange::Say(name.clone())];
+                vec![LedgerChange::Hold(text.clone()), LedgerChange::Count(text.clone(), small), LedgerChange::Report(name.clone())];
             let ops = [
                 LedgerOp::Change { holder: name.clone(), number, room: ROOM, changes },
                 LedgerOp::Prolong { holder: name.clone(), number, room: ROOM, lease_ms: number, begins: small % 2 == 0, freed_max: number },

@@ -282,7 +282,7 @@ mod tests {
             let mut copy = copied(&replica, chunk_bytes);
             assert_eq!(copy.write_down(1 << 20), replica.write_down(1 << 20));
             assert_eq!(
-                held(&mut copy, change("other", 9, LedgerChange::Say("late".into())), 1_200),
+                held(&mut copy, change("other", 9, LedgerChange::Report("late".into())), 1_200),
                 HoldOutcome::Over
             );
             assert_eq!(news(&mut copy, "r").len(), 48);
@@ -337,7 +337,7 @@ mod tests {
                     freed_max: 1,
                 },
             ),
-            (1_202, change("other", 6, LedgerChange::Say("x".into()))),
+            (1_202, change("other", 6, LedgerChange::Report("x".into()))),
             (1_203, change("other", 7, LedgerChange::Release("b".into()))),
             (900, prolong("third", 1, 10, true)),
         ]

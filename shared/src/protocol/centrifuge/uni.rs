@@ -119,7 +119,7 @@ fn encode_reply(reply: &Reply, kind: MessageKind, connected: impl FnOnce(&Connec
 
 /// Returns the close for a refusal. A client whose token has expired is told so, so that it returns with a new one.
 fn disconnect(refusal: &Refusal) -> Disconnect {
-    match refusal.known() {
+    match refusal.error_code() {
         Some(ErrorCode::TokenExpired | ErrorCode::Expired) => Disconnect::EXPIRED,
         _ => refusal.disconnect(),
     }

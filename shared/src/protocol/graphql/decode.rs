@@ -182,16 +182,16 @@ impl OperationState {
         let PlannedSubscription { channel, ask, selection } = planned;
         let operation = Operation {
             channel: if ask.is_some() { "".into() } else { channel.clone() },
-            tells_positions: own.positions || own.recover.is_some(),
+            sends_positions: own.positions || own.recover.is_some(),
             since: own.recover.as_ref().map(|recover| recover.offset),
             ..Operation::new(id, number, OperationStage::Asked(selection))
         };
         let (epoch, mut offset) =
             own.recover.map_or_else(Default::default, |recover| (recover.epoch, recover.offset));
         // Publications that other operations on the channel have not received yet must not be skipped.
-        let beside = self.operations.iter().filter(|one| *one.channel == *channel);
+        let other_readers = self.operations.iter().filter(|one| *one.channel == *channel);
         for position in
-            beside.filter_map(|one| one.position).filter(|position| position.epoch.as_str() == epoch)
+            other_readers.filter_map(|one| one.position).filter(|position| position.epoch.as_str() == epoch)
         {
             offset = offset.min(position.offset);
         }
@@ -203,7 +203,7 @@ impl OperationState {
             offset,
             positioned: true,
             recoverable: true,
-            beside: true,
+            additional_reader: true,
             ask: ask.map(Box::new),
             ..Subscribe::default()
         });
@@ -215,7 +215,7 @@ impl Operation {
     fn new(id: &str, number: u32, stage: OperationStage) -> Self {
         let channel = "".into();
         let id = id.into();
-        Self { id, number, channel, stage, tells_positions: false, since: None, position: None }
+        Self { id, number, channel, stage, sends_positions: false, since: None, position: None }
     }
 }
 

@@ -24,7 +24,7 @@ impl OperationState {
     pub(super) fn encode_reply(&mut self, dialect: Dialect, reply: &Reply, out: &mut BytesMut) -> Encoded {
         match (reply.id, &reply.outcome) {
             (number::CONNECT, Ok(Answer::Connect(connected))) => self.welcome(dialect, connected, out),
-            (number::CONNECT, Err(refusal)) => self.turn_away(dialect, refusal, out),
+            (number::CONNECT, Err(refusal)) => self.refuse_connect(dialect, refusal, out),
             (number::PING, Ok(_)) => {
                 out.put_slice(br#"{"type":"pong"}"#);
                 TEXT
@@ -57,12 +57,12 @@ impl OperationState {
         }
     }
 
-    fn turn_away(&mut self, dialect: Dialect, refusal: &Refusal, out: &mut BytesMut) -> Encoded {
+    fn refuse_connect(&mut self, dialect: Dialect, refusal: &Refusal, out: &mut BytesMut) -> Encoded {
         let disconnect = match refusal.temporary {
             true => refusal.disconnect(),
             false => Disconnect {
                 code: close::FORBIDDEN,
-                reason: Disconnect::REFUSED.in_words(&refusal.message).reason,
+                reason: Disconnect::REFUSED.with_reason(&refusal.message).reason,
             },
         };
         match dialect {
@@ -101,12 +101,12 @@ impl OperationState {
             }
             (OperationStage::Asked(selection), Ok(Answer::Subscribe(subscribed))) => {
                 let channel = reply.channel.as_ref().map_or("", |channel| channel.as_str());
-                let beside = self.operations.iter().find(|one| {
+                let other_reader = self.operations.iter().find(|one| {
                     *one.channel == *channel
                         && matches!(one.stage, OperationStage::Live(_))
                         && one.position.is_some()
                 });
-                let position = subscribed.position.or(beside.and_then(|one| one.position));
+                let position = subscribed.position.or(other_reader.and_then(|one| one.position));
                 let one = &mut self.operations[at];
                 // The publications read for this operation may begin earlier, as other operations on the channel needed them.
                 let since = |offset| position.map(|position| StreamPosition { offset, ..position });
@@ -299,7 +299,7 @@ pub(super) fn ended(code: UnsubscribeCode) -> Bytes {
 
 /// Returns the errors for an operation that the session refuses.
 fn refused(refusal: &Refusal) -> Bytes {
-    let name = match refusal.known() {
+    let name = match refusal.error_code() {
         None => "REFUSED",
         Some(ErrorCode::Internal) => "INTERNAL_SERVER_ERROR",
         Some(ErrorCode::Unauthorized | ErrorCode::TokenExpired | ErrorCode::Expired) => "UNAUTHENTICATED",
@@ -320,7 +320,7 @@ fn refused(refusal: &Refusal) -> Bytes {
     json::string(&refusal.message, &mut out);
     out.put_slice(br#","extensions":{"code":"#);
     json::string(name, &mut out);
-    if refusal.known().is_none() {
+    if refusal.error_code().is_none() {
         // The application's own error code.
         out.put_slice(br#","number":"#);
         json::number(refusal.code.into(), &mut out);

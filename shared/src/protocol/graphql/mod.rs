@@ -157,10 +157,10 @@ impl GraphQl {
     }
 
     /// Returns the actions that replies and messages have caused since the last call, if there are any.
-    pub fn take_wishes(&self) -> Option<SessionActions> {
+    pub fn take_actions(&self) -> Option<SessionActions> {
         let mut state = self.state();
-        let wishes = SessionActions { commands: state.settle(), close: state.close.take() };
-        (!wishes.commands.is_empty() || wishes.close.is_some()).then_some(wishes)
+        let actions = SessionActions { commands: state.settle(), close: state.close.take() };
+        (!actions.commands.is_empty() || actions.close.is_some()).then_some(actions)
     }
 
     fn state(&self) -> MutexGuard<'_, OperationState> {

@@ -36,7 +36,7 @@ pub(super) struct Operation {
     pub(super) channel: Box<str>,
     pub(super) stage: OperationStage,
     /// Whether results carry positions, as the client keeps track of them.
-    pub(super) tells_positions: bool,
+    pub(super) sends_positions: bool,
     /// The offset after which the client asked to recover.
     pub(super) since: Option<u64>,
     /// The position up to which the client has received publications.
@@ -119,7 +119,7 @@ impl OperationState {
             }
             let selection = selection.clone();
             one.position = record.position.or(one.position);
-            let position = record.position.filter(|_| one.tells_positions);
+            let position = record.position.filter(|_| one.sends_positions);
             let start = out.len();
             encode::next(dialect, &one.id, &result(&selection), position, out);
             lengths.push(out.len() - start);

@@ -106,10 +106,10 @@ impl One {
         lengths.into_iter().map(|length| text(&out.split_to(length))).collect()
     }
 
-    fn wishes(&self) -> (Vec<Request>, Option<u16>) {
-        let wishes = self.graphql.take_wishes().unwrap_or_default();
-        let requests = wishes.commands.into_iter().map(|command| command.request).collect();
-        (requests, wishes.close.map(|close| close.code))
+    fn actions(&self) -> (Vec<Request>, Option<u16>) {
+        let actions = self.graphql.take_actions().unwrap_or_default();
+        let requests = actions.commands.into_iter().map(|command| command.request).collect();
+        (requests, actions.close.map(|close| close.code))
     }
 }
 
@@ -225,7 +225,7 @@ fn a_mistake_in_a_document_ends_that_operation_alone() {
             r#"{"id":"a","type":"error","payload":[{"message":"why","locations":[{"line":1,"column":2}],"extensions":{"code":"BAD"}}]}"#
         ]
     );
-    assert_eq!(one.wishes(), (Vec::new(), None));
+    assert_eq!(one.actions(), (Vec::new(), None));
     one.subscribe("a", "news", "");
 }
 
@@ -276,14 +276,14 @@ fn one_that_left_before_it_was_answered_leaves_nothing_behind() {
     one.subscribe("a", "@where", "");
     one.say(r#"{"type":"complete","id":"a"}"#).unwrap();
     one.live("news", 0);
-    assert_eq!(one.wishes(), (vec![unsubscribe("news")], None));
+    assert_eq!(one.actions(), (vec![unsubscribe("news")], None));
     // Another operation whose channel is still unknown may read the same channel.
     one.subscribe("b", "news", "");
     one.live("news", 0);
     one.subscribe("c", "@where", "");
     assert_eq!(one.say(r#"{"type":"complete","id":"b"}"#), Ok(Vec::new()));
     one.live("news", 0);
-    assert_eq!(one.wishes(), (Vec::new(), None));
+    assert_eq!(one.actions(), (Vec::new(), None));
     assert_eq!(one.deliver("news", 1, "1").len(), 1);
 }
 
@@ -295,7 +295,7 @@ fn whoever_comes_back_is_given_what_it_missed_and_those_beside_it_nothing_twice(
     one.deliver("news", 6, "6");
     let recover = r#""tidegate":{"recover":{"epoch":"life","offset":4}}"#;
     let Request::Subscribe(subscribe) = one.subscribe("b", "news", recover) else { panic!("it subscribes") };
-    assert!(subscribe.recover && subscribe.beside);
+    assert!(subscribe.recover && subscribe.additional_reader);
     assert_eq!((subscribe.offset, &*subscribe.epoch), (4, "life"));
     let publications = (5..8).map(|offset| publication(offset, &offset.to_string())).collect();
     let (position, recovered) = (Some(at(4)), true);
@@ -329,7 +329,7 @@ fn what_cannot_be_recovered_is_told_and_not_passed_over() {
     let subscribed = Subscribed { position: Some(at(9)), was_recovering: true, ..Subscribed::default() };
     let (_, told) = one.reply(one.numbers[0], Ok(Answer::Subscribe(subscribed)), Some("news"));
     assert!(told[0].contains(r#""type":"error""#) && told[0].contains("UNRECOVERABLE_POSITION"), "{told:?}");
-    assert_eq!(one.wishes(), (vec![unsubscribe("news")], None));
+    assert_eq!(one.actions(), (vec![unsubscribe("news")], None));
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn the_end_of_a_subscription_is_told_to_its_operations() {
         one.graphql.encode_push(Push::to(&channel, Event::Unsubscribed(code)), &mut out);
         assert!(text(&out).contains(word), "{}", text(&out));
         assert!(one.deliver("news", 1, "1").is_empty());
-        assert_eq!(one.wishes(), (Vec::new(), None), "the session has left the channel");
+        assert_eq!(one.actions(), (Vec::new(), None), "the session has left the channel");
         out.clear();
     }
 }
@@ -392,7 +392,7 @@ fn the_old_subprotocol_has_words_of_its_own_and_does_not_wait() {
     let refused = One::new(Dialect::SubscriptionsTransport);
     let (_, told) = refused.reply(number::CONNECT, Err(ErrorCode::PermissionDenied), None);
     assert!(told[0].starts_with(r#"{"type":"connection_error","payload":{"message":"#), "{told:?}");
-    assert_eq!(refused.wishes().1, Some(4403));
+    assert_eq!(refused.actions().1, Some(4403));
 }
 
 #[test]
@@ -424,7 +424,7 @@ fn in_one_stream_events_name_their_operation_and_in_a_stream_each_they_do_not() 
     each.subscribe("", "!why", "");
     let (_, told) = each.reply(each.numbers[0], Err(ErrorCode::BadRequest), None);
     assert!(told[0].starts_with("event: next\ndata: {\"errors\":[{\"message\":\"why\""), "{told:?}");
-    assert_eq!(each.wishes().1, Some(1000), "its stream ends with it");
+    assert_eq!(each.actions().1, Some(1000), "its stream ends with it");
     let mut out = BytesMut::new();
     GraphQlRecords.encode_push(Push::alone(Event::Disconnected(&Disconnect::NORMAL)), &mut out);
     assert_eq!(text(&out), "event: complete\ndata:\n\n");

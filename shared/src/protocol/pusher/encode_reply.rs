@@ -44,14 +44,14 @@ pub(super) fn encode(pusher: &Pusher, reply: &Reply, out: &mut BytesMut) -> Enco
                 let (kind, status) = kind_of(refusal);
                 subscription_error(&name, kind, &refusal.message, status, out)
             }
-            (id::EMIT, _) if refusal.known() == Some(ErrorCode::TooManyRequests) => {
+            (id::EMIT, _) if refusal.error_code() == Some(ErrorCode::TooManyRequests) => {
                 error(Some(TOO_MANY_EVENTS), "client events come too fast", out)
             }
             (id::EMIT, _) => error(None, &format!("client event rejected: {}", refusal.message), out),
-            (id::OTHER, _) if refusal.known() == Some(ErrorCode::MethodNotFound) => {
+            (id::OTHER, _) if refusal.error_code() == Some(ErrorCode::MethodNotFound) => {
                 error(None, "unknown event: clients may send pusher:* and client-* events", out)
             }
-            (id::OTHER | id::SUBSCRIBE, _) if refusal.known() == Some(ErrorCode::BadRequest) => {
+            (id::OTHER | id::SUBSCRIBE, _) if refusal.error_code() == Some(ErrorCode::BadRequest) => {
                 error(None, "invalid channel name", out)
             }
             _ => error(None, &refusal.message, out),
@@ -68,7 +68,7 @@ fn established(pusher: &Pusher, connected: &Connected, out: &mut BytesMut) -> En
 
 /// Returns the kind of error and HTTP status with which the protocol reports a failed subscription.
 fn kind_of(refusal: &Refusal) -> (&'static str, u16) {
-    match refusal.known() {
+    match refusal.error_code() {
         Some(ErrorCode::Unauthorized | ErrorCode::PermissionDenied | ErrorCode::TokenExpired) => {
             ("AuthError", 401)
         }

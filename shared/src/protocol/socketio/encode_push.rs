@@ -150,7 +150,7 @@ fn attach(
 
 /// Tells the client to leave its namespaces if it must not return: clients reconnect after a lost connection, but not
 /// after they were told to leave.
-pub(super) fn last_words(
+pub(super) fn encode_close_message(
     namespaces: &Namespaces,
     state: &mut ConnectionState,
     disconnect: &Disconnect,

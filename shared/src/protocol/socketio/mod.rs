@@ -110,7 +110,7 @@ impl SocketIo {
 
     /// Whether clients may be told their offsets. If so, the hub's shared encoding is [`EventRecords`], from which
     /// [`Self::deliver`] makes each client's messages.
-    pub fn tells_offsets(&self) -> bool {
+    pub fn sends_offsets(&self) -> bool {
         self.common.namespaces.keep_any()
     }
 
@@ -173,7 +173,7 @@ impl SocketIo {
     }
 
     /// Notes that the client was sent all publications of a channel up to this position.
-    pub fn stands_at(&self, channel: &str, position: StreamPosition) {
+    pub fn note_position(&self, channel: &str, position: StreamPosition) {
         if let Some(seen) = self.common.namespaces.seen(channel)
             && let Some(cursor) = self.state().cursor_mut(seen.index)
         {
@@ -259,8 +259,8 @@ impl Protocol for SocketIo {
         Heartbeat::Transport
     }
 
-    fn last_words(&self, disconnect: &Disconnect, out: &mut BytesMut) -> Encoded {
-        encode_push::last_words(&self.common.namespaces, &mut self.state(), disconnect, out)
+    fn encode_close_message(&self, disconnect: &Disconnect, out: &mut BytesMut) -> Encoded {
+        encode_push::encode_close_message(&self.common.namespaces, &mut self.state(), disconnect, out)
     }
 
     fn held_bytes(&self) -> usize {

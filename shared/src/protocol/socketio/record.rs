@@ -68,7 +68,7 @@ impl Protocol for EventRecords {
         Heartbeat::Transport
     }
 
-    fn last_words(&self, _disconnect: &Disconnect, _out: &mut BytesMut) -> Encoded {
+    fn encode_close_message(&self, _disconnect: &Disconnect, _out: &mut BytesMut) -> Encoded {
         Encoded::Nothing
     }
 

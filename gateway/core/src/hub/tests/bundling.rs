@@ -64,7 +64,7 @@ fn who_is_spared_something_gets_the_rest() {
     };
     let batch = [for_all_but("a", None), for_all_but("b", Some(one)), for_all_but("c", Some(other))];
     let bundles = Bundles::new(&batch);
-    assert!(bundles.spares_anyone() && !Bundles::new(&batch[..1]).spares_anyone());
+    assert!(bundles.excludes_anyone() && !Bundles::new(&batch[..1]).excludes_anyone());
     let without = |client| bundles.without(variant, |prepared| prepared.except() == Some(client));
     assert_eq!((texts(&without(one)), without(one).publications), (vec!["<a\nc>"], 2));
     assert_eq!(texts(&without(other)), ["<a\nb>"]);

@@ -121,7 +121,7 @@ impl World {
     fn deliver(&mut self, count: usize) {
         let count = count.min(self.on_their_way.len());
         let now: Vec<_> = self.on_their_way.drain(..count).collect();
-        self.hub.tell_time(self.readers.now);
+        self.hub.set_now(self.readers.now);
         self.hub.deliver("news", &now, &mut self.readers);
     }
 

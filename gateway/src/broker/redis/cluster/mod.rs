@@ -71,7 +71,7 @@ pub(crate) struct RedisCluster {
     keys: RedisKeys,
     layout: Box<str>,
     events: Arc<dyn BrokerEvents>,
-    heard: Arc<ShardMessages>,
+    received: Arc<ShardMessages>,
     numbers: Numbers,
     make_metrics: MakeMetrics,
     places: RwLock<Places>,
@@ -105,7 +105,7 @@ impl RedisCluster {
             keys,
             layout: format!("cluster-1:{}", config.cluster_partitions).into(),
             events,
-            heard: Arc::default(),
+            received: Arc::default(),
             numbers: Numbers::default(),
             make_metrics,
             places: RwLock::new(Places::new()),
@@ -336,7 +336,7 @@ impl RedisCluster {
         let lives = Arc::new(ClusterLives::default());
         let of_cluster = ClusterMasterParts { lives: lives.clone(), moves: self.moves.clone(), home };
         let events: Arc<dyn BrokerEvents> =
-            Arc::new(ShardEvents::new(place, self.events.clone(), self.heard.clone()));
+            Arc::new(ShardEvents::new(place, self.events.clone(), self.received.clone()));
         let metrics = (self.make_metrics)(&name);
         let made = Master::start(&config, &self.node, self.keys.clone(), &events, metrics, Some(of_cluster));
         let master = made

@@ -54,7 +54,7 @@ pub(super) struct SentinelClient {
 struct SentinelEvents {
     /// The name of the master.
     name: String,
-    heard: AtomicU64,
+    received: AtomicU64,
     news: Notify,
     /// The replica that was last told to become the master.
     chosen: Mutex<Option<(String, u16)>>,
@@ -81,8 +81,8 @@ impl ReceiveMessage for SentinelEvents {
         self.news.notify_one();
     }
 
-    fn heard(&self) -> &AtomicU64 {
-        &self.heard
+    fn received(&self) -> &AtomicU64 {
+        &self.received
     }
 }
 
@@ -92,7 +92,7 @@ struct NoReceiver(AtomicU64);
 impl ReceiveMessage for NoReceiver {
     fn receive(&self, _: &RedisMessage) {}
 
-    fn heard(&self) -> &AtomicU64 {
+    fn received(&self) -> &AtomicU64 {
         &self.0
     }
 }
@@ -138,8 +138,8 @@ impl SentinelClient {
     async fn open(&self) -> Result<(Subscriptions, Driver, Arc<SentinelEvents>), DialError> {
         let stream = connect(&self.address, self.tls.as_ref()).await?;
         let name = self.board.name.clone();
-        let (heard, news, chosen) = (AtomicU64::new(0), Notify::new(), Mutex::new(None));
-        let news = Arc::new(SentinelEvents { name, heard, news, chosen });
+        let (received, news, chosen) = (AtomicU64::new(0), Notify::new(), Mutex::new(None));
+        let news = Arc::new(SentinelEvents { name, received, news, chosen });
         let (connection, driver) = Subscriptions::open(stream, news.clone());
         let server = connection.greet(&self.login).await.map_err(DialError::Refused)?;
         if !server.is_sentinel() {

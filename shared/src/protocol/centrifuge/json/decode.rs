@@ -166,7 +166,7 @@ impl SubscribeBody<'_> {
             members: false,
             after: None,
             topics: Box::default(),
-            beside: false,
+            additional_reader: false,
             ask: None,
             delivery: None,
         })

@@ -125,7 +125,7 @@ fn subscription(body: requests::SubscribeRequest) -> Option<Subscribe> {
         members: false,
         after: None,
         topics: Box::default(),
-        beside: false,
+        additional_reader: false,
         ask: None,
         delivery: None,
     })

@@ -41,7 +41,7 @@ impl Fields for Push<'_> {
             // Never written: see `Event::is_of_members`.
             Event::MemberAdded(_) | Event::MemberRemoved(_) | Event::Counted(_) => {}
             Event::Unsubscribed(code) => out.message(7, &UnsubscribeFields(code)),
-            Event::Message(data) => out.message(8, &Told(data)),
+            Event::Message(data) => out.message(8, &MessageField(data)),
             Event::Subscribed(subscribed) => out.message(9, &SubscribePushFields(subscribed)),
             Event::Disconnected(disconnect) => out.message(11, disconnect),
             Event::Refreshed(expires) => out.message(12, &Refreshed(expires)),
@@ -66,9 +66,9 @@ impl Fields for UnsubscribeFields {
     }
 }
 
-struct Told<'a>(&'a Payload);
+struct MessageField<'a>(&'a Payload);
 
-impl Fields for Told<'_> {
+impl Fields for MessageField<'_> {
     fn write(&self, out: &mut impl Sink) {
         out.payload(1, Some(self.0));
     }

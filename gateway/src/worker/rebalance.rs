@@ -11,16 +11,16 @@ use crate::worker::Worker;
 
 /// A request to close some of a worker's clients.
 #[derive(Debug)]
-pub(crate) struct LetGo {
+pub(crate) struct RebalanceRequest {
     /// The number of the node's plan. The closing order is made once for each plan.
     pub(crate) plan: u64,
     pub(crate) count: u32,
-    pub(crate) done: oneshot::Sender<LetGone>,
+    pub(crate) done: oneshot::Sender<RebalanceReport>,
 }
 
 /// The result of the request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct LetGone {
+pub(crate) struct RebalanceReport {
     pub(crate) closed: u32,
     /// Clients that may still be closed.
     pub(crate) left: u32,
@@ -28,7 +28,7 @@ pub(crate) struct LetGone {
 
 /// The order in which clients are closed.
 #[derive(Debug)]
-pub(super) struct LettingGo {
+pub(super) struct Rebalancing {
     plan: u64,
     order: VecDeque<ClientKey>,
 }
@@ -42,16 +42,17 @@ impl Worker {
         closing_order(open.map(|client| (client.protocol.format(), client.opened, client.key)))
     }
 
-    pub(super) fn let_go(&mut self, wanted: LetGo) {
-        let LetGo { plan, count, done } = wanted;
+    pub(super) fn rebalance(&mut self, wanted: RebalanceRequest) {
+        let RebalanceRequest { plan, count, done } = wanted;
         // A draining worker is closing all clients already.
-        let gone = if self.drain.is_some() { LetGone::default() } else { self.close_some(plan, count) };
+        let gone =
+            if self.drain.is_some() { RebalanceReport::default() } else { self.close_some(plan, count) };
         // The requester may have given up.
         let _ = done.send(gone);
     }
 
-    fn close_some(&mut self, plan: u64, count: u32) -> LetGone {
-        let going_on = self.letting_go.take().filter(|letting_go| letting_go.plan == plan);
+    fn close_some(&mut self, plan: u64, count: u32) -> RebalanceReport {
+        let going_on = self.rebalancing.take().filter(|rebalancing| rebalancing.plan == plan);
         let mut order = going_on.map_or_else(|| self.closing_order().into(), |going_on| going_on.order);
         let mut busy = Vec::new();
         let mut closed = 0;
@@ -75,7 +76,7 @@ impl Worker {
         self.metrics.moves.balance_closes_total.inc_by(closed.into());
         order.extend(busy);
         let left = u32::try_from(order.len()).unwrap_or(u32::MAX);
-        self.letting_go = Some(LettingGo { plan, order });
-        LetGone { closed, left }
+        self.rebalancing = Some(Rebalancing { plan, order });
+        RebalanceReport { closed, left }
     }
 }

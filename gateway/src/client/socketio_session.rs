@@ -128,13 +128,13 @@ impl ReturningClient {
         };
         keeper.socketio.keep_session(namespace.name(), &resume.pid, record.offsets);
         for (channel, position) in positions {
-            keeper.socketio.stands_at(channel.as_str(), position);
+            keeper.socketio.note_position(channel.as_str(), position);
         }
         Some(Box::new(resumed))
     }
 
     /// Releases the session of a client that the application did not admit. It may try again.
-    pub(super) fn turn_back(&self, node: &Node, common: &SocketIoShared) {
+    pub(super) fn release_session(&self, node: &Node, common: &SocketIoShared) {
         if let Some(namespace) = common.namespaces.named(&self.namespace) {
             self.keeper.end(node, namespace, HoldEnd::Away);
         }
@@ -240,14 +240,14 @@ impl Client {
     /// Records that the client has received everything of a channel up to this position.
     pub(super) fn note_position(&self, channel: &Channel, position: Option<StreamPosition>) {
         if let (Some(socketio), Some(position)) = (self.socketio(), position) {
-            socketio.stands_at(channel.as_str(), position);
+            socketio.note_position(channel.as_str(), position);
         }
     }
 }
 
 impl Framing {
     /// Returns the frames for a client, from bytes for it alone or shared by all.
-    pub(super) fn of_session(&self, socketio: &SocketIo, bytes: &Bytes) -> Option<Bytes> {
+    pub(super) fn select_for_session(&self, socketio: &SocketIo, bytes: &Bytes) -> Option<Bytes> {
         let mut frames = BytesMut::with_capacity(bytes.len() + 64);
         let were_records = socketio.deliver(bytes, |kind: MessageKind, message: &[u8]| {
             self.put_packet(kind, message, &mut frames);

@@ -18,33 +18,33 @@ pub(super) struct KeyUpdateInFlight {
 }
 
 impl Worker {
-    pub(super) fn begin_telling(&mut self, news: Arc<KeyUpdate>) {
+    pub(super) fn begin_key_update(&mut self, news: Arc<KeyUpdate>) {
         let channel = news.prepared.channel().as_str();
         let rest = self.local.trackers.followers(channel, &news.key);
-        self.telling.push_back(KeyUpdateInFlight { news, rest });
+        self.key_updates.push_back(KeyUpdateInFlight { news, rest });
     }
 
     /// Delivers updates in order, as far as this turn's share allows.
-    pub(super) fn tell_followers(&mut self) {
+    pub(super) fn deliver_key_updates(&mut self) {
         while !self.share.is_used_up()
-            && let Some(KeyUpdateInFlight { news, rest }) = self.telling.pop_front()
+            && let Some(KeyUpdateInFlight { news, rest }) = self.key_updates.pop_front()
         {
             let left = match news.removed {
-                true => self.tell_of_removal(&news),
-                false => self.tell_piece(&news, rest),
+                true => self.deliver_removal(&news),
+                false => self.deliver_piece(&news, rest),
             };
             match left {
                 0 => {
                     self.sweep(|_, sweep| sweep.delivered(std::slice::from_ref(&news.prepared)));
                     self.local.inbox.served(1, news.prepared.bytes());
                 }
-                rest => self.telling.push_front(KeyUpdateInFlight { news, rest }),
+                rest => self.key_updates.push_front(KeyUpdateInFlight { news, rest }),
             }
         }
     }
 
     /// Delivers to one piece of the list. Returns how many followers are left.
-    fn tell_piece(&mut self, news: &KeyUpdate, rest: usize) -> usize {
+    fn deliver_piece(&mut self, news: &KeyUpdate, rest: usize) -> usize {
         let channel = news.prepared.channel().as_str();
         let (outdated, rest) =
             self.local.trackers.outdated(channel, &news.key, news.version, rest, SWEEP_PIECE);
@@ -54,7 +54,7 @@ impl Worker {
 
     /// Tells followers that the key was removed, which ends their tracking. Returns 0 if none
     /// are left, 1 otherwise.
-    fn tell_of_removal(&mut self, news: &KeyUpdate) -> usize {
+    fn deliver_removal(&mut self, news: &KeyUpdate) -> usize {
         let channel = news.prepared.channel();
         let (dismissed, any_left) = self.local.trackers.dismiss(channel.as_str(), &news.key, SWEEP_PIECE);
         for subscriber in &dismissed {
@@ -83,7 +83,7 @@ impl Worker {
             let keys: Vec<Arc<str>> = keys.cloned().collect();
             self.local.node.unfollow(self.local.index, channel, &keys);
         }
-        for KeyUpdateInFlight { news, .. } in self.telling.drain(..) {
+        for KeyUpdateInFlight { news, .. } in self.key_updates.drain(..) {
             self.local.inbox.served(1, news.prepared.bytes());
         }
     }

@@ -1,4 +1,4 @@
-//! A gap that is being mended: what is held behind it, and what is known to be missing.
+//! A gap that is being repaired: what is held behind it, and what is known to be missing.
 
 use std::collections::VecDeque;
 
@@ -9,12 +9,12 @@ use super::{FEED_HELD_BYTES_MAX, FEED_HELD_PUBLICATIONS_MAX};
 
 /// A gap for which history is read.
 #[derive(Debug, Default)]
-pub(super) struct Mending {
+pub(super) struct GapRepair {
     /// Publications that came since, in order.
     pub(super) held: VecDeque<Publication>,
     pub(super) bytes: usize,
     /// The position of the last publication that came, held or not.
-    pub(super) heard: Option<StreamPosition>,
+    pub(super) received: Option<StreamPosition>,
     /// Whether history was found to join on to what was delivered.
     pub(super) is_joined: bool,
     /// Whether nothing is known to be missing, but something came twice.
@@ -29,7 +29,7 @@ pub(super) struct Mending {
     pub(super) failed: u32,
 }
 
-impl Mending {
+impl GapRepair {
     pub(super) fn hold(&mut self, publication: Publication) {
         self.bytes += publication.data.bytes.len();
         self.held.push_back(publication);

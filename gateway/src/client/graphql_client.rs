@@ -45,7 +45,7 @@ impl Client {
     pub(super) fn follow_up(&mut self, local: &WorkerLocal) -> bool {
         self.take_answers(local);
         let graphql = self.rare.as_ref().and_then(|rare| rare.graphql.as_ref());
-        let Some(SessionActions { commands, close }) = graphql.and_then(|graphql| graphql.take_wishes())
+        let Some(SessionActions { commands, close }) = graphql.and_then(|graphql| graphql.take_actions())
         else {
             return false;
         };

@@ -26,7 +26,7 @@ const UID_BYTES_MAX: usize = 64;
 
 /// The other nodes, by the id of each run.
 #[derive(Debug, Default)]
-pub(super) struct Others(Mutex<SeenNodes>);
+pub(super) struct OtherNodeCounts(Mutex<SeenNodes>);
 
 #[derive(Debug, Default)]
 struct SeenNodes {
@@ -41,7 +41,7 @@ struct SeenNode {
     has_retired: bool,
 }
 
-impl Others {
+impl OtherNodeCounts {
     /// Updates from the nodes announced now. Returns the names of those found lost.
     fn look(&self, announced: &[NodeInfo], now: Moment) -> Vec<Box<str>> {
         let SeenNodes { seen, looked } = &mut *self.0.lock();
@@ -126,7 +126,7 @@ mod tests {
     }
 
     /// Checks every three seconds within this range, and returns the lost nodes with the times.
-    fn watch(others: &Others, seconds: std::ops::Range<u64>, names: &[&str]) -> Vec<(u64, String)> {
+    fn watch(others: &OtherNodeCounts, seconds: std::ops::Range<u64>, names: &[&str]) -> Vec<(u64, String)> {
         let looks = seconds.step_by(3);
         looks
             .flat_map(|second| {
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_node_that_is_missed_for_long_is_lost_once() {
-        let others = Others::default();
+        let others = OtherNodeCounts::default();
         assert_eq!(watch(&others, 0..6, &["a", "b"]), []);
         assert_eq!(watch(&others, 6..120, &["a"]), [(18, "b".to_owned())]);
         assert_eq!(watch(&others, 120..123, &["a", "b"]), [], "it is there again");
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_node_that_is_back_soon_or_said_that_it_leaves_is_not_lost() {
-        let others = Others::default();
+        let others = OtherNodeCounts::default();
         watch(&others, 0..3, &["a", "b", "c"]);
         watch(&others, 3..12, &["a"]);
         assert_eq!(watch(&others, 12..30, &["a", "b", "c"]), []);
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn who_is_missed_while_redis_is_away_has_time_to_come_back() {
-        let others = Others::default();
+        let others = OtherNodeCounts::default();
         watch(&others, 0..3, &["a", "b"]);
         watch(&others, 3..9, &[]);
         assert!(!others.look_failed(at(9)));
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn no_more_are_remembered_than_there_is_room_for() {
-        let others = Others::default();
+        let others = OtherNodeCounts::default();
         let many: Vec<String> = (0..REMEMBERED_MAX + 5).map(|number| number.to_string()).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         others.look(&nodes(&many), at(0));

@@ -76,7 +76,7 @@ impl Client {
                     let answer = ask_for_access(&backend, &common, caller, &channel, auth.as_ref(), grant);
                     let passed = answer.await;
                     if let (Err(_), Some(returning)) = (&passed, &returning) {
-                        returning.turn_back(&node, &common);
+                        returning.release_session(&node, &common);
                     }
                     OutcomeResult::Authorized(passed)
                 });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gateway_core::effect::{Denial, Identity, OutcomeResult};
-use gateway_core::session::ConnectionWay;
+use gateway_core::session::ConnectionKind;
 use shared::disconnect::Disconnect;
 use shared::error::ErrorCode;
 use shared::protocol::centrifuge::uni::CentrifugeUniJson;
@@ -11,8 +11,8 @@ use shared::protocol::centrifuge::uni::CentrifugeUniJson;
 use crate::support::{CLIENT, Client, context};
 
 fn stranger() -> Client {
-    let way = ConnectionWay::OneWay { session: "s3cret".into() };
-    Client::coming(way, Arc::new(CentrifugeUniJson::default()), context())
+    let connection_kind = ConnectionKind::Unidirectional { session: "s3cret".into() };
+    Client::coming(connection_kind, Arc::new(CentrifugeUniJson::default()), context())
 }
 
 fn connected() -> Client {

@@ -49,7 +49,7 @@ pub struct WaitingMessage<T> {
 
 /// The result of receiving a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum HeardOutcome {
+pub enum ReceiveOutcome {
     Waits,
     /// It waits, and this many of the oldest were dropped for want of room.
     InPlaceOf(usize),
@@ -59,15 +59,15 @@ pub enum HeardOutcome {
 
 /// The messages that one node has received, and that are not known to be processed.
 #[derive(Debug)]
-pub struct HeardMessages<T> {
+pub struct ReceivedMessages<T> {
     waiting: VecDeque<WaitingMessage<T>>,
-    /// Each mark with the value of `heard` at which it was received.
+    /// Each mark with the value of `received` at which it was received.
     marks: VecDeque<(u64, u64)>,
     /// How many messages and marks were received.
-    heard: u64,
-    /// The last mark on this connection, with the value of `heard` at which it was received.
+    received: u64,
+    /// The last mark on this connection, with the value of `received` at which it was received.
     current: Option<(u64, u64)>,
-    /// The value of `heard` at the first mark on this connection. Nothing was missed from there on.
+    /// The value of `received` at the first mark on this connection. Nothing was missed from there on.
     unbroken: u64,
     /// Everything up to here is processed.
     done: Option<MessagePlace>,
@@ -75,13 +75,13 @@ pub struct HeardMessages<T> {
     bytes_max: usize,
 }
 
-impl<T> HeardMessages<T> {
+impl<T> ReceivedMessages<T> {
     /// `bytes_max`: the most bytes of messages that may wait.
     pub fn new(bytes_max: usize) -> Self {
         Self {
             waiting: VecDeque::new(),
             marks: VecDeque::new(),
-            heard: 0,
+            received: 0,
             current: None,
             unbroken: 0,
             done: None,
@@ -91,12 +91,12 @@ impl<T> HeardMessages<T> {
     }
 
     pub fn mark(&mut self, mark: u64) {
-        self.heard += 1;
+        self.received += 1;
         if self.current.is_none() {
-            self.unbroken = self.heard;
+            self.unbroken = self.received;
         }
-        self.current = Some((mark, self.heard));
-        self.marks.push_back((mark, self.heard));
+        self.current = Some((mark, self.received));
+        self.marks.push_back((mark, self.received));
         if self.marks.len() > MARKS_MAX {
             self.marks.pop_front();
         }
@@ -130,18 +130,18 @@ impl<T> HeardMessages<T> {
     }
 
     /// Receives a message, which takes `bytes` bytes.
-    pub fn hear(&mut self, now: Moment, bytes: usize, message: T) -> HeardOutcome {
-        let Some((mark, marked)) = self.current else { return HeardOutcome::Unplaced };
-        self.heard += 1;
-        let place = MessagePlace { mark, number: self.heard - marked };
+    pub fn receive(&mut self, now: Moment, bytes: usize, message: T) -> ReceiveOutcome {
+        let Some((mark, marked)) = self.current else { return ReceiveOutcome::Unplaced };
+        self.received += 1;
+        let place = MessagePlace { mark, number: self.received - marked };
         self.bytes += bytes;
-        self.waiting.push_back(WaitingMessage { place, since: now, message, at: self.heard, bytes });
+        self.waiting.push_back(WaitingMessage { place, since: now, message, at: self.received, bytes });
         let mut dropped = 0;
         while self.bytes > self.bytes_max && self.waiting.len() > 1 {
             self.pop();
             dropped += 1;
         }
-        if dropped == 0 { HeardOutcome::Waits } else { HeardOutcome::InPlaceOf(dropped) }
+        if dropped == 0 { ReceiveOutcome::Waits } else { ReceiveOutcome::InPlaceOf(dropped) }
     }
 
     /// Iterates over the waiting messages, in order.
@@ -190,7 +190,7 @@ impl<T> HeardMessages<T> {
             (Some(WaitingMessage { place, .. }), _) => {
                 Some(MessagePlace { number: place.number - 1, ..*place })
             }
-            (None, Some((mark, marked))) => Some(MessagePlace { mark, number: self.heard - marked }),
+            (None, Some((mark, marked))) => Some(MessagePlace { mark, number: self.received - marked }),
             (None, None) => self.done,
         }
     }
@@ -211,12 +211,12 @@ mod tests {
 
     use super::*;
 
-    fn heard() -> HeardMessages<u32> {
-        HeardMessages::new(1_000)
+    fn received() -> ReceivedMessages<u32> {
+        ReceivedMessages::new(1_000)
     }
 
-    fn places(heard: &HeardMessages<u32>) -> Vec<(u64, u64, u32)> {
-        heard.first().map(|one| (one.place.mark, one.place.number, one.message)).collect()
+    fn places(received: &ReceivedMessages<u32>) -> Vec<(u64, u64, u32)> {
+        received.first().map(|one| (one.place.mark, one.place.number, one.message)).collect()
     }
 
     #[test]
@@ -232,14 +232,14 @@ mod tests {
 
     #[test]
     fn nodes_that_have_heard_a_mark_call_what_follows_the_same() {
-        let (mut early, mut late) = (heard(), heard());
+        let (mut early, mut late) = (received(), received());
         early.mark(7);
-        early.hear(Moment::ZERO, 1, 1);
-        assert_eq!(late.hear(Moment::ZERO, 1, 1), HeardOutcome::Unplaced, "it came before any mark");
+        early.receive(Moment::ZERO, 1, 1);
+        assert_eq!(late.receive(Moment::ZERO, 1, 1), ReceiveOutcome::Unplaced, "it came before any mark");
         for one in [&mut early, &mut late] {
             one.mark(8);
-            one.hear(Moment::ZERO, 1, 2);
-            one.hear(Moment::ZERO, 1, 3);
+            one.receive(Moment::ZERO, 1, 2);
+            one.receive(Moment::ZERO, 1, 3);
         }
         assert_eq!(places(&early), [(7, 1, 1), (8, 1, 2), (8, 2, 3)]);
         assert_eq!(places(&late), [(8, 1, 2), (8, 2, 3)]);
@@ -260,54 +260,54 @@ mod tests {
 
     #[test]
     fn what_follows_a_loss_has_no_place_before_the_next_mark() {
-        let mut heard = heard();
-        heard.mark(1);
-        heard.hear(Moment::ZERO, 1, 1);
-        heard.lose();
-        assert!(!heard.is_placed());
-        assert_eq!(heard.hear(Moment::ZERO, 1, 2), HeardOutcome::Unplaced);
-        heard.finish(1);
-        assert_eq!(heard.done(), Some(MessagePlace { mark: 1, number: 1 }));
-        heard.mark(2);
-        heard.hear(Moment::ZERO, 1, 3);
-        assert_eq!(places(&heard), [(2, 1, 3)]);
+        let mut received = received();
+        received.mark(1);
+        received.receive(Moment::ZERO, 1, 1);
+        received.lose();
+        assert!(!received.is_placed());
+        assert_eq!(received.receive(Moment::ZERO, 1, 2), ReceiveOutcome::Unplaced);
+        received.finish(1);
+        assert_eq!(received.done(), Some(MessagePlace { mark: 1, number: 1 }));
+        received.mark(2);
+        received.receive(Moment::ZERO, 1, 3);
+        assert_eq!(places(&received), [(2, 1, 3)]);
     }
 
     #[test]
     fn a_node_goes_on_only_from_where_it_has_missed_nothing_since() {
         let place = |mark, number| Some(MessagePlace { mark, number });
-        let mut heard = heard();
-        assert!(!heard.covers(None), "it has no place itself");
-        heard.mark(1);
-        heard.mark(2);
-        assert!(heard.covers(None) && heard.covers(place(1, 0)) && heard.covers(place(2, 9)));
-        assert!(!heard.covers(place(3, 0)));
-        heard.lose();
-        assert!(!heard.covers(place(2, 0)) && heard.knows(place(2, 0).unwrap()));
-        assert!(!heard.knows(place(3, 0).unwrap()));
-        heard.mark(3);
-        assert!(heard.covers(place(3, 0)) && !heard.covers(place(2, 0)));
+        let mut received = received();
+        assert!(!received.covers(None), "it has no place itself");
+        received.mark(1);
+        received.mark(2);
+        assert!(received.covers(None) && received.covers(place(1, 0)) && received.covers(place(2, 9)));
+        assert!(!received.covers(place(3, 0)));
+        received.lose();
+        assert!(!received.covers(place(2, 0)) && received.knows(place(2, 0).unwrap()));
+        assert!(!received.knows(place(3, 0).unwrap()));
+        received.mark(3);
+        assert!(received.covers(place(3, 0)) && !received.covers(place(2, 0)));
     }
 
     #[test]
     fn what_waits_is_bounded_in_bytes_and_in_time() {
-        let mut heard = heard();
-        heard.mark(1);
-        assert_eq!(heard.hear(Moment::ZERO, 600, 1), HeardOutcome::Waits);
-        assert_eq!(heard.hear(Moment(1), 600, 2), HeardOutcome::InPlaceOf(1));
+        let mut received = received();
+        received.mark(1);
+        assert_eq!(received.receive(Moment::ZERO, 600, 1), ReceiveOutcome::Waits);
+        assert_eq!(received.receive(Moment(1), 600, 2), ReceiveOutcome::InPlaceOf(1));
         assert_eq!(
-            heard.hear(Moment(2), 5_000, 3),
-            HeardOutcome::InPlaceOf(1),
+            received.receive(Moment(2), 5_000, 3),
+            ReceiveOutcome::InPlaceOf(1),
             "the newest is kept, however long"
         );
-        assert_eq!((heard.bytes(), places(&heard)), (5_000, vec![(1, 3, 3)]));
-        assert_eq!(heard.forget(Moment(2), Duration::from_millis(0)), 0);
-        assert_eq!(heard.forget(Moment(4), Duration::from_millis(1)), 1);
-        assert_eq!((heard.bytes(), heard.is_empty()), (0, true));
+        assert_eq!((received.bytes(), places(&received)), (5_000, vec![(1, 3, 3)]));
+        assert_eq!(received.forget(Moment(2), Duration::from_millis(0)), 0);
+        assert_eq!(received.forget(Moment(4), Duration::from_millis(1)), 1);
+        assert_eq!((received.bytes(), received.is_empty()), (0, true));
         for mark in 2..=300 {
-            heard.mark(mark);
+            received.mark(mark);
         }
-        assert_eq!(heard.marks.len(), MARKS_MAX);
+        assert_eq!(received.marks.len(), MARKS_MAX);
     }
 
     /// An event in a cluster of three nodes.
@@ -338,14 +338,14 @@ mod tests {
         /// and for the first time in its order.
         #[test]
         fn each_message_is_done_once_for_as_long_as_one_node_hears_all(steps in steps()) {
-            let mut nodes: Vec<HeardMessages<u32>> = (0..3).map(|_| HeardMessages::new(1 << 20)).collect();
+            let mut nodes: Vec<ReceivedMessages<u32>> = (0..3).map(|_| ReceivedMessages::new(1 << 20)).collect();
             let (mut sent, mut marks) = (0, 0);
             // The first node has begun.
             let mut written = Some(MessagePlace { mark: 0, number: 0 });
             let mut done = Vec::new();
             let mut once = BTreeSet::new();
             let mut connected = [true, false, false];
-            let mut turn = |nodes: &mut Vec<HeardMessages<u32>>, node: usize, count: usize, tells: bool, written: &mut Option<MessagePlace>| {
+            let mut turn = |nodes: &mut Vec<ReceivedMessages<u32>>, node: usize, count: usize, tells: bool, written: &mut Option<MessagePlace>| {
                 if !nodes[node].covers(*written) {
                     return done.clone();
                 }
@@ -373,7 +373,7 @@ mod tests {
                         sent += 1;
                         for (node, is_connected) in nodes.iter_mut().zip(connected) {
                             if is_connected {
-                                node.hear(Moment::ZERO, 1, sent);
+                                node.receive(Moment::ZERO, 1, sent);
                             }
                         }
                     }

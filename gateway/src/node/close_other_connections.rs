@@ -23,14 +23,14 @@ const COMMANDS_MAX: u32 = 5;
 impl Node {
     /// Has all connections of this user closed except this one. `came_back` fires when the command has come back to the
     /// client's worker, or is dropped with the client.
-    pub(crate) async fn keep_only(
+    pub(crate) async fn close_other_connections(
         &self,
         user: Box<str>,
         client: ClientId,
         mut came_back: oneshot::Receiver<()>,
     ) {
         for _ in 0..COMMANDS_MAX {
-            let command = ControlCommand::KeepOnly { user: user.clone(), client };
+            let command = ControlCommand::CloseOthers { user: user.clone(), client };
             if let Err(error) = self.control(command).await
                 && let Some(suppressed) = self.not_alone_log.admit()
             {
@@ -43,12 +43,12 @@ impl Node {
         tracing::warn!(%client, "other connections of a user may be open: no command to close them has come back");
     }
 
-    pub(super) fn receive_keep_only(&self, user: Box<str>, client: ClientId) {
+    pub(super) fn receive_close_others(&self, user: Box<str>, client: ClientId) {
         let target = ControlTarget { user: Some(user), ..ControlTarget::default() };
         let user: Arc<str> = target.user.as_deref().unwrap_or_default().into();
         // Without a broker between nodes, commands come from many threads, and all workers have to receive them in one
         // order.
         let _turn = self.keeping_only.lock();
-        self.tell_workers(&target, || WorkerEvent::KeepOnly(user.clone(), client));
+        self.tell_workers(&target, || WorkerEvent::CloseOthers(user.clone(), client));
     }
 }

@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub enum ConnectionWay {
+pub enum ConnectionKind {
     /// Commands and answers share one connection.
     #[default]
-    Both,
+    Bidirectional,
     /// Commands arrive in requests of their own, apart from the connection that carries the answers. Each names the
     /// session and the node.
-    Apart {
+    Emulated {
         /// The client's secret, which identifies its session on the node.
         session: Box<str>,
         /// The node's id.
         node: Arc<str>,
     },
     /// The client sends nothing but the connect command.
-    OneWay {
+    Unidirectional {
         /// Identifies the client to the application.
         session: Box<str>,
     },

@@ -17,7 +17,7 @@ use crate::effect::{Denial, Grant};
 impl Session {
     /// Answers a subscribe command of another reader. `grant`: what the application granted this reader, if it was
     /// asked.
-    pub(super) fn read_beside(
+    pub(super) fn add_reader(
         &mut self,
         now: Moment,
         id: u32,

@@ -10,9 +10,9 @@ use crate::worker::Worker;
 /// Clients whose command to close their user's other connections has not come back yet, by their place in the table. The
 /// task that waits for it has a deadline, after which its receiver is closed.
 #[derive(Debug, Default)]
-pub(crate) struct Contenders(FxHashMap<u32, oneshot::Sender<()>>);
+pub(crate) struct PendingConnections(FxHashMap<u32, oneshot::Sender<()>>);
 
-impl Contenders {
+impl PendingConnections {
     pub(crate) fn enter(&mut self, index: u32) -> oneshot::Receiver<()> {
         let (decided, came_back) = oneshot::channel();
         self.0.insert(index, decided);
@@ -37,13 +37,13 @@ impl Contenders {
 
 impl Worker {
     /// Closes the user's clients on this worker except this one, and except those whose command comes later.
-    pub(super) fn keep_only(&mut self, user: &str, only: ClientId) {
+    pub(super) fn close_other_connections(&mut self, user: &str, only: ClientId) {
         let indices: Vec<u32> = self.local.directory.of(user).collect();
         for index in indices {
             let Some(client) = self.clients.get(index as usize) else { continue };
             if client.session.client() == only {
-                self.local.contenders.decide(index);
-            } else if client.session.is_connected() && !self.local.contenders.is_undecided(index) {
+                self.local.pending_connections.decide(index);
+            } else if client.session.is_connected() && !self.local.pending_connections.is_undecided(index) {
                 self.end(index as usize, None, |client| {
                     client.session.handle_disconnect(Disconnect::CONNECTION_LIMIT);
                 });
@@ -58,14 +58,14 @@ mod tests {
 
     #[test]
     fn it_is_undecided_until_the_command_comes_the_client_goes_or_nobody_waits_any_more() {
-        let mut contenders = Contenders::default();
-        let mut waiting: Vec<_> = (0..3).map(|index| contenders.enter(index)).collect();
-        assert!((0..3).all(|index| contenders.is_undecided(index)));
-        contenders.decide(0);
-        contenders.forget(1);
+        let mut pending_connections = PendingConnections::default();
+        let mut waiting: Vec<_> = (0..3).map(|index| pending_connections.enter(index)).collect();
+        assert!((0..3).all(|index| pending_connections.is_undecided(index)));
+        pending_connections.decide(0);
+        pending_connections.forget(1);
         assert_eq!(waiting[0].try_recv(), Ok(()));
         assert_eq!(waiting[1].try_recv(), Err(oneshot::error::TryRecvError::Closed));
         drop(waiting);
-        assert!((0..4).all(|index| !contenders.is_undecided(index)));
+        assert!((0..4).all(|index| !pending_connections.is_undecided(index)));
     }
 }

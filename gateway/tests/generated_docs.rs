@@ -279,32 +279,32 @@ const CONFIGURATION_INTRODUCTION: &str = "\
 
 <!-- Written from the source by gateway/tests/generated_docs.rs. Change it there. -->
 
-A node reads one file in TOML (`--config FILE`, or the variable `TIDEGATE_CONFIG`), then the environment over it, then
-flags over both. Nothing has to be set.
+A node reads its settings from three sources: a TOML file (`--config FILE`, or the variable `TIDEGATE_CONFIG`), environment
+variables, which override the file, and flags, which override both. Every setting has a default or can be left out.
 
-- Every key can be set as a variable: `TIDEGATE_`, then the section, two underscores, the key. So `listen` in
+- **Variables.** Every key can be set by a variable: `TIDEGATE_`, then the section, two underscores and the key. `listen` in
   `[server]` is `TIDEGATE_SERVER__LISTEN`, and `history_size` in `[namespaces.prices]` is
-  `TIDEGATE_NAMESPACES__PRICES__HISTORY_SIZE`. Lists are written with commas. Namespaces named this way are in lower
-  case. An empty variable unsets a key that has no default. Paths (`[raw.paths.\"/ws\"]`) have a `/`, which no variable's
-  name can hold: they are set in the file alone.
-- Variables, flags and files are read alike: white space, line breaks and a byte order mark around a value are no part of
-  it, and numbers and truths (`true`, `yes`, `on`, `1` in any case) may be texts. A variable that begins with `TIDEGATE_`
-  and has no two underscores further on sets nothing, and is told in the log and by `tidegate check`; one that has them and
-  names no key is a mistake.
-- Units are in the names: `_ms` milliseconds, `_s` seconds, `_bytes` bytes, `_max` the most there may be. A limit of 0
-  is no limit where the key says so.
-- `tidegate check` (or `tidegate config`) prints every mistake, with the line, variable or flag it comes from, and ends with
-  status 64; or, if there is none, the whole configuration, secrets left out, behind each key who has set it
-  (`# gateway.toml:7`, `# TIDEGATE_WORKERS__COUNT`, `# default`), and a line that all is well. With `--changed` it shows
-  only what differs from the defaults, with `--json` a list for programs. `tidegate serve` checks the same and does not
-  start with a mistake.
-- `--demo` sets what `gateway/src/config/demo.toml` says, below the file.
+  `TIDEGATE_NAMESPACES__PRICES__HISTORY_SIZE`. The elements of a list are separated by commas. Namespaces that are named by a
+  variable are in lower case. An empty variable unsets a key that has no default. Sections of paths (`[raw.paths.\"/ws\"]`) can
+  only be set in the file, because no variable's name can hold a `/`.
+- **Values.** All sources are parsed alike: white space, line breaks and a byte order mark around a value are ignored, and
+  numbers and booleans (`true`, `yes`, `on`, `1` in any case) may be strings.
+- **Unknown variables.** A variable that begins with `TIDEGATE_` and has no two underscores after that sets nothing; the log
+  and `tidegate check` report it. A variable with two underscores that names no key is a mistake.
+- **Units** are part of the names: `_ms` milliseconds, `_s` seconds, `_bytes` bytes, `_max` an upper limit. A limit of 0 means
+  no limit where the key says so.
+- **Checking.** `tidegate check` (or `tidegate config`) reports every mistake with the line, variable or flag that it comes
+  from, and exits with status 64. Without a mistake it prints the whole configuration without secrets, the source of each value
+  (`# gateway.toml:7`, `# TIDEGATE_WORKERS__COUNT`, `# default`), and a line that all is well. `--changed` limits the output to
+  values that differ from the defaults; `--json` prints a list for programs. `tidegate serve` makes the same checks and does
+  not start if there is a mistake.
+- **Demo.** `--demo` applies the settings of `gateway/src/config/demo.toml`, which the file, variables and flags override.
 ";
 
 const CHANNELS_INTRODUCTION: &str = "\
-Channels without a namespace. `[namespaces.NAME]` has the same keys for the channels `NAME:…`; a namespace must be
-there for its channels to be, and takes nothing over from `[channels]`. A channel whose name begins with `$` is
-opened by a subscription token alone, whatever stands here.
+The options of channels without a namespace. `[namespaces.NAME]` has the same keys for the channels `NAME:…`. A channel with a
+namespace exists only if the namespace has a section, which may be empty; that section inherits nothing from `[channels]`. A
+channel whose name begins with `$` is private: whatever the options say, clients need a subscription token to subscribe to it.
 
 ";
 
@@ -313,8 +313,11 @@ const METRICS_INTRODUCTION: &str = "\
 
 <!-- Written from gateway/src/telemetry/names.rs by gateway/tests/generated_docs.rs. Change it there. -->
 
-`/metrics` on the internal listener (by default `127.0.0.1:8001`) tells them in the text format of Prometheus, as
-OpenMetrics 1.0 or as Prometheus' protobuf messages, as is asked for with `Accept`. The values of every label are bounded: no channel, user or address is one. Every counter begins at 0 with the node.
-Histograms come as `_bucket`, `_sum` and `_count`; in protobuf `tidegate_stage_seconds` and `tidegate_delivery_seconds` are native
-histograms as well ([where the time goes](operations.md#where-the-time-goes)).
+Every node serves its metrics at `/metrics` on the internal listener (by default `127.0.0.1:8001`), in Prometheus' text format,
+as OpenMetrics 1.0 or as Prometheus' protobuf messages, depending on the request's `Accept` header.
+
+- The values of every label are bounded: channels, users and addresses are never labels.
+- Every counter starts at 0 when the node starts.
+- Histograms are exported as `_bucket`, `_sum` and `_count`. In protobuf, `tidegate_stage_seconds` and
+  `tidegate_delivery_seconds` are also native histograms ([where the time goes](operations.md#where-the-time-goes)).
 ";

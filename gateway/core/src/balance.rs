@@ -17,19 +17,20 @@ mod watch;
 pub use order::{WorkerShares, closing_order};
 pub use watch::{ImbalanceWatch, NodeFreshness, SeenNode};
 
-/// When and how fast a node lets clients go that others have room for.
+/// Rebalancing: when and how fast a node closes clients so that they reconnect to nodes with fewer.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BalanceConfig {
-    /// A node does it by itself, when it has had too many for `auto_after_s`. Only where the load balancer sends clients to
-    /// the node that has the fewest.
+    /// Rebalances automatically when a node has exceeded the tolerance for `auto_after_s`. Only for load balancers
+    /// that send clients to the node with the fewest connections.
     pub auto: bool,
-    /// For how long a node must have had too many before it does that, in seconds.
+    /// Time for which a node must have exceeded the tolerance before it rebalances automatically, in seconds.
     pub auto_after_s: u64,
-    /// Nothing is done unless a node has more clients than this above the mean of all nodes, in percent.
+    /// The tolerated excess of a node's clients over the mean of all nodes, in percent. A node within it closes no
+    /// clients.
     pub tolerance_percent: u32,
-    /// The time over which those above the mean are closed, evenly, in seconds. It takes longer where other nodes accept
-    /// fewer (`limits.accepts_per_s`).
+    /// Time over which the clients above the mean are closed evenly, in seconds. It is extended if other nodes accept
+    /// connections more slowly (`limits.accepts_per_s`).
     pub over_s: u64,
 }
 

@@ -6,20 +6,21 @@ use shared::id::ClientId;
 /// The longest mark, in bytes.
 const MARK_BYTES_MAX: usize = 8;
 
-/// The marks that divide a channel's name, each of 1 to 8 printable ASCII characters. An empty one is none: what it marks
-/// does not exist then.
+/// The separators in a channel's name: 1 to 8 ASCII punctuation characters each, except `*`, `/`, `-` and `_`. An
+/// empty separator disables what it marks.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChannelNames {
-    /// A name that begins with it is of a private channel: it needs a subscription token.
+    /// The prefix of private channels, which need a subscription token.
     pub private_prefix: Box<str>,
-    /// Ends the name of the namespace: what stands before the first.
+    /// The separator after the namespace. The first one in a name counts.
     pub namespace_boundary: Box<str>,
-    /// What stands behind the last names the only users of the channel.
+    /// The separator before the list of users that a channel is limited to. The last one in a name counts.
     pub user_boundary: Box<str>,
-    /// Stands between those users.
+    /// The separator between those users.
     pub user_separator: Box<str>,
-    /// What stands behind the last, and before users, is the id of the only client of the channel, if it is one at all.
+    /// The separator before the id of the only client that a channel is limited to. It stands before the users, the
+    /// last one in a name counts, and it has no effect unless a client id follows.
     pub client_boundary: Box<str>,
 }
 

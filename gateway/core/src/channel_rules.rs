@@ -23,113 +23,120 @@ use crate::poll::PollOptions;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChannelOptions {
-    /// The namespace holds the channels of this shape instead of those that begin with its name: `/users/:id`, where
-    /// `:id` is any text without `/`, or `/users/*`, where `*` is all the rest. Only for namespaces. Of several that
-    /// describe a channel the narrowest counts.
+    /// The pattern of the namespace's channels: they are selected by the shape of their names instead of by the
+    /// prefix. `/users/:id`, where `:id` is any text without `/`, or `/users/*`, where `*` is all the rest. Only for
+    /// namespaces. If several patterns match a channel, the narrowest one applies.
     pub pattern: ChannelPattern,
-    /// What follows the namespace in a channel's name must match this regular expression (`^[a-z]+$`), or commands of
-    /// clients that name it are refused with 107. Where there is a pattern, or no namespace, the whole name must. At
-    /// most 1024 bytes; classes such as `\d` are of ASCII.
+    /// A regular expression that channel names must match (`^[a-z]+$`). It is applied to the part after the
+    /// namespace, or to the whole name if the namespace has a pattern and for channels without a namespace. Commands
+    /// of clients with other names are refused with 107. At most 1024 bytes; classes such as `\d` match ASCII only.
     pub channel_regex: NameRule,
-    /// Publications kept for each channel. 0: no history, no offsets, no recovery.
+    /// The most publications kept in a channel's history. 0: no history, and so no offsets and no recovery.
     pub history_size: u32,
-    /// Seconds a channel's history is kept after its last publication. 0: no history.
+    /// Time that a channel's history is kept after its last publication, in seconds. 0: no history.
     pub history_ttl_s: u64,
-    /// Milliseconds between two writes to a subscriber while publications come faster than that: they leave together,
-    /// which costs less CPU and adds at most this much latency. 0: every publication leaves as soon as it can.
+    /// The least time between two writes to a subscriber, in milliseconds. Publications that arrive faster are sent
+    /// together, which costs less CPU and adds at most this much latency. 0: each publication is sent as soon as
+    /// possible.
     pub flush_interval_ms: u32,
-    /// Every subscription tracks its position and is told of gaps, asked for or not. Needs history.
+    /// Makes every subscription track its stream position and detect gaps, whether it asks to or not. Needs history.
     pub force_positioning: bool,
-    /// Every subscription can recover, asked for or not. Needs history.
+    /// Makes every subscription recoverable, whether it asks to be or not. Needs history.
     pub force_recovery: bool,
-    /// Subscriptions can recover if they ask for it. Recovery hands out history: without this and `force_recovery` it
-    /// is only for channels with `allow_history`. Needs history.
+    /// Allows subscriptions to ask for recovery. Recovery returns history: without this option or `force_recovery`,
+    /// it needs `allow_history`. Needs history.
     pub allow_recovery: bool,
-    /// Subscriptions track their position if they ask for it, also where they may not recover. Needs history.
+    /// Allows subscriptions to ask for tracking of their stream position, even if they may not recover. Needs
+    /// history.
     pub allow_positioning: bool,
-    /// What a subscriber that recovers is given: all it missed (`stream`), or the newest publication (`cache`), which is
-    /// enough where each holds the whole state.
+    /// What recovery returns: all missed publications (`stream`), or the newest publication (`cache`), which is
+    /// enough if each publication holds the whole state.
     pub force_recovery_mode: RecoveryMode,
-    /// Who subscribes for the first time is given the newest publication, asked for or not. Only with the recovery mode
-    /// `cache`, for subscriptions that can recover.
+    /// Sends the newest publication to every new subscriber, whether it asks for it or not. Only for recoverable
+    /// subscriptions, with the recovery mode `cache`.
     pub auto_cache_recover: bool,
-    /// Formats in which subscribers may be sent what has changed in place of whole publications: `fossil`.
+    /// Delta formats that subscribers may ask for, to receive changes instead of whole publications: `fossil`.
     pub allowed_delta_types: Vec<DeltaType>,
-    /// Every publication may be sent as what has changed, as if its publisher had said so.
+    /// Allows deltas for every publication, as if its publisher had asked for it.
     pub delta_publish: bool,
-    /// Subscribers may have publications left out by conditions on their tags.
+    /// Allows subscribers to filter publications by their tags.
     pub allow_tags_filter: bool,
-    /// What a publication may hold: `any`, `json`, `json_object` or `binary`. Others are refused with 107. A bare text is
-    /// no JSON.
+    /// The format of publications: `any`, `json`, `json_object` or `binary`. Others are refused with 107. Bare text
+    /// is not JSON.
     pub publication_data_format: DataFormat,
-    /// Publications say when they were made, in milliseconds since 1970.
+    /// Adds the time of publication, in milliseconds since 1970.
     pub publication_time: bool,
-    /// Keep who is subscribed.
+    /// Keeps presence: which clients are subscribed.
     pub presence: bool,
-    /// Tell subscribers who wish to know when others come and go.
+    /// Produces join and leave events, for subscribers that receive them.
     pub join_leave: bool,
-    /// Subscribers are told of that if they ask for it.
+    /// Allows subscribers to ask for join and leave events.
     pub allow_join_leave: bool,
-    /// Subscribers are told of that, asked for or not.
+    /// Sends join and leave events to all subscribers, whether they ask for them or not.
     pub force_push_join_leave: bool,
-    /// Clients with a user may subscribe without a subscription token.
+    /// Allows clients with a user to subscribe without a subscription token.
     pub allow_subscribe: bool,
-    /// Anonymous clients may subscribe without a subscription token.
+    /// Allows anonymous clients to subscribe without a subscription token.
     pub allow_subscribe_anonymous: bool,
-    /// The users named after the `#` of a channel (`chat#ann,bob`) may subscribe to it without a subscription token.
-    /// Nobody else may, whatever the other options say.
+    /// Allows the users listed after the `#` in a channel's name (`chat#ann,bob`) to subscribe without a subscription
+    /// token. No option lets other users subscribe to such a channel without one.
     pub allow_user_limited: bool,
-    /// The client whose id stands after the `&` of a channel (`inbox&8f14e45f-ceea-467f-8a3d-0a4c1c3e2b11`) may subscribe
-    /// to it without a subscription token. Nobody else may, whatever the other options say.
+    /// Allows the client whose id follows the `&` in a channel's name (`inbox&8f14e45f-ceea-467f-8a3d-0a4c1c3e2b11`)
+    /// to subscribe without a subscription token. No option lets other clients subscribe to such a channel without
+    /// one.
     pub allow_client_channels: bool,
-    /// Subscribers with a user may publish.
+    /// Allows subscribers with a user to publish.
     pub allow_publish: bool,
-    /// Anonymous subscribers may publish.
+    /// Allows anonymous subscribers to publish.
     pub allow_publish_anonymous: bool,
-    /// Clients with a user may publish without being subscribed, and anonymous ones if `allow_publish_anonymous` is set
-    /// too. Not into channels that are private or name their users.
+    /// Allows clients with a user to publish without being subscribed; with `allow_publish_anonymous`, also anonymous
+    /// clients. Does not apply to private channels or channels that name their users or client.
     pub allow_publish_for_client: bool,
-    /// The subscribe hook says whether clients without a subscription token may subscribe, whatever the other options
-    /// say. Private channels and those that name their users or client are never asked about. Needs
+    /// Asks the subscribe hook whether a client without a subscription token may subscribe; its answer overrides the
+    /// other options. The hook is not asked about private channels or channels that name their users or client. Needs
     /// `backend.subscribe.url`.
     pub subscribe_hook: bool,
-    /// When a subscription expires, the sub_refresh hook is asked, and not the client. Needs `backend.sub_refresh.url`.
+    /// Asks the sub_refresh hook, instead of the client, to renew an expiring subscription. Needs
+    /// `backend.sub_refresh.url`.
     pub sub_refresh_hook: bool,
-    /// The publish hook says whether clients may publish, and what: whoever is not refused by it may, whatever the other
-    /// options say. Needs `backend.publish.url`.
+    /// Asks the publish hook whether a client may publish. The hook may change the publication; its answer overrides
+    /// the other options. Needs `backend.publish.url`.
     pub publish_hook: bool,
-    /// Subscribers may read history.
+    /// Allows subscribers to read history.
     pub allow_history: bool,
-    /// Clients with a user may read history without being subscribed. Not that of channels that are private or name
-    /// their users.
+    /// Allows clients with a user to read history without being subscribed. Does not apply to private channels or
+    /// channels that name their users or client.
     pub allow_history_for_client: bool,
-    /// The same for anonymous clients.
+    /// Allows anonymous clients to read history without being subscribed, with the same restriction.
     pub allow_history_for_anonymous: bool,
-    /// Subscribers may read presence.
+    /// Allows subscribers to read presence.
     pub allow_presence: bool,
-    /// What subscriptions follow: a stream of publications (`stream`), values by key (`map`), who is subscribed to another
-    /// channel, by client or by user (`map_clients`, `map_users`), or values by key that a backend is asked for, once for
-    /// all who follow them (`shared_poll`). Others are refused with 103.
+    /// What subscriptions follow. `stream`: a stream of publications. `map`: values by key. `map_clients` and
+    /// `map_users`: the clients or users that are subscribed to another channel. `shared_poll`: values by key that
+    /// the node polls from a backend, once for all followers. Subscribe commands for another type are refused with
+    /// 103.
     pub subscription_type: SubscriptionType,
     /// What channels of the types `map`, `map_clients` and `map_users` keep, and who may change it.
     pub map: MapOptions,
-    /// Each subscriber is a key, its client id, of the channel whose name is this and then the name of its own channel.
-    /// That channel's namespace must be of the type `map_clients`.
+    /// Shows the channel's subscribers in a map channel: each client id is a key of the channel whose name is this
+    /// prefix followed by the name of the subscribed channel. The namespace of the map channel must be of the type
+    /// `map_clients`.
     pub map_clients_presence_channel_prefix: Box<str>,
-    /// The same by users, for as long as a user has a client there and until the key expires. That channel's namespace
-    /// must be of the type `map_users`.
+    /// Shows the users of the channel's subscribers in a map channel in the same way. A user's key stays while the
+    /// user has a subscribed client, and then until the key expires. The namespace of the map channel must be of the
+    /// type `map_users`.
     pub map_users_presence_channel_prefix: Box<str>,
-    /// Milliseconds that clients are asked to leave between two publications of the same key: libraries then send the
-    /// newest alone. 0: none. Only for the type `map`.
+    /// The least time that clients are asked to leave between two publications of the same key, in milliseconds:
+    /// libraries then send only the newest. 0: none. Only for the type `map`.
     pub client_publish_debounce_interval_ms: u32,
-    /// How channels of the type `shared_poll` are asked for.
+    /// Polling of channels of the type `shared_poll`.
     pub shared_poll: PollOptions,
-    /// Who is sent the newest value of each key in place of all.
+    /// Delivery of only the newest value of each key.
     pub newest: NewestOptions,
-    /// Clients with a user may read presence without being subscribed. Not that of channels that are private or name
-    /// their users.
+    /// Allows clients with a user to read presence without being subscribed. Does not apply to private channels or
+    /// channels that name their users or client.
     pub allow_presence_for_client: bool,
-    /// The same for anonymous clients.
+    /// Allows anonymous clients to read presence without being subscribed, with the same restriction.
     pub allow_presence_for_anonymous: bool,
     /// Whether publications can be private, for clients whose token names one of their topics. Set for the channels of
     /// the Mercure hub.

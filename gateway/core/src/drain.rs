@@ -4,23 +4,24 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How a node stops.
+/// How a node shuts down.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DrainSettings {
-    /// How long `/readyz` says no before the node stops accepting, in milliseconds: the time a load balancer
-    /// takes to notice.
+    /// Time for which `/readyz` reports not ready while the node still accepts connections, in milliseconds: long
+    /// enough for the load balancer to notice.
     pub notice_ms: u64,
-    /// The time over which clients are closed with 3001, evenly, in milliseconds.
+    /// Time over which clients are closed evenly with 3001, in milliseconds.
     pub grace_ms: u64,
-    /// The most that time may become where other nodes accept connections more slowly (`limits.accepts_per_s`), in
-    /// milliseconds. 0: it stays what `grace_ms` says, whatever others accept.
+    /// The longest time to which `grace_ms` is extended if other nodes accept connections more slowly
+    /// (`limits.accepts_per_s`), in milliseconds. 0: `grace_ms` is not extended.
     pub grace_max_ms: u64,
-    /// How long the last clients may take to leave after that, in milliseconds, before the node exits. Not less than
-    /// `presence_hold_ms`, or the last clients are seen to have been away. A node that waits for nothing exits at once.
+    /// Time limit for the last clients to leave after that, in milliseconds, before the node exits. Set it to at
+    /// least `presence_hold_ms`: otherwise other clients see the last clients leave and return. A node with nothing
+    /// to wait for exits at once.
     pub linger_ms: u64,
-    /// How long others still see a client in its channels after it was closed so that it comes back to another node, in
-    /// milliseconds: a user who is back by then was never away. Not beyond the end of the node itself. 0: not at all.
+    /// Time for which a client that was closed to reconnect elsewhere stays in presence, in milliseconds: if the
+    /// client is back by then, others do not see it leave. It ends when the node exits. 0: the client leaves at once.
     pub presence_hold_ms: u64,
 }
 

@@ -4,35 +4,39 @@ use serde::{Deserialize, Serialize};
 
 use crate::setting::Faults;
 
-/// How many connections a node takes, and how fast.
+/// How many connections a node accepts, how fast, and how much memory it may use for pending data.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdmissionConfig {
-    /// Open connections of this node. 0: as many as its file descriptors allow.
+    /// The most open connections on this node. 0: as many as its file descriptors allow.
     pub connections_max: u32,
-    /// Open client connections from one address (IPv6: one /64). 0: no limit.
+    /// The most open client connections from one address (IPv6: from one /64). 0: no limit.
     pub connections_per_address_max: u32,
-    /// Open connections of one user on this node. 0: no limit. Anonymous clients are not counted.
+    /// The most open connections of one user on this node. Anonymous clients are not counted. 0: no limit.
     pub connections_per_user_max: u32,
-    /// New client connections a second from one address (IPv6: one /64), on average. 0: no limit.
+    /// The most new client connections per second from one address (IPv6: from one /64), on average. 0: no limit.
     pub connects_per_address_per_s: u32,
-    /// New client connections from one address that may come at once.
+    /// The most new client connections from one address in a burst.
     pub connects_per_address_burst: u32,
-    /// New connections a second of this node, on average. More wait in the kernel's backlog. 0: no limit.
+    /// The most new connections per second on this node, on average. Further ones wait in the kernel's backlog. 0: no
+    /// limit.
     pub accepts_per_s: u32,
-    /// New connections of this node that may come at once.
+    /// The most new connections on this node in a burst.
     pub accepts_burst: u32,
-    /// Connections that are in their TLS or HTTP handshake at the same time. More wait in the kernel's backlog.
+    /// The most connections in their TLS or HTTP handshake at the same time. Further ones wait in the kernel's
+    /// backlog.
     pub handshakes_max: u32,
-    /// The same from one address (IPv6: one /64), trusted proxies excepted: so that one slow client cannot keep
-    /// the others waiting. More are closed. 0: no limit.
+    /// The most connections from one address (IPv6: from one /64) in their handshake at the same time, so that one
+    /// slow client cannot block the others. Does not apply to trusted proxies. Further connections are closed. 0: no
+    /// limit.
     pub handshakes_per_address_max: u32,
-    /// Memory for what waits: for clients that read slowly, of their commands, of requests, for workers, and of history
-    /// that channels retain. 7/16 of it are for clients; when that is nearly used up those who owe most are closed with
-    /// 3008. In bytes. 0: half of what the control group allows, or of what the machine has.
+    /// Memory budget of this node for pending data, in bytes: output for slow clients, commands of clients, bodies of
+    /// requests, inboxes of workers, and cached history. 7/16 of the budget is for clients; when that is nearly used
+    /// up, the clients with the most pending data are closed with 3008. 0: half of the control group's limit, or of
+    /// the machine's memory.
     pub memory_bytes_max: u64,
-    /// Addresses without a connection that are remembered for the limits per address. The longest unseen are
-    /// forgotten first.
+    /// The most addresses without an open connection that are remembered for the limits per address. The address
+    /// unseen for longest is forgotten first.
     pub addresses_max: u32,
 }
 

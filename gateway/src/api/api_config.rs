@@ -12,45 +12,46 @@ use crate::setting::Faults;
 /// Longest API key, in bytes: it must fit into a header.
 const KEY_BYTES_MAX: usize = 1_024;
 
+/// The server API, which the application's servers use.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiConfig {
-    /// Address and port of the API alone, such as `127.0.0.1:8002`. With one, `/api/` is not served where clients
-    /// connect. Port 0 takes a free one.
+    /// Address and port for the API alone, such as `127.0.0.1:8002`. If set, the client listener does not serve
+    /// `/api/`. Port 0: a free port.
     #[serde(deserialize_with = "crate::setting::address_if_any")]
     pub listen: Option<SocketAddr>,
-    /// Connections that only the API gets: beyond `limits.connections_max` where clients connect, so that they cannot
-    /// lock it out; all there are at an address of its own.
+    /// Connections reserved for the API. On the client listener they come on top of `limits.connections_max`, so that
+    /// clients cannot lock the API out. With `api.listen`, this is the most connections there.
     pub connections_max: u32,
-    /// The keys that open the API; any of them does. None: the API is closed.
+    /// The API keys; each of them gives full access. Without a key, the API refuses all requests.
     pub keys: Vec<Secret>,
-    /// A file with further keys, one a line.
+    /// A file with more keys, one per line.
     pub keys_file: Option<PathBuf>,
-    /// For development only: no key is asked for.
+    /// For development only: serves the API without a key.
     pub insecure: bool,
-    /// Longest body of a request, in bytes.
+    /// The longest body of a request, in bytes.
     pub body_bytes_max: usize,
-    /// Largest payload of one publication, in bytes.
+    /// The largest payload of one publication, in bytes.
     pub publication_bytes_max: usize,
     /// The most channels of one broadcast.
     pub broadcast_channels_max: usize,
     /// The most commands of one batch.
     pub batch_commands_max: usize,
-    /// The most publications of one answer to `history`, asked for or not.
+    /// The most publications that one `history` command returns, whatever limit it asks for.
     pub history_limit_max: u32,
-    /// Bytes that one answer tells of history, presence, lists and calls, roughly. A longer history comes in part, and
-    /// questions of a batch that come after so much are refused with error 106.
+    /// The approximate limit of one response's history, presence, lists and RPC results, in bytes. A longer history
+    /// is returned in part. Once a batch has used it up, its remaining queries are refused with error 106.
     pub answer_bytes_max: u32,
-    /// The most channels or connections of one answer that lists them, asked for or not.
+    /// The most channels or connections that one response lists, whatever limit the request asks for.
     pub list_limit_max: u32,
-    /// How errors are told where a request does not say it itself: `body`, with status 200 and an `error` in the body, or
-    /// `transport`, with the status that fits and the error as the body.
+    /// How errors are reported unless a request chooses: `body`, with status 200 and an `error` in the body; or
+    /// `transport`, with the matching HTTP status and the error as the body.
     pub error_mode: ErrorMode,
-    /// How long an idempotency key is remembered, in seconds.
+    /// Time that idempotency keys are remembered, in seconds.
     pub idempotency_ttl_s: u64,
-    /// A request must have arrived in this time, in milliseconds. What it asks for is begun in this time or refused.
+    /// Time limit for a request to arrive, in milliseconds. Commands that have not begun by then are refused.
     pub deadline_ms: u64,
-    /// Requests served at once. Others are told to come back.
+    /// The most requests served at once. Further ones are refused and may be retried.
     pub requests_max: usize,
 }
 

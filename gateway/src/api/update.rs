@@ -31,15 +31,15 @@ const COOKIE_BYTES_MAX: usize = 64;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MercureConfig {
-    /// Serve the hub.
+    /// Serves the hub.
     pub enabled: bool,
-    /// The namespace of the channels that updates are published in: those of a topic are in the channel of its name, and
-    /// those of all topics in `*`. Where `namespaces` has no such section, each channel keeps 300 publications for an
-    /// hour, and everyone who is let in may read what is not private.
+    /// The namespace of the hub's channels. Updates for a topic are published in the channel with the topic's name,
+    /// and all updates in the channel `*`. If `namespaces` has no section of this name, each channel keeps 300
+    /// publications for an hour, and every accepted client may read updates that are not private.
     pub namespace: Box<str>,
     /// The cookie in which browsers send their token.
     pub cookie: Box<str>,
-    /// Tell of every subscription as it begins and ends, by private updates, and list those there are at
+    /// Publishes a private update when a subscription begins or ends, and lists active subscriptions at
     /// `/.well-known/mercure/subscriptions`.
     pub subscriptions: bool,
 }

@@ -25,109 +25,112 @@ const JWKS_INTERVAL_MS: RangeInclusive<u64> = 100..=600_000;
 const JWKS_TIMEOUT_MS: RangeInclusive<u64> = 100..=30_000;
 const KEY_FILES_INTERVAL_MS: RangeInclusive<u64> = 1_000..=86_400_000;
 
+/// Verification of the tokens that clients connect and subscribe with.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
     /// The secret that signs connection tokens, shared with the application that issues them. At least 32 random
-    /// bytes: a shorter one can be guessed from a single token. Without a secret, a public key and a JWKS no token is
-    /// accepted.
+    /// bytes: a shorter secret can be guessed from a single token. Without a secret, a public key or a JWKS, no token
+    /// is accepted.
     pub hmac_secret: Secret,
-    /// A file that holds the secret, in place of `hmac_secret`. White space around it is not part of it.
+    /// A file that holds the secret. Replaces `hmac_secret`. White space around the secret is ignored.
     pub hmac_secret_file: Option<PathBuf>,
-    /// The secret before the present one: tokens signed with it stay valid while secrets are being changed.
+    /// The previous secret: tokens signed with it stay valid while the secret is rotated.
     pub previous_hmac_secret: Secret,
-    /// A file that holds it, in place of `previous_hmac_secret`.
+    /// A file that holds the previous secret. Replaces `previous_hmac_secret`.
     pub previous_hmac_secret_file: Option<PathBuf>,
-    /// When the previous secret stops being accepted, in seconds since 1970. 0: never.
+    /// The time at which the previous secret stops being accepted, in seconds since 1970. 0: never.
     pub previous_hmac_secret_until: i64,
-    /// The public RSA key of the issuer, in PEM (`BEGIN PUBLIC KEY`), 2048 bits or more: for RS256 to PS512. There may
-    /// be several, one after the other.
+    /// The issuer's public RSA key in PEM (`BEGIN PUBLIC KEY`), 2048 bits or more, for RS256 to PS512. Several keys
+    /// may follow each other.
     pub rsa_public_key: Box<str>,
-    /// A file that holds it, in place of `rsa_public_key`.
+    /// A file that holds the key. Replaces `rsa_public_key`.
     pub rsa_public_key_file: Option<PathBuf>,
-    /// The same of an elliptic curve, P-256 for ES256 or P-384 for ES384.
+    /// The issuer's public elliptic-curve key in PEM: P-256 for ES256, or P-384 for ES384. Several keys may follow
+    /// each other.
     pub ecdsa_public_key: Box<str>,
-    /// A file that holds it, in place of `ecdsa_public_key`.
+    /// A file that holds the key. Replaces `ecdsa_public_key`.
     pub ecdsa_public_key_file: Option<PathBuf>,
-    /// The same of Ed25519, for EdDSA.
+    /// The issuer's public Ed25519 key in PEM, for EdDSA. Several keys may follow each other.
     pub ed25519_public_key: Box<str>,
-    /// A file that holds it, in place of `ed25519_public_key`.
+    /// A file that holds the key. Replaces `ed25519_public_key`.
     pub ed25519_public_key_file: Option<PathBuf>,
-    /// Public keys before the present ones, of any kind, in PEM.
+    /// Previous public keys of any kind, in PEM: tokens signed with them stay valid while keys are rotated.
     pub previous_public_keys: Box<str>,
-    /// A file that holds them, in place of `previous_public_keys`.
+    /// A file that holds the previous keys. Replaces `previous_public_keys`.
     pub previous_public_keys_file: Option<PathBuf>,
-    /// When the previous public keys stop being accepted, in seconds since 1970. 0: never.
+    /// The time at which the previous public keys stop being accepted, in seconds since 1970. 0: never.
     pub previous_public_keys_until: i64,
-    /// Where the issuer publishes its public keys (JWKS, RFC 7517), such as
-    /// `https://login.example.org/.well-known/jwks.json`. Tokens name the one they are signed with (`kid`).
+    /// URL of the issuer's public keys (JWKS, RFC 7517), such as `https://login.example.org/.well-known/jwks.json`. A
+    /// token names its key in `kid`.
     pub jwks_url: Box<str>,
-    /// A secret for subscription tokens. With any key of their own (`subscription_…`), those of connection tokens do
-    /// not open them.
+    /// A separate secret for subscription tokens. If any `subscription_…` key is set, the keys of connection tokens
+    /// do not verify subscription tokens.
     pub subscription_hmac_secret: Secret,
-    /// A file that holds it, in place of `subscription_hmac_secret`.
+    /// A file that holds the secret. Replaces `subscription_hmac_secret`.
     pub subscription_hmac_secret_file: Option<PathBuf>,
     /// As `previous_hmac_secret`, for subscription tokens.
     pub subscription_previous_hmac_secret: Secret,
-    /// A file that holds it, in place of `subscription_previous_hmac_secret`.
+    /// A file that holds the previous secret. Replaces `subscription_previous_hmac_secret`.
     pub subscription_previous_hmac_secret_file: Option<PathBuf>,
     /// As `previous_hmac_secret_until`, for subscription tokens.
     pub subscription_previous_hmac_secret_until: i64,
     /// As `rsa_public_key`, for subscription tokens.
     pub subscription_rsa_public_key: Box<str>,
-    /// A file that holds it, in place of `subscription_rsa_public_key`.
+    /// A file that holds the key. Replaces `subscription_rsa_public_key`.
     pub subscription_rsa_public_key_file: Option<PathBuf>,
     /// As `ecdsa_public_key`, for subscription tokens.
     pub subscription_ecdsa_public_key: Box<str>,
-    /// A file that holds it, in place of `subscription_ecdsa_public_key`.
+    /// A file that holds the key. Replaces `subscription_ecdsa_public_key`.
     pub subscription_ecdsa_public_key_file: Option<PathBuf>,
     /// As `ed25519_public_key`, for subscription tokens.
     pub subscription_ed25519_public_key: Box<str>,
-    /// A file that holds it, in place of `subscription_ed25519_public_key`.
+    /// A file that holds the key. Replaces `subscription_ed25519_public_key`.
     pub subscription_ed25519_public_key_file: Option<PathBuf>,
     /// As `previous_public_keys`, for subscription tokens.
     pub subscription_previous_public_keys: Box<str>,
-    /// A file that holds them, in place of `subscription_previous_public_keys`.
+    /// A file that holds the previous keys. Replaces `subscription_previous_public_keys`.
     pub subscription_previous_public_keys_file: Option<PathBuf>,
     /// As `previous_public_keys_until`, for subscription tokens.
     pub subscription_previous_public_keys_until: i64,
     /// As `jwks_url`, for subscription tokens.
     pub subscription_jwks_url: Box<str>,
-    /// How old fetched keys may be before they are fetched again, in milliseconds. While that fails, the old ones serve.
+    /// The age at which fetched keys are fetched again, in milliseconds. If that fails, the old keys stay in use.
     pub jwks_refresh_ms: u64,
-    /// The least time between two fetches, in milliseconds. A key that is not among the fetched ones makes them be
-    /// fetched again, but not sooner: until then tokens signed with it are refused.
+    /// The least time between two fetches, in milliseconds. A token with an unknown `kid` triggers a fetch, but not
+    /// before this time has passed; until then such tokens are refused.
     pub jwks_interval_ms: u64,
-    /// The longest a fetch may take, in milliseconds. Tokens that need it wait so long.
+    /// Time limit for a fetch, in milliseconds. Tokens that need the fetched keys wait for it.
     pub jwks_timeout_ms: u64,
-    /// Let `jwks_url` begin with `http://` where its host is on a loopback or private address.
+    /// Allows `http://` in `jwks_url` if its host is on a loopback or private address.
     pub jwks_allow_http: bool,
-    /// PEM file of the authorities that the server of `jwks_url` is checked against. Default: those of the operating
+    /// PEM file of the certificate authorities that verify the server of `jwks_url`. Not set: those of the operating
     /// system.
     pub jwks_ca_file: Option<PathBuf>,
-    /// How often files with keys are looked at for new ones, in milliseconds.
+    /// Interval at which key files are checked for changes, in milliseconds.
     pub key_files_interval_ms: u64,
-    /// Take secrets shorter than 32 bytes, too.
+    /// Accepts secrets shorter than 32 bytes.
     pub allow_short_secrets: bool,
-    /// The signatures that are accepted.
+    /// The signature algorithms that are accepted.
     pub algorithms: Vec<Algorithm>,
-    /// The claim that says who the user is.
+    /// The claim that holds the user's id.
     pub user_id_claim: Box<str>,
-    /// Tokens must be made for this audience (claim `aud`). Empty: for any.
+    /// The audience that tokens must be made for (claim `aud`). Empty: any.
     pub audience: Box<str>,
-    /// The same as a pattern, in which `*` stands for any text.
+    /// The audience as a pattern, in which `*` stands for any text.
     pub audience_pattern: Box<str>,
-    /// Tokens must be made by this issuer (claim `iss`). Empty: by any.
+    /// The issuer that tokens must come from (claim `iss`). Empty: any.
     pub issuer: Box<str>,
-    /// The same as a pattern, in which `*` stands for any text.
+    /// The issuer as a pattern, in which `*` stands for any text.
     pub issuer_pattern: Box<str>,
-    /// How far the clocks of issuers may be off, in seconds: a token is accepted so long before and after its time.
+    /// Tolerated clock difference to issuers, in seconds. A token is accepted this long before and after its period
+    /// of validity.
     pub leeway_s: u64,
-    /// Let clients in without a token. They have no user, and may do what channels allow to anonymous clients.
+    /// Accepts clients without a token. They have no user, and channels' options for anonymous clients apply to them.
     pub allow_anonymous: bool,
-    /// For development only: tell clients why a token or a command closes their connection, as the reason of the close.
+    /// For development only: puts the reason why a token or a command closed the connection into the close reason.
     pub explain_refusals: bool,
-    /// For development only: let clients in without a token, and let every client do everything in every channel.
+    /// For development only: accepts clients without a token, and allows every client everything in every channel.
     pub insecure: bool,
 }
 

@@ -23,151 +23,157 @@ const NEEDS_URL: &str = "needs a url: without one nobody is asked or told anythi
 /// The longest `failure_message`, in bytes.
 const FAILURE_MESSAGE_BYTES_MAX: usize = 256;
 
-/// What all hooks have in common. A hook is on when its section has a `url`.
+/// Settings that all hooks share. A hook is on when its section has a `url`.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BackendConfig {
-    /// Let the names of backends lead to private, loopback and link-local addresses. An address that stands in a `url`
-    /// itself, and `localhost`, may be any.
+    /// Allows host names of backends to resolve to private, loopback and link-local addresses. An IP address in a
+    /// `url`, and `localhost`, are always allowed.
     pub allow_private_addresses: bool,
-    /// A file of certificates (PEM) of authorities that are trusted beside the system's.
+    /// PEM file of certificate authorities to trust in addition to those of the operating system.
     pub ca_file: Option<PathBuf>,
-    /// The longest a hook may take, retries included, in milliseconds.
+    /// Time limit for a hook, including retries, in milliseconds.
     pub timeout_ms: u64,
-    /// How often a question is asked again when the backend cannot be reached or answers 502, 503 or 504, within
-    /// `timeout_ms`. What is not only a question (`publish`, `rpc`, `message`, `socketio`) is sent again only if it was never
-    /// sent.
+    /// The most retries within `timeout_ms` if the backend cannot be reached or answers 502, 503 or 504. Requests
+    /// with side effects (`publish`, `map_publish`, `map_remove`, `rpc`, `message`, `socketio`) are retried only if
+    /// nothing of them was sent.
     pub retries: u32,
-    /// How long to wait before the first of these, in milliseconds: half of it to all of it, and twice as long before
-    /// each that follows.
+    /// Delay before the first retry, in milliseconds: a random time from half of it to all of it. It doubles with
+    /// each further retry.
     pub retry_delay_ms: u64,
-    /// Longest answer, in bytes.
+    /// The longest response, in bytes.
     pub answer_bytes_max: usize,
-    /// Requests of one hook at once. More are refused with 111 (too many requests), and clients come back.
+    /// The most concurrent requests of one hook. Further ones are refused with error 111 (too many requests), which
+    /// clients retry.
     pub concurrency_max: usize,
-    /// Connections kept open to one backend while nothing is asked.
+    /// The most idle connections kept open to one backend.
     pub idle_connections_max: usize,
-    /// How long they are kept, in milliseconds: less than the backend's own patience.
+    /// Time that an idle connection is kept open, in milliseconds. Set it shorter than the backend's own keep-alive.
     pub idle_timeout_ms: u64,
-    /// Headers of the client's handshake that are passed on, such as `Cookie` and `Authorization`.
+    /// Headers of the client's handshake that are forwarded, such as `Cookie` and `Authorization`.
     pub http_headers: Vec<String>,
-    /// Headers that clients send inside their connect command, as browsers must, and that are passed on. Anybody can
-    /// write anything in them. Those of the handshake go first.
+    /// Headers inside the client's connect command that are forwarded, for browsers, which cannot set headers of the
+    /// handshake. Clients can write anything in them. Headers of the handshake take precedence.
     pub emulated_headers: Vec<String>,
-    /// Headers of every request, each as `Name: value`. They go before those of clients.
+    /// Headers of every request, each as `Name: value`. They take precedence over headers of clients.
     pub static_headers: Vec<Secret>,
-    /// The name of a header that tells the client's address, such as `X-Client-Address`. Empty: it is not told.
+    /// The name of a header for the client's address, such as `X-Client-Address`. Empty: the address is not sent.
     pub client_ip_header: String,
-    /// Tell hooks the metadata of a connection that its connect hook or its token gave it.
+    /// Sends hooks the metadata that the connect hook or the token gave the connection.
     pub include_meta: bool,
-    /// Send the data of clients in base64 (`b64data`), whatever it is. Otherwise so only what is no JSON.
+    /// Sends all data of clients in base64 (`b64data`). If false, only data that is not JSON.
     pub binary_encoding: bool,
-    /// Signs every request (HMAC-SHA256), so that the backend knows who asks. At least 32 random bytes. Empty: requests
-    /// are not signed.
+    /// The secret that signs every request (HMAC-SHA256), so that the backend can verify that it comes from the
+    /// gateway. At least 32 random bytes. Empty: requests are not signed.
     pub signing_secret: Secret,
-    /// A file that holds it, in place of `signing_secret`.
+    /// A file that holds the secret. Replaces `signing_secret`.
     pub signing_secret_file: Option<PathBuf>,
-    /// The error clients get while a backend does not answer: 100, or a code of the application's own, 400 to 1999.
+    /// The code of the error that clients get when a hook fails: 100, or a code of the application's own from 400 to
+    /// 1999.
     pub failure_code: u32,
-    /// Its message.
+    /// The message of that error.
     pub failure_message: String,
-    /// Whether clients then try again by themselves.
+    /// Marks that error as temporary, so that client libraries retry.
     pub failure_temporary: bool,
-    /// After so many failures of a hook within `breaker_window_ms` it is not asked for a while, and clients get the error
-    /// at once. 0: it is asked always.
+    /// The number of failures of a hook within `breaker_window_ms` that opens its circuit breaker: the hook is then
+    /// not called, and clients get the error at once. 0: no circuit breaker.
     pub breaker_failures: u32,
-    /// The time in which failures are counted, in milliseconds.
+    /// The window of `breaker_failures`, in milliseconds.
     pub breaker_window_ms: u64,
-    /// How long it is not asked, in milliseconds. Then one request is let through, and what comes of it decides.
+    /// Time for which the circuit breaker stays open, in milliseconds. One request is then let through, and its
+    /// result closes the breaker or opens it again.
     pub breaker_open_ms: u64,
-    /// Ask the connect hook about clients with a token, too. Otherwise only about those without one.
+    /// Asks the connect hook about clients with a token, too. If false, only about clients without one.
     pub connect_always: bool,
-    /// How long a connection or a subscription that has expired is kept while the hook that could renew it fails, in
-    /// seconds, before it is asked again.
+    /// Time for which an expired connection or subscription is kept, before the hook is asked again, when the hook
+    /// that could renew it fails, in seconds.
     pub refresh_grace_s: u64,
-    /// Who a client is.
+    /// Authenticates a client.
     pub connect: HookConfig,
-    /// Whether a connection that expires may stay.
+    /// Renews an expiring connection.
     pub refresh: HookConfig,
-    /// Whether a client may subscribe: in channels with `subscribe_hook`.
+    /// Allows or refuses a subscription, in channels with `subscribe_hook`.
     pub subscribe: HookConfig,
-    /// Whether a subscription that expires may stay: in channels with `sub_refresh_hook`.
+    /// Renews an expiring subscription, in channels with `sub_refresh_hook`.
     pub sub_refresh: HookConfig,
-    /// Whether, and as what, a client's publication is published: in channels with `publish_hook`.
+    /// Allows, changes or refuses a publication of a client, in channels with `publish_hook`.
     pub publish: HookConfig,
-    /// Whether, which and to what a client sets a key: in channels with `map.publish_hook`.
+    /// Allows, changes or refuses the setting of a key by a client, in channels with `map.publish_hook`.
     pub map_publish: HookConfig,
-    /// Whether and which a client removes: in channels with `map.remove_hook`.
+    /// Allows, changes or refuses the removal of a key by a client, in channels with `map.remove_hook`.
     pub map_remove: HookConfig,
-    /// Calls of clients.
+    /// Answers RPC calls of clients.
     pub rpc: HookConfig,
-    /// Calls of the methods `NAME:…`, for each NAME. They go to no other hook.
+    /// Answers RPC calls of the methods `NAME:…`, for each NAME. These calls go to no other hook.
     pub rpc_namespaces: BTreeMap<String, HookConfig>,
-    /// Messages of clients of bare endpoints.
+    /// Answers messages of clients of raw endpoints.
     pub message: HookConfig,
-    /// Whether an operation of GraphQL is carried out, and in which channel: for fields with `hook`.
+    /// Allows or refuses a GraphQL operation and may name its channel, for fields with `hook`.
     pub graphql: HookConfig,
-    /// Events of Socket.IO's clients whose rule says `hook`, and who comes into namespaces with `connect_hook`.
+    /// Answers events of Socket.IO clients whose rule is `hook`, and admits clients to namespaces with
+    /// `connect_hook`.
     pub socketio: HookConfig,
-    /// Where the keys of polled channels are asked for, by the name that `shared_poll.backend` of their namespace says.
+    /// Polls the keys of polled channels. `shared_poll.backend` of a namespace names one of these sections.
     pub polls: BTreeMap<String, HookConfig>,
-    /// What is told to the backend after it has happened.
+    /// Events sent to the backend after they happened.
     pub events: EventsConfig,
 }
 
-/// One question. What is not set is as `[backend]` says. `[backend.refresh]`, `[backend.subscribe]`,
+/// One hook. Settings that are not set have the value of `[backend]`. `[backend.refresh]`, `[backend.subscribe]`,
 /// `[backend.sub_refresh]`, `[backend.publish]`, `[backend.map_publish]`, `[backend.map_remove]`, `[backend.rpc]`,
 /// `[backend.rpc_namespaces.NAME]`, `[backend.message]`, `[backend.graphql]`, `[backend.socketio]` and
 /// `[backend.polls.NAME]` have the same keys.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HookConfig {
-    /// Where it is asked: `http://` or `https://`. Empty: it is not asked.
+    /// The `http://` or `https://` URL of the hook. Empty: the hook is off.
     pub url: String,
-    /// The longest it may take, retries included, in milliseconds.
+    /// Time limit for the hook, including retries, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// How often it is asked again.
+    /// The most retries.
     pub retries: Option<u32>,
-    /// Longest answer, in bytes.
+    /// The longest response, in bytes.
     pub answer_bytes_max: Option<usize>,
-    /// Requests at once.
+    /// The most concurrent requests.
     pub concurrency_max: Option<usize>,
-    /// Headers of the client's handshake that are passed on.
+    /// Headers of the client's handshake that are forwarded.
     pub http_headers: Option<Vec<String>>,
-    /// Headers inside the client's connect command that are passed on.
+    /// Headers inside the client's connect command that are forwarded.
     pub emulated_headers: Option<Vec<String>>,
     /// Headers of every request, each as `Name: value`.
     pub static_headers: Option<Vec<Secret>>,
-    /// The error clients get while it does not answer.
+    /// The code of the error that clients get when the hook fails.
     pub failure_code: Option<u32>,
-    /// Its message.
+    /// The message of that error.
     pub failure_message: Option<String>,
-    /// Whether clients then try again by themselves.
+    /// Marks that error as temporary, so that client libraries retry.
     pub failure_temporary: Option<bool>,
 }
 
-/// What is told after it has happened: in batches, in order, again until it is taken.
+/// Events sent to the application after they happened: in batches, in order, retried until they are accepted.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventsConfig {
-    /// Where events are sent: `http://` or `https://`. Empty: nowhere.
+    /// The `http://` or `https://` URL that events are posted to. Empty: no events are sent.
     pub url: String,
-    /// Which: `disconnect`, `unsubscribe`, `occupied` (a channel has its first subscriber on this node), `vacated` (it has
-    /// lost the last). A client that goes is an `unsubscribe` for each of its channels.
+    /// The events to send: `disconnect`, `unsubscribe`, `occupied` (a channel got its first subscriber on this node),
+    /// `vacated` (a channel lost its last subscriber on this node). A client that disconnects produces an
+    /// `unsubscribe` for each of its channels.
     pub types: Vec<EventType>,
-    /// The longest one attempt may take, in milliseconds.
+    /// Time limit for one attempt to deliver a batch, in milliseconds.
     pub timeout_ms: u64,
-    /// How long a batch is tried, in seconds, before it is given up.
+    /// Time for which delivery of a batch is retried before the batch is given up, in seconds.
     pub deadline_s: u64,
-    /// How long an event waits for others to go with it, in milliseconds.
+    /// Time that an event waits for others to share its batch, in milliseconds.
     pub batch_wait_ms: u64,
     /// The most events of one batch.
     pub batch_events_max: usize,
-    /// The most events that wait. Those that find no room are lost: counted, and told with the next batch.
+    /// The most queued events. When the queue is full, new events are lost; they are counted, and their number is
+    /// sent with the next batch.
     pub queue_events_max: usize,
-    /// The most bytes of events that wait.
+    /// The most bytes of queued events.
     pub queue_bytes_max: usize,
-    /// Headers of every request, each as `Name: value`. Not set: as `[backend]` says.
+    /// Headers of every request, each as `Name: value`. Not set: those of `[backend]`.
     pub static_headers: Option<Vec<Secret>>,
 }
 

@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 use super::memory;
 use crate::setting::Faults;
 
-/// `[broker]`
+/// The broker that connects the nodes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BrokerConfig {
-    /// `memory`: this node alone. `redis`: all nodes over the Redis of `[redis]` behave as one. `nats`: all nodes over the NATS of
-    /// `[nats]` do, which needs JetStream.
+    /// `memory`: no broker, one node on its own. `redis`: all nodes that use the Redis of `[redis]` form a cluster.
+    /// `nats`: all nodes that use the NATS of `[nats]` form a cluster; needs JetStream.
     pub kind: BrokerKind,
-    /// Bounds of the memory broker.
+    /// Limits of the memory broker.
     pub memory: memory::MemoryBrokerConfig,
 }
 

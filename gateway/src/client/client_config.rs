@@ -6,32 +6,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::setting::Faults;
 
-/// WebSocket messages and their compression.
+/// WebSocket messages, their compression, and output to slow clients.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WebSocketConfig {
-    /// Longest message a client may send, in bytes, after it is inflated.
+    /// The longest message of a client, in bytes after decompression.
     pub message_bytes_max: usize,
-    /// Most frames that one message may be cut into.
+    /// The most frames of one message.
     pub fragments_max: usize,
-    /// Offer permessage-deflate to clients that ask for it.
+    /// Accepts permessage-deflate from clients that offer it.
     pub compression: bool,
-    /// 1: fast, to 9: small.
+    /// The compression level, from 1 (fast) to 9 (small).
     pub compression_level: u32,
-    /// Messages shorter than this are sent as they are, in bytes.
+    /// Messages shorter than this are not compressed, in bytes.
     pub compression_bytes_min: usize,
-    /// Unsent bytes that are kept for a client that reads slowly. When it is full the connection is closed with
-    /// 3008 and the client recovers when it returns.
+    /// The most unsent bytes kept for a slow client. When the outbox is full, the connection is closed with 3008; the
+    /// client recovers when it reconnects.
     pub outbox_bytes_max: usize,
-    /// How long a client may take none of the bytes sent to it before the connection is closed, in milliseconds.
+    /// The longest time that a client may accept no bytes before its connection is closed, in milliseconds.
     pub write_timeout_ms: u64,
-    /// How long what a client had sent before it left may take to be carried out, in milliseconds. Its goodbye is
-    /// answered after that; what is not done by then is given up and counted.
+    /// Time limit for completing the commands that a client sent before it closed its connection, in milliseconds.
+    /// The client's close is answered after that. Commands that are not completed in time are given up and counted.
     pub finish_timeout_ms: u64,
-    /// How long the other side may take to answer a close, in milliseconds.
+    /// Time limit for the client to answer a close, in milliseconds.
     pub close_timeout_ms: u64,
-    /// Several pushes to a client of `/connection/uni_websocket` may share a message, one a line. Without this each has
-    /// its own.
+    /// Sends several pushes to a client of `/connection/uni_websocket` in one message, one per line. If false, each
+    /// push has a message of its own.
     pub uni_join_pushes: bool,
 }
 

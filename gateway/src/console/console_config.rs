@@ -14,28 +14,29 @@ const PASSWORD_BYTES_MIN: usize = 8;
 /// The longest password, in bytes: it must fit into a header.
 const PASSWORD_BYTES_MAX: usize = 1_024;
 
-/// A page for operators: nodes, channels and connections as they are now.
+/// A web page for operators that shows the cluster's nodes, channels and connections live.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConsoleConfig {
-    /// Serves the page at `/console/`.
+    /// Serves the console at `/console/`.
     pub enabled: bool,
-    /// Address and port of the page alone. Without one it is where health and metrics are (`internal.listen`). Port 0 takes a
-    /// free one.
+    /// Address and port for the console alone. Not set: the console is served at `internal.listen`. Port 0: a free
+    /// port.
     #[serde(deserialize_with = "crate::setting::address_if_any")]
     pub listen: Option<SocketAddr>,
-    /// The password that browsers ask for; any user name goes with it. 8 to 1024 printable ASCII characters.
+    /// The password that the browser asks for; any user name is accepted with it. 8 to 1024 printable ASCII
+    /// characters.
     pub password: Secret,
-    /// A file that holds the password, in place of `password`.
+    /// A file that holds the password. Replaces `password`.
     pub password_file: Option<PathBuf>,
-    /// The header in which a proxy that authenticates says who asks, such as `X-Forwarded-User`. It is believed from
-    /// `console.proxies` alone, and whoever comes from there with it needs no password.
+    /// The header in which an authenticating proxy names the user, such as `X-Forwarded-User`. It is accepted from
+    /// `console.proxies` only. Requests from these proxies that carry it need no password.
     pub user_header: String,
-    /// Networks of those proxies, such as `10.0.0.0/8`.
+    /// Networks of the authenticating proxies, such as `10.0.0.0/8`.
     pub proxies: Vec<IpNet>,
-    /// For development only: nobody is asked who they are.
+    /// For development only: serves the console without authentication.
     pub insecure: bool,
-    /// The page shows, and changes nothing: no publishing, no disconnecting, no unsubscribing.
+    /// Makes the console read-only: no publishing, disconnecting or unsubscribing.
     pub read_only: bool,
 }
 

@@ -16,24 +16,24 @@ const NAME_BYTES_MAX: usize = 64;
 /// The longest name of a field or column, in bytes: PostgreSQL cuts off longer ones.
 const FIELD_BYTES_MAX: usize = 63;
 
-/// Records that are published as they come into a source outside: see [feeds](feeds.md). `NAME` is of letters, digits, `-` and
-/// `_`, stands in metrics, and must be the same on all nodes. There are at most 64.
+/// A feed, which publishes the records of an external source: see [feeds](feeds.md). `NAME` consists of letters,
+/// digits, `-` and `_`, appears in metrics, and must be the same on all nodes. At most 64 feeds.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FeedConfig {
-    /// What the source is: `redis_stream`, `nats`, `postgres` or `kafka`. Its own settings are in the section of that name below this one.
+    /// The source: `redis_stream`, `nats`, `postgres` or `kafka`. The section of that name below this one holds its
+    /// settings.
     pub kind: Option<FeedKind>,
-    /// The most records that are read at once. Nothing more is read until all of them are published or dead letters.
+    /// The most records read at once. No more are read until all of them are published or have become dead letters.
     pub records_max: usize,
-    /// The most bytes of records that are read at once. One more record may come on top.
+    /// The most bytes of records read at once. The last record may exceed it.
     pub bytes_max: usize,
-    /// Longest record, in bytes of all its fields. Longer ones become dead letters without being read.
+    /// The longest record, in bytes of all its fields. Longer records become dead letters without being read.
     pub record_bytes_max: usize,
-    /// How long it is known that a record was published, in seconds: one that is read again within this time is not published
+    /// Time that published records are remembered, in seconds: a record that is read again within it is not published
     /// again.
     pub idempotency_ttl_s: u64,
-    /// Longest pause before something is tried again that could not be done, in milliseconds: pauses are random and grow up to
-    /// this.
+    /// The longest pause between two retries after a failure, in milliseconds. Pauses are random and grow up to it.
     pub retry_max_ms: u64,
     /// What fields of records, or columns, are called.
     pub fields: FieldNames,
@@ -75,32 +75,32 @@ impl Default for FeedConfig {
     }
 }
 
-/// What the fields of records, or the columns of a table, are called that say what is published. They mean what they mean in a
-/// body of [publish](server-api.md). Others are passed over.
+/// The names of the record fields, or table columns, that say what to publish. Their meaning is that of the same keys
+/// in a [publish](server-api.md) request. Other fields are ignored.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FieldNames {
     /// The channel.
     pub channel: String,
-    /// Several channels, as a list in JSON: in place of `channel`.
+    /// Several channels, as a JSON list. Replaces `channel`.
     pub channels: String,
-    /// The data, in JSON.
+    /// The payload, in JSON.
     pub data: String,
-    /// Data of any kind, in base64: in place of `data`.
+    /// The payload in base64, of any kind. Replaces `data`.
     pub b64data: String,
-    /// Tags, as an object of texts in JSON.
+    /// The tags, as a JSON object of strings.
     pub tags: String,
-    /// Of which value the data is the newest.
+    /// The key of which the payload is the newest value.
     pub key: String,
-    /// What the publication is known by in place of the record's own position.
+    /// The idempotency key. Replaces the record's position in its source.
     pub idempotency_key: String,
-    /// The version, a number.
+    /// The version of the publication, a number.
     pub version: String,
-    /// What versions are compared within.
+    /// The epoch within which versions are compared.
     pub version_epoch: String,
     /// Whether the publication is kept out of the channel's history: `true` or `false`.
     pub skip_history: String,
-    /// Whether subscribers may be sent what has changed in place of the data: `true` or `false`.
+    /// Whether subscribers may receive the change instead of the whole payload: `true` or `false`.
     pub delta: String,
 }
 

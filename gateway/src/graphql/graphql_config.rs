@@ -11,22 +11,24 @@ use crate::setting::Faults;
 /// The longest schema, in bytes.
 pub(crate) const SCHEMA_BYTES_MAX: u64 = 1 << 20;
 
-/// Subscriptions in GraphQL: over WebSockets (`graphql-transport-ws`, and the older `graphql-ws`), and over server-sent events.
+/// GraphQL subscriptions over WebSocket (`graphql-transport-ws`, and the older `graphql-ws`) and over server-sent
+/// events.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GraphqlConfig {
-    /// Serve `/graphql`.
+    /// Serves `/graphql`.
     pub enabled: bool,
-    /// A file that holds a schema in GraphQL's own language, at most 1 MiB: operations are held to it, and what they select of
-    /// payloads. Without one, the subscription type is made of the sections below, and payloads are what they are.
+    /// A file with a schema in the GraphQL schema language, at most 1 MiB. Operations are validated against it, and
+    /// payloads are reduced to the fields that they select. Not set: the sections below define the subscription type,
+    /// and payloads are sent unchanged.
     pub schema_file: Option<PathBuf>,
-    /// Clients may ask for the schema.
+    /// Allows clients to query the schema.
     pub introspection: bool,
-    /// Longest document of an operation, in bytes.
+    /// The longest document of an operation, in bytes.
     pub query_bytes_max: usize,
-    /// How deep selections may be in each other.
+    /// The deepest nesting of selections.
     pub depth_max: u32,
-    /// Most fields of an operation, those of fragments as often as they are selected.
+    /// The most fields of an operation. The fields of a fragment count each time the fragment is used.
     pub fields_max: u32,
     /// Each field of the subscription type with its section, such as `[graphql.subscriptions.message]`.
     pub subscriptions: BTreeMap<String, Subscription>,
@@ -50,18 +52,19 @@ impl Default for GraphqlConfig {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Subscription {
-    /// The channel that it is, with arguments in braces: `news:{topic}`. May be empty where a hook names the channel.
+    /// The channel of the field, with arguments in braces: `news:{topic}`. May be empty if a hook names the channel.
     pub channel: String,
     /// The types of its arguments, and their defaults, as a schema would have them: `topic = "String!"`, `page = "Int = 1"`. An
     /// argument that the channel names and that is not here is a `String!`. Not beside a schema, which says it.
     pub arguments: BTreeMap<String, String>,
-    /// The type of payloads, a scalar: any JSON if it is not one of GraphQL's own. Empty: `JSON`. Not beside a schema, which
-    /// says it.
+    /// The type of payloads: a scalar. A name that is not a built-in scalar stands for any JSON. Empty: `JSON`. Must
+    /// not be set if there is a schema, which defines it.
     pub payload: String,
-    /// What clients are told of it that ask for the schema. Not beside a schema, which says it.
+    /// The description of the field in the schema that clients query. Must not be set if there is a schema, which
+    /// defines it.
     pub description: String,
-    /// Ask `backend.graphql` about each operation: it says whether, and may name the channel. Otherwise clients may what the
-    /// options of the channel allow.
+    /// Asks `backend.graphql` to allow or refuse each operation; the hook may also name the channel. If false, the
+    /// channel's options decide.
     pub hook: bool,
 }
 

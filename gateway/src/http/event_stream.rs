@@ -22,10 +22,10 @@ pub(super) const METHODS: &str = "GET, OPTIONS";
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventStreamConfig {
-    /// Serve `/sse`.
+    /// Serves `/sse`.
     pub enabled: bool,
-    /// About how long clients wait before they come back after a connection has ended, in milliseconds: each is told a time
-    /// of its own between a half of it and one and a half. 0: as long as they like, which is 3 to 5 seconds in browsers.
+    /// The reconnection delay that clients are given, in milliseconds. Each connection gets a random value from half
+    /// to one and a half times of it. 0: the client's own default, which is 3 to 5 seconds in browsers.
     pub retry_ms: u32,
 }
 

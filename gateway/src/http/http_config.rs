@@ -12,24 +12,26 @@ use crate::setting::Faults;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
-    /// Pages whose scripts may connect: `https://example.com`, `https://*.example.com:8443`, `http://localhost:*` for
-    /// any port, `same-origin` for pages that this node's own host serves, `file://` and `null` for pages in local files
-    /// (`null` also stands for sandboxed frames of any page), `*` for all.
+    /// Origins of the web pages that may connect: `https://example.com`, `https://*.example.com:8443`,
+    /// `http://localhost:*` for any port, `same-origin` for pages that this node's own host serves, `file://` and
+    /// `null` for pages in local files (`null` also stands for sandboxed frames of any page), `*` for all.
     pub allowed_origins: Vec<String>,
-    /// Clients that send no `Origin` may connect: everything that is not a browser.
+    /// Accepts clients that send no `Origin` header, as all clients except browsers do.
     pub allow_missing_origin: bool,
-    /// Networks of the proxies whose `X-Forwarded-For` is believed, such as `10.0.0.0/8`.
+    /// Networks of the proxies whose `X-Forwarded-For` header is trusted, such as `10.0.0.0/8`.
     pub trusted_proxies: Vec<IpNet>,
-    /// How long a client may take to begin the head of a request, and as long again to end it, in milliseconds.
+    /// Time limit for a client to begin the head of a request, in milliseconds. The same limit applies again to
+    /// completing it.
     pub head_timeout_ms: u64,
-    /// How long a connection on which a request has been answered may wait for the next one, in milliseconds. Longer
-    /// than balancers and pools keep theirs, or they send a request into a connection that is being closed.
+    /// Time that an idle connection is kept open for the next request, in milliseconds. Set it longer than the
+    /// keep-alive of load balancers and connection pools: otherwise they may send a request on a connection that is
+    /// being closed.
     pub keep_alive_ms: u64,
-    /// Longest head of a request, in bytes.
+    /// The longest head of a request, in bytes.
     pub head_bytes_max: usize,
-    /// Most headers of a request.
+    /// The most headers of a request.
     pub headers_max: usize,
-    /// Longest path and query of a request, in bytes.
+    /// The longest path and query of a request, in bytes.
     pub url_bytes_max: usize,
 }
 

@@ -12,7 +12,7 @@ use crate::setting::{Faults, check_path};
 /// Most paths.
 const PATHS_MAX: usize = 64;
 
-/// Raw endpoints beside `/raw/{channel}`, at most 64. Each path has a section of its own.
+/// Raw endpoints at paths of your own, in addition to `/raw/{channel}`. Each path has a section; at most 64.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawPathsConfig {
@@ -24,13 +24,13 @@ pub struct RawPathsConfig {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawPath {
-    /// The channel that clients are subscribed to as they connect, as far as they may be. Empty: none.
+    /// The channel that clients are subscribed to when they connect, if they are allowed to subscribe. Empty: none.
     pub channel: String,
-    /// What becomes of what clients send: `publish` publishes it in the channel, as far as they may, `hook` gives it to
-    /// `[backend.message]`, whose answer goes back to the sender, `none` closes whoever sends anything, with 3507.
+    /// What happens to messages of clients. `publish`: they are published to the channel, if the client is allowed to
+    /// publish. `hook`: `[backend.message]` receives them, and its answer goes back to the sender. `none`: a client
+    /// that sends a message is closed with 3507.
     pub messages: Messages,
-    /// How clients reach it: `websocket`, or `engine_io` for the libraries of Engine.IO 4 and their pings, of which
-    /// `[socketio]` says how often they come.
+    /// The transport: `websocket`, or `engine_io` for Engine.IO 4 libraries, whose pings follow `[socketio]`.
     pub transport: RawTransport,
 }
 

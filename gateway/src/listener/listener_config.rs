@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::setting::Faults;
 
-/// Where clients and publishers connect.
+/// The listener for clients and publishers.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
-    /// Address and port of the client endpoints and the server API. Port 0 takes a free one.
+    /// Address and port of the client endpoints and the server API. Port 0: a free port.
     #[serde(deserialize_with = "crate::setting::address")]
     pub listen: SocketAddr,
-    /// Connections the kernel completes before the gateway accepts them. More are delayed by the kernel.
+    /// The most connections that the kernel completes before the node accepts them. The kernel delays further ones.
     pub backlog: u32,
 }
 
@@ -29,11 +29,11 @@ impl ServerConfig {
     }
 }
 
-/// Where health and metrics are asked for. Not for clients.
+/// The listener for health checks and metrics. Not for clients.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InternalConfig {
-    /// Address and port of `/livez`, `/readyz` and `/metrics`. Port 0 takes a free one.
+    /// Address and port of `/livez`, `/readyz` and `/metrics`. Port 0: a free port.
     #[serde(deserialize_with = "crate::setting::address")]
     pub listen: SocketAddr,
 }
@@ -44,21 +44,23 @@ impl Default for InternalConfig {
     }
 }
 
-/// Where other nodes connect. Not for clients: what passes there is not encrypted, so keep it to a network of the nodes' own.
+/// The listener for other nodes of the cluster. Not for clients: its traffic is not encrypted, so keep it on a
+/// network that only nodes can reach.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClusterConfig {
-    /// Address and port at which other nodes bring WebSockets of clients that began by polling here and change over (Engine.IO,
-    /// Socket.IO), and ask for streams of GraphQL that were reserved here. Needed where a load balancer sends each request of a
-    /// client to any node; empty, such clients go on polling unless their WebSocket comes to the node that they began at, and
-    /// find no stream unless they open it there. Port 0 takes a free one.
+    /// Address and port at which other nodes hand over requests for sessions of this node: the WebSocket of a client
+    /// that started by polling here (Engine.IO, Socket.IO), and event streams of GraphQL that were reserved here.
+    /// Needed where a load balancer may send each request of a client to a different node. Not set: a client that
+    /// polls can change to a WebSocket only if that reaches the node of its session, and otherwise keeps polling; a
+    /// reserved GraphQL stream can only be opened at the node that reserved it. Port 0: a free port.
     #[serde(deserialize_with = "crate::setting::address_if_any")]
     pub listen: Option<SocketAddr>,
-    /// Host and port at which other nodes reach `cluster.listen`. Empty: what that says, or where it is every address
-    /// (`0.0.0.0`), this machine's name.
+    /// Host and port at which other nodes reach `cluster.listen`. Empty: the address of `cluster.listen`, or the host
+    /// name if that is a wildcard address (`0.0.0.0`).
     pub advertise: String,
-    /// How many nodes there should be at least, for an alert that says when there are fewer: nothing else goes by it. 0: any
-    /// number.
+    /// The least number of nodes that the cluster should have. Only exported as a metric, for an alert that fires
+    /// when there are fewer. 0: no expectation.
     pub nodes_expected: u32,
 }
 

@@ -10,11 +10,11 @@ use crate::setting::Faults;
 /// The longest name, in bytes: it stands in every connect reply.
 const NAME_BYTES_MAX: usize = 64;
 
-/// This node among others.
+/// The identity of this node.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeConfig {
-    /// The name shown to clients and in `info`. Empty: the machine's name and the port.
+    /// The node's name, as clients and `info` show it. Empty: the host name and the port.
     pub name: String,
 }
 

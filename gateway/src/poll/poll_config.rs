@@ -8,18 +8,19 @@ use crate::setting::Faults;
 /// Shorter secrets can be guessed from a signature, which every client has.
 const SECRET_BYTES_MIN: usize = 16;
 
-/// What all channels of the type `shared_poll` have in common.
+/// Settings that all channels of the type `shared_poll` share.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PollConfig {
     /// The secret with which the application signs the keys that a user may follow (HMAC-SHA256). At least 16 random
-    /// bytes, better 32. Required for channels of the type `shared_poll`.
+    /// bytes; 32 are recommended. Required for channels of the type `shared_poll`.
     pub hmac_secret: Secret,
-    /// The secret before the present one: what is signed with it stays valid while secrets are being changed.
+    /// The previous secret: signatures made with it stay valid while the secret is rotated.
     pub previous_hmac_secret: Secret,
-    /// What was signed with the previous secret after this time is not accepted, in seconds since 1970. 0: all is.
+    /// Signatures made with the previous secret after this time are refused, in seconds since 1970. 0: all are
+    /// accepted.
     pub previous_hmac_secret_until: i64,
-    /// Requests for keys that are in flight at once, of all channels together. Others wait.
+    /// The most requests for keys in flight at once, over all channels. Further ones wait.
     pub concurrency_max: usize,
 }
 

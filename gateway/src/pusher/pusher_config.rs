@@ -17,22 +17,22 @@ const PATTERN_CHARACTERS: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];
 /// The longest id and key of an app, in bytes.
 const ID_BYTES_MAX: usize = 64;
 
-/// Clients that speak Pusher's protocol, version 7, and servers that use its HTTP API.
+/// Clients that speak the Pusher protocol, version 7, and servers that use Pusher's HTTP API.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PusherConfig {
-    /// Serve `/app/{key}` to clients and `/apps/{id}/` to servers.
+    /// Serves `/app/{key}` to clients and `/apps/{id}/` to servers.
     pub enabled: bool,
-    /// Seconds of silence after which clients ask whether the server is there. The server speaks more often than that:
-    /// every `session.ping_interval_ms`.
+    /// Seconds of silence after which clients check whether the connection is alive. The server pings more often than
+    /// that, every `session.ping_interval_ms`.
     pub activity_timeout_s: u32,
-    /// Longest data of an event, in bytes, of clients and of servers.
+    /// The longest data of an event from a client or a server, in bytes.
     pub event_data_bytes_max: usize,
-    /// Most channels of one event.
+    /// The most channels of one event.
     pub event_channels_max: usize,
-    /// Most events of one batch.
+    /// The most events of one batch.
     pub batch_events_max: usize,
-    /// Seconds by which the clock of a server that signs requests may differ.
+    /// Tolerated clock difference to servers that sign requests, in seconds.
     pub timestamp_tolerance_s: u32,
     /// What holds for the webhooks of all apps.
     pub webhooks: WebhooksConfig,
@@ -55,38 +55,38 @@ impl Default for PusherConfig {
     }
 }
 
-/// One app: whoever knows its key may connect, and whoever knows its secret may do everything in its namespace.
+/// One app. Clients connect with its key. Its secret gives servers full access to its namespace.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PusherAppConfig {
-    /// What stands in the paths of its HTTP API: letters, digits, `_` and `-`.
+    /// The app's id in the paths of the HTTP API: letters, digits, `_` and `-`.
     pub id: String,
-    /// What its clients connect with, which is no secret: letters, digits, `_` and `-`.
+    /// The app's key, with which clients connect. It is not a secret. Letters, digits, `_` and `-`.
     pub key: String,
-    /// With what its servers sign.
+    /// The app's secret, with which its servers sign.
     pub secret: Secret,
-    /// A file that holds the secret, in place of it.
+    /// A file that holds the secret. Replaces `secret`.
     pub secret_file: Option<PathBuf>,
-    /// The secret before this one, if its servers have not all changed over yet: what is signed with it holds, too. Webhooks
-    /// are signed with the other.
+    /// The previous secret, while the app's servers change to the new one: signatures made with it are still
+    /// accepted. Webhooks are signed with the new one.
     pub previous_secret: Secret,
-    /// A file that holds it, in place of `previous_secret`.
+    /// A file that holds the previous secret. Replaces `previous_secret`.
     pub previous_secret_file: Option<PathBuf>,
-    /// The namespace that its channels are in. It need not have a section of its own: one gives its channels history or
-    /// lets other clients in. Empty: the name of the app's section.
+    /// The namespace of the app's channels. It needs no section in `namespaces`; add one to give the channels history
+    /// or to open them to other clients. Empty: the name of the app's section.
     pub namespace: String,
-    /// Clients may send events to the other subscribers of private and presence channels, ten a second
-    /// (`session.client_events_per_second`).
+    /// Allows clients to send events to the other subscribers of private and presence channels, at most ten per
+    /// second (`session.client_events_per_second`).
     pub client_events: bool,
-    /// Subscribers of public and private channels are told how many there are, at most once a second.
+    /// Informs subscribers of public and private channels of the number of subscribers, at most once per second.
     pub subscription_counts: bool,
-    /// Most users in a presence channel. 0: any number.
+    /// The most users in a presence channel. 0: no limit.
     pub presence_members_max: u32,
-    /// Longest `user_info` of a member, in bytes.
+    /// The longest `user_info` of a member, in bytes.
     pub user_info_bytes_max: usize,
-    /// Most users that one client may watch. Each takes one of its `session.channels_max` channels.
+    /// The most users that one client may watch. Each takes one of the client's `session.channels_max` channels.
     pub watchlist_max: usize,
-    /// Seconds that a cache channel keeps its last event.
+    /// Time that a cache channel keeps its last event, in seconds.
     pub cache_ttl_s: u64,
     /// Where the app's servers are told what happens, each with its section, such as `[pusher.apps.shop.webhooks.main]`.
     pub webhooks: BTreeMap<String, Webhook>,

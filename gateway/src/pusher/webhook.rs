@@ -33,16 +33,18 @@ impl WebhookEvent {
     }
 }
 
-/// Where an app's servers are told what happens in its channels, for each NAME. What changes here needs a restart.
+/// A webhook that informs the app's servers of events in its channels. Changes take effect after a restart.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Webhook {
-    /// Where events are posted: `http://` or `https://`. `backend.allow_private_addresses` and `backend.ca_file` hold for it.
+    /// The `http://` or `https://` URL that events are posted to. `backend.allow_private_addresses` and
+    /// `backend.ca_file` apply.
     pub url: String,
-    /// Which: `channel_occupied`, `channel_vacated`, `member_added`, `member_removed`, `client_event`, `cache_miss`,
-    /// `subscription_count` (needs `subscription_counts`). All of them over the whole cluster.
+    /// The events to send: `channel_occupied`, `channel_vacated`, `member_added`, `member_removed`, `client_event`,
+    /// `cache_miss`, `subscription_count` (needs `subscription_counts`). They concern the whole cluster, not single
+    /// nodes.
     pub types: Vec<WebhookEvent>,
-    /// Only of channels whose names begin so. Empty: of all.
+    /// Sends events only for channels whose names begin with this. Empty: for all channels.
     pub channel_prefix: String,
     /// Headers of every request, each as `Name: value`.
     pub static_headers: Vec<Secret>,
@@ -68,23 +70,23 @@ impl Webhook {
     }
 }
 
-/// What holds for the webhooks of all apps.
+/// Settings that the webhooks of all apps share.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WebhooksConfig {
-    /// How long a channel has to be without subscribers, and without a user, before that is told, in milliseconds: a page that
-    /// is loaded again comes back sooner.
+    /// Delay before a channel counts as vacated, or a member as removed, in milliseconds. A page that is reloaded
+    /// subscribes again within it, and no event is sent.
     pub vacated_delay_ms: u64,
-    /// The longest one attempt may take, in milliseconds.
+    /// Time limit for one attempt to deliver a batch, in milliseconds.
     pub timeout_ms: u64,
-    /// How long a batch is tried, in seconds, before it is given up.
+    /// Time for which delivery of a batch is retried before the batch is given up, in seconds.
     pub deadline_s: u64,
     /// The most events of one batch.
     pub batch_events_max: usize,
-    /// The most events of an app that wait for its webhooks, on all nodes together, and on each node for Redis. Past it the
-    /// oldest are lost, and counted.
+    /// The most queued events of an app: over all nodes together, and again on each node for events that it has yet
+    /// to write to the broker. When the common queue is full, the oldest events are lost and counted.
     pub queue_events_max: usize,
-    /// The most bytes that they take.
+    /// The same limit in bytes.
     pub queue_bytes_max: usize,
 }
 

@@ -10,30 +10,33 @@ use crate::setting::Faults;
 /// The longest prefix of channels, in bytes.
 const PREFIX_BYTES_MAX: usize = 128;
 
-/// What servers say with `@socket.io/redis-emitter` and its like, or python-socketio's managers, is carried out here. Off unless it
-/// is enabled: whoever may publish in that Redis may send anything to any client of Socket.IO.
+/// Carries out what servers send with `@socket.io/redis-emitter` and compatible libraries, or with python-socketio's
+/// managers. Off by default: everyone who can publish in that Redis can send anything to any Socket.IO client.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmittersConfig {
-    /// Listen to emitters.
+    /// Listens to emitters.
     pub enabled: bool,
-    /// The Redis in which they publish, as `redis.url` is written: one server, not a cluster. Without it that of `[redis]`,
-    /// whose timeouts hold for both; with `redis.mode = "shards"` or `"cluster"` it must be set. All nodes must mean the same one.
+    /// The Redis in which emitters publish, in the form of `redis.url`: one server, not a cluster. Not set: the Redis
+    /// of `[redis]`. The timeouts of `[redis]` apply in both cases. Must be set with `redis.mode = "shards"` or
+    /// `"cluster"`, and with `broker.kind = "nats"`. All nodes must use the same Redis.
     pub url: Option<RedisUrl>,
-    /// With `url`: PEM file of the authorities that a `rediss://` server's certificate is checked against. Default: those of the
-    /// operating system.
+    /// With `url`: PEM file of the certificate authorities that verify the certificate of a `rediss://` server. Not
+    /// set: those of the operating system.
     pub ca_file: Option<PathBuf>,
-    /// With `url`: PEM file of the certificate that this node shows, and of those it was signed with.
+    /// With `url`: PEM file of this node's client certificate, followed by the intermediate certificates.
     pub client_cert_file: Option<PathBuf>,
-    /// With `url`: PEM file of the key of that certificate.
+    /// With `url`: PEM file of the private key of the client certificate.
     pub client_key_file: Option<PathBuf>,
-    /// What the channels of `@socket.io/redis-emitter` and its like begin with: its option `key`. Empty: they are not listened to.
+    /// The channel prefix of `@socket.io/redis-emitter` and compatible libraries: their option `key`. Empty: not
+    /// listened to.
     pub prefix: String,
-    /// The channel of python-socketio's managers. Empty: they are not listened to.
+    /// The channel of python-socketio's managers. Empty: not listened to.
     pub python_channel: String,
-    /// Longest message, in bytes. Longer ones are not carried out.
+    /// The longest message, in bytes. Longer messages are ignored and counted.
     pub message_bytes_max: usize,
-    /// Bytes of messages that may wait to be carried out, on each node. Past that the oldest are not.
+    /// The most bytes of messages that wait on each node to be carried out. When it is full, the oldest messages are
+    /// dropped and counted.
     pub waiting_bytes_max: usize,
 }
 

@@ -23,53 +23,55 @@ const RECOVERY_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 /// The most events with rules in one namespace.
 const EVENTS_MAX: usize = 1_000;
 
-/// One namespace that clients may connect to. Where there is no section for any, `/` is one, of which clients are told
-/// what servers send.
+/// One Socket.IO namespace that clients may connect to. Without any such section there is one namespace, `/`, in
+/// which clients receive what servers send.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Namespace {
-    /// The namespace of the gateway that its channels are in: `CHANNELS:*` of all who are here, `CHANNELS:ROOM` of a room.
-    /// It need not have a section of its own: one gives the channels history or lets other clients in. Empty: the name
-    /// without the `/` before it, and `socketio` for `/`.
+    /// The gateway namespace that holds the channels: `CHANNELS:*` for all clients of the Socket.IO namespace,
+    /// `CHANNELS:ROOM` for a room. It needs no section in `namespaces`; add one to give the channels history or to
+    /// open them to other clients. Empty: the name without the leading `/`, and `socketio` for `/`.
     pub channels: String,
-    /// Only clients with a user may connect.
+    /// Refuses clients without a user.
     pub users_only: bool,
-    /// `[backend.socketio]` is asked about each client that wants to come in. Libraries wait for the answer: that of Python
-    /// for a second.
+    /// Asks `[backend.socketio]` about each client that connects to the namespace. Client libraries wait for its
+    /// answer; the Python library waits one second.
     pub connect_hook: bool,
-    /// Milliseconds for which a client that has lost its connection can come back to its session: with the same id, in its
-    /// rooms, and told what it missed. Sessions of a node that dies are kept for up to half as long again, or a minute. Needs
-    /// history in the namespace of its channels: `history_size`, and a `history_ttl_s` that is as long. Events then have an
-    /// argument more, an offset, as libraries expect it. 0: every client begins anew.
+    /// Time for which a disconnected client can recover its session, in milliseconds: it keeps its id and rooms, and
+    /// receives the events it missed. After a node fails, its sessions are kept for up to half as long again, or a
+    /// minute. Needs history in the namespace of the channels: `history_size`, and a `history_ttl_s` of at least this
+    /// time. Events then carry one more argument, an offset, as client libraries expect. 0: no recovery.
     pub recovery_ms: u64,
-    /// `connect_hook` does not ask about clients that come back so.
+    /// Does not ask the `connect_hook` about clients that recover their session.
     pub recovery_skips_hook: bool,
     /// What becomes of events that clients send, by their names, such as `[socketio.namespaces."/".events."chat message"]`.
     /// A name that ends in `*` stands for all that begin so. Others are refused.
     pub events: BTreeMap<String, EventRule>,
 }
 
-/// What becomes of an event.
+/// The rule for one event of clients.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventRule {
-    /// `publish`: it goes to all who are in the namespace, or in a room if one is named in which its sender is. `join`,
-    /// `leave`: its sender comes into a room, or goes out of it. `hook`: `[backend.socketio]` is asked. `refuse`: nothing,
-    /// its sender is told so.
+    /// `publish`: sends the event to all clients of the namespace, or to a room that the sender is in, if the rule
+    /// names one. `join`, `leave`: the sender joins or leaves a room. `hook`: asks `[backend.socketio]`. `refuse`:
+    /// does nothing and answers with an error.
     pub action: Action,
-    /// The room. Empty: `room_argument` says, or there is none.
+    /// The room. Empty: `room_argument` names it, or there is none.
     pub room: String,
-    /// The argument that names the room, the first being 0: a text or a number, which those who get the event are not sent.
+    /// Index of the argument that names the room, from 0. The argument is text or a number, and recipients do not get
+    /// it.
     pub room_argument: Option<u32>,
-    /// The argument that is the id of the one client in the namespace that gets the event, which it is not sent. Only for
+    /// Index of the argument that holds the id of the only recipient, from 0. The recipient does not get it. Only for
     /// `publish`.
     pub client_argument: Option<u32>,
-    /// What rooms may be joined: names, or beginnings of names with a `*` behind them. Empty: any. Only for `join`.
+    /// The rooms that may be joined: names, or prefixes followed by `*`. Empty: any. Only for `join`.
     pub rooms: Vec<String>,
-    /// What the event is called for those who get it. Empty: for `publish`, the same; for `join` and `leave`, nobody is told.
-    /// The others in the room get it with the other arguments, or with the sender's id if there are none.
+    /// The name of the event for recipients. Empty: for `publish`, the same name; for `join` and `leave`, nobody is
+    /// notified. For `join` and `leave`, the other clients in the room get the event with the remaining arguments, or
+    /// with the sender's id if there are none.
     pub event: String,
-    /// Its sender gets it too. Only for `publish`.
+    /// Sends the event to its sender, too. Only for `publish`.
     pub to_sender: bool,
 }
 

@@ -11,35 +11,35 @@ use super::emitters_config::EmittersConfig;
 use super::namespaces::{self, Namespace};
 use crate::setting::{Faults, check_path};
 
-/// Clients that speak Socket.IO, protocol 5, over Engine.IO 4. What is said of pings, timeouts and lengths also holds for raw
-/// endpoints over Engine.IO, such as `[raw.paths."/engine.io/"]` with `transport = "engine_io"`.
+/// Clients that speak Socket.IO, protocol 5, over Engine.IO 4. The settings of pings, timeouts and lengths also apply
+/// to raw endpoints over Engine.IO, such as `[raw.paths."/engine.io/"]` with `transport = "engine_io"`.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SocketioConfig {
-    /// Serve Socket.IO.
+    /// Serves Socket.IO.
     pub enabled: bool,
-    /// Where: a path that begins and ends with `/`. Clients may leave out the last.
+    /// The path, which begins and ends with `/`. Clients may omit the `/` at the end.
     pub path: String,
-    /// Milliseconds between the server's pings. The first comes after a random part of it, at least half. In place of
-    /// `session.ping_interval_ms`.
+    /// Interval between the server's pings, in milliseconds. The first ping is sent after a random part of it, at
+    /// least half. Replaces `session.ping_interval_ms`.
     pub ping_interval_ms: u64,
-    /// Milliseconds a client has to answer a ping. In place of `session.pong_timeout_ms`.
+    /// Time limit for a client to answer a ping, in milliseconds. Replaces `session.pong_timeout_ms`.
     pub ping_timeout_ms: u64,
-    /// Milliseconds from the opening of a connection to its successful connect command. In place of
+    /// Time limit from the opening of a connection to its successful connect command, in milliseconds. Replaces
     /// `session.connect_timeout_ms`.
     pub connect_timeout_ms: u64,
-    /// Longest message and longest body of a request that a client may send, in bytes, after it is inflated. In place of
+    /// The longest message and the longest request body of a client, in bytes after decompression. Replaces
     /// `websocket.message_bytes_max`.
     pub payload_bytes_max: usize,
-    /// Clients may begin by polling: with requests that fetch messages and others that bring them.
+    /// Allows clients to start with HTTP long polling.
     pub polling: bool,
-    /// Clients that poll may change over to a WebSocket, and are told so.
+    /// Offers clients that poll an upgrade to a WebSocket.
     pub upgrades: bool,
-    /// The key of what clients say as they connect (`auth`) that holds the connection token. Empty: none does, and `auth` is
-    /// for hooks alone.
+    /// The key in the client's `auth` object that holds the connection token. Empty: `auth` holds no token and is
+    /// only passed to hooks.
     pub token_key: String,
-    /// The most attachments of one packet: bytes among the arguments of an event. Together with the packet they are of at
-    /// most `payload_bytes_max`.
+    /// The most attachments (binary arguments) of one packet. A packet and its attachments together are at most
+    /// `payload_bytes_max` long.
     pub attachments_max: u32,
     /// Each namespace with its section, such as `[socketio.namespaces."/"]`, at most 64.
     pub namespaces: BTreeMap<String, Namespace>,

@@ -51,105 +51,105 @@ metrics! {
     CONNECTIONS_TOTAL Counter "connections_total" ["protocol": "`centrifuge_json`, `centrifuge_protobuf`, `centrifuge_uni_json`, `centrifuge_uni_protobuf`, `raw`, `sse`, `sse_channels`, `sse_names`, `mercure`, `pusher`, `socketio`, `graphql`"]
         "Client connections opened.";
     CONNECTIONS_MAX Gauge "connections_max" []
-        "Client connections this node takes at most, by its settings and its file descriptors.";
-    HANDSHAKES_TOTAL Counter "handshakes_total" ["result": "`accepted`, or why not: `node_full`, `handshakes_full`, `address_full`, `address_rate`, `user_full`, `draining`, `proxy_header`, `tls`, `request`, `origin`, `path`, `upgrade`"]
-        "Attempts to connect, by what came of them.";
+        "The most client connections that this node accepts, by its settings and its file descriptors.";
+    HANDSHAKES_TOTAL Counter "handshakes_total" ["result": "`accepted`, or the reason for refusal: `node_full`, `handshakes_full`, `address_full`, `address_rate`, `user_full`, `draining`, `proxy_header`, `tls`, `request`, `origin`, `path`, `upgrade`"]
+        "Connection attempts, by result.";
     HANDSHAKES_PENDING Gauge "handshakes_pending" []
-        "Connections that are in their TLS or HTTP handshake.";
-    ENGINE_IO_UPGRADES_TOTAL Counter "engine_io_upgrades_total" ["result": "`changed`, or why not: `not_polling`, `unexpected`, `late`, `lost`; at a node that has not the session: `carried`, or why not: `no_address`, `unreachable`"]
-        "WebSockets tried by clients that poll over Engine.IO, by what came of them.";
+        "Connections in their TLS or HTTP handshake.";
+    ENGINE_IO_UPGRADES_TOTAL Counter "engine_io_upgrades_total" ["result": "`changed`, or the reason for failure: `not_polling`, `unexpected`, `late`, `lost`; at a node without the session: `carried`, or the reason for failure: `no_address`, `unreachable`"]
+        "Upgrades to a WebSocket that Engine.IO clients attempted while polling, by result.";
     ENGINE_IO_CARRIED Gauge "engine_io_carried" []
-        "WebSockets that are carried to the nodes of their Engine.IO sessions.";
+        "WebSockets that this node forwards to the nodes that have their Engine.IO sessions.";
     ENGINE_IO_CARRIED_BYTES_TOTAL Counter "engine_io_carried_bytes_total" ["to": "`session`, `client`"]
-        "Bytes of those WebSockets, by where they were carried.";
+        "Bytes forwarded for these WebSockets, by direction.";
     BODIES_BYTES Gauge "bodies_bytes" []
-        "Bodies of requests that are being read or worked on, in bytes: against a sixteenth of `limits.memory_bytes_max`.";
+        "Bytes of request bodies that are being read or processed. They are limited to a sixteenth of `limits.memory_bytes_max`.";
     BODIES_REFUSED_TOTAL Counter "bodies_refused_total" []
-        "Requests refused with 503 because too much of other requests' bodies was kept.";
+        "Requests refused with 503 because the bodies of other requests filled the memory for bodies.";
     ENGINE_IO_WAITING Gauge "engine_io_waiting" []
-        "Requests over Engine.IO that wait for packets.";
+        "Engine.IO polling requests that wait for packets.";
     CLOSES_TOTAL Counter "closes_total" ["reason": "the gateway's own close reasons, `custom reconnect`, `custom terminal`, `peer`, `lost`"]
-        "Connections closed, by the close code's reason or by how the client left.";
-    SLOW_CONSUMERS_TOTAL Counter "slow_consumers_total" ["cause": "`outbox_full`, `write_timeout` (the socket took nothing for too long), `memory_short` (the node's memory, of which the client owed most), `page_timeout` (the next page of a channel's state was asked for too late)"]
-        "Connections closed with 3008, by what the client was too slow for.";
+        "Connections closed, by the reason of the close code or by how the client left.";
+    SLOW_CONSUMERS_TOTAL Counter "slow_consumers_total" ["cause": "`outbox_full`, `write_timeout` (the socket accepted no bytes for too long), `memory_short` (the node was short of memory, and this client had the most pending data), `page_timeout` (the client asked too late for the next page of a map)"]
+        "Connections closed with 3008 because the client was too slow, by cause.";
     MEMORY_CLOSES_TOTAL Counter "memory_closes_total" []
-        "Connections closed with 3008 because they owed the most when the node was short of memory.";
+        "Connections closed with 3008 because the node was short of memory and they had the most pending data.";
     BALANCE_CLOSES_TOTAL Counter "balance_closes_total" []
-        "Connections closed with 3001 because this node had more than the mean of all nodes: their clients come back to others.";
+        "Connections closed with 3001 by rebalancing: this node had more than the mean of all nodes.";
     BALANCE_CLOSES_PENDING Gauge "balance_closes_pending" []
-        "Connections that are still to be closed for that.";
+        "Connections that rebalancing has yet to close.";
     PRESENCE_HELD Gauge "presence_held" []
-        "Clients that were closed to come back to another node and are still shown in presence (`drain.presence_hold_ms`).";
+        "Clients that were closed to reconnect to another node and that presence still shows (`drain.presence_hold_ms`).";
     PRESENCE_HELD_CHANNELS Gauge "presence_held_channels" []
-        "Channels in which these clients are still shown, each once for every client: at most 65,536.";
+        "Channels in which presence still shows these clients, counted once per client. At most 65,536.";
     PRESENCE_HELD_BYTES Gauge "presence_held_bytes" []
-        "Bytes of what is told of them there: at most 64 MiB.";
+        "Bytes of these presence entries. At most 64 MiB.";
     PRESENCE_HOLD_OVERFLOWS_TOTAL Counter "presence_hold_overflows_total" []
-        "Clients that were closed to come back to another node and said to have left at once, since too many others were held.";
+        "Clients that were closed to reconnect to another node and that left presence at once, because too many others were held.";
     CONNECTION_SECONDS Histogram "connection_seconds" []
-        "How long connections lived.";
+        "Lifetimes of connections.";
 
     "Commands of clients":
     MESSAGES_IN_TOTAL Counter "messages_in_total" ["protocol": "`centrifuge_json`, `centrifuge_protobuf`, `centrifuge_uni_json`, `centrifuge_uni_protobuf`, `raw`, `sse`, `sse_channels`, `sse_names`, `mercure`, `pusher`, `socketio`, `graphql`"]
         "Messages received from clients.";
     BYTES_IN_TOTAL Counter "bytes_in_total" []
-        "Bytes of messages received from clients, as they came over the wire.";
+        "Bytes of messages received from clients, as read from the network.";
     BYTES_OUT_TOTAL Counter "bytes_out_total" []
-        "Bytes handed to clients' sockets, frame headers included.";
+        "Bytes written to clients' sockets, including frame headers.";
     COMMANDS_TOTAL Counter "commands_total" ["command": "`connect`, `subscribe`, `publish`, … or `other`"]
-        "Commands of clients that were begun.";
+        "Commands of clients that were started.";
     REFUSALS_TOTAL Counter "refusals_total" ["error": "the error's message"]
-        "Commands of clients that were answered with an error.";
-    TOKENS_TOTAL Counter "tokens_total" ["kind": "`connection`, `subscription`", "result": "`accepted`, or why not: `missing`, `malformed`, `algorithm`, `unknown_key`, `keys_unavailable`, `signature`, `claims`, `audience`, `issuer`, `expired`, `early`, `misplaced`"]
-        "Tokens of clients, by what came of them. `misplaced`: for another channel, client or purpose.";
+        "Commands of clients that were answered with an error, by error.";
+    TOKENS_TOTAL Counter "tokens_total" ["kind": "`connection`, `subscription`", "result": "`accepted`, or the reason for refusal: `missing`, `malformed`, `algorithm`, `unknown_key`, `keys_unavailable`, `signature`, `claims`, `audience`, `issuer`, `expired`, `early`, `misplaced`"]
+        "Tokens of clients, by result. `misplaced`: the token is for another channel, client or purpose.";
     JWKS_FETCHES_TOTAL Counter "jwks_fetches_total" ["result": "`fetched`, `failed`"]
-        "Times the keys of tokens were asked for at `auth.jwks_url`.";
+        "Fetches of token keys from `auth.jwks_url` and `auth.subscription_jwks_url`, by result.";
     JWKS_AGE_SECONDS Gauge "jwks_age_seconds" []
-        "How long ago the keys of tokens were last fetched; of two sets, the older. 0 without any.";
+        "Seconds since token keys were last fetched; the older of two sets counts. 0 if no keys are fetched.";
     COMMANDS_GIVEN_UP_TOTAL Counter "commands_given_up_total" []
-        "Commands that clients had sent before they left and that were not carried out within `websocket.finish_timeout_ms`.";
+        "Commands of clients that closed their connection, given up because they were not completed within `websocket.finish_timeout_ms`.";
 
     "Publications":
-    PUBLICATIONS_IN_TOTAL Counter "publications_in_total" ["source": "`api`, `client`, `feed`, `demo`: published at this node; `node`: come through the broker"]
-        "Publications received. Each counts at the node where it was published, and once more as `node` at every node that the broker sends it to, that one included.";
-    PUBLICATIONS_REFUSED_TOTAL Counter "publications_refused_total" ["reason": "`behind`, `unreachable` and `timeout`: not sent; `unanswered`: sent, outcome unknown; `unexpected`; or what Redis refuses: `readonly`, `oom`, `misconf`, `noreplicas`, `noperm`, `loading`, `moved`, `clusterdown`, `masterdown`, `noscript`, `busy`, `unknown_command`, `other`"]
-        "Publications that the broker did not take.";
+    PUBLICATIONS_IN_TOTAL Counter "publications_in_total" ["source": "`api`, `client`, `feed`, `demo`: published at this node; `node`: received from the broker"]
+        "Publications received. Each is counted at the node where it was published, and again as `node` at every node that receives it from the broker, including the first.";
+    PUBLICATIONS_REFUSED_TOTAL Counter "publications_refused_total" ["reason": "`behind` (a worker of this node is behind), `unreachable` and `timeout`: not sent; `unanswered`: sent, outcome unknown; `unexpected`: not understood, outcome unknown; `full`: no room for a further key; or an error of Redis: `readonly`, `oom`, `misconf`, `noreplicas`, `noperm`, `loading`, `moved`, `clusterdown`, `masterdown`, `noscript`, `busy`, `unknown_command`, `other`"]
+        "Publications that the broker did not accept, by reason.";
     DELIVERIES_OUT_TOTAL Counter "deliveries_out_total" []
         "Publications handed to a subscriber's socket or outbox.";
     PUBLISH_TO_SOCKET_SECONDS Histogram "publish_to_socket_seconds" []
-        "From a publication's acceptance on this node, or its arrival from the broker, to the last local socket write.";
+        "Time from a publication's acceptance on this node, or its arrival from the broker, to the last local socket write.";
     DELIVERY_SECONDS Histogram "delivery_seconds" []
-        "From the publisher's request, at any node, to the last socket write of a worker's subscribers. Of the publications that are measured (`telemetry.stage_samples_per_second`). Between nodes it includes the difference of their clocks.";
-    STAGE_SECONDS Histogram "stage_seconds" ["stage": "`ingress`: from the publisher's request to the broker; `broker`: from there to a node with subscribers, the difference of the two nodes' clocks included; `node`: to the workers; `queue`: in a worker's inbox; `socket`: from a worker's first socket to its last; `acknowledgement`: from a ping behind what a client was sent to its answer, in whole milliseconds, of all clients that answer pings"]
-        "The parts of a publication's way, measured as `tidegate_delivery_seconds` is.";
-    DROPS_TOTAL Counter "drops_total" ["reason": "`inbox_full`, `outbox_full`, `held_back_full`, `announcements_full`, `quarantined`, `stale`"]
-        "Publications and control messages that did not reach someone. Each one is repaired or told to the client.";
+        "Time from the publisher's request, at any node, to the last socket write of one worker. Only for sampled publications (`telemetry.stage_samples_per_second`). Between nodes it includes the difference of their clocks.";
+    STAGE_SECONDS Histogram "stage_seconds" ["stage": "`ingress`: from the publisher's request to the broker; `broker`: from there to a node with subscribers, including the difference of the two nodes' clocks; `node`: to the workers; `queue`: in a worker's inbox; `socket`: from a worker's first socket write to its last; `acknowledgement`: from a ping sent after publications to the client's answer, in whole milliseconds, for all clients that answer pings"]
+        "Time that a publication spends in each stage of its way. Only for sampled publications, like `tidegate_delivery_seconds`.";
+    DROPS_TOTAL Counter "drops_total" ["reason": "`inbox_full`, `outbox_full`, `held_back_full`, `announcements_full`, `shown_full`, `quarantined`, `stale`"]
+        "Publications and control messages that did not reach a receiver, by reason. Each loss is repaired or reported to the client.";
     DUPLICATES_TOTAL Counter "duplicates_total" []
-        "Publications that came again and were not delivered twice.";
+        "Publications that arrived more than once and were delivered once.";
     GAPS_TOTAL Counter "gaps_total" []
-        "Times a channel's publications did not follow each other.";
+        "Gaps found in the offsets of a channel's publications.";
     REPAIRS_TOTAL Counter "repairs_total" []
-        "Gaps that were filled from history.";
+        "Gaps filled from history.";
     INSUFFICIENT_TOTAL Counter "insufficient_total" []
         "Subscriptions ended because a gap could not be filled.";
     SUPERSEDED_TOTAL Counter "superseded_total" []
-        "Newest values that gave way to newer ones before a subscriber was sent them, once for each subscriber. Each is told of with the value that it is sent.";
+        "Newest values that were replaced by newer ones before they were sent, counted once per subscriber. The next value reports their number to the subscriber.";
     CATCH_UPS_TOTAL Counter "catch_ups_total" ["from": "`read`, `earlier_read`"]
-        "Times someone who subscribes was told of a channel's retained history, by whether history was read for it or an earlier read told them too.";
+        "Subscribers that were brought up to date from a channel's history, by whether history was read for them or an earlier read was reused.";
     RECOVERIES_TOTAL Counter "recoveries_total" ["result": "`recovered`, `unrecovered`"]
-        "Subscriptions that asked to be brought up to date.";
+        "Subscriptions that asked for recovery, by result.";
 
     "By namespace":
-    NAMESPACE_PUBLICATIONS_IN_TOTAL Counter "namespace_publications_in_total" ["namespace": "`(default)` for channels without one, those of the configuration, `(unknown)` for one that it does not have, `(others)` for those beyond the first 253", "source": "as in `tidegate_publications_in_total`"]
+    NAMESPACE_PUBLICATIONS_IN_TOTAL Counter "namespace_publications_in_total" ["namespace": "a configured namespace, `(default)` for channels without a namespace, `(unknown)` for a namespace that is not configured, `(others)` for namespaces beyond the first 253", "source": "as in `tidegate_publications_in_total`"]
         "`tidegate_publications_in_total`, by the namespace of the channel.";
     NAMESPACE_PUBLICATIONS_REFUSED_TOTAL Counter "namespace_publications_refused_total" ["namespace": "as in `tidegate_namespace_publications_in_total`", "reason": "as for `tidegate_publications_refused_total`"]
         "`tidegate_publications_refused_total`, by the namespace of the channel.";
     NAMESPACE_DELIVERIES_OUT_TOTAL Counter "namespace_deliveries_out_total" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
         "`tidegate_deliveries_out_total`, by the namespace of the channel.";
     NAMESPACE_BYTES_IN_TOTAL Counter "namespace_bytes_in_total" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
-        "Bytes of the payloads of what was published at this node, whoever did, and of the values that keys were set to. What the broker refused is not in it, nor what other nodes published; a change or a publication that it took and that altered nothing, since its key of idempotency was used or its condition did not hold, is.";
+        "Bytes of payloads published at this node from any source, including values of keys. Publications that the broker refused, and those of other nodes, are not counted. Accepted requests without effect are counted: a repeated idempotency key, or a condition that did not hold.";
     NAMESPACE_BYTES_OUT_TOTAL Counter "namespace_bytes_out_total" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
-        "Bytes of publications, joins and leaves handed to subscribers' sockets and outboxes, frame headers included. Answers to commands are not in it.";
+        "Bytes of publications, joins and leaves handed to subscribers' sockets and outboxes, including frame headers. Replies to commands are not counted.";
     NAMESPACE_SUBSCRIPTIONS Gauge "namespace_subscriptions" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
         "`tidegate_subscriptions`, by the namespace of the channel.";
     NAMESPACE_CHANNELS Gauge "namespace_channels" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
@@ -157,9 +157,9 @@ metrics! {
     NAMESPACE_RECOVERIES_TOTAL Counter "namespace_recoveries_total" ["namespace": "as in `tidegate_namespace_publications_in_total`", "result": "`recovered`, `unrecovered`"]
         "`tidegate_recoveries_total`, by the namespace of the channel.";
     NAMESPACE_REFUSALS_TOTAL Counter "namespace_refusals_total" ["namespace": "as in `tidegate_namespace_publications_in_total`", "error": "the error's message"]
-        "Commands of clients to subscribe, publish, and read history or presence that were answered with an error, as far as the node refused them itself.";
+        "Commands of clients to subscribe, publish, or read history or presence that this node itself answered with an error, by error.";
     NAMESPACE_HISTORY_READS_TOTAL Counter "namespace_history_reads_total" ["namespace": "as in `tidegate_namespace_publications_in_total`"]
-        "Times the broker was asked for a channel's history: by clients, the server API, those who recover, and to fill gaps.";
+        "Reads of a channel's history from the broker: for clients, the server API, recovery and gaps.";
 
     "Subscribers":
     SUBSCRIPTIONS Gauge "subscriptions" []
@@ -168,201 +168,201 @@ metrics! {
         "Channels with a subscriber on this node.";
 
     "Workers":
-    WORKER_INBOX Gauge "worker_inbox" ["worker": "its number, at most 64"]
-        "Publications and answers that wait for a worker.";
-    WORKER_BUSY_SECONDS_TOTAL Counter "worker_busy_seconds_total" ["worker": "its number, at most 64"]
-        "Time a worker did not wait. Its rate is the share of one processor.";
-    WORKER_CONNECTIONS Gauge "worker_connections" ["worker": "its number, at most 64"]
+    WORKER_INBOX Gauge "worker_inbox" ["worker": "the worker's number; at most 64 workers"]
+        "Publications and answers that wait in a worker's inbox.";
+    WORKER_BUSY_SECONDS_TOTAL Counter "worker_busy_seconds_total" ["worker": "the worker's number; at most 64 workers"]
+        "Time that a worker spent working. Its rate is the share of one processor.";
+    WORKER_CONNECTIONS Gauge "worker_connections" ["worker": "the worker's number; at most 64 workers"]
         "Connections of a worker.";
-    WORKER_IO_URING Gauge "worker_io_uring" ["worker": "its number, at most 64"]
-        "Whether a worker sends to many clients in one system call (1), or to each in one (0): `workers.io_uring`.";
+    WORKER_IO_URING Gauge "worker_io_uring" ["worker": "the worker's number; at most 64 workers"]
+        "1 if the worker sends to many clients with one system call, 0 if it needs one for each client: `workers.io_uring`.";
     OUTBOX_BYTES Gauge "outbox_bytes" []
-        "Bytes kept for clients whose sockets are full.";
+        "Bytes in the outboxes of clients whose sockets are full.";
     OUTBOX_BLOCKED Gauge "outbox_blocked" []
         "Connections whose sockets are full.";
 
     CLIENT_BUFFER_BYTES Gauge "client_buffer_bytes" []
-        "Bytes kept for clients that read slowly, and of their commands. Half of the budget is for these.";
+        "Bytes kept for slow clients and for commands of clients. 7/16 of `tidegate_memory_budget_bytes` is for these.";
     MEMORY_BUDGET_BYTES Gauge "memory_budget_bytes" []
-        "What this node may keep of all kinds, in bytes: `limits.memory_bytes_max`.";
+        "The memory budget of this node for pending data of all kinds, in bytes: `limits.memory_bytes_max`.";
 
     "Broker":
     BROKER_SECONDS Histogram "broker_seconds" ["operation": "`publish`, `subscribe`, `unsubscribe`, `history`, `positions`, `control`, `nodes`, `presence_write`, `presence_read`, `ledger_write`, `ledger_read`, `session_write`, `session_read`, `turn`"]
-        "Round trips to Redis.";
+        "Durations of calls to the broker, by operation.";
     BROKER_ERRORS_TOTAL Counter "broker_errors_total" ["reason": "as for `tidegate_publications_refused_total`"]
-        "Calls to the broker that failed.";
+        "Calls to the broker that failed, by reason.";
     BROKER_LINK_UP Gauge "broker_link_up" ["link": "`command`, `read`, `subscriber`"]
-        "1 while a link to Redis is up.";
+        "1 while a connection to the broker is up.";
     BROKER_RECONNECTS_TOTAL Counter "broker_reconnects_total" ["link": "`command`, `read`, `subscriber`"]
-        "Times a link to Redis was made again after it was lost.";
+        "Times a connection to the broker was reopened.";
     BROKER_MASTER_CHANGES_TOTAL Counter "broker_master_changes_total" []
-        "Times another Redis became the master that Sentinel names, and the node moved there.";
+        "Times Sentinel named another Redis as master and this node changed to it.";
     BROKER_SENTINELS_UP Gauge "broker_sentinels_up" []
-        "Sentinels of `redis.addresses` that answer.";
+        "Sentinels in `redis.addresses` that answer.";
     BROKER_SHARD_UP Gauge "broker_shard_up" ["shard": "the addresses in `redis.addresses`, or those of a cluster's masters"]
-        "1 while messages to this node itself come back through this Redis. Only where there are several, as with the other metrics of shards.";
+        "1 while this node's canary messages return through this Redis. Like all metrics of shards, only with several Redis servers.";
     BROKER_SHARD_CHANNELS Gauge "broker_shard_channels" ["shard": "the addresses in `redis.addresses`, or those of a cluster's masters"]
-        "Channels this node has this Redis deliver.";
+        "Channels that this node is subscribed to at this Redis.";
     BROKER_SHARD_PUBLISHED_TOTAL Counter "broker_shard_published_total" ["shard": "the addresses in `redis.addresses`, or those of a cluster's masters"]
-        "Publications of this node that this Redis took.";
+        "Publications of this node that this Redis accepted.";
     BROKER_SHARD_ERRORS_TOTAL Counter "broker_shard_errors_total" ["shard": "the addresses in `redis.addresses`, or those of a cluster's masters"]
         "Calls to this Redis that failed.";
     BROKER_SHARD_RECONNECTS_TOTAL Counter "broker_shard_reconnects_total" ["shard": "the addresses in `redis.addresses`, or those of a cluster's masters"]
-        "Times a link to this Redis was made again after it was lost.";
+        "Times a connection to this Redis was reopened.";
     NODES_APART Gauge "nodes_apart" []
-        "Other nodes that place channels in another way, because they have another list of Redis servers or another `redis.cluster_partitions`. Must be 0.";
+        "Other nodes that distribute channels differently, because their list of Redis servers or their `redis.cluster_partitions` differs. Must be 0.";
     BROKER_CHANNELS Gauge "broker_channels" []
-        "Channels this node has the broker deliver.";
+        "Channels that this node is subscribed to at the broker.";
     BROKER_RECEIVED_BYTES_TOTAL Counter "broker_received_bytes_total" []
         "Bytes of publications received through the broker.";
     BROKER_UNREADABLE_TOTAL Counter "broker_unreadable_total" []
-        "Messages from the broker that could not be read and were dropped.";
+        "Messages from the broker that could not be decoded and were dropped.";
     BROKER_REPEATED_TOTAL Counter "broker_repeated_total" []
-        "Publications not made again, because their idempotency key had been used.";
+        "Publications that had no effect because their idempotency key had been used.";
     BROKER_EVICTIONS_TOTAL Counter "broker_evictions_total" ["what": "`stream`, `key`"]
-        "Histories and idempotency keys that the memory broker forgot before their time, for want of room.";
+        "Histories and idempotency keys that the memory broker evicted before they expired, because its limits were reached.";
     PRESENCE_OVERFLOWS_TOTAL Counter "presence_overflows_total" []
-        "Times so many presence changes waited for Redis that all of the node's presence was written anew instead.";
+        "Times so many presence changes waited for the broker that the node wrote all of its presence anew instead.";
     LEDGER_UNSHORTENED_TOTAL Counter "ledger_unshortened_total" []
-        "Times a ledger's log in NATS was not made shorter when it was due: the nodes wrote to it all the time, or NATS failed. It is tried again when it is longer.";
-    NODE_QUESTIONS_TOTAL Counter "node_questions_total" ["result": "`answered`, or why not: `unknown_node`, `deaf`, `late`, `too_many`, `busy`, `not_understood`, `unsendable`, `broker`"]
-        "Questions that this node asked another or itself, by what came of them.";
+        "Times the compaction of a ledger's log in NATS was due and failed, because nodes kept writing to it or NATS failed. It is retried when the log is longer.";
+    NODE_QUESTIONS_TOTAL Counter "node_questions_total" ["result": "`answered`, or the reason for failure: `unknown_node`, `deaf`, `late`, `too_many`, `busy`, `not_understood`, `unsendable`, `broker`"]
+        "Requests of this node to other nodes or to itself, by result.";
     CANARY_SECONDS Histogram "canary_seconds" []
-        "How long a message to this node itself took through the broker.";
+        "Round-trip times of canary messages, which this node sends to itself through the broker.";
     CANARY_AGE_SECONDS Gauge "canary_age_seconds" []
-        "Seconds since such a message last came back.";
+        "Seconds since a canary message last returned.";
 
     "Other nodes":
     NODES Gauge "nodes" []
-        "Nodes that are announced in Redis, this one included: 1 where it cannot be asked. Those that drain count until they end.";
+        "Nodes that are announced in the broker, including this one. 1 if the broker cannot be asked. Draining nodes are counted until they exit.";
     NODES_EXPECTED Gauge "nodes_expected" []
-        "How many nodes there should be at least: `cluster.nodes_expected`.";
+        "The least number of nodes that the cluster should have: `cluster.nodes_expected`.";
     NODES_LOST_TOTAL Counter "nodes_lost_total" []
-        "Other nodes that are gone without having said that they leave: they ended, or cannot reach Redis. Each of the others counts it, some 25 s later.";
+        "Other nodes that disappeared without an orderly shutdown: they ended, or cannot reach the broker. Each remaining node counts them, some 25 s later.";
 
     "HTTP":
     API_CONNECTIONS_ON_WORKERS Gauge "api_connections_on_workers" []
-        "Connections of the server API that only publish, and are served where the subscribers are.";
+        "Connections to the server API that only publish and are served by workers.";
     API_REQUESTS_TOTAL Counter "api_requests_total" ["method": "the API's methods, or `unknown`", "status": "the HTTP status"]
         "Requests to the server API.";
     API_SECONDS Histogram "api_seconds" ["method": "the API's methods, or `unknown`"]
-        "How long requests to the server API took.";
+        "Durations of requests to the server API.";
     TLS_RELOADS_TOTAL Counter "tls_reloads_total" ["result": "`changed`, `failed`"]
-        "Times a changed certificate was taken, or could not be.";
+        "Reloads of a changed certificate, by result.";
 
     CONFIG_RELOADS_TOTAL Counter "config_reloads_total" ["result": "`applied`, `unchanged`, `refused`"]
-        "Times the configuration was read again. What needs a restart does not count as applied.";
+        "Reloads of the configuration, by result. Changes that need a restart do not count as applied.";
     CONFIG_APPLIED_SECONDS Gauge "config_applied_time_seconds" []
-        "When the configuration in use was last read, in seconds since 1970.";
+        "Time at which the current configuration was read, in seconds since 1970.";
     CONFIG_HASH Gauge "config_hash" []
-        "A number made of the configuration in use, secrets left out: nodes with the same one have the same settings.";
+        "A hash of the current configuration without secrets: nodes with the same value have the same settings.";
 
     "The application's servers":
-    BACKEND_SECONDS Histogram "backend_seconds" ["hook": "`connect`, `refresh`, `subscribe`, `sub_refresh`, `publish`, `rpc`, `message`, `poll`"]
-        "How long questions to a backend took, retries included.";
-    BACKEND_RESULTS_TOTAL Counter "backend_results_total" ["hook": "as for `tidegate_backend_seconds`", "result": "`answered`; `denied`: by the backend; or why there was no answer: `too_many`, `open`, `timeout`, `unreachable`, `private_address`, `broken`, `status`, `too_long`, `malformed`"]
-        "Questions to a backend, by what came of them.";
+    BACKEND_SECONDS Histogram "backend_seconds" ["hook": "`connect`, `refresh`, `subscribe`, `sub_refresh`, `publish`, `map_publish`, `map_remove`, `rpc`, `message`, `graphql`, `socketio`, `poll`"]
+        "Durations of calls to a hook, including retries.";
+    BACKEND_RESULTS_TOTAL Counter "backend_results_total" ["hook": "as for `tidegate_backend_seconds`", "result": "`answered`; `denied` by the backend; or the reason for failure: `too_many`, `open`, `timeout`, `unreachable`, `private_address`, `broken`, `status`, `too_long`, `malformed`"]
+        "Calls to a hook, by result.";
     BACKEND_RETRIES_TOTAL Counter "backend_retries_total" ["hook": "as for `tidegate_backend_seconds`"]
-        "Times a backend was asked again.";
+        "Retries of calls to a hook.";
     BACKEND_IN_FLIGHT Gauge "backend_in_flight" ["hook": "as for `tidegate_backend_seconds`"]
-        "Questions that wait for a backend.";
+        "Calls in flight to a hook.";
     BACKEND_BREAKERS_OPEN Gauge "backend_breakers_open" ["hook": "as for `tidegate_backend_seconds`"]
-        "Hooks that are left alone because they failed too often: 1 for one, more where `rpc` has namespaces or `poll` has several sections.";
-    BACKEND_EVENTS_TOTAL Counter "backend_events_total" ["result": "`sent`, or why it was lost: `full`, `deadline`, `refused`, `stopping`, `failed`"]
-        "Events for the backend, by what came of them.";
+        "Hooks with an open circuit breaker. More than 1 is possible if `rpc` has namespaces or `poll` has several sections.";
+    BACKEND_EVENTS_TOTAL Counter "backend_events_total" ["result": "`sent`, or the reason for the loss: `full`, `deadline`, `refused`, `stopping`, `failed`"]
+        "Events for the backend, by result.";
     BACKEND_EVENT_FAILURES_TOTAL Counter "backend_event_failures_total" ["reason": "`timeout`, `unreachable`, `private_address`, `broken`, `status`, `too_long`"]
-        "Times a batch of events was not taken. It is sent again.";
+        "Failed attempts to deliver a batch of events, by reason. The batch is sent again.";
     BACKEND_EVENTS_QUEUED Gauge "backend_events_queued" []
-        "Events that wait to be sent.";
+        "Events queued for the backend.";
     BACKEND_EVENTS_QUEUED_BYTES Gauge "backend_events_queued_bytes" []
-        "Their bytes.";
+        "Bytes of the events queued for the backend.";
 
     "Webhooks of Pusher's apps":
-    WEBHOOK_EVENTS_TOTAL Counter "webhook_events_total" ["result": "`sent`, or why it was lost: `full`, `deadline`, `refused`, `stopping`, `failed`"]
-        "Events for webhooks, by what came of them. Counted on the node that sends them, or that found no room for them.";
+    WEBHOOK_EVENTS_TOTAL Counter "webhook_events_total" ["result": "`sent`, or the reason for the loss: `full`, `deadline`, `refused`, `stopping`, `failed`"]
+        "Events for webhooks, by result. Counted on the node that sends them, or on the node whose queue was full.";
     WEBHOOK_FAILURES_TOTAL Counter "webhook_failures_total" ["reason": "`timeout`, `unreachable`, `private_address`, `broken`, `status`, `too_long`"]
-        "Times a batch was not taken by a webhook. It is sent again.";
+        "Failed attempts to deliver a batch to a webhook, by reason. The batch is sent again.";
     WEBHOOK_CHANGES_QUEUED Gauge "webhook_changes_queued" []
-        "What has happened on this node and is yet to be written to a ledger.";
+        "Changes on this node that have yet to be written to the ledger of the app.";
     WEBHOOK_CHANGES_QUEUED_BYTES Gauge "webhook_changes_queued_bytes" []
-        "Its bytes.";
+        "Bytes of the changes that have yet to be written to a ledger.";
     WEBHOOK_RESTARTS_TOTAL Counter "webhook_restarts_total" []
-        "Times this node wrote anew who is where, because Redis may have lost it or this node was taken for dead.";
+        "Times this node wrote all of its subscribers to the ledger anew, because the broker may have lost them or the node had been considered dead.";
 
     "Emitters of Socket.IO":
-    EMITTED_TOTAL Counter "socketio_emitted_total" ["kind": "`emit`, `join`, `leave`, `disconnect`, `other`", "result": "`done`; `repeated`: another node had done it; or why not: `malformed`, `too_long`, `pickle`, `unsupported`, `unknown_namespace`, `refused`, `failed`, `late`, `dropped`, `unplaced`"]
-        "What emitters have said through Redis, by what came of it. Counted on the node that carries it out; `dropped` and `unplaced` on each.";
+    EMITTED_TOTAL Counter "socketio_emitted_total" ["kind": "`emit`, `join`, `leave`, `disconnect`, `other`", "result": "`done`; `repeated`: another node had carried it out; or the reason for failure: `malformed`, `too_long`, `pickle`, `unsupported`, `unknown_namespace`, `refused`, `failed`, `late`, `dropped`, `unplaced`"]
+        "Messages of emitters, by result. Counted on the node that carries them out; `dropped` and `unplaced` are counted on each node.";
     EMITTERS_LINK_UP Gauge "socketio_emitters_link_up" []
         "1 while this node is connected to the Redis of the emitters.";
     EMITTERS_RECONNECTS_TOTAL Counter "socketio_emitters_reconnects_total" []
-        "Times that connection was opened again.";
+        "Times the connection to the Redis of the emitters was reopened.";
     EMITTERS_LEADER Gauge "socketio_emitters_leader" []
-        "1 on the one node of the cluster that carries out what emitters say.";
+        "1 on the one node of the cluster that carries out messages of emitters.";
     EMITTERS_WAITING_BYTES Gauge "socketio_emitters_waiting_bytes" []
-        "Messages of emitters that this node has heard and does not know to be done.";
+        "Bytes of emitters' messages that this node has received and that are not known to be carried out.";
 
     "Feeds":
     FEED_READ_TOTAL Counter "feed_read_total" ["feed": "the name of a section `feeds.NAME`"]
-        "Records that this node has read, those included that it reads again.";
-    FEED_RECORDS_TOTAL Counter "feed_records_total" ["feed": "the name of a section `feeds.NAME`", "result": "`published`; `repeated`: nothing new, as it was published before or its version is no newer; `dead_lettered`"]
-        "Records that this node is done with, by what came of them.";
+        "Records read by this node, including those read again.";
+    FEED_RECORDS_TOTAL Counter "feed_records_total" ["feed": "the name of a section `feeds.NAME`", "result": "`published`; `repeated`: published before, or with a version that is not newer; `dead_lettered`"]
+        "Records that this node has finished, by result.";
     FEED_RETRIES_TOTAL Counter "feed_retries_total" ["feed": "the name of a section `feeds.NAME`"]
-        "Times this node had to pause and try again, because the source or the broker was away.";
+        "Times this node paused and retried, because the source or the broker was unavailable.";
     FEED_CONNECTED Gauge "feed_connected" ["feed": "the name of a section `feeds.NAME`"]
         "1 while this node can use the source.";
     FEED_READER Gauge "feed_reader" ["feed": "the name of a section `feeds.NAME`"]
-        "1 on the one node that reads the feed; of a topic of Kafka on each that reads a partition.";
+        "1 on the one node that reads the feed; for a Kafka topic, on each node that reads a partition.";
     FEED_HELD_RECORDS Gauge "feed_held_records" ["feed": "the name of a section `feeds.NAME`"]
-        "Records that this node has read and is not done with.";
+        "Records that this node has read and not yet finished.";
     FEED_BEHIND_RECORDS Gauge "feed_behind_records" ["feed": "the name of a section `feeds.NAME`"]
-        "Records in the source that are not done with. Only who reads shows it, and only where the source can tell.";
+        "Records in the source that are not finished. Only on the node that reads the feed, and only for sources that report it.";
     FEED_OLDEST_SECONDS Gauge "feed_oldest_seconds" ["feed": "the name of a section `feeds.NAME`"]
-        "How old the oldest of them is. Shown as the one before.";
+        "Age of the oldest record that is not finished. Only where `tidegate_feed_behind_records` is available.";
 
     "Polled channels":
     POLL_CHANNELS Gauge "poll_channels" []
-        "Polled channels that clients of this node follow keys of, or did until a moment ago.";
+        "Polled channels whose keys clients of this node follow, or followed until a moment ago.";
     POLL_KEYS Gauge "poll_keys" []
-        "Their keys, each once.";
+        "Keys of polled channels that clients of this node follow.";
     POLL_CLIENT_KEYS Gauge "poll_client_keys" []
-        "The same, each once for every client that follows it.";
-    POLL_RESULTS_TOTAL Counter "poll_results_total" ["source": "`round`: a backend was asked; `published`: the server API was called", "result": "`changed`, `unchanged`, `removed`"]
-        "What was said of keys that are followed here. There is news only of what has changed or was removed.";
+        "The same keys, counted once per client that follows them.";
+    POLL_RESULTS_TOTAL Counter "poll_results_total" ["source": "`round`: polled from a backend; `published`: sent through the server API", "result": "`changed`, `unchanged`, `removed`"]
+        "Results for followed keys of polled channels, by source and result. Subscribers are sent only changed and removed keys.";
     POLL_RESETS_TOTAL Counter "poll_resets_total" []
-        "Times the versions of a channel counted anew, so that its subscribers were sent to come back.";
+        "Times the versions of a polled channel were reset, so that its subscribers had to subscribe again.";
 
     "Socket.IO":
-    SOCKETIO_RECOVERIES_TOTAL Counter "socketio_recoveries_total" ["result": "`recovered`, or why the client began anew: `unknown`: no such session, or away for too long; `other_user`; `other_client`: its connection was somebody else in a namespace before; `offset`: not one of ours; `stale`: what is kept is older than what it was told; `history`: what it missed is not there any more; `taken`: another connection was quicker; `unreachable`: Redis did not answer"]
-        "Clients of Socket.IO that asked to come back to their session.";
-    SOCKETIO_CLIENTS Gauge "socketio_clients" ["namespace": "those of `socketio.namespaces`, at most 64"]
-        "Clients of this node in each namespace of Socket.IO.";
-    SOCKETIO_EVENTS_TOTAL Counter "socketio_events_total" ["result": "`received`; `refused`: those of them that were answered with an error"]
-        "Events that clients of Socket.IO have sent.";
+    SOCKETIO_RECOVERIES_TOTAL Counter "socketio_recoveries_total" ["result": "`recovered`, or why a new session began: `unknown`: the session does not exist or has expired; `other_user`; `other_client`: the connection already had another client id in a namespace; `offset`: the offset is not one that the gateway sent; `stale`: the stored session is older than what the client was sent; `history`: the missed events are no longer in history; `taken`: another connection recovered the session first; `unreachable`: the broker did not answer"]
+        "Socket.IO clients that asked to recover their session, by result.";
+    SOCKETIO_CLIENTS Gauge "socketio_clients" ["namespace": "a section of `socketio.namespaces`; at most 64"]
+        "Clients of this node in each Socket.IO namespace.";
+    SOCKETIO_EVENTS_TOTAL Counter "socketio_events_total" ["result": "`received`: all events; `refused`: those answered with an error"]
+        "Events sent by Socket.IO clients.";
     SOCKETIO_SESSIONS Gauge "socketio_sessions" []
-        "Sessions of this node's clients that they can come back to.";
+        "Sessions of this node's clients that can be recovered.";
 
-    SOCKETIO_ASKS_TOTAL Counter "socketio_asks_total" ["result": "`answered`; `timeout`; `gone`: its connection ended, or it was not there; `too_many`: too many were waited for, of it or of all; `too_long`: there was no room for its answer; `late`: an acknowledgement that nobody waited for"]
-        "Acknowledgements that servers asked clients of this node for, by what came of them.";
+    SOCKETIO_ASKS_TOTAL Counter "socketio_asks_total" ["result": "`answered`; `timeout`; `gone`: the client was not connected or disconnected; `too_many`: too many acknowledgements were pending for the client or in total; `too_long`: there was no memory for the answer; `late`: the answer came when it was no longer awaited"]
+        "Acknowledgements that servers requested from clients of this node, by result.";
     SOCKETIO_ASKS_PENDING Gauge "socketio_asks_pending" []
-        "Acknowledgements of this node's clients that are waited for.";
+        "Requested acknowledgements of this node's clients that are still awaited.";
 
     "GraphQL":
-    GRAPHQL_OPERATIONS_TOTAL Counter "graphql_operations_total" ["result": "`subscription`: it has a channel, which the client may still be refused; `answered`: at once, such as what the schema is; `refused`: it is not valid, or more than the limits allow"]
-        "Operations that clients have asked for in GraphQL.";
+    GRAPHQL_OPERATIONS_TOTAL Counter "graphql_operations_total" ["result": "`subscription`: mapped to a channel, to which the subscription may still be refused; `answered`: answered at once, such as a query of the schema; `refused`: invalid, or beyond the limits"]
+        "GraphQL operations of clients, by result.";
 
     "Traces":
     TRACE_EXPORTS_FAILED_TOTAL Counter "trace_exports_failed_total" []
-        "Batches of spans that the collector of traces did not take, and that are lost.";
+        "Batches of spans that the collector of traces did not accept; they are lost.";
 
     "The process":
     PANICS_TOTAL Counter "panics_total" ["what": "`client`, `request`, `delivery`, `worker`, `feed`"]
-        "Faults of the program itself that cost one client, one request, one delivery, a worker's clients or a pause of a feed, and not the node. Report them.";
-    UP Gauge "build_info" ["version": "of this program"]
+        "Internal faults that affected one client, one request, one delivery, one worker's clients or one feed, but not the node. Please report them.";
+    UP Gauge "build_info" ["version": "the version of this program"]
         "Always 1.";
     READY Gauge "ready" []
-        "1 while `/readyz` says yes.";
+        "1 while `/readyz` reports ready.";
     START_TIME_SECONDS Gauge "process_start_time_seconds" []
-        "When this node was started, in seconds since 1970.";
+        "Time at which this node was started, in seconds since 1970.";
     CPU_SECONDS_TOTAL Counter "process_cpu_seconds_total" []
         "Processor time used.";
     RESIDENT_BYTES Gauge "process_resident_memory_bytes" []

@@ -4,28 +4,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::setting::Faults;
 
-/// Logs and traces.
+/// Logs, metrics and traces.
 #[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetryConfig {
-    /// `json`: one object a line; `text`: for people.
+    /// `text`, for people, or `json`, one object per line.
     pub log_format: LogFormat,
-    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or by module: `info,tidegate::broker=debug`.
+    /// The level of the log: `error`, `warn`, `info`, `debug`, `trace` or `off`, also per module:
+    /// `info,tidegate::broker=debug`.
     pub log_level: String,
-    /// Where traces are sent to, as OTLP in protobuf over HTTP: `http://collector:4318`, or with a path,
-    /// `http://collector:4318/v1/traces`. Not set: no traces.
+    /// The collector of traces, which are sent as OTLP in protobuf over HTTP: `http://collector:4318`, or with a
+    /// path, `http://collector:4318/v1/traces`. Not set: no traces.
     pub otlp_endpoint: Option<String>,
     /// The share of publications that are traced, from 0 to 1.
     pub trace_ratio: f64,
-    /// The name this service has in traces.
+    /// The name of this service in traces.
     pub service_name: String,
-    /// Whether every metric says which node it is of, in a label `node` with the value of `node.name`. For a Prometheus that
-    /// knows nodes by their addresses alone.
+    /// Adds a label `node` with the node's name (`node.name`) to every metric. For a Prometheus that knows nodes by
+    /// address only.
     pub node_label: bool,
-    /// How many publications a second this node measures on their way from publisher to socket, of those that are published
-    /// through it: the stages of `tidegate_stage_seconds`. Evenly chosen of all, at most 10000. 0: none.
+    /// The number of publications per second whose way from publisher to socket this node measures
+    /// (`tidegate_stage_seconds`). They are sampled evenly from the publications of this node. At most 10000. 0:
+    /// none.
     pub stage_samples_per_second: u32,
-    /// How long traces may take to be sent when the node stops, in milliseconds.
+    /// Time limit for sending the remaining traces when the node stops, in milliseconds.
     pub flush_timeout_ms: u64,
 }
 

@@ -11,13 +11,13 @@ pub const WORKERS_MAX: usize = 64;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkerConfig {
-    /// Threads. 0: one for each processor.
+    /// Number of worker threads. 0: one per processor.
     pub count: usize,
-    /// Publications that may wait for one worker. Publishers on this node are held up long before; past it, what
-    /// comes from other nodes is dropped and subscribers are told of the gap.
+    /// The most publications that wait for one worker. Publishers on this node are slowed down long before that. When
+    /// an inbox is full, publications from other nodes are dropped and subscribers are informed of the gap.
     pub inbox_max: usize,
-    /// How a publication leaves for many clients. `auto`: in one system call for up to 128 of them, where the kernel
-    /// and what confines this process allow io_uring, else in one for each; `off`: in one for each.
+    /// How a publication is sent to many clients. `auto`: with one system call per 128 clients where the kernel and
+    /// the process's sandbox allow io_uring, and otherwise with one per client. `off`: always with one per client.
     pub io_uring: IoUring,
 }
 

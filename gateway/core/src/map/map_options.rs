@@ -7,50 +7,57 @@ use serde::{Deserialize, Serialize};
 use super::MapRetention;
 use crate::history::{KeysBeside, Retention};
 
-/// For namespaces whose `subscription_type` is `map`, `map_clients` or `map_users`.
+/// Maps: channels of a namespace whose `subscription_type` is `map`, `map_clients` or `map_users`.
+/// `[namespaces.NAME.map]` has the same keys.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MapOptions {
-    /// `ephemeral`: keys expire, and who comes back reads all of them anew. `recoverable`: keys expire, and a stream of
-    /// changes beside them lets subscribers recover. `persistent`: the same, and keys stay until they are removed.
+    /// What a map keeps. `ephemeral`: keys expire, and a returning subscriber reads all keys again. `recoverable`:
+    /// keys expire, and a stream of changes lets subscribers recover. `persistent`: as `recoverable`, but keys stay
+    /// until they are removed.
     pub mode: MapMode,
-    /// Seconds a key is kept after it was last written. Not for `persistent`, needed otherwise.
+    /// Time that a key is kept after it was last written, in seconds. Not used by `persistent`.
     pub key_ttl_s: u64,
-    /// Keys of one channel. A publication of one more is refused with 106.
+    /// The most keys of one channel. A publication of a further key is refused with 106.
     pub keys_max: u32,
-    /// Changes kept in the stream of each channel. Not for `ephemeral`.
+    /// The most changes kept in a channel's stream. Not used by `ephemeral`.
     pub stream_size: u32,
-    /// Seconds the stream is kept after its last change. Not for `ephemeral`.
+    /// Time that a channel's stream is kept after its last change, in seconds. Not used by `ephemeral`.
     pub stream_ttl_s: u64,
-    /// State is read in the order of scores, the highest first, and not of keys.
+    /// Returns keys in descending order of their scores, instead of in the order of keys.
     pub ordered: bool,
-    /// Which key a client writes and removes: the one it names (`any`), or the one of its own `client_id` or `user_id`,
-    /// whatever it names.
+    /// The key that a client writes and removes. `any`: the key that the client names. `client_id` or `user_id`: the
+    /// client's own id or its user's, whatever key it names.
     pub client_key: ClientKey,
-    /// A client that leaves the channel takes the key of its client id with it.
+    /// Removes the key with a client's id when that client leaves the channel.
     pub remove_client_on_unsubscribe: bool,
-    /// Subscribers with a user may publish keys.
+    /// Allows subscribers with a user to publish keys.
     pub allow_publish: bool,
-    /// The same for anonymous clients, as far as the two others say.
+    /// Allows anonymous subscribers to publish keys; with `allow_publish_for_client`, also anonymous clients that are
+    /// not subscribed.
     pub allow_publish_anonymous: bool,
-    /// Clients with a user may publish keys without being subscribed.
+    /// Allows clients with a user to publish keys without being subscribed. Does not apply to private channels or
+    /// channels that name their users or client.
     pub allow_publish_for_client: bool,
-    /// Subscribers with a user may remove keys.
+    /// Allows subscribers with a user to remove keys.
     pub allow_remove: bool,
-    /// The same for anonymous clients, as far as the two others say.
+    /// Allows anonymous subscribers to remove keys; with `allow_remove_for_client`, also anonymous clients that are
+    /// not subscribed.
     pub allow_remove_anonymous: bool,
-    /// Clients with a user may remove keys without being subscribed.
+    /// Allows clients with a user to remove keys without being subscribed. Does not apply to private channels or
+    /// channels that name their users or client.
     pub allow_remove_for_client: bool,
-    /// The `map_publish` hook says whether clients may set keys, which, and to what: whoever is not refused by it may,
-    /// whatever the other options say. Needs `backend.map_publish.url`.
+    /// Asks the `map_publish` hook whether a client may set a key. The hook may change the key and the value; its
+    /// answer overrides the other options. Needs `backend.map_publish.url`.
     pub publish_hook: bool,
-    /// The same of removing them, and `backend.map_remove.url`.
+    /// Asks the `map_remove` hook whether a client may remove a key; its answer overrides the other options. Needs
+    /// `backend.map_remove.url`.
     pub remove_hook: bool,
-    /// Keys of a page where a client does not say how many it wants.
+    /// Keys of a page, unless the client asks for another number.
     pub page_size: u32,
-    /// Keys of a page at most.
+    /// The most keys of a page.
     pub page_size_max: u32,
-    /// Milliseconds a client has from its first page of state until it is live.
+    /// Time limit from a client's first page of keys until its subscription is live, in milliseconds.
     pub catch_up_timeout_ms: u64,
 }
 

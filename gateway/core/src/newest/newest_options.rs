@@ -8,34 +8,36 @@ use super::NewestTerms;
 use crate::history::Retention;
 use crate::map::MapRetention;
 
-/// Who is sent the newest value of each key in place of all, and whether newest values are kept for those who come. For
-/// channels of the type `stream`. `[namespaces.NAME.newest]` has the same keys.
+/// Delivery of only the newest value of each key, and snapshots of these values for new subscribers. For channels of
+/// the type `stream`. `[namespaces.NAME.newest]` has the same keys.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewestOptions {
-    /// What subscribers are sent who do not say: `all` publications, or the `latest` of each key, where a newer value takes
-    /// the place of an older one that has not been sent yet.
+    /// What subscribers receive unless they choose: `all` publications, or the `latest` of each key, where a newer
+    /// value replaces an older one that is not sent yet.
     pub delivery: DeliveryMode,
-    /// Subscribers may say which they want, and change it while they are subscribed.
+    /// Allows subscribers to choose what they receive, and to change it while they are subscribed.
     pub allow_choice: bool,
-    /// Those who are sent the latest get something at most so many times a second, if they do not say. 0: whenever there is
-    /// something new and their connection takes it.
+    /// The most deliveries per second to a subscriber that receives the latest values, unless it asks for another
+    /// rate. 0: whenever there is a new value and the connection takes it.
     pub times_per_s: u32,
-    /// The most that they may ask for. 0: no bound.
+    /// The highest `times_per_s` that a subscriber may ask for. 0: no bound.
     pub times_per_s_max: u32,
-    /// The same in bytes a second, as they are written to the connection.
+    /// The most bytes per second to a subscriber that receives the latest values, as written to the connection,
+    /// unless it asks for another rate. 0: no limit.
     pub bytes_per_s: u32,
-    /// The most that they may ask for. 0: no bound.
+    /// The highest `bytes_per_s` that a subscriber may ask for. 0: no bound.
     pub bytes_per_s_max: u32,
-    /// Milliseconds after which a value that still waits is dropped: it would come too late to be true. Nor are kept
-    /// values older than that given to those who come. 0: values do not age.
+    /// Time after which a value is out of date, in milliseconds: it is dropped if it still waits to be sent, and left
+    /// out of snapshots. 0: values do not expire.
     pub value_ttl_ms: u32,
-    /// Keys that may wait for one client in one channel, and keys kept for a channel. A client for which more would wait is
-    /// told to subscribe anew (2500); a publication of one more key than can be kept is refused with 106.
+    /// The most keys that wait for one client in one channel, and the most keys kept for a channel. A client that
+    /// would exceed it is told to subscribe again (2500). A publication of a further key in a channel with a snapshot
+    /// is refused with 106.
     pub keys_max: u32,
-    /// The newest value of each key is kept, and given to whoever subscribes, before all that comes after it.
+    /// Keeps the newest value of each key, and sends these values to new subscribers before later publications.
     pub snapshot: bool,
-    /// Seconds for which a value is kept if no newer one of its key comes. Needs `snapshot`.
+    /// Time that a value is kept if no newer one of its key follows, in seconds. Needs `snapshot`.
     pub snapshot_ttl_s: u32,
 }
 

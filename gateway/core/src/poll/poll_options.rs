@@ -9,27 +9,27 @@ use super::poller::PollerSettings;
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 1_024;
 
-/// How channels of the type `shared_poll` are asked for. `[namespaces.NAME.shared_poll]` has the same keys.
+/// Polling of channels of the type `shared_poll`. `[namespaces.NAME.shared_poll]` has the same keys.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PollOptions {
-    /// Which section of `backend.polls` says where the keys are asked for. Required for the type `shared_poll`.
+    /// The section of `backend.polls` that says where keys are polled. Required for the type `shared_poll`.
     pub backend: Box<str>,
-    /// Whether the backend numbers what it answers, so that the higher number is the newer content (`versioned`), or
-    /// the gateway has to see from the content what has changed (`versionless`).
+    /// How changes are detected. `versioned`: the backend gives each value a version, and a higher version is newer.
+    /// `versionless`: the node compares the contents.
     pub mode: PollMode,
-    /// Milliseconds from one round over all followed keys to the next.
+    /// Interval between two polls of all followed keys, in milliseconds.
     pub refresh_interval_ms: u32,
-    /// The most keys of one request. A round of several requests is spread over the interval.
+    /// The most keys of one request. If a poll needs several requests, they are spread over the interval.
     pub refresh_batch_size: u32,
-    /// The most keys of one channel that one connection follows. More are refused with 106.
+    /// The most keys of one channel that one connection can follow. Further ones are refused with 106.
     pub keys_per_connection_max: u32,
-    /// The most keys of one channel that are followed on one node. More are refused with 106.
+    /// The most keys of one channel that are followed on one node. Further ones are refused with 106.
     pub keys_per_channel_max: u32,
-    /// Milliseconds for which a channel is remembered when nobody follows any of its keys.
+    /// Time that a channel is remembered after its last key was unfollowed, in milliseconds.
     pub linger_ms: u32,
-    /// Let the server API publish newer content (`shared_poll_publish`), which then need not wait for the next round.
-    /// Only with the mode `versioned`.
+    /// Allows the server API to publish newer content (`shared_poll_publish`) without waiting for the next poll. Only
+    /// with the mode `versioned`.
     pub publish_enabled: bool,
 }
 

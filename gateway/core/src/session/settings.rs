@@ -6,70 +6,72 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use shared::channel::CHANNEL_BYTES_MAX;
 
-/// Times are in milliseconds. A rate of 0 is no limit.
+/// Limits and timers of a client's session. A rate of 0 is no limit.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SessionSettings {
-    /// Milliseconds between the server's pings. The first comes after a random part of it, at least half, so that
-    /// clients which came together are not pinged together.
+    /// Interval between the server's pings, in milliseconds. The first ping is sent after a random part of it, at
+    /// least half, so that clients that connected together are not pinged together.
     pub ping_interval_ms: u64,
-    /// Milliseconds a client has to answer a ping. Less than the interval between pings.
+    /// Time limit for a client to answer a ping, in milliseconds. Must be less than `ping_interval_ms`.
     pub pong_timeout_ms: u64,
-    /// Milliseconds from the opening of a connection to its successful connect command.
+    /// Time limit from the opening of a connection to its successful connect command, in milliseconds.
     pub connect_timeout_ms: u64,
-    /// Milliseconds that an expired connection or subscription is given to be refreshed.
+    /// Grace period for refreshing an expired connection or subscription, in milliseconds.
     pub expired_close_delay_ms: u64,
 
-    /// Channels a connection can be subscribed to at once.
+    /// The most channels that a connection can be subscribed to.
     pub channels_max: u32,
-    /// Longest channel name, in bytes.
+    /// The longest channel name, in bytes.
     pub channel_bytes_max: u32,
-    /// Channel names may hold spaces and any letters, in UTF-8. Without this they are printable ASCII without spaces.
+    /// Allows any letters and spaces in channel names, in UTF-8. If false, names are printable ASCII without spaces.
     pub channel_unicode: bool,
-    /// Every client with a user is subscribed to a channel of its user as it connects: `#ann`, or `NAMESPACE:#ann`.
+    /// Subscribes every client with a user to a channel of that user when it connects: `#ann`, or `NAMESPACE:#ann`.
     pub personal_channel: bool,
-    /// The namespace of these channels; empty for none.
+    /// The namespace of personal channels. Empty: none.
     pub personal_channel_namespace: Box<str>,
-    /// Connect results tell the server's clock: `time`, in milliseconds since 1970.
+    /// Adds the server's clock to connect results: `time`, in milliseconds since 1970.
     pub tell_time: bool,
-    /// A user has one connection: whoever connects anew has the user's other connections closed, on all nodes, with
-    /// 3504. Anonymous clients are not counted.
+    /// Allows each user one connection: when a user connects, the user's other connections are closed with 3504, on
+    /// all nodes. Does not apply to anonymous clients.
     pub single_connection: bool,
-    /// Commands of a connection that wait for earlier ones. A connection with more of them is closed; with half of
-    /// them it is not read from.
+    /// The most commands of a connection that wait for earlier ones. The node stops reading from a connection at half
+    /// of this, and closes a connection that exceeds it.
     pub queued_commands_max: u32,
-    /// The same, in bytes of channel names, tokens and payloads.
+    /// The same limit in bytes of channel names, tokens and payloads.
     pub queued_bytes_max: u32,
 
-    /// Commands a connection can send in the long run, each second. A message without commands counts as one.
+    /// The most commands per second from one connection, on average. A message without commands counts as one.
     pub messages_per_second: u32,
-    /// Commands a connection can send at once. More than `channels_max`: libraries subscribe to all in one message.
+    /// The most commands from one connection in a burst. Must be more than `channels_max`, because libraries
+    /// subscribe to all channels in one message.
     pub messages_burst: u32,
-    /// Bytes a connection can send in the long run, each second.
+    /// The most bytes per second from one connection, on average.
     pub bytes_per_second: u32,
-    /// Bytes a connection can send at once. More than the largest message, or that can never be sent.
+    /// The most bytes from one connection in a burst. Must be at least the longest message, which could otherwise
+    /// never be sent.
     pub bytes_burst: u32,
 
-    /// Events a client can send to the other subscribers of channels, each second, in protocols that have such (Pusher's
-    /// client events). Those beyond it are refused.
+    /// The most events per second that a client can send directly to other subscribers, in protocols with such events
+    /// (Pusher's client events). Further events are refused.
     pub client_events_per_second: u32,
 
-    /// Commands that can be refused in a window before the connection is closed. 0 is no limit. Refusals that the
-    /// client could not foresee (tokens that have ended, positions that cannot be recovered from, failures inside) are
-    /// not counted.
+    /// The most refused commands within `errors_window_ms`; a connection that exceeds it is closed. Errors that the
+    /// client could not avoid are not counted: expired tokens, positions that cannot be recovered from, internal
+    /// errors. 0: no limit.
     pub errors_max: u32,
-    /// Milliseconds of that window.
+    /// The window of `errors_max`, in milliseconds.
     pub errors_window_ms: u64,
 
-    /// Publications that one history command can read.
+    /// The most publications that one history command returns.
     pub history_limit_max: u32,
-    /// Publications that a subscription can recover.
+    /// The most publications that a subscription can recover.
     pub recovery_limit_max: u32,
-    /// Bytes of publications in one reply, and at most half of `websocket.outbox_bytes_max`; one publication may have
-    /// more. Of a longer history the reply holds a part. Of a longer recovery it holds the beginning, and the rest
-    /// follows as the client takes it.
+    /// The most bytes of publications in one reply, and never more than half of `websocket.outbox_bytes_max`; a
+    /// single publication may exceed it. A longer history is returned in part. A longer recovery begins in the reply
+    /// and continues as the client reads it.
     pub reply_bytes_max: u32,
-    /// Bytes of a presence reply; the presence of a channel with more is refused with error 106.
+    /// The most bytes of a presence reply. A larger presence is refused with error 106.
     pub presence_bytes_max: u32,
 }
 

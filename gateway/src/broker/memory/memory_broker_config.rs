@@ -10,23 +10,23 @@ use crate::setting::Faults;
 /// A year: longer is a mistake in the unit.
 const TTL_S_MAX: u64 = 31_536_000;
 
-/// `[broker.memory]`
+/// Limits of the memory broker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryBrokerConfig {
-    /// Most channels whose position or history is kept. Past it, the one left alone longest is forgotten and its
-    /// subscribers start anew.
+    /// The most channels whose stream position or history is kept. Beyond it, the channel unused for longest is
+    /// forgotten, and its subscribers start anew.
     pub channels_max: usize,
-    /// Most bytes of history kept, over all channels. Past it, the history that would expire first is dropped.
+    /// The most bytes of history over all channels. Beyond it, the history that would expire first is dropped.
     pub history_bytes_max: usize,
-    /// Most keys kept in channels that keep state by key, over all of them. Past it, a publication of a new key is refused
-    /// with 106: unlike history, such a state cannot be dropped.
+    /// The most keys over all maps. Beyond it, publications of new keys are refused with 106, because unlike history
+    /// the state of a map cannot be dropped.
     pub keys_max: usize,
-    /// Most bytes that these keys may take. Past it, a publication of a new key is refused with 106.
+    /// The most bytes of these keys. Beyond it, publications of new keys are refused with 106.
     pub state_bytes_max: usize,
-    /// Seconds for which an unused channel's offset and epoch are remembered.
+    /// Time that an unused channel's offset and epoch are remembered, in seconds.
     pub position_ttl_s: u64,
-    /// Most idempotency keys remembered. Past it, the one that would expire first is forgotten.
+    /// The most idempotency keys remembered. Beyond it, the key that would expire first is forgotten.
     pub idempotency_keys_max: usize,
 }
 

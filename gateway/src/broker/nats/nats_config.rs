@@ -25,64 +25,68 @@ const SERVERS_MAX: usize = 64;
 #[error("nats: {0}")]
 pub struct NatsConnectError(pub(crate) String);
 
-/// `[nats]`
+/// The connection to NATS.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NatsConfig {
-    /// `nats://[user:password@ or token@]host[:port]`, or `tls://…` for TLS; several servers of a cluster are separated by
-    /// commas, and who logs in stands before the first. The others of its cluster are learnt from whichever is reached. Secrets
-    /// are never shown.
+    /// `nats://[user:password@ or token@]host[:port]`, or `tls://…` for TLS. Several servers of a cluster are
+    /// separated by commas, with the login in front of the first. The other servers of the cluster are discovered.
+    /// Secrets are never shown.
     pub url: NatsUrl,
-    /// As whom nodes log in, in place of a user in `url`.
+    /// The user for logging in. Replaces a user in `url`.
     pub user: String,
     /// The password of that user.
     pub password: Secret,
-    /// A file that holds the password, in place of `password`.
+    /// A file that holds the password. Replaces `password`.
     pub password_file: Option<PathBuf>,
-    /// A token that nodes log in with, in place of a user.
+    /// A token for logging in. Replaces a user.
     pub token: Secret,
-    /// A file that holds the token, in place of `token`.
+    /// A file that holds the token. Replaces `token`.
     pub token_file: Option<PathBuf>,
-    /// A credentials file, of a user's JWT and the seed of its NKey, in place of all of these.
+    /// A credentials file, which holds a user's JWT and the seed of its NKey. Replaces user and token.
     pub credentials_file: Option<PathBuf>,
-    /// PEM file of the authorities that a server's certificate is checked against, if it has TLS. Default: those of the
+    /// With TLS: PEM file of the certificate authorities that verify the server's certificate. Not set: those of the
     /// operating system.
     pub ca_file: Option<PathBuf>,
-    /// PEM file of the certificate that this node shows a server that has TLS, and of those it was signed with. None is
-    /// shown unless it is set, together with its key.
+    /// With TLS: PEM file of this node's client certificate, followed by the intermediate certificates. Needs
+    /// `client_key_file`. Not set: no client certificate.
     pub client_cert_file: Option<PathBuf>,
-    /// PEM file of the key of that certificate.
+    /// PEM file of the private key of the client certificate.
     pub client_key_file: Option<PathBuf>,
-    /// Begins every subject and the name of every stream, so that several installations can share an account: letters, digits,
-    /// `-` and `_`.
+    /// The prefix of all subjects and stream names, so that several installations can share an account: letters,
+    /// digits, `-` and `_`.
     pub prefix: String,
-    /// The JetStream domain, where streams are behind a leaf node. Empty: that of the server.
+    /// The JetStream domain, if the streams are behind a leaf node. Empty: the server's own.
     pub domain: String,
-    /// Where streams are kept: `file`, or `memory`, which a restart of the server empties. Holds for streams that are made.
+    /// The storage of new streams: `file`, or `memory`, which is lost when the server restarts. Existing streams keep
+    /// theirs.
     pub storage: Storage,
-    /// How many servers of a cluster keep each stream: 1, 3 or 5. More than 1 needs servers of release 2.11 or later: earlier ones
-    /// give one position to two publications, and are refused.
+    /// The number of servers of a cluster that keep each stream: 1, 3 or 5. More than 1 needs NATS 2.11 or later:
+    /// earlier releases can give one stream position to two publications and are refused.
     pub replicas: u8,
-    /// The most bytes of history in each stream. Past it the oldest publications go, whosever they are. 0: as many as the
-    /// account allows.
+    /// The most bytes of history in each stream, over all its channels. Beyond it, the stream's oldest publications
+    /// are removed. 0: as many as the account allows.
     pub history_bytes_max: u64,
-    /// The most idempotency keys that are remembered of each of the times they are good for. Past it the oldest is forgotten.
+    /// The most idempotency keys remembered in each class of lifetimes. Beyond it, the oldest key of the class is
+    /// forgotten.
     pub idempotency_keys_max: u64,
-    /// The most bytes of what a channel that keeps state by key holds, and as many again of its changes that are kept: a key that
-    /// would make it more is refused with error 106, and of the changes the oldest go.
+    /// The most bytes of one map's state, and the most bytes of its stream of changes. A key that would exceed the
+    /// first is refused with error 106; beyond the second, the oldest changes are removed.
     pub map_bytes_max: usize,
-    /// The most bytes of such channels that a node has in its memory. Those that are used least are read anew when they are
-    /// needed.
+    /// The most bytes of maps that a node keeps in memory. Beyond it, the maps used least recently are dropped and
+    /// read again when they are needed.
     pub maps_memory_bytes_max: usize,
-    /// Milliseconds within which every call is answered or has failed.
+    /// Time limit for every call, in milliseconds.
     pub timeout_ms: u64,
-    /// Milliseconds between the PINGs that tell whether a quiet connection is alive: it is given up when two are not answered.
+    /// Interval between the PINGs that check an idle connection, in milliseconds. The connection is given up when two
+    /// of them are not answered.
     pub ping_ms: u64,
-    /// Longest pause between two attempts to connect again, in milliseconds; pauses are random and grow up to this.
+    /// The longest pause between two attempts to reconnect, in milliseconds. Pauses are random and grow up to it.
     pub reconnect_max_ms: u64,
-    /// Seconds for which an unused channel's offset and epoch are remembered, and with them its history.
+    /// Time that an unused channel's offset and epoch are remembered, in seconds. History is kept no longer than
+    /// that; keys of maps and of snapshots that expire, no longer than half of it.
     pub position_ttl_s: u64,
-    /// Seconds after which the clients of a node that died are no longer present.
+    /// Time after which the clients of a failed node disappear from presence, in seconds.
     pub presence_ttl_s: u64,
 }
 

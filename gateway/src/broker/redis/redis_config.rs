@@ -16,66 +16,66 @@ const PREFIX_BYTES_MAX: usize = 64;
 /// A year: longer is a mistake in the unit.
 const TTL_S_MAX: u64 = 31_536_000;
 
-/// `[redis]`
+/// The connection to Redis or Valkey.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisConfig {
-    /// `single`: the server of `url`. `sentinel`: the one that Redis Sentinel names as master, at each time. `shards`: all of
-    /// `addresses`, among which channels are divided. `cluster`: the masters of a Redis Cluster or Valkey Cluster, each of
-    /// which has some of the channels.
+    /// `single`: the server of `url`. `sentinel`: the current master according to Redis Sentinel. `shards`: all
+    /// servers of `addresses`, over which channels are distributed. `cluster`: the masters of a Redis Cluster or
+    /// Valkey Cluster, over which channels are distributed.
     pub mode: RedisMode,
-    /// With `mode = "single"`: `redis://[[user]:password@]host[:port][/database]`, `rediss://…` for TLS, or `unix:///path`.
-    /// `?db=`, `?user=` and `?password=` do the same. The password is never shown.
+    /// With `mode = "single"`: `redis://[[user]:password@]host[:port][/database]`, `rediss://…` for TLS, or
+    /// `unix:///path`. The parameters `?db=`, `?user=` and `?password=` are equivalent. The password is never shown.
     pub url: RedisUrl,
-    /// With other modes, `host:port` of each: with `mode = "sentinel"` the Sentinels, all of them; with `mode = "shards"` the
-    /// servers, in whatever order, the same at every node; with `mode = "cluster"` some nodes of the cluster, which tell of the
-    /// others.
+    /// With other modes, a list of `host:port`. `sentinel`: all Sentinels. `shards`: all servers, in any order, the
+    /// same on every node. `cluster`: some nodes of the cluster, from which the others are discovered.
     pub addresses: Vec<String>,
-    /// With other modes, or beside `password_file`: as whom nodes log in to the Redis servers. Empty: the default user.
+    /// The user for logging in to the Redis servers, with other modes or together with `password_file`. Empty: the
+    /// default user.
     pub user: String,
     /// With other modes, the password of that user. Empty: nodes do not log in.
     pub password: Secret,
-    /// A file that holds the password, in place of `password`, and with `mode = "single"` in place of one in `url`.
+    /// A file that holds the password. Replaces `password`, or with `mode = "single"` a password in `url`.
     pub password_file: Option<PathBuf>,
-    /// With other modes, the number of the database. A cluster has none but 0.
+    /// With other modes, the number of the database. Must be 0 in a cluster.
     pub database: u32,
-    /// With other modes, reach the Redis servers over TLS. Their certificates must be for the names or addresses that
-    /// Sentinel or the cluster tells, or that stand in `addresses`.
+    /// With other modes, connects to the Redis servers over TLS. Their certificates must be valid for the names or
+    /// addresses that Sentinel or the cluster reports, or that `addresses` lists.
     pub tls: bool,
-    /// With `mode = "cluster"`: how many groups channels are divided into by their names, each of which is in one slot as a whole. The
-    /// same at every node. Fewer take less of Redis; with more, a slot that moves holds fewer channels up, and masters can
-    /// be given shares more finely.
+    /// With `mode = "cluster"`: the number of partitions into which channels are hashed; each partition lies in one
+    /// slot. Must be the same on every node. Fewer partitions take fewer resources of Redis. With more, moving a slot
+    /// interrupts fewer channels, and load can be distributed more finely.
     pub cluster_partitions: u16,
-    /// With `mode = "sentinel"`: what the master is called in the Sentinels' line `sentinel monitor NAME …`.
+    /// With `mode = "sentinel"`: the name of the master in the line `sentinel monitor NAME …` of the Sentinels'
+    /// configuration.
     pub sentinel_master: String,
-    /// As whom nodes log in to the Sentinels. Empty: the default user.
+    /// The user for logging in to the Sentinels. Empty: the default user.
     pub sentinel_user: String,
     /// The password of that user. Empty: nodes do not log in to the Sentinels.
     pub sentinel_password: Secret,
-    /// A file that holds it, in place of `sentinel_password`.
+    /// A file that holds the password. Replaces `sentinel_password`.
     pub sentinel_password_file: Option<PathBuf>,
-    /// Reach the Sentinels over TLS, with the files below.
+    /// Connects to the Sentinels over TLS, with the certificate files below.
     pub sentinel_tls: bool,
-    /// Begins the name of every key and channel, so that several installations can share a Redis.
+    /// The prefix of all keys and channels, so that several installations can share a Redis.
     pub prefix: String,
-    /// Milliseconds within which every call is answered or has failed.
+    /// Time limit for every call, in milliseconds.
     pub timeout_ms: u64,
-    /// Milliseconds between the PINGs that tell whether a quiet connection is alive.
+    /// Interval between the PINGs that check an idle connection, in milliseconds.
     pub ping_ms: u64,
-    /// Longest pause between two attempts to connect again, in milliseconds; pauses are random and grow up to
-    /// this.
+    /// The longest pause between two attempts to reconnect, in milliseconds. Pauses are random and grow up to it.
     pub reconnect_max_ms: u64,
-    /// Seconds for which an unused channel's offset and epoch are remembered.
+    /// Time that an unused channel's offset and epoch are remembered, in seconds.
     pub position_ttl_s: u64,
-    /// Seconds after which the clients of a node that died are no longer present.
+    /// Time after which the clients of a failed node disappear from presence, in seconds.
     pub presence_ttl_s: u64,
-    /// PEM file of the authorities that a server's certificate is checked against, if it has TLS. Default: those of the
+    /// With TLS: PEM file of the certificate authorities that verify the server's certificate. Not set: those of the
     /// operating system.
     pub ca_file: Option<PathBuf>,
-    /// PEM file of the certificate that this node shows a server that has TLS, and of those it was signed with. None is
-    /// shown unless it is set, together with its key.
+    /// With TLS: PEM file of this node's client certificate, followed by the intermediate certificates. Needs
+    /// `client_key_file`. Not set: no client certificate.
     pub client_cert_file: Option<PathBuf>,
-    /// PEM file of the key of that certificate.
+    /// PEM file of the private key of the client certificate.
     pub client_key_file: Option<PathBuf>,
 }
 

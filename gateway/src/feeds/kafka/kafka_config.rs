@@ -16,41 +16,43 @@ const TOPIC_BYTES_MAX: usize = 249;
 /// The longest name of a group, in bytes.
 const GROUP_BYTES_MAX: usize = 255;
 
-/// With `kind = "kafka"`: a topic of Apache Kafka 3.9 or newer, or of what speaks its protocol, read as a consumer group.
+/// With `kind = "kafka"`: a topic of Apache Kafka 3.9 or later, or of a compatible server, read as a consumer group.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KafkaConfig {
-    /// `host:port` of brokers to begin with: the others are learned from whichever answers.
+    /// Some brokers, each as `host:port`. The others are discovered.
     pub brokers: Vec<String>,
-    /// The topic. It must be there.
+    /// The topic, which must exist.
     pub topic: String,
-    /// The consumer group. It must be for this feed alone.
+    /// The consumer group. No other feed or application may use it.
     pub group: String,
-    /// Where a group begins that has read nothing of the topic: `beginning`, with all that it has, or `end`, with what comes from
-    /// then on. A partition that is added later is read from its beginning.
+    /// Where a new consumer group starts: `beginning`, with all records of the topic, or `end`, with new records
+    /// only. A partition that is added later is read from its beginning.
     pub from: From,
-    /// What a record's value is: `fields`, an object in JSON with the fields of a publication; `data`, the data itself in JSON;
-    /// or `bytes`, data of any kind. With the last two, headers of the record have the other fields.
+    /// The format of a record's value: `fields`, a JSON object with the fields of a publication; `data`, the payload
+    /// in JSON; or `bytes`, a payload of any kind. With `data` and `bytes`, the record's headers hold the other
+    /// fields.
     pub value: Value,
-    /// The topic of dead letters, which must be there. Empty: that of the topic with `.dead` behind it.
+    /// The topic for dead letters, which must exist. Empty: the name of the topic followed by `.dead`.
     pub dead_letters: String,
-    /// Whether brokers are spoken to with TLS.
+    /// Connects to the brokers over TLS.
     pub tls: bool,
-    /// PEM file of the authorities that the brokers' certificates are checked against. Default: those of the operating system.
+    /// PEM file of the certificate authorities that verify the brokers' certificates. Not set: those of the operating
+    /// system.
     pub ca_file: Option<PathBuf>,
-    /// PEM file of the certificate that this node shows, and of those it was signed with.
+    /// PEM file of this node's client certificate, followed by the intermediate certificates.
     pub client_cert_file: Option<PathBuf>,
-    /// PEM file of the key of that certificate.
+    /// PEM file of the private key of the client certificate.
     pub client_key_file: Option<PathBuf>,
-    /// How this node logs in: `plain`, `scram_sha_256` or `scram_sha_512`. Without it nobody logs in.
+    /// The SASL mechanism: `plain`, `scram_sha_256` or `scram_sha_512`. Not set: no login.
     pub sasl: Option<Sasl>,
-    /// With `sasl`: the user's name.
+    /// With `sasl`: the name of the user.
     pub user: String,
-    /// With `sasl`: the password. Never shown.
+    /// With `sasl`: the password. It is never shown.
     pub password: Secret,
-    /// File that holds the password, in place of `password`.
+    /// With `sasl`: a file that holds the password. Replaces `password`.
     pub password_file: Option<PathBuf>,
-    /// Milliseconds within which every call is answered or has failed.
+    /// Time limit for every call, in milliseconds.
     pub timeout_ms: u64,
 }
 

@@ -14,35 +14,38 @@ const NAME_BYTES_MAX: usize = 128;
 /// The longest filter, in bytes.
 const SUBJECT_BYTES_MAX: usize = 512;
 
-/// With `kind = "nats"`: a stream of JetStream, of the retention `limits` or `workqueue`, read through a durable pull consumer.
+/// With `kind = "nats"`: a JetStream stream with `limits` or `workqueue` retention, read through a durable pull
+/// consumer.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NatsFeedConfig {
-    /// The NATS that has the stream, as `nats.url` is written. Without it that of `[nats]`, whose timeouts hold for both.
+    /// The NATS that holds the stream, in the form of `nats.url`. Not set: the NATS of `[nats]`. The timeouts of
+    /// `[nats]` apply in both cases.
     pub url: Option<NatsUrl>,
-    /// With `url`: a credentials file, in place of a user or a token in it.
+    /// With `url`: a credentials file. Replaces a user or a token in `url`.
     pub credentials_file: Option<PathBuf>,
-    /// With `url`: PEM file of the authorities that a server's certificate is checked against. Default: those of the operating
-    /// system.
+    /// With `url`: PEM file of the certificate authorities that verify the server's certificate. Not set: those of
+    /// the operating system.
     pub ca_file: Option<PathBuf>,
-    /// With `url`: PEM file of the certificate that this node shows, and of those it was signed with.
+    /// With `url`: PEM file of this node's client certificate, followed by the intermediate certificates.
     pub client_cert_file: Option<PathBuf>,
-    /// With `url`: PEM file of the key of that certificate.
+    /// With `url`: PEM file of the private key of the client certificate.
     pub client_key_file: Option<PathBuf>,
-    /// The stream. It must be there.
+    /// The name of the stream, which must exist.
     pub stream: String,
-    /// The durable consumer, which is made if it is not there. It must be for this feed alone.
+    /// The durable consumer, which is created if it does not exist. No other feed or application may use it.
     pub consumer: String,
-    /// Of which subjects messages are read. Empty: of all that the stream has.
+    /// The subjects whose messages are read. Empty: all subjects of the stream.
     pub subject: String,
-    /// Where a consumer begins that is made: `beginning`, with all that the stream has, or `end`, with what comes from then on.
+    /// Where a new consumer starts: `beginning`, with all messages of the stream, or `end`, with new messages only.
     pub from: From,
-    /// Where the fields of a record are: `json`, members of the object that a message is, or `headers`, headers of the message,
-    /// whose body is the data.
+    /// Where a record's fields are. `json`: each message is a JSON object whose members are the fields. `headers`:
+    /// the message's headers are the fields, and its body is the payload.
     pub format: Format,
-    /// The stream of dead letters, which is made if it is not there. Empty: the name of the stream with `_dead` behind it.
+    /// The stream for dead letters, which is created if it does not exist. Empty: the name of the stream followed by
+    /// `_dead`.
     pub dead_letters: String,
-    /// The most dead letters that are kept in a stream that is made: past that the oldest go.
+    /// The most dead letters kept, for a stream that the feed creates. Beyond it, the oldest are deleted.
     pub dead_letters_max: u64,
 }
 

@@ -13,35 +13,36 @@ use crate::setting::Faults;
 /// The longest name of a table or column, in bytes: PostgreSQL cuts off longer ones.
 const NAME_BYTES_MAX: usize = 63;
 
-/// With `kind = "postgres"`: a table of PostgreSQL 11 or newer into which an application writes what is to be published, in the
-/// same transaction as what it is about. A row is deleted once it is published.
+/// With `kind = "postgres"`: a table in PostgreSQL 11 or later into which the application writes publications, in the
+/// transaction that they report on. Rows are deleted when they are published.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PostgresConfig {
-    /// `postgres://user:password@host:port/database?sslmode=require`, of the server itself, not of a pooler. `sslmode` is
-    /// `require` (TLS, the certificate is checked) or `disable`, and need not be said of a socket
-    /// (`postgres://user@%2Frun%2Fpostgresql/database`). The password is never shown.
+    /// `postgres://user:password@host:port/database?sslmode=require`, of the server itself, not of a connection
+    /// pooler. `sslmode` is `require` (TLS with verified certificates) or `disable`; for a Unix socket it can be
+    /// omitted (`postgres://user@%2Frun%2Fpostgresql/database`). The password is never shown.
     pub url: PostgresUrl,
-    /// PEM file of the authorities that the server's certificate is checked against. Default: those of the operating system.
+    /// PEM file of the certificate authorities that verify the server's certificate. Not set: those of the operating
+    /// system.
     pub ca_file: Option<PathBuf>,
-    /// PEM file of the certificate that this node shows, and of those it was signed with.
+    /// PEM file of this node's client certificate, followed by the intermediate certificates.
     pub client_cert_file: Option<PathBuf>,
-    /// PEM file of the key of that certificate.
+    /// PEM file of the private key of the client certificate.
     pub client_key_file: Option<PathBuf>,
-    /// The table, with its schema before a dot if it is not on the search path. Names are taken as they are written.
+    /// The table, preceded by its schema and a dot if it is not on the search path. Names are case-sensitive.
     pub table: String,
-    /// The column by which rows are ordered and known: of a type that has an order, not null, and never given out again.
+    /// The column that identifies and orders rows: of a sortable type, not null, with values that are never reused.
     pub id: String,
-    /// The column that says since when a row waits, of the type `timestamptz`. There need not be one.
+    /// The column with the time of insertion, of type `timestamptz`. It may be absent.
     pub created_at: String,
-    /// The table of dead letters, which must be there. Empty: that of the table with `_dead` behind it.
+    /// The table for dead letters, which must exist. Empty: the name of the table followed by `_dead`.
     pub dead_letters: String,
-    /// The most dead letters that are kept: past that the oldest go.
+    /// The most dead letters kept. Beyond it, the oldest are deleted.
     pub dead_letters_max: u64,
-    /// The channel in which the database is heard to tell of new rows (`NOTIFY`). Empty: the name of the table without its
-    /// schema. Where nobody tells, new rows are looked for once a second.
+    /// The channel on which the database announces new rows (`NOTIFY`). Empty: the name of the table without its
+    /// schema. Without notifications, the feed looks for new rows once per second.
     pub notify: String,
-    /// Milliseconds within which every call is answered or has failed.
+    /// Time limit for every call, in milliseconds.
     pub timeout_ms: u64,
 }
 

@@ -10,31 +10,33 @@ use crate::setting::Faults;
 /// The longest name of a key or group, in bytes.
 const NAME_BYTES_MAX: usize = 256;
 
-/// With `kind = "redis_stream"`: a stream of a Redis of version 6.2 or newer, or Valkey, read as a consumer group.
+/// With `kind = "redis_stream"`: a stream in Redis 6.2 or later, or Valkey, read as a consumer group.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisStreamConfig {
-    /// The Redis that has the stream, as `redis.url` is written: one server, not a cluster. Without it that of `[redis]`, whose
-    /// timeouts hold for both.
+    /// The Redis that holds the stream, in the form of `redis.url`: one server, not a cluster. Not set: the Redis of
+    /// `[redis]`. The timeouts of `[redis]` apply in both cases.
     pub url: Option<RedisUrl>,
-    /// With `url`: PEM file of the authorities that a `rediss://` server's certificate is checked against. Default: those of the
-    /// operating system.
+    /// With `url`: PEM file of the certificate authorities that verify the certificate of a `rediss://` server. Not
+    /// set: those of the operating system.
     pub ca_file: Option<PathBuf>,
-    /// With `url`: PEM file of the certificate that this node shows, and of those it was signed with.
+    /// With `url`: PEM file of this node's client certificate, followed by the intermediate certificates.
     pub client_cert_file: Option<PathBuf>,
-    /// With `url`: PEM file of the key of that certificate.
+    /// With `url`: PEM file of the private key of the client certificate.
     pub client_key_file: Option<PathBuf>,
-    /// The key of the stream. It is made if it is not there.
+    /// The key of the stream. The stream is created if it does not exist.
     pub stream: String,
-    /// The consumer group, which is made if it is not there. It must be for this feed alone.
+    /// The consumer group, which is created if it does not exist. No other feed or application may use it.
     pub group: String,
-    /// Where a group begins that is made: `beginning`, with all that the stream has, or `end`, with what comes from then on.
+    /// Where a new consumer group starts: `beginning`, with all records of the stream, or `end`, with new records
+    /// only.
     pub from: From,
-    /// Whether records are deleted from the stream once they are published or dead letters. Not for streams that others read.
+    /// Deletes records from the stream when they are published or have become dead letters. Not for streams that
+    /// other consumers read.
     pub delete: bool,
-    /// The key of the stream of dead letters. Empty: that of the stream with `:dead` behind it.
+    /// The key of the stream for dead letters. Empty: the key of the stream followed by `:dead`.
     pub dead_letters: String,
-    /// The most dead letters that are kept, roughly: past that the oldest go.
+    /// The most dead letters kept, approximately. Beyond it, the oldest are deleted.
     pub dead_letters_max: u64,
 }
 

@@ -11,12 +11,12 @@ use crate::setting::Faults;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxyProtocolConfig {
-    /// Connections from `trusted` must begin with a PROXY header.
+    /// Requires a PROXY header at the start of every connection from `trusted`.
     pub enabled: bool,
-    /// Networks of the load balancers that send it, such as `10.0.0.0/8`. Connections from elsewhere must not
-    /// send it and are taken as direct.
+    /// Networks of the load balancers that send the header, such as `10.0.0.0/8`. Connections from other addresses
+    /// are direct and must not send one.
     pub trusted: Vec<IpNet>,
-    /// How long the header may take to arrive, in milliseconds.
+    /// Time limit for the header to arrive, in milliseconds.
     pub timeout_ms: u64,
 }
 

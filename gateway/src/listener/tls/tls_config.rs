@@ -7,25 +7,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::setting::Faults;
 
-/// TLS on the client listener: on when a certificate is named.
+/// TLS on the client listener. It is on when `certificate_file` is set.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
-    /// PEM file with the certificate, then the intermediate ones.
+    /// PEM file with the certificate, followed by the intermediate certificates.
     pub certificate_file: Option<PathBuf>,
     /// PEM file with the certificate's private key.
     pub key_file: Option<PathBuf>,
-    /// Oldest version of TLS that is spoken: `1.2` or `1.3`.
+    /// The oldest TLS version that is accepted: `1.2` or `1.3`.
     pub version_min: TlsVersion,
-    /// How often the two files are looked at for a change, in seconds. A changed certificate serves new
-    /// connections; those that are open stay.
+    /// Interval at which both files are checked for changes, in seconds. New connections use a changed certificate;
+    /// open connections are not affected.
     pub reload_interval_s: u64,
-    /// How long a client may take for its TLS handshake, in milliseconds.
+    /// Time limit for a client's TLS handshake, in milliseconds.
     pub handshake_timeout_ms: u64,
-    /// Offer HTTP/2, and with it WebSockets over HTTP/2 (RFC 8441).
+    /// Offers HTTP/2, and with it WebSockets over HTTP/2 (RFC 8441).
     pub http2: bool,
-    /// Most requests and clients at once over one HTTP/2 connection. Each client counts as a connection, and the one they
-    /// share as another.
+    /// The most concurrent requests and clients on one HTTP/2 connection. Each client counts as a connection, and the
+    /// HTTP/2 connection itself counts as one more.
     pub http2_streams_max: u32,
 }
 

@@ -160,7 +160,7 @@ impl Drop for BodyPermit {
 
 impl fmt::Debug for BodyPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Room").field(&self.bytes).finish()
+        f.debug_tuple("BodyPermit").field(&self.bytes).finish()
     }
 }
 

@@ -29,42 +29,42 @@ pub struct Cli {
 pub enum Verb {
     /// Run a gateway node.
     Serve(Serve),
-    /// Check a configuration: print every mistake, or everything that is set and who has set it. Does not start anything.
+    /// Check a configuration without starting a node: print every mistake, or all settings and where each comes from.
     #[command(visible_alias = "config")]
     Check(Check),
-    /// Publish over the HTTP API of a running gateway: the prices of the demo, or lines of your own.
+    /// Publish over the server API of a running gateway: the demo's prices, or your own lines.
     Publish(PublishArgs),
-    /// List the channels of a running cluster that have subscribers, over its server API.
+    /// List the channels that have subscribers in a running cluster, over its server API.
     Channels(ChannelsArgs),
-    /// List who is connected to a running cluster, over its server API.
+    /// List the clients that are connected to a running cluster, over its server API.
     Connections(ConnectionsArgs),
-    /// Have the nodes of a running cluster close the clients they have above the mean: they come back to the others.
+    /// Rebalance a running cluster: nodes close the clients they have above the mean, which reconnect to other nodes.
     Shed(ShedArgs),
-    /// Print a token for a client, or say what a gateway makes of one (`tidegate token verify`).
+    /// Print a token for a client, or verify one (`tidegate token verify`).
     Token(Box<TokenArgs>),
-    /// Show what nodes do at this moment, in a terminal: connections, rates, latencies by stage, the busiest channels.
+    /// Show live activity of nodes in a terminal: connections, rates, latencies by stage, the busiest channels.
     Top(TopArgs),
-    /// Ask a running node whether it is ready: for health checks of containers.
+    /// Check whether a running node is ready, for health checks of containers.
     Health(HealthArgs),
-    /// Print a script that completes these arguments in a shell.
+    /// Print a completion script for a shell.
     Completions(CompletionsArgs),
-    /// Print the manual, or write it as pages for `man`.
+    /// Print the manual page, or write a manual page for each command.
     Man(ManArgs),
 }
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ConfigArgs {
-    /// The configuration, in TOML. Variables `TIDEGATE_SECTION__KEY` go over it, flags over both.
+    /// Configuration file in TOML. Variables `TIDEGATE_SECTION__KEY` override it, and flags override both.
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Address for clients and publishers (server.listen, by default 127.0.0.1:8000).
+    /// Address for clients and publishers (server.listen) [default: 127.0.0.1:8000].
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub listen: Option<SocketAddr>,
-    /// Address for health and metrics (internal.listen, by default 127.0.0.1:8001).
+    /// Address for health checks and metrics (internal.listen) [default: 127.0.0.1:8001].
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub internal_listen: Option<SocketAddr>,
-    /// A ticker to look at: a feed of prices, a page at `/`, anonymous clients allowed.
+    /// Run a demo: a feed of prices, a ticker page at `/`, and anonymous clients allowed.
     #[arg(long)]
     pub demo: bool,
 }
@@ -79,10 +79,10 @@ pub struct Serve {
 pub struct Check {
     #[command(flatten)]
     pub settings: ConfigArgs,
-    /// Show only what differs from the defaults.
+    /// Show only settings that differ from the defaults.
     #[arg(long)]
     pub changed: bool,
-    /// Show it as JSON: a list of keys with their values and origins.
+    /// Print JSON: a list of keys with their values and origins.
     #[arg(long)]
     pub json: bool,
 }

@@ -37,7 +37,7 @@ pub(crate) enum FetchError {
     Timeout(Duration),
     #[error("its host cannot be reached: {0}")]
     Unreachable(io::Error),
-    #[error("its host is on {0}, and without TLS only loopback and private addresses are asked")]
+    #[error("its host is on {0}: without TLS only loopback and private addresses are allowed")]
     Public(IpAddr),
     #[error("its host has no address")]
     NoAddress,
@@ -45,13 +45,13 @@ pub(crate) enum FetchError {
     Tls(String),
     #[error("HTTP: {0}")]
     Http(#[from] hyper::Error),
-    #[error("it answers {0}; no redirects are followed")]
+    #[error("it answered {0}; redirects are not followed")]
     Redirect(StatusCode),
-    #[error("it answers {0}")]
+    #[error("it answered {0}")]
     Status(StatusCode),
     #[error("its answer is longer than {0} bytes")]
     TooLong(usize),
-    #[error("its answer breaks off: {0}")]
+    #[error("its answer is incomplete: {0}")]
     Broken(Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -64,28 +64,29 @@ pub(crate) struct Fetcher {
 impl DocumentSource {
     /// Parses an address that begins with `https://`, or with `http://` if that is allowed.
     pub(crate) fn parse(text: &str, http_allowed: bool) -> Result<Self, String> {
-        let uri: Uri = text.parse().map_err(|_| format!("is \"{text}\", which is no URL"))?;
+        let uri: Uri = text.parse().map_err(|_| format!("is \"{text}\", which is not a URL"))?;
         let is_tls = match uri.scheme_str() {
             Some("https") => true,
             Some("http") if http_allowed => false,
             Some("http") => {
                 return Err(
-                    "must begin with https://, for who changes keys on their way can be anybody".into()
+                    "must begin with https://: keys that are fetched without TLS can be replaced on the way"
+                        .into(),
                 );
             }
             _ => return Err("must begin with https://".into()),
         };
         let authority = uri.authority().filter(|authority| !authority.host().is_empty());
-        let authority = authority.ok_or("names no host")?;
+        let authority = authority.ok_or("must name a host")?;
         if authority.as_str().contains('@') {
-            return Err("must not hold a user or a password".into());
+            return Err("must not contain a user or a password".into());
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         if let (false, Ok(address)) = (is_tls, host.parse::<IpAddr>())
             && !is_private(address)
         {
             return Err(
-                "must begin with https://, for its host is not on a loopback or private address".into()
+                "must begin with https://, because its host is not on a loopback or private address".into()
             );
         }
         Ok(Self {

@@ -11,13 +11,13 @@ use http::Uri;
 /// The most bytes that are read of an answer: it is a line or two.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Ask a running node whether it is ready: ends with 0 if it says so, with 1 if not.
+/// Check whether a running node is ready: exit code 0 if it is, 1 if it is not.
 #[derive(Clone, Debug, Args)]
 pub struct HealthArgs {
-    /// What to ask: `/readyz` or `/livez` of the internal listener.
+    /// URL of `/readyz` or `/livez` on the internal listener.
     #[arg(long, default_value = "http://127.0.0.1:8001/readyz")]
     pub url: Uri,
-    /// How long the answer may take, in milliseconds.
+    /// Time limit for the answer, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub timeout_ms: u64,
 }
@@ -25,15 +25,15 @@ pub struct HealthArgs {
 /// Why a node does not count as healthy.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthError {
-    #[error("{0} is no URL to ask, such as http://127.0.0.1:8001/readyz")]
+    #[error("{0} is not a URL such as http://127.0.0.1:8001/readyz")]
     Url(Uri),
-    #[error("{url} cannot be asked: {error}")]
+    #[error("{url} cannot be reached: {error}")]
     Unreachable { url: Uri, error: io::Error },
-    #[error("{url} has not answered within {} ms", .after.as_millis())]
+    #[error("{url} did not answer within {} ms", .after.as_millis())]
     Late { url: Uri, after: Duration },
-    #[error("{0} answers something that is not HTTP")]
+    #[error("the answer of {0} is not HTTP")]
     Unreadable(Uri),
-    #[error("{url} answers {status}: {body}")]
+    #[error("{url} answered {status}: {body}")]
     Unwell { url: Uri, status: u16, body: String },
 }
 
@@ -153,7 +153,7 @@ mod tests {
     fn a_node_that_says_no_is_quoted() {
         let (url, served) = node("HTTP/1.1 503 Service Unavailable\r\n\r\nthe node is draining\n");
         let error = ask(&url, PATIENCE).unwrap_err().to_string();
-        assert!(error.ends_with("answers 503: the node is draining"), "{error}");
+        assert!(error.ends_with("answered 503: the node is draining"), "{error}");
         served.join().unwrap();
     }
 

@@ -28,7 +28,7 @@ pub enum PriceError {
     Header,
     #[error("line {line}: there must be seven columns, {HEADER}")]
     Columns { line: usize },
-    #[error("line {line}: the {column} is {text:?}, which is no number")]
+    #[error("line {line}: the {column} is {text:?}, which is not a number")]
     Number { line: usize, column: &'static str, text: String },
     #[error(
         "line {line}: the {column} is empty, or has characters other than letters, digits, dots and dashes"

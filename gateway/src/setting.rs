@@ -29,8 +29,8 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     // Other programs take a port alone for every address. Nobody should get that by leaving something out.
     Err(match port(text.strip_prefix(':').or_else(|| text.strip_prefix("*:")).unwrap_or(text)) {
         Some(port) => format!(
-            "is \"{text}\", which names no address: write 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} or \
-             [::]:{port} for all that reach it"
+            "is \"{text}\", which has no address: use 127.0.0.1:{port} to accept connections from this machine only, \
+             0.0.0.0:{port} or [::]:{port} to accept them from everywhere"
         ),
         None => format!(
             "is \"{text}\", must be an address of this machine and a port, such as 127.0.0.1:8000, [::1]:8000 or localhost:8000"
@@ -57,14 +57,14 @@ pub(crate) fn check_path(path: &str) -> Result<(), String> {
     }
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:@!$&'()*+,;=".contains(&byte);
     if !path.bytes().all(is_plain) {
-        return Err("may hold letters, digits and -._~/:@!$&'()*+,;= alone".to_owned());
+        return Err("must consist of letters, digits and -._~/:@!$&'()*+,;=".to_owned());
     }
     if rest.split('/').any(|part| part == "." || part == "..") {
-        return Err("has a part . or .., which clients leave out".to_owned());
+        return Err("must not have a part . or .., which clients remove".to_owned());
     }
     let first = rest.split('/').next().unwrap_or_default();
     if TAKEN.contains(&first) {
-        return Err(format!("begins with /{first}, which is the gateway's own"));
+        return Err(format!("must not begin with /{first}, which is reserved"));
     }
     Ok(())
 }
@@ -105,7 +105,8 @@ mod tests {
         for bare in [":8000", "*:8000", "8000"] {
             let told = read(bare).unwrap_err();
             assert!(
-                told.contains("127.0.0.1:8000 for this machine") && told.contains("0.0.0.0:8000"),
+                told.contains("127.0.0.1:8000 to accept connections from this machine")
+                    && told.contains("0.0.0.0:8000"),
                 "{told}"
             );
         }

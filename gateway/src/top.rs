@@ -27,30 +27,30 @@ use read_nodes::MetricsReader;
 /// The width of pages where there is no terminal to ask.
 const WIDTH: u16 = 120;
 
-/// Show what nodes do at this moment, anew every second, until it is interrupted.
+/// Show live activity of nodes, refreshed every second, until interrupted.
 #[derive(Clone, Debug, Args)]
 pub struct TopArgs {
-    /// The configuration that a gateway reads: says where it is, and gives a key of its server API.
+    /// Configuration file of a gateway, for its addresses and a key of its server API.
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     pub config: Option<PathBuf>,
-    /// The internal listener of a node, such as `http://10.0.0.7:8001`: once for each node. Without it: that of the
-    /// configuration, on this machine.
+    /// URL of a node's internal listener, such as `http://10.0.0.7:8001`. Repeat it for several nodes. Default: the
+    /// configured address, on this machine.
     #[arg(long = "node", value_name = "URL")]
     pub nodes: Vec<String>,
-    /// Where the server API is, which knows the channels and the other nodes. Without it: where the configuration says, on
-    /// this machine.
+    /// URL of the server API, from which channels and other nodes are learned. Default: the configured address, on this
+    /// machine.
     #[arg(long = "api", value_name = "URL")]
     pub api: Option<String>,
-    /// A key of the server API. Without it: the first of api.keys or api.keys_file.
+    /// A key of the server API. Default: the first of api.keys or api.keys_file.
     #[arg(long, env = "TIDEGATE_API_KEY", hide_env_values = true)]
     pub key: Option<String>,
-    /// How often everything is read, in milliseconds.
+    /// Interval between two refreshes, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(200..=60_000))]
     pub interval_ms: u64,
-    /// The most channels that are shown. 0: none, and the server API is not asked.
+    /// The most channels to show. 0: none, and the server API is not called.
     #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=50))]
     pub channels: u32,
-    /// Print one page, of two readings, and end.
+    /// Print one page, made from two readings, and exit.
     #[arg(long)]
     pub once: bool,
 }

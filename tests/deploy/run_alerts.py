@@ -65,7 +65,7 @@ class Watched:
         lost = []
 
         def is_named():
-            lost[:] = re.findall(r'"node":"([^"]+)"', "".join(re.findall(r".*gone without a word.*", self.stack.log(self.first))))
+            lost[:] = re.findall(r'"node":"([^"]+)"', "".join(re.findall(r".*another node is lost.*", self.stack.log(self.first))))
             return lost
 
         until("the log names it", is_named)

@@ -119,13 +119,15 @@ impl ChannelNames {
                 let problem = format!("is \"{mark}\", must be 1 to {MARK_BYTES_MAX} punctuation characters");
                 found.push((*key, problem));
             } else if mark.contains(['*', '/', '-', '_']) {
-                let problem =
-                    format!("is \"{mark}\": * and / are for patterns, - and _ for names of namespaces");
+                let problem = format!(
+                    "is \"{mark}\": * and / are reserved for patterns, - and _ for names of namespaces"
+                );
                 found.push((*key, problem));
             }
             for (other, of_other) in &marks[..at] {
                 if !of_other.is_empty() && (mark.contains(of_other) || of_other.contains(mark)) {
-                    let problem = format!("is \"{mark}\", which cannot be told from {other}, \"{of_other}\"");
+                    let problem =
+                        format!("is \"{mark}\", which cannot be distinguished from {other}, \"{of_other}\"");
                     found.push((*key, problem));
                 }
             }

@@ -35,14 +35,14 @@ impl ChannelPattern {
         };
         let last = text.split(SEPARATOR).count() - 1;
         let read = |(at, text): (usize, &str)| match (text, text.strip_prefix(':')) {
-            ("", _) => Err("has nothing between two /, or at its end"),
+            ("", _) => Err("must not have an empty part between two / or at its end"),
             ("*", _) if at == last => Ok(Segment::Rest),
             (_, Some("")) => Err("has a variable without a name"),
             (_, Some(name)) if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') => {
                 Ok(Segment::Variable(name.into()))
             }
-            (_, Some(_)) => Err("has a variable whose name is not of letters, digits and _"),
-            (text, None) if text.contains('*') => Err("may have a * only as its last part"),
+            (_, Some(_)) => Err("has a variable whose name does not consist of letters, digits and _"),
+            (text, None) if text.contains('*') => Err("can have a * only as its last part"),
             (text, None) => Ok(Segment::Text(text.into())),
         };
         Ok(Self(text.split(SEPARATOR).enumerate().map(read).collect::<Result<_, _>>()?))

@@ -43,8 +43,8 @@ pub struct ChannelOptions {
     pub force_positioning: bool,
     /// Makes every subscription recoverable, whether it asks to be or not. Needs history.
     pub force_recovery: bool,
-    /// Allows subscriptions to ask for recovery. Recovery returns history: without this option or `force_recovery`,
-    /// it needs `allow_history`. Needs history.
+    /// Allows subscriptions to ask for recovery. Recovery returns history: without this option and `force_recovery`,
+    /// subscriptions can recover only if `allow_history` is set. Needs history.
     pub allow_recovery: bool,
     /// Allows subscriptions to ask for tracking of their stream position, even if they may not recover. Needs
     /// history.

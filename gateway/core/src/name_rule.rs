@@ -29,13 +29,13 @@ impl NameRule {
             return Ok(Self::default());
         }
         if text.len() > EXPRESSION_BYTES_MAX {
-            return Err(format!("is {} bytes long, at most {EXPRESSION_BYTES_MAX} are read", text.len()));
+            return Err(format!("is {} bytes long, must be at most {EXPRESSION_BYTES_MAX}", text.len()));
         }
         let compiled = RegexBuilder::new(text)
             .size_limit(COMPILED_BYTES_MAX)
             .nest_limit(NESTING_MAX)
             .build()
-            .map_err(|error| format!("is no regular expression: {error}"))?;
+            .map_err(|error| format!("is not a regular expression: {error}"))?;
         Ok(Self { text: text.into(), compiled: Some(compiled) })
     }
 
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn what_is_no_expression_or_takes_too_much_is_refused_in_words() {
-        assert!(NameRule::parse("[a-").unwrap_err().starts_with("is no regular expression: "));
+        assert!(NameRule::parse("[a-").unwrap_err().starts_with("is not a regular expression: "));
         assert!(NameRule::parse(&"a".repeat(2_000)).unwrap_err().contains("at most 1024"));
         for greedy in ["a{9999999}", "((a{100}){100}){100}", &"(".repeat(500)] {
             assert!(NameRule::parse(greedy).is_err(), "{greedy}");

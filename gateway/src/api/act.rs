@@ -205,7 +205,7 @@ fn json(field: &str, written: Option<&RawValue>, base64: &str) -> Result<Option<
         return Err(ApiError::bad_request(format!("{field} is longer than {JSON_BYTES_MAX} bytes")));
     }
     if !is_json(&bytes) {
-        return Err(ApiError::bad_request(format!("{field} is no JSON, or nested too deep")));
+        return Err(ApiError::bad_request(format!("{field} is not JSON, or nested too deeply")));
     }
     Ok(Some(bytes))
 }

@@ -253,7 +253,10 @@ impl Api {
         let json: &[u8] = if body.is_empty() { b"{}" } else { &body };
         // serde would also accept an array of fields in order, which is not part of the API.
         if json.trim_ascii_start().first() != Some(&b'{') {
-            return Err(unread(StatusCode::BAD_REQUEST, ApiError::bad_request("the body is no JSON object")));
+            return Err(unread(
+                StatusCode::BAD_REQUEST,
+                ApiError::bad_request("the body is not a JSON object"),
+            ));
         }
         let malformed = |error: serde_json::Error| {
             unread(

@@ -189,7 +189,7 @@ impl api::ReloadFn for Reloader {
 
 impl fmt::Debug for Reloader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Reload")
+        f.write_str("Reloader")
     }
 }
 

@@ -306,7 +306,8 @@ impl AuthConfig {
             self.check_keys(&keys, faults);
         }
         if self.algorithms.is_empty() {
-            faults.add("algorithms", "must name at least one, such as HS256, RS256, ES256 or EdDSA");
+            faults
+                .add("algorithms", "must name at least one algorithm, such as HS256, RS256, ES256 or EdDSA");
         }
         if self.user_id_claim.is_empty() {
             faults.add("user_id_claim", "must not be empty: by default it is sub");
@@ -352,11 +353,11 @@ impl AuthConfig {
             }
         }
         if keys.previous_secret.is_given() && !keys.secret.is_given() {
-            let problem = format!("needs a present one: set {}", keys.secret.key);
+            let problem = format!("needs a current secret: set {}", keys.secret.key);
             faults.add(keys.previous_secret.key, problem);
         }
         if keys.previous.is_given() && !keys.are_given() {
-            faults.add(keys.previous.key, "needs a present key");
+            faults.add(keys.previous.key, "needs a current key");
         }
         for ((key, until), of) in
             [(keys.previous_secret_until, keys.previous_secret), (keys.previous_until, keys.previous)]
@@ -365,7 +366,7 @@ impl AuthConfig {
                 faults.add(key, format!("needs {}", of.key));
             }
             if until < 0 {
-                faults.add(key, "must be seconds since 1970");
+                faults.add(key, "must be 0, or seconds since 1970");
             }
         }
         let (key, url) = keys.jwks_url;
@@ -407,7 +408,7 @@ impl AuthConfig {
         let length = secret.reveal().len();
         (1..SECRET_BYTES_MIN).contains(&length).then_some(()).filter(|()| !self.allow_short_secrets)?;
         Some(format!(
-            "is {length} bytes long, and one shorter than {SECRET_BYTES_MIN} can be guessed from a token: take the output of \
+            "is {length} bytes long: a secret shorter than {SECRET_BYTES_MIN} bytes can be guessed from a token; use the output of \
              `openssl rand -hex 32`, or set auth.allow_short_secrets"
         ))
     }

@@ -31,15 +31,15 @@ pub(super) struct UnverifiedToken<'a> {
 /// Why an envelope cannot be opened, worded for the operator of the gateway.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EnvelopeError {
-    #[error("it is no JWT: three parts in base64url, with dots between them")]
+    #[error("it is not a JWT: three base64url parts separated by dots")]
     Shape,
     #[error("its header cannot be read: {0}")]
     Header(NotAnObject),
-    #[error("its header demands what is not understood (crit)")]
+    #[error("its header requires an extension that is not supported (crit)")]
     Critical,
-    #[error("it is signed with {0:?}, which is not served")]
+    #[error("it is signed with {0:?}, which is not supported")]
     Algorithm(String),
-    #[error("it is signed with ES512, whose curve P-521 is not served: take ES256, ES384 or EdDSA")]
+    #[error("it is signed with ES512, whose curve P-521 is not supported: use ES256, ES384 or EdDSA")]
     Es512,
     #[error("its claims cannot be read: {0}")]
     Claims(NotAnObject),

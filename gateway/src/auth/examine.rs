@@ -24,18 +24,20 @@ const INPUT_BYTES_MAX: u64 = 64 * 1024;
 const EXIT_REFUSED: u8 = 1;
 const EXIT_UNKNOWN: u8 = 2;
 
-/// Say whether a gateway of this configuration accepts a token, and what it says, or exactly why not.
+/// Check whether a gateway with this configuration accepts a token, and print its contents or the reason for refusal.
 ///
-/// Keys are taken from the configuration, and fetched from auth.jwks_url where they have to be.
+/// Keys come from the configuration, or are fetched from auth.jwks_url if necessary.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Exit code: 0 if it is accepted, 1 if it is refused, 2 if that cannot be told.")]
+#[command(
+    after_help = "Exit code: 0 if the token is accepted, 1 if it is refused, 2 if it cannot be verified."
+)]
 pub struct ExamineArgs {
-    /// The token; `-` reads it from standard input, where other users of this machine do not see it.
+    /// The token, or `-` to read it from standard input, where other users of this machine do not see it.
     pub token: String,
-    /// Look at it as a subscription token for this channel. Without it: as a connection token.
+    /// Verify a subscription token for this channel. Without it: a connection token.
     #[arg(long)]
     pub channel: Option<String>,
-    /// The configuration that the gateway reads. Variables `TIDEGATE_SECTION__KEY` go over it.
+    /// Configuration file of the gateway. Variables `TIDEGATE_SECTION__KEY` override it.
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     pub config: Option<PathBuf>,
 }
@@ -56,7 +58,7 @@ pub(super) fn examine(args: &ExamineArgs, config: &AuthConfig) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Err(refused @ TokenError::Unavailable(_))) => {
-            eprintln!("cannot be told: {refused}");
+            eprintln!("cannot be verified: {refused}");
             ExitCode::from(EXIT_UNKNOWN)
         }
         Ok(Err(refused)) => {

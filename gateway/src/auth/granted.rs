@@ -20,19 +20,19 @@ const TOPICS_MAX: usize = 256;
 /// Why a claim is invalid.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum InvalidClaim {
-    #[error("its {0} is no JSON, or nested too deep")]
+    #[error("its {0} is not JSON, or nested too deeply")]
     NotJson(&'static str),
-    #[error("its meta is no JSON object")]
+    #[error("its meta is not a JSON object")]
     Meta,
     #[error("it has more than {CAPABILITIES_MAX} caps")]
     Capabilities,
     #[error("its caps name more than {CAPABILITY_CHANNELS_MAX} channels")]
     CapabilityChannels,
-    #[error("its caps match by {0:?}: exact and wildcard are served")]
+    #[error("its caps match by {0:?}, must be exact or wildcard")]
     Matching(Box<str>),
     #[error("its mercure names more than {TOPICS_MAX} topics")]
     Topics,
-    #[error("it allows {0:?}, which is none of sub, pub, prs, hst")]
+    #[error("it allows {0:?}, must be one of sub, pub, prs, hst")]
     Right(Box<str>),
 }
 

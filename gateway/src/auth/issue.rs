@@ -51,12 +51,12 @@ pub struct TokenRequest {
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
     #[error(
-        "there is no secret to sign with: set auth.hmac_secret, or TIDEGATE_AUTH__HMAC_SECRET, or bring --private-key"
+        "no secret to sign with: set auth.hmac_secret or TIDEGATE_AUTH__HMAC_SECRET, or use --private-key"
     )]
     NoSecret,
-    #[error("the {0} is no JSON: {1}")]
+    #[error("the {0} is not JSON: {1}")]
     Json(&'static str, serde_json::Error),
-    #[error("--{0} is for {1} tokens")]
+    #[error("--{0} is only for {1} tokens")]
     Misplaced(&'static str, &'static str),
     #[error(transparent)]
     SecretFile(#[from] SecretFileError),

@@ -83,7 +83,7 @@ pub(super) enum KeyLookup {
 enum SetError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    #[error("its answer is no JSON Web Key Set: {0}")]
+    #[error("its answer is not a JSON Web Key Set: {0}")]
     Json(#[from] serde_json::Error),
 }
 
@@ -194,15 +194,12 @@ impl Jwks {
         match keys {
             Ok(keys) => {
                 if let Some(lasted) = state.reminder.over(now) {
-                    tracing::info!(
-                        after_ms = lasted.as_millis() as u64,
-                        "the keys of tokens can be fetched again"
-                    );
+                    tracing::info!(after_ms = lasted.as_millis() as u64, "token keys can be fetched again");
                 }
                 if state.fetched.is_none() || !same_names(&state.keys, &keys) {
                     let mut names: Vec<&str> = keys.keys().map(|name| &**name).collect();
                     names.sort_unstable();
-                    tracing::info!(kids = %names.join(" "), "the keys of tokens were fetched");
+                    tracing::info!(kids = %names.join(" "), "token keys were fetched");
                 }
                 state.keys = Arc::new(keys);
                 state.fetched = Some(now);
@@ -212,7 +209,7 @@ impl Jwks {
                 let reason = format!("auth.jwks_url: {error}");
                 if state.reminder.is_due(&reason, now) {
                     let keeps = !state.keys.is_empty();
-                    tracing::warn!(%reason, keeps, "the keys of tokens cannot be fetched; those there are go on");
+                    tracing::warn!(%reason, keeps, "token keys cannot be fetched; the keys fetched before stay in use");
                 }
                 state.trouble = Some(reason.into());
             }
@@ -231,7 +228,7 @@ impl Drop for WaitingToken {
 
 impl std::fmt::Debug for FetchInFlight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("UnderWay")
+        f.write_str("FetchInFlight")
     }
 }
 
@@ -268,7 +265,7 @@ fn read_set(json: &[u8]) -> Result<KeysByName, serde_json::Error> {
     let (all, mut used) = (keys.len(), 0);
     for (kid, key) in keys.iter().filter_map(usable) {
         if used == KEYS_MAX {
-            tracing::warn!(all, used, "the set of keys of tokens is too large; the first are used");
+            tracing::warn!(all, used, "the set of token keys is too large; only the first keys are used");
             break;
         }
         used += 1;

@@ -38,23 +38,23 @@ pub(super) enum PublicKey {
 /// Why a text or the members of a JWK are no usable public key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PublicKeyError {
-    #[error("holds no public key: it must be PEM that begins with -----BEGIN PUBLIC KEY-----")]
+    #[error("contains no public key: it must be PEM that begins with -----BEGIN PUBLIC KEY-----")]
     NoPem,
     #[error(
-        "holds a private key, which no gateway should have: give it what `openssl pkey -in KEY -pubout` prints"
+        "contains a private key, which a gateway should not have: use the output of `openssl pkey -in KEY -pubout`"
     )]
     Private,
-    #[error("holds more than {KEYS_MAX} keys")]
+    #[error("contains more than {KEYS_MAX} keys")]
     TooMany,
-    #[error("holds a key that cannot be read")]
+    #[error("contains a key that cannot be read")]
     Malformed,
-    #[error("holds an RSA key of {0} bits, must be of {RSA_BITS_MIN} to {RSA_BITS_MAX}")]
+    #[error("contains an RSA key of {0} bits, must have {RSA_BITS_MIN} to {RSA_BITS_MAX} bits")]
     RsaBits(usize),
-    #[error("holds a key on the curve P-521, which is not served: take P-256, P-384 or Ed25519")]
+    #[error("contains a key on the curve P-521, which is not supported: use P-256, P-384 or Ed25519")]
     P521,
-    #[error("holds a key of a kind that is not served: RSA, EC on P-256 or P-384, and Ed25519 are")]
+    #[error("contains a key of an unsupported kind: must be RSA, EC on P-256 or P-384, or Ed25519")]
     Kind,
-    #[error("holds a key of another kind than the setting is for")]
+    #[error("contains a key of a kind that this setting is not for")]
     OtherKind,
 }
 

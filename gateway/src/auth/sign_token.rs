@@ -27,13 +27,13 @@ pub enum SignError {
     NoPem,
     #[error("the private key cannot be used: {0}")]
     Rejected(String),
-    #[error("the private key is of a kind that is not served: RSA, EC on P-256 or P-384, and Ed25519 are")]
+    #[error("the private key is of an unsupported kind: must be RSA, EC on P-256 or P-384, or Ed25519")]
     Kind,
-    #[error("{algorithm} does not go with this key, which signs with {fitting}")]
+    #[error("{algorithm} does not fit this key, which can sign with {fitting}")]
     Algorithm { algorithm: &'static str, fitting: String },
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    #[error("the system has no random numbers")]
+    #[error("the system provides no random numbers")]
     Random,
 }
 

@@ -14,10 +14,10 @@ use super::examine::{ExamineArgs, examine, refusal};
 use super::issue::{TokenRequest, issue};
 use crate::clock::Clock;
 
-/// Print a token, signed with the secret of the configuration (auth.hmac_secret) or with a private key.
+/// Print a token, signed with the configured secret (auth.hmac_secret) or with a private key.
 ///
-/// Without --channel it is a connection token, which says who a client is; with one it is a subscription token, which
-/// opens that channel. `tidegate token verify` says what a gateway makes of a token.
+/// Without --channel it is a connection token, which authenticates a client. With --channel it is a subscription token,
+/// which lets a client subscribe to that channel. `tidegate token verify` verifies a token.
 #[derive(Clone, Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 pub struct TokenArgs {
@@ -37,67 +37,68 @@ Examples:
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum TokenVerb {
-    /// Say whether a gateway of this configuration accepts a token, and what it says, or exactly why not.
+    /// Check whether a gateway with this configuration accepts a token, and print its contents or the reason for refusal.
     Verify(ExamineArgs),
 }
 
 #[derive(Clone, Debug, Args)]
 pub struct MakeArgs {
-    /// The configuration that the gateway reads. Variables `TIDEGATE_SECTION__KEY` go over it.
+    /// Configuration file of the gateway. Variables `TIDEGATE_SECTION__KEY` override it.
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Who the client is. Without it: nobody in particular.
+    /// The client's user. Without it: an anonymous client.
     #[arg(long, default_value = "")]
     pub user: String,
-    /// Make a subscription token, for this channel.
+    /// Print a subscription token, for this channel.
     #[arg(long)]
     pub channel: Option<String>,
-    /// How long the token is valid: 90s, 30m, 12h, 7d, or `forever`.
+    /// Lifetime of the token: 90s, 30m, 12h, 7d, or `forever`.
     #[arg(long, default_value = "1h")]
     pub ttl: Ttl,
-    /// When the connection or subscription ends, in seconds since 1970, whatever --ttl says. 0: never.
+    /// Time at which the connection or subscription expires, in seconds since 1970, regardless of --ttl. 0: never.
     #[arg(long, value_name = "SECONDS")]
     pub expire_at: Option<i64>,
-    /// JSON that others see of the client.
+    /// JSON about the client that other clients see.
     #[arg(long, value_name = "JSON")]
     pub info: Option<String>,
-    /// JSON for the client itself, beside its subscription (with --channel).
+    /// JSON that the client gets with its subscription (with --channel).
     #[arg(long, value_name = "JSON", help_heading = SUBSCRIPTIONS)]
     pub data: Option<String>,
-    /// What the subscriber may do beside receiving: pub, prs and hst, with commas between them (with --channel).
+    /// Additional rights of the subscriber, separated by commas: pub (publish), prs (presence), hst (history) (with
+    /// --channel).
     #[arg(long, value_name = "RIGHTS", value_delimiter = ',', help_heading = SUBSCRIPTIONS)]
     pub allow: Vec<String>,
-    /// Channels the client is subscribed to as it connects, with commas between them.
+    /// Channels to which the client is subscribed when it connects, separated by commas.
     #[arg(long, value_delimiter = ',', help_heading = CONNECTIONS)]
     pub channels: Vec<String>,
-    /// The same with info, data and overrides for each: {"CHANNEL": {"info": .., "override": ..}}.
+    /// The same channels with info, data and overrides for each: {"CHANNEL": {"info": .., "override": ..}}.
     #[arg(long, value_name = "JSON", conflicts_with = "channels", help_heading = CONNECTIONS)]
     pub subs: Option<String>,
-    /// A JSON object for your own servers, which no client sees.
+    /// Metadata for your own servers, a JSON object that clients do not see.
     #[arg(long, value_name = "JSON", help_heading = CONNECTIONS)]
     pub meta: Option<String>,
-    /// What the client may do in which channels: [{"channels": ["chat:*"], "match": "wildcard", "allow": ["sub"]}].
+    /// Rights of the client by channel: [{"channels": ["chat:*"], "match": "wildcard", "allow": ["sub"]}].
     #[arg(long, value_name = "JSON", help_heading = CONNECTIONS)]
     pub caps: Option<String>,
-    /// Sign with this private key (PEM: RSA, EC on P-256 or P-384, Ed25519) and not with the secret.
+    /// Private key to sign with instead of the secret (PEM: RSA, EC on P-256 or P-384, Ed25519).
     #[arg(long, value_name = "FILE", help_heading = SIGNATURE)]
     pub private_key: Option<PathBuf>,
-    /// How to sign, such as HS512 or PS256. Default: the first of auth.algorithms that goes with the key.
+    /// Signature algorithm, such as HS512 or PS256. Default: the first of auth.algorithms that fits the key.
     #[arg(long, help_heading = SIGNATURE)]
     pub algorithm: Option<Algorithm>,
-    /// The name of the key, by which gateways find it at auth.jwks_url.
+    /// Id of the key, by which gateways find it at auth.jwks_url (header kid).
     #[arg(long, help_heading = SIGNATURE)]
     pub kid: Option<String>,
-    /// Whom the token is for (claim aud). Default: auth.audience.
+    /// Audience of the token (claim aud). Default: auth.audience.
     #[arg(long, help_heading = SIGNATURE)]
     pub audience: Option<String>,
-    /// Whom it is by (claim iss). Default: auth.issuer.
+    /// Issuer of the token (claim iss). Default: auth.issuer.
     #[arg(long, help_heading = SIGNATURE)]
     pub issuer: Option<String>,
 }
 
-const CONNECTIONS: &str = "Of connection tokens";
-const SUBSCRIPTIONS: &str = "Of subscription tokens";
+const CONNECTIONS: &str = "Connection tokens";
+const SUBSCRIPTIONS: &str = "Subscription tokens";
 const SIGNATURE: &str = "Signature";
 
 impl TokenArgs {
@@ -115,7 +116,7 @@ impl TokenArgs {
 pub struct Ttl(pub Option<Duration>);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a time to live is a whole number with s, m, h or d, such as 30m, or forever")]
+#[error("must be a whole number followed by s, m, h or d, such as 30m, or forever")]
 pub struct BadTtl;
 
 impl std::str::FromStr for Ttl {
@@ -153,7 +154,7 @@ pub fn command(args: &TokenArgs, config: &AuthConfig) -> ExitCode {
         Ok(token) => {
             // The token may be for a gateway of another configuration, so it is printed all the same.
             if let Some(reason) = refusal(config, &token, args.make.channel.as_deref()) {
-                eprintln!("tidegate token: a gateway of this configuration refuses it: {reason}");
+                eprintln!("tidegate token: a gateway with this configuration refuses this token: {reason}");
             }
             ExitCode::SUCCESS
         }

@@ -18,7 +18,7 @@ pub(super) const TOKEN_BYTES_MAX: usize = 32 * 1024;
 /// Why a token is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TokenError {
-    #[error("it brings none, and auth.allow_anonymous is off")]
+    #[error("there is no token, and auth.allow_anonymous is off")]
     Missing,
     #[error("no key is configured (auth.hmac_secret, auth.rsa_public_key, auth.jwks_url and others)")]
     NoKeys,
@@ -26,23 +26,23 @@ pub(super) enum TokenError {
     TooLong,
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
-    #[error("it is signed with {}, which auth.algorithms does not name", .0.name())]
+    #[error("it is signed with {}, which auth.algorithms does not list", .0.name())]
     Algorithm(Algorithm),
-    #[error("it is signed with {}, and no key in auth is for that", .0.name())]
+    #[error("it is signed with {}, for which auth has no key", .0.name())]
     NoKeyFor(Algorithm),
-    #[error("it names no key (kid), and none but those at auth.jwks_url is for its algorithm")]
+    #[error("it names no key (kid), and only auth.jwks_url has keys for its algorithm")]
     NoName,
     #[error("it names a key (kid {0:?}) that auth.jwks_url does not have for its algorithm")]
     UnknownKey(Box<str>),
-    #[error("its key cannot be looked for: {0}")]
+    #[error("its key cannot be looked up: {0}")]
     Unavailable(Arc<str>),
-    #[error("its signature is of another key, or it was changed")]
+    #[error("its signature was made with another key, or the token was changed")]
     Signature,
-    #[error("its key is auth.{0}, whose time is over")]
+    #[error("its key is auth.{0}, which is no longer accepted")]
     KeyOver(&'static str),
-    #[error("it is not for the audience in auth.audience or auth.audience_pattern")]
+    #[error("its audience does not match auth.audience or auth.audience_pattern")]
     Audience,
-    #[error("it is not by the issuer in auth.issuer or auth.issuer_pattern")]
+    #[error("its issuer does not match auth.issuer or auth.issuer_pattern")]
     Issuer,
     #[error("{}", untimely(*.0))]
     Untimely(TokenTimeError),

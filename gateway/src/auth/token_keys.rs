@@ -76,7 +76,7 @@ pub enum KeyError {
     File(#[from] SecretFileError),
     #[error("auth.{setting} {error}")]
     PublicKey { setting: &'static str, error: PublicKeyError },
-    #[error("the authorities for auth.jwks_url cannot be read: {0}")]
+    #[error("the certificate authorities for auth.jwks_url cannot be read: {0}")]
     Authorities(String),
 }
 

@@ -196,15 +196,15 @@ impl Authenticator {
             Ok(Ok(changed)) => {
                 reminder.over(Instant::now());
                 if changed {
-                    tracing::info!("new keys for tokens were read");
+                    tracing::info!("new token keys are in use");
                 }
             }
             Ok(Err(error)) => {
                 if reminder.is_due(&error.to_string(), Instant::now()) {
-                    tracing::error!(%error, "the changed keys for tokens are not used, the old ones go on");
+                    tracing::error!(%error, "the changed token keys cannot be used; the old keys stay in use");
                 }
             }
-            Err(error) => tracing::error!(%error, "reading the keys for tokens failed"),
+            Err(error) => tracing::error!(%error, "token keys could not be read"),
         }
     }
 }

@@ -19,7 +19,7 @@ const SECRET_BYTES_MIN: usize = 32;
 /// The prefix of the sections of polled channels.
 pub(super) const POLLS: &str = "polls.";
 /// The problem of a section that has settings and no URL.
-const NEEDS_URL: &str = "needs a url: without one nobody is asked or told anything";
+const NEEDS_URL: &str = "needs a url: without one it has no effect";
 /// The longest `failure_message`, in bytes.
 const FAILURE_MESSAGE_BYTES_MAX: usize = 256;
 
@@ -333,7 +333,7 @@ impl EventsConfig {
             _ => {}
         }
         if self.types.is_empty() {
-            faults.add("events.types", "must name at least one type; without a url nothing is sent");
+            faults.add("events.types", "must name at least one type; to send no events, leave out the url");
         }
         faults.outside("events.timeout_ms", self.timeout_ms, 10..=60_000);
         faults.outside("events.deadline_s", self.deadline_s, 1..=86_400);
@@ -362,7 +362,7 @@ pub(super) fn parse_url(text: &str) -> Result<Uri, String> {
         return Err("must be a URL such as https://app.example/connect".to_owned());
     }
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err("must hold no user or password: set static_headers".to_owned());
+        return Err("must not contain a user or a password: set static_headers".to_owned());
     }
     Ok(uri)
 }
@@ -415,7 +415,7 @@ fn is_ours(name: &HeaderName) -> bool {
 fn check_names(faults: &mut Faults, key: &str, names: &[String]) {
     for name in names {
         match HeaderName::from_bytes(name.as_bytes()) {
-            Err(_) => faults.add(key, format!("\"{name}\" is no name of a header")),
+            Err(_) => faults.add(key, format!("\"{name}\" is not a valid name of a header")),
             Ok(parsed) if is_ours(&parsed) => {
                 faults.add(key, format!("\"{name}\" is a header that the gateway sets itself"));
             }

@@ -37,7 +37,7 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Why the client cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("the file of backend.ca_file, {file}, is of no use: {error}")]
+    #[error("the file of backend.ca_file, {file}, cannot be used: {error}")]
     Authorities { file: String, error: String },
     #[error("TLS towards backends cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
@@ -171,7 +171,7 @@ fn authorities(file: Option<&Path>) -> Result<RootCertStore, ClientError> {
 
 /// The name resolves to no allowed address.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} leads to private addresses only (backend.allow_private_addresses)")]
+#[error("{0} has private addresses only, which backend.allow_private_addresses does not allow")]
 struct NoAllowedAddress(String);
 
 /// Resolves names and leaves out addresses that are not allowed. It runs right before the connection is made, so a name

@@ -85,7 +85,7 @@ impl Courier {
                 Ok(()) => {
                     self.metrics.sent(events as u64);
                     if let Some(lasted) = self.reminder.over(std::time::Instant::now()) {
-                        tracing::info!(to = self.to, after_s = lasted.as_secs(), "events are taken again");
+                        tracing::info!(to = self.to, after_s = lasted.as_secs(), "events are accepted again");
                     }
                     return Ok(());
                 }
@@ -93,7 +93,7 @@ impl Courier {
             };
             self.metrics.failed(failure.label());
             if self.reminder.is_due(failure.label(), std::time::Instant::now()) {
-                tracing::warn!(to = self.to, reason = failure.label(), %failure, "events are not taken");
+                tracing::warn!(to = self.to, reason = failure.label(), %failure, "events are not accepted");
             }
             if is_final(&failure) {
                 break LostEvent::Refused;
@@ -108,7 +108,7 @@ impl Courier {
             pause = (pause * 2).min(PAUSE_MAX);
             self.rest(wait).await;
         };
-        tracing::warn!(to = self.to, reason = reason.label(), events, "events are given up");
+        tracing::warn!(to = self.to, reason = reason.label(), events, "events are lost");
         Err(reason)
     }
 

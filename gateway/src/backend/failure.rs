@@ -6,11 +6,11 @@ use super::breaker::Health;
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum HookFailure {
-    #[error("as many requests as concurrency_max allows are on their way")]
+    #[error("concurrency_max requests are in flight already")]
     TooMany,
-    #[error("it has failed too often and is left alone for a while")]
+    #[error("it has failed too often, and its circuit breaker is open")]
     Open,
-    #[error("there is no answer within its deadline")]
+    #[error("it did not answer in time")]
     Timeout,
     #[error("it cannot be reached: {0}")]
     Unreachable(String),

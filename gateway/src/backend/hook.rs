@@ -126,7 +126,7 @@ impl Drop for HookInFlight<'_> {
             BreakerTransition::None => {}
             BreakerTransition::Opened => {
                 self.hook.metrics.breakers_open.inc();
-                tracing::warn!(hook = self.hook.kind.name(), "a backend fails and is left alone for a while");
+                tracing::warn!(hook = self.hook.kind.name(), "a backend fails: its circuit breaker is open");
             }
             BreakerTransition::Closed => {
                 self.hook.metrics.breakers_open.dec();

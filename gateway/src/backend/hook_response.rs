@@ -94,14 +94,14 @@ pub(super) fn read_envelope<T: DeserializeOwned>(
         cut(&mut reason, REASON_BYTES_MAX);
         let disconnect = u16::try_from(code).ok().and_then(|code| Disconnect::custom(code, &reason));
         let disconnect = disconnect.ok_or_else(|| {
-            HookFailure::Malformed(format!("{code} is no code of a disconnect, 3000 to 4999"))
+            HookFailure::Malformed(format!("{code} is not a code of a disconnect, 3000 to 4999"))
         })?;
         return Ok(Err(Denial::Disconnect(disconnect)));
     }
     if let Some(WireError { code, mut message, temporary }) = envelope.error {
         let is_known = ErrorCode::ALL.iter().any(|known| known.code() == code);
         if !is_known && !CUSTOM_CODES.contains(&code) {
-            let problem = format!("{code} is no code of an error, 400 to 1999 or one of the protocol's");
+            let problem = format!("{code} is not a code of an error, 400 to 1999 or one of the protocol's");
             return Err(HookFailure::Malformed(problem));
         }
         cut(&mut message, MESSAGE_BYTES_MAX);
@@ -341,7 +341,7 @@ impl TryFrom<WireCapability> for Capability {
         let matching = match &*written.matching {
             "" => Matching::Exact,
             "wildcard" => Matching::Wildcard,
-            other => return Err(format!("caps: \"{other}\" is no way to match, \"\" and \"wildcard\" are")),
+            other => return Err(format!("caps: match is \"{other}\", must be \"\" or \"wildcard\"")),
         };
         let channels = written.channels.unwrap_or_default().into();
         Ok(Self { channels, matching, allow: rights(written.allow.unwrap_or_default())? })
@@ -389,7 +389,7 @@ fn end(expire_at: Option<i64>, clock: Clock) -> Option<Option<Moment>> {
 
 fn decoded(in_base64: Option<String>) -> Result<Option<Bytes>, InvalidResult> {
     let Some(text) = in_base64.filter(|text| !text.is_empty()) else { return Ok(None) };
-    STANDARD.decode(text).map(|bytes| Some(bytes.into())).map_err(|error| format!("is no base64: {error}"))
+    STANDARD.decode(text).map(|bytes| Some(bytes.into())).map_err(|error| format!("is not base64: {error}"))
 }
 
 /// Returns any bytes: decoded from base64, or the JSON as it stands.
@@ -444,7 +444,7 @@ fn info(json: Option<Box<RawValue>>, in_base64: Option<String>) -> Result<Option
 
 fn meta(json: Option<Box<RawValue>>) -> Result<Option<Bytes>, InvalidResult> {
     match json {
-        Some(json) if !json.get().starts_with('{') => Err("meta is no object".to_owned()),
+        Some(json) if !json.get().starts_with('{') => Err("meta is not an object".to_owned()),
         json => payload(json, None),
     }
 }

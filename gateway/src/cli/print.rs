@@ -10,17 +10,17 @@ use clap_mangen::Man;
 
 use super::Cli;
 
-/// Print a script that completes the arguments of `tidegate` in a shell.
+/// Print a completion script for a shell.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct CompletionsArgs {
-    /// The shell that is to read it.
+    /// The shell that runs the script.
     pub shell: Shell,
 }
 
-/// Print the page of the manual, for `man -l -`, or write a page for each command.
+/// Print the manual page, for `man -l -`, or write a manual page for each command.
 #[derive(Clone, Debug, Args)]
 pub struct ManArgs {
-    /// Write `tidegate.1`, `tidegate-serve.1` and so on into this folder, which must be there.
+    /// Write `tidegate.1`, `tidegate-serve.1` and so on to this existing folder.
     #[arg(long, value_name = "FOLDER")]
     pub dir: Option<PathBuf>,
 }

@@ -16,11 +16,13 @@ pub(super) fn advice(sources: &Sources<'_>, config: &Config) -> Vec<String> {
         let address = config.server.listen;
         if sources.demo {
             lines.push(format!(
-                "--demo on {address}: whoever reaches this address may subscribe, and publish with the key \"demo\""
+                "--demo on {address}: everyone who can reach this address may subscribe, and publish with the API key \"demo\""
             ));
         }
         if config.auth.insecure {
-            lines.push(format!("auth.insecure on {address}: whoever reaches this address may do everything"));
+            lines.push(format!(
+                "auth.insecure on {address}: everyone who can reach this address may do everything"
+            ));
         }
     }
     lines
@@ -45,7 +47,7 @@ pub(super) fn of_variables(sources: &Sources<'_>) -> Vec<String> {
     }
     if !others.is_empty() {
         lines.push(format!(
-            "{} set nothing: a setting is {VARIABLE_PREFIX}SECTION{LEVEL_SEPARATOR}KEY, with two underscores",
+            "{} set nothing: the variable of a setting is {VARIABLE_PREFIX}SECTION{LEVEL_SEPARATOR}KEY, with two underscores",
             others.join(", ")
         ));
     }

@@ -32,7 +32,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         largest_message(config, faults);
         personal_channels(config, faults);
         if config.session.single_connection && config.limits.connections_per_user_max == 1 {
-            let problem = "needs limits.connections_per_user_max of at least 2, or 0: who comes anew would be refused \
+            let problem = "needs limits.connections_per_user_max of at least 2, or 0: a new connection would be refused \
                            before the user's other connection is closed";
             faults.add("single_connection", problem);
         }
@@ -70,7 +70,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     section("channels", &|faults| {
         check_channels::check(config, &config.channels, faults);
         if !config.channels.pattern.is_none() {
-            faults.add("pattern", "is for namespaces: these are the channels that have none");
+            faults.add("pattern", "is for namespaces only: set it in [namespaces.NAME]");
         }
     });
     for (name, options) in &config.namespaces {
@@ -86,7 +86,9 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
             && emitters.url.is_none()
             && let Some(mode) = several(config.redis.mode)
         {
-            let problem = format!("must be set with redis.mode = \"{mode}\": emitters publish in one Redis");
+            let problem = format!(
+                "must be set with redis.mode = \"{mode}\": emitters publish in a single Redis server"
+            );
             faults.add("emitters.url", problem);
         }
     });
@@ -136,7 +138,8 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         let without = config.feeds.iter().filter(|(_, feed)| is_without(feed));
         let mode = several(config.redis.mode);
         for ((name, _), mode) in without.filter_map(|feed| Some((feed, mode?))) {
-            let problem = format!("must be set with redis.mode = \"{mode}\": a stream is in one Redis");
+            let problem =
+                format!("must be set with redis.mode = \"{mode}\": a stream is in a single Redis server");
             faults.add(format!("{name}.redis_stream.url"), problem);
         }
     });
@@ -157,22 +160,23 @@ fn several(mode: RedisMode) -> Option<&'static str> {
 fn largest_message(config: &Config, faults: &mut Faults) {
     let (largest, session) = (config.websocket.message_bytes_max, &config.session);
     if session.bytes_per_second > 0 && (session.bytes_burst as usize) < largest {
-        let problem = "is less than websocket.message_bytes_max: such a message could never be sent";
+        let problem = "must be at least websocket.message_bytes_max: longer messages could never be sent";
         faults.add("bytes_burst", problem);
     }
     let subscribes = session.channels_max as usize * SUBSCRIBE_BYTES;
     // Whoever leaves it as it is has clients of fewer channels, and may have small messages.
     if subscribes > largest && session.channels_max > SessionSettings::default().channels_max {
         let problem = format!(
-            "is {}, and a client subscribes to all of them in one message: that needs websocket.message_bytes_max of at \
-             least {subscribes}",
+            "is {}: a client that subscribes to all of them in one message needs websocket.message_bytes_max of at least \
+             {subscribes}",
             session.channels_max
         );
         faults.add("channels_max", problem);
     }
     // Once half of it waits, the connection is not read from: the other half is for the message just read.
     if (session.queued_bytes_max as usize) / 2 < largest {
-        let problem = "must be at least twice websocket.message_bytes_max, so that such a message can wait";
+        let problem =
+            "must be at least twice websocket.message_bytes_max, so that the longest message can be queued";
         faults.add("queued_bytes_max", problem);
     }
 }
@@ -191,13 +195,15 @@ fn personal_channels(config: &Config, faults: &mut Faults) {
     };
     let key = if namespace.is_empty() { "personal_channel" } else { "personal_channel_namespace" };
     match options {
-        None => faults.add(key, "is no section of namespaces"),
+        None => faults.add(key, "must name a section of namespaces"),
         Some(options) if !options.pattern.is_none() => {
-            faults
-                .add(key, "is of a namespace with a pattern, which has no channels that begin with its name");
+            faults.add(
+                key,
+                "must not name a namespace with a pattern: its channels do not begin with its name",
+            );
         }
         Some(options) if options.subscription_type != SubscriptionType::Stream => {
-            faults.add(key, "needs channels of the subscription_type \"stream\"");
+            faults.add(key, "needs channels with subscription_type = \"stream\"");
         }
         Some(_) => {}
     }
@@ -218,7 +224,7 @@ fn namespaces(config: &Config, faults: &mut Faults) {
         let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         if !(2..CHANNEL_BYTES_MAX).contains(&name.len()) || !name.bytes().all(is_of_name) {
             let problem = format!(
-                "is no name for a namespace: at least 2 of letters, digits, - and _, and less than {CHANNEL_BYTES_MAX}"
+                "is not a valid name of a namespace: use at least 2 and less than {CHANNEL_BYTES_MAX} letters, digits, - and _"
             );
             faults.add(name, problem);
         }
@@ -226,22 +232,21 @@ fn namespaces(config: &Config, faults: &mut Faults) {
             continue;
         }
         if let Some((other, _)) = patterns.iter().find(|(_, pattern)| pattern.is_like(&options.pattern)) {
-            let problem =
-                format!("describes the channels of namespaces.{other}.pattern, no more and no less");
+            let problem = format!("matches the same channels as namespaces.{other}.pattern");
             faults.add(format!("{name}.pattern"), problem);
         }
         patterns.push((name, &options.pattern));
     }
     if let Some((name, _)) = patterns.get(PATTERNS_MAX) {
-        faults.add(format!("{name}.pattern"), format!("is one too many: there may be {PATTERNS_MAX}"));
+        faults.add(
+            format!("{name}.pattern"),
+            format!("is one too many: at most {PATTERNS_MAX} namespaces can have a pattern"),
+        );
     }
     if config.channel_names.namespace_boundary.is_empty() {
         let without = config.namespaces.iter().filter(|(_, options)| options.pattern.is_none());
         for (name, _) in without {
-            faults.add(
-                name,
-                "holds no channel: channel_names.namespace_boundary is empty and it has no pattern",
-            );
+            faults.add(name, "can have no channels: set channel_names.namespace_boundary, or its pattern");
         }
     }
 }
@@ -252,10 +257,10 @@ fn apps(config: &Config, faults: &mut Faults) {
     for (name, app) in config.pusher.apps.iter().filter(|_| config.pusher.enabled) {
         let options = config.namespaces.get(app.namespace_or(name));
         if options.is_some_and(|options| !options.pattern.is_none()) {
-            faults.add(format!("apps.{name}.namespace"), "is one with a pattern");
+            faults.add(format!("apps.{name}.namespace"), "must name a namespace without a pattern");
         }
         if options.is_some_and(|options| options.subscription_type != SubscriptionType::Stream) {
-            let problem = "is one whose channels are no streams (subscription_type)";
+            let problem = "must name a namespace with subscription_type = \"stream\"";
             faults.add(format!("apps.{name}.namespace"), problem);
         }
     }
@@ -268,7 +273,7 @@ fn engine_io(config: &Config, faults: &mut Faults) {
     let is_served = config.socketio.enabled || config.raw.has_engine_io();
     let is_too_small = (session.bytes_burst as usize) < config.socketio.payload_bytes_max;
     if is_served && session.bytes_per_second > 0 && is_too_small {
-        let problem = "is more than session.bytes_burst: such a message could never be sent";
+        let problem = "must be at most session.bytes_burst: longer messages could never be sent";
         faults.add("payload_bytes_max", problem);
     }
 }
@@ -283,28 +288,29 @@ fn socketio(config: &Config, faults: &mut Faults) {
         faults.add("enabled", "needs channel_names.namespace_boundary, which is empty");
     }
     if config.raw.paths.keys().any(|path| socketio.is_at(path)) {
-        faults.add("path", "is one of raw.paths");
+        faults.add("path", "is also a path of raw.paths: change one of them");
     }
     if socketio.asks() && !config.backend.socketio.is_on() {
-        faults.add("namespaces", "need backend.socketio.url: connect_hook or action = \"hook\" asks there");
+        faults.add("namespaces", "need backend.socketio.url for connect_hook and action = \"hook\"");
     }
     for (name, section) in socketio.served() {
         let key = format!("namespaces.{name}.channels");
         let channels = section.channels_or(&name);
         if config.mercure.enabled && channels == &*config.mercure.namespace {
-            faults.add(key, "is where the updates of mercure are");
+            faults.add(key, "is also mercure.namespace: change one of them");
         } else if let Some(options) = config.namespaces.get(channels)
             && (!options.pattern.is_none() || options.subscription_type != SubscriptionType::Stream)
         {
-            faults.add(key, "must have no pattern, and be of the subscription_type \"stream\"");
+            faults
+                .add(key, "must name a namespace without a pattern and with subscription_type = \"stream\"");
         }
         let options = config.namespaces.get(channels);
         if section.recovery_ms > 0
             && !options.is_some_and(|options| lets_return(options, section.recovery_ms))
         {
             let problem = format!(
-                "needs history that lasts as long: namespaces.{channels} with history_size, with a history_ttl_s of at \
-                 least {}, and without force_recovery_mode = \"cache\"",
+                "needs history for as long: set history_size and a history_ttl_s of at least {} in namespaces.{channels}, \
+                 and not force_recovery_mode = \"cache\"",
                 section.recovery_ms.div_ceil(1_000)
             );
             faults.add(format!("namespaces.{name}.recovery_ms"), problem);
@@ -324,13 +330,22 @@ fn raw_paths(config: &Config, faults: &mut Faults) {
     let rules = config.channel_rules();
     for (path, bound) in &config.raw.paths {
         if config.demo.page && pages::find(path).is_some() {
-            faults.add(format!("paths.{path}"), "is one of the demo's pages: set demo.page = false");
+            faults.add(
+                format!("paths.{path}"),
+                "is a page of the demo: set demo.page = false, or use another path",
+            );
         }
         if config.sse.enabled && path == event_stream::PATH {
-            faults.add(format!("paths.{path}"), "is where event streams are: set sse.enabled = false");
+            faults.add(
+                format!("paths.{path}"),
+                "is the path of event streams: set sse.enabled = false, or use another path",
+            );
         }
         if config.graphql.enabled && path == graphql::PATH {
-            faults.add(format!("paths.{path}"), "is where GraphQL is: set graphql.enabled = false");
+            faults.add(
+                format!("paths.{path}"),
+                "is the path of GraphQL: set graphql.enabled = false, or use another path",
+            );
         }
         if bound.messages == Messages::Hook && !config.backend.message.is_on() {
             faults.add(format!("paths.{path}.messages"), "needs backend.message.url");
@@ -342,12 +357,12 @@ fn raw_paths(config: &Config, faults: &mut Faults) {
         let problem = match channel {
             Err(invalid) => invalid.to_string(),
             Ok(channel) => match rules.options(&channel) {
-                None => "is of a namespace that is not there".to_owned(),
+                None => "names a channel of an unknown namespace: add the section to namespaces".to_owned(),
                 Some(_) if !rules.admits_name(&channel) => {
                     "does not match the channel_regex of its namespace".to_owned()
                 }
                 Some(options) if options.subscription_type != SubscriptionType::Stream => {
-                    "needs a namespace of the subscription_type \"stream\"".to_owned()
+                    "must name a channel with subscription_type = \"stream\"".to_owned()
                 }
                 Some(_) => continue,
             },
@@ -367,7 +382,10 @@ fn mercure(config: &Config, faults: &mut Faults) {
     }
     let Some(options) = config.namespaces.get(&*config.mercure.namespace) else { return };
     if !options.pattern.is_none() || options.subscription_type != SubscriptionType::Stream {
-        faults.add("namespace", "must have no pattern, and be of the type stream");
+        faults.add(
+            "namespace",
+            "must name a namespace without a pattern and with subscription_type = \"stream\"",
+        );
     }
 }
 

@@ -65,7 +65,7 @@ fn history(options: &ChannelOptions, faults: &mut Faults) {
     if options.delta_publish && options.allowed_delta_types.is_empty() && !options.is_polled() {
         faults.add(
             "delta_publish",
-            "needs allowed_delta_types = [\"fossil\"]: nobody could ask for what has changed",
+            "needs allowed_delta_types = [\"fossil\"]: otherwise no subscriber can ask for deltas",
         );
     }
 }
@@ -113,15 +113,21 @@ fn keys(options: &ChannelOptions, faults: &mut Faults) {
     }
     if !options.keeps_keys() {
         if *map != defaults {
-            faults.add("map", "is for the subscription types map, map_clients and map_users");
+            faults.add("map", "is only for subscription_type = \"map\", \"map_clients\" or \"map_users\"");
         }
         return;
     }
     if options.history_size > 0 || options.history_ttl_s > 0 {
-        faults.add("history_size", "is for streams: set map.stream_size and map.stream_ttl_s");
+        faults.add(
+            "history_size",
+            "is only for subscription_type = \"stream\": for maps, set map.stream_size and map.stream_ttl_s",
+        );
     }
     if options.force_recovery_mode == RecoveryMode::Cache {
-        faults.add("force_recovery_mode", "is for streams: who comes to a map is given all of its keys");
+        faults.add(
+            "force_recovery_mode",
+            "is only for subscription_type = \"stream\": subscribers of maps get all keys",
+        );
     }
     for (key, set) in [
         ("allow_publish", options.allow_publish),
@@ -129,11 +135,11 @@ fn keys(options: &ChannelOptions, faults: &mut Faults) {
         ("allow_publish_for_client", options.allow_publish_for_client),
     ] {
         if set {
-            faults.add(key, format!("is for streams: set map.{key}"));
+            faults.add(key, format!("is only for subscription_type = \"stream\": for maps, set map.{key}"));
         }
     }
     if options.publish_hook {
-        faults.add("publish_hook", "is not asked about keys: set map.publish_hook and map.remove_hook");
+        faults.add("publish_hook", "is not for maps: set map.publish_hook and map.remove_hook");
     }
     let is_shown = options.subscription_type != SubscriptionType::Map;
     for (key, set) in [
@@ -148,22 +154,25 @@ fn keys(options: &ChannelOptions, faults: &mut Faults) {
         ("remove_hook", map.remove_hook),
     ] {
         if set && is_shown {
-            let problem = "needs subscription_type = \"map\": who is where is not for clients to say";
+            let problem = "needs subscription_type = \"map\": clients cannot write to channels that show clients or users";
             faults.add(format!("map.{key}"), problem);
         }
     }
     if map.mode == MapMode::Persistent {
         if is_shown {
-            faults.add("map.mode", "cannot be persistent where clients or users are the keys: they expire");
+            faults.add(
+                "map.mode",
+                "must not be \"persistent\" if clients or users are the keys, because these expire",
+            );
         }
         if map.key_ttl_s != defaults.key_ttl_s {
-            faults.add("map.key_ttl_s", "is not for map.mode = \"persistent\", whose keys stay");
+            faults.add("map.key_ttl_s", "is not for map.mode = \"persistent\", whose keys do not expire");
         }
     } else {
         faults.outside("map.key_ttl_s", map.key_ttl_s, 1..=31_536_000);
         // They are kept alive by their node, three times before they would expire.
         if is_shown && map.key_ttl_s < 10 {
-            faults.add("map.key_ttl_s", "must be at least 10 where clients or users are the keys");
+            faults.add("map.key_ttl_s", "must be at least 10 if clients or users are the keys");
         }
     }
     if map.mode == MapMode::Ephemeral {
@@ -191,7 +200,7 @@ fn newest(options: &ChannelOptions, faults: &mut Faults) {
     let key = |key: &str| format!("newest.{key}");
     if options.subscription_type != SubscriptionType::Stream {
         if *newest != defaults {
-            faults.add("newest", "is for subscription_type = \"stream\"");
+            faults.add("newest", "is only for subscription_type = \"stream\"");
         }
         return;
     }
@@ -237,12 +246,14 @@ fn newest(options: &ChannelOptions, faults: &mut Faults) {
         );
     }
     if newest.takes_keys() && !options.allowed_delta_types.is_empty() {
-        let problem =
-            "cannot be had with newest values: a patch is of the publication before, which may be left out";
+        let problem = "cannot be combined with newest values: a delta needs the publication before it, which may be left out";
         faults.add("allowed_delta_types", problem);
     }
     if newest.snapshot && options.force_recovery_mode == RecoveryMode::Cache {
-        faults.add("force_recovery_mode", "cannot be cache with newest.snapshot, which gives more than that");
+        faults.add(
+            "force_recovery_mode",
+            "must not be \"cache\" with newest.snapshot, which sends the newest value of every key",
+        );
     }
 }
 
@@ -269,7 +280,7 @@ fn shown_in(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
         let example = rules.channel(&format!("{prefix}x"), CHANNEL_BYTES_MAX).ok();
         let options = example.as_ref().and_then(|channel| rules.options(channel));
         if options.is_none_or(|options| options.subscription_type != kind) {
-            let problem = format!("must begin channels of a namespace with subscription_type = \"{word}\"");
+            let problem = format!("must lead to channels of a namespace with subscription_type = \"{word}\"");
             faults.add(key, problem);
         }
     }
@@ -305,17 +316,17 @@ fn polled(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
     }
     if !options.is_polled() {
         if *poll != PollOptions::default() {
-            faults.add("shared_poll", "is for the subscription type shared_poll");
+            faults.add("shared_poll", "is only for subscription_type = \"shared_poll\"");
         }
         return;
     }
     if poll.backend.is_empty() {
-        faults.add(key("backend"), "must be set: a section of backend.polls says where to ask");
+        faults.add(key("backend"), "must be set to the name of a section of backend.polls");
     } else if !config.backend.polls.contains_key(&*poll.backend) {
-        faults.add(key("backend"), "is no section of backend.polls");
+        faults.add(key("backend"), "must name a section of backend.polls");
     }
     if config.shared_poll.hmac_secret.is_empty() {
-        faults.add("subscription_type", "needs shared_poll.hmac_secret: clients follow only what is signed");
+        faults.add("subscription_type", "needs shared_poll.hmac_secret: clients can follow only signed keys");
     }
     for (key, set) in [
         ("history_size", options.history_size > 0),
@@ -327,7 +338,10 @@ fn polled(config: &Config, options: &ChannelOptions, faults: &mut Faults) {
         ("allow_tags_filter", options.allow_tags_filter),
     ] {
         if set {
-            faults.add(key, "is not for subscription_type = \"shared_poll\": the content is the backend's");
+            faults.add(
+                key,
+                "is not for subscription_type = \"shared_poll\", whose content comes from the backend",
+            );
         }
     }
 }

@@ -14,7 +14,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     if config.socketio.enabled && config.socketio.emitters.enabled && config.socketio.emitters.url.is_none() {
         found.push((
             "socketio.emitters.url".to_owned(),
-            "must be set with broker.kind = \"nats\": emitters publish in Redis".to_owned(),
+            "must be set with broker.kind = \"nats\": emitters publish in a Redis server".to_owned(),
         ));
     }
     let named = config.namespaces.iter().map(|(name, options)| (format!("namespaces.{name}"), options));
@@ -22,8 +22,7 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
     for (section, options) in std::iter::once(("channels".to_owned(), &config.channels)).chain(named) {
         let (history, ttl_max) = (options.history_ttl_s, config.nats.position_ttl_s);
         if options.history_size > 0 && history > ttl_max {
-            let problem =
-                format!("is {history}, and nats.position_ttl_s lets nothing be kept longer than {ttl_max}");
+            let problem = format!("is {history}, must be at most nats.position_ttl_s, which is {ttl_max}");
             found.push((format!("{section}.history_ttl_s"), problem));
         }
         // What a channel's log begins with is written anew before it has had its time, as long as keys are that much younger.
@@ -33,9 +32,8 @@ pub(super) fn faults(config: &Config) -> Vec<(String, String)> {
         expiring.extend(has_expiring.then(|| section.clone()));
         let mut of_keys = |key: &str, ttl: u64| {
             if ttl > half {
-                let problem = format!(
-                    "is {ttl}, and with nats.position_ttl_s = {ttl_max} keys that expire live for {half} at most"
-                );
+                let problem =
+                    format!("is {ttl}, must be at most {half}, which is half of nats.position_ttl_s");
                 found.push((format!("{section}.{key}"), problem));
             }
         };

@@ -99,7 +99,7 @@ pub(super) fn sets_a_key(name: &str) -> bool {
 fn read_file(file: &Path) -> Result<String, String> {
     let length = std::fs::metadata(file).map_err(|error| format!("cannot be read: {error}"))?.len();
     if length > FILE_BYTES_MAX {
-        return Err(format!("is {length} bytes long, at most {FILE_BYTES_MAX} are read"));
+        return Err(format!("is {length} bytes long, must be at most {FILE_BYTES_MAX}"));
     }
     std::fs::read_to_string(file).map_err(|error| format!("cannot be read: {error}"))
 }

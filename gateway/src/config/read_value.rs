@@ -109,9 +109,9 @@ fn unknown(what: String, given: &str, expected: &'static [&'static str]) -> Stri
         .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
         .min();
     match near {
-        Some((_, known)) => format!("unknown {what}, did you mean `{known}`?"),
+        Some((_, known)) => format!("unknown {what}: did you mean `{known}`?"),
         None if expected.is_empty() => format!("unknown {what}"),
-        None => format!("unknown {what}, known are {}", expected.join(", ")),
+        None => format!("unknown {what}: must be one of {}", expected.join(", ")),
     }
 }
 

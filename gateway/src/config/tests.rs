@@ -86,15 +86,15 @@ fn every_mistake_is_told_at_once_with_its_path_and_source() {
     assert_eq!(
         mistakes(toml, &environment),
         [
-            "colour: unknown key, known are node, server, internal, console, cluster, tls, proxy_protocol, limits, http, raw, sse, mercure, graphql, websocket, \
+            "colour: unknown key: must be one of node, server, internal, console, cluster, tls, proxy_protocol, limits, http, raw, sse, mercure, graphql, websocket, \
              session, auth, api, workers, channel_names, channels, namespaces, pusher, socketio, backend, shared_poll, broker, redis, nats, feeds, demo, balance, drain, telemetry (from gateway.toml:2)",
-            "limts: unknown key, did you mean `limits`? (from TIDEGATE_LIMTS__ADDRESSES_MAX)",
-            "namespaces.prices.force_recovry: unknown key, did you mean `force_recovery`? (from gateway.toml:16)",
+            "limts: unknown key: did you mean `limits`? (from TIDEGATE_LIMTS__ADDRESSES_MAX)",
+            "namespaces.prices.force_recovry: unknown key: did you mean `force_recovery`? (from gateway.toml:16)",
             "namespaces.prices.history_ttl_s: must be set when history_size is",
             "proxy_protocol.trusted.1: invalid IP address syntax (from gateway.toml:13)",
             "server.backlog: is the text \"many\", must be a whole number from 0 to 4294967295 (from gateway.toml:5)",
-            "server.listn: unknown key, did you mean `listen`? (from gateway.toml:4)",
-            "telemetry.log_format: unknown value \"jsno\", did you mean `json`? (from gateway.toml:10)",
+            "server.listn: unknown key: did you mean `listen`? (from gateway.toml:4)",
+            "telemetry.log_format: unknown value \"jsno\": did you mean `json`? (from gateway.toml:10)",
             "tls.certificate_file: must be set when key_file is",
             "websocket.compression_level: is 12, must be from 1 to 9 (from gateway.toml:7)",
             "websocket.fragments_max: is -1, must be a whole number of at least 0 (from gateway.toml:8)",
@@ -108,9 +108,9 @@ fn a_message_limit_that_other_limits_cannot_hold_is_a_mistake() {
     assert_eq!(
         mistakes("[websocket]\nmessage_bytes_max = 20_000_000", &[]),
         [
-            "session.bytes_burst: is less than websocket.message_bytes_max: such a message could never be sent",
-            "session.queued_bytes_max: must be at least twice websocket.message_bytes_max, so that such a \
-             message can wait",
+            "session.bytes_burst: must be at least websocket.message_bytes_max: longer messages could never be sent",
+            "session.queued_bytes_max: must be at least twice websocket.message_bytes_max, so that the \
+             longest message can be queued",
         ]
     );
     let room = "[websocket]\nmessage_bytes_max = 20_000_000\n\
@@ -141,8 +141,8 @@ fn sections_that_cannot_work_together_are_mistakes_of_the_one_that_asks_for_it()
     let told = mistakes(toml, &[]);
     let keys = [
         "api.listen: must not be the address of server.listen (from gateway.toml:5)",
-        "raw.paths./state.channel: needs a namespace of the subscription_type \"stream\" (from gateway.toml:17)",
-        "session.personal_channel_namespace: is of a namespace with a pattern",
+        "raw.paths./state.channel: must name a channel with subscription_type = \"stream\" (from gateway.toml:17)",
+        "session.personal_channel_namespace: must not name a namespace with a pattern",
         "session.single_connection: needs limits.connections_per_user_max of at least 2, or 0",
     ];
     assert_eq!(told.len(), keys.len(), "{told:#?}");
@@ -151,10 +151,10 @@ fn sections_that_cannot_work_together_are_mistakes_of_the_one_that_asks_for_it()
     assert_eq!(
         mistakes(hook, &[("TIDEGATE_BACKEND__EVENTS__DEADLINE_S", "9")]),
         [
-            "backend.events: needs a url: without one nobody is asked or told anything \
+            "backend.events: needs a url: without one it has no effect \
              (from TIDEGATE_BACKEND__EVENTS__DEADLINE_S)",
-            "backend.publish: needs a url: without one nobody is asked or told anything (from gateway.toml:3)",
-            "namespaces.nn.map: is for the subscription types map, map_clients and map_users (from gateway.toml:5)",
+            "backend.publish: needs a url: without one it has no effect (from gateway.toml:3)",
+            "namespaces.nn.map: is only for subscription_type = \"map\", \"map_clients\" or \"map_users\" (from gateway.toml:5)",
         ]
     );
     let feeds = "[broker]\nkind = \"redis\"\n[redis]\nmode = \"shards\"\naddresses = [\"a:1\", \"b:1\"]\n\
@@ -162,7 +162,9 @@ fn sections_that_cannot_work_together_are_mistakes_of_the_one_that_asks_for_it()
                  [feeds.two]\nkind = \"postgres\"\n[feeds.two.postgres]\nurl = \"postgres://u@db/d?sslmode=disable\"\ntable = \"outbox\"";
     assert_eq!(
         mistakes(feeds, &[]),
-        ["feeds.one.redis_stream.url: must be set with redis.mode = \"shards\": a stream is in one Redis"]
+        [
+            "feeds.one.redis_stream.url: must be set with redis.mode = \"shards\": a stream is in a single Redis server"
+        ]
     );
     let cluster = "[broker]\nkind = \"redis\"\n[redis]\nmode = \"cluster\"\naddresses = [\"a:1\"]\ndatabase = 2\n\
                    [socketio]\nenabled = true\n[socketio.namespaces.\"/\"]\n[socketio.emitters]\nenabled = true\n\
@@ -170,14 +172,14 @@ fn sections_that_cannot_work_together_are_mistakes_of_the_one_that_asks_for_it()
     assert_eq!(
         mistakes(cluster, &[]),
         [
-            "feeds.one.redis_stream.url: must be set with redis.mode = \"cluster\": a stream is in one Redis",
-            "redis.database: must be 0: a cluster has no others (from gateway.toml:6)",
-            "socketio.emitters.url: must be set with redis.mode = \"cluster\": emitters publish in one Redis",
+            "feeds.one.redis_stream.url: must be set with redis.mode = \"cluster\": a stream is in a single Redis server",
+            "redis.database: must be 0: a cluster has no other databases (from gateway.toml:6)",
+            "socketio.emitters.url: must be set with redis.mode = \"cluster\": emitters publish in a single Redis server",
         ]
     );
     let state = "[session]\npersonal_channel = true\n[channels]\nsubscription_type = \"map\"";
     let told = mistakes(state, &[]);
-    assert!(told[0].starts_with("session.personal_channel: needs channels of"), "{told:#?}");
+    assert!(told[0].starts_with("session.personal_channel: needs channels with"), "{told:#?}");
 }
 
 #[test]
@@ -216,7 +218,7 @@ fn names_and_shapes_of_channels_that_cannot_be_told_apart_are_mistakes() {
         "{told:#?}"
     );
     assert!(told[4].contains("must begin with /"), "{told:#?}");
-    assert!(told[6].contains("is no regular expression"), "{told:#?}");
+    assert!(told[6].contains("is not a regular expression"), "{told:#?}");
 }
 
 #[test]
@@ -226,14 +228,14 @@ fn a_mistake_of_a_whole_section_names_who_said_its_first_value_if_anybody_did() 
     assert_eq!(
         mistakes(toml, &[("TIDEGATE_NAMESPACES__B__PRESENCE", "true")]),
         [
-            "namespaces.a: is no name for a namespace: at least 2 of letters, digits, - and _, and less than 255 \
+            "namespaces.a: is not a valid name of a namespace: use at least 2 and less than 255 letters, digits, - and _ \
              (from gateway.toml:2)",
-            "namespaces.b: is no name for a namespace: at least 2 of letters, digits, - and _, and less than 255 \
+            "namespaces.b: is not a valid name of a namespace: use at least 2 and less than 255 letters, digits, - and _ \
              (from TIDEGATE_NAMESPACES__B__PRESENCE)",
-            "namespaces.chat.map: is for the subscription types map, map_clients and map_users \
+            "namespaces.chat.map: is only for subscription_type = \"map\", \"map_clients\" or \"map_users\" \
              (from gateway.toml:4)",
             "raw.paths.ws: must begin with /",
-            "raw.paths.ws.channel: must be set, or messages = \"hook\": there is nowhere to publish",
+            "raw.paths.ws.channel: must be set, unless messages = \"hook\": there is no channel to publish to",
         ]
     );
 }
@@ -255,10 +257,10 @@ fn paths_of_bare_endpoints_are_keys_and_what_is_wrong_with_one_is_told_by_its_na
     "#;
     let told = mistakes(toml, &[("TIDEGATE_RAW__PATHS__X__CHANNEL", "chat")]);
     let starts = [
-        "raw.paths./: is one of the demo's pages",
-        "raw.paths./v1.2/ws.chanel: unknown key, did you mean `channel`? (from gateway.toml:7)",
-        "raw.paths./v1.2/ws.channel: must be set where messages is \"none\"",
-        "raw.paths./ws.channel: is of a namespace that is not there (from gateway.toml:5)",
+        "raw.paths./: is a page of the demo",
+        "raw.paths./v1.2/ws.chanel: unknown key: did you mean `channel`? (from gateway.toml:7)",
+        "raw.paths./v1.2/ws.channel: must be set if messages = \"none\"",
+        "raw.paths./ws.channel: names a channel of an unknown namespace: add the section to namespaces (from gateway.toml:5)",
         "raw.paths.ws: must begin with /",
         "raw.paths.ws.messages: needs backend.message.url (from gateway.toml:10)",
         "raw.paths.x: must begin with /",

@@ -49,14 +49,20 @@ impl ConsoleConfig {
             faults.add("password", problem);
         }
         if !text.is_empty() && self.password_file.is_some() {
-            faults.add("password", "is set, and so is console.password_file: one of them is enough");
+            faults.add("password", "must not be set together with console.password_file");
         }
         if http::HeaderName::from_bytes(self.user_header.as_bytes()).is_err() && !self.user_header.is_empty()
         {
-            faults.add("user_header", format!("is \"{}\", which is no name of a header", self.user_header));
+            faults.add(
+                "user_header",
+                format!("is \"{}\", which is not a valid name of a header", self.user_header),
+            );
         }
         if self.user_header.is_empty() != self.proxies.is_empty() {
-            faults.add("user_header", "goes with console.proxies: a header is believed from these alone");
+            faults.add(
+                "user_header",
+                "must be set together with console.proxies, from which alone the header is accepted",
+            );
         }
         let asks_nobody = text.is_empty() && self.password_file.is_none() && self.user_header.is_empty();
         if self.enabled && asks_nobody && !self.insecure {

@@ -34,7 +34,7 @@ pub(super) fn read(message: &[u8], namespace: &str) -> Result<EmitterCommand, Em
     };
     let Packet { kind, namespace: own, data, options } = packet;
     if kind.is_none_or(|kind| !EVENTS.contains(&kind)) {
-        return Err(EmitterMessageError::Unsupported("a packet that is no event"));
+        return Err(EmitterMessageError::Unsupported("a packet that is not an event"));
     }
     if own.as_deref().unwrap_or("/") != namespace {
         return Err(malformed("it is for another namespace than its channel".to_owned()));

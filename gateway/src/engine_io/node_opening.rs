@@ -41,7 +41,7 @@ pub(crate) enum OpeningError {
     TooLong,
     #[error("it cannot be read: {0}")]
     Malformed(#[from] serde_json::Error),
-    #[error("it is of version {0}, and this node knows up to {VERSION_OF_STREAMS}")]
+    #[error("its version is {0}; this node supports versions up to {VERSION_OF_STREAMS}")]
     UnknownVersion(u32),
     #[error(transparent)]
     Lost(#[from] io::Error),

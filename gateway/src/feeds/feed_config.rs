@@ -146,11 +146,10 @@ impl FieldNames {
         for (word, name) in self.names() {
             let key = format!("fields.{}", word.name());
             if name.is_empty() || name.len() > FIELD_BYTES_MAX || name.chars().any(char::is_control) {
-                let problem =
-                    format!("must be of 1 to {FIELD_BYTES_MAX} bytes, none of them a control character");
+                let problem = format!("must be 1 to {FIELD_BYTES_MAX} bytes without control characters");
                 faults.add(key, problem);
             } else if !seen.insert(name) {
-                faults.add(key, format!("is \"{name}\", as another field is"));
+                faults.add(key, format!("is \"{name}\", which is the name of another field, too"));
             }
         }
     }
@@ -159,7 +158,7 @@ impl FieldNames {
 impl FeedConfig {
     fn check(&self, faults: &mut Faults) {
         if self.kind.is_none() {
-            faults.add("kind", "is missing: redis_stream, nats, postgres or kafka");
+            faults.add("kind", "must be set to redis_stream, nats, postgres or kafka");
         }
         faults.outside("records_max", self.records_max, 1..=10_000);
         faults.outside("bytes_max", self.bytes_max, 1_024..=256 << 20);
@@ -167,18 +166,17 @@ impl FeedConfig {
         faults.outside("idempotency_ttl_s", self.idempotency_ttl_s, 60..=86_400);
         faults.outside("retry_max_ms", self.retry_max_ms, 100..=600_000);
         if self.retry_max_ms >= self.idempotency_ttl_s.saturating_mul(1_000) {
-            let problem =
-                "is not less than idempotency_ttl_s: what is tried again so late could be published twice";
+            let problem = "must be less than idempotency_ttl_s: a record that is retried later could be published twice";
             faults.add("retry_max_ms", problem);
         }
         if self.record_bytes_max > self.bytes_max {
-            faults.add("record_bytes_max", "is more than bytes_max, the most that is read at once");
+            faults.add("record_bytes_max", "must be at most bytes_max, the most bytes read at once");
         }
         self.fields.check(faults);
         let mut within = |section: &str, is_used: bool, is_set: bool, check: &dyn Fn(&mut Faults)| {
             if !is_used {
                 if is_set && self.kind.is_some() {
-                    faults.add(section, format!("is of no use without kind = \"{section}\""));
+                    faults.add(section, format!("has no effect without kind = \"{section}\""));
                 }
                 return;
             }
@@ -268,7 +266,8 @@ pub(crate) fn check(feeds: &BTreeMap<String, FeedConfig>, faults: &mut Faults) {
     for (name, feed) in feeds {
         let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_of_name) {
-            let problem = format!("is no name for a feed: 1 to {NAME_BYTES_MAX} of letters, digits, - and _");
+            let problem =
+                format!("is not a valid name of a feed: use 1 to {NAME_BYTES_MAX} letters, digits, - and _");
             faults.add(name, problem);
         }
         let mut found = Faults::default();
@@ -281,12 +280,12 @@ pub(crate) fn check(feeds: &BTreeMap<String, FeedConfig>, faults: &mut Faults) {
         if let Some((other, _)) = feeds.iter().take(at).find(|(_, other)| feed.reads_what(other)) {
             faults.add(
                 name,
-                format!("reads what feeds.{other} reads: each record would be published by one of the two"),
+                format!("reads the same records as feeds.{other}: each would be published by one of the two feeds only"),
             );
         }
     }
     if let Some(name) = feeds.keys().nth(FEEDS_MAX) {
-        faults.add(name, format!("is one too many: there may be {FEEDS_MAX}"));
+        faults.add(name, format!("is one too many: at most {FEEDS_MAX} feeds are allowed"));
     }
 }
 

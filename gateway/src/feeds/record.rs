@@ -84,7 +84,7 @@ fn json<'a, T: serde::Deserialize<'a>>(
 fn number(fields: &RecordFields, word: FieldKey) -> Result<u64, String> {
     match text(fields, word)? {
         "" => Ok(0),
-        text => text.parse().map_err(|_| wrong(word, "is no whole number of at least 0")),
+        text => text.parse().map_err(|_| wrong(word, "is not a whole number of at least 0")),
     }
 }
 

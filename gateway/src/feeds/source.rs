@@ -78,9 +78,9 @@ pub(super) struct FeedRecord {
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum RecordError {
-    #[error("it is of {bytes} bytes, and record_bytes_max is {max}")]
+    #[error("it has {bytes} bytes, and record_bytes_max is {max}")]
     TooLong { bytes: u64, max: usize },
-    #[error("it is no JSON object: {0}")]
+    #[error("it is not a JSON object: {0}")]
     NoObject(String),
     #[error("it was removed from the source before it was published")]
     Gone,

@@ -44,7 +44,7 @@ pub(super) fn variables(
                 found.insert(name.to_owned(), constant(schema, ty, &default.node).map_err(wrong)?);
             }
             (None, None) if !ty.nullable => {
-                return Err(wrong("there is no value, and there must be one".to_owned()));
+                return Err(wrong("a value is required".to_owned()));
             }
             (None, None) => {}
         }
@@ -80,7 +80,7 @@ fn or_default(schema: &Schema, input: &Input, value: Option<Json>) -> Result<Opt
     match (value, &input.default) {
         (Some(value), _) => Ok(Some(value)),
         (None, Some(default)) => constant(schema, &input.ty, default).map(Some),
-        (None, None) if !input.ty.nullable => Err("there is no value, and there must be one".to_owned()),
+        (None, None) if !input.ty.nullable => Err("a value is required".to_owned()),
         (None, None) => Ok(None),
     }
 }
@@ -123,7 +123,7 @@ fn literal(
         {
             Ok(Some((**one).into()))
         }
-        (Some(SchemaTypeKind::Enum(_)), _) => Err(format!("the value is none of {name}")),
+        (Some(SchemaTypeKind::Enum(_)), _) => Err(format!("the value is not one of {name}")),
         (Some(SchemaTypeKind::Input(fields)), Value::Object(members)) => {
             let given = |input: &Input| match members.get(&*input.name) {
                 Some(value) => literal(schema, &input.ty, value, variables),
@@ -133,10 +133,10 @@ fn literal(
             object(schema, name, fields, names, given).map(Some)
         }
         (Some(SchemaTypeKind::Scalar), _) => {
-            let json = substituted(value, variables).ok_or("the value is none")?;
+            let json = substituted(value, variables).ok_or("the value is missing")?;
             scalar(name, json).map(Some)
         }
-        _ => Err(format!("the value is no {name}")),
+        _ => Err(format!("the value is not of type {name}")),
     }
 }
 
@@ -163,7 +163,7 @@ fn of_json(schema: &Schema, ty: &Type, value: &Json) -> Result<Json, String> {
         {
             Ok(value.clone())
         }
-        (Some(SchemaTypeKind::Enum(_)), _) => Err(format!("the value is none of {name}")),
+        (Some(SchemaTypeKind::Enum(_)), _) => Err(format!("the value is not one of {name}")),
         (Some(SchemaTypeKind::Input(fields)), Json::Object(members)) => {
             let given = |input: &Input| match members.get(&*input.name) {
                 Some(value) => of_json(schema, &input.ty, value).map(Some),
@@ -172,7 +172,7 @@ fn of_json(schema: &Schema, ty: &Type, value: &Json) -> Result<Json, String> {
             object(schema, name, fields, members.keys().map(|name| &**name), given)
         }
         (Some(SchemaTypeKind::Scalar), value) => scalar(name, value.clone()),
-        _ => Err(format!("the value is no {name}")),
+        _ => Err(format!("the value is not of type {name}")),
     }
 }
 
@@ -214,7 +214,7 @@ fn scalar(name: &str, value: Json) -> Result<Json, String> {
             Ok(value)
         }
         ("ID", Json::Number(number)) if value.is_i64() || value.is_u64() => Ok(number.to_string().into()),
-        ("Int" | "Float" | "Boolean" | "String" | "ID", _) => Err(format!("the value is no {name}")),
+        ("Int" | "Float" | "Boolean" | "String" | "ID", _) => Err(format!("the value is not of type {name}")),
         _ => Ok(value),
     }
 }

@@ -43,7 +43,7 @@ impl SubscriptionFields {
             if !is_name(name) || name.starts_with("__") {
                 add(
                     section,
-                    "must be a name of GraphQL's: letters, digits and _, and no __ before it".to_owned(),
+                    "must be a GraphQL name: letters, digits and _, without __ at its beginning".to_owned(),
                 );
                 continue;
             }
@@ -54,7 +54,10 @@ impl SubscriptionFields {
                     ("description", !subscription.description.is_empty()),
                 ] {
                     if is_set {
-                        add(format!("{section}.{key}"), "must not be set: the schema says it".to_owned());
+                        add(
+                            format!("{section}.{key}"),
+                            "must not be set if there is a schema, which defines it".to_owned(),
+                        );
                     }
                 }
             }
@@ -96,7 +99,7 @@ impl SubscriptionFields {
         for (name, mapped) in &self.0 {
             let root = schema.subscription.as_deref();
             let Some(field) = root.and_then(|root| schema.field(root, name)) else {
-                let problem = "is no field of the schema's subscription type".to_owned();
+                let problem = "is not a field of the schema's subscription type".to_owned();
                 found.push(FieldConfigError { key: format!("subscriptions.{name}"), problem });
                 continue;
             };
@@ -118,7 +121,7 @@ fn names_a_channel(schema: &Schema, field: &Field, argument: &str) -> Result<(),
     let is_given = !input.ty.nullable || input.default.is_some();
     match is_leaf && is_given {
         true => Ok(()),
-        false => Err(format!("names the argument {argument}, which must be one value and cannot be missing")),
+        false => Err(format!("names the argument {argument}, which must be a single, required value")),
     }
 }
 
@@ -133,7 +136,7 @@ fn unusable(name: &str, subscription: &Subscription) -> Vec<FieldConfigError> {
     for (argument, ty) in &subscription.arguments {
         let key = format!("{section}.arguments.{argument}");
         if !is_name(argument) || argument.starts_with("__") {
-            found.push(FieldConfigError { key, problem: "must be a name of GraphQL's".to_owned() });
+            found.push(FieldConfigError { key, problem: "must be a GraphQL name".to_owned() });
             continue;
         }
         let alone = format!("type Query {{ f({argument}: {ty}): Boolean }}");
@@ -148,7 +151,7 @@ fn unusable(name: &str, subscription: &Subscription) -> Vec<FieldConfigError> {
             && let Ok(schema) = &schema
             && let Err(problem) = coerce::constant(schema, &input.ty, default)
         {
-            found.push(FieldConfigError { key, problem: format!("has a default that is none: {problem}") });
+            found.push(FieldConfigError { key, problem: format!("has an invalid default: {problem}") });
             continue;
         }
         let is_used = subscription.channel.contains(&format!("{{{argument}}}"));
@@ -156,7 +159,8 @@ fn unusable(name: &str, subscription: &Subscription) -> Vec<FieldConfigError> {
             matches!(input.ty.base, BaseType::Named(_)) && (!input.ty.nullable || input.default.is_some());
         if is_used && !is_one {
             let problem =
-                "names a channel: it must be one value that cannot be missing, such as String!".to_owned();
+                "is part of the channel's name: it must be a single, required value, such as String!"
+                    .to_owned();
             found.push(FieldConfigError { key, problem });
         }
     }

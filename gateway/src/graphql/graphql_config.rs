@@ -91,7 +91,7 @@ impl GraphqlConfig {
                 faults.add(format!("subscriptions.{name}.hook"), "needs backend.graphql.url");
             }
             if subscription.channel.is_empty() && !subscription.hook {
-                faults.add(format!("subscriptions.{name}.channel"), "must be set, or hook be true");
+                faults.add(format!("subscriptions.{name}.channel"), "must be set, unless hook = true");
             }
         }
         // With a schema, the fields are checked together with its file.

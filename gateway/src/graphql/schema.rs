@@ -225,7 +225,9 @@ impl Schema {
                     for member in members {
                         is_there(member, name)?;
                         if !matches!(self.types[member].kind, SchemaTypeKind::Object { .. }) {
-                            return Err(format!("has {member} in the union {name}, which is no object type"));
+                            return Err(format!(
+                                "has {member} in the union {name}, which is not an object type"
+                            ));
                         }
                     }
                 }
@@ -251,7 +253,7 @@ impl Schema {
         for root in roots.into_iter().flatten() {
             is_there(root, "schema")?;
             if !matches!(self.types[root].kind, SchemaTypeKind::Object { .. }) {
-                return Err(format!("has {root} as a root, which is no object type"));
+                return Err(format!("has {root} as a root, which is not an object type"));
             }
         }
         Ok(())

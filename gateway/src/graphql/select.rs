@@ -49,7 +49,7 @@ fn of(
         SchemaTypeKind::Enum(values) => {
             Ok(ValueType::Enum(values.iter().map(|value| value.name.clone()).collect()))
         }
-        SchemaTypeKind::Input(_) => Err(here(format!("{name} is no type of results"))),
+        SchemaTypeKind::Input(_) => Err(here(format!("{name} is not a type of results"))),
         _ if is_bare => Err(here(format!("something must be selected of {field}, which is a {name}"))),
         SchemaTypeKind::Object { .. } | SchemaTypeKind::Interface { .. } | SchemaTypeKind::Union(_) => {
             let possible = document.schema.possible(name);

@@ -343,10 +343,10 @@ fn a_schema_that_cannot_be_used_says_why() {
         ("type Subscription { order(shop: ID!): Order }", "names the type Order"),
         ("type Subscription { order(shop: ID!): Int ", "schema_file: cannot be read, line 1"),
         ("type Subscription { order(shop: ID!): Int } type Subscription { a: Int }", "twice"),
-        ("type Subscription { other: Int }", "subscriptions.order: is no field"),
+        ("type Subscription { other: Int }", "subscriptions.order: is not a field"),
         ("type Subscription { order: Int }", "an argument shop that the field does not have"),
-        ("type Subscription { order(shop: ID): Int }", "cannot be missing"),
-        ("type Subscription { order(shop: [ID!]!): Int }", "must be one value"),
+        ("type Subscription { order(shop: ID): Int }", "required value"),
+        ("type Subscription { order(shop: [ID!]!): Int }", "must be a single"),
         ("type Subscription { order(shop: Subscription!): Int }", "which is for results"),
         (
             "type A implements B { x: Int } interface B { y: Int } type Subscription { order(shop: ID!): A }",

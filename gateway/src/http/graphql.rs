@@ -340,9 +340,9 @@ impl HttpRouter {
         }
         let body = self.read_body(request.into_body()).await?;
         let operation: Box<RawValue> = serde_json::from_slice(&body)
-            .map_err(|error| malformed(format!("the body is no JSON: {error}")))?;
+            .map_err(|error| malformed(format!("the body is not JSON: {error}")))?;
         serde_json::from_str::<wire::RequestedOperation<'_>>(operation.get())
-            .map_err(|error| malformed(format!("the body is no operation: {error}")))?;
+            .map_err(|error| malformed(format!("the body is not an operation: {error}")))?;
         Ok(operation)
     }
 }
@@ -415,7 +415,7 @@ fn operation_in(head: &ConnectHead<'_>) -> Result<String, String> {
     for name in ["variables", "extensions"] {
         if let Some(text) = head.form_query(name) {
             operation[name] =
-                serde_json::from_str(&text).map_err(|error| format!("{name} is no JSON: {error}"))?;
+                serde_json::from_str(&text).map_err(|error| format!("{name} is not JSON: {error}"))?;
         }
     }
     Ok(operation.to_string())

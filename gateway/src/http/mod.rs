@@ -179,7 +179,7 @@ impl ClientEntry {
 
 impl fmt::Debug for ClientEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Reception")
+        f.write_str("ClientEntry")
     }
 }
 

@@ -30,7 +30,7 @@ pub struct OriginPolicy {
 /// Why an entry of the list is invalid.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "\"{0}\" is no origin: write scheme://host or scheme://host:port, with * for the first label of the host and for the \
+    "\"{0}\" is not an origin: use scheme://host or scheme://host:port, with * for the first label of the host and for the \
      port at most; or one of same-origin, file://, null, *"
 )]
 pub struct InvalidOrigin(String);

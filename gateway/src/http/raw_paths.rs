@@ -77,16 +77,20 @@ impl RawPathsConfig {
                 faults.add(format!("paths.{path}"), problem);
             }
             if at == PATHS_MAX {
-                faults.add(format!("paths.{path}"), format!("is one too many: there may be {PATHS_MAX}"));
+                faults.add(
+                    format!("paths.{path}"),
+                    format!("is one too many: at most {PATHS_MAX} paths are allowed"),
+                );
             }
             if bound.channel.is_empty() {
                 match bound.messages {
                     Messages::Publish => {
-                        let problem = "must be set, or messages = \"hook\": there is nowhere to publish";
+                        let problem =
+                            "must be set, unless messages = \"hook\": there is no channel to publish to";
                         faults.add(format!("paths.{path}.channel"), problem);
                     }
                     Messages::None => {
-                        let problem = "must be set where messages is \"none\": nothing would ever happen";
+                        let problem = "must be set if messages = \"none\": otherwise the path has no effect";
                         faults.add(format!("paths.{path}.channel"), problem);
                     }
                     Messages::Hook => {}

@@ -38,7 +38,7 @@ struct TakeOverRequest {
 
 impl fmt::Debug for TakeOverRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Asked")
+        f.write_str("TakeOverRequest")
     }
 }
 

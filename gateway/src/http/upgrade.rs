@@ -367,7 +367,7 @@ fn pusher_protocol(head: &ConnectHead<'_>) -> Result<(), Disconnect> {
     match version.parse::<u32>() {
         Ok(pusher::PROTOCOL_MIN..=pusher::PROTOCOL) => Ok(()),
         Ok(_) => Err(turned_away(4007, "protocol versions 5 to 7 are spoken here")),
-        Err(_) => Err(turned_away(4006, "the protocol version is no number")),
+        Err(_) => Err(turned_away(4006, "the protocol version is not a number")),
     }
 }
 

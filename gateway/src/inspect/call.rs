@@ -23,19 +23,19 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    #[error("{0:?} is no URL of a server API, such as http://127.0.0.1:8000/api")]
+    #[error("{0:?} is not a URL of a server API, such as http://127.0.0.1:8000/api")]
     Url(String),
-    #[error("the certificates that this system trusts cannot be read: {0}")]
+    #[error("the trusted certificates of this system cannot be read: {0}")]
     Roots(std::io::Error),
-    #[error("the API key cannot stand in a header")]
+    #[error("the API key has characters that a header cannot carry")]
     Key,
     #[error("{url}: {problem}")]
     Unreachable { url: Uri, problem: String },
-    #[error("{url} has not answered within {} s", REQUEST_TIMEOUT.as_secs())]
+    #[error("{url} did not answer within {} s", REQUEST_TIMEOUT.as_secs())]
     Late { url: Uri },
-    #[error("{url} answers {status}: {body}")]
+    #[error("{url} answered {status}: {body}")]
     Status { url: Uri, status: StatusCode, body: String },
-    #[error("the gateway says no: {message} ({code})")]
+    #[error("the gateway refused the request: {message} ({code})")]
     Refused { code: u32, message: String },
     #[error("the answer of {0} cannot be read: {1}")]
     Answer(Uri, String),

@@ -11,25 +11,25 @@ use crate::secret::{Secret, SecretFileError};
 /// The gateway that is asked, by flags or by its configuration.
 #[derive(Clone, Debug, Default, Args)]
 pub struct GatewayArgs {
-    /// The configuration that the gateway reads: says where its server API is, and gives a key.
+    /// Configuration file of the gateway, for the address and a key of its server API.
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Where the server API is. Without it: where the configuration says, on this machine.
+    /// URL of the server API. Default: the configured address, on this machine.
     #[arg(long)]
     pub url: Option<String>,
-    /// A key of the server API. Without it: the first of api.keys or api.keys_file.
+    /// A key of the server API. Default: the first of api.keys or api.keys_file.
     #[arg(long, env = "TIDEGATE_API_KEY", hide_env_values = true)]
     pub key: Option<String>,
-    /// The most that are listed. Without it: all, however many requests that takes.
+    /// The most entries to list. Default: all.
     #[arg(long, value_name = "COUNT")]
     pub limit: Option<u64>,
-    /// How many are asked for in one request.
+    /// The most entries of one request.
     #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub page: u32,
-    /// Where an earlier list was cut off.
+    /// Continue after an earlier list: the cursor that it printed.
     #[arg(long, default_value = "")]
     pub cursor: String,
-    /// Print a JSON object a line in place of a table.
+    /// Print one JSON object per line instead of a table.
     #[arg(long)]
     pub json: bool,
 }
@@ -38,7 +38,7 @@ pub struct GatewayArgs {
 pub struct ChannelsArgs {
     #[command(flatten)]
     pub via: GatewayArgs,
-    /// Only channels of such names: `*` any text, `?` any character, `[a-z]`, `{a,b}`.
+    /// List only channels whose names match: `*` any text, `?` any character, `[a-z]`, `{a,b}`.
     #[arg(long, default_value = "")]
     pub pattern: String,
 }
@@ -47,13 +47,13 @@ pub struct ChannelsArgs {
 pub struct ConnectionsArgs {
     #[command(flatten)]
     pub via: GatewayArgs,
-    /// Only those of this user.
+    /// List only connections of this user.
     #[arg(long, default_value = "")]
     pub user: String,
-    /// Only those that are subscribed to this channel.
+    /// List only connections that are subscribed to this channel.
     #[arg(long, default_value = "")]
     pub channel: String,
-    /// Only this client.
+    /// List only the connection with this client id.
     #[arg(long, default_value = "")]
     pub client: String,
 }

@@ -24,7 +24,7 @@ pub fn command(listing: ListCommand<'_>, of: GatewayAddress<'_>) -> ExitCode {
         if missing.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
-        eprintln!("these nodes have not told theirs: {}", missing.join(", "));
+        eprintln!("the list is incomplete: these nodes did not answer: {}", missing.join(", "));
         Ok(ExitCode::FAILURE)
     })
 }
@@ -62,7 +62,7 @@ async fn list(
             _ => break,
         }
         if left == 0 {
-            eprintln!("there are more: --cursor {cursor}");
+            eprintln!("there are more entries: continue with --cursor {cursor}");
             break;
         }
     }

@@ -13,11 +13,11 @@ pub(crate) enum CliError {
     Call(#[from] CallError),
     #[error("the key cannot be read: {0}")]
     Key(#[from] crate::secret::SecretFileError),
-    #[error("it cannot be written: {0}")]
+    #[error("the output cannot be written: {0}")]
     Write(#[from] io::Error),
-    #[error("the answer holds no {0}")]
+    #[error("the answer contains no {0}")]
     Answer(&'static str),
-    #[error("{0:?} is no URL of an internal listener, such as http://127.0.0.1:8001")]
+    #[error("{0:?} is not a URL of an internal listener, such as http://127.0.0.1:8001")]
     InternalUrl(String),
 }
 

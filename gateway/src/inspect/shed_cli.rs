@@ -13,28 +13,28 @@ use super::run_cli::{CliError, run_cli};
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct ShedArgs {
-    /// The configuration that the gateway reads: says where its server API is, and gives a key.
+    /// Configuration file of the gateway, for the address and a key of its server API.
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Where the server API is. Without it: where the configuration says, on this machine.
+    /// URL of the server API. Default: the configured address, on this machine.
     #[arg(long)]
     pub url: Option<String>,
-    /// A key of the server API. Without it: the first of api.keys or api.keys_file.
+    /// A key of the server API. Default: the first of api.keys or api.keys_file.
     #[arg(long, env = "TIDEGATE_API_KEY", hide_env_values = true)]
     pub key: Option<String>,
-    /// Only this node, by its name or uid. Without it: all of them.
+    /// Rebalance only this node, by its name or uid. Default: all nodes.
     #[arg(long, default_value = "")]
     pub node: String,
-    /// Over how many seconds clients are closed, at least. Without it: as balance.over_s of each node says.
+    /// Time over which clients are closed, in seconds, at least. 0: balance.over_s of each node.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub over: u32,
-    /// Nothing is done at a node that has not more than this above the mean. Without it: balance.tolerance_percent.
+    /// Tolerated excess over the mean, in percent: a node within it closes no clients. 0: balance.tolerance_percent.
     #[arg(long, value_name = "PERCENT", default_value_t = 0)]
     pub tolerance: u32,
-    /// Close no more of them.
+    /// Stop rebalancing: close no more clients.
     #[arg(long)]
     pub stop: bool,
-    /// Print the answer in JSON in place of a table.
+    /// Print the answer as JSON instead of a table.
     #[arg(long)]
     pub json: bool,
 }
@@ -52,12 +52,12 @@ fn verdict(answer: &Value) -> ExitCode {
     let listed = |field: &str| answer[field].as_array().map_or(&[][..], Vec::as_slice);
     let missing: Vec<&str> = listed("missing_nodes").iter().filter_map(Value::as_str).collect();
     if !missing.is_empty() {
-        eprintln!("these nodes have not answered, or are of an earlier release: {}", missing.join(", "));
+        eprintln!("these nodes did not answer, or run an earlier release: {}", missing.join(", "));
         return ExitCode::FAILURE;
     }
     if listed("nodes").iter().any(|node| node["state"] == "unknown") {
         eprintln!(
-            "a node does not know how many clients the others have, and closes none: try again in some seconds"
+            "a node does not know yet how many clients the other nodes have, and closes none: try again in some seconds"
         );
         return ExitCode::FAILURE;
     }

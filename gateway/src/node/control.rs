@@ -65,20 +65,20 @@ pub enum ControlError {
     #[error("a control message has {0} bytes; the longest allowed has {CONTROL_BYTES_MAX}")]
     TooLong(usize),
     #[error(
-        "a control message is of version {0}; this node knows {VERSION}: nodes of different releases run together"
+        "a control message has version {0}, and this node supports {VERSION}: nodes of different releases run together"
     )]
     UnknownVersion(u32),
     #[error("a control message cannot be read: {0}")]
     Malformed(#[from] serde_json::Error),
     #[error("a control message names an invalid channel: {0}")]
     Channel(#[from] InvalidChannel),
-    #[error("a control message names a client that is no id: {0:?}")]
+    #[error("a control message names a client by an invalid id: {0:?}")]
     Client(Box<str>),
     #[error("a control message closes with code {0}, which no application may use")]
     Code(u16),
     #[error("a control message excepts more than {EXCEPT_MAX} clients")]
     TooManyExcepted,
-    #[error("a control message is to keep one connection of a user, and does not say whose or which")]
+    #[error("a control message to keep one connection of a user names no user or no connection")]
     KeepsNobody,
 }
 

@@ -167,7 +167,7 @@ impl Node {
                 if let Some(suppressed) = self.departures.full_log.admit() {
                     tracing::warn!(
                         suppressed,
-                        "clients that move are said to have left at once: {CHANNELS_MAX} channels or {BYTES_MAX} bytes of \
+                        "clients that move to other nodes leave presence at once: {CHANNELS_MAX} channels or {BYTES_MAX} bytes of \
                          others are held"
                     );
                 }

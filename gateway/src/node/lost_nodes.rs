@@ -94,7 +94,7 @@ impl Node {
         self.metrics.cluster.nodes.set(announced.len() as i64 + 1);
         self.metrics.cluster.nodes_lost_total.inc_by(lost.len() as u64);
         for name in lost {
-            tracing::warn!(node = %name, "another node is gone without a word: it ended, or cannot reach Redis");
+            tracing::warn!(node = %name, "another node is lost: it ended without a sign-off, or cannot reach the broker");
         }
     }
 

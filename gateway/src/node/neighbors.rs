@@ -98,8 +98,8 @@ impl Node {
         {
             tracing::error!(
                 suppressed,
-                "{}: what is published there may not be heard here, nor the other way round; all nodes must have the same \
-                 servers in redis.addresses, or in a cluster the same redis.cluster_partitions",
+                "{}: publications may not arrive between them and this node; all nodes must have the same servers in \
+                 redis.addresses, and with redis.mode = \"cluster\" the same redis.cluster_partitions",
                 neighbors.apart
             );
         }
@@ -127,12 +127,12 @@ fn read(others: &[NodeInfo], layout: &str, parts: &[&str]) -> Neighbors {
     named.truncate(NAMES_MAX);
     let words = match (named.len(), apart.len()) {
         (0, _) => String::new(),
-        (1, 1) => format!("node {} has another list of Redis servers", named[0]),
+        (1, 1) => format!("node {} distributes channels differently", named[0]),
         (listed, all) if listed == all => {
-            format!("nodes {} have another list of Redis servers", named.join(", "))
+            format!("nodes {} distribute channels differently", named.join(", "))
         }
         (listed, all) => {
-            format!("nodes {} and {} more have another list of Redis servers", named.join(", "), all - listed)
+            format!("nodes {} and {} more distribute channels differently", named.join(", "), all - listed)
         }
     };
     Neighbors { apart: words, apart_count: apart.len(), uses }
@@ -154,11 +154,11 @@ mod tests {
             read(&nodes, "ours", &["r1"]).apart
         };
         assert_eq!(apart(&[]), "");
-        assert_eq!(apart(&["a"]), "node a has another list of Redis servers");
-        assert_eq!(apart(&["a", "b"]), "nodes a, b have another list of Redis servers");
+        assert_eq!(apart(&["a"]), "node a distributes channels differently");
+        assert_eq!(apart(&["a", "b"]), "nodes a, b distribute channels differently");
         assert_eq!(
             apart(&["a", "b", "c", "d", "e"]),
-            "nodes a, b, c and 2 more have another list of Redis servers"
+            "nodes a, b, c and 2 more distribute channels differently"
         );
         assert_eq!(read(&[node("a", "ours", &[])], "ours", &["r1"]).apart, "");
     }

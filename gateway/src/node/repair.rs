@@ -82,7 +82,7 @@ pub(super) async fn repair(node: Arc<Node>, channel: Channel, retention: Retenti
             Ok(page) => feed.repair(page),
             Err(error) => {
                 if let Some(suppressed) = node.unmended_log.admit() {
-                    tracing::warn!(%error, %channel, suppressed, "a gap could not be mended yet");
+                    tracing::warn!(%error, %channel, suppressed, "a gap could not be repaired yet");
                 }
                 feed.repair_failed()
             }

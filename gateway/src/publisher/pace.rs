@@ -15,7 +15,7 @@ pub enum PublishRate {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a rate is a number with /s, /m or /h, such as 100/s, or max")]
+#[error("must be a number followed by /s, /m or /h, such as 100/s, or max")]
 pub struct BadRate;
 
 impl FromStr for PublishRate {

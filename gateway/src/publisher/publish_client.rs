@@ -30,13 +30,13 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Why publishing cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    #[error("{0:?} is no URL of a server API, such as http://127.0.0.1:8000/api")]
+    #[error("{0:?} is not a URL of a server API, such as http://127.0.0.1:8000/api")]
     Url(String),
-    #[error("only http is spoken here, not {0}")]
+    #[error("only http URLs are supported, not {0}")]
     Scheme(String),
-    #[error("the API key cannot stand in a header")]
+    #[error("the API key has characters that a header cannot carry")]
     Key,
-    #[error("the gateway answers {0}: {1}")]
+    #[error("the gateway answered {0}: {1}")]
     Refused(StatusCode, String),
     #[error("the gateway has not answered for {} s: {last}", .after.as_secs())]
     Unreachable { after: Duration, last: String },

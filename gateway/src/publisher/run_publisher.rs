@@ -28,39 +28,39 @@ const COMPLAINTS_MAX: u64 = 20;
 /// Publish prices, or lines of `channel<TAB>json`, to a running gateway.
 #[derive(Clone, Debug, Args)]
 pub struct PublishArgs {
-    /// Where the server API is.
+    /// URL of the server API.
     #[arg(long, default_value = "http://127.0.0.1:8000/api")]
     pub url: String,
     /// A key of the server API (api.keys).
     #[arg(long, env = "TIDEGATE_API_KEY", hide_env_values = true, default_value = "")]
     pub key: String,
-    /// A file whose first line is that key, such as the one of api.keys_file.
+    /// A file whose first line is the key, such as the file of api.keys_file.
     #[arg(long, value_name = "FILE", env = "TIDEGATE_API_KEY_FILE", conflicts_with = "key")]
     pub key_file: Option<PathBuf>,
-    /// A file of prices (date,symbol,open,high,low,close,volume) or of lines; `-` for standard input. Without it:
-    /// the prices that come with the gateway.
+    /// A file of prices (date,symbol,open,high,low,close,volume) or of `channel<TAB>json` lines; `-` for standard input.
+    /// Default: the prices that come with the gateway.
     #[arg(long)]
     pub file: Option<PathBuf>,
-    /// Publications a second (100/s), a minute (30/m) or an hour, or `max`.
+    /// Rate of publications per second (100/s), minute (30/m) or hour (10/h), or `max`.
     #[arg(long, default_value = "10/s")]
     pub rate: PublishRate,
-    /// Begin again at the end of the file.
+    /// Start again at the end of the file.
     #[arg(long = "loop")]
     pub again: bool,
-    /// Put this before every channel; by default `prices:` before symbols and nothing before channels.
+    /// Prefix of every channel. Default: `prices:` for symbols, and none for channels.
     #[arg(long, value_name = "PREFIX")]
     pub channel_prefix: Option<String>,
-    /// How long to go on trying when the gateway does not answer, in seconds.
+    /// Time for which requests are retried when the gateway does not answer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub retry_s: u64,
-    /// Do not send idempotency keys: saves the gateway's memory, but a retry may publish twice.
+    /// Send no idempotency keys: saves memory of the gateway, but a retry may publish twice.
     #[arg(long)]
     pub without_idempotency: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    #[error("standard input cannot be read again: --loop needs a file")]
+    #[error("--loop needs a file: standard input cannot be read again")]
     LoopOverInput,
     #[error("{from} cannot be read: {error}")]
     Read { from: String, error: std::io::Error },

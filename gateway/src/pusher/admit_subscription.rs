@@ -110,7 +110,7 @@ impl PusherApp {
             });
         }
         if watchlist.iter().any(|user| user.is_empty() || user.len() > USER_BYTES_MAX) {
-            return Err(invalid("the watchlist holds what is no id of a user"));
+            return Err(invalid("the watchlist contains an invalid user id"));
         }
         let own = self.names.online(&id);
         let mut subs = vec![ServerSubscription {

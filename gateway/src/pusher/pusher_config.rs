@@ -149,7 +149,10 @@ impl PusherConfig {
             return;
         }
         if self.apps.is_empty() {
-            faults.add("apps", "must have a section for an app: [pusher.apps.NAME] with id, key and secret");
+            faults.add(
+                "apps",
+                "must have at least one app: a section [pusher.apps.NAME] with id, key and secret",
+            );
         }
         if names.namespace_boundary.is_empty() || names.user_boundary.is_empty() {
             faults.add("enabled", "needs channel_names.namespace_boundary and user_boundary");
@@ -166,7 +169,7 @@ impl PusherConfig {
         let mut seen = BTreeMap::new();
         for (name, app) in &self.apps {
             if let Some(other) = seen.insert(of(name, app), name) {
-                faults.add(format!("apps.{name}.{key}"), format!("is that of the app {other}"));
+                faults.add(format!("apps.{name}.{key}"), format!("is also used by the app {other}"));
             }
         }
     }
@@ -185,7 +188,7 @@ impl PusherAppConfig {
             }
         }
         if self.secret.is_empty() == self.secret_file.is_none() {
-            faults.add(key("secret"), "must be set, or secret_file, and not both");
+            faults.add(key("secret"), "must be set, or secret_file, but not both");
         }
         if !self.previous_secret.is_empty() && self.previous_secret_file.is_some() {
             faults.add(key("previous_secret_file"), "must not be set together with previous_secret");
@@ -199,7 +202,10 @@ impl PusherAppConfig {
         };
         let room = shared::channel::CHANNEL_BYTES_MAX - CHANNEL_BYTES_MAX - names.namespace_boundary.len();
         if !is_name(namespace) || namespace.is_empty() || namespace.len() > room {
-            faults.add(key("namespace"), format!("must be a namespace's name of at most {room} bytes"));
+            faults.add(
+                key("namespace"),
+                format!("must be a valid name of a namespace of at most {room} bytes"),
+            );
         }
         faults.outside(&key("user_info_bytes_max"), self.user_info_bytes_max, 0..=64 << 10);
         faults.outside(&key("watchlist_max"), self.watchlist_max, 0..=10_000);

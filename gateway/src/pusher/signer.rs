@@ -57,7 +57,7 @@ impl AppSigner {
 
 impl fmt::Debug for AppSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Signer").field(&self.key).finish()
+        f.debug_tuple("AppSigner").field(&self.key).finish()
     }
 }
 

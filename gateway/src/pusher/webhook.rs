@@ -64,7 +64,7 @@ impl Webhook {
         if self.types.contains(&WebhookEvent::SubscriptionCount) && !counts {
             faults.add(
                 key("types"),
-                "holds subscription_count, which needs the app's subscription_counts = true",
+                "has subscription_count, which needs subscription_counts = true in the app",
             );
         }
     }

@@ -205,7 +205,7 @@ impl EventBody<'_> {
             None | Some("") => None,
             Some(id) => Some(
                 parse_socket_id(id)
-                    .ok_or_else(|| PusherApiError::bad_request("socket_id is no socket's id"))?,
+                    .ok_or_else(|| PusherApiError::bad_request("socket_id is not a valid socket id"))?,
             ),
         };
         let info = ChannelAttributes::read(self.info.as_deref())?;

@@ -58,7 +58,7 @@ impl Parameters {
         }
         let timestamp = given("auth_timestamp")?;
         let timestamp: i64 =
-            timestamp.parse().map_err(|_| PusherApiError::unauthorized("auth_timestamp is no number"))?;
+            timestamp.parse().map_err(|_| PusherApiError::unauthorized("auth_timestamp is not a number"))?;
         if timestamp.abs_diff(now) > u64::from(tolerance_s) {
             return Err(PusherApiError::unauthorized(format!(
                 "auth_timestamp differs by more than {tolerance_s} seconds from {now}, the time here"

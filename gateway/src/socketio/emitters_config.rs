@@ -62,18 +62,20 @@ impl EmittersConfig {
         faults.outside("emitters.message_bytes_max", self.message_bytes_max, 1_024..=64 << 20);
         faults.outside("emitters.waiting_bytes_max", self.waiting_bytes_max, 64 << 10..=1 << 30);
         if self.enabled && !served {
-            faults.add("emitters.enabled", "is of no use without socketio.enabled");
+            faults.add("emitters.enabled", "needs socketio.enabled");
         }
         let is_name = |text: &str| text.len() <= PREFIX_BYTES_MAX && !text.chars().any(char::is_control);
         for (key, name) in [("prefix", &self.prefix), ("python_channel", &self.python_channel)] {
             if !is_name(name) {
-                let problem =
-                    format!("must be of at most {PREFIX_BYTES_MAX} bytes, none of them a control character");
+                let problem = format!("must be at most {PREFIX_BYTES_MAX} bytes without control characters");
                 faults.add(format!("emitters.{key}"), problem);
             }
         }
         if self.enabled && self.prefix.is_empty() && self.python_channel.is_empty() {
-            faults.add("emitters.enabled", "needs prefix or python_channel: there is nothing to listen to");
+            faults.add(
+                "emitters.enabled",
+                "needs prefix or python_channel: otherwise there is nothing to listen to",
+            );
         }
         let mut found = Faults::default();
         match &self.url {
@@ -85,8 +87,10 @@ impl EmittersConfig {
                     ("client_key_file", &self.client_key_file),
                 ] {
                     if file.is_some() {
-                        found
-                            .add(key, "goes with socketio.emitters.url, which is not set: redis has its own");
+                        found.add(
+                            key,
+                            "needs socketio.emitters.url: without it, the settings of [redis] apply",
+                        );
                     }
                 }
             }

@@ -141,14 +141,14 @@ impl Namespace {
             && !name.contains(|letter: char| letter.is_control() || letter.is_whitespace() || letter == ',');
         if !is_name {
             let problem = format!(
-                "must begin with / and be of at most {NAME_BYTES_MAX} bytes, without commas and spaces"
+                "must begin with / and be at most {NAME_BYTES_MAX} bytes long, without commas and spaces"
             );
             faults.add(format!("namespaces.{name}"), problem);
         }
         let channels = self.channels_or(name);
         let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         if !(2..CHANNEL_BYTES_MAX / 2).contains(&channels.len()) || !channels.bytes().all(is_of_name) {
-            let problem = "must be a namespace's name: at least 2 of letters, digits, - and _";
+            let problem = "must be the name of a namespace: at least 2 letters, digits, - and _";
             faults.add(key("channels"), problem);
         }
         if self.recovery_ms > RECOVERY_MS_MAX || (1..RECOVERY_MS_MIN).contains(&self.recovery_ms) {
@@ -159,7 +159,7 @@ impl Namespace {
             faults.add(key("recovery_skips_hook"), "needs connect_hook and recovery_ms");
         }
         if self.events.len() > EVENTS_MAX {
-            faults.add(key("events"), format!("are more than {EVENTS_MAX}"));
+            faults.add(key("events"), format!("must be at most {EVENTS_MAX}"));
         }
         for (event, rule) in &self.events {
             rule.check(
@@ -175,16 +175,12 @@ impl EventRule {
     fn check(&self, event: &str, add: &dyn Fn(&mut Faults, &str, String), faults: &mut Faults) {
         if event.is_empty() || event.len() > EVENT_BYTES_MAX || RESERVED.contains(&event) {
             let problem = format!(
-                "is no event that clients can send: 1 to {EVENT_BYTES_MAX} bytes, none of the library's own"
+                "is not an event that clients can send: use 1 to {EVENT_BYTES_MAX} bytes, and no reserved name"
             );
             add(faults, "", problem);
         }
         if self.event.len() > EVENT_BYTES_MAX || RESERVED.contains(&&*self.event) {
-            add(
-                faults,
-                ".event",
-                format!("must be of at most {EVENT_BYTES_MAX} bytes, none of the library's own"),
-            );
+            add(faults, ".event", format!("must be at most {EVENT_BYTES_MAX} bytes, and no reserved name"));
         }
         let names_room = !self.room.is_empty() || self.room_argument.is_some();
         let enters = matches!(self.action, Action::Join | Action::Leave);
@@ -201,16 +197,16 @@ impl EventRule {
             }
         }
         if self.client_argument.is_some() && (names_room || self.action != Action::Publish) {
-            add(faults, ".client_argument", "is for action = \"publish\", without a room".to_owned());
+            add(faults, ".client_argument", "is only for action = \"publish\" without a room".to_owned());
         }
         if !self.rooms.is_empty() && self.action != Action::Join {
-            add(faults, ".rooms", "is for action = \"join\"".to_owned());
+            add(faults, ".rooms", "is only for action = \"join\"".to_owned());
         }
         if !self.to_sender && self.action != Action::Publish {
-            add(faults, ".to_sender", "is for action = \"publish\"".to_owned());
+            add(faults, ".to_sender", "is only for action = \"publish\"".to_owned());
         }
         if (names_room || !self.event.is_empty()) && !enters && self.action != Action::Publish {
-            add(faults, "", "says where to, and its action sends nothing".to_owned());
+            add(faults, "", "has a room or an event, which its action does not use".to_owned());
         }
     }
 
@@ -259,7 +255,8 @@ pub(super) fn check(sections: &BTreeMap<String, Namespace>, faults: &mut Faults)
     for (name, section) in sections {
         section.check(name, faults);
         if let Some(other) = seen.insert(section.channels_or(name), name) {
-            faults.add(format!("namespaces.{name}.channels"), format!("is that of the namespace {other}"));
+            faults
+                .add(format!("namespaces.{name}.channels"), format!("is also used by the namespace {other}"));
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{LogFormat, TelemetryConfig};
 /// Why logs cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogSetupError {
-    #[error("telemetry.log_level is no log filter: {0}")]
+    #[error("telemetry.log_level is not a log filter: {0}")]
     Filter(#[from] ParseError),
     #[error(transparent)]
     Traces(#[from] TraceError),

@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_node_that_starts_among_others_with_another_list_is_not_ready_and_they_stay_so() {
-        let apart = "node a has another list of Redis servers";
+        let apart = "node a distributes channels differently";
         let (young, old) = (of_two(), of_two());
         for readiness in [&young, &old] {
             readiness.canary_returned(0, Moment(100));

@@ -57,12 +57,12 @@ impl Default for TelemetryConfig {
 impl TelemetryConfig {
     pub fn check(&self, faults: &mut Faults) {
         if let Err(error) = self.log_level.parse::<tracing_subscriber::filter::Targets>() {
-            faults.add("log_level", format!("is no log filter: {error}"));
+            faults.add("log_level", format!("is not a log filter: {error}"));
         } else if let Some(word) = no_level(&self.log_level) {
             faults.add(
                 "log_level",
                 format!(
-                    "\"{word}\" is no level: known are off, error, warn, info, debug, trace, and MODULE=LEVEL"
+                    "\"{word}\" is not a level: use off, error, warn, info, debug, trace, or MODULE=LEVEL"
                 ),
             );
         }
@@ -101,7 +101,7 @@ pub(super) fn full_endpoint(endpoint: &str) -> Result<String, &'static str> {
         _ => return Err("must be a URL such as http://127.0.0.1:4318"),
     }
     if uri.query().is_some() {
-        return Err("must have nothing behind a question mark");
+        return Err("must not have a query (after a question mark)");
     }
     Ok(match uri.path() {
         "" | "/" => format!("{}{TRACES_PATH}", endpoint.trim_end_matches('/')),

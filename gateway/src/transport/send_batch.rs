@@ -42,7 +42,7 @@ struct Send {
 
 impl std::fmt::Debug for SendBatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Together").field("sends", &self.sends).finish_non_exhaustive()
+        f.debug_struct("SendBatch").field("sends", &self.sends).finish_non_exhaustive()
     }
 }
 

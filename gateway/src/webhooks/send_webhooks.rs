@@ -133,7 +133,7 @@ impl WebhookSender {
             Ok(None) => return Next::Elsewhere,
             Err(error) => {
                 if self.reminder.is_due(error.label(), std::time::Instant::now()) {
-                    tracing::warn!(%error, "news for webhooks cannot be read");
+                    tracing::warn!(%error, "events for webhooks cannot be read");
                 }
                 return Next::After(RETRY_PAUSE);
             }

@@ -98,7 +98,7 @@ impl Worker {
                     used,
                     budget,
                     suppressed,
-                    "memory is short: the largest debtors are closed"
+                    "memory is short: the clients with the most pending data are closed"
                 );
             }
         }

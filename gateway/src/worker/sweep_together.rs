@@ -23,10 +23,10 @@ impl Worker {
                 tracing::info!("workers send to many clients at once: io_uring is allowed")
             }
             Err(error) if self.local.index == 0 => {
-                tracing::info!(%error, "workers send to one client at a time: io_uring cannot be had");
+                tracing::info!(%error, "workers send to one client at a time: io_uring is not available");
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!(%error, worker = self.local.index, "io_uring cannot be had"),
+            Err(error) => tracing::debug!(%error, worker = self.local.index, "io_uring is not available"),
         }
         self.together = opened.ok();
     }

@@ -345,7 +345,7 @@ async fn what_is_missing_is_told_in_words() {
     is_told(&nobody, "refused").await;
 
     let no_sentinel = gateway().over_sentinels([world.servers[0].port()]).start().await;
-    is_told(&no_sentinel, "this is no Sentinel").await;
+    is_told(&no_sentinel, "this server is not a Sentinel").await;
 
     let replica = world.servers[1].port();
     let settings = format!("sentinel monitor watched 127.0.0.1 {replica} 1");

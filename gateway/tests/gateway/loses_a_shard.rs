@@ -293,14 +293,14 @@ async fn a_node_with_another_list_of_servers_does_not_serve_and_says_whose_diffe
     let words = async |node: &Gateway| verdict(node).await;
     eventually("it says so", async || {
         let (is_ready, words) = words(&stranger).await;
-        !is_ready && words.contains("one, two have another list")
+        !is_ready && words.contains("one, two distribute channels differently")
     })
     .await;
     for node in [&one, &two] {
         node.metric_becomes("tidegate_nodes_apart", 1.0).await;
         eventually("it is told, and goes on", async || {
             let (is_ready, words) = words(node).await;
-            is_ready && words.contains("node stranger has another list")
+            is_ready && words.contains("node stranger distributes channels differently")
         })
         .await;
     }

@@ -31,9 +31,9 @@ async fn every_mistake_is_told_before_anything_starts() {
         let told = String::from_utf8(ended.stderr).unwrap();
         for mistake in [
             "5 mistakes in the configuration:",
-            "api.listen: is \":8002\", which names no address: write 127.0.0.1:8002 for this machine alone",
+            "api.listen: is \":8002\", which has no address: use 127.0.0.1:8002 to accept connections from this machine only",
             "note: TIDEGATE_API_LISTEN sets nothing: did you mean TIDEGATE_API__LISTEN?",
-            "server.listn: unknown key, did you mean `listen`? (from ",
+            "server.listn: unknown key: did you mean `listen`? (from ",
             "namespaces.prices.history_ttl_s: must be set when history_size is",
             "tls.certificate_file: /nowhere/certificate.pem cannot be read",
             "workers.count: is the text \"many\", must be a whole number of at least 0 (from TIDEGATE_WORKERS__COUNT)",

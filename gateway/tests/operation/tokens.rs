@@ -84,14 +84,14 @@ async fn a_token_that_is_not_in_order_is_refused_with_the_reason() {
     let strict = || gateway().env("TIDEGATE_AUTH__AUDIENCE", "somebody else");
     let other = || program().env("TIDEGATE_AUTH__HMAC_SECRET", "another secret, thirty-two bytes or more");
     for (program, arguments, reason) in [
-        (gateway(), vec!["x"], "it is no JWT"),
+        (gateway(), vec!["x"], "it is not a JWT"),
         (gateway(), vec![&expired], "it has expired (exp): at 2"),
         (gateway(), vec![&ended_already], "what it grants has ended (expire_at): at 2001-09-09T01:46:40Z"),
         (gateway(), vec![&channel], "it is a subscription token"),
         (gateway(), vec![&good, "--channel", "$news"], "it names no channel"),
         (gateway(), vec![&channel, "--channel", "$other"], "it is for channel \"$news\", not $other"),
-        (strict(), vec![&good], "it is not for the audience"),
-        (other(), vec![&good], "its signature is of another key"),
+        (strict(), vec![&good], "its audience does not match"),
+        (other(), vec![&good], "its signature was made with another key"),
         (program(), vec![&good], "no key is configured"),
     ] {
         let ended = verified(program, &arguments).await;
@@ -112,14 +112,16 @@ async fn who_makes_a_token_that_is_refused_is_told_why() {
         (gateway(), &["--ttl", "0s"][..], Some("it has expired (exp)")),
         (gateway(), &["--channel", "$news", "--allow", "pub,dance"], Some("it allows \"dance\"")),
         (gateway(), &["--channel", "no news"], None),
-        (strict(), &["--user", "alice"], Some("it is not for the audience")),
+        (strict(), &["--user", "alice"], Some("its audience does not match")),
         (strict(), &["--user", "alice", "--audience", "app-1"], None),
     ] {
         let ended = program.run(&[&["token"], arguments].concat()).await;
         let output = text(&ended.stderr);
         assert!(ended.status.success() && !ended.stdout.is_empty(), "{arguments:?}: {output}");
         match reason {
-            Some(reason) => assert!(output.contains("refuses it: ") && output.contains(reason), "{output}"),
+            Some(reason) => {
+                assert!(output.contains("refuses this token: ") && output.contains(reason), "{output}")
+            }
             None => assert_eq!(output, "", "{arguments:?}"),
         }
     }
@@ -142,9 +144,9 @@ async fn a_token_may_be_signed_with_a_private_key() {
         let ended = verified(keeper(), &[&made]).await;
         assert!(text(&ended.stdout).contains(key), "{}{}", text(&ended.stdout), text(&ended.stderr));
         let ended = verified(gateway(), &[&made]).await;
-        assert!(text(&ended.stderr).contains("and no key in auth is for that"), "{}", text(&ended.stderr));
+        assert!(text(&ended.stderr).contains("for which auth has no key"), "{}", text(&ended.stderr));
         let misfit = gateway().run(&["token", "--private-key", private, "--algorithm", "RS256"]).await;
-        assert!(text(&misfit.stderr).contains("RS256 does not go with this key"), "{}", text(&misfit.stderr));
+        assert!(text(&misfit.stderr).contains("RS256 does not fit this key"), "{}", text(&misfit.stderr));
     }
 }
 
@@ -161,7 +163,7 @@ async fn keys_that_cannot_be_fetched_leave_the_question_open() {
         .env("TIDEGATE_AUTH__JWKS_ALLOW_HTTP", "true");
     let ended = verified(away, &[&made]).await;
     assert_eq!(ended.status.code(), Some(2), "{}", text(&ended.stderr));
-    assert!(text(&ended.stderr).starts_with("cannot be told: its key cannot be looked for"));
+    assert!(text(&ended.stderr).starts_with("cannot be verified: its key cannot be looked up"));
 }
 
 #[tokio::test]
@@ -173,7 +175,7 @@ async fn a_node_that_has_had_no_key_for_any_token_is_not_ready() {
         .env("TIDEGATE_AUTH__JWKS_ALLOW_HTTP", "true")
         .serve()
         .await;
-    gateway.logs("the keys of tokens cannot be fetched; those there are go on").await;
+    gateway.logs("token keys cannot be fetched; the keys fetched before stay in use").await;
     let is_told = async {
         loop {
             let mut stream = TcpStream::connect(&gateway.internal).await.unwrap();

@@ -135,19 +135,19 @@ impl SessionSettings {
             mistakes.add("pong_timeout_ms", "must be less than ping_interval_ms");
         }
         if self.messages_per_second > 0 && self.messages_burst == 0 {
-            mistakes.add("messages_burst", "must be at least 1 where messages_per_second is a limit");
+            mistakes.add("messages_burst", "must be at least 1 if messages_per_second is not 0");
         } else if self.messages_per_second > 0 && self.messages_burst <= self.channels_max {
-            let problem = "must be more than channels_max: a client that connects and subscribes to all at once would be \
-                closed each time";
+            let problem = "must be more than channels_max: a client that connects and subscribes to all channels at once \
+                would always be closed";
             mistakes.add("messages_burst", problem);
         }
         if self.queued_commands_max < self.channels_max {
-            let problem = "must be at least channels_max: a client that subscribes to all at once would be closed each \
-                time";
+            let problem = "must be at least channels_max: a client that subscribes to all channels at once would always be \
+                closed";
             mistakes.add("queued_commands_max", problem);
         }
         if self.bytes_per_second > 0 && self.bytes_burst == 0 {
-            mistakes.add("bytes_burst", "must be at least 1 where bytes_per_second is a limit");
+            mistakes.add("bytes_burst", "must be at least 1 if bytes_per_second is not 0");
         }
         mistakes.0
     }
@@ -215,8 +215,8 @@ mod tests {
                 "channel_bytes_max: is 256, must be from 1 to 255",
                 "recovery_limit_max: is 0, must be from 1 to 100000",
                 "pong_timeout_ms: must be less than ping_interval_ms",
-                "messages_burst: must be at least 1 where messages_per_second is a limit",
-                "bytes_burst: must be at least 1 where bytes_per_second is a limit",
+                "messages_burst: must be at least 1 if messages_per_second is not 0",
+                "bytes_burst: must be at least 1 if bytes_per_second is not 0",
             ]
         );
     }

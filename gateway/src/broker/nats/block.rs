@@ -57,7 +57,7 @@ pub(super) struct BlockEntry {
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum BlockError {
-    #[error("it is no block that this release understands")]
+    #[error("it is not a block that this release understands")]
     Unknown,
     #[error("it ends too soon")]
     Truncated,

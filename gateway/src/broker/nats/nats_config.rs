@@ -156,11 +156,11 @@ impl NatsConfig {
         ];
         let mut ways = ways.into_iter().filter_map(|(key, is_set)| is_set.then_some(key));
         if let (Some(first), Some(second)) = (ways.next(), ways.next()) {
-            faults.add(second, format!("goes without {first}: nodes log in one way"));
+            faults.add(second, format!("must not be set together with {first}: there can be only one login"));
         }
         let has_password = !self.password.is_empty() || self.password_file.is_some();
         match (self.user.is_empty(), has_password) {
-            (true, true) => faults.add("password", "is of a user: set user"),
+            (true, true) => faults.add("password", "needs user"),
             (false, false) => faults.add("user", "needs password or password_file"),
             _ => {}
         }
@@ -168,14 +168,12 @@ impl NatsConfig {
             [("password", &self.password, &self.password_file), ("token", &self.token, &self.token_file)]
         {
             if !text.is_empty() && file.is_some() {
-                faults.add(key, format!("goes without {key}_file"));
+                faults.add(key, format!("must not be set together with {key}_file"));
             }
         }
         match (&self.client_cert_file, &self.client_key_file) {
-            (Some(_), None) => {
-                faults.add("client_key_file", "is missing: a certificate is shown with its key")
-            }
-            (None, Some(_)) => faults.add("client_cert_file", "is missing: a key is for a certificate"),
+            (Some(_), None) => faults.add("client_key_file", "must be set together with client_cert_file"),
+            (None, Some(_)) => faults.add("client_cert_file", "must be set together with client_key_file"),
             _ => {}
         }
         let is_of_token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
@@ -184,7 +182,7 @@ impl NatsConfig {
             faults.add("prefix", format!("must be 1 to {PREFIX_BYTES_MAX} letters, digits, - and _"));
         }
         if !is_token(&self.domain) {
-            faults.add("domain", format!("must be of at most {PREFIX_BYTES_MAX} letters, digits, - and _"));
+            faults.add("domain", format!("must be at most {PREFIX_BYTES_MAX} letters, digits, - and _"));
         }
         if ![1, 3, 5].contains(&self.replicas) {
             faults.add("replicas", format!("is {}, must be 1, 3 or 5", self.replicas));
@@ -269,7 +267,7 @@ impl NatsUrl {
         for text in self.0.split(',').map(str::trim) {
             let (scheme, rest) = text.split_once("://").unwrap_or(("nats", text));
             if !matches!(scheme, "nats" | "tls") {
-                return Err("must begin with nats:// or tls://, each of them");
+                return Err("must begin with nats:// or tls://, for each server");
             }
             let (login, place) = match rest.rsplit_once('@') {
                 Some((login, place)) => (read_login(login)?, place),
@@ -278,21 +276,21 @@ impl NatsUrl {
             let place = place.strip_suffix('/').unwrap_or(place);
             if place.is_empty() || place.contains(|odd: char| odd.is_whitespace() || "/?#@".contains(odd)) {
                 return Err(
-                    "must have a host, and no more than a port behind it; in a password , @ / ? and # are \
-                            written %2C, %40, %2F, %3F and %23",
+                    "must be a host and at most a port; in a password , @ / ? and # must be written %2C, \
+                            %40, %2F, %3F and %23",
                 );
             }
             let address = format!("{scheme}://{place}").parse();
             servers.addresses.push(address.map_err(|_| "has a host or a port that cannot be read")?);
             if login != NatsLogin::None {
                 if servers.login != NatsLogin::None && servers.login != login {
-                    return Err("has users that differ: all servers are logged in to alike");
+                    return Err("must not have different logins: all servers use the same");
                 }
                 servers.login = login;
             }
         }
         if servers.addresses.len() > SERVERS_MAX {
-            return Err("has more than 64 servers");
+            return Err("must have at most 64 servers");
         }
         Ok(servers)
     }
@@ -301,7 +299,7 @@ impl NatsUrl {
 fn read_login(text: &str) -> Result<NatsLogin, &'static str> {
     let decoded = |text: &str| {
         let decoded = percent_decode_str(text).decode_utf8();
-        decoded.map(String::from).map_err(|_| "what is behind a % is no UTF-8")
+        decoded.map(String::from).map_err(|_| "has a % escape that is not UTF-8")
     };
     Ok(match text.split_once(':') {
         Some((user, password)) => NatsLogin::User(decoded(user)?, decoded(password)?),

@@ -455,7 +455,7 @@ pub(crate) fn is_unheard(message: &Message) -> bool {
 
 impl std::fmt::Debug for NatsLink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link")
+        f.debug_struct("NatsLink")
             .field("purpose", &self.shared.purpose)
             .field("state", &*self.state.borrow())
             .finish_non_exhaustive()
@@ -464,7 +464,7 @@ impl std::fmt::Debug for NatsLink {
 
 impl std::fmt::Debug for ReplyStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Answers").field("number", &self.place.number).finish_non_exhaustive()
+        f.debug_struct("ReplyStream").field("number", &self.place.number).finish_non_exhaustive()
     }
 }
 

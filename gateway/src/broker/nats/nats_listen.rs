@@ -243,6 +243,6 @@ pub(super) async fn tell_of_losses(link: Arc<NatsLink>, events: Arc<dyn BrokerEv
 
 impl std::fmt::Debug for NatsRouter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Router").finish_non_exhaustive()
+        f.debug_struct("NatsRouter").finish_non_exhaustive()
     }
 }

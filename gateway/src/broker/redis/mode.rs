@@ -84,16 +84,16 @@ pub(super) fn check(config: &RedisConfig, faults: &mut Faults) {
     }
     if config.mode == RedisMode::Cluster {
         if config.database != 0 {
-            faults.add("database", "must be 0: a cluster has no others");
+            faults.add("database", "must be 0: a cluster has no other databases");
         }
         let partitions = u64::from(config.cluster_partitions);
         faults.outside("cluster_partitions", partitions, 1..=u64::from(SLOTS));
     } else if config.cluster_partitions != RedisConfig::default().cluster_partitions {
-        faults.add("cluster_partitions", "is for mode = \"cluster\"");
+        faults.add("cluster_partitions", "is only for mode = \"cluster\"");
     }
     if config.mode != RedisMode::Sentinel {
         for key in of_sentinels(config) {
-            faults.add(key, "is for mode = \"sentinel\"");
+            faults.add(key, "is only for mode = \"sentinel\"");
         }
     }
 }
@@ -105,7 +105,7 @@ fn files_without_tls(config: &RedisConfig, needed: &str, faults: &mut Faults) {
         ("client_key_file", &config.client_key_file),
     ] {
         if file.is_some() {
-            faults.add(key, format!("is of no use without TLS: {needed}"));
+            faults.add(key, format!("has no effect without TLS: {needed}"));
         }
     }
 }
@@ -113,7 +113,7 @@ fn files_without_tls(config: &RedisConfig, needed: &str, faults: &mut Faults) {
 /// In mode `single` the URL says all of this, except for a password that is in a file.
 fn only_in_other_modes(config: &RedisConfig, faults: &mut Faults) {
     if !config.addresses.is_empty() {
-        faults.add("addresses", "is not for mode = \"single\", which is at url");
+        faults.add("addresses", "is not for mode = \"single\": set url");
     }
     for (key, is_set) in [
         ("user", !config.user.is_empty() && config.password_file.is_none()),
@@ -122,7 +122,7 @@ fn only_in_other_modes(config: &RedisConfig, faults: &mut Faults) {
         ("tls", config.tls),
     ] {
         if is_set {
-            faults.add(key, "is not for mode = \"single\", where url says it");
+            faults.add(key, "is not for mode = \"single\": set it in url");
         }
     }
 }
@@ -131,8 +131,8 @@ fn only_in_other_modes(config: &RedisConfig, faults: &mut Faults) {
 fn no_url(config: &RedisConfig, faults: &mut Faults) {
     if config.url != RedisConfig::default().url {
         let problem = format!(
-            "is for mode = \"single\": with \"{}\", addresses says where to connect, and user, password, database and \
-             tls how",
+            "is only for mode = \"single\": with \"{}\", set addresses, and user, password, database and tls where \
+             necessary",
             config.mode.word()
         );
         faults.add("url", problem);
@@ -141,17 +141,17 @@ fn no_url(config: &RedisConfig, faults: &mut Faults) {
 
 fn addresses(config: &RedisConfig, whose: &str, faults: &mut Faults) {
     if config.addresses.is_empty() {
-        faults.add("addresses", format!("must be set: host:port of {whose}"));
+        faults.add("addresses", format!("must list host:port of {whose}"));
     }
     if config.addresses.len() > ADDRESSES_MAX {
-        faults.add("addresses", format!("has more than {ADDRESSES_MAX} of them"));
+        faults.add("addresses", format!("must have at most {ADDRESSES_MAX} entries"));
     }
     for (number, text) in config.addresses.iter().enumerate() {
         let key = format!("addresses.{number}");
         match redis_address::host_and_port(text) {
             Err(problem) => faults.add(key, problem),
             Ok(_) if config.addresses[..number].iter().any(|other| other.eq_ignore_ascii_case(text)) => {
-                faults.add(key, "is there twice")
+                faults.add(key, "is listed twice")
             }
             Ok(_) => {}
         }
@@ -164,19 +164,19 @@ fn login(prefix: &str, user: &str, password: &Secret, file: Option<&PathBuf>, fa
             .add(format!("{prefix}password_file"), format!("must not be set together with {prefix}password"));
     }
     if !user.is_empty() && password.is_empty() && file.is_none() {
-        faults.add(
-            format!("{prefix}user"),
-            format!("needs {prefix}password or {prefix}password_file: users log in with one"),
-        );
+        faults.add(format!("{prefix}user"), format!("needs {prefix}password or {prefix}password_file"));
     }
 }
 
 fn sentinel(config: &RedisConfig, faults: &mut Faults) {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || NAME_CHARACTERS.contains(&byte);
     if config.sentinel_master.is_empty() {
-        faults.add("sentinel_master", "must be set: the name in Sentinel's line `sentinel monitor NAME …`");
+        faults.add(
+            "sentinel_master",
+            "must be set to the NAME in the line `sentinel monitor NAME …` of the Sentinels' configuration",
+        );
     } else if !config.sentinel_master.bytes().all(is_name) {
-        faults.add("sentinel_master", "may hold letters, digits and .-_ alone, as Sentinel has it");
+        faults.add("sentinel_master", "must consist of letters, digits and .-_, as Sentinel requires");
     }
     let file = config.sentinel_password_file.as_ref();
     login("sentinel_", &config.sentinel_user, &config.sentinel_password, file, faults);

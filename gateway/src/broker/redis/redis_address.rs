@@ -53,9 +53,9 @@ impl RedisLogin {
                 Some(_) => Err(twice("the password")),
             },
             "protocol" if matches!(value, "3" | "resp3") => Ok(()),
-            "protocol" => Err(refused("only protocol=resp3 is spoken")),
+            "protocol" => Err(refused("only protocol=resp3 is supported")),
             // The error does not repeat the name: it may be a misplaced secret.
-            _ => Err(refused("behind the question mark only db, user and password are known")),
+            _ => Err(refused("only db, user and password are allowed as parameters")),
         }
     }
 }
@@ -71,7 +71,7 @@ pub(super) fn parse(url: &RedisUrl) -> Result<(RedisAddress, RedisConnectionInfo
         return Err(refused("expected redis://, rediss:// or unix://, then a host"));
     };
     if rest.contains('#') {
-        return Err(refused("a # and what is behind it mean nothing here; in a password it is written %23"));
+        return Err(refused("a # is not allowed; in a password write %23"));
     }
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let mut login = RedisLogin::default();
@@ -86,7 +86,7 @@ pub(super) fn parse(url: &RedisUrl) -> Result<(RedisAddress, RedisConnectionInfo
     }
     if login.user.is_some() && login.password.is_none() {
         return Err(refused(
-            "there is a user and no password; a password alone is written redis://:password@host",
+            "the user has no password; a password without a user is written redis://:password@host",
         ));
     }
     let mut info = RedisConnectionInfo::default()
@@ -115,7 +115,7 @@ fn tcp(rest: &str, tls: bool, login: &mut RedisLogin) -> Result<RedisAddress, Di
         None => authority,
     };
     if path.contains('@') {
-        return Err(refused("in a password / ? and # are written %2F, %3F and %23"));
+        return Err(refused("in a password / ? and # must be written %2F, %3F and %23"));
     }
     let path = path.strip_suffix('/').unwrap_or(path);
     if !path.is_empty() {
@@ -146,13 +146,13 @@ pub(super) fn host_and_port(text: &str) -> Result<(String, u16), &'static str> {
 fn divided(place: &str) -> Result<(&str, Option<u16>), &'static str> {
     let (host, port) = match place.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
         Some((host, "")) => (host, None),
-        Some((host, rest)) => (host, Some(rest.strip_prefix(':').ok_or("the host is unreadable")?)),
+        Some((host, rest)) => (host, Some(rest.strip_prefix(':').ok_or("the host is invalid")?)),
         None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
     };
     let port = port
         .map(|port| {
             let number = port.parse().ok().filter(|port| *port != 0);
-            number.ok_or("the port is no number from 1 to 65535")
+            number.ok_or("the port is not a number from 1 to 65535")
         })
         .transpose()?;
     let odd =
@@ -161,7 +161,7 @@ fn divided(place: &str) -> Result<(&str, Option<u16>), &'static str> {
         return Err("only one host is supported");
     }
     if host.is_empty() || host.contains(odd) {
-        return Err("there is no host");
+        return Err("the host is missing or invalid");
     }
     Ok((host, port))
 }
@@ -169,19 +169,19 @@ fn divided(place: &str) -> Result<(&str, Option<u16>), &'static str> {
 fn unix(path: &str) -> Result<RedisAddress, DialError> {
     let path = decoded(path)?;
     if path.is_empty() {
-        return Err(refused("there is no path"));
+        return Err(refused("the path is missing"));
     }
     Ok(RedisAddress::Unix(Path::new(&path).into()))
 }
 
 fn database(text: &str) -> Result<i64, DialError> {
     let number = text.parse::<u32>().ok().map(i64::from);
-    number.ok_or_else(|| refused("the database is no number; databases are told apart by number only"))
+    number.ok_or_else(|| refused("the database is not a number"))
 }
 
 fn decoded(text: &str) -> Result<String, DialError> {
     let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map(String::from).map_err(|_| refused("what is behind a % is no UTF-8"))
+    decoded.map(String::from).map_err(|_| refused("a % escape is not UTF-8"))
 }
 
 #[cfg(test)]
@@ -263,17 +263,17 @@ mod tests {
             ("", "expected redis://"),
             ("host:6379", "expected redis://"),
             ("http://host", "expected redis://"),
-            ("redis://", "no host"),
-            ("redis://:7", "no host"),
-            ("redis://a b", "no host"),
+            ("redis://", "host is missing"),
+            ("redis://:7", "host is missing"),
+            ("redis://a b", "host is missing"),
             ("redis://host:0", "port"),
             ("redis://host:s3cret", "port"),
             ("redis://user:s3cret/more@host", "%2F"),
             ("redis://one:1,two:2", "one host"),
-            ("redis://host/name", "no number"),
-            ("redis://host/-1", "no number"),
-            ("redis://host/3/4", "no number"),
-            ("redis://host?db=x", "no number"),
+            ("redis://host/name", "not a number"),
+            ("redis://host/-1", "not a number"),
+            ("redis://host/3/4", "not a number"),
+            ("redis://host?db=x", "not a number"),
             ("redis://host?timeout=3", "only db, user and password"),
             ("redis://host?s3cret", "only db, user and password"),
             ("redis://host/1?db=1", "twice"),
@@ -283,7 +283,7 @@ mod tests {
             ("redis://host?protocol=resp2", "resp3"),
             ("rediss://host#insecure", "#"),
             ("redis://:%ff@host", "UTF-8"),
-            ("unix://", "no path"),
+            ("unix://", "path is missing"),
         ] {
             let error = parse(&RedisUrl::new(url)).map(drop).expect_err(url).to_string();
             assert!(error.contains(why) && !error.contains("s3cret"), "{url}: {error}");

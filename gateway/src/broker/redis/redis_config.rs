@@ -113,10 +113,8 @@ impl RedisConfig {
     pub fn check(&self, faults: &mut Faults) {
         mode::check(self, faults);
         match (&self.client_cert_file, &self.client_key_file) {
-            (Some(_), None) => {
-                faults.add("client_key_file", "is missing: a certificate is shown with its key")
-            }
-            (None, Some(_)) => faults.add("client_cert_file", "is missing: a key is for a certificate"),
+            (Some(_), None) => faults.add("client_key_file", "must be set together with client_cert_file"),
+            (None, Some(_)) => faults.add("client_cert_file", "must be set together with client_key_file"),
             _ => {}
         }
         let printable = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}');
@@ -124,7 +122,8 @@ impl RedisConfig {
             || self.prefix.len() > PREFIX_BYTES_MAX
             || !self.prefix.bytes().all(printable)
         {
-            let problem = format!("must be 1 to {PREFIX_BYTES_MAX} printable ASCII characters, no braces");
+            let problem =
+                format!("must be 1 to {PREFIX_BYTES_MAX} printable ASCII characters without braces");
             faults.add("prefix", problem);
         }
         faults.outside("timeout_ms", self.timeout_ms, 10..=60_000);

@@ -76,7 +76,7 @@ pub enum DialError {
     Authorities(String),
     #[error("the client's certificate cannot be used: {0}")]
     Identity(String),
-    #[error("the host is no name that a certificate can have: {0}")]
+    #[error("the host is not a name that a certificate can have: {0}")]
     Name(#[from] InvalidDnsNameError),
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -320,6 +320,6 @@ impl CommandConnection {
 
 impl std::fmt::Debug for RedisDialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dialer").field("place", &self.place()).finish_non_exhaustive()
+        f.debug_struct("RedisDialer").field("place", &self.place()).finish_non_exhaustive()
     }
 }

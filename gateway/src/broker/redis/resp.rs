@@ -47,7 +47,7 @@ impl RedisMessage {
 
 /// The input is not RESP3, or exceeds a bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("Redis said something that is no RESP3, or too long")]
+#[error("the answer of Redis is not RESP3, or too long")]
 pub(super) struct Malformed;
 
 /// Takes the first reply out of the buffer. Returns `None` while it is incomplete.

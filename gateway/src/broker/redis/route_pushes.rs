@@ -92,7 +92,7 @@ impl PushRouter {
 
 impl std::fmt::Debug for PushRouter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Router").field("canaries", &self.canaries).finish_non_exhaustive()
+        f.debug_struct("PushRouter").field("canaries", &self.canaries).finish_non_exhaustive()
     }
 }
 

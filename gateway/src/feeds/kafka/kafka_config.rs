@@ -102,10 +102,10 @@ impl Default for KafkaConfig {
 impl KafkaConfig {
     pub(crate) fn check(&self, faults: &mut Faults) {
         if self.brokers.is_empty() {
-            faults.add("brokers", "must be set: host:port of brokers");
+            faults.add("brokers", "must list brokers as host:port");
         }
         if self.brokers.len() > BROKERS_MAX {
-            faults.add("brokers", format!("has more than {BROKERS_MAX} of them"));
+            faults.add("brokers", format!("must have at most {BROKERS_MAX} entries"));
         }
         for (number, broker) in self.brokers.iter().enumerate() {
             if !is_host_and_port(broker) {
@@ -114,27 +114,28 @@ impl KafkaConfig {
         }
         for (key, topic) in [("topic", &self.topic), ("dead_letters", &self.dead_letters())] {
             if !is_topic(topic) {
-                let problem = format!("must be of 1 to {TOPIC_BYTES_MAX} letters, digits and ._-");
+                let problem = format!("must be 1 to {TOPIC_BYTES_MAX} letters, digits and ._-");
                 faults.add(key, problem);
             }
         }
         if self.dead_letters() == self.topic {
-            faults.add("dead_letters", "is the topic itself: dead letters would be read again for ever");
+            faults.add(
+                "dead_letters",
+                "must not be the topic itself: dead letters would be read again forever",
+            );
         }
         if self.group.is_empty() || self.group.len() > GROUP_BYTES_MAX {
-            faults.add("group", format!("must be of 1 to {GROUP_BYTES_MAX} bytes"));
+            faults.add("group", format!("must be 1 to {GROUP_BYTES_MAX} bytes long"));
         }
         if !self.tls {
             for (key, _) in self.files_of_tls() {
                 let key = key.rsplit('.').next().unwrap_or(key);
-                faults.add(key, "is of no use without TLS: tls must be true");
+                faults.add(key, "has no effect without TLS: set tls = true");
             }
         }
         match (&self.client_cert_file, &self.client_key_file) {
-            (Some(_), None) => {
-                faults.add("client_key_file", "is missing: a certificate is shown with its key")
-            }
-            (None, Some(_)) => faults.add("client_cert_file", "is missing: a key is for a certificate"),
+            (Some(_), None) => faults.add("client_key_file", "must be set together with client_cert_file"),
+            (None, Some(_)) => faults.add("client_cert_file", "must be set together with client_key_file"),
             _ => {}
         }
         self.check_login(faults);
@@ -151,16 +152,19 @@ impl KafkaConfig {
                     ("password_file", self.password_file.is_some()),
                 ] {
                     if is_set {
-                        faults.add(key, "is of no use without sasl: plain, scram_sha_256 or scram_sha_512");
+                        faults.add(
+                            key,
+                            "has no effect without sasl: set it to plain, scram_sha_256 or scram_sha_512",
+                        );
                     }
                 }
             }
             Some(_) => {
                 if self.user.is_empty() {
-                    faults.add("user", "is missing: sasl logs somebody in");
+                    faults.add("user", "must be set with sasl");
                 }
                 if !has_password {
-                    faults.add("password", "is missing, and so is password_file: sasl logs in with one");
+                    faults.add("password", "must be set with sasl, or password_file");
                 }
                 if !self.password.is_empty() && self.password_file.is_some() {
                     faults.add("password_file", "must not be set together with password");

@@ -34,7 +34,7 @@ pub(super) fn read(
     let Some(body) = &record.value else { return Err(RecordError::Malformed("it has no value".to_owned())) };
     if value == Value::Fields {
         let members: BTreeMap<String, &RawValue> = serde_json::from_slice(body)
-            .map_err(|error| RecordError::Malformed(format!("its value is no object in JSON: {error}")))?;
+            .map_err(|error| RecordError::Malformed(format!("its value is not a JSON object: {error}")))?;
         for (name, field) in members {
             if let Some(word) = word(&name)
                 && let Some(text) = text(word, body, field)
@@ -139,10 +139,10 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_told() {
         let told = |value, record: &ConsumerRecord, max| read_as(value, record, max).unwrap_err();
-        assert!(told(Value::Fields, &record(None, Some("[1]")), 1_000).contains("no object in JSON"));
-        assert!(told(Value::Fields, &record(None, Some("{")), 1_000).contains("no object in JSON"));
+        assert!(told(Value::Fields, &record(None, Some("[1]")), 1_000).contains("not a JSON object"));
+        assert!(told(Value::Fields, &record(None, Some("{")), 1_000).contains("not a JSON object"));
         assert_eq!(told(Value::Data, &record(Some("k"), None), 1_000), "it has no value");
         let long = record(Some("key"), Some("value"));
-        assert_eq!(told(Value::Data, &long, 7), "it is of 8 bytes, and record_bytes_max is 7");
+        assert_eq!(told(Value::Data, &long, 7), "it has 8 bytes, and record_bytes_max is 7");
     }
 }

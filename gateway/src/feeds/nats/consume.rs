@@ -130,7 +130,7 @@ pub(super) async fn make(
     let name = format!("CONSUMER.DURABLE.CREATE.{stream}.{consumer}");
     jetstream.ask::<Value>(link, &name, &request).await.map_err(in_words)?;
     if done.is_none() {
-        tracing::info!(stream, consumer, "the consumer was not there and is made");
+        tracing::info!(stream, consumer, "the consumer did not exist and is created");
     }
     Ok(())
 }

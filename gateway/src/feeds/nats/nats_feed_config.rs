@@ -86,19 +86,24 @@ impl NatsFeedConfig {
         for (key, name) in [("stream", &self.stream), ("consumer", &self.consumer)] {
             if name.is_empty() || !is_name(name) {
                 let problem =
-                    format!("must be of 1 to {NAME_BYTES_MAX} printable ASCII characters but . * > / \\");
+                    format!("must be 1 to {NAME_BYTES_MAX} printable ASCII characters except . * > / \\");
                 faults.add(key, problem);
             }
         }
         if !is_name(&self.dead_letters) {
-            faults.add("dead_letters", format!("must be of at most {NAME_BYTES_MAX} such characters"));
+            faults.add(
+                "dead_letters",
+                format!("must be at most {NAME_BYTES_MAX} printable ASCII characters except . * > / \\"),
+            );
         } else if self.dead_letters == self.stream && !self.stream.is_empty() {
-            faults.add("dead_letters", "is the stream itself: dead letters would be read again for ever");
+            faults.add(
+                "dead_letters",
+                "must not be the stream itself: dead letters would be read again forever",
+            );
         }
         if self.subject.len() > SUBJECT_BYTES_MAX || !self.subject.bytes().all(|byte| byte.is_ascii_graphic())
         {
-            faults
-                .add("subject", format!("must be of at most {SUBJECT_BYTES_MAX} printable ASCII characters"));
+            faults.add("subject", format!("must be at most {SUBJECT_BYTES_MAX} printable ASCII characters"));
         }
         faults.outside("dead_letters_max", self.dead_letters_max, 1..=100_000_000);
         match &self.url {
@@ -106,7 +111,7 @@ impl NatsFeedConfig {
             None => {
                 for (key, _) in self.files() {
                     let key = key.rsplit('.').next().unwrap_or(key);
-                    faults.add(key, "goes with url, which is not set: nats has its own");
+                    faults.add(key, "needs url: without it, the settings of [nats] apply");
                 }
             }
         }

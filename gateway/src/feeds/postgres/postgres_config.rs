@@ -72,28 +72,34 @@ impl PostgresConfig {
             Ok(_) => {
                 for (key, _) in self.files() {
                     let key = key.rsplit('.').next().unwrap_or(key);
-                    faults.add(key, "is of no use without TLS: url must say sslmode=require");
+                    faults.add(key, "has no effect without TLS: set sslmode=require in url");
                 }
             }
         }
         match (&self.client_cert_file, &self.client_key_file) {
             (Some(_), None) => {
-                faults.add("client_key_file", "is missing: a certificate is shown with its key");
+                faults.add("client_key_file", "must be set together with client_cert_file");
             }
-            (None, Some(_)) => faults.add("client_cert_file", "is missing: a key is for a certificate"),
+            (None, Some(_)) => faults.add("client_cert_file", "must be set together with client_key_file"),
             _ => {}
         }
         let is_name =
             |name: &str| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control);
-        let of_name = format!("must be of 1 to {NAME_BYTES_MAX} bytes, none of them a control character");
+        let of_name = format!("must be 1 to {NAME_BYTES_MAX} bytes long, without control characters");
         let is_table = |name: &str| name.split('.').count() <= 2 && name.split('.').all(is_name);
         for (key, table) in [("table", &self.table), ("dead_letters", &self.dead_letters())] {
             if !is_table(table) {
-                faults.add(key, format!("is no name of a table, or of a schema and a table: each {of_name}"));
+                faults.add(
+                    key,
+                    format!("must be the name of a table, or of a schema and a table: each {of_name}"),
+                );
             }
         }
         if self.dead_letters() == self.table {
-            faults.add("dead_letters", "is the table itself: dead letters would be read again for ever");
+            faults.add(
+                "dead_letters",
+                "must not be the table itself: dead letters would be read again forever",
+            );
         }
         for (key, name) in [("id", &self.id), ("created_at", &self.created_at), ("notify", &self.notify())] {
             if !is_name(name) {
@@ -140,25 +146,25 @@ impl PostgresUrl {
     /// Parses the address. The errors do not repeat it.
     pub(super) fn read(&self) -> Result<tokio_postgres::Config, &'static str> {
         if self.0.is_empty() {
-            return Err("is missing: postgres://user:password@host:port/database?sslmode=require");
+            return Err("must be set: postgres://user:password@host:port/database?sslmode=require");
         }
         if !self.is_url() {
             return Err("must begin with postgres://");
         }
         let server: tokio_postgres::Config = self.0.parse().map_err(
-            |_| "is unreadable: expected postgres://user:password@host:port/database?sslmode=require",
+            |_| "cannot be read: must be postgres://user:password@host:port/database?sslmode=require",
         )?;
         let [host] = server.get_hosts() else { return Err("must name one host") };
         let is_tcp = matches!(host, Host::Tcp(_));
         if server.get_user().is_none() {
-            return Err("names no user");
+            return Err("must name a user");
         }
         match (server.get_ssl_mode(), is_tcp) {
-            (SslMode::Require, false) => Err("asks for TLS over a socket, which has none"),
+            (SslMode::Require, false) => {
+                Err("must not have sslmode=require for a Unix socket, which has no TLS")
+            }
             (SslMode::Require | SslMode::Disable, _) | (_, false) => Ok(server),
-            _ => Err(
-                "must say sslmode=require, for TLS with a certificate that is checked, or sslmode=disable",
-            ),
+            _ => Err("must have sslmode=require, for TLS with verified certificates, or sslmode=disable"),
         }
     }
 
@@ -238,12 +244,12 @@ mod tests {
     fn an_address_says_whether_tls_is_spoken_and_no_secret_is_repeated() {
         for (url, why) in [
             ("host=h user=u password=s3cret", "must begin"),
-            ("postgres://u:s3cret@h/d", "must say sslmode"),
-            ("postgres://u:s3cret@h/d?sslmode=prefer", "must say sslmode"),
-            ("postgres://u:s3cret@h/d?sslmode=s3cret", "unreadable"),
+            ("postgres://u:s3cret@h/d", "must have sslmode"),
+            ("postgres://u:s3cret@h/d?sslmode=prefer", "must have sslmode"),
+            ("postgres://u:s3cret@h/d?sslmode=s3cret", "cannot be read"),
             ("postgres://u:s3cret@one,two/d?sslmode=require", "one host"),
-            ("postgres://u:s3cret@%2Fsocket/d?sslmode=require", "over a socket"),
-            ("postgres://h/d?sslmode=require&password=s3cret", "no user"),
+            ("postgres://u:s3cret@%2Fsocket/d?sslmode=require", "for a Unix socket"),
+            ("postgres://h/d?sslmode=require&password=s3cret", "must name a user"),
         ] {
             let told = faults(&format!("url = \"{url}\""));
             assert!(told[0].1.contains(why) && !format!("{told:?}").contains("s3cret"), "{url}: {told:?}");

@@ -186,7 +186,7 @@ impl RedisStream {
         match self.within(async |connection| make.query_async::<Value>(connection).await).await {
             Ok(_) => {
                 let (stream, group) = (&self.stream, &self.settings.group);
-                tracing::info!(stream, group, from, "the consumer group was not there and is made");
+                tracing::info!(stream, group, from, "the consumer group did not exist and is created");
                 Ok(())
             }
             // Another node has created the group first.

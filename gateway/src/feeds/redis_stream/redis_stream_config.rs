@@ -70,13 +70,16 @@ impl RedisStreamConfig {
     pub(crate) fn check(&self, faults: &mut Faults) {
         for (key, name) in [("stream", &self.stream), ("group", &self.group)] {
             if name.is_empty() || name.len() > NAME_BYTES_MAX {
-                faults.add(key, format!("must be of 1 to {NAME_BYTES_MAX} bytes"));
+                faults.add(key, format!("must be 1 to {NAME_BYTES_MAX} bytes long"));
             }
         }
         if self.dead_letters.len() > NAME_BYTES_MAX {
-            faults.add("dead_letters", format!("must be of at most {NAME_BYTES_MAX} bytes"));
+            faults.add("dead_letters", format!("must be at most {NAME_BYTES_MAX} bytes long"));
         } else if self.dead_letters == self.stream && !self.stream.is_empty() {
-            faults.add("dead_letters", "is the stream itself: dead letters would be read again for ever");
+            faults.add(
+                "dead_letters",
+                "must not be the stream itself: dead letters would be read again forever",
+            );
         }
         faults.outside("dead_letters_max", self.dead_letters_max, 1..=100_000_000);
         match &self.url {
@@ -84,7 +87,7 @@ impl RedisStreamConfig {
             None => {
                 for (key, _) in self.files() {
                     let key = key.rsplit('.').next().unwrap_or(key);
-                    faults.add(key, "goes with url, which is not set: redis has its own");
+                    faults.add(key, "needs url: without it, the settings of [redis] apply");
                 }
             }
         }

@@ -33,9 +33,9 @@ pub enum ProxyHeaderError {
     Missing,
     #[error("the PROXY header is longer than {V2_BYTES_MAX} bytes")]
     TooLong,
-    #[error("the PROXY header makes no sense: {0}")]
+    #[error("the PROXY header is invalid: {0}")]
     Malformed(String),
-    #[error("the PROXY header did not come within {} ms", .0.as_millis())]
+    #[error("the PROXY header did not arrive within {} ms", .0.as_millis())]
     Late(Duration),
     #[error("the connection ended within its PROXY header: {0}")]
     Lost(#[from] std::io::Error),

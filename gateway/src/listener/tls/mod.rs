@@ -46,11 +46,11 @@ pub struct ListenerTls {
 pub enum TlsError {
     #[error("{file} cannot be read: {error}", file = file.display())]
     Unreadable { file: PathBuf, error: std::io::Error },
-    #[error("{file} is {bytes} bytes long, at most {FILE_BYTES_MAX} are read", file = file.display())]
+    #[error("{file} is {bytes} bytes long, must be at most {FILE_BYTES_MAX}", file = file.display())]
     TooLong { file: PathBuf, bytes: u64 },
-    #[error("{file} holds no certificate in PEM", file = file.display())]
+    #[error("{file} contains no certificate in PEM", file = file.display())]
     NoCertificate { file: PathBuf },
-    #[error("{file} holds no private key in PEM: {error}", file = file.display())]
+    #[error("{file} contains no private key in PEM: {error}", file = file.display())]
     NoKey { file: PathBuf, error: rustls::pki_types::pem::Error },
     #[error("the certificate in {certificate} and the key in {key} cannot be used: {error}",
         certificate = certificate.display(), key = key.display())]
@@ -122,11 +122,11 @@ impl ListenerTls {
     pub fn tell(&self, reloaded: Result<(), &TlsError>, metrics: &Metrics) {
         match reloaded {
             Ok(()) => {
-                tracing::info!(file = %self.files.certificate.display(), "a new certificate serves");
+                tracing::info!(file = %self.files.certificate.display(), "a new certificate is in use");
                 metrics.tls_reload(true);
             }
             Err(error) => {
-                tracing::error!(%error, "the changed certificate is not used, the old one goes on");
+                tracing::error!(%error, "the changed certificate cannot be used; the old one stays in use");
                 metrics.tls_reload(false);
             }
         }
@@ -146,7 +146,7 @@ impl ListenerTls {
             match tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
                 Ok(Ok(false)) => {}
                 Ok(reloaded) => self.tell(reloaded.as_ref().map(|_| ()), &metrics),
-                Err(error) => tracing::error!(%error, "reading the certificate failed"),
+                Err(error) => tracing::error!(%error, "the certificate could not be read"),
             }
         }
     }

@@ -163,7 +163,7 @@ impl ValueRule {
                     json::string(&name, &mut writer.out);
                     Ok(())
                 }
-                _ => writer.fail("the value is none of its enum"),
+                _ => writer.fail("the value is not one of its enum"),
             },
             (_, ValueType::List(item)) => item.write_list(value, writer),
             (_, ValueType::Object(objects)) => objects.write(value, writer),
@@ -181,7 +181,7 @@ impl ValueRule {
 
     fn write_list<'s>(&'s self, value: &str, writer: &mut Writer<'s>) -> Result<(), Null> {
         let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(value) else {
-            return writer.fail("the value is no list");
+            return writer.fail("the value is not a list");
         };
         writer.out.put_u8(b'[');
         for (index, item) in items.into_iter().enumerate() {
@@ -200,7 +200,7 @@ impl ValueRule {
 impl Objects {
     fn write<'s>(&'s self, value: &str, writer: &mut Writer<'s>) -> Result<(), Null> {
         let Ok(members) = serde_json::from_str::<Members<'_>>(value) else {
-            return writer.fail("the value is no object");
+            return writer.fail("the value is not an object");
         };
         let typed = match self.is_abstract {
             false => self.types.first(),
@@ -263,11 +263,11 @@ impl Scalar {
 
     fn mismatch(self) -> &'static str {
         match self {
-            Self::Int => "the value is no Int",
-            Self::Float => "the value is no Float",
-            Self::String => "the value is no String",
-            Self::Boolean => "the value is no Boolean",
-            Self::Id => "the value is no ID",
+            Self::Int => "the value is not of type Int",
+            Self::Float => "the value is not of type Float",
+            Self::String => "the value is not of type String",
+            Self::Boolean => "the value is not of type Boolean",
+            Self::Id => "the value is not of type ID",
         }
     }
 }
@@ -366,11 +366,11 @@ pub(super) mod tests {
         );
         assert_eq!(
             applied(list(), r#"[{"n":1},{"n":"two"}]"#),
-            r#""data":{"m":[{"n":1},null]},"errors":[{"message":"the value is no Int","path":["m",1,"n"]}]"#
+            r#""data":{"m":[{"n":1},null]},"errors":[{"message":"the value is not of type Int","path":["m",1,"n"]}]"#
         );
         assert_eq!(
             applied(list(), r#"{"n":1}"#),
-            r#""data":{"m":null},"errors":[{"message":"the value is no list","path":["m"]}]"#
+            r#""data":{"m":null},"errors":[{"message":"the value is not a list","path":["m"]}]"#
         );
     }
 
@@ -429,7 +429,7 @@ pub(super) mod tests {
         }
         let colour = nullable(ValueType::Enum(["RED".into(), "BLUE".into()].into()));
         assert_eq!(applied(colour.clone(), "\"RED\""), r#""data":{"m":"RED"}"#);
-        assert!(applied(colour, "\"GREEN\"").contains("none of its enum"));
+        assert!(applied(colour, "\"GREEN\"").contains("not one of its enum"));
     }
 
     #[test]

@@ -280,6 +280,6 @@ impl Drop for FlowTicket {
 
 impl std::fmt::Debug for FlowTicket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ticket").field("slot", &self.slot).finish_non_exhaustive()
+        f.debug_struct("FlowTicket").field("slot", &self.slot).finish_non_exhaustive()
     }
 }

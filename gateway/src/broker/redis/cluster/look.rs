@@ -95,14 +95,14 @@ pub(super) async fn keep_looking(cluster: Weak<RedisCluster>, looking: Arc<SlotD
                     match unserved {
                         0 => drop(reminder.over(now)),
                         _ if reminder.is_due("unserved", now) => {
-                            tracing::warn!(unserved, "some slots of the cluster are served by no master");
+                            tracing::warn!(unserved, "some slots of the cluster have no master");
                         }
                         _ => {}
                     }
                 }
                 Err(reason) => {
                     if reminder.is_due(&reason, now) {
-                        tracing::warn!(%reason, "nobody says who has what in the cluster");
+                        tracing::warn!(%reason, "no node of the cluster reports its slots");
                     }
                     *cluster.looking.trouble.lock() = reason;
                 }

@@ -423,6 +423,6 @@ fn is_the_same(one: &ClusterNode, other: &ClusterNode) -> bool {
 
 impl std::fmt::Debug for RedisCluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cluster").field("layout", &self.layout).finish_non_exhaustive()
+        f.debug_struct("RedisCluster").field("layout", &self.layout).finish_non_exhaustive()
     }
 }

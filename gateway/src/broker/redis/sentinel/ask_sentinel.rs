@@ -143,7 +143,7 @@ impl SentinelClient {
         let (connection, driver) = Subscriptions::open(stream, news.clone());
         let server = connection.greet(&self.login).await.map_err(DialError::Refused)?;
         if !server.is_sentinel() {
-            return Err(DialError::Unusable("this is no Sentinel"));
+            return Err(DialError::Unusable("this server is not a Sentinel"));
         }
         // This may be forbidden. It is not essential.
         if let Err(error) = connection.ask(&["CLIENT", "SETNAME", &self.client_name]).await {

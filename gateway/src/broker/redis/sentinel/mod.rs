@@ -139,11 +139,7 @@ impl SentinelBoard {
             MasterVerdict::Master { named, trouble } => self.follow(followed, named, trouble),
             MasterVerdict::Nobody(trouble) => {
                 if self.reminder.lock().is_due(&trouble, Instant::now()) {
-                    tracing::warn!(
-                        master = self.name,
-                        reason = trouble,
-                        "Sentinel does not say who is master"
-                    );
+                    tracing::warn!(master = self.name, reason = trouble, "no master is known from Sentinel");
                 }
                 self.known.send_modify(|known| known.trouble = Some(trouble.into()));
             }

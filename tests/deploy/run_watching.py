@@ -251,7 +251,7 @@ class Watched:
         )
         assert narrow.returncode == 0 and max(len(line) for line in narrow.stdout.splitlines()) <= 40, narrow.stdout
         wrong = subprocess.run(self.top_command("--once", key="wrong"), capture_output=True, text=True, timeout=60)
-        assert wrong.returncode == 0 and "channels: the gateway says no" in wrong.stdout, (wrong.stdout, wrong.stderr)
+        assert wrong.returncode == 0 and "channels: the gateway refused the request" in wrong.stdout, (wrong.stdout, wrong.stderr)
 
     def keep_publishing(self, stop):
         while not stop.wait(0.02):

@@ -1,5 +1,5 @@
-//! The options of a run, and what a value may be. [`crate::plan`] says what of them makes sense together, and the report
-//! has them as its settings.
+//! The options of a run and the range of each. [`crate::plan`] checks which of them make sense together, and the report
+//! holds them as its settings.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -88,12 +88,10 @@ pub struct AccessArguments {
     /// Source addresses (127.0.0.1 and up) to connect from; 0 takes as many as the ports need.
     #[arg(long, value_name = "N", default_value = "0")]
     pub sources: u8,
-    /// Trust the certificates in this file (PEM) behind wss:// and https://; without it, those of the system.
+    /// Trust the certificates in this file (PEM) behind wss:// and https://, which may be the server's own; without it,
+    /// those of the system.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Trust any certificate; on this machine only.
-    #[arg(long, conflicts_with = "ca")]
-    pub insecure: bool,
     /// Allow addresses other than loopback.
     #[arg(long)]
     pub allow_remote: bool,
@@ -143,9 +141,6 @@ pub struct ConnectionArguments {
     /// Threads that hold the connections; 0 takes half of the cores.
     #[arg(long, value_name = "N", default_value = "0", value_parser = between::<u16>(0..=256))]
     pub threads: u16,
-    /// Read buffer of each connection. Larger ones spare system calls when messages come in batches.
-    #[arg(long, value_name = "BYTES", default_value = "4096", value_parser = between::<usize>(128..=1 << 20))]
-    pub read_buffer: usize,
 }
 
 #[derive(Args, Serialize, Clone, Debug)]

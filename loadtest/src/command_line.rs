@@ -1,15 +1,15 @@
-//! The whole command: the plain run, the scenarios with what each takes for granted, and the floor.
+//! The command line: the plain run, the scenarios with the defaults of each, and the floor.
 
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 
 use crate::arguments::Arguments;
 use crate::floor::FloorArguments;
 
-/// What is around several runs.
+/// Scripts that make several runs.
 const SCRIPTS: &str = "Slow readers in turns, newest values, what one Redis carries, a million connections and nodes replaced in \
     turn are scripts in loadtest/ of the repository: slow-readers, newest-values, redis, million and rolling.";
 
-/// A scenario: its name, what it is, and what it takes for granted where the plain run takes something else.
+/// A scenario: its name, its description, and its defaults where they differ from those of the plain run.
 const SCENARIOS: &[(&str, &str, &str)] = &[
     ("fan-out", "One channel that everyone listens to", "connections=1000 ramp=2000 rate=50 warmup=1"),
     (
@@ -25,14 +25,14 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
     (
         "storm",
         "Every connection is cut at once while publications go on, and all come back at once and recover",
-        // From as many addresses as keep a gateway's limits for each from standing in the way.
+        // Enough source addresses that a gateway's limits for one address are not met.
         "connections=full ramp=4000 opening_max=19000 sources=40 connect_timeout=60 channels=10 rate=20 drain=30 \
          reconnect=true calm=2 max-lost=0 max-failures=0 max-unrecovered=0",
     ),
     (
         "handshakes",
         "Opens, connects and closes, over and over: handshakes a second, and what each costs",
-        // Closed connections keep their ports for a while.
+        // Many source addresses, since a closed connection keeps its port for a while.
         "connections=64 ramp=64000 sources=200 rate=0 duration=5 settle=0 rest=0 churn=true max-failures=0",
     ),
     (
@@ -43,23 +43,23 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
 ];
 const FLOOR: &str = "floor";
 
-/// Stands for as many connections as one process can hold, up to the number below.
+/// As many connections as one process can hold, up to the number below.
 const FULL: &str = "full";
 const FULL_CONNECTIONS: u64 = 19_000;
-/// Descriptors that those leave for everything else.
+/// Descriptors that are left for everything else.
 const FULL_SPARE: u64 = 200;
 
-/// What the process is asked to do.
+/// The task of this process.
 #[derive(Clone, Debug)]
 pub enum Task {
     Run(Box<Arguments>),
     Floor(FloorArguments),
 }
 
-/// The command with every scenario's own defaults, as its help shows them. `descriptors` is how many files this
+/// Returns the command with the defaults of every scenario, as the help shows them. `descriptors` is how many files this
 /// process may open.
 pub fn command(descriptors: u64) -> Command {
-    // It lives as long as the command, which is as long as the process.
+    // The text lives as long as the command, which lives as long as the process.
     let full: &str = FULL_CONNECTIONS.min(descriptors.saturating_sub(FULL_SPARE)).to_string().leak();
     let floor = FloorArguments::augment_args(Command::new(FLOOR))
         .about("Serves instead of loading: the bare `send()` loop that other servers are held against");
@@ -74,7 +74,7 @@ pub fn command(descriptors: u64) -> Command {
     Arguments::command().subcommands(scenarios).subcommand(floor).after_help(SCRIPTS)
 }
 
-/// Reads the process's own arguments, or ends the process with what is wrong with them.
+/// Reads the arguments of this process, or ends it with a message on what is wrong with them.
 pub fn parse(descriptors: u64) -> Task {
     let mut command = command(descriptors);
     let matches = command.get_matches_mut();
@@ -138,20 +138,9 @@ mod tests {
 
     #[test]
     fn a_value_that_makes_no_sense_is_refused_with_the_name_of_its_option() {
-        for words in [
-            "--connections 0",
-            "--ramp 0",
-            "--ramp NaN",
-            "--rate inf",
-            "--duration inf",
-            "--duration 90000",
-            "--payload 10",
-            "--channels 16777216",
-            "--window 0",
-            "--read-buffer 1",
-            "--batch 10001",
-            "--max-lost NaN",
-        ] {
+        let options = "--connections 0, --ramp 0, --ramp NaN, --rate inf, --duration inf, --duration 90000, --payload 10, \
+                       --channels 16777216, --window 0, --batch 10001, --max-lost NaN";
+        for words in options.split(", ") {
             let error = run(words).unwrap_err();
             assert!(error.to_string().contains(words.split(' ').next().unwrap()), "{words}: {error}");
         }

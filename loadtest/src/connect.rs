@@ -4,31 +4,23 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use hyper::Request;
-use hyper::header::{AUTHORIZATION, CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::header::{AUTHORIZATION, HOST};
+use hyper::http::request::Builder;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpSocket;
-use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use crate::arguments::{AccessArguments, Transport};
 use crate::bind_address_no_port::bind_address_no_port;
+use crate::failure::Failure;
+use crate::http::HttpConnection;
 use crate::plan::{Plan, Target};
 use crate::tls::{Stream, secure};
-use crate::wire::{DeflatingWire, PlainWire, StreamingWire, Wire};
+use crate::wire::{StreamingWire, WebSocketWire, Wire};
 
-/// What the kernel keeps for a slow reader; it doubles it, for its own book-keeping.
+/// The receive buffer of a slow reader. The kernel doubles it, for its own book-keeping.
 const SLOW_RECEIVE_BYTES: usize = 4_096;
 
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    #[error("{}", describe(.0))]
-    Io(io::Error),
-    #[error("HTTP {0} in place of the upgrade")]
-    Refused(u16),
-    #[error("the handshake failed: {0}")]
-    Handshake(String),
-}
-
-/// What a connection shows to be let in.
+/// What a client asks for when it connects, and the token that it shows.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
     /// Path and query.
@@ -37,57 +29,69 @@ pub struct Entry<'a> {
     pub bearer: Option<&'a str>,
 }
 
-/// How a client gets its connections.
+/// Opens the connections of one client.
 #[derive(Clone, Debug)]
 pub struct Dialer {
     target: Target,
     source: Option<Ipv4Addr>,
-    /// What its kernel keeps for what has come, where that is to be little.
+    /// Size of the receive buffer, where it is to be small.
     receive_bytes: Option<usize>,
 }
 
-/// Connects, and upgrades to a WebSocket if it is to be one. `number` chooses the source address.
-pub async fn connect(
-    plan: &Plan,
-    target: &Target,
-    number: u32,
-    entry: Entry<'_>,
-) -> Result<Wire, ConnectError> {
-    let dialer = Dialer::new(plan, target, number);
-    let stream = dialer.dial().await.map_err(ConnectError::Io)?;
+/// Connects as the plan's transport says. `number` chooses the source address.
+pub async fn connect(plan: &Plan, target: &Target, number: u32, entry: Entry<'_>) -> Result<Wire, Failure> {
+    let dialer = Dialer::of_connection(plan, target, number);
     let AccessArguments { compression, transport, .. } = plan.arguments.access;
-    if transport != Transport::Websocket {
-        let wire = StreamingWire::open(dialer, stream, transport, entry).await;
-        let wire = wire.map_err(|error| ConnectError::Handshake(error.to_string()))?;
-        return Ok(Wire::Streaming(Box::new(wire)));
-    }
-    let request = upgrade_request(target, entry)?;
-    if compression {
-        return DeflatingWire::open(request, stream).await;
-    }
-    Ok(Wire::Plain(PlainWire::open(request, stream, plan.arguments.connections.read_buffer).await?))
+    Ok(match transport {
+        Transport::Websocket => Wire::WebSocket(WebSocketWire::open(&dialer, entry, compression).await?),
+        _ => Wire::Streaming(Box::new(StreamingWire::open(dialer, transport, entry).await?)),
+    })
 }
 
 impl Dialer {
-    fn new(plan: &Plan, target: &Target, number: u32) -> Self {
+    /// Connects from an address that the kernel chooses.
+    pub fn to(target: &Target) -> Self {
+        Self { target: target.clone(), source: None, receive_bytes: None }
+    }
+
+    fn of_connection(plan: &Plan, target: &Target, number: u32) -> Self {
         let (address, sources) = (target.address, plan.arguments.access.sources);
         let last = 1 + (number % u32::from(sources)) as u8;
         Self {
             source: (sources > 1 && address.is_ipv4() && address.ip().is_loopback())
                 .then(|| Ipv4Addr::new(127, 0, 0, last)),
-            // Little room at this end, so that the server feels it soon.
+            // A small buffer, so that the server notices soon.
             receive_bytes: plan.is_slow(number).then_some(SLOW_RECEIVE_BYTES),
-            target: target.clone(),
+            ..Self::to(target)
         }
     }
 
-    /// For the Host header.
-    pub fn authority(&self) -> &str {
-        &self.target.authority
+    /// Opens a connection for requests.
+    pub async fn open(&self) -> Result<HttpConnection, Failure> {
+        HttpConnection::on(self.dial().await?).await
     }
 
-    /// Opens one more connection, with TLS where the target wants it.
-    pub async fn dial(&self) -> io::Result<Stream> {
+    /// Returns the path that the user gave, or an empty one.
+    pub fn path(&self) -> &str {
+        &self.target.path
+    }
+
+    /// Begins a request on such a connection.
+    pub fn request(&self, method: &str, path: &str) -> Builder {
+        Request::builder().method(method).uri(path).header(HOST, &self.target.authority)
+    }
+
+    /// Begins a request with the client's token.
+    pub fn client_request(&self, method: &str, entry: Entry<'_>) -> Builder {
+        let request = self.request(method, entry.path);
+        match entry.bearer {
+            Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
+    /// Connects, with TLS where the target has it.
+    async fn dial(&self) -> io::Result<Stream> {
         let address = self.target.address;
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
@@ -103,33 +107,5 @@ impl Dialer {
         }
         let socket = TcpSocket::from_std_stream(socket.into()).connect(address).await?;
         secure(socket, self.target.tls.as_ref()).await
-    }
-}
-
-fn upgrade_request(target: &Target, entry: Entry<'_>) -> Result<Request<()>, ConnectError> {
-    let mut request = Request::get(format!("ws://{}{}", target.authority, entry.path))
-        .header(HOST, &target.authority)
-        .header(CONNECTION, "Upgrade")
-        .header(UPGRADE, "websocket")
-        .header(SEC_WEBSOCKET_VERSION, "13")
-        .header(SEC_WEBSOCKET_KEY, generate_key());
-    if let Some(token) = entry.bearer {
-        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-    }
-    request.body(()).map_err(|error| ConnectError::Handshake(error.to_string()))
-}
-
-/// The same words for the same cause, so that failures can be counted by reason.
-fn describe(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
-            "the server dropped the connection in the handshake".to_owned()
-        }
-        io::ErrorKind::AddrNotAvailable => "no free port on the source address (more --sources)".to_owned(),
-        _ => match error.raw_os_error() {
-            Some(libc::EMFILE) => "out of file descriptors".to_owned(),
-            _ => error.to_string(),
-        },
     }
 }

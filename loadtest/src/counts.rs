@@ -1,5 +1,5 @@
-//! What is counted and timed while a run goes on. Each thread has its own and hands it over in pieces, which are added
-//! up; the sums stand in the report under the names that they have here.
+//! Counts and latencies of a run. Each thread has counts of its own, which the recorder collects and adds up. The sums
+//! stand in the report under the names of their fields.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use serde::{Serialize, Serializer};
 
 use crate::latencies::{Latencies, milliseconds};
 
-/// Different reasons that are told apart; further ones are counted together.
+/// The number of reasons that are counted apart. Further reasons are counted together.
 const REASONS_MAX: usize = 64;
 const OTHER_REASONS: &str = "other reasons";
 
-/// What adds up over threads, and over pieces of one thread.
+/// Figures that add up over threads, and over the collections of one thread.
 pub trait Absorb {
     fn absorb(&mut self, other: Self);
 }
@@ -38,9 +38,9 @@ figures! {
         pub deliveries: DeliveryCounts,
     }
 
-    /// What becomes of connections.
+    /// How connections begin and end.
     pub struct ConnectionCounts {
-        /// Attempts that became ready to receive; with reconnects there may be more than requested.
+        /// Attempts that became ready. With reconnects there may be more of them than connections.
         pub ready: u64,
         /// Attempts that never became ready.
         pub failures: Reasons,
@@ -56,18 +56,18 @@ figures! {
         /// Ready connections that the server closed or that broke.
         pub disconnect_reasons: Reasons,
         pub reconnects: u64,
-        /// Subscriptions that came back with everything missed, and those that could not.
+        /// Subscriptions that recovered everything, and subscriptions that could not.
         pub recovered: u64,
         pub unrecovered: u64,
-        /// Publications that came as part of a recovery; they have no latency.
+        /// Publications that came with a recovery. They are not timed.
         pub recovered_publications: u64,
         /// Subscriptions that the server ended while the connection stayed.
         pub unsubscribed: u64,
-        /// What slow readers found when they read on.
+        /// How the connections of slow readers ended.
         pub slow_ends: Reasons,
     }
 
-    /// What arrives.
+    /// What subscribers received.
     pub struct DeliveryCounts {
         pub received: u64,
         pub payload_bytes: u64,
@@ -75,11 +75,11 @@ figures! {
         pub reordered: u64,
         /// Publications without a mark of this run, or for a channel that the connection did not ask for.
         pub foreign: u64,
-        /// Messages that could not be understood.
+        /// Messages that could not be decoded.
         pub malformed: u64,
         /// From the moment a publication was due to its delivery.
         pub latency: Latencies,
-        /// When the last one came, on [`crate::clock`].
+        /// When the last publication came, on [`crate::clock`].
         #[serde(skip)]
         pub last_ns: Largest,
     }
@@ -91,19 +91,19 @@ figures! {
         pub failures: Reasons,
         /// From the moment a publication was due until the server confirmed it.
         pub answered: Latencies,
-        /// The longest that one left after it was due.
+        /// The longest time between when a publication was due and when it left.
         pub late_ms_max: Largest,
     }
 
     /// What is missing when a subscription ends.
     pub struct Verdict {
-        /// Should have come to a live subscription, and did not.
+        /// Publications that should have come to a live subscription, and did not.
         pub lost: u64,
-        /// Of the lost, those after everything that came. They may have been on their way still when waiting ended.
+        /// Lost publications behind the last one that came. They may still have been on their way when waiting ended.
         pub lost_at_end: u64,
-        /// Missing, but nobody knows whether it was ever published: its publisher got an error.
+        /// Missing publications whose publisher got an error, so that they may never have been published.
         pub uncertain: u64,
-        /// Missed between two lives of a subscription that could not be recovered.
+        /// Publications that were missed while a connection was gone, and not recovered.
         pub missed_away: u64,
     }
 }
@@ -120,7 +120,7 @@ impl Absorb for Latencies {
     }
 }
 
-/// The largest of some nanoseconds; milliseconds in the report.
+/// The largest of some times in nanoseconds. The report has it in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Largest(pub u64);
 
@@ -181,17 +181,5 @@ mod tests {
         reasons.count("reason 0");
         assert_eq!(reasons.total(), REASONS_MAX as u64 + 7);
         assert_eq!((reasons.0["reason 0"], reasons.0[OTHER_REASONS]), (2, 6));
-    }
-
-    #[test]
-    fn counts_add_up_and_of_the_latest_the_latest_stays() {
-        let of = |received, last_ns| DeliveryCounts {
-            received,
-            last_ns: Largest(last_ns),
-            ..DeliveryCounts::default()
-        };
-        let mut sum = of(2, 9);
-        sum.absorb(of(3, 7));
-        assert_eq!(sum, of(5, 9));
     }
 }

@@ -1,4 +1,4 @@
-//! What came of a run, as its report has it: what was counted and measured, and what follows from that.
+//! The findings of a run, as they stand in its report: what was counted and measured, and figures derived from that.
 
 use std::sync::Arc;
 
@@ -6,16 +6,16 @@ use serde::Serialize;
 
 use crate::arguments::Arguments;
 use crate::clock::seconds;
+use crate::common::Shared;
 use crate::counts::{ConnectionCounts, DeliveryCounts, Published, Verdict};
 use crate::latencies::Latencies;
 use crate::process::{self, Usage};
 use crate::record::{Recorder, Window};
 use crate::schedule::Schedule;
-use crate::subscriber::Shared;
 
 pub const MICROS_PER_SECOND: f64 = 1e6;
 const MILLION: f64 = 1e6;
-/// Nothing is divided by a shorter time.
+/// The shortest time that something is divided by.
 const SECONDS_MIN: f64 = 1e-3;
 
 #[derive(Serialize, Debug)]
@@ -24,7 +24,7 @@ pub struct Findings {
     pub connections: Connections,
     pub publications: Publications,
     pub deliveries: Deliveries,
-    /// Only where all were cut at once.
+    /// Only after a storm.
     pub storm: Option<StormFindings>,
     /// Only where connections are closed as soon as they are ready.
     pub handshakes: Option<HandshakeFindings>,
@@ -38,7 +38,7 @@ pub struct Findings {
 #[derive(Serialize, Debug)]
 pub struct Connections {
     pub requested: u32,
-    /// Ready connections a second while they were opened.
+    /// Connections that became ready a second, while they were opened.
     pub ready_per_second: f64,
     pub failed: u64,
     pub disconnects: u64,
@@ -53,7 +53,7 @@ pub struct Connections {
 #[derive(Serialize, Debug)]
 pub struct Publications {
     pub scheduled: u64,
-    /// Sent a second, from the first that was due to the last answer.
+    /// Publications a second, from the first that was due to the last answer.
     pub per_second: f64,
     pub payload_bytes: usize,
     pub failed: u64,
@@ -63,7 +63,7 @@ pub struct Publications {
 
 #[derive(Serialize, Debug)]
 pub struct Deliveries {
-    /// From the first publication that was due to the last delivery.
+    /// Deliveries a second, from the first publication that was due to the last delivery.
     pub per_second: f64,
     #[serde(flatten)]
     pub verdict: Verdict,
@@ -83,17 +83,17 @@ pub struct StormFindings {
     /// Connections that were not back in time.
     pub not_back: u64,
     pub per_second: f64,
-    /// Until the last connection had all it missed.
+    /// Until the last connection had recovered.
     pub seconds_to_last: f64,
-    /// From the moment they were let go until each had all it missed.
+    /// From the moment when all were let go until a connection had recovered.
     pub to_recovered: Latencies,
-    /// CPU of the server meanwhile, for each that came back; only with `--pid`.
+    /// CPU of the server meanwhile, for each connection that came back; only with `--pid`.
     pub cpu_micros_each: Option<f64>,
-    /// Subscriptions that came back without a hole, and with one.
+    /// Subscriptions that recovered everything, and subscriptions that did not.
     pub recovered: u64,
     pub unrecovered: u64,
     pub recovered_publications: u64,
-    /// By the server's metrics: times it asked Redis for history, and handshakes that it refused.
+    /// How often history was read, and handshakes that were refused, both by the server's metrics.
     pub history_reads: Option<f64>,
     pub refused_handshakes: Option<f64>,
 }
@@ -104,7 +104,7 @@ pub struct HandshakeFindings {
     pub seconds: f64,
     pub done: u64,
     pub per_second: f64,
-    /// CPU of the server for each, and its cores in use; only with `--pid`.
+    /// CPU of the server for each handshake, and its cores in use; only with `--pid`.
     pub cpu_micros_each: Option<f64>,
     pub server_cores: Option<f64>,
 }
@@ -115,13 +115,13 @@ pub struct Server {
     /// CPU seconds while publications went on, from the first until nothing was missing.
     pub user_seconds: f64,
     pub system_seconds: f64,
-    /// How long that was.
+    /// The length of that time.
     pub window_seconds: f64,
     /// `None` without deliveries.
     pub user_seconds_per_million: Option<f64>,
     pub system_seconds_per_million: Option<f64>,
     pub seconds_per_million: Option<f64>,
-    /// CPU microseconds for each connection that was opened, where each was opened once.
+    /// CPU microseconds for each connection that was opened; `None` where connections are opened over and over.
     pub connect_micros: Option<f64>,
     pub memory_before: Memory,
     /// With all connections ready and nothing published.
@@ -129,12 +129,12 @@ pub struct Server {
     pub memory_after_publishing: Memory,
     /// After all connections were closed and a rest.
     pub memory_after_closing: Memory,
-    /// Growth from before to ready, divided by the connections.
+    /// Growth of the memory from before to ready, divided by the connections.
     pub resident_bytes_per_connection: Option<f64>,
     pub proportional_bytes_per_connection: Option<f64>,
-    /// CPU while connections were only held, as a share of one core; `None` where something was published.
+    /// CPU while connections were only held, in percent of one core; `None` where something was published.
     pub idle_cpu_percent: Option<f64>,
-    /// Resident memory after all connections were closed, against before the first.
+    /// Resident memory after all connections were closed, in percent of the memory before the first.
     pub memory_after_percent: f64,
 }
 
@@ -150,14 +150,14 @@ pub struct Memory {
     pub proportional_bytes: Option<u64>,
 }
 
-/// What the load tester itself used while publications went on: near the cores of the host it measures itself.
+/// What the load tester itself used while publications went on. As `cores` nears the cores of the host, the run measures the
+/// load tester.
 #[derive(Serialize, Debug)]
 pub struct LoadTester {
-    pub user_seconds: f64,
-    pub system_seconds: f64,
+    #[serde(flatten)]
+    pub usage: Usage,
     /// Cores in use on average while publications went on.
     pub cores: f64,
-    pub resident_bytes: u64,
 }
 
 /// A part of the run, in seconds from its start.
@@ -168,7 +168,7 @@ pub struct Stage {
     pub to: f64,
 }
 
-/// The run at one moment; rates and latencies are those of the interval that ends here.
+/// The run at one moment. Rates and latencies are those of the interval that ends here.
 #[derive(Serialize, Debug)]
 pub struct Point {
     pub seconds: f64,
@@ -187,7 +187,7 @@ pub struct Point {
     pub own_cores: f64,
 }
 
-/// What a run leaves behind.
+/// The raw results of a run.
 #[derive(Debug)]
 pub struct Outcome {
     pub ramp_seconds: f64,
@@ -213,10 +213,8 @@ impl Outcome {
             handshakes: connections.churn.then(|| self.handshakes()),
             server: (!measuring.pids.is_empty()).then(|| self.server()),
             load_tester: LoadTester {
-                user_seconds: own.user_seconds,
-                system_seconds: own.system_seconds,
+                usage: own,
                 cores: own.cpu_seconds() / self.publishing.seconds.max(SECONDS_MIN),
-                resident_bytes: own.resident_bytes,
             },
             settings: self.shared.plan.arguments.clone(),
             storm: self.storm,
@@ -225,7 +223,7 @@ impl Outcome {
         }
     }
 
-    /// Connections that became ready, each counted once.
+    /// Returns how many connections became ready, each counted once.
     fn first_ready(&self) -> u64 {
         let counts = &self.recorder.received.connections;
         counts.ready.saturating_sub(counts.reconnects)
@@ -248,7 +246,7 @@ impl Outcome {
 
     fn publications(&self) -> Publications {
         let counts = self.recorder.published.clone();
-        // A run that keeps its schedule takes as long as it says, one that falls behind as long as it took.
+        // Publishing lasts as long as scheduled, or longer where it falls behind.
         let scheduled = seconds(self.schedule.end_ns() - self.schedule.start_ns);
         let published = self.recorder.stages.iter().find(|stage| stage.name == "publish");
         let took = published.map_or(scheduled, |stage| (stage.to - stage.from).max(scheduled));

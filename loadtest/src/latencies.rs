@@ -1,10 +1,9 @@
-//! Latencies as an HDR histogram that takes no memory until something is recorded, since threads hand over new ones all
-//! the time.
+//! Latencies as an HDR histogram. An empty one takes no memory, since every collection of counts leaves an empty one behind.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Bounds in nanoseconds: 1 µs to 600 s. Shorter and longer ones count as these.
+/// Bounds in nanoseconds: 1 µs to 600 s. Shorter and longer latencies count as the bounds.
 const NS_MIN: u64 = 1_000;
 const NS_MAX: u64 = 600_000_000_000;
 const DIGITS: u8 = 3;
@@ -15,7 +14,7 @@ const NANOS_PER_MS: f64 = 1e6;
 #[serde(into = "Summary")]
 pub struct Latencies(Option<Histogram<u64>>);
 
-/// What a report says of latencies, in milliseconds.
+/// Latencies as a report shows them, in milliseconds.
 #[derive(Serialize, Clone, Copy, Debug, Default)]
 pub struct Summary {
     pub count: u64,
@@ -44,8 +43,8 @@ impl Latencies {
         self.0.as_ref()
     }
 
-    /// The distribution in percent and milliseconds, in steps that get finer towards the end, where it matters. The
-    /// largest value stands where half a value more would: at 99.95 % of a thousand.
+    /// Returns the distribution in percent and milliseconds, in steps that get finer towards the end. The largest of n
+    /// values stands at 100 % less half a value: at 99.95 % of a thousand.
     pub fn percentiles(&self) -> Vec<(f64, f64)> {
         let Some(histogram) = &self.0 else { return Vec::new() };
         let last = 1.0 - 0.5 / histogram.len().max(1) as f64;
@@ -89,25 +88,6 @@ pub fn milliseconds(nanos: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn histograms_of_several_threads_merge_into_what_one_would_have_recorded() {
-        let mut whole = Latencies::default();
-        let mut parts =
-            [Latencies::default(), Latencies::default(), Latencies::default(), Latencies::default()];
-        for index in 0..30_000_u64 {
-            let nanos = index * index * 7;
-            whole.record(nanos);
-            parts[(index % 3) as usize].record(nanos);
-        }
-        let mut merged = Latencies::default();
-        for part in &parts {
-            merged.merge(part);
-        }
-        assert_eq!(merged.histogram(), whole.histogram());
-        assert_eq!(merged.histogram().unwrap().len(), 30_000);
-        assert!(parts[3].histogram().is_none());
-    }
 
     #[test]
     fn what_lies_outside_the_bounds_is_kept_at_the_bound() {

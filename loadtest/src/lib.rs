@@ -4,10 +4,10 @@
 //! main ─► command_line, arguments ─► plan ─► scenario ─► findings ─► thresholds, report (JSON, page, text)
 //!                                 │
 //!            ┌────────────────────┼──────────────────┐
-//!          lane (threads)      publish            record (collects, reads processes)
+//!         threads              publish            record (collects, reads processes)
 //!            └ receive           └ api, client
 //!               └ subscriber ─► sequence, ledger
-//! all count in: counts, latencies, which the findings have as they are
+//! all share: common. All count in: counts, latencies, which the findings have as they are
 //! all speak through: dialect (what is meant) ─► connect, wire (how it travels)
 //! floor: the least that a server can do
 //! ```
@@ -16,14 +16,15 @@ pub mod arguments;
 pub mod bind_address_no_port;
 pub mod clock;
 pub mod command_line;
+pub mod common;
 pub mod connect;
 pub mod counts;
 pub mod dialect;
+pub mod failure;
 pub mod findings;
 pub mod floor;
 pub mod flow;
 pub mod http;
-pub mod lane;
 pub mod latencies;
 pub mod ledger;
 pub mod mark;
@@ -39,6 +40,7 @@ pub mod scenario;
 pub mod schedule;
 pub mod sequence;
 pub mod subscriber;
+pub mod threads;
 pub mod thresholds;
 pub mod tls;
 pub mod token;

@@ -1,7 +1,8 @@
-//! The command: read the arguments, run, report, and say by the exit status how it went.
+//! The command: reads the arguments, runs, reports, and ends with the exit status of the run.
 
+use std::fs;
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +12,6 @@ use tidegate_loadtest::floor;
 use tidegate_loadtest::plan::{Plan, PlanError};
 use tidegate_loadtest::report::{Report, RunInfo};
 use tidegate_loadtest::scenario::{self, Cut};
-use tokio::sync::watch;
 
 const BROKEN_THRESHOLD: u8 = 1;
 const NO_RUN: u8 = 2;
@@ -48,19 +48,22 @@ fn run(task: Task, descriptors: u64) -> Result<ExitCode, Failure> {
     let mut run = RunInfo::new(&reporting.title, SystemTime::now());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let findings = runtime.block_on(async {
-        let (cutter, cut) = Cut::new();
-        tokio::spawn(watch_the_end(cutter, reporting.time_limit.duration()));
+        let cut = Cut::default();
+        tokio::spawn(watch_the_end(cut.clone(), reporting.time_limit.duration()));
         let findings = scenario::run(plan, &cut).await;
         run.cut_short = cut.reason();
         findings
     })?;
     let report = Report::new(run, &findings, &thresholds)?;
-    let written = |path: &Option<PathBuf>, write: fn(&Report, &Path) -> io::Result<()>| {
-        let Some(path) = path else { return Ok(()) };
-        write(&report, path).map_err(|error| Failure::Write { path: path.display().to_string(), error })
+    let write = |path: &Path, text: &str| {
+        fs::write(path, text).map_err(|error| Failure::Write { path: path.display().to_string(), error })
     };
-    written(&reporting.json, Report::write_json)?;
-    written(&reporting.html, Report::write_page)?;
+    if let Some(path) = &reporting.json {
+        write(path, &report.json)?;
+    }
+    if let Some(path) = &reporting.html {
+        write(path, &report.page()?)?;
+    }
     if !reporting.quiet {
         let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         say(&mut io::stdout(), &report.text(coloured));
@@ -77,20 +80,18 @@ fn run(task: Task, descriptors: u64) -> Result<ExitCode, Failure> {
 }
 
 /// Cuts the run short at the first Ctrl-C or SIGTERM or when its time is up, and ends the process at the second.
-async fn watch_the_end(cutter: watch::Sender<Option<&'static str>>, limit: Duration) {
+async fn watch_the_end(cut: Cut, limit: Duration) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return;
     };
-    let reason = tokio::select! {
+    cut.cut(tokio::select! {
         _ = interrupt.recv() => "interrupted",
         _ = terminate.recv() => "interrupted",
         () = tokio::time::sleep(limit) => "the time limit was reached",
-    };
-    // An error means that the run has ended by itself just now.
-    let _ = cutter.send(Some(reason));
+    });
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
@@ -102,12 +103,12 @@ async fn watch_the_end(cutter: watch::Sender<Option<&'static str>>, limit: Durat
 /// Raises the limit of open files to the hard one. Returns how many this process may open.
 fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    // Where it is refused, what is allowed now is what counts.
+    // If this is refused, the present limit stays.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// A closed pipe at the other end is no reason to fail.
+/// Prints something, or nothing if the other end is closed.
 fn say(to: &mut impl Write, words: &str) {
     let _ = to.write_all(words.as_bytes()).and_then(|()| to.flush());
 }

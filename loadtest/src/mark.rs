@@ -1,5 +1,5 @@
-//! The mark inside every payload: which run, channel and place in the sequence it is, and when it was meant to be
-//! sent. It is plain text without quotes or backslashes, so it can be found in whatever envelope a server makes.
+//! The mark inside every payload: the run, the channel, the place in the sequence, and when the publication was due.
+//! A mark is plain text without quotes or backslashes, so it can be found in any envelope that a server makes.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,7 @@ const PREFIX: &[u8] = b"tgm-";
 /// `tgm-` run(8) `-` channel(6) `-` sequence(10) `-` time(16), all in hexadecimal.
 pub const MARK_BYTES: usize = 4 + 8 + 1 + 6 + 1 + 10 + 1 + 16;
 
-/// Most channels that a mark can tell apart.
+/// The number of channels that a mark can tell apart.
 pub const CHANNELS_MAX: u32 = 1 << 24;
 
 static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(PREFIX));
@@ -21,12 +21,12 @@ pub struct Mark {
     pub channel: u32,
     /// From 1, without holes, per channel.
     pub sequence: u64,
-    /// When the schedule wanted it sent, on [`crate::clock`].
+    /// When the publication was due, on [`crate::clock`].
     pub intended_ns: u64,
 }
 
 impl Mark {
-    /// The next mark in a message, and the rest behind it.
+    /// Returns the next mark in a message, and the rest of the message behind it.
     pub fn find(message: &[u8]) -> Option<(Self, &[u8])> {
         let mut rest = message;
         loop {
@@ -39,16 +39,10 @@ impl Mark {
     }
 
     fn parse(text: &[u8]) -> Option<Self> {
-        let text = text.get(..MARK_BYTES - PREFIX.len())?;
-        if text[8] != b'-' || text[15] != b'-' || text[26] != b'-' {
-            return None;
-        }
-        Some(Self {
-            run: hex(&text[..8])? as u32,
-            channel: hex(&text[9..15])? as u32,
-            sequence: hex(&text[16..26])?,
-            intended_ns: hex(&text[27..43])?,
-        })
+        let text = std::str::from_utf8(text.get(..MARK_BYTES - PREFIX.len())?).ok()?;
+        let mut fields = text.split('-').map(|digits| u64::from_str_radix(digits, 16).ok());
+        let mut next = || fields.next().flatten();
+        Some(Self { run: next()? as u32, channel: next()? as u32, sequence: next()?, intended_ns: next()? })
     }
 }
 
@@ -83,45 +77,14 @@ impl PayloadMaker {
         Self { run, padding }
     }
 
-    /// The size of every payload this makes.
-    pub fn bytes(&self) -> usize {
-        if self.padding.is_empty() {
-            PAYLOAD_BYTES_MIN
-        } else {
-            PAYLOAD_BYTES_MIN + PADDING_FIELD_BYTES + self.padding.len()
-        }
-    }
-
     pub fn make(&self, channel: u32, sequence: u64, intended_ns: u64) -> String {
-        use std::fmt::Write;
-        let mut payload = String::with_capacity(self.bytes());
-        // Writing to a string cannot fail.
-        let _ = write!(
-            payload,
-            "{{\"mark\":\"tgm-{:08x}-{:06x}-{:010x}-{:016x}\"",
-            self.run, channel, sequence, intended_ns
-        );
-        if !self.padding.is_empty() {
-            payload.push_str(",\"pad\":\"");
-            payload.push_str(&self.padding);
-            payload.push('"');
+        let Self { run, padding } = self;
+        let mark = format!("tgm-{run:08x}-{channel:06x}-{sequence:010x}-{intended_ns:016x}");
+        match padding.as_str() {
+            "" => format!("{{\"mark\":\"{mark}\"}}"),
+            padding => format!("{{\"mark\":\"{mark}\",\"pad\":\"{padding}\"}}"),
         }
-        payload.push('}');
-        payload
     }
-}
-
-fn hex(digits: &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for &digit in digits {
-        let nibble = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        value = value << 4 | u64::from(nibble);
-    }
-    Some(value)
 }
 
 #[cfg(test)]
@@ -155,7 +118,7 @@ mod tests {
             rest = behind;
         }
         assert_eq!(found, [1, 2, 3]);
-        assert_eq!(maker.bytes(), maker.make(0, 1, 9).len());
+        assert_eq!(maker.make(0, 1, 9).len(), PAYLOAD_BYTES_MIN);
     }
 
     #[test]

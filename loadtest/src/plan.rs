@@ -1,4 +1,4 @@
-//! What a run will do: the command line, checked and made concrete before anything is opened.
+//! The plan of a run: the command line, checked and completed before anything is opened.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
@@ -9,19 +9,19 @@ use crate::arguments::{AccessArguments, Arguments, Entrance, ProtocolName, Publi
 use crate::dialect::{Dialect, Template, TemplateError};
 use crate::metrics::Metrics;
 use crate::process::{ProcessError, Usage};
-use crate::tls::{Tls, TlsError, Trust};
+use crate::tls::{Tls, TlsError};
 
-/// Connections from one source address to one target address. The kernel has 28,000 ports for it, but takes ever
-/// longer to find a free one beyond half of them.
+/// Connections from one source address to one target address. The kernel has 28,000 ports for them, but takes ever longer
+/// to find a free port when half of them are taken.
 pub const CONNECTIONS_PER_SOURCE: u32 = 12_000;
-/// Descriptors for everything that is no client connection.
+/// Descriptors for everything other than client connections.
 pub const SPARE_DESCRIPTORS: u64 = 64;
 /// Publications that one run can hold in its schedule.
 const PUBLICATIONS_MAX: f64 = 1e9;
-/// Subscriptions of one run: each keeps its own account of the sequence.
+/// Subscriptions of one run, since each has an account of its own.
 const SUBSCRIPTIONS_MAX: u64 = 20_000_000;
 
-/// A checked run. Where its arguments leave a number open, such as that of threads, it is filled in.
+/// A checked run. Numbers that the arguments leave open, such as that of threads, are filled in.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub arguments: Arguments,
@@ -29,7 +29,7 @@ pub struct Plan {
     pub targets: Vec<Target>,
     pub apis: Vec<Target>,
     pub internals: Vec<Target>,
-    /// Written into each payload, so that nothing of another run is taken for ours.
+    /// Stands in each payload, so that publications of another run are told apart.
     pub run: u32,
     pub publications: u64,
 }
@@ -40,7 +40,7 @@ pub struct Target {
     pub address: SocketAddr,
     /// For the Host header.
     pub authority: String,
-    /// Empty where the user gave none. `{channel}` stands for the channel.
+    /// Empty if the user gave none. `{channel}` stands for the channel.
     pub path: String,
     pub tls: Option<Tls>,
 }
@@ -75,7 +75,11 @@ impl Plan {
     /// `run` is any number that differs between runs; `descriptors` is how many this process may open.
     pub fn new(mut arguments: Arguments, run: u32, descriptors: u64) -> Result<Self, PlanError> {
         let Arguments { access, connections, publications, measuring, .. } = &mut arguments;
-        let dialect = dialect(access)?;
+        let dialect = match (&access.template, access.protocol) {
+            (Some(path), _) => Dialect::Template(Template::read(path)?.into()),
+            (None, ProtocolName::Centrifuge) => Dialect::Centrifuge,
+            (None, ProtocolName::Raw) => Dialect::Template(Template::bare().into()),
+        };
         for &pid in &measuring.pids {
             Usage::of(pid)?;
         }
@@ -101,41 +105,41 @@ impl Plan {
             connections.threads = cores.div_ceil(2) as u16;
         }
         if publications.in_flight.is_some() {
-            // What a closed loop takes for its rate is a result.
+            // The rate of a closed loop is a result.
             publications.rate = 0.0;
         }
         let total = publications.rate * publications.duration.0;
         check_combination(&arguments, &dialect, total)?;
         arguments.access.transport = dialect.transport(arguments.access.transport);
-        // A closed loop publishes as many as there is time for.
+        // A closed loop publishes as much as its time allows.
         let closed = arguments.publications.in_flight.is_some();
         let publications = if closed { PUBLICATIONS_MAX } else { total.round() } as u64;
         Ok(Self { dialect, targets, apis, internals, run, publications, arguments })
     }
 
-    /// Whether a connection is one that stops reading: they are spread evenly over all.
+    /// Whether a connection stops reading. Slow readers are spread evenly over all connections.
     pub fn is_slow(&self, connection: u32) -> bool {
         let before =
             |number: u32| (f64::from(number) * self.arguments.connections.slow_percent / 100.0).floor();
         before(connection + 1) > before(connection)
     }
 
-    /// What the nodes say of themselves, if it is known where; a node that does not answer now is told by its absence.
+    /// Fetches the metrics of the nodes, if their addresses are known. `None` if one does not answer.
     pub async fn metrics(&self) -> Option<Metrics> {
         if self.internals.is_empty() { None } else { Metrics::of(&self.internals).await.ok() }
     }
 
-    /// The channels of one connection, in the order of subscribing.
+    /// Returns the channels of one connection, in the order of subscribing.
     pub fn channels_of(&self, connection: u32) -> impl Iterator<Item = u32> {
         let arguments = &self.arguments.connections;
         let first = u64::from(connection) * u64::from(arguments.per_connection);
         let channels = u64::from(arguments.channels);
-        // Who only shakes hands listens to nothing.
+        // A connection that is closed as soon as it is ready subscribes to nothing.
         let count = if arguments.churn { 0 } else { u64::from(arguments.per_connection) };
         (0..count).map(move |index| ((first + index) % channels) as u32)
     }
 
-    /// Listeners of one channel, all connections being there; of the largest where they differ by one.
+    /// Returns how many subscribers a channel has; the larger number where channels differ by one.
     pub fn audience(&self) -> u64 {
         let arguments = &self.arguments.connections;
         let subscriptions = u64::from(arguments.connections) * u64::from(arguments.per_connection);
@@ -147,28 +151,20 @@ impl Plan {
         (0..arguments.channels).map(|channel| format!("{}{channel}", arguments.channel_prefix))
     }
 
-    /// Where a connection is made first: they take turns.
+    /// Returns the target of a connection's first attempt. Connections take the targets in turns.
     pub fn first_target(&self, connection: u32) -> usize {
         connection as usize % self.targets.len()
     }
 
-    /// Where one that was at this target goes next: to any other, so that the clients of a dead gateway spread over all that
-    /// are left.
+    /// Returns the target of the next attempt after this one: any other, so that the clients of a dead gateway spread over
+    /// the others.
     pub fn next_target(&self, last: usize) -> usize {
         let count = self.targets.len();
         if count == 1 { last } else { (last + rand::rng().random_range(1..count)) % count }
     }
 }
 
-fn dialect(arguments: &AccessArguments) -> Result<Dialect, PlanError> {
-    Ok(match (&arguments.template, arguments.protocol) {
-        (Some(path), _) => Dialect::Template(Template::read(path)?.into()),
-        (None, ProtocolName::Centrifuge) => Dialect::Centrifuge,
-        (None, ProtocolName::Raw) => Dialect::Raw,
-    })
-}
-
-/// What no option can say of itself alone; `total` publications are to be made.
+/// Checks which options make sense together. `total` is the number of publications.
 fn check_combination(arguments: &Arguments, dialect: &Dialect, total: f64) -> Result<(), PlanError> {
     let Arguments { access, connections, publications, measuring, storm, .. } = arguments;
     let PublicationArguments { batch, in_flight, publishers, .. } = *publications;
@@ -196,7 +192,7 @@ fn check_combination(arguments: &Arguments, dialect: &Dialect, total: f64) -> Re
         "--compression must be left out where the transport is no WebSocket",
     )?;
     must(is_api || !is_stream, "--publish-via must be api where the transport is no WebSocket")?;
-    must(is_api || !matches!(dialect, Dialect::Template(_)), "--publish-via must be api with a template")?;
+    must(is_api || dialect.publishes_by_client(), "--publish-via must be api with a template")?;
     must(least <= connections.reconnect_max_ms, "--reconnect-min-ms must be at most --reconnect-max-ms")?;
     must(
         total <= PUBLICATIONS_MAX,
@@ -205,7 +201,7 @@ fn check_combination(arguments: &Arguments, dialect: &Dialect, total: f64) -> Re
     must(publications.warmup.0 <= publications.duration.0, "--warmup must be no longer than --duration")?;
     must(measuring.wave <= connections.connections, "--wave must be at most the number of connections")?;
     must(
-        is_api || *dialect != Dialect::Raw || publishers == connections.channels,
+        is_api || *dialect == Dialect::Centrifuge || publishers == connections.channels,
         "--publishers must be the number of channels where publications enter through bare connections",
     )?;
     must(
@@ -233,8 +229,6 @@ fn check_combination(arguments: &Arguments, dialect: &Dialect, total: f64) -> Re
 }
 
 fn resolve(urls: &[String], schemes: &[&str], arguments: &AccessArguments) -> Result<Vec<Target>, PlanError> {
-    // Certificates are looked for only if an address needs them.
-    let mut trust = None;
     urls.iter()
         .map(|url| {
             let wrong = |problem: String| PlanError::Url { url: url.clone(), problem };
@@ -256,14 +250,7 @@ fn resolve(urls: &[String], schemes: &[&str], arguments: &AccessArguments) -> Re
             }
             let path = uri.path_and_query().map_or("", |path| path.as_str());
             let path = if path == "/" { "" } else { path };
-            let tls = if secure {
-                if trust.is_none() {
-                    trust = Some(Trust::new(arguments.ca.as_deref(), arguments.insecure)?);
-                }
-                trust.as_ref().map(|trust| trust.towards(host, address)).transpose()?
-            } else {
-                None
-            };
+            let tls = if secure { Some(Tls::towards(host, arguments.ca.as_deref())?) } else { None };
             Ok(Target { address, authority: authority.as_str().to_owned(), path: path.to_owned(), tls })
         })
         .collect()
@@ -303,7 +290,7 @@ mod tests {
         let apis: Vec<String> =
             beside.apis.iter().map(|api| format!("{}{}", api.authority, api.path)).collect();
         assert_eq!(apis, ["127.0.0.1:1/api", "127.0.0.1:2/api"]);
-        let secure = plan("--url wss://127.0.0.1:3 --insecure").unwrap();
+        let secure = plan("--url wss://127.0.0.1:3").unwrap();
         assert!(secure.targets[0].tls.is_some() && secure.apis[0].tls.is_some());
     }
 
@@ -324,7 +311,6 @@ mod tests {
             ("--reconnect --reconnect-min-ms 9 --reconnect-max-ms 3", "--reconnect-min-ms"),
             ("--url http://127.0.0.1", "http://127.0.0.1"),
             ("--url wss://127.0.0.1 --ca /nowhere.pem", "/nowhere.pem"),
-            ("--url wss://192.0.2.1 --allow-remote --insecure", "--insecure"),
         ] {
             let error = plan(line).unwrap_err().to_string();
             assert!(error.starts_with(name), "{line}: {error}");

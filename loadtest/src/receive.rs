@@ -1,230 +1,238 @@
 //! The life of one connection on the client's end: connect, subscribe, listen, and come back if asked to.
 
-use std::cell::RefCell;
 use std::pin::pin;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rand::RngExt;
 use shared::disconnect::Disconnect;
 use shared::framing::MessageKind;
 use tokio::time::{sleep, timeout};
 
+use crate::arguments::ConnectionArguments;
 use crate::clock::now_ns;
+use crate::common::{Accounts, Phase, Shared};
 use crate::connect::{Entry, connect};
 use crate::counts::Received;
-use crate::lane::{Lane, Phase};
-use crate::subscriber::{Shared, Subscriber};
+use crate::failure::Failure;
+use crate::subscriber::Subscriber;
 use crate::wire::{Incoming, Wire};
 
-/// How long saying goodbye may take.
+/// How long the close frame of one connection may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// A slow reader that reads again has seen everything when nothing more comes for so long.
+/// A slow reader that reads again has seen everything when nothing comes for this long.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// The account of one connection, and where its thread counts.
+/// The account of one connection, among those of its thread.
 #[derive(Clone, Copy)]
 pub(crate) struct Account<'a> {
     pub(crate) shared: &'a Shared,
-    pub(crate) subscribers: &'a RefCell<Vec<Subscriber>>,
+    pub(crate) accounts: &'a Mutex<Accounts>,
     pub(crate) index: usize,
-    pub(crate) books: &'a RefCell<Received>,
 }
 
-/// Why a connection is no more.
+/// Why a connection ended.
 enum Ending {
     /// The run is over.
     Stopped,
-    /// It was cut with all others, and comes back with them.
+    /// The connection was cut with all others, and comes back with them.
     Cut,
-    /// It was closed because it was ready, and is opened anew.
+    /// The connection was closed because it was ready, and is opened anew.
     Done,
-    /// It never became ready.
-    Failed(String),
+    /// The connection never became ready.
+    Failed(Failure),
     Lost {
-        reason: String,
+        reason: Failure,
         comes_back: bool,
     },
 }
 
-impl Account<'_> {
-    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Subscriber, &mut Received) -> T) -> T {
-        work(&mut self.subscribers.borrow_mut()[self.index], &mut self.books.borrow_mut())
+impl<'a> Account<'a> {
+    /// Returns the account of connection number `number`. Connections are dealt out to the threads in turns.
+    fn of(shared: &'a Shared, number: u32) -> Self {
+        let (number, threads) = (number as usize, shared.accounts.len());
+        Self { shared, accounts: &shared.accounts[number % threads], index: number / threads }
     }
 
-    /// Connects as connection number `number`, of a user, and waits until every subscription is confirmed. `due_ns` is
-    /// when the attempt was due.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Subscriber, &mut Received) -> T) -> T {
+        let Accounts { subscribers, counted } = &mut *self.accounts.lock();
+        work(&mut subscribers[self.index], counted)
+    }
+
+    /// Connects as connection number `number` and as this user, and waits until every subscription is confirmed. `due_ns`
+    /// is when the attempt was due.
     pub(crate) async fn become_ready(
         &self,
         target: usize,
         number: u32,
         user: &str,
         due_ns: u64,
-    ) -> Result<Wire, String> {
-        let Shared { plan, dialect, ledger, tokens, .. } = self.shared;
-        let target = &plan.targets[target];
+    ) -> Result<Wire, Failure> {
+        let Shared { plan, ledger, tokens, .. } = self.shared;
+        let (dialect, target) = (&plan.dialect, &plan.targets[target]);
         let first_channel = plan.channels_of(number).next().unwrap_or(number % ledger.channels());
         let path = dialect.path(plan.arguments.access.transport, &target.path, ledger.name(first_channel));
         let token = tokens.of(user);
         let bearer = token.as_deref().filter(|_| dialect.shows_token_in_header());
-        let mut wire = connect(plan, target, number, Entry { path: &path, bearer })
-            .await
-            .map_err(|error| error.to_string())?;
-        let messages = self.with(|subscriber, books| {
-            books.connections.compressed += u64::from(wire.is_compressed());
-            books.connections.open.record(now_ns().saturating_sub(due_ns));
+        let mut wire = connect(plan, target, number, Entry { path: &path, bearer }).await?;
+        let messages = self.with(|subscriber, counted| {
+            counted.connections.compressed += u64::from(wire.is_compressed());
+            counted.connections.open.record(now_ns().saturating_sub(due_ns));
             let mut messages = subscriber.begin(self.shared, token.as_deref());
             dialect.opened(|event| {
-                // An open connection alone refuses nothing.
-                let _ = subscriber.hear(event, self.shared, books, &mut messages);
+                // Nothing is refused before the server has answered.
+                let _ = subscriber.hear(event, self.shared, counted, &mut messages);
             });
             messages
         });
-        wire.send(&messages).await.map_err(|error| error.to_string())?;
+        wire.send(&messages).await?;
         while !self.with(|subscriber, _| subscriber.is_ready()) {
             let (kind, message) = next_message(&mut wire).await?;
             self.take_in(&mut wire, kind, &message).await?;
         }
-        self.with(|_, books| {
-            books.connections.ready += 1;
-            books.connections.to_ready.record(now_ns().saturating_sub(due_ns));
+        self.with(|_, counted| {
+            counted.connections.ready += 1;
+            counted.connections.to_ready.record(now_ns().saturating_sub(due_ns));
         });
         Ok(wire)
     }
 
-    /// Accounts for one message, and sends what it asks for. An error says why the connection is given up.
-    async fn take_in(&self, wire: &mut Wire, kind: MessageKind, message: &Bytes) -> Result<(), String> {
+    /// Accounts for one message, and sends the answers that it asks for. An error says why the connection is given up.
+    async fn take_in(&self, wire: &mut Wire, kind: MessageKind, message: &[u8]) -> Result<(), Failure> {
         let (mut answers, mut refused) = (Vec::new(), None);
-        self.with(|subscriber, books| {
-            let malformed = self.shared.dialect.hear(kind, message, |event| {
-                if let Err(reason) = subscriber.hear(event, self.shared, books, &mut answers) {
+        self.with(|subscriber, counted| {
+            let malformed = self.shared.plan.dialect.hear(kind, message, |event| {
+                if let Err(reason) = subscriber.hear(event, self.shared, counted, &mut answers) {
                     refused = Some(reason);
                 }
             });
-            books.deliveries.malformed += malformed;
+            counted.deliveries.malformed += malformed;
         });
         match refused {
-            Some(reason) => Err(reason),
+            Some(reason) => Err(Failure(reason)),
             None if answers.is_empty() => Ok(()),
-            None => wire.send(&answers).await.map_err(|error| error.to_string()),
+            None => wire.send(&answers).await,
         }
     }
 }
 
-/// Keeps one connection until the run stops, or until it is lost and does not come back. `due_ns` is when the ramp
-/// wanted it.
-pub async fn live(lane: Rc<Lane>, index: usize, due_ns: u64) {
-    let Lane { shared, books, .. } = &*lane;
+/// Keeps one connection until the run stops, or until it is lost and does not come back. `due_ns` is when it is due by the
+/// ramp.
+pub async fn live(shared: Arc<Shared>, number: u32, mut due_ns: u64) {
+    let account = Account::of(&shared, number);
     let arguments = &shared.plan.arguments.connections;
-    let mut due_ns = due_ns;
     let mut failed_tries = 0;
     let mut attempt = 0;
-    let mut target = shared.plan.first_target(lane.number_of(index));
+    let mut target = shared.plan.first_target(number);
     let mut was_cut = false;
     loop {
-        // Boxed, because opening needs far more state than listening, which lasts.
-        let opened = Box::pin(open(&lane, index, target, attempt, due_ns)).await;
+        // Boxed, because opening needs far more state than listening, which takes most of the time.
+        let opened = Box::pin(open(account, number, target, attempt, due_ns)).await;
         if attempt == 0 && !matches!(opened, Err(Ending::Stopped)) {
             shared.settled.fetch_add(1, Ordering::Relaxed);
         }
         let ending = match opened {
             Ok(wire) => {
-                books.borrow_mut().connections.reconnects += u64::from(attempt > 0);
+                let is_slow = account.with(|subscriber, counted| {
+                    counted.connections.reconnects += u64::from(attempt > 0);
+                    subscriber.is_slow()
+                });
                 failed_tries = 0;
                 if std::mem::take(&mut was_cut) {
                     shared.away.fetch_sub(1, Ordering::Relaxed);
                 }
-                let is_slow = lane.subscribers.borrow()[index].is_slow();
                 match is_slow {
-                    true => doze(&lane, wire).await,
+                    true => doze(account, wire).await,
                     false if arguments.churn => say_goodbye(wire, Ending::Done).await,
-                    false => listen(&lane, index, wire).await,
+                    false => listen(account, wire).await,
                 }
             }
             Err(ending) => ending,
         };
-        lane.subscribers.borrow_mut()[index].end();
         target = shared.plan.next_target(target);
         attempt += 1;
-        let comes_back = match ending {
-            Ending::Stopped => return,
-            Ending::Done => {
-                books.borrow_mut().connections.ended += 1;
-                due_ns = now_ns();
-                continue;
+        let comes_back = account.with(|subscriber, counted| {
+            subscriber.end();
+            let connections = &mut counted.connections;
+            let was_ready = !matches!(ending, Ending::Stopped | Ending::Failed(_));
+            connections.ended += u64::from(was_ready);
+            let comes_back = match &ending {
+                Ending::Stopped | Ending::Cut | Ending::Done => true,
+                Ending::Failed(Failure(reason)) => {
+                    connections.failures.count(reason);
+                    arguments.reconnect || arguments.retry || arguments.churn
+                }
+                Ending::Lost { reason: Failure(reason), comes_back } => {
+                    connections.disconnect_reasons.count(reason);
+                    *comes_back && arguments.reconnect
+                }
+            };
+            if !comes_back {
+                subscriber.leave();
             }
+            comes_back
+        });
+        due_ns = match ending {
+            Ending::Stopped => return,
+            Ending::Done => now_ns(),
             Ending::Cut => {
                 was_cut = true;
                 shared.away.fetch_add(1, Ordering::Relaxed);
-                books.borrow_mut().connections.ended += 1;
-                match lane.until(|phase| phase != Phase::Away).await {
-                    Phase::Back { at_ns } => due_ns = at_ns,
+                match shared.until(|phase| phase != Phase::Away).await {
+                    Phase::Back { at_ns } => at_ns,
                     Phase::Stopping => return,
-                    Phase::Running | Phase::Away | Phase::Awake => due_ns = now_ns(),
+                    Phase::Running | Phase::Away | Phase::Awake => now_ns(),
                 }
-                continue;
             }
-            Ending::Failed(reason) => {
-                books.borrow_mut().connections.failures.count(reason);
-                arguments.reconnect || arguments.retry || arguments.churn
+            Ending::Failed(_) | Ending::Lost { .. } if comes_back => {
+                tokio::select! {
+                    () = sleep(pause(arguments, failed_tries)), if !arguments.churn => {}
+                    () = tokio::task::yield_now(), if arguments.churn => {}
+                    () = shared.stopped() => return,
+                }
+                failed_tries += 1;
+                now_ns()
             }
-            Ending::Lost { reason, comes_back } => {
-                let connections = &mut books.borrow_mut().connections;
-                connections.ended += 1;
-                connections.disconnect_reasons.count(reason);
-                comes_back && arguments.reconnect
-            }
+            Ending::Failed(_) | Ending::Lost { .. } => return,
         };
-        if !comes_back {
-            lane.subscribers.borrow_mut()[index].leave();
-            return;
-        }
-        tokio::select! {
-            () = sleep(pause(&lane, failed_tries)), if !arguments.churn => {}
-            () = tokio::task::yield_now(), if arguments.churn => {}
-            () = lane.stopped() => return,
-        }
-        failed_tries += 1;
-        due_ns = now_ns();
     }
 }
 
 /// Connects and waits until every subscription is confirmed.
 async fn open(
-    lane: &Rc<Lane>,
-    index: usize,
+    account: Account<'_>,
+    mut number: u32,
     target: usize,
     attempt: u32,
     due_ns: u64,
 ) -> Result<Wire, Ending> {
-    let arguments = &lane.shared.plan.arguments.connections;
+    let shared = account.shared;
+    let arguments = &shared.plan.arguments.connections;
     let limit = arguments.connect_timeout;
-    let mut number = lane.number_of(index);
     if arguments.churn {
-        // Each comes from another address and port, as those of different clients do.
+        // Each attempt comes from another address and port, as those of different clients do.
         number = number.wrapping_add(attempt.wrapping_mul(arguments.connections));
     }
     let opening = async {
-        let permit = lane.opening.acquire().await;
-        let account = lane.account(index);
+        let permit = shared.opening.acquire().await;
         let user = format!("load-{number}");
         let ready = timeout(limit.duration(), account.become_ready(target, number, &user, due_ns)).await;
         drop(permit);
-        ready.unwrap_or_else(|_| Err(format!("not ready within {} s", limit.0)))
+        ready.unwrap_or_else(|_| Err(Failure(format!("not ready within {} s", limit.0))))
     };
     tokio::select! {
         opened = opening => opened.map_err(Ending::Failed),
-        () = lane.stopped() => Err(Ending::Stopped),
+        () = shared.stopped() => Err(Ending::Stopped),
     }
 }
 
-async fn listen(lane: &Rc<Lane>, index: usize, mut wire: Wire) -> Ending {
-    let account = lane.account(index);
-    // Waited for once, not anew with every message.
-    let mut turned = pin!(lane.until(|phase| matches!(phase, Phase::Away | Phase::Stopping)));
+async fn listen(account: Account<'_>, mut wire: Wire) -> Ending {
+    // One wait for all messages, not a new one with each.
+    let mut turned = pin!(account.shared.until(|phase| matches!(phase, Phase::Away | Phase::Stopping)));
     loop {
         let incoming = tokio::select! {
             biased;
@@ -245,57 +253,53 @@ async fn listen(lane: &Rc<Lane>, index: usize, mut wire: Wire) -> Ending {
                 let comes_back = Disconnect { code, reason: "".into() }.invites_reconnect();
                 return Ending::Lost { reason: close_reason(code, &reason), comes_back };
             }
-            Err(error) => error.to_string(),
+            Err(reason) => reason,
         };
         return Ending::Lost { reason, comes_back: true };
     }
 }
 
-/// Does not read until all slow readers are woken, and then sees what is left of the connection.
-async fn doze(lane: &Rc<Lane>, mut wire: Wire) -> Ending {
-    lane.shared.dozing.fetch_add(1, Ordering::Relaxed);
-    let phase = lane.until(|phase| matches!(phase, Phase::Awake | Phase::Stopping)).await;
+/// Does not read until all slow readers are woken, and then finds out how the connection ended.
+async fn doze(account: Account<'_>, mut wire: Wire) -> Ending {
+    let shared = account.shared;
+    shared.dozing.fetch_add(1, Ordering::Relaxed);
+    let phase = shared.until(|phase| matches!(phase, Phase::Awake | Phase::Stopping)).await;
     if phase == Phase::Awake {
         let end = loop {
             match timeout(QUIET, next_message(&mut wire)).await {
                 Err(_) => break "still open".to_owned(),
                 Ok(Ok(_)) => {}
-                Ok(Err(reason)) => break reason,
+                Ok(Err(Failure(reason))) => break reason,
             }
         };
-        lane.books.borrow_mut().connections.slow_ends.count(end);
+        account.with(|_, counted| counted.connections.slow_ends.count(end));
     }
-    lane.shared.dozing.fetch_sub(1, Ordering::Relaxed);
-    lane.stopped().await;
+    shared.dozing.fetch_sub(1, Ordering::Relaxed);
+    shared.stopped().await;
     say_goodbye(wire, Ending::Stopped).await
 }
 
 async fn say_goodbye(mut wire: Wire, ending: Ending) -> Ending {
-    // Whether it still reaches the server changes nothing for the account.
+    // The account is the same whether the server receives it or not.
     let _ = timeout(GOODBYE, wire.close()).await;
     ending
 }
 
-/// The next message; an error says why there will be none.
-pub(crate) async fn next_message(wire: &mut Wire) -> Result<(MessageKind, Bytes), String> {
-    match wire.next().await {
-        Ok(Incoming::Message(kind, message)) => Ok((kind, message)),
-        Ok(Incoming::Close { code, reason }) => Err(close_reason(code, &reason)),
-        Err(error) => Err(error.to_string()),
+/// Returns the next message. An error says why there is none.
+pub(crate) async fn next_message(wire: &mut Wire) -> Result<(MessageKind, Bytes), Failure> {
+    match wire.next().await? {
+        Incoming::Message(kind, message) => Ok((kind, message)),
+        Incoming::Close { code, reason } => Err(close_reason(code, &reason)),
     }
 }
 
-/// A random wait that doubles with each failed try, from the lower to the upper bound (as the official clients do).
-fn pause(lane: &Lane, failed_tries: u32) -> Duration {
-    let arguments = &lane.shared.plan.arguments.connections;
+/// Returns a random wait that doubles with each failed try, within the bounds that were given (as official clients wait).
+fn pause(arguments: &ConnectionArguments, failed_tries: u32) -> Duration {
     let least = arguments.reconnect_min_ms;
     let most = least.saturating_mul(2_u64.saturating_pow(failed_tries + 1)).min(arguments.reconnect_max_ms);
     Duration::from_millis(rand::rng().random_range(least..=most.max(least)))
 }
 
-fn close_reason(code: u16, reason: &str) -> String {
-    match reason {
-        "" => format!("closed by the server with {code}"),
-        reason => format!("closed by the server with {code} {reason}"),
-    }
+fn close_reason(code: u16, reason: &str) -> Failure {
+    Failure(format!("closed by the server with {code} {reason}").trim_end().to_owned())
 }

@@ -1,23 +1,23 @@
-//! Collects what the threads hand over, reads the processes, and keeps the course of the run.
+//! Collects what the threads have counted, measures the processes, and records the course of the run.
 
-use std::future::Future;
+use std::mem;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::clock::{now_ns, seconds};
-use crate::counts::{Absorb, Published, Received};
+use crate::common::{Accounts, Shared};
+use crate::counts::{Absorb, Published, Received, Verdict};
 use crate::findings::{Memory, Point, Stage};
-use crate::lane::{HANDOVERS_MAX, Handover};
 use crate::latencies::{Latencies, milliseconds};
 use crate::process::{Usage, proportional_bytes};
 use crate::progress::Progress;
 
-/// How often a point of the course is taken.
+/// How often counts are collected, and a point of the course is taken.
 const POINT_EVERY: Duration = Duration::from_millis(250);
-/// After so many points, and after each further so many, they are taken half as often.
+/// After this many points, and again after each further this many, points are taken half as often.
 const POINTS_OF_A_STRIDE: usize = 1_200;
 
 /// Everything measured so far.
@@ -27,20 +27,19 @@ pub struct Recorder {
     pub published: Published,
     pub points: Vec<Point>,
     pub stages: Vec<Stage>,
+    shared: Arc<Shared>,
     start_ns: u64,
-    pids: Vec<u32>,
     progress: Progress,
-    handovers: mpsc::Receiver<Handover>,
     tick: Interval,
-    /// Ticks that make one point, and those that are in the one being made.
+    /// Ticks of one point, and ticks since the last point.
     stride: u32,
     ticks: u32,
     open: OpenPoint,
-    /// All connections have been closed by us, which no thread counts.
-    pub closed: bool,
+    /// Whether the accounts are settled: nothing counts any more, and all connections are being closed.
+    settled: bool,
 }
 
-/// The state of all measured processes at one moment, and the connections that have become ready by then.
+/// The usage of all measured processes at one moment, and the number of connections that had become ready.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     pub at_ns: u64,
@@ -50,7 +49,7 @@ pub struct Reading {
     ready: u64,
 }
 
-/// What was used, and how many connections became ready, between two moments.
+/// The usage of the processes between two moments, and how many connections became ready.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     pub seconds: f64,
@@ -70,7 +69,7 @@ impl Window {
     }
 }
 
-/// Between two points.
+/// What has been collected since the last point.
 #[derive(Debug)]
 struct OpenPoint {
     since_ns: u64,
@@ -83,53 +82,63 @@ struct OpenPoint {
 
 impl Recorder {
     /// Must be called inside a runtime with time enabled.
-    pub fn new(pids: Vec<u32>, progress: Progress) -> (Self, mpsc::Sender<Handover>) {
-        let (sender, handovers) = mpsc::channel(HANDOVERS_MAX);
+    pub fn new(shared: Arc<Shared>, progress: Progress) -> Self {
         let mut tick = interval(POINT_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let start_ns = now_ns();
-        let open = OpenPoint::new(start_ns, Usage::sum(&pids), Usage::own());
-        let recorder = Self {
+        let server = Usage::sum(&shared.plan.arguments.measuring.pids);
+        Self {
             received: Received::default(),
             published: Published::default(),
             points: Vec::new(),
             stages: Vec::new(),
+            shared,
             start_ns,
-            pids,
             progress,
-            handovers,
             tick,
             stride: 1,
             ticks: 0,
-            open,
-            closed: false,
-        };
-        (recorder, sender)
+            open: OpenPoint::new(start_ns, server, Usage::own()),
+            settled: false,
+        }
     }
 
-    /// Goes on recording until something is done, as the stage of this name.
+    /// Records a stage of this name until `work` is done. Everything that was counted by then belongs to the stage.
     pub async fn stage<T>(&mut self, name: &str, work: impl Future<Output = T>) -> T {
         self.progress.enter(name);
         let from = self.elapsed();
         let mut work = pin!(work);
         let result = loop {
             tokio::select! {
-                Some(handover) = self.handovers.recv() => self.take(handover),
                 _ = self.tick.tick() => self.take_tick(),
                 result = &mut work => break result,
             }
         };
-        // What was handed over before the work was done belongs to it.
-        while let Ok(handover) = self.handovers.try_recv() {
-            self.take(handover);
-        }
+        self.collect();
         self.stages.push(Stage { name: name.to_owned(), from, to: self.elapsed() });
         result
     }
 
+    /// Settles all accounts. What arrives from now on does not count.
+    pub fn settle(&mut self) -> Verdict {
+        self.collect();
+        self.settled = true;
+        let mut verdict = Verdict::default();
+        let shared = self.shared.clone();
+        for accounts in &shared.accounts {
+            let Accounts { subscribers, counted } = &mut *accounts.lock();
+            self.take(mem::take(counted));
+            for subscriber in subscribers {
+                verdict.absorb(mem::take(subscriber).finish(&shared.ledger));
+            }
+        }
+        verdict
+    }
+
     pub fn reading(&self) -> Reading {
-        let server = Usage::sum(&self.pids);
-        let proportional_bytes = if self.pids.is_empty() { None } else { proportional_bytes(&self.pids) };
+        let pids = self.pids();
+        let server = Usage::sum(pids);
+        let proportional_bytes = if pids.is_empty() { None } else { proportional_bytes(pids) };
         let memory = Memory { resident_bytes: server.resident_bytes, proportional_bytes };
         Reading { at_ns: now_ns(), server, own: Usage::own(), memory, ready: self.received.connections.ready }
     }
@@ -138,21 +147,33 @@ impl Recorder {
         seconds(now_ns() - self.start_ns)
     }
 
-    fn take(&mut self, handover: Handover) {
-        match handover {
-            Handover::Received(books) => {
-                self.open.deliveries += books.deliveries.received;
-                self.open.latency.merge(&books.deliveries.latency);
-                self.received.absorb(*books);
-            }
-            Handover::Published(books) => {
-                self.open.publications += books.sent;
-                self.published.absorb(*books);
-            }
+    fn pids(&self) -> &[u32] {
+        &self.shared.plan.arguments.measuring.pids
+    }
+
+    /// Adds what the threads have counted since the last time.
+    fn collect(&mut self) {
+        if self.settled {
+            return;
         }
+        let shared = self.shared.clone();
+        for accounts in &shared.accounts {
+            let counted = mem::take(&mut accounts.lock().counted);
+            self.take(counted);
+        }
+        let published = mem::take(&mut *shared.published.lock());
+        self.open.publications += published.sent;
+        self.published.absorb(published);
+    }
+
+    fn take(&mut self, counted: Received) {
+        self.open.deliveries += counted.deliveries.received;
+        self.open.latency.merge(&counted.deliveries.latency);
+        self.received.absorb(counted);
     }
 
     fn take_tick(&mut self) {
+        self.collect();
         self.progress.show(self.connections(), &self.received, &self.published);
         self.ticks += 1;
         if self.ticks == self.stride {
@@ -166,14 +187,14 @@ impl Recorder {
 
     fn connections(&self) -> u64 {
         let connections = &self.received.connections;
-        if self.closed { 0 } else { connections.ready.saturating_sub(connections.ended) }
+        if self.settled { 0 } else { connections.ready.saturating_sub(connections.ended) }
     }
 
-    /// Takes a point of what was since the last one.
+    /// Takes a point of the course.
     pub fn close_point(&mut self) {
         let now = now_ns();
-        let (server, own) = (Usage::sum(&self.pids), Usage::own());
-        let open = std::mem::replace(&mut self.open, OpenPoint::new(now, server, own));
+        let (server, own) = (Usage::sum(self.pids()), Usage::own());
+        let open = mem::replace(&mut self.open, OpenPoint::new(now, server, own));
         let span = seconds(now - open.since_ns).max(1e-3);
         let timed = |quantile| {
             open.latency.histogram().map(|histogram| milliseconds(histogram.value_at_quantile(quantile)))
@@ -203,30 +224,35 @@ impl OpenPoint {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use clap::Parser;
 
-    fn handover(deliveries: u64, latency_ns: u64) -> Handover {
-        let mut books = Box::<Received>::default();
-        books.deliveries.received = deliveries;
-        books.connections.ready = 1;
-        for _ in 0..deliveries {
-            books.deliveries.latency.record(latency_ns);
-        }
-        Handover::Received(books)
+    use super::*;
+    use crate::arguments::Arguments;
+    use crate::plan::Plan;
+
+    fn recorder() -> Recorder {
+        let pid = std::process::id().to_string();
+        let arguments = Arguments::try_parse_from(["", "--threads", "2", "--pid", &pid]).unwrap();
+        let shared = Shared::new(Plan::new(arguments, 1, 20_000).unwrap());
+        Recorder::new(shared.into(), Progress::new(0, 0, true))
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn what_threads_hand_over_adds_up_and_makes_the_course() {
-        let (mut recorder, sender) = Recorder::new(vec![std::process::id()], Progress::new(0, 0, true));
-        recorder
-            .stage("publish", async {
-                sender.send(handover(3, 1_000_000)).await.unwrap();
-                sender.send(handover(2, 2_000_000)).await.unwrap();
-            })
-            .await;
+    async fn what_threads_count_adds_up_and_makes_the_course() {
+        let mut recorder = recorder();
+        let shared = recorder.shared.clone();
+        let count = async {
+            for (accounts, latency_ns) in shared.accounts.iter().zip([1_000_000, 2_000_000]) {
+                let counted = &mut accounts.lock().counted;
+                counted.deliveries.received += 3;
+                counted.deliveries.latency.record(latency_ns);
+                counted.connections.ready += 1;
+            }
+        };
+        recorder.stage("publish", count).await;
         recorder.close_point();
-        assert_eq!((recorder.received.deliveries.received, recorder.received.connections.ready), (5, 2));
-        assert_eq!(recorder.received.deliveries.latency.histogram().unwrap().len(), 5);
+        assert_eq!((recorder.received.deliveries.received, recorder.received.connections.ready), (6, 2));
+        assert_eq!(recorder.received.deliveries.latency.histogram().unwrap().len(), 2);
         let seen: f64 = recorder.points.iter().filter_map(|point| point.max).fold(0.0, f64::max);
         assert!((1.9..2.1).contains(&seen), "{seen}");
         assert_eq!(recorder.points.last().unwrap().connections, 2);
@@ -236,7 +262,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_long_run_has_ever_fewer_points_a_second() {
-        let (mut recorder, _sender) = Recorder::new(Vec::new(), Progress::new(0, 0, true));
+        let mut recorder = recorder();
         for _ in 0..POINTS_OF_A_STRIDE * 7 {
             recorder.take_tick();
         }

@@ -1,7 +1,7 @@
 //! When each publication is due: a fixed schedule, whatever the server does (open loop).
 //!
-//! A publication that leaves late because the server answered late still counts from the moment it was due, so a
-//! stall is seen by everything that was due while it lasted, not by one publication.
+//! The latency of a publication that leaves late counts from the moment when it was due. A stall of the server therefore
+//! shows in every publication that was due meanwhile, and not in one.
 
 use crate::clock::NANOS_PER_SECOND;
 
@@ -17,17 +17,17 @@ pub struct Schedule {
     pub start_ns: u64,
     /// Publications a second, over all channels.
     pub rate: f64,
-    /// How many fall on the same moment; their mean rate stays the same.
+    /// How many publications are due at the same moment. The mean rate is the same.
     pub burst: u64,
-    /// How many there are in all.
+    /// The number of all publications.
     pub total: u64,
     pub channels: u32,
-    /// In a closed loop: how long it lasts. Then `rate` means nothing, and everything is due from the start on.
+    /// How long a closed loop lasts. `rate` then means nothing, and everything is due from the start.
     pub closed_ns: Option<u64>,
 }
 
 impl Schedule {
-    /// The publication with this number, from 0. Channels take turns.
+    /// Returns the publication with this number, from 0. Channels take turns.
     pub fn due(&self, number: u64) -> Option<Due> {
         (number < self.total).then(|| Due {
             channel: (number % u64::from(self.channels)) as u32,
@@ -35,7 +35,7 @@ impl Schedule {
         })
     }
 
-    /// When the last one's slot ends.
+    /// Returns when the time of the last publication ends.
     pub fn end_ns(&self) -> u64 {
         if let Some(lasts_ns) = self.closed_ns {
             return self.start_ns + lasts_ns;
@@ -43,10 +43,10 @@ impl Schedule {
         self.start_ns + (self.total as f64 / self.rate * NANOS_PER_SECOND as f64) as u64
     }
 
-    /// What publisher number `publisher` of `publishers` has to send, in order. Each channel belongs to one publisher,
-    /// since only one can keep its order.
+    /// Returns the share of publisher number `publisher` of `publishers`, in order. Each channel belongs to one publisher,
+    /// which keeps the channel's order.
     pub fn share(self, publisher: u32, publishers: u32) -> impl Iterator<Item = Due> {
-        // Whole rounds over the channels are skipped to the publisher's own places in them.
+        // The publisher's own places in each round over the channels.
         let mine = (publisher..self.channels).step_by(publishers as usize);
         let rounds = self.total.div_ceil(u64::from(self.channels));
         (0..rounds).flat_map(move |round| {
@@ -75,19 +75,15 @@ mod tests {
     }
 
     #[test]
-    fn publications_are_evenly_spaced_from_the_start() {
-        let schedule = schedule(4.0, 1, 8, 1);
-        let at: Vec<u64> = (0..8).map(|number| schedule.due(number).unwrap().at_ns - 5 * SECOND).collect();
-        assert_eq!(at, [0, 250, 500, 750, 1000, 1250, 1500, 1750].map(|ms| ms * 1_000_000));
-        assert_eq!(schedule.due(8), None);
-        assert_eq!(schedule.end_ns(), 7 * SECOND);
-    }
-
-    #[test]
-    fn a_burst_falls_on_one_moment_and_keeps_the_mean_rate() {
-        let schedule = schedule(4.0, 4, 8, 1);
-        let at: Vec<u64> = (0..8).map(|number| schedule.due(number).unwrap().at_ns - 5 * SECOND).collect();
-        assert_eq!(at, [0, 0, 0, 0, SECOND, SECOND, SECOND, SECOND]);
+    fn publications_and_bursts_are_evenly_spaced_from_the_start() {
+        let spaced = [0, 250, 500, 750, 1000, 1250, 1500, 1750];
+        for (burst, expected_ms) in [(1, spaced), (4, [0, 0, 0, 0, 1000, 1000, 1000, 1000])] {
+            let schedule = schedule(4.0, burst, 8, 1);
+            let at: Vec<u64> =
+                (0..8).map(|number| schedule.due(number).unwrap().at_ns - 5 * SECOND).collect();
+            assert_eq!(at, expected_ms.map(|ms| ms * 1_000_000));
+            assert_eq!((schedule.due(8), schedule.end_ns()), (None, 7 * SECOND));
+        }
     }
 
     #[test]
@@ -116,10 +112,5 @@ mod tests {
         let closed = Schedule { closed_ns: Some(3 * SECOND), ..schedule(0.0, 1, 1_000, 1) };
         assert_eq!(closed.due(999).map(|due| due.at_ns), Some(5 * SECOND));
         assert_eq!(closed.end_ns(), 8 * SECOND);
-    }
-
-    #[test]
-    fn a_publisher_without_a_channel_has_nothing_to_do() {
-        assert_eq!(schedule(1.0, 1, 10, 2).share(2, 3).count(), 0);
     }
 }

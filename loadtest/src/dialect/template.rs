@@ -1,7 +1,6 @@
-//! A server, or one of its wires, described by a file: what to say to subscribe, how its answers are told apart, how to
-//! publish over HTTP.
+//! The protocol of a server, described by a file: how to subscribe, how to tell answers apart, how to publish over HTTP.
 //!
-//! A publication is any message that holds a mark, in whatever envelope and however escaped.
+//! A publication is any message that holds a mark, in any envelope and escaped or not.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,38 +12,39 @@ use serde::Deserialize;
 use super::{Event, Heard, Start, Wanted};
 use crate::mark::Mark;
 
+const BARE_PATH: &str = "/raw/{channel}";
 const NAMESPACE_BOUNDARY: char = ':';
 
+/// Other keys of a file are for scripts that start the server.
 #[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
-#[serde(deny_unknown_fields)]
 pub struct Template {
     pub subscribe: Subscribing,
     /// Without it, publications go through the gateway's own API.
     pub publish: Option<Publishing>,
 }
 
-/// How a connection becomes a listener.
-#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
+/// How to subscribe.
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(deny_unknown_fields)]
 pub struct Subscribing {
     /// Path and query of the WebSocket, or of the event stream.
     pub path: String,
-    /// The path is asked for, and answered with a stream of events that does not end. Nothing else can be said.
+    /// Whether the path is an event stream, in answer to a GET. A client then sends no messages.
     #[serde(default)]
     pub event_stream: bool,
-    /// Messages for the open connection.
+    /// Messages to send on the open connection.
     #[serde(default)]
     pub open: Vec<String>,
-    /// How the message begins after which the server takes subscriptions. Without it, it does at once.
+    /// How the message begins after which the server takes subscriptions. Without it, the server takes them at once.
     pub welcome: Option<String>,
     /// Messages that subscribe.
     #[serde(default)]
     pub send: Vec<String>,
-    /// How the message begins that confirms the subscription. Without it, having said it all is enough.
+    /// How the message begins that confirms the subscription. Without it, sending `send` is enough.
     pub confirmed: Option<String>,
-    /// How one begins that refuses it.
+    /// How the message begins that refuses the subscription.
     pub refused: Option<String>,
-    /// A message that is to be answered, and the answer.
+    /// A message to answer, and the answer.
     pub ping: Option<String>,
     pub pong: Option<String>,
 }
@@ -68,20 +68,23 @@ pub struct TemplateError {
     problem: String,
 }
 
-/// The part of a file that is for this protocol; what else it says is for those who start the server.
-#[derive(Deserialize)]
-struct File {
-    subscribe: Subscribing,
-    publish: Option<Publishing>,
-}
-
 impl Template {
+    /// The raw endpoint: the address is the subscription, and every message a publication.
+    pub fn bare() -> Self {
+        let path = BARE_PATH.to_owned();
+        Self { subscribe: Subscribing { path, ..Subscribing::default() }, publish: None }
+    }
+
+    pub(super) fn is_bare(&self) -> bool {
+        *self == Self::bare()
+    }
+
     pub fn read(path: &Path) -> Result<Self, TemplateError> {
         let wrong = |problem| TemplateError { path: path.display().to_string(), problem };
         let not_a_server = |problem: &str| wrong(format!("does not describe a server: {problem}"));
         let text = fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-        let File { subscribe, publish } =
-            toml::from_str(&text).map_err(|error| not_a_server(&error.to_string()))?;
+        let read: Self = toml::from_str(&text).map_err(|error| not_a_server(&error.to_string()))?;
+        let subscribe = &read.subscribe;
         if subscribe.ping.is_some() != subscribe.pong.is_some() {
             return Err(not_a_server("it has a ping without a pong, or the other way round"));
         }
@@ -89,7 +92,7 @@ impl Template {
         if subscribe.event_stream && says {
             return Err(not_a_server("on an event stream a client says nothing"));
         }
-        Ok(Self { subscribe, publish })
+        Ok(read)
     }
 
     pub(super) fn greet<'a>(&self, wanted: impl Iterator<Item = Wanted<'a>>, messages: &mut Vec<String>) {
@@ -133,11 +136,11 @@ impl Template {
         } else if begins(confirmed) {
             hear(Event::Confirmed { slot: 0, start: Start::default() });
         }
-        // Whatever else a server says is its own affair.
+        // Other messages of the server mean nothing here.
         0
     }
 
-    /// The path for this channel.
+    /// Returns the path for this channel.
     pub(super) fn path(&self, channel: &str) -> String {
         fill(&self.subscribe.path, channel, "")
     }
@@ -151,7 +154,7 @@ impl Template {
 }
 
 impl Publishing {
-    /// Path and body of the request that publishes.
+    /// Returns the path and the body of the request that publishes.
     pub(crate) fn publication(&self, channel: &str, payload: &str) -> (String, String) {
         (fill(&self.path, channel, payload), fill(&self.body, channel, payload))
     }
@@ -161,9 +164,9 @@ fn post() -> String {
     "POST".to_owned()
 }
 
-/// Puts the channel and the payload in their places, in one pass, so that neither is searched for the other's.
-/// `{channel}` is the channel's name, `{name}` what stands behind its namespace, which is its name on wires that know no
-/// namespaces; `{payload}` is JSON, and `{payload_string}` the same as a JSON string.
+/// Fills in the channel and the payload in one pass, so that placeholders inside them stay as they are. `{channel}` is the
+/// channel's name, `{name}` the name without its namespace, `{payload}` JSON, and `{payload_string}` the same as a JSON
+/// string.
 fn fill(text: &str, channel: &str, payload: &str) -> String {
     let mut parts = text.split('{');
     let mut out = parts.next().unwrap_or_default().to_owned();
@@ -188,64 +191,11 @@ mod tests {
     use super::*;
     use crate::mark::PayloadMaker;
 
-    fn template(text: &str) -> Template {
-        let File { subscribe, publish } = toml::from_str(text).unwrap();
-        Template { subscribe, publish }
-    }
-
-    fn socket_io() -> Template {
-        template(
-            "name = 'for those who start it'\n\
-             [subscribe]\npath = '/socket.io/?EIO=4&transport=websocket'\nopen = ['40']\nwelcome = '40{'\n\
-             send = ['420[\"subscribe\",\"{channel}\"]']\nconfirmed = '430'\nrefused = '44'\nping = '2'\npong = '3'\n\
-             [publish]\npath = '/publish/{channel}'\nbody = '{\"to\":\"{channel}\",\"text\":{payload_string},\"as\":{payload}}'",
-        )
-    }
-
-    fn events(template: &Template, message: &str) -> Vec<String> {
-        let mut events = Vec::new();
-        template.hear(message.as_bytes(), |event| events.push(format!("{event:?}")));
-        events
-    }
-
-    #[test]
-    fn a_server_with_a_greeting_of_its_own_is_subscribed_to_after_it() {
-        let template = socket_io();
-        let wanted = || std::iter::once(Wanted { slot: 0, channel: "a", positioned: false, since: None });
-        let mut messages = Vec::new();
-        template.greet(wanted(), &mut messages);
-        assert_eq!(messages, ["40"]);
-        template.opened(|event| panic!("{event:?} before the server said so"));
-        assert!(events(&template, "0{\"sid\":\"x\",\"pingInterval\":25000}").is_empty());
-        assert_eq!(events(&template, "40{\"sid\":\"y\"}"), ["Welcome { pong: true }"]);
-        template.subscribe(wanted(), &mut messages);
-        assert_eq!(messages[1], "420[\"subscribe\",\"a\"]");
-        assert!(events(&template, "430[]")[0].starts_with("Confirmed { slot: 0"));
-        assert_eq!(events(&template, "2"), ["Ping"]);
-        assert!(events(&template, "44{\"message\":\"no\"}")[0].contains("no"));
-    }
-
-    #[test]
-    fn a_server_that_says_nothing_is_taken_at_its_open_connection() {
-        let template =
-            template("[subscribe]\npath = '/sub/{channel}'\n[publish]\npath = '/pub'\nbody = '{payload}'");
-        let mut heard = Vec::new();
-        template.opened(|event| heard.push(format!("{event:?}")));
-        assert_eq!(heard.len(), 2);
-        assert_eq!(heard[0], "Welcome { pong: false }");
-    }
-
     #[test]
     fn a_wire_without_namespaces_is_given_what_stands_behind_them() {
-        let template =
-            template("[subscribe]\npath = '/app/key?of={channel}'\nsend = ['{\"channel\":\"{name}\"}']");
-        assert_eq!((template.path("shop:a:b").as_str(), &template.publish), ("/app/key?of=shop:a:b", &None));
-        for (channel, name) in [("shop:a:b", "a:b"), ("a", "a")] {
-            let mut messages = Vec::new();
-            let wanted = Wanted { slot: 0, channel, positioned: false, since: None };
-            template.subscribe(std::iter::once(wanted), &mut messages);
-            assert_eq!(messages, [format!("{{\"channel\":\"{name}\"}}")]);
-        }
+        assert_eq!(fill("/app/key?of={channel}", "shop:a:b", ""), "/app/key?of=shop:a:b");
+        assert_eq!(fill("{\"channel\":\"{name}\"}", "shop:a:b", ""), "{\"channel\":\"a:b\"}");
+        assert_eq!(fill("{name}", "a", ""), "a");
     }
 
     #[test]
@@ -272,7 +222,7 @@ mod tests {
         let escaped = |sequence| serde_json::Value::from(maker.make(0, sequence, 9)).to_string();
         let message = format!("42[\"message\",[{},{}]]", escaped(1), escaped(2));
         let mut sequences = Vec::new();
-        socket_io().hear(message.as_bytes(), |event| match event {
+        Template::bare().hear(message.as_bytes(), |event| match event {
             Event::Publication(heard) => sequences.push(Mark::find(heard.payload).unwrap().0.sequence),
             other => panic!("{other:?}"),
         });
@@ -281,11 +231,7 @@ mod tests {
 
     #[test]
     fn a_request_holds_the_channel_and_the_payload_in_their_places() {
-        let (path, body) = socket_io().publish.unwrap().publication("a", "{\"x\":\"{channel}\"}");
-        assert_eq!(path, "/publish/a");
-        assert_eq!(
-            body,
-            "{\"to\":\"a\",\"text\":\"{\\\"x\\\":\\\"{channel}\\\"}\",\"as\":{\"x\":\"{channel}\"}}"
-        );
+        let body = fill("{channel} {payload_string} {payload} {", "a", "{\"x\":\"{channel}\"}");
+        assert_eq!(body, "a \"{\\\"x\\\":\\\"{channel}\\\"}\" {\"x\":\"{channel}\"} {");
     }
 }

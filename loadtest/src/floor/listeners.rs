@@ -1,22 +1,23 @@
-//! The dense lists of those who listen, and the sweep over one of them.
+//! The dense lists of listeners, and the sweep over one list.
 
 use std::os::fd::OwnedFd;
 
 use rustix::net::{SendFlags, send};
 
-/// Everyone who listens, by channel.
+/// All listeners, by channel.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     lists: Vec<List>,
-    count: usize,
-    slow: u64,
+    pub(super) count: usize,
+    /// Listeners that were closed because they could not take a whole buffer.
+    pub(super) slow: u64,
 }
 
-/// A sweep touches the descriptors alone, which stand side by side.
+/// The listeners of one channel. A sweep touches the descriptors alone, so these stand side by side.
 #[derive(Debug, Default)]
 struct List {
     sockets: Vec<OwnedFd>,
-    /// Whose each is.
+    /// The peer that each socket belongs to.
     peers: Vec<usize>,
 }
 
@@ -29,20 +30,11 @@ pub(super) struct Slot {
 }
 
 impl Listeners {
-    pub(super) fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Those who had to go because they could not take a whole buffer.
-    pub(super) fn slow_total(&self) -> u64 {
-        self.slow
-    }
-
     pub(super) fn socket(&self, slot: Slot) -> &OwnedFd {
         &self.lists[slot.channel].sockets[slot.place]
     }
 
-    /// Where the next one to come to a channel will stand.
+    /// Returns the place of the next listener of a channel.
     pub(super) fn next_slot(&mut self, channel: usize) -> Slot {
         if self.lists.len() <= channel {
             self.lists.resize_with(channel + 1, List::default);
@@ -57,7 +49,7 @@ impl Listeners {
         self.count += 1;
     }
 
-    /// Closes the socket there. Returns the peer whose socket stands there from now on.
+    /// Closes the socket in this slot. Returns the peer whose socket takes its place.
     pub(super) fn remove(&mut self, slot: Slot) -> Option<usize> {
         let list = &mut self.lists[slot.channel];
         list.sockets.swap_remove(slot.place);
@@ -66,7 +58,7 @@ impl Listeners {
         list.peers.get(slot.place).copied()
     }
 
-    /// The bare loop. Adds the peers who could not take all of it to `slow`.
+    /// Sends to every listener of a channel: the bare loop. Adds the peers that could not take all bytes to `slow`.
     pub(super) fn sweep(&mut self, channel: usize, bytes: &[u8], slow: &mut Vec<usize>) {
         let Some(list) = self.lists.get(channel) else { return };
         let before = slow.len();

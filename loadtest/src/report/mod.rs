@@ -1,12 +1,11 @@
-//! A report of a run: one structure, which is the JSON file, and from which the page and the text are made.
+//! A report of a run, as a JSON file, as a page and as text for a terminal.
 
 mod figures;
 mod page;
-mod text;
 
+use std::fmt::Write;
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -16,10 +15,12 @@ use crate::findings::Findings;
 use crate::thresholds::{Threshold, Thresholds};
 use figures::{Group, bytes, number};
 
-/// Options whose values are not for a report.
+const RED: &str = "\x1b[31m";
+const PLAIN: &str = "\x1b[0m";
+/// Options whose values are masked.
 const SECRETS: [&str; 3] = ["--api-key", "--token", "--token-secret"];
 const MASK: &str = "***";
-/// What should be nothing, and where it stands.
+/// Figures that should be zero, and where each stands in the report.
 const FAULTS: [(&str, &str); 6] = [
     ("lost", "/deliveries/lost"),
     ("duplicated", "/deliveries/duplicated"),
@@ -29,35 +30,35 @@ const FAULTS: [(&str, &str); 6] = [
     ("disconnects", "/connections/disconnects"),
 ];
 
-/// A report, and how it is told to people.
+/// A report of one run.
 #[derive(Debug)]
 pub struct Report {
     pub run: RunInfo,
-    /// As JSON has it, with the fields of the run and of what was found side by side.
-    json: String,
-    /// What did not go well, the worst first.
+    /// The JSON, with the fields of the run and of the findings side by side.
+    pub json: String,
+    /// What went wrong, the worst first.
     failures: Vec<String>,
     groups: Vec<Group>,
 }
 
-/// What every run says of itself.
+/// When, where and how a run was made.
 #[derive(Serialize, Clone, Debug)]
 pub struct RunInfo {
     pub title: String,
     /// Version of this program.
     pub version: &'static str,
-    /// When it began: in seconds since 1970, and for people, in UTC.
+    /// When the run began: in seconds since 1970, and as a date in UTC.
     pub started_unix: u64,
     pub started: String,
     /// The words of its command line, with secrets masked.
     pub command_line: Vec<String>,
-    /// Why it ended before its time, if it did.
+    /// Why the run ended before its time, if it did.
     pub cut_short: Option<&'static str>,
     pub host: Host,
     pub thresholds: Vec<Threshold>,
 }
 
-/// The machine that this runs on.
+/// The machine of the load tester.
 #[derive(Serialize, Clone, Debug)]
 pub struct Host {
     pub cores: usize,
@@ -90,8 +91,27 @@ impl Report {
         self.run.thresholds.iter().any(|threshold| !threshold.held)
     }
 
-    pub fn write_json(&self, path: &Path) -> io::Result<()> {
-        fs::write(path, &self.json)
+    /// Returns the report for a terminal. What went wrong stands on top, in red if `coloured`.
+    pub fn text(&self, coloured: bool) -> String {
+        let (red, plain) = if coloured { (RED, PLAIN) } else { ("", "") };
+        let run = &self.run;
+        let mut text = format!("{}\n{}\n{}\n", run.title, run.described(), run.command_line.join(" "));
+        // Writing to a string cannot fail, here and below.
+        for failure in &self.failures {
+            let _ = writeln!(text, "{red}✗ {failure}{plain}");
+        }
+        for group in &self.groups {
+            let _ = writeln!(text, "\n{}", group.heading);
+            for (what, value) in &group.rows {
+                let _ = writeln!(text, "  {what:<36} {value}");
+            }
+        }
+        for (place, threshold) in run.thresholds.iter().filter(|threshold| threshold.held).enumerate() {
+            let heading = if place == 0 { "\nThresholds that held\n" } else { "" };
+            let [measured, limit] = [threshold.measured.unwrap_or_default(), threshold.limit].map(number);
+            let _ = writeln!(text, "{heading}  {:<36} {measured} (limit {limit})", threshold.name);
+        }
+        text
     }
 }
 
@@ -109,7 +129,7 @@ fn failures(run: &RunInfo, found: &Value) -> Vec<String> {
 }
 
 impl RunInfo {
-    /// Of this process, whose run began at `started`.
+    /// Describes this process, whose run began at `started`.
     pub fn new(title: &str, started: SystemTime) -> Self {
         Self {
             title: title.to_owned(),
@@ -123,7 +143,7 @@ impl RunInfo {
         }
     }
 
-    /// When it was, on what machine, and by which version of this program.
+    /// Returns the date, the machine and the version of this program in one line.
     fn described(&self) -> String {
         let Host { cores, cpu, kernel, memory_bytes } = &self.host;
         let (memory, version) = (bytes(*memory_bytes as f64), &self.version);
@@ -149,7 +169,7 @@ impl Host {
     }
 }
 
-/// A command line without its secrets: values of the options that have them, and what stands before the @ of an address.
+/// Masks the secrets of a command line: values of secret options, and what stands before the @ of an address.
 fn masked(words: impl Iterator<Item = String>) -> Vec<String> {
     let mut is_secret = false;
     let mask = |word: String| {
@@ -163,14 +183,14 @@ fn masked(words: impl Iterator<Item = String>) -> Vec<String> {
         masked_url(&word)
     };
     let mut masked: Vec<String> = words.map(mask).collect();
-    // Where the program is says nothing of the run.
+    // The program's folder says nothing about the run.
     if let Some(program) = masked.first_mut() {
         *program = program.rsplit('/').next().unwrap_or_default().to_owned();
     }
     masked
 }
 
-/// An address without what stands before its @, and anything else as it is.
+/// Masks what stands before the @ of an address. Other words are returned as they are.
 pub(crate) fn masked_url(word: &str) -> String {
     match word.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
         Some((scheme, rest)) => format!("{scheme}://{MASK}@{rest}"),
@@ -181,13 +201,6 @@ pub(crate) fn masked_url(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Of a run that lost three.
-    pub(super) fn report(title: &str) -> Report {
-        let json = serde_json::json!({"title": title}).to_string();
-        let run = RunInfo::new(title, SystemTime::UNIX_EPOCH);
-        Report { run, json, failures: vec!["3 lost".to_owned()], groups: Vec::new() }
-    }
 
     #[test]
     fn a_command_line_is_told_without_its_secrets() {

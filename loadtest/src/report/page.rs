@@ -1,23 +1,17 @@
-//! A report as one page that needs nothing else: `page.html`, with what it shows inside.
+//! A report as one self-contained page: `page.html` with the data inside.
 
-use std::fs;
 use std::io;
-use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::Report;
 
 const PAGE: &str = include_str!("page.html");
-/// Stands in the page for its data.
+/// The placeholder in the page for its data.
 const DATA: &str = "null /* data */";
 
 impl Report {
-    pub fn write_page(&self, path: &Path) -> io::Result<()> {
-        fs::write(path, self.page()?)
-    }
-
-    fn page(&self) -> io::Result<String> {
+    pub fn page(&self) -> io::Result<String> {
         let told = json!({
             "report": serde_json::from_str::<Value>(&self.json)?,
             "described": self.run.described(),
@@ -31,11 +25,17 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::report;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::report::RunInfo;
 
     #[test]
     fn a_page_needs_nothing_from_elsewhere_and_its_data_cannot_end_the_script() {
-        let page = report("</script><script>alert(1)</script>").page().unwrap();
+        let json = json!({"title": "</script><script>alert(1)</script>"}).to_string();
+        let run = RunInfo::new("x", SystemTime::UNIX_EPOCH);
+        let report = Report { run, json, failures: vec!["3 lost".to_owned()], groups: Vec::new() };
+        let page = report.page().unwrap();
         assert_eq!((page.matches("<script").count(), page.matches("</script").count()), (1, 1));
         assert!(page.contains("\\u003c/script>") && page.contains("\"3 lost\""));
         assert!(!page.contains("https://") && !page.contains("src=") && !page.contains("import"));

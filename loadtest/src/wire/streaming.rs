@@ -1,22 +1,24 @@
-//! A response without an end: what a client is told comes as server-sent events or as lines, and what it says goes in the
-//! body of the request, and in requests of their own after that; or it says nothing, and its address says it all.
+//! A response without an end, with messages as server-sent events or as lines. A client's first commands go in the body of
+//! its request, and further ones in requests of their own. On an event stream of a template a client sends no commands.
 
-use bytes::{Buf, Bytes, BytesMut};
-use http_body_util::{BodyExt, Full};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use hyper::body::Incoming as Body;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::CONTENT_TYPE;
+use hyper::http::request::Builder;
+use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use shared::framing::MessageKind;
+use tokio_util::codec::{Decoder, LinesCodec};
 
-use super::{Incoming, MESSAGE_BYTES_MAX, WireError};
+use super::{Incoming, MESSAGE_BYTES_MAX};
 use crate::arguments::Transport;
 use crate::connect::{Dialer, Entry};
+use crate::failure::Failure;
 use crate::http::HttpConnection;
-use crate::tls::Stream;
 
-/// Where every further command goes.
+/// The path for every further command.
 const EMULATION: &str = "/emulation";
 
 #[derive(Debug)]
@@ -25,16 +27,16 @@ pub struct StreamingWire {
     path: Box<str>,
     bearer: Option<Box<str>>,
     connection: Option<HttpConnection>,
-    /// Once the first commands are said.
+    /// Present once the first commands are sent.
     body: Option<Body>,
     reader: MessageReader,
-    /// Once the server has named it.
+    /// Present once the server has named it.
     session: Option<Session>,
-    /// What the server has said last, if that was that it closes.
+    /// The server's last message, if it announced that the server closes.
     goodbye: Option<Goodbye>,
 }
 
-/// What commands go with that come apart from the stream.
+/// What a command beside the stream must name.
 #[derive(Debug, Deserialize)]
 struct Session {
     session: String,
@@ -50,15 +52,10 @@ struct Goodbye {
 }
 
 impl StreamingWire {
-    /// Nothing is asked for yet: the request holds what the client says first.
-    pub async fn open(
-        dialer: Dialer,
-        stream: Stream,
-        transport: Transport,
-        entry: Entry<'_>,
-    ) -> Result<Self, hyper::Error> {
+    /// Connects. The request is sent later, with the first commands.
+    pub async fn open(dialer: Dialer, transport: Transport, entry: Entry<'_>) -> Result<Self, Failure> {
         Ok(Self {
-            connection: Some(HttpConnection::on(stream).await?),
+            connection: Some(dialer.open().await?),
             dialer,
             path: entry.path.into(),
             bearer: entry.bearer.map(Into::into),
@@ -69,71 +66,63 @@ impl StreamingWire {
         })
     }
 
-    /// Loses nothing when it is dropped before it is done.
-    pub(super) async fn next(&mut self) -> Result<Incoming, WireError> {
+    /// Returns the next message. Cancel safe.
+    pub(super) async fn next(&mut self) -> Result<Incoming, Failure> {
         loop {
-            if let Some(message) = self.reader.take() {
+            if let Some(message) = self.reader.take()? {
                 self.note(&message);
                 return Ok(Incoming::Message(MessageKind::Text, message));
             }
             let Some(body) = &mut self.body else {
-                return Err(WireError::Protocol("nothing has been asked for".to_owned()));
+                return Err("nothing has been asked for".into());
             };
             match body.frame().await {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        self.reader.push(&data)?;
+                        self.reader.text.extend_from_slice(&data);
                     }
                 }
-                Some(Err(_)) => return Err(WireError::Broken),
+                Some(Err(_)) => return Err(Failure::broken()),
                 None => {
-                    let Goodbye { code, reason } = self.goodbye.take().ok_or(WireError::Broken)?;
+                    let Goodbye { code, reason } = self.goodbye.take().ok_or_else(Failure::broken)?;
                     return Ok(Incoming::Close { code, reason });
                 }
             }
         }
     }
 
-    pub(super) async fn send(&mut self, messages: &[String]) -> Result<(), WireError> {
+    pub(super) async fn send(&mut self, messages: &[String]) -> Result<(), Failure> {
         let commands = messages.join("\n");
         if self.body.is_none() {
-            let request = self.request(&self.path, commands)?;
-            let connection = self.connection.as_mut().ok_or(WireError::Broken)?;
-            let response = ask(connection, request, StatusCode::OK).await?;
+            let request = self.request(&self.path);
+            let connection = self.connection.as_mut().ok_or_else(Failure::broken)?;
+            let response = ask(connection, request, commands, StatusCode::OK).await?;
             self.body = Some(response.into_body());
             return Ok(());
         }
         let Some(Session { session, node }) = &self.session else {
-            return Err(WireError::Protocol("the server has not named the session".to_owned()));
+            return Err(Failure::protocol("it has not named the session"));
         };
         let body = json!({ "session": session, "node": node, "data": commands }).to_string();
-        let request = self.request(EMULATION, body)?;
-        // The stream has its connection to itself.
-        let mut apart = HttpConnection::on(self.dialer.dial().await?).await.map_err(broken)?;
-        ask(&mut apart, request, StatusCode::NO_CONTENT).await.map(drop)
+        // The response takes its whole connection.
+        let mut apart = self.dialer.open().await?;
+        ask(&mut apart, self.request(EMULATION), body, StatusCode::NO_CONTENT).await.map(drop)
     }
 
-    /// The server sees that nobody listens any more.
+    /// Closes the connection, by which the server sees that the client is gone.
     pub(super) fn close(&mut self) {
         self.connection = None;
         self.body = None;
     }
 
-    fn request(&self, path: &str, body: String) -> Result<Request<Full<Bytes>>, WireError> {
-        // An event stream of its own stands in its address, and nothing is said to it.
-        let method = if self.reader.transport == Transport::Events { Method::GET } else { Method::POST };
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, self.dialer.authority())
-            .header(CONTENT_TYPE, "application/json");
-        if let Some(token) = &self.bearer {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
-        request.body(Full::from(body)).map_err(|error| WireError::Protocol(error.to_string()))
+    fn request(&self, path: &str) -> Builder {
+        // The address of a template's event stream says everything, so there is no body.
+        let method = if self.reader.transport == Transport::Events { "GET" } else { "POST" };
+        let entry = Entry { path, bearer: self.bearer.as_deref() };
+        self.dialer.client_request(method, entry).header(CONTENT_TYPE, "application/json")
     }
 
-    /// What the wire itself must know of what the server says.
+    /// Notes the session's name and the server's goodbye, which the wire itself needs.
     fn note(&mut self, message: &[u8]) {
         #[derive(Deserialize)]
         struct StreamReply {
@@ -144,13 +133,11 @@ impl StreamingWire {
         struct StreamPush {
             disconnect: Option<Goodbye>,
         }
-        // Publications, of which there are many, are passed over.
-        let is_new = |words: &str| memchr::memmem::find(message, words.as_bytes()).is_some();
-        if !(self.session.is_none() && is_new("\"session\"") || is_new("\"disconnect\"")) {
-            return;
-        }
-        for line in message.split(|byte| *byte == b'\n') {
-            let Ok(StreamReply { connect, push }) = serde_json::from_slice(line) else { continue };
+        // Most messages are publications, which need not be decoded here.
+        let has = |words: &str| memchr::memmem::find(message, words.as_bytes()).is_some();
+        if (self.session.is_none() && has("\"session\"") || has("\"disconnect\""))
+            && let Ok(StreamReply { connect, push }) = serde_json::from_slice(message)
+        {
             self.session = self.session.take().or(connect);
             self.goodbye = push.and_then(|push| push.disconnect).or(self.goodbye.take());
         }
@@ -159,72 +146,45 @@ impl StreamingWire {
 
 async fn ask(
     connection: &mut HttpConnection,
-    request: Request<Full<Bytes>>,
+    request: Builder,
+    body: String,
     expected: StatusCode,
-) -> Result<Response<Body>, WireError> {
-    let response = connection.send(request).await.map_err(broken)?;
+) -> Result<Response<Body>, Failure> {
+    let response = connection.send(request, body).await?;
     if response.status() == expected {
         Ok(response)
     } else {
-        Err(WireError::Protocol(format!("HTTP {}", response.status().as_u16())))
+        Err(Failure(format!("HTTP {}", response.status().as_u16())))
     }
 }
 
-fn broken(error: hyper::Error) -> WireError {
-    if error.is_parse() { WireError::Protocol(error.to_string()) } else { WireError::Broken }
-}
-
-/// Finds messages in what comes, however it is cut.
+/// Finds messages in the bytes of a response. A message is a line, and in an event stream a line of data.
 #[derive(Debug)]
 struct MessageReader {
     transport: Transport,
-    /// What has come and was not taken.
+    lines: LinesCodec,
+    /// Bytes that were not taken yet.
     text: BytesMut,
-    /// Of it, what is known to hold no end of a message.
-    looked_at: usize,
 }
 
 impl MessageReader {
     fn new(transport: Transport) -> Self {
-        Self { transport, text: BytesMut::new(), looked_at: 0 }
+        let lines = LinesCodec::new_with_max_length(MESSAGE_BYTES_MAX);
+        Self { transport, lines, text: BytesMut::new() }
     }
 
-    fn push(&mut self, data: &[u8]) -> Result<(), WireError> {
-        if self.text.len() + data.len() > MESSAGE_BYTES_MAX {
-            return Err(WireError::Protocol("a message without an end".to_owned()));
+    fn take(&mut self) -> Result<Option<Bytes>, Failure> {
+        let is_event = matches!(self.transport, Transport::Sse | Transport::Events);
+        while let Some(line) = self.lines.decode(&mut self.text).map_err(Failure::protocol)? {
+            let data = if is_event { line.strip_prefix("data:") } else { Some(line.as_str()) };
+            let data = data.map_or("", str::trim_start);
+            if !data.is_empty() {
+                let skipped = line.len() - data.len();
+                return Ok(Some(Bytes::from(line).slice(skipped..)));
+            }
         }
-        self.text.extend_from_slice(data);
-        Ok(())
+        Ok(None)
     }
-
-    /// All whole messages that are there, one a line.
-    fn take(&mut self) -> Option<Bytes> {
-        let end = memchr::memrchr(b'\n', &self.text[self.looked_at..]).map(|at| self.looked_at + at);
-        self.looked_at = self.text.len();
-        let lines = self.text.split_to(end? + 1);
-        self.looked_at = 0;
-        match self.transport {
-            Transport::Sse | Transport::Events => data_of(&lines),
-            _ => Some(lines.freeze()).map(|mut lines| lines.split_to(lines.len() - 1)),
-        }
-    }
-}
-
-/// What stands in the data lines of an event stream. An event of the protocol has one line; the end of each is the line
-/// break behind it, and the empty line after that tells nothing more.
-fn data_of(lines: &[u8]) -> Option<Bytes> {
-    let mut data = BytesMut::with_capacity(lines.len());
-    for line in lines.split(|byte| *byte == b'\n') {
-        let Some(mut value) = line.strip_prefix(b"data:") else { continue };
-        if value.starts_with(b" ") {
-            value.advance(1);
-        }
-        if !data.is_empty() {
-            data.extend_from_slice(b"\n");
-        }
-        data.extend_from_slice(value.strip_suffix(b"\r").unwrap_or(value));
-    }
-    (!data.is_empty()).then(|| data.freeze())
 }
 
 #[cfg(test)]
@@ -232,32 +192,37 @@ mod tests {
     use super::*;
 
     /// What is found in a text that comes in pieces of so many bytes.
-    fn found(transport: Transport, text: &str, piece: usize) -> String {
+    fn found(transport: Transport, text: &str, piece: usize) -> Vec<Bytes> {
         let mut reader = MessageReader::new(transport);
         let mut messages = Vec::new();
         for piece in text.as_bytes().chunks(piece) {
-            reader.push(piece).unwrap();
-            messages.extend(reader.take().map(|message| String::from_utf8(message.to_vec()).unwrap()));
+            reader.text.extend_from_slice(piece);
+            messages.extend(std::iter::from_fn(|| reader.take().unwrap()));
         }
-        messages.join("\n")
+        messages
     }
 
     #[test]
     fn messages_are_whole_however_the_stream_is_cut() {
         for piece in 1..40 {
             let events =
-                "\r\ndata: {\"id\":1}\n\ndata: {}\n\n:a comment\n\ndata: {\"push\":1}\n\ndata: {\"half";
-            assert_eq!(found(Transport::Sse, events, piece), "{\"id\":1}\n{}\n{\"push\":1}", "{piece}");
+                "\r\ndata: {\"id\":1}\n\ndata: {}\r\n\n:a comment\n\ndata:{\"push\":1}\n\ndata: {\"half";
+            assert_eq!(found(Transport::Sse, events, piece), ["{\"id\":1}", "{}", "{\"push\":1}"], "{piece}");
             let lines = "{\"id\":1}\n{}\n{\"push\":1}\n{\"half";
-            assert_eq!(found(Transport::HttpStream, lines, piece), "{\"id\":1}\n{}\n{\"push\":1}", "{piece}");
+            assert_eq!(
+                found(Transport::HttpStream, lines, piece),
+                ["{\"id\":1}", "{}", "{\"push\":1}"],
+                "{piece}"
+            );
         }
     }
 
     #[test]
     fn a_message_without_an_end_is_refused() {
         let mut reader = MessageReader::new(Transport::HttpStream);
-        let piece = vec![b'x'; 1 << 20];
-        assert!((0..32).all(|_| reader.push(&piece).is_ok() && reader.take().is_none()));
-        assert!(reader.push(&piece).is_err());
+        reader.text.resize(MESSAGE_BYTES_MAX, b'x');
+        assert!(reader.take().unwrap().is_none());
+        reader.text.extend_from_slice(b"x");
+        assert!(reader.take().is_err());
     }
 }

@@ -42,6 +42,7 @@ async fn a_faultless_server_has_nothing_lost_duplicated_or_reordered() {
         assert!(report["deliveries"]["latency"]["p50"].as_f64() > Some(0.0));
         let thresholds = report["thresholds"].as_array().unwrap();
         assert!(thresholds.len() == 6 && thresholds.iter().all(|one| one["held"] == true));
+        assert!(printed.contains("Thresholds that held\n  max-p99-ms"), "{printed}");
     }
 }
 

@@ -16,7 +16,6 @@ async fn idle_connections_are_weighed_with_and_without_tls() {
     let secure = Gateway::start(&settings).await;
     for (gateway, scheme, trust) in [
         (&plain, "ws", String::new()),
-        (&secure, "wss", "--insecure".to_owned()),
         (&secure, "wss", format!("--ca {certificate}")),
         (&secure, "wss", format!("--ca {certificate} --compression")),
     ] {

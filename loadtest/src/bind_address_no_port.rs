@@ -1,4 +1,4 @@
-//! The one socket option that no safe crate of ours offers.
+//! The one socket option that has no safe wrapper in our dependencies.
 #![expect(
     unsafe_code,
     reason = "setsockopt(2) with IP_BIND_ADDRESS_NO_PORT has no safe wrapper in socket2 or rustix"
@@ -9,8 +9,8 @@ use std::os::fd::AsRawFd;
 
 use socket2::Socket;
 
-/// Lets a socket be bound to an address while its port is chosen only at connect, when the target is known. Then one
-/// port of a source address can serve several targets.
+/// Lets a socket be bound to an address while its port is chosen at connect, when the target is known. One port of a
+/// source address can then serve several targets.
 pub fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the option is an int that `on` holds.

@@ -1,5 +1,5 @@
-//! The one clock of a run: nanoseconds of CLOCK_MONOTONIC, which all threads and processes of a machine share, and an
-//! alarm on it that is finer than a runtime's own timers.
+//! The clock of a run: nanoseconds of CLOCK_MONOTONIC, which all threads and processes of a machine share, and an alarm that
+//! is finer than a runtime's own timers.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,8 +22,8 @@ pub fn seconds(nanos: u64) -> f64 {
     nanos as f64 / NANOS_PER_SECOND as f64
 }
 
-/// Wakes its task at a moment, to some tens of microseconds. A runtime's timers are milliseconds coarse, which
-/// would be added to every latency of an open-loop schedule.
+/// Wakes its task at a moment, to some tens of microseconds. A runtime's timers have a resolution of milliseconds, which
+/// would be part of every latency of an open-loop schedule.
 #[derive(Debug)]
 pub struct Alarm {
     timer: AsyncFd<OwnedFd>,
@@ -54,7 +54,7 @@ impl Alarm {
             };
             timerfd_settime(self.timer.get_ref(), TimerfdTimerFlags::ABSTIME, &spec)?;
             let mut ready = self.timer.readable().await?;
-            // Reading takes the expiry off the descriptor; a stale one from a dropped wait only costs one more turn.
+            // Reading clears the expiry. A stale expiry of a dropped wait costs one more turn of the loop.
             let _ = ready.try_io(|timer| Ok(rustix::io::read(timer.get_ref(), &mut [0; 8][..])?));
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The progress bar: a line on a terminal, nothing anywhere else.
+//! The progress bar: one line, on a terminal only.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
 use crate::counts::{Published, Received};
 
-/// Goes when it is dropped.
+/// The bar, which disappears when it is dropped.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -15,8 +15,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Draws on standard error, and only if that is a terminal. So many there are to be; 0 publications for as many as
-    /// there will be.
+    /// Draws on standard error if that is a terminal. `connections` and `publications` are the numbers that the run is to
+    /// reach; 0 publications if their number is not known.
     pub fn new(connections: u64, publications: u64, quiet: bool) -> Self {
         if quiet {
             return Self { bar: ProgressBar::hidden(), connections, publications };

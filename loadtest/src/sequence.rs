@@ -1,22 +1,22 @@
-//! Checks what one subscription receives against what was published: lost, duplicated, reordered.
+//! Compares what one subscription receives with what was published: lost, duplicated, reordered.
 
 use crate::counts::Verdict;
 
-/// Holes that one subscription keeps open for latecomers. Beyond it the oldest is settled as lost, and a latecomer
-/// from there counts as a duplicate.
+/// Holes that one subscription remembers. Beyond that, the oldest hole counts as lost, and a publication that fills it later
+/// counts as a duplicate.
 const HOLES_MAX: usize = 1_024;
 
-/// Follows one sequence, which starts at 1 and has no holes where it is made.
+/// Follows one sequence, which is published from 1 and without holes.
 #[derive(Debug, Default)]
 pub struct Checker {
-    /// Everything from here on must arrive: the first that was published after the subscription was confirmed.
+    /// The first publication after the subscription was confirmed. Everything from here on must arrive.
     due_from: u64,
-    /// The first and the last of what has arrived since then; 0 for nothing.
+    /// The lowest and the highest that have arrived since; 0 for none.
     first: u64,
     highest: u64,
-    /// Where an earlier life of this subscription ended: nothing up to here may come again.
+    /// The end of an earlier life of this subscription. Nothing up to here may come again.
     floor: u64,
-    /// What should have arrived and has not, as inclusive ranges.
+    /// What is missing, as inclusive ranges.
     holes: Vec<(u64, u64)>,
     settled: Verdict,
 }
@@ -25,19 +25,18 @@ pub struct Checker {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arrival {
     InOrder,
-    /// It comes after a later one.
+    /// The publication came after a later one.
     Reordered,
     Duplicate,
 }
 
 impl Checker {
-    /// The subscription is confirmed, and `next` is what will be published next. Earlier ones may still come, but
-    /// need not.
+    /// Starts with a confirmed subscription; `next` is published next. Earlier publications may still come, but need not.
     pub fn confirmed(&mut self, next: u64) {
         self.due_from = next;
     }
 
-    /// The subscription is confirmed again, without recovery of what was published since it broke.
+    /// Starts anew with a subscription that was confirmed again without recovery.
     pub fn confirmed_anew(&mut self, next: u64, failed: &[u64]) {
         let seen = self.seen_to();
         for hole in std::mem::take(&mut self.holes) {
@@ -56,7 +55,7 @@ impl Checker {
             if sequence > self.due_from {
                 self.open_hole(self.due_from, sequence - 1);
             } else if sequence < self.due_from {
-                // Published before the confirmation reached us, so it is more than was owed.
+                // It was published before the confirmation came, so it need not have arrived.
                 self.settled.missed_away = self.settled.missed_away.saturating_sub(self.due_from - sequence);
             }
             (self.first, self.highest) = (sequence, sequence);
@@ -79,19 +78,19 @@ impl Checker {
         Arrival::Duplicate
     }
 
-    /// The last that this subscription needs not wait for any more.
+    /// Returns the last publication that this subscription does not wait for any more.
     pub fn seen_to(&self) -> u64 {
         self.highest.max(self.due_from.saturating_sub(1)).max(self.floor)
     }
 
-    /// How many are still missing if `last` was the last one published.
+    /// Returns how many publications are missing if `last` was published last.
     pub fn missing(&self, last: u64) -> u64 {
         let holes: u64 = self.holes.iter().map(|(from, to)| to - from + 1).sum();
         holes + last.saturating_sub(self.seen_to())
     }
 
-    /// Settles everything: nothing more will come. `last` was published last, or was the last one when the connection
-    /// was lost for good.
+    /// Returns what is missing when nothing more will come. `last` was published last, or last before the connection was lost
+    /// for good.
     pub fn finish(mut self, last: u64, failed: &[u64]) -> Verdict {
         let seen = self.seen_to();
         for hole in std::mem::take(&mut self.holes) {

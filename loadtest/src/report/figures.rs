@@ -1,5 +1,5 @@
-//! The figures of findings as rows for people. What they are called and what they are counted in is what their fields
-//! are called; the order is that of the fields.
+//! The figures of findings as rows of text. The name of a field gives the label and the unit of its row, and the rows have
+//! the order of the fields.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Where a field's name with spaces for its underscores says too little.
+/// Labels of the fields whose names say too little.
 const WORDS: &[(&str, &str)] = &[
     ("open", "time to open"),
     ("to_ready", "time to ready"),
@@ -30,12 +30,12 @@ const WORDS: &[(&str, &str)] = &[
     ("memory_after_percent", "memory after / before"),
     ("cores", "cores in use meanwhile"),
 ];
-/// Stand in the page and in the JSON alone.
+/// Settings are shown in the page and in the JSON only.
 const SETTINGS: &str = "settings";
-/// Say nothing where nothing was to be published.
+/// The parts that are left out where nothing was to be published.
 const OF_PUBLISHING: [&str; 2] = ["publications", "deliveries"];
 
-/// One group of figures: a heading, and what with its value.
+/// A group of figures: a heading, and rows of a label and a value.
 #[derive(Serialize, Debug)]
 pub(super) struct Group {
     pub(super) heading: String,
@@ -45,7 +45,7 @@ pub(super) struct Group {
 /// The fields of an object in their order, which [`Value`] does not keep.
 struct Fields(Vec<(String, Box<RawValue>)>);
 
-/// Each part of some findings that has fields of its own is a group.
+/// Makes a group of each part of the findings that has fields of its own.
 pub(super) fn groups(json: &str) -> Vec<Group> {
     let fields = |json: &str| serde_json::from_str(json).map_or(Vec::new(), |Fields(fields)| fields);
     let parts = fields(json);
@@ -62,7 +62,7 @@ pub(super) fn groups(json: &str) -> Vec<Group> {
     groups.filter(|group| !group.rows.is_empty()).collect()
 }
 
-/// One row, with one more for each reason that is counted.
+/// Makes one row, and for counts by reason one more for each reason.
 fn rows(name: &str, value: &Value) -> Vec<(String, String)> {
     let figure = |field: &str| value[field].as_f64();
     let told = match value {
@@ -122,7 +122,7 @@ fn heading(name: &str) -> String {
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// With separators between thousands, and no more digits than mean something.
+/// Formats a number with separators between thousands, and with three significant digits or so.
 pub(super) fn number(value: f64) -> String {
     let digits = match value.abs() {
         1_000.0.. => 0,
@@ -133,7 +133,7 @@ pub(super) fn number(value: f64) -> String {
     format!("{:.digits$}", HumanFloatCount(value))
 }
 
-/// In the binary unit that fits.
+/// Formats a size in the binary unit that fits.
 pub(super) fn bytes(value: f64) -> String {
     format!("{}{}", if value < 0.0 { "-" } else { "" }, HumanBytes(value.abs() as u64))
 }

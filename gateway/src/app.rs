@@ -238,7 +238,7 @@ impl App {
         let api = Arc::new(Api::new(&config.api, node.clone()).map_err(setup)?);
         let socketio = encodings.socketio_common().clone();
         if config.socketio.enabled {
-            api.know_socketio(socketio.clone());
+            api.set_socketio(socketio.clone());
         }
         let spare_max = if api_socket.is_some() { 0 } else { config.api.connections_max };
         let limits = pusher_api::PusherApiLimits {
@@ -347,7 +347,7 @@ impl App {
         if let Some(socket) = cluster_socket {
             let (engine_io, metrics) = (node.engine_io.clone(), metrics.clone());
             let from_nodes = FromNodes { engine_io, graphql: router.graphql.clone(), metrics };
-            runtime.spawn(from_nodes::take_in(socket, from_nodes, stop.clone()));
+            runtime.spawn(from_nodes::accept_relayed(socket, from_nodes, stop.clone()));
         }
         let keep_alive = config.http.keep_alive();
         let console = config

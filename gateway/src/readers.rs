@@ -101,7 +101,7 @@ pub fn backend_answer(body: &[u8]) -> Vec<String> {
 
 /// Describes a message of a Socket.IO emitter: as an event, as a command, and as one of a Python manager.
 pub fn emitted(message: &[u8]) -> [Result<String, String>; 3] {
-    crate::emitters::in_words(message)
+    crate::emitters::describe(message)
 }
 
 /// A stream of bytes that arrive in pieces and then end.

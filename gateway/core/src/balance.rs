@@ -188,7 +188,7 @@ impl ShedRun {
     /// Takes in new numbers of the other nodes. Only a higher mean counts: clients that are on their way lower it for a
     /// moment. It counts if it is higher by more than [`SLACK_PERCENT`], or if fewer nodes stay: the numbers of different
     /// nodes differ in age, and a client that moves in between is counted twice.
-    pub fn hear(&mut self, own: u32, others: &[NodeLoad]) {
+    pub fn update(&mut self, own: u32, others: &[NodeLoad]) {
         let now = ShedPlan::new(own, others, 0, Duration::ZERO);
         let slack = (u64::from(self.goal) * SLACK_PERCENT).div_ceil(100);
         if now.nodes < self.plan.nodes || u64::from(now.mean) > u64::from(self.goal) + slack {

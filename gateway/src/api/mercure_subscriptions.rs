@@ -65,7 +65,7 @@ impl StreamWatcher for Subscriber {
         let (hub, topics, payload) = (self.hub.clone(), self.topics.clone(), payload.cloned());
         self.hub.node().spawn(async move {
             hub.show(client, &topics, payload.as_ref()).await;
-            hub.tell(client, &topics, true, payload.as_ref()).await;
+            hub.publish_subscription(client, &topics, true, payload.as_ref()).await;
             drop(telling);
         });
     }
@@ -77,7 +77,7 @@ impl StreamWatcher for Subscriber {
             // The end is published only after the beginning.
             let _ = announced.await;
             hub.hide(client);
-            hub.tell(client, &topics, false, payload.as_ref()).await;
+            hub.publish_subscription(client, &topics, false, payload.as_ref()).await;
         });
     }
 }
@@ -182,7 +182,13 @@ impl Hub {
     }
 
     /// Publishes an update for each topic. Subscribers to these updates can tell from the list what they may have missed.
-    async fn tell(&self, client: ClientId, topics: &[String], active: bool, payload: Option<&Bytes>) {
+    async fn publish_subscription(
+        &self,
+        client: ClientId,
+        topics: &[String],
+        active: bool,
+        payload: Option<&Bytes>,
+    ) {
         let subscriber = name_of(client);
         let payload = payload.and_then(|payload| serde_json::from_slice::<Box<RawValue>>(payload).ok());
         for topic in topics {

@@ -47,8 +47,8 @@ pub(crate) fn command_in_words(method: &str, body: &[u8]) -> Option<Result<Strin
 pub(crate) fn batch_in_words(body: &[u8]) -> Result<Vec<(Option<&'static str>, String)>, String> {
     let batch: api_request::BatchRequest<'_> =
         serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let in_words = |command: &api_request::Command<'_>| {
+    let describe = |command: &api_request::Command<'_>| {
         (command.method().map(api_request::Method::name), format!("{command:?}"))
     };
-    Ok(batch.commands.iter().map(in_words).collect())
+    Ok(batch.commands.iter().map(describe).collect())
 }

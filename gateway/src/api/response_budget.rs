@@ -28,7 +28,7 @@ impl ResponseBudget {
 
 impl Command<'_> {
     /// Whether a short command can have a long answer.
-    pub(super) fn may_tell_much(&self) -> bool {
+    pub(super) fn allows_long_answers(&self) -> bool {
         matches!(
             self,
             Self::History(_)

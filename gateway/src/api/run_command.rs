@@ -39,7 +39,7 @@ pub(super) struct ApiCall<'a> {
 
 impl<'a> ApiCall<'a> {
     pub(super) async fn run(&self, command: &Command<'_>) -> Result<ApiResponse, ApiError> {
-        if command.may_tell_much() && self.room.left() == 0 {
+        if command.allows_long_answers() && self.room.left() == 0 {
             let max = self.config.answer_bytes_max;
             let detail = format!("the answers before this take {max} bytes: ask in another request");
             return Err(ApiError::with_detail(ErrorCode::LimitExceeded, detail));

@@ -136,7 +136,7 @@ impl Api {
     }
 
     /// Sets the namespaces of Socket.IO, if it is enabled. Called once.
-    pub(crate) fn know_socketio(&self, common: Arc<SocketIoShared>) {
+    pub(crate) fn set_socketio(&self, common: Arc<SocketIoShared>) {
         let _ = self.socketio.set(common);
     }
 
@@ -306,7 +306,7 @@ impl Api {
             }
         };
         Ok(match refused {
-            Some(refused) if self.tells_by_status(&head.headers) => {
+            Some(refused) if self.reports_by_status(&head.headers) => {
                 let mut out = BytesMut::with_capacity(128);
                 refused.write(&mut out);
                 respond(refused.status(), out.freeze())
@@ -323,7 +323,7 @@ impl Api {
         reloaded.map_err(|_| ApiError::from(ErrorCode::Internal))?.map_err(ApiError::bad_request)
     }
 
-    fn tells_by_status(&self, headers: &HeaderMap) -> bool {
+    fn reports_by_status(&self, headers: &HeaderMap) -> bool {
         let mode = ERROR_MODE_HEADERS.iter().find_map(|name| headers.get(*name));
         mode.map_or(self.config.error_mode == ErrorMode::Transport, |mode| mode == "transport")
     }

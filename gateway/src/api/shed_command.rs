@@ -52,7 +52,7 @@ impl ApiCall<'_> {
         let (mut nodes, mut missing, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for (node, answer) in answers {
             match answer {
-                Ok(NodeResponse::Shed(report)) => nodes.push(in_words(&node, report)),
+                Ok(NodeResponse::Shed(report)) => nodes.push(describe(&node, report)),
                 Ok(_) => {
                     problems.push(format!("{}: {}", node.name, AskError::NotUnderstood));
                     missing.push(node.name);
@@ -82,7 +82,7 @@ fn nodes_problems(problems: &[String]) -> String {
     }
 }
 
-fn in_words(node: &NodeInfo, report: ShedReport) -> Value {
+fn describe(node: &NodeInfo, report: ShedReport) -> Value {
     let ShedReport { state, before, mean, to_close, closed, over_ms } = report;
     json!({
         "uid": node.uid, "name": node.name, "state": state, "before": before, "mean": mean, "to_close": to_close,

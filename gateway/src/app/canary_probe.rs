@@ -36,7 +36,7 @@ pub(super) async fn keep_canary(node: Arc<Node>, readiness: Arc<Readiness>, part
         let shown = (!name.is_empty()).then(|| up.with_label_values(&[&**name]));
         let round_trip = node.canary(part).await;
         node.set_usable(part, round_trip.is_ok());
-        readiness.neighbors_heard(node.neighbors());
+        readiness.set_neighbors(node.neighbors());
         if let Some(shown) = &shown {
             shown.set(i64::from(round_trip.is_ok()));
         }

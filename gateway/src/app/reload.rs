@@ -116,7 +116,7 @@ impl Reloader {
         let catalog = catalog.map_err(|fault| unusable(&super::graphql_fault(fault)))?;
         let certificate = match self.tls.as_ref().filter(|_| read.tls == running.tls) {
             Some(tls) => {
-                let fresh = tls.read().inspect_err(|error| tls.tell(Err(error), &self.metrics));
+                let fresh = tls.read().inspect_err(|error| tls.report_reload(Err(error), &self.metrics));
                 Some((tls, fresh.map_err(|error| unusable(&error))?))
             }
             None => None,
@@ -129,7 +129,7 @@ impl Reloader {
         self.authenticator.go_by(tokens);
         if let Some((tls, fresh)) = certificate {
             tls.serve(fresh);
-            tls.tell(Ok(()), &self.metrics);
+            tls.report_reload(Ok(()), &self.metrics);
         }
         let rules = Arc::new(self.metrics.namespaces.number(merged.channel_rules()));
         let contexts = contexts(&merged, &self.node, &self.authenticator, self.metrics.clone());

@@ -44,7 +44,7 @@ impl App {
         for inbox in &self.inboxes {
             inbox.push(WorkerEvent::Drain { until });
         }
-        self.node.engine_io.let_go(Instant::now() + grace);
+        self.node.engine_io.drain_relays(Instant::now() + grace);
         let last = until + Duration::from_millis(drain.linger_ms);
         let has_clients = || self.metrics.connections() + self.metrics.engine_io_carried.get() > 0;
         // The clients closed last have a moment to come back elsewhere before their leaves are announced.
@@ -82,10 +82,10 @@ impl App {
         }
         // The leaves come last: subscribers and the backend are told that the clients have left.
         let deadline = self.clock.now() + LEAVES_TIMEOUT;
-        while self.node.tells_departures() && self.clock.now() < deadline {
+        while self.node.has_departures_in_flight() && self.clock.now() < deadline {
             thread::sleep(DRAIN_POLL);
         }
-        if self.node.tells_departures() {
+        if self.node.has_departures_in_flight() {
             tracing::warn!("not all leaves could be announced; presence ends with this node's lease");
         }
         let until = Instant::now() + Duration::from_millis(drain.linger_ms).max(EVENTS_TIMEOUT);

@@ -69,13 +69,13 @@ pub enum IssueError {
 struct IssuedClaims<'a>(Vec<(&'a str, Box<RawValue>)>);
 
 impl<'a> IssuedClaims<'a> {
-    fn say(&mut self, name: &'a str, value: &(impl Serialize + ?Sized)) -> Result<(), IssueError> {
+    fn add_claim(&mut self, name: &'a str, value: &(impl Serialize + ?Sized)) -> Result<(), IssueError> {
         let value = to_raw_value(value).map_err(|error| IssueError::Json("claim", error))?;
         self.0.push((name, value));
         Ok(())
     }
 
-    fn say_json(&mut self, name: &'static str, json: Option<&String>) -> Result<(), IssueError> {
+    fn add_json_claim(&mut self, name: &'static str, json: Option<&String>) -> Result<(), IssueError> {
         if let Some(json) = json {
             let value: Box<RawValue> =
                 serde_json::from_str(json).map_err(|error| IssueError::Json(name, error))?;
@@ -99,33 +99,33 @@ pub fn issue(config: &AuthConfig, now_unix_s: i64, request: &TokenRequest) -> Re
         None => SigningKey::Hmac(secret(config, request.channel.is_some())?),
     };
     let mut claims = IssuedClaims::default();
-    claims.say(&config.user_id_claim, &request.user)?;
+    claims.add_claim(&config.user_id_claim, &request.user)?;
     if let Some(channel) = &request.channel {
-        claims.say("channel", channel)?;
+        claims.add_claim("channel", channel)?;
     }
     if let Some(ttl) = request.ttl {
-        claims.say("exp", &now_unix_s.saturating_add_unsigned(ttl.as_secs()))?;
+        claims.add_claim("exp", &now_unix_s.saturating_add_unsigned(ttl.as_secs()))?;
     }
     if let Some(end) = request.expire_at {
-        claims.say("expire_at", &end)?;
+        claims.add_claim("expire_at", &end)?;
     }
-    claims.say("iat", &now_unix_s)?;
+    claims.add_claim("iat", &now_unix_s)?;
     for (name, given, configured) in
         [("aud", &request.audience, &config.audience), ("iss", &request.issuer, &config.issuer)]
     {
         let text = given.as_deref().unwrap_or(configured);
         if !text.is_empty() {
-            claims.say(name, text)?;
+            claims.add_claim(name, text)?;
         }
     }
-    claims.say_json("info", request.info.as_ref())?;
-    claims.say_json("data", request.data.as_ref())?;
-    claims.say_json("subs", request.subs.as_ref())?;
-    claims.say_json("meta", request.meta.as_ref())?;
-    claims.say_json("caps", request.caps.as_ref())?;
+    claims.add_json_claim("info", request.info.as_ref())?;
+    claims.add_json_claim("data", request.data.as_ref())?;
+    claims.add_json_claim("subs", request.subs.as_ref())?;
+    claims.add_json_claim("meta", request.meta.as_ref())?;
+    claims.add_json_claim("caps", request.caps.as_ref())?;
     for (name, list) in [("channels", &request.channels), ("allow", &request.allow)] {
         if !list.is_empty() {
-            claims.say(name, list)?;
+            claims.add_claim(name, list)?;
         }
     }
     let algorithm = request.algorithm.unwrap_or_else(|| key.algorithm(&config.algorithms));

@@ -123,7 +123,7 @@ impl Authenticator {
         let (rules, teller) = (self.rules(), &self.teller);
         let refused = match rules.examine(now, token, &purpose) {
             Ok((opened, end)) => {
-                return TokenVerdict::Now(teller.tell(&rules, &purpose, make(teller, &opened, end, now)));
+                return TokenVerdict::Now(teller.report(&rules, &purpose, make(teller, &opened, end, now)));
             }
             Err(OpenTokenError::Refused(refused)) => refused,
             Err(OpenTokenError::Wait(wait)) => {
@@ -133,7 +133,7 @@ impl Authenticator {
                     let now = now.saturating_add_unsigned(since.elapsed().as_secs());
                     let examined = rules.examine_at_last(now, &token, &purpose);
                     let made = examined.and_then(|(opened, end)| make(&teller, &opened, end, now));
-                    teller.tell(&rules, &purpose, made)
+                    teller.report(&rules, &purpose, made)
                 };
                 return TokenVerdict::Later(later.boxed());
             }
@@ -267,7 +267,7 @@ struct VerdictReporter {
 }
 
 impl VerdictReporter {
-    fn tell<T>(
+    fn report<T>(
         &self,
         rules: &Rules,
         purpose: &TokenPurpose,

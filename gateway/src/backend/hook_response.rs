@@ -411,18 +411,18 @@ pub(super) fn of_its_kind(
 pub(crate) fn answers_in_words(body: &[u8]) -> Vec<String> {
     let clock = Clock::start();
     vec![
-        in_words(body, |result: ConnectResult| result.into_identity(clock)),
-        in_words(body, |result: SubscribeResult| result.into_grant(UserId::ANONYMOUS, clock)),
-        in_words(body, |result: RefreshResult| result.into_renewal(clock)),
-        in_words(body, PublishResult::into_answer),
-        in_words(body, KeyResult::into_answer),
-        in_words(body, RpcResult::into_data),
-        in_words(body, PollResult::into_polled),
-        in_words(body, socketio_hook::in_words),
+        describe(body, |result: ConnectResult| result.into_identity(clock)),
+        describe(body, |result: SubscribeResult| result.into_grant(UserId::ANONYMOUS, clock)),
+        describe(body, |result: RefreshResult| result.into_renewal(clock)),
+        describe(body, PublishResult::into_answer),
+        describe(body, KeyResult::into_answer),
+        describe(body, RpcResult::into_data),
+        describe(body, PollResult::into_polled),
+        describe(body, socketio_hook::describe),
     ]
 }
 
-fn in_words<T, U>(body: &[u8], mean: impl Fn(T) -> Result<U, InvalidResult>) -> String
+fn describe<T, U>(body: &[u8], mean: impl Fn(T) -> Result<U, InvalidResult>) -> String
 where
     T: DeserializeOwned,
     U: std::fmt::Debug,

@@ -2,7 +2,7 @@
 //!
 //! A [`Backend`] has a method for each hook. Every hook has a deadline, a concurrency limit and a circuit breaker, and
 //! none runs on a worker. [`hook`] holds what hooks have in common, [`client`] the HTTP client, [`hook_request`] and
-//! [`hook_response`] the messages, and [`tell`] the events, which are sent after they have happened.
+//! [`hook_response`] the messages, and [`send_event`] the events, which are sent after they have happened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -35,9 +35,9 @@ mod hook_response;
 mod message_hook;
 mod poll_hook;
 mod resolve;
+mod send_events;
 mod sign_request;
 mod socketio_hook;
-mod tell;
 
 pub use backend_config::{BackendConfig, EventsConfig, HookConfig};
 pub(crate) use backend_config::{check_post, secret_fault};
@@ -56,7 +56,7 @@ use client::{HttpClient, ResolveFuture};
 use hook::{Hook, HookContext};
 use hook_request::{HookRequest, RequestStyle};
 use hook_response::{ConnectResult, KeyResult, PublishResult, RefreshResult, RpcResult, SubscribeResult};
-use tell::Events;
+use send_events::Events;
 
 /// Separates the namespace of an RPC method from the rest of its name.
 const METHOD_SEPARATOR: char = ':';
@@ -433,12 +433,12 @@ impl Backend {
     }
 
     /// Whether events of this kind are sent, so that callers do not build others for nothing.
-    pub fn tells(&self, kind: EventType) -> bool {
+    pub fn sends_events_of(&self, kind: EventType) -> bool {
         self.events.as_ref().is_some_and(|events| events.wants(kind))
     }
 
     /// Queues an event. Does not wait.
-    pub fn tell(&self, event: &BackendEvent<'_>) {
+    pub fn send_event(&self, event: &BackendEvent<'_>) {
         if let Some(events) = &self.events {
             events.push(event, self.clock.unix_millis());
         }

@@ -159,7 +159,7 @@ fn refs(args: &[Box<RawValue>]) -> Vec<&RawValue> {
 }
 
 /// Describes an answer, or what is wrong with it: for [`crate::readers`].
-pub(super) fn in_words(result: EventResult) -> Result<EventActions, InvalidResult> {
+pub(super) fn describe(result: EventResult) -> Result<EventActions, InvalidResult> {
     let mut namespaces = shared::protocol::socketio::Namespaces::new(":");
     namespaces.add("/", "socketio", Default::default(), Default::default());
     let namespace = namespaces.named("/").ok_or("there is none")?;
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<EventActions, InvalidResult> {
-        in_words(serde_json::from_str(json).unwrap())
+        describe(serde_json::from_str(json).unwrap())
     }
 
     fn emitted(json: &str) -> (String, Publication) {

@@ -26,7 +26,7 @@ pub fn shown_by_shard(metrics: &Metrics) -> impl Fn(&str) -> Arc<BrokerMetrics> 
     let shown = all.clone();
     metrics.refresh_with(move |metrics| {
         let all = shown.lock();
-        bear_what_is_gone(&all);
+        mark_removed_links_up(&all);
         show(&BrokerMetrics::together(all.iter().map(|(_, counted)| &**counted)), metrics, true);
         let named = all.iter().filter(|(name, _)| !name.is_empty());
         named.for_each(|(name, counted)| show_shard(name, counted, metrics));
@@ -44,7 +44,7 @@ pub fn shown_by_shard(metrics: &Metrics) -> impl Fn(&str) -> Arc<BrokerMetrics> 
 }
 
 /// Prevents counters of no server, and those of servers that are gone, from showing a link as down.
-fn bear_what_is_gone(all: &[(Box<str>, Arc<BrokerMetrics>)]) {
+fn mark_removed_links_up(all: &[(Box<str>, Arc<BrokerMetrics>)]) {
     let is_there = |(name, counted): &&(Box<str>, Arc<BrokerMetrics>)| {
         !name.is_empty() && Arc::strong_count(counted) > 1
     };

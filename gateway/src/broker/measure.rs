@@ -86,7 +86,7 @@ pub enum Operation {
     LedgerRead,
     SessionWrite,
     SessionRead,
-    Turn,
+    Lease,
 }
 
 impl Operation {
@@ -104,7 +104,7 @@ impl Operation {
         Self::LedgerRead,
         Self::SessionWrite,
         Self::SessionRead,
-        Self::Turn,
+        Self::Lease,
     ];
 
     /// Returns the value for metric labels.
@@ -123,7 +123,7 @@ impl Operation {
             Self::LedgerRead => "ledger_read",
             Self::SessionWrite => "session_write",
             Self::SessionRead => "session_read",
-            Self::Turn => "turn",
+            Self::Lease => "turn",
         }
     }
 }

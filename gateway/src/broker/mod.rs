@@ -187,11 +187,14 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
         self.canary()
     }
 
-    /// Makes this node the only one of all nodes that does something, unless another node is. Returns whether this node
-    /// holds the turn. It holds the turn for `lease` from the call on, and gives it back by a call with no lease.
-    fn take_turn<'a>(&'a self, _taking: TurnRequest<'a>) -> BoxFuture<'a, Result<TurnLease, BrokerError>> {
-        // This default is for a broker with one node: no other node could hold the turn.
-        ready(Ok(TurnLease { held: true, done: "".into(), over: Duration::ZERO })).boxed()
+    /// Acquires or renews the lease on a task that one of all nodes does, unless another node holds it. This node then
+    /// holds it for `lease` from the call on, and releases it by a call with a `lease` of zero.
+    fn acquire_lease<'a>(
+        &'a self,
+        _taking: LeaseRequest<'a>,
+    ) -> BoxFuture<'a, Result<LeaseOutcome, BrokerError>> {
+        // This default is for a broker with one node: no other node could hold the lease.
+        ready(Ok(LeaseOutcome { held: true, done: "".into(), over: Duration::ZERO })).boxed()
     }
 
     /// Announces this node to the others, for `lease`, with a description they can read. Returns the descriptions of all
@@ -211,26 +214,27 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     fn retire(&self, node: &str) -> BoxFuture<'_, Result<(), BrokerError>>;
 }
 
-/// The request of a node to be the only one that does something.
+/// A request for the lease on a task.
 #[derive(Clone, Copy, Debug)]
-pub struct TurnRequest<'a> {
+pub struct LeaseRequest<'a> {
     /// The name of the task.
     pub what: &'a str,
     pub node: &'a str,
     pub lease: Duration,
-    /// The node takes the turn only if the previous holder's turn ended at least this long ago.
+    /// The node gets the lease only if the previous holder's lease ended at least this long ago.
     pub patience: Duration,
-    /// How far this node has got, for the next holder. Stored if the turn is this node's already.
+    /// How far this node has got, for the next holder. Stored if this node holds the lease already.
     pub done: &'a str,
 }
 
+/// The response to a [`LeaseRequest`].
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TurnLease {
-    /// Whether this node holds the turn.
+pub struct LeaseOutcome {
+    /// Whether this node holds the lease.
     pub held: bool,
     /// How far the holder before this call had got. Empty if there was none, or if that is unknown.
     pub done: Box<str>,
-    /// If this node holds the turn: how long ago the previous holder's turn had ended.
+    /// If this node holds the lease: how long ago the previous holder's lease had ended.
     pub over: Duration,
 }
 

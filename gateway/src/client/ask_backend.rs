@@ -206,7 +206,7 @@ impl Client {
             OutcomeResult::Published(match allowed {
                 Ok(request) => publish(&node, came, request)
                     .await
-                    .map(|()| webhook.into_iter().for_each(PendingClientEvent::say)),
+                    .map(|()| webhook.into_iter().for_each(PendingClientEvent::record)),
                 Err(denial) => Err(denial),
             })
         });

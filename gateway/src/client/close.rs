@@ -119,10 +119,10 @@ impl Client {
         if let Some(permit) = self.user_permit.take() {
             let (user, plain) = (permit.user(), why.plain());
             // The channels' events before a channel is vacated, and all of them before the client is gone.
-            if local.node.tells(EventType::Unsubscribe) {
+            if local.node.sends_events_of(EventType::Unsubscribe) {
                 for (channel, ended) in self.session.take_ended() {
                     let channel = channel.as_str();
-                    local.node.tell(&BackendEvent::Unsubscribe { client, user, channel, ended });
+                    local.node.send_event(&BackendEvent::Unsubscribe { client, user, channel, ended });
                 }
             }
             let (code, reason) = (plain.code, &*plain.reason);
@@ -135,7 +135,7 @@ impl Client {
                 time_ms: local.clock.unix_millis(),
                 lived: local.now.since(self.opened).as_secs(),
             });
-            local.node.tell(&BackendEvent::Disconnect { client, user, code, reason });
+            local.node.send_event(&BackendEvent::Disconnect { client, user, code, reason });
             local.directory.leave(permit.user(), self.key.index);
         }
         if self.app().is_some() {
@@ -161,7 +161,7 @@ impl Client {
     pub(super) fn report_ended(&self, local: &WorkerLocal, channel: &Channel, ended: Option<Ended>) {
         if let (Some(ended), Some(permit)) = (ended, &self.user_permit) {
             let (client, user, channel) = (self.session.client(), permit.user(), channel.as_str());
-            local.node.tell(&BackendEvent::Unsubscribe { client, user, channel, ended });
+            local.node.send_event(&BackendEvent::Unsubscribe { client, user, channel, ended });
         }
     }
 

@@ -164,7 +164,7 @@ impl Client {
                     self.begin(local, ticket, |node| async move {
                         let published = node.publish_since(came, request).await;
                         if published.is_ok() {
-                            webhook.into_iter().for_each(PendingClientEvent::say);
+                            webhook.into_iter().for_each(PendingClientEvent::record);
                         }
                         OutcomeResult::Published(published.map(|_| ()).map_err(|error| refused(error).into()))
                     });

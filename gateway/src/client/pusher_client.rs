@@ -72,7 +72,7 @@ impl Client {
     /// Returns the channel if its app's webhooks are to be told when no last event is cached for this client.
     pub(super) fn awaits_cache(&self, local: &WorkerLocal, channel: &Channel) -> Option<Channel> {
         let webhooks = local.node.webhooks.as_ref().filter(|_| self.app().is_some())?;
-        webhooks.tells_cache_misses(channel.as_str()).then(|| channel.clone())
+        webhooks.reports_cache_misses(channel.as_str()).then(|| channel.clone())
     }
 
     /// Signs the client in as a user.

@@ -64,16 +64,16 @@ impl de::Error for ValueError {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::custom(format_args!("is {}, must be {}", found_in_words(&found), in_words(expected)))
+        Self::custom(format_args!("is {}, must be {}", found_in_words(&found), describe(expected)))
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::custom(format_args!("is {}, must be {}", found_in_words(&found), in_words(expected)))
+        Self::custom(format_args!("is {}, must be {}", found_in_words(&found), describe(expected)))
     }
 }
 
 /// Names of Rust types say nothing to an operator.
-fn in_words(expected: &dyn de::Expected) -> String {
+fn describe(expected: &dyn de::Expected) -> String {
     match expected.to_string().as_str() {
         "u8" => "a whole number from 0 to 255".to_owned(),
         "u16" => "a whole number from 0 to 65535".to_owned(),

@@ -141,11 +141,11 @@ impl EmitterContext {
                     "done"
                 }
                 Err(error) if is_for_good(&error) => {
-                    self.tell(&error);
+                    self.report_failure(&error);
                     "failed"
                 }
                 Err(error) => {
-                    self.tell(&error);
+                    self.report_failure(&error);
                     published.is_stuck = true;
                     // The messages behind this one are published again later: their places serve as idempotency keys.
                     return published;
@@ -157,7 +157,7 @@ impl EmitterContext {
         published
     }
 
-    fn tell(&self, error: &BrokerError) {
+    fn report_failure(&self, error: &BrokerError) {
         if let Some(suppressed) = self.logs.undone.admit() {
             tracing::warn!(%error, suppressed, "an event of an emitter is not published yet");
         }

@@ -103,7 +103,7 @@ impl EmitterContext {
         let lease = if is_placed || was_held { LEASE } else { Duration::ZERO };
         let done = done.map(|place| place.to_string()).unwrap_or_default();
         let begun = Instant::now();
-        match self.node.take_cluster_turn(WHAT, lease, patience, &done).await {
+        match self.node.acquire_cluster_lease(WHAT, lease, patience, &done).await {
             Ok(taken) => {
                 let place = MessagePlace::parse(&taken.done);
                 let is_held = taken.held && !lease.is_zero();
@@ -140,7 +140,8 @@ impl EmitterContext {
             return;
         }
         let done = self.received.lock().done().map(|place| place.to_string()).unwrap_or_default();
-        if let Err(error) = self.node.take_cluster_turn(WHAT, Duration::ZERO, Duration::ZERO, &done).await {
+        if let Err(error) = self.node.acquire_cluster_lease(WHAT, Duration::ZERO, Duration::ZERO, &done).await
+        {
             tracing::debug!(%error, "the lease on emitters could not be given back; it expires by itself");
         }
     }

@@ -236,7 +236,7 @@ impl UnreadMessage {
 }
 
 /// Describes a message, or why it cannot be read, for each kind of channel: for [`crate::readers`].
-pub(crate) fn in_words(message: &[u8]) -> [Result<String, String>; 3] {
+pub(crate) fn describe(message: &[u8]) -> [Result<String, String>; 3] {
     let data = Bytes::copy_from_slice(message);
     [
         UnreadMessage::Packet("/".into(), data.clone()),

@@ -303,7 +303,7 @@ fn a_pickle_is_never_read() {
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = super::in_words(&bytes);
+        let _ = super::describe(&bytes);
     }
 
     /// A recorded message with a few bytes changed, or cut short.

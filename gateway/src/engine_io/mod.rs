@@ -19,23 +19,23 @@ use crate::socketio::SocketioConfig;
 use crate::transport::PipeStream;
 use crate::transport::task_pipe::handed_in_slices;
 
-mod carry;
-mod elsewhere;
+mod accept_relayed;
 mod node_opening;
 mod polling_session;
-mod take_in;
+mod relay;
+mod remote_session;
 mod transport_probe;
 
-pub use elsewhere::RemotePollRequest;
-pub(crate) use elsewhere::{Elsewhere, Nodes, RemotePollReply};
+pub use remote_session::RemotePollRequest;
+pub(crate) use remote_session::{Nodes, RemotePollReply, RemoteSession};
 
-pub(crate) use carry::Carried;
 pub(crate) use node_opening::{NodeOpening, OpeningPurpose};
 pub(crate) use polling_session::{PollingError, PollingSession};
+pub(crate) use relay::RelayedBytes;
 pub(crate) use transport_probe::{PROBE_TIMEOUT, ProbeError, end_websocket, probe};
 
-use elsewhere::BringingElsewhere;
 use polling_session::PacketUpload;
+use remote_session::RemoteUpload;
 
 /// Describes the opening line of another node, for [`crate::readers`]: session, whether it asks for a stream,
 /// negotiated compression, and how many bytes follow it.
@@ -60,45 +60,45 @@ pub(crate) struct EngineIo {
     /// Whether this node is being stopped.
     leaving: Arc<AtomicBool>,
     /// The time by which the node must have closed the connections that it carries to other nodes.
-    let_go: watch::Sender<Option<Instant>>,
+    drain: watch::Sender<Option<Instant>>,
 }
 
 /// The session that a request names.
 #[derive(Debug)]
 pub(crate) enum FoundSession {
-    Here(Arc<PollingSession>),
-    Elsewhere(Elsewhere),
+    Local(Arc<PollingSession>),
+    Remote(RemoteSession),
 }
 
 /// A request that brings packets. If it is dropped, its session ends.
 pub(crate) enum RemotePacketUpload<'s> {
-    Here(PacketUpload<'s>),
-    Elsewhere(BringingElsewhere<'s>),
+    Local(PacketUpload<'s>),
+    Remote(RemoteUpload<'s>),
 }
 
 impl FoundSession {
     /// Fetches packets, as [`PollingSession::fetch`].
     pub(crate) async fn fetch(&self, patience: Duration) -> Result<Bytes, PollingError> {
         match self {
-            Self::Here(session) => session.fetch(patience).await,
-            Self::Elsewhere(elsewhere) => elsewhere.fetch(patience).await,
+            Self::Local(session) => session.fetch(patience).await,
+            Self::Remote(remote) => remote.fetch(patience).await,
         }
     }
 
-    /// Begins to bring packets, as [`PollingSession::begin_bringing`].
-    pub(crate) fn begin_bringing(&self) -> Result<RemotePacketUpload<'_>, PollingError> {
+    /// Begins to bring packets, as [`PollingSession::begin_upload`].
+    pub(crate) fn begin_upload(&self) -> Result<RemotePacketUpload<'_>, PollingError> {
         match self {
-            Self::Here(session) => session.begin_bringing().map(RemotePacketUpload::Here),
-            Self::Elsewhere(elsewhere) => Ok(RemotePacketUpload::Elsewhere(elsewhere.begin_bringing())),
+            Self::Local(session) => session.begin_upload().map(RemotePacketUpload::Local),
+            Self::Remote(remote) => Ok(RemotePacketUpload::Remote(remote.begin_upload())),
         }
     }
 }
 
 impl RemotePacketUpload<'_> {
-    pub(crate) async fn bring(self, body: Bytes) -> Result<(), PollingError> {
+    pub(crate) async fn upload(self, body: Bytes) -> Result<(), PollingError> {
         match self {
-            Self::Here(bringing) => bringing.bring(body).await,
-            Self::Elsewhere(bringing) => bringing.bring(body).await,
+            Self::Local(uploading) => uploading.upload(body).await,
+            Self::Remote(uploading) => uploading.upload(body).await,
         }
     }
 }
@@ -154,7 +154,7 @@ impl EngineIo {
             polling: Arc::default(),
             nodes: OnceLock::new(),
             leaving: Arc::default(),
-            let_go: watch::Sender::new(None),
+            drain: watch::Sender::new(None),
         }
     }
 
@@ -196,18 +196,18 @@ impl EngineIo {
     }
 
     /// Closes the connections that are carried to other nodes, evenly until then.
-    pub(crate) fn let_go(&self, until: Instant) {
-        self.let_go.send_replace(Some(until));
+    pub(crate) fn drain_relays(&self, until: Instant) {
+        self.drain.send_replace(Some(until));
     }
 
     /// Finds the session of this name, on this node or on the node that the name tells.
     pub(crate) fn find(&self, sid: Sid<'_>) -> Option<FoundSession> {
         if *sid.node == *self.node {
-            return self.find_here(sid.secret).map(FoundSession::Here);
+            return self.find_here(sid.secret).map(FoundSession::Local);
         }
         // All names of nodes have the same length, so a name of another length needs no request.
         let nodes = self.nodes.get().filter(|_| sid.node.len() == self.node.len())?.clone();
-        Some(FoundSession::Elsewhere(Elsewhere {
+        Some(FoundSession::Remote(RemoteSession {
             nodes,
             node: sid.node.into(),
             session: sid.secret_to_text().into(),
@@ -266,10 +266,10 @@ mod tests {
         let sid = Sid::parse(&text).unwrap();
         assert_eq!(sid.node, "node-1");
         assert!(
-            matches!(engine_io.find(sid), Some(FoundSession::Here(found)) if Arc::ptr_eq(&found, &session))
+            matches!(engine_io.find(sid), Some(FoundSession::Local(found)) if Arc::ptr_eq(&found, &session))
         );
-        let elsewhere = Sid { node: "node-2", ..sid };
-        assert!(engine_io.find(elsewhere).is_none());
+        let remote_session = Sid { node: "node-2", ..sid };
+        assert!(engine_io.find(remote_session).is_none());
         assert!(engine_io.find(Sid { secret: sid.secret ^ 1, ..sid }).is_none());
         drop(pipe);
         assert!(engine_io.find(sid).is_none());

@@ -32,11 +32,11 @@ pub(crate) struct PollingSession {
     /// Whether a request waits for packets.
     fetching: AtomicBool,
     /// Whether a request brings packets.
-    bringing: AtomicBool,
+    uploading: AtomicBool,
     /// Packets taken for a request at another node that did not fit into the reply.
     pub(super) unfetched: Mutex<Bytes>,
     /// Parts of the packets that a request at another node brings.
-    pub(super) brought: Mutex<BytesMut>,
+    pub(super) uploaded: Mutex<BytesMut>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,9 +71,9 @@ impl PollingSession {
             phase: Mutex::new(Phase::Polling),
             changed: Notify::new(),
             fetching: AtomicBool::new(false),
-            bringing: AtomicBool::new(false),
+            uploading: AtomicBool::new(false),
             unfetched: Mutex::default(),
-            brought: Mutex::default(),
+            uploaded: Mutex::default(),
         }
     }
 
@@ -122,8 +122,8 @@ impl PollingSession {
     }
 
     /// Begins a request that brings packets. There is one at a time.
-    pub(crate) fn begin_bringing(&self) -> Result<PacketUpload<'_>, PollingError> {
-        let Some(turn) = RequestGuard::begin(self, &self.bringing) else {
+    pub(crate) fn begin_upload(&self) -> Result<PacketUpload<'_>, PollingError> {
+        let Some(turn) = RequestGuard::begin(self, &self.uploading) else {
             return Err(self.break_off(PollingError::Overlap));
         };
         match *self.phase.lock() {
@@ -231,7 +231,7 @@ pub(crate) struct PacketUpload<'s>(RequestGuard<'s>);
 
 impl PacketUpload<'_> {
     /// Passes the packets of a whole body to the worker, once it has room.
-    pub(crate) async fn bring(self, body: Bytes) -> Result<(), PollingError> {
+    pub(crate) async fn upload(self, body: Bytes) -> Result<(), PollingError> {
         if PollingPayload::check(&body).is_err() {
             return Err(PollingError::Malformed);
         }
@@ -315,8 +315,8 @@ mod tests {
         assert!(is_told_of_its_end(&mut worker));
 
         let (mut worker, session) = self::session();
-        let _first = session.begin_bringing().unwrap();
-        assert_eq!(session.begin_bringing().err(), Some(PollingError::Overlap));
+        let _first = session.begin_upload().unwrap();
+        assert_eq!(session.begin_upload().err(), Some(PollingError::Overlap));
         assert!(is_told_of_its_end(&mut worker));
     }
 
@@ -326,7 +326,7 @@ mod tests {
         assert!(session.fetch(PATIENCE).now_or_never().is_none());
         assert!(is_told_of_its_end(&mut worker));
         let (mut worker, session) = self::session();
-        drop(session.begin_bringing().unwrap());
+        drop(session.begin_upload().unwrap());
         assert!(is_told_of_its_end(&mut worker));
     }
 
@@ -334,14 +334,14 @@ mod tests {
     async fn what_is_brought_comes_to_the_worker_packet_by_packet() {
         let (mut worker, session) = session();
         for body in ["4a\x1e4b", "3"] {
-            let bringing = session.begin_bringing().unwrap();
-            bringing.bring(Bytes::from_static(body.as_bytes())).await.unwrap();
+            let uploading = session.begin_upload().unwrap();
+            uploading.upload(Bytes::from_static(body.as_bytes())).await.unwrap();
         }
         let mut read = [0; 16];
         assert_eq!((worker.read(&mut read).unwrap(), &read[..6]), (6, &b"4a\x1e4b\x1e"[..]));
         assert_eq!((worker.read(&mut read).unwrap(), &read[..2]), (2, &b"3\x1e"[..]));
-        let bringing = session.begin_bringing().unwrap();
-        assert_eq!(bringing.bring(Bytes::from_static(b"abc")).await, Err(PollingError::Malformed));
+        let uploading = session.begin_upload().unwrap();
+        assert_eq!(uploading.upload(Bytes::from_static(b"abc")).await, Err(PollingError::Malformed));
         assert!(is_told_of_its_end(&mut worker));
     }
 
@@ -358,7 +358,7 @@ mod tests {
         assert!(session.begin_probing(), "another may be tried then");
         assert!(session.attach(other()));
         assert_eq!(session.fetch(PATIENCE).await, Err(PollingError::Over));
-        assert_eq!(session.begin_bringing().err(), Some(PollingError::Over));
+        assert_eq!(session.begin_upload().err(), Some(PollingError::Over));
         assert!(!session.begin_probing());
         session.end();
         assert!(!is_told_of_its_end(&mut worker), "the worker has another stream for it");

@@ -59,7 +59,7 @@ pub(super) fn answer<'s>(
             "__schema" | "__type" if !document.limits.introspection => {
                 return Err(one(NOT_SUPPORTED, "the schema is not told here"));
             }
-            "__schema" => answering.tell(SchemaItem::Schema, &group, 1)?,
+            "__schema" => answering.describe(SchemaItem::Schema, &group, 1)?,
             "__type" => {
                 let named = group.first.node.get_argument("name").map(|name| &name.node);
                 let named = named.and_then(|name| coerce::substituted(name, document.variables));
@@ -67,7 +67,7 @@ pub(super) fn answer<'s>(
                     return Err(one(VALIDATION_FAILED, "__type takes a name"));
                 };
                 match schema.types.get(&*named) {
-                    Some(definition) => answering.tell(SchemaItem::Named(definition), &group, 1)?,
+                    Some(definition) => answering.describe(SchemaItem::Named(definition), &group, 1)?,
                     None => Json::Null,
                 }
             }
@@ -83,7 +83,7 @@ pub(super) fn answer<'s>(
 }
 
 impl<'s> IntrospectionContext<'_, 's> {
-    fn tell(&self, thing: SchemaItem<'s>, group: &FieldGroup<'s>, depth: usize) -> Result<Json, Errors> {
+    fn describe(&self, thing: SchemaItem<'s>, group: &FieldGroup<'s>, depth: usize) -> Result<Json, Errors> {
         let max = self.document.limits.depth_max.max(DEPTH_MIN);
         if depth > max {
             return Err(one(LIMIT_EXCEEDED, format!("fields are selected more than {max} deep")));
@@ -106,9 +106,9 @@ impl<'s> IntrospectionContext<'_, 's> {
             let value = match thing.answer(self.schema, name, with_old) {
                 IntrospectionValue::Leaf(value) => value,
                 IntrospectionValue::None => Json::Null,
-                IntrospectionValue::One(thing) => self.tell(thing, &group, depth + 1)?,
+                IntrospectionValue::One(thing) => self.describe(thing, &group, depth + 1)?,
                 IntrospectionValue::Many(things) => {
-                    let each = things.into_iter().map(|thing| self.tell(thing, &group, depth + 1));
+                    let each = things.into_iter().map(|thing| self.describe(thing, &group, depth + 1));
                     Json::Array(each.collect::<Result<_, _>>()?)
                 }
             };

@@ -19,8 +19,8 @@ use crate::admission::{Admitted, Peer};
 use crate::backend::ClientOrigin;
 use crate::client::open::NewClient;
 use crate::engine_io::{
-    Carried, Elsewhere, FoundSession, PROBE_TIMEOUT, PollingClient, PollingError, PollingSession, ProbeError,
-    Sid, end_websocket, probe,
+    FoundSession, PROBE_TIMEOUT, PollingClient, PollingError, PollingSession, ProbeError, RelayedBytes,
+    RemoteSession, Sid, end_websocket, probe,
 };
 use crate::http::emulate::is_protobuf as is_octet_stream;
 use crate::http::head::ConnectHead;
@@ -106,7 +106,7 @@ enum PollRequest {
     /// Packets of this session.
     Fetch(FoundSession),
     /// To deliver the packets in the body to this session.
-    Bring(FoundSession),
+    Upload(FoundSession),
 }
 
 /// An admitted client.
@@ -176,7 +176,7 @@ impl HttpRouter {
         let answered = match polled {
             PollRequest::Open(opened) => self.begin_polling(opened).await,
             PollRequest::Fetch(session) => self.fetch(&session).await,
-            PollRequest::Bring(session) => self.bring(request.into_body(), in_octets, &session).await,
+            PollRequest::Upload(session) => self.upload(request.into_body(), in_octets, &session).await,
         };
         let packets = answered.map_err(|refused| refused.with(cors::lines(cors.clone())))?;
         let mut response = Response::new(whole(packets));
@@ -208,7 +208,7 @@ impl HttpRouter {
             let session = session.ok_or_else(|| refused(EngineIoError::UnknownSid))?;
             return match head.method {
                 "GET" => Ok(PollRequest::Fetch(session)),
-                "POST" => Ok(PollRequest::Bring(session)),
+                "POST" => Ok(PollRequest::Upload(session)),
                 _ => Err(refused(EngineIoError::BadRequest)),
             };
         }
@@ -244,7 +244,7 @@ impl HttpRouter {
             turned_away: None,
         });
         self.metrics.handshake(Handshake::Accepted);
-        self.fetch(&FoundSession::Here(session)).await
+        self.fetch(&FoundSession::Local(session)).await
     }
 
     async fn fetch(&self, session: &FoundSession) -> Result<Bytes, HttpRefusal> {
@@ -252,19 +252,19 @@ impl HttpRouter {
         session.fetch(self.engine_io.patience()).await.map_err(ended)
     }
 
-    async fn bring(
+    async fn upload(
         &self,
         body: Incoming,
         in_octets: bool,
         session: &FoundSession,
     ) -> Result<Bytes, HttpRefusal> {
-        let bringing = session.begin_bringing().map_err(ended)?;
+        let uploading = session.begin_upload().map_err(ended)?;
         // Binary packets are encoded as text, too.
         if in_octets {
             return Err(ended(PollingError::Malformed));
         }
         let body = self.read_body_of(body, self.engine_io.settings().payload_bytes_max).await?;
-        bringing.bring(body.clone()).await.map_err(ended)?;
+        uploading.upload(body.clone()).await.map_err(ended)?;
         Ok(Bytes::from_static(b"ok"))
     }
 
@@ -278,10 +278,10 @@ impl HttpRouter {
         deflate: Option<DeflateParams>,
     ) {
         let session = match &found {
-            Some(FoundSession::Elsewhere(elsewhere)) => {
-                return self.carry_over(upgraded, version, elsewhere, deflate).await;
+            Some(FoundSession::Remote(remote_session)) => {
+                return self.relay_upgraded(upgraded, version, remote_session, deflate).await;
             }
-            Some(FoundSession::Here(session)) => Some(&**session),
+            Some(FoundSession::Local(session)) => Some(&**session),
             None => None,
         };
         let changed = match version {
@@ -305,30 +305,30 @@ impl HttpRouter {
         self.note_change(&changed);
     }
 
-    async fn carry_over(
+    async fn relay_upgraded(
         &self,
         upgraded: Upgraded,
         version: Version,
-        elsewhere: &Elsewhere,
+        remote_session: &RemoteSession,
         deflate: Option<DeflateParams>,
     ) {
         if version == Version::HTTP_2 {
-            return self.carry_stream(TokioIo::new(upgraded), Bytes::new(), elsewhere, deflate).await;
+            return self.relay_stream(TokioIo::new(upgraded), Bytes::new(), remote_session, deflate).await;
         }
         match upgrade::own_stream(upgraded) {
-            Ok((stream, unread)) => self.carry_stream(stream, unread, elsewhere, deflate).await,
+            Ok((stream, unread)) => self.relay_stream(stream, unread, remote_session, deflate).await,
             Err(error) => self.lost(&error),
         }
     }
 
-    async fn carry_stream(
+    async fn relay_stream(
         &self,
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
         unread: Bytes,
-        elsewhere: &Elsewhere,
+        remote_session: &RemoteSession,
         deflate: Option<DeflateParams>,
     ) {
-        let node = match elsewhere.reach(deflate.as_ref()).await {
+        let node = match remote_session.reach(deflate.as_ref()).await {
             Ok(node) => node,
             Err(error) => {
                 self.metrics.engine_io_upgrade(error.label());
@@ -340,7 +340,7 @@ impl HttpRouter {
         let _counted = GaugeGuard::one_more(&self.metrics.engine_io_carried);
         let [to_session, to_client] = self.metrics.engine_io_carried_bytes_total.clone();
         if let Err(error) =
-            self.engine_io.carry(stream, unread, node, Carried { to_session, to_client }).await
+            self.engine_io.relay(stream, unread, node, RelayedBytes { to_session, to_client }).await
         {
             tracing::debug!(%error, "carrying a WebSocket to the node of its session has ended");
         }

@@ -23,7 +23,7 @@ use crate::admission::Peer;
 use crate::graphql::Catalog;
 use crate::http::head::ConnectHead;
 use crate::http::reserved::{ReserveOutcome, StreamReservations};
-use crate::http::reserved_elsewhere;
+use crate::http::reserved_remote;
 use crate::http::respond::{RefusalResponse, StreamOpening, headers_of_stream};
 use crate::http::{
     Body, DeliveryOutcome, EmulatedCommands, HttpRefusal, HttpRouter, TakeOver, cors, upgrade, whole,
@@ -177,10 +177,10 @@ impl HttpRouter {
                     Err(why) => return Ok(json_error(StatusCode::BAD_REQUEST, why, cors)),
                 };
                 let message = message("subscribe", &id, Some(&operation));
-                Ok(self.tell_stream(&name, message, StatusCode::ACCEPTED, cors).await)
+                Ok(self.forward_to_stream(&name, message, StatusCode::ACCEPTED, cors).await)
             }
             GraphqlRequestKind::End(name, id) => {
-                Ok(self.tell_stream(&name, message("complete", &id, None), StatusCode::OK, cors).await)
+                Ok(self.forward_to_stream(&name, message("complete", &id, None), StatusCode::OK, cors).await)
             }
         }
     }
@@ -264,7 +264,7 @@ impl HttpRouter {
         let Some(address) = (self.reception.find_node)(node.into()).await else {
             return ReserveOutcome::Unknown;
         };
-        let answer = reserved_elsewhere::ask_node(&address, name, self.engine_io.clone()).await;
+        let answer = reserved_remote::ask_node(&address, name, self.engine_io.clone()).await;
         answer.unwrap_or_else(|error| {
             tracing::debug!(%error, "a reserved stream could not be taken from its node");
             ReserveOutcome::Unknown
@@ -272,7 +272,7 @@ impl HttpRouter {
     }
 
     /// Has the client of a stream take a message, on whichever node it is.
-    async fn tell_stream(
+    async fn forward_to_stream(
         &self,
         name: &str,
         message: Bytes,

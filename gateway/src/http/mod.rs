@@ -40,7 +40,7 @@ mod head;
 mod http_stream;
 mod mercure;
 mod reserved;
-mod reserved_elsewhere;
+mod reserved_remote;
 mod respond;
 mod route;
 mod take_over;

@@ -171,7 +171,7 @@ impl HttpRouter {
         let (in_protobuf, with_transport_pings) =
             (wants_protobuf(head, &upgrade), wants_transport_pings(head));
         let protocol = self.encodings.centrifuge(in_protobuf, with_transport_pings);
-        Ok(self.opening(upgrade, known(in_protobuf), protocol))
+        Ok(self.opening(upgrade, default_subprotocol(in_protobuf), protocol))
     }
 
     /// Reads `/connection/uni_websocket`: the unidirectional Centrifuge protocol. The client's connect command is its first
@@ -186,7 +186,7 @@ impl HttpRouter {
         }
         let protocol =
             self.encodings.centrifuge_uni(in_protobuf, ClientWire::WebSocket, with_transport_pings);
-        let opening = self.opening(upgrade, known(in_protobuf), protocol);
+        let opening = self.opening(upgrade, default_subprotocol(in_protobuf), protocol);
         Ok(UpgradeOpening { first: first.map(Bytes::from), ..opening })
     }
 
@@ -386,7 +386,7 @@ fn wants_transport_pings(head: &ConnectHead<'_>) -> bool {
 }
 
 /// Returns the subprotocol to choose if it is offered.
-fn known(in_protobuf: bool) -> &'static str {
+fn default_subprotocol(in_protobuf: bool) -> &'static str {
     if in_protobuf { CENTRIFUGE_PROTOBUF } else { CENTRIFUGE_JSON }
 }
 

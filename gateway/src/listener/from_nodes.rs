@@ -31,7 +31,7 @@ pub(crate) struct FromNodes {
 }
 
 /// Accepts connections until stopped.
-pub(crate) async fn take_in(socket: TcpListener, from_nodes: FromNodes, stop: CancellationToken) {
+pub(crate) async fn accept_relayed(socket: TcpListener, from_nodes: FromNodes, stop: CancellationToken) {
     let (room, from_nodes) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(from_nodes));
     loop {
         let accepted = tokio::select! {
@@ -52,7 +52,7 @@ pub(crate) async fn take_in(socket: TcpListener, from_nodes: FromNodes, stop: Ca
         };
         let from_nodes = from_nodes.clone();
         tokio::spawn(async move {
-            let taken = from_nodes.take_in_one(stream).await;
+            let taken = from_nodes.accept_one(stream).await;
             // From here on the connection is a client's.
             drop(permit);
             if let Some(carrying) = taken {
@@ -64,11 +64,11 @@ pub(crate) async fn take_in(socket: TcpListener, from_nodes: FromNodes, stop: Ca
 
 impl FromNodes {
     /// Returns a future that runs as long as the client is connected.
-    async fn take_in_one(&self, mut stream: TcpStream) -> Option<impl Future<Output = ()> + use<>> {
+    async fn accept_one(&self, mut stream: TcpStream) -> Option<impl Future<Output = ()> + use<>> {
         let (opening, unread) = self.read_opening(&mut stream).await?;
         match opening.purpose {
             OpeningPurpose::WebSocket { deflate } => {
-                let taken = self.engine_io.take_in(&opening.session, deflate, stream, unread).await;
+                let taken = self.engine_io.accept_relayed(&opening.session, deflate, stream, unread).await;
                 self.note_upgrade(&taken);
                 None
             }

@@ -63,10 +63,10 @@ impl Node {
         let Some(session) = SessionId::parse(session) else { return NodeResponse::NoSuchSession };
         let (worker, _) = self.session_ids.place(session);
         let Some(inbox) = self.inboxes.get(worker) else { return NodeResponse::NoSuchSession };
-        let (taken, heard) = oneshot::channel();
+        let (taken, outcome) = oneshot::channel();
         inbox.push(WorkerEvent::Message(session, data, taken));
         // A worker that has stopped has no clients.
-        match heard.await.unwrap_or(CommandOutcome::Gone) {
+        match outcome.await.unwrap_or(CommandOutcome::Gone) {
             CommandOutcome::Taken => NodeResponse::Handled,
             CommandOutcome::Repeated => NodeResponse::Repeated,
             CommandOutcome::Gone => NodeResponse::NoSuchSession,
@@ -78,10 +78,10 @@ impl Node {
         let target = Arc::new(target);
         let (acted, done) = ActTally::new();
         match act {
-            ClientCommand::Disconnect(disconnect) => self.tell_workers(&target, || {
+            ClientCommand::Disconnect(disconnect) => self.notify_workers(&target, || {
                 WorkerEvent::Disconnect(target.clone(), disconnect.clone(), acted.clone())
             }),
-            ClientCommand::Unsubscribe(channel) => self.tell_workers(&target, || {
+            ClientCommand::Unsubscribe(channel) => self.notify_workers(&target, || {
                 WorkerEvent::Unsubscribe(target.clone(), channel.clone(), acted.clone())
             }),
             ClientCommand::Subscribe(wanted) => {
@@ -91,7 +91,7 @@ impl Node {
                 let subscription =
                     ServerSubscription { channel, info, data, expires, overrides, members: false };
                 let wanted = Arc::new((subscription, since));
-                self.tell_workers(&target, || {
+                self.notify_workers(&target, || {
                     WorkerEvent::Subscribe(target.clone(), wanted.clone(), acted.clone())
                 });
             }
@@ -100,7 +100,7 @@ impl Node {
                 let expires = expires_at.map(|at| self.moment_of(at));
                 let renewal =
                     if expired { Renewal::Expired } else { Renewal::Stays { expires, info, meta: None } };
-                self.tell_workers(&target, || {
+                self.notify_workers(&target, || {
                     WorkerEvent::Refresh(target.clone(), renewal.clone(), acted.clone())
                 });
             }

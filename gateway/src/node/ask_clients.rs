@@ -66,7 +66,7 @@ impl AskOutcome {
 #[derive(Debug)]
 pub(crate) struct ClientsRequest {
     pub(crate) ask: AskClients,
-    heard: mpsc::UnboundedSender<(ClientId, ClientReply)>,
+    sender: mpsc::UnboundedSender<(ClientId, ClientReply)>,
     /// How many more clients may be asked.
     left: AtomicUsize,
     /// Permits shared by the events of all requests.
@@ -84,7 +84,7 @@ enum ClientReply {
 #[derive(Debug)]
 pub(crate) struct AwaitedClient {
     client: ClientId,
-    heard: mpsc::UnboundedSender<(ClientId, ClientReply)>,
+    sender: mpsc::UnboundedSender<(ClientId, ClientReply)>,
     is_answered: bool,
 }
 
@@ -92,7 +92,7 @@ pub(crate) struct AwaitedClient {
 /// answered.
 struct CollectedReplies<'n> {
     node: &'n Node,
-    hear: mpsc::UnboundedReceiver<(ClientId, ClientReply)>,
+    receiver: mpsc::UnboundedReceiver<(ClientId, ClientReply)>,
     ended: FxHashMap<ClientId, AskOutcome>,
     waiting: FxHashMap<ClientId, OwnedSemaphorePermit>,
     bytes: usize,
@@ -108,14 +108,14 @@ impl ClientsRequest {
             self.refuse(client);
             return None;
         };
-        let _ = self.heard.send((client, ClientReply::Sent(permit)));
-        Some(AwaitedClient { client, heard: self.heard.clone(), is_answered: false })
+        let _ = self.sender.send((client, ClientReply::Sent(permit)));
+        Some(AwaitedClient { client, sender: self.sender.clone(), is_answered: false })
     }
 
     /// Reports that the client was not asked, because too many acknowledgements are outstanding.
     pub(crate) fn refuse(&self, client: ClientId) {
         // The requester may have given up.
-        let _ = self.heard.send((client, ClientReply::Ended(AskOutcome::TooMany)));
+        let _ = self.sender.send((client, ClientReply::Ended(AskOutcome::TooMany)));
     }
 }
 
@@ -123,19 +123,19 @@ impl AwaitedClient {
     /// Passes the client's answer on. Returns whether the requester still waits for it.
     pub(crate) fn answer(mut self, arguments: Tagged) -> bool {
         self.is_answered = true;
-        self.heard.send((self.client, ClientReply::Ended(AskOutcome::Answered(arguments)))).is_ok()
+        self.sender.send((self.client, ClientReply::Ended(AskOutcome::Answered(arguments)))).is_ok()
     }
 
     /// Whether the requester has stopped waiting.
     pub(crate) fn is_given_up(&self) -> bool {
-        self.heard.is_closed()
+        self.sender.is_closed()
     }
 }
 
 impl Drop for AwaitedClient {
     fn drop(&mut self) {
         if !self.is_answered {
-            let _ = self.heard.send((self.client, ClientReply::Ended(AskOutcome::Gone)));
+            let _ = self.sender.send((self.client, ClientReply::Ended(AskOutcome::Gone)));
         }
     }
 }
@@ -159,18 +159,18 @@ impl Node {
     /// Asks this node's clients that `among` selects.
     pub(super) async fn ask_clients(&self, among: Among, ask: AskClients) -> Vec<(ClientId, AskOutcome)> {
         let timeout = ask.timeout.min(ASK_CLIENTS_TIMEOUT_MAX);
-        let (heard, hear) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::unbounded_channel();
         let left = AtomicUsize::new(CLIENTS_MAX);
-        let asking = Arc::new(ClientsRequest { ask, heard, left, pending: self.client_requests.0.clone() });
+        let asking = Arc::new(ClientsRequest { ask, sender, left, pending: self.client_requests.0.clone() });
         let mut collected = CollectedReplies {
             node: self,
-            hear,
+            receiver,
             ended: FxHashMap::default(),
             waiting: FxHashMap::default(),
             bytes: 0,
         };
         let target = Arc::new(ControlTarget { among: Some(Box::new(among)), ..ControlTarget::default() });
-        self.tell_workers(&target, || WorkerEvent::AskClients(target.clone(), asking.clone()));
+        self.notify_workers(&target, || WorkerEvent::AskClients(target.clone(), asking.clone()));
         drop(asking);
         // Answers that have not come by then are left out.
         let _ = tokio::time::timeout(timeout, collected.collect()).await;
@@ -185,8 +185,8 @@ impl Node {
 impl CollectedReplies<'_> {
     /// Collects answers until every client has answered or is gone: then no sender is left.
     async fn collect(&mut self) {
-        while let Some((client, heard)) = self.hear.recv().await {
-            let ended = match heard {
+        while let Some((client, reply)) = self.receiver.recv().await {
+            let ended = match reply {
                 ClientReply::Sent(permit) => {
                     self.waiting.insert(client, permit);
                     continue;
@@ -218,11 +218,11 @@ impl CollectedReplies<'_> {
 impl Drop for CollectedReplies<'_> {
     fn drop(&mut self) {
         // Closed first: workers check whether the requester still listens.
-        self.hear.close();
+        self.receiver.close();
         for (client, permit) in std::mem::take(&mut self.waiting) {
             drop(permit);
             let target = Arc::new(ControlTarget { client: Some(client), ..ControlTarget::default() });
-            self.node.tell_workers(&target, || WorkerEvent::ForgetAsks(target.clone()));
+            self.node.notify_workers(&target, || WorkerEvent::ForgetAsks(target.clone()));
         }
     }
 }

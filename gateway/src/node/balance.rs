@@ -219,9 +219,9 @@ impl Node {
     }
 
     /// Records when the other nodes announced themselves.
-    pub(super) fn hear_loads(&self, others: &[NodeInfo]) {
+    pub(super) fn receive_loads(&self, others: &[NodeInfo]) {
         let others: Vec<SeenNode> = others.iter().map(NodeInfo::seen).collect();
-        self.balancing.freshness.lock().hear(self.clock.now(), &others);
+        self.balancing.freshness.lock().update(self.clock.now(), &others);
     }
 
     /// Returns the load of every other node, provided that this node can use all of the broker and that each of them has
@@ -230,7 +230,7 @@ impl Node {
         let nodes = self.nodes().await.ok().filter(|_| self.uses_all_parts())?;
         let others: Vec<SeenNode> =
             nodes.iter().filter(|node| *node.uid != *self.id.0).map(NodeInfo::seen).collect();
-        let is_fresh = self.balancing.freshness.lock().hear(self.clock.now(), &others);
+        let is_fresh = self.balancing.freshness.lock().update(self.clock.now(), &others);
         is_fresh.then(|| others.into_iter().map(|other| other.load).collect())
     }
 
@@ -328,7 +328,7 @@ impl Node {
                     return;
                 };
                 if let Some(running) = &mut *self.balancing.running.lock() {
-                    running.shedding.hear(own, &others);
+                    running.shedding.update(own, &others);
                 }
             }
             let Some(RunningShed { shedding, until }) = *self.balancing.running.lock() else { return };
@@ -343,7 +343,7 @@ impl Node {
                 return;
             }
             let mut closed = workers.take_late();
-            shares.hear(&workers.left);
+            shares.fill_in(&workers.left);
             let due = shedding.due(now, own).saturating_sub(closed + workers.pending());
             let due = due.min(step_max(shedding.plan()));
             if due > 0 {

@@ -49,6 +49,6 @@ impl Node {
         // Without a broker between nodes, commands come from many threads, and all workers have to receive them in one
         // order.
         let _turn = self.keeping_only.lock();
-        self.tell_workers(&target, || WorkerEvent::CloseOthers(user.clone(), client));
+        self.notify_workers(&target, || WorkerEvent::CloseOthers(user.clone(), client));
     }
 }

@@ -57,7 +57,7 @@ impl Node {
         app.is_some_and(|app| app.counts(channel.as_str()))
     }
 
-    async fn tell_counts(&self, channels: Vec<Channel>) {
+    async fn push_counts(&self, channels: Vec<Channel>) {
         let counted = match self.count_everywhere(&channels).await {
             Ok(counted) => counted,
             Err(error) => {
@@ -112,7 +112,7 @@ pub(super) async fn keep_counting(node: Arc<Node>) {
         tokio::time::sleep(WINDOW).await;
         let changed: Vec<Channel> = node.counts.changed.lock().drain().collect();
         for page in changed.chunks(PAGE_MAX as usize) {
-            node.tell_counts(page.to_vec()).await;
+            node.push_counts(page.to_vec()).await;
         }
     }
 }

@@ -188,7 +188,7 @@ impl Node {
     }
 
     /// Whether departures are still in flight to the broker.
-    pub(crate) fn tells_departures(&self) -> bool {
+    pub(crate) fn has_departures_in_flight(&self) -> bool {
         self.is_announcing() || self.is_changing_keys()
     }
 

@@ -74,7 +74,7 @@ pub(super) async fn keep_announced(node: Arc<Node>) {
         match node.broker.announce(&node.id.0, description, LEASE).await {
             Ok(all) => {
                 reminder.over(Instant::now());
-                node.hear_neighbors(&all);
+                node.receive_neighbors(&all);
             }
             Err(error) => {
                 node.others_unknown();

@@ -7,7 +7,7 @@ use shared::channel::Channel;
 use shared::error::ErrorCode;
 use shared::publication::Publication;
 
-use crate::broker::{BrokerError, Idempotency, PublishRequest, TurnLease, TurnRequest};
+use crate::broker::{BrokerError, Idempotency, LeaseOutcome, LeaseRequest, PublishRequest};
 use crate::node::Node;
 use crate::node::node_message::Subscribing;
 
@@ -35,15 +35,15 @@ impl Node {
 
 impl Node {
     /// Takes the lease on a task that one node does for all, if no other holds it: see
-    /// [`Broker::take_turn`](crate::broker::Broker::take_turn).
-    pub(crate) async fn take_cluster_turn(
+    /// [`Broker::acquire_lease`](crate::broker::Broker::acquire_lease).
+    pub(crate) async fn acquire_cluster_lease(
         &self,
         what: &str,
         lease: Duration,
         patience: Duration,
         done: &str,
-    ) -> Result<TurnLease, BrokerError> {
-        self.broker.take_turn(TurnRequest { what, node: &self.id.0, lease, patience, done }).await
+    ) -> Result<LeaseOutcome, BrokerError> {
+        self.broker.acquire_lease(LeaseRequest { what, node: &self.id.0, lease, patience, done }).await
     }
 }
 

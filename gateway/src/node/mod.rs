@@ -63,7 +63,7 @@ mod pending_copies;
 mod per_part;
 mod place_codec;
 mod poll;
-mod poll_elsewhere;
+mod poll_remote;
 mod publish;
 mod query;
 mod read_newest;
@@ -103,7 +103,7 @@ use peers::Peers;
 use pending_copies::PendingCopies;
 use per_part::PerPart;
 use poll::Polls;
-use poll_elsewhere::Addresses;
+use poll_remote::Addresses;
 use read_newest::NewestReads;
 use repair::Repairs;
 use session_ids::SessionIds;
@@ -363,8 +363,8 @@ impl Node {
     /// Checks that this node can use a part of the broker and of presence. Returns how long a message through the broker to
     /// this node takes.
     pub(crate) async fn canary(&self, part: usize) -> Result<Duration, crate::broker::BrokerError> {
-        let (heard, probed) = tokio::join!(self.broker.canary_of(part), self.presence.probe_of(part));
-        let took = heard?;
+        let (canary, probed) = tokio::join!(self.broker.canary_of(part), self.presence.probe_of(part));
+        let took = canary?;
         probed.map(|()| took)
     }
 

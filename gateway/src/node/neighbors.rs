@@ -17,7 +17,7 @@ const NAMES_MAX: usize = 3;
 #[derive(Debug)]
 pub(super) struct NeighborsCell {
     /// `None` until the first announcements have been read.
-    heard: Mutex<Option<Arc<Neighbors>>>,
+    latest: Mutex<Option<Arc<Neighbors>>>,
     /// Bit N: this node cannot use part N of the broker, or has yet to confirm that it can.
     lacks: AtomicU64,
     /// Whether all other nodes understand stamps.
@@ -29,7 +29,7 @@ impl Default for NeighborsCell {
     /// All parts count as unusable until they are confirmed, because other nodes rely on what this one announces.
     fn default() -> Self {
         Self {
-            heard: Mutex::default(),
+            latest: Mutex::default(),
             lacks: AtomicU64::new(u64::MAX),
             read_stamps: AtomicBool::new(false),
             apart_log: LogLimiter::default(),
@@ -62,7 +62,7 @@ impl NeighborsCell {
 impl Node {
     /// Returns what the other nodes announce about the broker. `None` before the first announcements have been read.
     pub(crate) fn neighbors(&self) -> Option<Arc<Neighbors>> {
-        self.neighbors.heard.lock().clone()
+        self.neighbors.latest.lock().clone()
     }
 
     /// Sets whether this node can use a part of the broker, as announced to others.
@@ -83,13 +83,13 @@ impl Node {
     }
 
     /// Records the announcements of all nodes.
-    pub(super) fn hear_neighbors(&self, descriptions: &[Bytes]) {
+    pub(super) fn receive_neighbors(&self, descriptions: &[Bytes]) {
         let infos = descriptions.iter().filter_map(|description| NodeInfo::decode(description).ok());
         let mut others: Vec<NodeInfo> = infos.filter(|info| *info.uid != *self.id.0).collect();
         keep_latest(&mut others);
         self.neighbors.read_stamps.store(others.iter().all(|node| node.stamps), Ordering::Relaxed);
         self.count_others(&others);
-        self.hear_loads(&others);
+        self.receive_loads(&others);
         let names: Vec<Arc<str>> = (0..self.broker.parts()).map(|part| self.broker.part_name(part)).collect();
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         let neighbors = read(&others, self.broker.layout(), &names);
@@ -104,7 +104,7 @@ impl Node {
             );
         }
         self.metrics.shards.nodes_apart.set(neighbors.apart_count as i64);
-        *self.neighbors.heard.lock() = Some(Arc::new(neighbors));
+        *self.neighbors.latest.lock() = Some(Arc::new(neighbors));
     }
 }
 

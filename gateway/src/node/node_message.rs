@@ -415,11 +415,11 @@ fn write_question(question: NodeRequest, payload: &mut Bytes) -> WireQuestion {
         NodeRequest::Poll { session, polled } => match polled {
             RemotePollRequest::Fetch { wait_ms } => WireQuestion::FetchPackets { session, wait_ms },
             RemotePollRequest::FetchRest => WireQuestion::FetchRest { session },
-            RemotePollRequest::BringPart(part) => {
+            RemotePollRequest::UploadPart(part) => {
                 *payload = part;
                 WireQuestion::BringPart { session }
             }
-            RemotePollRequest::Bring(packets) => {
+            RemotePollRequest::Upload(packets) => {
                 *payload = packets;
                 WireQuestion::BringPackets { session }
             }
@@ -503,10 +503,10 @@ fn understand(question: WireQuestion, payload: Bytes) -> Option<NodeRequest> {
             NodeRequest::Poll { session, polled: RemotePollRequest::FetchRest }
         }
         WireQuestion::BringPart { session } => {
-            NodeRequest::Poll { session, polled: RemotePollRequest::BringPart(payload) }
+            NodeRequest::Poll { session, polled: RemotePollRequest::UploadPart(payload) }
         }
         WireQuestion::BringPackets { session } => {
-            NodeRequest::Poll { session, polled: RemotePollRequest::Bring(payload) }
+            NodeRequest::Poll { session, polled: RemotePollRequest::Upload(payload) }
         }
         WireQuestion::EndPolling { session } => NodeRequest::Poll { session, polled: RemotePollRequest::End },
         WireQuestion::AskClients(wire) => ask_clients_wire::read(wire, payload)?,

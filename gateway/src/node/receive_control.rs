@@ -30,13 +30,13 @@ impl Node {
         match command {
             ControlCommand::Disconnect { target, disconnect } => {
                 let target = Arc::new(target);
-                self.tell_workers(&target, || {
+                self.notify_workers(&target, || {
                     WorkerEvent::Disconnect(target.clone(), disconnect.clone(), ActTally::unawaited())
                 });
             }
             ControlCommand::Unsubscribe { target, channel } => {
                 let target = Arc::new(target);
-                self.tell_workers(&target, || {
+                self.notify_workers(&target, || {
                     WorkerEvent::Unsubscribe(target.clone(), channel.clone(), ActTally::unawaited())
                 });
             }
@@ -53,7 +53,7 @@ impl Node {
     }
 
     /// Hands an event to the workers that can have clients of the target. The others are not woken.
-    pub(super) fn tell_workers(&self, target: &ControlTarget, event: impl Fn() -> WorkerEvent) {
+    pub(super) fn notify_workers(&self, target: &ControlTarget, event: impl Fn() -> WorkerEvent) {
         let workers = self.workers_of(target);
         for (worker, inbox) in self.inboxes.iter().enumerate() {
             if workers & (1 << worker) != 0 {

@@ -100,20 +100,20 @@ mod tests {
             node.stamp(&mut publication, Instant::now());
             publication.stamp.is_some()
         };
-        let hear = |others: &[&'static str]| {
+        let receive = |others: &[&'static str]| {
             let others: Vec<Bytes> = others.iter().map(|info| Bytes::from_static(info.as_bytes())).collect();
-            node.hear_neighbors(&others);
+            node.receive_neighbors(&others);
         };
         let (earlier, same) = (r#"{"uid":"a","num_clients":7}"#, r#"{"uid":"b","stamps":true}"#);
         assert!(!is_stamped(), "nobody has been heard");
-        hear(&[]);
+        receive(&[]);
         assert!(is_stamped(), "it is alone");
-        hear(&[same]);
+        receive(&[same]);
         assert!(is_stamped());
-        hear(&[same, earlier]);
+        receive(&[same, earlier]);
         assert!(!is_stamped());
         node.metrics.stages.set_samples_per_second(0);
-        hear(&[same]);
+        receive(&[same]);
         assert!(!is_stamped(), "none are to be");
     }
 

@@ -45,7 +45,7 @@ impl Node {
         });
         if local.workers == 0 {
             // Sent under the lock, so that a channel's events keep their order.
-            self.tell(&BackendEvent::Occupied { channel: channel.as_str() });
+            self.send_event(&BackendEvent::Occupied { channel: channel.as_str() });
             if let Some(webhooks) = &self.webhooks {
                 webhooks.occupied(channel.as_str());
             }
@@ -74,7 +74,7 @@ impl Node {
         let Some(local) = shard.get_mut(channel.as_str()) else { return Effective::Now };
         if is_up {
             local.link = ChannelLink::Up;
-            self.tell_waiting(local, &Ok(()));
+            self.answer_waiting(local, &Ok(()));
             return Effective::Now;
         }
         local.link = ChannelLink::Queued;
@@ -99,7 +99,7 @@ impl Node {
         let was_occupied = local.workers != 0;
         local.workers &= !(1 << worker);
         if was_occupied && local.workers == 0 {
-            self.tell(&BackendEvent::Vacated { channel: channel.as_str() });
+            self.send_event(&BackendEvent::Vacated { channel: channel.as_str() });
             if let Some(webhooks) = &self.webhooks {
                 webhooks.vacated(channel.as_str());
             }
@@ -124,7 +124,7 @@ impl Node {
     }
 
     /// Tells the joins that wait for the channel the result of subscribing to it.
-    fn tell_waiting(&self, local: &mut LocalChannel, result: &Result<(), BrokerError>) {
+    fn answer_waiting(&self, local: &mut LocalChannel, result: &Result<(), BrokerError>) {
         if let Some(aside) = local.aside() {
             for waiting in aside.waiting.drain(..) {
                 // A join that has given up no longer listens.
@@ -151,14 +151,14 @@ impl Node {
     }
 
     /// Whether the application receives events of this type.
-    pub(crate) fn tells(&self, kind: EventType) -> bool {
-        self.backend.as_ref().is_some_and(|backend| backend.tells(kind))
+    pub(crate) fn sends_events_of(&self, kind: EventType) -> bool {
+        self.backend.as_ref().is_some_and(|backend| backend.sends_events_of(kind))
     }
 
     /// Sends an event to the application, if it receives events of this type.
-    pub(crate) fn tell(&self, event: &BackendEvent<'_>) {
+    pub(crate) fn send_event(&self, event: &BackendEvent<'_>) {
         if let Some(backend) = &self.backend {
-            backend.tell(event);
+            backend.send_event(event);
         }
     }
 }
@@ -232,7 +232,7 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
             }
             // The last subscriber left before the channel was subscribed.
             Some(local) if local.link == ChannelLink::Queued => {
-                node.tell_waiting(local, &Err(BrokerError::Abandoned));
+                node.answer_waiting(local, &Err(BrokerError::Abandoned));
                 node.forget_channel(&mut shard, channel);
                 false
             }
@@ -250,7 +250,7 @@ async fn subscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
     for channel in channels {
         let mut shard = node.interest.shard(channel.as_str());
         let Some(local) = shard.get_mut(channel.as_str()) else { continue };
-        node.tell_waiting(local, &result);
+        node.answer_waiting(local, &result);
         match &result {
             Ok(()) if local.workers == 0 => {
                 let until = now + LINGER;
@@ -310,7 +310,7 @@ async fn unsubscribe(node: &Arc<Node>, mut channels: Vec<Channel>) {
                 node.subscribe_queue(&channel).want(channel.clone());
             }
             Some(local) => {
-                node.tell_waiting(local, &Err(BrokerError::Abandoned));
+                node.answer_waiting(local, &Err(BrokerError::Abandoned));
                 node.forget_channel(&mut shard, &channel);
             }
             None => {}

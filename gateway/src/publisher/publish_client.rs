@@ -122,7 +122,7 @@ impl PublishClient {
                 match tokio::time::timeout(SILENCE, &mut request).await {
                     Ok(answered) => answered,
                     Err(_) => {
-                        self.tell(&mut has_complained, "nothing has come back", complain);
+                        self.report_problem(&mut has_complained, "nothing has come back", complain);
                         request.await
                     }
                 }
@@ -141,7 +141,7 @@ impl PublishClient {
                 Err(AttemptError::Lasting(error)) => return Err(error),
                 Err(AttemptError::Passing(problem)) => problem,
             };
-            self.tell(&mut has_complained, &last, complain);
+            self.report_problem(&mut has_complained, &last, complain);
             let after = begun.elapsed();
             if after + backoff > self.retry_for {
                 return Err(SendError::Unreachable { after, last });
@@ -152,7 +152,7 @@ impl PublishClient {
         }
     }
 
-    fn tell(&self, has_complained: &mut bool, problem: &str, complain: &mut impl FnMut(&str)) {
+    fn report_problem(&self, has_complained: &mut bool, problem: &str, complain: &mut impl FnMut(&str)) {
         if !std::mem::replace(has_complained, true) {
             let (url, seconds) = (&self.url, self.retry_for.as_secs());
             complain(&format!("{url}: {problem}; trying for up to {seconds} s (--retry-s)"));

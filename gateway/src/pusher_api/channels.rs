@@ -42,7 +42,7 @@ impl PusherApiCall<'_> {
                 attributes.insert("subscription_count".to_owned(), count.into());
             }
             let users = ChannelAttributes { user_count: info.user_count, ..ChannelAttributes::default() };
-            self.tell(&name, users, &mut attributes).await.map(|()| (name, Value::from(attributes)))
+            self.add_attributes(&name, users, &mut attributes).await.map(|()| (name, Value::from(attributes)))
         });
         // Collected before they run: a stream of closures would borrow for too long.
         let attributes: Vec<_> = attributes.collect();
@@ -71,7 +71,8 @@ impl PusherApiCall<'_> {
         if info.subscription_count {
             attributes.insert("subscription_count".to_owned(), count.into());
         }
-        self.tell(name, ChannelAttributes { subscription_count: false, ..info }, &mut attributes).await?;
+        self.add_attributes(name, ChannelAttributes { subscription_count: false, ..info }, &mut attributes)
+            .await?;
         Ok(attributes.into())
     }
 
@@ -92,7 +93,7 @@ impl PusherApiCall<'_> {
     }
 
     /// Adds the requested attributes of a channel, as far as a channel of its kind has them.
-    pub(super) async fn tell(
+    pub(super) async fn add_attributes(
         &self,
         name: &str,
         info: ChannelAttributes,

@@ -90,7 +90,7 @@ impl PusherApiCall<'_> {
     /// Returns the requested attributes of a channel that an event was sent to.
     async fn attributes(&self, name: &str, info: ChannelAttributes) -> Result<Value, PusherApiError> {
         let mut attributes = serde_json::Map::new();
-        self.tell(name, ChannelAttributes { cache: false, ..info }, &mut attributes).await?;
+        self.add_attributes(name, ChannelAttributes { cache: false, ..info }, &mut attributes).await?;
         Ok(attributes.into())
     }
 }

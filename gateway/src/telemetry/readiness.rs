@@ -147,7 +147,7 @@ impl Readiness {
     }
 
     /// Sets the reports of the other nodes.
-    pub fn neighbors_heard(&self, neighbors: Option<Arc<Neighbors>>) {
+    pub fn set_neighbors(&self, neighbors: Option<Arc<Neighbors>>) {
         if neighbors.as_ref().is_some_and(|neighbors| neighbors.apart.is_empty()) {
             self.agreed.store(true, Ordering::Release);
         }
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn a_part_that_is_not_there_any_more_is_no_trouble_and_another_at_its_place_has_to_prove_itself() {
         let readiness = of_two();
-        readiness.neighbors_heard(neighbors("", [None, None]));
+        readiness.set_neighbors(neighbors("", [None, None]));
         for part in 0..2 {
             readiness.canary_returned(part, Moment(1_000));
         }
@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn one_part_that_is_away_is_a_note_and_all_of_them_are_reasons() {
         let readiness = of_two();
-        readiness.neighbors_heard(neighbors("", [None, None]));
+        readiness.set_neighbors(neighbors("", [None, None]));
         for part in 0..2 {
             readiness.canary_returned(part, Moment(1_000));
         }
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn a_part_that_others_use_and_this_node_cannot_for_long_is_a_reason() {
         let readiness = of_two();
-        readiness.neighbors_heard(neighbors("", [Some("a"), Some("a")]));
+        readiness.set_neighbors(neighbors("", [Some("a"), Some("a")]));
         for part in 0..2 {
             readiness.canary_returned(part, Moment(1_000));
         }
@@ -386,14 +386,14 @@ mod tests {
         readiness.canary_returned(0, Moment(17_000));
         let reasons = readiness.verdict(Moment(17_000)).reasons;
         assert_eq!(reasons, ["the Redis at r2:6379 cannot be used: gone (node a uses it)"]);
-        readiness.neighbors_heard(neighbors("", [Some("a"), None]));
+        readiness.set_neighbors(neighbors("", [Some("a"), None]));
         assert!(readiness.verdict(Moment(17_000)).ready, "nobody has it");
     }
 
     #[test]
     fn a_part_that_was_never_reached_keeps_a_node_from_being_ready_for_a_while() {
         let readiness = of_two();
-        readiness.neighbors_heard(neighbors("", [None, None]));
+        readiness.set_neighbors(neighbors("", [None, None]));
         readiness.canary_returned(0, Moment(100));
         assert!(!readiness.verdict(Moment(200)).ready);
         readiness.canary_returned(0, Moment(9_000));
@@ -409,15 +409,15 @@ mod tests {
             readiness.canary_returned(1, Moment(100));
         }
         assert!(!young.verdict(Moment(200)).ready, "nobody was asked yet");
-        old.neighbors_heard(neighbors("", [None, None]));
+        old.set_neighbors(neighbors("", [None, None]));
         assert!(old.verdict(Moment(200)).ready);
         for readiness in [&young, &old] {
-            readiness.neighbors_heard(neighbors(apart, [None, None]));
+            readiness.set_neighbors(neighbors(apart, [None, None]));
         }
         assert_eq!(young.verdict(Moment(200)).reasons, [apart]);
         let verdict = old.verdict(Moment(200));
         assert_eq!((verdict.ready, verdict.notes.as_slice()), (true, &[apart.to_owned()][..]));
-        young.neighbors_heard(neighbors("", [None, None]));
+        young.set_neighbors(neighbors("", [None, None]));
         assert!(young.verdict(Moment(200)).ready, "they are gone");
     }
 }

@@ -174,7 +174,7 @@ impl Webhooks {
         if let Some((watched, name)) = self.of(channel)
             && watched.wants(WebhookEvent::SubscriptionCount, &name)
         {
-            watched.say(LedgerChange::Count(webhook_event::channel(&name), subscribers));
+            watched.record(LedgerChange::Count(webhook_event::channel(&name), subscribers));
         }
     }
 
@@ -189,12 +189,12 @@ impl Webhooks {
                 user_id: None,
                 subscription_count: None,
             };
-            watched.say_as_json(&event);
+            watched.record_as_json(&event);
         }
     }
 
     /// Whether cache misses of this channel are reported.
-    pub(crate) fn tells_cache_misses(&self, channel: &str) -> bool {
+    pub(crate) fn reports_cache_misses(&self, channel: &str) -> bool {
         self.of(channel).is_some_and(|(watched, name)| {
             PusherChannelKind::of(&name).cache && watched.wants(WebhookEvent::CacheMiss, &name)
         })
@@ -267,8 +267,8 @@ pub(crate) struct PendingClientEvent {
 
 impl PendingClientEvent {
     /// Reports the event, because it has been published.
-    pub(crate) fn say(self) {
-        self.watched.say(LedgerChange::Report(self.json));
+    pub(crate) fn record(self) {
+        self.watched.record(LedgerChange::Report(self.json));
     }
 }
 
@@ -282,12 +282,12 @@ impl WebhookApp {
         self.changed.notify_one();
     }
 
-    fn say_as_json(&self, event: &webhook_event::BatchEvent<'_>) {
-        self.say(LedgerChange::Report(serde_json::to_string(event).expect("texts are JSON").into()));
+    fn record_as_json(&self, event: &webhook_event::BatchEvent<'_>) {
+        self.record(LedgerChange::Report(serde_json::to_string(event).expect("texts are JSON").into()));
     }
 
-    fn say(&self, change: LedgerChange) {
-        let lost = self.watch.lock().say(change);
+    fn record(&self, change: LedgerChange) {
+        let lost = self.watch.lock().record(change);
         self.changed.notify_one();
         self.lose(LostEvent::Full, lost);
     }

@@ -55,7 +55,7 @@ impl OccupancyWatch {
 
     /// Records that a channel has lost its last subscriber here.
     pub(super) fn vacated(&mut self, now: Moment, name: &str) {
-        self.let_go(now, webhook_event::channel(name));
+        self.release(now, webhook_event::channel(name));
     }
 
     pub(super) fn entered(&mut self, now: Moment, name: &str, info: ClientInfo) {
@@ -75,12 +75,12 @@ impl OccupancyWatch {
             self.rosters.remove(name);
         }
         if let Some(OwnedEvent::MemberRemoved { user, .. }) = gone {
-            self.let_go(now, webhook_event::member(name, user.as_str()));
+            self.release(now, webhook_event::member(name, user.as_str()));
         }
     }
 
     /// Adds a change that holds nothing: a count, or an event. Returns how many are lost because there is no room.
-    pub(super) fn say(&mut self, change: LedgerChange) -> u64 {
+    pub(super) fn record(&mut self, change: LedgerChange) -> u64 {
         let cost = change.bytes() + CHANGE_BYTES;
         if self.changes.len() >= self.room.news_max || self.bytes + cost > self.room.bytes_max {
             return 1;
@@ -99,7 +99,7 @@ impl OccupancyWatch {
         }
     }
 
-    fn let_go(&mut self, now: Moment, subject: Box<str>) {
+    fn release(&mut self, now: Moment, subject: Box<str>) {
         if let Some(leaves) = self.held.get_mut(&subject) {
             let at = now + self.delay;
             *leaves = Some(at);
@@ -279,8 +279,8 @@ mod tests {
     fn what_is_only_said_finds_room_or_is_lost_and_what_is_held_is_told_anew() {
         let mut watch = OccupancyWatch::new(LedgerCapacity { news_max: 2, ..ROOM }, DELAY);
         watch.occupied("a");
-        assert_eq!(watch.say(LedgerChange::Report("x".into())), 0);
-        assert_eq!(watch.say(LedgerChange::Report("y".into())), 1);
+        assert_eq!(watch.record(LedgerChange::Report("x".into())), 0);
+        assert_eq!(watch.record(LedgerChange::Report("y".into())), 1);
         watch.occupied("b");
         assert!(watch.take_overflowed() && !watch.take_overflowed());
         watch.begin_anew();
@@ -294,7 +294,7 @@ mod tests {
     fn one_step_takes_so_many_changes_and_so_many_bytes_and_at_least_one() {
         let mut watch = watch();
         for text in ["12345", "12345", "1234567890123"] {
-            watch.say(LedgerChange::Report(text.into()));
+            watch.record(LedgerChange::Report(text.into()));
         }
         assert_eq!((watch.first(1, 100).len(), watch.first(9, 10).len()), (1, 2));
         watch.done(2);

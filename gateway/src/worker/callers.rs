@@ -235,7 +235,7 @@ impl Worker {
 
     /// Hands back all callers that are not being answered, because this node is about to stop. The others are not read any
     /// more.
-    pub(super) fn let_callers_go(&mut self) {
+    pub(super) fn hand_back_callers(&mut self) {
         let idle: Vec<usize> = self
             .callers
             .table

@@ -27,7 +27,7 @@ pub(super) struct WorkerDrain {
 
 impl Worker {
     pub(super) fn begin_drain(&mut self, until: Moment) {
-        self.let_callers_go();
+        self.hand_back_callers();
         self.rebalancing = None;
         let mut left = self.closing_order();
         left.reverse();

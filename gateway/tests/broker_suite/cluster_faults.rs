@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use shared::channel::Channel;
 use tidegate::broker::redis::{RedisConfig, RedisMode, RedisUrl};
-use tidegate::broker::{BrokerError, TurnRequest};
+use tidegate::broker::{BrokerError, LeaseRequest};
 
 use crate::cluster_moves::channels_at;
 use crate::harness::{ALL, Backend, Cluster, Node, Redis, channel, eventually, request};
@@ -239,7 +239,7 @@ async fn a_cluster_that_is_not_there_is_told_by_each_call_and_heals_when_it_come
         node.broker.nodes().await.expect_err("nobody is there"),
         node.broker.send_control(Bytes::new()).await.expect_err("nobody is there"),
         node.broker
-            .take_turn(TurnRequest {
+            .acquire_lease(LeaseRequest {
                 what: "w",
                 node: "n",
                 lease: Duration::ZERO,

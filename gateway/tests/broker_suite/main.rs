@@ -28,6 +28,7 @@ mod faults;
 mod harness;
 mod keys;
 mod known_epochs;
+mod leases;
 mod ledger;
 mod ledger_faults;
 mod lives;
@@ -50,7 +51,6 @@ mod shard_costs;
 mod shard_faults;
 mod streams;
 mod tls;
-mod turns;
 
 /// Makes every function in the list a test of each implementation.
 macro_rules! suite {
@@ -179,7 +179,7 @@ mod nodes {
         sessions::{
             a_session_is_the_same_from_every_node_and_outlives_the_one_that_wrote_it,
         }
-        turns::{
+        leases::{
             a_turn_is_one_nodes_until_it_is_given_back_and_who_follows_knows_how_far_it_got,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use shared::channel::Channel;
 use tidegate::broker::redis::RedisConfig;
-use tidegate::broker::{BrokerError, TurnRequest};
+use tidegate::broker::{BrokerError, LeaseRequest};
 use tidegate::secret::Secret;
 
 use crate::harness::{ALL, Backend, KEPT, Node, Shards, channel, eventually, request};
@@ -62,9 +62,9 @@ async fn the_rest_goes_on(nodes: &[Node; 2], lost: usize, round: &str) {
     for what in ["a", "b", "c", "d"] {
         let what = format!("{round}-{what}");
         let taking =
-            |node| TurnRequest { what: &what, node, lease: LEASE, patience: Duration::ZERO, done: "" };
+            |node| LeaseRequest { what: &what, node, lease: LEASE, patience: Duration::ZERO, done: "" };
         // While a server hangs, it is unknown at first whether it has granted the turn.
-        let asked = async |node: &Node, name| node.broker.take_turn(taking(name)).await;
+        let asked = async |node: &Node, name| node.broker.acquire_lease(taking(name)).await;
         eventually("one has the turn", async || asked(one, "node-0").await.is_ok_and(|turn| turn.held)).await;
         eventually("the other has not", async || asked(other, "node-1").await.is_ok_and(|turn| !turn.held))
             .await;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::gateway::{Description, Gateway, PATIENCE, eventually, gateway};
-use crate::hears_emitters::{EMITTERS, emit};
+use crate::receives_emitters::{EMITTERS, emit};
 use crate::redis_server::RedisServer;
 use crate::survives_redis::{Load, accounts, followers};
 

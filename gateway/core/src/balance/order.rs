@@ -47,7 +47,7 @@ impl WorkerShares {
 
     /// Takes `left` as the initial count of workers that had not reported one when the others did. From here on they shrink
     /// side by side with the others.
-    pub fn hear(&mut self, left: &[u32]) {
+    pub fn fill_in(&mut self, left: &[u32]) {
         let total: u64 = self.had.iter().map(|had| u64::from(*had)).sum();
         let before: u64 = self.assigned.iter().sum();
         for ((had, assigned), left) in
@@ -129,7 +129,7 @@ mod tests {
         fn a_worker_that_answers_late_comes_down_beside_the_others(had in 10_u32..1_000, before in 0_u32..10) {
             let mut shares = WorkerShares::new(vec![had, 0]);
             prop_assert_eq!(shares.next(before, &[had, 0]), vec![before, 0]);
-            shares.hear(&[had - before, had]);
+            shares.fill_in(&[had - before, had]);
             let parts = shares.next(had / 2, &[had - before, had]);
             prop_assert!(parts[0].abs_diff(parts[1]) <= 2, "{:?}", parts);
         }

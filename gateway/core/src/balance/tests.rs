@@ -97,16 +97,16 @@ fn a_plan_ends_early_when_the_mean_has_risen_or_clients_have_left() {
     assert_eq!(shedding.due(Moment(0), 200), 1, "the first goes at once");
     assert_eq!(shedding.due(Moment(30_000), 200), 51);
     shedding.note_closed(51);
-    shedding.hear(149, &[load(60), load(0)]);
+    shedding.update(149, &[load(60), load(0)]);
     assert!(!shedding.is_over(149), "clients on their way do not lower the mean");
     assert_eq!(shedding.due(Moment(60_000), 149), 49);
     assert!(
         shedding.is_over(100) && shedding.due(Moment(60_000), 100) == 0,
         "others have left by themselves"
     );
-    shedding.hear(149, &[load(54)]);
+    shedding.update(149, &[load(54)]);
     assert!(!shedding.is_over(102), "who moved between two announcements is counted twice");
-    shedding.hear(149, &[load(149)]);
+    shedding.update(149, &[load(149)]);
     assert!(shedding.is_over(149), "the other has as many by now");
 }
 
@@ -157,7 +157,7 @@ proptest! {
             if step % lag == 0 {
                 announced.clone_from(&now);
                 for at in 0..nodes {
-                    shedding[at].hear(now[at], &others(&announced, at));
+                    shedding[at].update(now[at], &others(&announced, at));
                 }
             }
             let back = moving.remove(0);

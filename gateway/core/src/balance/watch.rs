@@ -31,7 +31,7 @@ pub struct NodeFreshness {
 
 impl NodeFreshness {
     /// Takes in the announcements of the other nodes. Returns whether all of them are recent.
-    pub fn hear(&mut self, now: Moment, others: &[SeenNode]) -> bool {
+    pub fn update(&mut self, now: Moment, others: &[SeenNode]) -> bool {
         self.received.retain(|node, _| others.iter().any(|other| other.node == *node));
         let mut is_fresh = true;
         for other in others {
@@ -167,20 +167,20 @@ mod tests {
     #[test]
     fn a_node_that_repeats_itself_is_stale_until_it_says_something_new() {
         let mut freshness = NodeFreshness::default();
-        let mut hear = |second: u64, uptimes: &[u64]| {
+        let mut update = |second: u64, uptimes: &[u64]| {
             let seen = |(at, uptime_s): (usize, &u64)| SeenNode {
                 node: at.to_string().into(),
                 uptime_s: *uptime_s,
                 load: NodeLoad::default(),
             };
             let others: Vec<SeenNode> = uptimes.iter().enumerate().map(seen).collect();
-            freshness.hear(Moment(second * 1000), &others)
+            freshness.update(Moment(second * 1000), &others)
         };
-        assert!(hear(0, &[1, 1]) && hear(6, &[7, 1]));
-        assert!(!hear(7, &[8, 1]), "the second has said the same for 7 s");
-        assert!(hear(8, &[9, 2]));
-        assert!(!hear(15, &[16, 2]));
-        assert!(hear(16, &[17]), "one that is gone is missed no more");
+        assert!(update(0, &[1, 1]) && update(6, &[7, 1]));
+        assert!(!update(7, &[8, 1]), "the second has said the same for 7 s");
+        assert!(update(8, &[9, 2]));
+        assert!(!update(15, &[16, 2]));
+        assert!(update(16, &[17]), "one that is gone is missed no more");
     }
 
     #[test]

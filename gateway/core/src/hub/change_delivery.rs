@@ -7,10 +7,10 @@ use shared::moment::Moment;
 use smallvec::SmallVec;
 
 use super::Hub;
-use super::apart;
 use super::bundle::Bundles;
 use super::places::PlaceList;
 use super::prepared::Prepared;
+use super::separate_lists;
 use super::subscriber::Sink;
 use crate::newest::{Closed, DueValue, NewestQueue, NewestTerms, WindowShare};
 
@@ -104,7 +104,7 @@ impl Hub {
         let Some(members) = self.channels.get_mut(id as usize) else { return };
         let (live, waiting) = (members.live.len(), members.waiting());
         let due = if due > 0 { members.take_due(waiting, usize::MAX).0 } else { Vec::new() };
-        let is_wanted = |prepared: &&Arc<Prepared>| apart::wants(members.apart(), prepared);
+        let is_wanted = |prepared: &&Arc<Prepared>| separate_lists::wants(members.apart(), prepared);
         let wanted: SmallVec<[Arc<Prepared>; 1]> = publications.iter().filter(is_wanted).cloned().collect();
         if wanted.is_empty() {
             return;

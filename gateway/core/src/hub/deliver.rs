@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use shared::position::StreamPosition;
 
-use super::apart;
 use super::hold_back::follows;
 use super::members::{Members, WaitingMember, swap_out};
 use super::places::{ListPosition, PlaceList, Places};
 use super::prepared::Prepared;
+use super::separate_lists;
 use super::subscriber::Sink;
 use super::{Counts, Hub};
 
@@ -299,7 +299,7 @@ fn hold_back(
     total: &mut usize,
     counts: &mut Counts,
 ) {
-    let joins_and_leaves = apart::wants_joins_and_leaves(members.apart());
+    let joins_and_leaves = separate_lists::wants_joins_and_leaves(members.apart());
     if let Some(aside) = members.aside.as_mut().filter(|aside| !aside.joining.is_empty()) {
         // Publications that the list's filter leaves out are held, too: they say how far the stream has come.
         let held = publications.iter().filter(|held| joins_and_leaves || held.publication().is_some());

@@ -6,10 +6,10 @@ use shared::channel::Channel;
 use shared::position::StreamPosition;
 
 use super::Hub;
-use super::apart::{self, ListTerms};
 use super::hold_back::{CaughtUp, HoldBackQueue};
 use super::members::{JoiningMember, Members, MembersRareState, swap_out};
 use super::places::PlaceList;
+use super::separate_lists::{self, ListTerms};
 use super::subscriber::{Sink, Subscriber};
 use crate::newest::NewestTerms;
 use crate::tag_filter::TagFilter;
@@ -189,7 +189,7 @@ impl Members {
         let next = next(now_at, self.stream, subscriber.is_positioned())?;
         let stays = has_last && now_at == position;
         let given = position.filter(|_| has_last);
-        let Some(mut bundles) = apart::bundles(self.apart(), given, publications) else {
+        let Some(mut bundles) = separate_lists::bundles(self.apart(), given, publications) else {
             return Some((next, stays));
         };
         if !sink.catch_up(subscriber, &mut bundles) {

@@ -4,9 +4,9 @@ use shared::channel::Channel;
 use shared::position::StreamPosition;
 use smallvec::SmallVec;
 
-use super::apart::{SeparateList, SeparateLists};
 use super::hold_back::HoldBackQueue;
 use super::places::{ListPosition, PlaceList, Places};
+use super::separate_lists::{SeparateList, SeparateLists};
 use super::subscriber::Subscriber;
 
 /// Lists shorter than this keep their memory.

@@ -7,7 +7,6 @@
 //!
 //! The life of a subscription: [`Hub::join`] → publications are held back → [`Hub::go_live`] → [`Hub::leave`].
 
-mod apart;
 mod bundle;
 mod change_delivery;
 mod change_wire;
@@ -22,6 +21,7 @@ mod lists;
 mod members;
 mod places;
 mod prepared;
+mod separate_lists;
 mod stream_frames;
 mod subscriber;
 mod sweep;

@@ -15,11 +15,11 @@ use shared::channel::Channel;
 use smallvec::SmallVec;
 
 use super::Hub;
-use super::apart;
 use super::bundle::Bundles;
 use super::members::{Members, WaitingMember};
 use super::places::{PlaceList, SubscriptionPlace};
 use super::prepared::Prepared;
+use super::separate_lists;
 use super::subscriber::{Sink, Subscriber};
 
 /// Subscribers served in one piece: some two milliseconds, where a `send` takes four microseconds.
@@ -136,7 +136,7 @@ impl Hub {
                 PlaceList::Live => {
                     let subscriber = members.live[at.index()];
                     if at.index() < members.unserved as usize {
-                        apart::hand(&[subscriber], &mut sweep.now, &mut sweep.whole, sink);
+                        separate_lists::hand(&[subscriber], &mut sweep.now, &mut sweep.whole, sink);
                         let is_fresh = subscriber.is_fresh() && sweep.now.last_publication().is_none();
                         sweep.deliver_next(members, subscriber.fresh(is_fresh), sink);
                     } else {
@@ -215,7 +215,7 @@ impl Hub {
                 sink.deliver(&due, &mut now);
             }
             if members.has_fresh() {
-                apart::hand(&members.live[..live], &mut now, &mut None, sink);
+                separate_lists::hand(&members.live[..live], &mut now, &mut None, sink);
                 members.have_been_given(0, live, &now);
             } else if live > 0 {
                 sink.deliver(&members.live[..live], &mut now);
@@ -265,14 +265,14 @@ impl Hub {
             let together = self.take_turns_with(id, left..unserved, sink);
             let members = &mut self.channels[id as usize];
             if members.has_fresh() {
-                apart::hand(&members.live[left..unserved], &mut sweep.now, &mut sweep.whole, sink);
+                separate_lists::hand(&members.live[left..unserved], &mut sweep.now, &mut sweep.whole, sink);
                 members.have_been_given(left, unserved, &sweep.now);
             } else {
                 sink.deliver(&members.live[left..unserved], &mut sweep.now);
             }
             for (id, subscribers) in &together {
                 if let Some(other) = self.sweeps.find(*id) {
-                    apart::hand(subscribers, &mut other.now, &mut other.whole, sink);
+                    separate_lists::hand(subscribers, &mut other.now, &mut other.whole, sink);
                 }
             }
         }

@@ -157,7 +157,7 @@ pub struct Session {
     /// Whether the client enters and leaves Socket.IO namespaces, each with rooms that depend on it.
     has_rooms: bool,
     /// Whether the client has sent anything since the last ping.
-    heard: bool,
+    has_received: bool,
     /// Pings that have not been answered by a pong yet.
     pongs_pending: u8,
     /// The low 32 bits of the moment of the last ping, in milliseconds.
@@ -217,7 +217,7 @@ impl Session {
             joining: 0,
             phase: Phase::Opening,
             awaits_pong: false,
-            heard: false,
+            has_received: false,
             pongs_pending: 0,
             pinged_ms: 0,
             sent_bytes: 0,

@@ -175,7 +175,7 @@ impl Session {
         result: Result<Option<HistoryPage>, ErrorCode>,
     ) {
         let used = self.arriving().map_or(0, |arriving| arriving.bytes);
-        let taken = result.map_err(Into::into).and_then(|page| self.take_up(now, at, page, used));
+        let taken = result.map_err(Into::into).and_then(|page| self.activate(now, at, page, used));
         let (subscribed, taken) = match taken {
             Ok(taken) => taken,
             Err(error) => return self.fail_arrival(now, error),

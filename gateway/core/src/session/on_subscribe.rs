@@ -201,7 +201,7 @@ impl Session {
         {
             return;
         }
-        match result.map_err(Refusal::from).and_then(|page| self.take_up(now, at, page, 0)) {
+        match result.map_err(Refusal::from).and_then(|page| self.activate(now, at, page, 0)) {
             Ok((mut subscribed, mut taken)) => {
                 let (then, resumed) = (taken.then.take(), taken.resumed.take());
                 let id = taken.id;
@@ -229,7 +229,7 @@ impl Session {
 
     /// Makes a subscription live that the hub and the broker are ready for, and returns what the caller tells the
     /// client. `used`: bytes that the same message holds already.
-    pub(super) fn take_up(
+    pub(super) fn activate(
         &mut self,
         now: Moment,
         at: usize,

@@ -72,7 +72,7 @@ impl Session {
     /// Notes that something came from the client, which proves that it is alive. A client that is busy sending need not
     /// be pinged.
     pub fn handle_sign_of_life(&mut self) {
-        self.heard = true;
+        self.has_received = true;
     }
 
     /// Reports that the last ping was answered now.
@@ -100,7 +100,7 @@ impl Session {
         if self.awaits_pong && self.is_congested() {
             return self.give_time_for_pong(now);
         }
-        if self.awaits_pong && self.heard {
+        if self.awaits_pong && self.has_received {
             // The pong may still come, so it stays counted in `pongs_pending`.
             return self.take_pong();
         }
@@ -121,7 +121,7 @@ impl Session {
         self.awaits_pong = true;
         self.pinged_ms = now.0 as u32;
         self.pongs_pending = self.pongs_pending.saturating_add(1);
-        self.heard = false;
+        self.has_received = false;
         self.deadline = now + self.context.settings.pong_timeout();
     }
 

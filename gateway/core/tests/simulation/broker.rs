@@ -17,7 +17,7 @@ use shared::push::OwnedEvent;
 
 use crate::checkers::Checkers;
 use crate::cluster::RECOVERY_LIMIT;
-use crate::network::{Ask, Event, Lane, Net, NodeEvent, Question, trace};
+use crate::network::{BrokerRequest, Event, Lane, Net, NodeEvent, Question, trace};
 use crate::polls::Application;
 
 /// More bytes than any stream here has.
@@ -100,8 +100,8 @@ impl Broker {
         self.append(channel, publication, net, checkers);
     }
 
-    pub(crate) fn handle(&mut self, ask: Ask, net: &mut Net, checkers: &mut Checkers) {
-        let Ask { node, life, what } = ask;
+    pub(crate) fn handle(&mut self, ask: BrokerRequest, net: &mut Net, checkers: &mut Checkers) {
+        let BrokerRequest { node, life, what } = ask;
         let Some(link) = self.links.get_mut(node).filter(|link| link.node_life == life) else { return };
         match what {
             Question::Subscribe(channel) => {

@@ -24,7 +24,7 @@ pub(crate) const OUTBOX_BYTES_MAX: usize = 1500;
 /// Something that happens at a time.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Broker(Ask),
+    Broker(BrokerRequest),
     Node {
         node: usize,
         life: u32,
@@ -55,7 +55,7 @@ pub(crate) enum Event {
 
 /// A request that reaches the broker.
 #[derive(Debug)]
-pub(crate) struct Ask {
+pub(crate) struct BrokerRequest {
     pub(crate) node: usize,
     pub(crate) life: u32,
     pub(crate) what: Question,
@@ -392,7 +392,7 @@ impl Net {
             }
             _ => self.now.0 + latency,
         };
-        self.at(time, Event::Broker(Ask { node, life, what }));
+        self.at(time, Event::Broker(BrokerRequest { node, life, what }));
     }
 
     pub(crate) fn open_wire(&mut self, client: usize, node: usize, life: u32) -> u64 {

@@ -21,7 +21,7 @@ use shared::publication::Publication;
 use shared::push::OwnedEvent;
 
 use crate::network::{Net, NodeEvent, Purpose, Question, trace};
-use crate::worker::{Wish, Worker};
+use crate::worker::{Worker, WorkerRequest};
 
 pub(crate) const WORKERS: usize = 2;
 /// How many publications one read of history returns while a gap is repaired: few, so that several reads are needed.
@@ -266,9 +266,9 @@ impl Node {
 
     /// Carries out what a worker asked for while it ran.
     pub(crate) fn carry_out(&mut self, worker: usize, net: &mut Net) {
-        while let Some(wish) = self.workers[worker].wishes.pop_front() {
-            match wish {
-                Wish::Listen(channel) => {
+        while let Some(request) = self.workers[worker].requests.pop_front() {
+            match request {
+                WorkerRequest::Listen(channel) => {
                     let new = !self.channels.contains_key(&channel);
                     self.generations += 1;
                     let options = self.context.rules.options(&channel).expect("only these are used");
@@ -281,7 +281,7 @@ impl Node {
                         net.ask_broker(self.index, self.life, Question::Subscribe(channel));
                     }
                 }
-                Wish::Forget(channel) => {
+                WorkerRequest::Forget(channel) => {
                     let local = self.channels.get_mut(&channel).expect("a worker listened to it");
                     local.interest[worker] = false;
                     self.generations += 1;
@@ -292,7 +292,7 @@ impl Node {
                         net.send_to_node(self.index, self.life, 200..2000, what);
                     }
                 }
-                Wish::Join(wire, join) => {
+                WorkerRequest::Join(wire, join) => {
                     let local = self.channels.get_mut(&join.channel).expect("a worker listens to it");
                     if local.subscribed {
                         self.read_for_join(wire, join, net);
@@ -300,36 +300,36 @@ impl Node {
                         local.waiting.push((wire, join));
                     }
                 }
-                Wish::Publish(wire, ticket, channel, publication) => {
+                WorkerRequest::Publish(wire, ticket, channel, publication) => {
                     let question = Question::Publish(channel, publication, wire, ticket);
                     net.ask_broker(self.index, self.life, question);
                 }
-                Wish::ChangeKey(wire, ticket, channel, change) => {
+                WorkerRequest::ChangeKey(wire, ticket, channel, change) => {
                     let question = Question::ChangeKey(channel, change, wire, ticket);
                     net.ask_broker(self.index, self.life, question);
                 }
-                Wish::State(wire, ticket, channel, filter) => {
+                WorkerRequest::State(wire, ticket, channel, filter) => {
                     let question = Question::State(channel, filter, wire, ticket);
                     net.ask_broker(self.index, self.life, question);
                 }
-                Wish::History(wire, ticket, channel, filter) => {
+                WorkerRequest::History(wire, ticket, channel, filter) => {
                     let question = Question::History(channel, filter, Purpose::Page { wire, ticket });
                     net.ask_broker(self.index, self.life, question);
                 }
-                Wish::Follow(channel, keys) => self.follow(worker, &channel, &keys, net),
-                Wish::Unfollow(channel, keys) => {
+                WorkerRequest::Follow(channel, keys) => self.follow(worker, &channel, &keys, net),
+                WorkerRequest::Unfollow(channel, keys) => {
                     if let Some(poller) = self.pollers.get_mut(&channel) {
                         keys.iter().for_each(|key| poller.untrack(net.now, worker, key));
                     }
                 }
-                Wish::Announce(channel, event) => {
+                WorkerRequest::Announce(channel, event) => {
                     net.ask_broker(self.index, self.life, Question::Announce(channel, event));
                 }
-                Wish::Outcome(wire, outcome) => {
+                WorkerRequest::Outcome(wire, outcome) => {
                     let Some(&(worker, key)) = self.places.get(&wire) else { continue };
                     self.workers[worker].outcome(key, outcome, net);
                 }
-                Wish::Gone(wire) => {
+                WorkerRequest::Gone(wire) => {
                     self.places.remove(&wire);
                 }
             }

@@ -17,7 +17,7 @@ use shared::push::UnsubscribeCode;
 use crate::network::{Net, NodeEvent, Question, trace};
 use crate::node::{Node, WORKERS};
 use crate::polls::content;
-use crate::worker::{Item, Wish, Worker, Writer};
+use crate::worker::{Item, Worker, WorkerRequest, Writer};
 
 /// How many followers are updated at a time.
 const PIECE: usize = 2;
@@ -167,7 +167,7 @@ impl Worker {
                 self.hand(&dismissed, news, net);
                 if !any_left {
                     let key = (&*news.key).into();
-                    return self.wishes.push_back(Wish::Unfollow(channel, vec![key]));
+                    return self.requests.push_back(WorkerRequest::Unfollow(channel, vec![key]));
                 }
             }
         }

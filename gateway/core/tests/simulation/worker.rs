@@ -33,7 +33,7 @@ use crate::polling::{News, named};
 
 /// What a worker asks of its node.
 #[derive(Debug)]
-pub(crate) enum Wish {
+pub(crate) enum WorkerRequest {
     Listen(Channel),
     Forget(Channel),
     Join(u64, Join),
@@ -103,7 +103,7 @@ pub(crate) struct Worker {
     overflowing: bool,
     is_to_run: bool,
     wakes_at: Option<u64>,
-    pub(crate) wishes: VecDeque<Wish>,
+    pub(crate) requests: VecDeque<WorkerRequest>,
 }
 
 impl Worker {
@@ -131,7 +131,7 @@ impl Worker {
             overflowing: false,
             is_to_run: false,
             wakes_at: None,
-            wishes: VecDeque::new(),
+            requests: VecDeque::new(),
         }
     }
 
@@ -185,19 +185,19 @@ impl Worker {
     pub(crate) fn remove(&mut self, key: u32) {
         let Some(mut connection) = self.connections.try_remove(key as usize) else { return };
         let announced = connection.session.take_announced();
-        let wishes = &mut self.wishes;
+        let requests = &mut self.requests;
         self.hub.remove_all(key, |channel, left| {
             if left.last {
-                wishes.push_back(Wish::Forget(channel.clone()));
+                requests.push_back(WorkerRequest::Forget(channel.clone()));
             }
         });
         let unfollowed = self.trackers.remove_all(key).into_iter();
-        wishes.extend(unfollowed.map(|(channel, keys)| Wish::Unfollow(channel, named(keys))));
-        let left = |(channel, info)| Wish::Announce(channel, OwnedEvent::Left(info));
-        self.wishes.extend(announced.into_iter().map(left));
-        let wishes = &mut self.wishes;
+        requests.extend(unfollowed.map(|(channel, keys)| WorkerRequest::Unfollow(channel, named(keys))));
+        let left = |(channel, info)| WorkerRequest::Announce(channel, OwnedEvent::Left(info));
+        self.requests.extend(announced.into_iter().map(left));
+        let requests = &mut self.requests;
         self.wheel.remove(key);
-        wishes.push_back(Wish::Gone(connection.wire));
+        requests.push_back(WorkerRequest::Gone(connection.wire));
     }
 
     pub(crate) fn push(&mut self, prepared: &Arc<Prepared>, net: &mut Net) {
@@ -315,7 +315,7 @@ impl Worker {
                 break;
             };
             let wire = connection.wire;
-            let answer = |ticket, result| Wish::Outcome(wire, Outcome { ticket, result });
+            let answer = |ticket, result| WorkerRequest::Outcome(wire, Outcome { ticket, result });
             trace(net.now, || format!("node {} wire {wire}: {effect:?}", self.node));
             match effect {
                 Effect::Send(message) => {
@@ -335,14 +335,14 @@ impl Worker {
                     let served = net.served.get(&net.wires[&wire].client).cloned().unwrap_or_default();
                     let subs = served.iter().map(server_subscription).collect();
                     let identity = Identity { subs, ..Identity::default() };
-                    self.wishes.push_back(answer(ticket, OutcomeResult::Authenticated(Ok(identity))));
+                    self.requests.push_back(answer(ticket, OutcomeResult::Authenticated(Ok(identity))));
                 }
                 Effect::Join(join) => {
                     let subscriber = subscriber(key, &join.terms);
                     if self.hub.join(&join.channel, subscriber, join.terms.filter.clone()).first {
-                        self.wishes.push_back(Wish::Listen(join.channel.clone()));
+                        self.requests.push_back(WorkerRequest::Listen(join.channel.clone()));
                     }
-                    self.wishes.push_back(Wish::Join(wire, *join));
+                    self.requests.push_back(WorkerRequest::Join(wire, *join));
                 }
                 Effect::GoLive(go_live) => self.go_live(key, &go_live, net),
                 Effect::AwaitRoom { ticket } => {
@@ -353,45 +353,45 @@ impl Worker {
                 Effect::Verify { ticket, batches, .. } => {
                     let verified = |batch: TrackBatch| Verified { items: batch.items, expires: None };
                     let verified = Ok(batches.into_iter().map(verified).collect());
-                    self.wishes.push_back(answer(ticket, OutcomeResult::Verified(verified)));
+                    self.requests.push_back(answer(ticket, OutcomeResult::Verified(verified)));
                 }
                 Effect::Follow { channel, keys } => {
                     let subscriber = Subscriber::new(key, Variant::plain(EncodingId::default()));
                     for (name, version) in &keys {
                         self.trackers.track(&channel, name, subscriber, *version);
                     }
-                    self.wishes.push_back(Wish::Follow(channel, keys));
+                    self.requests.push_back(WorkerRequest::Follow(channel, keys));
                 }
                 Effect::Unfollow { channel, keys } => {
                     let last =
                         keys.into_iter().filter(|name| self.trackers.untrack(channel.as_str(), name, key));
                     let last = last.collect();
-                    self.wishes.push_back(Wish::Unfollow(channel, last));
+                    self.requests.push_back(WorkerRequest::Unfollow(channel, last));
                 }
                 Effect::Leave { channel, .. } => {
                     let unfollowed = named(self.trackers.leave(channel.as_str(), key));
-                    self.wishes.push_back(Wish::Unfollow(channel.clone(), unfollowed));
+                    self.requests.push_back(WorkerRequest::Unfollow(channel.clone(), unfollowed));
                     if self.hub.leave(channel.as_str(), key).is_some_and(|left| left.last) {
-                        self.wishes.push_back(Wish::Forget(channel));
+                        self.requests.push_back(WorkerRequest::Forget(channel));
                     }
                 }
                 Effect::Publish { ticket, channel, publication, .. } => {
-                    self.wishes.push_back(Wish::Publish(wire, ticket, channel, *publication));
+                    self.requests.push_back(WorkerRequest::Publish(wire, ticket, channel, *publication));
                 }
                 Effect::ChangeKey { ticket, channel, change, .. } => {
-                    self.wishes.push_back(Wish::ChangeKey(wire, ticket, channel, *change));
+                    self.requests.push_back(WorkerRequest::ChangeKey(wire, ticket, channel, *change));
                 }
                 Effect::ReadState { ticket, channel, filter, .. } => {
-                    self.wishes.push_back(Wish::State(wire, ticket, channel, filter));
+                    self.requests.push_back(WorkerRequest::State(wire, ticket, channel, filter));
                 }
                 Effect::History { ticket, channel, filter, .. } => {
-                    self.wishes.push_back(Wish::History(wire, ticket, channel, filter));
+                    self.requests.push_back(WorkerRequest::History(wire, ticket, channel, filter));
                 }
                 Effect::AnnounceJoined { channel, info } => {
-                    self.wishes.push_back(Wish::Announce(channel, OwnedEvent::Joined(*info)));
+                    self.requests.push_back(WorkerRequest::Announce(channel, OwnedEvent::Joined(*info)));
                 }
                 Effect::AnnounceLeft { channel, info } => {
-                    self.wishes.push_back(Wish::Announce(channel, OwnedEvent::Left(*info)));
+                    self.requests.push_back(WorkerRequest::Announce(channel, OwnedEvent::Left(*info)));
                 }
                 other => panic!("no client here asks for {other:?}"),
             }

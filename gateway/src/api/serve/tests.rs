@@ -69,7 +69,7 @@ async fn with(change: impl FnOnce(&mut ApiConfig)) -> Fixture {
     for (name, channels) in [("/", "kept"), ("/admin", "map")] {
         assert!(namespaces.add(name, channels, Default::default(), Default::default()));
     }
-    api.know_socketio(Arc::new(SocketIoShared { namespaces, ..SocketIoShared::default() }));
+    api.set_socketio(Arc::new(SocketIoShared { namespaces, ..SocketIoShared::default() }));
     Fixture { api, node, received, told }
 }
 

@@ -13,7 +13,7 @@ fn telling(application: &Application, change: impl FnOnce(&mut EventsConfig)) ->
 
 fn occupy(backend: &Backend, channels: impl IntoIterator<Item = usize>) {
     for channel in channels {
-        backend.tell(&BackendEvent::Occupied { channel: &format!("c{channel}") });
+        backend.send_event(&BackendEvent::Occupied { channel: &format!("c{channel}") });
     }
 }
 
@@ -101,7 +101,7 @@ async fn bytes_are_bounded_as_well_as_events() {
     let (backend, metrics) = backend(&telling(&application, |events| events.queue_bytes_max = 65_536));
     let channel = "x".repeat(1_000);
     for _ in 0..200 {
-        backend.tell(&BackendEvent::Vacated { channel: &channel });
+        backend.send_event(&BackendEvent::Vacated { channel: &channel });
     }
     let queued: i64 = shown(&metrics, "tidegate_backend_events_queued_bytes").unwrap().parse().unwrap();
     assert!((50_000..=65_536).contains(&queued), "{queued}");
@@ -136,9 +136,9 @@ async fn only_what_is_asked_for_is_told() {
     let application = Application::start(|_| status(200)).await;
     let config = telling(&application, |events| events.types = vec![EventType::Vacated]);
     let (backend, _) = backend(&config);
-    assert!(backend.tells(EventType::Vacated) && !backend.tells(EventType::Occupied));
+    assert!(backend.sends_events_of(EventType::Vacated) && !backend.sends_events_of(EventType::Occupied));
     occupy(&backend, 0..3);
-    backend.tell(&BackendEvent::Vacated { channel: "v" });
+    backend.send_event(&BackendEvent::Vacated { channel: "v" });
     backend.shut_down(soon()).await;
     assert_eq!(channels(&application), ["v"]);
 }

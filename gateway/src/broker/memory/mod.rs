@@ -1,8 +1,8 @@
 //! The broker of a single node: everything in this process's memory, within bounds.
 
 mod expiry_queue;
+mod idempotency_cache;
 mod memory_broker_config;
-mod remember;
 mod shard;
 
 use std::collections::HashMap;

@@ -17,7 +17,7 @@ use shared::publication::{Payload, Publication};
 
 use self::first_epochs::{FirstEpochs, HOLDS};
 use super::expiry_queue::Deadlines;
-use super::remember::IdempotencyCache;
+use super::idempotency_cache::IdempotencyCache;
 use crate::broker::measure::BrokerMetrics;
 use crate::broker::{PublishRequest, Published, Version};
 

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::NatsBroker;
 use super::block::{Block, BlockEntry, BlockError, BlockPlace, EARLIER_MAX};
+use super::idempotency::KeyReservation;
 use super::moment::now;
 use super::nats_names::{StreamKind, class_of};
-use super::once::KeyReservation;
 use super::stored::{JetStreamError, MessageSelector, StoredMessage, code};
 use super::streams::{LiveStream, SIZES};
 use super::tops::ChannelTop;

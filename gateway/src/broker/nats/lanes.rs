@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::NatsBroker;
 use super::append::{AppendRequest, together};
+use super::idempotency::{KeyReserveOutcome, LOOK_AGAIN};
 use super::maps::MapRequest;
-use super::once::{KeyReserveOutcome, LOOK_AGAIN};
 use crate::broker::measure::Operation;
 use crate::broker::{BrokerError, Idempotency, Published};
 

@@ -10,6 +10,7 @@ mod conditional;
 #[cfg(test)]
 pub(crate) mod fake;
 pub(crate) mod fetch_messages;
+mod idempotency;
 mod lanes;
 pub(crate) mod ledger_log;
 mod maps;
@@ -19,12 +20,11 @@ pub(crate) mod nats_config;
 mod nats_control;
 mod nats_dial;
 mod nats_history;
+mod nats_lease;
 pub(crate) mod nats_link;
 mod nats_listen;
 pub(crate) mod nats_names;
 mod nats_nodes;
-mod nats_turn;
-mod once;
 mod present;
 mod send_passing;
 mod server_clock;
@@ -51,7 +51,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) use self::maps::read_map_in_words;
 pub use nats_config::{NatsConfig, NatsConnectError, NatsUrl, Storage};
 pub(crate) use nats_dial::NatsDialer;
-pub(crate) use nats_turn::take_turn_in;
+pub(crate) use nats_lease::acquire_lease_at;
 
 use self::append::AppendRequest;
 use self::block::Block;
@@ -68,7 +68,7 @@ use self::streams::Streams;
 use self::tops::ChannelTops;
 use super::measure::BrokerMetrics;
 use super::{
-    Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, TurnLease, TurnRequest,
+    Broker, BrokerError, BrokerEvents, ChangeRequest, LeaseOutcome, LeaseRequest, PublishRequest, Published,
 };
 use crate::telemetry::LogLimiter;
 
@@ -148,11 +148,11 @@ impl NatsBroker {
         let canary = Canary::start(&listener, &names, node).await?;
         let (lanes, outlet) = Lanes::new();
         let tasks = vec![
-            nats_control::hear(listener.clone(), names.control(), events.clone(), |events, message| {
+            nats_control::listen(listener.clone(), names.control(), events.clone(), |events, message| {
                 events.control(message);
             })
             .await?,
-            nats_control::hear(
+            nats_control::listen(
                 listener.clone(),
                 names.node_messages(node),
                 events.clone(),
@@ -192,7 +192,7 @@ impl NatsBroker {
             broker.tasks.lock().push(AbortOnDropHandle::new(tokio::spawn(task)));
         };
         for link in [&broker.link, &broker.listener] {
-            run(nats_listen::tell_of_losses(link.clone(), events.clone()).boxed());
+            run(nats_listen::report_losses(link.clone(), events.clone()).boxed());
         }
         run(send_passing::send_passing(Arc::downgrade(&broker), outlet).boxed());
         run(nats_nodes::keep_lease(Arc::downgrade(&broker)).boxed());
@@ -305,20 +305,23 @@ impl Broker for NatsBroker {
     }
 
     fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
-        self.tell_all(message).boxed()
+        self.send_to_all_nodes(message).boxed()
     }
 
     fn tell_node(&self, node: &str, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
         let node = node.to_owned();
-        async move { self.tell_one(&node, message).await }.boxed()
+        async move { self.send_to_node(&node, message).await }.boxed()
     }
 
     fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>> {
         self.send_canary().boxed()
     }
 
-    fn take_turn<'a>(&'a self, taking: TurnRequest<'a>) -> BoxFuture<'a, Result<TurnLease, BrokerError>> {
-        self.take_one_turn(taking).boxed()
+    fn acquire_lease<'a>(
+        &'a self,
+        taking: LeaseRequest<'a>,
+    ) -> BoxFuture<'a, Result<LeaseOutcome, BrokerError>> {
+        self.acquire_nats_lease(taking).boxed()
     }
 
     fn announce(

@@ -27,7 +27,7 @@ const RETENTION: Retention = Retention::new(1, Duration::from_secs(30));
 #[derive(Debug)]
 pub(super) struct Canary {
     channel: Channel,
-    heard: watch::Receiver<u64>,
+    returned: watch::Receiver<u64>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -42,17 +42,19 @@ impl Canary {
         let channel = Channel::parse(&name, CHANNEL_BYTES_MAX)
             .or_else(|_| Channel::parse("canary", CHANNEL_BYTES_MAX))
             .map_err(|error| NatsConnectError(error.to_string()))?;
-        let subscribed = link.client.subscribe(names.heard(&channel)).await;
+        let subscribed = link.client.subscribe(names.subscription(&channel)).await;
         let mut messages = subscribed.map_err(|error| NatsConnectError(error.to_string()))?;
-        let (sender, heard) = watch::channel(0_u64);
+        let (sender, returned) = watch::channel(0_u64);
         let task = tokio::spawn(async move {
             while let Some(message) = messages.next().await {
                 if let Ok(block) = Block::decode(message.payload) {
-                    sender.send_modify(|heard| *heard = heard.wrapping_add(block.entries.len() as u64));
+                    sender.send_modify(|returned| {
+                        *returned = returned.wrapping_add(block.entries.len() as u64)
+                    });
                 }
             }
         });
-        Ok(Self { channel, heard, _task: AbortOnDropHandle::new(task) })
+        Ok(Self { channel, returned, _task: AbortOnDropHandle::new(task) })
     }
 }
 
@@ -71,8 +73,8 @@ impl NatsBroker {
         }
         self.has_lease()?;
         self.streams.look_again().await?;
-        let mut heard = self.canary.heard.clone();
-        heard.borrow_and_update();
+        let mut returned = self.canary.returned.clone();
+        returned.borrow_and_update();
         let channel = self.canary.channel.clone();
         let publication = Publication::new(Payload::text("canary"));
         let request = PublishRequest {
@@ -83,7 +85,7 @@ impl NatsBroker {
             version: None,
         };
         self.append(&channel, &[AppendRequest::new(&request)], start + self.timeout).await?;
-        match tokio::time::timeout(self.timeout, heard.changed()).await {
+        match tokio::time::timeout(self.timeout, returned.changed()).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(BrokerError::Unreachable("the link has ended".into())),
             Err(_) => {

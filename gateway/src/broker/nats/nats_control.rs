@@ -23,7 +23,7 @@ const NODES_MAX: usize = 4_096;
 
 impl NatsBroker {
     /// Sends a message to all nodes. Returns the number of nodes that received it.
-    pub(super) async fn tell_all(&self, message: Bytes) -> Result<u32, BrokerError> {
+    pub(super) async fn send_to_all_nodes(&self, message: Bytes) -> Result<u32, BrokerError> {
         let began = Instant::now();
         self.streams.ready(StreamKind::State).await?;
         let leases = self.names.lease(None);
@@ -31,22 +31,22 @@ impl NatsBroker {
         let nodes = nodes.map_err(|failed| self.state_failed(failed))?.len().clamp(1, NODES_MAX);
         let mut answers = self.link.send_to_all(self.names.control(), message, NODES_MAX).await?;
         let deadline = began + HEARD_WITHIN.min(self.timeout);
-        let mut heard = 0;
-        while heard < nodes
+        let mut receivers = 0;
+        while receivers < nodes
             && let Some(answer) = answers.next_by(deadline).await
             && !is_unheard(&answer)
         {
-            heard += 1;
+            receivers += 1;
         }
-        if heard == 0 {
+        if receivers == 0 {
             self.link.connection()?;
         }
         self.metrics.observe_round_trip(Operation::Control, began.elapsed());
-        Ok(u32::try_from(heard).unwrap_or(u32::MAX))
+        Ok(u32::try_from(receivers).unwrap_or(u32::MAX))
     }
 
     /// Sends a message to one node. Returns the number of nodes that received it: 0 or 1.
-    pub(super) async fn tell_one(&self, node: &str, message: Bytes) -> Result<u32, BrokerError> {
+    pub(super) async fn send_to_node(&self, node: &str, message: Bytes) -> Result<u32, BrokerError> {
         let began = Instant::now();
         let answer = self.link.ask(self.names.node_messages(node), None, message).await?;
         self.metrics.observe_round_trip(Operation::Control, began.elapsed());
@@ -55,7 +55,7 @@ impl NatsBroker {
 }
 
 /// Receives and acknowledges the messages of a subject until the handle is dropped.
-pub(super) async fn hear(
+pub(super) async fn listen(
     link: Arc<NatsLink>,
     subject: String,
     events: Arc<dyn BrokerEvents>,

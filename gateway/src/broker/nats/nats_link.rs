@@ -169,9 +169,9 @@ impl NatsLink {
             metrics: metrics.clone(),
             overflowed,
         });
-        let heard = shared.clone();
+        let observer = shared.clone();
         let options = options.retry_on_initial_connect().event_callback(move |event| {
-            heard.happened(event);
+            observer.happened(event);
             async {}
         });
         let client = options.connect(servers).await.map_err(|error| NatsConnectError(error.to_string()))?;
@@ -395,13 +395,13 @@ impl NatsLinkShared {
                 }
             }
             Event::SlowConsumer(_) => (self.overflowed)(),
-            Event::ServerError(error) => self.heard(&error.to_string()),
-            Event::ClientError(error) => self.heard(&error.to_string()),
+            Event::ServerError(error) => self.note_error(&error.to_string()),
+            Event::ClientError(error) => self.note_error(&error.to_string()),
             Event::LameDuckMode | Event::Draining => {}
         }
     }
 
-    fn heard(&self, text: &str) {
+    fn note_error(&self, text: &str) {
         let text: Arc<str> = text.chars().take(SERVER_ERROR_BYTES_MAX).collect::<String>().into();
         *self.server_error.lock() = Some(text.clone());
         self.state.send_if_modified(|state| match state {

@@ -16,12 +16,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::NatsBroker;
 use super::block::{BLOCK, Block};
+use super::idempotency::{ONCE, message_of};
 use super::maps::CachedMaps;
 use super::maps::map_message::{BASE, CHANGES, ChangesMessage};
 use super::moment::now;
 use super::nats_link::{NatsLink, NatsLinkState};
 use super::nats_names::NatsNames;
-use super::once::{ONCE, message_of};
 use super::server_clock::ServerClock;
 use super::tops::ChannelTops;
 use crate::broker::measure::{BrokerMetrics, Operation};
@@ -71,14 +71,14 @@ impl NatsBroker {
 
     async fn follow(&self, channel: &Channel) -> Result<(), BrokerError> {
         self.listener.opened().await?;
-        let subscribing = self.listener.client.subscribe(self.names.heard(channel));
+        let subscribing = self.listener.client.subscribe(self.names.subscription(channel));
         let subscriber = match tokio::time::timeout(self.timeout, subscribing).await {
             Ok(Ok(subscriber)) => subscriber,
             Ok(Err(error)) => return Err(BrokerError::Unreachable(error.to_string().into())),
             Err(_) => return Err(BrokerError::Timeout(self.timeout)),
         };
         let is_wanted = Arc::new(AtomicBool::new(true));
-        let task = hear(self.router.clone(), channel.clone(), subscriber, is_wanted.clone());
+        let task = receive(self.router.clone(), channel.clone(), subscriber, is_wanted.clone());
         let followed = FollowedSubject { is_wanted, _task: AbortOnDropHandle::new(tokio::spawn(task)) };
         if self.listening.0.lock().insert(channel.clone(), followed).is_none() {
             self.metrics.subscribed_channels.increment();
@@ -104,7 +104,7 @@ impl NatsBroker {
 }
 
 /// Passes on the messages of a channel in order, until the channel is left.
-async fn hear(
+async fn receive(
     router: Arc<NatsRouter>,
     channel: Channel,
     mut subscriber: Subscriber,
@@ -150,7 +150,7 @@ impl NatsRouter {
             Err(error) => return self.cannot_read(channel, &error),
         };
         if let Some((life, sequence)) = place_of(message) {
-            self.tops.hear(channel, life, sequence, &block, now());
+            self.tops.note_block(channel, life, sequence, &block, now());
         }
         for publication in block.publications() {
             match publication {
@@ -212,7 +212,7 @@ fn place_of(message: &Message) -> Option<(&str, u64)> {
 }
 
 /// Reports that anything may have been missed whenever a link has a new connection.
-pub(super) async fn tell_of_losses(link: Arc<NatsLink>, events: Arc<dyn BrokerEvents>) {
+pub(super) async fn report_losses(link: Arc<NatsLink>, events: Arc<dyn BrokerEvents>) {
     let mut state = link.watch();
     let mut last = None;
     loop {

@@ -28,7 +28,7 @@ pub(crate) enum StreamKind {
     History(u32),
     /// Idempotency keys with a TTL of up to this many seconds.
     Once(u32),
-    /// Nodes and turns.
+    /// Nodes, and leases on tasks.
     State,
     /// Presence.
     Presence,
@@ -138,7 +138,7 @@ impl NatsNames {
     }
 
     /// Returns the subject with which a node receives everything of a channel.
-    pub(crate) fn heard(&self, channel: &Channel) -> String {
+    pub(crate) fn subscription(&self, channel: &Channel) -> String {
         format!("{}.c.{}.*", self.prefix, token(channel.as_str()))
     }
 
@@ -213,7 +213,7 @@ impl NatsNames {
         format!("{}.s.lease.{}", self.prefix, node.map_or_else(|| "*".to_owned(), token))
     }
 
-    pub(crate) fn turn(&self, what: &str) -> String {
+    pub(crate) fn task_lease(&self, what: &str) -> String {
         format!("{}.s.turn.{}", self.prefix, token(what))
     }
 

@@ -142,7 +142,7 @@ impl ChannelTops {
     }
 
     /// Takes in a stored message that some node published.
-    pub(super) fn hear(&self, channel: &Channel, life: &str, sequence: u64, block: &Block, now: u64) {
+    pub(super) fn note_block(&self, channel: &Channel, life: &str, sequence: u64, block: &Block, now: u64) {
         if let Some(known) = self.0.lock().get_mut(channel)
             && *known.top.life == *life
             && known.top.sequence < sequence

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::access::Access;
-use super::hold::{ReconnectBackoff, hold};
 use super::redis_config::RedisConfig;
 use super::redis_dial::{DialError, PushConnection, RedisDialer};
 use super::resp::RedisMessage;
 use super::subscriptions::{Driver, ReceiveMessage, Subscriptions};
+use super::supervise::{ReconnectBackoff, supervise};
 use crate::telemetry::Reminder;
 
 /// Receives what a [`Follower`] reads. Called on the connection's task, which reads nothing else meanwhile: must not wait.
@@ -110,7 +110,7 @@ impl Follower {
                         }
                     };
                     self.receiver.follow.lost();
-                    pauses.held(opened.elapsed());
+                    pauses.note_lifetime(opened.elapsed());
                     reason
                 }
                 Err(error) => error.to_string().into(),
@@ -149,7 +149,7 @@ impl Follower {
         let ask = || connection.identify();
         let changed = |_: &super::server::Server| {};
         let reason =
-            hold(lost, self.config.ping(), self.dialer.timeout(), received, ask, server, changed).await;
+            supervise(lost, self.config.ping(), self.dialer.timeout(), received, ask, server, changed).await;
         end(driver).await;
         reason
     }

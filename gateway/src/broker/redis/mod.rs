@@ -11,7 +11,6 @@ mod calls;
 mod cluster;
 mod epochs;
 pub(crate) mod follow_patterns;
-pub(crate) mod hold;
 mod keys_of_maps;
 mod master;
 mod mode;
@@ -25,11 +24,11 @@ mod redis_control;
 mod redis_dial;
 mod redis_history;
 pub(crate) mod redis_keys;
+mod redis_lease;
 pub(crate) mod redis_link;
 mod redis_listen;
 mod redis_nodes;
 mod redis_tls;
-mod redis_turn;
 mod requests;
 mod resp;
 mod route_pushes;
@@ -37,6 +36,7 @@ pub(crate) mod script;
 mod sentinel;
 pub(crate) mod server;
 mod subscriptions;
+pub(crate) mod supervise;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,14 +60,14 @@ pub(crate) use redis_tls::{client_config, tls_connector};
 pub(crate) use self::cluster::{Commands, MakeMetrics};
 use self::cluster::{RedisCluster, ReplySize};
 use self::epochs::KnownEpochs;
-use self::hold::HoldState;
 use self::master::Master;
 use self::publish_script::OutgoingPublication;
 use self::redis_keys::RedisKeys;
 use self::redis_link::OpenLink;
+use self::supervise::ConnectionState;
 use super::measure::BrokerMetrics;
 use super::{
-    Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, TurnLease, TurnRequest,
+    Broker, BrokerError, BrokerEvents, ChangeRequest, LeaseOutcome, LeaseRequest, PublishRequest, Published,
 };
 
 /// The most pages of history read at once. Other readers wait for their turn, under their deadline.
@@ -224,9 +224,11 @@ impl RedisBroker {
         match &self.ways {
             RedisTargets::One(master) => {
                 let up = match &*master.link.watch().borrow() {
-                    HoldState::Up(up) => up.clone(),
-                    HoldState::Opening => return Err(BrokerError::Unreachable("not connected yet".into())),
-                    HoldState::Down(reason) => return Err(BrokerError::Unreachable(reason.clone())),
+                    ConnectionState::Up(up) => up.clone(),
+                    ConnectionState::Opening => {
+                        return Err(BrokerError::Unreachable("not connected yet".into()));
+                    }
+                    ConnectionState::Down(reason) => return Err(BrokerError::Unreachable(reason.clone())),
                 };
                 Ok(ServerGeneration::of(&up))
             }
@@ -250,10 +252,10 @@ impl RedisBroker {
     }
 
     /// Publishes a message for all nodes, or for one.
-    async fn say(&self, name: &str, message: &[u8]) -> Result<u32, BrokerError> {
+    async fn publish_message(&self, name: &str, message: &[u8]) -> Result<u32, BrokerError> {
         match &self.ways {
             RedisTargets::One(master) => master.publish_control(name, message).await,
-            RedisTargets::Many(cluster) => cluster.say(name, message).await,
+            RedisTargets::Many(cluster) => cluster.publish_message(name, message).await,
         }
     }
 
@@ -394,18 +396,18 @@ impl Broker for RedisBroker {
     }
 
     fn send_control(&self, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
-        async move { self.say(&self.keys.control(), &message).await }.boxed()
+        async move { self.publish_message(&self.keys.control(), &message).await }.boxed()
     }
 
     fn tell_node(&self, node: &str, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
         let name = self.keys.node(node);
-        async move { self.say(&name, &message).await }.boxed()
+        async move { self.publish_message(&name, &message).await }.boxed()
     }
 
     fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>> {
         match &self.ways {
             RedisTargets::One(master) => master.send_canary().boxed(),
-            RedisTargets::Many(cluster) => cluster.sing_everywhere().boxed(),
+            RedisTargets::Many(cluster) => cluster.send_all_canaries().boxed(),
         }
     }
 
@@ -416,8 +418,11 @@ impl Broker for RedisBroker {
         }
     }
 
-    fn take_turn<'a>(&'a self, taking: TurnRequest<'a>) -> BoxFuture<'a, Result<TurnLease, BrokerError>> {
-        self.take_one_turn(taking).boxed()
+    fn acquire_lease<'a>(
+        &'a self,
+        taking: LeaseRequest<'a>,
+    ) -> BoxFuture<'a, Result<LeaseOutcome, BrokerError>> {
+        self.acquire_redis_lease(taking).boxed()
     }
 
     fn announce(

@@ -377,7 +377,7 @@ impl PublicationSender {
         }
         if let Err(error) = &answer {
             self.metrics.failed(error);
-            self.link.heard_refusal(number, error);
+            self.link.note_refusal(number, error);
         }
         one.answer(answer);
     }

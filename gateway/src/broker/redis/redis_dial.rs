@@ -14,13 +14,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::access::Access;
 use super::byte_stream::{CountingStream, RedisByteStream, connect};
-use super::hold::ReconnectBackoff;
 use super::redis_address::RedisAddress;
 use super::redis_config::RedisConfig;
 use super::redis_keys::RedisKeys;
 use super::redis_link::explain;
 use super::server::Server;
 use super::subscriptions::{Driver, ReceiveMessage, Subscriptions};
+use super::supervise::ReconnectBackoff;
 use crate::broker::{BrokerError, BrokerRefusal};
 use crate::secret::SecretFileError;
 

@@ -145,8 +145,8 @@ impl RedisKeys {
         self.common("presence-leases", "")
     }
 
-    /// The holder of a turn, and its progress (hash).
-    pub(crate) fn turn(&self, what: &str) -> String {
+    /// The holder of the lease on a task, and its progress (hash).
+    pub(crate) fn task_lease(&self, what: &str) -> String {
         format!("{}:turn:{{{what}}}", self.prefix)
     }
 

@@ -10,11 +10,11 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cluster::{ClusterLives, Redirect, with_asking};
-use super::hold::{GiveUpSignal, HoldState, ReconnectBackoff, hold, settled};
 use super::redis_config::RedisConfig;
 use super::redis_dial::{self, CommandConnection, DialError, RedisDialer};
 use super::script::Script;
 use super::server::Server;
+use super::supervise::{ConnectionState, GiveUpSignal, ReconnectBackoff, settled, supervise};
 use crate::broker::measure::{BrokerMetrics, LinkMetrics, Operation};
 use crate::broker::{BrokerError, BrokerEvents};
 use crate::telemetry::Reminder;
@@ -22,7 +22,7 @@ use crate::telemetry::Reminder;
 /// Shared by all senders of commands. Commands are pipelined: no sender waits for the answer of another.
 #[derive(Debug)]
 pub(crate) struct RedisLink {
-    state: watch::Receiver<HoldState<OpenLink>>,
+    state: watch::Receiver<ConnectionState<OpenLink>>,
     give_up: Arc<GiveUpSignal>,
     timeout: Duration,
     /// Whether the server is of a cluster, where redirections are no failures.
@@ -78,7 +78,7 @@ impl RedisLink {
         events: Arc<dyn BrokerEvents>,
         metrics: Arc<BrokerMetrics>,
     ) -> Self {
-        let (sender, state) = watch::channel(HoldState::Opening);
+        let (sender, state) = watch::channel(ConnectionState::Opening);
         let give_up = Arc::new(GiveUpSignal::default());
         let in_cluster = of_cluster.is_some();
         let supervisor = Supervisor {
@@ -103,7 +103,7 @@ impl RedisLink {
     }
 
     /// Returns a receiver that follows the connection as it is lost and reopened.
-    pub(crate) fn watch(&self) -> watch::Receiver<HoldState<OpenLink>> {
+    pub(crate) fn watch(&self) -> watch::Receiver<ConnectionState<OpenLink>> {
         self.state.clone()
     }
 
@@ -121,7 +121,7 @@ impl RedisLink {
 
     /// Takes notice of a refusal on the connection of this number. Gives the connection up if another may reach a server
     /// that does not refuse.
-    pub(super) fn heard_refusal(&self, number: u64, error: &BrokerError) {
+    pub(super) fn note_refusal(&self, number: u64, error: &BrokerError) {
         if let BrokerError::Refused { kind, text } = error
             && kind.passes_with_the_server()
             && !self.is_redirection(error)
@@ -138,8 +138,8 @@ impl RedisLink {
     /// Returns the connection that is open at this moment, if there is one.
     pub(super) fn now(&self) -> Option<OpenLink> {
         match &*self.state.borrow() {
-            HoldState::Up(up) => Some(up.clone()),
-            HoldState::Opening | HoldState::Down(_) => None,
+            ConnectionState::Up(up) => Some(up.clone()),
+            ConnectionState::Opening | ConnectionState::Down(_) => None,
         }
     }
 
@@ -225,7 +225,7 @@ impl RedisLink {
                 && !self.is_redirection(error)
             {
                 self.metrics.failed(error);
-                self.heard_refusal(number, error);
+                self.note_refusal(number, error);
             }
         })
         .collect()
@@ -248,7 +248,7 @@ impl RedisLink {
                         |_| Err(BrokerError::unanswered(self.timeout)),
                         |answer| answer.map_err(explain),
                     )
-                    .inspect_err(|error| self.heard_refusal(number, error))
+                    .inspect_err(|error| self.note_refusal(number, error))
             }
             Err(error) => Err(error),
         };
@@ -278,7 +278,7 @@ struct Supervisor {
     purpose: RedisLinkPurpose,
     ping: Duration,
     pauses: ReconnectBackoff,
-    state: watch::Sender<HoldState<OpenLink>>,
+    state: watch::Sender<ConnectionState<OpenLink>>,
     give_up: Arc<GiveUpSignal>,
     of_cluster: Option<Arc<ClusterLives>>,
     events: Arc<dyn BrokerEvents>,
@@ -298,12 +298,12 @@ impl Supervisor {
                     let (redis, link) = (&dialed.at, self.purpose.word());
                     tracing::info!(number, down_ms, link, %redis, "connected to Redis");
                     let reason = self.keep(dialed, number).await;
-                    self.pauses.held(opened.elapsed());
+                    self.pauses.note_lifetime(opened.elapsed());
                     reason
                 }
                 Err(error) => {
                     let reason = unreachable(&error);
-                    self.state.send_replace(HoldState::Down(reason.clone()));
+                    self.state.send_replace(ConnectionState::Down(reason.clone()));
                     reason
                 }
             };
@@ -323,7 +323,7 @@ impl Supervisor {
         let show = |server: &Server| {
             let (connection, server) = (connection.clone(), Arc::new(server.clone()));
             let of_cluster = self.of_cluster.clone();
-            self.state.send_replace(HoldState::Up(OpenLink { connection, server, number, of_cluster }));
+            self.state.send_replace(ConnectionState::Up(OpenLink { connection, server, number, of_cluster }));
         };
         let tell = || {
             if matches!(self.purpose, RedisLinkPurpose::Commands) {
@@ -353,9 +353,9 @@ impl Supervisor {
         };
         let (known, received) = (dialed.server.clone(), dialed.received.clone());
         let received = || received.load(Ordering::Relaxed);
-        let reason = hold(lost, self.ping, self.dialer.timeout(), received, ask, known, changed).await;
+        let reason = supervise(lost, self.ping, self.dialer.timeout(), received, ask, known, changed).await;
         metrics.up.set(0);
-        self.state.send_replace(HoldState::Down(reason.clone()));
+        self.state.send_replace(ConnectionState::Down(reason.clone()));
         dialed.close().await;
         reason
     }

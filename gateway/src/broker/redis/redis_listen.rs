@@ -13,7 +13,6 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cluster::{Moves, Redirect};
-use super::hold::{GiveUpSignal, HoldState, ReconnectBackoff, hold, settled};
 use super::pending_requests::PendingRequests;
 use super::redis_config::RedisConfig;
 use super::redis_dial::{PushConnection, RedisDialer};
@@ -22,6 +21,7 @@ use super::requests::{Requests, SubscriptionRequest, SubscriptionRequestKind};
 use super::route_pushes::PushRouter;
 use super::server::Server;
 use super::subscriptions::Subscriptions;
+use super::supervise::{ConnectionState, GiveUpSignal, ReconnectBackoff, settled, supervise};
 use crate::broker::BrokerError;
 use crate::broker::measure::{BrokerMetrics, Operation};
 use crate::telemetry::Reminder;
@@ -38,7 +38,7 @@ const RESUBSCRIBE_BATCHES: usize = 8;
 #[derive(Debug)]
 pub(super) struct RedisListener {
     requests: Arc<Requests>,
-    state: watch::Receiver<HoldState<ListeningConnection>>,
+    state: watch::Receiver<ConnectionState<ListeningConnection>>,
     give_up: Arc<GiveUpSignal>,
     wanted: WantedChannels,
     is_sharded: bool,
@@ -86,7 +86,7 @@ impl RedisListener {
     ) -> Self {
         let requests = Arc::new(Requests::default());
         let (metrics, is_sharded) = (router.metrics.clone(), router.is_sharded());
-        let (sender, state) = watch::channel(HoldState::Opening);
+        let (sender, state) = watch::channel(ConnectionState::Opening);
         let give_up = Arc::new(GiveUpSignal::default());
         let task = ListenTask {
             state: sender,
@@ -128,7 +128,7 @@ impl RedisListener {
     }
 
     /// Unsubscribes from channels that are at another server by now. Returns these channels.
-    pub(super) fn let_go(&self, is_elsewhere: impl Fn(&Channel) -> bool) -> Vec<Channel> {
+    pub(super) fn unsubscribe_moved(&self, is_elsewhere: impl Fn(&Channel) -> bool) -> Vec<Channel> {
         let gone: Vec<Channel> = self.wanted.lock().extract_if(|channel| is_elsewhere(channel)).collect();
         if !gone.is_empty() {
             // A request is carried out in its turn even if nobody waits for the answer.
@@ -188,7 +188,7 @@ impl RedisListener {
 }
 
 struct ListenTask {
-    state: watch::Sender<HoldState<ListeningConnection>>,
+    state: watch::Sender<ConnectionState<ListeningConnection>>,
     give_up: Arc<GiveUpSignal>,
     /// The number of connections opened so far.
     number: u64,
@@ -230,12 +230,12 @@ impl ListenTask {
                     if !dialed.driver.is_finished() {
                         let _ = dialed.driver.await;
                     }
-                    self.pauses.held(opened.elapsed());
+                    self.pauses.note_lifetime(opened.elapsed());
                     reason
                 }
                 Err(reason) => reason,
             };
-            self.state.send_replace(HoldState::Down(reason.clone()));
+            self.state.send_replace(ConnectionState::Down(reason.clone()));
             if reminder.is_due(&reason, Instant::now()) {
                 tracing::warn!(redis = self.dialer.place(), %reason, link = LINK, "no connection to Redis");
             }
@@ -392,7 +392,8 @@ impl ListenTask {
             show(&state, number, connection, server);
             router.events.resumed(0);
         };
-        let lost = hold(ended, ping, timeout, received, || connection.identify(), server.clone(), changed);
+        let lost =
+            supervise(ended, ping, timeout, received, || connection.identify(), server.clone(), changed);
         tokio::pin!(lost);
         let requests = self.requests.clone();
         loop {
@@ -505,13 +506,13 @@ impl ListenTask {
 }
 
 fn show(
-    state: &watch::Sender<HoldState<ListeningConnection>>,
+    state: &watch::Sender<ConnectionState<ListeningConnection>>,
     number: u64,
     connection: &Subscriptions,
     server: &Server,
 ) {
     let (connection, server) = (connection.clone(), Arc::new(server.clone()));
-    state.send_replace(HoldState::Up(ListeningConnection { connection, server, number }));
+    state.send_replace(ConnectionState::Up(ListeningConnection { connection, server, number }));
 }
 
 async fn within(
@@ -536,7 +537,7 @@ mod tests {
         let (ours, mut redis) = tokio::io::duplex(1024);
         let (connection, _driver) = Subscriptions::open(Box::new(ours), router.clone());
         let mut task = ListenTask {
-            state: watch::channel(HoldState::Opening).0,
+            state: watch::channel(ConnectionState::Opening).0,
             give_up: Arc::default(),
             number: 0,
             dialer: Arc::new(RedisDialer::new(&config, &access, "test".to_owned())),

@@ -15,7 +15,7 @@ pub(crate) struct Server {
     /// if it is unknown.
     pub(crate) data_set: Arc<str>,
     /// Whether this user, and scripts that run as this user, may call INFO.
-    pub(crate) tells: bool,
+    pub(crate) has_identity: bool,
     is_replica: bool,
     mode: ServerMode,
 }
@@ -44,7 +44,7 @@ impl Server {
         Self {
             run: field(server, "run_id").into(),
             data_set: field(replication, "master_replid").into(),
-            tells: true,
+            has_identity: true,
             is_replica: field(replication, "role") == "slave",
             // Valkey uses the first name.
             mode: [field(server, "server_mode"), field(server, "redis_mode")]
@@ -83,7 +83,7 @@ impl Server {
 
     /// Whether scripts can find out in which life of the data set they run.
     pub(crate) fn names_lives(&self) -> bool {
-        self.tells && self.run.len() == script::RUN_BYTES && !self.data_set.is_empty()
+        self.has_identity && self.run.len() == script::RUN_BYTES && !self.data_set.is_empty()
     }
 
     pub(super) fn is_sentinel(&self) -> bool {
@@ -137,7 +137,7 @@ mod tests {
         let server = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:abc\r\nport:1\r\n";
         let master = "# Replication\r\nrole:master\r\nmaster_replid:def\r\nmaster_replid2:000\r\n";
         let known = Server::from_info(server, master);
-        assert_eq!((&*known.run, &*known.data_set, known.tells), ("abc", "def", true));
+        assert_eq!((&*known.run, &*known.data_set, known.has_identity), ("abc", "def", true));
         assert_eq!(known.unusable(false), None);
         for mode in ["redis_mode:cluster\r\n", "server_mode:cluster\r\n"] {
             let node = Server::from_info(mode, master);
@@ -177,6 +177,6 @@ mod tests {
         assert!(
             sentinel.unusable(false).is_some_and(|why| why.contains("Sentinel")) && sentinel.is_sentinel()
         );
-        assert!(!hello("standalone", "master").tells);
+        assert!(!hello("standalone", "master").has_identity);
     }
 }

@@ -26,7 +26,7 @@ use self::shard_message::Numbers;
 use super::measure::BrokerMetrics;
 use super::redis::{DialError, RedisBroker, RedisConfig};
 use super::{
-    Broker, BrokerError, BrokerEvents, ChangeRequest, PublishRequest, Published, TurnLease, TurnRequest,
+    Broker, BrokerError, BrokerEvents, ChangeRequest, LeaseOutcome, LeaseRequest, PublishRequest, Published,
 };
 
 /// A value for each server, and the placement of names on servers.
@@ -291,7 +291,7 @@ impl Broker for ShardedBroker {
     }
 
     fn tell_node(&self, node: &str, message: Bytes) -> BoxFuture<'_, Result<u32, BrokerError>> {
-        self.tell_one(node.to_owned(), message).boxed()
+        self.send_to_node(node.to_owned(), message).boxed()
     }
 
     fn canary(&self) -> BoxFuture<'_, Result<Duration, BrokerError>> {
@@ -310,8 +310,11 @@ impl Broker for ShardedBroker {
         }
     }
 
-    fn take_turn<'a>(&'a self, taking: TurnRequest<'a>) -> BoxFuture<'a, Result<TurnLease, BrokerError>> {
-        self.take_turn_somewhere(taking).boxed()
+    fn acquire_lease<'a>(
+        &'a self,
+        taking: LeaseRequest<'a>,
+    ) -> BoxFuture<'a, Result<LeaseOutcome, BrokerError>> {
+        self.acquire_lease_anywhere(taking).boxed()
     }
 
     fn announce(

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::ShardedBroker;
 use super::collect_answers::{gather, one_after_another};
-use crate::broker::{Broker, BrokerError, TurnLease, TurnRequest};
+use crate::broker::{Broker, BrokerError, LeaseOutcome, LeaseRequest};
 
 impl ShardedBroker {
     /// Sends to all nodes. Returns the number of receivers at the server that had most.
@@ -24,21 +24,21 @@ impl ShardedBroker {
         Ok(received.into_iter().max().unwrap_or_default())
     }
 
-    pub(super) async fn tell_one(&self, node: String, message: Bytes) -> Result<u32, BrokerError> {
+    pub(super) async fn send_to_node(&self, node: String, message: Bytes) -> Result<u32, BrokerError> {
         let written = self.numbers.write(&message);
         let requests = self.shards.ranked(&node).map(|shard| shard.broker.tell_node(&node, written.clone()));
         one_after_another(requests, self.patience).await
     }
 
-    /// Takes a turn at the server that has it, or at the next while that server cannot be asked. So two nodes may hold a
-    /// turn for a while if one of them reaches a server that the other does not.
-    pub(super) async fn take_turn_somewhere(
+    /// Acquires a lease at the server that has it, or at the next while that server cannot be asked. So two nodes may hold a
+    /// lease for a while if one of them reaches a server that the other does not.
+    pub(super) async fn acquire_lease_anywhere(
         &self,
-        taking: TurnRequest<'_>,
-    ) -> Result<TurnLease, BrokerError> {
+        taking: LeaseRequest<'_>,
+    ) -> Result<LeaseOutcome, BrokerError> {
         let mut failed = None;
         for shard in self.shards.ranked(taking.what) {
-            match shard.broker.take_turn(taking).await {
+            match shard.broker.acquire_lease(taking).await {
                 Err(error @ (BrokerError::Unreachable(_) | BrokerError::Timeout(_))) => failed = Some(error),
                 answer => return answer,
             }

@@ -116,7 +116,7 @@ impl KafkaCluster {
 
     /// Connects and starts to join the group.
     pub(super) async fn open(&self) -> Result<KafkaMember, String> {
-        let in_words = |error: KrafkaError| error.to_string();
+        let describe = |error: KrafkaError| error.to_string();
         let timeout = self.timeout();
         let kafka = krafka::Kafka::builder(self.settings.brokers.join(","))
             .client_id(&self.client_id)
@@ -125,7 +125,7 @@ impl KafkaCluster {
             .request_timeout(timeout)
             .connect()
             .await
-            .map_err(in_words)?;
+            .map_err(describe)?;
         let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let taken = RevokedPartitions::default();
         let consumer = kafka
@@ -147,9 +147,9 @@ impl KafkaCluster {
             .rebalance_listener(taken.clone())
             .build()
             .await
-            .map_err(in_words)?;
+            .map_err(describe)?;
         for topic in [&self.settings.topic, &self.dead_letters] {
-            let found = consumer.fetch_metadata(Some(topic)).await.map_err(in_words)?;
+            let found = consumer.fetch_metadata(Some(topic)).await.map_err(describe)?;
             if found.topics.iter().all(|found| found.name != *topic || found.partitions.is_empty()) {
                 return Err(format!("there is no topic {topic}"));
             }
@@ -166,8 +166,8 @@ impl KafkaCluster {
             .metrics_push(false)
             .build()
             .await
-            .map_err(in_words)?;
-        consumer.subscribe([&self.settings.topic]).await.map_err(in_words)?;
+            .map_err(describe)?;
+        consumer.subscribe([&self.settings.topic]).await.map_err(describe)?;
         Ok(KafkaMember {
             consumer,
             producer,

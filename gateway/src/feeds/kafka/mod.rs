@@ -4,11 +4,11 @@
 //! commits of the node before it are refused. A partition is committed up to its first unfinished record, so records
 //! behind that may be read again: the idempotency keys of publications are made from their positions.
 
-mod dead;
-mod hand;
+mod dead_letter;
+mod delivered_records;
 mod kafka_config;
 mod kafka_member;
-mod says;
+mod parse_record;
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use krafka::error::ErrorCode;
 use krafka::{ConsumerRecord, KrafkaError};
 
-use self::hand::{DeliveredRecords, place, position};
+use self::delivered_records::{DeliveredRecords, place, position};
 pub use self::kafka_config::{KafkaConfig, Sasl, Value};
 use self::kafka_member::{KafkaCluster, KafkaMember};
 use super::feed_config::FeedConfig;
@@ -41,7 +41,7 @@ pub(super) struct Kafka {
     names: Vec<(FieldKey, Box<str>)>,
     open: Option<KafkaMember>,
     /// The records that were delivered and are not committed.
-    hand: DeliveredRecords,
+    delivered_records: DeliveredRecords,
     /// The records that were read and are still to be delivered.
     polled: VecDeque<ConsumerRecord>,
     is_paused: bool,
@@ -55,7 +55,7 @@ impl Kafka {
             cluster: KafkaCluster::new(&feed.kafka, feed.bounds(), format!("{prefix}-feed-{name}"))?,
             names,
             open: None,
-            hand: DeliveredRecords::default(),
+            delivered_records: DeliveredRecords::default(),
             polled: VecDeque::new(),
             is_paused: false,
             failures: 0,
@@ -91,7 +91,7 @@ impl Kafka {
     }
 
     fn forget(&mut self) {
-        self.hand.clear();
+        self.delivered_records.clear();
         self.polled.clear();
         self.is_paused = false;
     }
@@ -101,7 +101,7 @@ impl Kafka {
     fn give_up_what_is_taken(&mut self) -> bool {
         let Some(open) = &self.open else { return true };
         let taken = open.taken();
-        self.hand.give_up(&taken);
+        self.delivered_records.give_up(&taken);
         self.polled.retain(|record| !taken.contains(&record.partition));
         !taken.is_empty()
     }
@@ -135,11 +135,11 @@ impl Kafka {
             self.open = Some(open);
         }
         self.give_up_what_is_taken();
-        if !self.hand.is_empty() {
+        if !self.delivered_records.is_empty() {
             // The records may be finished, and only not committed.
             self.commit().await?;
         }
-        if !self.hand.is_empty() {
+        if !self.delivered_records.is_empty() {
             self.begin_again().await?;
         }
         if let Some(open) = self.open.as_ref().filter(|_| self.is_paused) {
@@ -163,11 +163,11 @@ impl Kafka {
 
     /// Seeks back, so that all unfinished records are read again.
     async fn begin_again(&mut self) -> Result<(), SourceError> {
-        let mut from = self.hand.from();
+        let mut from = self.delivered_records.from();
         for record in self.polled.drain(..) {
             from.entry(record.partition).or_insert(record.offset);
         }
-        self.hand.clear();
+        self.delivered_records.clear();
         let Some(open) = &self.open else { return Ok(()) };
         open.seek(&from).await.map_err(|error| self.failed(error))
     }
@@ -179,23 +179,24 @@ impl Kafka {
             && bytes < bounds.bytes_max
             && let Some(record) = self.polled.pop_front()
         {
-            let fields = says::read(&record, self.cluster.value(), &self.names, bounds.record_bytes_max);
-            bytes += says::size(&record);
+            let fields =
+                parse_record::read(&record, self.cluster.value(), &self.names, bounds.record_bytes_max);
+            bytes += parse_record::size(&record);
             given.push(FeedRecord { position: position(&record), fields });
-            self.hand.take_up(record);
+            self.delivered_records.add(record);
         }
         given
     }
 
-    async fn let_go(&mut self, settled: Vec<SettledRecord>) -> Result<(), SourceError> {
+    async fn settle_records(&mut self, settled: Vec<SettledRecord>) -> Result<(), SourceError> {
         let mut letters = Vec::new();
         for SettledRecord { position, dead } in &settled {
             let Some((partition, offset)) = place(position) else { continue };
             match dead {
-                None => self.hand.done(partition, offset),
+                None => self.delivered_records.done(partition, offset),
                 Some(reason) => {
-                    if let Some(record) = self.hand.find(partition, offset) {
-                        letters.push((partition, offset, dead::letter(record, reason, &self.cluster)));
+                    if let Some(record) = self.delivered_records.find(partition, offset) {
+                        letters.push((partition, offset, dead_letter::letter(record, reason, &self.cluster)));
                     }
                 }
             }
@@ -204,8 +205,8 @@ impl Kafka {
         let mut unwritten = None;
         if let (Some(open), false) = (&self.open, letters.is_empty()) {
             for (partition, offset, letter) in letters {
-                match dead::write(open, letter, self.cluster.timeout()).await {
-                    Ok(()) => self.hand.done(partition, offset),
+                match dead_letter::write(open, letter, self.cluster.timeout()).await {
+                    Ok(()) => self.delivered_records.done(partition, offset),
                     Err(why) => {
                         unwritten = Some(format!(
                             "dead letters cannot be written to {}: {why}",
@@ -224,11 +225,11 @@ impl Kafka {
     }
 
     async fn commit(&mut self) -> Result<(), SourceError> {
-        let up_to = self.hand.done_up_to();
+        let up_to = self.delivered_records.done_up_to();
         let Some(open) = self.open.as_ref().filter(|_| !up_to.is_empty()) else { return Ok(()) };
         match tokio::time::timeout(self.cluster.timeout(), open.commit(&up_to)).await {
             Ok(Ok(())) => {
-                self.hand.forget_committed();
+                self.delivered_records.forget_committed();
                 Ok(())
             }
             // The partitions are another node's by now, or about to be. That node reads the uncommitted records again,
@@ -246,7 +247,7 @@ impl Kafka {
 
     async fn look_at(&mut self) -> Result<SourceCheck, SourceError> {
         // Paused every time, because other partitions may have been assigned meanwhile.
-        if !self.hand.is_empty()
+        if !self.delivered_records.is_empty()
             && let Some(open) = &self.open
         {
             open.pause(true).await;
@@ -257,7 +258,7 @@ impl Kafka {
         if is_taken || !open.has_partitions().await {
             return Ok(SourceCheck::NotOurs);
         }
-        let (left, oldest) = self.hand.left();
+        let (left, oldest) = self.delivered_records.left();
         let behind = match tokio::time::timeout(self.cluster.timeout(), open.behind(self.is_paused)).await {
             Ok(Ok(behind)) => behind,
             Ok(Err(error)) => return Err(self.failed(error)),
@@ -307,7 +308,7 @@ impl FeedSource for Kafka {
     }
 
     fn settle(&mut self, settled: Vec<SettledRecord>) -> BoxFuture<'_, Result<(), SourceError>> {
-        self.let_go(settled).boxed()
+        self.settle_records(settled).boxed()
     }
 
     fn look(&mut self) -> BoxFuture<'_, Result<SourceCheck, SourceError>> {

@@ -74,7 +74,7 @@ pub(super) async fn look_at_stream(
     settings: &NatsFeedConfig,
 ) -> Result<Keeps, String> {
     let name = format!("STREAM.INFO.{}", settings.stream);
-    let info: StreamInfo = jetstream.ask(link, &name, &json!({})).await.map_err(in_words)?;
+    let info: StreamInfo = jetstream.ask(link, &name, &json!({})).await.map_err(describe)?;
     match &*info.config.retention {
         "limits" => Ok(Keeps::Limits),
         "workqueue" => Ok(Keeps::WorkQueue),
@@ -91,7 +91,7 @@ pub(super) async fn unmake(
     let name = format!("CONSUMER.DELETE.{}.{}", settings.stream, settings.consumer);
     match jetstream.ask::<Value>(link, &name, &json!({})).await {
         Ok(_) | Err(JetStreamError::Refused(code::CONSUMER_NOT_FOUND, _)) => Ok(()),
-        Err(failed) => Err(in_words(failed)),
+        Err(failed) => Err(describe(failed)),
     }
 }
 
@@ -128,14 +128,14 @@ pub(super) async fn make(
     }
     let request = json!({ "stream_name": stream, "config": config });
     let name = format!("CONSUMER.DURABLE.CREATE.{stream}.{consumer}");
-    jetstream.ask::<Value>(link, &name, &request).await.map_err(in_words)?;
+    jetstream.ask::<Value>(link, &name, &request).await.map_err(describe)?;
     if done.is_none() {
         tracing::info!(stream, consumer, "the consumer did not exist and is created");
     }
     Ok(())
 }
 
-pub(super) fn in_words(failed: JetStreamError) -> String {
+pub(super) fn describe(failed: JetStreamError) -> String {
     BrokerError::from(failed).to_string()
 }
 
@@ -149,7 +149,7 @@ pub(super) async fn look(
     let info: ConsumerInfo = match jetstream.ask(link, &name, &json!({})).await {
         Ok(info) => info,
         Err(JetStreamError::Refused(code::CONSUMER_NOT_FOUND, _)) => return Ok(None),
-        Err(failed) => return Err(in_words(failed)),
+        Err(failed) => return Err(describe(failed)),
     };
     let filter = info.config.get("filter_subject").and_then(Value::as_str).unwrap_or_default().to_owned();
     if filter != settings.subject {

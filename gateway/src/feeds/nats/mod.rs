@@ -25,11 +25,11 @@ use crate::broker::nats::moment::now;
 use crate::broker::nats::nats_link::{NatsLink, NatsLinkPurpose, is_unheard};
 use crate::broker::nats::nats_names::token;
 use crate::broker::nats::stored::{JetStream, JetStreamError, MessageSelector, code};
-use crate::broker::nats::{NatsConfig, NatsConnectError, NatsDialer, take_turn_in};
-use crate::broker::{TurnLease, TurnRequest};
+use crate::broker::nats::{NatsConfig, NatsConnectError, NatsDialer, acquire_lease_at};
+use crate::broker::{LeaseOutcome, LeaseRequest};
 
 /// How long the lease lasts from each renewal on.
-const TURN_HOLDS: Duration = Duration::from_secs(5);
+const LEASE_TTL: Duration = Duration::from_secs(5);
 
 /// The stream, and this node as its reader.
 pub(super) struct NatsStream {
@@ -66,7 +66,7 @@ struct NatsConsumer {
 
 impl NatsConsumer {
     /// Forgets the delivered messages, because another node has the lease and receives them again.
-    fn lose_turn(&mut self) {
+    fn lose_lease(&mut self) {
         self.reads = false;
         self.fetched.clear();
         self.held.clear();
@@ -120,10 +120,10 @@ impl NatsStream {
 
     async fn try_to_take(&mut self) -> Result<SourceItem, String> {
         self.open().await?;
-        let turn = self.take_turn(TURN_HOLDS).await?;
+        let turn = self.acquire_lease(LEASE_TTL).await?;
         let Some(open) = &mut self.open else { return Err("it is not open".to_owned()) };
         if !turn.held {
-            open.lose_turn();
+            open.lose_lease();
             return Ok(SourceItem::NotOurs);
         }
         if !open.reads {
@@ -162,7 +162,7 @@ impl NatsStream {
             Some(progress) => {
                 self.done = progress.done;
                 // The lease stores `done` before the consumer is deleted.
-                if !self.take_turn(TURN_HOLDS).await?.held {
+                if !self.acquire_lease(LEASE_TTL).await?.held {
                     return Err("the turn was lost".to_owned());
                 }
                 consume::unmake(jetstream, link, settings).await?;
@@ -215,17 +215,17 @@ impl NatsStream {
         Ok(())
     }
 
-    async fn take_turn(&self, lease: Duration) -> Result<TurnLease, String> {
+    async fn acquire_lease(&self, lease: Duration) -> Result<LeaseOutcome, String> {
         let Some(open) = &self.open else { return Err("it is not open".to_owned()) };
         let done = self.done.to_string();
         let taking =
-            TurnRequest { what: "", node: &self.reader, lease, patience: Duration::ZERO, done: &done };
-        let taken = take_turn_in(&self.jetstream, &open.link, &self.turns, &self.turn, taking).await;
-        taken.map_err(consume::in_words)
+            LeaseRequest { what: "", node: &self.reader, lease, patience: Duration::ZERO, done: &done };
+        let taken = acquire_lease_at(&self.jetstream, &open.link, &self.turns, &self.turn, taking).await;
+        taken.map_err(consume::describe)
     }
 
     /// Settles records. Dead letters come last: if they cannot be written, the other records are settled.
-    async fn let_go(&mut self, settled: Vec<SettledRecord>) -> Result<(), String> {
+    async fn settle_records(&mut self, settled: Vec<SettledRecord>) -> Result<(), String> {
         let (dead, done): (Vec<_>, Vec<_>) = settled.into_iter().partition(|one| one.dead.is_some());
         self.acknowledge(&done).await?;
         if !dead.is_empty() {
@@ -275,16 +275,16 @@ impl NatsStream {
             headers.insert("Feed-Sequence", received.sequence.to_string());
             let put =
                 self.jetstream.put_with(&open.link, self.dead.clone(), headers, received.payload.clone());
-            put.await.map_err(consume::in_words)?;
+            put.await.map_err(consume::describe)?;
         }
         Ok(())
     }
 
     async fn look_at(&mut self) -> Result<SourceCheck, String> {
-        let turn = self.take_turn(TURN_HOLDS).await?;
+        let turn = self.acquire_lease(LEASE_TTL).await?;
         let Some(open) = &mut self.open else { return Err("it is not open".to_owned()) };
         if !turn.held {
-            open.lose_turn();
+            open.lose_lease();
             return Ok(SourceCheck::NotOurs);
         }
         let looked = consume::look(&self.jetstream, &open.link, &self.settings).await?;
@@ -321,7 +321,7 @@ impl NatsStream {
 
     async fn give_back(&mut self) {
         if self.open.as_ref().is_some_and(|open| open.reads)
-            && let Err(error) = self.take_turn(Duration::ZERO).await
+            && let Err(error) = self.acquire_lease(Duration::ZERO).await
         {
             tracing::debug!(error, "the lease on a stream could not be given back; it expires by itself");
         }
@@ -337,16 +337,16 @@ impl NatsStream {
 
 /// Creates a stream, if it does not exist.
 async fn make(jetstream: &JetStream, link: &NatsLink, name: &str, config: &Value) -> Result<(), String> {
-    let in_words = |failed: JetStreamError| format!("stream {name}: {}", consume::in_words(failed));
+    let describe = |failed: JetStreamError| format!("stream {name}: {}", consume::describe(failed));
     match jetstream.ask::<Value>(link, &format!("STREAM.INFO.{name}"), &json!({})).await {
         Ok(_) => Ok(()),
         Err(JetStreamError::Refused(code::STREAM_NOT_FOUND, _)) => {
             match jetstream.ask::<Value>(link, &format!("STREAM.CREATE.{name}"), config).await {
                 Ok(_) | Err(JetStreamError::Refused(code::STREAM_NAME_TAKEN, _)) => Ok(()),
-                Err(failed) => Err(in_words(failed)),
+                Err(failed) => Err(describe(failed)),
             }
         }
-        Err(failed) => Err(in_words(failed)),
+        Err(failed) => Err(describe(failed)),
     }
 }
 
@@ -356,7 +356,7 @@ impl FeedSource for NatsStream {
     }
 
     fn settle(&mut self, settled: Vec<SettledRecord>) -> BoxFuture<'_, Result<(), SourceError>> {
-        async move { self.let_go(settled).await.map_err(|problem| self.lost(&problem)) }.boxed()
+        async move { self.settle_records(settled).await.map_err(|problem| self.lost(&problem)) }.boxed()
     }
 
     fn look(&mut self) -> BoxFuture<'_, Result<SourceCheck, SourceError>> {

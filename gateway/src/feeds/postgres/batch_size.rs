@@ -49,21 +49,21 @@ mod tests {
 
     #[test]
     fn it_is_halved_down_to_one_and_grows_slowly_to_what_it_was() {
-        let mut appetite = BatchSize::new(100);
+        let mut batch_size = BatchSize::new(100);
         let halved: Vec<usize> = (0..8)
             .map(|_| {
-                appetite.was_too_much();
-                appetite.rows()
+                batch_size.was_too_much();
+                batch_size.rows()
             })
             .collect();
         assert_eq!(halved, [50, 25, 12, 6, 3, 1, 1, 1]);
-        assert!(appetite.one_is_too_much());
+        assert!(batch_size.one_is_too_much());
         let mut grown = Vec::new();
         for _ in 0..8 * IN_TIME_FOR_MORE {
-            appetite.was_in_time();
-            grown.push(appetite.rows());
+            batch_size.was_in_time();
+            grown.push(batch_size.rows());
         }
-        assert!(!appetite.one_is_too_much());
+        assert!(!batch_size.one_is_too_much());
         assert!(grown[..3] == [1, 1, 1] && grown[3] == 2, "{grown:?}");
         assert!(grown.is_sorted() && grown.last() == Some(&100), "{grown:?}");
     }

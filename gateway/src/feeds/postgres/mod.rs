@@ -34,7 +34,7 @@ pub(super) struct Postgres {
     bounds: Bounds,
     names: Vec<(FieldKey, Box<str>)>,
     session: Option<PostgresSession>,
-    appetite: BatchSize,
+    batch_size: BatchSize,
     /// The position of a dead letter that could not be written, not even alone.
     unwritable: Option<Box<str>>,
 }
@@ -75,8 +75,8 @@ impl Postgres {
         };
         let names = feed.fields.names().map(|(word, name)| (word, name.into())).into();
         let bounds = feed.bounds();
-        let appetite = BatchSize::new(bounds.records_max);
-        Ok(Self { server, tls, bounds, names, session: None, settings, appetite, unwritable: None })
+        let batch_size = BatchSize::new(bounds.records_max);
+        Ok(Self { server, tls, bounds, names, session: None, settings, batch_size, unwritable: None })
     }
 
     /// Runs calls within the timeout, on the session, which is opened if there is none. A failure drops the session.
@@ -105,14 +105,14 @@ impl Postgres {
     }
 
     async fn take_next(&mut self) -> Result<SourceItem, SourceError> {
-        if self.appetite.one_is_too_much()
+        if self.batch_size.one_is_too_much()
             && let Some(record) = self.too_long_to_be_read().await?
         {
             return Ok(SourceItem::Records(vec![record]));
         }
-        let (rows, record_bytes_max) = (self.appetite.rows(), self.bounds.record_bytes_max);
+        let (rows, record_bytes_max) = (self.batch_size.rows(), self.bounds.record_bytes_max);
         let taken = self.within(async |session| {
-            Ok(match session.take_turn().await? {
+            Ok(match session.acquire_lock().await? {
                 true => SourceItem::Records(session.take(rows, record_bytes_max).await?),
                 false => SourceItem::NotOurs,
             })
@@ -122,15 +122,15 @@ impl Postgres {
         if let SourceItem::Records(records) = &taken
             && !records.is_empty()
         {
-            self.appetite.was_in_time();
+            self.batch_size.was_in_time();
         }
         Ok(taken)
     }
 
     fn hold_back(&mut self, trouble: &PostgresTrouble) {
         if trouble.is_too_much {
-            self.appetite.was_too_much();
-            let (table, rows) = (&self.settings.table, self.appetite.rows());
+            self.batch_size.was_too_much();
+            let (table, rows) = (&self.settings.table, self.batch_size.rows());
             tracing::debug!(table, rows, "fewer rows of a table are asked for at once");
         }
     }
@@ -140,7 +140,7 @@ impl Postgres {
     async fn too_long_to_be_read(&mut self) -> Result<Option<FeedRecord>, SourceError> {
         let max = self.bounds.record_bytes_max;
         let next = self.within(async |session| {
-            Ok(if session.take_turn().await? { session.stored_next().await? } else { None })
+            Ok(if session.acquire_lock().await? { session.stored_next().await? } else { None })
         });
         let too_long = next.await?.filter(|(_, bytes)| *bytes > max as u64);
         Ok(too_long.map(|(position, bytes)| FeedRecord {
@@ -149,7 +149,7 @@ impl Postgres {
         }))
     }
 
-    async fn let_go(&mut self, settled: Vec<SettledRecord>) -> Result<(), SourceError> {
+    async fn settle_records(&mut self, settled: Vec<SettledRecord>) -> Result<(), SourceError> {
         let dead: Vec<&SettledRecord> = settled.iter().filter(|one| one.dead.is_some()).collect();
         let without = match (&dead[..], &self.unwritable) {
             ([alone], Some(unwritable)) => alone.position == *unwritable,
@@ -170,7 +170,7 @@ impl Postgres {
             }
             Err(trouble) => {
                 self.hold_back(&trouble);
-                if trouble.is_too_much && self.appetite.one_is_too_much() {
+                if trouble.is_too_much && self.batch_size.one_is_too_much() {
                     self.unwritable = alone;
                 }
                 Err(trouble.error)
@@ -197,7 +197,7 @@ impl FeedSource for Postgres {
     }
 
     fn settle(&mut self, settled: Vec<SettledRecord>) -> BoxFuture<'_, Result<(), SourceError>> {
-        self.let_go(settled).boxed()
+        self.settle_records(settled).boxed()
     }
 
     fn look(&mut self) -> BoxFuture<'_, Result<SourceCheck, SourceError>> {

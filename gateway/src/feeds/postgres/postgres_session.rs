@@ -52,7 +52,7 @@ struct Statements {
 /// Why a session has failed. Never holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PostgresError {
-    #[error("{}", in_words(.0))]
+    #[error("{}", describe(.0))]
     Database(#[from] tokio_postgres::Error),
     #[error("there is no table {0}")]
     NoTable(String),
@@ -71,7 +71,7 @@ impl PostgresError {
     }
 }
 
-fn in_words(error: &tokio_postgres::Error) -> String {
+fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(error) => format!("{} ({})", error.message(), error.code().code()),
         None => match std::error::Error::source(error) {
@@ -130,7 +130,7 @@ impl PostgresSession {
     }
 
     /// Takes the advisory lock if no other session holds it.
-    pub(super) async fn take_turn(&mut self) -> Result<bool, PostgresError> {
+    pub(super) async fn acquire_lock(&mut self) -> Result<bool, PostgresError> {
         if !self.reads {
             self.reads = self.client.query_one(&self.statements.turn, &[]).await?.try_get(0)?;
         }

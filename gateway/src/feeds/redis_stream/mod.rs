@@ -24,7 +24,7 @@ use super::source::{
 use crate::broker::redis::{DialError, PlainConnection, RedisConfig, RedisDialer};
 
 /// How long the lease lasts from each renewal on.
-const TURN_HOLDS: Duration = Duration::from_secs(5);
+const LEASE_TTL: Duration = Duration::from_secs(5);
 
 /// How much longer than its timeout a blocking call may take.
 const SLACK: Duration = Duration::from_secs(2);
@@ -100,7 +100,7 @@ impl RedisStream {
         loop {
             let after = self.open.as_ref().and_then(|open| open.again.clone());
             let mut call = TAKE.key(&self.stream);
-            call.key(&self.turn).arg(&self.reader).arg(TURN_HOLDS.as_millis() as u64);
+            call.key(&self.turn).arg(&self.reader).arg(LEASE_TTL.as_millis() as u64);
             call.arg(&self.settings.group).arg(after.as_deref().unwrap_or(">"));
             let Bounds { records_max, bytes_max, record_bytes_max } = self.bounds;
             call.arg(records_max).arg(bytes_max).arg(record_bytes_max);
@@ -195,7 +195,7 @@ impl RedisStream {
         }
     }
 
-    async fn let_go(&mut self, settled: Vec<SettledRecord>) -> Result<(), SourceError> {
+    async fn settle_records(&mut self, settled: Vec<SettledRecord>) -> Result<(), SourceError> {
         let (dead, done): (Vec<_>, Vec<_>) = settled.into_iter().partition(|one| one.dead.is_some());
         let mut call = SETTLE.key(&self.stream);
         call.key(&self.dead_letters).arg(&self.settings.group).arg(self.settings.dead_letters_max);
@@ -212,7 +212,7 @@ impl RedisStream {
 
     async fn look_at(&mut self) -> Result<SourceCheck, SourceError> {
         let mut call = LOOK.key(&self.stream);
-        call.key(&self.turn).arg(&self.reader).arg(TURN_HOLDS.as_millis() as u64).arg(&self.settings.group);
+        call.key(&self.turn).arg(&self.reader).arg(LEASE_TTL.as_millis() as u64).arg(&self.settings.group);
         let answer = self.within(async |connection| call.invoke_async::<Value>(connection).await).await;
         let answer = answer.map_err(|failed| self.lost(&failed))?;
         let not_ours = matches!(&answer, Value::Array(parts) if parts[..] == [Value::Int(0)]);
@@ -257,7 +257,7 @@ impl RedisStream {
         let left = self.within(async |connection| call.invoke_async::<Value>(connection).await).await;
         if let Err(error) = left {
             tracing::debug!(
-                error = error.in_words(),
+                error = error.describe(),
                 "the lease on a stream could not be given back; it expires by itself"
             );
         }
@@ -276,7 +276,7 @@ impl RedisStream {
     /// Drops the connections after any failure. The next call connects again, and begins with the unfinished records.
     fn lost(&mut self, failed: &RedisStreamError) -> SourceError {
         self.open = None;
-        SourceError(format!("stream {} at {}: {}", self.stream, self.dialer.place(), failed.in_words()))
+        SourceError(format!("stream {} at {}: {}", self.stream, self.dialer.place(), failed.describe()))
     }
 
     fn unreachable(&self, error: &DialError) -> SourceError {
@@ -313,7 +313,7 @@ enum RedisStreamError {
 }
 
 impl RedisStreamError {
-    fn in_words(&self) -> String {
+    fn describe(&self) -> String {
         match self {
             Self::Refused(error) => error.to_string(),
             Self::Late(timeout) => format!("no answer within {} ms", timeout.as_millis()),
@@ -329,7 +329,7 @@ impl FeedSource for RedisStream {
     }
 
     fn settle(&mut self, settled: Vec<SettledRecord>) -> BoxFuture<'_, Result<(), SourceError>> {
-        self.let_go(settled).boxed()
+        self.settle_records(settled).boxed()
     }
 
     fn look(&mut self) -> BoxFuture<'_, Result<SourceCheck, SourceError>> {

@@ -119,7 +119,7 @@ impl ListenerTls {
     }
 
     /// Reports the result of a reload to the log and the metrics.
-    pub fn tell(&self, reloaded: Result<(), &TlsError>, metrics: &Metrics) {
+    pub fn report_reload(&self, reloaded: Result<(), &TlsError>, metrics: &Metrics) {
         match reloaded {
             Ok(()) => {
                 tracing::info!(file = %self.files.certificate.display(), "a new certificate is in use");
@@ -145,7 +145,7 @@ impl ListenerTls {
             // Read on a blocking thread, because the disk may be slow.
             match tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
                 Ok(Ok(false)) => {}
-                Ok(reloaded) => self.tell(reloaded.as_ref().map(|_| ()), &metrics),
+                Ok(reloaded) => self.report_reload(reloaded.as_ref().map(|_| ()), &metrics),
                 Err(error) => tracing::error!(%error, "the certificate could not be read"),
             }
         }

@@ -76,9 +76,9 @@ async fn handshake(tls: &ListenerTls, connector: &TlsConnector) -> std::io::Resu
 async fn echo((client, server): &mut Pair) {
     client.write_all(b"still here").await.unwrap();
     client.flush().await.unwrap();
-    let mut heard = [0; 10];
-    server.read_exact(&mut heard).await.unwrap();
-    assert_eq!(&heard, b"still here");
+    let mut received = [0; 10];
+    server.read_exact(&mut received).await.unwrap();
+    assert_eq!(&received, b"still here");
 }
 
 #[tokio::test]

@@ -99,10 +99,10 @@ fn every_question() -> Vec<NodeRequest> {
             },
         ))),
         poll(RemotePollRequest::Fetch { wait_ms: 3_000 }),
-        poll(RemotePollRequest::Bring(Bytes::from_static(b"4a\x1ebAQ=="))),
+        poll(RemotePollRequest::Upload(Bytes::from_static(b"4a\x1ebAQ=="))),
         poll(RemotePollRequest::End),
         poll(RemotePollRequest::FetchRest),
-        poll(RemotePollRequest::BringPart(Bytes::from_static(b"4a"))),
+        poll(RemotePollRequest::UploadPart(Bytes::from_static(b"4a"))),
     ]
 }
 

@@ -1,11 +1,11 @@
 //! Tests of the hub: who receives what, who is told of gaps, and that nothing is left behind.
 
 mod against_a_model;
-mod apart;
 mod bundling;
 mod clients;
 mod encode_once;
 mod newest;
+mod separate_lists;
 mod sweeping;
 
 use std::collections::BTreeMap;

@@ -102,7 +102,7 @@ impl Told {
         let mut poll = mio::Poll::new().unwrap();
         let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
         let (inbox, acts) = (Arc::new(Inbox::new(waker, 1_000, 1 << 20)), Arc::<Mutex<Vec<_>>>::default());
-        let (told, heard) = (inbox.clone(), acts.clone());
+        let (told, received) = (inbox.clone(), acts.clone());
         let worker = std::thread::spawn(move || {
             let mut events = mio::Events::with_capacity(1);
             loop {
@@ -112,10 +112,10 @@ impl Told {
                 for event in queue.events {
                     match event {
                         WorkerEvent::Disconnect(target, disconnect, _) => {
-                            heard.lock().push(((*target).clone(), ClientCommand::Disconnect(disconnect)));
+                            received.lock().push(((*target).clone(), ClientCommand::Disconnect(disconnect)));
                         }
                         WorkerEvent::Unsubscribe(target, channel, _) => {
-                            heard.lock().push(((*target).clone(), ClientCommand::Unsubscribe(channel)));
+                            received.lock().push(((*target).clone(), ClientCommand::Unsubscribe(channel)));
                         }
                         WorkerEvent::Stop => return,
                         _ => {}

@@ -29,7 +29,7 @@ impl ClusterLives {
         self.0.read().clone()
     }
 
-    pub(super) fn tell(&self, lease: &str, others: &str) {
+    pub(super) fn update_lives(&self, lease: &str, others: &str) {
         let written: Arc<str> = format!("{lease}\n{others}").into();
         if *self.0.read() != written {
             *self.0.write() = written;
@@ -70,9 +70,9 @@ impl ClusterPart {
     }
 
     /// Updates what the scripts at this master are told. `others` are the lives of the other masters.
-    pub(super) fn tell(&self, keys: &RedisKeys, others: &[Arc<str>]) {
+    pub(super) fn update_lives(&self, keys: &RedisKeys, others: &[Arc<str>]) {
         let others: Vec<&str> = others.iter().filter_map(|life| life.get(..LIFE_BYTES)).collect();
-        self.lives.tell(&keys.lease_in(self.home.load(Ordering::Relaxed)), &others.join(","));
+        self.lives.update_lives(&keys.lease_in(self.home.load(Ordering::Relaxed)), &others.join(","));
     }
 }
 

@@ -14,9 +14,9 @@ use super::cluster_parts::ClusterPart;
 use super::{Redirect, RedisCluster, slots};
 use crate::broker::BrokerError;
 use crate::broker::measure::Operation;
-use crate::broker::redis::hold::HoldState;
 use crate::broker::redis::redis_link::{OpenLink, RedisLink};
 use crate::broker::redis::script::Script;
+use crate::broker::redis::supervise::ConnectionState;
 
 tokio::task_local! {
     /// Set while commands are sent to the server that imports their slot.
@@ -52,7 +52,7 @@ pub(crate) enum ReplySize {
 /// Watches for moments at which keys may have been lost.
 #[derive(Debug)]
 pub(crate) enum Changes {
-    Server(watch::Receiver<HoldState<OpenLink>>),
+    Server(watch::Receiver<ConnectionState<OpenLink>>),
     /// Whether the cluster was asked for its layout yet, and the generation of its data sets.
     Cluster(watch::Receiver<bool>, watch::Receiver<u64>),
 }
@@ -62,7 +62,9 @@ impl Changes {
     pub(crate) async fn first(&mut self) {
         // A closed channel will not change any more.
         match self {
-            Self::Server(link) => drop(link.wait_for(|state| !matches!(state, HoldState::Opening)).await),
+            Self::Server(link) => {
+                drop(link.wait_for(|state| !matches!(state, ConnectionState::Opening)).await)
+            }
             Self::Cluster(settled, _) => drop(settled.wait_for(|settled| *settled).await),
         }
     }

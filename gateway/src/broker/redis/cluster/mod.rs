@@ -8,10 +8,10 @@
 mod cluster_parts;
 mod commands;
 mod flows;
-mod look;
 mod moves;
 mod reach_slot;
 mod redirect;
+mod slot_discovery;
 pub(in crate::broker::redis) mod slots;
 mod view;
 
@@ -32,17 +32,17 @@ pub(in crate::broker::redis) use self::commands::with_asking;
 pub(crate) use self::commands::{Commands, ReplySize};
 pub(in crate::broker::redis) use self::flows::FlowTicket;
 use self::flows::SlotFlows;
-use self::look::SlotDiscovery;
 pub(in crate::broker::redis) use self::moves::Moves;
 pub(in crate::broker::redis) use self::redirect::Redirect;
+use self::slot_discovery::SlotDiscovery;
 use self::view::{ClusterNode, Layout};
 use super::access::Access;
-use super::hold::HoldState;
 use super::master::Master;
 use super::publish_script::OutgoingPublication;
 use super::redis_config::RedisConfig;
 use super::redis_dial::DialError;
 use super::redis_keys::RedisKeys;
+use super::supervise::ConnectionState;
 use crate::broker::measure::BrokerMetrics;
 use crate::broker::shards::events::{ShardEvents, ShardMessages};
 use crate::broker::shards::shard_message::Numbers;
@@ -122,7 +122,7 @@ impl RedisCluster {
         let (looks, moves) = (Arc::downgrade(&cluster), Arc::downgrade(&cluster));
         let looking = cluster.looking.clone();
         *cluster.tasks.lock() = vec![
-            AbortOnDropHandle::new(tokio::spawn(look::keep_looking(looks, looking))),
+            AbortOnDropHandle::new(tokio::spawn(slot_discovery::keep_looking(looks, looking))),
             AbortOnDropHandle::new(tokio::spawn(moves::keep_moving(moves, cluster.moves.clone()))),
         ];
         Ok(cluster)
@@ -213,7 +213,7 @@ impl RedisCluster {
     }
 
     /// Sends canaries to all parts. Returns the longest round trip.
-    pub(super) async fn sing_everywhere(&self) -> Result<Duration, BrokerError> {
+    pub(super) async fn send_all_canaries(&self) -> Result<Duration, BrokerError> {
         let settled = tokio::time::timeout(self.config.timeout(), self.settle()).await;
         settled.map_err(|_| BrokerError::Timeout(self.config.timeout()))?;
         let places = (0..MASTERS_MAX).filter(|place| self.has_part(*place));
@@ -314,7 +314,7 @@ impl RedisCluster {
         let have_moved = is_another || before != places.owners;
         drop(places);
         drop(over);
-        self.tell_lives();
+        self.update_lives();
         if have_moved {
             self.follow_slots();
         }
@@ -358,15 +358,15 @@ impl RedisCluster {
         AbortOnDropHandle::new(tokio::spawn(async move {
             while link.changed().await.is_ok() {
                 let up = match &*link.borrow_and_update() {
-                    HoldState::Up(up) => Some((up.server.run.clone(), up.server.data_set.clone())),
-                    HoldState::Opening | HoldState::Down(_) => None,
+                    ConnectionState::Up(up) => Some((up.server.run.clone(), up.server.data_set.clone())),
+                    ConnectionState::Opening | ConnectionState::Down(_) => None,
                 };
                 let Some(cluster) = this.upgrade() else { return };
                 match up {
                     Some(data_set) => cluster.saw(data_set),
                     None => cluster.looking.look(),
                 }
-                cluster.tell_lives();
+                cluster.update_lives();
             }
         }))
     }
@@ -382,7 +382,7 @@ impl RedisCluster {
     }
 
     /// Tells the scripts at each master the lives of the other masters.
-    fn tell_lives(&self) {
+    fn update_lives(&self) {
         let places = self.places.read();
         let lives: Vec<(usize, Arc<str>)> = places
             .all_there_are()
@@ -392,7 +392,7 @@ impl RedisCluster {
         for (index, part) in places.all_there_are().enumerate() {
             let others = lives.iter().filter(|(of, _)| *of != index).map(|(_, life)| life.clone());
             let others: Vec<Arc<str>> = others.collect();
-            part.tell(&self.keys, &others);
+            part.update_lives(&self.keys, &others);
         }
     }
 
@@ -407,7 +407,7 @@ impl RedisCluster {
             .collect();
         drop(places);
         for (is_retired, part) in parts {
-            let gone = part.master.listener.let_go(|channel| {
+            let gone = part.master.listener.unsubscribe_moved(|channel| {
                 let owner = owners.get(usize::from(self.keys.slot(channel))).copied().flatten();
                 owner.is_some_and(|owner| is_retired || owner != part.place)
             });

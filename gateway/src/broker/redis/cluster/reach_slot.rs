@@ -13,7 +13,11 @@ use crate::broker::shards::collect_answers::one_after_another;
 
 impl RedisCluster {
     /// Publishes a message for all nodes, or for one. Returns the number of receivers.
-    pub(in crate::broker::redis) async fn say(&self, name: &str, message: &[u8]) -> Result<u32, BrokerError> {
+    pub(in crate::broker::redis) async fn publish_message(
+        &self,
+        name: &str,
+        message: &[u8],
+    ) -> Result<u32, BrokerError> {
         let timeout = self.config.timeout();
         let settled = tokio::time::timeout(timeout, self.settle()).await;
         settled.map_err(|_| BrokerError::Timeout(timeout))?;

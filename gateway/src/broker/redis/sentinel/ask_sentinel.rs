@@ -13,13 +13,13 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 
 use super::super::byte_stream::connect;
-use super::super::hold::ReconnectBackoff;
 use super::super::redis_address::RedisAddress;
 use super::super::redis_dial::DialError;
 use super::super::resp::RedisMessage;
 use super::super::subscriptions::{Driver, ReceiveMessage, Subscriptions};
+use super::super::supervise::ReconnectBackoff;
 use super::SentinelBoard;
-use super::decide::{ReportedMaster, SentinelWord};
+use super::decide::{ReportedMaster, SentinelView};
 use crate::broker::BrokerError;
 use crate::telemetry::Reminder;
 
@@ -120,7 +120,7 @@ impl SentinelClient {
                     let down_ms = reminder.over(opened).map(|down| down.as_millis() as u64);
                     tracing::info!(sentinel = %self.address, down_ms, "connected to a Sentinel");
                     let why = self.keep(&connection, driver, &news).await;
-                    pauses.held(opened.elapsed());
+                    pauses.note_lifetime(opened.elapsed());
                     silent_since = None;
                     why
                 }
@@ -130,7 +130,7 @@ impl SentinelClient {
                 tracing::warn!(sentinel = %self.address, reason = %why, "a Sentinel does not answer");
             }
             let silence = silent_since.get_or_insert_with(Instant::now).elapsed();
-            self.board.note(self.number, |word| word.silenced(why, silence));
+            self.board.note(self.number, |view| view.silenced(why, silence));
             tokio::time::sleep(pauses.next()).await;
         }
     }
@@ -198,7 +198,7 @@ impl SentinelClient {
                     Err(_) => return format!("no answer within {} ms", self.timeout.as_millis()).into(),
                 };
                 chosen = chosen.filter(|chosen| reply.is_choosing(chosen));
-                self.board.note(self.number, |_| reply.word(chosen.as_ref()));
+                self.board.note(self.number, |_| reply.view(chosen.as_ref()));
                 tokio::select! {
                     () = news.news.notified() => {}
                     () = tokio::time::sleep(self.interval) => {}
@@ -235,17 +235,17 @@ impl SentinelReply {
     /// Returns the Sentinel's word. A replica that was told to become the master and is one counts as the master,
     /// although the Sentinel names it only after its own check, once a second. Its epoch will be later than the present
     /// one.
-    fn word(self, chosen: Option<&PromotedReplica>) -> SentinelWord {
+    fn view(self, chosen: Option<&PromotedReplica>) -> SentinelView {
         match (self.named, chosen.filter(|chosen| chosen.is_master)) {
-            (Some(named), Some(PromotedReplica { host, port, .. })) => SentinelWord::Names(ReportedMaster {
+            (Some(named), Some(PromotedReplica { host, port, .. })) => SentinelView::Names(ReportedMaster {
                 host: host.clone(),
                 port: *port,
                 epoch: named.epoch.saturating_add(1),
                 others: named.others,
                 instead_of: Some(Box::new(named)),
             }),
-            (Some(named), None) => SentinelWord::Names(named),
-            (None, _) => SentinelWord::Unknown,
+            (Some(named), None) => SentinelView::Names(named),
+            (None, _) => SentinelView::Unknown,
         }
     }
 }
@@ -307,13 +307,13 @@ mod tests {
         assert!(said(true, 1).is_choosing(&chosen(false)));
         assert!(!said(false, 1).is_choosing(&chosen(true)), "it has been given up");
         assert!(!said(true, 2).is_choosing(&chosen(true)), "it is named");
-        assert_eq!(said(true, 1).word(Some(&chosen(false))), SentinelWord::Names(named(1)));
-        assert_eq!(said(true, 1).word(None), SentinelWord::Names(named(1)));
+        assert_eq!(said(true, 1).view(Some(&chosen(false))), SentinelView::Names(named(1)));
+        assert_eq!(said(true, 1).view(None), SentinelView::Names(named(1)));
         let foretold = ReportedMaster { epoch: 4, instead_of: Some(Box::new(named(1))), ..named(2) };
-        assert_eq!(said(true, 1).word(Some(&chosen(true))), SentinelWord::Names(foretold));
+        assert_eq!(said(true, 1).view(Some(&chosen(true))), SentinelView::Names(foretold));
         let unknown = SentinelReply { named: None, fails_over: true };
         assert!(!unknown.is_choosing(&chosen(true)));
-        assert_eq!(unknown.word(Some(&chosen(true))), SentinelWord::Unknown);
+        assert_eq!(unknown.view(Some(&chosen(true))), SentinelView::Unknown);
     }
 
     #[test]

@@ -13,7 +13,7 @@ const FORETOLD_FOR: Duration = Duration::from_secs(5);
 
 /// The last word of a Sentinel.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum SentinelWord {
+pub(super) enum SentinelView {
     /// The Sentinel has been asked and may still answer.
     Awaited,
     Names(ReportedMaster),
@@ -48,7 +48,7 @@ pub(super) enum MasterVerdict<'a> {
     Nobody(String),
 }
 
-impl SentinelWord {
+impl SentinelView {
     pub(super) fn is_answer(&self) -> bool {
         matches!(self, Self::Names(_) | Self::Unknown)
     }
@@ -86,31 +86,31 @@ impl ReportedMaster {
 /// Combines the words of all Sentinels, each with its Sentinel's address. `followed` is the master known until now.
 pub(super) fn decide<'a>(
     name: &str,
-    words: &'a [(String, SentinelWord)],
+    views: &'a [(String, SentinelView)],
     followed: Option<&RedisAddress>,
 ) -> MasterVerdict<'a> {
-    let answers = words.iter().filter(|(_, word)| word.is_answer()).count();
+    let answers = views.iter().filter(|(_, view)| view.is_answer()).count();
     let names = || {
-        words
+        views
             .iter()
-            .filter_map(|(_, word)| if let SentinelWord::Names(named) = word { Some(named) } else { None })
+            .filter_map(|(_, view)| if let SentinelView::Names(named) = view { Some(named) } else { None })
     };
-    let known = names().map(|named| named.others + 1).max().unwrap_or(0).max(words.len());
+    let known = names().map(|named| named.others + 1).max().unwrap_or(0).max(views.len());
     // The Sentinel that led the last failover may be gone, while one that missed it is back. A majority of Sentinels
     // cannot have missed it.
-    let lasting = words.iter().filter_map(|(_, word)| match word {
-        SentinelWord::Silent(_, Some(last)) if answers * 2 <= known => Some(last),
+    let lasting = views.iter().filter_map(|(_, view)| match view {
+        SentinelView::Silent(_, Some(last)) if answers * 2 <= known => Some(last),
         _ => None,
     });
     let named: Vec<&ReportedMaster> = names().chain(lasting).collect();
     let Some(epoch) = named.iter().map(|named| named.epoch).max() else {
-        let is_awaited = words.iter().any(|(_, word)| *word == SentinelWord::Awaited);
-        return if is_awaited { MasterVerdict::Awaited } else { MasterVerdict::Nobody(reasons(name, words)) };
+        let is_awaited = views.iter().any(|(_, view)| *view == SentinelView::Awaited);
+        return if is_awaited { MasterVerdict::Awaited } else { MasterVerdict::Nobody(reasons(name, views)) };
     };
     // The first Sentinel to answer may be outdated: as long as no master is followed there is time to wait for others.
     if followed.is_none()
-        && answers * 2 <= words.len()
-        && words.iter().any(|(_, word)| *word == SentinelWord::Awaited)
+        && answers * 2 <= views.len()
+        && views.iter().any(|(_, view)| *view == SentinelView::Awaited)
     {
         return MasterVerdict::Awaited;
     }
@@ -126,24 +126,24 @@ pub(super) fn decide<'a>(
         .or(latest.first());
     match named {
         Some(named) => {
-            let trouble = (names().next().is_none()).then(|| reasons(name, words));
+            let trouble = (names().next().is_none()).then(|| reasons(name, views));
             MasterVerdict::Master { named, trouble }
         }
-        None => MasterVerdict::Nobody(reasons(name, words)),
+        None => MasterVerdict::Nobody(reasons(name, views)),
     }
 }
 
 /// Describes why no Sentinel names a master.
-fn reasons(name: &str, words: &[(String, SentinelWord)]) -> String {
-    let knows_not = words.iter().any(|(_, word)| *word == SentinelWord::Unknown);
+fn reasons(name: &str, views: &[(String, SentinelView)]) -> String {
+    let knows_not = views.iter().any(|(_, view)| *view == SentinelView::Unknown);
     let mut text = if knows_not {
         format!("no Sentinel that answers knows a master {name:?} (redis.sentinel_master)")
     } else {
         "no Sentinel answers".to_owned()
     };
     let mut separator = ": ";
-    for (at, word) in words {
-        if let SentinelWord::Silent(why, _) = word {
+    for (at, view) in views {
+        if let SentinelView::Silent(why, _) = view {
             let separator = std::mem::replace(&mut separator, "; ");
             // Writing to a string cannot fail.
             let _ = write!(text, "{separator}{at}: {why}");
@@ -156,15 +156,15 @@ fn reasons(name: &str, words: &[(String, SentinelWord)]) -> String {
 mod tests {
     use super::*;
 
-    fn names(port: u16, epoch: u64) -> SentinelWord {
-        SentinelWord::Names(named(port, epoch))
+    fn names(port: u16, epoch: u64) -> SentinelView {
+        SentinelView::Names(named(port, epoch))
     }
 
     fn named(port: u16, epoch: u64) -> ReportedMaster {
         ReportedMaster { host: "10.0.0.1".to_owned(), port, epoch, others: 2, instead_of: None }
     }
 
-    fn silent(before: &SentinelWord) -> SentinelWord {
+    fn silent(before: &SentinelView) -> SentinelView {
         before.silenced("refused".into(), Duration::ZERO)
     }
 
@@ -174,11 +174,11 @@ mod tests {
 
     /// Returns the chosen port, given the Sentinels' words and the port that is followed: 0 if the master is still awaited,
     /// or `None` if no Sentinel names one.
-    fn decided(words: &[SentinelWord], followed: u16) -> Option<u16> {
-        let words: Vec<(String, SentinelWord)> =
-            words.iter().enumerate().map(|(number, word)| (format!("s{number}:1"), word.clone())).collect();
+    fn decided(views: &[SentinelView], followed: u16) -> Option<u16> {
+        let views: Vec<(String, SentinelView)> =
+            views.iter().enumerate().map(|(number, view)| (format!("s{number}:1"), view.clone())).collect();
         let followed = (followed != 0).then(|| at(followed));
-        match decide("main", &words, followed.as_ref()) {
+        match decide("main", &views, followed.as_ref()) {
             MasterVerdict::Awaited => Some(0),
             MasterVerdict::Master { named, .. } => Some(named.port),
             MasterVerdict::Nobody(_) => None,
@@ -189,7 +189,7 @@ mod tests {
     fn who_has_heard_of_the_latest_election_is_believed_however_many_have_not() {
         assert_eq!(decided(&[names(1, 3), names(1, 3), names(2, 4)], 1), Some(2));
         assert_eq!(decided(&[names(2, 4), names(1, 3), names(1, 3)], 2), Some(2), "one is cut off and back");
-        assert_eq!(decided(&[names(1, 3), names(2, 4), SentinelWord::Unknown], 0), Some(2));
+        assert_eq!(decided(&[names(1, 3), names(2, 4), SentinelView::Unknown], 0), Some(2));
     }
 
     #[test]
@@ -203,13 +203,13 @@ mod tests {
 
     #[test]
     fn the_first_to_answer_does_not_decide_alone_while_others_may_answer_still() {
-        let (awaited, silent) = (SentinelWord::Awaited, silent(&SentinelWord::Awaited));
+        let (awaited, silent) = (SentinelView::Awaited, silent(&SentinelView::Awaited));
         assert_eq!(decided(&[awaited.clone(), names(1, 3), awaited.clone()], 0), Some(0));
         assert_eq!(decided(&[awaited.clone(), names(1, 3), names(1, 3)], 0), Some(1));
         assert_eq!(decided(&[silent.clone(), names(1, 3), awaited.clone()], 0), Some(0));
         assert_eq!(decided(&[silent.clone(), names(1, 3), silent.clone()], 0), Some(1));
-        assert_eq!(decided(&[awaited.clone(), silent.clone(), SentinelWord::Unknown], 0), Some(0));
-        assert_eq!(decided(&[silent.clone(), silent, SentinelWord::Unknown], 0), None);
+        assert_eq!(decided(&[awaited.clone(), silent.clone(), SentinelView::Unknown], 0), Some(0));
+        assert_eq!(decided(&[silent.clone(), silent, SentinelView::Unknown], 0), None);
         assert_eq!(
             decided(&[names(2, 4), awaited.clone(), awaited], 1),
             Some(2),
@@ -230,11 +230,11 @@ mod tests {
     #[test]
     fn an_election_that_a_silent_sentinel_did_not_see_to_its_end_is_not_believed_for_long() {
         let foretold =
-            SentinelWord::Names(ReportedMaster { instead_of: Some(Box::new(named(1, 3))), ..named(2, 4) });
+            SentinelView::Names(ReportedMaster { instead_of: Some(Box::new(named(1, 3))), ..named(2, 4) });
         let others = [names(1, 3), silent(&names(1, 3))];
-        let after = |silence: Duration, word: &SentinelWord| {
-            let words = [word.silenced("refused".into(), silence), others[0].clone(), others[1].clone()];
-            decided(&words, 2)
+        let after = |silence: Duration, view: &SentinelView| {
+            let views = [view.silenced("refused".into(), silence), others[0].clone(), others[1].clone()];
+            decided(&views, 2)
         };
         assert_eq!(after(Duration::ZERO, &foretold), Some(2));
         let silenced = foretold.silenced("refused".into(), Duration::ZERO);
@@ -246,24 +246,24 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told_in_words_for_each() {
-        let words = |words: &[SentinelWord]| -> Vec<(String, SentinelWord)> {
-            words.iter().map(|word| ("s:1".to_owned(), word.clone())).collect()
+        let views = |views: &[SentinelView]| -> Vec<(String, SentinelView)> {
+            views.iter().map(|view| ("s:1".to_owned(), view.clone())).collect()
         };
-        let told = |list: &[SentinelWord], followed: Option<&RedisAddress>| match decide(
+        let told = |list: &[SentinelView], followed: Option<&RedisAddress>| match decide(
             "main",
-            &words(list),
+            &views(list),
             followed,
         ) {
             MasterVerdict::Nobody(why) => why,
             MasterVerdict::Master { trouble, .. } => trouble.unwrap_or_default(),
             MasterVerdict::Awaited => "awaited".to_owned(),
         };
-        let mute = silent(&SentinelWord::Awaited);
+        let mute = silent(&SentinelView::Awaited);
         assert_eq!(
             told(&[mute.clone(), mute.clone()], None),
             "no Sentinel answers: s:1: refused; s:1: refused"
         );
-        let unknown = told(&[mute, SentinelWord::Unknown], None);
+        let unknown = told(&[mute, SentinelView::Unknown], None);
         assert!(
             unknown.contains("knows a master \"main\"") && unknown.ends_with("s:1: refused"),
             "{unknown}"

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::ask_sentinel::SentinelClient;
-use self::decide::{MasterVerdict, ReportedMaster, SentinelWord, decide};
+use self::decide::{MasterVerdict, ReportedMaster, SentinelView, decide};
 use super::access::login;
 use super::redis_address::{self, RedisAddress};
 use super::redis_config::RedisConfig;
@@ -48,7 +48,7 @@ struct SentinelBoard {
     /// Whether the master is reached over TLS.
     tls: bool,
     /// Words in the order of the configuration, each with the address of its Sentinel.
-    words: Mutex<Vec<(String, SentinelWord)>>,
+    views: Mutex<Vec<(String, SentinelView)>>,
     known: watch::Sender<KnownMaster>,
     metrics: Arc<BrokerMetrics>,
     reminder: Mutex<Reminder>,
@@ -67,11 +67,11 @@ impl Sentinels {
         let login = login(&config.sentinel_user, &config.sentinel_password, file)?;
         let tls = config.sentinel_tls.then(|| redis_tls::connector(config)).transpose()?;
         let (sender, known) = watch::channel(KnownMaster::default());
-        let words = config.addresses.iter().map(|address| (address.clone(), SentinelWord::Awaited)).collect();
+        let views = config.addresses.iter().map(|address| (address.clone(), SentinelView::Awaited)).collect();
         let board = Arc::new(SentinelBoard {
             name: config.sentinel_master.clone(),
             tls: config.tls,
-            words: Mutex::new(words),
+            views: Mutex::new(views),
             known: sender,
             metrics: metrics.clone(),
             reminder: Mutex::default(),
@@ -127,14 +127,14 @@ impl Sentinels {
 
 impl SentinelBoard {
     /// Records the word of a Sentinel, or its silence.
-    fn note(&self, number: usize, say: impl FnOnce(&SentinelWord) -> SentinelWord) {
-        let mut words = self.words.lock();
-        let Some((_, word)) = words.get_mut(number) else { return };
-        *word = say(word);
-        let answering = words.iter().filter(|(_, word)| word.is_answer()).count();
+    fn note(&self, number: usize, say: impl FnOnce(&SentinelView) -> SentinelView) {
+        let mut views = self.views.lock();
+        let Some((_, view)) = views.get_mut(number) else { return };
+        *view = say(view);
+        let answering = views.iter().filter(|(_, view)| view.is_answer()).count();
         self.metrics.sentinels_up.set(answering as u64);
         let followed = self.known.borrow().master.clone();
-        match decide(&self.name, &words, followed.as_deref()) {
+        match decide(&self.name, &views, followed.as_deref()) {
             MasterVerdict::Awaited => {}
             MasterVerdict::Master { named, trouble } => self.follow(followed, named, trouble),
             MasterVerdict::Nobody(trouble) => {

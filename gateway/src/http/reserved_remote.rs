@@ -78,7 +78,7 @@ fn hand_on(stream: TcpStream, engine_io: Arc<EngineIo>) -> HandedBody {
     tokio::spawn(async move {
         tokio::select! {
             () = fill(near, stream) => {}
-            () = engine_io.time_to_let_go() => {}
+            () = engine_io.wait_for_drain() => {}
         }
     });
     far

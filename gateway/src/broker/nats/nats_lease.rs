@@ -1,4 +1,4 @@
-//! Turns: a lease in a message of its own, beside the progress of its holder.
+//! Leases on tasks: each in a message of its own, beside the progress of its holder.
 
 use std::time::Duration;
 
@@ -12,39 +12,42 @@ use super::nats_link::NatsLink;
 use super::nats_names::StreamKind;
 use super::stored::{JetStream, JetStreamError, MessageSelector, StoredMessage, code, odd};
 use crate::broker::measure::Operation;
-use crate::broker::{BrokerError, TurnLease, TurnRequest};
+use crate::broker::{BrokerError, LeaseOutcome, LeaseRequest};
 
 /// How long the progress of a task is kept after nobody continues it.
 const UNUSED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The content of a turn's message.
-struct WrittenTurn {
+/// The content of a lease's message.
+struct StoredLease {
     node: Box<str>,
     lease_ms: u64,
     done: Box<str>,
 }
 
 impl NatsBroker {
-    pub(super) async fn take_one_turn(&self, taking: TurnRequest<'_>) -> Result<TurnLease, BrokerError> {
+    pub(super) async fn acquire_nats_lease(
+        &self,
+        taking: LeaseRequest<'_>,
+    ) -> Result<LeaseOutcome, BrokerError> {
         let began = Instant::now();
         self.streams.ready(StreamKind::State).await?;
-        let (stream, subject) = (self.names.stream(StreamKind::State), self.names.turn(taking.what));
-        let turn = take_turn_in(&self.jetstream, &self.link, &stream, &subject, taking).await;
-        let turn = turn.map_err(|failed| self.state_failed(failed))?;
-        self.metrics.observe_round_trip(Operation::Turn, began.elapsed());
-        Ok(turn)
+        let (stream, subject) = (self.names.stream(StreamKind::State), self.names.task_lease(taking.what));
+        let outcome = acquire_lease_at(&self.jetstream, &self.link, &stream, &subject, taking).await;
+        let outcome = outcome.map_err(|failed| self.state_failed(failed))?;
+        self.metrics.observe_round_trip(Operation::Lease, began.elapsed());
+        Ok(outcome)
     }
 }
 
-/// Takes the turn stored under this subject, unless another node holds it.
-pub(crate) async fn take_turn_in(
+/// Acquires the lease stored under this subject, unless another node holds it.
+pub(crate) async fn acquire_lease_at(
     jetstream: &JetStream,
     link: &NatsLink,
     stream: &str,
     subject: &str,
-    taking: TurnRequest<'_>,
-) -> Result<TurnLease, JetStreamError> {
-    let TurnRequest { node, lease, patience, done, .. } = taking;
+    taking: LeaseRequest<'_>,
+) -> Result<LeaseOutcome, JetStreamError> {
+    let LeaseRequest { node, lease, patience, done, .. } = taking;
     let deadline = Instant::now() + link.timeout();
     let patience = millis(patience);
     loop {
@@ -54,7 +57,7 @@ pub(crate) async fn take_turn_in(
         let last = jetstream.get(link, stream, &MessageSelector::Last(subject.to_owned())).await?;
         let (now, after) = (now(), last.as_ref().map_or(0, |last| last.sequence));
         let known =
-            last.map(|last| WrittenTurn::read(&last).map(|written| (written, last.written))).transpose()?;
+            last.map(|last| StoredLease::read(&last).map(|written| (written, last.written))).transpose()?;
         let known = known.map(|(written, since)| {
             let until = since.saturating_add(written.lease_ms);
             (written, until)
@@ -64,14 +67,14 @@ pub(crate) async fn take_turn_in(
             None => ("".into(), 0),
             Some((written, until)) if *written.node == *node => (done.into(), now.saturating_sub(until)),
             Some((written, until)) if until.saturating_add(patience) > now => {
-                return Ok(TurnLease { held: false, done: written.done, over: Duration::ZERO });
+                return Ok(LeaseOutcome { held: false, done: written.done, over: Duration::ZERO });
             }
             Some((written, until)) => (written.done, now.saturating_sub(until)),
         };
-        let written = WrittenTurn { node: node.into(), lease_ms: millis(lease), done: known_done.clone() };
+        let written = StoredLease { node: node.into(), lease_ms: millis(lease), done: known_done.clone() };
         match jetstream.add(link, subject.to_owned(), after, false, written.encode()).await {
             Ok(_) => {
-                return Ok(TurnLease { held: true, done: known_done, over: Duration::from_millis(over) });
+                return Ok(LeaseOutcome { held: true, done: known_done, over: Duration::from_millis(over) });
             }
             // Another node was first.
             Err(JetStreamError::Refused(code::WRONG_LAST_SEQUENCE, _)) => {}
@@ -80,7 +83,7 @@ pub(crate) async fn take_turn_in(
     }
 }
 
-impl WrittenTurn {
+impl StoredLease {
     fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         encode_varint(self.lease_ms, &mut out);

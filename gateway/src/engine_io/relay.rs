@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::node_opening::{NodeOpening, OpeningPurpose};
-use super::{Elsewhere, EngineIo};
+use super::{EngineIo, RemoteSession};
 
 /// The timeout for connecting to another node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -33,7 +33,7 @@ const SILENCE_BEYOND: Duration = Duration::from_secs(10);
 
 /// Why a WebSocket is not carried, or not any longer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CarryError {
+pub(crate) enum RelayError {
     #[error("the node of its session takes in no WebSockets from others, or is gone")]
     NoAddress,
     #[error("the node of its session cannot be reached: {0}")]
@@ -44,7 +44,7 @@ pub(crate) enum CarryError {
     Lost(#[from] io::Error),
 }
 
-impl CarryError {
+impl RelayError {
     /// Returns the label for metrics.
     pub(crate) fn label(&self) -> &'static str {
         match self {
@@ -58,15 +58,15 @@ impl CarryError {
 
 /// Counters of carried bytes, by direction.
 #[derive(Clone, Debug)]
-pub(crate) struct Carried {
+pub(crate) struct RelayedBytes {
     pub(crate) to_session: IntCounter,
     pub(crate) to_client: IntCounter,
 }
 
-impl Elsewhere {
+impl RemoteSession {
     /// Connects to the node of this session, and sends it what the client and this node have negotiated.
-    pub(crate) async fn reach(&self, deflate: Option<&DeflateParams>) -> Result<TcpStream, CarryError> {
-        let address = self.nodes.address(&self.node).await.ok_or(CarryError::NoAddress)?;
+    pub(crate) async fn reach(&self, deflate: Option<&DeflateParams>) -> Result<TcpStream, RelayError> {
+        let address = self.nodes.address(&self.node).await.ok_or(RelayError::NoAddress)?;
         let connecting = async {
             let mut stream = TcpStream::connect(&*address).await?;
             stream.set_nodelay(true)?;
@@ -76,49 +76,49 @@ impl Elsewhere {
             Ok(stream)
         };
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-        connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(CarryError::Unreachable)
+        connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(RelayError::Unreachable)
     }
 }
 
 impl EngineIo {
     /// Waits until this stopping node has to close one of the connections that it carries.
-    pub(crate) async fn time_to_let_go(&self) {
-        let until = changed(&mut self.let_go.subscribe()).await;
+    pub(crate) async fn wait_for_drain(&self) {
+        let until = changed(&mut self.drain.subscribe()).await;
         at(Some(moment_within(until))).await;
     }
 
     /// Carries bytes both ways until both sides have ended, the connection is idle for too long, or this node has to
     /// close it. `unread` has been received from the client already.
-    pub(crate) async fn carry(
+    pub(crate) async fn relay(
         &self,
         client: impl AsyncRead + AsyncWrite + Unpin,
         unread: Bytes,
         node: TcpStream,
-        carried: Carried,
-    ) -> Result<(), CarryError> {
-        Carrying::new(client, unread, node, carried)
-            .run(self.patience() + SILENCE_BEYOND, self.let_go.subscribe())
+        relayed: RelayedBytes,
+    ) -> Result<(), RelayError> {
+        Relay::new(client, unread, node, relayed)
+            .run(self.patience() + SILENCE_BEYOND, self.drain.subscribe())
             .await
     }
 }
 
-struct Carrying<C, N> {
+struct Relay<C, N> {
     client: C,
     node: N,
     inward: OneWay,
     outward: OneWay,
 }
 
-enum CarryStep {
+enum RelayStep {
     /// The client has ended its side, and the node has been told.
     InwardOver,
     /// The node has ended its side, and the client has been told.
     OutwardOver,
 }
 
-impl<C: AsyncRead + AsyncWrite + Unpin, N: AsyncRead + AsyncWrite + Unpin> Carrying<C, N> {
-    fn new(client: C, unread: Bytes, node: N, carried: Carried) -> Self {
-        let Carried { to_session, to_client } = carried;
+impl<C: AsyncRead + AsyncWrite + Unpin, N: AsyncRead + AsyncWrite + Unpin> Relay<C, N> {
+    fn new(client: C, unread: Bytes, node: N, relayed: RelayedBytes) -> Self {
+        let RelayedBytes { to_session, to_client } = relayed;
         let (inward, outward) = (OneWay::new(unread, to_session), OneWay::new(Bytes::new(), to_client));
         Self { client, node, inward, outward }
     }
@@ -126,27 +126,27 @@ impl<C: AsyncRead + AsyncWrite + Unpin, N: AsyncRead + AsyncWrite + Unpin> Carry
     async fn run(
         mut self,
         silence: Duration,
-        mut let_go: watch::Receiver<Option<Instant>>,
-    ) -> Result<(), CarryError> {
+        mut drain: watch::Receiver<Option<Instant>>,
+    ) -> Result<(), RelayError> {
         let mut patience = silence;
         let mut leave_at = None;
         let mut silent = std::pin::pin!(tokio::time::sleep(patience));
         loop {
             tokio::select! {
                 step = std::future::poll_fn(|context| self.poll_step(context)) => match step? {
-                    CarryStep::OutwardOver => return Ok(()),
-                    CarryStep::InwardOver => {
+                    RelayStep::OutwardOver => return Ok(()),
+                    RelayStep::InwardOver => {
                         patience = LAST_WORDS_TIMEOUT;
                         silent.as_mut().reset((self.moved() + patience).into());
                     }
                 },
                 () = &mut silent => {
                     if self.moved().elapsed() >= patience {
-                        return Err(CarryError::Silent);
+                        return Err(RelayError::Silent);
                     }
                     silent.as_mut().reset((self.moved() + patience).into());
                 }
-                until = changed(&mut let_go), if leave_at.is_none() => leave_at = Some(moment_within(until)),
+                until = changed(&mut drain), if leave_at.is_none() => leave_at = Some(moment_within(until)),
                 () = at(leave_at), if leave_at.is_some() && !self.inward.ended => self.inward.ended = true,
             }
         }
@@ -156,15 +156,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin, N: AsyncRead + AsyncWrite + Unpin> Carry
         self.inward.moved.max(self.outward.moved)
     }
 
-    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<io::Result<CarryStep>> {
+    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<io::Result<RelayStep>> {
         let Self { client, node, inward, outward } = self;
         let (mut client, mut node) = (Pin::new(client), Pin::new(node));
         if outward.poll(context, node.as_mut(), client.as_mut())?.is_ready() {
-            return Poll::Ready(Ok(CarryStep::OutwardOver));
+            return Poll::Ready(Ok(RelayStep::OutwardOver));
         }
         if !inward.is_over && inward.poll(context, client, node)?.is_ready() {
             inward.is_over = true;
-            return Poll::Ready(Ok(CarryStep::InwardOver));
+            return Poll::Ready(Ok(RelayStep::InwardOver));
         }
         Poll::Pending
     }
@@ -177,12 +177,12 @@ fn moment_within(until: Instant) -> Instant {
 }
 
 /// Returns the time by which this node must have closed what it carries, once that is known.
-async fn changed(let_go: &mut watch::Receiver<Option<Instant>>) -> Instant {
+async fn changed(drain: &mut watch::Receiver<Option<Instant>>) -> Instant {
     loop {
-        let until = *let_go.borrow_and_update();
+        let until = *drain.borrow_and_update();
         match until {
             Some(until) => return until,
-            None if let_go.changed().await.is_ok() => {}
+            None if drain.changed().await.is_ok() => {}
             None => std::future::pending().await,
         }
     }
@@ -207,18 +207,18 @@ struct OneWay {
     is_over: bool,
     /// When the receiving side last accepted bytes.
     moved: Instant,
-    carried: IntCounter,
+    relayed: IntCounter,
 }
 
 impl OneWay {
-    fn new(first: Bytes, carried: IntCounter) -> Self {
+    fn new(first: Bytes, relayed: IntCounter) -> Self {
         Self {
             waiting: first.into(),
             unflushed: false,
             ended: false,
             is_over: false,
             moved: Instant::now(),
-            carried,
+            relayed,
         }
     }
 
@@ -265,7 +265,7 @@ impl OneWay {
         if bytes == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        self.carried.inc_by(bytes as u64);
+        self.relayed.inc_by(bytes as u64);
         self.moved = Instant::now();
         self.unflushed = true;
         Ok(())
@@ -282,20 +282,20 @@ mod tests {
     struct Pair {
         client: DuplexStream,
         node: DuplexStream,
-        carried: Carried,
-        let_go: watch::Sender<Option<Instant>>,
-        carrying: JoinHandle<Result<(), CarryError>>,
+        relayed: RelayedBytes,
+        drain: watch::Sender<Option<Instant>>,
+        relay: JoinHandle<Result<(), RelayError>>,
     }
 
     fn pair(unread: &'static [u8], silence: Duration) -> Pair {
         let counter = || IntCounter::new("bytes", "of a test").unwrap();
-        let carried = Carried { to_session: counter(), to_client: counter() };
+        let relayed = RelayedBytes { to_session: counter(), to_client: counter() };
         let (client, near) = duplex(1 << 10);
         let (node, far) = duplex(1 << 10);
-        let (let_go, told) = watch::channel(None);
-        let carrying = Carrying::new(near, Bytes::from_static(unread), far, carried.clone());
-        let carrying = tokio::spawn(carrying.run(silence, told));
-        Pair { client, node, carried, let_go, carrying }
+        let (drain, told) = watch::channel(None);
+        let relay = Relay::new(near, Bytes::from_static(unread), far, relayed.clone());
+        let relay = tokio::spawn(relay.run(silence, told));
+        Pair { client, node, relayed, drain, relay }
     }
 
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -308,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_pass_both_ways_in_their_order_and_are_counted() {
-        let Pair { mut client, mut node, carried, carrying, .. } = pair(b"come ", PATIENCE);
+        let Pair { mut client, mut node, relayed, relay, .. } = pair(b"come ", PATIENCE);
         let long = vec![7; 5 * WAITING_BYTES_MAX];
         let writing = {
             let long = long.clone();
@@ -324,13 +324,13 @@ mod tests {
         assert_eq!(told(&mut client, 4).await, b"back");
         drop(node);
         assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
-        carrying.await.unwrap().unwrap();
-        assert_eq!((carried.to_session.get(), carried.to_client.get()), (5 + long.len() as u64, 4));
+        relay.await.unwrap().unwrap();
+        assert_eq!((relayed.to_session.get(), relayed.to_client.get()), (5 + long.len() as u64, 4));
     }
 
     #[tokio::test]
     async fn a_client_that_has_said_all_is_still_told_what_the_node_says_last() {
-        let Pair { mut client, mut node, carrying, .. } = pair(b"", PATIENCE);
+        let Pair { mut client, mut node, relay, .. } = pair(b"", PATIENCE);
         client.write_all(b"bye").await.unwrap();
         client.shutdown().await.unwrap();
         let mut said = Vec::new();
@@ -341,30 +341,30 @@ mod tests {
         let mut said = Vec::new();
         client.read_to_end(&mut said).await.unwrap();
         assert_eq!(said, b"bye too");
-        carrying.await.unwrap().unwrap();
+        relay.await.unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn who_takes_nothing_and_says_nothing_is_let_go() {
-        let Pair { mut client, mut node, carrying, .. } = pair(b"", Duration::from_millis(50));
+        let Pair { mut client, mut node, relay, .. } = pair(b"", Duration::from_millis(50));
         client.write_all(b"x").await.unwrap();
         told(&mut node, 1).await;
         // More than the sockets buffer: the client reads nothing.
         let writing = tokio::spawn(async move { node.write_all(&vec![0; 1 << 20]).await });
-        assert!(matches!(carrying.await.unwrap(), Err(CarryError::Silent)));
+        assert!(matches!(relay.await.unwrap(), Err(RelayError::Silent)));
         assert!(writing.await.unwrap().is_err());
     }
 
     #[tokio::test]
     async fn a_node_that_stops_ends_what_the_client_says_and_hands_on_the_last_words() {
-        let Pair { mut client, mut node, let_go, carrying, .. } = pair(b"", PATIENCE);
+        let Pair { mut client, mut node, drain, relay, .. } = pair(b"", PATIENCE);
         client.write_all(b"said").await.unwrap();
         assert_eq!(told(&mut node, 4).await, b"said");
-        let_go.send(Some(Instant::now() + Duration::from_millis(5))).unwrap();
+        drain.send(Some(Instant::now() + Duration::from_millis(5))).unwrap();
         assert_eq!(node.read(&mut [0; 8]).await.unwrap(), 0);
         node.write_all(b"last").await.unwrap();
         drop(node);
         assert_eq!(told(&mut client, 4).await, b"last");
-        carrying.await.unwrap().unwrap();
+        relay.await.unwrap().unwrap();
     }
 }

@@ -6,7 +6,7 @@ use krafka::error::ErrorCode;
 use krafka::{ConsumerRecord, KrafkaError, Record};
 
 use super::kafka_member::{KafkaCluster, KafkaMember, LETTER_BYTES_MAX};
-use super::says;
+use super::parse_record;
 
 /// The room that a dead letter needs beside the record.
 const SLACK_BYTES: usize = 64 << 10;
@@ -26,7 +26,7 @@ pub(super) fn letter(record: &ConsumerRecord, reason: &str, cluster: &KafkaClust
         letter = letter.header(name, text);
     }
     letter.value = record.value.clone();
-    if says::size(record) + SLACK_BYTES > LETTER_BYTES_MAX { without_content(letter) } else { letter }
+    if parse_record::size(record) + SLACK_BYTES > LETTER_BYTES_MAX { without_content(letter) } else { letter }
 }
 
 fn without_content(letter: Record) -> Record {

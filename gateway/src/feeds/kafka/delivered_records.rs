@@ -18,7 +18,7 @@ struct InFlightRecord {
 }
 
 impl DeliveredRecords {
-    pub(super) fn take_up(&mut self, record: ConsumerRecord) {
+    pub(super) fn add(&mut self, record: ConsumerRecord) {
         self.partitions
             .entry(record.partition)
             .or_default()
@@ -108,32 +108,38 @@ mod tests {
 
     #[test]
     fn a_partition_is_done_with_up_to_the_first_record_that_is_not() {
-        let mut hand = DeliveredRecords::default();
+        let mut delivered_records = DeliveredRecords::default();
         // Offsets have gaps where transactions end.
         for (partition, offset) in [(0, 5), (0, 6), (0, 9), (1, 0), (1, 1)] {
-            hand.take_up(record(partition, offset));
+            delivered_records.add(record(partition, offset));
         }
-        assert_eq!((hand.done_up_to(), hand.from()), (vec![], [(0, 5), (1, 0)].into()));
-        hand.done(0, 6);
-        hand.done(1, 0);
-        assert_eq!(hand.done_up_to(), [(1, 1)], "what comes first is not done with");
-        hand.forget_committed();
-        assert_eq!((hand.done_up_to(), hand.from()), (vec![], [(0, 5), (1, 1)].into()));
-        assert!(hand.find(0, 6).is_none() && hand.find(0, 9).is_some());
-        assert_eq!(hand.left(), (3, Some(991)));
-        hand.done(0, 5);
-        assert_eq!(hand.done_up_to(), [(0, 7)]);
-        hand.forget_committed();
-        hand.done(0, 9);
-        hand.done(1, 1);
-        hand.done(1, 7);
-        assert_eq!(hand.done_up_to(), [(0, 10), (1, 2)]);
-        hand.forget_committed();
-        assert!(hand.is_empty() && hand.left() == (0, None));
-        hand.take_up(record(0, 12));
-        hand.take_up(record(1, 2));
-        hand.give_up(&[0].into());
-        assert_eq!(hand.from(), [(1, 2)].into());
+        assert_eq!(
+            (delivered_records.done_up_to(), delivered_records.from()),
+            (vec![], [(0, 5), (1, 0)].into())
+        );
+        delivered_records.done(0, 6);
+        delivered_records.done(1, 0);
+        assert_eq!(delivered_records.done_up_to(), [(1, 1)], "what comes first is not done with");
+        delivered_records.forget_committed();
+        assert_eq!(
+            (delivered_records.done_up_to(), delivered_records.from()),
+            (vec![], [(0, 5), (1, 1)].into())
+        );
+        assert!(delivered_records.find(0, 6).is_none() && delivered_records.find(0, 9).is_some());
+        assert_eq!(delivered_records.left(), (3, Some(991)));
+        delivered_records.done(0, 5);
+        assert_eq!(delivered_records.done_up_to(), [(0, 7)]);
+        delivered_records.forget_committed();
+        delivered_records.done(0, 9);
+        delivered_records.done(1, 1);
+        delivered_records.done(1, 7);
+        assert_eq!(delivered_records.done_up_to(), [(0, 10), (1, 2)]);
+        delivered_records.forget_committed();
+        assert!(delivered_records.is_empty() && delivered_records.left() == (0, None));
+        delivered_records.add(record(0, 12));
+        delivered_records.add(record(1, 2));
+        delivered_records.give_up(&[0].into());
+        assert_eq!(delivered_records.from(), [(1, 2)].into());
     }
 
     #[test]

@@ -17,7 +17,7 @@ const PAUSE_FIRST_MAX: Duration = Duration::from_millis(50);
 
 /// The state of a connection that is reopened again and again.
 #[derive(Clone, Debug)]
-pub(crate) enum HoldState<T> {
+pub(crate) enum ConnectionState<T> {
     /// The first attempt is being made.
     Opening,
     Up(T),
@@ -26,13 +26,13 @@ pub(crate) enum HoldState<T> {
 
 /// Returns the value that is up, or an error with the reason of the outage. Waits only for the outcome of the very first
 /// attempt.
-pub(super) async fn settled<T: Clone>(state: &watch::Receiver<HoldState<T>>) -> Result<T, BrokerError> {
+pub(super) async fn settled<T: Clone>(state: &watch::Receiver<ConnectionState<T>>) -> Result<T, BrokerError> {
     let mut state = state.clone();
-    let settled = state.wait_for(|state| !matches!(state, HoldState::Opening)).await;
+    let settled = state.wait_for(|state| !matches!(state, ConnectionState::Opening)).await;
     match settled.as_deref() {
-        Ok(HoldState::Up(up)) => Ok(up.clone()),
-        Ok(HoldState::Down(reason)) => Err(BrokerError::Unreachable(reason.clone())),
-        Ok(HoldState::Opening) | Err(_) => Err(BrokerError::Unreachable("the link is closed".into())),
+        Ok(ConnectionState::Up(up)) => Ok(up.clone()),
+        Ok(ConnectionState::Down(reason)) => Err(BrokerError::Unreachable(reason.clone())),
+        Ok(ConnectionState::Opening) | Err(_) => Err(BrokerError::Unreachable("the link is closed".into())),
     }
 }
 
@@ -73,7 +73,7 @@ impl GiveUpSignal {
 /// Waits until the connection is lost, or its server can no longer be used, and returns the reason. The server is asked
 /// in intervals what it is, and `changed` is called whenever the answer differs from the last. `received` grows with
 /// everything that arrives: a connection that brings bytes is alive, however long an answer is queued behind them.
-pub(super) async fn hold<P: Future<Output = Result<Server, BrokerError>>>(
+pub(super) async fn supervise<P: Future<Output = Result<Server, BrokerError>>>(
     lost: impl Future<Output = Arc<str>>,
     interval: Duration,
     timeout: Duration,
@@ -136,7 +136,7 @@ impl ReconnectBackoff {
     }
 
     /// Takes notice of how long the last connection held.
-    pub(super) fn held(&mut self, duration: Duration) {
+    pub(super) fn note_lifetime(&mut self, duration: Duration) {
         if duration >= HELD_LONG {
             self.begin_anew();
         }
@@ -157,9 +157,9 @@ mod tests {
             assert!(pauses.next() <= max);
         }
         assert_eq!(pauses.bound, max);
-        pauses.held(Duration::from_secs(1));
+        pauses.note_lifetime(Duration::from_secs(1));
         assert_eq!(pauses.bound, max);
-        pauses.held(Duration::from_secs(60));
+        pauses.note_lifetime(Duration::from_secs(60));
         assert!(pauses.next() <= PAUSE_FIRST_MAX);
     }
 
@@ -177,7 +177,7 @@ mod tests {
     /// Returns how a connection ends if its server gives this answer, or none.
     async fn ends(answer: Option<Result<Server, BrokerError>>, bytes_arrive: bool) -> Option<Arc<str>> {
         let (short, received) = (Duration::from_millis(1), AtomicU64::new(0));
-        let held = hold(
+        let held = supervise(
             std::future::pending(),
             short,
             short,

@@ -12,7 +12,7 @@ use crate::transport::task_pipe::Attached;
 impl EngineIo {
     /// Moves the client of this session to a connection from another node, if the client changes over. `unread` has
     /// been received on the connection already.
-    pub(crate) async fn take_in(
+    pub(crate) async fn accept_relayed(
         &self,
         session: &str,
         deflate: Option<DeflateParams>,

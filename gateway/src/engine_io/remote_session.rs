@@ -32,9 +32,9 @@ pub enum RemotePollRequest {
     /// Returns the packets that did not fit into the previous reply.
     FetchRest,
     /// Brings packets, behind the parts that were sent before.
-    Bring(Bytes),
+    Upload(Bytes),
     /// Brings a part of the packets, of which more follow.
-    BringPart(Bytes),
+    UploadPart(Bytes),
     /// The client is gone.
     End,
 }
@@ -69,7 +69,7 @@ pub(crate) trait Nodes: Send + Sync + fmt::Debug {
 
 /// A session on another node.
 #[derive(Clone, Debug)]
-pub(crate) struct Elsewhere {
+pub(crate) struct RemoteSession {
     pub(super) nodes: Arc<dyn Nodes>,
     pub(super) node: Box<str>,
     pub(super) session: Box<str>,
@@ -77,7 +77,7 @@ pub(crate) struct Elsewhere {
     pub(super) leaving: Arc<AtomicBool>,
 }
 
-impl Elsewhere {
+impl RemoteSession {
     /// Fetches packets, as [`super::PollingSession::fetch`].
     pub(crate) async fn fetch(&self, patience: Duration) -> Result<Bytes, PollingError> {
         let unanswered = self.unanswered();
@@ -126,8 +126,8 @@ impl Elsewhere {
     }
 
     /// Begins a request that brings packets: it ends the session unless it is carried out.
-    pub(crate) fn begin_bringing(&self) -> BringingElsewhere<'_> {
-        BringingElsewhere(self.unanswered())
+    pub(crate) fn begin_upload(&self) -> RemoteUpload<'_> {
+        RemoteUpload(self.unanswered())
     }
 
     async fn ask(&self, polled: RemotePollRequest) -> RemotePollReply {
@@ -135,22 +135,22 @@ impl Elsewhere {
     }
 
     fn unanswered(&self) -> RemoteRequestGuard<'_> {
-        RemoteRequestGuard { elsewhere: self, is_done: false }
+        RemoteRequestGuard { remote_session: self, is_done: false }
     }
 }
 
-pub(crate) struct BringingElsewhere<'e>(RemoteRequestGuard<'e>);
+pub(crate) struct RemoteUpload<'e>(RemoteRequestGuard<'e>);
 
-impl BringingElsewhere<'_> {
-    /// Brings packets, as [`super::polling_session::PacketUpload::bring`].
-    pub(crate) async fn bring(self, body: Bytes) -> Result<(), PollingError> {
+impl RemoteUpload<'_> {
+    /// Brings packets, as [`super::polling_session::PacketUpload::upload`].
+    pub(crate) async fn upload(self, body: Bytes) -> Result<(), PollingError> {
         if PollingPayload::check(&body).is_err() {
             return Err(PollingError::Malformed);
         }
         let mut rest = body;
         while rest.len() > PART_BYTES_MAX {
             let part = rest.split_to(PART_BYTES_MAX);
-            match self.0.elsewhere.ask(RemotePollRequest::BringPart(part)).await {
+            match self.0.remote_session.ask(RemotePollRequest::UploadPart(part)).await {
                 RemotePollReply::Done => {}
                 RemotePollReply::Over => {
                     self.0.done();
@@ -161,7 +161,7 @@ impl BringingElsewhere<'_> {
                 }
             }
         }
-        let answered = self.0.elsewhere.ask(RemotePollRequest::Bring(rest)).await;
+        let answered = self.0.remote_session.ask(RemotePollRequest::Upload(rest)).await;
         match answered {
             RemotePollReply::Done => {
                 self.0.done();
@@ -180,7 +180,7 @@ impl BringingElsewhere<'_> {
 
 /// Guards a request to a session on another node: ends the session if dropped before the request is done.
 struct RemoteRequestGuard<'e> {
-    elsewhere: &'e Elsewhere,
+    remote_session: &'e RemoteSession,
     is_done: bool,
 }
 
@@ -193,7 +193,7 @@ impl RemoteRequestGuard<'_> {
 impl Drop for RemoteRequestGuard<'_> {
     fn drop(&mut self) {
         if !self.is_done {
-            let Elsewhere { nodes, node, session, .. } = self.elsewhere;
+            let RemoteSession { nodes, node, session, .. } = self.remote_session;
             // Bounded by the timeout of requests between nodes. If it fails too, the missing pong ends the session.
             tokio::spawn(nodes.ask(node, session.clone(), RemotePollRequest::End));
         }
@@ -218,23 +218,23 @@ impl PollingSession {
 
     /// Stores a part of the packets that a request brings, of which the rest follows.
     fn hold_part(&self, part: &[u8], bytes_max: usize) -> Result<(), PollingError> {
-        let mut brought = self.brought.lock();
-        if brought.len() + part.len() > bytes_max {
-            drop(brought);
+        let mut uploaded = self.uploaded.lock();
+        if uploaded.len() + part.len() > bytes_max {
+            drop(uploaded);
             self.end();
             return Err(PollingError::Malformed);
         }
-        brought.put_slice(part);
+        uploaded.put_slice(part);
         Ok(())
     }
 
     fn behind_parts(&self, last: Bytes) -> Bytes {
-        let mut brought = std::mem::take(&mut *self.brought.lock());
-        if brought.is_empty() {
+        let mut uploaded = std::mem::take(&mut *self.uploaded.lock());
+        if uploaded.is_empty() {
             return last;
         }
-        brought.put(last);
-        brought.freeze()
+        uploaded.put(last);
+        uploaded.freeze()
     }
 }
 
@@ -252,9 +252,9 @@ impl EngineIo {
                 }
             }
             RemotePollRequest::FetchRest => return session.next_part(),
-            RemotePollRequest::BringPart(part) => session.hold_part(&part, self.settings.payload_bytes_max),
-            RemotePollRequest::Bring(packets) => match session.begin_bringing() {
-                Ok(bringing) => bringing.bring(session.behind_parts(packets)).await,
+            RemotePollRequest::UploadPart(part) => session.hold_part(&part, self.settings.payload_bytes_max),
+            RemotePollRequest::Upload(packets) => match session.begin_upload() {
+                Ok(uploading) => uploading.upload(session.behind_parts(packets)).await,
                 Err(fault) => Err(fault),
             },
             RemotePollRequest::End => {
@@ -347,7 +347,7 @@ mod tests {
         let Pair { mut worker, found, .. } = pair();
         write(&mut worker, b"4a\x1e4b\x1e");
         assert_eq!(found.fetch(PATIENCE).await.unwrap(), "4a\x1e4b");
-        found.begin_bringing().unwrap().bring(Bytes::from_static(b"4c")).await.unwrap();
+        found.begin_upload().unwrap().upload(Bytes::from_static(b"4c")).await.unwrap();
         let mut read = [0; 8];
         assert_eq!((worker.read(&mut read).unwrap(), &read[..3]), (3, &b"4c\x1e"[..]));
         assert_eq!(found.fetch(Duration::from_millis(1)).await.unwrap(), "6", "nothing comes");
@@ -365,8 +365,8 @@ mod tests {
         assert!(is_told_of_its_end(&mut worker).await);
         let Pair { mut worker, found, other } = pair();
         *other.is_lost.lock() = true;
-        let bringing = found.begin_bringing().unwrap();
-        assert_eq!(bringing.bring(Bytes::from_static(b"4a")).await, Err(PollingError::Unreachable));
+        let uploading = found.begin_upload().unwrap();
+        assert_eq!(uploading.upload(Bytes::from_static(b"4a")).await, Err(PollingError::Unreachable));
         worker.read(&mut [0; 8]).unwrap();
         assert!(is_told_of_its_end(&mut worker).await);
     }
@@ -379,9 +379,9 @@ mod tests {
         assert_eq!(found.fetch(PATIENCE).await.unwrap(), long);
         write(&mut worker, b"4short\x1e");
         assert_eq!(found.fetch(PATIENCE).await.unwrap(), "4short");
-        let brought = b"4".repeat(PART_BYTES_MAX / 2);
-        found.begin_bringing().unwrap().bring(brought.clone().into()).await.unwrap();
-        let mut read = vec![0; brought.len() + 1];
+        let uploaded = b"4".repeat(PART_BYTES_MAX / 2);
+        found.begin_upload().unwrap().upload(uploaded.clone().into()).await.unwrap();
+        let mut read = vec![0; uploaded.len() + 1];
         assert_eq!(worker.read(&mut read).unwrap(), read.len());
     }
 
@@ -390,7 +390,7 @@ mod tests {
         let config = SocketioConfig { payload_bytes_max: 3 << 20, ..SocketioConfig::default() };
         let Pair { mut worker, found, .. } = pair_of(&config);
         let body = b"4".repeat(2 * PART_BYTES_MAX + 7);
-        let bringing = found.begin_bringing().unwrap().bring(body.clone().into());
+        let uploading = found.begin_upload().unwrap().upload(body.clone().into());
         let reading = async {
             let mut read = Vec::new();
             let mut buffer = vec![0; 1 << 20];
@@ -402,12 +402,12 @@ mod tests {
             }
             read
         };
-        let (brought, read) = tokio::join!(bringing, reading);
-        assert_eq!((brought, read.len(), read.last()), (Ok(()), body.len() + 1, Some(&SEPARATOR)));
+        let (uploaded, read) = tokio::join!(uploading, reading);
+        assert_eq!((uploaded, read.len(), read.last()), (Ok(()), body.len() + 1, Some(&SEPARATOR)));
         let Pair { mut worker, found, .. } = pair();
-        let bringing = found.begin_bringing().unwrap();
+        let uploading = found.begin_upload().unwrap();
         assert_eq!(
-            bringing.bring(body.into()).await,
+            uploading.upload(body.into()).await,
             Err(PollingError::Over),
             "the node that has the session lets in less"
         );

@@ -83,7 +83,7 @@ impl NatsBroker {
         message: &[u8],
         deadline: Instant,
     ) -> Result<Published, BrokerError> {
-        let (seconds, ttl_ms) = good_for(idempotency.ttl);
+        let (seconds, ttl_ms) = class_and_ttl(idempotency.ttl);
         let subject = self.names.published_once(seconds, channel, &idempotency.key);
         let mut payload = head(ONCE, ttl_ms);
         payload.put_slice(message);
@@ -109,7 +109,7 @@ impl NatsBroker {
         idempotency: &Idempotency,
         deadline: Instant,
     ) -> Result<KeyReserveOutcome, BrokerError> {
-        let (seconds, ttl_ms) = good_for(idempotency.ttl);
+        let (seconds, ttl_ms) = class_and_ttl(idempotency.ttl);
         let subject = self.names.key(seconds, channel, &idempotency.key);
         let payload = head(RESERVED, ttl_ms).freeze();
         Ok(match self.take_key(seconds, &subject, payload, deadline).await? {
@@ -179,25 +179,26 @@ impl NatsBroker {
             }
             let which = MessageSelector::Last(subject.to_owned());
             let last = self.jetstream.get(&self.link, &self.names.stream(kind), &which).await?;
-            (after, taken_over) = match last.as_ref().map_or(Ok(KeyState::Free { after: 0 }), known)? {
-                KeyState::Free { after } => (after, false),
-                KeyState::Used(position) => return Ok(TakenKey::Used(position)),
-                KeyState::Reserved { after, since } => {
-                    // Twice as long as a publication that was begun then can take.
-                    let patience =
-                        u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX).saturating_mul(2);
-                    if now().saturating_sub(since) < patience {
-                        return Ok(TakenKey::Busy);
+            (after, taken_over) =
+                match last.as_ref().map_or(Ok(KeyState::Free { after: 0 }), read_key_state)? {
+                    KeyState::Free { after } => (after, false),
+                    KeyState::Used(position) => return Ok(TakenKey::Used(position)),
+                    KeyState::Reserved { after, since } => {
+                        // Twice as long as a publication that was begun then can take.
+                        let patience =
+                            u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX).saturating_mul(2);
+                        if now().saturating_sub(since) < patience {
+                            return Ok(TakenKey::Busy);
+                        }
+                        (after, true)
                     }
-                    (after, true)
-                }
-            };
+                };
         }
     }
 }
 
 /// Returns the class of streams that a key is in, and its TTL in milliseconds.
-fn good_for(ttl: Duration) -> (u32, u64) {
+fn class_and_ttl(ttl: Duration) -> (u32, u64) {
     let seconds = u32::try_from(ttl.as_secs().saturating_add(1)).unwrap_or(u32::MAX);
     let most = KEY_SECONDS[KEY_SECONDS.len() - 1];
     let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).min(u64::from(most) * 1_000);
@@ -212,7 +213,7 @@ fn head(what: u8, ttl_ms: u64) -> BytesMut {
 }
 
 /// Reads the state of a key from its last message.
-fn known(stored: &StoredMessage) -> Result<KeyState, BrokerError> {
+fn read_key_state(stored: &StoredMessage) -> Result<KeyState, BrokerError> {
     let mut payload = stored.payload.clone();
     let what = payload.try_get_u8().map_err(|_| odd("an idempotency key"))?;
     let ttl_ms = decode_varint(&mut payload).map_err(|_| odd("an idempotency key"))?;
@@ -246,10 +247,10 @@ mod tests {
 
     #[test]
     fn a_key_is_in_the_stream_that_keeps_it_long_enough_and_no_longer_than_needed() {
-        assert_eq!(good_for(Duration::from_millis(200)), (60, 200));
-        assert_eq!(good_for(Duration::from_secs(59)).0, 60);
-        assert_eq!(good_for(Duration::from_secs(60)).0, 600);
-        assert_eq!(good_for(Duration::MAX).0, 31_536_000);
+        assert_eq!(class_and_ttl(Duration::from_millis(200)), (60, 200));
+        assert_eq!(class_and_ttl(Duration::from_secs(59)).0, 60);
+        assert_eq!(class_and_ttl(Duration::from_secs(60)).0, 600);
+        assert_eq!(class_and_ttl(Duration::MAX).0, 31_536_000);
     }
 
     #[test]
@@ -264,12 +265,15 @@ mod tests {
         };
         let position = StreamPosition { offset: 3, epoch: Epoch::parse("epoch").unwrap() };
         assert!(
-            matches!(known(&stored(used(), now())).unwrap(), KeyState::Used(Some(found)) if found == position)
+            matches!(read_key_state(&stored(used(), now())).unwrap(), KeyState::Used(Some(found)) if found == position)
         );
-        assert!(matches!(known(&stored(used(), now() - 1_000)).unwrap(), KeyState::Free { after: 7 }));
-        let reserved = known(&stored(head(RESERVED, 1_000), now())).unwrap();
+        assert!(matches!(
+            read_key_state(&stored(used(), now() - 1_000)).unwrap(),
+            KeyState::Free { after: 7 }
+        ));
+        let reserved = read_key_state(&stored(head(RESERVED, 1_000), now())).unwrap();
         assert!(matches!(reserved, KeyState::Reserved { after: 7, .. }));
-        assert!(known(&stored(BytesMut::from(&b"x"[..]), now())).is_err());
+        assert!(read_key_state(&stored(BytesMut::from(&b"x"[..]), now())).is_err());
         let mut once = head(ONCE, 1_000);
         once.put_slice(b":record");
         assert_eq!(message_of(once.freeze()).unwrap(), ":record");

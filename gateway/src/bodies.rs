@@ -29,7 +29,7 @@ pub(crate) enum BodyError {
     Broken(Box<dyn std::error::Error + Send + Sync>),
     #[error("the body did not arrive in time")]
     Late,
-    #[error("too much of other requests' bodies is being read; nothing of this one was done")]
+    #[error("other requests' bodies use all the memory for bodies; nothing of this request was carried out")]
     Crowded,
 }
 

@@ -175,6 +175,6 @@ fn show(loaded: &Loaded, check: &Check, advice: &[String]) -> ExitCode {
         println!("# note: {line}");
     }
     let keys = if count == 1 { "1 key differs" } else { &format!("{count} keys differ") };
-    println!("# all is well: no mistake in this configuration; {keys} from the defaults");
+    println!("# the configuration is valid; {keys} from the defaults");
     ExitCode::SUCCESS
 }

@@ -295,7 +295,7 @@ variables, which override the file, and flags, which override both. Every settin
   no limit where the key says so.
 - **Checking.** `tidegate check` (or `tidegate config`) reports every mistake with the line, variable or flag that it comes
   from, and exits with status 64. Without a mistake it prints the whole configuration without secrets, the source of each value
-  (`# gateway.toml:7`, `# TIDEGATE_WORKERS__COUNT`, `# default`), and a line that all is well. `--changed` limits the output to
+  (`# gateway.toml:7`, `# TIDEGATE_WORKERS__COUNT`, `# default`), and a line that says the configuration is valid. `--changed` limits the output to
   values that differ from the defaults; `--json` prints a list for programs. `tidegate serve` makes the same checks and does
   not start if there is a mistake.
 - **Demo.** `--demo` applies the settings of `gateway/src/config/demo.toml`, which the file, variables and flags override.

@@ -23,7 +23,7 @@ pub struct DeliveryWanted {
 
 /// A delivery that is malformed or contradicts itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("delivery is all or latest, with times_per_s and bytes_per_s for latest alone")]
+#[error("delivery must be all or latest; times_per_s and bytes_per_s are only for latest")]
 pub struct InvalidDelivery;
 
 /// The reserved part of a client's data. The rest belongs to the application.

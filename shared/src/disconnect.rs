@@ -141,8 +141,8 @@ impl SlowCause {
     pub fn description(self) -> &'static str {
         match self {
             Self::OutboxFull => "its outbox is full",
-            Self::WriteTimeout => "its socket took nothing for too long",
-            Self::MemoryShort => "the node is short of memory, and the client owes most",
+            Self::WriteTimeout => "its socket accepted nothing for too long",
+            Self::MemoryShort => "the node is short of memory, and the client has the most pending data",
             Self::PageTimeout => "it asked too late for the next page of a channel's state",
         }
     }

@@ -105,7 +105,7 @@ test('from a channel to its subscriber, and why it did or did not get a publicat
   await explain('open:one', '1');
   await page.locator('.verdict[data-verdict=sent]').waitFor();
   await explain('open:one', '7');
-  await page.getByText('there is no such publication: the last one has the offset 1').waitFor();
+  await page.getByText("the publication does not exist: the channel's last publication has the offset 1").waitFor();
   await explain('open:two', '');
   await page.getByText('the client is not subscribed to the channel').waitFor();
   await explain('unknown:one', '');

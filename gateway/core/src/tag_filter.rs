@@ -64,9 +64,9 @@ pub enum FilterError {
     Depth,
     #[error("the filter has more than {FILTER_BYTES_MAX} bytes of keys and values")]
     Bytes,
-    #[error("the filter has an operation or comparison that does not exist")]
+    #[error("the filter has an unknown operation or comparison")]
     Unknown,
-    #[error("a node of the filter has too much or too little for its operation")]
+    #[error("a node of the filter lacks fields of its operation, or has fields of another one")]
     Shape,
 }
 

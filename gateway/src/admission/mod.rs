@@ -41,13 +41,13 @@ pub struct Admission {
 /// Why a connection or a client is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AdmissionRefusal {
-    #[error("this node has as many connections as it takes")]
+    #[error("this node has reached its limit of connections")]
     NodeFull,
-    #[error("too many connections are being made")]
+    #[error("too many connections are being opened at this node")]
     HandshakesFull,
     #[error("too many connections from this address")]
     AddressFull,
-    #[error("connections from this address come too fast")]
+    #[error("new connections from this address arrive too fast")]
     AddressRate { wait: Duration },
 }
 

@@ -38,7 +38,7 @@ impl ApiCall<'_> {
                     Disconnect::custom(code, reason)
                 })
                 .ok_or(ApiError::bad_request(
-                    "a disconnect has a code from 3000 to 4999 and a reason of at most 123 bytes",
+                    "disconnect must have a code from 3000 to 4999 and a reason of at most 123 bytes",
                 ))?,
             _ => Disconnect::FORCE_DISCONNECT,
         };
@@ -62,7 +62,9 @@ impl ApiCall<'_> {
     pub(super) async fn subscribe(&self, request: &api_request::Subscribe<'_>) -> Result<(), ApiError> {
         let (channel, options) = self.channel(&request.channel)?;
         if options.is_polled() {
-            return Err(ApiError::bad_request("clients alone subscribe to polled channels"));
+            return Err(ApiError::bad_request(
+                "the server cannot subscribe clients to a polled channel: clients subscribe themselves",
+            ));
         }
         let info = json("info", request.info, &request.b64info)?;
         let data = json("data", request.data, &request.b64data)?;
@@ -120,8 +122,9 @@ impl ApiCall<'_> {
             .map(|(_, answer)| failed(answer))
             .fold((0, 0), |sum, more| (sum.0 + more.0, sum.1 + more.1));
         if failed > 0 && failed == full {
-            let problem =
-                format!("{failed} clients have as many channels as they may, and were not subscribed");
+            let problem = format!(
+                "{failed} clients were not subscribed, because they have reached session.channels_max"
+            );
             return Err(ApiError::with_detail(ErrorCode::LimitExceeded, problem));
         }
         if failed > 0 {
@@ -179,12 +182,12 @@ impl ApiError {
         };
         let mut problems = Vec::new();
         if !unable.is_empty() {
-            problems.push(format!("{} cannot do it, being of an earlier release", named(unable)));
+            problems.push(format!("the release of {} does not support this command", named(unable)));
         }
         if !silent.is_empty() {
             let silent = named(silent);
             problems.push(format!(
-                "of {silent} nobody knows whether it was done there; asking again does no harm"
+                "{silent} did not confirm the command and may or may not have carried it out; it is safe to repeat it"
             ));
         }
         Self::internal(problems.join("; "))
@@ -217,10 +220,10 @@ fn target(
     session: &RequestText<'_>,
 ) -> Result<Option<ControlTarget>, ApiError> {
     if user.is_empty() && client.is_empty() && session.is_empty() {
-        return Err(ApiError::bad_request("neither a user, a client nor a session is given"));
+        return Err(ApiError::bad_request("user, client or session must be set"));
     }
     if user.len() > CONTROL_BYTES_MAX / 2 {
-        return Err(ApiError::bad_request("the user's name is too long"));
+        return Err(ApiError::bad_request("user is too long"));
     }
     let mut target =
         ControlTarget { user: (!user.is_empty()).then(|| (**user).into()), ..ControlTarget::default() };

@@ -13,10 +13,12 @@ use shared::refusal::Refusal;
 use crate::broker::BrokerError;
 
 /// A command sent to the broker may still be carried out. Only the caller can tell whether repeating it does harm.
-const OUTCOME_UNKNOWN: &str = "the outcome is unknown, it may have been done or may yet be";
+const OUTCOME_UNKNOWN: &str =
+    "the outcome is unknown: the broker may have carried out the command, or may still do so";
 /// The same for a publication, with advice.
-const OUTCOME_UNKNOWN_OF_PUBLISHING: &str = "the outcome is unknown, it may have been published or may yet be; asking \
-    again with the idempotency_key that it had makes no second copy, without one it may";
+const OUTCOME_UNKNOWN_OF_PUBLISHING: &str = "the outcome is unknown: the broker may have published it, or may \
+    still do so; repeating the request with the same idempotency_key publishes no second copy, without a key \
+    it may";
 
 /// An error of the protocol or of the application: a code for programs and a message for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,10 +126,16 @@ impl From<BrokerError> for ApiError {
             return Self::with_detail(ErrorCode::Internal, OUTCOME_UNKNOWN);
         }
         if let BrokerError::Behind(_) = error {
-            return Self::with_detail(ErrorCode::Internal, "this node is behind; it was not published");
+            return Self::with_detail(
+                ErrorCode::Internal,
+                "a worker of this node is too far behind, so nothing was published: try again later",
+            );
         }
         if let BrokerError::Full | BrokerError::NoRoom = error {
-            return Self::with_detail(ErrorCode::LimitExceeded, "there is no room for one key more");
+            return Self::with_detail(
+                ErrorCode::LimitExceeded,
+                "the limit on the number or the bytes of keys is reached",
+            );
         }
         ErrorCode::Internal.into()
     }

@@ -37,8 +37,9 @@ impl ApiCall<'_> {
         let namespace = self.namespace(&request.namespace)?;
         let SocketioAsk { rooms, except, event, args, binary, timeout_ms, .. } = request;
         if event.is_empty() || event.len() > EVENT_BYTES_MAX || RESERVED.contains(&&**event) {
-            let problem =
-                format!("an event has a name of 1 to {EVENT_BYTES_MAX} bytes, none of the library's own");
+            let problem = format!(
+                "event must be a name of 1 to {EVENT_BYTES_MAX} bytes that Socket.IO does not reserve"
+            );
             return Err(ApiError::bad_request(problem));
         }
         if args.len() > ARGUMENTS_MAX {
@@ -50,7 +51,7 @@ impl ApiCall<'_> {
             return Err(ApiError::bad_request(format!("the arguments are longer than {max} bytes")));
         }
         if is_too_deep(&arguments.data.bytes) {
-            return Err(ApiError::bad_request("the arguments are nested too deep"));
+            return Err(ApiError::bad_request("the arguments are nested too deeply"));
         }
         if let Some(fault) = binary_fault(args, binary) {
             return Err(ApiError::bad_request(fault));
@@ -60,7 +61,7 @@ impl ApiCall<'_> {
             timeout if timeout <= ASK_CLIENTS_TIMEOUT_MAX => timeout,
             _ => {
                 let max = ASK_CLIENTS_TIMEOUT_MAX.as_millis();
-                return Err(ApiError::bad_request(format!("timeout_ms is at most {max}")));
+                return Err(ApiError::bad_request(format!("timeout_ms must be at most {max}")));
             }
         };
         let only = selection(namespace, rooms, except).map_err(ApiError::bad_request)?;

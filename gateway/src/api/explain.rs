@@ -98,7 +98,7 @@ impl ApiCall<'_> {
             return Ok((None, true));
         }
         if !options.retention().keeps_history() || options.keeps_keys() {
-            let text = "the channel keeps no history: which publications there were cannot be told";
+            let text = "the channel keeps no history, so its past publications are unknown";
             found.add(DeliveryVerdict::Unknown, "no_history", text);
             return Ok((None, true));
         }
@@ -109,31 +109,35 @@ impl ApiCall<'_> {
         let publication =
             page.publications.into_iter().find(|publication| at(publication) == Some(request.offset));
         if !is_of_epoch {
-            let text = format!(
-                "the channel's stream has begun anew since: its epoch is {}",
-                page.top.epoch.as_str()
-            );
+            let text =
+                format!("the channel's stream has begun a new epoch since then: {}", page.top.epoch.as_str());
             found.add(DeliveryVerdict::Unknown, "other_epoch", text);
             return Ok((None, false));
         }
         if request.offset > page.top.offset {
-            let text =
-                format!("there is no such publication: the last one has the offset {}", page.top.offset);
+            let text = format!(
+                "the publication does not exist: the channel's last publication has the offset {}",
+                page.top.offset
+            );
             found.add(DeliveryVerdict::NotSent, "not_published", text);
             return Ok((None, false));
         }
         if publication.is_none() {
-            found.add(DeliveryVerdict::Unknown, "not_kept", "history does not hold the publication any more");
+            found.add(
+                DeliveryVerdict::Unknown,
+                "not_kept",
+                "the channel's history no longer contains the publication",
+            );
         }
         Ok((publication, true))
     }
 
     async fn explain_absence(&self, found: &mut Findings, client: &str) -> Result<(), ApiError> {
-        found.add(DeliveryVerdict::NotSent, "not_connected", "no node has this client now");
+        found.add(DeliveryVerdict::NotSent, "not_connected", "the client is not connected to any node");
         let wanted = ClosesWanted { client: Some(client.into()), limit: 1, ..ClosesWanted::default() };
         let (closes, _) = self.closes_everywhere(wanted).await?;
         if let Some((node, close)) = closes.first() {
-            let text = format!("it was closed with {} ({})", close.code, close.reason);
+            let text = format!("the client was closed with code {} ({})", close.code, close.reason);
             found.add(DeliveryVerdict::Unknown, "closed", text);
             if let Some(last) = found.findings.last_mut() {
                 last["close"] = close_in_words(node, close);
@@ -155,7 +159,7 @@ fn explain_subscription(
         return found.add(
             DeliveryVerdict::Unknown,
             "earlier_release",
-            "its node is of a release that cannot tell",
+            "the client's node runs an earlier release, which does not report its subscriptions",
         );
     };
     let is_it = |one: &&SubscriptionDetail| *one.channel == *channel.as_str();
@@ -165,7 +169,7 @@ fn explain_subscription(
             true => found.add(
                 DeliveryVerdict::Unknown,
                 "too_many_channels",
-                format!("it has {all}, of which some are told"),
+                format!("the client has {all} channels, and its node reports only some of them"),
             ),
             false => found.add(
                 DeliveryVerdict::NotSent,
@@ -182,7 +186,7 @@ fn explain_subscription(
     let came_ms = now_ms.saturating_sub((info.uptime + 1) * 1_000);
     if publication.is_some_and(|publication| publication.time_ms > 0 && publication.time_ms < came_ms) {
         let text =
-            "the publication was made before the client connected: it comes with a recovery, or not at all";
+            "the publication was made before the client connected: the client gets it only by recovery";
         return found.add(DeliveryVerdict::Unknown, "before_it_connected", text);
     }
     explain_position(found, detail, subscription, offset);
@@ -201,7 +205,7 @@ fn explain_choice(
         found.add(
             DeliveryVerdict::NotSent,
             "spared",
-            "the publication is for all but this client, which has caused it",
+            "the publication is not sent to this client, which caused it",
         );
     } else if publication.only.as_deref().is_some_and(|only| !only.includes(client, is_in))
         && info.num_channels as usize == info.channels.len()
@@ -209,7 +213,7 @@ fn explain_choice(
         found.add(
             DeliveryVerdict::NotSent,
             "not_for_it",
-            "the publication is for some subscribers, and this is none of them",
+            "the publication is addressed to some subscribers, and the client is not one of them",
         );
     } else if subscription.passes == Some(false) {
         found.add(
@@ -231,29 +235,31 @@ fn explain_position(
 ) {
     match &*subscription.stage {
         "joining" => {
-            let text =
-                "the subscription is being made: what is published meanwhile is held back and comes with it";
+            let text = "the subscription is not complete yet: publications are held back until it is";
             return found.add(DeliveryVerdict::Waiting, "joining", text);
         }
         "insufficient" => {
-            let text = "the client was told that it missed something (code 2500), and is to subscribe again";
+            let text = "the client was told to subscribe again, because it missed publications (code 2500)";
             return found.add(DeliveryVerdict::NotSent, "insufficient", text);
         }
         _ => {}
     }
     if subscription.newest {
-        let text = "the client is sent the newest value of each key: a newer one may have taken the place of this one";
+        let text =
+            "the client gets only the newest value of each key: a newer value may have replaced this one";
         found.add(DeliveryVerdict::Unknown, "newest", text);
     }
     let stands = subscription.position.as_ref().map(|(offset, _)| *offset);
     match stands {
         Some(stands) if offset > stands => {
-            let text =
-                format!("its node has come to the offset {stands} of the channel: this one is still to come");
+            let text = format!(
+                "the client's node has reached the offset {stands} of the channel, and not yet this publication"
+            );
             return found.add(DeliveryVerdict::Waiting, "behind", text);
         }
         None if offset > 0 => {
-            let text = "nothing was published to the channel since its node listens to it: what came before is recovered, not sent";
+            let text = "nothing was published since the client's node listens to the channel: clients get \
+                earlier publications only by recovery";
             found.add(DeliveryVerdict::Unknown, "before_it_came", text);
         }
         _ => {}
@@ -261,14 +267,16 @@ fn explain_position(
     if detail.outbox_bytes > 0 {
         let ConnectionDetail { outbox_bytes, stalled_ms, .. } = detail;
         let text = format!(
-            "{outbox_bytes} bytes wait in the client's outbox, of which its socket has taken nothing for {stalled_ms} ms"
+            "{outbox_bytes} bytes wait in the client's outbox: its socket has accepted nothing for {stalled_ms} ms"
         );
         found.add(DeliveryVerdict::Waiting, "outbox", text);
     } else if stands.is_some() && !subscription.newest {
-        let text = "all that came to the channel since the client subscribed was written to its socket: this too, if it was subscribed by then";
+        let text = "all publications since the client subscribed were written to its socket: this one too, if \
+            the client was subscribed by then";
         found.add(DeliveryVerdict::Sent, "sent", text);
     } else if stands.is_none() && found.findings.is_empty() {
-        let text = "the client is subscribed, and nothing waits for it; a channel without a stream keeps no more than that";
+        let text = "the client is subscribed and its outbox is empty; more is not known, because the channel \
+            has no stream";
         found.add(DeliveryVerdict::Unknown, "subscribed", text);
     }
 }

@@ -68,7 +68,7 @@ impl ApiCall<'_> {
         Glob::parse(&request.pattern)
             .map_err(|error| ApiError::bad_request(format!("the pattern: {error}")))?;
         if request.cursor.len() > CHANNEL_BYTES_MAX {
-            return Err(ApiError::bad_request("the cursor is none that was given out here"));
+            return Err(ApiError::bad_request("the cursor is invalid: use the cursor of an earlier answer"));
         }
         let limit = self.limit(request.limit);
         let list = self.node.channels_everywhere(&request.pattern, &request.cursor, limit, self.deadline);
@@ -106,10 +106,9 @@ impl ApiCall<'_> {
         let mut list = ConnectionList::default();
         let cursor = match cursor {
             "" => None,
-            cursor => Some(
-                read_cursor(cursor)
-                    .ok_or(ApiError::bad_request("the cursor is none that was given out here"))?,
-            ),
+            cursor => Some(read_cursor(cursor).ok_or(ApiError::bad_request(
+                "the cursor is invalid: use the cursor of an earlier answer",
+            ))?),
         };
         let limit = self.limit(limit);
         self.in_time()?;

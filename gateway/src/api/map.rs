@@ -29,7 +29,7 @@ impl ApiCall<'_> {
             "" => SetMode::Any,
             "if_new" => SetMode::IfNew,
             "if_exists" => SetMode::IfExists,
-            _ => return Err(ApiError::bad_request("key_mode is neither if_new nor if_exists")),
+            _ => return Err(ApiError::bad_request("key_mode must be if_new, if_exists or empty")),
         };
         let data = match request.has_data() {
             true => self.payload(request.data, &request.b64data)?,
@@ -39,7 +39,7 @@ impl ApiCall<'_> {
         let rules = self.node.rules();
         let options = rules.options(&channel).ok_or(ErrorCode::UnknownChannel)?;
         if !data.bytes.is_empty() && !options.publication_data_format.admits(&data) {
-            return Err(ApiError::bad_request("the data is not of the format that the channel is set to"));
+            return Err(ApiError::bad_request("the data is not in the format that the channel requires"));
         }
         let version = version(request.version, &request.version_epoch)?;
         if version.is_some() && !keeping.stream.keeps_history() {
@@ -180,6 +180,6 @@ fn expected(
     if !keeping.stream.keeps_history() {
         return Err(ApiError::bad_request("an expected position needs a channel with a stream"));
     }
-    let epoch = Epoch::parse(&since.epoch).ok_or_else(|| ApiError::bad_request("there is no such epoch"))?;
+    let epoch = Epoch::parse(&since.epoch).ok_or_else(|| ApiError::bad_request("the epoch is invalid"))?;
     Ok(Some(StreamPosition { offset: since.offset, epoch }))
 }

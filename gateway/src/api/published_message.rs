@@ -73,15 +73,13 @@ impl PublishedMessage {
             return Err(ApiError::bad_request("the channel keeps state by key: use map_publish"));
         }
         if options.is_polled() {
-            return Err(ApiError::not_available("the channel is polled: see shared_poll_publish"));
+            return Err(ApiError::not_available("the channel is polled: use shared_poll_publish"));
         }
         if !options.publication_data_format.admits(&self.publication.data) {
-            return Err(ApiError::bad_request("the data is not of the format that the channel is set to"));
+            return Err(ApiError::bad_request("the data is not in the format that the channel requires"));
         }
         if self.publication.keyed.is_some() && !options.newest.takes_keys() {
-            return Err(ApiError::bad_request(
-                "the channel has no newest values, so nothing has a key there",
-            ));
+            return Err(ApiError::bad_request("key is only for channels with newest values"));
         }
         let mut publication = self.publication.clone();
         publication.delta |= options.delta_publish;

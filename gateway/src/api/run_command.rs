@@ -41,7 +41,9 @@ impl<'a> ApiCall<'a> {
     pub(super) async fn run(&self, command: &Command<'_>) -> Result<ApiResponse, ApiError> {
         if command.allows_long_answers() && self.room.left() == 0 {
             let max = self.config.answer_bytes_max;
-            let detail = format!("the answers before this take {max} bytes: ask in another request");
+            let detail = format!(
+                "the answers of this request have reached {max} bytes: send this command in another request"
+            );
             return Err(ApiError::with_detail(ErrorCode::LimitExceeded, detail));
         }
         let answer = self.answer(command).await?;

@@ -219,16 +219,16 @@ impl Api {
             return Err(unread(StatusCode::NOT_FOUND, ErrorCode::MethodNotFound.into()));
         };
         if head.method != http::Method::POST {
-            let refused = ApiError::bad_request("the server API is used with POST");
+            let refused = ApiError::bad_request("the server API accepts only POST");
             return Err(unread(StatusCode::METHOD_NOT_ALLOWED, refused));
         }
         if head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-            let refused = ApiError::bad_request("compressed bodies are not read");
+            let refused = ApiError::bad_request("compressed bodies are not supported");
             return Err(unread(StatusCode::UNSUPPORTED_MEDIA_TYPE, refused));
         }
         let Ok(_permit) = self.room.try_acquire() else {
             let detail = format!(
-                "{} requests are being served; nothing of this one was done",
+                "this node already serves {} requests, its limit; nothing of this request was carried out",
                 self.config.requests_max
             );
             let refused = ApiError::with_detail(ErrorCode::TooManyRequests, detail);
@@ -357,7 +357,7 @@ impl Api {
 }
 
 fn going_away() -> ApiBodyError {
-    let detail = "this node is stopping; nothing of this request was done, and another node can be asked";
+    let detail = "this node is stopping; nothing of this request was carried out: send it to another node";
     unread(StatusCode::SERVICE_UNAVAILABLE, ApiError::with_detail(ErrorCode::Internal, detail))
 }
 
@@ -375,7 +375,7 @@ fn read_older(json: &[u8], max: usize) -> Result<(Vec<u32>, BatchRequest<'_>), A
             return Err(bad(format!("the body holds more than {max} commands")));
         }
         let method = Method::parse(&older.method)
-            .ok_or_else(|| bad("a command names no method that there is".to_owned()))?;
+            .ok_or_else(|| bad("a command names an unknown method".to_owned()))?;
         let params = older.params.map_or("{}", |params| params.get());
         let command = method
             .read(params.as_bytes())

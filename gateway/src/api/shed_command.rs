@@ -24,7 +24,7 @@ impl ApiCall<'_> {
     /// Returns what each node is going to do.
     pub(super) async fn shed(&self, request: &api_request::Shed<'_>) -> Result<Value, ApiError> {
         if request.over_s > OVER_S_MAX {
-            return Err(ApiError::bad_request(format!("over_s is longer than {OVER_S_MAX} s")));
+            return Err(ApiError::bad_request(format!("over_s is more than {OVER_S_MAX}")));
         }
         if request.tolerance_percent > TOLERANCE_PERCENT_MAX {
             let problem = format!("tolerance_percent is more than {TOLERANCE_PERCENT_MAX}");
@@ -43,7 +43,9 @@ impl ApiCall<'_> {
                 let nodes = self.node.nodes().await.map_err(ApiError::not_read)?;
                 let mut meant = nodes.into_iter().filter(|one| *one.uid == *node || *one.name == *node);
                 let (Some(one), None) = (meant.next(), meant.next()) else {
-                    return Err(ApiError::bad_request("there is no such node, or several have this name"));
+                    return Err(ApiError::bad_request(
+                        "no node has this name or uid, or several have this name",
+                    ));
                 };
                 let answer = self.node.ask(&one.uid, question).await;
                 vec![(one, answer)]
@@ -73,12 +75,12 @@ impl ApiCall<'_> {
 /// Returns why no node has reported what it does.
 fn nodes_problems(problems: &[String]) -> String {
     if problems.is_empty() {
-        return "no node is announced, not even this one".to_owned();
+        return "no node is registered, not even this one".to_owned();
     }
     let message = problems.get(..PROBLEMS_MAX).unwrap_or(problems).join("; ");
     match problems.len().saturating_sub(PROBLEMS_MAX) {
         0 => message,
-        more => format!("{message}; and so {more} more"),
+        more => format!("{message}; and {more} more nodes"),
     }
 }
 
@@ -96,12 +98,12 @@ mod tests {
 
     #[test]
     fn an_error_says_what_the_nodes_have_said_up_to_a_few_of_them() {
-        assert_eq!(nodes_problems(&[]), "no node is announced, not even this one");
+        assert_eq!(nodes_problems(&[]), "no node is registered, not even this one");
         let problems: Vec<String> = (0..7).map(|at| format!("n{at}: {}", AskError::Deaf)).collect();
-        assert_eq!(nodes_problems(&problems[..1]), "n0: the node does not listen");
+        assert_eq!(nodes_problems(&problems[..1]), "n0: the node does not receive requests");
         let message = nodes_problems(&problems);
         assert!(
-            message.contains("n4: ") && !message.contains("n5: ") && message.ends_with("; and so 2 more"),
+            message.contains("n4: ") && !message.contains("n5: ") && message.ends_with("; and 2 more nodes"),
             "{message}"
         );
     }

@@ -54,7 +54,7 @@ impl<'c> ApiCall<'c> {
             return Err(ApiError::bad_request(format!("the arguments are longer than {max} bytes")));
         }
         if is_too_deep(&arguments.data.bytes) {
-            return Err(ApiError::bad_request("the arguments are nested too deep"));
+            return Err(ApiError::bad_request("the arguments are nested too deeply"));
         }
         if let Some(fault) = binary_fault(&request.args, &request.binary) {
             return Err(ApiError::bad_request(fault));
@@ -70,11 +70,11 @@ impl<'c> ApiCall<'c> {
         let once = idempotency(&request.idempotency_key, self.config)?;
         let request = self.node.event_request(channel, publication, once).map_err(|code| match code {
             ErrorCode::BadRequest => {
-                ApiError::bad_request("the arguments are not of the format that the channel is set to")
+                ApiError::bad_request("the arguments are not in the format that the channel requires")
             }
-            ErrorCode::NotAvailable => {
-                ApiError::not_available("the channel keeps state by key, or is polled")
-            }
+            ErrorCode::NotAvailable => ApiError::not_available(
+                "the channel keeps state by key or is polled, so it carries no Socket.IO events",
+            ),
             other => other.into(),
         })?;
         self.in_time()?;
@@ -94,7 +94,9 @@ impl<'c> ApiCall<'c> {
         for channel in rooms(namespace, join).map_err(ApiError::bad_request)? {
             let (channel, options) = self.channel(channel.as_str())?;
             if options.is_polled() {
-                return Err(ApiError::bad_request("clients alone subscribe to polled channels"));
+                return Err(ApiError::bad_request(
+                    "the server cannot subscribe clients to a polled channel: clients subscribe themselves",
+                ));
             }
             let act = ClientCommand::Subscribe(Box::new(Subscribing::to(channel)));
             match self.act(among(namespace, of, except)?, act).await {
@@ -174,7 +176,7 @@ impl<'c> ApiCall<'c> {
     }
 
     pub(super) fn namespace(&self, name: &str) -> Result<&'c Namespace, ApiError> {
-        let namespaces = self.namespaces.ok_or(ApiError::not_available("Socket.IO is not served here"))?;
+        let namespaces = self.namespaces.ok_or(ApiError::not_available("Socket.IO is not enabled"))?;
         let name = if name.is_empty() { MAIN } else { name };
         namespaces.named(name).ok_or_else(|| ApiError::bad_request("there is no such namespace"))
     }

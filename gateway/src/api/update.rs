@@ -92,15 +92,15 @@ pub(crate) enum UpdateError {
     Invalid(#[from] InvalidUpdate),
     #[error("the topic {0:?} cannot be a channel's name: {1}")]
     Topic(String, String),
-    #[error("the data is not of the format that the namespace {0} is set to")]
+    #[error("the data is not in the format that the namespace {0} requires")]
     Data(Box<str>),
-    #[error("publishing takes a token")]
+    #[error("publishing requires a token")]
     NoToken,
     #[error("the token is refused: {0}")]
     Token(String),
     #[error("the claim mercure.publish does not name the topic {0:?}")]
     Forbidden(String),
-    #[error("the claim mercure.subscribe does not name this list")]
+    #[error("the claim mercure.subscribe does not name this list of subscriptions")]
     Unlisted,
     #[error("the application refuses the update: {0}")]
     Denied(String),
@@ -243,7 +243,7 @@ fn channel(namespace: &str, rules: &ChannelRules, topic: Option<&str>) -> Result
     let name = name(namespace, rules, topic);
     let channel = rules.channel(&name, CHANNEL_BYTES_MAX).map_err(|invalid| unfit(invalid.to_string()))?;
     if !rules.names.audience(channel.as_str()).is_everyone() {
-        return Err(unfit("it would name those that it is for".to_owned()));
+        return Err(unfit("it would be the name of a private channel".to_owned()));
     }
     if topic.is_some() && !rules.admits_name(&channel) {
         return Err(unfit("its namespace's channel_regex does not match it".to_owned()));

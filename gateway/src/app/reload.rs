@@ -42,7 +42,7 @@ pub struct ReloadReport {
 /// Why a reload changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    #[error("this node was given its configuration, and has nothing to read again")]
+    #[error("this node was started with a fixed configuration, so it has nothing to reload")]
     NoSource,
     #[error("{0}")]
     Mistakes(#[from] Mistakes),
@@ -82,10 +82,10 @@ impl Reloader {
                     tracing::info!(key, %old, %new, "a setting has changed");
                 }
                 for ConfigChange { key, old, new } in &reloaded.needs_restart {
-                    tracing::warn!(key, %old, %new, "a setting has changed that needs a restart");
+                    tracing::warn!(key, %old, %new, "a changed setting takes effect only after a restart");
                 }
                 let (changed, needs_restart) = (reloaded.changed.len(), reloaded.needs_restart.len());
-                tracing::info!(changed, needs_restart, "the configuration was read again");
+                tracing::info!(changed, needs_restart, "the configuration was reloaded");
                 self.metrics.config_reloaded(match changed {
                     0 => ReloadOutcome::Unchanged,
                     _ => ReloadOutcome::Applied,
@@ -93,7 +93,7 @@ impl Reloader {
                 self.metrics.config_applied(&running.to_toml());
             }
             Err(error) => {
-                tracing::error!(%error, "the configuration was read again and changes nothing");
+                tracing::error!(%error, "the configuration could not be reloaded; the old one stays in use");
                 self.metrics.config_reloaded(ReloadOutcome::Refused);
             }
         }
@@ -138,7 +138,7 @@ impl Reloader {
         self.node.set_poll_secrets(&merged.shared_poll);
         self.node.set_user_connections_max(merged.limits.connections_per_user_max);
         if self.apps.as_ref().is_some_and(|own| own.go_by(apps)) {
-            tracing::info!("apps are gone; their clients are closed one after the other");
+            tracing::info!("apps were removed; their clients are closed one after the other");
         }
         if let Some(Err(error)) = self.node.webhooks.as_ref().map(|webhooks| webhooks.watch_apps()) {
             tracing::error!(error, "webhooks cannot be started");
@@ -174,7 +174,7 @@ impl Reloader {
             let reload = self.clone();
             // The reload has logged its own outcome.
             if let Err(error) = tokio::task::spawn_blocking(move || drop(reload.reload())).await {
-                tracing::error!(%error, "reading the configuration again failed");
+                tracing::error!(%error, "reloading the configuration failed");
             }
         }
     }

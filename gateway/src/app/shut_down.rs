@@ -63,7 +63,10 @@ impl App {
             thread::sleep(DRAIN_POLL);
         }
         if !self.http.is_empty() {
-            tracing::warn!(connections = self.http.len(), "requests are left without an answer");
+            tracing::warn!(
+                connections = self.http.len(),
+                "some requests were not answered before this node stopped"
+            );
         }
 
         if let Some(feeds) = self.feeds.take() {
@@ -77,7 +80,7 @@ impl App {
         }
         for worker in self.workers.drain(..) {
             if worker.join().is_err() {
-                tracing::error!("a worker had failed");
+                tracing::error!("a worker had panicked");
             }
         }
         // The leaves come last: subscribers and the backend are told that the clients have left.
@@ -86,7 +89,9 @@ impl App {
             thread::sleep(DRAIN_POLL);
         }
         if self.node.has_departures_in_flight() {
-            tracing::warn!("not all leaves could be announced; presence ends with this node's lease");
+            tracing::warn!(
+                "not all leaves could be announced; the clients' presence expires with this node's lease"
+            );
         }
         let until = Instant::now() + Duration::from_millis(drain.linger_ms).max(EVENTS_TIMEOUT);
         self.runtime.block_on(async {
@@ -105,7 +110,7 @@ impl App {
         });
         self.runtime.block_on(async {
             if tokio::time::timeout(RETIRE_TIMEOUT, self.node.retire()).await.is_err() {
-                tracing::warn!("this node's announcement could not be taken back; it expires by itself");
+                tracing::warn!("this node's announcement could not be removed; it expires by itself");
             }
         });
         tracing::info!("stopped");

@@ -161,7 +161,7 @@ pub(super) fn user_of(written: &RawValue, claim: &str) -> Result<Box<str>, serde
             Ok(number.into())
         }
         text => serde_json::from_str(text)
-            .map_err(|_| serde::de::Error::custom(format_args!("{claim} is neither a text nor a number"))),
+            .map_err(|_| serde::de::Error::custom(format_args!("{claim} is neither a string nor a number"))),
     }
 }
 
@@ -183,7 +183,7 @@ impl<'de> Deserialize<'de> for Seconds {
             // Within these bounds every float without a fraction is an i64.
             (cut.abs() < 9.0e18).then_some(cut as i64)
         });
-        whole.map(Self).ok_or_else(|| serde::de::Error::custom("a time that is out of all bounds"))
+        whole.map(Self).ok_or_else(|| serde::de::Error::custom("a time that is out of range"))
     }
 }
 

@@ -131,7 +131,7 @@ fn reason(refused: &TokenError, now: i64) -> String {
             format!("it is not valid yet (nbf): from {}, in {}", utc(*at), lasting(at.saturating_sub(now)))
         }
         TokenError::Untimely(TokenTimeError::Ended(at)) => {
-            format!("what it grants has ended (expire_at): at {}", utc(*at))
+            format!("the connection or subscription that it grants has ended (expire_at): at {}", utc(*at))
         }
         TokenError::IsForSubscription => {
             "it is a subscription token: give its channel by --channel".to_owned()

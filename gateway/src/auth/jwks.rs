@@ -127,7 +127,7 @@ impl Jwks {
             return state.trouble.clone().map_or(KeyLookup::Unknown, KeyLookup::Unavailable);
         }
         if state.waiting >= WAITING_MAX {
-            return KeyLookup::Unavailable("too many tokens wait for the keys of their issuer".into());
+            return KeyLookup::Unavailable("too many tokens wait for their issuer's keys".into());
         }
         let asking = self.ask(&mut state, now);
         state.waiting += 1;
@@ -166,7 +166,7 @@ impl Jwks {
             return None;
         }
         let why = state.trouble.as_deref().unwrap_or("they were not fetched yet");
-        Some(format!("the keys of tokens are missing: {why}"))
+        Some(format!("token keys are missing: {why}"))
     }
 
     fn ask(self: &Arc<Self>, state: &mut JwksState, now: Instant) -> Shared<BoxFuture<'static, ()>> {

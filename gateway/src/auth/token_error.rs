@@ -62,7 +62,9 @@ fn untimely(untimely: TokenTimeError) -> String {
     match untimely {
         TokenTimeError::Expired(exp) => format!("it has expired (exp {exp})"),
         TokenTimeError::Early(nbf) => format!("it is not valid yet (nbf {nbf})"),
-        TokenTimeError::Ended(end) => format!("what it grants has ended (expire_at {end})"),
+        TokenTimeError::Ended(end) => {
+            format!("the connection or subscription that it grants has ended (expire_at {end})")
+        }
     }
 }
 

@@ -227,7 +227,10 @@ impl Hook {
         self.metrics.result(failure.label());
         if let Some(suppressed) = self.log.admit() {
             let reason = failure.label();
-            tracing::warn!(hook = self.kind.name(), reason, %failure, suppressed, "a backend did not answer as it should");
+            tracing::warn!(
+                hook = self.kind.name(), reason, %failure, suppressed,
+                "a backend gave no answer, or an invalid one"
+            );
         }
         Denial::Error(match failure {
             HookFailure::TooMany => ErrorCode::TooManyRequests.into(),

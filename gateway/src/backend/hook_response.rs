@@ -313,7 +313,7 @@ impl KeyResult {
             "" => SetMode::Any,
             "if_new" => SetMode::IfNew,
             "if_exists" => SetMode::IfExists,
-            _ => return Err("key_mode is neither if_new nor if_exists".to_owned()),
+            _ => return Err("key_mode must be if_new, if_exists or empty".to_owned()),
         };
         Ok(KeyAnswer {
             key,
@@ -369,7 +369,7 @@ fn rights(allow: Vec<Box<str>>) -> Result<Rights, InvalidResult> {
             "pub" => rights.publish = true,
             "prs" => rights.presence = true,
             "hst" => rights.history = true,
-            other => return Err(format!("allow: \"{other}\" is none of sub, pub, prs, hst")),
+            other => return Err(format!("allow: \"{other}\" is not one of sub, pub, prs, hst")),
         }
     }
     Ok(rights)
@@ -437,7 +437,7 @@ where
 /// Returns JSON that others can read.
 fn info(json: Option<Box<RawValue>>, in_base64: Option<String>) -> Result<Option<Bytes>, InvalidResult> {
     match payload(json, in_base64)? {
-        Some(bytes) if !is_json(&bytes) => Err("b64info holds no JSON".to_owned()),
+        Some(bytes) if !is_json(&bytes) => Err("b64info does not contain JSON".to_owned()),
         info => Ok(info),
     }
 }

@@ -46,7 +46,7 @@ impl ResolveResult {
     ) -> Result<Option<Resolved>, InvalidResult> {
         let channel = if self.channel.is_empty() { channel.into() } else { self.channel };
         if channel.is_empty() {
-            return Err("channel is missing: the configuration names none either".to_owned());
+            return Err("channel is missing, and the configuration sets none either".to_owned());
         }
         let grant = self.subscribe.into_grant(user, clock)?;
         Ok(grant.map(|grant| Resolved { channel, grant }))

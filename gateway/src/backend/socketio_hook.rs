@@ -132,13 +132,13 @@ impl WireEmit {
             Some("others") => false,
             Some("sender") => {
                 if !rooms.is_empty() || !except.is_empty() {
-                    return Err("emit: what goes to the sender goes to no rooms".to_owned());
+                    return Err("emit: an event to the sender must not have rooms or except".to_owned());
                 }
                 let addressed = AddressedEvent { volatile: false, ..addressed };
                 let (channel, publication) = addressed.publication(namespace).map_err(malformed)?;
                 return Ok(Emitted::Own { channel, publication: Box::new(publication) });
             }
-            Some(other) => return Err(format!("emit: \"{other}\" is none of all, others, sender")),
+            Some(other) => return Err(format!("emit: to is \"{other}\", must be all, others or sender")),
         };
         let (channel, publication) = addressed.publication(namespace).map_err(malformed)?;
         let excluded = (!to_sender).then(|| Box::new(client));

@@ -301,13 +301,13 @@ pub enum BrokerError {
     #[error("the broker cannot be reached: {0}")]
     Unreachable(Arc<str>),
     /// Nothing was sent: there was no room for the request in time.
-    #[error("the broker took nothing more within {} ms", .0.as_millis())]
+    #[error("the broker accepted nothing for {} ms", .0.as_millis())]
     Timeout(Duration),
     /// The request was sent and its outcome is unknown: it may have been carried out, or may still be.
     #[error("the broker has not answered: {0}")]
     Unanswered(Arc<str>),
     /// The server refused, in its own words: nothing was done.
-    #[error("the broker's server refuses: {text}")]
+    #[error("the broker's server refused the request: {text}")]
     Refused { kind: BrokerRefusal, text: Arc<str> },
     /// The broker was not asked, because a worker of this node is behind.
     #[error("a worker of this node has been behind for {} ms, so this was not published", .0.as_millis())]
@@ -315,16 +315,16 @@ pub enum BrokerError {
     #[error("the broker answered something unexpected: {0}")]
     Unexpected(Arc<str>),
     /// This broker keeps no state by key.
-    #[error("the broker keeps no state by key")]
+    #[error("this broker does not support state by key")]
     NotAvailable,
     /// Nothing was done: the channel has as many keys as its settings allow, or their bytes have reached the bound.
-    #[error("the channel has as many keys as it may, or they take as much as they may")]
+    #[error("the channel has reached its limit of keys or of their bytes")]
     Full,
     /// Nothing was done: the keys of all channels together leave no room for one more.
-    #[error("the keys of all channels take all the room that they may")]
+    #[error("the keys of all channels have reached the limit of their bytes")]
     NoRoom,
     /// Everybody who waited for the result has gone meanwhile.
-    #[error("nobody wants it any more")]
+    #[error("nobody waits for the result any more")]
     Abandoned,
 }
 
@@ -337,7 +337,7 @@ impl BrokerError {
 
     /// Returns the error for a request that was sent and not answered within `after`.
     pub(crate) fn unanswered(after: Duration) -> Self {
-        Self::Unanswered(format!("nothing within {} ms", after.as_millis()).into())
+        Self::Unanswered(format!("no reply within {} ms", after.as_millis()).into())
     }
 
     /// Whether the request may have been carried out despite the error, or may still be.

@@ -144,7 +144,10 @@ impl Client {
             self.incoming = Incoming::Nothing;
         }
         if let Some(suppressed) = local.given_up_log.admit() {
-            tracing::warn!(client = %self.session.client(), suppressed, "commands of a client that has left were given up");
+            tracing::warn!(
+                client = %self.session.client(), suppressed,
+                "commands of a client that has left were abandoned"
+            );
         }
         self.conclude(local)
     }

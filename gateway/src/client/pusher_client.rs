@@ -121,6 +121,6 @@ async fn has_room(node: &Arc<Node>, channel: Channel, member: &UserId, max: u32)
     if present.values().any(|client| client.user == *member) {
         return Ok(());
     }
-    let full = format!("the channel has {max} members, which is as many as it may have");
+    let full = format!("the channel has reached its limit of {max} members");
     Err(Refusal { message: full.into(), ..ErrorCode::LimitExceeded.into() })
 }

@@ -151,7 +151,7 @@ fn shown_at(access: NamespaceAccess, user: UserId, shown: Result<Identity, Denia
     if user.is_anonymous() || identity.user == user {
         return pass(access, identity.user.clone(), user.is_anonymous().then(|| Box::new(identity)));
     }
-    let message = "the connection is of another user: a namespace for this one takes a connection of its own";
+    let message = "the connection belongs to another user: use another connection for this user";
     Err(Denial::Error(Refusal { message: message.into(), ..ErrorCode::Unauthorized.into() }))
 }
 

@@ -81,7 +81,7 @@ impl Console {
             }
             Err(ConsoleRefusal::TooMany) => {
                 let mut response =
-                    plain(StatusCode::TOO_MANY_REQUESTS, "too many wrong passwords are tried\n");
+                    plain(StatusCode::TOO_MANY_REQUESTS, "too many wrong passwords: try again later\n");
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
                 return response;
             }
@@ -90,7 +90,7 @@ impl Console {
             return self.ask(method, request).await;
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "ask with GET or HEAD\n");
+            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed\n");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
@@ -112,10 +112,10 @@ impl Console {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         if !request.headers().contains_key(&CONSOLE_HEADER) {
-            return plain(StatusCode::FORBIDDEN, "only the console's page asks here\n");
+            return plain(StatusCode::FORBIDDEN, "only the console's page may send this request\n");
         }
         if CHANGING.contains(&method) && self.read_only {
-            return plain(StatusCode::FORBIDDEN, "the console changes nothing (console.read_only)\n");
+            return plain(StatusCode::FORBIDDEN, "the console is read-only (console.read_only)\n");
         }
         if !CHANGING.contains(&method) && !TELLING.contains(&method) {
             return plain(StatusCode::NOT_FOUND, "not found\n");

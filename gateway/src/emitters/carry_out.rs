@@ -74,7 +74,10 @@ impl EmitterContext {
         let kind = what.kind();
         let Some(namespace) = self.common.namespaces.named(&namespace) else {
             if let Some(suppressed) = self.logs.unread.admit() {
-                tracing::warn!(suppressed, "a message of an emitter is for a namespace that is not served");
+                tracing::warn!(
+                    suppressed,
+                    "a message of an emitter is for a namespace that is not configured"
+                );
             }
             return EmitStep::Nothing(EmitOutcome(kind, "unknown_namespace"));
         };

@@ -67,10 +67,10 @@ pub(super) enum EmitterMessageError {
     #[error("it is longer than socketio.emitters.message_bytes_max")]
     TooLong,
     #[error(
-        "it is a pickle of Python, which can run anything where it is read: python-socketio 5.14 and newer send JSON"
+        "it is a Python pickle, which can run arbitrary code when it is read: python-socketio 5.14 and newer send JSON"
     )]
     Pickle,
-    #[error("{0} is not served")]
+    #[error("{0} is not supported")]
     Unsupported(&'static str),
 }
 

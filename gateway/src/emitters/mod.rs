@@ -133,7 +133,10 @@ impl EmitterListener {
     pub(crate) async fn shut_down(self) {
         self.stop.cancel();
         if tokio::time::timeout(HAND_OVER, self.leading).await.is_err() {
-            tracing::warn!("the last messages of emitters are left to other nodes");
+            tracing::warn!(
+                "the last messages of emitters were not carried out before this node stopped: other nodes \
+                 carry them out"
+            );
         }
     }
 }
@@ -185,17 +188,14 @@ impl Follow for EmitterContext {
                     tracing::warn!(
                         dropped,
                         suppressed,
-                        "too many messages of emitters wait here: the oldest are dropped"
+                        "too many messages of emitters wait at this node: the oldest are dropped"
                     );
                 }
             }
             ReceiveOutcome::Unplaced => {
                 self.metrics.message(EmitterMessageKind::Other.label(), "unplaced", 1);
                 if let Some(suppressed) = self.logs.unplaced.admit() {
-                    tracing::warn!(
-                        suppressed,
-                        "a message of an emitter came before this node was ready for any"
-                    );
+                    tracing::warn!(suppressed, "a message of an emitter arrived before this node was ready");
                 }
             }
         }

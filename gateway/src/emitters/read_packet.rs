@@ -39,7 +39,7 @@ pub(super) fn read(message: &[u8], namespace: &str) -> Result<EmitterCommand, Em
     if own.as_deref().unwrap_or("/") != namespace {
         return Err(malformed("it is for another namespace than its channel".to_owned()));
     }
-    let arguments = data.ok_or_else(|| malformed("there is no event in it".to_owned()))?;
+    let arguments = data.ok_or_else(|| malformed("it contains no event".to_owned()))?;
     let (event, arguments) = arguments.into_arguments().map_err(malformed)?;
     let BroadcastOptions { rooms, except, volatile } = options;
     Ok(EmitterCommand::Emit { event, arguments, of: EmitterTarget { rooms, except }, volatile })

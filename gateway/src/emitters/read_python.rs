@@ -111,7 +111,9 @@ fn event_arguments(data: Option<&RawValue>, binary: Option<bool>) -> Result<Tagg
             let attachments = decoded.collect::<Result<Vec<Bytes>, EmitterMessageError>>()?;
             let event_arguments = arguments_with_attachments(&values, &attachments);
             event_arguments.ok_or_else(|| {
-                EmitterMessageError::Malformed("its arguments name attachments that it has not".to_owned())
+                EmitterMessageError::Malformed(
+                    "its arguments name attachments that it does not contain".to_owned(),
+                )
             })
         }
     }

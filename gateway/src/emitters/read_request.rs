@@ -42,7 +42,7 @@ struct RequestOptions {
 
 pub(super) fn read(message: &[u8]) -> Result<EmitterCommand, EmitterMessageError> {
     if message.first() != Some(&b'{') {
-        return Err(EmitterMessageError::Unsupported("a question of servers to each other"));
+        return Err(EmitterMessageError::Unsupported("a request between Socket.IO servers"));
     }
     let request: EmitterRequest =
         serde_json::from_slice(message).map_err(|error| EmitterMessageError::Malformed(error.to_string()))?;
@@ -52,13 +52,13 @@ pub(super) fn read(message: &[u8]) -> Result<EmitterCommand, EmitterMessageError
         return Err(EmitterMessageError::Unsupported("serverSideEmit"));
     }
     if !(kind::JOIN..=kind::DISCONNECT).contains(&kind) {
-        return Err(EmitterMessageError::Unsupported("a question of servers to each other"));
+        return Err(EmitterMessageError::Unsupported("a request between Socket.IO servers"));
     }
     let of = match (opts, sid) {
         (Some(RequestOptions { rooms, except }), _) => EmitterTarget { rooms: rooms.0, except: except.0 },
         (None, Some(sid)) => EmitterTarget { rooms: vec![sid], except: Vec::new() },
         (None, None) => {
-            return Err(EmitterMessageError::Malformed("it says of nobody whom it is about".to_owned()));
+            return Err(EmitterMessageError::Malformed("it does not say which clients it is for".to_owned()));
         }
     };
     let rooms = room.unwrap_or(rooms).0;

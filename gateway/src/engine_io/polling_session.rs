@@ -52,13 +52,13 @@ enum Phase {
 /// Why a request is refused. All but the first end the session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum PollingError {
-    #[error("the session is over, or has changed over to a WebSocket")]
+    #[error("the session is over, or was upgraded to a WebSocket")]
     Over,
-    #[error("there is such a request already")]
+    #[error("the session has another such request in progress")]
     Overlap,
     #[error("a packet cannot be read")]
     Malformed,
-    #[error("the session takes in no more")]
+    #[error("the session accepts no more data")]
     Congested,
     #[error("the node that has the session does not answer")]
     Unreachable,

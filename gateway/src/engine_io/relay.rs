@@ -34,7 +34,7 @@ const SILENCE_BEYOND: Duration = Duration::from_secs(10);
 /// Why a WebSocket is not carried, or not any longer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RelayError {
-    #[error("the node of its session takes in no WebSockets from others, or is gone")]
+    #[error("the node of its session accepts no WebSockets from other nodes, or is gone")]
     NoAddress,
     #[error("the node of its session cannot be reached: {0}")]
     Unreachable(io::Error),

@@ -30,11 +30,11 @@ const LIMITS: Limits = Limits { message_bytes_max: 128, frame_bytes_max: 128, fr
 /// Why a client stays with polling.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeError {
-    #[error("it has changed over already, tries another WebSocket, or is gone")]
+    #[error("the session was upgraded already, tries another WebSocket, or is gone")]
     NotPolling,
-    #[error("it says something else than a probe")]
+    #[error("the client sent something other than a probe")]
     Unexpected,
-    #[error("it has not changed over in time")]
+    #[error("the client did not complete the upgrade in time")]
     Late,
     #[error(transparent)]
     Lost(#[from] io::Error),

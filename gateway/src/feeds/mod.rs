@@ -94,7 +94,11 @@ impl Feeds {
             let abort = running.abort_handle();
             if tokio::time::timeout_at(until, running).await.is_err() {
                 abort.abort();
-                tracing::warn!(%feed, "the records read last are left to other nodes, or to the next start");
+                tracing::warn!(
+                    %feed,
+                    "the last records were not published before this node stopped: other nodes publish them, \
+                     or this node at its next start"
+                );
             }
         }
     }

@@ -124,7 +124,7 @@ impl Running {
             }
             SourceItem::Records(records) => {
                 if !std::mem::replace(&mut self.is_reader, true) {
-                    tracing::info!(feed = %self.name, "this node reads the feed");
+                    tracing::info!(feed = %self.name, "this node now reads the feed");
                     self.metrics.reader.set(1);
                 }
                 if !records.is_empty() {

@@ -51,7 +51,7 @@ impl FeedParts {
                 }
                 self.node.metrics.panicked(PanicSite::Feed);
                 self.node.metrics.feed(&self.name).stands_still();
-                tracing::error!(feed = %self.name, "the feed panicked; it begins anew");
+                tracing::error!(feed = %self.name, "the feed panicked; it is restarted");
                 if began.elapsed() >= SOUND_AFTER {
                     pauses.reset();
                 }
@@ -61,7 +61,9 @@ impl FeedParts {
             }
             match self.running() {
                 Ok(running) => next = Some(running),
-                Err(problem) => tracing::error!(feed = %self.name, problem, "the feed cannot begin anew yet"),
+                Err(problem) => {
+                    tracing::error!(feed = %self.name, problem, "the feed cannot be restarted yet")
+                }
             }
         }
     }

@@ -22,7 +22,7 @@ pub(super) fn variables(
     let given: ArgumentValues = match given.map(|given| serde_json::from_str(given.get())) {
         None => ArgumentValues::new(),
         Some(Ok(Json::Object(given))) => given,
-        Some(_) => return Err(one(BAD_USER_INPUT, "the variables are no object")),
+        Some(_) => return Err(one(BAD_USER_INPUT, "variables must be an object")),
     };
     let mut found = ArgumentValues::new();
     for definition in &operation.variable_definitions {
@@ -32,7 +32,7 @@ pub(super) fn variables(
         if !schema.takes(ty) {
             return Err(fails(
                 VALIDATION_FAILED,
-                format!("${name} is of no type that a value can be given for: {ty}"),
+                format!("${name} has the type {ty}, which is not an input type"),
             ));
         }
         let wrong = |why: String| fails(BAD_USER_INPUT, format!("${name}: {why}"));
@@ -62,7 +62,7 @@ pub(super) fn arguments(
     if let Some((name, _)) =
         given.iter().find(|(name, _)| !field.arguments.iter().any(|one| *one.name == *name.node))
     {
-        return Err(format!("{} takes no argument {}", field.name, name.node));
+        return Err(format!("{} has no argument {}", field.name, name.node));
     }
     let mut found = ArgumentValues::new();
     for input in &field.arguments {
@@ -88,7 +88,7 @@ fn or_default(schema: &Schema, input: &Input, value: Option<Json>) -> Result<Opt
 /// Coerces a literal that contains no variable.
 pub(super) fn constant(schema: &Schema, ty: &Type, value: &ConstValue) -> Result<Json, String> {
     let none = ArgumentValues::new();
-    let missing = || "there is no value".to_owned();
+    let missing = || "the value is missing".to_owned();
     literal(schema, ty, &value.clone().into_value(), &none)?.ok_or_else(missing)
 }
 
@@ -177,7 +177,7 @@ fn of_json(schema: &Schema, ty: &Type, value: &Json) -> Result<Json, String> {
 }
 
 fn null(ty: &Type) -> Result<Json, String> {
-    if ty.nullable { Ok(Json::Null) } else { Err("the value is null, and must not be".to_owned()) }
+    if ty.nullable { Ok(Json::Null) } else { Err("the value must not be null".to_owned()) }
 }
 
 fn object<'n>(

@@ -31,7 +31,7 @@ pub(super) fn operation_of<'a>(
         (DocumentOperations::Multiple(_), None) => {
             return Err(one(
                 BAD_USER_INPUT,
-                "the document has several operations, and operationName names none",
+                "the document has several operations: operationName must name one of them",
             ));
         }
         (DocumentOperations::Multiple(named), Some(name)) => named.get(name),
@@ -132,7 +132,7 @@ impl<'a> Document<'a> {
     fn applies(&self, condition: Option<&str>, of: &str) -> Result<bool, Errors> {
         let Some(condition) = condition else { return Ok(true) };
         if self.schema.kind(condition).is_none_or(|_| self.schema.is_leaf(condition)) {
-            return Err(one(VALIDATION_FAILED, format!("there is no type {condition} to select of")));
+            return Err(one(VALIDATION_FAILED, format!("there is no type {condition}")));
         }
         Ok(self.schema.possible(condition).contains(&of))
     }
@@ -154,7 +154,7 @@ impl<'a> Document<'a> {
             match directive.node.get_argument("if").map(|value| self.boolean(&value.node)) {
                 Some(Some(value)) => is_included &= value == wanted,
                 _ => {
-                    let message = format!("@{name} takes a Boolean as if");
+                    let message = format!("the argument if of @{name} must be a Boolean");
                     return Err(vec![GraphQlError::new(VALIDATION_FAILED, message).at(at.line, at.column)]);
                 }
             }
@@ -183,8 +183,9 @@ fn add<'a>(groups: &mut Groups<'a>, field: &'a Positioned<Field>) -> Result<(), 
                     field.node.get_argument(&name.node).is_some_and(|other| other.node == value.node)
                 });
             if !is_same {
-                let message =
-                    format!("{key} is selected as two different things: give one of them another name");
+                let message = format!(
+                    "{key} is selected twice with different fields or arguments: give one of them an alias"
+                );
                 let at = field.pos;
                 return Err(vec![GraphQlError::new(VALIDATION_FAILED, message).at(at.line, at.column)]);
             }

@@ -57,14 +57,14 @@ pub(super) fn answer<'s>(
         let value = match name {
             TYPE_NAME => (*schema.query).into(),
             "__schema" | "__type" if !document.limits.introspection => {
-                return Err(one(NOT_SUPPORTED, "the schema is not told here"));
+                return Err(one(NOT_SUPPORTED, "introspection is disabled"));
             }
             "__schema" => answering.describe(SchemaItem::Schema, &group, 1)?,
             "__type" => {
                 let named = group.first.node.get_argument("name").map(|name| &name.node);
                 let named = named.and_then(|name| coerce::substituted(name, document.variables));
                 let Some(Json::String(named)) = named else {
-                    return Err(one(VALIDATION_FAILED, "__type takes a name"));
+                    return Err(one(VALIDATION_FAILED, "__type needs the argument name"));
                 };
                 match schema.types.get(&*named) {
                     Some(definition) => answering.describe(SchemaItem::Named(definition), &group, 1)?,
@@ -73,7 +73,7 @@ pub(super) fn answer<'s>(
             }
             _ => {
                 let message =
-                    format!("{name} is not answered here: this is for subscriptions, and for the schema");
+                    format!("{name} cannot be queried: only subscriptions and introspection are supported");
                 return Err(vec![GraphQlError::new(NOT_SUPPORTED, message).at(at.line, at.column)]);
             }
         };
@@ -86,7 +86,7 @@ impl<'s> IntrospectionContext<'_, 's> {
     fn describe(&self, thing: SchemaItem<'s>, group: &FieldGroup<'s>, depth: usize) -> Result<Json, Errors> {
         let max = self.document.limits.depth_max.max(DEPTH_MIN);
         if depth > max {
-            return Err(one(LIMIT_EXCEEDED, format!("fields are selected more than {max} deep")));
+            return Err(one(LIMIT_EXCEEDED, format!("fields are nested more than {max} levels deep")));
         }
         let of = thing.type_name();
         let mut found = ArgumentValues::new();

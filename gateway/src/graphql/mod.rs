@@ -126,7 +126,7 @@ impl Planner for Catalog {
         let parsed = self.read(requested)?;
         let operation = operation_of(&parsed, requested.operation_name.as_deref())?;
         if operation.ty == OperationType::Mutation {
-            return Err(one(NOT_SUPPORTED, "nothing is changed here: this is for subscriptions"));
+            return Err(one(NOT_SUPPORTED, "mutations are not supported: use a subscription"));
         }
         let variables = coerce::variables(&self.schema, operation, requested.variables)?;
         if operation.ty == OperationType::Query {
@@ -137,23 +137,26 @@ impl Planner for Catalog {
         }
         let document = Document::new(&self.schema, &parsed.fragments, &variables, self.limits);
         let Some(root) = &self.schema.subscription else {
-            return Err(one(NOT_SUPPORTED, "there is nothing to subscribe to"));
+            return Err(one(NOT_SUPPORTED, "the schema has no subscription type"));
         };
         let chosen = document.collect(root, &[&operation.selection_set.node])?;
         let [(key, group)] = &chosen[..] else {
-            return Err(one(VALIDATION_FAILED, "a subscription has one field at its top"));
+            return Err(one(
+                VALIDATION_FAILED,
+                "a subscription must have exactly one field at its top level",
+            ));
         };
         let name = &group.first.node.name.node;
         let at = group.first.pos;
         let here = |error: GraphQlError| vec![error.at(at.line, at.column)];
         let field = self.schema.field(root, name).ok_or_else(|| {
-            here(GraphQlError::new(VALIDATION_FAILED, format!("there is no field {name} to subscribe to")))
+            here(GraphQlError::new(VALIDATION_FAILED, format!("there is no subscription field {name}")))
         })?;
         let arguments = coerce::arguments(&self.schema, field, &group.first.node.arguments, &variables);
         let arguments = arguments.map_err(|why| here(GraphQlError::new(BAD_USER_INPUT, why)))?;
         let value = select::complete(&document, &field.ty, group, 1)?;
         let Some(mapped) = self.fields.find(name) else {
-            let message = format!("the field {name} is not served here");
+            let message = format!("the field {name} is not configured");
             return Err(here(GraphQlError::new(NOT_SUPPORTED, message)));
         };
         let channel = mapped.template.fill(&arguments);

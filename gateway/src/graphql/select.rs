@@ -21,7 +21,7 @@ pub(super) fn complete(
 ) -> Result<ValueRule, Errors> {
     let max = document.limits.depth_max;
     if depth > max {
-        return Err(one(LIMIT_EXCEEDED, format!("fields are selected more than {max} deep")));
+        return Err(one(LIMIT_EXCEEDED, format!("fields are nested more than {max} levels deep")));
     }
     let of = match &ty.base {
         BaseType::List(item) => ValueType::List(Box::new(complete(document, item, group, depth)?)),
@@ -43,14 +43,14 @@ fn of(
     let kind = document.schema.kind(name).ok_or_else(|| here(format!("there is no type {name}")))?;
     match kind {
         SchemaTypeKind::Scalar | SchemaTypeKind::Enum(_) if !is_bare => {
-            Err(here(format!("nothing can be selected of {field}, which is a {name}")))
+            Err(here(format!("{field} has the type {name}, of which no fields can be selected")))
         }
         SchemaTypeKind::Scalar => Ok(scalar(name).map_or(ValueType::Any, ValueType::Scalar)),
         SchemaTypeKind::Enum(values) => {
             Ok(ValueType::Enum(values.iter().map(|value| value.name.clone()).collect()))
         }
         SchemaTypeKind::Input(_) => Err(here(format!("{name} is not a type of results"))),
-        _ if is_bare => Err(here(format!("something must be selected of {field}, which is a {name}"))),
+        _ if is_bare => Err(here(format!("{field} has the type {name}: select some of its fields"))),
         SchemaTypeKind::Object { .. } | SchemaTypeKind::Interface { .. } | SchemaTypeKind::Union(_) => {
             let possible = document.schema.possible(name);
             let types =
@@ -76,7 +76,7 @@ fn typed(document: &Document<'_>, name: &str, group: &FieldGroup<'_>, depth: usi
         let known = document.schema.field(name, called);
         let known = known.ok_or_else(|| here(VALIDATION_FAILED, format!("{name} has no field {called}")))?;
         if !field.node.arguments.is_empty() {
-            let why = format!("nothing here could apply the arguments of {name}.{called}: leave them out");
+            let why = format!("arguments of {name}.{called} are not supported: leave them out");
             return Err(here(NOT_SUPPORTED, why));
         }
         let of = complete(document, &known.ty, &group, depth + 1)?;

@@ -61,7 +61,9 @@ impl Template {
                     channel.push_str(&value.to_string())
                 }
                 (name, _) => {
-                    return Err(format!("the argument {name} is empty, and a channel is named by it"));
+                    return Err(format!(
+                        "the argument {name} must not be empty: it is part of the channel's name"
+                    ));
                 }
             }
         }

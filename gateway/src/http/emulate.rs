@@ -73,7 +73,9 @@ impl HttpRouter {
             let commands = commands.map_err(|error| refused(StatusCode::BAD_REQUEST, &error))?;
             match (self.reception.tell)(commands).await {
                 DeliveryOutcome::Done | DeliveryOutcome::NoSuchSession => Ok(()),
-                DeliveryOutcome::Repeated => Err(refused(StatusCode::CONFLICT, "that is under way already")),
+                DeliveryOutcome::Repeated => {
+                    Err(refused(StatusCode::CONFLICT, "these commands are being carried out already"))
+                }
                 DeliveryOutcome::NoSuchNode => Err(refused(StatusCode::NOT_FOUND, "there is no such node")),
                 DeliveryOutcome::TooLong => {
                     Err(refused(StatusCode::PAYLOAD_TOO_LARGE, "the commands are too long"))

@@ -246,11 +246,9 @@ impl HttpRouter {
                 response
             }
             ReserveOutcome::Already => json_error(StatusCode::CONFLICT, "the stream is open already", cors),
-            ReserveOutcome::Unknown => json_error(
-                StatusCode::NOT_FOUND,
-                "no stream is reserved under this name where this node can reach it",
-                cors,
-            ),
+            ReserveOutcome::Unknown => {
+                json_error(StatusCode::NOT_FOUND, "this node can reach no reserved stream of this name", cors)
+            }
         }
     }
 
@@ -292,7 +290,7 @@ impl HttpRouter {
                 response
             }
             DeliveryOutcome::Repeated => {
-                json_error(StatusCode::CONFLICT, "an operation with this id is under way", cors)
+                json_error(StatusCode::CONFLICT, "an operation with this id is in progress", cors)
             }
             DeliveryOutcome::NoSuchNode | DeliveryOutcome::NoSuchSession => {
                 json_error(StatusCode::NOT_FOUND, NOT_FOUND, cors)
@@ -368,18 +366,22 @@ fn wanted(method: &Method, head: &ConnectHead<'_>) -> Result<GraphqlRequestKind,
         }
         (&Method::GET | &Method::POST, None) if asks_for_stream => Ok(GraphqlRequestKind::Stream),
         (&Method::PUT, _) if accepts("text/plain") => Ok(GraphqlRequestKind::Reserve),
-        (&Method::PUT, _) => Err((StatusCode::NOT_ACCEPTABLE, "the name of a stream is text/plain")),
+        (&Method::PUT, _) => Err((
+            StatusCode::NOT_ACCEPTABLE,
+            "the name of a stream is sent as text/plain, which the Accept header must allow",
+        )),
         (_, None) => Err((
             StatusCode::NOT_FOUND,
-            "operations are served over a WebSocket, and as text/event-stream to clients that accept it",
+            "operations are answered over a WebSocket, or as text/event-stream, which the Accept header must allow",
         )),
         (&Method::DELETE, Some(token)) => match head.form_query("operationId").filter(|id| !id.is_empty()) {
             Some(id) => Ok(GraphqlRequestKind::End(token, id)),
             None => Err((StatusCode::BAD_REQUEST, "operationId is missing")),
         },
-        (_, Some(_)) if !accepts("application/json") => {
-            Err((StatusCode::NOT_ACCEPTABLE, "the answer to an operation of a stream is empty"))
-        }
+        (_, Some(_)) if !accepts("application/json") => Err((
+            StatusCode::NOT_ACCEPTABLE,
+            "the answer to an operation is sent as application/json, which the Accept header must allow",
+        )),
         (_, Some(token)) => Ok(GraphqlRequestKind::Operation(token)),
     }
 }

@@ -34,7 +34,11 @@ impl HttpRouter {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, HttpRefusal> {
         let Some(hub) = self.hub.clone() else {
-            return Err(HttpRefusal::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here"));
+            return Err(HttpRefusal::new(
+                Handshake::Path,
+                StatusCode::NOT_FOUND,
+                "there is nothing at this path",
+            ));
         };
         if request.uri().path() != PATH {
             return self.list_subscriptions(peer, request, &hub).await;
@@ -141,10 +145,13 @@ impl HttpRouter {
             let of_cookie = if bearer.is_none() { head.cookie(hub.cookie()) } else { None };
             if of_cookie.is_some() && head.header("origin").is_none() {
                 // Browsers send cookies on behalf of any page, and name the page in `Origin`.
-                return refused(StatusCode::FORBIDDEN, "who publishes by a cookie must send an Origin");
+                return refused(
+                    StatusCode::FORBIDDEN,
+                    "a request with a token in a cookie must have an Origin header",
+                );
             }
             if !head.header("content-type").is_some_and(is_form) {
-                let why = "an update is published as application/x-www-form-urlencoded";
+                let why = "the body of an update must be application/x-www-form-urlencoded";
                 return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, why);
             }
             let token = bearer.or(of_cookie).map(str::to_owned);

@@ -234,7 +234,7 @@ impl HttpRouter {
             // An anonymous client.
             (&Method::GET, None) if streamed.is_unidirectional() => Bytes::from_static(b"{}"),
             (&Method::GET, None) => {
-                let why = format!("{COMMANDS_PARAMETER} is to hold the first commands");
+                let why = format!("the parameter {COMMANDS_PARAMETER} must contain the first commands");
                 return Err(HttpRefusal::malformed(why, &cors));
             }
             _ => match self.read_body(request.into_body()).await {

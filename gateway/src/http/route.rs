@@ -82,7 +82,7 @@ impl HttpRouter {
         let path = request.uri().path();
         if path.starts_with(API_PREFIX) || path == API_PATH {
             let Some(api) = &self.api else {
-                let why = "the server API is at an address of its own; see api.listen";
+                let why = "the server API has an address of its own: see api.listen";
                 return Err(HttpRefusal::new(Handshake::Path, StatusCode::NOT_FOUND, why));
             };
             return Ok(api.serve(request).await.map(Either::Left));
@@ -97,7 +97,7 @@ impl HttpRouter {
         {
             return Ok(page.map(Either::Left));
         }
-        Err(HttpRefusal::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here"))
+        Err(HttpRefusal::new(Handshake::Path, StatusCode::NOT_FOUND, "there is nothing at this path"))
     }
 
     /// Serves clients' requests that ask for no WebSocket.
@@ -119,7 +119,11 @@ impl HttpRouter {
             SeparateEndpoint::Updates => self.serve_updates(peer, take_over, request).await,
             SeparateEndpoint::GraphQl => match &self.graphql {
                 Some(endpoint) => self.serve_graphql(peer, take_over, request, endpoint).await,
-                None => Err(HttpRefusal::new(Handshake::Path, StatusCode::NOT_FOUND, "nothing is here")),
+                None => Err(HttpRefusal::new(
+                    Handshake::Path,
+                    StatusCode::NOT_FOUND,
+                    "there is nothing at this path",
+                )),
             },
             SeparateEndpoint::Emulation => self.emulate(request).await,
             SeparateEndpoint::Publish => self.publish(peer, request).await,
@@ -196,7 +200,7 @@ impl HttpRouter {
         if methods.split(", ").any(|method| method == head.method) {
             return Ok(());
         }
-        let why = format!("the methods of this path are {methods}");
+        let why = format!("this path accepts only {methods}");
         let refused = HttpRefusal::new(Handshake::Request, StatusCode::METHOD_NOT_ALLOWED, why);
         Err(refused.with([(header::ALLOW, HeaderValue::from_static(methods))]))
     }

@@ -182,7 +182,9 @@ impl HttpRouter {
             (wants_protobuf(head, &upgrade), wants_transport_pings(head));
         let first = head.form_query(CONNECT_PARAMETER);
         if in_protobuf && first.is_some() {
-            return Err(malformed(format!("{CONNECT_PARAMETER} is for clients that use JSON")));
+            return Err(malformed(format!(
+                "the parameter {CONNECT_PARAMETER} is only for clients that use JSON"
+            )));
         }
         let protocol =
             self.encodings.centrifuge_uni(in_protobuf, ClientWire::WebSocket, with_transport_pings);
@@ -355,7 +357,7 @@ impl HttpRouter {
 pub(super) fn own_stream(upgraded: Upgraded) -> io::Result<(HttpStream, Bytes)> {
     let parts = upgraded
         .downcast::<TokioIo<HttpStream>>()
-        .map_err(|_| io::Error::other("the connection is none of this listener's"))?;
+        .map_err(|_| io::Error::other("the connection does not belong to this listener"))?;
     Ok((parts.io.into_inner(), parts.read_buf))
 }
 
@@ -366,7 +368,7 @@ fn pusher_protocol(head: &ConnectHead<'_>) -> Result<(), Disconnect> {
     };
     match version.parse::<u32>() {
         Ok(pusher::PROTOCOL_MIN..=pusher::PROTOCOL) => Ok(()),
-        Ok(_) => Err(turned_away(4007, "protocol versions 5 to 7 are spoken here")),
+        Ok(_) => Err(turned_away(4007, "only protocol versions 5 to 7 are supported")),
         Err(_) => Err(turned_away(4006, "the protocol version is not a number")),
     }
 }

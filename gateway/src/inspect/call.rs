@@ -95,7 +95,7 @@ impl ApiClient {
                 Err(CallError::Refused { code, message })
             }
             Ok(CallResponse { result: Some(result), .. }) => Ok(result),
-            Ok(_) => Err(CallError::Answer(url, "it holds no result".to_owned())),
+            Ok(_) => Err(CallError::Answer(url, "it contains no result".to_owned())),
             Err(error) => Err(CallError::Answer(url, error.to_string())),
         }
     }

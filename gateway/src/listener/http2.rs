@@ -161,8 +161,9 @@ impl ClientListener {
             Ok(Err(never)) => match never {},
             Err(_) => {
                 self.metrics.panicked(PanicSite::Request);
-                let mut response =
-                    Response::new(Either::Left(Full::from("this request made the gateway fail\n")));
+                let mut response = Response::new(Either::Left(Full::from(
+                    "the gateway failed while it handled this request\n",
+                )));
                 *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
                 response
             }

@@ -52,21 +52,21 @@ pub enum AskError {
     #[error("there is no such node")]
     UnknownNode,
     /// Nothing was done: the node announced itself a moment ago but is not listening now.
-    #[error("the node does not listen")]
+    #[error("the node does not receive requests")]
     Deaf,
     #[error("the node has not answered within {} ms", .0.as_millis())]
     Late(Duration),
     /// Nothing was done.
-    #[error("{OPEN_MAX} questions are waiting for answers")]
+    #[error("this node already waits for {OPEN_MAX} answers of other nodes")]
     TooMany,
     /// Nothing was done.
     #[error("the node is busy")]
     Busy,
     /// Nothing was done: the node runs an earlier release.
-    #[error("the node does not know this question")]
+    #[error("the node runs an earlier release, which does not know this request")]
     NotUnderstood,
     /// Nothing was done.
-    #[error("the question cannot be sent: {0}")]
+    #[error("the request cannot be sent to the node: {0}")]
     Unsendable(Arc<NodeMessageError>),
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -231,7 +231,7 @@ impl Node {
             if let Some(suppressed) = self.asking.unanswered_log.admit() {
                 tracing::warn!(
                     suppressed,
-                    "too many questions of other nodes: some are dropped without a refusal"
+                    "too many requests of other nodes: some are dropped without an answer"
                 );
             }
             return;

@@ -274,7 +274,7 @@ impl Node {
         let running = self.balancing.running.lock().take()?;
         self.metrics.moves.balance_closes_pending.set(0);
         let closed = running.shedding.closed();
-        tracing::info!(closed, ?end, "no more clients are closed for other nodes");
+        tracing::info!(closed, ?end, "this node has stopped closing clients for other nodes");
         Some(running.report(ShedState::Stopped))
     }
 
@@ -287,8 +287,8 @@ impl Node {
         if let Some(plan) = plan {
             if watch.is_in_vain() {
                 tracing::warn!(
-                    "letting clients go has not helped so far: does the load balancer send them to the node that has the \
-                     fewest?"
+                    "closing clients has not balanced the nodes so far: check that the load balancer sends \
+                     new connections to the node with the fewest"
                 );
             }
             self.begin_shedding(plan);

@@ -40,7 +40,11 @@ impl Node {
                 return;
             }
         }
-        tracing::warn!(%client, "other connections of a user may be open: no command to close them has come back");
+        tracing::warn!(
+            %client,
+            "other connections of a user may still be open: the command to close them did not come back from \
+             the broker"
+        );
     }
 
     pub(super) fn receive_close_others(&self, user: Box<str>, client: ClientId) {

@@ -25,9 +25,9 @@ pub enum InvalidGlob {
     TooLong,
     #[error("its braces stand for more than {ALTERNATIVES_MAX} patterns")]
     TooMany,
-    #[error("a bracket or brace is not closed, or closed and not opened")]
+    #[error("it has an unmatched bracket or brace")]
     Unbalanced,
-    #[error("a backslash stands at its end")]
+    #[error("it ends with a backslash")]
     Unfinished,
 }
 

@@ -22,7 +22,7 @@ const IDLE_MAX: Duration = Duration::from_secs(3600);
 pub(super) async fn keep_polling(node: Arc<Node>, polled: Arc<PolledChannel>) {
     while AssertUnwindSafe(poll(&node, &polled)).catch_unwind().await.is_err() {
         node.metrics.panicked(PanicSite::Delivery);
-        tracing::error!(channel = %polled.channel, "polling a channel panicked; it begins anew");
+        tracing::error!(channel = %polled.channel, "polling a channel panicked; it is restarted");
         polled.poller.lock().forget_requests();
         tokio::time::sleep(RESTART_DELAY).await;
     }

@@ -210,7 +210,7 @@ const RESTART_DELAY: Duration = Duration::from_millis(100);
 async fn keep_running<F: Future<Output = ()>>(node: Arc<Node>, task: impl Fn(Arc<Node>) -> F) {
     while AssertUnwindSafe(task(node.clone())).catch_unwind().await.is_err() {
         node.metrics.panicked(PanicSite::Delivery);
-        tracing::error!("a task of the node panicked; it begins anew");
+        tracing::error!("a task of the node panicked; it is restarted");
         tokio::time::sleep(RESTART_DELAY).await;
     }
 }
@@ -372,14 +372,14 @@ impl Node {
     pub(crate) async fn retire(&self) {
         self.settle_sessions().await;
         if let Err(error) = self.presence.retire().await {
-            tracing::warn!(%error, "presence of this node's clients could not be taken back; it expires by itself");
+            tracing::warn!(%error, "the presence of this node's clients could not be removed; it expires by itself");
         }
         if let Err(error) = self.broker.retire(&self.id.0).await {
-            tracing::warn!(%error, "this node's announcement could not be taken back; it expires by itself");
+            tracing::warn!(%error, "this node's announcement could not be removed; it expires by itself");
         }
         // Nodes that miss the announcement from now on know why.
         if let Err(error) = self.control(ControlCommand::Retired { node: (*self.id.0).into() }).await {
-            tracing::warn!(%error, "other nodes could not be told that this one leaves; they take it for lost");
+            tracing::warn!(%error, "other nodes could not be told that this node leaves; they will report it as lost");
         }
     }
 }

@@ -94,15 +94,20 @@ pub(super) async fn repair(node: Arc<Node>, channel: Channel, retention: Retenti
             let then = node.go_on(&channel, |feed| match left {
                 Ok(top) => {
                     if let Some(suppressed) = node.went_back_log.admit() {
-                        tracing::warn!(%channel, suppressed, "the broker gives out offsets again that it gave out \
-                            before: its data went back, and the channel begins a new epoch");
+                        tracing::warn!(
+                            %channel, suppressed,
+                            "the broker assigns offsets again that it assigned before: its data went back, \
+                             and the channel begins a new epoch"
+                        );
                     }
                     feed.left(top)
                 }
                 Err(error) => {
                     if let Some(suppressed) = node.unmended_log.admit() {
-                        tracing::warn!(%error, %channel, suppressed, "the broker's data went back, and no new epoch can \
-                            be begun yet");
+                        tracing::warn!(
+                            %error, %channel, suppressed,
+                            "the broker's data went back, and the channel cannot begin a new epoch yet"
+                        );
                     }
                     feed.repair_failed()
                 }

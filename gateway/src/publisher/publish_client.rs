@@ -122,7 +122,7 @@ impl PublishClient {
                 match tokio::time::timeout(SILENCE, &mut request).await {
                     Ok(answered) => answered,
                     Err(_) => {
-                        self.report_problem(&mut has_complained, "nothing has come back", complain);
+                        self.report_problem(&mut has_complained, "no answer has arrived", complain);
                         request.await
                     }
                 }

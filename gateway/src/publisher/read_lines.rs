@@ -96,8 +96,7 @@ impl InputOptions {
                     return Err(std::io::Error::new(
                         ErrorKind::InvalidData,
                         format!(
-                            "its first line is {found:?}: expected are the columns {HEADER}, or lines of a channel, a tab and \
-                             JSON"
+                            "its first line is {found:?}, must be the columns {HEADER}, or a channel, a tab and JSON"
                         ),
                     ));
                 }
@@ -131,7 +130,7 @@ impl InputOptions {
         let (channel, data) = line.split_once('\t').ok_or("there is no tab between channel and JSON")?;
         let data = data.trim();
         if !shared::publication::is_json(data.as_bytes()) {
-            return Err("what stands after the tab is not JSON".to_owned());
+            return Err("the text after the tab is not JSON".to_owned());
         }
         Ok(InputItem {
             channel: named(self.prefix.as_deref().unwrap_or(""), channel)?,

@@ -54,7 +54,9 @@ impl PusherApp {
                 let own = self.names.user_of(user.as_str()).map(|user| self.names.of_user(user));
                 return match own.is_some_and(|own| own == channel) {
                     true => Ok(SubscriptionEntry { grant, member: None }),
-                    false => Err(unauthorized("the channel is of a user who has not signed in here")),
+                    false => Err(unauthorized(
+                        "the channel belongs to a user who has not signed in on this connection",
+                    )),
                 };
             }
             Access::Private | Access::Presence => {}

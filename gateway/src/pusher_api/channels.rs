@@ -27,7 +27,7 @@ impl PusherApiCall<'_> {
         let info = ChannelAttributes::read(self.parameters.get("info"))?;
         if info.user_count && !prefix.starts_with("presence-") {
             return Err(PusherApiError::bad_request(
-                "user_count is of presence channels: it needs filter_by_prefix=presence-",
+                "user_count is only for presence channels: set filter_by_prefix=presence-",
             ));
         }
         let pattern = format!("{}*", self.app.names.channel(prefix));
@@ -60,10 +60,10 @@ impl PusherApiCall<'_> {
         check_name(name)?;
         let info = ChannelAttributes::read(self.parameters.get("info"))?;
         if info.user_count && PusherChannelKind::of(name).access != Access::Presence {
-            return Err(PusherApiError::bad_request("user_count is of presence channels"));
+            return Err(PusherApiError::bad_request("user_count is only for presence channels"));
         }
         if info.cache && !PusherChannelKind::of(name).cache {
-            return Err(PusherApiError::bad_request("cache is of cache channels"));
+            return Err(PusherApiError::bad_request("cache is only for cache channels"));
         }
         let mut attributes = Map::new();
         let count = self.count(name).await?;

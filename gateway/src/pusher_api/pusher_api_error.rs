@@ -37,8 +37,8 @@ impl From<BrokerError> for PusherApiError {
         // The broker logs the failure itself.
         tracing::debug!(%error, "a request of a Pusher server failed");
         match error.is_outcome_unknown() {
-            true => Self::unavailable("whether it was done is not known: the broker did not answer"),
-            false => Self::unavailable("it was not done: the broker cannot be used now"),
+            true => Self::unavailable("the outcome is unknown: the broker did not answer"),
+            false => Self::unavailable("the request was not carried out: the broker cannot be used now"),
         }
     }
 }

@@ -114,7 +114,7 @@ impl ChannelAttributes {
                 "cache" => info.cache = true,
                 _ => {
                     let known = "user_count, subscription_count and cache";
-                    return Err(PusherApiError::bad_request(format!("info may hold {known}")));
+                    return Err(PusherApiError::bad_request(format!("info may only contain {known}")));
                 }
             }
         }
@@ -163,7 +163,9 @@ pub(super) fn read_batch(body: &[u8], limits: &PusherConfig) -> Result<Vec<Trigg
     }
     let one = |event: EventBody<'_>| match event.channel.is_some() && event.channels.is_empty() {
         true => event.read(limits),
-        false => Err(PusherApiError::bad_request("each event of a batch has a channel, and no channels")),
+        false => {
+            Err(PusherApiError::bad_request("each event of a batch must have channel, and not channels"))
+        }
     };
     batch.into_iter().map(one).collect()
 }
@@ -186,7 +188,7 @@ impl EventBody<'_> {
         }
         if channels.len() > 1 && channels.iter().any(|channel| PusherChannelKind::of(channel).encrypted) {
             return Err(PusherApiError::bad_request(
-                "an event for an encrypted channel is for that one alone",
+                "an event for an encrypted channel must not have other channels",
             ));
         }
         let data = self.data.get();

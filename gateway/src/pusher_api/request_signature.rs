@@ -61,7 +61,7 @@ impl Parameters {
             timestamp.parse().map_err(|_| PusherApiError::unauthorized("auth_timestamp is not a number"))?;
         if timestamp.abs_diff(now) > u64::from(tolerance_s) {
             return Err(PusherApiError::unauthorized(format!(
-                "auth_timestamp differs by more than {tolerance_s} seconds from {now}, the time here"
+                "auth_timestamp differs by more than {tolerance_s} seconds from {now}, the server's time"
             )));
         }
         if !app.terms().signer.verifies(self.signed(method, path).as_bytes(), given("auth_signature")?) {
@@ -78,7 +78,7 @@ impl Parameters {
                 let found = format!("{:x}", md5::compute(body));
                 match bool::from(found.as_bytes().ct_eq(md5.to_ascii_lowercase().as_bytes())) {
                     true => Ok(()),
-                    false => Err(PusherApiError::unauthorized("body_md5 is not that of the body")),
+                    false => Err(PusherApiError::unauthorized("body_md5 does not match the body")),
                 }
             }
         }

@@ -59,7 +59,9 @@ impl PusherApiCall<'_> {
     pub(super) fn in_time(&self) -> Result<(), PusherApiError> {
         match Instant::now() < self.deadline {
             true => Ok(()),
-            false => Err(PusherApiError::unavailable("it took too long; what was not begun is not done")),
+            false => Err(PusherApiError::unavailable(
+                "the request took too long; the part that had not begun was not carried out",
+            )),
         }
     }
 }
@@ -116,17 +118,17 @@ impl PusherApi {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let Some((id, endpoint)) = endpoint else {
-            return Err(PusherApiError::new(StatusCode::NOT_FOUND, "nothing is here"));
+            return Err(PusherApiError::new(StatusCode::NOT_FOUND, "there is nothing at this path"));
         };
         let (head, body) = request.into_parts();
         if head.method != endpoint.method() {
-            let why = format!("the method of this path is {}", endpoint.method());
+            let why = format!("this path accepts only {}", endpoint.method());
             return Err(PusherApiError::new(StatusCode::METHOD_NOT_ALLOWED, why));
         }
         if head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             return Err(PusherApiError::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "compressed bodies are not read",
+                "compressed bodies are not supported",
             ));
         }
         let parameters = Parameters::read(head.uri.query())?;
@@ -140,14 +142,14 @@ impl PusherApi {
         let app = app.map_err(PusherApiError::unauthorized)?;
         let Ok(_permit) = self.room.try_acquire() else {
             return Err(PusherApiError::unavailable(
-                "too many requests are being served; nothing of this one was done",
+                "this node already serves its limit of requests; nothing of this request was carried out",
             ));
         };
         let deadline = Instant::now() + self.limits.deadline;
         let body = tokio::select! {
             biased;
             () = self.closed.cancelled() => {
-                return Err(PusherApiError::unavailable("this node is stopping; another can be asked"));
+                return Err(PusherApiError::unavailable("this node is stopping: send the request to another node"));
             }
             body = self.read(&endpoint, body) => body?,
         };

@@ -58,7 +58,7 @@ impl PusherApiCall<'_> {
                 .ok_or_else(|| PusherApiError::bad_request("the app has no namespace"))?;
             if !options.publication_data_format.admits(&publication.data) {
                 return Err(PusherApiError::bad_request(
-                    "the data is not of the format that the channel is set to",
+                    "the data is not in the format that the channel requires",
                 ));
             }
             let mut publication = publication.clone();

@@ -205,7 +205,7 @@ impl SessionKeeper {
             }
             Err(error) => {
                 if let Some(suppressed) = self.unwritten_log.admit() {
-                    tracing::warn!(%error, suppressed, "a session could not be written; it is tried again");
+                    tracing::warn!(%error, suppressed, "a session could not be stored; the node tries again");
                 }
                 Err(error)
             }

@@ -28,8 +28,9 @@ impl<T: AsRef<str>> AddressedEvent<'_, T> {
     pub fn publication(self, namespace: &Namespace) -> Result<(Channel, Publication), AddressError> {
         let Self { event, arguments: Tagged { data, mut tags }, rooms, except, volatile } = self;
         if event.is_empty() || event.len() > EVENT_BYTES_MAX || RESERVED.contains(&event) {
-            let problem =
-                format!("an event has a name of 1 to {EVENT_BYTES_MAX} bytes, none of the library's own");
+            let problem = format!(
+                "event must be a name of 1 to {EVENT_BYTES_MAX} bytes that Socket.IO does not reserve"
+            );
             return Err(problem);
         }
         tags.insert(EVENT_TAG.into(), event.into());
@@ -87,7 +88,7 @@ pub fn all(namespace: &Namespace) -> Result<Channel, AddressError> {
 /// Returns the channel of a room.
 pub fn room(namespace: &Namespace, name: &str) -> Result<Channel, AddressError> {
     if name.is_empty() {
-        return Err("a room has a name".to_owned());
+        return Err("a room must have a name".to_owned());
     }
     channel(&namespace.room(name))
 }
@@ -101,7 +102,7 @@ pub fn rooms<T: AsRef<str>>(namespace: &Namespace, names: &[T]) -> Result<Vec<Ch
 }
 
 fn channel(name: &str) -> Result<Channel, AddressError> {
-    Channel::parse(name, CHANNEL_BYTES_MAX).map_err(|error| format!("a room cannot be called so: {error}"))
+    Channel::parse(name, CHANNEL_BYTES_MAX).map_err(|error| format!("the name of a room is invalid: {error}"))
 }
 
 #[cfg(test)]

@@ -174,8 +174,9 @@ impl Readiness {
         let agreed = self.agreed.load(Ordering::Acquire);
         match neighbors.map(|neighbors| neighbors.apart.clone()) {
             None if self.parts.len() > 1 && !agreed => {
-                reasons
-                    .push("it is not known yet whether other nodes have the same Redis servers".to_owned());
+                reasons.push(
+                    "this node does not know yet whether other nodes have the same Redis servers".to_owned(),
+                );
             }
             Some(apart) if !apart.is_empty() => if agreed { &mut notes } else { &mut reasons }.push(apart),
             _ => {}

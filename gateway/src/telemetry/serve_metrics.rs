@@ -19,10 +19,10 @@ pub fn answer(
     metrics: &Metrics,
 ) -> Response<Full<Bytes>> {
     if !matches!(path, "/livez" | "/readyz" | "/metrics") {
-        return text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n");
+        return text(StatusCode::NOT_FOUND, "not found: this listener serves /livez, /readyz and /metrics\n");
     }
     if *method != Method::GET && *method != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed\n");
     }
     match path {
         "/livez" => text(StatusCode::OK, "alive\n"),

@@ -110,7 +110,7 @@ impl Page<'_> {
             let clients: u64 = channels.cluster.iter().map(|(_, clients)| clients).sum();
             let names: Vec<&str> = channels.cluster.iter().map(|(name, _)| &**name).collect();
             lines.push(format!(
-                "{} nodes with {clients} clients are in the cluster; name the others with --node: {}",
+                "the cluster has {} nodes with {clients} clients; name the other nodes with --node: {}",
                 channels.cluster.len(),
                 names.join(", ")
             ));
@@ -339,7 +339,10 @@ mod tests {
         let lines = Page { nodes: &nodes, channels: Some(&channels) }.lines(100);
         let end: Vec<&str> = lines[lines.len() - 2..].iter().map(|line| line.trim()).collect();
         assert_eq!(end, ["1.5k        2       3k  news", "3        -        -  x?[2J"]);
-        assert!(lines.iter().any(|line| line.starts_with("2 nodes with 3 clients")), "{lines:?}");
+        assert!(
+            lines.iter().any(|line| line.starts_with("the cluster has 2 nodes with 3 clients")),
+            "{lines:?}"
+        );
     }
 
     #[test]

@@ -118,7 +118,8 @@ async fn ask(client: &Client<HttpConnector, Full<Bytes>>, url: &Uri) -> Result<R
     if status != StatusCode::OK {
         return Err(format!("it answers {status}"));
     }
-    let families = protobuf::read(&body).ok_or("its metrics cannot be read: is it an earlier release?")?;
+    let families =
+        protobuf::read(&body).ok_or("its metrics cannot be read: does it run an earlier release?")?;
     let families = families.into_iter().map(|family| (family.name().to_owned(), family));
     Ok(Reading { at: Instant::now(), families: families.collect() })
 }

@@ -311,7 +311,7 @@ impl WebhookApp {
     /// Logs and counts that a task has panicked, and waits before the caller restarts it.
     async fn panicked(&self, task: &'static str) {
         self.of_node.panicked(PanicSite::Delivery);
-        tracing::error!(app = &*self.namespace, task, "a task of webhooks panicked; it begins anew");
+        tracing::error!(app = &*self.namespace, task, "a task of webhooks panicked; it is restarted");
         tokio::time::sleep(RESTART_DELAY).await;
     }
 

@@ -62,7 +62,10 @@ impl Worker {
                     waiting.push((subscription.channel.clone(), acted.clone()));
                 }
                 Err(error) => {
-                    tracing::debug!(client = %client.session.client(), ?error, "not subscribed by the server");
+                    tracing::debug!(
+                        client = %client.session.client(), ?error,
+                        "the server could not subscribe a client"
+                    );
                     match error {
                         ErrorCode::LimitExceeded => acted.fail_full(),
                         _ => acted.fail(),

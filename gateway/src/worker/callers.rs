@@ -312,7 +312,7 @@ impl Worker {
         let metrics = self.metrics.clone();
         let failed = move || {
             metrics.panicked(PanicSite::Request);
-            let mut answer = Response::new(Full::from("this request made the gateway fail\n"));
+            let mut answer = Response::new(Full::from("the gateway failed while it handled this request\n"));
             *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             answer
         };

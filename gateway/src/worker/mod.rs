@@ -236,7 +236,7 @@ impl Worker {
                 if !goes_on {
                     // Without one of its workers the node would look alive but not serve its clients: aborting gets it
                     // restarted.
-                    tracing::error!("a worker failed for good; the node ends");
+                    tracing::error!("a worker failed and cannot recover; the node stops");
                     std::process::abort();
                 }
             }

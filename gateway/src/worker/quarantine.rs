@@ -43,7 +43,7 @@ impl Worker {
         self.local.inflater = Inflater::new();
         self.local.scratch.clear();
         let Some(client) = self.clients.get_mut(index) else { return };
-        tracing::error!(client = %client.session.client(), "serving a client panicked; it is closed");
+        tracing::error!(client = %client.session.client(), "serving a client panicked; the client is closed");
         let was_closing = client.is_closing();
         let closed = catch_unwind(AssertUnwindSafe(|| match was_closing {
             true => self.remove(index, &DropReason::Closed),
@@ -76,7 +76,7 @@ impl Worker {
             let lived = self.local.now.since(client.opened);
             self.metrics.disconnected(client.protocol, reason, lived);
             if closing.is_err() {
-                tracing::error!("a client could not be closed in order");
+                tracing::error!("a client could not be closed in an orderly way");
             }
         }
         let channels: Vec<_> = self.local.hub.channels().cloned().collect();

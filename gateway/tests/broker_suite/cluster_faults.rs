@@ -201,7 +201,7 @@ async fn what_is_no_cluster_and_who_may_not_use_one_is_told() {
     let lonely = crate::redis_server::RedisServer::start_with(&["--cluster-enabled", "yes"]);
     config.addresses = vec![format!("127.0.0.1:{}", lonely.port())];
     let told = trouble(&config, &cluster).await;
-    assert!(told.contains("has yet to be created"), "{told}");
+    assert!(told.contains("has to be created first"), "{told}");
     for server in &empty.servers {
         let user = ["ACL", "SETUSER", "gate", "on", ">secret", "~*", "&*", "+@all", "-info"];
         server.ask::<()>(&user);

@@ -185,7 +185,10 @@ async fn a_request_that_comes_too_late_for_a_drain_is_told_that_nothing_was_done
     gateway.signal(Signal::TERM);
     let answer = crate::http::answer(&mut stream).await.expect("an answer");
     assert_eq!(answer.status, 503);
-    assert!(String::from_utf8_lossy(&answer.body).contains("nothing of this request was done"), "{answer:?}");
+    assert!(
+        String::from_utf8_lossy(&answer.body).contains("nothing of this request was carried out"),
+        "{answer:?}"
+    );
     assert_eq!(gateway.ended().await.0.code(), Some(0));
 }
 

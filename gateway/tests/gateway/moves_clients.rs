@@ -210,7 +210,7 @@ async fn letting_go_can_be_stopped_and_ends_when_the_others_cannot_be_asked() {
     assert_eq!((&stopped["a"]["state"], &stopped["a"]["closed"]), (&json!("stopped"), &json!(1)));
     assert_eq!(shed(&b, json!({ "stop": true })).await["a"]["state"], "idle", "there is nothing to stop");
     let no_such = b.try_api("shed", &json!({ "node": "nobody" })).await;
-    assert!(String::from_utf8_lossy(&no_such.body).contains("no such node"), "{no_such:?}");
+    assert!(String::from_utf8_lossy(&no_such.body).contains("no node has this name or uid"), "{no_such:?}");
     a.metric_becomes("tidegate_connections", 9.0).await;
     assert_eq!(shed(&a, json!({ "node": "a", "over_s": 600 })).await["a"]["state"], "started");
     redis.freeze();
@@ -489,7 +489,7 @@ async fn what_a_node_that_does_not_answer_has_said_is_in_the_error() {
     eventually("the node says why there is no answer", async || {
         let refused = asked.try_api("shed", &json!({ "node": "killed" })).await;
         let said = String::from_utf8_lossy(&refused.body).into_owned();
-        said.contains("killed: the node does not listen")
+        said.contains("killed: the node does not receive requests")
     })
     .await;
     let nodes = shed(&asked, json!({})).await;

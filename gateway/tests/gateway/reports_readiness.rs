@@ -188,8 +188,8 @@ async fn what_can_never_do_is_said_to_be_so() {
     for (redis, why) in [
         (renamed("EVALSHA"), "unknown command"),
         (renamed("SCRIPT"), "unknown command"),
-        (cluster, "a node of a Redis Cluster: with redis.mode"),
-        (sentinel, "a Sentinel, and not the Redis that it watches"),
+        (cluster, "a node of a Redis Cluster: set redis.mode"),
+        (sentinel, "a Sentinel: set redis.mode"),
     ] {
         let node = gateway().over(&redis.url()).start().await;
         turns_red(&node, why, why).await;

@@ -240,6 +240,6 @@ async fn where_nodes_take_in_nothing_of_each_other_a_stream_is_opened_where_it_w
     let headers = format!("{STREAM}{}", named(&reserve(&one).await));
     let refused = request(&other, "GET", "/graphql", &headers, Value::Null).await;
     assert_eq!(refused.status, 404);
-    assert!(String::from_utf8_lossy(&refused.body).contains("can reach it"));
+    assert!(String::from_utf8_lossy(&refused.body).contains("can reach no reserved stream"));
     assert_eq!(ask(&one, "GET", "/graphql", &headers, "").await.status, 200);
 }

@@ -147,7 +147,7 @@ async fn a_connection_is_in_several_namespaces_as_one_user() {
     client.enter("/members", &auth("ann")).await;
     client.send("1/members,").await;
     client.send(&format!("0/members,{}", auth("bob"))).await;
-    assert!(client.next_packet().await.contains("of another user"));
+    assert!(client.next_packet().await.contains("belongs to another user"));
     client.enter("/members", &auth("ann")).await;
     client.send(r#"2/members,["say",1]"#).await;
     assert_eq!(client.next_packet().await, r#"2/members,["say",1]"#);

@@ -82,7 +82,7 @@ async fn a_check_ends_with_a_line_that_all_is_well_and_can_show_only_what_is_cha
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     let last = printed.lines().last().unwrap();
     assert!(
-        last.starts_with("# all is well: ") && last.contains(" keys differ from the defaults"),
+        last.starts_with("# the configuration is valid; ") && last.contains(" keys differ from the defaults"),
         "{printed}"
     );
     for note in [

@@ -118,9 +118,9 @@ async fn a_hangup_swaps_the_rules_under_open_connections_and_tells_what_has_chan
          [namespaces.later]\nallow_subscribe_anonymous = true\n[server]\nbacklog = 77\n",
     );
     gateway.signal(Signal::HUP);
-    let told = gateway.logs("the configuration was read again").await;
+    let told = gateway.logs("the configuration was reloaded").await;
     assert_eq!((told["changed"].as_u64(), told["needs_restart"].as_u64()), (Some(2), Some(1)));
-    let restart = gateway.logs("a setting has changed that needs a restart").await;
+    let restart = gateway.logs("a changed setting takes effect only after a restart").await;
     assert_eq!((restart["key"].as_str(), restart["new"].as_str()), (Some("server.backlog"), Some("77")));
 
     // The client's worker may still be in a turn that began before the reload, so this command may be served by the old rules.
@@ -307,7 +307,7 @@ async fn a_file_with_a_mistake_changes_nothing_and_every_mistake_is_answered() {
         "[namespaces.later]\nallow_subscribe_anonymous = true\nhistory_size = 1\n[server]\nbacklgo = 1\n",
     );
     gateway.signal(Signal::HUP);
-    let told = gateway.logs("the configuration was read again and changes nothing").await;
+    let told = gateway.logs("the configuration could not be reloaded; the old one stays in use").await;
     assert_eq!(told["level"], "ERROR");
     let answer = reload(&gateway, "demo").await;
     let message = answer["error"]["message"].as_str().unwrap();

@@ -86,7 +86,11 @@ async fn a_token_that_is_not_in_order_is_refused_with_the_reason() {
     for (program, arguments, reason) in [
         (gateway(), vec!["x"], "it is not a JWT"),
         (gateway(), vec![&expired], "it has expired (exp): at 2"),
-        (gateway(), vec![&ended_already], "what it grants has ended (expire_at): at 2001-09-09T01:46:40Z"),
+        (
+            gateway(),
+            vec![&ended_already],
+            "the connection or subscription that it grants has ended (expire_at): at 2001-09-09T01:46:40Z",
+        ),
         (gateway(), vec![&channel], "it is a subscription token"),
         (gateway(), vec![&good, "--channel", "$news"], "it names no channel"),
         (gateway(), vec![&channel, "--channel", "$other"], "it is for channel \"$news\", not $other"),
@@ -182,8 +186,7 @@ async fn a_node_that_has_had_no_key_for_any_token_is_not_ready() {
             stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
-            if answer.starts_with("HTTP/1.1 503")
-                && answer.contains("the keys of tokens are missing: auth.jwks_url")
+            if answer.starts_with("HTTP/1.1 503") && answer.contains("token keys are missing: auth.jwks_url")
             {
                 return;
             }

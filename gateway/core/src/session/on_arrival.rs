@@ -71,7 +71,7 @@ impl Session {
                 Err(Denial::Error(refusal))
                     if !self.fixed && refusal.error_code() == Some(ErrorCode::UnknownChannel) =>
                 {
-                    let problem = "it asks for a channel of an unknown namespace";
+                    let problem = "the client asks for a channel of an unknown namespace";
                     return Err(Denial::Disconnect(Disconnect::BAD_REQUEST.because(problem)));
                 }
                 wanted => wanted?,
@@ -79,7 +79,9 @@ impl Session {
             let rules = &self.context.rules;
             let Some(options) = rules.options(&one.channel) else { continue };
             if self.fixed && (options.keeps_keys() || options.is_polled()) {
-                let message = "maps and polled channels cannot be followed here".into();
+                let message =
+                    "this protocol cannot subscribe to channels with state by key or to polled channels"
+                        .into();
                 return Err(Denial::Error(Refusal { message, ..ErrorCode::BadRequest.into() }));
             }
             one.asks = self.fixed

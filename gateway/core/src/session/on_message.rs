@@ -124,7 +124,9 @@ impl Session {
             (Phase::Opening, Request::Ping) => self.answer(id, Answer::Pong),
             (Phase::Connected, request) => self.perform(now, id, request),
             (Phase::Opening | Phase::Connecting | Phase::Refused, _) => {
-                self.close(Disconnect::BAD_REQUEST.because("no command may precede the reply to connect"));
+                self.close(
+                    Disconnect::BAD_REQUEST.because("the client sent a command before the reply to connect"),
+                );
             }
         }
     }
@@ -156,7 +158,9 @@ impl Session {
             Request::SignIn { token, data } => self.on_sign_in(id, token, data),
             Request::Ping => self.answer(id, Answer::Pong),
             Request::Refused(error) => self.refuse(now, id, error),
-            Request::Connect(_) => self.close(Disconnect::BAD_REQUEST.because("a client connects once")),
+            Request::Connect(_) => {
+                self.close(Disconnect::BAD_REQUEST.because("the client is already connected"))
+            }
             Request::Pong | Request::Unknown => {
                 self.close(Disconnect::BAD_REQUEST.because("the command is unknown"));
             }

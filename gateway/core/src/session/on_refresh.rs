@@ -18,7 +18,10 @@ impl Session {
             return self.close(Disconnect::BAD_REQUEST.because("the command has no token"));
         }
         if self.identity.as_ref().is_some_and(|identity| identity.refreshed_by_server) {
-            return self.close(Disconnect::BAD_REQUEST.because("the application renews this connection"));
+            return self.close(
+                Disconnect::BAD_REQUEST
+                    .because("the application's backend refreshes this connection, not the client"),
+            );
         }
         let ticket = self.ticket();
         self.wait(ticket, id, PendingEffect::Refresh);

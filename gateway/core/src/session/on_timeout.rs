@@ -58,7 +58,7 @@ impl Session {
     pub(super) fn on_pong(&mut self, now: Moment) {
         let is_pong_pending = self.pongs_pending > 0 && self.protocol.heartbeat() != Heartbeat::Transport;
         if self.phase != Phase::Connected || !is_pong_pending {
-            return self.close(Disconnect::BAD_REQUEST.because("the pong answers no ping"));
+            return self.close(Disconnect::BAD_REQUEST.because("the client sent a pong without a ping"));
         }
         self.pongs_pending -= 1;
         if self.pongs_pending == 0 {

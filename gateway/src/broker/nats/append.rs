@@ -200,7 +200,10 @@ impl NatsBroker {
         let Some(stored) = last else { return Ok((ChannelTop::new(life.name.clone(), size, 0), None)) };
         let block = self.block(channel, &stored)?;
         if stood.is_some_and(|stood| has_gone_back(stood, block.top)) {
-            tracing::warn!(%channel, "the channel stands before where it stood: it begins a new epoch");
+            tracing::warn!(
+                %channel,
+                "the channel's stream has gone back to an earlier offset: the channel begins a new epoch"
+            );
             return Ok((ChannelTop::new(life.name.clone(), size, stored.sequence), None));
         }
         let top = ChannelTop::read(life.name.clone(), size, &stored, &block);

@@ -89,7 +89,7 @@ impl NatsBroker {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(BrokerError::Unreachable("the link has ended".into())),
             Err(_) => {
-                let reason = "a publication of this node was stored, and did not come back to it".into();
+                let reason = "a publication of this node was stored, but not delivered to this node".into();
                 return Err(BrokerError::Unanswered(reason));
             }
         }

@@ -75,7 +75,7 @@ impl NatsDialer {
             Some(credentials) => {
                 options.credentials(&format!("{}\n", credentials.reveal())).map_err(|_| {
                     NatsConnectError(
-                        "credentials_file holds no JWT with the seed of an NKey behind it".to_owned(),
+                        "credentials_file must contain a JWT followed by the seed of an NKey".to_owned(),
                     )
                 })?
             }

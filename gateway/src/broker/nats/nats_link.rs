@@ -310,8 +310,8 @@ impl NatsLink {
             return Ok(());
         }
         let text = format!(
-            "nats.replicas is {replicas}, and the server is nats-server {version}: before 2.11 those of a cluster take two conditional \
-             writes where one may be taken"
+            "nats.replicas is {replicas}, and the server is nats-server {version}: before 2.11 a cluster can \
+             accept two conditional writes where only one may succeed"
         );
         Err(BrokerError::Unexpected(text.into())).inspect_err(|error| self.metrics.failed(error))
     }
@@ -432,7 +432,8 @@ impl NatsLinkShared {
     fn unanswered(&self, after: Duration) -> BrokerError {
         match &*self.server_error.lock() {
             Some(server_error) => BrokerError::Unanswered(
-                format!("nothing within {} ms; the server said: {server_error}", after.as_millis()).into(),
+                format!("no reply within {} ms; the server reported: {server_error}", after.as_millis())
+                    .into(),
             ),
             None => BrokerError::unanswered(after),
         }

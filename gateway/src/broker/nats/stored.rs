@@ -71,9 +71,9 @@ impl From<JetStreamError> for BrokerError {
     fn from(failed: JetStreamError) -> Self {
         match failed {
             JetStreamError::Refused(_, error) | JetStreamError::Other(error) => error,
-            JetStreamError::NoStream => {
-                Self::Unreachable("no stream takes it: JetStream is away, or not enabled".into())
-            }
+            JetStreamError::NoStream => Self::Unreachable(
+                "no stream accepts the message: JetStream cannot be reached, or is not enabled".into(),
+            ),
         }
     }
 }
@@ -179,7 +179,7 @@ impl JetStream {
         let subject = format!("{}.{what}", self.api);
         let answer = link.ask(subject, None, request.to_string().into()).await?;
         if is_unheard(&answer) {
-            let text = "JetStream is not enabled at the server, or not reached";
+            let text = "JetStream is not enabled at the server, or cannot be reached";
             let error = BrokerError::Refused { kind: BrokerRefusal::UnknownCommand, text: text.into() };
             link.failed(&error);
             return Err(JetStreamError::Refused(code::NOT_ENABLED, error));

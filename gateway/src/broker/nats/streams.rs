@@ -232,7 +232,7 @@ impl Streams {
             let taken = info.config.get("subjects").and_then(|all| all.get(0)).and_then(Value::as_str);
             let Some(life) = taken.and_then(|taken| self.names.life_of(kind, taken)) else {
                 let text =
-                    format!("the stream {name} is there and takes other subjects: set another nats.prefix");
+                    format!("the stream {name} exists and has other subjects: set another nats.prefix");
                 return Err(BrokerError::Unexpected(text.into()).into());
             };
             let same = before.filter(|before| *before.name == *life);
@@ -261,7 +261,8 @@ impl Streams {
             }
             return Err(refused);
         }
-        let text = format!("others create and remove the stream {} again and again", self.names.stream(kind));
+        let text =
+            format!("other clients create and remove the stream {} again and again", self.names.stream(kind));
         Err(BrokerError::Unexpected(text.into()).into())
     }
 
@@ -301,7 +302,7 @@ impl Streams {
         self.jetstream.ask::<Value>(&self.link, &format!("STREAM.UPDATE.{name}"), &config).await?;
         tracing::warn!(
             stream = name,
-            "the stream has gone back to an earlier state: its content begins anew, channels in new epochs"
+            "the stream has gone back to an earlier state: the gateway begins it anew, and its channels begin new epochs"
         );
         if kind.is_carried_over() {
             return Ok(());

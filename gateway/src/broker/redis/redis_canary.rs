@@ -35,7 +35,7 @@ const RIGHTS_INTERVAL: Duration = Duration::from_secs(30);
 const STRAYS_MAX: u32 = 3;
 
 /// The error when links end at different servers.
-const APART: &str = "the connections to Redis end at different servers: its address leads to more than one";
+const APART: &str = "the connections to Redis reach different servers: its address must lead to one server";
 
 /// The channel of a node through which its canary probes go, in a key space of its own.
 #[derive(Debug)]

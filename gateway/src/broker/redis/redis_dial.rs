@@ -260,8 +260,9 @@ impl RedisDialer {
         }
         if !server.names_lives() {
             tracing::warn!(
-                "this user may not call INFO, so every connection begins new epochs: clients are told that they may \
-                 have missed something where they have not. `ACL SETUSER … +info` helps"
+                "the Redis user may not call INFO, so every connection begins new epochs, and clients are \
+                 told that they may have missed publications although they have not: grant it with `ACL \
+                 SETUSER … +info`"
             );
             // Everything written after this belongs to another life of the data set than what was before.
             let mut end_life = redis::cmd("DEL");

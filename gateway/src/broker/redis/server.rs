@@ -99,19 +99,19 @@ impl Server {
     pub(super) fn unusable(&self, in_cluster: bool) -> Option<&'static str> {
         match (self.mode, in_cluster) {
             (ServerMode::Sentinel, _) => Some(
-                "this is a Sentinel, and not the Redis that it watches: with redis.mode = \"sentinel\" its place is in \
-                 redis.addresses",
+                "this server is a Sentinel: set redis.mode = \"sentinel\" and list its address in redis.addresses",
             ),
             (ServerMode::Cluster, false) => Some(
-                "this is a node of a Redis Cluster: with redis.mode = \"cluster\" its place is in redis.addresses",
+                "this server is a node of a Redis Cluster: set redis.mode = \"cluster\" and list its address \
+                 in redis.addresses",
             ),
-            (ServerMode::Alone, true) => {
-                Some("this Redis is in no cluster (its cluster-enabled is no), and redis.mode is \"cluster\"")
-            }
-            _ if self.is_replica => Some("this Redis is a read-only replica, and the master is needed"),
+            (ServerMode::Alone, true) => Some(
+                "this Redis is not part of a cluster (its cluster-enabled is no), but redis.mode is \"cluster\"",
+            ),
+            _ if self.is_replica => Some("this Redis is a read-only replica: connect to the master"),
             (ServerMode::Cluster, true) if !self.names_lives() => Some(
-                "this user may not call INFO, without which nobody can tell whether a master of a cluster still has what it \
-                 had: `ACL SETUSER … +info` helps",
+                "the Redis user may not call INFO, without which the gateway cannot notice that a master has \
+                 lost data: grant it with `ACL SETUSER … +info`",
             ),
             _ => None,
         }
@@ -160,7 +160,11 @@ mod tests {
             Server::from_info(&server, &format!("role:{role}\r\nmaster_replid:def\r\n"))
         };
         assert_eq!(info("cluster", "master").unusable(true), None);
-        assert!(info("standalone", "master").unusable(true).is_some_and(|why| why.contains("no cluster")));
+        assert!(
+            info("standalone", "master")
+                .unusable(true)
+                .is_some_and(|why| why.contains("not part of a cluster"))
+        );
         assert!(info("cluster", "slave").unusable(true).is_some_and(|why| why.contains("replica")));
         let silent = Server::from_hello(["mode", "cluster", "role", "master"]);
         assert!(silent.unusable(true).is_some_and(|why| why.contains("INFO")));

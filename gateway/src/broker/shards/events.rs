@@ -45,8 +45,8 @@ impl ShardMessages {
             if let Some(suppressed) = self.unread_log.admit() {
                 tracing::warn!(
                     suppressed,
-                    "a message between nodes cannot be read: some node has one Redis where this one has several, or is of \
-                     another release"
+                    "a message of another node cannot be read: that node has one Redis where this node has \
+                     several, or runs another release"
                 );
             }
             return;
@@ -59,7 +59,7 @@ impl ShardMessages {
                 if let Some(suppressed) = self.late_log.admit() {
                     tracing::warn!(
                         suppressed,
-                        "a message between nodes came so late that it may have been heard before, and is dropped"
+                        "a message of another node is dropped: it arrived so late that it may be a duplicate"
                     );
                 }
             }

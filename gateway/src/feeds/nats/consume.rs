@@ -78,7 +78,7 @@ pub(super) async fn look_at_stream(
     match &*info.config.retention {
         "limits" => Ok(Keeps::Limits),
         "workqueue" => Ok(Keeps::WorkQueue),
-        other => Err(format!("its retention is {other}: a feed reads streams of limits and of workqueue")),
+        other => Err(format!("its retention is {other}, must be limits or workqueue")),
     }
 }
 
@@ -153,7 +153,7 @@ pub(super) async fn look(
     };
     let filter = info.config.get("filter_subject").and_then(Value::as_str).unwrap_or_default().to_owned();
     if filter != settings.subject {
-        return Err(format!("the consumer {} is there and reads other subjects", settings.consumer));
+        return Err(format!("the consumer {} exists and reads other subjects", settings.consumer));
     }
     Ok(Some(ConsumerProgress {
         delivered: info.delivered.consumer_seq,
@@ -206,7 +206,7 @@ pub(super) async fn pull(
                     }
                     break;
                 }
-                Some(503) => return Err(BrokerError::refused("the consumer is not there")),
+                Some(503) => return Err(BrokerError::refused("the consumer does not exist")),
                 Some(status) => return Err(odd(&format!("the status {status}"))),
             }
         }

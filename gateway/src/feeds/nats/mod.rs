@@ -77,7 +77,7 @@ impl NatsConsumer {
     fn next(&mut self, received: ReceivedMessage) -> Result<ReceivedMessage, String> {
         self.delivered += 1;
         if received.delivery != self.delivered {
-            return Err("somebody else reads through the same consumer".to_owned());
+            return Err("another client reads through the same consumer".to_owned());
         }
         Ok(received)
     }
@@ -163,7 +163,7 @@ impl NatsStream {
                 self.done = progress.done;
                 // The lease stores `done` before the consumer is deleted.
                 if !self.acquire_lease(LEASE_TTL).await?.held {
-                    return Err("the turn was lost".to_owned());
+                    return Err("this node has lost its lease on the stream".to_owned());
                 }
                 consume::unmake(jetstream, link, settings).await?;
                 Some(progress.done)
@@ -246,7 +246,7 @@ impl NatsStream {
             .map(|reply| async move { link.ask(reply, None, Bytes::from_static(b"+ACK")).await });
         for acknowledged in join_all(acknowledging).await {
             if is_unheard(&acknowledged.map_err(|error| error.to_string())?) {
-                return Err("the consumer is gone".to_owned());
+                return Err("the consumer no longer exists".to_owned());
             }
         }
         Ok(())
@@ -288,7 +288,7 @@ impl NatsStream {
             return Ok(SourceCheck::NotOurs);
         }
         let looked = consume::look(&self.jetstream, &open.link, &self.settings).await?;
-        let Some(progress) = looked else { return Err("the consumer is gone".to_owned()) };
+        let Some(progress) = looked else { return Err("the consumer no longer exists".to_owned()) };
         self.done = progress.done;
         let records = progress.left + progress.open;
         let oldest = match records {

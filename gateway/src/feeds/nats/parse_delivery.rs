@@ -35,7 +35,7 @@ impl ReceivedMessage {
         let number = |at: usize| tokens.get(at).and_then(|token| token.parse().ok());
         let (Some(sequence), Some(delivery), Some(stored)) = (number(at), number(at + 1), number(at + 2))
         else {
-            return Err("a message does not say where it stands".to_owned());
+            return Err("a message has no position in the stream".to_owned());
         };
         let (subject, headers, payload) = (message.subject.to_string(), message.headers, message.payload);
         Ok(Self { sequence, delivery, stored, subject, reply, headers, payload })

@@ -113,7 +113,9 @@ impl NatsLedger {
             // This sequence was assigned before: the stream has gone back, and this node's state belongs to a lost incarnation.
             open.followed.life = None;
             self.broker.went_back(&open.log, open.followed.applied);
-            return Err(BrokerError::Unanswered("the stream of ledgers has gone back".into()));
+            return Err(BrokerError::Unanswered(
+                "the stream of ledgers has gone back to an earlier state".into(),
+            ));
         }
         // The deadline is renewed, because the outcome must be known however long adding the operation took.
         open.deadline = Instant::now() + self.broker.link().timeout();
@@ -137,7 +139,8 @@ impl NatsLedger {
         if let Some(long) = changes.iter().find(|change| !self.fits(change)) {
             // Checked before any of the changes is applied.
             let (bytes, most) = (long.bytes(), self.broker.payload_max());
-            let text = format!("a change of {bytes} bytes is more than NATS takes as one message ({most})");
+            let text =
+                format!("a change of {bytes} bytes exceeds the maximum size of a NATS message ({most})");
             return Err(BrokerError::Refused { kind: BrokerRefusal::Other, text: text.into() });
         }
         if open.followed.begun.get(holder) != Some(open.log.life()) {
@@ -325,7 +328,9 @@ impl Ledger for NatsLedger {
 fn held(outcome: OpOutcome) -> Result<HoldOutcome, BrokerError> {
     match outcome {
         OpOutcome::Held(held) => Ok(held),
-        OpOutcome::Page(_) => Err(BrokerError::Unexpected("a ledger gave news to who asked for none".into())),
+        OpOutcome::Page(_) => {
+            Err(BrokerError::Unexpected("a ledger returned news that nobody had requested".into()))
+        }
     }
 }
 

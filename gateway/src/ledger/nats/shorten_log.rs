@@ -79,7 +79,11 @@ impl LogShortener {
                 shortener.follower.broker.metrics().unshortened_ledgers.increment();
                 if let Some(suppressed) = shortener.unshortened_log.admit() {
                     let ledger = log.ledger();
-                    tracing::warn!(%error, ledger, suppressed, "the log of a ledger could not be made shorter; it is tried again when it is longer");
+                    tracing::warn!(
+                        %error, ledger, suppressed,
+                        "the log of a ledger could not be shortened; the node tries again when the log is \
+                         longer"
+                    );
                 }
             }
         });
@@ -178,7 +182,7 @@ impl LogShortener {
         // The parts are not needed: no base refers to them.
         let part = parts.base.part.clone();
         broker.drop_ledger_parts(log, |other| *other == *part).await?;
-        let text = format!("others have written each of {TRIES_MAX} times");
+        let text = format!("other nodes wrote first, {TRIES_MAX} times in a row");
         Err(BrokerError::Unanswered(text.into()))
     }
 }

@@ -207,7 +207,7 @@ impl Flusher {
 
     /// Writes everything again under a new name. The old name's lease ends in the same step in which the new one's begins.
     async fn start_anew(&mut self) -> Result<(), BrokerError> {
-        tracing::info!("writing all presence anew");
+        tracing::info!("all presence is written again");
         self.left.push((Instant::now() + self.lease, self.name.clone()));
         self.take_new_name();
         self.leased_on = None;

@@ -77,7 +77,9 @@ impl RedisPresence {
         async move {
             match tokio::time::timeout(timeout, done).await {
                 Ok(Ok(result)) => result,
-                Ok(Err(_)) => Err(BrokerError::Unreachable("presence has ended, or is written anew".into())),
+                Ok(Err(_)) => Err(BrokerError::Unreachable(
+                    "presence is being written again, or the node is stopping".into(),
+                )),
                 Err(_) => Err(BrokerError::Timeout(timeout)),
             }
         }

@@ -162,7 +162,7 @@ pub(super) async fn read_leases(
     let (mut held, mut all) = (false, Vec::new());
     let given = gather(reads, OTHER_PLACES).await?;
     if 2 * given.len() <= places.len() {
-        return Err(BrokerError::Unreachable("most of the places that leases are in do not answer".into()));
+        return Err(BrokerError::Unreachable("most Redis servers that hold leases do not answer".into()));
     }
     for (held_here, names) in given {
         held |= held_here;

@@ -171,7 +171,7 @@ async fn publishing_to_nothing_says_so_at_once() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent_address = silent.local_addr().unwrap();
-    for (address, expected) in [(closed, "refused"), (silent_address, "nothing has come back")] {
+    for (address, expected) in [(closed, "refused"), (silent_address, "no answer has arrived")] {
         let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
         let told_once = async move { told.recv().await };
         let args = arguments(&format!("http://{address}/api"), &["--retry-s", "600"]);

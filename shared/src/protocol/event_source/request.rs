@@ -44,13 +44,13 @@ pub enum EventSourceRequestError {
     #[error("a channel has no name")]
     NoName,
     #[error(
-        "EventSource has an event of its own called {0}: follow a channel of that name by itself, in a stream of its own"
+        "{0} is an event of EventSource itself: subscribe to a channel of that name in a stream of its own"
     )]
     Reserved(&'static str),
-    #[error("names is true or false")]
+    #[error("names must be true or false")]
     Names,
     #[error(
-        "with names=true one channel is followed: of several, the type of an event is the name of its channel"
+        "names=true is only for one channel: with several, the type of an event is the name of its channel"
     )]
     NamesOfSeveral,
     #[error(transparent)]

@@ -143,7 +143,7 @@ impl OperationState {
             serde_json::from_str(line.payload.ok_or(DecodeError::Malformed)?.get()).map_err(malformed)?;
         if let Some(at) = self.find(id) {
             if own.dialect == Dialect::TransportWs {
-                return Err(closes(close::ALREADY_EXISTS, "an operation with this id is under way"));
+                return Err(closes(close::ALREADY_EXISTS, "an operation with this id is in progress"));
             }
             // The new operation replaces the old one.
             self.remove(at);

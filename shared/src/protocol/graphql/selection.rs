@@ -145,7 +145,7 @@ impl ValueRule {
         let (start, depth) = (writer.out.len(), writer.path.len());
         let value = value.trim();
         let written = match (value, &self.of) {
-            ("null", _) if self.non_null => writer.fail("there is no value where there must be one"),
+            ("null", _) if self.non_null => writer.fail("a required value is missing"),
             ("null", _) => Err(Null),
             _ if start.saturating_add(value.len()) > writer.bytes_max => {
                 writer.fail("the result is too long with this value")
@@ -163,7 +163,7 @@ impl ValueRule {
                     json::string(&name, &mut writer.out);
                     Ok(())
                 }
-                _ => writer.fail("the value is not one of its enum"),
+                _ => writer.fail("the value is not one of the enum's values"),
             },
             (_, ValueType::List(item)) => item.write_list(value, writer),
             (_, ValueType::Object(objects)) => objects.write(value, writer),
@@ -378,8 +378,7 @@ pub(super) mod tests {
     fn what_is_missing_and_must_be_there_takes_what_is_around_it_along() {
         let inner = object("B", vec![member("c", "c", non_null(ValueType::Any))]);
         let outer = |b| object("A", vec![member("a", "a", nullable(ValueType::Any)), member("b", "b", b)]);
-        let error =
-            r#","errors":[{"message":"there is no value where there must be one","path":["m","b","c"]}]"#;
+        let error = r#","errors":[{"message":"a required value is missing","path":["m","b","c"]}]"#;
         let payload = r#"{"a":1,"b":{}}"#;
         assert_eq!(
             applied(nullable(outer(nullable(inner.clone()))), payload),
@@ -429,7 +428,7 @@ pub(super) mod tests {
         }
         let colour = nullable(ValueType::Enum(["RED".into(), "BLUE".into()].into()));
         assert_eq!(applied(colour.clone(), "\"RED\""), r#""data":{"m":"RED"}"#);
-        assert!(applied(colour, "\"GREEN\"").contains("not one of its enum"));
+        assert!(applied(colour, "\"GREEN\"").contains("not one of the enum's values"));
     }
 
     #[test]

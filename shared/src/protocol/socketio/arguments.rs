@@ -94,7 +94,7 @@ pub fn binary_fault(values: &[&RawValue], pointers: &[String]) -> Option<String>
     }
     let read: Result<_, _> = values.iter().map(|value| serde_json::from_str(value.get())).collect();
     let Ok(list) = read.map(Value::Array) else {
-        return Some("the arguments are nested too deep".to_owned());
+        return Some("the arguments are nested too deeply".to_owned());
     };
     for pointer in pointers {
         let fault = match list.pointer(pointer) {
@@ -106,7 +106,7 @@ pub fn binary_fault(values: &[&RawValue], pointers: &[String]) -> Option<String>
         return Some(format!("the pointer {shown:?} to binary data {fault}"));
     }
     let is_one = values.iter().any(|value| has_placeholders(value.get()));
-    is_one.then(|| "beside binary data no argument may have a key _placeholder".to_owned())
+    is_one.then(|| "with binary data, no argument may have a key _placeholder".to_owned())
 }
 
 fn tags(count: Option<usize>, pointers: &[String]) -> Tags {

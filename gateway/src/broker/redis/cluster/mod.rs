@@ -344,7 +344,7 @@ impl RedisCluster {
                 |error| tracing::error!(redis = &*name, %error, "a master of the cluster cannot be used"),
             )
             .ok()?;
-        tracing::info!(redis = &*name, place, "a master of the cluster is known");
+        tracing::info!(redis = &*name, place, "a master of the cluster was found");
         let _watch = self.watch(&master);
         let home = AtomicU16::new(home);
         let part = ClusterPart { place, member: member.clone(), name, master, lives, home, _watch };

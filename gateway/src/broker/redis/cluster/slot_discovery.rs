@@ -165,7 +165,9 @@ impl RedisCluster {
             Ok(views) => {
                 let layout = Layout::decide(&views);
                 if layout.masters.is_empty() {
-                    return Err("no master of the cluster has any slots: it has yet to be created".into());
+                    return Err(
+                        "no master of the cluster has any slots: the cluster has to be created first".into(),
+                    );
                 }
                 Ok(layout)
             }

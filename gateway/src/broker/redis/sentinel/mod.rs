@@ -102,7 +102,9 @@ impl Sentinels {
     pub(super) async fn master(&self) -> Result<Arc<RedisAddress>, Arc<str>> {
         let mut known = self.known.clone();
         let settled = known.wait_for(|known| known.master.is_some() || known.trouble.is_some()).await;
-        let Ok(known) = settled.as_deref() else { return Err("Sentinel is not asked any more".into()) };
+        let Ok(known) = settled.as_deref() else {
+            return Err("the task that asks Sentinel has ended".into());
+        };
         known.master.clone().ok_or_else(|| known.trouble.clone().unwrap_or_default())
     }
 
